@@ -1,0 +1,14 @@
+// Package discovery knows where peers come from and drives the membership
+// protocol of package overlay on libp2p: seeds, addresses told by other nodes,
+// the local network, and one long stream per link and direction.
+//
+// A [Driver] runs one goroutine that owns the state machine and all seeds. What
+// happens elsewhere (frames read, dials that failed, connections lost) comes to
+// it as functions to run; it never waits for the network itself. Hooks are
+// called on that goroutine and must not block.
+//
+// What a stranger can do here: his addresses are dialled only out of a record he
+// signed, filtered by the class of address he speaks from, at most eight dials
+// at once; his frames are at most 128 KiB, on at most four streams; contacts are
+// bounded by the book of 128 addresses.
+package discovery

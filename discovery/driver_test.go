@@ -1,0 +1,371 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	"go.uber.org/goleak"
+
+	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+)
+
+// tester is a driver over a real host. Its topic is instant: a peer is seen as
+// soon as it is pending.
+type tester struct {
+	*testing.T
+	d *Driver
+
+	mu      sync.Mutex
+	linked  []peer.ID
+	pending map[peer.ID]bool
+	log     []string
+	changed chan struct{}
+	signals []string
+}
+
+type testConfig struct {
+	network  string
+	min, max int
+	seeds    []string
+	listen   string
+}
+
+func newTester(t *testing.T, cfg testConfig) *tester {
+	t.Helper()
+	if cfg.listen == "" {
+		cfg.listen = "/ip4/127.0.0.1/tcp/0"
+	}
+	if cfg.network == "" {
+		cfg.network = "home"
+	}
+	h, err := libp2p.New(libp2p.ListenAddrStrings(cfg.listen), libp2p.DisableMetrics())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var seeds []*Seed
+	for _, text := range cfg.seeds {
+		s, err := ParseSeed(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seeds = append(seeds, s)
+	}
+	x := &tester{T: t, pending: map[peer.ID]bool{}, changed: make(chan struct{})}
+	x.d = New(Config{
+		Host: h, Key: h.Peerstore().PrivKey(h.ID()), Network: cfg.network,
+		Session: overlay.Session([]byte(h.ID())[len(h.ID())-8:]), Min: cfg.min, Max: cfg.max, Seeds: seeds,
+		Addrs: func() (list []ma.Multiaddr) {
+			for _, a := range h.Addrs() {
+				list = append(list, a.Encapsulate(ma.StringCast("/p2p/"+h.ID().String())))
+			}
+			return list
+		},
+		Hooks: Hooks{
+			Pending: func(p peer.ID) { x.note("", func() { x.pending[p] = true }) },
+			Linked: func(p peer.ID, greeting []byte) {
+				x.note("linked "+string(greeting), func() { x.linked = append(x.linked, p) })
+			},
+			Unlinked: func(p peer.ID, reason error, was bool) {
+				text := ""
+				if was {
+					text = "unlinked " + reason.Error()
+				}
+				x.note(text, func() {
+					delete(x.pending, p)
+					x.linked = slices.DeleteFunc(x.linked, func(q peer.ID) bool { return p == q })
+				})
+			},
+			OnTopic: func(p peer.ID) (on bool) {
+				x.note("", func() { on = x.pending[p] })
+				return on
+			},
+			Greeting:   func() []byte { return []byte("hello") },
+			Signal:     func(_ peer.ID, b []byte) { x.note("", func() { x.signals = append(x.signals, string(b)) }) },
+			SeedError:  func(e *SeedError) { x.note(e.Error(), nil) },
+			SeedIsSelf: func(string) { x.note("self", nil) },
+		},
+	})
+	t.Cleanup(func() { h.Close() })
+	return x
+}
+
+func (x *tester) start() *tester {
+	x.Helper()
+	if err := x.d.Start(); err != nil {
+		x.Fatal(err)
+	}
+	x.Cleanup(x.d.Close)
+	return x
+}
+
+func (x *tester) note(text string, f func()) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if f != nil {
+		f()
+	}
+	if text != "" {
+		x.log = append(x.log, text)
+	}
+	close(x.changed)
+	x.changed = make(chan struct{})
+}
+
+// until waits for a condition on what the hooks have reported.
+func (x *tester) until(what string, ok func() bool) {
+	x.Helper()
+	timeout := time.After(15 * time.Second)
+	for {
+		x.mu.Lock()
+		done, changed := ok(), x.changed
+		x.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-changed:
+		case <-timeout:
+			x.Fatalf("%s: waited 15 s in vain; reported: %q", what, x.log)
+		}
+	}
+}
+
+func (x *tester) addr() string { return x.d.cfg.Addrs()[0].String() }
+
+func (x *tester) hasLine(part string) func() bool {
+	return func() bool {
+		return slices.ContainsFunc(x.log, func(line string) bool { return strings.Contains(line, part) })
+	}
+}
+
+func (x *tester) hasLinks(n int) func() bool { return func() bool { return len(x.linked) >= n } }
+
+// TestDriversLink: two nodes link through a seed, on both sides, with the
+// greeting carried over, know the round trip time, and part cleanly when one
+// closes.
+func TestDriversLink(t *testing.T) {
+	for _, listen := range []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"} {
+		a := newTester(t, testConfig{max: 5, listen: listen}).start()
+		b := newTester(t, testConfig{min: 3, max: 5, listen: listen, seeds: []string{a.addr()}}).start()
+		a.until("link", a.hasLinks(1))
+		b.until("link", b.hasLinks(1))
+		if a.log[0] != "linked hello" || b.log[0] != "linked hello" {
+			t.Errorf("reported %q and %q", a.log, b.log)
+		}
+		if rtt := b.d.RTT(a.d.host.ID()); rtt <= 0 || rtt > 5*time.Second {
+			t.Errorf("rtt %v", rtt)
+		}
+		b.d.Flood([]byte("boo"), "")
+		a.until("signal", func() bool { return len(a.signals) == 1 })
+		if err := b.d.Leave(t.Context()); err != nil {
+			t.Error(err)
+		}
+		a.until("farewell", a.hasLine("the node was closed"))
+	}
+}
+
+// TestSeedWithoutID: a seed given as host:port is found, and its own identity
+// learned.
+func TestSeedWithoutID(t *testing.T) {
+	a := newTester(t, testConfig{max: 5}).start()
+	port, _ := a.d.host.Addrs()[0].ValueForProtocol(ma.P_TCP)
+	b := newTester(t, testConfig{min: 1, max: 5, seeds: []string{"127.0.0.1:" + port}}).start()
+	b.until("link", b.hasLinks(1))
+	if s := b.d.Seeds(); s[0].ID != a.d.host.ID() || s[0].Err != nil {
+		t.Errorf("status %+v", s)
+	}
+}
+
+// TestSeedErrors: each reason why a seed cannot be used is told, as an error of
+// its own and within three seconds.
+func TestSeedErrors(t *testing.T) {
+	lab := newTester(t, testConfig{network: "lab", max: 5}).start()
+	full := newTester(t, testConfig{}).start() // max 0
+	foreign, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableMetrics())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { foreign.Close() })
+	addrOf := func(x *tester) string { a, _, _ := strings.Cut(x.addr(), "/p2p/"); return a }
+
+	for name, c := range map[string]struct {
+		seed string
+		want error
+	}{
+		"closed port":      {"127.0.0.1:1", ErrUnreachable},
+		"unresolvable":     {"nowhere.invalid:1", ErrUnresolvable},
+		"other network":    {lab.addr(), ErrOtherNetwork},
+		"everybody full":   {full.addr(), ErrFull},
+		"not smokesignal":  {foreign.Addrs()[0].String(), ErrNotSmokesignal},
+		"another identity": {addrOf(lab) + "/p2p/" + foreign.ID().String(), &WrongIDError{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			x := newTester(t, testConfig{min: 1, max: 5, seeds: []string{c.seed}})
+			told := make(chan *SeedError, 10)
+			x.d.cfg.Hooks.SeedError = func(e *SeedError) { told <- e }
+			x.start()
+			select {
+			case e := <-told:
+				if _, ok := errors.AsType[*WrongIDError](c.want); ok {
+					if _, ok := errors.AsType[*WrongIDError](e); !ok {
+						t.Errorf("got %v, want a WrongIDError", e)
+					}
+				} else if !errors.Is(e, c.want) {
+					t.Errorf("got %v, want %v", e, c.want)
+				}
+				if e.Seed != c.seed || strings.Contains(e.Error(), "\n") {
+					t.Errorf("text %q", e)
+				}
+				if s := x.d.Seeds()[0]; s.Err == nil || s.Next.IsZero() {
+					t.Errorf("status %+v", s)
+				}
+			case <-time.After(3 * time.Second):
+				t.Error("nothing told within 3 s")
+			}
+			select {
+			case e := <-told: // the next attempt fails for the same reason
+				t.Errorf("told again without a change: %v", e)
+			case <-time.After(1300 * time.Millisecond):
+			}
+		})
+	}
+}
+
+// TestSeedThatIsSelf is left alone, told once, and no link of ours.
+func TestSeedThatIsSelf(t *testing.T) {
+	x := newTester(t, testConfig{min: 1, max: 5})
+	seed, err := ParseSeed(x.addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.d.seeds = append(x.d.seeds, &seedState{seed: seed})
+	x.start()
+	x.until("self", x.hasLine("self"))
+	if s := x.d.Seeds()[0]; !s.Self || !errors.Is(s.Err, ErrSelf) || !s.Next.IsZero() {
+		t.Errorf("status %+v", s)
+	}
+}
+
+// TestAddPeerSaysWhy: AddPeer links beyond min, and each failure is an error of
+// its own.
+func TestAddPeerSaysWhy(t *testing.T) {
+	a := newTester(t, testConfig{max: 1}).start()
+	b := newTester(t, testConfig{max: 5}).start()
+	lab := newTester(t, testConfig{network: "lab", max: 5}).start()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if id, err := a.d.AddPeer(ctx, b.addr()); err != nil || id != b.d.host.ID() {
+		t.Fatalf("add: %v, %v", id, err)
+	}
+	if _, err := a.d.AddPeer(ctx, b.addr()); err != nil {
+		t.Errorf("add a peer that is linked: %v", err)
+	}
+	if _, err := a.d.AddPeer(ctx, lab.addr()); !errors.Is(err, ErrFull) {
+		t.Errorf("beyond max: %v", err)
+	}
+	if _, err := b.d.AddPeer(ctx, lab.addr()); !errors.Is(err, ErrOtherNetwork) {
+		t.Errorf("other network: %v", err)
+	}
+	if _, err := b.d.AddPeer(ctx, b.addr()); !errors.Is(err, ErrSelf) {
+		t.Errorf("self: %v", err)
+	}
+	if _, err := b.d.AddPeer(ctx, "nonsense"); err == nil {
+		t.Error("nonsense was accepted")
+	}
+	if err := a.d.DropPeer(ctx, b.d.host.ID()); err != nil {
+		t.Error(err)
+	}
+	b.until("drop", b.hasLine("the peer was closed"))
+}
+
+// TestManyDriversGather: ten nodes through one seed have three links each.
+func TestManyDriversGather(t *testing.T) {
+	n := 10
+	seed := newTester(t, testConfig{min: 3, max: 5}).start()
+	all := []*tester{seed}
+	for range n - 1 {
+		all = append(all, newTester(t, testConfig{min: 3, max: 5, seeds: []string{seed.addr()}}))
+	}
+	for _, x := range all[1:] {
+		x.start()
+	}
+	for i, x := range all {
+		x.until(fmt.Sprint("node ", i), x.hasLinks(3))
+	}
+}
+
+// TestHostileFrames: garbage, oversize and records of somebody else end the stream
+// and nothing more; too many streams are refused.
+func TestHostileFrames(t *testing.T) {
+	a := newTester(t, testConfig{max: 5}).start()
+	evil := newTester(t, testConfig{max: 5})
+	other := newTester(t, testConfig{max: 5})
+	h := evil.d.host
+	if err := h.Connect(t.Context(), peer.AddrInfo{ID: a.d.host.ID(), Addrs: a.d.host.Addrs()}); err != nil {
+		t.Fatal(err)
+	}
+	record, err := SealRecord(other.d.cfg.Key, other.d.cfg.Addrs(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := overlay.Append(nil, overlay.Request{Network: "home", Record: record})
+	for name, b := range map[string][]byte{
+		"garbage":          {3, 0xff, 0xff, 0xff},
+		"endless length":   {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1},
+		"oversize":         {0xff, 0xff, 0xff, 0x7f},
+		"another's record": append([]byte{byte(len(request)&0x7f) | 0x80, byte(len(request) >> 7)}, request...),
+	} {
+		s, err := h.NewStream(t.Context(), a.d.host.ID(), Protocol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Write(b); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		s.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, err := s.Read(make([]byte, 1)); !errors.Is(err, network.ErrReset) {
+			t.Errorf("%s: the stream ended with %v, want a reset", name, err)
+		}
+	}
+	if len(a.linked) > 0 || len(a.pending) > 0 {
+		t.Errorf("linked %v, pending %v", a.linked, a.pending)
+	}
+}
+
+// TestCloseLeavesNothing: no goroutine remains, whether it was started or not, and
+// with links and unreachable seeds.
+func TestCloseLeavesNothing(t *testing.T) {
+	before := goleak.IgnoreCurrent()
+	func() {
+		a := newTester(t, testConfig{max: 5})
+		b := newTester(t, testConfig{min: 3, max: 5, seeds: []string{a.addr(), "127.0.0.1:1", "nowhere.invalid:1"}})
+		never := newTester(t, testConfig{max: 5})
+		for _, x := range []*tester{a, b} {
+			if err := x.d.Start(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.until("link", b.hasLinks(1))
+		for _, x := range []*tester{b, a, never} {
+			x.d.Close()
+			for _, p := range x.d.host.Mux().Protocols() {
+				if p == Protocol {
+					t.Error("the handler is still there")
+				}
+			}
+			x.d.host.Close()
+		}
+	}()
+	goleak.VerifyNone(t, before)
+}

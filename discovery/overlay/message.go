@@ -1,0 +1,251 @@
+package overlay
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+// A Session is drawn at random by each process. It tells a restarted node from
+// the one that was linked before.
+type Session [8]byte
+
+// A Contact is what it takes to reach a node. Record, its signed peer record,
+// is what travels; Addrs is what this node may dial of it, set by whoever took
+// the record from the wire. The state machine looks at the ID alone.
+type Contact struct {
+	ID     peer.ID
+	Record []byte
+	Addrs  []ma.Multiaddr
+}
+
+// A Reason says why a link was refused or ended.
+type Reason uint8
+
+const (
+	ReasonNone        Reason = iota
+	ReasonFull               // no room
+	ReasonNetwork            // the nodes belong to networks of different names
+	ReasonSelf               // the address belongs to the asker itself
+	ReasonRecent             // the pair parted less than thirty seconds ago
+	ReasonEnough             // the asker found enough links meanwhile
+	ReasonClosed             // the node is closing
+	ReasonDropped            // the user closed the peer
+	ReasonMoved              // the link was handed over to another node
+	ReasonUnknown            // keepalive for a link that does not exist here
+	ReasonSilent             // nothing heard for too long
+	ReasonGone               // the last connection was lost
+	ReasonUnreachable        // it could not be dialled, or a message not be sent
+	ReasonTimeout            // the handshake took too long
+	ReasonRestarted          // the peer came back as a new process, or anew
+	ReasonDeaf               // the peer left the pubsub topic
+	ReasonProtocol           // the node does not speak this protocol
+	reasonEnd
+)
+
+var reasonText = [...]string{
+	ReasonNone:        "no reason given",
+	ReasonFull:        "its peer list is full",
+	ReasonNetwork:     "it belongs to another network",
+	ReasonSelf:        "it is this node itself",
+	ReasonRecent:      "the two nodes parted a moment ago",
+	ReasonEnough:      "enough peers were found meanwhile",
+	ReasonClosed:      "the node was closed",
+	ReasonDropped:     "the peer was closed",
+	ReasonMoved:       "the link was handed over to another peer",
+	ReasonUnknown:     "the other side does not know the link",
+	ReasonSilent:      "nothing was heard of it",
+	ReasonGone:        "the connection was lost",
+	ReasonUnreachable: "it could not be reached",
+	ReasonTimeout:     "the handshake was not completed in time",
+	ReasonRestarted:   "it was restarted",
+	ReasonDeaf:        "it left the topic",
+	ReasonProtocol:    "it is not a smokesignal node",
+}
+
+func (r Reason) String() string {
+	if int(r) < len(reasonText) {
+		return reasonText[r]
+	}
+	return fmt.Sprintf("reason %d", uint8(r))
+}
+
+// A Message travels between two nodes; see the package doc for who sends what
+// when.
+type Message interface{ message() }
+
+type (
+	// Request asks for a link.
+	Request struct {
+		Session Session
+		Network string
+		Record  []byte // of the asker
+		Degree  int    // links the asker has
+		Urgent  bool   // asks for a place beyond max, and in spite of ReasonRecent
+	}
+	// Accept answers a Request: the link may be set up.
+	Accept struct {
+		Session  Session
+		Record   []byte
+		Degree   int
+		Contacts []Contact
+	}
+	// Reject answers a Request with the reason and other nodes to ask.
+	Reject struct {
+		Reason   Reason
+		Network  string // of the refusing node, with ReasonNetwork
+		Contacts []Contact
+	}
+	// Ready says that the sender sees the receiver on the topic. Greeting is what
+	// the layer above sends along: its sequence marks.
+	Ready struct {
+		Degree   int
+		Greeting []byte
+	}
+	// Keepalive says that the sender lives. Stamp is the sender's clock; Echo is the
+	// last Stamp it got from the receiver and Hold how long it has kept it, so
+	// that both ends know the round trip without a message of its own.
+	Keepalive struct {
+		Degree int
+		Stamp  time.Duration
+		Echo   time.Duration
+		Hold   time.Duration
+	}
+	// Leave ends a link.
+	Leave struct {
+		Reason   Reason
+		Contacts []Contact
+	}
+	// Walk looks for nodes with room for Origin, at most TTL hops away.
+	Walk struct {
+		Origin Contact
+		TTL    int
+		Urgent bool // the end of the walk makes room
+	}
+	// Handover asks the receiver to link to To in place of the sender.
+	Handover struct{ To Contact }
+	// Signal is flooded over the links for the layer above; the state machine
+	// never sees one.
+	Signal struct{ Payload []byte }
+)
+
+func (Request) message()   {}
+func (Accept) message()    {}
+func (Reject) message()    {}
+func (Ready) message()     {}
+func (Keepalive) message() {}
+func (Leave) message()     {}
+func (Walk) message()      {}
+func (Handover) message()  {}
+func (Signal) message()    {}
+
+// An Input is something that happened.
+type Input interface{ input() }
+
+type (
+	// Tick says only that time has passed.
+	Tick struct{}
+	// Received is a message from a peer whose identity the connection proved.
+	Received struct {
+		From    Contact // the ID, and the addresses of its Record if it sent one
+		Message Message
+	}
+	// Unreachable says that the peer could not be dialled or written to. Reason is
+	// ReasonUnreachable or ReasonProtocol.
+	Unreachable struct {
+		Peer   peer.ID
+		Reason Reason
+	}
+	// Gone says that the last connection to the peer was lost.
+	Gone struct{ Peer peer.ID }
+	// OnTopic says that the peer announced the topic, or left it.
+	OnTopic struct {
+		Peer    peer.ID
+		Present bool
+	}
+	// SeedFound says that a seed answered at its address. With Merge the link is
+	// wanted even if there are enough, since the seed may be in another part of
+	// a split network.
+	SeedFound struct {
+		Seed  Contact
+		Merge bool
+	}
+	// Found is an address from elsewhere, such as mDNS.
+	Found struct{ Contact Contact }
+	// Add asks for a link to one node, beyond min up to max. Exactly one Added with
+	// the Token follows.
+	Add struct {
+		Contact Contact
+		Token   uint64
+	}
+	// Drop ends the link to a peer on the user's wish.
+	Drop struct{ Peer peer.ID }
+	// Close ends all links. The state machine then stays silent.
+	Close struct{}
+)
+
+func (Tick) input()        {}
+func (Received) input()    {}
+func (Unreachable) input() {}
+func (Gone) input()        {}
+func (OnTopic) input()     {}
+func (SeedFound) input()   {}
+func (Found) input()       {}
+func (Add) input()         {}
+func (Drop) input()        {}
+func (Close) input()       {}
+
+// An Output is something the driver has to do, in the order given.
+type Output interface{ output() }
+
+type (
+	// Send sends a message, dialling first if need be.
+	Send struct {
+		To      Contact
+		Message Message
+	}
+	// Pending says that a link to the peer is being set up: let it onto the topic,
+	// hold back its direct events. Linked or Unlinked follows.
+	Pending struct{ Peer peer.ID }
+	// Probe asks for an OnTopic of the present state; pubsub can swallow a leave
+	// that is followed by a join.
+	Probe struct{ Peer peer.ID }
+	// Linked says that the link stands on both sides. Greeting is the peer's.
+	Linked struct {
+		Peer     peer.ID
+		Greeting []byte
+	}
+	// Unlinked ends what Pending or Linked began; Was tells whether it was Linked.
+	Unlinked struct {
+		Peer   peer.ID
+		Reason Reason
+		Was    bool
+	}
+	// Refused says why a request of ours came to nothing.
+	Refused struct {
+		Peer    peer.ID
+		Reason  Reason
+		Network string
+	}
+	// AskSeeds says that the node is alone: all seeds should be tried now. The
+	// next attempt follows after Next if nothing changes.
+	AskSeeds struct{ Next time.Duration }
+	// Added is the outcome of an Add; ReasonNone is success.
+	Added struct {
+		Token   uint64
+		Peer    peer.ID
+		Reason  Reason
+		Network string
+	}
+)
+
+func (Send) output()     {}
+func (Pending) output()  {}
+func (Probe) output()    {}
+func (Linked) output()   {}
+func (Unlinked) output() {}
+func (Refused) output()  {}
+func (AskSeeds) output() {}
+func (Added) output()    {}

@@ -1,0 +1,389 @@
+package overlay
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// script drives one state by hand and writes down what it wants done.
+type script struct {
+	*testing.T
+	s   *State
+	now time.Time
+}
+
+func newScript(t *testing.T, minPeers, maxPeers int) *script {
+	s := New(Config{
+		Self: "me", Session: Session{1}, Network: "home", Min: minPeers, Max: maxPeers,
+		Rand: rand.New(rand.NewPCG(1, 2)),
+	})
+	s.SetRecord([]byte("me"))
+	return &script{t, s, time.Unix(1e9, 0)}
+}
+
+// in feeds an input and compares the outputs, one word or two each.
+func (c *script) in(in Input, want ...string) {
+	c.Helper()
+	var got []string
+	for _, o := range c.s.Step(c.now, in) {
+		got = append(got, describe(o))
+	}
+	if strings.Join(got, ", ") != strings.Join(want, ", ") {
+		c.Fatalf("%T: got %q, want %q", in, got, want)
+	}
+}
+
+func (c *script) from(p peer.ID, m Message, want ...string) {
+	c.Helper()
+	c.in(Received{From: Contact{ID: p}, Message: m}, want...)
+}
+
+func (c *script) after(d time.Duration, want ...string) {
+	c.Helper()
+	c.now = c.now.Add(d)
+	c.in(Tick{}, want...)
+}
+
+// link makes a link with p, which asks for it.
+func (c *script) link(p peer.ID, degree int) {
+	c.Helper()
+	c.from(p, Request{Session: Session{2}, Network: "home", Record: []byte(p), Degree: degree}, "pending "+string(p), "accept "+string(p))
+	c.in(OnTopic{Peer: p, Present: true}, "ready "+string(p))
+	c.from(p, Ready{}, "linked "+string(p))
+}
+
+func describe(o Output) string {
+	switch o := o.(type) {
+	case Send:
+		text := strings.ToLower(strings.TrimPrefix(fmt.Sprintf("%T", o.Message), "overlay.")) + " " + string(o.To.ID)
+		switch m := o.Message.(type) {
+		case Reject:
+			text += fmt.Sprintf(" (%s) %d", m.Reason, len(m.Contacts))
+		case Leave:
+			text += fmt.Sprintf(" (%s)", m.Reason)
+		case Handover:
+			text += " to " + string(m.To.Record)
+		}
+		return text
+	case Pending:
+		return "pending " + string(o.Peer)
+	case Probe:
+		return "probe " + string(o.Peer)
+	case Linked:
+		return "linked " + string(o.Peer)
+	case Unlinked:
+		if !o.Was {
+			return "given up " + string(o.Peer)
+		}
+		return fmt.Sprintf("unlinked %s (%s)", string(o.Peer), o.Reason)
+	case Refused:
+		return fmt.Sprintf("refused %s (%s)", string(o.Peer), o.Reason)
+	case AskSeeds:
+		return "ask seeds"
+	case Added:
+		return fmt.Sprintf("added %d (%s)", o.Token, o.Reason)
+	}
+	return fmt.Sprintf("%T", o)
+}
+
+// TestLinkNeedsBothSides: a link stands only when both see each other on the
+// topic and have said so.
+func TestLinkNeedsBothSides(t *testing.T) {
+	c := newScript(t, 1, 5)
+	c.in(Tick{}, "ask seeds")
+	c.in(SeedFound{Seed: Contact{ID: "a"}}, "request a")
+	c.from("a", Accept{Session: Session{2}}, "pending a")
+	c.from("a", Ready{Greeting: []byte("g")}) // they see us, we do not see them yet
+	c.in(OnTopic{Peer: "a", Present: true}, "ready a", "linked a")
+	c.in(OnTopic{Peer: "a", Present: true})
+	c.from("a", Ready{})
+	if c.s.Degree() != 1 {
+		t.Errorf("degree %d", c.s.Degree())
+	}
+}
+
+// TestCrossedRequestsMakeOneLink: both ask at once, both accept.
+func TestCrossedRequestsMakeOneLink(t *testing.T) {
+	c := newScript(t, 1, 5)
+	c.in(Tick{}, "ask seeds")
+	c.in(SeedFound{Seed: Contact{ID: "a"}}, "request a")
+	c.from("a", Request{Session: Session{2}, Network: "home"}, "pending a", "accept a")
+	c.from("a", Accept{Session: Session{2}})
+	c.in(OnTopic{Peer: "a", Present: true}, "ready a")
+	c.from("a", Ready{}, "linked a")
+}
+
+// TestHandshakeThatStallsFiresNothing: without the topic the link is given up
+// after five seconds, and probes look whether pubsub has swallowed something.
+func TestHandshakeThatStallsFiresNothing(t *testing.T) {
+	c := newScript(t, 0, 5)
+	c.from("a", Request{Session: Session{2}, Network: "home"}, "pending a", "accept a")
+	c.after(probeInterval, "probe a")
+	c.after(acceptTimeout-probeInterval, "leave a (the handshake was not completed in time)", "given up a")
+}
+
+// TestRefusals: another network, no room (with redirects), this node itself; and
+// a lone node is taken in beyond max.
+func TestRefusals(t *testing.T) {
+	c := newScript(t, 0, 1)
+	c.from("a", Request{Session: Session{2}, Network: "lab"}, "reject a (it belongs to another network) 0")
+	c.from("me", Request{Session: Session{2}, Network: "home"})
+	c.link("b", 1)
+	c.from("a", Request{Session: Session{2}, Network: "home", Degree: 2}, "reject a (its peer list is full) 1")
+	c.from("a", Request{Session: Session{2}, Network: "home", Degree: 0}, "pending a", "accept a")
+
+	none := newScript(t, 0, 0)
+	none.from("a", Request{Session: Session{2}, Network: "home", Degree: 0}, "reject a (its peer list is full) 0")
+
+	all := newScript(t, 0, -1)
+	for i := range 50 {
+		all.link(peer.ID(fmt.Sprint("p", i)), 3)
+	}
+}
+
+// TestPartedPairStaysApart: after a link ended without a fault the same pair does
+// not link again for thirty seconds, unless the asker is alone.
+func TestPartedPairStaysApart(t *testing.T) {
+	c := newScript(t, 0, 5)
+	c.link("a", 1)
+	c.link("b", 1)
+	c.from("a", Leave{Reason: ReasonMoved}, "unlinked a (the link was handed over to another peer)")
+	ask := Request{Session: Session{2}, Network: "home", Degree: 1}
+	c.from("a", ask, "reject a (the two nodes parted a moment ago) 1")
+	lone := ask
+	lone.Degree = 0
+	c.from("a", lone, "pending a", "accept a")
+	c.from("a", Leave{Reason: ReasonEnough}, "given up a")
+	for range 6 { // long enough, with b kept alive
+		c.now = c.now.Add(apart / 6)
+		c.s.Step(c.now, Received{From: Contact{ID: "b"}, Message: Keepalive{}})
+	}
+	c.from("a", ask, "pending a", "accept a")
+}
+
+// TestHalfLinkEnds: who keeps alive a link that the other does not know is told,
+// and a peer which asks anew for a link that we think stands replaces it.
+func TestHalfLinkEnds(t *testing.T) {
+	c := newScript(t, 0, 5)
+	c.from("a", Keepalive{}, "leave a (the other side does not know the link)")
+	c.link("a", 1)
+	c.from("a", Request{Session: Session{3}, Network: "home"}, "unlinked a (it was restarted)", "pending a", "accept a")
+	c.from("b", Ready{}, "leave b (the other side does not know the link)")
+	c.from("b", Accept{}, "leave b (the handshake was not completed in time)")
+	c.from("b", Leave{})
+}
+
+// TestSilenceEndsTheLink after 12.5 seconds, but not when it was us who slept.
+func TestSilenceEndsTheLink(t *testing.T) {
+	c := newScript(t, 0, 5)
+	c.link("a", 1)
+	c.after(3*time.Second, "keepalive a")
+	c.after(5*time.Second, "keepalive a")
+	c.after(4400 * time.Millisecond)
+	c.after(100*time.Millisecond, "leave a (nothing was heard of it)", "unlinked a (nothing was heard of it)")
+
+	c = newScript(t, 0, 5)
+	c.link("a", 1)
+	c.after(3*time.Second, "keepalive a")
+	c.after(time.Hour, "keepalive a") // asleep
+	c.after(time.Second)
+	c.from("a", Keepalive{})
+	c.after(4*time.Second, "keepalive a")
+	c.after(5*time.Second, "keepalive a")
+}
+
+// TestDeafPeerIsDropped: a linked peer that is off the topic for three seconds is
+// no peer; a short absence is none.
+func TestDeafPeerIsDropped(t *testing.T) {
+	c := newScript(t, 0, 5)
+	c.link("a", 1)
+	c.in(OnTopic{Peer: "a", Present: false})
+	c.in(OnTopic{Peer: "a", Present: true})
+	c.now = c.now.Add(deafTimeout)
+	c.s.Step(c.now, Tick{})
+	c.in(OnTopic{Peer: "a", Present: false})
+	c.after(deafTimeout, "leave a (it left the topic)", "unlinked a (it left the topic)")
+}
+
+// TestAloneAsksAgain: seeds are asked at once and after 1, 2, 4, 8, 8 seconds, ±
+// 20 %; the loss of the last peer starts anew.
+func TestAloneAsksAgain(t *testing.T) {
+	c := newScript(t, 1, 5)
+	c.in(Tick{}, "ask seeds")
+	for _, want := range []time.Duration{1, 2, 4, 8, 8, 8} {
+		pause := c.s.Next(c.now).Sub(c.now)
+		if low, high := want*time.Second*4/5, want*time.Second*6/5; pause < low || pause > high {
+			t.Errorf("pause %v, want %v to %v", pause, low, high)
+		}
+		c.after(pause, "ask seeds")
+	}
+	c.link("a", 1)
+	if got := c.s.Next(c.now); got.Sub(c.now) > keepaliveInterval {
+		t.Errorf("next timer after linking: %v", got.Sub(c.now))
+	}
+	c.in(Gone{Peer: "a"}, "unlinked a (the connection was lost)", "ask seeds", "request a")
+	c.in(Unreachable{Peer: "a", Reason: ReasonUnreachable}, "refused a (it could not be reached)")
+	c.after(1200*time.Millisecond, "ask seeds", "request a")
+}
+
+// TestHandover: a full node that took in a lone one asks another neighbour to
+// link to it; when that leaves, all is well; if nobody follows, the richest
+// neighbour is dropped before thirty seconds are over.
+func TestHandover(t *testing.T) {
+	c := newScript(t, 0, 2)
+	c.link("a", 4)
+	c.link("b", 3)
+	c.from("j", Request{Session: Session{2}, Network: "home", Record: []byte("j")}, "pending j", "accept j")
+	c.in(OnTopic{Peer: "j", Present: true}, "ready j")
+	c.from("j", Ready{}, "linked j", "handover a to j")
+	c.from("a", Leave{Reason: ReasonMoved}, "unlinked a (the link was handed over to another peer)")
+
+	c = newScript(t, 0, 1)
+	c.link("a", 4)
+	c.from("j", Request{Session: Session{2}, Network: "home", Record: []byte("j")}, "pending j", "accept j")
+	c.in(OnTopic{Peer: "j", Present: true}, "ready j")
+	c.from("j", Ready{}, "linked j", "handover a to j")
+	dropped := time.Duration(0)
+	for d := time.Duration(0); d < apart && dropped == 0; d += time.Second {
+		c.now = c.now.Add(time.Second)
+		for _, p := range []peer.ID{"a", "j"} {
+			for _, o := range c.s.Step(c.now, Received{From: Contact{ID: p}, Message: Keepalive{Degree: 4}}) {
+				if u, ok := o.(Unlinked); ok && u.Peer == "a" {
+					dropped = d
+				}
+			}
+		}
+	}
+	if dropped == 0 || c.s.Degree() != 1 {
+		t.Errorf("over max for 30 s: dropped after %v, degree %d", dropped, c.s.Degree())
+	}
+}
+
+// TestTakeOver: asked to link to another node, a node leaves the asker only when
+// that link stands.
+func TestTakeOver(t *testing.T) {
+	c := newScript(t, 1, 2)
+	c.in(Tick{}, "ask seeds")
+	c.link("s", 3)
+	c.from("s", Handover{To: Contact{ID: "j"}}, "request j")
+	c.from("j", Accept{Session: Session{4}}, "pending j")
+	c.in(OnTopic{Peer: "j", Present: true}, "ready j")
+	c.from("j", Ready{}, "linked j", "leave s (the link was handed over to another peer)", "unlinked s (the link was handed over to another peer)")
+}
+
+// TestAddAndDrop: AddPeer goes beyond min up to max and is answered once, also
+// when the node closes; a peer dropped by the user stays away.
+func TestAddAndDrop(t *testing.T) {
+	c := newScript(t, 0, 2)
+	c.in(Add{Contact: Contact{ID: "me"}, Token: 1}, "added 1 (it is this node itself)")
+	c.in(Add{Contact: Contact{ID: "a"}, Token: 2}, "request a")
+	c.in(Add{Contact: Contact{ID: "a"}, Token: 3})
+	c.from("a", Accept{Session: Session{2}}, "pending a")
+	c.in(OnTopic{Peer: "a", Present: true}, "ready a")
+	c.from("a", Ready{}, "linked a", "added 2 (no reason given)", "added 3 (no reason given)")
+	c.in(Add{Contact: Contact{ID: "a"}, Token: 4}, "added 4 (no reason given)")
+	c.in(Add{Contact: Contact{ID: "b"}, Token: 5}, "request b")
+	c.from("b", Reject{Reason: ReasonFull}, "refused b (its peer list is full)", "added 5 (its peer list is full)")
+	c.in(Add{Contact: Contact{ID: "d"}, Token: 6}, "request d")
+	c.in(Unreachable{Peer: "d", Reason: ReasonUnreachable}, "refused d (it could not be reached)", "added 6 (it could not be reached)")
+	c.link("e", 1)
+	c.in(Add{Contact: Contact{ID: "f"}, Token: 7}, "added 7 (its peer list is full)")
+	c.in(Drop{Peer: "a"}, "leave a (the peer was closed)", "unlinked a (the peer was closed)")
+	c.in(Drop{Peer: "a"})
+	c.in(Add{Contact: Contact{ID: "g"}, Token: 8}, "request g")
+	c.in(Close{}, "leave e (the node was closed)", "unlinked e (the node was closed)", "leave g (the node was closed)", "added 8 (the node was closed)")
+	c.in(Tick{})
+	c.in(Add{Contact: Contact{ID: "h"}, Token: 9}, "added 9 (the node was closed)")
+	if next := c.s.Next(c.now); !next.IsZero() {
+		t.Errorf("a closed state wants a tick at %v", next)
+	}
+}
+
+// TestRoundTripTime: it is known from the handshake on and then from the stamps
+// in the keepalives, without an extra message.
+func TestRoundTripTime(t *testing.T) {
+	c := newScript(t, 1, 5)
+	c.in(Tick{}, "ask seeds")
+	c.in(SeedFound{Seed: Contact{ID: "a"}}, "request a")
+	c.now = c.now.Add(40 * time.Millisecond)
+	c.from("a", Accept{Session: Session{2}}, "pending a")
+	if rtt := c.s.RTT("a"); rtt != 40*time.Millisecond {
+		t.Errorf("rtt of the handshake %v", rtt)
+	}
+	c.in(OnTopic{Peer: "a", Present: true}, "ready a")
+	c.from("a", Ready{}, "linked a")
+	c.now = c.now.Add(3 * time.Second)
+	out := c.s.Step(c.now, Tick{})
+	sent := out[0].(Send).Message.(Keepalive)
+	c.now = c.now.Add(time.Second + 20*time.Millisecond)
+	c.from("a", Keepalive{Stamp: time.Hour, Echo: sent.Stamp, Hold: time.Second})
+	if rtt := c.s.RTT("a"); rtt != 20*time.Millisecond {
+		t.Errorf("rtt of the keepalive %v", rtt)
+	}
+}
+
+// TestWalksAreBounded: a neighbour cannot send walks through us without limit,
+// and a walk of somebody who is not linked goes nowhere.
+func TestWalksAreBounded(t *testing.T) {
+	c := newScript(t, 0, 2)
+	c.link("a", 1)
+	c.link("b", 1)
+	walk := Walk{Origin: Contact{ID: "z", Record: []byte("z")}, TTL: 3}
+	c.from("x", walk)
+	forwarded := 0
+	for range 100 {
+		c.now = c.now.Add(time.Millisecond)
+		forwarded += len(c.s.Step(c.now, Received{From: Contact{ID: "a"}, Message: walk}))
+	}
+	if forwarded != walksPerSecond {
+		t.Errorf("%d walks forwarded, want %d", forwarded, walksPerSecond)
+	}
+}
+
+// TestCrash: after any part of the nodes has crashed at once, the survivors whole
+// again, with and without the seed.
+func TestCrash(t *testing.T) {
+	for _, n := range []int{10, 30, 100} {
+		for _, part := range []int{30, 50} {
+			for seed := range uint64(5) {
+				c := newCluster(t, seed)
+				first := c.add(0, 3, 5)
+				for range n - 1 {
+					c.add(0, 3, 5, first.id)
+				}
+				c.run(30 * time.Second)
+				for i := range n * part / 100 {
+					c.kill(c.nodes[n-1-i], true)
+				}
+				c.run(10 * time.Second)
+				if parts := c.components(); len(parts) != 1 {
+					t.Errorf("n=%d, %d %% crashed, seed %d: components %v after 10 s", n, part, seed, parts)
+				}
+			}
+		}
+	}
+}
+
+// TestSameSeedSameRun: a run can be repeated exactly.
+func TestSameSeedSameRun(t *testing.T) {
+	run := func() (text string) {
+		c := newCluster(t, 7)
+		first := c.add(0, 3, 5)
+		for range 29 {
+			c.add(0, 3, 5, first.id)
+		}
+		c.run(20 * time.Second)
+		for _, n := range c.nodes {
+			text += fmt.Sprint(n.id, n.log)
+		}
+		return fmt.Sprint(text, c.sent)
+	}
+	if run() != run() {
+		t.Error("two runs with the same seed differ")
+	}
+}

@@ -1,0 +1,88 @@
+package discovery
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	madns "github.com/multiformats/go-multiaddr-dns"
+)
+
+// resolve returns the places the seed stands for, at most maxTargets. Its
+// error is the name server's.
+func (s *Seed) resolve(ctx context.Context) ([]target, error) {
+	if s.name != "" {
+		return s.resolveName(ctx)
+	}
+	resolver, err := madns.NewResolver(madns.WithDefaultResolver(s.dns))
+	if err != nil {
+		return nil, err
+	}
+	var found []target
+	todo := s.targets
+	for range maxDNSAddrs {
+		var next []target
+		for _, t := range todo {
+			if !isName(t.addrs[0]) {
+				found = append(found, t)
+				continue
+			}
+			addrs, err := resolver.Resolve(ctx, t.full())
+			if err != nil {
+				return nil, err
+			}
+			if needsName(t.addrs[0]) {
+				found = append(found, t) // it exists, which is all we wanted to know
+				continue
+			}
+			for _, a := range addrs {
+				addr, id := peer.SplitAddr(a)
+				// A record may say anything: it must be of the pinned node, if there is
+				// one, and something to dial.
+				if len(addr) == 0 || s.id != "" && id != s.id || checkTransport(addr) != nil {
+					continue
+				}
+				next = append(next, newTarget(addr, id))
+			}
+		}
+		todo = next
+	}
+	return found[:min(len(found), maxTargets)], nil
+}
+
+// resolveName looks the name of name:port up.
+func (s *Seed) resolveName(ctx context.Context) ([]target, error) {
+	ips, err := s.dns.LookupIPAddr(ctx, s.name)
+	if err != nil {
+		return nil, err
+	}
+	var found []target
+	for _, ip := range ips {
+		if a, ok := netip.AddrFromSlice(ip.IP); ok && checkIP(a.Unmap()) == nil && len(found) < maxTargets {
+			found = append(found, hostPort(netip.AddrPortFrom(a, s.port)))
+		}
+	}
+	return found, nil
+}
+
+// full returns the address with its /p2p/ID, as a dnsaddr is asked with.
+func (t target) full() ma.Multiaddr {
+	if t.id == "" {
+		return t.addrs[0]
+	}
+	return t.addrs[0].Encapsulate(ma.StringCast("/p2p/" + t.id.String()))
+}
+
+func isName(addr ma.Multiaddr) bool {
+	return isCode(addr[0], ma.P_DNS, ma.P_DNS4, ma.P_DNS6, ma.P_DNSADDR)
+}
+
+// needsName reports whether the transport dials by name and not by the address
+// behind it, as TLS and the web's transports do.
+func needsName(addr ma.Multiaddr) bool {
+	return !isCode(addr[0], ma.P_DNSADDR) && slices.ContainsFunc(addr, func(c ma.Component) bool {
+		return isCode(c, ma.P_WS, ma.P_WSS, ma.P_TLS, ma.P_WEBTRANSPORT)
+	})
+}

@@ -1,0 +1,356 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	ma "github.com/multiformats/go-multiaddr"
+	"github.com/multiformats/go-multistream"
+
+	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+	"github.com/go-smokesignal/smokesignal/internal/frame"
+)
+
+const (
+	// dialTimeout bounds a dial and the opening of the stream (promise 5).
+	dialTimeout = 5 * time.Second
+	// writeTimeout bounds one write; a peer that reads nothing for that long has
+	// also sent nothing and is about to be dropped.
+	writeTimeout = 5 * time.Second
+	// readTimeout bounds the silence on an inbound stream; links speak each 5 s.
+	readTimeout = 30 * time.Second
+	// idleTimeout closes an outbound stream on which nothing was sent.
+	idleTimeout = 20 * time.Second
+	// maxQueue bounds the messages that wait for one peer.
+	maxQueue = 512
+	// maxInbound bounds the streams one peer may have us read: the present one, and
+	// some that it has given up.
+	maxInbound = 4
+)
+
+// A sender writes messages to one peer, in order, on a stream of its own which
+// it opens when there is something to send.
+type sender struct {
+	d    *Driver
+	peer peer.ID
+
+	mu     sync.Mutex
+	queue  []overlay.Message
+	addrs  []ma.Multiaddr
+	ended  bool // by idleness, failure or the driver's end
+	closed bool // by finish: end when the queue is empty
+
+	wake chan struct{} // a token when there is something to do
+	done chan struct{}
+}
+
+// send queues m for the peer. It runs on the loop.
+func (d *Driver) send(to overlay.Contact, m overlay.Message) {
+	s := d.senders[to.ID]
+	if s == nil || !s.push(to.Addrs, m) {
+		s = &sender{d: d, peer: to.ID, wake: make(chan struct{}, 1), done: make(chan struct{})}
+		d.senders[to.ID] = s
+		s.push(to.Addrs, m)
+		d.tasks.Go(s.loop)
+	}
+}
+
+// push reports false when the sender has ended.
+func (s *sender) push(addrs []ma.Multiaddr, m overlay.Message) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return false
+	}
+	if len(addrs) > 0 {
+		s.addrs = addrs
+	}
+	if len(s.queue) >= maxQueue {
+		// The peer takes nothing: its keepalives will end the link. What is dropped
+		// here would be stale by then.
+		s.d.log.Debug("queue full", "peer", s.peer)
+		return true
+	}
+	s.queue = append(s.queue, m)
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// finish asks the sender to end when its queue is empty and waits for that, or
+// for the timeout.
+func (s *sender) finish(timeout <-chan time.Time) {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+	select {
+	case <-s.done:
+	case <-timeout:
+	}
+}
+
+func (s *sender) loop() {
+	defer close(s.done)
+	defer s.d.run(func() {
+		if s.d.senders[s.peer] == s {
+			delete(s.d.senders, s.peer)
+		}
+	})
+	var stream network.Stream
+	defer func() {
+		if stream != nil {
+			stream.Close()
+		}
+	}()
+	idle := time.NewTimer(idleTimeout)
+	defer idle.Stop()
+	var buf []byte
+	for {
+		s.mu.Lock()
+		batch, addrs := s.queue, s.addrs
+		s.queue = nil
+		if len(batch) == 0 && s.closed {
+			s.ended = true
+		}
+		ended := s.ended
+		s.mu.Unlock()
+		if ended {
+			return
+		}
+		if len(batch) == 0 {
+			idle.Reset(idleTimeout)
+			select {
+			case <-s.wake:
+			case <-idle.C:
+				s.mu.Lock()
+				s.ended = len(s.queue) == 0
+				s.mu.Unlock()
+			case <-s.d.ctx.Done():
+				s.end(stream)
+				return
+			}
+			continue
+		}
+		buf = buf[:0]
+		for _, m := range batch {
+			buf = frame.Append(buf, overlay.Append(nil, m))
+		}
+		var err error
+		if stream != nil {
+			if err = s.write(stream, buf); err != nil {
+				stream.Reset()
+				stream = nil
+			}
+		}
+		// A stream can die with one of two connections, so a second try is due.
+		if stream == nil {
+			if stream, err = s.open(addrs); err == nil {
+				err = s.write(stream, buf)
+			}
+		}
+		if err != nil {
+			s.end(stream)
+			stream = nil
+			reason := overlay.ReasonUnreachable
+			if isProtocolError(err) {
+				reason = overlay.ReasonProtocol
+			}
+			s.d.log.Debug("cannot send", "peer", s.peer, "err", err)
+			s.d.run(func() { s.d.step(overlay.Unreachable{Peer: s.peer, Reason: reason}) })
+			return
+		}
+	}
+}
+
+func (s *sender) end(stream network.Stream) {
+	if stream != nil {
+		stream.Reset()
+	}
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
+}
+
+func (s *sender) open(addrs []ma.Multiaddr) (network.Stream, error) {
+	select {
+	case s.d.dials <- struct{}{}:
+		defer func() { <-s.d.dials }()
+	case <-s.d.ctx.Done():
+		return nil, ErrClosed
+	}
+	ctx, cancel := context.WithTimeout(network.WithDialPeerTimeout(s.d.ctx, dialTimeout), dialTimeout)
+	defer cancel()
+	if s.d.host.Network().Connectedness(s.peer) != network.Connected {
+		s.d.host.Peerstore().AddAddrs(s.peer, addrs, peerstore.TempAddrTTL)
+		if err := s.d.host.Connect(ctx, peer.AddrInfo{ID: s.peer}); err != nil {
+			return nil, err
+		}
+	}
+	stream, err := s.d.host.NewStream(ctx, s.peer, Protocol)
+	if err != nil {
+		return nil, err
+	}
+	if err := stream.Scope().SetService(protectTag); err != nil {
+		stream.Reset()
+		return nil, err
+	}
+	return stream, nil
+}
+
+func (s *sender) write(stream network.Stream, b []byte) error {
+	stop := context.AfterFunc(s.d.ctx, func() { stream.Reset() })
+	defer stop()
+	if err := stream.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return err
+	}
+	_, err := stream.Write(b)
+	return err
+}
+
+func isProtocolError(err error) bool {
+	_, ok := errors.AsType[multistream.ErrNotSupported[protocolID]](err)
+	return ok
+}
+
+// serve reads what a peer sends. libp2p gives it a goroutine per stream.
+func (d *Driver) serve(stream network.Stream) {
+	p := stream.Conn().RemotePeer()
+	if !d.enter(p) {
+		stream.Reset()
+		return
+	}
+	defer d.exit(p)
+	defer stream.Close()
+	if err := stream.Scope().SetService(protectTag); err != nil {
+		stream.Reset()
+		return
+	}
+	stop := context.AfterFunc(d.ctx, func() { stream.Reset() })
+	defer stop()
+	r := frame.NewReader(stream, overlay.MaxFrame)
+	for {
+		if err := stream.SetReadDeadline(time.Now().Add(readTimeout)); err != nil {
+			return
+		}
+		b, err := r.Next()
+		if err != nil {
+			if errors.Is(err, frame.ErrTooLarge) || errors.Is(err, frame.ErrMalformed) {
+				d.log.Debug("bad frame", "peer", p, "err", err)
+			}
+			stream.Reset()
+			return
+		}
+		m, err := overlay.Decode(b)
+		if err != nil {
+			d.log.Debug("bad message", "peer", p, "err", err)
+			stream.Reset()
+			return
+		}
+		if m == nil {
+			continue // of a later version
+		}
+		from, m, ok := d.accept(p, stream.Conn().RemoteMultiaddr(), m)
+		if !ok {
+			d.log.Debug("bad record", "peer", p)
+			stream.Reset()
+			return
+		}
+		if signal, ok := m.(overlay.Signal); ok {
+			if d.cfg.Hooks.Signal != nil && d.linked(p) {
+				d.cfg.Hooks.Signal(p, signal.Payload)
+			}
+			continue
+		}
+		// Waiting until it is done keeps a peer from getting ahead of the loop.
+		if err := d.ask(d.ctx, func() { d.step(overlay.Received{From: from, Message: m}) }); err != nil {
+			return
+		}
+	}
+}
+
+// enter counts an inbound stream of p and reports whether it may be read.
+func (d *Driver) enter(p peer.ID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ctx.Err() != nil || d.inbound[p] >= maxInbound {
+		return false
+	}
+	d.inbound[p]++
+	d.tasks.Add(1)
+	return true
+}
+
+func (d *Driver) exit(p peer.ID) {
+	d.mu.Lock()
+	if d.inbound[p]--; d.inbound[p] == 0 {
+		delete(d.inbound, p)
+	}
+	d.mu.Unlock()
+	d.tasks.Done()
+}
+
+// accept verifies the records in m, which came from p over the address via, and
+// keeps of them what may be dialled. It reports false when p's own record is not
+// its own.
+func (d *Driver) accept(p peer.ID, via ma.Multiaddr, m overlay.Message) (overlay.Contact, overlay.Message, bool) {
+	open := func(record []byte) (overlay.Contact, bool) {
+		info, err := OpenRecord(record)
+		if err != nil {
+			return overlay.Contact{}, false
+		}
+		return overlay.Contact{ID: info.ID, Record: record, Addrs: FilterAddrs(info.Addrs, via)}, true
+	}
+	list := func(in []overlay.Contact) (out []overlay.Contact) {
+		for _, c := range in {
+			if c, ok := open(c.Record); ok && len(c.Addrs) > 0 {
+				out = append(out, c)
+			}
+		}
+		return out
+	}
+	from := overlay.Contact{ID: p}
+	own := func(record []byte) bool {
+		if len(record) == 0 {
+			return true // a node that cannot be dialled
+		}
+		c, ok := open(record)
+		if !ok || c.ID != p {
+			return false
+		}
+		from = c
+		return true
+	}
+	ok := true
+	switch v := m.(type) {
+	case overlay.Request:
+		ok = own(v.Record)
+	case overlay.Accept:
+		ok = own(v.Record)
+		v.Contacts = list(v.Contacts)
+		m = v
+	case overlay.Reject:
+		v.Contacts = list(v.Contacts)
+		m = v
+	case overlay.Leave:
+		v.Contacts = list(v.Contacts)
+		m = v
+	case overlay.Walk:
+		v.Origin, ok = open(v.Origin.Record)
+		m = v
+	case overlay.Handover:
+		v.To, ok = open(v.To.Record)
+		m = v
+	}
+	return from, m, ok
+}

@@ -1,0 +1,291 @@
+// Package frame is the framing shared by every stream of smokesignal: an
+// unsigned varint length, then that many bytes of one protobuf message. It
+// also holds the few helpers with which the rooms read and write such messages
+// field by field, so that a limit can be checked before anything is allocated.
+package frame
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+var (
+	// ErrTooLarge is returned when a frame's length is above the reader's limit.
+	ErrTooLarge = errors.New("frame: too large")
+	// ErrMalformed is returned for a length that is no minimal varint of at
+	// most five bytes, and for a message that is not well-formed protobuf.
+	ErrMalformed = errors.New("frame: malformed")
+)
+
+// maxLengthBytes bounds the length prefix: five bytes hold 35 bits, more than
+// any limit of ours.
+const maxLengthBytes = 5
+
+// Append appends payload as one frame to dst and returns the extended slice.
+func Append(dst, payload []byte) []byte {
+	dst = protowire.AppendVarint(dst, uint64(len(payload)))
+	return append(dst, payload...)
+}
+
+// A Reader reads frames from a stream. It is not safe for concurrent use.
+type Reader struct {
+	r       *bufio.Reader
+	max     int
+	pending int    // bytes of the last frame still in r
+	buf     []byte // for frames larger than r
+
+	stream  Deadliner
+	timeout time.Duration
+	armed   bool // the stream has a read deadline
+	started bool // that deadline is this frame's
+}
+
+// A Deadliner is what a Reader needs of a stream to bound the time of a frame.
+type Deadliner interface {
+	SetReadDeadline(time.Time) error
+}
+
+const (
+	defaultBuffer = 4 << 10
+	// firstRead is how much of a large frame is allocated before any of it has
+	// come; after that at most as much again as came. More than that a reader
+	// does not keep between frames.
+	firstRead = 64 << 10
+)
+
+// NewReader returns a Reader that refuses frames of more than max bytes. It
+// buffers 4 KiB.
+func NewReader(r io.Reader, max int) *Reader { return NewReaderSize(r, max, defaultBuffer) }
+
+// NewReaderSize is NewReader with a buffer of size bytes. Frames that fit into
+// the buffer are not copied out of it.
+func NewReaderSize(r io.Reader, max, size int) *Reader {
+	return &Reader{r: bufio.NewReaderSize(r, size), max: max}
+}
+
+// SetLimit changes the largest frame to max bytes, from the next frame on.
+func (r *Reader) SetLimit(max int) { r.max = max }
+
+// SetTimeout bounds how long a frame may take from its first byte to its last;
+// between frames the stream may be idle for ever. The Reader then sets and
+// clears the read deadline of s, which must be the stream it reads from, and
+// Next returns the stream's error for a deadline that has passed.
+func (r *Reader) SetTimeout(s Deadliner, d time.Duration) { r.stream, r.timeout = s, d }
+
+// Next returns the next frame. The slice is valid until the next call. At the
+// end of the stream it returns io.EOF, and io.ErrUnexpectedEOF inside a frame.
+// It returns ErrTooLarge or ErrMalformed before it allocates; the stream is
+// then out of step and has to be reset.
+func (r *Reader) Next() ([]byte, error) {
+	r.r.Discard(r.pending) // cannot fail: the bytes are there
+	r.pending = 0
+	r.started = false
+	if cap(r.buf) > firstRead {
+		r.buf = nil
+	}
+	if r.r.Buffered() == 0 {
+		if err := r.idle(); err != nil {
+			return nil, err
+		}
+	}
+	n, size, err := r.length()
+	if err != nil {
+		return nil, err
+	}
+	if n > uint64(r.max) {
+		return nil, fmt.Errorf("%w: %d bytes announced, the limit is %d", ErrTooLarge, n, r.max)
+	}
+	if whole := size + int(n); whole <= r.r.Size() {
+		b, err := r.peek(whole)
+		if err != nil {
+			return nil, err
+		}
+		r.pending = whole
+		return b[size:], nil
+	}
+	r.r.Discard(size)
+	return r.large(int(n))
+}
+
+// Buffered returns the number of bytes that can be read without blocking.
+func (r *Reader) Buffered() int { return r.r.Buffered() - r.pending }
+
+// idle waits for the first byte of a frame.
+func (r *Reader) idle() error {
+	if r.armed {
+		r.armed = false
+		if err := r.stream.SetReadDeadline(time.Time{}); err != nil {
+			return err
+		}
+	}
+	_, err := r.r.Peek(1)
+	return err
+}
+
+// begun starts the time of a frame that is not here as a whole.
+func (r *Reader) begun() error {
+	if r.stream == nil || r.started {
+		return nil
+	}
+	r.started, r.armed = true, true
+	return r.stream.SetReadDeadline(time.Now().Add(r.timeout))
+}
+
+// peek returns the next n bytes without consuming them.
+func (r *Reader) peek(n int) ([]byte, error) {
+	if r.r.Buffered() < n {
+		if err := r.begun(); err != nil {
+			return nil, err
+		}
+	}
+	b, err := r.r.Peek(n)
+	return b, inside(err)
+}
+
+// length returns the frame's length and that of its prefix, which stays in
+// the buffer.
+func (r *Reader) length() (n uint64, size int, err error) {
+	b, _ := r.r.Peek(min(r.r.Buffered(), maxLengthBytes))
+	for i := range maxLengthBytes {
+		if i == len(b) {
+			if b, err = r.peek(i + 1); err != nil {
+				return 0, 0, err
+			}
+		}
+		c := b[i]
+		n |= uint64(c&0x7f) << (7 * i)
+		if c < 0x80 {
+			if i > 0 && c == 0 {
+				return 0, 0, fmt.Errorf("%w: length is not a minimal varint", ErrMalformed)
+			}
+			return n, i + 1, nil
+		}
+	}
+	return 0, 0, fmt.Errorf("%w: length of more than %d bytes", ErrMalformed, maxLengthBytes)
+}
+
+// large reads a frame that does not fit into the buffer. Memory grows with
+// what has come, so that announcing much costs a stranger as much.
+func (r *Reader) large(n int) ([]byte, error) {
+	if err := r.begun(); err != nil {
+		return nil, err
+	}
+	if cap(r.buf) < min(n, firstRead) {
+		r.buf = make([]byte, min(n, firstRead))
+	}
+	buf := r.buf[:min(n, cap(r.buf))]
+	for read := 0; ; {
+		m, err := io.ReadFull(r.r, buf[read:])
+		if err != nil {
+			return nil, inside(err)
+		}
+		if read += m; read == n {
+			r.buf = buf
+			return buf, nil
+		}
+		buf = append(make([]byte, 0, min(n, 2*read)), buf...)
+		buf = buf[:cap(buf)]
+	}
+}
+
+// inside makes the end of the stream an unexpected one.
+func inside(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// A Field is one field of a protobuf message. Uint holds varints and fixed
+// numbers, Bytes length-delimited ones; Bytes points into the message.
+type Field struct {
+	Num   protowire.Number
+	Type  protowire.Type
+	Uint  uint64
+	Bytes []byte
+}
+
+// Fields yields the fields of the message b in order. Groups, which protobuf
+// no longer uses, are malformed here. After an error the iteration ends.
+func Fields(b []byte) iter.Seq2[Field, error] {
+	return func(yield func(Field, error) bool) {
+		for len(b) > 0 {
+			f, rest, err := Cut(b)
+			if !yield(f, err) || err != nil {
+				return
+			}
+			b = rest
+		}
+	}
+}
+
+// Cut returns the first field of the message b, which is not empty, and what
+// follows it. Fields is made of it; a loop over Cut is for where every
+// nanosecond counts.
+func Cut(b []byte) (f Field, rest []byte, err error) {
+	// Nearly every field of ours has a tag of one byte and a short length.
+	if len(b) > 1 && b[0]&7 == byte(protowire.BytesType) && b[0] > 7 && b[0] < 0x80 && b[1] < 0x80 {
+		if end := 2 + int(b[1]); end <= len(b) {
+			return Field{Num: protowire.Number(b[0] >> 3), Type: protowire.BytesType, Bytes: b[2:end]}, b[end:], nil
+		}
+	}
+	return cut(b)
+}
+
+func cut(b []byte) (f Field, rest []byte, err error) {
+	var n int
+	f.Num, f.Type, n = protowire.ConsumeTag(b)
+	if n < 0 {
+		return Field{}, nil, fmt.Errorf("%w: bad field tag", ErrMalformed)
+	}
+	b = b[n:]
+	switch f.Type {
+	case protowire.VarintType:
+		f.Uint, n = protowire.ConsumeVarint(b)
+	case protowire.Fixed32Type:
+		var v uint32
+		v, n = protowire.ConsumeFixed32(b)
+		f.Uint = uint64(v)
+	case protowire.Fixed64Type:
+		f.Uint, n = protowire.ConsumeFixed64(b)
+	case protowire.BytesType:
+		f.Bytes, n = protowire.ConsumeBytes(b)
+	default:
+		n = -1
+	}
+	if n < 0 {
+		return Field{}, nil, fmt.Errorf("%w: bad field %d", ErrMalformed, f.Num)
+	}
+	return f, b[n:], nil
+}
+
+// AppendUint appends a varint field; zero, the default, is left out.
+func AppendUint(b []byte, num protowire.Number, v uint64) []byte {
+	if v == 0 {
+		return b
+	}
+	b = protowire.AppendTag(b, num, protowire.VarintType)
+	return protowire.AppendVarint(b, v)
+}
+
+// AppendBytes appends a length-delimited field; empty, the default, is left
+// out. Use AppendMessage where presence matters.
+func AppendBytes[T ~[]byte | ~string](b []byte, num protowire.Number, v T) []byte {
+	if len(v) == 0 {
+		return b
+	}
+	return AppendMessage(b, num, v)
+}
+
+// AppendMessage appends a length-delimited field, also when it is empty.
+func AppendMessage[T ~[]byte | ~string](b []byte, num protowire.Number, v T) []byte {
+	b = protowire.AppendTag(b, num, protowire.BytesType)
+	b = protowire.AppendVarint(b, uint64(len(v)))
+	return append(b, v...)
+}

@@ -383,7 +383,7 @@ func TestSameSeedSameRun(t *testing.T) {
 		}
 		return fmt.Sprint(text, c.sent)
 	}
-	if run() != run() {
+	if first, second := run(), run(); first != second {
 		t.Error("two runs with the same seed differ")
 	}
 }

@@ -1,0 +1,300 @@
+package host
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+)
+
+// A kind is one of the ways to listen, as a multiaddr tells it after the IP
+// address.
+type kind struct {
+	net  string // "tcp" or "udp"
+	rest string // what follows the port
+}
+
+var (
+	kindTCP          = kind{"tcp", ""}
+	kindQUIC         = kind{"udp", "/quic-v1"}
+	kindWebSocket    = kind{"tcp", "/ws"}
+	kindWebTransport = kind{"udp", "/quic-v1/webtransport"}
+	kindWebRTC       = kind{"udp", "/webrtc-direct"}
+	// plain is what host:port means.
+	plain = []kind{kindTCP, kindQUIC}
+	// kinds is in the order of preference of who dials.
+	kinds = []kind{kindTCP, kindQUIC, kindWebSocket, kindWebTransport, kindWebRTC}
+)
+
+// addr makes the address of this kind at ip and port.
+func (k kind) addr(ip netip.Addr, port uint16) ma.Multiaddr {
+	host := "/ip4/" + ip.String()
+	if ip.Is6() {
+		host = "/ip6/" + ip.WithZone("").String()
+	}
+	if zone := ip.Zone(); zone != "" {
+		host = "/ip6zone/" + zone + host
+	}
+	return ma.StringCast(host + "/" + k.transport(port))
+}
+
+func (k kind) transport(port uint16) string {
+	return fmt.Sprintf("%s/%d%s", k.net, port, k.rest)
+}
+
+// A request is one Listen text, understood.
+type request struct {
+	text  string
+	all   bool       // every interface, IPv4 and IPv6
+	name  string     // or a name to look up
+	ip    netip.Addr // or this address, which may be unspecified
+	port  uint16     // 0: a free one, the same for all kinds
+	kinds []kind
+}
+
+const listenForms = `want host:port, :port for all interfaces, or a multiaddr as /ip4/192.168.2.1/udp/8495/quic-v1`
+
+func parseListen(text string) (request, error) {
+	if strings.HasPrefix(text, "/") {
+		return parseListenMultiaddr(text)
+	}
+	req := request{text: text, kinds: plain}
+	host, port, err := splitHostPort(text)
+	if err != nil {
+		return req, fmt.Errorf("%w; %s", err, listenForms)
+	}
+	req.port = port
+	if host == "" {
+		req.all = true
+	} else if ip, err := netip.ParseAddr(host); err == nil {
+		if strings.Contains(ip.Zone(), "/") {
+			return req, fmt.Errorf("%q is not the name of an interface", ip.Zone())
+		}
+		req.ip = ip.Unmap()
+	} else if err := checkName(host); err != nil {
+		return req, fmt.Errorf("%w; %s", err, listenForms)
+	} else {
+		req.name = host
+	}
+	return req, nil
+}
+
+func parseListenMultiaddr(text string) (request, error) {
+	req := request{text: text}
+	addr, err := ma.NewMultiaddr(text)
+	if err != nil {
+		return req, err
+	}
+	has := func(protocol int) bool { _, err := addr.ValueForProtocol(protocol); return err == nil }
+	switch {
+	case has(ma.P_WSS) || has(ma.P_TLS) || has(ma.P_SNI):
+		return req, errors.New("secure WebSocket needs a certificate, which a node does not have; listen on /ws behind a TLS proxy and Advertise the /wss address")
+	case has(ma.P_P2P):
+		return req, errors.New("an address to listen on has no /p2p part; the node's id comes from its key")
+	case has(ma.P_DNS) || has(ma.P_DNS4) || has(ma.P_DNS6) || has(ma.P_DNSADDR):
+		return req, errors.New("a multiaddr to listen on begins with an IP address, not a name")
+	}
+	ip, port, k, ok := splitAddr(addr)
+	if !ok || !slices.Contains(kinds, k) {
+		return req, errors.New("cannot listen on this; want an IP address followed by one of /tcp/PORT, /tcp/PORT/ws, /udp/PORT/quic-v1, /udp/PORT/quic-v1/webtransport, /udp/PORT/webrtc-direct")
+	}
+	req.ip, req.port, req.kinds = ip, port, []kind{k}
+	return req, nil
+}
+
+// splitAddr takes apart an address that begins with an IP address and a port.
+func splitAddr(addr ma.Multiaddr) (ip netip.Addr, port uint16, k kind, ok bool) {
+	var zone string
+	var rest strings.Builder
+	for _, c := range addr {
+		switch p := c.Protocol(); {
+		case p.Code == ma.P_IP6ZONE && !ip.IsValid():
+			zone = c.Value()
+		case (p.Code == ma.P_IP4 || p.Code == ma.P_IP6) && !ip.IsValid():
+			ip, _ = netip.AddrFromSlice(c.RawValue())
+			ip = ip.WithZone(zone)
+		case (p.Code == ma.P_TCP || p.Code == ma.P_UDP) && ip.IsValid() && k.net == "":
+			n, err := strconv.ParseUint(c.Value(), 10, 16)
+			if err != nil {
+				return ip, 0, k, false
+			}
+			port, k.net = uint16(n), p.Name
+		default:
+			rest.WriteString(c.String())
+		}
+	}
+	k.rest = rest.String()
+	return ip, port, k, ip.IsValid() && k.net != ""
+}
+
+// splitHostPort is net.SplitHostPort for numbers only, and a lone number is a
+// port.
+func splitHostPort(text string) (host string, port uint16, err error) {
+	digits := text
+	if strings.Trim(text, "0123456789") != "" || text == "" {
+		if _, err := netip.ParseAddr(text); err == nil {
+			return "", 0, errors.New("the port is missing (0 for a free one)")
+		}
+		host, digits, err = net.SplitHostPort(text)
+		if ae, ok := errors.AsType[*net.AddrError](err); ok {
+			return "", 0, errors.New(ae.Err)
+		}
+		if err != nil {
+			return "", 0, err
+		}
+	}
+	n, err := strconv.ParseUint(digits, 10, 16)
+	if err != nil {
+		return "", 0, fmt.Errorf("port %q is not a number from 0 to 65535", digits)
+	}
+	return host, uint16(n), nil
+}
+
+func checkName(name string) error {
+	label := func(s string) bool {
+		return s != "" && strings.Trim(strings.ToLower(s), "abcdefghijklmnopqrstuvwxyz0123456789-_") == ""
+	}
+	labels := strings.Split(strings.TrimSuffix(name, "."), ".")
+	last := labels[len(labels)-1]
+	if len(name) > 253 || slices.ContainsFunc(labels, func(s string) bool { return !label(s) }) ||
+		strings.Trim(last, "0123456789") == "" { // such a name is a mistyped IP address
+		return fmt.Errorf("%q is neither an IP address nor a host name", name)
+	}
+	return nil
+}
+
+// An announcement is one Advertise text, understood.
+type announcement struct {
+	addr ma.Multiaddr // complete, or
+	host ma.Multiaddr // ip or dns part, to be followed by each kind of plain
+	port uint16
+}
+
+const advertiseForms = `want host:port or a multiaddr as /dns4/node.example.org/tcp/8495`
+
+func parseAdvertise(text string, id peer.ID) (announcement, error) {
+	if strings.HasPrefix(text, "/") {
+		return parseAdvertiseMultiaddr(text, id)
+	}
+	var a announcement
+	host, port, err := splitHostPort(text)
+	if err != nil {
+		return a, fmt.Errorf("%w; %s", err, advertiseForms)
+	}
+	if port == 0 {
+		return a, errors.New("port 0 cannot be dialed; give the port others reach this node at")
+	}
+	a.port = port
+	ip, err := netip.ParseAddr(host)
+	switch {
+	case host == "" || err == nil && ip.IsUnspecified():
+		return a, errors.New("an address of all interfaces cannot be dialed; give the one others reach this node at")
+	case err == nil && ip.Zone() != "":
+		return a, errors.New("an address with a zone means nothing to other machines")
+	case err == nil && ip.Unmap().Is4():
+		a.host = ma.StringCast("/ip4/" + ip.Unmap().String())
+	case err == nil:
+		a.host = ma.StringCast("/ip6/" + ip.String())
+	default:
+		if err := checkName(host); err != nil {
+			return a, fmt.Errorf("%w; %s", err, advertiseForms)
+		}
+		a.host = ma.StringCast("/dns/" + host)
+	}
+	return a, nil
+}
+
+func parseAdvertiseMultiaddr(text string, id peer.ID) (announcement, error) {
+	var a announcement
+	addr, err := ma.NewMultiaddr(text)
+	if err != nil {
+		return a, err
+	}
+	addr, said := peer.SplitAddr(addr)
+	switch {
+	case said != "" && said != id:
+		return a, fmt.Errorf("it has the id %s, this node is %s", said, id)
+	case len(addr) == 0:
+		return a, errors.New("there is nothing but an id in it; " + advertiseForms)
+	case manet.IsIPUnspecified(addr):
+		return a, errors.New("an address of all interfaces cannot be dialed; give the one others reach this node at")
+	}
+	for _, c := range addr {
+		if code := c.Protocol().Code; (code == ma.P_TCP || code == ma.P_UDP) && c.Value() == "0" {
+			return a, errors.New("port 0 cannot be dialed; give the port others reach this node at")
+		}
+	}
+	a.addr = addr
+	return a, nil
+}
+
+// expand returns the addresses of an announcement by a node which listens in
+// the given ways.
+func (a announcement) expand(listening []kind) []ma.Multiaddr {
+	if a.addr != nil {
+		return []ma.Multiaddr{a.addr}
+	}
+	var addrs []ma.Multiaddr
+	for _, k := range plain {
+		if slices.Contains(listening, k) {
+			addrs = append(addrs, a.host.Encapsulate(ma.StringCast("/"+k.transport(a.port))))
+		}
+	}
+	return addrs
+}
+
+// dialable returns what others can dial, most reachable first: public, private,
+// link-local, loopback; then IPv4 before IPv6; then by transport.
+func dialable(addrs []ma.Multiaddr, id peer.ID) []ma.Multiaddr {
+	suffix := ma.StringCast("/p2p/" + id.String())
+	sorted := slices.Clone(addrs)
+	slices.SortStableFunc(sorted, func(a, b ma.Multiaddr) int {
+		return cmp.Or(
+			cmp.Compare(distance(a), distance(b)),
+			cmp.Compare(family(a), family(b)),
+			cmp.Compare(preference(a), preference(b)),
+		)
+	})
+	for i, a := range sorted {
+		sorted[i] = a.Encapsulate(suffix)
+	}
+	return sorted
+}
+
+func distance(a ma.Multiaddr) int {
+	switch {
+	case manet.IsPublicAddr(a):
+		return 0
+	case manet.IsIPLoopback(a):
+		return 3
+	}
+	if ip, err := manet.ToIP(a); err == nil && ip.IsLinkLocalUnicast() {
+		return 2
+	}
+	return 1
+}
+
+func family(a ma.Multiaddr) int {
+	if _, err := a.ValueForProtocol(ma.P_IP6); err == nil {
+		return 1
+	}
+	return 0
+}
+
+func preference(a ma.Multiaddr) int {
+	text := a.String()
+	for i, k := range slices.Backward(kinds) {
+		if strings.Contains(text, "/"+k.net+"/") && strings.Contains(text, k.rest) {
+			return i
+		}
+	}
+	return len(kinds)
+}

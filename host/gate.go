@@ -1,0 +1,393 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/event"
+	corehost "github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
+
+	"github.com/go-smokesignal/smokesignal/internal/logging"
+)
+
+// A Gate stands between pubsub and the libp2p host. Floodsub sends to every
+// connected peer that announced the topic, and asks no filter; so it is given
+// [Gate.Host], on which only the admitted peers exist:
+//
+//	gate := host.NewGate(h, host.GateConfig{})
+//	ps, err := pubsub.NewFloodSub(ctx, gate.Host())
+//	gate.Admit(p) // pubsub opens its stream to p and takes the one of p
+//	gate.Evict(p) // both are reset, p is gone for pubsub
+//
+// Both ends have to admit each other. Whoever is first waits: a stream of a
+// peer that is not yet admitted is kept for two seconds, and one that was
+// refused or broke is opened again for as long as its peer is admitted and
+// connected.
+//
+// What pubsub itself would get wrong, the gate takes care of:
+//
+//   - An announcement of topics travels once per stream, and pubsub forgets it
+//     when its own stream in the other direction ends. So the gate hands over a
+//     peer's stream only while pubsub holds one to that peer (which also means:
+//     once a peer is seen on a topic, what is published goes to it), and resets
+//     it when that one ends.
+//   - Pubsub gives up on a peer after four streams that ended within ten
+//     minutes. To pubsub a peer therefore does not exist between two streams,
+//     and when a stream breaks while the peer stays admitted, the gate opens
+//     another, repeats the announcement on it, and pubsub hears nothing of it.
+//
+// All methods may be called from any goroutine; none of Admit and Evict blocks.
+type Gate struct {
+	host    corehost.Host
+	facade  *facade
+	cfg     GateConfig
+	log     *slog.Logger
+	bus     event.Bus
+	emitter event.Emitter
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup // Add only under mu and before closed
+	wake   chan struct{}  // offers is not empty
+
+	mu        sync.Mutex
+	closed    bool
+	peers     map[peer.ID]*gatePeer
+	protocols []protocol.ID // that pubsub handles
+	offers    []peer.ID     // peers that pubsub is to be told of
+	strangers int           // streams kept for peers that are not admitted
+}
+
+// GateConfig configures a Gate. Its zero value works.
+type GateConfig struct {
+	// Wait is how long a stream of a peer that is not yet admitted is kept; 0
+	// is two seconds.
+	Wait time.Duration
+	// MaxWaiting bounds these streams, 0 is 64. Of one peer only the latest is
+	// kept.
+	MaxWaiting int
+	// Log is the room's logger, nil the default one.
+	Log *slog.Logger
+}
+
+const (
+	// openTimeout bounds the opening of a stream, and how long the stream of
+	// an admitted peer is kept until ours is open.
+	openTimeout = 10 * time.Second
+	// drainTimeout is how long the gate waits for pubsub to notice the end of
+	// a stream. It notices at once, or has never known the stream.
+	drainTimeout = 5 * time.Second
+	// minDelay and maxDelay bound the pauses between attempts to open a stream.
+	minDelay = 20 * time.Millisecond
+	maxDelay = 2 * time.Second
+	// soundAfter is how long a stream must have lived for the next to be
+	// opened without a pause.
+	soundAfter = 10 * time.Second
+	// closeTimeout bounds how long Close waits. A reset can take as long as
+	// the connection to a frozen peer lives.
+	closeTimeout = 2 * time.Second
+)
+
+var (
+	errNotAdmitted = errors.New("host: gate: the peer is not admitted")
+	errGateClosed  = errors.New("host: gate: closed")
+)
+
+// gatePeer is what the gate knows of one peer; Gate.mu guards it.
+//
+// Pubsub takes a peer up when the gate offers it, which it does by an event on
+// its bus: pubsub asks for the peer's connectedness, then opens a stream. It
+// drops the peer when that stream ends: it forgets the peer's topics, then asks
+// again. No other question is ever asked, so answers can depend on them.
+type gatePeer struct {
+	admitted bool
+	offered  bool                // an offer is out that pubsub has not asked about
+	opening  *context.CancelFunc // pubsub is opening its stream
+	out      *gateOut            // the stream pubsub has; nil: none
+	dying    *gateOut            // out has ended and pubsub has not yet dropped the peer
+	in       *gateIn             // the peer's stream that pubsub reads
+	kept     *gateIn             // the peer's stream that waits
+	delay    time.Duration       // before the next offer
+	retry    *time.Timer         // makes it
+	drain    *time.Timer         // for dying
+	changed  chan struct{}       // closed when what a kept stream waits for may have come
+}
+
+// NewGate returns a gate that admits nobody yet. The host stays the caller's.
+func NewGate(h corehost.Host, cfg GateConfig) *Gate {
+	if cfg.Wait == 0 {
+		cfg.Wait = 2 * time.Second
+	}
+	if cfg.MaxWaiting == 0 {
+		cfg.MaxWaiting = 64
+	}
+	if cfg.Log == nil {
+		cfg.Log = logging.Room("host", nil)
+	}
+	g := &Gate{
+		host:  h,
+		cfg:   cfg,
+		log:   cfg.Log,
+		bus:   eventbus.NewBus(),
+		wake:  make(chan struct{}, 1),
+		peers: make(map[peer.ID]*gatePeer),
+	}
+	g.facade = &facade{Host: h, gate: g, network: &facadeNetwork{h.Network(), g}}
+	g.ctx, g.cancel = context.WithCancel(context.Background())
+	emitter, err := g.bus.Emitter(new(event.EvtPeerIdentificationCompleted))
+	if err != nil {
+		panic(err) // it fails for what is no pointer
+	}
+	g.emitter = emitter
+	g.tasks.Go(g.makeOffers)
+	return g
+}
+
+// Host returns the host for pubsub. Its Close does nothing, since the host
+// behind it is not pubsub's.
+func (g *Gate) Host() corehost.Host { return g.facade }
+
+// Admit lets pubsub exchange streams with p from now on. It does nothing if p
+// is admitted already.
+func (g *Gate) Admit(p peer.ID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed || p == g.host.ID() {
+		return
+	}
+	r := g.peer(p)
+	if r.admitted {
+		return
+	}
+	r.admitted = true
+	r.delay = 0
+	r.change()
+	g.offer(p, r)
+}
+
+// Evict resets pubsub's streams with p in both directions and refuses further
+// ones. It does nothing if p is not admitted.
+func (g *Gate) Evict(p peer.ID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r := g.peers[p]
+	if r == nil || !r.admitted {
+		return
+	}
+	r.admitted = false
+	g.end(p, r)
+	g.tidy(p, r)
+}
+
+// Close resets all streams, removes pubsub's handlers from the host, and waits
+// for its goroutines, though not longer than two seconds for a connection that
+// is frozen. It may be called again.
+func (g *Gate) Close() {
+	g.mu.Lock()
+	if !g.closed {
+		for _, id := range g.protocols {
+			g.host.RemoveStreamHandler(id)
+		}
+		for p, r := range g.peers {
+			r.admitted = false
+			g.end(p, r)
+		}
+		g.closed = true
+		g.cancel()
+	}
+	g.mu.Unlock()
+	idle := make(chan struct{})
+	go func() {
+		g.tasks.Wait()
+		close(idle)
+	}()
+	select {
+	case <-idle:
+		g.emitter.Close()
+	case <-time.After(closeTimeout):
+		g.log.Debug("the gate closes while a connection is frozen")
+	}
+}
+
+// peer returns the record of p. As all below, it needs mu.
+func (g *Gate) peer(p peer.ID) *gatePeer {
+	r := g.peers[p]
+	if r == nil {
+		r = &gatePeer{changed: make(chan struct{})}
+		g.peers[p] = r
+	}
+	return r
+}
+
+// tidy forgets a peer of which nothing is left.
+func (g *Gate) tidy(p peer.ID, r *gatePeer) {
+	if !r.admitted && !r.offered && r.out == nil && r.dying == nil && r.in == nil && r.kept == nil && g.peers[p] == r {
+		delete(g.peers, p)
+	}
+}
+
+func (r *gatePeer) change() {
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// offer tells pubsub of p, if it should open a stream and does not do so yet.
+func (g *Gate) offer(p peer.ID, r *gatePeer) {
+	if r.retry != nil {
+		r.retry.Stop()
+		r.retry = nil
+	}
+	if g.closed || !r.admitted || r.offered || r.opening != nil || r.out != nil || r.dying != nil {
+		return
+	}
+	r.offered = true
+	g.offers = append(g.offers, p)
+	select {
+	case g.wake <- struct{}{}:
+	default:
+	}
+}
+
+// offerLater makes an offer after a pause, in case nothing comes of the last.
+func (g *Gate) offerLater(p peer.ID, r *gatePeer) {
+	if g.closed || !r.admitted || r.retry != nil {
+		return
+	}
+	r.delay = min(max(2*r.delay, minDelay), maxDelay)
+	r.retry = time.AfterFunc(r.delay, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.peers[p] == r {
+			g.offer(p, r)
+		}
+	})
+}
+
+// makeOffers emits the events by which pubsub learns of peers. An event that
+// was emitted is asked about, once.
+func (g *Gate) makeOffers() {
+	for {
+		select {
+		case <-g.wake:
+		case <-g.ctx.Done():
+			return
+		}
+		g.mu.Lock()
+		offers, protocols := g.offers, g.protocols
+		g.offers = nil
+		g.mu.Unlock()
+		for _, p := range offers {
+			g.mu.Lock()
+			r := g.peers[p]
+			stands := r != nil && r.admitted && len(protocols) > 0
+			if r != nil && !stands {
+				r.offered = false
+				g.tidy(p, r)
+			}
+			g.mu.Unlock()
+			if stands {
+				g.emitter.Emit(event.EvtPeerIdentificationCompleted{Peer: p, Protocols: protocols})
+			}
+		}
+	}
+}
+
+// connectedness is pubsub asking whether it should have a stream to p.
+func (g *Gate) connectedness(p peer.ID) network.Connectedness {
+	c := g.host.Network().Connectedness(p)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r := g.peers[p]
+	if r == nil {
+		return network.NotConnected
+	}
+	if r.dying != nil && !r.offered {
+		g.drained(p, r)
+		g.tidy(p, r)
+		return network.NotConnected
+	}
+	r.offered = false
+	defer g.tidy(p, r)
+	switch {
+	case !r.admitted || r.dying != nil:
+		return network.NotConnected
+	case r.out == nil:
+		// Pubsub opens a stream now, unless it is not yet done with the last.
+		g.offerLater(p, r)
+	}
+	return c
+}
+
+// drained says that pubsub has dropped the peer, so that it can be offered
+// anew and its announcements will last.
+func (g *Gate) drained(p peer.ID, r *gatePeer) {
+	r.dying = nil
+	r.drain.Stop()
+	r.change()
+	if r.admitted && r.delay > 0 {
+		g.offerLater(p, r)
+	} else {
+		g.offer(p, r)
+	}
+}
+
+// end ends pubsub's streams with p, also the one being opened.
+func (g *Gate) end(p peer.ID, r *gatePeer) {
+	if r.opening != nil {
+		(*r.opening)()
+		r.opening = nil
+	}
+	if r.retry != nil {
+		r.retry.Stop()
+		r.retry = nil
+	}
+	if o := r.out; o != nil {
+		r.out, r.dying = nil, o
+		if broken := o.end(); broken != nil {
+			g.reset(broken)
+		}
+		r.drain = time.AfterFunc(drainTimeout, func() {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			if r.dying == o {
+				r.offered = false
+				g.drained(p, r)
+				g.tidy(p, r)
+			}
+		})
+	}
+	if r.in != nil {
+		g.reset(r.in.Stream)
+	}
+	r.change()
+}
+
+// reset resets a stream, on a goroutine of its own, since to a frozen peer
+// that can block.
+func (g *Gate) reset(s network.Stream) {
+	if !g.closed {
+		g.tasks.Go(func() { s.Reset() })
+	}
+}
+
+// lost is an out stream saying that it cannot go on.
+func (g *Gate) lost(o *gateOut) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p := o.peer
+	if r := g.peers[p]; r != nil && r.out == o {
+		if time.Since(o.born) > soundAfter {
+			r.delay = 0
+		} else {
+			r.delay = max(r.delay, minDelay)
+		}
+		g.end(p, r)
+	}
+}

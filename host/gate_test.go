@@ -1,0 +1,723 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	corehost "github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+const (
+	gateTCP  = "/ip4/127.0.0.1/tcp/0"
+	gateQUIC = "/ip4/127.0.0.1/udp/0/quic-v1"
+)
+
+// gated is a host with a floodsub behind a gate, on one topic.
+type gated struct {
+	t    *testing.T
+	host corehost.Host
+	gate *Gate
+	ps   *pubsub.PubSub
+
+	topic *pubsub.Topic
+	sub   *pubsub.Subscription
+	stop  context.CancelFunc
+
+	mu   sync.Mutex
+	got  map[string]int   // messages by content
+	from map[peer.ID]bool // who passed them on
+	news chan struct{}    // closed when got changed
+}
+
+func newGated(t *testing.T, listen ...string) *gated {
+	t.Helper()
+	h, err := libp2p.New(libp2p.ListenAddrStrings(listen...), libp2p.DisableRelay(), libp2p.ResourceManager(&network.NullResourceManager{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &gated{t: t, host: h, gate: NewGate(h, GateConfig{}), got: make(map[string]int), from: make(map[peer.ID]bool), news: make(chan struct{})}
+	var ctx context.Context
+	ctx, n.stop = context.WithCancel(context.Background())
+	t.Cleanup(n.close)
+	n.ps, err = pubsub.NewFloodSub(ctx, n.gate.Host(), pubsub.WithPeerOutboundQueueSize(1<<16), pubsub.WithValidateQueueSize(1<<16), pubsub.WithValidateWorkers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.join("topic")
+	return n
+}
+
+func (n *gated) join(topic string) {
+	var err error
+	if n.topic, err = n.ps.Join(topic); err != nil {
+		n.t.Fatal(err)
+	}
+	n.sub, err = n.topic.Subscribe(pubsub.WithMessageFilter(func(m *pubsub.Message) bool {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.got[string(m.Data)]++
+		n.from[m.ReceivedFrom] = true
+		close(n.news)
+		n.news = make(chan struct{})
+		return false
+	}))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+func (n *gated) close() {
+	n.gate.Close()
+	n.stop()
+	n.host.Close()
+}
+
+func (n *gated) publish(format string, args ...any) {
+	n.t.Helper()
+	if err := n.topic.Publish(n.t.Context(), fmt.Appendf(nil, format, args...)); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// waitFor waits until n has got a message.
+func (n *gated) waitFor(format string, args ...any) {
+	n.t.Helper()
+	msg := fmt.Sprintf(format, args...)
+	timeout := time.After(20 * time.Second)
+	for {
+		n.mu.Lock()
+		count, news := n.got[msg], n.news
+		n.mu.Unlock()
+		switch {
+		case count == 1:
+			return
+		case count > 1:
+			n.t.Fatalf("%q came %d times", msg, count)
+		}
+		select {
+		case <-news:
+		case <-timeout:
+			n.t.Fatalf("%q did not come", msg)
+		}
+	}
+}
+
+func (n *gated) has(msg string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.got[msg] > 0
+}
+
+// sees reports whether the others, and nobody else, are on n's topic.
+func (n *gated) sees(others ...*gated) bool {
+	peers := n.topic.ListPeers()
+	if len(peers) != len(others) {
+		return false
+	}
+	seen := make(map[peer.ID]bool)
+	for _, p := range peers {
+		seen[p] = true
+	}
+	for _, o := range others {
+		if !seen[o.host.ID()] {
+			return false
+		}
+	}
+	return true
+}
+
+// eventually polls, for what sends no event.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	timeout := time.After(20 * time.Second)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-timeout:
+			t.Fatalf("not within 20 s: %s", what)
+		}
+	}
+}
+
+func connect(t *testing.T, a, b *gated) {
+	t.Helper()
+	if err := a.host.Connect(t.Context(), peer.AddrInfo{ID: b.host.ID(), Addrs: b.host.Addrs()}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func link(a, b *gated) {
+	a.gate.Admit(b.host.ID())
+	b.gate.Admit(a.host.ID())
+}
+
+func cut(a, b *gated) {
+	a.gate.Evict(b.host.ID())
+	b.gate.Evict(a.host.ID())
+}
+
+func waitLinked(t *testing.T, a, b *gated) {
+	t.Helper()
+	eventually(t, "the two see each other", func() bool { return a.sees(b) && b.sees(a) })
+}
+
+// talk publishes on both sides until something arrives on both.
+func talk(t *testing.T, a, b *gated, msg string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("the two hear each other (a sees %v, b sees %v)", a.topic.ListPeers(), b.topic.ListPeers()), func() bool {
+		a.topic.Publish(t.Context(), []byte("a"+msg))
+		b.topic.Publish(t.Context(), []byte("b"+msg))
+		return a.has("b"+msg) && b.has("a"+msg)
+	})
+}
+
+// over runs a test with TCP and with QUIC.
+func over(t *testing.T, f func(t *testing.T, listen string)) {
+	t.Run("tcp", func(t *testing.T) { f(t, gateTCP) })
+	t.Run("quic", func(t *testing.T) { f(t, gateQUIC) })
+}
+
+func TestGateAdmitsAndEvicts(t *testing.T) {
+	over(t, func(t *testing.T, listen string) {
+		a, b := newGated(t, listen), newGated(t, listen)
+		connect(t, a, b)
+		for round := range 6 { // pubsub gives up after the fourth stream
+			link(a, b)
+			waitLinked(t, a, b)
+			a.publish("a %d", round)
+			b.publish("b %d", round)
+			a.waitFor("b %d", round)
+			b.waitFor("a %d", round)
+			cut(a, b)
+			eventually(t, "both are alone", func() bool { return a.sees() && b.sees() })
+		}
+		if c := a.gate.Host().Network().Connectedness(b.host.ID()); c != network.NotConnected {
+			t.Errorf("an evicted peer is %v", c)
+		}
+	})
+}
+
+func TestGateShowsAdmittedPeersOnly(t *testing.T) {
+	a, b, c := newGated(t, gateTCP), newGated(t, gateTCP), newGated(t, gateTCP)
+	connect(t, a, b)
+	connect(t, a, c)
+	link(a, b)
+	waitLinked(t, a, b)
+	shown := a.gate.Host().Network()
+	if peers := shown.Peers(); len(peers) != 1 || peers[0] != b.host.ID() {
+		t.Errorf("peers %v", peers)
+	}
+	if shown.Connectedness(b.host.ID()) != network.Connected || shown.Connectedness(c.host.ID()) != network.NotConnected {
+		t.Error("wrong connectedness")
+	}
+	if _, err := a.gate.Host().NewStream(t.Context(), c.host.ID(), pubsub.FloodSubID); err == nil {
+		t.Error("a stream to a peer that is not admitted")
+	}
+	a.gate.Admit(a.host.ID())
+	if shown.Connectedness(a.host.ID()) != network.NotConnected {
+		t.Error("it admitted itself")
+	}
+}
+
+// One side admits first: within the time the other keeps its stream, and so
+// late that the stream was refused, several times.
+func TestGateOneSideAdmitsFirst(t *testing.T) {
+	t.Parallel()
+	over(t, func(t *testing.T, listen string) {
+		for _, early := range []time.Duration{0, 300 * time.Millisecond, 1500 * time.Millisecond} {
+			t.Run(early.String(), func(t *testing.T) {
+				t.Parallel()
+				a, b := newGated(t, listen), newGated(t, listen)
+				b.gate.cfg.Wait = 400 * time.Millisecond
+				connect(t, a, b)
+				a.gate.Admit(b.host.ID())
+				time.Sleep(early) // the case under test
+				if !a.sees() {
+					t.Error("a sees who has not admitted it")
+				}
+				b.gate.Admit(a.host.ID())
+				waitLinked(t, a, b)
+				a.publish("a")
+				b.publish("b")
+				a.waitFor("b")
+				b.waitFor("a")
+			})
+		}
+	})
+}
+
+// Everybody is connected to everybody, admitted are only the neighbours in a
+// line; so a message has to take every hop, and a cut ends its way.
+func TestGateConfinesTheFlood(t *testing.T) {
+	const n = 8
+	nodes := make([]*gated, n)
+	for i := range nodes {
+		nodes[i] = newGated(t, gateTCP)
+		for j := range i {
+			connect(t, nodes[i], nodes[j])
+		}
+	}
+	neighbours := func(i int) (ns []*gated) {
+		if i > 0 {
+			ns = append(ns, nodes[i-1])
+		}
+		if i < n-1 {
+			ns = append(ns, nodes[i+1])
+		}
+		return ns
+	}
+	for i := range n - 1 {
+		link(nodes[i], nodes[i+1])
+	}
+	eventually(t, "everybody sees its neighbours only", func() bool {
+		for i, node := range nodes {
+			if !node.sees(neighbours(i)...) {
+				return false
+			}
+		}
+		return true
+	})
+	for i, node := range nodes {
+		node.publish("from %d", i)
+	}
+	for i, node := range nodes {
+		for j := range nodes {
+			node.waitFor("from %d", j)
+		}
+		node.mu.Lock()
+		delete(node.from, node.host.ID())
+		for _, nb := range neighbours(i) {
+			delete(node.from, nb.host.ID())
+		}
+		if len(node.from) != 0 {
+			t.Errorf("node %d got messages past the gate, from %v", i, node.from)
+		}
+		node.mu.Unlock()
+	}
+
+	cut(nodes[3], nodes[4])
+	eventually(t, "the cut is seen", func() bool { return nodes[3].sees(nodes[2]) && nodes[4].sees(nodes[5]) })
+	nodes[0].publish("left")
+	nodes[7].publish("right")
+	nodes[3].waitFor("left")
+	nodes[4].waitFor("right")
+	link(nodes[3], nodes[4])
+	waitFar := func() bool { return nodes[3].sees(nodes[2], nodes[4]) && nodes[4].sees(nodes[3], nodes[5]) }
+	eventually(t, "the new link is seen", waitFar)
+	nodes[0].publish("all")
+	nodes[7].waitFor("all")
+	if nodes[4].has("left") || nodes[3].has("right") {
+		t.Error("a message crossed the cut")
+	}
+}
+
+// However wildly both sides admit and evict, once they agree and see each
+// other, everything arrives.
+func TestGateFlaps(t *testing.T) {
+	over(t, func(t *testing.T, listen string) {
+		a, b := newGated(t, listen), newGated(t, listen)
+		connect(t, a, b)
+		rnd := rand.New(rand.NewPCG(1, 2))
+		pause := func() { time.Sleep(time.Duration(rnd.IntN(30)) * time.Millisecond) }
+		for round := range 30 {
+			link(a, b)
+			pause()
+			if round%3 == 0 {
+				waitLinked(t, a, b)
+			}
+			switch rnd.IntN(4) {
+			case 0:
+				cut(a, b)
+				pause()
+			case 1: // on one side only, and admitted again at once
+				a.gate.Evict(b.host.ID())
+			case 2:
+				b.gate.Evict(a.host.ID())
+				pause()
+			case 3:
+				a.gate.Evict(b.host.ID())
+				a.gate.Admit(b.host.ID())
+				a.gate.Evict(b.host.ID())
+			}
+		}
+		link(a, b)
+		waitLinked(t, a, b)
+		for i := range 200 {
+			a.publish("a %d", i)
+			b.publish("b %d", i)
+		}
+		for i := range 200 {
+			a.waitFor("b %d", i)
+			b.waitFor("a %d", i)
+		}
+	})
+}
+
+// Pubsub must not confuse the end of the old streams with the beginning of the
+// new ones: then one side would be deaf for good.
+func TestGateEvictsAndAdmitsAtOnce(t *testing.T) {
+	over(t, func(t *testing.T, listen string) {
+		a, b := newGated(t, listen), newGated(t, listen)
+		connect(t, a, b)
+		link(a, b)
+		for round := range 100 {
+			talk(t, a, b, fmt.Sprint(round))
+			a.gate.Evict(b.host.ID())
+			a.gate.Admit(b.host.ID())
+			if round%2 == 0 {
+				b.gate.Evict(a.host.ID())
+				b.gate.Admit(a.host.ID())
+			}
+		}
+		talk(t, a, b, "last")
+	})
+}
+
+// Once a peer is seen on the topic, what is published goes to it, even if its
+// stream was there long before ours.
+func TestGateSeenMeansReached(t *testing.T) {
+	a, b := newGated(t, gateTCP), newGated(t, gateTCP)
+	connect(t, a, b)
+	seen, err := a.topic.EventHandler()
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := func(want pubsub.EventType) {
+		t.Helper()
+		if ev, err := seen.NextPeerEvent(t.Context()); err != nil || ev.Type != want {
+			t.Fatalf("%v, %v; want %v", ev, err, want)
+		}
+	}
+	for round := range 100 {
+		b.gate.Admit(a.host.ID())
+		eventually(t, "b's stream waits", func() bool {
+			a.gate.mu.Lock()
+			defer a.gate.mu.Unlock()
+			r := a.gate.peers[b.host.ID()]
+			return r != nil && r.kept != nil
+		})
+		a.gate.Admit(b.host.ID())
+		next(pubsub.PeerJoin)
+		a.publish("a %d", round)
+		b.waitFor("a %d", round)
+		cut(a, b)
+		next(pubsub.PeerLeave)
+	}
+}
+
+// A stream that breaks while the peer stays admitted and connected is opened
+// again. Without the gate one side would be deaf for good.
+func TestGateHealsBrokenStreams(t *testing.T) {
+	over(t, func(t *testing.T, listen string) {
+		a, b := newGated(t, listen), newGated(t, listen)
+		connect(t, a, b)
+		link(a, b)
+		waitLinked(t, a, b)
+		for round := range 8 {
+			breaker := a
+			if round%2 == 1 {
+				breaker = b
+			}
+			broken := 0
+			for _, c := range breaker.host.Network().Conns() {
+				for _, s := range c.GetStreams() {
+					if s.Protocol() == pubsub.FloodSubID && (round < 4 || s.Stat().Direction == network.DirInbound) {
+						s.Reset()
+						broken++
+					}
+				}
+			}
+			if broken == 0 {
+				t.Fatal("no stream to break")
+			}
+			// What is published before the break is noticed is lost.
+			talk(t, a, b, fmt.Sprint(round))
+			waitLinked(t, a, b)
+		}
+	})
+}
+
+// The announcement that is repeated is the latest, also of topics joined and
+// left while a stream was open.
+func TestGateRepeatsTheLatestAnnouncement(t *testing.T) {
+	a, b := newGated(t, gateTCP), newGated(t, gateTCP)
+	connect(t, a, b)
+	link(a, b)
+	waitLinked(t, a, b)
+	old, oldSub := a.topic, a.sub
+	a.join("second")
+	oldSub.Cancel()
+	if err := old.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b2, err := b.ps.Join("second")
+	if err != nil {
+		t.Fatal(err)
+	}
+	latest := func() bool { return len(b2.ListPeers()) == 1 && len(b.topic.ListPeers()) == 0 }
+	eventually(t, "b knows a's topics", latest)
+	for round := range 5 {
+		b.gate.mu.Lock()
+		old := b.gate.peers[a.host.ID()].in
+		b.gate.mu.Unlock()
+		old.Reset()
+		eventually(t, "pubsub is done with the stream", func() bool {
+			b.gate.mu.Lock()
+			defer b.gate.mu.Unlock()
+			in := b.gate.peers[a.host.ID()].in
+			return in != nil && in != old
+		})
+		eventually(t, "what b publishes arrives", func() bool {
+			b2.Publish(t.Context(), fmt.Append(nil, "b", round))
+			return a.has(fmt.Sprint("b", round))
+		})
+		if !latest() {
+			t.Errorf("b knows topics that a has left")
+		}
+	}
+}
+
+// streams counts the floodsub streams of the host.
+func (n *gated) streams(dir network.Direction) (count int) {
+	for _, c := range n.host.Network().Conns() {
+		for _, s := range c.GetStreams() {
+			if s.Protocol() == pubsub.FloodSubID && s.Stat().Direction == dir {
+				count++
+			}
+		}
+	}
+	return count
+}
+
+// Of two connections one is closed; the other has to take over.
+func TestGateSurvivesTheLossOfAConnection(t *testing.T) {
+	doubled := 0
+	for range 8 {
+		// Each dials the other at the same moment, over another transport.
+		a, b := newGated(t, gateTCP, gateQUIC), newGated(t, gateTCP, gateQUIC)
+		var both sync.WaitGroup
+		start := make(chan struct{})
+		for _, dial := range [][2]*gated{{a, b}, {b, a}} {
+			both.Go(func() {
+				<-start
+				to := peer.AddrInfo{ID: dial[1].host.ID()}
+				to.Addrs = slices.DeleteFunc(dial[1].host.Addrs(), func(m ma.Multiaddr) bool {
+					_, err := m.ValueForProtocol(ma.P_TCP)
+					return (err == nil) != (dial[0] == a)
+				})
+				if err := dial[0].host.Connect(t.Context(), to); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		close(start)
+		both.Wait()
+		link(a, b)
+		waitLinked(t, a, b)
+		conns := a.host.Network().ConnsToPeer(b.host.ID())
+		if len(conns) == 2 {
+			doubled++
+			conns[rand.IntN(2)].Close()
+		}
+		talk(t, a, b, "")
+		// All connections end and one comes back, while both stay admitted.
+		for _, c := range a.host.Network().ConnsToPeer(b.host.ID()) {
+			c.Close()
+		}
+		eventually(t, "both are alone", func() bool { return a.sees() && b.sees() })
+		connect(t, a, b)
+		waitLinked(t, a, b)
+	}
+	t.Logf("%d of 8 pairs had two connections", doubled)
+}
+
+// stranger returns a host that is connected to n and admitted nowhere.
+func stranger(t *testing.T, n *gated) corehost.Host {
+	t.Helper()
+	h, err := libp2p.New(libp2p.NoListenAddrs, libp2p.DisableRelay())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	if err := h.Connect(t.Context(), peer.AddrInfo{ID: n.host.ID(), Addrs: n.host.Addrs()}); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// open opens a stream, to the end of the negotiation.
+func open(t *testing.T, from corehost.Host, to *gated, id protocol.ID) network.Stream {
+	t.Helper()
+	s, err := from.NewStream(t.Context(), to.host.ID(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Write([]byte{0}); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestGateBoundsTheStreamsThatWait(t *testing.T) {
+	n := newGated(t, gateTCP)
+	n.gate.cfg.MaxWaiting = 3
+	n.gate.cfg.Wait = time.Hour
+	var streams []network.Stream
+	for range 5 {
+		h := stranger(t, n)
+		for range 4 { // of one peer the latest is kept
+			streams = append(streams, open(t, h, n, pubsub.FloodSubID))
+		}
+	}
+	eventually(t, "three streams wait", func() bool {
+		n.gate.mu.Lock()
+		defer n.gate.mu.Unlock()
+		return n.gate.strangers == 3 && len(n.gate.peers) == 3 && n.streams(network.DirInbound) == 3
+	})
+	n.gate.Close()
+	for _, s := range streams {
+		if _, err := s.Read(make([]byte, 1)); err == nil {
+			t.Error("an answer")
+		}
+	}
+	if n.gate.strangers != 0 || len(n.gate.peers) != 0 {
+		t.Errorf("%d streams and %d peers are left", n.gate.strangers, len(n.gate.peers))
+	}
+}
+
+func TestGateRefusesWhoIsNotAdmittedInTime(t *testing.T) {
+	n := newGated(t, gateTCP)
+	n.gate.cfg.Wait = 20 * time.Millisecond
+	s := open(t, stranger(t, n), n, pubsub.FloodSubID)
+	if _, err := s.Read(make([]byte, 1)); err == nil {
+		t.Error("an answer")
+	}
+	eventually(t, "nothing is left", func() bool {
+		n.gate.mu.Lock()
+		defer n.gate.mu.Unlock()
+		return n.gate.strangers == 0 && len(n.gate.peers) == 0
+	})
+}
+
+// Pubsub tells itself of the end of a stream only after it has taken the next,
+// and then takes it for the end of that one.
+func TestGateHandsOverOneStreamAfterTheOther(t *testing.T) {
+	const id = "/test"
+	n := newGated(t, gateTCP)
+	h := stranger(t, n)
+	h.SetStreamHandler(id, func(network.Stream) {})
+	ended, next := make(chan struct{}), make(chan struct{})
+	begun := make(chan int, 2)
+	first := true
+	n.gate.Host().SetStreamHandler(id, func(s network.Stream) {
+		if first {
+			first = false
+			begun <- 1
+			for err := error(nil); err == nil; {
+				_, err = s.Read(make([]byte, 1))
+			}
+			close(ended)
+			<-next
+			return
+		}
+		begun <- 2
+	})
+	n.gate.Admit(h.ID())
+	if _, err := n.gate.Host().NewStream(t.Context(), h.ID(), id); err != nil {
+		t.Fatal(err)
+	}
+	open(t, h, n, id)
+	if i := <-begun; i != 1 {
+		t.Fatal(i)
+	}
+	open(t, h, n, id)
+	<-ended // the gate ended it
+	select {
+	case <-begun:
+		t.Error("two at once")
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(next)
+	if i := <-begun; i != 2 {
+		t.Fatal(i)
+	}
+}
+
+// Of an admitted peer that opens stream after stream one is read and the
+// latest waits.
+func TestGateBoundsTheStreamsOfAnAdmittedPeer(t *testing.T) {
+	a, b := newGated(t, gateTCP), newGated(t, gateTCP)
+	connect(t, a, b)
+	link(a, b)
+	waitLinked(t, a, b)
+	for range 200 {
+		open(t, b.host, a, pubsub.FloodSubID)
+	}
+	eventually(t, "one stream is left", func() bool { return a.streams(network.DirInbound) == 1 })
+	talk(t, a, b, "still")
+}
+
+// After Close the host is as it was before, also while a peer goes on sending.
+func TestGateCloseLeavesNothing(t *testing.T) {
+	over(t, func(t *testing.T, listen string) {
+		a, b := newGated(t, listen), newGated(t, listen)
+		connect(t, a, b)
+		link(a, b)
+		waitLinked(t, a, b)
+		stop := make(chan struct{})
+		var sending sync.WaitGroup
+		sending.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+					b.topic.Publish(t.Context(), fmt.Append(nil, i))
+				}
+			}
+		})
+		a.stop() // the pubsub first, which leaves streams behind
+		a.gate.Close()
+		a.gate.Close()
+		close(stop)
+		sending.Wait()
+		for _, id := range a.host.Mux().Protocols() {
+			if id == pubsub.FloodSubID {
+				t.Error("the handler is still there")
+			}
+		}
+		eventually(t, "no stream is left", func() bool {
+			return a.streams(network.DirInbound) == 0 && a.streams(network.DirOutbound) == 0
+		})
+		a.gate.Admit(b.host.ID())
+		a.gate.Evict(b.host.ID())
+		if _, err := a.gate.Host().NewStream(t.Context(), b.host.ID(), pubsub.FloodSubID); err == nil {
+			t.Error("a stream after Close")
+		}
+		b.gate.Close()
+		b.stop()
+		eventually(t, "no goroutine is left", func() bool {
+			return !strings.Contains(stacks(), "pubsub") && !strings.Contains(stacks(), "host.(*Gate)")
+		})
+	})
+}
+
+func stacks() string {
+	buf := make([]byte, 1<<20)
+	return string(buf[:runtime.Stack(buf, true)])
+}

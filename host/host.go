@@ -1,0 +1,407 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/libp2p/go-libp2p/config"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	corehost "github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/sec"
+	"github.com/libp2p/go-libp2p/core/transport"
+	basichost "github.com/libp2p/go-libp2p/p2p/host/basic"
+	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
+	"github.com/libp2p/go-libp2p/p2p/host/peerstore/pstoremem"
+	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
+	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/net/upgrader"
+	"github.com/libp2p/go-libp2p/p2p/security/noise"
+	tls "github.com/libp2p/go-libp2p/p2p/security/tls"
+	libp2pquic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	libp2pwebrtc "github.com/libp2p/go-libp2p/p2p/transport/webrtc"
+	"github.com/libp2p/go-libp2p/p2p/transport/websocket"
+	libp2pwebtransport "github.com/libp2p/go-libp2p/p2p/transport/webtransport"
+	ma "github.com/multiformats/go-multiaddr"
+	"github.com/quic-go/quic-go"
+
+	"github.com/go-smokesignal/smokesignal/internal/logging"
+)
+
+var (
+	// ErrClosed is returned by Listen after Close.
+	ErrClosed = errors.New("host: closed")
+	// ErrListening is returned by Listen when it has succeeded before.
+	ErrListening = errors.New("host: already listening")
+)
+
+// Config says what [New] makes. The zero value is a host with a new identity
+// that listens on a free port of all interfaces.
+type Config struct {
+	// Key is the identity. Nil means a new one, as by [NewIdentity].
+	Key crypto.PrivKey
+
+	// Listen is what to listen on; empty means ":0". "host:port" is TCP and
+	// QUIC on the same number, host being an IP address or a name of this
+	// machine; ":port" or "port" means all interfaces, IPv4 and, if the machine
+	// has it, IPv6. Port 0 is a free one. Or a multiaddr, for one transport:
+	// TCP, QUIC, WebSocket, WebTransport or WebRTC-direct.
+	Listen []string
+
+	// Subnet, if valid, restricts all interfaces to this machine's addresses in
+	// it. To listen on an address outside of it is then an error.
+	Subnet netip.Prefix
+
+	// Advertise, if not empty, is announced instead of the addresses listened
+	// on: "host:port", for whichever of TCP and QUIC are listened on, or
+	// multiaddrs.
+	Advertise []string
+
+	// Log defaults to go-log's "smokesignal/host".
+	Log *slog.Logger
+}
+
+// A ConfigError is returned by [New] for a value that makes no sense.
+type ConfigError struct {
+	Option string // the field of [Config]
+	Value  string
+	Err    error
+}
+
+func (e *ConfigError) Error() string {
+	return fmt.Sprintf("host: %s %q: %v", e.Option, e.Value, e.Err)
+}
+
+func (e *ConfigError) Unwrap() error { return e.Err }
+
+// A Host is a libp2p host that speaks all transports when it dials, and
+// listens as its [Config] says. It does nothing unasked: no relay, no port
+// mapping, no probing of its own reachability, no metrics in a global registry.
+//
+// Its own methods may be called from several goroutines.
+type Host struct {
+	corehost.Host
+
+	log      *slog.Logger
+	swarm    *swarm.Swarm
+	quic     *quicreuse.ConnManager
+	sockets  sockets
+	requests []request
+	subnet   netip.Prefix
+	announce []ma.Multiaddr // empty: what is listened on
+
+	mu        sync.Mutex // held while Listen runs
+	closed    bool
+	listening atomic.Bool
+	close     func() error
+}
+
+// New makes a host which does not listen yet, so that handlers can be
+// registered before anybody calls. A bad Listen or Advertise text, a name
+// aside that cannot be looked up, and a Subnet without an address of this
+// machine are a [*ConfigError].
+func New(cfg Config) (*Host, error) {
+	logging.Dependencies()
+	h := &Host{log: cfg.Log, subnet: cfg.Subnet}
+	if h.log == nil {
+		h.log = logging.Room("host", nil)
+	}
+	key := cfg.Key
+	if key == nil {
+		var err error
+		if key, err = NewIdentity(); err != nil {
+			return nil, err
+		}
+	}
+	id, err := peer.IDFromPrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("host: key: %w", err)
+	}
+	if err := h.understand(cfg, id); err != nil {
+		return nil, err
+	}
+	if err := h.build(key, id); err != nil {
+		return nil, fmt.Errorf("host: make libp2p host: %w", err)
+	}
+	h.close = sync.OnceValue(h.shutdown)
+	return h, nil
+}
+
+// understand reads the texts of the configuration.
+func (h *Host) understand(cfg Config, id peer.ID) error {
+	if h.subnet.IsValid() {
+		h.subnet = h.subnet.Masked()
+		ips, err := interfaceIPs()
+		if err != nil {
+			return err
+		}
+		if _, err := ipsIn(h.subnet, ips); err != nil {
+			return &ConfigError{"Subnet", h.subnet.String(), err}
+		}
+	}
+	texts := cfg.Listen
+	if len(texts) == 0 {
+		texts = []string{":0"}
+	}
+	var ways []kind
+	for _, text := range texts {
+		r, err := parseListen(text)
+		if err == nil && h.subnet.IsValid() && r.ip.IsValid() && !r.ip.IsUnspecified() && !h.subnet.Contains(r.ip.WithZone("")) {
+			err = outside(r.ip, h.subnet)
+		}
+		if err != nil {
+			return &ConfigError{"Listen", text, err}
+		}
+		h.requests = append(h.requests, r)
+		ways = append(ways, r.kinds...)
+	}
+	for _, text := range cfg.Advertise {
+		a, err := parseAdvertise(text, id)
+		if err != nil {
+			return &ConfigError{"Advertise", text, err}
+		}
+		addrs := a.expand(ways)
+		if len(addrs) == 0 {
+			return &ConfigError{"Advertise", text, errors.New("this node listens on neither TCP nor QUIC; give a multiaddr")}
+		}
+		h.announce = append(h.announce, addrs...)
+	}
+	return nil
+}
+
+// build puts the libp2p host together by hand. libp2p.New does the same by
+// reflection, which takes three times as long (3 ms), registers metrics
+// globally even when they are disabled, and lacks the hold on UDP sockets that
+// Listen needs.
+func (h *Host) build(key crypto.PrivKey, id peer.ID) (err error) {
+	var undo []func() error
+	defer func() {
+		if err != nil {
+			for _, f := range slices.Backward(undo) {
+				f()
+			}
+		}
+	}()
+
+	store, err := pstoremem.NewPeerstore()
+	if err != nil {
+		return err
+	}
+	undo = append(undo, store.Close)
+	if err := errors.Join(store.AddPrivKey(id, key), store.AddPubKey(id, key.GetPublic())); err != nil {
+		return err
+	}
+	limits, err := newResourceManager()
+	if err != nil {
+		return err
+	}
+	undo = append(undo, limits.Close)
+	bus := eventbus.NewBus()
+	// The black hole detectors, after a hundred failed dials, let only one in a
+	// hundred pass: a seed on QUIC that was down for some minutes would be
+	// found again after many more.
+	h.swarm, err = swarm.NewSwarm(id, store, bus, swarm.WithResourceManager(limits),
+		swarm.WithUDPBlackHoleSuccessCounter(nil), swarm.WithIPv6BlackHoleSuccessCounter(nil))
+	if err != nil {
+		return err
+	}
+	undo = append(undo, h.swarm.Close)
+	if h.quic, err = h.newQUIC(key, limits); err != nil {
+		return err
+	}
+	undo = append(undo, h.quic.Close)
+	if err := h.addTransports(key, limits); err != nil {
+		return err
+	}
+	conns, err := connmgr.NewConnManager(160, 192) // libp2p's defaults
+	if err != nil {
+		return err
+	}
+	undo = append(undo, conns.Close)
+	basic, err := basichost.NewHost(h.swarm, &basichost.HostOpts{
+		EventBus:     bus,
+		ConnManager:  conns,
+		UserAgent:    "smokesignal",
+		EnablePing:   true,
+		AddrsFactory: h.announced,
+	})
+	if err != nil {
+		return err
+	}
+	basic.Start()
+	h.Host = basic
+	return nil
+}
+
+// newQUIC returns what the transports on UDP have in common. Like libp2p.New,
+// it asks the resource manager before a handshake begins.
+func (h *Host) newQUIC(key crypto.PrivKey, limits network.ResourceManager) (*quicreuse.ConnManager, error) {
+	resetKey, err := config.PrivKeyToStatelessResetKey(key)
+	if err != nil {
+		return nil, err
+	}
+	tokenKey, err := config.PrivKeyToTokenGeneratorKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return quicreuse.NewConnManager(resetKey, tokenKey,
+		quicreuse.OverrideListenUDP(h.sockets.take),
+		quicreuse.VerifySourceAddress(limits.VerifySourceAddress),
+		quicreuse.ConnContext(func(ctx context.Context, client *quic.ClientInfo) (context.Context, error) {
+			addr, err := quicreuse.ToQuicMultiaddr(client.RemoteAddr, quic.Version1)
+			if err != nil {
+				addr = nil // the resource manager decides
+			}
+			scope, err := limits.OpenConnection(network.DirInbound, false, addr)
+			if err != nil {
+				return ctx, err
+			}
+			ctx = network.WithConnManagementScope(ctx, scope)
+			context.AfterFunc(ctx, scope.Done)
+			return ctx, nil
+		}),
+	)
+}
+
+// addTransports adds all of them, whatever is listened on, since a node must be
+// able to dial any other. The three beyond TCP and QUIC cost 0.2 ms together.
+func (h *Host) addTransports(key crypto.PrivKey, limits network.ResourceManager) error {
+	muxers := []upgrader.StreamMuxer{{ID: yamux.ID, Muxer: yamux.DefaultTransport}}
+	tlsSecurity, err := tls.New(tls.ID, key, muxers)
+	if err != nil {
+		return err
+	}
+	noiseSecurity, err := noise.New(noise.ID, key, muxers)
+	if err != nil {
+		return err
+	}
+	up, err := upgrader.New([]sec.SecureTransport{tlsSecurity, noiseSecurity}, muxers, nil, limits, nil)
+	if err != nil {
+		return err
+	}
+	add := func(t transport.Transport, err error) error {
+		if err != nil {
+			return err
+		}
+		return h.swarm.AddTransport(t)
+	}
+	// Without SO_REUSEPORT, which would let a second node listen on the same
+	// port, and each get half of the connections.
+	tcpTransport, err := tcp.NewTCPTransport(up, limits, nil, tcp.DisableReuseport())
+	if err := add(tcpTransport, err); err != nil {
+		return err
+	}
+	if err := add(libp2pquic.NewTransport(key, h.quic, nil, nil, limits)); err != nil {
+		return err
+	}
+	webSocket, err := websocket.New(up, limits, nil)
+	if err := add(webSocket, err); err != nil {
+		return err
+	}
+	if err := add(libp2pwebtransport.New(key, nil, h.quic, nil, limits)); err != nil {
+		return err
+	}
+	webRTC, err := libp2pwebrtc.New(key, nil, nil, limits, h.socketForWebRTC)
+	return add(webRTC, err)
+}
+
+// socketForWebRTC shares the socket of a QUIC listener at the same address.
+func (h *Host) socketForWebRTC(netw string, at *net.UDPAddr) (net.PacketConn, error) {
+	for _, addr := range h.swarm.ListenAddresses() {
+		ip, port, k, ok := splitAddr(addr)
+		if ok && strings.HasPrefix(k.rest, kindQUIC.rest) && at.Port == int(port) && at.IP.Equal(ip.AsSlice()) {
+			return h.quic.SharedNonQUICPacketConn(netw, at)
+		}
+	}
+	return h.sockets.take(netw, at)
+}
+
+// announced replaces the addresses listened on by those to be told to others.
+func (h *Host) announced(listening []ma.Multiaddr) []ma.Multiaddr {
+	if len(listening) == 0 || len(h.announce) == 0 {
+		return listening
+	}
+	return h.announce
+}
+
+// Listen binds every address the configuration asks for and begins to accept
+// connections. If one of them cannot be bound, the error is a [*ListenError]
+// which names each that failed, and nothing stays bound, so that Listen may be
+// called again. After success it returns [ErrListening], after Close
+// [ErrClosed].
+//
+// It blocks only to look up host names, five seconds at most for each.
+func (h *Host) Listen() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return ErrClosed
+	}
+	if h.listening.Load() {
+		return ErrListening
+	}
+	m, err := thisMachine()
+	if err != nil {
+		return err
+	}
+	groups, failed := m.plan(h.requests, h.subnet)
+	if len(failed) == 0 {
+		b := binder{sw: h.swarm, sockets: &h.sockets}
+		failed = b.bind(groups)
+	}
+	if len(failed) > 0 {
+		return &ListenError{failed}
+	}
+	h.listening.Store(true)
+	h.log.Info("listening", "id", h.ID(), "addrs", h.swarm.ListenAddresses())
+	h.logBuffers()
+	return nil
+}
+
+// logBuffers says what quic-go would say on stderr.
+func (h *Host) logBuffers() {
+	for _, c := range h.sockets.listening() {
+		if size, ok := receiveBuffer(c); ok && size < wantReceiveBuffer {
+			h.log.Debug("UDP receive buffer is small; a fast QUIC sender may be slowed down, see https://github.com/quic-go/quic-go/wiki/UDP-Buffer-Sizes",
+				"addr", c.LocalAddr(), "bytes", size, "want", wantReceiveBuffer)
+		}
+	}
+}
+
+// wantReceiveBuffer is what quic-go asks for.
+const wantReceiveBuffer = 7 << 20
+
+// Dialable returns the addresses under which others can dial this host, each
+// with /p2p/ID, the most reachable first: public, private, loopback; nothing
+// before Listen. All interfaces are told one by one, and ports are never 0.
+func (h *Host) Dialable() []ma.Multiaddr {
+	if !h.listening.Load() {
+		return nil // after a failed Listen, libp2p takes a while to forget
+	}
+	return dialable(h.Addrs(), h.ID())
+}
+
+// Close closes all connections and listeners and waits until the host's
+// goroutines have ended. It may be called more than once; every call returns
+// the same error.
+func (h *Host) Close() error { return h.close() }
+
+func (h *Host) shutdown() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	// Sockets last: swarm and transports still say goodbye on them.
+	return errors.Join(h.Host.Close(), h.quic.Close())
+}

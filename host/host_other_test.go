@@ -1,0 +1,5 @@
+//go:build !linux
+
+package host
+
+var linuxChildren map[string]func()

@@ -1,0 +1,27 @@
+//go:build !(darwin || dragonfly || freebsd || illumos || linux || netbsd || openbsd || windows)
+
+package host
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+)
+
+// lockFile locks f by a second file beside it, as there is no lock which ends
+// with the process here. After a crash it has to be removed by hand.
+func lockFile(f *os.File) (unlock func() error, err error) {
+	name := f.Name() + ".lock"
+	lock, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("%w (if not, remove %s)", ErrIdentityInUse, name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	lock.Close()
+	return func() error { return os.Remove(name) }, nil
+}
+
+func isReadOnly(error) bool { return false }

@@ -1,0 +1,94 @@
+package host
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/libp2p/go-libp2p/x/rate"
+)
+
+// protocolLimits are the streams one peer may have of each protocol of a node,
+// in each direction. A link needs one, or two while an old one ends; overlay
+// and repair open short ones besides. libp2p would grant 64 and more, at some
+// 57 KiB each.
+var protocolLimits = []struct {
+	id      protocol.ID
+	perPeer int
+	memory  int64
+}{
+	{"/smokesignal/overlay/1.0.0", 8, 4 << 20},
+	{"/smokesignal/events/1.0.0", 4, 16 << 20},
+	{"/smokesignal/repair/1.0.0", 8, 16 << 20},
+	{"/floodsub/1.0.0", 4, 16 << 20},
+}
+
+// SetLimits adds the limits of smokesignal's protocols to those of a resource
+// manager, for an application which makes the libp2p host itself. Hosts made
+// by [New] have them.
+//
+// It is about streams: an application whose peers share an IP address also
+// wants rcmgr.WithLimitPerSubnet and rcmgr.WithConnRateLimiters, since libp2p
+// accepts no more than eight connections from one.
+func SetLimits(limits *rcmgr.ScalingLimitConfig) {
+	for _, p := range protocolLimits {
+		limits.AddProtocolLimit(p.id,
+			rcmgr.BaseLimit{StreamsInbound: 1024, StreamsOutbound: 1024, Streams: 2048, Memory: 64 << 20},
+			rcmgr.BaseLimitIncrease{StreamsInbound: 1024, StreamsOutbound: 1024, Streams: 2048, Memory: 128 << 20})
+		limits.AddProtocolPeerLimit(p.id,
+			rcmgr.BaseLimit{StreamsInbound: p.perPeer, StreamsOutbound: p.perPeer, Streams: 2 * p.perPeer, Memory: p.memory},
+			rcmgr.BaseLimitIncrease{})
+	}
+}
+
+const (
+	// connsPerIP is how many connections may come from, or go to, one IPv4
+	// address or IPv6 /56 at a time. libp2p's eight lock out the ninth node
+	// behind a NAT, or in one container host. 64 nodes take at most two each
+	// (both ends dial at once), and as many again while those of a life that
+	// ended without a word (QUIC, 40 s) are still counted.
+	connsPerIP = 256
+	// connRatePerIP is new connections per second from one address, after a
+	// burst of connsPerIP: 64 nodes that try again every 8 s, twice over.
+	connRatePerIP = 16
+)
+
+// newResourceManager returns libp2p's default limits for this machine, with
+// those of our protocols, and room for many nodes behind one address.
+func newResourceManager() (network.ResourceManager, error) {
+	limits := rcmgr.DefaultLimits
+	libp2p.SetDefaultServiceLimits(&limits)
+	SetLimits(&limits)
+	// On a machine with less than 1 GiB the defaults let 64 in, and 32 at once.
+	// Twice what one address may have, so that none can take all.
+	limits.SystemBaseLimit.ConnsInbound = 2 * connsPerIP
+	limits.SystemBaseLimit.Conns = 3 * connsPerIP
+	limits.TransientBaseLimit.ConnsInbound = connsPerIP / 2
+	limits.TransientBaseLimit.Conns = connsPerIP / 2
+	limits.TransientBaseLimit.FD = connsPerIP / 2
+	return rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits.AutoScale()),
+		rcmgr.WithMetricsDisabled(),
+		// As by default, /48 is for those who have been given many /56.
+		rcmgr.WithLimitPerSubnet(
+			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: connsPerIP}},
+			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 56, ConnCount: connsPerIP}, {PrefixLength: 48, ConnCount: 8 * connsPerIP}},
+		),
+		rcmgr.WithConnRateLimiters(&rate.Limiter{
+			NetworkPrefixLimits: []rate.PrefixLimit{ // no limit on loopback
+				{Prefix: netip.MustParsePrefix("127.0.0.0/8")},
+				{Prefix: netip.MustParsePrefix("::1/128")},
+			},
+			SubnetRateLimiter: rate.SubnetLimiter{
+				IPv4SubnetLimits: []rate.SubnetLimit{{PrefixLength: 32, Limit: rate.Limit{RPS: connRatePerIP, Burst: connsPerIP}}},
+				IPv6SubnetLimits: []rate.SubnetLimit{
+					{PrefixLength: 56, Limit: rate.Limit{RPS: connRatePerIP, Burst: connsPerIP}},
+					{PrefixLength: 48, Limit: rate.Limit{RPS: 8 * connRatePerIP, Burst: 8 * connsPerIP}},
+				},
+				GracePeriod: time.Minute,
+			},
+		}),
+	)
+}

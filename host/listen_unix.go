@@ -1,0 +1,22 @@
+//go:build unix
+
+package host
+
+import (
+	"net"
+	"syscall"
+)
+
+// receiveBuffer returns the size of a socket's receive buffer in bytes, as the
+// system reports it.
+func receiveBuffer(c *net.UDPConn) (size int, ok bool) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, false
+	}
+	var opErr error
+	err = raw.Control(func(fd uintptr) {
+		size, opErr = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF)
+	})
+	return size, err == nil && opErr == nil
+}

@@ -1,0 +1,130 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+)
+
+// LocalIP returns this machine's first address in a subnet, in the order of
+// the interfaces. The subnet is an address and a netmask, as in
+// "192.168.2.1/255.255.255.0", or CIDR, as in "192.168.2.0/24" or "fd00::/64";
+// its host bits do not matter. Loopback counts ("127.0.0.1/8"), interfaces that
+// are down do not. A link-local IPv6 address comes with its zone.
+//
+// If there is none, the error lists the addresses there are.
+func LocalIP(subnet string) (netip.Addr, error) {
+	prefix, err := ParseSubnet(subnet)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	have, err := interfaceIPs()
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	in, err := ipsIn(prefix, have)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("host: local IP: %w", err)
+	}
+	return in[0], nil
+}
+
+// ParseSubnet reads a subnet as [LocalIP] does. The host bits of the result
+// are zero.
+func ParseSubnet(text string) (netip.Prefix, error) {
+	addr, mask, _ := strings.Cut(text, "/")
+	ip, err := netip.ParseAddr(addr)
+	if err != nil || ip.Zone() != "" || ip.Is4In6() {
+		return netip.Prefix{}, badSubnet(text)
+	}
+	prefix, err := netip.ParsePrefix(text)
+	if err != nil {
+		bits, ok := maskBits(ip, mask)
+		if !ok {
+			return netip.Prefix{}, badSubnet(text)
+		}
+		prefix = netip.PrefixFrom(ip, bits)
+	}
+	return prefix.Masked(), nil
+}
+
+func badSubnet(text string) error {
+	return fmt.Errorf("host: subnet %q: want an address and a netmask, as in 192.168.2.1/255.255.255.0, or CIDR, as in 192.168.2.0/24 or fd00::/64", text)
+}
+
+// maskBits returns the number of ones of a netmask which belongs to ip.
+func maskBits(ip netip.Addr, text string) (int, bool) {
+	mask, err := netip.ParseAddr(text)
+	if err != nil || mask.BitLen() != ip.BitLen() {
+		return 0, false
+	}
+	ones, size := net.IPMask(mask.AsSlice()).Size() // 0, 0 if the ones have a gap
+	return ones, size != 0
+}
+
+// ipsIn returns those of have which are inside prefix, or an error which
+// lists have.
+func ipsIn(prefix netip.Prefix, have []netip.Addr) ([]netip.Addr, error) {
+	var in []netip.Addr
+	for _, ip := range have {
+		if prefix.Contains(ip.WithZone("")) {
+			in = append(in, ip)
+		}
+	}
+	if len(in) == 0 {
+		return nil, fmt.Errorf("this machine has no address in %v; it has %s", prefix, joinIPs(have))
+	}
+	return in, nil
+}
+
+func joinIPs(ips []netip.Addr) string {
+	if len(ips) == 0 {
+		return "none"
+	}
+	var texts []string
+	for _, ip := range ips {
+		texts = append(texts, ip.String())
+	}
+	return strings.Join(texts, ", ")
+}
+
+// interfaceIPs returns the addresses of all interfaces that are up.
+func interfaceIPs() ([]netip.Addr, error) {
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("host: list network interfaces: %w", err)
+	}
+	var ips []netip.Addr
+	var errs []error
+	for _, i := range interfaces {
+		if i.Flags&net.FlagUp == 0 {
+			continue
+		}
+		addrs, err := i.Addrs()
+		if err != nil {
+			errs = append(errs, err) // it may have gone meanwhile
+			continue
+		}
+		for _, a := range addrs {
+			n, ok := a.(*net.IPNet)
+			if !ok {
+				continue
+			}
+			ip, ok := netip.AddrFromSlice(n.IP)
+			if !ok {
+				continue
+			}
+			ip = ip.Unmap()
+			if ip.Is6() && ip.IsLinkLocalUnicast() {
+				ip = ip.WithZone(i.Name)
+			}
+			ips = append(ips, ip)
+		}
+	}
+	if len(ips) == 0 && len(errs) > 0 {
+		return nil, fmt.Errorf("host: list network addresses: %w", errors.Join(errs...))
+	}
+	return ips, nil
+}

@@ -44,19 +44,27 @@ type gated struct {
 
 func newGated(t *testing.T, listen ...string) *gated {
 	t.Helper()
-	h, err := libp2p.New(libp2p.ListenAddrStrings(listen...), libp2p.DisableRelay(), libp2p.ResourceManager(&network.NullResourceManager{}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := &gated{t: t, host: h, gate: NewGate(h, GateConfig{}), got: make(map[string]int), from: make(map[peer.ID]bool), news: make(chan struct{})}
+	n := newBare(t, listen...)
 	var ctx context.Context
 	ctx, n.stop = context.WithCancel(context.Background())
-	t.Cleanup(n.close)
+	var err error
 	n.ps, err = pubsub.NewFloodSub(ctx, n.gate.Host(), pubsub.WithPeerOutboundQueueSize(1<<16), pubsub.WithValidateQueueSize(1<<16), pubsub.WithValidateWorkers(1))
 	if err != nil {
 		t.Fatal(err)
 	}
 	n.join("topic")
+	return n
+}
+
+// newBare is newGated without a pubsub.
+func newBare(t *testing.T, listen ...string) *gated {
+	t.Helper()
+	h, err := libp2p.New(libp2p.ListenAddrStrings(listen...), libp2p.DisableRelay(), libp2p.ResourceManager(&network.NullResourceManager{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &gated{t: t, host: h, gate: NewGate(h, GateConfig{}), got: make(map[string]int), from: make(map[peer.ID]bool), news: make(chan struct{}), stop: func() {}}
+	t.Cleanup(n.close)
 	return n
 }
 
@@ -618,7 +626,7 @@ func TestGateRefusesWhoIsNotAdmittedInTime(t *testing.T) {
 // and then takes it for the end of that one.
 func TestGateHandsOverOneStreamAfterTheOther(t *testing.T) {
 	const id = "/test"
-	n := newGated(t, gateTCP)
+	n := newBare(t, gateTCP)
 	h := stranger(t, n)
 	h.SetStreamHandler(id, func(network.Stream) {})
 	ended, next := make(chan struct{}), make(chan struct{})

@@ -33,7 +33,7 @@ const (
 	quicWarning = "QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING"
 )
 
-var rooms = []string{"", "host", "events", "discovery", "health"}
+var rooms = []string{"", "node", "host", "events", "discovery", "health"}
 
 // Only our own names are touched here, so importing smokesignal changes
 // nothing for anybody else. It happens this early so that whatever the

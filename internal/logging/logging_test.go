@@ -165,7 +165,7 @@ func TestQuietUnlessAsked(t *testing.T) {
 
 func TestRoomsAreListed(t *testing.T) {
 	listed := golog.GetSubsystems()
-	for _, want := range []string{"smokesignal", "smokesignal/host", "smokesignal/events", "smokesignal/discovery", "smokesignal/health"} {
+	for _, want := range []string{"smokesignal", "smokesignal/node", "smokesignal/host", "smokesignal/events", "smokesignal/discovery", "smokesignal/health"} {
 		if !slices.Contains(listed, want) {
 			t.Errorf("%s is not among %v", want, listed)
 		}

@@ -1,0 +1,56 @@
+// Package smokesignal passes events between peers: broadcast them to a whole
+// network, or speak to one node. Nodes find each other through seeds, keep a few
+// links each, and come back by themselves when they were cut off.
+//
+// The shortest useful program is the package example: two nodes and one typed
+// event. The Synopsis example follows the library's life in order.
+//
+// It is event passing and no more: no replication, no storage, no agreement. Those
+// are built on top, from events.
+//
+// # Promises
+//
+// Connect and disconnect: OnConnect runs once when the peer list goes from empty
+// to one, OnDisconnect once when it is empty again. On adding the order is OnConnect,
+// OnPeerAdded, Peers().OnAdd; on removing OnDisconnect, OnPeerRemoved,
+// Peers().OnRemove, Peer.OnClose. A peer is added only when both sides see each
+// other, so a broadcast sent in OnConnect reaches it. Its direct events are read
+// only after the OnAdd handlers have returned. One id is one peer, however many
+// connections there are.
+//
+// Direct events (Peer.Emit) arrive per caller in the order of the calls, at most
+// once. Nil means accepted into the peer's queue; OnClose says how many were not
+// written. Emit blocks while the peer is slow.
+//
+// Broadcasts arrive at every node linked to the network once and in their sender's
+// order; the sender does not hear itself, and who sent an event is proven by its
+// signature. Nil means accepted and handed on. Without a peer Emit returns
+// ErrNoPeers.
+//
+// A netsplit is reported once per seed and loss, when nothing was heard of the seed
+// through the overlay for two PingIntervals and the PingTimeout, and its end once.
+//
+// Healing: a node that lost its last peer tries its seeds and all known addresses at
+// once and then after 1, 2, 4, 8, 8 ... seconds, for ever.
+//
+// Handlers of one sender's events on one channel run one after the other, across
+// names; different senders may run at the same time. No handler runs on the
+// goroutine of Emit, and On, Emit and Shutdown may be used inside. A panic is
+// caught and logged. A slow direct handler slows down its sender alone.
+//
+// Close flushes, fires disconnect, waits for handlers and leaves nothing behind.
+//
+// Bad input: nothing a stranger sends can crash a node, grow its memory without
+// bound or speak in another's name. Nothing fails in silence: every failure to
+// join, send or deliver is found in an error, a callback or the log.
+//
+// docs/coverage.md names the test that proves each.
+//
+// # Rooms
+//
+// The root wires the rooms and decides nothing by itself. Package host is the
+// libp2p host, the peer list and the gate through which pubsub sees links instead
+// of connections; events has named events, direct and broadcast; discovery knows
+// where peers come from and which to keep; health watches whether the network is
+// whole. Each has the promises of its own in its package doc.
+package smokesignal

@@ -1,0 +1,75 @@
+package smokesignal
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/go-smokesignal/smokesignal/discovery"
+	"github.com/go-smokesignal/smokesignal/events"
+)
+
+// Errors of sending; test for them with errors.Is.
+var (
+	// ErrNotStarted: the node has not been started.
+	ErrNotStarted = events.ErrNotStarted
+	// ErrNoPeers: a broadcast would reach nobody, since there are no peers.
+	ErrNoPeers = events.ErrNoPeers
+	// ErrTooLarge: the event is larger than MaxEventSize. Nothing was sent.
+	ErrTooLarge = events.ErrTooLarge
+	// ErrStalled: nothing could be written to the peer for ten seconds.
+	ErrStalled = events.ErrStalled
+	// ErrBadName: an event name must be 1 to 128 bytes of UTF-8, and not "*".
+	ErrBadName = events.ErrBadName
+	// ErrClosed: the node is closed, or closing.
+	ErrClosed = events.ErrClosed
+)
+
+// Errors of starting and joining.
+var (
+	// ErrStarted: Start was called before.
+	ErrStarted = errors.New("smokesignal: already started")
+	// ErrNotConnected: the node has no peer; Ready says why.
+	ErrNotConnected = errors.New("smokesignal: not connected")
+	// ErrFull: the peer list, ours or theirs, has no room.
+	ErrFull = discovery.ErrFull
+	// ErrSelf: the address is that of this node.
+	ErrSelf = discovery.ErrSelf
+	// ErrOtherNetwork: the node there belongs to a network of another name.
+	ErrOtherNetwork = discovery.ErrOtherNetwork
+	// ErrUnreachable: nobody answers at the address.
+	ErrUnreachable = discovery.ErrUnreachable
+	// ErrUnresolvable: the name has no address.
+	ErrUnresolvable = discovery.ErrUnresolvable
+	// ErrNotSmokesignal: a libp2p host answers there, but no smokesignal node.
+	ErrNotSmokesignal = discovery.ErrNotSmokesignal
+)
+
+type (
+	// SeedError says why a seed cannot be used and when it is tried again.
+	SeedError = discovery.SeedError
+	// WrongIDError says that another node answered than the one asked for.
+	WrongIDError = discovery.WrongIDError
+)
+
+// CloseError is the reason that OnClose gets.
+type CloseError struct {
+	Peer ID
+	// Unwritten counts the direct events that Emit had accepted and that were not
+	// written to the peer.
+	Unwritten int
+	// Err says why the link ended.
+	Err error
+}
+
+func (e *CloseError) Error() string {
+	text := fmt.Sprintf("smokesignal: %v", e.Err)
+	switch e.Unwritten {
+	case 0:
+		return text
+	case 1:
+		return text + "; 1 event was not written"
+	}
+	return fmt.Sprintf("%s; %d events were not written", text, e.Unwritten)
+}
+
+func (e *CloseError) Unwrap() error { return e.Err }

@@ -1,0 +1,227 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corehost "github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"go.uber.org/goleak"
+)
+
+// left returns what of ours is left behind on a host.
+func left(h corehost.Host) (streams int, handler bool) {
+	for _, c := range h.Network().Conns() {
+		for _, s := range c.GetStreams() {
+			if s.Protocol() == ProtocolDirect {
+				streams++
+			}
+		}
+	}
+	return streams, slices.Contains(h.Mux().Protocols(), ProtocolDirect)
+}
+
+// Close leaves no goroutine, stream or handler behind on a host that lives on,
+// whatever goes on meanwhile.
+func TestCloseLeavesNothingBehind(t *testing.T) {
+	overTransports(t, func(t *testing.T, listen string) {
+		ha, hb := newHost(t, listen), newHost(t, listen)
+		connect(t, ha, hb)
+		hb.SetStreamHandler(ProtocolDirect, func(network.Stream) {}) // hosts with one more handler
+		hb.RemoveStreamHandler(ProtocolDirect)
+		before := goleak.IgnoreCurrent()
+		for name, use := range map[string]func(a, b *Direct){
+			"unused": func(a, b *Direct) {},
+			"idle":   func(a, b *Direct) { emit(t, a, b.id(), "x"); a.Flush(t.Context()) },
+			"busy": func(a, b *Direct) {
+				for range 1000 {
+					emit(t, a, b.id(), "x")
+					emit(t, b, a.id(), "x")
+				}
+			},
+			"a handler that waits for its ctx": func(a, b *Direct) {
+				in := make(chan struct{})
+				b.On("x", func(ctx context.Context, _ *Event) { close(in); <-ctx.Done() })
+				emit(t, a, b.id(), "x")
+				<-in
+			},
+			"views that nobody reads": func(a, b *Direct) {
+				b.Stream(a.id())
+				s := a.Stream(b.id())
+				for range 2 * viewEvents {
+					s.Write([]byte("x"))
+				}
+			},
+			"a loop": func(a, b *Direct) {
+				go func() {
+					for range Name[string]("x").All(context.Background(), b) {
+					}
+				}()
+				for range 10 {
+					emit(t, a, b.id(), "x", "text")
+				}
+			},
+		} {
+			for _, order := range []string{"sender first", "receiver first", "at once"} {
+				a, b := NewDirect(ha, DirectConfig{}), NewDirect(hb, DirectConfig{})
+				a.Start()
+				b.Start()
+				use(a, b)
+				ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+				closeIt := func(d *Direct) {
+					if err := d.Close(ctx); err != nil {
+						t.Errorf("%s, %s: %v", name, order, err)
+					}
+				}
+				switch order {
+				case "sender first":
+					closeIt(a)
+					closeIt(b)
+				case "receiver first":
+					closeIt(b)
+					closeIt(a)
+				default:
+					var wg sync.WaitGroup
+					wg.Go(func() { closeIt(a) })
+					wg.Go(func() { closeIt(b) })
+					wg.Wait()
+				}
+				cancel()
+				for _, h := range []corehost.Host{ha, hb} {
+					if streams, handler := left(h); streams != 0 || handler {
+						t.Errorf("%s, %s: %d streams left, handler left: %v", name, order, streams, handler)
+					}
+				}
+			}
+		}
+		if err := goleak.Find(before); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Close in time though a peer is frozen and 64 goroutines emit.
+func TestCloseWhileManyEmit(t *testing.T) {
+	overTransports(t, func(t *testing.T, listen string) {
+		b := newDirect(t, newHost(t, listen), DirectConfig{})
+		a, to := frozen(t, listen, DirectConfig{})
+		connect(t, a.host, b.host)
+		var errs sync.Map
+		var emitters sync.WaitGroup
+		started := make(chan struct{}, 64)
+		for i := range 64 {
+			to := to
+			if i%2 == 0 {
+				to = b.id()
+			}
+			emitters.Go(func() {
+				started <- struct{}{}
+				_, err := fill(context.Background(), a, to, 10<<10)
+				errs.Store(i, err)
+			})
+		}
+		for range 64 {
+			<-started
+		}
+		waitUntilFull(t, a, to)
+		start := time.Now()
+		closeDirect(t, a)
+		emitters.Wait()
+		if d := time.Since(start); d > 5*time.Second {
+			t.Errorf("it took %v", d)
+		}
+		for i, err := range errs.Range {
+			if !errors.Is(err.(error), ErrClosed) {
+				t.Errorf("emitter %v: %v", i, err)
+			}
+		}
+		if streams, _ := left(a.host); streams != 0 {
+			t.Errorf("%d streams left", streams)
+		}
+	})
+}
+
+// A handler may close its node: Close waits for the other handlers, not for
+// this one.
+func TestCloseInAHandler(t *testing.T) {
+	overTransports(t, func(t *testing.T, listen string) {
+		a, b := pair(t, listen, DirectConfig{})
+		c := newDirect(t, newHost(t, listen), DirectConfig{})
+		connect(t, c.host, b.host)
+		var otherDone atomic.Bool
+		in, closing := make(chan struct{}), make(chan struct{})
+		b.On("other", func(ctx context.Context, _ *Event) {
+			close(in)
+			<-ctx.Done()
+			<-closing
+			otherDone.Store(true)
+		})
+		result := make(chan error, 1)
+		b.On("close", func(ctx context.Context, _ *Event) {
+			go func() { <-ctx.Done(); close(closing) }()
+			err := b.Close(ctx)
+			if !otherDone.Load() {
+				t.Error("the other handler was not waited for")
+			}
+			if ctx.Err() == nil {
+				t.Error("the handler's context has not ended")
+			}
+			if err := b.Emit(ctx, a.id(), "x"); !errors.Is(err, ErrClosed) {
+				t.Error(err)
+			}
+			result <- err
+		})
+		emit(t, c, b.id(), "other")
+		<-in
+		emit(t, a, b.id(), "close")
+		if err := <-result; err != nil {
+			t.Error(err)
+		}
+		closeDirect(t, b) // this one waits for the handler, too
+	})
+}
+
+// A handler that does not return keeps Close until its ctx ends, and what is
+// left then ends with the handler.
+func TestCloseWithAStuckHandler(t *testing.T) {
+	a, b := pair(t, tcp, DirectConfig{})
+	in, out := make(chan struct{}), make(chan struct{})
+	b.On("x", func(context.Context, *Event) { close(in); <-out })
+	emit(t, a, b.id(), "x")
+	<-in
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := b.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+	close(out)
+}
+
+func TestCloseBeforeStart(t *testing.T) {
+	h := newHost(t, tcp)
+	h.SetStreamHandler(ProtocolDirect, func(network.Stream) {}) // somebody else's
+	d := NewDirect(h, DirectConfig{})
+	v := d.Stream("somebody")
+	closeDirect(t, d)
+	closeDirect(t, d)
+	d.Start()
+	if _, handler := left(h); !handler {
+		t.Error("the handler of somebody else is gone")
+	}
+	if _, err := v.Read(make([]byte, 1)); err == nil {
+		t.Error("a view of a closed node")
+	}
+	select {
+	case <-d.Done():
+	default:
+		t.Error("Done is open")
+	}
+	if n := d.Release("somebody", nil); n != 0 {
+		t.Error(n)
+	}
+}

@@ -1,0 +1,232 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/frame"
+)
+
+const (
+	maxInbound   = 4           // streams of one peer at a time
+	drainTimeout = time.Second // silence on a stream that has a successor
+	readBuffer   = 16 << 10    // bytes for each stream
+)
+
+// Variables only for the tests.
+var (
+	helloTimeout = 5 * time.Second  // from a stream's beginning to its hello
+	frameTimeout = 10 * time.Second // from a frame's first byte to its last
+)
+
+// inboundPeer is the streams that a peer has opened.
+type inboundPeer struct {
+	streams map[*inbound]struct{}
+	last    *inbound // the newest that said hello
+}
+
+// inbound is one of them. A peer's streams are read one after the other, in
+// the order in which it opened them, as a stream that broke may still hold
+// events that come before those of its successor.
+type inbound struct {
+	network.Stream
+	from  peer.ID
+	hello hello
+	done  chan struct{} // closed when it was read to its end
+
+	retired atomic.Bool // a newer one waits
+}
+
+// SetReadDeadline is what the frame reader sets.
+func (s *inbound) SetReadDeadline(t time.Time) error {
+	if s.retired.Load() {
+		t = time.Now().Add(drainTimeout)
+	}
+	return s.Stream.SetReadDeadline(t)
+}
+
+func (s *inbound) Read(p []byte) (int, error) {
+	if s.retired.Load() {
+		// Only silence ends it: a slow handler may take longer to get here.
+		s.Stream.SetReadDeadline(time.Now().Add(drainTimeout))
+	}
+	return s.Stream.Read(p)
+}
+
+func (s *inbound) retire() {
+	s.retired.Store(true)
+	s.Stream.SetReadDeadline(time.Now().Add(drainTimeout))
+}
+
+// receive is the stream handler.
+func (d *Direct) receive(stream network.Stream) {
+	s := &inbound{Stream: stream, from: stream.Conn().RemotePeer(), done: make(chan struct{})}
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		s.ResetWithError(network.StreamShutdown)
+		return
+	}
+	in := d.inbound[s.from]
+	if in == nil {
+		in = &inboundPeer{streams: make(map[*inbound]struct{})}
+		d.inbound[s.from] = in
+	}
+	if len(in.streams) == maxInbound {
+		d.mu.Unlock()
+		d.refuse(s, network.StreamResourceLimitExceeded, "too many streams", nil)
+		return
+	}
+	in.streams[s] = struct{}{}
+	ctx, leave := d.mux.enter(d.ctx)
+	d.mu.Unlock()
+	// Not on libp2p's goroutine: a handler may end the one it is called on
+	// (runtime.Goexit), and libp2p has something left to do on its own.
+	go func() {
+		defer leave()
+		defer func() {
+			close(s.done)
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			if delete(in.streams, s); len(in.streams) == 0 {
+				delete(d.inbound, s.from)
+			}
+		}()
+		defer s.Reset()
+		d.serve(ctx, s)
+	}()
+}
+
+// serve reads a stream from its beginning to its end.
+func (d *Direct) serve(ctx context.Context, s *inbound) {
+	r := frame.NewReaderSize(s, maxHello, readBuffer)
+	if d.greeted(s, r) {
+		d.read(ctx, s, r)
+	}
+}
+
+// greeted reads the hello and reports whether the stream's events may be read.
+// It waits for that moment.
+func (d *Direct) greeted(s *inbound, r *frame.Reader) bool {
+	// The streams' windows are accounted by libp2p. Our own buffers are not
+	// reserved in its resource manager: a reservation large enough for any
+	// event would be refused for honest peers long before it is used, and
+	// frame.Reader allocates no more than what has come.
+	if err := s.Scope().SetService(Service); err != nil {
+		d.refuse(s, network.StreamResourceLimitExceeded, "resource limit", err)
+		return false
+	}
+	s.Stream.SetReadDeadline(time.Now().Add(helloTimeout))
+	b, err := r.Next()
+	if err == nil {
+		s.hello, err = parseHello(b)
+	}
+	if err != nil {
+		d.failed(s, err)
+		return false
+	}
+	if s.hello.network != d.cfg.Network {
+		d.refuse(s, codeOtherNetwork, "other network", errors.New(quote(s.hello.network)))
+		return false
+	}
+	older, ok := d.inLine(s)
+	if !ok {
+		d.refuse(s, network.StreamSupplanted, "older than another of its streams", nil)
+		return false
+	}
+	if older != nil {
+		// Waiting comes before Admit, so that nobody leaves the line from its
+		// middle.
+		older.retire()
+		select {
+		case <-older.done:
+		case <-d.ctx.Done():
+		}
+	}
+	if err := d.cfg.Admit(d.ctx, s.from); err != nil {
+		d.refuse(s, codeRefused, "not admitted", err)
+		return false
+	}
+	s.SetReadDeadline(time.Time{})
+	r.SetLimit(d.cfg.MaxEventSize + envelope)
+	r.SetTimeout(s, frameTimeout)
+	return true
+}
+
+// inLine makes s the newest stream of its peer and returns the one before it.
+// It refuses a stream that was overtaken by one which its sender opened later.
+func (d *Direct) inLine(s *inbound) (older *inbound, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	in := d.inbound[s.from]
+	older = in.last
+	if older != nil && older.hello.session == s.hello.session && older.hello.serial > s.hello.serial && s.hello.serial != 0 {
+		return nil, false
+	}
+	in.last = s
+	return older, true
+}
+
+// read calls the handlers for the stream's events until it ends.
+func (d *Direct) read(ctx context.Context, s *inbound, r *frame.Reader) {
+	events := eventMaker{from: s.from}
+	for {
+		b, err := r.Next()
+		if err == nil {
+			b, err = parseEventFrame(b)
+		}
+		if err != nil {
+			d.failed(s, err)
+			return
+		}
+		if b == nil {
+			continue // a kind of frame that is not known here
+		}
+		ev, err := events.event(b)
+		if err != nil {
+			d.failed(s, err)
+			return
+		}
+		if d.ctx.Err() != nil {
+			s.ResetWithError(network.StreamShutdown)
+			return
+		}
+		d.mux.dispatch(ctx, ev)
+	}
+}
+
+// failed ends a stream on which a read failed.
+func (d *Direct) failed(s *inbound, err error) {
+	switch {
+	case errors.Is(err, io.EOF):
+		s.Close()
+	case d.ctx.Err() != nil:
+		s.ResetWithError(network.StreamShutdown)
+	case errors.Is(err, ErrMalformed), errors.Is(err, frame.ErrMalformed), errors.Is(err, frame.ErrTooLarge):
+		d.nMalformed.Add(1)
+		d.log.Debug("malformed direct events", "peer", s.from, "error", cut(err.Error(), 256))
+		s.ResetWithError(network.StreamProtocolViolation)
+	case s.retired.Load():
+		s.ResetWithError(network.StreamSupplanted)
+	case isTimeout(err):
+		d.nMalformed.Add(1)
+		d.log.Debug("slow direct events: a frame was begun and not ended in time", "peer", s.from)
+		s.ResetWithError(network.StreamProtocolViolation)
+	default:
+		d.log.Debug("stream of direct events lost", "peer", s.from, "error", err)
+		s.Reset()
+	}
+}
+
+// refuse resets a stream before its events were read.
+func (d *Direct) refuse(s *inbound, code network.StreamErrorCode, why string, err error) {
+	d.nRefused.Add(1)
+	d.log.Debug("stream of direct events refused", "peer", s.from, "reason", why, "error", err)
+	s.ResetWithError(code)
+}

@@ -1,0 +1,84 @@
+// Package events passes named events between the nodes of a network: to one
+// peer over a stream of its own (Direct), and to all over a floodsub topic
+// (Broadcast). Both take the place of an event emitter that reaches into other
+// processes:
+//
+//	greet := events.Name[string]("greet") // both ends agree on name and type
+//
+//	there := events.NewDirect(hostB, events.DirectConfig{})
+//	greet.On(there, func(ctx context.Context, from peer.ID, who string) {
+//		there.Emit(ctx, from, "thanks", who, 42) // any number of arguments
+//	})
+//	there.Start()
+//	defer there.Close(ctx)
+//
+//	here := events.NewDirect(hostA, events.DirectConfig{})
+//	here.On("thanks", func(ctx context.Context, ev *events.Event) {
+//		var who string
+//		var n int
+//		err := ev.Decode(&who, &n)
+//		fmt.Println(who, n, err)
+//	})
+//	here.Start()
+//	defer here.Close(ctx)
+//
+//	err := here.Emit(ctx, hostB.ID(), "greet", "Ada")
+//
+// Package smokesignal is made of this one and others; a program that wants a
+// whole node starts there.
+//
+// # What order holds
+//
+// Direct events of one caller arrive in the order of its calls, across names
+// and also when a stream broke in between. Events of callers that run at the
+// same time arrive in some order of theirs. At the receiver, the events of one
+// peer are handled one after the other, in that order; those of different
+// peers may be handled at the same time.
+//
+// Broadcast events of one sender are handled one after the other, in the order
+// in which it emitted them, at every node. No order holds between senders, nor
+// between a sender's broadcast and its direct events.
+//
+// # Can an event be lost, or come twice?
+//
+// A direct event never comes twice. A nil error of Emit means that it was
+// accepted into the peer's queue, not that it arrived: it is lost if the link
+// ends before it was written ([Direct.Release] says how many were), or with
+// what was on its way when a stream broke. What was still queued when a stream
+// broke goes to the next one. After any error of Emit the event is not sent.
+//
+// A broadcast comes once to every node that is linked to the network; the
+// sender does not hear itself. A nil error means that it was encoded, numbered
+// and queued.
+//
+// # What a slow handler does to others
+//
+// A handler that takes its time with a direct event holds back the peer that
+// sent it, and nobody else: this node stops reading from that peer, whose
+// queue fills, whose Emit then waits. So no memory fills up, and it also means
+// that two nodes which flood each other from their handlers can come to wait
+// for each other. Therefore Emit does not wait for ever: it gives up with its
+// ctx, or with [ErrStalled] when for ten seconds nothing could be written.
+//
+// A slow handler of a broadcast hurts its own node only.
+//
+// Handlers never run on the goroutine of Emit. They may use everything here,
+// Emit, On, off and Close included. A panic of one is caught, logged with its
+// stack, and counted.
+//
+// # What is known about the sender
+//
+// Event.From is proven, by the connection for a direct event and by a
+// signature for a broadcast. That the sender means well is not: names,
+// arguments and their sizes are bounded before they get here, what they say is
+// for the handler to check. Whatever a stranger sends, it cannot make this
+// node crash or hold more than a bounded amount of memory; it is counted
+// (see [DirectStats]) and logged at debug level.
+//
+// # Arguments
+//
+// Each argument is encoded by itself: a []byte goes as it is, everything else
+// as JSON by the rules of encoding/json. What has no JSON (NaN, a channel, a
+// function, text that is not UTF-8) is an error of Emit that names the
+// argument; nothing is sent then.
+package events

@@ -1,0 +1,61 @@
+package order
+
+import (
+	"container/list"
+	"iter"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// hints are marks of senders that were only heard of through others. They have
+// a place of their own, so that no neighbour can crowd out by hearsay the
+// senders that were heard themselves.
+type hints struct {
+	max    int
+	byPeer map[peer.ID]*list.Element
+	order  *list.List // of Mark, the latest in front
+}
+
+func newHints(n int) hints {
+	return hints{max: n, byPeer: make(map[peer.ID]*list.Element), order: list.New()}
+}
+
+// put remembers m. Of one session the lowest mark counts, since from there on
+// everything is owed to us; a later session replaces an earlier one.
+func (h *hints) put(m Mark) {
+	if e, ok := h.byPeer[m.Sender]; ok {
+		old := e.Value.(Mark)
+		switch c := m.Session.Compare(old.Session); {
+		case c > 0, c == 0 && m.Above < old.Above:
+			e.Value = m
+		}
+		return
+	}
+	for h.order.Len() >= h.max {
+		delete(h.byPeer, h.order.Remove(h.order.Back()).(Mark).Sender)
+	}
+	h.byPeer[m.Sender] = h.order.PushFront(m)
+}
+
+// take returns the mark of a sender and forgets it.
+func (h *hints) take(id peer.ID) (Mark, bool) {
+	e, ok := h.byPeer[id]
+	if !ok {
+		return Mark{}, false
+	}
+	delete(h.byPeer, id)
+	return h.order.Remove(e).(Mark), true
+}
+
+func (h *hints) len() int { return h.order.Len() }
+
+// all yields the marks, the latest first.
+func (h *hints) all() iter.Seq[Mark] {
+	return func(yield func(Mark) bool) {
+		for e := h.order.Front(); e != nil; e = e.Next() {
+			if !yield(e.Value.(Mark)) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,394 @@
+// Package order brings the batches of many senders, which may arrive late,
+// twice or not at all, back into the order in which their senders numbered
+// them. It performs no I/O, starts no goroutine and reads no clock: every
+// method that depends on the time is told it.
+//
+// A sender numbers its events from 1 in each of its sessions (one session a
+// start of the program), and a batch is a run of such numbers. The core
+// answers every input with steps: runs of numbers, each either delivered or
+// lost. The steps of a session join without a hole and never overlap, so that
+// delivered and lost add up to what was sent.
+//
+// What is missing is waited for [Config.GapTimeout] long, counted from the
+// moment something behind it arrived. A newer session waits until the older one
+// has nothing missing, and not longer than that either. An older session than
+// the one being delivered is never delivered again.
+package order
+
+import (
+	"bytes"
+	"cmp"
+	"container/heap"
+	"container/list"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// MaxNumber is the largest number an event can have.
+const MaxNumber = 1 << 62
+
+// Config holds the bounds of a core. Zero means the default in brackets.
+type Config struct {
+	GapTimeout time.Duration // how long a missing event is waited for [2 s]
+	Remember   time.Duration // how long a silent sender is remembered [1 h]
+	MaxSenders int           // senders remembered, the longest silent go first [10,000]
+	MaxHints   int           // senders known from hearsay only [4,096]
+	MaxHeld    int           // size of the batches of one sender that wait [4 MiB]
+	MaxTotal   int           // the same of all senders [16 MiB]
+}
+
+func (c Config) withDefaults() Config {
+	c.GapTimeout = cmp.Or(c.GapTimeout, 2*time.Second)
+	c.Remember = cmp.Or(c.Remember, time.Hour)
+	c.MaxSenders = cmp.Or(c.MaxSenders, 10_000)
+	c.MaxHints = cmp.Or(c.MaxHints, 4096)
+	c.MaxHeld = cmp.Or(c.MaxHeld, 4<<20)
+	c.MaxTotal = cmp.Or(c.MaxTotal, 16<<20)
+	return c
+}
+
+// maxSessions bounds the sessions of one sender that are under way: the one
+// being delivered and those that wait for it.
+const maxSessions = 4
+
+// A Session is one life of a sender. The later of two has the greater Start;
+// if both are equal, the greater ID.
+type Session struct {
+	ID    [8]byte
+	Start uint64 // milliseconds since 1970
+}
+
+// Compare returns -1 if s is the earlier session, +1 if it is the later one.
+func (s Session) Compare(t Session) int {
+	return cmp.Or(cmp.Compare(s.Start, t.Start), bytes.Compare(s.ID[:], t.ID[:]))
+}
+
+// A Batch is a run of consecutive events of one session. Value is the caller's.
+type Batch[T any] struct {
+	Session Session
+	First   uint64 // number of the first event, at least 1
+	Count   int    // events, at least 1
+	Size    int    // what the batch weighs while it waits, in bytes
+	Value   T
+}
+
+func (b *Batch[T]) end() uint64 { return b.First + uint64(b.Count) }
+
+// A Step is what became of the events [From, To) of a session: lost, or
+// delivered as the events of Value after the first Skip.
+type Step[T any] struct {
+	Sender   peer.ID
+	Session  Session
+	From, To uint64
+	Lost     bool
+	Skip     int
+	Value    T
+}
+
+// A Mark is how far a session of a sender has been received.
+type Mark struct {
+	Sender  peer.ID
+	Session Session
+	Next    uint64 // every number below was received, or given up as lost
+	Above   uint64 // none from here on was received; at least Next
+}
+
+// A Verdict says what happened to a batch.
+type Verdict int
+
+const (
+	Accepted   Verdict = iota // delivered, or held back for its turn
+	Duplicate                 // nothing new in it
+	OldSession                // of a session that a later one has replaced
+	Invalid                   // Count or First out of bounds
+)
+
+// A Core orders the batches of all senders. One goroutine at a time may use it.
+type Core[T any] struct {
+	cfg     Config
+	senders map[peer.ID]*sender[T]
+	heard   *list.List // of *sender[T], the last heard in front
+	due     dueHeap[T] // the senders that wait for something
+	held    int        // size of all batches that wait
+	hints   hints
+}
+
+// New returns an empty core.
+func New[T any](cfg Config) *Core[T] {
+	cfg = cfg.withDefaults()
+	return &Core[T]{
+		cfg:     cfg,
+		senders: make(map[peer.ID]*sender[T]),
+		heard:   list.New(),
+		hints:   newHints(cfg.MaxHints),
+	}
+}
+
+// Receive takes a batch that arrived at now and appends to steps what it sets
+// free, in order. Of a sender never heard of it begins with the lowest number
+// that [Core.Learn] was told or that arrives first; a later session of a known
+// sender begins with 1, unless Learn was told otherwise.
+func (c *Core[T]) Receive(now time.Time, id peer.ID, b Batch[T], steps []Step[T]) (Verdict, []Step[T]) {
+	if b.Count < 1 || b.First < 1 || b.First > MaxNumber-uint64(b.Count) {
+		return Invalid, steps
+	}
+	steps = c.forget(now, steps)
+	s, known := c.senders[id]
+	if !known {
+		s, steps = c.add(id, steps)
+	}
+	c.touch(s, now)
+	ses, ok := s.session(b.Session)
+	if !ok {
+		if known && b.Session.Compare(s.sessions[0].Session) < 0 {
+			return OldSession, steps
+		}
+		next := b.First
+		if h, ok := c.hints.take(id); ok && h.Session == b.Session {
+			// Hearsay may only make us wait for more. A neighbour that lies
+			// upwards cannot silence the sender.
+			next = min(next, h.Above)
+		} else if known {
+			next = 1
+		}
+		ses = s.open(b.Session, next, now)
+	}
+	switch {
+	case b.end() <= ses.next:
+		return Duplicate, steps
+	case ses == s.sessions[0] && b.First <= ses.next:
+		steps = ses.deliver(s.id, &b, steps)
+	case ses.hold(&b, now):
+		s.held += b.Size
+		c.held += b.Size
+	default:
+		return Duplicate, steps
+	}
+	return Accepted, c.relieve(c.settle(s, steps))
+}
+
+// Advance gives up what was missing for too long at now and appends what that
+// sets free to steps.
+func (c *Core[T]) Advance(now time.Time, steps []Step[T]) []Step[T] {
+	for len(c.due) > 0 && !c.due[0].deadline.After(now) {
+		s := c.due[0]
+		if len(s.sessions) > 1 && !s.sessions[1].born.Add(c.cfg.GapTimeout).After(now) {
+			steps = c.retire(s, steps)
+		} else {
+			steps = c.skip(s, steps)
+		}
+		steps = c.settle(s, steps)
+	}
+	return c.forget(now, steps)
+}
+
+// Next returns when to call Advance; the zero time means not before the next
+// Receive or Learn.
+func (c *Core[T]) Next() time.Time {
+	if len(c.due) == 0 {
+		return time.Time{}
+	}
+	return c.due[0].deadline
+}
+
+// Learn takes a mark that a neighbour told at now. Events below the mark
+// are not waited for; what is missing from the mark on, is.
+//
+// own says that it is the sender's own mark of itself. A sender has sent
+// everything below its own mark, so what of it does not arrive within the gap
+// timeout is lost even if nothing behind it ever comes. The word of a third
+// party is only remembered for the first batch of an unknown session, since it
+// may be wrong: it cannot move a known sender.
+func (c *Core[T]) Learn(now time.Time, m Mark, own bool, steps []Step[T]) []Step[T] {
+	m.Above = max(m.Next, m.Above)
+	if m.Above < 1 || m.Above > MaxNumber {
+		return steps
+	}
+	s, known := c.senders[m.Sender]
+	if known {
+		if ses, ok := s.session(m.Session); ok {
+			if own {
+				ses.tell(m.Above, now)
+				steps = c.settle(s, steps)
+			}
+			return steps
+		}
+		if m.Session.Compare(s.sessions[0].Session) < 0 {
+			return steps
+		}
+	}
+	if !own {
+		c.hints.put(m)
+		return steps
+	}
+	if !known {
+		s, steps = c.add(m.Sender, steps)
+	}
+	c.touch(s, now)
+	next := m.Above
+	if h, ok := c.hints.take(m.Sender); ok && h.Session == m.Session && h.Above < next {
+		next = h.Above
+	}
+	s.open(m.Session, next, now).tell(m.Above, now)
+	return c.relieve(c.settle(s, steps))
+}
+
+// Mark returns the mark of a sender's latest session of which a batch arrived
+// or which the sender itself told.
+func (c *Core[T]) Mark(id peer.ID) (Mark, bool) {
+	s, ok := c.senders[id]
+	if !ok {
+		return Mark{}, false
+	}
+	return s.mark(), true
+}
+
+// Marks returns the marks of at most n senders, the last heard first, and those
+// known from hearsay last.
+func (c *Core[T]) Marks(n int) []Mark {
+	marks := make([]Mark, 0, min(n, len(c.senders)+c.hints.len()))
+	for e := c.heard.Front(); e != nil && len(marks) < n; e = e.Next() {
+		marks = append(marks, e.Value.(*sender[T]).mark())
+	}
+	for m := range c.hints.all() {
+		if len(marks) == n {
+			break
+		}
+		if _, known := c.senders[m.Sender]; !known {
+			marks = append(marks, m)
+		}
+	}
+	return marks
+}
+
+// Senders returns the number of senders remembered, hearsay aside.
+func (c *Core[T]) Senders() int { return len(c.senders) }
+
+// Held returns the size of the batches that wait.
+func (c *Core[T]) Held() int { return c.held }
+
+// settle delivers what can be delivered of s and sets its deadline.
+func (c *Core[T]) settle(s *sender[T], steps []Step[T]) []Step[T] {
+	for {
+		steps = c.drain(s, steps)
+		head := s.sessions[0]
+		switch {
+		case !head.gap() && len(s.sessions) > 1:
+			s.sessions[0] = nil
+			s.sessions = s.sessions[1:]
+		case len(s.sessions) > maxSessions:
+			steps = c.retire(s, steps)
+		case head.gap() && s.held > c.cfg.MaxHeld:
+			steps = c.skip(s, steps)
+		default:
+			c.schedule(s)
+			return steps
+		}
+	}
+}
+
+// relieve gives up gaps, of the senders that hold most, until everything held
+// is within its bound.
+func (c *Core[T]) relieve(steps []Step[T]) []Step[T] {
+	for c.held > c.cfg.MaxTotal {
+		var most *sender[T]
+		for _, s := range c.due { // who holds something waits for something
+			if most == nil || s.held > most.held {
+				most = s
+			}
+		}
+		steps = c.settle(most, c.skip(most, steps))
+	}
+	return steps
+}
+
+// drain delivers the batches of the first session that are next.
+func (c *Core[T]) drain(s *sender[T], steps []Step[T]) []Step[T] {
+	head := s.sessions[0]
+	n := 0
+	for ; n < len(head.held) && head.held[n].First <= head.next; n++ {
+		b := &head.held[n]
+		s.held -= b.Size
+		c.held -= b.Size
+		if b.end() > head.next {
+			steps = head.deliver(s.id, &b.Batch, steps)
+		}
+	}
+	head.drop(n)
+	return steps
+}
+
+// skip gives up the first gap of the first session.
+func (c *Core[T]) skip(s *sender[T], steps []Step[T]) []Step[T] {
+	head := s.sessions[0]
+	to := head.gapEnd()
+	steps = append(steps, Step[T]{Sender: s.id, Session: head.Session, From: head.next, To: to, Lost: true})
+	head.advance(to)
+	return c.drain(s, steps)
+}
+
+// retire gives up every gap of the first session.
+func (c *Core[T]) retire(s *sender[T], steps []Step[T]) []Step[T] {
+	for s.sessions[0].gap() {
+		steps = c.skip(s, steps)
+	}
+	return steps
+}
+
+func (c *Core[T]) schedule(s *sender[T]) {
+	head := s.sessions[0]
+	s.deadline = time.Time{}
+	if since := head.waitsSince(); !since.IsZero() {
+		if len(s.sessions) > 1 && s.sessions[1].born.Before(since) {
+			since = s.sessions[1].born
+		}
+		s.deadline = since.Add(c.cfg.GapTimeout)
+	}
+	switch {
+	case s.index < 0 && !s.deadline.IsZero():
+		heap.Push(&c.due, s)
+	case s.index >= 0 && s.deadline.IsZero():
+		heap.Remove(&c.due, s.index)
+	case s.index >= 0:
+		heap.Fix(&c.due, s.index)
+	}
+}
+
+// add makes room for a sender and adds it, without a session.
+func (c *Core[T]) add(id peer.ID, steps []Step[T]) (*sender[T], []Step[T]) {
+	for len(c.senders) >= c.cfg.MaxSenders {
+		steps = c.remove(c.heard.Back().Value.(*sender[T]), steps)
+	}
+	s := &sender[T]{id: id, index: -1}
+	c.senders[id] = s
+	s.element = c.heard.PushFront(s)
+	return s, steps
+}
+
+func (c *Core[T]) touch(s *sender[T], now time.Time) {
+	s.at = now
+	c.heard.MoveToFront(s.element)
+}
+
+// forget removes the senders that were silent for too long.
+func (c *Core[T]) forget(now time.Time, steps []Step[T]) []Step[T] {
+	for e := c.heard.Back(); e != nil; e = c.heard.Back() {
+		s := e.Value.(*sender[T])
+		if s.at.Add(c.cfg.Remember).After(now) {
+			break
+		}
+		steps = c.remove(s, steps)
+	}
+	return steps
+}
+
+// remove forgets s; what it holds is delivered first.
+func (c *Core[T]) remove(s *sender[T], steps []Step[T]) []Step[T] {
+	for s.deadline != (time.Time{}) {
+		steps = c.settle(s, c.retire(s, steps))
+	}
+	delete(c.senders, s.id)
+	c.heard.Remove(s.element)
+	return steps
+}

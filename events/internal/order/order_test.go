@@ -1,0 +1,421 @@
+package order
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// script drives a core step by step. Time begins at 0 s.
+type script struct {
+	t     *testing.T
+	core  *Core[string]
+	now   time.Time
+	steps []Step[string]
+	last  Verdict
+}
+
+func newScript(t *testing.T, cfg Config) *script {
+	return &script{t: t, core: New[string](cfg), now: time.Unix(0, 0)}
+}
+
+// life returns the n-th session of every sender.
+func life(n int) Session { return Session{ID: [8]byte{byte(n)}, Start: uint64(n)} }
+
+// recv receives the events first to first+count-1 of the sender "s".
+func (s *script) recv(session int, first uint64, count int) {
+	s.recvFrom("s", session, first, count)
+}
+
+func (s *script) recvFrom(id peer.ID, session int, first uint64, count int) {
+	b := Batch[string]{Session: life(session), First: first, Count: count, Size: 100 * count}
+	s.last, s.steps = s.core.Receive(s.now, id, b, s.steps)
+}
+
+func (s *script) learn(session int, mark uint64, own bool) {
+	s.steps = s.core.Learn(s.now, Mark{Sender: "s", Session: life(session), Next: mark}, own, s.steps)
+}
+
+func (s *script) advance(d time.Duration) {
+	s.now = s.now.Add(d)
+	s.steps = s.core.Advance(s.now, s.steps)
+}
+
+// want compares what came since the last call, written like "1:3-5 1:lost 6-7":
+// session 1 delivered 3 to 5 and lost 6 and 7. Adjacent runs are joined.
+func (s *script) want(what, steps string) {
+	s.t.Helper()
+	if got := render(s.steps); got != steps {
+		s.t.Errorf("%s: got %q, want %q", what, got, steps)
+	}
+	s.steps = nil
+}
+
+func (s *script) wantVerdict(v Verdict) {
+	s.t.Helper()
+	if s.last != v {
+		s.t.Errorf("verdict %v, want %v", s.last, v)
+	}
+}
+
+func render(steps []Step[string]) string {
+	var joined []Step[string]
+	for _, st := range steps {
+		if n := len(joined); n > 0 {
+			p := &joined[n-1]
+			if p.Sender == st.Sender && p.Session == st.Session && p.Lost == st.Lost && p.To == st.From {
+				p.To = st.To
+				continue
+			}
+		}
+		joined = append(joined, st)
+	}
+	var b strings.Builder
+	for i, st := range joined {
+		if i > 0 {
+			b.WriteByte(' ')
+		}
+		fmt.Fprintf(&b, "%d:", st.Session.Start)
+		if st.Lost {
+			b.WriteString("lost ")
+		}
+		fmt.Fprint(&b, st.From)
+		if st.To > st.From+1 {
+			fmt.Fprintf(&b, "-%d", st.To-1)
+		}
+	}
+	return b.String()
+}
+
+func TestInSequenceIsDeliveredAtOnce(t *testing.T) {
+	s := newScript(t, Config{})
+	s.recv(1, 1, 1)
+	s.recv(1, 2, 3)
+	s.want("in sequence", "1:1-4")
+	if !s.core.Next().IsZero() {
+		t.Error("a deadline although nothing is missing")
+	}
+	s.recv(1, 2, 3)
+	s.wantVerdict(Duplicate)
+	s.recv(1, 3, 4)
+	s.wantVerdict(Accepted)
+	s.want("the new part of an overlapping batch", "1:5-6")
+}
+
+func TestLateEventsAreWaitedFor(t *testing.T) {
+	s := newScript(t, Config{})
+	s.recv(1, 1, 1)
+	s.recv(1, 4, 1)
+	s.recv(1, 3, 1)
+	s.recv(1, 3, 1)
+	s.wantVerdict(Duplicate)
+	s.want("2 is missing", "1:1")
+	s.advance(1999 * time.Millisecond)
+	s.want("before the timeout", "")
+	s.recv(1, 2, 1)
+	s.want("2 came", "1:2-4")
+	s.advance(time.Hour - 1)
+	s.want("nothing was lost", "")
+}
+
+func TestGapIsGivenUpOnce(t *testing.T) {
+	s := newScript(t, Config{})
+	s.recv(1, 1, 1)
+	s.recv(1, 5, 1)
+	s.advance(time.Second)
+	s.recv(1, 8, 1) // the second gap is noticed a second later
+	if want := time.Unix(2, 0); !s.core.Next().Equal(want) {
+		t.Errorf("next %v, want %v", s.core.Next(), want)
+	}
+	s.want("two gaps", "1:1")
+	s.advance(time.Second)
+	s.want("after 2 s", "1:lost 2-4 1:5")
+	s.recv(1, 3, 1)
+	s.wantVerdict(Duplicate)
+	s.want("too late", "")
+	s.recv(1, 6, 1)
+	s.want("not too late", "1:6")
+	s.advance(time.Second)
+	s.want("after 3 s", "1:lost 7 1:8")
+}
+
+func TestUnknownSenderBeginsWithWhatComesFirst(t *testing.T) {
+	s := newScript(t, Config{})
+	s.recv(1, 100, 1)
+	s.want("first seen", "1:100")
+	s.recv(1, 99, 1)
+	s.wantVerdict(Duplicate)
+}
+
+func TestMarkOfANeighbourIsTheBaseline(t *testing.T) {
+	s := newScript(t, Config{})
+	s.learn(1, 98, false)
+	s.recv(1, 100, 1)
+	s.want("98 and 99 are owed", "")
+	s.recv(1, 98, 1)
+	s.want("98 came", "1:98")
+	s.advance(2 * time.Second)
+	s.want("99 did not", "1:lost 99 1:100")
+}
+
+func TestHearsayCannotSilenceASender(t *testing.T) {
+	s := newScript(t, Config{})
+	s.learn(1, MaxNumber, false)
+	s.recv(1, 5, 1)
+	s.want("a mark in the far future", "1:5")
+	s.learn(1, MaxNumber, false)
+	s.recv(1, 6, 1)
+	s.want("about a known session", "1:6")
+	s.learn(9, 1, false)
+	s.recv(1, 7, 1)
+	s.want("about a session that does not exist", "1:7")
+	s.recv(2, 1, 1)
+	s.want("the real later session", "2:1")
+	s.advance(2 * time.Second)
+	s.want("nothing was lost", "")
+}
+
+func TestOwnMarkRevealsLossAtTheEnd(t *testing.T) {
+	s := newScript(t, Config{})
+	s.recv(1, 1, 2)
+	s.want("", "1:1-2")
+	s.learn(1, 6, true)
+	s.recv(1, 4, 1)
+	s.want("3 and 5 are missing", "")
+	s.advance(2 * time.Second)
+	s.want("after 2 s", "1:lost 3 1:4 1:lost 5")
+	if m, _ := s.core.Mark("s"); m.Next != 6 || m.Above != 6 {
+		t.Errorf("mark %+v", m)
+	}
+}
+
+func TestOwnMarkOfASilentSender(t *testing.T) {
+	s := newScript(t, Config{})
+	s.learn(1, 6, true)
+	s.recv(1, 5, 1)
+	s.wantVerdict(Duplicate)
+	s.learn(1, 8, true) // a link later: 6 and 7 were sent in between
+	s.advance(2 * time.Second)
+	s.want("from mark to mark", "1:lost 6-7")
+}
+
+func TestOwnMarkAfterHearsayOwesFromTheLower(t *testing.T) {
+	s := newScript(t, Config{})
+	s.learn(1, 4, false)
+	s.learn(1, 6, true)
+	s.recv(1, 4, 1)
+	s.want("4 came late", "1:4")
+	s.advance(2 * time.Second)
+	s.want("5 did not come", "1:lost 5")
+}
+
+func TestNewSessionAtOnceWhenNothingIsMissing(t *testing.T) {
+	s := newScript(t, Config{})
+	s.recv(1, 1, 3)
+	s.recv(2, 1, 1)
+	s.recv(1, 4, 1)
+	s.wantVerdict(OldSession)
+	s.recv(2, 2, 1)
+	s.want("restart", "1:1-3 2:1-2")
+}
+
+func TestNewSessionWaitsForTheGapsOfTheOld(t *testing.T) {
+	s := newScript(t, Config{})
+	s.recv(1, 1, 1)
+	s.recv(1, 3, 1)
+	s.advance(time.Second)
+	s.recv(2, 1, 1)
+	s.recv(2, 2, 1)
+	s.want("2 of the old one is missing", "1:1")
+	s.recv(1, 2, 1)
+	s.want("it came", "1:2-3 2:1-2")
+}
+
+func TestNewSessionWaitsTwoSecondsAtMost(t *testing.T) {
+	s := newScript(t, Config{})
+	s.recv(1, 1, 1)
+	s.recv(2, 1, 1) // no gap: session 1 ends
+	s.recv(2, 3, 1)
+	s.want("", "1:1 2:1")
+	s.advance(time.Second)
+	s.recv(3, 1, 1)
+	s.advance(500 * time.Millisecond)
+	s.recv(2, 5, 1) // noticed 1.5 s after the first gap; may not delay session 3 to 3.5 s
+	s.advance(500 * time.Millisecond)
+	s.want("the first gap at 2 s", "2:lost 2 2:3")
+	s.advance(time.Second)
+	s.want("session 3, 2 s after it came", "2:lost 4 2:5 3:1")
+}
+
+func TestNewSessionOfAKnownSenderBeginsWithOne(t *testing.T) {
+	s := newScript(t, Config{})
+	s.recv(1, 7, 1)
+	s.recv(2, 2, 1)
+	s.want("1 is owed", "1:7")
+	s.advance(2 * time.Second)
+	s.want("but did not come", "2:lost 1 2:2")
+
+	s.learn(3, 9, false) // it restarted while we were away
+	s.recv(3, 10, 1)
+	s.advance(2 * time.Second)
+	s.want("from the mark on", "3:lost 9 3:10")
+}
+
+func TestSessionsWithTheSameStartAreOrderedByID(t *testing.T) {
+	s := newScript(t, Config{})
+	a, b := Session{ID: [8]byte{1}, Start: 5}, Session{ID: [8]byte{2}, Start: 5}
+	for _, id := range []Session{a, b, a} {
+		s.last, s.steps = s.core.Receive(s.now, "s", Batch[string]{Session: id, First: 1, Count: 1}, s.steps)
+	}
+	s.wantVerdict(OldSession)
+	s.want("", "5:1 5:1")
+}
+
+func TestManySessionsAtOnce(t *testing.T) {
+	s := newScript(t, Config{})
+	s.recv(1, 1, 1)
+	s.recv(1, 3, 1)
+	for n := 2; n <= 10; n++ {
+		s.recv(n, 2, 1) // each without its first
+	}
+	s.want("all but the last four are given up", "1:1 1:lost 2 1:3 2:lost 1 2:2 3:lost 1 3:2 4:lost 1 4:2 5:lost 1 5:2 6:lost 1 6:2")
+	s.advance(2 * time.Second)
+	s.want("then the rest", "7:lost 1 7:2 8:lost 1 8:2 9:lost 1 9:2 10:lost 1 10:2")
+}
+
+func TestHeldBytesOfASenderAreBounded(t *testing.T) {
+	s := newScript(t, Config{MaxHeld: 1000})
+	s.recv(1, 1, 1)
+	for n := uint64(3); n <= 12; n++ {
+		s.recv(1, n, 1) // 100 bytes each
+	}
+	s.want("1,000 bytes wait", "1:1")
+	s.recv(1, 20, 1)
+	s.want("1,100 are too many", "1:lost 2 1:3-12")
+	if s.core.Held() != 100 {
+		t.Errorf("%d bytes held", s.core.Held())
+	}
+}
+
+func TestHeldBytesOfWaitingSessionsAreBounded(t *testing.T) {
+	s := newScript(t, Config{MaxHeld: 1000})
+	s.recv(1, 1, 1)
+	s.recv(1, 3, 1)
+	s.recv(2, 1, 9)
+	s.want("", "1:1")
+	s.recv(2, 10, 1)
+	s.want("too many", "1:lost 2 1:3 2:1-10")
+}
+
+func TestHeldBytesOfAllSendersAreBounded(t *testing.T) {
+	s := newScript(t, Config{MaxTotal: 1000})
+	s.recvFrom("small", 1, 1, 1)
+	s.recvFrom("small", 1, 3, 1)
+	s.recvFrom("large", 1, 1, 1)
+	s.recvFrom("large", 1, 3, 9)
+	s.steps = nil
+	s.recvFrom("other", 1, 1, 1)
+	s.recvFrom("other", 1, 3, 1)
+	s.want("the largest gives up", "1:1 1:lost 2 1:3-11")
+	if s.core.Held() != 200 {
+		t.Errorf("%d bytes held", s.core.Held())
+	}
+}
+
+func TestSendersAreBounded(t *testing.T) {
+	s := newScript(t, Config{MaxSenders: 100, MaxHints: 50})
+	s.recvFrom("first", 1, 1, 1)
+	s.recvFrom("first", 1, 3, 1)
+	s.steps = nil
+	for i := range 99 {
+		s.recvFrom(peer.ID(fmt.Sprint(i)), 1, 1, 1)
+	}
+	s.recvFrom("first", 1, 4, 1) // heard again, so not the longest silent
+	s.recvFrom("new", 1, 1, 1)
+	if s.core.Senders() != 100 {
+		t.Errorf("%d senders", s.core.Senders())
+	}
+	if _, ok := s.core.Mark("0"); ok {
+		t.Error("the longest silent was not forgotten")
+	}
+	if _, ok := s.core.Mark("first"); !ok {
+		t.Error("the one heard again was forgotten")
+	}
+	for i := range 1000 {
+		m := Mark{Sender: peer.ID(fmt.Sprintf("hint %d", i)), Session: life(1), Next: 1}
+		s.core.Learn(s.now, m, false, nil)
+	}
+	if n := len(s.core.Marks(10_000)); n != 150 {
+		t.Errorf("%d marks, want 100 and 50", n)
+	}
+	if n := len(s.core.Marks(10)); n != 10 {
+		t.Errorf("%d marks, want 10", n)
+	}
+}
+
+func TestForgottenSenderLeavesNothing(t *testing.T) {
+	s := newScript(t, Config{MaxSenders: 1})
+	s.recv(1, 1, 1)
+	s.recv(1, 3, 1)
+	s.recv(2, 2, 1)
+	s.steps = nil
+	s.recvFrom("other", 1, 1, 1)
+	s.want("what it held is delivered first", "1:lost 2 1:3 2:lost 1 2:2 1:1")
+	if s.core.Held() != 0 || !s.core.Next().IsZero() {
+		t.Errorf("%d bytes held, next %v", s.core.Held(), s.core.Next())
+	}
+}
+
+func TestSilentSendersAreForgottenAfterAnHour(t *testing.T) {
+	s := newScript(t, Config{})
+	s.recv(2, 1, 1)
+	s.advance(time.Hour - 1)
+	s.recv(1, 1, 1)
+	s.wantVerdict(OldSession)
+	s.advance(time.Hour - 1) // since the replay
+	s.recv(2, 1, 1)
+	s.wantVerdict(Duplicate)
+	s.advance(time.Hour)
+	if s.core.Senders() != 0 {
+		t.Error("still remembered")
+	}
+}
+
+func TestNonsenseIsRefused(t *testing.T) {
+	s := newScript(t, Config{})
+	for _, b := range []Batch[string]{
+		{First: 0, Count: 1},
+		{First: 1, Count: 0},
+		{First: 1, Count: -1},
+		{First: MaxNumber, Count: 1},
+		{First: 1<<64 - 1, Count: 2},
+	} {
+		if v, steps := s.core.Receive(s.now, "s", b, nil); v != Invalid || steps != nil {
+			t.Errorf("%+v: verdict %v, steps %v", b, v, steps)
+		}
+	}
+	for _, mark := range []uint64{0, MaxNumber + 1, 1<<64 - 1} {
+		s.learn(1, mark, true)
+	}
+	if s.core.Senders() != 0 {
+		t.Error("nonsense is remembered")
+	}
+}
+
+func TestMarksCountWhatIsHeld(t *testing.T) {
+	s := newScript(t, Config{})
+	s.recv(1, 1, 1)
+	s.recv(1, 3, 1)
+	if m, _ := s.core.Mark("s"); m.Next != 2 || m.Above != 4 {
+		t.Errorf("mark %+v, want next 2, above 4", m)
+	}
+	s.recv(2, 1, 1) // waits for 2 of session 1, but was received
+	s.recv(2, 2, 1)
+	s.recv(2, 4, 1)
+	if m, _ := s.core.Mark("s"); m.Session != life(2) || m.Next != 3 || m.Above != 5 {
+		t.Errorf("mark %+v, want session 2, next 3, above 5", m)
+	}
+}

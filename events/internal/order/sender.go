@@ -1,0 +1,201 @@
+package order
+
+import (
+	"container/heap"
+	"container/list"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// sender is what is known of one sender. From its first batch on it has at
+// least one session.
+type sender[T any] struct {
+	id       peer.ID
+	at       time.Time     // when it was last heard
+	element  *list.Element // in Core.heard
+	sessions []*session[T] // the earliest first: it is being delivered, the others wait
+	held     int           // size of the batches that wait
+	deadline time.Time     // when something is given up; zero: nothing is missing
+	index    int           // in Core.due, or -1
+}
+
+func (s *sender[T]) session(id Session) (*session[T], bool) {
+	for _, ses := range s.sessions {
+		if ses.Session == id {
+			return ses, true
+		}
+	}
+	return nil, false
+}
+
+// open begins a session, behind those before it.
+func (s *sender[T]) open(id Session, next uint64, now time.Time) *session[T] {
+	ses := &session[T]{Session: id, next: next, born: now}
+	i := len(s.sessions)
+	for i > 0 && s.sessions[i-1].Compare(id) > 0 {
+		i--
+	}
+	s.sessions = slices.Insert(s.sessions, i, ses)
+	return ses
+}
+
+func (s *sender[T]) mark() Mark {
+	ses := s.sessions[len(s.sessions)-1]
+	m := Mark{Sender: s.id, Session: ses.Session, Next: ses.next}
+	for i := range ses.held {
+		b := &ses.held[i]
+		if b.First <= m.Next {
+			m.Next = max(m.Next, b.end())
+		}
+		m.Above = max(m.Above, b.end())
+	}
+	m.Above = max(m.Above, m.Next)
+	return m
+}
+
+type session[T any] struct {
+	Session
+	next  uint64       // the first number that is not delivered
+	held  []waiting[T] // by First; those of a session whose turn it is lie behind a gap
+	tolds []told       // ascending, above next
+	born  time.Time
+	since time.Time // when the number next was noticed to be missing; zero: not known
+}
+
+// told is a sender's word that it sent everything below a number.
+type told struct {
+	to uint64
+	at time.Time
+}
+
+// maxTolds bounds the words of a sender that are waited for one by one.
+const maxTolds = 16
+
+type waiting[T any] struct {
+	Batch[T]
+	at time.Time
+}
+
+// deliver appends the step that delivers what is new in b, which joins.
+func (s *session[T]) deliver(id peer.ID, b *Batch[T], steps []Step[T]) []Step[T] {
+	steps = append(steps, Step[T]{
+		Sender: id, Session: s.Session, From: s.next, To: b.end(),
+		Skip: int(s.next - b.First), Value: b.Value,
+	})
+	s.advance(b.end())
+	return steps
+}
+
+// hold files a batch; it reports whether there is anything new in it.
+func (s *session[T]) hold(b *Batch[T], now time.Time) bool {
+	i, _ := slices.BinarySearchFunc(s.held, b.First, func(w waiting[T], first uint64) int {
+		if w.First < first {
+			return -1
+		}
+		return 1
+	})
+	// The one before begins earlier and may cover all of it. An equivocating
+	// sender may make others overlap; those are trimmed when delivered.
+	if i > 0 && s.held[i-1].end() >= b.end() {
+		return false
+	}
+	if i < len(s.held) && s.held[i].First == b.First && s.held[i].end() >= b.end() {
+		return false
+	}
+	s.held = slices.Insert(s.held, i, waiting[T]{*b, now})
+	return true
+}
+
+// tell notes that the sender has sent everything below to.
+func (s *session[T]) tell(to uint64, now time.Time) {
+	n := len(s.tolds)
+	switch {
+	case to <= s.next || n > 0 && to <= s.tolds[n-1].to:
+	case n == maxTolds:
+		s.tolds[n-1] = told{to, now}
+	default:
+		s.tolds = append(s.tolds, told{to, now})
+	}
+}
+
+// advance says that everything below to is done with.
+func (s *session[T]) advance(to uint64) {
+	s.next = to
+	s.since = time.Time{}
+	for len(s.tolds) > 0 && s.tolds[0].to <= to {
+		s.tolds = s.tolds[1:]
+	}
+}
+
+// drop removes the first n batches held.
+func (s *session[T]) drop(n int) {
+	if n == 0 {
+		return
+	}
+	if n == len(s.held) {
+		s.held = nil
+		return
+	}
+	clear(s.held[:n])
+	s.held = s.held[n:]
+}
+
+// gap reports whether something is known to be missing.
+func (s *session[T]) gap() bool { return len(s.held) > 0 || len(s.tolds) > 0 }
+
+// gapEnd returns up to where what is missing was noticed at the same moment as
+// the number next. There must be a gap.
+func (s *session[T]) gapEnd() uint64 {
+	switch {
+	case len(s.held) == 0:
+		return s.tolds[0].to
+	case len(s.tolds) == 0:
+		return s.held[0].First
+	}
+	return min(s.held[0].First, s.tolds[0].to)
+}
+
+// waitsSince returns when the number next was noticed to be missing; zero if
+// nothing is missing.
+func (s *session[T]) waitsSince() time.Time {
+	if s.since.IsZero() && s.gap() {
+		if len(s.tolds) > 0 {
+			s.since = s.tolds[0].at
+		}
+		for i := range s.held {
+			if s.since.IsZero() || s.held[i].at.Before(s.since) {
+				s.since = s.held[i].at
+			}
+		}
+	}
+	return s.since
+}
+
+// dueHeap has the sender with the earliest deadline in front.
+type dueHeap[T any] []*sender[T]
+
+var _ heap.Interface = (*dueHeap[int])(nil)
+
+func (h dueHeap[T]) Len() int           { return len(h) }
+func (h dueHeap[T]) Less(i, j int) bool { return h[i].deadline.Before(h[j].deadline) }
+func (h dueHeap[T]) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+
+func (h *dueHeap[T]) Push(x any) {
+	s := x.(*sender[T])
+	s.index = len(*h)
+	*h = append(*h, s)
+}
+
+func (h *dueHeap[T]) Pop() any {
+	old := *h
+	s := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	s.index = -1
+	return s
+}

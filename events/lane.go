@@ -1,0 +1,392 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// A lane carries events to one peer: a queue of encoded frames in one buffer,
+// and a writer that takes the whole buffer whenever it is free. So what
+// gathers while a write is in progress goes out as one write, a lone event
+// leaves at once, and an event costs no allocation. The writer is a goroutine
+// only while there is something to write.
+//
+// The stream is opened by the first Emit, within its ctx. When it breaks, what
+// was not handed to it goes to a fresh one, which the writer opens.
+type lane struct {
+	d    *Direct
+	peer peer.ID
+
+	ctx    context.Context // ends when err is set
+	cancel context.CancelFunc
+	done   chan struct{} // closed when the lane has ended and its writer has left
+
+	mu       sync.Mutex
+	err      error         // why the lane has ended
+	queue    *buffer       // accepted, not yet the writer's; nil if empty
+	events   int           // in queue
+	flight   int           // events with the writer
+	accepted uint64        // events, ever
+	writing  bool          // there is a writer
+	opening  bool          // an Emit opens the stream
+	stalled  bool          // nothing could be written for the stall timeout
+	out      *outbound     // nil: the next Emit opens one, or the writer does
+	change   chan struct{} // closed when any of this changes; nil if nobody waits
+	drops    int           // how often the queue was dropped ...
+	why      error         // ... and the reason of the last time
+	lost     int           // events accepted and not written ...
+	cause    error         // ... and why the last of them was not
+	refused  error         // the peer takes nothing from us, and is not asked
+	until    time.Time     // again before this
+}
+
+// outbound is a stream of a lane.
+type outbound struct {
+	network.Stream
+	opened time.Time
+	end    time.Time // its write deadline; the writer's
+
+	// Under the lane's lock:
+	sent   int   // events written
+	broken error // what the watcher saw
+	closed bool  // the lane closes it
+}
+
+// errEnded is returned by put if the lane had already ended, or was removed
+// for being idle; the event needs another one.
+var errEnded = errors.New("events: lane ended")
+
+// refusedFor is how long a peer that refused us is not asked again.
+const refusedFor = 5 * time.Second
+
+func newLane(d *Direct, p peer.ID) *lane {
+	l := &lane{d: d, peer: p, done: make(chan struct{})}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	return l
+}
+
+// put accepts an event or waits.
+func (l *lane) put(ctx context.Context, o outgoing) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return errEnded // before this call
+	}
+	for drops := l.drops; ; {
+		var err error
+		switch {
+		case l.err != nil:
+			return l.err
+		case l.refused != nil && time.Now().Before(l.until):
+			return l.refused
+		case l.drops != drops:
+			return l.why // those before us in the queue were dropped
+		case l.opening:
+			err = l.wait(ctx)
+		case l.out == nil && !l.writing:
+			err = l.open(ctx)
+		case l.room(o.size):
+			l.append(o)
+			return nil
+		case l.stalled:
+			return ErrStalled
+		default:
+			err = l.wait(ctx)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (l *lane) append(o outgoing) {
+	if l.queue == nil {
+		l.queue = getBuffer()
+	}
+	l.queue.b = o.appendFrame(l.queue.b)
+	l.events++
+	l.accepted++
+	if !l.writing {
+		l.writing = true
+		l.d.tasks.Go(l.write)
+	}
+}
+
+// room reports whether an event of n bytes may be queued.
+func (l *lane) room(n int) bool {
+	return l.events == 0 || l.events < l.d.cfg.QueueEvents && len(l.queue.b)+n <= l.d.cfg.QueueBytes
+}
+
+// wait waits, without the lock, until something about the lane has changed.
+func (l *lane) wait(ctx context.Context) error {
+	if l.change == nil {
+		l.change = make(chan struct{})
+	}
+	change := l.change
+	l.mu.Unlock()
+	defer l.mu.Lock()
+	select {
+	case <-change:
+		return nil
+	case <-ctx.Done():
+		select {
+		case <-change: // which may say better why
+			return nil
+		default:
+			return ctx.Err()
+		}
+	}
+}
+
+// changed wakes who waits. The lock is held.
+func (l *lane) changed() {
+	if l.change != nil {
+		close(l.change)
+		l.change = nil
+	}
+}
+
+// open opens the stream for an Emit. The lock is held, but not meanwhile.
+func (l *lane) open(ctx context.Context) error {
+	l.opening = true
+	l.d.tasks.Add(1) // as the lane has not ended, nobody waits yet
+	defer l.d.tasks.Done()
+	l.mu.Unlock()
+	out, err := l.dial(ctx)
+	l.mu.Lock()
+	l.opening = false
+	l.refused = nil
+	l.changed()
+	switch {
+	case err == nil:
+		return l.use(out)
+	case l.err != nil:
+		return l.err
+	case ctx.Err() != nil && !errors.Is(err, ctx.Err()):
+		err = &because{ctx.Err(), err}
+	}
+	return &because{ErrNotConnected, err}
+}
+
+// use makes out the lane's stream, unless the lane has ended. The lock is held.
+func (l *lane) use(out *outbound) error {
+	if l.err != nil {
+		l.d.tasks.Go(func() { out.Reset() })
+		return l.err
+	}
+	l.out = out
+	l.d.tasks.Go(func() { l.watch(out) })
+	return nil
+}
+
+// dial opens a stream to the peer and says hello.
+func (l *lane) dial(ctx context.Context) (*outbound, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(l.ctx, cancel)()
+	s, err := l.d.host.NewStream(ctx, l.peer, ProtocolDirect)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.greet(ctx, s); err != nil {
+		s.Reset()
+		return nil, err
+	}
+	return &outbound{Stream: s, opened: time.Now()}, nil
+}
+
+func (l *lane) greet(ctx context.Context, s network.Stream) error {
+	if err := s.Scope().SetService(Service); err != nil {
+		return err
+	}
+	if err := s.SetWriteDeadline(time.Now().Add(l.d.cfg.StallTimeout)); err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { s.SetWriteDeadline(time.Now()) })()
+	h := hello{string(l.d.cfg.Session), l.d.cfg.Network, l.d.serial.Add(1)}
+	_, err := s.Write(h.append(nil))
+	return err
+}
+
+// watch waits for the stream's end. The peer writes nothing, so whatever a
+// read returns means that the stream is of no use any more; why is found in
+// the code of its reset.
+func (l *lane) watch(out *outbound) {
+	_, err := out.Read(make([]byte, 1))
+	if err == nil {
+		err = fmt.Errorf("%w: bytes on a stream that goes one way", ErrMalformed)
+	}
+	l.mu.Lock()
+	if out.closed {
+		l.mu.Unlock()
+		return
+	}
+	out.broken = err
+	if l.out == out && !l.writing {
+		l.lose(out)
+	}
+	idle := l.idle()
+	l.mu.Unlock()
+	if idle {
+		l.d.forget(l)
+	}
+	out.Reset() // the writer notices, too
+}
+
+// lose gives up a broken stream. If the peer said that it would not read
+// another one either, everything is dropped and lose returns why. The lock is
+// held.
+func (l *lane) lose(out *outbound) error {
+	l.out = nil
+	l.stalled = false
+	reset, ok := errors.AsType[*network.StreamError](out.broken)
+	if !ok || !reset.Remote {
+		return nil
+	}
+	var err error
+	unread := 0
+	switch reset.ErrorCode {
+	case codeOtherNetwork:
+		err, unread = ErrOtherNetwork, out.sent
+	case codeRefused:
+		err, unread = ErrRefused, out.sent
+	case network.StreamShutdown:
+		err = errors.New("the peer is closing")
+	default:
+		return nil
+	}
+	l.refused = &because{ErrNotConnected, err}
+	l.until = time.Now().Add(refusedFor)
+	l.drop(l.refused, unread)
+	return l.refused
+}
+
+// drop drops what is queued and what the writer has, and fails who waits, for
+// err. Besides, more events were lost. The lock is held.
+func (l *lane) drop(err error, more int) {
+	n := l.events + l.flight + more
+	if l.queue != nil {
+		l.queue.free()
+		l.queue = nil
+	}
+	l.events, l.flight = 0, 0
+	l.drops++
+	l.why = err
+	l.changed()
+	l.count(n, err)
+}
+
+// count notes that n accepted events were not written. The lock is held.
+func (l *lane) count(n int, err error) {
+	if n > 0 {
+		l.lost += n
+		l.cause = err
+		l.d.nUnwritten.Add(uint64(n))
+		l.d.log.Warn("direct events were not delivered", "peer", l.peer, "events", n, "error", err)
+	}
+}
+
+// end ends the lane for the reason err and waits for nothing; done is closed
+// when the writer has left.
+func (l *lane) end(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return
+	}
+	l.err = err
+	l.cancel()
+	l.changed()
+	if l.out != nil {
+		l.out.SetWriteDeadline(time.Now()) // a blocked writer leaves
+	}
+	if !l.writing {
+		l.finish()
+	}
+}
+
+// finish closes an ended lane that has no writer. The lock is held.
+func (l *lane) finish() {
+	l.drop(l.err, 0)
+	if out := l.out; out != nil {
+		l.out = nil
+		out.closed = true
+		// What was written may still arrive: close and do not reset. Closing
+		// the read side first ends the watcher, and with it the negotiation
+		// that libp2p's Close would wait for.
+		l.d.tasks.Go(func() {
+			out.CloseRead()
+			out.Close()
+		})
+	}
+	close(l.done)
+}
+
+// unwritten returns how many accepted events were not written.
+func (l *lane) unwritten() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lost
+}
+
+// flush waits until what has been accepted is written.
+func (l *lane) flush(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lost := l.lost
+	for goal := l.accepted; ; {
+		left := int64(goal-l.accepted) + int64(l.events+l.flight)
+		if left <= 0 {
+			break
+		}
+		if err := l.wait(ctx); err != nil {
+			return fmt.Errorf("events: flush to %s: %d events not written: %w", l.peer, left, err)
+		}
+	}
+	if n := l.lost - lost; n > 0 {
+		return fmt.Errorf("events: flush to %s: %d events were dropped: %w", l.peer, n, &because{ErrNotConnected, l.cause})
+	}
+	return nil
+}
+
+// idle reports whether there is nothing to remember. The lock is held.
+func (l *lane) idle() bool {
+	return l.err == nil && l.out == nil && !l.writing && !l.opening && l.refused == nil && l.lost == 0
+}
+
+// forget removes a lane if it is idle, so that peers of old cost no memory.
+func (d *Direct) forget(l *lane) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.idle() && d.lanes[l.peer] == l {
+		delete(d.lanes, l.peer)
+		l.err = errEnded
+		l.cancel()
+		l.changed()
+	}
+}
+
+// buffer is a pooled byte slice. Whoever got it frees it, once.
+type buffer struct{ b []byte }
+
+var buffers = sync.Pool{New: func() any { return &buffer{b: make([]byte, 0, 1<<10)} }}
+
+func getBuffer() *buffer { return buffers.Get().(*buffer) }
+
+// maxBuffer is more than a queue of the default size takes.
+const maxBuffer = 2 << 20
+
+func (b *buffer) free() {
+	if cap(b.b) <= maxBuffer {
+		b.b = b.b[:0]
+		buffers.Put(b)
+	}
+}

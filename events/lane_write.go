@@ -1,0 +1,191 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+)
+
+// write is the writer. It leaves when there is nothing to write.
+func (l *lane) write() {
+	l.mu.Lock()
+	for l.err == nil && l.events > 0 {
+		buf := l.queue
+		l.queue, l.flight, l.events = nil, l.events, 0
+		l.changed() // there is room
+		l.mu.Unlock()
+		l.send(buf.b)
+		buf.free()
+		l.mu.Lock()
+	}
+	l.writing = false
+	if l.err != nil {
+		l.finish()
+	} else if l.out != nil && l.out.broken != nil {
+		l.lose(l.out)
+	}
+	l.changed()
+	idle := l.idle()
+	l.mu.Unlock()
+	if idle {
+		l.d.forget(l)
+	}
+}
+
+// send writes the frames in buf, to more than one stream if need be. Unless
+// the lane ends, they are all written or dropped when it returns.
+func (l *lane) send(buf []byte) {
+	var re redial
+	for len(buf) > 0 {
+		out := l.stream(&re)
+		if out == nil {
+			return
+		}
+		n, err := l.writeTo(out, buf)
+		l.mu.Lock()
+		if err == nil {
+			out.sent += l.flight
+			l.flight = 0
+			l.mu.Unlock()
+			return
+		}
+		ended, end := framesWithin(buf, n)
+		buf = buf[end:]
+		l.flight -= ended
+		if l.err != nil {
+			l.mu.Unlock()
+			return
+		}
+		// A frame that was cut is not read by the peer, so it goes to the next
+		// stream; those before it may or may not have been read.
+		l.count(ended, err)
+		if out.broken == nil {
+			out.broken = err
+		}
+		if time.Since(out.opened) > quickLoss {
+			re.times = 0
+		}
+		if ended > 0 || re.err == nil {
+			re.since = time.Now()
+		}
+		re.err = err
+		l.mu.Unlock()
+		l.d.tasks.Go(func() { out.Reset() })
+	}
+}
+
+const (
+	// writeChunk is the most that is given to a stream at once, so that a
+	// long write is seen to make progress.
+	writeChunk = 64 << 10
+	// quickLoss is how long a stream has to last before its loss counts as
+	// the first again.
+	quickLoss = time.Second
+	// Pauses between streams that break or cannot be opened.
+	minRedial = 50 * time.Millisecond
+	maxRedial = 2 * time.Second
+)
+
+// writeTo writes buf to the stream and returns how much of it was handed over.
+// While nothing can be written it goes on trying: what is queued waits for the
+// peer, only those that wait for room are told that it is stalled.
+func (l *lane) writeTo(out *outbound, buf []byte) (n int, err error) {
+	timeout := l.d.cfg.StallTimeout
+	last := time.Now() // of progress
+	for n < len(buf) {
+		if now := time.Now(); out.end.Sub(now) < timeout/16 {
+			// Not at every write, as that costs about as much as a write.
+			out.end = now.Add(timeout / 8)
+			out.SetWriteDeadline(out.end)
+		}
+		if l.ctx.Err() != nil { // end sets the deadline after this
+			return n, l.ctx.Err()
+		}
+		m, err := out.Write(buf[n:min(len(buf), n+writeChunk)])
+		n += m
+		switch {
+		case m > 0:
+			last = time.Now()
+			l.setStalled(false)
+		case time.Since(last) >= timeout:
+			l.setStalled(true)
+		}
+		// libp2p's connections also end with errors that call themselves
+		// timeouts; those come before the deadline.
+		if err != nil && (!isTimeout(err) || time.Now().Before(out.end)) {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+func isTimeout(err error) bool {
+	t, ok := errors.AsType[net.Error](err)
+	return ok && t.Timeout()
+}
+
+func (l *lane) setStalled(stalled bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stalled != stalled {
+		l.stalled = stalled
+		l.changed()
+	}
+}
+
+// redial is what a send remembers about broken streams.
+type redial struct {
+	times int       // another one was opened, or tried
+	err   error     // why the last one broke or could not be opened
+	since time.Time // when that began: no frame was written from then on
+}
+
+// stream returns the lane's stream. If that is broken it opens another one,
+// until the stall timeout is over; then everything is dropped and stream
+// returns nil, as it does when the lane has ended.
+func (l *lane) stream(re *redial) *outbound {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if out := l.out; out != nil {
+		if out.broken == nil {
+			return out
+		}
+		if l.err == nil && l.lose(out) != nil {
+			return nil
+		}
+	}
+	if re.err == nil {
+		re.since = time.Now()
+	}
+	for l.err == nil {
+		if re.err != nil && time.Since(re.since) >= l.d.cfg.StallTimeout {
+			l.drop(&because{ErrNotConnected, re.err}, 0)
+			return nil
+		}
+		l.mu.Unlock()
+		out, err := l.again(re)
+		l.mu.Lock()
+		if err == nil {
+			l.use(out)
+			return l.out
+		}
+		re.err = err
+	}
+	return nil
+}
+
+// again dials after a pause.
+func (l *lane) again(re *redial) (*outbound, error) {
+	if re.times > 0 {
+		select {
+		case <-time.After(min(minRedial<<min(re.times-1, 10), maxRedial)):
+		case <-l.ctx.Done():
+			return nil, l.ctx.Err()
+		}
+	}
+	re.times++
+	ctx, cancel := context.WithDeadline(l.ctx, re.since.Add(l.d.cfg.StallTimeout))
+	defer cancel()
+	return l.dial(ctx)
+}

@@ -1,0 +1,251 @@
+package events
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// anyName is what On takes for every name.
+const anyName = "*"
+
+// mux holds the handlers of one channel (direct or broadcast) and calls them.
+// Its methods may be called from any goroutine, also from handlers.
+type mux struct {
+	log *slog.Logger
+
+	mu       sync.RWMutex
+	seq      uint64 // of the last registration
+	handlers map[muxKey][]*handler
+
+	gen atomic.Uint64 // counts changes of handlers, from 1
+
+	running sync.Map // *running -> struct{}: goroutines that call handlers
+
+	nPanics      atomic.Uint64
+	nUndecodable atomic.Uint64
+	nUnhandled   atomic.Uint64
+}
+
+// muxKey is the kind of events a handler is for; from is empty for any sender.
+type muxKey struct {
+	from peer.ID
+	name string
+}
+
+type handler struct {
+	seq uint64
+	f   func(context.Context, *Event)
+	off atomic.Bool
+}
+
+func newMux(log *slog.Logger) *mux {
+	m := &mux{log: log, handlers: make(map[muxKey][]*handler)}
+	m.gen.Store(1)
+	return m
+}
+
+// on registers f for the name, or for every name if it is "*". A handler for a
+// name that no event can have is never called; that is a programmer's slip and
+// logged as an error.
+func (m *mux) on(name string, f func(context.Context, *Event)) (off func()) {
+	return m.onFrom("", name, f)
+}
+
+// onFrom is on for the events of one sender.
+func (m *mux) onFrom(from peer.ID, name string, f func(context.Context, *Event)) (off func()) {
+	if name != anyName {
+		if err := checkName(name); err != nil {
+			m.log.Error("a handler that can never be called", "error", err)
+			return func() {}
+		}
+	}
+	k := muxKey{from, name}
+	h := &handler{f: f}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.seq++
+	h.seq = m.seq
+	// The slices are replaced and not changed, since dispatch goes through
+	// them without the lock.
+	old := m.handlers[k]
+	m.handlers[k] = append(old[:len(old):len(old)], h)
+	m.gen.Add(1)
+	return func() { m.remove(k, h) }
+}
+
+func (m *mux) remove(k muxKey, h *handler) {
+	if h.off.Swap(true) {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	defer m.gen.Add(1)
+	old := m.handlers[k]
+	if len(old) == 1 {
+		delete(m.handlers, k)
+		return
+	}
+	list := make([]*handler, 0, len(old)-1)
+	for _, other := range old {
+		if other != h {
+			list = append(list, other)
+		}
+	}
+	m.handlers[k] = list
+}
+
+// dispatch calls the event's handlers one after the other, in the order in
+// which they were registered, and returns when the last has returned. A panic
+// of one is caught, counted and logged; the next is called all the same. The
+// caller's ctx should come from enter; if it does not, dispatch enters for the
+// time of this event.
+func (m *mux) dispatch(ctx context.Context, ev *Event) {
+	r, ok := ctx.(*running)
+	if !ok || r.m != m {
+		var leave func()
+		ctx, leave = m.enter(ctx)
+		defer leave()
+		r = ctx.(*running)
+	}
+	ev.mux = m
+	handlers := r.handlers(ev)
+	if len(handlers) == 0 {
+		m.nUnhandled.Add(1)
+		return
+	}
+	for _, h := range handlers {
+		if !h.off.Load() {
+			m.call(ctx, h, ev)
+		}
+	}
+}
+
+// find returns the handlers of an event in the order of their registration.
+func (m *mux) find(ev *Event) []*handler {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var found []*handler
+	merged := false
+	for _, k := range [...]muxKey{{"", ev.Name}, {"", anyName}, {ev.From, ev.Name}, {ev.From, anyName}} {
+		l := m.handlers[k]
+		if len(found) == 0 {
+			found = l
+		} else if len(l) > 0 {
+			found = append(found[:len(found):len(found)], l...)
+			merged = true
+		}
+	}
+	if merged {
+		slices.SortFunc(found, func(a, b *handler) int { return cmp.Compare(a.seq, b.seq) })
+	}
+	return found
+}
+
+func (m *mux) call(ctx context.Context, h *handler, ev *Event) {
+	defer func() {
+		if v := recover(); v != nil {
+			m.nPanics.Add(1)
+			m.log.Error("a handler panicked", "event", quote(ev.Name), "from", ev.From, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+		}
+	}()
+	h.f(ctx, ev)
+}
+
+// panics returns how many handlers panicked.
+func (m *mux) panics() uint64 { return m.nPanics.Load() }
+
+// running is one goroutine that calls handlers of m, and their context.
+type running struct {
+	context.Context
+	m    *mux
+	done chan struct{}
+
+	// What find said last, as the next event is often like the last one.
+	from  peer.ID
+	name  string
+	gen   uint64
+	found []*handler
+}
+
+func (r *running) handlers(ev *Event) []*handler {
+	gen := r.m.gen.Load()
+	if r.gen != gen || r.name != ev.Name || r.from != ev.From {
+		r.from, r.name, r.gen = ev.From, ev.Name, gen
+		r.found = r.m.find(ev)
+	}
+	return r.found
+}
+
+type runningKey struct{}
+
+// enter notes that the calling goroutine is going to call handlers, until
+// leave. The returned context is the one to give to dispatch: through it a
+// Close that a handler calls knows which goroutine not to wait for.
+func (m *mux) enter(ctx context.Context) (_ context.Context, leave func()) {
+	r := &running{Context: ctx, m: m, done: make(chan struct{})}
+	m.running.Store(r, struct{}{})
+	return r, func() {
+		m.running.Delete(r)
+		close(r.done)
+	}
+}
+
+// Value is that of a context; under runningKey it is the goroutine itself.
+func (r *running) Value(key any) any {
+	if key == (runningKey{}) {
+		return r
+	}
+	return r.Context.Value(key)
+}
+
+// InHandler reports whether ctx is the context that a handler of this package
+// was called with, or comes from one.
+func InHandler(ctx context.Context) bool {
+	return ctx.Value(runningKey{}) != nil
+}
+
+// handlersTimeout is how long a Close in a handler waits when it is given no
+// other end.
+const handlersTimeout = 5 * time.Second
+
+// waitContext returns the context for waiting in a Close called with ctx. As
+// closing ends the contexts of handlers, only the deadline of such a ctx
+// counts, or five seconds.
+func waitContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	if !InHandler(ctx) {
+		return ctx, func() {}
+	}
+	end, ok := ctx.Deadline()
+	if !ok {
+		end = time.Now().Add(handlersTimeout)
+	}
+	return context.WithDeadline(context.WithoutCancel(ctx), end)
+}
+
+// wait waits until every goroutine that has entered has left, or until ctx
+// ends. It does not wait for the goroutine whose handler was called with ctx.
+func (m *mux) wait(ctx context.Context) error {
+	self := ctx.Value(runningKey{})
+	ctx, cancel := waitContext(ctx)
+	defer cancel()
+	for r := range m.running.Range {
+		if r == self {
+			continue
+		}
+		select {
+		case <-r.(*running).done:
+		case <-ctx.Done():
+			return fmt.Errorf("events: a handler still runs: %w", ctx.Err())
+		}
+	}
+	return nil
+}

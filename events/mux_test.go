@@ -1,0 +1,213 @@
+package events
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+var discard = slog.New(slog.DiscardHandler)
+
+// logTo returns a logger that writes every level to b.
+func logTo(b *bytes.Buffer) *slog.Logger {
+	return slog.New(slog.NewTextHandler(b, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// calls notes the order in which handlers are called.
+type calls []string
+
+func (c *calls) note(s string) func(context.Context, *Event) {
+	return func(context.Context, *Event) { *c = append(*c, s) }
+}
+
+func (c *calls) want(t *testing.T, want ...string) {
+	t.Helper()
+	if !slices.Equal(*c, want) {
+		t.Errorf("called %q, want %q", *c, want)
+	}
+	*c = nil
+}
+
+func event(from peer.ID, name string) *Event { return &Event{From: from, Name: name} }
+
+func TestHandlersAreCalledInOrderOfRegistration(t *testing.T) {
+	m := newMux(discard)
+	ctx := t.Context()
+	var got calls
+	offs := []func(){
+		m.onFrom("p", "a", got.note("p/a")),
+		m.on("*", got.note("*")),
+		m.on("a", got.note("a")),
+		m.onFrom("p", "*", got.note("p/*")),
+		m.on("a", got.note("a again")),
+		m.on("b", got.note("b")),
+		m.onFrom("q", "a", got.note("q/a")),
+	}
+	m.dispatch(ctx, event("p", "a"))
+	got.want(t, "p/a", "*", "a", "p/*", "a again")
+	m.dispatch(ctx, event("r", "a"))
+	got.want(t, "*", "a", "a again")
+	m.dispatch(ctx, event("q", "b"))
+	got.want(t, "*", "b")
+
+	offs[2]()
+	offs[2]() // twice is fine
+	m.dispatch(ctx, event("p", "a"))
+	got.want(t, "p/a", "*", "p/*", "a again")
+	for _, off := range offs {
+		off()
+	}
+	m.dispatch(ctx, event("p", "a"))
+	got.want(t)
+	if n := m.nUnhandled.Load(); n != 1 {
+		t.Errorf("%d events unhandled, want 1", n)
+	}
+	if len(m.handlers) != 0 {
+		t.Errorf("handlers left: %v", m.handlers)
+	}
+}
+
+func TestHandlersChangeHandlers(t *testing.T) {
+	m := newMux(discard)
+	var got calls
+	var offSelf, offNext func()
+	offSelf = m.on("a", func(context.Context, *Event) {
+		got = append(got, "first")
+		offSelf()
+		offNext() // after this it is not called, not even for this event
+		m.on("a", got.note("new"))
+	})
+	offNext = m.on("a", got.note("second"))
+	m.on("a", got.note("third"))
+	m.dispatch(t.Context(), event("p", "a"))
+	got.want(t, "first", "third")
+	m.dispatch(t.Context(), event("p", "a"))
+	got.want(t, "third", "new")
+}
+
+// The goroutine of a stream keeps what it found last; it has to notice changes.
+func TestEnteredGoroutineSeesChanges(t *testing.T) {
+	m := newMux(discard)
+	ctx, leave := m.enter(t.Context())
+	defer leave()
+	var got calls
+	m.dispatch(ctx, event("p", "a"))
+	off := m.on("a", got.note("a"))
+	m.dispatch(ctx, event("p", "a"))
+	m.dispatch(ctx, event("p", "b"))
+	m.onFrom("q", "a", got.note("q"))
+	m.dispatch(ctx, event("q", "a"))
+	off()
+	m.dispatch(ctx, event("q", "a"))
+	m.dispatch(ctx, event("p", "a"))
+	got.want(t, "a", "a", "q", "q")
+}
+
+func TestPanicsAreCaughtLoggedAndCounted(t *testing.T) {
+	var log bytes.Buffer
+	m := newMux(logTo(&log))
+	var got calls
+	m.on("a", func(context.Context, *Event) { panic("oh no") })
+	m.on("a", func(context.Context, *Event) { var e *Event; e.n++ })
+	m.on("a", got.note("last"))
+	m.dispatch(t.Context(), event("p", "a"))
+	got.want(t, "last")
+	if n := m.panics(); n != 2 {
+		t.Errorf("%d panics counted, want 2", n)
+	}
+	for _, want := range []string{"level=ERROR", "oh no", "nil pointer", "TestPanicsAreCaughtLoggedAndCounted"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("the log lacks %q: %s", want, &log)
+		}
+	}
+}
+
+func TestHandlerForNoPossibleNameIsLogged(t *testing.T) {
+	for _, name := range []string{"", "a\xff", strings.Repeat("n", 129)} {
+		var log bytes.Buffer
+		m := newMux(logTo(&log))
+		m.on(name, func(context.Context, *Event) {})()
+		if !strings.Contains(log.String(), "level=ERROR") {
+			t.Errorf("%q: log %q", name, &log)
+		}
+	}
+}
+
+func TestHandlersAndDispatchAtOnce(t *testing.T) {
+	m := newMux(discard)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 1000 {
+				m.on("a", func(context.Context, *Event) {})()
+			}
+		})
+		wg.Go(func() {
+			ctx, leave := m.enter(context.Background())
+			defer leave()
+			for range 1000 {
+				m.dispatch(ctx, event("p", "a"))
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestWait(t *testing.T) {
+	type key struct{}
+	synctest.Test(t, func(t *testing.T) {
+		m := newMux(discard)
+		base, cancel := context.WithCancel(context.WithValue(context.Background(), key{}, "v"))
+		if InHandler(base) {
+			t.Error("not in a handler")
+		}
+		release := make(chan struct{})
+		m.on("block", func(ctx context.Context, _ *Event) {
+			if ctx.Value(key{}) != "v" || !InHandler(ctx) {
+				t.Error("the handler's context lacks something")
+			}
+			<-release
+		})
+		m.on("self", func(ctx context.Context, _ *Event) {
+			// A handler does not wait for itself, not even through a derived
+			// context, but for others; and not for ever, though its own
+			// context ends first.
+			cancel()
+			start := time.Now()
+			if err := m.wait(context.WithValue(ctx, key{}, 1)); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != handlersTimeout {
+				t.Errorf("%v after %v", err, time.Since(start))
+			}
+			short, cancel := context.WithDeadline(ctx, start.Add(7*time.Second))
+			defer cancel()
+			if err := m.wait(short); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 7*time.Second {
+				t.Errorf("%v after %v", err, time.Since(start))
+			}
+			close(release)
+			if err := m.wait(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		go m.dispatch(base, event("p", "block"))
+		synctest.Wait()
+		ended, end := context.WithCancel(context.Background())
+		end()
+		if err := m.wait(ended); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		ctx, leave := m.enter(base)
+		m.dispatch(ctx, event("p", "self"))
+		leave()
+		if err := m.wait(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -1,0 +1,110 @@
+package events
+
+import (
+	"context"
+	"iter"
+	"sync"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// A Name is the name of an event together with the type of its argument, on
+// which both ends agree. T is []byte, which is sent as it is, or any type that
+// encoding/json can handle. An event of type struct{} has no argument at all.
+//
+//	var chat = events.Name[string]("chat")
+type Name[T any] string
+
+// A Message is an event with its decoded argument.
+type Message[T any] struct {
+	*Event
+	Value T
+}
+
+// Emit emits v; it blocks and fails as the emitter's Emit does.
+func (n Name[T]) Emit(ctx context.Context, e Emitter, v T) error {
+	if _, none := any(v).(struct{}); none {
+		return e.Emit(ctx, string(n))
+	}
+	return e.Emit(ctx, string(n), v)
+}
+
+// On calls f for every event of the name, as src.On does. An event whose
+// argument is not a T is counted, logged at debug level, and not given to f.
+// Further arguments are ignored.
+func (n Name[T]) On(src Source, f func(ctx context.Context, from peer.ID, v T)) (off func()) {
+	return src.On(string(n), func(ctx context.Context, ev *Event) {
+		v, err := decodeAs[T](ev)
+		if err != nil {
+			ev.undecodable(err)
+			return
+		}
+		f(ctx, ev.From, v)
+	})
+}
+
+// All returns the events of the name as a loop, which runs on the caller's
+// goroutine with no lock held. It subscribes at once, so that nothing is missed
+// that comes before the loop begins, and can be looped over once. It ends when
+// ctx ends, or when src closes if src has a Done method, as those of this
+// module have. An event whose argument is not a T comes in its place as an
+// error that wraps [ErrUndecodable], with the Event and without a Value.
+//
+// The loop takes one event at a time: before it begins, and while its body
+// runs, the sender of the next event is held back as by a slow handler. So a
+// loop that is not wanted after all needs the end of its ctx.
+func (n Name[T]) All(ctx context.Context, src Source) iter.Seq2[Message[T], error] {
+	type item struct {
+		msg Message[T]
+		err error
+	}
+	next, left := make(chan item), make(chan struct{})
+	off := src.On(string(n), func(hctx context.Context, ev *Event) {
+		v, err := decodeAs[T](ev)
+		if err != nil {
+			ev.undecodable(err)
+		}
+		select {
+		case next <- item{Message[T]{ev, v}, err}:
+		case <-left:
+		case <-hctx.Done():
+		}
+	})
+	leave := sync.OnceFunc(func() {
+		off()
+		close(left)
+	})
+	forget := context.AfterFunc(ctx, leave)
+	var closed <-chan struct{}
+	if c, ok := src.(interface{ Done() <-chan struct{} }); ok {
+		closed = c.Done()
+	}
+	return func(yield func(Message[T], error) bool) {
+		defer forget()
+		defer leave()
+		for ctx.Err() == nil {
+			select {
+			case it := <-next:
+				if !yield(it.msg, it.err) {
+					return
+				}
+			case <-left:
+				return
+			case <-closed:
+				return
+			}
+		}
+	}
+}
+
+func decodeAs[T any](ev *Event) (T, error) {
+	var v T
+	if _, none := any(v).(struct{}); none {
+		return v, nil
+	}
+	if err := ev.Decode(&v); err != nil {
+		var zero T // not a half-filled one
+		return zero, err
+	}
+	return v, nil
+}

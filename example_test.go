@@ -1,0 +1,78 @@
+package smokesignal_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"time"
+
+	"github.com/go-smokesignal/smokesignal"
+)
+
+// Two nodes and one typed event.
+func Example() {
+	ctx := context.Background()
+	greeting := smokesignal.Name[string]("greeting")
+	arrived := make(chan string)
+
+	a, _ := smokesignal.New(smokesignal.Listen("127.0.0.1:0"))
+	greeting.On(a.Broadcast(), func(_ context.Context, from smokesignal.ID, text string) { arrived <- text })
+	a.Start(ctx)
+	defer a.Close()
+
+	b, _ := smokesignal.New(smokesignal.Listen("127.0.0.1:0"), smokesignal.Seeds(a.Addrs()[0].String()))
+	b.OnConnect(func(ctx context.Context) { greeting.Emit(ctx, b.Broadcast(), "hello") })
+	b.Start(ctx)
+	defer b.Close()
+
+	fmt.Println(<-arrived)
+	// Output: hello
+}
+
+// The life of a node, in the order of the original's synopsis.
+func Example_synopsis() {
+	addr, err := smokesignal.LocalIP("127.0.0.1/255.0.0.0") // tell it your subnet, it figures out the right IP
+	if err != nil {
+		log.Fatal(err)
+	}
+	node, err := smokesignal.New(
+		smokesignal.Listen(addr.String()+":0"),  // or ":8495"
+		smokesignal.Seeds("192.0.2.100:13"),     // the address of a seed, a known node
+		smokesignal.PeerLimits(3, 5),            // how many peers at least and at most
+		smokesignal.PingInterval(5*time.Second), // how closely seeds are watched
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	// listen on network events...
+
+	chat := smokesignal.Name[string]("chat")
+
+	node.OnConnect(func(ctx context.Context) {
+		// Hey, now have at least one peer!
+
+		// ...and broadcast stuff
+		chat.Emit(ctx, node.Broadcast(), "HEYO! I'm here")
+	})
+
+	node.OnDisconnect(func(ctx context.Context) {
+		// Bah, all peers gone.
+	})
+
+	chat.On(node.Broadcast(), func(ctx context.Context, from smokesignal.ID, msg string) {
+		// oho, a chat message!
+	})
+
+	// Start the darn thing
+	if err := node.Start(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+
+	// mah, i'd rather stop it
+	if err := node.Close(); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("connected:", node.Connected())
+	// Output: connected: false
+}

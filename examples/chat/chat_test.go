@@ -1,0 +1,408 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-smokesignal/smokesignal"
+)
+
+// TestMain lets the test binary be the program, for the tests that kill it.
+func TestMain(m *testing.M) {
+	if os.Getenv("CHAT_TEST_MAIN") != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// patient bounds what a loaded machine may take.
+const patient = 30 * time.Second
+
+// output collects what a chat prints.
+type output struct {
+	mu      sync.Mutex
+	text    bytes.Buffer
+	changed chan struct{}
+}
+
+func newOutput() *output { return &output{changed: make(chan struct{})} }
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	close(o.changed)
+	o.changed = make(chan struct{})
+	return o.text.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// talker is a chat with its two ends.
+type talker struct {
+	t    *testing.T
+	name string
+	in   io.WriteCloser
+	out  *output
+	read int // up to where wait has looked
+	kill func()
+	done chan error
+}
+
+// talk starts a chat in this process, on loopback.
+func talk(t *testing.T, name string, args ...string) *talker {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	r, w := io.Pipe()
+	k := &talker{t: t, name: name, in: w, out: newOutput(), kill: cancel, done: make(chan error, 1)}
+	args = append([]string{"-listen", "127.0.0.1:0", "-name", name, "-network", network(t)}, args...)
+	go func() {
+		k.done <- run(ctx, args, r, k.out)
+		r.Close()
+	}()
+	k.cleanup(cancel)
+	return k
+}
+
+// talkProcess starts a chat as a process, so that it can be killed.
+func talkProcess(t *testing.T, name string, args ...string) *talker {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe, append([]string{"-name", name, "-network", network(t)}, args...)...)
+	cmd.Env = append(os.Environ(), "CHAT_TEST_MAIN=1")
+	k := &talker{t: t, name: name, out: newOutput(), done: make(chan error, 1)}
+	cmd.Stdout, cmd.Stderr = k.out, k.out
+	if k.in, err = cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { k.done <- cmd.Wait() }()
+	k.kill = func() { cmd.Process.Kill() }
+	k.cleanup(k.kill)
+	return k
+}
+
+// network keeps tests that run at the same time apart.
+func network(t *testing.T) string {
+	name, _, _ := strings.Cut(t.Name(), "/")
+	return name
+}
+
+func (k *talker) cleanup(stop func()) {
+	k.t.Cleanup(func() {
+		stop()
+		select {
+		case <-k.done:
+		case <-time.After(patient):
+			k.t.Errorf("%s does not end", k.name)
+		}
+		if k.t.Failed() {
+			k.t.Logf("%s printed\n%s", k.name, k.out)
+		}
+	})
+}
+
+func (k *talker) say(text string) {
+	k.t.Helper()
+	if _, err := io.WriteString(k.in, text+"\n"); err != nil {
+		k.t.Fatalf("%s cannot say %q: %v", k.name, text, err)
+	}
+}
+
+// wait waits until the chat prints a line that matches, after the last one that
+// was waited for, and returns its groups.
+func (k *talker) wait(pattern string, within time.Duration) []string {
+	k.t.Helper()
+	re := regexp.MustCompile("(?m)^" + pattern + "$")
+	timeout := time.After(within)
+	for {
+		k.out.mu.Lock()
+		text, changed := k.out.text.String()[k.read:], k.out.changed
+		k.out.mu.Unlock()
+		if m := re.FindStringSubmatchIndex(text); m != nil {
+			k.read += m[1]
+			var groups []string
+			for i := 0; i < len(m); i += 2 {
+				groups = append(groups, text[m[i]:m[i+1]])
+			}
+			return groups
+		}
+		select {
+		case <-changed:
+		case <-timeout:
+			k.t.Fatalf("%s did not print %q within %v", k.name, pattern, within)
+		}
+	}
+}
+
+// seed returns the address in the command that the chat prints.
+func (k *talker) seed() string {
+	k.t.Helper()
+	return k.wait(`\* to join, another person types: go run ./examples/chat -seed (\S+) -network \w+`, patient)[1]
+}
+
+// end waits until the chat has ended by itself.
+func (k *talker) end() error {
+	k.t.Helper()
+	select {
+	case err := <-k.done:
+		k.done <- err
+		return err
+	case <-time.After(patient):
+		k.t.Fatalf("%s does not end", k.name)
+		return nil
+	}
+}
+
+func TestTwoChats(t *testing.T) {
+	t.Parallel()
+	alice := talk(t, "alice")
+	bob := talk(t, "bob", "-seed", alice.seed())
+	for _, k := range []*talker{alice, bob} {
+		k.wait(`\* connecting`, patient)
+		k.wait(`\* connected\. Happy chatting!`, patient)
+	}
+	alice.say("hello bob")
+	bob.wait("alice: hello bob", patient)
+	bob.say("hello alice, \x1b[31mgot you")
+	alice.wait(`bob: hello alice, ␛\[31mgot you`, patient)
+	bob.say("/quit is text when it comes from a pipe")
+	alice.wait("bob: /quit is text when it comes from a pipe", patient)
+
+	bob.in.Close() // the end of the input
+	if err := bob.end(); err != nil {
+		t.Errorf("bob ended with %v", err)
+	}
+	alice.wait(`\* bob left`, patient)
+	alice.wait(`\* disconnected\. Sorry\.`, patient)
+	if strings.Contains(bob.out.String(), "disconnected") {
+		t.Error("bob, who left, was told that he is disconnected")
+	}
+	alice.kill() // ctrl-c
+	if err := alice.end(); err != nil {
+		t.Errorf("alice ended with %v", err)
+	}
+}
+
+// TestThreeInARow: each knows only the one before.
+func TestThreeInARow(t *testing.T) {
+	t.Parallel()
+	a := talk(t, "ann")
+	b := talk(t, "bob", "-seed", a.seed())
+	c := talk(t, "cy", "-seed", b.seed())
+	all := []*talker{a, b, c}
+	for i, k := range all {
+		seen := k.read
+		for j, other := range all {
+			if i != j {
+				k.read = seen // in any order
+				k.wait(`\* `+other.name+" joined", patient)
+			}
+		}
+	}
+	for i, k := range all {
+		k.say("this is " + k.name)
+		for j, other := range all {
+			if i != j {
+				other.wait(k.name+": this is "+k.name, patient)
+			}
+		}
+	}
+}
+
+// TestKilledAndBack: what the issue promises of two real processes.
+func TestKilledAndBack(t *testing.T) {
+	t.Parallel()
+	at := freeAddress(t)
+	alice := talkProcess(t, "alice", "-listen", at)
+	alice.wait(`\* connecting`, patient)
+	bob := talkProcess(t, "bob", "-listen", "127.0.0.1:0", "-seed", at)
+	bob.wait(`\* alice joined`, patient)
+	alice.wait(`\* bob joined`, patient)
+
+	alice.kill()
+	bob.wait(`\* disconnected\. Sorry\.`, patient)
+	bob.wait(`\* seed `+regexp.QuoteMeta(at)+`: connection refused; .*`, patient)
+
+	back := talkProcess(t, "alice", "-listen", at)
+	back.wait(`\* connecting`, patient)
+	bob.wait(`\* connected\. Happy chatting!`, 10*time.Second)
+	back.say("here I am again")
+	bob.wait("alice: here I am again", patient)
+	if n := strings.Count(bob.out.String(), "connection refused"); n != 1 {
+		t.Errorf("bob said %d times that the connection was refused", n)
+	}
+}
+
+// TestKilledFarAway: who was killed out of one's sight is missed all the same.
+func TestKilledFarAway(t *testing.T) {
+	t.Parallel()
+	a := talk(t, "ann")
+	b := talkProcess(t, "bob", "-listen", "127.0.0.1:0", "-seed", a.seed())
+	c := talk(t, "cy", "-seed", a.seedAgain())
+	c.wait(`\* bob joined`, patient)
+	b.kill()
+	c.wait(`\* bob left`, patient)
+	a.wait(`\* bob left`, patient)
+}
+
+func (k *talker) seedAgain() string {
+	k.read = 0
+	return k.seed()
+}
+
+// TestPipe: echo hi | chat -seed ...
+func TestPipe(t *testing.T) {
+	t.Parallel()
+	alice := talk(t, "alice")
+	bob := talk(t, "bob", "-seed", alice.seed())
+	bob.say("hi")
+	bob.say("there")
+	bob.in.Close() // before anybody is connected
+	if err := bob.end(); err != nil {
+		t.Errorf("bob ended with %v", err)
+	}
+	alice.wait("bob: hi", patient)
+	alice.wait("bob: there", patient)
+}
+
+// TestPipeWithoutListener: what cannot be sent is an error, not silence.
+func TestPipeWithoutListener(t *testing.T) {
+	t.Parallel()
+	bob := talk(t, "bob", "-seed", freeAddress(t))
+	bob.say("hi")
+	bob.say("there")
+	start := time.Now()
+	bob.in.Close()
+	err := bob.end()
+	if err == nil || !strings.Contains(err.Error(), "lines not sent: 2") || !strings.Contains(err.Error(), "connection refused") {
+		t.Errorf("got %v", err)
+	}
+	if d := time.Since(start); d < patience || d > patience+patient {
+		t.Errorf("gave up after %v", d)
+	}
+}
+
+func TestNothingToSend(t *testing.T) {
+	t.Parallel()
+	bob := talk(t, "bob", "-seed", freeAddress(t))
+	bob.in.Close()
+	if err := bob.end(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSaysWhyNot: the cause is on the screen within three seconds, once.
+func TestSaysWhyNot(t *testing.T) {
+	t.Parallel()
+	const otherID = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp"
+	alice := talk(t, "alice")
+	seed := alice.seed()
+	host, port, _ := net.SplitHostPort(seed)
+	own := freeAddress(t)
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { silent.Close() })
+
+	full, err := smokesignal.New(smokesignal.Listen("127.0.0.1:0"), smokesignal.PeerLimits(0, 0), smokesignal.Network(network(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { full.Close() })
+	if err := full.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+
+	// Go's resolver knows by itself that no name server has names in .onion.
+	for _, tc := range []struct {
+		name, seed string
+		args       []string
+		want       string
+	}{
+		{"port closed", freeAddress(t), nil, "connection refused; is the other chat running.*"},
+		{"wrong id", fmt.Sprintf("/ip4/%s/tcp/%s/p2p/%s", host, port, otherID), nil, "wrong id: .*; ask for the address again.*"},
+		{"other network", seed, []string{"-network", "elsewhere"}, ".*another network.*; both need the same -network"},
+		{"no such name", "nowhere.onion:8495", nil, ".*; is the name spelled right.*"},
+		{"everybody full", full.Addrs()[0].String(), nil, ".*full.*; it goes on trying.*"},
+		{"itself", own, []string{"-listen", own}, "this node itself; give the address of another chat"},
+		{"no answer", silent.Addr().String(), nil, "no answer yet.*"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			k := talk(t, "bob", append([]string{"-seed", tc.seed}, tc.args...)...)
+			k.wait(`\* connecting`, patient)
+			k.wait(`\* seed `+regexp.QuoteMeta(tc.seed)+": "+tc.want, 3*time.Second)
+		})
+	}
+	// A chat of the loopback interface alone looks for nobody, and says so.
+	alice.wait(`\* not looking on the local network, .*`, 3*time.Second)
+}
+
+// TestStartFails: an address in use is an error that names it.
+func TestStartFails(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	at := l.Addr().(*net.TCPAddr)
+	err = run(t.Context(), []string{"-listen", at.String()}, strings.NewReader("hi\n"), io.Discard)
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("/tcp/%d: address already in use", at.Port)) {
+		t.Errorf("got %v, want an error that names %v", err, at)
+	}
+}
+
+// TestSameName: two of one name can be told apart.
+func TestSameName(t *testing.T) {
+	t.Parallel()
+	a := talk(t, "ann")
+	b := talk(t, "bob", "-seed", a.seed())
+	a.wait(`\* bob joined`, patient)
+	c := talk(t, "bob", "-seed", b.seed())
+	suffix := a.wait(`\* bob-(\w{6}) joined`, patient)[1]
+	c.say("I am the other one")
+	a.wait("bob-"+suffix+": I am the other one", patient)
+}
+
+// freeAddress returns an address nobody listens on, for TCP and UDP alike. Its
+// port is none that the system would give away by itself meanwhile.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	for range 100 {
+		at := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(10000))
+		l, err := net.Listen("tcp", at)
+		if err != nil {
+			continue
+		}
+		c, err := net.ListenPacket("udp", at)
+		l.Close()
+		if err == nil {
+			c.Close()
+			return at
+		}
+	}
+	t.Fatal("no port is free for both TCP and UDP")
+	return ""
+}

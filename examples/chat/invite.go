@@ -1,0 +1,90 @@
+package main
+
+import (
+	"net"
+	"net/netip"
+	"strings"
+
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+)
+
+// introduce tells where this chat can be reached and what another person types
+// to join it.
+func (s *session) introduce() {
+	defer close(s.introduced)
+	addrs := s.node.Addrs()
+	var at []string
+	for _, a := range addrs {
+		if hp, ok := hostPort(a); ok {
+			at = append(at, hp)
+		}
+	}
+	if len(at) == 0 {
+		for _, a := range addrs {
+			at = append(at, a.String())
+		}
+	}
+	s.view.status("listening on %s; id %s", strings.Join(at, ", "), s.node.ID())
+	if len(addrs) > 0 {
+		s.view.command("to join, another person types:", invitation(at[0], s.opts.network))
+	}
+	s.view.status("connecting")
+	if s.opts.alone() {
+		s.view.status("not looking on the local network, which cannot reach this loopback address; " +
+			"give a -seed, or let others join with the command above")
+	}
+	s.showWho()
+}
+
+// hostPort returns the short form of an address that is nothing but TCP.
+func hostPort(a ma.Multiaddr) (string, bool) {
+	if id, err := a.ValueForProtocol(ma.P_P2P); err == nil {
+		a = a.Decapsulate(ma.StringCast("/p2p/" + id))
+	}
+	if len(a) != 2 || a[1].Protocol().Code != ma.P_TCP {
+		return "", false
+	}
+	switch a[0].Protocol().Code {
+	case ma.P_IP4, ma.P_IP6, ma.P_DNS, ma.P_DNS4, ma.P_DNS6:
+		return net.JoinHostPort(a[0].Value(), a[1].Value()), true
+	}
+	return "", false
+}
+
+// invitation is the command that joins the chat at addr.
+func invitation(addr, network string) string {
+	words := []string{"go", "run", "./examples/chat", "-seed", addr}
+	if network != "" {
+		words = append(words, "-network", network)
+	}
+	for i, w := range words {
+		words[i] = quoted(w)
+	}
+	return strings.Join(words, " ")
+}
+
+// quoted makes one word of w for a shell.
+func quoted(w string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./:@%+=,", r)
+	}
+	if w != "" && strings.IndexFunc(w, func(r rune) bool { return !plain(r) }) < 0 {
+		return w
+	}
+	return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+}
+
+// loopback reports whether nobody outside this machine can reach addr, an
+// address to listen on.
+func loopback(addr string) bool {
+	host := addr
+	if a, err := ma.NewMultiaddr(addr); err == nil {
+		return manet.IsIPLoopback(a)
+	}
+	if h, _, err := net.SplitHostPort(addr); err == nil {
+		host = h
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}

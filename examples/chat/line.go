@@ -1,0 +1,216 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"unicode"
+)
+
+const (
+	maxLine    = 16 << 10 // characters
+	maxHistory = 200
+)
+
+// line is the line being written, and those written before. The cursor stands
+// before text[at]. A pasted line break is one character, shown as ⏎.
+type line struct {
+	text []rune
+	at   int
+
+	history []string
+	back    int    // how far up in history; 0 is the new line
+	draft   string // the new line, while looking at older ones
+}
+
+func (l *line) String() string { return string(l.text) }
+
+func (l *line) set(s string) {
+	l.text = []rune(s)
+	l.at = len(l.text)
+}
+
+// insert puts s before the cursor and reports whether there was room.
+func (l *line) insert(s string) bool {
+	r := []rune(s)
+	room := maxLine - len(l.text)
+	fits := len(r) <= room
+	r = r[:min(len(r), room)]
+	l.text = slices.Insert(l.text, l.at, r...)
+	l.at += len(r)
+	return fits
+}
+
+// left and right are the places beside the cursor; accents and joined emoji
+// belong to the character before them.
+func (l *line) left() int {
+	i := l.at
+	for i > 0 {
+		i--
+		if columns(l.text[i]) > 0 && (i == 0 || l.text[i-1] != zwj) {
+			break
+		}
+	}
+	return i
+}
+
+func (l *line) right() int {
+	i := l.at
+	for i < len(l.text) {
+		i++
+		if i == len(l.text) || columns(l.text[i]) > 0 && l.text[i-1] != zwj {
+			break
+		}
+	}
+	return i
+}
+
+func (l *line) wordLeft() int {
+	i := l.at
+	for i > 0 && !wordy(l.text[i-1]) {
+		i--
+	}
+	for i > 0 && wordy(l.text[i-1]) {
+		i--
+	}
+	return i
+}
+
+func (l *line) wordRight() int {
+	i := l.at
+	for i < len(l.text) && !wordy(l.text[i]) {
+		i++
+	}
+	for i < len(l.text) && wordy(l.text[i]) {
+		i++
+	}
+	return i
+}
+
+func wordy(r rune) bool { return !unicode.IsSpace(r) }
+
+// cut removes what lies between the cursor and i.
+func (l *line) cut(i int) {
+	from, to := min(l.at, i), max(l.at, i)
+	l.text = slices.Delete(l.text, from, to)
+	l.at = from
+}
+
+// browse goes n lines up in history, down if n is negative.
+func (l *line) browse(n int) bool {
+	to := l.back + n
+	if to < 0 || to > len(l.history) {
+		return false
+	}
+	if l.back == 0 {
+		l.draft = l.String()
+	}
+	if l.back = to; to == 0 {
+		l.set(l.draft)
+	} else {
+		l.set(l.history[len(l.history)-to])
+	}
+	return true
+}
+
+// take ends the line and returns it.
+func (l *line) take() string {
+	s := l.String()
+	if strings.TrimSpace(s) != "" && (len(l.history) == 0 || l.history[len(l.history)-1] != s) {
+		l.history = append(l.history, s)
+		l.history = l.history[max(0, len(l.history)-maxHistory):]
+	}
+	l.set("")
+	l.back, l.draft = 0, ""
+	return s
+}
+
+// edit applies a press and reports whether it did anything. Keys that are not
+// about the line are left to the caller.
+func (l *line) edit(p press) bool {
+	was := l.at
+	switch p.key {
+	case keyText:
+		return l.insert(p.text)
+	case keyLeft:
+		l.at = l.left()
+	case keyRight:
+		l.at = l.right()
+	case keyWordLeft:
+		l.at = l.wordLeft()
+	case keyWordRight:
+		l.at = l.wordRight()
+	case keyHome:
+		l.at = 0
+	case keyEnd:
+		l.at = len(l.text)
+	case keyUp:
+		return l.browse(1)
+	case keyDown:
+		return l.browse(-1)
+	case keyBackspace:
+		l.cut(l.left())
+	case keyDelete, keyEOF:
+		n := len(l.text)
+		l.cut(l.right())
+		return len(l.text) < n
+	case keyCutWord:
+		l.cut(l.wordLeft())
+	case keyCutLeft:
+		l.cut(0)
+	case keyCutRight:
+		n := len(l.text)
+		l.cut(n)
+		return len(l.text) < n
+	}
+	return l.at != was
+}
+
+// view returns the part of the line to show in room columns, and the cursor's
+// column in it. What is cut off at an end is marked with ‹ or ›.
+func (l *line) view(room int) (shown string, cursor int) {
+	if room < 6 {
+		return "", 0
+	}
+	from := 0
+	if width(l.text) >= room {
+		// Two thirds for what is before the cursor, the rest for what follows.
+		from = l.at
+		for n := room * 2 / 3; from > 0 && n >= glyphWidth(l.text[from-1]); from-- {
+			n -= glyphWidth(l.text[from-1])
+		}
+	}
+	var b strings.Builder
+	used := 0
+	if from > 0 {
+		b.WriteRune('‹')
+		used++
+	}
+	cursor = used + width(l.text[from:l.at])
+	for i, r := range l.text[from:] {
+		if used+glyphWidth(r) > room-1 && width(l.text[from+i:]) > room-used {
+			b.WriteRune('›')
+			break
+		}
+		b.WriteRune(glyph(r))
+		used += glyphWidth(r)
+	}
+	return b.String(), cursor
+}
+
+// glyph is how r is shown in the line.
+func glyph(r rune) rune {
+	if r == '\n' {
+		return '⏎'
+	}
+	return r
+}
+
+func glyphWidth(r rune) int { return columns(glyph(r)) }
+
+func width(text []rune) int {
+	n := 0
+	for _, r := range text {
+		n += glyphWidth(r)
+	}
+	return n
+}

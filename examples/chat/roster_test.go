@@ -1,0 +1,103 @@
+package main
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/go-smokesignal/smokesignal"
+)
+
+func TestRosterNames(t *testing.T) {
+	a, b, c := smokesignal.ID("idA-aaaaaa"), smokesignal.ID("idB-bbbbbb"), smokesignal.ID("idC-cccccc")
+	now := time.Unix(0, 0)
+	r := newRoster("me")
+	for _, tc := range []struct {
+		step    string
+		id      smokesignal.ID
+		claimed string
+		want    string
+		news    bool
+	}{
+		{"a stranger speaks", a, "", shortID(a), true},
+		{"and speaks again", a, "", shortID(a), false},
+		{"then tells a name", a, "Ann", "Ann", true},
+		{"which is told again", a, "Ann", "Ann", false},
+		{"and used", a, "", "Ann", false},
+		{"somebody else has that name", b, "ann", "ann-" + shortID(b), true},
+		{"somebody has mine", c, "me", "me-" + shortID(c), true},
+		{"and changes it", c, "cy", "cy", true},
+	} {
+		if got, news := r.heard(tc.id, tc.claimed, now); got != tc.want || news != tc.news {
+			t.Errorf("%s: got %q, news %v; want %q, %v", tc.step, got, news, tc.want, tc.news)
+		}
+	}
+	if got, want := r.names(), []string{"Ann", "ann-" + shortID(b), "cy"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	for name, want := range map[string]smokesignal.ID{"ann": a, "CY": c, shortID(b): b} {
+		if id, ok := r.find(name); !ok || id != want {
+			t.Errorf("%s: found %v, %v", name, id, ok)
+		}
+	}
+	if _, ok := r.find("nobody"); ok {
+		t.Error("found nobody")
+	}
+	if name, known := r.left(b); !known || name != "ann-"+shortID(b) {
+		t.Errorf("left: %q, %v", name, known)
+	}
+	if _, known := r.left(b); known {
+		t.Error("left twice")
+	}
+}
+
+// TestRosterTakenOnPurpose: a name made to look like the one another would get.
+func TestRosterTakenOnPurpose(t *testing.T) {
+	a, b := smokesignal.ID("idA-aaaaaa"), smokesignal.ID("idB-bbbbbb")
+	r := newRoster("bob")
+	first, _ := r.heard(a, "bob-"+shortID(b), time.Unix(0, 0))
+	second, _ := r.heard(b, "bob", time.Unix(0, 0))
+	if first == second {
+		t.Errorf("both are %q", first)
+	}
+}
+
+func TestRosterBounded(t *testing.T) {
+	r := newRoster("me")
+	for i := range maxRoster + 10 {
+		r.heard(smokesignal.ID(time.Unix(int64(i), 0).String()), "x", time.Unix(0, 0))
+	}
+	if n := len(r.names()); n != maxRoster {
+		t.Errorf("%d names", n)
+	}
+}
+
+// TestRollCall: who does not answer within absence is gone, and only those.
+func TestRollCall(t *testing.T) {
+	a, b, c := smokesignal.ID("a"), smokesignal.ID("b"), smokesignal.ID("c")
+	start := time.Unix(0, 0)
+	at := func(d time.Duration) time.Time { return start.Add(d) }
+	r := newRoster("me")
+	r.heard(a, "ann", start)
+	r.heard(b, "bob", start)
+	r.heard(c, "cy", start)
+
+	if gone := r.settle(at(time.Hour)); gone != nil {
+		t.Errorf("nobody was called, yet gone: %q", gone)
+	}
+	r.heard(c, "", at(time.Second)) // before the call: no answer
+	r.call(at(2 * time.Second))
+	r.heard(a, "ann", at(3*time.Second))
+	if gone := r.settle(at(2*time.Second + absence - 1)); gone != nil {
+		t.Errorf("too early: %q", gone)
+	}
+	if gone, want := r.settle(at(2*time.Second+absence)), []string{"bob", "cy"}; !slices.Equal(gone, want) {
+		t.Errorf("gone: %q, want %q", gone, want)
+	}
+	if gone := r.settle(at(time.Hour)); gone != nil {
+		t.Errorf("settled twice: %q", gone)
+	}
+	if got := r.names(); !slices.Equal(got, []string{"ann"}) {
+		t.Errorf("left: %q", got)
+	}
+}

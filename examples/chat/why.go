@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/go-smokesignal/smokesignal"
+)
+
+// whyNot says what is wrong with a seed, and what to do about it.
+func whyNot(err error) string { return fmt.Sprintf("%v; %s", err, advice(err)) }
+
+func advice(err error) string {
+	if _, ok := errors.AsType[*smokesignal.WrongIDError](err); ok {
+		return "ask for the address again, or leave its /p2p/ part out"
+	}
+	timeout, ok := errors.AsType[net.Error](err)
+	switch {
+	case errors.Is(err, smokesignal.ErrSelf):
+		return "give the address of another chat"
+	case errors.Is(err, smokesignal.ErrOtherNetwork):
+		return "both need the same -network"
+	case errors.Is(err, smokesignal.ErrUnresolvable):
+		return "is the name spelled right?"
+	case errors.Is(err, smokesignal.ErrNotSmokesignal):
+		return "is it the right port?"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "is the other chat running, and on that port?"
+	case ok && timeout.Timeout(), errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.EHOSTUNREACH):
+		return "is that machine on, and does its firewall let the port through?"
+	}
+	return "it goes on trying" // when everybody is full, among others
+}
+
+// trouble tells the user what is wrong with a seed, unless that was the last
+// thing told about it.
+func (s *session) trouble(ctx context.Context, seed string, err error) {
+	s.afterIntroduction(ctx)
+	why := whyNot(err)
+	s.mu.Lock()
+	news := s.troubles[seed] != why
+	s.troubles[seed] = why
+	s.mu.Unlock()
+	if news {
+		s.view.status("seed %s: %s", seed, why)
+	}
+}
+
+// explain says why there is no connection yet where trouble did not.
+func (s *session) explain() {
+	if len(s.opts.seeds) == 0 {
+		if !s.opts.alone() {
+			s.view.status("nobody found on the local network yet; still looking. Others can join with the command above")
+		}
+		return
+	}
+	for _, seed := range s.node.Seeds() {
+		s.mu.Lock()
+		_, told := s.troubles[seed.Seed]
+		s.mu.Unlock()
+		if !told {
+			s.view.status("seed %s: no answer yet; still trying. Is its machine on, and does a firewall let this port through?", seed.Seed)
+		}
+	}
+}
+
+// whyNot sums up for an error message why there is no connection.
+func (s *session) whyNot() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []string
+	for seed, why := range s.troubles {
+		all = append(all, "seed "+seed+": "+why)
+	}
+	slices.Sort(all)
+	switch {
+	case len(all) > 0:
+		return strings.Join(all, "; ")
+	case len(s.opts.seeds) > 0:
+		return "no answer from " + strings.Join(s.opts.seeds, ", ")
+	}
+	return "nobody was found; give the address of another chat with -seed"
+}

@@ -1,0 +1,42 @@
+package health_test
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal/health"
+)
+
+func Example() {
+	type overlay struct { // as the rest of a node provides it
+		Peers func() []peer.ID
+		Flood func(msg []byte, except peer.ID)
+	}
+	watch := func(key crypto.PrivKey, session [8]byte, addrs func() []ma.Multiaddr, links overlay) error {
+		w, err := health.New(health.Config{
+			Key:          key,
+			Session:      session,
+			PingInterval: 10 * time.Second,
+			PingTimeout:  3 * time.Second,
+			Seeds:        []string{"192.168.2.100:8495"},
+			Addrs:        addrs,
+			Neighbours:   links.Peers, // who is linked in the overlay
+			Flood:        links.Flood, // to all of them but one; they call Receive
+			OnNetsplit:   func(seed string) { fmt.Println("lost", seed) },
+			OnResolved:   func(seed string) { fmt.Println("back", seed) },
+		})
+		if err != nil {
+			return err
+		}
+		w.Start()
+		defer w.Close()
+		// ...
+		return nil
+	}
+	fmt.Println(watch(nil, [8]byte{}, nil, overlay{}))
+	// Output: health: Config.Key is missing
+}

@@ -1,0 +1,621 @@
+package health
+
+import (
+	"crypto/rand"
+	"fmt"
+	mathrand "math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+// A mesh is an overlay in memory: watchdogs and the links between them. It
+// runs in a synctest bubble.
+type mesh struct {
+	t     *testing.T
+	nodes []*meshNode
+
+	mu     sync.Mutex
+	links  map[[2]int]bool
+	silent func(from, to int) bool // what is lost on the way
+	sent   int                     // over a link
+	floods int                     // begun by a node
+}
+
+type meshNode struct {
+	person
+	mesh  *mesh
+	n     int
+	w     *Watchdog
+	addr  string
+	stuck chan struct{} // Flood waits for it, if it is set
+
+	mu     sync.Mutex
+	events []string
+}
+
+func (m *mesh) linked(a, b int) bool { return m.links[[2]int{min(a, b), max(a, b)}] }
+
+func (n *meshNode) neighbours() (list []peer.ID) {
+	n.mesh.mu.Lock()
+	defer n.mesh.mu.Unlock()
+	for i, other := range n.mesh.nodes {
+		if i != n.n && n.mesh.linked(n.n, i) {
+			list = append(list, other.id)
+		}
+	}
+	return list
+}
+
+func (n *meshNode) flood(msg []byte, except peer.ID) {
+	m := n.mesh
+	m.mu.Lock()
+	stuck := n.stuck
+	if except == "" {
+		m.floods++
+	}
+	for i, other := range m.nodes {
+		if i == n.n || other.id == except || !m.linked(n.n, i) {
+			continue
+		}
+		m.sent++
+		if m.silent != nil && m.silent(n.n, i) {
+			continue
+		}
+		latency := 5*time.Millisecond + mathrand.N(45*time.Millisecond)
+		time.AfterFunc(latency, func() { other.w.Receive(n.id, msg) })
+	}
+	m.mu.Unlock()
+	if stuck != nil {
+		<-stuck
+	}
+}
+
+func (n *meshNode) note(event string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.events = append(n.events, event)
+}
+
+// took returns the events since the last call.
+func (n *meshNode) took() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	events := n.events
+	n.events = nil
+	return events
+}
+
+// newMesh starts n nodes; the first ones have the seeds' addresses, and all
+// have been found by everybody.
+func newMesh(t *testing.T, n int, seeds int, edges [][2]int) *mesh {
+	m := &mesh{t: t, links: map[[2]int]bool{}}
+	var texts []string
+	for i := range seeds {
+		texts = append(texts, fmt.Sprintf("10.0.0.%d:8495", i+1))
+	}
+	for i := range n {
+		node := &meshNode{person: newPerson(t), mesh: m, n: i, addr: fmt.Sprintf("/ip4/10.0.%d.%d/tcp/8495", (i+1)/256, (i+1)%256)}
+		w, err := New(Config{
+			Key: node.key, Session: [8]byte{byte(i)}, PingInterval: interval, PingTimeout: timeout, Seeds: texts,
+			Addrs:      func() []ma.Multiaddr { return []ma.Multiaddr{ma.StringCast(node.addr)} },
+			Neighbours: node.neighbours,
+			Flood:      node.flood,
+			OnNetsplit: func(seed string) { node.note("lost " + seed) },
+			OnResolved: func(seed string) { node.note("back " + seed) },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		node.w = w
+		m.nodes = append(m.nodes, node)
+	}
+	m.setLinks(edges)
+	for i, node := range m.nodes {
+		node.w.Start()
+		for j, text := range texts {
+			if i == j {
+				node.w.SeedIsSelf(text)
+			} else {
+				node.w.SeedFound(text, m.nodes[j].id, []ma.Multiaddr{ma.StringCast(m.nodes[j].addr)})
+			}
+		}
+	}
+	return m
+}
+
+func (m *mesh) setLinks(edges [][2]int) {
+	m.mu.Lock()
+	clear(m.links)
+	for _, e := range edges {
+		m.links[[2]int{min(e[0], e[1]), max(e[0], e[1])}] = true
+	}
+	m.mu.Unlock()
+	for _, n := range m.nodes {
+		n.w.NeighboursChanged()
+	}
+}
+
+func (m *mesh) lose(f func(from, to int) bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.silent = f
+}
+
+func (m *mesh) close() {
+	m.lose(func(int, int) bool { return true })
+	for _, n := range m.nodes {
+		n.w.Close()
+	}
+}
+
+// want checks what each node has reported since the last time.
+func (m *mesh) want(what string, f func(n *meshNode) []string) {
+	m.t.Helper()
+	for _, n := range m.nodes {
+		if got, want := n.took(), f(n); !slices.Equal(got, want) {
+			m.t.Errorf("%s: node %d reported %q, want %q", what, n.n, got, want)
+		}
+	}
+}
+
+func nothing(*meshNode) []string { return nil }
+
+func line(n int) (edges [][2]int) {
+	for i := 1; i < n; i++ {
+		edges = append(edges, [2]int{i - 1, i})
+	}
+	return edges
+}
+
+func ring(n int) [][2]int { return append(line(n), [2]int{0, n - 1}) }
+
+// random returns a connected graph of mean degree near five.
+func random(n int, r *mathrand.Rand) [][2]int {
+	edges := line(n)
+	r.Shuffle(len(edges), func(i, j int) { edges[i], edges[j] = edges[j], edges[i] })
+	for range 3 * n / 2 {
+		if a, b := r.IntN(n), r.IntN(n); a != b {
+			edges = append(edges, [2]int{a, b})
+		}
+	}
+	return edges
+}
+
+// within returns the edges with both ends on one side.
+func within(edges [][2]int, side func(int) bool) (kept [][2]int) {
+	for _, e := range edges {
+		if side(e[0]) == side(e[1]) {
+			kept = append(kept, e)
+		}
+	}
+	return kept
+}
+
+func degree(edges [][2]int, n int) (d int) {
+	for _, e := range edges {
+		if e[0] == n || e[1] == n {
+			d++
+		}
+	}
+	return d
+}
+
+// Cuts and heals, whatever the shape: one report for each node that is cut off
+// from the seed but not alone, one when it is whole again, and no other.
+func TestOneReportForEachCutAndEachHeal(t *testing.T) {
+	r := mathrand.New(mathrand.NewPCG(3, 4))
+	for _, shape := range []struct {
+		name  string
+		n     int
+		edges [][2]int
+	}{
+		{"line of 5", 5, line(5)},
+		{"line of 12", 12, line(12)},
+		{"ring of 8", 8, ring(8)},
+		{"ring of 20", 20, ring(20)},
+		{"random 20", 20, random(20, r)},
+	} {
+		t.Run(shape.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMesh(t, shape.n, 1, shape.edges)
+				defer m.close()
+				const seed = "10.0.0.1:8495"
+				time.Sleep(3 * time.Minute)
+				m.want("in peace", nothing)
+				for i := range 3 {
+					border := 1 + (shape.n-2)*(i+1)/4
+					side := func(n int) bool { return n < border }
+					cut := within(shape.edges, side)
+					if i%2 == 1 {
+						// Nothing is seen until the keepalive of the links gives up.
+						m.lose(func(a, b int) bool { return side(a) != side(b) })
+						time.Sleep(2 * time.Second)
+						m.want("soon after the cut", nothing)
+						time.Sleep(10500 * time.Millisecond)
+					}
+					m.setLinks(cut)
+					// The last answer may be up to two intervals old.
+					time.Sleep(patience + time.Second)
+					reported := map[int]bool{}
+					m.want("after the cut", func(n *meshNode) []string {
+						if side(n.n) || degree(cut, n.n) == 0 {
+							return nil
+						}
+						reported[n.n] = true
+						return []string{"lost " + seed}
+					})
+					time.Sleep(5 * time.Minute)
+					m.want("long after", nothing)
+					m.lose(nil)
+					m.setLinks(shape.edges)
+					time.Sleep(2 * interval)
+					m.want("after the heal", func(n *meshNode) []string {
+						if reported[n.n] {
+							return []string{"back " + seed}
+						}
+						return nil
+					})
+					time.Sleep(3 * time.Minute)
+					m.want("in peace again", nothing)
+				}
+			})
+		})
+	}
+}
+
+// A seed on each side: each side loses the other's.
+func TestEachSideLosesTheOthersSeed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		edges := random(12, mathrand.New(mathrand.NewPCG(5, 6)))
+		edges = append(edges, [2]int{0, 2}, [2]int{0, 4}, [2]int{1, 3}, [2]int{1, 5}, [2]int{2, 4}, [2]int{3, 5},
+			[2]int{4, 6}, [2]int{6, 8}, [2]int{8, 10}, [2]int{5, 7}, [2]int{7, 9}, [2]int{9, 11})
+		m := newMesh(t, 12, 2, edges)
+		defer m.close()
+		time.Sleep(5 * time.Minute)
+		m.want("in peace", nothing)
+		m.setLinks(within(edges, func(n int) bool { return n%2 == 0 }))
+		time.Sleep(patience + interval)
+		m.want("cut", func(n *meshNode) []string { return []string{fmt.Sprintf("lost 10.0.0.%d:8495", 2-n.n%2)} })
+		m.setLinks(edges)
+		time.Sleep(patience)
+		m.want("healed", func(n *meshNode) []string { return []string{fmt.Sprintf("back 10.0.0.%d:8495", 2-n.n%2)} })
+	})
+}
+
+// A seed that comes back with another identity at its address is back.
+func TestASeedRestartedWithAnotherIdentityIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		edges := ring(6)
+		m := newMesh(t, 6, 1, edges)
+		defer m.close()
+		rest := slices.DeleteFunc(slices.Clone(edges), func(e [2]int) bool { return e[0] == 0 || e[1] == 0 })
+		m.setLinks(rest)
+		time.Sleep(patience + interval)
+		m.want("seed dead", func(n *meshNode) []string {
+			if n.n == 0 {
+				return nil
+			}
+			return []string{"lost 10.0.0.1:8495"}
+		})
+		m.nodes[0].w.Close()
+		m.mu.Lock()
+		other := newPerson(t)
+		m.nodes[0].id = other.id
+		w, err := New(Config{
+			Key: other.key, Session: [8]byte{99}, PingInterval: interval, Neighbours: m.nodes[0].neighbours, Flood: m.nodes[0].flood,
+			Addrs: m.nodes[0].w.cfg.Addrs,
+		})
+		m.nodes[0].w = w
+		m.mu.Unlock()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Start()
+		m.setLinks(edges)
+		time.Sleep(patience)
+		m.want("seed restarted", func(n *meshNode) []string {
+			if n.n == 0 {
+				return nil
+			}
+			return []string{"back 10.0.0.1:8495"}
+		})
+	})
+}
+
+// One ping serves all: what a seed costs does not depend on how many watch it.
+func TestASeedCostsTwoFloodsAnInterval(t *testing.T) {
+	for _, n := range []int{5, 20, 60} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				edges := random(n, mathrand.New(mathrand.NewPCG(7, uint64(n))))
+				m := newMesh(t, n, 1, edges)
+				defer m.close()
+				time.Sleep(time.Minute)
+				count := func() (sent, floods int) {
+					m.mu.Lock()
+					defer m.mu.Unlock()
+					return m.sent, m.floods
+				}
+				const intervals = 60
+				sent, floods := count()
+				time.Sleep(intervals * interval)
+				sent2, floods2 := count()
+				links := len(m.links)
+				// A flood goes over each link once or twice.
+				perFlood := 2*links - (n - 1)
+				alive := float64(sent2-sent) / float64(perFlood) / intervals
+				t.Logf("%d nodes, %d links: %.2f floods begun and %.2f floods' worth of messages an interval", n, links,
+					float64(floods2-floods)/intervals, alive)
+				if alive > 2 {
+					t.Errorf("%.2f floods an interval, want at most 2", alive)
+				}
+				m.want("in peace", nothing)
+
+				// Nor when it is dead.
+				m.setLinks(within(edges, func(n int) bool { return n == 0 }))
+				time.Sleep(time.Minute)
+				sent, _ = count()
+				time.Sleep(intervals * interval)
+				sent2, _ = count()
+				dead := float64(sent2-sent) / float64(perFlood) / intervals
+				t.Logf("dead: %.2f floods' worth of messages an interval", dead)
+				if dead > 2 {
+					t.Errorf("%.2f floods an interval for a dead seed, want at most 2", dead)
+				}
+			})
+		})
+	}
+}
+
+// Links that lose one message in ten cause no alarm, as floods go three ways and
+// a ping in vain is repeated.
+func TestLossOnLinksIsNoNetsplit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := mathrand.New(mathrand.NewPCG(9, 9))
+		edges := ring(16)
+		for i := range 8 {
+			edges = append(edges, [2]int{i, i + 8})
+		}
+		m := newMesh(t, 16, 1, edges)
+		defer m.close()
+		m.lose(func(int, int) bool { return r.IntN(10) == 0 })
+		time.Sleep(time.Hour)
+		m.want("with one in ten lost", nothing)
+	})
+}
+
+// A node that is stuck, here in its own Flood, hears nobody meanwhile and must
+// not take that for their silence.
+func TestBeingStuckIsNoNetsplit(t *testing.T) {
+	for _, pause := range []time.Duration{4 * time.Second, interval + time.Second, patience, 5 * time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			m := newMesh(t, 4, 1, line(4))
+			defer m.close()
+			far := m.nodes[3]
+			for range 8 {
+				stuck := make(chan struct{})
+				m.mu.Lock()
+				far.stuck = stuck
+				m.mu.Unlock()
+				time.Sleep(pause)
+				m.mu.Lock()
+				far.stuck = nil
+				m.mu.Unlock()
+				close(stuck)
+				time.Sleep(mathrand.N(interval))
+			}
+			m.want(fmt.Sprint("stuck for ", pause), nothing)
+			time.Sleep(patience)
+			m.want("afterwards", nothing)
+		})
+	}
+}
+
+func TestANodeAloneReportsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t, 3, 1, line(3))
+		defer m.close()
+		time.Sleep(time.Minute)
+		m.setLinks([][2]int{{1, 2}})
+		time.Sleep(patience / 2)
+		m.setLinks(nil)
+		time.Sleep(time.Hour)
+		m.want("alone", nothing)
+		m.setLinks([][2]int{{1, 2}})
+		time.Sleep(patience - time.Second)
+		m.want("two, not yet", nothing)
+		time.Sleep(time.Second + 50*time.Millisecond)
+		m.want("two", func(n *meshNode) []string {
+			if n.n == 0 {
+				return nil
+			}
+			return []string{"lost 10.0.0.1:8495"}
+		})
+	})
+}
+
+func TestStatusTellsWhatIsKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t, 4, 2, line(4))
+		defer m.close()
+		last := m.nodes[3]
+		begin := time.Now()
+		status := last.w.Status()
+		if len(status) != 2 || status[0].Seed != "10.0.0.1:8495" || status[0].ID != m.nodes[0].id || !status[0].LastHeard.Equal(begin) || status[0].Netsplit {
+			t.Errorf("at first: %+v", status)
+		}
+		if own := m.nodes[0].w.Status(); len(own) != 1 || own[0].Seed != "10.0.0.2:8495" {
+			t.Errorf("a seed watches itself: %+v", own)
+		}
+		time.Sleep(5 * time.Minute)
+		for _, s := range last.w.Status() {
+			if s.Netsplit || time.Since(s.LastHeard) > 2*interval+timeout {
+				t.Errorf("later: %+v", s)
+			}
+		}
+		m.setLinks([][2]int{{2, 3}})
+		time.Sleep(patience + interval)
+		for _, s := range last.w.Status() {
+			if !s.Netsplit || time.Since(s.LastHeard) < patience {
+				t.Errorf("cut: %+v", s)
+			}
+		}
+	})
+}
+
+func TestOffItStillHelpsOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t, 4, 1, line(4))
+		defer m.close()
+		// The seed and a node on the way have their watchdogs off.
+		for _, i := range []int{0, 1} {
+			n := m.nodes[i]
+			n.w.Close()
+			cfg := n.w.cfg
+			cfg.PingInterval = 0
+			w, err := New(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.mu.Lock()
+			n.w = w
+			m.mu.Unlock()
+			w.Start()
+			w.SeedFound("10.0.0.1:8495", m.nodes[0].id, nil)
+		}
+		time.Sleep(time.Hour)
+		m.want("alive", nothing)
+		m.setLinks([][2]int{{1, 2}, {2, 3}})
+		time.Sleep(patience + interval)
+		m.want("dead", func(n *meshNode) []string {
+			if n.n < 2 {
+				return nil
+			}
+			return []string{"lost 10.0.0.1:8495"}
+		})
+	})
+}
+
+func TestCloseEndsEverything(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t, 3, 1, line(3))
+		time.Sleep(time.Minute)
+		for _, n := range m.nodes {
+			n.w.Start() // once more
+			n.w.Close()
+			n.w.Close()
+			n.w.Start()
+		}
+		synctest.Wait()
+		n := m.nodes[2]
+		n.w.Receive(m.nodes[1].id, m.nodes[1].pong(t, 1))
+		n.w.NeighboursChanged()
+		n.w.SeedFound("10.0.0.1:8495", m.nodes[0].id, nil)
+		if len(n.w.Status()) != 1 || n.w.Stats().Received == 0 {
+			t.Errorf("%+v %+v", n.w.Status(), n.w.Stats())
+		}
+		time.Sleep(time.Hour)
+		m.want("closed", nothing)
+
+		w, err := New(n.w.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Close() // never started
+		w.Start()
+	}) // a goroutine left behind fails here
+}
+
+// A neighbour who floods is cut short; the others are heard.
+func TestAFloodingNeighbourHurtsHimselfAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t, 4, 1, [][2]int{{0, 1}, {1, 2}, {2, 3}})
+		defer m.close()
+		victim, flooder := m.nodes[2], m.nodes[3]
+		stop := time.Now().Add(time.Minute)
+		for i := uint64(0); time.Now().Before(stop); i++ {
+			victim.w.Receive(flooder.id, []byte(strings.Repeat("x", 4000)))
+			victim.w.Receive(flooder.id, flooder.pong(t, 1, fmt.Sprintf("10.1.%d.%d:1", byte(i>>8), byte(i))))
+			time.Sleep(2 * time.Millisecond)
+		}
+		m.want("flooded", nothing)
+		if s := victim.w.Stats(); s.Dropped < 50_000 || s.Malformed == 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestNewRefusesInASentence(t *testing.T) {
+	good := Config{
+		Key:        newPerson(t).key,
+		Neighbours: func() []peer.ID { return nil },
+		Flood:      func([]byte, peer.ID) {},
+	}
+	if w, err := New(good); err != nil {
+		t.Fatal(err)
+	} else if w.core.timeout != defaultTimeout || w.core.interval != 0 {
+		t.Errorf("%v %v", w.core.timeout, w.core.interval)
+	}
+	rsa, _, err := crypto.GenerateRSAKeyPair(2048, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, change := range map[string]func(*Config){
+		"Config.Key is missing":        func(c *Config) { c.Key = nil },
+		"Config.Neighbours is missing": func(c *Config) { c.Neighbours = nil },
+		"Config.Flood is missing":      func(c *Config) { c.Flood = nil },
+		"Config.PingInterval is -1s":   func(c *Config) { c.PingInterval = -time.Second },
+		"Config.PingTimeout is 48h":    func(c *Config) { c.PingTimeout = 48 * time.Hour },
+		"use Ed25519":                  func(c *Config) { c.Key = rsa },
+	} {
+		c := good
+		change(&c)
+		if _, err := New(c); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
+
+// For the race detector: everything at once, in real time.
+func TestAllMethodsAtOnce(t *testing.T) {
+	me, seed := newPerson(t), newPerson(t)
+	var w *Watchdog
+	w, err := New(Config{
+		Key: me.key, PingInterval: 2 * time.Millisecond, PingTimeout: time.Millisecond, Seeds: []string{seedAddr},
+		Neighbours: func() []peer.ID { return []peer.ID{"neighbour"} },
+		Flood:      func([]byte, peer.ID) {},
+		OnNetsplit: func(string) { w.Status() },
+		OnResolved: func(string) { w.SeedFound(seedAddr, seed.id, nil) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Start()
+	var tasks sync.WaitGroup
+	for i := range 4 {
+		tasks.Go(func() {
+			for j := range 100 {
+				w.Receive(peer.ID(fmt.Sprint(i)), seed.pong(t, uint64(1000*i+j), seedAddr))
+				w.SeedFound(seedAddr, seed.id, []ma.Multiaddr{ma.StringCast("/ip4/10.0.0.1/tcp/1")})
+				w.NeighboursChanged()
+				w.Status()
+				w.Stats()
+				if j == 50 {
+					w.SeedIsSelf(seedAddr)
+				}
+			}
+		})
+	}
+	tasks.Wait()
+	tasks.Go(w.Close)
+	w.Close()
+	tasks.Wait()
+}

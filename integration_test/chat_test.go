@@ -1,0 +1,273 @@
+package integration_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-smokesignal/smokesignal"
+	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
+)
+
+// chatDir holds the chat that buildChat built.
+var chatDir string
+
+// buildChat builds examples/chat once a run and returns its path.
+var buildChat = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "smokesignal-chat-")
+	if err != nil {
+		return "", err
+	}
+	chatDir = dir
+	path := filepath.Join(dir, "chat.exe")
+	out, err := exec.Command("go", "build", "-o", path, "../examples/chat").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("building examples/chat: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+func removeChat() {
+	if chatDir != "" {
+		os.RemoveAll(chatDir)
+	}
+}
+
+// chatProc is a chat as a real process, its terminal replaced by pipes.
+type chatProc struct {
+	t     *testing.T
+	name  string
+	cmd   *exec.Cmd
+	stdin io.WriteCloser
+	done  chan struct{}
+
+	mu      sync.Mutex
+	lines   []chatLine
+	changed chan struct{}
+}
+
+// chatLine is a line that a chat has shown.
+type chatLine struct {
+	at    time.Time
+	text  string
+	found bool // by want or match, which look for others from then on
+}
+
+func startChat(t *testing.T, name string, args ...string) *chatProc {
+	t.Helper()
+	path, err := buildChat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &chatProc{t: t, name: name, done: make(chan struct{}), changed: make(chan struct{})}
+	c.cmd = exec.Command(path, append([]string{"-name", name}, args...)...)
+	if c.stdin, err = c.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, in, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.cmd.Stdout, c.cmd.Stderr = in, in // what a person would see
+	if err := c.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	in.Close()
+	go func() {
+		defer close(c.done)
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			c.mu.Lock()
+			c.lines = append(c.lines, chatLine{at: time.Now(), text: lines.Text()})
+			close(c.changed)
+			c.changed = make(chan struct{})
+			c.mu.Unlock()
+		}
+		c.cmd.Wait()
+		out.Close()
+	}()
+	t.Cleanup(func() {
+		c.kill()
+		if t.Failed() {
+			var b strings.Builder
+			for _, line := range c.lines {
+				fmt.Fprintf(&b, "\n%s %s", line.at.Format("15:04:05.000"), line.text)
+			}
+			t.Logf("%s showed:%s", name, b.String())
+		}
+	})
+	return c
+}
+
+// kill ends the process at once, by its id.
+func (c *chatProc) kill() {
+	c.cmd.Process.Kill()
+	<-c.done
+}
+
+// enter writes a line as if typed.
+func (c *chatProc) enter(text string) {
+	c.t.Helper()
+	if _, err := io.WriteString(c.stdin, text+"\n"); err != nil {
+		c.t.Fatalf("typing %q into %s: %v", text, c.name, err)
+	}
+}
+
+// want waits for a line that is, or contains, that text, after those a want
+// has found already, and returns it.
+func (c *chatProc) want(within time.Duration, text string) string {
+	c.t.Helper()
+	return c.find(within, text, func(line string) bool { return strings.Contains(line, text) })
+}
+
+// match is want for a regular expression.
+func (c *chatProc) match(within time.Duration, re string) string {
+	c.t.Helper()
+	return c.find(within, re, regexp.MustCompile(re).MatchString)
+}
+
+func (c *chatProc) find(within time.Duration, what string, ok func(string) bool) string {
+	c.t.Helper()
+	timeout := time.After(within)
+	for {
+		c.mu.Lock()
+		changed := c.changed
+		for i, line := range c.lines {
+			if !line.found && ok(line.text) {
+				c.lines[i].found = true
+				c.mu.Unlock()
+				return line.text
+			}
+		}
+		c.mu.Unlock()
+		select {
+		case <-changed:
+		case <-timeout:
+			c.t.Fatalf("%s does not show %q within %v", c.name, what, within)
+		}
+	}
+}
+
+// TestChatOfTwo: each of two sees the other's lines; killing the first is shown
+// in the second, which is back soon after the first was started again.
+func TestChatOfTwo(t *testing.T) {
+	t.Parallel()
+	at := hostPort(freePort(t))
+	identity := filepath.Join(t.TempDir(), "key")
+	first := startChat(t, "alice", "-listen", at, "-identity", identity)
+	first.want(soon, at) // tells where it can be joined
+	second := startChat(t, "bob", "-listen", "127.0.0.1:0", "-seed", at)
+	second.want(soon, "* connecting")
+	for _, c := range []*chatProc{first, second} {
+		c.want(soon, "* connected. Happy chatting!")
+	}
+	first.enter("hello bob")
+	second.want(soon, "alice: hello bob")
+	second.enter("hello alice, äöü 漢字")
+	first.want(soon, "bob: hello alice, äöü 漢字")
+
+	first.kill()
+	second.want(soon, "* disconnected. Sorry.")
+	again := startChat(t, "alice", "-listen", at, "-identity", identity)
+	began := time.Now()
+	second.want(10*time.Second, "* connected. Happy chatting!")
+	t.Logf("back %v after the restart", time.Since(began).Round(time.Millisecond))
+	again.want(soon, "* connected. Happy chatting!")
+	second.enter("welcome back")
+	again.want(soon, "bob: welcome back")
+
+	again.stdin.Close() // the end of input closes a chat
+	select {
+	case <-again.done:
+		if code := again.cmd.ProcessState.ExitCode(); code != 0 {
+			t.Errorf("the end of input ended the chat with code %d", code)
+		}
+	case <-time.After(soon):
+		t.Error("the end of input does not end the chat")
+	}
+	second.want(soon, "* disconnected. Sorry.")
+}
+
+// TestChatOfThree: three in a row, each knowing only the one before, chat
+// across.
+func TestChatOfThree(t *testing.T) {
+	t.Parallel()
+	one, two := hostPort(freePort(t)), hostPort(freePort(t))
+	chats := []*chatProc{
+		startChat(t, "ann", "-listen", one),
+		startChat(t, "ben", "-listen", two, "-seed", one),
+		startChat(t, "cia", "-listen", "127.0.0.1:0", "-seed", two),
+	}
+	for _, c := range chats {
+		c.want(soon, "* connected. Happy chatting!")
+	}
+	for i, c := range chats {
+		for j, other := range chats {
+			if i != j { // from then on they know each other by name
+				c.want(soon, "* "+other.name+" joined")
+			}
+		}
+	}
+	for i, from := range chats {
+		text := fmt.Sprintf("line of %s", from.name)
+		from.enter(text)
+		for j, to := range chats {
+			if i != j {
+				to.want(soon, from.name+": "+text)
+			}
+		}
+	}
+}
+
+// TestChatSaysWhyNot: within 3 s a chat that cannot connect says what is wrong.
+func TestChatSaysWhyNot(t *testing.T) {
+	t.Parallel()
+	l := newLocal(t)
+	seed := l.start(cluster.Spec{Name: "seed", Limits: manual})
+	wrong := l.create(cluster.Spec{Name: "another id"}).ID()
+	fullAt := l.start(cluster.Spec{Name: "full", Limits: &[2]int{0, 0}})
+	multi := addr(seed)
+	for _, tt := range []struct {
+		name, seed, says string
+		args             []string
+	}{
+		{name: "the port is closed", seed: hostPort(freePort(t)), says: `^\* seed.*refused`},
+		{name: "the id is wrong", seed: multi[:strings.LastIndex(multi, "/")+1] + wrong.String(), says: `^\* seed.*\bid\b`},
+		{name: "another network", seed: multi, says: `^\* seed.*network`, args: []string{"-network", "elsewhere"}},
+		{name: "the name does not resolve", seed: "no-such-host.invalid:8495", says: `^\* seed.*(no such host|no address|resolve)`},
+		{name: "everybody is full", seed: addr(fullAt), says: `^\* seed.*full`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := startChat(t, "bob", append(tt.args, "-listen", "127.0.0.1:0", "-seed", tt.seed)...)
+			c.want(soon, "* connecting")
+			began := time.Now()
+			line := c.match(3*time.Second, tt.says)
+			t.Logf("after %v: %s", time.Since(began).Round(time.Millisecond), line)
+		})
+	}
+}
+
+// TestChatJoinsAFullNetwork: a network in which every node is full takes a newcomer in all
+// the same.
+func TestChatJoinsAFullNetwork(t *testing.T) {
+	t.Parallel()
+	l := newLocal(t)
+	var nodes []*smokesignal.Node
+	for i := range 2 {
+		nodes = append(nodes, l.start(cluster.Spec{Name: fmt.Sprintf("n%d", i), Limits: &[2]int{1, 1}}))
+	}
+	l.link(nodes[0], nodes[1])
+	in := listen(t, nodes[1].Broadcast(), "*")
+	c := startChat(t, "late", "-listen", "127.0.0.1:0", "-seed", addr(nodes[0]))
+	c.want(10*time.Second, "* connected. Happy chatting!")
+	c.enter("let me in")
+	in.wait(1, soon)
+}

@@ -1,0 +1,135 @@
+package integration_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
+	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
+)
+
+// gatherWithin is promised: one component, and everybody with at least
+// min(3, N-1) peers, this long after the last node has started.
+const gatherWithin = 10 * time.Second
+
+// TestGather: N processes find each other through one seed, started at once or
+// one after the other, and every broadcast reaches everybody once and in order.
+func TestGather(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		transport, listen string
+		n                 int
+		least             size
+	}{
+		{"tcp", cluster.TCP, 2, byDefault},
+		{"tcp", cluster.TCP, 5, byDefault},
+		{"tcp", cluster.TCP, 10, long},
+		{"tcp", cluster.TCP, 30, full},
+		{"quic", cluster.QUIC, 2, long},
+		{"quic", cluster.QUIC, 5, byDefault},
+		{"quic", cluster.QUIC, 10, long},
+		{"quic", cluster.QUIC, 30, full},
+	} {
+		for _, gap := range []time.Duration{0, 100 * time.Millisecond} {
+			start := "at once"
+			if gap > 0 {
+				start = fmt.Sprintf("%v apart", gap)
+			}
+			t.Run(fmt.Sprintf("%s/%d nodes/%s", tt.transport, tt.n, start), func(t *testing.T) {
+				needs(t, tt.least)
+				gather(t, tt.listen, tt.n, gap)
+			})
+		}
+	}
+}
+
+func gather(t *testing.T, listen string, n int, gap time.Duration) {
+	c := cluster.New(t)
+	seed := c.Start(cluster.Spec{Name: "seed", Listen: []string{listen}})
+	procs := []*cluster.Proc{seed}
+	addr := seed.Addr()
+	for i := 1; i < n; i++ {
+		if gap > 0 && i > 1 {
+			time.Sleep(gap) // the gap is what is tested
+		}
+		procs = append(procs, c.Start(cluster.Spec{Name: fmt.Sprintf("n%d", i), Listen: []string{listen}, Seeds: []string{addr}}))
+	}
+	for _, p := range procs {
+		p.ID() // listens
+	}
+	began := time.Now()
+	took := c.Wait(gatherWithin, "one component, enough peers for everybody", func(s *checker.State) bool { return s.Gathered(n) })
+	c.Log.Look(func(s *checker.State) {
+		t.Logf("gathered %v after the last of %d started; degrees %v, above max %v", took.Round(time.Millisecond), n, s.Degrees(), s.AboveMax())
+	})
+
+	mark := time.Now()
+	each := 50
+	if n > 10 {
+		each = 20
+	}
+	for _, p := range procs {
+		p.Broadcast("hello", each, 64)
+	}
+	took = c.Wait(30*time.Second, "every broadcast at every node", func(s *checker.State) bool {
+		for _, p := range procs {
+			for _, from := range procs {
+				if p != from && s.Proc(p.Name).Heard[checker.Stream{Run: from.Name, Channel: checker.Broadcast}] < uint64(each) {
+					return false
+				}
+			}
+		}
+		return true
+	})
+	t.Logf("%d broadcasts to %d nodes took %v", n*each, n-1, took.Round(time.Millisecond))
+
+	// A full seed may have more than max peers for 30 s, not longer.
+	c.Wait(time.Until(began.Add(31*time.Second)), "nobody above max", func(s *checker.State) bool { return len(s.AboveMax()) == 0 })
+	if chosen() >= long {
+		// What was well after the start is well 35 s later: no link flaps.
+		c.Never(time.Until(began.Add(35*time.Second)), "above max after 31 s", func(s *checker.State) bool {
+			return time.Since(began) > 31*time.Second && len(s.AboveMax()) > 0
+		})
+	}
+	c.Wait(gatherWithin, "one component at the end", func(s *checker.State) bool { return s.Gathered(n) })
+	c.Check(checker.Config{Whole: true, CompleteFrom: mark})
+}
+
+// TestKilledSeedIsMissedByNobodyElse: the network of five goes on without its
+// seed, and takes it back when it is started again at the same place.
+func TestKilledSeedIsMissedByNobodyElse(t *testing.T) {
+	t.Parallel()
+	needs(t, long)
+	c := cluster.New(t)
+	port := freePort(t)
+	seed := c.Start(cluster.Spec{Name: "seed", Listen: []string{fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port)}})
+	seedID := seed.ID()
+	var rest []*cluster.Proc
+	for i := range 4 {
+		rest = append(rest, c.Start(cluster.Spec{Name: fmt.Sprintf("n%d", i), Listen: []string{cluster.TCP}, Seeds: []string{hostPort(port)}}))
+	}
+	c.Wait(2*gatherWithin, "all gathered", func(s *checker.State) bool { return s.Gathered(5) })
+	seed.Kill()
+	took := c.Wait(gatherWithin, "the rest without the seed", func(s *checker.State) bool {
+		for _, p := range s.Running() {
+			if p.Has(seedID) {
+				return false
+			}
+		}
+		return s.Gathered(4)
+	})
+	t.Logf("the seed's death was known after %v", took.Round(time.Millisecond))
+	mark := time.Now()
+	for _, p := range rest {
+		p.Broadcast("without seed", 20, 64)
+	}
+	back := c.Restart(seed)
+	back.ID()
+	took = c.Wait(30*time.Second, "the seed is back in the network", func(s *checker.State) bool { return s.Gathered(5) })
+	t.Logf("back after %v", took.Round(time.Millisecond))
+	for _, p := range rest {
+		p.Ask(cluster.Command{Do: cluster.Flush, Within: soon})
+	}
+	c.Check(checker.Config{Whole: true, CompleteFrom: mark})
+}

@@ -1,0 +1,197 @@
+package checker
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// toldTo notes which numbers a sender was told to emit: whatever else arrives
+// in its name was invented.
+func (c *check) toldTo(r Record) {
+	key := sendKey(r.Proc, r.Channel, r.Peer)
+	if c.told[key] == nil {
+		c.told[key] = &spans{}
+	}
+	c.told[key].add(r.Seq, r.To)
+}
+
+func sendKey(proc, channel, to string) string { return proc + "|" + channel + "|" + to }
+
+// received checks one run of consecutive numbers that arrived.
+func (c *check) received(r Record) {
+	n, p := c.node(r.Proc), c.state.Proc(r.Proc)
+	to := ""
+	if r.Channel == Direct {
+		to = p.ID
+	}
+	from := c.state.Procs[r.Run]
+	switch told := c.told[sendKey(r.Run, r.Channel, to)]; {
+	case from == nil || from.ID != r.Peer:
+		c.report(RuleInvented, r, "%s %s-events of %q came in the name of %s", r.Channel, r.Name, r.Run, c.name(r.Peer))
+	case told == nil || !told.contains(r.Seq, r.To):
+		c.report(RuleInvented, r, "%s %d-%d of %s, which it was never told to emit", r.Channel, r.Seq, r.To, r.Run)
+	}
+	if r.Run == r.Proc {
+		c.report(RuleSelf, r, "%s %d-%d of its own", r.Channel, r.Seq, r.To)
+	}
+	key := Stream{r.Run, r.Channel}
+	heard := n.heard[key]
+	if heard == nil {
+		heard = &spans{}
+		n.heard[key] = heard
+	}
+	switch {
+	case heard.overlaps(r.Seq, r.To):
+		c.report(RuleDuplicate, r, "%s %d-%d of %s again", r.Channel, r.Seq, r.To, r.Run)
+	case r.Seq <= heard.last():
+		c.report(RuleOrder, r, "%s %d-%d of %s after %d", r.Channel, r.Seq, r.To, r.Run, heard.last())
+	}
+	heard.add(r.Seq, r.To)
+}
+
+func (c *check) sentBy(r Record) {
+	n := c.node(r.Proc)
+	key := sendKey("", r.Channel, r.Peer)
+	if n.sent[key] == nil {
+		n.sent[key] = &spans{}
+	}
+	n.sent[key].add(r.Seq, r.To)
+}
+
+// complete demands that what was accepted since CompleteFrom arrived.
+func (c *check) complete(at Record) {
+	for _, told := range c.tasks {
+		sender := c.state.Proc(told.Proc)
+		if told.Time().Before(c.cfg.CompleteFrom) || !c.untouched(sender) {
+			continue
+		}
+		sent := c.node(told.Proc).sent[sendKey("", told.Channel, told.Peer)]
+		if sent == nil {
+			continue
+		}
+		for _, p := range c.state.Running() {
+			if p == sender || !c.untouched(p) || (told.Channel == Direct && told.Peer != p.ID) {
+				continue
+			}
+			if told.Channel == Direct && (c.node(told.Proc).wentDown[p.ID] || c.node(p.Name).wentDown[sender.ID]) {
+				continue // at most once: the link ended
+			}
+			heard := c.node(p.Name).heard[Stream{told.Proc, told.Channel}]
+			if missing := sent.within(told.Seq, told.To).without(heard); len(missing) > 0 {
+				at.Proc = p.Name
+				c.report(RuleMissing, at, "%s %v of %s", told.Channel, missing, told.Proc)
+			}
+		}
+	}
+}
+
+// untouched reports whether the process ran all the time since CompleteFrom
+// without a fault.
+func (c *check) untouched(p *Proc) bool {
+	started := c.node(p.Name).started
+	if started.IsZero() || started.After(c.cfg.CompleteFrom) || !p.Up || p.Frozen {
+		return false
+	}
+	return !slices.ContainsFunc(c.faults, func(f Record) bool {
+		return f.Proc == p.Name && f.Time().After(c.cfg.CompleteFrom)
+	})
+}
+
+// spans is a set of numbers, kept as sorted, disjoint, closed intervals. The
+// zero value is empty. Numbers mostly come in order, so adding is cheap.
+type spans []span
+
+type span struct{ from, to uint64 }
+
+func (s span) String() string {
+	if s.from == s.to {
+		return fmt.Sprint(s.from)
+	}
+	return fmt.Sprintf("%d-%d", s.from, s.to)
+}
+
+func (s spans) String() string {
+	var parts []string
+	for i, sp := range s {
+		if i == 5 {
+			parts = append(parts, fmt.Sprintf("and %d more ranges", len(s)-i))
+			break
+		}
+		parts = append(parts, sp.String())
+	}
+	return strings.Join(parts, ", ")
+}
+
+// search returns the index of the first interval that ends at or after n.
+func (s spans) search(n uint64) int {
+	i, _ := slices.BinarySearchFunc(s, n, func(sp span, n uint64) int {
+		if sp.to < n {
+			return -1
+		}
+		return 1
+	})
+	return i
+}
+
+func (s *spans) add(from, to uint64) {
+	i := s.search(max(from, 1) - 1) // an interval that ends right before joins too
+	j := i
+	for ; j < len(*s) && (*s)[j].from <= to+1; j++ {
+		from, to = min(from, (*s)[j].from), max(to, (*s)[j].to)
+	}
+	*s = slices.Replace(*s, i, j, span{from, to})
+}
+
+func (s spans) last() uint64 {
+	if len(s) == 0 {
+		return 0
+	}
+	return s[len(s)-1].to
+}
+
+func (s spans) overlaps(from, to uint64) bool {
+	i := s.search(from)
+	return i < len(s) && s[i].from <= to
+}
+
+func (s spans) contains(from, to uint64) bool {
+	i := s.search(from)
+	return i < len(s) && s[i].from <= from && s[i].to >= to
+}
+
+// within returns the part of s from from to to.
+func (s spans) within(from, to uint64) spans {
+	var part spans
+	for _, sp := range s {
+		if a, b := max(sp.from, from), min(sp.to, to); a <= b {
+			part = append(part, span{a, b})
+		}
+	}
+	return part
+}
+
+// without returns what is in s and not in other, which may be nil.
+func (s spans) without(other *spans) spans {
+	rest := slices.Clone(s)
+	if other == nil {
+		return rest
+	}
+	for _, o := range *other {
+		var next spans
+		for _, sp := range rest {
+			if o.to < sp.from || o.from > sp.to {
+				next = append(next, sp)
+				continue
+			}
+			if sp.from < o.from {
+				next = append(next, span{sp.from, o.from - 1})
+			}
+			if sp.to > o.to {
+				next = append(next, span{o.to + 1, sp.to})
+			}
+		}
+		rest = next
+	}
+	return rest
+}

@@ -1,0 +1,115 @@
+package checker
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A Log gathers records from any number of goroutines and lets a test wait for
+// what they add up to. The zero value is not usable, see NewLog.
+type Log struct {
+	mu      sync.Mutex
+	records map[string][]Record // by process, each in its own order
+	state   *State
+	changed chan struct{} // closed and replaced with every record
+}
+
+// NewLog returns an empty log.
+func NewLog() *Log {
+	return &Log{records: map[string][]Record{}, state: NewState(), changed: make(chan struct{})}
+}
+
+// Add appends a record. A record without a time gets the present.
+func (l *Log) Add(r Record) {
+	if r.At == 0 {
+		r.At = time.Now().UnixNano()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.records[r.Proc] = Merge(l.records[r.Proc], r)
+	l.state.Apply(r)
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// Look calls f with the present state. f must not keep what it is given.
+func (l *Log) Look(f func(*State)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f(l.state)
+}
+
+// Wait blocks until done holds, which it asks whenever records have come. It
+// returns the cause of ctx when that ends first.
+func (l *Log) Wait(ctx context.Context, done func(*State) bool) error {
+	for {
+		l.mu.Lock()
+		ok, changed := done(l.state), l.changed
+		l.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// Never blocks for d and returns an error as soon as happened holds within
+// that time: for what must not happen, which no event can announce.
+func (l *Log) Never(d time.Duration, happened func(*State) bool) error {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	if l.Wait(ctx, happened) == nil {
+		return fmt.Errorf("it happened within %v", d)
+	}
+	return nil
+}
+
+// Records returns all records so far: those of one process in its own order,
+// between processes by time.
+func (l *Log) Records() []Record {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var all []Record
+	for _, rs := range l.records {
+		// The wall clock may step back; the order of one process stands.
+		last := int64(0)
+		for _, r := range rs {
+			r.At = max(r.At, last)
+			last = r.At
+			all = append(all, r)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Record) int {
+		switch {
+		case a.At != b.At:
+			return int(min(max(a.At-b.At, -1), 1))
+		case a.Proc < b.Proc:
+			return -1
+		case a.Proc > b.Proc:
+			return 1
+		}
+		return 0
+	})
+	return all
+}
+
+// Of returns the records of one process of the given kinds, of every kind if
+// none is given.
+func (l *Log) Of(proc string, kinds ...Kind) []Record {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var rs []Record
+	for _, r := range l.records[proc] {
+		if len(kinds) == 0 || slices.Contains(kinds, r.Kind) {
+			rs = append(rs, r)
+		}
+	}
+	return rs
+}

@@ -1,0 +1,64 @@
+package checker
+
+// order is promise 1: on adding, connect (only if the list was empty), peer
+// added, the list's add; on removing, disconnect (only if the list becomes
+// empty), peer removed, the list's remove, the peer's close. All of them come
+// one after the other, so nothing of another peer may stand in between.
+//
+// It is called before the state has seen the record.
+func (c *check) order(r Record) {
+	n, p := c.node(r.Proc), c.state.Proc(r.Proc)
+	if n.next != "" && (r.Kind != n.next || (n.nextPeer != "" && r.Peer != n.nextPeer)) {
+		c.report(RuleEvents, r, "%q of %s where %q of %s had to come", r.Kind, c.name(r.Peer), n.next, c.name(n.nextPeer))
+		n.next = ""
+	}
+	expected := n.next != ""
+	n.next, n.nextPeer = "", r.Peer
+	switch r.Kind {
+	case Connect:
+		if len(p.Peers) != 0 {
+			c.report(RuleEvents, r, "connect with %d peers already", len(p.Peers))
+		}
+		n.next, n.nextPeer = PeerAdded, ""
+	case PeerAdded:
+		if p.Has(r.Peer) {
+			c.report(RuleEvents, r, "%s was added already", c.name(r.Peer))
+		}
+		if len(p.Peers) == 0 && !expected {
+			c.report(RuleEvents, r, "the first peer %s was added without connect", c.name(r.Peer))
+		}
+		n.next = ListAdd
+	case ListAdd:
+		if !expected {
+			c.report(RuleEvents, r, "add of %s without peer added", c.name(r.Peer))
+		}
+	case Disconnect:
+		if len(p.Peers) != 1 {
+			c.report(RuleEvents, r, "disconnect with %d peers", len(p.Peers))
+		}
+		n.next, n.nextPeer = PeerRemoved, ""
+	case PeerRemoved:
+		if !p.Has(r.Peer) {
+			c.report(RuleEvents, r, "%s was removed without having been added", c.name(r.Peer))
+		}
+		if len(p.Peers) == 1 && !expected {
+			c.report(RuleEvents, r, "the last peer %s was removed without disconnect", c.name(r.Peer))
+		}
+		n.next = ListRemove
+	case ListRemove:
+		if !expected {
+			c.report(RuleEvents, r, "remove of %s without peer removed", c.name(r.Peer))
+		}
+		n.next = PeerClose
+	case PeerClose:
+		if !expected {
+			c.report(RuleEvents, r, "close of %s without remove", c.name(r.Peer))
+		}
+	}
+	switch up := r.Kind == Connect || r.Kind == PeerAdded || r.Kind == ListAdd; {
+	case up && !r.Up:
+		c.report(RuleConnected, r, "Connected is false inside %q", r.Kind)
+	case r.Kind == Disconnect && r.Up:
+		c.report(RuleConnected, r, "Connected is true inside %q", r.Kind)
+	}
+}

@@ -1,0 +1,225 @@
+// Package cluster runs nodes as real processes: the test binary starts itself
+// again, once for each node, and tells it what to do. What the nodes report is
+// gathered in one checker.Log, for which a test waits by condition.
+//
+//	func TestMain(m *testing.M) {
+//		if spec, ok, err := cluster.SpecFromEnv(); ok {
+//			os.Exit(program.Main(spec, err)) // this process is a node
+//		}
+//		os.Exit(m.Run())
+//	}
+//
+//	c := cluster.New(t)
+//	seed := c.Start(cluster.Spec{Name: "seed", Listen: []string{cluster.TCP}})
+//	c.Start(cluster.Spec{Name: "n1", Listen: []string{cluster.TCP}, Seeds: []string{seed.Addr()}})
+//	c.Wait(10*time.Second, "gathered", func(s *checker.State) bool { return s.Gathered(2) })
+//	c.Check(checker.Config{Whole: true})
+//
+// No process outlives its test: they are killed by id when it ends, they end
+// when their standard input closes, and on Linux the kernel kills them with
+// their parent.
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
+)
+
+// A Cluster is the processes of one test.
+type Cluster struct {
+	Log *checker.Log
+	t   testing.TB
+
+	mu    sync.Mutex
+	procs []*Proc
+	names map[string]int
+}
+
+// New returns an empty cluster which ends with the test. If the test fails,
+// the log is written to its artifacts and the end of it to its output.
+func New(t testing.TB) *Cluster {
+	c := &Cluster{Log: checker.NewLog(), t: t, names: map[string]int{}}
+	t.Cleanup(func() {
+		for _, p := range c.all() {
+			p.end()
+		}
+		if t.Failed() {
+			c.dump()
+		}
+	})
+	return c
+}
+
+func (c *Cluster) all() []*Proc {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.procs)
+}
+
+// launch runs f on the one goroutine, on the one thread, that starts
+// processes: Linux kills a child when the thread that started it ends.
+var launch = sync.OnceValue(func() chan<- func() {
+	work := make(chan func())
+	go func() {
+		runtime.LockOSThread()
+		for f := range work {
+			f()
+		}
+	}()
+	return work
+})
+
+// Start starts a node and returns without waiting for it.
+func (c *Cluster) Start(spec Spec) *Proc {
+	c.t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.names[spec.Name]
+	c.names[spec.Name]++
+	if n > 0 {
+		spec.Name = fmt.Sprintf("%s+%d", spec.Name, n)
+	}
+	text, err := json.Marshal(spec)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	p := &Proc{Name: spec.Name, Spec: spec, c: c, errs: &tail{}, done: make(chan struct{}), told: map[string]uint64{}}
+	p.cmd = exec.Command(self)
+	p.cmd.Env = append(append(os.Environ(), spec.Env...), EnvSpec+"="+string(text))
+	p.cmd.Stderr = p.errs
+	dieWithParent(p.cmd)
+	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
+		c.t.Fatal(err)
+	}
+	stdout, err := p.cmd.StdoutPipe()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	started := make(chan error)
+	launch() <- func() { started <- p.cmd.Start() }
+	if err := <-started; err != nil {
+		c.t.Fatalf("starting %s: %v", p.Name, err)
+	}
+	c.procs = append(c.procs, p)
+	go p.follow(stdout)
+	return p
+}
+
+// Restart starts a process anew as it was, under the next name. Its identity
+// is the same only if the Spec names a file for it.
+func (c *Cluster) Restart(p *Proc) *Proc {
+	c.t.Helper()
+	spec := p.Spec
+	spec.Name, _, _ = strings.Cut(spec.Name, "+")
+	return c.Start(spec)
+}
+
+// Wait blocks until done holds and returns how long that took. It asks anew
+// whenever a node has reported something; when it still does not hold after
+// the given time, the test ends with what was waited for and how things stand.
+func (c *Cluster) Wait(within time.Duration, what string, done func(*checker.State) bool) time.Duration {
+	c.t.Helper()
+	return c.wait(within, func() string { return "waiting for: " + what }, done)
+}
+
+func (c *Cluster) wait(within time.Duration, what func() string, done func(*checker.State) bool) time.Duration {
+	c.t.Helper()
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(c.t.Context(), within)
+	defer cancel()
+	if err := c.Log.Wait(ctx, done); err != nil {
+		c.t.Fatalf("%v after %v; %s\n%s", err, time.Since(began).Round(time.Millisecond), what(), c.Standing())
+	}
+	return time.Since(began)
+}
+
+// Never lets the given time pass and ends the test if happened holds meanwhile.
+func (c *Cluster) Never(d time.Duration, what string, happened func(*checker.State) bool) {
+	c.t.Helper()
+	if err := c.Log.Never(d, happened); err != nil {
+		c.t.Fatalf("%s: %v\n%s", what, err, c.Standing())
+	}
+}
+
+// Standing is one line a process: whom it has, what it heard.
+func (c *Cluster) Standing() string {
+	var b strings.Builder
+	c.Log.Look(func(s *checker.State) {
+		for _, p := range c.all() {
+			st := s.Proc(p.Name)
+			var peers []string
+			for id := range st.Peers {
+				if q := s.ByID(id); q != nil {
+					peers = append(peers, q.Name)
+				}
+			}
+			slices.Sort(peers)
+			heard := uint64(0)
+			for _, n := range st.Heard {
+				heard += n
+			}
+			fmt.Fprintf(&b, "  %-8s up=%v frozen=%v peers=%v heard=%d\n", p.Name, st.Up, st.Frozen, peers, heard)
+		}
+	})
+	return b.String()
+}
+
+// Check asks every running node for its list, applies the rules of package
+// checker to all that happened, and reports what was broken. Whatever a node
+// that was not killed wrote to its standard error is reported too: nothing
+// writes there uninvited.
+func (c *Cluster) Check(cfg checker.Config) {
+	c.t.Helper()
+	for _, p := range c.all() {
+		var ask bool
+		c.Log.Look(func(s *checker.State) { st := s.Proc(p.Name); ask = st.Up && !st.Frozen })
+		if ask {
+			p.Ask(Command{Do: Peers})
+		}
+		if text := p.Stderr(); text != "" && len(p.Spec.Env) == 0 {
+			c.t.Errorf("%s wrote to standard error: %s", p.Name, text)
+		}
+	}
+	for _, v := range checker.Check(c.Log.Records(), cfg) {
+		c.t.Errorf("%v", v)
+	}
+}
+
+// dump leaves what happened for whoever looks into a failed test.
+func (c *Cluster) dump() {
+	var b strings.Builder
+	for _, r := range c.Log.Records() {
+		b.WriteString(r.String() + "\n")
+	}
+	for _, p := range c.all() {
+		if text := p.Stderr(); text != "" {
+			fmt.Fprintf(&b, "standard error of %s:\n%s\n", p.Name, text)
+		}
+	}
+	file := filepath.Join(c.t.ArtifactDir(), "cluster.log")
+	if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
+		c.t.Log(err)
+	}
+	lines := strings.Split(strings.TrimSpace(b.String()), "\n")
+	lines = slices.DeleteFunc(lines, func(s string) bool { return strings.Contains(s, string(checker.Received)) })
+	if over := len(lines) - 80; over > 0 {
+		lines = append([]string{fmt.Sprintf("[%d lines before, all of them in %s with -artifacts]", over, file)}, lines[over:]...)
+	}
+	c.t.Logf("the end of the log:\n%s", strings.Join(lines, "\n"))
+}

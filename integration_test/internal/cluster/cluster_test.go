@@ -1,0 +1,165 @@
+package cluster
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
+)
+
+// TestMain makes this binary a stand-in for a node: it answers every command
+// and knows nothing of smokesignal, so that the kit itself is tested alone.
+func TestMain(m *testing.M) {
+	if spec, ok, err := SpecFromEnv(); ok {
+		standIn(spec, err)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func standIn(spec Spec, err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	out := json.NewEncoder(os.Stdout)
+	tell := func(r checker.Record) {
+		r.At = time.Now().UnixNano()
+		out.Encode(r)
+	}
+	tell(checker.Record{Kind: checker.Started, Peer: "id-of-" + spec.Name, Addrs: []string{"nowhere"}})
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		var cmd Command
+		if json.Unmarshal(in.Bytes(), &cmd) != nil {
+			continue
+		}
+		if cmd.Do == Emit {
+			for i := range uint64(cmd.Count) {
+				tell(checker.Record{Kind: checker.Sent, Channel: checker.Broadcast, Name: cmd.Name, Seq: cmd.Seq + i})
+			}
+		}
+		if cmd.Do == Flush {
+			fmt.Fprintln(os.Stderr, "a word nobody asked for")
+		}
+		tell(checker.Record{Kind: checker.Answer, Cmd: cmd.No, Text: string(cmd.Do)})
+		if cmd.Do == Close {
+			return
+		}
+	}
+}
+
+func TestCommandsAreAnswered(t *testing.T) {
+	c := New(t)
+	a, b := c.Start(Spec{Name: "a"}), c.Start(Spec{Name: "b"})
+	if a.ID() != "id-of-a" || b.ID() != "id-of-b" || a.Addr() != "nowhere" {
+		t.Fatalf("ids %q and %q, address %q", a.ID(), b.ID(), a.Addr())
+	}
+	if got := a.Ask(Command{Do: Ready}); got.Text != "ready" {
+		t.Errorf("answer %v", got)
+	}
+	a.Answer(a.Broadcast("x", 1000, 10), 10*time.Second)
+	a.Answer(a.Broadcast("x", 1000, 10), 10*time.Second)
+	if rs := c.Log.Of("a", checker.Sent); len(rs) != 2 || rs[0].To != 1000 || rs[1].Seq != 1001 || rs[1].To != 2000 {
+		t.Errorf("twice 1000 events in order are told as %v, want a record each", rs)
+	}
+	if rs := c.Log.Of("a", checker.Told); len(rs) != 2 || rs[1].Seq != 1001 || rs[1].To != 2000 {
+		t.Errorf("told %v, want 1 to 1000 and 1001 to 2000", rs)
+	}
+}
+
+func TestStopAndContinue(t *testing.T) {
+	c := New(t)
+	a := c.Start(Spec{Name: "a"})
+	a.ID()
+	a.Stop()
+	no := a.Tell(Command{Do: Ready})
+	if err := c.Log.Never(100*time.Millisecond, func(s *checker.State) bool { _, ok := s.Answered("a", no); return ok }); err != nil {
+		t.Error("a frozen process answered:", err)
+	}
+	a.Continue()
+	a.Answer(no, 10*time.Second)
+}
+
+func TestKillAndRestart(t *testing.T) {
+	c := New(t)
+	a := c.Start(Spec{Name: "a"})
+	a.ID()
+	a.Stop() // a frozen process dies as well
+	a.Kill()
+	c.Log.Look(func(s *checker.State) {
+		if s.Proc("a").Up {
+			t.Error("still up after Kill")
+		}
+	})
+	again := c.Restart(c.Restart(a))
+	if again.Name != "a+2" || again.ID() != "id-of-a+2" {
+		t.Errorf("restarted as %s with %s", again.Name, again.ID())
+	}
+	if answer := again.Close(); answer.Text != "close" {
+		t.Errorf("answer %v", answer)
+	}
+	third := c.Restart(again)
+	third.ID()
+	third.CloseInput()
+	select {
+	case <-third.Done():
+	case <-time.After(10 * time.Second):
+		t.Error("a process does not end when its input closes")
+	}
+}
+
+// TestNoProcessIsLeft: after a test its processes are gone, frozen ones too.
+func TestNoProcessIsLeft(t *testing.T) {
+	var pids []int
+	t.Run("a test that cleans nothing up", func(t *testing.T) {
+		c := New(t)
+		for i := range 4 {
+			p := c.Start(Spec{Name: "n" + strconv.Itoa(i)})
+			p.ID()
+			pids = append(pids, p.PID())
+		}
+		c.all()[2].Stop()
+	})
+	for _, pid := range pids {
+		state, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+		if err == nil && strings.Contains(string(state), filepath.Base(os.Args[0])) {
+			t.Errorf("process %d is still there", pid)
+		}
+	}
+}
+
+// TestCheckHearsStandardError: a node that writes there uninvited fails a run.
+func TestCheckHearsStandardError(t *testing.T) {
+	rec := &recorder{TB: t}
+	c := New(rec)
+	a := c.Start(Spec{Name: "a"})
+	a.Ask(Command{Do: Ready})
+	c.Check(checker.Config{})
+	if len(rec.errors) > 0 {
+		t.Fatalf("a quiet run fails: %v", rec.errors)
+	}
+	a.Ask(Command{Do: Flush})
+	a.Close() // all it wrote has been read
+	c.Check(checker.Config{})
+	if len(rec.errors) != 1 || !strings.Contains(rec.errors[0], "nobody asked for") {
+		t.Errorf("errors %q", rec.errors)
+	}
+}
+
+// recorder takes the errors of a test instead of failing it.
+type recorder struct {
+	testing.TB
+	errors []string
+}
+
+func (r *recorder) Errorf(format string, args ...any) {
+	r.errors = append(r.errors, fmt.Sprintf(format, args...))
+}

@@ -1,0 +1,234 @@
+package cluster
+
+import (
+	"bufio"
+	"encoding/json"
+	"io"
+	"os/exec"
+	"sync"
+	"time"
+
+	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
+)
+
+// maxLine bounds one record on a node's standard output.
+const maxLine = 4 << 20
+
+// A Proc is one node in a process of its own. Its methods may be used from
+// several goroutines; those that fail end the test.
+type Proc struct {
+	Name string // in the cluster and in its log
+	Spec Spec
+	c    *Cluster
+	cmd  *exec.Cmd
+	errs *tail         // standard error
+	done chan struct{} // closed when the process has ended and all it wrote is in the log
+
+	mu    sync.Mutex
+	stdin io.WriteCloser
+	no    int
+	told  map[string]uint64 // the last number told, by channel and receiver
+}
+
+// follow copies what the process writes into the log until it ends.
+func (p *Proc) follow(stdout io.Reader) {
+	defer close(p.done)
+	lines := bufio.NewScanner(stdout)
+	lines.Buffer(nil, maxLine)
+	for lines.Scan() {
+		var r checker.Record
+		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
+			p.errs.Write([]byte("not a record on standard output: " + lines.Text() + "\n"))
+			continue
+		}
+		r.Proc = p.Name
+		p.c.Log.Add(r)
+	}
+	io.Copy(io.Discard, stdout) // a line above maxLine must not block the node
+	p.cmd.Wait()
+	p.c.Log.Add(checker.Record{Proc: p.Name, Kind: checker.Exited, Text: p.cmd.ProcessState.String()})
+}
+
+// PID is the process id.
+func (p *Proc) PID() int { return p.cmd.Process.Pid }
+
+// started waits until the node listens, and returns what it said then.
+func (p *Proc) started() checker.Record {
+	p.c.t.Helper()
+	p.c.wait(30*time.Second, func() string { return p.Name + " does not start: " + p.errs.String() }, func(s *checker.State) bool {
+		return s.Proc(p.Name).ID != "" || p.ended()
+	})
+	rs := p.c.Log.Of(p.Name, checker.Started)
+	if len(rs) == 0 {
+		p.c.t.Fatalf("%s ended before it had started: %s", p.Name, p.errs)
+	}
+	return rs[0]
+}
+
+// ID is the peer id. It waits until the node listens.
+func (p *Proc) ID() string { p.c.t.Helper(); return p.started().Peer }
+
+// Addr is the first address of the node, with its id. It waits until the node
+// listens.
+func (p *Proc) Addr() string {
+	p.c.t.Helper()
+	r := p.started()
+	if len(r.Addrs) == 0 {
+		p.c.t.Fatalf("%s has no address", p.Name)
+	}
+	return r.Addrs[0]
+}
+
+// ended reports whether the process is no more.
+func (p *Proc) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// Tell sends a command and returns its number; it does not wait for the answer.
+func (p *Proc) Tell(cmd Command) int {
+	p.c.t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.no++
+	cmd.No = p.no
+	if cmd.Do == Emit || cmd.Do == Direct {
+		cmd.Seq = p.number(cmd)
+	}
+	line, err := json.Marshal(cmd)
+	if err != nil {
+		p.c.t.Fatal(err)
+	}
+	if _, err := p.stdin.Write(append(line, '\n')); err != nil {
+		p.c.t.Fatalf("telling %s to %s: %v; %s", p.Name, cmd.Do, err, p.errs)
+	}
+	return cmd.No
+}
+
+// number gives the events of a command their numbers and tells the checker, so
+// that what was never told is known to be invented.
+func (p *Proc) number(cmd Command) uint64 {
+	channel := checker.Broadcast
+	if cmd.Do == Direct {
+		channel = checker.Direct
+	}
+	key := channel + cmd.To
+	first := p.told[key] + 1
+	p.told[key] += uint64(cmd.Count)
+	p.c.Log.Add(checker.Record{
+		Proc: p.Name, Kind: checker.Told, Peer: cmd.To, Channel: channel, Name: cmd.Name, Seq: first, To: p.told[key],
+	})
+	return first
+}
+
+// Answer waits for the answer to command number no.
+func (p *Proc) Answer(no int, within time.Duration) checker.Record {
+	p.c.t.Helper()
+	var answer checker.Record
+	p.c.wait(within, func() string { return p.Name + " does not answer: " + p.errs.String() }, func(s *checker.State) bool {
+		r, ok := s.Answered(p.Name, no)
+		answer = r
+		return ok || p.ended()
+	})
+	if answer.Cmd != no {
+		p.c.t.Fatalf("%s ended without an answer: %s", p.Name, p.errs)
+	}
+	return answer
+}
+
+// Ask sends a command and waits for its answer, a minute at most.
+func (p *Proc) Ask(cmd Command) checker.Record {
+	p.c.t.Helper()
+	return p.Answer(p.Tell(cmd), time.Minute)
+}
+
+// Broadcast tells the node to emit count events of size bytes to all; the
+// result is for Answer.
+func (p *Proc) Broadcast(name string, count, size int) int {
+	p.c.t.Helper()
+	return p.Tell(Command{Do: Emit, Name: name, Count: count, Size: size})
+}
+
+// Direct tells the node to emit count events of size bytes to the other.
+func (p *Proc) Direct(to *Proc, name string, count, size int) int {
+	p.c.t.Helper()
+	return p.Tell(Command{Do: Direct, To: to.ID(), Name: name, Count: count, Size: size})
+}
+
+// Kill ends the process at once, as kill -9 does, and waits until it is gone.
+func (p *Proc) Kill() {
+	p.c.Log.Add(checker.Record{Proc: p.Name, Kind: checker.Fault, Text: checker.FaultKill})
+	p.end()
+}
+
+// end kills the process by its id and waits for it.
+func (p *Proc) end() {
+	p.cmd.Process.Kill() // nothing happens if it has ended by itself
+	<-p.done
+}
+
+// Close tells the node to close, and waits until its process has ended by
+// itself. It returns the node's answer.
+func (p *Proc) Close() checker.Record {
+	p.c.t.Helper()
+	p.c.Log.Add(checker.Record{Proc: p.Name, Kind: checker.Fault, Text: checker.FaultClose})
+	answer := p.Ask(Command{Do: Close})
+	select {
+	case <-p.done:
+	case <-time.After(10 * time.Second):
+		p.c.t.Fatalf("%s has closed its node but does not end", p.Name)
+	}
+	return answer
+}
+
+// CloseInput closes the standard input of the process, upon which it ends by
+// itself, as it does when the test dies.
+func (p *Proc) CloseInput() {
+	p.c.Log.Add(checker.Record{Proc: p.Name, Kind: checker.Fault, Text: checker.FaultClose})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stdin.Close()
+}
+
+// Done is closed when the process has ended and all it wrote is in the log.
+func (p *Proc) Done() <-chan struct{} { return p.done }
+
+// Stderr is what the process wrote to its standard error, its beginning and
+// its end if that was much.
+func (p *Proc) Stderr() string { return p.errs.String() }
+
+// tail is a writer that keeps the first and the last of what it is given.
+type tail struct {
+	mu          sync.Mutex
+	first, last []byte
+}
+
+const tailKeep = 16 << 10
+
+func (t *tail) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	rest := b
+	if room := tailKeep - len(t.first); room > 0 {
+		n := min(room, len(rest))
+		t.first, rest = append(t.first, rest[:n]...), rest[n:]
+	}
+	t.last = append(t.last, rest...)
+	if over := len(t.last) - tailKeep; over > 0 {
+		t.last = append([]byte(nil), t.last[over:]...)
+	}
+	return len(b), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.last) == 0 {
+		return string(t.first)
+	}
+	return string(t.first) + "\n[...]\n" + string(t.last)
+}

@@ -1,0 +1,564 @@
+package smokesignal
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/event"
+	corehost "github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal/discovery"
+	"github.com/go-smokesignal/smokesignal/events"
+	"github.com/go-smokesignal/smokesignal/health"
+	"github.com/go-smokesignal/smokesignal/host"
+	"github.com/go-smokesignal/smokesignal/internal/logging"
+)
+
+// A Node takes part in one network: it keeps links to a few peers, sends and
+// receives events. Make it with New. All methods may be called from several
+// goroutines, and from handlers.
+type Node struct {
+	cfg      config
+	log      *slog.Logger
+	identity *host.Identity // nil without a file
+	host     *host.Host
+	gate     *host.Gate
+	pubsub   *pubsub.PubSub
+	topic    string
+
+	list      *host.PeerList
+	direct    *events.Direct
+	broadcast *events.Broadcast
+	// pubsubStats counts what pubsub loses below the events.
+	pubsubStats events.PubSubStats
+	driver      *discovery.Driver
+	watchdog    *health.Watchdog
+	peers       Peers
+
+	ctx    context.Context // of the node's own goroutines
+	cancel context.CancelFunc
+	calls  *callbacks
+	bus    *callbacks // emits on the event bus, which may be slow
+	// handlers is the context of callbacks; it ends before they are waited for.
+	endHandlers context.CancelFunc
+	emitters    map[any]event.Emitter
+
+	mu        sync.Mutex
+	stage     stage
+	startedAt time.Time
+	changed   chan struct{} // closed and replaced when the peer list changes
+	closing   atomic.Bool
+	done      chan struct{}
+	err       error
+
+	onConnect          hooks[func(context.Context)]
+	onDisconnect       hooks[func(context.Context)]
+	onPeerAdded        hooks[func(context.Context, *Peer)]
+	onPeerRemoved      hooks[func(context.Context, *Peer)]
+	onNetsplit         hooks[func(context.Context, Seed)]
+	onNetsplitResolved hooks[func(context.Context, Seed)]
+	onSeedError        hooks[func(context.Context, *SeedError)]
+}
+
+// stage is how far a node is in its life.
+type stage int
+
+const (
+	stageNew stage = iota
+	stageStarted
+	stageClosed
+)
+
+// New makes a node. It is not on the network before Start; handlers registered
+// until then miss nothing. The error has one sentence for each option that is
+// wrong. A node that New returned has to be closed, also when it was never
+// started.
+func New(opts ...Option) (*Node, error) {
+	cfg := defaultConfig()
+	for _, opt := range opts {
+		opt(&cfg)
+	}
+	seeds, err := cfg.validate()
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{
+		cfg: cfg, log: logging.Room("node", cfg.logger),
+		topic:   "smokesignal/" + cfg.network,
+		changed: make(chan struct{}), done: make(chan struct{}),
+		emitters: map[any]event.Emitter{},
+	}
+	n.peers.node = n
+	n.peers.handles = map[ID]*Peer{}
+	if err := n.build(seeds); err != nil {
+		n.release()
+		return nil, fmt.Errorf("smokesignal: %w", err)
+	}
+	return n, nil
+}
+
+// build makes the rooms and wires them.
+func (n *Node) build(seeds []*discovery.Seed) (err error) {
+	cfg := n.cfg
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	handlers, end := context.WithCancel(context.Background())
+	n.endHandlers = end
+	n.calls = newCallbacks(handlers, n.log)
+	n.bus = newCallbacks(handlers, n.log)
+	n.list = host.NewPeerList(cfg.minPeers, cfg.maxPeers, (*peerNotifiee)(n))
+
+	var key crypto.PrivKey
+	if cfg.identitySet {
+		if n.identity, err = host.OpenIdentity(cfg.identity); err != nil {
+			return err
+		}
+		key = n.identity.Key
+	} else if key, err = host.NewIdentity(); err != nil {
+		return err
+	}
+	n.host, err = host.New(host.Config{
+		Key: key, Listen: cfg.listen, Subnet: cfg.subnet, Advertise: cfg.advertise,
+		Log: logging.Room("host", cfg.logger),
+	})
+	if err != nil {
+		return err
+	}
+	if err := n.openEmitters(); err != nil {
+		return err
+	}
+
+	var session [8]byte
+	rand.Read(session[:]) // never fails
+	eventsLog := logging.Room("events", cfg.logger)
+	n.direct = events.NewDirect(n.host, events.DirectConfig{
+		Network: cfg.network, Session: session[:], MaxEventSize: cfg.maxEvent,
+		Admit: n.list.Admit, Log: eventsLog,
+	})
+	n.gate = host.NewGate(n.host, host.GateConfig{Log: logging.Room("host", cfg.logger)})
+	options := events.PubSubOptions(events.PubSubConfig{
+		Topic: n.topic, Log: logging.Dependency("pubsub", cfg.logger), Stats: &n.pubsubStats,
+	})
+	if n.pubsub, err = pubsub.NewFloodSub(n.ctx, n.gate.Host(), options...); err != nil {
+		return err
+	}
+	n.broadcast, err = events.NewBroadcast(n.pubsub, n.host, events.BroadcastConfig{
+		Topic: n.topic, Session: session[:], MaxEventSize: cfg.maxEvent,
+		Neighbours: n.list.List, Serve: n.list.Has, Admit: n.list.Admit, Log: eventsLog,
+	})
+	if err != nil {
+		return err
+	}
+	n.driver = discovery.New(discovery.Config{
+		Host: n.host, Key: key, Network: cfg.network, Session: session,
+		Min: cfg.minPeers, Max: cfg.maxPeers, Seeds: seeds, LAN: cfg.lan,
+		Addrs: n.host.Dialable,
+		Hooks: discovery.Hooks{
+			Pending: n.pending, Linked: n.linked, Unlinked: n.unlinked,
+			OnTopic:   n.onTopic,
+			Greeting:  n.broadcast.Marks,
+			SeedError: n.seedError,
+			Signal:    func(from peer.ID, b []byte) { n.watchdog.Receive(from, b) },
+			SeedFound: func(seed string, info peer.AddrInfo) {
+				n.watchdog.SeedFound(seed, info.ID, info.Addrs)
+			},
+			SeedIsSelf: func(seed string) { n.watchdog.SeedIsSelf(seed) },
+		},
+		Log: logging.Room("discovery", cfg.logger),
+	})
+	n.broadcast.OnNeighbour(n.driver.TopicChanged)
+	n.watchdog, err = health.New(health.Config{
+		Key: key, Session: session, PingInterval: cfg.pingInterval, PingTimeout: max(cfg.pingTimeout, 1), // zero means zero here
+		Seeds: seedTexts(seeds), Addrs: n.host.Dialable, Neighbours: n.list.List, Flood: n.driver.Flood,
+		OnNetsplit: n.netsplit, OnResolved: n.resolved, Log: logging.Room("health", cfg.logger),
+	})
+	return err
+}
+
+func seedTexts(seeds []*discovery.Seed) (list []string) {
+	for _, s := range seeds {
+		list = append(list, s.String())
+	}
+	return list
+}
+
+// openEmitters prepares one emitter for each event of bus.go.
+func (n *Node) openEmitters() error {
+	for _, evt := range []any{
+		new(EvtConnected), new(EvtDisconnected), new(EvtPeerAdded), new(EvtPeerRemoved),
+		new(EvtNetsplit), new(EvtNetsplitResolved), new(EvtSeedError),
+	} {
+		e, err := n.host.EventBus().Emitter(evt)
+		if err != nil {
+			return fmt.Errorf("prepare %T on the event bus: %w", evt, err)
+		}
+		n.emitters[fmt.Sprintf("%T", evt)] = e
+	}
+	return nil
+}
+
+// emit puts evt on the host's event bus. A subscriber that does not read delays
+// the bus, never the callbacks.
+func (n *Node) emit(evt any) {
+	n.bus.post(func() {
+		if err := n.emitters[fmt.Sprintf("*%T", evt)].Emit(evt); err != nil {
+			n.log.Debug("event bus", "event", fmt.Sprintf("%T", evt), "err", err)
+		}
+	})
+}
+
+// Start listens, begins to look for peers and returns. ctx bounds the call
+// alone. It fails if an address cannot be listened on, naming it; the node can
+// then be started again. It returns ErrStarted when called twice and ErrClosed
+// after Close.
+func (n *Node) Start(ctx context.Context) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case n.closing.Load() || n.stage == stageClosed:
+		return ErrClosed
+	case n.stage == stageStarted:
+		return ErrStarted
+	case ctx.Err() != nil:
+		return fmt.Errorf("smokesignal: start: %w", context.Cause(ctx))
+	}
+	if err := n.host.Listen(); err != nil {
+		return fmt.Errorf("smokesignal: %w", err)
+	}
+	n.stage, n.startedAt = stageStarted, time.Now()
+	n.direct.Start()
+	n.broadcast.Start()
+	n.watchdog.Start()
+	return n.driver.Start()
+}
+
+// Run starts the node, waits until ctx ends or the node is closed, and closes
+// it. It returns what Start or Close returned.
+func (n *Node) Run(ctx context.Context) error {
+	if err := n.Start(ctx); err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+	case <-n.done:
+	}
+	return n.Close()
+}
+
+// Ready returns nil as soon as the node has a peer, so that a broadcast reaches
+// somebody. When ctx ends first the error says why there is none; it is
+// ErrNotConnected and wraps the error of each seed.
+func (n *Node) Ready(ctx context.Context) error {
+	for {
+		n.mu.Lock()
+		stage, changed := n.stage, n.changed
+		n.mu.Unlock()
+		switch {
+		case n.closing.Load() || stage == stageClosed:
+			return ErrClosed
+		case stage == stageNew:
+			return ErrNotStarted
+		case n.Connected():
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-n.done:
+		case <-ctx.Done():
+			return n.whyAlone()
+		}
+	}
+}
+
+// notConnected is why Ready gave up.
+type notConnected struct {
+	text   string
+	causes []error
+}
+
+func (e *notConnected) Error() string   { return e.text }
+func (e *notConnected) Unwrap() []error { return append([]error{ErrNotConnected}, e.causes...) }
+
+// whyAlone puts into one line what keeps the node from being connected.
+func (n *Node) whyAlone() error {
+	e := &notConnected{}
+	var parts []string
+	for _, s := range n.driver.Seeds() {
+		seed := &SeedError{Seed: s.Seed, Err: s.Err}
+		if s.Err == nil {
+			seed.Err = errors.New("no answer yet")
+		}
+		if !s.Next.IsZero() {
+			seed.Next = time.Until(s.Next)
+		}
+		parts = append(parts, seed.Error())
+		e.causes = append(e.causes, seed)
+	}
+	if len(parts) == 0 {
+		why := "no seeds were given, so it waits to be joined"
+		if n.cfg.lan {
+			why = "nobody was found on the local network"
+		}
+		if addrs := n.Addrs(); len(addrs) > 0 {
+			why += " at " + addrs[0].String()
+		}
+		parts = append(parts, why)
+	}
+	after := time.Since(n.startedAt).Round(100 * time.Millisecond)
+	e.text = fmt.Sprintf("smokesignal: not connected after %v: %s", after, strings.Join(parts, "; "))
+	return e
+}
+
+// Flush returns when the direct events that Emit accepted were written to their
+// peers and the broadcasts reached every neighbour, or when ctx ends, with an
+// error that names who did not confirm.
+func (n *Node) Flush(ctx context.Context) error {
+	if err := n.direct.Flush(ctx); err != nil {
+		return err
+	}
+	return n.broadcast.Flush(ctx)
+}
+
+// Close flushes what was sent, tells the peers, fires disconnect, ends the
+// contexts of handlers and waits for them; both waits are bounded by
+// CloseTimeout. Then nothing of the node is left. It may be called more than once,
+// from several goroutines and before Start; every call returns the same. Called
+// from a handler it does not wait for itself beyond CloseTimeout; Shutdown, given
+// the handler's context, does not wait for it at all.
+func (n *Node) Close() error {
+	return n.Shutdown(context.Background())
+}
+
+// Shutdown is Close which waits no longer than ctx. Handlers that then still run
+// are left to end by themselves.
+func (n *Node) Shutdown(ctx context.Context) error {
+	if n.closing.CompareAndSwap(false, true) {
+		n.err = n.shutdown(ctx)
+		close(n.done)
+		return n.err
+	}
+	if inHandler(ctx) {
+		// Another call is at work and may be waiting for this very handler.
+		return nil
+	}
+	select {
+	case <-n.done:
+		return n.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// inHandler tells whether ctx belongs to an event handler or a callback.
+func inHandler(ctx context.Context) bool {
+	return events.InHandler(ctx) || ctx.Value(callbackKey{}) != nil
+}
+
+func (n *Node) shutdown(caller context.Context) error {
+	n.mu.Lock() // waits for a Start under way
+	started := n.stage == stageStarted
+	n.stage = stageClosed
+	n.mu.Unlock()
+	var errs []error
+	if started {
+		n.log.Info("closing", "id", n.ID())
+		if err := n.within(caller, n.finish); err != nil {
+			n.log.Warn("closing: not everything sent was confirmed", "err", err)
+		}
+		n.watchdog.Close()
+		n.driver.Leave(n.ctx) // fires disconnect
+		if err := n.within(caller, func(ctx context.Context) error { return n.calls.wait(ctx, caller) }); err != nil {
+			n.log.Warn("closing: a callback still runs", "err", err)
+		}
+	}
+	n.endHandlers()
+	err := n.within(caller, func(ctx context.Context) error {
+		return errors.Join(n.direct.Close(ctx), n.broadcast.Close(ctx), n.calls.wait(ctx, caller), n.bus.wait(ctx, caller))
+	})
+	if err != nil {
+		n.log.Warn("closing: a handler still runs", "err", err)
+	}
+	errs = append(errs, n.release())
+	return errors.Join(errs...)
+}
+
+// finish refuses new events and waits until the accepted ones have arrived.
+func (n *Node) finish(ctx context.Context) error {
+	n.direct.Refuse()
+	n.broadcast.Refuse()
+	return n.Flush(ctx)
+}
+
+// within calls f with a context that ends after CloseTimeout, or when the caller
+// of Shutdown does not want to wait longer. The context keeps the caller's
+// values, by which the rooms know a handler that closes its own node.
+func (n *Node) within(caller context.Context, f func(context.Context) error) error {
+	ctx := caller
+	if inHandler(caller) {
+		ctx = context.WithoutCancel(caller) // closing itself ends the contexts of handlers
+	}
+	ctx, cancel := context.WithTimeout(ctx, n.cfg.closeTimeout)
+	defer cancel()
+	return f(ctx)
+}
+
+// release takes away what build made, as far as it came.
+func (n *Node) release() error {
+	var errs []error
+	if n.driver != nil {
+		n.driver.Close()
+	}
+	if n.gate != nil {
+		n.gate.Close()
+	}
+	if n.cancel != nil {
+		n.cancel()
+		n.endHandlers()
+	}
+	for _, e := range n.emitters {
+		e.Close()
+	}
+	if n.host != nil {
+		errs = append(errs, n.host.Close())
+	}
+	if n.identity != nil {
+		errs = append(errs, n.identity.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Done is closed when the node has been closed.
+func (n *Node) Done() <-chan struct{} { return n.done }
+
+// Err returns nil while the node lives and then what Close returned.
+func (n *Node) Err() error {
+	select {
+	case <-n.done:
+		return n.err
+	default:
+		return nil
+	}
+}
+
+// ID returns the node's identity, which is bound to its key.
+func (n *Node) ID() ID { return n.host.ID() }
+
+// Addrs returns the addresses at which others can reach the node, with its id,
+// the most reachable first. There are none before Start. The slice is the
+// caller's.
+func (n *Node) Addrs() []ma.Multiaddr { return n.host.Dialable() }
+
+// Connected tells whether the node has a peer.
+func (n *Node) Connected() bool { return n.list.Len() > 0 }
+
+// Host returns the libp2p host, for use with other libp2p code. The node closes
+// it.
+func (n *Node) Host() corehost.Host { return n.host }
+
+// Broadcast returns the channel to all nodes of the network.
+func (n *Node) Broadcast() *events.Broadcast { return n.broadcast }
+
+// Direct returns the channel on which events arrive that any peer sent to this
+// node alone. To send one, see Peer.
+func (n *Node) Direct() *events.Direct { return n.direct }
+
+// Peers returns the peer list.
+func (n *Node) Peers() *Peers { return &n.peers }
+
+// Peer returns a handle on the node with that id, linked or not. It does not
+// block and is never nil. What it sends reaches linked peers and others whose
+// address is known.
+func (n *Node) Peer(id ID) *Peer { return n.peers.handle(id) }
+
+// AddPeer links to the node at addr, given as for Seeds, beyond the minimum up
+// to the maximum of the peer list. It returns when the link stands. The error is
+// ErrFull (this list, or the other node's), ErrSelf, ErrOtherNetwork,
+// ErrUnreachable, ErrUnresolvable, ErrNotSmokesignal, a *WrongIDError, or that
+// of ctx.
+func (n *Node) AddPeer(ctx context.Context, addr string) (*Peer, error) {
+	n.mu.Lock()
+	stage := n.stage
+	n.mu.Unlock()
+	switch stage {
+	case stageNew:
+		return nil, ErrNotStarted
+	case stageClosed:
+		return nil, ErrClosed
+	}
+	id, err := n.driver.AddPeer(ctx, addr)
+	if err != nil {
+		if errors.Is(err, discovery.ErrClosed) {
+			return nil, ErrClosed
+		}
+		return nil, fmt.Errorf("smokesignal: add peer %s: %w", addr, err)
+	}
+	return n.Peer(id), nil
+}
+
+// The functions below are the hooks of the rooms. They run on the goroutine of
+// the driver, or the watchdog, and do not block.
+
+func (n *Node) pending(p peer.ID) {
+	n.list.Expect(p)
+	n.gate.Admit(p)
+}
+
+func (n *Node) linked(p peer.ID, greeting []byte) {
+	if err := n.broadcast.Learn(p, greeting); err != nil {
+		n.log.Debug("greeting", "peer", p, "err", err)
+	}
+	n.list.Add(p)
+	n.watchdog.NeighboursChanged()
+}
+
+func (n *Node) unlinked(p peer.ID, reason error, _ bool) {
+	n.gate.Evict(p)
+	unwritten := n.direct.Release(p, reason)
+	n.list.Remove(p, &CloseError{Peer: p, Unwritten: unwritten, Err: reason})
+	n.watchdog.NeighboursChanged()
+}
+
+func (n *Node) onTopic(p peer.ID) bool {
+	for _, x := range n.pubsub.ListPeers(n.topic) {
+		if x == p {
+			return true
+		}
+	}
+	return false
+}
+
+func (n *Node) seedError(e *SeedError) {
+	n.calls.post(func() {
+		n.onSeedError.each(func(f func(context.Context, *SeedError)) { n.calls.guard(func() { f(n.calls.ctx, e) }) })
+	})
+	n.emit(EvtSeedError{Err: e})
+}
+
+func (n *Node) netsplit(seed string) {
+	n.driver.SeedLost(seed)
+	n.tellSeed(&n.onNetsplit, seed)
+	n.emit(EvtNetsplit{Seed: seed})
+}
+
+func (n *Node) resolved(seed string) {
+	n.driver.SeedHeard(seed)
+	n.tellSeed(&n.onNetsplitResolved, seed)
+	n.emit(EvtNetsplitResolved{Seed: seed})
+}
+
+func (n *Node) tellSeed(list *hooks[func(context.Context, Seed)], seed string) {
+	n.calls.post(func() {
+		s := n.seed(seed)
+		list.each(func(f func(context.Context, Seed)) { n.calls.guard(func() { f(n.calls.ctx, s) }) })
+	})
+}

@@ -1,0 +1,219 @@
+package smokesignal
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+	"unicode/utf8"
+
+	"github.com/go-smokesignal/smokesignal/discovery"
+	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+	"github.com/go-smokesignal/smokesignal/host"
+)
+
+// Unlimited, given for a limit, means that there is none.
+const Unlimited = -1
+
+// Defaults of the options, where they are not zero.
+const (
+	DefaultNetwork      = "default"
+	DefaultMinPeers     = 3 // the original's minPeerNo
+	DefaultMaxPeers     = 5 // the original's maxPeerNo
+	DefaultPingInterval = 10 * time.Second
+	DefaultPingTimeout  = 3 * time.Second // the original's pingTimeout
+	DefaultMaxEventSize = 512 << 10
+	DefaultCloseTimeout = 5 * time.Second
+)
+
+// maxMaxEventSize keeps an event with its envelope within the 768 KiB of a batch,
+// which is within what pubsub peers of any kind accept.
+const maxMaxEventSize = 767 << 10
+
+// An Option sets one property of a node at New. Options cannot fail; New checks
+// them and names the one that is wrong.
+type Option func(*config)
+
+type config struct {
+	listen       []string
+	seeds        []string
+	minPeers     int
+	maxPeers     int
+	pingInterval time.Duration
+	pingTimeout  time.Duration
+	network      string
+	lan          bool
+	subnetText   *string // as given
+	subnet       netip.Prefix
+	advertise    []string
+	identity     string
+	identitySet  bool
+	maxEvent     int
+	closeTimeout time.Duration
+	logger       slog.Handler
+}
+
+func defaultConfig() config {
+	return config{
+		minPeers:     DefaultMinPeers,
+		maxPeers:     DefaultMaxPeers,
+		pingInterval: DefaultPingInterval,
+		pingTimeout:  DefaultPingTimeout,
+		network:      DefaultNetwork,
+		maxEvent:     DefaultMaxEventSize,
+		closeTimeout: DefaultCloseTimeout,
+	}
+}
+
+// Listen sets the addresses to listen on, as host:port (TCP and QUIC on the same
+// number) or as a multiaddr, which may also name WebSocket, WebTransport or
+// WebRTC-direct. An empty host means all interfaces, port 0 a free port. Only
+// what is named is bound. The default is a free port on all interfaces. Several
+// calls add up.
+func Listen(addrs ...string) Option {
+	return func(c *config) { c.listen = append(c.listen, addrs...) }
+}
+
+// Seeds names nodes through which to join, as host:port, with a DNS name or an IP
+// address, or as a multiaddr with or without /p2p/ID. A seed given with an id
+// is refused when another node answers there. Several calls add up; without any
+// the node waits to be joined, or looks on the local network with LAN.
+func Seeds(addrs ...string) Option {
+	return func(c *config) { c.seeds = append(c.seeds, addrs...) }
+}
+
+// PeerLimits sets how many peers the node wants at least and takes at most
+// (default 3 and 5). Below min it looks for others. Zero min means that it never
+// looks by itself, zero max that it takes none, Unlimited max that it takes
+// all. For a moment there may be two more than max, since a node that is alone
+// is never turned away.
+func PeerLimits(min, max int) Option {
+	return func(c *config) { c.minPeers, c.maxPeers = min, max }
+}
+
+// PingInterval sets how long a seed may go unheard before it is pinged through
+// the overlay (default ten seconds). A netsplit is reported after two intervals
+// and the PingTimeout. Zero turns the watchdog off.
+func PingInterval(d time.Duration) Option {
+	return func(c *config) { c.pingInterval = d }
+}
+
+// PingTimeout sets how long an answer may take beyond two PingIntervals (default
+// three seconds).
+func PingTimeout(d time.Duration) Option {
+	return func(c *config) { c.pingTimeout = d }
+}
+
+// Network sets the name of the network (default "default"), 1 to 64 bytes. Nodes
+// of different networks do not link to each other.
+func Network(name string) Option {
+	return func(c *config) { c.network = name }
+}
+
+// LAN looks for nodes of the same network on the local network by multicast DNS,
+// and lets itself be found. It is off by default.
+func LAN() Option {
+	return func(c *config) { c.lan = true }
+}
+
+// Subnet binds and advertises only this machine's addresses in the subnet, as
+// "192.168.2.0/24" or "192.168.2.1/255.255.255.0". It applies to Listen
+// addresses without a host.
+func Subnet(subnet string) Option {
+	return func(c *config) { c.subnetText = &subnet }
+}
+
+// Advertise sets the addresses others are told, as host:port or multiaddr, in
+// place of those the node listens on. It is meant for a node behind a port
+// forwarding. Several calls add up.
+func Advertise(addrs ...string) Option {
+	return func(c *config) { c.advertise = append(c.advertise, addrs...) }
+}
+
+// IdentityFile keeps the node's key in the file, so that it has the same ID each
+// time. The file is made if it does not exist, readable by its owner alone, and
+// locked while the node lives. A damaged file is an error, never replaced. By
+// default each node has a new identity.
+func IdentityFile(path string) Option {
+	return func(c *config) { c.identity, c.identitySet = path, true }
+}
+
+// MaxEventSize sets the largest event, name and arguments encoded, in bytes
+// (default 512 KiB, at most 767 KiB). Larger ones are refused with ErrTooLarge
+// before anything is sent. All nodes of a network should agree on it.
+func MaxEventSize(n int) Option {
+	return func(c *config) { c.maxEvent = n }
+}
+
+// CloseTimeout bounds each of the two waits of Close: for neighbours to
+// acknowledge what was sent, and for handlers to return (default five seconds).
+// Zero means not to wait.
+func CloseTimeout(d time.Duration) Option {
+	return func(c *config) { c.closeTimeout = d }
+}
+
+// Logger sends the log of this node to h instead of go-log, where
+// GOLOG_LOG_LEVEL decides what is shown. Nil is the default.
+func Logger(h slog.Handler) Option {
+	return func(c *config) { c.logger = h }
+}
+
+// validate returns one sentence for each option that is wrong.
+func (c *config) validate() ([]*discovery.Seed, error) {
+	var errs []error
+	bad := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("smokesignal: "+format, args...))
+	}
+	var seeds []*discovery.Seed
+	for _, text := range c.seeds {
+		seed, err := discovery.ParseSeed(text)
+		if err != nil {
+			bad("Seeds: %w", err)
+			continue
+		}
+		seeds = append(seeds, seed)
+	}
+	switch {
+	case c.minPeers < 0:
+		bad("PeerLimits(%d, %d): min must not be negative", c.minPeers, c.maxPeers)
+	case c.maxPeers < Unlimited:
+		bad("PeerLimits(%d, %d): max must not be negative, except for Unlimited", c.minPeers, c.maxPeers)
+	case c.maxPeers != Unlimited && c.minPeers > c.maxPeers:
+		bad("PeerLimits(%d, %d): min is greater than max", c.minPeers, c.maxPeers)
+	}
+	if c.pingInterval < 0 {
+		bad("PingInterval(%v): must not be negative; zero turns the watchdog off", c.pingInterval)
+	}
+	if c.pingTimeout < 0 {
+		bad("PingTimeout(%v): must not be negative", c.pingTimeout)
+	}
+	switch {
+	case c.network == "":
+		bad("Network(%q): the name must not be empty", c.network)
+	case len(c.network) > maxNetworkName:
+		bad("Network: the name has %d bytes, at most %d are allowed", len(c.network), maxNetworkName)
+	case !utf8.ValidString(c.network):
+		bad("Network(%q): the name is not valid UTF-8", c.network)
+	}
+	if c.subnetText != nil {
+		prefix, err := host.ParseSubnet(*c.subnetText)
+		if err != nil {
+			bad("Subnet(%q): %w", *c.subnetText, err)
+		}
+		c.subnet = prefix
+	}
+	if c.identitySet && c.identity == "" {
+		bad(`IdentityFile(""): give the path of a file`)
+	}
+	if c.maxEvent < 1 || c.maxEvent > maxMaxEventSize {
+		bad("MaxEventSize(%d): must be between 1 and %d bytes", c.maxEvent, maxMaxEventSize)
+	}
+	if c.closeTimeout < 0 {
+		bad("CloseTimeout(%v): must not be negative; zero means not to wait", c.closeTimeout)
+	}
+	return seeds, errors.Join(errs...)
+}
+
+// maxNetworkName leaves the topic short; the wire allows overlay.MaxNetwork.
+const maxNetworkName = overlay.MaxNetwork / 2

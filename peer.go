@@ -1,0 +1,280 @@
+package smokesignal
+
+import (
+	"context"
+	"io"
+	"iter"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/go-smokesignal/smokesignal/events"
+)
+
+// A Peer is a handle on another node. It stays valid when the link ends and comes
+// back. All methods may be called from several goroutines, and from handlers.
+type Peer struct {
+	node *Node
+	id   ID
+
+	onClose hooks[func(context.Context, error)]
+}
+
+// ID returns the peer's identity.
+func (p *Peer) ID() ID { return p.id }
+
+// Linked tells whether the peer is in the peer list.
+func (p *Peer) Linked() bool { return p.node.list.Has(p.id) }
+
+// RTT returns the round trip time last measured on the link, zero if there was
+// no measurement yet.
+func (p *Peer) RTT() time.Duration { return p.node.driver.RTT(p.id) }
+
+// Addr returns the address at which the peer is, or nil if it is not connected:
+// where we dialled it, else an address which it says it listens on, else the
+// far end of its connection to us.
+func (p *Peer) Addr() ma.Multiaddr {
+	conns := p.node.host.Network().ConnsToPeer(p.id)
+	for _, c := range conns {
+		if c.Stat().Direction == network.DirOutbound {
+			return c.RemoteMultiaddr()
+		}
+	}
+	for _, c := range conns {
+		ip, err := manet.ToIP(c.RemoteMultiaddr())
+		if err != nil {
+			continue
+		}
+		for _, a := range p.node.host.Peerstore().Addrs(p.id) {
+			if x, err := manet.ToIP(a); err == nil && x.Equal(ip) {
+				return a
+			}
+		}
+		return c.RemoteMultiaddr()
+	}
+	return nil
+}
+
+// AddrPort returns the IP address and port of Addr, the original's remoteAddress
+// and remotePort. It is the zero value if the peer is not connected.
+func (p *Peer) AddrPort() netip.AddrPort {
+	addr := p.Addr()
+	if addr == nil {
+		return netip.AddrPort{}
+	}
+	ip, err := manet.ToIP(addr)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	var port uint16
+	ma.ForEach(addr, func(c ma.Component) bool {
+		if code := c.Protocol().Code; code == ma.P_TCP || code == ma.P_UDP {
+			// The two bytes of the component are the port.
+			if b := c.RawValue(); len(b) == 2 {
+				port = uint16(b[0])<<8 | uint16(b[1])
+			}
+			return false
+		}
+		return true
+	})
+	a, _ := netip.AddrFromSlice(ip)
+	return netip.AddrPortFrom(a.Unmap(), port)
+}
+
+// Emit sends an event to the peer alone. Events of one caller arrive in the order
+// of the calls, at most once. Nil means that the event is in the peer's queue.
+// Emit blocks while the queue is full, until ctx ends, or ErrStalled after ten
+// seconds in which nothing could be written to the peer. The arguments are
+// encoded before Emit returns.
+func (p *Peer) Emit(ctx context.Context, name string, args ...any) error {
+	return p.node.direct.Emit(ctx, p.id, name, args...)
+}
+
+// On calls f for each event of that name, or of any if the name is "*", which the
+// peer sends to this node alone. The registration outlives the link. off removes
+// it.
+func (p *Peer) On(name string, f func(context.Context, *events.Event)) (off func()) {
+	return p.node.direct.OnFrom(p.id, name, f)
+}
+
+// OnClose calls f each time the link to the peer ends. reason is a *CloseError
+// which says why and how many accepted events were not written. If the peer is
+// not linked, f waits for a link to be made and end.
+func (p *Peer) OnClose(f func(ctx context.Context, reason error)) (off func()) {
+	return p.node.peers.keep(p).onClose.on(f)
+}
+
+// Stream returns a duplex view of the events between the two nodes: each Write is
+// one event named events.StreamName, and a Read returns bytes of one such event
+// of the peer. Close ends the view, not the link.
+func (p *Peer) Stream() io.ReadWriteCloser { return p.node.direct.Stream(p.id) }
+
+// Close ends the link to the peer. The node does not link to it by itself for
+// thirty seconds, unless it would be alone. The connection underneath is left to
+// libp2p, which others may be using. Closing a peer that is not linked does
+// nothing.
+func (p *Peer) Close() error {
+	return p.node.driver.DropPeer(context.Background(), p.id)
+}
+
+// Peers is the list of peers a node is linked to. All methods may be called from
+// several goroutines, and from handlers.
+type Peers struct {
+	node *Node
+
+	mu      sync.Mutex
+	handles map[ID]*Peer // of linked peers, and those with OnClose handlers
+
+	onAdd    hooks[func(context.Context, *Peer)]
+	onRemove hooks[func(context.Context, *Peer)]
+}
+
+// All iterates over the peers in the order they were added.
+func (l *Peers) All() iter.Seq[*Peer] {
+	return func(yield func(*Peer) bool) {
+		for _, p := range l.List() {
+			if !yield(p) {
+				return
+			}
+		}
+	}
+}
+
+// List returns the peers in the order they were added. The slice is the caller's.
+func (l *Peers) List() []*Peer {
+	ids := l.node.list.List()
+	list := make([]*Peer, len(ids))
+	for i, id := range ids {
+		list[i] = l.handle(id)
+	}
+	return list
+}
+
+// Get returns the peer with that id, or nil if it is not in the list.
+func (l *Peers) Get(id ID) *Peer {
+	if !l.Has(id) {
+		return nil
+	}
+	return l.handle(id)
+}
+
+// Has tells whether the peer with that id is in the list.
+func (l *Peers) Has(id ID) bool { return l.node.list.Has(id) }
+
+// Len returns the number of peers.
+func (l *Peers) Len() int { return l.node.list.Len() }
+
+// Full tells whether there are as many peers as PeerLimits allows.
+func (l *Peers) Full() bool { return l.node.list.Full() }
+
+// Sufficient tells whether there are as many peers as PeerLimits wants.
+func (l *Peers) Sufficient() bool { return l.node.list.Sufficient() }
+
+// OnAdd calls f when a peer was added. The peer's direct events are read only
+// after all OnAdd handlers have returned, so handlers registered here miss none.
+func (l *Peers) OnAdd(f func(context.Context, *Peer)) (off func()) { return l.onAdd.on(f) }
+
+// OnRemove calls f when a peer was removed.
+func (l *Peers) OnRemove(f func(context.Context, *Peer)) (off func()) { return l.onRemove.on(f) }
+
+// handle returns the handle that is kept for id, or a fresh one.
+func (l *Peers) handle(id ID) *Peer {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p := l.handles[id]; p != nil {
+		return p
+	}
+	p := &Peer{node: l.node, id: id}
+	if l.node.list.Has(id) {
+		l.handles[id] = p
+	}
+	return p
+}
+
+// keep makes p, or the handle that is kept already, the one for its id.
+func (l *Peers) keep(p *Peer) *Peer {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if kept := l.handles[p.id]; kept != nil {
+		return kept
+	}
+	l.handles[p.id] = p
+	return p
+}
+
+// forget lets go of the handle of a removed peer unless somebody waits for its
+// closing.
+func (l *Peers) forget(p *Peer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.node.list.Has(p.id) && p.onClose.empty() {
+		delete(l.handles, p.id)
+	}
+}
+
+// peerNotifiee turns changes of the peer list into callbacks, in the order of the
+// original: connect, peer added, peers add; disconnect, peer removed, peers
+// remove, peer close.
+type peerNotifiee Node
+
+func (pn *peerNotifiee) node() *Node { return (*Node)(pn) }
+
+func (pn *peerNotifiee) Connected() {
+	n := pn.node()
+	n.wake()
+	n.tell(&n.onConnect)
+	n.emit(EvtConnected{})
+}
+
+func (pn *peerNotifiee) Disconnected() {
+	n := pn.node()
+	n.wake()
+	n.tell(&n.onDisconnect)
+	n.emit(EvtDisconnected{})
+}
+
+func (pn *peerNotifiee) PeerAdded(id peer.ID, release func()) {
+	n := pn.node()
+	p := n.peers.keep(&Peer{node: n, id: id})
+	n.tellPeer(&n.onPeerAdded, p)
+	n.tellPeer(&n.peers.onAdd, p)
+	n.calls.post(release)
+	n.emit(EvtPeerAdded{Peer: id})
+}
+
+func (pn *peerNotifiee) PeerRemoved(id peer.ID, reason error) {
+	n := pn.node()
+	p := n.peers.keep(&Peer{node: n, id: id})
+	n.tellPeer(&n.onPeerRemoved, p)
+	n.tellPeer(&n.peers.onRemove, p)
+	n.calls.post(func() {
+		p.onClose.each(func(f func(context.Context, error)) { n.calls.guard(func() { f(n.calls.ctx, reason) }) })
+		n.peers.forget(p)
+	})
+	n.emit(EvtPeerRemoved{Peer: id, Reason: reason})
+}
+
+func (n *Node) tell(list *hooks[func(context.Context)]) {
+	n.calls.post(func() {
+		list.each(func(f func(context.Context)) { n.calls.guard(func() { f(n.calls.ctx) }) })
+	})
+}
+
+func (n *Node) tellPeer(list *hooks[func(context.Context, *Peer)], p *Peer) {
+	n.calls.post(func() {
+		list.each(func(f func(context.Context, *Peer)) { n.calls.guard(func() { f(n.calls.ctx, p) }) })
+	})
+}
+
+// wake lets those who wait for a change of the peer list look again.
+func (n *Node) wake() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	close(n.changed)
+	n.changed = make(chan struct{})
+}

@@ -1,0 +1,90 @@
+package smokesignal
+
+import (
+	"context"
+	"time"
+)
+
+// Seed is what a node knows of one of its seeds.
+type Seed struct {
+	// Seed is the seed as it was given.
+	Seed string
+	// ID is empty until the seed was reached.
+	ID ID
+	// Self tells that the seed is this node, so it is left alone.
+	Self bool
+	// Linked tells whether it is in the peer list.
+	Linked bool
+	// Netsplit tells that it was heard once, and is not any more. LastHeard is when
+	// it was last heard through the overlay, zero for never.
+	Netsplit  bool
+	LastHeard time.Time
+	// Err is why it cannot be used at present, nil if nothing is known against it.
+	// Next is when it is tried again, zero if that is not planned.
+	Err  error
+	Next time.Time
+}
+
+// Seeds returns the state of all seeds, in the order in which they were given.
+// The slice is the caller's.
+func (n *Node) Seeds() []Seed {
+	heard := n.watchdog.Status()
+	var list []Seed
+	for _, s := range n.driver.Seeds() {
+		seed := Seed{Seed: s.Seed, ID: s.ID, Self: s.Self, Err: s.Err, Next: s.Next}
+		seed.Linked = s.ID != "" && n.list.Has(s.ID)
+		for _, h := range heard {
+			if h.Seed == s.Seed {
+				seed.Netsplit, seed.LastHeard = h.Netsplit, h.LastHeard
+			}
+		}
+		list = append(list, seed)
+	}
+	return list
+}
+
+func (n *Node) seed(text string) Seed {
+	for _, s := range n.Seeds() {
+		if s.Seed == text {
+			return s
+		}
+	}
+	return Seed{Seed: text}
+}
+
+// OnConnect calls f when the first peer was added. Connected is true by then, and
+// a broadcast reaches that peer. The functions registered with this and the
+// other On methods of Node run in order, one at a time, on a goroutine of their
+// own; they may emit. off removes f.
+func (n *Node) OnConnect(f func(ctx context.Context)) (off func()) { return n.onConnect.on(f) }
+
+// OnDisconnect calls f when the last peer is gone. The node is already trying to
+// come back through its seeds and the addresses it knows.
+func (n *Node) OnDisconnect(f func(ctx context.Context)) (off func()) { return n.onDisconnect.on(f) }
+
+// OnPeerAdded calls f when a peer was added to the list: the original's "new
+// peer".
+func (n *Node) OnPeerAdded(f func(ctx context.Context, p *Peer)) (off func()) {
+	return n.onPeerAdded.on(f)
+}
+
+// OnPeerRemoved calls f when a peer was removed from the list.
+func (n *Node) OnPeerRemoved(f func(ctx context.Context, p *Peer)) (off func()) {
+	return n.onPeerRemoved.on(f)
+}
+
+// OnNetsplit calls f once when a seed is not heard any more through the overlay
+// although the node has peers.
+func (n *Node) OnNetsplit(f func(ctx context.Context, seed Seed)) (off func()) {
+	return n.onNetsplit.on(f)
+}
+
+// OnNetsplitResolved calls f once when a lost seed is heard again.
+func (n *Node) OnNetsplitResolved(f func(ctx context.Context, seed Seed)) (off func()) {
+	return n.onNetsplitResolved.on(f)
+}
+
+// OnSeedError calls f when the reason why a seed cannot be used changes.
+func (n *Node) OnSeedError(f func(ctx context.Context, err *SeedError)) (off func()) {
+	return n.onSeedError.on(f)
+}

@@ -84,8 +84,8 @@ func Seeds(addrs ...string) Option {
 }
 
 // PeerLimits sets how many peers the node wants at least and takes at most
-// (default 3 and 5). Below min it looks for others. Zero min means that it never
-// looks by itself, zero max that it takes none, Unlimited max that it takes
+// (default 3 and 5). Below min it looks for others. Zero min means that it looks
+// for nobody but its seeds, zero max that it takes none, Unlimited max that it takes
 // all. For a moment there may be two more than max, since a node that is alone
 // is never turned away.
 func PeerLimits(min, max int) Option {

@@ -126,6 +126,8 @@ type Driver struct {
 	sealed  string // the addresses in the own record
 	lan     io.Closer
 
+	guard dialGuard
+
 	mu      sync.Mutex
 	inbound map[peer.ID]int // streams being read
 	links   map[peer.ID]bool
@@ -154,6 +156,7 @@ func New(cfg Config) *Driver {
 			Rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		}),
 	}
+	d.guard.dials = map[string]*dialled{}
 	d.ctx, d.cancel = context.WithCancelCause(context.Background())
 	for _, s := range cfg.Seeds {
 		d.seeds = append(d.seeds, &seedState{seed: s})
@@ -301,6 +304,9 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 		d.cfg.Hooks.Linked(o.Peer, o.Greeting)
 		d.seedLinked(o.Peer)
 	case overlay.Unlinked:
+		if s := d.senders[o.Peer]; s != nil {
+			s.farewell = o.Reason == overlay.ReasonClosed
+		}
 		d.host.ConnManager().Unprotect(o.Peer, protectTag)
 		d.mark(o.Peer, false)
 		if o.Was {
@@ -444,17 +450,19 @@ func (d *Driver) Close() {
 		if d.lan != nil {
 			d.lan.Close()
 		}
-		var senders []*sender
+		var farewells []*sender
 		d.ask(context.Background(), func() {
 			d.step(overlay.Close{})
 			for _, s := range d.senders {
-				senders = append(senders, s)
+				if s.farewell {
+					farewells = append(farewells, s)
+				}
 			}
 		})
-		timeout := time.NewTimer(leaveTimeout)
-		defer timeout.Stop()
-		for _, s := range senders {
-			s.finish(timeout.C)
+		ctx, cancel := context.WithTimeout(d.ctx, leaveTimeout)
+		defer cancel()
+		for _, s := range farewells {
+			s.finish(ctx)
 		}
 	} else {
 		close(d.done)

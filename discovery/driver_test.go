@@ -203,7 +203,7 @@ func TestSeedErrors(t *testing.T) {
 		want error
 	}{
 		"closed port":      {"127.0.0.1:1", ErrUnreachable},
-		"unresolvable":     {"nowhere.invalid:1", ErrUnresolvable},
+		"unresolvable":     { /* refused by Go's resolver without asking anybody, RFC 7686 */ "nowhere.onion:1", ErrUnresolvable},
 		"other network":    {lab.addr(), ErrOtherNetwork},
 		"everybody full":   {full.addr(), ErrFull},
 		"not smokesignal":  {foreign.Addrs()[0].String(), ErrNotSmokesignal},
@@ -349,7 +349,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	before := goleak.IgnoreCurrent()
 	func() {
 		a := newTester(t, testConfig{max: 5})
-		b := newTester(t, testConfig{min: 3, max: 5, seeds: []string{a.addr(), "127.0.0.1:1", "nowhere.invalid:1"}})
+		b := newTester(t, testConfig{min: 3, max: 5, seeds: []string{a.addr(), "127.0.0.1:1", "nowhere.onion:1"}})
 		never := newTester(t, testConfig{max: 5})
 		for _, x := range []*tester{a, b} {
 			if err := x.d.Start(); err != nil {

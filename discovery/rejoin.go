@@ -161,7 +161,9 @@ func (d *Driver) seedRefused(now time.Time, o overlay.Refused) {
 		switch o.Reason {
 		case overlay.ReasonFull:
 			s.full = true // a fault only if its redirects lead nowhere
-		case overlay.ReasonNetwork, overlay.ReasonProtocol, overlay.ReasonUnreachable, overlay.ReasonTimeout:
+		case overlay.ReasonNetwork, overlay.ReasonProtocol, overlay.ReasonTimeout:
+			// Not ReasonUnreachable: that may be a dial to an identity the seed had
+			// before, and Find says better what is wrong with the address.
 			s.met = false
 			d.seedFailed(now, s, refusal(o.Peer, o.Reason, d.cfg.Network, o.Network))
 		}

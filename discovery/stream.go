@@ -22,6 +22,9 @@ const (
 	// writeTimeout bounds one write; a peer that reads nothing for that long has
 	// also sent nothing and is about to be dropped.
 	writeTimeout = 5 * time.Second
+	// firstTimeout bounds the silence before the first frame, since a stream is opened
+	// to send one.
+	firstTimeout = 10 * time.Second
 	// readTimeout bounds the silence on an inbound stream; links speak each 5 s.
 	readTimeout = 30 * time.Second
 	// idleTimeout closes an outbound stream on which nothing was sent.
@@ -47,6 +50,8 @@ type sender struct {
 
 	wake chan struct{} // a token when there is something to do
 	done chan struct{}
+
+	farewell bool // the last message ends a link; the loop's
 }
 
 // send queues m for the peer. It runs on the loop.
@@ -84,9 +89,9 @@ func (s *sender) push(addrs []ma.Multiaddr, m overlay.Message) bool {
 	return true
 }
 
-// finish asks the sender to end when its queue is empty and waits for that, or
-// for the timeout.
-func (s *sender) finish(timeout <-chan time.Time) {
+// finish asks the sender to end when its queue is empty and waits for that until
+// ctx ends.
+func (s *sender) finish(ctx context.Context) {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
@@ -96,7 +101,7 @@ func (s *sender) finish(timeout <-chan time.Time) {
 	}
 	select {
 	case <-s.done:
-	case <-timeout:
+	case <-ctx.Done():
 	}
 }
 
@@ -108,11 +113,7 @@ func (s *sender) loop() {
 		}
 	})
 	var stream network.Stream
-	defer func() {
-		if stream != nil {
-			stream.Close()
-		}
-	}()
+	defer func() { part(stream) }()
 	idle := time.NewTimer(idleTimeout)
 	defer idle.Stop()
 	var buf []byte
@@ -137,8 +138,7 @@ func (s *sender) loop() {
 				s.ended = len(s.queue) == 0
 				s.mu.Unlock()
 			case <-s.d.ctx.Done():
-				s.end(stream)
-				return
+				s.end()
 			}
 			continue
 		}
@@ -149,7 +149,7 @@ func (s *sender) loop() {
 		var err error
 		if stream != nil {
 			if err = s.write(stream, buf); err != nil {
-				stream.Reset()
+				reset(stream)
 				stream = nil
 			}
 		}
@@ -160,8 +160,11 @@ func (s *sender) loop() {
 			}
 		}
 		if err != nil {
-			s.end(stream)
-			stream = nil
+			s.end()
+			if stream != nil {
+				reset(stream)
+				stream = nil
+			}
 			reason := overlay.ReasonUnreachable
 			if isProtocolError(err) {
 				reason = overlay.ReasonProtocol
@@ -173,13 +176,24 @@ func (s *sender) loop() {
 	}
 }
 
-func (s *sender) end(stream network.Stream) {
-	if stream != nil {
-		stream.Reset()
-	}
+func (s *sender) end() {
 	s.mu.Lock()
 	s.ended = true
 	s.mu.Unlock()
+}
+
+// reset and part end a stream without waiting: on the connection to a frozen peer
+// either can take as long as the connection lives. Closing the read side first
+// ends the negotiation for which libp2p's Close would wait.
+func reset(s network.Stream) { go s.Reset() }
+
+func part(s network.Stream) {
+	if s != nil {
+		go func() {
+			s.CloseRead()
+			s.Close()
+		}()
+	}
 }
 
 func (s *sender) open(addrs []ma.Multiaddr) (network.Stream, error) {
@@ -192,9 +206,18 @@ func (s *sender) open(addrs []ma.Multiaddr) (network.Stream, error) {
 	ctx, cancel := context.WithTimeout(network.WithDialPeerTimeout(s.d.ctx, dialTimeout), dialTimeout)
 	defer cancel()
 	if s.d.host.Network().Connectedness(s.peer) != network.Connected {
+		addrs = s.d.guard.allow(s.peer, addrs, time.Now())
+		if len(addrs) == 0 {
+			return nil, errNoAddress
+		}
 		s.d.host.Peerstore().AddAddrs(s.peer, addrs, peerstore.TempAddrTTL)
 		if err := s.d.host.Connect(ctx, peer.AddrInfo{ID: s.peer}); err != nil {
 			return nil, err
+		}
+		for _, c := range s.d.host.Network().ConnsToPeer(s.peer) {
+			if c.Stat().Direction == network.DirOutbound {
+				s.d.guard.proved(s.peer, c.RemoteMultiaddr(), time.Now())
+			}
 		}
 	}
 	stream, err := s.d.host.NewStream(ctx, s.peer, Protocol)
@@ -209,11 +232,11 @@ func (s *sender) open(addrs []ma.Multiaddr) (network.Stream, error) {
 }
 
 func (s *sender) write(stream network.Stream, b []byte) error {
-	stop := context.AfterFunc(s.d.ctx, func() { stream.Reset() })
-	defer stop()
 	if err := stream.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
 	}
+	stop := context.AfterFunc(s.d.ctx, func() { stream.SetWriteDeadline(time.Now()) })
+	defer stop()
 	_, err := stream.Write(b)
 	return err
 }
@@ -231,30 +254,29 @@ func (d *Driver) serve(stream network.Stream) {
 		return
 	}
 	defer d.exit(p)
-	defer stream.Close()
+	defer reset(stream) // whatever ends the reading, nothing is left to be said
 	if err := stream.Scope().SetService(protectTag); err != nil {
-		stream.Reset()
 		return
 	}
-	stop := context.AfterFunc(d.ctx, func() { stream.Reset() })
+	stop := context.AfterFunc(d.ctx, func() { stream.SetReadDeadline(time.Now()) })
 	defer stop()
+	timeout := firstTimeout
 	r := frame.NewReader(stream, overlay.MaxFrame)
 	for {
-		if err := stream.SetReadDeadline(time.Now().Add(readTimeout)); err != nil {
+		if err := stream.SetReadDeadline(time.Now().Add(timeout)); err != nil || d.ctx.Err() != nil {
 			return
 		}
+		timeout = readTimeout
 		b, err := r.Next()
 		if err != nil {
 			if errors.Is(err, frame.ErrTooLarge) || errors.Is(err, frame.ErrMalformed) {
 				d.log.Debug("bad frame", "peer", p, "err", err)
 			}
-			stream.Reset()
 			return
 		}
 		m, err := overlay.Decode(b)
 		if err != nil {
 			d.log.Debug("bad message", "peer", p, "err", err)
-			stream.Reset()
 			return
 		}
 		if m == nil {
@@ -263,7 +285,6 @@ func (d *Driver) serve(stream network.Stream) {
 		from, m, ok := d.accept(p, stream.Conn().RemoteMultiaddr(), m)
 		if !ok {
 			d.log.Debug("bad record", "peer", p)
-			stream.Reset()
 			return
 		}
 		if signal, ok := m.(overlay.Signal); ok {

@@ -4,103 +4,184 @@ import (
 	"fmt"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
-// Limits of what travels on the topic and in marks; docs/wire.md lists them.
+// On the topic travels one message, in the data of a signed pubsub message.
+// Who sent it is the author whom the signature proves:
+//
+//	message Batch {
+//	  bytes session = 1;     // 8 bytes: random, drawn when the sender started
+//	  uint64 start_ms = 2;   // when that was, ms since 1970; at least 1
+//	  uint64 first = 3;      // number of the first event, at least 1
+//	  repeated bytes event = 4; // Event messages, 1 to 16,384 of them
+//	}
+//
+// A sender numbers its events from 1 in each session and skips none; the events
+// of a batch have consecutive numbers. Of two sessions of one sender the later
+// has the greater start_ms, or the greater session if both are equal; once an
+// event of the later one was handled, no more of the earlier ones are. A batch
+// has at most 768 KiB, an event is not empty, the last number is at most 2^62.
+// Unknown fields are skipped. What breaks one of these rules is counted and
+// otherwise ignored, as is everything on the topic that is not a Batch.
 const (
 	// MaxBatch is the largest batch in bytes. With its signature it stays well
 	// below the 1 MiB at which pubsub peers of any kind cut the stream.
 	MaxBatch = 768 << 10
 	// maxBatchEvents bounds the events of one batch.
 	maxBatchEvents = 16384
-	// maxMarks bounds the marks told at once.
-	maxMarks = 1024
+	// maxBatchOverhead is what a batch of one event has besides the event.
+	maxBatchOverhead = 64
+)
+
+const (
+	numBatchSession = 1
+	numBatchStart   = 2
+	numBatchFirst   = 3
+	numBatchEvent   = 4
 )
 
 // appendBatch appends the envelope of one or more encoded events, of which the
 // first has the number first.
 func appendBatch(dst []byte, session order.Session, first uint64, events ...[]byte) []byte {
-	dst = frame.AppendBytes(dst, 1, session.ID[:])
-	dst = frame.AppendUint(dst, 2, session.Start)
-	dst = frame.AppendUint(dst, 3, first)
+	dst = frame.AppendBytes(dst, numBatchSession, session.ID[:])
+	dst = frame.AppendUint(dst, numBatchStart, session.Start)
+	dst = frame.AppendUint(dst, numBatchFirst, first)
 	for _, ev := range events {
-		dst = frame.AppendMessage(dst, 4, ev)
+		dst = frame.AppendMessage(dst, numBatchEvent, ev)
 	}
 	return dst
 }
 
-// decodeBatch reads an envelope. The events point into b.
-func decodeBatch(b []byte) (session order.Session, first uint64, events [][]byte, err error) {
-	fail := func(what string) (order.Session, uint64, [][]byte, error) {
-		return order.Session{}, 0, nil, fmt.Errorf("%w: batch: %s", ErrMalformed, what)
-	}
+// A batch is a Batch that arrived. The events point into the message.
+type batch struct {
+	session order.Session
+	first   uint64
+	events  [][]byte
+	size    int // bytes it keeps alive
+}
+
+// decodeBatch reads a Batch. It copies nothing: the events keep b.
+func decodeBatch(b []byte) (*batch, error) {
 	if len(b) > MaxBatch {
-		return fail("too large")
+		return nil, fmt.Errorf("%w batch: %d bytes, at most %d", ErrMalformed, len(b), MaxBatch)
 	}
-	seen := false
+	m := &batch{}
+	var session []byte
 	for f, err := range frame.Fields(b) {
-		if err != nil {
-			return fail(err.Error())
-		}
-		switch f.Num {
-		case 1:
-			if len(f.Bytes) != len(session.ID) {
-				return fail("bad session")
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("%w batch: %w", ErrMalformed, err)
+		case f.Num == numBatchSession && f.Type == protowire.BytesType:
+			session = f.Bytes
+		case f.Num == numBatchStart && f.Type == protowire.VarintType:
+			m.session.Start = f.Uint
+		case f.Num == numBatchFirst && f.Type == protowire.VarintType:
+			m.first = f.Uint
+		case f.Num == numBatchEvent && f.Type == protowire.BytesType:
+			switch {
+			case len(m.events) == maxBatchEvents:
+				return nil, fmt.Errorf("%w batch: more than %d events", ErrMalformed, maxBatchEvents)
+			case len(f.Bytes) == 0:
+				return nil, fmt.Errorf("%w batch: event %d is empty", ErrMalformed, len(m.events)+1)
 			}
-			seen = true
-			copy(session.ID[:], f.Bytes)
-		case 2:
-			session.Start = f.Uint
-		case 3:
-			first = f.Uint
-		case 4:
-			if len(events) == maxBatchEvents {
-				return fail("too many events")
-			}
-			events = append(events, f.Bytes)
+			m.events = append(m.events, f.Bytes)
 		}
 	}
-	if !seen || first == 0 || len(events) == 0 {
-		return fail("something is missing")
+	if err := parseSession(&m.session, session); err != nil {
+		return nil, fmt.Errorf("%w batch: %w", ErrMalformed, err)
 	}
-	return session, first, events, nil
+	if m.first == 0 || len(m.events) == 0 || m.first > order.MaxNumber-uint64(len(m.events)) {
+		return nil, fmt.Errorf("%w batch: %d events from %d", ErrMalformed, len(m.events), m.first)
+	}
+	m.size = len(b) + 24*cap(m.events) + 256
+	return m, nil
 }
 
-// appendMarks appends the Marks message: {repeated Mark marks = 1}, Mark{bytes
-// sender = 1; bytes session = 2; uint64 start_ms = 3; uint64 next = 4; uint64
-// above = 5}, above left out when it equals next.
+// parseSession completes a session of which the start is set.
+func parseSession(s *order.Session, id []byte) error {
+	if len(id) != len(s.ID) {
+		return fmt.Errorf("a session of %d bytes", len(id))
+	}
+	if s.Start == 0 {
+		return fmt.Errorf("a session without a start")
+	}
+	copy(s.ID[:], id)
+	return nil
+}
+
+// How far a node is with the senders it knows travels as
+//
+//	message Marks { repeated Mark mark = 1; } // 1,024 and 64 KiB at most
+//	message Mark {
+//	  bytes sender = 1;     // peer id
+//	  bytes session = 2;    // its latest, as in Batch
+//	  uint64 start_ms = 3;
+//	  uint64 next = 4;      // every number below was received, or given up as lost
+//	  uint64 above = 5;     // none from here on was received; 0 or left out: next
+//	}
+//
+// A neighbour gets the marks when the link is made, after it was seen on the
+// topic. What is sent or passed on after that goes to it as well, so from the
+// marks on (above, where it is given) it is owed everything. It believes a
+// sender about itself; the word of others it takes as a hint, which never makes
+// it skip anything.
+const (
+	maxMarks     = 1024
+	maxMarksSize = 64 << 10
+)
+
+const (
+	numMarksMark = 1
+
+	numMarkSender  = 1
+	numMarkSession = 2
+	numMarkStart   = 3
+	numMarkNext    = 4
+	numMarkAbove   = 5
+)
+
+// appendMarks appends a Marks message with as many of the marks as fit.
 func appendMarks(dst []byte, marks []order.Mark) []byte {
-	for _, m := range marks {
-		body := frame.AppendBytes(nil, 1, string(m.Sender))
-		body = frame.AppendBytes(body, 2, m.Session.ID[:])
-		body = frame.AppendUint(body, 3, m.Session.Start)
-		body = frame.AppendUint(body, 4, m.Next)
-		if m.Above != m.Next {
-			body = frame.AppendUint(body, 5, m.Above)
+	start := len(dst)
+	var buf [128]byte
+	for _, m := range marks[:min(len(marks), maxMarks)] {
+		body := frame.AppendBytes(buf[:0], numMarkSender, m.Sender)
+		body = frame.AppendBytes(body, numMarkSession, m.Session.ID[:])
+		body = frame.AppendUint(body, numMarkStart, m.Session.Start)
+		body = frame.AppendUint(body, numMarkNext, m.Next)
+		if m.Above > m.Next {
+			body = frame.AppendUint(body, numMarkAbove, m.Above)
 		}
-		dst = frame.AppendMessage(dst, 1, body)
+		if len(dst)-start+len(body)+4 > maxMarksSize {
+			break
+		}
+		dst = frame.AppendMessage(dst, numMarksMark, body)
 	}
 	return dst
 }
 
+// decodeMarks reads a Marks message.
 func decodeMarks(b []byte) ([]order.Mark, error) {
+	if len(b) > maxMarksSize {
+		return nil, fmt.Errorf("%w marks: %d bytes, at most %d", ErrMalformed, len(b), maxMarksSize)
+	}
 	var marks []order.Mark
 	for f, err := range frame.Fields(b) {
-		if err != nil {
-			return nil, fmt.Errorf("%w: marks: %w", ErrMalformed, err)
-		}
-		if f.Num != 1 {
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("%w marks: %w", ErrMalformed, err)
+		case f.Num != numMarksMark || f.Type != protowire.BytesType:
 			continue
-		}
-		if len(marks) == maxMarks {
-			return nil, fmt.Errorf("%w: more than %d marks", ErrMalformed, maxMarks)
+		case len(marks) == maxMarks:
+			return nil, fmt.Errorf("%w marks: more than %d", ErrMalformed, maxMarks)
 		}
 		m, err := decodeMark(f.Bytes)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w marks: mark %d: %w", ErrMalformed, len(marks)+1, err)
 		}
 		marks = append(marks, m)
 	}
@@ -108,31 +189,32 @@ func decodeMarks(b []byte) ([]order.Mark, error) {
 }
 
 func decodeMark(b []byte) (m order.Mark, err error) {
+	var session []byte
 	for f, err := range frame.Fields(b) {
 		if err != nil {
-			return m, fmt.Errorf("%w: mark: %w", ErrMalformed, err)
+			return m, err
 		}
-		switch f.Num {
-		case 1:
+		switch {
+		case f.Num == numMarkSender && f.Type == protowire.BytesType:
 			if m.Sender, err = peer.IDFromBytes(f.Bytes); err != nil {
-				return m, fmt.Errorf("%w: mark: %w", ErrMalformed, err)
+				return m, err
 			}
-		case 2:
-			if len(f.Bytes) != len(m.Session.ID) {
-				return m, fmt.Errorf("%w: mark: bad session", ErrMalformed)
-			}
-			copy(m.Session.ID[:], f.Bytes)
-		case 3:
+		case f.Num == numMarkSession && f.Type == protowire.BytesType:
+			session = f.Bytes
+		case f.Num == numMarkStart && f.Type == protowire.VarintType:
 			m.Session.Start = f.Uint
-		case 4:
+		case f.Num == numMarkNext && f.Type == protowire.VarintType:
 			m.Next = f.Uint
-		case 5:
+		case f.Num == numMarkAbove && f.Type == protowire.VarintType:
 			m.Above = f.Uint
 		}
 	}
-	if m.Sender == "" {
-		return m, fmt.Errorf("%w: mark without a sender", ErrMalformed)
-	}
 	m.Above = max(m.Above, m.Next)
-	return m, nil
+	switch {
+	case m.Sender == "":
+		return m, fmt.Errorf("it has no sender")
+	case m.Next == 0 || m.Above > order.MaxNumber:
+		return m, fmt.Errorf("it is from %d to %d", m.Next, m.Above)
+	}
+	return m, parseSession(&m.Session, session)
 }

@@ -2,6 +2,8 @@ package events
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -17,124 +19,234 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
-// BroadcastConfig configures a [Broadcast]. Topic, Session and Neighbours are
-// required.
+// DefaultBacklog is how many bytes of broadcasts may wait for handlers.
+const DefaultBacklog = 16 << 20
+
+// BroadcastConfig configures a [Broadcast]. Only Topic is required.
 type BroadcastConfig struct {
+	// Topic is the pubsub topic, which the Broadcast has for itself.
 	Topic string
-	// Session is eight random bytes, new in each process.
+	// Session is eight random bytes that tell this run of the node from the
+	// next; nil makes them.
 	Session []byte
-	// MaxEventSize bounds one event, encoded, in bytes; zero means 512 KiB.
+	// MaxEventSize in bytes bounds an encoded event that is sent; 0 is
+	// DefaultMaxEventSize. It cannot be more than fits into a batch.
 	MaxEventSize int
-	// Backlog bounds what waits for slow handlers, in bytes; zero means 16 MiB.
+	// Backlog in bytes bounds what waits for handlers, of all senders together;
+	// 0 is DefaultBacklog. Beyond it the newest events of the sender that waits
+	// with most are dropped.
 	Backlog int
-	// Neighbours returns the peers that a broadcast goes to first.
+	// Neighbours returns the peers to which broadcasts go first, and from which
+	// Flush asks a confirmation. It is called from several goroutines. nil takes
+	// those who are on the topic.
 	Neighbours func() []peer.ID
-	// Serve tells who may ask for our marks; nil means everybody.
+	// Serve tells who may ask for our marks. It is called from several
+	// goroutines. nil means everybody.
 	Serve func(peer.ID) bool
-	// Admit is called before events of a sender are handled, and may wait; an error
-	// drops them. Nil means everybody at once.
+	// Admit is called before events of a sender are handled, from the goroutine
+	// that handles them: it may block while the sender is being linked (ctx ends
+	// at Close), and drops the events with an error. nil admits everybody.
 	Admit func(ctx context.Context, sender peer.ID) error
-	Log   *slog.Logger
+	// Log is the room's logger, nil the default one.
+	Log *slog.Logger
 }
 
-// BroadcastStats counts what went wrong since the start.
+func (c *BroadcastConfig) fill() error {
+	if c.Topic == "" {
+		return errors.New("events: a broadcast needs a topic")
+	}
+	if c.Session == nil {
+		c.Session = make([]byte, sessionLen)
+		rand.Read(c.Session) // never fails
+	}
+	if len(c.Session) != sessionLen {
+		return fmt.Errorf("events: a session has %d bytes, not %d", sessionLen, len(c.Session))
+	}
+	c.MaxEventSize = orDefault(c.MaxEventSize, DefaultMaxEventSize)
+	if most := MaxBatch - maxBatchOverhead; c.MaxEventSize > most {
+		return fmt.Errorf("events: a broadcast event has at most %d bytes, so %d as maximum is too much", most, c.MaxEventSize)
+	}
+	c.Backlog = orDefault(c.Backlog, DefaultBacklog)
+	if c.Log == nil {
+		c.Log = logging.Room("events", nil)
+	}
+	return nil
+}
+
+// Broadcast sends events to all nodes on a topic and calls handlers for those
+// that come. Of each sender they come once, in the order in which it sent
+// them, whatever pubsub does to them on the way: an event that is missing is
+// waited for while others come in their turn, and ten seconds more, or two when
+// its sender has started anew; then it is given up as lost and counted. Own
+// events are not heard. All methods may be called from any goroutine, also from
+// handlers.
+type Broadcast struct {
+	host    corehost.Host
+	cfg     BroadcastConfig
+	log     *slog.Logger
+	mux     *mux
+	session order.Session
+	in      inbox
+	backlog backlog
+
+	topic *pubsub.Topic
+	sub   *pubsub.Subscription
+	seen  *pubsub.TopicEventHandler
+
+	ctx    context.Context // of handlers
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup // Add only under mu and before closed
+	once   sync.Once      // of stop
+
+	mu        sync.Mutex
+	stage     broadcastStage
+	onTopic   []peer.ID           // who announced the topic
+	neighbour func(peer.ID, bool) // may be nil
+	watching  bool
+	serving   map[peer.ID]int // streams of marks and repair
+
+	// emitting is held, by whoever put something into it, from the numbering of
+	// an event until pubsub has it, so that the order of the numbers is that on
+	// the wire. It guards next.
+	emitting chan struct{}
+	next     uint64 // number of the next event
+
+	stats broadcastCounters
+}
+
+// broadcastStage is how far a Broadcast is in its life.
+type broadcastStage int
+
+const (
+	broadcastNew broadcastStage = iota
+	broadcastStarted
+	broadcastRefusing // what was sent may still be flushed
+	broadcastClosed
+)
+
+// BroadcastStats counts since the start. Of one sender's session, from where
+// its first mark or event was, Delivered, Lost and Overrun add up to what it
+// sent.
 type BroadcastStats struct {
-	Lost        uint64 // events that never arrived although later ones of their sender did
-	Overrun     uint64 // events dropped because handlers were too slow
+	Emitted     uint64 // events of our own
+	Delivered   uint64 // events that were handled
+	Lost        uint64 // events that did not come although others behind them did
+	Overrun     uint64 // events dropped because handlers were too slow, or not admitted, or at Close
+	Duplicates  uint64 // batches that came again, or after they were given up
+	OldSessions uint64 // batches of a run of their sender before the one that is heard now
 	Foreign     uint64 // messages on the topic that are no batch
 	Undecodable uint64 // events that are malformed, or that a typed handler could not read
 	Unhandled   uint64 // events that nobody listened to
 	Panics      uint64 // of handlers
 }
 
-// Broadcast sends events to all nodes on a topic and calls handlers for those
-// that come, of each sender in its order and once. All methods may be called from
-// any goroutine, also from handlers.
-type Broadcast struct {
-	cfg     BroadcastConfig
-	host    corehost.Host
-	log     *slog.Logger
-	mux     *mux
-	session order.Session
-
-	topic  *pubsub.Topic
-	sub    *pubsub.Subscription
-	joins  *pubsub.TopicEventHandler
-	ctx    context.Context // of handlers
-	cancel context.CancelFunc
-	tasks  sync.WaitGroup
-	once   sync.Once // of stop
-
-	stage atomic.Int32
-	in    receiver
-
-	mu   sync.Mutex
-	next uint64 // number of the next own event
-
-	nForeign atomic.Uint64
-	nLost    atomic.Uint64
-	nOverrun atomic.Uint64
+type broadcastCounters struct {
+	emitted, delivered, lost, overrun, duplicates, oldSessions, foreign, malformed atomic.Uint64
 }
 
-// Stages of a Broadcast.
-const (
-	broadcastNew = iota
-	broadcastStarted
-	broadcastRefusing
-)
+// lastStart is the start of the latest session of this process, so that two
+// made within a millisecond differ, and a clock that is set back does no harm
+// here.
+var lastStart atomic.Uint64
 
-// NewBroadcast joins the topic of ps. Events arrive from now on; they can be sent
-// from Start on. ps and h stay the caller's.
+func newSession(id []byte) (s order.Session) {
+	copy(s.ID[:], id)
+	for {
+		last := lastStart.Load()
+		s.Start = max(uint64(time.Now().UnixMilli()), last+1)
+		if lastStart.CompareAndSwap(last, s.Start) {
+			return s
+		}
+	}
+}
+
+// NewBroadcast joins the topic, which nobody else may have joined on ps. Events
+// are handled from now on and can be sent from Start on. Both ps and h stay the
+// caller's and must outlive the Broadcast; h is the host that ps is on, behind
+// a facade or not. It fails for a bad config and if the topic is taken.
 func NewBroadcast(ps *pubsub.PubSub, h corehost.Host, cfg BroadcastConfig) (*Broadcast, error) {
-	if cfg.MaxEventSize == 0 {
-		cfg.MaxEventSize = DefaultMaxEventSize
+	if err := cfg.fill(); err != nil {
+		return nil, err
 	}
-	if cfg.Backlog == 0 {
-		cfg.Backlog = 16 << 20
+	b := &Broadcast{
+		host:     h,
+		cfg:      cfg,
+		log:      cfg.Log,
+		mux:      newMux(cfg.Log),
+		session:  newSession(cfg.Session),
+		serving:  make(map[peer.ID]int),
+		emitting: make(chan struct{}, 1),
+		next:     1,
 	}
-	if cfg.Log == nil {
-		cfg.Log = logging.Room("events", nil)
-	}
-	b := &Broadcast{cfg: cfg, host: h, log: cfg.Log, mux: newMux(cfg.Log), next: 1}
-	if copy(b.session.ID[:], cfg.Session) != len(b.session.ID) {
-		return nil, fmt.Errorf("events: a session has %d bytes, not %d", len(b.session.ID), len(cfg.Session))
-	}
-	b.session.Start = uint64(time.Now().UnixMilli())
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.in.init(b)
+	b.backlog.init(b)
 	var err error
 	if b.topic, err = ps.Join(cfg.Topic); err != nil {
-		return nil, fmt.Errorf("events: join topic %s: %w", cfg.Topic, err)
+		return nil, fmt.Errorf("events: join topic %s: %w", quote(cfg.Topic), err)
 	}
-	if b.joins, err = b.topic.EventHandler(); err != nil {
-		b.topic.Close()
-		return nil, fmt.Errorf("events: watch topic %s: %w", cfg.Topic, err)
+	if b.seen, err = b.topic.EventHandler(); err == nil {
+		// The filter takes every message in pubsub's event loop, where none can
+		// be dropped, and none reaches the subscription behind it.
+		if b.sub, err = b.topic.Subscribe(pubsub.WithMessageFilter(b.in.take), pubsub.WithBufferSize(1)); err == nil {
+			return b, nil
+		}
+		b.seen.Cancel()
 	}
-	// The filter runs in pubsub's event loop and takes every message, so nothing is
-	// dropped by the queue of the subscription behind it.
-	if b.sub, err = b.topic.Subscribe(pubsub.WithMessageFilter(b.in.take), pubsub.WithBufferSize(1)); err != nil {
-		b.joins.Cancel()
-		b.topic.Close()
-		return nil, fmt.Errorf("events: subscribe to topic %s: %w", cfg.Topic, err)
-	}
-	b.tasks.Go(b.in.loop)
-	h.SetStreamHandler(ProtocolRepair, b.serve)
-	return b, nil
+	b.topic.Close()
+	return nil, fmt.Errorf("events: subscribe to topic %s: %w", quote(cfg.Topic), err)
 }
 
-// Start allows Emit.
+// Start allows Emit, and answers the neighbours' questions for marks. It does
+// nothing the second time and after Close.
 func (b *Broadcast) Start() {
-	b.stage.CompareAndSwap(broadcastNew, broadcastStarted)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.stage != broadcastNew {
+		return
+	}
+	b.stage = broadcastStarted
+	b.watch()
+	b.host.SetStreamHandler(ProtocolRepair, b.serve)
 }
 
-// Refuse makes Emit return ErrClosed from now on; Flush still works.
-func (b *Broadcast) Refuse() { b.stage.Store(broadcastRefusing) }
+// OnNeighbour calls f when a peer announces the topic and when it leaves it, in
+// order and from one goroutine, beginning with those that are there. When f is
+// told of a peer, what is sent goes to it. OnNeighbour may be called once,
+// before Start.
+func (b *Broadcast) OnNeighbour(f func(p peer.ID, present bool)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.neighbour = f
+	b.watch()
+}
 
-// Emit sends an event to all nodes of the network. Nil means that it was encoded,
-// numbered and handed to pubsub: events of one caller go out in the order of its
-// calls. The arguments belong to the caller again when it returns. ErrNoPeers,
-// ErrNotStarted, ErrClosed, ErrBadName, ErrBadArgument and ErrTooLarge come at
-// once; after any error nothing was sent.
+// watch begins to follow who is on the topic. It needs mu.
+func (b *Broadcast) watch() {
+	if b.watching || b.stage == broadcastClosed {
+		return
+	}
+	b.watching = true
+	b.tasks.Go(func() {
+		for {
+			ev, err := b.seen.NextPeerEvent(b.ctx)
+			if err != nil {
+				return
+			}
+			b.saw(ev.Peer, ev.Type == pubsub.PeerJoin)
+		}
+	})
+}
+
+// Emit sends an event to all nodes of the network. nil means that it was
+// encoded, numbered and handed to pubsub: everybody gets the events of this
+// node in the order in which these calls were made. The arguments belong to
+// the caller again when it returns.
+//
+// Emit waits for the calls before it, which pubsub takes some 100 µs each for,
+// until ctx ends. ErrNoPeers, ErrNotStarted, ErrClosed, ErrBadName,
+// ErrBadArgument and ErrTooLarge come at once. After any error nothing was
+// numbered or sent.
 func (b *Broadcast) Emit(ctx context.Context, name string, args ...any) error {
 	if err := b.emit(ctx, name, args); err != nil {
 		return &broadcastError{name, err}
@@ -154,48 +266,78 @@ func (e *broadcastError) Error() string {
 func (e *broadcastError) Unwrap() error { return e.err }
 
 func (b *Broadcast) emit(ctx context.Context, name string, args []any) error {
-	if err := ctx.Err(); err != nil {
+	if ctx.Err() != nil {
+		return b.ended(ctx)
+	}
+	buf := getBuffer()
+	defer buf.free()
+	var err error
+	if buf.b, err = encodeEvent(buf.b, name, args, b.cfg.MaxEventSize); err != nil {
 		return err
 	}
-	ev, err := encodeEvent(nil, name, args, b.cfg.MaxEventSize)
-	if err != nil {
-		return err
+	select {
+	case b.emitting <- struct{}{}:
+		defer func() { <-b.emitting }()
+	case <-ctx.Done():
+		return b.ended(ctx)
 	}
-	switch b.stage.Load() {
+	switch b.stageNow() {
 	case broadcastNew:
 		return ErrNotStarted
-	case broadcastRefusing:
+	case broadcastRefusing, broadcastClosed:
 		return ErrClosed
 	}
-	if len(b.cfg.Neighbours()) == 0 {
+	if len(b.neighbours()) == 0 {
 		return ErrNoPeers
 	}
-	// Numbering and publishing under one lock, so that the order on the wire is the
-	// order of the numbers.
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	data := appendBatch(make([]byte, 0, len(ev)+48), b.session, b.next, ev)
-	if err := b.topic.Publish(b.ctx, data); err != nil {
+	// Pubsub keeps the data, so it is not from a pool.
+	data := appendBatch(make([]byte, 0, len(buf.b)+maxBatchOverhead), b.session, b.next, buf.b)
+	if err := b.topic.Publish(ctx, data); err != nil {
 		if b.ctx.Err() != nil {
-			return ErrClosed
+			err = ErrClosed
 		}
 		return err
 	}
 	b.next++
+	b.stats.emitted.Add(1)
 	return nil
+}
+
+// ended is why a call whose ctx has ended fails: Close may be what ended it.
+func (b *Broadcast) ended(ctx context.Context) error {
+	if b.ctx.Err() != nil {
+		return ErrClosed
+	}
+	return ctx.Err()
+}
+
+func (b *Broadcast) stageNow() broadcastStage {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.stage
+}
+
+// nextNumber returns the number of the next event, once no event is between its
+// number and pubsub.
+func (b *Broadcast) nextNumber() uint64 {
+	b.emitting <- struct{}{}
+	defer func() { <-b.emitting }()
+	return b.next
 }
 
 // On calls f for the events of a name from any node, or for every event if the
 // name is "*". Events of one sender are handled one after the other, in order,
-// also across names; f may run for several senders at once. f's ctx ends at
-// Close. A panic of f is caught, counted and logged. off removes f.
+// also across names; f may run for several senders at once. A slow f delays the
+// events of its sender, and nothing at other nodes; what waits is bounded, see
+// [BroadcastConfig]. f's ctx ends at Close. A panic of f is caught, counted and
+// logged.
 func (b *Broadcast) On(name string, f func(context.Context, *Event)) (off func()) {
 	return b.mux.on(name, f)
 }
 
-// Stream returns a view of the events named [StreamName] to and from all nodes:
-// one Write is one event, a Read never mixes senders. It must be read or closed:
-// while it is not read, the senders' events wait, at this node alone.
+// Stream returns a view of the events named [StreamName] to and from all nodes.
+// It takes part from now on and holds 64 KiB or 256 events; beyond that the
+// events wait in the backlog, so it should be read or closed.
 func (b *Broadcast) Stream() io.ReadWriteCloser {
 	ctx, cancel := context.WithCancel(b.ctx)
 	v := newStreamView(
@@ -208,77 +350,43 @@ func (b *Broadcast) Stream() io.ReadWriteCloser {
 	return v
 }
 
-// Marks returns how far this node is with each sender, itself first, as a new
-// neighbour is told: all events from its mark on that this node sends or passes
-// on go to peers which were on the topic when Marks was called.
-func (b *Broadcast) Marks() []byte {
-	return appendMarks(nil, b.marks())
-}
-
-func (b *Broadcast) marks() []order.Mark {
-	b.mu.Lock()
-	own := order.Mark{Sender: b.host.ID(), Session: b.session, Next: b.next, Above: b.next}
-	b.mu.Unlock()
-	return append([]order.Mark{own}, b.in.marks(maxMarks-1)...)
-}
-
-// Learn takes the marks a neighbour told: where to begin with senders that were
-// never heard, and what the neighbour itself has sent.
-func (b *Broadcast) Learn(from peer.ID, marks []byte) error {
-	list, err := decodeMarks(marks)
-	if err != nil {
-		return err
-	}
-	b.in.learn(from, list)
-	return nil
-}
-
-// OnNeighbour calls f when a peer announces or leaves the topic, in order and from
-// one goroutine, beginning with those that are there. It may be called once.
-func (b *Broadcast) OnNeighbour(f func(p peer.ID, present bool)) {
-	b.tasks.Go(func() {
-		for {
-			ev, err := b.joins.NextPeerEvent(b.ctx)
-			if err != nil {
-				return
-			}
-			f(ev.Peer, ev.Type == pubsub.PeerJoin)
-		}
-	})
-}
-
 // Stats returns the counters.
 func (b *Broadcast) Stats() BroadcastStats {
 	return BroadcastStats{
-		Lost:        b.nLost.Load(),
-		Overrun:     b.nOverrun.Load(),
-		Foreign:     b.nForeign.Load(),
-		Undecodable: b.mux.nUndecodable.Load(),
+		Emitted:     b.stats.emitted.Load(),
+		Delivered:   b.stats.delivered.Load(),
+		Lost:        b.stats.lost.Load(),
+		Overrun:     b.stats.overrun.Load(),
+		Duplicates:  b.stats.duplicates.Load(),
+		OldSessions: b.stats.oldSessions.Load(),
+		Foreign:     b.stats.foreign.Load(),
+		Undecodable: b.stats.malformed.Load() + b.mux.nUndecodable.Load(),
 		Unhandled:   b.mux.nUnhandled.Load(),
 		Panics:      b.mux.panics(),
 	}
 }
 
-// Close refuses new events, leaves the topic, ends the contexts of handlers and
-// waits for them until ctx ends, which is its only error. A Close to which a
-// handler gives its ctx does not wait for that handler. It may be called again,
-// then it waits again.
+// Refuse makes Emit return ErrClosed from now on. What was sent before can
+// still be flushed: the first step of a closing.
+func (b *Broadcast) Refuse() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.stage = max(b.stage, broadcastRefusing)
+}
+
+// Done is closed when Close begins.
+func (b *Broadcast) Done() <-chan struct{} { return b.ctx.Done() }
+
+// Close refuses new events (ErrClosed), leaves the topic, drops what waits for
+// handlers, ends the contexts of handlers, and waits for them and for its own
+// goroutines until ctx ends, which is its only error. No stream handler and no
+// stream stays behind. A Close to which a handler gives its ctx does not wait
+// for that handler; of such a ctx only the deadline counts, or five seconds.
+// Close may be called again, then it waits again.
 func (b *Broadcast) Close(ctx context.Context) error {
 	ctx, cancel := waitContext(ctx)
 	defer cancel()
-	b.once.Do(func() {
-		b.Refuse()
-		b.host.RemoveStreamHandler(ProtocolRepair)
-		b.cancel()
-		b.in.close()
-		b.sub.Cancel()
-		b.joins.Cancel()
-		// The subscription has to be gone before the topic can be left; pubsub works
-		// in order, so it is.
-		if err := b.topic.Close(); err != nil {
-			b.log.Debug("leaving the topic", "err", err)
-		}
-	})
+	b.once.Do(b.stop)
 	if err := b.mux.wait(ctx); err != nil {
 		return err
 	}
@@ -291,6 +399,56 @@ func (b *Broadcast) Close(ctx context.Context) error {
 	case <-idle:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("events: broadcasts are still being handled: %w", ctx.Err())
+		return fmt.Errorf("events: the broadcast is still closing: %w", ctx.Err())
+	}
+}
+
+// stop begins the end of everything and waits for pubsub alone.
+func (b *Broadcast) stop() {
+	b.mu.Lock()
+	started := b.stage != broadcastNew
+	b.stage = broadcastClosed
+	b.mu.Unlock()
+	if started {
+		b.host.RemoveStreamHandler(ProtocolRepair)
+	}
+	b.cancel()
+	b.in.close()
+	b.backlog.close()
+	b.sub.Cancel()
+	b.seen.Cancel()
+	if err := b.topic.Close(); err != nil {
+		b.log.Debug("the topic stays joined", "error", err)
+	}
+}
+
+// neighbours returns whom a broadcast goes to first; not to be changed.
+func (b *Broadcast) neighbours() []peer.ID {
+	if b.cfg.Neighbours != nil {
+		return b.cfg.Neighbours()
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.onTopic
+}
+
+// saw notes that a peer announced the topic or left it.
+func (b *Broadcast) saw(p peer.ID, present bool) {
+	b.mu.Lock()
+	// Replaced, not changed, since neighbours gives it away.
+	list := make([]peer.ID, 0, len(b.onTopic)+1)
+	for _, q := range b.onTopic {
+		if q != p {
+			list = append(list, q)
+		}
+	}
+	if present {
+		list = append(list, p)
+	}
+	b.onTopic = list
+	f := b.neighbour
+	b.mu.Unlock()
+	if f != nil {
+		f(p, present)
 	}
 }

@@ -1,6 +1,10 @@
 package events
 
 import (
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -10,236 +14,195 @@ import (
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 )
 
-// receiver takes messages from pubsub, brings them into order and hands them to
-// one goroutine per sender, which calls the handlers.
-type receiver struct {
+// inbox takes the messages from pubsub and brings them into order. It does so
+// in pubsub's event loop, before pubsub passes them on: a mark then covers all
+// that a neighbour not yet on the topic has missed.
+type inbox struct {
 	b *Broadcast
 
-	mu      sync.Mutex
-	closed  bool
-	arrived []*pubsub.Message // taken in pubsub's event loop, not yet ordered
-	tells   []told            // marks of neighbours, likewise
-	bytes   int               // of arrived and of all queues
-	queues  map[peer.ID]*senderQueue
-	wake    chan struct{}
-
-	core   *order.Core[[][]byte] // under coreMu
-	coreMu sync.Mutex
-	lastAt time.Time // of the last warning about lost events
+	mu     sync.Mutex
+	closed bool
+	core   *order.Core[*batch]
+	steps  []order.Step[*batch] // reused
+	timer  *time.Timer          // calls advance
+	due    time.Time            // when; zero: not set
+	warned limiter
 }
 
-type told struct {
-	from  peer.ID
-	marks []order.Mark
+// gapTimeout is how long a missing broadcast is waited for while nothing of its
+// sender comes in its turn: longer than a busy machine may pause, since nothing
+// fetches it.
+const gapTimeout = 10 * time.Second
+
+// settleTimeout is how long the first broadcast of an unknown sender waits for
+// what it may have overtaken. It matters only when links appear while the sender
+// is at work; the first event of all is never held up.
+const settleTimeout = 300 * time.Millisecond
+
+func (in *inbox) init(b *Broadcast) {
+	in.b = b
+	in.core = order.New[*batch](order.Config{GapTimeout: gapTimeout, Settle: settleTimeout})
 }
 
-// senderQueue holds the events of one sender that wait for their handlers. A
-// goroutine lives only while there are any.
-type senderQueue struct {
-	events [][]byte
-	bytes  int
-}
-
-func (r *receiver) init(b *Broadcast) {
-	r.b = b
-	r.queues = map[peer.ID]*senderQueue{}
-	r.wake = make(chan struct{}, 1)
-	r.core = order.New[[][]byte](order.Config{})
-}
-
-// take is the subscription's filter. It runs in pubsub's event loop and must not
-// wait; refusing the message keeps it out of the subscription's own queue.
-func (r *receiver) take(m *pubsub.Message) bool {
-	if m.GetFrom() == r.b.host.ID() {
+// take is the subscription's filter. It runs in pubsub's event loop, so it does
+// not block, and keeps every message out of the subscription's own queue.
+func (in *inbox) take(m *pubsub.Message) bool {
+	defer in.recover()
+	sender := m.GetFrom() // proven by the signature
+	if sender == in.b.host.ID() {
 		return false
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed {
+	msg, err := decodeBatch(m.Data)
+	if err != nil {
+		// Others may speak on the topic what they like.
+		in.b.stats.foreign.Add(1)
+		in.b.log.Debug("a message that is no batch", "sender", sender, "error", err)
 		return false
 	}
-	// Ordering is much faster than what pubsub can deliver, so this bound is
-	// reached only by a flood; what it drops shows as a gap.
-	if r.bytes > 2*r.b.cfg.Backlog {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.closed {
 		return false
 	}
-	r.arrived = append(r.arrived, m)
-	r.bytes += len(m.Data)
-	r.poke()
+	now := time.Now()
+	steps := in.core.Advance(now, in.steps[:0])
+	var verdict order.Verdict
+	verdict, steps = in.core.Receive(now, sender, order.Batch[*batch]{
+		Session: msg.session, First: msg.first, Count: len(msg.events), Size: msg.size, Value: msg,
+	}, steps)
+	switch verdict {
+	case order.Duplicate:
+		in.b.stats.duplicates.Add(1)
+	case order.OldSession:
+		in.b.stats.oldSessions.Add(1)
+		in.warned.warn(in.b.log, now, 1, "an event of an earlier run of its sender, which is ignored; was its clock set back?", "sender", sender)
+	}
+	in.perform(now, steps)
 	return false
 }
 
-func (r *receiver) learn(from peer.ID, marks []order.Mark) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.tells = append(r.tells, told{from, marks})
-	r.poke()
-}
-
-func (r *receiver) poke() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
+// recover keeps a fault of ours from ending pubsub, and the program with it.
+func (in *inbox) recover() {
+	if v := recover(); v != nil {
+		in.b.log.Error("a panic in pubsub's event loop", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 	}
 }
 
-func (r *receiver) close() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.closed = true
-	r.arrived, r.tells = nil, nil
+func (in *inbox) learn(from peer.ID, marks []order.Mark) {
+	// Without another neighbour nothing can come but through this one.
+	sole := !slices.ContainsFunc(in.b.neighbours(), func(p peer.ID) bool { return p != from })
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.closed {
+		return
+	}
+	now := time.Now()
+	steps := in.core.Advance(now, in.steps[:0])
+	for _, m := range marks {
+		if m.Sender != in.b.host.ID() {
+			steps = in.core.Learn(now, m, m.Sender == from, sole, steps)
+		}
+	}
+	in.perform(now, steps)
 }
 
-// loop orders what has arrived.
-func (r *receiver) loop() {
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	for {
-		r.mu.Lock()
-		arrived, tells := r.arrived, r.tells
-		r.arrived, r.tells = nil, nil
-		r.mu.Unlock()
+// advance is the timer's.
+func (in *inbox) advance() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.closed {
+		return
+	}
+	now := time.Now()
+	in.due = time.Time{}
+	in.perform(now, in.core.Advance(now, in.steps[:0]))
+}
 
-		r.coreMu.Lock()
-		now := time.Now()
-		var steps []order.Step[[][]byte]
-		for _, t := range tells {
-			for _, m := range t.marks {
-				if m.Sender != r.b.host.ID() {
-					steps = r.core.Learn(now, m, m.Sender == t.from, steps)
-				}
-			}
+// perform carries out the steps of the core and sets the timer. It needs mu.
+func (in *inbox) perform(now time.Time, steps []order.Step[*batch]) {
+	for i := range steps {
+		st := &steps[i]
+		if st.Lost {
+			n := st.To - st.From
+			in.b.stats.lost.Add(n)
+			in.warned.warn(in.b.log, now, n, "events were lost on the way", "sender", st.Sender, "first", st.From, "last", st.To-1)
+			continue
 		}
-		for _, m := range arrived {
-			steps = r.receive(now, m, steps)
-		}
-		steps = r.core.Advance(now, steps)
-		next := r.core.Next()
-		r.coreMu.Unlock()
-
-		for _, step := range steps {
-			r.perform(now, step)
-		}
-		wait := time.Hour
-		if !next.IsZero() {
-			wait = max(time.Until(next), time.Millisecond)
-		}
-		timer.Reset(wait)
-		select {
-		case <-r.wake:
-		case <-timer.C:
-		case <-r.b.ctx.Done():
-			return
-		}
+		in.b.backlog.put(st.Sender, st.Value.events[st.Skip:][:st.To-st.From], st.Value.size)
+	}
+	clear(steps)
+	in.steps = steps[:0]
+	if cap(in.steps) > 1024 {
+		in.steps = nil
+	}
+	next := in.core.Next()
+	if next.IsZero() || next.Equal(in.due) {
+		return // a timer that is early does no harm
+	}
+	in.due = next
+	if in.timer == nil {
+		in.timer = time.AfterFunc(next.Sub(now), in.advance)
+	} else {
+		in.timer.Reset(next.Sub(now))
 	}
 }
 
-func (r *receiver) receive(now time.Time, m *pubsub.Message, steps []order.Step[[][]byte]) []order.Step[[][]byte] {
-	r.mu.Lock()
-	r.bytes -= len(m.Data)
-	r.mu.Unlock()
-	session, first, events, err := decodeBatch(m.Data)
+func (in *inbox) marks(n int) []order.Mark {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.core.Marks(n)
+}
+
+func (in *inbox) mark(p peer.ID) (order.Mark, bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.core.Mark(p)
+}
+
+func (in *inbox) close() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.closed = true
+	if in.timer != nil {
+		in.timer.Stop()
+	}
+}
+
+// Marks returns, encoded, how far this node is with each sender, itself first,
+// as a new neighbour is to be told. It is to be called when the neighbour was
+// seen on the topic: what this node sends or passes on after that goes to the
+// neighbour too, and that is everything from the marks on. It has at most 64
+// KiB. It waits for an Emit that has begun.
+func (b *Broadcast) Marks() []byte {
+	next := b.nextNumber()
+	own := order.Mark{Sender: b.host.ID(), Session: b.session, Next: next, Above: next}
+	return appendMarks(nil, append([]order.Mark{own}, b.in.marks(maxMarks-1)...))
+}
+
+// Learn takes the marks that a neighbour told: they say from where on this node
+// is owed the events of each sender, and of the neighbour itself also up to
+// where. A mark only counts until the first event of its sender came, except
+// the neighbour's own. The error is ErrMalformed.
+func (b *Broadcast) Learn(from peer.ID, marks []byte) error {
+	list, err := decodeMarks(marks)
 	if err != nil {
-		// Plain pubsub peers may share the topic: this is nobody's fault.
-		r.b.nForeign.Add(1)
-		return steps
+		return err
 	}
-	batch := order.Batch[[][]byte]{Session: session, First: first, Count: len(events), Size: len(m.Data), Value: events}
-	_, steps = r.core.Receive(now, m.GetFrom(), batch, steps)
-	return steps
+	b.in.learn(from, list)
+	return nil
 }
 
-// perform carries out one step of the core.
-func (r *receiver) perform(now time.Time, step order.Step[[][]byte]) {
-	if step.Lost {
-		n := step.To - step.From
-		r.b.nLost.Add(n)
-		if now.Sub(r.lastAt) > time.Second {
-			r.lastAt = now
-			r.b.log.Warn("broadcasts were lost on the way", "sender", step.Sender, "from", step.From, "events", n)
-		}
+// limiter logs a warning at most once a second, with how many there were.
+type limiter struct {
+	last  time.Time
+	count uint64
+}
+
+func (l *limiter) warn(log *slog.Logger, now time.Time, n uint64, msg string, args ...any) {
+	l.count += n
+	if now.Sub(l.last) < time.Second {
 		return
 	}
-	for _, ev := range step.Value[step.Skip:][:step.To-step.From] {
-		r.queue(now, step.Sender, ev)
-	}
-}
-
-// queue hands an event to the goroutine of its sender. When handlers are too slow
-// the sender with the most to wait for loses its newest.
-func (r *receiver) queue(now time.Time, sender peer.ID, ev []byte) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed {
-		return
-	}
-	q := r.queues[sender]
-	if q == nil {
-		q = &senderQueue{}
-		r.queues[sender] = q
-		r.b.tasks.Go(func() { r.handle(sender, q) })
-	}
-	q.events = append(q.events, ev)
-	q.bytes += len(ev)
-	r.bytes += len(ev)
-	for r.bytes > r.b.cfg.Backlog {
-		most := q
-		for _, other := range r.queues {
-			if other.bytes > most.bytes {
-				most = other
-			}
-		}
-		last := len(most.events) - 1
-		if last < 0 {
-			break // all of it has yet to be ordered
-		}
-		n := len(most.events[last])
-		most.events[last] = nil
-		most.events = most.events[:last]
-		most.bytes -= n
-		r.bytes -= n
-		r.b.nOverrun.Add(1)
-		if now.Sub(r.lastAt) > time.Second {
-			r.lastAt = now
-			r.b.log.Warn("broadcasts were dropped: handlers are too slow", "backlog", r.b.cfg.Backlog)
-		}
-	}
-}
-
-// handle calls the handlers for one sender's events until none is left.
-func (r *receiver) handle(sender peer.ID, q *senderQueue) {
-	ctx, leave := r.b.mux.enter(r.b.ctx)
-	defer leave()
-	refused := r.b.cfg.Admit != nil && r.b.cfg.Admit(ctx, sender) != nil
-	for {
-		r.mu.Lock()
-		if len(q.events) == 0 || r.closed {
-			if r.queues[sender] == q {
-				delete(r.queues, sender)
-			}
-			r.mu.Unlock()
-			return
-		}
-		events := q.events
-		r.bytes -= q.bytes
-		q.events, q.bytes = nil, 0
-		r.mu.Unlock()
-		for _, data := range events {
-			if refused || ctx.Err() != nil {
-				break
-			}
-			ev, err := decodeEvent(sender, data)
-			if err != nil {
-				r.b.mux.nUndecodable.Add(1)
-				continue
-			}
-			r.b.mux.dispatch(ctx, ev)
-		}
-	}
-}
-
-func (r *receiver) marks(n int) []order.Mark {
-	r.coreMu.Lock()
-	defer r.coreMu.Unlock()
-	return r.core.Marks(n)
+	log.Warn(msg, append(args, "events", l.count)...)
+	l.last, l.count = now, 0
 }

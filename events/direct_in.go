@@ -16,7 +16,7 @@ import (
 const (
 	maxInbound   = 4           // streams of one peer at a time
 	drainTimeout = time.Second // silence on a stream that has a successor
-	readBuffer   = 16 << 10    // bytes for each stream
+	readBuffer   = 8 << 10     // bytes for each stream
 )
 
 // Variables only for the tests.

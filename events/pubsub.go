@@ -1,110 +1,110 @@
 package events
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"log/slog"
 	"sync/atomic"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	pb "github.com/libp2p/go-libp2p-pubsub/pb"
-	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/protocol"
 )
 
-// Bounds of a pubsub of our own. The figures are those with which a burst of
-// 10,000 messages over a line of five loses nothing; the defaults of 32 lose
-// two thirds of it.
+// Bounds of a pubsub of our own. With the queues' defaults of 32 a burst of
+// 10,000 messages over a line of five loses half of them, and reorders.
 const (
 	outboundQueue = 1 << 16 // RPCs per peer; a slice that grows, so it costs nothing unused
-	validateQueue = 1 << 14 // messages that wait for their signature to be checked
-	// maxSeqno is the longest sequence number of pubsub that is let in. Others use
-	// 8 and 20 bytes; the seen cache keeps what comes for minutes.
-	maxSeqno = 64
-	// maxTopics is how many announcements one RPC may hold.
-	maxTopics = 64
+	validateQueue = 1 << 16 // messages that wait for their signature to be checked
+	// maxUnchecked bounds the same messages in bytes. A queue of 32 was a bound
+	// for memory too.
+	maxUnchecked = 64 << 20
+	// maxControl bounds what an RPC holds besides the data of its messages, in
+	// bytes. The least message takes two bytes there, and some 200 decoded.
+	maxControl = 64 << 10
+	// Bounds of the fields of one message. Sequence numbers have 8 bytes, and 20
+	// with rust; author and key are those of any kind of peer id.
+	maxSeqno  = 64
+	maxAuthor = 128
+	maxKey    = 4 << 10
+	// maxTopics bounds the topics that are remembered of a peer, besides the
+	// topics that were joined here, and maxTopicName their length.
+	maxTopics    = 64
+	maxTopicName = 1 << 10
+	// maxTopicPeers bounds of how many peers topics are counted.
+	maxTopicPeers = 4096
 )
 
-// PubSubConfig says what [PubSubOptions] is for.
+// PubSubConfig configures [PubSubOptions]. Its zero value works.
 type PubSubConfig struct {
-	// Topic is the one topic that is of interest.
+	// Topic is a topic that will be joined. It does not count into the topics
+	// that are remembered of a peer, nor do those that were joined before the
+	// peer came.
 	Topic string
-	// Log gets what pubsub logs.
-	Log *slog.Logger
-	// Stats counts what pubsub drops. May be nil.
+	// Stats is counted up, if it is not nil.
 	Stats *PubSubStats
+	// Log gets what pubsub logs, apart from a line for every RPC; nil is go-log's
+	// "pubsub", which is quiet by default.
+	Log *slog.Logger
 }
 
-// PubSubStats counts messages that pubsub lost or refused.
+// PubSubStats counts what pubsub did not pass on, since the start.
 type PubSubStats struct {
-	Dropped       atomic.Uint64 // RPCs that a peer's full queue did not take
-	Rejected      atomic.Uint64 // messages with a bad signature, of one's own back, and the like
+	Dropped       atomic.Uint64 // messages not sent to a peer, since its queue was full
+	Overload      atomic.Uint64 // messages dropped, since too many waited for their signature to be checked
+	Rejected      atomic.Uint64 // messages forged, unsigned, or said to be our own
+	Refused       atomic.Uint64 // messages with a field out of bounds
 	Undeliverable atomic.Uint64 // messages that a full subscription did not take
+	Topics        atomic.Uint64 // announcements of topics that were not remembered
+	Panics        atomic.Uint64 // of ours, on the goroutines of pubsub
 }
 
-// PubSubOptions returns the options with which floodsub keeps order on a link and
-// drops nothing at ordinary speeds: raised queues, one validation worker (two
-// reorder), signatures required, message ids of a fixed size (a long sequence
-// number would be kept for minutes), and bounds on what a peer announces.
+// PubSubOptions returns the options for the pubsub under a [Broadcast]: queues
+// that take a burst, one validation worker, as more of them reorder, signed
+// messages only, and bounds on what a stranger's message can cost, which
+// pubsub's defaults lack. A Broadcast works on a pubsub without them, but loses
+// more. They are for one pubsub; call it again for another.
 func PubSubOptions(cfg PubSubConfig) []pubsub.Option {
-	options := []pubsub.Option{
+	return newPubSubGuard(cfg).options()
+}
+
+func (g *pubsubGuard) options() []pubsub.Option {
+	return []pubsub.Option{
 		pubsub.WithMessageSignaturePolicy(pubsub.StrictSign),
 		pubsub.WithPeerOutboundQueueSize(outboundQueue),
 		pubsub.WithValidateQueueSize(validateQueue),
 		pubsub.WithValidateWorkers(1),
+		pubsub.WithMaxControlMessageSize(maxControl),
 		pubsub.WithMessageIdFn(messageID),
-		pubsub.WithAppSpecificRpcInspector(inspect),
-		pubsub.WithSubscriptionFilter(pubsub.WrapLimitSubscriptionFilter(pubsub.NewAllowlistSubscriptionFilter(cfg.Topic), maxTopics)),
+		pubsub.WithAppSpecificRpcInspector(g.inspect),
+		pubsub.WithSubscriptionFilter(g),
+		pubsub.WithRawTracer(g),
+		pubsub.WithLogger(g.log),
+		pubsub.WithRPCLogger(slog.New(withoutDebug{g.log.Handler()})),
 	}
-	if cfg.Log != nil {
-		options = append(options, pubsub.WithLogger(cfg.Log))
-	}
-	if cfg.Stats != nil {
-		options = append(options, pubsub.WithRawTracer(tracer{stats: cfg.Stats}))
-	}
-	return options
 }
 
-// messageID digests author and sequence number; the length in between keeps
-// two different pairs from having one text.
+// messageID digests author and sequence number. By default they are kept
+// themselves, for minutes, however long a stranger made them.
 func messageID(m *pb.Message) string {
-	from := m.GetFrom()
-	b := make([]byte, 0, 128)
-	b = binary.BigEndian.AppendUint32(b, uint32(len(from)))
-	b = append(append(b, from...), m.GetSeqno()...)
+	var buf [256]byte
+	b := binary.BigEndian.AppendUint32(buf[:0], uint32(len(m.From)))
+	b = append(append(b, m.From...), m.Seqno...)
 	sum := sha256.Sum256(b)
 	return string(sum[:])
 }
 
-var errSeqno = errors.New("events: a sequence number of pubsub is too long")
+// withoutDebug leaves out the debug lines, of which pubsub writes two an RPC.
+type withoutDebug struct{ slog.Handler }
 
-// inspect refuses an RPC before anything of it is kept. It runs in pubsub's event
-// loop.
-func inspect(_ peer.ID, rpc *pubsub.RPC) error {
-	for _, m := range rpc.GetPublish() {
-		if len(m.GetSeqno()) > maxSeqno {
-			return errSeqno
-		}
-	}
-	return nil
+func (h withoutDebug) Enabled(ctx context.Context, level slog.Level) bool {
+	return level > slog.LevelDebug && h.Handler.Enabled(ctx, level)
 }
 
-// tracer counts what would be lost without a trace.
-type tracer struct{ stats *PubSubStats }
+func (h withoutDebug) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return withoutDebug{h.Handler.WithAttrs(attrs)}
+}
 
-func (t tracer) DropRPC(*pubsub.RPC, peer.ID)             { t.stats.Dropped.Add(1) }
-func (t tracer) RejectMessage(*pubsub.Message, string)    { t.stats.Rejected.Add(1) }
-func (t tracer) UndeliverableMessage(*pubsub.Message)     { t.stats.Undeliverable.Add(1) }
-func (t tracer) OnNewOutboundStream(peer.ID, protocol.ID) {}
-func (t tracer) OnClosedOutboundStream(peer.ID)           {}
-func (t tracer) Join(string)                              {}
-func (t tracer) Leave(string)                             {}
-func (t tracer) Graft(peer.ID, string)                    {}
-func (t tracer) Prune(peer.ID, string)                    {}
-func (t tracer) ValidateMessage(*pubsub.Message)          {}
-func (t tracer) DeliverMessage(*pubsub.Message)           {}
-func (t tracer) DuplicateMessage(*pubsub.Message)         {}
-func (t tracer) ThrottlePeer(peer.ID)                     {}
-func (t tracer) RecvRPC(*pubsub.RPC)                      {}
-func (t tracer) SendRPC(*pubsub.RPC, peer.ID)             {}
+func (h withoutDebug) WithGroup(name string) slog.Handler {
+	return withoutDebug{h.Handler.WithGroup(name)}
+}

@@ -194,8 +194,8 @@ func (o *gateOut) Write(rpc []byte) (int, error) {
 }
 
 func isTimeout(err error) bool {
-	var t net.Error
-	return errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &t) && t.Timeout()
+	t, ok := errors.AsType[net.Error](err)
+	return errors.Is(err, os.ErrDeadlineExceeded) || ok && t.Timeout()
 }
 
 // The fields of floodsub's messages that the gate has to know.

@@ -402,6 +402,13 @@ func (h *Host) shutdown() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.closed = true
+	// Connections first: libp2p would wait five seconds for identify to tell a peer
+	// that is frozen which protocols are gone.
+	var conns sync.WaitGroup
+	for _, c := range h.Network().Conns() {
+		conns.Go(func() { c.Close() })
+	}
+	conns.Wait()
 	// Sockets last: swarm and transports still say goodbye on them.
 	return errors.Join(h.Host.Close(), h.quic.Close())
 }

@@ -178,7 +178,7 @@ func TestChatOfTwo(t *testing.T) {
 	second.want(soon, "* disconnected. Sorry.")
 	again := startChat(t, "alice", "-listen", at, "-identity", identity)
 	began := time.Now()
-	second.want(10*time.Second, "* connected. Happy chatting!")
+	second.want(10*slow*time.Second, "* connected. Happy chatting!")
 	t.Logf("back %v after the restart", time.Since(began).Round(time.Millisecond))
 	again.want(soon, "* connected. Happy chatting!")
 	second.enter("welcome back")
@@ -249,7 +249,7 @@ func TestChatSaysWhyNot(t *testing.T) {
 			c := startChat(t, "bob", append(tt.args, "-listen", "127.0.0.1:0", "-seed", tt.seed)...)
 			c.want(soon, "* connecting")
 			began := time.Now()
-			line := c.match(3*time.Second, tt.says)
+			line := c.match(3*slow*time.Second, tt.says)
 			t.Logf("after %v: %s", time.Since(began).Round(time.Millisecond), line)
 		})
 	}
@@ -267,7 +267,7 @@ func TestChatJoinsAFullNetwork(t *testing.T) {
 	l.link(nodes[0], nodes[1])
 	in := listen(t, nodes[1].Broadcast(), "*")
 	c := startChat(t, "late", "-listen", "127.0.0.1:0", "-seed", addr(nodes[0]))
-	c.want(10*time.Second, "* connected. Happy chatting!")
+	c.want(10*slow*time.Second, "* connected. Happy chatting!")
 	c.enter("let me in")
 	in.wait(1, soon)
 }

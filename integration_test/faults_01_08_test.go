@@ -22,7 +22,7 @@ import (
 // Fault 1: peer.write delivered 0 of 10,000.
 func TestFault01PeerWriteDelivers(t *testing.T) {
 	t.Parallel()
-	const n = 10_000
+	n := many(10_000)
 	_, a, b := pair(t)
 	one, other := a.Peer(b.ID()).Stream(), b.Peer(a.ID()).Stream()
 	defer one.Close()
@@ -54,7 +54,7 @@ func TestFault01PeerWriteDelivers(t *testing.T) {
 // crashed the receiver.
 func TestFault02PeerEmitDelivers(t *testing.T) {
 	t.Parallel()
-	const n = 10_000
+	n := many(10_000)
 	_, a, b := pair(t)
 	got := listen(t, b.Direct(), "count")
 	fromA := listen(t, b.Peer(a.ID()), "count")
@@ -267,7 +267,7 @@ func TestFault07StartAndCloseInAnyOrder(t *testing.T) {
 // Fault 8: when two nodes dialled each other at once both links died, 20 of 20.
 func TestFault08SimultaneousDialsMakeOneLink(t *testing.T) {
 	t.Parallel()
-	for round := range 20 {
+	for round := range many(20) {
 		l := newLocal(t)
 		a := l.start(cluster.Spec{Name: "a", Limits: manual})
 		b := l.start(cluster.Spec{Name: "b", Limits: manual})

@@ -20,7 +20,10 @@ import (
 
 // soon is how long a test waits for what should take milliseconds. It is only
 // used up by a failure, so it leaves room for a machine that is busy.
-const soon = 20 * time.Second
+const soon = 60 * time.Second
+
+// many is n, or less where everything is slow.
+func many(n int) int { return n / slow }
 
 // local is a network of nodes within the test's process. What their handlers
 // are told goes to one log, as with a cluster of processes.

@@ -56,7 +56,7 @@ func TestNetsplit(t *testing.T) {
 	quiet("with everybody alive", 0, 0)
 
 	seed.Kill()
-	took := c.Wait(due+3*time.Second, "a netsplit at both", func(s *checker.State) bool {
+	took := c.Wait(due+5*slow*time.Second, "a netsplit at both", func(s *checker.State) bool {
 		m, f := count(s, checker.Netsplit)
 		return m >= 1 && f >= 1
 	})

@@ -154,7 +154,7 @@ func TestOptions(t *testing.T) {
 		l := newLocal(t)
 		seed := l.start(cluster.Spec{Name: "seed", Limits: manual})
 		l.start(cluster.Spec{Name: "n", Limits: manual, Seeds: []string{addr(seed)}})
-		l.wait(5*time.Second, "joined", func(s *checker.State) bool { return s.Gathered(2) })
+		l.wait(5*slow*time.Second, "joined", func(s *checker.State) bool { return s.Gathered(2) })
 	})
 	t.Run("seeds: one that answers is enough", func(t *testing.T) {
 		l := newLocal(t)
@@ -178,7 +178,7 @@ func TestOptions(t *testing.T) {
 		l.close(seed)
 		took := l.wait(soon, "netsplit", func(s *checker.State) bool { return s.Proc("a").Counts[checker.Netsplit] == 1 })
 		t.Logf("netsplit after %v, %v are promised", took.Round(time.Millisecond), 2*interval+timeout)
-		if took < interval || took > 2*interval+timeout+2*time.Second {
+		if took < interval || took > 2*interval+timeout+2*slow*time.Second {
 			t.Errorf("netsplit after %v", took)
 		}
 	})
@@ -290,7 +290,7 @@ func TestTimers(t *testing.T) {
 			t.Errorf("Ready while the seed is down: %v", err)
 		}
 		seed := l.start(cluster.Spec{Name: "seed", Listen: []string{at}})
-		took := l.wait(10*time.Second, "joined", func(s *checker.State) bool { return s.Gathered(2) })
+		took := l.wait(10*slow*time.Second, "joined", func(s *checker.State) bool { return s.Gathered(2) })
 		t.Logf("joined %v after the seed came up", took.Round(time.Millisecond))
 		if err := a.Ready(within(t, soon)); err != nil || !seed.Connected() {
 			t.Errorf("Ready: %v", err)

@@ -220,7 +220,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 						t.Fatalf("Shutdown in %s does not end", where)
 					}
 					closed(t, a, b) // waits for the handler
-					if d := time.Duration(took.Load()); d > 3*time.Second {
+					if d := time.Duration(took.Load()); d > 3*slow*time.Second {
 						t.Errorf("Shutdown in %s took %v: it waited for itself", where, d)
 					}
 				})
@@ -257,7 +257,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 			}
 			began := time.Now()
 			closed(t, a)
-			if took := time.Since(began); took > 11*time.Second {
+			if took := time.Since(began); took > 11*slow*time.Second {
 				t.Errorf("Close took %v", took)
 			}
 			wg.Wait() // every Emit has returned
@@ -286,7 +286,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 			took := time.Since(began)
 			t.Logf("Close beside a frozen peer took %v", took.Round(time.Millisecond))
 			// One wait for what was sent, a second for the farewell; no handler runs.
-			if took > timeout+2*time.Second {
+			if took > timeout+2*slow*time.Second {
 				t.Errorf("Close took %v, with a CloseTimeout of %v", took, timeout)
 			}
 			p.Continue()
@@ -308,7 +308,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 			for i, n := range nodes {
 				began := time.Now()
 				closed(t, n)
-				if took := time.Since(began); took > 2*time.Second {
+				if took := time.Since(began); took > 2*slow*time.Second {
 					t.Errorf("Close of node %d took %v", i, took)
 				}
 			}
@@ -333,7 +333,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 			<-entered
 			began := time.Now()
 			a.Close()
-			if took := time.Since(began); took > 5*time.Second {
+			if took := time.Since(began); took > 5*slow*time.Second {
 				t.Errorf("Close waited %v for a handler, %v are allowed", took, 300*time.Millisecond)
 			}
 			close(release)
@@ -358,7 +358,7 @@ func TestEndsWithItsProcess(t *testing.T) {
 	for _, p := range procs {
 		began := time.Now()
 		p.Close()
-		if took := time.Since(began); took > 12*time.Second {
+		if took := time.Since(began); took > 12*slow*time.Second {
 			t.Errorf("%s took %v to end", p.Name, took)
 		}
 	}

@@ -30,8 +30,10 @@
 // locked out, a node that is alone is taken up to max+2; the full node then
 // hands one neighbour over ([Handover]): it asks neighbour X to link to
 // neighbour J, which has room, and X leaves only when that link stands. The edge
-// X-S becomes the path X-J-S, so nothing is ever cut. If nobody follows the request within
-// thirty seconds the neighbour with the most links is left instead.
+// X-S becomes the path X-J-S, so nothing is ever cut. Two neighbours that both have more than max
+// part at once. If nobody follows the request within twenty seconds the neighbour
+// with the most links is left. A node tells its neighbours soon when the number of
+// its links changes, as they judge by it whom they can spare.
 //
 // # Alone
 //

@@ -76,8 +76,9 @@ func (s *State) usable(now time.Time) func(*known) bool {
 	}
 }
 
-// lonely tells whether the node has no link and wants one.
-func (s *State) lonely() bool { return s.cfg.Min > 0 && s.Degree() == 0 }
+// lonely tells whether the node has no link and could have one. Without a minimum
+// it asks nobody but its seeds, which were named to be asked.
+func (s *State) lonely() bool { return s.cfg.Max != 0 && s.Degree() == 0 }
 
 // gather looks for links while there are fewer than min.
 func (s *State) gather(now time.Time) {
@@ -175,16 +176,19 @@ func (s *State) handover(now time.Time) {
 		return
 	}
 	if s.overAt.IsZero() {
-		s.overAt, s.handAt = now, now
+		// Give the others a moment to hear of it, and not all at the same time.
+		s.overAt, s.handAt = now, now.Add(s.jitter(handoverPause))
 	}
 	if now.Before(s.handAt) {
 		return
 	}
-	s.handAt = now.Add(handoverEvery)
-	if now.Sub(s.overAt) >= handoverLimit {
-		s.leave(now, s.richest(), ReasonFull)
+	if best := s.richest(); best.degree > s.cfg.Max || now.Sub(s.overAt) >= handoverLimit {
+		// Both have more than they want, so neither misses the link.
+		s.handAt = now.Add(s.jitter(handoverPause))
+		s.leave(now, best, ReasonFull)
 		return
 	}
+	s.handAt = now.Add(s.jitter(handoverEvery))
 	for range s.Degree() - s.cfg.Max {
 		roomy, to := s.handoverPair()
 		if to == nil {
@@ -193,6 +197,17 @@ func (s *State) handover(now time.Time) {
 		}
 		s.handed = append(s.handed, to.ID)
 		s.send(to.Contact, Handover{To: roomy.Contact})
+	}
+}
+
+// degreeChanged lets the neighbours know soon, since they judge by it whom they
+// can spare.
+func (s *State) degreeChanged(now time.Time) {
+	soon := now.Add(s.jitter(degreePause))
+	for _, l := range s.links {
+		if l.phase == up && l.keepAt.After(soon) {
+			l.keepAt = soon
+		}
 	}
 }
 
@@ -238,7 +253,7 @@ func (s *State) takeOver(now time.Time, from *link, to Contact) {
 		}
 	case l != nil:
 		l.instead, l.beyond = from.ID, true
-	case s.usable(now)(s.book.add(to)):
+	case s.room(over) && s.usable(now)(s.book.add(to)):
 		l := s.ask(now, to, false)
 		l.instead, l.beyond = from.ID, true
 	}

@@ -84,6 +84,7 @@ type (
 		Record  []byte // of the asker
 		Degree  int    // links the asker has
 		Urgent  bool   // asks for a place beyond max, and in spite of ReasonRecent
+		Manual  bool   // the user wants it: in spite of ReasonRecent
 	}
 	// Accept answers a Request: the link may be set up.
 	Accept struct {

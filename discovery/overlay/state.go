@@ -27,10 +27,15 @@ const (
 	apart = 30 * time.Second
 	// over is how far beyond max a lone node is taken in.
 	over = 2
+	// handoverPause is half of the longest time that passes before a node which is
+	// over max sheds a link, so that its neighbours do not all do so at once.
+	handoverPause = 500 * time.Millisecond
 	// handoverEvery is how long one neighbour has to follow a handover before
 	// another is asked; after handoverLimit the link is dropped instead.
-	handoverEvery = 4 * time.Second
-	handoverLimit = 24 * time.Second
+	handoverEvery = 2 * time.Second
+	handoverLimit = 20 * time.Second
+	// degreePause is how soon neighbours are told of a new number of links.
+	degreePause = 100 * time.Millisecond
 	// slept is how late our own timer must be before we think that we, not they,
 	// were away; grace is what the others then get to be heard.
 	slept = 6 * time.Second
@@ -290,7 +295,7 @@ func (s *State) received(now time.Time, from Contact, m Message) {
 	switch m := m.(type) {
 	case Request:
 		from.Record = m.Record
-		s.request(now, from, l, m)
+		s.judge(now, from, l, m)
 	case Accept:
 		s.contacts(m.Contacts)
 		if l == nil || l.phase != asking {
@@ -302,7 +307,7 @@ func (s *State) received(now time.Time, from Contact, m Message) {
 		l.Record, l.session, l.degree = m.Record, m.Session, m.Degree
 		l.rtt = now.Sub(l.since)
 		enough := s.used() > s.cfg.Min && !l.keep && len(l.tokens) == 0
-		if !l.beyond && (enough || !s.room(0)) {
+		if !l.beyond && (enough || !s.room(0)) || !s.room(over) {
 			s.forget(l)
 			s.book.add(l.Contact)
 			s.send(l.Contact, Leave{Reason: ReasonEnough})
@@ -350,8 +355,8 @@ func (s *State) received(now time.Time, from Contact, m Message) {
 	}
 }
 
-// request judges the wish of a peer to be linked.
-func (s *State) request(now time.Time, from Contact, l *link, m Request) {
+// judge answers the wish of a peer to be linked.
+func (s *State) judge(now time.Time, from Contact, l *link, m Request) {
 	if m.Network != s.cfg.Network {
 		s.send(from, Reject{Reason: ReasonNetwork, Network: s.cfg.Network})
 		return
@@ -368,7 +373,7 @@ func (s *State) request(now time.Time, from Contact, l *link, m Request) {
 	lone := m.Degree == 0 || m.Urgent
 	switch k := s.book.get(from.ID); {
 	case l != nil && s.room(over): // requests crossed: both want it
-	case k != nil && now.Sub(k.apartAt) < apart && !lone && s.used() > 0:
+	case k != nil && now.Sub(k.apartAt) < apart && !lone && !m.Manual && s.used() > 0:
 		s.send(from, Reject{Reason: ReasonRecent, Contacts: s.some(redirects, from.ID)})
 		return
 	case s.room(0):
@@ -435,6 +440,7 @@ func (s *State) complete(now time.Time, l *link) {
 		s.emit(Added{Token: token, Peer: l.ID})
 	}
 	l.tokens = nil
+	s.degreeChanged(now)
 	if old := s.link(l.instead); old != nil && old.phase == up {
 		s.leave(now, old, ReasonMoved)
 	}
@@ -468,8 +474,11 @@ func (s *State) end(now time.Time, l *link, why Reason) {
 			}
 		}
 	}
-	if l.phase == up && s.Degree() == 0 {
-		s.alone(now)
+	if l.phase == up {
+		s.degreeChanged(now)
+		if s.Degree() == 0 {
+			s.alone(now)
+		}
 	}
 }
 
@@ -561,7 +570,7 @@ func (s *State) add(now time.Time, in Add) {
 		fail(ReasonFull)
 	default:
 		s.book.add(in.Contact)
-		l = s.ask(now, in.Contact, true)
+		l = s.request(now, in.Contact, Request{Manual: true})
 		l.tokens = append(l.tokens, in.Token)
 	}
 }
@@ -574,7 +583,7 @@ func (s *State) seedFound(now time.Time, seed Contact, merge bool) {
 	if s.link(seed.ID) != nil {
 		return
 	}
-	if s.cfg.Min > 0 && (merge || s.room(0)) {
+	if merge || s.room(0) {
 		l := s.ask(now, k.Contact, merge)
 		l.keep, l.beyond = true, merge
 	}
@@ -582,9 +591,15 @@ func (s *State) seedFound(now time.Time, seed Contact, merge bool) {
 
 // ask sends a request for a link.
 func (s *State) ask(now time.Time, to Contact, urgent bool) *link {
+	return s.request(now, to, Request{Urgent: urgent})
+}
+
+// request sends m with what every request has.
+func (s *State) request(now time.Time, to Contact, m Request) *link {
 	l := &link{Contact: to, phase: asking, since: now}
 	s.links = append(s.links, l)
-	s.send(to, Request{Session: s.cfg.Session, Network: s.cfg.Network, Record: s.record, Degree: s.count(up), Urgent: urgent})
+	m.Session, m.Network, m.Record, m.Degree = s.cfg.Session, s.cfg.Network, s.record, s.count(up)
+	s.send(to, m)
 	return l
 }
 

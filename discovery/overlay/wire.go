@@ -46,6 +46,7 @@ func Append(b []byte, m Message) []byte {
 		body = frame.AppendBytes(body, 3, m.Record)
 		body = frame.AppendUint(body, 4, uint64(m.Degree))
 		body = frame.AppendUint(body, 5, bit(m.Urgent))
+		body = frame.AppendUint(body, 6, bit(m.Manual))
 		return frame.AppendMessage(b, numRequest, body)
 	case Accept:
 		body := frame.AppendBytes(nil, 1, m.Session[:])
@@ -125,6 +126,8 @@ func decodeBody(num int, b []byte) (Message, error) {
 				m.Degree = d.uint(f, maxDegree)
 			case 5:
 				m.Urgent = f.Uint != 0
+			case 6:
+				m.Manual = f.Uint != 0
 			}
 		})
 		return m, d.err

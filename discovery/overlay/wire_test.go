@@ -12,7 +12,7 @@ import (
 func everyMessage() []Message {
 	contacts := []Contact{{Record: []byte("r1")}, {Record: []byte("r2")}}
 	return []Message{
-		Request{Session: Session{1, 2}, Network: "home", Record: []byte("r"), Degree: 4, Urgent: true},
+		Request{Session: Session{1, 2}, Network: "home", Record: []byte("r"), Degree: 4, Urgent: true, Manual: true},
 		Accept{Session: Session{3}, Record: []byte("r"), Degree: 2, Contacts: contacts},
 		Reject{Reason: ReasonNetwork, Network: "lab", Contacts: contacts},
 		Ready{Degree: 1, Greeting: []byte("marks")},

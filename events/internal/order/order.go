@@ -10,8 +10,9 @@
 // delivered and lost add up to what was sent.
 //
 // What is missing is waited for [Config.GapTimeout] long, counted from the
-// moment something behind it arrived. A newer session waits until the older one
-// has nothing missing, and not longer than that either. An older session than
+// moment something behind it arrived, or the one before it: as long as a slow
+// path delivers, what a short cut brought waits. A newer session waits until the
+// older one has nothing missing, [Config.SessionTimeout] at most. An older session than
 // the one being delivered is never delivered again.
 package order
 
@@ -31,6 +32,12 @@ const MaxNumber = 1 << 62
 // Config holds the bounds of a core. Zero means the default in brackets.
 type Config struct {
 	GapTimeout time.Duration // how long a missing event is waited for [2 s]
+	// SessionTimeout is how long a newer session waits for what the older one has
+	// missing [2 s, but no longer than GapTimeout].
+	SessionTimeout time.Duration
+	// Settle is how long the first batch of an unknown sender waits for lower ones,
+	// which may come by a slower way, if nobody has told where to begin [not at all].
+	Settle     time.Duration
 	Remember   time.Duration // how long a silent sender is remembered [1 h]
 	MaxSenders int           // senders remembered, the longest silent go first [10,000]
 	MaxHints   int           // senders known from hearsay only [4,096]
@@ -40,6 +47,7 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	c.GapTimeout = cmp.Or(c.GapTimeout, 2*time.Second)
+	c.SessionTimeout = cmp.Or(c.SessionTimeout, min(c.GapTimeout, 2*time.Second))
 	c.Remember = cmp.Or(c.Remember, time.Hour)
 	c.MaxSenders = cmp.Or(c.MaxSenders, 10_000)
 	c.MaxHints = cmp.Or(c.MaxHints, 4096)
@@ -144,21 +152,32 @@ func (c *Core[T]) Receive(now time.Time, id peer.ID, b Batch[T], steps []Step[T]
 		if known && b.Session.Compare(s.sessions[0].Session) < 0 {
 			return OldSession, steps
 		}
-		next := b.First
+		next, settle := b.First, time.Duration(0)
 		if h, ok := c.hints.take(id); ok && h.Session == b.Session {
 			// Hearsay may only make us wait for more. A neighbour that lies
 			// upwards cannot silence the sender.
 			next = min(next, h.Above)
 		} else if known {
 			next = 1
+		} else {
+			settle = c.cfg.Settle
 		}
 		ses = s.open(b.Session, next, now)
+		ses.settle(settle, now)
+	}
+	if ses.settling() && b.First < ses.next {
+		ses.next = b.First
+		ses.settle(c.cfg.Settle, now)
+	}
+	if len(s.sessions) > 1 {
+		s.sessions[0].begin()
 	}
 	switch {
 	case b.end() <= ses.next:
 		return Duplicate, steps
-	case ses == s.sessions[0] && b.First <= ses.next:
+	case ses == s.sessions[0] && b.First <= ses.next && !ses.settling():
 		steps = ses.deliver(s.id, &b, steps)
+		ses.moved = now
 	case ses.hold(&b, now):
 		s.held += b.Size
 		c.held += b.Size
@@ -173,7 +192,12 @@ func (c *Core[T]) Receive(now time.Time, id peer.ID, b Batch[T], steps []Step[T]
 func (c *Core[T]) Advance(now time.Time, steps []Step[T]) []Step[T] {
 	for len(c.due) > 0 && !c.due[0].deadline.After(now) {
 		s := c.due[0]
-		if len(s.sessions) > 1 && !s.sessions[1].born.Add(c.cfg.GapTimeout).After(now) {
+		if head := s.sessions[0]; head.settling() {
+			head.begin()
+			steps = c.settle(s, steps)
+			continue
+		}
+		if len(s.sessions) > 1 && !s.sessions[1].born.Add(c.cfg.SessionTimeout).After(now) {
 			steps = c.retire(s, steps)
 		} else {
 			steps = c.skip(s, steps)
@@ -195,12 +219,14 @@ func (c *Core[T]) Next() time.Time {
 // Learn takes a mark that a neighbour told at now. Events below the mark
 // are not waited for; what is missing from the mark on, is.
 //
-// own says that it is the sender's own mark of itself. A sender has sent
+// own says that it is the sender's own mark of itself. sole says besides that
+// nothing of the sender can come by another way, so the mark is where to begin;
+// else what is below it may still be under way and is given [Config.Settle]. A sender has sent
 // everything below its own mark, so what of it does not arrive within the gap
 // timeout is lost even if nothing behind it ever comes. The word of a third
 // party is only remembered for the first batch of an unknown session, since it
 // may be wrong: it cannot move a known sender.
-func (c *Core[T]) Learn(now time.Time, m Mark, own bool, steps []Step[T]) []Step[T] {
+func (c *Core[T]) Learn(now time.Time, m Mark, own, sole bool, steps []Step[T]) []Step[T] {
 	m.Above = max(m.Next, m.Above)
 	if m.Above < 1 || m.Above > MaxNumber {
 		return steps
@@ -227,10 +253,15 @@ func (c *Core[T]) Learn(now time.Time, m Mark, own bool, steps []Step[T]) []Step
 	}
 	c.touch(s, now)
 	next := m.Above
-	if h, ok := c.hints.take(m.Sender); ok && h.Session == m.Session && h.Above < next {
-		next = h.Above
+	h, hinted := c.hints.take(m.Sender)
+	if hinted = hinted && h.Session == m.Session; hinted {
+		next = min(next, h.Above)
 	}
-	s.open(m.Session, next, now).tell(m.Above, now)
+	ses := s.open(m.Session, next, now)
+	ses.tell(m.Above, now)
+	if !known && !hinted && !sole {
+		ses.settle(c.cfg.Settle, now)
+	}
 	return c.relieve(c.settle(s, steps))
 }
 
@@ -279,6 +310,8 @@ func (c *Core[T]) settle(s *sender[T], steps []Step[T]) []Step[T] {
 			s.sessions = s.sessions[1:]
 		case len(s.sessions) > maxSessions:
 			steps = c.retire(s, steps)
+		case head.settling() && s.held > c.cfg.MaxHeld:
+			head.begin()
 		case head.gap() && s.held > c.cfg.MaxHeld:
 			steps = c.skip(s, steps)
 		default:
@@ -298,7 +331,10 @@ func (c *Core[T]) relieve(steps []Step[T]) []Step[T] {
 				most = s
 			}
 		}
-		steps = c.settle(most, c.skip(most, steps))
+		most.sessions[0].begin()
+		if steps = c.settle(most, steps); most.sessions[0].gap() {
+			steps = c.settle(most, c.skip(most, steps))
+		}
 	}
 	return steps
 }
@@ -307,6 +343,9 @@ func (c *Core[T]) relieve(steps []Step[T]) []Step[T] {
 func (c *Core[T]) drain(s *sender[T], steps []Step[T]) []Step[T] {
 	head := s.sessions[0]
 	n := 0
+	if head.settling() {
+		return steps
+	}
 	for ; n < len(head.held) && head.held[n].First <= head.next; n++ {
 		b := &head.held[n]
 		s.held -= b.Size
@@ -330,7 +369,8 @@ func (c *Core[T]) skip(s *sender[T], steps []Step[T]) []Step[T] {
 
 // retire gives up every gap of the first session.
 func (c *Core[T]) retire(s *sender[T], steps []Step[T]) []Step[T] {
-	for s.sessions[0].gap() {
+	s.sessions[0].begin()
+	for steps = c.drain(s, steps); s.sessions[0].gap(); {
 		steps = c.skip(s, steps)
 	}
 	return steps
@@ -338,12 +378,19 @@ func (c *Core[T]) retire(s *sender[T], steps []Step[T]) []Step[T] {
 
 func (c *Core[T]) schedule(s *sender[T]) {
 	head := s.sessions[0]
-	s.deadline = time.Time{}
-	if since := head.waitsSince(); !since.IsZero() {
-		if len(s.sessions) > 1 && s.sessions[1].born.Before(since) {
-			since = s.sessions[1].born
+	s.deadline = head.settleEnd
+	if since := head.waitsSince(); head.settling() {
+		// What waits is looked at when the beginning is known.
+	} else if !since.IsZero() {
+		if since.Before(head.moved) {
+			since = head.moved
 		}
 		s.deadline = since.Add(c.cfg.GapTimeout)
+		if len(s.sessions) > 1 {
+			if end := s.sessions[1].born.Add(c.cfg.SessionTimeout); end.Before(s.deadline) {
+				s.deadline = end
+			}
+		}
 	}
 	switch {
 	case s.index < 0 && !s.deadline.IsZero():

@@ -36,7 +36,7 @@ func (s *script) recvFrom(id peer.ID, session int, first uint64, count int) {
 }
 
 func (s *script) learn(session int, mark uint64, own bool) {
-	s.steps = s.core.Learn(s.now, Mark{Sender: "s", Session: life(session), Next: mark}, own, s.steps)
+	s.steps = s.core.Learn(s.now, Mark{Sender: "s", Session: life(session), Next: mark}, own, true, s.steps)
 }
 
 func (s *script) advance(d time.Duration) {
@@ -139,7 +139,45 @@ func TestGapIsGivenUpOnce(t *testing.T) {
 	s.recv(1, 6, 1)
 	s.want("not too late", "1:6")
 	s.advance(time.Second)
-	s.want("after 3 s", "1:lost 7 1:8")
+	s.want("after 3 s: 6 came a second ago", "")
+	s.advance(time.Second)
+	s.want("after 4 s", "1:lost 7 1:8")
+}
+
+// A slow path that still delivers is waited for, however far ahead a short cut is;
+// but a newer session waits for an older one no longer than two seconds.
+func TestSlowPathIsWaitedFor(t *testing.T) {
+	s := newScript(t, Config{GapTimeout: 5 * time.Second})
+	s.recv(1, 1, 1)
+	s.recv(1, 50, 1)
+	s.want("the first", "1:1")
+	for n := uint64(2); n < 10; n++ {
+		s.advance(4 * time.Second)
+		s.recv(1, n, 1)
+		s.want("on the slow path", fmt.Sprintf("1:%d", n))
+	}
+	s.recv(2, 1, 1)
+	s.advance(1999 * time.Millisecond)
+	s.want("before two seconds", "")
+	s.advance(time.Millisecond)
+	s.want("the old session is given up", "1:lost 10-49 1:50 2:1")
+}
+
+// Over a new link comes the latest while the rest is still on a longer way.
+func TestGapIsNotGivenUpWhileItIsFilled(t *testing.T) {
+	s := newScript(t, Config{})
+	s.recv(1, 1, 1)
+	s.recv(1, 10, 1)
+	s.learn(1, 12, true)
+	for n := uint64(2); n <= 7; n++ {
+		s.advance(1900 * time.Millisecond)
+		s.recv(1, n, 1)
+	}
+	s.want("8 and 9 are still to come", "1:1-7")
+	s.advance(1900 * time.Millisecond)
+	s.recv(1, 9, 1) // not the next
+	s.advance(100 * time.Millisecond)
+	s.want("8 did not come, 11 was told", "1:lost 8 1:9-10 1:lost 11")
 }
 
 func TestUnknownSenderBeginsWithWhatComesFirst(t *testing.T) {
@@ -346,7 +384,7 @@ func TestSendersAreBounded(t *testing.T) {
 	}
 	for i := range 1000 {
 		m := Mark{Sender: peer.ID(fmt.Sprintf("hint %d", i)), Session: life(1), Next: 1}
-		s.core.Learn(s.now, m, false, nil)
+		s.core.Learn(s.now, m, false, true, nil)
 	}
 	if n := len(s.core.Marks(10_000)); n != 150 {
 		t.Errorf("%d marks, want 100 and 50", n)
@@ -418,4 +456,48 @@ func TestMarksCountWhatIsHeld(t *testing.T) {
 	if m, _ := s.core.Mark("s"); m.Session != life(2) || m.Next != 3 || m.Above != 5 {
 		t.Errorf("mark %+v, want session 2, next 3, above 5", m)
 	}
+}
+
+// Of an unknown sender of whom nobody told where to begin, what comes first may
+// have overtaken what was sent before it.
+func TestFirstOfAnUnknownSenderSettles(t *testing.T) {
+	s := newScript(t, Config{Settle: time.Second})
+	s.recv(1, 5, 1)
+	s.advance(500 * time.Millisecond)
+	s.recv(1, 3, 2)
+	s.advance(999 * time.Millisecond)
+	s.want("settling", "")
+	s.advance(time.Millisecond)
+	s.want("settled", "1:3-5")
+	s.recv(1, 2, 1)
+	s.wantVerdict(Duplicate)
+
+	s = newScript(t, Config{Settle: time.Second})
+	s.recv(1, 1, 1)
+	s.want("nothing is lower than 1", "1:1")
+
+	s = newScript(t, Config{Settle: time.Second})
+	s.recv(1, 2, 2)
+	s.recv(1, 1, 1)
+	s.want("1 came, so nothing is lower", "1:1-3")
+
+	s = newScript(t, Config{Settle: time.Second})
+	s.learn(1, 5, false)
+	s.recv(1, 5, 1)
+	s.want("a neighbour told where to begin", "1:5")
+
+	// The sender's own word says how far it is, not where we begin, if others may
+	// still bring what it sent before.
+	s = newScript(t, Config{Settle: time.Second})
+	s.steps = s.core.Learn(s.now, Mark{Sender: "s", Session: life(1), Next: 4}, true, false, s.steps)
+	s.recv(1, 4, 1)
+	s.recv(1, 2, 2)
+	s.want("settling", "")
+	s.advance(time.Second)
+	s.want("settled", "1:2-4")
+
+	s = newScript(t, Config{Settle: time.Second})
+	s.recv(1, 5, 1)
+	s.recv(2, 1, 1)
+	s.want("a newer session ends the settling of the old", "1:5 2:1")
 }

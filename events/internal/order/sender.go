@@ -61,8 +61,24 @@ type session[T any] struct {
 	held  []waiting[T] // by First; those of a session whose turn it is lie behind a gap
 	tolds []told       // ascending, above next
 	born  time.Time
-	since time.Time // when the number next was noticed to be missing; zero: not known
+	moved time.Time // when a batch arrived in its turn
+	// settleEnd is until when a lower number may become the first; zero: it is known.
+	settleEnd time.Time
+	since     time.Time // when the number next was noticed to be missing; zero: not known
 }
+
+// settle gives lower numbers than next the time d to come. Number 1 is the lowest.
+func (s *session[T]) settle(d time.Duration, now time.Time) {
+	s.settleEnd = time.Time{}
+	if d > 0 && s.next > 1 {
+		s.settleEnd = now.Add(d)
+	}
+}
+
+func (s *session[T]) settling() bool { return !s.settleEnd.IsZero() }
+
+// begin ends the settling.
+func (s *session[T]) begin() { s.settleEnd = time.Time{} }
 
 // told is a sender's word that it sent everything below a number.
 type told struct {

@@ -48,6 +48,7 @@ const (
 	halfAtMost   = 10 * time.Second // promise 1
 	aboveAtMost  = 30 * time.Second // promise 5: max + aboveExtra for at most this long
 	aboveExtra   = 2
+	handover     = time.Second      // one link more, until the one it takes the place of is left
 	ghostAtMost  = 20 * time.Second // keepalive timeout of 12.5 s and some air
 	faultExcuses = 20 * time.Second // how long after a fault a link may still break because of it
 )
@@ -102,6 +103,31 @@ type check struct {
 
 type link struct{ a, b string } // names
 
+// excess is a number of peers above a limit.
+type excess struct {
+	since time.Time // zero while there is none
+	told  bool      // it was reported already
+}
+
+// note keeps the books, now that there are too many peers, or not.
+func (e *excess) note(is bool, now time.Time) {
+	switch {
+	case !is:
+		*e = excess{}
+	case e.since.IsZero():
+		e.since = now
+	}
+}
+
+// over reports once that it has lasted for longer than most.
+func (e *excess) over(most time.Duration, now time.Time) bool {
+	if e.since.IsZero() || e.told || now.Sub(e.since) <= most {
+		return false
+	}
+	e.told = true
+	return true
+}
+
 // node is what the rules remember of one process.
 type node struct {
 	started  time.Time
@@ -109,8 +135,8 @@ type node struct {
 	nextPeer string // its peer, "" for any
 	removed  map[string]time.Time
 	gone     map[string]time.Time // linked peers whose process ended, since when
-	above    time.Time            // since when above max, zero if not
-	aboveOld bool                 // reported already
+	above    excess               // more than max
+	far      excess               // more than max + aboveExtra
 	heard    map[Stream]*spans
 	sent     map[string]*spans // by channel and receiver
 	lost     map[string]bool   // seeds in netsplit
@@ -199,16 +225,8 @@ func (c *check) list(r Record) {
 			n.wentDown[r.Peer] = true
 		}
 	}
-	above := p.Max >= 0 && len(p.Peers) > p.Max
-	switch {
-	case !above:
-		n.above, n.aboveOld = time.Time{}, false
-	case n.above.IsZero():
-		n.above = r.Time()
-	}
-	if above && len(p.Peers) > p.Max+aboveExtra {
-		c.report(RuleMax, r, "%d peers, the maximum is %d and %d more for a while", len(p.Peers), p.Max, aboveExtra)
-	}
+	n.above.note(p.Max >= 0 && len(p.Peers) > p.Max, r.Time())
+	n.far.note(p.Max >= 0 && len(p.Peers) > p.Max+aboveExtra, r.Time())
 	c.halves(r.Time())
 }
 
@@ -218,7 +236,7 @@ func (c *check) processes(r Record) {
 		n := c.node(p.Name)
 		if !p.Up {
 			clear(n.gone)
-			n.above = time.Time{}
+			n.above, n.far = excess{}, excess{}
 			continue
 		}
 		for id := range p.Peers {
@@ -269,9 +287,11 @@ func (c *check) overtime(now time.Time) {
 				n.gone[id] = now.Add(time.Hour)
 			}
 		}
-		if !n.above.IsZero() && !n.aboveOld && now.Sub(n.above) > aboveAtMost {
-			n.aboveOld = true
-			c.found = append(c.found, Violation{RuleMax, name, now, fmt.Sprintf("above its maximum of %d for %v", c.state.Proc(name).Max, now.Sub(n.above).Round(time.Second))})
+		if n.above.over(aboveAtMost, now) {
+			c.found = append(c.found, Violation{RuleMax, name, now, fmt.Sprintf("above its maximum of %d for more than %v", c.state.Proc(name).Max, aboveAtMost)})
+		}
+		if n.far.over(handover, now) {
+			c.found = append(c.found, Violation{RuleMax, name, now, fmt.Sprintf("more than %d above its maximum of %d for more than %v", aboveExtra, c.state.Proc(name).Max, handover)})
 		}
 	}
 }

@@ -1,0 +1,90 @@
+package discovery
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+// An address that others told us, and at which we have never reached the node it
+// is said to belong to, is dialled at most unprovedDials times in unprovedWindow,
+// whatever identities claim it: so that a stranger cannot make a network hammer a
+// third party (the original dialled it once per request).
+const (
+	unprovedDials  = 3
+	unprovedWindow = 10 * time.Minute
+	maxGuarded     = 4096
+)
+
+var errNoAddress = errors.New("discovery: no address that may be dialled")
+
+// A dialGuard counts dials per address. It is safe for concurrent use.
+type dialGuard struct {
+	mu    sync.Mutex
+	dials map[string]*dialled
+}
+
+type dialled struct {
+	since time.Time
+	count int     // dials since then, while nobody was proved
+	owner peer.ID // who was reached at the address
+}
+
+// allow returns those of addrs which may be dialled now to reach p, and counts
+// them.
+func (g *dialGuard) allow(p peer.ID, addrs []ma.Multiaddr, now time.Time) (list []ma.Multiaddr) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, a := range addrs {
+		x := g.entry(a, now)
+		if x.owner != p {
+			if x.count >= unprovedDials {
+				continue
+			}
+			x.count++
+		}
+		list = append(list, a)
+	}
+	return list
+}
+
+// proved notes that p was reached at the address.
+func (g *dialGuard) proved(p peer.ID, addr ma.Multiaddr, now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	x := g.entry(addr, now)
+	x.owner, x.count = p, 0
+}
+
+func (g *dialGuard) entry(addr ma.Multiaddr, now time.Time) *dialled {
+	base, _ := peer.SplitAddr(addr)
+	key := string(base.Bytes())
+	x := g.dials[key]
+	if x == nil {
+		if len(g.dials) >= maxGuarded {
+			g.purge(now)
+		}
+		x = &dialled{since: now}
+		g.dials[key] = x
+	}
+	if now.Sub(x.since) >= unprovedWindow {
+		x.since, x.count = now, 0
+	}
+	return x
+}
+
+// purge makes room: what is past its window goes, and if that is nothing, then
+// everything, since a table that strangers filled is worth nothing.
+func (g *dialGuard) purge(now time.Time) {
+	for key, x := range g.dials {
+		if now.Sub(x.since) >= unprovedWindow {
+			delete(g.dials, key)
+		}
+	}
+	if len(g.dials) >= maxGuarded {
+		clear(g.dials)
+	}
+}

@@ -1,0 +1,196 @@
+package events
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	corehost "github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+const (
+	overTCP  = "/ip4/127.0.0.1/tcp/0"
+	overQUIC = "/ip4/127.0.0.1/udp/0/quic-v1"
+
+	testTopic = "smokesignal/test"
+)
+
+// station is a host with a pubsub and a Broadcast. Its neighbours are those it
+// is connected to.
+type station struct {
+	*Broadcast
+	t     testing.TB
+	host  corehost.Host
+	ps    *pubsub.PubSub
+	guard *pubsubGuard
+	stop  context.CancelFunc
+
+	mu   sync.Mutex
+	got  map[peer.ID][]string
+	news chan struct{} // closed when got changed
+}
+
+func newStationHost(t testing.TB, listen ...string) corehost.Host {
+	t.Helper()
+	h, err := libp2p.New(libp2p.ListenAddrStrings(listen...), libp2p.DisableRelay(), libp2p.ResourceManager(&network.NullResourceManager{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	return h
+}
+
+// newStation returns a started station that keeps the arguments of the events
+// named "x".
+func newStation(t testing.TB, listen string, cfg BroadcastConfig) *station {
+	t.Helper()
+	s := &station{t: t, host: newStationHost(t, listen), guard: newPubSubGuard(PubSubConfig{Topic: testTopic}), got: make(map[peer.ID][]string), news: make(chan struct{})}
+	var ctx context.Context
+	ctx, s.stop = context.WithCancel(context.Background())
+	t.Cleanup(s.stop)
+	var err error
+	s.ps, err = pubsub.NewFloodSub(ctx, s.host, s.guard.options()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.begin(cfg)
+	return s
+}
+
+// begin makes the station's Broadcast, or the next one.
+func (s *station) begin(cfg BroadcastConfig) {
+	s.t.Helper()
+	cfg.Topic = testTopic
+	b, err := NewBroadcast(s.ps, s.host, cfg)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.Broadcast = b
+	b.On("x", func(_ context.Context, ev *Event) {
+		data, _ := ev.Bytes(0)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.got[ev.From] = append(s.got[ev.From], string(data))
+		close(s.news)
+		s.news = make(chan struct{})
+	})
+	b.Start()
+	s.t.Cleanup(func() { b.Close(context.Background()) })
+}
+
+func (s *station) id() peer.ID { return s.host.ID() }
+
+func (s *station) received(from *station) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.got[from.id()])
+}
+
+// emit broadcasts raw bytes.
+func (s *station) emit(format string, args ...any) {
+	s.t.Helper()
+	if err := s.Emit(context.Background(), "x", fmt.Appendf(nil, format, args...)); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// wait waits until exactly these events of the sender were handled.
+func (s *station) wait(from *station, want ...string) {
+	s.t.Helper()
+	timeout := time.After(60 * time.Second)
+	for {
+		s.mu.Lock()
+		got, news := s.got[from.id()], s.news
+		s.mu.Unlock()
+		if len(got) >= len(want) {
+			if !slices.Equal(got, want) {
+				s.t.Fatalf("got %s, want %s", clip(got), clip(want))
+			}
+			return
+		}
+		select {
+		case <-news:
+		case <-timeout:
+			s.t.Fatalf("got %d events, want %d; %+v", len(got), len(want), s.Stats())
+		}
+	}
+}
+
+func clip(list []string) string {
+	if len(list) > 20 {
+		return fmt.Sprintf("%d: %q ...", len(list), list[:20])
+	}
+	return fmt.Sprintf("%q", list)
+}
+
+func texts(n int) (list []string) {
+	for i := range n {
+		list = append(list, fmt.Sprint(i))
+	}
+	return list
+}
+
+// eventually polls, for what sends no event.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	timeout := time.After(30 * time.Second)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-timeout:
+			t.Fatalf("not within 30 s: %s", what)
+		}
+	}
+}
+
+// link connects two stations and tells each the marks of the other, when both
+// see each other.
+func link(t testing.TB, a, b *station) {
+	t.Helper()
+	connect(t, a.host, b.host)
+	linked(t, a, b)
+}
+
+func linked(t testing.TB, a, b *station) {
+	t.Helper()
+	eventually(t, "both see each other", func() bool {
+		// Other than the topic's events this says that there is a queue, which
+		// takes a gate otherwise.
+		return slices.Contains(a.ps.ListPeers(testTopic), b.id()) && slices.Contains(b.ps.ListPeers(testTopic), a.id()) &&
+			slices.Contains(a.neighbours(), b.id()) && slices.Contains(b.neighbours(), a.id())
+	})
+	marks := a.Marks()
+	if err := a.Learn(b.id(), b.Marks()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Learn(a.id(), marks); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// line returns n stations, each linked to the next.
+func line(t testing.TB, n int, listen string) []*station {
+	t.Helper()
+	var list []*station
+	for i := range n {
+		list = append(list, newStation(t, listen, BroadcastConfig{}))
+		if i > 0 {
+			link(t, list[i-1], list[i])
+		}
+	}
+	return list
+}
+
+func over(t *testing.T, f func(t *testing.T, listen string)) {
+	t.Run("tcp", func(t *testing.T) { f(t, overTCP) })
+	t.Run("quic", func(t *testing.T) { f(t, overQUIC) })
+}

@@ -1,0 +1,514 @@
+package events
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	pb "github.com/libp2p/go-libp2p-pubsub/pb"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	corehost "github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/go-smokesignal/smokesignal/events/internal/order"
+	"github.com/go-smokesignal/smokesignal/internal/frame"
+)
+
+// rawPeer speaks floodsub by hand to one station.
+type rawPeer struct {
+	t      testing.TB
+	host   corehost.Host
+	stream network.Stream
+	seqno  uint64
+}
+
+func newRawPeer(t testing.TB, to *station) *rawPeer {
+	t.Helper()
+	r := &rawPeer{t: t, host: newStationHost(t, overTCP)}
+	// It has to take the station's stream, or it does not count as a peer.
+	r.host.SetStreamHandler(pubsub.FloodSubID, func(s network.Stream) {
+		buf := make([]byte, 1<<10)
+		for err := error(nil); err == nil; {
+			_, err = s.Read(buf)
+		}
+		s.Reset()
+	})
+	connect(t, r.host, to.host)
+	r.open(to)
+	return r
+}
+
+func (r *rawPeer) open(to *station) {
+	r.t.Helper()
+	var err error
+	if r.stream, err = r.host.NewStream(context.Background(), to.id(), pubsub.FloodSubID); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rawPeer) key() crypto.PrivKey { return r.host.Peerstore().PrivKey(r.host.ID()) }
+
+// message returns a message of the peer's own, with a signature.
+func (r *rawPeer) message(data []byte) *pb.Message {
+	r.t.Helper()
+	r.seqno++
+	m := &pb.Message{From: []byte(r.host.ID()), Data: data, Topic: proto.String(testTopic)}
+	m.Seqno = binary.BigEndian.AppendUint64(nil, r.seqno)
+	sign(r.t, m, r.key())
+	return m
+}
+
+func sign(t testing.TB, m *pb.Message, key crypto.PrivKey) {
+	t.Helper()
+	m.Signature, m.Key = nil, nil
+	b, err := proto.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Signature, err = key.Sign(append([]byte(pubsub.SignPrefix), b...)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (r *rawPeer) send(rpc *pb.RPC) {
+	r.t.Helper()
+	b, err := proto.Marshal(rpc)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if _, err := r.stream.Write(frame.Append(nil, b)); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rawPeer) publish(ms ...*pb.Message) {
+	r.t.Helper()
+	r.send(&pb.RPC{Publish: ms})
+}
+
+// batch publishes events of a session.
+func (r *rawPeer) batch(session order.Session, first uint64, texts ...string) {
+	r.t.Helper()
+	r.publish(r.message(batchOf(r.t, session, first, texts...)))
+}
+
+func batchOf(t testing.TB, session order.Session, first uint64, texts ...string) []byte {
+	t.Helper()
+	var evs [][]byte
+	for _, text := range texts {
+		ev, err := encodeEvent(nil, "x", []any{[]byte(text)}, MaxBatch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		evs = append(evs, ev)
+	}
+	return appendBatch(nil, session, first, evs...)
+}
+
+// session returns the n-th session of a raw peer.
+func rawSession(n int) order.Session {
+	return order.Session{ID: [8]byte{byte(n)}, Start: uint64(1000 + n)}
+}
+
+// asStation is for station.wait.
+func (r *rawPeer) asStation() *station { return &station{host: r.host} }
+
+// What is late waits, what is double is dropped, what is lost is given up.
+func TestBroadcastDisorderOnTheWay(t *testing.T) {
+	s := newStation(t, overTCP, BroadcastConfig{})
+	r := newRawPeer(t, s)
+	one := rawSession(1)
+	r.batch(one, 1, "1")
+	r.batch(one, 4, "4")
+	r.batch(one, 3, "3")
+	r.batch(one, 3, "3")
+	r.batch(one, 2, "2")
+	r.batch(one, 4, "4", "5", "6")
+	r.batch(one, 2, "2")
+	s.wait(r.asStation(), "1", "2", "3", "4", "5", "6")
+	r.batch(one, 8, "8")
+	r.batch(rawSession(2), 1, "next 1")
+	start := time.Now()
+	s.wait(r.asStation(), "1", "2", "3", "4", "5", "6", "8", "next 1")
+	if d := time.Since(start); d < time.Second || d > 10*time.Second {
+		t.Errorf("the gap was given up after %v", d)
+	}
+	r.batch(one, 7, "7")
+	r.batch(rawSession(2), 2, "next 2")
+	s.wait(r.asStation(), "1", "2", "3", "4", "5", "6", "8", "next 1", "next 2")
+	if st := s.Stats(); st.Delivered != 9 || st.Lost != 1 || st.Duplicates != 2 || st.OldSessions != 1 {
+		t.Errorf("%+v", st)
+	}
+}
+
+func TestBroadcastMarks(t *testing.T) {
+	pair := line(t, 2, overTCP)
+	a, b := pair[0], pair[1]
+	for i := range 5 {
+		a.emit("%d", i)
+	}
+	b.wait(a, texts(5)...)
+	marks, err := decodeMarks(b.Marks())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []order.Mark{
+		{Sender: b.id(), Session: b.session, Next: 1, Above: 1},
+		{Sender: a.id(), Session: a.session, Next: 6, Above: 6},
+	}
+	if !slices.Equal(marks, want) {
+		t.Errorf("marks %+v, want %+v", marks, want)
+	}
+
+	// A newcomer that knows the marks notices that the first it gets is not
+	// the first it is owed.
+	c := newStation(t, overTCP, BroadcastConfig{})
+	r := newRawPeer(t, c)
+	if err := c.Learn("somebody", appendMarks(nil, []order.Mark{{Sender: r.host.ID(), Session: rawSession(1), Next: 5}})); err != nil {
+		t.Fatal(err)
+	}
+	r.batch(rawSession(1), 7, "7")
+	r.batch(rawSession(1), 5, "5")
+	r.batch(rawSession(1), 6, "6")
+	c.wait(r.asStation(), "5", "6", "7")
+}
+
+// What a station sends while another comes reaches it from its marks on.
+func TestBroadcastNothingIsMissedFromTheMarksOn(t *testing.T) {
+	a := newStation(t, overTCP, BroadcastConfig{})
+	other := newStation(t, overTCP, BroadcastConfig{})
+	link(t, a, other)
+	stop := make(chan struct{})
+	done := make(chan int)
+	go func() {
+		i := 0
+		for ; ; i++ {
+			select {
+			case <-stop:
+				done <- i
+				return
+			default:
+				a.emit("%d", i)
+			}
+		}
+	}()
+	var late []*station
+	for range 5 {
+		s := newStation(t, overTCP, BroadcastConfig{})
+		link(t, a, s)
+		late = append(late, s)
+	}
+	close(stop)
+	n := <-done
+	if err := a.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	other.wait(a, texts(n)...)
+	for i, s := range late {
+		eventually(t, "the last has come", func() bool {
+			got := s.received(a)
+			return len(got) > 0 && got[len(got)-1] == fmt.Sprint(n-1)
+		})
+		if st := s.Stats(); st.Lost != 0 {
+			t.Errorf("station %d missed something: %+v", i, st)
+		}
+	}
+}
+
+// Nothing that a stranger sends is taken for another's, ends the program, or
+// keeps others from being heard.
+func TestBroadcastAttacks(t *testing.T) {
+	pair := line(t, 2, overTCP)
+	victim, honest := pair[0], pair[1]
+	r := newRawPeer(t, victim)
+	evil := batchOf(t, rawSession(1), 1, "evil")
+
+	forge := func(change func(m *pb.Message)) *pb.Message {
+		m := r.message(evil)
+		change(m)
+		return m
+	}
+	publicKey, err := crypto.MarshalPublicKey(r.key().GetPublic())
+	if err != nil {
+		t.Fatal(err)
+	}
+	rejected := []*pb.Message{
+		forge(func(m *pb.Message) { m.From = []byte(honest.id()) }),
+		forge(func(m *pb.Message) { m.From = []byte(honest.id()); sign(t, m, r.key()) }),
+		forge(func(m *pb.Message) { m.From = []byte(honest.id()); sign(t, m, r.key()); m.Key = publicKey }),
+		forge(func(m *pb.Message) { m.From = []byte(victim.id()); sign(t, m, r.key()) }),
+		forge(func(m *pb.Message) { m.From = nil; sign(t, m, r.key()) }),
+		forge(func(m *pb.Message) { m.From = []byte("nobody"); sign(t, m, r.key()) }),
+		forge(func(m *pb.Message) { m.Signature = nil }),
+		forge(func(m *pb.Message) { m.Signature = []byte{} }),
+		forge(func(m *pb.Message) { m.Signature = []byte("short") }),
+		forge(func(m *pb.Message) { m.Signature[5] ^= 1 }),
+		forge(func(m *pb.Message) { m.Data = append(m.Data, 0) }),
+		forge(func(m *pb.Message) { m.Seqno[0] ^= 1 }),
+	}
+	r.publish(rejected...)
+	huge := bytes.Repeat([]byte{1}, 60<<10)
+	refused := []*pb.Message{
+		forge(func(m *pb.Message) { m.Seqno = make([]byte, maxSeqno+1); sign(t, m, r.key()) }),
+		forge(func(m *pb.Message) { m.Seqno = huge; sign(t, m, r.key()) }),
+		forge(func(m *pb.Message) { m.From = huge }),
+		forge(func(m *pb.Message) { m.Key = huge }),
+		forge(func(m *pb.Message) { m.Signature = huge }),
+	}
+	for _, m := range refused {
+		r.publish(m)
+	}
+	foreign := [][]byte{
+		nil, []byte("hello, this is text"), make([]byte, 1000), bytes.Repeat([]byte{0xff}, 1000),
+		appendBatch(nil, order.Session{}, 1, []byte{1}),                // no start
+		appendBatch(nil, rawSession(1), 0, []byte{1}),                  // no number
+		appendBatch(nil, rawSession(1), 1),                             // no event
+		appendBatch(nil, rawSession(1), 1, nil),                        // an empty one
+		appendBatch(nil, rawSession(1), order.MaxNumber, []byte{1}),    // too high
+		appendBatch(nil, rawSession(1), 1<<64-1, []byte{1}, []byte{1}), // an overflow
+		evil[:len(evil)-1],
+		appendBatch(nil, rawSession(1), 1, make([]byte, MaxBatch)),
+		appendBatch(nil, rawSession(1), 1, slices.Repeat([][]byte{{1}}, maxBatchEvents+1)...),
+	}
+	for _, data := range foreign {
+		r.publish(r.message(data))
+	}
+	// A sequence number of one byte is strange, and killed a validator of
+	// pubsub that is not used here.
+	for n := range 8 {
+		m := forge(func(m *pb.Message) {
+			m.Seqno = make([]byte, n)
+			m.Data = batchOf(t, rawSession(2), uint64(1+n), fmt.Sprint(n))
+			sign(t, m, r.key())
+		})
+		r.publish(m)
+	}
+	// Events that cannot be decoded count, the others of their batch are heard.
+	good, _ := encodeEvent(nil, "x", []any{[]byte("8")}, 100)
+	r.publish(r.message(appendBatch(nil, rawSession(2), 9, []byte{0xff}, []byte("text"), good, []byte{0x0a, 1, '*'})))
+	victim.wait(r.asStation(), "0", "1", "2", "3", "4", "5", "6", "7", "8")
+
+	// All the time the stream was not cut, and others are heard.
+	honest.emit("honest")
+	victim.emit("victim")
+	victim.wait(honest, "honest")
+	honest.wait(victim, "victim")
+	honest.wait(r.asStation(), "0", "1", "2", "3", "4", "5", "6", "7", "8")
+	if len(victim.received(victim)) != 0 {
+		t.Error("the victim heard itself")
+	}
+	st := victim.guard.stats
+	if n := st.Rejected.Load(); n != uint64(len(rejected)) {
+		t.Errorf("%d rejected, want %d", n, len(rejected))
+	}
+	if n := st.Refused.Load(); n != uint64(len(refused)) {
+		t.Errorf("%d refused, want %d", n, len(refused))
+	}
+	if st := victim.Stats(); st.Foreign != uint64(len(foreign)) || st.Undecodable != 3 {
+		t.Errorf("%+v", st)
+	}
+	if st := honest.guard.stats; st.Rejected.Load()+st.Refused.Load() != 0 {
+		t.Error("forgeries were passed on")
+	}
+}
+
+// A replay is delivered once, under whatever number of pubsub.
+func TestBroadcastReplay(t *testing.T) {
+	s := newStation(t, overTCP, BroadcastConfig{})
+	r := newRawPeer(t, s)
+	var old []*pb.Message
+	for i := range 50 {
+		m := r.message(batchOf(t, rawSession(1), uint64(i+1), fmt.Sprint(i)))
+		old = append(old, m)
+		r.publish(m)
+	}
+	r.batch(rawSession(2), 1, "new")
+	for _, m := range old {
+		r.publish(m) // pubsub remembers these
+		m = proto.Clone(m).(*pb.Message)
+		m.Seqno = append(m.Seqno, 1) // only its author can do that
+		sign(t, m, r.key())
+		r.publish(m)
+	}
+	r.batch(rawSession(2), 2, "end")
+	s.wait(r.asStation(), append(texts(50), "new", "end")...)
+	if st := s.Stats(); st.OldSessions != 50 || st.Delivered != 52 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// One that speaks raw floodsub, with few and large or many and tiny messages,
+// topics and senders, costs a bounded amount of memory.
+func TestBroadcastMemoryIsBounded(t *testing.T) {
+	s := newStation(t, overTCP, BroadcastConfig{})
+	r := newRawPeer(t, s)
+	r.batch(rawSession(1), 1, "begin")
+	s.wait(r.asStation(), "begin")
+	before := heap()
+	var rpc pb.RPC
+	for i := range 20_000 { // topics
+		sub := &pb.RPC_SubOpts{Subscribe: proto.Bool(true), Topicid: proto.String(fmt.Sprintf("topic %d %s", i, strings.Repeat("x", 100)))}
+		if rpc.Subscriptions = append(rpc.Subscriptions, sub); len(rpc.Subscriptions) == 400 {
+			r.send(&rpc)
+			rpc.Subscriptions = nil
+		}
+	}
+	for range 200 { // sequence numbers
+		m := r.message(nil)
+		m.Seqno = make([]byte, 50<<10)
+		rand.Read(m.Seqno)
+		r.publish(m)
+	}
+	for range 50 { // the least messages there are
+		r.publish(slices.Repeat([]*pb.Message{{}}, 30_000)...)
+	}
+	for i := range 100 { // gaps
+		r.publish(r.message(batchOf(t, rawSession(1), uint64(10+2*i), strings.Repeat("x", 200<<10))))
+	}
+	for i := range 5000 { // marks of others
+		id := peer.ID(fmt.Sprintf("\x00\x24\x08\x01\x12\x20%032d", i))
+		s.Learn("somebody", appendMarks(nil, []order.Mark{{Sender: id, Session: rawSession(1), Next: 1}}))
+	}
+	r.batch(rawSession(2), 1, "end")
+	eventually(t, "the end was handled", func() bool {
+		got := s.received(r.asStation())
+		return len(got) > 0 && got[len(got)-1] == "end"
+	})
+	s.mu.Lock()
+	clear(s.got)
+	s.mu.Unlock()
+	if grown := heap() - before; grown > 16<<20 {
+		t.Errorf("the heap has grown by %d KiB", grown>>10)
+	}
+	st := s.guard.stats
+	if n := st.Topics.Load(); n != 20_000-maxTopics {
+		t.Errorf("%d topics refused", n)
+	}
+	s.guard.mu.Lock()
+	defer s.guard.mu.Unlock()
+	if topics := len(s.guard.topics[r.host.ID()]); topics != maxTopics {
+		t.Errorf("%d topics remembered", topics)
+	}
+}
+
+func heap() int {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc)
+}
+
+// Topics that are joined here do not count, nor those that were left.
+func TestPubSubTopicsOfAPeer(t *testing.T) {
+	g := newPubSubGuard(PubSubConfig{Topic: "own"})
+	sub := func(topic string, subscribe bool) *pb.RPC_SubOpts {
+		return &pb.RPC_SubOpts{Subscribe: &subscribe, Topicid: &topic}
+	}
+	kept := func(p peer.ID, subs ...*pb.RPC_SubOpts) int {
+		t.Helper()
+		keep, err := g.FilterIncomingSubscriptions(p, subs)
+		if err != nil {
+			t.Error(err)
+		}
+		return len(keep)
+	}
+	for i := range 2 * maxTopics {
+		want := 1
+		if i >= maxTopics {
+			want = 0
+		}
+		if n := kept("p", sub(fmt.Sprint(i), true)); n != want {
+			t.Errorf("topic %d: kept %d, want %d", i, n, want)
+		}
+	}
+	if kept("p", sub("0", true), sub("own", true), sub("own", false)) != 3 {
+		t.Error("known topics are refused")
+	}
+	g.CanSubscribe("joined")
+	if kept("p", sub("joined", true)) != 1 {
+		t.Error("a topic joined here is refused")
+	}
+	if kept("p", sub("0", false)) != 1 || kept("p", sub("new", true)) != 1 || kept("p", sub("newer", true)) != 0 {
+		t.Error("a topic that was left still counts")
+	}
+	if kept("p", sub("unknown", false)) != 0 {
+		t.Error("an unknown topic was left")
+	}
+	if kept("q", sub(strings.Repeat("x", maxTopicName+1), true)) != 0 {
+		t.Error("a long name")
+	}
+	g.OnClosedOutboundStream("p")
+	if kept("p", sub("newer", true)) != 1 {
+		t.Error("the topics of a peer that was away still count")
+	}
+	for i := range 2 * maxTopicPeers {
+		kept(peer.ID(fmt.Sprint(i)), sub("x", true))
+	}
+	if n := len(g.topics); n > maxTopicPeers {
+		t.Errorf("%d peers", n)
+	}
+}
+
+// Messages are let in until too many bytes wait for their signature, and again
+// when those are checked or gone.
+func TestPubSubUncheckedMessagesAreBounded(t *testing.T) {
+	g := newPubSubGuard(PubSubConfig{Topic: testTopic})
+	var in []*pb.Message
+	add := func() bool {
+		m := &pb.Message{Topic: proto.String(testTopic), Data: make([]byte, 1<<20)}
+		rpc := &pubsub.RPC{RPC: pb.RPC{Publish: []*pb.Message{m}}}
+		if err := g.inspect("p", rpc); err != nil {
+			t.Fatal(err)
+		}
+		if len(rpc.Publish) == 1 {
+			in = append(in, m)
+		}
+		return len(rpc.Publish) == 1
+	}
+	for add() {
+	}
+	if n := len(in); n != 63 {
+		t.Errorf("%d MiB are let in", n)
+	}
+	g.ValidateMessage(&pubsub.Message{Message: in[0]})
+	g.DuplicateMessage(&pubsub.Message{Message: in[0]}) // not counted twice
+	if !add() || add() {
+		t.Error("not as many let in as were checked")
+	}
+	g.RejectMessage(&pubsub.Message{Message: in[1]}, pubsub.RejectInvalidSignature)
+	g.DuplicateMessage(&pubsub.Message{Message: in[2]})
+	if !add() || !add() || add() {
+		t.Error("not as many let in as were rejected")
+	}
+	g.sweep(time.Now().Add(2 * uncheckedFor))
+	if g.bytes != 0 || len(g.unchecked) != 0 {
+		t.Errorf("%d bytes of messages without a trace", g.bytes)
+	}
+	if g.stats.Overload.Load() != 3 || g.stats.Rejected.Load() != 1 {
+		t.Error("wrong counts")
+	}
+}
+
+func TestPubSubMessageID(t *testing.T) {
+	ids := make(map[string]bool)
+	for _, m := range []*pb.Message{
+		{}, {From: []byte("ab"), Seqno: []byte("c")}, {From: []byte("a"), Seqno: []byte("bc")},
+		{From: []byte("abc")}, {Seqno: []byte("abc")}, {From: make([]byte, 1000), Seqno: make([]byte, 1000)},
+	} {
+		id := messageID(m)
+		if len(id) != 32 || ids[id] {
+			t.Errorf("id %x of %v", id, m)
+		}
+		ids[id] = true
+	}
+}

@@ -1,0 +1,478 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+func TestBroadcastPair(t *testing.T) {
+	over(t, func(t *testing.T, listen string) {
+		pair := line(t, 2, listen)
+		a, b := pair[0], pair[1]
+		own := make(chan string, 1)
+		a.On("*", func(_ context.Context, ev *Event) {
+			if ev.From == a.id() {
+				own <- ev.Name
+			}
+		})
+		for i := range 100 {
+			a.emit("%d", i)
+			b.emit("%d", i)
+		}
+		a.wait(b, texts(100)...)
+		b.wait(a, texts(100)...)
+		select {
+		case name := <-own:
+			t.Errorf("a hears its own %s", name)
+		default:
+		}
+		for _, s := range pair {
+			if st := s.Stats(); st.Emitted != 100 || st.Delivered != 100 || st.Lost+st.Overrun+st.Foreign+st.Undecodable != 0 {
+				t.Errorf("%+v", st)
+			}
+		}
+	})
+}
+
+func TestBroadcastArguments(t *testing.T) {
+	pair := line(t, 2, overTCP)
+	type result struct {
+		n    int
+		s    string
+		raw  []byte
+		from peer.ID
+	}
+	got := make(chan result, 1)
+	pair[1].On("move", func(_ context.Context, ev *Event) {
+		var r result
+		if err := ev.Decode(&r.n, &r.s, &r.raw); err != nil {
+			t.Error(err)
+		}
+		r.from = ev.From
+		got <- r
+	})
+	raw := []byte("raw")
+	if err := pair[0].Emit(t.Context(), "move", 3, "west", raw); err != nil {
+		t.Fatal(err)
+	}
+	raw[0] = 'X' // the caller's again
+	r := <-got
+	if r.n != 3 || r.s != "west" || string(r.raw) != "raw" || r.from != pair[0].id() {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestBroadcastLine(t *testing.T) {
+	nodes := line(t, 5, overTCP)
+	for i := range 50 {
+		for _, s := range nodes {
+			s.emit("%d", i)
+		}
+	}
+	for _, s := range nodes {
+		for _, other := range nodes {
+			if s != other {
+				s.wait(other, texts(50)...)
+			}
+		}
+	}
+}
+
+// The default queues of pubsub lose half of this.
+func TestBroadcastBurst(t *testing.T) {
+	const n = 10_000
+	nodes := line(t, 5, overTCP)
+	want := make([]string, n)
+	for i := range want {
+		want[i] = fmt.Sprintf("%05d%s", i, strings.Repeat("x", 295))
+		nodes[0].emit("%s", want[i])
+	}
+	for i, s := range nodes[1:] {
+		s.wait(nodes[0], want...)
+		if st := s.Stats(); st.Delivered != n || st.Lost+st.Overrun+st.Duplicates != 0 {
+			t.Errorf("node %d: %+v", i+1, st)
+		}
+		if dropped := s.guard.stats.Dropped.Load() + s.guard.stats.Overload.Load(); dropped != 0 {
+			t.Errorf("node %d: pubsub dropped %d", i+1, dropped)
+		}
+		eventually(t, "no message counts as unchecked", func() bool {
+			s.guard.mu.Lock()
+			defer s.guard.mu.Unlock()
+			return s.guard.bytes == 0 && len(s.guard.unchecked) == 0
+		})
+	}
+}
+
+// In a ring every event comes to each from two sides.
+func TestBroadcastOnceInARing(t *testing.T) {
+	nodes := line(t, 4, overTCP)
+	link(t, nodes[3], nodes[0])
+	for i := range 100 {
+		for _, s := range nodes {
+			s.emit("%d", i)
+		}
+	}
+	for _, s := range nodes {
+		for _, other := range nodes {
+			if s != other {
+				s.wait(other, texts(100)...)
+			}
+		}
+	}
+	for _, s := range nodes {
+		if err := s.Flush(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if st := s.Stats(); st.Delivered != 300 || st.Lost != 0 {
+			t.Errorf("%+v", st)
+		}
+	}
+}
+
+// The order of the events is the order of the calls, from many goroutines too.
+func TestBroadcastKeepsTheOrderOfCalls(t *testing.T) {
+	pair := line(t, 2, overTCP)
+	const callers, each = 16, 100
+	var calls sync.WaitGroup
+	for c := range callers {
+		calls.Go(func() {
+			for i := range each {
+				pair[0].emit("%d %d", c, i)
+			}
+		})
+	}
+	calls.Wait()
+	eventually(t, "all came", func() bool { return len(pair[1].received(pair[0])) == callers*each })
+	var next [callers]int
+	for _, text := range pair[1].received(pair[0]) {
+		var c, i int
+		fmt.Sscan(text, &c, &i)
+		if i != next[c] {
+			t.Fatalf("caller %d: %d instead of %d", c, i, next[c])
+		}
+		next[c]++
+	}
+}
+
+func TestBroadcastErrors(t *testing.T) {
+	h := newStationHost(t, overTCP)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	ps, err := pubsub.NewFloodSub(ctx, h, PubSubOptions(PubSubConfig{})...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, cfg := range []BroadcastConfig{
+		{},
+		{Topic: "t", Session: []byte("short")},
+		{Topic: "t", MaxEventSize: MaxBatch},
+	} {
+		if _, err := NewBroadcast(ps, h, cfg); err == nil {
+			t.Errorf("no error for %+v", cfg)
+		}
+	}
+	other := newStation(t, overTCP, BroadcastConfig{})
+	b, err := NewBroadcast(ps, h, BroadcastConfig{Topic: testTopic, MaxEventSize: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close(t.Context())
+	if _, err := NewBroadcast(ps, h, BroadcastConfig{Topic: testTopic}); err == nil {
+		t.Error("the topic was joined twice")
+	}
+	emit := func(want error, name string, args ...any) {
+		t.Helper()
+		err := b.Emit(t.Context(), name, args...)
+		if !errors.Is(err, want) || (err == nil) != (want == nil) {
+			t.Errorf("%v, want %v", err, want)
+		}
+	}
+	emit(ErrNotStarted, "x")
+	if err := b.Flush(t.Context()); err != nil {
+		t.Error(err)
+	}
+	b.Start()
+	b.Start()
+	emit(ErrNoPeers, "x")
+	connect(t, h, other.host)
+	eventually(t, "a neighbour", func() bool { return len(b.neighbours()) == 1 && len(ps.ListPeers(testTopic)) == 1 })
+	emit(nil, "x", []byte("1"))
+	emit(ErrTooLarge, "x", make([]byte, 1000))
+	emit(ErrBadName, "")
+	emit(ErrBadName, "*")
+	emit(ErrBadName, strings.Repeat("x", 129))
+	emit(ErrBadArgument, "x", make(chan int))
+	gone, end := context.WithCancel(t.Context())
+	end()
+	if err := b.Emit(gone, "x"); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	emit(nil, "x", []byte("2"))
+	eventually(t, "both came", func() bool { return other.Stats().Delivered == 2 })
+	if st := other.Stats(); st.Lost != 0 {
+		t.Errorf("a failed Emit took a number: %+v", st)
+	}
+	if err := b.Flush(t.Context()); err != nil {
+		t.Error(err)
+	}
+	b.Refuse()
+	emit(ErrClosed, "x")
+	if err := b.Flush(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := b.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := b.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	emit(ErrClosed, "x")
+	b.Start()
+	emit(ErrClosed, "x")
+	if err := b.Learn(other.id(), []byte{0xff}); !errors.Is(err, ErrMalformed) {
+		t.Error(err)
+	}
+}
+
+func TestBroadcastCloseBeforeStart(t *testing.T) {
+	s := newStation(t, overTCP, BroadcastConfig{})
+	s.Close(t.Context())
+	cfg := BroadcastConfig{Topic: testTopic}
+	b, err := NewBroadcast(s.ps, s.host, cfg) // the topic is free again
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	b.Start()
+	if slices.Contains(s.host.Mux().Protocols(), ProtocolRepair) {
+		t.Error("a handler was left")
+	}
+}
+
+// The events of a sender's next run are delivered after those of the last.
+func TestBroadcastSenderRestarts(t *testing.T) {
+	nodes := line(t, 3, overTCP)
+	var want []string
+	for run := range 5 {
+		for i := range 20 {
+			text := fmt.Sprintf("%d %d", run, i)
+			want = append(want, text)
+			nodes[0].emit("%s", text)
+		}
+		if err := nodes[0].Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := nodes[0].Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it is gone", func() bool { return !slices.Contains(nodes[1].neighbours(), nodes[0].id()) })
+		nodes[0].begin(BroadcastConfig{})
+		linked(t, nodes[0], nodes[1])
+	}
+	nodes[1].wait(nodes[0], want...)
+	nodes[2].wait(nodes[0], want...)
+	for _, s := range nodes[1:] {
+		if st := s.Stats(); st.Lost+st.OldSessions+st.Duplicates != 0 {
+			t.Errorf("%+v", st)
+		}
+	}
+}
+
+// A slow handler delays its sender alone, and what waits too long is dropped
+// at this node and counted.
+func TestBroadcastSlowHandler(t *testing.T) {
+	nodes := line(t, 3, overTCP)
+	slow, mid, fast := nodes[0], nodes[1], nodes[2]
+	release := make(chan struct{})
+	mid.On("x", func(_ context.Context, ev *Event) {
+		if ev.From == slow.id() {
+			<-release
+		}
+	})
+	for i := range 200 {
+		slow.emit("%d", i)
+		fast.emit("%d", i)
+	}
+	mid.wait(fast, texts(200)...)
+	fast.wait(slow, texts(200)...)
+	if got := mid.received(slow); len(got) > 1 {
+		t.Errorf("events of one sender overtook: %q", got)
+	}
+	close(release)
+	mid.wait(slow, texts(200)...)
+}
+
+func TestBroadcastBacklogIsBounded(t *testing.T) {
+	const events, size = 100, 4 << 10
+	a := newStation(t, overTCP, BroadcastConfig{})
+	b := newStation(t, overTCP, BroadcastConfig{Backlog: 16 * size})
+	c := newStation(t, overTCP, BroadcastConfig{})
+	link(t, a, b)
+	link(t, b, c)
+	blocked, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	b.On("large", func(context.Context, *Event) {
+		once.Do(func() { close(blocked) })
+		<-release
+	})
+	large := func() {
+		t.Helper()
+		if err := a.Emit(t.Context(), "large", make([]byte, size)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	large()
+	<-blocked
+	for range events - 1 {
+		large()
+	}
+	if err := a.Flush(t.Context()); err != nil { // which does not wait for handlers
+		t.Fatal(err)
+	}
+	b.backlog.mu.Lock()
+	held := b.backlog.bytes
+	b.backlog.mu.Unlock()
+	if held > 16*size || held < 12*size {
+		t.Errorf("%d bytes wait", held)
+	}
+	c.emit("0") // the small sender is not the one that loses
+	b.wait(c, "0")
+	close(release)
+	eventually(t, "the backlog is empty", func() bool {
+		b.backlog.mu.Lock()
+		defer b.backlog.mu.Unlock()
+		return b.backlog.bytes == 0 && len(b.backlog.queues) == 0 && b.backlog.workers == 0
+	})
+	st := b.Stats()
+	if st.Overrun == 0 || st.Delivered+st.Overrun != events+1 || st.Lost != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+func TestBroadcastPanic(t *testing.T) {
+	pair := line(t, 2, overTCP)
+	off := pair[1].On("x", func(context.Context, *Event) { panic("of the handler") })
+	for i := range 3 {
+		pair[0].emit("%d", i)
+	}
+	pair[1].wait(pair[0], texts(3)...)
+	eventually(t, "three panics", func() bool { return pair[1].Stats().Panics == 3 })
+	off()
+	pair[0].emit("3")
+	pair[1].wait(pair[0], texts(4)...)
+}
+
+// Nothing is handled before Admit allows it, and nothing is lost meanwhile.
+func TestBroadcastAdmit(t *testing.T) {
+	a := newStation(t, overTCP, BroadcastConfig{})
+	asked, admitted := make(chan peer.ID, 100), make(chan struct{})
+	b := newStation(t, overTCP, BroadcastConfig{Admit: func(ctx context.Context, p peer.ID) error {
+		asked <- p
+		select {
+		case <-admitted:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}})
+	link(t, a, b)
+	for i := range 10 {
+		a.emit("%d", i)
+	}
+	if p := <-asked; p != a.id() {
+		t.Errorf("asked for %s", p)
+	}
+	if err := a.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.received(a); len(got) != 0 {
+		t.Errorf("handled before admitted: %q", got)
+	}
+	close(admitted)
+	b.wait(a, texts(10)...)
+}
+
+func TestBroadcastStream(t *testing.T) {
+	pair := line(t, 2, overTCP)
+	from, to := pair[0].Stream(), pair[1].Stream()
+	go func() {
+		for i := range 50 {
+			fmt.Fprintf(from, "line %d\n", i)
+		}
+	}()
+	for i := range 50 {
+		buf := make([]byte, 100)
+		n, err := to.Read(buf)
+		if want := fmt.Sprintf("line %d\n", i); err != nil || string(buf[:n]) != want {
+			t.Fatalf("%q, %v; want %q", buf[:n], err, want)
+		}
+	}
+	if err := pair[1].Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := to.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("read after the close: %v", err)
+	}
+	if _, err := to.Write([]byte("x")); !errors.Is(err, ErrClosed) {
+		t.Errorf("write after the close: %v", err)
+	}
+}
+
+func TestBroadcastOnNeighbour(t *testing.T) {
+	a := newStation(t, overTCP, BroadcastConfig{})
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	h := newStationHost(t, overTCP)
+	ps, err := pubsub.NewFloodSub(ctx, h, PubSubOptions(PubSubConfig{})...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	connect(t, h, a.host)
+	b, err := NewBroadcast(ps, h, BroadcastConfig{Topic: testTopic})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a is there already", func() bool { return len(ps.ListPeers(testTopic)) == 1 })
+	type change struct {
+		p       peer.ID
+		present bool
+	}
+	changes := make(chan change)
+	var inside atomic.Int32
+	b.OnNeighbour(func(p peer.ID, present bool) {
+		if inside.Add(1) > 1 {
+			t.Error("called twice at once")
+		}
+		defer inside.Add(-1)
+		select {
+		case changes <- change{p, present}:
+		case <-b.Done():
+		}
+	})
+	b.Start()
+	for range 3 {
+		if c := <-changes; c.p != a.id() || !c.present {
+			t.Errorf("%+v", c)
+		}
+		a.Close(t.Context())
+		if c := <-changes; c.p != a.id() || c.present {
+			t.Errorf("%+v", c)
+		}
+		a.begin(BroadcastConfig{})
+	}
+	if err := b.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,208 @@
+package events
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	pb "github.com/libp2p/go-libp2p-pubsub/pb"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/go-smokesignal/smokesignal/internal/logging"
+)
+
+// pubsubGuard bounds what strangers can make a pubsub keep. It is the pubsub's
+// inspector, subscription filter and tracer at once: what the first lets in,
+// the last sees leave. Pubsub recovers from nothing, so the guard does.
+type pubsubGuard struct {
+	stats *PubSubStats
+	log   *slog.Logger
+
+	mu        sync.Mutex
+	own       map[string]bool              // topics joined here
+	topics    map[peer.ID]map[string]bool  // others, of each peer
+	unchecked map[*pb.Message]uncheckedMsg // messages whose signature is being checked
+	bytes     int                          // of unchecked
+}
+
+type uncheckedMsg struct {
+	size int
+	at   time.Time
+}
+
+// uncheckedFor is after how long a message counts as gone without a trace, as
+// are those on a topic that was left meanwhile.
+const uncheckedFor = 30 * time.Second
+
+func newPubSubGuard(cfg PubSubConfig) *pubsubGuard {
+	if cfg.Stats == nil {
+		cfg.Stats = new(PubSubStats)
+	}
+	if cfg.Log == nil {
+		cfg.Log = logging.Dependency("pubsub", nil)
+	}
+	g := &pubsubGuard{
+		stats: cfg.Stats, log: cfg.Log,
+		own:       make(map[string]bool),
+		topics:    make(map[peer.ID]map[string]bool),
+		unchecked: make(map[*pb.Message]uncheckedMsg),
+	}
+	if cfg.Topic != "" {
+		g.own[cfg.Topic] = true
+	}
+	return g
+}
+
+func (g *pubsubGuard) recover() {
+	if v := recover(); v != nil {
+		g.stats.Panics.Add(1)
+		g.log.Error("a panic in pubsub", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+	}
+}
+
+var errInspector = errors.New("events: the inspector panicked")
+
+// inspect sees every RPC first, in the event loop. It removes what is out of
+// bounds and leaves the rest of the RPC.
+func (g *pubsubGuard) inspect(from peer.ID, rpc *pubsub.RPC) (err error) {
+	err = errInspector
+	defer g.recover()
+	if len(rpc.Publish) > 0 {
+		now := time.Now()
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		rpc.Publish = slices.DeleteFunc(rpc.Publish, func(m *pb.Message) bool { return !g.admit(m, now) })
+	}
+	return nil
+}
+
+// admit reports whether a message may go on.
+func (g *pubsubGuard) admit(m *pb.Message, now time.Time) bool {
+	switch {
+	case m == nil || !g.own[m.GetTopic()]:
+		return false // pubsub does not look at them either
+	case len(m.Seqno) > maxSeqno, len(m.From) > maxAuthor, len(m.Key) > maxKey, len(m.Signature) > maxKey:
+		g.stats.Refused.Add(1)
+		return false
+	}
+	size := len(m.Data) + 512
+	if g.bytes+size > maxUnchecked {
+		g.sweep(now)
+		if g.bytes+size > maxUnchecked {
+			g.stats.Overload.Add(1)
+			return false
+		}
+	}
+	g.unchecked[m] = uncheckedMsg{size, now}
+	g.bytes += size
+	return true
+}
+
+func (g *pubsubGuard) sweep(now time.Time) {
+	for m, u := range g.unchecked {
+		if now.Sub(u.at) > uncheckedFor {
+			delete(g.unchecked, m)
+			g.bytes -= u.size
+		}
+	}
+}
+
+// checked notes that nothing more waits for m.
+func (g *pubsubGuard) checked(m *pubsub.Message) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if u, ok := g.unchecked[m.Message]; ok {
+		delete(g.unchecked, m.Message)
+		g.bytes -= u.size
+	}
+}
+
+// CanSubscribe is asked when a topic is joined here. It allows all.
+func (g *pubsubGuard) CanSubscribe(topic string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.own[topic] = true
+	return true
+}
+
+// FilterIncomingSubscriptions is asked what to remember of a peer's
+// announcements. What it leaves out is never asked again; so of the topics that
+// are not joined here a number is remembered, as they may be joined later.
+func (g *pubsubGuard) FilterIncomingSubscriptions(p peer.ID, subs []*pb.RPC_SubOpts) (keep []*pb.RPC_SubOpts, err error) {
+	err = errInspector
+	defer g.recover()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, sub := range subs {
+		if g.remember(p, sub.GetTopicid(), sub.GetSubscribe()) {
+			keep = append(keep, sub)
+		}
+	}
+	return keep, nil
+}
+
+func (g *pubsubGuard) remember(p peer.ID, topic string, subscribe bool) bool {
+	topics := g.topics[p]
+	switch {
+	case g.own[topic]:
+		return true
+	case !subscribe:
+		known := topics[topic]
+		delete(topics, topic)
+		return known
+	case topics[topic]:
+		return true
+	case len(topics) >= maxTopics || len(topic) > maxTopicName:
+		g.stats.Topics.Add(1)
+		return false
+	}
+	if topics == nil {
+		if len(g.topics) >= maxTopicPeers {
+			clear(g.topics) // the count begins anew
+		}
+		topics = make(map[string]bool)
+		g.topics[p] = topics
+	}
+	topics[topic] = true
+	return true
+}
+
+// The tracer. Pubsub calls it in its event loop and in its validation worker.
+
+func (g *pubsubGuard) OnClosedOutboundStream(p peer.ID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.topics, p)
+}
+
+func (g *pubsubGuard) RejectMessage(m *pubsub.Message, reason string) {
+	g.checked(m)
+	if reason == pubsub.RejectValidationQueueFull {
+		g.stats.Overload.Add(1)
+	} else {
+		g.stats.Rejected.Add(1)
+	}
+}
+
+func (g *pubsubGuard) DropRPC(rpc *pubsub.RPC, _ peer.ID) {
+	g.stats.Dropped.Add(uint64(len(rpc.GetPublish())))
+}
+
+func (g *pubsubGuard) ValidateMessage(m *pubsub.Message)        { g.checked(m) }
+func (g *pubsubGuard) DuplicateMessage(m *pubsub.Message)       { g.checked(m) }
+func (g *pubsubGuard) UndeliverableMessage(*pubsub.Message)     { g.stats.Undeliverable.Add(1) }
+func (g *pubsubGuard) OnNewOutboundStream(peer.ID, protocol.ID) {}
+func (g *pubsubGuard) Join(string)                              {}
+func (g *pubsubGuard) Leave(string)                             {}
+func (g *pubsubGuard) Graft(peer.ID, string)                    {}
+func (g *pubsubGuard) Prune(peer.ID, string)                    {}
+func (g *pubsubGuard) DeliverMessage(*pubsub.Message)           {}
+func (g *pubsubGuard) ThrottlePeer(peer.ID)                     {}
+func (g *pubsubGuard) RecvRPC(*pubsub.RPC)                      {}
+func (g *pubsubGuard) SendRPC(*pubsub.RPC, peer.ID)             {}

@@ -1,0 +1,345 @@
+package health
+
+import (
+	"fmt"
+	mathrand "math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+)
+
+func TestAnotherPingKeepsThisNodeSilent(t *testing.T) {
+	seed, other := newPerson(t), newPerson(t)
+	s := newScene(t, interval, seedAddr)
+	s.neighbours("neighbour").found(seedAddr, seed)
+	whom := s.w.seeds[0].target()
+	counter := uint64(0)
+	// Somebody else asks each interval, and the seed answers.
+	for range 100 {
+		s.after(interval - 1)
+		counter++
+		if sent := s.hears(other.ping(t, counter, whom)); len(sent) != 1 {
+			t.Fatalf("the ping was passed on %d times", len(sent))
+		}
+		s.after(1)
+		if sent := s.hears(seed.pong(t, counter, seedAddr)); len(sent) != 1 {
+			t.Fatalf("the pong was passed on %d times", len(sent))
+		}
+	}
+	s.want()
+	if n := len(s.pings()); n > 0 {
+		t.Errorf("%d pings although somebody else asked", n)
+	}
+	// Now nobody answers the other: this node waits for that, then asks itself.
+	s.after(interval - 1).hears(other.ping(t, 1000, whom))
+	s.after(interval / 2)
+	if n := len(s.pings()); n > 0 {
+		t.Errorf("%d pings while the other's may be answered", n)
+	}
+	s.after(interval/2 + 1)
+	if n := len(s.pings()); n == 0 {
+		t.Error("no ping although the other's was in vain")
+	}
+}
+
+func TestPingsArePassedOnOnceInHalfAnInterval(t *testing.T) {
+	other, third := newPerson(t), newPerson(t)
+	s := newScene(t, interval)
+	s.neighbours("neighbour")
+	whom := target{at: at(seedAddr)}
+	first := other.ping(t, 1, whom)
+	if sent := s.hears(first); len(sent) != 1 || string(sent[0]) != string(first) {
+		t.Fatalf("passed on as %x, want %x", sent, first)
+	}
+	for name, msg := range map[string][]byte{
+		"the same":                 first,
+		"one more":                 other.ping(t, 2, whom),
+		"a third's":                third.ping(t, 1, whom),
+		"one with the same target": third.ping(t, 2, target{at: at(seedAddr)}),
+	} {
+		if sent := s.hears(msg); len(sent) > 0 {
+			t.Errorf("%s was passed on at once", name)
+		}
+	}
+	if sent := s.hears(third.ping(t, 3, target{at: at("10.0.0.1:1")})); len(sent) != 1 {
+		t.Error("a ping for another was not passed on")
+	}
+	s.after(interval/2 - 1)
+	if sent := s.hears(other.ping(t, 3, whom)); len(sent) > 0 {
+		t.Error("passed on too soon")
+	}
+	s.after(1)
+	if sent := s.hears(other.ping(t, 4, whom)); len(sent) != 1 {
+		t.Error("not passed on after half an interval")
+	}
+	if sent := s.hears(first); len(sent) > 0 {
+		t.Error("a known ping was passed on")
+	}
+
+	// Who has a shorter interval is served in his time.
+	hasty, err := ping{stamp{third.id, session{}, 9}, target{at: at("10.0.0.2:1")}, time.Second}.seal(third.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.hears(hasty)
+	s.after(time.Second / 2)
+	hasty, _ = ping{stamp{third.id, session{}, 10}, target{at: at("10.0.0.2:1")}, time.Second}.seal(third.key)
+	if sent := s.hears(hasty); len(sent) != 1 {
+		t.Error("a node with a shorter interval was not served")
+	}
+}
+
+func TestTheTargetAnswersInsteadOfPassingOn(t *testing.T) {
+	other := newPerson(t)
+	for _, interval := range []time.Duration{interval, 0} { // also with the watchdog off
+		s := newScene(t, interval)
+		s.neighbours("neighbour")
+		var own []string
+		for i := range 30 {
+			own = append(own, fmt.Sprintf("10.0.0.%d:8495", i+1))
+		}
+		own = append(own, seedAddr)
+		s.w.setOwn(at(own...))
+		counter := uint64(0)
+		for name, whom := range map[string]target{
+			"by id":                     {id: s.me.id},
+			"by address":                {at: at(seedAddr)},
+			"by one of its addresses":   {at: at("172.16.0.1:1", seedAddr)},
+			"by address, id of another": {id: other.id, at: at(seedAddr)},
+		} {
+			s.after(5 * time.Second)
+			counter++
+			sent := s.hears(other.ping(t, counter, whom))
+			if len(sent) != 1 {
+				t.Fatalf("%s: %d signals", name, len(sent))
+			}
+			sig, err := parseSignal(sent[0])
+			if err != nil || sig.pong == nil || !sig.verified() {
+				t.Fatalf("%s: %+v, %v", name, sig, err)
+			}
+			p := sig.pong
+			if p.sender != s.me.id || p.answers != (stamp{other.id, session{1}, counter}) || len(p.at) != maxSignalAddrs {
+				t.Errorf("%s: %+v", name, p)
+			}
+			if len(whom.at) > 0 && !slices.Contains(p.at, netip.MustParseAddrPort(seedAddr)) {
+				t.Errorf("%s: the answer %v does not hold the address asked for", name, p.at)
+			}
+			if sent := s.hears(other.ping(t, counter+1000, whom)); len(sent) > 0 {
+				t.Errorf("%s: answered twice at once", name)
+			}
+		}
+		if sent := s.hears(other.ping(t, 2000, target{id: other.id, at: at("172.16.0.1:1")})); len(sent) != 1 {
+			t.Error("a ping for another was not passed on")
+		}
+	}
+}
+
+func TestWhoIsMeant(t *testing.T) {
+	seed, other := newPerson(t), newPerson(t)
+	pinned := "/ip4/192.168.2.100/tcp/8495/p2p/" + seed.id.String()
+	const name, maddr, dnsaddr = "seed.test:8495", "/ip4/192.168.2.100/udp/8495/quic-v1", "/dnsaddr/seed.test"
+	all := []string{seedAddr, pinned, name, maddr, dnsaddr}
+	lost := func(seeds ...string) (list []string) {
+		for _, s := range seeds {
+			list = append(list, "lost "+s)
+		}
+		return list
+	}
+	for _, c := range []struct {
+		what string
+		pong []byte
+		not  []string // those not heard by it
+	}{
+		{"the seed with its address", seed.pong(t, 9, seedAddr), nil},
+		{"the seed elsewhere", seed.pong(t, 9, "10.0.0.1:1"), nil},
+		{"another at its address", other.pong(t, 9, "10.0.0.1:1", seedAddr), []string{pinned}},
+		{"another elsewhere", other.pong(t, 9, "192.168.2.100:8496", "192.168.2.101:8495"), all},
+		{"another nowhere", other.pong(t, 9), all},
+	} {
+		s := newScene(t, interval, all...)
+		s.neighbours("neighbour")
+		for _, text := range all {
+			s.found(text, seed, "/ip4/192.168.2.100/tcp/8495")
+		}
+		s.after(5 * time.Second).hears(c.pong)
+		s.after(patience - 1)
+		slices.Sort(s.log)
+		want := lost(c.not...)
+		slices.Sort(want)
+		s.want(want...)
+		if t.Failed() {
+			t.Fatal(c.what)
+		}
+	}
+
+	// What discovery says about a pinned seed that is another's is ignored.
+	s := newScene(t, interval, pinned)
+	s.neighbours("neighbour").found(pinned, other).after(time.Hour).want()
+	if s.w.seeds[0].id != seed.id {
+		t.Error("the pinned id was replaced")
+	}
+	// A name is meant where discovery found it last.
+	s = newScene(t, interval, name)
+	s.neighbours("neighbour").found(name, seed, "/ip4/10.0.0.1/tcp/8495").found(name, other, "/ip4/10.0.0.2/tcp/8495/ws")
+	s.after(5 * time.Second)
+	s.hears(newPerson(t).pong(t, 1, "10.0.0.1:8495"))
+	s.after(patience - 5*time.Second).want("lost " + name)
+	s.hears(newPerson(t).pong(t, 1, "10.0.0.2:8495"))
+	s.want("back " + name)
+}
+
+func TestAskingSaysWhoIsMeant(t *testing.T) {
+	seed := newPerson(t)
+	pinned := "/ip4/192.168.2.100/tcp/8495/p2p/" + seed.id.String()
+	for _, c := range []struct {
+		seed  string
+		found bool
+		want  target
+	}{
+		{seedAddr, false, target{at: at(seedAddr)}},
+		{seedAddr, true, target{id: seed.id, at: at(seedAddr)}},
+		{pinned, false, target{id: seed.id}},
+		{pinned, true, target{id: seed.id}},
+		{"seed.test:8495", true, target{id: seed.id, at: at("10.0.0.1:8495")}},
+		{"[2001:db8::1]:8495", false, target{at: at("[2001:db8::1]:8495")}},
+		{"[::ffff:10.0.0.1]:8495", false, target{at: at("10.0.0.1:8495")}},
+	} {
+		s := newScene(t, interval, c.seed)
+		s.neighbours("neighbour")
+		if c.found {
+			s.found(c.seed, seed, "/ip4/10.0.0.1/udp/8495/quic-v1", "/dns4/x.test/tcp/1")
+		}
+		s.after(2 * interval)
+		pings := s.pings()
+		if len(pings) == 0 {
+			t.Errorf("%s: nobody was asked", c.seed)
+			continue
+		}
+		if got := pings[0].target; got.key() != c.want.key() || pings[0].interval != interval {
+			t.Errorf("%s: asked for %+v, want %+v", c.seed, got, c.want)
+		}
+	}
+	s := newScene(t, interval, "seed.test:8495")
+	s.neighbours("neighbour").after(time.Hour)
+	if n := len(s.pings()); n > 0 {
+		t.Errorf("%d pings for a name that nobody has looked up", n)
+	}
+}
+
+func TestAnOldAnswerIsNotTheSeed(t *testing.T) {
+	seed := newPerson(t)
+	s := newScene(t, interval, seedAddr)
+	s.neighbours("neighbour").found(seedAddr, seed)
+	s.hears(seed.pong(t, 1_000_000, seedAddr))
+	s.after(patience).want("lost " + seedAddr)
+	for _, counter := range []uint64{1, 999_999, 1_000_000} {
+		old := seed.answer(t, counter, stamp{newPerson(t).id, session{3}, 5}, seedAddr)
+		if sent := s.hears(old); len(sent) > 0 {
+			t.Errorf("answer %d of an earlier run was passed on", counter)
+		}
+	}
+	s.want()
+	if s.w.stats.Replayed != 2 || s.w.stats.Duplicate != 1 {
+		t.Errorf("%+v", s.w.stats)
+	}
+	// A seed whose clock went back, restarted, answers what we have just asked.
+	s.floods()
+	s.after(interval)
+	pings := s.pings()
+	s.hears(seed.answer(t, 50, pings[len(pings)-1].stamp, seedAddr))
+	s.want("back " + seedAddr)
+	// And with the next answer it goes on from there.
+	s.after(patience).want("lost " + seedAddr)
+	s.hears(seed.pong(t, 51, seedAddr))
+	s.want("back " + seedAddr)
+}
+
+func TestBadSignalsDoNothing(t *testing.T) {
+	seed, other := newPerson(t), newPerson(t)
+	good := seed.pong(t, 5, seedAddr)
+	ask := other.ping(t, 5, target{at: at(seedAddr)})
+	forged := func(p pong, key crypto.PrivKey) []byte {
+		b, err := p.seal(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	// Signed as a pong, sent as a ping.
+	crossed, _ := sealSignal(seed.key, fieldPong, pingDomain, appendStamp(nil, stamp{seed.id, session{1}, 6}), fieldPongSignature)
+	var flips [][]byte
+	for i := range good {
+		b := slices.Clone(good)
+		b[i] ^= 0x01
+		flips = append(flips, b)
+	}
+	for i := range ask {
+		b := slices.Clone(ask)
+		b[i] ^= 0x80
+		flips = append(flips, b)
+	}
+	for i := range good {
+		flips = append(flips, good[:i])
+	}
+	cases := map[string][][]byte{
+		"bits flipped, and cut": flips,
+		"in another's name":     {forged(pong{stamp: stamp{seed.id, session{1}, 6}, at: at(seedAddr)}, other.key)},
+		"for another purpose":   {crossed},
+		"of itself":             nil, // below
+		"too large":             {append(slices.Clone(good), make([]byte, maxSignalBytes)...)},
+		"both kinds":            {append(slices.Clone(good), ask...)},
+		"twice":                 {append(slices.Clone(good), good...)},
+		"empty":                 {nil, {}, {0}},
+	}
+	for name, msgs := range cases {
+		s := newScene(t, interval, seedAddr)
+		s.neighbours("neighbour").found(seedAddr, seed).after(patience).want("lost " + seedAddr)
+		s.floods()
+		before := s.w.stats
+		if name == "of itself" {
+			msgs = [][]byte{s.me.pong(t, 5, seedAddr), s.me.ping(t, 5, target{at: at(seedAddr)})}
+		}
+		asked := s.w.seeds[0].next
+		for i, msg := range msgs {
+			s.take(s.w.receive(s.now, "neighbour", msg))
+			if len(s.log) > 0 || len(s.sent) > 0 {
+				t.Fatalf("%s, %d: %v, %d floods: %x", name, i, s.log, len(s.sent), msg)
+			}
+		}
+		if s.w.seeds[0].next != asked {
+			t.Errorf("%s: it changed when the next ping is due", name)
+		}
+		counted := s.w.stats.Malformed + s.w.stats.Forged + s.w.stats.Duplicate - before.Malformed - before.Forged - before.Duplicate
+		if int(counted) != len(msgs) {
+			t.Errorf("%s: %d of %d counted: %+v", name, counted, len(msgs), s.w.stats)
+		}
+		// The true one still counts: no forgery took its place.
+		s.hears(good)
+		s.want("back " + seedAddr)
+	}
+}
+
+// Neighbours would not pass a second ping on within half an interval, so none is
+// wasted, even where this node woke up and is in a hurry.
+func TestNoPingIsWasted(t *testing.T) {
+	for i := range 20 {
+		seed, other := newPerson(t), newPerson(t)
+		s := newScene(t, interval, seedAddr)
+		s.w.rand = mathrand.New(mathrand.NewPCG(uint64(i), 1))
+		s.neighbours("neighbour").found(seedAddr, seed).after(interval - 1)
+		s.hears(other.ping(t, 1, s.w.seeds[0].target()))
+		out, _ := s.w.advance(s.now, time.Hour)
+		s.take(out)
+		s.after(interval/2 - 1)
+		if n := len(s.pings()); n > 0 {
+			t.Fatalf("%d pings within half an interval of another's", n)
+		}
+		s.after(1)
+		if n := len(s.pings()); n != 1 {
+			t.Fatalf("%d pings after half an interval", n)
+		}
+	}
+}

@@ -1,0 +1,195 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	corehost "github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+const (
+	gateTCP  = "/ip4/127.0.0.1/tcp/0"
+	gateQUIC = "/ip4/127.0.0.1/udp/0/quic-v1"
+)
+
+// gated is a host with a floodsub behind a gate, on one topic.
+type gated struct {
+	t    *testing.T
+	host corehost.Host
+	gate *Gate
+	ps   *pubsub.PubSub
+
+	topic *pubsub.Topic
+	sub   *pubsub.Subscription
+	stop  context.CancelFunc
+
+	mu   sync.Mutex
+	got  map[string]int   // messages by content
+	from map[peer.ID]bool // who passed them on
+	news chan struct{}    // closed when got changed
+}
+
+func newGated(t *testing.T, listen ...string) *gated {
+	t.Helper()
+	n := newBare(t, listen...)
+	var ctx context.Context
+	ctx, n.stop = context.WithCancel(context.Background())
+	var err error
+	n.ps, err = pubsub.NewFloodSub(ctx, n.gate.Host(), pubsub.WithPeerOutboundQueueSize(1<<16), pubsub.WithValidateQueueSize(1<<16), pubsub.WithValidateWorkers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.join("topic")
+	return n
+}
+
+// newBare is newGated without a pubsub.
+func newBare(t *testing.T, listen ...string) *gated {
+	t.Helper()
+	h, err := libp2p.New(libp2p.ListenAddrStrings(listen...), libp2p.DisableRelay(), libp2p.ResourceManager(&network.NullResourceManager{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &gated{t: t, host: h, gate: NewGate(h, GateConfig{}), got: make(map[string]int), from: make(map[peer.ID]bool), news: make(chan struct{}), stop: func() {}}
+	t.Cleanup(n.close)
+	return n
+}
+
+func (n *gated) join(topic string) {
+	var err error
+	if n.topic, err = n.ps.Join(topic); err != nil {
+		n.t.Fatal(err)
+	}
+	n.sub, err = n.topic.Subscribe(pubsub.WithMessageFilter(func(m *pubsub.Message) bool {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.got[string(m.Data)]++
+		n.from[m.ReceivedFrom] = true
+		close(n.news)
+		n.news = make(chan struct{})
+		return false
+	}))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+func (n *gated) close() {
+	n.gate.Close()
+	n.stop()
+	n.host.Close()
+}
+
+func (n *gated) publish(format string, args ...any) {
+	n.t.Helper()
+	if err := n.topic.Publish(n.t.Context(), fmt.Appendf(nil, format, args...)); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// waitFor waits until n has got a message.
+func (n *gated) waitFor(format string, args ...any) {
+	n.t.Helper()
+	msg := fmt.Sprintf(format, args...)
+	timeout := time.After(20 * time.Second)
+	for {
+		n.mu.Lock()
+		count, news := n.got[msg], n.news
+		n.mu.Unlock()
+		switch {
+		case count == 1:
+			return
+		case count > 1:
+			n.t.Fatalf("%q came %d times", msg, count)
+		}
+		select {
+		case <-news:
+		case <-timeout:
+			n.t.Fatalf("%q did not come", msg)
+		}
+	}
+}
+
+func (n *gated) has(msg string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.got[msg] > 0
+}
+
+// sees reports whether the others, and nobody else, are on n's topic.
+func (n *gated) sees(others ...*gated) bool {
+	peers := n.topic.ListPeers()
+	if len(peers) != len(others) {
+		return false
+	}
+	seen := make(map[peer.ID]bool)
+	for _, p := range peers {
+		seen[p] = true
+	}
+	for _, o := range others {
+		if !seen[o.host.ID()] {
+			return false
+		}
+	}
+	return true
+}
+
+// eventually polls, for what sends no event.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	timeout := time.After(20 * time.Second)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-timeout:
+			t.Fatalf("not within 20 s: %s", what)
+		}
+	}
+}
+
+func connect(t *testing.T, a, b *gated) {
+	t.Helper()
+	if err := a.host.Connect(t.Context(), peer.AddrInfo{ID: b.host.ID(), Addrs: b.host.Addrs()}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func link(a, b *gated) {
+	a.gate.Admit(b.host.ID())
+	b.gate.Admit(a.host.ID())
+}
+
+func cut(a, b *gated) {
+	a.gate.Evict(b.host.ID())
+	b.gate.Evict(a.host.ID())
+}
+
+func waitLinked(t *testing.T, a, b *gated) {
+	t.Helper()
+	eventually(t, "the two see each other", func() bool { return a.sees(b) && b.sees(a) })
+}
+
+// talk publishes on both sides until something arrives on both.
+func talk(t *testing.T, a, b *gated, msg string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("the two hear each other (a sees %v, b sees %v)", a.topic.ListPeers(), b.topic.ListPeers()), func() bool {
+		a.topic.Publish(t.Context(), []byte("a"+msg))
+		b.topic.Publish(t.Context(), []byte("b"+msg))
+		return a.has("b"+msg) && b.has("a"+msg)
+	})
+}
+
+// over runs a test with TCP and with QUIC.
+func over(t *testing.T, f func(t *testing.T, listen string)) {
+	t.Run("tcp", func(t *testing.T) { f(t, gateTCP) })
+	t.Run("quic", func(t *testing.T) { f(t, gateQUIC) })
+}

@@ -14,15 +14,15 @@ import (
 )
 
 const (
-	maxInbound   = 4           // streams of one peer at a time
-	drainTimeout = time.Second // silence on a stream that has a successor
-	readBuffer   = 8 << 10     // bytes for each stream
+	maxInbound = 4       // streams of one peer at a time
+	readBuffer = 8 << 10 // bytes for each stream
 )
 
 // Variables only for the tests.
 var (
 	helloTimeout = 5 * time.Second  // from a stream's beginning to its hello
 	frameTimeout = 10 * time.Second // from a frame's first byte to its last
+	drainTimeout = time.Second      // silence on a stream that has a successor
 )
 
 // inboundPeer is the streams that a peer has opened.

@@ -143,6 +143,8 @@ func rawEvent(t testing.TB, name string, args ...any) []byte {
 // A newer stream waits until the older one has been silent for a second or has
 // ended, and takes what it holds with it; one that comes late is refused.
 func TestStreamsOfOnePeerAreReadInTurn(t *testing.T) {
+	drainTimeout = 300 * time.Millisecond
+	defer func() { drainTimeout = time.Second }()
 	overTransports(t, func(t *testing.T, listen string) {
 		a, b := pair(t, listen, DirectConfig{})
 		thaw := make(chan struct{})
@@ -173,6 +175,7 @@ func TestStreamsOfOnePeerAreReadInTurn(t *testing.T) {
 			t.Errorf("the late one: %x", code)
 		}
 		older.Write(rawEvent(t, "third"))
+		time.Sleep(2 * drainTimeout) // a slow handler is not silence
 		start := time.Now()
 		close(thaw)
 		want(t, got, "second")

@@ -149,7 +149,8 @@ func waitUntilFull(t *testing.T, d *Direct, to peer.ID) {
 // A peer that freezes for a while loses nothing: what was accepted waits.
 func TestThawedPeerGetsEverything(t *testing.T) {
 	overTransports(t, func(t *testing.T, listen string) {
-		a, b := pair(t, listen, DirectConfig{StallTimeout: 200 * time.Millisecond})
+		const stall = 200 * time.Millisecond
+		a, b := pair(t, listen, DirectConfig{StallTimeout: stall})
 		thaw := make(chan struct{})
 		got := 0
 		all := make(chan struct{})
@@ -171,6 +172,19 @@ func TestThawedPeerGetsEverything(t *testing.T) {
 		<-all
 		if got != n || a.Stats().Unwritten != 0 {
 			t.Errorf("%d of %d events, %+v", got, n, a.Stats())
+		}
+
+		// The next time it freezes counts from its own beginning.
+		again := make(chan struct{})
+		defer close(again)
+		b.On("freeze again", func(context.Context, *Event) { <-again })
+		emit(t, a, b.id(), "freeze again")
+		if err := a.Flush(t.Context()); err != nil {
+			t.Error(err)
+		}
+		start := time.Now()
+		if _, err := fill(t.Context(), a, b.id(), 1<<10); !errors.Is(err, ErrStalled) || time.Since(start) < stall {
+			t.Errorf("%v after %v", err, time.Since(start))
 		}
 	})
 }

@@ -53,12 +53,14 @@ func TestMethods(t *testing.T) {
 		a := l.create(cluster.Spec{Name: "a", Limits: manual})
 		ctx, cancel := context.WithCancel(t.Context())
 		ran := make(chan error)
-		a.OnConnect(func(context.Context) { cancel() })
+		defer cancel()
 		go func() { ran <- a.Run(ctx) }()
 		for len(a.Addrs()) == 0 {
 			time.Sleep(time.Millisecond) // Run does not say when it listens
 		}
 		b := l.start(cluster.Spec{Name: "b", Limits: joins, Seeds: []string{addr(a)}})
+		l.wait(soon, "linked", func(s *checker.State) bool { return s.Gathered(2) })
+		cancel()
 		select {
 		case err := <-ran:
 			if err != nil {

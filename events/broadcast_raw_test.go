@@ -487,7 +487,7 @@ func TestPubSubUncheckedMessagesAreBounded(t *testing.T) {
 	}
 	g.RejectMessage(&pubsub.Message{Message: in[1]}, pubsub.RejectInvalidSignature)
 	g.DuplicateMessage(&pubsub.Message{Message: in[2]})
-	if !add() || !add() || add() {
+	if first, second, third := add(), add(), add(); !first || !second || third {
 		t.Error("not as many let in as were rejected")
 	}
 	g.sweep(time.Now().Add(2 * uncheckedFor))

@@ -189,7 +189,7 @@ func (d *Direct) emit(ctx context.Context, to peer.ID, name string, args []any) 
 		if err == nil {
 			return nil
 		}
-		if err != errEnded {
+		if !errors.Is(err, errEnded) {
 			d.forget(l) // if it never came to anything
 			return err
 		}

@@ -51,7 +51,11 @@ func TestFlushNamesWhoDidNotConfirm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ps.Subscribe(testTopic); err != nil {
+	topic, err := ps.Join(testTopic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := topic.Subscribe(); err != nil {
 		t.Fatal(err)
 	}
 	connect(t, a.host, plain)

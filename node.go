@@ -44,6 +44,7 @@ type Node struct {
 	pubsubStats events.PubSubStats
 	driver      *discovery.Driver
 	watchdog    *health.Watchdog
+	drains      drains
 	peers       Peers
 
 	ctx    context.Context // of the node's own goroutines
@@ -101,6 +102,7 @@ func New(opts ...Option) (*Node, error) {
 	}
 	n.peers.node = n
 	n.peers.handles = map[ID]*Peer{}
+	n.drains.of = map[ID]*time.Timer{}
 	if err := n.build(seeds); err != nil {
 		n.release()
 		return nil, fmt.Errorf("smokesignal: %w", err)
@@ -418,6 +420,12 @@ func (n *Node) release() error {
 	if n.driver != nil {
 		n.driver.Close()
 	}
+	n.drains.mu.Lock()
+	for _, timer := range n.drains.of {
+		timer.Stop()
+	}
+	clear(n.drains.of)
+	n.drains.mu.Unlock()
 	if n.gate != nil {
 		n.gate.Close()
 	}
@@ -510,7 +518,41 @@ func (n *Node) AddPeer(ctx context.Context, addr string) (*Peer, error) {
 
 func (n *Node) pending(p peer.ID) {
 	n.list.Expect(p)
+	n.drains.mu.Lock()
+	defer n.drains.mu.Unlock()
+	delete(n.drains.of, p)
 	n.gate.Admit(p)
+}
+
+// drain is how long pubsub keeps a peer whose link ended on purpose, so that what
+// is on its way over that link still arrives.
+const drain = 10 * time.Second
+
+// drains are the peers that pubsub is about to lose.
+type drains struct {
+	mu sync.Mutex
+	of map[ID]*time.Timer
+}
+
+// evict takes p away from pubsub: soon after a link that ended on purpose, and at
+// once after a fault.
+func (n *Node) evict(p peer.ID, reason error, was bool) {
+	if e, ok := errors.AsType[*discovery.LinkError](reason); !ok || !was || !e.OnPurpose() {
+		n.gate.Evict(p)
+		return
+	}
+	n.drains.mu.Lock()
+	defer n.drains.mu.Unlock()
+	var timer *time.Timer
+	timer = time.AfterFunc(drain, func() {
+		n.drains.mu.Lock()
+		defer n.drains.mu.Unlock()
+		if n.drains.of[p] == timer { // the link has not come back meanwhile
+			delete(n.drains.of, p)
+			n.gate.Evict(p)
+		}
+	})
+	n.drains.of[p] = timer
 }
 
 func (n *Node) linked(p peer.ID, greeting []byte) {
@@ -521,8 +563,8 @@ func (n *Node) linked(p peer.ID, greeting []byte) {
 	n.watchdog.NeighboursChanged()
 }
 
-func (n *Node) unlinked(p peer.ID, reason error, _ bool) {
-	n.gate.Evict(p)
+func (n *Node) unlinked(p peer.ID, reason error, was bool) {
+	n.evict(p, reason, was)
 	unwritten := n.direct.Release(p, reason)
 	n.list.Remove(p, &CloseError{Peer: p, Unwritten: unwritten, Err: reason})
 	n.watchdog.NeighboursChanged()

@@ -100,6 +100,16 @@ func (e *LinkError) Unwrap() error {
 	return nil
 }
 
+// OnPurpose tells whether the link was ended to reorder, and not because of a fault
+// or because one of the nodes is closing.
+func (e *LinkError) OnPurpose() bool {
+	switch e.Reason {
+	case overlay.ReasonMoved, overlay.ReasonFull, overlay.ReasonEnough, overlay.ReasonDropped:
+		return true
+	}
+	return false
+}
+
 // ErrClosed is returned for what is asked of a closed Driver.
 var ErrClosed = errors.New("discovery: closed")
 

@@ -37,7 +37,7 @@ const gapTimeout = 10 * time.Second
 // settleTimeout is how long the first broadcast of an unknown sender waits for
 // what it may have overtaken. It matters only when links appear while the sender
 // is at work; the first event of all is never held up.
-const settleTimeout = 300 * time.Millisecond
+const settleTimeout = 5 * time.Second
 
 func (in *inbox) init(b *Broadcast) {
 	in.b = b

@@ -360,3 +360,45 @@ func TestRubbish(t *testing.T) { // T1 to T5 at random
 		stillGood(t, last, b)
 	})
 }
+
+// FuzzDirectFrame reads whatever comes as the frames of a stream.
+func FuzzDirectFrame(f *testing.F) {
+	f.Add(good.append(nil)[1:])
+	f.Add(hello{"12345678", "home", 1 << 40}.append(nil)[1:])
+	f.Add(rawEvent(f, "e", 1, []byte("x"))[1:])
+	f.Add(frame.AppendMessage(nil, 3, "a call"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if h, err := parseHello(b); err == nil {
+			again, err := parseHello(h.append(nil)[frameHeader(t, h.append(nil)):])
+			if err != nil || again != h {
+				t.Fatalf("%+v after %+v: %v", again, h, err)
+			}
+		}
+		ev, err := parseEventFrame(b)
+		if err != nil || ev == nil {
+			return
+		}
+		maker := eventMaker{from: "p"}
+		if e, err := maker.event(ev); err == nil {
+			whole := outgoing{size: len(ev), buf: &buffer{ev}}.appendFrame(nil)
+			if n, end := framesWithin(whole, len(whole)); n != 1 || end != len(whole) {
+				t.Fatal(n, end)
+			}
+			if n, end := framesWithin(whole, len(whole)-1); n != 0 || end != 0 {
+				t.Fatal(n, end)
+			}
+			if e.From != "p" || checkName(e.Name) != nil {
+				t.Fatalf("%+v", e)
+			}
+		}
+	})
+}
+
+// frameHeader returns the size of a frame's length prefix.
+func frameHeader(t *testing.T, b []byte) int {
+	_, n := protowire.ConsumeVarint(b)
+	if n < 0 {
+		t.Fatal("no length")
+	}
+	return n
+}

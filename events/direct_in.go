@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	maxInbound = 4       // streams of one peer at a time
-	readBuffer = 8 << 10 // bytes for each stream
+	maxInbound = 4        // streams of one peer at a time
+	readBuffer = 16 << 10 // bytes for each stream on which much comes
 )
 
 // Variables only for the tests.
@@ -105,7 +105,7 @@ func (d *Direct) receive(stream network.Stream) {
 
 // serve reads a stream from its beginning to its end.
 func (d *Direct) serve(ctx context.Context, s *inbound) {
-	r := frame.NewReaderSize(s, maxHello, readBuffer)
+	r := frame.NewReader(s, maxHello)
 	if d.greeted(s, r) {
 		d.read(ctx, s, r)
 	}
@@ -156,6 +156,7 @@ func (d *Direct) greeted(s *inbound, r *frame.Reader) bool {
 	s.SetReadDeadline(time.Time{})
 	r.SetLimit(d.cfg.MaxEventSize + envelope)
 	r.SetTimeout(s, frameTimeout)
+	r.SetGiving(readBuffer)
 	return true
 }
 

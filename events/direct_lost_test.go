@@ -205,10 +205,8 @@ func TestStreamsOfOnePeerAreReadInTurn(t *testing.T) {
 
 func waitFor(t testing.TB, cond func() bool) {
 	t.Helper()
-	for !cond() {
-		select {
-		case <-time.After(time.Millisecond):
-		case <-t.Context().Done():
+	for start := time.Now(); !cond(); time.Sleep(time.Millisecond) {
+		if time.Since(start) > patience {
 			t.Fatal("it does not happen")
 		}
 	}
@@ -217,7 +215,7 @@ func waitFor(t testing.TB, cond func() bool) {
 // resetCode waits until the stream is reset from the other side.
 func resetCode(t testing.TB, s network.Stream) network.StreamErrorCode {
 	t.Helper()
-	s.SetReadDeadline(time.Now().Add(30 * time.Second))
+	s.SetReadDeadline(time.Now().Add(patience))
 	_, err := s.Read(make([]byte, 1))
 	reset, ok := errors.AsType[*network.StreamError](err)
 	if !ok || !reset.Remote {

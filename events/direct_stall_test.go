@@ -125,10 +125,8 @@ func TestWhatEndsAWaitingEmit(t *testing.T) {
 func waitUntilFull(t *testing.T, d *Direct, to peer.ID) {
 	t.Helper()
 	last, since := uint64(0), time.Now()
-	for time.Since(since) < 200*time.Millisecond {
-		select {
-		case <-time.After(5 * time.Millisecond):
-		case <-t.Context().Done():
+	for start := since; time.Since(since) < 200*time.Millisecond; time.Sleep(5 * time.Millisecond) {
+		if time.Since(start) > patience {
 			t.Fatal("the queue does not fill")
 		}
 		d.mu.RLock()

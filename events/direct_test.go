@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/libp2p/go-libp2p"
 	corehost "github.com/libp2p/go-libp2p/core/host"
@@ -30,6 +31,9 @@ func overTransports(t *testing.T, f func(t *testing.T, listen string)) {
 }
 
 const tcp = "/ip4/127.0.0.1/tcp/0"
+
+// patience is how long a test waits for what has to happen.
+const patience = 30 * time.Second
 
 // newHost returns a host that closes with the test.
 func newHost(t testing.TB, listen string) corehost.Host {
@@ -111,8 +115,8 @@ func want(t testing.TB, c <-chan string, want string) {
 		if got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
-	case <-t.Context().Done():
-		t.Fatal("nothing came")
+	case <-time.After(patience):
+		t.Fatalf("nothing came, want %q", want)
 	}
 }
 
@@ -216,10 +220,7 @@ func TestOrderAndNoLoss(t *testing.T) {
 					})
 				}
 				wg.Wait()
-				select {
-				case <-done:
-				case <-t.Context().Done():
-				}
+				<-done
 				if s := a.Stats(); s != (DirectStats{}) {
 					t.Errorf("%+v", s)
 				}
@@ -326,6 +327,36 @@ func TestHandlerMayEndItsGoroutine(t *testing.T) {
 	<-gone
 	for !got.Load() { // what is written to the broken stream is lost
 		emit(t, a, b.id(), "x")
+	}
+	waitFor(t, func() bool { // libp2p has forgotten the stream, too
+		n, _ := left(b.host)
+		return n <= 1
+	})
+}
+
+// Events and their bytes may be kept when the handler has returned.
+func TestEventsMayBeKept(t *testing.T) {
+	a, b := pair(t, tcp, DirectConfig{})
+	const n = 1000
+	kept, raw := make([]*Event, 0, n), make([][]byte, 0, n)
+	done := make(chan struct{})
+	b.On("*", func(_ context.Context, ev *Event) {
+		kept = append(kept, ev)
+		p, _ := ev.Bytes(1)
+		if raw = append(raw, p); len(raw) == n {
+			close(done)
+		}
+	})
+	bytes := func(i int) []byte { return []byte(strings.Repeat(string(rune('a'+i%26)), i)) }
+	for i := range n { // up to what has an allocation of its own
+		emit(t, a, b.id(), fmt.Sprint("e", i), i, bytes(i))
+	}
+	<-done
+	for i, ev := range kept {
+		var n int
+		if err := ev.Decode(&n); err != nil || n != i || ev.Name != fmt.Sprint("e", i) || ev.From != a.id() || string(raw[i]) != string(bytes(i)) {
+			t.Fatal(i, n, ev.Name, err)
+		}
 	}
 }
 
@@ -474,6 +505,17 @@ func TestOtherNetwork(t *testing.T) {
 		sent--
 		if !errors.Is(err, ErrOtherNetwork) || !errors.Is(err, ErrNotConnected) {
 			t.Error(err)
+		}
+		// For a while it is remembered, and nothing more is accepted to be lost.
+		waitFor(t, func() bool { return b.Stats().Refused > 0 })
+		refused := b.Stats().Refused
+		for range 100 {
+			if err := a.Emit(t.Context(), b.id(), "x"); !errors.Is(err, ErrOtherNetwork) {
+				t.Fatal(err)
+			}
+		}
+		if n := b.Stats().Refused; n != refused {
+			t.Errorf("asked %d times more", n-refused)
 		}
 		if n := a.Release(b.id(), nil); n != sent {
 			t.Errorf("%d events counted unwritten, want %d", n, sent)

@@ -148,47 +148,29 @@ func parseEventFrame(b []byte) (ev []byte, err error) {
 }
 
 // eventMaker makes the events of one stream. Allocation is most of what a
-// small event costs, so several come out of one: who keeps an event or its
-// bytes keeps a few kilobytes.
+// small event costs, so several come out of one: who keeps an event keeps a
+// kilobyte of others, beside the reader's buffer with its bytes.
 type eventMaker struct {
 	from   peer.ID
 	name   string // of the last event
 	events []Event
-	bytes  []byte
 }
 
-const (
-	eventSlab = 16
-	byteSlab  = 4 << 10
-	slabEvent = 512 // bytes of the largest event that shares them
-)
+const eventSlab = 16
 
-// event returns the event in b, which stays the caller's.
+// event returns the event in b, which it keeps.
 func (m *eventMaker) event(b []byte) (*Event, error) {
 	if len(m.events) == 0 {
 		m.events = make([]Event, eventSlab)
 	}
 	e := &m.events[0]
-	if err := e.parse(m.keep(b), m.name); err != nil {
+	if err := e.parse(b, m.name); err != nil {
 		return nil, err
 	}
 	m.events = m.events[1:]
 	m.name = e.Name
 	e.From = m.from
 	return e, nil
-}
-
-// keep returns a copy of b.
-func (m *eventMaker) keep(b []byte) []byte {
-	if len(b) > slabEvent {
-		return append([]byte(nil), b...)
-	}
-	if cap(m.bytes)-len(m.bytes) < len(b) {
-		m.bytes = make([]byte, 0, byteSlab)
-	}
-	start := len(m.bytes)
-	m.bytes = append(m.bytes, b...)
-	return m.bytes[start:len(m.bytes):len(m.bytes)]
 }
 
 // framesWithin returns how many frames of buf end within its first n bytes, and

@@ -298,13 +298,19 @@ const (
 )
 
 // cutShort is frame.Cut for a length-delimited field with a tag of one byte
-// and less than 128 bytes. For another one it returns a tag of 0.
+// and less than 16 KiB. For another one it returns a tag of 0.
 func cutShort(b []byte) (tag byte, field, rest []byte) {
-	if len(b) < 2 || b[1] >= 0x80 || int(b[1]) > len(b)-2 {
+	if len(b) < 3 {
 		return 0, nil, nil
 	}
-	n := 2 + int(b[1])
-	return b[0], b[2:n], b[n:]
+	at, n := 2, int(b[1])
+	if n >= 0x80 {
+		at, n = 3, n&0x7f|int(b[2])<<7
+	}
+	if n > len(b)-at || n >= 1<<14 {
+		return 0, nil, nil
+	}
+	return b[0], b[at : at+n], b[at+n:]
 }
 
 func parseArg(b []byte) (arg, error) {

@@ -67,6 +67,19 @@ func TestEveryArgumentComesBack(t *testing.T) {
 	}
 }
 
+// Lengths of one, two and three bytes, and around where they meet.
+func TestArgumentsOfEverySize(t *testing.T) {
+	for _, n := range []int{0, 1, 2, 123, 124, 125, 126, 127, 128, 129, 16370, 16377, 16378, 16379, 16380, 16381, 16383, 16384, 16385, 20000, 40000} {
+		raw := bytes.Repeat([]byte{0x80, 1, 'x'}, n)[:n]
+		ev := decoded(t, "e", raw, string(raw[:0]), raw, "end")
+		var a, b []byte
+		var s, end string
+		if err := ev.Decode(&a, &s, &b, &end); err != nil || !bytes.Equal(a, raw) || s != "" || !bytes.Equal(b, raw) || end != "end" {
+			t.Errorf("%d bytes: %d, %q, %d, %q, %v", n, len(a), s, len(b), end, err)
+		}
+	}
+}
+
 func TestDecodeWhatIsWanted(t *testing.T) {
 	ev := decoded(t, "move", 1, []byte("two"), "three")
 	var s string

@@ -38,6 +38,9 @@ func TestGather(t *testing.T) {
 			}
 			t.Run(fmt.Sprintf("%s/%d nodes/%s", tt.transport, tt.n, start), func(t *testing.T) {
 				needs(t, tt.least)
+				if tt.n <= 10 {
+					t.Parallel() // they wait most of the time
+				}
 				gather(t, tt.listen, tt.n, gap)
 			})
 		}

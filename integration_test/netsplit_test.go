@@ -26,15 +26,15 @@ func TestNetsplit(t *testing.T) {
 			PingInterval: interval, PingTimeout: timeout,
 		})
 	}
-	// The seed's only link is to the middle and the far end has no room beside
-	// the middle, so the line stands. Both have the seed as their seed.
+	// The seed finds the middle, and the far end has no room beside the middle, so
+	// the line stands. Both have the seed as their seed.
 	middle := node("middle", [2]int{1, 2}, at)
 	far := node("far", [2]int{1, 1}, at)
 	if answer := far.Ask(cluster.Command{Do: cluster.AddPeer, To: middle.Addr(), Within: soon}); answer.Err != "" {
 		t.Fatal(answer.Err)
 	}
 	spec := cluster.Spec{
-		Name: "seed", Listen: []string{at}, Seeds: []string{middle.Addr()}, Limits: &[2]int{1, 1},
+		Name: "seed", Listen: []string{at}, Seeds: []string{middle.Addr()}, Limits: &[2]int{1, 2},
 		PingInterval: interval, PingTimeout: timeout,
 	}
 	seed := c.Start(spec)

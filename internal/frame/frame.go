@@ -5,7 +5,6 @@
 package frame
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -35,10 +34,14 @@ func Append(dst, payload []byte) []byte {
 
 // A Reader reads frames from a stream. It is not safe for concurrent use.
 type Reader struct {
-	r       *bufio.Reader
-	max     int
-	pending int    // bytes of the last frame still in r
-	buf     []byte // for frames larger than r
+	rd   io.Reader
+	max  int
+	buf  []byte // what was read and not returned is buf[r:w]
+	r, w int
+	err  error  // of rd, once what came before it is used up
+	big  []byte // for frames larger than buf
+	give int    // frames are the caller's, in buffers of at most so many bytes
+	full bool   // the last read took all the room there was
 
 	stream  Deadliner
 	timeout time.Duration
@@ -53,6 +56,7 @@ type Deadliner interface {
 
 const (
 	defaultBuffer = 4 << 10
+	smallBuffer   = 2 << 10 // while little comes, see SetGiving
 	// firstRead is how much of a large frame is allocated before any of it has
 	// come; after that at most as much again as came. More than that a reader
 	// does not keep between frames.
@@ -61,16 +65,18 @@ const (
 
 // NewReader returns a Reader that refuses frames of more than max bytes. It
 // buffers 4 KiB.
-func NewReader(r io.Reader, max int) *Reader { return NewReaderSize(r, max, defaultBuffer) }
-
-// NewReaderSize is NewReader with a buffer of size bytes. Frames that fit into
-// the buffer are not copied out of it.
-func NewReaderSize(r io.Reader, max, size int) *Reader {
-	return &Reader{r: bufio.NewReaderSize(r, size), max: max}
+func NewReader(r io.Reader, max int) *Reader {
+	return &Reader{rd: r, max: max, buf: make([]byte, defaultBuffer)}
 }
 
 // SetLimit changes the largest frame to max bytes, from the next frame on.
 func (r *Reader) SetLimit(max int) { r.max = max }
+
+// SetGiving makes the frames that Next returns from now on the caller's, who
+// may keep them: the Reader then takes a new buffer when one is used up. As
+// several frames share a buffer, who keeps one of them keeps that. Buffers
+// have 2 KiB, and up to most bytes, at least 4 KiB, while much comes.
+func (r *Reader) SetGiving(most int) { r.give = max(most, defaultBuffer) }
 
 // SetTimeout bounds how long a frame may take from its first byte to its last;
 // between frames the stream may be idle for ever. The Reader then sets and
@@ -78,18 +84,16 @@ func (r *Reader) SetLimit(max int) { r.max = max }
 // Next returns the stream's error for a deadline that has passed.
 func (r *Reader) SetTimeout(s Deadliner, d time.Duration) { r.stream, r.timeout = s, d }
 
-// Next returns the next frame. The slice is valid until the next call. At the
-// end of the stream it returns io.EOF, and io.ErrUnexpectedEOF inside a frame.
-// It returns ErrTooLarge or ErrMalformed before it allocates; the stream is
-// then out of step and has to be reset.
+// Next returns the next frame, which is valid until the next call (but see
+// SetGiving). At the end of the stream it returns io.EOF, and
+// io.ErrUnexpectedEOF inside a frame. It returns ErrTooLarge or ErrMalformed
+// before it allocates; the stream is then out of step and has to be reset.
 func (r *Reader) Next() ([]byte, error) {
-	r.r.Discard(r.pending) // cannot fail: the bytes are there
-	r.pending = 0
 	r.started = false
-	if cap(r.buf) > firstRead {
-		r.buf = nil
+	if r.give > 0 || cap(r.big) > firstRead {
+		r.big = nil
 	}
-	if r.r.Buffered() == 0 {
+	if r.r == r.w {
 		if err := r.idle(); err != nil {
 			return nil, err
 		}
@@ -101,20 +105,21 @@ func (r *Reader) Next() ([]byte, error) {
 	if n > uint64(r.max) {
 		return nil, fmt.Errorf("%w: %d bytes announced, the limit is %d", ErrTooLarge, n, r.max)
 	}
-	if whole := size + int(n); whole <= r.r.Size() {
-		b, err := r.peek(whole)
-		if err != nil {
-			return nil, err
-		}
-		r.pending = whole
-		return b[size:], nil
+	whole := size + int(n)
+	if whole > len(r.buf) {
+		r.r += size
+		return r.large(int(n))
 	}
-	r.r.Discard(size)
-	return r.large(int(n))
+	if err := r.need(whole); err != nil {
+		return nil, err
+	}
+	b := r.buf[r.r+size : r.r+whole : r.r+whole]
+	r.r += whole
+	return b, nil
 }
 
 // Buffered returns the number of bytes that can be read without blocking.
-func (r *Reader) Buffered() int { return r.r.Buffered() - r.pending }
+func (r *Reader) Buffered() int { return r.w - r.r }
 
 // idle waits for the first byte of a frame.
 func (r *Reader) idle() error {
@@ -124,8 +129,18 @@ func (r *Reader) idle() error {
 			return err
 		}
 	}
-	_, err := r.r.Peek(1)
-	return err
+	return r.fill(1)
+}
+
+// need returns when the next n bytes are in the buffer, where they have room.
+func (r *Reader) need(n int) error {
+	if r.w-r.r >= n {
+		return nil
+	}
+	if err := r.begun(); err != nil {
+		return err
+	}
+	return inside(r.fill(n))
 }
 
 // begun starts the time of a frame that is not here as a whole.
@@ -137,28 +152,53 @@ func (r *Reader) begun() error {
 	return r.stream.SetReadDeadline(time.Now().Add(r.timeout))
 }
 
-// peek returns the next n bytes without consuming them.
-func (r *Reader) peek(n int) ([]byte, error) {
-	if r.r.Buffered() < n {
-		if err := r.begun(); err != nil {
-			return nil, err
+// fill reads until there are n bytes in the buffer.
+func (r *Reader) fill(n int) error {
+	// Below a quarter of the buffer, reading on behind what was returned would
+	// mean many small reads.
+	if rest := len(r.buf) - r.w; r.r+n > len(r.buf) || r.r == r.w && r.give == 0 || rest < len(r.buf)/4 {
+		from := r.buf[r.r:r.w]
+		if r.give > 0 {
+			size := max(len(r.buf)/2, smallBuffer)
+			if r.full {
+				size = min(2*len(r.buf), r.give)
+			}
+			r.buf = make([]byte, max(size, n))
+		}
+		r.r, r.w = 0, copy(r.buf, from)
+	}
+	for r.w-r.r < n {
+		if r.err != nil {
+			return r.err
+		}
+		m, err := r.read(r.buf[r.w:])
+		r.w += m
+		r.err = err
+		r.full = r.w == len(r.buf)
+	}
+	return nil
+}
+
+// read is a Read that makes progress or fails.
+func (r *Reader) read(p []byte) (int, error) {
+	for range 100 {
+		if n, err := r.rd.Read(p); n > 0 || err != nil {
+			return n, err
 		}
 	}
-	b, err := r.r.Peek(n)
-	return b, inside(err)
+	return 0, io.ErrNoProgress
 }
 
 // length returns the frame's length and that of its prefix, which stays in
 // the buffer.
 func (r *Reader) length() (n uint64, size int, err error) {
-	b, _ := r.r.Peek(min(r.r.Buffered(), maxLengthBytes))
 	for i := range maxLengthBytes {
-		if i == len(b) {
-			if b, err = r.peek(i + 1); err != nil {
+		if r.w-r.r <= i {
+			if err := r.need(i + 1); err != nil {
 				return 0, 0, err
 			}
 		}
-		c := b[i]
+		c := r.buf[r.r+i]
 		n |= uint64(c&0x7f) << (7 * i)
 		if c < 0x80 {
 			if i > 0 && c == 0 {
@@ -176,21 +216,28 @@ func (r *Reader) large(n int) ([]byte, error) {
 	if err := r.begun(); err != nil {
 		return nil, err
 	}
-	if cap(r.buf) < min(n, firstRead) {
-		r.buf = make([]byte, min(n, firstRead))
+	if cap(r.big) < min(n, firstRead) {
+		r.big = make([]byte, min(n, firstRead))
 	}
-	buf := r.buf[:min(n, cap(r.buf))]
-	for read := 0; ; {
-		m, err := io.ReadFull(r.r, buf[read:])
-		if err != nil {
-			return nil, inside(err)
+	big := r.big[:min(n, cap(r.big))]
+	got := copy(big, r.buf[r.r:r.w])
+	r.r += got
+	for {
+		for got < len(big) {
+			if r.err != nil {
+				return nil, inside(r.err)
+			}
+			m, err := r.read(big[got:])
+			got += m
+			r.err = err
+			r.full = true
 		}
-		if read += m; read == n {
-			r.buf = buf
-			return buf, nil
+		if got == n {
+			r.big = big
+			return big, nil
 		}
-		buf = append(make([]byte, 0, min(n, 2*read)), buf...)
-		buf = buf[:cap(buf)]
+		big = append(make([]byte, 0, min(n, 2*got)), big...)
+		big = big[:cap(big)]
 	}
 }
 

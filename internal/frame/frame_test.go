@@ -17,10 +17,10 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-const max = 1 << 20
+const limit = 1 << 20
 
 // sizes are around the limits of the prefix and of the reader's buffers.
-var sizes = []int{0, 1, 127, 128, 4 << 10, 4<<10 - 2, 4<<10 - 1, 16383, 16384, firstRead - 1, firstRead, firstRead + 1, 3*firstRead + 7, max}
+var sizes = []int{0, 1, 127, 128, 4 << 10, 4<<10 - 2, 4<<10 - 1, 16383, 16384, firstRead - 1, firstRead, firstRead + 1, 3*firstRead + 7, limit}
 
 func payload(n int) []byte {
 	b := make([]byte, n)
@@ -41,7 +41,7 @@ func TestFramesComeBackAsTheyWere(t *testing.T) {
 		"halves":      iotest.HalfReader(bytes.NewReader(stream)),
 		"data + EOF":  iotest.DataErrReader(bytes.NewReader(stream)),
 	} {
-		fr := NewReader(r, max)
+		fr := NewReader(r, limit)
 		for _, n := range sizes {
 			b, err := fr.Next()
 			if err != nil || !bytes.Equal(b, payload(n)) {
@@ -59,7 +59,7 @@ func TestCutFrames(t *testing.T) {
 	for _, n := range []int{0, 1, 127, 128, 5000} {
 		whole := Append(nil, payload(n))
 		for at := 1; at < len(whole); at++ {
-			b, err := NewReader(bytes.NewReader(whole[:at]), max).Next()
+			b, err := NewReader(bytes.NewReader(whole[:at]), limit).Next()
 			if err != io.ErrUnexpectedEOF {
 				t.Fatalf("frame of %d cut at %d: %d bytes, %v", n, at, len(b), err)
 			}
@@ -73,7 +73,7 @@ func TestBadLengths(t *testing.T) {
 		bytes []byte
 		want  error
 	}{
-		{"above the limit", protowire.AppendVarint(nil, max+1), ErrTooLarge},
+		{"above the limit", protowire.AppendVarint(nil, limit+1), ErrTooLarge},
 		{"five bytes", protowire.AppendVarint(nil, 1<<34), ErrTooLarge},
 		{"six bytes", protowire.AppendVarint(nil, 1<<35), ErrMalformed},
 		{"ten bytes", protowire.AppendVarint(nil, 1<<63), ErrMalformed},
@@ -85,7 +85,7 @@ func TestBadLengths(t *testing.T) {
 			"whole":       bytes.NewReader(c.bytes),
 			"byte a time": iotest.OneByteReader(bytes.NewReader(c.bytes)),
 		} {
-			if _, err := NewReader(r, max).Next(); !errors.Is(err, c.want) {
+			if _, err := NewReader(r, limit).Next(); !errors.Is(err, c.want) {
 				t.Errorf("%s, %s: %v, want %v", c.name, name, err, c.want)
 			}
 		}
@@ -116,13 +116,13 @@ func TestAnnouncedLengthsAllocateNothing(t *testing.T) {
 		most   uint64
 	}{
 		{"2^63", 1 << 63, 0, defaultBuffer + 1<<10},
-		{"above the limit", max + 1, 0, defaultBuffer + 1<<10},
-		{"the limit, nothing comes", max, 0, firstRead + defaultBuffer + 4<<10},
-		{"the limit, a quarter comes", max, max / 4, max + defaultBuffer},
+		{"above the limit", limit + 1, 0, defaultBuffer + 1<<10},
+		{"the limit, nothing comes", limit, 0, firstRead + defaultBuffer + 4<<10},
+		{"the limit, a quarter comes", limit, limit / 4, limit + defaultBuffer},
 	} {
 		stream := append(protowire.AppendVarint(nil, c.length), make([]byte, c.come)...)
 		n := allocated(func() {
-			r := NewReader(bytes.NewReader(stream), max)
+			r := NewReader(bytes.NewReader(stream), limit)
 			if _, err := r.Next(); err == nil {
 				t.Errorf("%s: no error", c.name)
 			}
@@ -135,19 +135,75 @@ func TestAnnouncedLengthsAllocateNothing(t *testing.T) {
 
 // A large frame's memory is given up when the next one is asked for.
 func TestLargeFramesAreNotKept(t *testing.T) {
-	r := NewReader(bytes.NewReader(append(Append(nil, payload(max)), Append(nil, payload(1))...)), max)
+	r := NewReader(bytes.NewReader(append(Append(nil, payload(limit)), Append(nil, payload(1))...)), limit)
 	for range 2 {
 		if _, err := r.Next(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if cap(r.buf) > firstRead {
-		t.Errorf("%d bytes kept", cap(r.buf))
+	if cap(r.big) > firstRead {
+		t.Errorf("%d bytes kept", cap(r.big))
 	}
 }
 
+// Given frames stay as they are, whatever comes after them; they cost little
+// more than their bytes, and appending to one copies it.
+func TestGivenFramesMayBeKept(t *testing.T) {
+	var stream []byte
+	for range 20 {
+		for _, n := range sizes {
+			stream = Append(stream, payload(n))
+		}
+		for n := range 300 {
+			stream = Append(stream, payload(n))
+		}
+	}
+	for name, rd := range map[string]io.Reader{
+		"whole":       bytes.NewReader(stream),
+		"byte a time": iotest.OneByteReader(bytes.NewReader(stream)),
+		"halves":      iotest.HalfReader(bytes.NewReader(stream)),
+	} {
+		r := NewReader(rd, limit)
+		r.SetGiving(16 << 10)
+		var kept [][]byte
+		n := allocated(func() {
+			for {
+				b, err := r.Next()
+				if err == io.EOF {
+					break
+				} else if err != nil {
+					t.Fatal(err)
+				}
+				kept = append(kept, b)
+				_ = append(b, 0xff)
+			}
+		})
+		if n > 4*uint64(len(stream)) {
+			t.Errorf("%s: %d bytes allocated for %d", name, n, len(stream))
+		}
+		var again []byte
+		for _, b := range kept {
+			again = Append(again, b)
+		}
+		if !bytes.Equal(again, stream) {
+			t.Errorf("%s: the frames have changed", name)
+		}
+	}
+}
+
+// A reader that returns nothing and no error does not hang us.
+func TestNoProgress(t *testing.T) {
+	if _, err := NewReader(nothing{}, limit).Next(); err != io.ErrNoProgress {
+		t.Error(err)
+	}
+}
+
+type nothing struct{}
+
+func (nothing) Read([]byte) (int, error) { return 0, nil }
+
 func TestSmallFramesAreNotAllocated(t *testing.T) {
-	r := NewReader(bytes.NewReader(bytes.Repeat(Append(nil, payload(100)), 2000)), max)
+	r := NewReader(bytes.NewReader(bytes.Repeat(Append(nil, payload(100)), 2000)), limit)
 	if n := testing.AllocsPerRun(1000, func() { r.Next() }); n != 0 {
 		t.Errorf("%v allocations a frame", n)
 	}
@@ -166,7 +222,7 @@ func TestSetLimit(t *testing.T) {
 
 func TestBuffered(t *testing.T) {
 	two := append(Append(nil, payload(10)), Append(nil, payload(20))...)
-	r := NewReader(bytes.NewReader(two), max)
+	r := NewReader(bytes.NewReader(two), limit)
 	r.Next()
 	if n := r.Buffered(); n != 21 {
 		t.Errorf("%d bytes buffered beside the frame, want 21", n)
@@ -180,7 +236,7 @@ func TestTimeout(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			theirs, ours := net.Pipe()
 			defer ours.Close()
-			r := NewReader(ours, max)
+			r := NewReader(ours, limit)
 			r.SetTimeout(ours, 10*time.Second)
 
 			frame := Append(nil, payload(size))
@@ -284,6 +340,9 @@ func FuzzReader(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, r := range []io.Reader{bytes.NewReader(b), iotest.OneByteReader(bytes.NewReader(b))} {
 			fr := NewReader(r, 1<<20)
+			if len(b)%2 == 0 {
+				fr.SetGiving(16 << 10)
+			}
 			rest := b
 			for {
 				got, err := fr.Next()
@@ -304,8 +363,8 @@ func FuzzReader(f *testing.F) {
 					}
 				}
 			}
-			if cap(fr.buf) > 2*len(b)+firstRead {
-				t.Fatalf("%d bytes held for %d", cap(fr.buf), len(b))
+			if cap(fr.big) > 2*len(b)+firstRead {
+				t.Fatalf("%d bytes held for %d", cap(fr.big), len(b))
 			}
 		}
 	})

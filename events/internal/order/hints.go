@@ -13,7 +13,14 @@ import (
 type hints struct {
 	max    int
 	byPeer map[peer.ID]*list.Element
-	order  *list.List // of Mark, the latest in front
+	order  *list.List // of hint, the latest in front
+}
+
+// hint is one such mark. It is firm if nothing of the sender could come but through
+// the neighbour that told it; else what is below may still be under way.
+type hint struct {
+	Mark
+	firm bool
 }
 
 func newHints(n int) hints {
@@ -22,29 +29,32 @@ func newHints(n int) hints {
 
 // put remembers m. Of one session the lowest mark counts, since from there on
 // everything is owed to us; a later session replaces an earlier one.
-func (h *hints) put(m Mark) {
+func (h *hints) put(m hint) {
 	if e, ok := h.byPeer[m.Sender]; ok {
-		old := e.Value.(Mark)
+		old := e.Value.(hint)
 		switch c := m.Session.Compare(old.Session); {
-		case c > 0, c == 0 && m.Above < old.Above:
+		case c > 0:
+			e.Value = m
+		case c == 0 && m.Above < old.Above:
+			m.firm = m.firm || old.firm
 			e.Value = m
 		}
 		return
 	}
 	for h.order.Len() >= h.max {
-		delete(h.byPeer, h.order.Remove(h.order.Back()).(Mark).Sender)
+		delete(h.byPeer, h.order.Remove(h.order.Back()).(hint).Sender)
 	}
 	h.byPeer[m.Sender] = h.order.PushFront(m)
 }
 
 // take returns the mark of a sender and forgets it.
-func (h *hints) take(id peer.ID) (Mark, bool) {
+func (h *hints) take(id peer.ID) (hint, bool) {
 	e, ok := h.byPeer[id]
 	if !ok {
-		return Mark{}, false
+		return hint{}, false
 	}
 	delete(h.byPeer, id)
-	return h.order.Remove(e).(Mark), true
+	return h.order.Remove(e).(hint), true
 }
 
 func (h *hints) len() int { return h.order.Len() }
@@ -53,7 +63,7 @@ func (h *hints) len() int { return h.order.Len() }
 func (h *hints) all() iter.Seq[Mark] {
 	return func(yield func(Mark) bool) {
 		for e := h.order.Front(); e != nil; e = e.Next() {
-			if !yield(e.Value.(Mark)) {
+			if !yield(e.Value.(hint).Mark) {
 				return
 			}
 		}

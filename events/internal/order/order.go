@@ -157,6 +157,9 @@ func (c *Core[T]) Receive(now time.Time, id peer.ID, b Batch[T], steps []Step[T]
 			// Hearsay may only make us wait for more. A neighbour that lies
 			// upwards cannot silence the sender.
 			next = min(next, h.Above)
+			if !known && !h.firm {
+				settle = c.cfg.Settle
+			}
 		} else if known {
 			next = 1
 		} else {
@@ -219,9 +222,9 @@ func (c *Core[T]) Next() time.Time {
 // Learn takes a mark that a neighbour told at now. Events below the mark
 // are not waited for; what is missing from the mark on, is.
 //
-// own says that it is the sender's own mark of itself. sole says besides that
-// nothing of the sender can come by another way, so the mark is where to begin;
-// else what is below it may still be under way and is given [Config.Settle]. A sender has sent
+// sole says that nothing of the sender can come by another way, so that the mark
+// is where to begin; else what is below it may still be under way and is given
+// [Config.Settle]. own says that it is the sender's own mark of itself. A sender has sent
 // everything below its own mark, so what of it does not arrive within the gap
 // timeout is lost even if nothing behind it ever comes. The word of a third
 // party is only remembered for the first batch of an unknown session, since it
@@ -245,7 +248,7 @@ func (c *Core[T]) Learn(now time.Time, m Mark, own, sole bool, steps []Step[T]) 
 		}
 	}
 	if !own {
-		c.hints.put(m)
+		c.hints.put(hint{m, sole})
 		return steps
 	}
 	if !known {
@@ -259,7 +262,7 @@ func (c *Core[T]) Learn(now time.Time, m Mark, own, sole bool, steps []Step[T]) 
 	}
 	ses := s.open(m.Session, next, now)
 	ses.tell(m.Above, now)
-	if !known && !hinted && !sole {
+	if !known && !sole && !(hinted && h.firm) {
 		ses.settle(c.cfg.Settle, now)
 	}
 	return c.relieve(c.settle(s, steps))

@@ -486,6 +486,15 @@ func TestFirstOfAnUnknownSenderSettles(t *testing.T) {
 	s.recv(1, 5, 1)
 	s.want("a neighbour told where to begin", "1:5")
 
+	// So it is not when others may still bring what came before.
+	s = newScript(t, Config{Settle: time.Second})
+	s.steps = s.core.Learn(s.now, Mark{Sender: "s", Session: life(1), Next: 5}, false, false, s.steps)
+	s.recv(1, 5, 1)
+	s.recv(1, 3, 2)
+	s.want("settling", "")
+	s.advance(time.Second)
+	s.want("settled", "1:3-5")
+
 	// The sender's own word says how far it is, not where we begin, if others may
 	// still bring what it sent before.
 	s = newScript(t, Config{Settle: time.Second})

@@ -130,6 +130,17 @@ func (c *Cluster) Restart(p *Proc) *Proc {
 	return c.Start(spec)
 }
 
+// Kill ends all processes at once, as kill -9 does.
+func (c *Cluster) Kill() {
+	var wg sync.WaitGroup
+	for _, p := range c.all() {
+		if !p.ended() {
+			wg.Go(p.Kill)
+		}
+	}
+	wg.Wait()
+}
+
 // Wait blocks until done holds and returns how long that took. It asks anew
 // whenever a node has reported something; when it still does not hold after
 // the given time, the test ends with what was waited for and how things stand.

@@ -16,6 +16,7 @@ type Spec struct {
 	Name         string        `json:"name"`             // unique within a cluster; Start adds +1, +2 ... when it is taken
 	Listen       []string      `json:"listen,omitempty"` // as smokesignal.Listen takes them
 	Seeds        []string      `json:"seeds,omitempty"`
+	Advertise    []string      `json:"advertise,omitempty"`
 	Limits       *[2]int       `json:"limits,omitempty"` // min and max peers
 	PingInterval time.Duration `json:"pingInterval,omitempty"`
 	PingTimeout  time.Duration `json:"pingTimeout,omitempty"`

@@ -82,7 +82,7 @@ func run(spec cluster.Spec) error {
 
 // Options are the library's options for a Spec.
 func Options(spec cluster.Spec) []smokesignal.Option {
-	opts := []smokesignal.Option{smokesignal.Listen(spec.Listen...), smokesignal.Seeds(spec.Seeds...)}
+	opts := []smokesignal.Option{smokesignal.Listen(spec.Listen...), smokesignal.Seeds(spec.Seeds...), smokesignal.Advertise(spec.Advertise...)}
 	if spec.Limits != nil {
 		opts = append(opts, smokesignal.PeerLimits(spec.Limits[0], spec.Limits[1]))
 	}

@@ -2,8 +2,20 @@
 // network, or speak to one node. Nodes find each other through seeds, keep a few
 // links each, and come back by themselves when they were cut off.
 //
-// The shortest useful program is the package example: two nodes and one typed
-// event. The Synopsis example follows the library's life in order.
+//	var chat = smokesignal.Name[string]("chat") // a typed event
+//
+//	node, err := smokesignal.New(smokesignal.Seeds("192.168.2.100:8495"))
+//	if err != nil {
+//		return err
+//	}
+//	chat.On(node.Broadcast(), func(ctx context.Context, from smokesignal.ID, text string) {
+//		fmt.Println(from, text)
+//	})
+//	node.OnConnect(func(ctx context.Context) { chat.Emit(ctx, node.Broadcast(), "HEYO! I'm here") })
+//	return node.Run(ctx) // until ctx ends
+//
+// The package example is a whole program of two nodes; the Synopsis example follows
+// the original's, in its order.
 //
 // It is event passing and no more: no replication, no storage, no agreement. Those
 // are built on top, from events.

@@ -28,8 +28,9 @@ var (
 var (
 	// ErrStarted: Start was called before.
 	ErrStarted = errors.New("smokesignal: already started")
-	// ErrNotConnected: the node has no peer; Ready says why.
-	ErrNotConnected = errors.New("smokesignal: not connected")
+	// ErrNotConnected: the node has no peer (Ready says why), or the peer that a
+	// direct event is for cannot be reached.
+	ErrNotConnected = events.ErrNotConnected
 	// ErrFull: the peer list, ours or theirs, has no room.
 	ErrFull = discovery.ErrFull
 	// ErrSelf: the address is that of this node.

@@ -2,6 +2,8 @@ package smokesignal
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"net/netip"
@@ -92,8 +94,16 @@ func (p *Peer) AddrPort() netip.AddrPort {
 // seconds in which nothing could be written to the peer. The arguments are
 // encoded before Emit returns.
 func (p *Peer) Emit(ctx context.Context, name string, args ...any) error {
-	return p.node.direct.Emit(ctx, p.id, name, args...)
+	err := p.node.direct.Emit(ctx, p.id, name, args...)
+	if errors.Is(err, events.ErrOtherNetwork) {
+		err = fmt.Errorf("%w: %w", ErrOtherNetwork, err)
+	}
+	return err
 }
+
+// Done is closed when the node begins to close; it ends Name.All loops over the
+// peer's events.
+func (p *Peer) Done() <-chan struct{} { return p.node.direct.Done() }
 
 // On calls f for each event of that name, or of any if the name is "*", which the
 // peer sends to this node alone. The registration outlives the link. off removes

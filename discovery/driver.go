@@ -319,12 +319,18 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 		}
 		d.host.ConnManager().Unprotect(o.Peer, protectTag)
 		d.mark(o.Peer, false)
+		if o.Reason == overlay.ReasonSilent {
+			d.abandon(o.Peer)
+		}
 		if o.Was {
 			d.log.Info("unlinked", "peer", o.Peer, "reason", o.Reason)
 		}
 		d.cfg.Hooks.Unlinked(o.Peer, &LinkError{Peer: o.Peer, Reason: o.Reason}, o.Was)
 	case overlay.Refused:
 		d.log.Debug("refused", "peer", o.Peer, "reason", o.Reason)
+		if o.Reason == overlay.ReasonTimeout {
+			d.abandon(o.Peer)
+		}
 		d.seedRefused(now, o)
 	case overlay.AskSeeds:
 		d.askSeeds(now, o.Next)
@@ -335,6 +341,13 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 		}
 	}
 	return nil
+}
+
+// abandon closes the connections to a peer that answers nothing. Over QUIC they
+// outlive the peer's process by half a minute, and a new process at the same place
+// would be spoken to over the dead one's connection.
+func (d *Driver) abandon(p peer.ID) {
+	d.tasks.Go(func() { d.host.Network().ClosePeer(p) })
 }
 
 func (d *Driver) mark(p peer.ID, linked bool) {

@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"fmt"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -166,4 +167,32 @@ func TestNewLinkLosesNothing(t *testing.T) {
 		return s.Proc("receiver").Heard[checker.Stream{Run: "sender", Channel: checker.Broadcast}] >= n
 	})
 	c.Check(checker.Config{CompleteFrom: mark})
+}
+
+// TestRestartedSeedIsBack: a seed that was killed, and comes back at the same
+// place under the same id, is a peer again within ten seconds. Over QUIC the
+// connection to the dead process outlives the link; it must not be used again.
+func TestRestartedSeedIsBack(t *testing.T) {
+	t.Parallel()
+	for _, transport := range []string{"tcp/%d", "udp/%d/quic-v1"} {
+		t.Run(transport[:3], func(t *testing.T) {
+			t.Parallel()
+			c := cluster.New(t)
+			at := "/ip4/127.0.0.1/" + fmt.Sprintf(transport, freePort(t))
+			seed := c.Start(cluster.Spec{Name: "seed", Listen: []string{at}, Identity: filepath.Join(t.TempDir(), "key")})
+			seed.ID()
+			c.Start(cluster.Spec{Name: "n", Listen: []string{cluster.TCP, cluster.QUIC}, Seeds: []string{at}})
+			c.Wait(soon, "linked", func(s *checker.State) bool { return s.Gathered(2) })
+			seed.Kill()
+			took := c.Wait(20*slow*time.Second, "disconnect", func(s *checker.State) bool { return s.Proc("n").Counts[checker.Disconnect] == 1 })
+			t.Logf("noticed after %v", took.Round(time.Millisecond))
+			again := c.Restart(seed)
+			if again.ID() != seed.ID() {
+				t.Fatal("another id")
+			}
+			took = c.Wait(10*slow*time.Second, "back", func(s *checker.State) bool { return s.Gathered(2) })
+			t.Logf("back after %v", took.Round(time.Millisecond))
+			c.Check(checker.Config{Whole: true})
+		})
+	}
 }

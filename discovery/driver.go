@@ -322,6 +322,7 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 		if o.Reason == overlay.ReasonSilent {
 			d.abandon(o.Peer)
 		}
+		d.seedUnlinked(now, o)
 		if o.Was {
 			d.log.Info("unlinked", "peer", o.Peer, "reason", o.Reason)
 		}
@@ -345,9 +346,12 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 
 // abandon closes the connections to a peer that answers nothing. Over QUIC they
 // outlive the peer's process by half a minute, and a new process at the same place
-// would be spoken to over the dead one's connection.
+// would be spoken to over the dead one's connection. It is done when abandon
+// returns, at most a tenth of a second later, so that the next message dials.
 func (d *Driver) abandon(p peer.ID) {
-	d.tasks.Go(func() { d.host.Network().ClosePeer(p) })
+	if err := d.host.Network().ClosePeer(p); err != nil {
+		d.log.Debug("closing the connections to a silent peer", "peer", p, "err", err)
+	}
 }
 
 func (d *Driver) mark(p peer.ID, linked bool) {

@@ -41,6 +41,7 @@ type seedState struct {
 	busy bool // an attempt is under way
 	met  bool // it was reached and did not turn us down
 	lost bool // the watchdog does not hear it any more
+	gone bool // the link to it has ended, and it was not reached since
 	full bool // it turned us down for want of room
 
 	try    int
@@ -129,11 +130,12 @@ func (d *Driver) seedFound(s *seedState, info peer.AddrInfo) {
 	if s.id != "" && s.id != info.ID {
 		d.log.Warn("seed has a new identity", "seed", s.seed, "was", s.id, "is", info.ID)
 	}
-	s.id, s.met = info.ID, true
+	merge := s.lost || s.gone
+	s.id, s.met, s.gone = info.ID, true, false
 	if d.cfg.Hooks.SeedFound != nil {
 		d.cfg.Hooks.SeedFound(s.seed.String(), info)
 	}
-	d.step(overlay.SeedFound{Seed: overlay.Contact{ID: info.ID, Addrs: info.Addrs}, Merge: s.lost})
+	d.step(overlay.SeedFound{Seed: overlay.Contact{ID: info.ID, Addrs: info.Addrs}, Merge: merge})
 }
 
 // seedLinked clears the fault of the seed that p is.
@@ -148,6 +150,20 @@ func (d *Driver) seedLinked(p peer.ID) {
 		}
 		if errors.Is(s.err, ErrFull) {
 			s.err, s.told = nil, ""
+		}
+	}
+}
+
+// seedUnlinked looks for a seed that was a neighbour and has ceased to be one other
+// than on purpose: a seed without seeds of its own depends on others to call it
+// when it was restarted.
+func (d *Driver) seedUnlinked(now time.Time, o overlay.Unlinked) {
+	if reason := (&LinkError{Reason: o.Reason}); !o.Was || reason.OnPurpose() || d.state.Degree() == 0 {
+		return
+	}
+	for _, s := range d.seeds {
+		if s.id == o.Peer {
+			s.met, s.gone, s.try, s.nextAt = false, true, 0, now.Add(firstSeedPause)
 		}
 	}
 }

@@ -1,0 +1,122 @@
+package smokesignal
+
+import (
+	"context"
+	"errors"
+
+	"github.com/go-smokesignal/smokesignal/events"
+)
+
+// Close flushes what was sent, tells the peers, fires disconnect, ends the
+// contexts of handlers and waits for them; both waits are bounded by
+// CloseTimeout. Then nothing of the node is left. It may be called more than once,
+// from several goroutines and before Start; every call returns the same. Called
+// from a handler it does not wait for itself beyond CloseTimeout; Shutdown, given
+// the handler's context, does not wait for it at all.
+func (n *Node) Close() error {
+	return n.Shutdown(context.Background())
+}
+
+// Shutdown is Close which waits no longer than ctx. Handlers that then still run
+// are left to end by themselves.
+func (n *Node) Shutdown(ctx context.Context) error {
+	if n.closing.CompareAndSwap(false, true) {
+		n.err = n.shutdown(ctx)
+		close(n.done)
+		return n.err
+	}
+	if inHandler(ctx) {
+		// Another call is at work and may be waiting for this very handler.
+		return nil
+	}
+	select {
+	case <-n.done:
+		return n.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// inHandler tells whether ctx belongs to an event handler or a callback.
+func inHandler(ctx context.Context) bool {
+	return events.InHandler(ctx) || ctx.Value(callbackKey{}) != nil
+}
+
+func (n *Node) shutdown(caller context.Context) error {
+	n.mu.Lock() // waits for a Start under way
+	started := n.stage == stageStarted
+	n.stage = stageClosed
+	n.mu.Unlock()
+	var errs []error
+	if started {
+		n.log.Info("closing", "id", n.ID())
+		if err := n.within(caller, n.finish); err != nil {
+			n.log.Warn("closing: not everything sent was confirmed", "err", err)
+		}
+		n.watchdog.Close()
+		n.driver.Leave(n.ctx) // fires disconnect
+		if err := n.within(caller, func(ctx context.Context) error { return n.calls.wait(ctx, caller) }); err != nil {
+			n.log.Warn("closing: a callback still runs", "err", err)
+		}
+	}
+	n.endHandlers()
+	err := n.within(caller, func(ctx context.Context) error {
+		return errors.Join(n.direct.Close(ctx), n.broadcast.Close(ctx), n.calls.wait(ctx, caller), n.bus.wait(ctx, caller))
+	})
+	if err != nil {
+		n.log.Warn("closing: a handler still runs", "err", err)
+	}
+	errs = append(errs, n.release())
+	return errors.Join(errs...)
+}
+
+// finish refuses new events and waits until the accepted ones have arrived.
+func (n *Node) finish(ctx context.Context) error {
+	n.direct.Refuse()
+	n.broadcast.Refuse()
+	return n.Flush(ctx)
+}
+
+// within calls f with a context that ends after CloseTimeout, or when the caller
+// of Shutdown does not want to wait longer. The context keeps the caller's
+// values, by which the rooms know a handler that closes its own node.
+func (n *Node) within(caller context.Context, f func(context.Context) error) error {
+	ctx := caller
+	if inHandler(caller) {
+		ctx = context.WithoutCancel(caller) // closing itself ends the contexts of handlers
+	}
+	ctx, cancel := context.WithTimeout(ctx, n.cfg.closeTimeout)
+	defer cancel()
+	return f(ctx)
+}
+
+// release takes away what build made, as far as it came.
+func (n *Node) release() error {
+	var errs []error
+	if n.driver != nil {
+		n.driver.Close()
+	}
+	n.drains.mu.Lock()
+	for _, timer := range n.drains.of {
+		timer.Stop()
+	}
+	clear(n.drains.of)
+	n.drains.mu.Unlock()
+	if n.gate != nil {
+		n.gate.Close()
+	}
+	if n.cancel != nil {
+		n.cancel()
+		n.endHandlers()
+	}
+	for _, e := range n.emitters {
+		e.Close()
+	}
+	if n.host != nil {
+		errs = append(errs, n.host.Close())
+	}
+	if n.identity != nil {
+		errs = append(errs, n.identity.Close())
+	}
+	return errors.Join(errs...)
+}

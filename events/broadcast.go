@@ -384,23 +384,8 @@ func (b *Broadcast) Done() <-chan struct{} { return b.ctx.Done() }
 // for that handler; of such a ctx only the deadline counts, or five seconds.
 // Close may be called again, then it waits again.
 func (b *Broadcast) Close(ctx context.Context) error {
-	ctx, cancel := waitContext(ctx)
-	defer cancel()
 	b.once.Do(b.stop)
-	if err := b.mux.wait(ctx); err != nil {
-		return err
-	}
-	idle := make(chan struct{})
-	go func() {
-		b.tasks.Wait()
-		close(idle)
-	}()
-	select {
-	case <-idle:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("events: the broadcast is still closing: %w", ctx.Err())
-	}
+	return b.mux.waitAll(ctx, &b.tasks, "the broadcast is")
 }
 
 // stop begins the end of everything and waits for pubsub alone.

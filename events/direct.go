@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"sync"
@@ -309,23 +308,8 @@ func (d *Direct) Done() <-chan struct{} { return d.ctx.Done() }
 // not wait for that handler; of such a ctx only the deadline counts, or five
 // seconds. Close may be called again, then it waits again.
 func (d *Direct) Close(ctx context.Context) error {
-	ctx, cancel := waitContext(ctx)
-	defer cancel()
 	d.once.Do(d.stop)
-	if err := d.mux.wait(ctx); err != nil {
-		return err
-	}
-	idle := make(chan struct{})
-	go func() {
-		d.tasks.Wait()
-		close(idle)
-	}()
-	select {
-	case <-idle:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("events: streams are still closing: %w", ctx.Err())
-	}
+	return d.mux.waitAll(ctx, &d.tasks, "streams are")
 }
 
 // stop begins the end of everything and waits for nothing.

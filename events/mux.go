@@ -249,3 +249,24 @@ func (m *mux) wait(ctx context.Context) error {
 	}
 	return nil
 }
+
+// waitAll is wait for the end of a channel: handlers first, then its own tasks,
+// until ctx ends. what says who is late then.
+func (m *mux) waitAll(ctx context.Context, tasks *sync.WaitGroup, what string) error {
+	ctx, cancel := waitContext(ctx)
+	defer cancel()
+	if err := m.wait(ctx); err != nil {
+		return err
+	}
+	idle := make(chan struct{})
+	go func() {
+		tasks.Wait()
+		close(idle)
+	}()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("events: %s still closing: %w", what, ctx.Err())
+	}
+}

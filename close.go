@@ -47,7 +47,6 @@ func (n *Node) shutdown(caller context.Context) error {
 	started := n.stage == stageStarted
 	n.stage = stageClosed
 	n.mu.Unlock()
-	var errs []error
 	if started {
 		n.log.Info("closing", "id", n.ID())
 		if err := n.within(caller, n.finish); err != nil {
@@ -66,8 +65,7 @@ func (n *Node) shutdown(caller context.Context) error {
 	if err != nil {
 		n.log.Warn("closing: a handler still runs", "err", err)
 	}
-	errs = append(errs, n.release())
-	return errors.Join(errs...)
+	return n.release()
 }
 
 // finish refuses new events and waits until the accepted ones have arrived.

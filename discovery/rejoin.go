@@ -142,12 +142,10 @@ func (d *Driver) seedFound(s *seedState, info peer.AddrInfo) {
 func (d *Driver) seedLinked(p peer.ID) {
 	for _, s := range d.seeds {
 		if s.id == p {
-			s.err, s.told, s.full, s.try = nil, "", false, 0
+			s.err, s.told, s.try = nil, "", 0
 		}
 		// Somebody took us in, so that one seed is full is no fault.
-		if s.full {
-			s.full = false
-		}
+		s.full = false
 		if errors.Is(s.err, ErrFull) {
 			s.err, s.told = nil, ""
 		}

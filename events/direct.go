@@ -153,8 +153,8 @@ func (d *Direct) Start() {
 // any error the event was not accepted and is not sent.
 func (d *Direct) Emit(ctx context.Context, to peer.ID, name string, args ...any) error {
 	if err := d.emit(ctx, to, name, args); err != nil {
-		if d.ctx.Err() != nil {
-			err = ErrClosed // which may be why ctx has ended
+		if d.refused.Load() || d.ctx.Err() != nil {
+			err = ErrClosed // which may be why ctx or the link has ended
 		}
 		return &emitError{to, name, err}
 	}

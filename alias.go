@@ -19,6 +19,8 @@ type (
 	Name[T any] = events.Name[T]
 	// Message is an event of a Name with its decoded value.
 	Message[T any] = events.Message[T]
+	// Gap is broadcasts that are missing and will not come.
+	Gap = events.Gap
 	// Emitter is what an event can be sent with: *events.Broadcast and *Peer.
 	Emitter = events.Emitter
 	// Source is where handlers can be registered: the Emitters and *events.Direct.

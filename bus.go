@@ -19,6 +19,8 @@ type (
 	EvtNetsplit struct{ Seed string }
 	// EvtNetsplitResolved: the seed is heard again.
 	EvtNetsplitResolved struct{ Seed string }
+	// EvtGap: broadcasts of a sender are missing and will not come.
+	EvtGap struct{ Gap Gap }
 	// EvtSeedError: the reason why a seed cannot be used has changed.
 	EvtSeedError struct{ Err *SeedError }
 )

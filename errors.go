@@ -12,10 +12,12 @@ import (
 var (
 	// ErrNotStarted: the node has not been started.
 	ErrNotStarted = events.ErrNotStarted
-	// ErrNoPeers: a broadcast would reach nobody, since there are no peers.
+	// ErrNoPeers: a broadcast would reach nobody, since there never was a peer.
 	ErrNoPeers = events.ErrNoPeers
 	// ErrTooLarge: the event is larger than MaxEventSize. Nothing was sent.
 	ErrTooLarge = events.ErrTooLarge
+	// ErrQueueFull: TryEmit found no room.
+	ErrQueueFull = events.ErrQueueFull
 	// ErrStalled: nothing could be written to the peer for ten seconds.
 	ErrStalled = events.ErrStalled
 	// ErrBadName: an event name must be 1 to 128 bytes of UTF-8, and not "*".

@@ -69,6 +69,7 @@ type Node struct {
 	onPeerRemoved      hooks[func(context.Context, *Peer)]
 	onNetsplit         hooks[func(context.Context, Seed)]
 	onNetsplitResolved hooks[func(context.Context, Seed)]
+	onGap              hooks[func(context.Context, Gap)]
 	onSeedError        hooks[func(context.Context, *SeedError)]
 }
 
@@ -156,7 +157,8 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	}
 	n.broadcast, err = events.NewBroadcast(n.pubsub, n.host, events.BroadcastConfig{
 		Topic: n.topic, Session: session[:], MaxEventSize: cfg.maxEvent,
-		Neighbours: n.list.List, Serve: n.list.Has, Admit: n.list.Admit, Log: eventsLog,
+		Links: true, Admit: n.list.Admit, Log: eventsLog,
+		StoreAge: max(cfg.storeAge, 1), StoreBytes: cfg.storeBytes, Last: uint64(cfg.last),
 	})
 	if err != nil {
 		return err
@@ -179,6 +181,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 		Log: logging.Room("discovery", cfg.logger),
 	})
 	n.broadcast.OnNeighbour(n.driver.TopicChanged)
+	n.broadcast.OnGap(n.gap)
 	n.watchdog, err = health.New(health.Config{
 		Key: key, Session: session, PingInterval: cfg.pingInterval, PingTimeout: max(cfg.pingTimeout, 1), // zero means zero here
 		Seeds: seedTexts(seeds), Addrs: n.host.Dialable, Neighbours: n.list.List, Flood: n.driver.Flood,
@@ -198,7 +201,7 @@ func seedTexts(seeds []*discovery.Seed) (list []string) {
 func (n *Node) openEmitters() error {
 	for _, evt := range []any{
 		new(EvtConnected), new(EvtDisconnected), new(EvtPeerAdded), new(EvtPeerRemoved),
-		new(EvtNetsplit), new(EvtNetsplitResolved), new(EvtSeedError),
+		new(EvtNetsplit), new(EvtNetsplitResolved), new(EvtGap), new(EvtSeedError),
 	} {
 		e, err := n.host.EventBus().Emitter(evt)
 		if err != nil {
@@ -442,7 +445,7 @@ func (n *Node) evict(p peer.ID, reason error, was bool) {
 }
 
 func (n *Node) linked(p peer.ID, greeting []byte) {
-	if err := n.broadcast.Learn(p, greeting); err != nil {
+	if err := n.broadcast.Link(p, greeting); err != nil {
 		n.log.Debug("greeting", "peer", p, "err", err)
 	}
 	n.list.Add(p)
@@ -451,6 +454,7 @@ func (n *Node) linked(p peer.ID, greeting []byte) {
 
 func (n *Node) unlinked(p peer.ID, reason error, was bool) {
 	n.evict(p, reason, was)
+	n.broadcast.Unlink(p)
 	unwritten := n.direct.Release(p, reason)
 	n.list.Remove(p, &CloseError{Peer: p, Unwritten: unwritten, Err: reason})
 	n.watchdog.NeighboursChanged()
@@ -463,6 +467,13 @@ func (n *Node) onTopic(p peer.ID) bool {
 		}
 	}
 	return false
+}
+
+func (n *Node) gap(_ context.Context, g Gap) {
+	n.calls.post(func() {
+		n.onGap.each(func(f func(context.Context, Gap)) { n.calls.guard(func() { f(n.calls.ctx, g) }) })
+	})
+	n.emit(EvtGap{Gap: g})
 }
 
 func (n *Node) seedError(e *SeedError) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/discovery"
 	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/host"
 )
 
@@ -25,6 +26,8 @@ const (
 	DefaultPingTimeout  = 3 * time.Second // the original's pingTimeout
 	DefaultMaxEventSize = 512 << 10
 	DefaultCloseTimeout = 5 * time.Second
+	DefaultKeepFor      = events.DefaultStoreAge
+	DefaultKeepBytes    = events.DefaultStoreBytes
 )
 
 // maxMaxEventSize keeps an event with its envelope within the 768 KiB of a batch,
@@ -51,6 +54,9 @@ type config struct {
 	identitySet  bool
 	maxEvent     int
 	closeTimeout time.Duration
+	storeAge     time.Duration
+	storeBytes   int
+	last         int
 	logger       slog.Handler
 }
 
@@ -63,6 +69,8 @@ func defaultConfig() config {
 		network:      DefaultNetwork,
 		maxEvent:     DefaultMaxEventSize,
 		closeTimeout: DefaultCloseTimeout,
+		storeAge:     DefaultKeepFor,
+		storeBytes:   DefaultKeepBytes,
 	}
 }
 
@@ -146,6 +154,28 @@ func MaxEventSize(n int) Option {
 	return func(c *config) { c.maxEvent = n }
 }
 
+// KeepFor sets how long broadcasts are kept for neighbours that have missed them
+// (default one minute). What was sent during a longer cut is lost to those behind
+// it, and reported to them as a gap. Zero keeps them until the handlers here have
+// returned.
+func KeepFor(d time.Duration) Option {
+	return func(c *config) { c.storeAge = d }
+}
+
+// KeepBytes bounds the broadcasts that are kept, for neighbours and for handlers
+// that are slow (default 16 MiB, at least 1 MiB). Beyond it the oldest of the
+// sender of whom most is kept go.
+func KeepBytes(n int) Option {
+	return func(c *config) { c.storeBytes = n }
+}
+
+// Last makes a node that joins begin with the last n broadcasts of each sender, as
+// far as its neighbours keep them. The default is zero: it begins with what is
+// sent from now on.
+func Last(n int) Option {
+	return func(c *config) { c.last = n }
+}
+
 // CloseTimeout bounds each of the two waits of Close: for neighbours to
 // acknowledge what was sent, and for handlers to return (default five seconds).
 // Zero means not to wait.
@@ -212,8 +242,20 @@ func (c *config) validate() ([]*discovery.Seed, error) {
 	if c.closeTimeout < 0 {
 		bad("CloseTimeout(%v): must not be negative; zero means not to wait", c.closeTimeout)
 	}
+	if c.storeAge < 0 {
+		bad("KeepFor(%v): must not be negative", c.storeAge)
+	}
+	if c.storeBytes < minKeepBytes {
+		bad("KeepBytes(%d): must be at least %d bytes, since handlers read from there", c.storeBytes, minKeepBytes)
+	}
+	if c.last < 0 {
+		bad("Last(%d): must not be negative", c.last)
+	}
 	return seeds, errors.Join(errs...)
 }
+
+// minKeepBytes is room for an event of any size.
+const minKeepBytes = 1 << 20
 
 // maxNetworkName leaves the topic short; the wire allows overlay.MaxNetwork.
 const maxNetworkName = overlay.MaxNetwork / 2

@@ -84,6 +84,14 @@ func (n *Node) OnNetsplitResolved(f func(ctx context.Context, seed Seed)) (off f
 	return n.onNetsplitResolved.on(f)
 }
 
+// OnGap calls f when broadcasts of a sender are missing and will not come: no
+// neighbour has them any more, or the handlers here were so slow that they had to
+// make room. Who has to know it in its place among the events uses
+// Broadcast().OnGap.
+func (n *Node) OnGap(f func(ctx context.Context, gap Gap)) (off func()) {
+	return n.onGap.on(f)
+}
+
 // OnSeedError calls f when the reason why a seed cannot be used changes.
 func (n *Node) OnSeedError(f func(ctx context.Context, err *SeedError)) (off func()) {
 	return n.onSeedError.on(f)

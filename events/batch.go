@@ -6,6 +6,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/go-smokesignal/smokesignal/events/internal/engine"
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
@@ -44,61 +45,77 @@ const (
 	numBatchEvent   = 4
 )
 
-// appendBatch appends the envelope of one or more encoded events, of which the
-// first has the number first.
-func appendBatch(dst []byte, session order.Session, first uint64, events ...[]byte) []byte {
+// appendBatchHeader appends what a batch has before its events, of which the first
+// has the number first.
+func appendBatchHeader(dst []byte, session order.Session, first uint64) []byte {
 	dst = frame.AppendBytes(dst, numBatchSession, session.ID[:])
 	dst = frame.AppendUint(dst, numBatchStart, session.Start)
-	dst = frame.AppendUint(dst, numBatchFirst, first)
-	for _, ev := range events {
-		dst = frame.AppendMessage(dst, numBatchEvent, ev)
-	}
-	return dst
+	return frame.AppendUint(dst, numBatchFirst, first)
 }
 
-// A batch is a Batch that arrived. The events point into the message.
+// A batch is a Batch that arrived.
 type batch struct {
 	session order.Session
 	first   uint64
-	events  [][]byte
-	size    int // bytes it keeps alive
+	count   int    // events
+	data    []byte // the message from its first event on
 }
 
-// decodeBatch reads a Batch. It copies nothing: the events keep b.
-func decodeBatch(b []byte) (*batch, error) {
+func (m *batch) end() uint64 { return m.first + uint64(m.count) }
+
+// parse reads a Batch. It copies nothing: the batch keeps b.
+func (m *batch) parse(b []byte) error {
 	if len(b) > MaxBatch {
-		return nil, fmt.Errorf("%w batch: %d bytes, at most %d", ErrMalformed, len(b), MaxBatch)
+		return fmt.Errorf("%w batch: %d bytes, at most %d", ErrMalformed, len(b), MaxBatch)
 	}
-	m := &batch{}
 	var session []byte
-	for f, err := range frame.Fields(b) {
+	for len(b) > 0 {
+		f, rest, err := frame.Cut(b)
 		switch {
 		case err != nil:
-			return nil, fmt.Errorf("%w batch: %w", ErrMalformed, err)
+			return fmt.Errorf("%w batch: %w", ErrMalformed, err)
+		case f.Num == numBatchEvent && f.Type == protowire.BytesType:
+			switch {
+			case m.count == maxBatchEvents:
+				return fmt.Errorf("%w batch: more than %d events", ErrMalformed, maxBatchEvents)
+			case len(f.Bytes) == 0:
+				return fmt.Errorf("%w batch: event %d is empty", ErrMalformed, m.count+1)
+			case m.count == 0:
+				m.data = b
+			}
+			m.count++
 		case f.Num == numBatchSession && f.Type == protowire.BytesType:
 			session = f.Bytes
 		case f.Num == numBatchStart && f.Type == protowire.VarintType:
 			m.session.Start = f.Uint
 		case f.Num == numBatchFirst && f.Type == protowire.VarintType:
 			m.first = f.Uint
-		case f.Num == numBatchEvent && f.Type == protowire.BytesType:
-			switch {
-			case len(m.events) == maxBatchEvents:
-				return nil, fmt.Errorf("%w batch: more than %d events", ErrMalformed, maxBatchEvents)
-			case len(f.Bytes) == 0:
-				return nil, fmt.Errorf("%w batch: event %d is empty", ErrMalformed, len(m.events)+1)
-			}
-			m.events = append(m.events, f.Bytes)
 		}
+		b = rest
 	}
 	if err := parseSession(&m.session, session); err != nil {
-		return nil, fmt.Errorf("%w batch: %w", ErrMalformed, err)
+		return fmt.Errorf("%w batch: %w", ErrMalformed, err)
 	}
-	if m.first == 0 || len(m.events) == 0 || m.first > order.MaxNumber-uint64(len(m.events)) {
-		return nil, fmt.Errorf("%w batch: %d events from %d", ErrMalformed, len(m.events), m.first)
+	if m.first == 0 || m.count == 0 || m.first > order.MaxNumber-uint64(m.count) {
+		return fmt.Errorf("%w batch: %d events from %d", ErrMalformed, m.count, m.first)
 	}
-	m.size = len(b) + 24*cap(m.events) + 256
-	return m, nil
+	return nil
+}
+
+// cutEvent returns the next event in data, a part of a batch, and what follows it;
+// nil if there is none.
+func cutEvent(data []byte) (ev, rest []byte) {
+	for len(data) > 0 {
+		f, rest, err := frame.Cut(data)
+		if err != nil {
+			return nil, nil // parse has seen that it is good
+		}
+		if f.Num == numBatchEvent && f.Type == protowire.BytesType {
+			return f.Bytes, rest
+		}
+		data = rest
+	}
+	return nil, nil
 }
 
 // parseSession completes a session of which the start is set.
@@ -122,13 +139,18 @@ func parseSession(s *order.Session, id []byte) error {
 //	  uint64 start_ms = 3;
 //	  uint64 next = 4;      // every number below was received, or given up as lost
 //	  uint64 above = 5;     // none from here on was received; 0 or left out: next
+//	  uint64 begin = 6;     // from here on it was received; 0 or left out: next
+//	  uint64 floor = 7;     // the lowest number that is still kept; 0: none
+//	  uint64 withheld = 8;  // who gave the events is asked to count only those below
+//	                        // next - withheld as acknowledged
+//	  bool ask = 9;         // the other's mark of the sender is wanted in turn
 //	}
 //
 // A neighbour gets the marks when the link is made, after it was seen on the
 // topic. What is sent or passed on after that goes to it as well, so from the
 // marks on (above, where it is given) it is owed everything. It believes a
 // sender about itself; the word of others it takes as a hint, which never makes
-// it skip anything.
+// it skip anything for good.
 const (
 	maxMarks     = 1024
 	maxMarksSize = 64 << 10
@@ -142,12 +164,16 @@ const (
 	numMarkStart   = 3
 	numMarkNext    = 4
 	numMarkAbove   = 5
+	numMarkBegin   = 6
+	numMarkFloor   = 7
+	numMarkHeld    = 8
+	numMarkAsk     = 9
 )
 
 // appendMarks appends a Marks message with as many of the marks as fit.
-func appendMarks(dst []byte, marks []order.Mark) []byte {
+func appendMarks(dst []byte, marks []engine.Mark) []byte {
 	start := len(dst)
-	var buf [128]byte
+	var buf [192]byte
 	for _, m := range marks[:min(len(marks), maxMarks)] {
 		body := frame.AppendBytes(buf[:0], numMarkSender, m.Sender)
 		body = frame.AppendBytes(body, numMarkSession, m.Session.ID[:])
@@ -155,6 +181,14 @@ func appendMarks(dst []byte, marks []order.Mark) []byte {
 		body = frame.AppendUint(body, numMarkNext, m.Next)
 		if m.Above > m.Next {
 			body = frame.AppendUint(body, numMarkAbove, m.Above)
+		}
+		if m.Begin < m.Next {
+			body = frame.AppendUint(body, numMarkBegin, m.Begin)
+		}
+		body = frame.AppendUint(body, numMarkFloor, m.Floor)
+		body = frame.AppendUint(body, numMarkHeld, m.Next-min(m.Through, m.Next))
+		if m.Ask {
+			body = frame.AppendUint(body, numMarkAsk, 1)
 		}
 		if len(dst)-start+len(body)+4 > maxMarksSize {
 			break
@@ -165,11 +199,11 @@ func appendMarks(dst []byte, marks []order.Mark) []byte {
 }
 
 // decodeMarks reads a Marks message.
-func decodeMarks(b []byte) ([]order.Mark, error) {
+func decodeMarks(b []byte) ([]engine.Mark, error) {
 	if len(b) > maxMarksSize {
 		return nil, fmt.Errorf("%w marks: %d bytes, at most %d", ErrMalformed, len(b), maxMarksSize)
 	}
-	var marks []order.Mark
+	var marks []engine.Mark
 	for f, err := range frame.Fields(b) {
 		switch {
 		case err != nil:
@@ -188,8 +222,9 @@ func decodeMarks(b []byte) ([]order.Mark, error) {
 	return marks, nil
 }
 
-func decodeMark(b []byte) (m order.Mark, err error) {
+func decodeMark(b []byte) (m engine.Mark, err error) {
 	var session []byte
+	var held uint64
 	for f, err := range frame.Fields(b) {
 		if err != nil {
 			return m, err
@@ -201,19 +236,33 @@ func decodeMark(b []byte) (m order.Mark, err error) {
 			}
 		case f.Num == numMarkSession && f.Type == protowire.BytesType:
 			session = f.Bytes
-		case f.Num == numMarkStart && f.Type == protowire.VarintType:
+		case f.Type != protowire.VarintType:
+			// Not a field of ours.
+		case f.Num == numMarkStart:
 			m.Session.Start = f.Uint
-		case f.Num == numMarkNext && f.Type == protowire.VarintType:
+		case f.Num == numMarkNext:
 			m.Next = f.Uint
-		case f.Num == numMarkAbove && f.Type == protowire.VarintType:
+		case f.Num == numMarkAbove:
 			m.Above = f.Uint
+		case f.Num == numMarkBegin:
+			m.Begin = f.Uint
+		case f.Num == numMarkFloor:
+			m.Floor = f.Uint
+		case f.Num == numMarkHeld:
+			held = f.Uint
+		case f.Num == numMarkAsk:
+			m.Ask = f.Uint != 0
 		}
 	}
 	m.Above = max(m.Above, m.Next)
+	if m.Begin == 0 {
+		m.Begin = m.Next
+	}
+	m.Through = m.Next - min(held, m.Next)
 	switch {
 	case m.Sender == "":
 		return m, fmt.Errorf("it has no sender")
-	case m.Next == 0 || m.Above > order.MaxNumber:
+	case m.Next == 0 || m.Above > order.MaxNumber || m.Begin > m.Next || m.Floor > order.MaxNumber:
 		return m, fmt.Errorf("it is from %d to %d", m.Next, m.Above)
 	}
 	return m, parseSession(&m.Session, session)

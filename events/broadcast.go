@@ -19,8 +19,11 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
-// DefaultBacklog is how many bytes of broadcasts may wait for handlers.
-const DefaultBacklog = 16 << 20
+// Defaults of what a node keeps of broadcasts.
+const (
+	DefaultStoreAge   = time.Minute
+	DefaultStoreBytes = 16 << 20
+)
 
 // BroadcastConfig configures a [Broadcast]. Only Topic is required.
 type BroadcastConfig struct {
@@ -32,17 +35,20 @@ type BroadcastConfig struct {
 	// MaxEventSize in bytes bounds an encoded event that is sent; 0 is
 	// DefaultMaxEventSize. It cannot be more than fits into a batch.
 	MaxEventSize int
-	// Backlog in bytes bounds what waits for handlers, of all senders together;
-	// 0 is DefaultBacklog. Beyond it the newest events of the sender that waits
-	// with most are dropped.
-	Backlog int
-	// Neighbours returns the peers to which broadcasts go first, and from which
-	// Flush asks a confirmation. It is called from several goroutines. nil takes
+	// StoreAge is how long events are kept for neighbours that may lack them; 0 is
+	// DefaultStoreAge. What handlers have not yet come to is kept longer.
+	StoreAge time.Duration
+	// StoreBytes bounds what is kept, for neighbours and for handlers; 0 is
+	// DefaultStoreBytes. Beyond it the oldest events of the sender of whom most is
+	// kept go; what of them no handler has come to is a [Gap].
+	StoreBytes int
+	// Last is how many of the events of each sender from before our time are
+	// handled first, as far as neighbours keep them. 0 begins with what is sent
+	// from now on.
+	Last uint64
+	// Links says that Link and Unlink tell who our neighbours are; else they are
 	// those who are on the topic.
-	Neighbours func() []peer.ID
-	// Serve tells who may ask for our marks. It is called from several
-	// goroutines. nil means everybody.
-	Serve func(peer.ID) bool
+	Links bool
 	// Admit is called before events of a sender are handled, from the goroutine
 	// that handles them: it may block while the sender is being linked (ctx ends
 	// at Close), and drops the events with an error. nil admits everybody.
@@ -66,7 +72,11 @@ func (c *BroadcastConfig) fill() error {
 	if most := MaxBatch - maxBatchOverhead; c.MaxEventSize > most {
 		return fmt.Errorf("events: a broadcast event has at most %d bytes, so %d as maximum is too much", most, c.MaxEventSize)
 	}
-	c.Backlog = orDefault(c.Backlog, DefaultBacklog)
+	if c.StoreAge < 0 || c.StoreBytes < 0 {
+		return fmt.Errorf("events: a store of %d bytes for %v: neither can be negative", c.StoreBytes, c.StoreAge)
+	}
+	c.StoreAge = orDefault(c.StoreAge, DefaultStoreAge)
+	c.StoreBytes = orDefault(c.StoreBytes, DefaultStoreBytes)
 	if c.Log == nil {
 		c.Log = logging.Room("events", nil)
 	}
@@ -75,9 +85,8 @@ func (c *BroadcastConfig) fill() error {
 
 // Broadcast sends events to all nodes on a topic and calls handlers for those
 // that come. Of each sender they come once, in the order in which it sent
-// them, whatever pubsub does to them on the way: an event that is missing is
-// waited for while others come in their turn, and ten seconds more, or two when
-// its sender has started anew; then it is given up as lost and counted. Own
+// them, whatever pubsub does to them on the way: what it dropped is fetched from
+// neighbours, and what none of them has any more is reported as a [Gap]. Own
 // events are not heard. All methods may be called from any goroutine, also from
 // handlers.
 type Broadcast struct {
@@ -87,7 +96,8 @@ type Broadcast struct {
 	mux     *mux
 	session order.Session
 	in      inbox
-	backlog backlog
+	out     outbox
+	readers readers
 
 	topic *pubsub.Topic
 	sub   *pubsub.Subscription
@@ -95,21 +105,13 @@ type Broadcast struct {
 
 	ctx    context.Context // of handlers
 	cancel context.CancelFunc
-	tasks  sync.WaitGroup // Add only under mu and before closed
+	tasks  sync.WaitGroup // Go only under a lock that Close takes before it waits
 	once   sync.Once      // of stop
 
 	mu        sync.Mutex
-	stage     broadcastStage
-	onTopic   []peer.ID           // who announced the topic
+	stage     atomic.Int32        // broadcastStage; set under mu
 	neighbour func(peer.ID, bool) // may be nil
 	watching  bool
-	serving   map[peer.ID]int // streams of marks and repair
-
-	// emitting is held, by whoever put something into it, from the numbering of
-	// an event until pubsub has it, so that the order of the numbers is that on
-	// the wire. It guards next.
-	emitting chan struct{}
-	next     uint64 // number of the next event
 
 	stats broadcastCounters
 }
@@ -130,8 +132,10 @@ const (
 type BroadcastStats struct {
 	Emitted     uint64 // events of our own
 	Delivered   uint64 // events that were handled
-	Lost        uint64 // events that did not come although others behind them did
+	Lost        uint64 // events that no neighbour had any more
 	Overrun     uint64 // events dropped because handlers were too slow, or not admitted, or at Close
+	Repaired    uint64 // batches that a neighbour was asked for and gave
+	Repairs     uint64 // batches that we gave to neighbours who asked
 	Duplicates  uint64 // batches that came again, or after they were given up
 	OldSessions uint64 // batches of a run of their sender before the one that is heard now
 	Foreign     uint64 // messages on the topic that are no batch
@@ -141,7 +145,7 @@ type BroadcastStats struct {
 }
 
 type broadcastCounters struct {
-	emitted, delivered, lost, overrun, duplicates, oldSessions, foreign, malformed atomic.Uint64
+	emitted, delivered, lost, overrun, repaired, repairs, duplicates, oldSessions, foreign, malformed atomic.Uint64
 }
 
 // lastStart is the start of the latest session of this process, so that two
@@ -169,18 +173,16 @@ func NewBroadcast(ps *pubsub.PubSub, h corehost.Host, cfg BroadcastConfig) (*Bro
 		return nil, err
 	}
 	b := &Broadcast{
-		host:     h,
-		cfg:      cfg,
-		log:      cfg.Log,
-		mux:      newMux(cfg.Log),
-		session:  newSession(cfg.Session),
-		serving:  make(map[peer.ID]int),
-		emitting: make(chan struct{}, 1),
-		next:     1,
+		host:    h,
+		cfg:     cfg,
+		log:     cfg.Log,
+		mux:     newMux(cfg.Log),
+		session: newSession(cfg.Session),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.in.init(b)
-	b.backlog.init(b)
+	b.out = outbox{b: b, next: 1}
+	b.readers.init(b)
 	var err error
 	if b.topic, err = ps.Join(cfg.Topic); err != nil {
 		return nil, fmt.Errorf("events: join topic %s: %w", quote(cfg.Topic), err)
@@ -197,15 +199,15 @@ func NewBroadcast(ps *pubsub.PubSub, h corehost.Host, cfg BroadcastConfig) (*Bro
 	return nil, fmt.Errorf("events: subscribe to topic %s: %w", quote(cfg.Topic), err)
 }
 
-// Start allows Emit, and answers the neighbours' questions for marks. It does
-// nothing the second time and after Close.
+// Start allows Emit, and listens to what neighbours tell and ask. It does nothing
+// the second time and after Close.
 func (b *Broadcast) Start() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.stage != broadcastNew {
+	if b.stageNow() != broadcastNew {
 		return
 	}
-	b.stage = broadcastStarted
+	b.setStage(broadcastStarted)
 	b.watch()
 	b.host.SetStreamHandler(ProtocolRepair, b.serve)
 }
@@ -223,7 +225,7 @@ func (b *Broadcast) OnNeighbour(f func(p peer.ID, present bool)) {
 
 // watch begins to follow who is on the topic. It needs mu.
 func (b *Broadcast) watch() {
-	if b.watching || b.stage == broadcastClosed {
+	if b.watching || b.stageNow() == broadcastClosed {
 		return
 	}
 	b.watching = true
@@ -239,16 +241,41 @@ func (b *Broadcast) watch() {
 }
 
 // Emit sends an event to all nodes of the network. nil means that it was
-// encoded, numbered and handed to pubsub: everybody gets the events of this
-// node in the order in which these calls were made. The arguments belong to
-// the caller again when it returns.
+// encoded, numbered and queued: everybody gets the events of this node in the
+// order in which these calls were made. What is emitted while there is no
+// neighbour is kept, see [BroadcastConfig], for those that come. The arguments
+// belong to the caller again when it returns.
 //
-// Emit waits for the calls before it, which pubsub takes some 100 µs each for,
-// until ctx ends. ErrNoPeers, ErrNotStarted, ErrClosed, ErrBadName,
-// ErrBadArgument and ErrTooLarge come at once. After any error nothing was
-// numbered or sent.
+// Emit waits while a neighbour lacks so much that more could overrun it, until it
+// gets on, or ctx ends; a neighbour that does not get on at all is not waited for
+// longer than five seconds. ErrNoPeers (there was never a neighbour),
+// ErrNotStarted, ErrClosed, ErrBadName, ErrBadArgument and ErrTooLarge come at
+// once. After any error nothing was numbered or sent.
 func (b *Broadcast) Emit(ctx context.Context, name string, args ...any) error {
-	if err := b.emit(ctx, name, args); err != nil {
+	if _, err := b.emit(ctx, false, name, args); err != nil {
+		return &broadcastError{name, err}
+	}
+	return nil
+}
+
+// TryEmit is Emit that does not wait: it returns ErrQueueFull instead.
+func (b *Broadcast) TryEmit(name string, args ...any) error {
+	if _, err := b.emit(context.Background(), true, name, args); err != nil {
+		return &broadcastError{name, err}
+	}
+	return nil
+}
+
+// EmitConfirmed is Emit that returns when k neighbours have received the event,
+// or, if k is 0, all that there were when it was sent. They pass it on; whether
+// it has been handled anywhere is not known. When ctx ends first the event may
+// arrive all the same, and the error is an [*UnconfirmedError].
+func (b *Broadcast) EmitConfirmed(ctx context.Context, k int, name string, args ...any) error {
+	number, err := b.emit(ctx, false, name, args)
+	if err == nil {
+		err = b.confirm(ctx, number+1, k)
+	}
+	if err != nil {
 		return &broadcastError{name, err}
 	}
 	return nil
@@ -265,41 +292,32 @@ func (e *broadcastError) Error() string {
 }
 func (e *broadcastError) Unwrap() error { return e.err }
 
-func (b *Broadcast) emit(ctx context.Context, name string, args []any) error {
+// emit is Emit, or TryEmit, and returns the number of the event.
+func (b *Broadcast) emit(ctx context.Context, try bool, name string, args []any) (number uint64, err error) {
 	if ctx.Err() != nil {
-		return b.ended(ctx)
+		return 0, b.ended(ctx)
 	}
-	buf := getBuffer()
-	defer buf.free()
-	var err error
-	if buf.b, err = encodeEvent(buf.b, name, args, b.cfg.MaxEventSize); err != nil {
-		return err
+	size, buf, err := prepare(name, args, b.cfg.MaxEventSize)
+	if err != nil {
+		return 0, err
 	}
-	select {
-	case b.emitting <- struct{}{}:
-		defer func() { <-b.emitting }()
-	case <-ctx.Done():
-		return b.ended(ctx)
+	if buf != nil {
+		defer buf.free()
 	}
+	return b.out.put(ctx, try, outgoing{name, args, size, buf})
+}
+
+// mayEmit returns why Emit fails whatever the event.
+func (b *Broadcast) mayEmit() error {
 	switch b.stageNow() {
 	case broadcastNew:
 		return ErrNotStarted
 	case broadcastRefusing, broadcastClosed:
 		return ErrClosed
 	}
-	if len(b.neighbours()) == 0 {
+	if !b.in.met.Load() {
 		return ErrNoPeers
 	}
-	// Pubsub keeps the data, so it is not from a pool.
-	data := appendBatch(make([]byte, 0, len(buf.b)+maxBatchOverhead), b.session, b.next, buf.b)
-	if err := b.topic.Publish(ctx, data); err != nil {
-		if b.ctx.Err() != nil {
-			err = ErrClosed
-		}
-		return err
-	}
-	b.next++
-	b.stats.emitted.Add(1)
 	return nil
 }
 
@@ -311,33 +329,28 @@ func (b *Broadcast) ended(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (b *Broadcast) stageNow() broadcastStage {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.stage
-}
+func (b *Broadcast) setStage(s broadcastStage) { b.stage.Store(int32(s)) }
 
-// nextNumber returns the number of the next event, once no event is between its
-// number and pubsub.
-func (b *Broadcast) nextNumber() uint64 {
-	b.emitting <- struct{}{}
-	defer func() { <-b.emitting }()
-	return b.next
-}
+func (b *Broadcast) stageNow() broadcastStage { return broadcastStage(b.stage.Load()) }
 
 // On calls f for the events of a name from any node, or for every event if the
 // name is "*". Events of one sender are handled one after the other, in order,
 // also across names; f may run for several senders at once. A slow f delays the
-// events of its sender, and nothing at other nodes; what waits is bounded, see
-// [BroadcastConfig]. f's ctx ends at Close. A panic of f is caught, counted and
+// events of its sender here, and nothing at other nodes; what it does not come to
+// before it has to make room is a [Gap], see [BroadcastConfig]. f's ctx ends at Close. A panic of f is caught, counted and
 // logged.
 func (b *Broadcast) On(name string, f func(context.Context, *Event)) (off func()) {
 	return b.mux.on(name, f)
 }
 
+// OnGap calls f for events that are missing: in their place, after the handlers of
+// the event before them have returned and before those of the next are called.
+// Of several senders f may be called at once.
+func (b *Broadcast) OnGap(f func(context.Context, Gap)) (off func()) { return b.mux.gaps.on(f) }
+
 // Stream returns a view of the events named [StreamName] to and from all nodes.
 // It takes part from now on and holds 64 KiB or 256 events; beyond that the
-// events wait in the backlog, so it should be read or closed.
+// events wait in the store, so it should be read or closed.
 func (b *Broadcast) Stream() io.ReadWriteCloser {
 	ctx, cancel := context.WithCancel(b.ctx)
 	v := newStreamView(
@@ -357,6 +370,8 @@ func (b *Broadcast) Stats() BroadcastStats {
 		Delivered:   b.stats.delivered.Load(),
 		Lost:        b.stats.lost.Load(),
 		Overrun:     b.stats.overrun.Load(),
+		Repaired:    b.stats.repaired.Load(),
+		Repairs:     b.stats.repairs.Load(),
 		Duplicates:  b.stats.duplicates.Load(),
 		OldSessions: b.stats.oldSessions.Load(),
 		Foreign:     b.stats.foreign.Load(),
@@ -371,7 +386,9 @@ func (b *Broadcast) Stats() BroadcastStats {
 func (b *Broadcast) Refuse() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.stage = max(b.stage, broadcastRefusing)
+	if b.stageNow() < broadcastRefusing {
+		b.setStage(broadcastRefusing)
+	}
 }
 
 // Done is closed when Close begins.
@@ -391,15 +408,16 @@ func (b *Broadcast) Close(ctx context.Context) error {
 // stop begins the end of everything and waits for pubsub alone.
 func (b *Broadcast) stop() {
 	b.mu.Lock()
-	started := b.stage != broadcastNew
-	b.stage = broadcastClosed
+	started := b.stageNow() != broadcastNew
+	b.setStage(broadcastClosed)
 	b.mu.Unlock()
 	if started {
 		b.host.RemoveStreamHandler(ProtocolRepair)
 	}
 	b.cancel()
 	b.in.close()
-	b.backlog.close()
+	b.out.close()
+	b.readers.close()
 	b.sub.Cancel()
 	b.seen.Cancel()
 	if err := b.topic.Close(); err != nil {
@@ -407,33 +425,30 @@ func (b *Broadcast) stop() {
 	}
 }
 
-// neighbours returns whom a broadcast goes to first; not to be changed.
-func (b *Broadcast) neighbours() []peer.ID {
-	if b.cfg.Neighbours != nil {
-		return b.cfg.Neighbours()
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.onTopic
-}
-
 // saw notes that a peer announced the topic or left it.
 func (b *Broadcast) saw(p peer.ID, present bool) {
+	switch {
+	case b.cfg.Links:
+	case present:
+		b.Link(p, nil)
+	default:
+		b.Unlink(p)
+	}
 	b.mu.Lock()
-	// Replaced, not changed, since neighbours gives it away.
-	list := make([]peer.ID, 0, len(b.onTopic)+1)
-	for _, q := range b.onTopic {
-		if q != p {
-			list = append(list, q)
-		}
-	}
-	if present {
-		list = append(list, p)
-	}
-	b.onTopic = list
 	f := b.neighbour
 	b.mu.Unlock()
 	if f != nil {
 		f(p, present)
 	}
+}
+
+// Marks returns, encoded, how far this node is with each sender, itself first,
+// as a new neighbour is to be told. It is to be called when the neighbour was
+// seen on the topic: what this node sends or passes on after that goes to the
+// neighbour too, and that is everything from the marks on. It has at most 64
+// KiB.
+func (b *Broadcast) Marks() []byte {
+	b.in.mu.Lock()
+	defer b.in.mu.Unlock()
+	return appendMarks(nil, b.in.engine.Marks(maxMarks))
 }

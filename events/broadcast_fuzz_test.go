@@ -5,8 +5,11 @@ import (
 	"testing"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"google.golang.org/protobuf/proto"
 
+	"github.com/go-smokesignal/smokesignal/events/internal/engine"
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
+	"github.com/go-smokesignal/smokesignal/events/internal/repair"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
@@ -18,35 +21,32 @@ func FuzzBatch(f *testing.F) {
 	f.Add(appendBatch(nil, order.Session{}, 0, nil))
 	f.Add([]byte("hello"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m, err := decodeBatch(b)
-		if err != nil {
+		var m, again batch
+		if m.parse(b) != nil {
 			return
 		}
-		if len(m.events) == 0 || len(m.events) > maxBatchEvents || m.first == 0 || m.first+uint64(len(m.events)) > order.MaxNumber || m.session.Start == 0 {
+		if m.count == 0 || m.count > maxBatchEvents || m.first == 0 || m.end() > order.MaxNumber || m.session.Start == 0 {
 			t.Fatalf("%+v", m)
 		}
-		if m.size < len(b) || m.size > 64*len(b)+1024 {
-			t.Fatalf("%d bytes weigh %d", len(b), m.size)
+		var list [][]byte
+		for ev, rest := cutEvent(m.data); ev != nil; ev, rest = cutEvent(rest) {
+			list = append(list, ev)
+			decodeEvent("sender", ev)
 		}
-		again, err := decodeBatch(appendBatch(nil, m.session, m.first, m.events...))
-		if err != nil {
+		if err := again.parse(appendBatch(nil, m.session, m.first, list...)); err != nil {
 			t.Fatal(err)
 		}
-		if again.session != m.session || again.first != m.first || len(again.events) != len(m.events) {
-			t.Fatalf("%+v, %+v", m, again)
-		}
-		for i, ev := range m.events {
-			if !bytes.Equal(ev, again.events[i]) {
-				t.Fatal(i)
-			}
-			decodeEvent("sender", ev)
+		if again.session != m.session || again.first != m.first || again.count != m.count || len(list) != m.count {
+			t.Fatalf("%+v, %+v, %d events", m, again, len(list))
 		}
 	})
 }
 
 func FuzzMarks(f *testing.F) {
 	id := peer.ID("\x00\x04abcd")
-	f.Add(appendMarks(nil, []order.Mark{{Sender: id, Session: rawSession(1), Next: 1}, {Sender: id, Session: rawSession(2), Next: 5, Above: 9}}))
+	f.Add(appendMarks(nil, []engine.Mark{markOf(id, rawSession(1), 1), {
+		Mark: order.Mark{Sender: id, Session: rawSession(2), Begin: 2, Next: 5, Above: 9}, Floor: 3, Through: 4, Ask: true,
+	}}))
 	f.Add([]byte{0x0a, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		marks, err := decodeMarks(b)
@@ -54,7 +54,7 @@ func FuzzMarks(f *testing.F) {
 			return
 		}
 		for _, m := range marks {
-			if m.Sender == "" || m.Next < 1 || m.Above < m.Next || m.Above > order.MaxNumber || m.Session.Start == 0 {
+			if m.Sender == "" || m.Next < 1 || m.Above < m.Next || m.Begin > m.Next || m.Through > m.Next || m.Above > order.MaxNumber || m.Session.Start == 0 {
 				t.Fatalf("%+v", m)
 			}
 		}
@@ -71,20 +71,45 @@ func FuzzMarks(f *testing.F) {
 }
 
 func FuzzRepairFrame(f *testing.F) {
-	f.Add(appendMarksRequest(nil))
-	f.Add(appendMarksRequest(nil, "\x00\x04abcd", "\x00\x01a"))
-	f.Add(frame.AppendMessage(nil, numRepairMarks, ""))
+	key := repair.Key{Sender: "\x00\x04abcd", Session: rawSession(1)}
+	f.Add(question{Key: key, from: 1, to: 2}.append(nil))
+	f.Add(question{Key: key, from: 5, to: order.MaxNumber, passOn: true}.append(nil))
+	f.Add(frame.AppendMessage(nil, numRepairTold, ""))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		senders, ok, err := decodeMarksRequest(b)
-		if len(senders) > maxRequestSenders || (!ok || err != nil) && senders != nil {
-			t.Fatalf("%d senders, %v, %v", len(senders), ok, err)
-		}
-		if !ok || err != nil {
+		num, body, err := repairField(b)
+		if err != nil || num != numRepairWant {
 			return
 		}
-		again, ok, err := decodeMarksRequest(appendMarksRequest(nil, senders...))
-		if err != nil || !ok || len(again) != len(senders) {
-			t.Fatalf("%v: %q, %q", err, senders, again)
+		q, err := decodeWant(body)
+		if err != nil {
+			return
+		}
+		if q.from < 1 || q.from >= q.to || q.to > order.MaxNumber || q.Sender == "" || q.Session.Start == 0 {
+			t.Fatalf("%+v", q)
+		}
+		_, body, err = repairField(q.append(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := decodeWant(body); err != nil || again != q {
+			t.Fatalf("%v: %+v, %+v", err, q, again)
+		}
+	})
+}
+
+// Nobody but its sender can make an original.
+func FuzzOriginal(f *testing.F) {
+	h := newStationHost(f)
+	r := &rawPeer{t: f, host: h}
+	good, err := proto.Marshal(r.message(batchOf(f, rawSession(1), 1, "one")))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		o, err := decodeOriginal(b, h.ID(), testTopic)
+		if err == nil && !bytes.Equal(o.msg.Data, batchOf(t, rawSession(1), 1, "one")) {
+			t.Fatalf("%x is believed", b)
 		}
 	})
 }

@@ -1,38 +1,48 @@
 package events
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/go-smokesignal/smokesignal/events/internal/engine"
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
+	"github.com/go-smokesignal/smokesignal/events/internal/store"
 )
 
-// inbox takes the messages from pubsub and brings them into order. It does so
-// in pubsub's event loop, before pubsub passes them on: a mark then covers all
-// that a neighbour not yet on the topic has missed.
+// inbox drives the engine: it tells it what comes from pubsub, neighbours and the
+// clock, and carries out what it decides. Messages are taken in pubsub's event
+// loop, before pubsub passes them on: a mark then covers all that a neighbour not
+// yet on the topic has missed.
 type inbox struct {
 	b *Broadcast
 
-	mu     sync.Mutex
-	closed bool
-	core   *order.Core[*batch]
-	steps  []order.Step[*batch] // reused
-	timer  *time.Timer          // calls advance
-	due    time.Time            // when; zero: not set
-	warned limiter
+	mu        sync.Mutex
+	closed    bool
+	engine    *engine.Engine[*original]
+	links     map[peer.ID]*teller
+	met       atomic.Bool   // there was a neighbour
+	strangers int           // streams of peers that are not yet neighbours
+	timer     *time.Timer   // calls advance
+	due       time.Time     // when; zero: not set
+	warned    limiter       // of old sessions
+	change    chan struct{} // closed when somebody acknowledged, came or went; nil: nobody waits
+
+	flying bool          // a batch of ours is not yet through pubsub's event loop
+	room   chan struct{} // has a value when another may be published
 }
 
-// gapTimeout is how long a missing broadcast is waited for while nothing of its
-// sender comes in its turn: longer than a busy machine may pause, since nothing
-// fetches it.
-const gapTimeout = 10 * time.Second
+// How long what is missing is waited for at most. It ends earlier, with an event
+// or with the certainty that nobody has it; only a node that is alone waits so
+// long.
+const gapTimeout = 70 * time.Second
 
 // settleTimeout is how long the first broadcast of an unknown sender waits for
 // what it may have overtaken. It matters only when links appear while the sender
@@ -41,7 +51,13 @@ const settleTimeout = 5 * time.Second
 
 func (in *inbox) init(b *Broadcast) {
 	in.b = b
-	in.core = order.New[*batch](order.Config{GapTimeout: gapTimeout, Settle: settleTimeout})
+	in.links = make(map[peer.ID]*teller)
+	in.room = make(chan struct{}, 1)
+	in.engine = engine.New[*original](b.host.ID(), b.session, engine.Config{
+		Order: order.Config{GapTimeout: gapTimeout, Settle: settleTimeout, MaxHeld: b.cfg.StoreBytes / 2, MaxTotal: b.cfg.StoreBytes},
+		Store: store.Config{MaxAge: b.cfg.StoreAge, MaxBytes: b.cfg.StoreBytes},
+		Last:  b.cfg.Last,
+	})
 }
 
 // take is the subscription's filter. It runs in pubsub's event loop, so it does
@@ -49,10 +65,7 @@ func (in *inbox) init(b *Broadcast) {
 func (in *inbox) take(m *pubsub.Message) bool {
 	defer in.recover()
 	sender := m.GetFrom() // proven by the signature
-	if sender == in.b.host.ID() {
-		return false
-	}
-	msg, err := decodeBatch(m.Data)
+	o, err := parseOriginal(m.Message)
 	if err != nil {
 		// Others may speak on the topic what they like.
 		in.b.stats.foreign.Add(1)
@@ -65,20 +78,30 @@ func (in *inbox) take(m *pubsub.Message) bool {
 		return false
 	}
 	now := time.Now()
-	steps := in.core.Advance(now, in.steps[:0])
-	var verdict order.Verdict
-	verdict, steps = in.core.Receive(now, sender, order.Batch[*batch]{
-		Session: msg.session, First: msg.first, Count: len(msg.events), Size: msg.size, Value: msg,
-	}, steps)
-	switch verdict {
+	if sender != in.b.host.ID() {
+		in.receive(now, sender, o, m.ReceivedFrom)
+	} else if o.session == in.b.session && o.first == in.engine.Published() {
+		in.engine.Own(now, in.batch(o))
+		in.flying = false
+		in.changed()
+	}
+	in.perform(now)
+	return false
+}
+
+// receive gives a batch to the engine.
+func (in *inbox) receive(now time.Time, sender peer.ID, o *original, giver peer.ID) {
+	switch in.engine.Receive(now, sender, in.batch(o), giver) {
 	case order.Duplicate:
 		in.b.stats.duplicates.Add(1)
 	case order.OldSession:
 		in.b.stats.oldSessions.Add(1)
 		in.warned.warn(in.b.log, now, 1, "an event of an earlier run of its sender, which is ignored; was its clock set back?", "sender", sender)
 	}
-	in.perform(now, steps)
-	return false
+}
+
+func (in *inbox) batch(o *original) engine.Batch[*original] {
+	return engine.Batch[*original]{Session: o.session, First: o.first, Count: o.count, Size: o.size(), Value: o}
 }
 
 // recover keeps a fault of ours from ending pubsub, and the program with it.
@@ -88,55 +111,43 @@ func (in *inbox) recover() {
 	}
 }
 
-func (in *inbox) learn(from peer.ID, marks []order.Mark) {
-	// Without another neighbour nothing can come but through this one.
-	sole := !slices.ContainsFunc(in.b.neighbours(), func(p peer.ID) bool { return p != from })
+// do lets f use the engine, and carries out what it decides, unless all is over.
+func (in *inbox) do(f func(now time.Time, e *engine.Engine[*original])) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.closed {
-		return
+		return false
 	}
 	now := time.Now()
-	steps := in.core.Advance(now, in.steps[:0])
-	for _, m := range marks {
-		if m.Sender != in.b.host.ID() {
-			steps = in.core.Learn(now, m, m.Sender == from, sole, steps)
-		}
-	}
-	in.perform(now, steps)
+	f(now, in.engine)
+	in.perform(now)
+	return true
 }
 
 // advance is the timer's.
 func (in *inbox) advance() {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.closed {
-		return
-	}
-	now := time.Now()
-	in.due = time.Time{}
-	in.perform(now, in.core.Advance(now, in.steps[:0]))
+	in.do(func(time.Time, *engine.Engine[*original]) { in.due = time.Time{} })
 }
 
-// perform carries out the steps of the core and sets the timer. It needs mu.
-func (in *inbox) perform(now time.Time, steps []order.Step[*batch]) {
-	for i := range steps {
-		st := &steps[i]
-		if st.Lost {
-			n := st.To - st.From
-			in.b.stats.lost.Add(n)
-			in.warned.warn(in.b.log, now, n, "events were lost on the way", "sender", st.Sender, "first", st.From, "last", st.To-1)
-			continue
+// perform carries out what the engine decided and sets the timer. It needs mu.
+func (in *inbox) perform(now time.Time) {
+	out := in.engine.Output(now)
+	for i := range out.Steps {
+		in.b.readers.put(&out.Steps[i])
+	}
+	for _, a := range out.Asks {
+		in.b.tasks.Go(func() { in.b.ask(a) })
+	}
+	for _, id := range out.Due {
+		if l := in.links[id]; l != nil {
+			signal(l.wake)
 		}
-		in.b.backlog.put(st.Sender, st.Value.events[st.Skip:][:st.To-st.From], st.Value.size)
 	}
-	clear(steps)
-	in.steps = steps[:0]
-	if cap(in.steps) > 1024 {
-		in.steps = nil
+	if !in.flying && in.engine.Room() {
+		signal(in.room)
 	}
-	next := in.core.Next()
-	if next.IsZero() || next.Equal(in.due) {
+	next := in.engine.Next()
+	if next.IsZero() || next.Equal(in.due) || !in.due.IsZero() && in.due.After(now) && in.due.Before(next) {
 		return // a timer that is early does no harm
 	}
 	in.due = next
@@ -147,16 +158,72 @@ func (in *inbox) perform(now time.Time, steps []order.Step[*batch]) {
 	}
 }
 
-func (in *inbox) marks(n int) []order.Mark {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return in.core.Marks(n)
+// signal puts a value into a channel that holds one.
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
-func (in *inbox) mark(p peer.ID) (order.Mark, bool) {
+// changed wakes who waits for an acknowledgement or a neighbour. It needs mu.
+func (in *inbox) changed() {
+	if in.change != nil {
+		close(in.change)
+		in.change = nil
+	}
+}
+
+// until waits until ok, which is asked with the lock, or until ctx or the
+// Broadcast ends.
+func (in *inbox) until(ctx context.Context, ok func() bool) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return in.core.Mark(p)
+	for !ok() {
+		if in.change == nil {
+			in.change = make(chan struct{})
+		}
+		change := in.change
+		in.mu.Unlock()
+		var err error
+		select {
+		case <-change:
+		case <-ctx.Done():
+			err = in.b.ended(ctx)
+		case <-in.b.ctx.Done():
+			err = ErrClosed
+		}
+		in.mu.Lock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reserve reports whether a batch may be published now, which then has to be done.
+// The one before has to be through pubsub's event loop, as only there is it known
+// to the engine.
+func (in *inbox) reserve() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.flying || !in.engine.Room() {
+		return false
+	}
+	in.flying = true
+	return true
+}
+
+// awaitRoom waits until reserve has succeeded. One goroutine at a time may call it.
+func (in *inbox) awaitRoom() error {
+	for !in.reserve() {
+		select {
+		case <-in.room:
+		case <-in.b.ctx.Done():
+			return ErrClosed
+		}
+	}
+	return nil
 }
 
 func (in *inbox) close() {
@@ -166,30 +233,7 @@ func (in *inbox) close() {
 	if in.timer != nil {
 		in.timer.Stop()
 	}
-}
-
-// Marks returns, encoded, how far this node is with each sender, itself first,
-// as a new neighbour is to be told. It is to be called when the neighbour was
-// seen on the topic: what this node sends or passes on after that goes to the
-// neighbour too, and that is everything from the marks on. It has at most 64
-// KiB. It waits for an Emit that has begun.
-func (b *Broadcast) Marks() []byte {
-	next := b.nextNumber()
-	own := order.Mark{Sender: b.host.ID(), Session: b.session, Next: next, Above: next}
-	return appendMarks(nil, append([]order.Mark{own}, b.in.marks(maxMarks-1)...))
-}
-
-// Learn takes the marks that a neighbour told: they say from where on this node
-// is owed the events of each sender, and of the neighbour itself also up to
-// where. A mark only counts until the first event of its sender came, except
-// the neighbour's own. The error is ErrMalformed.
-func (b *Broadcast) Learn(from peer.ID, marks []byte) error {
-	list, err := decodeMarks(marks)
-	if err != nil {
-		return err
-	}
-	b.in.learn(from, list)
-	return nil
+	in.changed()
 }
 
 // limiter logs a warning at most once a second, with how many there were.

@@ -13,6 +13,10 @@ import (
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/events/internal/engine"
+	"github.com/go-smokesignal/smokesignal/events/internal/order"
+	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
 const (
@@ -169,12 +173,36 @@ func linked(t testing.TB, a, b *station) {
 			slices.Contains(a.neighbours(), b.id()) && slices.Contains(b.neighbours(), a.id())
 	})
 	marks := a.Marks()
-	if err := a.Learn(b.id(), b.Marks()); err != nil {
+	if err := a.Link(b.id(), b.Marks()); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Learn(a.id(), marks); err != nil {
+	if err := b.Link(a.id(), marks); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// neighbours returns who counts as one.
+func (b *Broadcast) neighbours() (list []peer.ID) {
+	b.in.mu.Lock()
+	defer b.in.mu.Unlock()
+	for p := range b.in.links {
+		list = append(list, p)
+	}
+	return list
+}
+
+// appendBatch appends a Batch of encoded events.
+func appendBatch(dst []byte, session order.Session, first uint64, events ...[]byte) []byte {
+	dst = appendBatchHeader(dst, session, first)
+	for _, ev := range events {
+		dst = frame.AppendMessage(dst, numBatchEvent, ev)
+	}
+	return dst
+}
+
+// markOf returns the mark of a node that has everything below next.
+func markOf(sender peer.ID, session order.Session, next uint64) engine.Mark {
+	return engine.Mark{Mark: order.Mark{Sender: sender, Session: session, Begin: next, Next: next, Above: next}, Through: next}
 }
 
 // line returns n stations, each linked to the next.

@@ -25,6 +25,8 @@ var (
 	// ErrRefused is returned by a direct Emit to a peer that does not take
 	// events from this node now. The errors also wrap ErrNotConnected.
 	ErrRefused = errors.New("events: refused by the peer")
+	// ErrQueueFull is returned by a TryEmit for which there is no room.
+	ErrQueueFull = errors.New("events: queue full")
 	// ErrStalled is returned by an Emit that waited for room while nothing
 	// could be written to the peer for the stall timeout.
 	ErrStalled = errors.New("events: stalled")

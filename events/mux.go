@@ -26,6 +26,8 @@ type mux struct {
 	seq      uint64 // of the last registration
 	handlers map[muxKey][]*handler
 
+	gaps gapHandlers
+
 	gen atomic.Uint64 // counts changes of handlers, from 1
 
 	running sync.Map // *running -> struct{}: goroutines that call handlers

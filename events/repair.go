@@ -5,100 +5,204 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/go-smokesignal/smokesignal/events/internal/engine"
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
+	"github.com/go-smokesignal/smokesignal/events/internal/repair"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
 // A stream of ProtocolRepair carries frames (an unsigned varint length, then a
-// message) in both directions: questions of who opened it, and an answer to
-// each, in their order.
+// message):
 //
 //	message RepairFrame { // exactly one field
-//	  MarksRequest request = 1; // question
-//	  Marks marks = 2;          // answer
+//	  Marks told = 1;     // by who opened the stream; no answer
+//	  Want want = 2;      // by who opened the stream
+//	  bytes original = 3; // an answer to want: a signed pubsub Message, any number of them ...
+//	  End end = 4;        // ... and then this
 //	}
-//	message MarksRequest { repeated bytes sender = 1; } // peer ids, 64 at most
+//	message Want {
+//	  bytes sender = 1;
+//	  bytes session = 2;   // as in Batch
+//	  uint64 start_ms = 3;
+//	  uint64 from = 4;     // the first number that is missing
+//	  uint64 to = 5;       // the first that is not
+//	  bool pass_on = 6;    // whoever does not have them asks its own neighbours
+//	}
+//	message End { Mark mark = 1; } // of the sender, if it is known
 //
-// The answer to a request that names senders has the marks of those of whom the
-// answering node itself heard, in their latest session; so a sender that asks
-// for its own mark learns what arrived. The answer to one that names nobody has
-// those that a new neighbour is told. A frame has at most 64 KiB, and a few
-// bytes for the answer's header; a request 4 KiB. A frame without a known field
-// is skipped. A question has to come within 10 s of the last answer, and an answer
-// has to be taken within 5 s. Of one peer two streams are served; more, and those
-// of peers that are not neighbours, are reset.
+// A neighbour has one stream open on which it tells its marks as they change, and
+// short ones on which it asks for what it lacks. The originals of an answer are
+// those that hold any of the numbers, in ascending order, 1 MiB in all but at
+// least one; who wants more asks again. They prove themselves: nothing of what a
+// neighbour hands out has to be believed. A frame told or wanted has at most 64
+// KiB and a few bytes. Of one peer 8 streams are served; more, and those of peers
+// that are not neighbours, are reset.
 const (
-	numRepairRequest = 1
-	numRepairMarks   = 2
+	numRepairTold     = 1
+	numRepairWant     = 2
+	numRepairOriginal = 3
+	numRepairEnd      = 4
 
-	numRequestSender = 1
+	numWantSender  = 1
+	numWantSession = 2
+	numWantStart   = 3
+	numWantFrom    = 4
+	numWantTo      = 5
+	numWantPassOn  = 6
 
-	maxRepairFrame    = maxMarksSize + 64
-	maxRepairRequest  = 4 << 10
-	maxRequestSenders = 64
-	maxRepairStreams  = 2
+	numEndMark = 1
 
+	maxRepairQuestion = maxMarksSize + 64
+	maxRepairAnswer   = 1<<20 + 64
+	maxRepairStreams  = 8
+	maxStrangers      = 64 // streams of those who may become neighbours
+	// maxMarksAtOnce is how many marks of the greatest size fit into a frame.
+	maxMarksAtOnce = 400
+	// answerSize is how many bytes of originals an answer has.
+	answerSize = 1 << 20
+
+	// repairTimeout bounds every step of an exchange: opening, one write, one frame.
 	repairTimeout = 5 * time.Second
-	repairIdle    = 10 * time.Second
+	// passOnTimeout bounds the asking of others on behalf of a neighbour, which
+	// waits for a frame meanwhile.
+	passOnTimeout = 2 * time.Second
 )
 
-// serve answers a neighbour's questions. libp2p gives it a goroutine a stream.
+// question asks for events.
+type question struct {
+	repair.Key
+	from, to uint64
+	passOn   bool
+}
+
+func (w question) append(dst []byte) []byte {
+	body := frame.AppendBytes(nil, numWantSender, w.Sender)
+	body = frame.AppendBytes(body, numWantSession, w.Session.ID[:])
+	body = frame.AppendUint(body, numWantStart, w.Session.Start)
+	body = frame.AppendUint(body, numWantFrom, w.from)
+	body = frame.AppendUint(body, numWantTo, w.to)
+	if w.passOn {
+		body = frame.AppendUint(body, numWantPassOn, 1)
+	}
+	return frame.AppendMessage(dst, numRepairWant, body)
+}
+
+func decodeWant(b []byte) (w question, err error) {
+	var session []byte
+	for f, err := range frame.Fields(b) {
+		if err != nil {
+			return w, fmt.Errorf("%w want: %w", ErrMalformed, err)
+		}
+		switch {
+		case f.Num == numWantSender && f.Type == protowire.BytesType:
+			if w.Sender, err = peer.IDFromBytes(f.Bytes); err != nil {
+				return w, fmt.Errorf("%w want: %w", ErrMalformed, err)
+			}
+		case f.Num == numWantSession && f.Type == protowire.BytesType:
+			session = f.Bytes
+		case f.Type != protowire.VarintType:
+			// Not a field of ours.
+		case f.Num == numWantStart:
+			w.Session.Start = f.Uint
+		case f.Num == numWantFrom:
+			w.from = f.Uint
+		case f.Num == numWantTo:
+			w.to = f.Uint
+		case f.Num == numWantPassOn:
+			w.passOn = f.Uint != 0
+		}
+	}
+	if w.Sender == "" || w.from < 1 || w.from >= w.to || w.to > order.MaxNumber {
+		return w, fmt.Errorf("%w want: events %d to %d of sender %s", ErrMalformed, w.from, w.to, w.Sender)
+	}
+	if err := parseSession(&w.Session, session); err != nil {
+		return w, fmt.Errorf("%w want: %w", ErrMalformed, err)
+	}
+	return w, nil
+}
+
+// serve reads what a neighbour tells and answers what it asks. libp2p gives it a
+// goroutine a stream.
 func (b *Broadcast) serve(s network.Stream) {
 	p := s.Conn().RemotePeer()
-	if !b.admitRepair(p) {
+	if err := b.admitRepair(p, s); err != nil {
+		b.log.Debug("a stream of marks is refused", "peer", p, "error", err)
 		s.ResetWithError(network.StreamRateLimited)
 		return
 	}
-	defer b.leaveRepair(p)
+	defer b.leaveRepair(p, s)
 	stop := context.AfterFunc(b.ctx, func() { s.ResetWithError(network.StreamShutdown) })
 	defer stop()
-	if err := b.answerAll(s); err != nil {
+	if err := b.serveFrames(p, s); err != nil {
 		s.ResetWithError(network.StreamProtocolViolation)
-		b.log.Debug("a stream of questions ended", "peer", p, "error", err)
+		b.log.Debug("a stream of marks ended", "peer", p, "error", err)
 		return
 	}
 	s.Close()
 }
 
-func (b *Broadcast) admitRepair(p peer.ID) bool {
-	if b.cfg.Serve != nil && !b.cfg.Serve(p) {
-		return false
+// admitRepair lets a stream of a neighbour in. It waits for one that is about to
+// become a neighbour.
+func (b *Broadcast) admitRepair(p peer.ID, s network.Stream) error {
+	ctx, cancel := context.WithTimeout(b.ctx, repairTimeout)
+	defer cancel()
+	b.in.mu.Lock()
+	if b.in.strangers >= maxStrangers && b.in.links[p] == nil {
+		b.in.mu.Unlock()
+		return errors.New("events: too many wait to become neighbours")
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.stage == broadcastClosed || b.serving[p] >= maxRepairStreams {
-		return false
+	b.in.strangers++
+	b.in.mu.Unlock()
+	defer func() {
+		b.in.mu.Lock()
+		defer b.in.mu.Unlock()
+		b.in.strangers--
+	}()
+	var full bool
+	err := b.in.until(ctx, func() bool {
+		l := b.in.links[p]
+		if l == nil || b.in.closed {
+			return b.in.closed
+		}
+		if full = len(l.inbound) >= maxRepairStreams; !full {
+			l.inbound[s] = struct{}{}
+			b.tasks.Add(1)
+		}
+		return true
+	})
+	switch {
+	case err != nil:
+		return err
+	case full:
+		return fmt.Errorf("events: %d streams are open already", maxRepairStreams)
+	case b.ctx.Err() != nil:
+		return ErrClosed
 	}
-	b.serving[p]++
-	b.tasks.Add(1)
-	return true
+	return nil
 }
 
-func (b *Broadcast) leaveRepair(p peer.ID) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.serving[p]--; b.serving[p] == 0 {
-		delete(b.serving, p)
+func (b *Broadcast) leaveRepair(p peer.ID, s network.Stream) {
+	b.in.mu.Lock()
+	defer b.in.mu.Unlock()
+	if l := b.in.links[p]; l != nil {
+		delete(l.inbound, s)
 	}
 	b.tasks.Done()
 }
 
-func (b *Broadcast) answerAll(s network.Stream) error {
+func (b *Broadcast) serveFrames(p peer.ID, s network.Stream) error {
 	if err := s.Scope().SetService(Service); err != nil {
 		return err
 	}
-	r := frame.NewReader(s, maxRepairRequest)
+	r := frame.NewReader(s, maxRepairQuestion)
+	r.SetTimeout(s, repairTimeout)
 	for {
-		s.SetReadDeadline(time.Now().Add(repairIdle))
 		msg, err := r.Next()
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -106,243 +210,197 @@ func (b *Broadcast) answerAll(s network.Stream) error {
 		if err != nil {
 			return err
 		}
-		senders, ok, err := decodeMarksRequest(msg)
+		num, body, err := repairField(msg)
 		if err != nil {
 			return err
 		}
-		if !ok {
-			continue
-		}
-		answer := frame.AppendMessage(nil, numRepairMarks, b.answer(senders))
-		s.SetWriteDeadline(time.Now().Add(repairTimeout))
-		if _, err := s.Write(frame.Append(nil, answer)); err != nil {
-			return err
+		switch num {
+		case numRepairTold:
+			if err := b.told(p, body); err != nil {
+				return err
+			}
+		case numRepairWant:
+			w, err := decodeWant(body)
+			if err != nil {
+				return err
+			}
+			if err := b.answer(p, s, w); err != nil {
+				return err
+			}
 		}
 	}
 }
 
-// answer returns the Marks of the senders, or of all.
-func (b *Broadcast) answer(senders []peer.ID) []byte {
-	if len(senders) == 0 {
-		return b.Marks()
-	}
-	var marks []order.Mark
-	for _, p := range senders {
-		if m, ok := b.in.mark(p); ok {
-			marks = append(marks, m)
-		}
-	}
-	return appendMarks(nil, marks)
-}
-
-func appendMarksRequest(dst []byte, senders ...peer.ID) []byte {
-	var request []byte
-	for _, p := range senders {
-		request = frame.AppendMessage(request, numRequestSender, p)
-	}
-	return frame.AppendMessage(dst, numRepairRequest, request)
-}
-
-// decodeMarksRequest reads a RepairFrame; ok says that it holds a request.
-func decodeMarksRequest(b []byte) (senders []peer.ID, ok bool, err error) {
-	body, ok, err := repairField(b, numRepairRequest)
-	if !ok || err != nil {
-		return nil, false, err
-	}
-	for f, err := range frame.Fields(body) {
-		switch {
-		case err != nil:
-			return nil, false, err
-		case f.Num != numRequestSender || f.Type != protowire.BytesType:
-			continue
-		case len(senders) == maxRequestSenders:
-			return nil, false, fmt.Errorf("%w request: more than %d senders", ErrMalformed, maxRequestSenders)
-		}
-		p, err := peer.IDFromBytes(f.Bytes)
-		if err != nil {
-			return nil, false, fmt.Errorf("%w request: %w", ErrMalformed, err)
-		}
-		senders = append(senders, p)
-	}
-	return senders, true, nil
-}
-
-// repairField returns a field of a RepairFrame; ok says that it is there.
-func repairField(b []byte, num protowire.Number) (body []byte, ok bool, err error) {
+// repairField returns the field of a RepairFrame that is known here, 0 if none is.
+func repairField(b []byte) (num protowire.Number, body []byte, err error) {
 	for f, err := range frame.Fields(b) {
 		if err != nil {
-			return nil, false, err
+			return 0, nil, err
 		}
-		if f.Num == num && f.Type == protowire.BytesType {
-			body, ok = f.Bytes, true
+		if f.Num <= numRepairEnd && f.Type == protowire.BytesType {
+			num, body = f.Num, f.Bytes
 		}
 	}
-	return body, ok, nil
+	return num, body, nil
 }
 
-// Pauses between two questions of Flush, growing.
-const (
-	firstAsk = 2 * time.Millisecond
-	lastAsk  = 200 * time.Millisecond
-)
-
-// UnconfirmedError says which neighbours did not confirm in time that they have
-// received what was sent. Why says why for each; Err is the end of the context.
-type UnconfirmedError struct {
-	Peers []peer.ID
-	Why   []error
-	Err   error
-}
-
-func (e *UnconfirmedError) Error() string {
-	var who []string
-	for i, p := range e.Peers {
-		who = append(who, fmt.Sprintf("%s (%s)", p, bare(e.Why[i])))
+// told takes marks that changed at a neighbour.
+func (b *Broadcast) told(p peer.ID, body []byte) error {
+	marks, err := decodeMarks(body)
+	if err != nil {
+		return err
 	}
-	return fmt.Sprintf("events: broadcasts not confirmed by %s: %v", strings.Join(who, ", "), e.Err)
-}
-
-func (e *UnconfirmedError) Unwrap() error { return e.Err }
-
-// Flush waits until every neighbour has received what was sent before the call.
-// Who ceases to be a neighbour meanwhile is not waited for; what a neighbour
-// itself had to give up as lost counts as received. When ctx ends the error is
-// an [*UnconfirmedError]; it is ErrClosed when the Broadcast closes.
-func (b *Broadcast) Flush(ctx context.Context) error {
-	goal := b.nextNumber()
-	if goal == 1 {
-		return nil // nothing was ever sent
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(b.ctx, cancel)()
-	var (
-		mu     sync.Mutex
-		missed = &UnconfirmedError{}
-		asking sync.WaitGroup
-	)
-	for _, p := range b.neighbours() {
-		asking.Go(func() {
-			if err := b.confirm(ctx, p, goal); err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				missed.Peers = append(missed.Peers, p)
-				missed.Why = append(missed.Why, err)
-			}
-		})
-	}
-	asking.Wait()
-	switch {
-	case len(missed.Peers) == 0:
+	b.in.mu.Lock()
+	defer b.in.mu.Unlock()
+	if b.in.links[p] == nil || b.in.closed {
 		return nil
-	case b.ctx.Err() != nil:
-		return ErrClosed
 	}
-	missed.Err = ctx.Err()
-	return missed
-}
-
-// confirm asks p until it has received our events below goal. When ctx ends it
-// returns why p has not.
-func (b *Broadcast) confirm(ctx context.Context, p peer.ID, goal uint64) error {
-	q := &question{b: b, peer: p}
-	defer q.close()
-	why := errors.New("events: not asked")
-	for pause := firstAsk; slices.Contains(b.neighbours(), p); pause = min(2*pause, lastAsk) {
-		mark, err := q.ask(ctx)
-		switch {
-		case err == nil && mark.Session == b.session && mark.Next >= goal:
-			return nil
-		case err == nil:
-			why = fmt.Errorf("events: it has %d of %d", max(mark.Next, 1)-1, goal-1)
-			if mark.Session != b.session {
-				why = fmt.Errorf("events: it has none of %d", goal-1)
-			}
-		case ctx.Err() == nil:
-			why = err
-		}
-		if sleep(ctx, pause) != nil {
-			return why
-		}
-	}
+	now := time.Now()
+	b.in.engine.Told(now, p, marks)
+	b.in.perform(now)
+	b.in.changed()
 	return nil
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+// answer writes what is here of what a neighbour wants.
+func (b *Broadcast) answer(p peer.ID, s network.Stream, w question) error {
+	list := b.in.stored(w)
+	if w.passOn && (len(list) == 0 || list[0].first > w.from) {
+		b.passOn(p, w)
+		list = b.in.stored(w)
 	}
-}
-
-// question is a stream on which a peer is asked for its mark of us; it is
-// opened when it is needed.
-type question struct {
-	b      *Broadcast
-	peer   peer.ID
-	stream network.Stream
-	reader *frame.Reader
-}
-
-func (q *question) close() {
-	if q.stream != nil {
-		q.stream.Close()
-		q.stream = nil
+	for _, o := range list {
+		msg, err := o.encode()
+		if err != nil {
+			return err
+		}
+		s.SetWriteDeadline(time.Now().Add(repairTimeout))
+		if _, err := s.Write(frame.Append(nil, frame.AppendMessage(nil, numRepairOriginal, msg))); err != nil {
+			return err
+		}
+		b.stats.repairs.Add(1)
 	}
+	var end []byte
+	if m, ok := b.in.mark(w.Sender); ok {
+		end = appendMarks(nil, []engine.Mark{m}) // a Marks with one mark is an End
+	}
+	s.SetWriteDeadline(time.Now().Add(repairTimeout))
+	_, err := s.Write(frame.Append(nil, frame.AppendMessage(nil, numRepairEnd, end)))
+	return err
 }
 
-// ask returns the peer's mark of us; the zero mark if it has none.
-func (q *question) ask(ctx context.Context) (order.Mark, error) {
-	ctx, cancel := context.WithTimeout(ctx, repairTimeout)
+// passOn asks our other neighbours for what p wants, until one has it.
+func (b *Broadcast) passOn(p peer.ID, w question) {
+	ctx, cancel := context.WithTimeout(b.ctx, passOnTimeout)
 	defer cancel()
-	mark, err := q.try(ctx)
-	if err != nil && q.stream != nil {
-		q.stream.Reset()
-		q.stream = nil
+	for _, other := range b.in.others(p) {
+		if ctx.Err() != nil {
+			return
+		}
+		a := repair.Ask{Peer: other, Key: w.Key, From: w.from, To: w.to}
+		if _, err := b.fetch(ctx, a, false); err != nil {
+			b.log.Debug("a neighbour could not be asked", "peer", other, "error", err)
+		}
+		if list := b.in.stored(w); len(list) > 0 && list[0].first <= w.from {
+			return
+		}
 	}
-	return mark, err
 }
 
-func (q *question) try(ctx context.Context) (order.Mark, error) {
-	if q.stream == nil {
-		s, err := q.b.host.NewStream(network.WithNoDial(ctx, "flush"), q.peer, ProtocolRepair)
-		if err != nil {
-			return order.Mark{}, err
-		}
-		q.stream, q.reader = s, frame.NewReader(s, maxRepairFrame)
+// ask carries out a question of the engine.
+func (b *Broadcast) ask(a repair.Ask) {
+	got, err := b.fetch(b.ctx, a, !a.Fill)
+	answer := repair.Got
+	switch {
+	case err != nil:
+		answer = repair.Failed
+		b.log.Debug("a neighbour could not be asked", "peer", a.Peer, "sender", a.Sender, "error", err)
+	case got == 0:
+		answer = repair.Nothing
 	}
-	s := q.stream
-	stop := context.AfterFunc(ctx, func() { s.Reset() })
-	defer stop()
-	self := q.b.host.ID()
-	if _, err := s.Write(frame.Append(nil, appendMarksRequest(nil, self))); err != nil {
-		return order.Mark{}, err
+	b.in.do(func(now time.Time, e *engine.Engine[*original]) { e.Answered(now, a, got, answer) })
+}
+
+// fetch asks a neighbour for events and gives what it gets to the engine. It
+// returns the number after the last that came; 0 if nothing came.
+func (b *Broadcast) fetch(ctx context.Context, a repair.Ask, passOn bool) (got uint64, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s, err := b.openRepair(ctx, a.Peer)
+	if err != nil {
+		return 0, err
 	}
-	for {
-		msg, err := q.reader.Next()
+	defer s.Close()
+	w := question{Key: a.Key, from: a.From, to: a.To, passOn: passOn}
+	s.SetDeadline(time.Now().Add(repairTimeout))
+	if _, err := s.Write(frame.Append(nil, w.append(nil))); err != nil {
+		return 0, err
+	}
+	r := frame.NewReader(s, maxRepairAnswer)
+	for size := 0; ; {
+		s.SetReadDeadline(time.Now().Add(repairTimeout))
+		msg, err := r.Next()
 		if err != nil {
-			return order.Mark{}, err
+			return got, err
 		}
-		body, ok, err := repairField(msg, numRepairMarks)
+		num, body, err := repairField(msg)
 		if err != nil {
-			return order.Mark{}, err
+			return got, err
 		}
-		if !ok {
-			continue
-		}
-		marks, err := decodeMarks(body)
-		if err != nil {
-			return order.Mark{}, err
-		}
-		for _, m := range marks {
-			if m.Sender == self {
-				return m, nil
+		switch num {
+		case numRepairOriginal:
+			o, err := decodeOriginal(body, a.Sender, b.cfg.Topic)
+			if err != nil {
+				return got, err
 			}
+			if size += len(body); o.session != a.Session || o.end() <= a.From || o.first >= a.To || size > answerSize+maxRepairAnswer {
+				return got, fmt.Errorf("%w answer: events %d to %d were not asked for", ErrMalformed, o.first, o.end())
+			}
+			got = max(got, o.end())
+			b.in.do(func(now time.Time, e *engine.Engine[*original]) {
+				e.Repaired(now, a.Sender, b.in.batch(o), a.Fill)
+			})
+			b.stats.repaired.Add(1)
+		case numRepairEnd:
+			return got, b.endOf(a, body)
 		}
-		return order.Mark{}, nil
 	}
+}
+
+// endOf takes the mark at the end of an answer.
+func (b *Broadcast) endOf(a repair.Ask, body []byte) error {
+	if len(body) == 0 {
+		return nil
+	}
+	marks, err := decodeMarks(body)
+	if err != nil {
+		return err
+	}
+	b.in.do(func(now time.Time, e *engine.Engine[*original]) {
+		if b.in.links[a.Peer] != nil {
+			e.Told(now, a.Peer, marks)
+		}
+	})
+	return nil
+}
+
+func (in *inbox) stored(w question) (list []*original) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, b := range in.engine.Stored(w.Sender, w.Session, w.from, w.to, answerSize) {
+		list = append(list, b.Value)
+	}
+	return list
+}
+
+func (in *inbox) others(p peer.ID) []peer.ID {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.engine.Others(p)
+}
+
+func (in *inbox) mark(p peer.ID) (engine.Mark, bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.engine.Mark(p)
 }

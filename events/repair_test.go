@@ -4,266 +4,172 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
-	"strings"
 	"testing"
-	"time"
 
-	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/go-smokesignal/smokesignal/events/internal/engine"
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
-// Flush waits for the arrival at the neighbours, and not for handlers.
-func TestFlushWaitsForArrival(t *testing.T) {
-	pair := line(t, 2, overTCP)
-	release := make(chan struct{})
-	defer close(release)
-	pair[1].On("x", func(context.Context, *Event) { <-release })
-	for range 20 {
-		for i := range 50 {
-			pair[0].emit("%d", i)
-		}
-		if err := pair[0].Flush(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if m, _ := pair[1].in.mark(pair[0].id()); m.Next != pair[0].nextNumber() {
-			t.Fatalf("confirmed %d, has %d", pair[0].nextNumber(), m.Next)
-		}
-	}
-}
-
-// Some only relay: pubsub without our protocol. They are named, with the
-// reason, when the time is over.
-func TestFlushNamesWhoDidNotConfirm(t *testing.T) {
-	a := newStation(t, overTCP, BroadcastConfig{})
-	good := newStation(t, overTCP, BroadcastConfig{})
-	link(t, a, good)
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	plain := newStationHost(t, overTCP)
-	ps, err := pubsub.NewFloodSub(ctx, plain)
-	if err != nil {
-		t.Fatal(err)
-	}
-	topic, err := ps.Join(testTopic)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := topic.Subscribe(); err != nil {
-		t.Fatal(err)
-	}
-	connect(t, a.host, plain)
-	eventually(t, "both are seen", func() bool { return len(a.neighbours()) == 2 })
-	if err := a.Flush(t.Context()); err != nil { // nothing was sent
-		t.Fatal(err)
-	}
-	a.emit("0")
-	ctx, end := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer end()
-	err = a.Flush(ctx)
-	missed, ok := errors.AsType[*UnconfirmedError](err)
-	if !ok || !errors.Is(err, context.DeadlineExceeded) {
-		t.Fatalf("%v", err)
-	}
-	if !slices.Equal(missed.Peers, []peer.ID{plain.ID()}) || !strings.Contains(err.Error(), "protocols not supported") {
-		t.Errorf("%v", err)
-	}
-}
-
-// Who is no neighbour any more is not waited for.
-func TestFlushDoesNotWaitForWhoLeft(t *testing.T) {
-	pair := line(t, 2, overTCP)
-	// It gets nothing any more and stays connected.
-	pair[1].host.RemoveStreamHandler(ProtocolRepair)
-	pair[0].emit("0")
-	done := make(chan error, 1)
-	go func() { done <- pair[0].Flush(t.Context()) }()
-	select {
-	case err := <-done:
-		t.Fatalf("%v although nobody could confirm", err)
-	case <-time.After(50 * time.Millisecond):
-	}
-	pair[1].Close(t.Context())
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-}
-
-func TestFlushEndsWithClose(t *testing.T) {
-	pair := line(t, 2, overTCP)
-	pair[1].host.RemoveStreamHandler(ProtocolRepair)
-	pair[0].emit("0")
-	done := make(chan error, 1)
-	go func() { done <- pair[0].Flush(t.Context()) }()
-	if err := pair[0].Close(t.Context()); err != nil {
-		t.Error(err)
-	}
-	if err := <-done; !errors.Is(err, ErrClosed) {
-		t.Errorf("%v", err)
-	}
-}
-
-// What a third party says of a sender is no confirmation to that sender.
-func TestHearsayConfirmsNothing(t *testing.T) {
-	s := newStation(t, overTCP, BroadcastConfig{})
-	r := newRawPeer(t, s)
-	lie := appendMarks(nil, []order.Mark{{Sender: r.host.ID(), Session: rawSession(1), Next: 1000}})
-	if err := s.Learn("liar", lie); err != nil {
-		t.Fatal(err)
-	}
-	if marks, err := decodeMarks(s.answer([]peer.ID{r.host.ID()})); err != nil || len(marks) != 0 {
-		t.Errorf("%+v, %v", marks, err)
-	}
-	if err := s.Learn(r.host.ID(), lie); err != nil { // the sender itself may say so
-		t.Fatal(err)
-	}
-	if marks, err := decodeMarks(s.answer([]peer.ID{r.host.ID()})); err != nil || len(marks) != 1 || marks[0].Next != 1000 {
-		t.Errorf("%+v, %v", marks, err)
-	}
-}
-
-// asker opens a stream of questions.
-func asker(t *testing.T, from corehost.Host, to *station) (network.Stream, *frame.Reader) {
+// teach opens a stream of marks and questions.
+func teach(t *testing.T, from corehost.Host, to *station) (network.Stream, *frame.Reader) {
 	t.Helper()
 	s, err := from.NewStream(t.Context(), to.id(), ProtocolRepair)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s, frame.NewReader(s, maxRepairFrame)
+	return s, frame.NewReader(s, maxRepairAnswer)
 }
 
-func askFor(t *testing.T, s network.Stream, r *frame.Reader, frames ...[]byte) ([]order.Mark, error) {
+// askFor writes frames and reads one answer up to its end.
+func askFor(t *testing.T, s network.Stream, r *frame.Reader, frames ...[]byte) (originals [][]byte, marks []engine.Mark, err error) {
 	t.Helper()
 	for _, f := range frames {
 		if _, err := s.Write(frame.Append(nil, f)); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	msg, err := r.Next()
-	if err != nil {
-		return nil, err
+	for {
+		msg, err := r.Next()
+		if err != nil {
+			return nil, nil, err
+		}
+		switch num, body, err := repairField(msg); {
+		case err != nil:
+			t.Fatal(err)
+		case num == numRepairOriginal:
+			originals = append(originals, slices.Clone(body))
+		case num == numRepairEnd:
+			marks, err = decodeMarks(body)
+			return originals, marks, err
+		}
 	}
-	body, ok, err := repairField(msg, numRepairMarks)
-	if err != nil || !ok {
-		t.Fatalf("%q: %v, %v", msg, ok, err)
-	}
-	return decodeMarks(body)
 }
 
-func TestMarksAreAnswered(t *testing.T) {
+func questionFor(r *rawPeer, from, to uint64) question {
+	var q question
+	q.Sender, q.Session, q.from, q.to = r.host.ID(), rawSession(1), from, to
+	return q
+}
+
+// A neighbour that asks gets the originals, and how far we are.
+func TestQuestionsAreAnswered(t *testing.T) {
 	s := newStation(t, overTCP, BroadcastConfig{})
 	r := newRawPeer(t, s)
-	r.batch(rawSession(1), 1, "a", "b")
-	r.batch(rawSession(1), 5, "c")
-	s.wait(r.asStation(), "a", "b")
-	eventually(t, "the one behind the gap came", func() bool { m, _ := s.in.mark(r.host.ID()); return m.Above == 6 })
-	stream, reader := asker(t, r.host, s)
-	want := order.Mark{Sender: r.host.ID(), Session: rawSession(1), Next: 3, Above: 6}
-	for range 3 {
-		marks, err := askFor(t, stream, reader, appendMarksRequest(nil, "\x00\x01a", r.host.ID()))
-		if err != nil || !slices.Equal(marks, []order.Mark{want}) {
-			t.Errorf("%+v, %v", marks, err)
-		}
+	r.batch(rawSession(1), 1, "1", "2")
+	r.batch(rawSession(1), 3, "3")
+	r.batch(rawSession(1), 7, "7")
+	s.wait(r.asStation(), "1", "2", "3")
+	eventually(t, "the one behind the gap came", func() bool { m, _ := s.in.mark(r.host.ID()); return m.Above == 8 })
+	other := newStation(t, overTCP, BroadcastConfig{})
+	link(t, other, s)
+	stream, reader := teach(t, other.host, s)
+	for _, c := range []struct {
+		from, to uint64
+		want     []uint64 // the first of each original
+	}{{1, 8, []uint64{1, 3, 7}}, {2, 3, []uint64{1}}, {3, 7, []uint64{3}}, {4, 7, nil}, {8, 100, nil}} {
 		// A frame of a later version is skipped.
-		marks, err = askFor(t, stream, reader, frame.AppendMessage(nil, 9, "later"), nil, appendMarksRequest(nil))
-		if err != nil || len(marks) != 2 || marks[0].Sender != s.id() || marks[1] != want {
-			t.Errorf("%+v, %v", marks, err)
+		originals, marks, err := askFor(t, stream, reader, frame.AppendMessage(nil, 9, "later"), nil, questionFor(r, c.from, c.to).append(nil))
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	stream.CloseWrite()
-	if _, err := reader.Next(); err != io.EOF {
-		t.Errorf("%v instead of the end", err)
+		var got []uint64
+		for _, b := range originals {
+			o, err := decodeOriginal(b, r.host.ID(), testTopic)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, o.first)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%d to %d: got %v, want %v", c.from, c.to, got, c.want)
+		}
+		if len(marks) != 1 || marks[0].Sender != r.host.ID() || marks[0].Next != 4 || marks[0].Above != 8 || marks[0].Floor != 1 {
+			t.Errorf("%+v", marks)
+		}
 	}
 }
 
 func TestBadQuestionsEndTheStream(t *testing.T) {
 	s := newStation(t, overTCP, BroadcastConfig{})
-	h := newStationHost(t, overTCP)
-	connect(t, h, s.host)
+	other := newStation(t, overTCP, BroadcastConfig{})
+	link(t, other, s)
+	r := &rawPeer{t: t, host: other.host}
+	none := questionFor(r, 5, 5)
 	for what, raw := range map[string][]byte{
-		"no protobuf":      frame.Append(nil, []byte{0xff}),
-		"bad request":      frame.Append(nil, frame.AppendMessage(nil, numRepairRequest, "\xff")),
-		"bad peer id":      frame.Append(nil, appendMarksRequest(nil, "no peer id")),
-		"too many senders": frame.Append(nil, appendMarksRequest(nil, slices.Repeat([]peer.ID{h.ID()}, maxRequestSenders+1)...)),
-		"too large":        frame.Append(nil, make([]byte, maxRepairRequest+1)),
-		"endless":          {0x80, 0x80, 0x80, 0x80, 0x80, 0x80},
+		"no protobuf": frame.Append(nil, []byte{0xff}),
+		"bad want":    frame.Append(nil, frame.AppendMessage(nil, numRepairWant, "\xff")),
+		"empty want":  frame.Append(nil, none.append(nil)),
+		"bad marks":   frame.Append(nil, frame.AppendMessage(nil, numRepairTold, "\xff")),
+		"too large":   frame.Append(nil, make([]byte, maxRepairQuestion+1)),
+		"endless":     {0x80, 0x80, 0x80, 0x80, 0x80, 0x80},
 	} {
-		stream, reader := asker(t, h, s)
+		stream, reader := teach(t, other.host, s)
 		if _, err := stream.Write(raw); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := reader.Next(); err == nil || err == io.EOF {
+		if _, err := reader.Next(); errors.Is(err, context.DeadlineExceeded) || err == nil {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	stream, reader := asker(t, h, s)
-	if marks, err := askFor(t, stream, reader, appendMarksRequest(nil)); err != nil || len(marks) != 1 {
-		t.Errorf("%+v, %v", marks, err)
+	stream, reader := teach(t, other.host, s)
+	if _, _, err := askFor(t, stream, reader, questionFor(r, 1, 2).append(nil)); err != nil {
+		t.Error(err)
 	}
 }
 
+// Streams of strangers and too many of a neighbour are refused; Close ends the rest.
 func TestQuestionsAreBounded(t *testing.T) {
-	allowed := make(chan peer.ID, 1)
-	s := newStation(t, overTCP, BroadcastConfig{Serve: func(p peer.ID) bool {
-		select {
-		case q := <-allowed:
-			allowed <- q
-			return p == q
-		default:
-			return false
-		}
-	}})
-	h, stranger := newStationHost(t, overTCP), newStationHost(t, overTCP)
-	allowed <- h.ID()
-	connect(t, h, s.host)
+	s := newStation(t, overTCP, BroadcastConfig{})
+	other := newStation(t, overTCP, BroadcastConfig{})
+	link(t, other, s)
+	r := &rawPeer{t: t, host: other.host}
+	ask := questionFor(r, 1, 2).append(nil)
+	stranger := newStationHost(t, overTCP)
 	connect(t, stranger, s.host)
-	stream, reader := asker(t, stranger, s)
-	if _, err := askFor(t, stream, reader, appendMarksRequest(nil)); err == nil {
+	for range maxStrangers {
+		stream, _ := teach(t, stranger, s)
+		stream.Write(frame.Append(nil, ask))
+	}
+	eventually(t, "they wait", func() bool {
+		s.in.mu.Lock()
+		defer s.in.mu.Unlock()
+		return s.in.strangers == maxStrangers
+	})
+	stream, reader := teach(t, stranger, s)
+	if _, _, err := askFor(t, stream, reader, ask); err == nil {
 		t.Error("a stranger is answered")
 	}
-	type asking struct {
-		s network.Stream
-		r *frame.Reader
-	}
-	var open []asking
-	for i := range 5 {
-		stream, reader := asker(t, h, s)
-		_, err := askFor(t, stream, reader, appendMarksRequest(nil))
-		if (err == nil) != (i < maxRepairStreams) {
+	var readers []*frame.Reader
+	for i := range maxRepairStreams + 1 {
+		stream, reader := teach(t, other.host, s)
+		if _, _, err := askFor(t, stream, reader, ask); err != nil && i < maxRepairStreams-1 || err == nil && i == maxRepairStreams {
 			t.Errorf("stream %d: %v", i, err)
 		}
-		open = append(open, asking{stream, reader})
+		readers = append(readers, reader)
 	}
-	open[0].s.Reset()
-	eventually(t, "another is served", func() bool {
-		stream, reader := asker(t, h, s)
-		_, err := askFor(t, stream, reader, appendMarksRequest(nil))
-		return err == nil
-	})
-	// Close ends those that are open.
 	if err := s.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if _, err := open[1].r.Next(); err == nil {
+	if _, err := readers[1].Next(); err == nil {
 		t.Error("a stream goes on after Close")
-	}
-	if len(s.serving) != 0 {
-		t.Errorf("%v are being served", s.serving)
 	}
 }
 
 // However many senders are known, the marks fit.
 func TestMarksFit(t *testing.T) {
-	var marks []order.Mark
+	var marks []engine.Mark
 	for i := range 2000 {
 		id := peer.ID(fmt.Sprintf("\x00\x24\x08\x01\x12\x20%032d", i))
-		marks = append(marks, order.Mark{Sender: id, Session: order.Session{ID: [8]byte{1}, Start: 1 << 41}, Next: order.MaxNumber - 1, Above: order.MaxNumber})
+		marks = append(marks, engine.Mark{
+			Mark:  order.Mark{Sender: id, Session: order.Session{ID: [8]byte{1}, Start: 1 << 41}, Begin: 1, Next: order.MaxNumber - 1, Above: order.MaxNumber},
+			Floor: order.MaxNumber, Through: 1, Ask: true,
+		})
 	}
 	b := appendMarks([]byte("before"), marks)
 	b = b[len("before"):]
@@ -272,6 +178,7 @@ func TestMarksFit(t *testing.T) {
 		t.Errorf("%d bytes, %d marks, %v", len(b), len(got), err)
 	}
 	for i := range marks {
+		marks[i].Floor, marks[i].Through = 1, marks[i].Next
 		marks[i].Sender = peer.ID(fmt.Sprintf("\x00\x04%04d", i))
 	}
 	if got, err := decodeMarks(appendMarks(nil, marks)); err != nil || len(got) != maxMarks {

@@ -57,6 +57,24 @@ func (h *hints) take(id peer.ID) (hint, bool) {
 	return h.order.Remove(e).(hint), true
 }
 
+// raise makes a session begin later than it was told.
+func (h *hints) raise(id peer.ID, session Session, to uint64) {
+	if e, ok := h.byPeer[id]; ok {
+		if m := e.Value.(hint); m.Session == session && m.Above < to {
+			m.Above = to
+			e.Value = m
+		}
+	}
+}
+
+// get returns the mark of a sender.
+func (h *hints) get(id peer.ID) (Mark, bool) {
+	if e, ok := h.byPeer[id]; ok {
+		return e.Value.(hint).Mark, true
+	}
+	return Mark{}, false
+}
+
 func (h *hints) len() int { return h.order.Len() }
 
 // all yields the marks, the latest first.

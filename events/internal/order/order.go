@@ -11,9 +11,10 @@
 //
 // What is missing is waited for [Config.GapTimeout] long, counted from the
 // moment something behind it arrived, or the one before it: as long as a slow
-// path delivers, what a short cut brought waits. A newer session waits until the
-// older one has nothing missing, [Config.SessionTimeout] at most. An older session than
-// the one being delivered is never delivered again.
+// path delivers, what a short cut brought waits. Whoever fetches what is missing
+// ([Core.Missing]) can end the waiting with [Core.GiveUp]. A newer session waits
+// until the older one has nothing missing, [Config.SessionTimeout] at most. An
+// older session than the one being delivered is never delivered again.
 package order
 
 import (
@@ -98,8 +99,16 @@ type Step[T any] struct {
 type Mark struct {
 	Sender  peer.ID
 	Session Session
+	Begin   uint64 // the first number that was or will be delivered here
 	Next    uint64 // every number below was received, or given up as lost
 	Above   uint64 // none from here on was received; at least Next
+}
+
+// A Gap is the first numbers [From, To) that are missing of a session.
+type Gap struct {
+	Session  Session
+	From, To uint64
+	Since    time.Time // when it was noticed, or something came in its turn
 }
 
 // A Verdict says what happened to a batch.
@@ -169,12 +178,13 @@ func (c *Core[T]) Receive(now time.Time, id peer.ID, b Batch[T], steps []Step[T]
 		ses.settle(settle, now)
 	}
 	if ses.settling() && b.First < ses.next {
-		ses.next = b.First
+		ses.first, ses.next = b.First, b.First
 		ses.settle(c.cfg.Settle, now)
 	}
 	if len(s.sessions) > 1 {
 		s.sessions[0].begin()
 	}
+	ses.believe(b.First, b.end())
 	switch {
 	case b.end() <= ses.next:
 		return Duplicate, steps
@@ -267,6 +277,74 @@ func (c *Core[T]) Learn(now time.Time, m Mark, own, sole bool, steps []Step[T]) 
 	}
 	return c.relieve(c.settle(s, steps))
 }
+
+// Claim takes the word of a third party that the session of m was sent up to
+// m.Next. It counts only for a session that is under way. What it says is missing
+// is waited for like other gaps, but since it may be a lie, what is given up on
+// such a word alone is delivered all the same if it ever comes.
+func (c *Core[T]) Claim(now time.Time, m Mark, steps []Step[T]) []Step[T] {
+	s, known := c.senders[m.Sender]
+	if !known || m.Next > MaxNumber {
+		return steps
+	}
+	if ses, ok := s.session(m.Session); ok && m.Next > max(ses.next, ses.claimed) {
+		if ses.claimed <= ses.next {
+			ses.claimedAt = now
+		}
+		ses.claimed = m.Next
+		steps = c.settle(s, steps)
+	}
+	return steps
+}
+
+// Missing returns the first gap of each session of a sender that has one.
+func (c *Core[T]) Missing(id peer.ID) []Gap {
+	s, known := c.senders[id]
+	if !known {
+		return nil
+	}
+	var gaps []Gap
+	for _, ses := range s.sessions {
+		from, to, since := ses.missing()
+		if from < to {
+			gaps = append(gaps, Gap{ses.Session, from, to, since})
+		}
+	}
+	return gaps
+}
+
+// GiveUp ends the waiting for the numbers of a session below to. It does nothing
+// while an earlier session of the sender is under way. What is missing of a
+// session known from hearsay only is lost, too.
+func (c *Core[T]) GiveUp(id peer.ID, session Session, to uint64, steps []Step[T]) []Step[T] {
+	if h, ok := c.hints.get(id); ok && h.Session == session && h.Above < to {
+		c.hints.raise(id, session, to)
+		return append(steps, Step[T]{Sender: id, Session: session, From: h.Above, To: to, Lost: true})
+	}
+	s, known := c.senders[id]
+	if !known || s.sessions[0].Session != session {
+		return steps
+	}
+	head := s.sessions[0]
+	head.begin()
+	for steps = c.drain(s, steps); s.sessions[0] == head && head.gap() && head.next < to; {
+		steps = c.settle(s, c.skip(s, steps))
+	}
+	return c.settle(s, steps)
+}
+
+// Knows reports whether a session is under way here.
+func (c *Core[T]) Knows(id peer.ID, session Session) bool {
+	s, known := c.senders[id]
+	if known {
+		_, known = s.session(session)
+	}
+	return known
+}
+
+// Hint returns what is known from hearsay of a session that has not begun here;
+// Above is where it will begin.
+func (c *Core[T]) Hint(id peer.ID) (Mark, bool) { return c.hints.get(id) }
 
 // Mark returns the mark of a sender's latest session of which a batch arrived
 // or which the sender itself told.
@@ -366,6 +444,9 @@ func (c *Core[T]) skip(s *sender[T], steps []Step[T]) []Step[T] {
 	head := s.sessions[0]
 	to := head.gapEnd()
 	steps = append(steps, Step[T]{Sender: s.id, Session: head.Session, From: head.next, To: to, Lost: true})
+	if head.doubt == 0 && len(head.held) == 0 && len(head.tolds) == 0 {
+		head.doubt = head.next
+	}
 	head.advance(to)
 	return c.drain(s, steps)
 }

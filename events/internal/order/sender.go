@@ -32,7 +32,7 @@ func (s *sender[T]) session(id Session) (*session[T], bool) {
 
 // open begins a session, behind those before it.
 func (s *sender[T]) open(id Session, next uint64, now time.Time) *session[T] {
-	ses := &session[T]{Session: id, next: next, born: now}
+	ses := &session[T]{Session: id, first: next, next: next, born: now}
 	i := len(s.sessions)
 	for i > 0 && s.sessions[i-1].Compare(id) > 0 {
 		i--
@@ -43,7 +43,10 @@ func (s *sender[T]) open(id Session, next uint64, now time.Time) *session[T] {
 
 func (s *sender[T]) mark() Mark {
 	ses := s.sessions[len(s.sessions)-1]
-	m := Mark{Sender: s.id, Session: ses.Session, Next: ses.next}
+	m := Mark{Sender: s.id, Session: ses.Session, Begin: ses.first, Next: ses.next}
+	if ses.doubt != 0 {
+		m.Next = ses.doubt // so that a lie does not spread
+	}
 	for i := range ses.held {
 		b := &ses.held[i]
 		if b.First <= m.Next {
@@ -57,6 +60,7 @@ func (s *sender[T]) mark() Mark {
 
 type session[T any] struct {
 	Session
+	first uint64       // where it began
 	next  uint64       // the first number that is not delivered
 	held  []waiting[T] // by First; those of a session whose turn it is lie behind a gap
 	tolds []told       // ascending, above next
@@ -65,6 +69,29 @@ type session[T any] struct {
 	// settleEnd is until when a lower number may become the first; zero: it is known.
 	settleEnd time.Time
 	since     time.Time // when the number next was noticed to be missing; zero: not known
+	// claimed is up to where others say that it was sent, and claimedAt when the
+	// first of them said so.
+	claimed   uint64
+	claimedAt time.Time
+	// doubt is the first number that was given up on such a word alone; 0: none.
+	doubt uint64
+}
+
+// believe makes room for the numbers [from, to), which the sender has proven to
+// have sent although they had been given up on the word of others.
+func (s *session[T]) believe(from, to uint64) {
+	if s.doubt == 0 || to <= s.doubt {
+		return
+	}
+	given := s.next
+	from, s.doubt = max(from, s.doubt), 0
+	if from < given {
+		s.next = from
+		s.since = time.Time{}
+		if to < given {
+			s.doubt = to
+		}
+	}
 }
 
 // settle gives lower numbers than next the time d to come. Number 1 is the lowest.
@@ -159,18 +186,46 @@ func (s *session[T]) drop(n int) {
 }
 
 // gap reports whether something is known to be missing.
-func (s *session[T]) gap() bool { return len(s.held) > 0 || len(s.tolds) > 0 }
+func (s *session[T]) gap() bool {
+	return len(s.held) > 0 || len(s.tolds) > 0 || s.claimed > s.next
+}
 
 // gapEnd returns up to where what is missing was noticed at the same moment as
 // the number next. There must be a gap.
 func (s *session[T]) gapEnd() uint64 {
-	switch {
-	case len(s.held) == 0:
-		return s.tolds[0].to
-	case len(s.tolds) == 0:
-		return s.held[0].First
+	end := uint64(MaxNumber)
+	if len(s.held) > 0 {
+		end = s.held[0].First
 	}
-	return min(s.held[0].First, s.tolds[0].to)
+	if len(s.tolds) > 0 {
+		end = min(end, s.tolds[0].to)
+	}
+	if s.claimed > s.next {
+		end = min(end, s.claimed)
+	}
+	return end
+}
+
+// missing returns the first gap, empty if there is none. Other than gapEnd it
+// takes all that is said to have been sent together.
+func (s *session[T]) missing() (from, to uint64, since time.Time) {
+	from, to = s.next, max(s.next, s.claimed)
+	if n := len(s.tolds); n > 0 {
+		to = max(to, s.tolds[n-1].to)
+	}
+	for i := range s.held {
+		b := &s.held[i]
+		if b.First > from {
+			to = b.First
+			break
+		}
+		from = max(from, b.end()) // it waits for an earlier session, or to settle
+		to = max(to, from)
+	}
+	if since = s.waitsSince(); since.Before(s.moved) {
+		since = s.moved
+	}
+	return from, to, since
 }
 
 // waitsSince returns when the number next was noticed to be missing; zero if
@@ -179,6 +234,9 @@ func (s *session[T]) waitsSince() time.Time {
 	if s.since.IsZero() && s.gap() {
 		if len(s.tolds) > 0 {
 			s.since = s.tolds[0].at
+		}
+		if s.claimed > s.next && (s.since.IsZero() || s.claimedAt.Before(s.since)) {
+			s.since = s.claimedAt
 		}
 		for i := range s.held {
 			if s.since.IsZero() || s.held[i].at.Before(s.since) {

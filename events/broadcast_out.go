@@ -1,0 +1,218 @@
+package events
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// outbox gathers our events into batches and publishes them, one batch after the
+// other. Signing, flooding and checking a message cost some hundred µs whatever
+// is in it; so what is emitted while a batch is published goes out as the next
+// one, and a lone event leaves at once.
+type outbox struct {
+	b *Broadcast
+
+	mu      sync.Mutex
+	next    uint64 // number of the next event
+	pending []byte // the batch that is gathered, ready to be published; nil: none
+	count   int    // events in it
+	busy    bool   // somebody publishes
+	idle    time.Time
+	change  chan struct{} // closed when pending is taken or all is published; nil: nobody waits
+}
+
+const (
+	// batchTarget is at which size a batch takes no more events: large enough
+	// for its cost to be shared by a thousand small ones, small enough for a
+	// window to hold several.
+	batchTarget = 128 << 10
+	// restTime is after how long without an event the next one is published by
+	// its Emit, which saves the waking of another goroutine; before that it may
+	// be part of a burst, which is worth gathering.
+	restTime = time.Millisecond
+	// publishRetry is the pause after pubsub has refused a batch.
+	publishRetry = 100 * time.Millisecond
+)
+
+// put accepts an event and returns its number. It waits for room, unless it is a
+// try.
+func (o *outbox) put(ctx context.Context, try bool, ev outgoing) (uint64, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for {
+		if err := o.b.mayEmit(); err != nil {
+			return 0, err
+		}
+		if o.room(ev.size) {
+			break
+		}
+		if try {
+			return 0, ErrQueueFull
+		}
+		if err := o.wait(ctx); err != nil {
+			return 0, err
+		}
+	}
+	number := o.append(ev)
+	switch {
+	case o.busy:
+	case time.Since(o.idle) >= restTime && o.b.in.reserve():
+		o.busy = true
+		o.publishOne()
+	default:
+		o.busy = true
+		o.b.tasks.Go(o.publishAll)
+	}
+	return number, nil
+}
+
+// publishOne publishes the batch for which there is room, without the lock.
+func (o *outbox) publishOne() {
+	data := o.take()
+	o.mu.Unlock()
+	o.publish(data)
+	o.mu.Lock()
+	if o.count > 0 && o.b.stageNow() != broadcastClosed {
+		o.b.tasks.Go(o.publishAll)
+	} else {
+		o.rest()
+	}
+}
+
+// room reports whether an event of n bytes fits into the batch. As all below, it
+// needs mu.
+func (o *outbox) room(n int) bool {
+	return o.count == 0 || o.count < maxBatchEvents && len(o.pending)+n+maxEventHeader <= batchTarget
+}
+
+// append adds an event to the batch.
+func (o *outbox) append(ev outgoing) uint64 {
+	if o.count == 0 {
+		size := ev.size + maxBatchOverhead
+		if o.busy {
+			size = max(size, 4<<10) // more is coming
+		}
+		o.pending = appendBatchHeader(make([]byte, 0, size), o.b.session, o.next)
+	}
+	o.pending = appendHeader(o.pending, numBatchEvent, ev.size)
+	o.pending = ev.append(o.pending)
+	o.count++
+	o.next++
+	o.b.stats.emitted.Add(1)
+	return o.next - 1
+}
+
+// take takes the batch away.
+func (o *outbox) take() []byte {
+	data := o.pending
+	o.pending, o.count = nil, 0
+	o.changed()
+	return data
+}
+
+// rest says that nothing more is to be published for now.
+func (o *outbox) rest() {
+	o.busy, o.idle = false, time.Now()
+	o.changed()
+}
+
+// wait waits, without the lock, until something has changed.
+func (o *outbox) wait(ctx context.Context) error {
+	if o.change == nil {
+		o.change = make(chan struct{})
+	}
+	change := o.change
+	o.mu.Unlock()
+	defer o.mu.Lock()
+	select {
+	case <-change:
+		return nil
+	case <-ctx.Done():
+		return o.b.ended(ctx)
+	case <-o.b.ctx.Done():
+		return ErrClosed
+	}
+}
+
+func (o *outbox) changed() {
+	if o.change != nil {
+		close(o.change)
+		o.change = nil
+	}
+}
+
+// publishAll publishes batches, each as soon as the neighbours have room for it,
+// until nothing waits.
+func (o *outbox) publishAll() {
+	for {
+		o.mu.Lock()
+		empty := o.count == 0
+		if empty {
+			o.rest()
+		}
+		o.mu.Unlock()
+		if empty || o.b.in.awaitRoom() != nil {
+			return
+		}
+		o.mu.Lock()
+		data := o.take()
+		o.mu.Unlock()
+		o.publish(data)
+	}
+}
+
+// publish hands a batch to pubsub, on its way through which it enters the store.
+func (o *outbox) publish(data []byte) {
+	for {
+		err := o.b.topic.Publish(o.b.ctx, data)
+		if err == nil || o.b.ctx.Err() != nil {
+			return
+		}
+		o.b.log.Warn("a broadcast could not be published and is tried again", "error", err)
+		if sleep(o.b.ctx, publishRetry) != nil {
+			return
+		}
+	}
+}
+
+// goal returns the number of the next event.
+func (o *outbox) goal() uint64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.next
+}
+
+// close waits for those who are about to put something, and wakes those who wait.
+// What was not published is dropped.
+func (o *outbox) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.changed()
+}
+
+// maxEventHeader is what an event has in a batch besides itself.
+const maxEventHeader = 1 + 5
+
+// append appends the encoded event.
+func (o outgoing) append(dst []byte) []byte {
+	if o.buf != nil {
+		return append(dst, o.buf.b...)
+	}
+	dst = append(appendHeader(dst, fieldName, len(o.name)), o.name...)
+	for _, a := range o.args {
+		dst = appendRaw(dst, a.([]byte))
+	}
+	return dst
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

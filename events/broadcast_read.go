@@ -1,0 +1,268 @@
+package events
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/events/internal/engine"
+	"github.com/go-smokesignal/smokesignal/events/internal/order"
+)
+
+// readers call handlers for what is in order, which they read from the store.
+// Each sender's events are handled one after the other; senders take turns, on as
+// many goroutines as there are senders with something to handle, which end when
+// nothing waits. A slow handler delays its sender here, and nothing else: what
+// falls out of the store before it was read is a gap.
+type readers struct {
+	b *Broadcast
+
+	mu      sync.Mutex
+	closed  bool
+	queues  map[peer.ID]*senderQueue // of senders that wait or are being handled
+	ready   []*senderQueue           // those that wait for a goroutine
+	workers int
+	warned  limiter
+}
+
+const (
+	// maxWorkers bounds the goroutines that call handlers; beyond it senders wait.
+	maxWorkers = 1024
+	// maxRuns bounds what waits of one sender, which a sender could otherwise make
+	// grow by leaving out every other event.
+	maxRuns = 4096
+)
+
+type senderQueue struct {
+	events eventMaker
+	runs   []run
+}
+
+// run is events [from, to) of a session, which are lost or in the store.
+type run struct {
+	session  order.Session
+	from, to uint64
+	lost     bool
+}
+
+func (r *readers) init(b *Broadcast) {
+	r.b = b
+	r.queues = make(map[peer.ID]*senderQueue)
+}
+
+// put adds events behind those of the same sender. It does not block.
+func (r *readers) put(s *engine.Step) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		r.count(run{from: s.From, to: s.To, lost: s.Lost})
+		return
+	}
+	q := r.queues[s.Sender]
+	if q == nil {
+		q = &senderQueue{events: eventMaker{from: s.Sender}}
+		r.queues[s.Sender] = q
+		r.ready = append(r.ready, q)
+		if r.workers < maxWorkers {
+			r.workers++
+			ctx, leave := r.b.mux.enter(r.b.ctx)
+			go func() {
+				defer leave()
+				r.work(ctx)
+			}()
+		}
+	}
+	if n := len(q.runs); n > 0 {
+		switch last := &q.runs[n-1]; {
+		case last.session != s.Session || last.to != s.From:
+		case last.lost == s.Lost:
+			last.to = s.To
+			return
+		case n >= maxRuns:
+			last.to, last.lost = s.To, true
+			return
+		}
+	}
+	q.runs = append(q.runs, run{s.Session, s.From, s.To, s.Lost})
+}
+
+// count counts events that no handler will see.
+func (r *readers) count(x run) {
+	if x.lost {
+		r.b.stats.lost.Add(x.to - x.from)
+	} else {
+		r.b.stats.overrun.Add(x.to - x.from)
+	}
+}
+
+// work handles whatever waits, until nothing does.
+func (r *readers) work(ctx context.Context) {
+	for {
+		q, x, ok := r.take()
+		if !ok {
+			return
+		}
+		r.handle(ctx, q, x)
+		r.done(q)
+	}
+}
+
+// take returns the next events of the sender whose turn it is: a whole gap, or
+// what is in one batch.
+func (r *readers) take() (*senderQueue, run, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.ready) == 0 || r.closed {
+		r.workers--
+		return nil, run{}, false
+	}
+	q := r.ready[0]
+	r.ready[0] = nil
+	r.ready = r.ready[1:]
+	return q, q.runs[0], true
+}
+
+// done gives the sender its next turn.
+func (r *readers) done(q *senderQueue) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.closed:
+	case len(q.runs) == 0:
+		delete(r.queues, q.events.from)
+	default:
+		r.ready = append(r.ready, q)
+	}
+}
+
+// advance says that the events of the first run below to are being dealt with. It
+// returns false if close has dealt with them.
+func (r *readers) advance(q *senderQueue, to uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return false
+	}
+	x := &q.runs[0]
+	if x.from = to; x.from >= x.to {
+		q.runs = q.runs[1:]
+		if len(q.runs) == 0 {
+			q.runs = nil
+		}
+	}
+	return true
+}
+
+// handle deals with the beginning of a run.
+func (r *readers) handle(ctx context.Context, q *senderQueue, x run) {
+	sender := q.events.from
+	if admit := r.b.cfg.Admit; admit != nil {
+		if err := admit(ctx, sender); err != nil {
+			if r.advance(q, x.to) {
+				r.count(x)
+			}
+			r.b.log.Debug("events of a sender that is not admitted", "sender", sender, "events", x.to-x.from, "error", err)
+			return
+		}
+	}
+	if x.lost {
+		if r.advance(q, x.to) {
+			r.gap(ctx, sender, x, false)
+		}
+		return
+	}
+	o, from, to, ok := r.b.in.read(sender, x)
+	if !ok || from > x.from {
+		if ok {
+			x.to = from
+		}
+		if r.advance(q, x.to) {
+			r.gap(ctx, sender, x, true)
+		}
+		return
+	}
+	if r.advance(q, to) {
+		r.dispatch(ctx, q, o, from, to)
+		r.b.in.handled(sender, x.session, to)
+	}
+}
+
+// dispatch calls the handlers for the events [from, to) of a batch.
+func (r *readers) dispatch(ctx context.Context, q *senderQueue, o *original, from, to uint64) {
+	data := o.data
+	var b []byte
+	for n := o.first; n < to; n++ {
+		if b, data = cutEvent(data); n < from {
+			continue
+		}
+		if ctx.Err() != nil {
+			r.b.stats.overrun.Add(to - n)
+			return
+		}
+		r.b.stats.delivered.Add(1)
+		ev, err := q.events.event(b)
+		if err != nil {
+			r.b.stats.malformed.Add(1)
+			r.b.log.Debug("an event that cannot be decoded", "sender", q.events.from, "error", err)
+			continue
+		}
+		r.b.mux.dispatch(ctx, ev)
+	}
+}
+
+// gap reports events that are not delivered.
+func (r *readers) gap(ctx context.Context, sender peer.ID, x run, slow bool) {
+	n := x.to - x.from
+	if slow {
+		r.b.stats.overrun.Add(n)
+	} else {
+		r.b.stats.lost.Add(n)
+	}
+	r.warn(n, sender, x, slow)
+	r.b.mux.gap(ctx, Gap{Sender: sender, Session: x.session.ID, From: x.from, To: x.to, Slow: slow})
+}
+
+func (r *readers) warn(n uint64, sender peer.ID, x run, slow bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	msg := "events were lost on the way"
+	if slow {
+		msg = "events were dropped since handlers are slow"
+	}
+	r.warned.warn(r.b.log, time.Now(), n, msg, "sender", sender, "first", x.from, "last", x.to-1)
+}
+
+// close drops what waits.
+func (r *readers) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+	for _, q := range r.queues {
+		for _, x := range q.runs {
+			r.count(x)
+		}
+	}
+	clear(r.queues)
+	r.ready = nil
+}
+
+// read returns the batch with the first events of x that are in the store: those
+// from from to to.
+func (in *inbox) read(sender peer.ID, x run) (o *original, from, to uint64, ok bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	b, ok := in.engine.Read(sender, x.session, x.from, x.to)
+	if !ok {
+		return nil, 0, 0, false
+	}
+	return b.Value, max(x.from, b.First), min(x.to, b.End), true
+}
+
+// handled says that the events of a session below to need not be kept for handlers.
+func (in *inbox) handled(sender peer.ID, session order.Session, to uint64) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.engine.Done(sender, session, to)
+}

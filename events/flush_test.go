@@ -1,0 +1,110 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// Flush waits for the arrival at the neighbours, and not for handlers.
+func TestFlushWaitsForArrival(t *testing.T) {
+	pair := line(t, 2, overTCP)
+	release := make(chan struct{})
+	defer close(release)
+	pair[1].On("x", func(context.Context, *Event) { <-release })
+	for range 20 {
+		for i := range 50 {
+			pair[0].emit("%d", i)
+		}
+		if err := pair[0].Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if m, _ := pair[1].in.mark(pair[0].id()); m.Next != pair[0].out.goal() {
+			t.Fatalf("confirmed %d, has %d", pair[0].out.goal(), m.Next)
+		}
+	}
+}
+
+// deaf makes a station tell nobody how far it is.
+func deaf(s *station) {
+	s.in.mu.Lock()
+	defer s.in.mu.Unlock()
+	for p := range s.in.links {
+		s.in.engine.Leave(time.Now(), p)
+	}
+}
+
+// Who does not confirm is named, with what it has, when the time is over.
+func TestFlushNamesWhoDidNotConfirm(t *testing.T) {
+	a := newStation(t, overTCP, BroadcastConfig{})
+	good := newStation(t, overTCP, BroadcastConfig{})
+	silent := newStation(t, overTCP, BroadcastConfig{})
+	link(t, a, good)
+	link(t, a, silent)
+	if err := a.Flush(t.Context()); err != nil { // nothing was sent
+		t.Fatal(err)
+	}
+	a.emit("0")
+	if err := a.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	deaf(silent)
+	a.emit("1")
+	ctx, end := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer end()
+	err := a.Flush(ctx)
+	missed, ok := errors.AsType[*UnconfirmedError](err)
+	if !ok || !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("%v", err)
+	}
+	if !slices.Equal(missed.Peers, []peer.ID{silent.id()}) || missed.Has[0] != 1 || missed.Sent != 2 {
+		t.Errorf("%v", err)
+	}
+	// One that confirms is enough where one was asked for.
+	if err := a.EmitConfirmed(t.Context(), 1, "x", []byte("2")); err != nil {
+		t.Error(err)
+	}
+	ctx, end = context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer end()
+	for _, k := range []int{0, 2} {
+		if err := a.EmitConfirmed(ctx, k, "x", []byte("3")); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%d neighbours confirmed: %v", k, err)
+		}
+	}
+}
+
+// Who is no neighbour any more is not waited for.
+func TestFlushDoesNotWaitForWhoLeft(t *testing.T) {
+	pair := line(t, 2, overTCP)
+	deaf(pair[1])
+	pair[0].emit("0")
+	done := make(chan error, 1)
+	go func() { done <- pair[0].Flush(t.Context()) }()
+	select {
+	case err := <-done:
+		t.Fatalf("%v although nobody could confirm", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	pair[1].Close(t.Context())
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFlushEndsWithClose(t *testing.T) {
+	pair := line(t, 2, overTCP)
+	deaf(pair[1])
+	pair[0].emit("0")
+	done := make(chan error, 1)
+	go func() { done <- pair[0].Flush(t.Context()) }()
+	if err := pair[0].Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; !errors.Is(err, ErrClosed) {
+		t.Errorf("%v", err)
+	}
+}

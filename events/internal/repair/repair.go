@@ -1,0 +1,347 @@
+// Package repair decides whom to ask for events that are missing, and when
+// nothing is left but to give them up. It performs no I/O and reads no clock.
+//
+// What is missing for [Config.Grace] is asked for, one neighbour after the other:
+// first those that say they have it, then the others, which ask theirs once. When
+// all have answered that they do not have it, it is given up, provided that one
+// of them knows the session that far: who never heard of it proves nothing.
+package repair
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/events/internal/order"
+)
+
+// Config holds the bounds. Zero means the default in brackets.
+type Config struct {
+	Grace    time.Duration // how long something is missing before it is asked for [150 ms]
+	Pause    time.Duration // between two rounds of asking everybody [500 ms]
+	Patience time.Duration // how long something is missing before it is given up [2 s]
+	// Doubt is the same if nobody who was asked knows the session [30 s].
+	Doubt time.Duration
+	// MaxAsks bounds the questions under way, of all and to one neighbour [16, 4].
+	MaxAsks    int
+	MaxPerPeer int
+	// MaxClaims bounds what is remembered of a neighbour's word [10,000 sessions].
+	MaxClaims int
+}
+
+func (c Config) withDefaults() Config {
+	c.Grace = cmp.Or(c.Grace, 150*time.Millisecond)
+	c.Pause = cmp.Or(c.Pause, 500*time.Millisecond)
+	c.Patience = cmp.Or(c.Patience, 2*time.Second)
+	c.Doubt = cmp.Or(c.Doubt, 30*time.Second)
+	c.MaxAsks = cmp.Or(c.MaxAsks, 16)
+	c.MaxPerPeer = cmp.Or(c.MaxPerPeer, 4)
+	c.MaxClaims = cmp.Or(c.MaxClaims, 10_000)
+	return c
+}
+
+// A Key names a session of a sender.
+type Key struct {
+	Sender  peer.ID
+	Session order.Session
+}
+
+// A Claim is a neighbour's word about a session: it has received everything below
+// Next, and still has what begins at Floor (0: nothing).
+type Claim struct {
+	Session     order.Session
+	Next, Floor uint64
+}
+
+// An Ask is a question to a neighbour for the events [From, To).
+type Ask struct {
+	Peer peer.ID
+	Key
+	From, To uint64
+	// Fill says that the events are of before our time: they are kept for others.
+	Fill bool
+}
+
+// An Answer says what came of an Ask.
+type Answer int
+
+const (
+	Got     Answer = iota // some of it came; there may be more
+	Nothing               // the neighbour does not have it
+	Failed                // no answer
+)
+
+// A Core is not safe for concurrent use.
+type Core struct {
+	cfg        Config
+	neighbours map[peer.ID]*neighbour
+	needs      map[Key]*need
+	fills      []*fill
+	asks       int // under way
+}
+
+type neighbour struct {
+	id     peer.ID
+	claims map[peer.ID]Claim
+	asks   int
+}
+
+// need is the first gap of a session.
+type need struct {
+	Key
+	from, to uint64
+	since    time.Time
+	asking   peer.ID              // who is being asked
+	tried    map[peer.ID]struct{} // in this round
+	failed   bool                 // somebody did not answer in this round
+	again    time.Time            // when the next round may begin
+}
+
+// fill is what happened before our time.
+type fill struct {
+	Key
+	from, to uint64
+	peer     peer.ID
+	asking   bool
+}
+
+// maxFills bounds the sessions that wait to be filled.
+const maxFills = 10_000
+
+// New returns a core without neighbours.
+func New(cfg Config) *Core {
+	return &Core{cfg: cfg.withDefaults(), neighbours: make(map[peer.ID]*neighbour), needs: make(map[Key]*need)}
+}
+
+// Join adds a neighbour that can be asked. It returns how many there are.
+func (c *Core) Join(id peer.ID) int {
+	if c.neighbours[id] == nil {
+		c.neighbours[id] = &neighbour{id: id, claims: make(map[peer.ID]Claim)}
+	}
+	return len(c.neighbours)
+}
+
+// Others returns the neighbours besides id.
+func (c *Core) Others(id peer.ID) (list []peer.ID) {
+	for other := range c.neighbours {
+		if other != id {
+			list = append(list, other)
+		}
+	}
+	return list
+}
+
+// Leave removes a neighbour. Its questions still have to be answered.
+func (c *Core) Leave(id peer.ID) {
+	delete(c.neighbours, id)
+	c.fills = slices.DeleteFunc(c.fills, func(f *fill) bool { return f.peer == id && !f.asking })
+}
+
+// Claim takes a neighbour's word about a sender.
+func (c *Core) Claim(id, sender peer.ID, claim Claim) {
+	n := c.neighbours[id]
+	if n == nil {
+		return
+	}
+	old, known := n.claims[sender]
+	if known && old.Session.Compare(claim.Session) > 0 || !known && len(n.claims) >= c.cfg.MaxClaims {
+		return
+	}
+	if known && old.Session == claim.Session {
+		claim.Next = max(claim.Next, old.Next)
+	}
+	n.claims[sender] = claim
+}
+
+// Claimed returns the furthest that a neighbour claims of a session; zero: nobody
+// knows it.
+func (c *Core) Claimed(key Key) (next uint64) {
+	for _, n := range c.neighbours {
+		if claim, ok := n.claims[key.Sender]; ok && claim.Session == key.Session {
+			next = max(next, claim.Next)
+		}
+	}
+	return next
+}
+
+// Need says what is missing of a session first, and since when. Nothing is
+// missing if from is not below to.
+func (c *Core) Need(key Key, from, to uint64, since time.Time) {
+	n := c.needs[key]
+	if from >= to {
+		if n != nil && n.asking == "" {
+			delete(c.needs, key)
+		} else if n != nil {
+			n.from, n.to = from, to
+		}
+		return
+	}
+	if n == nil {
+		n = &need{Key: key, from: from, tried: make(map[peer.ID]struct{})}
+		c.needs[key] = n
+	}
+	if from != n.from {
+		// It got on, so whoever was asked before may be asked for the rest.
+		n.from = from
+		clear(n.tried)
+		n.failed = false
+		n.again = time.Time{}
+	}
+	n.to, n.since = to, since
+}
+
+// Needs returns how many sessions lack something.
+func (c *Core) Needs() int { return len(c.needs) }
+
+// Fill says that a neighbour has events of a session from before our time.
+func (c *Core) Fill(id peer.ID, key Key, from, to uint64) {
+	if from < to && c.neighbours[id] != nil && len(c.fills) < maxFills {
+		c.fills = append(c.fills, &fill{Key: key, from: from, to: to, peer: id})
+	}
+}
+
+// Advance returns whom to ask for what at now, and what is to be given up: the
+// events from From to To, of which Peer is nobody. Every question has to be
+// answered by Answered.
+func (c *Core) Advance(now time.Time) (asks, given []Ask) {
+	for _, n := range c.needs {
+		if n.asking != "" || n.from >= n.to || now.Before(c.due(n)) || c.asks >= c.cfg.MaxAsks {
+			continue
+		}
+		if id, ok := c.choose(n); ok {
+			if id == "" {
+				n.again = now.Add(c.cfg.Grace) // all are busy
+				continue
+			}
+			n.asking = id
+			asks = append(asks, c.ask(Ask{Peer: id, Key: n.Key, From: n.from, To: n.to}))
+			continue
+		}
+		if c.hopeless(n, now) {
+			given = append(given, Ask{Key: n.Key, From: n.from, To: n.to})
+		}
+		clear(n.tried)
+		n.failed = false
+		n.again = now.Add(c.cfg.Pause)
+	}
+	for i := 0; i < len(c.fills) && c.asks < c.cfg.MaxAsks; i++ {
+		f := c.fills[i]
+		if n := c.neighbours[f.peer]; !f.asking && n != nil && n.asks == 0 {
+			f.asking = true
+			asks = append(asks, c.ask(Ask{Peer: f.peer, Key: f.Key, From: f.from, To: f.to, Fill: true}))
+		}
+	}
+	return asks, given
+}
+
+func (c *Core) ask(a Ask) Ask {
+	c.asks++
+	c.neighbours[a.Peer].asks++
+	return a
+}
+
+// due returns when a need has to be looked at.
+func (c *Core) due(n *need) time.Time {
+	if at := n.since.Add(c.cfg.Grace); at.After(n.again) {
+		return at
+	}
+	return n.again
+}
+
+// choose returns whom to ask next; nobody if all are busy. ok is false when all
+// were asked.
+func (c *Core) choose(n *need) (best peer.ID, ok bool) {
+	rank := 0
+	for id, nb := range c.neighbours {
+		if _, tried := n.tried[id]; tried {
+			continue
+		}
+		ok = true
+		if nb.asks >= c.cfg.MaxPerPeer {
+			continue
+		}
+		r := 1
+		switch claim := nb.claims[n.Sender]; {
+		case claim.Session != n.Session || claim.Next <= n.from:
+			if id == n.Sender {
+				r = 2
+			}
+		case claim.Floor == 0 || claim.Floor > n.from:
+			r = 3
+		default:
+			r = 4
+		}
+		if r > rank || r == rank && id < best {
+			best, rank = id, r
+		}
+	}
+	return best, ok || len(c.neighbours) == 0
+}
+
+// hopeless reports whether a need can be given up when all were asked.
+func (c *Core) hopeless(n *need, now time.Time) bool {
+	missing := now.Sub(n.since)
+	if n.failed || missing < c.cfg.Patience {
+		return false
+	}
+	for _, nb := range c.neighbours {
+		if claim := nb.claims[n.Sender]; claim.Session == n.Session && claim.Next > n.from {
+			return true
+		}
+	}
+	return missing >= c.cfg.Doubt
+}
+
+// Answered says what came of a question. What it brought has to be known before,
+// by Need.
+func (c *Core) Answered(now time.Time, a Ask, got uint64, answer Answer) {
+	c.asks--
+	if nb := c.neighbours[a.Peer]; nb != nil {
+		nb.asks--
+	}
+	if a.Fill {
+		c.filled(a, got, answer)
+		return
+	}
+	n := c.needs[a.Key]
+	if n == nil || n.asking != a.Peer {
+		return
+	}
+	n.asking = ""
+	if n.from >= n.to {
+		delete(c.needs, a.Key)
+		return
+	}
+	if answer != Got || n.from == a.From && n.to == a.To {
+		n.tried[a.Peer] = struct{}{}
+		n.failed = n.failed || answer == Failed
+	}
+}
+
+// filled goes on with a fill, from got on, while it brings something.
+func (c *Core) filled(a Ask, got uint64, answer Answer) {
+	i := slices.IndexFunc(c.fills, func(f *fill) bool { return f.asking && f.peer == a.Peer && f.Key == a.Key })
+	if i < 0 {
+		return
+	}
+	f := c.fills[i]
+	f.asking = false
+	if f.from = got; answer != Got || got >= f.to || c.neighbours[a.Peer] == nil {
+		c.fills = slices.Delete(c.fills, i, i+1)
+	}
+}
+
+// Next returns when to call Advance; zero: not before the next input.
+func (c *Core) Next() (next time.Time) {
+	if c.asks >= c.cfg.MaxAsks || len(c.neighbours) == 0 {
+		return next
+	}
+	for _, n := range c.needs {
+		if at := c.due(n); n.asking == "" && n.from < n.to && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
+	return next
+}

@@ -1,0 +1,514 @@
+// Package window decides who may send how much. Pubsub has no back pressure: what
+// a neighbour's queue does not take it drops. So every node tells its neighbours
+// how far it has received each sender, and a sender publishes only as long as
+// each of its neighbours lacks little. The package performs no I/O and reads no
+// clock.
+//
+// A relay acknowledges a batch towards the neighbour from which it first got it
+// only when its own other neighbours have acknowledged it: so the sender goes as
+// fast as the slowest link of the network, and relays cannot be overrun. To its
+// other neighbours it acknowledges what it has at once. As who got a batch first
+// from whom makes a tree, no cycle of links can wait for itself.
+//
+// A neighbour that acknowledges nothing of a sender for [Config.GiveUp] is not
+// waited for until it does.
+package window
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/events/internal/order"
+)
+
+// Config holds the bounds. Zero means the default in brackets.
+type Config struct {
+	// Batches and Bytes are how much of a sender a neighbour may lack before
+	// nothing more is sent. 16 batches are half of what the queues of a pubsub
+	// with its defaults hold [16, 1 MiB].
+	Batches int
+	Bytes   int
+	// GiveUp is how long a neighbour is waited for that acknowledges nothing [5 s].
+	GiveUp time.Duration
+	// AckDelay is how long an acknowledgement may wait for more, and AckBatches
+	// and AckBytes what it does not wait for [10 ms, a quarter of a window].
+	AckDelay   time.Duration
+	AckBatches int
+	AckBytes   int
+	// Nudge is how long a neighbour may acknowledge nothing before it is told
+	// what there is, in case it did not notice. The pause doubles each time [300 ms].
+	Nudge time.Duration
+	// MaxAuthors bounds the senders of which a neighbour's word is remembered [10,000].
+	MaxAuthors int
+}
+
+func (c Config) withDefaults() Config {
+	c.Batches = cmp.Or(c.Batches, 16)
+	c.Bytes = cmp.Or(c.Bytes, 1<<20)
+	c.GiveUp = cmp.Or(c.GiveUp, 5*time.Second)
+	c.AckDelay = cmp.Or(c.AckDelay, 10*time.Millisecond)
+	c.AckBatches = cmp.Or(c.AckBatches, c.Batches/4)
+	c.AckBytes = cmp.Or(c.AckBytes, c.Bytes/4)
+	c.Nudge = cmp.Or(c.Nudge, 300*time.Millisecond)
+	c.MaxAuthors = cmp.Or(c.MaxAuthors, 10_000)
+	return c
+}
+
+// maxBatches bounds the batches of one sender that are remembered. Only a sender
+// that heeds no window can reach it.
+const maxBatches = 4096
+
+// An Ack is how far a session of an author has come.
+type Ack struct {
+	Author  peer.ID
+	Session order.Session
+	Next    uint64 // who says it has everything below
+	Through uint64 // and nobody behind it lacks anything below
+	Ask     bool   // and wants to know how far the other is
+}
+
+// A Core is not safe for concurrent use.
+type Core struct {
+	cfg        Config
+	self       peer.ID
+	count      uint64 // of batches taken, which orders them and the joining of neighbours
+	neighbours map[peer.ID]*neighbour
+	flows      map[peer.ID]*flow // by author
+	busy       map[peer.ID]*flow // those that somebody lacks something of
+	due        time.Time         // Advance has nothing to do before; zero: never
+}
+
+// flow is what is under way of one author.
+type flow struct {
+	author  peer.ID
+	session order.Session
+	next    uint64  // everything below is here
+	last    uint64  // count of the latest batch
+	batches []batch // that a neighbour may lack, ascending
+}
+
+type batch struct {
+	first, end uint64
+	size       int
+	count      uint64
+	giver      peer.ID // from whom it came first; empty: it did not come by pubsub
+}
+
+type neighbour struct {
+	id    peer.ID
+	since uint64 // batches taken before it joined; it is owed none of those
+	pairs map[peer.ID]*pair
+	dirty []*pair // those it has to be told of
+	due   time.Time
+}
+
+// pair is what passes between us and a neighbour about one author.
+type pair struct {
+	author  peer.ID
+	session order.Session
+	// What the neighbour has told.
+	next, through uint64
+	progress      time.Time // when it told more, or the first batch it lacks was taken
+	lacks         bool      // something
+	givenUp       bool
+	// What it was told.
+	told      Ack
+	owing     int // batches taken since
+	owingSize int
+	dirty     bool
+	ask       bool      // when it is told, it is asked too
+	nudge     time.Time // when it is told again what there is
+	pause     time.Duration
+}
+
+// New returns the core of the node self, without neighbours.
+func New(self peer.ID, cfg Config) *Core {
+	return &Core{
+		cfg:        cfg.withDefaults(),
+		self:       self,
+		neighbours: make(map[peer.ID]*neighbour),
+		flows:      make(map[peer.ID]*flow),
+		busy:       make(map[peer.ID]*flow),
+	}
+}
+
+// Join adds a neighbour. It is owed what is taken from now on.
+func (c *Core) Join(id peer.ID) {
+	if c.neighbours[id] == nil {
+		c.neighbours[id] = &neighbour{id: id, since: c.count, pairs: make(map[peer.ID]*pair)}
+	}
+}
+
+// Leave removes a neighbour: nobody waits for it any more.
+func (c *Core) Leave(now time.Time, id peer.ID) {
+	if c.neighbours[id] == nil {
+		return
+	}
+	delete(c.neighbours, id)
+	for _, f := range c.busy {
+		c.look(now, f)
+	}
+}
+
+// Took says that a batch [first, end) of an author was published here, or came
+// for the first time from the neighbour giver; an empty giver is nobody who waits
+// for an acknowledgement.
+func (c *Core) Took(now time.Time, author peer.ID, session order.Session, first, end uint64, size int, giver peer.ID) {
+	f := c.flows[author]
+	if f == nil || f.session.Compare(session) < 0 {
+		if f == nil {
+			c.makeRoom()
+		}
+		f = &flow{author: author, session: session, next: first}
+		c.flows[author] = f
+	} else if f.session != session {
+		return // of an earlier life
+	}
+	c.count++
+	f.last = c.count
+	b := batch{first, end, size, c.count, giver}
+	i := len(f.batches)
+	for i > 0 && f.batches[i-1].first > first {
+		i--
+	}
+	f.batches = slices.Insert(f.batches, i, b)
+	if len(f.batches) > maxBatches {
+		f.batches = slices.Delete(f.batches, 0, 1)
+	}
+	for _, n := range c.neighbours {
+		p := c.pair(n, author)
+		if p == nil {
+			continue
+		}
+		p.owing++
+		p.owingSize += size
+		if !p.lacks && f.lacks(n, p, &b) {
+			p.progress = now
+			p.rest(now, c.cfg.Nudge)
+		}
+	}
+	c.look(now, f)
+}
+
+// rest says that the neighbour was heard, or there is something new for it.
+func (p *pair) rest(now time.Time, pause time.Duration) {
+	p.pause = pause
+	p.nudge = now.Add(pause)
+}
+
+// makeRoom forgets an author of whom nothing is under way, if there are too many.
+func (c *Core) makeRoom() {
+	if len(c.flows) < c.cfg.MaxAuthors {
+		return
+	}
+	for author := range c.flows {
+		if c.busy[author] != nil || author == c.self {
+			continue
+		}
+		delete(c.flows, author)
+		for _, n := range c.neighbours {
+			if p := n.pairs[author]; p != nil && !p.dirty {
+				delete(n.pairs, author)
+			}
+		}
+		return
+	}
+}
+
+// Reached says that everything of the author below next is here, or lost.
+func (c *Core) Reached(now time.Time, author peer.ID, session order.Session, next uint64) {
+	f := c.flows[author]
+	if f == nil || f.session != session || next <= f.next {
+		return
+	}
+	f.next = next
+	c.look(now, f)
+}
+
+// Acked takes a neighbour's word of how far it is with an author.
+func (c *Core) Acked(now time.Time, id peer.ID, a Ack) {
+	n := c.neighbours[id]
+	if n == nil {
+		return
+	}
+	p := c.pair(n, a.Author)
+	if p == nil {
+		return
+	}
+	switch order := p.session.Compare(a.Session); {
+	case order > 0:
+		return
+	case order < 0:
+		p.session, p.next, p.through = a.Session, 0, 0
+	}
+	if a.Ask {
+		c.soil(now, n, p, false)
+	}
+	a.Through = min(a.Through, a.Next)
+	if a.Next <= p.next && a.Through <= p.through {
+		return
+	}
+	p.next, p.through = max(p.next, a.Next), max(p.through, a.Through)
+	p.progress, p.givenUp = now, false
+	p.rest(now, c.cfg.Nudge)
+	if f := c.flows[a.Author]; f != nil {
+		c.look(now, f)
+	}
+}
+
+// Room reports whether the author may publish another batch.
+func (c *Core) Room(author peer.ID) bool {
+	f := c.flows[author]
+	if f == nil {
+		return true
+	}
+	for _, n := range c.neighbours {
+		p := n.pairs[author]
+		if p == nil || p.givenUp {
+			continue
+		}
+		batches, bytes := 0, 0
+		for i := range f.batches {
+			if b := &f.batches[i]; f.lacks(n, p, b) {
+				batches++
+				bytes += b.size
+			}
+		}
+		if batches >= c.cfg.Batches || bytes >= c.cfg.Bytes {
+			return false
+		}
+	}
+	return true
+}
+
+// lacks reports whether a neighbour is owed a batch that it has not acknowledged.
+func (f *flow) lacks(n *neighbour, p *pair, b *batch) bool {
+	return b.count > n.since && b.giver != n.id && n.id != f.author && (p.session != f.session || p.through < b.end)
+}
+
+// Lacking returns the neighbours that were there when something of the author was
+// published and have not received everything below goal.
+func (c *Core) Lacking(author peer.ID, goal uint64) []peer.ID {
+	f := c.flows[author]
+	if f == nil {
+		return nil
+	}
+	var list []peer.ID
+	for id, n := range c.neighbours {
+		if p := n.pairs[author]; n.since < f.last && (p == nil || p.session != f.session || p.next < goal) {
+			list = append(list, id)
+		}
+	}
+	return list
+}
+
+// Has returns up to where a neighbour has received a session; zero: nothing.
+func (c *Core) Has(id, author peer.ID, session order.Session) uint64 {
+	if n := c.neighbours[id]; n != nil {
+		if p := n.pairs[author]; p != nil && p.session == session {
+			return p.next
+		}
+	}
+	return 0
+}
+
+// pair returns what is known of a neighbour and an author, nil if too much is.
+func (c *Core) pair(n *neighbour, author peer.ID) *pair {
+	p := n.pairs[author]
+	if p == nil && len(n.pairs) < c.cfg.MaxAuthors {
+		p = &pair{author: author}
+		n.pairs[author] = p
+	}
+	return p
+}
+
+// look brings up to date who lacks what of a flow, and what each neighbour has to
+// be told.
+func (c *Core) look(now time.Time, f *flow) {
+	// What everybody has is forgotten.
+	n := 0
+	for n < len(f.batches) && f.batches[n].end <= f.next && !c.lacked(f, &f.batches[n]) {
+		n++
+	}
+	f.batches = slices.Delete(f.batches, 0, n)
+	if len(f.batches) > 0 {
+		c.busy[f.author] = f
+	} else {
+		delete(c.busy, f.author)
+	}
+	for _, nb := range c.neighbours {
+		p := nb.pairs[f.author]
+		if p == nil {
+			continue
+		}
+		p.lacks = slices.ContainsFunc(f.batches, func(b batch) bool { return f.lacks(nb, p, &b) })
+		if !p.lacks {
+			p.givenUp = false
+		}
+		c.due = earlier(c.due, c.deadline(p))
+		// Of ourselves a neighbour learns by what it gets, or by a nudge.
+		if f.author != c.self && c.ack(nb, f) != p.told {
+			c.soil(now, nb, p, p.owing >= c.cfg.AckBatches || p.owingSize >= c.cfg.AckBytes)
+		}
+	}
+}
+
+// earlier returns the earlier of two moments; the zero time is never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// deadline returns when Advance has to look at a pair; zero: never.
+func (c *Core) deadline(p *pair) time.Time {
+	switch {
+	case !p.lacks:
+		return time.Time{}
+	case p.givenUp:
+		return p.nudge
+	}
+	return earlier(p.nudge, p.progress.Add(c.cfg.GiveUp))
+}
+
+// soil notes that a neighbour has to be told of an author, soon or now.
+func (c *Core) soil(now time.Time, n *neighbour, p *pair, urgent bool) {
+	if !p.dirty {
+		p.dirty = true
+		n.dirty = append(n.dirty, p)
+	}
+	at := now
+	if !urgent {
+		at = now.Add(c.cfg.AckDelay)
+	}
+	n.due = earlier(n.due, at)
+}
+
+// lacked reports whether a neighbour lacks a batch and is waited for.
+func (c *Core) lacked(f *flow, b *batch) bool {
+	for _, n := range c.neighbours {
+		if p := n.pairs[f.author]; p != nil && !p.givenUp && f.lacks(n, p, b) {
+			return true
+		}
+	}
+	return false
+}
+
+// ack returns what a neighbour is to be told of a flow.
+func (c *Core) ack(n *neighbour, f *flow) Ack {
+	a := Ack{Author: f.author, Session: f.session, Next: f.next, Through: f.next}
+	for i := range f.batches {
+		b := &f.batches[i]
+		if b.first >= a.Through {
+			break
+		}
+		if b.giver == n.id && c.lacked(f, b) {
+			a.Through = b.first
+			break
+		}
+	}
+	return a
+}
+
+// Due returns the neighbours that have to be told something at now.
+func (c *Core) Due(now time.Time) (list []peer.ID) {
+	for id, n := range c.neighbours {
+		if !n.due.IsZero() && !n.due.After(now) {
+			list = append(list, id)
+		}
+	}
+	return list
+}
+
+// Collect returns what a neighbour has to be told, at most so many.
+func (c *Core) Collect(now time.Time, id peer.ID, most int) []Ack {
+	n := c.neighbours[id]
+	if n == nil {
+		return nil
+	}
+	n.due = time.Time{}
+	var acks []Ack
+	for len(n.dirty) > 0 && len(acks) < most {
+		p := n.dirty[0]
+		n.dirty[0] = nil
+		n.dirty = n.dirty[1:]
+		p.dirty, p.owing, p.owingSize = false, 0, 0
+		if f := c.flows[p.author]; f != nil {
+			p.told = c.ack(n, f)
+			a := p.told
+			a.Ask = p.ask
+			acks = append(acks, a)
+		}
+		p.ask = false
+	}
+	if len(n.dirty) > 0 {
+		n.due = now
+	} else {
+		n.dirty = nil
+	}
+	return acks
+}
+
+// Again says that a neighbour was not told what Collect returned.
+func (c *Core) Again(now time.Time, id peer.ID, acks []Ack) {
+	n := c.neighbours[id]
+	if n == nil {
+		return
+	}
+	for _, a := range acks {
+		if p := n.pairs[a.Author]; p != nil {
+			p.ask = p.ask || a.Ask
+			c.soil(now, n, p, false)
+		}
+	}
+}
+
+// Advance gives up who was waited for too long, and tells again who may not have
+// noticed that there is something.
+func (c *Core) Advance(now time.Time) {
+	if c.due.IsZero() || c.due.After(now) {
+		return
+	}
+	for _, f := range c.busy {
+		changed := false
+		for _, n := range c.neighbours {
+			p := n.pairs[f.author]
+			if p == nil || !p.lacks {
+				continue
+			}
+			if !p.givenUp && now.Sub(p.progress) >= c.cfg.GiveUp {
+				p.givenUp, changed = true, true
+			}
+			if !p.nudge.After(now) {
+				p.pause = min(2*p.pause, c.cfg.GiveUp)
+				p.nudge = now.Add(p.pause)
+				p.ask = true
+				c.soil(now, n, p, true)
+			}
+		}
+		if changed {
+			c.look(now, f)
+		}
+	}
+	c.due = time.Time{}
+	for _, f := range c.busy {
+		for _, n := range c.neighbours {
+			if p := n.pairs[f.author]; p != nil {
+				c.due = earlier(c.due, c.deadline(p))
+			}
+		}
+	}
+}
+
+// Next returns when to call Advance and Due; zero: not before the next input.
+func (c *Core) Next() time.Time {
+	next := c.due
+	for _, n := range c.neighbours {
+		next = earlier(next, n.due)
+	}
+	return next
+}

@@ -1,0 +1,92 @@
+package events
+
+import (
+	"errors"
+	"fmt"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	pb "github.com/libp2p/go-libp2p-pubsub/pb"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"google.golang.org/protobuf/proto"
+)
+
+// An original is a batch together with the pubsub message that its sender signed,
+// so that it can be handed to others who believe nobody but the sender.
+type original struct {
+	batch
+	msg *pb.Message
+}
+
+// originalOverhead is about what an original takes besides its data, in bytes.
+const originalOverhead = 640
+
+// size returns the bytes that it keeps alive.
+func (o *original) size() int { return len(o.msg.Data) + originalOverhead }
+
+// parseOriginal reads the message of a pubsub that has proven its signature.
+func parseOriginal(msg *pb.Message) (*original, error) {
+	o := &original{msg: msg}
+	if err := o.batch.parse(msg.Data); err != nil {
+		return nil, err
+	}
+	return o, nil
+}
+
+// errUnsigned is returned for an original that its sender has not signed.
+var errUnsigned = errors.New("events: the signature is wrong")
+
+// decodeOriginal reads an original that somebody else than a pubsub brought, and
+// proves that the sender has signed it for the topic.
+func decodeOriginal(b []byte, sender peer.ID, topic string) (*original, error) {
+	msg := new(pb.Message)
+	if err := proto.Unmarshal(b, msg); err != nil {
+		return nil, fmt.Errorf("%w original: %w", ErrMalformed, err)
+	}
+	switch {
+	case peer.ID(msg.From) != sender:
+		return nil, fmt.Errorf("%w original: it is of another sender", ErrMalformed)
+	case msg.GetTopic() != topic:
+		return nil, fmt.Errorf("%w original: it is of topic %s", ErrMalformed, quote(msg.GetTopic()))
+	case len(msg.ProtoReflect().GetUnknown()) > 0, len(msg.Seqno) > maxSeqno, len(msg.Key) > maxKey, len(msg.Signature) > maxKey:
+		return nil, fmt.Errorf("%w original: a field is out of bounds", ErrMalformed)
+	}
+	if err := verify(msg, sender); err != nil {
+		return nil, err
+	}
+	return parseOriginal(msg)
+}
+
+// verify is what pubsub does with StrictSign.
+func verify(msg *pb.Message, sender peer.ID) error {
+	key, err := senderKey(msg, sender)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errUnsigned, err)
+	}
+	signed := pb.Message{From: msg.From, Data: msg.Data, Seqno: msg.Seqno, Topic: msg.Topic}
+	b, err := proto.MarshalOptions{}.MarshalAppend([]byte(pubsub.SignPrefix), &signed)
+	if err != nil {
+		return err
+	}
+	if ok, err := key.Verify(b, msg.Signature); err != nil || !ok {
+		return errUnsigned
+	}
+	return nil
+}
+
+func senderKey(msg *pb.Message, sender peer.ID) (crypto.PubKey, error) {
+	if msg.Key == nil {
+		return sender.ExtractPublicKey()
+	}
+	key, err := crypto.UnmarshalPublicKey(msg.Key)
+	if err != nil {
+		return nil, err
+	}
+	if !sender.MatchesPublicKey(key) {
+		return nil, errors.New("its key is of another sender")
+	}
+	return key, nil
+}
+
+// encode returns the message as it travels.
+func (o *original) encode() ([]byte, error) { return proto.Marshal(o.msg) }

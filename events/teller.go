@@ -1,0 +1,155 @@
+package events
+
+import (
+	"context"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/events/internal/engine"
+	"github.com/go-smokesignal/smokesignal/internal/frame"
+)
+
+// A teller tells one neighbour how far we are with the senders it may be waiting
+// for, on one long stream. What changes while it writes goes into the next frame.
+type teller struct {
+	b    *Broadcast
+	peer peer.ID
+	wake chan struct{} // has a value when there is something to tell
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	// inbound are the streams that the neighbour has opened; the inbox's lock
+	// guards them.
+	inbound map[network.Stream]struct{}
+}
+
+const (
+	// Pauses after a stream could not be opened or broke.
+	minTellPause = 50 * time.Millisecond
+	maxTellPause = 5 * time.Second
+)
+
+// Link says that p is a neighbour: we wait until it has what we send, and ask it
+// for what we lack. greeting is what its Marks returned when it saw us on the
+// topic; nil if there is none. The error is ErrMalformed; the link is made all
+// the same. Linking twice takes the greeting again.
+func (b *Broadcast) Link(p peer.ID, greeting []byte) error {
+	marks, err := decodeMarks(greeting)
+	b.in.mu.Lock()
+	defer b.in.mu.Unlock()
+	if b.in.closed {
+		return err
+	}
+	if b.in.links[p] == nil {
+		l := &teller{b: b, peer: p, wake: make(chan struct{}, 1), inbound: make(map[network.Stream]struct{})}
+		l.ctx, l.cancel = context.WithCancel(b.ctx)
+		b.in.links[p] = l
+		b.in.engine.Join(p)
+		b.in.met.Store(true)
+		b.tasks.Go(l.tell)
+	}
+	now := time.Now()
+	b.in.engine.Greet(now, p, marks)
+	b.in.perform(now)
+	b.in.changed()
+	return err
+}
+
+// Unlink says that p is no neighbour any more. It does nothing if p is none.
+func (b *Broadcast) Unlink(p peer.ID) {
+	b.in.mu.Lock()
+	defer b.in.mu.Unlock()
+	l := b.in.links[p]
+	if l == nil || b.in.closed {
+		return
+	}
+	delete(b.in.links, p)
+	l.cancel()
+	for s := range l.inbound {
+		b.tasks.Go(func() { s.Reset() }) // which may block on a frozen connection
+	}
+	now := time.Now()
+	b.in.engine.Leave(now, p)
+	b.in.perform(now)
+	b.in.changed()
+}
+
+// tell writes marks until the link ends.
+func (l *teller) tell() {
+	var s network.Stream
+	defer func() {
+		if s != nil {
+			s.Reset()
+		}
+	}()
+	pause := minTellPause
+	for {
+		select {
+		case <-l.wake:
+		case <-l.ctx.Done():
+			return
+		}
+		marks := l.collect()
+		if len(marks) == 0 {
+			continue
+		}
+		err := l.open(&s)
+		if err == nil {
+			s.SetWriteDeadline(time.Now().Add(repairTimeout))
+			_, err = s.Write(frame.Append(nil, frame.AppendMessage(nil, numRepairTold, appendMarks(nil, marks))))
+		}
+		if err == nil {
+			pause = minTellPause
+			continue
+		}
+		if l.ctx.Err() != nil {
+			return
+		}
+		l.b.log.Debug("a neighbour could not be told marks", "peer", l.peer, "error", err)
+		if s != nil {
+			s.Reset()
+			s = nil
+		}
+		if sleep(l.ctx, pause) != nil {
+			return
+		}
+		pause = min(2*pause, maxTellPause)
+		l.b.in.do(func(now time.Time, e *engine.Engine[*original]) { e.Again(now, l.peer, marks) })
+	}
+}
+
+func (l *teller) collect() (marks []engine.Mark) {
+	l.b.in.mu.Lock()
+	defer l.b.in.mu.Unlock()
+	now := time.Now()
+	marks = l.b.in.engine.Collect(now, l.peer, maxMarksAtOnce)
+	l.b.in.perform(now)
+	return marks
+}
+
+// open opens the stream, unless it is.
+func (l *teller) open(s *network.Stream) (err error) {
+	if *s == nil {
+		*s, err = l.b.openRepair(l.ctx, l.peer)
+	}
+	return err
+}
+
+// openRepair opens a stream of ProtocolRepair over an existing connection. It is
+// reset when ctx ends.
+func (b *Broadcast) openRepair(ctx context.Context, p peer.ID) (network.Stream, error) {
+	open, cancel := context.WithTimeout(ctx, repairTimeout)
+	defer cancel()
+	s, err := b.host.NewStream(network.WithNoDial(open, "smokesignal repair"), p, ProtocolRepair)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Scope().SetService(Service); err != nil {
+		s.Reset()
+		return nil, err
+	}
+	context.AfterFunc(ctx, func() { s.Reset() })
+	return s, nil
+}

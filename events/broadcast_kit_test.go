@@ -55,12 +55,21 @@ func newStationHost(t testing.TB, listen ...string) corehost.Host {
 // named "x".
 func newStation(t testing.TB, listen string, cfg BroadcastConfig) *station {
 	t.Helper()
-	s := &station{t: t, host: newStationHost(t, listen), guard: newPubSubGuard(PubSubConfig{Topic: testTopic}), got: make(map[peer.ID][]string), news: make(chan struct{})}
+	guard := newPubSubGuard(PubSubConfig{Topic: testTopic})
+	s := newStationOn(t, listen, cfg, guard.options()...)
+	s.guard = guard
+	return s
+}
+
+// newStationOn is newStation with a pubsub of these options.
+func newStationOn(t testing.TB, listen string, cfg BroadcastConfig, options ...pubsub.Option) *station {
+	t.Helper()
+	s := &station{t: t, host: newStationHost(t, listen), got: make(map[peer.ID][]string), news: make(chan struct{})}
 	var ctx context.Context
 	ctx, s.stop = context.WithCancel(context.Background())
 	t.Cleanup(s.stop)
 	var err error
-	s.ps, err = pubsub.NewFloodSub(ctx, s.host, s.guard.options()...)
+	s.ps, err = pubsub.NewFloodSub(ctx, s.host, options...)
 	if err != nil {
 		t.Fatal(err)
 	}

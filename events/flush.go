@@ -2,6 +2,7 @@ package events
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -61,7 +62,7 @@ func (b *Broadcast) confirm(ctx context.Context, goal uint64, k int) error {
 		}
 		return n >= k
 	})
-	if err == nil || err == ErrClosed {
+	if err == nil || errors.Is(err, ErrClosed) {
 		return err
 	}
 	e := &UnconfirmedError{Sent: goal - 1, Err: err}

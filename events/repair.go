@@ -24,7 +24,7 @@ import (
 //	  Marks told = 1;     // by who opened the stream; no answer
 //	  Want want = 2;      // by who opened the stream
 //	  bytes original = 3; // an answer to want: a signed pubsub Message, any number of them ...
-//	  End end = 4;        // ... and then this
+//	  Marks end = 4;      // ... and then this
 //	}
 //	message Want {
 //	  bytes sender = 1;
@@ -34,7 +34,8 @@ import (
 //	  uint64 to = 5;       // the first that is not
 //	  bool pass_on = 6;    // whoever does not have them asks its own neighbours
 //	}
-//	message End { Mark mark = 1; } // of the sender, if it is known
+//
+// End is the mark of the sender, if it is known, as a Marks message.
 //
 // A neighbour has one stream open on which it tells its marks as they change, and
 // short ones on which it asks for what it lacks. The originals of an answer are
@@ -55,8 +56,6 @@ const (
 	numWantFrom    = 4
 	numWantTo      = 5
 	numWantPassOn  = 6
-
-	numEndMark = 1
 
 	maxRepairQuestion = maxMarksSize + 64
 	maxRepairAnswer   = 1<<20 + 64

@@ -40,6 +40,11 @@ type GapError struct{ Gap }
 
 func (e *GapError) Error() string { return "events: " + e.String() }
 
+// gapSource is a Source of which events can be missing.
+type gapSource interface {
+	OnGap(f func(context.Context, Gap)) (off func())
+}
+
 // gapHandlers are the handlers of gaps.
 type gapHandlers struct {
 	mu   sync.RWMutex

@@ -48,7 +48,9 @@ func (n Name[T]) On(src Source, f func(ctx context.Context, from peer.ID, v T)) 
 // that comes before the loop begins, and can be looped over once. It ends when
 // ctx ends, or when src closes if src has a Done method, as those of this
 // module have. An event whose argument is not a T comes in its place as an
-// error that wraps [ErrUndecodable], with the Event and without a Value.
+// error that wraps [ErrUndecodable], with the Event and without a Value. So does
+// a gap in the broadcasts of a sender, whatever their names were: a [*GapError]
+// with neither.
 //
 // The loop takes one event at a time: before it begins, and while its body
 // runs, the sender of the next event is held back as by a slow handler. So a
@@ -59,19 +61,27 @@ func (n Name[T]) All(ctx context.Context, src Source) iter.Seq2[Message[T], erro
 		err error
 	}
 	next, left := make(chan item), make(chan struct{})
+	put := func(hctx context.Context, it item) {
+		select {
+		case next <- it:
+		case <-left:
+		case <-hctx.Done():
+		}
+	}
 	off := src.On(string(n), func(hctx context.Context, ev *Event) {
 		v, err := decodeAs[T](ev)
 		if err != nil {
 			ev.undecodable(err)
 		}
-		select {
-		case next <- item{Message[T]{ev, v}, err}:
-		case <-left:
-		case <-hctx.Done():
-		}
+		put(hctx, item{Message[T]{ev, v}, err})
 	})
+	offGap := func() {}
+	if s, ok := src.(gapSource); ok {
+		offGap = s.OnGap(func(hctx context.Context, g Gap) { put(hctx, item{err: &GapError{g}}) })
+	}
 	leave := sync.OnceFunc(func() {
 		off()
+		offGap()
 		close(left)
 	})
 	forget := context.AfterFunc(ctx, leave)

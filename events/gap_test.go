@@ -1,0 +1,80 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/go-smokesignal/smokesignal/events/internal/engine"
+)
+
+// What nobody has any more is reported in its place, to handlers and in loops, and
+// counted; a handler that panics does not keep it from the others.
+func TestGapIsReportedInItsPlace(t *testing.T) {
+	s := newStation(t, overTCP, BroadcastConfig{})
+	r := newRawPeer(t, s)
+	s.OnGap(func(context.Context, Gap) { panic("of the handler") })
+	gaps := make(chan Gap, 10)
+	off := s.OnGap(func(_ context.Context, g Gap) { gaps <- g })
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var story []string
+	loop := Name[[]byte]("x").All(ctx, s)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for m, err := range loop {
+			if gap, ok := errors.AsType[*GapError](err); ok {
+				story = append(story, gap.String())
+			} else {
+				story = append(story, string(m.Value))
+			}
+			if len(story) == 4 {
+				return
+			}
+		}
+	}()
+	r.batch(rawSession(1), 1, "1")
+	r.batch(rawSession(1), 5, "5")
+	r.batch(rawSession(2), 1, "next 1") // which ends the waiting for the gap
+	g := <-gaps
+	if g.Sender != r.host.ID() || g.Session != rawSession(1).ID || g.From != 2 || g.To != 5 || g.Len() != 3 || g.Slow {
+		t.Errorf("%+v", g)
+	}
+	<-done
+	if want := []string{"1", g.String(), "5", "next 1"}; !slices.Equal(story, want) {
+		t.Errorf("%q, want %q", story, want)
+	}
+	if st := s.Stats(); st.Lost != 3 || st.Delivered != 3 || st.Panics != 1 {
+		t.Errorf("%+v", st)
+	}
+	off()
+	r.batch(rawSession(2), 3, "3")
+	r.batch(rawSession(3), 1, "last")
+	s.wait(r.asStation(), "1", "5", "next 1", "3", "last")
+	if len(gaps) != 0 {
+		t.Error("a handler that was taken off is called")
+	}
+}
+
+// What a neighbour says of a sender's events that nobody ever sees is reported,
+// but it does not keep the sender from being heard.
+func TestLieAboutASenderIsNoSilence(t *testing.T) {
+	s := newStation(t, overTCP, BroadcastConfig{})
+	r := newRawPeer(t, s)
+	gaps := make(chan Gap, 10)
+	s.OnGap(func(_ context.Context, g Gap) { gaps <- g })
+	r.batch(rawSession(1), 1, "1")
+	s.wait(r.asStation(), "1")
+	lie := markOf(r.host.ID(), rawSession(1), 1<<60)
+	liar := newStation(t, overTCP, BroadcastConfig{})
+	link(t, s, liar)
+	s.Link(liar.id(), appendMarks(nil, []engine.Mark{lie}))
+	if g := <-gaps; g.From != 2 || g.To != 1<<60 {
+		t.Errorf("%+v", g)
+	}
+	r.batch(rawSession(1), 2, "2")
+	r.batch(rawSession(1), 3, "3")
+	s.wait(r.asStation(), "1", "2", "3")
+}

@@ -36,8 +36,13 @@
 //
 // Broadcasts arrive at every node linked to the network once and in their sender's
 // order; the sender does not hear itself, and who sent an event is proven by its
-// signature. Nil means accepted and handed on. Without a peer Emit returns
-// ErrNoPeers.
+// signature. Nil means accepted: encoded, numbered, stored and queued. Before the
+// first peer Emit returns ErrNoPeers; when the node is alone later, what it sends is
+// kept for the next peer. Emit blocks rather than overrun its neighbours. What was
+// dropped on the way or sent during a cut is repaired from neighbours, which keep
+// broadcasts for a while (KeepFor, KeepBytes); what none of them has any more is
+// reported by OnGap. For each run of a sender, what is delivered and what is reported
+// add up to what it sent.
 //
 // A netsplit is reported once per seed and loss, when nothing was heard of the seed
 // through the overlay for two PingIntervals and the PingTimeout, and its end once.
@@ -48,7 +53,8 @@
 // Handlers of one sender's events on one channel run one after the other, across
 // names; different senders may run at the same time. No handler runs on the
 // goroutine of Emit, and On, Emit and Shutdown may be used inside. A panic is
-// caught and logged. A slow direct handler slows down its sender alone.
+// caught and logged. A slow direct handler slows down its sender alone, a slow
+// broadcast handler nobody but itself.
 //
 // Close flushes, fires disconnect, waits for handlers and leaves nothing behind.
 //

@@ -49,7 +49,11 @@
 //
 // A broadcast comes once to every node that is linked to the network; the
 // sender does not hear itself. A nil error means that it was encoded, numbered
-// and queued.
+// and queued. What pubsub drops on the way, or a cut link keeps away, is fetched
+// from neighbours, which keep the latest broadcasts ([BroadcastConfig.StoreAge]).
+// What none of them has any more is reported as a [Gap], in its place. For each
+// run of a sender, from where a node first heard of it, what is delivered and
+// what is reported add up to what was sent.
 //
 // # What a slow handler does to others
 //
@@ -60,7 +64,10 @@
 // for each other. Therefore Emit does not wait for ever: it gives up with its
 // ctx, or with [ErrStalled] when for ten seconds nothing could be written.
 //
-// A slow handler of a broadcast hurts its own node only.
+// A slow handler of a broadcast hurts its own node only: events wait for it in
+// the node's store, and what has to make room there before the handler came to it
+// is a gap. Neighbours do not wait for handlers. What Emit waits for is that
+// neighbours have received what was sent, see [Broadcast.Emit].
 //
 // Handlers never run on the goroutine of Emit. They may use everything here,
 // Emit, On, off and Close included. A panic of one is caught, logged with its

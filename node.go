@@ -144,7 +144,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	rand.Read(session[:]) // never fails
 	eventsLog := logging.Room("events", cfg.logger)
 	n.direct = events.NewDirect(n.host, events.DirectConfig{
-		Network: cfg.network, Session: session[:], MaxEventSize: cfg.maxEvent,
+		Network: cfg.network, Session: session[:], MaxEventSize: cfg.maxEvent, Codec: cfg.codec,
 		Admit: n.list.Admit, Log: eventsLog,
 	})
 	n.gate = host.NewGate(n.host, host.GateConfig{Log: logging.Room("host", cfg.logger)})
@@ -155,7 +155,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 		return err
 	}
 	n.broadcast, err = events.NewBroadcast(n.pubsub, n.host, events.BroadcastConfig{
-		Topic: n.topic, Session: session[:], MaxEventSize: cfg.maxEvent,
+		Topic: n.topic, Session: session[:], MaxEventSize: cfg.maxEvent, Codec: cfg.codec,
 		Neighbours: n.list.List, Serve: n.list.Has, Admit: n.list.Admit, Log: eventsLog,
 	})
 	if err != nil {

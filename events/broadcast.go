@@ -32,6 +32,9 @@ type BroadcastConfig struct {
 	// MaxEventSize in bytes bounds an encoded event that is sent; 0 is
 	// DefaultMaxEventSize. It cannot be more than fits into a batch.
 	MaxEventSize int
+	// Codec encodes the arguments that are neither []byte nor proto.Message; the
+	// zero value is JSON.
+	Codec Codec
 	// Backlog in bytes bounds what waits for handlers, of all senders together;
 	// 0 is DefaultBacklog. Beyond it the newest events of the sender that waits
 	// with most are dropped.
@@ -272,7 +275,7 @@ func (b *Broadcast) emit(ctx context.Context, name string, args []any) error {
 	buf := getBuffer()
 	defer buf.free()
 	var err error
-	if buf.b, err = encodeEvent(buf.b, name, args, b.cfg.MaxEventSize); err != nil {
+	if buf.b, err = b.cfg.Codec.encodeEvent(buf.b, name, args, b.cfg.MaxEventSize); err != nil {
 		return err
 	}
 	select {

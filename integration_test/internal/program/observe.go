@@ -2,6 +2,7 @@ package program
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"sync"
@@ -52,6 +53,12 @@ func Observe(node *smokesignal.Node, proc string, add func(checker.Record)) {
 	node.OnSeedError(func(_ context.Context, err *smokesignal.SeedError) {
 		tell(checker.SeedError, checker.Record{Seed: err.Seed, Err: err.Error(), Code: Code(err)})
 	})
+}
+
+// Gap is the record of what a node's handler of gaps is told: the broadcasts
+// from to to of one session of the sender are lost to it.
+func Gap(sender smokesignal.ID, session [8]byte, from, to uint64) checker.Record {
+	return checker.Record{Kind: checker.Gap, Peer: sender.String(), Session: hex.EncodeToString(session[:]), Seq: from, To: to}
 }
 
 // hear reports every event that arrives. All of them have to be numbered ones

@@ -29,6 +29,33 @@ func Example() {
 	// Output: hello
 }
 
+// A node that sends its arguments as CBOR. What is CBOR and what is JSON each
+// argument says by itself, so the other node needs no option.
+func ExampleCodec() {
+	ctx := context.Background()
+	type reading struct {
+		Sensor string
+		Raw    []byte // bytes in CBOR, base64 in JSON
+	}
+	readings := smokesignal.Name[reading]("reading")
+	arrived := make(chan reading)
+
+	a, _ := smokesignal.New(smokesignal.Listen("127.0.0.1:0"))
+	readings.On(a.Broadcast(), func(_ context.Context, _ smokesignal.ID, r reading) { arrived <- r })
+	a.Start(ctx)
+	defer a.Close()
+
+	b, _ := smokesignal.New(smokesignal.Codec(smokesignal.CBOR), smokesignal.Listen("127.0.0.1:0"), smokesignal.Seeds(a.Addrs()[0].String()))
+	b.OnConnect(func(ctx context.Context) {
+		readings.Emit(ctx, b.Broadcast(), reading{"kitchen", []byte{21, 5}})
+	})
+	b.Start(ctx)
+	defer b.Close()
+
+	fmt.Println(<-arrived)
+	// Output: {kitchen [21 5]}
+}
+
 // The life of a node, in the order of the original's synopsis.
 func Example_synopsis() {
 	addr, err := smokesignal.LocalIP("127.0.0.1/255.0.0.0") // tell it your subnet, it figures out the right IP

@@ -32,6 +32,7 @@ type Node struct {
 	cfg      config
 	log      *slog.Logger
 	identity *host.Identity // nil without a file
+	session  [8]byte        // tells this run of the node from the next
 	host     *host.Host
 	gate     *host.Gate
 	pubsub   *pubsub.PubSub
@@ -141,11 +142,10 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 		return err
 	}
 
-	var session [8]byte
-	rand.Read(session[:]) // never fails
+	rand.Read(n.session[:]) // never fails
 	eventsLog := logging.Room("events", cfg.logger)
 	n.direct = events.NewDirect(n.host, events.DirectConfig{
-		Network: cfg.network, Session: session[:], MaxEventSize: cfg.maxEvent,
+		Network: cfg.network, Session: n.session[:], MaxEventSize: cfg.maxEvent, Codec: cfg.codec,
 		Admit: n.list.Admit, Log: eventsLog,
 	})
 	n.gate = host.NewGate(n.host, host.GateConfig{Log: logging.Room("host", cfg.logger)})
@@ -156,7 +156,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 		return err
 	}
 	n.broadcast, err = events.NewBroadcast(n.pubsub, n.host, events.BroadcastConfig{
-		Topic: n.topic, Session: session[:], MaxEventSize: cfg.maxEvent,
+		Topic: n.topic, Session: n.session[:], MaxEventSize: cfg.maxEvent, Codec: cfg.codec,
 		Links: true, Admit: n.list.Admit, Log: eventsLog,
 		StoreAge: max(cfg.storeAge, 1), StoreBytes: cfg.storeBytes, Last: uint64(cfg.last),
 	})
@@ -164,7 +164,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 		return err
 	}
 	n.driver = discovery.New(discovery.Config{
-		Host: n.host, Key: key, Network: cfg.network, Session: session,
+		Host: n.host, Key: key, Network: cfg.network, Session: n.session,
 		Min: cfg.minPeers, Max: cfg.maxPeers, Seeds: seeds, LAN: cfg.lan,
 		Addrs: n.host.Dialable,
 		Hooks: discovery.Hooks{
@@ -183,7 +183,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	n.broadcast.OnNeighbour(n.driver.TopicChanged)
 	n.broadcast.OnGap(n.gap)
 	n.watchdog, err = health.New(health.Config{
-		Key: key, Session: session, PingInterval: cfg.pingInterval, PingTimeout: max(cfg.pingTimeout, 1), // zero means zero here
+		Key: key, Session: n.session, PingInterval: cfg.pingInterval, PingTimeout: max(cfg.pingTimeout, 1), // zero means zero here
 		Seeds: seedTexts(seeds), Addrs: n.host.Dialable, Neighbours: n.list.List, Flood: n.driver.Flood,
 		OnNetsplit: n.netsplit, OnResolved: n.resolved, Log: logging.Room("health", cfg.logger),
 	})
@@ -349,6 +349,10 @@ func (n *Node) Err() error {
 
 // ID returns the node's identity, which is bound to its key.
 func (n *Node) ID() ID { return n.host.ID() }
+
+// Session returns random bytes that tell this run of the node from the next, which
+// may have the same ID. A Gap names the session of its sender.
+func (n *Node) Session() [8]byte { return n.session }
 
 // Addrs returns the addresses at which others can reach the node, with its id,
 // the most reachable first. There are none before Start. The slice is the

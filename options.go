@@ -53,6 +53,7 @@ type config struct {
 	identity     string
 	identitySet  bool
 	maxEvent     int
+	codec        events.Codec
 	closeTimeout time.Duration
 	storeAge     time.Duration
 	storeBytes   int
@@ -176,6 +177,20 @@ func Last(n int) Option {
 	return func(c *config) { c.last = n }
 }
 
+// The codecs that Codec takes. Package events describes them.
+const (
+	JSON = events.JSON
+	CBOR = events.CBOR
+)
+
+// Codec sets how the arguments of this node's events are encoded that are
+// neither a []byte, which goes as it is, nor a proto.Message, which goes as
+// protobuf (default JSON). Each argument says how it was encoded, so a node
+// reads what the others send whatever their codec.
+func Codec(c events.Codec) Option {
+	return func(cfg *config) { cfg.codec = c }
+}
+
 // CloseTimeout bounds each of the two waits of Close: for neighbours to
 // acknowledge what was sent, and for handlers to return (default five seconds).
 // Zero means not to wait.
@@ -238,6 +253,9 @@ func (c *config) validate() ([]*discovery.Seed, error) {
 	}
 	if c.maxEvent < 1 || c.maxEvent > maxMaxEventSize {
 		bad("MaxEventSize(%d): must be between 1 and %d bytes", c.maxEvent, maxMaxEventSize)
+	}
+	if !c.codec.Valid() {
+		bad("Codec(%d): there is no such codec; take JSON or CBOR", uint8(c.codec))
 	}
 	if c.closeTimeout < 0 {
 		bad("CloseTimeout(%v): must not be negative; zero means not to wait", c.closeTimeout)

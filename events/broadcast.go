@@ -35,6 +35,9 @@ type BroadcastConfig struct {
 	// MaxEventSize in bytes bounds an encoded event that is sent; 0 is
 	// DefaultMaxEventSize. It cannot be more than fits into a batch.
 	MaxEventSize int
+	// Codec encodes the arguments that are neither []byte nor proto.Message; the
+	// zero value is JSON.
+	Codec Codec
 	// StoreAge is how long events are kept for neighbours that may lack them; 0 is
 	// DefaultStoreAge. What handlers have not yet come to is kept longer.
 	StoreAge time.Duration
@@ -297,7 +300,7 @@ func (b *Broadcast) emit(ctx context.Context, try bool, name string, args []any)
 	if ctx.Err() != nil {
 		return 0, b.ended(ctx)
 	}
-	size, buf, err := prepare(name, args, b.cfg.MaxEventSize)
+	size, buf, err := prepare(b.cfg.Codec, name, args, b.cfg.MaxEventSize)
 	if err != nil {
 		return 0, err
 	}

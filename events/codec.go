@@ -7,12 +7,45 @@ import (
 	"fmt"
 	"sync"
 	"unicode/utf8"
+
+	"google.golang.org/protobuf/proto"
 )
+
+// A Codec says how a node encodes the arguments of its events that are neither
+// a []byte, which goes as it is, nor a proto.Message, which goes as protobuf.
+// Each argument carries how it was encoded, so nodes with different codecs
+// understand each other.
+type Codec uint8
+
+const (
+	// JSON is RFC 8259 by the rules of encoding/json: what every language
+	// reads. It is the default.
+	JSON Codec = iota
+	// CBOR is RFC 8949: smaller and faster than JSON, and bytes, integers of 64
+	// bits and NaN stay what they are. Struct tags named cbor apply, else those
+	// named json; what has MarshalCBOR, MarshalBinary or MarshalText uses it.
+	CBOR
+)
+
+func (c Codec) String() string {
+	switch c {
+	case JSON:
+		return "JSON"
+	case CBOR:
+		return "CBOR"
+	}
+	return fmt.Sprintf("Codec(%d)", uint8(c))
+}
+
+// Valid reports whether there is such a codec.
+func (c Codec) Valid() bool { return c <= CBOR }
 
 // The codec ids of arguments on the wire.
 const (
-	codecRaw  = 0 // the bytes themselves: exactly the Go type []byte
-	codecJSON = 1 // RFC 8259, one value
+	codecRaw   = 0 // the bytes themselves: exactly the Go type []byte
+	codecJSON  = 1 // RFC 8259, one value
+	codecProto = 2 // a protobuf message, of which both ends know the type
+	codecCBOR  = 3 // RFC 8949, one data item
 )
 
 // arg is one argument as it is on the wire.
@@ -21,44 +54,71 @@ type arg struct {
 	data  []byte
 }
 
-// jsonEncoder is an encoder with its buffer; they are pooled, as an Emit
-// should leave no garbage behind.
-type jsonEncoder struct {
-	buf bytes.Buffer
-	enc *json.Encoder
+// appendValue appends v, which is no []byte, to dst and returns the codec id
+// that goes with it.
+func (c Codec) appendValue(dst []byte, v any) (_ []byte, id uint32, err error) {
+	if m, ok := v.(proto.Message); ok {
+		dst, err = appendProto(dst, m)
+		return dst, codecProto, err
+	}
+	if s, ok := v.(string); ok && !utf8.ValidString(s) {
+		// encoding/json would replace the bad bytes without a word.
+		return dst, 0, errNotUTF8
+	}
+	switch c {
+	case JSON:
+		id = codecJSON
+	case CBOR:
+		id = codecCBOR
+	default:
+		return dst, 0, fmt.Errorf("there is no %v", c)
+	}
+	e := encoders.Get().(*encoder)
+	e.buf.Reset()
+	var b []byte
+	if c == JSON {
+		b, err = e.encodeJSON(v)
+	} else {
+		b, err = e.encodeCBOR(v)
+	}
+	if err == nil {
+		dst = append(dst, b...)
+	}
+	if e.buf.Cap() <= maxPooled {
+		encoders.Put(e)
+	}
+	return dst, id, err
+}
+
+var errNotUTF8 = errors.New("the string is not valid UTF-8 (send other bytes as []byte)")
+
+// encoder is what encoding takes, with its buffer; they are pooled, as an Emit
+// should leave no garbage behind. What its methods return is in the buffer.
+type encoder struct {
+	buf  bytes.Buffer
+	json *json.Encoder
 }
 
 // maxPooled bounds the buffers that go back into a pool, so that one large
 // event does not keep its memory for ever.
 const maxPooled = 64 << 10
 
-var jsonEncoders = sync.Pool{New: func() any {
-	e := new(jsonEncoder)
-	e.enc = json.NewEncoder(&e.buf)
-	e.enc.SetEscapeHTML(false) // events are not put into web pages by us
+var encoders = sync.Pool{New: func() any {
+	e := new(encoder)
+	e.json = json.NewEncoder(&e.buf)
+	e.json.SetEscapeHTML(false) // events are not put into web pages by us
 	return e
 }}
 
-// appendJSON appends v as JSON to dst.
-func appendJSON(dst []byte, v any) ([]byte, error) {
-	if s, ok := v.(string); ok && !utf8.ValidString(s) {
-		// encoding/json would replace the bad bytes without a word.
-		return dst, errors.New("the string is not valid UTF-8 (send other bytes as []byte)")
+func (e *encoder) encodeJSON(v any) ([]byte, error) {
+	if err := e.json.Encode(v); err != nil {
+		return nil, err
 	}
-	e := jsonEncoders.Get().(*jsonEncoder)
-	e.buf.Reset()
-	err := e.enc.Encode(v)
-	if err == nil {
-		b := e.buf.Bytes()
-		dst = append(dst, b[:len(b)-1]...) // without the encoder's newline
-	}
-	if e.buf.Cap() <= maxPooled {
-		jsonEncoders.Put(e)
-	}
-	return dst, err
+	return bytes.TrimSuffix(e.buf.Bytes(), []byte("\n")), nil // the encoder's
 }
 
-// decode puts the argument into the variable that ptr points to.
+// decode puts the argument into the variable that ptr points to. What it
+// stores does not refer to the argument, except raw bytes.
 func (a *arg) decode(ptr any) error {
 	switch a.codec {
 	case codecRaw:
@@ -72,10 +132,29 @@ func (a *arg) decode(ptr any) error {
 		}
 		return nil
 	case codecJSON:
-		if _, ok := ptr.(*[]byte); ok {
-			return errors.New("it is JSON, not raw bytes (*json.RawMessage takes it as it is)")
+		if err := fitsCodec(ptr, "JSON", "*json.RawMessage"); err != nil {
+			return err
 		}
 		return json.Unmarshal(a.data, ptr)
+	case codecProto:
+		return decodeProto(a.data, ptr)
+	case codecCBOR:
+		if err := fitsCodec(ptr, "CBOR", "*cbor.RawMessage"); err != nil {
+			return err
+		}
+		return cborDecoding.Unmarshal(a.data, ptr)
 	}
 	return fmt.Errorf("unknown codec %d", a.codec)
+}
+
+// fitsCodec refuses the variables whose values go by another codec than the
+// given one, which can be taken undecoded by a variable of the type raw.
+func fitsCodec(ptr any, codec, raw string) error {
+	if _, ok := ptr.(*[]byte); ok {
+		return fmt.Errorf("it is %s, not raw bytes (%s takes it as it is)", codec, raw)
+	}
+	if isProto(ptr) {
+		return fmt.Errorf("it is %s, which does not fit %T, only protobuf does", codec, ptr)
+	}
+	return nil
 }

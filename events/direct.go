@@ -44,6 +44,9 @@ type DirectConfig struct {
 	// MaxEventSize in bytes bounds an encoded event, sent or received; 0 is
 	// DefaultMaxEventSize.
 	MaxEventSize int
+	// Codec encodes the arguments that are neither []byte nor proto.Message; the
+	// zero value is JSON.
+	Codec Codec
 	// QueueEvents and QueueBytes bound what waits for one peer, 0 is 256
 	// events and 1 MiB. As much again may be with the writer. One event that
 	// is larger than QueueBytes fits an empty queue.
@@ -168,7 +171,7 @@ func (d *Direct) emit(ctx context.Context, to peer.ID, name string, args []any) 
 	if d.refused.Load() {
 		return ErrClosed
 	}
-	size, buf, err := prepare(name, args, d.cfg.MaxEventSize)
+	size, buf, err := prepare(d.cfg.Codec, name, args, d.cfg.MaxEventSize)
 	if err != nil {
 		return err
 	}

@@ -100,12 +100,12 @@ type outgoing struct {
 // prepare checks an event, and encodes it unless all its arguments are raw
 // bytes. The parts of an outgoing come one by one so that args can stay on the
 // caller's stack.
-func prepare(name string, args []any, max int) (size int, buf *buffer, err error) {
+func prepare(codec Codec, name string, args []any, max int) (size int, buf *buffer, err error) {
 	if size, ok := rawSize(name, args); ok && size <= max && len(args) <= maxArgs {
 		return size, nil, checkName(name)
 	}
 	buf = getBuffer()
-	if buf.b, err = encodeEvent(buf.b, name, args, max); err != nil {
+	if buf.b, err = codec.encodeEvent(buf.b, name, args, max); err != nil {
 		buf.free()
 		return 0, nil, err
 	}

@@ -84,8 +84,11 @@
 //
 // # Arguments
 //
-// Each argument is encoded by itself: a []byte goes as it is, everything else
-// as JSON by the rules of encoding/json. What has no JSON (NaN, a channel, a
-// function, text that is not UTF-8) is an error of Emit that names the
-// argument; nothing is sent then.
+// Each argument is encoded by itself: a []byte goes as it is, a proto.Message
+// as protobuf, everything else by the [Codec] of the node that sends it, which
+// is JSON unless the Config says CBOR. Each says how it was encoded, so every
+// node reads every other. A proto.Message inside another value is an ordinary
+// struct to the codec. What cannot be encoded (in JSON NaN, a channel, a
+// function, text that is not UTF-8) is an error of Emit that names the argument;
+// nothing is sent then.
 package events

@@ -63,11 +63,19 @@ func next(b []byte) (a arg, rest []byte) {
 
 // Decode stores the arguments in the variables that ptrs point to, the first
 // in the first and so on. There may be fewer pointers than arguments, a nil
-// pointer skips one. A []byte that was emitted goes into a *[]byte or an *any
-// and stays the event's: it may be kept but not changed. Everything else was
-// emitted as JSON and follows the rules of encoding/json. The error wraps
-// [ErrUndecodable] and names the argument, counted from 1; the variables
-// before it are then set.
+// pointer skips one.
+//
+// An argument is decoded as its sender encoded it, whatever this node's
+// [Codec]. A []byte goes into a *[]byte or an *any and stays the event's: it may
+// be kept but not changed. A protobuf message goes into a message of its type,
+// such as a *wrapperspb.StringValue, or into a variable of that type, which
+// gets a new one. JSON follows the rules of encoding/json. CBOR does the same,
+// by its own rules: an integer is an int64 in an any, or a big.Int if it needs
+// more, and keys of maps there are strings. Arrays and maps of CBOR may have
+// 131,072 elements and be nested 64 deep; a key that comes twice is an error.
+//
+// The error wraps [ErrUndecodable] and names the argument, counted from 1; the
+// variables before it are then set.
 func (e *Event) Decode(ptrs ...any) error {
 	if len(ptrs) > e.n {
 		return fmt.Errorf("%w: event %s: argument %d asked for, it has %d", ErrUndecodable, quote(e.Name), e.n+1, e.n)
@@ -136,7 +144,7 @@ func checkName(name string) error {
 
 // encodeEvent appends the event's message to dst. The message may have max
 // bytes; after an error dst is returned as it was given.
-func encodeEvent(dst []byte, name string, args []any, max int) ([]byte, error) {
+func (c Codec) encodeEvent(dst []byte, name string, args []any, max int) ([]byte, error) {
 	start := len(dst)
 	if err := checkName(name); err != nil {
 		return dst, err
@@ -153,7 +161,7 @@ func encodeEvent(dst []byte, name string, args []any, max int) ([]byte, error) {
 			} else {
 				err = errTooLong(name, len(raw), max)
 			}
-		} else if dst, err = appendJSONArg(dst, a); err != nil {
+		} else if dst, err = c.appendArg(dst, a); err != nil {
 			err = fmt.Errorf("%w: event %s: argument %d (%T): %w", ErrBadArgument, quote(name), i+1, a, err)
 		}
 		if err == nil && len(dst)-start > max {
@@ -202,20 +210,26 @@ func appendRaw(dst, raw []byte) []byte {
 	return append(appendHeader(dst, fieldData, len(raw)), raw...)
 }
 
-func appendJSONArg(dst []byte, v any) ([]byte, error) {
+// appendArg appends the Arg of v, which is no []byte.
+func (c Codec) appendArg(dst []byte, v any) ([]byte, error) {
 	// The value's length is known only afterwards, so it is written a little
 	// to the right of its place, and its headers put in front of it.
 	var room [maxArgHeader]byte
 	start := len(dst)
-	dst, err := appendJSON(append(dst, room[:]...), v)
+	dst, id, err := c.appendValue(append(dst, room[:]...), v)
 	if err != nil {
 		return dst[:start], err
 	}
 	value := dst[start+maxArgHeader:]
-	codec := protowire.SizeTag(fieldCodec) + protowire.SizeVarint(codecJSON)
-	h := appendHeader(room[:0], fieldArgs, codec+protowire.SizeTag(fieldData)+protowire.SizeBytes(len(value)))
-	h = frame.AppendUint(h, fieldCodec, codecJSON)
-	h = appendHeader(h, fieldData, len(value))
+	size := protowire.SizeTag(fieldCodec) + protowire.SizeVarint(uint64(id))
+	if len(value) > 0 {
+		size += protowire.SizeTag(fieldData) + protowire.SizeBytes(len(value))
+	}
+	h := appendHeader(room[:0], fieldArgs, size)
+	h = frame.AppendUint(h, fieldCodec, uint64(id))
+	if len(value) > 0 { // only a protobuf message can be empty
+		h = appendHeader(h, fieldData, len(value))
+	}
 	dst = append(dst[:start], h...)
 	return append(dst, value...), nil
 }

@@ -14,6 +14,11 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
+// encodeEvent is that of a node without options.
+func encodeEvent(dst []byte, name string, args []any, max int) ([]byte, error) {
+	return JSON.encodeEvent(dst, name, args, max)
+}
+
 // encoded returns the event's message.
 func encoded(t testing.TB, name string, args ...any) []byte {
 	t.Helper()
@@ -174,7 +179,7 @@ func TestWhatCannotBeSentIsRefused(t *testing.T) {
 		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) || string(b) != "before" {
 			t.Errorf("%s: %q, %v", c.what, b, err)
 		}
-		if _, buf, err2 := prepare(c.name, c.args, max); buf != nil || err2 == nil || err2.Error() != err.Error() {
+		if _, buf, err2 := prepare(JSON, c.name, c.args, max); buf != nil || err2 == nil || err2.Error() != err.Error() {
 			t.Errorf("%s: prepare says %v", c.what, err2)
 		}
 	}
@@ -194,7 +199,7 @@ func TestFramesOfRawEvents(t *testing.T) {
 		{}, {[]byte{}}, {[]byte(nil)}, {make([]byte, 1)}, {make([]byte, 123)}, {make([]byte, 124)}, {make([]byte, 125)}, {make([]byte, 126)}, {make([]byte, 127)}, {make([]byte, 128)},
 		{make([]byte, 20000), []byte("x"), []byte{}},
 	} {
-		size, buf, err := prepare("name", args, DefaultMaxEventSize)
+		size, buf, err := prepare(JSON, "name", args, DefaultMaxEventSize)
 		if err != nil || buf != nil {
 			t.Fatal(buf, err)
 		}

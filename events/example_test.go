@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p"
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/go-smokesignal/smokesignal/events"
 )
@@ -105,6 +106,33 @@ func ExampleName_All() {
 	// kitchen 21.5
 	// not a reading
 	// attic 30
+}
+
+// An event whose argument is a protobuf message. It goes as protobuf, whatever
+// the codec of the node.
+func ExampleName_protobuf() {
+	ctx := context.Background()
+	hostA, hostB := connected()
+	defer hostA.Close()
+	defer hostB.Close()
+	here, there := events.NewDirect(hostA, events.DirectConfig{}), events.NewDirect(hostB, events.DirectConfig{})
+
+	greet := events.Name[*wrapperspb.StringValue]("greet")
+	done := make(chan struct{})
+	greet.On(there, func(_ context.Context, _ peer.ID, who *wrapperspb.StringValue) {
+		fmt.Println(who.GetValue())
+		close(done)
+	})
+	here.Start()
+	defer here.Close(ctx)
+	there.Start()
+	defer there.Close(ctx)
+
+	if err := here.Emit(ctx, hostB.ID(), "greet", wrapperspb.String("Ada")); err != nil {
+		log.Fatal(err)
+	}
+	<-done
+	// Output: Ada
 }
 
 // A stream view: what is written here as bytes is read there, an event a time.

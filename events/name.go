@@ -9,8 +9,9 @@ import (
 )
 
 // A Name is the name of an event together with the type of its argument, on
-// which both ends agree. T is []byte, which is sent as it is, or any type that
-// encoding/json can handle. An event of type struct{} has no argument at all.
+// which both ends agree. T is []byte, which is sent as it is, a protobuf message
+// such as *wrapperspb.StringValue, or any type that the node's [Codec] can
+// handle. An event of type struct{} has no argument at all.
 //
 //	var chat = events.Name[string]("chat")
 type Name[T any] string

@@ -175,6 +175,7 @@ func TestFault20OptionsAreTakenAtTheirWord(t *testing.T) {
 			{"Subnet", smokesignal.Subnet("the one over there")},
 			{"Advertise", smokesignal.Advertise("nowhere")},
 			{"MaxEventSize", smokesignal.MaxEventSize(-1)},
+			{"Codec", smokesignal.Codec(7)},
 			{"IdentityFile", smokesignal.IdentityFile("")},
 		} {
 			n, err := smokesignal.New(tt.opt)

@@ -12,6 +12,8 @@ const (
 	RuleDuplicate  = "no duplicate"
 	RuleInvented   = "nothing invented"
 	RuleMissing    = "nothing missing"
+	RuleGap        = "a gap is what did not come"
+	RuleAccount    = "delivered + reported = sent"
 	RuleSelf       = "own broadcasts are not heard"
 	RuleEvents     = "events in the order of promise 1"
 	RuleConnected  = "Connected inside handlers"
@@ -63,6 +65,11 @@ type Config struct {
 	// it was for (direct), as far as both ends ran without a fault from then
 	// on. Zero demands nothing.
 	CompleteFrom time.Time
+	// Accounted demands that of every run of a sender each node was given, or
+	// told to have lost, all broadcasts from the first it knew of: at the latest
+	// from what the sender was told to emit when both had each other as a peer.
+	// At the end nothing may be on its way, and the network be whole.
+	Accounted bool
 	// Refusals allows Emit to fail.
 	Refusals bool
 }
@@ -70,7 +77,7 @@ type Config struct {
 // Check returns every breach of a rule in the records, in the order in which
 // they showed. The records have to be in the order of Log.Records.
 func Check(records []Record, cfg Config) []Violation {
-	c := &check{cfg: cfg, state: NewState(), nodes: map[string]*node{}, half: map[link]time.Time{}, told: map[string]*spans{}}
+	c := &check{cfg: cfg, state: NewState(), nodes: map[string]*node{}, half: map[link]time.Time{}, told: map[string]*spans{}, refused: map[string]*spans{}}
 	for _, r := range records {
 		if r.Kind == Fault {
 			c.faults = append(c.faults, r)
@@ -78,6 +85,12 @@ func Check(records []Record, cfg Config) []Violation {
 		if r.Kind == Told {
 			c.toldTo(r)
 			c.tasks = append(c.tasks, r)
+		}
+		if r.Kind == Failed && r.Channel == Broadcast {
+			if c.refused[r.Proc] == nil {
+				c.refused[r.Proc] = &spans{}
+			}
+			c.refused[r.Proc].add(r.Seq, r.To)
 		}
 	}
 	for _, r := range records {
@@ -91,14 +104,15 @@ func Check(records []Record, cfg Config) []Violation {
 
 // check is the running sum.
 type check struct {
-	cfg    Config
-	state  *State
-	nodes  map[string]*node
-	faults []Record
-	half   map[link]time.Time // links that only the first end has, since when
-	told   map[string]*spans  // by sender, channel, receiver
-	tasks  []Record           // the Told records
-	found  []Violation
+	cfg     Config
+	state   *State
+	nodes   map[string]*node
+	faults  []Record
+	half    map[link]time.Time // links that only the first end has, since when
+	told    map[string]*spans  // by sender, channel, receiver
+	refused map[string]*spans  // the broadcasts that Emit refused, by sender
+	tasks   []Record           // the Told records
+	found   []Violation
 }
 
 type link struct{ a, b string } // names
@@ -138,17 +152,18 @@ type node struct {
 	above    excess               // more than max
 	far      excess               // more than max + aboveExtra
 	heard    map[Stream]*spans
-	sent     map[string]*spans // by channel and receiver
-	lost     map[string]bool   // seeds in netsplit
-	snapshot *Record           // of the list, nil again when the list changes
-	wentDown map[string]bool   // ids of peers whose link ended after CompleteFrom
+	accounts map[string]*account // by run of the sender
+	sent     map[string]*spans   // by channel and receiver
+	lost     map[string]bool     // seeds in netsplit
+	snapshot *Record             // of the list, nil again when the list changes
+	wentDown map[string]bool     // ids of peers whose link ended after CompleteFrom
 }
 
 func (c *check) node(name string) *node {
 	n := c.nodes[name]
 	if n == nil {
 		n = &node{
-			removed: map[string]time.Time{}, gone: map[string]time.Time{}, heard: map[Stream]*spans{},
+			removed: map[string]time.Time{}, gone: map[string]time.Time{}, heard: map[Stream]*spans{}, accounts: map[string]*account{},
 			sent: map[string]*spans{}, lost: map[string]bool{}, wentDown: map[string]bool{},
 		}
 		c.nodes[name] = n
@@ -176,6 +191,10 @@ func (c *check) step(r Record) {
 		c.order(r)
 	case Received:
 		c.received(r)
+	case Gap:
+		c.gap(r)
+	case Told:
+		c.owe(r)
 	case Damaged:
 		c.report(RuleInvented, r, "from %s, name %q: %s", c.name(r.Peer), r.Name, r.Err)
 	case Sent:
@@ -328,6 +347,9 @@ func (c *check) end(now time.Time) {
 	}
 	if !c.cfg.CompleteFrom.IsZero() {
 		c.complete(at)
+	}
+	if c.cfg.Accounted {
+		c.settled(at)
 	}
 }
 

@@ -107,15 +107,18 @@ func TestGoodLogsPass(t *testing.T) {
 	}
 }
 
+// breach is a log in which the rule is broken.
+type breach struct {
+	rule, name string
+	log        *script
+	cfg        Config
+}
+
 // TestEachRuleFails feeds a log with one thing wrong to every rule. A rule
 // that this test does not see fail would prove nothing in the others.
 func TestEachRuleFails(t *testing.T) {
 	const sec = time.Second
-	bad := []struct {
-		rule, name string
-		log        *script
-		cfg        Config
-	}{
+	bad := []breach{
 		{RuleOrder, "late number", three().told("a", 11, 14).heard("b", "a", 13, 14).heard("b", "a", 11, 12), Config{}},
 		{RuleDuplicate, "one number twice", three().heard("b", "a", 10, 10), Config{}},
 		{RuleDuplicate, "overlap", three().told("a", 11, 12).heard("b", "a", 10, 12), Config{}},
@@ -171,7 +174,7 @@ func TestEachRuleFails(t *testing.T) {
 		{RuleNetsplit, "with every node alive", three().add("a", Netsplit, Record{Seed: "s"}), Config{}},
 	}
 	seen := map[string]bool{}
-	for _, tt := range bad {
+	for _, tt := range append(bad, badAccounts()...) {
 		seen[tt.rule] = true
 		found := Check(tt.log.log, tt.cfg)
 		if !slices.ContainsFunc(found, func(v Violation) bool { return v.Rule == tt.rule }) {
@@ -180,7 +183,7 @@ func TestEachRuleFails(t *testing.T) {
 	}
 	for _, rule := range []string{
 		RuleOrder, RuleDuplicate, RuleInvented, RuleMissing, RuleSelf, RuleEvents, RuleConnected, RuleSnapshot,
-		RuleHalf, RuleGhost, RuleFlapping, RuleMax, RuleComponent, RuleDegree, RuleNetsplit, RuleUnexpected,
+		RuleGap, RuleAccount, RuleHalf, RuleGhost, RuleFlapping, RuleMax, RuleComponent, RuleDegree, RuleNetsplit, RuleUnexpected,
 	} {
 		if !seen[rule] {
 			t.Errorf("no log breaks the rule %q", rule)

@@ -48,6 +48,7 @@ func (c *check) received(r Record) {
 		c.report(RuleOrder, r, "%s %d-%d of %s after %d", r.Channel, r.Seq, r.To, r.Run, heard.last())
 	}
 	heard.add(r.Seq, r.To)
+	c.give(r)
 }
 
 func (c *check) sentBy(r Record) {

@@ -18,7 +18,7 @@ type Kind string
 
 // The kinds that a node reports about itself.
 const (
-	Started     Kind = "started"      // Peer is the node's own id; Addrs, Min, Max
+	Started     Kind = "started"      // Peer is the node's own id; Addrs, Min, Max; Session if it is known
 	Connect     Kind = "connect"      // Up is what Connected said inside the handler
 	Disconnect  Kind = "disconnect"   // Up as above
 	PeerAdded   Kind = "peer added"   // Peer, Up
@@ -32,6 +32,7 @@ const (
 	Sent        Kind = "sent"         // Emit returned nil for the numbers Seq to To
 	Failed      Kind = "failed"       // Emit returned Err for the number Seq
 	Received    Kind = "received"     // Peer, Run, Channel, Name, Seq to To
+	Gap         Kind = "gap"          // broadcasts Seq to To of Peer's Session are lost; its own numbers, which count what Emit accepted
 	Damaged     Kind = "damaged"      // an event whose payload is not what its sender wrote
 	Answer      Kind = "answer"       // the answer to command number Cmd
 	Snapshot    Kind = "snapshot"     // Peers is the list as the node reads it
@@ -76,6 +77,7 @@ type Record struct {
 	Min     int      `json:"min,omitempty"`
 	Max     int      `json:"max,omitempty"` // negative: no limit
 	Cmd     int      `json:"cmd,omitempty"`
+	Session string   `json:"session,omitempty"` // of a sender, in hexadecimal digits
 	Seed    string   `json:"seed,omitempty"`
 	Err     string   `json:"err,omitempty"`
 	Code    string   `json:"code,omitempty"` // a short word for Err that does not change with its text
@@ -129,6 +131,7 @@ func (r Record) String() string {
 	if r.Cmd > 0 {
 		fmt.Fprintf(&b, " cmd=%d", r.Cmd)
 	}
+	field("session", r.Session)
 	field("seed", r.Seed)
 	field("code", r.Code)
 	field("err", r.Err)

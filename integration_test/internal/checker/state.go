@@ -13,6 +13,7 @@ type Stream struct{ Run, Channel string }
 type Proc struct {
 	Name     string
 	ID       string
+	Session  string // empty if the process did not tell
 	Addrs    []string
 	Min, Max int
 	Up       bool // it has started and neither exited nor been killed
@@ -21,6 +22,7 @@ type Proc struct {
 	Counts   map[Kind]int
 	Heard    map[Stream]uint64 // how many events, however often and in whatever order
 	HeardBy  map[string]int    // how many by event name
+	Lost     map[string]uint64 // how many broadcasts were reported as lost, by the sender's id
 }
 
 // Has reports whether the peer with this id is linked.
@@ -51,7 +53,7 @@ func (s *State) Proc(name string) *Proc {
 	if p == nil {
 		p = &Proc{
 			Name: name, Peers: map[string]time.Time{}, Counts: map[Kind]int{},
-			Heard: map[Stream]uint64{}, HeardBy: map[string]int{},
+			Heard: map[Stream]uint64{}, HeardBy: map[string]int{}, Lost: map[string]uint64{},
 		}
 		s.Procs[name] = p
 	}
@@ -77,7 +79,7 @@ func (s *State) Apply(r Record) {
 	p.Counts[r.Kind] += n
 	switch r.Kind {
 	case Started:
-		p.ID, p.Addrs, p.Min, p.Max, p.Up = r.Peer, r.Addrs, r.Min, r.Max, true
+		p.ID, p.Session, p.Addrs, p.Min, p.Max, p.Up = r.Peer, r.Session, r.Addrs, r.Min, r.Max, true
 		s.byID[r.Peer] = r.Proc
 	case ListAdd: // the last that is told of an addition
 		p.Peers[r.Peer] = r.Time()
@@ -86,6 +88,8 @@ func (s *State) Apply(r Record) {
 	case Received:
 		p.Heard[Stream{r.Run, r.Channel}] += uint64(n)
 		p.HeardBy[r.Name] += n
+	case Gap:
+		p.Lost[r.Peer] += uint64(n)
 	case Answer:
 		s.answer[answerKey{r.Proc, r.Cmd}] = r
 	case Exited:

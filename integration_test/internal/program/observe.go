@@ -2,6 +2,7 @@ package program
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"sync"
@@ -54,9 +55,15 @@ func Observe(node *smokesignal.Node, proc string, add func(checker.Record)) {
 	})
 }
 
-// hear reports every event that arrives. All of them have to be numbered ones
-// as node programs emit them.
+// hear reports every event that arrives and, in its place, every gap. All events
+// have to be numbered ones as node programs emit them.
 func hear(node *smokesignal.Node, add func(checker.Record)) {
+	node.Broadcast().OnGap(func(_ context.Context, g smokesignal.Gap) {
+		add(checker.Record{
+			Kind: checker.Gap, Peer: g.Sender.String(), Session: hex.EncodeToString(g.Session[:]),
+			Seq: g.From, To: g.To - 1,
+		})
+	})
 	for channel, source := range map[string]smokesignal.Source{
 		checker.Broadcast: node.Broadcast(), checker.Direct: node.Direct(),
 	} {

@@ -6,6 +6,7 @@ package program
 import (
 	"bufio"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -103,6 +104,8 @@ func Options(spec cluster.Spec) []smokesignal.Option {
 
 func (n *node) started() {
 	r := checker.Record{Kind: checker.Started, Peer: n.ID().String(), Min: 3, Max: 5}
+	session := n.Session()
+	r.Session = hex.EncodeToString(session[:])
 	if n.spec.Limits != nil {
 		r.Min, r.Max = n.spec.Limits[0], n.spec.Limits[1]
 	}

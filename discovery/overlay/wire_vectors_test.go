@@ -1,0 +1,149 @@
+package overlay
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/go-smokesignal/smokesignal/internal/vectors"
+)
+
+// vector is a message in the form of docs/vectors/overlay.json; what is not
+// there is nil.
+type vector struct {
+	Request   *requestVector   `json:"request,omitempty"`
+	Accept    *acceptVector    `json:"accept,omitempty"`
+	Reject    *rejectVector    `json:"reject,omitempty"`
+	Ready     *readyVector     `json:"ready,omitempty"`
+	Keepalive *keepaliveVector `json:"keepalive,omitempty"`
+	Leave     *leaveVector     `json:"leave,omitempty"`
+	Walk      *walkVector      `json:"walk,omitempty"`
+	Handover  *handoverVector  `json:"handover,omitempty"`
+	Signal    *vectors.Bytes   `json:"signal,omitempty"`
+}
+
+type (
+	requestVector struct {
+		Session vectors.Bytes `json:"session"`
+		Network string        `json:"network"`
+		Record  vectors.Bytes `json:"record,omitempty"`
+		Degree  int           `json:"degree"`
+		Urgent  bool          `json:"urgent"`
+		Manual  bool          `json:"manual"`
+	}
+	acceptVector struct {
+		Session  vectors.Bytes   `json:"session"`
+		Record   vectors.Bytes   `json:"record,omitempty"`
+		Degree   int             `json:"degree"`
+		Contacts []vectors.Bytes `json:"contacts,omitempty"`
+	}
+	rejectVector struct {
+		Reason   uint8           `json:"reason"`
+		Network  string          `json:"network,omitempty"`
+		Contacts []vectors.Bytes `json:"contacts,omitempty"`
+	}
+	readyVector struct {
+		Degree   int           `json:"degree"`
+		Greeting vectors.Bytes `json:"greeting,omitempty"`
+	}
+	keepaliveVector struct { // times in µs
+		Degree int   `json:"degree"`
+		Stamp  int64 `json:"stamp"`
+		Echo   int64 `json:"echo"`
+		Hold   int64 `json:"hold"`
+	}
+	leaveVector struct {
+		Reason   uint8           `json:"reason"`
+		Contacts []vectors.Bytes `json:"contacts,omitempty"`
+	}
+	walkVector struct {
+		Origin vectors.Bytes `json:"origin"`
+		TTL    int           `json:"ttl"`
+		Urgent bool          `json:"urgent"`
+	}
+	handoverVector struct {
+		To vectors.Bytes `json:"to"`
+	}
+)
+
+// TestVectors: docs/vectors/overlay.json has Overlay messages without their
+// frames.
+func TestVectors(t *testing.T) {
+	vectors.Test(t, "overlay.json", func(b []byte) (vector, error) {
+		m, err := Decode(b)
+		return toVector(m), err
+	}, func(v vector) ([]byte, error) {
+		m := fromVector(v)
+		if m == nil {
+			return nil, errors.New("there is no message in it")
+		}
+		return Append(nil, m), nil
+	})
+}
+
+// toVector returns the empty vector for a message of an unknown kind.
+func toVector(m Message) (v vector) {
+	switch m := m.(type) {
+	case Request:
+		v.Request = &requestVector{m.Session[:], m.Network, m.Record, m.Degree, m.Urgent, m.Manual}
+	case Accept:
+		v.Accept = &acceptVector{m.Session[:], m.Record, m.Degree, records(m.Contacts)}
+	case Reject:
+		v.Reject = &rejectVector{uint8(m.Reason), m.Network, records(m.Contacts)}
+	case Ready:
+		v.Ready = &readyVector{m.Degree, m.Greeting}
+	case Keepalive:
+		v.Keepalive = &keepaliveVector{m.Degree, m.Stamp.Microseconds(), m.Echo.Microseconds(), m.Hold.Microseconds()}
+	case Leave:
+		v.Leave = &leaveVector{uint8(m.Reason), records(m.Contacts)}
+	case Walk:
+		v.Walk = &walkVector{m.Origin.Record, m.TTL, m.Urgent}
+	case Handover:
+		v.Handover = &handoverVector{m.To.Record}
+	case Signal:
+		v.Signal = (*vectors.Bytes)(&m.Payload)
+	}
+	return v
+}
+
+func fromVector(v vector) Message {
+	switch {
+	case v.Request != nil:
+		r := v.Request
+		return Request{Session(r.Session), r.Network, r.Record, r.Degree, r.Urgent, r.Manual}
+	case v.Accept != nil:
+		a := v.Accept
+		return Accept{Session(a.Session), a.Record, a.Degree, contacts(a.Contacts)}
+	case v.Reject != nil:
+		return Reject{Reason(v.Reject.Reason), v.Reject.Network, contacts(v.Reject.Contacts)}
+	case v.Ready != nil:
+		return Ready{v.Ready.Degree, v.Ready.Greeting}
+	case v.Keepalive != nil:
+		k := v.Keepalive
+		us := func(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
+		return Keepalive{k.Degree, us(k.Stamp), us(k.Echo), us(k.Hold)}
+	case v.Leave != nil:
+		return Leave{Reason(v.Leave.Reason), contacts(v.Leave.Contacts)}
+	case v.Walk != nil:
+		return Walk{Contact{Record: v.Walk.Origin}, v.Walk.TTL, v.Walk.Urgent}
+	case v.Handover != nil:
+		return Handover{Contact{Record: v.Handover.To}}
+	case v.Signal != nil:
+		return Signal{*v.Signal}
+	}
+	return nil
+}
+
+func records(list []Contact) (all []vectors.Bytes) {
+	for _, c := range list {
+		all = append(all, c.Record)
+	}
+	return all
+}
+
+func contacts(list []vectors.Bytes) (all []Contact) {
+	for _, r := range list {
+		all = append(all, Contact{Record: []byte(r)})
+	}
+	return all
+}

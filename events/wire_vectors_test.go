@@ -1,0 +1,190 @@
+package events
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"testing"
+
+	"github.com/fxamacker/cbor/v2"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/vectors"
+)
+
+// eventVector is an event in the form of docs/vectors/event.json. The name of one
+// with a protobuf message is the full name of that message's type.
+type eventVector struct {
+	Name string      `json:"name"`
+	Args []argVector `json:"args,omitempty"`
+}
+
+type argVector struct {
+	Codec uint32        `json:"codec"`
+	Data  vectors.Bytes `json:"data,omitempty"`
+	// Value is what data of codec 1 to 3 says: a protobuf message as ProtoJSON,
+	// bytes inside CBOR as base64.
+	Value any `json:"value,omitempty"`
+	// Undecodable marks data that has to be refused when the argument is read,
+	// which spoils neither the event nor its other arguments.
+	Undecodable bool `json:"undecodable,omitempty"`
+}
+
+// TestVectorsOfEvents: docs/vectors/event.json has Event messages.
+func TestVectorsOfEvents(t *testing.T) {
+	vectors.Test(t, "event.json", decodeVector, eventVector.encode)
+}
+
+func decodeVector(b []byte) (v eventVector, err error) {
+	ev, err := decodeEvent("sender", b)
+	if err != nil {
+		return v, err
+	}
+	v.Name = ev.Name
+	rest := ev.body
+	for i := range ev.Len() {
+		var a arg
+		a, rest = next(rest)
+		value, err := valueOf(ev, i, a.codec)
+		v.Args = append(v.Args, argVector{a.codec, a.data, value, err != nil})
+	}
+	return v, nil
+}
+
+// valueOf returns argument i as encoding/json has it in an any, nil for raw
+// bytes.
+func valueOf(ev *Event, i int, codec uint32) (value any, err error) {
+	var b []byte
+	switch ptrs := make([]any, i+1); codec {
+	case codecRaw:
+		return nil, nil
+	case codecProto:
+		kind, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName(ev.Name))
+		if err != nil {
+			return nil, err
+		}
+		m := kind.New().Interface()
+		ptrs[i] = m
+		if err := ev.Decode(ptrs...); err != nil {
+			return nil, err
+		}
+		if b, err = protojson.Marshal(m); err != nil {
+			return nil, err
+		}
+	default:
+		var v any
+		ptrs[i] = &v
+		if err := ev.Decode(ptrs...); err != nil {
+			return nil, err
+		}
+		if b, err = json.Marshal(v); err != nil {
+			return nil, err
+		}
+	}
+	err = json.Unmarshal(b, &value)
+	return value, err
+}
+
+func (v eventVector) args() (c Codec, args []any, err error) {
+	for _, a := range v.Args {
+		switch a.Codec {
+		case codecRaw:
+			args = append(args, []byte(a.Data))
+		case codecJSON:
+			args = append(args, json.RawMessage(a.Data))
+		case codecCBOR:
+			c = CBOR
+			args = append(args, cbor.RawMessage(a.Data))
+		case codecProto:
+			kind, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName(v.Name))
+			if err != nil {
+				return c, nil, err
+			}
+			m := kind.New().Interface()
+			if err := proto.Unmarshal(a.Data, m); err != nil {
+				return c, nil, err
+			}
+			args = append(args, m)
+		}
+	}
+	return c, args, nil
+}
+
+func (v eventVector) encode() ([]byte, error) {
+	c, args, err := v.args()
+	if err != nil {
+		return nil, err
+	}
+	return c.encodeEvent(nil, v.Name, args, DefaultMaxEventSize)
+}
+
+// directVector is a stream of direct events in the form of
+// docs/vectors/direct.json: what its frames say, those that say nothing left
+// out.
+type directVector struct {
+	Hello  helloVector   `json:"hello"`
+	Events []eventVector `json:"events,omitempty"`
+}
+
+type helloVector struct {
+	Session vectors.Bytes `json:"session"`
+	Network string        `json:"network,omitempty"`
+	Serial  uint64        `json:"serial,omitempty"`
+}
+
+// TestVectorsOfDirectEvents: docs/vectors/direct.json has whole streams.
+func TestVectorsOfDirectEvents(t *testing.T) {
+	vectors.Test(t, "direct.json", func(b []byte) (v directVector, err error) {
+		r := frame.NewReader(bytes.NewReader(b), maxHello)
+		first, err := r.Next()
+		if err != nil {
+			return v, err
+		}
+		h, err := parseHello(first)
+		if err != nil {
+			return v, err
+		}
+		v.Hello = helloVector{vectors.Bytes(h.session), h.network, h.serial}
+		r.SetLimit(DefaultMaxEventSize + envelope)
+		for {
+			b, err := r.Next()
+			if errors.Is(err, io.EOF) {
+				return v, nil
+			}
+			if err != nil {
+				return v, err
+			}
+			ev, err := parseEventFrame(b)
+			if err != nil {
+				return v, err
+			}
+			if ev == nil {
+				continue
+			}
+			e, err := decodeVector(bytes.Clone(ev))
+			if err != nil {
+				return v, err
+			}
+			v.Events = append(v.Events, e)
+		}
+	}, func(v directVector) ([]byte, error) {
+		b := hello{string(v.Hello.Session), v.Hello.Network, v.Hello.Serial}.append(nil)
+		for _, e := range v.Events {
+			c, args, err := e.args()
+			if err != nil {
+				return nil, err
+			}
+			size, buf, err := prepare(c, e.Name, args, DefaultMaxEventSize)
+			if err != nil {
+				return nil, err
+			}
+			b = outgoing{e.Name, args, size, buf}.appendFrame(b)
+		}
+		return b, nil
+	})
+}

@@ -1,0 +1,128 @@
+// Package vectors reads the files of docs/vectors, in tests of the packages that
+// implement what the files describe. docs/wire.md says what they are for.
+package vectors
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"reflect"
+	"testing"
+)
+
+// A Vector is bytes as they are on the wire, and what they say.
+type Vector struct {
+	Name string `json:"name"`
+	Hex  Bytes  `json:"hex"`
+	// Fields is what the bytes say. Each file has a form of its own for it.
+	Fields json.RawMessage `json:"fields,omitempty"`
+	// ReadOnly marks bytes which every reader accepts but no node of this module
+	// writes, such as fields of a later version.
+	ReadOnly bool `json:"readOnly,omitempty"`
+	// Error marks bytes that a reader has to refuse; there are no Fields then.
+	Error bool `json:"error,omitempty"`
+}
+
+// Bytes are written in JSON as lower case hexadecimal digits.
+type Bytes []byte
+
+// MarshalText implements encoding.TextMarshaler.
+func (b Bytes) MarshalText() ([]byte, error) { return []byte(hex.EncodeToString(b)), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (b *Bytes) UnmarshalText(text []byte) (err error) {
+	*b, err = hex.DecodeString(string(text))
+	return err
+}
+
+// Test holds decode and encode, whose T is the form of the file's fields, against
+// every vector of docs/vectors/file: what is to be refused is refused, the rest
+// decodes to its fields, and they encode to the same bytes unless the vector is
+// ReadOnly. Fields that T does not have are an error, those left out are zero.
+func Test[T any](t *testing.T, file string, decode func([]byte) (T, error), encode func(T) ([]byte, error)) {
+	t.Helper()
+	list := read(t, file)
+	var good, bad int
+	names := map[string]bool{}
+	for _, v := range list {
+		if v.Name == "" || names[v.Name] {
+			t.Errorf("%s: the name %q is empty or used twice", file, v.Name)
+		}
+		names[v.Name] = true
+		got, err := decode(v.Hex)
+		if v.Error {
+			bad++
+			if err == nil {
+				t.Errorf("%s, %s: decoded as %+v, it has to be refused", file, v.Name, got)
+			}
+			if v.Fields != nil || v.ReadOnly {
+				t.Errorf("%s, %s: what is refused has neither fields nor readOnly", file, v.Name)
+			}
+			continue
+		}
+		good++
+		if err != nil {
+			t.Errorf("%s, %s: %v", file, v.Name, err)
+			continue
+		}
+		var want T
+		strict(t, file+", "+v.Name, v.Fields, &want)
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s, %s: decoded as\n%s, want\n%s", file, v.Name, text(got), text(want))
+		}
+		if v.ReadOnly {
+			continue
+		}
+		if b, err := encode(want); err != nil || !bytes.Equal(b, v.Hex) {
+			t.Errorf("%s, %s: encoded as\n%x, want\n%x; %v", file, v.Name, b, []byte(v.Hex), err)
+		}
+	}
+	if good == 0 || bad == 0 {
+		t.Errorf("%s has %d vectors to accept and %d to refuse, want some of each", file, good, bad)
+	}
+}
+
+func read(t *testing.T, file string) (list []Vector) {
+	t.Helper()
+	dir, err := os.Getwd() // the package's
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			break
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			t.Fatal("no go.mod above the test")
+		}
+		dir = up
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "docs", "vectors", file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	strict(t, file, b, &list)
+	return list
+}
+
+// strict decodes JSON of which nothing may be left over.
+func strict(t *testing.T, what string, b []byte, ptr any) {
+	t.Helper()
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(ptr); err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// text is v as the files have it.
+func text(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}

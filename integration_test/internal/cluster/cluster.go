@@ -48,11 +48,15 @@ type Cluster struct {
 }
 
 // New returns an empty cluster which ends with the test. If the test fails,
-// the log is written to its artifacts and the end of it to its output.
+// the log is written to its artifacts, with what the goroutines of the nodes were
+// doing, and the end of it to its output.
 func New(t testing.TB) *Cluster {
 	c := &Cluster{Log: checker.NewLog(), t: t, names: map[string]int{}}
 	t.Cleanup(func() {
 		for _, p := range c.all() {
+			if t.Failed() {
+				p.confess()
+			}
 			p.end()
 		}
 		if t.Failed() {
@@ -218,6 +222,7 @@ func (c *Cluster) dump() {
 	for _, r := range c.Log.Records() {
 		b.WriteString(r.String() + "\n")
 	}
+	log := b.String()
 	for _, p := range c.all() {
 		if text := p.Stderr(); text != "" {
 			fmt.Fprintf(&b, "standard error of %s:\n%s\n", p.Name, text)
@@ -227,7 +232,7 @@ func (c *Cluster) dump() {
 	if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
 		c.t.Log(err)
 	}
-	lines := strings.Split(strings.TrimSpace(b.String()), "\n")
+	lines := strings.Split(strings.TrimSpace(log), "\n")
 	lines = slices.DeleteFunc(lines, func(s string) bool { return strings.Contains(s, string(checker.Received)) })
 	if over := len(lines) - 80; over > 0 {
 		lines = append([]string{fmt.Sprintf("[%d lines before, all of them in %s with -artifacts]", over, file)}, lines[over:]...)

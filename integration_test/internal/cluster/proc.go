@@ -207,7 +207,7 @@ type tail struct {
 	first, last []byte
 }
 
-const tailKeep = 16 << 10
+const tailKeep = 128 << 10
 
 func (t *tail) Write(b []byte) (int, error) {
 	t.mu.Lock()

@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"syscall"
+	"time"
 
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 )
@@ -14,6 +15,19 @@ func (p *Proc) Stop() { p.signal(syscall.SIGSTOP, checker.FaultStop) }
 
 // Continue wakes a frozen process.
 func (p *Proc) Continue() { p.signal(syscall.SIGCONT, checker.FaultContinue) }
+
+// confess makes the process write to its standard error what each of its
+// goroutines is doing, and end.
+func (p *Proc) confess() {
+	if p.ended() || p.cmd.Process.Signal(syscall.SIGQUIT) != nil {
+		return
+	}
+	p.cmd.Process.Signal(syscall.SIGCONT) // it may be frozen
+	select {
+	case <-p.done:
+	case <-time.After(5 * time.Second):
+	}
+}
 
 func (p *Proc) signal(sig syscall.Signal, text string) {
 	p.c.t.Helper()

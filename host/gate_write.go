@@ -78,7 +78,7 @@ func (o *gateOut) send(rpc []byte, now time.Time) {
 		var n int
 		n, err = c.put(rpc[sent:], o.slice())
 		sent += n
-		more = err == nil && n > 0 && sent < len(rpc)
+		more = err == nil && n == writeChunk && sent < len(rpc)
 	}
 	o.mu.Lock()
 	if err != nil {

@@ -155,6 +155,14 @@ func TestOutboxStall(t *testing.T) {
 	if want := []string{"1", "a: false", "b: true", "4"}; !slices.Equal(what, want) {
 		t.Errorf("the peer hears %q, want %q", what, want)
 	}
+	// The next stall has nothing to do with this one.
+	b.add(message("5"), now)
+	now = now.Add(time.Hour)
+	judge(dropped, announce("c", true))
+	wantHeard(t, b.drain(now, 100), "5", "c: true")
+	if b.dropped != 2 || b.stalls != 2 {
+		t.Errorf("%d dropped, %d stalls", b.dropped, b.stalls)
+	}
 }
 
 func TestOutboxCut(t *testing.T) {

@@ -23,6 +23,7 @@ type fakePeer struct {
 
 	mu      sync.Mutex
 	room    int           // bytes that it takes
+	pace    time.Duration // of a write
 	streams []*fakeStream // that were opened
 	change  chan struct{} // closed when something has changed
 	frozen  chan struct{} // nil, or resets block until it is closed
@@ -96,6 +97,9 @@ func (s *fakeStream) Write(b []byte) (n int, err error) {
 	s.peer.mu.Lock()
 	defer s.peer.mu.Unlock()
 	s.writes++
+	s.peer.mu.Unlock()
+	time.Sleep(s.peer.pace)
+	s.peer.mu.Lock()
 	for {
 		if s.broken {
 			return n, network.ErrReset
@@ -185,14 +189,14 @@ func TestGateGathersWrites(t *testing.T) {
 			}
 			time.Sleep(time.Millisecond)
 		}
-		p.takes(-p.room)
+		p.pace = time.Millisecond
 		want := []string{"0", "1", "2"}
 		for i := 3; i < 100; i++ {
 			want = append(want, fmt.Sprint(i))
 			time.Sleep(time.Microsecond)
 			write(t, s, message("%d", i))
 		}
-		p.takes(1 << 20)
+		time.Sleep(time.Second)
 		got, writes := p.got(0)
 		wantHeard(t, got, want...)
 		if writes > 6 {
@@ -305,6 +309,37 @@ func TestGateMovesWhatWaits(t *testing.T) {
 		wantHeard(t, got, "topic: true", "2", "3", "4")
 		if got := g.Stats(); got != (GateStats{Dropped: 1, Reopened: 1}) {
 			t.Errorf("%+v", got)
+		}
+	})
+}
+
+// A stream on which not even the announcement can be written is given up for
+// another, and an eviction ends that at once.
+func TestGateOpensUntilAnnounced(t *testing.T) {
+	withPeer(t, GateConfig{}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
+		p.takes(1 << 10)
+		write(t, s, announce("topic", true))
+		p.takes(-p.room)
+		p.streams[0].Reset()
+		time.Sleep(openTimeout + time.Second)
+		p.takes(1)
+		time.Sleep(openTimeout)
+		if got := g.Stats(); len(p.streams) != 4 || got != (GateStats{}) {
+			t.Errorf("%d streams, %+v", len(p.streams), got)
+		}
+		p.takes(1 << 10)
+		if got := g.Stats(); got != (GateStats{Reopened: 1}) {
+			t.Errorf("%+v", got)
+		}
+		got, _ := p.got(3)
+		wantHeard(t, got, "topic: true")
+		p.takes(-p.room)
+		p.streams[3].Reset()
+		time.Sleep(time.Second)
+		start := time.Now()
+		g.Evict(fakeID)
+		if _, err := s.Read(nil); err == nil || time.Since(start) != 0 {
+			t.Errorf("it took %v until %v", time.Since(start), err)
 		}
 	})
 }

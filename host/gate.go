@@ -86,7 +86,7 @@ type GateConfig struct {
 	// RPC of pubsub's more (1 MiB at most); 0 is 2 MiB.
 	MaxPending int
 	// StallTimeout is how long a peer may take nothing of what waits until
-	// messages for it are dropped; 0 is five seconds.
+	// messages for it are dropped, an eighth more at most; 0 is five seconds.
 	StallTimeout time.Duration
 	// Log is the room's logger, nil the default one.
 	Log *slog.Logger

@@ -40,7 +40,8 @@ type gateIn struct {
 }
 
 const (
-	// A read buffer begins small and grows while it is filled.
+	// A read buffer begins small and grows while it is filled. Twice as large
+	// was measured to be no faster.
 	minReadBuffer = 2 << 10
 	maxReadBuffer = 32 << 10
 	// handoverTimeout is how long pubsub may go on reading from a peer's stream

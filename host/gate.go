@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/event"
@@ -42,6 +43,12 @@ import (
 //     minutes. To pubsub a peer therefore does not exist between two streams,
 //     and when a stream breaks while the peer stays admitted, the gate opens
 //     another, repeats the announcement on it, and pubsub hears nothing of it.
+//     A peer that ends its stream between two RPCs may go on with another.
+//   - Pubsub writes each message by itself, queues without bound for a peer that
+//     takes nothing, and after thirty seconds loses it all. The gate gathers
+//     what comes fast, holds at most [GateConfig.MaxPending], and drops and
+//     counts the messages for a peer that has taken nothing for
+//     [GateConfig.StallTimeout], until it takes something again.
 //
 // All methods may be called from any goroutine; none of Admit and Evict blocks.
 type Gate struct {
@@ -63,6 +70,8 @@ type Gate struct {
 	protocols []protocol.ID // that pubsub handles
 	offers    []peer.ID     // peers that pubsub is to be told of
 	strangers int           // streams kept for peers that are not admitted
+
+	dropped, stalls, reopened atomic.Uint64 // see GateStats
 }
 
 // GateConfig configures a Gate. Its zero value works.
@@ -73,8 +82,29 @@ type GateConfig struct {
 	// MaxWaiting bounds these streams, 0 is 64. Of one peer only the latest is
 	// kept.
 	MaxWaiting int
+	// MaxPending is how many bytes may wait to be written to one peer, and one
+	// RPC of pubsub's more (1 MiB at most); 0 is 2 MiB.
+	MaxPending int
+	// StallTimeout is how long a peer may take nothing of what waits until
+	// messages for it are dropped, an eighth more at most; 0 is five seconds.
+	StallTimeout time.Duration
 	// Log is the room's logger, nil the default one.
 	Log *slog.Logger
+}
+
+// GateStats counts what happened since NewGate.
+type GateStats struct {
+	// Dropped is the number of messages that were certainly not delivered to
+	// an admitted peer, once for each peer: it was stalled, or the stream ended
+	// or broke before the message was written. What a stream had taken when it
+	// broke may be lost as well, and what pubsub itself drops; both are unknown
+	// here.
+	Dropped uint64
+	// Stalls is how often a peer was found to take nothing, or too little for
+	// pubsub's patience.
+	Stalls uint64
+	// Reopened is how often a stream that broke was replaced unseen by pubsub.
+	Reopened uint64
 }
 
 const (
@@ -128,6 +158,12 @@ func NewGate(h corehost.Host, cfg GateConfig) *Gate {
 	if cfg.MaxWaiting == 0 {
 		cfg.MaxWaiting = 64
 	}
+	if cfg.MaxPending == 0 {
+		cfg.MaxPending = 2 << 20
+	}
+	if cfg.StallTimeout == 0 {
+		cfg.StallTimeout = 5 * time.Second
+	}
 	if cfg.Log == nil {
 		cfg.Log = logging.Room("host", nil)
 	}
@@ -153,6 +189,11 @@ func NewGate(h corehost.Host, cfg GateConfig) *Gate {
 // Host returns the host for pubsub. Its Close does nothing, since the host
 // behind it is not pubsub's.
 func (g *Gate) Host() corehost.Host { return g.facade }
+
+// Stats returns what was counted.
+func (g *Gate) Stats() GateStats {
+	return GateStats{Dropped: g.dropped.Load(), Stalls: g.stalls.Load(), Reopened: g.reopened.Load()}
+}
 
 // Admit lets pubsub exchange streams with p from now on. It does nothing if p
 // is admitted already.
@@ -350,9 +391,7 @@ func (g *Gate) end(p peer.ID, r *gatePeer) {
 	}
 	if o := r.out; o != nil {
 		r.out, r.dying = nil, o
-		if broken := o.end(); broken != nil {
-			g.reset(broken)
-		}
+		o.end()
 		r.drain = time.AfterFunc(drainTimeout, func() {
 			g.mu.Lock()
 			defer g.mu.Unlock()
@@ -364,17 +403,9 @@ func (g *Gate) end(p peer.ID, r *gatePeer) {
 		})
 	}
 	if r.in != nil {
-		g.reset(r.in.Stream)
+		r.in.end()
 	}
 	r.change()
-}
-
-// reset resets a stream, on a goroutine of its own, since to a frozen peer
-// that can block.
-func (g *Gate) reset(s network.Stream) {
-	if !g.closed {
-		g.tasks.Go(func() { s.Reset() })
-	}
 }
 
 // lost is an out stream saying that it cannot go on.

@@ -2,8 +2,6 @@ package host
 
 import (
 	"context"
-	"fmt"
-	"time"
 
 	"github.com/libp2p/go-libp2p/core/event"
 	corehost "github.com/libp2p/go-libp2p/core/host"
@@ -121,110 +119,4 @@ func (g *Gate) opened(p peer.ID, r *gatePeer, cancel *context.CancelFunc, s netw
 // open opens a stream over an existing connection.
 func (g *Gate) open(ctx context.Context, p peer.ID, ids []protocol.ID) (network.Stream, error) {
 	return g.host.NewStream(network.WithNoDial(ctx, "smokesignal gate"), p, ids...)
-}
-
-// gateIn is a peer's stream for pubsub to read.
-type gateIn struct {
-	network.Stream
-	stranger bool // the peer was not admitted when it came
-}
-
-// accept returns the handler for the real host: it passes to handle, which is
-// pubsub's, the streams of admitted peers.
-func (g *Gate) accept(handle network.StreamHandler) network.StreamHandler {
-	return func(s network.Stream) {
-		g.mu.Lock()
-		if g.closed {
-			g.mu.Unlock()
-			s.ResetWithError(network.StreamShutdown)
-			return
-		}
-		g.tasks.Add(1)
-		g.mu.Unlock()
-		defer g.tasks.Done()
-
-		in := &gateIn{Stream: s}
-		if err := g.keep(in); err != nil {
-			s.ResetWithError(network.StreamGated)
-			g.log.Debug("refused a pubsub stream", "peer", s.Conn().RemotePeer(), "error", err)
-			return
-		}
-		handle(in)
-		g.leave(in)
-		// Pubsub leaves it open when its context ends at the wrong moment.
-		s.Reset()
-	}
-}
-
-// keep waits until pubsub may have the stream.
-func (g *Gate) keep(in *gateIn) error {
-	timer := time.NewTimer(g.cfg.Wait)
-	defer timer.Stop()
-	p := in.Conn().RemotePeer()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	r := g.peer(p)
-	if !r.admitted {
-		if g.strangers >= g.cfg.MaxWaiting {
-			g.tidy(p, r)
-			return fmt.Errorf("host: gate: %d streams of peers that are not admitted wait already", g.strangers)
-		}
-		in.stranger = true
-		g.strangers++
-	}
-	r.kept = in
-	r.change()
-	if r.in != nil {
-		// Whoever opens another stream has given up the last. Pubsub must be
-		// done with that, or it may take its end for the new one's.
-		g.reset(r.in.Stream)
-	}
-	defer func() {
-		if r.kept == in {
-			r.kept = nil
-			g.tidy(p, r)
-		}
-		if in.stranger {
-			g.strangers--
-		}
-	}()
-	for extended := false; ; {
-		switch {
-		case g.closed:
-			return errGateClosed
-		case r.kept != in:
-			return fmt.Errorf("host: gate: the peer opened another stream")
-		case r.admitted && r.out != nil && r.in == nil:
-			r.in = in
-			return nil
-		case r.admitted && !extended:
-			extended = true
-			timer.Reset(openTimeout)
-		}
-		changed, timeout := r.changed, false
-		g.mu.Unlock()
-		select {
-		case <-changed:
-		case <-timer.C:
-			timeout = true
-		}
-		g.mu.Lock()
-		if timeout {
-			return errNotAdmitted
-		}
-	}
-}
-
-// leave notes that pubsub is done with the stream.
-func (g *Gate) leave(in *gateIn) {
-	p := in.Conn().RemotePeer()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if r := g.peers[p]; r != nil {
-		if r.in == in {
-			r.in = nil
-			r.change()
-		}
-		g.tidy(p, r)
-	}
 }

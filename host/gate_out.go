@@ -3,22 +3,18 @@ package host
 import (
 	"context"
 	"errors"
-	"net"
-	"os"
 	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
-	"google.golang.org/protobuf/encoding/protowire"
-
-	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
 // gateOut is the stream to which pubsub writes. It outlives the streams that
 // carry it: when one breaks, it opens another and repeats the announcement of
-// topics there. What the broken one had not delivered is lost.
+// topics there. What the broken one had taken and not delivered is lost; what
+// still waited goes to the next.
 //
 // Pubsub writes one whole RPC at a time, from one goroutine, and reads from
 // another until the stream ends; the latter is where it is opened again.
@@ -33,70 +29,69 @@ type gateOut struct {
 	close context.CancelFunc
 
 	mu      sync.Mutex
-	change  sync.Cond      // of carrier and ended
-	carrier network.Stream // nil while another is being opened
+	change  chan struct{} // closed when something has changed; nil: nobody waits
+	carrier *carrier      // nil while another is being opened
 	ended   bool
-	timeout time.Duration     // of a write; 0: none
+	timeout time.Duration     // of a Write; 0: none
 	topics  map[string][]byte // what is announced: the RPC's SubOpts
 	version int               // of topics
+
+	box     outbox
+	writing bool      // box and carrier are in use by the writer, or by a Write
+	wrote   time.Time // when that was last over
 }
 
 var errEnded = errors.New("host: gate: the stream has ended")
 
+// newGateOut returns a stream that is one of the gate's tasks until it has
+// ended; the gate must not be closed.
 func newGateOut(g *Gate, p peer.ID, ids []protocol.ID, s network.Stream) *gateOut {
-	o := &gateOut{Stream: s, gate: g, peer: p, ids: ids, born: time.Now(), carrier: s, topics: make(map[string][]byte)}
-	o.change.L = &o.mu
+	o := &gateOut{Stream: s, gate: g, peer: p, ids: ids, born: time.Now(), carrier: &carrier{Stream: s}, topics: make(map[string][]byte)}
+	o.box.max, o.box.timeout = g.cfg.MaxPending, g.cfg.StallTimeout
 	o.ctx, o.close = context.WithCancel(g.ctx)
+	g.tasks.Add(1)
 	return o
 }
 
-// end ends the stream for pubsub. It returns the carrier, to be reset.
-func (o *gateOut) end() network.Stream {
+// end ends the stream for pubsub. It is called once and does not block.
+func (o *gateOut) end() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	carrier := o.carrier
-	o.carrier, o.ended = nil, true
+	o.ended = true
+	o.giveUp(o.carrier)
 	o.close()
-	o.change.Broadcast()
-	return carrier
+	o.changed()
+	if !o.writing {
+		o.finish()
+	}
 }
 
-// drop gives up a carrier that broke, unless that is known.
-func (o *gateOut) drop(s network.Stream) {
-	o.mu.Lock()
-	if o.carrier == s {
-		o.carrier = nil
+// giveUp resets a carrier that broke or is not needed, unless that was done.
+// It needs mu.
+func (o *gateOut) giveUp(c *carrier) {
+	if c == nil || o.carrier != c {
+		return
 	}
-	o.mu.Unlock()
-	s.Reset()
-}
-
-// current waits for a carrier.
-func (o *gateOut) current() (network.Stream, time.Duration, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for o.carrier == nil && !o.ended {
-		o.change.Wait()
-	}
-	if o.ended {
-		return nil, 0, errEnded
-	}
-	return o.carrier, o.timeout, nil
+	o.carrier = nil
+	c.kill()
+	o.gate.tasks.Go(func() { c.Reset() }) // the stream, a task itself, has not ended
 }
 
 // Read returns when the stream has ended.
 func (o *gateOut) Read([]byte) (int, error) {
 	o.mu.Lock()
-	carrier := o.carrier
+	c := o.carrier
 	o.mu.Unlock()
 	var delay time.Duration
 	for {
-		if carrier != nil {
+		if c != nil {
 			opened := time.Now()
 			// Nothing is to come on this stream. So whatever comes means that
 			// the other side is done with it.
-			_, err := carrier.Read(make([]byte, 1))
-			o.drop(carrier)
+			_, err := c.Read(make([]byte, 1))
+			o.mu.Lock()
+			o.giveUp(c)
+			o.mu.Unlock()
 			if o.ctx.Err() == nil {
 				o.gate.log.Debug("a pubsub stream broke", "peer", o.peer, "error", err)
 			}
@@ -109,8 +104,8 @@ func (o *gateOut) Read([]byte) (int, error) {
 		}
 		delay = min(max(2*delay, minDelay), maxDelay)
 		var err error
-		if carrier, err = o.reopen(); err != nil {
-			carrier = nil
+		if c, err = o.reopen(); err != nil {
+			c = nil
 			if o.gate.host.Network().Connectedness(o.peer) != network.Connected {
 				o.gate.lost(o)
 			}
@@ -133,127 +128,60 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 // reopen opens a carrier and announces the topics on it.
-func (o *gateOut) reopen() (network.Stream, error) {
+func (o *gateOut) reopen() (*carrier, error) {
 	ctx, cancel := context.WithTimeout(o.ctx, openTimeout)
 	defer cancel()
 	s, err := o.gate.open(ctx, o.peer, o.ids)
 	if err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(o.ctx, func() { s.Reset() })
+	c := &carrier{Stream: s}
+	c.SetWriteDeadline(time.Now().Add(openTimeout))
+	stop := context.AfterFunc(o.ctx, func() {
+		c.kill()
+		c.Reset()
+	})
 	defer stop()
-	s.SetWriteDeadline(time.Now().Add(openTimeout))
 	for announced := -1; ; {
 		o.mu.Lock()
 		if o.ended {
 			o.mu.Unlock()
-			s.Reset()
-			return nil, errEnded
+			return nil, errEnded // and it is being reset
 		}
 		if announced == o.version {
-			s.SetWriteDeadline(time.Time{})
-			o.carrier = s
-			o.change.Broadcast()
+			o.carrier = c
+			o.changed()
 			o.mu.Unlock()
-			return s, nil
+			o.gate.reopened.Add(1)
+			return c, nil
 		}
 		announced = o.version
-		rpc := o.announcement()
+		rpc := announcing(o.topics)
 		o.mu.Unlock()
 		if len(rpc) == 0 {
 			continue
 		}
-		if _, err := s.Write(rpc); err != nil {
-			s.Reset()
+		if _, err := c.Write(rpc); err != nil {
+			go c.Reset() // it can block
 			return nil, err
 		}
 	}
 }
 
-// Write writes one RPC, on whichever carrier there is. What a carrier lost is
-// not the caller's business, just as what it had taken and not delivered. Only
-// a peer that takes nothing for as long as pubsub is willing to wait is
-// dropped, with all that pubsub has queued for it.
-func (o *gateOut) Write(rpc []byte) (int, error) {
-	o.note(rpc)
-	carrier, timeout, err := o.current()
-	if err != nil {
-		return 0, err
-	}
-	if timeout > 0 {
-		carrier.SetWriteDeadline(time.Now().Add(timeout))
-	}
-	if _, err = carrier.Write(rpc); err != nil {
-		if isTimeout(err) {
-			o.gate.lost(o)
-			return 0, err
-		}
-		o.drop(carrier)
-	}
-	return len(rpc), nil
-}
-
-func isTimeout(err error) bool {
-	t, ok := errors.AsType[net.Error](err)
-	return errors.Is(err, os.ErrDeadlineExceeded) || ok && t.Timeout()
-}
-
-// The fields of floodsub's messages that the gate has to know.
-const (
-	fieldSubscriptions = 1 // of RPC: SubOpts
-	fieldSubscribe     = 1 // of SubOpts: bool
-	fieldTopic         = 2 // of SubOpts: string
-)
-
-// note remembers the topics that an RPC announces.
+// note remembers the topics that an RPC announces. It needs mu.
 func (o *gateOut) note(rpc []byte) {
-	_, n := protowire.ConsumeVarint(rpc)
-	if n < 0 {
-		return
-	}
-	for f, err := range frame.Fields(rpc[n:]) {
-		if err != nil {
-			return
-		}
-		if f.Num != fieldSubscriptions || f.Type != protowire.BytesType {
-			continue
-		}
-		subscribe, topic := false, ""
-		for sub, err := range frame.Fields(f.Bytes) {
-			switch {
-			case err != nil:
-				return
-			case sub.Num == fieldSubscribe:
-				subscribe = sub.Uint != 0
-			case sub.Num == fieldTopic:
-				topic = string(sub.Bytes)
-			}
-		}
-		o.mu.Lock()
+	subs, _ := inspect(rpc)
+	for _, sub := range subs {
 		o.version++
-		if subscribe {
-			o.topics[topic] = append([]byte(nil), f.Bytes...)
+		if sub.on {
+			o.topics[sub.topic] = append([]byte(nil), sub.raw...)
 		} else {
-			delete(o.topics, topic)
+			delete(o.topics, sub.topic)
 		}
-		o.mu.Unlock()
 	}
 }
 
-// announcement returns the RPC that announces all topics; it is empty if there
-// are none. It needs mu.
-func (o *gateOut) announcement() []byte {
-	var rpc []byte
-	for _, sub := range o.topics {
-		rpc = frame.AppendMessage(rpc, fieldSubscriptions, sub)
-	}
-	if len(rpc) == 0 {
-		return nil
-	}
-	return frame.Append(nil, rpc)
-}
-
-// SetWriteDeadline sets how long a Write may take.
+// SetWriteDeadline sets how long a Write may wait for room.
 func (o *gateOut) SetWriteDeadline(t time.Time) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -1,0 +1,271 @@
+package host
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/go-smokesignal/smokesignal/internal/frame"
+)
+
+// messages returns an RPC of floodsub with these messages.
+func messages(data ...[]byte) []byte {
+	var rpc []byte
+	for _, d := range data {
+		rpc = frame.AppendMessage(rpc, fieldPublish, frame.AppendMessage(nil, 2, d))
+	}
+	return frame.Append(nil, rpc)
+}
+
+func message(format string, args ...any) []byte {
+	return messages(fmt.Appendf(nil, format, args...))
+}
+
+// announce returns an RPC that announces that a topic is joined or left.
+func announce(topic string, on bool) []byte {
+	sub := protowire.AppendTag(nil, fieldSubscribe, protowire.VarintType)
+	sub = protowire.AppendVarint(sub, protowire.EncodeBool(on))
+	sub = protowire.AppendTag(sub, fieldTopic, protowire.BytesType)
+	sub = protowire.AppendString(sub, topic)
+	return frame.Append(nil, frame.AppendMessage(nil, fieldSubscriptions, sub))
+}
+
+// heard is what a peer reads from a stream.
+func heard(t *testing.T, b []byte) (what []string) {
+	t.Helper()
+	for len(b) > 0 {
+		rpc, n := protowire.ConsumeBytes(b)
+		if n < 0 {
+			t.Fatalf("after %q the stream is out of step", what)
+		}
+		b = b[n:]
+		for f, err := range frame.Fields(rpc) {
+			if err != nil {
+				t.Fatalf("after %q: %v", what, err)
+			}
+			if f.Num == fieldPublish {
+				m, _, err := frame.Cut(f.Bytes)
+				if err != nil {
+					t.Fatal(err)
+				}
+				what = append(what, string(m.Bytes))
+			}
+		}
+		subs, _ := inspect(frame.Append(nil, rpc))
+		for _, sub := range subs {
+			what = append(what, fmt.Sprintf("%s: %v", sub.topic, sub.on))
+		}
+	}
+	return what
+}
+
+// drain takes all that waits, in pieces.
+func (b *outbox) drain(now time.Time, piece int) (taken []byte) {
+	for !b.empty() {
+		next := b.next()
+		next = next[:min(piece, len(next))]
+		taken = append(taken, next...)
+		b.took(len(next), now)
+	}
+	return taken
+}
+
+func wantHeard(t *testing.T, got []byte, want ...string) {
+	t.Helper()
+	if g := heard(t, got); !slices.Equal(g, want) {
+		t.Errorf("the peer hears %q, want %q", g, want)
+	}
+}
+
+// What waits keeps its memory within the limit and one RPC, however large the
+// RPCs are.
+func TestOutboxBoundsMemory(t *testing.T) {
+	now := time.Unix(1, 0)
+	const limit = 256 << 10
+	for _, size := range []int{0, 1, 100, 5000, chunkSize/4 - 10, chunkSize / 4, chunkSize - 8, chunkSize, 1 << 20} {
+		b := outbox{max: limit, timeout: time.Second}
+		rpc, n := messages(make([]byte, size)), 0
+		for ; b.judge(rpc, now) == accepted; n++ {
+			b.add(rpc, now)
+		}
+		memory := 0
+		for _, c := range b.chunks {
+			memory += cap(c)
+		}
+		if memory != b.size || memory > limit+max(len(rpc), chunkSize) {
+			t.Errorf("RPCs of %d bytes: %d bytes are used and %d counted, the limit is %d", size, memory, b.size, limit)
+		}
+		if held := n * len(rpc); held < limit/2 {
+			t.Errorf("RPCs of %d bytes: only %d bytes wait, the limit is %d", size, held, limit)
+		}
+		if got := b.drain(now, 1000); !bytes.Equal(got, bytes.Repeat(rpc, n)) || b.size != 0 {
+			t.Errorf("RPCs of %d bytes: other bytes come out, or %d stay", size, b.size)
+		}
+	}
+}
+
+func TestOutboxStall(t *testing.T) {
+	now := time.Unix(1, 0)
+	b := outbox{max: 100, timeout: 5 * time.Second}
+	judge := func(want verdict, rpc []byte) {
+		t.Helper()
+		if got := b.judge(rpc, now); got != want {
+			t.Fatalf("verdict %d, want %d", got, want)
+		}
+	}
+	// Nothing waits, so nothing is overdue.
+	now = now.Add(time.Hour)
+	judge(accepted, message("1"))
+	b.add(message("1"), now)
+	// The limit is reached; until the timeout there may be room again.
+	judge(full, message("2"))
+	now = now.Add(5*time.Second - 1)
+	judge(full, message("2"))
+	// A byte is progress, but makes no room.
+	first := b.next()[0]
+	b.took(1, now)
+	now = now.Add(5*time.Second - 1)
+	judge(full, message("2"))
+	// Then nothing comes for the timeout: messages are dropped, of what is
+	// announced the latest is kept.
+	now = now.Add(1)
+	judge(dropped, messages([]byte("2"), []byte("3")))
+	judge(dropped, announce("a", true))
+	judge(dropped, announce("b", true))
+	judge(dropped, announce("a", false))
+	judge(dropped, announce("b", true))
+	if b.dropped != 2 || b.stalls != 1 {
+		t.Errorf("%d dropped, %d stalls", b.dropped, b.stalls)
+	}
+	// It takes something again: the rest of the RPC that was begun, what was
+	// announced, and what is new.
+	got := append([]byte{first}, b.drain(now, 1)...)
+	judge(accepted, message("4"))
+	b.add(message("4"), now)
+	got = append(got, b.drain(now, 100)...)
+	what := heard(t, got)
+	if len(what) == 4 && what[1] > what[2] {
+		what[1], what[2] = what[2], what[1] // one RPC, so without an order
+	}
+	if want := []string{"1", "a: false", "b: true", "4"}; !slices.Equal(what, want) {
+		t.Errorf("the peer hears %q, want %q", what, want)
+	}
+	// The next stall has nothing to do with this one.
+	b.add(message("5"), now)
+	now = now.Add(time.Hour)
+	judge(dropped, announce("c", true))
+	wantHeard(t, b.drain(now, 100), "5", "c: true")
+	if b.dropped != 2 || b.stalls != 2 {
+		t.Errorf("%d dropped, %d stalls", b.dropped, b.stalls)
+	}
+}
+
+func TestOutboxCut(t *testing.T) {
+	now := time.Unix(1, 0)
+	size := len(message("1"))
+	for taken, want := range map[int][]string{
+		0:          {"1", "2", "3"},
+		1:          {"2", "3"},
+		size - 1:   {"2", "3"},
+		size:       {"2", "3"}, // the first may have arrived, so it is not counted
+		size + 1:   {"3"},
+		2 * size:   {"3"},
+		3*size - 1: nil,
+	} {
+		b := outbox{max: 1 << 10, timeout: time.Second}
+		for i := range 3 {
+			b.add(message("%d", i+1), now)
+		}
+		if taken > 0 {
+			b.took(taken, now)
+		}
+		b.cut()
+		b.cut()
+		if begun := taken%size != 0; begun != (b.dropped == 1) {
+			t.Errorf("%d bytes were taken: %d dropped", taken, b.dropped)
+		}
+		wantHeard(t, b.drain(now, 5), want...)
+		if b.size != 0 {
+			t.Errorf("%d bytes were taken: %d are still counted", taken, b.size)
+		}
+	}
+}
+
+// Whatever happens, a message is written whole and in order, or counted, or
+// was taken by a stream that broke.
+func TestOutboxCounts(t *testing.T) {
+	for seed := range uint64(40) {
+		rnd := rand.New(rand.NewPCG(seed, 0))
+		now := time.Unix(1, 0)
+		b := outbox{max: 1 + rnd.IntN(200<<10), timeout: 10 * time.Millisecond}
+		var streams [][]byte
+		stream := []byte{}
+		sent, cut := 0, false
+		for range 500 {
+			now = now.Add(time.Duration(rnd.IntN(3)) * time.Millisecond)
+			switch op := rnd.IntN(20); {
+			case op < 10:
+				data := append(fmt.Appendf(nil, "%06d", sent), make([]byte, rnd.IntN(1<<rnd.IntN(16)))...)
+				switch b.judge(messages(data), now) {
+				case accepted:
+					b.add(messages(data), now)
+					sent++
+				case dropped:
+					sent++
+				}
+			case op < 19 && !b.empty():
+				n := min(len(b.next()), rnd.IntN(1<<rnd.IntN(17)))
+				stream = append(stream, b.next()[:n]...)
+				b.took(n, now)
+			case op == 19 && rnd.IntN(5) == 0:
+				b.cut()
+				streams, stream, cut = append(streams, stream), []byte{}, true
+			}
+		}
+		b.clear()
+		streams = append(streams, stream)
+		got, last := 0, ""
+		for _, s := range streams {
+			whole := 0
+			for whole < len(s) { // the last RPC may be incomplete
+				_, n := protowire.ConsumeBytes(s[whole:])
+				if n < 0 {
+					break
+				}
+				whole += n
+			}
+			for _, m := range heard(t, s[:whole]) {
+				if m[:6] <= last {
+					t.Fatalf("seed %d: %q after %q", seed, m[:6], last)
+				}
+				last = m[:6]
+				got++
+			}
+		}
+		if got+int(b.dropped) != sent || b.size != 0 {
+			t.Errorf("seed %d (cut: %v): %d sent, %d written, %d dropped, %d bytes stay", seed, cut, sent, got, b.dropped, b.size)
+		}
+	}
+}
+
+func TestBoundary(t *testing.T) {
+	b := slices.Concat(message("1"), messages(make([]byte, 300)), []byte{0}, message("2"))
+	ends := map[int]bool{0: true, len(message("1")): true, len(b) - len(message("2")) - 1: true, len(b) - len(message("2")): true, len(b): true}
+	for _, piece := range []int{1, 2, 7, len(b)} {
+		var at boundary
+		for i := 0; ; i = min(i+piece, len(b)) {
+			if at.between() != ends[i] {
+				t.Errorf("after %d bytes: %v", i, at.between())
+			}
+			if i == len(b) {
+				break
+			}
+			at.pass(b[i:min(i+piece, len(b))])
+		}
+	}
+}

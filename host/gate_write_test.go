@@ -1,0 +1,400 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corehost "github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+)
+
+// fakePeer is a host that has one peer, which takes as much as it is told to.
+type fakePeer struct {
+	corehost.Host
+
+	mu      sync.Mutex
+	room    int           // bytes that it takes
+	pace    time.Duration // of a write
+	streams []*fakeStream // that were opened
+	change  chan struct{} // closed when something has changed
+	frozen  chan struct{} // nil, or resets block until it is closed
+}
+
+const fakeID = peer.ID("the peer")
+
+func (p *fakePeer) ID() peer.ID              { return "ourselves" }
+func (p *fakePeer) Network() network.Network { return fakeNetwork{} }
+
+type fakeNetwork struct{ network.Network }
+
+func (fakeNetwork) Connectedness(peer.ID) network.Connectedness { return network.Connected }
+
+func (p *fakePeer) NewStream(context.Context, peer.ID, ...protocol.ID) (network.Stream, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := &fakeStream{peer: p}
+	p.streams = append(p.streams, s)
+	return s, nil
+}
+
+// takes lets the peer take n bytes more.
+func (p *fakePeer) takes(n int) {
+	p.mu.Lock()
+	p.room += n
+	p.changed()
+	p.mu.Unlock()
+	synctest.Wait()
+}
+
+// takesOnly lets it take n bytes and then nothing.
+func (p *fakePeer) takesOnly(n int) {
+	p.mu.Lock()
+	p.room = n
+	p.mu.Unlock()
+}
+
+// breaks breaks the stream that was opened last, and returns how many were.
+func (p *fakePeer) breaks() int {
+	p.mu.Lock()
+	n := len(p.streams)
+	last := p.streams[n-1]
+	p.mu.Unlock()
+	last.Reset()
+	return n
+}
+
+func (p *fakePeer) changed() {
+	close(p.change)
+	p.change = make(chan struct{})
+}
+
+// got returns what the streams took, and in how many writes.
+func (p *fakePeer) got(stream int) (b []byte, writes int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.streams[stream]
+	return slices.Clone(s.got), s.writes
+}
+
+type fakeStream struct {
+	network.Stream
+	peer *fakePeer // its mu guards these
+
+	got      []byte
+	writes   int
+	deadline time.Time
+	broken   bool
+}
+
+// await waits for a change or the deadline, with the lock released.
+func (s *fakeStream) await(deadline time.Time) {
+	change := s.peer.change
+	s.peer.mu.Unlock()
+	defer s.peer.mu.Lock()
+	var timeout <-chan time.Time
+	if !deadline.IsZero() {
+		timeout = time.After(time.Until(deadline))
+	}
+	select {
+	case <-change:
+	case <-timeout:
+	}
+}
+
+func (s *fakeStream) Write(b []byte) (n int, err error) {
+	s.peer.mu.Lock()
+	defer s.peer.mu.Unlock()
+	s.writes++
+	pace := s.peer.pace
+	s.peer.mu.Unlock()
+	time.Sleep(pace)
+	s.peer.mu.Lock()
+	for {
+		if s.broken {
+			return n, network.ErrReset
+		}
+		m := min(len(b)-n, s.peer.room)
+		s.got = append(s.got, b[n:n+m]...)
+		s.peer.room -= m
+		n += m
+		if n == len(b) {
+			return n, nil
+		}
+		if !s.deadline.IsZero() && !time.Now().Before(s.deadline) {
+			return n, os.ErrDeadlineExceeded
+		}
+		s.await(s.deadline)
+	}
+}
+
+func (s *fakeStream) Read([]byte) (int, error) {
+	s.peer.mu.Lock()
+	defer s.peer.mu.Unlock()
+	for !s.broken {
+		s.await(time.Time{})
+	}
+	return 0, network.ErrReset
+}
+
+func (s *fakeStream) SetWriteDeadline(t time.Time) error {
+	s.peer.mu.Lock()
+	defer s.peer.mu.Unlock()
+	s.deadline = t
+	s.peer.changed()
+	return nil
+}
+
+func (s *fakeStream) Reset() error {
+	if frozen := s.peer.frozen; frozen != nil {
+		<-frozen
+	}
+	s.peer.mu.Lock()
+	defer s.peer.mu.Unlock()
+	s.broken = true
+	s.peer.changed()
+	return nil
+}
+
+// withPeer runs a test with a gate that has admitted a peer, and with pubsub's
+// stream to it.
+func withPeer(t *testing.T, cfg GateConfig, f func(t *testing.T, p *fakePeer, g *Gate, s network.Stream)) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &fakePeer{change: make(chan struct{})}
+		g := NewGate(p, cfg)
+		g.Admit(fakeID)
+		s, err := g.Host().NewStream(t.Context(), fakeID, "/test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var reading sync.WaitGroup
+		reading.Go(func() {
+			if _, err := s.Read(nil); !errors.Is(err, errEnded) {
+				t.Errorf("read %v", err)
+			}
+		})
+		synctest.Wait()
+		f(t, p, g, s)
+		g.Close()
+		reading.Wait()
+	})
+}
+
+func write(t *testing.T, s network.Stream, rpc []byte) {
+	t.Helper()
+	if n, err := s.Write(rpc); n != len(rpc) || err != nil {
+		t.Fatalf("wrote %d bytes of %d: %v", n, len(rpc), err)
+	}
+}
+
+// A lone message is written when Write returns, so it costs no wait for a
+// goroutine; what comes at once behind it is written together.
+func TestGateGathersWrites(t *testing.T) {
+	withPeer(t, GateConfig{}, func(t *testing.T, p *fakePeer, _ *Gate, s network.Stream) {
+		p.takes(1 << 20)
+		for i := range 3 {
+			write(t, s, message("%d", i))
+			if _, writes := p.got(0); writes != i+1 {
+				t.Fatalf("after the lone message %d: %d writes", i, writes)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		p.mu.Lock()
+		p.pace = time.Millisecond
+		p.mu.Unlock()
+		want := []string{"0", "1", "2"}
+		for i := 3; i < 100; i++ {
+			want = append(want, fmt.Sprint(i))
+			time.Sleep(time.Microsecond)
+			write(t, s, message("%d", i))
+		}
+		time.Sleep(time.Second)
+		got, writes := p.got(0)
+		wantHeard(t, got, want...)
+		if writes > 6 {
+			t.Errorf("%d writes", writes)
+		}
+	})
+}
+
+// A peer that takes nothing costs as much memory as it may, delays pubsub for
+// the timeout, and then nothing more; when it takes something again, all that
+// waited arrives, and what was announced meanwhile.
+func TestGateStalledPeer(t *testing.T) {
+	withPeer(t, GateConfig{MaxPending: 100, StallTimeout: 4 * time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
+		start := time.Now()
+		p.takes(3) // not a whole message
+		write(t, s, message("0"))
+		if d := time.Since(start); d > time.Second {
+			t.Errorf("the first write took %v", d)
+		}
+		write(t, s, message("1")) // there is no room for this
+		seen := time.Since(start)
+		if seen < 4*time.Second || seen > 4500*time.Millisecond { // progress is seen once in an eighth
+			t.Errorf("it was seen to be stalled after %v", seen)
+		}
+		for i := range 10 {
+			write(t, s, message("%d", i))
+			write(t, s, announce("a", i%2 == 0))
+		}
+		if d := time.Since(start); d != seen {
+			t.Errorf("a stalled peer made writing take %v more", d-seen)
+		}
+		time.Sleep(time.Hour)
+		if got := g.Stats(); got != (GateStats{Dropped: 11, Stalls: 1}) {
+			t.Errorf("%+v", got)
+		}
+		p.takes(1 << 10)
+		write(t, s, message("after"))
+		synctest.Wait()
+		got, _ := p.got(0)
+		wantHeard(t, got, "0", "a: false", "after")
+		if got := g.Stats(); got != (GateStats{Dropped: 11, Stalls: 1}) {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+// As long as a peer takes something, nothing is dropped, but pubsub is not
+// held up longer than it wants to be.
+func TestGateSlowPeer(t *testing.T) {
+	withPeer(t, GateConfig{MaxPending: 10, StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
+		slow, stop := context.WithCancel(t.Context())
+		var taking sync.WaitGroup
+		taking.Go(func() {
+			for slow.Err() == nil {
+				time.Sleep(500 * time.Millisecond)
+				p.mu.Lock()
+				p.room++
+				p.changed()
+				p.mu.Unlock()
+			}
+		})
+		defer taking.Wait()
+		defer stop()
+		var want []string
+		for i := range 20 {
+			want = append(want, fmt.Sprint(i))
+			write(t, s, message("%d", i))
+		}
+		if got := g.Stats(); got != (GateStats{}) {
+			t.Errorf("%+v", got)
+		}
+		start := time.Now()
+		s.SetWriteDeadline(start.Add(3 * time.Second))
+		write(t, s, messages(make([]byte, 100)))
+		write(t, s, message("late"))
+		if d := time.Since(start); d != 3*time.Second {
+			t.Errorf("the write took %v", d)
+		}
+		if got := g.Stats(); got != (GateStats{Dropped: 2, Stalls: 1}) {
+			t.Errorf("%+v", got)
+		}
+		p.mu.Lock()
+		p.room += 1 << 10
+		p.changed()
+		p.mu.Unlock()
+		synctest.Wait()
+		got, _ := p.got(0)
+		wantHeard(t, got, want...)
+	})
+}
+
+// What waits when a stream breaks goes to the next one, behind the
+// announcement, but for the message that was begun.
+func TestGateMovesWhatWaits(t *testing.T) {
+	withPeer(t, GateConfig{}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
+		p.takes(1 << 10)
+		write(t, s, announce("topic", true))
+		time.Sleep(time.Second)
+		p.takesOnly(len(message("0")) + 1)
+		for i := range 5 {
+			write(t, s, message("%d", i))
+		}
+		synctest.Wait()
+		p.breaks()
+		p.takes(1 << 20)
+		time.Sleep(time.Second)
+		got, _ := p.got(0)
+		wantHeard(t, got[:len(got)-1], "topic: true", "0")
+		got, _ = p.got(1)
+		wantHeard(t, got, "topic: true", "2", "3", "4")
+		if got := g.Stats(); got != (GateStats{Dropped: 1, Reopened: 1}) {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+// A stream on which not even the announcement can be written is given up for
+// another, and an eviction ends that at once.
+func TestGateOpensUntilAnnounced(t *testing.T) {
+	withPeer(t, GateConfig{}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
+		p.takes(1 << 10)
+		write(t, s, announce("topic", true))
+		p.takesOnly(0)
+		p.breaks()
+		time.Sleep(openTimeout + time.Second)
+		p.takes(1)
+		time.Sleep(openTimeout)
+		if got := g.Stats(); got != (GateStats{}) {
+			t.Errorf("%+v", got)
+		}
+		p.takes(1 << 10)
+		if got := g.Stats(); got != (GateStats{Reopened: 1}) {
+			t.Errorf("%+v", got)
+		}
+		got, _ := p.got(3)
+		wantHeard(t, got, "topic: true")
+		p.takesOnly(0)
+		if n := p.breaks(); n != 4 {
+			t.Errorf("%d streams were opened", n)
+		}
+		time.Sleep(time.Second)
+		start := time.Now()
+		g.Evict(fakeID)
+		if _, err := s.Read(nil); err == nil || time.Since(start) != 0 {
+			t.Errorf("it took %v until %v", time.Since(start), err)
+		}
+	})
+}
+
+// An eviction ends pubsub's blocked Write at once and the writer too, even if
+// the connection is so frozen that a reset blocks; what waited is counted.
+func TestGateEndsABlockedWriter(t *testing.T) {
+	for _, waiting := range []int{1, 5} { // in the first write, for room
+		withPeer(t, GateConfig{MaxPending: 1, StallTimeout: time.Hour}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
+			p.mu.Lock()
+			p.frozen = make(chan struct{})
+			p.mu.Unlock()
+			var writing sync.WaitGroup
+			writing.Go(func() {
+				for i := range waiting {
+					s.Write(message("%d", i))
+				}
+			})
+			time.Sleep(time.Duration(waiting) * 5 * time.Minute)
+			start := time.Now()
+			g.Evict(fakeID)
+			writing.Wait()
+			synctest.Wait()
+			if d := time.Since(start); d != 0 {
+				t.Errorf("it took %v", d)
+			}
+			if got, want := g.Stats().Dropped, uint64(waiting); got != want {
+				t.Errorf("%d dropped, want %d", got, want)
+			}
+			if n, err := s.Write(message("late")); n != 0 || !errors.Is(err, errEnded) {
+				t.Errorf("then it wrote %d bytes, %v", n, err)
+			}
+			close(p.frozen)
+		})
+	}
+}

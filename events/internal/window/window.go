@@ -112,7 +112,8 @@ type pair struct {
 	// What the neighbour has told.
 	next, through uint64
 	progress      time.Time // when it told more, or the first batch it lacks was taken
-	lacks         bool      // something
+	owed          uint64    // the end of the last batch that it has to acknowledge
+	lacks         bool      // something of it
 	givenUp       bool
 	// What it was told.
 	told      Ack
@@ -164,6 +165,11 @@ func (c *Core) Took(now time.Time, author peer.ID, session order.Session, first,
 		}
 		f = &flow{author: author, session: session, next: first}
 		c.flows[author] = f
+		for _, n := range c.neighbours {
+			if p := n.pairs[author]; p != nil {
+				p.owed, p.lacks = 0, false
+			}
+		}
 	} else if f.session != session {
 		return // of an earlier life
 	}
@@ -185,9 +191,12 @@ func (c *Core) Took(now time.Time, author peer.ID, session order.Session, first,
 		}
 		p.owing++
 		p.owingSize += size
-		if !p.lacks && f.lacks(n, p, &b) {
-			p.progress = now
-			p.rest(now, c.cfg.Nudge)
+		if f.lacks(n, p, &b) {
+			p.owed = max(p.owed, end)
+			if !p.lacks {
+				p.progress = now
+				p.rest(now, c.cfg.Nudge)
+			}
 		}
 	}
 	c.look(now, f)
@@ -334,25 +343,24 @@ func (c *Core) look(now time.Time, f *flow) {
 		n++
 	}
 	f.batches = slices.Delete(f.batches, 0, n)
-	if len(f.batches) > 0 {
-		c.busy[f.author] = f
-	} else {
-		delete(c.busy, f.author)
-	}
+	busy := len(f.batches) > 0
 	for _, nb := range c.neighbours {
 		p := nb.pairs[f.author]
 		if p == nil {
 			continue
 		}
-		p.lacks = slices.ContainsFunc(f.batches, func(b batch) bool { return f.lacks(nb, p, &b) })
-		if !p.lacks {
-			p.givenUp = false
-		}
+		p.lacks = p.owed > 0 && (p.session != f.session || p.through < p.owed)
+		busy = busy || p.lacks
 		c.due = earlier(c.due, c.deadline(p))
 		// Of ourselves a neighbour learns by what it gets, or by a nudge.
 		if f.author != c.self && c.ack(nb, f) != p.told {
 			c.soil(now, nb, p, p.owing >= c.cfg.AckBatches || p.owingSize >= c.cfg.AckBytes)
 		}
+	}
+	if busy {
+		c.busy[f.author] = f
+	} else {
+		delete(c.busy, f.author)
 	}
 }
 

@@ -22,6 +22,7 @@ type Spec struct {
 	PingTimeout  time.Duration `json:"pingTimeout,omitempty"`
 	Network      string        `json:"network,omitempty"`
 	Identity     string        `json:"identity,omitempty"` // a file
+	KeepFor      time.Duration `json:"keepFor,omitempty"`
 	Env          []string      `json:"-"`                  // added to the environment
 }
 
@@ -73,4 +74,5 @@ type Command struct {
 	Count  int           `json:"count,omitempty"`
 	Size   int           `json:"size,omitempty"`
 	Within time.Duration `json:"within,omitempty"`
+	Every  time.Duration `json:"every,omitempty"` // from one event emitted to the next; zero: as fast as Emit returns
 }

@@ -99,6 +99,9 @@ func Options(spec cluster.Spec) []smokesignal.Option {
 	if spec.Identity != "" {
 		opts = append(opts, smokesignal.IdentityFile(spec.Identity))
 	}
+	if spec.KeepFor > 0 {
+		opts = append(opts, smokesignal.KeepFor(spec.KeepFor))
+	}
 	return opts
 }
 
@@ -193,7 +196,16 @@ func (n *node) emit(cmd cluster.Command) error {
 		to, channel = n.Peer(id), checker.Direct
 	}
 	var first error
+	var tick <-chan time.Time
+	if cmd.Every > 0 {
+		t := time.NewTicker(cmd.Every)
+		defer t.Stop()
+		tick = t.C
+	}
 	for i := range uint64(cmd.Count) {
+		if tick != nil {
+			<-tick
+		}
 		r := checker.Record{Kind: checker.Sent, Peer: cmd.To, Channel: channel, Name: cmd.Name, Seq: cmd.Seq + i}
 		if err := to.Emit(context.Background(), cmd.Name, n.spec.Name, r.Seq, padding(r.Seq, cmd.Size)); err != nil {
 			r.Kind, r.Err, r.Code = checker.Failed, err.Error(), Code(err)

@@ -3,6 +3,7 @@ package integration_test
 import (
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"testing"
 
@@ -22,7 +23,7 @@ func BenchmarkBroadcast(b *testing.B) { compare(b) }
 func BenchmarkJSON(b *testing.B)      { compare(b) }
 func BenchmarkLone(b *testing.B)      { compare(b) }
 func BenchmarkDirect(b *testing.B)    { compare(b) }
-func BenchmarkAnswer(b *testing.B)    { compare(b) }
+func BenchmarkCall(b *testing.B)      { compare(b) }
 
 // benchTurns is the default of -benchtime: medians of five, or one turn of a
 // short run.
@@ -36,18 +37,10 @@ func benchTurns() int {
 // compare runs the cases whose names begin with that of the benchmark.
 func compare(b *testing.B) {
 	for _, c := range bench.Cases(testing.Short()) {
-		if name, ok := cutBenchmark(b, c.Name); ok {
+		if name, ok := strings.CutPrefix("Benchmark"+c.Name, b.Name()+"/"); ok {
 			b.Run(name, func(b *testing.B) { match(b, c) })
 		}
 	}
-}
-
-func cutBenchmark(b *testing.B, name string) (rest string, ok bool) {
-	prefix := b.Name()[len("Benchmark"):] + "/"
-	if len(name) > len(prefix) && name[:len(prefix)] == prefix {
-		return name[len(prefix):], true
-	}
-	return "", false
 }
 
 // match sets the entrants of a case up and reports each of them. Whose turn it

@@ -34,22 +34,22 @@ func (r Round) rate() float64 {
 }
 
 // Kind says which figures of a case mean something.
-type Kind int
+type Kind string
 
 const (
-	Burst   Kind = iota // events as fast as they are accepted
-	Latency             // single events, or questions and answers
+	Burst   Kind = "burst"   // events as fast as they are accepted
+	Latency Kind = "latency" // single events, or questions and answers
 )
 
 // A Case compares its entrants in one situation.
 type Case struct {
-	Name string // as a benchmark's, with slashes
-	Text string // for people
-	Kind Kind
+	Name string `json:"name"` // as a benchmark's, with slashes
+	Text string `json:"text"` // for people
+	Kind Kind   `json:"kind"`
 	// Yardstick is the entrant to which the others are compared.
-	Yardstick string
+	Yardstick string `json:"yardstick"`
 	// Against names the yardstick in the unit of a factor: x-floodsub.
-	Against string
+	Against string `json:"against"`
 
 	entrants []entrant
 }
@@ -134,6 +134,11 @@ type Spread struct {
 	Max    float64 `json:"max"`
 }
 
+// MarshalJSON leaves out the digits that are noise.
+func (s Spread) MarshalJSON() ([]byte, error) {
+	return fmt.Appendf(nil, `{"median":%.4g,"min":%.4g,"max":%.4g}`, s.Median, s.Min, s.Max), nil
+}
+
 // spread returns the zero Spread for no values.
 func spread(values []float64) Spread {
 	if len(values) == 0 {
@@ -146,16 +151,15 @@ func spread(values []float64) Spread {
 
 // A Result is what the turns of a match say about one entrant.
 type Result struct {
-	Case    string `json:"case"`
 	Entrant string `json:"entrant"`
 	Rounds  int    `json:"rounds"`
 	Events  int    `json:"events"` // sent in a round
 
-	Rate   Spread `json:"rate"`   // events per second, at the receiver that got the fewest
-	CPU    Spread `json:"cpu"`    // microseconds per event sent, all nodes together
-	Allocs Spread `json:"allocs"` // per event sent, all nodes together
-	P50    Spread `json:"p50"`    // microseconds
-	P99    Spread `json:"p99"`    // microseconds
+	Rate   Spread `json:"rate,omitzero"`   // events per second, at the receiver that got the fewest
+	CPU    Spread `json:"cpu,omitzero"`    // microseconds per event sent, all nodes together
+	Allocs Spread `json:"allocs,omitzero"` // per event sent, all nodes together
+	P50    Spread `json:"p50,omitzero"`    // microseconds
+	P99    Spread `json:"p99,omitzero"`    // microseconds
 
 	// Delivered is the part of what was sent, in all rounds together, that came
 	// to the receiver which got the fewest. It is 1 only if nothing was lost.
@@ -165,9 +169,9 @@ type Result struct {
 
 	// How often the yardstick's rate, or latencies, this is. Zero for the
 	// yardstick itself.
-	Factor    Spread `json:"factor"` // of the rate
-	FactorP50 Spread `json:"factorP50"`
-	FactorP99 Spread `json:"factorP99"`
+	Factor    Spread `json:"factor,omitzero"` // of the rate
+	FactorP50 Spread `json:"factorP50,omitzero"`
+	FactorP99 Spread `json:"factorP99,omitzero"`
 }
 
 // Results returns the figures so far, one per entrant.
@@ -176,7 +180,7 @@ func (m *Match) Results() []Result {
 	results := make([]Result, len(m.entrants))
 	for i, e := range m.entrants {
 		rounds := m.rounds[i]
-		r := Result{Case: m.Name, Entrant: e.name, Rounds: len(rounds)}
+		r := Result{Entrant: e.name, Rounds: len(rounds)}
 		sent, arrived, inversions := 0, 0, 0
 		for _, x := range rounds {
 			r.Events = max(r.Events, x.Sent)

@@ -12,7 +12,7 @@ import (
 const (
 	// sending bounds a burst: who is slow sends fewer events than asked for, and
 	// the round says how many.
-	sending = 10 * time.Second
+	sending = 5 * time.Second
 	// patience is how long nothing new may come before a round is over, for an
 	// entrant that promises to lose nothing. It is as long as smokesignal waits
 	// for an event that is missing.

@@ -11,7 +11,7 @@ const (
 	pubsubBurst = 10_000
 	pubsubGraph = 2_000 // of twenty nodes
 	streamBurst = 500_000
-	loneEvents  = 400
+	loneEvents  = 600
 	pings       = 3_000
 )
 
@@ -73,7 +73,7 @@ func Cases(short bool) []Case {
 		}
 	}
 	return append(cases, Case{
-		Name: "Answer/tcp/64B", Text: "question and answer of 64 B, one at a time, TCP",
+		Name: "Call/tcp/64B", Text: "question and answer of 64 B, one at a time, TCP",
 		Kind: Latency, Yardstick: Stream, Against: "stream",
 		entrants: []entrant{answerEntrant(tcp, 64, n(pings)), pingPongEntrant(tcp, 64, n(pings))},
 	})

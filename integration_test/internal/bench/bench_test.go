@@ -9,7 +9,33 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"go.uber.org/goleak"
 )
+
+// What a match set up is gone when it is closed.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// Every kind of entrant passes events on the small scale, and those who promise
+// to lose nothing and to keep the order do so.
+func TestEntrants(t *testing.T) {
+	for _, c := range Cases(true) {
+		if strings.Contains(c.Name, "line") || strings.Contains(c.Name, "graph") {
+			continue // the same entrants with more nodes
+		}
+		t.Run(c.Name, func(t *testing.T) {
+			t.Parallel()
+			for _, r := range play(t, c, 1) {
+				if lossy := strings.HasSuffix(r.Entrant, "-default"); !lossy && (r.Delivered != 1 || r.Inversions != 0) {
+					t.Errorf("%s: %v arrived, %v inversions", r.Entrant, r.Delivered, r.Inversions)
+				}
+				if c.Kind == Burst && r.Rate.Median <= 0 || c.Kind == Latency && (r.P50.Median <= 0 || r.P99.Median < r.P50.Median) {
+					t.Errorf("%s: nothing was measured: %+v", r.Entrant, r)
+				}
+			}
+		})
+	}
+}
 
 // scripted is an entrant whose rounds are given, after a first one to warm up.
 func scripted(name string, rounds ...Round) entrant {

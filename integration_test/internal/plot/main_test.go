@@ -128,6 +128,9 @@ func TestPointsAreWhereTheAxesSay(t *testing.T) {
 		}
 		return v
 	}
+	if got, want := number(`<text class="end" x="\d+" y="([\d.]+)">10<`), float64(height-bottom+4); got != want {
+		t.Errorf("the lowest decade is at y=%v, want %v", got, want)
+	}
 	for i, text := range []string{"10", "100", "1 k"} {
 		label := number(`<text class="end" x="\d+" y="([\d.]+)">` + text + `<`)
 		point := number(`d="M` + strings.Repeat(`[\d.]+ [\d.]+L`, i) + `[\d.]+ ([\d.]+)`)

@@ -46,6 +46,7 @@ func compare(b *testing.B) {
 // match sets the entrants of a case up and reports each of them. Whose turn it
 // is first takes the rounds of all; the others find theirs taken.
 func match(b *testing.B, c bench.Case) {
+	sideBySide.begin()
 	m, err := c.Open(b.Context())
 	if err != nil {
 		b.Fatal(err)
@@ -95,8 +96,18 @@ func report(b *testing.B, c bench.Case, r bench.Result) {
 var sideBySide tables
 
 type tables struct {
-	mu   sync.Mutex
-	text []string
+	mu    sync.Mutex
+	watch bench.Watch // since the first case
+	text  []string
+}
+
+// begin notes when the first case is set up.
+func (t *tables) begin() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.watch == (bench.Watch{}) {
+		t.watch = bench.Observe()
+	}
 }
 
 func (t *tables) add(c bench.Case, results []bench.Result) {
@@ -110,5 +121,8 @@ func (t *tables) print(to io.Writer) {
 	defer t.mu.Unlock()
 	for _, text := range t.text {
 		fmt.Fprintf(to, "\n%s", text)
+	}
+	if part, ok := t.watch.Others(); ok {
+		fmt.Fprintf(to, "\nOther processes took %.0f %% of the processor time.\n", 100*part)
 	}
 }

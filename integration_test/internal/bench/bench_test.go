@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -118,6 +119,32 @@ func TestSpread(t *testing.T) {
 		if got := spread(x.values); got != x.want {
 			t.Errorf("spread(%v) = %v, want %v", x.values, got, x.want)
 		}
+	}
+}
+
+func TestParseStat(t *testing.T) {
+	m, ok := parseStat("cpu  100 10 50 1000 20 1 2 7 99 99\ncpu0 1 2 3\n")
+	if want := (machineTime{1700 * time.Millisecond, 11900 * time.Millisecond}); !ok || m != want {
+		t.Errorf("got %v, %v; want %v", m, ok, want)
+	}
+	for _, text := range []string{"", "cpu", "cpu 1 2 3 4 5 6 7 x", "intr 1 2 3 4 5 6 7 8"} {
+		if m, ok := parseStat(text); ok {
+			t.Errorf("%q is taken as %v", text, m)
+		}
+	}
+}
+
+// What this process burns itself is not what others took.
+func TestOthers(t *testing.T) {
+	w := Observe()
+	if !w.ok {
+		t.Skip("SKIPPED: this system does not tell what others take")
+	}
+	for w.then.all == Observe().then.all { // a hundredth of a second
+		runtime.GC()
+	}
+	if part, ok := w.Others(); !ok || part < 0 || part > 1 {
+		t.Errorf("others took %v, %v", part, ok)
 	}
 }
 

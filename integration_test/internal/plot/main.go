@@ -70,6 +70,7 @@ type figures struct {
 	Machine  string            `json:"machine"`
 	Versions map[string]string `json:"versions"`
 	Turns    int               `json:"turns"`
+	Others   *float64          `json:"others,omitempty"` // the part of the processor time that went to other processes
 	Cases    []measured        `json:"cases"`
 	Curves   []curve           `json:"curves"`
 }
@@ -124,6 +125,7 @@ func processor() string {
 }
 
 func (f *figures) measure(ctx context.Context, cases []bench.Case, curves []bench.Curve, progress io.Writer) error {
+	watch := bench.Observe()
 	for _, c := range cases {
 		m, err := f.play(ctx, c, progress)
 		if err != nil {
@@ -141,6 +143,9 @@ func (f *figures) measure(ctx context.Context, cases []bench.Case, curves []benc
 			drawn.Points = append(drawn.Points, point{p.X, p.Text, m})
 		}
 		f.Curves = append(f.Curves, drawn)
+	}
+	if part, ok := watch.Others(); ok {
+		f.Others = &part
 	}
 	return nil
 }
@@ -230,6 +235,9 @@ func (f *figures) tables() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Measured on %s: %s; Go %s, go-libp2p %s, go-libp2p-pubsub %s. Medians of %d turns.\n",
 		f.Date, f.Machine, f.Versions["go"], f.Versions["go-libp2p"], f.Versions["go-libp2p-pubsub"], f.Turns)
+	if f.Others != nil {
+		fmt.Fprintf(&b, "Other processes took %.0f %% of the processor time.\n", 100**f.Others)
+	}
 	for _, c := range f.Cases {
 		title := strings.ToUpper(c.Text[:1]) + c.Text[1:]
 		fmt.Fprintf(&b, "\n### %s\n\n%s", title, c.Table(c.Results))

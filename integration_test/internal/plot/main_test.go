@@ -82,6 +82,9 @@ func TestMeasureSaveWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	page := read(t, dir, "benchmarks.md")
+	if f.Others != nil && !strings.Contains(page, "Other processes took ") {
+		t.Error("the page does not say how busy the machine was")
+	}
 	for _, want := range []string{"### Direct, TCP, 64 B", "| smokesignal-answer |", "x stream p50", "Medians of 2 turns", "(plots/two.svg)", "# Benchmarks", f.Date, f.Versions["go"]} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page does not contain %q", want)

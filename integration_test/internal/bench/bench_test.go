@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -175,6 +176,17 @@ func fakeFlow(deliver func(r *receiver, round, no uint32)) *flow {
 	}}
 }
 
+var oneAtATime sync.Mutex
+
+// late delivers an event after d.
+func late(r *receiver, d time.Duration, round, no uint32) {
+	time.AfterFunc(d, func() {
+		oneAtATime.Lock()
+		defer oneAtATime.Unlock()
+		r.take(round, no)
+	})
+}
+
 func TestBurstCounts(t *testing.T) {
 	for _, x := range []struct {
 		what                string
@@ -224,7 +236,7 @@ func TestBurstOfASlowSenderIsCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := fakeFlow(func(r *receiver, round, no uint32) {
 			time.Sleep(sending / 500)
-			time.AfterFunc(sending/10, func() { r.take(round, no) })
+			late(r, sending/10, round, no)
 		})
 		began := time.Now()
 		r, err := f.burst(t.Context(), 1_000_000)
@@ -240,10 +252,7 @@ func TestBurstOfASlowSenderIsCut(t *testing.T) {
 func TestLoneMeasuresEachEvent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := fakeFlow(func(r *receiver, round, no uint32) {
-			go func() {
-				time.Sleep(time.Duration(no+1) * 10 * time.Microsecond)
-				r.take(round, no)
-			}()
+			late(r, time.Duration(no+1)*10*time.Microsecond, round, no)
 		})
 		r, err := f.lone(t.Context(), 100)
 		if err != nil || r.P50 != 510*time.Microsecond || r.P99 != 1000*time.Microsecond {

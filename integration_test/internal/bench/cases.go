@@ -10,7 +10,7 @@ const (
 	graphBurst  = 50_000
 	pubsubBurst = 10_000
 	pubsubGraph = 2_000 // of twenty nodes
-	streamBurst = 500_000
+	streamBurst = 1_000_000
 	loneEvents  = 600
 	pings       = 3_000
 )

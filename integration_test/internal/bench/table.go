@@ -45,7 +45,7 @@ func (c Case) Table(results []Result) string {
 
 func (c Case) head() []string {
 	if c.Kind == Latency {
-		return []string{"", "p50 us", "p99 us", "x " + c.Against + " p50", "p99", "arrived", "CPU us/event", "allocs/event"}
+		return []string{"", "p50 us", "p99 us", "x " + c.Against + " p50", "x " + c.Against + " p99", "arrived", "CPU us/event", "allocs/event"}
 	}
 	return []string{"", "events/s", "(min to max)", "x " + c.Against, "arrived", "inversions", "CPU us/event", "allocs/event", "burst"}
 }

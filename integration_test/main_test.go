@@ -27,7 +27,11 @@ func TestMain(m *testing.M) {
 		// Most of these tests wait for timers of the library, not for a core.
 		flag.Set("test.parallel", "8")
 	}
+	if !isSet("test.benchtime") {
+		flag.Set("test.benchtime", fmt.Sprintf("%dx", benchTurns()))
+	}
 	code := m.Run()
+	sideBySide.print(os.Stdout)
 	removeChat()
 	skipped.report()
 	os.Exit(code)

@@ -1,0 +1,201 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/go-smokesignal/smokesignal"
+)
+
+// The entrants of this module.
+const (
+	Smokesignal     = "smokesignal"
+	SmokesignalJSON = "smokesignal-json"
+	// SmokesignalAnswer is a direct event that is answered with another.
+	SmokesignalAnswer = "smokesignal-answer"
+)
+
+const eventName = "bench"
+
+// numbers is the struct of two fields that is sent as JSON.
+type numbers struct {
+	Round uint32 `json:"round"`
+	No    uint32 `json:"no"`
+}
+
+// nodes are whole nodes that are linked as the graph says, and not otherwise:
+// with a minimum of zero peers and no seeds a node looks for nobody.
+type nodes struct {
+	graph graph
+	list  []*smokesignal.Node
+}
+
+// openNodes starts the nodes and links them. The caller has to close them, also
+// after an error.
+func openNodes(ctx context.Context, g graph, listen string) (*nodes, error) {
+	ns := &nodes{graph: g}
+	added := make(chan struct{}, 2*len(g.edges))
+	for range g.n {
+		n, err := smokesignal.New(smokesignal.Listen(listen), smokesignal.PeerLimits(0, smokesignal.Unlimited))
+		if err != nil {
+			return ns, err
+		}
+		ns.list = append(ns.list, n)
+		n.OnPeerAdded(func(context.Context, *smokesignal.Peer) { added <- struct{}{} })
+		if err := n.Start(ctx); err != nil {
+			return ns, err
+		}
+	}
+	for _, e := range g.edges {
+		if _, err := ns.list[e[0]].AddPeer(ctx, ns.list[e[1]].Addrs()[0].String()); err != nil {
+			return ns, err
+		}
+	}
+	for range cap(added) {
+		select {
+		case <-added:
+		case <-ctx.Done():
+			return ns, fmt.Errorf("wait for the links: %w", context.Cause(ctx))
+		}
+	}
+	return ns, ns.check()
+}
+
+// check fails unless the links are still those of the graph.
+func (ns *nodes) check() error {
+	for i, n := range ns.list {
+		var want, got []smokesignal.ID
+		for _, j := range ns.graph.neighbours(i) {
+			want = append(want, ns.list[j].ID())
+		}
+		for p := range n.Peers().All() {
+			got = append(got, p.ID())
+		}
+		slices.Sort(want)
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			return fmt.Errorf("node %d has %d peers instead of its %d neighbours: the links have changed", i, len(got), len(want))
+		}
+	}
+	return nil
+}
+
+func (ns *nodes) close() {
+	var closing sync.WaitGroup
+	for _, n := range ns.list {
+		closing.Go(func() { n.Close() })
+	}
+	closing.Wait()
+}
+
+// broadcastEntrant is a smokesignal node on every node of the graph, of which
+// the first broadcasts events of that many bytes, or numbers as JSON.
+func broadcastEntrant(name string, g graph, size, count int, lone bool) entrant {
+	return entrant{name, count, func(ctx context.Context) (*rig, error) {
+		ns, err := openNodes(ctx, g, tcp)
+		if err != nil {
+			ns.close()
+			return nil, err
+		}
+		f := &flow{}
+		for _, n := range ns.list[1:] {
+			r := new(receiver)
+			f.to = append(f.to, r)
+			r.listen(name, n.Broadcast())
+		}
+		f.send = sender(name, ns.list[0].Broadcast(), size)
+		return ns.checked(f.rig(lone, ns.close)), nil
+	}}
+}
+
+// directEntrant is a pair of which one sends direct events to the other.
+func directEntrant(listen string, size, count int) entrant {
+	return entrant{Smokesignal, count, func(ctx context.Context) (*rig, error) {
+		ns, err := openNodes(ctx, line(2), listen)
+		if err != nil {
+			ns.close()
+			return nil, err
+		}
+		r := new(receiver)
+		r.listen(Smokesignal, ns.list[1].Direct())
+		f := &flow{to: []*receiver{r}, send: sender(Smokesignal, ns.list[0].Peer(ns.list[1].ID()), size)}
+		return ns.checked(f.rig(false, ns.close)), nil
+	}}
+}
+
+// checked fails a round in which the links changed.
+func (ns *nodes) checked(r *rig) *rig {
+	round := r.round
+	r.round = func(ctx context.Context, count int) (Round, error) {
+		x, err := round(ctx, count)
+		return x, errors.Join(err, ns.check())
+	}
+	return r
+}
+
+// listen takes what comes from a source.
+func (r *receiver) listen(name string, from smokesignal.Source) {
+	if name == SmokesignalJSON {
+		smokesignal.Name[numbers](eventName).On(from, func(_ context.Context, _ smokesignal.ID, v numbers) { r.take(v.Round, v.No) })
+		return
+	}
+	from.On(eventName, func(_ context.Context, ev *smokesignal.Event) {
+		if b, ok := ev.Bytes(0); ok {
+			r.takeBytes(b)
+		}
+	})
+}
+
+// sender sends to where the emitter reaches.
+func sender(name string, to smokesignal.Emitter, size int) func(context.Context, uint32, uint32) error {
+	if name == SmokesignalJSON {
+		return func(ctx context.Context, round, no uint32) error {
+			return smokesignal.Name[numbers](eventName).Emit(ctx, to, numbers{round, no})
+		}
+	}
+	b := make([]byte, size) // encoded before Emit returns, so one is enough
+	return func(ctx context.Context, round, no uint32) error {
+		fill(b, round, no)
+		return to.Emit(ctx, eventName, b)
+	}
+}
+
+// answerEntrant asks with a direct event, which the other side answers with one
+// from its handler.
+func answerEntrant(listen string, size, count int) entrant {
+	return entrant{SmokesignalAnswer, count, func(ctx context.Context) (*rig, error) {
+		ns, err := openNodes(ctx, line(2), listen)
+		if err != nil {
+			ns.close()
+			return nil, err
+		}
+		a, b := ns.list[0], ns.list[1]
+		back := b.Peer(a.ID())
+		b.Direct().On(eventName, func(ctx context.Context, ev *smokesignal.Event) {
+			if p, ok := ev.Bytes(0); ok {
+				back.Emit(ctx, eventName, p)
+			}
+		})
+		answers := make(chan struct{}, 1)
+		a.Direct().On(eventName, func(context.Context, *smokesignal.Event) { answers <- struct{}{} })
+		to, question := a.Peer(b.ID()), make([]byte, size)
+		ask := func(ctx context.Context) error {
+			if err := to.Emit(ctx, eventName, question); err != nil {
+				return err
+			}
+			select {
+			case <-answers:
+				return nil
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		return ns.checked(&rig{
+			round: func(ctx context.Context, n int) (Round, error) { return questions(ctx, n, ask) },
+			close: ns.close,
+		}), nil
+	}}
+}

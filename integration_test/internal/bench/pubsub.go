@@ -1,0 +1,203 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	corehost "github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// The yardsticks of a broadcast.
+const (
+	FloodsubRaised   = "floodsub-raised"   // with queues that hold a whole burst, so that nothing is lost
+	FloodsubDefault  = "floodsub-default"  // as the library comes
+	GossipsubRaised  = "gossipsub-raised"  // as the first
+	GossipsubDefault = "gossipsub-default" // as the second
+)
+
+const (
+	topicName = "bench"
+	// The queues when raised. One worker validates, since more of them reorder.
+	raisedOutbound     = 1 << 20
+	raisedValidate     = 1 << 16
+	raisedSubscription = 1 << 16
+)
+
+type newPubSub func(context.Context, corehost.Host, ...pubsub.Option) (*pubsub.PubSub, error)
+
+// pubsubEntrant is a raw pubsub on every node of the graph, of which all are
+// subscribed and the first publishes. Messages are signed and checked, as by
+// default.
+func pubsubEntrant(name string, g graph, size, count int, lone bool) entrant {
+	ctor, raised := newPubSub(pubsub.NewFloodSub), false
+	switch name {
+	case FloodsubRaised:
+		raised = true
+	case GossipsubDefault:
+		ctor = pubsub.NewGossipSub
+	case GossipsubRaised:
+		ctor, raised = pubsub.NewGossipSub, true
+	}
+	return entrant{name, count, func(ctx context.Context) (*rig, error) {
+		net := &pubsubNet{}
+		f, err := net.open(ctx, g, ctor, raised, size)
+		if err != nil {
+			net.close()
+			return nil, err
+		}
+		f.lossy = !raised
+		if name == GossipsubDefault || name == GossipsubRaised {
+			if err := settle(ctx); err != nil {
+				net.close()
+				return nil, err
+			}
+		}
+		return f.rig(lone, net.close), nil
+	}}
+}
+
+// rig makes rounds of bursts, or of lone events.
+func (f *flow) rig(lone bool, closing func()) *rig {
+	if lone {
+		return &rig{f.lone, closing}
+	}
+	return &rig{f.burst, closing}
+}
+
+// pubsubNet is what has to be closed.
+type pubsubNet struct {
+	cancel context.CancelFunc
+	hosts  []corehost.Host
+	tasks  sync.WaitGroup
+}
+
+func (p *pubsubNet) close() {
+	if p.cancel != nil {
+		p.cancel()
+	}
+	p.tasks.Wait()
+	for _, h := range p.hosts {
+		h.Close()
+	}
+}
+
+func (p *pubsubNet) open(ctx context.Context, g graph, ctor newPubSub, raised bool, size int) (*flow, error) {
+	life, cancel := context.WithCancel(context.Background())
+	p.cancel = cancel
+	var options []pubsub.Option
+	var subscription []pubsub.SubOpt
+	if raised {
+		options = []pubsub.Option{
+			pubsub.WithPeerOutboundQueueSize(raisedOutbound),
+			pubsub.WithValidateQueueSize(raisedValidate),
+			pubsub.WithValidateWorkers(1),
+		}
+		subscription = []pubsub.SubOpt{pubsub.WithBufferSize(raisedSubscription)}
+	}
+	topics := make([]*pubsub.Topic, g.n)
+	f := &flow{}
+	for i := range g.n {
+		h, err := newHost(tcp)
+		if err != nil {
+			return nil, err
+		}
+		p.hosts = append(p.hosts, h)
+		ps, err := ctor(life, h, options...)
+		if err != nil {
+			return nil, err
+		}
+		if topics[i], err = ps.Join(topicName); err != nil {
+			return nil, err
+		}
+		sub, err := topics[i].Subscribe(subscription...)
+		if err != nil {
+			return nil, err
+		}
+		take := func([]byte) {}
+		if i > 0 {
+			r := new(receiver)
+			f.to = append(f.to, r)
+			take = r.takeBytes
+		}
+		p.tasks.Go(func() {
+			for {
+				m, err := sub.Next(life)
+				if err != nil {
+					return
+				}
+				take(m.Data)
+			}
+		})
+	}
+	for _, e := range g.edges {
+		if err := link(ctx, p.hosts[e[0]], p.hosts[e[1]]); err != nil {
+			return nil, err
+		}
+	}
+	for i, topic := range topics {
+		if err := awaitPeers(ctx, topic, len(g.neighbours(i))); err != nil {
+			return nil, err
+		}
+	}
+	f.send = func(ctx context.Context, round, no uint32) error {
+		b := make([]byte, size) // pubsub keeps it
+		fill(b, round, no)
+		return topics[0].Publish(ctx, b)
+	}
+	return f, nil
+}
+
+// awaitPeers waits until n peers are seen on the topic.
+func awaitPeers(ctx context.Context, topic *pubsub.Topic, n int) error {
+	seen, err := topic.EventHandler()
+	if err != nil {
+		return err
+	}
+	defer seen.Cancel()
+	for n > 0 {
+		ev, err := seen.NextPeerEvent(ctx)
+		if err != nil {
+			return fmt.Errorf("wait for %d more peers on the topic: %w", n, err)
+		}
+		if ev.Type == pubsub.PeerJoin {
+			n--
+		} else {
+			n++
+		}
+	}
+	return nil
+}
+
+// settling is two heartbeats of gossipsub, in which it makes its mesh. Nothing
+// tells when that is done, short of a tracer, which would slow it down.
+const settling = 2 * time.Second
+
+func settle(ctx context.Context) error {
+	select {
+	case <-time.After(settling):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// The addresses that nodes and hosts listen on.
+const (
+	tcp  = "/ip4/127.0.0.1/tcp/0"
+	quic = "/ip4/127.0.0.1/udp/0/quic-v1"
+)
+
+// newHost makes a libp2p host with all the defaults.
+func newHost(listen string) (corehost.Host, error) {
+	return libp2p.New(libp2p.ListenAddrStrings(listen), libp2p.DisableMetrics())
+}
+
+// link connects two hosts.
+func link(ctx context.Context, from, to corehost.Host) error {
+	return from.Connect(ctx, peer.AddrInfo{ID: to.ID(), Addrs: to.Addrs()})
+}

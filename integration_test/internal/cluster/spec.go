@@ -23,7 +23,7 @@ type Spec struct {
 	Network      string        `json:"network,omitempty"`
 	Identity     string        `json:"identity,omitempty"` // a file
 	KeepFor      time.Duration `json:"keepFor,omitempty"`
-	Env          []string      `json:"-"`                  // added to the environment
+	Env          []string      `json:"-"` // added to the environment
 }
 
 // The listen addresses of a node on a free port of the loopback interface.

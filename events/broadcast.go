@@ -184,7 +184,7 @@ func NewBroadcast(ps *pubsub.PubSub, h corehost.Host, cfg BroadcastConfig) (*Bro
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.in.init(b)
-	b.out = outbox{b: b, next: 1}
+	b.out = outbox{b: b, next: 1, full: make(chan struct{}, 1)}
 	b.readers.init(b)
 	var err error
 	if b.topic, err = ps.Join(cfg.Topic); err != nil {

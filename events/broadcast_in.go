@@ -203,27 +203,33 @@ func (in *inbox) until(ctx context.Context, ok func() bool) error {
 
 // reserve reports whether a batch may be published now, which then has to be done.
 // The one before has to be through pubsub's event loop, as only there is it known
-// to the engine.
-func (in *inbox) reserve() bool {
+// to the engine. With calm the neighbours must also have nearly all there is.
+func (in *inbox) reserve(calm bool) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.flying || !in.engine.Room() {
+	if in.flying || !in.engine.Room() || calm && in.engine.Behind() > calmBatches {
 		return false
 	}
 	in.flying = true
 	return true
 }
 
-// awaitRoom waits until reserve has succeeded. One goroutine at a time may call it.
-func (in *inbox) awaitRoom() error {
-	for !in.reserve() {
+// awaitRoom waits until the neighbours can take another batch, and returns how many
+// they lack.
+func (in *inbox) awaitRoom() (behind int, err error) {
+	for {
+		in.mu.Lock()
+		room, behind := !in.flying && in.engine.Room(), in.engine.Behind()
+		in.mu.Unlock()
+		if room {
+			return behind, nil
+		}
 		select {
 		case <-in.room:
 		case <-in.b.ctx.Done():
-			return ErrClosed
+			return 0, ErrClosed
 		}
 	}
-	return nil
 }
 
 func (in *inbox) close() {

@@ -14,11 +14,13 @@ type outbox struct {
 	b *Broadcast
 
 	mu      sync.Mutex
-	next    uint64 // number of the next event
-	pending []byte // the batch that is gathered, ready to be published; nil: none
-	count   int    // events in it
-	busy    bool   // somebody publishes
-	idle    time.Time
+	next    uint64        // number of the next event
+	pending []byte        // the batch that is gathered, ready to be published; nil: none
+	count   int           // events in it
+	busy    bool          // somebody publishes
+	last    time.Time     // when a batch was taken
+	wanted  bool          // an event waits for room
+	full    chan struct{} // has a value when one has begun to wait
 	change  chan struct{} // closed when pending is taken or all is published; nil: nobody waits
 }
 
@@ -27,10 +29,16 @@ const (
 	// for its cost to be shared by a thousand small ones, small enough for a
 	// window to hold several.
 	batchTarget = 128 << 10
-	// restTime is after how long without an event the next one is published by
-	// its Emit, which saves the waking of another goroutine; before that it may
-	// be part of a burst, which is worth gathering.
+	// restTime is after how long without a batch the next event is published by its
+	// Emit, which saves the waking of another goroutine; before that it may be
+	// part of a burst, which is worth gathering.
 	restTime = time.Millisecond
+	// calmBatches is how many batches neighbours may lack before more is gathered
+	// although there is room: those that came in the last 10 ms may not yet be
+	// acknowledged. For each one they lack more, gatherTime is waited, or until a
+	// batch is full: the more there is to do for everybody, the larger batches are.
+	calmBatches = 3
+	gatherTime  = time.Millisecond
 	// publishRetry is the pause after pubsub has refused a batch.
 	publishRetry = 100 * time.Millisecond
 )
@@ -50,6 +58,8 @@ func (o *outbox) put(ctx context.Context, try bool, ev outgoing) (uint64, error)
 		if try {
 			return 0, ErrQueueFull
 		}
+		o.wanted = true
+		signal(o.full)
 		if err := o.wait(ctx); err != nil {
 			return 0, err
 		}
@@ -57,7 +67,7 @@ func (o *outbox) put(ctx context.Context, try bool, ev outgoing) (uint64, error)
 	number := o.append(ev)
 	switch {
 	case o.busy:
-	case time.Since(o.idle) >= restTime && o.b.in.reserve():
+	case time.Since(o.last) >= restTime && o.b.in.reserve(true):
 		o.busy = true
 		o.publishOne()
 	default:
@@ -106,14 +116,15 @@ func (o *outbox) append(ev outgoing) uint64 {
 // take takes the batch away.
 func (o *outbox) take() []byte {
 	data := o.pending
-	o.pending, o.count = nil, 0
+	o.pending, o.count, o.wanted = nil, 0, false
+	o.last = time.Now()
 	o.changed()
 	return data
 }
 
 // rest says that nothing more is to be published for now.
 func (o *outbox) rest() {
-	o.busy, o.idle = false, time.Now()
+	o.busy = false
 	o.changed()
 }
 
@@ -152,13 +163,50 @@ func (o *outbox) publishAll() {
 			o.rest()
 		}
 		o.mu.Unlock()
-		if empty || o.b.in.awaitRoom() != nil {
+		if empty {
 			return
+		}
+		behind, err := o.b.in.awaitRoom()
+		if err != nil {
+			return
+		}
+		o.gather(behind)
+		if !o.b.in.reserve(false) {
+			continue // a neighbour came
 		}
 		o.mu.Lock()
 		data := o.take()
 		o.mu.Unlock()
 		o.publish(data)
+	}
+}
+
+// gather waits for more to publish, the longer the more batches neighbours lack,
+// counted from the last batch.
+func (o *outbox) gather(behind int) {
+	o.mu.Lock()
+	full, last := o.wanted, o.last
+	o.mu.Unlock()
+	wait := time.Until(last.Add(time.Duration(behind-calmBatches) * gatherTime))
+	if full || wait <= 0 {
+		return
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			return
+		case <-o.b.ctx.Done():
+			return
+		case <-o.full: // perhaps of an earlier batch
+			o.mu.Lock()
+			full := o.wanted
+			o.mu.Unlock()
+			if full {
+				return
+			}
+		}
 	}
 }
 

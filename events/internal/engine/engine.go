@@ -363,6 +363,12 @@ func (e *Engine[V]) Stored(sender peer.ID, session order.Session, from, to uint6
 // Room reports whether another batch of our own may be published.
 func (e *Engine[V]) Room() bool { return e.window.Room(e.self) }
 
+// Behind returns how many of our batches the neighbours lack at most.
+func (e *Engine[V]) Behind() int {
+	batches, _ := e.window.Behind(e.self)
+	return batches
+}
+
 // Lacking returns the neighbours that have not received all our events below goal,
 // of those that were there when they were published.
 func (e *Engine[V]) Lacking(goal uint64) []peer.ID { return e.window.Lacking(e.self, goal) }

@@ -270,27 +270,32 @@ func (c *Core) Acked(now time.Time, id peer.ID, a Ack) {
 
 // Room reports whether the author may publish another batch.
 func (c *Core) Room(author peer.ID) bool {
+	batches, bytes := c.Behind(author)
+	return batches < c.cfg.Batches && bytes < c.cfg.Bytes
+}
+
+// Behind returns how many batches of an author the neighbours that are waited for
+// lack at most, and how many bytes.
+func (c *Core) Behind(author peer.ID) (batches, bytes int) {
 	f := c.flows[author]
 	if f == nil {
-		return true
+		return 0, 0
 	}
 	for _, n := range c.neighbours {
 		p := n.pairs[author]
 		if p == nil || p.givenUp {
 			continue
 		}
-		batches, bytes := 0, 0
+		count, size := 0, 0
 		for i := range f.batches {
 			if b := &f.batches[i]; f.lacks(n, p, b) {
-				batches++
-				bytes += b.size
+				count++
+				size += b.size
 			}
 		}
-		if batches >= c.cfg.Batches || bytes >= c.cfg.Bytes {
-			return false
-		}
+		batches, bytes = max(batches, count), max(bytes, size)
 	}
-	return true
+	return batches, bytes
 }
 
 // lacks reports whether a neighbour is owed a batch that it has not acknowledged.
@@ -422,10 +427,12 @@ func (c *Core) ack(n *neighbour, f *flow) Ack {
 	return a
 }
 
-// Due returns the neighbours that have to be told something at now.
+// Due returns the neighbours that have to be told something at now, by Collect; each
+// once, and again if that has not happened a second later.
 func (c *Core) Due(now time.Time) (list []peer.ID) {
 	for id, n := range c.neighbours {
 		if !n.due.IsZero() && !n.due.After(now) {
+			n.due = now.Add(time.Second)
 			list = append(list, id)
 		}
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 // lineOf returns n linked nodes, each a neighbour of the next.
-func lineOf(t *testing.T, n int, more ...smokesignal.Option) (*local, []*smokesignal.Node) {
+func lineOf(t testing.TB, n int, more ...smokesignal.Option) (*local, []*smokesignal.Node) {
 	t.Helper()
 	l := newLocal(t)
 	var nodes []*smokesignal.Node
@@ -110,6 +110,8 @@ func TestLinksComeAndGo(t *testing.T) {
 			a, b := nodes[r.IntN(n)], nodes[r.IntN(n)]
 			if p := a.Peers().Get(b.ID()); p != nil {
 				if !neighbours(nodes, a, b) {
+					l.fault(a, checker.FaultLink)
+					l.fault(b, checker.FaultLink)
 					p.Close()
 					changes++
 				}

@@ -28,7 +28,7 @@ func many(n int) int { return n / slow }
 // local is a network of nodes within the test's process. What their handlers
 // are told goes to one log, as with a cluster of processes.
 type local struct {
-	t   *testing.T
+	t   testing.TB
 	log *checker.Log
 
 	mu    sync.Mutex
@@ -36,19 +36,23 @@ type local struct {
 	nodes []*smokesignal.Node
 }
 
-func newLocal(t *testing.T) *local {
+func newLocal(t testing.TB) *local {
 	l := &local{t: t, log: checker.NewLog(), names: map[string]string{}}
 	t.Cleanup(func() {
-		var wg sync.WaitGroup
-		for _, n := range l.nodes {
-			wg.Go(func() { n.Close() })
-		}
-		wg.Wait()
+		l.closeAll()
 		if t.Failed() {
 			t.Logf("the end of the log:\n%s", l.tail(80))
 		}
 	})
 	return l
+}
+
+func (l *local) closeAll() {
+	var wg sync.WaitGroup
+	for _, n := range l.nodes {
+		wg.Go(func() { n.Close() })
+	}
+	wg.Wait()
 }
 
 func (l *local) tail(n int) string {
@@ -303,7 +307,7 @@ func emitNumbers(t *testing.T, to events.Emitter, name string, n int) {
 }
 
 // within bounds a call of the library; the test ends if it takes longer.
-func within(t *testing.T, d time.Duration) context.Context {
+func within(t testing.TB, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	t.Cleanup(cancel)
 	return ctx
@@ -314,7 +318,7 @@ var nextPort atomic.Int32
 // freePort returns a port of the loopback interface that is free for TCP and
 // UDP, below the range from which the system takes ports by itself: a node that
 // comes back finds its port as it left it.
-func freePort(t *testing.T) int {
+func freePort(t testing.TB) int {
 	t.Helper()
 	nextPort.CompareAndSwap(0, 20000+int32(time.Now().UnixNano()%8000))
 	for range 1000 {

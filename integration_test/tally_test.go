@@ -14,7 +14,7 @@ import (
 // tally accounts for the broadcasts of one sender at one node: each number has to
 // be delivered or reported as missing, in order, and once.
 type tally struct {
-	t    *testing.T
+	t    testing.TB
 	who  string
 	from smokesignal.ID
 
@@ -33,7 +33,7 @@ const numbered = "numbered"
 
 // newTally begins to account at a node for what a sender emits with emitNumbered,
 // and nothing else. slow is called for each event, and may be nil.
-func newTally(t *testing.T, who string, at *smokesignal.Node, from smokesignal.ID, slow func()) *tally {
+func newTally(t testing.TB, who string, at *smokesignal.Node, from smokesignal.ID, slow func()) *tally {
 	y := &tally{t: t, who: who, from: from, changed: make(chan struct{})}
 	at.Broadcast().On(numbered, func(_ context.Context, ev *smokesignal.Event) {
 		if ev.From != from {

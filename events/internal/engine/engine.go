@@ -296,10 +296,13 @@ func (e *Engine[V]) Next() time.Time {
 func (e *Engine[V]) Collect(now time.Time, id peer.ID, most int) (marks []Mark) {
 	for _, a := range e.window.Collect(now, id, most) {
 		m, ok := e.Mark(a.Author)
-		if !ok || m.Session != a.Session {
+		if !ok {
 			continue
 		}
-		m.Through, m.Ask = min(a.Through, m.Next), a.Ask
+		if m.Session == a.Session {
+			m.Through = min(a.Through, m.Next)
+		}
+		m.Ask = a.Ask
 		marks = append(marks, m)
 	}
 	return marks

@@ -61,6 +61,9 @@ func (c Config) withDefaults() Config {
 // that heeds no window can reach it.
 const maxBatches = 4096
 
+// maxTries is how many are looked at for one that can be forgotten.
+const maxTries = 16
+
 // An Ack is how far a session of an author has come.
 type Ack struct {
 	Author  peer.ID
@@ -103,6 +106,8 @@ type neighbour struct {
 	pairs map[peer.ID]*pair
 	dirty []*pair // those it has to be told of
 	due   time.Time
+	// called says that Due has returned it since: it is told at its own pace.
+	called bool
 }
 
 // pair is what passes between us and a neighbour about one author.
@@ -111,9 +116,10 @@ type pair struct {
 	session order.Session
 	// What the neighbour has told.
 	next, through uint64
+	owed          uint64    // the end of what it is owed of the flow's session
 	progress      time.Time // when it told more, or the first batch it lacks was taken
-	lacks         bool      // something
-	givenUp       bool
+	lacks         bool      // something it is owed
+	givenUp       bool      // until it tells more
 	// What it was told.
 	told      Ack
 	owing     int // batches taken since
@@ -164,6 +170,11 @@ func (c *Core) Took(now time.Time, author peer.ID, session order.Session, first,
 		}
 		f = &flow{author: author, session: session, next: first}
 		c.flows[author] = f
+		for _, n := range c.neighbours {
+			if p := n.pairs[author]; p != nil {
+				p.owed, p.lacks = 0, false
+			}
+		}
 	} else if f.session != session {
 		return // of an earlier life
 	}
@@ -185,9 +196,8 @@ func (c *Core) Took(now time.Time, author peer.ID, session order.Session, first,
 		}
 		p.owing++
 		p.owingSize += size
-		if !p.lacks && f.lacks(n, p, &b) {
-			p.progress = now
-			p.rest(now, c.cfg.Nudge)
+		if f.lacks(n, p, &b) {
+			p.owed = max(p.owed, end)
 		}
 	}
 	c.look(now, f)
@@ -199,22 +209,32 @@ func (p *pair) rest(now time.Time, pause time.Duration) {
 	p.nudge = now.Add(pause)
 }
 
-// makeRoom forgets an author of whom nothing is under way, if there are too many.
+// makeRoom forgets an author, if there are too many: one of whom nothing is under
+// way, if such a one is easily found.
 func (c *Core) makeRoom() {
 	if len(c.flows) < c.cfg.MaxAuthors {
 		return
 	}
+	var victim peer.ID
+	tries := 0
 	for author := range c.flows {
-		if c.busy[author] != nil || author == c.self {
+		if author == c.self {
 			continue
 		}
-		delete(c.flows, author)
-		for _, n := range c.neighbours {
-			if p := n.pairs[author]; p != nil && !p.dirty {
-				delete(n.pairs, author)
+		victim = author
+		if tries++; c.busy[author] == nil || tries == maxTries {
+			break
+		}
+	}
+	delete(c.flows, victim)
+	delete(c.busy, victim)
+	for _, n := range c.neighbours {
+		if p := n.pairs[victim]; p != nil {
+			p.owed, p.lacks = 0, false
+			if !p.dirty {
+				delete(n.pairs, victim)
 			}
 		}
-		return
 	}
 }
 
@@ -315,13 +335,27 @@ func (c *Core) Has(id, author peer.ID, session order.Session) uint64 {
 	return 0
 }
 
-// pair returns what is known of a neighbour and an author, nil if too much is.
+// pair returns what is known of a neighbour and an author. If too much is known
+// of the neighbour, it forgets an author of whom nothing is under way; it returns
+// nil if none is easily found.
 func (c *Core) pair(n *neighbour, author peer.ID) *pair {
-	p := n.pairs[author]
-	if p == nil && len(n.pairs) < c.cfg.MaxAuthors {
-		p = &pair{author: author}
-		n.pairs[author] = p
+	if p := n.pairs[author]; p != nil {
+		return p
 	}
+	if len(n.pairs) >= c.cfg.MaxAuthors {
+		tries := 0
+		for other, p := range n.pairs {
+			if !p.dirty && !p.lacks && other != c.self {
+				delete(n.pairs, other)
+				break
+			}
+			if tries++; tries == maxTries {
+				return nil
+			}
+		}
+	}
+	p := &pair{author: author}
+	n.pairs[author] = p
 	return p
 }
 
@@ -334,25 +368,29 @@ func (c *Core) look(now time.Time, f *flow) {
 		n++
 	}
 	f.batches = slices.Delete(f.batches, 0, n)
-	if len(f.batches) > 0 {
-		c.busy[f.author] = f
-	} else {
-		delete(c.busy, f.author)
-	}
+	busy := len(f.batches) > 0
 	for _, nb := range c.neighbours {
 		p := nb.pairs[f.author]
 		if p == nil {
 			continue
 		}
-		p.lacks = slices.ContainsFunc(f.batches, func(b batch) bool { return f.lacks(nb, p, &b) })
-		if !p.lacks {
-			p.givenUp = false
+		lacks := p.owed > 0 && (p.session != f.session || p.through < p.owed)
+		if lacks && !p.lacks {
+			p.progress = now
+			p.rest(now, c.cfg.Nudge)
 		}
+		p.lacks = lacks
+		busy = busy || lacks
 		c.due = earlier(c.due, c.deadline(p))
 		// Of ourselves a neighbour learns by what it gets, or by a nudge.
 		if f.author != c.self && c.ack(nb, f) != p.told {
 			c.soil(now, nb, p, p.owing >= c.cfg.AckBatches || p.owingSize >= c.cfg.AckBytes)
 		}
+	}
+	if busy {
+		c.busy[f.author] = f
+	} else {
+		delete(c.busy, f.author)
 	}
 }
 
@@ -414,35 +452,40 @@ func (c *Core) ack(n *neighbour, f *flow) Ack {
 	return a
 }
 
-// Due returns the neighbours that have to be told something at now.
+// Due returns the neighbours that have to be told something at now. Each is
+// returned once until Collect is called for it, which may be long after: a
+// neighbour may be slow in taking what it is told.
 func (c *Core) Due(now time.Time) (list []peer.ID) {
 	for id, n := range c.neighbours {
-		if !n.due.IsZero() && !n.due.After(now) {
+		if !n.called && !n.due.IsZero() && !n.due.After(now) {
+			n.called = true
 			list = append(list, id)
 		}
 	}
 	return list
 }
 
-// Collect returns what a neighbour has to be told, at most so many.
+// Collect returns what a neighbour has to be told, at most so many. Of an author
+// of whom nothing passed through here an Ack has nothing but the name.
 func (c *Core) Collect(now time.Time, id peer.ID, most int) []Ack {
 	n := c.neighbours[id]
 	if n == nil {
 		return nil
 	}
-	n.due = time.Time{}
+	n.due, n.called = time.Time{}, false
 	var acks []Ack
 	for len(n.dirty) > 0 && len(acks) < most {
 		p := n.dirty[0]
 		n.dirty[0] = nil
 		n.dirty = n.dirty[1:]
 		p.dirty, p.owing, p.owingSize = false, 0, 0
+		a := Ack{Author: p.author}
 		if f := c.flows[p.author]; f != nil {
-			p.told = c.ack(n, f)
-			a := p.told
-			a.Ask = p.ask
-			acks = append(acks, a)
+			a = c.ack(n, f)
 		}
+		p.told = a
+		a.Ask = p.ask
+		acks = append(acks, a)
 		p.ask = false
 	}
 	if len(n.dirty) > 0 {
@@ -484,8 +527,11 @@ func (c *Core) Advance(now time.Time) {
 				p.givenUp, changed = true, true
 			}
 			if !p.nudge.After(now) {
-				p.pause = min(2*p.pause, c.cfg.GiveUp)
-				p.nudge = now.Add(p.pause)
+				most := c.cfg.GiveUp
+				if p.givenUp {
+					most *= 8 // it may be gone
+				}
+				p.rest(now, min(2*p.pause, most))
 				p.ask = true
 				c.soil(now, n, p, true)
 			}
@@ -508,7 +554,9 @@ func (c *Core) Advance(now time.Time) {
 func (c *Core) Next() time.Time {
 	next := c.due
 	for _, n := range c.neighbours {
-		next = earlier(next, n.due)
+		if !n.called {
+			next = earlier(next, n.due)
+		}
 	}
 	return next
 }

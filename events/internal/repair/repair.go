@@ -79,13 +79,12 @@ type Core struct {
 	neighbours map[peer.ID]*neighbour
 	needs      map[Key]*need
 	fills      []*fill
-	asks       int // under way
+	asks       int             // under way
+	asked      map[peer.ID]int // the same by whom is asked, neighbour still or not
 }
 
 type neighbour struct {
-	id     peer.ID
 	claims map[peer.ID]Claim
-	asks   int
 }
 
 // need is the first gap of a session.
@@ -112,15 +111,19 @@ const maxFills = 10_000
 
 // New returns a core without neighbours.
 func New(cfg Config) *Core {
-	return &Core{cfg: cfg.withDefaults(), neighbours: make(map[peer.ID]*neighbour), needs: make(map[Key]*need)}
+	return &Core{
+		cfg:        cfg.withDefaults(),
+		neighbours: make(map[peer.ID]*neighbour),
+		needs:      make(map[Key]*need),
+		asked:      make(map[peer.ID]int),
+	}
 }
 
-// Join adds a neighbour that can be asked. It returns how many there are.
-func (c *Core) Join(id peer.ID) int {
+// Join adds a neighbour that can be asked.
+func (c *Core) Join(id peer.ID) {
 	if c.neighbours[id] == nil {
-		c.neighbours[id] = &neighbour{id: id, claims: make(map[peer.ID]Claim)}
+		c.neighbours[id] = &neighbour{claims: make(map[peer.ID]Claim)}
 	}
-	return len(c.neighbours)
 }
 
 // Others returns the neighbours besides id.
@@ -228,7 +231,7 @@ func (c *Core) Advance(now time.Time) (asks, given []Ask) {
 	}
 	for i := 0; i < len(c.fills) && c.asks < c.cfg.MaxAsks; i++ {
 		f := c.fills[i]
-		if n := c.neighbours[f.peer]; !f.asking && n != nil && n.asks == 0 {
+		if !f.asking && c.neighbours[f.peer] != nil && c.asked[f.peer] == 0 {
 			f.asking = true
 			asks = append(asks, c.ask(Ask{Peer: f.peer, Key: f.Key, From: f.from, To: f.to, Fill: true}))
 		}
@@ -238,7 +241,7 @@ func (c *Core) Advance(now time.Time) (asks, given []Ask) {
 
 func (c *Core) ask(a Ask) Ask {
 	c.asks++
-	c.neighbours[a.Peer].asks++
+	c.asked[a.Peer]++
 	return a
 }
 
@@ -259,7 +262,7 @@ func (c *Core) choose(n *need) (best peer.ID, ok bool) {
 			continue
 		}
 		ok = true
-		if nb.asks >= c.cfg.MaxPerPeer {
+		if c.asked[id] >= c.cfg.MaxPerPeer {
 			continue
 		}
 		r := 1
@@ -298,8 +301,8 @@ func (c *Core) hopeless(n *need, now time.Time) bool {
 // by Need.
 func (c *Core) Answered(now time.Time, a Ask, got uint64, answer Answer) {
 	c.asks--
-	if nb := c.neighbours[a.Peer]; nb != nil {
-		nb.asks--
+	if c.asked[a.Peer]--; c.asked[a.Peer] == 0 {
+		delete(c.asked, a.Peer)
 	}
 	if a.Fill {
 		c.filled(a, got, answer)

@@ -122,11 +122,16 @@ func (e *Engine[V]) Leave(now time.Time, id peer.ID) {
 }
 
 // Told takes marks of which a neighbour says that they changed. Of senders not
-// known here everything is owed that the neighbour itself was owed.
+// known here, nor to the neighbour when it greeted, everything is owed that the
+// neighbour itself was owed.
 func (e *Engine[V]) Told(now time.Time, id peer.ID, marks []Mark) {
 	for _, m := range marks {
 		if m.Sender != e.self {
-			e.claim(now, id, m, m.Begin, true)
+			begin := m.Begin
+			if e.repair.Knows(id, repair.Key{Sender: m.Sender, Session: m.Session}) {
+				begin = max(m.Next, m.Above) // it has told where to begin
+			}
+			e.claim(now, id, m, begin, true)
 		}
 		e.acked(now, id, m)
 	}

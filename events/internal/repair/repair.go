@@ -158,6 +158,16 @@ func (c *Core) Claim(id, sender peer.ID, claim Claim) {
 	n.claims[sender] = claim
 }
 
+// Knows reports whether a neighbour has claimed a session.
+func (c *Core) Knows(id peer.ID, key Key) bool {
+	n := c.neighbours[id]
+	if n == nil {
+		return false
+	}
+	claim, ok := n.claims[key.Sender]
+	return ok && claim.Session == key.Session
+}
+
 // Claimed returns the furthest that a neighbour claims of a session; zero: nobody
 // knows it.
 func (c *Core) Claimed(key Key) (next uint64) {
@@ -317,7 +327,7 @@ func (c *Core) Answered(now time.Time, a Ask, got uint64, answer Answer) {
 		delete(c.needs, a.Key)
 		return
 	}
-	if answer != Got || n.from == a.From && n.to == a.To {
+	if answer != Got || n.from == a.From && n.to >= a.To {
 		n.tried[a.Peer] = struct{}{}
 		n.failed = n.failed || answer == Failed
 	}
@@ -331,7 +341,7 @@ func (c *Core) filled(a Ask, got uint64, answer Answer) {
 	}
 	f := c.fills[i]
 	f.asking = false
-	if f.from = got; answer != Got || got >= f.to || c.neighbours[a.Peer] == nil {
+	if f.from = got; answer != Got || got <= a.From || got >= f.to || c.neighbours[a.Peer] == nil {
 		c.fills = slices.Delete(c.fills, i, i+1)
 	}
 }

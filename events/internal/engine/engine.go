@@ -185,6 +185,7 @@ func (e *Engine[V]) Receive(now time.Time, sender peer.ID, b Batch[V], giver pee
 	if verdict == order.Accepted {
 		end := b.First + uint64(b.Count)
 		e.store.Put(now, sender, b.Session, store.Batch[V]{First: b.First, End: end, Size: b.Size, Value: b.Value})
+		e.store.Read(sender, b.Session, 0) // so that it stays while it waits for its turn
 		e.window.Took(now, sender, b.Session, b.First, end, b.Size, giver)
 	}
 	e.refresh(now, sender)

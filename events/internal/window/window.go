@@ -306,7 +306,14 @@ func (c *Core) Room(author peer.ID) bool {
 
 // lacks reports whether a neighbour is owed a batch that it has not acknowledged.
 func (f *flow) lacks(n *neighbour, p *pair, b *batch) bool {
-	return b.count > n.since && b.giver != n.id && n.id != f.author && (p.session != f.session || p.through < b.end)
+	return b.count > n.since && b.giver != n.id && n.id != f.author && f.behind(p, b.end)
+}
+
+// behind reports whether a neighbour has not acknowledged everything below end. Who
+// is with a later session has done with this one.
+func (f *flow) behind(p *pair, end uint64) bool {
+	c := p.session.Compare(f.session)
+	return c < 0 || c == 0 && p.through < end
 }
 
 // Lacking returns the neighbours that were there when something of the author was
@@ -374,7 +381,7 @@ func (c *Core) look(now time.Time, f *flow) {
 		if p == nil {
 			continue
 		}
-		lacks := p.owed > 0 && (p.session != f.session || p.through < p.owed)
+		lacks := p.owed > 0 && f.behind(p, p.owed)
 		if lacks && !p.lacks {
 			p.progress = now
 			p.rest(now, c.cfg.Nudge)

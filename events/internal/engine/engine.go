@@ -108,7 +108,7 @@ func (e *Engine[V]) Greet(now time.Time, id peer.ID, marks []Mark) {
 		if last := e.cfg.Last; last > 0 && m.Floor > 0 && m.Floor < begin {
 			begin = max(m.Floor, begin-min(begin, last))
 		}
-		e.claim(now, id, m, begin, sole || begin < m.Above)
+		e.claim(now, id, m, begin, sole || begin < m.Above, true)
 		if !known && !hinted && m.Floor > 0 {
 			e.repair.Fill(id, repair.Key{Sender: m.Sender, Session: m.Session}, m.Floor, begin)
 		}
@@ -128,10 +128,10 @@ func (e *Engine[V]) Told(now time.Time, id peer.ID, marks []Mark) {
 	for _, m := range marks {
 		if m.Sender != e.self {
 			begin := m.Begin
-			if e.repair.Knows(id, repair.Key{Sender: m.Sender, Session: m.Session}) {
+			if e.repair.Greeted(id, repair.Key{Sender: m.Sender, Session: m.Session}) {
 				begin = max(m.Next, m.Above) // it has told where to begin
 			}
-			e.claim(now, id, m, begin, true)
+			e.claim(now, id, m, begin, false, false)
 		}
 		e.acked(now, id, m)
 	}
@@ -141,15 +141,16 @@ func (e *Engine[V]) acked(now time.Time, id peer.ID, m Mark) {
 	e.window.Acked(now, id, window.Ack{Author: m.Sender, Session: m.Session, Next: m.Next, Through: m.Through, Ask: m.Ask})
 }
 
-// claim takes a neighbour's mark. If the session is unknown here, it begins with
-// begin; firm says that nothing before that can be under way.
-func (e *Engine[V]) claim(now time.Time, id peer.ID, m Mark, begin uint64, firm bool) {
+// claim takes a neighbour's mark. If the session is unknown here, or its beginning
+// is, it begins with begin; firm says that nothing before that can be under way.
+func (e *Engine[V]) claim(now time.Time, id peer.ID, m Mark, begin uint64, firm, greeting bool) {
 	if m.Next < 1 || m.Next > order.MaxNumber || begin < 1 {
 		return
 	}
-	e.repair.Claim(id, m.Sender, repair.Claim{Session: m.Session, Next: m.Next, Floor: m.Floor})
+	e.repair.Claim(id, m.Sender, repair.Claim{Session: m.Session, Next: m.Next, Floor: m.Floor, Greeting: greeting})
 	m.Above = max(m.Above, m.Next)
 	if e.order.Knows(m.Sender, m.Session) {
+		m.Begin = begin
 		e.steps = e.order.Claim(now, m.Mark, e.steps)
 	} else {
 		hint := m.Mark

@@ -53,6 +53,7 @@ type Key struct {
 type Claim struct {
 	Session     order.Session
 	Next, Floor uint64
+	Greeting    bool // it was part of its greeting
 }
 
 // An Ask is a question to a neighbour for the events [From, To).
@@ -152,20 +153,28 @@ func (c *Core) Claim(id, sender peer.ID, claim Claim) {
 	if known && old.Session.Compare(claim.Session) > 0 || !known && len(n.claims) >= c.cfg.MaxClaims {
 		return
 	}
+	had := uint64(0)
 	if known && old.Session == claim.Session {
-		claim.Next = max(claim.Next, old.Next)
+		had = old.Next
+		claim.Next = max(claim.Next, had)
+		claim.Greeting = claim.Greeting || old.Greeting
 	}
 	n.claims[sender] = claim
+	if need := c.needs[Key{sender, claim.Session}]; need != nil && had <= need.from && need.from < claim.Next {
+		// What it did not have when it was asked it may have now.
+		delete(need.tried, id)
+		need.again = time.Time{}
+	}
 }
 
-// Knows reports whether a neighbour has claimed a session.
-func (c *Core) Knows(id peer.ID, key Key) bool {
+// Greeted reports whether a neighbour's greeting had a session.
+func (c *Core) Greeted(id peer.ID, key Key) bool {
 	n := c.neighbours[id]
 	if n == nil {
 		return false
 	}
 	claim, ok := n.claims[key.Sender]
-	return ok && claim.Session == key.Session
+	return ok && claim.Session == key.Session && claim.Greeting
 }
 
 // Claimed returns the furthest that a neighbour claims of a session; zero: nobody

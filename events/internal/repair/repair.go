@@ -94,6 +94,7 @@ type need struct {
 	from, to uint64
 	since    time.Time
 	asking   peer.ID              // who is being asked
+	renewed  bool                 // who has said meanwhile that it has it
 	tried    map[peer.ID]struct{} // in this round
 	failed   bool                 // somebody did not answer in this round
 	again    time.Time            // when the next round may begin
@@ -162,6 +163,7 @@ func (c *Core) Claim(id, sender peer.ID, claim Claim) {
 	n.claims[sender] = claim
 	if need := c.needs[Key{sender, claim.Session}]; need != nil && had <= need.from && need.from < claim.Next {
 		// What it did not have when it was asked it may have now.
+		need.renewed = need.renewed || need.asking == id
 		delete(need.tried, id)
 		need.again = time.Time{}
 	}
@@ -237,7 +239,7 @@ func (c *Core) Advance(now time.Time) (asks, given []Ask) {
 				n.again = now.Add(c.cfg.Grace) // all are busy
 				continue
 			}
-			n.asking = id
+			n.asking, n.renewed = id, false
 			asks = append(asks, c.ask(Ask{Peer: id, Key: n.Key, From: n.from, To: n.to}))
 			continue
 		}
@@ -336,7 +338,7 @@ func (c *Core) Answered(now time.Time, a Ask, got uint64, answer Answer) {
 		delete(c.needs, a.Key)
 		return
 	}
-	if answer != Got || n.from == a.From && n.to >= a.To {
+	if !n.renewed && (answer != Got || n.from == a.From && n.to >= a.To) {
 		n.tried[a.Peer] = struct{}{}
 		n.failed = n.failed || answer == Failed
 	}

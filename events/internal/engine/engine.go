@@ -223,7 +223,7 @@ func (e *Engine[V]) refresh(now time.Time, sender peer.ID) {
 				since = now
 				e.heard[h.Session] = now
 			}
-			gaps = append(gaps, order.Gap{Session: h.Session, From: h.Above, To: claimed, Since: since})
+			gaps = append(gaps, order.Gap{Session: h.Session, From: h.Above, To: claimed, Since: since, Hearsay: true})
 		}
 	}
 	before := e.gaps[sender]
@@ -232,12 +232,12 @@ func (e *Engine[V]) refresh(now time.Time, sender peer.ID) {
 	}
 	for _, g := range before {
 		if !hasSession(gaps, g.Session) {
-			e.repair.Need(repair.Key{Sender: sender, Session: g.Session}, 0, 0, now)
+			e.repair.Needless(repair.Key{Sender: sender, Session: g.Session})
 			delete(e.heard, g.Session)
 		}
 	}
 	for _, g := range gaps {
-		e.repair.Need(repair.Key{Sender: sender, Session: g.Session}, g.From, g.To, g.Since)
+		e.repair.Need(sender, g)
 	}
 	if len(gaps) == 0 {
 		delete(e.gaps, sender)

@@ -109,6 +109,7 @@ type Gap struct {
 	Session  Session
 	From, To uint64
 	Since    time.Time // when it was noticed, or something came in its turn
+	Hearsay  bool      // nothing but the word of others says that it was sent
 }
 
 // A Verdict says what happened to a batch.
@@ -317,9 +318,8 @@ func (c *Core[T]) Missing(id peer.ID) []Gap {
 	}
 	var gaps []Gap
 	for _, ses := range s.sessions {
-		from, to, since := ses.missing()
-		if from < to {
-			gaps = append(gaps, Gap{ses.Session, from, to, since})
+		if g := ses.missing(); g.From < g.To {
+			gaps = append(gaps, g)
 		}
 	}
 	return gaps

@@ -2,7 +2,8 @@
 // nothing is left but to give them up. It performs no I/O and reads no clock.
 //
 // What is missing for [Config.Grace] is asked for, one neighbour after the other:
-// first those that say they have it, then the others, which ask theirs once. When
+// first those that say they have it, then the others, which ask theirs once; the
+// others only if it is certain that it was sent. When
 // all have answered that they do not have it, it is given up, provided that one
 // of them knows the session that far: who never heard of it proves nothing.
 package repair
@@ -92,6 +93,7 @@ type neighbour struct {
 type need struct {
 	Key
 	from, to uint64
+	hearsay  bool
 	since    time.Time
 	asking   peer.ID              // who is being asked
 	renewed  bool                 // who has said meanwhile that it has it
@@ -190,30 +192,33 @@ func (c *Core) Claimed(key Key) (next uint64) {
 	return next
 }
 
-// Need says what is missing of a session first, and since when. Nothing is
-// missing if from is not below to.
-func (c *Core) Need(key Key, from, to uint64, since time.Time) {
+// Need says what is missing of a sender's session first. What is missing by hearsay
+// is only asked of those who claim to have it and of the sender: who lies about it
+// does not make us bother the others.
+func (c *Core) Need(sender peer.ID, g order.Gap) {
+	key := Key{sender, g.Session}
 	n := c.needs[key]
-	if from >= to {
-		if n != nil && n.asking == "" {
-			delete(c.needs, key)
-		} else if n != nil {
-			n.from, n.to = from, to
-		}
-		return
-	}
 	if n == nil {
-		n = &need{Key: key, from: from, tried: make(map[peer.ID]struct{})}
+		n = &need{Key: key, from: g.From, tried: make(map[peer.ID]struct{})}
 		c.needs[key] = n
 	}
-	if from != n.from {
+	if g.From != n.from || n.hearsay && !g.Hearsay {
 		// It got on, so whoever was asked before may be asked for the rest.
-		n.from = from
+		n.from = g.From
 		clear(n.tried)
 		n.failed = false
 		n.again = time.Time{}
 	}
-	n.to, n.since = to, since
+	n.to, n.since, n.hearsay = g.To, g.Since, g.Hearsay
+}
+
+// Needless says that nothing is missing of a session any more.
+func (c *Core) Needless(key Key) {
+	if n := c.needs[key]; n != nil && n.asking == "" {
+		delete(c.needs, key)
+	} else if n != nil {
+		n.to = n.from // until the answer comes
+	}
 }
 
 // Needs returns how many sessions lack something.
@@ -282,20 +287,22 @@ func (c *Core) choose(n *need) (best peer.ID, ok bool) {
 		if _, tried := n.tried[id]; tried {
 			continue
 		}
-		ok = true
-		if c.asked[id] >= c.cfg.MaxPerPeer {
-			continue
-		}
 		r := 1
 		switch claim := nb.claims[n.Sender]; {
 		case claim.Session != n.Session || claim.Next <= n.from:
 			if id == n.Sender {
 				r = 2
+			} else if n.hearsay {
+				continue
 			}
 		case claim.Floor == 0 || claim.Floor > n.from:
 			r = 3
 		default:
 			r = 4
+		}
+		ok = true
+		if c.asked[id] >= c.cfg.MaxPerPeer {
+			continue
 		}
 		if r > rank || r == rank && id < best {
 			best, rank = id, r

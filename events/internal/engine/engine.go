@@ -200,7 +200,10 @@ func (e *Engine[V]) Repaired(now time.Time, sender peer.ID, b Batch[V], fill boo
 	}
 	// It is of before our time.
 	end := b.First + uint64(b.Count)
-	e.store.Fill(now, sender, b.Session, store.Batch[V]{First: b.First, End: end, Size: b.Size, Value: b.Value})
+	if e.store.Fill(now, sender, b.Session, store.Batch[V]{First: b.First, End: end, Size: b.Size, Value: b.Value}) {
+		// Other neighbours may lack it and not know who had it.
+		e.window.Tell(now, sender)
+	}
 }
 
 // Answered says what came of a question, and for a fill up to where.
@@ -304,7 +307,12 @@ func (e *Engine[V]) Collect(now time.Time, id peer.ID, most int) (marks []Mark) 
 	for _, a := range e.window.Collect(now, id, most) {
 		m, ok := e.Mark(a.Author)
 		if !ok {
-			continue
+			h, hinted := e.order.Hint(a.Author)
+			if !hinted {
+				continue
+			}
+			h.Begin = h.Above
+			m = e.full(h)
 		}
 		if m.Session == a.Session {
 			m.Through = min(a.Through, m.Next)

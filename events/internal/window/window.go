@@ -279,6 +279,15 @@ func (c *Core) Acked(now time.Time, id peer.ID, a Ack) {
 	}
 }
 
+// Tell makes every neighbour be told of an author.
+func (c *Core) Tell(now time.Time, author peer.ID) {
+	for _, n := range c.neighbours {
+		if p := c.pair(n, author); p != nil {
+			c.soil(now, n, p, false)
+		}
+	}
+}
+
 // Room reports whether the author may publish another batch.
 func (c *Core) Room(author peer.ID) bool {
 	f := c.flows[author]

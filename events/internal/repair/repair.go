@@ -100,6 +100,7 @@ type need struct {
 	tried    map[peer.ID]struct{} // in this round
 	failed   bool                 // somebody did not answer in this round
 	again    time.Time            // when the next round may begin
+	brought  bool                 // the last question brought something
 }
 
 // fill is what happened before our time.
@@ -271,9 +272,10 @@ func (c *Core) ask(a Ask) Ask {
 	return a
 }
 
-// due returns when a need has to be looked at.
+// due returns when a need has to be looked at. What follows an event that had to
+// be asked for does not have the grace to come by itself.
 func (c *Core) due(n *need) time.Time {
-	if at := n.since.Add(c.cfg.Grace); at.After(n.again) {
+	if at := n.since.Add(c.cfg.Grace); at.After(n.again) && !n.brought {
 		return at
 	}
 	return n.again
@@ -341,6 +343,7 @@ func (c *Core) Answered(now time.Time, a Ask, got uint64, answer Answer) {
 		return
 	}
 	n.asking = ""
+	n.brought = answer == Got && (n.from != a.From || n.to < a.To)
 	if n.from >= n.to {
 		delete(c.needs, a.Key)
 		return

@@ -386,7 +386,7 @@ func (c *Core) look(now time.Time, f *flow) {
 	f.batches = slices.Delete(f.batches, 0, n)
 	busy := len(f.batches) > 0
 	for _, nb := range c.neighbours {
-		p := nb.pairs[f.author]
+		p := c.pair(nb, f.author)
 		if p == nil {
 			continue
 		}

@@ -102,16 +102,11 @@ func (e *Engine[V]) Greet(now time.Time, id peer.ID, marks []Mark) {
 			e.acked(now, id, m)
 			continue
 		}
-		_, known := e.order.Mark(m.Sender)
-		_, hinted := e.order.Hint(m.Sender)
 		begin := max(m.Above, m.Next)
 		if last := e.cfg.Last; last > 0 && m.Floor > 0 && m.Floor < begin {
 			begin = max(m.Floor, begin-min(begin, last))
 		}
 		e.claim(now, id, m, begin, sole || begin < m.Above, true)
-		if !known && !hinted && m.Floor > 0 {
-			e.repair.Fill(id, repair.Key{Sender: m.Sender, Session: m.Session}, m.Floor, begin)
-		}
 	}
 }
 
@@ -147,15 +142,19 @@ func (e *Engine[V]) claim(now time.Time, id peer.ID, m Mark, begin uint64, firm,
 	if m.Next < 1 || m.Next > order.MaxNumber || begin < 1 {
 		return
 	}
-	e.repair.Claim(id, m.Sender, repair.Claim{Session: m.Session, Next: m.Next, Floor: m.Floor, Greeting: greeting})
+	_, known := e.order.Mark(m.Sender)
+	_, hinted := e.order.Hint(m.Sender)
+	if !known && !hinted && m.Floor > 0 {
+		e.repair.Fill(id, repair.Key{Sender: m.Sender, Session: m.Session}, m.Floor, begin)
+	}
+	e.repair.Claim(id, m.Sender, repair.Claim{Session: m.Session, Begin: m.Begin, Next: m.Next, Floor: m.Floor, Greeting: greeting})
 	m.Above = max(m.Above, m.Next)
 	if e.order.Knows(m.Sender, m.Session) {
 		m.Begin = begin
 		e.steps = e.order.Claim(now, m.Mark, e.steps)
 	} else {
 		hint := m.Mark
-		hint.Above = begin
-		hint.Next = min(hint.Next, begin)
+		hint.Begin, hint.Next, hint.Above = begin, begin, begin
 		e.steps = e.order.Learn(now, hint, false, firm, e.steps)
 	}
 	if id == m.Sender {
@@ -179,6 +178,7 @@ func (e *Engine[V]) Receive(now time.Time, sender peer.ID, b Batch[V], giver pee
 	if sender == e.self {
 		return order.Invalid
 	}
+	began := e.order.Knows(sender, b.Session)
 	var verdict order.Verdict
 	verdict, e.steps = e.order.Receive(now, sender, order.Batch[struct{}]{
 		Session: b.Session, First: b.First, Count: b.Count, Size: b.Size,
@@ -186,8 +186,13 @@ func (e *Engine[V]) Receive(now time.Time, sender peer.ID, b Batch[V], giver pee
 	if verdict == order.Accepted {
 		end := b.First + uint64(b.Count)
 		e.store.Put(now, sender, b.Session, store.Batch[V]{First: b.First, End: end, Size: b.Size, Value: b.Value})
-		e.store.Read(sender, b.Session, 0) // so that it stays while it waits for its turn
+		e.store.Keep(sender, b.Session, end)
 		e.window.Took(now, sender, b.Session, b.First, end, b.Size, giver)
+	}
+	if !began {
+		// What was claimed before counts from now on.
+		m := order.Mark{Sender: sender, Session: b.Session, Next: e.repair.Claimed(repair.Key{Sender: sender, Session: b.Session})}
+		e.steps = e.order.Claim(now, m, e.steps)
 	}
 	e.refresh(now, sender)
 	return verdict
@@ -311,7 +316,6 @@ func (e *Engine[V]) Collect(now time.Time, id peer.ID, most int) (marks []Mark) 
 			if !hinted {
 				continue
 			}
-			h.Begin = h.Above
 			m = e.full(h)
 		}
 		if m.Session == a.Session {

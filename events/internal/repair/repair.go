@@ -5,7 +5,7 @@
 // first those that say they have it, then the others, which ask theirs once; the
 // others only if it is certain that it was sent. When
 // all have answered that they do not have it, it is given up, provided that one
-// of them knows the session that far: who never heard of it proves nothing.
+// of them was there when it was sent: that others never heard of it proves nothing.
 package repair
 
 import (
@@ -23,7 +23,7 @@ type Config struct {
 	Grace    time.Duration // how long something is missing before it is asked for [150 ms]
 	Pause    time.Duration // between two rounds of asking everybody [500 ms]
 	Patience time.Duration // how long something is missing before it is given up [2 s]
-	// Doubt is the same if nobody who was asked knows the session [30 s].
+	// Doubt is the same if nobody who was asked was there [30 s].
 	Doubt time.Duration
 	// MaxAsks bounds the questions under way, of all and to one neighbour [16, 4].
 	MaxAsks    int
@@ -49,12 +49,17 @@ type Key struct {
 	Session order.Session
 }
 
-// A Claim is a neighbour's word about a session: it has received everything below
-// Next, and still has what begins at Floor (0: nothing).
+// A Claim is a neighbour's word about a session: it has received, or given up,
+// everything from Begin to Next, and still has what begins at Floor (0: nothing).
 type Claim struct {
-	Session     order.Session
-	Next, Floor uint64
-	Greeting    bool // it was part of its greeting
+	Session            order.Session
+	Begin, Next, Floor uint64
+	Greeting           bool // it was part of its greeting
+}
+
+// covers reports whether what is needed was received or given up.
+func (c Claim) covers(n *need) bool {
+	return c.Session == n.Session && c.Begin <= n.from && n.from < c.Next
 }
 
 // An Ask is a question to a neighbour for the events [From, To).
@@ -83,6 +88,9 @@ type Core struct {
 	fills      []*fill
 	asks       int             // under way
 	asked      map[peer.ID]int // the same by whom is asked, neighbour still or not
+	due        time.Time       // Advance has nothing to do before; zero: never
+	rested     time.Time       // it does nothing before, however much there is to do
+	refill     time.Time       // when a fill may be asked for that failed; zero: never
 }
 
 type neighbour struct {
@@ -109,7 +117,19 @@ type fill struct {
 	from, to uint64
 	peer     peer.ID
 	asking   bool
+	failed   int       // questions in a row
+	again    time.Time // when the next may be asked
 }
+
+// maxFailed is after how many questions that failed a fill is given up.
+const maxFailed = 3
+
+// With more than manyNeeds sessions that lack something, which lies can bring
+// about, they are looked at once in each manyPause only.
+const (
+	manyNeeds = 64
+	manyPause = 10 * time.Millisecond
+)
 
 // maxFills bounds the sessions that wait to be filled.
 const maxFills = 10_000
@@ -157,18 +177,23 @@ func (c *Core) Claim(id, sender peer.ID, claim Claim) {
 	if known && old.Session.Compare(claim.Session) > 0 || !known && len(n.claims) >= c.cfg.MaxClaims {
 		return
 	}
-	had := uint64(0)
 	if known && old.Session == claim.Session {
-		had = old.Next
-		claim.Next = max(claim.Next, had)
+		// Its words may overtake each other. When it finds that it begins lower,
+		// it has less at first.
+		if claim.Begin > old.Begin {
+			claim.Begin, claim.Next = old.Begin, old.Next
+		} else if claim.Begin == old.Begin {
+			claim.Next = max(claim.Next, old.Next)
+		}
 		claim.Greeting = claim.Greeting || old.Greeting
 	}
 	n.claims[sender] = claim
-	if need := c.needs[Key{sender, claim.Session}]; need != nil && had <= need.from && need.from < claim.Next {
+	if need := c.needs[Key{sender, claim.Session}]; need != nil && claim.covers(need) && !old.covers(need) {
 		// What it did not have when it was asked it may have now.
 		need.renewed = need.renewed || need.asking == id
 		delete(need.tried, id)
 		need.again = time.Time{}
+		c.wake(need)
 	}
 }
 
@@ -211,6 +236,22 @@ func (c *Core) Need(sender peer.ID, g order.Gap) {
 		n.again = time.Time{}
 	}
 	n.to, n.since, n.hearsay = g.To, g.Since, g.Hearsay
+	c.wake(n)
+}
+
+// wake makes Advance look at a need in time.
+func (c *Core) wake(n *need) {
+	if n.asking == "" && n.from < n.to {
+		c.due = earlier(c.due, n.due(&c.cfg))
+	}
+}
+
+// earlier returns the earlier of two moments, of which a may be never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // Needless says that nothing is missing of a session any more.
@@ -236,34 +277,60 @@ func (c *Core) Fill(id peer.ID, key Key, from, to uint64) {
 // events from From to To, of which Peer is nobody. Every question has to be
 // answered by Answered.
 func (c *Core) Advance(now time.Time) (asks, given []Ask) {
-	for _, n := range c.needs {
-		if n.asking != "" || n.from >= n.to || now.Before(c.due(n)) || c.asks >= c.cfg.MaxAsks {
-			continue
-		}
-		if id, ok := c.choose(n); ok {
-			if id == "" {
-				n.again = now.Add(c.cfg.Grace) // all are busy
-				continue
-			}
-			n.asking, n.renewed = id, false
-			asks = append(asks, c.ask(Ask{Peer: id, Key: n.Key, From: n.from, To: n.to}))
-			continue
-		}
-		if c.hopeless(n, now) {
-			given = append(given, Ask{Key: n.Key, From: n.from, To: n.to})
-		}
-		clear(n.tried)
-		n.failed = false
-		n.again = now.Add(c.cfg.Pause)
-	}
+	asks, given = c.advanceNeeds(now)
+	c.refill = time.Time{}
 	for i := 0; i < len(c.fills) && c.asks < c.cfg.MaxAsks; i++ {
 		f := c.fills[i]
-		if !f.asking && c.neighbours[f.peer] != nil && c.asked[f.peer] == 0 {
+		if f.again.After(now) {
+			c.refill = earlier(c.refill, f.again)
+		} else if !f.asking && c.neighbours[f.peer] != nil && c.asked[f.peer] == 0 {
 			f.asking = true
 			asks = append(asks, c.ask(Ask{Peer: f.peer, Key: f.Key, From: f.from, To: f.to, Fill: true}))
 		}
 	}
 	return asks, given
+}
+
+// advanceNeeds is Advance for what is missing since we are here.
+func (c *Core) advanceNeeds(now time.Time) (asks, given []Ask) {
+	if c.due.IsZero() || c.due.After(now) || c.rested.After(now) || c.asks >= c.cfg.MaxAsks {
+		return nil, nil
+	}
+	c.due = time.Time{}
+	if len(c.needs) > manyNeeds {
+		c.rested = now.Add(manyPause)
+	}
+	for _, n := range c.needs {
+		if n.asking == "" && n.from < n.to && !now.Before(n.due(&c.cfg)) && c.asks < c.cfg.MaxAsks {
+			if a, ok := c.advanceNeed(now, n); ok && a.Peer == "" {
+				given = append(given, a)
+			} else if ok {
+				asks = append(asks, c.ask(a))
+			}
+		}
+		c.wake(n)
+	}
+	return asks, given
+}
+
+// advanceNeed returns whom to ask, or what to give up, if either is to be done.
+func (c *Core) advanceNeed(now time.Time, n *need) (a Ask, ok bool) {
+	a = Ask{Key: n.Key, From: n.from, To: n.to}
+	id, left := c.choose(n)
+	switch {
+	case left && id == "":
+		n.again = now.Add(c.cfg.Grace) // all are busy
+		return a, false
+	case left:
+		n.asking, n.renewed = id, false
+		a.Peer = id
+		return a, true
+	}
+	ok = c.hopeless(n, now)
+	clear(n.tried)
+	n.failed = false
+	n.again = now.Add(c.cfg.Pause)
+	return a, ok
 }
 
 func (c *Core) ask(a Ask) Ask {
@@ -274,8 +341,12 @@ func (c *Core) ask(a Ask) Ask {
 
 // due returns when a need has to be looked at. What follows an event that had to
 // be asked for does not have the grace to come by itself.
-func (c *Core) due(n *need) time.Time {
-	if at := n.since.Add(c.cfg.Grace); at.After(n.again) && !n.brought {
+func (n *need) due(cfg *Config) time.Time {
+	at := n.since
+	if !n.brought {
+		at = at.Add(cfg.Grace)
+	}
+	if at.After(n.again) {
 		return at
 	}
 	return n.again
@@ -320,7 +391,7 @@ func (c *Core) hopeless(n *need, now time.Time) bool {
 		return false
 	}
 	for _, nb := range c.neighbours {
-		if claim := nb.claims[n.Sender]; claim.Session == n.Session && claim.Next > n.from {
+		if claim := nb.claims[n.Sender]; claim.covers(n) {
 			return true
 		}
 	}
@@ -331,11 +402,12 @@ func (c *Core) hopeless(n *need, now time.Time) bool {
 // by Need.
 func (c *Core) Answered(now time.Time, a Ask, got uint64, answer Answer) {
 	c.asks--
+	c.due = earlier(c.due, now) // there is room for a question
 	if c.asked[a.Peer]--; c.asked[a.Peer] == 0 {
 		delete(c.asked, a.Peer)
 	}
 	if a.Fill {
-		c.filled(a, got, answer)
+		c.filled(now, a, got, answer)
 		return
 	}
 	n := c.needs[a.Key]
@@ -355,27 +427,34 @@ func (c *Core) Answered(now time.Time, a Ask, got uint64, answer Answer) {
 }
 
 // filled goes on with a fill, from got on, while it brings something.
-func (c *Core) filled(a Ask, got uint64, answer Answer) {
+func (c *Core) filled(now time.Time, a Ask, got uint64, answer Answer) {
 	i := slices.IndexFunc(c.fills, func(f *fill) bool { return f.asking && f.peer == a.Peer && f.Key == a.Key })
 	if i < 0 {
 		return
 	}
 	f := c.fills[i]
 	f.asking = false
-	if f.from = got; answer != Got || got <= a.From || got >= f.to || c.neighbours[a.Peer] == nil {
+	if answer == Failed {
+		f.failed++
+		f.again = now.Add(c.cfg.Pause)
+	} else {
+		f.failed = 0
+	}
+	f.from = max(f.from, got)
+	if answer == Nothing || f.failed == maxFailed || answer == Got && got <= a.From || f.from >= f.to || c.neighbours[a.Peer] == nil {
 		c.fills = slices.Delete(c.fills, i, i+1)
 	}
 }
 
 // Next returns when to call Advance; zero: not before the next input.
-func (c *Core) Next() (next time.Time) {
-	if c.asks >= c.cfg.MaxAsks || len(c.neighbours) == 0 {
-		return next
+func (c *Core) Next() time.Time {
+	switch {
+	case c.asks >= c.cfg.MaxAsks || len(c.neighbours) == 0:
+		return time.Time{}
+	case c.due.IsZero():
+		return c.refill
+	case c.due.Before(c.rested):
+		return earlier(c.refill, c.rested)
 	}
-	for _, n := range c.needs {
-		if at := c.due(n); n.asking == "" && n.from < n.to && (next.IsZero() || at.Before(next)) {
-			next = at
-		}
-	}
-	return next
+	return earlier(c.refill, c.due)
 }

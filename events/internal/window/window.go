@@ -39,7 +39,8 @@ type Config struct {
 	AckBatches int
 	AckBytes   int
 	// Nudge is how long a neighbour may acknowledge nothing before it is told
-	// what there is, in case it did not notice. The pause doubles each time [300 ms].
+	// what there is, in case it did not notice. The pause doubles each time; one that
+	// is given up is told a few times more [300 ms].
 	Nudge time.Duration
 	// MaxAuthors bounds the senders of which a neighbour's word is remembered [10,000].
 	MaxAuthors int
@@ -60,6 +61,10 @@ func (c Config) withDefaults() Config {
 // maxBatches bounds the batches of one sender that are remembered. Only a sender
 // that heeds no window can reach it.
 const maxBatches = 4096
+
+// maxPauses is how long the pause becomes, in units of GiveUp, before who is given
+// up is not told any more.
+const maxPauses = 8
 
 // maxTries is how many are looked at for one that can be forgotten.
 const maxTries = 16
@@ -542,12 +547,10 @@ func (c *Core) Advance(now time.Time) {
 			if !p.givenUp && now.Sub(p.progress) >= c.cfg.GiveUp {
 				p.givenUp, changed = true, true
 			}
-			if !p.nudge.After(now) {
-				most := c.cfg.GiveUp
-				if p.givenUp {
-					most *= 8 // it may be gone
+			if !p.nudge.IsZero() && !p.nudge.After(now) {
+				if p.rest(now, 2*p.pause); p.pause > maxPauses*c.cfg.GiveUp {
+					p.nudge = time.Time{}
 				}
-				p.rest(now, min(2*p.pause, most))
 				p.ask = true
 				c.soil(now, n, p, true)
 			}

@@ -70,7 +70,8 @@ func New[V any](cfg Config) *Store[V] {
 }
 
 // Put keeps a batch that arrived at now. It reports whether the batch was kept,
-// which it is not if it is here already, or larger than everything may be.
+// which it is not if it is here already, or larger than everything may be, or of a
+// session before the latest few of its sender.
 func (s *Store[V]) Put(now time.Time, id peer.ID, ses order.Session, b Batch[V]) bool {
 	if b.Size > s.cfg.MaxBytes || !s.put(now, id, ses, b) {
 		return false
@@ -108,11 +109,11 @@ func (s *Store[V]) put(now time.Time, id peer.ID, key order.Session, b Batch[V])
 		ses.batches = slices.Insert(ses.batches, i, b)
 		s.weigh(snd, b.Size)
 	}
-	for len(snd.sessions) > maxSessions {
+	if len(snd.sessions) > maxSessions {
 		s.drop(snd, snd.sessions[0], len(snd.sessions[0].batches))
-		snd.sessions = snd.sessions[1:]
+		snd.sessions = slices.Delete(snd.sessions, 0, 1)
 	}
-	return true
+	return snd.sessions[0].Compare(key) <= 0
 }
 
 // Find returns the batch that holds number n of a session.

@@ -102,16 +102,11 @@ func (e *Engine[V]) Greet(now time.Time, id peer.ID, marks []Mark) {
 			e.acked(now, id, m)
 			continue
 		}
-		_, known := e.order.Mark(m.Sender)
-		_, hinted := e.order.Hint(m.Sender)
 		begin := max(m.Above, m.Next)
 		if last := e.cfg.Last; last > 0 && m.Floor > 0 && m.Floor < begin {
 			begin = max(m.Floor, begin-min(begin, last))
 		}
-		e.claim(now, id, m, begin, sole || begin < m.Above)
-		if !known && !hinted && m.Floor > 0 {
-			e.repair.Fill(id, repair.Key{Sender: m.Sender, Session: m.Session}, m.Floor, begin)
-		}
+		e.claim(now, id, m, begin, sole || begin < m.Above, true)
 	}
 }
 
@@ -122,11 +117,16 @@ func (e *Engine[V]) Leave(now time.Time, id peer.ID) {
 }
 
 // Told takes marks of which a neighbour says that they changed. Of senders not
-// known here everything is owed that the neighbour itself was owed.
+// known here, nor to the neighbour when it greeted, everything is owed that the
+// neighbour itself was owed.
 func (e *Engine[V]) Told(now time.Time, id peer.ID, marks []Mark) {
 	for _, m := range marks {
 		if m.Sender != e.self {
-			e.claim(now, id, m, m.Begin, true)
+			begin := m.Begin
+			if e.repair.Greeted(id, repair.Key{Sender: m.Sender, Session: m.Session}) {
+				begin = max(m.Next, m.Above) // it has told where to begin
+			}
+			e.claim(now, id, m, begin, false, false)
 		}
 		e.acked(now, id, m)
 	}
@@ -136,20 +136,25 @@ func (e *Engine[V]) acked(now time.Time, id peer.ID, m Mark) {
 	e.window.Acked(now, id, window.Ack{Author: m.Sender, Session: m.Session, Next: m.Next, Through: m.Through, Ask: m.Ask})
 }
 
-// claim takes a neighbour's mark. If the session is unknown here, it begins with
-// begin; firm says that nothing before that can be under way.
-func (e *Engine[V]) claim(now time.Time, id peer.ID, m Mark, begin uint64, firm bool) {
+// claim takes a neighbour's mark. If the session is unknown here, or its beginning
+// is, it begins with begin; firm says that nothing before that can be under way.
+func (e *Engine[V]) claim(now time.Time, id peer.ID, m Mark, begin uint64, firm, greeting bool) {
 	if m.Next < 1 || m.Next > order.MaxNumber || begin < 1 {
 		return
 	}
-	e.repair.Claim(id, m.Sender, repair.Claim{Session: m.Session, Next: m.Next, Floor: m.Floor})
+	_, known := e.order.Mark(m.Sender)
+	_, hinted := e.order.Hint(m.Sender)
+	if !known && !hinted && m.Floor > 0 {
+		e.repair.Fill(id, repair.Key{Sender: m.Sender, Session: m.Session}, m.Floor, begin)
+	}
+	e.repair.Claim(id, m.Sender, repair.Claim{Session: m.Session, Begin: m.Begin, Next: m.Next, Floor: m.Floor, Greeting: greeting})
 	m.Above = max(m.Above, m.Next)
 	if e.order.Knows(m.Sender, m.Session) {
+		m.Begin = begin
 		e.steps = e.order.Claim(now, m.Mark, e.steps)
 	} else {
 		hint := m.Mark
-		hint.Above = begin
-		hint.Next = min(hint.Next, begin)
+		hint.Begin, hint.Next, hint.Above = begin, begin, begin
 		e.steps = e.order.Learn(now, hint, false, firm, e.steps)
 	}
 	if id == m.Sender {
@@ -173,6 +178,7 @@ func (e *Engine[V]) Receive(now time.Time, sender peer.ID, b Batch[V], giver pee
 	if sender == e.self {
 		return order.Invalid
 	}
+	began := e.order.Knows(sender, b.Session)
 	var verdict order.Verdict
 	verdict, e.steps = e.order.Receive(now, sender, order.Batch[struct{}]{
 		Session: b.Session, First: b.First, Count: b.Count, Size: b.Size,
@@ -180,7 +186,13 @@ func (e *Engine[V]) Receive(now time.Time, sender peer.ID, b Batch[V], giver pee
 	if verdict == order.Accepted {
 		end := b.First + uint64(b.Count)
 		e.store.Put(now, sender, b.Session, store.Batch[V]{First: b.First, End: end, Size: b.Size, Value: b.Value})
+		e.store.Keep(sender, b.Session, end)
 		e.window.Took(now, sender, b.Session, b.First, end, b.Size, giver)
+	}
+	if !began {
+		// What was claimed before counts from now on.
+		m := order.Mark{Sender: sender, Session: b.Session, Next: e.repair.Claimed(repair.Key{Sender: sender, Session: b.Session})}
+		e.steps = e.order.Claim(now, m, e.steps)
 	}
 	e.refresh(now, sender)
 	return verdict
@@ -193,7 +205,10 @@ func (e *Engine[V]) Repaired(now time.Time, sender peer.ID, b Batch[V], fill boo
 	}
 	// It is of before our time.
 	end := b.First + uint64(b.Count)
-	e.store.Fill(now, sender, b.Session, store.Batch[V]{First: b.First, End: end, Size: b.Size, Value: b.Value})
+	if e.store.Fill(now, sender, b.Session, store.Batch[V]{First: b.First, End: end, Size: b.Size, Value: b.Value}) {
+		// Other neighbours may lack it and not know who had it.
+		e.window.Tell(now, sender)
+	}
 }
 
 // Answered says what came of a question, and for a fill up to where.
@@ -216,7 +231,7 @@ func (e *Engine[V]) refresh(now time.Time, sender peer.ID) {
 				since = now
 				e.heard[h.Session] = now
 			}
-			gaps = append(gaps, order.Gap{Session: h.Session, From: h.Above, To: claimed, Since: since})
+			gaps = append(gaps, order.Gap{Session: h.Session, From: h.Above, To: claimed, Since: since, Hearsay: true})
 		}
 	}
 	before := e.gaps[sender]
@@ -225,12 +240,12 @@ func (e *Engine[V]) refresh(now time.Time, sender peer.ID) {
 	}
 	for _, g := range before {
 		if !hasSession(gaps, g.Session) {
-			e.repair.Need(repair.Key{Sender: sender, Session: g.Session}, 0, 0, now)
+			e.repair.Needless(repair.Key{Sender: sender, Session: g.Session})
 			delete(e.heard, g.Session)
 		}
 	}
 	for _, g := range gaps {
-		e.repair.Need(repair.Key{Sender: sender, Session: g.Session}, g.From, g.To, g.Since)
+		e.repair.Need(sender, g)
 	}
 	if len(gaps) == 0 {
 		delete(e.gaps, sender)
@@ -296,10 +311,17 @@ func (e *Engine[V]) Next() time.Time {
 func (e *Engine[V]) Collect(now time.Time, id peer.ID, most int) (marks []Mark) {
 	for _, a := range e.window.Collect(now, id, most) {
 		m, ok := e.Mark(a.Author)
-		if !ok || m.Session != a.Session {
-			continue
+		if !ok {
+			h, hinted := e.order.Hint(a.Author)
+			if !hinted {
+				continue
+			}
+			m = e.full(h)
 		}
-		m.Through, m.Ask = min(a.Through, m.Next), a.Ask
+		if m.Session == a.Session {
+			m.Through = min(a.Through, m.Next)
+		}
+		m.Ask = a.Ask
 		marks = append(marks, m)
 	}
 	return marks

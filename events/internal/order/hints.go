@@ -61,7 +61,7 @@ func (h *hints) take(id peer.ID) (hint, bool) {
 func (h *hints) raise(id peer.ID, session Session, to uint64) {
 	if e, ok := h.byPeer[id]; ok {
 		if m := e.Value.(hint); m.Session == session && m.Above < to {
-			m.Above = to
+			m.Begin, m.Next, m.Above = to, to, to
 			e.Value = m
 		}
 	}

@@ -109,6 +109,7 @@ type Gap struct {
 	Session  Session
 	From, To uint64
 	Since    time.Time // when it was noticed, or something came in its turn
+	Hearsay  bool      // nothing but the word of others says that it was sent
 }
 
 // A Verdict says what happened to a batch.
@@ -281,20 +282,32 @@ func (c *Core[T]) Learn(now time.Time, m Mark, own, sole bool, steps []Step[T]) 
 // Claim takes the word of a third party that the session of m was sent up to
 // m.Next. It counts only for a session that is under way. What it says is missing
 // is waited for like other gaps, but since it may be a lie, what is given up on
-// such a word alone is delivered all the same if it ever comes.
+// such a word alone is delivered all the same if it ever comes. As long as lower
+// numbers may become the first, m.Begin does, if it is lower and not zero.
 func (c *Core[T]) Claim(now time.Time, m Mark, steps []Step[T]) []Step[T] {
 	s, known := c.senders[m.Sender]
 	if !known || m.Next > MaxNumber {
 		return steps
 	}
-	if ses, ok := s.session(m.Session); ok && m.Next > max(ses.next, ses.claimed) {
+	ses, ok := s.session(m.Session)
+	if !ok {
+		return steps
+	}
+	if ses.settling() && 0 < m.Begin && m.Begin < ses.next {
+		ses.first, ses.next = m.Begin, m.Begin
+		if m.Begin == 1 {
+			ses.begin()
+		}
+	} else if m.Next <= max(ses.next, ses.claimed) {
+		return steps
+	}
+	if m.Next > max(ses.next, ses.claimed) {
 		if ses.claimed <= ses.next {
 			ses.claimedAt = now
 		}
 		ses.claimed = m.Next
-		steps = c.settle(s, steps)
 	}
-	return steps
+	return c.settle(s, steps)
 }
 
 // Missing returns the first gap of each session of a sender that has one.
@@ -305,9 +318,8 @@ func (c *Core[T]) Missing(id peer.ID) []Gap {
 	}
 	var gaps []Gap
 	for _, ses := range s.sessions {
-		from, to, since := ses.missing()
-		if from < to {
-			gaps = append(gaps, Gap{ses.Session, from, to, since})
+		if g := ses.missing(); g.From < g.To {
+			gaps = append(gaps, g)
 		}
 	}
 	return gaps

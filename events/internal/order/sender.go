@@ -207,25 +207,27 @@ func (s *session[T]) gapEnd() uint64 {
 }
 
 // missing returns the first gap, empty if there is none. Other than gapEnd it
-// takes all that is said to have been sent together.
-func (s *session[T]) missing() (from, to uint64, since time.Time) {
-	from, to = s.next, max(s.next, s.claimed)
-	if n := len(s.tolds); n > 0 {
-		to = max(to, s.tolds[n-1].to)
-	}
+// takes all that the sender says it has sent together.
+func (s *session[T]) missing() Gap {
+	g := Gap{Session: s.Session, From: s.next, Since: s.waitsSince()}
 	for i := range s.held {
 		b := &s.held[i]
-		if b.First > from {
-			to = b.First
+		if b.First > g.From {
+			g.To = b.First
 			break
 		}
-		from = max(from, b.end()) // it waits for an earlier session, or to settle
-		to = max(to, from)
+		g.From = max(g.From, b.end()) // it waits for an earlier session, or to settle
 	}
-	if since = s.waitsSince(); since.Before(s.moved) {
-		since = s.moved
+	if n := len(s.tolds); n > 0 && g.To == 0 {
+		g.To = s.tolds[n-1].to
 	}
-	return from, to, since
+	if g.To <= g.From && s.claimed > g.From {
+		g.To, g.Hearsay = s.claimed, true
+	}
+	if g.Since.Before(s.moved) {
+		g.Since = s.moved
+	}
+	return g
 }
 
 // waitsSince returns when the number next was noticed to be missing; zero if

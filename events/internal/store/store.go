@@ -2,10 +2,10 @@
 // read them from here, and neighbours that lack some are given them. It performs
 // no I/O and reads no clock.
 //
-// A batch leaves when it is older than [Config.MaxAge] and was read, or when all
-// batches together weigh more than [Config.MaxBytes]: then the oldest of the
-// sender that has most here goes, read or not. So a sender that floods displaces
-// itself and not the others.
+// A batch leaves when it is older than [Config.MaxAge] and nobody is going to read
+// it, or when all batches together weigh more than [Config.MaxBytes]: then the
+// oldest of the sender that has most here goes, read or not. So a sender that
+// floods displaces itself and not the others.
 package store
 
 import (
@@ -21,7 +21,7 @@ import (
 
 // Config holds the bounds of a store. Zero means the default in brackets.
 type Config struct {
-	MaxAge   time.Duration // how long a batch is kept that was read [60 s]
+	MaxAge   time.Duration // how long a batch is kept at least, if there is room [60 s]
 	MaxBytes int           // of all batches together [16 MiB]
 }
 
@@ -58,8 +58,8 @@ type sender[V any] struct {
 type session[V any] struct {
 	order.Session
 	batches []Batch[V] // by First; no two begin alike
-	reading bool       // somebody reads it,
-	read    uint64     // who has read everything below
+	read    uint64     // everything below was read,
+	kept    uint64     // and everything below is going to be
 }
 
 // New returns an empty store.
@@ -70,7 +70,8 @@ func New[V any](cfg Config) *Store[V] {
 }
 
 // Put keeps a batch that arrived at now. It reports whether the batch was kept,
-// which it is not if it is here already, or larger than everything may be.
+// which it is not if it is here already, or larger than everything may be, or of a
+// session before the latest few of its sender.
 func (s *Store[V]) Put(now time.Time, id peer.ID, ses order.Session, b Batch[V]) bool {
 	if b.Size > s.cfg.MaxBytes || !s.put(now, id, ses, b) {
 		return false
@@ -108,11 +109,11 @@ func (s *Store[V]) put(now time.Time, id peer.ID, key order.Session, b Batch[V])
 		ses.batches = slices.Insert(ses.batches, i, b)
 		s.weigh(snd, b.Size)
 	}
-	for len(snd.sessions) > maxSessions {
+	if len(snd.sessions) > maxSessions {
 		s.drop(snd, snd.sessions[0], len(snd.sessions[0].batches))
-		snd.sessions = snd.sessions[1:]
+		snd.sessions = slices.Delete(snd.sessions, 0, 1)
 	}
-	return true
+	return snd.sessions[0].Compare(key) <= 0
 }
 
 // Find returns the batch that holds number n of a session.
@@ -162,19 +163,20 @@ func (s *Store[V]) Floor(id peer.ID, key order.Session) uint64 {
 	return 0
 }
 
-// Read says that a session is being read, and that everything below to was. What
-// was not read does not leave for its age. It does nothing if nothing of the
-// session is here.
-func (s *Store[V]) Read(id peer.ID, key order.Session, to uint64) {
-	if ses := s.find(id, key); ses != nil && (!ses.reading || to > ses.read) {
-		ses.reading, ses.read = true, to
+// Keep says that everything of a session below to is going to be read, so that
+// nothing of it leaves for its age before. It does nothing if nothing of the session
+// is here.
+func (s *Store[V]) Keep(id peer.ID, key order.Session, to uint64) {
+	if ses := s.find(id, key); ses != nil {
+		ses.kept = max(ses.kept, to)
 	}
 }
 
-// Forget says that a session is not read any more.
-func (s *Store[V]) Forget(id peer.ID, key order.Session) {
+// Read says that everything of a session below to was read. It does nothing if
+// nothing of the session is here.
+func (s *Store[V]) Read(id peer.ID, key order.Session, to uint64) {
 	if ses := s.find(id, key); ses != nil {
-		ses.reading = false
+		ses.read = max(ses.read, to)
 	}
 }
 
@@ -186,7 +188,7 @@ func (s *Store[V]) Advance(now time.Time) {
 			n := 0
 			for n < len(ses.batches) {
 				b := &ses.batches[n]
-				if now.Sub(b.at) < s.cfg.MaxAge || ses.reading && b.End > ses.read {
+				if now.Sub(b.at) < s.cfg.MaxAge || b.End > ses.read && b.First < ses.kept {
 					break
 				}
 				n++

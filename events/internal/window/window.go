@@ -39,7 +39,8 @@ type Config struct {
 	AckBatches int
 	AckBytes   int
 	// Nudge is how long a neighbour may acknowledge nothing before it is told
-	// what there is, in case it did not notice. The pause doubles each time [300 ms].
+	// what there is, in case it did not notice. The pause doubles each time; one that
+	// is given up is told a few times more [300 ms].
 	Nudge time.Duration
 	// MaxAuthors bounds the senders of which a neighbour's word is remembered [10,000].
 	MaxAuthors int
@@ -60,6 +61,13 @@ func (c Config) withDefaults() Config {
 // maxBatches bounds the batches of one sender that are remembered. Only a sender
 // that heeds no window can reach it.
 const maxBatches = 4096
+
+// maxPauses is how long the pause becomes, in units of GiveUp, before who is given
+// up is not told any more.
+const maxPauses = 8
+
+// maxTries is how many are looked at for one that can be forgotten.
+const maxTries = 16
 
 // An Ack is how far a session of an author has come.
 type Ack struct {
@@ -103,6 +111,8 @@ type neighbour struct {
 	pairs map[peer.ID]*pair
 	dirty []*pair // those it has to be told of
 	due   time.Time
+	// called says that Due has returned it since: it is told at its own pace.
+	called bool
 }
 
 // pair is what passes between us and a neighbour about one author.
@@ -111,10 +121,10 @@ type pair struct {
 	session order.Session
 	// What the neighbour has told.
 	next, through uint64
+	owed          uint64    // the end of what it is owed of the flow's session
 	progress      time.Time // when it told more, or the first batch it lacks was taken
-	owed          uint64    // the end of the last batch that it has to acknowledge
-	lacks         bool      // something of it
-	givenUp       bool
+	lacks         bool      // something it is owed
+	givenUp       bool      // until it tells more
 	// What it was told.
 	told      Ack
 	owing     int // batches taken since
@@ -193,10 +203,6 @@ func (c *Core) Took(now time.Time, author peer.ID, session order.Session, first,
 		p.owingSize += size
 		if f.lacks(n, p, &b) {
 			p.owed = max(p.owed, end)
-			if !p.lacks {
-				p.progress = now
-				p.rest(now, c.cfg.Nudge)
-			}
 		}
 	}
 	c.look(now, f)
@@ -208,22 +214,32 @@ func (p *pair) rest(now time.Time, pause time.Duration) {
 	p.nudge = now.Add(pause)
 }
 
-// makeRoom forgets an author of whom nothing is under way, if there are too many.
+// makeRoom forgets an author, if there are too many: one of whom nothing is under
+// way, if such a one is easily found.
 func (c *Core) makeRoom() {
 	if len(c.flows) < c.cfg.MaxAuthors {
 		return
 	}
+	var victim peer.ID
+	tries := 0
 	for author := range c.flows {
-		if c.busy[author] != nil || author == c.self {
+		if author == c.self {
 			continue
 		}
-		delete(c.flows, author)
-		for _, n := range c.neighbours {
-			if p := n.pairs[author]; p != nil && !p.dirty {
-				delete(n.pairs, author)
+		victim = author
+		if tries++; c.busy[author] == nil || tries == maxTries {
+			break
+		}
+	}
+	delete(c.flows, victim)
+	delete(c.busy, victim)
+	for _, n := range c.neighbours {
+		if p := n.pairs[victim]; p != nil {
+			p.owed, p.lacks = 0, false
+			if !p.dirty {
+				delete(n.pairs, victim)
 			}
 		}
-		return
 	}
 }
 
@@ -268,6 +284,15 @@ func (c *Core) Acked(now time.Time, id peer.ID, a Ack) {
 	}
 }
 
+// Tell makes every neighbour be told of an author.
+func (c *Core) Tell(now time.Time, author peer.ID) {
+	for _, n := range c.neighbours {
+		if p := c.pair(n, author); p != nil {
+			c.soil(now, n, p, false)
+		}
+	}
+}
+
 // Room reports whether the author may publish another batch.
 func (c *Core) Room(author peer.ID) bool {
 	batches, bytes := c.Behind(author)
@@ -300,7 +325,14 @@ func (c *Core) Behind(author peer.ID) (batches, bytes int) {
 
 // lacks reports whether a neighbour is owed a batch that it has not acknowledged.
 func (f *flow) lacks(n *neighbour, p *pair, b *batch) bool {
-	return b.count > n.since && b.giver != n.id && n.id != f.author && (p.session != f.session || p.through < b.end)
+	return b.count > n.since && b.giver != n.id && n.id != f.author && f.behind(p, b.end)
+}
+
+// behind reports whether a neighbour has not acknowledged everything below end. Who
+// is with a later session has done with this one.
+func (f *flow) behind(p *pair, end uint64) bool {
+	c := p.session.Compare(f.session)
+	return c < 0 || c == 0 && p.through < end
 }
 
 // Lacking returns the neighbours that were there when something of the author was
@@ -329,13 +361,27 @@ func (c *Core) Has(id, author peer.ID, session order.Session) uint64 {
 	return 0
 }
 
-// pair returns what is known of a neighbour and an author, nil if too much is.
+// pair returns what is known of a neighbour and an author. If too much is known
+// of the neighbour, it forgets an author of whom nothing is under way; it returns
+// nil if none is easily found.
 func (c *Core) pair(n *neighbour, author peer.ID) *pair {
-	p := n.pairs[author]
-	if p == nil && len(n.pairs) < c.cfg.MaxAuthors {
-		p = &pair{author: author}
-		n.pairs[author] = p
+	if p := n.pairs[author]; p != nil {
+		return p
 	}
+	if len(n.pairs) >= c.cfg.MaxAuthors {
+		tries := 0
+		for other, p := range n.pairs {
+			if !p.dirty && !p.lacks && other != c.self {
+				delete(n.pairs, other)
+				break
+			}
+			if tries++; tries == maxTries {
+				return nil
+			}
+		}
+	}
+	p := &pair{author: author}
+	n.pairs[author] = p
 	return p
 }
 
@@ -350,12 +396,17 @@ func (c *Core) look(now time.Time, f *flow) {
 	f.batches = slices.Delete(f.batches, 0, n)
 	busy := len(f.batches) > 0
 	for _, nb := range c.neighbours {
-		p := nb.pairs[f.author]
+		p := c.pair(nb, f.author)
 		if p == nil {
 			continue
 		}
-		p.lacks = p.owed > 0 && (p.session != f.session || p.through < p.owed)
-		busy = busy || p.lacks
+		lacks := p.owed > 0 && f.behind(p, p.owed)
+		if lacks && !p.lacks {
+			p.progress = now
+			p.rest(now, c.cfg.Nudge)
+		}
+		p.lacks = lacks
+		busy = busy || lacks
 		c.due = earlier(c.due, c.deadline(p))
 		// Of ourselves a neighbour learns by what it gets, or by a nudge.
 		if f.author != c.self && c.ack(nb, f) != p.told {
@@ -427,37 +478,40 @@ func (c *Core) ack(n *neighbour, f *flow) Ack {
 	return a
 }
 
-// Due returns the neighbours that have to be told something at now, by Collect; each
-// once, and again if that has not happened a second later.
+// Due returns the neighbours that have to be told something at now. Each is
+// returned once until Collect is called for it, which may be long after: a
+// neighbour may be slow in taking what it is told.
 func (c *Core) Due(now time.Time) (list []peer.ID) {
 	for id, n := range c.neighbours {
-		if !n.due.IsZero() && !n.due.After(now) {
-			n.due = now.Add(time.Second)
+		if !n.called && !n.due.IsZero() && !n.due.After(now) {
+			n.called = true
 			list = append(list, id)
 		}
 	}
 	return list
 }
 
-// Collect returns what a neighbour has to be told, at most so many.
+// Collect returns what a neighbour has to be told, at most so many. Of an author
+// of whom nothing passed through here an Ack has nothing but the name.
 func (c *Core) Collect(now time.Time, id peer.ID, most int) []Ack {
 	n := c.neighbours[id]
 	if n == nil {
 		return nil
 	}
-	n.due = time.Time{}
+	n.due, n.called = time.Time{}, false
 	var acks []Ack
 	for len(n.dirty) > 0 && len(acks) < most {
 		p := n.dirty[0]
 		n.dirty[0] = nil
 		n.dirty = n.dirty[1:]
 		p.dirty, p.owing, p.owingSize = false, 0, 0
+		a := Ack{Author: p.author}
 		if f := c.flows[p.author]; f != nil {
-			p.told = c.ack(n, f)
-			a := p.told
-			a.Ask = p.ask
-			acks = append(acks, a)
+			a = c.ack(n, f)
 		}
+		p.told = a
+		a.Ask = p.ask
+		acks = append(acks, a)
 		p.ask = false
 	}
 	if len(n.dirty) > 0 {
@@ -498,9 +552,10 @@ func (c *Core) Advance(now time.Time) {
 			if !p.givenUp && now.Sub(p.progress) >= c.cfg.GiveUp {
 				p.givenUp, changed = true, true
 			}
-			if !p.nudge.After(now) {
-				p.pause = min(2*p.pause, c.cfg.GiveUp)
-				p.nudge = now.Add(p.pause)
+			if !p.nudge.IsZero() && !p.nudge.After(now) {
+				if p.rest(now, 2*p.pause); p.pause > maxPauses*c.cfg.GiveUp {
+					p.nudge = time.Time{}
+				}
 				p.ask = true
 				c.soil(now, n, p, true)
 			}
@@ -523,7 +578,9 @@ func (c *Core) Advance(now time.Time) {
 func (c *Core) Next() time.Time {
 	next := c.due
 	for _, n := range c.neighbours {
-		next = earlier(next, n.due)
+		if !n.called {
+			next = earlier(next, n.due)
+		}
 	}
 	return next
 }

@@ -1,0 +1,451 @@
+package window
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/events/internal/order"
+)
+
+// script drives the core of the node "me" step by step. Its batches have one event
+// of a hundred bytes, so that batch n is [n, n+1).
+type script struct {
+	t    *testing.T
+	core *Core
+	now  time.Time
+}
+
+func newScript(t *testing.T, cfg Config, neighbours ...peer.ID) *script {
+	s := &script{t, New("me", cfg), time.Unix(1000, 0)}
+	for _, id := range neighbours {
+		s.core.Join(id)
+	}
+	return s
+}
+
+func life(n int) order.Session { return order.Session{Start: uint64(n)} }
+
+// took takes batch n of an author, and everything before it is there.
+func (s *script) took(author peer.ID, n uint64, giver peer.ID) {
+	s.core.Took(s.now, author, life(1), n, n+1, 100, giver)
+	s.core.Reached(s.now, author, life(1), n+1)
+}
+
+// publish publishes the batches from to to.
+func (s *script) publish(from, to uint64) {
+	for n := from; n <= to; n++ {
+		s.took("me", n, "")
+	}
+}
+
+// acked says that a neighbour has, and those behind it have, what is below next.
+func (s *script) acked(id, author peer.ID, next uint64) {
+	s.core.Acked(s.now, id, Ack{Author: author, Session: life(1), Next: next, Through: next})
+}
+
+// advance lets time pass, and what is due be done in time.
+func (s *script) advance(d time.Duration) {
+	end := s.now.Add(d)
+	for next := s.core.Next(); !next.IsZero() && !next.After(end); next = s.core.Next() {
+		if next.After(s.now) {
+			s.now = next
+		}
+		s.core.Advance(s.now)
+		s.core.Due(s.now)
+		if again := s.core.Next(); !again.IsZero() && !again.After(s.now) {
+			s.t.Fatalf("at %v there is always something more to do", s.now)
+		}
+	}
+	s.now = end
+}
+
+func (s *script) wantRoom(author peer.ID, want bool) {
+	s.t.Helper()
+	if got := s.core.Room(author); got != want {
+		s.t.Errorf("room for %s: %v, want %v", author, got, want)
+	}
+}
+
+// wantTold compares what a neighbour is told, like "a 5/3" for everything below 5
+// here and below 3 behind us, with "?" if it is asked.
+func (s *script) wantTold(id peer.ID, want string) {
+	s.t.Helper()
+	var got []string
+	for _, a := range s.core.Collect(s.now, id, 100) {
+		text := fmt.Sprintf("%s %d/%d", string(a.Author), a.Next, a.Through)
+		if a.Ask {
+			text += "?"
+		}
+		got = append(got, text)
+	}
+	slices.Sort(got)
+	if text := fmt.Sprint(got); text != "["+want+"]" {
+		s.t.Errorf("%s is told %s, want [%s]", string(id), text, want)
+	}
+}
+
+func (s *script) wantDue(want ...peer.ID) {
+	s.t.Helper()
+	got := s.core.Due(s.now)
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		s.t.Errorf("due are %v, want %v", got, want)
+	}
+}
+
+func TestRoomWaitsForTheSlowestNeighbour(t *testing.T) {
+	s := newScript(t, Config{Batches: 4}, "a", "b")
+	s.publish(1, 3)
+	s.wantRoom("me", true)
+	s.publish(4, 4)
+	s.wantRoom("me", false)
+	s.acked("a", "me", 5)
+	s.wantRoom("me", false)
+	s.acked("b", "me", 2)
+	s.wantRoom("me", true)
+	s.publish(5, 5)
+	s.wantRoom("me", false)
+	s.core.Leave(s.now, "b")
+	s.wantRoom("me", true)
+}
+
+func TestRoomCountsBytes(t *testing.T) {
+	s := newScript(t, Config{Bytes: 250}, "a")
+	s.publish(1, 2)
+	s.wantRoom("me", true)
+	s.publish(3, 3)
+	s.wantRoom("me", false)
+	s.acked("a", "me", 2)
+	s.wantRoom("me", true)
+}
+
+func TestNewcomerIsNotOwedWhatWasBefore(t *testing.T) {
+	s := newScript(t, Config{Batches: 2})
+	s.publish(1, 100)
+	s.wantRoom("me", true)
+	s.core.Join("a")
+	s.wantRoom("me", true)
+	s.publish(101, 101)
+	if got := s.core.Lacking("me", 102); !slices.Equal(got, []peer.ID{"a"}) {
+		t.Errorf("lacking %v", got)
+	}
+	s.publish(102, 102)
+	s.wantRoom("me", false)
+	s.acked("a", "me", 103)
+	s.wantRoom("me", true)
+	if got := s.core.Lacking("me", 103); got != nil {
+		t.Errorf("lacking %v", got)
+	}
+}
+
+// A neighbour that tells nothing is waited for once, not five seconds for each
+// window.
+func TestGivenUpUntilItTellsMore(t *testing.T) {
+	s := newScript(t, Config{Batches: 2}, "a")
+	s.publish(1, 2)
+	s.advance(5*time.Second - 1)
+	s.wantRoom("me", false)
+	s.advance(1)
+	s.wantRoom("me", true)
+	s.publish(3, 100)
+	s.wantRoom("me", true)
+	s.advance(time.Hour)
+	s.publish(101, 200)
+	s.wantRoom("me", true)
+	s.acked("a", "me", 150)
+	s.publish(201, 202)
+	s.wantRoom("me", false)
+	s.acked("a", "me", 203)
+	s.wantRoom("me", true)
+}
+
+func TestSlowButSteadyIsWaitedFor(t *testing.T) {
+	s := newScript(t, Config{Batches: 4}, "a")
+	s.publish(1, 4)
+	for n := uint64(2); n <= 4; n++ {
+		s.advance(4 * time.Second)
+		s.wantRoom("me", n > 2)
+		s.acked("a", "me", n)
+	}
+	s.publish(5, 7)
+	s.wantRoom("me", false)
+}
+
+// Who may not have noticed is told, more and more rarely; the last time not long
+// after it was given up.
+func TestNudges(t *testing.T) {
+	s := newScript(t, Config{}, "a")
+	s.publish(1, 1)
+	start := s.now
+	var at []time.Duration
+	for next := s.core.Next(); !next.IsZero(); next = s.core.Next() {
+		s.now = next
+		s.core.Advance(s.now)
+		if slices.Contains(s.core.Due(s.now), "a") {
+			at = append(at, s.now.Sub(start).Round(100*time.Millisecond))
+			s.wantTold("a", "me 2/2?")
+		}
+	}
+	if want := "[300ms 900ms 2.1s 4.5s 9.3s 18.9s 38.1s 1m16.5s]"; fmt.Sprint(at) != want {
+		t.Errorf("told at %v, want %s", at, want)
+	}
+	s.acked("a", "me", 2)
+	s.publish(2, 2)
+	s.advance(300 * time.Millisecond)
+	s.wantTold("a", "me 3/3?")
+	s.acked("a", "me", 3)
+	s.advance(time.Minute)
+	if next := s.core.Next(); !next.IsZero() {
+		t.Errorf("next is %v although nobody lacks anything", next)
+	}
+}
+
+func TestRelayWithholdsTowardsTheGiverOnly(t *testing.T) {
+	s := newScript(t, Config{}, "giver", "leaf", "other")
+	s.took("author", 1, "giver")
+	s.advance(10 * time.Millisecond)
+	s.wantTold("giver", "author 2/1")
+	s.wantTold("other", "author 2/2")
+	s.acked("leaf", "author", 2)
+	s.advance(10 * time.Millisecond)
+	s.wantTold("giver", "")
+	s.acked("other", "author", 2)
+	s.wantTold("giver", "author 2/2")
+}
+
+// The author is not waited for to receive its own.
+func TestAuthorLacksNothingOfItself(t *testing.T) {
+	s := newScript(t, Config{}, "author", "other")
+	s.took("author", 1, "author")
+	s.acked("other", "author", 2)
+	s.wantTold("author", "author 2/2")
+}
+
+func TestRelayGivesUpWhoTellsNothing(t *testing.T) {
+	s := newScript(t, Config{}, "giver", "frozen")
+	s.took("author", 1, "giver")
+	s.wantTold("giver", "author 2/1")
+	s.advance(5 * time.Second)
+	s.wantTold("giver", "author 2/2")
+	s.took("author", 2, "giver")
+	s.wantTold("giver", "author 3/3")
+}
+
+func TestHoleIsNotAcknowledged(t *testing.T) {
+	s := newScript(t, Config{}, "giver")
+	s.took("author", 1, "giver")
+	s.core.Took(s.now, "author", life(1), 3, 4, 100, "giver")
+	s.wantTold("giver", "author 2/2")
+	s.core.Took(s.now, "author", life(1), 2, 3, 100, "") // repaired
+	s.core.Reached(s.now, "author", life(1), 4)
+	s.wantTold("giver", "author 4/4")
+}
+
+func TestAcksWaitForMore(t *testing.T) {
+	s := newScript(t, Config{AckBatches: 3}, "giver")
+	s.took("author", 1, "giver")
+	s.took("author", 2, "giver")
+	s.wantDue()
+	s.took("author", 3, "giver")
+	s.wantDue("giver")
+	s.wantTold("giver", "author 4/4")
+	s.took("author", 4, "giver")
+	s.now = s.now.Add(10 * time.Millisecond)
+	s.wantDue("giver")
+}
+
+// A neighbour that takes long in being told does not make the caller spin.
+func TestDueOnceUntilCollected(t *testing.T) {
+	s := newScript(t, Config{}, "giver")
+	s.took("author", 1, "giver")
+	s.now = s.now.Add(10 * time.Millisecond)
+	s.wantDue("giver")
+	s.took("author", 2, "giver")
+	s.wantDue()
+	if next := s.core.Next(); !next.IsZero() {
+		t.Errorf("next is %v although it is being told", next)
+	}
+	s.wantTold("giver", "author 3/3")
+	s.took("author", 3, "giver")
+	s.now = s.now.Add(10 * time.Millisecond)
+	s.wantDue("giver")
+}
+
+func TestCollectAndAgainLoseNothing(t *testing.T) {
+	s := newScript(t, Config{}, "n")
+	for _, author := range []peer.ID{"a", "b", "c"} {
+		s.took(author, 1, "n")
+	}
+	s.core.Acked(s.now, "n", Ack{Author: "d", Session: life(1), Next: 1, Ask: true})
+	s.now = s.now.Add(10 * time.Millisecond)
+	first := s.core.Collect(s.now, "n", 3)
+	s.wantDue("n")
+	s.wantTold("n", "d 0/0")
+	s.core.Again(s.now, "n", first)
+	s.took("a", 2, "n")
+	s.wantTold("n", "a 3/3 b 2/2 c 2/2")
+	s.wantTold("n", "")
+
+	s.core.Join("x")
+	s.took("me", 1, "")
+	s.advance(300 * time.Millisecond)
+	asked := s.core.Collect(s.now, "x", 1)
+	s.core.Again(s.now, "x", asked)
+	s.wantTold("x", "me 2/2?")
+}
+
+func TestAskIsAnsweredThoughNothingChanged(t *testing.T) {
+	s := newScript(t, Config{}, "n")
+	s.took("author", 1, "n")
+	s.wantTold("n", "author 2/2")
+	s.core.Acked(s.now, "n", Ack{Author: "author", Session: life(1), Next: 2, Through: 2, Ask: true})
+	s.advance(10 * time.Millisecond)
+	s.wantTold("n", "author 2/2")
+}
+
+// What is given up is told to a neighbour that came after the last batch.
+func TestNewcomerIsToldOfProgress(t *testing.T) {
+	s := newScript(t, Config{}, "n")
+	s.took("author", 1, "n")
+	s.core.Join("new")
+	s.core.Reached(s.now, "author", life(1), 5)
+	s.wantTold("new", "author 5/5")
+}
+
+func TestLaterSessionReplacesTheEarlier(t *testing.T) {
+	s := newScript(t, Config{}, "giver", "n")
+	s.took("author", 1, "giver")
+	s.core.Took(s.now, "author", life(2), 1, 2, 100, "giver")
+	s.core.Reached(s.now, "author", life(2), 2)
+	s.took("author", 2, "giver") // of the earlier
+	s.acked("n", "author", 3)
+	s.wantTold("giver", "author 2/1")
+	// Who has come to a later session yet has done with this one.
+	s.core.Acked(s.now, "n", Ack{Author: "author", Session: life(3), Next: 1, Through: 1})
+	s.wantTold("giver", "author 2/2")
+}
+
+func TestAuthorsAreBounded(t *testing.T) {
+	s := newScript(t, Config{MaxAuthors: 20}, "n", "m")
+	for i := range 1000 {
+		author := peer.ID(fmt.Sprint("author ", i))
+		s.took(author, 1, "n") // m never acknowledges
+		s.core.Acked(s.now, "n", Ack{Author: peer.ID(fmt.Sprint("ghost ", i)), Session: life(1), Next: 1 << 60, Through: 1 << 60})
+		s.core.Collect(s.now, "n", 100)
+		s.core.Collect(s.now, "m", 100)
+	}
+	if len(s.core.flows) > 20 || len(s.core.busy) > 20 || len(s.core.neighbours["n"].pairs) > 20 || len(s.core.neighbours["m"].pairs) > 20 {
+		t.Errorf("%d flows, %d busy, %d and %d pairs", len(s.core.flows), len(s.core.busy), len(s.core.neighbours["n"].pairs), len(s.core.neighbours["m"].pairs))
+	}
+}
+
+// In any graph whose links lose nothing, however they and the acknowledgements take
+// turns: the author always gets room again, nobody is ever given up, and no queue
+// holds more than a window of what the other end has not got by another link.
+func TestNoDeadlockAndNoOverrun(t *testing.T) {
+	for seed := range uint64(300) {
+		noDeadlock(t, rand.New(rand.NewPCG(seed, 0)))
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}
+
+func noDeadlock(t *testing.T, rnd *rand.Rand) {
+	const window, batches = 4, 40
+	type link struct{ from, to int }
+	type message struct {
+		n     uint64
+		giver int
+	}
+	type node struct {
+		core *Core
+		got  map[uint64]bool
+		next uint64
+	}
+	nodes := make([]*node, 2+rnd.IntN(8))
+	name := func(i int) peer.ID { return peer.ID(fmt.Sprint(i)) }
+	for i := range nodes {
+		nodes[i] = &node{New(name(i), Config{Batches: window}), map[uint64]bool{}, 1}
+	}
+	var links []link
+	join := func(i, j int) {
+		if i != j && !slices.Contains(links, link{i, j}) {
+			links = append(links, link{i, j}, link{j, i})
+			nodes[i].core.Join(name(j))
+			nodes[j].core.Join(name(i))
+		}
+	}
+	for i := 1; i < len(nodes); i++ {
+		join(i, rnd.IntN(i)) // a tree, and then cycles
+	}
+	for range rnd.IntN(2 * len(nodes)) {
+		join(rnd.IntN(len(nodes)), rnd.IntN(len(nodes)))
+	}
+	queues := make(map[link][]message)
+	acks := make(map[link][]Ack)
+	now := time.Unix(0, 0)
+	take := func(i int, m message) {
+		v := nodes[i]
+		if v.got[m.n] {
+			return
+		}
+		v.got[m.n] = true
+		giver := peer.ID("")
+		if m.giver >= 0 {
+			giver = name(m.giver)
+		}
+		v.core.Took(now, "0", life(1), m.n, m.n+1, 1, giver)
+		for v.got[v.next] {
+			v.next++
+		}
+		v.core.Reached(now, "0", life(1), v.next)
+		for _, l := range links {
+			if l.from == i && l.to != m.giver && l.to != 0 {
+				queues[l] = append(queues[l], message{m.n, i})
+				news := 0
+				for _, m := range queues[l] {
+					if !nodes[l.to].got[m.n] { // else it does not matter if it is dropped
+						news++
+					}
+				}
+				if news > window {
+					t.Fatalf("%d batches wait on the link from %d to %d", news, l.from, l.to)
+				}
+			}
+		}
+	}
+	for published := uint64(0); ; {
+		now = now.Add(time.Duration(rnd.IntN(100)) * time.Microsecond)
+		var ready []func()
+		if published < batches && nodes[0].core.Room("0") {
+			ready = append(ready, func() { published++; take(0, message{published, -1}) })
+		}
+		for _, l := range links {
+			if q := queues[l]; len(q) > 0 {
+				ready = append(ready, func() { queues[l] = q[1:]; take(l.to, q[0]) })
+			}
+			acks[l] = append(acks[l], nodes[l.from].core.Collect(now, name(l.to), 10)...)
+			if q := acks[l]; len(q) > 0 {
+				ready = append(ready, func() { acks[l] = q[1:]; nodes[l.to].core.Acked(now, name(l.from), q[0]) })
+			}
+		}
+		if len(ready) == 0 {
+			if published < batches {
+				t.Fatalf("stuck after %d batches", published)
+			}
+			break
+		}
+		ready[rnd.IntN(len(ready))]()
+	}
+	for i, v := range nodes {
+		if v.next != batches+1 || len(v.core.busy) != 0 {
+			t.Fatalf("node %d has %d of %d, %d busy", i, v.next-1, batches, len(v.core.busy))
+		}
+	}
+}

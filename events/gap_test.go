@@ -58,22 +58,16 @@ func TestGapIsReportedInItsPlace(t *testing.T) {
 	}
 }
 
-// What a neighbour says of a sender's events that nobody ever sees is reported,
-// but it does not keep the sender from being heard.
+// What a neighbour says of a sender's events that nobody ever sees does not keep the
+// sender from being heard.
 func TestLieAboutASenderIsNoSilence(t *testing.T) {
 	s := newStation(t, overTCP, BroadcastConfig{})
 	r := newRawPeer(t, s)
-	gaps := make(chan Gap, 10)
-	s.OnGap(func(_ context.Context, g Gap) { gaps <- g })
 	r.batch(rawSession(1), 1, "1")
 	s.wait(r.asStation(), "1")
-	lie := markOf(r.host.ID(), rawSession(1), 1<<60)
 	liar := newStation(t, overTCP, BroadcastConfig{})
 	link(t, s, liar)
-	s.Link(liar.id(), appendMarks(nil, []engine.Mark{lie}))
-	if g := <-gaps; g.From != 2 || g.To != 1<<60 {
-		t.Errorf("%+v", g)
-	}
+	s.Link(liar.id(), appendMarks(nil, []engine.Mark{markOf(r.host.ID(), rawSession(1), 1<<60)}))
 	r.batch(rawSession(1), 2, "2")
 	r.batch(rawSession(1), 3, "3")
 	s.wait(r.asStation(), "1", "2", "3")

@@ -1,0 +1,147 @@
+package events
+
+import (
+	"encoding/hex"
+	"testing"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/events/internal/engine"
+	"github.com/go-smokesignal/smokesignal/events/internal/order"
+	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/vectors"
+)
+
+// sessionVector is a session in the form of the files.
+type sessionVector struct {
+	Session vectors.Bytes `json:"session"`
+	Start   uint64        `json:"start_ms"`
+}
+
+func (v sessionVector) session() (s order.Session) {
+	copy(s.ID[:], v.Session)
+	s.Start = v.Start
+	return s
+}
+
+func sessionOf(s order.Session) sessionVector { return sessionVector{s.ID[:], s.Start} }
+
+// TestVectorsOfBatches: docs/vectors/batch.json has Batch messages.
+func TestVectorsOfBatches(t *testing.T) {
+	type vector struct {
+		sessionVector
+		First  uint64          `json:"first"`
+		Events []vectors.Bytes `json:"events"`
+	}
+	vectors.Test(t, "batch.json", func(b []byte) (v vector, err error) {
+		var m batch
+		if err := m.parse(b); err != nil {
+			return v, err
+		}
+		v = vector{sessionVector: sessionOf(m.session), First: m.first}
+		for ev, rest := cutEvent(m.data); ev != nil; ev, rest = cutEvent(rest) {
+			v.Events = append(v.Events, ev)
+		}
+		return v, nil
+	}, func(v vector) ([]byte, error) {
+		b := appendBatchHeader(nil, v.session(), v.First)
+		for _, ev := range v.Events {
+			b = frame.AppendMessage(b, numBatchEvent, ev)
+		}
+		return b, nil
+	})
+}
+
+type markVector struct {
+	Sender vectors.Bytes `json:"sender"`
+	sessionVector
+	Next     uint64 `json:"next"`
+	Above    uint64 `json:"above,omitempty"`
+	Begin    uint64 `json:"begin,omitempty"`
+	Floor    uint64 `json:"floor,omitempty"`
+	Withheld uint64 `json:"withheld,omitempty"`
+	Ask      bool   `json:"ask,omitempty"`
+}
+
+func marksOf(b []byte) (list []markVector, err error) {
+	marks, err := decodeMarks(b)
+	list = []markVector{}
+	for _, m := range marks {
+		v := markVector{
+			Sender: []byte(m.Sender), sessionVector: sessionOf(m.Session), Next: m.Next,
+			Floor: m.Floor, Withheld: m.Next - m.Through, Ask: m.Ask,
+		}
+		if m.Above > m.Next {
+			v.Above = m.Above
+		}
+		if m.Begin < m.Next {
+			v.Begin = m.Begin
+		}
+		list = append(list, v)
+	}
+	return list, err
+}
+
+func appendMarkVectors(list []markVector) []byte {
+	var marks []engine.Mark
+	for _, v := range list {
+		m := markOf(peer.ID(v.Sender), v.session(), v.Next)
+		m.Above = max(v.Above, v.Next)
+		if v.Begin > 0 {
+			m.Begin = v.Begin
+		}
+		m.Floor, m.Through, m.Ask = v.Floor, v.Next-v.Withheld, v.Ask
+		marks = append(marks, m)
+	}
+	return appendMarks(nil, marks)
+}
+
+// TestVectorsOfRepair: docs/vectors/repair.json has RepairFrame messages.
+func TestVectorsOfRepair(t *testing.T) {
+	type wantVector struct {
+		Sender vectors.Bytes `json:"sender"`
+		sessionVector
+		From   uint64 `json:"from"`
+		To     uint64 `json:"to"`
+		PassOn bool   `json:"pass_on,omitempty"`
+	}
+	type vector struct {
+		Told     []markVector `json:"told,omitempty"`
+		Want     *wantVector  `json:"want,omitempty"`
+		Original string       `json:"original,omitempty"`
+		End      []markVector `json:"end,omitzero"`
+	}
+	vectors.Test(t, "repair.json", func(b []byte) (v vector, err error) {
+		num, body, err := repairField(b)
+		if err != nil {
+			return v, err
+		}
+		switch num {
+		case numRepairTold:
+			v.Told, err = marksOf(body)
+		case numRepairWant:
+			var q question
+			if q, err = decodeWant(body); err == nil {
+				v.Want = &wantVector{[]byte(q.Sender), sessionOf(q.Session), q.from, q.to, q.passOn}
+			}
+		case numRepairOriginal:
+			v.Original = hex.EncodeToString(body)
+		case numRepairEnd:
+			v.End, err = marksOf(body)
+		}
+		return v, err
+	}, func(v vector) ([]byte, error) {
+		switch {
+		case v.Told != nil:
+			return frame.AppendMessage(nil, numRepairTold, appendMarkVectors(v.Told)), nil
+		case v.Want != nil:
+			q := question{from: v.Want.From, to: v.Want.To, passOn: v.Want.PassOn}
+			q.Sender, q.Session = peer.ID(v.Want.Sender), v.Want.session()
+			return q.append(nil), nil
+		case v.Original != "":
+			body, err := hex.DecodeString(v.Original)
+			return frame.AppendMessage(nil, numRepairOriginal, body), err
+		}
+		return frame.AppendMessage(nil, numRepairEnd, appendMarkVectors(v.End)), nil
+	})
+}

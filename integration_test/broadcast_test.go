@@ -81,7 +81,7 @@ func TestEmitAndCloseAtOnce(t *testing.T) {
 // broadcast now and then.
 func TestLinksComeAndGo(t *testing.T) {
 	const n = 20
-	lasts := map[size]time.Duration{byDefault: 8 * time.Second, long: 30 * time.Second, full: 5 * time.Minute}[chosen()]
+	lasts := map[size]time.Duration{byDefault: 4 * time.Second, long: 30 * time.Second, full: 5 * time.Minute}[chosen()]
 	l := newLocal(t)
 	var nodes []*smokesignal.Node
 	for i := range n {

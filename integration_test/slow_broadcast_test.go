@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-smokesignal/smokesignal"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
 )
 
@@ -14,8 +15,12 @@ import (
 func TestSlowBroadcastHandler(t *testing.T) {
 	t.Parallel()
 	small := map[size]uint64{byDefault: 2000, long: 5000, full: 20_000}[chosen()]
-	large := map[size]uint64{byDefault: 20_000, long: 20_000, full: 50_000}[chosen()]
-	l, nodes := lineOf(t, 3)
+	large := map[size]uint64{byDefault: 4000, long: 4000, full: 50_000}[chosen()]
+	var keep []smokesignal.Option
+	if chosen() < full {
+		keep = append(keep, smokesignal.KeepBytes(2<<20)) // so that less is more than is kept
+	}
+	l, nodes := lineOf(t, 3, keep...)
 	sender, relay, slowNode := nodes[0], nodes[1], nodes[2]
 	near := newTally(t, "relay", relay, sender.ID(), nil)
 	late := newTally(t, "slow", slowNode, sender.ID(), func() { time.Sleep(time.Millisecond) })

@@ -15,7 +15,7 @@ import (
 
 const (
 	maxInbound = 4        // streams of one peer at a time
-	readBuffer = 16 << 10 // bytes for each stream on which much comes
+	readBuffer = 32 << 10 // bytes for each stream on which much comes
 )
 
 // Variables only for the tests.
@@ -156,7 +156,7 @@ func (d *Direct) greeted(s *inbound, r *frame.Reader) bool {
 	s.SetReadDeadline(time.Time{})
 	r.SetLimit(d.cfg.MaxEventSize + envelope)
 	r.SetTimeout(s, frameTimeout)
-	r.SetGiving(readBuffer)
+	r.SetBuffer(readBuffer)
 	return true
 }
 
@@ -189,7 +189,12 @@ func (d *Direct) read(ctx context.Context, s *inbound, r *frame.Reader) {
 		if b == nil {
 			continue // a kind of frame that is not known here
 		}
-		ev, err := events.event(b)
+		var ev *Event
+		if r.Take() {
+			ev, err = events.owning(b)
+		} else {
+			ev, err = events.event(b)
+		}
 		if err != nil {
 			d.failed(s, err)
 			return

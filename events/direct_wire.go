@@ -1,6 +1,7 @@
 package events
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 
@@ -129,6 +130,9 @@ func (o outgoing) appendFrame(dst []byte) []byte {
 
 // parseEventFrame returns the event in a frame, nil if there is none.
 func parseEventFrame(b []byte) (ev []byte, err error) {
+	if tag, short, rest := cutShort(b); tag == tagEvent && len(rest) == 0 {
+		return short, nil // as nearly all are
+	}
 	for len(b) > 0 {
 		f, rest, err := frame.Cut(b)
 		b = rest
@@ -147,30 +151,62 @@ func parseEventFrame(b []byte) (ev []byte, err error) {
 	return ev, nil
 }
 
-// eventMaker makes the events of one stream. Allocation is most of what a
-// small event costs, so several come out of one: who keeps an event keeps a
-// kilobyte of others, beside the reader's buffer with its bytes.
+const tagEvent = fieldEvent<<3 | byte(protowire.BytesType)
+
+// eventMaker makes the events of one stream. Memory is most of what a small
+// event costs, so several share one allocation: who keeps an event may keep
+// seven others with it, and their bytes, at most 32 KiB together. An event
+// above 4 KiB comes alone.
 type eventMaker struct {
 	from   peer.ID
 	name   string // of the last event
 	events []Event
+	bytes  []byte
 }
 
-const eventSlab = 16
+const (
+	eventSlab = 8            // events, which are 448 bytes, a size class of Go
+	byteSlab  = 8 << 10      // bytes
+	ownBytes  = byteSlab / 4 // above this, bytes have an allocation of their own ...
+	ownEvent  = 2 * ownBytes // ... and above this, events, too
+)
 
-// event returns the event in b, which it keeps.
+// event returns the event in b, which it copies.
 func (m *eventMaker) event(b []byte) (*Event, error) {
-	if len(m.events) == 0 {
-		m.events = make([]Event, eventSlab)
+	return m.owning(m.copy(b))
+}
+
+// owning returns the event in b, which it keeps.
+func (m *eventMaker) owning(b []byte) (*Event, error) {
+	var e *Event
+	if len(b) > ownEvent {
+		e = new(Event)
+	} else {
+		if len(m.events) == 0 {
+			m.events = make([]Event, eventSlab)
+		}
+		e = &m.events[0]
+		m.events = m.events[1:]
 	}
-	e := &m.events[0]
 	if err := e.parse(b, m.name); err != nil {
 		return nil, err
 	}
-	m.events = m.events[1:]
 	m.name = e.Name
 	e.From = m.from
 	return e, nil
+}
+
+func (m *eventMaker) copy(b []byte) []byte {
+	if len(b) > ownBytes {
+		return bytes.Clone(b)
+	}
+	if len(m.bytes) < len(b) {
+		m.bytes = make([]byte, byteSlab)
+	}
+	c := m.bytes[:len(b):len(b)]
+	m.bytes = m.bytes[len(b):]
+	copy(c, b)
+	return c
 }
 
 // framesWithin returns how many frames of buf end within its first n bytes, and

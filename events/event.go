@@ -39,17 +39,27 @@ type Event struct {
 	From peer.ID // who sent it, proven by the transport or a signature
 	Name string
 
-	body []byte // the message it came in
-	n    int    // arguments in it
-	mux  *mux   // who dispatches it; counts what turns out undecodable
+	body []byte // the message it came in, or what follows the name there
 }
 
 // Len returns the number of arguments.
-func (e *Event) Len() int { return e.n }
+func (e *Event) Len() (n int) {
+	for b := e.body; len(b) > 0; {
+		var f frame.Field
+		if f, b, _ = frame.Cut(b); f.Num == fieldArgs && f.Type == protowire.BytesType {
+			n++
+		}
+	}
+	return n
+}
 
 // next returns the first argument in b, a part of the body, and what follows
-// it. There is one: parse has counted them and seen that they are good.
+// it. There is one, and it is good: parse has seen it.
 func next(b []byte) (a arg, rest []byte) {
+	if tag, short, rest := cutShort(b); tag == tagArgs {
+		a, _ = parseArg(short)
+		return a, rest
+	}
 	for len(b) > 0 {
 		var f frame.Field
 		f, b, _ = frame.Cut(b)
@@ -69,8 +79,8 @@ func next(b []byte) (a arg, rest []byte) {
 // [ErrUndecodable] and names the argument, counted from 1; the variables
 // before it are then set.
 func (e *Event) Decode(ptrs ...any) error {
-	if len(ptrs) > e.n {
-		return fmt.Errorf("%w: event %s: argument %d asked for, it has %d", ErrUndecodable, quote(e.Name), e.n+1, e.n)
+	if n := e.Len(); len(ptrs) > n {
+		return fmt.Errorf("%w: event %s: argument %d asked for, it has %d", ErrUndecodable, quote(e.Name), n+1, n)
 	}
 	rest := e.body
 	for i, ptr := range ptrs {
@@ -88,7 +98,11 @@ func (e *Event) Decode(ptrs ...any) error {
 // Bytes returns argument i, counted from 0, if it was emitted as a []byte. The
 // bytes may be kept but not changed.
 func (e *Event) Bytes(i int) ([]byte, bool) {
-	if i < 0 || i >= e.n {
+	if tag, first, _ := cutShort(e.body); i == 0 && tag == tagArgs {
+		a, _ := parseArg(first)
+		return a.data, a.codec == codecRaw
+	}
+	if i < 0 || i >= e.Len() {
 		return nil, false
 	}
 	a, rest := next(e.body)
@@ -99,13 +113,15 @@ func (e *Event) Bytes(i int) ([]byte, bool) {
 }
 
 // undecodable counts and logs that a handler could not read the event.
-func (e *Event) undecodable(err error) {
-	if e.mux == nil {
+// ctx is the handler's.
+func (e *Event) undecodable(ctx context.Context, err error) {
+	r, ok := ctx.Value(runningKey{}).(*running)
+	if !ok {
 		return
 	}
-	e.mux.nUndecodable.Add(1)
+	r.m.nUndecodable.Add(1)
 	// The message may repeat what the sender wrote.
-	e.mux.log.Debug("undecodable event", "event", quote(e.Name), "from", e.From, "error", cut(err.Error(), 256))
+	r.m.log.Debug("undecodable event", "event", quote(e.Name), "from", e.From, "error", cut(err.Error(), 256))
 }
 
 // The protobuf messages, as in docs/wire.md:
@@ -248,12 +264,17 @@ func decodeEvent(from peer.ID, b []byte) (*Event, error) {
 // parse fills in an empty event. If the name is the same as last, which must
 // be a good name or empty, it shares that string.
 func (e *Event) parse(b []byte, last string) error {
-	e.body, e.n = b, 0
-	for len(b) > 0 {
+	// Nearly every event begins with its name, and that is the last one's.
+	if n := 2 + len(last); n <= len(b) && b[0] == tagName && b[1] < 0x80 && string(b[2:n]) == last && int(b[1]) == len(last) {
+		e.Name = last
+		b = b[n:]
+	}
+	e.body = b
+	for n := 0; len(b) > 0; {
 		tag, short, rest := cutShort(b)
-		if tag == tagArgs && e.n < maxArgs {
+		if tag == tagArgs && n < maxArgs {
 			if _, err := parseArg(short); err == nil {
-				e.n++
+				n++
 				b = rest
 				continue
 			}
@@ -273,12 +294,12 @@ func (e *Event) parse(b []byte, last string) error {
 				e.Name = string(f.Bytes)
 			}
 		case f.Num == fieldArgs:
-			if e.n == maxArgs {
+			if n == maxArgs {
 				return fmt.Errorf("%w event: more than %d arguments", ErrMalformed, maxArgs)
 			}
-			e.n++
+			n++
 			if _, err := parseArg(f.Bytes); err != nil {
-				return fmt.Errorf("%w event: argument %d: %w", ErrMalformed, e.n, err)
+				return fmt.Errorf("%w event: argument %d: %w", ErrMalformed, n, err)
 			}
 		}
 	}

@@ -116,7 +116,6 @@ func (m *mux) dispatch(ctx context.Context, ev *Event) {
 		defer leave()
 		r = ctx.(*running)
 	}
-	ev.mux = m
 	handlers := r.handlers(ev)
 	if len(handlers) == 0 {
 		m.nUnhandled.Add(1)

@@ -36,7 +36,7 @@ func (n Name[T]) On(src Source, f func(ctx context.Context, from peer.ID, v T)) 
 	return src.On(string(n), func(ctx context.Context, ev *Event) {
 		v, err := decodeAs[T](ev)
 		if err != nil {
-			ev.undecodable(err)
+			ev.undecodable(ctx, err)
 			return
 		}
 		f(ctx, ev.From, v)
@@ -62,7 +62,7 @@ func (n Name[T]) All(ctx context.Context, src Source) iter.Seq2[Message[T], erro
 	off := src.On(string(n), func(hctx context.Context, ev *Event) {
 		v, err := decodeAs[T](ev)
 		if err != nil {
-			ev.undecodable(err)
+			ev.undecodable(hctx, err)
 		}
 		select {
 		case next <- item{Message[T]{ev, v}, err}:

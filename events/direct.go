@@ -52,6 +52,12 @@ type DirectConfig struct {
 	// StallTimeout is how long nothing could be written to a peer before the
 	// Emits that wait for room fail; 0 is ten seconds.
 	StallTimeout time.Duration
+	// CallTimeout is how long a Call waits whose ctx has no deadline; 0 is ten
+	// seconds.
+	CallTimeout time.Duration
+	// MaxCalls bounds the calls to one peer that wait for their answers, 0 is
+	// 1,024. Further ones wait until there is room.
+	MaxCalls int
 	// Admit is asked once for every stream a peer opens, before its first
 	// event is read: it may block while the peer is being linked (ctx ends at
 	// Close), and refuses the stream with an error. It is called from several
@@ -70,6 +76,8 @@ func (c *DirectConfig) fill() {
 	c.QueueEvents = orDefault(c.QueueEvents, 256)
 	c.QueueBytes = orDefault(c.QueueBytes, 1<<20)
 	c.StallTimeout = orDefault(c.StallTimeout, 10*time.Second)
+	c.CallTimeout = orDefault(c.CallTimeout, 10*time.Second)
+	c.MaxCalls = orDefault(c.MaxCalls, 1024)
 	if c.Admit == nil {
 		c.Admit = func(context.Context, peer.ID) error { return nil }
 	}
@@ -97,6 +105,7 @@ type Direct struct {
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup       // writers and watchers of lanes, closing of streams
 	serial atomic.Uint64        // of the last stream opened
+	callID atomic.Uint64        // of the last call
 	once   sync.Once            // of stop
 	recent atomic.Pointer[lane] // the one used last, which is often the next
 
@@ -105,6 +114,7 @@ type Direct struct {
 	closed  bool
 	lanes   map[peer.ID]*lane // nil after Close
 	inbound map[peer.ID]*inboundPeer
+	marks   map[peer.ID]*callMark // of who called
 
 	refused    atomic.Bool // Refuse was called
 	nUnwritten atomic.Uint64
@@ -123,6 +133,7 @@ func NewDirect(h corehost.Host, cfg DirectConfig) *Direct {
 		mux:     newMux(cfg.Log),
 		lanes:   make(map[peer.ID]*lane),
 		inbound: make(map[peer.ID]*inboundPeer),
+		marks:   make(map[peer.ID]*callMark),
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	return d
@@ -156,7 +167,7 @@ func (d *Direct) Emit(ctx context.Context, to peer.ID, name string, args ...any)
 		if d.ctx.Err() != nil {
 			err = ErrClosed // which may be why ctx has ended
 		}
-		return &emitError{to, name, err}
+		return &emitError{"emit", to, name, err}
 	}
 	return nil
 }
@@ -175,24 +186,61 @@ func (d *Direct) emit(ctx context.Context, to peer.ID, name string, args []any) 
 	if buf != nil {
 		defer buf.free()
 	}
-	o := outgoing{name, args, size, buf}
+	_, err = d.put(ctx, to, &outgoing{name: name, args: args, size: size, buf: buf})
+	return err
+}
+
+// put puts o into the peer's lane, which it returns.
+func (d *Direct) put(ctx context.Context, to peer.ID, o *outgoing) (l *lane, err error) {
 	for {
-		l := d.recent.Load()
+		l = d.recent.Load()
 		if l == nil || l.peer != to {
 			if l, err = d.lane(to); err != nil {
-				return err
+				return nil, err
 			}
 			d.recent.Store(l)
 		}
 		err := l.put(ctx, o)
 		if err == nil {
-			return nil
+			return l, nil
 		}
 		if !errors.Is(err, errEnded) {
 			d.forget(l) // if it never came to anything
-			return err
+			return nil, err
 		}
 		d.recent.CompareAndSwap(l, nil)
+	}
+}
+
+// TryEmit is Emit without waiting: it returns ErrQueueFull when the peer's
+// queue has no room. To an idle peer it opens the stream in the background; if
+// that fails for the stall timeout, what was accepted counts as unwritten.
+func (d *Direct) TryEmit(to peer.ID, name string, args ...any) error {
+	if err := d.tryEmit(to, name, args); err != nil {
+		return &emitError{"emit", to, name, err}
+	}
+	return nil
+}
+
+func (d *Direct) tryEmit(to peer.ID, name string, args []any) error {
+	if d.refused.Load() {
+		return ErrClosed
+	}
+	size, buf, err := prepare(name, args, d.cfg.MaxEventSize)
+	if err != nil {
+		return err
+	}
+	if buf != nil {
+		defer buf.free()
+	}
+	for {
+		l, err := d.lane(to)
+		if err != nil {
+			return err
+		}
+		if err = l.tryPut(&outgoing{name: name, args: args, size: size, buf: buf}); !errors.Is(err, errEnded) {
+			return err
+		}
 	}
 }
 
@@ -339,8 +387,8 @@ type DirectStats struct {
 	Unwritten   uint64 // events accepted by Emit and then not written to a stream
 	Malformed   uint64 // streams of peers reset for what they sent
 	Refused     uint64 // streams of peers refused: too many, other network, not admitted
-	Undecodable uint64 // events that a typed handler could not read
-	Unhandled   uint64 // events that nobody listened to
+	Undecodable uint64 // events and calls that a typed handler could not read
+	Unhandled   uint64 // events that nobody listened to, calls without a handler
 	Panics      uint64 // of handlers
 }
 

@@ -122,7 +122,7 @@ func TestFramesOfLaterVersionsAreSkipped(t *testing.T) { // T5
 	}
 	defer s.Reset()
 	out := frame.Append(nil, h)
-	out = frame.Append(out, frame.AppendMessage(nil, 3, "a call"))
+	out = frame.Append(out, frame.AppendMessage(nil, 5, "a call"))
 	out = frame.Append(out, nil)
 	out = append(out, rawEvent(t, "x", 1)...)
 	out = frame.Append(out, frame.AppendUint(frame.AppendMessage(nil, 77, "new"), 78, 1))
@@ -366,7 +366,7 @@ func FuzzDirectFrame(f *testing.F) {
 	f.Add(good.append(nil)[1:])
 	f.Add(hello{"12345678", "home", 1 << 40}.append(nil)[1:])
 	f.Add(rawEvent(f, "e", 1, []byte("x"))[1:])
-	f.Add(frame.AppendMessage(nil, 3, "a call"))
+	f.Add(frame.AppendMessage(nil, 5, "a call"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if h, err := parseHello(b); err == nil {
 			again, err := parseHello(h.append(nil)[frameHeader(t, h.append(nil)):])
@@ -374,17 +374,17 @@ func FuzzDirectFrame(f *testing.F) {
 				t.Fatalf("%+v after %+v: %v", again, h, err)
 			}
 		}
-		ev, err := parseEventFrame(b)
+		ev, _, err := parseDirectFrame(b)
 		if err != nil || ev == nil {
 			return
 		}
 		maker := eventMaker{from: "p"}
 		if e, err := maker.event(ev); err == nil {
-			whole := outgoing{size: len(ev), buf: &buffer{ev}}.appendFrame(nil)
-			if n, end := framesWithin(whole, len(whole)); n != 1 || end != len(whole) {
+			whole := (&outgoing{size: len(ev), buf: &buffer{ev}}).appendFrame(nil)
+			if n, end, _ := framesWithin(whole, len(whole)); n != 1 || end != len(whole) {
 				t.Fatal(n, end)
 			}
-			if n, end := framesWithin(whole, len(whole)-1); n != 0 || end != 0 {
+			if n, end, _ := framesWithin(whole, len(whole)-1); n != 0 || end != 0 {
 				t.Fatal(n, end)
 			}
 			if e.From != "p" || checkName(e.Name) != nil {

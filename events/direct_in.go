@@ -38,7 +38,11 @@ type inbound struct {
 	network.Stream
 	from  peer.ID
 	hello hello
+	mark  *callMark     // the reader's
 	done  chan struct{} // closed when it was read to its end
+
+	answer []byte    // the reader's, for the frame of an answer
+	end    time.Time // the write deadline
 
 	retired atomic.Bool // a newer one waits
 }
@@ -171,16 +175,18 @@ func (d *Direct) inLine(s *inbound) (older *inbound, ok bool) {
 		return nil, false
 	}
 	in.last = s
+	s.mark = d.markOf(s)
 	return older, true
 }
 
-// read calls the handlers for the stream's events until it ends.
+// read calls the handlers for the stream's events and calls until it ends.
 func (d *Direct) read(ctx context.Context, s *inbound, r *frame.Reader) {
 	events := eventMaker{from: s.from}
 	for {
 		b, err := r.Next()
+		var call uint64
 		if err == nil {
-			b, err = parseEventFrame(b)
+			b, call, err = parseDirectFrame(b)
 		}
 		if err != nil {
 			d.failed(s, err)
@@ -203,7 +209,12 @@ func (d *Direct) read(ctx context.Context, s *inbound, r *frame.Reader) {
 			s.ResetWithError(network.StreamShutdown)
 			return
 		}
-		d.mux.dispatch(ctx, ev)
+		if call == 0 {
+			d.mux.dispatch(ctx, ev)
+		} else if err := d.serveCall(ctx, s, call, ev); err != nil {
+			d.failed(s, err)
+			return
+		}
 	}
 }
 

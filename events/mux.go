@@ -25,6 +25,7 @@ type mux struct {
 	mu       sync.RWMutex
 	seq      uint64 // of the last registration
 	handlers map[muxKey][]*handler
+	answers  map[muxKey][]*callHandler
 
 	gen atomic.Uint64 // counts changes of handlers, from 1
 
@@ -48,7 +49,7 @@ type handler struct {
 }
 
 func newMux(log *slog.Logger) *mux {
-	m := &mux{log: log, handlers: make(map[muxKey][]*handler)}
+	m := &mux{log: log, handlers: make(map[muxKey][]*handler), answers: make(map[muxKey][]*callHandler)}
 	m.gen.Store(1)
 	return m
 }
@@ -152,11 +153,16 @@ func (m *mux) find(ev *Event) []*handler {
 func (m *mux) call(ctx context.Context, h *handler, ev *Event) {
 	defer func() {
 		if v := recover(); v != nil {
-			m.nPanics.Add(1)
-			m.log.Error("a handler panicked", "event", quote(ev.Name), "from", ev.From, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+			m.panicked(ev, v)
 		}
 	}()
 	h.f(ctx, ev)
+}
+
+// panicked counts and logs what was recovered from a handler.
+func (m *mux) panicked(ev *Event, v any) {
+	m.nPanics.Add(1)
+	m.log.Error("a handler panicked", "event", quote(ev.Name), "from", ev.From, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 }
 
 // panics returns how many handlers panicked.

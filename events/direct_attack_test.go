@@ -122,7 +122,7 @@ func TestFramesOfLaterVersionsAreSkipped(t *testing.T) { // T5
 	}
 	defer s.Reset()
 	out := frame.Append(nil, h)
-	out = frame.Append(out, frame.AppendMessage(nil, 5, "a call"))
+	out = frame.Append(out, frame.AppendMessage(nil, 5, "later"))
 	out = frame.Append(out, nil)
 	out = append(out, rawEvent(t, "x", 1)...)
 	out = frame.Append(out, frame.AppendUint(frame.AppendMessage(nil, 77, "new"), 78, 1))
@@ -366,7 +366,8 @@ func FuzzDirectFrame(f *testing.F) {
 	f.Add(good.append(nil)[1:])
 	f.Add(hello{"12345678", "home", 1 << 40}.append(nil)[1:])
 	f.Add(rawEvent(f, "e", 1, []byte("x"))[1:])
-	f.Add(frame.AppendMessage(nil, 5, "a call"))
+	f.Add(frame.AppendMessage(nil, 5, "later"))
+	f.Add(frame.AppendMessage(nil, fieldCall, "\x08\x07\x12\x03\x0a\x01e"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if h, err := parseHello(b); err == nil {
 			again, err := parseHello(h.append(nil)[frameHeader(t, h.append(nil)):])
@@ -374,18 +375,22 @@ func FuzzDirectFrame(f *testing.F) {
 				t.Fatalf("%+v after %+v: %v", again, h, err)
 			}
 		}
-		ev, _, err := parseDirectFrame(b)
+		ev, id, err := parseDirectFrame(b)
 		if err != nil || ev == nil {
 			return
 		}
 		maker := eventMaker{from: "p"}
 		if e, err := maker.event(ev); err == nil {
-			whole := (&outgoing{size: len(ev), buf: &buffer{ev}}).appendFrame(nil)
-			if n, end, _ := framesWithin(whole, len(whole)); n != 1 || end != len(whole) {
-				t.Fatal(n, end)
+			o := &outgoing{size: len(ev), buf: &buffer{ev}}
+			if id != 0 {
+				o.call = &call{id: id}
 			}
-			if n, end, _ := framesWithin(whole, len(whole)-1); n != 0 || end != 0 {
-				t.Fatal(n, end)
+			whole := o.appendFrame(nil)
+			if n, end, last := framesWithin(whole, len(whole)); n != 1 || end != len(whole) || last != id {
+				t.Fatal(n, end, last)
+			}
+			if n, end, last := framesWithin(whole, len(whole)-1); n != 0 || end != 0 || last != 0 {
+				t.Fatal(n, end, last)
 			}
 			if e.From != "p" || checkName(e.Name) != nil {
 				t.Fatalf("%+v", e)

@@ -175,7 +175,7 @@ func TestRepeatedCallRunsOnce(t *testing.T) {
 	double.Handle(b, func(_ context.Context, _ peer.ID, n int) (int, error) { ran.Add(1); return 2 * n, nil })
 	ev := encoded(t, "double", 1)
 	call := func(id uint64) []byte {
-		return (&outgoing{size: len(ev), buf: &buffer{ev}, call: &call{id: id}}).appendFrame(nil)
+		return (&outgoing{size: len(ev), buf: &buffer{ev}}).appendFrame(nil, &call{id: id})
 	}
 	for _, c := range []struct {
 		session  string
@@ -242,7 +242,7 @@ func TestCallerThatReadsNoAnswers(t *testing.T) {
 		go func() {
 			defer close(ended)
 			for id := uint64(1); ; id++ {
-				if _, err := s.Write((&outgoing{size: len(ev), buf: &buffer{ev}, call: &call{id: id}}).appendFrame(nil)); err != nil {
+				if _, err := s.Write((&outgoing{size: len(ev), buf: &buffer{ev}}).appendFrame(nil, &call{id: id})); err != nil {
 					return
 				}
 			}

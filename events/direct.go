@@ -186,12 +186,13 @@ func (d *Direct) emit(ctx context.Context, to peer.ID, name string, args []any) 
 	if buf != nil {
 		defer buf.free()
 	}
-	_, err = d.put(ctx, to, &outgoing{name: name, args: args, size: size, buf: buf})
+	_, err = d.put(ctx, to, &outgoing{name, args, size, buf}, nil)
 	return err
 }
 
-// put puts o into the peer's lane, which it returns.
-func (d *Direct) put(ctx context.Context, to peer.ID, o *outgoing) (l *lane, err error) {
+// put puts an event, or the call c with it, into the peer's lane, which it
+// returns.
+func (d *Direct) put(ctx context.Context, to peer.ID, o *outgoing, c *call) (l *lane, err error) {
 	for {
 		l = d.recent.Load()
 		if l == nil || l.peer != to {
@@ -200,7 +201,7 @@ func (d *Direct) put(ctx context.Context, to peer.ID, o *outgoing) (l *lane, err
 			}
 			d.recent.Store(l)
 		}
-		err := l.put(ctx, o)
+		err := l.put(ctx, o, c)
 		if err == nil {
 			return l, nil
 		}
@@ -238,7 +239,7 @@ func (d *Direct) tryEmit(to peer.ID, name string, args []any) error {
 		if err != nil {
 			return err
 		}
-		if err = l.tryPut(&outgoing{name: name, args: args, size: size, buf: buf}); !errors.Is(err, errEnded) {
+		if err = l.tryPut(&outgoing{name, args, size, buf}); !errors.Is(err, errEnded) {
 			return err
 		}
 	}

@@ -382,10 +382,11 @@ func FuzzDirectFrame(f *testing.F) {
 		maker := eventMaker{from: "p"}
 		if e, err := maker.event(ev); err == nil {
 			o := &outgoing{size: len(ev), buf: &buffer{ev}}
+			var c *call
 			if id != 0 {
-				o.call = &call{id: id}
+				c = &call{id: id}
 			}
-			whole := o.appendFrame(nil)
+			whole := o.appendFrame(nil, c)
 			if n, end, last := framesWithin(whole, len(whole)); n != 1 || end != len(whole) || last != id {
 				t.Fatal(n, end, last)
 			}

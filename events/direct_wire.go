@@ -100,20 +100,19 @@ func parseHello(b []byte) (hello, error) {
 	return h, nil
 }
 
-// outgoing is an event or a call on its way into a queue. If all its arguments
-// are raw bytes it is encoded right there; else before, as encoding runs code
-// of the user that must not run under a lock.
+// outgoing is an event on its way into a queue. If all its arguments are raw
+// bytes it is encoded right there; else before, as encoding runs code of the
+// user that must not run under a lock.
 type outgoing struct {
 	name string
 	args []any
 	size int     // of the encoded event
 	buf  *buffer // the encoded event, or nil
-	call *call   // nil: an event
 }
 
 // prepare checks an event, and encodes it unless all its arguments are raw
 // bytes. The parts of an outgoing come one by one so that args can stay on the
-// caller's stack.
+// caller's stack; for the same reason a call is not one of them.
 func prepare(name string, args []any, max int) (size int, buf *buffer, err error) {
 	if size, ok := rawSize(name, args); ok && size <= max && len(args) <= maxArgs {
 		return size, nil, checkName(name)
@@ -126,10 +125,11 @@ func prepare(name string, args []any, max int) (size int, buf *buffer, err error
 	return len(buf.b), buf, nil
 }
 
-// appendFrame appends the frame of the event or call to dst.
-func (o *outgoing) appendFrame(dst []byte) []byte {
+// appendFrame appends the frame of the event to dst; of the call c with that
+// event unless c is nil.
+func (o *outgoing) appendFrame(dst []byte, c *call) []byte {
 	dst = slices.Grow(dst, o.size+envelope)
-	if c := o.call; c != nil {
+	if c != nil {
 		n := protowire.SizeTag(fieldCallID) + protowire.SizeVarint(c.id) + 1 + protowire.SizeBytes(o.size)
 		dst = appendLen(dst, 1+protowire.SizeBytes(n))
 		c.at = len(dst)

@@ -77,8 +77,8 @@ func newLane(d *Direct, p peer.ID) *lane {
 	return l
 }
 
-// put accepts an event or a call, or waits.
-func (l *lane) put(ctx context.Context, o *outgoing) error {
+// put accepts an event, or the call c with it unless c is nil, or waits.
+func (l *lane) put(ctx context.Context, o *outgoing, c *call) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err != nil {
@@ -97,8 +97,8 @@ func (l *lane) put(ctx context.Context, o *outgoing) error {
 			err = l.wait(ctx)
 		case l.out == nil && !l.writing:
 			err = l.open(ctx)
-		case l.room(o):
-			l.append(o)
+		case l.room(o, c):
+			l.append(o, c)
 			return nil
 		case l.stalled:
 			return ErrStalled
@@ -120,21 +120,21 @@ func (l *lane) tryPut(o *outgoing) error {
 		return errEnded
 	case l.refused != nil && time.Now().Before(l.until):
 		return l.refused
-	case !l.room(o):
+	case !l.room(o, nil):
 		return ErrQueueFull
 	}
-	l.append(o)
+	l.append(o, nil)
 	return nil
 }
 
-func (l *lane) append(o *outgoing) {
+func (l *lane) append(o *outgoing, c *call) {
 	if l.queue == nil {
 		l.queue = getBuffer()
 	}
-	if o.call != nil {
-		l.expect(o.call)
+	if c != nil {
+		l.expect(c)
 	}
-	l.queue.b = o.appendFrame(l.queue.b)
+	l.queue.b = o.appendFrame(l.queue.b, c)
 	l.events++
 	l.accepted++
 	l.startWriter()
@@ -149,9 +149,9 @@ func (l *lane) startWriter() {
 	}
 }
 
-// room reports whether o may be queued.
-func (l *lane) room(o *outgoing) bool {
-	if o.call != nil && len(l.calls) >= l.d.cfg.MaxCalls {
+// room reports whether an event or a call may be queued.
+func (l *lane) room(o *outgoing, c *call) bool {
+	if c != nil && len(l.calls) >= l.d.cfg.MaxCalls {
 		return false
 	}
 	return l.events == 0 || l.events < l.d.cfg.QueueEvents && len(l.queue.b)+o.size <= l.d.cfg.QueueBytes

@@ -148,30 +148,40 @@ type Remote struct {
 }
 
 // To returns a handle on one peer. It holds nothing and need not be closed.
-func (d *Direct) To(p peer.ID) Remote { return Remote{d, p} }
+func (d *Direct) To(p peer.ID) *Remote { return &Remote{d, p} }
 
 // Emit is [Direct.Emit] to the peer.
-func (r Remote) Emit(ctx context.Context, name string, args ...any) error {
+func (r *Remote) Emit(ctx context.Context, name string, args ...any) error {
 	return r.d.Emit(ctx, r.p, name, args...)
 }
 
 // TryEmit is [Direct.TryEmit] to the peer.
-func (r Remote) TryEmit(name string, args ...any) error { return r.d.TryEmit(r.p, name, args...) }
+func (r *Remote) TryEmit(name string, args ...any) error { return r.d.TryEmit(r.p, name, args...) }
+
+// EmitBytes is [Direct.EmitBytes] to the peer.
+func (r *Remote) EmitBytes(ctx context.Context, name string, b []byte) error {
+	return r.d.EmitBytes(ctx, r.p, name, b)
+}
 
 // Call is [Direct.Call] to the peer.
-func (r Remote) Call(ctx context.Context, name string, args ...any) (*Event, error) {
+func (r *Remote) Call(ctx context.Context, name string, args ...any) (*Event, error) {
 	return r.d.Call(ctx, r.p, name, args...)
 }
 
 // On is [Direct.OnFrom] with the peer.
-func (r Remote) On(name string, f func(context.Context, *Event)) (off func()) {
+func (r *Remote) On(name string, f func(context.Context, *Event)) (off func()) {
 	return r.d.OnFrom(r.p, name, f)
 }
 
+// OnBorrowed is [Direct.OnBorrowedFrom] with the peer.
+func (r *Remote) OnBorrowed(name string, f func(context.Context, *Event)) (off func()) {
+	return r.d.OnBorrowedFrom(r.p, name, f)
+}
+
 // Handle is [Direct.HandleFrom] with the peer.
-func (r Remote) Handle(name string, f func(context.Context, *Event) (results []any, err error)) (off func()) {
+func (r *Remote) Handle(name string, f func(context.Context, *Event) (results []any, err error)) (off func()) {
 	return r.d.HandleFrom(r.p, name, f)
 }
 
 // Done is closed when the Direct closes; it ends Name.All loops.
-func (r Remote) Done() <-chan struct{} { return r.d.Done() }
+func (r *Remote) Done() <-chan struct{} { return r.d.Done() }

@@ -29,7 +29,7 @@ func uintField(num protowire.Number, v uint64) []byte  { return frame.AppendUint
 func bytesField(num protowire.Number, b string) []byte { return frame.AppendMessage(nil, num, b) }
 
 // rawCallee is a host that answers each call of a with what answer returns.
-func rawCallee(t *testing.T, a *Direct, listen string, answer func(id uint64) []byte) Remote {
+func rawCallee(t *testing.T, a *Direct, listen string, answer func(id uint64) []byte) *Remote {
 	t.Helper()
 	h := newHost(t, listen)
 	h.SetStreamHandler(ProtocolDirect, func(s network.Stream) {

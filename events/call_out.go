@@ -54,7 +54,7 @@ func (d *Direct) call(ctx context.Context, to peer.ID, name string, args []any) 
 		defer cancel()
 	}
 	c := &call{name: name, answer: make(chan outcome, 1)}
-	l, err := d.put(ctx, to, &outgoing{name, args, size, buf}, c)
+	l, err := d.put(ctx, to, &outgoing{name: name, args: args, size: size, buf: buf}, c)
 	if err != nil {
 		return nil, err
 	}

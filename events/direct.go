@@ -14,6 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
@@ -186,7 +187,39 @@ func (d *Direct) emit(ctx context.Context, to peer.ID, name string, args []any) 
 	if buf != nil {
 		defer buf.free()
 	}
-	_, err = d.put(ctx, to, &outgoing{name, args, size, buf}, nil)
+	_, err = d.put(ctx, to, &outgoing{name: name, args: args, size: size, buf: buf}, nil)
+	return err
+}
+
+// EmitBytes is Emit with b as the only argument, and allocates nothing.
+func (d *Direct) EmitBytes(ctx context.Context, to peer.ID, name string, b []byte) error {
+	if l := d.recent.Load(); l != nil && l.peer == to && !d.refused.Load() && ctx.Err() == nil && l.putAgain(name, b) {
+		return nil
+	}
+	if err := d.emitBytes(ctx, to, name, b); err != nil {
+		if d.ctx.Err() != nil {
+			err = ErrClosed // which may be why ctx has ended
+		}
+		return &emitError{"emit", to, name, err}
+	}
+	return nil
+}
+
+func (d *Direct) emitBytes(ctx context.Context, to peer.ID, name string, b []byte) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if d.refused.Load() {
+		return ErrClosed
+	}
+	if err := checkName(name); err != nil {
+		return err
+	}
+	size := 1 + protowire.SizeBytes(len(name)) + 1 + protowire.SizeBytes(rawArgSize(b))
+	if size > d.cfg.MaxEventSize {
+		return errTooLong(name, size, d.cfg.MaxEventSize)
+	}
+	_, err := d.put(ctx, to, &outgoing{name: name, raw: b, isRaw: true, size: size}, nil)
 	return err
 }
 
@@ -239,7 +272,7 @@ func (d *Direct) tryEmit(to peer.ID, name string, args []any) error {
 		if err != nil {
 			return err
 		}
-		if err = l.tryPut(&outgoing{name, args, size, buf}); !errors.Is(err, errEnded) {
+		if err = l.tryPut(&outgoing{name: name, args: args, size: size, buf: buf}); !errors.Is(err, errEnded) {
 			return err
 		}
 	}
@@ -277,6 +310,19 @@ func (d *Direct) lane(p peer.ID) (*lane, error) {
 // of f is caught, counted and logged.
 func (d *Direct) On(name string, f func(context.Context, *Event)) (off func()) {
 	return d.mux.on(name, f)
+}
+
+// OnBorrowed is On for an f that keeps neither the event nor its bytes, as
+// both are used again when it returns: events that all their handlers borrow
+// cost no allocation. What Decode puts into other variables than a []byte or
+// an any is a copy. [Name.On] borrows by itself.
+func (d *Direct) OnBorrowed(name string, f func(context.Context, *Event)) (off func()) {
+	return d.OnBorrowedFrom("", name, f)
+}
+
+// OnBorrowedFrom is OnBorrowed for the events of one peer.
+func (d *Direct) OnBorrowedFrom(p peer.ID, name string, f func(context.Context, *Event)) (off func()) {
+	return d.mux.register(p, name, &handler{f: f, borrows: true})
 }
 
 // OnFrom is On for the events of one peer, however often it comes and goes.

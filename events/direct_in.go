@@ -182,6 +182,7 @@ func (d *Direct) inLine(s *inbound) (older *inbound, ok bool) {
 // read calls the handlers for the stream's events and calls until it ends.
 func (d *Direct) read(ctx context.Context, s *inbound, r *frame.Reader) {
 	events := eventMaker{from: s.from}
+	run := ctx.(*running) // by enter
 	for {
 		b, err := r.Next()
 		var call uint64
@@ -195,12 +196,7 @@ func (d *Direct) read(ctx context.Context, s *inbound, r *frame.Reader) {
 		if b == nil {
 			continue // a kind of frame that is not known here
 		}
-		var ev *Event
-		if r.Take() {
-			ev, err = events.owning(b)
-		} else {
-			ev, err = events.event(b)
-		}
+		ev, err := events.borrowed(b)
 		if err != nil {
 			d.failed(s, err)
 			return
@@ -209,9 +205,17 @@ func (d *Direct) read(ctx context.Context, s *inbound, r *frame.Reader) {
 			s.ResetWithError(network.StreamShutdown)
 			return
 		}
+		handlers := run.handlers(ev)
+		if run.keep || call != 0 {
+			body := ev.body
+			if !r.Take() {
+				body = run.copy(body)
+			}
+			ev = events.kept(body)
+		}
 		if call == 0 {
-			d.mux.dispatch(ctx, ev)
-		} else if err := d.serveCall(ctx, s, call, ev); err != nil {
+			d.mux.run(run, handlers, ev)
+		} else if err := d.serveCall(run, s, call, ev); err != nil {
 			d.failed(s, err)
 			return
 		}

@@ -1,7 +1,6 @@
 package events
 
 import (
-	"bytes"
 	"fmt"
 	"slices"
 
@@ -104,10 +103,12 @@ func parseHello(b []byte) (hello, error) {
 // bytes it is encoded right there; else before, as encoding runs code of the
 // user that must not run under a lock.
 type outgoing struct {
-	name string
-	args []any
-	size int     // of the encoded event
-	buf  *buffer // the encoded event, or nil
+	name  string
+	args  []any
+	raw   []byte // the only argument, if isRaw
+	isRaw bool
+	size  int     // of the encoded event
+	buf   *buffer // the encoded event, or nil
 }
 
 // prepare checks an event, and encodes it unless all its arguments are raw
@@ -147,6 +148,9 @@ func (o *outgoing) appendEvent(dst []byte) []byte {
 		return append(dst, o.buf.b...)
 	}
 	dst = append(appendHeader(dst, fieldName, len(o.name)), o.name...)
+	if o.isRaw {
+		return appendRaw(dst, o.raw)
+	}
 	for _, a := range o.args {
 		dst = appendRaw(dst, a.([]byte))
 	}
@@ -203,33 +207,38 @@ func parseCall(b []byte) (ev []byte, id uint64, err error) {
 
 const tagEvent = fieldEvent<<3 | byte(protowire.BytesType)
 
-// eventMaker makes the events of one stream. Memory is most of what a small
-// event costs, so several share one allocation: who keeps an event may keep
-// seven others with it, and their bytes, at most 32 KiB together. An event
+// eventMaker makes the events of one stream. There is one event which is used
+// again and again, with its bytes where they were read; what a handler may
+// keep is a copy of it. Small copies share allocations: who keeps an event may
+// keep seven others with it, and their bytes, at most 32 KiB together. An event
 // above 4 KiB comes alone.
 type eventMaker struct {
 	from   peer.ID
-	name   string // of the last event
+	event  Event // the last one
 	events []Event
-	bytes  []byte
 }
 
 const (
-	eventSlab = 8            // events, which are 448 bytes, a size class of Go
-	byteSlab  = 8 << 10      // bytes
-	ownBytes  = byteSlab / 4 // above this, bytes have an allocation of their own ...
-	ownEvent  = 2 * ownBytes // ... and above this, events, too
+	eventSlab = 8       // events, which are 448 bytes, a size class of Go
+	ownEvent  = 4 << 10 // bytes above which an event has an allocation of its own
 )
 
-// event returns the event in b, which it copies.
-func (m *eventMaker) event(b []byte) (*Event, error) {
-	return m.owning(m.copy(b))
+// borrowed returns the event in b, which is valid as long as b is, until the
+// next call.
+func (m *eventMaker) borrowed(b []byte) (*Event, error) {
+	e := &m.event
+	e.From = m.from
+	if err := e.parse(b, e.Name); err != nil {
+		return nil, err
+	}
+	return e, nil
 }
 
-// owning returns the event in b, which it keeps.
-func (m *eventMaker) owning(b []byte) (*Event, error) {
+// kept returns the event that borrowed returned last for good. body is the
+// event's own or a copy.
+func (m *eventMaker) kept(body []byte) *Event {
 	var e *Event
-	if len(b) > ownEvent {
+	if len(body) > ownEvent {
 		e = new(Event)
 	} else {
 		if len(m.events) == 0 {
@@ -238,25 +247,8 @@ func (m *eventMaker) owning(b []byte) (*Event, error) {
 		e = &m.events[0]
 		m.events = m.events[1:]
 	}
-	if err := e.parse(b, m.name); err != nil {
-		return nil, err
-	}
-	m.name = e.Name
-	e.From = m.from
-	return e, nil
-}
-
-func (m *eventMaker) copy(b []byte) []byte {
-	if len(b) > ownBytes {
-		return bytes.Clone(b)
-	}
-	if len(m.bytes) < len(b) {
-		m.bytes = make([]byte, byteSlab)
-	}
-	c := m.bytes[:len(b):len(b)]
-	m.bytes = m.bytes[len(b):]
-	copy(c, b)
-	return c
+	*e = Event{m.event.From, m.event.Name, body}
+	return e
 }
 
 // framesWithin returns how many frames of buf end within its first n bytes,

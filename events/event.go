@@ -261,9 +261,10 @@ func decodeEvent(from peer.ID, b []byte) (*Event, error) {
 	return e, nil
 }
 
-// parse fills in an empty event. If the name is the same as last, which must
+// parse fills in an event. If the name is the same as last, which must
 // be a good name or empty, it shares that string.
 func (e *Event) parse(b []byte, last string) error {
+	e.Name = ""
 	// Nearly every event begins with its name, and that is the last one's.
 	if n := 2 + len(last); n <= len(b) && b[0] == tagName && b[1] < 0x80 && string(b[2:n]) == last && int(b[1]) == len(last) {
 		e.Name = last

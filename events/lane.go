@@ -44,6 +44,7 @@ type lane struct {
 	leftCall uint64           // that a writer took from the queue
 	drops    int              // how often the queue was dropped ...
 	why      error            // ... and the reason of the last time
+	last     rawHeader        // of the last event with one raw argument
 	lost     int              // events accepted and not written ...
 	cause    error            // ... and why the last of them was not
 	refused  error            // the peer takes nothing from us, and is not asked
@@ -134,10 +135,39 @@ func (l *lane) append(o *outgoing, c *call) {
 	if c != nil {
 		l.expect(c)
 	}
+	at := len(l.queue.b)
 	l.queue.b = o.appendFrame(l.queue.b, c)
+	if o.isRaw && (o.name != l.last.name || len(o.raw) != l.last.size) {
+		header := l.queue.b[at : len(l.queue.b)-len(o.raw)]
+		l.last = rawHeader{o.name, len(o.raw), append(l.last.header[:0], header...)}
+	}
 	l.events++
 	l.accepted++
 	l.startWriter()
+}
+
+// rawHeader is all of a frame before its payload, an event's only argument of
+// raw bytes. The next event is often like the last one.
+type rawHeader struct {
+	name   string
+	size   int // of the payload
+	header []byte
+}
+
+// putAgain is put for an event with the name and size of the last one, if it
+// need not wait. It reports whether it was that.
+func (l *lane) putAgain(name string, raw []byte) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	// With a queue that is not empty there is a stream, or somebody opens it.
+	if l.events == 0 || l.events >= l.d.cfg.QueueEvents || len(l.queue.b)+len(raw) > l.d.cfg.QueueBytes ||
+		len(raw) != l.last.size || name != l.last.name {
+		return false
+	}
+	l.queue.b = append(append(l.queue.b, l.last.header...), raw...)
+	l.events++
+	l.accepted++
+	return true
 }
 
 // startWriter starts the writer if there is something for it to do; not while

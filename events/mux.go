@@ -1,6 +1,7 @@
 package events
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -43,9 +44,10 @@ type muxKey struct {
 }
 
 type handler struct {
-	seq uint64
-	f   func(context.Context, *Event)
-	off atomic.Bool
+	seq     uint64
+	f       func(context.Context, *Event)
+	borrows bool // f keeps nothing of the event
+	off     atomic.Bool
 }
 
 func newMux(log *slog.Logger) *mux {
@@ -63,6 +65,10 @@ func (m *mux) on(name string, f func(context.Context, *Event)) (off func()) {
 
 // onFrom is on for the events of one sender.
 func (m *mux) onFrom(from peer.ID, name string, f func(context.Context, *Event)) (off func()) {
+	return m.register(from, name, &handler{f: f})
+}
+
+func (m *mux) register(from peer.ID, name string, h *handler) (off func()) {
 	if name != anyName {
 		if err := checkName(name); err != nil {
 			m.log.Error("a handler that can never be called", "error", err)
@@ -70,7 +76,6 @@ func (m *mux) onFrom(from peer.ID, name string, f func(context.Context, *Event))
 		}
 	}
 	k := muxKey{from, name}
-	h := &handler{f: f}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.seq++
@@ -117,7 +122,11 @@ func (m *mux) dispatch(ctx context.Context, ev *Event) {
 		defer leave()
 		r = ctx.(*running)
 	}
-	handlers := r.handlers(ev)
+	m.run(ctx, r.handlers(ev), ev)
+}
+
+// run is dispatch to the handlers that were found for the event.
+func (m *mux) run(ctx context.Context, handlers []*handler, ev *Event) {
 	if len(handlers) == 0 {
 		m.nUnhandled.Add(1)
 		return
@@ -179,6 +188,28 @@ type running struct {
 	name  string
 	gen   uint64
 	found []*handler
+	keep  bool // one of them may keep the event
+
+	bytes []byte // see copy
+}
+
+// byteSlab is so many bytes that share an allocation: memory is most of what a
+// small event costs. A quarter of it or more has one of its own.
+const byteSlab = 8 << 10
+
+// copy returns a copy of b, for the goroutine that runs the handlers. Who
+// keeps it may keep 8 KiB.
+func (r *running) copy(b []byte) []byte {
+	if len(b) > byteSlab/4 {
+		return bytes.Clone(b)
+	}
+	if len(r.bytes) < len(b) {
+		r.bytes = make([]byte, byteSlab)
+	}
+	c := r.bytes[:len(b):len(b)]
+	r.bytes = r.bytes[len(b):]
+	copy(c, b)
+	return c
 }
 
 func (r *running) handlers(ev *Event) []*handler {
@@ -186,6 +217,7 @@ func (r *running) handlers(ev *Event) []*handler {
 	if r.gen != gen || r.name != ev.Name || r.from != ev.From {
 		r.from, r.name, r.gen = ev.From, ev.Name, gen
 		r.found = r.m.find(ev)
+		r.keep = slices.ContainsFunc(r.found, func(h *handler) bool { return !h.borrows })
 	}
 	return r.found
 }

@@ -45,7 +45,7 @@ type DirectConfig struct {
 	// MaxEventSize in bytes bounds an encoded event, sent or received; 0 is
 	// DefaultMaxEventSize.
 	MaxEventSize int
-	// QueueEvents and QueueBytes bound what waits for one peer, 0 is 256
+	// QueueEvents and QueueBytes bound what waits for one peer, 0 is 512
 	// events and 1 MiB. As much again may be with the writer. One event that
 	// is larger than QueueBytes fits an empty queue.
 	QueueEvents int
@@ -74,7 +74,7 @@ func (c *DirectConfig) fill() {
 		rand.Read(c.Session) // never fails
 	}
 	c.MaxEventSize = orDefault(c.MaxEventSize, DefaultMaxEventSize)
-	c.QueueEvents = orDefault(c.QueueEvents, 256)
+	c.QueueEvents = orDefault(c.QueueEvents, 512)
 	c.QueueBytes = orDefault(c.QueueBytes, 1<<20)
 	c.StallTimeout = orDefault(c.StallTimeout, 10*time.Second)
 	c.CallTimeout = orDefault(c.CallTimeout, 10*time.Second)

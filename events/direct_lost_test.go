@@ -334,8 +334,8 @@ func TestQueueSurvivesItsStream(t *testing.T) {
 		}
 		next++
 	}
-	// The queue (256) and the part of a write that was not handed over.
-	if int64(next) != accepted.Load() || next-first < 256 {
+	// The queue (512) and the part of a write that was not handed over.
+	if int64(next) != accepted.Load() || next-first < 512 {
 		t.Errorf("%d events accepted, %d to %d came over the second stream", accepted.Load(), first, next-1)
 	}
 	t.Logf("%d accepted, first stream had %d, %d counted as unwritten", accepted.Load(), first, unwritten)

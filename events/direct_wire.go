@@ -227,9 +227,11 @@ const (
 // next call.
 func (m *eventMaker) borrowed(b []byte) (*Event, error) {
 	e := &m.event
-	e.From = m.from
 	if err := e.parse(b, e.Name); err != nil {
 		return nil, err
+	}
+	if e.From == "" {
+		e.From = m.from
 	}
 	return e, nil
 }

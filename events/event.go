@@ -264,11 +264,14 @@ func decodeEvent(from peer.ID, b []byte) (*Event, error) {
 // parse fills in an event. If the name is the same as last, which must
 // be a good name or empty, it shares that string.
 func (e *Event) parse(b []byte, last string) error {
-	e.Name = ""
 	// Nearly every event begins with its name, and that is the last one's.
 	if n := 2 + len(last); n <= len(b) && b[0] == tagName && b[1] < 0x80 && string(b[2:n]) == last && int(b[1]) == len(last) {
-		e.Name = last
+		if e.Name != last {
+			e.Name = last
+		}
 		b = b[n:]
+	} else {
+		e.Name = ""
 	}
 	e.body = b
 	for n := 0; len(b) > 0; {

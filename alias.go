@@ -19,6 +19,11 @@ type (
 	Name[T any] = events.Name[T]
 	// Message is an event of a Name with its decoded value.
 	Message[T any] = events.Message[T]
+	// Call is a typed question to one other node: both ends agree on the name and
+	// the types of what is asked and answered.
+	Call[In, Out any] = events.Call[In, Out]
+	// RemoteError is what the handler of a call at the other node returned.
+	RemoteError = events.RemoteError
 	// Emitter is what an event can be sent with: *events.Broadcast and *Peer.
 	Emitter = events.Emitter
 	// Source is where handlers can be registered: the Emitters and *events.Direct.

@@ -55,7 +55,7 @@ func TestMalformedAnswers(t *testing.T) { // T1, T4, T5
 	slowly(t, time.Second, time.Second) // for those that announce more than comes
 	id := func(id uint64) []byte { return uintField(fieldCallID, id) }
 	ev := encoded(t, "double", 8)
-	var now func(id uint64) []byte
+	var now atomic.Value // the one of them in use
 	answers := map[string]func(n uint64) []byte{
 		"rubbish":         func(uint64) []byte { return []byte("\x04HTTP/1.1 400 Bad Request\r\n\r\n") },
 		"length 2^63":     func(uint64) []byte { return protowire.AppendVarint(nil, 1<<63) },
@@ -86,10 +86,10 @@ func TestMalformedAnswers(t *testing.T) { // T1, T4, T5
 	}
 	overTransports(t, func(t *testing.T, listen string) {
 		a := newDirect(t, newHost(t, listen), DirectConfig{})
-		to := rawCallee(t, a, listen, func(id uint64) []byte { return now(id) })
+		to := rawCallee(t, a, listen, func(id uint64) []byte { return now.Load().(func(uint64) []byte)(id) })
 		n := uint64(0)
 		for name, answer := range answers {
-			now = answer
+			now.Store(answer)
 			if _, err := double.Do(t.Context(), to, 4); !errors.Is(err, ErrUnknownOutcome) || !errors.Is(err, ErrNotConnected) {
 				t.Errorf("%s: %v", name, err)
 			}
@@ -100,7 +100,7 @@ func TestMalformedAnswers(t *testing.T) { // T1, T4, T5
 				t.Fatalf("%s is not counted: %+v", name, a.Stats())
 			}
 		}
-		now = func(n uint64) []byte { return rawAnswer(id(n), bytesField(fieldCallEvent, string(ev))) }
+		now.Store(func(n uint64) []byte { return rawAnswer(id(n), bytesField(fieldCallEvent, string(ev))) })
 		do(t, double, to, 4, 8)
 	})
 }

@@ -175,7 +175,7 @@ func TestErrorsOfCalls(t *testing.T) {
 func TestCallsEndInTime(t *testing.T) {
 	const usual = 200 * time.Millisecond
 	a, b := pair(t, tcp, DirectConfig{CallTimeout: usual})
-	var thaw chan struct{}
+	thaw := make(chan struct{})
 	ran := make(chan struct{}, 1)
 	double.Handle(b, func(_ context.Context, _ peer.ID, n int) (int, error) {
 		ran <- struct{}{}
@@ -189,7 +189,6 @@ func TestCallsEndInTime(t *testing.T) {
 		if c.deadline > 0 {
 			ctx, cancel = context.WithTimeout(ctx, c.deadline)
 		}
-		thaw = make(chan struct{})
 		start := time.Now()
 		_, err := double.Do(ctx, a.To(b.id()), 1)
 		if !errors.Is(err, ErrUnknownOutcome) || !errors.Is(err, context.DeadlineExceeded) {
@@ -200,32 +199,14 @@ func TestCallsEndInTime(t *testing.T) {
 		}
 		cancel()
 		<-ran
-		close(thaw)
+		thaw <- struct{}{}
 	}
 	// Answers that come too late disturb nobody.
-	<-done(double, a.To(b.id()), ran)
+	close(thaw)
+	do(t, double, a.To(b.id()), 2, 4)
 	if s := a.Stats(); s != (DirectStats{}) {
 		t.Errorf("%+v", s)
 	}
-}
-
-// done calls until it is answered.
-func done(c Call[int, int], to Callee, ran <-chan struct{}) <-chan struct{} {
-	answered := make(chan struct{})
-	go func() {
-		defer close(answered)
-		for {
-			_, err := c.Do(context.Background(), to, 1)
-			select {
-			case <-ran:
-			default:
-			}
-			if err == nil {
-				return
-			}
-		}
-	}()
-	return answered
 }
 
 // A call that is given up while it is in the queue does not run, and says so.

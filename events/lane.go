@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -139,7 +140,8 @@ func (l *lane) append(o *outgoing, c *call) {
 	l.queue.b = o.appendFrame(l.queue.b, c)
 	if o.isRaw && (o.name != l.last.name || len(o.raw) != l.last.size) {
 		header := l.queue.b[at : len(l.queue.b)-len(o.raw)]
-		l.last = rawHeader{o.name, len(o.raw), append(l.last.header[:0], header...)}
+		// Cloned, as otherwise the arguments of every Emit would escape.
+		l.last = rawHeader{strings.Clone(o.name), len(o.raw), append(l.last.header[:0], header...)}
 	}
 	l.events++
 	l.accepted++
@@ -159,9 +161,10 @@ type rawHeader struct {
 func (l *lane) putAgain(name string, raw []byte) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	// With a queue that is not empty there is a stream, or somebody opens it.
-	if l.events == 0 || l.events >= l.d.cfg.QueueEvents || len(l.queue.b)+len(raw) > l.d.cfg.QueueBytes ||
-		len(raw) != l.last.size || name != l.last.name {
+	// While something is in the queue there is a writer, unless there is no
+	// stream yet.
+	if l.err != nil || l.opening || l.events == 0 || l.events >= l.d.cfg.QueueEvents ||
+		len(l.queue.b)+len(raw) > l.d.cfg.QueueBytes || len(raw) != l.last.size || name != l.last.name {
 		return false
 	}
 	l.queue.b = append(append(l.queue.b, l.last.header...), raw...)

@@ -21,6 +21,11 @@ type (
 	Message[T any] = events.Message[T]
 	// Gap is broadcasts that are missing and will not come.
 	Gap = events.Gap
+	// Call is a typed question to one other node: both ends agree on the name and
+	// the types of what is asked and answered.
+	Call[In, Out any] = events.Call[In, Out]
+	// RemoteError is what the handler of a call at the other node returned.
+	RemoteError = events.RemoteError
 	// Emitter is what an event can be sent with: *events.Broadcast and *Peer.
 	Emitter = events.Emitter
 	// Source is where handlers can be registered: the Emitters and *events.Direct.

@@ -34,6 +34,10 @@
 // once. Nil means accepted into the peer's queue; OnClose says how many were not
 // written. Emit blocks while the peer is slow.
 //
+// Calls (Peer.Call, and typed Call) are direct events that are answered: nil means
+// that the other node's handler has finished, ErrUnknownOutcome that it may have
+// run. No call runs twice, and each has a deadline, ten seconds if none is given.
+//
 // Broadcasts arrive at every node linked to the network once and in their sender's
 // order; the sender does not hear itself, and who sent an event is proven by its
 // signature. Nil means accepted: encoded, numbered, stored and queued. Before the

@@ -16,14 +16,26 @@ var (
 	ErrNoPeers = events.ErrNoPeers
 	// ErrTooLarge: the event is larger than MaxEventSize. Nothing was sent.
 	ErrTooLarge = events.ErrTooLarge
-	// ErrQueueFull: TryEmit found no room.
-	ErrQueueFull = events.ErrQueueFull
 	// ErrStalled: nothing could be written to the peer for ten seconds.
 	ErrStalled = events.ErrStalled
+	// ErrQueueFull: a TryEmit found no room.
+	ErrQueueFull = events.ErrQueueFull
 	// ErrBadName: an event name must be 1 to 128 bytes of UTF-8, and not "*".
 	ErrBadName = events.ErrBadName
 	// ErrClosed: the node is closed, or closing.
 	ErrClosed = events.ErrClosed
+)
+
+// Errors of calls. With any other one the call has not run and will not; but
+// ErrUndecodable of package events says that its answer was not what was expected.
+var (
+	// ErrNoHandler: the other node does not answer calls of that name.
+	ErrNoHandler = events.ErrNoHandler
+	// ErrRemoteHandler: the handler ran and failed; a *RemoteError has its text.
+	ErrRemoteHandler = events.ErrRemoteHandler
+	// ErrUnknownOutcome: no answer came, the handler may have run or not. The cause
+	// is wrapped beside it.
+	ErrUnknownOutcome = events.ErrUnknownOutcome
 )
 
 // Errors of starting and joining.

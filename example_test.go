@@ -2,6 +2,7 @@ package smokesignal_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"time"
@@ -54,6 +55,36 @@ func ExampleCodec() {
 
 	fmt.Println(<-arrived)
 	// Output: {kitchen [21 5]}
+}
+
+// A call is answered by one other node, with types for what is asked and answered.
+func ExampleCall() {
+	ctx := context.Background()
+	divide := smokesignal.Call[[2]int, int]("divide")
+
+	a, _ := smokesignal.New(smokesignal.Listen("127.0.0.1:0"))
+	divide.Handle(a.Direct(), func(_ context.Context, from smokesignal.ID, n [2]int) (int, error) {
+		if n[1] == 0 {
+			return 0, errors.New("division by zero")
+		}
+		return n[0] / n[1], nil
+	})
+	a.Start(ctx)
+	defer a.Close()
+
+	b, _ := smokesignal.New(smokesignal.Listen("127.0.0.1:0"), smokesignal.Seeds(a.Addrs()[0].String()))
+	b.Start(ctx)
+	defer b.Close()
+	b.Ready(ctx)
+
+	fmt.Println(divide.Do(ctx, b.Peer(a.ID()), [2]int{42, 6}))
+	_, err := divide.Do(ctx, b.Peer(a.ID()), [2]int{42, 0})
+	if remote, ok := errors.AsType[*smokesignal.RemoteError](err); ok {
+		fmt.Println(remote.Text)
+	}
+	// Output:
+	// 7 <nil>
+	// division by zero
 }
 
 // The life of a node, in the order of the original's synopsis.

@@ -94,7 +94,42 @@ func (p *Peer) AddrPort() netip.AddrPort {
 // seconds in which nothing could be written to the peer. The arguments are
 // encoded before Emit returns.
 func (p *Peer) Emit(ctx context.Context, name string, args ...any) error {
-	err := p.node.direct.Emit(ctx, p.id, name, args...)
+	return otherNetwork(p.node.direct.Emit(ctx, p.id, name, args...))
+}
+
+// EmitBytes is Emit with b as the only argument. It allocates nothing; a Name of
+// []byte uses it by itself.
+func (p *Peer) EmitBytes(ctx context.Context, name string, b []byte) error {
+	return otherNetwork(p.node.direct.EmitBytes(ctx, p.id, name, b))
+}
+
+// TryEmit is Emit without waiting: it returns ErrQueueFull when the peer's queue
+// has no room. If there is no stream to the peer yet it is opened in the
+// background.
+func (p *Peer) TryEmit(name string, args ...any) error {
+	return otherNetwork(p.node.direct.TryEmit(p.id, name, args...))
+}
+
+// Call calls the handler of that name at the peer and waits for its answer, whose
+// arguments are the results. It waits until ctx ends, or ten seconds if ctx has no
+// deadline. A nil error means that the handler has finished, ErrUnknownOutcome that
+// it may have run; it never runs twice. [Call.Do] is the same with types, and says
+// more about errors.
+func (p *Peer) Call(ctx context.Context, name string, args ...any) (*events.Event, error) {
+	answer, err := p.node.direct.Call(ctx, p.id, name, args...)
+	return answer, otherNetwork(err)
+}
+
+// Handle lets f answer the peer's calls of that name, or with "*" those that no
+// other handler answers; what f returns are the arguments of the answer. It goes
+// before a handler of node.Direct, which is for the calls of any peer. The
+// registration outlives the link. off removes it.
+func (p *Peer) Handle(name string, f func(context.Context, *events.Event) (results []any, err error)) (off func()) {
+	return p.node.direct.HandleFrom(p.id, name, f)
+}
+
+// otherNetwork makes the error of that kind one of this package, too.
+func otherNetwork(err error) error {
 	if errors.Is(err, events.ErrOtherNetwork) {
 		err = fmt.Errorf("%w: %w", ErrOtherNetwork, err)
 	}
@@ -110,6 +145,13 @@ func (p *Peer) Done() <-chan struct{} { return p.node.direct.Done() }
 // it.
 func (p *Peer) On(name string, f func(context.Context, *events.Event)) (off func()) {
 	return p.node.direct.OnFrom(p.id, name, f)
+}
+
+// OnBorrowed is On for an f that keeps neither the event nor its bytes, as both
+// are used again when it returns; such events cost no allocation. Name.On borrows
+// by itself.
+func (p *Peer) OnBorrowed(name string, f func(context.Context, *events.Event)) (off func()) {
+	return p.node.direct.OnBorrowedFrom(p.id, name, f)
 }
 
 // OnClose calls f each time the link to the peer ends. reason is a *CloseError

@@ -261,6 +261,25 @@ func (b *Broadcast) Emit(ctx context.Context, name string, args ...any) error {
 	return nil
 }
 
+// EmitBytes is Emit with data as the only argument, and leaves no garbage.
+func (b *Broadcast) EmitBytes(ctx context.Context, name string, data []byte) error {
+	err := ctx.Err()
+	if err != nil {
+		err = b.ended(ctx)
+	}
+	size := 0
+	if err == nil {
+		size, err = lone(name, data, b.cfg.MaxEventSize)
+	}
+	if err == nil {
+		_, err = b.out.put(ctx, false, &outgoing{name: name, raw: data, isRaw: true, size: size})
+	}
+	if err != nil {
+		return &broadcastError{name, err}
+	}
+	return nil
+}
+
 // TryEmit is Emit that does not wait: it returns ErrQueueFull instead.
 func (b *Broadcast) TryEmit(name string, args ...any) error {
 	if _, err := b.emit(context.Background(), true, name, args); err != nil {
@@ -307,7 +326,7 @@ func (b *Broadcast) emit(ctx context.Context, try bool, name string, args []any)
 	if buf != nil {
 		defer buf.free()
 	}
-	return b.out.put(ctx, try, outgoing{name, args, size, buf})
+	return b.out.put(ctx, try, &outgoing{name: name, args: args, size: size, buf: buf})
 }
 
 // mayEmit returns why Emit fails whatever the event.
@@ -344,6 +363,13 @@ func (b *Broadcast) stageNow() broadcastStage { return broadcastStage(b.stage.Lo
 // logged.
 func (b *Broadcast) On(name string, f func(context.Context, *Event)) (off func()) {
 	return b.mux.on(name, f)
+}
+
+// OnBorrowed is On for an f that does not keep the event, which is used again when f
+// returns. What Decode and Bytes return may be kept, as with On, but keeps the
+// message alive in which it came.
+func (b *Broadcast) OnBorrowed(name string, f func(context.Context, *Event)) (off func()) {
+	return b.mux.register("", name, &handler{f: f, borrows: true})
 }
 
 // OnGap calls f for events that are missing: in their place, after the handlers of

@@ -45,7 +45,7 @@ const (
 
 // put accepts an event and returns its number. It waits for room, unless it is a
 // try.
-func (o *outbox) put(ctx context.Context, try bool, ev outgoing) (uint64, error) {
+func (o *outbox) put(ctx context.Context, try bool, ev *outgoing) (uint64, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for {
@@ -97,7 +97,7 @@ func (o *outbox) room(n int) bool {
 }
 
 // append adds an event to the batch.
-func (o *outbox) append(ev outgoing) uint64 {
+func (o *outbox) append(ev *outgoing) uint64 {
 	if o.count == 0 {
 		size := ev.size + maxBatchOverhead
 		if o.busy {
@@ -106,7 +106,7 @@ func (o *outbox) append(ev outgoing) uint64 {
 		o.pending = appendBatchHeader(make([]byte, 0, size), o.b.session, o.next)
 	}
 	o.pending = appendHeader(o.pending, numBatchEvent, ev.size)
-	o.pending = ev.append(o.pending)
+	o.pending = ev.appendEvent(o.pending)
 	o.count++
 	o.next++
 	o.b.stats.emitted.Add(1)
@@ -241,18 +241,6 @@ func (o *outbox) close() {
 
 // maxEventHeader is what an event has in a batch besides itself.
 const maxEventHeader = 1 + 5
-
-// append appends the encoded event.
-func (o outgoing) append(dst []byte) []byte {
-	if o.buf != nil {
-		return append(dst, o.buf.b...)
-	}
-	dst = append(appendHeader(dst, fieldName, len(o.name)), o.name...)
-	for _, a := range o.args {
-		dst = appendRaw(dst, a.([]byte))
-	}
-	return dst
-}
 
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)

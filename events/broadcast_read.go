@@ -192,6 +192,7 @@ func (r *readers) handle(ctx context.Context, q *senderQueue, x run) {
 // dispatch calls the handlers for the events [from, to) of a batch.
 func (r *readers) dispatch(ctx context.Context, q *senderQueue, o *original, from, to uint64) {
 	data := o.data
+	run := ctx.(*running) // by enter
 	var b []byte
 	for n := o.first; n < to; n++ {
 		if b, data = cutEvent(data); n < from {
@@ -202,13 +203,21 @@ func (r *readers) dispatch(ctx context.Context, q *senderQueue, o *original, fro
 			return
 		}
 		r.b.stats.delivered.Add(1)
-		ev, err := q.events.event(b)
+		ev, err := q.events.borrowed(b)
 		if err != nil {
 			r.b.stats.malformed.Add(1)
 			r.b.log.Debug("an event that cannot be decoded", "sender", q.events.from, "error", err)
 			continue
 		}
-		r.b.mux.dispatch(ctx, ev)
+		handlers := run.handlers(ev)
+		if run.keep {
+			body := ev.body
+			if len(body) <= ownEvent {
+				body = run.copy(body) // so that who keeps it does not keep the batch
+			}
+			ev = q.events.kept(body)
+		}
+		r.b.mux.run(run, handlers, ev)
 	}
 }
 

@@ -273,7 +273,6 @@ func TestNameOfAMessage(t *testing.T) {
 		argument(t, codecProto, []byte{0xff}),
 		arrived(t, CBOR, wrapperspb.String("two")),
 	} {
-		ev.mux = src
 		src.dispatch(t.Context(), ev)
 	}
 	if want := []string{"one", "two"}; !reflect.DeepEqual(got, want) {

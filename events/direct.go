@@ -47,7 +47,7 @@ type DirectConfig struct {
 	// Codec encodes the arguments that are neither []byte nor proto.Message; the
 	// zero value is JSON.
 	Codec Codec
-	// QueueEvents and QueueBytes bound what waits for one peer, 0 is 256
+	// QueueEvents and QueueBytes bound what waits for one peer, 0 is 512
 	// events and 1 MiB. As much again may be with the writer. One event that
 	// is larger than QueueBytes fits an empty queue.
 	QueueEvents int
@@ -55,6 +55,12 @@ type DirectConfig struct {
 	// StallTimeout is how long nothing could be written to a peer before the
 	// Emits that wait for room fail; 0 is ten seconds.
 	StallTimeout time.Duration
+	// CallTimeout is how long a Call waits whose ctx has no deadline; 0 is ten
+	// seconds.
+	CallTimeout time.Duration
+	// MaxCalls bounds the calls to one peer that wait for their answers, 0 is
+	// 1,024. Further ones wait until there is room.
+	MaxCalls int
 	// Admit is asked once for every stream a peer opens, before its first
 	// event is read: it may block while the peer is being linked (ctx ends at
 	// Close), and refuses the stream with an error. It is called from several
@@ -70,9 +76,11 @@ func (c *DirectConfig) fill() {
 		rand.Read(c.Session) // never fails
 	}
 	c.MaxEventSize = orDefault(c.MaxEventSize, DefaultMaxEventSize)
-	c.QueueEvents = orDefault(c.QueueEvents, 256)
+	c.QueueEvents = orDefault(c.QueueEvents, 512)
 	c.QueueBytes = orDefault(c.QueueBytes, 1<<20)
 	c.StallTimeout = orDefault(c.StallTimeout, 10*time.Second)
+	c.CallTimeout = orDefault(c.CallTimeout, 10*time.Second)
+	c.MaxCalls = orDefault(c.MaxCalls, 1024)
 	if c.Admit == nil {
 		c.Admit = func(context.Context, peer.ID) error { return nil }
 	}
@@ -100,6 +108,7 @@ type Direct struct {
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup       // writers and watchers of lanes, closing of streams
 	serial atomic.Uint64        // of the last stream opened
+	callID atomic.Uint64        // of the last call
 	once   sync.Once            // of stop
 	recent atomic.Pointer[lane] // the one used last, which is often the next
 
@@ -108,6 +117,7 @@ type Direct struct {
 	closed  bool
 	lanes   map[peer.ID]*lane // nil after Close
 	inbound map[peer.ID]*inboundPeer
+	marks   map[peer.ID]*callMark // of who called
 
 	refused    atomic.Bool // Refuse was called
 	nUnwritten atomic.Uint64
@@ -126,6 +136,7 @@ func NewDirect(h corehost.Host, cfg DirectConfig) *Direct {
 		mux:     newMux(cfg.Log),
 		lanes:   make(map[peer.ID]*lane),
 		inbound: make(map[peer.ID]*inboundPeer),
+		marks:   make(map[peer.ID]*callMark),
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	return d
@@ -159,7 +170,7 @@ func (d *Direct) Emit(ctx context.Context, to peer.ID, name string, args ...any)
 		if d.refused.Load() || d.ctx.Err() != nil {
 			err = ErrClosed // which may be why ctx or the link has ended
 		}
-		return &emitError{to, name, err}
+		return &emitError{"emit", to, name, err}
 	}
 	return nil
 }
@@ -178,24 +189,91 @@ func (d *Direct) emit(ctx context.Context, to peer.ID, name string, args []any) 
 	if buf != nil {
 		defer buf.free()
 	}
-	o := outgoing{name, args, size, buf}
+	_, err = d.put(ctx, to, &outgoing{name: name, args: args, size: size, buf: buf}, nil)
+	return err
+}
+
+// EmitBytes is Emit with b as the only argument, and allocates nothing.
+func (d *Direct) EmitBytes(ctx context.Context, to peer.ID, name string, b []byte) error {
+	if l := d.recent.Load(); l != nil && l.peer == to && !d.refused.Load() && ctx.Err() == nil && l.putAgain(name, b) {
+		return nil
+	}
+	if err := d.emitBytes(ctx, to, name, b); err != nil {
+		if d.refused.Load() || d.ctx.Err() != nil {
+			err = ErrClosed // which may be why ctx or the link has ended
+		}
+		return &emitError{"emit", to, name, err}
+	}
+	return nil
+}
+
+func (d *Direct) emitBytes(ctx context.Context, to peer.ID, name string, b []byte) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if d.refused.Load() {
+		return ErrClosed
+	}
+	size, err := lone(name, b, d.cfg.MaxEventSize)
+	if err != nil {
+		return err
+	}
+	_, err = d.put(ctx, to, &outgoing{name: name, raw: b, isRaw: true, size: size}, nil)
+	return err
+}
+
+// put puts an event, or the call c with it, into the peer's lane, which it
+// returns.
+func (d *Direct) put(ctx context.Context, to peer.ID, o *outgoing, c *call) (l *lane, err error) {
 	for {
-		l := d.recent.Load()
+		l = d.recent.Load()
 		if l == nil || l.peer != to {
 			if l, err = d.lane(to); err != nil {
-				return err
+				return nil, err
 			}
 			d.recent.Store(l)
 		}
-		err := l.put(ctx, o)
+		err := l.put(ctx, o, c)
 		if err == nil {
-			return nil
+			return l, nil
 		}
 		if !errors.Is(err, errEnded) {
 			d.forget(l) // if it never came to anything
-			return err
+			return nil, err
 		}
 		d.recent.CompareAndSwap(l, nil)
+	}
+}
+
+// TryEmit is Emit without waiting: it returns ErrQueueFull when the peer's
+// queue has no room. To an idle peer it opens the stream in the background; if
+// that fails for the stall timeout, what was accepted counts as unwritten.
+func (d *Direct) TryEmit(to peer.ID, name string, args ...any) error {
+	if err := d.tryEmit(to, name, args); err != nil {
+		return &emitError{"emit", to, name, err}
+	}
+	return nil
+}
+
+func (d *Direct) tryEmit(to peer.ID, name string, args []any) error {
+	if d.refused.Load() {
+		return ErrClosed
+	}
+	size, buf, err := prepare(d.cfg.Codec, name, args, d.cfg.MaxEventSize)
+	if err != nil {
+		return err
+	}
+	if buf != nil {
+		defer buf.free()
+	}
+	for {
+		l, err := d.lane(to)
+		if err != nil {
+			return err
+		}
+		if err = l.tryPut(&outgoing{name: name, args: args, size: size, buf: buf}); !errors.Is(err, errEnded) {
+			return err
+		}
 	}
 }
 
@@ -231,6 +309,19 @@ func (d *Direct) lane(p peer.ID) (*lane, error) {
 // of f is caught, counted and logged.
 func (d *Direct) On(name string, f func(context.Context, *Event)) (off func()) {
 	return d.mux.on(name, f)
+}
+
+// OnBorrowed is On for an f that keeps neither the event nor its bytes, as
+// both are used again when it returns: events that all their handlers borrow
+// cost no allocation. What Decode puts into other variables than a []byte or
+// an any is a copy. [Name.On] borrows by itself.
+func (d *Direct) OnBorrowed(name string, f func(context.Context, *Event)) (off func()) {
+	return d.OnBorrowedFrom("", name, f)
+}
+
+// OnBorrowedFrom is OnBorrowed for the events of one peer.
+func (d *Direct) OnBorrowedFrom(p peer.ID, name string, f func(context.Context, *Event)) (off func()) {
+	return d.mux.register(p, name, &handler{f: f, borrows: true})
 }
 
 // OnFrom is On for the events of one peer, however often it comes and goes.
@@ -342,8 +433,8 @@ type DirectStats struct {
 	Unwritten   uint64 // events accepted by Emit and then not written to a stream
 	Malformed   uint64 // streams of peers reset for what they sent
 	Refused     uint64 // streams of peers refused: too many, other network, not admitted
-	Undecodable uint64 // events that a typed handler could not read
-	Unhandled   uint64 // events that nobody listened to
+	Undecodable uint64 // events and calls that a typed handler could not read
+	Unhandled   uint64 // events that nobody listened to, calls without a handler
 	Panics      uint64 // of handlers
 }
 

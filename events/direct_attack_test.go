@@ -42,23 +42,24 @@ func TestMalformedStreamsAreReset(t *testing.T) { // T1, T4, T5
 	named := func(name string) []byte { return event(frame.AppendMessage(nil, fieldName, name)) }
 	hi := good.append(nil)
 	after := map[string][]byte{
-		"length 2^63":          protowire.AppendVarint(nil, 1<<63),
-		"length above limit":   protowire.AppendVarint(nil, DefaultMaxEventSize+envelope+1),
-		"length not minimal":   {0x80, 0},
-		"endless length":       bytes.Repeat([]byte{0xff}, 100),
-		"a field cut":          frame.Append(nil, []byte{0x12, 5}),
-		"a group":              frame.Append(nil, []byte{0x0b}),
-		"an event cut":         event([]byte{0x0a, 5}),
-		"no name":              event(nil),
-		"empty name":           named(""),
-		"long name":            named(strings.Repeat("n", 129)),
-		"name of all":          named("*"),
-		"name no UTF-8":        named("\xff\xfe"),
-		"too many arguments":   event(append(frame.AppendMessage(nil, fieldName, "n"), bytes.Repeat([]byte{0x12, 0}, 65)...)),
-		"an argument cut":      event(append(frame.AppendMessage(nil, fieldName, "n"), 0x12, 2, 0x12, 9)),
-		"two events":           frame.Append(nil, frame.AppendMessage(frame.AppendMessage(nil, fieldEvent, "\x0a\x01n"), fieldEvent, "\x0a\x01n")),
-		"a second hello":       hi,
-		"hello after an event": append(named("ok"), hi...),
+		"length 2^63":            protowire.AppendVarint(nil, 1<<63),
+		"length above limit":     protowire.AppendVarint(nil, DefaultMaxEventSize+envelope+1),
+		"length not minimal":     {0x80, 0},
+		"endless length":         bytes.Repeat([]byte{0xff}, 100),
+		"a field cut":            frame.Append(nil, []byte{0x12, 5}),
+		"a group":                frame.Append(nil, []byte{0x0b}),
+		"an event cut":           event([]byte{0x0a, 5}),
+		"no name":                event(nil),
+		"empty name":             named(""),
+		"long name":              named(strings.Repeat("n", 129)),
+		"name of all":            named("*"),
+		"name no UTF-8":          named("\xff\xfe"),
+		"too many arguments":     event(append(frame.AppendMessage(nil, fieldName, "n"), bytes.Repeat([]byte{0x12, 0}, 65)...)),
+		"an argument cut":        event(append(frame.AppendMessage(nil, fieldName, "n"), 0x12, 2, 0x12, 9)),
+		"two events":             frame.Append(nil, frame.AppendMessage(frame.AppendMessage(nil, fieldEvent, "\x0a\x01n"), fieldEvent, "\x0a\x01n")),
+		"a second hello":         hi,
+		"hello after an event":   append(named("ok"), hi...),
+		"no name after an event": append(named("ok"), event(nil)...),
 	}
 	first := map[string][]byte{
 		"event before hello": named("n"),
@@ -99,7 +100,7 @@ func TestMalformedStreamsAreReset(t *testing.T) { // T1, T4, T5
 		for name, bytes := range first {
 			attack(name, bytes)
 		}
-		if events != 1 { // the one before a second hello
+		if events != 2 { // those before
 			t.Errorf("%d events out of rubbish", events)
 		}
 		off()
@@ -122,7 +123,7 @@ func TestFramesOfLaterVersionsAreSkipped(t *testing.T) { // T5
 	}
 	defer s.Reset()
 	out := frame.Append(nil, h)
-	out = frame.Append(out, frame.AppendMessage(nil, 3, "a call"))
+	out = frame.Append(out, frame.AppendMessage(nil, 5, "later"))
 	out = frame.Append(out, nil)
 	out = append(out, rawEvent(t, "x", 1)...)
 	out = frame.Append(out, frame.AppendUint(frame.AppendMessage(nil, 77, "new"), 78, 1))
@@ -366,7 +367,8 @@ func FuzzDirectFrame(f *testing.F) {
 	f.Add(good.append(nil)[1:])
 	f.Add(hello{"12345678", "home", 1 << 40}.append(nil)[1:])
 	f.Add(rawEvent(f, "e", 1, []byte("x"))[1:])
-	f.Add(frame.AppendMessage(nil, 3, "a call"))
+	f.Add(frame.AppendMessage(nil, 5, "later"))
+	f.Add(frame.AppendMessage(nil, fieldCall, "\x08\x07\x12\x03\x0a\x01e"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if h, err := parseHello(b); err == nil {
 			again, err := parseHello(h.append(nil)[frameHeader(t, h.append(nil)):])
@@ -374,18 +376,23 @@ func FuzzDirectFrame(f *testing.F) {
 				t.Fatalf("%+v after %+v: %v", again, h, err)
 			}
 		}
-		ev, err := parseEventFrame(b)
+		ev, id, err := parseDirectFrame(b)
 		if err != nil || ev == nil {
 			return
 		}
 		maker := eventMaker{from: "p"}
-		if e, err := maker.event(ev); err == nil {
-			whole := outgoing{size: len(ev), buf: &buffer{ev}}.appendFrame(nil)
-			if n, end := framesWithin(whole, len(whole)); n != 1 || end != len(whole) {
-				t.Fatal(n, end)
+		if e, err := maker.borrowed(ev); err == nil {
+			o := &outgoing{size: len(ev), buf: &buffer{ev}}
+			var c *call
+			if id != 0 {
+				c = &call{id: id}
 			}
-			if n, end := framesWithin(whole, len(whole)-1); n != 0 || end != 0 {
-				t.Fatal(n, end)
+			whole := o.appendFrame(nil, c)
+			if n, end, last := framesWithin(whole, len(whole)); n != 1 || end != len(whole) || last != id {
+				t.Fatal(n, end, last)
+			}
+			if n, end, last := framesWithin(whole, len(whole)-1); n != 0 || end != 0 || last != 0 {
+				t.Fatal(n, end, last)
 			}
 			if e.From != "p" || checkName(e.Name) != nil {
 				t.Fatalf("%+v", e)

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 // BenchmarkDirect is Emit to On beside one raw libp2p stream with the same
@@ -29,21 +30,22 @@ func benchDirect(b *testing.B, listen string, size int) {
 	from, to := pair(b, listen, DirectConfig{})
 	done := make(chan struct{})
 	n := 0
-	to.On("e", func(_ context.Context, ev *Event) {
-		if p, ok := ev.Bytes(0); !ok || len(p) != size {
+	event := Name[[]byte]("e")
+	event.On(to, func(_ context.Context, _ peer.ID, p []byte) {
+		if len(p) != size {
 			b.Error("bad event")
 		}
 		if n++; n == b.N {
 			close(done)
 		}
 	})
-	payload := make([]byte, size)
+	there, payload := from.To(to.id()), make([]byte, size)
 	b.SetBytes(int64(size))
 	defer reportCPU(b)()
 	b.ReportAllocs()
 	b.ResetTimer()
 	for range b.N {
-		if err := from.Emit(b.Context(), to.id(), "e", payload); err != nil {
+		if err := event.Emit(b.Context(), there, payload); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -15,7 +15,7 @@ import (
 
 const (
 	maxInbound = 4        // streams of one peer at a time
-	readBuffer = 16 << 10 // bytes for each stream on which much comes
+	readBuffer = 32 << 10 // bytes for each stream on which much comes
 )
 
 // Variables only for the tests.
@@ -38,7 +38,11 @@ type inbound struct {
 	network.Stream
 	from  peer.ID
 	hello hello
+	mark  *callMark     // the reader's
 	done  chan struct{} // closed when it was read to its end
+
+	answer []byte    // the reader's, for the frame of an answer
+	end    time.Time // the write deadline
 
 	retired atomic.Bool // a newer one waits
 }
@@ -156,7 +160,7 @@ func (d *Direct) greeted(s *inbound, r *frame.Reader) bool {
 	s.SetReadDeadline(time.Time{})
 	r.SetLimit(d.cfg.MaxEventSize + envelope)
 	r.SetTimeout(s, frameTimeout)
-	r.SetGiving(readBuffer)
+	r.SetBuffer(readBuffer)
 	return true
 }
 
@@ -171,16 +175,19 @@ func (d *Direct) inLine(s *inbound) (older *inbound, ok bool) {
 		return nil, false
 	}
 	in.last = s
+	s.mark = d.markOf(s)
 	return older, true
 }
 
-// read calls the handlers for the stream's events until it ends.
+// read calls the handlers for the stream's events and calls until it ends.
 func (d *Direct) read(ctx context.Context, s *inbound, r *frame.Reader) {
 	events := eventMaker{from: s.from}
+	run := ctx.(*running) // by enter
 	for {
 		b, err := r.Next()
+		var call uint64
 		if err == nil {
-			b, err = parseEventFrame(b)
+			b, call, err = parseDirectFrame(b)
 		}
 		if err != nil {
 			d.failed(s, err)
@@ -189,7 +196,7 @@ func (d *Direct) read(ctx context.Context, s *inbound, r *frame.Reader) {
 		if b == nil {
 			continue // a kind of frame that is not known here
 		}
-		ev, err := events.event(b)
+		ev, err := events.borrowed(b)
 		if err != nil {
 			d.failed(s, err)
 			return
@@ -198,7 +205,20 @@ func (d *Direct) read(ctx context.Context, s *inbound, r *frame.Reader) {
 			s.ResetWithError(network.StreamShutdown)
 			return
 		}
-		d.mux.dispatch(ctx, ev)
+		handlers := run.handlers(ev)
+		if run.keep || call != 0 {
+			body := ev.body
+			if !r.Take() {
+				body = run.copy(body)
+			}
+			ev = events.kept(body)
+		}
+		if call == 0 {
+			d.mux.run(run, handlers, ev)
+		} else if err := d.serveCall(run, s, call, ev); err != nil {
+			d.failed(s, err)
+			return
+		}
 	}
 }
 

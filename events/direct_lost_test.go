@@ -137,7 +137,7 @@ func rawStream(t testing.TB, from *Direct, to *Direct, h hello) network.Stream {
 
 func rawEvent(t testing.TB, name string, args ...any) []byte {
 	ev := encoded(t, name, args...)
-	return outgoing{size: len(ev), buf: &buffer{ev}}.appendFrame(nil)
+	return (&outgoing{size: len(ev), buf: &buffer{ev}}).appendFrame(nil, nil)
 }
 
 // A newer stream waits until the older one has been silent for a second or has
@@ -314,7 +314,7 @@ func TestQueueSurvivesItsStream(t *testing.T) {
 	first, next := -1, 0
 	<-frames // hello
 	for b := range frames {
-		ev, err := parseEventFrame(b)
+		ev, _, err := parseDirectFrame(b)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -334,8 +334,8 @@ func TestQueueSurvivesItsStream(t *testing.T) {
 		}
 		next++
 	}
-	// The queue (256) and the part of a write that was not handed over.
-	if int64(next) != accepted.Load() || next-first < 256 {
+	// The queue (512) and the part of a write that was not handed over.
+	if int64(next) != accepted.Load() || next-first < 512 {
 		t.Errorf("%d events accepted, %d to %d came over the second stream", accepted.Load(), first, next-1)
 	}
 	t.Logf("%d accepted, first stream had %d, %d counted as unwritten", accepted.Load(), first, unwritten)

@@ -11,22 +11,34 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
-// A stream of direct events goes one way. Its first frame is a hello, every
-// later one an event; the reader answers nothing. A frame with neither is of a
-// later version and skipped. As in docs/wire.md:
+// The events and calls of a stream go one way, its other direction brings the
+// answers to those calls. Its first frame is a hello, every later one an event
+// or a call. A frame with neither is of a later version, or a call that was
+// taken back, and skipped. As in docs/wire.md:
 //
-//	message DirectFrame { Hello hello = 1; Event event = 2; }
+//	message DirectFrame { Hello hello = 1; Event event = 2; Call call = 3; Answer answer = 4; }
 //	message Hello       { bytes session = 1; string network = 2; uint64 serial = 3; }
+//	message Call        { uint64 id = 1; Event event = 2; }
+//	message Answer      { uint64 id = 1; Event event = 2; uint32 status = 3; string error = 4; }
 //
 // serial counts the streams that a session has opened, so that a reader can
-// tell which of two streams is the older one. 0 is unknown.
+// tell which of two streams is the older one. 0 is unknown. The ids of a
+// session's calls grow.
 const (
-	fieldHello = 1
-	fieldEvent = 2
+	fieldHello  = 1
+	fieldEvent  = 2
+	fieldCall   = 3
+	fieldAnswer = 4
+	fieldBlank  = 15 // nothing; what was there was taken back
 
 	fieldSession = 1
 	fieldNetwork = 2
 	fieldSerial  = 3
+
+	fieldCallID    = 1
+	fieldCallEvent = 2
+	fieldStatus    = 3
+	fieldError     = 4
 
 	sessionLen = 8
 	maxHello   = 1 << 10 // bytes of the first frame
@@ -91,15 +103,17 @@ func parseHello(b []byte) (hello, error) {
 // bytes it is encoded right there; else before, as encoding runs code of the
 // user that must not run under a lock.
 type outgoing struct {
-	name string
-	args []any
-	size int     // of the encoded event
-	buf  *buffer // the encoded event, or nil
+	name  string
+	args  []any
+	raw   []byte // the only argument, if isRaw
+	isRaw bool
+	size  int     // of the encoded event
+	buf   *buffer // the encoded event, or nil
 }
 
 // prepare checks an event, and encodes it unless all its arguments are raw
 // bytes. The parts of an outgoing come one by one so that args can stay on the
-// caller's stack.
+// caller's stack; for the same reason a call is not one of them.
 func prepare(codec Codec, name string, args []any, max int) (size int, buf *buffer, err error) {
 	if size, ok := rawSize(name, args); ok && size <= max && len(args) <= maxArgs {
 		return size, nil, checkName(name)
@@ -112,77 +126,147 @@ func prepare(codec Codec, name string, args []any, max int) (size int, buf *buff
 	return len(buf.b), buf, nil
 }
 
-// appendFrame appends the event's frame to dst.
-func (o outgoing) appendFrame(dst []byte) []byte {
+// appendFrame appends the frame of the event to dst; of the call c with that
+// event unless c is nil.
+func (o *outgoing) appendFrame(dst []byte, c *call) []byte {
 	dst = slices.Grow(dst, o.size+envelope)
-	dst = appendLen(dst, 1+protowire.SizeBytes(o.size))
-	dst = appendHeader(dst, fieldEvent, o.size)
+	if c != nil {
+		n := protowire.SizeTag(fieldCallID) + protowire.SizeVarint(c.id) + 1 + protowire.SizeBytes(o.size)
+		dst = appendLen(dst, 1+protowire.SizeBytes(n))
+		c.at = len(dst)
+		dst = appendHeader(dst, fieldCall, n)
+		dst = frame.AppendUint(dst, fieldCallID, c.id)
+	} else {
+		dst = appendLen(dst, 1+protowire.SizeBytes(o.size))
+	}
+	return o.appendEvent(appendHeader(dst, fieldEvent, o.size)) // which is also fieldCallEvent
+}
+
+// appendEvent appends the event's message to dst.
+func (o *outgoing) appendEvent(dst []byte) []byte {
 	if o.buf != nil {
 		return append(dst, o.buf.b...)
 	}
 	dst = append(appendHeader(dst, fieldName, len(o.name)), o.name...)
+	if o.isRaw {
+		return appendRaw(dst, o.raw)
+	}
 	for _, a := range o.args {
 		dst = appendRaw(dst, a.([]byte))
 	}
 	return dst
 }
 
-// parseEventFrame returns the event in a frame, nil if there is none.
-func parseEventFrame(b []byte) (ev []byte, err error) {
+// parseDirectFrame returns the event in a frame, nil if there is none. If it
+// is a call's, call is the call's id, which is never 0.
+func parseDirectFrame(b []byte) (ev []byte, call uint64, err error) {
+	if tag, event, rest := cutShort(b); tag == tagEvent && len(rest) == 0 {
+		return event, 0, nil // as nearly all are
+	}
 	for len(b) > 0 {
 		f, rest, err := frame.Cut(b)
 		b = rest
 		switch {
 		case err != nil:
-			return nil, err
-		case f.Num == fieldEvent && f.Type == protowire.BytesType:
-			if ev != nil {
-				return nil, fmt.Errorf("%w: two events in a frame", ErrMalformed)
-			}
-			ev = f.Bytes
+			return nil, 0, err
 		case f.Num == fieldHello:
-			return nil, fmt.Errorf("%w: a second hello", ErrMalformed)
+			return nil, 0, fmt.Errorf("%w: a second hello", ErrMalformed)
+		case f.Num == fieldAnswer:
+			return nil, 0, fmt.Errorf("%w: an answer where calls come from", ErrMalformed)
+		case f.Num != fieldEvent && f.Num != fieldCall || f.Type != protowire.BytesType:
+		case ev != nil:
+			return nil, 0, fmt.Errorf("%w: two events in a frame", ErrMalformed)
+		case f.Num == fieldEvent:
+			ev = f.Bytes
+		default:
+			if ev, call, err = parseCall(f.Bytes); err != nil {
+				return nil, 0, err
+			}
 		}
 	}
-	return ev, nil
+	return ev, call, nil
 }
 
-// eventMaker makes the events of one stream. Allocation is most of what a
-// small event costs, so several come out of one: who keeps an event keeps a
-// kilobyte of others, beside the reader's buffer with its bytes.
+func parseCall(b []byte) (ev []byte, id uint64, err error) {
+	found := false
+	for f, err := range frame.Fields(b) {
+		switch {
+		case err != nil:
+			return nil, 0, err
+		case f.Num == fieldCallID && f.Type == protowire.VarintType:
+			id = f.Uint
+		case f.Num == fieldCallEvent && f.Type == protowire.BytesType:
+			ev, found = f.Bytes, true
+		}
+	}
+	if id == 0 || !found {
+		return nil, 0, fmt.Errorf("%w: a call without an id or an event", ErrMalformed)
+	}
+	return ev, id, nil
+}
+
+const tagEvent = fieldEvent<<3 | byte(protowire.BytesType)
+
+// eventMaker makes the events of one stream. There is one event which is used
+// again and again, with its bytes where they were read; what a handler may
+// keep is a copy of it. Small copies share allocations: who keeps an event may
+// keep seven others with it, and their bytes, at most 32 KiB together. An event
+// above 4 KiB comes alone.
 type eventMaker struct {
 	from   peer.ID
-	name   string // of the last event
+	event  Event // the last one
 	events []Event
 }
 
-const eventSlab = 16
+const (
+	eventSlab = 8       // events, which are 448 bytes, a size class of Go
+	ownEvent  = 4 << 10 // bytes above which an event has an allocation of its own
+)
 
-// event returns the event in b, which it keeps.
-func (m *eventMaker) event(b []byte) (*Event, error) {
-	if len(m.events) == 0 {
-		m.events = make([]Event, eventSlab)
-	}
-	e := &m.events[0]
-	if err := e.parse(b, m.name); err != nil {
+// borrowed returns the event in b, which is valid as long as b is, until the
+// next call.
+func (m *eventMaker) borrowed(b []byte) (*Event, error) {
+	e := &m.event
+	if err := e.parse(b, e.Name); err != nil {
 		return nil, err
 	}
-	m.events = m.events[1:]
-	m.name = e.Name
-	e.From = m.from
+	if e.From == "" {
+		e.From = m.from
+	}
 	return e, nil
 }
 
-// framesWithin returns how many frames of buf end within its first n bytes, and
-// where the last of them ends. buf holds whole frames that this process made.
-func framesWithin(buf []byte, n int) (frames, end int) {
+// kept returns the event that borrowed returned last for good. body is the
+// event's own or a copy.
+func (m *eventMaker) kept(body []byte) *Event {
+	var e *Event
+	if len(body) > ownEvent {
+		e = new(Event)
+	} else {
+		if len(m.events) == 0 {
+			m.events = make([]Event, eventSlab)
+		}
+		e = &m.events[0]
+		m.events = m.events[1:]
+	}
+	*e = Event{m.event.From, m.event.Name, body}
+	return e
+}
+
+// framesWithin returns how many frames of buf end within its first n bytes,
+// where the last of them ends, and the id of the last call among them. buf
+// holds whole frames that this process made.
+func framesWithin(buf []byte, n int) (frames, end int, call uint64) {
 	for end < n {
 		size, k := protowire.ConsumeVarint(buf[end:])
 		next := end + k + int(size)
 		if next > n {
 			break
 		}
+		if _, id, _ := parseDirectFrame(buf[end+k : next]); id != 0 {
+			call = id
+		}
 		frames, end = frames+1, next
 	}
-	return frames, end
+	return frames, end, call
 }

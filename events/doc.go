@@ -47,6 +47,14 @@
 // what was on its way when a stream broke. What was still queued when a stream
 // broke goes to the next one. After any error of Emit the event is not sent.
 //
+// A call ([Call.Do]) is an event that is answered. Its nil error means that the
+// other handler has finished. ErrUnknownOutcome means that it may have run: the
+// request had left when ctx ended, the stream broke, or this side closed. It
+// never runs twice, and after any other error it has not run and will not,
+// except for ErrRemoteHandler (it ran and failed) and ErrUndecodable (its answer
+// is not what was expected). Every call has a deadline, ten seconds if its ctx
+// has none.
+//
 // A broadcast comes once to every node that is linked to the network; the
 // sender does not hear itself. A nil error means that it was encoded, numbered
 // and queued. What pubsub drops on the way, or a cut link keeps away, is fetched
@@ -63,6 +71,11 @@
 // that two nodes which flood each other from their handlers can come to wait
 // for each other. Therefore Emit does not wait for ever: it gives up with its
 // ctx, or with [ErrStalled] when for ten seconds nothing could be written.
+//
+// A call waits in the turn of its caller's events, but its answer waits for no
+// handler: a handler may call the node whose event it handles. Two handlers that
+// call each other's nodes at the same time, each in the other's turn, wait until
+// one of the calls ends with its deadline.
 //
 // A slow handler of a broadcast hurts its own node only: events wait for it in
 // the node's store, and what has to make room there before the handler came to it
@@ -81,6 +94,15 @@
 // for the handler to check. Whatever a stranger sends, it cannot make this
 // node crash or hold more than a bounded amount of memory; it is counted
 // (see [DirectStats]) and logged at debug level.
+//
+// # Who owns the bytes
+//
+// What is given to Emit and Call belongs to the caller again when they return:
+// it was encoded into a pooled buffer that is the queue's. What a handler gets,
+// the event, its bytes and the values decoded from it, is not used again and may
+// be kept, but not changed, as other handlers share it. Who keeps a small event
+// may keep up to 32 KiB of its neighbours with it. Only [Direct.OnBorrowed] is
+// different: its events end with the handler and cost no allocation.
 //
 // # Arguments
 //

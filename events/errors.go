@@ -25,11 +25,11 @@ var (
 	// ErrRefused is returned by a direct Emit to a peer that does not take
 	// events from this node now. The errors also wrap ErrNotConnected.
 	ErrRefused = errors.New("events: refused by the peer")
-	// ErrQueueFull is returned by a TryEmit for which there is no room.
-	ErrQueueFull = errors.New("events: queue full")
 	// ErrStalled is returned by an Emit that waited for room while nothing
 	// could be written to the peer for the stall timeout.
 	ErrStalled = errors.New("events: stalled")
+	// ErrQueueFull is returned by a TryEmit when there is no room.
+	ErrQueueFull = errors.New("events: queue full")
 	// ErrTooLarge is returned for an event above the maximum event size, and
 	// for one with more than 64 arguments. Nothing was sent.
 	ErrTooLarge = errors.New("events: too large")
@@ -52,15 +52,16 @@ type because struct{ what, why error }
 func (e *because) Error() string   { return e.what.Error() + ": " + bare(e.why) }
 func (e *because) Unwrap() []error { return []error{e.what, e.why} }
 
-// emitError says which event to whom failed.
+// emitError says which event or call to whom failed.
 type emitError struct {
+	what string // "emit" or "call"
 	to   peer.ID
 	name string
 	err  error
 }
 
 func (e *emitError) Error() string {
-	return fmt.Sprintf("events: emit %s to %s: %s", quote(e.name), e.to, bare(e.err))
+	return fmt.Sprintf("events: %s %s to %s: %s", e.what, quote(e.name), e.to, bare(e.err))
 }
 func (e *emitError) Unwrap() error { return e.err }
 

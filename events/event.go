@@ -39,17 +39,27 @@ type Event struct {
 	From peer.ID // who sent it, proven by the transport or a signature
 	Name string
 
-	body []byte // the message it came in
-	n    int    // arguments in it
-	mux  *mux   // who dispatches it; counts what turns out undecodable
+	body []byte // the message it came in, or what follows the name there
 }
 
 // Len returns the number of arguments.
-func (e *Event) Len() int { return e.n }
+func (e *Event) Len() (n int) {
+	for b := e.body; len(b) > 0; {
+		var f frame.Field
+		if f, b, _ = frame.Cut(b); f.Num == fieldArgs && f.Type == protowire.BytesType {
+			n++
+		}
+	}
+	return n
+}
 
 // next returns the first argument in b, a part of the body, and what follows
-// it. There is one: parse has counted them and seen that they are good.
+// it. There is one, and it is good: parse has seen it.
 func next(b []byte) (a arg, rest []byte) {
+	if tag, short, rest := cutShort(b); tag == tagArgs {
+		a, _ = parseArg(short)
+		return a, rest
+	}
 	for len(b) > 0 {
 		var f frame.Field
 		f, b, _ = frame.Cut(b)
@@ -77,8 +87,8 @@ func next(b []byte) (a arg, rest []byte) {
 // The error wraps [ErrUndecodable] and names the argument, counted from 1; the
 // variables before it are then set.
 func (e *Event) Decode(ptrs ...any) error {
-	if len(ptrs) > e.n {
-		return fmt.Errorf("%w: event %s: argument %d asked for, it has %d", ErrUndecodable, quote(e.Name), e.n+1, e.n)
+	if n := e.Len(); len(ptrs) > n {
+		return fmt.Errorf("%w: event %s: argument %d asked for, it has %d", ErrUndecodable, quote(e.Name), n+1, n)
 	}
 	rest := e.body
 	for i, ptr := range ptrs {
@@ -96,7 +106,11 @@ func (e *Event) Decode(ptrs ...any) error {
 // Bytes returns argument i, counted from 0, if it was emitted as a []byte. The
 // bytes may be kept but not changed.
 func (e *Event) Bytes(i int) ([]byte, bool) {
-	if i < 0 || i >= e.n {
+	if tag, first, _ := cutShort(e.body); i == 0 && tag == tagArgs {
+		a, _ := parseArg(first)
+		return a.data, a.codec == codecRaw
+	}
+	if i < 0 || i >= e.Len() {
 		return nil, false
 	}
 	a, rest := next(e.body)
@@ -107,13 +121,15 @@ func (e *Event) Bytes(i int) ([]byte, bool) {
 }
 
 // undecodable counts and logs that a handler could not read the event.
-func (e *Event) undecodable(err error) {
-	if e.mux == nil {
+// ctx is the handler's.
+func (e *Event) undecodable(ctx context.Context, err error) {
+	r, ok := ctx.Value(runningKey{}).(*running)
+	if !ok {
 		return
 	}
-	e.mux.nUndecodable.Add(1)
+	r.m.nUndecodable.Add(1)
 	// The message may repeat what the sender wrote.
-	e.mux.log.Debug("undecodable event", "event", quote(e.Name), "from", e.From, "error", cut(err.Error(), 256))
+	r.m.log.Debug("undecodable event", "event", quote(e.Name), "from", e.From, "error", cut(err.Error(), 256))
 }
 
 // The protobuf messages, as in docs/wire.md:
@@ -195,6 +211,18 @@ func rawSize(name string, args []any) (n int, ok bool) {
 	return n, true
 }
 
+// lone checks an event with raw as the only argument, and returns its size.
+func lone(name string, raw []byte, max int) (size int, err error) {
+	if err := checkName(name); err != nil {
+		return 0, err
+	}
+	size = 1 + protowire.SizeBytes(len(name)) + 1 + protowire.SizeBytes(rawArgSize(raw))
+	if size > max {
+		return 0, errTooLong(name, size, max)
+	}
+	return size, nil
+}
+
 func rawArgSize(raw []byte) int {
 	if len(raw) == 0 {
 		return 0
@@ -259,15 +287,24 @@ func decodeEvent(from peer.ID, b []byte) (*Event, error) {
 	return e, nil
 }
 
-// parse fills in an empty event. If the name is the same as last, which must
+// parse fills in an event. If the name is the same as last, which must
 // be a good name or empty, it shares that string.
 func (e *Event) parse(b []byte, last string) error {
-	e.body, e.n = b, 0
-	for len(b) > 0 {
+	// Nearly every event begins with its name, and that is the last one's.
+	if n := 2 + len(last); n <= len(b) && b[0] == tagName && b[1] < 0x80 && string(b[2:n]) == last && int(b[1]) == len(last) {
+		if e.Name != last {
+			e.Name = last
+		}
+		b = b[n:]
+	} else {
+		e.Name = ""
+	}
+	e.body = b
+	for n := 0; len(b) > 0; {
 		tag, short, rest := cutShort(b)
-		if tag == tagArgs && e.n < maxArgs {
+		if tag == tagArgs && n < maxArgs {
 			if _, err := parseArg(short); err == nil {
-				e.n++
+				n++
 				b = rest
 				continue
 			}
@@ -287,12 +324,12 @@ func (e *Event) parse(b []byte, last string) error {
 				e.Name = string(f.Bytes)
 			}
 		case f.Num == fieldArgs:
-			if e.n == maxArgs {
+			if n == maxArgs {
 				return fmt.Errorf("%w event: more than %d arguments", ErrMalformed, maxArgs)
 			}
-			e.n++
+			n++
 			if _, err := parseArg(f.Bytes); err != nil {
-				return fmt.Errorf("%w event: argument %d: %w", ErrMalformed, e.n, err)
+				return fmt.Errorf("%w event: argument %d: %w", ErrMalformed, n, err)
 			}
 		}
 	}

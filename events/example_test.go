@@ -2,6 +2,7 @@ package events_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -64,6 +65,39 @@ func Example() {
 	}
 	<-done
 	// Output: Ada 42 <nil>
+}
+
+// A call: asked here, answered there. Without the error the other handler has
+// finished.
+func ExampleCall() {
+	ctx := context.Background()
+	hostA, hostB := connected()
+	defer hostA.Close()
+	defer hostB.Close()
+	here, there := events.NewDirect(hostA, events.DirectConfig{}), events.NewDirect(hostB, events.DirectConfig{})
+	here.Start()
+	defer here.Close(ctx)
+	there.Start()
+	defer there.Close(ctx)
+
+	celsius := events.Call[string, float64]("celsius")
+	celsius.Handle(there, func(_ context.Context, _ peer.ID, room string) (float64, error) {
+		if room != "kitchen" {
+			return 0, fmt.Errorf("no thermometer in the %s", room)
+		}
+		return 21.5, nil
+	})
+
+	fmt.Println(celsius.Do(ctx, here.To(hostB.ID()), "kitchen"))
+	_, err := celsius.Do(ctx, here.To(hostB.ID()), "attic")
+	var remote *events.RemoteError
+	fmt.Println(errors.As(err, &remote), remote.Text)
+	_, err = here.Call(ctx, hostB.ID(), "fahrenheit")
+	fmt.Println(errors.Is(err, events.ErrNoHandler))
+	// Output:
+	// 21.5 <nil>
+	// true no thermometer in the attic
+	// true
 }
 
 type reading struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,7 +19,8 @@ import (
 // only while there is something to write.
 //
 // The stream is opened by the first Emit, within its ctx. When it breaks, what
-// was not handed to it goes to a fresh one, which the writer opens.
+// was not handed to it goes to a fresh one, which the writer opens. Calls go
+// the same way; see call_out.go for what comes back.
 type lane struct {
 	d    *Direct
 	peer peer.ID
@@ -28,22 +30,26 @@ type lane struct {
 	done   chan struct{} // closed when the lane has ended and its writer has left
 
 	mu       sync.Mutex
-	err      error         // why the lane has ended
-	queue    *buffer       // accepted, not yet the writer's; nil if empty
-	events   int           // in queue
-	flight   int           // events with the writer
-	accepted uint64        // events, ever
-	writing  bool          // there is a writer
-	opening  bool          // an Emit opens the stream
-	stalled  bool          // nothing could be written for the stall timeout
-	out      *outbound     // nil: the next Emit opens one, or the writer does
-	change   chan struct{} // closed when any of this changes; nil if nobody waits
-	drops    int           // how often the queue was dropped ...
-	why      error         // ... and the reason of the last time
-	lost     int           // events accepted and not written ...
-	cause    error         // ... and why the last of them was not
-	refused  error         // the peer takes nothing from us, and is not asked
-	until    time.Time     // again before this
+	err      error            // why the lane has ended
+	queue    *buffer          // accepted, not yet the writer's; nil if empty
+	events   int              // in queue
+	flight   int              // events with the writer
+	accepted uint64           // events, ever
+	writing  bool             // there is a writer
+	opening  bool             // an Emit opens the stream
+	stalled  bool             // nothing could be written for the stall timeout
+	out      *outbound        // nil: the next Emit opens one, or the writer does
+	change   chan struct{}    // closed when any of this changes; nil if nobody waits
+	calls    map[uint64]*call // whose answers are awaited, by id
+	lastCall uint64           // accepted
+	leftCall uint64           // that a writer took from the queue
+	drops    int              // how often the queue was dropped ...
+	why      error            // ... and the reason of the last time
+	last     rawHeader        // of the last event with one raw argument
+	lost     int              // events accepted and not written ...
+	cause    error            // ... and why the last of them was not
+	refused  error            // the peer takes nothing from us, and is not asked
+	until    time.Time        // again before this
 }
 
 // outbound is a stream of a lane.
@@ -53,9 +59,11 @@ type outbound struct {
 	end    time.Time // its write deadline; the writer's
 
 	// Under the lane's lock:
-	sent   int   // events written
-	broken error // what the watcher saw
-	closed bool  // the lane closes it
+	sent     int    // events written
+	lastCall uint64 // written, or before those written
+	broken   error  // what the watcher saw
+	ended    bool   // the watcher has left, no answer comes any more
+	closed   bool   // the lane closes it
 }
 
 // errEnded is returned by put if the lane had already ended, or was removed
@@ -71,8 +79,8 @@ func newLane(d *Direct, p peer.ID) *lane {
 	return l
 }
 
-// put accepts an event or waits.
-func (l *lane) put(ctx context.Context, o outgoing) error {
+// put accepts an event, or the call c with it unless c is nil, or waits.
+func (l *lane) put(ctx context.Context, o *outgoing, c *call) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err != nil {
@@ -91,8 +99,8 @@ func (l *lane) put(ctx context.Context, o outgoing) error {
 			err = l.wait(ctx)
 		case l.out == nil && !l.writing:
 			err = l.open(ctx)
-		case l.room(o.size):
-			l.append(o)
+		case l.room(o, c):
+			l.append(o, c)
 			return nil
 		case l.stalled:
 			return ErrStalled
@@ -105,22 +113,81 @@ func (l *lane) put(ctx context.Context, o outgoing) error {
 	}
 }
 
-func (l *lane) append(o outgoing) {
+// tryPut accepts an event if it need not wait for that.
+func (l *lane) tryPut(o *outgoing) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.err != nil:
+		return errEnded
+	case l.refused != nil && time.Now().Before(l.until):
+		return l.refused
+	case !l.room(o, nil):
+		return ErrQueueFull
+	}
+	l.append(o, nil)
+	return nil
+}
+
+func (l *lane) append(o *outgoing, c *call) {
 	if l.queue == nil {
 		l.queue = getBuffer()
 	}
-	l.queue.b = o.appendFrame(l.queue.b)
+	if c != nil {
+		l.expect(c)
+	}
+	at := len(l.queue.b)
+	l.queue.b = o.appendFrame(l.queue.b, c)
+	if o.isRaw && (o.name != l.last.name || len(o.raw) != l.last.size) {
+		header := l.queue.b[at : len(l.queue.b)-len(o.raw)]
+		// Cloned, as otherwise the arguments of every Emit would escape.
+		l.last = rawHeader{strings.Clone(o.name), len(o.raw), append(l.last.header[:0], header...)}
+	}
 	l.events++
 	l.accepted++
-	if !l.writing {
+	l.startWriter()
+}
+
+// rawHeader is all of a frame before its payload, an event's only argument of
+// raw bytes. The next event is often like the last one.
+type rawHeader struct {
+	name   string
+	size   int // of the payload
+	header []byte
+}
+
+// putAgain is put for an event with the name and size of the last one, if it
+// need not wait. It reports whether it was that.
+func (l *lane) putAgain(name string, raw []byte) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	// While something is in the queue there is a writer, unless there is no
+	// stream yet.
+	if l.err != nil || l.opening || l.events == 0 || l.events >= l.d.cfg.QueueEvents ||
+		len(l.queue.b)+len(raw) > l.d.cfg.QueueBytes || len(raw) != l.last.size || name != l.last.name {
+		return false
+	}
+	l.queue.b = append(append(l.queue.b, l.last.header...), raw...)
+	l.events++
+	l.accepted++
+	return true
+}
+
+// startWriter starts the writer if there is something for it to do; not while
+// an Emit opens the stream, which starts it then.
+func (l *lane) startWriter() {
+	if l.events > 0 && !l.writing && !l.opening {
 		l.writing = true
 		l.d.tasks.Go(l.write)
 	}
 }
 
-// room reports whether an event of n bytes may be queued.
-func (l *lane) room(n int) bool {
-	return l.events == 0 || l.events < l.d.cfg.QueueEvents && len(l.queue.b)+n <= l.d.cfg.QueueBytes
+// room reports whether an event or a call may be queued.
+func (l *lane) room(o *outgoing, c *call) bool {
+	if c != nil && len(l.calls) >= l.d.cfg.MaxCalls {
+		return false
+	}
+	return l.events == 0 || l.events < l.d.cfg.QueueEvents && len(l.queue.b)+o.size <= l.d.cfg.QueueBytes
 }
 
 // wait waits, without the lock, until something about the lane has changed.
@@ -163,6 +230,9 @@ func (l *lane) open(ctx context.Context) error {
 	l.opening = false
 	l.refused = nil
 	l.changed()
+	if l.err == nil {
+		defer l.startWriter() // for a TryEmit meanwhile
+	}
 	switch {
 	case err == nil:
 		return l.use(out)
@@ -214,20 +284,20 @@ func (l *lane) greet(ctx context.Context, s network.Stream) error {
 	return err
 }
 
-// watch waits for the stream's end. The peer writes nothing, so whatever a
-// read returns means that the stream is of no use any more; why is found in
-// the code of its reset.
+// watch takes the answers that come back on the stream, until its end. Why it
+// ended is found in the code of its reset.
 func (l *lane) watch(out *outbound) {
-	_, err := out.Read(make([]byte, 1))
-	if err == nil {
-		err = fmt.Errorf("%w: bytes on a stream that goes one way", ErrMalformed)
-	}
+	err := l.readAnswers(out)
 	l.mu.Lock()
+	out.ended = true
 	if out.closed {
 		l.mu.Unlock()
 		return
 	}
-	out.broken = err
+	if out.broken == nil {
+		out.broken = err
+	}
+	l.loseCalls(out)
 	if l.out == out && !l.writing {
 		l.lose(out)
 	}
@@ -245,26 +315,36 @@ func (l *lane) watch(out *outbound) {
 func (l *lane) lose(out *outbound) error {
 	l.out = nil
 	l.stalled = false
-	reset, ok := errors.AsType[*network.StreamError](out.broken)
-	if !ok || !reset.Remote {
+	err, unread := refusal(out.broken)
+	if err == nil {
 		return nil
 	}
-	var err error
-	unread := 0
-	switch reset.ErrorCode {
-	case codeOtherNetwork:
-		err, unread = ErrOtherNetwork, out.sent
-	case codeRefused:
-		err, unread = ErrRefused, out.sent
-	case network.StreamShutdown:
-		err = errors.New("the peer is closing")
-	default:
-		return nil
+	more := 0
+	if unread {
+		more = out.sent
 	}
 	l.refused = &because{ErrNotConnected, err}
 	l.until = time.Now().Add(refusedFor)
-	l.drop(l.refused, unread)
+	l.drop(l.refused, more)
 	return l.refused
+}
+
+// refusal returns why a peer whose stream broke with err reads no other one,
+// nil if it may; and whether it has read nothing of this one either.
+func refusal(err error) (why error, unread bool) {
+	reset, ok := errors.AsType[*network.StreamError](err)
+	if !ok || !reset.Remote {
+		return nil, false
+	}
+	switch reset.ErrorCode {
+	case codeOtherNetwork:
+		return ErrOtherNetwork, true
+	case codeRefused:
+		return ErrRefused, true
+	case network.StreamShutdown:
+		return errors.New("the peer is closing"), false
+	}
+	return nil, false
 }
 
 // drop drops what is queued and what the writer has, and fails who waits, for
@@ -275,6 +355,7 @@ func (l *lane) drop(err error, more int) {
 		l.queue.free()
 		l.queue = nil
 	}
+	l.dropCalls(err)
 	l.events, l.flight = 0, 0
 	l.drops++
 	l.why = err

@@ -13,6 +13,7 @@ func (l *lane) write() {
 	for l.err == nil && l.events > 0 {
 		buf := l.queue
 		l.queue, l.flight, l.events = nil, l.events, 0
+		l.leftCall = l.lastCall
 		l.changed() // there is room
 		l.mu.Unlock()
 		l.send(buf.b)
@@ -47,10 +48,11 @@ func (l *lane) send(buf []byte) {
 		if err == nil {
 			out.sent += l.flight
 			l.flight = 0
+			l.wrote(out, l.leftCall)
 			l.mu.Unlock()
 			return
 		}
-		ended, end := framesWithin(buf, n)
+		ended, end, call := framesWithin(buf, n)
 		buf = buf[end:]
 		l.flight -= ended
 		if l.err != nil {
@@ -63,6 +65,7 @@ func (l *lane) send(buf []byte) {
 		if out.broken == nil {
 			out.broken = err
 		}
+		l.wrote(out, call)
 		if time.Since(out.opened) > quickLoss {
 			re.times = 0
 		}

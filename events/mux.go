@@ -1,6 +1,7 @@
 package events
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -25,6 +26,7 @@ type mux struct {
 	mu       sync.RWMutex
 	seq      uint64 // of the last registration
 	handlers map[muxKey][]*handler
+	answers  map[muxKey][]*callHandler
 
 	gaps gapHandlers
 
@@ -44,13 +46,14 @@ type muxKey struct {
 }
 
 type handler struct {
-	seq uint64
-	f   func(context.Context, *Event)
-	off atomic.Bool
+	seq     uint64
+	f       func(context.Context, *Event)
+	borrows bool // f keeps nothing of the event
+	off     atomic.Bool
 }
 
 func newMux(log *slog.Logger) *mux {
-	m := &mux{log: log, handlers: make(map[muxKey][]*handler)}
+	m := &mux{log: log, handlers: make(map[muxKey][]*handler), answers: make(map[muxKey][]*callHandler)}
 	m.gen.Store(1)
 	return m
 }
@@ -64,6 +67,10 @@ func (m *mux) on(name string, f func(context.Context, *Event)) (off func()) {
 
 // onFrom is on for the events of one sender.
 func (m *mux) onFrom(from peer.ID, name string, f func(context.Context, *Event)) (off func()) {
+	return m.register(from, name, &handler{f: f})
+}
+
+func (m *mux) register(from peer.ID, name string, h *handler) (off func()) {
 	if name != anyName {
 		if err := checkName(name); err != nil {
 			m.log.Error("a handler that can never be called", "error", err)
@@ -71,7 +78,6 @@ func (m *mux) onFrom(from peer.ID, name string, f func(context.Context, *Event))
 		}
 	}
 	k := muxKey{from, name}
-	h := &handler{f: f}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.seq++
@@ -118,8 +124,11 @@ func (m *mux) dispatch(ctx context.Context, ev *Event) {
 		defer leave()
 		r = ctx.(*running)
 	}
-	ev.mux = m
-	handlers := r.handlers(ev)
+	m.run(ctx, r.handlers(ev), ev)
+}
+
+// run is dispatch to the handlers that were found for the event.
+func (m *mux) run(ctx context.Context, handlers []*handler, ev *Event) {
 	if len(handlers) == 0 {
 		m.nUnhandled.Add(1)
 		return
@@ -155,11 +164,16 @@ func (m *mux) find(ev *Event) []*handler {
 func (m *mux) call(ctx context.Context, h *handler, ev *Event) {
 	defer func() {
 		if v := recover(); v != nil {
-			m.nPanics.Add(1)
-			m.log.Error("a handler panicked", "event", quote(ev.Name), "from", ev.From, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+			m.panicked(ev, v)
 		}
 	}()
 	h.f(ctx, ev)
+}
+
+// panicked counts and logs what was recovered from a handler.
+func (m *mux) panicked(ev *Event, v any) {
+	m.nPanics.Add(1)
+	m.log.Error("a handler panicked", "event", quote(ev.Name), "from", ev.From, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 }
 
 // panics returns how many handlers panicked.
@@ -176,6 +190,28 @@ type running struct {
 	name  string
 	gen   uint64
 	found []*handler
+	keep  bool // one of them may keep the event
+
+	bytes []byte // see copy
+}
+
+// byteSlab is so many bytes that share an allocation: memory is most of what a
+// small event costs. A quarter of it or more has one of its own.
+const byteSlab = 8 << 10
+
+// copy returns a copy of b, for the goroutine that runs the handlers. Who
+// keeps it may keep 8 KiB.
+func (r *running) copy(b []byte) []byte {
+	if len(b) > byteSlab/4 {
+		return bytes.Clone(b)
+	}
+	if len(r.bytes) < len(b) {
+		r.bytes = make([]byte, byteSlab)
+	}
+	c := r.bytes[:len(b):len(b)]
+	r.bytes = r.bytes[len(b):]
+	copy(c, b)
+	return c
 }
 
 func (r *running) handlers(ev *Event) []*handler {
@@ -183,6 +219,7 @@ func (r *running) handlers(ev *Event) []*handler {
 	if r.gen != gen || r.name != ev.Name || r.from != ev.From {
 		r.from, r.name, r.gen = ev.From, ev.Name, gen
 		r.found = r.m.find(ev)
+		r.keep = slices.ContainsFunc(r.found, func(h *handler) bool { return !h.borrows })
 	}
 	return r.found
 }

@@ -1,6 +1,7 @@
 package events
 
 import (
+	"bytes"
 	"context"
 	"iter"
 	"sync"
@@ -27,6 +28,11 @@ func (n Name[T]) Emit(ctx context.Context, e Emitter, v T) error {
 	if _, none := any(v).(struct{}); none {
 		return e.Emit(ctx, string(n))
 	}
+	if b, ok := any(v).([]byte); ok {
+		if e, ok := e.(bytesEmitter); ok {
+			return e.EmitBytes(ctx, string(n), b)
+		}
+	}
 	return e.Emit(ctx, string(n), v)
 }
 
@@ -34,14 +40,28 @@ func (n Name[T]) Emit(ctx context.Context, e Emitter, v T) error {
 // argument is not a T is counted, logged at debug level, and not given to f.
 // Further arguments are ignored.
 func (n Name[T]) On(src Source, f func(ctx context.Context, from peer.ID, v T)) (off func()) {
-	return src.On(string(n), func(ctx context.Context, ev *Event) {
-		v, err := decodeAs[T](ev)
+	on := src.On
+	if src, ok := src.(borrowing); ok {
+		on = src.OnBorrowed
+	}
+	return on(string(n), func(ctx context.Context, ev *Event) {
+		v, err := copyAs[T](ctx, ev)
 		if err != nil {
-			ev.undecodable(err)
+			ev.undecodable(ctx, err)
 			return
 		}
 		f(ctx, ev.From, v)
 	})
+}
+
+// bytesEmitter is an Emitter that knows a cheaper way for a lone []byte.
+type bytesEmitter interface {
+	EmitBytes(ctx context.Context, name string, b []byte) error
+}
+
+// borrowing is a Source that can use events again.
+type borrowing interface {
+	OnBorrowed(name string, f func(context.Context, *Event)) (off func())
 }
 
 // All returns the events of the name as a loop, which runs on the caller's
@@ -72,7 +92,7 @@ func (n Name[T]) All(ctx context.Context, src Source) iter.Seq2[Message[T], erro
 	off := src.On(string(n), func(hctx context.Context, ev *Event) {
 		v, err := decodeAs[T](ev)
 		if err != nil {
-			ev.undecodable(err)
+			ev.undecodable(hctx, err)
 		}
 		put(hctx, item{Message[T]{ev, v}, err})
 	})
@@ -106,6 +126,34 @@ func (n Name[T]) All(ctx context.Context, src Source) iter.Seq2[Message[T], erro
 			}
 		}
 	}
+}
+
+// copyAs is decodeAs for what shall outlive the event.
+func copyAs[T any](ctx context.Context, ev *Event) (T, error) {
+	var v T
+	if p, ok := any(&v).(*[]byte); ok {
+		if b, ok := ev.Bytes(0); ok {
+			if r, ok := ctx.(*running); ok {
+				*p = r.copy(b)
+			} else {
+				*p = bytes.Clone(b)
+			}
+			return v, nil
+		}
+	}
+	return copyOther[T](ev)
+}
+
+// copyOther is apart from copyAs so that the variable there needs no memory of
+// its own.
+func copyOther[T any](ev *Event) (T, error) {
+	v, err := decodeAs[T](ev)
+	if p, ok := any(&v).(*any); ok {
+		if b, ok := (*p).([]byte); ok {
+			*p = bytes.Clone(b)
+		}
+	}
+	return v, err
 }
 
 func decodeAs[T any](ev *Event) (T, error) {

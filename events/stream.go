@@ -46,7 +46,7 @@ func newStreamView(emit func([]byte) error, on func(func(context.Context, *Event
 func (v *streamView) deliver(ctx context.Context, ev *Event) {
 	b, ok := ev.Bytes(0)
 	if !ok {
-		ev.undecodable(fmt.Errorf("%w: a stream takes one argument of raw bytes", ErrUndecodable))
+		ev.undecodable(ctx, fmt.Errorf("%w: a stream takes one argument of raw bytes", ErrUndecodable))
 		return
 	}
 	if len(b) == 0 {

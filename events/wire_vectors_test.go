@@ -127,8 +127,14 @@ func (v eventVector) encode() ([]byte, error) {
 // docs/vectors/direct.json: what its frames say, those that say nothing left
 // out.
 type directVector struct {
-	Hello  helloVector   `json:"hello"`
-	Events []eventVector `json:"events,omitempty"`
+	Hello  helloVector    `json:"hello"`
+	Events []streamVector `json:"events,omitempty"`
+}
+
+// streamVector is an event, or a call if it has an id.
+type streamVector struct {
+	Call uint64 `json:"call,omitempty"`
+	eventVector
 }
 
 type helloVector struct {
@@ -159,7 +165,7 @@ func TestVectorsOfDirectEvents(t *testing.T) {
 			if err != nil {
 				return v, err
 			}
-			ev, err := parseEventFrame(b)
+			ev, call, err := parseDirectFrame(b)
 			if err != nil {
 				return v, err
 			}
@@ -170,7 +176,7 @@ func TestVectorsOfDirectEvents(t *testing.T) {
 			if err != nil {
 				return v, err
 			}
-			v.Events = append(v.Events, e)
+			v.Events = append(v.Events, streamVector{call, e})
 		}
 	}, func(v directVector) ([]byte, error) {
 		b := hello{string(v.Hello.Session), v.Hello.Network, v.Hello.Serial}.append(nil)
@@ -183,8 +189,34 @@ func TestVectorsOfDirectEvents(t *testing.T) {
 			if err != nil {
 				return nil, err
 			}
-			b = outgoing{e.Name, args, size, buf}.appendFrame(b)
+			var id *call
+			if e.Call != 0 {
+				id = &call{id: e.Call}
+			}
+			b = (&outgoing{name: e.Name, args: args, size: size, buf: buf}).appendFrame(b, id)
 		}
 		return b, nil
+	})
+}
+
+// TestVectorsOfAnswers: docs/vectors/answer.json has the frames of answers.
+func TestVectorsOfAnswers(t *testing.T) {
+	type vector struct {
+		ID     uint64        `json:"id"`
+		Event  vectors.Bytes `json:"event,omitempty"`
+		Status uint64        `json:"status,omitempty"`
+		Error  string        `json:"error,omitempty"`
+	}
+	vectors.Test(t, "answer.json", func(b []byte) (vector, error) {
+		r := frame.NewReader(bytes.NewReader(b), DefaultMaxEventSize+envelope)
+		b, err := r.Next()
+		if err != nil {
+			return vector{}, err
+		}
+		a, err := parseAnswer(b)
+		return vector{a.id, a.event, a.status, a.text}, err
+	}, func(v vector) ([]byte, error) {
+		a := answer{id: v.ID, status: v.Status, text: v.Error}
+		return a.appendFrame(nil, &outgoing{size: len(v.Event), buf: &buffer{v.Event}}), nil
 	})
 }

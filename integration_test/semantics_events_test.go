@@ -418,7 +418,7 @@ func TestAnsweringFromHandlers(t *testing.T) {
 	t.Parallel()
 	for _, channel := range []string{checker.Direct, checker.Broadcast} {
 		t.Run(channel, func(t *testing.T) {
-			const chains = 300    // events under way at once: more than a queue holds
+			const chains = 600    // events under way at once: more than a queue holds
 			total := many(20_000) // answers
 			if channel == checker.Broadcast {
 				total = many(2000) // each of them is signed

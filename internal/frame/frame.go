@@ -39,9 +39,10 @@ type Reader struct {
 	buf  []byte // what was read and not returned is buf[r:w]
 	r, w int
 	err  error  // of rd, once what came before it is used up
+	most int    // bytes that buf may grow to
+	idly int    // how many reads in a row brought little
 	big  []byte // for frames larger than buf
-	give int    // frames are the caller's, in buffers of at most so many bytes
-	full bool   // the last read took all the room there was
+	last bool   // the last frame is all of big
 
 	stream  Deadliner
 	timeout time.Duration
@@ -56,7 +57,9 @@ type Deadliner interface {
 
 const (
 	defaultBuffer = 4 << 10
-	smallBuffer   = 2 << 10 // while little comes, see SetGiving
+	// shrinkAfter is how many reads in a row have to leave three quarters of
+	// the buffer empty before it shrinks.
+	shrinkAfter = 64
 	// firstRead is how much of a large frame is allocated before any of it has
 	// come; after that at most as much again as came. More than that a reader
 	// does not keep between frames.
@@ -66,17 +69,15 @@ const (
 // NewReader returns a Reader that refuses frames of more than max bytes. It
 // buffers 4 KiB.
 func NewReader(r io.Reader, max int) *Reader {
-	return &Reader{rd: r, max: max, buf: make([]byte, defaultBuffer)}
+	return &Reader{rd: r, max: max, buf: make([]byte, defaultBuffer), most: defaultBuffer}
 }
 
 // SetLimit changes the largest frame to max bytes, from the next frame on.
 func (r *Reader) SetLimit(max int) { r.max = max }
 
-// SetGiving makes the frames that Next returns from now on the caller's, who
-// may keep them: the Reader then takes a new buffer when one is used up. As
-// several frames share a buffer, who keeps one of them keeps that. Buffers
-// have 2 KiB, and up to most bytes, at least 4 KiB, while much comes.
-func (r *Reader) SetGiving(most int) { r.give = max(most, defaultBuffer) }
+// SetBuffer lets the buffer grow up to most bytes, at least 4 KiB, while much
+// comes. When little comes it shrinks again.
+func (r *Reader) SetBuffer(most int) { r.most = max(most, defaultBuffer) }
 
 // SetTimeout bounds how long a frame may take from its first byte to its last;
 // between frames the stream may be idle for ever. The Reader then sets and
@@ -85,12 +86,25 @@ func (r *Reader) SetGiving(most int) { r.give = max(most, defaultBuffer) }
 func (r *Reader) SetTimeout(s Deadliner, d time.Duration) { r.stream, r.timeout = s, d }
 
 // Next returns the next frame, which is valid until the next call (but see
-// SetGiving). At the end of the stream it returns io.EOF, and
-// io.ErrUnexpectedEOF inside a frame. It returns ErrTooLarge or ErrMalformed
-// before it allocates; the stream is then out of step and has to be reset.
+// Take). At the end of the stream it returns io.EOF, and io.ErrUnexpectedEOF
+// inside a frame. It returns ErrTooLarge or ErrMalformed before it allocates;
+// the stream is then out of step and has to be reset.
 func (r *Reader) Next() ([]byte, error) {
-	r.started = false
-	if r.give > 0 || cap(r.big) > firstRead {
+	// Nearly every frame is short and here already.
+	if r.r < r.w {
+		n := int(r.buf[r.r])
+		if from := r.r + 1; n < 0x80 && n <= r.w-from && n <= r.max {
+			r.r = from + n
+			r.last = false
+			return r.buf[from:r.r:r.r], nil
+		}
+	}
+	return r.next()
+}
+
+func (r *Reader) next() ([]byte, error) {
+	r.started, r.last = false, false
+	if cap(r.big) > firstRead {
 		r.big = nil
 	}
 	if r.r == r.w {
@@ -106,7 +120,7 @@ func (r *Reader) Next() ([]byte, error) {
 		return nil, fmt.Errorf("%w: %d bytes announced, the limit is %d", ErrTooLarge, n, r.max)
 	}
 	whole := size + int(n)
-	if whole > len(r.buf) {
+	if whole > r.most {
 		r.r += size
 		return r.large(int(n))
 	}
@@ -116,6 +130,17 @@ func (r *Reader) Next() ([]byte, error) {
 	b := r.buf[r.r+size : r.r+whole : r.r+whole]
 	r.r += whole
 	return b, nil
+}
+
+// Take makes the frame that Next returned last the caller's, who may then keep
+// it, if it has memory of its own; it reports whether that is so. Frames that
+// fit into the buffer have not.
+func (r *Reader) Take() bool {
+	if !r.last {
+		return false
+	}
+	r.big, r.last = nil, false
+	return true
 }
 
 // Buffered returns the number of bytes that can be read without blocking.
@@ -152,31 +177,51 @@ func (r *Reader) begun() error {
 	return r.stream.SetReadDeadline(time.Now().Add(r.timeout))
 }
 
-// fill reads until there are n bytes in the buffer.
+// fill reads until there are n bytes in the buffer, where they have room.
 func (r *Reader) fill(n int) error {
-	// Below a quarter of the buffer, reading on behind what was returned would
-	// mean many small reads.
-	if rest := len(r.buf) - r.w; r.r+n > len(r.buf) || r.r == r.w && r.give == 0 || rest < len(r.buf)/4 {
-		from := r.buf[r.r:r.w]
-		if r.give > 0 {
-			size := max(len(r.buf)/2, smallBuffer)
-			if r.full {
-				size = min(2*len(r.buf), r.give)
-			}
-			r.buf = make([]byte, max(size, n))
-		}
-		r.r, r.w = 0, copy(r.buf, from)
+	if r.r > 0 {
+		r.w = copy(r.buf, r.buf[r.r:r.w])
+		r.r = 0
 	}
-	for r.w-r.r < n {
+	if n > len(r.buf) {
+		r.setBuffer(min(max(n, 2*len(r.buf)), r.most))
+	}
+	for r.w < n {
 		if r.err != nil {
 			return r.err
 		}
 		m, err := r.read(r.buf[r.w:])
 		r.w += m
 		r.err = err
-		r.full = r.w == len(r.buf)
+		r.resize(n)
 	}
 	return nil
+}
+
+// resize makes the buffer, after a read, as large as what comes. It has room
+// for n bytes, and keeps it.
+func (r *Reader) resize(n int) {
+	size := len(r.buf)
+	switch {
+	case r.w == size:
+		r.idly = 0
+		r.setBuffer(min(2*size, r.most))
+	case r.w > size/4:
+		r.idly = 0
+	default:
+		if r.idly++; r.idly >= shrinkAfter {
+			r.idly = 0
+			r.setBuffer(max(size/2, defaultBuffer, n))
+		}
+	}
+}
+
+func (r *Reader) setBuffer(size int) {
+	if size != len(r.buf) {
+		b := make([]byte, size)
+		copy(b, r.buf[:r.w])
+		r.buf = b
+	}
 }
 
 // read is a Read that makes progress or fails.
@@ -230,11 +275,10 @@ func (r *Reader) large(n int) ([]byte, error) {
 			m, err := r.read(big[got:])
 			got += m
 			r.err = err
-			r.full = true
 		}
 		if got == n {
-			r.big = big
-			return big, nil
+			r.big, r.last = big, true
+			return big[:n:n], nil
 		}
 		big = append(make([]byte, 0, min(n, 2*got)), big...)
 		big = big[:cap(big)]

@@ -92,7 +92,6 @@ func TestBadLengths(t *testing.T) {
 	}
 }
 
-// allocated returns how many bytes f allocates.
 // allocated returns what f allocates: the least of some calls, as the runtime may
 // allocate meanwhile.
 func allocated(f func()) uint64 {
@@ -146,49 +145,96 @@ func TestLargeFramesAreNotKept(t *testing.T) {
 	}
 }
 
-// Given frames stay as they are, whatever comes after them; they cost little
-// more than their bytes, and appending to one copies it.
-func TestGivenFramesMayBeKept(t *testing.T) {
+// A frame that was taken stays as it is, whatever comes after it. Only those
+// that do not fit into the buffer can be; and appending to one copies it.
+func TestTakenFramesMayBeKept(t *testing.T) {
 	var stream []byte
-	for range 20 {
+	for range 3 {
 		for _, n := range sizes {
 			stream = Append(stream, payload(n))
 		}
-		for n := range 300 {
-			stream = Append(stream, payload(n))
-		}
 	}
-	for name, rd := range map[string]io.Reader{
-		"whole":       bytes.NewReader(stream),
-		"byte a time": iotest.OneByteReader(bytes.NewReader(stream)),
-		"halves":      iotest.HalfReader(bytes.NewReader(stream)),
-	} {
-		r := NewReader(rd, limit)
-		r.SetGiving(16 << 10)
-		var kept [][]byte
-		n := allocated(func() {
-			for {
-				b, err := r.Next()
-				if err == io.EOF {
-					break
-				} else if err != nil {
-					t.Fatal(err)
-				}
-				kept = append(kept, b)
-				_ = append(b, 0xff)
-			}
-		})
-		if n > 4*uint64(len(stream)) {
-			t.Errorf("%s: %d bytes allocated for %d", name, n, len(stream))
-		}
+	for _, most := range []int{0, 32 << 10} {
+		r := NewReader(iotest.HalfReader(bytes.NewReader(stream)), limit)
+		r.SetBuffer(most)
 		var again []byte
+		var kept [][]byte
+		for {
+			b, err := r.Next()
+			if err == io.EOF {
+				break
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			taken := r.Take()
+			if want := len(Append(nil, b)) > max(most, defaultBuffer); taken != want {
+				t.Fatalf("a frame of %d taken: %v", len(b), taken)
+			}
+			if r.Take() {
+				t.Fatal("taken twice")
+			}
+			if !taken {
+				b = bytes.Clone(b)
+			}
+			kept = append(kept, b)
+			_ = append(b, 0xff)
+		}
 		for _, b := range kept {
 			again = Append(again, b)
 		}
 		if !bytes.Equal(again, stream) {
-			t.Errorf("%s: the frames have changed", name)
+			t.Error("the frames have changed")
 		}
 	}
+}
+
+// The buffer grows to what was allowed while much comes, and shrinks when
+// little does, also in the middle of a frame.
+func TestBufferFollowsWhatComes(t *testing.T) {
+	feed := &feeder{}
+	r := NewReader(feed, limit)
+	r.SetBuffer(32 << 10)
+	next := func(n int) {
+		t.Helper()
+		if b, err := r.Next(); err != nil || !bytes.Equal(b, payload(n)) {
+			t.Fatalf("frame of %d: %d bytes, %v", n, len(b), err)
+		}
+	}
+	feed.bytes = bytes.Repeat(Append(nil, payload(100)), 10_000)
+	for range 10_000 {
+		next(100)
+	}
+	if len(r.buf) != 32<<10 {
+		t.Errorf("a buffer of %d bytes after much", len(r.buf))
+	}
+	for range 10 * shrinkAfter {
+		feed.bytes = Append(nil, payload(100))
+		next(100)
+	}
+	if len(r.buf) != defaultBuffer {
+		t.Errorf("a buffer of %d bytes after little", len(r.buf))
+	}
+	for _, n := range []int{20 << 10, 31 << 10} {
+		feed.bytes, feed.most = Append(nil, payload(n)), 10 // in many small reads
+		next(n)
+		feed.bytes = Append(nil, payload(5))
+		next(5)
+	}
+}
+
+// feeder returns at most so many of its bytes with a read, 0 for all.
+type feeder struct {
+	bytes []byte
+	most  int
+}
+
+func (f *feeder) Read(p []byte) (int, error) {
+	if f.most > 0 {
+		p = p[:min(len(p), f.most)]
+	}
+	n := copy(p, f.bytes)
+	f.bytes = f.bytes[n:]
+	return n, nil
 }
 
 // A reader that returns nothing and no error does not hang us.
@@ -341,7 +387,7 @@ func FuzzReader(f *testing.F) {
 		for _, r := range []io.Reader{bytes.NewReader(b), iotest.OneByteReader(bytes.NewReader(b))} {
 			fr := NewReader(r, 1<<20)
 			if len(b)%2 == 0 {
-				fr.SetGiving(16 << 10)
+				fr.SetBuffer(16 << 10)
 			}
 			rest := b
 			for {

@@ -1,0 +1,199 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/go-smokesignal/smokesignal/internal/frame"
+)
+
+// The handlers' side of calls. A call is handled in its sender's turn, by the
+// goroutine that reads the sender's stream, which then writes the answer: a
+// caller that does not read its answers holds back itself.
+
+// callHandler answers calls.
+type callHandler struct {
+	f   func(context.Context, *Event) ([]any, error)
+	off atomic.Bool
+}
+
+// handle registers a handler for the calls of a name, or for the name "*", from
+// one sender, or any if from is empty.
+func (m *mux) handle(from peer.ID, name string, f func(context.Context, *Event) ([]any, error)) (off func()) {
+	if name != anyName {
+		if err := checkName(name); err != nil {
+			m.log.Error("a handler that can never be called", "error", err)
+			return func() {}
+		}
+	}
+	k, h := muxKey{from, name}, &callHandler{f: f}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.answers[k] = append(m.answers[k], h)
+	return func() {
+		h.off.Store(true)
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		list := slices.DeleteFunc(m.answers[k], func(other *callHandler) bool { return other == h })
+		if m.answers[k] = list; len(list) == 0 {
+			delete(m.answers, k)
+		}
+	}
+}
+
+// answering returns the handler for a call, nil if there is none.
+func (m *mux) answering(ev *Event) *callHandler {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for _, k := range [...]muxKey{{ev.From, ev.Name}, {"", ev.Name}, {ev.From, anyName}, {"", anyName}} {
+		if list := m.answers[k]; len(list) > 0 {
+			return list[len(list)-1]
+		}
+	}
+	return nil
+}
+
+// callMark is the id of the last call that a session has made here.
+type callMark struct {
+	session string
+	last    uint64
+}
+
+// maxCallMarks bounds the peers whose marks are kept when they have no stream.
+const maxCallMarks = 1024
+
+// markOf returns the mark of the session that opened s. Only one goroutine
+// reads a peer's streams at a time, and so one uses the mark. d's lock is held.
+func (d *Direct) markOf(s *inbound) *callMark {
+	m := d.marks[s.from]
+	if m != nil && m.session == s.hello.session {
+		return m
+	}
+	if m == nil && len(d.marks) >= maxCallMarks {
+		for p := range d.marks {
+			if d.inbound[p] == nil {
+				delete(d.marks, p)
+				break
+			}
+		}
+	}
+	m = &callMark{session: s.hello.session}
+	d.marks[s.from] = m
+	return m
+}
+
+// serveCall handles a call and writes its answer. An error is the stream's.
+func (d *Direct) serveCall(ctx context.Context, s *inbound, id uint64, ev *Event) error {
+	a := answer{id: id, status: statusRepeated}
+	var results outgoing
+	// The ids of a session grow, so no call runs twice, whatever the caller
+	// does when its stream breaks.
+	if id > s.mark.last {
+		s.mark.last = id
+		results, a.status, a.text = d.handleCall(ctx, ev)
+	}
+	s.answer = a.appendFrame(s.answer[:0], &results)
+	if results.buf != nil {
+		results.buf.free()
+	}
+	err := s.write(s.answer, d.cfg.StallTimeout)
+	if cap(s.answer) > maxPooled {
+		s.answer = nil
+	}
+	return err
+}
+
+// handleCall calls the handler and encodes what it returns.
+func (d *Direct) handleCall(ctx context.Context, ev *Event) (results outgoing, status uint64, text string) {
+	h := d.mux.answering(ev)
+	if h == nil || h.off.Load() {
+		d.mux.nUnhandled.Add(1)
+		return results, statusNoHandler, ""
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			d.mux.panicked(ev, v)
+			results, status, text = outgoing{}, statusFailed, "the handler panicked"
+		}
+	}()
+	args, err := h.f(ctx, ev)
+	if bad, ok := errors.AsType[*badArgument](err); ok {
+		return results, statusBadArgument, errorText(bad.error)
+	}
+	if err == nil {
+		results = outgoing{name: ev.Name, args: args}
+		if results.size, results.buf, err = prepare(d.cfg.Codec, ev.Name, args, d.cfg.MaxEventSize); err == nil {
+			return results, statusDone, ""
+		}
+		d.log.Error("a call's results cannot be sent", "call", quote(ev.Name), "error", err)
+		err = &because{errors.New("its results cannot be sent"), err}
+	}
+	return outgoing{}, statusFailed, errorText(err)
+}
+
+// errorText returns an error's text as it goes over the wire.
+func errorText(err error) string {
+	text := strings.ToValidUTF8(bare(err), "\ufffd")
+	if len(text) <= maxErrorText {
+		return text
+	}
+	n := maxErrorText
+	for !utf8.RuneStart(text[n]) {
+		n--
+	}
+	return text[:n]
+}
+
+// appendFrame appends the answer's frame to dst, with the results if the
+// status is done.
+func (a answer) appendFrame(dst []byte, results *outgoing) []byte {
+	n := protowire.SizeTag(fieldCallID) + protowire.SizeVarint(a.id)
+	if a.status == statusDone {
+		n += protowire.SizeTag(fieldCallEvent) + protowire.SizeBytes(results.size)
+	} else {
+		n += protowire.SizeTag(fieldStatus) + protowire.SizeVarint(a.status)
+		if a.text != "" {
+			n += protowire.SizeTag(fieldError) + protowire.SizeBytes(len(a.text))
+		}
+	}
+	dst = slices.Grow(dst, n+envelope)
+	dst = appendLen(dst, 1+protowire.SizeBytes(n))
+	dst = appendHeader(dst, fieldAnswer, n)
+	dst = frame.AppendUint(dst, fieldCallID, a.id)
+	if a.status == statusDone {
+		return results.appendEvent(appendHeader(dst, fieldCallEvent, results.size))
+	}
+	dst = frame.AppendUint(dst, fieldStatus, a.status)
+	return frame.AppendBytes(dst, fieldError, a.text)
+}
+
+// errUnreadAnswer ends the stream of a caller that does not read.
+var errUnreadAnswer = errors.New("events: the caller does not read its answers")
+
+// write writes an answer. Each part of it has at least half the timeout.
+func (s *inbound) write(b []byte, timeout time.Duration) error {
+	for len(b) > 0 {
+		if now := time.Now(); s.end.Sub(now) < timeout/2 {
+			// Not at every write, as that costs about as much as a write.
+			s.end = now.Add(timeout)
+			s.SetWriteDeadline(s.end)
+		}
+		n, err := s.Stream.Write(b[:min(len(b), writeChunk)])
+		b = b[n:]
+		if err != nil {
+			if isTimeout(err) && !time.Now().Before(s.end) {
+				err = errUnreadAnswer
+			}
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,286 @@
+package events
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"unicode/utf8"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/go-smokesignal/smokesignal/internal/frame"
+)
+
+// The caller's side of calls. A call travels in the lane as events do. Its
+// answer comes back on the same stream, in the other direction, where nothing
+// waits behind a handler: so a node that is inside a handler for a peer can
+// call that peer. What was written to a stream that then breaks has an unknown
+// outcome; it is not written again.
+
+// call is a call whose answer is awaited.
+type call struct {
+	name   string
+	id     uint64
+	at     int          // where its field begins in the queue, while it is there
+	answer chan outcome // gets one
+}
+
+// outcome is how a call ended.
+type outcome struct {
+	ev  *Event
+	err error
+}
+
+func (d *Direct) call(ctx context.Context, to peer.ID, name string, args []any) (*Event, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if d.refused.Load() {
+		return nil, ErrClosed
+	}
+	size, buf, err := prepare(d.cfg.Codec, name, args, d.cfg.MaxEventSize)
+	if err != nil {
+		return nil, err
+	}
+	if buf != nil {
+		defer buf.free()
+	}
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d.cfg.CallTimeout)
+		defer cancel()
+	}
+	c := &call{name: name, answer: make(chan outcome, 1)}
+	l, err := d.put(ctx, to, &outgoing{name: name, args: args, size: size, buf: buf}, c)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case o := <-c.answer:
+		return o.ev, o.err
+	case <-ctx.Done():
+		o := l.giveUp(c, ctx.Err())
+		return o.ev, o.err
+	}
+}
+
+// expect gives the call its id and waits for its answer. The lock is held.
+func (l *lane) expect(c *call) {
+	c.id = l.d.callID.Add(1)
+	l.lastCall = c.id
+	if l.calls == nil {
+		l.calls = make(map[uint64]*call)
+	}
+	l.calls[c.id] = c
+}
+
+// giveUp ends a call for err, unless it has ended meanwhile. If it is still in
+// the queue it is taken back.
+func (l *lane) giveUp(c *call, err error) outcome {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.calls[c.id] != c {
+		return <-c.answer
+	}
+	if c.id > l.leftCall {
+		// As a frame that its reader skips it takes no counting again.
+		l.queue.b[c.at] = fieldBlank<<3 | byte(protowire.BytesType)
+	} else {
+		err = &because{ErrUnknownOutcome, err}
+	}
+	l.endCall(c, outcome{err: err})
+	return <-c.answer
+}
+
+// endCall ends a call. The lock is held.
+func (l *lane) endCall(c *call, o outcome) {
+	delete(l.calls, c.id)
+	c.answer <- o
+	l.changed() // there is room for another one
+}
+
+// wrote notes that the calls up to last were written to the stream. The lock
+// is held.
+func (l *lane) wrote(out *outbound, last uint64) {
+	out.lastCall = max(out.lastCall, last)
+	if out.ended {
+		l.loseCalls(out)
+	}
+}
+
+// loseCalls ends the calls that were written to a broken stream. The lock is
+// held.
+func (l *lane) loseCalls(out *outbound) {
+	why, unread := refusal(out.broken)
+	if why == nil {
+		why = out.broken
+	}
+	var err error = &because{ErrNotConnected, why}
+	if !unread {
+		err = &because{ErrUnknownOutcome, err}
+	}
+	for id, c := range l.calls {
+		if id <= out.lastCall {
+			l.endCall(c, outcome{err: err})
+		}
+	}
+}
+
+// dropCalls ends all calls as the queue is dropped for err. The lock is held.
+func (l *lane) dropCalls(err error) {
+	unknown := err
+	if !errors.Is(err, ErrRefused) && !errors.Is(err, ErrOtherNetwork) { // for then nothing was read
+		unknown = &because{ErrUnknownOutcome, err}
+	}
+	for id, c := range l.calls {
+		if id > l.leftCall {
+			l.endCall(c, outcome{err: err})
+		} else {
+			l.endCall(c, outcome{err: unknown})
+		}
+	}
+	l.leftCall = l.lastCall
+}
+
+// readAnswers hands over the answers that come on a stream, until it ends.
+func (l *lane) readAnswers(out *outbound) error {
+	r := frame.NewReader(out, max(l.d.cfg.MaxEventSize, maxErrorText)+envelope)
+	r.SetTimeout(out, frameTimeout)
+	for {
+		b, err := r.Next()
+		if err != nil {
+			return l.badAnswer(out, err)
+		}
+		a, err := parseAnswer(b)
+		if err == nil && a.id != 0 {
+			if a.status == statusDone && !r.Take() {
+				a.event = bytes.Clone(a.event)
+			}
+			err = l.answered(a)
+		}
+		if err != nil {
+			return l.badAnswer(out, err)
+		}
+	}
+}
+
+// badAnswer resets the stream if err says that its bytes make no sense, and
+// returns err.
+func (l *lane) badAnswer(out *outbound, err error) error {
+	if errors.Is(err, ErrMalformed) || errors.Is(err, frame.ErrMalformed) || errors.Is(err, frame.ErrTooLarge) {
+		l.d.nMalformed.Add(1)
+		l.d.log.Debug("malformed answers", "peer", l.peer, "error", cut(err.Error(), 256))
+		out.ResetWithError(network.StreamProtocolViolation)
+	}
+	return err
+}
+
+// answered ends the call that an answer is for. One that has ended already is
+// no fault; one that was never sent is.
+func (l *lane) answered(a answer) error {
+	l.mu.Lock()
+	c, left := l.calls[a.id], l.leftCall
+	l.mu.Unlock()
+	if a.id > left {
+		return fmt.Errorf("%w: an answer to call %d, the last is %d", ErrMalformed, a.id, left)
+	}
+	if c == nil {
+		return nil
+	}
+	o, err := a.outcome(l.peer, c.name)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.calls[a.id] == c {
+		l.endCall(c, o)
+	}
+	return nil
+}
+
+// answer is what comes back of a call.
+type answer struct {
+	id     uint64
+	event  []byte // of status done
+	status uint64
+	text   string // of other ones
+}
+
+// The statuses of an answer.
+const (
+	statusDone        = 0 // the handler has run, its results are the event's arguments
+	statusFailed      = 1 // the handler has run and returned an error
+	statusNoHandler   = 2 // nothing has run
+	statusBadArgument = 3 // nothing has run, the handler cannot read the arguments
+	statusRepeated    = 4 // a call with this id, or a later one, came before
+)
+
+// maxErrorText is how many bytes of an error go over the wire.
+const maxErrorText = 1 << 10
+
+// parseAnswer reads the answer in a frame. Its id is 0 if there is none.
+func parseAnswer(b []byte) (answer, error) {
+	var a answer
+	for f, err := range frame.Fields(b) {
+		switch {
+		case err != nil:
+			return a, err
+		case f.Num == fieldHello, f.Num == fieldEvent, f.Num == fieldCall:
+			return a, fmt.Errorf("%w: field %d where answers come from", ErrMalformed, f.Num)
+		case f.Num != fieldAnswer || f.Type != protowire.BytesType:
+			continue
+		case a.id != 0:
+			return a, fmt.Errorf("%w: two answers in a frame", ErrMalformed)
+		}
+		for f, err := range frame.Fields(f.Bytes) {
+			switch {
+			case err != nil:
+				return a, err
+			case f.Num == fieldCallID && f.Type == protowire.VarintType:
+				a.id = f.Uint
+			case f.Num == fieldCallEvent && f.Type == protowire.BytesType:
+				a.event = f.Bytes
+			case f.Num == fieldStatus && f.Type == protowire.VarintType:
+				a.status = f.Uint
+			case f.Num == fieldError && f.Type == protowire.BytesType:
+				if len(f.Bytes) > maxErrorText || !utf8.Valid(f.Bytes) {
+					return a, fmt.Errorf("%w: an error of %d bytes, or not UTF-8", ErrMalformed, len(f.Bytes))
+				}
+				a.text = string(f.Bytes)
+			}
+		}
+		if a.id == 0 {
+			return a, fmt.Errorf("%w: an answer without an id", ErrMalformed)
+		}
+	}
+	return a, nil
+}
+
+// outcome returns what the answer means for the call of that name. The event
+// keeps the answer's bytes.
+func (a answer) outcome(from peer.ID, name string) (outcome, error) {
+	switch a.status {
+	case statusDone:
+		ev := &Event{From: from}
+		if err := ev.parse(a.event, name); err != nil {
+			return outcome{}, err
+		}
+		if ev.Name != name {
+			return outcome{}, fmt.Errorf("%w: an answer of another name", ErrMalformed)
+		}
+		return outcome{ev: ev}, nil
+	case statusFailed:
+		return outcome{err: &RemoteError{a.text}}, nil
+	case statusNoHandler:
+		return outcome{err: ErrNoHandler}, nil
+	case statusBadArgument:
+		return outcome{err: fmt.Errorf("%w: the other node says %q", ErrBadArgument, a.text)}, nil
+	case statusRepeated:
+		return outcome{err: fmt.Errorf("%w: the other node has had this call before", ErrUnknownOutcome)}, nil
+	}
+	return outcome{err: fmt.Errorf("%w: the other node answers with status %d", ErrUnknownOutcome, a.status)}, nil
+}

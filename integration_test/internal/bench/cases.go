@@ -73,9 +73,9 @@ func Cases(short bool) []Case {
 		}
 	}
 	return append(cases, Case{
-		Name: "Call/tcp/64B", Text: "question and answer of 64 B, one at a time, TCP",
+		Name: "Call/tcp/64B", Text: "call of 64 B, one at a time, TCP",
 		Kind: Latency, Yardstick: Stream, Against: "stream",
-		entrants: []entrant{answerEntrant(tcp, 64, n(pings)), pingPongEntrant(tcp, 64, n(pings))},
+		entrants: []entrant{callEntrant(tcp, 64, n(pings)), answerEntrant(tcp, 64, n(pings)), pingPongEntrant(tcp, 64, n(pings))},
 	})
 }
 

@@ -14,7 +14,9 @@ import (
 const (
 	Smokesignal     = "smokesignal"
 	SmokesignalJSON = "smokesignal-json"
-	// SmokesignalAnswer is a direct event that is answered with another.
+	// SmokesignalCall is a call, SmokesignalAnswer a direct event that is answered
+	// with another.
+	SmokesignalCall   = "smokesignal-call"
 	SmokesignalAnswer = "smokesignal-answer"
 )
 
@@ -142,11 +144,7 @@ func (r *receiver) listen(name string, from smokesignal.Source) {
 		smokesignal.Name[numbers](eventName).On(from, func(_ context.Context, _ smokesignal.ID, v numbers) { r.take(v.Round, v.No) })
 		return
 	}
-	from.On(eventName, func(_ context.Context, ev *smokesignal.Event) {
-		if b, ok := ev.Bytes(0); ok {
-			r.takeBytes(b)
-		}
-	})
+	smokesignal.Name[[]byte](eventName).On(from, func(_ context.Context, _ smokesignal.ID, b []byte) { r.takeBytes(b) })
 }
 
 // sender sends to where the emitter reaches.
@@ -159,7 +157,7 @@ func sender(name string, to smokesignal.Emitter, size int) func(context.Context,
 	b := make([]byte, size) // encoded before Emit returns, so one is enough
 	return func(ctx context.Context, round, no uint32) error {
 		fill(b, round, no)
-		return to.Emit(ctx, eventName, b)
+		return smokesignal.Name[[]byte](eventName).Emit(ctx, to, b)
 	}
 }
 
@@ -192,6 +190,28 @@ func answerEntrant(listen string, size, count int) entrant {
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			}
+		}
+		return ns.checked(&rig{
+			round: func(ctx context.Context, n int) (Round, error) { return questions(ctx, n, ask) },
+			close: ns.close,
+		}), nil
+	}}
+}
+
+// callEntrant calls a handler which returns what it is given.
+func callEntrant(listen string, size, count int) entrant {
+	return entrant{SmokesignalCall, count, func(ctx context.Context) (*rig, error) {
+		ns, err := openNodes(ctx, line(2), listen)
+		if err != nil {
+			ns.close()
+			return nil, err
+		}
+		echo := smokesignal.Call[[]byte, []byte](eventName)
+		echo.Handle(ns.list[1].Direct(), func(_ context.Context, _ smokesignal.ID, b []byte) ([]byte, error) { return b, nil })
+		to, question := ns.list[0].Peer(ns.list[1].ID()), make([]byte, size)
+		ask := func(ctx context.Context) error {
+			_, err := echo.Do(ctx, to, question)
+			return err
 		}
 		return ns.checked(&rig{
 			round: func(ctx context.Context, n int) (Round, error) { return questions(ctx, n, ask) },

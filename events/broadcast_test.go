@@ -521,3 +521,38 @@ func TestBroadcastOnNeighbour(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A newcomer that asks for it begins with the last events that its neighbour keeps.
+func TestNewcomerGetsTheLast(t *testing.T) {
+	a := newStation(t, overTCP, BroadcastConfig{})
+	b := newStation(t, overTCP, BroadcastConfig{})
+	link(t, a, b)
+	for i := range 20 {
+		a.emit("%d", i)
+	}
+	b.wait(a, texts(20)...)
+	last := newStation(t, overTCP, BroadcastConfig{Last: 5})
+	all := newStation(t, overTCP, BroadcastConfig{Last: 1000})
+	now := newStation(t, overTCP, BroadcastConfig{})
+	for _, s := range []*station{last, all, now} {
+		link(t, b, s) // which has them from a
+	}
+	a.emit("20")
+	want := texts(21)
+	now.wait(a, want[20:]...)
+	all.wait(a, want...)
+	got := last.received(a)
+	eventually(t, "the last five come", func() bool {
+		got = last.received(a)
+		return len(got) > 0 && got[len(got)-1] == "20"
+	})
+	if !slices.Equal(got, want[15:]) {
+		t.Errorf("%q, want the last five of %q", got, want)
+	}
+	// The newcomer can give on what it did not deliver itself.
+	eventually(t, "it keeps them", func() bool {
+		now.in.mu.Lock()
+		defer now.in.mu.Unlock()
+		return len(now.in.engine.Stored(a.id(), a.session, 1, 20, 1<<20)) > 0
+	})
+}

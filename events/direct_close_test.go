@@ -225,3 +225,35 @@ func TestCloseBeforeStart(t *testing.T) {
 		t.Error(n)
 	}
 }
+
+// An Emit that waits for room while its node closes is told so, also when the link
+// ends first.
+func TestEmitThatWaitsIsToldOfTheClosing(t *testing.T) {
+	a, b := pair(t, overTCP, DirectConfig{QueueEvents: 1})
+	release := make(chan struct{})
+	defer close(release)
+	b.On("x", func(context.Context, *Event) { <-release })
+	failed := make(chan error)
+	var accepted atomic.Int64
+	go func() {
+		for {
+			if err := a.Emit(context.Background(), b.id(), "x", make([]byte, 64<<10)); err != nil {
+				failed <- err
+				return
+			}
+			accepted.Add(1)
+		}
+	}()
+	waiting := int64(-1)
+	eventually(t, "it waits", func() bool {
+		last := waiting
+		waiting = accepted.Load()
+		time.Sleep(50 * time.Millisecond) // no event says that nothing happens
+		return waiting > 0 && waiting == last && waiting == accepted.Load()
+	})
+	a.Refuse()
+	a.Release(b.id(), errors.New("the node was closed"))
+	if err := <-failed; !errors.Is(err, ErrClosed) {
+		t.Error(err)
+	}
+}

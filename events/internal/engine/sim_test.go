@@ -282,7 +282,7 @@ func TestLyingNeighbour(t *testing.T) {
 		return marks
 	}
 	for _, graph := range []string{"line", "regular"} {
-		seeds(t, 5, func(seed uint64) {
+		seeds(t, 2, func(seed uint64) {
 			o := scenario{nodes: 8, graph: graph, publishers: 2, batches: 100, every: 50 * time.Millisecond, size: 1000, answer: 1 << 20, drop: 0.05, liar: lies}
 			s := newSim(t, seed, o)
 			s.run(2 * time.Second)

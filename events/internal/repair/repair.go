@@ -241,7 +241,7 @@ func (c *Core) Need(sender peer.ID, g order.Gap) {
 
 // wake makes Advance look at a need in time.
 func (c *Core) wake(n *need) {
-	if n.asking == "" && n.from < n.to {
+	if n.asking == "" {
 		c.due = earlier(c.due, n.due(&c.cfg))
 	}
 }
@@ -301,7 +301,7 @@ func (c *Core) advanceNeeds(now time.Time) (asks, given []Ask) {
 		c.rested = now.Add(manyPause)
 	}
 	for _, n := range c.needs {
-		if n.asking == "" && n.from < n.to && !now.Before(n.due(&c.cfg)) && c.asks < c.cfg.MaxAsks {
+		if n.asking == "" && !now.Before(n.due(&c.cfg)) && c.asks < c.cfg.MaxAsks {
 			if a, ok := c.advanceNeed(now, n); ok && a.Peer == "" {
 				given = append(given, a)
 			} else if ok {

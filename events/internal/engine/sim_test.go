@@ -217,7 +217,7 @@ func TestRandomScenario(t *testing.T) {
 		o := scenario{
 			nodes: 2 + rnd.IntN(14), graph: []string{"line", "ring", "regular"}[rnd.IntN(3)],
 			batches: 20 + rnd.IntN(150), every: time.Duration(1+rnd.IntN(200)) * time.Millisecond,
-			size: 1 << (8 + rnd.IntN(9)), drop: max(0, rnd.Float64()*0.4-0.1),
+			size: 1 << (8 + rnd.IntN(7)), drop: max(0, rnd.Float64()*0.4-0.1),
 			failTell: max(0, rnd.Float64()*0.4-0.2), failAsk: max(0, rnd.Float64()*0.4-0.2),
 			answer: 1 << (15 + rnd.IntN(6)), detect: time.Duration(rnd.IntN(10_000)) * time.Millisecond,
 		}

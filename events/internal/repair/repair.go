@@ -420,7 +420,8 @@ func (c *Core) Answered(now time.Time, a Ask, got uint64, answer Answer) {
 		delete(c.needs, a.Key)
 		return
 	}
-	if !n.renewed && (answer != Got || n.from == a.From && n.to >= a.To) {
+	// Of what is missing now nothing is known if it was asked for something else.
+	if !n.renewed && n.from == a.From && (answer != Got || n.to >= a.To) {
 		n.tried[a.Peer] = struct{}{}
 		n.failed = n.failed || answer == Failed
 	}

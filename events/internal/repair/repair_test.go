@@ -240,6 +240,18 @@ func TestLowerBeginningTakesBack(t *testing.T) {
 	s.want(0, "")
 }
 
+// An answer about other events says nothing of those that are missing now.
+func TestAnswerToAnOlderQuestion(t *testing.T) {
+	s := newScript(t, Config{}, "a", "b")
+	s.claim("a", 1, 20, 1)
+	s.need(17, 22)
+	s.now = s.now.Add(3 * time.Second)
+	s.want(0, "a 17-22")
+	s.needs(1, 7, s.now.Add(-3*time.Second), false)
+	s.answer("a", 0, Nothing)
+	s.want(0, "a 1-7")
+}
+
 // Hearsay is asked only of who tells it, and of the sender.
 func TestHearsay(t *testing.T) {
 	s := newScript(t, Config{}, "a", "b", "s", "liar")

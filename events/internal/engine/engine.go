@@ -96,6 +96,7 @@ func (e *Engine[V]) Join(id peer.ID) {
 // Greet takes the greeting of a neighbour: the marks of all senders it knows. What
 // it receives from now on it passes on to us.
 func (e *Engine[V]) Greet(now time.Time, id peer.ID, marks []Mark) {
+	e.window.Greeted(now, id)
 	sole := len(e.repair.Others(id)) == 0
 	for _, m := range marks {
 		if m.Sender == e.self {

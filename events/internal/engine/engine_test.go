@@ -169,6 +169,21 @@ func TestClaimsOfBeforeTheFirstBatch(t *testing.T) {
 	s.want(0, "1-9, a? 9-20")
 }
 
+// What was sent to a neighbour between our greeting and the link is told to it, as
+// it may have been dropped.
+func TestSentBeforeTheLinkIsTold(t *testing.T) {
+	s := newScript(t, Config{})
+	s.greet("a", nil)
+	s.receive(1, 5, "a")
+	s.greet("b", nil)
+	s.want(20*time.Millisecond, "1-5")
+	s.wantTold("b", "1-5")
+	s.want(time.Minute, "")
+	s.greet("c", nil)
+	s.want(20*time.Millisecond, "")
+	s.wantTold("c", "")
+}
+
 // What waits for its turn stays, however long the repair takes.
 func TestWhatWaitsIsKept(t *testing.T) {
 	s := newScript(t, Config{})

@@ -71,7 +71,9 @@ func (s *sim) check() {
 	if s.count.asks != before.asks || s.count.marks != before.marks {
 		t.Errorf("the idle network asked %d times and told %d marks", s.count.asks-before.asks, s.count.marks-before.marks)
 	}
-	known := make(map[session]uint64) // up to where any survivor knows for sure
+	// Up to where all have to know: what the sender says if it lives; of a dead one
+	// what anybody has got. What nobody has got of that is hearsay and does not spread.
+	known := make(map[session]uint64)
 	now := make(map[peer.ID]order.Session)
 	ended := func(key session) bool { // by a later session of the sender
 		_, ok := now[key.sender]
@@ -84,10 +86,8 @@ func (s *sim) check() {
 		}
 		now[p.id] = p.session
 		known[p.key()] = s.sent[p.key()].end
-		for key := range p.tracks {
-			if m, ok := p.e.Mark(key.sender); ok && m.Session == key.Session {
-				known[key] = max(known[key], m.Next)
-			}
+		for key, tr := range p.tracks {
+			known[key] = max(known[key], tr.last)
 		}
 	}
 	for _, n := range s.nodes {

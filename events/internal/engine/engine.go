@@ -51,7 +51,7 @@ type Output struct {
 }
 
 // A Step is what became of events [From, To) of a session: lost, or ready to be read.
-type Step = order.Step[struct{}]
+type Step = order.Step
 
 // An Engine is not safe for concurrent use.
 type Engine[V any] struct {
@@ -60,7 +60,7 @@ type Engine[V any] struct {
 	session order.Session
 	own     uint64 // the number after the last that was published
 
-	order  *order.Core[struct{}]
+	order  *order.Core
 	store  *store.Store[V]
 	window *window.Core
 	repair *repair.Core
@@ -78,7 +78,7 @@ const sweepEvery = time.Second
 func New[V any](self peer.ID, session order.Session, cfg Config) *Engine[V] {
 	return &Engine[V]{
 		cfg: cfg, self: self, session: session, own: 1,
-		order:  order.New[struct{}](cfg.Order),
+		order:  order.New(cfg.Order),
 		store:  store.New[V](cfg.Store),
 		window: window.New(self, cfg.Window),
 		repair: repair.New(cfg.Repair),
@@ -96,6 +96,7 @@ func (e *Engine[V]) Join(id peer.ID) {
 // Greet takes the greeting of a neighbour: the marks of all senders it knows. What
 // it receives from now on it passes on to us.
 func (e *Engine[V]) Greet(now time.Time, id peer.ID, marks []Mark) {
+	e.window.Greeted(now, id)
 	sole := len(e.repair.Others(id)) == 0
 	for _, m := range marks {
 		if m.Sender == e.self {
@@ -180,7 +181,7 @@ func (e *Engine[V]) Receive(now time.Time, sender peer.ID, b Batch[V], giver pee
 	}
 	began := e.order.Knows(sender, b.Session)
 	var verdict order.Verdict
-	verdict, e.steps = e.order.Receive(now, sender, order.Batch[struct{}]{
+	verdict, e.steps = e.order.Receive(now, sender, order.Batch{
 		Session: b.Session, First: b.First, Count: b.Count, Size: b.Size,
 	}, e.steps)
 	if verdict == order.Accepted {

@@ -108,6 +108,7 @@ type life struct {
 // track is what became of a session at one receiver.
 type track struct {
 	begin, next     uint64
+	last            uint64 // the number after the last that was delivered
 	delivered, lost uint64
 	got             map[uint64]bool // only where a neighbour lies
 }
@@ -543,6 +544,7 @@ func (p *life) step(st Step) {
 		return
 	}
 	t.delivered += st.To - st.From
+	t.last = st.To
 	for n := st.From; n < st.To; {
 		b, ok := p.e.Read(st.Sender, st.Session, n, st.To)
 		if !ok || b.First > n || b.End <= n {

@@ -71,7 +71,9 @@ func (s *sim) check() {
 	if s.count.asks != before.asks || s.count.marks != before.marks {
 		t.Errorf("the idle network asked %d times and told %d marks", s.count.asks-before.asks, s.count.marks-before.marks)
 	}
-	known := make(map[session]uint64) // up to where any survivor knows for sure
+	// Up to where all have to know: what the sender says if it lives; of a dead one
+	// what anybody has got. What nobody has got of that is hearsay and does not spread.
+	known := make(map[session]uint64)
 	now := make(map[peer.ID]order.Session)
 	ended := func(key session) bool { // by a later session of the sender
 		_, ok := now[key.sender]
@@ -84,10 +86,8 @@ func (s *sim) check() {
 		}
 		now[p.id] = p.session
 		known[p.key()] = s.sent[p.key()].end
-		for key := range p.tracks {
-			if m, ok := p.e.Mark(key.sender); ok && m.Session == key.Session {
-				known[key] = max(known[key], m.Next)
-			}
+		for key, tr := range p.tracks {
+			known[key] = max(known[key], tr.last)
 		}
 	}
 	for _, n := range s.nodes {
@@ -217,7 +217,7 @@ func TestRandomScenario(t *testing.T) {
 		o := scenario{
 			nodes: 2 + rnd.IntN(14), graph: []string{"line", "ring", "regular"}[rnd.IntN(3)],
 			batches: 20 + rnd.IntN(150), every: time.Duration(1+rnd.IntN(200)) * time.Millisecond,
-			size: 1 << (8 + rnd.IntN(9)), drop: max(0, rnd.Float64()*0.4-0.1),
+			size: 1 << (8 + rnd.IntN(7)), drop: max(0, rnd.Float64()*0.4-0.1),
 			failTell: max(0, rnd.Float64()*0.4-0.2), failAsk: max(0, rnd.Float64()*0.4-0.2),
 			answer: 1 << (15 + rnd.IntN(6)), detect: time.Duration(rnd.IntN(10_000)) * time.Millisecond,
 		}
@@ -282,7 +282,7 @@ func TestLyingNeighbour(t *testing.T) {
 		return marks
 	}
 	for _, graph := range []string{"line", "regular"} {
-		seeds(t, 5, func(seed uint64) {
+		seeds(t, 2, func(seed uint64) {
 			o := scenario{nodes: 8, graph: graph, publishers: 2, batches: 100, every: 50 * time.Millisecond, size: 1000, answer: 1 << 20, drop: 0.05, liar: lies}
 			s := newSim(t, seed, o)
 			s.run(2 * time.Second)

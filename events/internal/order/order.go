@@ -73,26 +73,23 @@ func (s Session) Compare(t Session) int {
 	return cmp.Or(cmp.Compare(s.Start, t.Start), bytes.Compare(s.ID[:], t.ID[:]))
 }
 
-// A Batch is a run of consecutive events of one session. Value is the caller's.
-type Batch[T any] struct {
+// A Batch is a run of consecutive events of one session.
+type Batch struct {
 	Session Session
 	First   uint64 // number of the first event, at least 1
 	Count   int    // events, at least 1
 	Size    int    // what the batch weighs while it waits, in bytes
-	Value   T
 }
 
-func (b *Batch[T]) end() uint64 { return b.First + uint64(b.Count) }
+func (b *Batch) end() uint64 { return b.First + uint64(b.Count) }
 
-// A Step is what became of the events [From, To) of a session: lost, or
-// delivered as the events of Value after the first Skip.
-type Step[T any] struct {
+// A Step is what became of the events [From, To) of a session: lost, or to be
+// delivered.
+type Step struct {
 	Sender   peer.ID
 	Session  Session
 	From, To uint64
 	Lost     bool
-	Skip     int
-	Value    T
 }
 
 // A Mark is how far a session of a sender has been received.
@@ -123,21 +120,21 @@ const (
 )
 
 // A Core orders the batches of all senders. One goroutine at a time may use it.
-type Core[T any] struct {
+type Core struct {
 	cfg     Config
-	senders map[peer.ID]*sender[T]
-	heard   *list.List // of *sender[T], the last heard in front
-	due     dueHeap[T] // the senders that wait for something
+	senders map[peer.ID]*sender
+	heard   *list.List // of *sender, the last heard in front
+	due     dueHeap    // the senders that wait for something
 	held    int        // size of all batches that wait
 	hints   hints
 }
 
 // New returns an empty core.
-func New[T any](cfg Config) *Core[T] {
+func New(cfg Config) *Core {
 	cfg = cfg.withDefaults()
-	return &Core[T]{
+	return &Core{
 		cfg:     cfg,
-		senders: make(map[peer.ID]*sender[T]),
+		senders: make(map[peer.ID]*sender),
 		heard:   list.New(),
 		hints:   newHints(cfg.MaxHints),
 	}
@@ -147,7 +144,7 @@ func New[T any](cfg Config) *Core[T] {
 // free, in order. Of a sender never heard of it begins with the lowest number
 // that [Core.Learn] was told or that arrives first; a later session of a known
 // sender begins with 1, unless Learn was told otherwise.
-func (c *Core[T]) Receive(now time.Time, id peer.ID, b Batch[T], steps []Step[T]) (Verdict, []Step[T]) {
+func (c *Core) Receive(now time.Time, id peer.ID, b Batch, steps []Step) (Verdict, []Step) {
 	if b.Count < 1 || b.First < 1 || b.First > MaxNumber-uint64(b.Count) {
 		return Invalid, steps
 	}
@@ -203,7 +200,7 @@ func (c *Core[T]) Receive(now time.Time, id peer.ID, b Batch[T], steps []Step[T]
 
 // Advance gives up what was missing for too long at now and appends what that
 // sets free to steps.
-func (c *Core[T]) Advance(now time.Time, steps []Step[T]) []Step[T] {
+func (c *Core) Advance(now time.Time, steps []Step) []Step {
 	for len(c.due) > 0 && !c.due[0].deadline.After(now) {
 		s := c.due[0]
 		if head := s.sessions[0]; head.settling() {
@@ -223,7 +220,7 @@ func (c *Core[T]) Advance(now time.Time, steps []Step[T]) []Step[T] {
 
 // Next returns when to call Advance; the zero time means not before the next
 // Receive or Learn.
-func (c *Core[T]) Next() time.Time {
+func (c *Core) Next() time.Time {
 	if len(c.due) == 0 {
 		return time.Time{}
 	}
@@ -240,7 +237,7 @@ func (c *Core[T]) Next() time.Time {
 // timeout is lost even if nothing behind it ever comes. The word of a third
 // party is only remembered for the first batch of an unknown session, since it
 // may be wrong: it cannot move a known sender.
-func (c *Core[T]) Learn(now time.Time, m Mark, own, sole bool, steps []Step[T]) []Step[T] {
+func (c *Core) Learn(now time.Time, m Mark, own, sole bool, steps []Step) []Step {
 	m.Above = max(m.Next, m.Above)
 	if m.Above < 1 || m.Above > MaxNumber {
 		return steps
@@ -284,7 +281,7 @@ func (c *Core[T]) Learn(now time.Time, m Mark, own, sole bool, steps []Step[T]) 
 // is waited for like other gaps, but since it may be a lie, what is given up on
 // such a word alone is delivered all the same if it ever comes. As long as lower
 // numbers may become the first, m.Begin does, if it is lower and not zero.
-func (c *Core[T]) Claim(now time.Time, m Mark, steps []Step[T]) []Step[T] {
+func (c *Core) Claim(now time.Time, m Mark, steps []Step) []Step {
 	s, known := c.senders[m.Sender]
 	if !known || m.Next > MaxNumber {
 		return steps
@@ -311,7 +308,7 @@ func (c *Core[T]) Claim(now time.Time, m Mark, steps []Step[T]) []Step[T] {
 }
 
 // Missing returns the first gap of each session of a sender that has one.
-func (c *Core[T]) Missing(id peer.ID) []Gap {
+func (c *Core) Missing(id peer.ID) []Gap {
 	s, known := c.senders[id]
 	if !known {
 		return nil
@@ -328,10 +325,10 @@ func (c *Core[T]) Missing(id peer.ID) []Gap {
 // GiveUp ends the waiting for the numbers of a session below to. It does nothing
 // while an earlier session of the sender is under way. What is missing of a
 // session known from hearsay only is lost, too.
-func (c *Core[T]) GiveUp(id peer.ID, session Session, to uint64, steps []Step[T]) []Step[T] {
+func (c *Core) GiveUp(id peer.ID, session Session, to uint64, steps []Step) []Step {
 	if h, ok := c.hints.get(id); ok && h.Session == session && h.Above < to {
 		c.hints.raise(id, session, to)
-		return append(steps, Step[T]{Sender: id, Session: session, From: h.Above, To: to, Lost: true})
+		return append(steps, Step{Sender: id, Session: session, From: h.Above, To: to, Lost: true})
 	}
 	s, known := c.senders[id]
 	if !known || s.sessions[0].Session != session {
@@ -346,7 +343,7 @@ func (c *Core[T]) GiveUp(id peer.ID, session Session, to uint64, steps []Step[T]
 }
 
 // Knows reports whether a session is under way here.
-func (c *Core[T]) Knows(id peer.ID, session Session) bool {
+func (c *Core) Knows(id peer.ID, session Session) bool {
 	s, known := c.senders[id]
 	if known {
 		_, known = s.session(session)
@@ -356,11 +353,11 @@ func (c *Core[T]) Knows(id peer.ID, session Session) bool {
 
 // Hint returns what is known from hearsay of a session that has not begun here;
 // Above is where it will begin.
-func (c *Core[T]) Hint(id peer.ID) (Mark, bool) { return c.hints.get(id) }
+func (c *Core) Hint(id peer.ID) (Mark, bool) { return c.hints.get(id) }
 
 // Mark returns the mark of a sender's latest session of which a batch arrived
 // or which the sender itself told.
-func (c *Core[T]) Mark(id peer.ID) (Mark, bool) {
+func (c *Core) Mark(id peer.ID) (Mark, bool) {
 	s, ok := c.senders[id]
 	if !ok {
 		return Mark{}, false
@@ -370,10 +367,10 @@ func (c *Core[T]) Mark(id peer.ID) (Mark, bool) {
 
 // Marks returns the marks of at most n senders, the last heard first, and those
 // known from hearsay last.
-func (c *Core[T]) Marks(n int) []Mark {
+func (c *Core) Marks(n int) []Mark {
 	marks := make([]Mark, 0, min(n, len(c.senders)+c.hints.len()))
 	for e := c.heard.Front(); e != nil && len(marks) < n; e = e.Next() {
-		marks = append(marks, e.Value.(*sender[T]).mark())
+		marks = append(marks, e.Value.(*sender).mark())
 	}
 	for m := range c.hints.all() {
 		if len(marks) == n {
@@ -387,13 +384,13 @@ func (c *Core[T]) Marks(n int) []Mark {
 }
 
 // Senders returns the number of senders remembered, hearsay aside.
-func (c *Core[T]) Senders() int { return len(c.senders) }
+func (c *Core) Senders() int { return len(c.senders) }
 
 // Held returns the size of the batches that wait.
-func (c *Core[T]) Held() int { return c.held }
+func (c *Core) Held() int { return c.held }
 
 // settle delivers what can be delivered of s and sets its deadline.
-func (c *Core[T]) settle(s *sender[T], steps []Step[T]) []Step[T] {
+func (c *Core) settle(s *sender, steps []Step) []Step {
 	for {
 		steps = c.drain(s, steps)
 		head := s.sessions[0]
@@ -416,9 +413,9 @@ func (c *Core[T]) settle(s *sender[T], steps []Step[T]) []Step[T] {
 
 // relieve gives up gaps, of the senders that hold most, until everything held
 // is within its bound.
-func (c *Core[T]) relieve(steps []Step[T]) []Step[T] {
+func (c *Core) relieve(steps []Step) []Step {
 	for c.held > c.cfg.MaxTotal {
-		var most *sender[T]
+		var most *sender
 		for _, s := range c.due { // who holds something waits for something
 			if most == nil || s.held > most.held {
 				most = s
@@ -433,7 +430,7 @@ func (c *Core[T]) relieve(steps []Step[T]) []Step[T] {
 }
 
 // drain delivers the batches of the first session that are next.
-func (c *Core[T]) drain(s *sender[T], steps []Step[T]) []Step[T] {
+func (c *Core) drain(s *sender, steps []Step) []Step {
 	head := s.sessions[0]
 	n := 0
 	if head.settling() {
@@ -452,10 +449,10 @@ func (c *Core[T]) drain(s *sender[T], steps []Step[T]) []Step[T] {
 }
 
 // skip gives up the first gap of the first session.
-func (c *Core[T]) skip(s *sender[T], steps []Step[T]) []Step[T] {
+func (c *Core) skip(s *sender, steps []Step) []Step {
 	head := s.sessions[0]
 	to := head.gapEnd()
-	steps = append(steps, Step[T]{Sender: s.id, Session: head.Session, From: head.next, To: to, Lost: true})
+	steps = append(steps, Step{Sender: s.id, Session: head.Session, From: head.next, To: to, Lost: true})
 	if head.doubt == 0 && len(head.held) == 0 && len(head.tolds) == 0 {
 		head.doubt = head.next
 	}
@@ -464,7 +461,7 @@ func (c *Core[T]) skip(s *sender[T], steps []Step[T]) []Step[T] {
 }
 
 // retire gives up every gap of the first session.
-func (c *Core[T]) retire(s *sender[T], steps []Step[T]) []Step[T] {
+func (c *Core) retire(s *sender, steps []Step) []Step {
 	s.sessions[0].begin()
 	for steps = c.drain(s, steps); s.sessions[0].gap(); {
 		steps = c.skip(s, steps)
@@ -472,7 +469,7 @@ func (c *Core[T]) retire(s *sender[T], steps []Step[T]) []Step[T] {
 	return steps
 }
 
-func (c *Core[T]) schedule(s *sender[T]) {
+func (c *Core) schedule(s *sender) {
 	head := s.sessions[0]
 	s.deadline = head.settleEnd
 	if since := head.waitsSince(); head.settling() {
@@ -499,25 +496,25 @@ func (c *Core[T]) schedule(s *sender[T]) {
 }
 
 // add makes room for a sender and adds it, without a session.
-func (c *Core[T]) add(id peer.ID, steps []Step[T]) (*sender[T], []Step[T]) {
+func (c *Core) add(id peer.ID, steps []Step) (*sender, []Step) {
 	for len(c.senders) >= c.cfg.MaxSenders {
-		steps = c.remove(c.heard.Back().Value.(*sender[T]), steps)
+		steps = c.remove(c.heard.Back().Value.(*sender), steps)
 	}
-	s := &sender[T]{id: id, index: -1}
+	s := &sender{id: id, index: -1}
 	c.senders[id] = s
 	s.element = c.heard.PushFront(s)
 	return s, steps
 }
 
-func (c *Core[T]) touch(s *sender[T], now time.Time) {
+func (c *Core) touch(s *sender, now time.Time) {
 	s.at = now
 	c.heard.MoveToFront(s.element)
 }
 
 // forget removes the senders that were silent for too long.
-func (c *Core[T]) forget(now time.Time, steps []Step[T]) []Step[T] {
+func (c *Core) forget(now time.Time, steps []Step) []Step {
 	for e := c.heard.Back(); e != nil; e = c.heard.Back() {
-		s := e.Value.(*sender[T])
+		s := e.Value.(*sender)
 		if s.at.Add(c.cfg.Remember).After(now) {
 			break
 		}
@@ -527,7 +524,7 @@ func (c *Core[T]) forget(now time.Time, steps []Step[T]) []Step[T] {
 }
 
 // remove forgets s; what it holds is delivered first.
-func (c *Core[T]) remove(s *sender[T], steps []Step[T]) []Step[T] {
+func (c *Core) remove(s *sender, steps []Step) []Step {
 	for s.deadline != (time.Time{}) {
 		steps = c.settle(s, c.retire(s, steps))
 	}

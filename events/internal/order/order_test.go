@@ -12,14 +12,14 @@ import (
 // script drives a core step by step. Time begins at 0 s.
 type script struct {
 	t     *testing.T
-	core  *Core[string]
+	core  *Core
 	now   time.Time
-	steps []Step[string]
+	steps []Step
 	last  Verdict
 }
 
 func newScript(t *testing.T, cfg Config) *script {
-	return &script{t: t, core: New[string](cfg), now: time.Unix(0, 0)}
+	return &script{t: t, core: New(cfg), now: time.Unix(0, 0)}
 }
 
 // life returns the n-th session of every sender.
@@ -31,7 +31,7 @@ func (s *script) recv(session int, first uint64, count int) {
 }
 
 func (s *script) recvFrom(id peer.ID, session int, first uint64, count int) {
-	b := Batch[string]{Session: life(session), First: first, Count: count, Size: 100 * count}
+	b := Batch{Session: life(session), First: first, Count: count, Size: 100 * count}
 	s.last, s.steps = s.core.Receive(s.now, id, b, s.steps)
 }
 
@@ -61,8 +61,8 @@ func (s *script) wantVerdict(v Verdict) {
 	}
 }
 
-func render(steps []Step[string]) string {
-	var joined []Step[string]
+func render(steps []Step) string {
+	var joined []Step
 	for _, st := range steps {
 		if n := len(joined); n > 0 {
 			p := &joined[n-1]
@@ -306,7 +306,7 @@ func TestSessionsWithTheSameStartAreOrderedByID(t *testing.T) {
 	s := newScript(t, Config{})
 	a, b := Session{ID: [8]byte{1}, Start: 5}, Session{ID: [8]byte{2}, Start: 5}
 	for _, id := range []Session{a, b, a} {
-		s.last, s.steps = s.core.Receive(s.now, "s", Batch[string]{Session: id, First: 1, Count: 1}, s.steps)
+		s.last, s.steps = s.core.Receive(s.now, "s", Batch{Session: id, First: 1, Count: 1}, s.steps)
 	}
 	s.wantVerdict(OldSession)
 	s.want("", "5:1 5:1")
@@ -424,7 +424,7 @@ func TestSilentSendersAreForgottenAfterAnHour(t *testing.T) {
 
 func TestNonsenseIsRefused(t *testing.T) {
 	s := newScript(t, Config{})
-	for _, b := range []Batch[string]{
+	for _, b := range []Batch{
 		{First: 0, Count: 1},
 		{First: 1, Count: 0},
 		{First: 1, Count: -1},

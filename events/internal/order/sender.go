@@ -11,17 +11,17 @@ import (
 
 // sender is what is known of one sender. From its first batch on it has at
 // least one session.
-type sender[T any] struct {
+type sender struct {
 	id       peer.ID
 	at       time.Time     // when it was last heard
 	element  *list.Element // in Core.heard
-	sessions []*session[T] // the earliest first: it is being delivered, the others wait
+	sessions []*session    // the earliest first: it is being delivered, the others wait
 	held     int           // size of the batches that wait
 	deadline time.Time     // when something is given up; zero: nothing is missing
 	index    int           // in Core.due, or -1
 }
 
-func (s *sender[T]) session(id Session) (*session[T], bool) {
+func (s *sender) session(id Session) (*session, bool) {
 	for _, ses := range s.sessions {
 		if ses.Session == id {
 			return ses, true
@@ -31,8 +31,8 @@ func (s *sender[T]) session(id Session) (*session[T], bool) {
 }
 
 // open begins a session, behind those before it.
-func (s *sender[T]) open(id Session, next uint64, now time.Time) *session[T] {
-	ses := &session[T]{Session: id, first: next, next: next, born: now}
+func (s *sender) open(id Session, next uint64, now time.Time) *session {
+	ses := &session{Session: id, first: next, next: next, born: now}
 	i := len(s.sessions)
 	for i > 0 && s.sessions[i-1].Compare(id) > 0 {
 		i--
@@ -41,7 +41,7 @@ func (s *sender[T]) open(id Session, next uint64, now time.Time) *session[T] {
 	return ses
 }
 
-func (s *sender[T]) mark() Mark {
+func (s *sender) mark() Mark {
 	ses := s.sessions[len(s.sessions)-1]
 	m := Mark{Sender: s.id, Session: ses.Session, Begin: ses.first, Next: ses.next}
 	if ses.doubt != 0 {
@@ -58,12 +58,12 @@ func (s *sender[T]) mark() Mark {
 	return m
 }
 
-type session[T any] struct {
+type session struct {
 	Session
-	first uint64       // where it began
-	next  uint64       // the first number that is not delivered
-	held  []waiting[T] // by First; those of a session whose turn it is lie behind a gap
-	tolds []told       // ascending, above next
+	first uint64    // where it began
+	next  uint64    // the first number that is not delivered
+	held  []waiting // by First; those of a session whose turn it is lie behind a gap
+	tolds []told    // ascending, above next
 	born  time.Time
 	moved time.Time // when a batch arrived in its turn
 	// settleEnd is until when a lower number may become the first; zero: it is known.
@@ -79,7 +79,7 @@ type session[T any] struct {
 
 // believe makes room for the numbers [from, to), which the sender has proven to
 // have sent although they had been given up on the word of others.
-func (s *session[T]) believe(from, to uint64) {
+func (s *session) believe(from, to uint64) {
 	if s.doubt == 0 || to <= s.doubt {
 		return
 	}
@@ -95,17 +95,17 @@ func (s *session[T]) believe(from, to uint64) {
 }
 
 // settle gives lower numbers than next the time d to come. Number 1 is the lowest.
-func (s *session[T]) settle(d time.Duration, now time.Time) {
+func (s *session) settle(d time.Duration, now time.Time) {
 	s.settleEnd = time.Time{}
 	if d > 0 && s.next > 1 {
 		s.settleEnd = now.Add(d)
 	}
 }
 
-func (s *session[T]) settling() bool { return !s.settleEnd.IsZero() }
+func (s *session) settling() bool { return !s.settleEnd.IsZero() }
 
 // begin ends the settling.
-func (s *session[T]) begin() { s.settleEnd = time.Time{} }
+func (s *session) begin() { s.settleEnd = time.Time{} }
 
 // told is a sender's word that it sent everything below a number.
 type told struct {
@@ -116,24 +116,21 @@ type told struct {
 // maxTolds bounds the words of a sender that are waited for one by one.
 const maxTolds = 16
 
-type waiting[T any] struct {
-	Batch[T]
+type waiting struct {
+	Batch
 	at time.Time
 }
 
 // deliver appends the step that delivers what is new in b, which joins.
-func (s *session[T]) deliver(id peer.ID, b *Batch[T], steps []Step[T]) []Step[T] {
-	steps = append(steps, Step[T]{
-		Sender: id, Session: s.Session, From: s.next, To: b.end(),
-		Skip: int(s.next - b.First), Value: b.Value,
-	})
+func (s *session) deliver(id peer.ID, b *Batch, steps []Step) []Step {
+	steps = append(steps, Step{Sender: id, Session: s.Session, From: s.next, To: b.end()})
 	s.advance(b.end())
 	return steps
 }
 
 // hold files a batch; it reports whether there is anything new in it.
-func (s *session[T]) hold(b *Batch[T], now time.Time) bool {
-	i, _ := slices.BinarySearchFunc(s.held, b.First, func(w waiting[T], first uint64) int {
+func (s *session) hold(b *Batch, now time.Time) bool {
+	i, _ := slices.BinarySearchFunc(s.held, b.First, func(w waiting, first uint64) int {
 		if w.First < first {
 			return -1
 		}
@@ -147,12 +144,12 @@ func (s *session[T]) hold(b *Batch[T], now time.Time) bool {
 	if i < len(s.held) && s.held[i].First == b.First && s.held[i].end() >= b.end() {
 		return false
 	}
-	s.held = slices.Insert(s.held, i, waiting[T]{*b, now})
+	s.held = slices.Insert(s.held, i, waiting{*b, now})
 	return true
 }
 
 // tell notes that the sender has sent everything below to.
-func (s *session[T]) tell(to uint64, now time.Time) {
+func (s *session) tell(to uint64, now time.Time) {
 	n := len(s.tolds)
 	switch {
 	case to <= s.next || n > 0 && to <= s.tolds[n-1].to:
@@ -164,7 +161,7 @@ func (s *session[T]) tell(to uint64, now time.Time) {
 }
 
 // advance says that everything below to is done with.
-func (s *session[T]) advance(to uint64) {
+func (s *session) advance(to uint64) {
 	s.next = to
 	s.since = time.Time{}
 	for len(s.tolds) > 0 && s.tolds[0].to <= to {
@@ -173,7 +170,7 @@ func (s *session[T]) advance(to uint64) {
 }
 
 // drop removes the first n batches held.
-func (s *session[T]) drop(n int) {
+func (s *session) drop(n int) {
 	if n == 0 {
 		return
 	}
@@ -186,13 +183,13 @@ func (s *session[T]) drop(n int) {
 }
 
 // gap reports whether something is known to be missing.
-func (s *session[T]) gap() bool {
+func (s *session) gap() bool {
 	return len(s.held) > 0 || len(s.tolds) > 0 || s.claimed > s.next
 }
 
 // gapEnd returns up to where what is missing was noticed at the same moment as
 // the number next. There must be a gap.
-func (s *session[T]) gapEnd() uint64 {
+func (s *session) gapEnd() uint64 {
 	end := uint64(MaxNumber)
 	if len(s.held) > 0 {
 		end = s.held[0].First
@@ -208,7 +205,7 @@ func (s *session[T]) gapEnd() uint64 {
 
 // missing returns the first gap, empty if there is none. Other than gapEnd it
 // takes all that the sender says it has sent together.
-func (s *session[T]) missing() Gap {
+func (s *session) missing() Gap {
 	g := Gap{Session: s.Session, From: s.next, Since: s.waitsSince()}
 	for i := range s.held {
 		b := &s.held[i]
@@ -232,7 +229,7 @@ func (s *session[T]) missing() Gap {
 
 // waitsSince returns when the number next was noticed to be missing; zero if
 // nothing is missing.
-func (s *session[T]) waitsSince() time.Time {
+func (s *session) waitsSince() time.Time {
 	if s.since.IsZero() && s.gap() {
 		if len(s.tolds) > 0 {
 			s.since = s.tolds[0].at
@@ -250,24 +247,24 @@ func (s *session[T]) waitsSince() time.Time {
 }
 
 // dueHeap has the sender with the earliest deadline in front.
-type dueHeap[T any] []*sender[T]
+type dueHeap []*sender
 
-var _ heap.Interface = (*dueHeap[int])(nil)
+var _ heap.Interface = (*dueHeap)(nil)
 
-func (h dueHeap[T]) Len() int           { return len(h) }
-func (h dueHeap[T]) Less(i, j int) bool { return h[i].deadline.Before(h[j].deadline) }
-func (h dueHeap[T]) Swap(i, j int) {
+func (h dueHeap) Len() int           { return len(h) }
+func (h dueHeap) Less(i, j int) bool { return h[i].deadline.Before(h[j].deadline) }
+func (h dueHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
 	h[i].index, h[j].index = i, j
 }
 
-func (h *dueHeap[T]) Push(x any) {
-	s := x.(*sender[T])
+func (h *dueHeap) Push(x any) {
+	s := x.(*sender)
 	s.index = len(*h)
 	*h = append(*h, s)
 }
 
-func (h *dueHeap[T]) Pop() any {
+func (h *dueHeap) Pop() any {
 	old := *h
 	s := old[len(old)-1]
 	old[len(old)-1] = nil

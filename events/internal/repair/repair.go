@@ -241,7 +241,7 @@ func (c *Core) Need(sender peer.ID, g order.Gap) {
 
 // wake makes Advance look at a need in time.
 func (c *Core) wake(n *need) {
-	if n.asking == "" && n.from < n.to {
+	if n.asking == "" {
 		c.due = earlier(c.due, n.due(&c.cfg))
 	}
 }
@@ -301,7 +301,7 @@ func (c *Core) advanceNeeds(now time.Time) (asks, given []Ask) {
 		c.rested = now.Add(manyPause)
 	}
 	for _, n := range c.needs {
-		if n.asking == "" && n.from < n.to && !now.Before(n.due(&c.cfg)) && c.asks < c.cfg.MaxAsks {
+		if n.asking == "" && !now.Before(n.due(&c.cfg)) && c.asks < c.cfg.MaxAsks {
 			if a, ok := c.advanceNeed(now, n); ok && a.Peer == "" {
 				given = append(given, a)
 			} else if ok {
@@ -420,7 +420,8 @@ func (c *Core) Answered(now time.Time, a Ask, got uint64, answer Answer) {
 		delete(c.needs, a.Key)
 		return
 	}
-	if !n.renewed && (answer != Got || n.from == a.From && n.to >= a.To) {
+	// Of what is missing now nothing is known if it was asked for something else.
+	if !n.renewed && n.from == a.From && (answer != Got || n.to >= a.To) {
 		n.tried[a.Peer] = struct{}{}
 		n.failed = n.failed || answer == Failed
 	}

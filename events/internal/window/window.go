@@ -93,9 +93,10 @@ type Core struct {
 type flow struct {
 	author  peer.ID
 	session order.Session
-	next    uint64  // everything below is here
-	last    uint64  // count of the latest batch
-	batches []batch // that a neighbour may lack, ascending
+	next    uint64    // everything below is here
+	last    uint64    // count of the latest batch
+	at      time.Time // when it was taken
+	batches []batch   // that a neighbour may lack, ascending
 }
 
 type batch struct {
@@ -184,7 +185,7 @@ func (c *Core) Took(now time.Time, author peer.ID, session order.Session, first,
 		return // of an earlier life
 	}
 	c.count++
-	f.last = c.count
+	f.last, f.at = c.count, now
 	b := batch{first, end, size, c.count, giver}
 	i := len(f.batches)
 	for i > 0 && f.batches[i-1].first > first {
@@ -281,6 +282,26 @@ func (c *Core) Acked(now time.Time, id peer.ID, a Ack) {
 	p.rest(now, c.cfg.Nudge)
 	if f := c.flows[a.Author]; f != nil {
 		c.look(now, f)
+	}
+}
+
+// recently is how long ago the greeting of a new neighbour may have been written.
+const recently = 15 * time.Second
+
+// Greeted makes a new neighbour be told of the authors of whom something was taken
+// recently: it was sent that, but knows only what it was greeted with, and nobody
+// waits for it to acknowledge the rest.
+func (c *Core) Greeted(now time.Time, id peer.ID) {
+	n := c.neighbours[id]
+	if n == nil {
+		return
+	}
+	for author, f := range c.flows {
+		if now.Sub(f.at) < recently {
+			if p := c.pair(n, author); p != nil {
+				c.soil(now, n, p, false)
+			}
+		}
 	}
 }
 

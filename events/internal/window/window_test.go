@@ -143,6 +143,21 @@ func TestNewcomerIsNotOwedWhatWasBefore(t *testing.T) {
 	}
 }
 
+// Not even if it is still under way to others.
+func TestNewcomerIsNotOwedWhatOthersLack(t *testing.T) {
+	s := newScript(t, Config{Batches: 3}, "old")
+	s.publish(1, 2)
+	s.core.Join("new")
+	s.publish(3, 3)
+	s.wantRoom("me", false)
+	s.acked("old", "me", 4)
+	s.wantRoom("me", true)
+	s.acked("new", "me", 4)
+	if len(s.core.busy) != 0 {
+		t.Error("somebody still lacks something")
+	}
+}
+
 // A neighbour that tells nothing is waited for once, not five seconds for each
 // window.
 func TestGivenUpUntilItTellsMore(t *testing.T) {

@@ -1,0 +1,264 @@
+package engine
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/events/internal/order"
+	"github.com/go-smokesignal/smokesignal/events/internal/repair"
+)
+
+// script drives the engine of the node "me" step by step. All that happens is
+// about the first session of the sender "s".
+type script struct {
+	t    *testing.T
+	e    *Engine[string]
+	now  time.Time
+	asks []repair.Ask
+}
+
+func newScript(t *testing.T, cfg Config) *script {
+	if cfg.Order.GapTimeout == 0 {
+		cfg.Order = order.Config{GapTimeout: 70 * time.Second, Settle: 5 * time.Second}
+	}
+	return &script{t: t, e: New[string]("me", first, cfg), now: time.Unix(1000, 0)}
+}
+
+var first = order.Session{Start: 1}
+
+// mark is a neighbour's word that it has [begin, next), of which it keeps all.
+func mark(begin, next uint64) []Mark {
+	return []Mark{{Mark: order.Mark{Sender: "s", Session: first, Begin: begin, Next: next, Above: next}, Floor: begin, Through: next}}
+}
+
+func (s *script) greet(id peer.ID, marks []Mark) {
+	s.e.Join(id)
+	s.e.Greet(s.now, id, marks)
+}
+
+func batch(from, to uint64) Batch[string] {
+	return Batch[string]{Session: first, First: from, Count: int(to - from), Size: 100}
+}
+
+func (s *script) receive(from, to uint64, giver peer.ID) {
+	s.e.Receive(s.now, "s", batch(from, to), giver)
+}
+
+// want lets time pass, a second at a time, and compares what became of events and
+// what is asked, like "1-5, lost 5-9, a? 9-12".
+func (s *script) want(after time.Duration, want string) {
+	s.t.Helper()
+	var got []string
+	for end := s.now.Add(after); ; {
+		out := s.e.Output(s.now)
+		for _, st := range out.Steps {
+			text := fmt.Sprintf("%d-%d", st.From, st.To)
+			if st.Lost {
+				text = "lost " + text
+			} else if _, ok := s.e.Read("s", st.Session, st.From, st.To); !ok {
+				text += " which is gone"
+			}
+			got = append(got, text)
+		}
+		for _, a := range out.Asks {
+			text := fmt.Sprintf("%s? %d-%d", string(a.Peer), a.From, a.To)
+			if a.Fill {
+				text = "fill " + text
+			}
+			got = append(got, text)
+			s.asks = append(s.asks, a)
+		}
+		if !s.now.Before(end) {
+			break
+		}
+		s.now = s.now.Add(min(time.Second, end.Sub(s.now)))
+	}
+	if text := strings.Join(got, ", "); text != want {
+		s.t.Errorf("%q, want %q", text, want)
+	}
+}
+
+// answer answers the oldest question with the events [from, to), or nothing.
+func (s *script) answer(from, to uint64) {
+	s.t.Helper()
+	if len(s.asks) == 0 {
+		s.t.Fatal("nobody was asked")
+	}
+	a := s.asks[0]
+	s.asks = s.asks[1:]
+	answer := repair.Nothing
+	if from < to {
+		s.e.Repaired(s.now, "s", batch(from, to), a.Fill)
+		answer = repair.Got
+	}
+	s.e.Answered(s.now, a, to, answer)
+}
+
+// wantTold compares what a neighbour is told of s, like "5-9?" for a mark that
+// begins with 5, is at 9, and asks.
+func (s *script) wantTold(id peer.ID, want string) {
+	s.t.Helper()
+	var got []string
+	for _, m := range s.e.Collect(s.now, id, 10) {
+		text := fmt.Sprintf("%d-%d", m.Begin, m.Next)
+		if m.Ask {
+			text += "?"
+		}
+		got = append(got, text)
+	}
+	if text := strings.Join(got, ", "); text != want {
+		s.t.Errorf("%s is told %q, want %q", string(id), text, want)
+	}
+}
+
+// A newcomer fills its store and delivers what comes after its greeting, also when
+// the neighbour's next mark comes before the batch.
+func TestNewcomerBeginsWithTheGreeting(t *testing.T) {
+	s := newScript(t, Config{})
+	s.greet("a", mark(1, 100))
+	s.want(0, "fill a? 1-100")
+	s.answer(90, 100)
+	s.e.Told(s.now, "a", mark(1, 110))
+	s.want(200*time.Millisecond, "a? 100-110")
+	s.answer(100, 110)
+	s.want(0, "100-110")
+	if list := s.e.Stored("s", first, 1, 200, 1<<20); len(list) != 2 {
+		t.Errorf("%d batches are stored", len(list))
+	}
+}
+
+func TestLastOfBeforeIsDelivered(t *testing.T) {
+	s := newScript(t, Config{Last: 10})
+	s.greet("a", mark(1, 100))
+	s.want(200*time.Millisecond, "fill a? 1-90, a? 90-100")
+}
+
+// Of a sender that the neighbour did not know when it greeted, all is owed that it
+// has received.
+func TestSenderUnknownToBoth(t *testing.T) {
+	s := newScript(t, Config{})
+	s.greet("a", nil)
+	s.greet("b", nil)
+	s.receive(5, 9, "a") // what was before was dropped
+	s.want(time.Second, "")
+	s.e.Told(s.now, "a", mark(1, 9))
+	s.want(200*time.Millisecond, "a? 1-5")
+	s.answer(1, 5)
+	s.want(0, "1-5, 5-9")
+
+	s = newScript(t, Config{})
+	s.greet("a", nil)
+	s.e.Told(s.now, "a", mark(1, 5)) // all was dropped
+	s.want(200*time.Millisecond, "a? 1-5")
+	s.answer(1, 5)
+	s.want(0, "1-5")
+}
+
+// What was claimed of a session before it began here is missing once it has.
+func TestClaimsOfBeforeTheFirstBatch(t *testing.T) {
+	s := newScript(t, Config{})
+	s.greet("a", nil)
+	s.e.Told(s.now, "a", mark(1, 20))
+	s.want(200*time.Millisecond, "a? 1-20")
+	s.answer(1, 9)
+	s.want(0, "1-9, a? 9-20")
+}
+
+// What was sent to a neighbour between our greeting and the link is told to it, as
+// it may have been dropped.
+func TestSentBeforeTheLinkIsTold(t *testing.T) {
+	s := newScript(t, Config{})
+	s.greet("a", nil)
+	s.receive(1, 5, "a")
+	s.greet("b", nil)
+	s.want(20*time.Millisecond, "1-5")
+	s.wantTold("b", "1-5")
+	s.want(time.Minute, "")
+	s.greet("c", nil)
+	s.want(20*time.Millisecond, "")
+	s.wantTold("c", "")
+}
+
+// What waits for its turn stays, however long the repair takes.
+func TestWhatWaitsIsKept(t *testing.T) {
+	s := newScript(t, Config{})
+	s.greet("a", mark(1, 1))
+	s.receive(5, 9, "a")
+	s.want(65*time.Second, "a? 1-5")
+	s.answer(1, 5)
+	s.want(0, "1-5, 5-9")
+}
+
+// A newcomer between two parts of a network tells one what it has got of a silent
+// sender from the other.
+func TestFilledIsTold(t *testing.T) {
+	s := newScript(t, Config{})
+	s.greet("a", nil)
+	s.greet("b", mark(1, 100))
+	s.want(0, "fill b? 1-100")
+	s.want(100*time.Millisecond, "")
+	s.wantTold("a", "")
+	s.answer(90, 100)
+	s.now = s.now.Add(10 * time.Millisecond)
+	if due := s.e.Output(s.now).Due; !slices.Contains(due, "a") {
+		t.Errorf("due are %v", due)
+	}
+	s.wantTold("a", "100-100")
+}
+
+// Who is asked about a sender of which it has nothing says so.
+func TestAskAboutHearsayIsAnswered(t *testing.T) {
+	s := newScript(t, Config{})
+	s.greet("a", mark(100, 100))
+	ask := mark(1, 100)
+	ask[0].Ask = true
+	s.e.Told(s.now, "a", ask)
+	s.wantTold("a", "100-100")
+}
+
+func TestLostIsReportedOnce(t *testing.T) {
+	s := newScript(t, Config{})
+	s.greet("a", mark(1, 1))
+	s.receive(1, 3, "a")
+	s.e.Told(s.now, "a", mark(1, 9))
+	s.want(200*time.Millisecond, "1-3, a? 3-9")
+	s.now = s.now.Add(2 * time.Second)
+	s.answer(0, 0)
+	s.want(0, "lost 3-9")
+	s.receive(9, 12, "a")
+	s.want(10*time.Second, "9-12")
+	if s.e.repair.Needs() != 0 || len(s.e.gaps) != 0 {
+		t.Errorf("%d needs, gaps %v", s.e.repair.Needs(), s.e.gaps)
+	}
+}
+
+func TestOwnEvents(t *testing.T) {
+	s := newScript(t, Config{})
+	s.greet("a", nil)
+	for s.e.Room() {
+		s.e.Own(s.now, batch(s.e.Published(), s.e.Published()+2))
+	}
+	if n := s.e.Published(); n != 33 {
+		t.Errorf("%d events of batches of two were published, not sixteen batches", n-1)
+	}
+	if got := s.e.Lacking(33); !slices.Equal(got, []peer.ID{"a"}) {
+		t.Errorf("lacking %v", got)
+	}
+	m := mark(1, 33)
+	m[0].Sender = "me"
+	s.e.Told(s.now, "a", m)
+	if !s.e.Room() || s.e.Has("a") != 33 || s.e.Lacking(33) != nil {
+		t.Errorf("room %v, a has %d", s.e.Room(), s.e.Has("a"))
+	}
+	if v := s.e.Receive(s.now, "me", batch(1, 3), "a"); v != order.Invalid {
+		t.Errorf("an own batch from a neighbour is %v", v)
+	}
+	if marks := s.e.Marks(1); len(marks) != 1 || marks[0].Sender != "me" || marks[0].Next != 33 || marks[0].Floor != 1 {
+		t.Errorf("marks %+v", marks)
+	}
+}

@@ -1,0 +1,389 @@
+package repair
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/events/internal/order"
+)
+
+// script drives a core step by step; the sender is always "s", in its session 1.
+type script struct {
+	t    *testing.T
+	core *Core
+	now  time.Time
+	open []Ask // questions not yet answered
+}
+
+func newScript(t *testing.T, cfg Config, neighbours ...peer.ID) *script {
+	s := &script{t: t, core: New(cfg), now: time.Unix(1000, 0)}
+	for _, id := range neighbours {
+		s.core.Join(id)
+	}
+	return s
+}
+
+func life(n int) order.Session { return order.Session{Start: uint64(n)} }
+
+var key = Key{Sender: "s", Session: life(1)}
+
+// need says that [from, to) is missing since now, or not at all.
+func (s *script) need(from, to uint64) { s.needs(from, to, s.now, false) }
+
+func (s *script) needs(from, to uint64, since time.Time, hearsay bool) {
+	if from >= to {
+		s.core.Needless(key)
+		return
+	}
+	s.core.Need("s", order.Gap{Session: life(1), From: from, To: to, Since: since, Hearsay: hearsay})
+}
+
+// claim says that a neighbour has [begin, next), and keeps what is from floor on.
+func (s *script) claim(id peer.ID, begin, next, floor uint64) {
+	s.core.Claim(id, "s", Claim{Session: life(1), Begin: begin, Next: next, Floor: floor})
+}
+
+// want lets time pass and compares what is to be done, like "a 1-3, lost 5-7".
+func (s *script) want(after time.Duration, want string) {
+	s.t.Helper()
+	s.now = s.now.Add(after)
+	asks, given := s.core.Advance(s.now)
+	s.open = append(s.open, asks...)
+	var got []string
+	for _, a := range asks {
+		text := fmt.Sprintf("%s %d-%d", string(a.Peer), a.From, a.To)
+		if a.Fill {
+			text = "fill " + text
+		}
+		got = append(got, text)
+	}
+	for _, a := range given {
+		got = append(got, fmt.Sprintf("lost %d-%d", a.From, a.To))
+	}
+	slices.Sort(got)
+	if text := strings.Join(got, ", "); text != want {
+		s.t.Errorf("%v after the beginning: %q, want %q", s.now.Sub(time.Unix(1000, 0)), text, want)
+	}
+	if next := s.core.Next(); !next.IsZero() && !next.After(s.now) {
+		s.t.Errorf("next is %v at %v", next, s.now)
+	}
+}
+
+// answer answers the oldest question to a neighbour.
+func (s *script) answer(id peer.ID, got uint64, answer Answer) {
+	s.t.Helper()
+	i := slices.IndexFunc(s.open, func(a Ask) bool { return a.Peer == id })
+	if i < 0 {
+		s.t.Fatalf("%s was not asked", string(id))
+	}
+	a := s.open[i]
+	s.open = slices.Delete(s.open, i, i+1)
+	s.core.Answered(s.now, a, got, answer)
+}
+
+func TestGraceThenWhoHasItThenTheOthers(t *testing.T) {
+	s := newScript(t, Config{}, "a", "b", "c", "s")
+	s.claim("c", 1, 9, 1)  // has it
+	s.claim("b", 1, 9, 7)  // had it
+	s.claim("a", 1, 5, 1)  // knows nothing of it
+	s.need(5, 9)           // and the sender itself says nothing
+	s.want(149*1e6, "")    // in case it comes by itself
+	s.want(1*1e6, "c 5-9") // one at a time
+	s.want(time.Second, "")
+	s.answer("c", 0, Nothing)
+	s.want(0, "b 5-9")
+	s.answer("b", 0, Failed)
+	s.want(0, "s 5-9")
+	s.answer("s", 0, Nothing)
+	s.want(0, "a 5-9")
+	s.answer("a", 9, Got)
+	s.need(0, 0)
+	s.want(time.Hour, "")
+	if s.core.Needs() != 0 || !s.core.Next().IsZero() {
+		t.Errorf("%d needs, next %v", s.core.Needs(), s.core.Next())
+	}
+}
+
+func TestWhatComesByItselfIsNotAskedFor(t *testing.T) {
+	s := newScript(t, Config{}, "a")
+	s.need(5, 9)
+	s.now = s.now.Add(100 * time.Millisecond)
+	s.need(7, 9) // something came in its turn
+	s.want(100*time.Millisecond, "")
+	s.need(0, 0)
+	s.want(time.Hour, "")
+}
+
+// What an answer leaves open is asked for at once, of the same neighbour as long
+// as it brings something.
+func TestGoesOnWhileSomethingComes(t *testing.T) {
+	s := newScript(t, Config{}, "a", "b")
+	s.claim("a", 1, 90, 1)
+	s.need(5, 90)
+	s.want(150*time.Millisecond, "a 5-90")
+	s.need(50, 90)
+	s.answer("a", 50, Got)
+	s.want(0, "a 50-90")
+	s.need(50, 80) // what came was from 80 on
+	s.answer("a", 90, Got)
+	s.want(0, "a 50-80")
+	s.answer("a", 90, Got) // nothing of use
+	s.want(150*time.Millisecond, "b 50-80")
+}
+
+func TestGivenUpWhenAllWhoWereThereDoNotHaveIt(t *testing.T) {
+	s := newScript(t, Config{}, "a", "b")
+	s.claim("a", 1, 9, 0)
+	s.need(5, 9)
+	s.want(150*time.Millisecond, "a 5-9")
+	s.answer("a", 0, Nothing)
+	s.want(0, "b 5-9")
+	s.answer("b", 0, Nothing)
+	s.want(0, "") // two seconds are not over
+	s.want(500*time.Millisecond, "a 5-9")
+	s.answer("a", 0, Nothing)
+	s.want(1400*time.Millisecond, "b 5-9")
+	s.answer("b", 0, Nothing)
+	s.want(0, "lost 5-9")
+	s.need(0, 0)
+	if s.core.Needs() != 0 {
+		t.Errorf("%d needs", s.core.Needs())
+	}
+}
+
+// Who was not there proves nothing: neither who never heard of the session, nor who
+// began after it; nor who did not answer.
+func TestDoubt(t *testing.T) {
+	for name, claim := range map[string]Claim{
+		"never heard of it": {},
+		"not so far":        {Session: life(1), Begin: 1, Next: 5, Floor: 1},
+		"began later":       {Session: life(1), Begin: 9, Next: 20, Floor: 1},
+		"another session":   {Session: life(2), Begin: 1, Next: 20, Floor: 1},
+	} {
+		s := newScript(t, Config{}, "a")
+		if claim.Next > 0 {
+			s.core.Claim("a", "s", claim)
+		}
+		s.need(5, 9)
+		start := s.now
+		lost := time.Duration(0)
+		for lost == 0 && s.now.Sub(start) < time.Minute {
+			s.now = s.core.Next()
+			asks, given := s.core.Advance(s.now)
+			for _, a := range asks {
+				s.core.Answered(s.now, a, 0, Nothing)
+			}
+			if len(given) > 0 {
+				lost = s.now.Sub(start)
+			}
+		}
+		if lost < 30*time.Second || lost > 32*time.Second {
+			t.Errorf("%s: given up after %v, want 30 s", name, lost)
+		}
+	}
+}
+
+func TestFailureProvesNothing(t *testing.T) {
+	s := newScript(t, Config{}, "a", "b")
+	s.claim("a", 1, 9, 1)
+	s.claim("b", 1, 9, 0)
+	s.need(5, 9)
+	s.now = s.now.Add(time.Hour)
+	s.want(0, "a 5-9")
+	s.answer("a", 0, Failed)
+	s.want(0, "b 5-9")
+	s.answer("b", 0, Nothing)
+	s.want(0, "")
+	s.want(500*time.Millisecond, "a 5-9")
+}
+
+// Who says that it has it after it was asked, or while it is, is asked again before
+// anything is given up.
+func TestLaterWordIsHeeded(t *testing.T) {
+	for _, meanwhile := range []bool{false, true} {
+		s := newScript(t, Config{}, "a", "b")
+		s.claim("a", 1, 5, 1)
+		s.claim("b", 1, 9, 0)
+		s.need(5, 9)
+		s.now = s.now.Add(3 * time.Second)
+		s.want(0, "b 5-9")
+		s.answer("b", 0, Nothing)
+		s.want(0, "a 5-9")
+		if meanwhile {
+			s.claim("a", 1, 9, 1)
+		}
+		s.answer("a", 0, Nothing)
+		if !meanwhile {
+			s.claim("a", 1, 9, 1)
+		}
+		s.want(0, "a 5-9")
+		s.claim("a", 1, 8, 1) // an old word that was overtaken
+		s.answer("a", 0, Nothing)
+		s.want(0, "lost 5-9")
+	}
+}
+
+// What a neighbour begins to tell of lower numbers it does not have yet.
+func TestLowerBeginningTakesBack(t *testing.T) {
+	s := newScript(t, Config{}, "a")
+	s.claim("a", 17, 42, 17)
+	s.claim("a", 1, 5, 1)
+	s.need(5, 17)
+	s.now = s.now.Add(3 * time.Second)
+	s.want(0, "a 5-17")
+	s.answer("a", 0, Nothing)
+	s.want(0, "")
+}
+
+// An answer about other events says nothing of those that are missing now.
+func TestAnswerToAnOlderQuestion(t *testing.T) {
+	s := newScript(t, Config{}, "a", "b")
+	s.claim("a", 1, 20, 1)
+	s.need(17, 22)
+	s.now = s.now.Add(3 * time.Second)
+	s.want(0, "a 17-22")
+	s.needs(1, 7, s.now.Add(-3*time.Second), false)
+	s.answer("a", 0, Nothing)
+	s.want(0, "a 1-7")
+}
+
+// Hearsay is asked only of who tells it, and of the sender.
+func TestHearsay(t *testing.T) {
+	s := newScript(t, Config{}, "a", "b", "s", "liar")
+	s.claim("liar", 1, 1<<60, 1)
+	s.needs(5, 1<<60, s.now, true)
+	s.now = s.now.Add(3 * time.Second)
+	s.want(0, "liar 5-1152921504606846976")
+	s.answer("liar", 0, Nothing)
+	s.want(0, "s 5-1152921504606846976")
+	s.answer("s", 0, Nothing)
+	s.want(0, "lost 5-1152921504606846976")
+	s.needs(5, 7, s.now, false) // now it is certain
+	s.want(3*time.Second, "liar 5-7")
+	s.answer("liar", 0, Nothing)
+	s.want(0, "s 5-7")
+	s.answer("s", 0, Nothing)
+	s.want(0, "a 5-7")
+}
+
+func TestQuestionsAreBounded(t *testing.T) {
+	s := newScript(t, Config{MaxAsks: 5, MaxPerPeer: 3}, "a", "b")
+	for n := range 20 {
+		s.core.Need(peer.ID(fmt.Sprint(n)), order.Gap{Session: life(1), From: 1, To: 2, Since: s.now})
+	}
+	s.now = s.now.Add(time.Second)
+	asks, _ := s.core.Advance(s.now)
+	of := map[peer.ID]int{}
+	for _, a := range asks {
+		of[a.Peer]++
+	}
+	if len(asks) != 5 || of["a"] != 3 || of["b"] != 2 {
+		t.Errorf("%d questions, %v", len(asks), of)
+	}
+	if !s.core.Next().IsZero() {
+		t.Errorf("next %v", s.core.Next())
+	}
+	s.core.Answered(s.now, asks[0], 0, Nothing)
+	if asks, _ = s.core.Advance(s.now); len(asks) != 1 {
+		t.Errorf("%d questions after an answer", len(asks))
+	}
+}
+
+// The count of questions survives that a neighbour leaves and comes back.
+func TestNeighbourComesBackWhileItIsAsked(t *testing.T) {
+	s := newScript(t, Config{MaxPerPeer: 1}, "a")
+	s.need(5, 9)
+	s.want(time.Second, "a 5-9")
+	s.core.Leave("a")
+	s.core.Join("a")
+	s.core.Need("other", order.Gap{Session: life(1), From: 1, To: 2, Since: s.now})
+	s.want(time.Second, "")
+	s.answer("a", 0, Failed)
+	s.want(time.Second, "a 1-2")
+	s.answer("a", 0, Nothing)
+	s.core.Fill("a", key, 1, 5)
+	s.core.Needless(Key{Sender: "other", Session: life(1)})
+	s.need(0, 0)
+	s.want(time.Second, "fill a 1-5")
+}
+
+func TestManyNeedsAreLookedAtTogether(t *testing.T) {
+	s := newScript(t, Config{}, "a")
+	for n := range 1000 {
+		s.core.Claim("a", peer.ID(fmt.Sprint(n)), Claim{Session: life(1), Begin: 1, Next: 9, Floor: 1})
+		s.core.Need(peer.ID(fmt.Sprint(n)), order.Gap{Session: life(1), From: 1, To: 9, Since: s.now.Add(time.Duration(n) * time.Microsecond), Hearsay: true})
+	}
+	advances := 0
+	for end := s.now.Add(10 * time.Second); ; advances++ {
+		next := s.core.Next()
+		if next.IsZero() || next.After(end) {
+			break
+		}
+		s.now = next
+		asks, _ := s.core.Advance(s.now)
+		for _, a := range asks {
+			s.core.Answered(s.now, a, 0, Nothing)
+		}
+	}
+	if advances > 1000 {
+		t.Errorf("%d times within ten seconds", advances)
+	}
+}
+
+func TestFill(t *testing.T) {
+	s := newScript(t, Config{}, "a", "b")
+	s.core.Fill("a", key, 1, 50)
+	s.core.Fill("b", key, 50, 50) // nothing
+	s.core.Fill("gone", key, 1, 50)
+	s.want(0, "fill a 1-50")
+	s.answer("a", 30, Got)
+	s.want(0, "fill a 30-50")
+	s.answer("a", 40, Failed)
+	s.want(0, "")
+	s.want(500*time.Millisecond, "fill a 40-50")
+	s.answer("a", 50, Got)
+	s.want(time.Hour, "")
+
+	for _, last := range []Answer{Nothing, Got} { // Got, but nothing further
+		s.core.Fill("a", key, 1, 50)
+		s.want(0, "fill a 1-50")
+		s.answer("a", 1, last)
+		s.want(time.Hour, "")
+	}
+	s.core.Fill("a", key, 1, 50)
+	for range maxFailed {
+		s.want(time.Second, "fill a 1-50")
+		s.answer("a", 0, Failed)
+	}
+	s.want(time.Hour, "")
+	s.core.Fill("b", key, 1, 50)
+	s.core.Leave("b")
+	s.want(time.Hour, "")
+	if len(s.core.fills) != 0 || len(s.core.asked) != 0 || s.core.asks != 0 {
+		t.Errorf("%d fills, %v asked, %d questions", len(s.core.fills), s.core.asked, s.core.asks)
+	}
+}
+
+func TestClaimsAreBounded(t *testing.T) {
+	s := newScript(t, Config{MaxClaims: 10}, "a")
+	for n := range 1000 {
+		s.core.Claim("a", peer.ID(fmt.Sprint(n)), Claim{Session: life(1), Next: 5})
+		s.core.Claim("stranger", peer.ID(fmt.Sprint(n)), Claim{Session: life(1), Next: 5})
+	}
+	if n := len(s.core.neighbours["a"].claims); n != 10 {
+		t.Errorf("%d claims", n)
+	}
+	s.core.Claim("a", "0", Claim{Session: life(2), Next: 7})
+	s.core.Claim("a", "0", Claim{Session: life(1), Next: 9}) // of before
+	if n := s.core.Claimed(Key{Sender: "0", Session: life(2)}); n != 7 {
+		t.Errorf("claimed %d", n)
+	}
+	if n := s.core.Claimed(Key{Sender: "0", Session: life(1)}); n != 0 {
+		t.Errorf("claimed %d of the earlier session", n)
+	}
+}

@@ -89,8 +89,10 @@ func TestRelayRestarts(t *testing.T) {
 		away = 15 * time.Second
 	}
 	c := cluster.New(t)
-	at := hostPort(freePort(t))
-	relay := c.Start(cluster.Spec{Name: "relay", Listen: []string{at}, Limits: joins})
+	port := freePort(t)
+	at := hostPort(port)
+	// TCP alone, over which it is noticed at once that a process was killed.
+	relay := c.Start(cluster.Spec{Name: "relay", Listen: []string{fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port)}, Limits: joins})
 	relay.ID()
 	// The others have no room but for one, so they stay apart.
 	one := &[2]int{1, 1}

@@ -47,7 +47,7 @@ type Mark struct {
 type Output struct {
 	Steps []Step       // to be carried out in their order; valid until the next call
 	Asks  []repair.Ask // to be answered by Answered
-	Due   []peer.ID    // neighbours for which Collect has something
+	Due   []peer.ID    // neighbours for which Collect has something; once until it is called
 }
 
 // A Step is what became of events [From, To) of a session: lost, or ready to be read.

@@ -84,9 +84,10 @@ type Core struct {
 	self       peer.ID
 	count      uint64 // of batches taken, which orders them and the joining of neighbours
 	neighbours map[peer.ID]*neighbour
-	flows      map[peer.ID]*flow // by author
-	busy       map[peer.ID]*flow // those that somebody lacks something of
-	due        time.Time         // Advance has nothing to do before; zero: never
+	flows      map[peer.ID]*flow     // by author
+	busy       map[peer.ID]*flow     // those that somebody lacks something of
+	due        time.Time             // Advance has nothing to do before; zero: never
+	told       map[peer.ID]time.Time // authors of whom Tell told, for neighbours to come
 }
 
 // flow is what is under way of one author.
@@ -144,6 +145,7 @@ func New(self peer.ID, cfg Config) *Core {
 		neighbours: make(map[peer.ID]*neighbour),
 		flows:      make(map[peer.ID]*flow),
 		busy:       make(map[peer.ID]*flow),
+		told:       make(map[peer.ID]time.Time),
 	}
 }
 
@@ -288,25 +290,38 @@ func (c *Core) Acked(now time.Time, id peer.ID, a Ack) {
 // recently is how long ago the greeting of a new neighbour may have been written.
 const recently = 15 * time.Second
 
-// Greeted makes a new neighbour be told of the authors of whom something was taken
-// recently: it was sent that, but knows only what it was greeted with, and nobody
+// Greeted makes a new neighbour be told of the authors of whom something was taken,
+// or told, recently: it was sent that, but knows only what it was greeted with, and nobody
 // waits for it to acknowledge the rest.
 func (c *Core) Greeted(now time.Time, id peer.ID) {
 	n := c.neighbours[id]
 	if n == nil {
 		return
 	}
+	tell := func(author peer.ID) {
+		if p := c.pair(n, author); p != nil {
+			c.soil(now, n, p, false)
+		}
+	}
 	for author, f := range c.flows {
 		if now.Sub(f.at) < recently {
-			if p := c.pair(n, author); p != nil {
-				c.soil(now, n, p, false)
-			}
+			tell(author)
+		}
+	}
+	for author, at := range c.told {
+		if now.Sub(at) < recently {
+			tell(author)
+		} else {
+			delete(c.told, author)
 		}
 	}
 }
 
 // Tell makes every neighbour be told of an author.
 func (c *Core) Tell(now time.Time, author peer.ID) {
+	if len(c.told) < c.cfg.MaxAuthors {
+		c.told[author] = now
+	}
 	for _, n := range c.neighbours {
 		if p := c.pair(n, author); p != nil {
 			c.soil(now, n, p, false)

@@ -332,6 +332,22 @@ func TestNewcomerIsToldOfProgress(t *testing.T) {
 	s.wantTold("new", "author 5/5")
 }
 
+// A new neighbour is told of what was under way, or told, while it was greeted.
+func TestGreetedIsToldOfTheRecent(t *testing.T) {
+	s := newScript(t, Config{}, "n")
+	s.took("old", 1, "n")
+	s.core.Tell(s.now, "old too")
+	s.advance(recently)
+	s.took("new", 1, "n")
+	s.core.Tell(s.now, "new too")
+	s.core.Join("x")
+	s.core.Greeted(s.now, "x")
+	s.wantTold("x", "new 2/2 new too 0/0")
+	if len(s.core.told) != 1 {
+		t.Errorf("%d authors are remembered as told", len(s.core.told))
+	}
+}
+
 func TestLaterSessionReplacesTheEarlier(t *testing.T) {
 	s := newScript(t, Config{}, "giver", "n")
 	s.took("author", 1, "giver")

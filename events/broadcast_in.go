@@ -14,6 +14,7 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/events/internal/engine"
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
+	"github.com/go-smokesignal/smokesignal/events/internal/repair"
 	"github.com/go-smokesignal/smokesignal/events/internal/store"
 )
 
@@ -39,10 +40,13 @@ type inbox struct {
 	room   chan struct{} // has a value when another may be published
 }
 
-// How long what is missing is waited for at most. It ends earlier, with an event
-// or with the certainty that nobody has it; only a node that is alone waits so
-// long.
-const gapTimeout = 70 * time.Second
+// How long what is missing is waited for at most, after it has left every store. It
+// ends earlier, with an event or with the certainty that nobody has it: only a node
+// whose neighbours know nothing of the session waits so long, or one that is alone.
+const (
+	doubtAfter = 5 * time.Second
+	gapAfter   = 10 * time.Second
+)
 
 // settleTimeout is how long the first broadcast of an unknown sender waits for
 // what it may have overtaken. It matters only when links appear while the sender
@@ -54,9 +58,10 @@ func (in *inbox) init(b *Broadcast) {
 	in.links = make(map[peer.ID]*teller)
 	in.room = make(chan struct{}, 1)
 	in.engine = engine.New[*original](b.host.ID(), b.session, engine.Config{
-		Order: order.Config{GapTimeout: gapTimeout, Settle: settleTimeout, MaxHeld: b.cfg.StoreBytes / 2, MaxTotal: b.cfg.StoreBytes},
-		Store: store.Config{MaxAge: b.cfg.StoreAge, MaxBytes: b.cfg.StoreBytes},
-		Last:  b.cfg.Last,
+		Order:  order.Config{GapTimeout: b.cfg.StoreAge + gapAfter, Settle: settleTimeout, MaxHeld: b.cfg.StoreBytes / 2, MaxTotal: b.cfg.StoreBytes},
+		Store:  store.Config{MaxAge: b.cfg.StoreAge, MaxBytes: b.cfg.StoreBytes},
+		Repair: repair.Config{Doubt: b.cfg.StoreAge + doubtAfter},
+		Last:   b.cfg.Last,
 	})
 }
 

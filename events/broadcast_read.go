@@ -162,6 +162,7 @@ func (r *readers) handle(ctx context.Context, q *senderQueue, x run) {
 		if err := admit(ctx, sender); err != nil {
 			if r.advance(q, x.to) {
 				r.count(x)
+				r.b.in.handled(sender, x.session, x.to)
 			}
 			r.b.log.Debug("events of a sender that is not admitted", "sender", sender, "events", x.to-x.from, "error", err)
 			return
@@ -170,6 +171,7 @@ func (r *readers) handle(ctx context.Context, q *senderQueue, x run) {
 	if x.lost {
 		if r.advance(q, x.to) {
 			r.gap(ctx, sender, x, false)
+			r.b.in.handled(sender, x.session, x.to)
 		}
 		return
 	}

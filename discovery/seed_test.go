@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -164,15 +165,19 @@ func TestFindWithIPv6(t *testing.T) {
 	wantFound(t, newHost(t), there, mustParse(t, "[::1]:"+portOf(t, there, ma.P_TCP)))
 }
 
-// closedPort returns a port on which nobody listens.
+// closedPort returns a port on which nobody listens. It is below the range from
+// which the system takes ports by itself, or another process could get it next.
 func closedPort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := strconv.Itoa(10_000 + mathrand.IntN(10_000))
+		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+	t.Fatal("no free port")
+	return ""
 }
 
 // Without care the second try says "dial backoff" (threats M15), and a closed

@@ -34,7 +34,7 @@ const (
 	// part of a burst, which is worth gathering.
 	restTime = time.Millisecond
 	// calmBatches is how many batches neighbours may lack before more is gathered
-	// although there is room: those that came in the last 10 ms may not yet be
+	// although there is room: the last ones may be too young to be
 	// acknowledged. For each one they lack more, gatherTime is waited, or until a
 	// batch is full: the more there is to do for everybody, the larger batches are.
 	calmBatches = 3

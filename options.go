@@ -171,8 +171,8 @@ func KeepBytes(n int) Option {
 }
 
 // Last makes a node that joins begin with the last n broadcasts of each sender, as
-// far as its neighbours keep them. The default is zero: it begins with what is
-// sent from now on.
+// far as its neighbours keep them, and those that went out together with the first
+// of these. The default is zero: it begins with what is sent from now on.
 func Last(n int) Option {
 	return func(c *config) { c.last = n }
 }

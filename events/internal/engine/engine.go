@@ -66,6 +66,7 @@ type Engine[V any] struct {
 	repair *repair.Core
 
 	steps []Step
+	met   map[peer.ID]bool            // neighbours that have greeted
 	gaps  map[peer.ID][]order.Gap     // as repair knows them
 	heard map[order.Session]time.Time // when a session was first known to lack its beginning
 	sweep time.Time                   // of the store
@@ -82,6 +83,7 @@ func New[V any](self peer.ID, session order.Session, cfg Config) *Engine[V] {
 		store:  store.New[V](cfg.Store),
 		window: window.New(self, cfg.Window),
 		repair: repair.New(cfg.Repair),
+		met:    make(map[peer.ID]bool),
 		gaps:   make(map[peer.ID][]order.Gap),
 		heard:  make(map[order.Session]time.Time),
 	}
@@ -96,6 +98,7 @@ func (e *Engine[V]) Join(id peer.ID) {
 // Greet takes the greeting of a neighbour: the marks of all senders it knows. What
 // it receives from now on it passes on to us.
 func (e *Engine[V]) Greet(now time.Time, id peer.ID, marks []Mark) {
+	e.met[id] = true
 	e.window.Greeted(now, id)
 	sole := len(e.repair.Others(id)) == 0
 	for _, m := range marks {
@@ -113,18 +116,19 @@ func (e *Engine[V]) Greet(now time.Time, id peer.ID, marks []Mark) {
 
 // Leave removes a neighbour.
 func (e *Engine[V]) Leave(now time.Time, id peer.ID) {
+	delete(e.met, id)
 	e.window.Leave(now, id)
 	e.repair.Leave(id)
 }
 
 // Told takes marks of which a neighbour says that they changed. Of senders not
 // known here, nor to the neighbour when it greeted, everything is owed that the
-// neighbour itself was owed.
+// neighbour itself was owed; of one that has not greeted, what is sent from now on.
 func (e *Engine[V]) Told(now time.Time, id peer.ID, marks []Mark) {
 	for _, m := range marks {
 		if m.Sender != e.self {
 			begin := m.Begin
-			if e.repair.Greeted(id, repair.Key{Sender: m.Sender, Session: m.Session}) {
+			if !e.met[id] || e.repair.Greeted(id, repair.Key{Sender: m.Sender, Session: m.Session}) {
 				begin = max(m.Next, m.Above) // it has told where to begin
 			}
 			e.claim(now, id, m, begin, false, false)

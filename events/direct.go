@@ -167,10 +167,7 @@ func (d *Direct) Start() {
 // any error the event was not accepted and is not sent.
 func (d *Direct) Emit(ctx context.Context, to peer.ID, name string, args ...any) error {
 	if err := d.emit(ctx, to, name, args); err != nil {
-		if d.refused.Load() || d.ctx.Err() != nil {
-			err = ErrClosed // which may be why ctx or the link has ended
-		}
-		return &emitError{"emit", to, name, err}
+		return d.emitFailed(to, name, err)
 	}
 	return nil
 }
@@ -193,16 +190,21 @@ func (d *Direct) emit(ctx context.Context, to peer.ID, name string, args []any) 
 	return err
 }
 
+// emitFailed returns what an Emit says that failed because of err.
+func (d *Direct) emitFailed(to peer.ID, name string, err error) error {
+	if d.refused.Load() || d.ctx.Err() != nil {
+		err = ErrClosed // which may be why ctx or the link has ended
+	}
+	return &emitError{"emit", to, name, err}
+}
+
 // EmitBytes is Emit with b as the only argument, and allocates nothing.
 func (d *Direct) EmitBytes(ctx context.Context, to peer.ID, name string, b []byte) error {
 	if l := d.recent.Load(); l != nil && l.peer == to && !d.refused.Load() && ctx.Err() == nil && l.putAgain(name, b) {
 		return nil
 	}
 	if err := d.emitBytes(ctx, to, name, b); err != nil {
-		if d.refused.Load() || d.ctx.Err() != nil {
-			err = ErrClosed // which may be why ctx or the link has ended
-		}
-		return &emitError{"emit", to, name, err}
+		return d.emitFailed(to, name, err)
 	}
 	return nil
 }

@@ -299,15 +299,9 @@ func (e *Engine[V]) Output(now time.Time) Output {
 
 // Next returns when to call Output although nothing happened; zero: never.
 func (e *Engine[V]) Next() time.Time {
-	next := e.order.Next()
-	times := [...]time.Time{e.window.Next(), e.repair.Next(), {}}
+	next := order.Earlier(e.order.Next(), order.Earlier(e.window.Next(), e.repair.Next()))
 	if e.store.Bytes() > 0 {
-		times[2] = e.sweep
-	}
-	for _, t := range times {
-		if next.IsZero() || !t.IsZero() && t.Before(next) {
-			next = t
-		}
+		next = order.Earlier(next, e.sweep)
 	}
 	return next
 }

@@ -218,6 +218,14 @@ func (c *Core) Advance(now time.Time, steps []Step) []Step {
 	return c.forget(now, steps)
 }
 
+// Earlier returns the earlier of two moments; the zero time is never.
+func Earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
 // Next returns when to call Advance; the zero time means not before the next
 // Receive or Learn.
 func (c *Core) Next() time.Time {

@@ -242,16 +242,8 @@ func (c *Core) Need(sender peer.ID, g order.Gap) {
 // wake makes Advance look at a need in time.
 func (c *Core) wake(n *need) {
 	if n.asking == "" {
-		c.due = earlier(c.due, n.due(&c.cfg))
+		c.due = order.Earlier(c.due, n.due(&c.cfg))
 	}
-}
-
-// earlier returns the earlier of two moments, of which a may be never.
-func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || b.Before(a) {
-		return b
-	}
-	return a
 }
 
 // Needless says that nothing is missing of a session any more.
@@ -282,7 +274,7 @@ func (c *Core) Advance(now time.Time) (asks, given []Ask) {
 	for i := 0; i < len(c.fills) && c.asks < c.cfg.MaxAsks; i++ {
 		f := c.fills[i]
 		if f.again.After(now) {
-			c.refill = earlier(c.refill, f.again)
+			c.refill = order.Earlier(c.refill, f.again)
 		} else if !f.asking && c.neighbours[f.peer] != nil && c.asked[f.peer] == 0 {
 			f.asking = true
 			asks = append(asks, c.ask(Ask{Peer: f.peer, Key: f.Key, From: f.from, To: f.to, Fill: true}))
@@ -402,7 +394,7 @@ func (c *Core) hopeless(n *need, now time.Time) bool {
 // by Need.
 func (c *Core) Answered(now time.Time, a Ask, got uint64, answer Answer) {
 	c.asks--
-	c.due = earlier(c.due, now) // there is room for a question
+	c.due = order.Earlier(c.due, now) // there is room for a question
 	if c.asked[a.Peer]--; c.asked[a.Peer] == 0 {
 		delete(c.asked, a.Peer)
 	}
@@ -455,7 +447,7 @@ func (c *Core) Next() time.Time {
 	case c.due.IsZero():
 		return c.refill
 	case c.due.Before(c.rested):
-		return earlier(c.refill, c.rested)
+		return order.Earlier(c.refill, c.rested)
 	}
-	return earlier(c.refill, c.due)
+	return order.Earlier(c.refill, c.due)
 }

@@ -557,3 +557,31 @@ func TestNewcomerGetsTheLast(t *testing.T) {
 		return len(now.in.engine.Stored(a.id(), a.session, 1, 20, 1<<20)) > 0
 	})
 }
+
+// TryEmit does not wait for a neighbour that acknowledges nothing; what it accepted
+// arrives, what it refused does not.
+func TestBroadcastTryEmit(t *testing.T) {
+	pair := line(t, 2, overTCP)
+	deaf(pair[1])
+	var want []string
+	pad := strings.Repeat("x", 4<<10)
+	for {
+		text := fmt.Sprintf("%04d%s", len(want), pad)
+		err := pair[0].TryEmit("x", []byte(text))
+		if errors.Is(err, ErrQueueFull) {
+			break
+		}
+		if err != nil || len(want) > 1000 {
+			t.Fatalf("%v after %d events", err, len(want))
+		}
+		want = append(want, text)
+	}
+	want = append(want, "end")
+	if err := pair[0].EmitBytes(t.Context(), "x", []byte("end")); err != nil { // which waits
+		t.Fatal(err)
+	}
+	pair[1].wait(pair[0], want...)
+	if err := pair[0].TryEmit("*"); !errors.Is(err, ErrBadName) {
+		t.Error(err)
+	}
+}

@@ -326,11 +326,11 @@ func (d *Driver) exit(p peer.ID) {
 // its own.
 func (d *Driver) accept(p peer.ID, via ma.Multiaddr, m overlay.Message) (overlay.Contact, overlay.Message, bool) {
 	open := func(record []byte) (overlay.Contact, bool) {
-		info, err := OpenRecord(record)
+		info, seq, err := openRecord(record)
 		if err != nil {
 			return overlay.Contact{}, false
 		}
-		return overlay.Contact{ID: info.ID, Record: record, Addrs: FilterAddrs(info.Addrs, via)}, true
+		return overlay.Contact{ID: info.ID, Record: record, Seq: seq, Addrs: FilterAddrs(info.Addrs, via)}, true
 	}
 	list := func(in []overlay.Contact) (out []overlay.Contact) {
 		for _, c := range in {
@@ -355,7 +355,10 @@ func (d *Driver) accept(p peer.ID, via ma.Multiaddr, m overlay.Message) (overlay
 	ok := true
 	switch v := m.(type) {
 	case overlay.Request:
-		ok = own(v.Record)
+		if ok = own(v.Record); ok && len(v.Leaving.Record) > 0 {
+			v.Leaving, ok = open(v.Leaving.Record)
+		}
+		m = v
 	case overlay.Accept:
 		ok = own(v.Record)
 		v.Contacts = list(v.Contacts)
@@ -371,6 +374,25 @@ func (d *Driver) accept(p peer.ID, via ma.Multiaddr, m overlay.Message) (overlay
 		m = v
 	case overlay.Handover:
 		v.To, ok = open(v.To.Record)
+		m = v
+	case overlay.Shuffle:
+		v.Origin, ok = open(v.Origin.Record)
+		v.Contacts = list(v.Contacts)
+		if v.Origin.ID == p {
+			from = v.Origin
+		}
+		m = v
+	case overlay.ShuffleReply:
+		v.Contacts = list(v.Contacts)
+		m = v
+	case overlay.Beacon:
+		v.Owner, ok = open(v.Owner.Record)
+		m = v
+	case overlay.Lookup:
+		v.Origin, ok = open(v.Origin.Record)
+		m = v
+	case overlay.Found:
+		v.Target, ok = open(v.Target.Record)
 		m = v
 	}
 	return from, m, ok

@@ -1,0 +1,2 @@
+// Package sim runs the overlay in a simulation.
+package sim

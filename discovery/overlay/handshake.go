@@ -52,7 +52,7 @@ func (s *State) received(now time.Time, from Contact, m Message) {
 		s.contacts(m.Contacts)
 		if l != nil && l.phase == asking {
 			s.refused(now, l, m.Reason, m.Network)
-			if m.Reason == ReasonFull || m.Reason == ReasonRecent {
+			if m.Reason == ReasonFull && !l.urgent {
 				s.met(now, l.Contact, m.Tag)
 			}
 		}

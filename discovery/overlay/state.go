@@ -136,6 +136,7 @@ type link struct {
 	keep   bool      // wanted beyond min
 	beyond bool      // wanted beyond max
 	dialed bool      // we asked, so it can be reached
+	urgent bool      // asked for so
 	manual bool      // the user wants it
 
 	session   Session
@@ -409,7 +410,7 @@ func (s *State) request(now time.Time, to Contact, m Request) *link {
 	if e := s.book.get(to.ID); e != nil {
 		e.tried = now
 	}
-	l := &link{Contact: to, phase: asking, since: now, dialed: true}
+	l := &link{Contact: to, phase: asking, since: now, dialed: true, urgent: m.Urgent}
 	s.links = append(s.links, l)
 	m.Session, m.Network, m.Record, m.Degree, m.Tag = s.cfg.Session, s.cfg.Network, s.record, s.used(), s.Tag()
 	s.send(to, m)

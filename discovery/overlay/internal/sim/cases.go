@@ -342,14 +342,16 @@ func (w *World) Find(a, b int32, limit time.Duration) (found time.Duration, sent
 		}
 		if o.Contact.ID == w.nodes[b].id && found < 0 {
 			found = w.now - begin
+			w.give(n, letter{in: overlay.Enough{Token: o.Token}}) // it was reached there
 		}
 		done = done || o.Done
 	}
 	w.finds++
 	w.give(w.nodes[a], letter{in: overlay.Find{Target: w.nodes[b].id, Token: w.finds}})
-	for !done && w.now < begin+limit {
+	for found < 0 && !done && w.now < begin+limit {
 		w.Run(10 * time.Millisecond)
 	}
+	w.Run(time.Second) // what is on its way counts too
 	w.located = nil
 	return found, w.Sent[kindLookup] + w.Sent[kindFound] - before
 }

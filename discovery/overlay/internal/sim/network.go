@@ -122,43 +122,66 @@ func (w *World) beginDial(n *node, d *dial) {
 
 func (w *World) dialEnded(n *node, d *dial) {
 	p := w.nodes[d.peer]
-	if n.status != running {
+	if n.status != running || !slices.Contains(n.dials, d) {
 		return
 	}
 	good := !d.refused && p.status == running && w.reaches(n, p) && !p.undialable && !n.asleep
 	if left := d.begun + dialTimeout - w.now; !good && !d.refused && left > 0 {
 		// It went away while it was dialled.
 		d.refused = true
-		if p.status == absent {
+		if p.status == absent && n.side == p.side {
 			left = w.latency(n.index, p.index)
 		}
 		w.after(left, event{kind: dialed, node: n.index, life: n.life, dial: d})
 		return
 	}
-	n.dials = slices.DeleteFunc(n.dials, func(x *dial) bool { return x == d })
-	n.busy--
-	for _, x := range n.dials {
-		if !x.active {
-			w.beginDial(n, x)
-			break
-		}
-	}
+	w.endDial(n, d)
 	switch {
 	case d.seed >= 0:
 		w.seedAnswer(n, d.seed, good)
 	case !good:
 		w.give(n, letter{in: overlay.Unreachable{Peer: p.id, Reason: overlay.ReasonUnreachable}})
 	default:
-		c := n.conn(p.index)
-		if c == nil {
-			c = &conn{ends: [2]*node{n, p}, open: [2]bool{true, true}}
-			n.conns = append(n.conns, c)
-			p.conns = append(p.conns, c)
-			w.trim(n)
-			w.trim(p)
+		w.connect(n, p, d)
+	}
+}
+
+// endDial lets the next one begin.
+func (w *World) endDial(n *node, d *dial) {
+	n.dials = slices.DeleteFunc(n.dials, func(x *dial) bool { return x == d })
+	if !d.active {
+		return
+	}
+	n.busy--
+	for _, x := range n.dials {
+		if !x.active {
+			w.beginDial(n, x)
+			return
 		}
-		for _, m := range d.waiting {
-			w.transmit(n, c, m)
+	}
+}
+
+// connect makes the connection that d was for, and sends what waits for it at
+// both ends.
+func (w *World) connect(n, p *node, d *dial) {
+	c := n.conn(p.index)
+	if c == nil {
+		c = &conn{ends: [2]*node{n, p}, open: [2]bool{true, true}}
+		n.conns = append(n.conns, c)
+		p.conns = append(p.conns, c)
+		w.trim(n)
+		w.trim(p)
+	}
+	for _, m := range d.waiting {
+		w.transmit(n, c, m)
+	}
+	for _, back := range p.dials {
+		if back.peer == n.index && back.seed < 0 {
+			w.endDial(p, back)
+			for _, m := range back.waiting {
+				w.transmit(p, c, m)
+			}
+			return
 		}
 	}
 }

@@ -393,7 +393,7 @@ func (w *World) perform(n *node, o overlay.Output) {
 		w.unlinked(n, i, o)
 	case overlay.Refused:
 		if w.Trace != nil {
-			w.trace(n, "is refused by %s: %s", o.Peer, o.Reason)
+			w.trace(n, "is refused by %s: %s", string(o.Peer), o.Reason)
 		}
 		if i, ok := w.index(o.Peer); ok && o.Reason == overlay.ReasonTimeout {
 			w.abandon(n, i)
@@ -445,7 +445,7 @@ func (w *World) linked(n *node, i int32) {
 	b.linked, b.half = true, 0
 	w.mix(uint64(n.index)<<32 | uint64(i) | 1<<63)
 	if w.Trace != nil {
-		w.trace(n, "links %s", w.nodes[i].id)
+		w.trace(n, "links %s", string(w.nodes[i].id))
 	}
 	kept := n.parted[:0]
 	for _, p := range n.parted {
@@ -456,7 +456,7 @@ func (w *World) linked(n *node, i int32) {
 		case w.unexplained(n, p) && w.unexplained(w.nodes[i], p):
 			w.Flaps++
 			if w.Trace != nil {
-				w.trace(n, "FLAPS with %s, parted at %v", w.nodes[i].id, p.at)
+				w.trace(n, "FLAPS with %s, parted at %v", string(w.nodes[i].id), p.at)
 			}
 		}
 	}
@@ -480,7 +480,7 @@ func (w *World) unlinked(n *node, i int32, o overlay.Unlinked) {
 		if o.Was {
 			word = "unlinks"
 		}
-		w.trace(n, "%s %s: %s", word, w.nodes[i].id, o.Reason)
+		w.trace(n, "%s %s: %s", word, string(w.nodes[i].id), o.Reason)
 	}
 	if o.Reason == overlay.ReasonSilent {
 		w.abandon(n, i) // as the driver does

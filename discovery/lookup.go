@@ -329,24 +329,21 @@ func (d *Driver) located(o overlay.Located) {
 }
 
 func (d *Driver) overLinks() string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if len(d.links) == 1 {
-		return "1 link"
+	if n := d.linkCount(); n != 1 {
+		return fmt.Sprintf("%d links", n)
 	}
-	return fmt.Sprintf("%d links", len(d.links))
+	return "1 link"
 }
 
 // notFound says why a search came to nothing. tried is where the peer was said to
 // be, failed what came of the dials.
 func (d *Driver) notFound(tried []ma.Multiaddr, failed *failure) error {
 	if len(tried) == 0 {
-		links := d.overLinks()
-		if links == "0 links" {
+		if d.linkCount() == 0 {
 			return fmt.Errorf("%w: this node has no peers to ask for it; wait until it is connected", ErrUnknownPeer)
 		}
 		return fmt.Errorf("%w: asked over %s, and nobody in network %q knows where it is; is it running, and connected to the network?",
-			ErrUnknownPeer, links, d.cfg.Network)
+			ErrUnknownPeer, d.overLinks(), d.cfg.Network)
 	}
 	if failed == nil {
 		failed = mostTelling(errNoAddress)

@@ -164,6 +164,9 @@ func (b *PeerBook) keep(source bookSource) {
 	b.tasks.Go(func() { b.run(ctx) })
 }
 
+// Len returns how many nodes were in the book when it was opened.
+func (b *PeerBook) Len() int { return len(b.first) }
+
 // LinksChanged says that a link was made or ended. It does not wait.
 func (b *PeerBook) LinksChanged() {
 	select {
@@ -425,6 +428,23 @@ func (d *Driver) Known(ctx context.Context) (contacts []overlay.Contact, linked 
 		}
 	})
 	return contacts, linked, err
+}
+
+// Nodes returns the nodes of the network that this one knows and their addresses,
+// those it is linked to first. It waits for the driver, or until ctx ends.
+func (d *Driver) Nodes(ctx context.Context) (list []peer.AddrInfo, err error) {
+	contacts, linked, err := d.Known(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, first := range []bool{true, false} {
+		for _, c := range contacts {
+			if linked[c.ID] == first && len(c.Addrs) > 0 {
+				list = append(list, peer.AddrInfo{ID: c.ID, Addrs: c.Addrs})
+			}
+		}
+	}
+	return list, nil
 }
 
 // Learn tells the overlay of nodes. It does not wait.

@@ -165,16 +165,17 @@ func (f *lookups) forget(l *lookup) {
 // look runs a search to its end.
 func (d *Driver) look(l *lookup) {
 	defer l.cancel()
-	l.info, l.err = d.search(l)
+	l.info, l.err = d.search(l, func() { d.askFor(l) })
 	d.lookups.mu.Lock()
 	d.lookups.forget(l) // so that who comes now does not get an old answer
 	d.lookups.mu.Unlock()
 	close(l.done)
 }
 
-// search dials what is remembered of the peer and what the overlay locates, until
-// there is a connection, which the peer may also have made.
-func (d *Driver) search(l *lookup) (peer.AddrInfo, error) {
+// search dials what is remembered of the peer and then what is located once
+// askOverlay was called, until there is a connection, which the peer may also have
+// made.
+func (d *Driver) search(l *lookup, askOverlay func()) (peer.AddrInfo, error) {
 	came := make(chan struct{}, 1)
 	hears := &network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
 		if c.RemotePeer() == l.target {
@@ -214,7 +215,7 @@ func (d *Driver) search(l *lookup) (peer.AddrInfo, error) {
 	ask := func() {
 		if !asked {
 			asked, late, answers = true, nil, l.answers
-			d.askFor(l)
+			askOverlay()
 		}
 	}
 	if under == 0 {
@@ -247,8 +248,12 @@ func (d *Driver) search(l *lookup) (peer.AddrInfo, error) {
 			under--
 			if err != nil {
 				f := mostTelling(err)
+				f.err = err
+				if errors.Is(err, errNoAddress) {
+					f.rank = rankSkipped
+				}
 				if failed == nil || f.rank >= failed.rank {
-					failed, failed.err = f, err
+					failed = f
 				}
 			}
 			ask()
@@ -346,7 +351,7 @@ func (d *Driver) notFound(tried []ma.Multiaddr, failed *failure) error {
 			ErrUnknownPeer, d.overLinks(), d.cfg.Network)
 	}
 	if failed == nil {
-		failed = mostTelling(errNoAddress)
+		failed = &failure{err: errNoAddress}
 	}
 	at := tried[0].String()
 	if n := len(tried) - 1; n > 0 {

@@ -60,7 +60,8 @@ const (
 //
 // Its methods may be called from several goroutines.
 type PeerBook struct {
-	path    string
+	name    string // the path as it was given
+	path    string // where that leads
 	network string
 	log     *slog.Logger
 	opened  time.Time
@@ -104,7 +105,7 @@ func OpenPeerBook(path, network string, log *slog.Logger) (*PeerBook, error) {
 	if log == nil {
 		log = logging.Room("discovery", nil)
 	}
-	b := &PeerBook{path: path, network: network, log: log, opened: time.Now(), changed: make(chan struct{}, 1)}
+	b := &PeerBook{name: path, path: path, network: network, log: log, opened: time.Now(), changed: make(chan struct{}, 1)}
 	if err := b.open(); err != nil {
 		return nil, b.failed(err)
 	}
@@ -118,7 +119,7 @@ func (b *PeerBook) failed(err error) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		err = pe.Err // the path is named already
 	}
-	return fmt.Errorf("discovery: peer book %s: %w", b.path, err)
+	return fmt.Errorf("discovery: peer book %s: %w", b.name, err)
 }
 
 func (b *PeerBook) open() error {
@@ -136,7 +137,7 @@ func (b *PeerBook) open() error {
 		return err
 	}
 	if damaged > 0 {
-		b.log.Warn("the peer book is damaged; its other lines are used", "path", b.path, "damaged lines", damaged, "nodes", len(b.first))
+		b.log.Warn("the peer book is damaged; its other lines are used", "path", b.name, "damaged lines", damaged, "nodes", len(b.first))
 	}
 	// Better to say now that it cannot be written than when it is needed.
 	temp, err := b.temp()
@@ -320,7 +321,7 @@ func (e bookEntry) contact() (overlay.Contact, error) {
 	return c, nil
 }
 
-var thisMachine = ma.StringCast("/ip4/127.0.0.1")
+var thisMachine = ma.StringCast("/ip4/127.0.0.1/tcp/1")
 
 // read returns the entries of the file and how many of its lines are damaged. No
 // file is an empty one.

@@ -258,17 +258,21 @@ func (d *Driver) linkCount() int {
 // learnTold tells the overlay of a node for which nobody vouches, and reports
 // whether it was one that can be dialled. It does not wait.
 func (d *Driver) learnTold(info peer.AddrInfo) bool {
+	addrs := d.told(info)
+	if len(addrs) > 0 {
+		d.Learn(overlay.Contact{ID: info.ID, Addrs: addrs})
+	}
+	return len(addrs) > 0
+}
+
+// told returns at which of the addresses another node may be dialled.
+func (d *Driver) told(info peer.AddrInfo) []ma.Multiaddr {
 	if info.ID == d.host.ID() || info.ID.Validate() != nil {
-		return false
+		return nil
 	}
 	var own ma.Multiaddr
 	if addrs := d.cfg.Addrs(); len(addrs) > 0 {
 		own = addrs[0] // the one that reaches farthest
 	}
-	addrs := FilterAddrs(info.Addrs, own)
-	if len(addrs) == 0 {
-		return false
-	}
-	d.Learn(overlay.Contact{ID: info.ID, Addrs: addrs})
-	return true
+	return FilterAddrs(info.Addrs, own)
 }

@@ -35,7 +35,6 @@ func (unknownPeer) Unwrap() error { return routing.ErrNotFound }
 type lookups struct {
 	mu       sync.Mutex
 	byTarget map[peer.ID]*lookup
-	byToken  map[uint64]*lookup
 }
 
 // A lookup is a search for one peer.
@@ -45,8 +44,10 @@ type lookup struct {
 	cancel  context.CancelFunc
 	waiters int // under the lock of lookups; the last one to leave cancels
 
-	// answers holds what the overlay has located, until it is closed; by the loop.
+	// The loop's: what the overlay has located, until it is closed, and the token of
+	// the question, zero before it was asked.
 	answers chan overlay.Contact
+	token   uint64
 
 	done chan struct{} // closed when the outcome is there
 	info peer.AddrInfo
@@ -139,7 +140,6 @@ func (d *Driver) join(p peer.ID) (*lookup, error) {
 	}
 	if d.lookups.byTarget == nil {
 		d.lookups.byTarget = map[peer.ID]*lookup{}
-		d.lookups.byToken = map[uint64]*lookup{}
 	}
 	d.lookups.byTarget[p] = l
 	return l, nil
@@ -165,7 +165,8 @@ func (f *lookups) forget(l *lookup) {
 // look runs a search to its end.
 func (d *Driver) look(l *lookup) {
 	defer l.cancel()
-	l.info, l.err = d.search(l, func() { d.askFor(l) })
+	l.info, l.err = d.search(l, func() { d.run(func() { d.askFor(l) }) })
+	d.run(func() { d.enough(l) })
 	d.lookups.mu.Lock()
 	d.lookups.forget(l) // so that who comes now does not get an old answer
 	d.lookups.mu.Unlock()
@@ -299,26 +300,29 @@ func (d *Driver) dialTold(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) 
 	return d.reach(ctx, p, addrs)
 }
 
-// askFor asks the overlay for the peer.
+// askFor asks the overlay for the peer. Like enough, located and call it runs on the
+// loop.
 func (d *Driver) askFor(l *lookup) {
-	d.run(func() {
-		d.token++
-		token := d.token
-		d.lookups.mu.Lock()
-		d.lookups.byToken[token] = l
-		d.lookups.mu.Unlock()
-		d.step(overlay.Find{Target: l.target, Token: token})
-	})
+	d.token++
+	l.token = d.token
+	if d.finds == nil {
+		d.finds = map[uint64]*lookup{}
+	}
+	d.finds[l.token] = l
+	d.step(overlay.Find{Target: l.target, Token: l.token})
 }
 
-// located takes an answer to a Find. It runs on the loop.
-func (d *Driver) located(o overlay.Located) {
-	d.lookups.mu.Lock()
-	l := d.lookups.byToken[o.Token]
-	if o.Done {
-		delete(d.lookups.byToken, o.Token)
+// enough ends the question unless the overlay has.
+func (d *Driver) enough(l *lookup) {
+	if d.finds[l.token] == l {
+		delete(d.finds, l.token)
+		d.step(overlay.Enough{Token: l.token})
 	}
-	d.lookups.mu.Unlock()
+}
+
+// located takes an answer to a Find.
+func (d *Driver) located(o overlay.Located) {
+	l := d.finds[o.Token]
 	if l == nil {
 		return
 	}
@@ -329,8 +333,24 @@ func (d *Driver) located(o overlay.Located) {
 		}
 	}
 	if o.Done {
+		delete(d.finds, o.Token)
 		close(l.answers)
 	}
+}
+
+// call connects to a node that looks for this one, in case that cannot dial. It is
+// what somebody told, so not more than the guard allows, and few at once.
+func (d *Driver) call(to overlay.Contact) {
+	if d.calling == maxDials {
+		return
+	}
+	d.calling++
+	d.tasks.Go(func() {
+		if err := d.dialTold(d.ctx, to.ID, to.Addrs); err != nil {
+			d.log.Debug("cannot call back", "peer", to.ID, "err", err)
+		}
+		d.run(func() { d.calling-- })
+	})
 }
 
 func (d *Driver) overLinks() string {

@@ -42,7 +42,7 @@ const (
 	bookRefresh = 10 * time.Minute
 	// bookProof is after what time the overlay has looked at each known address at
 	// least once: those it still has then are no mere memory of this book.
-	bookProof = time.Hour
+	bookProof = 2 * time.Hour
 	// bookVersion is the version of the file's form.
 	bookVersion = 1
 )
@@ -410,11 +410,11 @@ func (b *PeerBook) write(list []bookEntry) error {
 
 // openContact returns the contact that a record makes.
 func openContact(record []byte) (overlay.Contact, error) {
-	info, err := OpenRecord(record)
+	info, seq, err := openRecord(record)
 	if err != nil {
 		return overlay.Contact{}, err
 	}
-	return overlay.Contact{ID: info.ID, Record: record, Addrs: info.Addrs}, nil
+	return overlay.Contact{ID: info.ID, Record: record, Seq: seq, Addrs: info.Addrs}, nil
 }
 
 // Known returns the links and known addresses of the overlay, and who is linked.

@@ -5,8 +5,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 	"unicode/utf8"
+
+	corediscovery "github.com/libp2p/go-libp2p/core/discovery"
+	corehost "github.com/libp2p/go-libp2p/core/host"
 
 	"github.com/go-smokesignal/smokesignal/discovery"
 	"github.com/go-smokesignal/smokesignal/discovery/overlay"
@@ -52,6 +56,9 @@ type config struct {
 	advertise    []string
 	identity     string
 	identitySet  bool
+	book         string
+	bookSet      bool
+	rendezvous   []func(corehost.Host) (corediscovery.Discovery, error)
 	maxEvent     int
 	codec        events.Codec
 	closeTimeout time.Duration
@@ -146,6 +153,34 @@ func Advertise(addrs ...string) Option {
 // default each node has a new identity.
 func IdentityFile(path string) Option {
 	return func(c *config) { c.identity, c.identitySet = path, true }
+}
+
+// PeerBook keeps in the file where the nodes of the network are, so that a node
+// which is started again finds the network though all seeds are gone: its peers,
+// the other nodes it knows, and those it knew before, 256 at most. A node that was
+// not found again for seven days is left out. The file is made if it does not
+// exist, readable by its owner alone; it is written when the peers change, at most
+// every thirty seconds, and at Close, each time as a whole in one step. Nodes of
+// one network may share a file, then each keeps what the others wrote. Lines that
+// are damaged are left out, with a warning in the log; a file that is no peer book,
+// or that of another network, is an error at New, and never written to.
+func PeerBook(path string) Option {
+	return func(c *config) { c.book, c.bookSet = path, true }
+}
+
+// WithDiscovery looks for nodes of the same network, and advertises this one, where
+// the application says that they meet: in any Discovery of libp2p, such as a DHT.
+// New calls open once, with the node's host, which does not listen yet; from Start
+// to Close the node uses what open returned, under the namespace
+// "smokesignal/" and the name of the network. While it has no peers it looks after
+// 1, 2, 4, 8, 8 ... seconds, with fewer than it wants after 30 seconds, with enough
+// of them after 5 minutes; it advertises again before the time to live ends. What is
+// found there is dialled with the same caution as what strangers tell: few times,
+// and in the local network only by a node that is not reached from farther away.
+// What open has made is the application's to close, after the node. Several calls
+// add up. See examples/rendezvous.
+func WithDiscovery(open func(h corehost.Host) (corediscovery.Discovery, error)) Option {
+	return func(c *config) { c.rendezvous = append(c.rendezvous, open) }
 }
 
 // MaxEventSize sets the largest event, name and arguments encoded, in bytes
@@ -250,6 +285,12 @@ func (c *config) validate() ([]*discovery.Seed, error) {
 	}
 	if c.identitySet && c.identity == "" {
 		bad(`IdentityFile(""): give the path of a file`)
+	}
+	if c.bookSet && c.book == "" {
+		bad(`PeerBook(""): give the path of a file`)
+	}
+	if slices.ContainsFunc(c.rendezvous, func(open func(corehost.Host) (corediscovery.Discovery, error)) bool { return open == nil }) {
+		bad("WithDiscovery(nil): give a function that returns a Discovery")
 	}
 	if c.maxEvent < 1 || c.maxEvent > maxMaxEventSize {
 		bad("MaxEventSize(%d): must be between 1 and %d bytes", c.maxEvent, maxMaxEventSize)

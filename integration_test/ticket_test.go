@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-smokesignal/smokesignal"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
@@ -103,5 +104,48 @@ func TestAddPeerTakesATicket(t *testing.T) {
 	}
 	if _, err = a.AddPeer(ctx, ticket(t, a)); !errors.Is(err, smokesignal.ErrSelf) {
 		t.Errorf("its own: %v", err)
+	}
+}
+
+// TestChatByTicket: a chat prints its ticket, and another one joins with that
+// alone, the network included. One that is told another network, and one whose ticket
+// is cut off, end with a sentence that says so.
+func TestChatByTicket(t *testing.T) {
+	t.Parallel()
+	const label = "* or gives this ticket as the -seed: "
+	at := hostPort(freePort(t))
+	first := startChat(t, "alice", "-listen", at, "-network", "our kitchen")
+	text := strings.TrimPrefix(first.want(soon, label), label)
+	second := startChat(t, "bob", "-listen", "127.0.0.1:0", "-seed", text)
+	if command := second.want(soon, "to join, another person types:"); !strings.Contains(command, "-network 'our kitchen'") {
+		t.Errorf("who joined by ticket invites to another network: %s", command)
+	}
+	for _, c := range []*chatProc{first, second} {
+		c.want(soon, "* connected. Happy chatting!")
+	}
+	first.enter("hello bob")
+	second.want(soon, "alice: hello bob")
+
+	first.kill()
+	second.want(soon, "* disconnected. Sorry.")
+	second.want(soon, "* seed ticket "+text[:12]+"…: connection refused")
+
+	for _, c := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"-seed", text, "-network", "garden"}, `is for the network "our kitchen", Network is "garden"`},
+		{[]string{"-seed", text[:60]}, "copy it again"},
+	} {
+		wrong := startChat(t, "eve", append(c.args, "-listen", "127.0.0.1:0")...)
+		wrong.want(soon, c.says)
+		select {
+		case <-wrong.done:
+			if code := wrong.cmd.ProcessState.ExitCode(); code != 1 {
+				t.Errorf("%q ended with code %d", c.args, code)
+			}
+		case <-time.After(soon):
+			t.Errorf("%q goes on", c.args)
+		}
 	}
 }

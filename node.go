@@ -188,7 +188,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	n.broadcast.OnGap(n.gap)
 	n.watchdog, err = health.New(health.Config{
 		Key: key, Session: n.session, PingInterval: cfg.pingInterval, PingTimeout: max(cfg.pingTimeout, 1), // zero means zero here
-		Seeds: seedTexts(seeds), Addrs: n.host.Dialable, Neighbours: n.list.List, Flood: n.driver.Flood,
+		Seeds: seedTexts(seeds), Pinned: pinned(seeds), Addrs: n.host.Dialable, Neighbours: n.list.List, Flood: n.driver.Flood,
 		OnNetsplit: n.netsplit, OnResolved: n.resolved, Log: logging.Room("health", cfg.logger),
 	})
 	return err
@@ -199,6 +199,17 @@ func seedTexts(seeds []*discovery.Seed) (list []string) {
 		list = append(list, s.String())
 	}
 	return list
+}
+
+// pinned returns who has to be at the seeds that say it.
+func pinned(seeds []*discovery.Seed) map[string]ID {
+	ids := map[string]ID{}
+	for _, s := range seeds {
+		if s.ID() != "" {
+			ids[s.String()] = s.ID()
+		}
+	}
+	return ids
 }
 
 // openEmitters prepares one emitter for each event of bus.go.

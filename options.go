@@ -23,9 +23,9 @@ const Unlimited = -1
 
 // Defaults of the options, where they are not zero.
 const (
-	DefaultNetwork      = "default"
-	DefaultMinPeers     = 3 // the original's minPeerNo
-	DefaultMaxPeers     = 5 // the original's maxPeerNo
+	DefaultNetwork      = discovery.DefaultNetwork // "default"
+	DefaultMinPeers     = 3                        // the original's minPeerNo
+	DefaultMaxPeers     = 5                        // the original's maxPeerNo
 	DefaultPingInterval = 10 * time.Second
 	DefaultPingTimeout  = 3 * time.Second // the original's pingTimeout
 	DefaultMaxEventSize = 512 << 10
@@ -50,6 +50,7 @@ type config struct {
 	pingInterval time.Duration
 	pingTimeout  time.Duration
 	network      string
+	networkSet   bool
 	lan          bool
 	subnetText   *string // as given
 	subnet       netip.Prefix
@@ -91,10 +92,21 @@ func Listen(addrs ...string) Option {
 	return func(c *config) { c.listen = append(c.listen, addrs...) }
 }
 
-// Seeds names nodes through which to join, as host:port, with a DNS name or an IP
-// address, or as a multiaddr with or without /p2p/ID. A seed given with an id
-// is refused when another node answers there. Several calls add up; without any
-// the node waits to be joined, or looks on the local network with LAN.
+// Seeds names nodes through which to join. A seed is one of
+//
+//   - host:port, with a DNS name or an IP address: TCP and QUIC are tried;
+//   - a multiaddr, with or without /p2p/ID;
+//   - /dnsaddr/example.org, also with /p2p/ID, which stands for the multiaddrs
+//     in the DNS records of _dnsaddr.example.org (TXT, "dnsaddr=/ip4/..."): the
+//     seeds can then change without the programs;
+//   - a ticket that another node's Ticket returned.
+//
+// Names are looked up at each try, all addresses of a seed are tried at once, and
+// one that answers is enough. A seed given with an id, as a ticket always is, is
+// refused when another node answers there. With a ticket the node joins the
+// ticket's network; if Network says another, or tickets are of different networks,
+// that is an error at New. Several calls add up; without any seed the node waits to
+// be joined, or looks on the local network with LAN.
 func Seeds(addrs ...string) Option {
 	return func(c *config) { c.seeds = append(c.seeds, addrs...) }
 }
@@ -121,10 +133,11 @@ func PingTimeout(d time.Duration) Option {
 	return func(c *config) { c.pingTimeout = d }
 }
 
-// Network sets the name of the network (default "default"), 1 to 64 bytes. Nodes
-// of different networks do not link to each other.
+// Network sets the name of the network (default "default", or that of the tickets
+// among the Seeds), 1 to 64 bytes. Nodes of different networks do not link to each
+// other.
 func Network(name string) Option {
-	return func(c *config) { c.network = name }
+	return func(c *config) { c.network, c.networkSet = name, true }
 }
 
 // LAN looks for nodes of the same network on the local network by multicast DNS,
@@ -253,6 +266,9 @@ func (c *config) validate() ([]*discovery.Seed, error) {
 			continue
 		}
 		seeds = append(seeds, seed)
+	}
+	if err := c.joinTickets(seeds); err != nil {
+		bad("Seeds: %w", err)
 	}
 	switch {
 	case c.minPeers < 0:

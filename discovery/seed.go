@@ -68,8 +68,8 @@ func (s *Seed) ID() peer.ID { return s.id }
 //
 // Find blocks until then, at most 5 s and not longer than ctx. A name is looked
 // up each time and all its addresses are tried at once. The errors are ErrSelf,
-// ErrUnresolvable, ErrUnreachable, ErrNotSmokesignal (no libp2p there) and
-// *WrongIDError, each one line with the cause wrapped, or that of ctx when ctx
+// ErrUnresolvable, ErrUnreachable, ErrRelayed, ErrNotSmokesignal (no libp2p there)
+// and *WrongIDError, each one line with the cause wrapped, or that of ctx when ctx
 // was cancelled.
 func (s *Seed) Find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error) {
 	if s.id != "" && s.id == h.ID() {
@@ -77,10 +77,6 @@ func (s *Seed) Find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error)
 	}
 	limited, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
-	// A direct dial passes over the swarm's back-off, whichever way the host is
-	// wrapped: how often a seed is tried is decided above, and "dial backoff"
-	// would take the place of the real cause.
-	limited = network.WithForceDirectDial(limited, "smokesignal seed")
 	info, err := s.find(limited, h)
 	if err == nil {
 		return info, nil
@@ -101,6 +97,10 @@ func (s *Seed) find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error)
 	defer tasks.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	// A direct dial passes over the swarm's back-off, whichever way the host is
+	// wrapped: how often a seed is tried is decided above, and "dial backoff"
+	// would take the place of the real cause.
+	direct := network.WithForceDirectDial(ctx, "smokesignal seed")
 	answers := make(chan answer, len(targets))
 	asked := 0
 	for _, t := range targets {
@@ -109,12 +109,15 @@ func (s *Seed) find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error)
 		}
 		asked++
 		tasks.Go(func() {
-			if len(targets) == 1 && t.id != "" {
+			switch {
+			case t.relayed():
+				answers <- t.findRelayed(ctx, h)
+			case len(targets) == 1 && t.id != "":
 				// Who should be there is known and there is one way to him: no need to
 				// ask first who it is.
-				answers <- connect(ctx, h, t, t.id, t.addrs)
-			} else {
-				answers <- meet(ctx, h, t)
+				answers <- connect(direct, h, t, t.id, t.addrs)
+			default:
+				answers <- meet(direct, h, t)
 			}
 		})
 	}
@@ -214,7 +217,13 @@ func meet(ctx context.Context, h corehost.Host, t target) answer {
 			case t.id != "" && r.id != t.id:
 				return answer{target: t, err: &WrongIDError{Expected: t.id, Actual: r.id}}
 			}
-			return connect(ctx, h, t, r.id, []ma.Multiaddr{r.addr})
+			addrs := []ma.Multiaddr{r.addr}
+			if dialsRelays(h) {
+				// Holes are punched for QUIC, once a connection over it has shown where
+				// this node is seen; TCP answers sooner, but libp2p prefers QUIC.
+				addrs = t.addrs
+			}
+			return connect(ctx, h, t, r.id, addrs)
 		}
 		f := mostTelling(r.err)
 		f.err = r.err

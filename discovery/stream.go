@@ -13,6 +13,7 @@ import (
 	"github.com/multiformats/go-multistream"
 
 	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+	"github.com/go-smokesignal/smokesignal/internal/circuit"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
@@ -166,8 +167,11 @@ func (s *sender) loop() {
 				stream = nil
 			}
 			reason := overlay.ReasonUnreachable
-			if isProtocolError(err) {
+			switch {
+			case isProtocolError(err):
 				reason = overlay.ReasonProtocol
+			case errors.Is(err, ErrRelayed):
+				reason = overlay.ReasonRelayed
 			}
 			s.d.log.Debug("cannot send", "peer", s.peer, "err", err)
 			s.d.run(func() { s.d.step(overlay.Unreachable{Peer: s.peer, Reason: reason}) })
@@ -205,30 +209,62 @@ func (s *sender) open(addrs []ma.Multiaddr) (network.Stream, error) {
 	}
 	ctx, cancel := context.WithTimeout(network.WithDialPeerTimeout(s.d.ctx, dialTimeout), dialTimeout)
 	defer cancel()
-	if s.d.host.Network().Connectedness(s.peer) != network.Connected {
-		addrs = s.d.guard.allow(s.peer, addrs, time.Now())
-		if len(addrs) == 0 {
-			return nil, errNoAddress
-		}
-		s.d.host.Peerstore().AddAddrs(s.peer, addrs, peerstore.TempAddrTTL)
-		if err := s.d.host.Connect(ctx, peer.AddrInfo{ID: s.peer}); err != nil {
+	if !circuit.Direct(s.d.host.Network(), s.peer) {
+		if err := s.connect(ctx, addrs); err != nil {
 			return nil, err
-		}
-		for _, c := range s.d.host.Network().ConnsToPeer(s.peer) {
-			if c.Stat().Direction == network.DirOutbound {
-				s.d.guard.proved(s.peer, c.RemoteMultiaddr(), time.Now())
-			}
 		}
 	}
 	stream, err := s.d.host.NewStream(ctx, s.peer, Protocol)
 	if err != nil {
 		return nil, err
 	}
+	if circuit.Is(stream.Conn().RemoteMultiaddr()) { // the direct connection was lost again
+		stream.Reset()
+		return nil, ErrRelayed
+	}
 	if err := stream.Scope().SetService(protectTag); err != nil {
 		stream.Reset()
 		return nil, err
 	}
 	return stream, nil
+}
+
+// connect makes a direct connection, through a relay if there is no other way.
+func (s *sender) connect(ctx context.Context, addrs []ma.Multiaddr) error {
+	h := s.d.host
+	addrs = s.allowed(addrs)
+	if len(addrs) == 0 && !circuit.Only(h.Network(), s.peer) {
+		return errNoAddress
+	}
+	h.Peerstore().AddAddrs(s.peer, addrs, peerstore.TempAddrTTL)
+	if err := h.Connect(ctx, peer.AddrInfo{ID: s.peer}); err != nil {
+		return err
+	}
+	err := awaitDirect(ctx, h, s.peer)
+	for _, c := range h.Network().ConnsToPeer(s.peer) {
+		if c.Stat().Direction == network.DirOutbound {
+			s.d.guard.proved(s.peer, c.RemoteMultiaddr(), time.Now())
+		}
+	}
+	return err
+}
+
+// allowed returns those of addrs that may be dialled now.
+func (s *sender) allowed(addrs []ma.Multiaddr) (list []ma.Multiaddr) {
+	now := time.Now()
+	for _, a := range addrs {
+		relay, _, relayed := circuit.Relay(a)
+		switch {
+		case relayed && relay == s.d.host.ID(): // who is behind us is connected, or gone
+		case relayed && circuit.Direct(s.d.host.Network(), relay):
+			if s.d.guard.allowBehind(s.peer, a, now) {
+				list = append(list, a)
+			}
+		default:
+			list = append(list, s.d.guard.allow(s.peer, []ma.Multiaddr{a}, now)...)
+		}
+	}
+	return list
 }
 
 func (s *sender) write(stream network.Stream, b []byte) error {
@@ -249,7 +285,7 @@ func isProtocolError(err error) bool {
 // serve reads what a peer sends. libp2p gives it a goroutine per stream.
 func (d *Driver) serve(stream network.Stream) {
 	p := stream.Conn().RemotePeer()
-	if !d.enter(p) {
+	if circuit.Is(stream.Conn().RemoteMultiaddr()) || !d.enter(p) {
 		stream.Reset()
 		return
 	}
@@ -325,12 +361,17 @@ func (d *Driver) exit(p peer.ID) {
 // keeps of them what may be dialled. It reports false when p's own record is not
 // its own.
 func (d *Driver) accept(p peer.ID, via ma.Multiaddr, m overlay.Message) (overlay.Contact, overlay.Message, bool) {
+	relays := dialsRelays(d.host)
 	open := func(record []byte) (overlay.Contact, bool) {
 		info, err := OpenRecord(record)
 		if err != nil {
 			return overlay.Contact{}, false
 		}
-		return overlay.Contact{ID: info.ID, Record: record, Addrs: FilterAddrs(info.Addrs, via)}, true
+		addrs := FilterAddrs(info.Addrs, via)
+		if relays {
+			addrs = append(addrs, filterRelayed(info.Addrs, via)...)
+		}
+		return overlay.Contact{ID: info.ID, Record: record, Addrs: addrs}, true
 	}
 	list := func(in []overlay.Contact) (out []overlay.Contact) {
 		for _, c := range in {

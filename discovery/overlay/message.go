@@ -42,6 +42,7 @@ const (
 	ReasonRestarted          // the peer came back as a new process, or anew
 	ReasonDeaf               // the peer left the pubsub topic
 	ReasonProtocol           // the node does not speak this protocol
+	ReasonRelayed            // it was reached through a relay, and not directly
 	reasonEnd
 )
 
@@ -63,6 +64,7 @@ var reasonText = [...]string{
 	ReasonRestarted:   "it was restarted",
 	ReasonDeaf:        "it left the topic",
 	ReasonProtocol:    "it is not a smokesignal node",
+	ReasonRelayed:     "it was only reached through a relay, no direct connection came about",
 }
 
 func (r Reason) String() string {
@@ -154,7 +156,7 @@ type (
 		Message Message
 	}
 	// Unreachable says that the peer could not be dialled or written to. Reason is
-	// ReasonUnreachable or ReasonProtocol.
+	// ReasonUnreachable, ReasonRelayed or ReasonProtocol.
 	Unreachable struct {
 		Peer   peer.ID
 		Reason Reason

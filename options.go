@@ -67,6 +67,7 @@ type config struct {
 	storeBytes   int
 	last         int
 	logger       slog.Handler
+	nat          host.NAT
 }
 
 func defaultConfig() config {
@@ -264,6 +265,9 @@ func (c *config) validate() ([]*discovery.Seed, error) {
 		if err != nil {
 			bad("Seeds: %w", err)
 			continue
+		}
+		if seed.Relayed() && !c.punches() {
+			bad("Seeds: seed %q: %w", text, errNoHolePunching)
 		}
 		seeds = append(seeds, seed)
 	}

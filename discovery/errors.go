@@ -145,7 +145,7 @@ func explained(err error) error {
 	if w, ok := errors.AsType[*WrongIDError](err); ok {
 		return w
 	}
-	for _, v := range []error{ErrSelf, ErrOtherNetwork, ErrUnreachable, ErrUnresolvable, ErrNotSmokesignal, ErrFull} {
+	for _, v := range []error{ErrSelf, ErrOtherNetwork, ErrUnreachable, ErrUnresolvable, ErrNotSmokesignal, ErrFull, ErrRelayed} {
 		if errors.Is(err, v) {
 			return err
 		}
@@ -203,6 +203,8 @@ func classify(err error) *failure {
 		return f(rankSkipped, ErrUnreachable, "given up")
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.EPIPE):
 		return f(rankRefused, ErrUnreachable, "it closed the connection")
+	case strings.Contains(err.Error(), "NO_RESERVATION"): // as libp2p's circuit client puts it
+		return f(rankRefused, ErrUnreachable, "its relay does not know it")
 	case speaksOtherwise(err):
 		return f(rankAnswer, ErrNotSmokesignal, ErrNotSmokesignal.Error())
 	}

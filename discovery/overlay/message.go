@@ -46,6 +46,7 @@ const (
 	ReasonDeaf               // the peer left the pubsub topic
 	ReasonProtocol           // the node does not speak this protocol
 	ReasonSwapped            // exchanged for another; the contact has lost one likewise
+	ReasonRelayed            // it was reached through a relay, and not directly
 	reasonEnd
 )
 
@@ -68,6 +69,7 @@ var reasonText = [...]string{
 	ReasonDeaf:        "it left the topic",
 	ReasonProtocol:    "it is not a smokesignal node",
 	ReasonSwapped:     "the link was exchanged for one to another peer",
+	ReasonRelayed:     "it was only reached through a relay, no direct connection came about",
 }
 
 func (r Reason) String() string {
@@ -213,7 +215,7 @@ type (
 		Message Message
 	}
 	// Unreachable says that the peer could not be dialled or written to. Reason is
-	// ReasonUnreachable or ReasonProtocol.
+	// ReasonUnreachable, ReasonRelayed or ReasonProtocol.
 	Unreachable struct {
 		Peer   peer.ID
 		Reason Reason

@@ -116,7 +116,7 @@ func (c *Cluster) Start(spec Spec) *Proc {
 		c.t.Fatal(err)
 	}
 	started := make(chan error)
-	launch() <- func() { started <- p.cmd.Start() }
+	launch() <- func() { started <- within(spec.NetNS, p.cmd.Start) }
 	if err := <-started; err != nil {
 		c.t.Fatalf("starting %s: %v", p.Name, err)
 	}

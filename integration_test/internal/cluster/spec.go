@@ -23,7 +23,11 @@ type Spec struct {
 	Network      string        `json:"network,omitempty"`
 	Identity     string        `json:"identity,omitempty"` // a file
 	KeepFor      time.Duration `json:"keepFor,omitempty"`
+	HolePunching bool          `json:"holePunching,omitempty"`
+	Relays       []string      `json:"relays,omitempty"`
+	RelayService bool          `json:"relayService,omitempty"`
 	Env          []string      `json:"-"` // added to the environment
+	NetNS        string        `json:"-"` // the file of the network namespace to run in; empty: the test's
 }
 
 // The listen addresses of a node on a free port of the loopback interface.

@@ -102,6 +102,15 @@ func Options(spec cluster.Spec) []smokesignal.Option {
 	if spec.KeepFor > 0 {
 		opts = append(opts, smokesignal.KeepFor(spec.KeepFor))
 	}
+	if spec.HolePunching {
+		opts = append(opts, smokesignal.HolePunching())
+	}
+	if len(spec.Relays) > 0 {
+		opts = append(opts, smokesignal.Relays(spec.Relays...))
+	}
+	if spec.RelayService {
+		opts = append(opts, smokesignal.RelayService())
+	}
 	return opts
 }
 

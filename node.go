@@ -133,7 +133,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	}
 	n.host, err = host.New(host.Config{
 		Key: key, Listen: cfg.listen, Subnet: cfg.subnet, Advertise: cfg.advertise,
-		Log: logging.Room("host", cfg.logger),
+		ListenUDP: cfg.listenUDP, Log: logging.Room("host", cfg.logger),
 	})
 	if err != nil {
 		return err

@@ -24,6 +24,9 @@ type Spec struct {
 	Identity     string        `json:"identity,omitempty"` // a file
 	KeepFor      time.Duration `json:"keepFor,omitempty"`
 	Env          []string      `json:"-"` // added to the environment
+	// In calls start, on the calling goroutine, where the process is to be started:
+	// in another network namespace. Nil calls it here.
+	In func(start func() error) error `json:"-"`
 }
 
 // The listen addresses of a node on a free port of the loopback interface.

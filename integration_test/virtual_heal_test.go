@@ -59,7 +59,7 @@ func TestVirtualCrash(t *testing.T) {
 	for _, tt := range []struct {
 		percent int
 		least   size
-	}{{10, full}, {30, full}, {50, byDefault}, {80, long}, {90, full}} {
+	}{{10, full}, {30, full}, {50, long}, {80, byDefault}, {90, full}} {
 		t.Run(fmt.Sprint(tt.percent, " percent"), func(t *testing.T) {
 			needs(t, tt.least)
 			virtually(t, func(t *testing.T, v *virtual, n int) {
@@ -81,7 +81,7 @@ func TestVirtualSilentDeath(t *testing.T) {
 		percent int
 		within  time.Duration
 		least   size
-	}{{50, 32 * time.Second, byDefault}, {80, 60 * time.Second, long}, {90, 90 * time.Second, full}} {
+	}{{50, 32 * time.Second, long}, {80, 60 * time.Second, byDefault}, {90, 90 * time.Second, full}} {
 		t.Run(fmt.Sprint(tt.percent, " percent"), func(t *testing.T) {
 			needs(t, tt.least)
 			virtually(t, func(t *testing.T, v *virtual, n int) {

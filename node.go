@@ -134,7 +134,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	}
 	n.host, err = host.New(host.Config{
 		Key: key, Listen: cfg.listen, Subnet: cfg.subnet, Advertise: cfg.advertise,
-		NAT: cfg.nat, Log: logging.Room("host", cfg.logger),
+		NAT: cfg.nat, ListenUDP: cfg.listenUDP, Log: logging.Room("host", cfg.logger),
 	})
 	if err != nil {
 		return err

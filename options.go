@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/overlay"
 	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/host"
+	"github.com/go-smokesignal/smokesignal/internal/testhook"
 )
 
 // Unlimited, given for a limit, means that there is none.
@@ -68,6 +70,8 @@ type config struct {
 	last         int
 	logger       slog.Handler
 	nat          host.NAT
+	// listenUDP is for tests, see package testhook.
+	listenUDP func(network string, at *net.UDPAddr) (net.PacketConn, error)
 }
 
 func defaultConfig() config {
@@ -251,6 +255,12 @@ func CloseTimeout(d time.Duration) Option {
 // GOLOG_LOG_LEVEL decides what is shown. Nil is the default.
 func Logger(h slog.Handler) Option {
 	return func(c *config) { c.logger = h }
+}
+
+func init() {
+	testhook.ListenUDP = func(listen func(string, *net.UDPAddr) (net.PacketConn, error)) any {
+		return Option(func(c *config) { c.listenUDP = listen })
+	}
 }
 
 // validate returns one sentence for each option that is wrong.

@@ -372,7 +372,9 @@ func (d *Driver) accept(p peer.ID, via ma.Multiaddr, m overlay.Message) (overlay
 		v.Origin, ok = open(v.Origin.Record)
 		m = v
 	case overlay.Handover:
-		v.To, ok = open(v.To.Record)
+		if len(v.To.Record) > 0 {
+			v.To, ok = open(v.To.Record)
+		}
 		m = v
 	case overlay.Shuffle:
 		v.Origin, ok = open(v.Origin.Record)

@@ -146,7 +146,8 @@ type (
 		TTL    int
 		Urgent bool // the end of the walk makes room
 	}
-	// Handover asks the receiver to link to To in place of the sender.
+	// Handover asks the receiver to link to To in place of the sender, or if there
+	// is no To to leave the sender if it can spare the link.
 	Handover struct{ To Contact }
 	// Shuffle exchanges addresses with the node at the end of a walk of TTL hops, or
 	// with a known node at once, which also tells whether that one lives. Path is

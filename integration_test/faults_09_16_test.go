@@ -270,13 +270,13 @@ func TestFault16NobodyDialsAVictim(t *testing.T) {
 		l.start(cluster.Spec{Name: fmt.Sprintf("n%d", i), Limits: hungry, Seeds: []string{addr(seed)}})
 	}
 	l.wait(soon, "five nodes, all linked", func(s *checker.State) bool { return s.Degrees()[4] == 5 })
-	// Twenty processes join that say the victim's address is theirs. They are
-	// content with one peer, so that it is not themselves who dial one another.
+	// Twenty processes join that say the victim's address is theirs. They look for
+	// nobody but their seed, so that it is not themselves who dial one another.
 	const requests = 20
 	c := cluster.New(t)
 	for i := range requests {
 		c.Start(cluster.Spec{
-			Name: fmt.Sprintf("attacker%d", i), Listen: []string{cluster.TCP}, Limits: joins, Seeds: []string{addr(seed)},
+			Name: fmt.Sprintf("attacker%d", i), Listen: []string{cluster.TCP}, Limits: manual, Seeds: []string{addr(seed)},
 			// TCP alone, where a dial that is refused fails fast.
 			Advertise: []string{fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", victim.Addr().(*net.TCPAddr).Port)},
 		})

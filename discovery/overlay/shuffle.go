@@ -58,6 +58,9 @@ func (s *State) shuffle(now time.Time) {
 	if s.Degree() == 0 || s.cfg.Min == 0 {
 		return // who is alone asks everybody anyway, who wants nobody no one
 	}
+	if sh.nextCheck.IsZero() {
+		sh.nextCheck = now.Add(s.vary(sh.gap))
+	}
 	if !now.Before(sh.nextWalk) {
 		pause := shuffleInterval
 		if sh.walks++; sh.walks < shufflesSoon {

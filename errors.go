@@ -55,6 +55,9 @@ var (
 	ErrUnreachable = discovery.ErrUnreachable
 	// ErrUnresolvable: the name has no address.
 	ErrUnresolvable = discovery.ErrUnresolvable
+	// ErrUnknownPeer: nobody that could be asked knows where the peer is. It is
+	// routing.ErrNotFound of libp2p, too.
+	ErrUnknownPeer = discovery.ErrUnknownPeer
 	// ErrNotSmokesignal: a libp2p host answers there, but no smokesignal node.
 	ErrNotSmokesignal = discovery.ErrNotSmokesignal
 )

@@ -132,12 +132,15 @@ type Driver struct {
 	seeds   []*seedState
 	senders map[peer.ID]*sender
 	adds    map[uint64]chan overlay.Added
+	finds   map[uint64]*lookup
+	calling int // back, nodes that look for this one
 	token   uint64
 	sealed  string // the addresses in the own record
 	seq     uint64 // of the own record
 	lan     io.Closer
 
-	guard dialGuard
+	guard   dialGuard
+	lookups lookups
 
 	mu      sync.Mutex
 	inbound map[peer.ID]int // streams being read
@@ -346,6 +349,10 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 		d.askSeed(now, o)
 	case overlay.Renew:
 		return d.seal(true)
+	case overlay.Located:
+		d.located(o)
+	case overlay.Call:
+		d.call(o.To)
 	case overlay.Added:
 		if ch := d.adds[o.Token]; ch != nil {
 			delete(d.adds, o.Token)

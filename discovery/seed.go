@@ -37,8 +37,9 @@ const (
 // does not change; its methods may be called from several goroutines.
 type Seed struct {
 	text    string
-	id      peer.ID  // pinned by /p2p/ID, or empty
-	targets []target // empty for a name with a port
+	id      peer.ID  // pinned by /p2p/ID or a ticket, or empty
+	network string   // of a ticket; empty for other seeds
+	targets []target // empty for a name with a port; one but for a ticket
 	name    string
 	port    uint16
 	dns     madns.BasicResolver
@@ -58,16 +59,20 @@ var systemDNS madns.BasicResolver = net.DefaultResolver
 // String returns the text the seed was parsed from.
 func (s *Seed) String() string { return s.text }
 
-// ID returns the id pinned by /p2p/ID, or the empty id.
+// ID returns the id pinned by /p2p/ID or a ticket, or the empty id.
 func (s *Seed) ID() peer.ID { return s.id }
+
+// Network returns the name of the network that a ticket is for, and is empty for
+// other seeds.
+func (s *Seed) Network() string { return s.network }
 
 // Find looks who is at the seed's address and leaves a connection open to it.
 // It asks anew each time, so a seed that came back with another identity is
-// found, unless /p2p/ID pins it. The result holds the addresses at which it
+// found, unless /p2p/ID or a ticket pins it. The result holds the addresses at which it
 // answered.
 //
 // Find blocks until then, at most 5 s and not longer than ctx. A name is looked
-// up each time and all its addresses are tried at once. The errors are ErrSelf,
+// up each time and all its addresses, as those of a ticket, are tried at once. The errors are ErrSelf,
 // ErrUnresolvable, ErrUnreachable, ErrNotSmokesignal (no libp2p there) and
 // *WrongIDError, each one line with the cause wrapped, or that of ctx when ctx
 // was cancelled.
@@ -81,7 +86,11 @@ func (s *Seed) Find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error)
 	// wrapped: how often a seed is tried is decided above, and "dial backoff"
 	// would take the place of the real cause.
 	limited = network.WithForceDirectDial(limited, "smokesignal seed")
-	info, err := s.find(limited, h)
+	look := s.find
+	if len(s.targets) > 1 {
+		look = s.findAny
+	}
+	info, err := look(limited, h)
 	if err == nil {
 		return info, nil
 	}
@@ -103,22 +112,24 @@ func (s *Seed) find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error)
 	defer cancel()
 	answers := make(chan answer, len(targets))
 	asked := 0
+	var failed failures
 	for _, t := range targets {
 		if own[t.at] {
+			failed.add(answer{target: t, err: s.isSelf(h)})
 			continue
 		}
 		asked++
 		tasks.Go(func() {
-			if len(targets) == 1 && t.id != "" {
+			if len(targets) == 1 && t.id != "" && len(t.addrs) == 1 && !s.isTicket() {
 				// Who should be there is known and there is one way to him: no need to
-				// ask first who it is.
+				// ask first who it is. A ticket may have others, of which the swarm
+				// would wait for one before it dials the next.
 				answers <- connect(ctx, h, t, t.id, t.addrs)
 			} else {
 				answers <- meet(ctx, h, t)
 			}
 		})
 	}
-	failed := failures{self: asked < len(targets)}
 	for range asked {
 		a := <-answers
 		if a.err == nil {
@@ -127,6 +138,44 @@ func (s *Seed) find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error)
 		failed.add(a)
 	}
 	return peer.AddrInfo{}, failed.err()
+}
+
+// findAny looks at all targets at once, each with its own name to look up, and takes
+// the first that is found.
+func (s *Seed) findAny(ctx context.Context, h corehost.Host) (peer.AddrInfo, error) {
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	answers := make(chan answer, len(s.targets))
+	for _, t := range s.targets {
+		tasks.Go(func() {
+			one := *s
+			one.targets = []target{t}
+			info, err := one.find(ctx, h)
+			answers <- answer{target: t, info: info, err: explain(err)}
+		})
+	}
+	var failed failures
+	for range s.targets {
+		a := <-answers
+		if a.err == nil {
+			return a.info, nil
+		}
+		failed.add(a)
+	}
+	return peer.AddrInfo{}, failed.err()
+}
+
+func (s *Seed) isTicket() bool { return s.network != "" }
+
+// isSelf is what to say when this node itself is at the seed's address. A pinned
+// seed is another one, which may come back there.
+func (s *Seed) isSelf(h corehost.Host) error {
+	if s.id != "" {
+		return &WrongIDError{Expected: s.id, Actual: h.ID()}
+	}
+	return ErrSelf
 }
 
 // An answer is what came of one target.
@@ -209,10 +258,10 @@ func meet(ctx context.Context, h corehost.Host, t target) answer {
 		r := <-replies
 		if r.err == nil {
 			switch {
-			case r.id == h.ID():
-				return answer{target: t, err: ErrSelf}
 			case t.id != "" && r.id != t.id:
 				return answer{target: t, err: &WrongIDError{Expected: t.id, Actual: r.id}}
+			case r.id == h.ID():
+				return answer{target: t, err: ErrSelf}
 			}
 			return connect(ctx, h, t, r.id, []ma.Multiaddr{r.addr})
 		}

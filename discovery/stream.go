@@ -8,7 +8,6 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/peerstore"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/multiformats/go-multistream"
 
@@ -197,28 +196,15 @@ func part(s network.Stream) {
 }
 
 func (s *sender) open(addrs []ma.Multiaddr) (network.Stream, error) {
-	select {
-	case s.d.dials <- struct{}{}:
-		defer func() { <-s.d.dials }()
-	case <-s.d.ctx.Done():
-		return nil, ErrClosed
+	release, err := s.d.dialSlot(s.d.ctx)
+	if err != nil {
+		return nil, err
 	}
+	defer release()
 	ctx, cancel := context.WithTimeout(network.WithDialPeerTimeout(s.d.ctx, dialTimeout), dialTimeout)
 	defer cancel()
-	if s.d.host.Network().Connectedness(s.peer) != network.Connected {
-		addrs = s.d.guard.allow(s.peer, addrs, time.Now())
-		if len(addrs) == 0 {
-			return nil, errNoAddress
-		}
-		s.d.host.Peerstore().AddAddrs(s.peer, addrs, peerstore.TempAddrTTL)
-		if err := s.d.host.Connect(ctx, peer.AddrInfo{ID: s.peer}); err != nil {
-			return nil, err
-		}
-		for _, c := range s.d.host.Network().ConnsToPeer(s.peer) {
-			if c.Stat().Direction == network.DirOutbound {
-				s.d.guard.proved(s.peer, c.RemoteMultiaddr(), time.Now())
-			}
-		}
+	if err := s.d.reach(ctx, s.peer, addrs); err != nil {
+		return nil, err
 	}
 	stream, err := s.d.host.NewStream(ctx, s.peer, Protocol)
 	if err != nil {

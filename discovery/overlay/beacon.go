@@ -147,6 +147,9 @@ func (s *State) hearBeacon(now time.Time, from *link, owner Contact) {
 		}
 		return
 	}
+	if now.Sub(b.since) >= beaconLife {
+		s.book.hope(now) // two parts have come together
+	}
 	s.setOwner(now, owner)
 	b.rank = r
 	s.flood(owner, from.ID)

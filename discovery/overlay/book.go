@@ -22,18 +22,22 @@ const (
 	loneAgain = 2 * time.Second
 )
 
-// The pause before a lost address is tried again doubles: a former neighbour may
-// be on the other side of a cut, another may never have been there.
+// The pause before a lost address is tried again doubles, with each attempt, or
+// with each eighth for a former neighbour: that may be on the other side of a cut,
+// while another may never have been there.
 var (
-	lonePause      = pauses{time.Second, 8 * time.Second} // promise 5
-	neighbourPause = pauses{8 * time.Second, 64 * time.Second}
-	strangerPause  = pauses{30 * time.Second, 10 * time.Minute}
+	lonePause      = pauses{time.Second, 8 * time.Second, 1} // promise 5
+	neighbourPause = pauses{8 * time.Second, 64 * time.Second, 8}
+	strangerPause  = pauses{30 * time.Second, 10 * time.Minute, 1}
 )
 
-type pauses struct{ first, last time.Duration }
+type pauses struct {
+	first, last time.Duration
+	tries       int // before it doubles
+}
 
 func (p pauses) after(fails int) time.Duration {
-	return min(p.first<<min(max(fails-1, 0), 10), p.last)
+	return min(p.first<<min(max(fails-1, 0)/p.tries, 10), p.last)
 }
 
 // An entry is an address we might link to.
@@ -151,6 +155,14 @@ func (b *book) failed(id peer.ID, now time.Time, vary func(time.Duration) time.D
 	e.retryAt = now.Add(vary(pause.after(e.fails)))
 }
 
+// hope lets all lost ones be tried again, as fast as that is allowed, and the first
+// attempts in vain count for nothing.
+func (b *book) hope(now time.Time) {
+	for _, e := range b.lost {
+		e.fails, e.retryAt = 1, now.Add(time.Duration(b.rand.Int64N(int64(time.Second)))) // in random order
+	}
+}
+
 // drop makes room among the lost: who failed most goes, strangers first.
 func (b *book) drop() {
 	worst := 0
@@ -235,7 +247,7 @@ func (b *book) stalest(usable func(*entry) bool) (worst *entry) {
 	return worst
 }
 
-// dueLost returns the lost one that should be tried first, and when.
+// dueLost returns the lost one that should be tried first.
 func (b *book) dueLost(usable func(*entry) bool) (first *entry) {
 	for _, e := range b.lost {
 		if usable(e) && (first == nil || e.retryAt.Before(first.retryAt)) {

@@ -103,12 +103,18 @@ func (s *State) gather(now time.Time) {
 	}
 	candidates, want := s.candidates(now, missing)
 	for _, e := range candidates[:max(0, min(want, len(candidates)))] {
-		l := s.request(now, e.Contact, Request{Urgent: s.used() < 2 && s.walkVain >= vainRounds})
+		l := s.request(now, e.Contact, Request{Urgent: s.needy()})
 		l.keep = e.fails > 0 // it was lost: not to be let go again for having enough
 	}
 	if s.count(asking) == 0 && s.Degree() > 0 && !now.Before(s.walkAt) {
 		s.sendWalks(now)
 	}
+}
+
+// needy tells whether the node has looked for a second link in vain for so long that
+// somebody has to make room: nobody should depend on one neighbour.
+func (s *State) needy() bool {
+	return s.used() < 2 && (s.walkVain >= vainRounds || s.refusedInRow >= vainRequests)
 }
 
 // candidates returns whom to ask, and how many of them now.

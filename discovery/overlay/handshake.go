@@ -40,6 +40,9 @@ func (s *State) received(now time.Time, from Contact, m Message) {
 		}
 		l.session, l.degree = m.Session, m.Degree
 		l.rtt, l.exchanged = now.Sub(l.since), m.Exchange
+		if l.swap && s.link(l.leaving.ID) == nil {
+			l.swap, l.beyond = false, false // who was to be left has gone by itself
+		}
 		enough := s.used() > s.cfg.Min && !l.keep && len(l.tokens) == 0
 		if !l.beyond && (enough || !s.room(0)) || !s.room(over) {
 			s.forget(l)
@@ -52,7 +55,7 @@ func (s *State) received(now time.Time, from Contact, m Message) {
 		s.contacts(m.Contacts)
 		if l != nil && l.phase == asking {
 			s.refused(now, l, m.Reason, m.Network)
-			if m.Reason == ReasonFull || m.Reason == ReasonRecent {
+			if m.Reason == ReasonFull && !l.urgent {
 				s.met(now, l.Contact, m.Tag)
 			}
 		}
@@ -206,14 +209,15 @@ func (s *State) complete(now time.Time, l *link) {
 	if l.phase != accepted || !l.readySent || l.ready == nil || !l.onTopic {
 		return
 	}
-	if l.swap {
-		s.exchange(now, l) // before, so that nobody is above max
+	if l.swap && !s.exchange(now, l) {
+		s.leave(now, l, ReasonEnough)
+		return
 	}
 	l.phase, l.since, l.heard = up, now, now
 	// The first keepalive follows soon, as it measures the round trip; the others
 	// are spread over the interval.
 	l.keepAt = now.Add(s.jitter(keepaliveInterval / 4))
-	s.walkVain, s.refusals = 0, 0
+	s.walkVain, s.refusals, s.refusedInRow = 0, 0, 0
 	s.book.linked(l.Contact, now)
 	s.emit(Linked{Peer: l.ID, Greeting: l.ready.Greeting})
 	for _, token := range l.tokens {
@@ -338,6 +342,7 @@ func (s *State) refused(now time.Time, l *link, why Reason, network string) {
 		}
 		s.refusals = s.forgiven(now) + 1
 		s.refusedAt = now
+		s.refusedInRow++
 	}
 	s.emit(Refused{Peer: l.ID, Reason: why, Network: network})
 	for _, token := range l.tokens {

@@ -14,8 +14,6 @@ const (
 	maxTTL = 16
 	// maxPath is the longest way a message is answered on.
 	maxPath = maxTTL + 1
-	// freshFor is how long an address counts as good that was heard of the node itself.
-	freshFor = 5 * time.Minute
 	// answerTime is how long the next round waits when an answer has come, as it
 	// may turn out to be out of date.
 	answerTime = 3 * time.Second
@@ -56,7 +54,7 @@ func (s *State) find(now time.Time, in Find) {
 	x := &search{target: in.Target, token: in.Token, next: now}
 	if e != nil {
 		s.emit(Located{Token: in.Token, Contact: e.Contact})
-		if e.fails == 0 && !e.checked.IsZero() && now.Sub(e.checked) < freshFor {
+		if e.fails == 0 {
 			x.next = now.Add(answerTime)
 		}
 	}

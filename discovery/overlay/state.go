@@ -59,6 +59,8 @@ const (
 	// vainRounds is how many rounds of walks may find nothing before the end of a
 	// walk has to make room.
 	vainRounds = 2
+	// vainRequests is the same for requests that full nodes refused.
+	vainRequests = 4
 	// One neighbour may have us pass on walkRate walks a second and walkBurst at
 	// once; a lookup counts as lookupCost of one.
 	walkRate   = 8
@@ -102,16 +104,17 @@ type State struct {
 	swapping  swapping
 	searches  []*search
 
-	seedTry   int       // attempts since alone
-	seedsAt   time.Time // next attempt at all seeds; zero while not alone
-	walkAt    time.Time // next round of walks
-	walkVain  int       // rounds since the last new link
-	refusals  float64   // since the last new link, less what time has forgiven
-	refusedAt time.Time // the last
-	overAt    time.Time // since when there are more than max links
-	handAt    time.Time // next handover
-	handed    []peer.ID // who was asked to take over in this round
-	out       []Output
+	seedTry      int       // attempts since alone
+	seedsAt      time.Time // next attempt at all seeds; zero while not alone
+	walkAt       time.Time // next round of walks
+	walkVain     int       // rounds since the last new link
+	refusals     float64   // since the last new link, less what time has forgiven
+	refusedAt    time.Time // the last
+	refusedInRow int       // since the last new link
+	overAt       time.Time // since when there are more than max links
+	handAt       time.Time // next handover
+	handed       []peer.ID // who was asked to take over in this round
+	out          []Output
 }
 
 // A parting is a pair that parted without a fault.
@@ -136,6 +139,7 @@ type link struct {
 	keep   bool      // wanted beyond min
 	beyond bool      // wanted beyond max
 	dialed bool      // we asked, so it can be reached
+	urgent bool      // asked for so
 	manual bool      // the user wants it
 
 	session   Session
@@ -409,7 +413,7 @@ func (s *State) request(now time.Time, to Contact, m Request) *link {
 	if e := s.book.get(to.ID); e != nil {
 		e.tried = now
 	}
-	l := &link{Contact: to, phase: asking, since: now, dialed: true}
+	l := &link{Contact: to, phase: asking, since: now, dialed: true, urgent: m.Urgent}
 	s.links = append(s.links, l)
 	m.Session, m.Network, m.Record, m.Degree, m.Tag = s.cfg.Session, s.cfg.Network, s.record, s.used(), s.Tag()
 	s.send(to, m)

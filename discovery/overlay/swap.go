@@ -95,18 +95,30 @@ func (s *State) exchangeable(now time.Time, from, leaving Contact) bool {
 	return len(leaving.Record) > 0 && leaving.ID != s.cfg.Self && s.link(leaving.ID) == nil && s.room(1) && s.spare(now, from, leaving) != nil
 }
 
-// exchange makes room for the link l, which is about to stand: the asker leaves
-// whom it named, the asked one, if it is full, a neighbour, which is sent there.
-func (s *State) exchange(now time.Time, l *link) {
-	if l.dialed {
-		old := s.link(l.leaving.ID)
-		if old != nil && old.phase == up && (l.exchanged || old.degree >= s.spareable() || s.Degree() >= s.cfg.Max) {
-			s.leave(now, old, ReasonMoved)
-		}
-	} else if d := s.spare(now, l.Contact, l.leaving); d != nil && s.Degree() >= s.cfg.Max {
-		s.leaveTo(now, d, ReasonSwapped, []Contact{l.leaving})
-	}
+// exchange makes room for the link l, which is about to stand, so that nobody is
+// above max even for a moment: the asker leaves whom it named, the asked one, if it
+// is full, a neighbour, which is sent there. It reports whether there is room.
+func (s *State) exchange(now time.Time, l *link) bool {
 	l.swap = false
+	full := s.used() > s.cfg.Max // l itself counts, and what else is about to stand
+	if !l.dialed {
+		if !full {
+			return true
+		}
+		d := s.spare(now, l.Contact, l.leaving)
+		if d != nil {
+			s.leaveTo(now, d, ReasonSwapped, []Contact{l.leaving})
+		}
+		return d != nil
+	}
+	old := s.link(l.leaving.ID)
+	if old == nil && full {
+		old = s.spare(now, l.Contact) // who was named has gone, others came
+	}
+	if old != nil && old.phase == up && (l.exchanged || old.degree >= s.spareable() || full) {
+		s.leave(now, old, ReasonMoved)
+	}
+	return s.used() <= s.cfg.Max
 }
 
 // swapped asks for the link that another's swap has left room for.

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"math"
 	"time"
-
-	"github.com/go-smokesignal/smokesignal/discovery/overlay"
 )
 
 // Cases are all plots, in the order of the tables.
@@ -30,12 +28,14 @@ func Cases() []Case {
 		Case{Name: "churn", What: "30 % a minute are replaced, half of them silent", Least: 100, play: churn},
 		undialable(30), undialable(60),
 		Case{Name: "rest", What: "what it costs when nothing happens, one seed", play: rest},
-		Case{Name: "lookup", What: "any node looks for any other", Size: 100, play: lookup},
+		Case{Name: "lookup", What: "any node looks for any other", Size: 100, ours: true, play: lookup},
 		Case{Name: "mixed", What: "all faults, in random order", Size: 20, play: mixed},
 	)
 }
 
 func burst(r *run) {
+	r.w.At(500*time.Millisecond, func() { r.frame("after half a second") })
+	r.w.At(time.Second, func() { r.frame("after a second") })
 	r.burst(0)
 	r.join(0)
 }
@@ -63,10 +63,9 @@ func paced(r *run) {
 
 // join measures how the network gathers of which the last node starts at last.
 func (r *run) join(last time.Duration) {
-	limits := map[int]float64{10: 4, 100: 7, 1000: 9}
-	gatherBar := most(10)
-	gatherBar.Median = 2
-	r.add("one component after", "s", r.whole(last+30*time.Second-r.w.Now()), gatherBar)
+	soon := most(10)
+	soon.Median = 2
+	r.add("in one part after", "s", r.whole(last+30*time.Second-r.w.Now()), soon)
 	r.frame("gathered")
 	degrees := r.w.Degrees()
 	low, high, sum := 0, 0, 0
@@ -82,8 +81,13 @@ func (r *run) join(last time.Duration) {
 	r.add("nodes below min after 30 s", "", float64(low), most(0))
 	r.add("nodes above max after 30 s", "", float64(high), most(0))
 	diameter := Bar{}
-	if limit, ok := limits[r.n]; ok {
-		diameter = most(limit)
+	switch r.n {
+	case 10:
+		diameter = most(4)
+	case 100:
+		diameter = most(7)
+	case 1000:
+		diameter = most(9)
 	}
 	r.add("diameter", "", float64(r.w.Diameter()), diameter)
 	r.add("links a node", "", float64(sum)/float64(r.n), Bar{})
@@ -131,17 +135,6 @@ func Silent(percent int) Case {
 }
 
 func silence(r *run) {
-	limit, watched := math.Inf(1), 90*time.Second
-	switch {
-	case r.percent <= 50:
-		limit = 16
-	case r.percent <= 80:
-		limit = 30
-	case r.percent <= 90:
-		limit = 45
-	case r.percent <= 95:
-		limit = 90
-	}
 	r.settled(0)
 	for _, i := range r.chosen(r.percent, 0) {
 		r.w.Silence(i)
@@ -150,17 +143,20 @@ func silence(r *run) {
 	begin := r.mark()
 	minute := math.NaN()
 	r.w.At(time.Minute, func() { minute = 100 * r.w.Share(0) })
-	bar := most(limit)
-	if math.IsInf(limit, 1) {
-		bar = Bar{}
+	limit, share := Bar{}, Bar{}
+	switch {
+	case r.percent <= 50:
+		limit = most(16)
+	case r.percent <= 80:
+		limit = most(30)
+	case r.percent <= 90:
+		limit = most(45)
+	case r.percent <= 95:
+		limit, share = most(90), least(98)
 	}
-	r.add("whole after", "s", r.whole(watched), bar)
+	r.add("whole after", "s", r.whole(90*time.Second), limit)
 	r.frame("after")
-	bar = Bar{}
-	if r.percent == 95 {
-		bar = least(98)
-	}
-	r.add("in one part after a minute", "%", minute, bar)
+	r.add("in one part after a minute", "%", minute, share)
 	r.add("in one part at the end", "%", 100*r.w.Share(0), least(100))
 	r.cost(begin)
 }
@@ -271,7 +267,7 @@ func undialable(percent int) Case {
 					r.w.Undialable(i)
 				}
 			}
-			r.add("one component after", "s", r.whole(time.Minute), most(60))
+			r.add("in one part after", "s", r.whole(time.Minute), most(60))
 			r.frame("gathered")
 			degrees := r.w.Degrees()
 			few := 0
@@ -327,31 +323,4 @@ func lookup(r *run) {
 	r.add("found after, slowest", "s", slowest, most(2))
 	r.add("messages, dearest", "", dearest, most(40))
 	r.add("messages, mean", "", sum/pairs, Bar{})
-}
-
-// Find has node a look for node b and runs on until that has ended. It returns when
-// b was found, or a negative time, and the messages of the search.
-func (w *World) Find(a, b int32, limit time.Duration) (found time.Duration, sent int64) {
-	before := w.Sent[kindLookup] + w.Sent[kindFound]
-	begin := w.now
-	found = -1
-	done := false
-	w.located = func(n *node, o overlay.Located) {
-		if n.index != a {
-			return
-		}
-		if o.Contact.ID == w.nodes[b].id && found < 0 {
-			found = w.now - begin
-			w.give(n, letter{in: overlay.Enough{Token: o.Token}}) // it was reached there
-		}
-		done = done || o.Done
-	}
-	w.finds++
-	w.give(w.nodes[a], letter{in: overlay.Find{Target: w.nodes[b].id, Token: w.finds}})
-	for found < 0 && !done && w.now < begin+limit {
-		w.Run(10 * time.Millisecond)
-	}
-	w.Run(time.Second) // what is on its way counts too
-	w.located = nil
-	return found, w.Sent[kindLookup] + w.Sent[kindFound] - before
 }

@@ -113,8 +113,7 @@ func (w *World) Wake(i int32) {
 	}
 }
 
-// Undialable has nobody reach a node; its own dials work. Slow has it look at
-// what has come late, by a random time below d.
+// Undialable has nobody reach a node; its own dials work.
 func (w *World) Undialable(i int32) { w.nodes[i].undialable = true }
 
 // Slow has a node look at what has come, and at the clock, late by up to d.

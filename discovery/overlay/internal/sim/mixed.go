@@ -1,11 +1,9 @@
 package sim
 
-import (
-	"time"
-)
+import "time"
 
 // mixed has all kinds of faults happen to a small network for five minutes, each a
-// while after the one before, and then leaves it alone for a minute and a half.
+// while after the one before, and then leaves it alone for two minutes.
 func mixed(r *run) {
 	seeds := []int32{0, 1}[:1+r.rand.IntN(2)]
 	r.w.Loss = 0.05 * r.rand.Float64()
@@ -44,7 +42,7 @@ func mixed(r *run) {
 		r.w.Wake(int32(i))
 	}
 	r.w.Loss = 0
-	watch(90 * time.Second)
+	watch(2 * time.Minute)
 	left := 0
 	parts := r.w.Parts(0)
 	for _, p := range parts[1:] {

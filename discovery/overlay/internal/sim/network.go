@@ -98,14 +98,16 @@ func (w *World) send(n *node, to int32, m overlay.Message) {
 
 func (w *World) dial(n *node, d *dial) {
 	n.dials = append(n.dials, d)
-	if n.busy < maxDials {
+	if d.seed >= 0 || n.busy < maxDials {
 		w.beginDial(n, d)
 	}
 }
 
 func (w *World) beginDial(n *node, d *dial) {
 	w.Dials++
-	n.busy++
+	if d.seed < 0 {
+		n.busy++
+	}
 	d.active, d.begun = true, w.now
 	p := w.nodes[d.peer]
 	there := w.latency(n.index, d.peer)
@@ -149,8 +151,8 @@ func (w *World) dialEnded(n *node, d *dial) {
 // endDial lets the next one begin.
 func (w *World) endDial(n *node, d *dial) {
 	n.dials = slices.DeleteFunc(n.dials, func(x *dial) bool { return x == d })
-	if !d.active {
-		return
+	if !d.active || d.seed >= 0 {
+		return // it has taken no place
 	}
 	n.busy--
 	for _, x := range n.dials {

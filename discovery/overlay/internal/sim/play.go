@@ -17,7 +17,16 @@ type Case struct {
 	// is always the same.
 	Least, Size int
 
+	ours bool // about something that the original cannot do
 	play func(r *run)
+}
+
+// MaxNodes is the most a world can hold.
+const MaxNodes = 500_000
+
+// Fits tells whether the case makes sense with these rules and so many nodes.
+func (c Case) Fits(rules Rules, nodes int) bool {
+	return nodes >= c.Least && (!c.ours || rules.Name == Smokesignal.Name)
 }
 
 // A Figure is what one run measured; what never happened is infinite.
@@ -55,14 +64,18 @@ type Options struct {
 
 // Play plays a case once. The hash is that of all events.
 func (c Case) Play(o Options) (figures []Figure, hash uint64) {
-	if c.Size != 0 {
-		o.Nodes = c.Size
-	}
 	w := New(o.Rules, o.Seed)
 	w.Trace, w.Encode = o.Trace, o.Encode
-	r := &run{w: w, n: o.Nodes, percent: c.Percent, rand: rand.New(rand.NewPCG(o.Seed, 0x706c6f74)), draw: o.Frame}
+	r := &run{w: w, n: c.nodes(o), percent: c.Percent, rand: rand.New(rand.NewPCG(o.Seed, 0x706c6f74)), draw: o.Frame}
 	c.play(r)
 	return r.figures, w.Hash()
+}
+
+func (c Case) nodes(o Options) int {
+	if c.Size != 0 {
+		return c.Size
+	}
+	return o.Nodes
 }
 
 // A run is one play of a case.

@@ -4,22 +4,19 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"runtime"
 	"slices"
 	"strings"
-	"time"
+	"sync"
 )
 
 // A Row is one figure over all runs of a case at one size.
 type Row struct {
-	Case   Case
+	Figure
 	Nodes  int
-	Runs   int
-	Name   string
-	Unit   string
 	Median float64
 	Worst  float64
 	Seed   uint64 // of the worst run
-	Bar    Bar
 }
 
 // Met tells whether the row keeps to its bar.
@@ -31,42 +28,13 @@ func (r Row) Met() bool {
 		return false
 	case r.Bar.Least:
 		return r.Worst >= r.Bar.Worst
-	default:
-		return r.Worst <= r.Bar.Worst && !(r.Median > r.Bar.Median)
 	}
+	return r.Worst <= r.Bar.Worst && !(r.Median > r.Bar.Median)
 }
 
-// Measure plays a case several times, with seeds from the one given on, and
-// gathers the figures.
-func Measure(c Case, o Options, runs int) (rows []Row) {
-	var values [][]float64
-	for k := range runs {
-		one := o
-		one.Seed = o.Seed + uint64(k)
-		if k > 0 {
-			one.Frame = nil
-		}
-		figures, _ := c.Play(one)
-		for i, f := range figures {
-			if k == 0 {
-				n := o.Nodes
-				if c.Size != 0 {
-					n = c.Size
-				}
-				rows = append(rows, Row{Case: c, Nodes: n, Runs: runs, Name: f.Name, Unit: f.Unit, Bar: f.Bar, Worst: f.Value, Seed: one.Seed})
-				values = append(values, nil)
-			}
-			values[i] = append(values[i], f.Value)
-			if worse := f.Value > rows[i].Worst; worse != f.Bar.Least && f.Value != rows[i].Worst {
-				rows[i].Worst, rows[i].Seed = f.Value, one.Seed
-			}
-		}
-	}
-	for i := range rows {
-		slices.Sort(values[i])
-		rows[i].Median = values[i][len(values[i])/2]
-	}
-	return rows
+// Missed returns the rows that do not keep to their bars.
+func Missed(rows []Row) []Row {
+	return slices.DeleteFunc(slices.Clone(rows), Row.Met)
 }
 
 // Runs is how often a case is played at a size, for the worst of all to mean
@@ -81,58 +49,92 @@ func Runs(nodes int) int {
 	return 20
 }
 
-// Print writes rows as a table in Markdown and reports whether all bars are met.
-func Print(out io.Writer, rows []Row) bool {
-	good := true
-	last := ""
-	for _, r := range rows {
-		head := fmt.Sprintf("**%s**, %d nodes, %d runs: %s", r.Case.Name, r.Nodes, r.Runs, r.Case.What)
-		if head != last {
-			fmt.Fprintf(out, "\n%s\n\n| | median | worst | bar | |\n|---|---|---|---|---|\n", head)
-			last = head
+// Measure plays a case so often, with o.Seed and the seeds that follow it, as many
+// at once as there are processors. Only the first run is traced and drawn.
+func Measure(c Case, o Options, runs int) []Row {
+	all := make([][]Figure, runs)
+	var tasks sync.WaitGroup
+	places := make(chan struct{}, runtime.GOMAXPROCS(0))
+	for k := range all {
+		one := o
+		one.Seed += uint64(k)
+		if k > 0 {
+			one.Trace, one.Frame = nil, nil
 		}
+		places <- struct{}{}
+		tasks.Go(func() {
+			all[k], _ = c.Play(one)
+			<-places
+		})
+	}
+	tasks.Wait()
+	rows := make([]Row, len(all[0]))
+	for i, f := range all[0] {
+		row := Row{Figure: f, Nodes: c.nodes(o), Worst: f.Value, Seed: o.Seed}
+		values := make([]float64, runs)
+		for k := range all {
+			v := all[k][i].Value
+			values[k] = v
+			if f.Bar.Least && v < row.Worst || !f.Bar.Least && v > row.Worst {
+				row.Worst, row.Seed = v, o.Seed+uint64(k)
+			}
+		}
+		slices.Sort(values)
+		row.Median = values[runs/2]
+		rows[i] = row
+	}
+	return rows
+}
+
+// Head writes the title of a case and the head of its table, in Markdown.
+func Head(out io.Writer, c Case) error {
+	_, err := fmt.Fprintf(out, "\n### %s: %s\n\n| nodes | | median | worst | bar | |\n|---|---|---|---|---|---|\n", c.Name, c.What)
+	return err
+}
+
+// Print writes rows below a head.
+func Print(out io.Writer, rows []Row) error {
+	for _, r := range rows {
 		bar, verdict := "", ""
 		if r.Bar.Set {
-			sign := "≤"
-			if r.Bar.Least {
-				sign = "≥"
-			}
-			bar = sign + " " + number(r.Bar.Worst, r.Unit)
-			if !math.IsNaN(r.Bar.Median) {
-				bar += ", median " + sign + " " + number(r.Bar.Median, r.Unit)
-			}
-			verdict = "met"
+			bar, verdict = r.Bar.text(r.Unit), "met"
 			if !r.Met() {
-				verdict = fmt.Sprintf("**missed** (seed %d)", r.Seed)
-				good = false
+				verdict = fmt.Sprintf("**missed**, worst with seed %d", r.Seed)
 			}
 		}
-		fmt.Fprintf(out, "| %s | %s | %s | %s | %s |\n", strings.TrimSpace(r.Name), number(r.Median, r.Unit), number(r.Worst, r.Unit), bar, verdict)
+		if _, err := fmt.Fprintf(out, "| %d | %s | %s | %s | %s | %s |\n",
+			r.Nodes, r.Name, number(r.Median, r.Unit), number(r.Worst, r.Unit), bar, verdict); err != nil {
+			return err
+		}
 	}
-	return good
+	return nil
+}
+
+func (b Bar) text(unit string) string {
+	sign := "≤ "
+	if b.Least {
+		sign = "≥ "
+	}
+	text := sign + number(b.Worst, unit)
+	if !math.IsNaN(b.Median) {
+		text += ", median " + sign + number(b.Median, unit)
+	}
+	return text
 }
 
 func number(x float64, unit string) string {
-	text := ""
+	var text string
 	switch {
 	case math.IsNaN(x):
 		return "none"
 	case math.IsInf(x, 0):
 		return "never"
-	case x == math.Trunc(x) && unit == "":
-		text = fmt.Sprint(int64(x))
-	case unit == "s":
-		text = time.Duration(x * float64(time.Second)).Round(10 * time.Millisecond).String()
-		if x < 60 {
-			text = strings.TrimSuffix(fmt.Sprintf("%.1f", x), ".0")
-		} else {
-			return text
-		}
-	case unit == "%":
-		text = strings.TrimSuffix(fmt.Sprintf("%.1f", x), ".0")
-	default:
+	case unit == "":
 		text = fmt.Sprintf("%.2f", x)
+	default:
+		text = fmt.Sprintf("%.1f", x)
 	}
+	text = strings.TrimRight(strings.TrimRight(text, "0"), ".")
 	if unit != "" {
 		text += " " + unit
 	}

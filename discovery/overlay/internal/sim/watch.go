@@ -48,17 +48,7 @@ type watched struct {
 	mark      uint64        // of the last answer
 }
 
-// watchFor notes that somebody has that node for a seed.
-func (w *World) watchFor(seed int32) {
-	for _, s := range w.seeds {
-		if s == seed {
-			return
-		}
-	}
-	w.seeds = append(w.seeds, seed)
-}
-
-// watch returns what n knows of the seed target.
+// watched returns what n knows of the seed target.
 func (n *node) watched(target int32) *watched {
 	for i := range n.watch.list {
 		if n.watch.list[i].target == target {

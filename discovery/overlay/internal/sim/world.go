@@ -11,31 +11,6 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/overlay"
 )
 
-// A Machine is the membership protocol of one node, as [overlay.State] is.
-type Machine interface {
-	Step(now time.Time, in overlay.Input) []overlay.Output
-	Next(now time.Time) time.Time
-}
-
-// Rules make the machines of a run.
-type Rules struct {
-	Name string
-	// New returns the machine of a node. life tells it from earlier ones of that id;
-	// what it takes for chance must come from r.
-	New func(id peer.ID, life uint64, seeds []peer.ID, r *rand.Rand) Machine
-	// Watchdog adds the watchdog of package health to each node.
-	Watchdog bool
-	// Line is how long a connection lives on which nothing comes back; zero means
-	// 30 to 40 seconds, as yamux and QUIC have it.
-	Line time.Duration
-}
-
-// Limits of the peer list in all runs: smokesignal's defaults.
-const (
-	Min = 3
-	Max = 5
-)
-
 // A World is a network of simulated nodes. All it does follows from its seed. One
 // goroutine at a time may use it.
 type World struct {
@@ -52,9 +27,8 @@ type World struct {
 	queue queue
 	rand  *rand.Rand
 	nodes []*node
-	seeds []int32 // who is a seed of somebody
-	cuts  int     // partitions so far
-	finds uint64  // searches so far
+	cuts  int    // partitions so far
+	finds uint64 // searches so far
 	hash  uint64
 
 	stepping *node           // whose machine is at work
@@ -63,15 +37,6 @@ type World struct {
 	Counts
 	located func(n *node, o overlay.Located)
 	scratch scratch
-}
-
-// Counts is what the nodes did together.
-type Counts struct {
-	Sent   [kinds]int64 // messages written to a connection, every hop counts
-	Dials  int64
-	Events int64
-	Flaps  int
-	pings  uint64
 }
 
 type status uint8
@@ -112,21 +77,6 @@ type node struct {
 	watch  watch
 }
 
-// A bond is what a node knows of a peer beyond its connection.
-type bond struct {
-	peer     int32
-	admitted bool // to the topic
-	onTopic  bool // the peer is seen there
-	linked   bool
-	half     time.Duration // since when the peer does not know of the link; zero if it does
-}
-
-// A parting is when a link ended.
-type parting struct {
-	peer int32
-	at   time.Duration
-}
-
 // A letter waits until a slow or sleeping node looks at it.
 type letter struct {
 	from int32
@@ -134,13 +84,8 @@ type letter struct {
 	sign *signal
 }
 
-const (
-	maxInbox = 1024
-	// flapTime is how long a pair that has parted stays apart (promise 1).
-	flapTime = 30 * time.Second
-	// faultTime is how long a fault explains what happens to links.
-	faultTime = 60 * time.Second
-)
+// maxInbox bounds the letters.
+const maxInbox = 1024
 
 // epoch is the time of day at which every run begins.
 var epoch = time.Unix(1_700_000_000, 0)
@@ -169,9 +114,6 @@ func (w *World) Add(delay time.Duration, seeds ...int32) int32 {
 	id := peer.ID(fmt.Sprintf("n%06d-%08x", i, w.rand.Uint32()))
 	n := &node{id: id, index: i, seeds: seeds}
 	w.nodes = append(w.nodes, n)
-	for _, s := range seeds {
-		w.watchFor(s)
-	}
 	w.Start(i, delay)
 	return i
 }
@@ -367,124 +309,6 @@ func (w *World) arm(n *node) {
 	}
 	n.armed = max(n.wake, w.now)
 	w.queue.add(n.armed, event{kind: timer, node: n.index, life: n.life})
-}
-
-func (w *World) perform(n *node, o overlay.Output) {
-	switch o := o.(type) {
-	case overlay.Send:
-		if i, ok := w.index(o.To.ID); ok && i != n.index {
-			w.send(n, i, o.Message)
-		} else {
-			w.more = append(w.more, overlay.Unreachable{Peer: o.To.ID, Reason: overlay.ReasonUnreachable})
-		}
-	case overlay.Pending:
-		i, _ := w.index(o.Peer)
-		n.bond(i, true).admitted = true
-		w.topicChanged(n, i)
-	case overlay.Probe:
-		if i, _ := w.index(o.Peer); w.seenOnTopic(n, i) {
-			w.more = append(w.more, overlay.OnTopic{Peer: o.Peer, Present: true})
-		}
-	case overlay.Linked:
-		i, _ := w.index(o.Peer)
-		w.linked(n, i)
-	case overlay.Unlinked:
-		i, _ := w.index(o.Peer)
-		w.unlinked(n, i, o)
-	case overlay.Refused:
-		if w.Trace != nil {
-			w.trace(n, "is refused by %s: %s", string(o.Peer), o.Reason)
-		}
-		if i, ok := w.index(o.Peer); ok && o.Reason == overlay.ReasonTimeout {
-			w.abandon(n, i)
-		}
-	default:
-		w.performOther(n, o)
-	}
-}
-
-func (n *node) bond(peer int32, make bool) *bond {
-	for i := range n.bonds {
-		if n.bonds[i].peer == peer {
-			return &n.bonds[i]
-		}
-	}
-	if !make {
-		return nil
-	}
-	n.bonds = append(n.bonds, bond{peer: peer})
-	return &n.bonds[len(n.bonds)-1]
-}
-
-func (n *node) unbind(peer int32) {
-	for i := range n.bonds {
-		if n.bonds[i].peer == peer {
-			n.bonds = append(n.bonds[:i], n.bonds[i+1:]...)
-			return
-		}
-	}
-}
-
-func (n *node) linkedTo(peer int32) bool {
-	b := n.bond(peer, false)
-	return b != nil && b.linked
-}
-
-// degree is how many links n believes to have.
-func (n *node) degree() (d int) {
-	for i := range n.bonds {
-		if n.bonds[i].linked {
-			d++
-		}
-	}
-	return d
-}
-
-func (w *World) linked(n *node, i int32) {
-	b := n.bond(i, true)
-	b.linked, b.half = true, 0
-	w.mix(uint64(n.index)<<32 | uint64(i) | 1<<63)
-	if w.Trace != nil {
-		w.trace(n, "links %s", string(w.nodes[i].id))
-	}
-	kept := n.parted[:0]
-	for _, p := range n.parted {
-		switch {
-		case w.now-p.at > flapTime:
-		case p.peer != i:
-			kept = append(kept, p)
-		case w.unexplained(n, p) && w.unexplained(w.nodes[i], p):
-			w.Flaps++
-			if w.Trace != nil {
-				w.trace(n, "FLAPS with %s, parted at %v", string(w.nodes[i].id), p.at)
-			}
-		}
-	}
-	n.parted = kept
-	w.watchNeighbour(n)
-}
-
-// unexplained tells whether no fault has hit n that explains the parting.
-func (w *World) unexplained(n *node, p parting) bool {
-	return n.fault == 0 || p.at-n.fault > faultTime
-}
-
-func (w *World) unlinked(n *node, i int32, o overlay.Unlinked) {
-	n.unbind(i)
-	w.topicChanged(n, i)
-	if o.Was {
-		n.parted = append(n.parted, parting{i, w.now})
-	}
-	if w.Trace != nil {
-		word := "gives up"
-		if o.Was {
-			word = "unlinks"
-		}
-		w.trace(n, "%s %s: %s", word, string(w.nodes[i].id), o.Reason)
-	}
-	if o.Reason == overlay.ReasonSilent {
-		w.abandon(n, i) // as the driver does
-	}
 }
 
 func (w *World) trace(n *node, format string, args ...any) {

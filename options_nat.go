@@ -12,8 +12,8 @@ import (
 // whichever side that works. It is off by default.
 //
 // Nothing but the agreement on that goes through a relay, no event and no broadcast;
-// where no direct connection comes about there is no link, and Ready, OnSeedError or
-// AddPeer say so (ErrRelayed). Holes are punched for QUIC alone, so the node has to
+// where no direct connection comes about within five seconds there is no link, and
+// Ready, OnSeedError or AddPeer say so (ErrRelayed). Holes are punched for QUIC alone, so the node has to
 // listen on it, as it does by default. Two NATs that give each connection another
 // port cannot be passed.
 //
@@ -41,8 +41,9 @@ func RelayService() Option {
 	return func(c *config) { c.nat.RelayService = true }
 }
 
-// PortMapping asks the router by UPnP or NAT-PMP to forward the ports the node listens
-// on, and tells the others the addresses it gets. It is off by default.
+// PortMapping asks the router by UPnP to forward the ports the node listens on, and tells
+// the others the addresses it gets. It is off by default. On systems other than Linux
+// libp2p asks by NAT-PMP, too.
 func PortMapping() Option {
 	return func(c *config) { c.nat.PortMapping = true }
 }

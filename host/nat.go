@@ -51,8 +51,8 @@ type NAT struct {
 	// can be dialed.
 	RelayService bool
 
-	// PortMapping asks the router by UPnP or NAT-PMP to forward the ports listened
-	// on.
+	// PortMapping asks the router by UPnP to forward the ports listened on. NAT-PMP is
+	// tried as well, but libp2p v0.51.0 does not find the router for it on Linux.
 	PortMapping bool
 }
 

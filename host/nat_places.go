@@ -13,9 +13,13 @@ import (
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/pb"
 	ma "github.com/multiformats/go-multiaddr"
+	"github.com/multiformats/go-multistream"
 
 	"github.com/go-smokesignal/smokesignal/internal/circuit"
 )
@@ -70,6 +74,9 @@ func startPlaces(h corehost.Host, relays []peer.AddrInfo, emitter event.Emitter,
 	s.notify = &network.NotifyBundle{DisconnectedF: s.disconnected}
 	h.Network().Notify(s.notify)
 	for _, p := range s.list {
+		// For whoever dials it, maybe as a seed that was given with a TCP address: over
+		// QUIC, which libp2p prefers, it sees the port for which holes are punched.
+		h.Peerstore().AddAddrs(p.relay.ID, p.relay.Addrs, peerstore.PermanentAddrTTL)
 		s.tasks.Go(func() { s.keep(p) })
 	}
 	return s
@@ -142,8 +149,17 @@ func reserveError(err error) error {
 			err = inner
 		}
 	}
+	if _, ok := errors.AsType[multistream.ErrNotSupported[protocol.ID]](err); ok {
+		return errors.New("it is no relay")
+	}
+	if dial, ok := errors.AsType[*swarm.DialError](err); ok && len(dial.DialErrors) > 0 {
+		err = dial.DialErrors[0].Cause
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return errors.New("timeout")
+	}
+	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
+		err = inner // what the system said, without what was tried
 	}
 	return err
 }

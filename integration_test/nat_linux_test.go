@@ -35,6 +35,7 @@ func TestNAT(t *testing.T) {
 	onlyLoopback(t)
 	t.Run("both behind NATs, linked directly", natPunched)
 	t.Run("no direct connection possible", natImpossible)
+	t.Run("a port mapped", natMapped)
 	t.Run("nodes that cannot be dialed join", natJoin)
 }
 
@@ -197,13 +198,26 @@ func (n *internet) public(last int) *machine {
 	return m
 }
 
+// A router stands before one machine, its home.
+type router struct {
+	*machine
+	home     *machine
+	forwards bool // the ports that it maps
+}
+
 // behindNAT is a machine at home: in a private network behind a router, which has
 // the one address on the internet. Ports are kept where that is possible, or chosen
 // at random for each connection. As home routers do, it drops what nobody inside
 // asked for.
 func (n *internet) behindNAT(last int, randomly bool) *machine {
 	n.t.Helper()
-	router, home := n.newMachine(), n.newMachine()
+	return n.newRouter(last, randomly).home
+}
+
+func (n *internet) newRouter(last int, randomly bool) *router {
+	n.t.Helper()
+	router, home := &router{machine: n.newMachine()}, n.newMachine()
+	router.home = home
 	router.plug("wan", last)
 	router.run("ip", "link", "add", "lan", "type", "veth", "peer", "name", "eth0", "netns", home.ns)
 	router.run("ip", "addr", "add", "192.168.1.1/24", "dev", "lan")
@@ -220,14 +234,15 @@ func (n *internet) behindNAT(last int, randomly bool) *machine {
 	router.run("nft", `
 		table ip home {
 			chain out { type nat hook postrouting priority srcnat; oifname "wan" `+masquerade+`; }
+			chain to { type nat hook prerouting priority dstnat; }
 			chain in { type filter hook input priority filter; iifname "wan" ct state new drop; }
-			chain through { type filter hook forward priority filter; iifname "wan" ct state new drop; }
+			chain through { type filter hook forward priority filter; iifname "wan" ct status dnat accept; iifname "wan" ct state new drop; }
 		}`)
 	home.ip = "192.168.1.2"
 	home.run("ip", "addr", "add", home.ip+"/24", "dev", "eth0")
 	home.run("ip", "link", "set", "eth0", "up")
 	home.run("ip", "route", "add", "default", "via", "192.168.1.1")
-	return home
+	return router
 }
 
 // on starts a node on a machine.
@@ -299,7 +314,8 @@ func natPunched(t *testing.T) {
 	spec := cluster.Spec{Seeds: []string{open.ip + ":8495"}, Relays: []string{open.at(relay)}}
 	spec.Name = "a"
 	a := n.behindNAT(11, false).on(c, spec)
-	spec.Name = "b"
+	// Who joined over TCP is no worse off.
+	spec.Name, spec.Seeds = "b", []string{fmt.Sprintf("/ip4/%s/tcp/8495/p2p/%s", open.ip, relay.ID())}
 	b := n.behindNAT(12, false).on(c, spec)
 	c.Wait(soon, "both linked to the relay", all(linked(a, relay), linked(b, relay)))
 	took := c.Wait(soon, "linked through both NATs", linked(a, b))
@@ -362,6 +378,46 @@ func natImpossible(t *testing.T) {
 	if heard := c.Log.Of(lone.Name, checker.Received); len(heard) > 0 {
 		t.Errorf("%d events came through a relay", len(heard))
 	}
+}
+
+// natMapped: a node whose router forwards its port is dialed there by others that
+// learn the address from its record; its relays are announced until it was found that
+// it can be dialed. The address that a router has promised in vain is found out, too.
+func natMapped(t *testing.T) {
+	n := newInternet(t, "smokeM")
+	c := cluster.New(t)
+	var relays []string
+	for i := range 2 { // two have to agree, and each tries one address in two minutes
+		open := n.public(1 + i)
+		relay := open.on(c, cluster.Spec{Name: fmt.Sprintf("relay%d", i), RelayService: true, Limits: &[2]int{0, 5}})
+		relays = append(relays, open.at(relay))
+	}
+	spec := cluster.Spec{Listen: []string{"/ip4/0.0.0.0/udp/8495/quic-v1"}, PortMapping: true, Relays: relays, Seeds: relays[:1]}
+	announces := func(p *cluster.Proc, part string, yes bool) func(*checker.State) bool {
+		return func(s *checker.State) bool {
+			return yes == slices.ContainsFunc(s.Proc(p.Name).Addrs, func(a string) bool { return strings.Contains(a, part) })
+		}
+	}
+
+	good, bad := n.newRouter(11, false), n.newRouter(12, false)
+	good.mapPorts(true)
+	bad.mapPorts(false)
+	spec.Name = "mapped"
+	mapped := good.home.on(c, spec)
+	spec.Name = "deceived"
+	deceived := bad.home.on(c, spec)
+	atGood, atBad := "/ip4/"+good.ip+"/udp/", "/ip4/"+bad.ip+"/udp/"
+	c.Wait(soon, "the mapped ports are announced, and the relays", all(
+		announces(mapped, atGood, true), announces(mapped, "/p2p-circuit/", true),
+		announces(deceived, atBad, true), announces(deceived, "/p2p-circuit/", true)))
+	c.Wait(soon, "one was found to be dialable", all(announces(mapped, atGood, true), announces(mapped, "/p2p-circuit/", false)))
+	c.Wait(soon, "the other was not", all(announces(deceived, atBad, false), announces(deceived, "/p2p-circuit/", true)))
+
+	// The newcomer, who punches no holes, asks for its seed's other peers.
+	other := n.public(3).on(c, cluster.Spec{Name: "other", Seeds: relays[:1]})
+	c.Wait(soon, "linked over the mapped port", linked(mapped, other))
+	exchange(t, c, 20, mapped, deceived, other)
+	c.Check(checker.Config{})
 }
 
 // natJoin: nodes behind NATs, without any option, find their links among the nodes

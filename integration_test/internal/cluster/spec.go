@@ -26,6 +26,7 @@ type Spec struct {
 	HolePunching bool          `json:"holePunching,omitempty"`
 	Relays       []string      `json:"relays,omitempty"`
 	RelayService bool          `json:"relayService,omitempty"`
+	PortMapping  bool          `json:"portMapping,omitempty"`
 	Env          []string      `json:"-"` // added to the environment
 	NetNS        string        `json:"-"` // the file of the network namespace to run in; empty: the test's
 	// In calls start, on the calling goroutine, where the process is to be started:

@@ -32,7 +32,17 @@ func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) err
 		return errNoAddress
 	}
 	d.host.Peerstore().AddAddrs(p, addrs, peerstore.TempAddrTTL)
-	if err := d.host.Connect(ctx, peer.AddrInfo{ID: p}); err != nil {
+	// libp2p goes on dialling these addresses when there is a connection by another
+	// one, or from there.
+	dial, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer d.whenConnected(p, func(c network.Conn) {
+		if c.Stat().Direction == network.DirInbound || !ma.Contains(addrs, c.RemoteMultiaddr()) {
+			cancel()
+		}
+	})()
+	err := d.host.Connect(dial, peer.AddrInfo{ID: p})
+	if err != nil && d.host.Network().Connectedness(p) != network.Connected {
 		return err
 	}
 	for _, c := range d.host.Network().ConnsToPeer(p) {
@@ -41,4 +51,19 @@ func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) err
 		}
 	}
 	return nil
+}
+
+// whenConnected calls f for each connection that there is to p until stop is
+// called. f must not block.
+func (d *Driver) whenConnected(p peer.ID, f func(network.Conn)) (stop func()) {
+	hears := &network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
+		if c.RemotePeer() == p {
+			f(c)
+		}
+	}}
+	d.host.Network().Notify(hears)
+	for _, c := range d.host.Network().ConnsToPeer(p) {
+		f(c)
+	}
+	return func() { d.host.Network().StopNotify(hears) }
 }

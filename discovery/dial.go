@@ -35,10 +35,21 @@ func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) err
 		return errNoAddress
 	}
 	d.host.Peerstore().AddAddrs(p, addrs, peerstore.TempAddrTTL)
-	if err := d.host.Connect(ctx, peer.AddrInfo{ID: p}); err != nil && !circuit.Direct(d.host.Network(), p) {
-		return err // and p has not called us meanwhile
+	// libp2p goes on dialling these addresses when there is a connection by another
+	// one, or from there.
+	dial, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer d.whenConnected(p, func(c network.Conn) {
+		direct := !circuit.Is(c.RemoteMultiaddr())
+		if direct && (c.Stat().Direction == network.DirInbound || !ma.Contains(addrs, c.RemoteMultiaddr())) {
+			cancel()
+		}
+	})()
+	err := d.host.Connect(dial, peer.AddrInfo{ID: p})
+	if err != nil && !circuit.Direct(d.host.Network(), p) {
+		return err
 	}
-	err := awaitDirect(ctx, d.host, p)
+	err = awaitDirect(ctx, d.host, p)
 	for _, c := range d.host.Network().ConnsToPeer(p) {
 		if c.Stat().Direction == network.DirOutbound {
 			d.guard.proved(p, c.RemoteMultiaddr(), time.Now())
@@ -63,4 +74,19 @@ func (d *Driver) allowed(p peer.ID, addrs []ma.Multiaddr) (list []ma.Multiaddr) 
 		}
 	}
 	return list
+}
+
+// whenConnected calls f for each connection that there is to p until stop is
+// called. f must not block.
+func (d *Driver) whenConnected(p peer.ID, f func(network.Conn)) (stop func()) {
+	hears := &network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
+		if c.RemotePeer() == p {
+			f(c)
+		}
+	}}
+	d.host.Network().Notify(hears)
+	for _, c := range d.host.Network().ConnsToPeer(p) {
+		f(c)
+	}
+	return func() { d.host.Network().StopNotify(hears) }
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/routing"
@@ -18,6 +19,9 @@ import (
 // headStart is how long the addresses which libp2p remembers of a peer are dialled
 // alone, before the network is asked for newer ones.
 const headStart = 500 * time.Millisecond
+
+// identifyTime is how long a peer that has called may take to say its addresses.
+const identifyTime = time.Second
 
 // maxAnswers bounds the answers of one lookup that are dialled.
 const maxAnswers = 16
@@ -79,7 +83,7 @@ func (d *Driver) FindPeer(ctx context.Context, p peer.ID) (peer.AddrInfo, error)
 		return self, nil
 	}
 	if info, ok := d.connected(p); ok {
-		return info, nil
+		return d.introduced(ctx, info), nil
 	}
 	l, err := d.join(p)
 	if err != nil {
@@ -88,11 +92,39 @@ func (d *Driver) FindPeer(ctx context.Context, p peer.ID) (peer.AddrInfo, error)
 	defer d.leave(l)
 	select {
 	case <-l.done:
-		return l.info, l.err
+		if l.err != nil {
+			return l.info, l.err
+		}
+		return d.introduced(ctx, l.info), nil
 	case <-ctx.Done():
 		return peer.AddrInfo{}, fmt.Errorf("looking for it over %s: %w", d.overLinks(), context.Cause(ctx))
 	case <-d.done:
 		return peer.AddrInfo{}, ErrClosed
+	}
+}
+
+// introduced waits a moment for a peer that has called us to say where it is.
+func (d *Driver) introduced(ctx context.Context, info peer.AddrInfo) peer.AddrInfo {
+	if len(info.Addrs) > 0 {
+		return info
+	}
+	sub, err := d.host.EventBus().Subscribe(new(event.EvtPeerIdentificationCompleted))
+	if err != nil {
+		return info
+	}
+	defer sub.Close()
+	timeout := time.After(identifyTime)
+	for {
+		if now, ok := d.connected(info.ID); !ok || len(now.Addrs) > 0 {
+			return withAddrs(info, now.Addrs)
+		}
+		select {
+		case <-sub.Out():
+		case <-timeout:
+			return info
+		case <-ctx.Done():
+			return info
+		}
 	}
 }
 

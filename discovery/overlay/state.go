@@ -369,7 +369,7 @@ func (s *State) used() (n int) {
 }
 
 // room tells whether a place is free, counted up to max+extra. Those that
-// suspects take are, as far as there are not too many of both.
+// suspects take count as free as long as all together stay within max+over.
 func (s *State) room(extra int) bool {
 	if s.cfg.Max < 0 {
 		return true
@@ -377,7 +377,7 @@ func (s *State) room(extra int) bool {
 	if s.cfg.Max == 0 {
 		return false // zero means zero, also for lone nodes
 	}
-	return s.used() < s.cfg.Max+extra && s.count(up)+s.count(accepted) < 2*s.cfg.Max+over
+	return s.used() < s.cfg.Max+extra && s.count(up)+s.count(accepted) < s.cfg.Max+over
 }
 
 // add asks for a link on the user's wish.

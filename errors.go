@@ -53,6 +53,9 @@ var (
 	ErrOtherNetwork = discovery.ErrOtherNetwork
 	// ErrUnreachable: nobody answers at the address.
 	ErrUnreachable = discovery.ErrUnreachable
+	// ErrRelayed: the node was reached through a relay, and no direct connection to
+	// it came about.
+	ErrRelayed = discovery.ErrRelayed
 	// ErrUnresolvable: the name has no address.
 	ErrUnresolvable = discovery.ErrUnresolvable
 	// ErrUnknownPeer: nobody that could be asked knows where the peer is. It is

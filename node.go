@@ -134,7 +134,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	}
 	n.host, err = host.New(host.Config{
 		Key: key, Listen: cfg.listen, Subnet: cfg.subnet, Advertise: cfg.advertise,
-		Log: logging.Room("host", cfg.logger),
+		NAT: cfg.nat, ListenUDP: cfg.listenUDP, Log: logging.Room("host", cfg.logger),
 	})
 	if err != nil {
 		return err
@@ -281,7 +281,8 @@ func (n *Node) Run(ctx context.Context) error {
 
 // Ready returns nil as soon as the node has a peer, so that a broadcast reaches
 // somebody. When ctx ends first the error says why there is none; it is
-// ErrNotConnected and wraps the error of each seed.
+// ErrNotConnected and wraps the error of each seed, and ErrRelayed if somebody was
+// reached through a relay only.
 func (n *Node) Ready(ctx context.Context) error {
 	for {
 		n.mu.Lock()
@@ -342,6 +343,8 @@ func (n *Node) whyAlone() error {
 		}
 		parts = append(parts, why)
 	}
+	relayed, causes := n.whyRelayed()
+	parts, e.causes = append(parts, relayed...), append(e.causes, causes...)
 	after := time.Since(n.startedAt).Round(100 * time.Millisecond)
 	e.text = fmt.Sprintf("smokesignal: not connected after %v: %s", after, strings.Join(parts, "; "))
 	return e
@@ -408,8 +411,8 @@ func (n *Node) Peer(id ID) *Peer { return n.peers.handle(id) }
 // AddPeer links to the node at addr, given as for Seeds, beyond the minimum up
 // to the maximum of the peer list. It returns when the link stands. The error is
 // ErrFull (this list, or the other node's), ErrSelf, ErrOtherNetwork,
-// ErrUnreachable, ErrUnresolvable, ErrNotSmokesignal, a *WrongIDError, or that
-// of ctx.
+// ErrUnreachable, ErrRelayed, ErrUnresolvable, ErrNotSmokesignal, a *WrongIDError,
+// or that of ctx.
 func (n *Node) AddPeer(ctx context.Context, addr string) (*Peer, error) {
 	n.mu.Lock()
 	stage := n.stage

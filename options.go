@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/overlay"
 	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/host"
+	"github.com/go-smokesignal/smokesignal/internal/testhook"
 )
 
 // Unlimited, given for a limit, means that there is none.
@@ -67,6 +69,9 @@ type config struct {
 	storeBytes   int
 	last         int
 	logger       slog.Handler
+	nat          host.NAT
+	// listenUDP is for tests, see package testhook.
+	listenUDP func(network string, at *net.UDPAddr) (net.PacketConn, error)
 }
 
 func defaultConfig() config {
@@ -252,6 +257,12 @@ func Logger(h slog.Handler) Option {
 	return func(c *config) { c.logger = h }
 }
 
+func init() {
+	testhook.ListenUDP = func(listen func(string, *net.UDPAddr) (net.PacketConn, error)) any {
+		return Option(func(c *config) { c.listenUDP = listen })
+	}
+}
+
 // validate returns one sentence for each option that is wrong.
 func (c *config) validate() ([]*discovery.Seed, error) {
 	var errs []error
@@ -264,6 +275,9 @@ func (c *config) validate() ([]*discovery.Seed, error) {
 		if err != nil {
 			bad("Seeds: %w", err)
 			continue
+		}
+		if seed.Relayed() && !c.punches() {
+			bad("Seeds: seed %q: %w", text, errNoHolePunching)
 		}
 		seeds = append(seeds, seed)
 	}

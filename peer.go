@@ -7,6 +7,7 @@ import (
 	"io"
 	"iter"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/go-smokesignal/smokesignal/events"
+	"github.com/go-smokesignal/smokesignal/internal/circuit"
 )
 
 // A Peer is a handle on another node. It stays valid when the link ends and comes
@@ -41,7 +43,9 @@ func (p *Peer) RTT() time.Duration { return p.node.driver.RTT(p.id) }
 // where we dialled it, else an address which it says it listens on, else the
 // far end of its connection to us.
 func (p *Peer) Addr() ma.Multiaddr {
-	conns := p.node.host.Network().ConnsToPeer(p.id)
+	conns := slices.DeleteFunc(p.node.host.Network().ConnsToPeer(p.id), func(c network.Conn) bool {
+		return circuit.Is(c.RemoteMultiaddr()) // over which holes are punched
+	})
 	for _, c := range conns {
 		if c.Stat().Direction == network.DirOutbound {
 			return c.RemoteMultiaddr()

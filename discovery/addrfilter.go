@@ -4,10 +4,16 @@ import (
 	"net/netip"
 
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal/internal/circuit"
 )
 
-// maxFilteredAddrs bounds the addresses taken of one peer.
-const maxFilteredAddrs = 8
+const (
+	// maxFilteredAddrs bounds the addresses taken of one peer.
+	maxFilteredAddrs = 8
+	// maxRelayedAddrs bounds those behind relays that are taken besides.
+	maxRelayedAddrs = 4
+)
 
 // An addrClass is how far an address reaches. A peer may name addresses that
 // reach as far as the one he is reached at, or farther: a stranger on the
@@ -30,12 +36,7 @@ const (
 // link-local, multicast or reserved, and keeps the first 8 of what remains,
 // without duplicates. The slice is new.
 func FilterAddrs(addrs []ma.Multiaddr, via ma.Multiaddr) []ma.Multiaddr {
-	least := publicClass
-	if ap := addrPort(via); ap.IsValid() {
-		if c := classOf(ap.Addr()); c != unusable {
-			least = c
-		}
-	}
+	least := leastClass(via)
 	var kept []ma.Multiaddr
 	for _, a := range addrs {
 		if len(kept) == maxFilteredAddrs {
@@ -46,6 +47,39 @@ func FilterAddrs(addrs []ma.Multiaddr, via ma.Multiaddr) []ma.Multiaddr {
 		}
 	}
 	return kept
+}
+
+// filterRelayed returns those of addrs behind a relay that a peer reached at via may
+// name as his own: the relay's address has to be one that he may name, and to be
+// followed by /p2p/RELAY/p2p-circuit and nothing else. At most 4, without
+// duplicates.
+//
+// Only a node that punches holes asks for them (see dialsRelays). To dial one is no
+// worse than to dial an address he names as his own: the relay's address is of the
+// same class, whoever answers there has to prove the relay's id before it hears a
+// word, and dialGuard counts the dials to it over all the peers that name it.
+func filterRelayed(addrs []ma.Multiaddr, via ma.Multiaddr) []ma.Multiaddr {
+	least := leastClass(via)
+	var kept []ma.Multiaddr
+	for _, a := range addrs {
+		if len(kept) == maxRelayedAddrs {
+			break
+		}
+		if _, relay, ok := circuit.Relay(a); ok && dialable(relay, least) && !ma.Contains(kept, a) {
+			kept = append(kept, a)
+		}
+	}
+	return kept
+}
+
+// leastClass is how far an address has to reach that a peer reached at via names.
+func leastClass(via ma.Multiaddr) addrClass {
+	if ap := addrPort(via); ap.IsValid() {
+		if c := classOf(ap.Addr()); c != unusable {
+			return c
+		}
+	}
+	return publicClass
 }
 
 // dialable reports whether a is an address of one of our transports at an IP

@@ -94,6 +94,8 @@ func (e *LinkError) Unwrap() error {
 		return ErrNotSmokesignal
 	case overlay.ReasonUnreachable, overlay.ReasonTimeout:
 		return ErrUnreachable
+	case overlay.ReasonRelayed:
+		return ErrRelayed
 	case overlay.ReasonClosed:
 		return ErrClosed
 	}

@@ -145,7 +145,7 @@ func explained(err error) error {
 	if w, ok := errors.AsType[*WrongIDError](err); ok {
 		return w
 	}
-	for _, v := range []error{ErrSelf, ErrOtherNetwork, ErrUnreachable, ErrUnresolvable, ErrNotSmokesignal, ErrFull} {
+	for _, v := range []error{ErrSelf, ErrOtherNetwork, ErrUnreachable, ErrUnresolvable, ErrNotSmokesignal, ErrFull, ErrRelayed} {
 		if errors.Is(err, v) {
 			return err
 		}
@@ -203,6 +203,8 @@ func classify(err error) *failure {
 		return f(rankSkipped, ErrUnreachable, "given up")
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.EPIPE):
 		return f(rankRefused, ErrUnreachable, "it closed the connection")
+	case relayText(err) != "":
+		return f(rankRefused, ErrUnreachable, relayText(err))
 	case speaksOtherwise(err):
 		return f(rankAnswer, ErrNotSmokesignal, ErrNotSmokesignal.Error())
 	}
@@ -227,6 +229,21 @@ func speaksOtherwise(err error) bool {
 		}
 	}
 	return false
+}
+
+// relayText puts into words what a relay answered, of which libp2p's circuit client
+// has no error value either.
+func relayText(err error) string {
+	_, status, found := strings.Cut(err.Error(), "error opening relay circuit: ")
+	switch {
+	case !found:
+		return ""
+	case strings.HasPrefix(status, "NO_RESERVATION"):
+		return "its relay does not know it"
+	case strings.HasPrefix(status, "RESOURCE_LIMIT_EXCEEDED"):
+		return "its relay is at its limits"
+	}
+	return "its relay cannot reach it"
 }
 
 func dnsText(err *net.DNSError) string {

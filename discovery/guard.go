@@ -7,6 +7,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal/internal/circuit"
 )
 
 // An address that others told us, and at which we have never reached the node it
@@ -17,6 +19,9 @@ const (
 	unprovedDials  = 3
 	unprovedWindow = 10 * time.Minute
 	maxGuarded     = 4096
+	// unprovedBehind bounds the dials through one relay in that time: it is many
+	// nodes' address, and they all claim it with right.
+	unprovedBehind = 64
 )
 
 var errNoAddress = errors.New("discovery: no address that may be dialled")
@@ -39,16 +44,38 @@ func (g *dialGuard) allow(p peer.ID, addrs []ma.Multiaddr, now time.Time) (list 
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, a := range addrs {
-		x := g.entry(a, now)
-		if x.owner != p {
-			if x.count >= unprovedDials {
-				continue
-			}
-			x.count++
+		ok := false
+		if relay, at, relayed := circuit.Relay(a); relayed { // what is dialled is the relay
+			ok = g.count(a, p, unprovedBehind, now) && g.count(at, relay, unprovedDials, now)
+		} else {
+			ok = g.count(a, p, unprovedDials, now)
 		}
-		list = append(list, a)
+		if ok {
+			list = append(list, a)
+		}
 	}
 	return list
+}
+
+// allowBehind is allow for one address behind a relay that is connected, so that no
+// dial is made to the relay's address.
+func (g *dialGuard) allowBehind(p peer.ID, addr ma.Multiaddr, now time.Time) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.count(addr, p, unprovedBehind, now)
+}
+
+// count counts a dial to p at addr, unless that is proved, and reports whether it may
+// be made.
+func (g *dialGuard) count(addr ma.Multiaddr, p peer.ID, most int, now time.Time) bool {
+	x := g.entry(addr, now)
+	if x.owner != p {
+		if x.count >= most {
+			return false
+		}
+		x.count++
+	}
+	return true
 }
 
 // proved notes that p was reached at the address.
@@ -57,6 +84,10 @@ func (g *dialGuard) proved(p peer.ID, addr ma.Multiaddr, now time.Time) {
 	defer g.mu.Unlock()
 	x := g.entry(addr, now)
 	x.owner, x.count = p, 0
+	if relay, at, ok := circuit.Relay(addr); ok {
+		x = g.entry(at, now)
+		x.owner, x.count = relay, 0
+	}
 }
 
 func (g *dialGuard) entry(addr ma.Multiaddr, now time.Time) *dialled {

@@ -178,17 +178,12 @@ func (d *Driver) look(l *lookup) {
 // made.
 func (d *Driver) search(l *lookup, askOverlay func()) (peer.AddrInfo, error) {
 	came := make(chan struct{}, 1)
-	hears := &network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
-		if c.RemotePeer() == l.target {
-			select {
-			case came <- struct{}{}:
-			default:
-			}
+	defer d.whenConnected(l.target, func(network.Conn) {
+		select {
+		case came <- struct{}{}:
+		default:
 		}
-	}}
-	d.host.Network().Notify(hears)
-	defer d.host.Network().StopNotify(hears)
-
+	})()
 	ctx, cancel := context.WithCancel(l.ctx)
 	var dials sync.WaitGroup
 	defer dials.Wait()

@@ -251,3 +251,22 @@ func TestSearchObeysTheGuard(t *testing.T) {
 		}
 	}
 }
+
+// TestReachEndsWhenThePeerCalls: a dial to where nobody answers does not hold up
+// what waits for a connection that the peer has made meanwhile.
+func TestReachEndsWhenThePeerCalls(t *testing.T) {
+	x, h := newTester(t, testConfig{}).start(), quarry(t)
+	began := time.Now()
+	result := make(chan error, 1)
+	go func() { result <- x.d.reach(t.Context(), h.ID(), []ma.Multiaddr{silent(t)}) }()
+	for x.d.host.Peerstore().Addrs(h.ID()) == nil { // until it dials
+		time.Sleep(time.Millisecond)
+	}
+	x.connectFrom(h)
+	if err := <-result; err != nil {
+		t.Error(err)
+	}
+	if d := time.Since(began); d > 4*time.Second {
+		t.Errorf("it took %v", d)
+	}
+}

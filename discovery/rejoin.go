@@ -31,7 +31,6 @@ type seedState struct {
 	self bool
 	full bool // it turned us down for want of room
 
-	next time.Time // of the next attempt
 	err  error
 	told string // the last cause told to the user
 }
@@ -39,9 +38,8 @@ type seedState struct {
 // askSeed looks who is at the seed's address, on a goroutine of its own.
 func (d *Driver) askSeed(now time.Time, o overlay.AskSeed) {
 	s := d.seeds[o.Seed]
-	s.next = now.Add(o.Next)
 	if s.full && d.state.Degree() == 0 { // turned down, and nobody else took us in meanwhile
-		d.seedFailed(now, s, ErrFull)
+		d.seedFailed(now, o.Seed, ErrFull)
 	}
 	if d.ctx.Err() != nil {
 		return
@@ -54,14 +52,14 @@ func (d *Driver) askSeed(now time.Time, o overlay.AskSeed) {
 			switch {
 			case errors.Is(err, ErrSelf):
 				s.self = true
-				d.seedFailed(time.Now(), s, err)
+				d.seedFailed(time.Now(), o.Seed, err)
 				if d.cfg.Hooks.SeedIsSelf != nil {
 					d.cfg.Hooks.SeedIsSelf(s.seed.String())
 				}
 				d.step(overlay.SeedSelf{Seed: o.Seed})
 			case err != nil:
 				if d.ctx.Err() == nil {
-					d.seedFailed(time.Now(), s, err)
+					d.seedFailed(time.Now(), o.Seed, err)
 				}
 				d.step(overlay.SeedFailed{Seed: o.Seed})
 			default:
@@ -98,7 +96,7 @@ func (d *Driver) seedLinked(p peer.ID) {
 
 // seedRefused records why a seed that was reached turned us down.
 func (d *Driver) seedRefused(now time.Time, o overlay.Refused) {
-	for _, s := range d.seeds {
+	for i, s := range d.seeds {
 		if s.id != o.Peer || s.id == "" {
 			continue
 		}
@@ -108,13 +106,14 @@ func (d *Driver) seedRefused(now time.Time, o overlay.Refused) {
 		case overlay.ReasonNetwork, overlay.ReasonProtocol, overlay.ReasonTimeout:
 			// Not ReasonUnreachable: that may be a dial to an identity the seed had
 			// before, and Find says better what is wrong with the address.
-			d.seedFailed(now, s, refusal(o.Peer, o.Reason, d.cfg.Network, o.Network))
+			d.seedFailed(now, i, refusal(o.Peer, o.Reason, d.cfg.Network, o.Network))
 		}
 	}
 }
 
 // seedFailed tells the user why a seed cannot be used, when that changes.
-func (d *Driver) seedFailed(now time.Time, s *seedState, err error) {
+func (d *Driver) seedFailed(now time.Time, i int, err error) {
+	s := d.seeds[i]
 	s.err = err
 	cause := err.Error()
 	if s.told == cause {
@@ -122,8 +121,8 @@ func (d *Driver) seedFailed(now time.Time, s *seedState, err error) {
 	}
 	s.told = cause
 	e := &SeedError{Seed: s.seed.String(), Err: err}
-	if !s.self {
-		e.Next = max(s.next.Sub(now), 0)
+	if next := d.state.SeedNext(i); !s.self && !next.IsZero() {
+		e.Next = max(next.Sub(now), 0)
 	}
 	d.log.Warn("cannot use seed", "seed", e.Seed, "err", err, "next", e.Next)
 	if d.cfg.Hooks.SeedError != nil {
@@ -169,8 +168,8 @@ func (d *Driver) Seeds() (list []SeedStatus) {
 		now := time.Now()
 		for i, s := range d.seeds {
 			status := SeedStatus{Seed: s.seed.String(), ID: s.id, Err: s.err, Self: s.self}
-			if s.next.After(now) && d.state.SeedPlanned(i) {
-				status.Next = s.next
+			if next := d.state.SeedNext(i); next.After(now) {
+				status.Next = next
 			}
 			list = append(list, status)
 		}

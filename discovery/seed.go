@@ -68,24 +68,20 @@ func (s *Seed) Network() string { return s.network }
 
 // Find looks who is at the seed's address and leaves a connection open to it.
 // It asks anew each time, so a seed that came back with another identity is
-// found, unless /p2p/ID or a ticket pins it. The result holds the addresses at which it
-// answered.
+// found, unless /p2p/ID or a ticket pins it. The result holds the addresses at
+// which it answered.
 //
 // Find blocks until then, at most 5 s and not longer than ctx. A name is looked
-// up each time and all its addresses, as those of a ticket, are tried at once. The errors are ErrSelf,
-// ErrUnresolvable, ErrUnreachable, ErrNotSmokesignal (no libp2p there) and
-// *WrongIDError, each one line with the cause wrapped, or that of ctx when ctx
-// was cancelled.
+// up each time and all its addresses, as those of a ticket, are tried at once. The
+// errors are ErrSelf, ErrUnresolvable, ErrUnreachable, ErrRelayed,
+// ErrNotSmokesignal (no libp2p there) and *WrongIDError, each one line with the
+// cause wrapped, or that of ctx when ctx was cancelled.
 func (s *Seed) Find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error) {
 	if s.id != "" && s.id == h.ID() {
 		return peer.AddrInfo{}, ErrSelf
 	}
 	limited, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
-	// A direct dial passes over the swarm's back-off, whichever way the host is
-	// wrapped: how often a seed is tried is decided above, and "dial backoff"
-	// would take the place of the real cause.
-	limited = network.WithForceDirectDial(limited, "smokesignal seed")
 	look := s.find
 	if len(s.targets) > 1 {
 		look = s.findAny
@@ -110,6 +106,10 @@ func (s *Seed) find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error)
 	defer tasks.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	// A direct dial passes over the swarm's back-off, whichever way the host is
+	// wrapped: how often a seed is tried is decided above, and "dial backoff"
+	// would take the place of the real cause.
+	direct := network.WithForceDirectDial(ctx, "smokesignal seed")
 	answers := make(chan answer, len(targets))
 	asked := 0
 	var failed failures
@@ -120,13 +120,16 @@ func (s *Seed) find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error)
 		}
 		asked++
 		tasks.Go(func() {
-			if len(targets) == 1 && t.id != "" && len(t.addrs) == 1 && !s.isTicket() {
+			switch {
+			case t.relayed():
+				answers <- t.findRelayed(ctx, h)
+			case len(targets) == 1 && t.id != "" && len(t.addrs) == 1 && !s.isTicket():
 				// Who should be there is known and there is one way to him: no need to
 				// ask first who it is. A ticket may have others, of which the swarm
 				// would wait for one before it dials the next.
-				answers <- connect(ctx, h, t, t.id, t.addrs)
-			} else {
-				answers <- meet(ctx, h, t)
+				answers <- connect(direct, h, t, t.id, t.addrs)
+			default:
+				answers <- meet(direct, h, t)
 			}
 		})
 	}
@@ -263,7 +266,13 @@ func meet(ctx context.Context, h corehost.Host, t target) answer {
 			case r.id == h.ID():
 				return answer{target: t, err: ErrSelf}
 			}
-			return connect(ctx, h, t, r.id, []ma.Multiaddr{r.addr})
+			addrs := []ma.Multiaddr{r.addr}
+			if dialsRelays(h) {
+				// Holes are punched for QUIC, once a connection over it has shown where
+				// this node is seen; TCP answers sooner, but libp2p prefers QUIC.
+				addrs = t.addrs
+			}
+			return connect(ctx, h, t, r.id, addrs)
 		}
 		f := mostTelling(r.err)
 		f.err = r.err

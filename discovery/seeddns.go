@@ -26,7 +26,7 @@ func (s *Seed) resolve(ctx context.Context) ([]target, error) {
 	for range maxDNSAddrs {
 		var next []target
 		for _, t := range todo {
-			if !isName(t.addrs[0]) {
+			if !isName(t.addrs[0]) || t.relayed() { // libp2p looks up the relay
 				found = append(found, t)
 				continue
 			}

@@ -11,13 +11,16 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal/internal/circuit"
 )
 
 // ParseSeed reads a seed as a user writes it: an address with port
 // (192.168.2.100:8495, [2001:db8::1]:8495), a DNS name with port
 // (seed.example.org:8495), or a multiaddr over TCP, QUIC, WebSocket,
 // WebTransport or WebRTC-direct, of an IP address, a DNS name or a dnsaddr, with
-// or without /p2p/ID at the end, or a ticket (see [Ticket]). It looks nothing up.
+// or without /p2p/ID at the end; or such an address of a relay, followed by
+// /p2p/RELAY/p2p-circuit/p2p/ID; or a ticket (see [Ticket]). It looks nothing up.
 // The error is a sentence that quotes the text.
 func ParseSeed(text string) (*Seed, error) {
 	s := &Seed{text: text, dns: systemDNS}
@@ -154,13 +157,22 @@ func (s *Seed) parseMultiaddr(text string) error {
 	if err != nil {
 		return fmt.Errorf("it is not a multiaddr: %s", oneLine(err))
 	}
-	for _, c := range whole {
-		if c.Code() == ma.P_CIRCUIT {
-			return errors.New("a relay's address (p2p-circuit) cannot be a seed")
-		}
-	}
 	addr, id := peer.SplitAddr(whole)
 	s.id = id
+	if circuit.Is(whole) {
+		at, relay, ok := circuit.Relay(addr)
+		switch {
+		case !ok || id == "":
+			return errors.New("an address behind a relay is written ADDR/p2p/RELAY/p2p-circuit/p2p/ID")
+		case at == id:
+			return errors.New("it is behind itself as a relay")
+		}
+		if err := checkTransport(relay); err != nil {
+			return fmt.Errorf("the relay's address: %w", err)
+		}
+		s.targets = []target{{addrs: []ma.Multiaddr{addr}, id: id}}
+		return nil
+	}
 	if len(addr) == 0 {
 		return errors.New("it names a node but no address")
 	}

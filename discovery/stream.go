@@ -12,6 +12,7 @@ import (
 	"github.com/multiformats/go-multistream"
 
 	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+	"github.com/go-smokesignal/smokesignal/internal/circuit"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
@@ -165,8 +166,11 @@ func (s *sender) loop() {
 				stream = nil
 			}
 			reason := overlay.ReasonUnreachable
-			if isProtocolError(err) {
+			switch {
+			case isProtocolError(err):
 				reason = overlay.ReasonProtocol
+			case errors.Is(err, ErrRelayed):
+				reason = overlay.ReasonRelayed
 			}
 			s.d.log.Debug("cannot send", "peer", s.peer, "err", err)
 			s.d.run(func() { s.d.step(overlay.Unreachable{Peer: s.peer, Reason: reason}) })
@@ -210,6 +214,10 @@ func (s *sender) open(addrs []ma.Multiaddr) (network.Stream, error) {
 	if err != nil {
 		return nil, err
 	}
+	if circuit.Is(stream.Conn().RemoteMultiaddr()) { // the direct connection was lost again
+		stream.Reset()
+		return nil, ErrRelayed
+	}
 	if err := stream.Scope().SetService(protectTag); err != nil {
 		stream.Reset()
 		return nil, err
@@ -235,7 +243,7 @@ func isProtocolError(err error) bool {
 // serve reads what a peer sends. libp2p gives it a goroutine per stream.
 func (d *Driver) serve(stream network.Stream) {
 	p := stream.Conn().RemotePeer()
-	if !d.enter(p) {
+	if circuit.Is(stream.Conn().RemoteMultiaddr()) || !d.enter(p) {
 		stream.Reset()
 		return
 	}
@@ -311,12 +319,17 @@ func (d *Driver) exit(p peer.ID) {
 // keeps of them what may be dialled. It reports false when p's own record is not
 // its own.
 func (d *Driver) accept(p peer.ID, via ma.Multiaddr, m overlay.Message) (overlay.Contact, overlay.Message, bool) {
+	relays := dialsRelays(d.host)
 	open := func(record []byte) (overlay.Contact, bool) {
 		info, seq, err := openRecord(record)
 		if err != nil {
 			return overlay.Contact{}, false
 		}
-		return overlay.Contact{ID: info.ID, Record: record, Seq: seq, Addrs: FilterAddrs(info.Addrs, via)}, true
+		addrs := FilterAddrs(info.Addrs, via)
+		if relays {
+			addrs = append(addrs, filterRelayed(info.Addrs, via)...)
+		}
+		return overlay.Contact{ID: info.ID, Record: record, Seq: seq, Addrs: addrs}, true
 	}
 	list := func(in []overlay.Contact) (out []overlay.Contact) {
 		for _, c := range in {
@@ -359,7 +372,9 @@ func (d *Driver) accept(p peer.ID, via ma.Multiaddr, m overlay.Message) (overlay
 		v.Origin, ok = open(v.Origin.Record)
 		m = v
 	case overlay.Handover:
-		v.To, ok = open(v.To.Record)
+		if len(v.To.Record) > 0 {
+			v.To, ok = open(v.To.Record)
+		}
 		m = v
 	case overlay.Shuffle:
 		v.Origin, ok = open(v.Origin.Record)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/circuit"
 )
 
 // A lane carries events to one peer: a queue of encoded frames in one buffer,
@@ -267,6 +269,9 @@ func (l *lane) dial(ctx context.Context) (*outbound, error) {
 	}
 	s, err := l.d.host.NewStream(ctx, l.peer, ProtocolDirect)
 	if err != nil {
+		if circuit.Only(l.d.host.Network(), l.peer) { // libp2p waited for a direct connection
+			err = &because{circuit.ErrRelayed, err}
+		}
 		return nil, err
 	}
 	if err := l.greet(ctx, s); err != nil {

@@ -13,6 +13,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/go-smokesignal/smokesignal/internal/circuit"
 )
 
 // A kind is one of the ways to listen, as a multiaddr tells it after the IP
@@ -251,8 +253,8 @@ func (a announcement) expand(listening []kind) []ma.Multiaddr {
 	return addrs
 }
 
-// dialable returns what others can dial, most reachable first: public, private,
-// link-local, loopback; then IPv4 before IPv6; then by transport.
+// dialable returns what others can dial, most reachable first: public, behind a
+// public relay, private, link-local, loopback; then IPv4 before IPv6; then by transport.
 func dialable(addrs []ma.Multiaddr, id peer.ID) []ma.Multiaddr {
 	suffix := ma.StringCast("/p2p/" + id.String())
 	sorted := slices.Clone(addrs)
@@ -271,15 +273,17 @@ func dialable(addrs []ma.Multiaddr, id peer.ID) []ma.Multiaddr {
 
 func distance(a ma.Multiaddr) int {
 	switch {
-	case manet.IsPublicAddr(a):
+	case manet.IsPublicAddr(a) && !circuit.Is(a):
 		return 0
+	case manet.IsPublicAddr(a):
+		return 1
 	case manet.IsIPLoopback(a):
-		return 3
+		return 4
 	}
 	if ip, err := manet.ToIP(a); err == nil && ip.IsLinkLocalUnicast() {
-		return 2
+		return 3
 	}
-	return 1
+	return 2
 }
 
 func family(a ma.Multiaddr) int {

@@ -15,6 +15,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 
+	"github.com/go-smokesignal/smokesignal/internal/circuit"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
@@ -31,6 +32,9 @@ import (
 // peer that is not yet admitted is kept for two seconds, and one that was
 // refused or broke is opened again for as long as its peer is admitted and
 // connected.
+//
+// A peer that is connected through a relay only does not exist for pubsub, admitted
+// or not, until there is a direct connection to it.
 //
 // What pubsub itself would get wrong, the gate takes care of:
 //
@@ -127,6 +131,7 @@ const (
 
 var (
 	errNotAdmitted = errors.New("host: gate: the peer is not admitted")
+	errRelayed     = errors.New("host: gate: the peer is connected through a relay only")
 	errGateClosed  = errors.New("host: gate: closed")
 )
 
@@ -342,7 +347,10 @@ func (g *Gate) makeOffers() {
 
 // connectedness is pubsub asking whether it should have a stream to p.
 func (g *Gate) connectedness(p peer.ID) network.Connectedness {
-	c := g.host.Network().Connectedness(p)
+	c := network.NotConnected
+	if n := g.host.Network(); circuit.Direct(n, p) {
+		c = n.Connectedness(p)
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	r := g.peers[p]

@@ -8,6 +8,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/go-smokesignal/smokesignal/internal/circuit"
 )
 
 // facade is the host that pubsub sees. Of a host pubsub uses the id, the
@@ -34,7 +36,7 @@ func (n *facadeNetwork) Peers() []peer.ID {
 	defer n.gate.mu.Unlock()
 	var ps []peer.ID
 	for _, p := range connected {
-		if r := n.gate.peers[p]; r != nil && r.admitted {
+		if r := n.gate.peers[p]; r != nil && r.admitted && circuit.Direct(n.Network, p) {
 			ps = append(ps, p)
 		}
 	}
@@ -116,7 +118,15 @@ func (g *Gate) opened(p peer.ID, r *gatePeer, cancel *context.CancelFunc, s netw
 	return r.out, nil
 }
 
-// open opens a stream over an existing connection.
+// open opens a stream over an existing connection, and never through a relay.
 func (g *Gate) open(ctx context.Context, p peer.ID, ids []protocol.ID) (network.Stream, error) {
-	return g.host.NewStream(network.WithNoDial(ctx, "smokesignal gate"), p, ids...)
+	if !circuit.Direct(g.host.Network(), p) {
+		return nil, errRelayed // libp2p would wait for a direct connection
+	}
+	s, err := g.host.NewStream(network.WithNoDial(ctx, "smokesignal gate"), p, ids...)
+	if err == nil && circuit.Is(s.Conn().RemoteMultiaddr()) {
+		s.Reset()
+		return nil, errRelayed
+	}
+	return s, err
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/circuit"
 )
 
 // gateIn is a peer's stream for pubsub to read, through a buffer, since pubsub
@@ -146,6 +148,10 @@ func (g *Gate) accept(handle network.StreamHandler) network.StreamHandler {
 		g.mu.Unlock()
 		defer g.tasks.Done()
 
+		if circuit.Is(s.Conn().RemoteMultiaddr()) {
+			s.ResetWithError(network.StreamGated)
+			return
+		}
 		in := newGateIn(g, s)
 		defer in.cancel()
 		whole, err := g.keep(in)

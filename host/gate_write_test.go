@@ -15,6 +15,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	ma "github.com/multiformats/go-multiaddr"
 )
 
 // fakePeer is a host that has one peer, which takes as much as it is told to.
@@ -37,6 +38,11 @@ func (p *fakePeer) Network() network.Network { return fakeNetwork{} }
 type fakeNetwork struct{ network.Network }
 
 func (fakeNetwork) Connectedness(peer.ID) network.Connectedness { return network.Connected }
+func (fakeNetwork) ConnsToPeer(peer.ID) []network.Conn          { return []network.Conn{fakeConn{}} }
+
+type fakeConn struct{ network.Conn }
+
+func (fakeConn) RemoteMultiaddr() ma.Multiaddr { return ma.StringCast("/ip4/127.0.0.1/tcp/8495") }
 
 func (p *fakePeer) NewStream(context.Context, peer.ID, ...protocol.ID) (network.Stream, error) {
 	p.mu.Lock()
@@ -94,6 +100,8 @@ type fakeStream struct {
 	deadline time.Time
 	broken   bool
 }
+
+func (s *fakeStream) Conn() network.Conn { return fakeConn{} }
 
 // await waits for a change or the deadline, with the lock released.
 func (s *fakeStream) await(deadline time.Time) {

@@ -26,6 +26,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/net/upgrader"
+	"github.com/libp2p/go-libp2p/p2p/protocol/autonatv2"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	tls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	libp2pquic "github.com/libp2p/go-libp2p/p2p/transport/quic"
@@ -69,6 +70,16 @@ type Config struct {
 	// multiaddrs.
 	Advertise []string
 
+	// NAT is how the host is reached behind a router; see [NAT].
+	NAT NAT
+
+	// ListenUDP, if not nil, takes the place of net.ListenUDP for everything over
+	// UDP, also for dialing: a network in memory or of one's own. Listen then has
+	// to name QUIC addresses one by one, since there are no interfaces to ask, and
+	// the address listened on first is where dials come from. It may be called from
+	// several goroutines.
+	ListenUDP func(network string, at *net.UDPAddr) (net.PacketConn, error)
+
 	// Log defaults to go-log's "smokesignal/host".
 	Log *slog.Logger
 }
@@ -87,8 +98,9 @@ func (e *ConfigError) Error() string {
 func (e *ConfigError) Unwrap() error { return e.Err }
 
 // A Host is a libp2p host that speaks all transports when it dials, and
-// listens as its [Config] says. It does nothing unasked: no relay, no port
-// mapping, no probing of its own reachability, no metrics in a global registry.
+// listens as its [Config] says. It does nothing unasked: without [Config.NAT] no
+// relay, no port mapping, no probing of its own reachability; no metrics in a
+// global registry.
 //
 // Its own methods may be called from several goroutines.
 type Host struct {
@@ -101,6 +113,7 @@ type Host struct {
 	requests []request
 	subnet   netip.Prefix
 	announce []ma.Multiaddr // empty: what is listened on
+	nat      nat
 
 	mu        sync.Mutex // held while Listen runs
 	closed    bool
@@ -114,7 +127,9 @@ type Host struct {
 // machine are a [*ConfigError].
 func New(cfg Config) (*Host, error) {
 	logging.Dependencies()
-	h := &Host{log: cfg.Log, subnet: cfg.Subnet}
+	h := &Host{
+		log: cfg.Log, subnet: cfg.Subnet, nat: nat{cfg: cfg.NAT}, sockets: sockets{lent: cfg.ListenUDP},
+	}
 	if h.log == nil {
 		h.log = logging.Room("host", nil)
 	}
@@ -178,7 +193,9 @@ func (h *Host) understand(cfg Config, id peer.ID) error {
 		}
 		h.announce = append(h.announce, addrs...)
 	}
-	return nil
+	var err error
+	h.nat.relays, err = parseRelays(cfg.NAT.Relays, id)
+	return err
 }
 
 // build puts the libp2p host together by hand. libp2p.New does the same by
@@ -222,7 +239,11 @@ func (h *Host) build(key crypto.PrivKey, id peer.ID) (err error) {
 		return err
 	}
 	undo = append(undo, h.quic.Close)
-	if err := h.addTransports(key, limits); err != nil {
+	up, err := newUpgrader(key, limits)
+	if err != nil {
+		return err
+	}
+	if err := h.addTransports(key, up, limits); err != nil {
 		return err
 	}
 	conns, err := connmgr.NewConnManager(160, 192) // libp2p's defaults
@@ -230,17 +251,28 @@ func (h *Host) build(key crypto.PrivKey, id peer.ID) (err error) {
 		return err
 	}
 	undo = append(undo, conns.Close)
-	basic, err := basichost.NewHost(h.swarm, &basichost.HostOpts{
+	opts := &basichost.HostOpts{
 		EventBus:     bus,
 		ConnManager:  conns,
 		UserAgent:    "smokesignal",
 		EnablePing:   true,
 		AddrsFactory: h.announced,
-	})
+	}
+	undo = append(undo, h.closeNAT)
+	if err := h.prepareNAT(opts, limits); err != nil {
+		return err
+	}
+	basic, err := basichost.NewHost(h.swarm, opts)
 	if err != nil {
 		return err
 	}
+	if err := h.addNAT(basic, up); err != nil {
+		return err
+	}
 	basic.Start()
+	if h.nat.cfg.any() && !h.nat.cfg.RelayService {
+		basic.RemoveStreamHandler(autonatv2.DialProtocol) // it asks and is not asked
+	}
 	h.Host = basic
 	return nil
 }
@@ -256,7 +288,7 @@ func (h *Host) newQUIC(key crypto.PrivKey, limits network.ResourceManager) (*qui
 	if err != nil {
 		return nil, err
 	}
-	return quicreuse.NewConnManager(resetKey, tokenKey,
+	options := []quicreuse.Option{
 		quicreuse.OverrideListenUDP(h.sockets.take),
 		quicreuse.VerifySourceAddress(limits.VerifySourceAddress),
 		quicreuse.ConnContext(func(ctx context.Context, client *quic.ClientInfo) (context.Context, error) {
@@ -272,25 +304,32 @@ func (h *Host) newQUIC(key crypto.PrivKey, limits network.ResourceManager) (*qui
 			context.AfterFunc(ctx, scope.Done)
 			return ctx, nil
 		}),
-	)
+	}
+	if h.sockets.lent != nil {
+		options = append(options, quicreuse.OverrideSourceIPSelector(func() (quicreuse.SourceIPSelector, error) {
+			return &h.sockets, nil // not the routes of this machine
+		}))
+	}
+	return quicreuse.NewConnManager(resetKey, tokenKey, options...)
+}
+
+// newUpgrader returns what makes a secure connection with streams of a bare one.
+func newUpgrader(key crypto.PrivKey, limits network.ResourceManager) (transport.Upgrader, error) {
+	muxers := []upgrader.StreamMuxer{{ID: yamux.ID, Muxer: yamux.DefaultTransport}}
+	tlsSecurity, err := tls.New(tls.ID, key, muxers)
+	if err != nil {
+		return nil, err
+	}
+	noiseSecurity, err := noise.New(noise.ID, key, muxers)
+	if err != nil {
+		return nil, err
+	}
+	return upgrader.New([]sec.SecureTransport{tlsSecurity, noiseSecurity}, muxers, nil, limits, nil)
 }
 
 // addTransports adds all of them, whatever is listened on, since a node must be
 // able to dial any other. The three beyond TCP and QUIC cost 0.2 ms together.
-func (h *Host) addTransports(key crypto.PrivKey, limits network.ResourceManager) error {
-	muxers := []upgrader.StreamMuxer{{ID: yamux.ID, Muxer: yamux.DefaultTransport}}
-	tlsSecurity, err := tls.New(tls.ID, key, muxers)
-	if err != nil {
-		return err
-	}
-	noiseSecurity, err := noise.New(noise.ID, key, muxers)
-	if err != nil {
-		return err
-	}
-	up, err := upgrader.New([]sec.SecureTransport{tlsSecurity, noiseSecurity}, muxers, nil, limits, nil)
-	if err != nil {
-		return err
-	}
+func (h *Host) addTransports(key crypto.PrivKey, up transport.Upgrader, limits network.ResourceManager) error {
 	add := func(t transport.Transport, err error) error {
 		if err != nil {
 			return err
@@ -333,7 +372,7 @@ func (h *Host) announced(listening []ma.Multiaddr) []ma.Multiaddr {
 	if len(listening) == 0 || len(h.announce) == 0 {
 		return listening
 	}
-	return h.announce
+	return append(slices.Clone(h.announce), keepCircuits(listening)...)
 }
 
 // Listen binds every address the configuration asks for and begins to accept
@@ -364,6 +403,9 @@ func (h *Host) Listen() error {
 	if len(failed) > 0 {
 		return &ListenError{failed}
 	}
+	if err := h.startNAT(); err != nil {
+		return fmt.Errorf("host: relays: %w", err)
+	}
 	h.listening.Store(true)
 	h.log.Info("listening", "id", h.ID(), "addrs", h.swarm.ListenAddresses())
 	h.logBuffers()
@@ -384,8 +426,8 @@ func (h *Host) logBuffers() {
 const wantReceiveBuffer = 7 << 20
 
 // Dialable returns the addresses under which others can dial this host, each
-// with /p2p/ID, the most reachable first: public, private, loopback; nothing
-// before Listen. All interfaces are told one by one, and ports are never 0.
+// with /p2p/ID, the most reachable first: public, behind a public relay, private,
+// loopback; nothing before Listen. All interfaces are told one by one, and ports are never 0.
 func (h *Host) Dialable() []ma.Multiaddr {
 	if !h.listening.Load() {
 		return nil // after a failed Listen, libp2p takes a while to forget
@@ -402,6 +444,7 @@ func (h *Host) shutdown() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.closed = true
+	h.endNAT()
 	// Connections first: libp2p would wait five seconds for identify to tell a peer
 	// that is frozen which protocols are gone.
 	var conns sync.WaitGroup
@@ -410,5 +453,5 @@ func (h *Host) shutdown() error {
 	}
 	conns.Wait()
 	// Sockets last: swarm and transports still say goodbye on them.
-	return errors.Join(h.Host.Close(), h.quic.Close())
+	return errors.Join(h.Host.Close(), h.closeNAT(), h.quic.Close())
 }

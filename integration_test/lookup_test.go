@@ -106,11 +106,18 @@ func TestNodeThatMovedIsFound(t *testing.T) {
 	before := l.start(cluster.Spec{Name: "before", Limits: manual}, file)
 	l.link(nodes[3], before)
 	at := addr(before)
-	if err := nodes[0].Peer(before.ID()).Emit(within(t, soon), "hello"); err != nil {
-		t.Fatal(err)
-	}
+	nodes[0].Host().Peerstore().AddAddrs(before.ID(), before.Host().Addrs(), time.Hour) // as after a visit
 	if err := l.close(before); err != nil {
 		t.Fatal(err)
+	}
+	for _, n := range nodes { // until the last packet of the old process has come
+		for n.Host().Network().Connectedness(before.ID()) == network.Connected {
+			select {
+			case <-time.After(time.Millisecond):
+			case <-within(t, soon).Done():
+				t.Fatal("a connection to a closed node stays")
+			}
+		}
 	}
 	after := l.start(cluster.Spec{Name: "after", Limits: manual}, file)
 	if after.ID() != before.ID() || addr(after) == at {

@@ -260,11 +260,20 @@ func (s *State) handover(now time.Time) {
 	if now.Before(s.handAt) {
 		return
 	}
-	if best := s.richest(); best.degree > s.cfg.Max || now.Sub(s.overAt) >= handoverLimit && best.degree > s.cfg.Min || now.Sub(s.overAt) >= 4*handoverLimit {
-		// Both have more than they want, so neither misses the link; or nobody has
-		// followed a handover.
+	late := now.Sub(s.overAt)
+	if late >= 4*handoverLimit {
+		// Nobody follows, nobody can be spared.
 		s.handAt = now.Add(s.jitter(handoverPause))
-		s.leave(now, best, ReasonFull)
+		s.leave(now, s.richest(), ReasonFull)
+		return
+	}
+	least := s.cfg.Max
+	if late >= handoverLimit {
+		least = s.cfg.Min // nobody has followed a handover
+	}
+	if to := s.above(least); to != nil {
+		s.handAt = now.Add(s.jitter(handoverPause))
+		s.send(to.Contact, Handover{})
 		return
 	}
 	s.handAt = now.Add(s.jitter(handoverEvery))
@@ -314,6 +323,20 @@ func (s *State) handoverPair() (roomy, to *link) {
 	return roomy, to
 }
 
+// above returns a random neighbour with more than least links, or nil.
+func (s *State) above(least int) *link {
+	var list []*link
+	for _, l := range s.links {
+		if l.phase == up && l.degree > least {
+			list = append(list, l)
+		}
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	return list[s.cfg.Rand.IntN(len(list))]
+}
+
 // richest returns the neighbour with the most links.
 func (s *State) richest() (best *link) {
 	for _, l := range s.links {
@@ -324,9 +347,17 @@ func (s *State) richest() (best *link) {
 	return best
 }
 
-// takeOver handles a handover: link to that node, then leave from.
+// takeOver handles a handover: link to that node, then leave from; or leave it
+// at once, if this node can spare the link. The one that has too many asks to be
+// left, since only the other knows how many others are leaving it at this moment.
 func (s *State) takeOver(now time.Time, from *link, to Contact) {
-	if to.ID == s.cfg.Self || to.ID == "" || to.ID == from.ID {
+	if to.ID == "" {
+		if s.Degree() > s.cfg.Min && s.used() > s.cfg.Min {
+			s.leave(now, from, ReasonFull)
+		}
+		return
+	}
+	if to.ID == s.cfg.Self || to.ID == from.ID {
 		return
 	}
 	s.book.learn(to)

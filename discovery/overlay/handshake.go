@@ -55,7 +55,7 @@ func (s *State) received(now time.Time, from Contact, m Message) {
 		s.contacts(m.Contacts)
 		if l != nil && l.phase == asking {
 			s.refused(now, l, m.Reason, m.Network)
-			if m.Reason == ReasonFull && !l.urgent {
+			if m.Reason == ReasonFull && !l.urgent && !l.manual {
 				s.met(now, l.Contact, m.Tag)
 			}
 		}
@@ -125,7 +125,7 @@ func (s *State) judge(now time.Time, from Contact, l *link, m Request) {
 		s.end(now, l, ReasonRestarted)
 		l = nil
 	}
-	lone := m.Degree == 0 || m.Urgent || s.foreign(m.Tag)
+	lone := m.Degree == 0 || m.Urgent || s.foreign(m.Tag) && !m.Manual
 	exchange := false
 	switch {
 	case s.apart(now, from.ID) && m.Degree > 0 && !m.Manual && s.used() > 0:

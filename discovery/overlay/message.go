@@ -46,6 +46,7 @@ const (
 	ReasonDeaf               // the peer left the pubsub topic
 	ReasonProtocol           // the node does not speak this protocol
 	ReasonSwapped            // exchanged for another; the contact has lost one likewise
+	ReasonRelayed            // it was reached through a relay, and not directly
 	reasonEnd
 )
 
@@ -68,6 +69,7 @@ var reasonText = [...]string{
 	ReasonDeaf:        "it left the topic",
 	ReasonProtocol:    "it is not a smokesignal node",
 	ReasonSwapped:     "the link was exchanged for one to another peer",
+	ReasonRelayed:     "it was only reached through a relay, no direct connection came about",
 }
 
 func (r Reason) String() string {
@@ -144,7 +146,8 @@ type (
 		TTL    int
 		Urgent bool // the end of the walk makes room
 	}
-	// Handover asks the receiver to link to To in place of the sender.
+	// Handover asks the receiver to link to To in place of the sender, or if there
+	// is no To to leave the sender if it can spare the link.
 	Handover struct{ To Contact }
 	// Shuffle exchanges addresses with the node at the end of a walk of TTL hops, or
 	// with a known node at once, which also tells whether that one lives. Path is
@@ -213,7 +216,7 @@ type (
 		Message Message
 	}
 	// Unreachable says that the peer could not be dialled or written to. Reason is
-	// ReasonUnreachable or ReasonProtocol.
+	// ReasonUnreachable, ReasonRelayed or ReasonProtocol.
 	Unreachable struct {
 		Peer   peer.ID
 		Reason Reason

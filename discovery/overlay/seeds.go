@@ -148,8 +148,14 @@ func (s *State) seedRefused(id peer.ID, why Reason) {
 	}
 }
 
-// SeedPlanned tells whether another attempt at the seed follows if nothing
-// changes.
-func (s *State) SeedPlanned(i int) bool {
-	return s.seeds[i].wanted() || s.lonely() && !s.seeds[i].self
+// SeedNext returns when the seed is tried again if nothing changes, or zero.
+func (s *State) SeedNext(i int) time.Time {
+	switch x := s.seeds[i]; {
+	case x.self:
+	case s.lonely():
+		return s.seedsAt
+	case !x.met || x.lost:
+		return x.next
+	}
+	return time.Time{}
 }

@@ -55,8 +55,11 @@ func (s *State) shuffle(now time.Time) {
 			s.checkFailed(now, c.id)
 		}
 	}
-	if s.Degree() == 0 {
-		return // who is alone asks everybody anyway
+	if s.Degree() == 0 || s.cfg.Min == 0 {
+		return // who is alone asks everybody anyway, who wants nobody no one
+	}
+	if sh.nextCheck.IsZero() {
+		sh.nextCheck = now.Add(s.vary(sh.gap))
 	}
 	if !now.Before(sh.nextWalk) {
 		pause := shuffleInterval
@@ -90,7 +93,7 @@ func (s *State) shuffleDue() time.Time {
 	for _, c := range sh.checks {
 		t = earlier(t, c.at.Add(askTimeout))
 	}
-	if s.Degree() == 0 {
+	if s.Degree() == 0 || s.cfg.Min == 0 {
 		return t
 	}
 	t = earlier(t, sh.nextWalk)
@@ -203,7 +206,7 @@ func (s *State) shuffleReplied(now time.Time, from Contact, l *link, m ShuffleRe
 // met asks a node for a link which turned out to be in another part of the
 // network: that joins the two, so it may not be refused.
 func (s *State) met(now time.Time, c Contact, t Tag) {
-	if !s.foreign(t) || s.link(c.ID) != nil || s.apart(now, c.ID) || s.cfg.Max == 0 || !s.room(over) || s.count(asking) >= maxDials {
+	if !s.foreign(t) || s.link(c.ID) != nil || s.apart(now, c.ID) || s.cfg.Max == 0 || s.cfg.Min == 0 || !s.room(over) || s.count(asking) >= maxDials {
 		return
 	}
 	l := s.request(now, c, Request{Urgent: true})

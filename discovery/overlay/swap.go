@@ -50,8 +50,8 @@ func (s *State) swap(now time.Time) {
 	}
 	sw.next = now.Add(s.jitter(sw.pause))
 	sw.pause = min(sw.pause*2, swapLast)
-	if s.used() < s.cfg.Min || s.Degree() > s.cfg.Max && s.cfg.Max >= 0 {
-		return // gather and handover are at work
+	if s.cfg.Min == 0 || s.used() < s.cfg.Min || s.Degree() > s.cfg.Max && s.cfg.Max >= 0 {
+		return // no links but those of others are wanted, or gather or handover are at work
 	}
 	usable := s.usable(now)
 	list := slices.DeleteFunc(slices.Clone(s.book.known), func(e *entry) bool { return !usable(e) || len(e.Record) == 0 || now.Before(e.retryAt) })

@@ -19,6 +19,7 @@ type Kind string
 // The kinds that a node reports about itself.
 const (
 	Started     Kind = "started"      // Peer is the node's own id; Addrs, Min, Max; Session if it is known
+	AddrsChange Kind = "addresses"    // Addrs, whenever they have changed since
 	Connect     Kind = "connect"      // Up is what Connected said inside the handler
 	Disconnect  Kind = "disconnect"   // Up as above
 	PeerAdded   Kind = "peer added"   // Peer, Up

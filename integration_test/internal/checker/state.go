@@ -81,6 +81,8 @@ func (s *State) Apply(r Record) {
 	case Started:
 		p.ID, p.Session, p.Addrs, p.Min, p.Max, p.Up = r.Peer, r.Session, r.Addrs, r.Min, r.Max, true
 		s.byID[r.Peer] = r.Proc
+	case AddrsChange:
+		p.Addrs = r.Addrs
 	case ListAdd: // the last that is told of an addition
 		p.Peers[r.Peer] = r.Time()
 	case PeerClose: // and of a removal

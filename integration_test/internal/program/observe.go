@@ -127,6 +127,7 @@ func Code(err error) string {
 		{"ErrFull", smokesignal.ErrFull},
 		{"ErrSelf", smokesignal.ErrSelf},
 		{"ErrOtherNetwork", smokesignal.ErrOtherNetwork},
+		{"ErrRelayed", smokesignal.ErrRelayed},
 		{"ErrUnresolvable", smokesignal.ErrUnresolvable},
 		{"ErrNotSmokesignal", smokesignal.ErrNotSmokesignal},
 		{"ErrUnreachable", smokesignal.ErrUnreachable},

@@ -14,7 +14,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
@@ -61,6 +63,16 @@ func run(spec cluster.Spec) error {
 		return err
 	}
 	n.started()
+	sub, err := n.Host().EventBus().Subscribe(new(event.EvtLocalAddressesUpdated))
+	if err != nil {
+		return err
+	}
+	defer sub.Close()
+	go func() {
+		for range sub.Out() {
+			n.out.add(checker.Record{Kind: checker.AddrsChange, Addrs: texts(n.Addrs())})
+		}
+	}()
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
 		var cmd cluster.Command
@@ -102,6 +114,18 @@ func Options(spec cluster.Spec) []smokesignal.Option {
 	if spec.KeepFor > 0 {
 		opts = append(opts, smokesignal.KeepFor(spec.KeepFor))
 	}
+	if spec.HolePunching {
+		opts = append(opts, smokesignal.HolePunching())
+	}
+	if len(spec.Relays) > 0 {
+		opts = append(opts, smokesignal.Relays(spec.Relays...))
+	}
+	if spec.RelayService {
+		opts = append(opts, smokesignal.RelayService())
+	}
+	if spec.PortMapping {
+		opts = append(opts, smokesignal.PortMapping())
+	}
 	return opts
 }
 
@@ -112,10 +136,15 @@ func (n *node) started() {
 	if n.spec.Limits != nil {
 		r.Min, r.Max = n.spec.Limits[0], n.spec.Limits[1]
 	}
-	for _, a := range n.Addrs() {
-		r.Addrs = append(r.Addrs, a.String())
-	}
+	r.Addrs = texts(n.Addrs())
 	n.out.add(r)
+}
+
+func texts(addrs []ma.Multiaddr) (list []string) {
+	for _, a := range addrs {
+		list = append(list, a.String())
+	}
+	return list
 }
 
 func (n *node) answer(cmd cluster.Command, err error, r checker.Record) {

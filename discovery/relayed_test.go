@@ -1,0 +1,228 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	corehost "github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal/internal/circuit"
+)
+
+const otherID = "12D3KooWJ4ct7gS3fLiVcQ7pgTTYG1kCHUEfLdmHXeWSBpwJHVJz"
+
+// A node behind a relay may name the relay's address if he may name it as his own.
+func TestFilterRelayedByClassOfSource(t *testing.T) {
+	const y, n = true, false
+	vias := []string{"/ip4/127.0.0.1/tcp/4001", "/ip4/192.168.2.7/udp/4001/quic-v1", "/ip4/93.184.215.14/tcp/4001"}
+	behind := "/p2p/" + testID + "/p2p-circuit"
+	for _, c := range []struct {
+		addr string
+		want [3]bool
+	}{
+		{"/ip4/8.8.8.8/udp/4001/quic-v1" + behind, [3]bool{y, y, y}},
+		{"/ip6/2606:4700:4700::1111/tcp/4001" + behind, [3]bool{y, y, y}},
+		{"/ip4/192.168.2.1/tcp/4001" + behind, [3]bool{y, y, n}},
+		{"/ip4/127.0.0.1/tcp/4001" + behind, [3]bool{y, n, n}},
+		{"/ip4/8.8.8.8/tcp/22" + behind, [3]bool{}},
+		{"/ip4/8.8.8.8/tcp/0" + behind, [3]bool{}},
+		{"/ip4/8.8.8.8/udp/4001" + behind, [3]bool{}},
+		{"/ip4/224.0.0.1/udp/4001/quic-v1" + behind, [3]bool{}},
+		{"/dns4/relay.example.org/tcp/4001" + behind, [3]bool{}},
+		{"/ip4/8.8.8.8/tcp/4001", [3]bool{}}, // for FilterAddrs
+		{"/ip4/8.8.8.8/tcp/4001/p2p-circuit", [3]bool{}},
+		{behind, [3]bool{}},
+		{"/p2p-circuit", [3]bool{}},
+		{"/ip4/8.8.8.8/tcp/4001" + behind + "/ip4/127.0.0.1/tcp/4001", [3]bool{}},
+		{"/ip4/8.8.8.8/tcp/4001" + behind + "/p2p/" + otherID + "/p2p-circuit", [3]bool{}},
+	} {
+		for i, via := range vias {
+			got := filterRelayed([]ma.Multiaddr{ma.StringCast(c.addr)}, ma.StringCast(via))
+			if (len(got) == 1) != c.want[i] {
+				t.Errorf("%s named from %s: taken is %v", c.addr, via, got)
+			}
+		}
+	}
+	var many []ma.Multiaddr
+	for i := range 40 {
+		many = append(many, ma.StringCast(fmt.Sprintf("/ip4/8.8.8.8/tcp/%d%s", 4000+i/2, behind)))
+	}
+	if got := filterRelayed(many, ma.StringCast(vias[0])); len(got) != maxRelayedAddrs || got[0].Equal(got[1]) {
+		t.Errorf("of twenty, twice each, %v are taken", got)
+	}
+}
+
+// TestGuardSparesThirdPartiesBehindCircuits: to call somebody's address a relay makes
+// it dialled no more often than to call it one's own; through one that is a relay go
+// many, and not without end.
+func TestGuardSparesThirdPartiesBehindCircuits(t *testing.T) {
+	g := dialGuard{dials: map[string]*dialled{}}
+	at := ma.StringCast("/ip4/192.0.2.1/udp/80/quic-v1")
+	behind := func(relay string) ma.Multiaddr {
+		return at.Encapsulate(ma.StringCast("/p2p/" + relay + "/p2p-circuit"))
+	}
+	now := time.Unix(1e9, 0)
+	dials := func(n int) (total int) {
+		for i := range n {
+			relay := []string{testID, otherID}[i%2]
+			total += len(g.allow(peer.ID(fmt.Sprint("id", i)), []ma.Multiaddr{behind(relay), at}, now))
+		}
+		return total
+	}
+	if n := dials(100); n != unprovedDials {
+		t.Errorf("%d dials, want %d", n, unprovedDials)
+	}
+	g.proved("x", behind(testID), now)
+	var through int
+	for i := range 1000 {
+		through += len(g.allow(peer.ID(fmt.Sprint("id", i)), []ma.Multiaddr{behind(testID)}, now))
+	}
+	if through != unprovedBehind {
+		t.Errorf("%d dials through a relay, want %d", through, unprovedBehind)
+	}
+	if !g.allowBehind("x", behind(testID), now) || g.allowBehind("y", behind(testID), now) {
+		t.Error("who was reached behind the relay is bound, or others are not")
+	}
+}
+
+func TestParseSeedBehindRelay(t *testing.T) {
+	at := "/ip4/10.0.0.1/udp/8495/quic-v1"
+	s := mustParse(t, at+"/p2p/"+testID+"/p2p-circuit/p2p/"+otherID)
+	if !s.Relayed() || s.ID().String() != otherID || mustParse(t, at+"/p2p/"+testID).Relayed() {
+		t.Errorf("read as %+v", s)
+	}
+	mustParse(t, "/dns4/relay.example.org/udp/8495/quic-v1/p2p/"+testID+"/p2p-circuit/p2p/"+otherID)
+	for text, want := range map[string]string{
+		at + "/p2p-circuit/p2p/" + otherID:                                                    "behind a relay is written",
+		at + "/p2p/" + testID + "/p2p-circuit":                                                "behind a relay is written",
+		"/p2p/" + testID + "/p2p-circuit/p2p/" + otherID:                                      "behind a relay is written",
+		at + "/p2p/" + testID + "/p2p-circuit" + at + "/p2p/" + otherID:                       "behind a relay is written",
+		at + "/p2p/" + testID + "/p2p-circuit/p2p/" + testID:                                  "behind itself",
+		"/ip4/10.0.0.1/udp/8495/p2p/" + testID + "/p2p-circuit/p2p/" + otherID:                "what goes over UDP",
+		"/ip4/0.0.0.0/tcp/8495/p2p/" + testID + "/p2p-circuit/p2p/" + otherID:                 "every address",
+		at + "/p2p/" + testID + "/p2p-circuit/p2p/" + otherID + "/p2p-circuit/p2p/" + otherID: "behind a relay is written",
+	} {
+		if _, err := ParseSeed(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
+
+// relayFor starts a relay at which h has a place, and returns h's address there.
+func relayFor(t *testing.T, h corehost.Host) (service corehost.Host, at string) {
+	t.Helper()
+	service = startHost(t, libp2p.ListenAddrStrings("/ip4/127.0.0.1/udp/0/quic-v1"))
+	r, err := relay.New(service)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	info := peer.AddrInfo{ID: service.ID(), Addrs: service.Addrs()}
+	if _, err := client.Reserve(t.Context(), h, info); err != nil {
+		t.Fatal(err)
+	}
+	return service, fmt.Sprintf("%v/p2p/%v/p2p-circuit/p2p/%v", service.Addrs()[0], service.ID(), h.ID())
+}
+
+// TestFindBehindRelay: a seed behind a relay is found when a direct connection to it
+// comes about in time, and is otherwise said to be reached through a relay only. On
+// loopback no holes are punched, so the direct connection is the test's.
+func TestFindBehindRelay(t *testing.T) {
+	seed := startHost(t, libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.EnableRelay())
+	service, at := relayFor(t, seed)
+	s := mustParse(t, at)
+
+	h := startHost(t, libp2p.NoListenAddrs, libp2p.EnableRelay())
+	short, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	_, err := s.Find(short, h)
+	if !errors.Is(err, ErrRelayed) || err.Error() != "only reached through a relay, no direct connection" {
+		t.Errorf("without a direct connection: %v", err)
+	}
+	if !circuit.Only(h.Network(), seed.ID()) {
+		t.Error("the connection through the relay was closed, over which a hole may yet be punched")
+	}
+	found := make(chan error, 1)
+	go func() {
+		_, err := s.Find(t.Context(), h)
+		found <- err
+	}()
+	select {
+	case err := <-found:
+		t.Fatalf("found through a relay: %v", err)
+	case <-time.After(100 * time.Millisecond): // nothing may happen
+	}
+	direct := network.WithForceDirectDial(t.Context(), "test")
+	if err := h.Connect(direct, peer.AddrInfo{ID: seed.ID(), Addrs: seed.Addrs()}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-found; err != nil {
+		t.Errorf("with a direct connection: %v", err)
+	}
+
+	unknown := mustParse(t, strings.Replace(at, seed.ID().String(), otherID, 1))
+	for name, c := range map[string]struct {
+		host corehost.Host
+		seed *Seed
+		kind error
+		text string
+	}{
+		"by who dials no relays": {startHost(t, libp2p.NoListenAddrs, libp2p.DisableRelay()), s, ErrUnreachable, "it is behind a relay, and this node punches no holes"},
+		"by itself":              {seed, s, ErrSelf, "this node itself"},
+		"who has no place":       {startHost(t, libp2p.NoListenAddrs, libp2p.EnableRelay()), unknown, ErrUnreachable, "its relay does not know it"},
+		"by its relay":           {service, unknown, ErrUnreachable, "this node is its relay, and it is not connected"},
+	} {
+		if _, err := c.seed.Find(t.Context(), c.host); !errors.Is(err, c.kind) || err.Error() != c.text {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestNoLinkOverRelay: a driver neither asks nor answers over a relay, and tells why
+// there is no link.
+func TestNoLinkOverRelay(t *testing.T) {
+	b := newTester(t, testConfig{max: 5}).start()
+	_, at := relayFor(t, b.d.host)
+	a := newTester(t, testConfig{min: 3, max: 5, seeds: []string{at}}).start()
+	short, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if _, err := a.d.AddPeer(short, at); !errors.Is(err, ErrRelayed) {
+		t.Errorf("AddPeer: %v", err)
+	}
+	// The state machine's own dials say the same.
+	s := &sender{d: a.d, peer: b.d.host.ID()}
+	opened := make(chan error, 1)
+	go func() {
+		_, err := s.open(nil)
+		opened <- err
+	}()
+	a.until("the seed error", a.hasLine("seed "+at+": only reached through a relay, no direct connection"))
+	if err := <-opened; !errors.Is(err, ErrRelayed) {
+		t.Errorf("a stream over the relay: %v", err)
+	}
+	stream, err := a.d.host.NewStream(network.WithAllowLimitedConn(t.Context(), "test"), b.d.host.ID(), Protocol)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := stream.Read(make([]byte, 1)); !errors.Is(err, network.ErrReset) {
+		t.Errorf("who sends over the relay all the same is told %v", err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(a.linked) > 0 || len(b.linked) > 0 {
+		t.Error("there is a link over the relay")
+	}
+}

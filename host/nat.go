@@ -1,0 +1,306 @@
+package host
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/event"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/transport"
+	basichost "github.com/libp2p/go-libp2p/p2p/host/basic"
+	blankhost "github.com/libp2p/go-libp2p/p2p/host/blank"
+	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
+	"github.com/libp2p/go-libp2p/p2p/host/observedaddrs"
+	"github.com/libp2p/go-libp2p/p2p/host/peerstore/pstoremem"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/protocol/autonatv2"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
+	"github.com/libp2p/go-libp2p/p2p/protocol/holepunch"
+	libp2pquic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal/internal/circuit"
+)
+
+// NAT says what a host does to be reached, or to help others to be reached, when
+// a router or firewall stands before it. The zero value is nothing.
+//
+// With any of it the host also asks others which address they see it at, and
+// those that offer it (AutoNAT v2) whether its public addresses can be dialed.
+// One that cannot is not announced any more.
+type NAT struct {
+	// HolePunching makes it dial others through their relay, and turn such a
+	// connection into a direct one (DCUtR), whoever dialed. That works over QUIC
+	// alone, from the port listened on: a TCP listener here does not share its
+	// port.
+	HolePunching bool
+
+	// Relays are multiaddrs with /p2p/ID of nodes that relay (circuit v2). The host
+	// keeps a place at each, and announces its address there as long as no address
+	// of its own is known to be dialable. They include HolePunching.
+	Relays []string
+
+	// RelayService makes the host a relay for others, within libp2p's default
+	// limits (two minutes or 128 KiB a connection), and has it tell others whether
+	// they can be dialed. It includes HolePunching. It makes sense on a host that
+	// can be dialed.
+	RelayService bool
+
+	// PortMapping asks the router by UPnP to forward the ports listened on. NAT-PMP is
+	// tried as well, but libp2p v0.51.0 does not find the router for it on Linux.
+	PortMapping bool
+}
+
+func (n NAT) punches() bool { return n.HolePunching || len(n.Relays) > 0 || n.RelayService }
+
+func (n NAT) any() bool { return n.punches() || n.PortMapping }
+
+// punchTimeout bounds one attempt at a direct connection. All of it, the dial
+// through the relay and a first attempt that fails included, has to fit into the
+// five seconds of a dial.
+const punchTimeout = 2 * time.Second
+
+var circuitListen = ma.StringCast("/p2p-circuit")
+
+// nat is what a host has running for its NAT.
+type nat struct {
+	cfg    NAT
+	relays []peer.AddrInfo
+	// closers end what the host itself does not, in this order.
+	closers []func() error
+	places  *places
+	service *relay.Relay
+}
+
+// parseRelays reads the texts of NAT.Relays. Those of one relay are put together.
+func parseRelays(texts []string, self peer.ID) ([]peer.AddrInfo, error) {
+	var list []peer.AddrInfo
+	for _, text := range texts {
+		addr, id, err := parseRelay(text, self)
+		if err != nil {
+			return nil, &ConfigError{"Relays", text, err}
+		}
+		i := slices.IndexFunc(list, func(r peer.AddrInfo) bool { return r.ID == id })
+		if i < 0 {
+			i, list = len(list), append(list, peer.AddrInfo{ID: id})
+		}
+		list[i].Addrs = append(list[i].Addrs, addr)
+	}
+	return list, nil
+}
+
+const relayForms = "want a multiaddr with the relay's id, as /ip4/192.0.2.1/udp/8495/quic-v1/p2p/ID"
+
+func parseRelay(text string, self peer.ID) (ma.Multiaddr, peer.ID, error) {
+	whole, err := ma.NewMultiaddr(text)
+	if err != nil {
+		return nil, "", errors.New(relayForms)
+	}
+	addr, id := peer.SplitAddr(whole)
+	switch {
+	case circuit.Is(whole):
+		return nil, "", errors.New("it is an address behind a relay; give the relay's own")
+	case id == "" || len(addr) < 2:
+		return nil, "", errors.New(relayForms)
+	case id == self:
+		return nil, "", errors.New("it is this node itself")
+	}
+	switch addr[0].Code() {
+	case ma.P_IP4, ma.P_IP6:
+		if ip, ok := netip.AddrFromSlice(addr[0].RawValue()); !ok || ip.IsUnspecified() {
+			return nil, "", errors.New("an address of all interfaces cannot be dialed")
+		}
+	case ma.P_DNS, ma.P_DNS4, ma.P_DNS6:
+	default:
+		return nil, "", errors.New(relayForms)
+	}
+	if c := addr[1]; c.Code() != ma.P_TCP && c.Code() != ma.P_UDP || c.Value() == "0" {
+		return nil, "", errors.New("the port is missing, as in /udp/8495/quic-v1")
+	}
+	return addr, id, nil
+}
+
+// prepareNAT adds to the options of the libp2p host that is about to be made.
+func (h *Host) prepareNAT(opts *basichost.HostOpts, limits network.ResourceManager) (err error) {
+	cfg := h.nat.cfg
+	if !cfg.any() {
+		return nil
+	}
+	if cfg.PortMapping {
+		opts.NATManager = func(n network.Network) basichost.NATManager { return basichost.NewNATManager(n) }
+	}
+	if cfg.punches() {
+		opts.EnableHolePunching = true
+		opts.HolePunchingOptions = []holepunch.Option{holepunch.DirectDialTimeout(punchTimeout)}
+	}
+	observed, err := observedaddrs.NewManager(opts.EventBus, h.swarm)
+	if err != nil {
+		return err
+	}
+	observed.Start(h.swarm)
+	h.nat.closers = append(h.nat.closers, observed.Close)
+	opts.ObservedAddrsManager = observed
+	dialer, err := h.newDialer(limits)
+	if err != nil {
+		return err
+	}
+	opts.AutoNATv2, err = autonatv2.New(dialer)
+	return err
+}
+
+// newDialer returns the host with which AutoNAT dials those who ask whether they
+// can be dialed: one without listeners, of another identity. Without RelayService
+// it can dial nobody, since nobody is answered.
+func (h *Host) newDialer(limits network.ResourceManager) (*blankhost.BlankHost, error) {
+	key, err := NewIdentity()
+	if err != nil {
+		return nil, err
+	}
+	id, err := peer.IDFromPrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	store, err := pstoremem.NewPeerstore()
+	if err != nil {
+		return nil, err
+	}
+	closers := []func() error{store.Close}
+	defer func() { h.nat.closers = append(h.nat.closers, closers...) }()
+	if err := errors.Join(store.AddPrivKey(id, key), store.AddPubKey(id, key.GetPublic())); err != nil {
+		return nil, err
+	}
+	bus := eventbus.NewBus()
+	sw, err := swarm.NewSwarm(id, store, bus, swarm.WithResourceManager(limits),
+		swarm.WithDialRanker(swarm.NoDelayDialRanker),
+		swarm.WithUDPBlackHoleSuccessCounter(nil), swarm.WithIPv6BlackHoleSuccessCounter(nil))
+	if err != nil {
+		return nil, err
+	}
+	closers = slices.Insert(closers, 0, sw.Close)
+	if h.nat.cfg.RelayService {
+		quic, err := h.newQUIC(key, limits)
+		if err != nil {
+			return nil, err
+		}
+		closers = slices.Insert(closers, 1, quic.Close)
+		up, err := newUpgrader(key, limits)
+		if err != nil {
+			return nil, err
+		}
+		tcpTransport, err := tcp.NewTCPTransport(up, limits, nil, tcp.DisableReuseport())
+		if err != nil {
+			return nil, err
+		}
+		quicTransport, err := libp2pquic.NewTransport(key, quic, nil, nil, limits)
+		if err != nil {
+			return nil, err
+		}
+		if err := errors.Join(sw.AddTransport(tcpTransport), sw.AddTransport(quicTransport)); err != nil {
+			return nil, err
+		}
+	}
+	return blankhost.NewBlankHost(sw, blankhost.WithEventBus(bus)), nil
+}
+
+// addNAT adds to the libp2p host that was just made and not yet started.
+func (h *Host) addNAT(basic *basichost.BasicHost, up transport.Upgrader) error {
+	if !h.nat.cfg.punches() {
+		return nil
+	}
+	c, err := client.New(basic, up)
+	if err != nil {
+		return err
+	}
+	if err := h.swarm.AddTransport(c); err != nil {
+		return err
+	}
+	c.Start()
+	return nil
+}
+
+// startNAT begins to be reached, after Listen has succeeded.
+func (h *Host) startNAT() error {
+	cfg := h.nat.cfg
+	if !cfg.punches() {
+		return nil
+	}
+	if err := h.swarm.Listen(circuitListen); err != nil {
+		return err
+	}
+	if cfg.RelayService {
+		service, err := relay.New(h.Host)
+		if err != nil {
+			return err
+		}
+		h.nat.service = service
+	}
+	if len(h.nat.relays) == 0 {
+		return nil
+	}
+	emitter, err := h.EventBus().Emitter(new(event.EvtAutoRelayAddrsUpdated), eventbus.Stateful)
+	if err != nil {
+		return err
+	}
+	h.nat.places = startPlaces(h.Host, h.nat.relays, emitter, h.log)
+	return nil
+}
+
+// endNAT ends what uses the libp2p host, before that is closed.
+func (h *Host) endNAT() {
+	if h.nat.places != nil {
+		h.nat.places.close()
+	}
+	if h.nat.service != nil {
+		h.nat.service.Close()
+	}
+}
+
+// closeNAT ends the rest.
+func (h *Host) closeNAT() error {
+	var errs []error
+	for _, f := range h.nat.closers {
+		errs = append(errs, f())
+	}
+	return errors.Join(errs...)
+}
+
+// keepCircuits returns the addresses behind relays among addrs.
+func keepCircuits(addrs []ma.Multiaddr) (list []ma.Multiaddr) {
+	for _, a := range addrs {
+		if circuit.Is(a) {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+// A RelayStatus tells how things stand with one of NAT.Relays.
+type RelayStatus struct {
+	Relay ma.Multiaddr // its first address, with its id
+	Err   error        // why there is no place at it, or nil
+	Until time.Time    // when the place there has to be renewed; zero without one
+}
+
+// Relays returns the state of all relays in the order they were given. The slice
+// is the caller's.
+func (h *Host) Relays() []RelayStatus {
+	if !h.listening.Load() || h.nat.places == nil {
+		return nil
+	}
+	return h.nat.places.status()
+}
+
+// Relayed returns the peers that are connected through relays only.
+func (h *Host) Relayed() (list []peer.ID) {
+	for _, p := range h.Network().Peers() {
+		if circuit.Only(h.Network(), p) {
+			list = append(list, p)
+		}
+	}
+	return list
+}

@@ -1,0 +1,285 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/protocol/autonatv2"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
+	ma "github.com/multiformats/go-multiaddr"
+	"go.uber.org/goleak"
+
+	"github.com/go-smokesignal/smokesignal/internal/circuit"
+)
+
+// On loopback nobody has a public address, so no hole is ever punched: what is
+// connected through a relay stays so. The rest is in integration_test.
+
+func natHost(t *testing.T, cfg NAT, listen ...string) *Host {
+	t.Helper()
+	if len(listen) == 0 {
+		listen = []string{"127.0.0.1:0"}
+	}
+	h, err := New(Config{Listen: listen, NAT: cfg})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	if err := h.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// overQUIC returns the address of h over QUIC, with its id.
+func overQUIC(t *testing.T, h *Host) ma.Multiaddr {
+	t.Helper()
+	for _, a := range h.Dialable() {
+		if strings.Contains(a.String(), "/quic-v1/") && !circuit.Is(a) {
+			return a
+		}
+	}
+	t.Fatalf("no QUIC among %v", h.Dialable())
+	return nil
+}
+
+func relayed(h *Host) []ma.Multiaddr { return keepCircuits(h.Dialable()) }
+
+func TestBadRelaysAreSentences(t *testing.T) {
+	key, id := mustIdentity(t)
+	other := "12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf"
+	for text, want := range map[string]string{
+		"":                                               "want a multiaddr",
+		"192.168.2.100:8495":                             "want a multiaddr",
+		"/ip4/192.168.2.100/tcp/8495":                    "want a multiaddr with the relay's id",
+		"/p2p/" + other:                                  "want a multiaddr",
+		"/ip4/192.168.2.100/p2p/" + other:                "want a multiaddr",
+		"/unix/tmp/socket/x/p2p/" + other:                "want a multiaddr",
+		"/ip4/0.0.0.0/tcp/8495/p2p/" + other:             "all interfaces",
+		"/ip4/192.168.2.100/tcp/0/p2p/" + other:          "port is missing",
+		"/ip4/192.168.2.100/tcp/8495/p2p/" + id.String(): "this node itself",
+		"/ip4/192.168.2.1/tcp/8495/p2p/" + other + "/p2p-circuit/p2p/" + other: "behind a relay",
+	} {
+		_, err := New(Config{Key: key, NAT: NAT{Relays: []string{text}}})
+		if bad, ok := errors.AsType[*ConfigError](err); !ok || bad.Option != "Relays" || bad.Value != text || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
+// TestPlaceAtARelay: a host is announced and reached behind its relay, which is
+// asked again when it comes back; one that gives no place is told of in words.
+func TestPlaceAtARelay(t *testing.T) {
+	key, id := mustIdentity(t)
+	open := func(listen string) *Host {
+		r, err := New(Config{Key: key, Listen: []string{listen}, NAT: NAT{RelayService: true}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { r.Close() })
+		if err := r.Listen(); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	r := open("127.0.0.1:0")
+	at := overQUIC(t, r)
+	plain := listening(t)
+	gone := listening(t, "/ip4/127.0.0.1/tcp/0")
+	at2 := gone.Dialable()[0].String()
+	gone.Close()
+	h := natHost(t, NAT{Relays: []string{at.String(), overQUIC(t, plain).String(), at2}})
+	want := ma.StringCast(fmt.Sprintf("%v/p2p-circuit/p2p/%v", at, h.ID()))
+	announced := func() bool { return ma.Contains(h.Dialable(), want) }
+	eventually(t, "the address behind the relay is announced", announced)
+	if list := relayed(h); len(list) != 1 {
+		t.Errorf("behind relays: %v, want %v", list, want)
+	}
+	eventually(t, "all were asked", func() bool {
+		return !slices.ContainsFunc(h.Relays(), func(r RelayStatus) bool { return errors.Is(r.Err, errNotAsked) })
+	})
+	if s := h.Relays(); s[0].Err != nil || time.Until(s[0].Until) < time.Minute || !s[0].Relay.Equal(at) ||
+		fmt.Sprint(s[1].Err, ", ", s[2].Err) != "it is no relay, connection refused" {
+		t.Errorf("relays: %+v", s)
+	}
+
+	d := natHost(t, NAT{HolePunching: true})
+	if err := d.Connect(t.Context(), peer.AddrInfo{ID: h.ID(), Addrs: []ma.Multiaddr{want}}); err != nil {
+		t.Fatal(err)
+	}
+	if c := d.Network().Connectedness(h.ID()); c != network.Limited || circuit.Direct(d.Network(), h.ID()) {
+		t.Errorf("connected through a relay it is %v", c)
+	}
+	if list := d.Relayed(); !slices.Equal(list, []peer.ID{h.ID()}) {
+		t.Errorf("reached through a relay only: %v", list)
+	}
+
+	r.Close()
+	eventually(t, "the address is not announced any more", func() bool { return len(relayed(h)) == 0 })
+	addr, _ := peer.SplitAddr(at)
+	open(addr.String())
+	eventually(t, "the relay is found again", announced)
+	if s := h.Relays()[0]; s.Err != nil || !strings.HasSuffix(at.String(), id.String()) {
+		t.Errorf("then it is %+v", s)
+	}
+}
+
+func TestAdvertiseKeepsRelays(t *testing.T) {
+	r := natHost(t, NAT{RelayService: true})
+	h, err := New(Config{Listen: []string{"127.0.0.1:0"}, Advertise: []string{"192.0.2.7:8495"}, NAT: NAT{Relays: []string{overQUIC(t, r).String()}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	if err := h.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "both are announced", func() bool { return len(relayed(h)) == 1 && len(h.Dialable()) == 3 })
+}
+
+// TestOnlyWhatIsAskedFor: each option adds its own protocols, none of them nothing.
+func TestOnlyWhatIsAskedFor(t *testing.T) {
+	const dial, back, hop, stop protocol.ID = autonatv2.DialProtocol, autonatv2.DialBackProtocol, proto.ProtoIDv2Hop, proto.ProtoIDv2Stop
+	all := []protocol.ID{dial, back, hop, stop}
+	for name, c := range map[string]struct {
+		cfg  NAT
+		want []protocol.ID
+	}{
+		"nothing":       {NAT{}, nil},
+		"hole punching": {NAT{HolePunching: true}, []protocol.ID{back, stop}},
+		"relay service": {NAT{RelayService: true}, all},
+	} {
+		h := natHost(t, c.cfg)
+		for _, id := range all {
+			if got, want := slices.Contains(h.Mux().Protocols(), id), slices.Contains(c.want, id); got != want {
+				t.Errorf("%s: %s is spoken: %v, want %v", name, id, got, want)
+			}
+		}
+		listens := ma.Contains(h.Network().ListenAddresses(), circuitListen)
+		if listens != c.cfg.punches() {
+			t.Errorf("%s: it listens behind relays: %v", name, listens)
+		}
+	}
+}
+
+func TestCloseLeavesNothingOfNAT(t *testing.T) {
+	r := natHost(t, NAT{RelayService: true})
+	at := overQUIC(t, r).String()
+	ignore := goleak.IgnoreCurrent()
+	for name, use := range map[string]func(h *Host){
+		"new":     func(h *Host) {},
+		"listen":  func(h *Host) { h.Listen() },
+		"reached": func(h *Host) { h.Listen(); eventually(t, "a place", func() bool { return len(relayed(h)) == 1 }) },
+	} {
+		h, err := New(Config{Listen: []string{"127.0.0.1:0"}, NAT: NAT{Relays: []string{at}, RelayService: true}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		use(h)
+		if err := h.Close(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		eventually(t, name+": the relay has noticed", func() bool { return len(r.Network().Peers()) == 0 })
+		if err := goleak.Find(ignore); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestGateKeepsBroadcastsOffRelays: pubsub sees an admitted peer when it is
+// connected directly, and not while it is connected through a relay, even one that
+// says it has no limits.
+func TestGateKeepsBroadcastsOffRelays(t *testing.T) {
+	service, err := libp2p.New(libp2p.ListenAddrStrings(gateQUIC), libp2p.DisableMetrics())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer service.Close()
+	unlimited, err := relay.New(service, relay.WithInfiniteLimits())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlimited.Close()
+	limited := natHost(t, NAT{RelayService: true})
+	for name, at := range map[string]ma.Multiaddr{
+		"limited":   overQUIC(t, limited),
+		"unlimited": service.Addrs()[0].Encapsulate(ma.StringCast("/p2p/" + service.ID().String())),
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b := natHost(t, NAT{Relays: []string{at.String()}}), natHost(t, NAT{HolePunching: true})
+			ga, gb := gatedOn(t, a), gatedOn(t, b)
+			eventually(t, "a place", func() bool { return len(relayed(a)) == 1 })
+			link(ga, gb)
+			if err := b.Connect(t.Context(), peer.AddrInfo{ID: a.ID(), Addrs: relayed(a)}); err != nil {
+				t.Fatal(err)
+			}
+			// Somebody who would send all the same is refused.
+			s, err := b.NewStream(network.WithAllowLimitedConn(t.Context(), "test"), a.ID(), pubsub.FloodSubID)
+			if err == nil {
+				s.SetReadDeadline(time.Now().Add(10 * time.Second))
+				_, err = s.Read(make([]byte, 1))
+				s.Reset()
+			}
+			if !errors.Is(err, network.ErrReset) {
+				t.Errorf("a pubsub stream through a relay: %v", err)
+			}
+			for _, g := range []*gated{ga, gb} {
+				if c := g.gate.Host().Network(); len(c.Peers()) > 0 || c.Connectedness(a.ID()) != network.NotConnected || c.Connectedness(b.ID()) != network.NotConnected {
+					t.Error("pubsub is shown a peer behind a relay")
+				}
+				if _, err := g.gate.open(t.Context(), a.ID(), []protocol.ID{pubsub.FloodSubID}); err == nil {
+					t.Error("the gate opens a stream through a relay")
+				}
+			}
+			if ga.sees(gb) || gb.sees(ga) {
+				t.Error("they see each other through a relay")
+			}
+			direct := network.WithForceDirectDial(t.Context(), "test")
+			if err := b.Connect(direct, peer.AddrInfo{ID: a.ID(), Addrs: []ma.Multiaddr{overQUIC(t, a)}}); err != nil {
+				t.Fatal(err)
+			}
+			waitLinked(t, ga, gb)
+			talk(t, ga, gb, name)
+		})
+	}
+}
+
+// gatedOn puts a floodsub behind a gate on h.
+func gatedOn(t *testing.T, h *Host) *gated {
+	t.Helper()
+	n := &gated{t: t, host: h, gate: NewGate(h, GateConfig{}), got: map[string]int{}, from: map[peer.ID]bool{}, news: make(chan struct{})}
+	var ctx context.Context
+	ctx, n.stop = context.WithCancel(context.Background())
+	var err error
+	if n.ps, err = pubsub.NewFloodSub(ctx, n.gate.Host()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(n.close)
+	n.join("topic")
+	return n
+}
+
+func mustIdentity(t *testing.T) (crypto.PrivKey, peer.ID) {
+	t.Helper()
+	key, err := NewIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := peer.IDFromPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key, id
+}

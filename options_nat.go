@@ -1,0 +1,77 @@
+package smokesignal
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/go-smokesignal/smokesignal/discovery"
+)
+
+// HolePunching lets the node link to others that are behind a NAT or firewall: it
+// dials them through their relay, and both ends then make a direct connection, from
+// whichever side that works. It is off by default.
+//
+// Nothing but the agreement on that goes through a relay, no event and no broadcast;
+// where no direct connection comes about within five seconds there is no link, and
+// Ready, OnSeedError or AddPeer say so (ErrRelayed). Holes are punched for QUIC alone, so the node has to
+// listen on it, as it does by default. Two NATs that give each connection another
+// port cannot be passed.
+//
+// A node that only dials and is never dialed needs none of these options: it joins
+// through any node that can be dialed.
+func HolePunching() Option {
+	return func(c *config) { c.nat.HolePunching = true }
+}
+
+// Relays names relays through which this node can be dialed although it is behind a
+// NAT or firewall: nodes with RelayService, or any libp2p circuit relay (v2), as
+// multiaddrs with /p2p/ID. The node keeps a place at each of them, and tells the others
+// its address there for as long as none of its own is known to be dialable. It includes
+// HolePunching. Several calls add up.
+func Relays(addrs ...string) Option {
+	return func(c *config) { c.nat.Relays = append(c.nat.Relays, addrs...) }
+}
+
+// RelayService makes this node a relay for nodes that name it with Relays, and has it
+// tell those who ask whether their public addresses can be dialed (AutoNAT v2). It
+// should be a node that can be dialed from everywhere. libp2p's limits hold: 128
+// places, 8 for one IP address, and two minutes or 128 KiB a connection. It includes
+// HolePunching. It is off by default.
+func RelayService() Option {
+	return func(c *config) { c.nat.RelayService = true }
+}
+
+// PortMapping asks the router by UPnP to forward the ports the node listens on, and tells
+// the others the addresses it gets. It is off by default. On systems other than Linux
+// libp2p asks by NAT-PMP, too.
+func PortMapping() Option {
+	return func(c *config) { c.nat.PortMapping = true }
+}
+
+// punches tells whether the node dials through relays.
+func (c *config) punches() bool {
+	return c.nat.HolePunching || len(c.nat.Relays) > 0 || c.nat.RelayService
+}
+
+var errNoHolePunching = errors.New("it is behind a relay, which needs HolePunching or Relays")
+
+// whyRelayed says of the nodes that were reached through a relay, and of the relays,
+// what may keep this one alone.
+func (n *Node) whyRelayed() (parts []string, causes []error) {
+	switch only := n.host.Relayed(); len(only) {
+	case 0:
+	case 1:
+		parts = append(parts, "node "+only[0].String()+" is "+discovery.ErrRelayed.Error())
+		causes = append(causes, discovery.ErrRelayed)
+	default:
+		parts = append(parts, fmt.Sprintf("%d nodes are %v", len(only), discovery.ErrRelayed))
+		causes = append(causes, discovery.ErrRelayed)
+	}
+	for _, r := range n.host.Relays() {
+		if r.Err != nil {
+			parts = append(parts, fmt.Sprintf("no place at relay %v: %v", r.Relay, r.Err))
+			causes = append(causes, r.Err)
+		}
+	}
+	return parts, causes
+}

@@ -59,7 +59,8 @@ func (n *node) conn(peer int32) *conn {
 // A dial is under way, or waits until one of eight others has ended.
 type dial struct {
 	peer    int32
-	seed    int // the number of the seed that is looked for, or -1
+	seed    int  // the number of the seed that is looked for, or -1
+	fresh   bool // a connection from the other side will not do
 	active  bool
 	refused bool
 	begun   time.Duration
@@ -81,19 +82,21 @@ func (w *World) latency(a, b int32) time.Duration {
 
 // send sends a message over the connection there is, or dials.
 func (w *World) send(n *node, to int32, m overlay.Message) {
-	if c := n.conn(to); c != nil {
+	p, ok := m.(*packet)
+	fresh := ok && p.fresh()
+	if c := n.conn(to); c != nil && !fresh {
 		w.transmit(n, c, m)
 		return
 	}
 	for _, d := range n.dials {
-		if d.peer == to && d.seed < 0 {
+		if d.peer == to && d.seed < 0 && !d.fresh && !fresh {
 			if len(d.waiting) < maxHeld {
 				d.waiting = append(d.waiting, m)
 			}
 			return
 		}
 	}
-	w.dial(n, &dial{peer: to, seed: -1, waiting: []overlay.Message{m}})
+	w.dial(n, &dial{peer: to, seed: -1, fresh: fresh, waiting: []overlay.Message{m}})
 }
 
 func (w *World) dial(n *node, d *dial) {
@@ -178,7 +181,7 @@ func (w *World) connect(n, p *node, d *dial) {
 		w.transmit(n, c, m)
 	}
 	for _, back := range p.dials {
-		if back.peer == n.index && back.seed < 0 {
+		if back.peer == n.index && back.seed < 0 && !back.fresh {
 			w.endDial(p, back)
 			for _, m := range back.waiting {
 				w.transmit(p, c, m)

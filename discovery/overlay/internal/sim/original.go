@@ -49,6 +49,12 @@ const (
 	packetClose // the end of a socket, which costs no message
 )
 
+// fresh tells whether the original opens a socket for p, to the address that the
+// receiver has advertised, whatever sockets there are.
+func (p *packet) fresh() bool {
+	return p.what == packetAsk || p.what == packetHandshake || p.what == packetPong
+}
+
 type original struct {
 	id    peer.ID
 	seeds []peer.ID
@@ -91,9 +97,9 @@ func (s *original) Step(now time.Time, in overlay.Input) []overlay.Output {
 			s.received(in.From.ID, p)
 		}
 	case overlay.Gone:
-		s.end(func(p oldPeer) bool { return p.id == in.Peer }, overlay.ReasonGone)
+		s.end(func(p oldPeer) bool { return p.id == in.Peer })
 	case overlay.Unreachable:
-		s.end(func(p oldPeer) bool { return p.id == in.Peer }, overlay.ReasonUnreachable)
+		s.dialling = slices.DeleteFunc(s.dialling, func(p oldPeer) bool { return p.id == in.Peer })
 	}
 	s.timers(now)
 	return s.out
@@ -194,7 +200,7 @@ func (s *original) received(from peer.ID, p *packet) {
 		s.dialling = slices.DeleteFunc(s.dialling, func(x oldPeer) bool { return x.socket == p.socket })
 		s.admit(oldPeer{from, p.socket})
 	case packetClose:
-		s.end(func(x oldPeer) bool { return x.id == from && x.socket == p.socket }, overlay.ReasonGone)
+		s.end(func(x oldPeer) bool { return x.id == from && x.socket == p.socket })
 	}
 }
 
@@ -225,13 +231,13 @@ func (s *original) admit(p oldPeer) bool {
 }
 
 // end drops the sockets that match.
-func (s *original) end(match func(oldPeer) bool, why overlay.Reason) {
+func (s *original) end(match func(oldPeer) bool) {
 	s.dialling = slices.DeleteFunc(s.dialling, match)
 	s.peers = slices.DeleteFunc(s.peers, func(p oldPeer) bool {
 		if !match(p) {
 			return false
 		}
-		s.out = append(s.out, overlay.Unlinked{Peer: p.id, Reason: why, Was: true})
+		s.out = append(s.out, overlay.Unlinked{Peer: p.id, Reason: overlay.ReasonGone, Was: true})
 		return true
 	})
 }

@@ -39,7 +39,6 @@ type watched struct {
 	seed      int // the node's number of it, or -1
 	known     bool
 	lost      bool
-	neighbour bool
 	lastHeard time.Duration
 	since     time.Duration
 	asked     time.Duration // zero for none

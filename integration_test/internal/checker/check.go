@@ -48,6 +48,7 @@ func (v Violation) String() string {
 const (
 	flapWithin   = 30 * time.Second // promise 1
 	halfAtMost   = 10 * time.Second // promise 1
+	halfCut      = 13 * time.Second // where the farewell was lost in a cut: the keepalive timeout
 	aboveAtMost  = 30 * time.Second // promise 5: max + aboveExtra for at most this long
 	aboveExtra   = 2
 	handover     = time.Second      // one link more, until the one it takes the place of is left
@@ -294,7 +295,11 @@ func (c *check) halves(now time.Time) {
 // overtime reports what has lasted too long at now.
 func (c *check) overtime(now time.Time) {
 	for l, since := range c.half {
-		if now.Sub(since) > halfAtMost {
+		limit := halfAtMost
+		if c.faultNear(since, now) {
+			limit = halfCut
+		}
+		if now.Sub(since) > limit {
 			c.found = append(c.found, Violation{RuleHalf, l.a, now, fmt.Sprintf("has %s, which has not had %s for %v", l.b, l.a, now.Sub(since).Round(time.Second))})
 			c.half[l] = now.Add(time.Hour) // said once
 		}

@@ -149,8 +149,15 @@ func TestFindBehindRelay(t *testing.T) {
 	if !errors.Is(err, ErrRelayed) || err.Error() != "only reached through a relay, no direct connection" {
 		t.Errorf("without a direct connection: %v", err)
 	}
+	// A hole may yet be punched over the connection through the relay; when it is old
+	// it makes room for the next.
+	dropStale(h, seed.ID(), staleAfter)
 	if !circuit.Only(h.Network(), seed.ID()) {
-		t.Error("the connection through the relay was closed, over which a hole may yet be punched")
+		t.Error("the connection through the relay was closed")
+	}
+	dropStale(h, seed.ID(), 0)
+	if len(h.Network().ConnsToPeer(seed.ID())) > 0 {
+		t.Error("an old connection through a relay is kept")
 	}
 	found := make(chan error, 1)
 	go func() {
@@ -168,6 +175,10 @@ func TestFindBehindRelay(t *testing.T) {
 	}
 	if err := <-found; err != nil {
 		t.Errorf("with a direct connection: %v", err)
+	}
+	dropStale(h, seed.ID(), 0)
+	if !circuit.Direct(h.Network(), seed.ID()) {
+		t.Error("a direct connection was closed")
 	}
 
 	unknown := mustParse(t, strings.Replace(at, seed.ID().String(), otherID, 1))

@@ -233,6 +233,9 @@ func (s *sender) open(addrs []ma.Multiaddr) (network.Stream, error) {
 func (s *sender) connect(ctx context.Context, addrs []ma.Multiaddr) error {
 	h := s.d.host
 	addrs = s.allowed(addrs)
+	if len(addrs) > 0 {
+		dropStale(h, s.peer, staleAfter)
+	}
 	if len(addrs) == 0 && !circuit.Only(h.Network(), s.peer) {
 		return errNoAddress
 	}

@@ -174,6 +174,25 @@ func TestOnlyWhatIsAskedFor(t *testing.T) {
 	}
 }
 
+// TestQUICIsDialedFirst: the port for which holes are punched is QUIC's.
+func TestQUICIsDialedFirst(t *testing.T) {
+	tcp, quic := ma.StringCast("/ip4/192.52.193.1/tcp/1"), ma.StringCast("/ip4/192.52.193.1/udp/1/quic-v1")
+	behind := quic.Encapsulate(ma.StringCast("/p2p/12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf/p2p-circuit"))
+	delays := func(cfg NAT, addrs ...ma.Multiaddr) (d [3]time.Duration) {
+		for _, r := range cfg.ranker()(slices.Clone(addrs)) {
+			d[slices.IndexFunc([]ma.Multiaddr{quic, tcp, behind}, r.Addr.Equal)] = r.Delay
+		}
+		return d
+	}
+	usual, ours := delays(NAT{}, tcp, quic, behind), delays(NAT{HolePunching: true}, tcp, quic, behind)
+	if usual[1] >= tcpHandicap || ours != [3]time.Duration{usual[0], usual[1] + tcpHandicap, usual[2]} {
+		t.Errorf("QUIC, TCP and relay are dialed after %v, without holes to punch after %v", ours, usual)
+	}
+	if d := delays(NAT{HolePunching: true}, tcp, behind); d[1] != 0 {
+		t.Errorf("without QUIC, TCP is dialed after %v", d[1])
+	}
+}
+
 func TestCloseLeavesNothingOfNAT(t *testing.T) {
 	r := natHost(t, NAT{RelayService: true})
 	at := overQUIC(t, r).String()

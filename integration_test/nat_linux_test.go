@@ -307,6 +307,7 @@ func exchange(t *testing.T, c *cluster.Cluster, n int, procs ...*cluster.Proc) {
 // relay too, link to each other directly: when the seed is dead, each still hears
 // the other.
 func natPunched(t *testing.T) {
+	t.Parallel()
 	n := newInternet(t, "smokeP")
 	c := cluster.New(t)
 	open := n.public(1)
@@ -333,6 +334,7 @@ func natPunched(t *testing.T) {
 // connection comes about. Everybody is told so, nothing goes through the relay, and
 // the network works through the nodes that can be dialed.
 func natImpossible(t *testing.T) {
+	t.Parallel()
 	n := newInternet(t, "smokeI")
 	c := cluster.New(t)
 	open := n.public(1)
@@ -384,6 +386,7 @@ func natImpossible(t *testing.T) {
 // learn the address from its record; its relays are announced until it was found that
 // it can be dialed. The address that a router has promised in vain is found out, too.
 func natMapped(t *testing.T) {
+	t.Parallel()
 	n := newInternet(t, "smokeM")
 	c := cluster.New(t)
 	var relays []string
@@ -424,6 +427,7 @@ func natMapped(t *testing.T) {
 // that can be dialed, because they dial too; those get to know each other, and all
 // hear all.
 func natJoin(t *testing.T) {
+	t.Parallel()
 	n := newInternet(t, "smokeJ")
 	c := cluster.New(t)
 	open := n.public(1)

@@ -159,6 +159,7 @@ func TestFindBehindRelay(t *testing.T) {
 	if len(h.Network().ConnsToPeer(seed.ID())) > 0 {
 		t.Error("an old connection through a relay is kept")
 	}
+	h = startHost(t, libp2p.NoListenAddrs, libp2p.EnableRelay()) // which does not know its addresses yet
 	found := make(chan error, 1)
 	go func() {
 		_, err := s.Find(t.Context(), h)
@@ -221,19 +222,33 @@ func TestNoLinkOverRelay(t *testing.T) {
 	if err := <-opened; !errors.Is(err, ErrRelayed) {
 		t.Errorf("a stream over the relay: %v", err)
 	}
-	stream, err := a.d.host.NewStream(network.WithAllowLimitedConn(t.Context(), "test"), b.d.host.ID(), Protocol)
-	if err != nil {
-		t.Fatal(err)
-	}
-	stream.SetReadDeadline(time.Now().Add(10 * time.Second))
-	if _, err := stream.Read(make([]byte, 1)); !errors.Is(err, network.ErrReset) {
-		t.Errorf("who sends over the relay all the same is told %v", err)
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(a.linked) > 0 || len(b.linked) > 0 {
 		t.Error("there is a link over the relay")
+	}
+}
+
+// TestNothingIsReadOverRelay: who sends over a relay all the same is refused at once.
+func TestNothingIsReadOverRelay(t *testing.T) {
+	b := newTester(t, testConfig{max: 5}).start()
+	_, at := relayFor(t, b.d.host)
+	info, err := peer.AddrInfoFromString(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := startHost(t, libp2p.NoListenAddrs, libp2p.EnableRelay())
+	if err := h.Connect(t.Context(), *info); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := h.NewStream(network.WithAllowLimitedConn(t.Context(), "test"), info.ID, Protocol)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream.SetReadDeadline(time.Now().Add(firstTimeout / 2))
+	if _, err := stream.Read(make([]byte, 1)); !errors.Is(err, network.ErrReset) {
+		t.Errorf("it is told %v", err)
 	}
 }

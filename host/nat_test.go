@@ -196,6 +196,10 @@ func TestQUICIsDialedFirst(t *testing.T) {
 func TestCloseLeavesNothingOfNAT(t *testing.T) {
 	r := natHost(t, NAT{RelayService: true})
 	at := overQUIC(t, r).String()
+	first := natHost(t, NAT{Relays: []string{at}}) // then all goroutines of the relay run
+	eventually(t, "a place", func() bool { return len(relayed(first)) == 1 })
+	first.Close()
+	eventually(t, "the relay has noticed", func() bool { return len(r.Network().Peers()) == 0 })
 	ignore := goleak.IgnoreCurrent()
 	for name, use := range map[string]func(h *Host){
 		"new":     func(h *Host) {},

@@ -361,12 +361,22 @@ func natImpossible(t *testing.T) {
 	if len(told) != 1 || told[0].Code != "ErrRelayed" {
 		t.Errorf("OnSeedError was told %v", told)
 	}
-	if add := a.Ask(cluster.Command{Do: cluster.AddPeer, To: atB, Within: 15 * time.Second}); add.Code != "ErrRelayed" {
+	if strings.Count(ready.Err, "only reached") != 1 {
+		t.Errorf("Ready says it twice: %q", ready.Err)
+	}
+	// So does who was told of b in another way.
+	spec.Name, spec.Seeds = "d", nil
+	added := n.behindNAT(14, true).on(c, spec)
+	if add := added.Ask(cluster.Command{Do: cluster.AddPeer, To: atB, Within: 15 * time.Second}); add.Code != "ErrRelayed" {
 		t.Errorf("AddPeer returns %q", add.Err)
 	}
+	ready = added.Ask(cluster.Command{Do: cluster.Ready, Within: time.Millisecond})
+	if !strings.Contains(ready.Err, "node "+b.ID()+" is only reached through a relay, no direct connection") || ready.Code != "ErrRelayed" {
+		t.Errorf("then Ready says %q (%s)", ready.Err, ready.Code)
+	}
 	// A direct event to a node behind the relay is refused in words, too.
-	direct := a.Tell(cluster.Command{Do: cluster.Direct, To: b.ID(), Name: "d", Count: 1, Size: 8, Within: 3 * time.Second})
-	if r := a.Answer(direct, soon); r.Code != "ErrRelayed" {
+	direct := added.Tell(cluster.Command{Do: cluster.Direct, To: b.ID(), Name: "d", Count: 1, Size: 8})
+	if r := added.Answer(direct, soon); r.Code != "ErrRelayed" {
 		t.Errorf("Emit to a node behind a relay returns %q", r.Err)
 	}
 

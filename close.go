@@ -47,13 +47,15 @@ func (n *Node) shutdown(caller context.Context) error {
 	started := n.stage == stageStarted
 	n.stage = stageClosed
 	n.mu.Unlock()
+	var written error
 	if started {
 		n.log.Info("closing", "id", n.ID())
 		if err := n.within(caller, n.finish); err != nil {
 			n.log.Warn("closing: not everything sent was confirmed", "err", err)
 		}
 		n.watchdog.Close()
-		n.driver.Leave(n.ctx) // fires disconnect
+		written = n.sources.close() // while there are links to be remembered
+		n.driver.Leave(n.ctx)       // fires disconnect
 		if err := n.within(caller, func(ctx context.Context) error { return n.calls.wait(ctx, caller) }); err != nil {
 			n.log.Warn("closing: a callback still runs", "err", err)
 		}
@@ -65,7 +67,7 @@ func (n *Node) shutdown(caller context.Context) error {
 	if err != nil {
 		n.log.Warn("closing: a handler still runs", "err", err)
 	}
-	return n.release()
+	return errors.Join(written, n.release())
 }
 
 // finish refuses new events and waits until the accepted ones have arrived.

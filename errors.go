@@ -58,6 +58,9 @@ var (
 	ErrRelayed = discovery.ErrRelayed
 	// ErrUnresolvable: the name has no address.
 	ErrUnresolvable = discovery.ErrUnresolvable
+	// ErrUnknownPeer: nobody that could be asked knows where the peer is. It is
+	// routing.ErrNotFound of libp2p, too.
+	ErrUnknownPeer = discovery.ErrUnknownPeer
 	// ErrNotSmokesignal: a libp2p host answers there, but no smokesignal node.
 	ErrNotSmokesignal = discovery.ErrNotSmokesignal
 )

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"strings"
 	"time"
 
 	"github.com/go-smokesignal/smokesignal"
@@ -28,6 +29,34 @@ func Example() {
 
 	fmt.Println(<-arrived)
 	// Output: hello
+}
+
+// A ticket is one string to hand on: whoever has it knows where the node is, who it
+// is, and which network it is in.
+func ExampleNode_Ticket() {
+	ctx := context.Background()
+
+	a, _ := smokesignal.New(smokesignal.Listen("127.0.0.1:0"), smokesignal.Network("kitchen"))
+	a.Start(ctx)
+	defer a.Close()
+	ticket, err := a.Ticket() // smoke1biqgvoh45uyf7u4dtbieq763qsqqu2qvec4fiulynqxfysfdaoepe3a2...
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	b, err := smokesignal.New(smokesignal.Listen("127.0.0.1:0"), smokesignal.Seeds(ticket)) // joins the kitchen
+	if err != nil {
+		log.Fatal(err)
+	}
+	b.Start(ctx)
+	defer b.Close()
+
+	fmt.Println(b.Ready(ctx))
+	_, err = smokesignal.New(smokesignal.Seeds(ticket), smokesignal.Network("garden"))
+	fmt.Println(strings.Contains(err.Error(), `is for the network "kitchen", Network is "garden"`))
+	// Output:
+	// <nil>
+	// true
 }
 
 // A node that sends its arguments as CBOR. What is CBOR and what is JSON each

@@ -44,6 +44,7 @@ type Node struct {
 	// pubsubStats counts what pubsub loses below the events.
 	pubsubStats events.PubSubStats
 	driver      *discovery.Driver
+	sources     sources
 	watchdog    *health.Watchdog
 	drains      drains
 	peers       Peers
@@ -133,7 +134,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	}
 	n.host, err = host.New(host.Config{
 		Key: key, Listen: cfg.listen, Subnet: cfg.subnet, Advertise: cfg.advertise,
-		NAT: cfg.nat, Log: logging.Room("host", cfg.logger),
+		NAT: cfg.nat, ListenUDP: cfg.listenUDP, Log: logging.Room("host", cfg.logger),
 	})
 	if err != nil {
 		return err
@@ -146,7 +147,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	eventsLog := logging.Room("events", cfg.logger)
 	n.direct = events.NewDirect(n.host, events.DirectConfig{
 		Network: cfg.network, Session: n.session[:], MaxEventSize: cfg.maxEvent, Codec: cfg.codec,
-		Admit: n.list.Admit, Log: eventsLog,
+		Admit: n.list.Admit, Locate: n.locate, Log: eventsLog,
 	})
 	n.gate = host.NewGate(n.host, host.GateConfig{Log: logging.Room("host", cfg.logger)})
 	options := events.PubSubOptions(events.PubSubConfig{
@@ -180,11 +181,14 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 		},
 		Log: logging.Room("discovery", cfg.logger),
 	})
+	if err := n.openSources(); err != nil {
+		return err
+	}
 	n.broadcast.OnNeighbour(n.driver.TopicChanged)
 	n.broadcast.OnGap(n.gap)
 	n.watchdog, err = health.New(health.Config{
 		Key: key, Session: n.session, PingInterval: cfg.pingInterval, PingTimeout: max(cfg.pingTimeout, 1), // zero means zero here
-		Seeds: seedTexts(seeds), Addrs: n.host.Dialable, Neighbours: n.list.List, Flood: n.driver.Flood,
+		Seeds: seedTexts(seeds), Pinned: pinned(seeds), Addrs: n.host.Dialable, Neighbours: n.list.List, Flood: n.driver.Flood,
 		OnNetsplit: n.netsplit, OnResolved: n.resolved, Log: logging.Room("health", cfg.logger),
 	})
 	return err
@@ -195,6 +199,17 @@ func seedTexts(seeds []*discovery.Seed) (list []string) {
 		list = append(list, s.String())
 	}
 	return list
+}
+
+// pinned returns who has to be at the seeds that say it.
+func pinned(seeds []*discovery.Seed) map[string]ID {
+	ids := map[string]ID{}
+	for _, s := range seeds {
+		if s.ID() != "" {
+			ids[s.String()] = s.ID()
+		}
+	}
+	return ids
 }
 
 // openEmitters prepares one emitter for each event of bus.go.
@@ -244,7 +259,11 @@ func (n *Node) Start(ctx context.Context) error {
 	n.direct.Start()
 	n.broadcast.Start()
 	n.watchdog.Start()
-	return n.driver.Start()
+	if err := n.driver.Start(); err != nil {
+		return err
+	}
+	n.sources.start(n.driver)
+	return nil
 }
 
 // Run starts the node, waits until ctx ends or the node is closed, and closes
@@ -310,11 +329,15 @@ func (n *Node) whyAlone() error {
 		parts = append(parts, seed.Error())
 		e.causes = append(e.causes, seed)
 	}
+	for _, err := range n.sources.why() {
+		parts = append(parts, err.Error())
+		e.causes = append(e.causes, err)
+	}
+	if n.cfg.lan {
+		parts = append(parts, "nobody was found on the local network")
+	}
 	if len(parts) == 0 {
 		why := "no seeds were given, so it waits to be joined"
-		if n.cfg.lan {
-			why = "nobody was found on the local network"
-		}
 		if addrs := n.Addrs(); len(addrs) > 0 {
 			why += " at " + addrs[0].String()
 		}
@@ -380,8 +403,9 @@ func (n *Node) Direct() *events.Direct { return n.direct }
 func (n *Node) Peers() *Peers { return &n.peers }
 
 // Peer returns a handle on the node with that id, linked or not. It does not
-// block and is never nil. What it sends reaches linked peers and others whose
-// address is known.
+// block and is never nil. To a node that is not connected, the first Emit or Call
+// finds the way: it asks the neighbours, and these theirs, for the node's signed
+// address, and dials it, all within its ctx.
 func (n *Node) Peer(id ID) *Peer { return n.peers.handle(id) }
 
 // AddPeer links to the node at addr, given as for Seeds, beyond the minimum up
@@ -457,6 +481,7 @@ func (n *Node) linked(p peer.ID, greeting []byte) {
 	}
 	n.list.Add(p)
 	n.watchdog.NeighboursChanged()
+	n.sources.linksChanged()
 }
 
 func (n *Node) unlinked(p peer.ID, reason error, was bool) {
@@ -465,6 +490,7 @@ func (n *Node) unlinked(p peer.ID, reason error, was bool) {
 	unwritten := n.direct.Release(p, reason)
 	n.list.Remove(p, &CloseError{Peer: p, Unwritten: unwritten, Err: reason})
 	n.watchdog.NeighboursChanged()
+	n.sources.linksChanged()
 }
 
 func (n *Node) onTopic(p peer.ID) bool {

@@ -4,14 +4,20 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
+	"slices"
 	"time"
 	"unicode/utf8"
+
+	corediscovery "github.com/libp2p/go-libp2p/core/discovery"
+	corehost "github.com/libp2p/go-libp2p/core/host"
 
 	"github.com/go-smokesignal/smokesignal/discovery"
 	"github.com/go-smokesignal/smokesignal/discovery/overlay"
 	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/host"
+	"github.com/go-smokesignal/smokesignal/internal/testhook"
 )
 
 // Unlimited, given for a limit, means that there is none.
@@ -19,9 +25,9 @@ const Unlimited = -1
 
 // Defaults of the options, where they are not zero.
 const (
-	DefaultNetwork      = "default"
-	DefaultMinPeers     = 3 // the original's minPeerNo
-	DefaultMaxPeers     = 5 // the original's maxPeerNo
+	DefaultNetwork      = discovery.DefaultNetwork // "default"
+	DefaultMinPeers     = 3                        // the original's minPeerNo
+	DefaultMaxPeers     = 5                        // the original's maxPeerNo
 	DefaultPingInterval = 10 * time.Second
 	DefaultPingTimeout  = 3 * time.Second // the original's pingTimeout
 	DefaultMaxEventSize = 512 << 10
@@ -46,12 +52,16 @@ type config struct {
 	pingInterval time.Duration
 	pingTimeout  time.Duration
 	network      string
+	networkSet   bool
 	lan          bool
 	subnetText   *string // as given
 	subnet       netip.Prefix
 	advertise    []string
 	identity     string
 	identitySet  bool
+	book         string
+	bookSet      bool
+	rendezvous   []func(corehost.Host) (corediscovery.Discovery, error)
 	maxEvent     int
 	codec        events.Codec
 	closeTimeout time.Duration
@@ -60,6 +70,8 @@ type config struct {
 	last         int
 	logger       slog.Handler
 	nat          host.NAT
+	// listenUDP is for tests, see package testhook.
+	listenUDP func(network string, at *net.UDPAddr) (net.PacketConn, error)
 }
 
 func defaultConfig() config {
@@ -85,10 +97,21 @@ func Listen(addrs ...string) Option {
 	return func(c *config) { c.listen = append(c.listen, addrs...) }
 }
 
-// Seeds names nodes through which to join, as host:port, with a DNS name or an IP
-// address, or as a multiaddr with or without /p2p/ID. A seed given with an id
-// is refused when another node answers there. Several calls add up; without any
-// the node waits to be joined, or looks on the local network with LAN.
+// Seeds names nodes through which to join. A seed is one of
+//
+//   - host:port, with a DNS name or an IP address: TCP and QUIC are tried;
+//   - a multiaddr, with or without /p2p/ID;
+//   - /dnsaddr/example.org, also with /p2p/ID, which stands for the multiaddrs
+//     in the DNS records of _dnsaddr.example.org (TXT, "dnsaddr=/ip4/..."): the
+//     seeds can then change without the programs;
+//   - a ticket that another node's Ticket returned.
+//
+// Names are looked up at each try, all addresses of a seed are tried at once, and
+// one that answers is enough. A seed given with an id, as a ticket always is, is
+// refused when another node answers there. With a ticket the node joins the
+// ticket's network; if Network says another, or tickets are of different networks,
+// that is an error at New. Several calls add up; without any seed the node waits to
+// be joined, or looks on the local network with LAN.
 func Seeds(addrs ...string) Option {
 	return func(c *config) { c.seeds = append(c.seeds, addrs...) }
 }
@@ -115,10 +138,11 @@ func PingTimeout(d time.Duration) Option {
 	return func(c *config) { c.pingTimeout = d }
 }
 
-// Network sets the name of the network (default "default"), 1 to 64 bytes. Nodes
-// of different networks do not link to each other.
+// Network sets the name of the network (default "default", or that of the tickets
+// among the Seeds), 1 to 64 bytes. Nodes of different networks do not link to each
+// other.
 func Network(name string) Option {
-	return func(c *config) { c.network = name }
+	return func(c *config) { c.network, c.networkSet = name, true }
 }
 
 // LAN looks for nodes of the same network on the local network by multicast DNS,
@@ -147,6 +171,34 @@ func Advertise(addrs ...string) Option {
 // default each node has a new identity.
 func IdentityFile(path string) Option {
 	return func(c *config) { c.identity, c.identitySet = path, true }
+}
+
+// PeerBook keeps in the file where the nodes of the network are, so that a node
+// which is started again finds the network though all seeds are gone: its peers,
+// the other nodes it knows, and those it knew before, 256 at most. A node that was
+// not found again for seven days is left out. The file is made if it does not
+// exist, readable by its owner alone; it is written when the peers change, at most
+// every thirty seconds, and at Close, each time as a whole in one step. Nodes of
+// one network may share a file, then each keeps what the others wrote. Lines that
+// are damaged are left out, with a warning in the log; a file that is no peer book,
+// or that of another network, is an error at New, and never written to.
+func PeerBook(path string) Option {
+	return func(c *config) { c.book, c.bookSet = path, true }
+}
+
+// WithDiscovery looks for nodes of the same network, and advertises this one, where
+// the application says that they meet: in any Discovery of libp2p, such as a DHT.
+// New calls open once, with the node's host, which does not listen yet; from Start
+// to Close the node uses what open returned, under the namespace
+// "smokesignal/" and the name of the network. While it has no peers it looks after
+// 1, 2, 4, 8, 8 ... seconds, with fewer than it wants after 30 seconds, with enough
+// of them after 5 minutes; it advertises again before the time to live ends. What is
+// found there is dialled with the same caution as what strangers tell: few times,
+// and in the local network only by a node that is not reached from farther away.
+// What open has made is the application's to close, after the node. Several calls
+// add up. See examples/rendezvous.
+func WithDiscovery(open func(h corehost.Host) (corediscovery.Discovery, error)) Option {
+	return func(c *config) { c.rendezvous = append(c.rendezvous, open) }
 }
 
 // MaxEventSize sets the largest event, name and arguments encoded, in bytes
@@ -205,6 +257,12 @@ func Logger(h slog.Handler) Option {
 	return func(c *config) { c.logger = h }
 }
 
+func init() {
+	testhook.ListenUDP = func(listen func(string, *net.UDPAddr) (net.PacketConn, error)) any {
+		return Option(func(c *config) { c.listenUDP = listen })
+	}
+}
+
 // validate returns one sentence for each option that is wrong.
 func (c *config) validate() ([]*discovery.Seed, error) {
 	var errs []error
@@ -222,6 +280,9 @@ func (c *config) validate() ([]*discovery.Seed, error) {
 			bad("Seeds: seed %q: %w", text, errNoHolePunching)
 		}
 		seeds = append(seeds, seed)
+	}
+	if err := c.joinTickets(seeds); err != nil {
+		bad("Seeds: %w", err)
 	}
 	switch {
 	case c.minPeers < 0:
@@ -254,6 +315,12 @@ func (c *config) validate() ([]*discovery.Seed, error) {
 	}
 	if c.identitySet && c.identity == "" {
 		bad(`IdentityFile(""): give the path of a file`)
+	}
+	if c.bookSet && c.book == "" {
+		bad(`PeerBook(""): give the path of a file`)
+	}
+	if slices.ContainsFunc(c.rendezvous, func(open func(corehost.Host) (corediscovery.Discovery, error)) bool { return open == nil }) {
+		bad("WithDiscovery(nil): give a function that returns a Discovery")
 	}
 	if c.maxEvent < 1 || c.maxEvent > maxMaxEventSize {
 		bad("MaxEventSize(%d): must be between 1 and %d bytes", c.maxEvent, maxMaxEventSize)

@@ -97,6 +97,11 @@ func (p *Peer) AddrPort() netip.AddrPort {
 // Emit blocks while the queue is full, until ctx ends, or ErrStalled after ten
 // seconds in which nothing could be written to the peer. The arguments are
 // encoded before Emit returns.
+//
+// If there is no connection to the peer, Emit finds the peer through the network
+// and dials it, until ctx ends. The error is then ErrNotConnected together with
+// ErrUnknownPeer, when nobody knows where the peer is, or ErrUnreachable, when it
+// does not answer there.
 func (p *Peer) Emit(ctx context.Context, name string, args ...any) error {
 	return otherNetwork(p.node.direct.Emit(ctx, p.id, name, args...))
 }
@@ -108,16 +113,17 @@ func (p *Peer) EmitBytes(ctx context.Context, name string, b []byte) error {
 }
 
 // TryEmit is Emit without waiting: it returns ErrQueueFull when the peer's queue
-// has no room. If there is no stream to the peer yet it is opened in the
-// background.
+// has no room. If there is no stream to the peer yet, the peer is found and the
+// stream opened in the background.
 func (p *Peer) TryEmit(name string, args ...any) error {
 	return otherNetwork(p.node.direct.TryEmit(p.id, name, args...))
 }
 
 // Call calls the handler of that name at the peer and waits for its answer, whose
 // arguments are the results. It waits until ctx ends, or ten seconds if ctx has no
-// deadline. A nil error means that the handler has finished, ErrUnknownOutcome that
-// it may have run; it never runs twice. [Call.Do] is the same with types, and says
+// deadline. A peer that is not connected is found as by Emit. A nil error means that
+// the handler has finished, ErrUnknownOutcome that it may have run; it never runs
+// twice. [Call.Do] is the same with types, and says
 // more about errors.
 func (p *Peer) Call(ctx context.Context, name string, args ...any) (*events.Event, error) {
 	answer, err := p.node.direct.Call(ctx, p.id, name, args...)

@@ -134,11 +134,15 @@ type Driver struct {
 	seeds   []*seedState
 	senders map[peer.ID]*sender
 	adds    map[uint64]chan overlay.Added
+	finds   map[uint64]*lookup
+	calling int // back, nodes that look for this one
 	token   uint64
 	sealed  string // the addresses in the own record
+	seq     uint64 // of the own record
 	lan     io.Closer
 
-	guard dialGuard
+	guard   dialGuard
+	lookups lookups
 
 	mu      sync.Mutex
 	inbound map[peer.ID]int // streams being read
@@ -146,8 +150,14 @@ type Driver struct {
 	started bool
 }
 
-// maxDials bounds the dials at once (the overlay research, section B).
-const maxDials = 8
+const (
+	// maxDials bounds the dials at once (the overlay research, section B).
+	maxDials = 8
+	// maxWait is how long the loop waits at most, so that a sleep of the machine is
+	// noticed, and sleepDrift by how much the clocks differ after one.
+	maxWait    = 10 * time.Second
+	sleepDrift = 6 * time.Second
+)
 
 // New returns a Driver which does nothing until Start.
 func New(cfg Config) *Driver {
@@ -164,7 +174,7 @@ func New(cfg Config) *Driver {
 		inbound: map[peer.ID]int{},
 		links:   map[peer.ID]bool{},
 		state: overlay.New(overlay.Config{
-			Self: cfg.Host.ID(), Session: cfg.Session, Network: cfg.Network, Min: cfg.Min, Max: cfg.Max,
+			Self: cfg.Host.ID(), Session: cfg.Session, Network: cfg.Network, Min: cfg.Min, Max: cfg.Max, Seeds: len(cfg.Seeds),
 			Rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		}),
 	}
@@ -251,18 +261,22 @@ func (d *Driver) ask(ctx context.Context, f func()) error {
 
 func (d *Driver) loop() {
 	defer close(d.done)
-	d.seal()
-	d.step(overlay.Tick{})
+	d.tick()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	last := time.Now()
 	for {
 		now := time.Now()
-		d.trySeeds(now)
-		wait := time.Hour
-		for _, t := range []time.Time{d.state.Next(now), d.nextSeed()} {
-			if !t.IsZero() {
-				wait = min(wait, max(t.Sub(now), time.Millisecond))
-			}
+		// The monotonic clock stands still while a machine sleeps, the wall clock,
+		// which Round(0) leaves alone, does not.
+		if drift := now.Round(0).Sub(last.Round(0)) - now.Sub(last); drift > sleepDrift {
+			d.log.Info("this machine has slept", "for", drift)
+			d.step(overlay.Woke{})
+		}
+		last = now
+		wait := maxWait
+		if t := d.state.Next(now); !t.IsZero() {
+			wait = min(wait, max(t.Sub(now), time.Millisecond))
 		}
 		timer.Reset(wait)
 		select {
@@ -271,8 +285,7 @@ func (d *Driver) loop() {
 				f()
 			}
 		case <-timer.C:
-			d.seal()
-			d.step(overlay.Tick{})
+			d.tick()
 		case <-d.ctx.Done():
 			return
 		}
@@ -324,7 +337,6 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 		if o.Reason == overlay.ReasonSilent {
 			d.abandon(o.Peer)
 		}
-		d.seedUnlinked(now, o)
 		if o.Was {
 			d.log.Info("unlinked", "peer", o.Peer, "reason", o.Reason)
 		}
@@ -335,8 +347,14 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 			d.abandon(o.Peer)
 		}
 		d.seedRefused(now, o)
-	case overlay.AskSeeds:
-		d.askSeeds(now, o.Next)
+	case overlay.AskSeed:
+		d.askSeed(now, o)
+	case overlay.Renew:
+		return d.seal(true)
+	case overlay.Located:
+		d.located(o)
+	case overlay.Call:
+		d.call(o.To)
 	case overlay.Added:
 		if ch := d.adds[o.Token]; ch != nil {
 			delete(d.adds, o.Token)
@@ -372,26 +390,43 @@ func (d *Driver) linked(p peer.ID) bool {
 	return d.links[p]
 }
 
-// seal renews the own signed record when the addresses have changed.
-func (d *Driver) seal() {
+// seal renews the own signed record when the addresses have changed, or anyway. It
+// returns nil if the record stays as it is.
+func (d *Driver) seal(anyway bool) overlay.Input {
 	addrs := d.cfg.Addrs()
 	text := fmt.Sprint(addrs)
-	if text == d.sealed {
-		return
+	if text == d.sealed && !anyway {
+		return nil
 	}
-	record, err := SealRecord(d.cfg.Key, addrs, time.Now())
+	now := time.Now()
+	d.seq = max(d.seq+1, uint64(now.UnixNano())) // also if the clock goes back
+	record, err := sealRecord(d.cfg.Key, addrs, d.seq)
 	if err != nil {
 		d.log.Error("cannot sign the own addresses", "addrs", addrs, "err", err)
-		return
+		return nil
 	}
 	d.sealed = text
-	d.state.SetRecord(record)
+	return overlay.Sealed{Record: record, Seq: d.seq}
 }
 
-// found takes an address from the local network.
+// tick lets the time pass, with the addresses of now.
+func (d *Driver) tick() {
+	if in := d.seal(false); in != nil {
+		d.step(in)
+	}
+	d.step(overlay.Tick{})
+}
+
+// Network returns what is known of the part of the network this node is in.
+func (d *Driver) Network() (n overlay.Network) {
+	d.ask(context.Background(), func() { n = d.state.Network() })
+	return n
+}
+
+// found takes an address from the local network, or from another source.
 func (d *Driver) found(info peer.AddrInfo) {
 	if info.ID != d.host.ID() && len(info.Addrs) > 0 {
-		d.step(overlay.Found{Contact: overlay.Contact{ID: info.ID, Addrs: info.Addrs}})
+		d.step(overlay.Learned{Contact: overlay.Contact{ID: info.ID, Addrs: info.Addrs}})
 	}
 }
 

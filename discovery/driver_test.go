@@ -249,7 +249,9 @@ func TestSeedThatIsSelf(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x.d.seeds = append(x.d.seeds, &seedState{seed: seed})
+	cfg := x.d.cfg
+	cfg.Seeds = []*Seed{seed} // which is known only now
+	x.d = New(cfg)
 	x.start()
 	x.until("self", x.hasLine("self"))
 	if s := x.d.Seeds()[0]; !s.Self || !errors.Is(s.Err, ErrSelf) || !s.Next.IsZero() {

@@ -38,9 +38,9 @@ var (
 )
 
 // WrongIDError is returned when the node at a seed's address proved another
-// identity than the one the seed's /p2p/ part asks for.
+// identity than the one the seed's /p2p/ part, or a ticket, asks for.
 type WrongIDError struct {
-	Expected peer.ID // as written in the seed
+	Expected peer.ID // as the seed says
 	Actual   peer.ID // as proven by who answered
 }
 
@@ -57,7 +57,7 @@ type SeedError struct {
 }
 
 func (e *SeedError) Error() string {
-	text := fmt.Sprintf("seed %s: %v", e.Seed, e.Err)
+	text := fmt.Sprintf("seed %s: %v", ShortenTicket(e.Seed), e.Err)
 	if e.Next <= 0 {
 		return text
 	}

@@ -23,11 +23,15 @@ const (
 // node that cannot be dialled. The record's sequence number is now in
 // nanoseconds.
 func SealRecord(key crypto.PrivKey, addrs []ma.Multiaddr, now time.Time) ([]byte, error) {
+	return sealRecord(key, addrs, uint64(now.UnixNano()))
+}
+
+func sealRecord(key crypto.PrivKey, addrs []ma.Multiaddr, seq uint64) ([]byte, error) {
 	id, err := peer.IDFromPrivateKey(key)
 	if err != nil {
 		return nil, fmt.Errorf("discovery: seal record: %w", err)
 	}
-	rec := &peer.PeerRecord{PeerID: id, Seq: uint64(now.UnixNano())}
+	rec := &peer.PeerRecord{PeerID: id, Seq: seq}
 	for _, a := range addrs {
 		if t, _ := peer.SplitAddr(a); len(t) > 0 && len(rec.Addrs) < maxRecordAddrs {
 			rec.Addrs = append(rec.Addrs, t)
@@ -57,22 +61,28 @@ func SealRecord(key crypto.PrivKey, addrs []ma.Multiaddr, now time.Time) ([]byte
 // is wrong, or when the key that signed is not that of the id. The addresses
 // are what the other claims: pass them through [FilterAddrs] before a dial.
 func OpenRecord(b []byte) (peer.AddrInfo, error) {
+	info, _, err := openRecord(b)
+	return info, err
+}
+
+// openRecord also returns the sequence number.
+func openRecord(b []byte) (peer.AddrInfo, uint64, error) {
 	if len(b) > maxRecordBytes {
-		return peer.AddrInfo{}, fmt.Errorf("discovery: record of %d bytes, the limit is %d", len(b), maxRecordBytes)
+		return peer.AddrInfo{}, 0, fmt.Errorf("discovery: record of %d bytes, the limit is %d", len(b), maxRecordBytes)
 	}
 	var rec peer.PeerRecord
 	env, err := record.ConsumeTypedEnvelope(b, &rec)
 	if err != nil {
-		return peer.AddrInfo{}, fmt.Errorf("discovery: bad record: %w", err)
+		return peer.AddrInfo{}, 0, fmt.Errorf("discovery: bad record: %w", err)
 	}
 	if string(env.PayloadType) != string(rec.Codec()) {
-		return peer.AddrInfo{}, errors.New("discovery: bad record: it is no peer record")
+		return peer.AddrInfo{}, 0, errors.New("discovery: bad record: it is no peer record")
 	}
 	if !rec.PeerID.MatchesPublicKey(env.PublicKey) {
-		return peer.AddrInfo{}, fmt.Errorf("discovery: bad record: signed by another than %s", rec.PeerID)
+		return peer.AddrInfo{}, 0, fmt.Errorf("discovery: bad record: signed by another than %s", rec.PeerID)
 	}
 	if len(rec.Addrs) > maxRecordAddrs {
-		return peer.AddrInfo{}, fmt.Errorf("discovery: record of %d addresses, the limit is %d", len(rec.Addrs), maxRecordAddrs)
+		return peer.AddrInfo{}, 0, fmt.Errorf("discovery: record of %d addresses, the limit is %d", len(rec.Addrs), maxRecordAddrs)
 	}
-	return peer.AddrInfo{ID: rec.PeerID, Addrs: rec.Addrs}, nil
+	return peer.AddrInfo{ID: rec.PeerID, Addrs: rec.Addrs}, rec.Seq, nil
 }

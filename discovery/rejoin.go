@@ -3,7 +3,6 @@ package discovery
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -15,15 +14,6 @@ import (
 // protocolID is how multistream names what it negotiated for libp2p.
 type protocolID = protocol.ID
 
-// A seed that cannot be reached is tried again after 1, 2, 4, 8, 8 ... seconds
-// while the node is alone or the seed was lost (promise 5), and otherwise after
-// at most lastSeedPause, since it is then only a way to merge two networks.
-const (
-	firstSeedPause = time.Second
-	maxSeedPause   = 8 * time.Second
-	lastSeedPause  = 30 * time.Second
-)
-
 // SeedStatus is what is known of a seed.
 type SeedStatus struct {
 	Seed string    // as the user wrote it
@@ -33,116 +23,68 @@ type SeedStatus struct {
 	Self bool      // it is this node
 }
 
-// seedState is owned by the loop.
+// seedState is what the user is told of a seed; which one is tried when is decided
+// by the overlay. It is owned by the loop.
 type seedState struct {
 	seed *Seed
 	id   peer.ID
 	self bool
-	busy bool // an attempt is under way
-	met  bool // it was reached and did not turn us down
-	lost bool // the watchdog does not hear it any more
-	gone bool // the link to it has ended, and it was not reached since
 	full bool // it turned us down for want of room
 
-	try    int
-	nextAt time.Time
-	err    error
-	told   string // the last cause told to the user
+	err  error
+	told string // the last cause told to the user
 }
 
-// askSeeds tries all seeds, since the node is alone; next is the pause until it
-// is called again.
-func (d *Driver) askSeeds(now time.Time, next time.Duration) {
-	for _, s := range d.seeds {
-		if s.self {
-			continue
-		}
-		if s.full { // turned down, and nobody else took us in meanwhile
-			d.seedFailed(now, s, ErrFull)
-		}
-		s.nextAt = now.Add(next)
-		d.trySeed(s)
+// askSeed looks who is at the seed's address, on a goroutine of its own.
+func (d *Driver) askSeed(now time.Time, o overlay.AskSeed) {
+	s := d.seeds[o.Seed]
+	if s.full && d.state.Degree() == 0 { // turned down, and nobody else took us in meanwhile
+		d.seedFailed(now, o.Seed, ErrFull)
 	}
-}
-
-// trySeeds tries those seeds whose time has come while the node has links.
-func (d *Driver) trySeeds(now time.Time) {
-	for _, s := range d.seeds {
-		if s.wanted() && d.state.Degree() > 0 && !now.Before(s.nextAt) {
-			pause := lastSeedPause
-			if s.lost {
-				pause = maxSeedPause
-			}
-			pause = min(firstSeedPause<<min(s.try, 10), pause)
-			s.try++
-			s.nextAt = now.Add(pause*4/5 + rand.N(pause*2/5))
-			d.trySeed(s)
-		}
-	}
-}
-
-func (s *seedState) wanted() bool { return !s.self && !s.busy && (!s.met || s.lost) }
-
-func (d *Driver) nextSeed() (t time.Time) {
-	if d.state.Degree() == 0 {
-		return t
-	}
-	for _, s := range d.seeds {
-		if s.wanted() && (t.IsZero() || s.nextAt.Before(t)) {
-			t = s.nextAt
-		}
-	}
-	return t
-}
-
-// trySeed looks for the seed on a goroutine of its own.
-func (d *Driver) trySeed(s *seedState) {
-	if s.busy || d.ctx.Err() != nil {
+	if d.ctx.Err() != nil {
 		return
 	}
-	s.busy = true
 	d.tasks.Go(func() {
 		ctx, cancel := context.WithTimeout(d.ctx, dialTimeout)
 		defer cancel()
 		info, err := s.seed.Find(ctx, d.host)
 		d.run(func() {
-			s.busy = false
-			now := time.Now()
 			switch {
 			case errors.Is(err, ErrSelf):
-				s.self, s.nextAt = true, time.Time{}
-				d.seedFailed(now, s, err)
+				s.self = true
+				d.seedFailed(time.Now(), o.Seed, err)
 				if d.cfg.Hooks.SeedIsSelf != nil {
 					d.cfg.Hooks.SeedIsSelf(s.seed.String())
 				}
+				d.step(overlay.SeedSelf{Seed: o.Seed})
 			case err != nil:
 				if d.ctx.Err() == nil {
-					d.seedFailed(now, s, err)
+					d.seedFailed(time.Now(), o.Seed, err)
 				}
+				d.step(overlay.SeedFailed{Seed: o.Seed})
 			default:
-				d.seedFound(s, info)
+				d.seedFound(o.Seed, s, info)
 			}
 		})
 	})
 }
 
-func (d *Driver) seedFound(s *seedState, info peer.AddrInfo) {
+func (d *Driver) seedFound(i int, s *seedState, info peer.AddrInfo) {
 	if s.id != "" && s.id != info.ID {
 		d.log.Warn("seed has a new identity", "seed", s.seed, "was", s.id, "is", info.ID)
 	}
-	merge := s.lost || s.gone
-	s.id, s.met, s.gone = info.ID, true, false
+	s.id = info.ID
 	if d.cfg.Hooks.SeedFound != nil {
 		d.cfg.Hooks.SeedFound(s.seed.String(), info)
 	}
-	d.step(overlay.SeedFound{Seed: overlay.Contact{ID: info.ID, Addrs: info.Addrs}, Merge: merge})
+	d.step(overlay.SeedFound{Seed: i, Contact: overlay.Contact{ID: info.ID, Addrs: info.Addrs}})
 }
 
 // seedLinked clears the fault of the seed that p is.
 func (d *Driver) seedLinked(p peer.ID) {
 	for _, s := range d.seeds {
 		if s.id == p {
-			s.err, s.told, s.try = nil, "", 0
+			s.err, s.told = nil, ""
 		}
 		// Somebody took us in, so that one seed is full is no fault.
 		s.full = false
@@ -152,23 +94,9 @@ func (d *Driver) seedLinked(p peer.ID) {
 	}
 }
 
-// seedUnlinked looks for a seed that was a neighbour and has ceased to be one other
-// than on purpose: a seed without seeds of its own depends on others to call it
-// when it was restarted.
-func (d *Driver) seedUnlinked(now time.Time, o overlay.Unlinked) {
-	if reason := (&LinkError{Reason: o.Reason}); !o.Was || reason.OnPurpose() || d.state.Degree() == 0 {
-		return
-	}
-	for _, s := range d.seeds {
-		if s.id == o.Peer {
-			s.met, s.gone, s.try, s.nextAt = false, true, 0, now.Add(firstSeedPause)
-		}
-	}
-}
-
 // seedRefused records why a seed that was reached turned us down.
 func (d *Driver) seedRefused(now time.Time, o overlay.Refused) {
-	for _, s := range d.seeds {
+	for i, s := range d.seeds {
 		if s.id != o.Peer || s.id == "" {
 			continue
 		}
@@ -178,14 +106,14 @@ func (d *Driver) seedRefused(now time.Time, o overlay.Refused) {
 		case overlay.ReasonNetwork, overlay.ReasonProtocol, overlay.ReasonTimeout:
 			// Not ReasonUnreachable: that may be a dial to an identity the seed had
 			// before, and Find says better what is wrong with the address.
-			s.met = false
-			d.seedFailed(now, s, refusal(o.Peer, o.Reason, d.cfg.Network, o.Network))
+			d.seedFailed(now, i, refusal(o.Peer, o.Reason, d.cfg.Network, o.Network))
 		}
 	}
 }
 
 // seedFailed tells the user why a seed cannot be used, when that changes.
-func (d *Driver) seedFailed(now time.Time, s *seedState, err error) {
+func (d *Driver) seedFailed(now time.Time, i int, err error) {
+	s := d.seeds[i]
 	s.err = err
 	cause := err.Error()
 	if s.told == cause {
@@ -193,8 +121,8 @@ func (d *Driver) seedFailed(now time.Time, s *seedState, err error) {
 	}
 	s.told = cause
 	e := &SeedError{Seed: s.seed.String(), Err: err}
-	if !s.nextAt.IsZero() {
-		e.Next = max(s.nextAt.Sub(now), 0)
+	if next := d.state.SeedNext(i); !s.self && !next.IsZero() {
+		e.Next = max(next.Sub(now), 0)
 	}
 	d.log.Warn("cannot use seed", "seed", e.Seed, "err", err, "next", e.Next)
 	if d.cfg.Hooks.SeedError != nil {
@@ -213,33 +141,35 @@ func refusal(p peer.ID, why overlay.Reason, ours, theirs string) error {
 // SeedLost says that the seed is not heard any more through the overlay: it is
 // then tried until SeedHeard, and linked to even if there are enough links.
 func (d *Driver) SeedLost(seed string) {
-	d.run(func() { d.setLost(seed, true) })
+	d.run(func() {
+		for i, s := range d.seeds {
+			if s.seed.String() == seed {
+				d.step(overlay.SeedLost{Seed: i})
+			}
+		}
+	})
 }
 
 // SeedHeard ends what SeedLost began.
 func (d *Driver) SeedHeard(seed string) {
-	d.run(func() { d.setLost(seed, false) })
-}
-
-func (d *Driver) setLost(seed string, lost bool) {
-	for _, s := range d.seeds {
-		if s.seed.String() == seed && s.lost != lost {
-			s.lost, s.try, s.nextAt = lost, 0, time.Now()
-			if !lost {
-				s.met, s.err, s.told = true, nil, ""
+	d.run(func() {
+		for i, s := range d.seeds {
+			if s.seed.String() == seed {
+				s.err, s.told = nil, ""
+				d.step(overlay.SeedHeard{Seed: i})
 			}
 		}
-	}
+	})
 }
 
 // Seeds returns the state of all seeds in the order they were given.
 func (d *Driver) Seeds() (list []SeedStatus) {
 	d.ask(context.Background(), func() {
 		now := time.Now()
-		for _, s := range d.seeds {
+		for i, s := range d.seeds {
 			status := SeedStatus{Seed: s.seed.String(), ID: s.id, Err: s.err, Self: s.self}
-			if s.nextAt.After(now) && (s.wanted() || d.state.Degree() == 0) && !s.self {
-				status.Next = s.nextAt
+			if next := d.state.SeedNext(i); next.After(now) {
+				status.Next = next
 			}
 			list = append(list, status)
 		}

@@ -37,8 +37,9 @@ const (
 // does not change; its methods may be called from several goroutines.
 type Seed struct {
 	text    string
-	id      peer.ID  // pinned by /p2p/ID, or empty
-	targets []target // empty for a name with a port
+	id      peer.ID  // pinned by /p2p/ID or a ticket, or empty
+	network string   // of a ticket; empty for other seeds
+	targets []target // empty for a name with a port; one but for a ticket
 	name    string
 	port    uint16
 	dns     madns.BasicResolver
@@ -58,26 +59,34 @@ var systemDNS madns.BasicResolver = net.DefaultResolver
 // String returns the text the seed was parsed from.
 func (s *Seed) String() string { return s.text }
 
-// ID returns the id pinned by /p2p/ID, or the empty id.
+// ID returns the id pinned by /p2p/ID or a ticket, or the empty id.
 func (s *Seed) ID() peer.ID { return s.id }
+
+// Network returns the name of the network that a ticket is for, and is empty for
+// other seeds.
+func (s *Seed) Network() string { return s.network }
 
 // Find looks who is at the seed's address and leaves a connection open to it.
 // It asks anew each time, so a seed that came back with another identity is
-// found, unless /p2p/ID pins it. The result holds the addresses at which it
-// answered.
+// found, unless /p2p/ID or a ticket pins it. The result holds the addresses at
+// which it answered.
 //
 // Find blocks until then, at most 5 s and not longer than ctx. A name is looked
-// up each time and all its addresses are tried at once. The errors are ErrSelf,
-// ErrUnresolvable, ErrUnreachable, ErrRelayed, ErrNotSmokesignal (no libp2p there)
-// and *WrongIDError, each one line with the cause wrapped, or that of ctx when ctx
-// was cancelled.
+// up each time and all its addresses, as those of a ticket, are tried at once. The
+// errors are ErrSelf, ErrUnresolvable, ErrUnreachable, ErrRelayed,
+// ErrNotSmokesignal (no libp2p there) and *WrongIDError, each one line with the
+// cause wrapped, or that of ctx when ctx was cancelled.
 func (s *Seed) Find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error) {
 	if s.id != "" && s.id == h.ID() {
 		return peer.AddrInfo{}, ErrSelf
 	}
 	limited, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
-	info, err := s.find(limited, h)
+	look := s.find
+	if len(s.targets) > 1 {
+		look = s.findAny
+	}
+	info, err := look(limited, h)
 	if err == nil {
 		return info, nil
 	}
@@ -97,14 +106,20 @@ func (s *Seed) find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error)
 	defer tasks.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	// A direct dial passes over the swarm's back-off, whichever way the host is
-	// wrapped: how often a seed is tried is decided above, and "dial backoff"
-	// would take the place of the real cause.
-	direct := network.WithForceDirectDial(ctx, "smokesignal seed")
+	// Where relays are dialled, what is given as a direct address is not to be reached
+	// through one, and a direct dial passes over the swarm's back-off also where that
+	// cannot be cleared. Elsewhere none is forced: libp2p's swarm panics when it is
+	// closed at that moment.
+	direct := ctx
+	if dialsRelays(h) || backoff(h) == nil {
+		direct = network.WithForceDirectDial(ctx, "smokesignal seed")
+	}
 	answers := make(chan answer, len(targets))
 	asked := 0
+	var failed failures
 	for _, t := range targets {
 		if own[t.at] {
+			failed.add(answer{target: t, err: s.isSelf(h)})
 			continue
 		}
 		asked++
@@ -112,16 +127,16 @@ func (s *Seed) find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error)
 			switch {
 			case t.relayed():
 				answers <- t.findRelayed(ctx, h)
-			case len(targets) == 1 && t.id != "":
+			case len(targets) == 1 && t.id != "" && len(t.addrs) == 1 && !s.isTicket():
 				// Who should be there is known and there is one way to him: no need to
-				// ask first who it is.
+				// ask first who it is. A ticket may have others, of which the swarm
+				// would wait for one before it dials the next.
 				answers <- connect(direct, h, t, t.id, t.addrs)
 			default:
 				answers <- meet(direct, h, t)
 			}
 		})
 	}
-	failed := failures{self: asked < len(targets)}
 	for range asked {
 		a := <-answers
 		if a.err == nil {
@@ -130,6 +145,44 @@ func (s *Seed) find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error)
 		failed.add(a)
 	}
 	return peer.AddrInfo{}, failed.err()
+}
+
+// findAny looks at all targets at once, each with its own name to look up, and takes
+// the first that is found.
+func (s *Seed) findAny(ctx context.Context, h corehost.Host) (peer.AddrInfo, error) {
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	answers := make(chan answer, len(s.targets))
+	for _, t := range s.targets {
+		tasks.Go(func() {
+			one := *s
+			one.targets = []target{t}
+			info, err := one.find(ctx, h)
+			answers <- answer{target: t, info: info, err: explain(err)}
+		})
+	}
+	var failed failures
+	for range s.targets {
+		a := <-answers
+		if a.err == nil {
+			return a.info, nil
+		}
+		failed.add(a)
+	}
+	return peer.AddrInfo{}, failed.err()
+}
+
+func (s *Seed) isTicket() bool { return s.network != "" }
+
+// isSelf is what to say when this node itself is at the seed's address. A pinned
+// seed is another one, which may come back there.
+func (s *Seed) isSelf(h corehost.Host) error {
+	if s.id != "" {
+		return &WrongIDError{Expected: s.id, Actual: h.ID()}
+	}
+	return ErrSelf
 }
 
 // An answer is what came of one target.
@@ -212,10 +265,10 @@ func meet(ctx context.Context, h corehost.Host, t target) answer {
 		r := <-replies
 		if r.err == nil {
 			switch {
-			case r.id == h.ID():
-				return answer{target: t, err: ErrSelf}
 			case t.id != "" && r.id != t.id:
 				return answer{target: t, err: &WrongIDError{Expected: t.id, Actual: r.id}}
+			case r.id == h.ID():
+				return answer{target: t, err: ErrSelf}
 			}
 			addrs := []ma.Multiaddr{r.addr}
 			if dialsRelays(h) {
@@ -246,6 +299,9 @@ func connect(ctx context.Context, h corehost.Host, t target, id peer.ID, addrs [
 	if id == h.ID() {
 		return answer{target: t, err: ErrSelf}
 	}
+	// How often a seed is tried is decided above, and "dial backoff" would take the
+	// place of the real cause.
+	clearBackoff(h, id)
 	err := h.Connect(ctx, info)
 	if err != nil {
 		clearBackoff(h, id)
@@ -289,9 +345,17 @@ func whoIsAt(ctx context.Context, h corehost.Host, addr ma.Multiaddr) (peer.ID, 
 // clearBackoff makes the swarm forget that dials to p failed, where the swarm
 // can be reached.
 func clearBackoff(h corehost.Host, p peer.ID) {
-	if s, ok := h.Network().(interface{ Backoff() *swarm.DialBackoff }); ok {
-		s.Backoff().Clear(p)
+	if b := backoff(h); b != nil {
+		b.Clear(p)
 	}
+}
+
+// backoff returns what the swarm knows of failed dials, or nil if it is hidden.
+func backoff(h corehost.Host) *swarm.DialBackoff {
+	if s, ok := h.Network().(interface{ Backoff() *swarm.DialBackoff }); ok {
+		return s.Backoff()
+	}
+	return nil
 }
 
 // ownPorts returns where this node listens.

@@ -21,6 +21,7 @@ func (s *Seed) resolve(ctx context.Context) ([]target, error) {
 		return nil, err
 	}
 	var found []target
+	var failed error // of one name among several, which spoils nothing
 	todo := s.targets
 	for range maxDNSAddrs {
 		var next []target
@@ -31,7 +32,8 @@ func (s *Seed) resolve(ctx context.Context) ([]target, error) {
 			}
 			addrs, err := resolver.Resolve(ctx, t.full())
 			if err != nil {
-				return nil, err
+				failed = err
+				continue
 			}
 			if needsName(t.addrs[0]) {
 				found = append(found, t) // it exists, which is all we wanted to know
@@ -47,7 +49,10 @@ func (s *Seed) resolve(ctx context.Context) ([]target, error) {
 				next = append(next, newTarget(addr, id))
 			}
 		}
-		todo = next
+		todo = next[:min(len(next), maxTargets)]
+	}
+	if len(found) == 0 && failed != nil {
+		return nil, failed
 	}
 	return found[:min(len(found), maxTargets)], nil
 }

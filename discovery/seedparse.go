@@ -20,8 +20,8 @@ import (
 // (seed.example.org:8495), or a multiaddr over TCP, QUIC, WebSocket,
 // WebTransport or WebRTC-direct, of an IP address, a DNS name or a dnsaddr, with
 // or without /p2p/ID at the end; or such an address of a relay, followed by
-// /p2p/RELAY/p2p-circuit/p2p/ID. It looks nothing up. The error is a sentence
-// that quotes the text.
+// /p2p/RELAY/p2p-circuit/p2p/ID; or a ticket (see [Ticket]). It looks nothing up.
+// The error is a sentence that quotes the text.
 func ParseSeed(text string) (*Seed, error) {
 	s := &Seed{text: text, dns: systemDNS}
 	var err error
@@ -34,11 +34,13 @@ func ParseSeed(text string) (*Seed, error) {
 		err = errors.New("write host:port, without a scheme in front")
 	case strings.HasPrefix(text, "/"):
 		err = s.parseMultiaddr(text)
+	case isTicket(text):
+		err = s.parseTicket(text)
 	default:
 		err = s.parseHostPort(text)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("seed %q: %w", text, err)
+		return nil, fmt.Errorf("seed %q: %w", ShortenTicket(text), err)
 	}
 	return s, nil
 }

@@ -8,7 +8,6 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/peerstore"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/multiformats/go-multistream"
 
@@ -201,18 +200,15 @@ func part(s network.Stream) {
 }
 
 func (s *sender) open(addrs []ma.Multiaddr) (network.Stream, error) {
-	select {
-	case s.d.dials <- struct{}{}:
-		defer func() { <-s.d.dials }()
-	case <-s.d.ctx.Done():
-		return nil, ErrClosed
+	release, err := s.d.dialSlot(s.d.ctx)
+	if err != nil {
+		return nil, err
 	}
+	defer release()
 	ctx, cancel := context.WithTimeout(network.WithDialPeerTimeout(s.d.ctx, dialTimeout), dialTimeout)
 	defer cancel()
-	if !circuit.Direct(s.d.host.Network(), s.peer) {
-		if err := s.connect(ctx, addrs); err != nil {
-			return nil, err
-		}
+	if err := s.d.reach(ctx, s.peer, addrs); err != nil {
+		return nil, err
 	}
 	stream, err := s.d.host.NewStream(ctx, s.peer, Protocol)
 	if err != nil {
@@ -227,47 +223,6 @@ func (s *sender) open(addrs []ma.Multiaddr) (network.Stream, error) {
 		return nil, err
 	}
 	return stream, nil
-}
-
-// connect makes a direct connection, through a relay if there is no other way.
-func (s *sender) connect(ctx context.Context, addrs []ma.Multiaddr) error {
-	h := s.d.host
-	addrs = s.allowed(addrs)
-	if len(addrs) > 0 {
-		dropStale(h, s.peer, staleAfter)
-	}
-	if len(addrs) == 0 && !circuit.Only(h.Network(), s.peer) {
-		return errNoAddress
-	}
-	h.Peerstore().AddAddrs(s.peer, addrs, peerstore.TempAddrTTL)
-	if err := h.Connect(ctx, peer.AddrInfo{ID: s.peer}); err != nil {
-		return err
-	}
-	err := awaitDirect(ctx, h, s.peer)
-	for _, c := range h.Network().ConnsToPeer(s.peer) {
-		if c.Stat().Direction == network.DirOutbound {
-			s.d.guard.proved(s.peer, c.RemoteMultiaddr(), time.Now())
-		}
-	}
-	return err
-}
-
-// allowed returns those of addrs that may be dialled now.
-func (s *sender) allowed(addrs []ma.Multiaddr) (list []ma.Multiaddr) {
-	now := time.Now()
-	for _, a := range addrs {
-		relay, _, relayed := circuit.Relay(a)
-		switch {
-		case relayed && relay == s.d.host.ID(): // who is behind us is connected, or gone
-		case relayed && circuit.Direct(s.d.host.Network(), relay):
-			if s.d.guard.allowBehind(s.peer, a, now) {
-				list = append(list, a)
-			}
-		default:
-			list = append(list, s.d.guard.allow(s.peer, []ma.Multiaddr{a}, now)...)
-		}
-	}
-	return list
 }
 
 func (s *sender) write(stream network.Stream, b []byte) error {
@@ -366,7 +321,7 @@ func (d *Driver) exit(p peer.ID) {
 func (d *Driver) accept(p peer.ID, via ma.Multiaddr, m overlay.Message) (overlay.Contact, overlay.Message, bool) {
 	relays := dialsRelays(d.host)
 	open := func(record []byte) (overlay.Contact, bool) {
-		info, err := OpenRecord(record)
+		info, seq, err := openRecord(record)
 		if err != nil {
 			return overlay.Contact{}, false
 		}
@@ -374,7 +329,7 @@ func (d *Driver) accept(p peer.ID, via ma.Multiaddr, m overlay.Message) (overlay
 		if relays {
 			addrs = append(addrs, filterRelayed(info.Addrs, via)...)
 		}
-		return overlay.Contact{ID: info.ID, Record: record, Addrs: addrs}, true
+		return overlay.Contact{ID: info.ID, Record: record, Seq: seq, Addrs: addrs}, true
 	}
 	list := func(in []overlay.Contact) (out []overlay.Contact) {
 		for _, c := range in {
@@ -399,7 +354,10 @@ func (d *Driver) accept(p peer.ID, via ma.Multiaddr, m overlay.Message) (overlay
 	ok := true
 	switch v := m.(type) {
 	case overlay.Request:
-		ok = own(v.Record)
+		if ok = own(v.Record); ok && len(v.Leaving.Record) > 0 {
+			v.Leaving, ok = open(v.Leaving.Record)
+		}
+		m = v
 	case overlay.Accept:
 		ok = own(v.Record)
 		v.Contacts = list(v.Contacts)
@@ -414,7 +372,28 @@ func (d *Driver) accept(p peer.ID, via ma.Multiaddr, m overlay.Message) (overlay
 		v.Origin, ok = open(v.Origin.Record)
 		m = v
 	case overlay.Handover:
-		v.To, ok = open(v.To.Record)
+		if len(v.To.Record) > 0 {
+			v.To, ok = open(v.To.Record)
+		}
+		m = v
+	case overlay.Shuffle:
+		v.Origin, ok = open(v.Origin.Record)
+		v.Contacts = list(v.Contacts)
+		if v.Origin.ID == p {
+			from = v.Origin
+		}
+		m = v
+	case overlay.ShuffleReply:
+		v.Contacts = list(v.Contacts)
+		m = v
+	case overlay.Beacon:
+		v.Owner, ok = open(v.Owner.Record)
+		m = v
+	case overlay.Lookup:
+		v.Origin, ok = open(v.Origin.Record)
+		m = v
+	case overlay.Found:
+		v.Target, ok = open(v.Target.Record)
 		m = v
 	}
 	return from, m, ok

@@ -66,6 +66,12 @@ type DirectConfig struct {
 	// Close), and refuses the stream with an error. It is called from several
 	// goroutines. nil admits everybody.
 	Admit func(ctx context.Context, p peer.ID) error
+	// Locate is called before a stream is opened to a peer that is not
+	// connected. It connects to it, wherever it is, or says why it cannot; ctx
+	// is that of the Emit or Call which opens the stream, or ends after the
+	// stall timeout. It is called from several goroutines, for one peer from
+	// one at a time. nil leaves the peer to what libp2p knows of it.
+	Locate func(ctx context.Context, p peer.ID) error
 	// Log is the room's logger, nil the default one.
 	Log *slog.Logger
 }
@@ -162,9 +168,10 @@ func (d *Direct) Start() {
 // Emit waits while the queue is full. It returns ctx's error when ctx ends,
 // ErrStalled when nothing could be written to the peer for the stall timeout,
 // and ErrNotConnected, with the cause, when the first event for an idle peer
-// could not open a stream within ctx or the link ended meanwhile. ErrBadName,
-// ErrBadArgument, ErrTooLarge, ErrNotStarted and ErrClosed come at once. After
-// any error the event was not accepted and is not sent.
+// could not open a stream within ctx (a peer that is not connected is looked for
+// with Locate) or the link ended meanwhile. ErrBadName, ErrBadArgument,
+// ErrTooLarge, ErrNotStarted and ErrClosed come at once. After any error the
+// event was not accepted and is not sent.
 func (d *Direct) Emit(ctx context.Context, to peer.ID, name string, args ...any) error {
 	if err := d.emit(ctx, to, name, args); err != nil {
 		return d.emitFailed(to, name, err)

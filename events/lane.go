@@ -257,11 +257,16 @@ func (l *lane) use(out *outbound) error {
 	return nil
 }
 
-// dial opens a stream to the peer and says hello.
+// dial opens a stream to the peer, wherever it is, and says hello.
 func (l *lane) dial(ctx context.Context) (*outbound, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(l.ctx, cancel)()
+	if find := l.d.cfg.Locate; find != nil && l.d.host.Network().Connectedness(l.peer) != network.Connected {
+		if err := find(ctx, l.peer); err != nil {
+			return nil, err
+		}
+	}
 	s, err := l.d.host.NewStream(ctx, l.peer, ProtocolDirect)
 	if err != nil {
 		if circuit.Only(l.d.host.Network(), l.peer) { // libp2p waited for a direct connection

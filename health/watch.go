@@ -75,7 +75,7 @@ type seenKey struct {
 // seed is one seed watched.
 type seed struct {
 	text    string
-	pinned  bool // by /p2p/ID
+	pinned  bool // by /p2p/ID, or see pin
 	literal bool // the text holds the address
 	id      peer.ID
 	at      []netip.AddrPort
@@ -122,6 +122,13 @@ func parseSeed(text string) *seed {
 	}
 	s.literal = len(s.at) > 0
 	return s
+}
+
+// pin says that the seed is this node and no other.
+func (w *watch) pin(text string, id peer.ID) {
+	if s := w.seed(text); s != nil {
+		s.id, s.pinned = id, true
+	}
 }
 
 func (w *watch) seed(text string) *seed {

@@ -181,6 +181,13 @@ func TestWhoIsMeant(t *testing.T) {
 	if s.w.seeds[0].id != seed.id {
 		t.Error("the pinned id was replaced")
 	}
+	// So it is with a seed whose text does not show the id, as a ticket.
+	s = newScene(t, interval, "ticket")
+	s.w.pin("ticket", seed.id)
+	s.neighbours("neighbour").found("ticket", other, "/ip4/192.168.2.100/tcp/8495").after(time.Hour).want()
+	s.found("ticket", seed, "/ip4/192.168.2.100/tcp/8495").after(5 * time.Second)
+	s.hears(other.pong(t, 9, seedAddr))
+	s.after(patience - 1).want("lost ticket")
 	// A name is meant where discovery found it last.
 	s = newScene(t, interval, name)
 	s.neighbours("neighbour").found(name, seed, "/ip4/10.0.0.1/tcp/8495").found(name, other, "/ip4/10.0.0.2/tcp/8495/ws")

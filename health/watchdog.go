@@ -37,6 +37,9 @@ type Config struct {
 	PingTimeout time.Duration
 	// Seeds are the seeds as the user wrote them; the callbacks get these texts.
 	Seeds []string
+	// Pinned has the ids of those seeds that are one node and no other although the
+	// text has no /p2p/ID to read. May be nil.
+	Pinned map[string]peer.ID
 	// Addrs returns this node's own addresses, where it listens and what it
 	// advertises. Who watches a seed at one of them is answered. May be nil.
 	Addrs func() []ma.Multiaddr
@@ -137,10 +140,14 @@ func New(cfg Config) (*Watchdog, error) {
 		cfg.Rand = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 	}
 	counter := uint64(max(time.Now().UnixMilli(), 1))
+	core := newWatch(cfg.Key, id, cfg.Session, counter, cfg.PingInterval, cfg.PingTimeout, cfg.Seeds, cfg.Rand)
+	for seed, id := range cfg.Pinned {
+		core.pin(seed, id)
+	}
 	return &Watchdog{
 		cfg:     cfg,
 		log:     cfg.Log,
-		core:    newWatch(cfg.Key, id, cfg.Session, counter, cfg.PingInterval, cfg.PingTimeout, cfg.Seeds, cfg.Rand),
+		core:    core,
 		budgets: budgets{},
 		wake:    make(chan struct{}, 1),
 		done:    make(chan struct{}),

@@ -73,6 +73,13 @@ type Config struct {
 	// NAT is how the host is reached behind a router; see [NAT].
 	NAT NAT
 
+	// ListenUDP, if not nil, takes the place of net.ListenUDP for everything over
+	// UDP, also for dialing: a network in memory or of one's own. Listen then has
+	// to name QUIC addresses one by one, since there are no interfaces to ask, and
+	// the address listened on first is where dials come from. It may be called from
+	// several goroutines.
+	ListenUDP func(network string, at *net.UDPAddr) (net.PacketConn, error)
+
 	// Log defaults to go-log's "smokesignal/host".
 	Log *slog.Logger
 }
@@ -120,7 +127,9 @@ type Host struct {
 // machine are a [*ConfigError].
 func New(cfg Config) (*Host, error) {
 	logging.Dependencies()
-	h := &Host{log: cfg.Log, subnet: cfg.Subnet, nat: nat{cfg: cfg.NAT}}
+	h := &Host{
+		log: cfg.Log, subnet: cfg.Subnet, nat: nat{cfg: cfg.NAT}, sockets: sockets{lent: cfg.ListenUDP},
+	}
 	if h.log == nil {
 		h.log = logging.Room("host", nil)
 	}
@@ -279,7 +288,7 @@ func (h *Host) newQUIC(key crypto.PrivKey, limits network.ResourceManager) (*qui
 	if err != nil {
 		return nil, err
 	}
-	return quicreuse.NewConnManager(resetKey, tokenKey,
+	options := []quicreuse.Option{
 		quicreuse.OverrideListenUDP(h.sockets.take),
 		quicreuse.VerifySourceAddress(limits.VerifySourceAddress),
 		quicreuse.ConnContext(func(ctx context.Context, client *quic.ClientInfo) (context.Context, error) {
@@ -295,7 +304,13 @@ func (h *Host) newQUIC(key crypto.PrivKey, limits network.ResourceManager) (*qui
 			context.AfterFunc(ctx, scope.Done)
 			return ctx, nil
 		}),
-	)
+	}
+	if h.sockets.lent != nil {
+		options = append(options, quicreuse.OverrideSourceIPSelector(func() (quicreuse.SourceIPSelector, error) {
+			return &h.sockets, nil // not the routes of this machine
+		}))
+	}
+	return quicreuse.NewConnManager(resetKey, tokenKey, options...)
 }
 
 // newUpgrader returns what makes a secure connection with streams of a bare one.

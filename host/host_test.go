@@ -418,7 +418,7 @@ func TestSmallBuffersAreLogged(t *testing.T) {
 	if err := h.Listen(); err != nil {
 		t.Fatal(err)
 	}
-	c := h.sockets.listening()[0]
+	c := h.sockets.listening()[0].(*net.UDPConn)
 	if _, ok := receiveBuffer(c); !ok {
 		t.Skip("the system does not tell")
 	}

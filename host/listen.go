@@ -235,7 +235,7 @@ func (b *binder) bindGroup(g group) {
 	var failed []BindError
 	for range portTries {
 		var port uint16
-		if port, failed = freePort(g); len(failed) > 0 {
+		if port, failed = b.freePort(g); len(failed) > 0 {
 			break // no port at all, so no other will do
 		}
 		var undo func()
@@ -249,10 +249,10 @@ func (b *binder) bindGroup(g group) {
 
 // freePort asks the system for a port that is free for the group's first
 // address.
-func freePort(g group) (uint16, []BindError) {
+func (b *binder) freePort(g group) (uint16, []BindError) {
 	k, ip := g.kinds[len(g.kinds)-1], g.ips[0]
 	if k.net == "udp" {
-		c, err := net.ListenUDP(netOf(k, ip), net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, 0)))
+		c, err := b.sockets.make(netOf(k, ip), net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, 0)))
 		if err == nil {
 			defer c.Close()
 			return c.LocalAddr().(*net.UDPAddr).AddrPort().Port(), nil
@@ -334,9 +334,17 @@ func netOf(k kind, ip netip.Addr) string {
 // sockets are the UDP sockets of a host: those bound for listening, until a
 // transport asks for them, and after that to look at.
 type sockets struct {
+	lent    func(network string, at *net.UDPAddr) (net.PacketConn, error) // see Config.ListenUDP
 	mu      sync.Mutex
-	waiting map[netip.AddrPort]*net.UDPConn
-	taken   []*net.UDPConn
+	waiting map[netip.AddrPort]net.PacketConn
+	taken   []net.PacketConn
+}
+
+func (s *sockets) make(network string, at *net.UDPAddr) (net.PacketConn, error) {
+	if s.lent != nil {
+		return s.lent(network, at)
+	}
+	return net.ListenUDP(network, at)
 }
 
 // open binds a socket, unless there is one that can be shared.
@@ -346,12 +354,12 @@ func (s *sockets) open(network string, at netip.AddrPort) (fresh bool, err error
 	if s.waiting[at] != nil {
 		return false, nil
 	}
-	c, err := net.ListenUDP(network, net.UDPAddrFromAddrPort(at))
+	c, err := s.make(network, net.UDPAddrFromAddrPort(at))
 	if err != nil {
 		return false, err
 	}
 	if s.waiting == nil {
-		s.waiting = map[netip.AddrPort]*net.UDPConn{}
+		s.waiting = map[netip.AddrPort]net.PacketConn{}
 	}
 	s.waiting[at] = c
 	return true, nil
@@ -367,7 +375,18 @@ func (s *sockets) take(network string, at *net.UDPAddr) (net.PacketConn, error) 
 		s.taken = append(s.taken, c)
 		return c, nil
 	}
-	return net.ListenUDP(network, at)
+	return s.make(network, at)
+}
+
+// PreferredSourceIPForDestination takes the place of the machine's routes where
+// sockets are lent.
+func (s *sockets) PreferredSourceIPForDestination(to *net.UDPAddr) (net.IP, error) {
+	for _, c := range s.listening() {
+		if at, ok := c.LocalAddr().(*net.UDPAddr); ok && (at.IP.To4() != nil) == (to.IP.To4() != nil) {
+			return at.IP, nil
+		}
+	}
+	return nil, fmt.Errorf("host: nothing is listened on to reach %v from", to)
 }
 
 func (s *sockets) close(at netip.AddrPort) {
@@ -393,7 +412,7 @@ func (s *sockets) closeAll() {
 }
 
 // listening returns the sockets that were taken for listening.
-func (s *sockets) listening() []*net.UDPConn {
+func (s *sockets) listening() []net.PacketConn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.taken)

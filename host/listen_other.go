@@ -4,4 +4,4 @@ package host
 
 import "net"
 
-func receiveBuffer(*net.UDPConn) (size int, ok bool) { return 0, false }
+func receiveBuffer(net.PacketConn) (size int, ok bool) { return 0, false }

@@ -9,8 +9,12 @@ import (
 
 // receiveBuffer returns the size of a socket's receive buffer in bytes, as the
 // system reports it.
-func receiveBuffer(c *net.UDPConn) (size int, ok bool) {
-	raw, err := c.SyscallConn()
+func receiveBuffer(c net.PacketConn) (size int, ok bool) {
+	conn, ok := c.(syscall.Conn)
+	if !ok {
+		return 0, false
+	}
+	raw, err := conn.SyscallConn()
 	if err != nil {
 		return 0, false
 	}

@@ -39,9 +39,16 @@ type local struct {
 func newLocal(t testing.TB) *local {
 	l := &local{t: t, log: checker.NewLog(), names: map[string]string{}}
 	t.Cleanup(func() {
+		var end string
+		if t.Failed() {
+			end = l.tail(80) // without what closing adds
+		}
 		l.closeAll()
 		if t.Failed() {
-			t.Logf("the end of the log:\n%s", l.tail(80))
+			if end == "" {
+				end = l.tail(80)
+			}
+			t.Logf("the end of the log:\n%s", end)
 		}
 	})
 	return l

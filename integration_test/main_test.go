@@ -75,10 +75,20 @@ func needs(t *testing.T, s size) {
 	}
 }
 
-// skipCount counts what this run left out, for a line at its end.
+// cannot skips the test, as loudly, where this machine does not allow it.
+func cannot(t *testing.T, why error) {
+	t.Helper()
+	skipped.mu.Lock()
+	skipped.cannot++
+	skipped.mu.Unlock()
+	t.Skipf("SKIPPED: %v", why)
+}
+
+// skipCount counts what this run left out, for lines at its end.
 type skipCount struct {
-	mu    sync.Mutex
-	count map[size]int
+	mu     sync.Mutex
+	count  map[size]int
+	cannot int
 }
 
 var skipped = skipCount{count: map[size]int{}}
@@ -94,5 +104,8 @@ func (c *skipCount) report() {
 		if n := c.count[s]; n > 0 {
 			fmt.Printf("integration_test: SKIPPED %d tests that run with %v only\n", n, s)
 		}
+	}
+	if c.cannot > 0 {
+		fmt.Printf("integration_test: SKIPPED %d tests that this machine does not allow\n", c.cannot)
 	}
 }

@@ -17,7 +17,6 @@ func (s *State) timers(now time.Time) {
 			}
 		case accepted:
 			if now.Sub(l.since) >= acceptTimeout {
-				s.book.failed(l.ID, now)
 				s.leave(now, l, ReasonTimeout)
 			} else if !l.onTopic && !now.Before(l.probeAt) {
 				l.probeAt = now.Add(probeInterval)
@@ -26,7 +25,6 @@ func (s *State) timers(now time.Time) {
 		case up:
 			switch {
 			case now.Sub(l.heard) >= silence:
-				s.book.failed(l.ID, now)
 				s.leave(now, l, ReasonSilent)
 			case !l.deafSince.IsZero() && now.Sub(l.deafSince) >= deafTimeout:
 				s.leave(now, l, ReasonDeaf)
@@ -60,59 +58,137 @@ func (s *State) awake(now time.Time) {
 	if !s.seedsAt.IsZero() {
 		s.alone(now)
 	}
-}
-
-// alone starts the way back: everything known and all seeds may be tried now.
-func (s *State) alone(now time.Time) {
-	s.seedTry, s.seedsAt = 0, now
-}
-
-// usable tells which known addresses may be asked: not linked, and not parted
-// from a moment ago, unless there is nobody else.
-func (s *State) usable(now time.Time) func(*known) bool {
-	lone := s.used() == 0
-	return func(k *known) bool {
-		return s.link(k.ID) == nil && (lone || now.Sub(k.apartAt) >= apart)
+	for i := range s.shuffling.checks {
+		s.shuffling.checks[i].at = now
 	}
+	for _, list := range [][]*entry{s.book.known, s.book.lost} {
+		for _, e := range list {
+			e.retryAt = now
+		}
+	}
+	for _, x := range s.seeds {
+		x.try, x.next = 0, now
+	}
+	if limit := now.Add(beaconInterval + grace - beaconLife); s.beacon.heard.Before(limit) {
+		s.beacon.heard = limit
+	}
+}
+
+// usable tells which addresses may be asked: not linked, and not parted from a
+// moment ago, unless there is nobody else.
+func (s *State) usable(now time.Time) func(*entry) bool {
+	lone := s.used() == 0
+	return func(e *entry) bool { return s.unlinked(e) && (lone || !s.apart(now, e.ID)) }
 }
 
 // lonely tells whether the node has no link and could have one. Without a minimum
 // it asks nobody but its seeds, which were named to be asked.
-func (s *State) lonely() bool { return s.cfg.Max != 0 && s.Degree() == 0 }
+func (s *State) lonely() bool { return s.cfg.Max != 0 && s.healthy() == 0 }
+
+// healthy is the number of links that are not suspect.
+func (s *State) healthy() (n int) {
+	for _, l := range s.links {
+		if l.phase == up && !l.suspect(s.now) {
+			n++
+		}
+	}
+	return n
+}
 
 // gather looks for links while there are fewer than min.
 func (s *State) gather(now time.Time) {
-	if s.lonely() {
-		if s.seedsAt.IsZero() && s.used() == 0 {
-			s.alone(now)
-		}
-		if !s.seedsAt.IsZero() && !now.Before(s.seedsAt) {
-			next := s.vary(seedBackoff[min(s.seedTry, len(seedBackoff)-1)])
-			s.seedTry++
-			s.seedsAt = now.Add(next)
-			s.emit(AskSeeds{Next: next})
-			for _, k := range s.book.entries {
-				k.retryAt = now
-			}
-		}
-	}
 	missing := s.cfg.Min - s.used()
 	if missing <= 0 || !s.room(0) {
 		return
 	}
-	candidates := s.book.due(now, s.cfg.Rand, s.usable(now))
-	want := missing + 1 - s.count(asking)
-	for _, k := range candidates[:max(0, min(want, len(candidates)))] {
-		s.ask(now, k.Contact, false)
+	candidates, want := s.candidates(now, missing)
+	for _, e := range candidates[:max(0, min(want, len(candidates)))] {
+		l := s.request(now, e.Contact, Request{Urgent: s.needy()})
+		l.keep = e.fails > 0 // it was lost: not to be let go again for having enough
 	}
 	if s.count(asking) == 0 && s.Degree() > 0 && !now.Before(s.walkAt) {
 		s.sendWalks(now)
 	}
 }
 
+// needy tells whether the node has looked for a second link in vain for so long that
+// somebody has to make room: nobody should depend on one neighbour.
+func (s *State) needy() bool {
+	return s.used() < 2 && (s.walkVain >= vainRounds || s.refusedInRow >= vainRequests)
+}
+
+// candidates returns whom to ask, and how many of them now.
+func (s *State) candidates(now time.Time, missing int) ([]*entry, int) {
+	pending, fresh := s.asked(now)
+	free := maxDials - pending
+	switch {
+	case free <= 0, s.forgiven(now) >= maxRefusals:
+		return nil, 0
+	}
+	want := min(missing+1-fresh, free)
+	if s.lonely() {
+		return s.book.dueLone(now, s.usable(now)), want
+	}
+	return s.book.due(now, s.usable(now)), want
+}
+
+// asked returns how many requests and checks are under way, and how many of the
+// requests so new that an answer is likely to come.
+func (s *State) asked(now time.Time) (all, fresh int) {
+	for _, l := range s.links {
+		if l.phase == asking {
+			all++
+			if now.Sub(l.since) < hedge {
+				fresh++
+			}
+		}
+	}
+	return all + len(s.shuffling.checks), fresh
+}
+
+// gatherDue returns when gather has something to do.
+func (s *State) gatherDue(now time.Time) (t time.Time) {
+	if s.used() >= s.cfg.Min || !s.room(0) {
+		return t
+	}
+	all, _ := s.asked(now)
+	if all >= maxDials {
+		return t
+	}
+	for _, l := range s.links {
+		if l.phase == asking && now.Sub(l.since) < hedge {
+			t = earlier(t, l.since.Add(hedge))
+		}
+	}
+	usable := s.usable(now)
+	over := s.forgiven(now) - maxRefusals
+	switch {
+	case over >= 0:
+		t = earlier(t, now.Add(time.Duration((over+0.01)*float64(s.refusalPause()))))
+	case s.lonely():
+		for _, list := range [][]*entry{s.book.known, s.book.lost} {
+			for _, e := range list {
+				if at := e.lone(); at.After(now) && usable(e) {
+					t = earlier(t, at)
+				}
+			}
+		}
+	default:
+		for _, e := range s.book.known {
+			if e.retryAt.After(now) && usable(e) {
+				t = earlier(t, e.retryAt)
+			}
+		}
+	}
+	if s.count(asking) == 0 && s.Degree() > 0 {
+		t = earlier(t, s.walkAt)
+	}
+	return t
+}
+
 // sendWalks looks for nodes with room beyond the known addresses.
 func (s *State) sendWalks(now time.Time) {
-	m := Walk{Origin: Contact{ID: s.cfg.Self, Record: s.record}, TTL: walkTTL, Urgent: s.walkVain >= vainRounds}
+	m := Walk{Origin: s.contact(), TTL: walkTTL, Urgent: s.walkVain >= vainRounds}
 	for range walks {
 		if to := s.neighbour(); to != nil {
 			s.send(to.Contact, m)
@@ -136,13 +212,14 @@ func (s *State) neighbour(not ...peer.ID) *link {
 	return list[s.cfg.Rand.IntN(len(list))]
 }
 
-// allowWalk bounds the walks one neighbour may send through us.
-func (l *link) allowWalk(now time.Time) bool {
-	l.walkTimes = slices.DeleteFunc(l.walkTimes, func(t time.Time) bool { return now.Sub(t) >= time.Second })
-	if len(l.walkTimes) >= walksPerSecond {
+// allow bounds the walks one neighbour may have us pass on.
+func (l *link) allow(now time.Time, cost float64) bool {
+	l.passed = max(0, l.passed-now.Sub(l.passedAt).Seconds()*walkRate)
+	l.passedAt = now
+	if l.passed+cost > walkBurst {
 		return false
 	}
-	l.walkTimes = append(l.walkTimes, now)
+	l.passed += cost
 	return true
 }
 
@@ -153,10 +230,11 @@ func (s *State) walk(now time.Time, from *link, m Walk) {
 	if origin.ID == s.cfg.Self || origin.ID == "" {
 		return
 	}
-	s.book.add(origin)
+	s.book.learn(origin)
 	next := s.neighbour(from.ID, origin.ID)
 	last := m.TTL <= 0 || next == nil
-	free := s.link(origin.ID) == nil && s.usable(now)(s.book.get(origin.ID))
+	e := find(s.book.known, origin.ID) // a lost one has to be heard of first
+	free := e != nil && s.usable(now)(e) && s.count(asking) < maxDials
 	switch {
 	case free && s.room(0) && (last || s.used() < s.cfg.Min || s.cfg.Rand.IntN(2) == 0):
 		s.ask(now, origin, false).keep = true
@@ -182,10 +260,20 @@ func (s *State) handover(now time.Time) {
 	if now.Before(s.handAt) {
 		return
 	}
-	if best := s.richest(); best.degree > s.cfg.Max || now.Sub(s.overAt) >= handoverLimit {
-		// Both have more than they want, so neither misses the link.
+	late := now.Sub(s.overAt)
+	if late >= 4*handoverLimit {
+		// Nobody follows, nobody can be spared.
 		s.handAt = now.Add(s.jitter(handoverPause))
-		s.leave(now, best, ReasonFull)
+		s.leave(now, s.richest(), ReasonFull)
+		return
+	}
+	least := s.cfg.Max
+	if late >= handoverLimit {
+		least = s.cfg.Min // nobody has followed a handover
+	}
+	if to := s.above(least); to != nil {
+		s.handAt = now.Add(s.jitter(handoverPause))
+		s.send(to.Contact, Handover{})
 		return
 	}
 	s.handAt = now.Add(s.jitter(handoverEvery))
@@ -211,11 +299,16 @@ func (s *State) degreeChanged(now time.Time) {
 	}
 }
 
-// handoverPair returns the neighbour that has the most room, the newest of
-// those, and another with many links that has not been asked yet.
+// handoverPair returns two neighbours to be linked to each other: to shall ask
+// roomy, which has the most room, the newest of those, and then leave us. Of two
+// that are known to be reachable one is asked; who has many links and was not
+// asked yet goes first.
 func (s *State) handoverPair() (roomy, to *link) {
 	for _, l := range s.links {
-		if l.phase == up && (roomy == nil || l.degree < roomy.degree || l.degree == roomy.degree && !l.since.Before(roomy.since)) {
+		switch {
+		case l.phase != up:
+		case roomy == nil, l.dialed && !roomy.dialed,
+			l.dialed == roomy.dialed && (l.degree < roomy.degree || l.degree == roomy.degree && !l.since.Before(roomy.since)):
 			roomy = l
 		}
 	}
@@ -230,6 +323,20 @@ func (s *State) handoverPair() (roomy, to *link) {
 	return roomy, to
 }
 
+// above returns a random neighbour with more than least links, or nil.
+func (s *State) above(least int) *link {
+	var list []*link
+	for _, l := range s.links {
+		if l.phase == up && l.degree > least {
+			list = append(list, l)
+		}
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	return list[s.cfg.Rand.IntN(len(list))]
+}
+
 // richest returns the neighbour with the most links.
 func (s *State) richest() (best *link) {
 	for _, l := range s.links {
@@ -240,11 +347,20 @@ func (s *State) richest() (best *link) {
 	return best
 }
 
-// takeOver handles a handover: link to that node, then leave from.
+// takeOver handles a handover: link to that node, then leave from; or leave it
+// at once, if this node can spare the link. The one that has too many asks to be
+// left, since only the other knows how many others are leaving it at this moment.
 func (s *State) takeOver(now time.Time, from *link, to Contact) {
-	if to.ID == s.cfg.Self || to.ID == "" || to.ID == from.ID {
+	if to.ID == "" {
+		if s.Degree() > s.cfg.Min && s.used() > s.cfg.Min {
+			s.leave(now, from, ReasonFull)
+		}
 		return
 	}
+	if to.ID == s.cfg.Self || to.ID == from.ID {
+		return
+	}
+	s.book.learn(to)
 	switch l := s.link(to.ID); {
 	case l != nil && l.phase == up:
 		// Linked already: the path from-to-us stands, if we can spare the link.
@@ -253,8 +369,10 @@ func (s *State) takeOver(now time.Time, from *link, to Contact) {
 		}
 	case l != nil:
 		l.instead, l.beyond = from.ID, true
-	case s.room(over) && s.usable(now)(s.book.add(to)):
-		l := s.ask(now, to, false)
-		l.instead, l.beyond = from.ID, true
+	case s.room(over):
+		if e := find(s.book.known, to.ID); e != nil && s.usable(now)(e) {
+			l := s.ask(now, to, false)
+			l.instead, l.beyond = from.ID, true
+		}
 	}
 }

@@ -20,6 +20,8 @@ func (s *State) received(now time.Time, from Contact, m Message) {
 		if len(from.Addrs) > 0 {
 			l.Addrs = from.Addrs
 		}
+	} else {
+		from = s.known(from)
 	}
 	switch m := m.(type) {
 	case Request:
@@ -33,12 +35,18 @@ func (s *State) received(now time.Time, from Contact, m Message) {
 			}
 			return
 		}
-		l.Record, l.session, l.degree = m.Record, m.Session, m.Degree
-		l.rtt = now.Sub(l.since)
+		if len(m.Record) > 0 {
+			l.Record, l.Seq = m.Record, from.Seq
+		}
+		l.session, l.degree = m.Session, m.Degree
+		l.rtt, l.exchanged = now.Sub(l.since), m.Exchange
+		if l.swap && s.link(l.leaving.ID) == nil {
+			l.swap, l.beyond = false, false // who was to be left has gone by itself
+		}
 		enough := s.used() > s.cfg.Min && !l.keep && len(l.tokens) == 0
 		if !l.beyond && (enough || !s.room(0)) || !s.room(over) {
 			s.forget(l)
-			s.book.add(l.Contact)
+			s.book.heard(l.Contact, now)
 			s.send(l.Contact, Leave{Reason: ReasonEnough})
 			return
 		}
@@ -47,6 +55,9 @@ func (s *State) received(now time.Time, from Contact, m Message) {
 		s.contacts(m.Contacts)
 		if l != nil && l.phase == asking {
 			s.refused(now, l, m.Reason, m.Network)
+			if m.Reason == ReasonFull && !l.urgent && !l.manual {
+				s.met(now, l.Contact, m.Tag)
+			}
 		}
 	case Ready:
 		if l == nil || l.phase == asking {
@@ -72,15 +83,30 @@ func (s *State) received(now time.Time, from Contact, m Message) {
 		s.contacts(m.Contacts)
 		if l != nil {
 			s.left(now, l, m.Reason)
+			if m.Reason == ReasonSwapped {
+				s.swapped(now, m.Contacts)
+			}
 		}
 	case Walk:
-		if l != nil && l.phase == up && l.allowWalk(now) {
+		if l != nil && l.phase == up && l.allow(now, 1) {
 			s.walk(now, l, m)
 		}
 	case Handover:
 		if l != nil && l.phase == up {
 			s.takeOver(now, l, m.To)
 		}
+	case Shuffle:
+		s.shuffled(now, from, l, m)
+	case ShuffleReply:
+		s.shuffleReplied(now, from, l, m)
+	case Beacon:
+		if l != nil && l.phase == up {
+			s.hearBeacon(now, l, m.Owner)
+		}
+	case Lookup:
+		s.lookedUp(now, l, m)
+	case Found:
+		s.found(now, l, m)
 	}
 }
 
@@ -92,45 +118,70 @@ func (s *State) judge(now time.Time, from Contact, l *link, m Request) {
 	}
 	if l != nil && l.phase != asking {
 		if l.session == m.Session && l.phase == accepted {
-			s.send(from, s.accept(from.ID)) // our first answer was lost, or requests crossed
+			s.send(from, s.accept(l)) // our first answer was lost, or requests crossed
 			return
 		}
 		// It does not know our link any more: what we have is half of one.
 		s.end(now, l, ReasonRestarted)
 		l = nil
 	}
-	lone := m.Degree == 0 || m.Urgent
-	switch k := s.book.get(from.ID); {
-	case l != nil && s.room(over): // requests crossed: both want it
-	case k != nil && now.Sub(k.apartAt) < apart && !lone && !m.Manual && s.used() > 0:
-		s.send(from, Reject{Reason: ReasonRecent, Contacts: s.some(redirects, from.ID)})
+	lone := m.Degree == 0 || m.Urgent || s.foreign(m.Tag) && !m.Manual
+	exchange := false
+	switch {
+	case s.apart(now, from.ID) && m.Degree > 0 && !m.Manual && s.used() > 0:
+		s.reject(from, ReasonRecent)
 		return
 	case s.room(0):
 	case lone && s.room(over):
+	case s.exchangeable(now, from, m.Leaving):
+		exchange = true
 	default:
-		s.send(from, Reject{Reason: ReasonFull, Contacts: s.some(redirects, from.ID)})
+		s.reject(from, ReasonFull)
 		return
 	}
 	if l == nil {
 		l = &link{Contact: from}
 		s.links = append(s.links, l)
 	} else {
-		l.Record, l.Addrs = from.Record, from.Addrs
+		l.Record, l.Seq, l.Addrs = from.Record, from.Seq, from.Addrs
 	}
-	l.session, l.degree = m.Session, m.Degree
+	l.session, l.degree, l.manual = m.Session, m.Degree, l.manual || m.Manual
+	if exchange {
+		l.swap, l.leaving, l.beyond = true, m.Leaving, true
+	}
 	s.agree(now, l)
-	s.send(from, s.accept(from.ID))
+	s.send(from, s.accept(l))
 }
 
-func (s *State) accept(to peer.ID) Accept {
-	return Accept{Session: s.cfg.Session, Record: s.record, Degree: s.count(up), Contacts: s.some(redirects, to)}
+func (s *State) accept(l *link) Accept {
+	return Accept{
+		Session: s.cfg.Session, Record: s.record, Degree: s.count(up), Exchange: l.leaving.ID != "", Contacts: s.some(redirects, l.ID),
+	}
+}
+
+// reject refuses a link. The asker is worth knowing all the same: it is the one that
+// the next asker is best sent to.
+func (s *State) reject(to Contact, why Reason) {
+	s.book.heard(to, s.now)
+	s.send(to, Reject{Reason: why, Tag: s.Tag(), Contacts: s.some(redirects, to.ID)})
+}
+
+// known completes c, of whom only the ID may be known, with what the book has.
+func (s *State) known(c Contact) Contact {
+	if e := s.book.get(c.ID); e != nil && len(c.Record) == 0 {
+		c.Record, c.Seq = e.Record, e.Seq
+		if len(c.Addrs) == 0 {
+			c.Addrs = e.Addrs
+		}
+	}
+	return c
 }
 
 // agree moves a link on to where both let each other onto the topic.
 func (s *State) agree(now time.Time, l *link) {
 	l.phase, l.since, l.heard = accepted, now, now
 	l.probeAt = now.Add(probeInterval)
-	s.book.add(l.Contact).fails = 0
+	s.book.heard(l.Contact, now)
 	s.emit(Pending{Peer: l.ID})
 }
 
@@ -158,22 +209,30 @@ func (s *State) complete(now time.Time, l *link) {
 	if l.phase != accepted || !l.readySent || l.ready == nil || !l.onTopic {
 		return
 	}
+	if l.swap && !s.exchange(now, l) {
+		s.leave(now, l, ReasonEnough)
+		return
+	}
 	l.phase, l.since, l.heard = up, now, now
 	// The first keepalive follows soon, as it measures the round trip; the others
 	// are spread over the interval.
 	l.keepAt = now.Add(s.jitter(keepaliveInterval / 4))
-	s.walkVain = 0
-	s.seedTry, s.seedsAt = 0, time.Time{}
+	s.walkVain, s.refusals, s.refusedInRow = 0, 0, 0
+	s.book.linked(l.Contact, now)
 	s.emit(Linked{Peer: l.ID, Greeting: l.ready.Greeting})
 	for _, token := range l.tokens {
 		s.emit(Added{Token: token, Peer: l.ID})
 	}
 	l.tokens = nil
 	s.degreeChanged(now)
+	s.tellBeacon(now, l)
 	if old := s.link(l.instead); old != nil && old.phase == up {
 		s.leave(now, old, ReasonMoved)
 	}
 	l.instead = ""
+	if s.swapping.next.IsZero() {
+		s.mingle(now)
+	}
 }
 
 // forget takes the link out of the list.
@@ -190,9 +249,10 @@ func (s *State) end(now time.Time, l *link, why Reason) {
 	if l.phase == asking {
 		return
 	}
-	k := s.book.add(l.Contact)
-	if k.retryAt.Before(now) {
-		k.retryAt = now.Add(s.jitter(firstRetry))
+	if why.fault() && why != ReasonRestarted && why != ReasonDeaf && why != ReasonUnknown {
+		s.book.failed(l.ID, now, s.vary)
+	} else if e := s.book.get(l.ID); e != nil && e.retryAt.Before(now) {
+		e.retryAt = now.Add(s.jitter(time.Second))
 	}
 	s.emit(Unlinked{Peer: l.ID, Reason: why, Was: l.phase == up})
 	for _, x := range slices.Clone(s.links) {
@@ -205,6 +265,7 @@ func (s *State) end(now time.Time, l *link, why Reason) {
 	}
 	if l.phase == up {
 		s.degreeChanged(now)
+		s.seedUnlinked(now, l.ID, why)
 		if s.Degree() == 0 {
 			s.alone(now)
 		}
@@ -213,13 +274,18 @@ func (s *State) end(now time.Time, l *link, why Reason) {
 
 // leave ends a link on purpose and tells the peer.
 func (s *State) leave(now time.Time, l *link, why Reason) {
-	m := Leave{Reason: why}
+	var contacts []Contact
 	if why == ReasonMoved || why == ReasonFull {
-		m.Contacts = s.some(redirects, l.ID)
+		contacts = s.some(redirects, l.ID)
 	}
-	s.send(l.Contact, m)
+	s.leaveTo(now, l, why, contacts)
+}
+
+// leaveTo ends a link on purpose and names others to the peer.
+func (s *State) leaveTo(now time.Time, l *link, why Reason, contacts []Contact) {
+	s.send(l.Contact, Leave{Reason: why, Contacts: contacts})
 	if l.phase == up && !why.fault() {
-		s.book.add(l.Contact).apartAt = now
+		s.part(now, l.ID)
 	}
 	s.end(now, l, why)
 }
@@ -230,32 +296,53 @@ func (s *State) left(now time.Time, l *link, why Reason) {
 		s.refused(now, l, why, "")
 		return
 	}
-	k := s.book.add(l.Contact)
 	switch {
 	case why == ReasonClosed:
-		k.retryAt = now.Add(lastRetry / 4) // it may be restarted
+		// It may be restarted.
+		s.end(now, l, why)
+		s.book.failed(l.ID, now, s.vary)
+		return
 	case l.phase == up && !why.fault():
-		k.apartAt = now
+		s.part(now, l.ID)
 	}
 	s.end(now, l, why)
 }
 
+// part notes that the pair parted without a fault.
+func (s *State) part(now time.Time, id peer.ID) {
+	s.parted = slices.DeleteFunc(s.parted, func(p parting) bool { return p.id == id || now.Sub(p.at) >= apart })
+	s.parted = append(s.parted, parting{id, now})
+}
+
+// apart tells whether the pair parted a moment ago.
+func (s *State) apart(now time.Time, id peer.ID) bool {
+	return slices.ContainsFunc(s.parted, func(p parting) bool { return p.id == id && now.Sub(p.at) < apart })
+}
+
 // fault tells whether a link that ended so may be set up again at once.
 func (r Reason) fault() bool {
-	return r != ReasonMoved && r != ReasonFull && r != ReasonEnough && r != ReasonDropped && r != ReasonClosed
+	return r != ReasonMoved && r != ReasonFull && r != ReasonEnough && r != ReasonDropped && r != ReasonClosed &&
+		r != ReasonSwapped
 }
 
 // refused ends a request of ours that was answered with no.
 func (s *State) refused(now time.Time, l *link, why Reason, network string) {
 	s.forget(l)
+	s.seedRefused(l.ID, why)
 	if why == ReasonNetwork || why == ReasonSelf || why == ReasonProtocol {
 		s.book.remove(l.ID)
-	} else if k := s.book.get(l.ID); k != nil {
-		pause := 4 * firstRetry
-		if why == ReasonRecent {
-			pause = apart / 3
+	} else {
+		s.book.heard(l.Contact, now)
+		if e := s.book.get(l.ID); e != nil {
+			pause := refusedPause
+			if why == ReasonRecent {
+				pause = apart / 3
+			}
+			e.retryAt = now.Add(s.jitter(pause))
 		}
-		k.retryAt = now.Add(s.jitter(pause))
+		s.refusals = s.forgiven(now) + 1
+		s.refusedAt = now
+		s.refusedInRow++
 	}
 	s.emit(Refused{Peer: l.ID, Reason: why, Network: network})
 	for _, token := range l.tokens {
@@ -263,13 +350,28 @@ func (s *State) refused(now time.Time, l *link, why Reason, network string) {
 	}
 }
 
+// forgiven returns the refusals that still count.
+func (s *State) forgiven(now time.Time) float64 {
+	return max(0, s.refusals-now.Sub(s.refusedAt).Seconds()/s.refusalPause().Seconds())
+}
+
+func (s *State) refusalPause() time.Duration {
+	if s.lonely() {
+		return refusalPauseLone
+	}
+	return refusalPause
+}
+
 func (s *State) unreachable(now time.Time, id peer.ID, why Reason) {
 	l := s.link(id)
-	s.book.failed(id, now)
+	if checked := s.checkFailed(now, id); !checked && (l == nil || l.phase == asking) {
+		s.book.failed(id, now, s.vary)
+	}
 	switch {
 	case l == nil:
 	case l.phase == asking:
 		s.forget(l)
+		s.seedRefused(id, why)
 		if why == ReasonProtocol {
 			s.book.remove(id)
 		}

@@ -14,10 +14,13 @@ type Session [8]byte
 
 // A Contact is what it takes to reach a node. Record, its signed peer record,
 // is what travels; Addrs is what this node may dial of it, set by whoever took
-// the record from the wire. The state machine looks at the ID alone.
+// the record from the wire, and so is Seq, the sequence number in the record: of
+// two records of one node the one with the higher number is the newer. The state
+// machine never looks into a record.
 type Contact struct {
 	ID     peer.ID
 	Record []byte
+	Seq    uint64
 	Addrs  []ma.Multiaddr
 }
 
@@ -42,6 +45,7 @@ const (
 	ReasonRestarted          // the peer came back as a new process, or anew
 	ReasonDeaf               // the peer left the pubsub topic
 	ReasonProtocol           // the node does not speak this protocol
+	ReasonSwapped            // exchanged for another; the contact has lost one likewise
 	ReasonRelayed            // it was reached through a relay, and not directly
 	reasonEnd
 )
@@ -64,6 +68,7 @@ var reasonText = [...]string{
 	ReasonRestarted:   "it was restarted",
 	ReasonDeaf:        "it left the topic",
 	ReasonProtocol:    "it is not a smokesignal node",
+	ReasonSwapped:     "the link was exchanged for one to another peer",
 	ReasonRelayed:     "it was only reached through a relay, no direct connection came about",
 }
 
@@ -72,6 +77,14 @@ func (r Reason) String() string {
 		return reasonText[r]
 	}
 	return fmt.Sprintf("reason %d", uint8(r))
+}
+
+// A Tag names a part of the network: the id of the node whose beacon is heard in
+// all of it, and the sequence number of the record in the last one heard, which is
+// its owner's clock in nanoseconds.
+type Tag struct {
+	ID  peer.ID
+	Seq uint64
 }
 
 // A Message travels between two nodes; see the package doc for who sends what
@@ -85,20 +98,26 @@ type (
 		Network string
 		Record  []byte // of the asker
 		Degree  int    // links the asker has
-		Urgent  bool   // asks for a place beyond max, and in spite of ReasonRecent
+		Urgent  bool   // asks for a place beyond max
 		Manual  bool   // the user wants it: in spite of ReasonRecent
+		Tag     Tag
+		// Leaving, if it has a record, is the neighbour that the asker will leave for
+		// this link: a full node may send one of its own there.
+		Leaving Contact
 	}
 	// Accept answers a Request: the link may be set up.
 	Accept struct {
 		Session  Session
 		Record   []byte
 		Degree   int
+		Exchange bool // Leaving is offered to a neighbour of the sender
 		Contacts []Contact
 	}
 	// Reject answers a Request with the reason and other nodes to ask.
 	Reject struct {
 		Reason   Reason
 		Network  string // of the refusing node, with ReasonNetwork
+		Tag      Tag
 		Contacts []Contact
 	}
 	// Ready says that the sender sees the receiver on the topic. Greeting is what
@@ -127,22 +146,63 @@ type (
 		TTL    int
 		Urgent bool // the end of the walk makes room
 	}
-	// Handover asks the receiver to link to To in place of the sender.
+	// Handover asks the receiver to link to To in place of the sender, or if there
+	// is no To to leave the sender if it can spare the link.
 	Handover struct{ To Contact }
+	// Shuffle exchanges addresses with the node at the end of a walk of TTL hops, or
+	// with a known node at once, which also tells whether that one lives. Path is
+	// the way it came: the nodes that have passed it on, its origin first.
+	Shuffle struct {
+		Path     []peer.ID
+		TTL      int
+		Tag      Tag
+		Origin   Contact
+		Contacts []Contact
+	}
+	// ShuffleReply goes back the way the Shuffle came. Path are the nodes that have
+	// yet to pass it on, the next one last; it is empty at the origin.
+	ShuffleReply struct {
+		Path     []peer.ID
+		Tag      Tag
+		Contacts []Contact
+	}
+	// Beacon is flooded by the node that gives its part of the network the tag:
+	// its newest record.
+	Beacon struct{ Owner Contact }
+	// Lookup walks until it comes to a node that knows the record of Target, or to
+	// Target itself.
+	Lookup struct {
+		Path   []peer.ID
+		TTL    int
+		Token  uint64 // of the origin
+		Target peer.ID
+		Origin Contact // whom Target calls if it cannot be dialled
+	}
+	// Found goes back the way the Lookup came, as a ShuffleReply does.
+	Found struct {
+		Path   []peer.ID
+		Token  uint64
+		Target Contact
+	}
 	// Signal is flooded over the links for the layer above; the state machine
 	// never sees one.
 	Signal struct{ Payload []byte }
 )
 
-func (Request) message()   {}
-func (Accept) message()    {}
-func (Reject) message()    {}
-func (Ready) message()     {}
-func (Keepalive) message() {}
-func (Leave) message()     {}
-func (Walk) message()      {}
-func (Handover) message()  {}
-func (Signal) message()    {}
+func (Request) message()      {}
+func (Accept) message()       {}
+func (Reject) message()       {}
+func (Ready) message()        {}
+func (Keepalive) message()    {}
+func (Leave) message()        {}
+func (Walk) message()         {}
+func (Handover) message()     {}
+func (Shuffle) message()      {}
+func (ShuffleReply) message() {}
+func (Beacon) message()       {}
+func (Lookup) message()       {}
+func (Found) message()        {}
+func (Signal) message()       {}
 
 // An Input is something that happened.
 type Input interface{ input() }
@@ -168,15 +228,38 @@ type (
 		Peer    peer.ID
 		Present bool
 	}
-	// SeedFound says that a seed answered at its address. With Merge the link is
-	// wanted even if there are enough, since the seed may be in another part of
-	// a split network.
+	// SeedFound, SeedFailed and SeedSelf answer an AskSeed: who is at the seed's
+	// address, that nobody could be reached there, or that it is this node. Seeds
+	// are numbered from zero.
 	SeedFound struct {
-		Seed  Contact
-		Merge bool
+		Seed    int
+		Contact Contact
 	}
-	// Found is an address from elsewhere, such as mDNS.
-	Found struct{ Contact Contact }
+	SeedFailed struct{ Seed int }
+	SeedSelf   struct{ Seed int }
+	// SeedLost says that the seed is not heard any more through the overlay, and
+	// SeedHeard that it is again.
+	SeedLost  struct{ Seed int }
+	SeedHeard struct{ Seed int }
+	// Learned is an address from elsewhere, such as mDNS.
+	Learned struct{ Contact Contact }
+	// Find asks for the address of a node of the network. One or more Located with
+	// the Token follow, the last of them Done.
+	Find struct {
+		Target peer.ID
+		Token  uint64
+	}
+	// Enough ends a Find.
+	Enough struct{ Token uint64 }
+	// Sealed is the node's own signed peer record: when the addresses have changed,
+	// and as the answer to Renew with a higher number than before.
+	Sealed struct {
+		Record []byte
+		Seq    uint64
+	}
+	// Woke says that this machine has slept: what was not heard meanwhile is not
+	// held against others.
+	Woke struct{}
 	// Add asks for a link to one node, beyond min up to max. Exactly one Added with
 	// the Token follows.
 	Add struct {
@@ -195,7 +278,15 @@ func (Unreachable) input() {}
 func (Gone) input()        {}
 func (OnTopic) input()     {}
 func (SeedFound) input()   {}
-func (Found) input()       {}
+func (SeedFailed) input()  {}
+func (SeedSelf) input()    {}
+func (SeedLost) input()    {}
+func (SeedHeard) input()   {}
+func (Learned) input()     {}
+func (Find) input()        {}
+func (Enough) input()      {}
+func (Sealed) input()      {}
+func (Woke) input()        {}
 func (Add) input()         {}
 func (Drop) input()        {}
 func (Close) input()       {}
@@ -232,9 +323,19 @@ type (
 		Reason  Reason
 		Network string
 	}
-	// AskSeeds says that the node is alone: all seeds should be tried now. The
-	// next attempt follows after Next if nothing changes.
-	AskSeeds struct{ Next time.Duration }
+	// AskSeed asks who is at that seed's address; see SeedNext for the next attempt.
+	AskSeed struct{ Seed int }
+	// Renew asks for a Sealed with a new number.
+	Renew struct{}
+	// Call asks to connect to a node that looks for this one; nothing is sent.
+	Call struct{ To Contact }
+	// Located is an answer to a Find, or with Done and no Contact its end. An
+	// answer may be out of date, so others may follow.
+	Located struct {
+		Token   uint64
+		Contact Contact
+		Done    bool
+	}
 	// Added is the outcome of an Add; ReasonNone is success.
 	Added struct {
 		Token   uint64
@@ -250,5 +351,8 @@ func (Probe) output()    {}
 func (Linked) output()   {}
 func (Unlinked) output() {}
 func (Refused) output()  {}
-func (AskSeeds) output() {}
+func (Renew) output()    {}
+func (Call) output()     {}
+func (AskSeed) output()  {}
+func (Located) output()  {}
 func (Added) output()    {}

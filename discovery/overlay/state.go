@@ -15,6 +15,15 @@ const (
 	silence = 12500 * time.Millisecond
 	// askTimeout bounds a request: a dial of five seconds and the answer.
 	askTimeout = 7 * time.Second
+	// suspect is the silence after which a neighbour no longer counts when others
+	// are looked for: one keepalive missed, and half an interval of patience. The
+	// link itself stays.
+	suspect = 7500 * time.Millisecond
+	// hedge is how long a request holds back the next one: a node that lives has
+	// answered by then, one that is gone takes the five seconds of a dial.
+	hedge = time.Second
+	// maxDials bounds the nodes asked at once (the overlay research, section B).
+	maxDials = 8
 	// acceptTimeout bounds what follows an Accept. Less than the ten seconds of
 	// promise 1, as the other side may have just begun to count.
 	acceptTimeout = 5 * time.Second
@@ -33,7 +42,7 @@ const (
 	// handoverEvery is how long one neighbour has to follow a handover before
 	// another is asked; after handoverLimit the link is dropped instead.
 	handoverEvery = 2 * time.Second
-	handoverLimit = 20 * time.Second
+	handoverLimit = 5 * time.Second
 	// degreePause is how soon neighbours are told of a new number of links.
 	degreePause = 100 * time.Millisecond
 	// slept is how late our own timer must be before we think that we, not they,
@@ -44,17 +53,25 @@ const (
 	// research use 8 as the length of an exchange).
 	redirects = 8
 	// walkTTL is the active random walk length of HyParView, walks how many are
-	// sent at once; walksPerSecond bounds what one neighbour may send through us.
-	walkTTL        = 6
-	walks          = 2
-	walksPerSecond = 8
+	// sent at once.
+	walkTTL = 6
+	walks   = 2
 	// vainRounds is how many rounds of walks may find nothing before the end of a
 	// walk has to make room.
 	vainRounds = 2
+	// vainRequests is the same for requests that full nodes refused.
+	vainRequests = 4
+	// One neighbour may have us pass on walkRate walks a second and walkBurst at
+	// once; a lookup counts as lookupCost of one.
+	walkRate   = 8
+	walkBurst  = 16
+	lookupCost = 0.25
+	// After maxRefusals by full nodes the next one is asked after refusalPause
+	// (threats T13), by a node without links after lonePause.
+	maxRefusals      = 8
+	refusalPause     = 2 * time.Second
+	refusalPauseLone = 250 * time.Millisecond
 )
-
-// seedBackoff is the pauses between attempts to join while alone, ± 20 %.
-var seedBackoff = []time.Duration{1 * time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second}
 
 // Config is what a State needs to know. All fields but Min and Max are required.
 type Config struct {
@@ -63,7 +80,9 @@ type Config struct {
 	Network string
 	// Min and Max bound the number of links. A negative Max means no bound.
 	Min, Max int
-	Rand     *rand.Rand
+	// Seeds is the number of seeds, which are known by their index.
+	Seeds int
+	Rand  *rand.Rand
 }
 
 // A State is the membership protocol of one node. It performs no I/O and reads
@@ -72,20 +91,36 @@ type State struct {
 	cfg    Config
 	record []byte // own signed peer record
 	epoch  time.Time
+	now    time.Time // of the present step
 	due    time.Time // when the next step was due
 	closed bool
 
-	links []*link // in the order of the handshakes
-	book  book
+	links     []*link // in the order of the handshakes
+	book      book
+	parted    []parting
+	seeds     []*seed
+	beacon    beacon
+	shuffling shuffling
+	swapping  swapping
+	searches  []*search
 
-	seedTry  int       // attempts since alone
-	seedsAt  time.Time // next AskSeeds; zero while not alone
-	walkAt   time.Time // next round of walks
-	walkVain int       // rounds since the last new link
-	overAt   time.Time // since when there are more than max links
-	handAt   time.Time // next handover
-	handed   []peer.ID // who was asked to take over in this round
-	out      []Output
+	seedTry      int       // attempts since alone
+	seedsAt      time.Time // next attempt at all seeds; zero while not alone
+	walkAt       time.Time // next round of walks
+	walkVain     int       // rounds since the last new link
+	refusals     float64   // since the last new link, less what time has forgiven
+	refusedAt    time.Time // the last
+	refusedInRow int       // since the last new link
+	overAt       time.Time // since when there are more than max links
+	handAt       time.Time // next handover
+	handed       []peer.ID // who was asked to take over in this round
+	out          []Output
+}
+
+// A parting is a pair that parted without a fault.
+type parting struct {
+	id peer.ID
+	at time.Time
 }
 
 // phase of a link.
@@ -103,6 +138,9 @@ type link struct {
 	since  time.Time // of the phase
 	keep   bool      // wanted beyond min
 	beyond bool      // wanted beyond max
+	dialed bool      // we asked, so it can be reached
+	urgent bool      // asked for so
+	manual bool      // the user wants it
 
 	session   Session
 	degree    int
@@ -115,19 +153,28 @@ type link struct {
 	deafSince time.Time
 	probeAt   time.Time
 	readySent bool
-	ready     *Ready   // the peer's, once it came
-	tokens    []uint64 // of Adds that wait for this link
-	instead   peer.ID  // whom to leave when this link is up: a handover
-	walkTimes []time.Time
+	ready     *Ready    // the peer's, once it came
+	tokens    []uint64  // of Adds that wait for this link
+	instead   peer.ID   // whom to leave when this link is up: a handover or a swap
+	exchanged bool      // leaving gets another neighbour
+	swap      bool      // part of a swap: leaving is left for this link, or gets another in return
+	leaving   Contact   // of who was asked: the neighbour that the asker leaves
+	toldAt    time.Time // when it was last told of a better beacon
+	passed    float64   // walks passed on for it, less what time has forgiven
+	passedAt  time.Time
 }
 
 // New returns a State that has seen nothing yet. Call Step with a Tick to begin.
 func New(cfg Config) *State {
-	return &State{cfg: cfg}
+	s := &State{cfg: cfg, book: book{self: cfg.Self, rand: cfg.Rand}}
+	for range cfg.Seeds {
+		s.seeds = append(s.seeds, &seed{})
+	}
+	s.beacon.self = rank(cfg.Self)
+	s.shuffling.gap = checkFirst
+	s.swapping.pause = swapFirst
+	return s
 }
-
-// SetRecord sets the node's own signed peer record, which others are given.
-func (s *State) SetRecord(record []byte) { s.record = record }
 
 // Degree returns the number of links.
 func (s *State) Degree() int { return s.count(up) }
@@ -140,13 +187,31 @@ func (s *State) RTT(id peer.ID) time.Duration {
 	return 0
 }
 
-// Known returns the known addresses, in no particular order.
-func (s *State) Known() []Contact {
-	list := make([]Contact, 0, len(s.book.entries))
-	for _, k := range s.book.entries {
-		list = append(list, k.Contact)
+// Known returns the contacts of neighbours and the known addresses.
+func (s *State) Known() (list []Contact) {
+	for _, l := range s.links {
+		if l.phase == up && find(s.book.known, l.ID) == nil {
+			list = append(list, l.Contact)
+		}
+	}
+	for _, e := range s.book.known {
+		list = append(list, e.Contact)
 	}
 	return list
+}
+
+// Network is what a node knows of the part of the network it is in.
+type Network struct {
+	Links int // neighbours
+	Known int // nodes known and believed to live, neighbours among them
+	Lost  int // nodes that did not answer, and are tried now and then
+	Tag   Tag
+	Since time.Time // since when the tag is that node's
+}
+
+// Network returns what is known of the network.
+func (s *State) Network() Network {
+	return Network{Links: s.Degree(), Known: len(s.Known()), Lost: len(s.book.lost), Tag: s.Tag(), Since: s.beacon.since}
 }
 
 // Step feeds one input to the protocol and returns what has to be done. now must
@@ -161,10 +226,12 @@ func (s *State) Step(now time.Time, in Input) []Output {
 	}
 	if s.epoch.IsZero() {
 		s.epoch = now
+		s.own(now)
 	}
 	if !s.due.IsZero() && now.Sub(s.due) > slept {
 		s.awake(now)
 	}
+	s.now = now
 	s.handle(now, in)
 	s.due = s.Next(now)
 	return s.out
@@ -184,11 +251,25 @@ func (s *State) handle(now time.Time, in Input) {
 	case OnTopic:
 		s.onTopic(now, in.Peer, in.Present)
 	case SeedFound:
-		s.seedFound(now, in.Seed, in.Merge)
-	case Found:
-		if in.Contact.ID != s.cfg.Self {
-			s.book.add(in.Contact)
-		}
+		s.seedFound(now, in)
+	case SeedFailed:
+		s.seeds[in.Seed].busy = false
+	case SeedSelf:
+		s.seeds[in.Seed].busy, s.seeds[in.Seed].self = false, true
+	case SeedLost:
+		s.setSeedLost(now, in.Seed, true)
+	case SeedHeard:
+		s.setSeedLost(now, in.Seed, false)
+	case Learned:
+		s.book.learn(in.Contact)
+	case Sealed:
+		s.sealed(now, in)
+	case Find:
+		s.find(now, in)
+	case Enough:
+		s.enough(in.Token)
+	case Woke:
+		s.awake(now)
 	case Add:
 		s.add(now, in)
 	case Drop:
@@ -203,8 +284,13 @@ func (s *State) handle(now time.Time, in Input) {
 		return
 	}
 	s.timers(now)
+	s.trySeeds(now)
 	s.gather(now)
 	s.handover(now)
+	s.shuffle(now)
+	s.swap(now)
+	s.tendBeacon(now)
+	s.search(now)
 }
 
 // Next returns when Step has to be called with a Tick at the latest, given the
@@ -224,24 +310,25 @@ func (s *State) Next(now time.Time) (t time.Time) {
 			}
 		case up:
 			t = earlier(t, earlier(l.keepAt, l.heard.Add(silence)))
+			if !l.suspect(now) {
+				t = earlier(t, l.heard.Add(suspect))
+			}
 			if !l.deafSince.IsZero() {
 				t = earlier(t, l.deafSince.Add(deafTimeout))
 			}
 		}
 	}
-	if s.lonely() {
-		t = earlier(t, s.seedsAt)
-	}
-	if s.used() < s.cfg.Min {
-		t = earlier(t, s.book.next(now, s.usable(now)))
-		if s.count(asking) == 0 && s.Degree() > 0 {
-			t = earlier(t, s.walkAt)
-		}
-	}
+	t = earlier(t, s.seedsDue())
+	t = earlier(t, s.gatherDue(now))
 	if !s.overAt.IsZero() {
 		t = earlier(t, s.handAt)
 	}
-	return t
+	t = earlier(t, s.shuffleDue())
+	if s.Degree() > 0 {
+		t = earlier(t, s.swapping.next)
+	}
+	t = earlier(t, s.beaconDue())
+	return earlier(t, s.searchDue())
 }
 
 func (s *State) emit(o Output) { s.out = append(s.out, o) }
@@ -266,10 +353,23 @@ func (s *State) count(p phase) (n int) {
 	return n
 }
 
-// used is the number of places taken: links and those about to be.
-func (s *State) used() int { return s.count(up) + s.count(accepted) }
+// suspect tells whether the neighbour has been silent for so long that it may be
+// gone.
+func (l *link) suspect(now time.Time) bool { return l.phase == up && now.Sub(l.heard) >= suspect }
 
-// room tells whether n more places are free, counted up to max+extra.
+// used is the number of places taken: links and those about to be, but not links to
+// suspects.
+func (s *State) used() (n int) {
+	for _, l := range s.links {
+		if l.phase == accepted || l.phase == up && !l.suspect(s.now) {
+			n++
+		}
+	}
+	return n
+}
+
+// room tells whether a place is free, counted up to max+extra. Those that
+// suspects take count as free as long as all together stay within max+over.
 func (s *State) room(extra int) bool {
 	if s.cfg.Max < 0 {
 		return true
@@ -277,7 +377,7 @@ func (s *State) room(extra int) bool {
 	if s.cfg.Max == 0 {
 		return false // zero means zero, also for lone nodes
 	}
-	return s.used() < s.cfg.Max+extra
+	return s.used() < s.cfg.Max+extra && s.count(up)+s.count(accepted) < s.cfg.Max+over
 }
 
 // add asks for a link on the user's wish.
@@ -296,23 +396,10 @@ func (s *State) add(now time.Time, in Add) {
 	case !s.room(0):
 		fail(ReasonFull)
 	default:
-		s.book.add(in.Contact)
+		s.book.learn(in.Contact)
 		l = s.request(now, in.Contact, Request{Manual: true})
+		l.manual = true
 		l.tokens = append(l.tokens, in.Token)
-	}
-}
-
-func (s *State) seedFound(now time.Time, seed Contact, merge bool) {
-	if seed.ID == s.cfg.Self {
-		return
-	}
-	k := s.book.add(seed)
-	if s.link(seed.ID) != nil {
-		return
-	}
-	if merge || s.room(0) {
-		l := s.ask(now, k.Contact, merge)
-		l.keep, l.beyond = true, merge
 	}
 }
 
@@ -323,39 +410,41 @@ func (s *State) ask(now time.Time, to Contact, urgent bool) *link {
 
 // request sends m with what every request has.
 func (s *State) request(now time.Time, to Contact, m Request) *link {
-	l := &link{Contact: to, phase: asking, since: now}
+	if e := s.book.get(to.ID); e != nil {
+		e.tried = now
+	}
+	l := &link{Contact: to, phase: asking, since: now, dialed: true, urgent: m.Urgent}
 	s.links = append(s.links, l)
-	m.Session, m.Network, m.Record, m.Degree = s.cfg.Session, s.cfg.Network, s.record, s.count(up)
+	m.Session, m.Network, m.Record, m.Degree, m.Tag = s.cfg.Session, s.cfg.Network, s.record, s.used(), s.Tag()
 	s.send(to, m)
 	return l
 }
 
-// some returns up to n contacts that have a record, linked ones first, each kind
-// in random order.
+// some returns up to n contacts that have a record, of neighbours and known nodes
+// alike, in random order.
 func (s *State) some(n int, not peer.ID) []Contact {
-	var linked, others []Contact
+	var list []Contact
 	for _, l := range s.links {
-		if l.phase != asking && l.ID != not && len(l.Record) > 0 {
-			linked = append(linked, l.Contact)
+		if l.phase != asking && l.ID != not && len(l.Record) > 0 && !l.suspect(s.now) {
+			list = append(list, l.Contact)
 		}
 	}
-	for _, k := range s.book.entries {
-		if k.ID != not && len(k.Record) > 0 && k.fails == 0 && s.link(k.ID) == nil {
-			others = append(others, k.Contact)
+	for _, e := range s.book.known {
+		if e.ID != not && len(e.Record) > 0 && s.link(e.ID) == nil {
+			list = append(list, e.Contact)
 		}
 	}
-	for _, list := range [][]Contact{linked, others} {
-		s.cfg.Rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	n = min(n, len(list))
+	for i := range n {
+		j := i + s.cfg.Rand.IntN(len(list)-i)
+		list[i], list[j] = list[j], list[i]
 	}
-	list := append(linked, others...)
-	return list[:min(n, len(list))]
+	return list[:n]
 }
 
 func (s *State) contacts(list []Contact) {
 	for _, c := range list {
-		if c.ID != s.cfg.Self && c.ID != "" {
-			s.book.add(c)
-		}
+		s.book.learn(c)
 	}
 }
 

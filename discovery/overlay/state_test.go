@@ -3,12 +3,17 @@ package overlay
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
 )
+
+// somewhere is an address; the state machine does not look at it.
+var somewhere = []ma.Multiaddr{nil}
 
 // script drives one state by hand and writes down what it wants done.
 type script struct {
@@ -19,11 +24,27 @@ type script struct {
 
 func newScript(t *testing.T, minPeers, maxPeers int) *script {
 	s := New(Config{
-		Self: "me", Session: Session{1}, Network: "home", Min: minPeers, Max: maxPeers,
+		Self: "me", Session: Session{1}, Network: "home", Min: minPeers, Max: maxPeers, Seeds: 1,
 		Rand: rand.New(rand.NewPCG(1, 2)),
 	})
-	s.SetRecord([]byte("me"))
 	return &script{t, s, time.Unix(1e9, 0)}
+}
+
+// background tells what a node does beside what most tests are about: it keeps
+// addresses fresh, says who owns the tag, and without a minimum asks its seeds.
+func (c *script) background(o Output) bool {
+	switch o := o.(type) {
+	case Send:
+		switch o.Message.(type) {
+		case Shuffle, Beacon:
+			return true
+		}
+	case Renew:
+		return true
+	case AskSeed:
+		return c.s.cfg.Min == 0
+	}
+	return false
 }
 
 // in feeds an input and compares the outputs, one word or two each.
@@ -31,7 +52,7 @@ func (c *script) in(in Input, want ...string) {
 	c.Helper()
 	var got []string
 	for _, o := range c.s.Step(c.now, in) {
-		if _, ok := o.(AskSeeds); !ok || c.s.cfg.Min > 0 { // without a minimum there is a noise of them
+		if !c.background(o) {
 			got = append(got, describe(o))
 		}
 	}
@@ -85,8 +106,8 @@ func describe(o Output) string {
 		return fmt.Sprintf("unlinked %s (%s)", string(o.Peer), o.Reason)
 	case Refused:
 		return fmt.Sprintf("refused %s (%s)", string(o.Peer), o.Reason)
-	case AskSeeds:
-		return "ask seeds"
+	case AskSeed:
+		return "ask seed"
 	case Added:
 		return fmt.Sprintf("added %d (%s)", o.Token, o.Reason)
 	}
@@ -97,8 +118,8 @@ func describe(o Output) string {
 // topic and have said so.
 func TestLinkNeedsBothSides(t *testing.T) {
 	c := newScript(t, 1, 5)
-	c.in(Tick{}, "ask seeds")
-	c.in(SeedFound{Seed: Contact{ID: "a"}}, "request a")
+	c.in(Tick{}, "ask seed")
+	c.in(SeedFound{Contact: Contact{ID: "a", Addrs: somewhere}}, "request a")
 	c.from("a", Accept{Session: Session{2}}, "pending a")
 	c.from("a", Ready{Greeting: []byte("g")}) // they see us, we do not see them yet
 	c.in(OnTopic{Peer: "a", Present: true}, "ready a", "linked a")
@@ -112,8 +133,8 @@ func TestLinkNeedsBothSides(t *testing.T) {
 // TestCrossedRequestsMakeOneLink: both ask at once, both accept.
 func TestCrossedRequestsMakeOneLink(t *testing.T) {
 	c := newScript(t, 1, 5)
-	c.in(Tick{}, "ask seeds")
-	c.in(SeedFound{Seed: Contact{ID: "a"}}, "request a")
+	c.in(Tick{}, "ask seed")
+	c.in(SeedFound{Contact: Contact{ID: "a", Addrs: somewhere}}, "request a")
 	c.from("a", Request{Session: Session{2}, Network: "home"}, "pending a", "accept a")
 	c.from("a", Accept{Session: Session{2}})
 	c.in(OnTopic{Peer: "a", Present: true}, "ready a")
@@ -216,27 +237,30 @@ func TestDeafPeerIsDropped(t *testing.T) {
 // 20 %; the loss of the last peer starts anew.
 func TestAloneAsksAgain(t *testing.T) {
 	c := newScript(t, 1, 5)
-	c.in(Tick{}, "ask seeds")
+	c.in(Tick{}, "ask seed")
 	for _, want := range []time.Duration{1, 2, 4, 8, 8, 8} {
 		pause := c.s.Next(c.now).Sub(c.now)
 		if low, high := want*time.Second*4/5, want*time.Second*6/5; pause < low || pause > high {
 			t.Errorf("pause %v, want %v to %v", pause, low, high)
 		}
-		c.after(pause, "ask seeds")
+		c.in(SeedFailed{})
+		c.after(pause, "ask seed")
 	}
+	c.in(SeedFailed{})
 	c.link("a", 1)
 	if got := c.s.Next(c.now); got.Sub(c.now) > keepaliveInterval {
 		t.Errorf("next timer after linking: %v", got.Sub(c.now))
 	}
-	c.in(Gone{Peer: "a"}, "unlinked a (the connection was lost)", "ask seeds", "request a")
+	c.in(Gone{Peer: "a"}, "unlinked a (the connection was lost)", "ask seed", "request a")
+	c.in(SeedFailed{})
 	c.in(Unreachable{Peer: "a", Reason: ReasonUnreachable}, "refused a (it could not be reached)")
-	c.after(1200*time.Millisecond, "ask seeds", "request a")
+	c.after(1200*time.Millisecond, "ask seed", "request a")
 }
 
 // TestHandover: a full node that took in a lone one asks another neighbour to
 // link to it; when that leaves, all is well. If nobody follows, the richest
 // neighbour is dropped before thirty seconds are over. A neighbour with more than
-// max links is let go at once, as neither misses the link.
+// max links is asked to leave at once, as neither misses the link.
 func TestHandover(t *testing.T) {
 	lone := Request{Session: Session{2}, Network: "home", Record: []byte("j")}
 	c := newScript(t, 0, 2)
@@ -263,7 +287,12 @@ func TestHandover(t *testing.T) {
 				if p == "a" {
 					m.Degree = degree
 				}
-				for _, o := range c.s.Step(c.now, Received{From: Contact{ID: p}, Message: m}) {
+				for _, o := range slices.Clone(c.s.Step(c.now, Received{From: Contact{ID: p}, Message: m})) {
+					send, _ := o.(Send)
+					if h, ok := send.Message.(Handover); ok && h.To.ID == "" && p == "a" && degree > 1 {
+						c.from("a", Leave{Reason: ReasonFull}, "unlinked a (its peer list is full)") // it can spare the link
+						dropped = d + time.Second
+					}
 					if _, ok := o.(Unlinked); ok {
 						dropped = d + time.Second
 					}
@@ -280,9 +309,9 @@ func TestHandover(t *testing.T) {
 // that link stands.
 func TestTakeOver(t *testing.T) {
 	c := newScript(t, 1, 2)
-	c.in(Tick{}, "ask seeds")
+	c.in(Tick{}, "ask seed")
 	c.link("s", 3)
-	c.from("s", Handover{To: Contact{ID: "j"}}, "request j")
+	c.from("s", Handover{To: Contact{ID: "j", Record: []byte("j")}}, "request j")
 	c.from("j", Accept{Session: Session{4}}, "pending j")
 	c.in(OnTopic{Peer: "j", Present: true}, "ready j")
 	c.from("j", Ready{}, "linked j", "leave s (the link was handed over to another peer)", "unlinked s (the link was handed over to another peer)")
@@ -320,8 +349,8 @@ func TestAddAndDrop(t *testing.T) {
 // in the keepalives, without an extra message.
 func TestRoundTripTime(t *testing.T) {
 	c := newScript(t, 1, 5)
-	c.in(Tick{}, "ask seeds")
-	c.in(SeedFound{Seed: Contact{ID: "a"}}, "request a")
+	c.in(Tick{}, "ask seed")
+	c.in(SeedFound{Contact: Contact{ID: "a", Addrs: somewhere}}, "request a")
 	c.now = c.now.Add(40 * time.Millisecond)
 	c.from("a", Accept{Session: Session{2}}, "pending a")
 	if rtt := c.s.RTT("a"); rtt != 40*time.Millisecond {
@@ -352,50 +381,7 @@ func TestWalksAreBounded(t *testing.T) {
 		c.now = c.now.Add(time.Millisecond)
 		forwarded += len(c.s.Step(c.now, Received{From: Contact{ID: "a"}, Message: walk}))
 	}
-	if forwarded != walksPerSecond {
-		t.Errorf("%d walks forwarded, want %d", forwarded, walksPerSecond)
-	}
-}
-
-// TestCrash: after any part of the nodes has crashed at once, the survivors whole
-// again, with and without the seed.
-func TestCrash(t *testing.T) {
-	for _, n := range []int{10, 30, 100} {
-		for _, part := range []int{30, 50} {
-			for seed := range uint64(5) {
-				c := newCluster(t, seed)
-				first := c.add(0, 3, 5)
-				for range n - 1 {
-					c.add(0, 3, 5, first.id)
-				}
-				c.run(30 * time.Second)
-				for i := range n * part / 100 {
-					c.kill(c.nodes[n-1-i], true)
-				}
-				c.run(10 * time.Second)
-				if parts := c.components(); len(parts) != 1 {
-					t.Errorf("n=%d, %d %% crashed, seed %d: components %v after 10 s", n, part, seed, parts)
-				}
-			}
-		}
-	}
-}
-
-// TestSameSeedSameRun: a run can be repeated exactly.
-func TestSameSeedSameRun(t *testing.T) {
-	run := func() (text string) {
-		c := newCluster(t, 7)
-		first := c.add(0, 3, 5)
-		for range 29 {
-			c.add(0, 3, 5, first.id)
-		}
-		c.run(20 * time.Second)
-		for _, n := range c.nodes {
-			text += fmt.Sprint(n.id, n.log)
-		}
-		return fmt.Sprint(text, c.sent)
-	}
-	if first, second := run(), run(); first != second {
-		t.Error("two runs with the same seed differ")
+	if forwarded != walkBurst {
+		t.Errorf("%d walks forwarded, want %d", forwarded, walkBurst)
 	}
 }

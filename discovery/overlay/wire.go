@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/go-smokesignal/smokesignal/internal/frame"
@@ -20,8 +21,9 @@ const (
 	// MaxNetwork is the longest network name in bytes.
 	MaxNetwork = 128
 
-	maxTTL    = 8
-	maxDegree = 1 << 16
+	maxDegree  = 1 << 16
+	maxWalkTTL = 8
+	maxID      = 64
 )
 
 // Field numbers of the messages; docs/wire.md has them as protobuf.
@@ -35,6 +37,12 @@ const (
 	numWalk
 	numHandover
 	numSignal
+	numShuffle
+	numShuffleReply
+	numBeacon
+	numLookup
+	numFound
+	numEnd
 )
 
 // Append appends the encoding of m, without frame, to b.
@@ -45,19 +53,23 @@ func Append(b []byte, m Message) []byte {
 		body = frame.AppendBytes(body, 2, m.Network)
 		body = frame.AppendBytes(body, 3, m.Record)
 		body = frame.AppendUint(body, 4, uint64(m.Degree))
-		body = frame.AppendUint(body, 5, bit(m.Urgent))
-		body = frame.AppendUint(body, 6, bit(m.Manual))
+		body = frame.AppendUint(body, 5, uint64(bit(m.Urgent)))
+		body = frame.AppendUint(body, 6, uint64(bit(m.Manual)))
+		body = appendTag(body, 7, m.Tag)
+		body = frame.AppendBytes(body, 8, m.Leaving.Record)
 		return frame.AppendMessage(b, numRequest, body)
 	case Accept:
 		body := frame.AppendBytes(nil, 1, m.Session[:])
 		body = frame.AppendBytes(body, 2, m.Record)
 		body = frame.AppendUint(body, 3, uint64(m.Degree))
 		body = appendContacts(body, 4, m.Contacts)
+		body = frame.AppendUint(body, 5, uint64(bit(m.Exchange)))
 		return frame.AppendMessage(b, numAccept, body)
 	case Reject:
 		body := frame.AppendUint(nil, 1, uint64(m.Reason))
 		body = frame.AppendBytes(body, 2, m.Network)
 		body = appendContacts(body, 3, m.Contacts)
+		body = appendTag(body, 4, m.Tag)
 		return frame.AppendMessage(b, numReject, body)
 	case Ready:
 		body := frame.AppendUint(nil, 1, uint64(m.Degree))
@@ -76,12 +88,38 @@ func Append(b []byte, m Message) []byte {
 	case Walk:
 		body := frame.AppendBytes(nil, 1, m.Origin.Record)
 		body = frame.AppendUint(body, 2, uint64(m.TTL))
-		body = frame.AppendUint(body, 3, bit(m.Urgent))
+		body = frame.AppendUint(body, 3, uint64(bit(m.Urgent)))
 		return frame.AppendMessage(b, numWalk, body)
 	case Handover:
 		return frame.AppendMessage(b, numHandover, frame.AppendBytes(nil, 1, m.To.Record))
 	case Signal:
 		return frame.AppendMessage(b, numSignal, m.Payload)
+	case Shuffle:
+		body := appendPath(nil, 1, m.Path)
+		body = frame.AppendUint(body, 2, uint64(m.TTL))
+		body = appendTag(body, 3, m.Tag)
+		body = frame.AppendBytes(body, 4, m.Origin.Record)
+		body = appendContacts(body, 5, m.Contacts)
+		return frame.AppendMessage(b, numShuffle, body)
+	case ShuffleReply:
+		body := appendPath(nil, 1, m.Path)
+		body = appendTag(body, 2, m.Tag)
+		body = appendContacts(body, 3, m.Contacts)
+		return frame.AppendMessage(b, numShuffleReply, body)
+	case Beacon:
+		return frame.AppendMessage(b, numBeacon, frame.AppendBytes(nil, 1, m.Owner.Record))
+	case Lookup:
+		body := appendPath(nil, 1, m.Path)
+		body = frame.AppendUint(body, 2, uint64(m.TTL))
+		body = frame.AppendUint(body, 3, m.Token)
+		body = frame.AppendBytes(body, 4, string(m.Target))
+		body = frame.AppendBytes(body, 5, m.Origin.Record)
+		return frame.AppendMessage(b, numLookup, body)
+	case Found:
+		body := appendPath(nil, 1, m.Path)
+		body = frame.AppendUint(body, 2, m.Token)
+		body = frame.AppendBytes(body, 3, m.Target.Record)
+		return frame.AppendMessage(b, numFound, body)
 	}
 	panic(fmt.Sprintf("overlay: message of unknown type %T", m))
 }
@@ -96,7 +134,7 @@ func Decode(b []byte) (Message, error) {
 		if err != nil {
 			return nil, fmt.Errorf("overlay: decode message: %w", err)
 		}
-		if f.Num > numSignal || f.Type != protowire.BytesType {
+		if f.Num >= numEnd || f.Type != protowire.BytesType {
 			continue
 		}
 		if m != nil {
@@ -128,6 +166,10 @@ func decodeBody(num int, b []byte) (Message, error) {
 				m.Urgent = f.Uint != 0
 			case 6:
 				m.Manual = f.Uint != 0
+			case 7:
+				d.tag(&m.Tag, f)
+			case 8:
+				m.Leaving.Record = d.bytes(f, MaxRecord)
 			}
 		})
 		return m, d.err
@@ -143,6 +185,8 @@ func decodeBody(num int, b []byte) (Message, error) {
 				m.Degree = d.uint(f, maxDegree)
 			case 4:
 				d.contact(&m.Contacts, f)
+			case 5:
+				m.Exchange = f.Uint != 0
 			}
 		})
 		return m, d.err
@@ -156,6 +200,8 @@ func decodeBody(num int, b []byte) (Message, error) {
 				m.Network = string(d.bytes(f, MaxNetwork))
 			case 3:
 				d.contact(&m.Contacts, f)
+			case 4:
+				d.tag(&m.Tag, f)
 			}
 		})
 		return m, d.err
@@ -203,7 +249,7 @@ func decodeBody(num int, b []byte) (Message, error) {
 			case 1:
 				m.Origin.Record = d.bytes(f, MaxRecord)
 			case 2:
-				m.TTL = min(d.uint(f, maxDegree), maxTTL)
+				m.TTL = min(d.uint(f, maxDegree), maxWalkTTL)
 			case 3:
 				m.Urgent = f.Uint != 0
 			}
@@ -214,6 +260,74 @@ func decodeBody(num int, b []byte) (Message, error) {
 		d.each(func(f frame.Field) {
 			if f.Num == 1 {
 				m.To.Record = d.bytes(f, MaxRecord)
+			}
+		})
+		return m, d.err
+	case numShuffle:
+		var m Shuffle
+		d.each(func(f frame.Field) {
+			switch f.Num {
+			case 1:
+				d.path(&m.Path, f)
+			case 2:
+				m.TTL = min(d.uint(f, maxDegree), maxTTL)
+			case 3:
+				d.tag(&m.Tag, f)
+			case 4:
+				m.Origin.Record = d.bytes(f, MaxRecord)
+			case 5:
+				d.contact(&m.Contacts, f)
+			}
+		})
+		return m, d.err
+	case numShuffleReply:
+		var m ShuffleReply
+		d.each(func(f frame.Field) {
+			switch f.Num {
+			case 1:
+				d.path(&m.Path, f)
+			case 2:
+				d.tag(&m.Tag, f)
+			case 3:
+				d.contact(&m.Contacts, f)
+			}
+		})
+		return m, d.err
+	case numBeacon:
+		var m Beacon
+		d.each(func(f frame.Field) {
+			if f.Num == 1 {
+				m.Owner.Record = d.bytes(f, MaxRecord)
+			}
+		})
+		return m, d.err
+	case numLookup:
+		var m Lookup
+		d.each(func(f frame.Field) {
+			switch f.Num {
+			case 1:
+				d.path(&m.Path, f)
+			case 2:
+				m.TTL = min(d.uint(f, maxDegree), maxTTL)
+			case 3:
+				m.Token = f.Uint
+			case 4:
+				m.Target = peer.ID(d.bytes(f, maxID))
+			case 5:
+				m.Origin.Record = d.bytes(f, MaxRecord)
+			}
+		})
+		return m, d.err
+	case numFound:
+		var m Found
+		d.each(func(f frame.Field) {
+			switch f.Num {
+			case 1:
+				d.path(&m.Path, f)
+			case 2:
+				m.Token = f.Uint
+			case 3:
+				m.Target.Record = d.bytes(f, MaxRecord)
 			}
 		})
 		return m, d.err
@@ -277,6 +391,29 @@ func (d *decoder) contact(to *[]Contact, f frame.Field) {
 	}
 }
 
+func (d *decoder) path(to *[]peer.ID, f frame.Field) {
+	if len(*to) == maxPath {
+		d.fail(fmt.Errorf("%w: a path of more than %d nodes", frame.ErrTooLarge, maxPath))
+		return
+	}
+	*to = append(*to, peer.ID(d.bytes(f, maxID)))
+}
+
+func (d *decoder) tag(to *Tag, f frame.Field) {
+	inner := decoder{body: f.Bytes}
+	inner.each(func(f frame.Field) {
+		switch f.Num {
+		case 1:
+			to.ID = peer.ID(inner.bytes(f, maxID))
+		case 2:
+			to.Seq = f.Uint
+		}
+	})
+	if inner.err != nil {
+		d.fail(inner.err)
+	}
+}
+
 func micros(f frame.Field) time.Duration {
 	return time.Duration(min(f.Uint, 1<<52)) * time.Microsecond
 }
@@ -290,7 +427,21 @@ func appendContacts(b []byte, num protowire.Number, contacts []Contact) []byte {
 	return b
 }
 
-func bit(v bool) uint64 {
+func appendPath(b []byte, num protowire.Number, path []peer.ID) []byte {
+	for _, id := range path {
+		b = frame.AppendMessage(b, num, id)
+	}
+	return b
+}
+
+func appendTag(b []byte, num protowire.Number, t Tag) []byte {
+	if t.ID == "" {
+		return b
+	}
+	return frame.AppendMessage(b, num, frame.AppendUint(frame.AppendBytes(nil, 1, string(t.ID)), 2, t.Seq))
+}
+
+func bit(v bool) int {
 	if v {
 		return 1
 	}

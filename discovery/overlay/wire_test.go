@@ -6,21 +6,29 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
 func everyMessage() []Message {
 	contacts := []Contact{{Record: []byte("r1")}, {Record: []byte("r2")}}
+	path, tag := []peer.ID{"a", "b"}, Tag{"owner", 1e18}
 	return []Message{
-		Request{Session: Session{1, 2}, Network: "home", Record: []byte("r"), Degree: 4, Urgent: true, Manual: true},
-		Accept{Session: Session{3}, Record: []byte("r"), Degree: 2, Contacts: contacts},
-		Reject{Reason: ReasonNetwork, Network: "lab", Contacts: contacts},
+		Request{Session: Session{1, 2}, Network: "home", Record: []byte("r"), Degree: 4, Urgent: true, Manual: true, Tag: tag, Leaving: Contact{Record: []byte("l")}},
+		Accept{Session: Session{3}, Record: []byte("r"), Degree: 2, Exchange: true, Contacts: contacts},
+		Reject{Reason: ReasonNetwork, Network: "lab", Tag: tag, Contacts: contacts},
 		Ready{Degree: 1, Greeting: []byte("marks")},
 		Keepalive{Degree: 3, Stamp: time.Second, Echo: time.Millisecond, Hold: time.Minute},
 		Leave{Reason: ReasonMoved, Contacts: contacts},
 		Walk{Origin: Contact{Record: []byte("o")}, TTL: 6, Urgent: true},
 		Handover{To: Contact{Record: []byte("t")}},
 		Signal{Payload: []byte("ping")},
+		Shuffle{Path: path, TTL: 6, Tag: tag, Origin: Contact{Record: []byte("o")}, Contacts: contacts},
+		ShuffleReply{Path: path, Tag: tag, Contacts: contacts},
+		Beacon{Owner: Contact{Record: []byte("o")}},
+		Lookup{Path: path, TTL: 16, Token: 7, Target: "t", Origin: Contact{Record: []byte("o")}},
+		Found{Path: path, Token: 7, Target: Contact{Record: []byte("t")}},
 	}
 }
 
@@ -55,6 +63,8 @@ func TestLimits(t *testing.T) {
 		"short session": frame.AppendMessage(nil, numRequest, frame.AppendBytes(nil, 1, "short")),
 		"two messages":  Append(Append(nil, Keepalive{}), Keepalive{}),
 		"cut":           Append(nil, Request{Network: "home"})[:5],
+		"long path":     Append(nil, Lookup{Path: make([]peer.ID, maxPath+1)}),
+		"long id":       Append(nil, Lookup{Target: peer.ID(make([]byte, maxID+1))}),
 	} {
 		if m, err := Decode(b); err == nil {
 			t.Errorf("%s: decoded as %+v", name, m)

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/go-smokesignal/smokesignal/internal/vectors"
 )
 
@@ -20,6 +22,11 @@ type vector struct {
 	Walk      *walkVector      `json:"walk,omitempty"`
 	Handover  *handoverVector  `json:"handover,omitempty"`
 	Signal    *vectors.Bytes   `json:"signal,omitempty"`
+	Shuffle   *shuffleVector   `json:"shuffle,omitempty"`
+	Reply     *replyVector     `json:"shuffleReply,omitempty"`
+	Beacon    *beaconVector    `json:"beacon,omitempty"`
+	Lookup    *lookupVector    `json:"lookup,omitempty"`
+	Found     *foundVector     `json:"found,omitempty"`
 }
 
 type (
@@ -30,17 +37,52 @@ type (
 		Degree  int           `json:"degree"`
 		Urgent  bool          `json:"urgent"`
 		Manual  bool          `json:"manual"`
+		Tag     *tagVector    `json:"tag,omitempty"`
+		Leaving vectors.Bytes `json:"leaving,omitempty"`
 	}
 	acceptVector struct {
 		Session  vectors.Bytes   `json:"session"`
 		Record   vectors.Bytes   `json:"record,omitempty"`
 		Degree   int             `json:"degree"`
 		Contacts []vectors.Bytes `json:"contacts,omitempty"`
+		Exchange bool            `json:"exchange,omitempty"`
 	}
 	rejectVector struct {
 		Reason   uint8           `json:"reason"`
 		Network  string          `json:"network,omitempty"`
 		Contacts []vectors.Bytes `json:"contacts,omitempty"`
+		Tag      *tagVector      `json:"tag,omitempty"`
+	}
+	tagVector struct {
+		ID  vectors.Bytes `json:"id"`
+		Seq uint64        `json:"seq"`
+	}
+	shuffleVector struct {
+		Path     []vectors.Bytes `json:"path"`
+		TTL      int             `json:"ttl"`
+		Tag      *tagVector      `json:"tag,omitempty"`
+		Origin   vectors.Bytes   `json:"origin,omitempty"`
+		Contacts []vectors.Bytes `json:"contacts,omitempty"`
+	}
+	replyVector struct {
+		Path     []vectors.Bytes `json:"path,omitempty"`
+		Tag      *tagVector      `json:"tag,omitempty"`
+		Contacts []vectors.Bytes `json:"contacts,omitempty"`
+	}
+	beaconVector struct {
+		Owner vectors.Bytes `json:"owner"`
+	}
+	lookupVector struct {
+		Path   []vectors.Bytes `json:"path"`
+		TTL    int             `json:"ttl"`
+		Token  uint64          `json:"token"`
+		Target vectors.Bytes   `json:"target"`
+		Origin vectors.Bytes   `json:"origin,omitempty"`
+	}
+	foundVector struct {
+		Path   []vectors.Bytes `json:"path,omitempty"`
+		Token  uint64          `json:"token"`
+		Target vectors.Bytes   `json:"target"`
 	}
 	readyVector struct {
 		Degree   int           `json:"degree"`
@@ -62,7 +104,7 @@ type (
 		Urgent bool          `json:"urgent"`
 	}
 	handoverVector struct {
-		To vectors.Bytes `json:"to"`
+		To vectors.Bytes `json:"to,omitempty"`
 	}
 )
 
@@ -85,11 +127,11 @@ func TestVectors(t *testing.T) {
 func toVector(m Message) (v vector) {
 	switch m := m.(type) {
 	case Request:
-		v.Request = &requestVector{m.Session[:], m.Network, m.Record, m.Degree, m.Urgent, m.Manual}
+		v.Request = &requestVector{m.Session[:], m.Network, m.Record, m.Degree, m.Urgent, m.Manual, tagTo(m.Tag), m.Leaving.Record}
 	case Accept:
-		v.Accept = &acceptVector{m.Session[:], m.Record, m.Degree, records(m.Contacts)}
+		v.Accept = &acceptVector{m.Session[:], m.Record, m.Degree, records(m.Contacts), m.Exchange}
 	case Reject:
-		v.Reject = &rejectVector{uint8(m.Reason), m.Network, records(m.Contacts)}
+		v.Reject = &rejectVector{uint8(m.Reason), m.Network, records(m.Contacts), tagTo(m.Tag)}
 	case Ready:
 		v.Ready = &readyVector{m.Degree, m.Greeting}
 	case Keepalive:
@@ -102,6 +144,16 @@ func toVector(m Message) (v vector) {
 		v.Handover = &handoverVector{m.To.Record}
 	case Signal:
 		v.Signal = (*vectors.Bytes)(&m.Payload)
+	case Shuffle:
+		v.Shuffle = &shuffleVector{ids(m.Path), m.TTL, tagTo(m.Tag), m.Origin.Record, records(m.Contacts)}
+	case ShuffleReply:
+		v.Reply = &replyVector{ids(m.Path), tagTo(m.Tag), records(m.Contacts)}
+	case Beacon:
+		v.Beacon = &beaconVector{m.Owner.Record}
+	case Lookup:
+		v.Lookup = &lookupVector{ids(m.Path), m.TTL, m.Token, vectors.Bytes(m.Target), m.Origin.Record}
+	case Found:
+		v.Found = &foundVector{ids(m.Path), m.Token, m.Target.Record}
 	}
 	return v
 }
@@ -110,12 +162,12 @@ func fromVector(v vector) Message {
 	switch {
 	case v.Request != nil:
 		r := v.Request
-		return Request{Session(r.Session), r.Network, r.Record, r.Degree, r.Urgent, r.Manual}
+		return Request{Session(r.Session), r.Network, r.Record, r.Degree, r.Urgent, r.Manual, tagFrom(r.Tag), Contact{Record: r.Leaving}}
 	case v.Accept != nil:
 		a := v.Accept
-		return Accept{Session(a.Session), a.Record, a.Degree, contacts(a.Contacts)}
+		return Accept{Session(a.Session), a.Record, a.Degree, a.Exchange, contacts(a.Contacts)}
 	case v.Reject != nil:
-		return Reject{Reason(v.Reject.Reason), v.Reject.Network, contacts(v.Reject.Contacts)}
+		return Reject{Reason(v.Reject.Reason), v.Reject.Network, tagFrom(v.Reject.Tag), contacts(v.Reject.Contacts)}
 	case v.Ready != nil:
 		return Ready{v.Ready.Degree, v.Ready.Greeting}
 	case v.Keepalive != nil:
@@ -130,6 +182,18 @@ func fromVector(v vector) Message {
 		return Handover{Contact{Record: v.Handover.To}}
 	case v.Signal != nil:
 		return Signal{*v.Signal}
+	case v.Shuffle != nil:
+		x := v.Shuffle
+		return Shuffle{path(x.Path), x.TTL, tagFrom(x.Tag), Contact{Record: x.Origin}, contacts(x.Contacts)}
+	case v.Reply != nil:
+		return ShuffleReply{path(v.Reply.Path), tagFrom(v.Reply.Tag), contacts(v.Reply.Contacts)}
+	case v.Beacon != nil:
+		return Beacon{Contact{Record: v.Beacon.Owner}}
+	case v.Lookup != nil:
+		x := v.Lookup
+		return Lookup{path(x.Path), x.TTL, x.Token, peer.ID(x.Target), Contact{Record: x.Origin}}
+	case v.Found != nil:
+		return Found{path(v.Found.Path), v.Found.Token, Contact{Record: v.Found.Target}}
 	}
 	return nil
 }
@@ -146,4 +210,32 @@ func contacts(list []vectors.Bytes) (all []Contact) {
 		all = append(all, Contact{Record: []byte(r)})
 	}
 	return all
+}
+
+func tagTo(t Tag) *tagVector {
+	if t.ID == "" {
+		return nil
+	}
+	return &tagVector{vectors.Bytes(t.ID), t.Seq}
+}
+
+func tagFrom(v *tagVector) Tag {
+	if v == nil {
+		return Tag{}
+	}
+	return Tag{peer.ID(v.ID), v.Seq}
+}
+
+func ids(path []peer.ID) (list []vectors.Bytes) {
+	for _, id := range path {
+		list = append(list, vectors.Bytes(id))
+	}
+	return list
+}
+
+func path(list []vectors.Bytes) (ids []peer.ID) {
+	for _, b := range list {
+		ids = append(ids, peer.ID(b))
+	}
+	return ids
 }

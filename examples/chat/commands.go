@@ -108,7 +108,7 @@ func (s *session) seeds(now time.Time) [][]string {
 		if !seed.Linked && seed.Next.After(now) {
 			state += fmt.Sprintf("; next try in %v", seed.Next.Sub(now).Round(time.Second))
 		}
-		rows = append(rows, []string{seed.Seed, state})
+		rows = append(rows, []string{seedName(seed.Seed), state})
 	}
 	if len(rows) == 1 {
 		return [][]string{{"no seeds were given, so nobody watches for a netsplit"}}

@@ -7,10 +7,12 @@ import (
 
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/go-smokesignal/smokesignal"
 )
 
-// introduce tells where this chat can be reached and what another person types
-// to join it.
+// introduce tells where this chat can be reached, what another person types to
+// join it, and the ticket that says the same and more where one can paste.
 func (s *session) introduce() {
 	defer close(s.introduced)
 	addrs := s.node.Addrs()
@@ -26,8 +28,11 @@ func (s *session) introduce() {
 		}
 	}
 	s.view.status("listening on %s; id %s", strings.Join(at, ", "), s.node.ID())
-	if len(addrs) > 0 {
-		s.view.command("to join, another person types:", invitation(at[0], s.opts.network))
+	if ticket, err := s.node.Ticket(); err != nil {
+		s.view.status("nobody can be invited: %v", err)
+	} else {
+		s.view.command("to join, another person types:", invitation(at[0], networkOf(ticket)))
+		s.view.command("or gives this ticket as the -seed:", ticket)
 	}
 	s.view.status("connecting")
 	if s.opts.alone() {
@@ -35,6 +40,23 @@ func (s *session) introduce() {
 			"give a -seed, or let others join with the command above")
 	}
 	s.showWho()
+}
+
+// networkOf returns the network of a ticket, empty for the default one.
+func networkOf(ticket string) string {
+	t, err := smokesignal.ParseTicket(ticket)
+	if err != nil || t.Network == smokesignal.DefaultNetwork {
+		return ""
+	}
+	return t.Network
+}
+
+// seedName is what a seed is called on the screen, where a ticket takes much room.
+func seedName(seed string) string {
+	if _, err := smokesignal.ParseTicket(seed); err == nil {
+		return "ticket " + fit(seed, 13)
+	}
+	return seed
 }
 
 // hostPort returns the short form of an address that is nothing but TCP.

@@ -50,6 +50,26 @@ func TestInvitationSurvivesShell(t *testing.T) {
 	}
 }
 
+func TestTicketsOnTheScreen(t *testing.T) {
+	const ticket = "smoke1biqgvoh45uyf7u4dtbieq763qsqqu2qvec4fiulynqxfysfdaoepe3asazv4hpddnbssecaeycuaezageexth7gahy"
+	if got := networkOf(ticket); got != "küche" {
+		t.Errorf("network %q", got)
+	}
+	const ofDefault = "smoke1biqgvoh45uyf7u4dtbieq763qsqqu2qvec4fiulynqxfysfdaoepe3a2a3akqateeexxevy6ui"
+	if got := networkOf(ofDefault); got != "" {
+		t.Errorf("network %q, want none", got)
+	}
+	for seed, want := range map[string]string{
+		ticket:           "ticket smoke1biqgvo…",
+		ticket[:30]:      ticket[:30], // the user has to see what is wrong with it
+		"127.0.0.1:8495": "127.0.0.1:8495",
+	} {
+		if got := seedName(seed); got != want {
+			t.Errorf("%s is called %q, want %q", seed, got, want)
+		}
+	}
+}
+
 func TestLoopback(t *testing.T) {
 	for addr, want := range map[string]bool{
 		"127.0.0.1:0": true, "[::1]:8495": true, "localhost:1": true, "127.3.2.1:1": true,

@@ -5,7 +5,7 @@
 //	go run ./examples/chat -seed 192.168.2.100:8495
 //	echo "dinner is ready" | go run ./examples/chat -seed 192.168.2.100:8495
 //
-// It begins with the command another person types to join it.
+// It begins with the command another person types to join it, and a ticket to paste.
 package main
 
 import (
@@ -46,9 +46,9 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	fs := flag.NewFlagSet("chat", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // main prints the error, once
 	fs.Func("listen", "`address` to listen on, host:port or multiaddr; repeatable (default a free port, reachable from everywhere)", add(&o.listen))
-	fs.Func("seed", "`address` of somebody in the chat, host:port or multiaddr; repeatable (default whoever is on the local network)", add(&o.seeds))
+	fs.Func("seed", "`address` of somebody in the chat, host:port or multiaddr, or a ticket; repeatable (default whoever is on the local network)", add(&o.seeds))
 	fs.StringVar(&o.name, "name", userName(), "`name` shown to the others")
-	fs.StringVar(&o.network, "network", "", "`name` of the network; only chats with the same one see each other")
+	fs.StringVar(&o.network, "network", "", "`name` of the network; only chats with the same one see each other (default that of the ticket)")
 	fs.StringVar(&o.identity, "identity", "", "`file` that keeps this chat's identity; made if missing (default a new identity every time)")
 	err = fs.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {

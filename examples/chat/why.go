@@ -17,7 +17,7 @@ func whyNot(err error) string { return fmt.Sprintf("%v; %s", err, advice(err)) }
 
 func advice(err error) string {
 	if _, ok := errors.AsType[*smokesignal.WrongIDError](err); ok {
-		return "ask for the address again, or leave its /p2p/ part out"
+		return "ask again for the address or ticket, or leave out its /p2p/ part"
 	}
 	timeout, ok := errors.AsType[net.Error](err)
 	switch {
@@ -47,7 +47,7 @@ func (s *session) trouble(ctx context.Context, seed string, err error) {
 	s.troubles[seed] = why
 	s.mu.Unlock()
 	if news {
-		s.view.status("seed %s: %s", seed, why)
+		s.view.status("seed %s: %s", seedName(seed), why)
 	}
 }
 
@@ -64,7 +64,7 @@ func (s *session) explain() {
 		_, told := s.troubles[seed.Seed]
 		s.mu.Unlock()
 		if !told {
-			s.view.status("seed %s: no answer yet; still trying. Is its machine on, and does a firewall let this port through?", seed.Seed)
+			s.view.status("seed %s: no answer yet; still trying. Is its machine on, and does a firewall let this port through?", seedName(seed.Seed))
 		}
 	}
 }
@@ -75,14 +75,18 @@ func (s *session) whyNot() string {
 	defer s.mu.Unlock()
 	var all []string
 	for seed, why := range s.troubles {
-		all = append(all, "seed "+seed+": "+why)
+		all = append(all, "seed "+seedName(seed)+": "+why)
 	}
 	slices.Sort(all)
 	switch {
 	case len(all) > 0:
 		return strings.Join(all, "; ")
 	case len(s.opts.seeds) > 0:
-		return "no answer from " + strings.Join(s.opts.seeds, ", ")
+		var names []string
+		for _, seed := range s.opts.seeds {
+			names = append(names, seedName(seed))
+		}
+		return "no answer from " + strings.Join(names, ", ")
 	}
 	return "nobody was found; give the address of another chat with -seed"
 }

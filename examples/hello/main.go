@@ -1,8 +1,10 @@
-// Hello is two nodes that exchange one event: see hello.go.
+// Hello is two nodes that exchange one event: see hello.go. With -demo it is
+// five nodes that lose one and recover: see demo.go.
 package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -11,11 +13,19 @@ import (
 )
 
 func main() {
+	five := flag.Bool("demo", false, "show how five nodes gather, lose their seed, and recover")
+	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if err := run(ctx, "127.0.0.1:8495", os.Stdout); err != nil {
+	var err error
+	if *five {
+		err = demo(ctx, os.Stdout)
+	} else {
+		err = run(ctx, "127.0.0.1:8495", os.Stdout)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "hello:", err)
 		os.Exit(1)
 	}

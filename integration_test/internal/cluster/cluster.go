@@ -116,7 +116,13 @@ func (c *Cluster) Start(spec Spec) *Proc {
 		c.t.Fatal(err)
 	}
 	started := make(chan error)
-	launch() <- func() { started <- within(spec.NetNS, p.cmd.Start) }
+	launch() <- func() {
+		if spec.In != nil {
+			started <- spec.In(p.cmd.Start)
+			return
+		}
+		started <- within(spec.NetNS, p.cmd.Start)
+	}
 	if err := <-started; err != nil {
 		c.t.Fatalf("starting %s: %v", p.Name, err)
 	}

@@ -29,6 +29,9 @@ type Spec struct {
 	PortMapping  bool          `json:"portMapping,omitempty"`
 	Env          []string      `json:"-"` // added to the environment
 	NetNS        string        `json:"-"` // the file of the network namespace to run in; empty: the test's
+	// In calls start, on the calling goroutine, where the process is to be started:
+	// in another network namespace. Nil calls it here.
+	In func(start func() error) error `json:"-"`
 }
 
 // The listen addresses of a node on a free port of the loopback interface.

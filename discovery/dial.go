@@ -1,0 +1,95 @@
+package discovery
+
+import (
+	"context"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal/internal/circuit"
+)
+
+// dialSlot waits until fewer than maxDials dials are under way. Who gets a slot
+// calls release.
+func (d *Driver) dialSlot(ctx context.Context) (release func(), err error) {
+	select {
+	case d.dials <- struct{}{}:
+		return func() { <-d.dials }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// reach makes a direct connection to p, through a relay if there is no other way,
+// unless there is one: at those of the addresses which the guard allows. They are
+// what others told us.
+func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) error {
+	if circuit.Direct(d.host.Network(), p) {
+		return nil
+	}
+	addrs = d.allowed(p, addrs)
+	if len(addrs) == 0 && !circuit.Only(d.host.Network(), p) {
+		return errNoAddress
+	}
+	if len(addrs) > 0 {
+		dropStale(d.host, p, staleAfter)
+	}
+	d.host.Peerstore().AddAddrs(p, addrs, peerstore.TempAddrTTL)
+	// libp2p goes on dialling these addresses when there is a connection by another
+	// one, or from there.
+	dial, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer d.whenConnected(p, func(c network.Conn) {
+		direct := !circuit.Is(c.RemoteMultiaddr())
+		if direct && (c.Stat().Direction == network.DirInbound || !ma.Contains(addrs, c.RemoteMultiaddr())) {
+			cancel()
+		}
+	})()
+	err := d.host.Connect(dial, peer.AddrInfo{ID: p})
+	if err != nil && !circuit.Direct(d.host.Network(), p) {
+		return err
+	}
+	err = awaitDirect(ctx, d.host, p)
+	for _, c := range d.host.Network().ConnsToPeer(p) {
+		if c.Stat().Direction == network.DirOutbound {
+			d.guard.proved(p, c.RemoteMultiaddr(), time.Now())
+		}
+	}
+	return err
+}
+
+// allowed returns those of addrs that may be dialled now to reach p.
+func (d *Driver) allowed(p peer.ID, addrs []ma.Multiaddr) (list []ma.Multiaddr) {
+	now := time.Now()
+	for _, a := range addrs {
+		relay, _, relayed := circuit.Relay(a)
+		switch {
+		case relayed && relay == d.host.ID(): // who is behind us is connected, or gone
+		case relayed && circuit.Direct(d.host.Network(), relay):
+			if d.guard.allowBehind(p, a, now) {
+				list = append(list, a)
+			}
+		default:
+			list = append(list, d.guard.allow(p, []ma.Multiaddr{a}, now)...)
+		}
+	}
+	return list
+}
+
+// whenConnected calls f for each connection that there is to p until stop is
+// called. f must not block.
+func (d *Driver) whenConnected(p peer.ID, f func(network.Conn)) (stop func()) {
+	hears := &network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
+		if c.RemotePeer() == p {
+			f(c)
+		}
+	}}
+	d.host.Network().Notify(hears)
+	for _, c := range d.host.Network().ConnsToPeer(p) {
+		f(c)
+	}
+	return func() { d.host.Network().StopNotify(hears) }
+}

@@ -1,0 +1,272 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	corehost "github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	"github.com/libp2p/go-libp2p/core/routing"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+)
+
+// quarry is a libp2p host to be found; it is not a node.
+func quarry(t *testing.T) corehost.Host {
+	t.Helper()
+	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableMetrics())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	return h
+}
+
+// silent is an address at which somebody listens and says nothing.
+func silent(t *testing.T) ma.Multiaddr {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", l.Addr().(*net.TCPAddr).Port))
+}
+
+// deserted is an address at which nobody listens.
+func deserted(t *testing.T) ma.Multiaddr {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", l.Addr().(*net.TCPAddr).Port))
+}
+
+func findPeer(x *tester, p peer.ID) (peer.AddrInfo, error) {
+	ctx, cancel := context.WithTimeout(x.Context(), 15*time.Second)
+	defer cancel()
+	return x.d.FindPeer(ctx, p)
+}
+
+// TestFindPeerConnects: what the overlay knows is dialled, and the address that
+// answered is returned.
+func TestFindPeerConnects(t *testing.T) {
+	x, h := newTester(t, testConfig{}).start(), quarry(t)
+	x.d.Learn(overlay.Contact{ID: h.ID(), Record: []byte{1}, Addrs: h.Addrs()})
+	for _, when := range []string{"first", "connected"} {
+		info, err := findPeer(x, h.ID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.ID != h.ID() || len(info.Addrs) == 0 || !info.Addrs[0].Equal(h.Addrs()[0]) {
+			t.Errorf("%s: found %v, want %v first", when, info, h.Addrs()[0])
+		}
+	}
+	if info, err := findPeer(x, x.d.host.ID()); err != nil || len(info.Addrs) == 0 || strings.Contains(info.Addrs[0].String(), "p2p") {
+		t.Errorf("itself: %v, %v", info, err)
+	}
+}
+
+func TestFindPeerSaysWhatWasTried(t *testing.T) {
+	x := newTester(t, testConfig{}).start()
+	stranger := idOf(t, newKey(t))
+	_, err := findPeer(x, stranger)
+	if !errors.Is(err, ErrUnknownPeer) || !errors.Is(err, routing.ErrNotFound) || !strings.Contains(err.Error(), "no peers to ask") {
+		t.Errorf("alone: %v", err)
+	}
+	if _, err := findPeer(x, ""); !errors.Is(err, ErrUnknownPeer) {
+		t.Errorf("no id: %v", err)
+	}
+
+	at := deserted(t)
+	x.d.Learn(overlay.Contact{ID: stranger, Record: []byte{1}, Addrs: []ma.Multiaddr{at}})
+	_, err = findPeer(x, stranger)
+	if !errors.Is(err, ErrUnreachable) || errors.Is(err, ErrUnknownPeer) {
+		t.Errorf("nobody there: %v", err)
+	}
+	if want := fmt.Sprintf("unreachable: it was last seen at %s: connection refused", at); err == nil || err.Error() != want {
+		t.Errorf("nobody there: %v, want %s", err, want)
+	}
+	gone := newTester(t, testConfig{})
+	if err := gone.d.Start(); err != nil {
+		t.Fatal(err)
+	}
+	gone.d.Close()
+	if _, err := findPeer(gone, stranger); !errors.Is(err, ErrClosed) {
+		t.Errorf("closed: %v", err)
+	}
+}
+
+// TestFindPeerShares: however many want one peer, the network is asked once.
+func TestFindPeerShares(t *testing.T) {
+	x, h := newTester(t, testConfig{}).start(), quarry(t)
+	at := silent(t)
+	x.d.Learn(overlay.Contact{ID: h.ID(), Record: []byte{1}, Addrs: []ma.Multiaddr{at}})
+	var all sync.WaitGroup
+	for range 10 {
+		all.Go(func() {
+			if _, err := findPeer(x, h.ID()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	joined := func() (n int) {
+		x.d.lookups.mu.Lock()
+		defer x.d.lookups.mu.Unlock()
+		if l := x.d.lookups.byTarget[h.ID()]; l != nil {
+			n = l.waiters
+		}
+		return n
+	}
+	for joined() < 10 {
+		time.Sleep(time.Millisecond)
+	}
+	// The peer calls by itself, which ends the search.
+	x.connectFrom(h)
+	all.Wait()
+	var tokens uint64
+	x.d.ask(t.Context(), func() { tokens = x.d.token })
+	if tokens != 1 {
+		t.Errorf("the overlay was asked %d times, want once", tokens)
+	}
+	if n := joined(); n != 0 {
+		t.Errorf("%d still wait", n)
+	}
+}
+
+func (x *tester) connectFrom(h corehost.Host) {
+	x.Helper()
+	if err := h.Connect(x.Context(), peer.AddrInfo{ID: x.d.host.ID(), Addrs: x.d.host.Addrs()}); err != nil {
+		x.Fatal(err)
+	}
+}
+
+// TestFindPeerEndsWithItsContext: the caller's context ends its wait, that of the
+// last one the search.
+func TestFindPeerEndsWithItsContext(t *testing.T) {
+	x := newTester(t, testConfig{}).start()
+	stranger := idOf(t, newKey(t))
+	x.d.Learn(overlay.Contact{ID: stranger, Record: []byte{1}, Addrs: []ma.Multiaddr{silent(t)}})
+	ctx, cancel := context.WithCancel(t.Context())
+	result := make(chan error, 1)
+	go func() {
+		_, err := x.d.FindPeer(ctx, stranger)
+		result <- err
+	}()
+	var l *lookup
+	for l == nil {
+		time.Sleep(time.Millisecond)
+		x.d.lookups.mu.Lock()
+		l = x.d.lookups.byTarget[stranger]
+		x.d.lookups.mu.Unlock()
+	}
+	cancel()
+	if err := <-result; !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "looking for it over 0 links") {
+		t.Errorf("FindPeer returned %v", err)
+	}
+	select {
+	case <-l.done:
+	case <-time.After(15 * time.Second):
+		t.Error("the search goes on")
+	}
+}
+
+// TestSearchBelievesNoAnswer: an address that is out of date costs only time.
+func TestSearchBelievesNoAnswer(t *testing.T) {
+	for name, remembered := range map[string]func(*testing.T) ma.Multiaddr{
+		"nothing is remembered":     nil,
+		"remembered, nobody there":  deserted,
+		"remembered, silence there": silent,
+	} {
+		t.Run(name, func(t *testing.T) {
+			x, h := newTester(t, testConfig{}).start(), quarry(t)
+			if remembered != nil {
+				x.d.host.Peerstore().AddAddr(h.ID(), remembered(t), peerstore.TempAddrTTL)
+			}
+			l := &lookup{target: h.ID(), answers: make(chan overlay.Contact, 3)}
+			l.ctx, l.cancel = context.WithTimeout(t.Context(), 15*time.Second)
+			defer l.cancel()
+			asked := 0
+			info, err := x.d.search(l, func() {
+				asked++
+				l.answers <- overlay.Contact{ID: h.ID(), Addrs: []ma.Multiaddr{silent(t)}}
+				l.answers <- overlay.Contact{ID: h.ID(), Addrs: []ma.Multiaddr{deserted(t)}}
+				l.answers <- overlay.Contact{ID: h.ID(), Addrs: h.Addrs()}
+				close(l.answers)
+			})
+			if err != nil || len(info.Addrs) == 0 || !info.Addrs[0].Equal(h.Addrs()[0]) {
+				t.Errorf("found %v, %v", info, err)
+			}
+			if asked != 1 {
+				t.Errorf("asked %d times", asked)
+			}
+		})
+	}
+}
+
+// TestSearchPrefersWhatIsRemembered: nobody is asked about a peer that answers at
+// once where it was.
+func TestSearchPrefersWhatIsRemembered(t *testing.T) {
+	x, h := newTester(t, testConfig{}).start(), quarry(t)
+	x.d.host.Peerstore().AddAddrs(h.ID(), h.Addrs(), peerstore.TempAddrTTL)
+	l := &lookup{target: h.ID(), answers: make(chan overlay.Contact)}
+	l.ctx, l.cancel = context.WithTimeout(t.Context(), 15*time.Second)
+	defer l.cancel()
+	if _, err := x.d.search(l, func() { t.Error("the network was asked") }); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSearchObeysTheGuard: what others told is dialled three times and then not for
+// a while, whoever asks for it.
+func TestSearchObeysTheGuard(t *testing.T) {
+	x := newTester(t, testConfig{}).start()
+	at := deserted(t)
+	for i := range unprovedDials + 1 {
+		stranger := idOf(t, newKey(t)) // of one id, libp2p remembers the failure
+		l := &lookup{target: stranger, answers: make(chan overlay.Contact, 1)}
+		l.ctx, l.cancel = context.WithTimeout(t.Context(), 15*time.Second)
+		_, err := x.d.search(l, func() {
+			l.answers <- overlay.Contact{ID: stranger, Addrs: []ma.Multiaddr{at}}
+			close(l.answers)
+		})
+		l.cancel()
+		want := "connection refused"
+		if i == unprovedDials {
+			want = "not again so soon"
+		}
+		if !errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), want) {
+			t.Errorf("dial %d: %v, want %q", i+1, err, want)
+		}
+	}
+}
+
+// TestReachEndsWhenThePeerCalls: a dial to where nobody answers does not hold up
+// what waits for a connection that the peer has made meanwhile.
+func TestReachEndsWhenThePeerCalls(t *testing.T) {
+	x, h := newTester(t, testConfig{}).start(), quarry(t)
+	began := time.Now()
+	result := make(chan error, 1)
+	go func() { result <- x.d.reach(t.Context(), h.ID(), []ma.Multiaddr{silent(t)}) }()
+	for x.d.host.Peerstore().Addrs(h.ID()) == nil { // until it dials
+		time.Sleep(time.Millisecond)
+	}
+	x.connectFrom(h)
+	if err := <-result; err != nil {
+		t.Error(err)
+	}
+	if d := time.Since(began); d > 4*time.Second {
+		t.Errorf("it took %v", d)
+	}
+}

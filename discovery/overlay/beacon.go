@@ -1,0 +1,175 @@
+package overlay
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+const (
+	// beaconInterval is how often the owner floods its beacon.
+	beaconInterval = 10 * time.Second
+	// beaconLife is how long a beacon counts that is not heard any more: three
+	// intervals and half of one.
+	beaconLife = 35 * time.Second
+	// beaconTurn is the time over which the nodes take turns to follow an owner
+	// that is gone.
+	beaconTurn = 5 * time.Second
+	// beaconLag is by how much the clock in two beacons of one owner may differ
+	// where both are heard: an interval, and half of one for the flood.
+	beaconLag = 15 * time.Second
+	// maxFormer bounds the owners remembered whose beacons were given up.
+	maxFormer = 8
+)
+
+// beacon is the tag of the part of the network this node is in. Of all nodes the
+// one with the lowest rank owns it, so that two parts which come together agree,
+// whoever began.
+type beacon struct {
+	self   uint64 // own rank
+	record uint64 // Seq of the newest own record
+
+	owner  Contact
+	rank   uint64
+	heard  time.Time // when the newest was heard
+	since  time.Time // since when it is this owner's
+	next   time.Time // of the own ones: the next flood
+	former []Tag     // the last word of owners that were given up
+}
+
+// rank orders nodes by the hash of their ids, so that their turns are spread evenly
+// whatever the form of the ids.
+func rank(id peer.ID) uint64 {
+	sum := sha256.Sum256([]byte(id))
+	return binary.BigEndian.Uint64(sum[:])
+}
+
+// Tag returns the tag of the part of the network this node is in.
+func (s *State) Tag() Tag { return Tag{s.beacon.owner.ID, s.beacon.owner.Seq} }
+
+// foreign tells whether a node with tag t is in another part of the network: its
+// beacon is another one, or that of the same owner which one of us has not heard
+// for too long.
+func (s *State) foreign(t Tag) bool {
+	own := s.Tag()
+	if t.ID == "" {
+		return false
+	}
+	lag := int64(t.Seq - own.Seq)
+	return t.ID != own.ID || time.Duration(max(lag, -lag)) > beaconLag
+}
+
+func (s *State) owning() bool { return s.beacon.owner.ID == s.cfg.Self }
+
+// beaconDue returns when the beacon has to be looked at.
+func (s *State) beaconDue() time.Time {
+	if s.owning() {
+		if s.Degree() == 0 {
+			return time.Time{} // nobody to tell
+		}
+		return s.beacon.next
+	}
+	turn := time.Duration(float64(beaconTurn) * float64(s.beacon.self) / (1 << 64))
+	return s.beacon.heard.Add(beaconLife + turn)
+}
+
+// tendBeacon floods the own beacon when it is due, and takes the place of an
+// owner that is gone.
+func (s *State) tendBeacon(now time.Time) {
+	if due := s.beaconDue(); due.IsZero() || now.Before(due) {
+		return
+	}
+	if !s.owning() {
+		s.beacon.former = append(s.beacon.former, s.Tag())
+		if len(s.beacon.former) > maxFormer {
+			s.beacon.former = s.beacon.former[1:]
+		}
+		s.own(now)
+	}
+	s.beacon.next = now.Add(beaconInterval)
+	s.emit(Renew{}) // the answer is flooded
+}
+
+// own makes this node the owner.
+func (s *State) own(now time.Time) {
+	s.setOwner(now, s.contact())
+	s.beacon.rank = s.beacon.self
+	s.beacon.next = now.Add(beaconInterval)
+}
+
+func (s *State) setOwner(now time.Time, c Contact) {
+	if s.beacon.owner.ID != c.ID {
+		s.beacon.since = now
+		s.mingle(now)
+	}
+	s.beacon.owner, s.beacon.heard = c, now
+}
+
+// sealed takes the own record.
+func (s *State) sealed(now time.Time, in Sealed) {
+	s.record, s.beacon.record = in.Record, in.Seq
+	if s.owning() {
+		s.setOwner(now, s.contact())
+		s.flood(s.beacon.owner, "")
+	}
+}
+
+// contact is this node as others are told of it.
+func (s *State) contact() Contact {
+	return Contact{ID: s.cfg.Self, Record: s.record, Seq: s.beacon.record}
+}
+
+// hearBeacon handles a beacon that a neighbour passed on.
+func (s *State) hearBeacon(now time.Time, from *link, owner Contact) {
+	b := &s.beacon
+	if owner.ID == s.cfg.Self || owner.ID == "" {
+		return
+	}
+	if owner.ID == b.owner.ID {
+		if owner.Seq > b.owner.Seq {
+			s.setOwner(now, owner)
+			s.flood(owner, from.ID)
+		}
+		return
+	}
+	gone := func(t Tag) bool { return t.ID == owner.ID && owner.Seq <= t.Seq }
+	r := rank(owner.ID)
+	if slices.ContainsFunc(b.former, gone) {
+		return
+	}
+	if r > b.rank {
+		// Our part has a better one, which from has not heard of.
+		if now.Sub(from.toldAt) >= beaconInterval {
+			s.tellBeacon(now, from)
+		}
+		return
+	}
+	if now.Sub(b.since) >= beaconLife {
+		s.book.hope(now) // two parts have come together
+	}
+	s.setOwner(now, owner)
+	b.rank = r
+	s.flood(owner, from.ID)
+}
+
+// tellBeacon says to a neighbour which beacon is heard here.
+func (s *State) tellBeacon(now time.Time, l *link) {
+	if len(s.beacon.owner.Record) > 0 {
+		l.toldAt = now
+		s.send(l.Contact, Beacon{Owner: s.beacon.owner})
+	}
+}
+
+func (s *State) flood(owner Contact, except peer.ID) {
+	if len(owner.Record) == 0 {
+		return
+	}
+	for _, l := range s.links {
+		if l.phase == up && l.ID != except {
+			s.send(l.Contact, Beacon{Owner: owner})
+		}
+	}
+}

@@ -1,0 +1,266 @@
+package overlay
+
+import (
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+const (
+	// maxKnown bounds the known addresses. In the simulation in which nineteen in
+	// twenty of a thousand nodes die in silence, 64 leave nodes behind.
+	maxKnown = 128
+	// maxLost bounds the addresses that did not answer: all known ones of the time
+	// before a cut, and as many that were tried since.
+	maxLost = 256
+	// refusedPause is half of the longest time before a node that had no room is
+	// asked again.
+	refusedPause = 4 * time.Second
+	// loneAgain is how soon a lone node asks one again that had no room.
+	loneAgain = 2 * time.Second
+)
+
+// The pause before a lost address is tried again doubles, with each attempt, or
+// with each eighth for a former neighbour: that may be on the other side of a cut,
+// while another may never have been there.
+var (
+	lonePause      = pauses{time.Second, 8 * time.Second, 1} // promise 5
+	neighbourPause = pauses{8 * time.Second, 64 * time.Second, 8}
+	strangerPause  = pauses{30 * time.Second, 10 * time.Minute, 1}
+)
+
+type pauses struct {
+	first, last time.Duration
+	tries       int // before it doubles
+}
+
+func (p pauses) after(fails int) time.Duration {
+	return min(p.first<<min(max(fails-1, 0)/p.tries, 10), p.last)
+}
+
+// An entry is an address we might link to.
+type entry struct {
+	Contact
+	neighbour bool      // it was one
+	fails     int       // attempts in vain since it was last heard; not zero: it is lost
+	retryAt   time.Time // no attempt before
+	tried     time.Time // the last attempt
+	checked   time.Time // the last attempt or word of its own
+}
+
+// A book holds the known and the lost addresses in the order they came: slices,
+// since order must not depend on a map, and so few are searched quickly.
+//
+// What others tell adds to the known and never moves an address from lost to
+// known: otherwise nodes would tell each other for ever of the dead. Only the node
+// itself does.
+type book struct {
+	self  peer.ID
+	rand  *rand.Rand
+	known []*entry
+	lost  []*entry
+}
+
+func find(list []*entry, id peer.ID) *entry {
+	for _, e := range list {
+		if e.ID == id {
+			return e
+		}
+	}
+	return nil
+}
+
+func (b *book) get(id peer.ID) *entry {
+	if e := find(b.known, id); e != nil {
+		return e
+	}
+	return find(b.lost, id)
+}
+
+// update takes what is newer in c.
+func (e *entry) update(c Contact) {
+	if len(c.Record) > 0 && c.Seq >= e.Seq {
+		e.Record, e.Seq = c.Record, c.Seq
+		if len(c.Addrs) > 0 {
+			e.Addrs = c.Addrs
+		}
+	}
+	if len(e.Addrs) == 0 || len(c.Record) == 0 && len(c.Addrs) > 0 {
+		e.Addrs = c.Addrs
+	}
+}
+
+// learn remembers what somebody tells of another node.
+func (b *book) learn(c Contact) {
+	if c.ID == b.self || c.ID == "" || len(c.Record) == 0 && len(c.Addrs) == 0 {
+		return
+	}
+	if e := b.get(c.ID); e != nil {
+		e.update(c)
+		return
+	}
+	b.add(&entry{Contact: c})
+}
+
+// heard notes that c itself was heard, and has moved it to the known ones if it
+// can be dialled.
+func (b *book) heard(c Contact, now time.Time) {
+	if e := find(b.lost, c.ID); e != nil {
+		b.lost = slices.DeleteFunc(b.lost, func(x *entry) bool { return x == e })
+		b.add(e)
+	}
+	b.learn(c)
+	if e := find(b.known, c.ID); e != nil {
+		e.fails, e.checked = 0, now
+	}
+}
+
+// add makes room for e at the cost of a random other one, as HyParView does.
+func (b *book) add(e *entry) {
+	if len(b.known) >= maxKnown {
+		i := b.rand.IntN(len(b.known))
+		b.known = slices.Delete(b.known, i, i+1)
+	}
+	b.known = append(b.known, e)
+}
+
+// linked notes that c is a neighbour now.
+func (b *book) linked(c Contact, now time.Time) {
+	b.heard(c, now)
+	if e := find(b.known, c.ID); e != nil {
+		e.neighbour = true
+	}
+}
+
+// failed notes an attempt in vain, or the loss of a neighbour: the address is lost
+// until it is heard again. vary spreads the next attempt.
+func (b *book) failed(id peer.ID, now time.Time, vary func(time.Duration) time.Duration) {
+	e := find(b.known, id)
+	if e != nil {
+		b.known = slices.DeleteFunc(b.known, func(x *entry) bool { return x == e })
+		if len(b.lost) >= maxLost {
+			b.drop()
+		}
+		b.lost = append(b.lost, e)
+	} else if e = find(b.lost, id); e == nil {
+		return
+	}
+	e.fails++
+	pause := strangerPause
+	if e.neighbour {
+		pause = neighbourPause
+	}
+	e.retryAt = now.Add(vary(pause.after(e.fails)))
+}
+
+// hope lets all lost ones be tried again, as fast as that is allowed, and the first
+// attempts in vain count for nothing.
+func (b *book) hope(now time.Time) {
+	for _, e := range b.lost {
+		e.fails, e.retryAt = 1, now.Add(time.Duration(b.rand.Int64N(int64(time.Second)))) // in random order
+	}
+}
+
+// drop makes room among the lost: who failed most goes, strangers first.
+func (b *book) drop() {
+	worst := 0
+	for i, e := range b.lost {
+		w := b.lost[worst]
+		if w.neighbour && !e.neighbour || w.neighbour == e.neighbour && e.fails > w.fails {
+			worst = i
+		}
+	}
+	b.lost = slices.Delete(b.lost, worst, worst+1)
+}
+
+func (b *book) remove(id peer.ID) {
+	gone := func(e *entry) bool { return e.ID == id }
+	b.known = slices.DeleteFunc(b.known, gone)
+	b.lost = slices.DeleteFunc(b.lost, gone)
+}
+
+// due returns the known ones that may be asked for a link now, in random order.
+func (b *book) due(now time.Time, usable func(*entry) bool) (list []*entry) {
+	for _, e := range b.known {
+		if !now.Before(e.retryAt) && usable(e) {
+			list = append(list, e)
+		}
+	}
+	b.rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	return list
+}
+
+// lone returns when a node without links may ask e.
+func (e *entry) lone() time.Time {
+	switch {
+	case e.tried.IsZero():
+		return time.Time{}
+	case e.fails > 0:
+		return e.tried.Add(lonePause.after(e.fails - 1)) // the first was no attempt of the lone node
+	}
+	return e.tried.Add(loneAgain)
+}
+
+// alone lets everybody be tried again at once.
+func (b *book) alone() {
+	for _, list := range [][]*entry{b.known, b.lost} {
+		for _, e := range list {
+			e.tried, e.fails = time.Time{}, min(e.fails, 1)
+		}
+	}
+}
+
+// dueLone returns all that a lone node may ask now: the known in random order, then
+// the lost, former neighbours and those whose last attempt is longest ago first.
+func (b *book) dueLone(now time.Time, usable func(*entry) bool) (list []*entry) {
+	rested := func(e *entry) bool { return !now.Before(e.lone()) && usable(e) }
+	for _, e := range b.known {
+		if rested(e) {
+			list = append(list, e)
+		}
+	}
+	b.rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	known := len(list)
+	for _, e := range b.lost {
+		if rested(e) {
+			list = append(list, e)
+		}
+	}
+	slices.SortStableFunc(list[known:], func(a, b *entry) int {
+		if a.neighbour != b.neighbour {
+			return bit(b.neighbour) - bit(a.neighbour)
+		}
+		return a.tried.Compare(b.tried)
+	})
+	return list
+}
+
+// stalest returns the known one of which nothing was heard for longest.
+func (b *book) stalest(usable func(*entry) bool) (worst *entry) {
+	for _, e := range b.known {
+		if usable(e) && (worst == nil || e.checked.Before(worst.checked)) {
+			worst = e
+		}
+	}
+	return worst
+}
+
+// dueLost returns the lost one that should be tried first.
+func (b *book) dueLost(usable func(*entry) bool) (first *entry) {
+	for _, e := range b.lost {
+		if usable(e) && (first == nil || e.retryAt.Before(first.retryAt)) {
+			first = e
+		}
+	}
+	return first
+}
+
+// earlier returns the earlier of two times, of which zero means never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || (!b.IsZero() && b.Before(a)) {
+		return b
+	}
+	return a
+}

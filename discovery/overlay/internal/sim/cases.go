@@ -1,0 +1,326 @@
+package sim
+
+import (
+	"fmt"
+	"math"
+	"time"
+)
+
+// Cases are all plots, in the order of the tables.
+func Cases() []Case {
+	list := []Case{
+		{Name: "burst", What: "all start within a second, through one seed", play: burst},
+		{Name: "paced", What: "they start one by one, through one seed", play: paced},
+	}
+	for _, p := range []int{10, 30, 50, 80, 90} {
+		list = append(list, Crash(p))
+	}
+	for _, p := range []int{50, 80, 90, 95} {
+		list = append(list, Silent(p))
+	}
+	for _, s := range splits {
+		list = append(list, s.of("split", "a minute", time.Minute))
+	}
+	for _, s := range splits {
+		list = append(list, s.of("long-split", "half an hour", 30*time.Minute))
+	}
+	return append(list,
+		Case{Name: "churn", What: "30 % a minute are replaced, half of them silent", Least: 100, play: churn},
+		undialable(30), undialable(60),
+		Case{Name: "rest", What: "what it costs when nothing happens, one seed", play: rest},
+		Case{Name: "lookup", What: "any node looks for any other", Size: 100, ours: true, play: lookup},
+		Case{Name: "mixed", What: "all faults, in random order", Size: 20, play: mixed},
+	)
+}
+
+func burst(r *run) {
+	r.w.At(500*time.Millisecond, func() { r.frame("after half a second") })
+	r.w.At(time.Second, func() { r.frame("after a second") })
+	r.burst(0)
+	r.join(0)
+}
+
+// pace is how many nodes start in a second.
+func pace(n int) int {
+	switch {
+	case n >= 10_000:
+		return 40
+	case n >= 1000:
+		return 4
+	}
+	return 1
+}
+
+func paced(r *run) {
+	gap := time.Second / time.Duration(pace(r.n))
+	for i := range r.n {
+		r.w.Add(gap*time.Duration(i), 0)
+	}
+	last := gap * time.Duration(r.n-1)
+	r.w.Run(last)
+	r.join(last)
+}
+
+// join measures how the network gathers of which the last node starts at last.
+func (r *run) join(last time.Duration) {
+	soon := most(10)
+	soon.Median = 2
+	r.add("in one part after", "s", r.whole(last+30*time.Second-r.w.Now()), soon)
+	r.frame("gathered")
+	degrees := r.w.Degrees()
+	low, high, sum := 0, 0, 0
+	for d, count := range degrees {
+		if d < min(Min, r.n-1) {
+			low += count
+		}
+		if d > Max {
+			high += count
+		}
+		sum += d * count
+	}
+	r.add("nodes below min after 30 s", "", float64(low), most(0))
+	r.add("nodes above max after 30 s", "", float64(high), most(0))
+	diameter := Bar{}
+	switch r.n {
+	case 10:
+		diameter = most(4)
+	case 100:
+		diameter = most(7)
+	case 1000:
+		diameter = most(9)
+	}
+	r.add("diameter", "", float64(r.w.Diameter()), diameter)
+	r.add("links a node", "", float64(sum)/float64(r.n), Bar{})
+	r.add("messages a node", "", float64(r.w.Total())/float64(r.n), Bar{})
+	r.add("dials a node", "", float64(r.w.Dials)/float64(r.n), Bar{})
+}
+
+// Crash is the case in which so many nodes crash at once.
+func Crash(percent int) Case {
+	return Case{
+		Name: fmt.Sprint("crash-", percent), What: fmt.Sprintf("%d %% crash at once, the seed among them", percent),
+		Percent: percent, play: crash,
+	}
+}
+
+func crash(r *run) {
+	r.settled(0)
+	for _, i := range r.chosen(r.percent, 0) {
+		r.w.Crash(i)
+	}
+	r.frame("crashed")
+	begin := r.mark()
+	if r.large() {
+		r.w.Run(2 * time.Second)
+		r.add("in one part after 2 s", "%", 100*r.w.Share(0), least(99.9))
+		r.add("whole after", "s", 2+r.whole(18*time.Second), Bar{})
+	} else {
+		r.add("whole after", "s", r.whole(20*time.Second), most(2))
+	}
+	r.frame("after")
+	r.add("in one part at the end", "%", 100*r.w.Share(0), least(100))
+	r.cost(begin)
+}
+
+// Silent is the case in which so many nodes die without a word.
+func Silent(percent int) Case {
+	c := Case{
+		Name: fmt.Sprint("silent-", percent), What: fmt.Sprintf("%d %% fall silent at once, the seed among them", percent),
+		Percent: percent, play: silence,
+	}
+	if percent >= 95 {
+		c.Least = 100
+	}
+	return c
+}
+
+func silence(r *run) {
+	r.settled(0)
+	for _, i := range r.chosen(r.percent, 0) {
+		r.w.Silence(i)
+	}
+	r.frame("silent")
+	begin := r.mark()
+	minute := math.NaN()
+	r.w.At(time.Minute, func() { minute = 100 * r.w.Share(0) })
+	limit, share := Bar{}, Bar{}
+	switch {
+	case r.percent <= 50:
+		limit = most(16)
+	case r.percent <= 80:
+		limit = most(30)
+	case r.percent <= 90:
+		limit = most(45)
+	case r.percent <= 95:
+		limit, share = most(90), least(98)
+	}
+	r.add("whole after", "s", r.whole(90*time.Second), limit)
+	r.frame("after")
+	r.add("in one part after a minute", "%", minute, share)
+	r.add("in one part at the end", "%", 100*r.w.Share(0), least(100))
+	r.cost(begin)
+}
+
+type split struct {
+	name, what string
+	seeds      int
+	dead       bool
+}
+
+var splits = []split{
+	{"one", "the seed on one side", 1, false},
+	{"both", "a seed on each side", 2, false},
+	{"none", "all seeds dead", 1, true},
+}
+
+func (s split) of(name, span string, d time.Duration) Case {
+	return Case{
+		Name: name + "-" + s.name, What: "halves are cut off from each other for " + span + ", " + s.what,
+		play: func(r *run) { r.split(s, d) },
+	}
+}
+
+func (r *run) split(s split, d time.Duration) {
+	seeds := []int32{0, 1}[:s.seeds]
+	r.settled(seeds...)
+	if s.dead {
+		r.w.Crash(0)
+		r.w.Run(10 * time.Second)
+	}
+	// Halves at random, but node 0 on one side and node 1 on the other.
+	sides := make([]int8, r.n)
+	for k, i := range r.rand.Perm(r.n - 2) {
+		sides[i+2] = int8(k % 2)
+	}
+	sides[1] = 1
+	side := func(i int32) int8 { return sides[i] }
+	r.w.Split(side)
+	begin := r.mark()
+	r.w.Run(d)
+	r.frame("cut")
+	r.cost(begin)
+	r.w.Heal()
+	limit := 5.0
+	if d > time.Minute {
+		limit = 15
+	}
+	r.add("whole after the heal", "s", r.whole(30*time.Second), most(limit))
+	r.w.Run(90 * time.Second)
+	r.frame("after")
+	r.add("links across the old cut after 2 min", "%", 100*r.w.Crossing(side), least(20))
+	r.add("in one part at the end", "%", 100*r.w.Share(0), least(100))
+}
+
+// churn replaces nodes; the seed stays.
+func churn(r *run) {
+	const old = 15 * time.Second
+	r.settled(0)
+	gap := time.Duration(float64(time.Minute) / (0.3 * float64(r.n)))
+	begin := r.mark()
+	end := begin + 2*time.Minute
+	var replace func()
+	replace = func() {
+		for {
+			i := int32(1 + r.rand.IntN(r.w.Len()-1))
+			if !r.w.Running(i) {
+				continue
+			}
+			if r.rand.IntN(2) == 0 {
+				r.w.Crash(i)
+			} else {
+				r.w.Silence(i)
+			}
+			break
+		}
+		r.w.Add(0, 0)
+		if r.w.Now() < end {
+			r.w.At(gap, replace)
+		}
+	}
+	r.w.At(gap, replace)
+	worst, sum, samples := 1.0, 0.0, 0
+	for r.w.Now() < end {
+		r.w.Run(r.step())
+		share := r.w.Share(old)
+		worst = min(worst, share)
+		sum += share
+		samples++
+		if r.w.Now() == begin+time.Minute {
+			r.frame("churn")
+		}
+	}
+	r.add("older than 15 s in one part, worst sample", "%", 100*worst, least(99.9))
+	r.add("older than 15 s in one part, mean", "%", 100*sum/float64(samples), Bar{})
+	r.cost(begin)
+	r.w.Run(30 * time.Second)
+	r.frame("after")
+	r.add("in one part 30 s later", "%", 100*r.w.Share(0), least(100))
+}
+
+func undialable(percent int) Case {
+	return Case{
+		Name: fmt.Sprint("undialable-", percent), What: fmt.Sprintf("%d %% cannot be dialled", percent), Percent: percent,
+		play: func(r *run) {
+			r.burst(0)
+			for _, i := range r.chosen(r.percent) {
+				if i != 0 {
+					r.w.Undialable(i)
+				}
+			}
+			r.add("in one part after", "s", r.whole(time.Minute), most(60))
+			r.frame("gathered")
+			degrees := r.w.Degrees()
+			few := 0
+			for d := range min(2, len(degrees)) {
+				few += degrees[d]
+			}
+			r.add("nodes without two links after 60 s", "", float64(few), most(0))
+			begin := r.mark()
+			r.w.Run(time.Minute)
+			r.cost(begin)
+			r.add("in one part at the end", "%", 100*r.w.Share(0), least(100))
+		},
+	}
+}
+
+// rest measures two minutes, three minutes after the start.
+func rest(r *run) {
+	r.settled(0)
+	r.w.Run(2 * time.Minute)
+	r.mark()
+	d := 2 * time.Minute
+	r.w.Run(d)
+	r.frame("rest")
+	per := float64(r.n) * d.Seconds()
+	r.add("messages a node and second", "", float64(r.w.Total()-r.before.Total())/per, most(3))
+	r.add("dials a node and second", "", float64(r.w.Dials-r.before.Dials)/per, most(0.1))
+	for k, name := range kindNames {
+		r.add("  "+name, "", float64(r.w.Sent[k]-r.before.Sent[k])/per, Bar{})
+	}
+	r.add("in one part at the end", "%", 100*r.w.Share(0), least(100))
+}
+
+// lookup has nodes look for each other, one pair after the other.
+func lookup(r *run) {
+	r.settled(0)
+	slowest, dearest, lost, sum := 0.0, 0.0, 0, 0.0
+	const pairs = 100
+	for range pairs {
+		a, b := r.rand.IntN(r.n), r.rand.IntN(r.n)
+		if a == b {
+			continue
+		}
+		found, sent := r.w.Find(int32(a), int32(b), 10*time.Second)
+		if found < 0 {
+			lost++
+			continue
+		}
+		slowest = max(slowest, found.Seconds())
+		dearest = max(dearest, float64(sent))
+		sum += float64(sent)
+	}
+	r.add("not found", "", float64(lost), most(0))
+	r.add("found after, slowest", "s", slowest, most(2))
+	r.add("messages, dearest", "", dearest, most(40))
+	r.add("messages, mean", "", sum/pairs, Bar{})
+}

@@ -1,0 +1,100 @@
+package sim
+
+import "github.com/go-smokesignal/smokesignal/discovery/overlay"
+
+// Counts is what the nodes did together.
+type Counts struct {
+	Sent   [kinds]int64 // messages written to a connection, every hop counts
+	Dials  int64
+	Events int64
+	Flaps  int
+	pings  uint64
+}
+
+// The kinds of messages that are counted apart.
+const (
+	kindRequest = iota
+	kindAccept
+	kindReject
+	kindReady
+	kindKeepalive
+	kindLeave
+	kindWalk
+	kindHandover
+	kindShuffle
+	kindShuffleReply
+	kindBeacon
+	kindLookup
+	kindFound
+	kindPing
+	kindPong
+	kindOther
+	kinds
+)
+
+var kindNames = [kinds]string{
+	"request", "accept", "reject", "ready", "keepalive", "leave", "walk", "handover", "shuffle", "shuffle reply",
+	"beacon", "lookup", "found", "ping", "pong", "other",
+}
+
+func kindOf(m overlay.Message) int {
+	switch m := m.(type) {
+	case *signal:
+		if m.pong {
+			return kindPong
+		}
+		return kindPing
+	case overlay.Keepalive:
+		return kindKeepalive
+	case overlay.Request:
+		return kindRequest
+	case overlay.Accept:
+		return kindAccept
+	case overlay.Reject:
+		return kindReject
+	case overlay.Ready:
+		return kindReady
+	case overlay.Leave:
+		return kindLeave
+	case overlay.Walk:
+		return kindWalk
+	case overlay.Handover:
+		return kindHandover
+	case overlay.Shuffle:
+		return kindShuffle
+	case overlay.ShuffleReply:
+		return kindShuffleReply
+	case overlay.Beacon:
+		return kindBeacon
+	case overlay.Lookup:
+		return kindLookup
+	case overlay.Found:
+		return kindFound
+	case *packet:
+		switch m.what {
+		case packetPing:
+			return kindPing
+		case packetPong:
+			return kindPong
+		case packetRequest:
+			return kindRequest
+		case packetHandshake:
+			return kindRequest
+		case packetAck:
+			return kindAccept
+		case packetAsk:
+			return kindRequest
+		case packetClose:
+			return -1
+		}
+	}
+	return kindOther
+}
+
+// Total is the number of messages.
+func (c *Counts) Total() (n int64) {
+	for _, k := range c.Sent {
+		n += k
+	}
+	return n
+}

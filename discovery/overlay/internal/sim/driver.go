@@ -1,0 +1,201 @@
+package sim
+
+import (
+	"time"
+
+	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+)
+
+// This file does what a machine wants done, as package discovery does.
+
+const (
+	// flapTime is how long a pair that has parted stays apart (promise 1).
+	flapTime = 30 * time.Second
+	// faultTime is how long a fault explains what happens to links.
+	faultTime = 60 * time.Second
+)
+
+// A bond is what a node knows of a peer beyond its connection.
+type bond struct {
+	peer     int32
+	admitted bool // to the topic
+	onTopic  bool // the peer is seen there
+	linked   bool
+	half     time.Duration // since when the peer does not know of the link; zero if it does
+}
+
+// A parting is when a link ended.
+type parting struct {
+	peer int32
+	at   time.Duration
+}
+
+func (w *World) perform(n *node, o overlay.Output) {
+	switch o := o.(type) {
+	case overlay.Send:
+		if i, ok := w.index(o.To.ID); ok && i != n.index {
+			w.send(n, i, o.Message)
+		} else {
+			w.more = append(w.more, overlay.Unreachable{Peer: o.To.ID, Reason: overlay.ReasonUnreachable})
+		}
+	case overlay.Pending:
+		i, _ := w.index(o.Peer)
+		n.bond(i, true).admitted = true
+		w.topicChanged(n, i)
+	case overlay.Probe:
+		if i, _ := w.index(o.Peer); w.seenOnTopic(n, i) {
+			w.more = append(w.more, overlay.OnTopic{Peer: o.Peer, Present: true})
+		}
+	case overlay.Linked:
+		i, _ := w.index(o.Peer)
+		w.linked(n, i)
+	case overlay.Unlinked:
+		i, _ := w.index(o.Peer)
+		w.unlinked(n, i, o)
+	case overlay.Refused:
+		if w.Trace != nil {
+			w.trace(n, "is refused by %s: %s", string(o.Peer), o.Reason)
+		}
+		if i, ok := w.index(o.Peer); ok && o.Reason == overlay.ReasonTimeout {
+			w.abandon(n, i)
+		}
+	case overlay.AskSeed:
+		if i := n.seeds[o.Seed]; i == n.index {
+			w.more = append(w.more, overlay.SeedSelf{Seed: o.Seed})
+		} else {
+			w.dial(n, &dial{peer: i, seed: o.Seed})
+		}
+	case overlay.Renew:
+		w.more = append(w.more, w.sealed(n))
+	case overlay.Call:
+		if i, ok := w.index(o.To.ID); ok && n.conn(i) == nil {
+			w.dial(n, &dial{peer: i, seed: -1})
+		}
+	case overlay.Located:
+		if w.located != nil {
+			w.located(n, o)
+		}
+	}
+}
+
+func (n *node) bond(peer int32, make bool) *bond {
+	for i := range n.bonds {
+		if n.bonds[i].peer == peer {
+			return &n.bonds[i]
+		}
+	}
+	if !make {
+		return nil
+	}
+	n.bonds = append(n.bonds, bond{peer: peer})
+	return &n.bonds[len(n.bonds)-1]
+}
+
+func (n *node) unbind(peer int32) {
+	for i := range n.bonds {
+		if n.bonds[i].peer == peer {
+			n.bonds = append(n.bonds[:i], n.bonds[i+1:]...)
+			return
+		}
+	}
+}
+
+func (n *node) linkedTo(peer int32) bool {
+	b := n.bond(peer, false)
+	return b != nil && b.linked
+}
+
+// degree is how many links n believes to have.
+func (n *node) degree() (d int) {
+	for i := range n.bonds {
+		if n.bonds[i].linked {
+			d++
+		}
+	}
+	return d
+}
+
+func (w *World) linked(n *node, i int32) {
+	b := n.bond(i, true)
+	b.linked, b.half = true, 0
+	w.mix(uint64(n.index)<<32 | uint64(i) | 1<<63)
+	if w.Trace != nil {
+		w.trace(n, "links %s", string(w.nodes[i].id))
+	}
+	kept := n.parted[:0]
+	for _, p := range n.parted {
+		switch {
+		case w.now-p.at > flapTime:
+		case p.peer != i:
+			kept = append(kept, p)
+		case w.unexplained(n, p) && w.unexplained(w.nodes[i], p):
+			w.Flaps++
+			if w.Trace != nil {
+				w.trace(n, "FLAPS with %s, parted at %v", string(w.nodes[i].id), p.at)
+			}
+		}
+	}
+	n.parted = kept
+	w.watchNeighbour(n)
+}
+
+// unexplained tells whether no fault has hit n that explains the parting.
+func (w *World) unexplained(n *node, p parting) bool {
+	return n.fault == 0 || p.at-n.fault > faultTime
+}
+
+func (w *World) unlinked(n *node, i int32, o overlay.Unlinked) {
+	n.unbind(i)
+	w.topicChanged(n, i)
+	if o.Was {
+		n.parted = append(n.parted, parting{i, w.now})
+	}
+	if w.Trace != nil {
+		word := "gives up"
+		if o.Was {
+			word = "unlinks"
+		}
+		w.trace(n, "%s %s: %s", word, string(w.nodes[i].id), o.Reason)
+	}
+	if o.Reason == overlay.ReasonSilent {
+		w.abandon(n, i) // as the driver does
+	}
+}
+
+// seedAnswer tells n what came of the search for a seed.
+func (w *World) seedAnswer(n *node, seed int, good bool) {
+	if !good {
+		w.give(n, letter{in: overlay.SeedFailed{Seed: seed}})
+		return
+	}
+	w.foundSeed(n, seed)
+	w.give(n, letter{in: overlay.SeedFound{Seed: seed, Contact: overlay.Contact{ID: w.nodes[n.seeds[seed]].id, Addrs: dialable}}})
+}
+
+// Find has node a look for node b. It returns when b was found, or a negative time,
+// and how many messages that took.
+func (w *World) Find(a, b int32, limit time.Duration) (found time.Duration, sent int64) {
+	before := w.Sent[kindLookup] + w.Sent[kindFound]
+	begin := w.now
+	done := false
+	found = -1
+	w.finds++
+	token := w.finds
+	w.located = func(n *node, o overlay.Located) {
+		switch {
+		case o.Token != token:
+		case o.Contact.ID == w.nodes[b].id && found < 0:
+			found = w.now - begin
+			w.give(n, letter{in: overlay.Enough{Token: token}}) // it was reached there
+		default:
+			done = done || o.Done
+		}
+	}
+	w.give(w.nodes[a], letter{in: overlay.Find{Target: w.nodes[b].id, Token: token}})
+	for found < 0 && !done && w.now < begin+limit {
+		w.Run(10 * time.Millisecond)
+	}
+	w.Run(time.Second) // what is on its way counts too
+	w.located = nil
+	return found, w.Sent[kindLookup] + w.Sent[kindFound] - before
+}

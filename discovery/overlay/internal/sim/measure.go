@@ -1,0 +1,211 @@
+package sim
+
+import (
+	"slices"
+	"time"
+)
+
+// scratch is reused, since what is here is measured often.
+type scratch struct {
+	parent []int32
+	size   []int32
+	queue  []int32
+	dist   []int32
+}
+
+// mutual calls f for each link that both ends believe in, once.
+func (w *World) mutual(f func(a, b int32)) {
+	for _, n := range w.nodes {
+		if n.status != running {
+			continue
+		}
+		for i := range n.bonds {
+			b := &n.bonds[i]
+			if b.linked && b.peer > n.index && w.stands(n, b.peer) {
+				f(n.index, b.peer)
+			}
+		}
+	}
+}
+
+// stands tells whether a peer n is linked to knows of it and can be reached.
+func (w *World) stands(n *node, peer int32) bool {
+	p := w.nodes[peer]
+	return p.status == running && p.side == n.side && p.linkedTo(n.index)
+}
+
+func (s *scratch) root(i int32) int32 {
+	for s.parent[i] != i {
+		s.parent[i] = s.parent[s.parent[i]]
+		i = s.parent[i]
+	}
+	return i
+}
+
+// components finds the parts of the network: links that only one end believes in
+// do not count, nor those which a partition cuts.
+func (w *World) components() *scratch {
+	s := &w.scratch
+	s.parent, s.size = s.parent[:0], s.size[:0]
+	for i := range w.nodes {
+		s.parent, s.size = append(s.parent, int32(i)), append(s.size, 0)
+	}
+	w.mutual(func(a, b int32) {
+		if x, y := s.root(a), s.root(b); x != y {
+			s.parent[max(x, y)] = min(x, y)
+		}
+	})
+	return s
+}
+
+// Parts returns the sizes of the parts of the network, the largest first, counting
+// the running nodes that are at least so old.
+func (w *World) Parts(age time.Duration) []int {
+	s := w.components()
+	for _, n := range w.nodes {
+		if n.status == running && w.now-n.born >= age {
+			s.size[s.root(n.index)]++
+		}
+	}
+	var parts []int
+	for _, size := range s.size {
+		if size > 0 {
+			parts = append(parts, int(size))
+		}
+	}
+	slices.SortFunc(parts, func(a, b int) int { return b - a })
+	return parts
+}
+
+// Share returns the share of the running nodes so old that is in the largest part.
+func (w *World) Share(age time.Duration) float64 {
+	parts := w.Parts(age)
+	if len(parts) == 0 {
+		return 1
+	}
+	all := 0
+	for _, p := range parts {
+		all += p
+	}
+	return float64(parts[0]) / float64(all)
+}
+
+// Whole tells whether all running nodes are in one part.
+func (w *World) Whole() bool {
+	s := w.components()
+	first := int32(-1)
+	for _, n := range w.nodes {
+		if n.status != running {
+			continue
+		}
+		switch r := s.root(n.index); {
+		case first < 0:
+			first = r
+		case r != first:
+			return false
+		}
+	}
+	return true
+}
+
+// Degrees returns how many running nodes have 0, 1, 2 ... links that stand.
+func (w *World) Degrees() []int {
+	counts := make([]int, w.Len())
+	w.mutual(func(a, b int32) {
+		counts[a]++
+		counts[b]++
+	})
+	var degrees []int
+	for _, n := range w.nodes {
+		if n.status != running {
+			continue
+		}
+		for len(degrees) <= counts[n.index] {
+			degrees = append(degrees, 0)
+		}
+		degrees[counts[n.index]]++
+	}
+	return degrees
+}
+
+// Diameter returns the longest way between two running nodes in hops. From 2,000
+// nodes on it looks from 64 of them only, and so may miss the very longest.
+func (w *World) Diameter() int {
+	adjacent := make([][]int32, w.Len())
+	w.mutual(func(a, b int32) {
+		adjacent[a] = append(adjacent[a], b)
+		adjacent[b] = append(adjacent[b], a)
+	})
+	var from []int32
+	for _, n := range w.nodes {
+		if n.status == running {
+			from = append(from, n.index)
+		}
+	}
+	if len(from) > 2000 {
+		var some []int32
+		for i := range 64 {
+			some = append(some, from[i*len(from)/64])
+		}
+		from = some
+	}
+	s := &w.scratch
+	s.dist = slices.Grow(s.dist[:0], w.Len())[:w.Len()]
+	longest := int32(0)
+	for _, start := range from {
+		for i := range s.dist {
+			s.dist[i] = -1
+		}
+		s.dist[start] = 0
+		s.queue = append(s.queue[:0], start)
+		for i := 0; i < len(s.queue); i++ {
+			x := s.queue[i]
+			for _, y := range adjacent[x] {
+				if s.dist[y] < 0 {
+					s.dist[y] = s.dist[x] + 1
+					longest = max(longest, s.dist[y])
+					s.queue = append(s.queue, y)
+				}
+			}
+		}
+	}
+	return int(longest)
+}
+
+// Crossing returns the share of links between nodes of different sides, as side
+// tells them.
+func (w *World) Crossing(side func(i int32) int8) float64 {
+	all, cross := 0, 0
+	w.mutual(func(a, b int32) {
+		all++
+		if side(a) != side(b) {
+			cross++
+		}
+	})
+	return float64(cross) / float64(max(all, 1))
+}
+
+// HalfLinks returns since when the oldest link stands that only one of its ends
+// believes in. It knows only what it saw when it was called before, so call it
+// each second or so. Links to nodes that are dead, asleep or cut off do not count:
+// nobody can tell yet.
+func (w *World) HalfLinks() (oldest time.Duration) {
+	for _, n := range w.nodes {
+		if n.status != running {
+			continue
+		}
+		for i := range n.bonds {
+			b := &n.bonds[i]
+			p := w.nodes[b.peer]
+			if !b.linked || p.status != running || n.asleep || p.asleep || p.side != n.side || p.linkedTo(n.index) {
+				b.half = 0
+				continue
+			}
+			if b.half == 0 {
+				b.half = w.now
+			}
+			oldest = max(oldest, w.now-b.half)
+		}
+	}
+	return oldest
+}

@@ -1,0 +1,111 @@
+package sim
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+)
+
+// join links two probes, at both ends or one.
+func (w *World) join(a, b int32, both bool) {
+	w.tell(a, overlay.Linked{Peer: w.nodes[b].id})
+	if both {
+		w.tell(b, overlay.Linked{Peer: w.nodes[a].id})
+	}
+}
+
+func (w *World) unjoin(a, b int32, why overlay.Reason) {
+	w.tell(a, overlay.Unlinked{Peer: w.nodes[b].id, Reason: why, Was: true})
+}
+
+// TestMeasures on a line of four, two that believe half, and one alone.
+func TestMeasures(t *testing.T) {
+	w := probes(t, 7)
+	w.join(0, 1, true)
+	w.join(1, 2, true)
+	w.join(2, 3, true)
+	w.join(4, 5, false)
+	if got := w.Parts(0); !slices.Equal(got, []int{4, 1, 1, 1}) {
+		t.Errorf("parts %v", got)
+	}
+	if w.Whole() {
+		t.Error("whole")
+	}
+	if got := w.Degrees(); !slices.Equal(got, []int{3, 2, 2}) {
+		t.Errorf("degrees %v", got)
+	}
+	if got := w.Diameter(); got != 3 {
+		t.Errorf("diameter %d", got)
+	}
+	odd := func(i int32) int8 { return int8(i % 2) }
+	if got := w.Crossing(odd); got != 1 {
+		t.Errorf("crossing %v", got)
+	}
+	w.Split(func(i int32) int8 { return int8(i / 2) })
+	if got := w.Parts(0); !slices.Equal(got, []int{2, 2, 1, 1, 1}) {
+		t.Errorf("parts %v while 0 and 1 are cut off", got)
+	}
+	w.Heal()
+	for _, i := range []int32{4, 5, 6} {
+		w.Crash(i)
+	}
+	if !w.Whole() || w.Share(0) != 1 {
+		t.Error("not whole without the others")
+	}
+	w.Run(time.Minute)
+	w.Add(0)
+	w.Run(time.Second)
+	if w.Share(0) != 0.8 || w.Share(30*time.Second) != 1 {
+		t.Errorf("a newcomer outside: %v of all, %v of the old", w.Share(0), w.Share(30*time.Second))
+	}
+}
+
+// TestHalfLinks counts from when one end forgot.
+func TestHalfLinks(t *testing.T) {
+	w := probes(t, 2)
+	w.join(0, 1, true)
+	w.Run(time.Minute)
+	if got := w.HalfLinks(); got != 0 {
+		t.Errorf("a whole link is half for %v", got)
+	}
+	w.unjoin(1, 0, overlay.ReasonFull)
+	w.HalfLinks()
+	w.Run(7 * time.Second)
+	if got := w.HalfLinks(); got != 7*time.Second {
+		t.Errorf("half for %v", got)
+	}
+	w.Silence(1)
+	if got := w.HalfLinks(); got != 0 {
+		t.Errorf("half for %v with the dead", got)
+	}
+}
+
+// TestFlaps: a pair that comes together again within 30 seconds flaps, unless a fault
+// explains it.
+func TestFlaps(t *testing.T) {
+	for name, c := range map[string]struct {
+		pause time.Duration
+		fault bool
+		want  int
+	}{
+		"soon":          {pause: 29 * time.Second, want: 1},
+		"late":          {pause: 31 * time.Second},
+		"after a fault": {pause: time.Second, fault: true},
+	} {
+		w := probes(t, 2)
+		w.Run(2 * time.Minute)
+		w.join(0, 1, false)
+		if c.fault {
+			w.Split(func(i int32) int8 { return int8(i) })
+			w.Heal()
+		}
+		w.unjoin(0, 1, overlay.ReasonFull)
+		w.Run(c.pause)
+		w.join(0, 1, false)
+		if w.Flaps != c.want {
+			t.Errorf("%s: %d flaps, want %d", name, w.Flaps, c.want)
+		}
+	}
+}

@@ -1,0 +1,382 @@
+package sim
+
+import (
+	"slices"
+	"time"
+
+	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+)
+
+const (
+	// A message takes from minLatency to maxLatency, which is drawn for the pair,
+	// and up to a tenth more.
+	minLatency = 5 * time.Millisecond
+	maxLatency = 45 * time.Millisecond
+	// dialTimeout and maxDials are those of package discovery.
+	dialTimeout = 5 * time.Second
+	maxDials    = 8
+	// resend is TCP's first pause before it sends again; it doubles up to the last.
+	resend     = 200 * time.Millisecond
+	maxResend  = 2 * time.Minute
+	lineLife   = 30 * time.Second
+	lineJitter = 10 * time.Second
+	// manyConns and enoughConns are the marks of the host's connection manager.
+	manyConns   = 192
+	enoughConns = 160
+	// maxHeld is how many messages a sender holds for a peer that takes none.
+	maxHeld = 512
+)
+
+// A conn is a connection between two nodes. Each has an end of its own: one can
+// have closed it while the other does not know yet.
+type conn struct {
+	ends [2]*node
+	open [2]bool
+	last [2]time.Duration     // arrival of the last message from that end: streams are in order
+	held [2][]overlay.Message // lost on the way from that end, to be sent again
+	wait [2]time.Duration     // pause before that; zero if nothing is lost
+}
+
+func (c *conn) side(n *node) int {
+	if c.ends[0] == n {
+		return 0
+	}
+	return 1
+}
+
+func (c *conn) other(n *node) *node { return c.ends[1-c.side(n)] }
+
+// conn returns the newest connection of n to a peer, or nil.
+func (n *node) conn(peer int32) *conn {
+	for i := len(n.conns) - 1; i >= 0; i-- {
+		if c := n.conns[i]; c.ends[0].index == peer || c.ends[1].index == peer {
+			return c
+		}
+	}
+	return nil
+}
+
+// A dial is under way, or waits until one of eight others has ended.
+type dial struct {
+	peer    int32
+	seed    int  // the number of the seed that is looked for, or -1
+	fresh   bool // a connection from the other side will not do
+	active  bool
+	refused bool
+	begun   time.Duration
+	waiting []overlay.Message
+}
+
+// reaches tells whether packets get from one node to the other and are answered.
+func (w *World) reaches(a, b *node) bool {
+	return a.side == b.side && b.status != silent && !b.asleep
+}
+
+func (w *World) latency(a, b int32) time.Duration {
+	x := w.seed ^ uint64(min(a, b))<<32 ^ uint64(max(a, b))
+	x = (x ^ x>>31) * 0x9e3779b97f4a7c15
+	x = (x ^ x>>29) * 0xbf58476d1ce4e5b9
+	base := minLatency + time.Duration((x^x>>32)&(1<<20-1))*(maxLatency-minLatency)>>20
+	return base + time.Duration(w.rand.Uint64N(uint64(base)/10))
+}
+
+// send sends a message over the connection there is, or dials.
+func (w *World) send(n *node, to int32, m overlay.Message) {
+	p, ok := m.(*packet)
+	fresh := ok && p.fresh()
+	if c := n.conn(to); c != nil && !fresh {
+		w.transmit(n, c, m)
+		return
+	}
+	for _, d := range n.dials {
+		if d.peer == to && d.seed < 0 && !d.fresh && !fresh {
+			if len(d.waiting) < maxHeld {
+				d.waiting = append(d.waiting, m)
+			}
+			return
+		}
+	}
+	w.dial(n, &dial{peer: to, seed: -1, fresh: fresh, waiting: []overlay.Message{m}})
+}
+
+func (w *World) dial(n *node, d *dial) {
+	n.dials = append(n.dials, d)
+	if d.seed >= 0 || n.busy < maxDials {
+		w.beginDial(n, d)
+	}
+}
+
+func (w *World) beginDial(n *node, d *dial) {
+	w.Dials++
+	if d.seed < 0 {
+		n.busy++
+	}
+	d.active, d.begun = true, w.now
+	p := w.nodes[d.peer]
+	there := w.latency(n.index, d.peer)
+	took := dialTimeout
+	switch {
+	case !w.reaches(n, p) || p.undialable:
+	case p.status == running:
+		took = 4 * there
+	default:
+		took, d.refused = 2*there, true
+	}
+	w.after(took, event{kind: dialed, node: n.index, life: n.life, dial: d})
+}
+
+func (w *World) dialEnded(n *node, d *dial) {
+	p := w.nodes[d.peer]
+	if n.status != running || !slices.Contains(n.dials, d) {
+		return
+	}
+	good := !d.refused && p.status == running && w.reaches(n, p) && !p.undialable && !n.asleep
+	if left := d.begun + dialTimeout - w.now; !good && !d.refused && left > 0 {
+		// It went away while it was dialled.
+		d.refused = true
+		if p.status == absent && n.side == p.side {
+			left = w.latency(n.index, p.index)
+		}
+		w.after(left, event{kind: dialed, node: n.index, life: n.life, dial: d})
+		return
+	}
+	w.endDial(n, d)
+	switch {
+	case d.seed >= 0:
+		w.seedAnswer(n, d.seed, good)
+	case !good:
+		w.give(n, letter{in: overlay.Unreachable{Peer: p.id, Reason: overlay.ReasonUnreachable}})
+	default:
+		w.connect(n, p, d)
+	}
+}
+
+// endDial lets the next one begin.
+func (w *World) endDial(n *node, d *dial) {
+	n.dials = slices.DeleteFunc(n.dials, func(x *dial) bool { return x == d })
+	if !d.active || d.seed >= 0 {
+		return // it has taken no place
+	}
+	n.busy--
+	for _, x := range n.dials {
+		if !x.active {
+			w.beginDial(n, x)
+			return
+		}
+	}
+}
+
+// connect makes the connection that d was for, and sends what waits for it at
+// both ends.
+func (w *World) connect(n, p *node, d *dial) {
+	c := n.conn(p.index)
+	if c == nil {
+		c = &conn{ends: [2]*node{n, p}, open: [2]bool{true, true}}
+		n.conns = append(n.conns, c)
+		p.conns = append(p.conns, c)
+		w.trim(n)
+		w.trim(p)
+	}
+	for _, m := range d.waiting {
+		w.transmit(n, c, m)
+	}
+	for _, back := range p.dials {
+		if back.peer == n.index && back.seed < 0 && !back.fresh {
+			w.endDial(p, back)
+			for _, m := range back.waiting {
+				w.transmit(p, c, m)
+			}
+			return
+		}
+	}
+}
+
+// trim closes connections that no link needs when there are too many.
+func (w *World) trim(n *node) {
+	if len(n.conns) <= manyConns {
+		return
+	}
+	for _, c := range slices.Clone(n.conns) {
+		if len(n.conns) <= enoughConns {
+			return
+		}
+		if n.bond(c.other(n).index, false) == nil {
+			w.hangUp(n, c)
+		}
+	}
+}
+
+// transmit writes a message to a connection.
+func (w *World) transmit(n *node, c *conn, m overlay.Message) {
+	if k := kindOf(m); k >= 0 {
+		w.Sent[k]++
+	}
+	side := c.side(n)
+	if c.wait[side] != 0 {
+		if len(c.held[side]) < maxHeld {
+			c.held[side] = append(c.held[side], m)
+		}
+		return
+	}
+	to := c.other(n)
+	at := w.now + w.latency(n.index, to.index)
+	for pause := resend; w.Loss > 0 && w.rand.Float64() < w.Loss; pause *= 2 {
+		at += pause
+	}
+	at = max(at, c.last[side])
+	c.last[side] = at
+	if w.Encode {
+		m = w.wire(m)
+	}
+	w.queue.add(at, event{kind: arrival, node: to.index, peer: n.index, conn: c, msg: m})
+}
+
+func (w *World) arrive(n *node, c *conn, m overlay.Message) {
+	from := c.other(n)
+	side := c.side(n)
+	switch {
+	case n.status == silent:
+	case from.side != n.side:
+		w.hold(from, c, m)
+	case !c.open[side]:
+		if c.open[1-side] && from.status == running {
+			w.after(w.latency(n.index, from.index), event{kind: hungUp, node: from.index, peer: n.index, conn: c})
+		}
+	default:
+		if s, ok := m.(*signal); ok {
+			if n.linkedTo(from.index) {
+				w.give(n, letter{from: from.index, sign: s})
+			}
+			return
+		}
+		w.give(n, letter{in: overlay.Received{From: w.contactOf(from, m), Message: m}})
+	}
+}
+
+// hold keeps a message that did not get through until it is sent again.
+func (w *World) hold(from *node, c *conn, m overlay.Message) {
+	side := c.side(from)
+	if len(c.held[side]) < maxHeld {
+		c.held[side] = append(c.held[side], m)
+	}
+	if c.wait[side] == 0 {
+		c.wait[side] = resend
+		w.after(resend, event{kind: retry, node: from.index, peer: c.other(from).index, conn: c})
+	}
+}
+
+func (w *World) sendAgain(n *node, c *conn) {
+	side := c.side(n)
+	to := c.other(n)
+	switch {
+	case !c.open[side]:
+		c.held[side] = nil
+	case n.side != to.side:
+		c.wait[side] = min(2*c.wait[side], maxResend)
+		w.after(c.wait[side], event{kind: retry, node: n.index, peer: to.index, conn: c})
+	default:
+		c.wait[side] = 0
+		at := max(w.now+w.latency(n.index, to.index), c.last[side])
+		c.last[side] = at
+		for _, m := range c.held[side] {
+			w.queue.add(at, event{kind: arrival, node: to.index, peer: n.index, conn: c, msg: m})
+		}
+		c.held[side] = nil
+	}
+}
+
+// hangUp closes n's end of a connection; the other hears of it.
+func (w *World) hangUp(n *node, c *conn) {
+	w.drop(n, c)
+	if to := c.other(n); c.open[c.side(to)] {
+		w.after(w.latency(n.index, to.index), event{kind: hungUp, node: to.index, peer: n.index, conn: c})
+	}
+}
+
+// drop forgets n's end of a connection.
+func (w *World) drop(n *node, c *conn) {
+	c.open[c.side(n)] = false
+	n.conns = slices.DeleteFunc(n.conns, func(x *conn) bool { return x == c })
+}
+
+func (w *World) hearHangUp(n *node, c *conn) {
+	if from := c.other(n); n.side == from.side {
+		w.lose(n, c)
+	}
+}
+
+// lose ends a connection whose other end is gone.
+func (w *World) lose(n *node, c *conn) {
+	if !c.open[c.side(n)] || n.status != running {
+		return
+	}
+	w.drop(n, c)
+	if p := c.other(n); n.conn(p.index) == nil {
+		w.give(n, letter{in: overlay.Gone{Peer: p.id}})
+	}
+}
+
+// abandon closes all connections of n to a peer which does not answer.
+func (w *World) abandon(n *node, peer int32) {
+	for c := n.conn(peer); c != nil; c = n.conn(peer) {
+		w.hangUp(n, c)
+	}
+}
+
+// line returns how long a connection lives on which nothing comes back.
+func (w *World) line() time.Duration {
+	life := w.rules.Line
+	if life == 0 {
+		life = lineLife
+	}
+	return life + w.upTo(lineJitter)
+}
+
+// lineDead ends a connection that has been cut for too long, or all of a node that
+// has been silent for as long.
+func (w *World) lineDead(n *node, e event) {
+	if e.conn == nil {
+		if n.status == silent && e.life == n.life {
+			for _, c := range slices.Clone(n.conns) {
+				w.lose(c.other(n), c)
+			}
+			n.conns = nil
+		}
+		return
+	}
+	if a, b := e.conn.ends[0], e.conn.ends[1]; a.side != b.side && int(e.life) == w.cuts {
+		w.lose(a, e.conn)
+		w.lose(b, e.conn)
+	}
+}
+
+// topicChanged plays pubsub: a while after both have let the other onto the topic
+// both see it, and no more when one has closed the door.
+func (w *World) topicChanged(n *node, peer int32) {
+	p := w.nodes[peer]
+	if b := p.bond(n.index, false); b == nil || !b.admitted {
+		return
+	}
+	there := 2 * w.latency(n.index, peer)
+	w.after(there, event{kind: topic, node: n.index, peer: peer})
+	w.after(there, event{kind: topic, node: peer, peer: n.index})
+}
+
+// seenOnTopic tells whether n can see the peer on the topic.
+func (w *World) seenOnTopic(n *node, peer int32) bool {
+	p := w.nodes[peer]
+	b, back := n.bond(peer, false), p.bond(n.index, false)
+	return b != nil && b.admitted && back != nil && back.admitted && p.status == running && n.conn(peer) != nil && p.conn(n.index) != nil
+}
+
+func (w *World) topicSeen(n *node, peer int32) {
+	p := w.nodes[peer]
+	if n.status != running || p.status == silent || n.side != p.side {
+		return
+	}
+	seen := w.seenOnTopic(n, peer)
+	if b := n.bond(peer, false); b != nil && b.onTopic != seen {
+		b.onTopic = seen
+		w.give(n, letter{in: overlay.OnTopic{Peer: p.id, Present: seen}})
+	}
+}

@@ -1,0 +1,364 @@
+package sim
+
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+)
+
+// A probe is a machine that does what a test tells it to and remembers its inputs.
+type probe struct {
+	w     *World
+	out   []overlay.Output
+	heard []heard
+}
+
+type heard struct {
+	at time.Duration
+	in overlay.Input
+}
+
+func (p *probe) Next(time.Time) time.Time { return time.Time{} }
+
+func (p *probe) Step(_ time.Time, in overlay.Input) []overlay.Output {
+	switch in.(type) {
+	case overlay.Tick, overlay.Sealed:
+	default:
+		p.heard = append(p.heard, heard{p.w.Now(), in})
+	}
+	out := p.out
+	p.out = nil
+	return out
+}
+
+// probes returns a world of so many probes, which have started.
+func probes(t *testing.T, n int) *World {
+	t.Helper()
+	var w *World
+	w = New(Rules{Name: "probe", New: func(peer.ID, uint64, []peer.ID, *rand.Rand) Machine { return &probe{w: w} }}, 1)
+	for range n {
+		w.Add(0)
+	}
+	w.Run(time.Millisecond)
+	return w
+}
+
+func (w *World) probe(i int32) *probe { return w.nodes[i].rules.(*probe) }
+
+// tell has a node do something.
+func (w *World) tell(i int32, out ...overlay.Output) {
+	w.probe(i).out = out
+	w.step(w.nodes[i], overlay.Tick{})
+}
+
+// say has a node send a message that is told by its number.
+func (w *World) say(from, to int32, number int) {
+	w.tell(from, overlay.Send{To: overlay.Contact{ID: w.nodes[to].id}, Message: overlay.Keepalive{Degree: number}})
+}
+
+// numbers returns the messages a node has received.
+func (w *World) numbers(i int32) (list []int) {
+	for _, h := range w.probe(i).heard {
+		if r, ok := h.in.(overlay.Received); ok {
+			list = append(list, r.Message.(overlay.Keepalive).Degree)
+		}
+	}
+	return list
+}
+
+// only returns the one input of its kind that a node has had, and when.
+func only[T overlay.Input](t *testing.T, w *World, i int32) (in T, at time.Duration) {
+	t.Helper()
+	count := 0
+	for _, h := range w.probe(i).heard {
+		if x, ok := h.in.(T); ok {
+			in, at = x, h.at
+			count++
+		}
+	}
+	if count != 1 {
+		t.Fatalf("node %d had %d inputs of type %T, want one: %v", i, count, in, w.probe(i).heard)
+	}
+	return in, at
+}
+
+func within(t *testing.T, what string, got, low, high time.Duration) {
+	t.Helper()
+	if got < low || got > high {
+		t.Errorf("%s after %v, want %v to %v", what, got, low, high)
+	}
+}
+
+// TestDials: a message to a node without a connection arrives after two round trips
+// and its own way; the next one takes that way alone.
+func TestDials(t *testing.T) {
+	w := probes(t, 2)
+	begin := w.Now()
+	w.say(0, 1, 1)
+	w.Run(time.Second)
+	_, at := only[overlay.Received](t, w, 1)
+	way := w.latency(0, 1)
+	within(t, "the first message arrives", at-begin, 4*way, 6*way)
+	w.probe(1).heard = nil
+	begin = w.Now()
+	w.say(1, 0, 2) // over the same connection
+	w.Run(time.Second)
+	_, at = only[overlay.Received](t, w, 0)
+	within(t, "the answer arrives", at-begin, way*9/11, way*11/9)
+	if w.Dials != 1 {
+		t.Errorf("%d dials, want one", w.Dials)
+	}
+}
+
+// TestDialsInVain: who has crashed refuses at once; who is silent, cut off, asleep
+// or cannot be dialled is given up after five seconds.
+func TestDialsInVain(t *testing.T) {
+	for name, fault := range map[string]func(w *World){
+		"crashed":    func(w *World) { w.Crash(1) },
+		"silent":     func(w *World) { w.Silence(1) },
+		"undialable": func(w *World) { w.Undialable(1) },
+		"asleep":     func(w *World) { w.Sleep(1) },
+		"cut off":    func(w *World) { w.Split(func(i int32) int8 { return int8(i) }) },
+	} {
+		w := probes(t, 2)
+		fault(w)
+		begin := w.Now()
+		w.say(0, 1, 1)
+		w.Run(10 * time.Second)
+		_, at := only[overlay.Unreachable](t, w, 0)
+		if name == "crashed" {
+			within(t, name, at-begin, 2*minLatency, 2*(minLatency+maxLatency))
+		} else {
+			within(t, name, at-begin, dialTimeout, dialTimeout)
+		}
+	}
+}
+
+// TestDialSlots: eight dials at most are under way; a seed is looked for beside
+// them.
+func TestDialSlots(t *testing.T) {
+	w := probes(t, 12)
+	for i := int32(1); i < 10; i++ {
+		w.Silence(i)
+		w.say(0, i, 1)
+	}
+	w.say(0, 10, 1)
+	w.nodes[0].seeds = []int32{11}
+	w.tell(0, overlay.AskSeed{})
+	w.Run(4 * time.Second)
+	if w.Dials != 9 {
+		t.Errorf("%d dials at once, want eight and that of a seed", w.Dials)
+	}
+	only[overlay.SeedFound](t, w, 0)
+	w.Run(2 * time.Second)
+	if got := w.numbers(10); len(got) != 1 {
+		t.Errorf("the dial that waited brought %v", got)
+	}
+}
+
+// TestCallBack: a node that cannot be dialled, but dials, is spoken to over its
+// connection at once, also by who is just dialling it.
+func TestCallBack(t *testing.T) {
+	w := probes(t, 2)
+	w.Undialable(1)
+	w.say(0, 1, 1)
+	w.Run(time.Second)
+	w.say(1, 0, 2)
+	w.Run(time.Second)
+	if got := w.numbers(1); !slices.Equal(got, []int{1}) {
+		t.Errorf("received %v", got)
+	}
+	w.Run(10 * time.Second)
+	for _, h := range w.probe(0).heard {
+		if _, ok := h.in.(overlay.Unreachable); ok {
+			t.Error("the dial was told to be in vain")
+		}
+	}
+}
+
+// TestStreamsKeepOrder, also when messages have to be sent again.
+func TestStreamsKeepOrder(t *testing.T) {
+	w := probes(t, 2)
+	w.Loss = 0.2
+	var want []int
+	for i := range 200 {
+		w.say(0, 1, i)
+		w.Run(time.Millisecond)
+		want = append(want, i)
+	}
+	w.Run(time.Minute)
+	if got := w.numbers(1); !slices.Equal(got, want) {
+		t.Errorf("received %v", got)
+	}
+}
+
+// TestCrashResetsConnections, and messages on the way are lost.
+func TestCrashResetsConnections(t *testing.T) {
+	w := probes(t, 2)
+	w.say(0, 1, 1)
+	w.Run(time.Second)
+	begin := w.Now()
+	w.Crash(1)
+	w.Run(time.Minute)
+	_, at := only[overlay.Gone](t, w, 0)
+	within(t, "the crash is noticed", at-begin, minLatency, maxLatency*11/10)
+}
+
+// TestSilenceIsNoticedLate: only when the transport gives up.
+func TestSilenceIsNoticedLate(t *testing.T) {
+	w := probes(t, 2)
+	w.say(0, 1, 1)
+	w.Run(time.Second)
+	begin := w.Now()
+	w.Silence(1)
+	w.say(0, 1, 2)
+	w.Run(time.Minute)
+	_, at := only[overlay.Gone](t, w, 0)
+	within(t, "the silence is noticed", at-begin, lineLife, lineLife+lineJitter)
+}
+
+// TestRestartedMachineResets: the kernel of a machine that was restarted knows
+// nothing of old connections.
+func TestRestartedMachineResets(t *testing.T) {
+	w := probes(t, 2)
+	w.say(0, 1, 1)
+	w.Run(time.Second)
+	w.Silence(1)
+	w.Start(1, time.Second)
+	w.Run(2 * time.Second)
+	w.say(0, 1, 2)
+	w.Run(time.Second)
+	only[overlay.Gone](t, w, 0)
+	if got := w.numbers(1); len(got) != 0 {
+		t.Errorf("received %v over a connection of an earlier life", got)
+	}
+}
+
+// TestSplit: over a short cut connections live, and what was sent meanwhile comes
+// late, in order; a long one ends them at both ends.
+func TestSplit(t *testing.T) {
+	for _, cut := range []time.Duration{3 * time.Second, time.Minute} {
+		w := probes(t, 2)
+		w.say(0, 1, 1)
+		w.Run(time.Second)
+		w.Split(func(i int32) int8 { return int8(i) })
+		for i := range 5 {
+			w.say(0, 1, 2+i)
+			w.Run(100 * time.Millisecond)
+		}
+		w.Run(cut)
+		if got := w.numbers(1); !slices.Equal(got, []int{1}) {
+			t.Fatalf("%v crossed the cut", got)
+		}
+		w.Heal()
+		w.Run(time.Minute)
+		if cut < lineLife {
+			if got := w.numbers(1); !slices.Equal(got, []int{1, 2, 3, 4, 5, 6}) {
+				t.Errorf("after a short cut received %v", got)
+			}
+			continue
+		}
+		if got := w.numbers(1); !slices.Equal(got, []int{1}) {
+			t.Errorf("after a long cut received %v", got)
+		}
+		only[overlay.Gone](t, w, 0)
+		only[overlay.Gone](t, w, 1)
+	}
+}
+
+// TestSleep: what is sent to a sleeping node waits, and before it comes the node
+// learns that it has slept.
+func TestSleep(t *testing.T) {
+	w := probes(t, 2)
+	w.say(0, 1, 1)
+	w.Run(time.Second)
+	w.probe(1).heard = nil
+	w.Sleep(1)
+	w.say(0, 1, 2)
+	w.say(0, 1, 3)
+	w.Run(time.Minute)
+	if got := w.probe(1).heard; len(got) != 0 {
+		t.Fatalf("heard %v in its sleep", got)
+	}
+	w.Wake(1)
+	if _, ok := w.probe(1).heard[0].in.(overlay.Woke); !ok {
+		t.Errorf("heard %v first", w.probe(1).heard[0])
+	}
+	if got := w.numbers(1); !slices.Equal(got, []int{2, 3}) {
+		t.Errorf("received %v", got)
+	}
+}
+
+// TestSlow: a slow node looks at all at once, late, in order.
+func TestSlow(t *testing.T) {
+	w := probes(t, 2)
+	w.Slow(1, time.Second)
+	var latest time.Duration
+	for i := range 300 {
+		begin := w.Now()
+		w.say(0, 1, i)
+		w.Run(10 * time.Millisecond)
+		for len(w.numbers(1)) <= i && w.Now() < begin+3*time.Second {
+			w.Run(10 * time.Millisecond)
+		}
+		latest = max(latest, w.Now()-begin)
+	}
+	within(t, "the slowest message is read", latest, 500*time.Millisecond, 1300*time.Millisecond)
+	if got := w.numbers(1); len(got) != 300 || !slices.IsSorted(got) {
+		t.Errorf("received %v", got)
+	}
+}
+
+// TestTopic: two see each other on the topic when both have let the other in, and
+// no more when one has not.
+func TestTopic(t *testing.T) {
+	w := probes(t, 2)
+	a, b := w.nodes[0].id, w.nodes[1].id
+	w.say(0, 1, 1)
+	w.Run(time.Second)
+	w.tell(0, overlay.Pending{Peer: b})
+	w.tell(0, overlay.Probe{Peer: b})
+	w.Run(time.Second)
+	if got := w.probe(0).heard; len(got) != 0 {
+		t.Fatalf("heard %v though the other has not let it in", got)
+	}
+	w.tell(1, overlay.Pending{Peer: a})
+	w.Run(time.Second)
+	for i := range int32(2) {
+		if in, _ := only[overlay.OnTopic](t, w, i); !in.Present {
+			t.Errorf("node %d heard %v", i, in)
+		}
+		w.probe(i).heard = nil
+	}
+	w.tell(0, overlay.Probe{Peer: b})
+	if in, _ := only[overlay.OnTopic](t, w, 0); !in.Present {
+		t.Errorf("the probe found %v", in)
+	}
+	w.tell(0, overlay.Unlinked{Peer: b})
+	w.Run(time.Second)
+	if in, _ := only[overlay.OnTopic](t, w, 1); in.Present {
+		t.Errorf("heard %v after the door was closed", in)
+	}
+}
+
+// TestManyConnections: beyond 192 the oldest are closed that no link needs.
+func TestManyConnections(t *testing.T) {
+	w := probes(t, 195)
+	w.tell(0, overlay.Pending{Peer: w.nodes[1].id})
+	for i := int32(1); i < 195; i++ {
+		w.say(0, i, 1)
+		w.Run(time.Second)
+	}
+	if got := len(w.nodes[0].conns); got > manyConns || got < enoughConns {
+		t.Errorf("%d connections", got)
+	}
+	if w.nodes[0].conn(1) == nil {
+		t.Error("the connection of a link was closed")
+	}
+	only[overlay.Gone](t, w, 2)
+}

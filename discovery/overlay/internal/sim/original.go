@@ -1,0 +1,243 @@
+package sim
+
+import (
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+)
+
+// Original is the membership protocol of the Node.js library, version 0.2.2, as
+// its source and runs of it show: the yardstick. Its peers are TCP connections,
+// which nobody watches: a link to a dead machine ends when TCP gives up, after a
+// quarter of an hour. What it pings is the seed's address; here, the seed.
+var Original = Rules{
+	Name: "original",
+	Line: 15 * time.Minute,
+	New: func(id peer.ID, _ uint64, seeds []peer.ID, r *rand.Rand) Machine {
+		return &original{id: id, seeds: seeds, rand: r, seen: map[uint64]struct{}{}}
+	},
+}
+
+const (
+	oldTick        = 10 * time.Second
+	oldPingTimeout = 3 * time.Second
+)
+
+// A packet is a line of the original's protocol.
+type packet struct {
+	overlay.Message
+	what   packetKind
+	number uint64  // of what is flooded
+	origin peer.ID // who asks
+	target peer.ID // of a ping
+	socket uint64  // of a handshake, its answer and the end
+}
+
+type packetKind uint8
+
+const (
+	packetAsk       packetKind = iota // peer request of a stranger
+	packetRequest                     // peer request, flooded
+	packetPing                        // flooded
+	packetPong                        // straight to who asked
+	packetHandshake                   // the acceptor dials
+	packetAck
+	packetClose // the end of a socket, which costs no message
+)
+
+// fresh tells whether the original opens a socket for p, to the address that the
+// receiver has advertised, whatever sockets there are.
+func (p *packet) fresh() bool {
+	return p.what == packetAsk || p.what == packetHandshake || p.what == packetPong
+}
+
+type original struct {
+	id    peer.ID
+	seeds []peer.ID
+	rand  *rand.Rand
+
+	tick     time.Time
+	peers    []oldPeer
+	dialling []oldPeer // handshakes under way
+	seen     map[uint64]struct{}
+	pings    []oldPing
+	netsplit bool // for ever: resetting it was misspelt
+	out      []overlay.Output
+}
+
+type oldPeer struct {
+	id     peer.ID
+	socket uint64
+}
+
+type oldPing struct {
+	number uint64
+	until  time.Time
+}
+
+func (s *original) Next(time.Time) time.Time {
+	next := s.tick
+	for _, p := range s.pings {
+		if p.until.Before(next) {
+			next = p.until
+		}
+	}
+	return next
+}
+
+func (s *original) Step(now time.Time, in overlay.Input) []overlay.Output {
+	s.out = s.out[:0]
+	switch in := in.(type) {
+	case overlay.Received:
+		if p, ok := in.Message.(*packet); ok {
+			s.received(in.From.ID, p)
+		}
+	case overlay.Gone:
+		s.end(func(p oldPeer) bool { return p.id == in.Peer })
+	case overlay.Unreachable:
+		s.dialling = slices.DeleteFunc(s.dialling, func(p oldPeer) bool { return p.id == in.Peer })
+	}
+	s.timers(now)
+	return s.out
+}
+
+func (s *original) timers(now time.Time) {
+	s.pings = slices.DeleteFunc(s.pings, func(p oldPing) bool {
+		if now.Before(p.until) {
+			return false
+		}
+		s.netsplit = true
+		return true
+	})
+	if now.Before(s.tick) {
+		return
+	}
+	s.tick = now.Add(oldTick)
+	if len(s.peers) == 0 {
+		s.askSeeds()
+		return
+	}
+	for _, seed := range s.seeds {
+		if seed != s.id {
+			p := s.flood(&packet{what: packetPing, origin: s.id, target: seed})
+			s.pings = append(s.pings, oldPing{p.number, now.Add(oldPingTimeout)})
+		}
+	}
+	if s.netsplit {
+		s.askSeeds()
+	}
+	if len(s.peers) < Min {
+		s.flood(&packet{what: packetRequest, origin: s.id})
+	}
+}
+
+func (s *original) askSeeds() {
+	for _, seed := range s.seeds {
+		if seed != s.id {
+			s.send(seed, &packet{what: packetAsk, origin: s.id})
+		}
+	}
+}
+
+func (s *original) send(to peer.ID, p *packet) {
+	s.out = append(s.out, overlay.Send{To: overlay.Contact{ID: to}, Message: p})
+}
+
+// flood sends a new packet to all peers.
+func (s *original) flood(p *packet) *packet {
+	p.number = s.rand.Uint64()
+	s.seen[p.number] = struct{}{}
+	for _, x := range s.peers {
+		s.send(x.id, p)
+	}
+	return p
+}
+
+func (s *original) forward(p *packet, from peer.ID) {
+	for _, x := range s.peers {
+		if x.id != from {
+			s.send(x.id, p)
+		}
+	}
+}
+
+func (s *original) inList(id peer.ID) bool {
+	return slices.ContainsFunc(s.peers, func(p oldPeer) bool { return p.id == id })
+}
+
+func (s *original) received(from peer.ID, p *packet) {
+	if p.what == packetRequest || p.what == packetPing {
+		if _, ok := s.seen[p.number]; ok || !s.inList(from) {
+			return
+		}
+		s.seen[p.number] = struct{}{}
+	}
+	switch p.what {
+	case packetAsk:
+		s.flood(&packet{what: packetRequest, origin: p.origin})
+		s.judge(p.origin)
+	case packetRequest:
+		if p.origin != s.id && !s.judge(p.origin) {
+			s.forward(p, from)
+		}
+	case packetPing:
+		if p.target == s.id {
+			s.send(p.origin, &packet{what: packetPong, number: p.number})
+		} else {
+			s.forward(p, from)
+		}
+	case packetPong:
+		s.pings = slices.DeleteFunc(s.pings, func(x oldPing) bool { return x.number == p.number })
+	case packetHandshake:
+		if s.admit(oldPeer{from, p.socket}) {
+			s.send(from, &packet{what: packetAck, socket: p.socket})
+		}
+	case packetAck:
+		s.dialling = slices.DeleteFunc(s.dialling, func(x oldPeer) bool { return x.socket == p.socket })
+		s.admit(oldPeer{from, p.socket})
+	case packetClose:
+		s.end(func(x oldPeer) bool { return x.id == from && x.socket == p.socket })
+	}
+}
+
+// judge accepts a request, by a dial, or leaves it to others.
+func (s *original) judge(origin peer.ID) bool {
+	switch {
+	case origin == s.id || len(s.peers) >= Max || s.inList(origin):
+		return false
+	case len(s.peers) >= Min && s.rand.IntN(2) == 0:
+		return false
+	}
+	p := &packet{what: packetHandshake, socket: s.rand.Uint64()}
+	s.dialling = append(s.dialling, oldPeer{origin, p.socket})
+	s.send(origin, p)
+	return true
+}
+
+// admit makes a peer of who is at the other end of a socket, or destroys it: so
+// two that dial each other at once have two sockets, and end up with none.
+func (s *original) admit(p oldPeer) bool {
+	if len(s.peers) >= Max || s.inList(p.id) {
+		s.send(p.id, &packet{what: packetClose, socket: p.socket})
+		return false
+	}
+	s.peers = append(s.peers, p)
+	s.out = append(s.out, overlay.Linked{Peer: p.id})
+	return true
+}
+
+// end drops the sockets that match.
+func (s *original) end(match func(oldPeer) bool) {
+	s.dialling = slices.DeleteFunc(s.dialling, match)
+	s.peers = slices.DeleteFunc(s.peers, func(p oldPeer) bool {
+		if !match(p) {
+			return false
+		}
+		s.out = append(s.out, overlay.Unlinked{Peer: p.id, Reason: overlay.ReasonGone, Was: true})
+		return true
+	})
+}

@@ -1,0 +1,48 @@
+package sim
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+// TestQueue: events come in the order of their times, and of being added, also
+// when new ones come between.
+func TestQueue(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 1))
+	var q queue
+	added, last := int32(0), event{}
+	var now time.Duration
+	for range 10_000 {
+		for range r.IntN(4) {
+			added++
+			q.add(now+time.Duration(r.IntN(50)), event{node: added})
+		}
+		at, ok := q.next()
+		if !ok {
+			continue
+		}
+		e := q.take()
+		if at < now || at == now && e.node < last.node && last.node != 0 {
+			t.Fatalf("event %d at %d after %d at %d", e.node, at, last.node, now)
+		}
+		now, last = at, e
+	}
+	if len(q.events) > 3*(len(q.heap)+100) {
+		t.Errorf("%d places for %d events", len(q.events), len(q.heap))
+	}
+}
+
+func BenchmarkQueue(b *testing.B) {
+	r := rand.New(rand.NewPCG(1, 1))
+	var q queue
+	for range 100_000 {
+		q.add(time.Duration(r.IntN(1e9)), event{})
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		at, _ := q.next()
+		q.take()
+		q.add(at+time.Duration(r.IntN(1e9)), event{})
+	}
+}

@@ -1,0 +1,49 @@
+package sim
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+)
+
+// A Machine is the membership protocol of one node, as [overlay.State] is.
+type Machine interface {
+	Step(now time.Time, in overlay.Input) []overlay.Output
+	Next(now time.Time) time.Time
+}
+
+// Rules make the machines of a run.
+type Rules struct {
+	Name string
+	// New returns the machine of a node. life tells it from earlier ones of that id;
+	// what it takes for chance must come from r.
+	New func(id peer.ID, life uint64, seeds []peer.ID, r *rand.Rand) Machine
+	// Watchdog adds the watchdog of package health to each node.
+	Watchdog bool
+	// Line is how long a connection lives on which nothing comes back; zero means
+	// 30 to 40 seconds, as yamux and QUIC have it.
+	Line time.Duration
+}
+
+// Limits of the peer list in all runs: smokesignal's defaults.
+const (
+	Min = 3
+	Max = 5
+)
+
+// Smokesignal is the protocol of package overlay.
+var Smokesignal = Rules{
+	Name:     "smokesignal",
+	Watchdog: true,
+	New: func(id peer.ID, life uint64, seeds []peer.ID, r *rand.Rand) Machine {
+		var session overlay.Session
+		binary.BigEndian.PutUint64(session[:], life)
+		return overlay.New(overlay.Config{
+			Self: id, Session: session, Network: "sim", Min: Min, Max: Max, Seeds: len(seeds), Rand: r,
+		})
+	},
+}

@@ -1,0 +1,142 @@
+package sim
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// A Row is one figure over all runs of a case at one size.
+type Row struct {
+	Figure
+	Nodes  int
+	Median float64
+	Worst  float64
+	Seed   uint64 // of the worst run
+}
+
+// Met tells whether the row keeps to its bar.
+func (r Row) Met() bool {
+	switch {
+	case !r.Bar.Set:
+		return true
+	case math.IsNaN(r.Worst):
+		return false
+	case r.Bar.Least:
+		return r.Worst >= r.Bar.Worst
+	}
+	return r.Worst <= r.Bar.Worst && !(r.Median > r.Bar.Median)
+}
+
+// Missed returns the rows that do not keep to their bars.
+func Missed(rows []Row) []Row {
+	return slices.DeleteFunc(slices.Clone(rows), Row.Met)
+}
+
+// Runs is how often a case is played at a size, for the worst of all to mean
+// something.
+func Runs(nodes int) int {
+	switch {
+	case nodes >= 10_000:
+		return 2
+	case nodes >= 1000:
+		return 5
+	}
+	return 20
+}
+
+// Measure plays a case so often, with o.Seed and the seeds that follow it, as many
+// at once as there are processors. Only the first run is traced and drawn.
+func Measure(c Case, o Options, runs int) []Row {
+	all := make([][]Figure, runs)
+	var tasks sync.WaitGroup
+	places := make(chan struct{}, runtime.GOMAXPROCS(0))
+	for k := range all {
+		one := o
+		one.Seed += uint64(k)
+		if k > 0 {
+			one.Trace, one.Frame = nil, nil
+		}
+		places <- struct{}{}
+		tasks.Go(func() {
+			all[k], _ = c.Play(one)
+			<-places
+		})
+	}
+	tasks.Wait()
+	rows := make([]Row, len(all[0]))
+	for i, f := range all[0] {
+		row := Row{Figure: f, Nodes: c.nodes(o), Worst: f.Value, Seed: o.Seed}
+		values := make([]float64, runs)
+		for k := range all {
+			v := all[k][i].Value
+			values[k] = v
+			if f.Bar.Least && v < row.Worst || !f.Bar.Least && v > row.Worst {
+				row.Worst, row.Seed = v, o.Seed+uint64(k)
+			}
+		}
+		slices.Sort(values)
+		row.Median = values[runs/2]
+		rows[i] = row
+	}
+	return rows
+}
+
+// Head writes the title of a case and the head of its table, in Markdown.
+func Head(out io.Writer, c Case) error {
+	_, err := fmt.Fprintf(out, "\n### %s: %s\n\n| nodes | | median | worst | bar | |\n|---|---|---|---|---|---|\n", c.Name, c.What)
+	return err
+}
+
+// Print writes rows below a head.
+func Print(out io.Writer, rows []Row) error {
+	for _, r := range rows {
+		bar, verdict := "", ""
+		if r.Bar.Set {
+			bar, verdict = r.Bar.text(r.Unit), "met"
+			if !r.Met() {
+				verdict = fmt.Sprintf("**missed**, worst with seed %d", r.Seed)
+			}
+		}
+		if _, err := fmt.Fprintf(out, "| %d | %s | %s | %s | %s | %s |\n",
+			r.Nodes, r.Name, number(r.Median, r.Unit), number(r.Worst, r.Unit), bar, verdict); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b Bar) text(unit string) string {
+	sign := "≤ "
+	if b.Least {
+		sign = "≥ "
+	}
+	text := sign + number(b.Worst, unit)
+	if !math.IsNaN(b.Median) {
+		text += ", median " + sign + number(b.Median, unit)
+	}
+	return text
+}
+
+func number(x float64, unit string) string {
+	var text string
+	switch {
+	case math.IsNaN(x):
+		return "none"
+	case math.IsInf(x, 0):
+		return "never"
+	case unit == "":
+		text = fmt.Sprintf("%.2f", x)
+	default:
+		text = fmt.Sprintf("%.1f", x)
+	}
+	text = strings.TrimRight(strings.TrimRight(text, "0"), ".")
+	if unit != "" {
+		text += " " + unit
+	}
+	return text
+}

@@ -1,0 +1,233 @@
+package sim
+
+import (
+	"time"
+
+	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+)
+
+// This file is a small model of the watchdog in package health, which is above
+// the overlay and may not be imported here. It has that one's pacing, so that the
+// messages it costs are counted: one ping serves all, the seed answers with a
+// flood, and who hears one stays silent for 10 to 15 seconds. It leaves out
+// signatures, addresses and restarted seeds, the limit of signals per neighbour,
+// and that a verdict waits when the machine is late.
+
+const (
+	pingInterval = 10 * time.Second
+	pingTimeout  = 3 * time.Second
+)
+
+// A signal is flooded: a ping for a seed, or the seed's answer.
+type signal struct {
+	overlay.Message // none; so that it travels as one
+	pong            bool
+	target          int32
+	number          uint64 // rises with every signal
+}
+
+// watch is what a node knows of the seeds, its own and those of others.
+type watch struct {
+	list  []watched
+	wake  time.Duration
+	armed time.Duration
+}
+
+// watched is one seed; the fields are those of package health.
+type watched struct {
+	target    int32
+	seed      int // the node's number of it, or -1
+	known     bool
+	lost      bool
+	lastHeard time.Duration
+	since     time.Duration
+	asked     time.Duration // zero for none
+	next      time.Duration
+	passed    time.Duration // when a ping was last passed on, or answered; -1 for never
+	mark      uint64        // of the last answer
+}
+
+// watched returns what n knows of the seed target.
+func (n *node) watched(target int32) *watched {
+	for i := range n.watch.list {
+		if n.watch.list[i].target == target {
+			return &n.watch.list[i]
+		}
+	}
+	x := watched{target: target, seed: -1, passed: -1}
+	for i, s := range n.seeds {
+		if s == target && s != n.index {
+			x.seed = i
+		}
+	}
+	n.watch.list = append(n.watch.list, x)
+	return &n.watch.list[len(n.watch.list)-1]
+}
+
+// upTo returns a random time below d.
+func (w *World) upTo(d time.Duration) time.Duration {
+	if d <= 0 {
+		return 0
+	}
+	return time.Duration(w.rand.Uint64N(uint64(d)))
+}
+
+// watchNeighbour is called when n has a new link.
+func (w *World) watchNeighbour(n *node) {
+	if !w.rules.Watchdog {
+		return
+	}
+	if n.degree() == 1 {
+		w.restartWatch(n, pingInterval/2, pingInterval/2)
+	}
+	for _, s := range n.seeds {
+		if x := n.watched(s); x.seed >= 0 && n.linkedTo(s) {
+			w.heardSeed(n, x)
+		}
+	}
+	w.armWatch(n)
+}
+
+// restartWatch lets the silence of every seed begin now.
+func (w *World) restartWatch(n *node, pause, jitter time.Duration) {
+	for _, s := range n.seeds {
+		if x := n.watched(s); x.seed >= 0 {
+			x.since, x.asked = w.now, 0
+			x.next = w.now + pause + w.upTo(jitter)
+		}
+	}
+}
+
+func (w *World) heardSeed(n *node, x *watched) {
+	x.known, x.lastHeard = true, w.now
+	x.since, x.asked = w.now, 0
+	x.next = w.now + pingInterval + w.upTo(pingInterval/2)
+	if x.lost {
+		x.lost = false
+		w.give(n, letter{in: overlay.SeedHeard{Seed: x.seed}})
+	}
+}
+
+// foundSeed says that discovery has reached a seed.
+func (w *World) foundSeed(n *node, seed int) {
+	if w.rules.Watchdog {
+		w.heardSeed(n, n.watched(n.seeds[seed]))
+		w.armWatch(n)
+	}
+}
+
+// verdict returns when x is lost if it is not heard before; zero for never.
+func (x *watched) verdict() time.Duration {
+	if !x.known || x.lost || x.asked == 0 {
+		return 0
+	}
+	return max(x.since+2*pingInterval+pingTimeout, x.asked+pingTimeout)
+}
+
+func (w *World) armWatch(n *node) {
+	next := time.Duration(0)
+	for i := range n.watch.list {
+		x := &n.watch.list[i]
+		if x.seed < 0 {
+			continue
+		}
+		for _, t := range [2]time.Duration{x.next, x.verdict()} {
+			if t != 0 && (next == 0 || t < next) {
+				next = t
+			}
+		}
+	}
+	n.watch.wake = next
+	if next == 0 || n.watch.armed != 0 && n.watch.armed <= next {
+		return
+	}
+	n.watch.armed = max(next, w.now+time.Millisecond)
+	w.queue.add(n.watch.armed, event{kind: watchdog, node: n.index, life: n.life})
+}
+
+func (w *World) watchDue(n *node, life uint32) {
+	if life != n.life || n.watch.armed != w.now {
+		return
+	}
+	n.watch.armed = 0
+	if n.status != running || n.asleep || n.degree() == 0 {
+		n.watch.wake = 0
+		return // armed again by the next neighbour, or on waking up
+	}
+	for i := range n.watch.list {
+		x := &n.watch.list[i]
+		if x.seed < 0 {
+			continue
+		}
+		if n.linkedTo(x.target) {
+			w.heardSeed(n, x)
+		}
+		if w.now >= x.next {
+			if x.passed >= 0 && w.now-x.passed < pingInterval/2 {
+				x.next = x.passed + pingInterval/2
+			} else {
+				w.pings++
+				w.noteAsked(n, x, true)
+				w.flood(n, &signal{target: x.target, number: w.pings}, -1)
+			}
+		}
+		if at := x.verdict(); at != 0 && w.now >= at {
+			x.lost = true
+			w.trace(n, "misses seed %d", x.target)
+			w.give(n, letter{in: overlay.SeedLost{Seed: x.seed}})
+		}
+	}
+	w.armWatch(n)
+}
+
+// noteAsked records that a ping is on its way.
+func (w *World) noteAsked(n *node, x *watched, own bool) {
+	x.passed = w.now
+	if x.seed < 0 || !own && x.known && w.now-x.lastHeard < pingInterval/2 {
+		return
+	}
+	if x.asked == 0 {
+		x.asked = w.now
+	}
+	jitter := pingInterval / 16
+	if x.lost {
+		jitter = pingInterval / 2
+	}
+	x.next = w.now + pingInterval*33/64 + w.upTo(jitter)
+}
+
+func (w *World) flood(n *node, s *signal, except int32) {
+	for i := range n.bonds {
+		if b := &n.bonds[i]; b.linked && b.peer != except {
+			w.send(n, b.peer, s)
+		}
+	}
+}
+
+func (w *World) hearSignal(n *node, from int32, s *signal) {
+	x := n.watched(s.target)
+	if s.pong {
+		if s.number <= x.mark || s.target == n.index {
+			return
+		}
+		x.mark = s.number
+		if x.seed >= 0 {
+			w.heardSeed(n, x)
+		}
+		w.flood(n, s, from)
+		w.armWatch(n)
+		return
+	}
+	if x.passed >= 0 && w.now-x.passed < pingInterval/2 {
+		return
+	}
+	if s.target == n.index {
+		x.passed = w.now
+		w.pings++
+		w.flood(n, &signal{pong: true, target: n.index, number: w.pings}, -1)
+		return
+	}
+	w.noteAsked(n, x, false)
+	w.flood(n, s, from)
+	w.armWatch(n)
+}

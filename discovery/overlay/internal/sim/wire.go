@@ -1,0 +1,100 @@
+package sim
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+)
+
+// dialable stands for the addresses of any node.
+var dialable = []ma.Multiaddr{ma.StringCast("/ip4/127.0.0.1/tcp/8495")}
+
+// sealed returns a new record of n: its id and the time.
+func (w *World) sealed(n *node) overlay.Sealed {
+	n.record = max(n.record+1, uint64(w.time().UnixNano()))
+	return overlay.Sealed{Record: binary.BigEndian.AppendUint64([]byte(n.id), n.record), Seq: n.record}
+}
+
+// contact returns who has sealed a record.
+func contact(record []byte) overlay.Contact {
+	if len(record) < 8 {
+		return overlay.Contact{}
+	}
+	cut := len(record) - 8
+	return overlay.Contact{
+		ID: peer.ID(record[:cut]), Record: record, Seq: binary.BigEndian.Uint64(record[cut:]), Addrs: dialable,
+	}
+}
+
+// contactOf returns what the receiver of m knows of the sender.
+func (w *World) contactOf(from *node, m overlay.Message) overlay.Contact {
+	var record []byte
+	switch m := m.(type) {
+	case overlay.Request:
+		record = m.Record
+	case overlay.Accept:
+		record = m.Record
+	case overlay.Shuffle:
+		if len(m.Path) == 1 {
+			record = m.Origin.Record
+		}
+	}
+	if c := contact(record); c.ID == from.id {
+		return c
+	}
+	return overlay.Contact{ID: from.id}
+}
+
+// wire sends m through its encoding, and opens the records as package discovery
+// does.
+func (w *World) wire(m overlay.Message) overlay.Message {
+	if s, ok := m.(*signal); ok {
+		return s
+	}
+	m, err := overlay.Decode(overlay.Append(nil, m))
+	if err != nil {
+		panic(fmt.Sprintf("sim: a message cannot be decoded: %v", err))
+	}
+	open := func(list []overlay.Contact) {
+		for i := range list {
+			list[i] = contact(list[i].Record)
+		}
+	}
+	switch v := m.(type) {
+	case overlay.Request:
+		v.Leaving = contact(v.Leaving.Record)
+		m = v
+	case overlay.Accept:
+		open(v.Contacts)
+	case overlay.Reject:
+		open(v.Contacts)
+	case overlay.Leave:
+		open(v.Contacts)
+	case overlay.Walk:
+		v.Origin = contact(v.Origin.Record)
+		m = v
+	case overlay.Handover:
+		v.To = contact(v.To.Record)
+		m = v
+	case overlay.Shuffle:
+		v.Origin = contact(v.Origin.Record)
+		open(v.Contacts)
+		m = v
+	case overlay.ShuffleReply:
+		open(v.Contacts)
+	case overlay.Beacon:
+		v.Owner = contact(v.Owner.Record)
+		m = v
+	case overlay.Lookup:
+		v.Origin = contact(v.Origin.Record)
+		m = v
+	case overlay.Found:
+		v.Target = contact(v.Target.Record)
+		m = v
+	}
+	return m
+}

@@ -1,0 +1,148 @@
+package overlay
+
+import (
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// This file finds nodes that are not neighbours: whoever knows the target's address,
+// and every node knows up to 128, is soon met by a few random walks.
+
+const (
+	maxTTL = 16
+	// maxPath is the longest way a message is answered on.
+	maxPath = maxTTL + 1
+	// answerTime is how long the next round waits when an answer has come, as it
+	// may turn out to be out of date.
+	answerTime = 3 * time.Second
+	maxSearch  = 64 // at once
+)
+
+// rounds are the walks of a search: a handful, then as many as it takes to ask nearly
+// all of some thousands.
+var rounds = []struct {
+	walks, ttl int
+	wait       time.Duration // until the next
+}{
+	{3, 4, 750 * time.Millisecond},
+	{4, 8, 1250 * time.Millisecond},
+	{8, 16, 2 * time.Second},
+	{8, 16, 2 * time.Second},
+	{8, 16, 2 * time.Second},
+}
+
+type search struct {
+	target peer.ID
+	token  uint64
+	round  int
+	next   time.Time
+}
+
+// find begins a search.
+func (s *State) find(now time.Time, in Find) {
+	if l := s.link(in.Target); l != nil && l.phase == up {
+		s.emit(Located{Token: in.Token, Contact: l.Contact, Done: true})
+		return
+	}
+	e := s.book.get(in.Target)
+	if in.Target == s.cfg.Self || e == nil && s.Degree() == 0 || len(s.searches) >= maxSearch {
+		s.emit(Located{Token: in.Token, Done: true})
+		return
+	}
+	x := &search{target: in.Target, token: in.Token, next: now}
+	if e != nil {
+		s.emit(Located{Token: in.Token, Contact: e.Contact})
+		if e.fails == 0 {
+			x.next = now.Add(answerTime)
+		}
+	}
+	s.searches = append(s.searches, x)
+}
+
+// enough ends a search.
+func (s *State) enough(token uint64) {
+	s.searches = slices.DeleteFunc(s.searches, func(x *search) bool { return x.token == token })
+}
+
+// search sends the walks that are due.
+func (s *State) search(now time.Time) {
+	for _, x := range slices.Clone(s.searches) {
+		if now.Before(x.next) {
+			continue
+		}
+		if x.round == len(rounds) {
+			s.enough(x.token)
+			s.emit(Located{Token: x.token, Done: true})
+			continue
+		}
+		r := rounds[x.round]
+		x.round++
+		x.next = now.Add(r.wait)
+		m := Lookup{Path: []peer.ID{s.cfg.Self}, TTL: r.ttl, Token: x.token, Target: x.target, Origin: s.contact()}
+		var ups []*link
+		for _, l := range s.links {
+			if l.phase == up {
+				ups = append(ups, l)
+			}
+		}
+		s.cfg.Rand.Shuffle(len(ups), func(i, j int) { ups[i], ups[j] = ups[j], ups[i] })
+		for i := range min(r.walks, len(ups)*2) {
+			s.send(ups[i%len(ups)].Contact, m)
+		}
+	}
+}
+
+func (s *State) searchDue() (t time.Time) {
+	for _, x := range s.searches {
+		t = earlier(t, x.next)
+	}
+	return t
+}
+
+// lookedUp handles a Lookup: answers it, or passes it on.
+func (s *State) lookedUp(now time.Time, l *link, m Lookup) {
+	if l == nil || l.phase != up || !s.goodPath(m.Path, l.ID) || m.Origin.ID != m.Path[0] || !l.allow(now, lookupCost) {
+		return
+	}
+	answer := func(c Contact) { s.send(l.Contact, Found{Path: m.Path[:len(m.Path)-1], Token: m.Token, Target: c}) }
+	if m.Target == s.cfg.Self {
+		answer(s.contact())
+		s.emit(Call{To: m.Origin})
+		return
+	}
+	pass := func(to *link) {
+		m.Path, m.TTL = append(slices.Clone(m.Path), s.cfg.Self), m.TTL-1
+		s.send(to.Contact, m)
+	}
+	if t := s.link(m.Target); t != nil && t.phase == up {
+		pass(t) // it knows best, and may have to call back
+		return
+	}
+	if e := find(s.book.known, m.Target); e != nil && len(e.Record) > 0 {
+		answer(e.Contact)
+		return
+	}
+	if next := s.neighbour(m.Path...); next != nil && m.TTL > 1 {
+		pass(next)
+	}
+}
+
+func (s *State) found(now time.Time, l *link, m Found) {
+	if len(m.Path) > 0 {
+		s.passBack(l, m.Path, func(rest []peer.ID) Message {
+			m.Path = rest
+			return m
+		})
+		return
+	}
+	for _, x := range s.searches {
+		if x.token == m.Token && x.target == m.Target.ID {
+			x.next = now.Add(answerTime)
+			s.book.learn(m.Target)
+			s.emit(Located{Token: x.token, Contact: m.Target})
+			return
+		}
+	}
+}

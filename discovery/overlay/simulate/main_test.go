@@ -1,0 +1,77 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func try(t *testing.T, args ...string) (out, log string, err error) {
+	t.Helper()
+	var o, l bytes.Buffer
+	err = run(args, &o, &l)
+	return o.String(), l.String(), err
+}
+
+// TestKill: the plain case prints its table, draws and tells.
+func TestKill(t *testing.T) {
+	dir := t.TempDir()
+	out, log, err := try(t, "-n", "12", "-kill", "50", "-runs", "2", "-svg", dir, "-v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"### crash-50: ", "| 12 | whole after |", "| met |"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	for _, want := range []string{" starts\n", " links n0", " crashes\n"} {
+		if !strings.Contains(log, want) {
+			t.Errorf("no %q in the trace", want)
+		}
+	}
+	svg, err := os.ReadFile(filepath.Join(dir, "smokesignal-crash-50-12.svg"))
+	if err != nil || !bytes.HasPrefix(svg, []byte("<svg ")) {
+		t.Errorf("drawing: %v, %.20q", err, svg)
+	}
+}
+
+// TestSizes: without a size there are two, but a case that has its own comes once.
+func TestSizes(t *testing.T) {
+	out, _, err := try(t, "-case", "undialable-30", "-runs", "1")
+	if err != nil || !strings.Contains(out, "\n| 10 |") || !strings.Contains(out, "\n| 100 |") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	out, _, err = try(t, "-case", "mixed", "-runs", "1")
+	if err != nil || strings.Count(out, "nodes left out") != 1 {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestMissedBarFails, so that a script notices.
+func TestMissedBarFails(t *testing.T) {
+	if out, _, err := try(t, "-n", "50", "-kill", "80", "-rules", "original", "-runs", "2"); !errors.Is(err, errMissed) {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestBadFlags: each is named.
+func TestBadFlags(t *testing.T) {
+	for want, args := range map[string]string{
+		"-rules theirs: there are":  "-rules theirs",
+		"-case no: there are burst": "-case no",
+		"-n 1: 2 to":                "-n 1",
+		"120 % of the nodes":        "-kill 120",
+		"-1 % of the nodes":         "-silent -1",
+		`"x" is no flag`:            "x",
+		"not defined: -nodes":       "-nodes 5",
+		"no such file":              "-n 5 -kill 50 -runs 1 -svg /nowhere/at/all",
+	} {
+		if _, _, err := try(t, strings.Fields(args)...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", args, err, want)
+		}
+	}
+}

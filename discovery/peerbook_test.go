@@ -1,0 +1,361 @@
+package discovery
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+)
+
+// overlayOf stands for a driver that knows what it is given.
+type overlayOf struct {
+	mu      sync.Mutex
+	known   []overlay.Contact
+	linked  map[peer.ID]bool
+	learned []overlay.Contact
+	asked   int
+	closed  bool
+}
+
+func (o *overlayOf) Known(context.Context) ([]overlay.Contact, map[peer.ID]bool, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.asked++
+	if o.closed {
+		return nil, nil, ErrClosed
+	}
+	return o.known, o.linked, nil
+}
+
+func (o *overlayOf) Learn(list ...overlay.Contact) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.learned = append(o.learned, list...)
+}
+
+func (o *overlayOf) writes() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.asked
+}
+
+// nodeAt returns a contact with a genuine record.
+func nodeAt(t testing.TB, addr string) overlay.Contact {
+	t.Helper()
+	key := newKey(t)
+	addrs := []ma.Multiaddr{ma.StringCast(addr)}
+	record, err := SealRecord(key, addrs, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return overlay.Contact{ID: idOf(t, key), Record: record, Addrs: addrs}
+}
+
+func openBook(t testing.TB, path, network string) *PeerBook {
+	t.Helper()
+	b, err := OpenPeerBook(path, network, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// keepOnce writes what o knows into the book at path.
+func keepOnce(t testing.TB, path string, o *overlayOf) {
+	t.Helper()
+	b := openBook(t, path, "home")
+	b.keep(o)
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// told returns the ids of which a book at path tells an overlay.
+func told(t testing.TB, path string) (ids []peer.ID) {
+	t.Helper()
+	for _, c := range openBook(t, path, "home").contacts(time.Now()) {
+		ids = append(ids, c.ID)
+	}
+	return ids
+}
+
+func TestPeerBookRemembers(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "book")
+	link, known, mute := nodeAt(t, "/ip4/192.0.2.1/tcp/1"), nodeAt(t, "/ip4/127.0.0.1/udp/2/quic-v1"), overlay.Contact{ID: "x", Addrs: nil}
+	keepOnce(t, path, &overlayOf{known: []overlay.Contact{known, link, mute}, linked: map[peer.ID]bool{link.ID: true}})
+
+	o := &overlayOf{}
+	b := openBook(t, path, "home")
+	b.keep(o)
+	defer b.Close()
+	if len(o.learned) != 2 || o.learned[0].ID != link.ID || o.learned[1].ID != known.ID {
+		t.Fatalf("learned %v, want the link and then the known node", o.learned)
+	}
+	for i, want := range []overlay.Contact{link, known} {
+		if got := o.learned[i]; !bytes.Equal(got.Record, want.Record) || fmt.Sprint(got.Addrs) != fmt.Sprint(want.Addrs) {
+			t.Errorf("learned %v, want %v", got, want)
+		}
+	}
+	if b.Len() != 2 {
+		t.Errorf("Len is %d, want 2", b.Len())
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 && runtime.GOOS != "windows" {
+		t.Errorf("%v, %v: want it readable by its owner alone", info.Mode(), err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), ".*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestPeerBookOfANodeThatWasOffline: a start without a network does not empty the
+// book, as it would if the book were only what the overlay knows.
+func TestPeerBookOfANodeThatWasOffline(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "book")
+	c := nodeAt(t, "/ip4/192.0.2.1/tcp/1")
+	keepOnce(t, path, &overlayOf{known: []overlay.Contact{c}})
+	keepOnce(t, path, &overlayOf{}) // all dials have failed
+	if got := told(t, path); !slices.Equal(got, []peer.ID{c.ID}) {
+		t.Errorf("the book tells of %v, want %v", got, c.ID)
+	}
+}
+
+// TestPeerBookForgets: who is not found again is left out after seven days, also
+// if the overlay repeats it a while because of the book.
+func TestPeerBookForgets(t *testing.T) {
+	dead, linked, moved, fresh := nodeAt(t, "/ip4/192.0.2.1/tcp/1"), nodeAt(t, "/ip4/192.0.2.2/tcp/1"), nodeAt(t, "/ip4/192.0.2.3/tcp/1"), nodeAt(t, "/ip4/192.0.2.4/tcp/1")
+	newer := moved
+	newer.Record = slices.Clone(moved.Record)
+	newer.Record[0]++ // the book compares, it does not look into it again
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "book")
+		keepOnce(t, path, &overlayOf{known: []overlay.Contact{dead, linked, moved}})
+		time.Sleep(5 * 24 * time.Hour)
+		b := openBook(t, path, "home")
+		links := map[peer.ID]bool{linked.ID: true}
+		list := b.merge(time.Now(), nil, []overlay.Contact{dead, linked, newer, fresh}, links)
+		if len(list) != 4 || list[0].ID != linked.ID || list[3].ID != dead.ID {
+			t.Fatalf("the book is %v; want the link first and who was not seen last", list)
+		}
+		if err := b.write(list); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * 24 * time.Hour)
+		list = openBook(t, path, "home").merge(time.Now(), nil, nil, nil)
+		for _, e := range list {
+			if e.ID == dead.ID {
+				t.Error("a node that was last found eight days ago is still there")
+			}
+		}
+		// A node that has run for long has looked at all addresses it knows.
+		b.opened = time.Now().Add(-bookProof)
+		list = b.merge(time.Now(), nil, []overlay.Contact{dead}, nil)
+		if !slices.ContainsFunc(list, func(e bookEntry) bool { return e.ID == dead.ID }) {
+			t.Error("a node that has been known for long is not there")
+		}
+	})
+}
+
+func TestPeerBookIsBounded(t *testing.T) {
+	now := time.Now()
+	b := &PeerBook{opened: now}
+	var contacts []overlay.Contact
+	links := map[peer.ID]bool{}
+	for i := range 2 * maxBook {
+		c := overlay.Contact{ID: peer.ID(fmt.Sprint(i)), Record: []byte{1}, Addrs: []ma.Multiaddr{ma.StringCast("/ip4/192.0.2.1/tcp/1")}}
+		contacts = append(contacts, c)
+		links[c.ID] = i%4 == 3
+	}
+	list := b.merge(now, nil, contacts, links)
+	if len(list) != maxBook {
+		t.Fatalf("%d nodes, want %d", len(list), maxBook)
+	}
+	for i, e := range list {
+		if want := i < maxBook/2; links[e.ID] != want {
+			t.Fatalf("entry %d: linked is %v, want %v", i, links[e.ID], want)
+		}
+	}
+}
+
+func TestPeerBookRefusesWhatIsNone(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for _, c := range []struct{ name, path, want string }{
+		{"somebody's file", file("letter", "Dear Sir,\n"), "no peer book"},
+		{"other JSON", file("json", `{"network":"home"}`+"\n"), "no peer book"},
+		{"another network", file("office", `{"smokesignal peer book":1,"network":"office"}`+"\n"), `network "office", not "home"`},
+		{"a later version", file("later", `{"smokesignal peer book":2,"network":"home"}`+"\n"), "later version"},
+		{"a directory", dir, "not a regular file"},
+		{"no directory", filepath.Join(dir, "none", "book"), "does not exist"},
+	} {
+		before, _ := os.ReadFile(c.path)
+		_, err := OpenPeerBook(c.path, "home", nil)
+		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "discovery: peer book "+c.path+": ") {
+			t.Errorf("%s: %v, want %q in it", c.name, err, c.want)
+		}
+		if after, _ := os.ReadFile(c.path); !bytes.Equal(before, after) {
+			t.Errorf("%s: it was changed", c.name)
+		}
+	}
+}
+
+// TestPeerBookLeavesWhatItHasBecome: a file that somebody has put there meanwhile
+// is not written over either.
+func TestPeerBookLeavesWhatItHasBecome(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "book")
+	b := openBook(t, path, "home")
+	b.keep(&overlayOf{known: []overlay.Contact{nodeAt(t, "/ip4/192.0.2.1/tcp/1")}})
+	if err := os.WriteFile(path, []byte("Dear Sir,\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err == nil || !strings.Contains(err.Error(), "no peer book") {
+		t.Errorf("Close returned %v", err)
+	}
+	if text, _ := os.ReadFile(path); string(text) != "Dear Sir,\n" {
+		t.Errorf("it was overwritten with %q", text)
+	}
+}
+
+// TestPeerBookDamaged: of a damaged book the other lines are used, and nobody can
+// put words into the mouth of another node.
+func TestPeerBookDamaged(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "book")
+	a, b, c := nodeAt(t, "/ip4/192.0.2.1/tcp/1"), nodeAt(t, "/ip4/192.0.2.2/tcp/1"), nodeAt(t, "/ip4/192.0.2.3/tcp/1")
+	keepOnce(t, path, &overlayOf{known: []overlay.Contact{a, b, c}, linked: map[peer.ID]bool{a.ID: true}})
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bytes.SplitAfter(whole, []byte("\n"))
+	other := func(i int) peer.ID { // of b and c, whichever line i is not
+		if bytes.Contains(lines[i], []byte(b.ID.String())) {
+			return c.ID
+		}
+		return b.ID
+	}
+	for name, spoil := range map[string]func() []byte{
+		"cut short":     func() []byte { return whole[:len(whole)-20] },
+		"garbage":       func() []byte { return slices.Concat(lines[0], lines[1], lines[2], []byte("\x00\xff\n{}\n")) },
+		"another's id":  func() []byte { return bytes.Replace(whole, []byte(other(2).String()), []byte(a.ID.String()), 1) },
+		"not ours":      func() []byte { return bytes.Replace(whole, []byte("192.0.2.2/tcp/1"), []byte("192.0.2.2/tcp/22"), 1) },
+		"not an addr":   func() []byte { return bytes.Replace(whole, []byte("/ip4/192.0.2.3"), []byte("/ip5/192.0.2.3"), 1) },
+		"spoilt record": func() []byte { return bytes.Replace(whole, []byte(`"record":"C`), []byte(`"record":"D`), 1) },
+	} {
+		if err := os.WriteFile(path, spoil(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		book := openBook(t, path, "home")
+		if n := book.Len(); n != 2 {
+			t.Errorf("%s: %d nodes are left, want 2", name, n)
+		}
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n := openBook(t, path, "home").Len(); n != 0 {
+		t.Errorf("%d nodes in an empty file", n)
+	}
+}
+
+// TestPeerBookIsShared: of two nodes with one file neither takes from the other.
+func TestPeerBookIsShared(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "book")
+	x, y := nodeAt(t, "/ip4/192.0.2.1/tcp/1"), nodeAt(t, "/ip4/192.0.2.2/tcp/1")
+	one, two := openBook(t, path, "home"), openBook(t, path, "home")
+	one.keep(&overlayOf{known: []overlay.Contact{x}})
+	two.keep(&overlayOf{known: []overlay.Contact{y}})
+	for _, b := range []*PeerBook{one, two} {
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := told(t, path)
+	if len(got) != 2 || !slices.Contains(got, x.ID) || !slices.Contains(got, y.ID) {
+		t.Errorf("the book tells of %v, want %v and %v", got, x.ID, y.ID)
+	}
+}
+
+// TestPeerBookPace: it is written soon after the first change, and at most every
+// thirty seconds however much changes.
+func TestPeerBookPace(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "book")
+	synctest.Test(t, func(t *testing.T) {
+		o := &overlayOf{}
+		b := openBook(t, path, "home")
+		b.keep(o)
+		want := func(n int, when string) {
+			t.Helper()
+			synctest.Wait()
+			if got := o.writes(); got != n {
+				t.Errorf("%s: %d writes, want %d", when, got, n)
+			}
+		}
+		time.Sleep(time.Minute)
+		want(0, "nothing has changed")
+		b.LinksChanged()
+		time.Sleep(bookSettle)
+		want(1, "a second after a change")
+		for range 290 {
+			b.LinksChanged()
+			time.Sleep(100 * time.Millisecond)
+		}
+		want(1, "29 s of changes")
+		time.Sleep(time.Second)
+		want(2, "thirty seconds after the first")
+		time.Sleep(bookRefresh)
+		want(3, "ten minutes later")
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+		want(4, "at Close")
+	})
+}
+
+// TestPeerBookIsNotEmptiedByAClosedDriver: a driver that has left knows nothing.
+func TestPeerBookIsNotEmptiedByAClosedDriver(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "book")
+	b := openBook(t, path, "home")
+	b.keep(&overlayOf{closed: true})
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Error("it was written")
+	}
+}
+
+func TestPeerBookBehindALink(t *testing.T) {
+	dir := t.TempDir()
+	path, link := filepath.Join(dir, "book"), filepath.Join(dir, "link")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(path, link); err != nil {
+		t.Skip(err)
+	}
+	keepOnce(t, link, &overlayOf{known: []overlay.Contact{nodeAt(t, "/ip4/192.0.2.1/tcp/1")}})
+	if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
+		t.Errorf("the link is %v, %v", info.Mode(), err)
+	}
+	if got := told(t, path); len(got) != 1 {
+		t.Errorf("the book tells of %v", got)
+	}
+}

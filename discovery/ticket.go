@@ -1,0 +1,293 @@
+package discovery
+
+import (
+	"encoding/base32"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"net/netip"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+	"github.com/go-smokesignal/smokesignal/internal/frame"
+)
+
+// DefaultNetwork is the network of a node, and of a ticket, that names none.
+const DefaultNetwork = "default"
+
+const (
+	ticketWord    = "smoke"
+	ticketVersion = "1"
+	// maxPlaces bounds the places in a ticket; all are tried at once.
+	maxPlaces = 8
+	// maxPlaceBytes is more than any transport of ours needs.
+	maxPlaceBytes = 256
+	// maxTicket is more characters than such places fill.
+	maxTicket = 4096
+)
+
+// ticketLetters has no letter that a shell, an URL or a chat takes for something
+// else, none that is mistaken for another, and reads the same in capitals.
+var ticketLetters = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+
+// A Ticket is what somebody needs to join a network through one of its nodes.
+// As one string (Encode, ParseTicket) it can be pasted into a chat or on a command
+// line, and be used wherever a seed can. docs/wire.md describes the string.
+type Ticket struct {
+	// ID is the node, the only one that is accepted at the addresses.
+	ID peer.ID
+	// Network is the name of its network; empty means DefaultNetwork.
+	Network string
+	// Addrs is where it is reached, the most reachable first. A /p2p/ part at the
+	// end has no meaning here.
+	Addrs []ma.Multiaddr
+}
+
+// Encode returns the ticket as a string. Of the addresses it takes at most eight
+// places, TCP and QUIC on one port being one; addresses that nobody can dial are
+// left out, and so are loopback ones unless there is nothing else. It fails when
+// no address remains, when the ID is not one, and when the name of the network
+// has more than 128 bytes or is no UTF-8.
+func (t Ticket) Encode() (string, error) {
+	id, err := peer.IDFromBytes([]byte(t.ID))
+	if err != nil {
+		return "", fmt.Errorf("ticket: the id is not one: %w", err)
+	}
+	if err := checkNetwork(t.Network); err != nil {
+		return "", fmt.Errorf("ticket: %w", err)
+	}
+	endpoints, others := places(t.Addrs)
+	if len(endpoints)+len(others) == 0 {
+		return "", errors.New("ticket: the node has no address that another can dial")
+	}
+	b := frame.AppendBytes(nil, 1, shortID(id))
+	if t.Network != DefaultNetwork {
+		b = frame.AppendBytes(b, 2, t.Network)
+	}
+	for _, ap := range endpoints {
+		b = frame.AppendBytes(b, 3, binary.BigEndian.AppendUint16(ap.Addr().AsSlice(), ap.Port()))
+	}
+	for _, a := range others {
+		b = frame.AppendBytes(b, 4, a.Bytes())
+	}
+	b = binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
+	return ticketWord + ticketVersion + ticketLetters.EncodeToString(b), nil
+}
+
+// places sorts the first maxPlaces of addrs into those that are a port with both
+// TCP and QUIC, of which the port is enough, and others.
+func places(addrs []ma.Multiaddr) (endpoints []netip.AddrPort, others []ma.Multiaddr) {
+	var usable, loopbacks []ma.Multiaddr
+	for _, a := range addrs {
+		a, _ := peer.SplitAddr(a)
+		if len(a) == 0 || len(a.Bytes()) > maxPlaceBytes || checkTransport(a) != nil || ma.Contains(usable, a) || ma.Contains(loopbacks, a) {
+			continue
+		}
+		if addrPort(a).Addr().IsLoopback() {
+			loopbacks = append(loopbacks, a)
+		} else {
+			usable = append(usable, a)
+		}
+	}
+	if len(usable) == 0 {
+		usable = loopbacks
+	}
+	for _, a := range usable {
+		ap := addrPort(a)
+		both := ap.IsValid() && isPlain(a)
+		if both {
+			for _, b := range hostPort(ap).addrs {
+				both = both && ma.Contains(usable, b)
+			}
+		}
+		switch {
+		case both && slices.Contains(endpoints, ap), len(endpoints)+len(others) == maxPlaces:
+		case both:
+			endpoints = append(endpoints, ap)
+		default:
+			others = append(others, a)
+		}
+	}
+	return endpoints, others
+}
+
+// isPlain reports whether a is nothing but TCP or QUIC at an IP address.
+func isPlain(a ma.Multiaddr) bool {
+	return len(a) == 2 && isCode(a[1], ma.P_TCP) || len(a) == 3 && isCode(a[2], ma.P_QUIC_V1)
+}
+
+// shortID returns the key alone of an id that is an Ed25519 key, as nearly all are,
+// and other ids as they are.
+func shortID(id peer.ID) []byte {
+	if key, err := id.ExtractPublicKey(); err == nil {
+		if key, ok := key.(*crypto.Ed25519PublicKey); ok {
+			if raw, err := key.Raw(); err == nil {
+				return raw
+			}
+		}
+	}
+	return []byte(id)
+}
+
+func longID(b []byte) (peer.ID, error) {
+	if len(b) != ed25519KeyBytes {
+		return peer.IDFromBytes(b)
+	}
+	key, err := crypto.UnmarshalEd25519PublicKey(b)
+	if err != nil {
+		return "", err
+	}
+	return peer.IDFromPublicKey(key)
+}
+
+const ed25519KeyBytes = 32
+
+func checkNetwork(name string) error {
+	switch {
+	case len(name) > overlay.MaxNetwork:
+		return fmt.Errorf("the name of the network has %d bytes, at most %d are allowed", len(name), overlay.MaxNetwork)
+	case !utf8.ValidString(name):
+		return errors.New("the name of the network is not valid UTF-8")
+	}
+	return nil
+}
+
+// ParseTicket reads what Encode returned; small or capital letters are the same.
+// Addresses of a kind that this node cannot dial are left out. The error is a
+// sentence that quotes the beginning and the end of the text: that it is damaged,
+// so that one copies it again, or that it is of another version.
+func ParseTicket(text string) (Ticket, error) {
+	t, err := parseTicket(text)
+	if err != nil {
+		return Ticket{}, fmt.Errorf("ticket %q: %w", ShortenTicket(text), err)
+	}
+	return t, nil
+}
+
+func parseTicket(text string) (t Ticket, err error) {
+	b, err := openTicket(text)
+	if err != nil {
+		return t, err
+	}
+	t.Network = DefaultNetwork
+	taken := 0
+	for f, err := range frame.Fields(b) {
+		if err != nil {
+			return t, fmt.Errorf("it is malformed: %w", err)
+		}
+		switch f.Num {
+		case 1:
+			if t.ID, err = longID(f.Bytes); err != nil {
+				return t, fmt.Errorf("the id in it is not one: %w", err)
+			}
+		case 2:
+			t.Network = string(f.Bytes)
+			if err := checkNetwork(t.Network); err != nil || t.Network == "" {
+				return t, errors.New("the name of the network in it is not one")
+			}
+		case 3, 4:
+			if taken < maxPlaces {
+				t.Addrs = append(t.Addrs, readPlace(f)...)
+				taken++
+			}
+		}
+	}
+	switch {
+	case t.ID == "":
+		return t, errors.New("there is no id in it")
+	case len(t.Addrs) == 0:
+		return t, errors.New("there is no address in it that this node can dial")
+	}
+	return t, nil
+}
+
+// openTicket returns the message in the text of a ticket.
+func openTicket(text string) ([]byte, error) {
+	damaged := errors.New("it is damaged, a letter is wrong or missing; copy it again")
+	word, rest := text[:min(len(ticketWord), len(text))], text[min(len(ticketWord), len(text)):]
+	switch {
+	case !strings.EqualFold(word, ticketWord) || rest == "":
+		return nil, fmt.Errorf("it does not begin with %s%s, as tickets do", ticketWord, ticketVersion)
+	case !strings.HasPrefix(rest, ticketVersion):
+		return nil, fmt.Errorf("it is of another version: it begins with %q, not with %s%s", text[:len(ticketWord)+1], ticketWord, ticketVersion)
+	case len(text) > maxTicket:
+		return nil, fmt.Errorf("it has %d characters, tickets have %d at most", len(text), maxTicket)
+	}
+	rest = strings.ToLower(rest[len(ticketVersion):])
+	b, err := ticketLetters.DecodeString(rest)
+	// A text has to be the only one for its bytes, or a letter more would pass.
+	if err != nil || ticketLetters.EncodeToString(b) != rest || len(b) < crc32.Size {
+		return nil, damaged
+	}
+	message, sum := b[:len(b)-crc32.Size], binary.BigEndian.Uint32(b[len(b)-crc32.Size:])
+	if crc32.ChecksumIEEE(message) != sum {
+		return nil, damaged
+	}
+	return message, nil
+}
+
+// readPlace returns the addresses of one place of a ticket, or none for what is
+// of a kind this version does not know.
+func readPlace(f frame.Field) []ma.Multiaddr {
+	if f.Num == 3 {
+		if len(f.Bytes) < 2 {
+			return nil
+		}
+		at := len(f.Bytes) - 2
+		ip, ok := netip.AddrFromSlice(f.Bytes[:at])
+		port := binary.BigEndian.Uint16(f.Bytes[at:])
+		if !ok || checkIP(ip) != nil || port == 0 {
+			return nil
+		}
+		return hostPort(netip.AddrPortFrom(ip, port)).addrs
+	}
+	a, err := ma.NewMultiaddrBytes(f.Bytes)
+	if err != nil || len(a) == 0 || checkTransport(a) != nil {
+		return nil
+	}
+	return []ma.Multiaddr{a}
+}
+
+// ShortenTicket returns the beginning and the end of a text that looks like a
+// ticket, so that an error or a log does not drown in it, and others as they are.
+func ShortenTicket(text string) string {
+	const begin, end = 12, 4
+	if !isTicket(text) || len(text) <= begin+end+1 {
+		return text
+	}
+	return text[:begin] + "…" + text[len(text)-end:]
+}
+
+// isTicket reports whether text is meant as a ticket: it begins as one, and is
+// neither a name with a port nor a name that lacks it.
+func isTicket(text string) bool {
+	n := len(ticketWord)
+	return len(text) > n && strings.EqualFold(text[:n], ticketWord) &&
+		text[n] >= '0' && text[n] <= '9' && !strings.ContainsAny(text, ":.")
+}
+
+// parseTicket makes a seed of a ticket. Each place is a target of its own: one may
+// answer where another is silent, or somebody else's by now.
+func (s *Seed) parseTicket(text string) error {
+	t, err := parseTicket(text)
+	if err != nil {
+		return err
+	}
+	s.id, s.network = t.ID, t.Network
+	for _, a := range t.Addrs {
+		next := newTarget(a, t.ID)
+		if last := len(s.targets) - 1; last >= 0 && next.at.IsValid() && next.at == s.targets[last].at {
+			s.targets[last].addrs = append(s.targets[last].addrs, a) // such as QUIC beside TCP
+			continue
+		}
+		s.targets = append(s.targets, next)
+	}
+	return nil
+}

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-smokesignal/smokesignal"
+)
+
+func TestDemo(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	var out bytes.Buffer
+	if err := demo(ctx, &out); err != nil {
+		t.Fatalf("%v\n%s", err, &out)
+	}
+	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+	if len(lines) != 12 {
+		t.Errorf("%d lines, want a dozen:\n%s", len(lines), &out)
+	}
+	var times []int
+	for _, line := range lines {
+		m := regexp.MustCompile(`^ *(\d+) ms  \S`).FindStringSubmatch(line)
+		if m == nil {
+			t.Fatalf("%q has no time", line)
+		}
+		n, err := strconv.Atoi(m[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		times = append(times, n)
+	}
+	if !slices.IsSorted(times) {
+		t.Errorf("the times are not in order:\n%s", &out)
+	}
+}
+
+// TestDemoFailsIfItStops: at whatever line it is held up, the demo fails and says
+// what has not come true; it never says more than has happened.
+func TestDemoFailsIfItStops(t *testing.T) {
+	for after, want := range map[string]string{
+		"bob, carol":              "everybody is connected",
+		"is killed":               "everybody has noticed",
+		"all she knows":           "the network is whole again",
+		"is whole without its se": "broadcast",
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		out := &stopAt{text: after, stop: cancel}
+		err := demo(ctx, out)
+		if err == nil || !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), want) {
+			t.Errorf("stopped after %q: %v, want an error with %s in it", after, err, want)
+		}
+		if lines := strings.Split(out.String(), "\n"); !strings.Contains(lines[len(lines)-2], after) {
+			t.Errorf("went on after %q:\n%s", after, out)
+		}
+		cancel()
+	}
+}
+
+// stopAt is an output that calls stop when a text has come.
+type stopAt struct {
+	bytes.Buffer
+	text string
+	stop func()
+}
+
+func (s *stopAt) Write(b []byte) (int, error) {
+	if strings.Contains(string(b), s.text) {
+		s.stop()
+	}
+	return s.Buffer.Write(b)
+}
+
+// TestWhole: two networks, in each of which everybody has enough links, are whole
+// when they are one.
+func TestWhole(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	d := &drama{ctx: ctx, out: &bytes.Buffer{}, began: time.Now(), nodes: map[string]*smokesignal.Node{}, news: make(chan struct{}, 1)}
+	defer d.end()
+	for _, name := range []string{"a", "b", "c", "x", "y", "z"} {
+		d.enter(name, smokesignal.Listen("127.0.0.1:0"))
+	}
+	link := func(from, to string) {
+		t.Helper()
+		if _, err := d.nodes[from].AddPeer(ctx, d.ticket(to)); err != nil {
+			t.Fatal(err)
+		}
+		d.until(from+" and "+to+" have each other", func() bool {
+			return d.nodes[from].Peers().Has(d.nodes[to].ID()) && d.nodes[to].Peers().Has(d.nodes[from].ID())
+		})
+	}
+	for _, names := range [][]string{{"a", "b"}, {"x", "y"}} {
+		if link(names[0], names[1]); d.whole() {
+			t.Fatal("whole although somebody is alone")
+		}
+	}
+	link("b", "c")
+	link("y", "z")
+	// The third side of each triangle they find by themselves.
+	d.until("all have two links", func() bool {
+		return d.all(func(n *smokesignal.Node) bool { return n.Peers().Len() == 2 })
+	})
+	if d.err != nil {
+		t.Fatal(d.err)
+	}
+	if d.whole() {
+		t.Error("two networks are taken for a whole one")
+	}
+	link("a", "x")
+	if d.until("the network is whole", d.whole); d.err != nil {
+		t.Error(d.err)
+	}
+}

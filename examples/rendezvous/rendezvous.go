@@ -1,0 +1,112 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	dht "github.com/libp2p/go-libp2p-kad-dht"
+	"github.com/libp2p/go-libp2p/core/discovery"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/discovery/routing"
+
+	"github.com/go-smokesignal/smokesignal"
+)
+
+var said = smokesignal.Name[string]("said")
+
+// run is a node until in or ctx ends.
+func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
+	o, err := parse(args, os.Stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var ways []peer.AddrInfo
+	if o.way != "" {
+		way, err := peer.AddrInfoFromString(o.way)
+		if err != nil {
+			return fmt.Errorf("-dht %s: %w; it has to end in /p2p/ and an id", o.way, err)
+		}
+		ways = append(ways, *way)
+	}
+
+	// The DHT lives on the node's host, so it is made when that is there. A server
+	// answers others; the prefix keeps it apart from the DHT of IPFS.
+	var kad *dht.IpfsDHT
+	defer func() {
+		if kad != nil {
+			kad.Close() // after the node, which uses it
+		}
+	}()
+	meet := func(h host.Host) (_ discovery.Discovery, err error) {
+		kad, err = dht.New(ctx, h, dht.Mode(dht.ModeServer), dht.ProtocolPrefix("/rendezvous"), dht.BootstrapPeers(ways...))
+		return routing.NewRoutingDiscovery(kad), err
+	}
+	node, err := smokesignal.New(
+		smokesignal.Listen(o.listen), smokesignal.Network(o.network), smokesignal.WithDiscovery(meet))
+	if err != nil {
+		return err
+	}
+	defer node.Close() // waits until what was sent has arrived
+
+	screen := &lines{to: out}
+	node.OnPeerAdded(func(_ context.Context, p *smokesignal.Peer) { screen.print("met %s", p.ID()) })
+	said.On(node.Broadcast(), func(_ context.Context, from smokesignal.ID, text string) { screen.print("%s: %s", from, text) })
+	if err := node.Start(ctx); err != nil {
+		return err
+	}
+	if err := kad.Bootstrap(ctx); err != nil { // dials the way into the DHT
+		return err
+	}
+	screen.print("in the DHT at %s", node.Addrs()[0])
+
+	input := bufio.NewScanner(in)
+	typed := make(chan string)
+	go func() {
+		defer close(typed)
+		for input.Scan() {
+			select {
+			case typed <- input.Text():
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	for {
+		select {
+		case text, ok := <-typed:
+			if !ok {
+				return input.Err()
+			}
+			if err := node.Ready(ctx); err != nil {
+				return err
+			}
+			if err := said.Emit(ctx, node.Broadcast(), text); err != nil {
+				screen.print("%v", err)
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// lines prints whole lines for several goroutines.
+type lines struct {
+	mu sync.Mutex
+	to io.Writer
+}
+
+func (l *lines) print(format string, args ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fmt.Fprintf(l.to, format+"\n", args...)
+}

@@ -1,0 +1,61 @@
+package host
+
+import (
+	"errors"
+	"net/netip"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/vnet"
+)
+
+// lent is a host that listens at addr of a network in memory.
+func lent(t *testing.T, n *vnet.Network, ip, addr string) *Host {
+	t.Helper()
+	h, err := New(Config{Listen: []string{addr}, ListenUDP: n.Machine(ip).ListenUDP})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	return h
+}
+
+// Hosts on sockets that are not the system's reach each other, from the address
+// they listen on, and leave no socket behind.
+func TestLentSockets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := vnet.New(func(netip.Addr, netip.Addr) time.Duration { return 10 * time.Millisecond })
+		a := lent(t, n, "10.0.0.1", "/ip4/10.0.0.1/udp/8495/quic-v1")
+		b := lent(t, n, "10.0.0.2", "/ip4/10.0.0.2/udp/0/quic-v1")
+		for _, h := range []*Host{a, b} {
+			if err := h.Listen(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.Connect(t.Context(), peer.AddrInfo{ID: a.ID(), Addrs: a.Addrs()}); err != nil {
+			t.Fatal(err)
+		}
+		conns := a.Network().ConnsToPeer(b.ID())
+		if len(conns) != 1 || conns[0].Stat().Direction != network.DirInbound || !conns[0].RemoteMultiaddr().Equal(b.Addrs()[0]) {
+			t.Errorf("connected by %v, want one from %v", conns, b.Addrs())
+		}
+		a.Close()
+		b.Close()
+		if s := n.Stats(); s.Sockets != 0 {
+			t.Errorf("%d sockets are open", s.Sockets)
+		}
+	})
+}
+
+func TestLentSocketsAreAskedFor(t *testing.T) {
+	n := vnet.New(vnet.Between(0, 0))
+	h := lent(t, n, "10.0.0.1", "/ip4/10.0.0.2/udp/8495/quic-v1")
+	if err := h.Listen(); !errors.Is(err, syscall.EADDRNOTAVAIL) {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,98 @@
+package netns
+
+import (
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+// entered makes the halves with a machine on each side and two on the first, or
+// skips the test.
+func entered(t *testing.T) *Halves {
+	t.Helper()
+	inside, err := Enter(t)
+	if err != nil {
+		t.Skip("SKIPPED: ", err)
+	}
+	if !inside {
+		return nil
+	}
+	h, err := NewHalves()
+	if err != nil {
+		t.Skip("SKIPPED: ", err)
+	}
+	t.Cleanup(func() {
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, side := range []int{0, 0, 1} {
+		if _, err := h.Machine(side); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return h
+}
+
+func TestHalvesAreCutAndHealed(t *testing.T) {
+	h := entered(t)
+	if h == nil {
+		return
+	}
+	a, b, c := h.machines[0], h.machines[1], h.machines[2]
+	reaches := func(from, to *Machine, want bool) {
+		t.Helper()
+		// A connection nobody listens for is refused by the machine, if it is reached.
+		err := from.Run("bash", "-c", "exec timeout 2 bash -c '</dev/tcp/"+to.IP+"/9'")
+		if err == nil {
+			t.Fatal("somebody listens there")
+		}
+		if got := strings.Contains(err.Error(), "refused"); got != want {
+			t.Errorf("from %s to %s: %v", from.IP, to.IP, err)
+		}
+	}
+	reaches(a, b, true)
+	reaches(a, c, true)
+	reaches(c, a, true)
+	if err := h.Cut(); err != nil {
+		t.Fatal(err)
+	}
+	reaches(a, b, true)
+	reaches(a, c, false)
+	reaches(c, a, false)
+	if err := h.Heal(); err != nil {
+		t.Fatal(err)
+	}
+	reaches(a, c, true)
+	reaches(c, a, true)
+}
+
+// A thread that stayed in a namespace would take others' sockets there.
+func TestThreadComesBack(t *testing.T) {
+	h := entered(t)
+	if h == nil {
+		return
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	where := func() string {
+		text, err := os.Readlink("/proc/thread-self/ns/net")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	home := where()
+	for _, m := range h.machines {
+		err := m.Do(func() error {
+			if where() == home {
+				t.Error("not in the namespace")
+			}
+			return os.ErrDeadlineExceeded
+		})
+		if err != os.ErrDeadlineExceeded || where() != home {
+			t.Errorf("%v, and the thread is in %s, not %s", err, where(), home)
+		}
+	}
+}

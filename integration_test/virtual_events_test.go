@@ -1,0 +1,165 @@
+package integration_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/go-smokesignal/smokesignal"
+	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
+)
+
+// TestVirtualEveryCutIsToldOnce: three cuts of a minute, a minute apart, are three
+// netsplits of the seed on the other side for everybody, and three ends of them.
+func TestVirtualEveryCutIsToldOnce(t *testing.T) {
+	needs(t, long)
+	virtually(t, func(t *testing.T, v *virtual, n int) {
+		seeds := []int{0, 1}
+		v.gather(n, seeds)
+		for range 3 {
+			v.part()
+			time.Sleep(60 * time.Second)
+			for _, seed := range seeds {
+				v.wantSplits("at the end of the cut", seed, func(i int) (int, int) { return v.cuts(i, seed), max(0, v.cuts(i, seed)-1) })
+			}
+			v.heal()
+			time.Sleep(60 * time.Second)
+			for _, seed := range seeds {
+				v.wantSplits("after the heal", seed, func(i int) (int, int) { return v.cuts(i, seed), v.cuts(i, seed) })
+			}
+		}
+		v.finish()
+	})
+}
+
+// TestVirtualShortPings: with pings every two seconds and a second for the answer, a
+// netsplit is told within six seconds, whether the seed crashed or was cut off.
+// To its neighbours a seed that fell silent is there until their links to it end.
+func TestVirtualShortPings(t *testing.T) {
+	const (
+		interval = 2 * time.Second
+		timeout  = time.Second
+		told     = 6 * time.Second
+		silence  = 12500 * time.Millisecond // ends a link
+	)
+	for _, crash := range []bool{true, false} {
+		t.Run(fmt.Sprint("crash ", crash), func(t *testing.T) {
+			virtually(t, func(t *testing.T, v *virtual, n int) {
+				v.gather(n, []int{0}, smokesignal.PingInterval(interval), smokesignal.PingTimeout(timeout))
+				neighbours := map[*virtualNode]bool{}
+				v.log.Look(func(s *checker.State) {
+					for _, m := range v.nodes {
+						neighbours[m] = s.Proc("n0").Has(m.ID().String())
+					}
+				})
+				began := time.Now()
+				if crash {
+					v.crash([]int{0})
+				} else {
+					v.part()
+				}
+				time.Sleep(silence + told)
+				near, far := time.Duration(0), time.Duration(0)
+				for i, m := range v.nodes {
+					if i == 0 || !crash && v.cuts(i, 0) == 0 {
+						continue
+					}
+					within := told
+					if !crash && neighbours[m] {
+						within += silence
+					}
+					records := v.log.Of(m.name, checker.Netsplit)
+					if len(records) != 1 {
+						t.Errorf("%s was told of %d netsplits", m.name, len(records))
+						continue
+					}
+					after := records[0].Time().Sub(began)
+					if after > within {
+						t.Errorf("%s was told after %v, want within %v", m.name, after, within)
+					}
+					if neighbours[m] {
+						near = max(near, after)
+					} else {
+						far = max(far, after)
+					}
+				}
+				t.Logf("the last neighbour of the seed was told after %v, the last other after %v", tenth(near), tenth(far))
+			})
+		})
+	}
+}
+
+// TestVirtualBothSidesAreHeard: what both sides broadcast during a cut of half a minute,
+// which is shorter than it is kept, is delivered to everybody after it, once and in
+// order.
+func TestVirtualBothSidesAreHeard(t *testing.T) {
+	virtually(t, func(t *testing.T, v *virtual, n int) {
+		seeds := []int{0, 1}
+		v.join(n, seeds)
+		senders := v.nodes[2:4] // one on each side
+		var tallies []*tally
+		for _, m := range v.nodes {
+			for _, s := range senders {
+				if s != m {
+					tallies = append(tallies, newTally(t, m.name+" from "+s.name, m.Node, s.ID(), nil))
+				}
+			}
+		}
+		v.wait(60*time.Second, "all gathered", func(s *checker.State) bool { return s.Gathered(n) })
+		var sent uint64
+		during := func(d time.Duration) {
+			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(500 * time.Millisecond) {
+				for _, s := range senders {
+					if err := emitNumbered(t.Context(), s.Node, sent+1, sent+2, 100); err != nil {
+						t.Fatal(s.name, err)
+					}
+				}
+				sent++
+			}
+		}
+		during(5 * time.Second)
+		v.part()
+		during(30 * time.Second)
+		v.heal()
+		during(5 * time.Second)
+		began := time.Now()
+		for _, y := range tallies {
+			y.all(sent+1, 30*time.Second)
+		}
+		t.Logf("%d broadcasts of either side everywhere %v after the last", sent, tenth(time.Since(began)))
+		v.finish()
+	})
+}
+
+// TestVirtualPairIsCut: two nodes that are cut from each other are told disconnect,
+// and connect when they are together again, in the order of promise 1. Nobody is
+// told of a netsplit: who is alone has not lost the seed but everybody.
+func TestVirtualPairIsCut(t *testing.T) {
+	virtually(t, func(t *testing.T, v *virtual, _ int) {
+		v.join(2, []int{0})
+		v.wait(10*time.Second, "linked", func(s *checker.State) bool { return s.Gathered(2) })
+		for range 3 {
+			v.part()
+			took := v.wait(15*time.Second, "each is alone", func(s *checker.State) bool { return len(s.Proc("n0").Peers)+len(s.Proc("n1").Peers) == 0 })
+			t.Log("each is alone after", tenth(took))
+			time.Sleep(45 * time.Second)
+			v.heal()
+			took = v.wait(10*time.Second, "linked again", func(s *checker.State) bool { return s.Gathered(2) })
+			t.Log("linked again after", tenth(took))
+			time.Sleep(30 * time.Second)
+		}
+		for i, other := range []string{"n1", "n0"} {
+			up := []string{"connect", "peer added " + other, "add " + other}
+			down := []string{"disconnect", "peer removed " + other, "remove " + other, "close " + other}
+			var want []string
+			for range 3 {
+				want = append(append(want, up...), down...)
+			}
+			v.wantStory(v.nodes[i].Node, append(want, up...)...)
+			if n, r := v.splits(v.nodes[i], 0); n+r > 0 {
+				t.Errorf("n%d was told of %d netsplits and %d ends", i, n, r)
+			}
+		}
+		v.check(checker.Config{Whole: true})
+	})
+}

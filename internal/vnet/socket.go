@@ -1,0 +1,157 @@
+package vnet
+
+import (
+	"container/heap"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+)
+
+// A packet is on its way to a socket.
+type packet struct {
+	due   time.Time
+	order uint64 // those due at the same time arrive as they were sent
+	from  netip.AddrPort
+	data  []byte
+}
+
+// packets is a heap.
+type packets []packet
+
+func (p packets) Len() int { return len(p) }
+func (p packets) Less(i, j int) bool {
+	if p[i].due.Equal(p[j].due) {
+		return p[i].order < p[j].order
+	}
+	return p[i].due.Before(p[j].due)
+}
+func (p packets) Swap(i, j int) { p[i], p[j] = p[j], p[i] }
+func (p *packets) Push(x any)   { *p = append(*p, x.(packet)) }
+func (p *packets) Pop() any {
+	last := len(*p) - 1
+	x := (*p)[last]
+	(*p)[last] = packet{}
+	*p = (*p)[:last]
+	return x
+}
+
+// A socket is a net.PacketConn. It has no goroutine: who reads waits until the
+// next packet is due.
+type socket struct {
+	net     *Network
+	at      netip.AddrPort
+	arrived chan struct{} // a token: look again
+	closed  chan struct{}
+	close   sync.Once
+
+	// Guarded by the network's lock.
+	queue    packets
+	deadline time.Time // for reading
+}
+
+// wake makes a reader look again.
+func (s *socket) wake() {
+	select {
+	case s.arrived <- struct{}{}:
+	default:
+	}
+}
+
+// next returns the packet that has arrived, or else when to look again, zero for
+// when there is news.
+func (s *socket) next(now time.Time) (p packet, ok bool, again time.Time, err error) {
+	s.net.mu.Lock()
+	defer s.net.mu.Unlock()
+	if !s.deadline.IsZero() && !now.Before(s.deadline) {
+		return p, false, again, os.ErrDeadlineExceeded
+	}
+	again = s.deadline
+	if len(s.queue) > 0 {
+		due := s.queue[0].due
+		if !now.Before(due) {
+			return heap.Pop(&s.queue).(packet), true, again, nil
+		}
+		if again.IsZero() || due.Before(again) {
+			again = due
+		}
+	}
+	return p, false, again, nil
+}
+
+func (s *socket) ReadFrom(b []byte) (int, net.Addr, error) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		select {
+		case <-s.closed:
+			return 0, nil, s.failure("read", net.ErrClosed)
+		default:
+		}
+		now := time.Now()
+		p, ok, again, err := s.next(now)
+		switch {
+		case err != nil:
+			return 0, nil, s.failure("read", err)
+		case ok:
+			return copy(b, p.data), net.UDPAddrFromAddrPort(p.from), nil
+		}
+		timer.Stop()
+		if !again.IsZero() {
+			timer.Reset(again.Sub(now))
+		}
+		select {
+		case <-s.arrived:
+		case <-timer.C:
+		case <-s.closed:
+		}
+	}
+}
+
+func (s *socket) WriteTo(b []byte, to net.Addr) (int, error) {
+	select {
+	case <-s.closed:
+		return 0, s.failure("write", net.ErrClosed)
+	default:
+	}
+	addr := to.(*net.UDPAddr).AddrPort() // as a *net.UDPConn, which knows no other
+	s.net.send(s.at, netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()), b)
+	return len(b), nil
+}
+
+// Close ends reads with net.ErrClosed. The address can be bound again at once.
+func (s *socket) Close() error {
+	err := s.failure("close", net.ErrClosed)
+	s.close.Do(func() {
+		close(s.closed)
+		s.net.mu.Lock()
+		defer s.net.mu.Unlock()
+		delete(s.net.sockets, s.at)
+		s.queue = nil
+		err = nil
+	})
+	return err
+}
+
+func (s *socket) failure(op string, err error) error {
+	return &net.OpError{Op: op, Net: "udp", Source: s.LocalAddr(), Err: err}
+}
+
+func (s *socket) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(s.at) }
+
+func (s *socket) SetReadDeadline(t time.Time) error {
+	s.net.mu.Lock()
+	defer s.net.mu.Unlock()
+	s.deadline = t
+	s.wake()
+	return nil
+}
+
+// SetDeadline is SetReadDeadline, since writing does not wait.
+func (s *socket) SetDeadline(t time.Time) error    { return s.SetReadDeadline(t) }
+func (s *socket) SetWriteDeadline(time.Time) error { return nil }
+
+// SetReadBuffer and SetWriteBuffer are what QUIC asks for first.
+func (s *socket) SetReadBuffer(int) error  { return nil }
+func (s *socket) SetWriteBuffer(int) error { return nil }

@@ -1,0 +1,198 @@
+package smokesignal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corediscovery "github.com/libp2p/go-libp2p/core/discovery"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/routing"
+
+	"github.com/go-smokesignal/smokesignal/discovery"
+	"github.com/go-smokesignal/smokesignal/internal/logging"
+)
+
+// sources are where a node looks for others beside its seeds and its neighbours.
+type sources struct {
+	book       *discovery.PeerBook // nil without the option
+	rendezvous []*discovery.Rendezvous
+}
+
+// openSources makes what the options PeerBook and WithDiscovery ask for.
+func (n *Node) openSources() (err error) {
+	log := logging.Room("discovery", n.cfg.logger)
+	if n.cfg.bookSet {
+		if n.sources.book, err = discovery.OpenPeerBook(n.cfg.book, n.cfg.network, log); err != nil {
+			return err
+		}
+	}
+	for _, open := range n.cfg.rendezvous {
+		d, err := open(n.host)
+		if err == nil && d == nil {
+			err = errors.New("the function returned no Discovery")
+		}
+		if err != nil {
+			return fmt.Errorf("WithDiscovery: %w", err)
+		}
+		n.sources.rendezvous = append(n.sources.rendezvous, discovery.NewRendezvous(discovery.RendezvousConfig{
+			Discovery: d, Namespace: n.topic, Min: n.cfg.minPeers, Log: log,
+		}))
+	}
+	return nil
+}
+
+func (s *sources) start(d *discovery.Driver) {
+	if s.book != nil {
+		s.book.Keep(d)
+	}
+	for _, r := range s.rendezvous {
+		r.Start(d)
+	}
+}
+
+func (s *sources) linksChanged() {
+	if s.book != nil {
+		s.book.LinksChanged()
+	}
+	for _, r := range s.rendezvous {
+		r.LinksChanged()
+	}
+}
+
+// close ends the sources; its error is that the peer book cannot be written.
+func (s *sources) close() error {
+	for _, r := range s.rendezvous {
+		r.Close()
+	}
+	if s.book == nil {
+		return nil
+	}
+	return s.book.Close()
+}
+
+// why says of each source what came of it, to a node that has no peer.
+func (s *sources) why() (list []error) {
+	if s.book != nil {
+		if n := s.book.Len(); n == 0 {
+			list = append(list, errors.New("the peer book is empty"))
+		} else {
+			list = append(list, fmt.Errorf("no link yet to any of %d nodes in the peer book", n))
+		}
+	}
+	for _, r := range s.rendezvous {
+		found, err := r.Status()
+		switch {
+		case err != nil:
+			list = append(list, fmt.Errorf("discovery: %w", err))
+		case found == 0:
+			list = append(list, errors.New("discovery has found nobody"))
+		default:
+			list = append(list, errors.New("no link yet to those whom discovery has found"))
+		}
+	}
+	return list
+}
+
+// locate connects to a peer for the direct events.
+func (n *Node) locate(ctx context.Context, p peer.ID) error {
+	if p == n.ID() {
+		return ErrSelf
+	}
+	_, err := n.driver.FindPeer(ctx, p)
+	return err
+}
+
+// running returns why nothing can be looked for, or nil.
+func (n *Node) running() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch n.stage {
+	case stageNew:
+		return ErrNotStarted
+	case stageClosed:
+		return ErrClosed
+	}
+	return nil
+}
+
+// Routing lets other libp2p code find any node of the network by its id: its
+// FindPeer asks the neighbours, and these theirs, for the signed address, and
+// returns when there is a connection to the node, with the addresses at which it
+// is. Its errors are ErrUnknownPeer, which is routing.ErrNotFound, ErrUnreachable
+// when the peer does not answer where it was last seen, ErrNotStarted, ErrClosed,
+// and that of ctx.
+func (n *Node) Routing() routing.PeerRouting { return (*nodeRouting)(n) }
+
+type nodeRouting Node
+
+func (r *nodeRouting) FindPeer(ctx context.Context, p peer.ID) (peer.AddrInfo, error) {
+	n := (*Node)(r)
+	err := n.running()
+	if err == nil {
+		var info peer.AddrInfo
+		if info, err = n.driver.FindPeer(ctx, p); err == nil {
+			return info, nil
+		}
+		if errors.Is(err, discovery.ErrClosed) {
+			err = ErrClosed
+		}
+	}
+	return peer.AddrInfo{}, fmt.Errorf("smokesignal: find peer %s: %w", p, err)
+}
+
+// Discovery lets other libp2p code find the nodes of the network: its FindPeers
+// returns at once the peers and then the other nodes that this node knows, with
+// their addresses, as many as the option Limit allows. A namespace is not looked
+// at: nodes of one network are taken to run the same application. Advertise does
+// nothing but to return the TTL, since who is in the network is known there; ask
+// again before it ends. Both return ErrNotStarted and ErrClosed.
+func (n *Node) Discovery() corediscovery.Discovery { return (*nodeDiscovery)(n) }
+
+type nodeDiscovery Node
+
+// memberTTL is what Advertise returns unless it is given a TTL.
+const memberTTL = time.Hour
+
+func (d *nodeDiscovery) Advertise(_ context.Context, _ string, opts ...corediscovery.Option) (time.Duration, error) {
+	var o corediscovery.Options
+	if err := o.Apply(opts...); err != nil {
+		return 0, fmt.Errorf("smokesignal: advertise: %w", err)
+	}
+	if err := (*Node)(d).running(); err != nil {
+		return 0, fmt.Errorf("smokesignal: advertise: %w", err)
+	}
+	if o.Ttl > 0 {
+		return o.Ttl, nil
+	}
+	return memberTTL, nil
+}
+
+func (d *nodeDiscovery) FindPeers(ctx context.Context, _ string, opts ...corediscovery.Option) (<-chan peer.AddrInfo, error) {
+	n := (*Node)(d)
+	var o corediscovery.Options
+	err := o.Apply(opts...)
+	if err == nil {
+		err = n.running()
+	}
+	var list []peer.AddrInfo
+	if err == nil {
+		list, err = n.driver.Nodes(ctx)
+	}
+	if errors.Is(err, discovery.ErrClosed) {
+		err = ErrClosed
+	}
+	if err != nil {
+		return nil, fmt.Errorf("smokesignal: find peers: %w", err)
+	}
+	if o.Limit > 0 {
+		list = list[:min(len(list), o.Limit)]
+	}
+	found := make(chan peer.AddrInfo, len(list))
+	for _, info := range list {
+		found <- info
+	}
+	close(found)
+	return found, nil
+}

@@ -1,0 +1,70 @@
+package smokesignal
+
+import (
+	"fmt"
+
+	"github.com/go-smokesignal/smokesignal/discovery"
+)
+
+// Ticket is what is in the string that a node's Ticket returns.
+type Ticket = discovery.Ticket
+
+// ParseTicket reads the string that a node's Ticket returned, for a program that
+// wants to show what is in it; Seeds and AddPeer take the string as it is. The error
+// says whether the string is damaged or of another version.
+func ParseTicket(text string) (Ticket, error) {
+	t, err := discovery.ParseTicket(text)
+	if err != nil {
+		return Ticket{}, fmt.Errorf("smokesignal: %w", err)
+	}
+	return t, nil
+}
+
+// Ticket returns one string with which others join through this node: its id, the
+// name of its network, and at most eight places at which it is reached, the most
+// reachable first. It has letters and digits only, eighty for one place, and can be
+// pasted into a chat or on a command line; Seeds and AddPeer take it. It holds no
+// secret. It is good as long as the node keeps its id, for which there is
+// IdentityFile, and one of its addresses.
+//
+// Ticket returns ErrNotStarted before Start, ErrClosed after Close, and an error if
+// no address can be dialled by others.
+func (n *Node) Ticket() (string, error) {
+	n.mu.Lock()
+	stage := n.stage
+	n.mu.Unlock()
+	switch {
+	case n.closing.Load() || stage == stageClosed:
+		return "", ErrClosed
+	case stage == stageNew:
+		return "", ErrNotStarted
+	}
+	text, err := Ticket{ID: n.ID(), Network: n.cfg.network, Addrs: n.Addrs()}.Encode()
+	if err != nil {
+		return "", fmt.Errorf("smokesignal: %w; see Listen and Advertise", err)
+	}
+	return text, nil
+}
+
+// joinTickets takes the name of the network from the tickets among the seeds,
+// unless the user gave one. Either way they have to agree.
+func (c *config) joinTickets(seeds []*discovery.Seed) error {
+	var first *discovery.Seed
+	for _, s := range seeds {
+		switch {
+		case s.Network() == "":
+		case c.networkSet && s.Network() != c.network:
+			return fmt.Errorf("the ticket %s is for the network %q, Network is %q; leave Network out to join the ticket's",
+				discovery.ShortenTicket(s.String()), s.Network(), c.network)
+		case first == nil:
+			first = s
+		case s.Network() != first.Network():
+			return fmt.Errorf("the tickets %s and %s are for different networks, %q and %q; a node is in one",
+				discovery.ShortenTicket(first.String()), discovery.ShortenTicket(s.String()), first.Network(), s.Network())
+		}
+	}
+	if first != nil {
+		c.network = first.Network()
+	}
+	return nil
+}

@@ -54,6 +54,10 @@
 // Healing: a node that lost its last peer tries its seeds and all known addresses at
 // once and then after 1, 2, 4, 8, 8 ... seconds, for ever.
 //
+// NATs: a node behind one joins by dialing nodes that can be dialed. With Relays it can
+// be linked to from behind another NAT, by HolePunching; a link is always direct, and
+// ErrRelayed says that none came about.
+//
 // Handlers of one sender's events on one channel run one after the other, across
 // names; different senders may run at the same time. No handler runs on the
 // goroutine of Emit, and On, Emit and Shutdown may be used inside. A panic is

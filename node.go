@@ -343,7 +343,7 @@ func (n *Node) whyAlone() error {
 		}
 		parts = append(parts, why)
 	}
-	relayed, causes := n.whyRelayed()
+	relayed, causes := n.whyRelayed(e.causes)
 	parts, e.causes = append(parts, relayed...), append(e.causes, causes...)
 	after := time.Since(n.startedAt).Round(100 * time.Millisecond)
 	e.text = fmt.Sprintf("smokesignal: not connected after %v: %s", after, strings.Join(parts, "; "))

@@ -55,12 +55,12 @@ func (c *config) punches() bool {
 
 var errNoHolePunching = errors.New("it is behind a relay, which needs HolePunching or Relays")
 
-// whyRelayed says of the nodes that were reached through a relay, and of the relays,
-// what may keep this one alone.
-func (n *Node) whyRelayed() (parts []string, causes []error) {
-	switch only := n.host.Relayed(); len(only) {
-	case 0:
-	case 1:
+// whyRelayed says of the nodes that were reached through a relay, unless the known
+// causes do, and of the relays, what may keep this one alone.
+func (n *Node) whyRelayed(known []error) (parts []string, causes []error) {
+	switch only := n.host.Relayed(); {
+	case len(only) == 0 || errors.Is(errors.Join(known...), discovery.ErrRelayed):
+	case len(only) == 1:
 		parts = append(parts, "node "+only[0].String()+" is "+discovery.ErrRelayed.Error())
 		causes = append(causes, discovery.ErrRelayed)
 	default:

@@ -34,6 +34,9 @@ func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) err
 	if len(addrs) == 0 && !circuit.Only(d.host.Network(), p) {
 		return errNoAddress
 	}
+	if len(addrs) > 0 {
+		dropStale(d.host, p, staleAfter)
+	}
 	d.host.Peerstore().AddAddrs(p, addrs, peerstore.TempAddrTTL)
 	// libp2p goes on dialling these addresses when there is a connection by another
 	// one, or from there.

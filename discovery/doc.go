@@ -7,6 +7,10 @@
 // it as functions to run; it never waits for the network itself. Hooks are
 // called on that goroutine and must not block.
 //
+// On a host that punches holes, addresses behind relays are dialled too, of seeds and
+// out of signed records. A connection through a relay is only waited on, for a direct
+// one: no link is made over it, and nothing that comes over one is read.
+//
 // What a stranger can do here: his addresses are dialled only out of a record he
 // signed, filtered by the class of address he speaks from, at most eight dials
 // at once; his frames are at most 128 KiB, on at most four streams; contacts are

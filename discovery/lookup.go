@@ -308,11 +308,16 @@ func withAddrs(info peer.AddrInfo, told []ma.Multiaddr) peer.AddrInfo {
 	return info
 }
 
-// dialKnown dials the addresses that libp2p remembers, as its own NewStream does.
+// dialKnown dials the addresses that libp2p remembers, as its own NewStream does, and
+// waits for a direct connection if it was through a relay.
 func (d *Driver) dialKnown(ctx context.Context, p peer.ID) error {
 	ctx, cancel := context.WithTimeout(network.WithDialPeerTimeout(ctx, dialTimeout), dialTimeout)
 	defer cancel()
-	return d.host.Connect(ctx, peer.AddrInfo{ID: p})
+	dropStale(d.host, p, staleAfter)
+	if err := d.host.Connect(ctx, peer.AddrInfo{ID: p}); err != nil {
+		return err
+	}
+	return awaitDirect(ctx, d.host, p)
 }
 
 // dialTold dials addresses that others told.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -63,6 +64,23 @@ func awaitDirect(ctx context.Context, h corehost.Host, p peer.ID) error {
 	return nil
 }
 
+// staleAfter is when those at both ends of a connection through a relay have given up
+// punching holes.
+const staleAfter = 6 * time.Second
+
+// dropStale closes the connections through relays to p of that age from which nothing
+// came, since holes are punched when one is made: the next dial is the next try.
+func dropStale(h corehost.Host, p peer.ID, age time.Duration) {
+	if circuit.Direct(h.Network(), p) {
+		return
+	}
+	for _, c := range h.Network().ConnsToPeer(p) {
+		if time.Since(c.Stat().Opened) >= age {
+			c.Close()
+		}
+	}
+}
+
 // findRelayed is find for an address behind a relay.
 func (t target) findRelayed(ctx context.Context, h corehost.Host) answer {
 	relay, _, _ := circuit.Relay(t.addrs[0])
@@ -76,6 +94,7 @@ func (t target) findRelayed(ctx context.Context, h corehost.Host) answer {
 	case !dialsRelays(h):
 		return answer{target: t, err: &failure{kind: ErrUnreachable, text: "it is behind a relay, and this node punches no holes", rank: rankSkipped}}
 	}
+	dropStale(h, t.id, staleAfter)
 	clearBackoff(h, t.id)
 	a := connect(ctx, h, t, t.id, t.addrs)
 	if a.err != nil {

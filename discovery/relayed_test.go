@@ -149,9 +149,17 @@ func TestFindBehindRelay(t *testing.T) {
 	if !errors.Is(err, ErrRelayed) || err.Error() != "only reached through a relay, no direct connection" {
 		t.Errorf("without a direct connection: %v", err)
 	}
+	// A hole may yet be punched over the connection through the relay; when it is old
+	// it makes room for the next.
+	dropStale(h, seed.ID(), staleAfter)
 	if !circuit.Only(h.Network(), seed.ID()) {
-		t.Error("the connection through the relay was closed, over which a hole may yet be punched")
+		t.Error("the connection through the relay was closed")
 	}
+	dropStale(h, seed.ID(), 0)
+	if len(h.Network().ConnsToPeer(seed.ID())) > 0 {
+		t.Error("an old connection through a relay is kept")
+	}
+	h = startHost(t, libp2p.NoListenAddrs, libp2p.EnableRelay()) // which does not know its addresses yet
 	found := make(chan error, 1)
 	go func() {
 		_, err := s.Find(t.Context(), h)
@@ -168,6 +176,10 @@ func TestFindBehindRelay(t *testing.T) {
 	}
 	if err := <-found; err != nil {
 		t.Errorf("with a direct connection: %v", err)
+	}
+	dropStale(h, seed.ID(), 0)
+	if !circuit.Direct(h.Network(), seed.ID()) {
+		t.Error("a direct connection was closed")
 	}
 
 	unknown := mustParse(t, strings.Replace(at, seed.ID().String(), otherID, 1))
@@ -210,19 +222,33 @@ func TestNoLinkOverRelay(t *testing.T) {
 	if err := <-opened; !errors.Is(err, ErrRelayed) {
 		t.Errorf("a stream over the relay: %v", err)
 	}
-	stream, err := a.d.host.NewStream(network.WithAllowLimitedConn(t.Context(), "test"), b.d.host.ID(), Protocol)
-	if err != nil {
-		t.Fatal(err)
-	}
-	stream.SetReadDeadline(time.Now().Add(10 * time.Second))
-	if _, err := stream.Read(make([]byte, 1)); !errors.Is(err, network.ErrReset) {
-		t.Errorf("who sends over the relay all the same is told %v", err)
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(a.linked) > 0 || len(b.linked) > 0 {
 		t.Error("there is a link over the relay")
+	}
+}
+
+// TestNothingIsReadOverRelay: who sends over a relay all the same is refused at once.
+func TestNothingIsReadOverRelay(t *testing.T) {
+	b := newTester(t, testConfig{max: 5}).start()
+	_, at := relayFor(t, b.d.host)
+	info, err := peer.AddrInfoFromString(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := startHost(t, libp2p.NoListenAddrs, libp2p.EnableRelay())
+	if err := h.Connect(t.Context(), *info); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := h.NewStream(network.WithAllowLimitedConn(t.Context(), "test"), info.ID, Protocol)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream.SetReadDeadline(time.Now().Add(firstTimeout / 2))
+	if _, err := stream.Read(make([]byte, 1)); !errors.Is(err, network.ErrReset) {
+		t.Errorf("it is told %v", err)
 	}
 }

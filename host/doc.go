@@ -15,9 +15,12 @@
 // A [Host] is an ordinary libp2p host with three promises more. Exactly the
 // addresses asked for are bound, or none, and the error names each that could
 // not be. What it announces can be dialed: never port 0, never "all
-// interfaces". And it does nothing unasked: no relay, port mapping or probing,
-// nothing in global registries, no line on stderr, and no goroutine after
+// interfaces". And it does nothing unasked: no relay, port mapping or probing
+// without [Config.NAT], nothing in global registries, no line on stderr, and no goroutine after
 // Close.
+//
+// Behind a router, [NAT] has a host found through relays and hole punching, or by a
+// mapped port. The [Gate] shows pubsub no peer that is connected through a relay only.
 //
 // An identity is a key in memory, or a file that one node at a time can open
 // ([OpenIdentity]). [PeerList] and [Gate] are what a node puts between its

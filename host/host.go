@@ -229,7 +229,7 @@ func (h *Host) build(key crypto.PrivKey, id peer.ID) (err error) {
 	// The black hole detectors, after a hundred failed dials, let only one in a
 	// hundred pass: a seed on QUIC that was down for some minutes would be
 	// found again after many more.
-	h.swarm, err = swarm.NewSwarm(id, store, bus, swarm.WithResourceManager(limits),
+	h.swarm, err = swarm.NewSwarm(id, store, bus, swarm.WithResourceManager(limits), swarm.WithDialRanker(h.nat.cfg.ranker()),
 		swarm.WithUDPBlackHoleSuccessCounter(nil), swarm.WithIPv6BlackHoleSuccessCounter(nil))
 	if err != nil {
 		return err

@@ -65,6 +65,32 @@ func (n NAT) any() bool { return n.punches() || n.PortMapping }
 // five seconds of a dial.
 const punchTimeout = 2 * time.Second
 
+// tcpHandicap is how much later than libp2p would TCP is tried where QUIC is there.
+const tcpHandicap = time.Second
+
+// ranker says in which order addresses of a node are dialed. A connection over QUIC
+// shows a host that punches holes where it is seen; on a slow network it must not lose
+// to TCP by a hair, since a node is dialed once.
+func (n NAT) ranker() network.DialRanker {
+	if !n.punches() {
+		return swarm.DefaultDialRanker
+	}
+	return func(addrs []ma.Multiaddr) []network.AddrDelay {
+		isQUIC := func(a ma.Multiaddr) bool {
+			_, err := a.ValueForProtocol(ma.P_QUIC_V1)
+			return err == nil && !circuit.Is(a)
+		}
+		quic := slices.ContainsFunc(addrs, isQUIC)
+		ranked := swarm.DefaultDialRanker(addrs)
+		for i := range ranked {
+			if a := ranked[i].Addr; quic && !isQUIC(a) && !circuit.Is(a) {
+				ranked[i].Delay += tcpHandicap
+			}
+		}
+		return ranked
+	}
+}
+
 var circuitListen = ma.StringCast("/p2p-circuit")
 
 // nat is what a host has running for its NAT.

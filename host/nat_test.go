@@ -174,9 +174,32 @@ func TestOnlyWhatIsAskedFor(t *testing.T) {
 	}
 }
 
+// TestQUICIsDialedFirst: the port for which holes are punched is QUIC's.
+func TestQUICIsDialedFirst(t *testing.T) {
+	tcp, quic := ma.StringCast("/ip4/192.52.193.1/tcp/1"), ma.StringCast("/ip4/192.52.193.1/udp/1/quic-v1")
+	behind := quic.Encapsulate(ma.StringCast("/p2p/12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf/p2p-circuit"))
+	delays := func(cfg NAT, addrs ...ma.Multiaddr) (d [3]time.Duration) {
+		for _, r := range cfg.ranker()(slices.Clone(addrs)) {
+			d[slices.IndexFunc([]ma.Multiaddr{quic, tcp, behind}, r.Addr.Equal)] = r.Delay
+		}
+		return d
+	}
+	usual, ours := delays(NAT{}, tcp, quic, behind), delays(NAT{HolePunching: true}, tcp, quic, behind)
+	if usual[1] >= tcpHandicap || ours != [3]time.Duration{usual[0], usual[1] + tcpHandicap, usual[2]} {
+		t.Errorf("QUIC, TCP and relay are dialed after %v, without holes to punch after %v", ours, usual)
+	}
+	if d := delays(NAT{HolePunching: true}, tcp, behind); d[1] != 0 {
+		t.Errorf("without QUIC, TCP is dialed after %v", d[1])
+	}
+}
+
 func TestCloseLeavesNothingOfNAT(t *testing.T) {
 	r := natHost(t, NAT{RelayService: true})
 	at := overQUIC(t, r).String()
+	first := natHost(t, NAT{Relays: []string{at}}) // then all goroutines of the relay run
+	eventually(t, "a place", func() bool { return len(relayed(first)) == 1 })
+	first.Close()
+	eventually(t, "the relay has noticed", func() bool { return len(r.Network().Peers()) == 0 })
 	ignore := goleak.IgnoreCurrent()
 	for name, use := range map[string]func(h *Host){
 		"new":     func(h *Host) {},
@@ -235,13 +258,13 @@ func TestGateKeepsBroadcastsOffRelays(t *testing.T) {
 			if !errors.Is(err, network.ErrReset) {
 				t.Errorf("a pubsub stream through a relay: %v", err)
 			}
-			for _, g := range []*gated{ga, gb} {
+			for _, g := range []*gated{gb, ga} {
 				if c := g.gate.Host().Network(); len(c.Peers()) > 0 || c.Connectedness(a.ID()) != network.NotConnected || c.Connectedness(b.ID()) != network.NotConnected {
 					t.Error("pubsub is shown a peer behind a relay")
 				}
-				if _, err := g.gate.open(t.Context(), a.ID(), []protocol.ID{pubsub.FloodSubID}); err == nil {
-					t.Error("the gate opens a stream through a relay")
-				}
+			}
+			if _, err := gb.gate.open(t.Context(), a.ID(), []protocol.ID{pubsub.FloodSubID}); !errors.Is(err, errRelayed) {
+				t.Errorf("the gate opens a stream through a relay: %v", err)
 			}
 			if ga.sees(gb) || gb.sees(ga) {
 				t.Error("they see each other through a relay")

@@ -307,6 +307,7 @@ func exchange(t *testing.T, c *cluster.Cluster, n int, procs ...*cluster.Proc) {
 // relay too, link to each other directly: when the seed is dead, each still hears
 // the other.
 func natPunched(t *testing.T) {
+	t.Parallel()
 	n := newInternet(t, "smokeP")
 	c := cluster.New(t)
 	open := n.public(1)
@@ -333,6 +334,7 @@ func natPunched(t *testing.T) {
 // connection comes about. Everybody is told so, nothing goes through the relay, and
 // the network works through the nodes that can be dialed.
 func natImpossible(t *testing.T) {
+	t.Parallel()
 	n := newInternet(t, "smokeI")
 	c := cluster.New(t)
 	open := n.public(1)
@@ -359,12 +361,22 @@ func natImpossible(t *testing.T) {
 	if len(told) != 1 || told[0].Code != "ErrRelayed" {
 		t.Errorf("OnSeedError was told %v", told)
 	}
-	if add := a.Ask(cluster.Command{Do: cluster.AddPeer, To: atB, Within: 15 * time.Second}); add.Code != "ErrRelayed" {
+	if strings.Count(ready.Err, "only reached") != 1 {
+		t.Errorf("Ready says it twice: %q", ready.Err)
+	}
+	// So does who was told of b in another way.
+	spec.Name, spec.Seeds = "d", nil
+	added := n.behindNAT(14, true).on(c, spec)
+	if add := added.Ask(cluster.Command{Do: cluster.AddPeer, To: atB, Within: 15 * time.Second}); add.Code != "ErrRelayed" {
 		t.Errorf("AddPeer returns %q", add.Err)
 	}
+	ready = added.Ask(cluster.Command{Do: cluster.Ready, Within: time.Millisecond})
+	if !strings.Contains(ready.Err, "node "+b.ID()+" is only reached through a relay, no direct connection") || ready.Code != "ErrRelayed" {
+		t.Errorf("then Ready says %q (%s)", ready.Err, ready.Code)
+	}
 	// A direct event to a node behind the relay is refused in words, too.
-	direct := a.Tell(cluster.Command{Do: cluster.Direct, To: b.ID(), Name: "d", Count: 1, Size: 8, Within: 3 * time.Second})
-	if r := a.Answer(direct, soon); r.Code != "ErrRelayed" {
+	direct := added.Tell(cluster.Command{Do: cluster.Direct, To: b.ID(), Name: "d", Count: 1, Size: 8})
+	if r := added.Answer(direct, soon); r.Code != "ErrRelayed" {
 		t.Errorf("Emit to a node behind a relay returns %q", r.Err)
 	}
 
@@ -384,6 +396,7 @@ func natImpossible(t *testing.T) {
 // learn the address from its record; its relays are announced until it was found that
 // it can be dialed. The address that a router has promised in vain is found out, too.
 func natMapped(t *testing.T) {
+	t.Parallel()
 	n := newInternet(t, "smokeM")
 	c := cluster.New(t)
 	var relays []string
@@ -424,6 +437,7 @@ func natMapped(t *testing.T) {
 // that can be dialed, because they dial too; those get to know each other, and all
 // hear all.
 func natJoin(t *testing.T) {
+	t.Parallel()
 	n := newInternet(t, "smokeJ")
 	c := cluster.New(t)
 	open := n.public(1)

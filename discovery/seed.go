@@ -106,10 +106,14 @@ func (s *Seed) find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error)
 	defer tasks.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	// A direct dial passes over the swarm's back-off, whichever way the host is
-	// wrapped: how often a seed is tried is decided above, and "dial backoff"
-	// would take the place of the real cause.
-	direct := network.WithForceDirectDial(ctx, "smokesignal seed")
+	// Where relays are dialled, what is given as a direct address is not to be reached
+	// through one, and a direct dial passes over the swarm's back-off also where that
+	// cannot be cleared. Elsewhere none is forced: libp2p's swarm panics when it is
+	// closed at that moment.
+	direct := ctx
+	if dialsRelays(h) || backoff(h) == nil {
+		direct = network.WithForceDirectDial(ctx, "smokesignal seed")
+	}
 	answers := make(chan answer, len(targets))
 	asked := 0
 	var failed failures
@@ -295,6 +299,9 @@ func connect(ctx context.Context, h corehost.Host, t target, id peer.ID, addrs [
 	if id == h.ID() {
 		return answer{target: t, err: ErrSelf}
 	}
+	// How often a seed is tried is decided above, and "dial backoff" would take the
+	// place of the real cause.
+	clearBackoff(h, id)
 	err := h.Connect(ctx, info)
 	if err != nil {
 		clearBackoff(h, id)
@@ -338,9 +345,17 @@ func whoIsAt(ctx context.Context, h corehost.Host, addr ma.Multiaddr) (peer.ID, 
 // clearBackoff makes the swarm forget that dials to p failed, where the swarm
 // can be reached.
 func clearBackoff(h corehost.Host, p peer.ID) {
-	if s, ok := h.Network().(interface{ Backoff() *swarm.DialBackoff }); ok {
-		s.Backoff().Clear(p)
+	if b := backoff(h); b != nil {
+		b.Clear(p)
 	}
+}
+
+// backoff returns what the swarm knows of failed dials, or nil if it is hidden.
+func backoff(h corehost.Host) *swarm.DialBackoff {
+	if s, ok := h.Network().(interface{ Backoff() *swarm.DialBackoff }); ok {
+		return s.Backoff()
+	}
+	return nil
 }
 
 // ownPorts returns where this node listens.

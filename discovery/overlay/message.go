@@ -323,12 +323,8 @@ type (
 		Reason  Reason
 		Network string
 	}
-	// AskSeed asks who is at that seed's address. The next attempt follows after
-	// Next if nothing changes.
-	AskSeed struct {
-		Seed int
-		Next time.Duration
-	}
+	// AskSeed asks who is at that seed's address; see SeedNext for the next attempt.
+	AskSeed struct{ Seed int }
 	// Renew asks for a Sealed with a new number.
 	Renew struct{}
 	// Call asks to connect to a node that looks for this one; nothing is sent.

@@ -50,13 +50,12 @@ func (s *State) trySeeds(now time.Time) {
 		if s.seedsAt.IsZero() || now.Before(s.seedsAt) {
 			return
 		}
-		next := s.vary(seedBackoff[min(s.seedTry, len(seedBackoff)-1)])
+		s.seedsAt = now.Add(s.vary(seedBackoff[min(s.seedTry, len(seedBackoff)-1)]))
 		s.seedTry++
-		s.seedsAt = now.Add(next)
 		for i, x := range s.seeds {
 			if !x.self {
 				x.next = s.seedsAt
-				s.askSeed(i, x, next)
+				s.askSeed(i, x)
 			}
 		}
 		return
@@ -67,18 +66,17 @@ func (s *State) trySeeds(now time.Time) {
 			if x.lost {
 				pause = lostSeedPause
 			}
-			pause = s.vary(min(seedPause<<min(x.try, 10), pause))
+			x.next = now.Add(s.vary(min(seedPause<<min(x.try, 10), pause)))
 			x.try++
-			x.next = now.Add(pause)
-			s.askSeed(i, x, pause)
+			s.askSeed(i, x)
 		}
 	}
 }
 
-func (s *State) askSeed(i int, x *seed, next time.Duration) {
+func (s *State) askSeed(i int, x *seed) {
 	if !x.busy {
 		x.busy = true
-		s.emit(AskSeed{Seed: i, Next: next})
+		s.emit(AskSeed{Seed: i})
 	}
 }
 

@@ -104,7 +104,7 @@ type (
 		Urgent bool          `json:"urgent"`
 	}
 	handoverVector struct {
-		To vectors.Bytes `json:"to"`
+		To vectors.Bytes `json:"to,omitempty"`
 	}
 )
 

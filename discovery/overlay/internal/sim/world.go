@@ -70,12 +70,13 @@ type node struct {
 	turnAt time.Duration
 	inbox  []letter
 
-	conns  []*conn
-	dials  []*dial
-	busy   int // dials under way
-	bonds  []bond
-	parted []parting
-	watch  watch
+	conns   []*conn
+	trimmed time.Duration // when there were too many of them
+	dials   []*dial
+	busy    int // dials under way
+	bonds   []bond
+	parted  []parting
+	watch   watch
 }
 
 // A letter waits until a slow or sleeping node looks at it.

@@ -90,6 +90,7 @@ func (r *run) join(last time.Duration) {
 		diameter = most(9)
 	}
 	r.add("diameter", "", float64(r.w.Diameter()), diameter)
+	r.add("flaps", "", float64(r.w.Flaps), most(0))
 	r.add("links a node", "", float64(sum)/float64(r.n), Bar{})
 	r.add("messages a node", "", float64(r.w.Total())/float64(r.n), Bar{})
 	r.add("dials a node", "", float64(r.w.Dials)/float64(r.n), Bar{})
@@ -294,8 +295,9 @@ func rest(r *run) {
 	per := float64(r.n) * d.Seconds()
 	r.add("messages a node and second", "", float64(r.w.Total()-r.before.Total())/per, most(3))
 	r.add("dials a node and second", "", float64(r.w.Dials-r.before.Dials)/per, most(0.1))
+	r.add("flaps", "", float64(r.w.Flaps), most(0))
 	for k, name := range kindNames {
-		r.add("  "+name, "", float64(r.w.Sent[k]-r.before.Sent[k])/per, Bar{})
+		r.add("of them "+name, "", float64(r.w.Sent[k]-r.before.Sent[k])/per, Bar{})
 	}
 	r.add("in one part at the end", "%", 100*r.w.Share(0), least(100))
 }

@@ -23,7 +23,8 @@
 // node, refuses within a round trip. Who is silent, cut off, asleep or undialable
 // lets the dial fail after five seconds. When the dialled one dials back meanwhile,
 // its connection serves both at once. Connections stay until something ends them;
-// beyond 192 the oldest are closed that no link needs, down to 160.
+// beyond 192 those are closed that no link needs and that are older than a minute, down
+// to 160.
 //
 // A crash resets the connections, which the others notice one message later. A
 // silent death is noticed by nobody, until the transport gives up after 30 to 40

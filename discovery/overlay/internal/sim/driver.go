@@ -1,7 +1,10 @@
 package sim
 
 import (
+	"slices"
 	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-smokesignal/smokesignal/discovery/overlay"
 )
@@ -40,6 +43,9 @@ func (w *World) perform(n *node, o overlay.Output) {
 		}
 	case overlay.Pending:
 		i, _ := w.index(o.Peer)
+		if n.bond(i, false) != nil {
+			w.breach(n, "Pending of %s for the second time", o.Peer)
+		}
 		n.bond(i, true).admitted = true
 		w.topicChanged(n, i)
 	case overlay.Probe:
@@ -60,6 +66,9 @@ func (w *World) perform(n *node, o overlay.Output) {
 			w.abandon(n, i)
 		}
 	case overlay.AskSeed:
+		if slices.ContainsFunc(n.dials, func(d *dial) bool { return d.seed == o.Seed }) {
+			w.breach(n, "AskSeed %s while the answer is due", w.nodes[n.seeds[o.Seed]].id)
+		}
 		if i := n.seeds[o.Seed]; i == n.index {
 			w.more = append(w.more, overlay.SeedSelf{Seed: o.Seed})
 		} else {
@@ -115,8 +124,16 @@ func (n *node) degree() (d int) {
 	return d
 }
 
+func (w *World) breach(n *node, format string, p peer.ID) {
+	w.Breaches++
+	w.trace(n, "BREACH: "+format, string(p))
+}
+
 func (w *World) linked(n *node, i int32) {
 	b := n.bond(i, true)
+	if w.rules.Pending && (!b.admitted || b.linked) {
+		w.breach(n, "Linked to %s out of turn", w.nodes[i].id)
+	}
 	b.linked, b.half = true, 0
 	w.mix(uint64(n.index)<<32 | uint64(i) | 1<<63)
 	if w.Trace != nil {
@@ -128,7 +145,7 @@ func (w *World) linked(n *node, i int32) {
 		case w.now-p.at > flapTime:
 		case p.peer != i:
 			kept = append(kept, p)
-		case w.unexplained(n, p) && w.unexplained(w.nodes[i], p):
+		case !w.explained(n, p):
 			w.Flaps++
 			if w.Trace != nil {
 				w.trace(n, "FLAPS with %s, parted at %v", string(w.nodes[i].id), p.at)
@@ -139,12 +156,17 @@ func (w *World) linked(n *node, i int32) {
 	w.watchNeighbour(n)
 }
 
-// unexplained tells whether no fault has hit n that explains the parting.
-func (w *World) unexplained(n *node, p parting) bool {
-	return n.fault == 0 || p.at-n.fault > faultTime
+// explained tells whether a fault explains that n parts from a peer and comes back
+// to it: one that hit either of them, or the neighbours.
+func (w *World) explained(n *node, p parting) bool {
+	f := max(n.fault, w.nodes[p.peer].fault)
+	return f != 0 && p.at <= f+faultTime
 }
 
 func (w *World) unlinked(n *node, i int32, o overlay.Unlinked) {
+	if b := n.bond(i, false); b == nil || b.linked != o.Was {
+		w.breach(n, "Unlinked from %s out of turn", w.nodes[i].id)
+	}
 	n.unbind(i)
 	w.topicChanged(n, i)
 	if o.Was {

@@ -60,6 +60,7 @@ func (w *World) Leave(i int32) {
 // packet gets across until Heal.
 func (w *World) Split(side func(i int32) int8) {
 	w.cuts++
+	w.side = side
 	for _, n := range w.nodes {
 		n.side = side(n.index)
 		w.hit(n)
@@ -75,6 +76,7 @@ func (w *World) Split(side func(i int32) int8) {
 
 // Heal ends a partition.
 func (w *World) Heal() {
+	w.side = nil
 	for _, n := range w.nodes {
 		n.side = 0
 		w.hit(n)
@@ -119,8 +121,13 @@ func (w *World) Undialable(i int32) { w.nodes[i].undialable = true }
 // Slow has a node look at what has come, and at the clock, late by up to d.
 func (w *World) Slow(i int32, d time.Duration) { w.nodes[i].slow = d }
 
-// hit notes that a fault explains what happens to the links of n.
-func (w *World) hit(n *node) { n.fault = max(w.now, 1) }
+// hit notes that a fault explains what happens to the links of n and its neighbours.
+func (w *World) hit(n *node) {
+	n.fault = max(w.now, 1)
+	for i := range n.bonds {
+		w.nodes[n.bonds[i].peer].fault = n.fault
+	}
+}
 
 // Running tells whether a node runs.
 func (w *World) Running(i int32) bool { return w.nodes[i].status == running }

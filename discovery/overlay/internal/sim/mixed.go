@@ -3,7 +3,7 @@ package sim
 import "time"
 
 // mixed has all kinds of faults happen to a small network for five minutes, each a
-// while after the one before, and then leaves it alone for two minutes.
+// while after the one before, and then leaves it alone for four.
 func mixed(r *run) {
 	seeds := []int32{0, 1}[:1+r.rand.IntN(2)]
 	r.w.Loss = 0.05 * r.rand.Float64()
@@ -42,7 +42,7 @@ func mixed(r *run) {
 		r.w.Wake(int32(i))
 	}
 	r.w.Loss = 0
-	watch(2 * time.Minute)
+	watch(4 * time.Minute)
 	left := 0
 	parts := r.w.Parts(0)
 	for _, p := range parts[1:] {
@@ -51,6 +51,7 @@ func mixed(r *run) {
 	r.add("nodes left out", "", float64(left), most(0))
 	r.add("oldest half link", "s", half.Seconds(), most(10))
 	r.add("flaps", "", float64(r.w.Flaps), most(0))
+	r.add("breaches of contract", "", float64(r.w.Breaches), most(0))
 }
 
 // trouble makes one fault, which ends by itself or by a later one.

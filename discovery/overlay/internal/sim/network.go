@@ -20,9 +20,12 @@ const (
 	maxResend  = 2 * time.Minute
 	lineLife   = 30 * time.Second
 	lineJitter = 10 * time.Second
-	// manyConns and enoughConns are the marks of the host's connection manager.
+	// The marks of the host's connection manager, how old a connection is before that
+	// may close it, and how often it does.
 	manyConns   = 192
 	enoughConns = 160
+	connGrace   = time.Minute
+	trimPause   = 10 * time.Second
 	// maxHeld is how many messages a sender holds for a peer that takes none.
 	maxHeld = 512
 )
@@ -31,6 +34,7 @@ const (
 // have closed it while the other does not know yet.
 type conn struct {
 	ends [2]*node
+	born time.Duration
 	open [2]bool
 	last [2]time.Duration     // arrival of the last message from that end: streams are in order
 	held [2][]overlay.Message // lost on the way from that end, to be sent again
@@ -171,7 +175,7 @@ func (w *World) endDial(n *node, d *dial) {
 func (w *World) connect(n, p *node, d *dial) {
 	c := n.conn(p.index)
 	if c == nil {
-		c = &conn{ends: [2]*node{n, p}, open: [2]bool{true, true}}
+		c = &conn{ends: [2]*node{n, p}, open: [2]bool{true, true}, born: w.now}
 		n.conns = append(n.conns, c)
 		p.conns = append(p.conns, c)
 		w.trim(n)
@@ -191,13 +195,15 @@ func (w *World) connect(n, p *node, d *dial) {
 	}
 }
 
-// trim closes connections that no link needs when there are too many.
+// trim closes connections that no link needs when there are too many, the oldest
+// first.
 func (w *World) trim(n *node) {
-	if len(n.conns) <= manyConns {
+	if len(n.conns) <= manyConns || n.trimmed != 0 && w.now-n.trimmed < trimPause {
 		return
 	}
+	n.trimmed = w.now
 	for _, c := range slices.Clone(n.conns) {
-		if len(n.conns) <= enoughConns {
+		if len(n.conns) <= enoughConns || w.now-c.born < connGrace {
 			return
 		}
 		if n.bond(c.other(n).index, false) == nil {
@@ -289,7 +295,8 @@ func (w *World) sendAgain(n *node, c *conn) {
 func (w *World) hangUp(n *node, c *conn) {
 	w.drop(n, c)
 	if to := c.other(n); c.open[c.side(to)] {
-		w.after(w.latency(n.index, to.index), event{kind: hungUp, node: to.index, peer: n.index, conn: c})
+		at := max(w.now+w.latency(n.index, to.index), c.last[c.side(n)]) // after what was written
+		w.queue.add(at, event{kind: hungUp, node: to.index, peer: n.index, conn: c})
 	}
 }
 

@@ -346,7 +346,8 @@ func TestTopic(t *testing.T) {
 	}
 }
 
-// TestManyConnections: beyond 192 the oldest are closed that no link needs.
+// TestManyConnections: beyond 192 the oldest are closed that no link needs, when
+// they are a minute old.
 func TestManyConnections(t *testing.T) {
 	w := probes(t, 195)
 	w.tell(0, overlay.Pending{Peer: w.nodes[1].id})

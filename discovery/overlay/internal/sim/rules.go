@@ -24,6 +24,8 @@ type Rules struct {
 	New func(id peer.ID, life uint64, seeds []peer.ID, r *rand.Rand) Machine
 	// Watchdog adds the watchdog of package health to each node.
 	Watchdog bool
+	// Pending is emitted before Linked.
+	Pending bool
 	// Line is how long a connection lives on which nothing comes back; zero means
 	// 30 to 40 seconds, as yamux and QUIC have it.
 	Line time.Duration
@@ -39,6 +41,7 @@ const (
 var Smokesignal = Rules{
 	Name:     "smokesignal",
 	Watchdog: true,
+	Pending:  true,
 	New: func(id peer.ID, life uint64, seeds []peer.ID, r *rand.Rand) Machine {
 		var session overlay.Session
 		binary.BigEndian.PutUint64(session[:], life)

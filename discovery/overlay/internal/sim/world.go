@@ -27,8 +27,9 @@ type World struct {
 	queue queue
 	rand  *rand.Rand
 	nodes []*node
-	cuts  int    // partitions so far
-	finds uint64 // searches so far
+	cuts  int                // partitions so far
+	side  func(i int32) int8 // of the partition, if there is one
+	finds uint64             // searches so far
 	hash  uint64
 
 	stepping *node           // whose machine is at work
@@ -69,12 +70,13 @@ type node struct {
 	turnAt time.Duration
 	inbox  []letter
 
-	conns  []*conn
-	dials  []*dial
-	busy   int // dials under way
-	bonds  []bond
-	parted []parting
-	watch  watch
+	conns   []*conn
+	trimmed time.Duration // when there were too many of them
+	dials   []*dial
+	busy    int // dials under way
+	bonds   []bond
+	parted  []parting
+	watch   watch
 }
 
 // A letter waits until a slow or sleeping node looks at it.
@@ -114,6 +116,9 @@ func (w *World) Add(delay time.Duration, seeds ...int32) int32 {
 	id := peer.ID(fmt.Sprintf("n%06d-%08x", i, w.rand.Uint32()))
 	n := &node{id: id, index: i, seeds: seeds}
 	w.nodes = append(w.nodes, n)
+	if w.side != nil {
+		n.side = w.side(i)
+	}
 	w.Start(i, delay)
 	return i
 }

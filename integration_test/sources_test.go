@@ -52,6 +52,7 @@ func TestPeerBookFindsTheNetwork(t *testing.T) {
 	})
 	// What a crash leaves is the file as it was at some time.
 	var crashed []byte
+	patience := within(t, soon)
 	for crashed == nil {
 		text, err := os.ReadFile(filepath.Join(dir, "book"))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -64,7 +65,7 @@ func TestPeerBookFindsTheNetwork(t *testing.T) {
 		}
 		select {
 		case <-time.After(50 * time.Millisecond):
-		case <-within(t, soon).Done():
+		case <-patience.Done():
 			t.Fatal("the book was not written")
 		}
 	}

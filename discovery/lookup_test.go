@@ -197,7 +197,7 @@ func TestSearchBelievesNoAnswer(t *testing.T) {
 			l := &lookup{target: h.ID(), answers: make(chan overlay.Contact, 3)}
 			l.ctx, l.cancel = context.WithTimeout(t.Context(), 15*time.Second)
 			defer l.cancel()
-			asked := 0
+			asked, began := 0, time.Now()
 			info, err := x.d.search(l, func() {
 				asked++
 				l.answers <- overlay.Contact{ID: h.ID(), Addrs: []ma.Multiaddr{silent(t)}}
@@ -210,6 +210,9 @@ func TestSearchBelievesNoAnswer(t *testing.T) {
 			}
 			if asked != 1 {
 				t.Errorf("asked %d times", asked)
+			}
+			if d := time.Since(began); d > dialTimeout*4/5 { // as long as a dial to where nobody answers
+				t.Errorf("it took %v", d)
 			}
 		})
 	}

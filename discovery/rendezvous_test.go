@@ -161,9 +161,9 @@ func TestRendezvousPace(t *testing.T) {
 		count(3, 10*time.Hour, enoughLook)
 
 		r.links(c, 0)
-		time.Sleep(2 * time.Second)
-		if looks, _ := m.seen(t); len(looks) == 0 || looks[0] > firstLook {
-			t.Errorf("alone again: looked after %v, want at once", looks)
+		time.Sleep(4 * time.Second)
+		if looks, _ := m.seen(t); len(looks) != 3 || looks[0] > firstLook {
+			t.Errorf("alone again: looked after %v, want at once, after 1 s and after 2 s more", looks)
 		}
 		// A link that comes and goes does not make it hammer.
 		for range 100 {

@@ -262,16 +262,14 @@ func (l *lane) dial(ctx context.Context) (*outbound, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(l.ctx, cancel)()
-	if find := l.d.cfg.Locate; find != nil && l.d.host.Network().Connectedness(l.peer) != network.Connected {
-		if err := find(ctx, l.peer); err != nil {
-			return nil, err
-		}
+	connected := len(l.d.host.Network().ConnsToPeer(l.peer)) > 0
+	s, err := l.newStream(ctx)
+	if err != nil && connected && ctx.Err() == nil && len(l.d.host.Network().ConnsToPeer(l.peer)) == 0 {
+		// The connection was one to a process that is no more, as only its use has
+		// shown. The peer may be elsewhere meanwhile.
+		s, err = l.newStream(ctx)
 	}
-	s, err := l.d.host.NewStream(ctx, l.peer, ProtocolDirect)
 	if err != nil {
-		if circuit.Only(l.d.host.Network(), l.peer) { // libp2p waited for a direct connection
-			err = &because{circuit.ErrRelayed, err}
-		}
 		return nil, err
 	}
 	if err := l.greet(ctx, s); err != nil {
@@ -279,6 +277,20 @@ func (l *lane) dial(ctx context.Context) (*outbound, error) {
 		return nil, err
 	}
 	return &outbound{Stream: s, opened: time.Now()}, nil
+}
+
+// newStream opens a stream to the peer, which is connected first if it is not.
+func (l *lane) newStream(ctx context.Context) (network.Stream, error) {
+	if find := l.d.cfg.Locate; find != nil && l.d.host.Network().Connectedness(l.peer) != network.Connected {
+		if err := find(ctx, l.peer); err != nil {
+			return nil, err
+		}
+	}
+	s, err := l.d.host.NewStream(ctx, l.peer, ProtocolDirect)
+	if err != nil && circuit.Only(l.d.host.Network(), l.peer) { // libp2p waited for a direct connection
+		err = &because{circuit.ErrRelayed, err}
+	}
+	return s, err
 }
 
 func (l *lane) greet(ctx context.Context, s network.Stream) error {

@@ -8,8 +8,10 @@ import (
 	"sync/atomic"
 	"testing"
 
+	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 )
 
 // TestFirstEmitLocatesThePeer: who is not connected is found by the first Emit or
@@ -77,6 +79,47 @@ func TestEmitSaysWhyThePeerWasNotLocated(t *testing.T) {
 	}
 	if ha.Network().Connectedness(hb.ID()) == network.Connected {
 		t.Error("connected")
+	}
+}
+
+// staleHost has connections that break when they are used, breaks times.
+type staleHost struct {
+	corehost.Host
+	breaks int
+}
+
+func (h *staleHost) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (network.Stream, error) {
+	if h.breaks--; h.breaks >= 0 {
+		h.Network().ClosePeer(p)
+		return nil, errors.New("received a stateless reset")
+	}
+	return h.Host.NewStream(ctx, p, ids...)
+}
+
+// TestStaleConnectionIsNotTheEnd: a peer whose connection turns out to be dead is
+// located once more, and no more than that.
+func TestStaleConnectionIsNotTheEnd(t *testing.T) {
+	for breaks := range 3 {
+		ha, hb := &staleHost{newHost(t, tcp), breaks}, newHost(t, tcp)
+		connect(t, ha, hb)
+		searches := 0
+		a := newDirect(t, ha, DirectConfig{Locate: func(ctx context.Context, p peer.ID) error {
+			searches++
+			return ha.Connect(ctx, peer.AddrInfo{ID: p, Addrs: hb.Addrs()})
+		}})
+		got := collect(newDirect(t, hb, DirectConfig{}))
+		err := a.Emit(t.Context(), hb.ID(), "hello")
+		switch breaks {
+		case 2:
+			if !errors.Is(err, ErrNotConnected) || searches != 1 {
+				t.Errorf("two dead connections: %v after %d searches, want an error after one", err, searches)
+			}
+		default:
+			if err != nil || searches != breaks {
+				t.Errorf("%d dead connections: %v after %d searches", breaks, err, searches)
+			}
+			want(t, got, "hello")
+		}
 	}
 }
 

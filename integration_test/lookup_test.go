@@ -110,20 +110,23 @@ func TestNodeThatMovedIsFound(t *testing.T) {
 	if err := l.close(before); err != nil {
 		t.Fatal(err)
 	}
+	patience := within(t, soon)
 	for _, n := range nodes { // until the last packet of the old process has come
 		for n.Host().Network().Connectedness(before.ID()) == network.Connected {
 			select {
 			case <-time.After(time.Millisecond):
-			case <-within(t, soon).Done():
+			case <-patience.Done():
 				t.Fatal("a connection to a closed node stays")
 			}
 		}
 	}
-	after := l.start(cluster.Spec{Name: "after", Limits: manual}, file)
+	after := l.start(cluster.Spec{Name: "after", Limits: joins, Seeds: []string{addr(nodes[3])}}, file)
 	if after.ID() != before.ID() || addr(after) == at {
 		t.Fatal("it is the same address, or another node")
 	}
-	l.link(nodes[3], after)
+	if err := after.Ready(within(t, soon)); err != nil {
+		t.Fatal(err)
+	}
 	got := listen(t, after.Direct(), "hello")
 	if err := nodes[0].Peer(after.ID()).Emit(within(t, soon), "hello", 1); err != nil {
 		t.Fatal(err)

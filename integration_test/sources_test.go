@@ -52,6 +52,7 @@ func TestPeerBookFindsTheNetwork(t *testing.T) {
 	})
 	// What a crash leaves is the file as it was at some time.
 	var crashed []byte
+	patience := within(t, soon)
 	for crashed == nil {
 		text, err := os.ReadFile(filepath.Join(dir, "book"))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -64,7 +65,7 @@ func TestPeerBookFindsTheNetwork(t *testing.T) {
 		}
 		select {
 		case <-time.After(50 * time.Millisecond):
-		case <-within(t, soon).Done():
+		case <-patience.Done():
 			t.Fatal("the book was not written")
 		}
 	}
@@ -93,6 +94,26 @@ func TestPeerBookFindsTheNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	again("crashed", smokesignal.PeerBook(filepath.Join(dir, "crashed")))
+}
+
+// TestCloseKeepsTheSources: a node that is closed has its peers in the book, however
+// soon that is, and leaves nothing behind of what has looked for them. It looks for
+// goroutines, so it runs alone.
+func TestCloseKeepsTheSources(t *testing.T) {
+	leavesNothing(t, 2, func(t *testing.T) {
+		s, book := newSquare(), filepath.Join(t.TempDir(), "book")
+		l := newLocal(t)
+		a := l.start(cluster.Spec{Name: "a", Limits: manual}, smokesignal.WithDiscovery(s.of), smokesignal.PeerBook(book))
+		b := l.start(cluster.Spec{Name: "b", Limits: manual})
+		if _, err := a.AddPeer(within(t, soon), addr(b)); err != nil {
+			t.Fatal(err)
+		}
+		closed(t, a, b)
+		text, err := os.ReadFile(book)
+		if err != nil || !strings.Contains(string(text), b.ID().String()) {
+			t.Errorf("the book is %q, %v; want %s in it", text, err, b.ID())
+		}
+	})
 }
 
 // TestReadySaysWhatTheSourcesFound: a node that finds nobody says where it looked.

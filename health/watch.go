@@ -185,7 +185,7 @@ func (w *watch) setNeighbours(now time.Time, list []peer.ID) (out []output) {
 // stands says less: one that was cut stands until its keepalives are missed.
 func (w *watch) heardFrom(now time.Time, id peer.ID) (out []output) {
 	for _, s := range w.seeds {
-		if s.id == id && !w.isSelf(s) {
+		if s.id == id {
 			out = append(out, w.heard(now, s)...)
 		}
 	}

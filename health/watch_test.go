@@ -318,12 +318,6 @@ func TestAfterSleepANeighbourGetsAFullRound(t *testing.T) {
 	s.after(1).want("lost " + seedAddr)
 }
 
-func TestItselfIsNoNeighbour(t *testing.T) {
-	s := newScene(t, interval, "/ip4/10.0.0.1/tcp/1")
-	s.neighbours("neighbour").take(s.w.foundSelf("/ip4/10.0.0.1/tcp/1"))
-	s.heard(s.me).after(time.Hour).want()
-}
-
 func TestOurOwnLatenessAccusesNobody(t *testing.T) {
 	for _, c := range []struct {
 		name  string

@@ -228,6 +228,30 @@ func TestBeingStuckIsNoNetsplit(t *testing.T) {
 	}
 }
 
+// A cut that ends before the links do is over when the first of them speaks.
+func TestALostNeighbourIsBackWhenItsLinkSpeaks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t, 3, 1, line(3))
+		defer m.close()
+		m.lose(func(a, b int) bool { return a == 0 || b == 0 })
+		time.Sleep(patience + time.Second)
+		m.want("cut, and the links stand", func(n *meshNode) []string {
+			if n.n == 0 {
+				return nil
+			}
+			return []string{"lost 10.0.0.1:8495"}
+		})
+		m.nodes[1].w.Heard(m.nodes[0].id)
+		synctest.Wait()
+		m.want("the link speaks", func(n *meshNode) []string {
+			if n.n != 1 {
+				return nil
+			}
+			return []string{"back 10.0.0.1:8495"}
+		})
+	})
+}
+
 func TestANodeAloneReportsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t, 3, 1, line(3))

@@ -173,6 +173,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 			OnTopic:   n.onTopic,
 			Greeting:  n.broadcast.Marks,
 			SeedError: n.seedError,
+			Heard:     func(from peer.ID) { n.watchdog.Heard(from) },
 			Signal:    func(from peer.ID, b []byte) { n.watchdog.Receive(from, b) },
 			SeedFound: func(seed string, info peer.AddrInfo) {
 				n.watchdog.SeedFound(seed, info.ID, info.Addrs)

@@ -30,7 +30,7 @@ const protectTag = "smokesignal"
 // leaveTimeout bounds how long Close waits for the farewells to be written.
 const leaveTimeout = time.Second
 
-// Config is what a Driver needs. Host, Key, Addrs and the hooks but Signal,
+// Config is what a Driver needs. Host, Key, Addrs and the hooks but Heard, Signal,
 // SeedError, SeedFound and SeedIsSelf are required.
 type Config struct {
 	Host    corehost.Host
@@ -49,8 +49,8 @@ type Config struct {
 }
 
 // Hooks tell the rest of the node what happens. They are called one at a time
-// on the driver's goroutine, Signal on that of the stream it came by. They must
-// not wait, nor call methods that wait for the driver (AddPeer, Seeds, RTT).
+// on the driver's goroutine, Heard and Signal on that of the stream it came by. They
+// must not wait, nor call methods that wait for the driver (AddPeer, Seeds, RTT).
 type Hooks struct {
 	// Pending: a link to p is being set up. Linked or Unlinked follows.
 	Pending func(p peer.ID)
@@ -63,6 +63,8 @@ type Hooks struct {
 	OnTopic func(p peer.ID) bool
 	// Greeting returns what a new neighbour is told, once it is seen on the topic.
 	Greeting func() []byte
+	// Heard: a linked peer sent a frame, of whatever kind.
+	Heard func(from peer.ID)
 	// Signal: a linked peer sent what Flood was given there.
 	Signal func(from peer.ID, payload []byte)
 	// SeedError: the reason why a seed cannot be used changed.

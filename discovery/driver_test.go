@@ -31,6 +31,7 @@ type tester struct {
 	log     []string
 	changed chan struct{}
 	signals []string
+	heard   []peer.ID
 }
 
 type testConfig struct {
@@ -90,6 +91,7 @@ func newTester(t *testing.T, cfg testConfig) *tester {
 				return on
 			},
 			Greeting:   func() []byte { return []byte("hello") },
+			Heard:      func(p peer.ID) { x.note("", func() { x.heard = append(x.heard, p) }) },
 			Signal:     func(_ peer.ID, b []byte) { x.note("", func() { x.signals = append(x.signals, string(b)) }) },
 			SeedError:  func(e *SeedError) { x.note(e.Error(), nil) },
 			SeedIsSelf: func(string) { x.note("self", nil) },
@@ -167,6 +169,8 @@ func TestDriversLink(t *testing.T) {
 		}
 		b.d.Flood([]byte("boo"), "")
 		a.until("signal", func() bool { return len(a.signals) == 1 })
+		a.until("signal heard", func() bool { return slices.Contains(a.heard, b.d.host.ID()) })
+		b.until("keepalive heard", func() bool { return slices.Contains(b.heard, a.d.host.ID()) })
 		if err := b.d.Leave(t.Context()); err != nil {
 			t.Error(err)
 		}
@@ -289,6 +293,11 @@ func TestAddPeerSaysWhy(t *testing.T) {
 		t.Error(err)
 	}
 	b.until("drop", b.hasLine("the peer was closed"))
+	lab.mu.Lock()
+	defer lab.mu.Unlock()
+	if len(lab.heard) > 0 {
+		t.Errorf("heard %v, to which it was never linked", lab.heard)
+	}
 }
 
 // TestManyDriversGather: ten nodes through one seed have three links each.

@@ -273,6 +273,9 @@ func (d *Driver) serve(stream network.Stream) {
 			d.log.Debug("bad message", "peer", p, "err", err)
 			return
 		}
+		if d.cfg.Hooks.Heard != nil && d.linked(p) {
+			d.cfg.Hooks.Heard(p)
+		}
 		if m == nil {
 			continue // of a later version
 		}

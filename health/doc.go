@@ -10,7 +10,7 @@
 //		Seeds:        []string{"192.168.2.100:8495"},
 //		Addrs:        host.Addrs,
 //		Neighbours:   links.Peers, // who is linked in the overlay
-//		Flood:        links.Flood, // to all of them but one; they call Receive
+//		Flood:        links.Flood, // to all of them but one; they call Heard and Receive
 //		OnNetsplit:   func(seed string) { fmt.Println("lost", seed) },
 //		OnResolved:   func(seed string) { fmt.Println("back", seed) },
 //	})
@@ -25,8 +25,9 @@
 // A netsplit is reported once for each seed and loss, when nothing was heard of
 // the seed through the overlay for twice the ping interval and the ping timeout,
 // and its end once, when the seed is heard again. A seed counts as heard when
-// its answer to anybody's ping arrives here, while it is a neighbour, and when
-// discovery has reached it.
+// its answer to anybody's ping arrives here, when it becomes a neighbour, when
+// anything comes over the link to it, and when discovery has reached it. A link that
+// merely stands says nothing: one that was cut silently stands for some time.
 //
 // Only what was heard can be lost: a seed that this node has not heard since it
 // started is not reported here; why it cannot be joined is told by discovery.
@@ -90,7 +91,9 @@
 // One ping serves all. A node which has heard of a seed stays silent for 1 to 1.5
 // intervals, a random time. If nobody has asked by then, it asks; when somebody
 // does, it counts that as asked by itself and waits for the answer, for the ping
-// timeout and 33/64 of an interval at least, then asks if there was none.
+// timeout and 33/64 of an interval at least, then asks if there was none. Where the
+// interval is longer than the pause between two keepalives of a link, a neighbour of
+// the seed need not ask.
 // A node passes on one ping for the same target in half an interval (its own or
 // that of who asks, the shorter). The target does not pass the ping on: it floods
 // a pong, one in that time. All who watch it count the pong, whoever asked. So a

@@ -25,7 +25,7 @@ func Example() {
 			Seeds:        []string{"192.168.2.100:8495"},
 			Addrs:        addrs,
 			Neighbours:   links.Peers, // who is linked in the overlay
-			Flood:        links.Flood, // to all of them but one; they call Receive
+			Flood:        links.Flood, // to all of them but one; they call Heard and Receive
 			OnNetsplit:   func(seed string) { fmt.Println("lost", seed) },
 			OnResolved:   func(seed string) { fmt.Println("back", seed) },
 		})

@@ -23,7 +23,12 @@ type mesh struct {
 	silent func(from, to int) bool // what is lost on the way
 	sent   int                     // over a link
 	floods int                     // begun by a node
+	closed chan struct{}
+	tasks  sync.WaitGroup
 }
+
+// keepalive is how often links speak that have nothing to say.
+const keepalive = 5 * time.Second
 
 type meshNode struct {
 	person
@@ -65,12 +70,38 @@ func (n *meshNode) flood(msg []byte, except peer.ID) {
 		if m.silent != nil && m.silent(n.n, i) {
 			continue
 		}
-		latency := 5*time.Millisecond + mathrand.N(45*time.Millisecond)
-		time.AfterFunc(latency, func() { other.w.Receive(n.id, msg) })
+		w, id := other.w, n.id
+		time.AfterFunc(latency(), func() {
+			w.Heard(id)
+			w.Receive(id, msg)
+		})
 	}
 	m.mu.Unlock()
 	if stuck != nil {
 		<-stuck
+	}
+}
+
+func latency() time.Duration { return 5*time.Millisecond + mathrand.N(45*time.Millisecond) }
+
+// keepalives lets every link speak now and then, both ways.
+func (m *mesh) keepalives() {
+	for {
+		select {
+		case <-time.After(keepalive):
+		case <-m.closed:
+			return
+		}
+		m.mu.Lock()
+		for i, from := range m.nodes {
+			for j, to := range m.nodes {
+				if i != j && m.linked(i, j) && (m.silent == nil || !m.silent(i, j)) {
+					w, id := to.w, from.id
+					time.AfterFunc(latency(), func() { w.Heard(id) })
+				}
+			}
+		}
+		m.mu.Unlock()
 	}
 }
 
@@ -92,7 +123,7 @@ func (n *meshNode) took() []string {
 // newMesh starts n nodes; the first ones have the seeds' addresses, and all
 // have been found by everybody.
 func newMesh(t *testing.T, n int, seeds int, edges [][2]int) *mesh {
-	m := &mesh{t: t, links: map[[2]int]bool{}}
+	m := &mesh{t: t, links: map[[2]int]bool{}, closed: make(chan struct{})}
 	var texts []string
 	for i := range seeds {
 		texts = append(texts, fmt.Sprintf("10.0.0.%d:8495", i+1))
@@ -124,6 +155,7 @@ func newMesh(t *testing.T, n int, seeds int, edges [][2]int) *mesh {
 			}
 		}
 	}
+	m.tasks.Go(m.keepalives)
 	return m
 }
 
@@ -147,6 +179,8 @@ func (m *mesh) lose(f func(from, to int) bool) {
 
 func (m *mesh) close() {
 	m.lose(func(int, int) bool { return true })
+	close(m.closed)
+	m.tasks.Wait()
 	for _, n := range m.nodes {
 		n.w.Close()
 	}

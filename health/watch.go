@@ -168,20 +168,29 @@ func (w *watch) setOwn(own []netip.AddrPort) { w.own = own }
 
 // setNeighbours says who is linked now. When the first comes, every seed gets a
 // full round before any verdict.
-func (w *watch) setNeighbours(now time.Time, list []peer.ID) {
+func (w *watch) setNeighbours(now time.Time, list []peer.ID) (out []output) {
 	if len(w.neighbours) == 0 && len(list) > 0 {
 		w.restart(now, w.interval/2, w.interval/2)
 	}
-	for _, s := range w.seeds {
-		if s.known && w.linked(s) {
-			s.since, s.lastHeard = now, now // until now it was a neighbour
+	for _, id := range list {
+		if !slices.Contains(w.neighbours, id) {
+			out = append(out, w.heardFrom(now, id)...) // a link takes two
 		}
 	}
 	w.neighbours = slices.Clone(list)
+	return out
 }
 
-// linked reports whether the seed is a neighbour.
-func (w *watch) linked(s *seed) bool { return s.id != "" && slices.Contains(w.neighbours, s.id) }
+// heardFrom records that something came over the link to a neighbour. That the link
+// stands says less: one that was cut stands until its keepalives are missed.
+func (w *watch) heardFrom(now time.Time, id peer.ID) (out []output) {
+	for _, s := range w.seeds {
+		if s.id == id {
+			out = append(out, w.heard(now, s)...)
+		}
+	}
+	return out
+}
 
 // restart lets the silence of every seed begin now, and plans the next ping
 // after the pause and up to jitter more.
@@ -272,9 +281,6 @@ func (w *watch) advance(now time.Time, drift time.Duration) (out []output, next 
 	for _, s := range w.seeds {
 		if w.isSelf(s) || s.target().empty() {
 			continue
-		}
-		if w.linked(s) {
-			out = append(out, w.heard(now, s)...)
 		}
 		out = append(out, w.ask(now, s)...)
 		verdict := w.verdictAt(s)

@@ -133,8 +133,14 @@ func (s *scene) after(d time.Duration) *scene {
 }
 
 func (s *scene) neighbours(list ...peer.ID) *scene {
-	s.w.setNeighbours(s.now, list)
+	s.take(s.w.setNeighbours(s.now, list))
 	s.advance()
+	return s
+}
+
+// heard lets something come over the link to p, as its keepalives do.
+func (s *scene) heard(p person) *scene {
+	s.take(s.w.heardFrom(s.now, p.id))
 	return s
 }
 
@@ -253,18 +259,63 @@ func TestNothingIsReportedWithoutNeighbours(t *testing.T) {
 	s.want("back " + seedAddr)
 }
 
-func TestANeighbourIsHeard(t *testing.T) {
+// A neighbour is heard when something comes over the link, and needs no pings while
+// it keeps coming. Whether the link stands makes no difference: one that was cut
+// stands until its keepalives are missed.
+func TestANeighbourIsHeardOverItsLink(t *testing.T) {
+	const keepalive = 5 * time.Second
+	seed, other := newPerson(t), newPerson(t)
+	s := newScene(t, interval, seedAddr)
+	s.found(seedAddr, seed).neighbours("neighbour", other.id, seed.id)
+	for range 100 {
+		s.after(keepalive).heard(seed)
+	}
+	s.want()
+	if n := len(s.pings()); n > 0 {
+		t.Errorf("%d pings for a neighbour that speaks", n)
+	}
+	for range 4 {
+		s.after(keepalive).heard(other).want()
+	}
+	s.after(patience - 4*keepalive - 1).want()
+	if n := len(s.pings()); n < 2 {
+		t.Errorf("%d pings for a neighbour that fell silent", n)
+	}
+	s.after(1).want("lost " + seedAddr)
+	s.neighbours("neighbour", other.id).neighbours("neighbour", other.id, seed.id).want("back " + seedAddr)
+
+	s.after(7*time.Second).neighbours("neighbour", other.id)
+	s.after(patience - 7*time.Second - 1).want()
+	s.after(1).want("lost " + seedAddr)
+	s.neighbours("neighbour", other.id, seed.id).want("back " + seedAddr)
+	s.after(patience).want("lost " + seedAddr)
+	s.heard(seed).want("back " + seedAddr)
+
+	// With a shorter interval its keepalives alone would come too late.
+	s = newScene(t, keepalive/5, seedAddr)
+	s.found(seedAddr, seed).neighbours("neighbour", seed.id)
+	for i := range uint64(100) {
+		for range 4 {
+			s.after(keepalive / 4)
+			if n := len(s.pings()); n > 0 {
+				s.hears(seed.pong(t, 4*i+1, seedAddr))
+			}
+		}
+		s.heard(seed)
+	}
+	s.want()
+}
+
+// What came over a link before this machine fell asleep says nothing after that.
+func TestAfterSleepANeighbourGetsAFullRound(t *testing.T) {
 	seed := newPerson(t)
 	s := newScene(t, interval, seedAddr)
 	s.found(seedAddr, seed).neighbours("neighbour", seed.id)
-	s.after(time.Hour).want()
-	if n := len(s.pings()); n > 0 {
-		t.Errorf("%d pings for a neighbour", n)
-	}
-	s.after(7 * time.Second).neighbours("neighbour")
+	s.after(4 * time.Second).heard(seed)
+	s.now = s.now.Add(time.Hour)
+	s.advance()
 	s.after(patience - 1).want()
 	s.after(1).want("lost " + seedAddr)
-	s.neighbours("neighbour", seed.id).want("back " + seedAddr)
 }
 
 func TestOurOwnLatenessAccusesNobody(t *testing.T) {
@@ -354,14 +405,14 @@ func TestReportsKeepTheRulesInAnyOrder(t *testing.T) {
 	for run := range 50 {
 		r := mathrand.New(mathrand.NewPCG(uint64(run), 7))
 		seed := newPerson(t)
-		s := newScene(t, interval, seedAddr)
+		s := newScene(t, interval, "/ip4/192.168.2.100/tcp/8495/p2p/"+seed.id.String())
 		s.w.rand = r
 		var heard, joined, woke time.Time
 		lost, linked := false, false
 		counter := uint64(0)
 		for range 400 {
 			was := s.now
-			switch r.IntN(8) {
+			switch r.IntN(9) {
 			case 0:
 				linked = !linked
 				if linked {
@@ -374,7 +425,10 @@ func TestReportsKeepTheRulesInAnyOrder(t *testing.T) {
 				counter++
 				s.hears(seed.pong(t, counter, seedAddr))
 				heard = s.now
-			case 2: // asleep
+			case 2:
+				s.heard(seed)
+				heard = s.now
+			case 3: // asleep
 				s.now = s.now.Add(interval + interval/2 + 1 + time.Duration(r.Int64N(int64(time.Minute))))
 				woke = s.now
 				s.advance()

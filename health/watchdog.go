@@ -195,6 +195,17 @@ func (w *Watchdog) Receive(from peer.ID, msg []byte) {
 	}
 }
 
+// Heard says that something came over the link to a peer, whatever it was: if the
+// peer is a seed, it is there. It does not block.
+func (w *Watchdog) Heard(from peer.ID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if out := w.core.heardFrom(time.Now(), from); len(out) > 0 {
+		w.out = append(w.out, out...)
+		w.signal()
+	}
+}
+
 // SeedFound says that the seed was reached directly, who it is, and at which
 // addresses. It then counts as heard. What a pinned id contradicts is ignored.
 func (w *Watchdog) SeedFound(seed string, id peer.ID, addrs []ma.Multiaddr) {
@@ -289,7 +300,7 @@ func (w *Watchdog) step(now time.Time, drift time.Duration, neighbours []peer.ID
 	out := w.out
 	w.out = nil
 	w.core.setOwn(endpoints(own))
-	w.core.setNeighbours(now, neighbours)
+	out = append(out, w.core.setNeighbours(now, neighbours)...)
 	for _, r := range w.waiting {
 		out = append(out, w.core.receive(now, r.from, r.msg)...)
 	}

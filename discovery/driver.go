@@ -18,6 +18,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+	"github.com/go-smokesignal/smokesignal/internal/circuit"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
@@ -545,11 +546,11 @@ func (n *notifiee) Listen(network.Network, ma.Multiaddr)      {}
 func (n *notifiee) ListenClose(network.Network, ma.Multiaddr) {}
 func (n *notifiee) Disconnected(net network.Network, c network.Conn) {
 	p := c.RemotePeer()
-	if net.Connectedness(p) == network.NotConnected {
+	if !circuit.Direct(net, p) {
 		d := (*Driver)(n)
 		d.run(func() {
 			// It may be back meanwhile, by another connection.
-			if net.Connectedness(p) == network.NotConnected {
+			if !circuit.Direct(net, p) {
 				d.step(overlay.Gone{Peer: p})
 			}
 		})

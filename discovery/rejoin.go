@@ -56,12 +56,12 @@ func (d *Driver) askSeed(now time.Time, o overlay.AskSeed) {
 				if d.cfg.Hooks.SeedIsSelf != nil {
 					d.cfg.Hooks.SeedIsSelf(s.seed.String())
 				}
-				d.step(overlay.SeedSelf{Seed: o.Seed})
+				d.step(overlay.SeedSelf(o))
 			case err != nil:
 				if d.ctx.Err() == nil {
 					d.seedFailed(time.Now(), o.Seed, err)
 				}
-				d.step(overlay.SeedFailed{Seed: o.Seed})
+				d.step(overlay.SeedFailed(o))
 			default:
 				d.seedFound(o.Seed, s, info)
 			}

@@ -51,6 +51,10 @@ func (s *State) find(now time.Time, in Find) {
 		s.emit(Located{Token: in.Token, Done: true})
 		return
 	}
+	if s.Degree() == 0 { // nobody to ask
+		s.emit(Located{Token: in.Token, Contact: e.Contact, Done: true})
+		return
+	}
 	x := &search{target: in.Target, token: in.Token, next: now}
 	if e != nil {
 		s.emit(Located{Token: in.Token, Contact: e.Contact})

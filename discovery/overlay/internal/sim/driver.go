@@ -70,7 +70,7 @@ func (w *World) perform(n *node, o overlay.Output) {
 			w.breach(n, "AskSeed %s while the answer is due", w.nodes[n.seeds[o.Seed]].id)
 		}
 		if i := n.seeds[o.Seed]; i == n.index {
-			w.more = append(w.more, overlay.SeedSelf{Seed: o.Seed})
+			w.more = append(w.more, overlay.SeedSelf(o))
 		} else {
 			w.dial(n, &dial{peer: i, seed: o.Seed})
 		}

@@ -4,7 +4,7 @@
 //	go run ./discovery/overlay/simulate                      # all cases, 10 and 100 nodes
 //	go run ./discovery/overlay/simulate -n 1000 -kill 80     # four in five crash at once
 //	go run ./discovery/overlay/simulate -case split-none -n 100 -svg /tmp
-//	go run ./discovery/overlay/simulate -case burst -rules original
+//	go run ./discovery/overlay/simulate -case burst -rules both
 //
 // It fails when a bar is missed. What a case is, and what the simulation leaves out,
 // is told in discovery/overlay/internal/sim.
@@ -18,7 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -43,13 +43,14 @@ var errMissed = errors.New("a bar was missed")
 func run(args []string, out, log io.Writer) error {
 	flags := flag.NewFlagSet("simulate", flag.ContinueOnError)
 	flags.SetOutput(log)
-	n := flags.Int("n", 0, "number of `nodes` (10, and then 100)")
-	seed := flags.Uint64("seed", 1, "the first run's; the same one gives the same run")
-	runs := flags.Int("runs", 0, "how often each case is played (20 times up to 999 nodes, 5 up to 9,999, then twice; once with -v)")
+	n := flags.String("n", "10,100", "numbers of `nodes`")
+	seed := flags.Uint64("seed", 1, "of the first run; the same one gives the same run")
+	runs := flags.Int("runs", 0, "how often each case is played (default 20 times up to 999 nodes, 5 up to 9,999, then twice; once with -v)")
 	kill := flags.Int("kill", 0, "play the case in which so many `percent` crash")
 	silent := flags.Int("silent", 0, "play the case in which so many `percent` fall silent")
 	name := flags.String("case", "all", "play this case, or all")
-	rules := flags.String("rules", "smokesignal", "smokesignal, or original: those of the Node.js library")
+	rules := flags.String("rules", "smokesignal", "smokesignal, original (those of the Node.js library) or both")
+	bars := flags.Bool("bars", false, "print only what is held to a bar")
 	svg := flags.String("svg", "", "draw the first run of each case, to a file in this `directory`")
 	verbose := flags.Bool("v", false, "tell what happens in the first run")
 	if err := flags.Parse(args); err != nil {
@@ -58,74 +59,124 @@ func run(args []string, out, log io.Writer) error {
 	if flags.NArg() > 0 {
 		return fmt.Errorf("%q is no flag", flags.Arg(0))
 	}
-	o := sim.Options{Seed: *seed}
+	p := player{out: out, log: log, o: sim.Options{Seed: *seed, Rules: sim.Smokesignal}, runs: *runs, bars: *bars, svg: *svg}
 	switch *rules {
-	case sim.Smokesignal.Name:
-		o.Rules = sim.Smokesignal
-	case sim.Original.Name:
-		o.Rules = sim.Original
+	case "smokesignal":
+	case "original":
+		p.o.Rules = sim.Original
+	case "both":
+		p.yardstick = true
 	default:
-		return fmt.Errorf("-rules %s: there are %s and %s", *rules, sim.Smokesignal.Name, sim.Original.Name)
+		return fmt.Errorf("-rules %s: there are smokesignal, original and both", *rules)
 	}
 	cases, err := choose(*name, *kill, *silent)
 	if err != nil {
 		return err
 	}
-	sizes := []int{10, 100}
-	if *n != 0 {
-		sizes = []int{*n}
-	}
-	if slices.Min(sizes) < 2 || slices.Max(sizes) > sim.MaxNodes {
-		return fmt.Errorf("-n %d: 2 to %d nodes", *n, sim.MaxNodes)
+	sizes, err := sizes(*n)
+	if err != nil {
+		return err
 	}
 	if *verbose {
-		o.Trace = func(at time.Duration, text string) { fmt.Fprintf(log, "%9.3f %s\n", at.Seconds(), text) }
-	}
-	good := true
-	for _, c := range cases {
-		if !c.Fits(o.Rules, slices.Max(sizes)) {
-			continue
+		p.o.Trace = func(at time.Duration, text string) { fmt.Fprintf(log, "%9.3f %s\n", at.Seconds(), text) }
+		if p.runs == 0 {
+			p.runs = 1
 		}
-		if err := sim.Head(out, c); err != nil {
+	}
+	for _, c := range cases {
+		if err := p.play(c, sizes); err != nil {
 			return err
 		}
-		for i, nodes := range sizes {
-			if !c.Fits(o.Rules, nodes) || c.Size != 0 && i > 0 {
-				continue
-			}
-			o.Nodes = nodes
-			var pictures []sim.Picture
-			if *svg != "" {
-				o.Frame = func(name string, w *sim.World) { pictures = append(pictures, w.Picture(name)) }
-			}
-			rows := sim.Measure(c, o, times(*runs, nodes, *verbose))
-			if err := sim.Print(out, rows); err != nil {
-				return err
-			}
-			good = good && len(sim.Missed(rows)) == 0
-			if *svg != "" {
-				file := filepath.Join(*svg, fmt.Sprintf("%s-%s-%d.svg", o.Rules.Name, c.Name, rows[0].Nodes))
-				if err := draw(file, pictures); err != nil {
-					return err
-				}
-				fmt.Fprintln(log, file)
-			}
-		}
 	}
-	if !good {
+	if p.missed {
 		return errMissed
 	}
 	return nil
 }
 
-func times(runs, nodes int, verbose bool) int {
-	switch {
-	case runs > 0:
-		return runs
-	case verbose:
-		return 1
+// sizes returns the numbers in text, which commas separate.
+func sizes(text string) (list []int, err error) {
+	for part := range strings.SplitSeq(text, ",") {
+		n, err := strconv.Atoi(part)
+		if err != nil || n < 2 || n > sim.MaxNodes {
+			return nil, fmt.Errorf("-n %s: 2 to %d nodes, or several such numbers with commas between", text, sim.MaxNodes)
+		}
+		list = append(list, n)
 	}
-	return sim.Runs(nodes)
+	return list, nil
+}
+
+// A player plays cases.
+type player struct {
+	out, log  io.Writer
+	o         sim.Options
+	runs      int
+	bars      bool
+	yardstick bool
+	svg       string
+	missed    bool
+}
+
+// play plays one case at all sizes that fit.
+func (p *player) play(c sim.Case, sizes []int) error {
+	if c.Size != 0 {
+		sizes = []int{c.Size}
+	}
+	headed := false
+	for _, nodes := range sizes {
+		if !c.Fits(p.o.Rules, nodes) {
+			continue
+		}
+		beside := p.yardstick && c.Fits(sim.Original, nodes)
+		if !headed {
+			headed = true
+			if err := sim.Head(p.out, c, beside); err != nil {
+				return err
+			}
+		}
+		if err := p.measure(c, nodes, beside); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *player) measure(c sim.Case, nodes int, beside bool) error {
+	o := p.o
+	o.Nodes = nodes
+	var pictures []sim.Picture
+	if p.svg != "" {
+		o.Frame = func(name string, w *sim.World) { pictures = append(pictures, w.Picture(name)) }
+	}
+	runs := p.runs
+	if runs <= 0 {
+		runs = sim.Runs(nodes)
+	}
+	rows := sim.Measure(c, o, runs)
+	p.missed = p.missed || len(sim.Missed(rows)) > 0
+	var others []sim.Row
+	if beside {
+		o.Rules, o.Trace, o.Frame = sim.Original, nil, nil
+		others = sim.Measure(c, o, runs)
+	}
+	if p.bars {
+		rows, others = sim.Barred(rows), sim.Barred(others)
+	}
+	if !beside {
+		others = nil
+	}
+	if err := sim.Print(p.out, rows, others); err != nil {
+		return err
+	}
+	if p.svg == "" {
+		return nil
+	}
+	file := filepath.Join(p.svg, fmt.Sprintf("%s-%s-%d.svg", p.o.Rules.Name, c.Name, nodes))
+	if err := draw(file, pictures); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(p.log, file)
+	return err
 }
 
 // choose returns the cases that are asked for.

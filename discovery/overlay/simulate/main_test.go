@@ -51,6 +51,15 @@ func TestSizes(t *testing.T) {
 	}
 }
 
+// TestBoth: the yardstick's figures are printed beside ours, and what has no bar can
+// be left out.
+func TestBoth(t *testing.T) {
+	out, _, err := try(t, "-n", "30", "-kill", "80", "-rules", "both", "-bars", "-runs", "3")
+	if err != nil || !strings.Contains(out, "| whole after |") || !strings.Contains(out, "| met | never | never |") || strings.Contains(out, "dials") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // TestMissedBarFails, so that a script notices.
 func TestMissedBarFails(t *testing.T) {
 	if out, _, err := try(t, "-n", "50", "-kill", "80", "-rules", "original", "-runs", "2"); !errors.Is(err, errMissed) {
@@ -64,6 +73,7 @@ func TestBadFlags(t *testing.T) {
 		"-rules theirs: there are":  "-rules theirs",
 		"-case no: there are burst": "-case no",
 		"-n 1: 2 to":                "-n 1",
+		"-n 10,x: 2 to":             "-n 10,x",
 		"120 % of the nodes":        "-kill 120",
 		"-1 % of the nodes":         "-silent -1",
 		`"x" is no flag`:            "x",

@@ -23,7 +23,7 @@ func TestBars(t *testing.T) {
 				o := Options{Rules: Smokesignal, Nodes: n, Seed: 1}
 				rows := Measure(c, o, runs)
 				var text strings.Builder
-				if err := Print(&text, rows); err != nil {
+				if err := Print(&text, rows, nil); err != nil {
 					t.Fatal(err)
 				}
 				t.Log("\n" + text.String())
@@ -78,7 +78,7 @@ func TestMisses(t *testing.T) {
 		t.Fatal("the original meets the bars")
 	}
 	var text strings.Builder
-	if err := Print(&text, rows); err != nil {
+	if err := Print(&text, rows, nil); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(text.String(), "| whole after | never | never | ≤ 2 s | **missed**, worst with seed") {

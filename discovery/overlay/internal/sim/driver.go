@@ -66,14 +66,7 @@ func (w *World) perform(n *node, o overlay.Output) {
 			w.abandon(n, i)
 		}
 	case overlay.AskSeed:
-		if slices.ContainsFunc(n.dials, func(d *dial) bool { return d.seed == o.Seed }) {
-			w.breach(n, "AskSeed %s while the answer is due", w.nodes[n.seeds[o.Seed]].id)
-		}
-		if i := n.seeds[o.Seed]; i == n.index {
-			w.more = append(w.more, overlay.SeedSelf(o))
-		} else {
-			w.dial(n, &dial{peer: i, seed: o.Seed})
-		}
+		w.askSeed(n, o.Seed)
 	case overlay.Renew:
 		w.more = append(w.more, w.sealed(n))
 	case overlay.Call:
@@ -124,6 +117,19 @@ func (n *node) degree() (d int) {
 	return d
 }
 
+func (w *World) askSeed(n *node, seed int) {
+	i := n.seeds[seed]
+	if slices.ContainsFunc(n.dials, func(d *dial) bool { return d.seed == seed }) {
+		w.breach(n, "asks for seed %s while the answer is due", w.nodes[i].id)
+	}
+	if i == n.index {
+		w.more = append(w.more, overlay.SeedSelf{Seed: seed})
+		return
+	}
+	w.dial(n, &dial{peer: i, seed: seed})
+}
+
+// breach notes that the machine did what its driver does not expect of it.
 func (w *World) breach(n *node, format string, p peer.ID) {
 	w.Breaches++
 	w.trace(n, "BREACH: "+format, string(p))

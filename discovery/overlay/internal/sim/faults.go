@@ -48,8 +48,9 @@ func (w *World) Leave(i int32) {
 	w.trace(n, "leaves")
 	w.hit(n)
 	w.step(n, overlay.Close{})
+	life := n.life
 	w.At(time.Second, func() {
-		if n.status == running {
+		if n.status == running && n.life == life {
 			n.status = absent
 			w.resetAll(n)
 		}

@@ -86,15 +86,25 @@ func Measure(c Case, o Options, runs int) []Row {
 	return rows
 }
 
-// Head writes the title of a case and the head of its table, in Markdown.
-func Head(out io.Writer, c Case) error {
-	_, err := fmt.Fprintf(out, "\n### %s: %s\n\n| nodes | | median | worst | bar | |\n|---|---|---|---|---|---|\n", c.Name, c.What)
+// Barred returns the rows that are held to a bar.
+func Barred(rows []Row) []Row {
+	return slices.DeleteFunc(slices.Clone(rows), func(r Row) bool { return !r.Bar.Set })
+}
+
+// Head writes the title of a case and the head of its table, in Markdown. With a
+// yardstick there are two columns more.
+func Head(out io.Writer, c Case, yardstick bool) error {
+	head := "| nodes | | median | worst | bar | |\n|---|---|---|---|---|---|"
+	if yardstick {
+		head = "| nodes | | median | worst | bar | | original: median | worst |\n|---|---|---|---|---|---|---|---|"
+	}
+	_, err := fmt.Fprintf(out, "\n### %s: %s\n\n%s\n", c.Name, c.What, head)
 	return err
 }
 
-// Print writes rows below a head.
-func Print(out io.Writer, rows []Row) error {
-	for _, r := range rows {
+// Print writes rows below a head, beside those of the yardstick unless it is nil.
+func Print(out io.Writer, rows, yardstick []Row) error {
+	for i, r := range rows {
 		bar, verdict := "", ""
 		if r.Bar.Set {
 			bar, verdict = r.Bar.text(r.Unit), "met"
@@ -102,8 +112,12 @@ func Print(out io.Writer, rows []Row) error {
 				verdict = fmt.Sprintf("**missed**, worst with seed %d", r.Seed)
 			}
 		}
-		if _, err := fmt.Fprintf(out, "| %d | %s | %s | %s | %s | %s |\n",
-			r.Nodes, r.Name, number(r.Median, r.Unit), number(r.Worst, r.Unit), bar, verdict); err != nil {
+		text := fmt.Sprintf("| %d | %s | %s | %s | %s | %s |", r.Nodes, r.Name, number(r.Median, r.Unit), number(r.Worst, r.Unit), bar, verdict)
+		if yardstick != nil {
+			y := yardstick[i]
+			text += fmt.Sprintf(" %s | %s |", number(y.Median, y.Unit), number(y.Worst, y.Unit))
+		}
+		if _, err := fmt.Fprintln(out, text); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,21 @@
+package sim
+
+import (
+	"testing"
+	"time"
+)
+
+// BenchmarkTenThousand is a minute of ten thousand nodes, their gathering included.
+func BenchmarkTenThousand(b *testing.B) {
+	if testing.Short() {
+		b.Skip("half a minute of CPU")
+	}
+	for b.Loop() {
+		w := New(Smokesignal, 1)
+		for range 10_000 {
+			w.Add(w.upTo(time.Second), 0)
+		}
+		w.Run(time.Minute)
+		b.ReportMetric(float64(w.Events), "events")
+	}
+}

@@ -18,8 +18,10 @@ var somewhere = []ma.Multiaddr{nil}
 // script drives one state by hand and writes down what it wants done.
 type script struct {
 	*testing.T
-	s   *State
-	now time.Time
+	s     *State
+	now   time.Time
+	all   bool                    // compare what is in the background too
+	react func(Output) (in Input) // the world's answer while time passes, or nil
 }
 
 func newScript(t *testing.T, minPeers, maxPeers int) *script {
@@ -27,7 +29,26 @@ func newScript(t *testing.T, minPeers, maxPeers int) *script {
 		Self: "me", Session: Session{1}, Network: "home", Min: minPeers, Max: maxPeers, Seeds: 1,
 		Rand: rand.New(rand.NewPCG(1, 2)),
 	})
-	return &script{t, s, time.Unix(1e9, 0)}
+	return &script{T: t, s: s, now: time.Unix(1e9, 0)}
+}
+
+// newSeedless is a script of a node that is its own seed, with a record and with
+// links to neighbours that have degree links each.
+func newSeedless(t *testing.T, minPeers, maxPeers, degree int, neighbours ...peer.ID) *script {
+	t.Helper()
+	c := newScript(t, 0, maxPeers)
+	c.in(SeedSelf{})
+	c.in(Sealed{Record: []byte("me"), Seq: 100})
+	for _, p := range neighbours {
+		c.link(p, degree)
+	}
+	c.s.cfg.Min = minPeers // only now, or it would ask for more meanwhile
+	return c
+}
+
+// node is a contact with all that others are told.
+func node(id peer.ID) Contact {
+	return Contact{ID: id, Record: []byte(id), Seq: 1, Addrs: somewhere}
 }
 
 // background tells what a node does beside what most tests are about: it keeps
@@ -52,7 +73,7 @@ func (c *script) in(in Input, want ...string) {
 	c.Helper()
 	var got []string
 	for _, o := range c.s.Step(c.now, in) {
-		if !c.background(o) {
+		if c.all || !c.background(o) {
 			got = append(got, describe(o))
 		}
 	}
@@ -72,12 +93,95 @@ func (c *script) after(d time.Duration, want ...string) {
 	c.in(Tick{}, want...)
 }
 
+// An event is what was done in the time that passed.
+type event struct {
+	at time.Time
+	Output
+}
+
+// feed feeds an input, and what the world answers, and returns what was done.
+func (c *script) feed(in Input) (log []event) {
+	for todo := []Input{in}; len(todo) > 0; todo = todo[1:] {
+		for _, o := range c.s.Step(c.now, todo[0]) {
+			log = append(log, event{c.now, o})
+			if c.react == nil {
+				continue
+			}
+			if in := c.react(o); in != nil {
+				todo = append(todo, in)
+			}
+		}
+	}
+	return log
+}
+
+// pass lets d pass with a Tick whenever one is due, and returns what was done. The
+// neighbours named are heard every two seconds.
+func (c *script) pass(d time.Duration, alive ...peer.ID) (log []event) {
+	c.Helper()
+	for end, beat := c.now.Add(d), c.now; ; {
+		next := earlier(beat, earlier(c.s.Next(c.now), end))
+		if next.Before(c.now) {
+			c.Fatalf("a tick is due %v ago", c.now.Sub(next))
+		}
+		c.now = next
+		if !c.now.Before(beat) {
+			beat = c.now.Add(2 * time.Second)
+			for _, p := range alive {
+				if l := c.s.link(p); l != nil {
+					log = append(log, c.feed(Received{From: Contact{ID: p}, Message: Keepalive{Degree: l.degree}})...)
+				}
+			}
+		}
+		log = append(log, c.feed(Tick{})...)
+		if !c.now.Before(end) {
+			return log
+		}
+	}
+}
+
+// sends returns when which messages of one kind were sent.
+func sends[M Message](log []event) (times []time.Time, list []Send) {
+	for _, e := range log {
+		if send, ok := e.Output.(Send); ok {
+			if _, ok := send.Message.(M); ok {
+				times, list = append(times, e.at), append(list, send)
+			}
+		}
+	}
+	return times, list
+}
+
+// pauses compares the time between events with seconds, ± 20 % and what waiting for
+// a turn may add.
+func (c *script) pauses(times []time.Time, turn time.Duration, seconds ...int) {
+	c.Helper()
+	if len(times) <= len(seconds) {
+		c.Fatalf("%d events, want more than %d", len(times), len(seconds))
+	}
+	for i, n := range seconds {
+		want, got := time.Duration(n)*time.Second, times[i+1].Sub(times[i])
+		if got < want*4/5 || got > want*6/5+turn {
+			c.Errorf("pause %d is %v, want %v ± 20 %%", i, got, want)
+		}
+	}
+}
+
 // link makes a link with p, which asks for it.
 func (c *script) link(p peer.ID, degree int) {
 	c.Helper()
 	c.from(p, Request{Session: Session{2}, Network: "home", Record: []byte(p), Degree: degree}, "pending "+string(p), "accept "+string(p))
 	c.in(OnTopic{Peer: p, Present: true}, "ready "+string(p))
-	c.from(p, Ready{}, "linked "+string(p))
+	c.from(p, Ready{Degree: degree}, "linked "+string(p))
+}
+
+// names writes a path as text.
+func names(path []peer.ID) string {
+	var list []string
+	for _, id := range path {
+		list = append(list, string(id))
+	}
+	return "[" + strings.Join(list, " ") + "]"
 }
 
 func describe(o Output) string {
@@ -91,6 +195,23 @@ func describe(o Output) string {
 			text += fmt.Sprintf(" (%s)", m.Reason)
 		case Handover:
 			text += " to " + string(m.To.Record)
+		case Request:
+			if m.Urgent {
+				text += " urgently"
+			}
+			if m.Leaving.ID != "" {
+				text += " leaving " + string(m.Leaving.ID)
+			}
+		case Beacon:
+			text += fmt.Sprintf(" of %s %d", string(m.Owner.ID), m.Owner.Seq)
+		case Shuffle:
+			text += fmt.Sprintf(" by %s for %d", names(m.Path), m.TTL)
+		case ShuffleReply:
+			text += fmt.Sprintf(" by %s", names(m.Path))
+		case Lookup:
+			text += fmt.Sprintf(" of %s by %s for %d", string(m.Target), names(m.Path), m.TTL)
+		case Found:
+			text += fmt.Sprintf(" %s by %s", string(m.Target.ID), names(m.Path))
 		}
 		return text
 	case Pending:
@@ -108,6 +229,14 @@ func describe(o Output) string {
 		return fmt.Sprintf("refused %s (%s)", string(o.Peer), o.Reason)
 	case AskSeed:
 		return "ask seed"
+	case Located:
+		text := fmt.Sprintf("located %d: %s", o.Token, string(o.Contact.ID))
+		if o.Done {
+			text += " done"
+		}
+		return text
+	case Call:
+		return "call " + string(o.To.ID)
 	case Added:
 		return fmt.Sprintf("added %d (%s)", o.Token, o.Reason)
 	}

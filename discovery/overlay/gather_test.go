@@ -1,0 +1,137 @@
+package overlay
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// learn tells the node of n others, p0 and on, before it does anything.
+func (c *script) learn(n int) {
+	for i := range n {
+		c.s.book.learn(node(peer.ID(fmt.Sprint("p", i))))
+	}
+}
+
+// refuse answers all requests with no room.
+func refuse(o Output) Input {
+	if send, ok := o.(Send); ok {
+		if _, ok := send.Message.(Request); ok {
+			return Received{From: Contact{ID: send.To.ID}, Message: Reject{Reason: ReasonFull}}
+		}
+	}
+	return nil
+}
+
+// TestSuspectIsReplaced: after 7.5 seconds of silence others are asked, and the link
+// stays.
+func TestSuspectIsReplaced(t *testing.T) {
+	c := newSeedless(t, 1, 2, 1, "a")
+	c.s.book.learn(node("x"))
+	if _, got := sends[Request](c.pass(suspect - time.Millisecond)); len(got) != 0 {
+		t.Errorf("asked before: %v", got)
+	}
+	c.after(time.Millisecond, "request x")
+	if c.s.Degree() != 1 {
+		t.Error("the suspect is no neighbour any more")
+	}
+	c.from("x", Accept{Session: Session{2}}, "pending x")
+	c.from("a", Keepalive{})
+	if got := c.s.used(); got != 2 {
+		t.Errorf("%d places taken when the suspect is back, want 2", got)
+	}
+}
+
+// TestSuspectsLeaveRoomUpToMaxAndTwo: places of suspects are free, but all together
+// stay within max+2.
+func TestSuspectsLeaveRoomUpToMaxAndTwo(t *testing.T) {
+	c := newSeedless(t, 0, 3, 1, "a", "b", "c")
+	c.pass(suspect)
+	c.link("d", 1)
+	c.link("e", 1)
+	c.from("f", Request{Session: Session{2}, Network: "home", Degree: 0}, "reject f (its peer list is full) 2")
+	if c.s.Degree() != 5 || c.s.used() != 2 {
+		t.Errorf("%d links, %d places taken; want 5 and 2", c.s.Degree(), c.s.used())
+	}
+}
+
+// TestSlowRequestHoldsBackNoOther: without an answer two more are asked each second,
+// until eight requests are under way.
+func TestSlowRequestHoldsBackNoOther(t *testing.T) {
+	c := newSeedless(t, 1, 5, 0)
+	c.learn(20)
+	if _, got := sends[Request](c.pass(0)); len(got) != 2 {
+		t.Errorf("%d asked at once, want 2", len(got))
+	}
+	for i, want := range []int{2, 2, 2, 0, 0} {
+		if _, early := sends[Request](c.pass(hedge - time.Millisecond)); len(early) != 0 {
+			t.Errorf("second %d: %d asked early", i, len(early))
+		}
+		if _, got := sends[Request](c.pass(time.Millisecond)); len(got) != want {
+			t.Errorf("second %d: %d asked, want %d", i, len(got), want)
+		}
+	}
+	if n := c.s.count(asking); n != maxDials {
+		t.Errorf("%d under way, want %d", n, maxDials)
+	}
+}
+
+// TestRefusalsSlowDown: after eight refusals one node is asked in two seconds, and
+// by a node without links four a second.
+func TestRefusalsSlowDown(t *testing.T) {
+	for _, neighbours := range [][]peer.ID{{"a", "b"}, nil} {
+		c := newSeedless(t, 3, 5, 1, neighbours...)
+		c.learn(100)
+		c.react = refuse
+		first, _ := sends[Request](c.pass(0, neighbours...))
+		later, _ := sends[Request](c.pass(10*time.Second, neighbours...))
+		want := 5
+		if neighbours == nil {
+			want = 40
+		}
+		// Requests that crossed with the eighth refusal count against the time after.
+		total := len(first) + len(later)
+		if len(first) < maxRefusals || len(first) > maxRefusals+3 || total < maxRefusals+want-1 || total > maxRefusals+want+3 {
+			t.Errorf("%d links: asked %d at once and %d later, want %d and %d", len(neighbours), len(first), len(later), maxRefusals, want)
+		}
+	}
+}
+
+// TestNeedyAsksUrgently: a node with one neighbour asks urgently once four full nodes
+// have refused it; a node with two has time.
+func TestNeedyAsksUrgently(t *testing.T) {
+	for _, neighbours := range [][]peer.ID{{"a"}, {"a", "b"}} {
+		c := newSeedless(t, 3, 5, 1, neighbours...)
+		c.learn(20)
+		refused := 0
+		c.react = func(o Output) Input {
+			if send, ok := o.(Send); ok {
+				if m, ok := send.Message.(Request); ok && m.Urgent != (refused >= vainRequests && len(neighbours) == 1) {
+					t.Errorf("%d links: urgent is %v after %d refusals", len(neighbours), m.Urgent, refused)
+				}
+			}
+			if _, ok := o.(Refused); ok {
+				refused++
+			}
+			return refuse(o)
+		}
+		c.pass(4*time.Second, neighbours...)
+		if refused < maxRefusals {
+			t.Errorf("%d refusals, want %d", refused, maxRefusals)
+		}
+	}
+}
+
+// TestAskedToMakeRoom: a node which is asked to leave does so only if it can spare
+// the link; a suspect is no link to count on.
+func TestAskedToMakeRoom(t *testing.T) {
+	c := newSeedless(t, 2, 5, 3, "a", "b")
+	c.from("a", Handover{})
+	c.link("c", 3)
+	c.pass(suspect, "a", "b")
+	c.from("a", Handover{}) // c is silent
+	c.from("c", Keepalive{Degree: 3})
+	c.from("a", Handover{}, "leave a (its peer list is full)", "unlinked a (its peer list is full)")
+}

@@ -1,0 +1,194 @@
+package overlay
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// swapRequest lets time pass until the node asks somebody other than the addresses
+// it checks, and says how.
+func (c *script) swapRequest(alive ...peer.ID) string {
+	c.Helper()
+	checked := c.react
+	c.react = func(o Output) Input { // whom it checks lives
+		if send, ok := o.(Send); ok && c.s.checking(send.To.ID) >= 0 {
+			return Received{From: send.To, Message: ShuffleReply{}}
+		}
+		return nil
+	}
+	defer func() { c.react = checked }()
+	for range 60 {
+		if _, got := sends[Request](c.pass(time.Second, alive...)); len(got) > 0 {
+			return describe(got[0])
+		}
+	}
+	return ""
+}
+
+// TestSwapLeavesOneForAnother: the asker leaves whom it named, before the new link
+// stands, so that it never has more than it had.
+func TestSwapLeavesOneForAnother(t *testing.T) {
+	c := newSeedless(t, 2, 3, 3, "a", "b", "c")
+	c.s.book.learn(node("x"))
+	named := ""
+	if got := c.swapRequest("a", "b", "c"); len(got) != len("request x leaving a") || got[:len(got)-1] != "request x leaving " {
+		t.Fatalf("asked %q, want x in place of a neighbour", got)
+	} else {
+		named = got[len(got)-1:]
+	}
+	c.from("x", Accept{Session: Session{2}, Exchange: true}, "pending x")
+	c.in(OnTopic{Peer: "x", Present: true}, "ready x")
+	moved := " (the link was handed over to another peer)"
+	c.from("x", Ready{}, "leave "+named+moved, "unlinked "+named+moved, "linked x")
+	if c.s.Degree() != 3 {
+		t.Errorf("%d links, want 3 as before", c.s.Degree())
+	}
+}
+
+// TestSwapWithFewLinks takes the new link beside the old ones.
+func TestSwapWithFewLinks(t *testing.T) {
+	c := newSeedless(t, 2, 6, 5, "a", "b")
+	c.s.book.learn(node("x"))
+	if got := c.swapRequest("a", "b"); got != "request x" {
+		t.Fatalf("asked %q, want x", got)
+	}
+	c.from("x", Accept{Session: Session{2}}, "pending x")
+	c.in(OnTopic{Peer: "x", Present: true}, "ready x")
+	c.from("x", Ready{}, "linked x")
+}
+
+// TestSwapLeavesNobodyInNeed: neighbours with few links are not named, and one that
+// came to have few meanwhile is not left.
+func TestSwapLeavesNobodyInNeed(t *testing.T) {
+	c := newSeedless(t, 2, 4, 3, "a", "b", "c")
+	c.s.book.learn(node("x"))
+	if got := c.swapRequest("a", "b", "c"); got != "" {
+		t.Errorf("%q, though nobody can spare the link", got)
+	}
+	c = newSeedless(t, 2, 4, 3, "b", "c")
+	c.link("a", 4)
+	c.s.book.learn(node("x"))
+	if got := c.swapRequest("a", "b", "c"); got != "request x leaving a" {
+		t.Fatalf("asked %q, want to leave a, which has most links", got)
+	}
+	c.from("a", Keepalive{Degree: 3})
+	c.from("x", Accept{Session: Session{2}}, "pending x")
+	c.in(OnTopic{Peer: "x", Present: true}, "ready x")
+	c.from("x", Ready{}, "linked x")
+	if c.s.Degree() != 4 {
+		t.Errorf("%d links, want 4: there is room", c.s.Degree())
+	}
+}
+
+// TestWithoutMinNoSwapsAndChecks: who wants no links of its own asks nobody.
+func TestWithoutMinNoSwapsAndChecks(t *testing.T) {
+	c := newSeedless(t, 0, 3, 5, "a", "b", "c")
+	c.s.book.learn(node("x"))
+	c.lose("y", true)
+	log := c.pass(10*time.Minute, "a", "b", "c")
+	if _, got := sends[Request](log); len(got) != 0 {
+		t.Errorf("asked %v", got)
+	}
+	if _, got := sends[Shuffle](log); len(got) != 0 {
+		t.Errorf("checked %v", got)
+	}
+}
+
+// swapWith is a request by x, which has two links and leaves another for this one.
+func swapWith(leaving Contact) Request {
+	return Request{Session: Session{2}, Network: "home", Record: []byte("x"), Degree: 2, Leaving: leaving}
+}
+
+// TestFullNodeExchanges: a full node takes the asker and sends a neighbour to whom
+// the asker leaves, before the new link stands.
+func TestFullNodeExchanges(t *testing.T) {
+	c := newSeedless(t, 2, 2, 3, "a", "b")
+	c.pass(settled, "a", "b")
+	c.from("x", swapWith(node("y")), "pending x", "accept x")
+	c.in(OnTopic{Peer: "x", Present: true}, "ready x")
+	var got []string
+	for _, e := range c.feed(Received{From: Contact{ID: "x"}, Message: Ready{}}) {
+		if send, ok := e.Output.(Send); ok {
+			if m, ok := send.Message.(Leave); ok && (len(m.Contacts) != 1 || m.Contacts[0].ID != "y" && string(m.Contacts[0].Record) != "y") {
+				t.Errorf("%s is sent to %v, want y", string(send.To.ID), m.Contacts)
+			}
+		}
+		if !c.background(e.Output) {
+			got = append(got, describe(e.Output))
+		}
+	}
+	for _, d := range []string{"a", "b"} {
+		swapped := " (the link was exchanged for one to another peer)"
+		if slices.Equal(got, []string{"leave " + d + swapped, "unlinked " + d + swapped, "linked x"}) {
+			return
+		}
+	}
+	t.Errorf("got %q, want one neighbour left and then x linked", got)
+}
+
+// TestExchangeIsRefused when nobody can be given away: too new, too few links, or it
+// is the one that the asker leaves; or when nobody is named.
+func TestExchangeIsRefused(t *testing.T) {
+	for name, try := range map[string]struct {
+		degree  int
+		pause   time.Duration
+		leaving Contact
+	}{
+		"too new":         {3, settled - time.Second, node("y")},
+		"too few links":   {2, settled, node("y")},
+		"a neighbour":     {3, settled, node("a")},
+		"nobody is named": {3, settled, Contact{ID: "y"}},
+		"this node":       {3, settled, node("me")},
+	} {
+		c := newSeedless(t, 2, 2, try.degree, "a", "b")
+		c.pass(try.pause, "a", "b")
+		got := ""
+		for _, e := range c.feed(Received{From: node("x"), Message: swapWith(try.leaving)}) {
+			got = describe(e.Output)
+		}
+		if got != "reject x (its peer list is full) 2" {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+}
+
+// TestExchangeThatCameToNothing: when the neighbours cannot be spared any more, the
+// asker is sent away; when there is room by then, nobody is.
+func TestExchangeThatCameToNothing(t *testing.T) {
+	for _, try := range []struct {
+		spoil Input
+		want  []string
+	}{
+		{Received{From: Contact{ID: "a"}, Message: Keepalive{Degree: 1}}, []string{"leave x (enough peers were found meanwhile)", "given up x"}},
+		{Gone{Peer: "a"}, []string{"linked x"}},
+	} {
+		c := newSeedless(t, 1, 2, 2, "a", "b")
+		c.pass(settled, "a", "b")
+		c.from("b", Keepalive{Degree: 1})
+		c.from("x", swapWith(node("y")), "pending x", "accept x")
+		c.feed(try.spoil)
+		c.in(OnTopic{Peer: "x", Present: true}, "ready x")
+		c.from("x", Ready{}, try.want...)
+		if c.s.Degree() != 2 {
+			t.Errorf("%d links after %v", c.s.Degree(), try.spoil)
+		}
+	}
+}
+
+// TestSwappedAsksTheOther: who was given away asks the one that has lost a link
+// likewise, if it is just one and there is room.
+func TestSwappedAsksTheOther(t *testing.T) {
+	swapped := "unlinked a (the link was exchanged for one to another peer)"
+	for n, want := range map[int][]string{1: {swapped, "request y0"}, 2: {swapped}, 0: {swapped}} {
+		c := newSeedless(t, 1, 3, 3, "a", "b")
+		var others []Contact
+		for i := range n {
+			others = append(others, node(peer.ID(fmt.Sprint("y", i))))
+		}
+		c.from("a", Leave{Reason: ReasonSwapped, Contacts: others}, want...)
+	}
+}

@@ -126,4 +126,8 @@ func TestLoneNodeTriesEverybody(t *testing.T) {
 	c.pauses(x, 0, 1, 2, 4, 8, 8)
 	y, _ := sends[Request](only("y", log))
 	c.pauses(y, 0, 2, 2, 2, 2)
+
+	c.link("b", 1)
+	x, _ = sends[Request](only("x", append(c.feed(Gone{Peer: "b"}), c.pass(time.Minute)...)))
+	c.pauses(x, 0, 1, 2, 4, 8, 8) // the next time anew
 }

@@ -101,9 +101,12 @@ type event struct {
 
 // feed feeds an input, and what the world answers, and returns what was done.
 func (c *script) feed(in Input) (log []event) {
+	c.Helper()
 	for todo := []Input{in}; len(todo) > 0; todo = todo[1:] {
 		for _, o := range c.s.Step(c.now, todo[0]) {
-			log = append(log, event{c.now, o})
+			if log = append(log, event{c.now, o}); len(log) > 1000 {
+				c.Fatalf("%s, and no end", describe(o))
+			}
 			if c.react == nil {
 				continue
 			}

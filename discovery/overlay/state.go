@@ -67,7 +67,7 @@ const (
 	walkBurst  = 16
 	lookupCost = 0.25
 	// After maxRefusals by full nodes the next one is asked after refusalPause
-	// (threats T13), by a node without links after lonePause.
+	// (threats T13), by a node without links after refusalPauseLone.
 	maxRefusals      = 8
 	refusalPause     = 2 * time.Second
 	refusalPauseLone = 250 * time.Millisecond

@@ -21,7 +21,7 @@ func (w *World) Crash(i int32) {
 
 func (w *World) resetAll(n *node) {
 	for _, c := range slices.Clone(n.conns) {
-		w.hangUp(n, c)
+		w.hangUp(n, c.conn)
 	}
 	n.bonds, n.dials, n.inbox = nil, nil, nil
 }
@@ -69,7 +69,7 @@ func (w *World) Split(side func(i int32) int8) {
 	for _, n := range w.nodes {
 		for _, c := range n.conns {
 			if c.ends[0] == n && c.ends[1].side != n.side {
-				w.after(w.line(), event{kind: deadLine, node: n.index, life: uint32(w.cuts), conn: c})
+				w.after(w.line(), event{kind: deadLine, node: n.index, life: uint32(w.cuts), conn: c.conn})
 			}
 		}
 	}

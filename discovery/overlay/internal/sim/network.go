@@ -50,11 +50,17 @@ func (c *conn) side(n *node) int {
 
 func (c *conn) other(n *node) *node { return c.ends[1-c.side(n)] }
 
+// An end is a node's connection to a peer.
+type end struct {
+	peer int32 // beside the pointer, as it is searched for all the time
+	*conn
+}
+
 // conn returns the newest connection of n to a peer, or nil.
 func (n *node) conn(peer int32) *conn {
 	for i := len(n.conns) - 1; i >= 0; i-- {
-		if c := n.conns[i]; c.ends[0].index == peer || c.ends[1].index == peer {
-			return c
+		if n.conns[i].peer == peer {
+			return n.conns[i].conn
 		}
 	}
 	return nil
@@ -176,8 +182,8 @@ func (w *World) connect(n, p *node, d *dial) {
 	c := n.conn(p.index)
 	if c == nil {
 		c = &conn{ends: [2]*node{n, p}, open: [2]bool{true, true}, born: w.now}
-		n.conns = append(n.conns, c)
-		p.conns = append(p.conns, c)
+		n.conns = append(n.conns, end{p.index, c})
+		p.conns = append(p.conns, end{n.index, c})
 		w.trim(n)
 		w.trim(p)
 	}
@@ -206,8 +212,8 @@ func (w *World) trim(n *node) {
 		if len(n.conns) <= enoughConns || w.now-c.born < connGrace {
 			return
 		}
-		if n.bond(c.other(n).index, false) == nil {
-			w.hangUp(n, c)
+		if n.bond(c.peer, false) == nil {
+			w.hangUp(n, c.conn)
 		}
 	}
 }
@@ -303,7 +309,7 @@ func (w *World) hangUp(n *node, c *conn) {
 // drop forgets n's end of a connection.
 func (w *World) drop(n *node, c *conn) {
 	c.open[c.side(n)] = false
-	n.conns = slices.DeleteFunc(n.conns, func(x *conn) bool { return x == c })
+	n.conns = slices.DeleteFunc(n.conns, func(x end) bool { return x.conn == c })
 }
 
 func (w *World) hearHangUp(n *node, c *conn) {
@@ -345,7 +351,7 @@ func (w *World) lineDead(n *node, e event) {
 	if e.conn == nil {
 		if n.status == silent && e.life == n.life {
 			for _, c := range slices.Clone(n.conns) {
-				w.lose(c.other(n), c)
+				w.lose(w.nodes[c.peer], c.conn)
 			}
 			n.conns = nil
 		}

@@ -19,15 +19,19 @@ func (w *World) sealed(n *node) overlay.Sealed {
 	return overlay.Sealed{Record: binary.BigEndian.AppendUint64([]byte(n.id), n.record), Seq: n.record}
 }
 
-// contact returns who has sealed a record.
-func contact(record []byte) overlay.Contact {
-	if len(record) < 8 {
+// contact returns who has sealed a record. All contacts of a node share its id, so
+// that comparing ids finds them in the processor's cache.
+func (w *World) contact(record []byte) overlay.Contact {
+	cut := len(record) - 8
+	if cut < idLen {
 		return overlay.Contact{}
 	}
-	cut := len(record) - 8
-	return overlay.Contact{
-		ID: peer.ID(record[:cut]), Record: record, Seq: binary.BigEndian.Uint64(record[cut:]), Addrs: dialable,
+	id := peer.ID(record[:cut])
+	i, ok := w.index(id)
+	if !ok || w.nodes[i].id != id {
+		return overlay.Contact{}
 	}
+	return overlay.Contact{ID: w.nodes[i].id, Record: record, Seq: binary.BigEndian.Uint64(record[cut:]), Addrs: dialable}
 }
 
 // contactOf returns what the receiver of m knows of the sender.
@@ -43,7 +47,7 @@ func (w *World) contactOf(from *node, m overlay.Message) overlay.Contact {
 			record = m.Origin.Record
 		}
 	}
-	if c := contact(record); c.ID == from.id {
+	if c := w.contact(record); c.ID == from.id {
 		return c
 	}
 	return overlay.Contact{ID: from.id}
@@ -61,12 +65,12 @@ func (w *World) wire(m overlay.Message) overlay.Message {
 	}
 	open := func(list []overlay.Contact) {
 		for i := range list {
-			list[i] = contact(list[i].Record)
+			list[i] = w.contact(list[i].Record)
 		}
 	}
 	switch v := m.(type) {
 	case overlay.Request:
-		v.Leaving = contact(v.Leaving.Record)
+		v.Leaving = w.contact(v.Leaving.Record)
 		m = v
 	case overlay.Accept:
 		open(v.Contacts)
@@ -75,25 +79,25 @@ func (w *World) wire(m overlay.Message) overlay.Message {
 	case overlay.Leave:
 		open(v.Contacts)
 	case overlay.Walk:
-		v.Origin = contact(v.Origin.Record)
+		v.Origin = w.contact(v.Origin.Record)
 		m = v
 	case overlay.Handover:
-		v.To = contact(v.To.Record)
+		v.To = w.contact(v.To.Record)
 		m = v
 	case overlay.Shuffle:
-		v.Origin = contact(v.Origin.Record)
+		v.Origin = w.contact(v.Origin.Record)
 		open(v.Contacts)
 		m = v
 	case overlay.ShuffleReply:
 		open(v.Contacts)
 	case overlay.Beacon:
-		v.Owner = contact(v.Owner.Record)
+		v.Owner = w.contact(v.Owner.Record)
 		m = v
 	case overlay.Lookup:
-		v.Origin = contact(v.Origin.Record)
+		v.Origin = w.contact(v.Origin.Record)
 		m = v
 	case overlay.Found:
-		v.Target = contact(v.Target.Record)
+		v.Target = w.contact(v.Target.Record)
 		m = v
 	}
 	return m

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -27,6 +28,7 @@ type World struct {
 	queue queue
 	rand  *rand.Rand
 	nodes []*node
+	ids   strings.Builder
 	cuts  int                // partitions so far
 	side  func(i int32) int8 // of the partition, if there is one
 	finds uint64             // searches so far
@@ -70,7 +72,7 @@ type node struct {
 	turnAt time.Duration
 	inbox  []letter
 
-	conns   []*conn
+	conns   []end         // the oldest first
 	trimmed time.Duration // when there were too many of them
 	dials   []*dial
 	busy    int // dials under way
@@ -113,14 +115,26 @@ const idLen = 7
 func (w *World) Add(delay time.Duration, seeds ...int32) int32 {
 	i := int32(len(w.nodes))
 	// What follows the number is random, since rules may prefer some ids.
-	id := peer.ID(fmt.Sprintf("n%06d-%08x", i, w.rand.Uint32()))
-	n := &node{id: id, index: i, seeds: seeds}
+	n := &node{id: w.newID(fmt.Sprintf("n%06d-%08x", i, w.rand.Uint32())), index: i, seeds: seeds}
 	w.nodes = append(w.nodes, n)
 	if w.side != nil {
 		n.side = w.side(i)
 	}
 	w.Start(i, delay)
 	return i
+}
+
+// newID returns text as an id. The ids of neighbours lie beside each other, as they
+// are compared all the time.
+func (w *World) newID(text string) peer.ID {
+	const block = 1024
+	if w.ids.Len()+len(text) > w.ids.Cap() || w.ids.Cap() == 0 {
+		w.ids = strings.Builder{}
+		w.ids.Grow(block * len(text))
+	}
+	begin := w.ids.Len()
+	w.ids.WriteString(text)
+	return peer.ID(w.ids.String()[begin:])
 }
 
 // Start starts a node that was not started yet, or has crashed. It has the same

@@ -72,8 +72,12 @@ func find(list []*entry, id peer.ID) *entry {
 	return nil
 }
 
+// knows returns the known address of a node, or nil.
+func (b *book) knows(id peer.ID) *entry { return find(b.known, id) }
+
+// get returns the known or lost address of a node, or nil.
 func (b *book) get(id peer.ID) *entry {
-	if e := find(b.known, id); e != nil {
+	if e := b.knows(id); e != nil {
 		return e
 	}
 	return find(b.lost, id)
@@ -112,7 +116,7 @@ func (b *book) heard(c Contact, now time.Time) {
 		b.add(e)
 	}
 	b.learn(c)
-	if e := find(b.known, c.ID); e != nil {
+	if e := b.knows(c.ID); e != nil {
 		e.fails, e.checked = 0, now
 	}
 }
@@ -129,7 +133,7 @@ func (b *book) add(e *entry) {
 // linked notes that c is a neighbour now.
 func (b *book) linked(c Contact, now time.Time) {
 	b.heard(c, now)
-	if e := find(b.known, c.ID); e != nil {
+	if e := b.knows(c.ID); e != nil {
 		e.neighbour = true
 	}
 }
@@ -137,7 +141,7 @@ func (b *book) linked(c Contact, now time.Time) {
 // failed notes an attempt in vain, or the loss of a neighbour: the address is lost
 // until it is heard again. vary spreads the next attempt.
 func (b *book) failed(id peer.ID, now time.Time, vary func(time.Duration) time.Duration) {
-	e := find(b.known, id)
+	e := b.knows(id)
 	if e != nil {
 		b.known = slices.DeleteFunc(b.known, func(x *entry) bool { return x == e })
 		if len(b.lost) >= maxLost {

@@ -85,16 +85,6 @@ func (s *State) usable(now time.Time) func(*entry) bool {
 // it asks nobody but its seeds, which were named to be asked.
 func (s *State) lonely() bool { return s.cfg.Max != 0 && s.healthy() == 0 }
 
-// healthy is the number of links that are not suspect.
-func (s *State) healthy() (n int) {
-	for _, l := range s.links {
-		if l.phase == up && !l.suspect(s.now) {
-			n++
-		}
-	}
-	return n
-}
-
 // gather looks for links while there are fewer than min.
 func (s *State) gather(now time.Time) {
 	missing := s.cfg.Min - s.used()
@@ -200,16 +190,7 @@ func (s *State) sendWalks(now time.Time) {
 
 // neighbour returns a random linked node other than those named, or nil.
 func (s *State) neighbour(not ...peer.ID) *link {
-	var list []*link
-	for _, l := range s.links {
-		if l.phase == up && !slices.Contains(not, l.ID) {
-			list = append(list, l)
-		}
-	}
-	if len(list) == 0 {
-		return nil
-	}
-	return list[s.cfg.Rand.IntN(len(list))]
+	return s.pick(func(l *link) bool { return !slices.Contains(not, l.ID) })
 }
 
 // allow bounds the walks one neighbour may have us pass on.
@@ -233,7 +214,7 @@ func (s *State) walk(now time.Time, from *link, m Walk) {
 	s.book.learn(origin)
 	next := s.neighbour(from.ID, origin.ID)
 	last := m.TTL <= 0 || next == nil
-	e := find(s.book.known, origin.ID) // a lost one has to be heard of first
+	e := s.book.knows(origin.ID) // a lost one has to be heard of first
 	free := e != nil && s.usable(now)(e) && s.count(asking) < maxDials
 	switch {
 	case free && s.room(0) && (last || s.used() < s.cfg.Min || s.cfg.Rand.IntN(2) == 0):
@@ -271,7 +252,7 @@ func (s *State) handover(now time.Time) {
 	if late >= handoverLimit {
 		least = s.cfg.Min // nobody has followed a handover
 	}
-	if to := s.above(least); to != nil {
+	if to := s.pick(func(l *link) bool { return l.degree > least }); to != nil {
 		s.handAt = now.Add(s.jitter(handoverPause))
 		s.send(to.Contact, Handover{})
 		return
@@ -323,20 +304,6 @@ func (s *State) handoverPair() (roomy, to *link) {
 	return roomy, to
 }
 
-// above returns a random neighbour with more than least links, or nil.
-func (s *State) above(least int) *link {
-	var list []*link
-	for _, l := range s.links {
-		if l.phase == up && l.degree > least {
-			list = append(list, l)
-		}
-	}
-	if len(list) == 0 {
-		return nil
-	}
-	return list[s.cfg.Rand.IntN(len(list))]
-}
-
 // richest returns the neighbour with the most links.
 func (s *State) richest() (best *link) {
 	for _, l := range s.links {
@@ -370,7 +337,7 @@ func (s *State) takeOver(now time.Time, from *link, to Contact) {
 	case l != nil:
 		l.instead, l.beyond = from.ID, true
 	case s.room(over):
-		if e := find(s.book.known, to.ID); e != nil && s.usable(now)(e) {
+		if e := s.book.knows(to.ID); e != nil && s.usable(now)(e) {
 			l := s.ask(now, to, false)
 			l.instead, l.beyond = from.ID, true
 		}

@@ -220,10 +220,7 @@ func (s *State) complete(now time.Time, l *link) {
 	s.walkVain, s.refusals, s.refusedInRow = 0, 0, 0
 	s.book.linked(l.Contact, now)
 	s.emit(Linked{Peer: l.ID, Greeting: l.ready.Greeting})
-	for _, token := range l.tokens {
-		s.emit(Added{Token: token, Peer: l.ID})
-	}
-	l.tokens = nil
+	s.added(l, ReasonNone, "")
 	s.degreeChanged(now)
 	s.tellBeacon(now, l)
 	if old := s.link(l.instead); old != nil && old.phase == up {
@@ -243,9 +240,7 @@ func (s *State) forget(l *link) {
 // end drops a link because of a fault: it may be set up again at once.
 func (s *State) end(now time.Time, l *link, why Reason) {
 	s.forget(l)
-	for _, token := range l.tokens {
-		s.emit(Added{Token: token, Peer: l.ID, Reason: why})
-	}
+	s.added(l, why, "")
 	if l.phase == asking {
 		return
 	}
@@ -345,9 +340,15 @@ func (s *State) refused(now time.Time, l *link, why Reason, network string) {
 		s.refusedInRow++
 	}
 	s.emit(Refused{Peer: l.ID, Reason: why, Network: network})
+	s.added(l, why, network)
+}
+
+// added answers the Adds that wait for the link.
+func (s *State) added(l *link, why Reason, network string) {
 	for _, token := range l.tokens {
 		s.emit(Added{Token: token, Peer: l.ID, Reason: why, Network: network})
 	}
+	l.tokens = nil
 }
 
 // forgiven returns the refusals that still count.
@@ -376,9 +377,7 @@ func (s *State) unreachable(now time.Time, id peer.ID, why Reason) {
 			s.book.remove(id)
 		}
 		s.emit(Refused{Peer: id, Reason: why})
-		for _, token := range l.tokens {
-			s.emit(Added{Token: token, Peer: id, Reason: why})
-		}
+		s.added(l, why, "")
 	default:
 		s.end(now, l, why)
 	}

@@ -124,7 +124,7 @@ func (s *State) lookedUp(now time.Time, l *link, m Lookup) {
 		pass(t) // it knows best, and may have to call back
 		return
 	}
-	if e := find(s.book.known, m.Target); e != nil && len(e.Record) > 0 {
+	if e := s.book.knows(m.Target); e != nil && len(e.Record) > 0 {
 		answer(e.Contact)
 		return
 	}
@@ -135,10 +135,10 @@ func (s *State) lookedUp(now time.Time, l *link, m Lookup) {
 
 func (s *State) found(now time.Time, l *link, m Found) {
 	if len(m.Path) > 0 {
-		s.passBack(l, m.Path, func(rest []peer.ID) Message {
-			m.Path = rest
-			return m
-		})
+		if next := s.back(l, m.Path); next != nil {
+			m.Path = m.Path[:len(m.Path)-1]
+			s.send(next.Contact, m)
+		}
 		return
 	}
 	for _, x := range s.searches {

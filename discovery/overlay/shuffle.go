@@ -32,7 +32,7 @@ const (
 type shuffling struct {
 	nextWalk time.Time
 	walks    int
-	asked    time.Time // when a walk was sent whose reply has not come
+	asked    bool // a walk was sent whose reply has not come
 
 	nextCheck time.Time
 	gap       time.Duration
@@ -68,7 +68,7 @@ func (s *State) shuffle(now time.Time) {
 		}
 		sh.nextWalk = now.Add(s.vary(pause))
 		if to := s.neighbour(); to != nil {
-			sh.asked = now
+			sh.asked = true
 			s.send(to.Contact, Shuffle{
 				Path: []peer.ID{s.cfg.Self}, TTL: walkTTL, Tag: s.Tag(), Origin: s.contact(), Contacts: s.some(shuffleSize, to.ID),
 			})
@@ -133,7 +133,7 @@ func (s *State) checkFailed(now time.Time, id peer.ID) bool {
 		return false
 	}
 	s.shuffling.checks = slices.Delete(s.shuffling.checks, i, i+1)
-	if find(s.book.known, id) != nil { // that a lost one is still lost says nothing of the others
+	if s.book.knows(id) != nil { // that a lost one is still lost says nothing of the others
 		s.shuffling.gap = max(s.shuffling.gap/2, checkLeast)
 		s.shuffling.nextCheck = earlier(s.shuffling.nextCheck, now.Add(s.shuffling.gap))
 	}
@@ -173,16 +173,16 @@ func (s *State) shuffled(now time.Time, from Contact, l *link, m Shuffle) {
 
 func (s *State) shuffleReplied(now time.Time, from Contact, l *link, m ShuffleReply) {
 	if len(m.Path) > 0 {
-		s.passBack(l, m.Path, func(rest []peer.ID) Message {
-			m.Path = rest
-			return m
-		})
+		if next := s.back(l, m.Path); next != nil {
+			m.Path = m.Path[:len(m.Path)-1]
+			s.send(next.Contact, m)
+		}
 		return
 	}
 	if i := s.checking(from.ID); i >= 0 {
 		c := s.shuffling.checks[i]
 		s.shuffling.checks = slices.Delete(s.shuffling.checks, i, i+1)
-		known := find(s.book.known, from.ID) != nil
+		known := s.book.knows(from.ID) != nil
 		s.book.heard(from, now)
 		if known {
 			s.shuffling.gap = min(s.shuffling.gap*2, checkMost)
@@ -195,10 +195,10 @@ func (s *State) shuffleReplied(now time.Time, from Contact, l *link, m ShuffleRe
 		case c.neighbour && s.room(0) && s.usable(now)(e):
 			s.ask(now, e.Contact, false).keep = true
 		}
-	} else if l == nil || s.shuffling.asked.IsZero() {
+	} else if l == nil || !s.shuffling.asked {
 		return // nobody asked for it
 	} else {
-		s.shuffling.asked = time.Time{}
+		s.shuffling.asked = false
 	}
 	s.contacts(m.Contacts)
 }
@@ -219,13 +219,16 @@ func (s *State) goodPath(path []peer.ID, from peer.ID) bool {
 	return len(path) > 0 && len(path) <= maxPath && path[len(path)-1] == from && !slices.Contains(path, s.cfg.Self)
 }
 
-// passBack sends an answer on to the last node of its path, which was a neighbour
-// when the question came from there.
-func (s *State) passBack(from *link, path []peer.ID, m func(rest []peer.ID) Message) {
-	if from == nil || from.phase != up || len(path) > maxPath {
-		return
+// back returns the next node on the way back of an answer that came from a
+// neighbour: the last of its path, which was a neighbour when the question came from
+// there. It returns nil if the answer cannot be passed on.
+func (s *State) back(from *link, path []peer.ID) *link {
+	if from == nil || from.phase != up {
+		return nil
 	}
-	if next := s.link(path[len(path)-1]); next != nil && next.phase == up && next != from {
-		s.send(next.Contact, m(path[:len(path)-1]))
+	next := s.link(path[len(path)-1])
+	if next == nil || next.phase != up || next == from {
+		return nil
 	}
+	return next
 }

@@ -40,7 +40,8 @@ const (
 	// over max sheds a link, so that its neighbours do not all do so at once.
 	handoverPause = 500 * time.Millisecond
 	// handoverEvery is how long one neighbour has to follow a handover before
-	// another is asked; after handoverLimit the link is dropped instead.
+	// another is asked; after handoverLimit any that can spare the link may leave, and
+	// after four times that one is left.
 	handoverEvery = 2 * time.Second
 	handoverLimit = 5 * time.Second
 	// degreePause is how soon neighbours are told of a new number of links.
@@ -73,7 +74,8 @@ const (
 	refusalPauseLone = 250 * time.Millisecond
 )
 
-// Config is what a State needs to know. All fields but Min and Max are required.
+// Config is what a State needs to know. All fields but Min, Max and Seeds are
+// required.
 type Config struct {
 	Self    peer.ID
 	Session Session
@@ -155,7 +157,7 @@ type link struct {
 	readySent bool
 	ready     *Ready    // the peer's, once it came
 	tokens    []uint64  // of Adds that wait for this link
-	instead   peer.ID   // whom to leave when this link is up: a handover or a swap
+	instead   peer.ID   // whom to leave when this link is up: a handover
 	exchanged bool      // leaving gets another neighbour
 	swap      bool      // part of a swap: leaving is left for this link, or gets another in return
 	leaving   Contact   // of who was asked: the neighbour that the asker leaves
@@ -190,7 +192,7 @@ func (s *State) RTT(id peer.ID) time.Duration {
 // Known returns the contacts of neighbours and the known addresses.
 func (s *State) Known() (list []Contact) {
 	for _, l := range s.links {
-		if l.phase == up && find(s.book.known, l.ID) == nil {
+		if l.phase == up && s.book.knows(l.ID) == nil {
 			list = append(list, l.Contact)
 		}
 	}
@@ -357,15 +359,32 @@ func (s *State) count(p phase) (n int) {
 // gone.
 func (l *link) suspect(now time.Time) bool { return l.phase == up && now.Sub(l.heard) >= suspect }
 
-// used is the number of places taken: links and those about to be, but not links to
-// suspects.
-func (s *State) used() (n int) {
+// healthy is the number of links that are not suspect.
+func (s *State) healthy() (n int) {
 	for _, l := range s.links {
-		if l.phase == accepted || l.phase == up && !l.suspect(s.now) {
+		if l.phase == up && !l.suspect(s.now) {
 			n++
 		}
 	}
 	return n
+}
+
+// used is the number of places taken: links and those about to be, but not links to
+// suspects.
+func (s *State) used() int { return s.healthy() + s.count(accepted) }
+
+// pick returns a random neighbour of those that f accepts, or nil.
+func (s *State) pick(f func(*link) bool) *link {
+	var list []*link
+	for _, l := range s.links {
+		if l.phase == up && f(l) {
+			list = append(list, l)
+		}
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	return list[s.cfg.Rand.IntN(len(list))]
 }
 
 // room tells whether a place is free, counted up to max+extra. Those that
@@ -377,7 +396,7 @@ func (s *State) room(extra int) bool {
 	if s.cfg.Max == 0 {
 		return false // zero means zero, also for lone nodes
 	}
-	return s.used() < s.cfg.Max+extra && s.count(up)+s.count(accepted) < s.cfg.Max+over
+	return s.used() < s.cfg.Max+extra && s.Degree()+s.count(accepted) < s.cfg.Max+over
 }
 
 // add asks for a link on the user's wish.

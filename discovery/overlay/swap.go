@@ -77,17 +77,10 @@ func (s *State) spareable() int { return s.cfg.Min + (s.cfg.Max-s.cfg.Min)/2 + 1
 
 // spare returns a random neighbour that can do without this node, or nil.
 func (s *State) spare(now time.Time, not ...Contact) *link {
-	var list []*link
-	for _, l := range s.links {
-		if l.phase == up && !l.manual && len(l.Record) > 0 && l.degree >= s.spareable() && now.Sub(l.since) >= settled &&
-			!slices.ContainsFunc(not, func(c Contact) bool { return c.ID == l.ID }) {
-			list = append(list, l)
-		}
-	}
-	if len(list) == 0 {
-		return nil
-	}
-	return list[s.cfg.Rand.IntN(len(list))]
+	return s.pick(func(l *link) bool {
+		return !l.manual && len(l.Record) > 0 && l.degree >= s.spareable() && now.Sub(l.since) >= settled &&
+			!slices.ContainsFunc(not, func(c Contact) bool { return c.ID == l.ID })
+	})
 }
 
 // exchangeable tells whether a full node can take an asker that leaves somebody.
@@ -126,7 +119,7 @@ func (s *State) swapped(now time.Time, contacts []Contact) {
 	if len(contacts) != 1 || !s.room(0) {
 		return
 	}
-	if e := find(s.book.known, contacts[0].ID); e != nil && s.usable(now)(e) {
+	if e := s.book.knows(contacts[0].ID); e != nil && s.usable(now)(e) {
 		s.ask(now, e.Contact, false).keep = true
 	}
 }

@@ -148,274 +148,180 @@ func Decode(b []byte) (Message, error) {
 }
 
 func decodeBody(num int, b []byte) (Message, error) {
-	d := decoder{body: b}
 	switch num {
 	case numRequest:
 		var m Request
-		d.each(func(f frame.Field) {
-			switch f.Num {
-			case 1:
-				d.session(&m.Session, f)
-			case 2:
-				m.Network = string(d.bytes(f, MaxNetwork))
-			case 3:
-				m.Record = d.bytes(f, MaxRecord)
-			case 4:
-				m.Degree = d.uint(f, maxDegree)
-			case 5:
-				m.Urgent = f.Uint != 0
-			case 6:
-				m.Manual = f.Uint != 0
-			case 7:
-				d.tag(&m.Tag, f)
-			case 8:
-				m.Leaving.Record = d.bytes(f, MaxRecord)
-			}
-		})
-		return m, d.err
+		err := read(b, session(&m.Session), text(&m.Network, MaxNetwork), octets(&m.Record, MaxRecord), number(&m.Degree, maxDegree),
+			flag(&m.Urgent), flag(&m.Manual), tag(&m.Tag), octets(&m.Leaving.Record, MaxRecord))
+		return m, err
 	case numAccept:
 		var m Accept
-		d.each(func(f frame.Field) {
-			switch f.Num {
-			case 1:
-				d.session(&m.Session, f)
-			case 2:
-				m.Record = d.bytes(f, MaxRecord)
-			case 3:
-				m.Degree = d.uint(f, maxDegree)
-			case 4:
-				d.contact(&m.Contacts, f)
-			case 5:
-				m.Exchange = f.Uint != 0
-			}
-		})
-		return m, d.err
+		err := read(b, session(&m.Session), octets(&m.Record, MaxRecord), number(&m.Degree, maxDegree), contacts(&m.Contacts), flag(&m.Exchange))
+		return m, err
 	case numReject:
 		var m Reject
-		d.each(func(f frame.Field) {
-			switch f.Num {
-			case 1:
-				m.Reason = d.reason(f)
-			case 2:
-				m.Network = string(d.bytes(f, MaxNetwork))
-			case 3:
-				d.contact(&m.Contacts, f)
-			case 4:
-				d.tag(&m.Tag, f)
-			}
-		})
-		return m, d.err
+		err := read(b, reason(&m.Reason), text(&m.Network, MaxNetwork), contacts(&m.Contacts), tag(&m.Tag))
+		return m, err
 	case numReady:
 		var m Ready
-		d.each(func(f frame.Field) {
-			switch f.Num {
-			case 1:
-				m.Degree = d.uint(f, maxDegree)
-			case 2:
-				m.Greeting = d.bytes(f, MaxFrame)
-			}
-		})
-		return m, d.err
+		err := read(b, number(&m.Degree, maxDegree), octets(&m.Greeting, MaxFrame))
+		return m, err
 	case numKeepalive:
 		var m Keepalive
-		d.each(func(f frame.Field) {
-			switch f.Num {
-			case 1:
-				m.Degree = d.uint(f, maxDegree)
-			case 2:
-				m.Stamp = micros(f)
-			case 3:
-				m.Echo = micros(f)
-			case 4:
-				m.Hold = micros(f)
-			}
-		})
-		return m, d.err
+		err := read(b, number(&m.Degree, maxDegree), micros(&m.Stamp), micros(&m.Echo), micros(&m.Hold))
+		return m, err
 	case numLeave:
 		var m Leave
-		d.each(func(f frame.Field) {
-			switch f.Num {
-			case 1:
-				m.Reason = d.reason(f)
-			case 2:
-				d.contact(&m.Contacts, f)
-			}
-		})
-		return m, d.err
+		err := read(b, reason(&m.Reason), contacts(&m.Contacts))
+		return m, err
 	case numWalk:
 		var m Walk
-		d.each(func(f frame.Field) {
-			switch f.Num {
-			case 1:
-				m.Origin.Record = d.bytes(f, MaxRecord)
-			case 2:
-				m.TTL = min(d.uint(f, maxDegree), maxWalkTTL)
-			case 3:
-				m.Urgent = f.Uint != 0
-			}
-		})
-		return m, d.err
+		err := read(b, octets(&m.Origin.Record, MaxRecord), number(&m.TTL, maxWalkTTL), flag(&m.Urgent))
+		return m, err
 	case numHandover:
 		var m Handover
-		d.each(func(f frame.Field) {
-			if f.Num == 1 {
-				m.To.Record = d.bytes(f, MaxRecord)
-			}
-		})
-		return m, d.err
+		err := read(b, octets(&m.To.Record, MaxRecord))
+		return m, err
 	case numShuffle:
 		var m Shuffle
-		d.each(func(f frame.Field) {
-			switch f.Num {
-			case 1:
-				d.path(&m.Path, f)
-			case 2:
-				m.TTL = min(d.uint(f, maxDegree), maxTTL)
-			case 3:
-				d.tag(&m.Tag, f)
-			case 4:
-				m.Origin.Record = d.bytes(f, MaxRecord)
-			case 5:
-				d.contact(&m.Contacts, f)
-			}
-		})
-		return m, d.err
+		err := read(b, path(&m.Path), number(&m.TTL, maxTTL), tag(&m.Tag), octets(&m.Origin.Record, MaxRecord), contacts(&m.Contacts))
+		return m, err
 	case numShuffleReply:
 		var m ShuffleReply
-		d.each(func(f frame.Field) {
-			switch f.Num {
-			case 1:
-				d.path(&m.Path, f)
-			case 2:
-				d.tag(&m.Tag, f)
-			case 3:
-				d.contact(&m.Contacts, f)
-			}
-		})
-		return m, d.err
+		err := read(b, path(&m.Path), tag(&m.Tag), contacts(&m.Contacts))
+		return m, err
 	case numBeacon:
 		var m Beacon
-		d.each(func(f frame.Field) {
-			if f.Num == 1 {
-				m.Owner.Record = d.bytes(f, MaxRecord)
-			}
-		})
-		return m, d.err
+		err := read(b, octets(&m.Owner.Record, MaxRecord))
+		return m, err
 	case numLookup:
 		var m Lookup
-		d.each(func(f frame.Field) {
-			switch f.Num {
-			case 1:
-				d.path(&m.Path, f)
-			case 2:
-				m.TTL = min(d.uint(f, maxDegree), maxTTL)
-			case 3:
-				m.Token = f.Uint
-			case 4:
-				m.Target = peer.ID(d.bytes(f, maxID))
-			case 5:
-				m.Origin.Record = d.bytes(f, MaxRecord)
-			}
-		})
-		return m, d.err
+		err := read(b, path(&m.Path), number(&m.TTL, maxTTL), integer(&m.Token), text(&m.Target, maxID), octets(&m.Origin.Record, MaxRecord))
+		return m, err
 	case numFound:
 		var m Found
-		d.each(func(f frame.Field) {
-			switch f.Num {
-			case 1:
-				d.path(&m.Path, f)
-			case 2:
-				m.Token = f.Uint
-			case 3:
-				m.Target.Record = d.bytes(f, MaxRecord)
-			}
-		})
-		return m, d.err
+		err := read(b, path(&m.Path), integer(&m.Token), octets(&m.Target.Record, MaxRecord))
+		return m, err
 	default:
 		return Signal{Payload: append([]byte(nil), b...)}, nil
 	}
 }
 
-// decoder walks the fields of one body and remembers the first error.
-type decoder struct {
-	body []byte
-	err  error
-}
+// A reader takes one field of a message. What it takes does not refer to the field.
+type reader func(frame.Field) error
 
-func (d *decoder) each(field func(frame.Field)) {
-	for f, err := range frame.Fields(d.body) {
+// read gives the fields of b to readers, field 1 to the first. Others are of a later
+// version.
+func read(b []byte, readers ...reader) error {
+	for f, err := range frame.Fields(b) {
 		if err != nil {
-			d.fail(err)
+			return err
 		}
-		if d.err != nil {
-			return
+		if f.Num > protowire.Number(len(readers)) {
+			continue
 		}
-		field(f)
+		if err := readers[f.Num-1](f); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
-func (d *decoder) fail(err error) {
-	if d.err == nil {
-		d.err = err
-	}
-}
-
-func (d *decoder) bytes(f frame.Field, limit int) []byte {
-	if len(f.Bytes) > limit {
-		d.fail(fmt.Errorf("%w: field %d has %d bytes, the limit is %d", frame.ErrTooLarge, f.Num, len(f.Bytes), limit))
+func octets(to *[]byte, limit int) reader {
+	return func(f frame.Field) error {
+		if len(f.Bytes) > limit {
+			return fmt.Errorf("%w: field %d has %d bytes, the limit is %d", frame.ErrTooLarge, f.Num, len(f.Bytes), limit)
+		}
+		*to = append([]byte(nil), f.Bytes...)
 		return nil
 	}
-	return append([]byte(nil), f.Bytes...)
 }
 
-func (d *decoder) uint(f frame.Field, limit int) int { return int(min(f.Uint, uint64(limit))) }
-
-func (d *decoder) reason(f frame.Field) Reason {
-	if f.Uint >= uint64(reasonEnd) {
-		return ReasonNone // of a later version
-	}
-	return Reason(f.Uint)
-}
-
-func (d *decoder) session(to *Session, f frame.Field) {
-	if len(f.Bytes) != len(to) {
-		d.fail(fmt.Errorf("%w: a session has %d bytes", frame.ErrMalformed, len(to)))
-		return
-	}
-	copy(to[:], f.Bytes)
-}
-
-func (d *decoder) contact(to *[]Contact, f frame.Field) {
-	if len(*to) < MaxContacts {
-		*to = append(*to, Contact{Record: d.bytes(f, MaxRecord)})
+func text[T ~string](to *T, limit int) reader {
+	return func(f frame.Field) error {
+		var b []byte
+		err := octets(&b, limit)(f)
+		*to = T(b)
+		return err
 	}
 }
 
-func (d *decoder) path(to *[]peer.ID, f frame.Field) {
-	if len(*to) == maxPath {
-		d.fail(fmt.Errorf("%w: a path of more than %d nodes", frame.ErrTooLarge, maxPath))
-		return
+// number reads what is greater than limit as that.
+func number(to *int, limit int) reader {
+	return func(f frame.Field) error {
+		*to = int(min(f.Uint, uint64(limit)))
+		return nil
 	}
-	*to = append(*to, peer.ID(d.bytes(f, maxID)))
 }
 
-func (d *decoder) tag(to *Tag, f frame.Field) {
-	inner := decoder{body: f.Bytes}
-	inner.each(func(f frame.Field) {
-		switch f.Num {
-		case 1:
-			to.ID = peer.ID(inner.bytes(f, maxID))
-		case 2:
-			to.Seq = f.Uint
+func integer(to *uint64) reader {
+	return func(f frame.Field) error {
+		*to = f.Uint
+		return nil
+	}
+}
+
+func flag(to *bool) reader {
+	return func(f frame.Field) error {
+		*to = f.Uint != 0
+		return nil
+	}
+}
+
+func micros(to *time.Duration) reader {
+	return func(f frame.Field) error {
+		*to = time.Duration(min(f.Uint, 1<<52)) * time.Microsecond
+		return nil
+	}
+}
+
+func reason(to *Reason) reader {
+	return func(f frame.Field) error {
+		*to = ReasonNone // for one of a later version
+		if f.Uint < uint64(reasonEnd) {
+			*to = Reason(f.Uint)
 		}
-	})
-	if inner.err != nil {
-		d.fail(inner.err)
+		return nil
 	}
 }
 
-func micros(f frame.Field) time.Duration {
-	return time.Duration(min(f.Uint, 1<<52)) * time.Microsecond
+func session(to *Session) reader {
+	return func(f frame.Field) error {
+		if len(f.Bytes) != len(to) {
+			return fmt.Errorf("%w: a session has %d bytes", frame.ErrMalformed, len(to))
+		}
+		copy(to[:], f.Bytes)
+		return nil
+	}
+}
+
+// contacts reads the first MaxContacts.
+func contacts(to *[]Contact) reader {
+	return func(f frame.Field) error {
+		if len(*to) == MaxContacts {
+			return nil
+		}
+		var c Contact
+		err := octets(&c.Record, MaxRecord)(f)
+		*to = append(*to, c)
+		return err
+	}
+}
+
+func path(to *[]peer.ID) reader {
+	return func(f frame.Field) error {
+		if len(*to) == maxPath {
+			return fmt.Errorf("%w: a path of more than %d nodes", frame.ErrTooLarge, maxPath)
+		}
+		var id peer.ID
+		err := text(&id, maxID)(f)
+		*to = append(*to, id)
+		return err
+	}
+}
+
+func tag(to *Tag) reader {
+	return func(f frame.Field) error { return read(f.Bytes, text(&to.ID, maxID), integer(&to.Seq)) }
 }
 
 func appendContacts(b []byte, num protowire.Number, contacts []Contact) []byte {

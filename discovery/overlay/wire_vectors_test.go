@@ -165,9 +165,9 @@ func fromVector(v vector) Message {
 		return Request{Session(r.Session), r.Network, r.Record, r.Degree, r.Urgent, r.Manual, tagFrom(r.Tag), Contact{Record: r.Leaving}}
 	case v.Accept != nil:
 		a := v.Accept
-		return Accept{Session(a.Session), a.Record, a.Degree, a.Exchange, contacts(a.Contacts)}
+		return Accept{Session(a.Session), a.Record, a.Degree, a.Exchange, toContacts(a.Contacts)}
 	case v.Reject != nil:
-		return Reject{Reason(v.Reject.Reason), v.Reject.Network, tagFrom(v.Reject.Tag), contacts(v.Reject.Contacts)}
+		return Reject{Reason(v.Reject.Reason), v.Reject.Network, tagFrom(v.Reject.Tag), toContacts(v.Reject.Contacts)}
 	case v.Ready != nil:
 		return Ready{v.Ready.Degree, v.Ready.Greeting}
 	case v.Keepalive != nil:
@@ -175,7 +175,7 @@ func fromVector(v vector) Message {
 		us := func(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
 		return Keepalive{k.Degree, us(k.Stamp), us(k.Echo), us(k.Hold)}
 	case v.Leave != nil:
-		return Leave{Reason(v.Leave.Reason), contacts(v.Leave.Contacts)}
+		return Leave{Reason(v.Leave.Reason), toContacts(v.Leave.Contacts)}
 	case v.Walk != nil:
 		return Walk{Contact{Record: v.Walk.Origin}, v.Walk.TTL, v.Walk.Urgent}
 	case v.Handover != nil:
@@ -184,16 +184,16 @@ func fromVector(v vector) Message {
 		return Signal{*v.Signal}
 	case v.Shuffle != nil:
 		x := v.Shuffle
-		return Shuffle{path(x.Path), x.TTL, tagFrom(x.Tag), Contact{Record: x.Origin}, contacts(x.Contacts)}
+		return Shuffle{toPath(x.Path), x.TTL, tagFrom(x.Tag), Contact{Record: x.Origin}, toContacts(x.Contacts)}
 	case v.Reply != nil:
-		return ShuffleReply{path(v.Reply.Path), tagFrom(v.Reply.Tag), contacts(v.Reply.Contacts)}
+		return ShuffleReply{toPath(v.Reply.Path), tagFrom(v.Reply.Tag), toContacts(v.Reply.Contacts)}
 	case v.Beacon != nil:
 		return Beacon{Contact{Record: v.Beacon.Owner}}
 	case v.Lookup != nil:
 		x := v.Lookup
-		return Lookup{path(x.Path), x.TTL, x.Token, peer.ID(x.Target), Contact{Record: x.Origin}}
+		return Lookup{toPath(x.Path), x.TTL, x.Token, peer.ID(x.Target), Contact{Record: x.Origin}}
 	case v.Found != nil:
-		return Found{path(v.Found.Path), v.Found.Token, Contact{Record: v.Found.Target}}
+		return Found{toPath(v.Found.Path), v.Found.Token, Contact{Record: v.Found.Target}}
 	}
 	return nil
 }
@@ -205,7 +205,7 @@ func records(list []Contact) (all []vectors.Bytes) {
 	return all
 }
 
-func contacts(list []vectors.Bytes) (all []Contact) {
+func toContacts(list []vectors.Bytes) (all []Contact) {
 	for _, r := range list {
 		all = append(all, Contact{Record: []byte(r)})
 	}
@@ -233,7 +233,7 @@ func ids(path []peer.ID) (list []vectors.Bytes) {
 	return list
 }
 
-func path(list []vectors.Bytes) (ids []peer.ID) {
+func toPath(list []vectors.Bytes) (ids []peer.ID) {
 	for _, b := range list {
 		ids = append(ids, peer.ID(b))
 	}

@@ -42,7 +42,7 @@ func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) err
 	// one, or from there.
 	dial, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer d.whenConnected(p, func(c network.Conn) {
+	defer whenConnected(d.host.Network(), p, func(c network.Conn) {
 		direct := !circuit.Is(c.RemoteMultiaddr())
 		if direct && (c.Stat().Direction == network.DirInbound || !ma.Contains(addrs, c.RemoteMultiaddr())) {
 			cancel()
@@ -81,15 +81,15 @@ func (d *Driver) allowed(p peer.ID, addrs []ma.Multiaddr) (list []ma.Multiaddr) 
 
 // whenConnected calls f for each connection that there is to p until stop is
 // called. f must not block.
-func (d *Driver) whenConnected(p peer.ID, f func(network.Conn)) (stop func()) {
+func whenConnected(n network.Network, p peer.ID, f func(network.Conn)) (stop func()) {
 	hears := &network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
 		if c.RemotePeer() == p {
 			f(c)
 		}
 	}}
-	d.host.Network().Notify(hears)
-	for _, c := range d.host.Network().ConnsToPeer(p) {
+	n.Notify(hears)
+	for _, c := range n.ConnsToPeer(p) {
 		f(c)
 	}
-	return func() { d.host.Network().StopNotify(hears) }
+	return func() { n.StopNotify(hears) }
 }

@@ -176,6 +176,8 @@ func New(cfg Config) *Driver {
 		adds:    map[uint64]chan overlay.Added{},
 		inbound: map[peer.ID]int{},
 		links:   map[peer.ID]bool{},
+		finds:   map[uint64]*lookup{},
+		lookups: lookups{byTarget: map[peer.ID]*lookup{}},
 		state: overlay.New(overlay.Config{
 			Self: cfg.Host.ID(), Session: cfg.Session, Network: cfg.Network, Min: cfg.Min, Max: cfg.Max, Seeds: len(cfg.Seeds),
 			Rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
@@ -193,7 +195,7 @@ func New(cfg Config) *Driver {
 func (d *Driver) Start() error {
 	if d.cfg.LAN {
 		lan, err := startLAN(d.host, d.cfg.Network, func(info peer.AddrInfo) {
-			d.run(func() { d.found(info) })
+			d.Learn(overlay.Contact{ID: info.ID, Addrs: info.Addrs})
 		})
 		if err != nil {
 			// A machine without multicast can still join by its seeds.
@@ -424,13 +426,6 @@ func (d *Driver) tick() {
 func (d *Driver) Network() (n overlay.Network) {
 	d.ask(context.Background(), func() { n = d.state.Network() })
 	return n
-}
-
-// found takes an address from the local network, or from another source.
-func (d *Driver) found(info peer.AddrInfo) {
-	if info.ID != d.host.ID() && len(info.Addrs) > 0 {
-		d.step(overlay.Learned{Contact: overlay.Contact{ID: info.ID, Addrs: info.Addrs}})
-	}
 }
 
 // TopicChanged says that a peer was seen joining or leaving the pubsub topic.

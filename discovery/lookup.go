@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+	"github.com/go-smokesignal/smokesignal/internal/circuit"
 )
 
 // headStart is how long the addresses which libp2p remembers of a peer are dialled
@@ -128,13 +130,12 @@ func (d *Driver) introduced(ctx context.Context, info peer.AddrInfo) peer.AddrIn
 	}
 }
 
-// connected returns the addresses of p if there is a connection to it: where it
-// was dialled, then what it says of itself.
+// connected returns the addresses of p if there is a direct connection to it: where
+// it was dialled, then what it says of itself.
 func (d *Driver) connected(p peer.ID) (peer.AddrInfo, bool) {
-	if d.host.Network().Connectedness(p) != network.Connected {
-		return peer.AddrInfo{}, false
-	}
-	conns := d.host.Network().ConnsToPeer(p)
+	conns := slices.DeleteFunc(d.host.Network().ConnsToPeer(p), func(c network.Conn) bool {
+		return circuit.Is(c.RemoteMultiaddr()) // over which nothing is sent
+	})
 	if len(conns) == 0 {
 		return peer.AddrInfo{}, false
 	}
@@ -169,9 +170,6 @@ func (d *Driver) join(p peer.ID) (*lookup, error) {
 	if !d.run(func() { d.tasks.Go(func() { d.look(l) }) }) {
 		l.cancel()
 		return nil, ErrClosed
-	}
-	if d.lookups.byTarget == nil {
-		d.lookups.byTarget = map[peer.ID]*lookup{}
 	}
 	d.lookups.byTarget[p] = l
 	return l, nil
@@ -210,7 +208,7 @@ func (d *Driver) look(l *lookup) {
 // made.
 func (d *Driver) search(l *lookup, askOverlay func()) (peer.AddrInfo, error) {
 	came := make(chan struct{}, 1)
-	defer d.whenConnected(l.target, func(network.Conn) {
+	defer whenConnected(d.host.Network(), l.target, func(network.Conn) {
 		select {
 		case came <- struct{}{}:
 		default:
@@ -337,9 +335,6 @@ func (d *Driver) dialTold(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) 
 func (d *Driver) askFor(l *lookup) {
 	d.token++
 	l.token = d.token
-	if d.finds == nil {
-		d.finds = map[uint64]*lookup{}
-	}
 	d.finds[l.token] = l
 	d.step(overlay.Find{Target: l.target, Token: l.token})
 }

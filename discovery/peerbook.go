@@ -408,15 +408,6 @@ func (b *PeerBook) write(list []bookEntry) error {
 	return nil
 }
 
-// openContact returns the contact that a record makes.
-func openContact(record []byte) (overlay.Contact, error) {
-	info, seq, err := openRecord(record)
-	if err != nil {
-		return overlay.Contact{}, err
-	}
-	return overlay.Contact{ID: info.ID, Record: record, Seq: seq, Addrs: info.Addrs}, nil
-}
-
 // Known returns the links and known addresses of the overlay, and who is linked.
 func (d *Driver) Known(ctx context.Context) (contacts []overlay.Contact, linked map[peer.ID]bool, err error) {
 	err = d.ask(ctx, func() {

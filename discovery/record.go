@@ -9,6 +9,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/record"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal/discovery/overlay"
 )
 
 const (
@@ -85,4 +87,14 @@ func openRecord(b []byte) (peer.AddrInfo, uint64, error) {
 		return peer.AddrInfo{}, 0, fmt.Errorf("discovery: record of %d addresses, the limit is %d", len(rec.Addrs), maxRecordAddrs)
 	}
 	return peer.AddrInfo{ID: rec.PeerID, Addrs: rec.Addrs}, rec.Seq, nil
+}
+
+// openContact returns the contact that a record makes, with all the addresses it
+// claims.
+func openContact(record []byte) (overlay.Contact, error) {
+	info, seq, err := openRecord(record)
+	if err != nil {
+		return overlay.Contact{}, err
+	}
+	return overlay.Contact{ID: info.ID, Record: record, Seq: seq, Addrs: info.Addrs}, nil
 }

@@ -36,24 +36,20 @@ func dialsRelays(h corehost.Host) bool {
 // side could dial us; both begin by themselves. Otherwise it returns ErrRelayed when
 // ctx ends, or the error of ctx if that was cancelled.
 func awaitDirect(ctx context.Context, h corehost.Host, p peer.ID) error {
-	direct := make(chan struct{}, 1)
 	n := h.Network()
-	notify := &network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
-		if c.RemotePeer() == p && !circuit.Is(c.RemoteMultiaddr()) {
-			select {
-			case direct <- struct{}{}:
-			default:
-			}
-		}
-	}}
 	if circuit.Direct(n, p) {
 		return nil
 	}
-	n.Notify(notify)
-	defer n.StopNotify(notify)
+	came := make(chan struct{}, 1)
+	defer whenConnected(n, p, func(network.Conn) {
+		select {
+		case came <- struct{}{}:
+		default:
+		}
+	})()
 	for !circuit.Direct(n, p) {
 		select {
-		case <-direct:
+		case <-came:
 		case <-ctx.Done():
 			if errors.Is(ctx.Err(), context.Canceled) {
 				return ctx.Err()

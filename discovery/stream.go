@@ -324,80 +324,40 @@ func (d *Driver) exit(p peer.ID) {
 func (d *Driver) accept(p peer.ID, via ma.Multiaddr, m overlay.Message) (overlay.Contact, overlay.Message, bool) {
 	relays := dialsRelays(d.host)
 	open := func(record []byte) (overlay.Contact, bool) {
-		info, seq, err := openRecord(record)
+		c, err := openContact(record)
 		if err != nil {
 			return overlay.Contact{}, false
 		}
-		addrs := FilterAddrs(info.Addrs, via)
+		claimed := c.Addrs
+		c.Addrs = FilterAddrs(claimed, via)
 		if relays {
-			addrs = append(addrs, filterRelayed(info.Addrs, via)...)
+			c.Addrs = append(c.Addrs, filterRelayed(claimed, via)...)
 		}
-		return overlay.Contact{ID: info.ID, Record: record, Seq: seq, Addrs: addrs}, true
+		return c, true
 	}
-	list := func(in []overlay.Contact) (out []overlay.Contact) {
-		for _, c := range in {
-			if c, ok := open(c.Record); ok && len(c.Addrs) > 0 {
-				out = append(out, c)
-			}
-		}
-		return out
+	m, ok := overlay.Open(m, open, func(record []byte) (overlay.Contact, bool) {
+		c, ok := open(record)
+		return c, ok && len(c.Addrs) > 0
+	})
+	if !ok {
+		return overlay.Contact{}, nil, false
 	}
 	from := overlay.Contact{ID: p}
-	own := func(record []byte) bool {
-		if len(record) == 0 {
-			return true // a node that cannot be dialled
-		}
-		c, ok := open(record)
-		if !ok || c.ID != p {
-			return false
-		}
-		from = c
-		return true
-	}
-	ok := true
+	var own []byte // empty for a node that cannot be dialled
 	switch v := m.(type) {
 	case overlay.Request:
-		if ok = own(v.Record); ok && len(v.Leaving.Record) > 0 {
-			v.Leaving, ok = open(v.Leaving.Record)
-		}
-		m = v
+		own = v.Record
 	case overlay.Accept:
-		ok = own(v.Record)
-		v.Contacts = list(v.Contacts)
-		m = v
-	case overlay.Reject:
-		v.Contacts = list(v.Contacts)
-		m = v
-	case overlay.Leave:
-		v.Contacts = list(v.Contacts)
-		m = v
-	case overlay.Walk:
-		v.Origin, ok = open(v.Origin.Record)
-		m = v
-	case overlay.Handover:
-		if len(v.To.Record) > 0 {
-			v.To, ok = open(v.To.Record)
-		}
-		m = v
+		own = v.Record
 	case overlay.Shuffle:
-		v.Origin, ok = open(v.Origin.Record)
-		v.Contacts = list(v.Contacts)
 		if v.Origin.ID == p {
 			from = v.Origin
 		}
-		m = v
-	case overlay.ShuffleReply:
-		v.Contacts = list(v.Contacts)
-		m = v
-	case overlay.Beacon:
-		v.Owner, ok = open(v.Owner.Record)
-		m = v
-	case overlay.Lookup:
-		v.Origin, ok = open(v.Origin.Record)
-		m = v
-	case overlay.Found:
-		v.Target, ok = open(v.Target.Record)
-		m = v
 	}
-	return from, m, ok
+	if len(own) > 0 {
+		if from, ok = open(own); !ok || from.ID != p {
+			return overlay.Contact{}, nil, false
+		}
+	}
+	return from, m, true
 }

@@ -147,6 +147,70 @@ func Decode(b []byte) (Message, error) {
 	return m, nil
 }
 
+// Open returns m with the contacts that its records make, as Decode leaves them
+// without: a node that m is about by one, those of a list by list, which leaves out
+// those for which it returns false. It reports false when one does.
+func Open(m Message, one, list func(record []byte) (Contact, bool)) (Message, bool) {
+	ok := true
+	open := func(c *Contact) {
+		if contact, good := one(c.Record); good {
+			*c = contact
+		} else {
+			ok = false
+		}
+	}
+	openAll := func(contacts *[]Contact) {
+		var kept []Contact
+		for _, c := range *contacts {
+			if contact, good := list(c.Record); good {
+				kept = append(kept, contact)
+			}
+		}
+		*contacts = kept
+	}
+	switch v := m.(type) {
+	case Request:
+		if len(v.Leaving.Record) > 0 {
+			open(&v.Leaving)
+		}
+		m = v
+	case Accept:
+		openAll(&v.Contacts)
+		m = v
+	case Reject:
+		openAll(&v.Contacts)
+		m = v
+	case Leave:
+		openAll(&v.Contacts)
+		m = v
+	case Walk:
+		open(&v.Origin)
+		m = v
+	case Handover:
+		if len(v.To.Record) > 0 {
+			open(&v.To)
+		}
+		m = v
+	case Shuffle:
+		open(&v.Origin)
+		openAll(&v.Contacts)
+		m = v
+	case ShuffleReply:
+		openAll(&v.Contacts)
+		m = v
+	case Beacon:
+		open(&v.Owner)
+		m = v
+	case Lookup:
+		open(&v.Origin)
+		m = v
+	case Found:
+		open(&v.Target)
+		m = v
+	}
+	return m, ok
+}
+
 func decodeBody(num int, b []byte) (Message, error) {
 	switch num {
 	case numRequest:

@@ -63,42 +63,7 @@ func (w *World) wire(m overlay.Message) overlay.Message {
 	if err != nil {
 		panic(fmt.Sprintf("sim: a message cannot be decoded: %v", err))
 	}
-	open := func(list []overlay.Contact) {
-		for i := range list {
-			list[i] = w.contact(list[i].Record)
-		}
-	}
-	switch v := m.(type) {
-	case overlay.Request:
-		v.Leaving = w.contact(v.Leaving.Record)
-		m = v
-	case overlay.Accept:
-		open(v.Contacts)
-	case overlay.Reject:
-		open(v.Contacts)
-	case overlay.Leave:
-		open(v.Contacts)
-	case overlay.Walk:
-		v.Origin = w.contact(v.Origin.Record)
-		m = v
-	case overlay.Handover:
-		v.To = w.contact(v.To.Record)
-		m = v
-	case overlay.Shuffle:
-		v.Origin = w.contact(v.Origin.Record)
-		open(v.Contacts)
-		m = v
-	case overlay.ShuffleReply:
-		open(v.Contacts)
-	case overlay.Beacon:
-		v.Owner = w.contact(v.Owner.Record)
-		m = v
-	case overlay.Lookup:
-		v.Origin = w.contact(v.Origin.Record)
-		m = v
-	case overlay.Found:
-		v.Target = w.contact(v.Target.Record)
-		m = v
-	}
+	open := func(record []byte) (overlay.Contact, bool) { return w.contact(record), true }
+	m, _ = overlay.Open(m, open, open)
 	return m
 }

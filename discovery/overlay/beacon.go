@@ -83,14 +83,20 @@ func (s *State) tendBeacon(now time.Time) {
 		return
 	}
 	if !s.owning() {
-		s.beacon.former = append(s.beacon.former, s.Tag())
-		if len(s.beacon.former) > maxFormer {
-			s.beacon.former = s.beacon.former[1:]
-		}
+		s.giveUp()
 		s.own(now)
 	}
 	s.beacon.next = now.Add(beaconInterval)
 	s.emit(Renew{}) // the answer is flooded
+}
+
+// giveUp remembers the owner, whose beacon is not heard any more, so that a stale one
+// does not bring it back.
+func (s *State) giveUp() {
+	s.beacon.former = append(s.beacon.former, s.Tag())
+	if len(s.beacon.former) > maxFormer {
+		s.beacon.former = s.beacon.former[1:]
+	}
 }
 
 // own makes this node the owner.
@@ -135,19 +141,22 @@ func (s *State) hearBeacon(now time.Time, from *link, owner Contact) {
 		}
 		return
 	}
-	gone := func(t Tag) bool { return t.ID == owner.ID && owner.Seq <= t.Seq }
-	r := rank(owner.ID)
-	if slices.ContainsFunc(b.former, gone) {
+	stale := func(t Tag) bool { return t.ID == owner.ID && owner.Seq <= t.Seq }
+	if slices.ContainsFunc(b.former, stale) {
 		return
 	}
-	if r > b.rank {
+	r := rank(owner.ID)
+	gone := !s.owning() && now.Sub(b.heard) >= beaconLife
+	switch {
+	case gone:
+		s.giveUp() // it was another's turn to follow
+	case r > b.rank:
 		// Our part has a better one, which from has not heard of.
 		if now.Sub(from.toldAt) >= beaconInterval {
 			s.tellBeacon(now, from)
 		}
 		return
-	}
-	if now.Sub(b.since) >= beaconLife {
+	case now.Sub(b.since) >= beaconLife:
 		s.book.hope(now) // two parts have come together
 	}
 	s.setOwner(now, owner)

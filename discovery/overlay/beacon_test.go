@@ -130,6 +130,25 @@ func TestOwnerIsFollowed(t *testing.T) {
 	c.from("b", beaconOf(lower[0], 6), fmt.Sprintf("beacon a of %s 6", string(lower[0])), fmt.Sprintf("beacon c of %s 6", string(lower[0])))
 }
 
+// TestOthersTurn: once its owner's beacon is overdue, a node follows whoever takes the
+// place first, also one it would not follow otherwise.
+func TestOthersTurn(t *testing.T) {
+	lower, higher := ranked()
+	c := newFlood(t)
+	c.s.Step(c.now, Received{From: Contact{ID: "a"}, Message: beaconOf(lower[0], 5)})
+	c.pass(beaconLife-time.Millisecond, "a", "b", "c")
+	c.s.Step(c.now, Received{From: Contact{ID: "b"}, Message: beaconOf(higher[0], 1)})
+	if got := c.s.Tag().ID; got != lower[0] {
+		t.Fatalf("%s took over too early", got)
+	}
+	c.pass(time.Millisecond, "a", "b", "c")
+	c.from("b", beaconOf(higher[0], 1), fmt.Sprintf("beacon a of %s 1", string(higher[0])), fmt.Sprintf("beacon c of %s 1", string(higher[0])))
+	c.from("c", beaconOf(lower[0], 5)) // under way for long
+	if got := c.s.Tag().ID; got != higher[0] {
+		t.Errorf("the tag is %s's", got)
+	}
+}
+
 // TestTurns: among those that wait, the lowest hash follows first, all within five
 // seconds.
 func TestTurns(t *testing.T) {

@@ -93,6 +93,10 @@ func (s *places) close() {
 func (s *places) keep(p *place) {
 	try := 0
 	for s.ctx.Err() == nil {
+		select {
+		case <-p.lost: // before this attempt
+		default:
+		}
 		until, err := s.reserve(p)
 		s.set(p, until, err)
 		var pause time.Duration
@@ -104,19 +108,27 @@ func (s *places) keep(p *place) {
 			left := time.Until(until)
 			pause, try = max(left/2, left-renewBefore, minReservePause), 0
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-p.lost:
-			if err == nil {
-				s.set(p, time.Time{}, errors.New("the connection was lost"))
-			} else {
-				<-timer.C // what was lost was an attempt
-			}
-		case <-s.ctx.Done():
+		lost := p.lost
+		if err != nil {
+			lost = nil // what was lost was an attempt
 		}
-		timer.Stop()
+		if s.wait(pause, lost) {
+			s.set(p, time.Time{}, errors.New("the connection was lost"))
+		}
 	}
+}
+
+// wait returns after the pause, when the host closes, or at a loss, which it reports.
+func (s *places) wait(pause time.Duration, lost <-chan struct{}) bool {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-lost:
+		return true
+	case <-timer.C:
+	case <-s.ctx.Done():
+	}
+	return false
 }
 
 // reserve asks the relay for a place.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
@@ -168,7 +169,7 @@ func TestOnlyWhatIsAskedFor(t *testing.T) {
 			}
 		}
 		listens := ma.Contains(h.Network().ListenAddresses(), circuitListen)
-		if listens != c.cfg.punches() {
+		if listens != c.cfg.Punches() {
 			t.Errorf("%s: it listens behind relays: %v", name, listens)
 		}
 	}
@@ -219,6 +220,29 @@ func TestCloseLeavesNothingOfNAT(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// TestWaitForRelays: the pause between two attempts ends at once when the host closes,
+// whatever was lost before, and when a place is lost.
+func TestWaitForRelays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &places{}
+		s.ctx, s.cancel = context.WithCancel(t.Context())
+		lost := make(chan struct{}, 1)
+		began := time.Now()
+		if s.wait(time.Minute, lost); time.Since(began) != time.Minute {
+			t.Errorf("waited %v instead of a minute", time.Since(began))
+		}
+		lost <- struct{}{}
+		began = time.Now()
+		if !s.wait(time.Minute, lost) || time.Since(began) != 0 {
+			t.Errorf("a loss was noticed after %v", time.Since(began))
+		}
+		time.AfterFunc(time.Second, s.cancel)
+		if s.wait(time.Minute, nil) || time.Since(began) != time.Second {
+			t.Errorf("waited %v for a host that closed after a second", time.Since(began))
+		}
+	})
 }
 
 // TestGateKeepsBroadcastsOffRelays: pubsub sees an admitted peer when it is

@@ -159,7 +159,7 @@ func (w *World) linked(n *node, i int32) {
 		}
 	}
 	n.parted = kept
-	w.watchNeighbour(n)
+	w.watchNeighbour(n, i)
 }
 
 // explained tells whether a fault explains that n parts from a peer and comes back

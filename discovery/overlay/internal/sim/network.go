@@ -255,6 +255,7 @@ func (w *World) arrive(n *node, c *conn, m overlay.Message) {
 			w.after(w.latency(n.index, from.index), event{kind: hungUp, node: from.index, peer: n.index, conn: c})
 		}
 	default:
+		w.heardOver(n, from.index)
 		if s, ok := m.(*signal); ok {
 			if n.linkedTo(from.index) {
 				w.give(n, letter{from: from.index, sign: s})

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"github.com/go-smokesignal/smokesignal/discovery/overlay"
@@ -72,20 +73,27 @@ func (w *World) upTo(d time.Duration) time.Duration {
 	return time.Duration(w.rand.Uint64N(uint64(d)))
 }
 
-// watchNeighbour is called when n has a new link.
-func (w *World) watchNeighbour(n *node) {
+// watchNeighbour is called when n has a new link, to peer.
+func (w *World) watchNeighbour(n *node, peer int32) {
 	if !w.rules.Watchdog {
 		return
 	}
 	if n.degree() == 1 {
 		w.restartWatch(n, pingInterval/2, pingInterval/2)
 	}
-	for _, s := range n.seeds {
-		if x := n.watched(s); x.seed >= 0 && n.linkedTo(s) {
-			w.heardSeed(n, x)
-		}
-	}
+	w.heardOver(n, peer)
 	w.armWatch(n)
+}
+
+// heardOver notes that something came over the link to a peer.
+func (w *World) heardOver(n *node, peer int32) {
+	if !w.rules.Watchdog || !slices.Contains(n.seeds, peer) || !n.linkedTo(peer) {
+		return
+	}
+	if x := n.watched(peer); x.seed >= 0 {
+		w.heardSeed(n, x)
+		w.armWatch(n)
+	}
 }
 
 // restartWatch lets the silence of every seed begin now.
@@ -158,9 +166,6 @@ func (w *World) watchDue(n *node, life uint32) {
 		x := &n.watch.list[i]
 		if x.seed < 0 {
 			continue
-		}
-		if n.linkedTo(x.target) {
-			w.heardSeed(n, x)
 		}
 		if w.now >= x.next {
 			if x.passed >= 0 && w.now-x.passed < pingInterval/2 {

@@ -27,10 +27,7 @@ type Part struct {
 // Network returns what the node knows of the part of the network that it is in, as of
 // now. Before Start and after Close it returns the zero value.
 func (n *Node) Network() Part {
-	n.mu.Lock()
-	stage := n.stage
-	n.mu.Unlock()
-	if stage != stageStarted {
+	if n.running() != nil {
 		return Part{}
 	}
 	x := n.driver.Network()

@@ -409,20 +409,28 @@ func (n *Node) Peers() *Peers { return &n.peers }
 // address, and dials it, all within its ctx.
 func (n *Node) Peer(id ID) *Peer { return n.peers.handle(id) }
 
+// running returns ErrNotStarted or ErrClosed when the node is not on the network.
+func (n *Node) running() error {
+	n.mu.Lock()
+	stage := n.stage
+	n.mu.Unlock()
+	switch {
+	case n.closing.Load() || stage == stageClosed:
+		return ErrClosed
+	case stage == stageNew:
+		return ErrNotStarted
+	}
+	return nil
+}
+
 // AddPeer links to the node at addr, given as for Seeds, beyond the minimum up
 // to the maximum of the peer list. It returns when the link stands. The error is
 // ErrFull (this list, or the other node's), ErrSelf, ErrOtherNetwork,
 // ErrUnreachable, ErrRelayed, ErrUnresolvable, ErrNotSmokesignal, a *WrongIDError,
 // or that of ctx.
 func (n *Node) AddPeer(ctx context.Context, addr string) (*Peer, error) {
-	n.mu.Lock()
-	stage := n.stage
-	n.mu.Unlock()
-	switch stage {
-	case stageNew:
-		return nil, ErrNotStarted
-	case stageClosed:
-		return nil, ErrClosed
+	if err := n.running(); err != nil {
+		return nil, err
 	}
 	id, err := n.driver.AddPeer(ctx, addr)
 	if err != nil {

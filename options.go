@@ -276,7 +276,7 @@ func (c *config) validate() ([]*discovery.Seed, error) {
 			bad("Seeds: %w", err)
 			continue
 		}
-		if seed.Relayed() && !c.punches() {
+		if seed.Relayed() && !c.nat.Punches() {
 			bad("Seeds: seed %q: %w", text, errNoHolePunching)
 		}
 		seeds = append(seeds, seed)

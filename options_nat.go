@@ -48,11 +48,6 @@ func PortMapping() Option {
 	return func(c *config) { c.nat.PortMapping = true }
 }
 
-// punches tells whether the node dials through relays.
-func (c *config) punches() bool {
-	return c.nat.HolePunching || len(c.nat.Relays) > 0 || c.nat.RelayService
-}
-
 var errNoHolePunching = errors.New("it is behind a relay, which needs HolePunching or Relays")
 
 // whyRelayed says of the nodes that were reached through a relay, unless the known

@@ -104,19 +104,6 @@ func (n *Node) locate(ctx context.Context, p peer.ID) error {
 	return err
 }
 
-// running returns why nothing can be looked for, or nil.
-func (n *Node) running() error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	switch n.stage {
-	case stageNew:
-		return ErrNotStarted
-	case stageClosed:
-		return ErrClosed
-	}
-	return nil
-}
-
 // Routing lets other libp2p code find any node of the network by its id: its
 // FindPeer asks the neighbours, and these theirs, for the signed address, and
 // returns when there is a connection to the node, with the addresses at which it

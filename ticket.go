@@ -30,14 +30,8 @@ func ParseTicket(text string) (Ticket, error) {
 // Ticket returns ErrNotStarted before Start, ErrClosed after Close, and an error if
 // no address can be dialled by others.
 func (n *Node) Ticket() (string, error) {
-	n.mu.Lock()
-	stage := n.stage
-	n.mu.Unlock()
-	switch {
-	case n.closing.Load() || stage == stageClosed:
-		return "", ErrClosed
-	case stage == stageNew:
-		return "", ErrNotStarted
+	if err := n.running(); err != nil {
+		return "", err
 	}
 	text, err := Ticket{ID: n.ID(), Network: n.cfg.network, Addrs: n.Addrs()}.Encode()
 	if err != nil {

@@ -56,9 +56,10 @@ type NAT struct {
 	PortMapping bool
 }
 
-func (n NAT) punches() bool { return n.HolePunching || len(n.Relays) > 0 || n.RelayService }
+// Punches tells whether any of it makes the host punch holes.
+func (n NAT) Punches() bool { return n.HolePunching || len(n.Relays) > 0 || n.RelayService }
 
-func (n NAT) any() bool { return n.punches() || n.PortMapping }
+func (n NAT) any() bool { return n.Punches() || n.PortMapping }
 
 // punchTimeout bounds one attempt at a direct connection. All of it, the dial
 // through the relay and a first attempt that fails included, has to fit into the
@@ -72,7 +73,7 @@ const tcpHandicap = time.Second
 // shows a host that punches holes where it is seen; on a slow network it must not lose
 // to TCP by a hair, since a node is dialed once.
 func (n NAT) ranker() network.DialRanker {
-	if !n.punches() {
+	if !n.Punches() {
 		return swarm.DefaultDialRanker
 	}
 	return func(addrs []ma.Multiaddr) []network.AddrDelay {
@@ -160,7 +161,7 @@ func (h *Host) prepareNAT(opts *basichost.HostOpts, limits network.ResourceManag
 	if cfg.PortMapping {
 		opts.NATManager = func(n network.Network) basichost.NATManager { return basichost.NewNATManager(n) }
 	}
-	if cfg.punches() {
+	if cfg.Punches() {
 		opts.EnableHolePunching = true
 		opts.HolePunchingOptions = []holepunch.Option{holepunch.DirectDialTimeout(punchTimeout)}
 	}
@@ -235,7 +236,7 @@ func (h *Host) newDialer(limits network.ResourceManager) (*blankhost.BlankHost, 
 
 // addNAT adds to the libp2p host that was just made and not yet started.
 func (h *Host) addNAT(basic *basichost.BasicHost, up transport.Upgrader) error {
-	if !h.nat.cfg.punches() {
+	if !h.nat.cfg.Punches() {
 		return nil
 	}
 	c, err := client.New(basic, up)
@@ -252,7 +253,7 @@ func (h *Host) addNAT(basic *basichost.BasicHost, up transport.Upgrader) error {
 // startNAT begins to be reached, after Listen has succeeded.
 func (h *Host) startNAT() error {
 	cfg := h.nat.cfg
-	if !cfg.punches() {
+	if !cfg.Punches() {
 		return nil
 	}
 	if err := h.swarm.Listen(circuitListen); err != nil {

@@ -21,6 +21,10 @@ const (
 	// beaconLag is by how much the clock in two beacons of one owner may differ
 	// where both are heard: an interval, and half of one for the flood.
 	beaconLag = 15 * time.Second
+	// beaconSettle is how long a new owner is kept to oneself. A node that has just
+	// made its first link is still its own part in its own eyes, and nobody has to
+	// make room for that.
+	beaconSettle = 2 * time.Second
 	// maxFormer bounds the owners remembered whose beacons were given up.
 	maxFormer = 8
 )
@@ -50,12 +54,20 @@ func rank(id peer.ID) uint64 {
 // Tag returns the tag of the part of the network this node is in.
 func (s *State) Tag() Tag { return Tag{s.beacon.owner.ID, s.beacon.owner.Seq} }
 
+// told returns the tag that others are told, none while it is new.
+func (s *State) told() Tag {
+	if s.now.Sub(s.beacon.since) < beaconSettle {
+		return Tag{}
+	}
+	return s.Tag()
+}
+
 // foreign tells whether a node with tag t is in another part of the network: its
 // beacon is another one, or that of the same owner which one of us has not heard
 // for too long.
 func (s *State) foreign(t Tag) bool {
-	own := s.Tag()
-	if t.ID == "" {
+	own := s.told()
+	if t.ID == "" || own.ID == "" {
 		return false
 	}
 	lag := int64(t.Seq - own.Seq)

@@ -170,6 +170,7 @@ func TestTurns(t *testing.T) {
 func TestForeign(t *testing.T) {
 	c := newSeedless(t, 0, 5, 0)
 	c.in(Sealed{Record: []byte("me"), Seq: 1e12})
+	c.settle()
 	lag := uint64(beaconLag)
 	for tag, want := range map[Tag]bool{
 		{}:                     false,
@@ -190,6 +191,7 @@ func TestForeign(t *testing.T) {
 // TestForeignNodeIsTakenIn beyond max, unless the user asked for it.
 func TestForeignNodeIsTakenIn(t *testing.T) {
 	c := newSeedless(t, 0, 1, 1, "a")
+	c.settle()
 	ask := Request{Session: Session{2}, Network: "home", Degree: 1, Tag: Tag{"z", 1}}
 	c.from("x", ask, "pending x", "accept x")
 	ask.Tag = Tag{"me", 100}
@@ -197,6 +199,34 @@ func TestForeignNodeIsTakenIn(t *testing.T) {
 	ask.Tag, ask.Manual = Tag{"z", 1}, true
 	c.from("y", ask, "reject y (its peer list is full) 1")
 }
+
+// TestNewTag: for two seconds a tag is neither told nor held against others, so that
+// nobody makes room for a node which has not heard yet where it is.
+func TestNewTag(t *testing.T) {
+	c := newSeedless(t, 0, 1, 1, "a")
+	foreign := Request{Session: Session{2}, Network: "home", Degree: 1, Tag: Tag{"z", 1}}
+	tag := func() Tag {
+		t.Helper()
+		for _, o := range slices.Clone(c.s.Step(c.now, Received{From: Contact{ID: "x"}, Message: foreign})) {
+			if send, ok := o.(Send); ok {
+				if m, ok := send.Message.(Reject); ok {
+					return m.Tag
+				}
+			}
+		}
+		return Tag{"accepted", 0}
+	}
+	if got := tag(); got != (Tag{}) {
+		t.Errorf("at first the tag told is %v", got)
+	}
+	c.pass(beaconSettle, "a")
+	if got := tag(); got.ID != "accepted" {
+		t.Errorf("a node of another part is refused, with tag %v", got)
+	}
+}
+
+// settle lets the tag be an old one.
+func (c *script) settle() { c.s.beacon.since = c.now.Add(-beaconSettle) }
 
 // TestForeignNodeMet: one that a check or a refusal shows to be in another part is
 // asked urgently, though the node is full. If it refuses that too, it is not asked
@@ -235,6 +265,7 @@ func TestForeignNodeMet(t *testing.T) {
 
 	c := newSeedless(t, 2, 5, 1, "a")
 	c.s.walkAt = c.now.Add(time.Hour)
+	c.settle()
 	c.in(Learned{Contact: node("x")}, "request x")
 	c.from("x", Reject{Reason: ReasonFull, Tag: foreign}, "refused x (its peer list is full)", "request x urgently")
 	c.from("x", Reject{Reason: ReasonFull, Tag: foreign}, "refused x (its peer list is full)")

@@ -79,7 +79,8 @@
 // turns to follow its owner, the lowest hash first, within five seconds. A node
 // that is met by chance, in a check or a refused request, is in another part
 // if it has another tag, or the same one with a number that is older or newer by
-// more than 15 seconds: then a link to it may not be refused, and joins the two.
+// more than 15 seconds: then a link to it may not be refused, and joins the two. A
+// tag that is younger than two seconds says nothing yet.
 // When the beacon of another part takes over, the lost addresses are tried at once.
 // So the parts of a split network find together when every seed is dead.
 //

@@ -163,7 +163,7 @@ func (s *State) accept(l *link) Accept {
 // the next asker is best sent to.
 func (s *State) reject(to Contact, why Reason) {
 	s.book.heard(to, s.now)
-	s.send(to, Reject{Reason: why, Tag: s.Tag(), Contacts: s.some(redirects, to.ID)})
+	s.send(to, Reject{Reason: why, Tag: s.told(), Contacts: s.some(redirects, to.ID)})
 }
 
 // known completes c, of whom only the ID may be known, with what the book has.

@@ -70,7 +70,7 @@ func (s *State) shuffle(now time.Time) {
 		if to := s.neighbour(); to != nil {
 			sh.asked = true
 			s.send(to.Contact, Shuffle{
-				Path: []peer.ID{s.cfg.Self}, TTL: walkTTL, Tag: s.Tag(), Origin: s.contact(), Contacts: s.some(shuffleSize, to.ID),
+				Path: []peer.ID{s.cfg.Self}, TTL: walkTTL, Tag: s.told(), Origin: s.contact(), Contacts: s.some(shuffleSize, to.ID),
 			})
 		}
 	}
@@ -122,7 +122,7 @@ func (s *State) check(now time.Time, e *entry) {
 	e.tried = now
 	s.shuffling.checks = append(s.shuffling.checks, check{e.ID, now, e.neighbour && e.fails > 0})
 	s.send(e.Contact, Shuffle{
-		Path: []peer.ID{s.cfg.Self}, Tag: s.Tag(), Origin: s.contact(), Contacts: s.some(shuffleSize, e.ID),
+		Path: []peer.ID{s.cfg.Self}, Tag: s.told(), Origin: s.contact(), Contacts: s.some(shuffleSize, e.ID),
 	})
 }
 
@@ -157,16 +157,16 @@ func (s *State) shuffled(now time.Time, from Contact, l *link, m Shuffle) {
 	if !linked && len(m.Path) > 1 {
 		return // a walk goes over links
 	}
-	reply := ShuffleReply{Path: m.Path[:len(m.Path)-1], Tag: s.Tag(), Contacts: s.some(shuffleSize, m.Path[0])}
+	reply := ShuffleReply{Path: m.Path[:len(m.Path)-1], Tag: s.told(), Contacts: s.some(shuffleSize, m.Path[0])}
 	s.send(from, reply)
 	if m.Origin.ID == m.Path[0] {
 		if len(m.Path) == 1 {
 			m.Origin.Addrs = from.Addrs
 			s.book.heard(m.Origin, now)
+			s.met(now, m.Origin, m.Tag)
 		} else {
-			s.book.learn(m.Origin)
+			s.book.learn(m.Origin) // whose walk came over links, so it is in our part
 		}
-		s.met(now, m.Origin, m.Tag)
 	}
 	s.contacts(m.Contacts)
 }

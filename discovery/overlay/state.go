@@ -434,7 +434,7 @@ func (s *State) request(now time.Time, to Contact, m Request) *link {
 	}
 	l := &link{Contact: to, phase: asking, since: now, dialed: true, urgent: m.Urgent}
 	s.links = append(s.links, l)
-	m.Session, m.Network, m.Record, m.Degree, m.Tag = s.cfg.Session, s.cfg.Network, s.record, s.used(), s.Tag()
+	m.Session, m.Network, m.Record, m.Degree, m.Tag = s.cfg.Session, s.cfg.Network, s.record, s.used(), s.told()
 	s.send(to, m)
 	return l
 }

@@ -1,180 +1,80 @@
 package integration_test
 
 import (
-	"bytes"
-
 	"fmt"
-	"net"
 	"os"
-	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
+	"github.com/go-smokesignal/smokesignal/integration_test/internal/netns"
 )
 
-// natEnv tells the test binary that it is in the namespaces of TestNAT.
-const natEnv = "SMOKESIGNAL_NAT_TEST"
-
-// TestNAT runs nodes on machines of their own, network namespaces that the test
-// makes inside one that is its own too: some on an internet, a bridge, others behind
-// routers that translate addresses as those at home do. Not a packet leaves it.
+// TestNAT runs nodes on machines of their own, network namespaces: some on an internet,
+// a bridge, others behind routers that translate addresses as those at home do. Not a
+// packet leaves them.
 func TestNAT(t *testing.T) {
-	if os.Getenv(natEnv) == "" {
-		needs(t, long)
-		inNamespaces(t)
-		return
+	needs(t, long)
+	inside, err := netns.Enter(t)
+	if err != nil {
+		cannot(t, err)
 	}
-	onlyLoopback(t)
+	if !inside {
+		return // it has run, as root of a user namespace
+	}
 	t.Run("both behind NATs, linked directly", natPunched)
 	t.Run("no direct connection possible", natImpossible)
 	t.Run("a port mapped", natMapped)
 	t.Run("nodes that cannot be dialed join", natJoin)
 }
 
-// inNamespaces runs this test again, as a process in a namespace of its own.
-func inNamespaces(t *testing.T) {
-	for _, tool := range []string{"ip", "nft"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("SKIPPED: the command %s is needed to make networks (packages iproute2, nftables)", tool)
-		}
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestNAT$", "-test.v", "-test.count=1", "-test.timeout=3m")
-	cmd.Env = append(os.Environ(), natEnv+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	if os.Getuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
-	}
-	out, err := cmd.CombinedOutput()
-	t.Logf("%s", out)
-	switch {
-	case cmd.ProcessState == nil:
-		t.Skip("SKIPPED: no network namespace can be made here: ", err)
-	case err != nil:
-		t.Fatal(err)
-	case bytes.Contains(out, []byte("SKIPPED: this system")):
-		t.Skip("SKIPPED: networks with NAT cannot be made here, see above")
-	case !bytes.Contains(out, []byte("--- PASS: TestNAT")):
-		t.Fatal("the test did not run in the namespace")
-	}
-}
-
-// onlyLoopback fails, before anything is sent, where a real interface is seen.
-func onlyLoopback(t *testing.T) {
-	interfaces, err := net.Interfaces()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, i := range interfaces {
-		if i.Name != "lo" && i.Flags&net.FlagUp != 0 {
-			t.Fatalf("not in a namespace of its own: there is %s", i.Name)
-		}
-	}
-}
-
 // An internet is one bridge. Its addresses are from 192.52.193.0/24, set aside for
 // relays of multicast: no host of anybody is there, and libp2p takes it for public.
 type internet struct {
-	t     *testing.T
-	name  string
-	ports int
+	t      *testing.T
+	bridge *machine
+	ports  int
 }
 
-// newInternet makes one; name is that of its bridge.
-func newInternet(t *testing.T, name string) *internet {
-	n := &internet{t: t, name: name}
-	n.must("ip", "link", "add", name, "type", "bridge")
-	n.must("ip", "link", "set", name, "up")
-	t.Cleanup(func() { exec.Command("ip", "link", "del", name).Run() })
+func newInternet(t *testing.T) *internet {
+	n := &internet{t: t}
+	n.bridge = n.newMachine()
+	n.bridge.run("ip", "link", "add", "internet", "type", "bridge")
+	n.bridge.run("ip", "link", "set", "internet", "up")
 	return n
-}
-
-// must runs a command, in the test's own namespace.
-func (n *internet) must(command ...string) {
-	n.t.Helper()
-	if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
-		n.t.Skipf("SKIPPED: this system does not let the test make a network: %v: %v: %s", command, err, out)
-	}
 }
 
 // A machine is a network namespace. It exists as long as the test.
 type machine struct {
 	*internet
-	ns string // its file
+	*netns.Namespace
 	ip string
 }
 
 // newMachine makes a machine that is connected to nothing.
 func (n *internet) newMachine() *machine {
 	n.t.Helper()
-	m := &machine{internet: n}
-	var file *os.File
-	err := onThread(func() (err error) {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return err
-		}
-		file, err = os.Open("/proc/thread-self/ns/net")
-		return err
-	})
+	ns, err := netns.New()
+	n.can(err)
+	n.t.Cleanup(func() { ns.Close() })
+	return &machine{internet: n, Namespace: ns}
+}
+
+// can skips the test where the system does not let it make a network.
+func (n *internet) can(err error) {
+	n.t.Helper()
 	if err != nil {
-		n.t.Skip("SKIPPED: this system does not let the test make a namespace: ", err)
+		n.t.Skip("SKIPPED: this system does not let the test make a network: ", err)
 	}
-	n.t.Cleanup(func() { file.Close() })
-	m.ns = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), file.Fd())
-	m.run("ip", "link", "set", "lo", "up")
-	return m
-}
-
-// onThread runs f on a thread of its own, which ends with it and may thus be left
-// in any namespace.
-func onThread(f func() error) error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread() // without Unlock the thread ends
-		result <- f()
-	}()
-	return <-result
-}
-
-// inside runs f on a thread in the machine.
-func (m *machine) inside(f func() error) error {
-	return onThread(func() error {
-		file, err := os.Open(m.ns)
-		if err != nil {
-			return err
-		}
-		defer file.Close()
-		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
-			return err
-		}
-		return f()
-	})
 }
 
 // run runs a command in the machine.
 func (m *machine) run(command ...string) {
 	m.t.Helper()
-	var out []byte
-	err := m.inside(func() (err error) {
-		out, err = exec.Command(command[0], command[1:]...).CombinedOutput()
-		return err
-	})
-	if err != nil {
-		m.t.Skipf("SKIPPED: this system does not let the test set up a machine: %v: %v: %s", command, err, out)
-	}
+	m.can(m.Run(command...))
 }
 
 // plug connects the interface dev of the machine to a new port of the internet,
@@ -182,12 +82,10 @@ func (m *machine) run(command ...string) {
 func (m *machine) plug(dev string, last int) {
 	m.t.Helper()
 	m.ports++
-	port := fmt.Sprintf("%s.%d", m.name, m.ports)
-	m.must("ip", "link", "add", port, "type", "veth", "peer", "name", dev, "netns", m.ns)
-	m.must("ip", "link", "set", port, "master", m.name, "up")
+	port := fmt.Sprint("port", m.ports)
 	m.ip = fmt.Sprintf("192.52.193.%d", last)
-	m.run("ip", "addr", "add", m.ip+"/24", "dev", dev)
-	m.run("ip", "link", "set", dev, "up")
+	m.can(netns.Plug(m.bridge.Namespace, port, "", m.Namespace, dev, m.ip+"/24"))
+	m.bridge.run("ip", "link", "set", port, "master", "internet")
 }
 
 // public is a machine on the internet.
@@ -219,14 +117,11 @@ func (n *internet) newRouter(last int, randomly bool) *router {
 	router, home := &router{machine: n.newMachine()}, n.newMachine()
 	router.home = home
 	router.plug("wan", last)
-	router.run("ip", "link", "add", "lan", "type", "veth", "peer", "name", "eth0", "netns", home.ns)
-	router.run("ip", "addr", "add", "192.168.1.1/24", "dev", "lan")
-	router.run("ip", "link", "set", "lan", "up")
-	if err := router.inside(func() error {
+	home.ip = "192.168.1.2"
+	n.can(netns.Plug(router.Namespace, "lan", "192.168.1.1/24", home.Namespace, "eth0", home.ip+"/24"))
+	n.can(router.Do(func() error {
 		return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644)
-	}); err != nil {
-		n.t.Skip("SKIPPED: this system does not let the test make a router: ", err)
-	}
+	}))
 	masquerade := "masquerade"
 	if randomly {
 		masquerade = "masquerade fully-random"
@@ -238,16 +133,13 @@ func (n *internet) newRouter(last int, randomly bool) *router {
 			chain in { type filter hook input priority filter; iifname "wan" ct state new drop; }
 			chain through { type filter hook forward priority filter; iifname "wan" ct status dnat accept; iifname "wan" ct state new drop; }
 		}`)
-	home.ip = "192.168.1.2"
-	home.run("ip", "addr", "add", home.ip+"/24", "dev", "eth0")
-	home.run("ip", "link", "set", "eth0", "up")
 	home.run("ip", "route", "add", "default", "via", "192.168.1.1")
 	return router
 }
 
 // on starts a node on a machine.
 func (m *machine) on(c *cluster.Cluster, spec cluster.Spec) *cluster.Proc {
-	spec.NetNS = m.ns
+	spec.In = m.Do
 	if spec.Listen == nil {
 		spec.Listen = []string{":8495"}
 	}
@@ -308,7 +200,7 @@ func exchange(t *testing.T, c *cluster.Cluster, n int, procs ...*cluster.Proc) {
 // the other.
 func natPunched(t *testing.T) {
 	t.Parallel()
-	n := newInternet(t, "smokeP")
+	n := newInternet(t)
 	c := cluster.New(t)
 	open := n.public(1)
 	relay := open.on(c, cluster.Spec{Name: "relay", RelayService: true})
@@ -335,7 +227,7 @@ func natPunched(t *testing.T) {
 // the network works through the nodes that can be dialed.
 func natImpossible(t *testing.T) {
 	t.Parallel()
-	n := newInternet(t, "smokeI")
+	n := newInternet(t)
 	c := cluster.New(t)
 	open := n.public(1)
 	relay := open.on(c, cluster.Spec{Name: "relay", RelayService: true})
@@ -397,7 +289,7 @@ func natImpossible(t *testing.T) {
 // it can be dialed. The address that a router has promised in vain is found out, too.
 func natMapped(t *testing.T) {
 	t.Parallel()
-	n := newInternet(t, "smokeM")
+	n := newInternet(t)
 	c := cluster.New(t)
 	var relays []string
 	for i := range 2 { // two have to agree, and each tries one address in two minutes
@@ -438,7 +330,7 @@ func natMapped(t *testing.T) {
 // hear all.
 func natJoin(t *testing.T) {
 	t.Parallel()
-	n := newInternet(t, "smokeJ")
+	n := newInternet(t)
 	c := cluster.New(t)
 	open := n.public(1)
 	seed := open.on(c, cluster.Spec{Name: "seed"})

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os/exec"
 	"strings"
 )
 
@@ -24,7 +23,7 @@ func (r *router) mapPorts(really bool) {
 	r.forwards = really
 	var search net.PacketConn
 	var listener net.Listener
-	if err := r.inside(func() error { // what is opened there stays there
+	if err := r.Do(func() error { // what is opened there stays there
 		lan, err := net.InterfaceByName("lan")
 		if err != nil {
 			return err
@@ -105,10 +104,9 @@ func (r *router) serveUPnP(w http.ResponseWriter, ask *http.Request) {
 		if !r.forwards {
 			break
 		}
-		r.inside(func() error { // a renewal adds the rule again, which changes nothing
-			return exec.Command("nft", fmt.Sprintf(`add rule ip home to iifname "wan" %s dport %d dnat to %s:%d`,
-				strings.ToLower(m.Protocol), m.Outside, m.Client, m.Inside)).Run()
-		})
+		// A renewal adds the rule again, which changes nothing.
+		r.Run("nft", fmt.Sprintf(`add rule ip home to iifname "wan" %s dport %d dnat to %s:%d`,
+			strings.ToLower(m.Protocol), m.Outside, m.Client, m.Inside))
 	}
 	fmt.Fprintf(w, `<?xml version="1.0"?><s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/"><s:Body><u:%sResponse xmlns:u="%s">%s</u:%[1]sResponse></s:Body></s:Envelope>`,
 		action, upnpService, answer)

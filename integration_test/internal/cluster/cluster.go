@@ -121,7 +121,7 @@ func (c *Cluster) Start(spec Spec) *Proc {
 			started <- spec.In(p.cmd.Start)
 			return
 		}
-		started <- within(spec.NetNS, p.cmd.Start)
+		started <- p.cmd.Start()
 	}
 	if err := <-started; err != nil {
 		c.t.Fatalf("starting %s: %v", p.Name, err)

@@ -28,7 +28,6 @@ type Spec struct {
 	RelayService bool          `json:"relayService,omitempty"`
 	PortMapping  bool          `json:"portMapping,omitempty"`
 	Env          []string      `json:"-"` // added to the environment
-	NetNS        string        `json:"-"` // the file of the network namespace to run in; empty: the test's
 	// In calls start, on the calling goroutine, where the process is to be started:
 	// in another network namespace. Nil calls it here.
 	In func(start func() error) error `json:"-"`

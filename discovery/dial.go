@@ -8,6 +8,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/go-smokesignal/smokesignal/internal/circuit"
 )
@@ -36,6 +37,9 @@ func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) err
 	}
 	if len(addrs) > 0 {
 		dropStale(d.host, p, staleAfter)
+		// How often somebody is tried is decided by the overlay and the guard. After a
+		// cut of a minute the swarm would not dial for another half.
+		clearBackoff(d.host, p)
 	}
 	d.host.Peerstore().AddAddrs(p, addrs, peerstore.TempAddrTTL)
 	// libp2p goes on dialling these addresses when there is a connection by another
@@ -59,6 +63,24 @@ func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) err
 		}
 	}
 	return err
+}
+
+// proved notes where a neighbour is: at those of its addresses that are on the
+// machine from which it speaks. It may never have been dialled there, if it dialled
+// us; and after a cut both sides have to.
+func (d *Driver) proved(p peer.ID, addrs []ma.Multiaddr) {
+	now := time.Now()
+	for _, c := range d.host.Network().ConnsToPeer(p) {
+		ip, err := manet.ToIP(c.RemoteMultiaddr())
+		if err != nil || circuit.Is(c.RemoteMultiaddr()) {
+			continue
+		}
+		for _, a := range addrs {
+			if at, err := manet.ToIP(a); err == nil && at.Equal(ip) && !circuit.Is(a) {
+				d.guard.proved(p, a, now)
+			}
+		}
+	}
 }
 
 // allowed returns those of addrs that may be dialled now to reach p.

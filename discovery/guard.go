@@ -12,7 +12,7 @@ import (
 )
 
 // An address that others told us, and at which we have never reached the node it
-// is said to belong to, is dialled at most unprovedDials times in unprovedWindow,
+// is said to belong to, nor been linked to it when it spoke from there, is dialled at most unprovedDials times in unprovedWindow,
 // whatever identities claim it: so that a stranger cannot make a network hammer a
 // third party (the original dialled it once per request).
 const (

@@ -99,3 +99,27 @@ func TestVirtualNetwork(t *testing.T) {
 		v.finish()
 	})
 }
+
+// TestVirtualLongCut: after a cut of minutes everybody dials everybody again, also
+// those who were dialled before and never dialled themselves.
+func TestVirtualLongCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVirtual(t, 0)
+		const n = 6
+		v.gather(n, []int{0})
+		v.part()
+		time.Sleep(5 * time.Minute)
+		v.heal()
+		healed := time.Now()
+		for _, m := range v.nodes {
+			for m.Network().Known < n-1 {
+				if time.Since(healed) > 20*time.Second { // half of it, as a rule
+					t.Fatalf("%s: %+v", m.name, m.Network())
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+		}
+		t.Log("everybody knows everybody after", tenth(time.Since(healed)))
+		v.finish()
+	})
+}

@@ -219,7 +219,7 @@ func (s *State) complete(now time.Time, l *link) {
 	l.keepAt = now.Add(s.jitter(keepaliveInterval / 4))
 	s.walkVain, s.refusals, s.refusedInRow = 0, 0, 0
 	s.book.linked(l.Contact, now)
-	s.emit(Linked{Peer: l.ID, Greeting: l.ready.Greeting})
+	s.emit(Linked{Peer: l.ID, Addrs: l.Addrs, Greeting: l.ready.Greeting})
 	s.added(l, ReasonNone, "")
 	s.degreeChanged(now)
 	s.tellBeacon(now, l)

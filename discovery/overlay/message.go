@@ -309,6 +309,7 @@ type (
 	// Linked says that the link stands on both sides. Greeting is the peer's.
 	Linked struct {
 		Peer     peer.ID
+		Addrs    []ma.Multiaddr // where it says to be reached, that may be dialled
 		Greeting []byte
 	}
 	// Unlinked ends what Pending or Linked began; Was tells whether it was Linked.

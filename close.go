@@ -115,6 +115,9 @@ func (n *Node) release() error {
 	if n.host != nil {
 		errs = append(errs, n.host.Close())
 	}
+	if n.unclaim != nil {
+		n.unclaim()
+	}
 	if n.identity != nil {
 		errs = append(errs, n.identity.Close())
 	}

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
-	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/event"
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -33,8 +32,10 @@ type Node struct {
 	log      *slog.Logger
 	identity *host.Identity // nil without a file
 	session  [8]byte        // tells this run of the node from the next
-	host     *host.Host
-	gate     *host.Gate
+	host     endpoint
+	face     corehost.Host // what Host returns
+	unclaim  func()        // lets another node have the host
+	gate     *host.Gate    // nil on a pubsub that is lent
 	pubsub   *pubsub.PubSub
 	topic    string
 
@@ -107,6 +108,9 @@ func New(opts ...Option) (*Node, error) {
 	n.peers.handles = map[ID]*Peer{}
 	n.drains.of = map[ID]*time.Timer{}
 	if err := n.build(seeds); err != nil {
+		if n.broadcast != nil {
+			n.broadcast.Close(context.Background()) // a pubsub that is lent goes on without it
+		}
 		n.release()
 		return nil, fmt.Errorf("smokesignal: %w", err)
 	}
@@ -123,19 +127,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	n.bus = newCallbacks(handlers, n.log)
 	n.list = host.NewPeerList(cfg.minPeers, cfg.maxPeers, (*peerNotifiee)(n))
 
-	var key crypto.PrivKey
-	if cfg.identitySet {
-		if n.identity, err = host.OpenIdentity(cfg.identity); err != nil {
-			return err
-		}
-		key = n.identity.Key
-	} else if key, err = host.NewIdentity(); err != nil {
-		return err
-	}
-	n.host, err = host.New(host.Config{
-		Key: key, Listen: cfg.listen, Subnet: cfg.subnet, Advertise: cfg.advertise,
-		NAT: cfg.nat, ListenUDP: cfg.listenUDP, Log: logging.Room("host", cfg.logger),
-	})
+	key, err := n.openHost()
 	if err != nil {
 		return err
 	}
@@ -149,25 +141,21 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 		Network: cfg.network, Session: n.session[:], MaxEventSize: cfg.maxEvent, Codec: cfg.codec,
 		Admit: n.list.Admit, Locate: n.locate, Log: eventsLog,
 	})
-	n.gate = host.NewGate(n.host, host.GateConfig{Log: logging.Room("host", cfg.logger)})
-	options := events.PubSubOptions(events.PubSubConfig{
-		Topic: n.topic, Log: logging.Dependency("pubsub", cfg.logger), Stats: &n.pubsubStats,
-	})
-	if n.pubsub, err = pubsub.NewFloodSub(n.ctx, n.gate.Host(), options...); err != nil {
+	if err := n.openPubSub(); err != nil {
 		return err
 	}
 	n.broadcast, err = events.NewBroadcast(n.pubsub, n.host, events.BroadcastConfig{
-		Topic: n.topic, Session: n.session[:], MaxEventSize: cfg.maxEvent, Codec: cfg.codec,
+		Topic: n.topic, Joined: cfg.topics[n.topic], Session: n.session[:], MaxEventSize: cfg.maxEvent, Codec: cfg.codec,
 		Links: true, Admit: n.list.Admit, Log: eventsLog,
 		StoreAge: max(cfg.storeAge, 1), StoreBytes: cfg.storeBytes, Last: uint64(cfg.last),
 	})
-	if err != nil {
+	if err := n.provePubSub(err); err != nil {
 		return err
 	}
 	n.driver = discovery.New(discovery.Config{
 		Host: n.host, Key: key, Network: cfg.network, Session: n.session,
 		Min: cfg.minPeers, Max: cfg.maxPeers, Seeds: seeds, LAN: cfg.lan,
-		Addrs: n.host.Dialable,
+		Addrs: n.host.Dialable, Spare: n.host.Spare, Tidy: cfg.hostSet,
 		Hooks: discovery.Hooks{
 			Pending: n.pending, Linked: n.linked, Unlinked: n.unlinked,
 			OnTopic:   n.onTopic,
@@ -252,6 +240,9 @@ func (n *Node) Start(ctx context.Context) error {
 		return ErrStarted
 	case ctx.Err() != nil:
 		return fmt.Errorf("smokesignal: start: %w", context.Cause(ctx))
+	}
+	if err := n.servesAnother(); err != nil {
+		return err
 	}
 	if err := n.host.Listen(); err != nil {
 		return fmt.Errorf("smokesignal: %w", err)
@@ -382,16 +373,16 @@ func (n *Node) ID() ID { return n.host.ID() }
 func (n *Node) Session() [8]byte { return n.session }
 
 // Addrs returns the addresses at which others can reach the node, with its id,
-// the most reachable first. There are none before Start. The slice is the
-// caller's.
+// the most reachable first. There are none before Start, except on a host that
+// listens already (WithHost). The slice is the caller's.
 func (n *Node) Addrs() []ma.Multiaddr { return n.host.Dialable() }
 
 // Connected tells whether the node has a peer.
 func (n *Node) Connected() bool { return n.list.Len() > 0 }
 
 // Host returns the libp2p host, for use with other libp2p code. The node closes
-// it.
-func (n *Node) Host() corehost.Host { return n.host }
+// it, unless it was given WithHost.
+func (n *Node) Host() corehost.Host { return n.face }
 
 // Broadcast returns the channel to all nodes of the network.
 func (n *Node) Broadcast() *events.Broadcast { return n.broadcast }
@@ -450,7 +441,9 @@ func (n *Node) pending(p peer.ID) {
 	n.drains.mu.Lock()
 	defer n.drains.mu.Unlock()
 	delete(n.drains.of, p)
-	n.gate.Admit(p)
+	if n.gate != nil {
+		n.gate.Admit(p)
+	}
 }
 
 // drain is how long pubsub keeps a peer whose link ended on purpose, so that what
@@ -466,6 +459,9 @@ type drains struct {
 // evict takes p away from pubsub: soon after a link that ended on purpose, and at
 // once after a fault.
 func (n *Node) evict(p peer.ID, reason error, was bool) {
+	if n.gate == nil {
+		return // whom a pubsub that is lent sees is not ours to say
+	}
 	if e, ok := errors.AsType[*discovery.LinkError](reason); !ok || !was || !e.OnPurpose() {
 		n.gate.Evict(p)
 		return

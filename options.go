@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	corediscovery "github.com/libp2p/go-libp2p/core/discovery"
 	corehost "github.com/libp2p/go-libp2p/core/host"
 
@@ -70,6 +71,12 @@ type config struct {
 	last         int
 	logger       slog.Handler
 	nat          host.NAT
+	hostSet      bool // WithHost was given
+	lentHost     corehost.Host
+	lentPubSub   *pubsub.PubSub
+	pubsubSet    bool                     // WithPubSub was given
+	topics       map[string]*pubsub.Topic // by WithTopic
+	noTopic      bool                     // WithTopic(nil)
 	// listenUDP is for tests, see package testhook.
 	listenUDP func(network string, at *net.UDPAddr) (net.PacketConn, error)
 }
@@ -276,7 +283,7 @@ func (c *config) validate() ([]*discovery.Seed, error) {
 			bad("Seeds: %w", err)
 			continue
 		}
-		if seed.Relayed() && !c.nat.Punches() {
+		if seed.Relayed() && !c.nat.Punches() && !c.hostSet { // a lent host may punch holes
 			bad("Seeds: seed %q: %w", text, errNoHolePunching)
 		}
 		seeds = append(seeds, seed)
@@ -340,6 +347,7 @@ func (c *config) validate() ([]*discovery.Seed, error) {
 	if c.last < 0 {
 		bad("Last(%d): must not be negative", c.last)
 	}
+	c.validateLent(bad)
 	return seeds, errors.Join(errs...)
 }
 

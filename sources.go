@@ -29,7 +29,7 @@ func (n *Node) openSources() (err error) {
 		}
 	}
 	for _, open := range n.cfg.rendezvous {
-		d, err := open(n.host)
+		d, err := open(n.face)
 		if err == nil && d == nil {
 			err = errors.New("the function returned no Discovery")
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,6 +46,12 @@ type Config struct {
 	LAN bool
 	// Addrs returns the node's own addresses, as others can dial them.
 	Addrs func() []ma.Multiaddr
+	// Spare tells whether nobody but the node uses a connection, so that it may be
+	// closed. Nil: all are the node's.
+	Spare func(network.Conn) bool
+	// Tidy has Close close the spare connections that the driver has made, on a host
+	// that goes on without it.
+	Tidy  bool
 	Hooks Hooks
 	Log   *slog.Logger
 }
@@ -122,7 +129,7 @@ var ErrClosed = errors.New("discovery: closed")
 // called from several goroutines.
 type Driver struct {
 	cfg   Config
-	host  corehost.Host
+	host  *dialHost
 	log   *slog.Logger
 	state *overlay.State
 
@@ -168,7 +175,8 @@ func New(cfg Config) *Driver {
 		cfg.Log = logging.Room("discovery", nil)
 	}
 	d := &Driver{
-		cfg: cfg, host: cfg.Host, log: cfg.Log,
+		cfg: cfg, log: cfg.Log,
+		host:    &dialHost{Host: cfg.Host, isSpare: cfg.Spare, made: map[network.Conn]struct{}{}},
 		inbox:   inbox{wake: make(chan struct{}, 1)},
 		done:    make(chan struct{}),
 		dials:   make(chan struct{}, maxDials),
@@ -370,14 +378,13 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 	return nil
 }
 
-// abandon closes the connections to a peer that answers nothing. Over QUIC they
-// outlive the peer's process by half a minute, and a new process at the same place
-// would be spoken to over the dead one's connection. It is done when abandon
-// returns, at most a tenth of a second later, so that the next message dials.
+// abandon closes the connections to a peer that answers nothing, except those that
+// others use. Over QUIC they outlive the peer's process by half a minute, and a new
+// process at the same place would be spoken to over the dead one's connection. It is
+// done when abandon returns, at most a tenth of a second later, so that the next
+// message dials.
 func (d *Driver) abandon(p peer.ID) {
-	if err := d.host.Network().ClosePeer(p); err != nil {
-		d.log.Debug("closing the connections to a silent peer", "peer", p, "err", err)
-	}
+	closeSpare(d.host, slices.Values(d.host.Network().ConnsToPeer(p)))
 }
 
 func (d *Driver) mark(p peer.ID, linked bool) {
@@ -532,6 +539,9 @@ func (d *Driver) Close() {
 	}
 	d.cancel(ErrClosed)
 	d.tasks.Wait()
+	if d.cfg.Tidy {
+		d.host.tidy()
+	}
 }
 
 // notifiee hears of connections; it is how a killed process is noticed at once.

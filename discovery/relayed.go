@@ -65,13 +65,14 @@ func awaitDirect(ctx context.Context, h corehost.Host, p peer.ID) error {
 const staleAfter = 6 * time.Second
 
 // dropStale closes the connections through relays to p of that age from which nothing
-// came, since holes are punched when one is made: the next dial is the next try.
+// came, except those that others use, since holes are punched when one is made: the
+// next dial is the next try.
 func dropStale(h corehost.Host, p peer.ID, age time.Duration) {
 	if circuit.Direct(h.Network(), p) {
 		return
 	}
 	for _, c := range h.Network().ConnsToPeer(p) {
-		if time.Since(c.Stat().Opened) >= age {
+		if time.Since(c.Stat().Opened) >= age && spare(h, c) {
 			c.Close()
 		}
 	}

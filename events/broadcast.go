@@ -27,8 +27,11 @@ const (
 
 // BroadcastConfig configures a [Broadcast]. Only Topic is required.
 type BroadcastConfig struct {
-	// Topic is the pubsub topic, which the Broadcast has for itself.
+	// Topic is the pubsub topic, which the Broadcast has for itself, or Joined.
 	Topic string
+	// Joined is the topic if somebody has joined it on the pubsub already. It stays
+	// theirs: Close does not close it.
+	Joined *pubsub.Topic
 	// Session is eight random bytes that tell this run of the node from the
 	// next; nil makes them.
 	Session []byte
@@ -115,6 +118,7 @@ type Broadcast struct {
 	stage     atomic.Int32        // broadcastStage; set under mu
 	neighbour func(peer.ID, bool) // may be nil
 	watching  bool
+	orphaned  atomic.Bool // ErrPubSubEnded
 
 	stats broadcastCounters
 }
@@ -142,13 +146,14 @@ type BroadcastStats struct {
 	Duplicates  uint64 // batches that came again, or after they were given up
 	OldSessions uint64 // batches of a run of their sender before the one that is heard now
 	Foreign     uint64 // messages on the topic that are no batch
+	Unsigned    uint64 // messages that a lax pubsub let through without a signature
 	Undecodable uint64 // events that are malformed, or that a typed handler could not read
 	Unhandled   uint64 // events that nobody listened to
 	Panics      uint64 // of handlers
 }
 
 type broadcastCounters struct {
-	emitted, delivered, lost, overrun, repaired, repairs, duplicates, oldSessions, foreign, malformed atomic.Uint64
+	emitted, delivered, lost, overrun, repaired, repairs, duplicates, oldSessions, foreign, unsigned, malformed atomic.Uint64
 }
 
 // lastStart is the start of the latest session of this process, so that two
@@ -167,7 +172,8 @@ func newSession(id []byte) (s order.Session) {
 	}
 }
 
-// NewBroadcast joins the topic, which nobody else may have joined on ps. Events
+// NewBroadcast joins the topic, which nobody else may have joined on ps unless it is
+// the config's Joined. Events
 // are handled from now on and can be sent from Start on. Both ps and h stay the
 // caller's and must outlive the Broadcast; h is the host that ps is on, behind
 // a facade or not. It fails for a bad config and if the topic is taken.
@@ -187,8 +193,10 @@ func NewBroadcast(ps *pubsub.PubSub, h corehost.Host, cfg BroadcastConfig) (*Bro
 	b.out = outbox{b: b, next: 1, full: make(chan struct{}, 1)}
 	b.readers.init(b)
 	var err error
-	if b.topic, err = ps.Join(cfg.Topic); err != nil {
-		return nil, fmt.Errorf("events: join topic %s: %w", quote(cfg.Topic), err)
+	if b.topic = cfg.Joined; b.topic == nil {
+		if b.topic, err = ps.Join(cfg.Topic); err != nil {
+			return nil, fmt.Errorf("events: join topic %s: %w", quote(cfg.Topic), err)
+		}
 	}
 	if b.seen, err = b.topic.EventHandler(); err == nil {
 		// The filter takes every message in pubsub's event loop, where none can
@@ -198,7 +206,7 @@ func NewBroadcast(ps *pubsub.PubSub, h corehost.Host, cfg BroadcastConfig) (*Bro
 		}
 		b.seen.Cancel()
 	}
-	b.topic.Close()
+	b.leave()
 	return nil, fmt.Errorf("events: subscribe to topic %s: %w", quote(cfg.Topic), err)
 }
 
@@ -253,7 +261,7 @@ func (b *Broadcast) watch() {
 // gets on, or ctx ends; a neighbour that does not get on at all is not waited for
 // longer than five seconds. ErrNoPeers (there was never a neighbour),
 // ErrNotStarted, ErrClosed, ErrBadName, ErrBadArgument and ErrTooLarge come at
-// once. After any error nothing was numbered or sent.
+// once, and ErrPubSubEnded once that has shown. After any error nothing was numbered or sent.
 func (b *Broadcast) Emit(ctx context.Context, name string, args ...any) error {
 	if _, err := b.emit(ctx, false, name, args); err != nil {
 		return &broadcastError{name, err}
@@ -337,6 +345,9 @@ func (b *Broadcast) mayEmit() error {
 	case broadcastRefusing, broadcastClosed:
 		return ErrClosed
 	}
+	if b.orphaned.Load() {
+		return ErrPubSubEnded
+	}
 	if !b.in.met.Load() {
 		return ErrNoPeers
 	}
@@ -404,6 +415,7 @@ func (b *Broadcast) Stats() BroadcastStats {
 		Duplicates:  b.stats.duplicates.Load(),
 		OldSessions: b.stats.oldSessions.Load(),
 		Foreign:     b.stats.foreign.Load(),
+		Unsigned:    b.stats.unsigned.Load(),
 		Undecodable: b.stats.malformed.Load() + b.mux.nUndecodable.Load(),
 		Unhandled:   b.mux.nUnhandled.Load(),
 		Panics:      b.mux.panics(),
@@ -449,6 +461,14 @@ func (b *Broadcast) stop() {
 	b.readers.close()
 	b.sub.Cancel()
 	b.seen.Cancel()
+	b.leave()
+}
+
+// leave closes the topic, if it is ours.
+func (b *Broadcast) leave() {
+	if b.cfg.Joined != nil {
+		return
+	}
 	if err := b.topic.Close(); err != nil {
 		b.log.Debug("the topic stays joined", "error", err)
 	}

@@ -36,6 +36,8 @@ type inbox struct {
 	warned    limiter       // of old sessions
 	change    chan struct{} // closed when somebody acknowledged, came or went; nil: nobody waits
 
+	proof atomic.Pointer[proof] // that Prove waits for
+
 	flying bool          // a batch of ours is not yet through pubsub's event loop
 	room   chan struct{} // has a value when another may be published
 }
@@ -69,6 +71,13 @@ func (in *inbox) init(b *Broadcast) {
 // not block, and keeps every message out of the subscription's own queue.
 func (in *inbox) take(m *pubsub.Message) bool {
 	defer in.recover()
+	if in.proves(m) {
+		return false
+	}
+	if len(m.Signature) == 0 {
+		in.b.stats.unsigned.Add(1) // pubsub checks those that are there
+		return false
+	}
 	sender := m.GetFrom() // proven by the signature
 	o, err := parseOriginal(m.Message)
 	if err != nil {

@@ -2,8 +2,11 @@ package events
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
 )
 
 // outbox gathers our events into batches and publishes them, one batch after the
@@ -215,6 +218,14 @@ func (o *outbox) publish(data []byte) {
 	for {
 		err := o.b.topic.Publish(o.b.ctx, data)
 		if err == nil || o.b.ctx.Err() != nil {
+			return
+		}
+		if errors.Is(err, context.Canceled) || errors.Is(err, pubsub.ErrTopicClosed) {
+			o.b.log.Error("nothing more can be broadcast", "error", ErrPubSubEnded)
+			o.b.orphaned.Store(true)
+			o.mu.Lock()
+			o.changed()
+			o.mu.Unlock()
 			return
 		}
 		o.b.log.Warn("a broadcast could not be published and is tried again", "error", err)

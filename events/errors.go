@@ -28,6 +28,9 @@ var (
 	// ErrStalled is returned by an Emit that waited for room while nothing
 	// could be written to the peer for the stall timeout.
 	ErrStalled = errors.New("events: stalled")
+	// ErrPubSubEnded is returned by Broadcast.Emit when somebody has ended the pubsub
+	// below, or closed the topic that they had joined.
+	ErrPubSubEnded = errors.New("events: the pubsub below was ended, or its topic closed")
 	// ErrQueueFull is returned by a TryEmit when there is no room.
 	ErrQueueFull = errors.New("events: queue full")
 	// ErrTooLarge is returned for an event above the maximum event size, and

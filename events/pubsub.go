@@ -41,6 +41,9 @@ type PubSubConfig struct {
 	// that are remembered of a peer, nor do those that were joined before the
 	// peer came.
 	Topic string
+	// Shared says that the pubsub is for others, too, so that nothing is wanted of it
+	// that they could have to do without.
+	Shared bool
 	// Stats is counted up, if it is not nil.
 	Stats *PubSubStats
 	// Log gets what pubsub logs, apart from a line for every RPC; nil is go-log's
@@ -64,24 +67,33 @@ type PubSubStats struct {
 // messages only, and bounds on what a stranger's message can cost, which
 // pubsub's defaults lack. A Broadcast works on a pubsub without them, but loses
 // more. They are for one pubsub; call it again for another.
+//
+// For a pubsub that is shared they are fewer, as its other users may have topics
+// without number, ids of messages that all their nodes have to agree on, large control
+// messages, and checks that take all cores; in what order they end is put right here.
 func PubSubOptions(cfg PubSubConfig) []pubsub.Option {
 	return newPubSubGuard(cfg).options()
 }
 
 func (g *pubsubGuard) options() []pubsub.Option {
-	return []pubsub.Option{
+	options := []pubsub.Option{
 		pubsub.WithMessageSignaturePolicy(pubsub.StrictSign),
 		pubsub.WithPeerOutboundQueueSize(outboundQueue),
 		pubsub.WithValidateQueueSize(validateQueue),
+		pubsub.WithAppSpecificRpcInspector(g.inspect),
+		pubsub.WithRawTracer(g),
+	}
+	if g.shared {
+		return options
+	}
+	return append(options,
 		pubsub.WithValidateWorkers(1),
 		pubsub.WithMaxControlMessageSize(maxControl),
 		pubsub.WithMessageIdFn(messageID),
-		pubsub.WithAppSpecificRpcInspector(g.inspect),
 		pubsub.WithSubscriptionFilter(g),
-		pubsub.WithRawTracer(g),
 		pubsub.WithLogger(g.log),
 		pubsub.WithRPCLogger(slog.New(withoutDebug{g.log.Handler()})),
-	}
+	)
 }
 
 // messageID digests author and sequence number. By default they are kept

@@ -21,8 +21,9 @@ import (
 // inspector, subscription filter and tracer at once: what the first lets in,
 // the last sees leave. Pubsub recovers from nothing, so the guard does.
 type pubsubGuard struct {
-	stats *PubSubStats
-	log   *slog.Logger
+	stats  *PubSubStats
+	log    *slog.Logger
+	shared bool // others use the pubsub, too; there is no subscription filter
 
 	mu        sync.Mutex
 	own       map[string]bool              // topics joined here
@@ -48,7 +49,7 @@ func newPubSubGuard(cfg PubSubConfig) *pubsubGuard {
 		cfg.Log = logging.Dependency("pubsub", nil)
 	}
 	g := &pubsubGuard{
-		stats: cfg.Stats, log: cfg.Log,
+		stats: cfg.Stats, log: cfg.Log, shared: cfg.Shared,
 		own:       make(map[string]bool),
 		topics:    make(map[peer.ID]map[string]bool),
 		unchecked: make(map[*pb.Message]uncheckedMsg),
@@ -85,8 +86,10 @@ func (g *pubsubGuard) inspect(from peer.ID, rpc *pubsub.RPC) (err error) {
 // admit reports whether a message may go on.
 func (g *pubsubGuard) admit(m *pb.Message, now time.Time) bool {
 	switch {
-	case m == nil || !g.own[m.GetTopic()]:
-		return false // pubsub does not look at them either
+	case m == nil:
+		return false
+	case !g.own[m.GetTopic()]:
+		return g.shared // pubsub does not look at them, but a tracer may
 	case len(m.Seqno) > maxSeqno, len(m.From) > maxAuthor, len(m.Key) > maxKey, len(m.Signature) > maxKey:
 		g.stats.Refused.Add(1)
 		return false
@@ -194,12 +197,26 @@ func (g *pubsubGuard) DropRPC(rpc *pubsub.RPC, _ peer.ID) {
 	g.stats.Dropped.Add(uint64(len(rpc.GetPublish())))
 }
 
+// Join tells of a topic from which on messages on it are looked at: without a filter
+// nobody asked before.
+func (g *pubsubGuard) Join(topic string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.own[topic] = true
+}
+
+func (g *pubsubGuard) Leave(topic string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.shared {
+		delete(g.own, topic) // an application may have new ones without end
+	}
+}
+
 func (g *pubsubGuard) ValidateMessage(m *pubsub.Message)        { g.checked(m) }
 func (g *pubsubGuard) DuplicateMessage(m *pubsub.Message)       { g.checked(m) }
 func (g *pubsubGuard) UndeliverableMessage(*pubsub.Message)     { g.stats.Undeliverable.Add(1) }
 func (g *pubsubGuard) OnNewOutboundStream(peer.ID, protocol.ID) {}
-func (g *pubsubGuard) Join(string)                              {}
-func (g *pubsubGuard) Leave(string)                             {}
 func (g *pubsubGuard) Graft(peer.ID, string)                    {}
 func (g *pubsubGuard) Prune(peer.ID, string)                    {}
 func (g *pubsubGuard) DeliverMessage(*pubsub.Message)           {}

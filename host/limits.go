@@ -26,14 +26,21 @@ var protocolLimits = []struct {
 	{"/floodsub/1.0.0", 4, 16 << 20},
 }
 
-// SetLimits adds the limits of smokesignal's protocols to those of a resource
-// manager, for an application which makes the libp2p host itself. Hosts made
-// by [New] have them.
+// service is under which name libp2p accounts the streams of a node, those of pubsub
+// aside.
+const service = "smokesignal"
+
+// AddLimits adds the limits of smokesignal's protocols, and of its service, to those
+// of a resource manager, for an application which makes the libp2p host itself.
+// Hosts made by [New] have them. It takes nothing from the others.
 //
-// It is about streams: an application whose peers share an IP address also
-// wants rcmgr.WithLimitPerSubnet and rcmgr.WithConnRateLimiters, since libp2p
-// accepts no more than eight connections from one.
-func SetLimits(limits *rcmgr.ScalingLimitConfig) {
+// It is about streams: of one peer a node has up to 24 in each direction for moments,
+// and four for as long as there is a link, which the limits of a peer have to allow.
+// An application whose peers share an IP address also wants
+// rcmgr.WithLimitPerSubnet and rcmgr.WithConnRateLimiters, since libp2p accepts no
+// more than eight connections from one.
+func AddLimits(limits *rcmgr.ScalingLimitConfig) {
+	perPeer, memory := 0, int64(0)
 	for _, p := range protocolLimits {
 		limits.AddProtocolLimit(p.id,
 			rcmgr.BaseLimit{StreamsInbound: 1024, StreamsOutbound: 1024, Streams: 2048, Memory: 64 << 20},
@@ -41,7 +48,17 @@ func SetLimits(limits *rcmgr.ScalingLimitConfig) {
 		limits.AddProtocolPeerLimit(p.id,
 			rcmgr.BaseLimit{StreamsInbound: p.perPeer, StreamsOutbound: p.perPeer, Streams: 2 * p.perPeer, Memory: p.memory},
 			rcmgr.BaseLimitIncrease{})
+		if isOurs(p.id) {
+			perPeer += p.perPeer
+			memory += p.memory
+		}
 	}
+	limits.AddServiceLimit(service,
+		rcmgr.BaseLimit{StreamsInbound: 3072, StreamsOutbound: 3072, Streams: 6144, Memory: 192 << 20},
+		rcmgr.BaseLimitIncrease{StreamsInbound: 3072, StreamsOutbound: 3072, Streams: 6144, Memory: 384 << 20})
+	limits.AddServicePeerLimit(service,
+		rcmgr.BaseLimit{StreamsInbound: perPeer, StreamsOutbound: perPeer, Streams: 2 * perPeer, Memory: memory},
+		rcmgr.BaseLimitIncrease{})
 }
 
 const (
@@ -61,7 +78,7 @@ const (
 func newResourceManager() (network.ResourceManager, error) {
 	limits := rcmgr.DefaultLimits
 	libp2p.SetDefaultServiceLimits(&limits)
-	SetLimits(&limits)
+	AddLimits(&limits)
 	// On a machine with less than 1 GiB the defaults let 64 in, and 32 at once.
 	// Twice what one address may have, so that none can take all.
 	limits.SystemBaseLimit.ConnsInbound = 2 * connsPerIP

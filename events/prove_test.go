@@ -1,0 +1,244 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	pb "github.com/libp2p/go-libp2p-pubsub/pb"
+	"google.golang.org/protobuf/proto"
+)
+
+// lendStation is a station whose pubsub has the options of an application.
+func lendStation(t *testing.T, cfg BroadcastConfig, options ...pubsub.Option) *station {
+	t.Helper()
+	return newStationOn(t, overTCP, cfg, options...)
+}
+
+// TestProve: it says whether a pubsub that others made can carry broadcasts, and what
+// it publishes for that stays here.
+func TestProve(t *testing.T) {
+	for _, c := range []struct {
+		what    string
+		options []pubsub.Option
+		want    error
+	}{
+		{"defaults", nil, nil},
+		{"lax, but signing", []pubsub.Option{pubsub.WithMessageSignaturePolicy(pubsub.LaxSign)}, nil}, //nolint:staticcheck // deprecated, and still in use
+		{"not signing", []pubsub.Option{pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign)}, ErrUnsigned},
+		{"without authors", []pubsub.Option{pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign), pubsub.WithNoAuthor()}, ErrUnsigned},
+	} {
+		s := lendStation(t, BroadcastConfig{}, c.options...)
+		if err := s.Prove(t.Context()); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", c.what, err, c.want)
+		}
+	}
+
+	a, b := lendStation(t, BroadcastConfig{}), lendStation(t, BroadcastConfig{})
+	link(t, a, b)
+	if err := a.Prove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a.emit("after")
+	b.wait(a, "after")
+	if n := b.Stats().Foreign + a.Stats().Foreign; n > 0 {
+		t.Errorf("%d messages reached somebody", n)
+	}
+
+	// A Broadcast of one host on the pubsub of another.
+	x, err := NewBroadcast(a.ps, b.host, BroadcastConfig{Topic: "another"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close(context.Background())
+	if err := x.Prove(t.Context()); !errors.Is(err, ErrOtherHost) {
+		t.Errorf("%v, want ErrOtherHost", err)
+	}
+}
+
+// TestUnsignedIsDropped: a pubsub that lets messages without a signature pass must not
+// make anybody speak in another's name, nor in his own.
+func TestUnsignedIsDropped(t *testing.T) {
+	s := lendStation(t, BroadcastConfig{}, pubsub.WithMessageSignaturePolicy(pubsub.LaxSign)) //nolint:staticcheck // deprecated, and still in use
+	r := newRawPeer(t, s)
+	session := newSession(make([]byte, sessionLen))
+	unsigned := func(m *pb.Message) *pb.Message { m.Signature, m.Key = nil, nil; return m }
+	r.publish(unsigned(r.message(batchOf(t, session, 1, "forged"))))
+	forged := r.message(batchOf(t, session, 1, "forged"))
+	forged.Signature[0] ^= 1
+	r.publish(forged)
+	r.batch(session, 1, "signed")
+	from := &station{host: r.host}
+	s.wait(from, "signed")
+	if got := s.Stats(); got.Unsigned != 1 || got.Delivered != 1 {
+		t.Errorf("%+v, want one message without a signature and one event", got)
+	}
+}
+
+// TestJoinedTopicStays: a topic that somebody else has joined is used and not closed.
+func TestJoinedTopicStays(t *testing.T) {
+	a := lendStation(t, BroadcastConfig{})
+	b := lendStation(t, BroadcastConfig{})
+	a.Close(context.Background())
+	topic, err := a.ps.Join(testTopic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sub, err := topic.Subscribe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.begin(BroadcastConfig{Joined: topic})
+	link(t, a, b)
+	b.emit("one")
+	a.wait(b, "one")
+	if err := a.Close(context.Background()); err != nil {
+		t.Error(err)
+	}
+	if _, err := a.ps.Join(testTopic); err == nil {
+		t.Error("the topic was closed")
+	}
+	// Its owner's subscription goes on.
+	if err := topic.Publish(t.Context(), []byte("own")); err != nil {
+		t.Error(err)
+	}
+	for {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		m, err := sub.Next(ctx)
+		cancel()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(m.Data) == "own" {
+			break
+		}
+	}
+}
+
+// TestEndedPubSub: when the owner of the pubsub ends it, or closes the topic, Emit says
+// so instead of trying for ever.
+func TestEndedPubSub(t *testing.T) {
+	for what, end := range map[string]func(a *station, topic *pubsub.Topic){
+		"the pubsub": func(a *station, _ *pubsub.Topic) { a.stop() },
+		"the topic": func(a *station, topic *pubsub.Topic) {
+			a.sub.Cancel()
+			a.seen.Cancel()
+			if err := topic.Close(); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		a, b := lendStation(t, BroadcastConfig{}), lendStation(t, BroadcastConfig{})
+		a.Close(context.Background())
+		topic, err := a.ps.Join(testTopic)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.begin(BroadcastConfig{Joined: topic})
+		link(t, a, b)
+		a.emit("one")
+		b.wait(a, "one")
+		end(a, topic)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		for err = nil; err == nil; {
+			err = a.Emit(ctx, "x", make([]byte, 1<<10))
+		}
+		cancel()
+		if !errors.Is(err, ErrPubSubEnded) {
+			t.Errorf("%s was ended, and Emit returned %v", what, err)
+		}
+		if err := a.Close(context.Background()); err != nil {
+			t.Errorf("%s was ended: Close: %v", what, err)
+		}
+	}
+}
+
+// TestSharedOptions refuse nothing of the others on a pubsub: more topics than a
+// pubsub of our own remembers, joined before and after their peers came, and ids of
+// messages as everybody else has them.
+func TestSharedOptions(t *testing.T) {
+	const n = maxTopics + 10
+	type side struct {
+		*station
+		topics map[string]*pubsub.Topic
+		subs   map[string]*pubsub.Subscription
+	}
+	newSide := func(options ...pubsub.Option) *side {
+		return &side{lendStation(t, BroadcastConfig{}, options...), map[string]*pubsub.Topic{}, map[string]*pubsub.Subscription{}}
+	}
+	join := func(s *side, name string) {
+		topic, err := s.ps.Join(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.subs[name], err = topic.Subscribe(); err != nil {
+			t.Fatal(err)
+		}
+		s.topics[name] = topic
+	}
+	guard := newPubSubGuard(PubSubConfig{Shared: true})
+	a, b := newSide(guard.options()...), newSide()
+	var names []string
+	for i := range n {
+		names = append(names, fmt.Sprint("application/", i))
+		join(b, names[i])
+		if i%2 == 0 {
+			join(a, names[i])
+		}
+	}
+	link(t, a.station, b.station)
+	for i, name := range names {
+		if i%2 == 1 {
+			join(a, name) // its announcement came long ago
+		}
+	}
+	for _, name := range names {
+		eventually(t, "both are on "+name, func() bool {
+			return slices.Contains(a.ps.ListPeers(name), b.id()) && slices.Contains(b.ps.ListPeers(name), a.id())
+		})
+		for from, to := range map[*side]*side{a: b, b: a} {
+			if err := from.topics[name].Publish(t.Context(), []byte(name)); err != nil {
+				t.Fatal(err)
+			}
+			for {
+				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+				m, err := to.subs[name].Next(ctx)
+				cancel()
+				if err != nil {
+					t.Fatalf("%s: %v; %+v", name, err, guard.stats)
+				}
+				if m.ReceivedFrom == to.id() {
+					continue // its own
+				}
+				if string(m.Data) != name || m.ID != pubsub.DefaultMsgIdFn(m.Message) {
+					t.Errorf("%s: %q with the id %q", name, m.Data, m.ID)
+				}
+				break
+			}
+		}
+	}
+	a.emit("one")
+	b.emit("two")
+	b.wait(a.station, "one")
+	a.wait(b.station, "two")
+	guard.mu.Lock()
+	if len(guard.unchecked) > 0 || guard.bytes != 0 {
+		t.Errorf("%d messages of %d bytes count as unchecked", len(guard.unchecked), guard.bytes)
+	}
+	guard.mu.Unlock()
+	if refused := guard.stats.Refused.Load() + guard.stats.Rejected.Load() + guard.stats.Overload.Load(); refused > 0 {
+		t.Errorf("%d messages were refused", refused)
+	}
+
+	// What is not allowed to be so large is refused here as well.
+	r := newRawPeer(t, a.station)
+	m := r.message([]byte("x"))
+	m.Topic, m.Seqno = proto.String(names[0]), make([]byte, maxSeqno+1)
+	sign(t, m, r.key())
+	r.publish(m)
+	eventually(t, "a message out of bounds is refused", func() bool { return guard.stats.Refused.Load() == 1 })
+}

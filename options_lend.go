@@ -1,0 +1,264 @@
+package smokesignal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	corehost "github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal/events"
+	"github.com/go-smokesignal/smokesignal/host"
+	"github.com/go-smokesignal/smokesignal/internal/logging"
+)
+
+// WithHost puts the node on a libp2p host that the application has made and goes on
+// using. The node has the host's id, dials with it, and is reached where it listens, if
+// it does. It does not change, retune or close what is the application's: it protects
+// its peers from the connection manager under a tag of its own, and Close takes away
+// its stream handlers, streams and tags, and of the connections that it made those on
+// which there is nothing else. Close the node before the host. It is an error at New if
+// the host has another node, or the options that say how a node listens are given too:
+// Listen, Subnet, Advertise, IdentityFile, and those about NATs.
+//
+// Alone it makes a pubsub of the node's own on the host, so there must be no other;
+// an application that has one, or is about to make one, lends it WithPubSub. A host
+// with limits of its own on resources wants AddLimits.
+func WithHost(h corehost.Host) Option {
+	return func(c *config) { c.lentHost, c.hostSet = h, true }
+}
+
+// WithPubSub broadcasts over a pubsub of the application's, floodsub or gossipsub, on
+// the host that is given WithHost. It has to sign messages (StrictSign, the default),
+// as the host, and to let pass those of 1 MiB (also the default); what it does not sign
+// is an error at New. Nothing is changed there but that the node joins one topic,
+// "smokesignal/" and the name of the network, which Close leaves. All promises about
+// broadcasts hold with its defaults. With PubSubOptions less has to be repaired.
+//
+// End the pubsub after the node: if it ends before, Emit returns
+// events.ErrPubSubEnded.
+func WithPubSub(ps *pubsub.PubSub) Option {
+	return func(c *config) { c.lentPubSub, c.pubsubSet = ps, true }
+}
+
+// WithTopic lends the node a topic that the application has joined on the pubsub
+// given WithPubSub, since a topic can be joined there only once. The node neither
+// closes it nor minds other subscriptions to it. Several calls add up.
+func WithTopic(t *pubsub.Topic) Option {
+	return func(c *config) {
+		if t == nil {
+			c.noTopic = true
+			return
+		}
+		if c.topics == nil {
+			c.topics = map[string]*pubsub.Topic{}
+		}
+		c.topics[t.String()] = t
+	}
+}
+
+// PubSubOptions returns the options that suit a pubsub which the application makes for
+// itself and for WithPubSub: signed messages, queues that take a burst, and a bound on
+// what waits there. They refuse no topic of the application's. What is given after
+// them goes first. Call it again for another pubsub.
+func PubSubOptions() []pubsub.Option {
+	return events.PubSubOptions(events.PubSubConfig{Shared: true})
+}
+
+// AddLimits adds what a node needs to the limits of the resource manager of an
+// application's host:
+//
+//	limits := rcmgr.DefaultLimits
+//	smokesignal.AddLimits(&limits)
+//	manager, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits.AutoScale()))
+//	h, err := libp2p.New(libp2p.ResourceManager(manager))
+//
+// These are limits on its protocols and its service alone. Those of the whole system
+// and of each peer have to leave room: a link takes up to eight streams of a peer.
+func AddLimits(limits *rcmgr.ScalingLimitConfig) { host.AddLimits(limits) }
+
+// validateLent says what is wrong about what the application lends.
+func (c *config) validateLent(bad func(format string, args ...any)) {
+	switch {
+	case c.hostSet && c.lentHost == nil:
+		bad("WithHost(nil): give a libp2p host")
+	case c.pubsubSet && c.lentPubSub == nil:
+		bad("WithPubSub(nil): give a PubSub")
+	case c.pubsubSet && !c.hostSet:
+		bad("WithPubSub: give the host of the PubSub, too, by WithHost")
+	}
+	switch {
+	case c.noTopic:
+		bad("WithTopic(nil): give a Topic that was joined on the PubSub")
+	case len(c.topics) > 0 && !c.pubsubSet:
+		bad("WithTopic: give the PubSub of the Topic, too, by WithPubSub")
+	}
+	if !c.hostSet {
+		return
+	}
+	for _, option := range []struct {
+		name  string
+		given bool
+	}{
+		{"Listen", len(c.listen) > 0},
+		{"Subnet", c.subnetText != nil},
+		{"Advertise", len(c.advertise) > 0},
+		{"IdentityFile", c.identitySet},
+		{"HolePunching", c.nat.HolePunching},
+		{"Relays", len(c.nat.Relays) > 0},
+		{"RelayService", c.nat.RelayService},
+		{"PortMapping", c.nat.PortMapping},
+	} {
+		if option.given {
+			bad("%s: the host given by WithHost is the application's; configure it there", option.name)
+		}
+	}
+}
+
+// An endpoint is the node's host, made for it or lent.
+type endpoint interface {
+	corehost.Host // Close leaves a lent host open
+	// Listen makes a host reachable that was made for the node.
+	Listen() error
+	// Dialable returns the addresses at which others can dial it, with its id.
+	Dialable() []ma.Multiaddr
+	// Relayed and Relays tell what leads through relays.
+	Relayed() []peer.ID
+	Relays() []host.RelayStatus
+	// Spare tells whether nobody but the node uses a connection.
+	Spare(c network.Conn) bool
+}
+
+// openHost makes the node's host, or takes the one that is lent, and returns its key.
+func (n *Node) openHost() (key crypto.PrivKey, err error) {
+	if n.cfg.hostSet {
+		return n.borrowHost()
+	}
+	if n.cfg.identitySet {
+		if n.identity, err = host.OpenIdentity(n.cfg.identity); err != nil {
+			return nil, err
+		}
+		key = n.identity.Key
+	} else if key, err = host.NewIdentity(); err != nil {
+		return nil, err
+	}
+	h, err := host.New(host.Config{
+		Key: key, Listen: n.cfg.listen, Subnet: n.cfg.subnet, Advertise: n.cfg.advertise,
+		NAT: n.cfg.nat, ListenUDP: n.cfg.listenUDP, Log: logging.Room("host", n.cfg.logger),
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.host, n.face = h, h
+	n.unclaim, err = host.Claim(h) // of a node's Host somebody may think as of any other
+	return key, err
+}
+
+// borrowHost takes the host that is lent.
+func (n *Node) borrowHost() (crypto.PrivKey, error) {
+	h := n.cfg.lentHost
+	var err error
+	if n.unclaim, err = host.Claim(h); err != nil {
+		return nil, errors.New("WithHost: there is a node on the host already, and they would take each other's streams; use that one, close it first, or give each a host")
+	}
+	key := h.Peerstore().PrivKey(h.ID())
+	if key == nil {
+		return nil, errors.New("WithHost: the private key of the host is not in its peerstore; put it there, since the node signs with it")
+	}
+	if ids := host.PubSubProtocols(h); len(ids) > 0 && !n.cfg.pubsubSet {
+		return nil, fmt.Errorf("WithHost: the host serves pubsub already (%s), and a second would take its streams; give that one by WithPubSub", ids[0])
+	}
+	borrowed := host.Borrow(h)
+	if n.cfg.pubsubSet {
+		borrowed.Shares = n.sharesTopic
+	}
+	n.host, n.face = borrowed, h
+	return key, nil
+}
+
+// openPubSub makes the node's pubsub behind the gate, or takes the one that is lent.
+func (n *Node) openPubSub() (err error) {
+	if n.cfg.pubsubSet {
+		n.pubsub = n.cfg.lentPubSub
+		return n.checkTopics()
+	}
+	n.gate = host.NewGate(n.host, host.GateConfig{Log: logging.Room("host", n.cfg.logger)})
+	options := events.PubSubOptions(events.PubSubConfig{
+		Topic: n.topic, Log: logging.Dependency("pubsub", n.cfg.logger), Stats: &n.pubsubStats,
+	})
+	n.pubsub, err = pubsub.NewFloodSub(n.ctx, n.gate.Host(), options...)
+	return err
+}
+
+// checkTopics finds topics that are not those of the pubsub: what is joined there
+// cannot be joined again.
+func (n *Node) checkTopics() error {
+	for name := range n.cfg.topics {
+		if t, err := n.pubsub.Join(name); err == nil {
+			t.Close()
+			return fmt.Errorf("WithTopic: the topic %q is not joined on the PubSub given by WithPubSub; give the Topic that its Join returned, and do not close it before the node", name)
+		}
+	}
+	return nil
+}
+
+// provePubSub finds out whether the broadcast, which could be made unless err says
+// otherwise, gets through the pubsub that is lent.
+func (n *Node) provePubSub(err error) error {
+	if !n.cfg.pubsubSet {
+		return err
+	}
+	if err == nil {
+		err = n.broadcast.Prove(context.Background())
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, events.ErrOtherHost):
+		return fmt.Errorf("WithPubSub: %w; give its host by WithHost", err)
+	case errors.Is(err, events.ErrUnsigned):
+		return fmt.Errorf("WithPubSub: %w; make it with pubsub.WithMessageSignaturePolicy(pubsub.StrictSign)", err)
+	case errors.Is(err, events.ErrOtherAuthor):
+		return fmt.Errorf("WithPubSub: %w; make it without pubsub.WithMessageAuthor", err)
+	case errors.Is(err, context.Canceled):
+		return fmt.Errorf("WithPubSub: %w: the PubSub has been ended; its context has to outlive the node", err)
+	case n.broadcast == nil:
+		return fmt.Errorf("WithPubSub: %w; if the application has joined it, give it by WithTopic, and if there is a subscription filter, let it pass", err)
+	}
+	return fmt.Errorf("WithPubSub: %w; the PubSub's validators have to let the topic pass", err)
+}
+
+// sharesTopic tells whether a peer is on a topic of the application's, so that its
+// pubsub needs the connection.
+func (n *Node) sharesTopic(p peer.ID) bool {
+	for _, topic := range n.pubsub.GetTopics() {
+		if topic == n.topic && n.cfg.topics[topic] == nil {
+			continue
+		}
+		if slices.Contains(n.pubsub.ListPeers(topic), p) {
+			return true
+		}
+	}
+	return false
+}
+
+// servesAnother tells, of a lent host on which pubsub is the node's, whether the
+// application has made another since New, which took the streams of ours.
+func (n *Node) servesAnother() error {
+	if !n.cfg.hostSet || n.cfg.pubsubSet {
+		return nil
+	}
+	for _, id := range host.PubSubProtocols(n.face) {
+		if id != pubsub.FloodSubID {
+			return fmt.Errorf("smokesignal: WithHost: the host serves another pubsub since New (%s), which takes the node's streams; make that first and give it by WithPubSub", id)
+		}
+	}
+	return nil
+}

@@ -155,6 +155,10 @@ func TestFindBehindRelay(t *testing.T) {
 	if !circuit.Only(h.Network(), seed.ID()) {
 		t.Error("the connection through the relay was closed")
 	}
+	dropStale(&dialHost{Host: h, isSpare: func(network.Conn) bool { return false }}, seed.ID(), 0)
+	if !circuit.Only(h.Network(), seed.ID()) {
+		t.Error("a connection through the relay was closed that others use")
+	}
 	dropStale(h, seed.ID(), 0)
 	if len(h.Network().ConnsToPeer(seed.ID())) > 0 {
 		t.Error("an old connection through a relay is kept")

@@ -1,0 +1,657 @@
+package integration_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	corehost "github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
+
+	"github.com/go-smokesignal/smokesignal"
+	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
+)
+
+// A pubsubMaker makes a pubsub of an application's.
+type pubsubMaker func(ctx context.Context, h corehost.Host, opts ...pubsub.Option) (*pubsub.PubSub, error)
+
+var pubsubs = map[string]pubsubMaker{"floodsub": pubsub.NewFloodSub, "gossipsub": pubsub.NewGossipSub}
+
+// lentPubSub is a pubsub on h that ends with the test.
+func lentPubSub(t testing.TB, h corehost.Host, make pubsubMaker, opts ...pubsub.Option) *pubsub.PubSub {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	ps, err := make(ctx, h, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ps
+}
+
+// guest is a started node on a host that is lent. The test lays its links.
+func guest(t testing.TB, h corehost.Host, opts ...smokesignal.Option) *smokesignal.Node {
+	t.Helper()
+	node, err := smokesignal.New(append([]smokesignal.Option{smokesignal.WithHost(h), smokesignal.PeerLimits(0, 10)}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { node.Close() })
+	if err := node.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return node
+}
+
+// guests are nodes on hosts and pubsubs of their own applications, which have the
+// pubsub's defaults and these options.
+func guests(t *testing.T, n int, make pubsubMaker, opts ...pubsub.Option) (list []*smokesignal.Node) {
+	t.Helper()
+	for range n {
+		h := rawHost(t)
+		list = append(list, guest(t, h, smokesignal.WithPubSub(lentPubSub(t, h, make, opts...))))
+	}
+	return list
+}
+
+// introduce makes a add b, and waits until both have each other.
+func introduce(t testing.TB, a, b *smokesignal.Node) {
+	t.Helper()
+	if _, err := a.AddPeer(within(t, soon), addr(b)); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "both have each other", func() bool { return a.Peers().Has(b.ID()) && b.Peers().Has(a.ID()) })
+}
+
+// until polls, for what tells nobody.
+func until(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(soon); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", soon, what)
+		}
+	}
+}
+
+// TestBurstThroughBorrowedPubSub: through pubsubs at their defaults, with queues of 32,
+// nothing is lost without a report and nothing comes out of order. In the line a relay
+// has to pass everything on; with gossipsub it may be that the mesh leaves a neighbour
+// out.
+func TestBurstThroughBorrowedPubSub(t *testing.T) {
+	for name, make := range pubsubs {
+		t.Run(name+"/three in a line", func(t *testing.T) {
+			nodes := guests(t, 3, make)
+			introduce(t, nodes[0], nodes[1])
+			introduce(t, nodes[1], nodes[2])
+			burst(t, nodes, nodes[:1], map[size]uint64{byDefault: 10_000, long: 10_000, full: 100_000}[chosen()])
+		})
+		t.Run(name+"/five, each with each", func(t *testing.T) {
+			nodes := guests(t, 5, make)
+			for i, a := range nodes {
+				for _, b := range nodes[:i] {
+					introduce(t, a, b)
+				}
+			}
+			burst(t, nodes, nodes, map[size]uint64{byDefault: 500, long: 5_000, full: 20_000}[chosen()])
+		})
+	}
+	t.Run("gossipsub with a mesh of two/five, each with each", func(t *testing.T) {
+		params := pubsub.DefaultGossipSubParams()
+		params.D, params.Dlo, params.Dhi, params.Dout, params.Dscore = 2, 1, 2, 0, 1
+		nodes := guests(t, 5, pubsub.NewGossipSub, pubsub.WithGossipSubParams(params))
+		for i, a := range nodes {
+			for _, b := range nodes[:i] {
+				introduce(t, a, b)
+			}
+		}
+		burst(t, nodes, nodes, map[size]uint64{byDefault: 200, long: 2_000, full: 10_000}[chosen()])
+	})
+	t.Run("gossipsub with the options for sharing/three in a line", func(t *testing.T) {
+		var nodes []*smokesignal.Node
+		for range 3 {
+			h := rawHost(t)
+			nodes = append(nodes, guest(t, h, smokesignal.WithPubSub(lentPubSub(t, h, pubsub.NewGossipSub, smokesignal.PubSubOptions()...))))
+		}
+		introduce(t, nodes[0], nodes[1])
+		introduce(t, nodes[1], nodes[2])
+		burst(t, nodes, nodes[:1], map[size]uint64{byDefault: 10_000, long: 10_000, full: 100_000}[chosen()])
+	})
+}
+
+// burst makes the senders emit as fast as they can, and demands of every other node an
+// account of all.
+func burst(t *testing.T, nodes, senders []*smokesignal.Node, each uint64) {
+	t.Helper()
+	type account struct {
+		*tally
+		from *smokesignal.Node
+	}
+	var accounts []account
+	for i, to := range nodes {
+		for _, from := range senders {
+			if to != from {
+				accounts = append(accounts, account{newTally(t, fmt.Sprintf("n%d", i), to, from.ID(), nil), from})
+			}
+		}
+	}
+	began := time.Now()
+	var emitting sync.WaitGroup
+	for _, from := range senders {
+		emitting.Go(func() {
+			if err := emitNumbered(within(t, 2*soon), from, 1, each+1, 300); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	emitting.Wait()
+	emitted := time.Since(began)
+	var delivered, reported uint64
+	for _, y := range accounts {
+		d, r := y.wait(each+1, 2*soon)
+		delivered, reported = delivered+d, reported+r
+		if d+r != each {
+			t.Errorf("%s: %d delivered and %d reported, sent %d", y.who, d, r, each)
+		}
+	}
+	var repaired uint64
+	for _, n := range nodes {
+		repaired += n.Broadcast().Stats().Repaired
+	}
+	if reported > 0 {
+		t.Errorf("%d were reported as lost, and nobody was cut off", reported)
+	}
+	t.Logf("%d events of each of %d, emitted in %v, accounted for after %v: %d delivered, %d reported; %d batches were repaired",
+		each, len(senders), emitted.Round(time.Millisecond), time.Since(began).Round(time.Millisecond), delivered, reported, repaired)
+}
+
+// TestNodeOnABorrowedHost: with a pubsub of its own, on a host that another node knows
+// nothing special about: events, callbacks on the event bus, lookups, and after Close
+// nothing is left, so that another node can take its place. A pubsub that was merely
+// cancelled would still answer on /floodsub/1.0.0, and hang whoever asks.
+func TestNodeOnABorrowedHost(t *testing.T) {
+	l := newLocal(t)
+	h := rawHost(t, libp2p.NoListenAddrs) // it only dials
+	before := h.Mux().Protocols()
+	other := l.start(cluster.Spec{Name: "other", Limits: manual})
+	sub, err := h.EventBus().Subscribe(new(smokesignal.EvtPeerAdded))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Close()
+	for round := range 2 { // the second finds the host as the first has found it
+		node := guest(t, h, smokesignal.Seeds(addr(other)), smokesignal.PeerLimits(1, 5))
+		if err := node.Ready(within(t, soon)); err != nil {
+			t.Fatal(err)
+		}
+		if ev := next(t, sub.Out()).(smokesignal.EvtPeerAdded); ev.Peer != other.ID() {
+			t.Errorf("round %d: the event bus tells of %v", round, ev.Peer)
+		}
+		until(t, "the other has it", func() bool { return other.Peers().Has(node.ID()) })
+		here, there := listen(t, node.Broadcast(), "x"), listen(t, other.Broadcast(), "x")
+		direct := listen(t, other.Direct(), "x")
+		emitNumbers(t, node.Broadcast(), "x", 100)
+		emitNumbers(t, other.Broadcast(), "x", 100)
+		emitNumbers(t, node.Peer(other.ID()), "x", 100)
+		for who, in := range map[string]*inbox{"this": here, "the other": there, "the other, alone": direct} {
+			wantNumbers(t, who, in.wait(100, soon), 100)
+		}
+		if info, err := node.Routing().FindPeer(within(t, soon), other.ID()); err != nil || len(info.Addrs) == 0 {
+			t.Errorf("round %d: FindPeer: %v, %v", round, info, err)
+		}
+		found, err := node.Discovery().FindPeers(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info := next(t, found); info.ID != other.ID() {
+			t.Errorf("round %d: FindPeers: %v", round, info)
+		}
+
+		// Somebody else's connection to the same peer must not go with the node.
+		own := h.Network().ConnsToPeer(other.ID())
+		if round == 1 {
+			h.ConnManager().Protect(other.ID(), "app")
+		}
+		if err := node.Close(); err != nil {
+			t.Errorf("round %d: Close: %v", round, err)
+		}
+		if after := h.Mux().Protocols(); !slices.Equal(after, before) {
+			t.Errorf("round %d: it serves %v after Close, %v before New", round, after, before)
+		}
+		until(t, "no stream of ours is left", func() bool { return len(streamsOf(h, ours)) == 0 })
+		if h.ConnManager().IsProtected(other.ID(), "smokesignal") {
+			t.Errorf("round %d: the peer is still protected in the node's name", round)
+		}
+		if connected := len(h.Network().ConnsToPeer(other.ID())) > 0; connected != (round == 1) || len(own) == 0 {
+			t.Errorf("round %d: connected after Close: %v", round, connected)
+		}
+		until(t, "the other has noticed", func() bool { return !other.Peers().Has(h.ID()) })
+	}
+	ctx := within(t, 5*time.Second)
+	if err := other.Host().Connect(ctx, peer.AddrInfo{ID: h.ID()}); err != nil {
+		t.Fatal("the host does not go on:", err)
+	}
+	_, err = other.Host().NewStream(ctx, h.ID(), pubsub.FloodSubID)
+	if err == nil || ctx.Err() != nil {
+		t.Errorf("a stream to the pubsub that is no more: %v (%v), want a refusal at once", err, ctx.Err())
+	}
+}
+
+func next[T any](t testing.TB, c <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(soon):
+		t.Fatalf("no %T within %v", *new(T), soon)
+		panic("unreachable")
+	}
+}
+
+func ours(id protocol.ID) bool {
+	return strings.HasPrefix(string(id), "/smokesignal/") || id == pubsub.FloodSubID
+}
+
+// streamsOf counts the streams on the connections of h by their protocol.
+func streamsOf(h corehost.Host, which func(protocol.ID) bool) map[protocol.ID]int {
+	count := map[protocol.ID]int{}
+	for _, c := range h.Network().Conns() {
+		for _, s := range c.GetStreams() {
+			if which(s.Protocol()) {
+				count[s.Protocol()]++
+			}
+		}
+	}
+	return count
+}
+
+const (
+	appProtocol protocol.ID = "/app/echo/1.0.0"
+	appTopic                = "app/news"
+	appFriends              = 40
+	appReaders              = 5 // of the topic, among the friends
+)
+
+// application is what has a libp2p host already: streams to forty friends on which it
+// checks every byte, a gossipsub topic of which it checks every number, a connection
+// manager that is always above its high water, and tight limits.
+type application struct {
+	t       *testing.T
+	host    corehost.Host
+	pubsub  *pubsub.PubSub
+	topic   *pubsub.Topic
+	friends []corehost.Host
+	topics  []*pubsub.Topic // of the readers
+
+	stop  chan struct{}
+	tasks sync.WaitGroup
+	lost  atomic.Int64 // connections to friends
+	bytes atomic.Int64 // echoed
+	news  atomic.Int64 // numbers that came, here and there
+}
+
+func newApplication(t *testing.T) *application {
+	t.Helper()
+	a := &application{t: t, stop: make(chan struct{})}
+
+	// Nothing but what is known is allowed a stream, and nobody many.
+	limits := rcmgr.DefaultLimits
+	few := rcmgr.BaseLimit{Streams: 64, StreamsInbound: 64, StreamsOutbound: 64, Memory: 16 << 20}
+	limits.ProtocolBaseLimit, limits.ProtocolLimitIncrease = rcmgr.BaseLimit{}, rcmgr.BaseLimitIncrease{}
+	limits.ServiceBaseLimit, limits.ServiceLimitIncrease = rcmgr.BaseLimit{}, rcmgr.BaseLimitIncrease{}
+	limits.PeerBaseLimit, limits.PeerLimitIncrease = few, rcmgr.BaseLimitIncrease{}
+	limits.PeerBaseLimit.Conns, limits.PeerBaseLimit.ConnsInbound, limits.PeerBaseLimit.ConnsOutbound, limits.PeerBaseLimit.FD = 4, 4, 4, 4
+	limits.SystemBaseLimit.Conns, limits.SystemBaseLimit.ConnsInbound, limits.SystemBaseLimit.ConnsOutbound = 64, 64, 64
+	limits.SystemLimitIncrease = rcmgr.BaseLimitIncrease{}
+	libp2p.SetDefaultServiceLimits(&limits)
+	for _, id := range []protocol.ID{appProtocol, "/meshsub/1.3.0", "/meshsub/1.2.0", "/meshsub/1.1.0", "/meshsub/1.0.0", pubsub.FloodSubID} {
+		limits.AddProtocolLimit(id, rcmgr.BaseLimit{Streams: 128, StreamsInbound: 64, StreamsOutbound: 64, Memory: 16 << 20}, rcmgr.BaseLimitIncrease{})
+	}
+	smokesignal.AddLimits(&limits)
+	manager, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits.AutoScale()), rcmgr.WithMetricsDisabled())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conns, err := connmgr.NewConnManager(20, 30, connmgr.WithGracePeriod(time.Second), connmgr.WithSilencePeriod(time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.host = rawHost(t, libp2p.ResourceManager(manager), libp2p.ConnectionManager(conns))
+	a.pubsub = lentPubSub(t, a.host, pubsub.NewGossipSub)
+	a.host.SetStreamHandler(appProtocol, echo)
+
+	var sub *pubsub.Subscription
+	a.topic, sub = a.join(a.pubsub)
+	for i := range appFriends {
+		f := rawHost(t)
+		f.SetStreamHandler(appProtocol, echo)
+		// Those it must not lose are protected; all are, for above its high water the
+		// manager closes whom it may.
+		conns.Protect(f.ID(), fmt.Sprint("app-", i%2))
+		conns.TagPeer(f.ID(), "app", i)
+		from, to := a.host, f
+		if i%2 == 0 {
+			from, to = f, a.host
+		}
+		if err := from.Connect(within(t, soon), *corehost.InfoFromHost(to)); err != nil {
+			t.Fatal(err)
+		}
+		a.friends = append(a.friends, f)
+	}
+	subs := []*pubsub.Subscription{sub}
+	for _, f := range a.friends[:appReaders] {
+		topic, sub := a.join(lentPubSub(t, f, pubsub.NewGossipSub))
+		a.topics = append(a.topics, topic)
+		subs = append(subs, sub)
+	}
+	until(t, "all readers see each other", func() bool { return len(a.topic.ListPeers()) == appReaders })
+	time.Sleep(2 * time.Second) // until the mesh is, which tells nobody: what is published before may be late
+
+	ids := map[peer.ID]bool{}
+	for _, f := range a.friends {
+		ids[f.ID()] = true
+	}
+	a.host.Network().Notify(&network.NotifyBundle{DisconnectedF: func(_ network.Network, c network.Conn) {
+		if ids[c.RemotePeer()] {
+			a.lost.Add(1)
+		}
+	}})
+	for i, f := range a.friends {
+		if i%2 == 0 {
+			a.talk(a.host, f.ID())
+		} else {
+			a.talk(f, a.host.ID())
+		}
+	}
+	a.publish(a.topic)
+	a.publish(a.topics[0])
+	for i, sub := range subs {
+		a.read(i, sub)
+	}
+	return a
+}
+
+func (a *application) join(ps *pubsub.PubSub) (*pubsub.Topic, *pubsub.Subscription) {
+	a.t.Helper()
+	topic, err := ps.Join(appTopic)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	sub, err := topic.Subscribe(pubsub.WithBufferSize(1000))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return topic, sub
+}
+
+func echo(s network.Stream) {
+	io.Copy(s, s)
+	s.Reset()
+}
+
+// each runs f at intervals until the application stops.
+func (a *application) each(d time.Duration, f func() error) {
+	a.tasks.Go(func() {
+		tick := time.NewTicker(d) // a steady load is what is tested
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+			case <-a.stop:
+				return
+			}
+			if err := f(); err != nil {
+				a.t.Errorf("the application: %v", err)
+				return
+			}
+		}
+	})
+}
+
+// talk sends random bytes over one stream, and wants each back.
+func (a *application) talk(from corehost.Host, to peer.ID) {
+	a.t.Helper()
+	s, err := from.NewStream(within(a.t, soon), to, appProtocol)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.t.Cleanup(func() { s.Reset() })
+	sent, back := make([]byte, 4<<10), make([]byte, 4<<10)
+	a.each(100*time.Millisecond, func() error {
+		rand.Read(sent)
+		s.SetDeadline(time.Now().Add(soon))
+		if _, err := s.Write(sent); err != nil {
+			return err
+		}
+		if _, err := io.ReadFull(s, back); err != nil {
+			return err
+		}
+		if !bytes.Equal(sent, back) {
+			return errors.New("other bytes came back")
+		}
+		a.bytes.Add(int64(len(back)))
+		return nil
+	})
+}
+
+// publish counts on the topic.
+func (a *application) publish(topic *pubsub.Topic) {
+	var n uint64
+	a.each(20*time.Millisecond, func() error {
+		n++
+		return topic.Publish(context.Background(), binary.BigEndian.AppendUint64(nil, n))
+	})
+}
+
+// read wants every number of everybody, once. Gossipsub promises no order: it checks
+// messages on several cores.
+func (a *application) read(who int, sub *pubsub.Subscription) {
+	ctx, cancel := context.WithCancel(context.Background())
+	a.t.Cleanup(cancel)
+	a.tasks.Go(func() {
+		defer cancel()
+		missing := map[peer.ID]map[uint64]bool{}
+		highest := map[peer.ID]uint64{}
+		stop := context.AfterFunc(ctx, func() {})
+		defer stop()
+		go func() { <-a.stop; cancel() }()
+		for {
+			m, err := sub.Next(ctx)
+			if err != nil {
+				break
+			}
+			from, n := m.GetFrom(), binary.BigEndian.Uint64(m.Data)
+			if missing[from] == nil {
+				missing[from] = map[uint64]bool{}
+			}
+			switch {
+			case n > highest[from]:
+				for i := highest[from] + 1; i < n; i++ {
+					missing[from][i] = true
+				}
+				highest[from] = n
+			case missing[from][n]:
+				delete(missing[from], n)
+			default:
+				a.t.Errorf("the application: reader %d got number %d of %v twice", who, n, from)
+			}
+			a.news.Add(1)
+		}
+		for from, list := range missing {
+			if len(list) > 0 {
+				a.t.Errorf("the application: reader %d lacks %d numbers of %v, of %d", who, len(list), from, highest[from])
+			}
+		}
+	})
+}
+
+func (a *application) close() {
+	close(a.stop)
+	a.tasks.Wait()
+}
+
+// traces is what a node could leave on the application's host, and in its process.
+type traces struct {
+	protocols  []protocol.ID
+	streams    map[protocol.ID]int
+	conns      int
+	topics     []string
+	goroutines int
+	heap       uint64
+}
+
+func (a *application) traces() traces {
+	runtime.GC()
+	runtime.GC()
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	return traces{
+		protocols: a.host.Mux().Protocols(),
+		streams: streamsOf(a.host, func(id protocol.ID) bool {
+			return id != "" && !strings.HasPrefix(string(id), "/ipfs/id/") // which libp2p opens now and then
+		}),
+		conns:  len(a.host.Network().Conns()),
+		topics: a.pubsub.GetTopics(), goroutines: runtime.NumGoroutine(), heap: mem.HeapAlloc,
+	}
+}
+
+// TestApplicationGetsANode: an application at work does not notice that a node is added
+// to it, works beside it, and is closed again. It runs alone, as it counts goroutines.
+func TestApplicationGetsANode(t *testing.T) {
+	lasts := map[size]time.Duration{byDefault: 5 * time.Second, long: time.Minute, full: 5 * time.Minute}[chosen()]
+	// A node of this process has been here, so that what libraries start once is there.
+	warm := guest(t, rawHost(t))
+	warm.Close()
+
+	a := newApplication(t)
+	defer a.close()
+	until(t, "the application is at work", func() bool { return a.bytes.Load() > 1<<20 && a.news.Load() > 100 })
+	before := a.traces()
+
+	var peers []*smokesignal.Node
+	for range 2 {
+		n, err := smokesignal.New(smokesignal.Listen("127.0.0.1:0"), smokesignal.PeerLimits(1, 5))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { n.Close() })
+		if err := n.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		peers = append(peers, n)
+	}
+	node := guest(t, a.host, smokesignal.WithPubSub(a.pubsub))
+	var removed atomic.Int64
+	node.OnPeerRemoved(func(context.Context, *smokesignal.Peer) { removed.Add(1) })
+	introduce(t, node, peers[0])
+	introduce(t, node, peers[1])
+
+	all := append(slices.Clone(peers), node)
+	type flow struct {
+		*tally
+		sent *atomic.Uint64
+	}
+	var flows []flow
+	var directs []*inbox
+	var working sync.WaitGroup
+	end := time.Now().Add(lasts)
+	for _, from := range all {
+		sent := new(atomic.Uint64)
+		for i, to := range all {
+			if to == from {
+				continue
+			}
+			flows = append(flows, flow{newTally(t, fmt.Sprintf("n%d", i), to, from.ID(), nil), sent})
+			in := listen(t, to.Peer(from.ID()), "direct")
+			directs = append(directs, in)
+			working.Go(func() {
+				for i := 0; time.Now().Before(end); i++ {
+					if err := from.Peer(to.ID()).Emit(within(t, soon), "direct", i); err != nil {
+						t.Errorf("direct: %v", err)
+						return
+					}
+					time.Sleep(10 * time.Millisecond) // a steady load is what is tested
+				}
+			})
+		}
+		working.Go(func() {
+			for time.Now().Before(end) {
+				if err := emitNumbered(within(t, soon), from, sent.Load()+1, sent.Load()+2, 200); err != nil {
+					t.Error(err)
+					return
+				}
+				sent.Add(1)
+				time.Sleep(5 * time.Millisecond) // likewise
+			}
+		})
+	}
+	working.Wait()
+	var events uint64
+	for _, f := range flows {
+		f.all(f.sent.Load()+1, soon)
+		events += f.sent.Load()
+	}
+	for _, in := range directs {
+		wantNumbers(t, "direct", in.wait(in.count(), soon), in.count())
+	}
+	if n := removed.Load(); n > 0 {
+		t.Errorf("%d links ended: the connection manager took connections of peers?", n)
+	}
+	during := a.traces()
+
+	began := time.Now()
+	for _, n := range []*smokesignal.Node{node, peers[0], peers[1]} {
+		if err := n.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	}
+	closed := time.Since(began)
+	var after traces
+	const slack = 4 << 20 // what gossipsub remembers of messages for two minutes
+	same := func() bool {
+		after = a.traces()
+		return slices.Equal(after.protocols, before.protocols) && maps.Equal(after.streams, before.streams) && after.conns == before.conns &&
+			slices.Equal(after.topics, before.topics) && after.goroutines <= before.goroutines && after.heap <= before.heap+slack
+	}
+	for deadline := time.Now().Add(30 * time.Second); !same() && time.Now().Before(deadline); {
+		time.Sleep(100 * time.Millisecond) // no event says that a process is at rest
+	}
+	if !same() {
+		t.Errorf("the node left something:\nbefore %+v\nduring %+v\nafter  %+v", before, during, after)
+	}
+	for i, f := range a.friends {
+		if !a.host.ConnManager().IsProtected(f.ID(), fmt.Sprint("app-", i%2)) || a.host.ConnManager().GetTagInfo(f.ID()).Tags["app"] != i {
+			t.Errorf("friend %d is not protected and tagged as before", i)
+		}
+	}
+	for _, n := range peers {
+		if a.host.ConnManager().IsProtected(n.ID(), "") {
+			t.Error("a peer of the node is still protected")
+		}
+	}
+	mark, news := a.bytes.Load(), a.news.Load()
+	until(t, "the application goes on", func() bool { return a.bytes.Load() > mark+1<<20 && a.news.Load() > news+100 })
+	if n := a.lost.Load(); n > 0 {
+		t.Errorf("the application lost %d connections", n)
+	}
+	t.Logf("%d broadcasts delivered in %v; the application echoed %d KiB and read %d numbers; Close took %v, all was as before %v later; "+
+		"goroutines %d, %d, %d; heap %d, %d, %d KiB", events, lasts, a.bytes.Load()>>10, a.news.Load(), closed.Round(time.Millisecond), (time.Since(began) - closed).Round(100*time.Millisecond),
+		before.goroutines, during.goroutines, after.goroutines, before.heap>>10, during.heap>>10, after.heap>>10)
+}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -70,10 +71,60 @@ type Borrowed struct {
 	// whether it has a topic in common with a peer. Nil: all of pubsub is the node's.
 	// It is set before use.
 	Shares func(peer.ID) bool
+
+	mu       sync.Mutex
+	handlers map[protocol.ID]*handler
+}
+
+// A handler is what the host knows of a stream handler of the node. When one is
+// removed, the host's table keeps it in memory until another takes its place
+// (go-multistream v0.6.1), and would keep the whole node with what it stores.
+type handler struct {
+	f atomic.Pointer[network.StreamHandler]
+}
+
+func (h *handler) handle(s network.Stream) {
+	if f := h.f.Load(); f != nil {
+		(*f)(s)
+	} else {
+		s.Reset()
+	}
 }
 
 // Borrow returns h for a node.
-func Borrow(h corehost.Host) *Borrowed { return &Borrowed{Host: h} }
+func Borrow(h corehost.Host) *Borrowed {
+	return &Borrowed{Host: h, handlers: map[protocol.ID]*handler{}}
+}
+
+// SetStreamHandler registers a handler that RemoveStreamHandler takes away for good.
+func (b *Borrowed) SetStreamHandler(id protocol.ID, f network.StreamHandler) {
+	b.Host.SetStreamHandler(id, b.handler(id, f))
+}
+
+// SetStreamHandlerMatch does the same.
+func (b *Borrowed) SetStreamHandlerMatch(id protocol.ID, match func(protocol.ID) bool, f network.StreamHandler) {
+	b.Host.SetStreamHandlerMatch(id, match, b.handler(id, f))
+}
+
+func (b *Borrowed) handler(id protocol.ID, f network.StreamHandler) network.StreamHandler {
+	h := new(handler)
+	h.f.Store(&f)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.handlers[id] = h
+	return h.handle
+}
+
+// RemoveStreamHandler removes a handler.
+func (b *Borrowed) RemoveStreamHandler(id protocol.ID) {
+	b.Host.RemoveStreamHandler(id)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if h := b.handlers[id]; h != nil {
+		h.f.Store(nil)
+		delete(b.handlers, id)
+	}
+}
 
 // Listen does nothing: the application listens, or has the host dial only.
 func (b *Borrowed) Listen() error { return nil }

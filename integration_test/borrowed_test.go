@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/libp2p/go-libp2p"
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
@@ -304,12 +305,16 @@ type application struct {
 	tasks sync.WaitGroup
 	lost  atomic.Int64 // connections to friends
 	bytes atomic.Int64 // echoed
-	news  atomic.Int64 // numbers that came, here and there
+
+	mu        sync.Mutex
+	published map[peer.ID]uint64
+	read      []map[peer.ID]map[uint64]bool // by reader and publisher
+	news      int                           // numbers that came, here and there
 }
 
 func newApplication(t *testing.T) *application {
 	t.Helper()
-	a := &application{t: t, stop: make(chan struct{})}
+	a := &application{t: t, stop: make(chan struct{}), published: map[peer.ID]uint64{}}
 
 	// Nothing but what is known is allowed a stream, and nobody many.
 	limits := rcmgr.DefaultLimits
@@ -362,7 +367,6 @@ func newApplication(t *testing.T) *application {
 		subs = append(subs, sub)
 	}
 	until(t, "all readers see each other", func() bool { return len(a.topic.ListPeers()) == appReaders })
-	time.Sleep(2 * time.Second) // until the mesh is, which tells nobody: what is published before may be late
 
 	ids := map[peer.ID]bool{}
 	for _, f := range a.friends {
@@ -380,11 +384,21 @@ func newApplication(t *testing.T) *application {
 			a.talk(f, a.host.ID())
 		}
 	}
-	a.publish(a.topic)
-	a.publish(a.topics[0])
-	for i, sub := range subs {
-		a.read(i, sub)
+	for _, sub := range subs {
+		a.follow(sub)
 	}
+	// What is published before there is a mesh may go nowhere. Number 0 tells.
+	until(t, "the mesh reaches everybody", func() bool {
+		for _, topic := range []*pubsub.Topic{a.topic, a.topics[0]} {
+			if err := topic.Publish(context.Background(), make([]byte, 8)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(50 * time.Millisecond) // so that there are not too many
+		return a.all(func(seen map[uint64]bool, _ uint64) bool { return seen[0] })
+	})
+	a.publish(a.host, a.topic)
+	a.publish(a.friends[0], a.topics[0])
 	return a
 }
 
@@ -451,60 +465,72 @@ func (a *application) talk(from corehost.Host, to peer.ID) {
 	})
 }
 
-// publish counts on the topic.
-func (a *application) publish(topic *pubsub.Topic) {
-	var n uint64
-	a.each(20*time.Millisecond, func() error {
-		n++
+// publish counts on the topic, in the name of h.
+func (a *application) publish(h corehost.Host, topic *pubsub.Topic) {
+	a.each(50*time.Millisecond, func() error {
+		a.mu.Lock()
+		a.published[h.ID()]++
+		n := a.published[h.ID()]
+		a.mu.Unlock()
 		return topic.Publish(context.Background(), binary.BigEndian.AppendUint64(nil, n))
 	})
 }
 
-// read wants every number of everybody, once. Gossipsub promises no order: it checks
+// follow wants every number of everybody, once. Gossipsub promises no order: it checks
 // messages on several cores.
-func (a *application) read(who int, sub *pubsub.Subscription) {
-	ctx, cancel := context.WithCancel(context.Background())
-	a.t.Cleanup(cancel)
-	a.tasks.Go(func() {
-		defer cancel()
-		missing := map[peer.ID]map[uint64]bool{}
-		highest := map[peer.ID]uint64{}
-		stop := context.AfterFunc(ctx, func() {})
-		defer stop()
-		go func() { <-a.stop; cancel() }()
+func (a *application) follow(sub *pubsub.Subscription) {
+	seen := map[peer.ID]map[uint64]bool{}
+	a.read = append(a.read, seen)
+	go func() { // until the pubsub is ended
 		for {
-			m, err := sub.Next(ctx)
+			m, err := sub.Next(context.Background())
 			if err != nil {
-				break
+				return
 			}
 			from, n := m.GetFrom(), binary.BigEndian.Uint64(m.Data)
-			if missing[from] == nil {
-				missing[from] = map[uint64]bool{}
+			a.mu.Lock()
+			if seen[from] == nil {
+				seen[from] = map[uint64]bool{}
 			}
-			switch {
-			case n > highest[from]:
-				for i := highest[from] + 1; i < n; i++ {
-					missing[from][i] = true
-				}
-				highest[from] = n
-			case missing[from][n]:
-				delete(missing[from], n)
-			default:
-				a.t.Errorf("the application: reader %d got number %d of %v twice", who, n, from)
+			if seen[from][n] && n > 0 {
+				a.t.Errorf("the application: number %d of %v came twice", n, from)
 			}
-			a.news.Add(1)
+			seen[from][n] = true
+			a.news++
+			a.mu.Unlock()
 		}
-		for from, list := range missing {
-			if len(list) > 0 {
-				a.t.Errorf("the application: reader %d lacks %d numbers of %v, of %d", who, len(list), from, highest[from])
-			}
-		}
+	}()
+}
+
+// heard is how many numbers have come.
+func (a *application) heard() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.news
+}
+
+// close ends the traffic, and demands that every number has come everywhere.
+func (a *application) close() {
+	a.t.Helper()
+	close(a.stop)
+	a.tasks.Wait()
+	until(a.t, "the application: every number at every reader", func() bool {
+		return a.all(func(seen map[uint64]bool, published uint64) bool { return uint64(len(seen)) == published+1 })
 	})
 }
 
-func (a *application) close() {
-	close(a.stop)
-	a.tasks.Wait()
+// all tells whether every reader has of every publisher what ok wants.
+func (a *application) all(ok func(seen map[uint64]bool, published uint64) bool) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, seen := range a.read {
+		for _, h := range []corehost.Host{a.host, a.friends[0]} {
+			if !ok(seen[h.ID()], a.published[h.ID()]) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // traces is what a node could leave on the application's host, and in its process.
@@ -537,68 +563,116 @@ func (a *application) traces() traces {
 func TestApplicationGetsANode(t *testing.T) {
 	lasts := map[size]time.Duration{byDefault: 5 * time.Second, long: time.Minute, full: 5 * time.Minute}[chosen()]
 	// A node of this process has been here, so that what libraries start once is there.
-	warm := guest(t, rawHost(t))
-	warm.Close()
+	guest(t, rawHost(t)).Close()
 
 	a := newApplication(t)
-	defer a.close()
-	until(t, "the application is at work", func() bool { return a.bytes.Load() > 1<<20 && a.news.Load() > 100 })
+	until(t, "the application is at work", func() bool { return a.bytes.Load() > 1<<20 && a.heard() > 100 })
 	before := a.traces()
+	lent, during := a.work(lasts)
+	ended := time.Now()
 
-	var peers []*smokesignal.Node
-	for range 2 {
-		n, err := smokesignal.New(smokesignal.Listen("127.0.0.1:0"), smokesignal.PeerLimits(1, 5))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { n.Close() })
-		if err := n.Start(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		peers = append(peers, n)
+	var after traces
+	// Gossipsub remembers messages for three minutes, and a node sends some.
+	slack, patience := uint64(4<<20), 30*time.Second
+	if chosen() > byDefault {
+		patience = 4 * time.Minute
 	}
-	node := guest(t, a.host, smokesignal.WithPubSub(a.pubsub))
-	var removed atomic.Int64
-	node.OnPeerRemoved(func(context.Context, *smokesignal.Peer) { removed.Add(1) })
-	introduce(t, node, peers[0])
-	introduce(t, node, peers[1])
+	same := func() bool {
+		after = a.traces()
+		return slices.Equal(after.protocols, before.protocols) && maps.Equal(after.streams, before.streams) && after.conns == before.conns &&
+			slices.Equal(after.topics, before.topics) && after.goroutines <= before.goroutines && after.heap <= before.heap+slack && lent.Value() == nil
+	}
+	for deadline := time.Now().Add(patience); !same() && time.Now().Before(deadline); {
+		time.Sleep(100 * time.Millisecond) // no event says that a process is at rest
+	}
+	if !same() {
+		t.Errorf("the node left something; somebody holds it: %v\nbefore %+v\nduring %+v\nafter  %+v", lent.Value() != nil, before, during, after)
+	}
+	t.Logf("all was as before %v after Close; goroutines %d, %d with the node, %d; heap %d, %d, %d KiB", time.Since(ended).Round(100*time.Millisecond),
+		before.goroutines, during.goroutines, after.goroutines, before.heap>>10, during.heap>>10, after.heap>>10)
+	for i, f := range a.friends {
+		if !a.host.ConnManager().IsProtected(f.ID(), fmt.Sprint("app-", i%2)) || a.host.ConnManager().GetTagInfo(f.ID()).Tags["app"] != i {
+			t.Errorf("friend %d is not protected and tagged as before", i)
+		}
+	}
+	mark, news := a.bytes.Load(), a.heard()
+	until(t, "the application goes on", func() bool { return a.bytes.Load() > mark+1<<20 && a.heard() > news+100 })
+	if n := a.lost.Load(); n > 0 {
+		t.Errorf("the application lost %d connections", n)
+	}
+	a.close()
+	t.Logf("the application echoed %d KiB and read %d numbers", a.bytes.Load()>>10, a.heard())
+}
 
-	all := append(slices.Clone(peers), node)
+// work adds a node to the application, has it and two others of its network send and
+// receive for that long, and closes all three. Nothing but the result knows of them then.
+func (a *application) work(lasts time.Duration) (lent weak.Pointer[smokesignal.Node], during traces) {
+	a.t.Helper()
+	var nodes []*smokesignal.Node
+	for _, opt := range [][]smokesignal.Option{
+		{smokesignal.WithHost(a.host), smokesignal.WithPubSub(a.pubsub)}, {smokesignal.Listen("127.0.0.1:0")}, {smokesignal.Listen("127.0.0.1:0")},
+	} {
+		n, err := smokesignal.New(append(opt, smokesignal.PeerLimits(0, 5))...)
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		defer n.Close()
+		if err := n.Start(a.t.Context()); err != nil {
+			a.t.Fatal(err)
+		}
+		nodes = append(nodes, n)
+	}
+	lent = weak.Make(nodes[0])
+	var removed atomic.Int64
+	nodes[0].OnPeerRemoved(func(context.Context, *smokesignal.Peer) { removed.Add(1) })
+	introduce(a.t, nodes[0], nodes[1])
+	introduce(a.t, nodes[2], nodes[0])
+
 	type flow struct {
 		*tally
 		sent *atomic.Uint64
 	}
 	var flows []flow
-	var directs []*inbox
+	var directs atomic.Int64
 	var working sync.WaitGroup
+	ctx, cancel := context.WithTimeout(a.t.Context(), lasts+soon)
+	defer cancel()
 	end := time.Now().Add(lasts)
-	for _, from := range all {
+	for _, from := range nodes {
 		sent := new(atomic.Uint64)
-		for i, to := range all {
+		for i, to := range nodes {
 			if to == from {
 				continue
 			}
-			flows = append(flows, flow{newTally(t, fmt.Sprintf("n%d", i), to, from.ID(), nil), sent})
-			in := listen(t, to.Peer(from.ID()), "direct")
-			directs = append(directs, in)
+			flows = append(flows, flow{newTally(a.t, fmt.Sprintf("n%d", i), to, from.ID(), nil), sent})
+			next := 0
+			to.Peer(from.ID()).On("direct", func(_ context.Context, ev *smokesignal.Event) {
+				var got int
+				if err := ev.Decode(&got); err != nil || got != next {
+					a.t.Errorf("direct event %d came in place of %d: %v", got, next, err)
+				}
+				next = got + 1
+				directs.Add(1)
+			})
 			working.Go(func() {
 				for i := 0; time.Now().Before(end); i++ {
-					if err := from.Peer(to.ID()).Emit(within(t, soon), "direct", i); err != nil {
-						t.Errorf("direct: %v", err)
+					if err := from.Peer(to.ID()).Emit(ctx, "direct", i); err != nil {
+						a.t.Errorf("direct: %v", err)
 						return
 					}
-					time.Sleep(10 * time.Millisecond) // a steady load is what is tested
+					directs.Add(-1)
+					time.Sleep(20 * time.Millisecond) // a steady load is what is tested
 				}
 			})
 		}
 		working.Go(func() {
 			for time.Now().Before(end) {
-				if err := emitNumbered(within(t, soon), from, sent.Load()+1, sent.Load()+2, 200); err != nil {
-					t.Error(err)
+				if err := emitNumbered(ctx, from, sent.Load()+1, sent.Load()+2, 200); err != nil {
+					a.t.Error(err)
 					return
 				}
 				sent.Add(1)
-				time.Sleep(5 * time.Millisecond) // likewise
+				time.Sleep(20 * time.Millisecond) // likewise
 			}
 		})
 	}
@@ -608,50 +682,62 @@ func TestApplicationGetsANode(t *testing.T) {
 		f.all(f.sent.Load()+1, soon)
 		events += f.sent.Load()
 	}
-	for _, in := range directs {
-		wantNumbers(t, "direct", in.wait(in.count(), soon), in.count())
-	}
+	until(a.t, "all direct events have come", func() bool { return directs.Load() == 0 })
 	if n := removed.Load(); n > 0 {
-		t.Errorf("%d links ended: the connection manager took connections of peers?", n)
+		a.t.Errorf("%d links ended: the connection manager took connections of peers?", n)
 	}
-	during := a.traces()
-
-	began := time.Now()
-	for _, n := range []*smokesignal.Node{node, peers[0], peers[1]} {
+	during = a.traces()
+	for i, n := range nodes {
+		began := time.Now()
 		if err := n.Close(); err != nil {
-			t.Errorf("Close: %v", err)
+			a.t.Errorf("Close: %v", err)
+		}
+		if i == 0 {
+			a.t.Logf("%d broadcasts delivered in %v; Close took %v", events, lasts, time.Since(began).Round(time.Millisecond))
+		} else if a.host.ConnManager().IsProtected(n.ID(), "") {
+			a.t.Error("a peer of the node is still protected")
 		}
 	}
-	closed := time.Since(began)
-	var after traces
-	const slack = 4 << 20 // what gossipsub remembers of messages for two minutes
-	same := func() bool {
-		after = a.traces()
-		return slices.Equal(after.protocols, before.protocols) && maps.Equal(after.streams, before.streams) && after.conns == before.conns &&
-			slices.Equal(after.topics, before.topics) && after.goroutines <= before.goroutines && after.heap <= before.heap+slack
-	}
-	for deadline := time.Now().Add(30 * time.Second); !same() && time.Now().Before(deadline); {
-		time.Sleep(100 * time.Millisecond) // no event says that a process is at rest
-	}
-	if !same() {
-		t.Errorf("the node left something:\nbefore %+v\nduring %+v\nafter  %+v", before, during, after)
-	}
-	for i, f := range a.friends {
-		if !a.host.ConnManager().IsProtected(f.ID(), fmt.Sprint("app-", i%2)) || a.host.ConnManager().GetTagInfo(f.ID()).Tags["app"] != i {
-			t.Errorf("friend %d is not protected and tagged as before", i)
+	return lent, during
+}
+
+// TestClosedNodeIsForgotten: nothing on the application's host and pubsub keeps a closed
+// node in memory, with the megabytes that it may have stored.
+func TestClosedNodeIsForgotten(t *testing.T) {
+	for name, make := range map[string]pubsubMaker{"a pubsub of its own": nil, "floodsub": pubsub.NewFloodSub, "gossipsub": pubsub.NewGossipSub} {
+		h := rawHost(t)
+		var opts []smokesignal.Option
+		if make != nil {
+			opts = append(opts, smokesignal.WithPubSub(lentPubSub(t, h, make)))
 		}
+		forgotten := func() weak.Pointer[smokesignal.Node] {
+			n, err := smokesignal.New(append(opts, smokesignal.WithHost(h))...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer n.Close()
+			other, err := smokesignal.New(smokesignal.Listen("127.0.0.1:0"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer other.Close()
+			for _, n := range []*smokesignal.Node{n, other} {
+				if err := n.Start(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			introduce(t, n, other)
+			for to, from := range map[*smokesignal.Node]*smokesignal.Node{n: other, other: n} {
+				in := listen(t, to.Broadcast(), "x")
+				emitNumbers(t, from.Broadcast(), "x", 10)
+				emitNumbers(t, from.Peer(to.ID()), "x", 10)
+				in.wait(10, soon)
+			}
+			return weak.Make(n)
+		}()
+		until(t, name+": the node is forgotten", func() bool {
+			runtime.GC()
+			return forgotten.Value() == nil
+		})
 	}
-	for _, n := range peers {
-		if a.host.ConnManager().IsProtected(n.ID(), "") {
-			t.Error("a peer of the node is still protected")
-		}
-	}
-	mark, news := a.bytes.Load(), a.news.Load()
-	until(t, "the application goes on", func() bool { return a.bytes.Load() > mark+1<<20 && a.news.Load() > news+100 })
-	if n := a.lost.Load(); n > 0 {
-		t.Errorf("the application lost %d connections", n)
-	}
-	t.Logf("%d broadcasts delivered in %v; the application echoed %d KiB and read %d numbers; Close took %v, all was as before %v later; "+
-		"goroutines %d, %d, %d; heap %d, %d, %d KiB", events, lasts, a.bytes.Load()>>10, a.news.Load(), closed.Round(time.Millisecond), (time.Since(began) - closed).Round(100*time.Millisecond),
-		before.goroutines, during.goroutines, after.goroutines, before.heap>>10, during.heap>>10, after.heap>>10)
 }

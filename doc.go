@@ -66,6 +66,10 @@
 //
 // Close flushes, fires disconnect, waits for handlers and leaves nothing behind.
 //
+// On a host that the application lends (WithHost, WithPubSub) all of this holds, and
+// what is the application's is neither changed nor closed: its streams, topics,
+// connections and limits.
+//
 // Bad input: nothing a stranger sends can crash a node, grow its memory without
 // bound or speak in another's name. Nothing fails in silence: every failure to
 // join, send or deliver is found in an error, a callback or the log.

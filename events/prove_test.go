@@ -234,9 +234,28 @@ func TestSharedOptions(t *testing.T) {
 		t.Errorf("%d messages were refused", refused)
 	}
 
-	// What is not allowed to be so large is refused here as well.
+	// A topic for publishing only is joined in name alone.
 	r := newRawPeer(t, a.station)
+	out, err := a.ps.Join("outward", pubsub.FanoutOnly())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sub, err := out.Subscribe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	m := r.message([]byte("x"))
+	m.Topic = proto.String("outward")
+	sign(t, m, r.key())
+	r.publish(m)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if _, err := sub.Next(ctx); err != nil {
+		t.Error(err)
+	}
+
+	// What is not allowed to be so large is refused here as well.
+	m = r.message([]byte("x"))
 	m.Topic, m.Seqno = proto.String(names[0]), make([]byte, maxSeqno+1)
 	sign(t, m, r.key())
 	r.publish(m)

@@ -89,7 +89,7 @@ func (g *pubsubGuard) admit(m *pb.Message, now time.Time) bool {
 	case m == nil:
 		return false
 	case !g.own[m.GetTopic()]:
-		return g.shared // pubsub does not look at them, but a tracer may
+		return g.shared // of a topic for publishing only the guard never hears
 	case len(m.Seqno) > maxSeqno, len(m.From) > maxAuthor, len(m.Key) > maxKey, len(m.Signature) > maxKey:
 		g.stats.Refused.Add(1)
 		return false

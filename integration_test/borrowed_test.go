@@ -539,6 +539,7 @@ type traces struct {
 	streams    map[protocol.ID]int
 	conns      int
 	topics     []string
+	events     []string // types on the event bus
 	goroutines int
 	heap       uint64
 }
@@ -548,7 +549,13 @@ func (a *application) traces() traces {
 	runtime.GC()
 	var mem runtime.MemStats
 	runtime.ReadMemStats(&mem)
+	var events []string
+	for _, typ := range a.host.EventBus().GetAllEventTypes() {
+		events = append(events, typ.String())
+	}
+	slices.Sort(events)
 	return traces{
+		events:    events,
 		protocols: a.host.Mux().Protocols(),
 		streams: streamsOf(a.host, func(id protocol.ID) bool {
 			return id != "" && !strings.HasPrefix(string(id), "/ipfs/id/") // which libp2p opens now and then
@@ -580,7 +587,8 @@ func TestApplicationGetsANode(t *testing.T) {
 	same := func() bool {
 		after = a.traces()
 		return slices.Equal(after.protocols, before.protocols) && maps.Equal(after.streams, before.streams) && after.conns == before.conns &&
-			slices.Equal(after.topics, before.topics) && after.goroutines <= before.goroutines && after.heap <= before.heap+slack && lent.Value() == nil
+			slices.Equal(after.topics, before.topics) && slices.Equal(after.events, before.events) &&
+			after.goroutines <= before.goroutines && after.heap <= before.heap+slack && lent.Value() == nil
 	}
 	for deadline := time.Now().Add(patience); !same() && time.Now().Before(deadline); {
 		time.Sleep(100 * time.Millisecond) // no event says that a process is at rest

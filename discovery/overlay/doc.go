@@ -47,7 +47,8 @@
 //
 // A node wants min links and takes at most max. Below min it asks the addresses
 // it knows, as many at a time as it lacks and one more; a request that has no
-// answer after a second holds back no other. Eight dials are under way at most.
+// answer after a second holds back no other. Eight dials are under way at most; 24 while
+// a node that is alone has not yet tried all it knows.
 // When nobody it knows is worth a try it sends two random walks of six hops
 // ([Walk]), and who has room at the end of one, or on the way, asks back. A full
 // node refuses with the addresses of eight others, and remembers whom it refused,

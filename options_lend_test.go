@@ -106,7 +106,7 @@ func TestBadLoans(t *testing.T) {
 			return options{with(l.host), smokesignal.WithPubSub(l.floodsub(pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign)))}
 		}},
 		{"WithPubSub: events: the pubsub does not sign messages", func(l lender) options {
-			return options{with(l.host), smokesignal.WithPubSub(l.floodsub(pubsub.WithMessageSignaturePolicy(pubsub.LaxNoSign), pubsub.WithNoAuthor()))} //nolint:staticcheck // deprecated, and still in use
+			return options{with(l.host), smokesignal.WithPubSub(l.floodsub(pubsub.WithMessageSignaturePolicy(pubsub.LaxNoSign), pubsub.WithNoAuthor()))}
 		}},
 		{"WithPubSub: events: the pubsub signs as another author than its host, ", func(l lender) options {
 			key, _, _ := crypto.GenerateEd25519Key(nil)

@@ -28,7 +28,7 @@ func TestProve(t *testing.T) {
 		want    error
 	}{
 		{"defaults", nil, nil},
-		{"lax, but signing", []pubsub.Option{pubsub.WithMessageSignaturePolicy(pubsub.LaxSign)}, nil}, //nolint:staticcheck // deprecated, and still in use
+		{"lax, but signing", []pubsub.Option{pubsub.WithMessageSignaturePolicy(pubsub.LaxSign)}, nil},
 		{"not signing", []pubsub.Option{pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign)}, ErrUnsigned},
 		{"without authors", []pubsub.Option{pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign), pubsub.WithNoAuthor()}, ErrUnsigned},
 	} {
@@ -63,7 +63,7 @@ func TestProve(t *testing.T) {
 // TestUnsignedIsDropped: a pubsub that lets messages without a signature pass must not
 // make anybody speak in another's name, nor in his own.
 func TestUnsignedIsDropped(t *testing.T) {
-	s := lendStation(t, BroadcastConfig{}, pubsub.WithMessageSignaturePolicy(pubsub.LaxSign)) //nolint:staticcheck // deprecated, and still in use
+	s := lendStation(t, BroadcastConfig{}, pubsub.WithMessageSignaturePolicy(pubsub.LaxSign))
 	r := newRawPeer(t, s)
 	session := newSession(make([]byte, sessionLen))
 	unsigned := func(m *pb.Message) *pb.Message { m.Signature, m.Key = nil, nil; return m }

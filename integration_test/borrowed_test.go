@@ -249,7 +249,11 @@ func TestNodeOnABorrowedHost(t *testing.T) {
 	if err := other.Host().Connect(ctx, peer.AddrInfo{ID: h.ID()}); err != nil {
 		t.Fatal("the host does not go on:", err)
 	}
-	_, err = other.Host().NewStream(ctx, h.ID(), pubsub.FloodSubID)
+	s, err := other.Host().NewStream(ctx, h.ID(), pubsub.FloodSubID)
+	if err == nil { // who has not yet been told asks all the same, and reads the answer
+		s.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_, err = s.Read(make([]byte, 1))
+	}
 	if err == nil || ctx.Err() != nil {
 		t.Errorf("a stream to the pubsub that is no more: %v (%v), want a refusal at once", err, ctx.Err())
 	}
@@ -285,9 +289,9 @@ func streamsOf(h corehost.Host, which func(protocol.ID) bool) map[protocol.ID]in
 
 const (
 	appProtocol protocol.ID = "/app/echo/1.0.0"
-	appTopic                = "app/news"
-	appFriends              = 40
-	appReaders              = 5 // of the topic, among the friends
+	appTopic    string      = "app/news"
+	appFriends  int         = 40
+	appReaders  int         = 5 // of the topic, among the friends
 )
 
 // application is what has a libp2p host already: streams to forty friends on which it

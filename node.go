@@ -441,8 +441,11 @@ func (n *Node) pending(p peer.ID) {
 	n.drains.mu.Lock()
 	defer n.drains.mu.Unlock()
 	delete(n.drains.of, p)
-	if n.gate != nil {
+	switch {
+	case n.gate != nil:
 		n.gate.Admit(p)
+	case n.onTopic(p): // as long as it is connected, perhaps; there was no news then
+		n.driver.TopicChanged(p, true)
 	}
 }
 

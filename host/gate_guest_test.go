@@ -178,7 +178,17 @@ func TestGateOpensOneAfterTheOther(t *testing.T) {
 	}
 	connect(t, a, b)
 	a.gate.Open()
-	eventually(t, "the pauses are long", func() bool { return a.gate.Stats().Reopened >= 8 })
+	eventually(t, "the pauses are long", func() bool {
+		if a.gate.Stats().Reopened < 8 {
+			return false
+		}
+		a.gate.mu.Lock()
+		o := a.gate.peers[b.host.ID()].out
+		a.gate.mu.Unlock()
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		return o.carrier == nil // and in the ninth
+	})
 	start := time.Now()
 	b.gate.Open()
 	waitLinked(t, a, b)

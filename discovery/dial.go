@@ -13,7 +13,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/circuit"
 )
 
-// dialSlot waits until fewer than maxDials dials are under way. Who gets a slot
+// dialSlot waits until fewer than overlay.MaxDials dials are under way. Who gets a slot
 // calls release.
 func (d *Driver) dialSlot(ctx context.Context) (release func(), err error) {
 	select {

@@ -13,6 +13,6 @@
 //
 // What a stranger can do here: his addresses are dialled only out of a record he
 // signed, filtered by the class of address he speaks from, at most eight dials
-// at once; his frames are at most 128 KiB, on at most four streams; contacts are
-// bounded by the book of 128 addresses.
+// at once, 24 while the node is alone; his frames are at most 128 KiB, on at most
+// four streams; contacts are bounded by the book of 128 addresses.
 package discovery

@@ -154,8 +154,8 @@ type Driver struct {
 }
 
 const (
-	// maxDials bounds the dials at once (the overlay research, section B).
-	maxDials = 8
+	// maxCalls bounds the nodes called back at once.
+	maxCalls = 8
 	// maxWait is how long the loop waits at most, so that a sleep of the machine is
 	// noticed, and sleepDrift by how much the clocks differ after one.
 	maxWait    = 10 * time.Second
@@ -171,7 +171,7 @@ func New(cfg Config) *Driver {
 		cfg: cfg, host: cfg.Host, log: cfg.Log,
 		inbox:   inbox{wake: make(chan struct{}, 1)},
 		done:    make(chan struct{}),
-		dials:   make(chan struct{}, maxDials),
+		dials:   make(chan struct{}, overlay.MaxDials),
 		senders: map[peer.ID]*sender{},
 		adds:    map[uint64]chan overlay.Added{},
 		inbound: map[peer.ID]int{},

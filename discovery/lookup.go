@@ -368,7 +368,7 @@ func (d *Driver) located(o overlay.Located) {
 // call connects to a node that looks for this one, in case that cannot dial. It is
 // what somebody told, so not more than the guard allows, and few at once.
 func (d *Driver) call(to overlay.Contact) {
-	if d.calling == maxDials {
+	if d.calling == maxCalls {
 		return
 	}
 	d.calling++

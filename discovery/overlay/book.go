@@ -216,6 +216,12 @@ func (b *book) alone() {
 	}
 }
 
+// untried tells whether somebody was not asked since the node is alone.
+func (b *book) untried(usable func(*entry) bool) bool {
+	fresh := func(e *entry) bool { return e.tried.IsZero() && usable(e) }
+	return slices.ContainsFunc(b.known, fresh) || slices.ContainsFunc(b.lost, fresh)
+}
+
 // dueLone returns all that a lone node may ask now: the known in random order, then
 // the lost, former neighbours and those whose last attempt is longest ago first.
 func (b *book) dueLone(now time.Time, usable func(*entry) bool) (list []*entry) {

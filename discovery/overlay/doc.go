@@ -47,11 +47,11 @@
 //
 // A node wants min links and takes at most max. Below min it asks the addresses
 // it knows, as many at a time as it lacks and one more; a request that has no
-// answer after a second holds back no other. Eight dials are under way at most.
-// When nobody it knows is worth a try it sends two random walks of six hops
-// ([Walk]), and who has room at the end of one, or on the way, asks back. A full
-// node refuses with the addresses of eight others, and remembers whom it refused,
-// to send the next one there. So that nobody is locked out, a node that is alone is
+// answer after a second holds back no other. Eight dials are under way at most, and
+// 24 while a node that is alone has not yet tried all it knows. When nobody it knows
+// is worth a try it sends two random walks of six hops ([Walk]), and who has room at
+// the end of one, or on the way, asks back. A full node refuses with the addresses of
+// eight others, and remembers whom it refused, to send the next one there. So that nobody is locked out, a node that is alone is
 // taken up to max+2, and so is one that has looked for a second link in vain.
 //
 // The full node then hands a neighbour over ([Handover]): it asks neighbour X to

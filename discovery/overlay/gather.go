@@ -110,7 +110,7 @@ func (s *State) needy() bool {
 // candidates returns whom to ask, and how many of them now.
 func (s *State) candidates(now time.Time, missing int) ([]*entry, int) {
 	pending, fresh := s.asked(now)
-	free := maxDials - pending
+	free := s.mostDials() - pending
 	switch {
 	case free <= 0, s.forgiven(now) >= maxRefusals:
 		return nil, 0
@@ -120,6 +120,14 @@ func (s *State) candidates(now time.Time, missing int) ([]*entry, int) {
 		return s.book.dueLone(now, s.usable(now)), want
 	}
 	return s.book.due(now, s.usable(now)), want
+}
+
+// mostDials returns how many requests and checks may be under way.
+func (s *State) mostDials() int {
+	if s.lonely() && s.book.untried(s.unlinked) {
+		return MaxDials
+	}
+	return maxDials
 }
 
 // asked returns how many requests and checks are under way, and how many of the
@@ -142,7 +150,7 @@ func (s *State) gatherDue(now time.Time) (t time.Time) {
 		return t
 	}
 	all, _ := s.asked(now)
-	if all >= maxDials {
+	if all >= s.mostDials() {
 		return t
 	}
 	for _, l := range s.links {

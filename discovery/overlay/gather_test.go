@@ -57,24 +57,54 @@ func TestSuspectsLeaveRoomUpToMaxAndTwo(t *testing.T) {
 	}
 }
 
-// TestSlowRequestHoldsBackNoOther: without an answer two more are asked each second,
-// until eight requests are under way.
+// TestSlowRequestHoldsBackNoOther: without an answer more are asked each second, as
+// many as links are missing and one, until eight requests are under way; or 24, by a
+// node without links, until it has tried everybody.
 func TestSlowRequestHoldsBackNoOther(t *testing.T) {
-	c := newSeedless(t, 1, 5, 0)
-	c.learn(20)
-	if _, got := sends[Request](c.pass(0)); len(got) != 2 {
-		t.Errorf("%d asked at once, want 2", len(got))
-	}
-	for i, want := range []int{2, 2, 2, 0, 0} {
-		if _, early := sends[Request](c.pass(hedge - time.Millisecond)); len(early) != 0 {
-			t.Errorf("second %d: %d asked early", i, len(early))
+	for _, test := range []struct {
+		neighbours []peer.ID
+		known      int
+		want       []int // asked each second
+		most       int
+	}{
+		{[]peer.ID{"a"}, 40, []int{3, 3, 2, 0, 0}, maxDials},
+		{nil, 40, []int{4, 4, 4, 4, 4, 4, 0}, MaxDials},
+		{nil, 10, []int{4, 4, 2, 0, 0, 0, 0}, 10},
+	} {
+		c := newSeedless(t, 3, 5, 1, test.neighbours...)
+		c.learn(test.known)
+		for i, want := range test.want {
+			if i > 0 {
+				if _, early := sends[Request](c.pass(hedge-time.Millisecond, test.neighbours...)); len(early) != 0 {
+					t.Errorf("%d links, second %d: %d asked early", len(test.neighbours), i, len(early))
+				}
+			}
+			pause := time.Duration(min(i, 1)) * time.Millisecond
+			if _, got := sends[Request](c.pass(pause, test.neighbours...)); len(got) != want {
+				t.Errorf("%d links, second %d: %d asked, want %d", len(test.neighbours), i, len(got), want)
+			}
 		}
-		if _, got := sends[Request](c.pass(time.Millisecond)); len(got) != want {
-			t.Errorf("second %d: %d asked, want %d", i, len(got), want)
+		if n := c.s.count(asking); n != test.most {
+			t.Errorf("%d links: %d under way, want %d", len(test.neighbours), n, test.most)
 		}
 	}
-	if n := c.s.count(asking); n != maxDials {
-		t.Errorf("%d under way, want %d", n, maxDials)
+}
+
+// TestLoneNodeCalmsDown: who has tried everybody in vain asks no more than eight at
+// once.
+func TestLoneNodeCalmsDown(t *testing.T) {
+	c := newSeedless(t, 3, 5, 0)
+	c.learn(60)
+	for range 30 {
+		c.pass(time.Second)
+	}
+	most := 0
+	for range 60 {
+		c.pass(time.Second)
+		most = max(most, c.s.count(asking))
+	}
+	if most != maxDials {
+		t.Errorf("%d under way, want %d", most, maxDials)
 	}
 }
 

@@ -18,7 +18,7 @@
 // behind it wait, as on a stream.
 //
 // A node that has something to say to another uses the connection there is,
-// whoever made it, or dials: two round trips. Eight dials are under way at most,
+// whoever made it, or dials: two round trips. 24 dials are under way at most,
 // the others wait; seeds are looked for beside them. Who has crashed, or runs no
 // node, refuses within a round trip. Who is silent, cut off, asleep or undialable
 // lets the dial fail after five seconds. When the dialled one dials back meanwhile,

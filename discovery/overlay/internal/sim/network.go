@@ -12,9 +12,8 @@ const (
 	// and up to a tenth more.
 	minLatency = 5 * time.Millisecond
 	maxLatency = 45 * time.Millisecond
-	// dialTimeout and maxDials are those of package discovery.
+	// dialTimeout is that of package discovery.
 	dialTimeout = 5 * time.Second
-	maxDials    = 8
 	// resend is TCP's first pause before it sends again; it doubles up to the last.
 	resend     = 200 * time.Millisecond
 	maxResend  = 2 * time.Minute
@@ -111,7 +110,7 @@ func (w *World) send(n *node, to int32, m overlay.Message) {
 
 func (w *World) dial(n *node, d *dial) {
 	n.dials = append(n.dials, d)
-	if d.seed >= 0 || n.busy < maxDials {
+	if d.seed >= 0 || n.busy < overlay.MaxDials {
 		w.beginDial(n, d)
 	}
 }

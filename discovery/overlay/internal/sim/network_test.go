@@ -139,24 +139,24 @@ func TestDialsInVain(t *testing.T) {
 	}
 }
 
-// TestDialSlots: eight dials at most are under way; a seed is looked for beside
-// them.
+// TestDialSlots: 24 dials at most are under way; a seed is looked for beside them.
 func TestDialSlots(t *testing.T) {
-	w := probes(t, 12)
-	for i := int32(1); i < 10; i++ {
+	const last, seed = overlay.MaxDials + 2, overlay.MaxDials + 3
+	w := probes(t, seed+1)
+	for i := int32(1); i < last; i++ {
 		w.Silence(i)
 		w.say(0, i, 1)
 	}
-	w.say(0, 10, 1)
-	w.nodes[0].seeds = []int32{11}
+	w.say(0, last, 1)
+	w.nodes[0].seeds = []int32{seed}
 	w.tell(0, overlay.AskSeed{})
 	w.Run(4 * time.Second)
-	if w.Dials != 9 {
-		t.Errorf("%d dials at once, want eight and that of a seed", w.Dials)
+	if w.Dials != overlay.MaxDials+1 {
+		t.Errorf("%d dials at once, want %d and that of a seed", w.Dials, overlay.MaxDials)
 	}
 	only[overlay.SeedFound](t, w, 0)
 	w.Run(2 * time.Second)
-	if got := w.numbers(10); len(got) != 1 {
+	if got := w.numbers(last); len(got) != 1 {
 		t.Errorf("the dial that waited brought %v", got)
 	}
 }

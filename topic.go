@@ -28,8 +28,8 @@ type topics struct {
 // default. Published are the bytes given, without prefix or envelope, and received are
 // the bytes of others, with the author proven.
 //
-// Peers on the topic need not be nodes, and are not linked to: the application connects
-// to them by Host().Connect, or they connect to this node. From the first Topic on, the
+// Peers on the topic need not be nodes, and are not linked to: Connect connects to them,
+// or they connect to this node. From the first Topic on, the
 // node speaks pubsub with everybody it is connected to.
 //
 // A second call with the same name returns the same Topic while that is open. It may be
@@ -65,6 +65,26 @@ func (n *Node) Topic(name string) (*Topic, error) {
 	}
 	n.topics.open[name] = t
 	return t, nil
+}
+
+// Connect connects to whoever is at addr, given as for Seeds, and returns its id. It may
+// be any libp2p program, known by its address alone: it is not linked to, and is to be
+// met on a Topic. The error is ErrSelf, ErrUnreachable, ErrRelayed, ErrUnresolvable,
+// ErrNotSmokesignal (nothing there speaks libp2p), a *WrongIDError, or that of ctx; after
+// five seconds ErrUnreachable.
+func (n *Node) Connect(ctx context.Context, addr string) (ID, error) {
+	if err := n.running(); err != nil {
+		return "", err
+	}
+	seed, err := discovery.ParseSeed(addr)
+	if err != nil {
+		return "", fmt.Errorf("smokesignal: connect: %w", err)
+	}
+	info, err := seed.Find(ctx, n.host)
+	if err != nil {
+		return "", fmt.Errorf("smokesignal: connect to %s: %w", addr, err)
+	}
+	return info.ID, nil
 }
 
 // close closes all topics, and waits for their handlers until ctx ends.

@@ -285,23 +285,22 @@ func (o *outsider) direct(to peer.ID, name string, list [][]byte) {
 	}
 }
 
-// listenAll takes what comes to a node from one other on the raw topic, raw on its
-// own topic, as broadcast and directly.
-func listenAll(t *testing.T, n *smokesignal.Node, topic *smokesignal.Topic, from peer.ID) *collected {
-	in := collect(t)
-	raw := func(where string) func(context.Context, peer.ID, []byte) {
-		return func(_ context.Context, author peer.ID, data []byte) {
-			if author == from {
-				in.take(where, data)
-			}
+// from returns a handler that takes what one author says.
+func (c *collected) from(where string, author peer.ID) func(context.Context, peer.ID, []byte) {
+	return func(_ context.Context, from peer.ID, data []byte) {
+		if from == author {
+			c.take(where, data)
 		}
 	}
-	if topic != nil {
-		topic.On(raw("topic"))
-	}
-	n.Broadcast().OnRaw(raw("raw"))
-	smokesignal.Name[[]byte]("x").On(n.Broadcast(), raw("broadcast"))
-	smokesignal.Name[[]byte]("x").On(n.Direct(), raw("direct"))
+}
+
+// collectFrom takes what comes to a node from one author: raw on its own topic, as
+// broadcast and directly.
+func collectFrom(t *testing.T, n *smokesignal.Node, author peer.ID) *collected {
+	in := collect(t)
+	n.Broadcast().OnRaw(in.from("raw", author))
+	smokesignal.Name[[]byte]("x").On(n.Broadcast(), in.from("broadcast", author))
+	smokesignal.Name[[]byte]("x").On(n.Direct(), in.from("direct", author))
 	return in
 }
 
@@ -327,38 +326,44 @@ func TestForeignMatrix(t *testing.T) {
 func foreignCell(t *testing.T, router, listen string, nodeDials bool) {
 	l := newLocal(t)
 	n := l.start(cluster.Spec{Name: "node", Listen: []string{listen}})
-	topic, err := n.Topic("room")
-	if err != nil {
-		t.Fatal(err)
-	}
 	o := newOutsider(t, router, listen, "room", ownTopic)
-	in := listenAll(t, n, topic, o.host.ID())
+	var err error
 	if nodeDials {
-		err = n.Host().Connect(within(t, soon), peer.AddrInfo{ID: o.host.ID(), Addrs: o.host.Addrs()})
+		_, err = n.Connect(within(t, soon), o.host.Addrs()[0].String()) // which does not say who is there
 	} else {
 		err = o.host.Connect(within(t, soon), peer.AddrInfo{ID: n.ID(), Addrs: n.Host().Addrs()})
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
+	// On the own topic an outsider is let in as the node is, on another one because
+	// the node asks for it.
+	in := collectFrom(t, n, o.host.ID())
+	o.sees(n, ownTopic)
+	for _, p := range payloads {
+		o.publish(ownTopic, p)
+	}
+	in.want("raw", payloads...)
+	topic, err := n.Topic("room")
+	if err != nil {
+		t.Fatal(err)
+	}
+	topic.On(in.from("topic", o.host.ID()))
 	if err := topic.Ready(within(t, soon)); err != nil {
 		t.Fatal(err)
 	}
-	o.sees(n, "room", ownTopic)
+	o.sees(n, "room")
 	if m := topic.Members(); len(m) != 1 || m[0] != o.host.ID() {
 		t.Errorf("members %v", m)
 	}
-
 	for _, p := range payloads {
 		if err := topic.Publish(t.Context(), p); err != nil {
 			t.Fatal(err)
 		}
 		o.publish("room", p)
-		o.publish(ownTopic, p)
 	}
 	o.want("room", payloads...)
 	in.want("topic", payloads...)
-	in.want("raw", payloads...)
 
 	session := [8]byte{1}
 	for i, p := range payloads {
@@ -412,7 +417,8 @@ func TestForeignThroughANode(t *testing.T) {
 		}
 	}
 	waitUntil(t, "a sees both on the topic", func() bool { return len(topicA.Members()) == 2 })
-	far := listenAll(t, b, topicB, o.host.ID())
+	far := collectFrom(t, b, o.host.ID())
+	topicB.On(far.from("topic", o.host.ID()))
 	o.publish("room", []byte("room"))
 	o.publish(ownTopic, []byte("raw"))
 	o.publish(ownTopic, batch([8]byte{1}, 1, event("x", []byte("1")), event("x", []byte("2"))))
@@ -444,7 +450,8 @@ func TestForeignGarbageDeafensNobody(t *testing.T) {
 	}
 	o := newOutsider(t, "floodsub", transports["tcp"], "room", ownTopic) // gossipsub refuses what is too large
 	connect(t, o.host, a)
-	in, far := listenAll(t, a, topic, o.host.ID()), listenAll(t, b, nil, o.host.ID())
+	in, far := collectFrom(t, a, o.host.ID()), collectFrom(t, b, o.host.ID())
+	topic.On(in.from("topic", o.host.ID()))
 	if err := topic.Ready(within(t, soon)); err != nil {
 		t.Fatal(err)
 	}
@@ -638,5 +645,47 @@ func TestForeignPeerThatReadsNothing(t *testing.T) {
 	// 20 MB that were sent none more may be kept for it.
 	if now := memory(); now > before+100<<20 {
 		t.Errorf("the heap grew from %d to %d MiB", before>>20, now>>20)
+	}
+}
+
+// Nodes that are not linked, here of two networks, meet on a topic all the same, and
+// tell each other nothing of their own networks.
+func TestTopicBetweenNetworks(t *testing.T) {
+	t.Parallel()
+	l := newLocal(t)
+	var nodes []*smokesignal.Node
+	var topics []*smokesignal.Topic
+	var in []*collected
+	for _, name := range []string{"one", "two"} {
+		n := l.start(cluster.Spec{Name: name, Network: name})
+		topic, err := n.Topic("room")
+		if err != nil {
+			t.Fatal(err)
+		}
+		nodes, topics = append(nodes, n), append(topics, topic)
+	}
+	for i, n := range nodes {
+		in = append(in, collectFrom(t, n, nodes[1-i].ID()))
+		topics[i].On(in[i].from("topic", nodes[1-i].ID()))
+	}
+	if id, err := nodes[0].Connect(within(t, soon), addr(nodes[1])); err != nil || id != nodes[1].ID() {
+		t.Fatalf("connected to %v: %v", id, err)
+	}
+	for i, topic := range topics {
+		if err := topic.Ready(within(t, soon)); err != nil {
+			t.Fatal(err)
+		}
+		if err := nodes[i].Broadcast().Emit(t.Context(), "x"); !errors.Is(err, smokesignal.ErrNoPeers) {
+			t.Errorf("a broadcast to nobody: %v", err)
+		}
+	}
+	for i, topic := range topics {
+		if err := topic.Publish(t.Context(), []byte(topic.Name())); err != nil {
+			t.Fatal(err)
+		}
+		in[1-i].want("topic", []byte("room"))
+	}
+	if nodes[0].Connected() || nodes[1].Connected() {
+		t.Error("nodes of two networks are linked")
 	}
 }

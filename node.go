@@ -48,6 +48,7 @@ type Node struct {
 	watchdog    *health.Watchdog
 	drains      drains
 	peers       Peers
+	topics      topics
 
 	ctx    context.Context // of the node's own goroutines
 	cancel context.CancelFunc
@@ -149,7 +150,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 		Network: cfg.network, Session: n.session[:], MaxEventSize: cfg.maxEvent, Codec: cfg.codec,
 		Admit: n.list.Admit, Locate: n.locate, Log: eventsLog,
 	})
-	n.gate = host.NewGate(n.host, host.GateConfig{Log: logging.Room("host", cfg.logger)})
+	n.gate = host.NewGate(n.host, host.GateConfig{NodeProtocol: discovery.Protocol, Log: logging.Room("host", cfg.logger)})
 	options := events.PubSubOptions(events.PubSubConfig{
 		Topic: n.topic, Log: logging.Dependency("pubsub", cfg.logger), Stats: &n.pubsubStats,
 	})
@@ -158,7 +159,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	}
 	n.broadcast, err = events.NewBroadcast(n.pubsub, n.host, events.BroadcastConfig{
 		Topic: n.topic, Session: n.session[:], MaxEventSize: cfg.maxEvent, Codec: cfg.codec,
-		Links: true, Admit: n.list.Admit, Log: eventsLog,
+		Links: true, Guest: n.foreign, Admit: n.list.Admit, Log: eventsLog,
 		StoreAge: max(cfg.storeAge, 1), StoreBytes: cfg.storeBytes, Last: uint64(cfg.last),
 	})
 	if err != nil {
@@ -253,6 +254,7 @@ func (n *Node) Start(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return fmt.Errorf("smokesignal: start: %w", context.Cause(ctx))
 	}
+	n.driver.Serve() // before anybody can connect and take this for no node
 	if err := n.host.Listen(); err != nil {
 		return fmt.Errorf("smokesignal: %w", err)
 	}

@@ -47,6 +47,7 @@ type Node struct {
 	sources     sources
 	watchdog    *health.Watchdog
 	drains      drains
+	leaves      leaves
 	peers       Peers
 	topics      topics
 
@@ -186,7 +187,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	if err := n.openSources(); err != nil {
 		return err
 	}
-	n.broadcast.OnNeighbour(n.driver.TopicChanged)
+	n.broadcast.OnNeighbour(n.onTopicChanged)
 	n.broadcast.OnGap(n.gap)
 	n.watchdog, err = health.New(health.Config{
 		Key: key, Session: n.session, PingInterval: cfg.pingInterval, PingTimeout: max(cfg.pingTimeout, 1), // zero means zero here

@@ -62,7 +62,7 @@ func (n *Node) shutdown(caller context.Context) error {
 	}
 	n.endHandlers()
 	err := n.within(caller, func(ctx context.Context) error {
-		return errors.Join(n.direct.Close(ctx), n.broadcast.Close(ctx), n.calls.wait(ctx, caller), n.bus.wait(ctx, caller))
+		return errors.Join(n.direct.Close(ctx), n.broadcast.Close(ctx), n.topics.close(ctx), n.calls.wait(ctx, caller), n.bus.wait(ctx, caller))
 	})
 	if err != nil {
 		n.log.Warn("closing: a handler still runs", "err", err)

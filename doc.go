@@ -58,6 +58,10 @@
 // be linked to from behind another NAT, by HolePunching; a link is always direct, and
 // ErrRelayed says that none came about.
 //
+// Others: a Topic takes part in a pubsub topic of any libp2p application, with exactly
+// its bytes; and any pubsub peer may be on the network's own topic, where Broadcast's
+// OnRaw hears what is no event.
+//
 // Handlers of one sender's events on one channel run one after the other, across
 // names; different senders may run at the same time. No handler runs on the
 // goroutine of Emit, and On, Emit and Shutdown may be used inside. A panic is

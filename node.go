@@ -48,7 +48,9 @@ type Node struct {
 	sources     sources
 	watchdog    *health.Watchdog
 	drains      drains
+	leaves      leaves
 	peers       Peers
+	topics      topics
 
 	ctx    context.Context // of the node's own goroutines
 	cancel context.CancelFunc
@@ -146,7 +148,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	}
 	n.broadcast, err = events.NewBroadcast(n.pubsub, n.host, events.BroadcastConfig{
 		Topic: n.topic, Joined: cfg.topics[n.topic], Session: n.session[:], MaxEventSize: cfg.maxEvent, Codec: cfg.codec,
-		Links: true, Admit: n.list.Admit, Log: eventsLog,
+		Links: true, Guest: n.foreign, Admit: n.list.Admit, Log: eventsLog,
 		StoreAge: max(cfg.storeAge, 1), StoreBytes: cfg.storeBytes, Last: uint64(cfg.last),
 	})
 	if err := n.provePubSub(err); err != nil {
@@ -173,7 +175,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	if err := n.openSources(); err != nil {
 		return err
 	}
-	n.broadcast.OnNeighbour(n.driver.TopicChanged)
+	n.broadcast.OnNeighbour(n.onTopicChanged)
 	n.broadcast.OnGap(n.gap)
 	n.watchdog, err = health.New(health.Config{
 		Key: key, Session: n.session, PingInterval: cfg.pingInterval, PingTimeout: max(cfg.pingTimeout, 1), // zero means zero here
@@ -244,6 +246,7 @@ func (n *Node) Start(ctx context.Context) error {
 	if err := n.servesAnother(); err != nil {
 		return err
 	}
+	n.driver.Serve() // before anybody can connect and take this for no node
 	if err := n.host.Listen(); err != nil {
 		return fmt.Errorf("smokesignal: %w", err)
 	}

@@ -14,6 +14,7 @@ import (
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/go-smokesignal/smokesignal/discovery"
 	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/host"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
@@ -189,7 +190,7 @@ func (n *Node) openPubSub() (err error) {
 		n.pubsub = n.cfg.lentPubSub
 		return n.checkTopics()
 	}
-	n.gate = host.NewGate(n.host, host.GateConfig{Log: logging.Room("host", n.cfg.logger)})
+	n.gate = host.NewGate(n.host, host.GateConfig{NodeProtocol: discovery.Protocol, Log: logging.Room("host", n.cfg.logger)})
 	options := events.PubSubOptions(events.PubSubConfig{
 		Topic: n.topic, Log: logging.Dependency("pubsub", n.cfg.logger), Stats: &n.pubsubStats,
 	})

@@ -216,10 +216,14 @@ func (d *Driver) Start() error {
 	d.started = true
 	d.mu.Unlock()
 	d.host.Network().Notify((*notifiee)(d))
-	d.host.SetStreamHandler(Protocol, d.serve)
+	d.Serve()
 	d.tasks.Go(d.loop)
 	return nil
 }
+
+// Serve lets others open streams, which are answered from Start on. Who calls it
+// before the host listens is never taken for somebody who does not speak the protocol.
+func (d *Driver) Serve() { d.host.SetStreamHandler(Protocol, d.serve) }
 
 // inbox holds the functions that wait for the loop. It has no bound, so that a
 // hook, which runs on the loop, may add to it; readers of streams wait until
@@ -514,9 +518,9 @@ func (d *Driver) Close() {
 	d.mu.Lock()
 	started := d.started
 	d.mu.Unlock()
+	d.host.RemoveStreamHandler(Protocol)
 	if started {
 		d.host.Network().StopNotify((*notifiee)(d))
-		d.host.RemoveStreamHandler(Protocol)
 		if d.lan != nil {
 			d.lan.Close()
 		}

@@ -55,6 +55,10 @@ type BroadcastConfig struct {
 	// Links says that Link and Unlink tell who our neighbours are; else they are
 	// those who are on the topic.
 	Links bool
+	// Guest tells whether somebody who was seen on the topic stays there without being
+	// linked: from the first one on there is somebody to send to. It is asked with
+	// Links only, and must not block; nil says no.
+	Guest func(p peer.ID) bool
 	// Admit is called before events of a sender are handled, from the goroutine
 	// that handles them: it may block while the sender is being linked (ctx ends
 	// at Close), and drops the events with an error. nil admits everybody.
@@ -104,6 +108,7 @@ type Broadcast struct {
 	in      inbox
 	out     outbox
 	readers readers
+	raw     rawReaders
 
 	topic *pubsub.Topic
 	sub   *pubsub.Subscription
@@ -145,7 +150,9 @@ type BroadcastStats struct {
 	Repairs     uint64 // batches that we gave to neighbours who asked
 	Duplicates  uint64 // batches that came again, or after they were given up
 	OldSessions uint64 // batches of a run of their sender before the one that is heard now
-	Foreign     uint64 // messages on the topic that are no batch
+	Foreign     uint64 // messages on the topic that are no batch, and for which there was no handler of OnRaw
+	Raw         uint64 // messages that handlers of OnRaw were given
+	RawDropped  uint64 // messages for OnRaw dropped because handlers were too slow, or at Close
 	Unsigned    uint64 // messages that a lax pubsub let through without a signature
 	Undecodable uint64 // events that are malformed, or that a typed handler could not read
 	Unhandled   uint64 // events that nobody listened to
@@ -192,6 +199,7 @@ func NewBroadcast(ps *pubsub.PubSub, h corehost.Host, cfg BroadcastConfig) (*Bro
 	b.in.init(b)
 	b.out = outbox{b: b, next: 1, full: make(chan struct{}, 1)}
 	b.readers.init(b)
+	b.raw.init(b.ctx, b.mux)
 	var err error
 	if b.topic = cfg.Joined; b.topic == nil {
 		if b.topic, err = ps.Join(cfg.Topic); err != nil {
@@ -383,6 +391,20 @@ func (b *Broadcast) OnBorrowed(name string, f func(context.Context, *Event)) (of
 	return b.mux.register("", name, &handler{f: f, borrows: true})
 }
 
+// OnRaw calls f for what others publish on the topic that is no batch of events: they
+// may be of any program that speaks pubsub. The signature has proven who the author
+// is, and nothing else is known. data belongs to f, and may be empty. Of one author
+// they are handled one after the other as they came, which need not be the order of
+// their publishing, and beside the author's events; of several f may be called at once.
+// f's ctx ends at Close; a panic of f is caught, counted and logged.
+//
+// What waits for handlers has a bound of 4 MiB; beyond it messages are lost and
+// counted, those of the author of whom most waits first. Without a handler they
+// are counted as Foreign.
+func (b *Broadcast) OnRaw(f func(ctx context.Context, from peer.ID, data []byte)) (off func()) {
+	return b.raw.on(f)
+}
+
 // OnGap calls f for events that are missing: in their place, after the handlers of
 // the event before them have returned and before those of the next are called.
 // Of several senders f may be called at once.
@@ -415,6 +437,8 @@ func (b *Broadcast) Stats() BroadcastStats {
 		Duplicates:  b.stats.duplicates.Load(),
 		OldSessions: b.stats.oldSessions.Load(),
 		Foreign:     b.stats.foreign.Load(),
+		Raw:         b.raw.delivered.Load(),
+		RawDropped:  b.raw.dropped.Load(),
 		Unsigned:    b.stats.unsigned.Load(),
 		Undecodable: b.stats.malformed.Load() + b.mux.nUndecodable.Load(),
 		Unhandled:   b.mux.nUnhandled.Load(),
@@ -459,6 +483,7 @@ func (b *Broadcast) stop() {
 	b.in.close()
 	b.out.close()
 	b.readers.close()
+	b.raw.close()
 	b.sub.Cancel()
 	b.seen.Cancel()
 	b.leave()
@@ -478,6 +503,9 @@ func (b *Broadcast) leave() {
 func (b *Broadcast) saw(p peer.ID, present bool) {
 	switch {
 	case b.cfg.Links:
+		if present && b.cfg.Guest != nil && b.cfg.Guest(p) {
+			b.in.met.Store(true)
+		}
 	case present:
 		b.Link(p, nil)
 	default:

@@ -82,8 +82,10 @@ func (in *inbox) take(m *pubsub.Message) bool {
 	o, err := parseOriginal(m.Message)
 	if err != nil {
 		// Others may speak on the topic what they like.
-		in.b.stats.foreign.Add(1)
-		in.b.log.Debug("a message that is no batch", "sender", sender, "error", err)
+		if sender != in.b.host.ID() && !in.b.raw.put(sender, m.Data) {
+			in.b.stats.foreign.Add(1)
+			in.b.log.Debug("a message that is no batch", "sender", sender, "error", err)
+		}
 		return false
 	}
 	in.mu.Lock()

@@ -63,6 +63,10 @@
 // run of a sender, from where a node first heard of it, what is delivered and
 // what is reported add up to what was sent.
 //
+// What is published raw, on a [Topic] that others made or beside the events of a
+// Broadcast ([Broadcast.OnRaw]), has no such promise: pubsub delivers it at most once,
+// and nothing is repaired. What is dropped here is counted.
+//
 // # What a slow handler does to others
 //
 // A handler that takes its time with a direct event holds back the peer that

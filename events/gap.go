@@ -3,7 +3,6 @@ package events
 import (
 	"context"
 	"fmt"
-	"runtime/debug"
 	"slices"
 	"sync"
 
@@ -76,11 +75,6 @@ func (m *mux) gap(ctx context.Context, g Gap) {
 }
 
 func (m *mux) callGap(ctx context.Context, f func(context.Context, Gap), g Gap) {
-	defer func() {
-		if v := recover(); v != nil {
-			m.nPanics.Add(1)
-			m.log.Error("a handler of gaps panicked", "sender", g.Sender, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
-		}
-	}()
+	defer m.recovered("a handler of gaps panicked", g.Sender)
 	f(ctx, g)
 }

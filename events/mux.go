@@ -176,6 +176,14 @@ func (m *mux) panicked(ev *Event, v any) {
 	m.log.Error("a handler panicked", "event", quote(ev.Name), "from", ev.From, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 }
 
+// recovered, deferred, catches the panic of a handler of something else than events.
+func (m *mux) recovered(what string, from peer.ID) {
+	if v := recover(); v != nil {
+		m.nPanics.Add(1)
+		m.log.Error(what, "from", from, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+	}
+}
+
 // panics returns how many handlers panicked.
 func (m *mux) panics() uint64 { return m.nPanics.Load() }
 

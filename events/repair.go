@@ -37,8 +37,9 @@ import (
 //
 // End is the mark of the sender, if it is known, as a Marks message.
 //
-// A neighbour has one stream open on which it tells its marks as they change, and
-// short ones on which it asks for what it lacks. The originals of an answer are
+// A neighbour has one stream open on which it tells its marks as they change (to a
+// leaf, and a leaf itself, all of them first), and short ones on which it asks for
+// what it lacks. The originals of an answer are
 // those that hold any of the numbers, in ascending order, 1 MiB in all but at
 // least one; who wants more asks again. They prove themselves: nothing of what a
 // neighbour hands out has to be believed. A frame told or wanted has at most 64
@@ -201,7 +202,7 @@ func (b *Broadcast) serveFrames(p peer.ID, s network.Stream) error {
 	}
 	r := frame.NewReader(s, maxRepairQuestion)
 	r.SetTimeout(s, repairTimeout)
-	for {
+	for first := true; ; first = false {
 		msg, err := r.Next()
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -215,7 +216,7 @@ func (b *Broadcast) serveFrames(p peer.ID, s network.Stream) error {
 		}
 		switch num {
 		case numRepairTold:
-			if err := b.told(p, body); err != nil {
+			if err := b.told(p, body, first); err != nil {
 				return err
 			}
 		case numRepairWant:
@@ -243,19 +244,25 @@ func repairField(b []byte) (num protowire.Number, body []byte, err error) {
 	return num, body, nil
 }
 
-// told takes marks that changed at a neighbour.
-func (b *Broadcast) told(p peer.ID, body []byte) error {
+// told takes marks that changed at a neighbour; a leaf's first ones on a stream are
+// its greeting.
+func (b *Broadcast) told(p peer.ID, body []byte, first bool) error {
 	marks, err := decodeMarks(body)
 	if err != nil {
 		return err
 	}
 	b.in.mu.Lock()
 	defer b.in.mu.Unlock()
-	if b.in.links[p] == nil || b.in.closed {
+	l := b.in.links[p]
+	if l == nil || b.in.closed {
 		return nil
 	}
 	now := time.Now()
-	b.in.engine.Told(now, p, marks)
+	if l.leaf && first {
+		b.in.engine.Greet(now, p, marks)
+	} else {
+		b.in.engine.Told(now, p, marks)
+	}
 	b.in.perform(now)
 	b.in.changed()
 	return nil

@@ -16,6 +16,7 @@ import (
 type teller struct {
 	b    *Broadcast
 	peer peer.ID
+	leaf bool
 	wake chan struct{} // has a value when there is something to tell
 
 	ctx    context.Context
@@ -42,14 +43,7 @@ func (b *Broadcast) Link(p peer.ID, greeting []byte) error {
 	if b.in.closed {
 		return err
 	}
-	if b.in.links[p] == nil {
-		l := &teller{b: b, peer: p, wake: make(chan struct{}, 1), inbound: make(map[network.Stream]struct{})}
-		l.ctx, l.cancel = context.WithCancel(b.ctx)
-		b.in.links[p] = l
-		b.in.engine.Join(p)
-		b.in.met.Store(true)
-		b.tasks.Go(l.tell)
-	}
+	b.in.link(p, false)
 	now := time.Now()
 	if len(greeting) > 0 {
 		b.in.engine.Greet(now, p, marks)
@@ -57,6 +51,35 @@ func (b *Broadcast) Link(p peer.ID, greeting []byte) error {
 	b.in.perform(now)
 	b.in.changed()
 	return err
+}
+
+// LinkLeaf is Link for a neighbour with which there is no handshake that could carry
+// greetings: each of the two begins every stream on which it tells marks with all
+// that it has, and these are its greeting. The leaf has to be on the topic. Linking
+// twice does nothing.
+func (b *Broadcast) LinkLeaf(p peer.ID) {
+	b.in.mu.Lock()
+	defer b.in.mu.Unlock()
+	if b.in.closed || b.in.links[p] != nil {
+		return
+	}
+	signal(b.in.link(p, true).wake) // to greet
+	b.in.perform(time.Now())
+	b.in.changed()
+}
+
+// link adds a neighbour, unless it is one. It needs mu.
+func (in *inbox) link(p peer.ID, leaf bool) *teller {
+	l := in.links[p]
+	if l == nil {
+		l = &teller{b: in.b, peer: p, leaf: leaf, wake: make(chan struct{}, 1), inbound: make(map[network.Stream]struct{})}
+		l.ctx, l.cancel = context.WithCancel(in.b.ctx)
+		in.links[p] = l
+		in.engine.Join(p)
+		in.met.Store(true)
+		in.b.tasks.Go(l.tell)
+	}
+	return l
 }
 
 // Unlink says that p is no neighbour any more. It does nothing if p is none.
@@ -94,13 +117,12 @@ func (l *teller) tell() {
 			return
 		}
 		marks := l.collect()
-		if len(marks) == 0 {
+		if len(marks) == 0 && (!l.leaf || s != nil) {
 			continue
 		}
 		err := l.open(&s)
-		if err == nil {
-			s.SetWriteDeadline(time.Now().Add(repairTimeout))
-			_, err = s.Write(frame.Append(nil, frame.AppendMessage(nil, numRepairTold, appendMarks(nil, marks))))
+		if err == nil && len(marks) > 0 {
+			err = l.write(s, appendMarks(nil, marks))
 		}
 		if err == nil {
 			pause = minTellPause
@@ -118,6 +140,9 @@ func (l *teller) tell() {
 			return
 		}
 		pause = min(2*pause, maxTellPause)
+		if l.leaf {
+			signal(l.wake)
+		}
 		l.b.in.do(func(now time.Time, e *engine.Engine[*original]) { e.Again(now, l.peer, marks) })
 	}
 }
@@ -131,11 +156,20 @@ func (l *teller) collect() (marks []engine.Mark) {
 	return marks
 }
 
-// open opens the stream, unless it is.
+// open opens the stream, unless it is, and greets a leaf on it.
 func (l *teller) open(s *network.Stream) (err error) {
-	if *s == nil {
-		*s, err = l.b.openRepair(l.ctx, l.peer)
+	if *s != nil {
+		return nil
 	}
+	if *s, err = l.b.openRepair(l.ctx, l.peer); err != nil || !l.leaf {
+		return err
+	}
+	return l.write(*s, l.b.Marks())
+}
+
+func (l *teller) write(s network.Stream, marks []byte) error {
+	s.SetWriteDeadline(time.Now().Add(repairTimeout))
+	_, err := s.Write(frame.Append(nil, frame.AppendMessage(nil, numRepairTold, marks)))
 	return err
 }
 

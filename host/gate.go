@@ -28,6 +28,10 @@ import (
 //	gate.Admit(p) // pubsub opens its stream to p and takes the one of p
 //	gate.Evict(p) // both are reset, p is gone for pubsub
 //
+// Besides those, the gate admits guests by itself: peers that speak pubsub and are
+// no nodes of ours, see [GateConfig.NodeProtocol], and from [Gate.Open] on everybody
+// who speaks pubsub, for as long as they are connected.
+//
 // Both ends have to admit each other. Whoever is first waits: a stream of a
 // peer that is not yet admitted is kept for two seconds, and one that was
 // refused or broke is opened again for as long as its peer is admitted and
@@ -52,7 +56,10 @@ import (
 //     takes nothing, and after thirty seconds loses it all. The gate gathers
 //     what comes fast, holds at most [GateConfig.MaxPending], and drops and
 //     counts the messages for a peer that has taken nothing for
-//     [GateConfig.StallTimeout], until it takes something again.
+//     [GateConfig.StallTimeout], until it takes something again. For a guest,
+//     which nobody has asked to keep up, it does so as soon as so much is held.
+//   - Pubsub resets the stream on which an RPC of more than 1 MiB comes, which some
+//     peers send and few recover from. The gate leaves the RPC out.
 //
 // All methods may be called from any goroutine; none of Admit and Evict blocks.
 type Gate struct {
@@ -74,8 +81,12 @@ type Gate struct {
 	protocols []protocol.ID // that pubsub handles
 	offers    []peer.ID     // peers that pubsub is to be told of
 	strangers int           // streams kept for peers that are not admitted
+	toAll     bool          // see Open
+	guests    int           // see gatePeer.guest
 
-	dropped, stalls, reopened atomic.Uint64 // see GateStats
+	rescan chan struct{} // all connected peers are to be judged anew
+
+	dropped, stalls, reopened, oversize, turnedAway atomic.Uint64 // see GateStats
 }
 
 // GateConfig configures a Gate. Its zero value works.
@@ -92,6 +103,13 @@ type GateConfig struct {
 	// StallTimeout is how long a peer may take nothing of what waits until
 	// messages for it are dropped, an eighth more at most; 0 is five seconds.
 	StallTimeout time.Duration
+	// NodeProtocol is what nodes of ours speak, which are admitted by Admit. A peer
+	// that speaks pubsub and not this is foreign, and admitted as a guest. If it is
+	// empty nobody is foreign.
+	NodeProtocol protocol.ID
+	// MaxForeign bounds the foreign peers that are admitted at a time, until Open; 0
+	// is 64, a negative number means none.
+	MaxForeign int
 	// Log is the room's logger, nil the default one.
 	Log *slog.Logger
 }
@@ -109,6 +127,12 @@ type GateStats struct {
 	Stalls uint64
 	// Reopened is how often a stream that broke was replaced unseen by pubsub.
 	Reopened uint64
+	// Oversize is the number of RPCs of more than 1 MiB that peers sent, none of
+	// which pubsub has seen.
+	Oversize uint64
+	// TurnedAway is how often a foreign peer came while there were as many as
+	// MaxForeign allows.
+	TurnedAway uint64
 }
 
 const (
@@ -121,6 +145,9 @@ const (
 	// minDelay and maxDelay bound the pauses between attempts to open a stream.
 	minDelay = 20 * time.Millisecond
 	maxDelay = 2 * time.Second
+	// maxGuestDelay is maxDelay for a guest, which may never admit us. When it does,
+	// it opens a stream, and is not waited for any longer.
+	maxGuestDelay = 30 * time.Second
 	// soundAfter is how long a stream must have lived for the next to be
 	// opened without a pause.
 	soundAfter = 10 * time.Second
@@ -142,18 +169,24 @@ var (
 // drops the peer when that stream ends: it forgets the peer's topics, then asks
 // again. No other question is ever asked, so answers can depend on them.
 type gatePeer struct {
-	admitted bool
-	offered  bool                // an offer is out that pubsub has not asked about
-	opening  *context.CancelFunc // pubsub is opening its stream
-	out      *gateOut            // the stream pubsub has; nil: none
-	dying    *gateOut            // out has ended and pubsub has not yet dropped the peer
-	in       *gateIn             // the peer's stream that pubsub reads
-	kept     *gateIn             // the peer's stream that waits
-	delay    time.Duration       // before the next offer
-	retry    *time.Timer         // makes it
-	drain    *time.Timer         // for dying
-	changed  chan struct{}       // closed when what a kept stream waits for may have come
+	linked  bool                // by Admit
+	guest   bool                // see Gate.judge
+	foreign bool                // no node of ours, so no gate is at the other end
+	heard   bool                // pubsub has read a stream of the peer since it has out
+	offered bool                // an offer is out that pubsub has not asked about
+	opening *context.CancelFunc // pubsub is opening its stream
+	out     *gateOut            // the stream pubsub has; nil: none
+	dying   *gateOut            // out has ended and pubsub has not yet dropped the peer
+	in      *gateIn             // the peer's stream that pubsub reads
+	kept    *gateIn             // the peer's stream that waits
+	delay   time.Duration       // before the next offer
+	retry   *time.Timer         // makes it
+	drain   *time.Timer         // for dying
+	changed chan struct{}       // closed when what a kept stream waits for may have come
 }
+
+// admitted tells whether pubsub may have streams with the peer.
+func (r *gatePeer) admitted() bool { return r.linked || r.guest }
 
 // NewGate returns a gate that admits nobody yet. The host stays the caller's.
 func NewGate(h corehost.Host, cfg GateConfig) *Gate {
@@ -169,16 +202,20 @@ func NewGate(h corehost.Host, cfg GateConfig) *Gate {
 	if cfg.StallTimeout == 0 {
 		cfg.StallTimeout = 5 * time.Second
 	}
+	if cfg.MaxForeign == 0 {
+		cfg.MaxForeign = 64
+	}
 	if cfg.Log == nil {
 		cfg.Log = logging.Room("host", nil)
 	}
 	g := &Gate{
-		host:  h,
-		cfg:   cfg,
-		log:   cfg.Log,
-		bus:   eventbus.NewBus(),
-		wake:  make(chan struct{}, 1),
-		peers: make(map[peer.ID]*gatePeer),
+		host:   h,
+		cfg:    cfg,
+		log:    cfg.Log,
+		bus:    eventbus.NewBus(),
+		wake:   make(chan struct{}, 1),
+		rescan: make(chan struct{}, 1),
+		peers:  make(map[peer.ID]*gatePeer),
 	}
 	g.facade = &facade{Host: h, gate: g, network: &facadeNetwork{h.Network(), g}}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
@@ -188,6 +225,7 @@ func NewGate(h corehost.Host, cfg GateConfig) *Gate {
 	}
 	g.emitter = emitter
 	g.tasks.Go(g.makeOffers)
+	g.watch()
 	return g
 }
 
@@ -197,11 +235,14 @@ func (g *Gate) Host() corehost.Host { return g.facade }
 
 // Stats returns what was counted.
 func (g *Gate) Stats() GateStats {
-	return GateStats{Dropped: g.dropped.Load(), Stalls: g.stalls.Load(), Reopened: g.reopened.Load()}
+	return GateStats{
+		Dropped: g.dropped.Load(), Stalls: g.stalls.Load(), Reopened: g.reopened.Load(),
+		Oversize: g.oversize.Load(), TurnedAway: g.turnedAway.Load(),
+	}
 }
 
 // Admit lets pubsub exchange streams with p from now on. It does nothing if p
-// is admitted already.
+// was admitted in this way already.
 func (g *Gate) Admit(p peer.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -209,26 +250,41 @@ func (g *Gate) Admit(p peer.ID) {
 		return
 	}
 	r := g.peer(p)
-	if r.admitted {
-		return
-	}
-	r.admitted = true
-	r.delay = 0
-	r.change()
-	g.offer(p, r)
+	g.admit(p, r, true, r.guest)
 }
 
 // Evict resets pubsub's streams with p in both directions and refuses further
-// ones. It does nothing if p is not admitted.
+// ones, unless p is a guest. It does nothing if p was not admitted by Admit.
 func (g *Gate) Evict(p peer.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	r := g.peers[p]
-	if r == nil || !r.admitted {
-		return
+	if r := g.peers[p]; r != nil && r.linked {
+		g.admit(p, r, false, r.guest)
 	}
-	r.admitted = false
-	g.end(p, r)
+}
+
+// admit changes why p is admitted, and begins or ends what depends on it.
+func (g *Gate) admit(p peer.ID, r *gatePeer, linked, guest bool) {
+	was := r.admitted()
+	if guest && !r.guest {
+		g.guests++
+	} else if !guest && r.guest {
+		g.guests--
+	}
+	r.linked, r.guest = linked, guest
+	if r.out != nil {
+		r.out.guest.Store(!linked)
+	}
+	switch is := r.admitted(); {
+	case is && !was:
+		r.delay = 0
+		r.change()
+		g.offer(p, r)
+	case is:
+		r.hurry()
+	case was:
+		g.end(p, r)
+	}
 	g.tidy(p, r)
 }
 
@@ -242,7 +298,7 @@ func (g *Gate) Close() {
 			g.host.RemoveStreamHandler(id)
 		}
 		for p, r := range g.peers {
-			r.admitted = false
+			r.linked, r.guest = false, false
 			g.end(p, r)
 		}
 		g.closed = true
@@ -274,7 +330,7 @@ func (g *Gate) peer(p peer.ID) *gatePeer {
 
 // tidy forgets a peer of which nothing is left.
 func (g *Gate) tidy(p peer.ID, r *gatePeer) {
-	if !r.admitted && !r.offered && r.out == nil && r.dying == nil && r.in == nil && r.kept == nil && g.peers[p] == r {
+	if !r.admitted() && !r.offered && r.out == nil && r.dying == nil && r.in == nil && r.kept == nil && g.peers[p] == r {
 		delete(g.peers, p)
 	}
 }
@@ -284,13 +340,21 @@ func (r *gatePeer) change() {
 	r.changed = make(chan struct{})
 }
 
+// hurry ends the pause before the peer's broken stream is opened again, if there is
+// one: the peer may be ready for it now.
+func (r *gatePeer) hurry() {
+	if r.out != nil {
+		r.out.hurry()
+	}
+}
+
 // offer tells pubsub of p, if it should open a stream and does not do so yet.
 func (g *Gate) offer(p peer.ID, r *gatePeer) {
 	if r.retry != nil {
 		r.retry.Stop()
 		r.retry = nil
 	}
-	if g.closed || !r.admitted || r.offered || r.opening != nil || r.out != nil || r.dying != nil {
+	if g.closed || !r.admitted() || r.offered || r.opening != nil || r.out != nil || r.dying != nil {
 		return
 	}
 	r.offered = true
@@ -303,7 +367,7 @@ func (g *Gate) offer(p peer.ID, r *gatePeer) {
 
 // offerLater makes an offer after a pause, in case nothing comes of the last.
 func (g *Gate) offerLater(p peer.ID, r *gatePeer) {
-	if g.closed || !r.admitted || r.retry != nil {
+	if g.closed || !r.admitted() || r.retry != nil {
 		return
 	}
 	r.delay = min(max(2*r.delay, minDelay), maxDelay)
@@ -332,7 +396,7 @@ func (g *Gate) makeOffers() {
 		for _, p := range offers {
 			g.mu.Lock()
 			r := g.peers[p]
-			stands := r != nil && r.admitted && len(protocols) > 0
+			stands := r != nil && r.admitted() && len(protocols) > 0
 			if r != nil && !stands {
 				r.offered = false
 				g.tidy(p, r)
@@ -365,7 +429,7 @@ func (g *Gate) connectedness(p peer.ID) network.Connectedness {
 	r.offered = false
 	defer g.tidy(p, r)
 	switch {
-	case !r.admitted || r.dying != nil:
+	case !r.admitted() || r.dying != nil:
 		return network.NotConnected
 	case r.out == nil:
 		// Pubsub opens a stream now, unless it is not yet done with the last.
@@ -380,7 +444,7 @@ func (g *Gate) drained(p peer.ID, r *gatePeer) {
 	r.dying = nil
 	r.drain.Stop()
 	r.change()
-	if r.admitted && r.delay > 0 {
+	if r.admitted() && r.delay > 0 {
 		g.offerLater(p, r)
 	} else {
 		g.offer(p, r)

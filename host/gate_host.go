@@ -36,7 +36,7 @@ func (n *facadeNetwork) Peers() []peer.ID {
 	defer n.gate.mu.Unlock()
 	var ps []peer.ID
 	for _, p := range connected {
-		if r := n.gate.peers[p]; r != nil && r.admitted && circuit.Direct(n.Network, p) {
+		if r := n.gate.peers[p]; r != nil && r.admitted() && circuit.Direct(n.Network, p) {
 			ps = append(ps, p)
 		}
 	}
@@ -70,6 +70,7 @@ func (g *Gate) addProtocol(id protocol.ID) bool {
 	for p, r := range g.peers {
 		g.offer(p, r)
 	}
+	g.judgeAll()
 	return true
 }
 
@@ -80,7 +81,7 @@ func (f *facade) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (
 	defer cancel()
 	g.mu.Lock()
 	r := g.peers[p]
-	if r == nil || !r.admitted {
+	if r == nil || !r.admitted() {
 		g.mu.Unlock()
 		return nil, errNotAdmitted
 	}
@@ -113,7 +114,8 @@ func (g *Gate) opened(p peer.ID, r *gatePeer, cancel *context.CancelFunc, s netw
 		g.offerLater(p, r)
 		return nil, err
 	}
-	r.out, r.dying = newGateOut(g, p, ids, s), nil
+	r.out, r.dying, r.heard = newGateOut(g, p, ids, s), nil, false
+	r.out.guest.Store(!r.linked)
 	r.change()
 	return r.out, nil
 }

@@ -37,8 +37,9 @@ type gateIn struct {
 	// The one goroutine that reads has these.
 	from network.Stream
 	buf  []byte
-	r, w int // what was read and is not returned is buf[r:w]
-	at   boundary
+	r, w int  // what was read and is not returned is buf[r:w]
+	full bool // the last read has filled buf
+	at   sieve
 }
 
 const (
@@ -74,13 +75,19 @@ func (in *gateIn) Read(p []byte) (int, error) {
 }
 
 // fill reads what there is.
-func (in *gateIn) fill() (err error) {
-	if in.w == len(in.buf) && len(in.buf) < maxReadBuffer {
+func (in *gateIn) fill() error {
+	if in.buf == nil || in.full && len(in.buf) < maxReadBuffer {
 		in.buf = make([]byte, max(2*len(in.buf), minReadBuffer))
 	}
-	in.r = 0
-	in.w, err = in.from.Read(in.buf)
-	in.at.pass(in.buf[:in.w])
+	room := in.buf[maxHeld:]
+	n, err := in.from.Read(room)
+	in.full = n == len(room)
+	passed, oversize := in.at.pass(in.buf[:0], room[:n])
+	in.r, in.w = 0, len(passed)
+	if oversize > 0 {
+		in.gate.oversize.Add(uint64(oversize))
+		in.gate.log.Info("a peer sends more at once than pubsub takes, which is left out", "peer", in.peer, "most", maxRPC)
+	}
 	return err
 }
 
@@ -175,7 +182,7 @@ func (g *Gate) keep(in *gateIn) (whole bool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	r := g.peer(p)
-	if !r.admitted {
+	if !r.admitted() {
 		if g.strangers >= g.cfg.MaxWaiting {
 			g.tidy(p, r)
 			return false, fmt.Errorf("host: gate: %d streams of peers that are not admitted wait already", g.strangers)
@@ -185,6 +192,9 @@ func (g *Gate) keep(in *gateIn) (whole bool, err error) {
 	}
 	r.kept = in
 	r.change()
+	if r.admitted() {
+		r.hurry()
+	}
 	if old := r.in; old != nil && old.current != nil {
 		// Whoever opens another stream has given up the last. Pubsub must be
 		// done with that, or it may take its end for the new one's. What is
@@ -213,14 +223,20 @@ func (g *Gate) keep(in *gateIn) (whole bool, err error) {
 			return false, errGateClosed
 		case r.kept != in:
 			return false, fmt.Errorf("host: gate: the peer opened another stream")
-		case r.admitted && r.out != nil && r.in == nil:
+		case r.admitted() && r.out != nil && r.in == nil:
 			r.in = in
+			if r.heard && r.foreign {
+				// Its pubsub has lost the stream before, and with it our topics; with
+				// a gate around it, it would not have.
+				r.out.renew()
+			}
+			r.heard = true
 			return true, nil
-		case r.admitted && r.out != nil && !r.in.ended && r.in.current == nil:
+		case r.admitted() && r.out != nil && !r.in.ended && r.in.current == nil:
 			r.in.current = in.Stream
 			r.in.next <- in.Stream
 			return false, nil
-		case r.admitted && !extended:
+		case r.admitted() && !extended:
 			extended = true
 			timer.Reset(openTimeout)
 		}

@@ -39,25 +39,36 @@ type gated struct {
 func newGated(t *testing.T, listen ...string) *gated {
 	t.Helper()
 	n := newBare(t, listen...)
+	n.begin()
+	return n
+}
+
+// begin makes the pubsub and joins the topic.
+func (n *gated) begin() {
+	n.t.Helper()
 	var ctx context.Context
 	ctx, n.stop = context.WithCancel(context.Background())
 	var err error
 	n.ps, err = pubsub.NewFloodSub(ctx, n.gate.Host(), pubsub.WithPeerOutboundQueueSize(1<<16), pubsub.WithValidateQueueSize(1<<16), pubsub.WithValidateWorkers(1))
 	if err != nil {
-		t.Fatal(err)
+		n.t.Fatal(err)
 	}
 	n.join("topic")
-	return n
 }
 
 // newBare is newGated without a pubsub.
 func newBare(t *testing.T, listen ...string) *gated {
 	t.Helper()
+	return newBareWith(t, GateConfig{}, listen...)
+}
+
+func newBareWith(t *testing.T, cfg GateConfig, listen ...string) *gated {
+	t.Helper()
 	h, err := libp2p.New(libp2p.ListenAddrStrings(listen...), libp2p.DisableRelay(), libp2p.ResourceManager(&network.NullResourceManager{}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &gated{t: t, host: h, gate: NewGate(h, GateConfig{}), got: make(map[string]int), from: make(map[peer.ID]bool), news: make(chan struct{}), stop: func() {}}
+	n := &gated{t: t, host: h, gate: NewGate(h, cfg), got: make(map[string]int), from: make(map[peer.ID]bool), news: make(chan struct{}), stop: func() {}}
 	t.Cleanup(n.close)
 	return n
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -27,6 +28,8 @@ type gateOut struct {
 	born  time.Time
 	ctx   context.Context // ends with the stream
 	close context.CancelFunc
+	guest atomic.Bool   // the peer was not admitted by Admit
+	early chan struct{} // 1: see hurry
 
 	mu      sync.Mutex
 	change  chan struct{} // closed when something has changed; nil: nobody waits
@@ -46,7 +49,7 @@ var errEnded = errors.New("host: gate: the stream has ended")
 // newGateOut returns a stream that is one of the gate's tasks until it has
 // ended; the gate must not be closed.
 func newGateOut(g *Gate, p peer.ID, ids []protocol.ID, s network.Stream) *gateOut {
-	o := &gateOut{Stream: s, gate: g, peer: p, ids: ids, born: time.Now(), carrier: &carrier{Stream: s}, topics: make(map[string][]byte)}
+	o := &gateOut{Stream: s, gate: g, peer: p, ids: ids, born: time.Now(), early: make(chan struct{}, 1), carrier: &carrier{Stream: s}, topics: make(map[string][]byte)}
 	o.box.max, o.box.timeout = g.cfg.MaxPending, g.cfg.StallTimeout
 	o.ctx, o.close = context.WithCancel(g.ctx)
 	g.tasks.Add(1)
@@ -99,10 +102,14 @@ func (o *gateOut) Read([]byte) (int, error) {
 				delay = 0
 			}
 		}
-		if err := sleep(o.ctx, delay); err != nil {
+		if err := o.pause(delay); err != nil {
 			return 0, errEnded
 		}
-		delay = min(max(2*delay, minDelay), maxDelay)
+		most := maxDelay
+		if o.guest.Load() {
+			most = maxGuestDelay
+		}
+		delay = min(max(2*delay, minDelay), most)
 		var err error
 		if c, err = o.reopen(); err != nil {
 			c = nil
@@ -113,18 +120,37 @@ func (o *gateOut) Read([]byte) (int, error) {
 	}
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
+// pause waits for d, until hurry, or until the stream ends.
+func (o *gateOut) pause(d time.Duration) error {
 	if d == 0 {
-		return ctx.Err()
+		return o.ctx.Err()
 	}
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
 		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	case <-o.early:
+		return nil
+	case <-o.ctx.Done():
+		return o.ctx.Err()
 	}
+}
+
+// hurry ends the pause before the next attempt, or leaves out the one to come.
+func (o *gateOut) hurry() {
+	select {
+	case o.early <- struct{}{}:
+	default:
+	}
+}
+
+// renew makes the peer hear the announcement of topics anew, on another carrier.
+func (o *gateOut) renew() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.giveUp(o.carrier)
+	o.hurry()
 }
 
 // reopen opens a carrier and announces the topics on it.

@@ -2,6 +2,7 @@ package host
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -253,11 +254,12 @@ func TestOutboxCounts(t *testing.T) {
 	}
 }
 
-func TestBoundary(t *testing.T) {
+func TestSieveKnowsTheBoundaries(t *testing.T) {
 	b := slices.Concat(message("1"), messages(make([]byte, 300)), []byte{0}, message("2"))
 	ends := map[int]bool{0: true, len(message("1")): true, len(b) - len(message("2")) - 1: true, len(b) - len(message("2")): true, len(b): true}
 	for _, piece := range []int{1, 2, 7, len(b)} {
-		var at boundary
+		var at sieve
+		var passed []byte
 		for i := 0; ; i = min(i+piece, len(b)) {
 			if at.between() != ends[i] {
 				t.Errorf("after %d bytes: %v", i, at.between())
@@ -265,7 +267,44 @@ func TestBoundary(t *testing.T) {
 			if i == len(b) {
 				break
 			}
-			at.pass(b[i:min(i+piece, len(b))])
+			passed, _ = at.pass(passed, b[i:min(i+piece, len(b))])
+		}
+		if !bytes.Equal(passed, b) {
+			t.Errorf("in pieces of %d, %d bytes of %d were passed", piece, len(passed), len(b))
+		}
+	}
+}
+
+// What is too long is left out wherever the reads end, also in place.
+func TestSieveLeavesOutWhatIsTooLong(t *testing.T) {
+	largest := frame.Append(nil, make([]byte, maxRPC))
+	long := frame.Append(nil, make([]byte, maxRPC+1))
+	sent := slices.Concat(message("1"), long, long, message("2"), largest, long, message("3"))
+	want := slices.Concat(message("1"), message("2"), largest, message("3"))
+	for _, piece := range []int{1, 3, 1000, 1 << 20, len(sent)} {
+		var at sieve
+		var passed []byte
+		oversize := 0
+		buf := make([]byte, maxHeld+piece)
+		for b := range slices.Chunk(sent, piece) {
+			out, n := at.pass(buf[:0], append(buf[maxHeld:maxHeld], b...))
+			passed = append(passed, out...)
+			oversize += n
+		}
+		if oversize != 3 || !bytes.Equal(passed, want) || !at.between() {
+			t.Errorf("in pieces of %d: %d left out, %d bytes passed of %d, between %v", piece, oversize, len(passed), len(want), at.between())
+		}
+	}
+	for name, length := range map[string][]byte{
+		"longer than anything":  binary.AppendUvarint(nil, maxSkipped+1),
+		"no number":             bytes.Repeat([]byte{0xff}, 11),
+		"the greatest number":   binary.AppendUvarint(nil, 1<<64-1),
+		"a number that is more": append(bytes.Repeat([]byte{0xff}, 9), 0x02),
+	} {
+		var at sieve
+		bad := append(slices.Clone(length), "garbage"...)
+		if passed, n := at.pass(nil, bad); n != 0 || !bytes.Equal(passed, bad) || at.between() {
+			t.Errorf("%s: passed %x of %x, so pubsub does not see that it is garbage", name, passed, bad)
 		}
 	}
 }

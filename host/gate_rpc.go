@@ -1,6 +1,8 @@
 package host
 
 import (
+	"encoding/binary"
+
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/go-smokesignal/smokesignal/internal/frame"
@@ -77,29 +79,55 @@ func frameEnd(b []byte) int {
 	return n + int(size)
 }
 
-// A boundary follows the RPCs in what is read from a stream, to tell whether
-// the stream is between two.
-type boundary struct {
-	left  uint64 // bytes to come of the RPC
-	size  uint64 // as far as its length has come
-	shift uint   // bits of the length that have come
+// maxRPC is how long an RPC pubsub reads, in bytes, and maxSkipped how long a longer
+// one may be that is left out; a peer that sends even more makes no sense.
+const (
+	maxRPC     = 1 << 20
+	maxSkipped = 64 << 20
+	// maxHeld is how many bytes of what was passed to a sieve can come out with
+	// what is passed next.
+	maxHeld = binary.MaxVarintLen64
+)
+
+// A sieve follows the RPCs in what is read from a stream: it takes away those that
+// are too long, and can tell whether the stream is between two.
+type sieve struct {
+	left   uint64 // bytes to come of the RPC
+	skip   bool   // which are left out
+	length []byte // of the next RPC, as far as it has come
+	lost   bool   // there was a length that is none
 }
 
-func (d *boundary) pass(b []byte) {
-	for len(b) > 0 {
-		if d.left > 0 {
-			n := min(d.left, uint64(len(b)))
-			d.left -= n
+// pass appends to dst what shall be read of b, and counts the RPCs of which the
+// beginning was left out. The two may share memory if b begins maxHeld bytes behind
+// dst, or more.
+func (s *sieve) pass(dst, b []byte) (_ []byte, oversize int) {
+	for len(b) > 0 && !s.lost {
+		if s.left > 0 {
+			n := int(min(s.left, uint64(len(b))))
+			if !s.skip {
+				dst = append(dst, b[:n]...)
+			}
+			s.left -= uint64(n)
 			b = b[n:]
 			continue
 		}
-		d.size |= uint64(b[0]&0x7f) << d.shift
-		d.shift += 7
-		if b[0] < 0x80 {
-			d.left, d.size, d.shift = d.size, 0, 0
-		}
+		s.length = append(s.length, b[0])
+		last := b[0] < 0x80
 		b = b[1:]
+		if !last && len(s.length) < maxHeld {
+			continue
+		}
+		size, n := binary.Uvarint(s.length)
+		s.left, s.lost = size, n <= 0
+		if s.skip = n > 0 && maxRPC < size && size <= maxSkipped; s.skip {
+			oversize++
+		} else {
+			dst = append(dst, s.length...)
+		}
+		s.length = s.length[:0]
 	}
+	return append(dst, b...), oversize
 }
 
-func (d *boundary) between() bool { return d.left == 0 && d.shift == 0 }
+func (s *sieve) between() bool { return s.left == 0 && len(s.length) == 0 && !s.lost }

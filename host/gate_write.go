@@ -21,7 +21,8 @@ const (
 )
 
 // Write sends one RPC, or leaves it to the writer. It waits for room while the
-// peer takes something, but at most as long as SetWriteDeadline allowed; then,
+// peer takes something, but at most as long as SetWriteDeadline allowed, and not at
+// all for a guest; then,
 // as when the peer is stalled, the RPC is dropped, counted, and Write succeeds.
 // An RPC that is begun when a stream breaks is dropped as well; those behind it
 // go to the next stream. Only the end of the stream is an error.
@@ -42,6 +43,11 @@ func (o *gateOut) Write(rpc []byte) (int, error) {
 		case accepted:
 			o.send(rpc, now)
 			return len(rpc), nil
+		}
+		if o.guest.Load() {
+			// What waits before the gate has no bound.
+			o.box.stall()
+			continue
 		}
 		until := o.box.overdue()
 		if o.timeout > 0 {

@@ -11,10 +11,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/event"
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	ma "github.com/multiformats/go-multiaddr"
 )
 
@@ -34,6 +36,7 @@ const fakeID = peer.ID("the peer")
 
 func (p *fakePeer) ID() peer.ID              { return "ourselves" }
 func (p *fakePeer) Network() network.Network { return fakeNetwork{} }
+func (p *fakePeer) EventBus() event.Bus      { return eventbus.NewBus() }
 
 type fakeNetwork struct{ network.Network }
 
@@ -405,4 +408,79 @@ func TestGateEndsABlockedWriter(t *testing.T) {
 			close(p.frozen)
 		})
 	}
+}
+
+// What waits for a guest has a bound before the gate too: its messages are dropped as
+// soon as the outbox is full, and pubsub's writer never waits.
+func TestGateDoesNotWaitForAGuest(t *testing.T) {
+	withPeer(t, GateConfig{MaxPending: 8 << 10}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
+		g.mu.Lock()
+		g.admit(fakeID, g.peers[fakeID], false, true)
+		g.mu.Unlock()
+		start, sent := time.Now(), 0
+		for range 100 {
+			write(t, s, messages(make([]byte, 1<<10)))
+			sent++
+		}
+		waited := time.Since(start)
+		if waited > g.cfg.StallTimeout/8 { // which is how long the first is tried
+			t.Errorf("the writes waited %v", waited)
+		}
+		// The first is being written, and what fills the outbox waits.
+		if n := g.Stats().Dropped; n < uint64(sent)-chunkSize>>10-9 || n >= uint64(sent) {
+			t.Errorf("%d of %d messages were dropped", n, sent)
+		}
+		if err := g.AwaitRoom(t.Context()); err != nil || time.Since(start) != waited {
+			t.Errorf("waited %v for a peer that misses messages anyway: %v", time.Since(start), err)
+		}
+		p.takes(1 << 20)
+		synctest.Wait()
+		before := g.Stats().Dropped
+		write(t, s, messages([]byte("after")))
+		if g.Stats().Dropped != before {
+			t.Error("a message is dropped though the peer takes all")
+		}
+	})
+}
+
+// Whoever asks for room before each message makes a slow peer miss none, and is not
+// held up by one that takes nothing for longer than StallTimeout.
+func TestGateAwaitsRoom(t *testing.T) {
+	withPeer(t, GateConfig{MaxPending: 64 << 10, StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
+		g.mu.Lock()
+		g.admit(fakeID, g.peers[fakeID], false, true)
+		g.mu.Unlock()
+		const size = 20 << 10
+		rpc := messages(make([]byte, size))
+		go func() {
+			for range 40 {
+				time.Sleep(100 * time.Millisecond)
+				p.takes(len(rpc))
+			}
+		}()
+		start := time.Now()
+		for range 20 {
+			if err := g.AwaitRoom(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			write(t, s, rpc)
+		}
+		if n, d := g.Stats().Dropped, time.Since(start); n != 0 || d < time.Second {
+			t.Errorf("%d messages were dropped, 20 took %v", n, d)
+		}
+		time.Sleep(5 * time.Second) // all is taken
+		p.takesOnly(0)
+		for range 3 {
+			write(t, s, rpc)
+		}
+		start = time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if err := g.AwaitRoom(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("waiting ended with %v when its ctx did", err)
+		}
+		if err := g.AwaitRoom(t.Context()); err != nil || time.Since(start) > 1200*time.Millisecond {
+			t.Errorf("waited %v for a peer that takes nothing: %v", time.Since(start), err)
+		}
+	})
 }

@@ -1,0 +1,143 @@
+package events
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/logging"
+)
+
+func newRawReaders(ctx context.Context) *rawReaders {
+	r := new(rawReaders)
+	r.init(ctx, newMux(logging.Room("events", nil)))
+	return r
+}
+
+// Each sender's messages come in order, and a handler that is slow with one sender
+// does not hold up another.
+func TestRawInOrderOfEachSender(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRawReaders(t.Context())
+		slow := make(chan struct{})
+		got := map[peer.ID][]string{}
+		r.on(func(_ context.Context, from peer.ID, data []byte) {
+			if from == "slow" {
+				<-slow
+			}
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			got[from] = append(got[from], string(data))
+		})
+		var want []string
+		for i := range 100 {
+			for _, from := range []peer.ID{"slow", "fast"} {
+				r.put(from, fmt.Append(nil, i))
+			}
+			want = append(want, fmt.Sprint(i))
+		}
+		synctest.Wait()
+		if !slices.Equal(got["fast"], want) || len(got["slow"]) != 0 {
+			t.Errorf("got %v", got)
+		}
+		close(slow)
+		synctest.Wait()
+		if !slices.Equal(got["slow"], want) {
+			t.Errorf("got %v of the slow", got["slow"])
+		}
+		if r.waiting != 0 || len(r.queues) != 0 || r.workers != 0 {
+			t.Errorf("%d bytes, %d senders and %d goroutines are left", r.waiting, len(r.queues), r.workers)
+		}
+	})
+}
+
+// What waits has a bound, who sends most pays for it, and all that is lost is counted.
+func TestRawBoundsWhatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRawReaders(t.Context())
+		busy := make(chan struct{})
+		got := map[peer.ID]int{}
+		r.on(func(_ context.Context, from peer.ID, _ []byte) {
+			<-busy
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			got[from]++
+		})
+		const flood = 10 * maxRaw / rawWeight
+		for range flood {
+			r.put("flood", nil)
+		}
+		if r.waiting > maxRaw {
+			t.Errorf("%d bytes wait, more than %d", r.waiting, maxRaw)
+		}
+		for range 10 {
+			r.put("quiet", make([]byte, 1000))
+		}
+		r.put("large", make([]byte, 1<<20))
+		if r.waiting > maxRaw {
+			t.Errorf("%d bytes wait, more than %d", r.waiting, maxRaw)
+		}
+		close(busy)
+		synctest.Wait()
+		if got["quiet"] != 10 || got["large"] != 1 {
+			t.Errorf("%d messages of 10 came from who sent little, %d large ones of 1", got["quiet"], got["large"])
+		}
+		if n := uint64(got["flood"]); n < 2000 || n+r.dropped.Load() != flood || r.delivered.Load() != n+11 {
+			t.Errorf("%d of %d came, %d were dropped, %d are said to have come", n, flood, r.dropped.Load(), r.delivered.Load())
+		}
+		if r.waiting != 0 || len(r.queues) != 0 {
+			t.Errorf("%d bytes and %d senders are left", r.waiting, len(r.queues))
+		}
+	})
+}
+
+// A handler keeps and changes what it is given, panics, and is taken away while
+// messages wait for it.
+func TestRawHandlers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRawReaders(t.Context())
+		if r.put("x", []byte("nobody")) {
+			t.Error("a message without a handler is taken")
+		}
+		var kept []string
+		offPanic := r.on(func(_ context.Context, _ peer.ID, data []byte) {
+			clear(data)
+			panic("on purpose")
+		})
+		off := r.on(func(ctx context.Context, _ peer.ID, data []byte) {
+			if !InHandler(ctx) || data == nil {
+				t.Errorf("in a handler: %v, data %v", InHandler(ctx), data)
+			}
+			kept = append(kept, string(data))
+		})
+		sent := []byte("1")
+		r.put("x", sent)
+		r.put("x", nil)
+		synctest.Wait()
+		if !slices.Equal(kept, []string{"1", ""}) || string(sent) != "1" || r.mux.panics() != 2 {
+			t.Errorf("got %q, sent %q, %d panics", kept, sent, r.mux.panics())
+		}
+		offPanic()
+		off()
+		off()
+		if r.put("x", []byte("2")) || len(kept) != 2 {
+			t.Error("a handler that was taken away is called")
+		}
+		busy := make(chan struct{})
+		r.on(func(ctx context.Context, _ peer.ID, _ []byte) { <-busy })
+		for range 5 {
+			r.put("x", nil)
+		}
+		synctest.Wait()
+		r.close()
+		r.put("x", nil)
+		close(busy)
+		if n := r.dropped.Load(); n != 5 {
+			t.Errorf("%d messages were dropped at the end, want 5", n)
+		}
+	})
+}

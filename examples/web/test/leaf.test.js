@@ -1,0 +1,219 @@
+// A leaf without a node: two of them, and strangers.
+
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { generateKeyPair } from '@libp2p/crypto/keys'
+import { peerIdFromPrivateKey } from '@libp2p/peer-id'
+import { tcp } from '@libp2p/tcp'
+import { createNode } from '../libp2p.js'
+import { join } from '../smokesignal.js'
+import * as wire from '../wire.js'
+
+/** @typedef {import('node:test').TestContext} TestContext */
+
+/** @param {TestContext} t @param {Partial<import('../smokesignal.js').JoinOptions>} [options] */
+async function newLeaf (t, options) {
+  const libp2p = await createNode({ transports: [tcp()], listen: ['/ip4/127.0.0.1/tcp/0'] })
+  const leaf = await join({ libp2p, onError: (err) => assert.fail(/** @type {Error} */ (err)), ...options })
+  t.after(async () => {
+    await leaf.close()
+    await libp2p.stop()
+  })
+  return leaf
+}
+
+/** @param {TestContext} t @param {Partial<import('../smokesignal.js').JoinOptions>} [options] */
+async function newPair (t, options) {
+  const a = await newLeaf(t)
+  const b = await newLeaf(t, options)
+  const here = new Promise((resolve) => a.libp2p.addEventListener('peer:identify', resolve, { once: true }))
+  await b.libp2p.dial(a.libp2p.getMultiaddrs())
+  await here
+  return [a, b]
+}
+
+test('direct events and calls, both ways, over one connection', async (t) => {
+  const [a, b] = await newPair(t)
+  for (const [from, to] of [[a, b], [b, a]]) {
+    const got = /** @type {PromiseWithResolvers<unknown[]>} */ (Promise.withResolvers())
+    to.peer(from.id).on('move', (...args) => got.resolve(args))
+    await from.peer(to.id).emit('move', 10, { y: [null, 'ä'] }, Uint8Array.of(0, 255))
+    assert.deepEqual(await got.promise, [from.id, 10, { y: [null, 'ä'] }, Uint8Array.of(0, 255)])
+    const off = to.handle('double', (_, n) => 2 * n)
+    assert.equal(await from.peer(to.id).request('double', 21), 42)
+    off()
+    await assert.rejects(from.peer(to.id).request('double', 21), wire.NoHandlerError)
+    to.handle('fail', () => { throw new Error('ü'.repeat(1000)) })
+    await assert.rejects(from.peer(to.id).request('fail'), (/** @type {Error} */ err) => err instanceof wire.RemoteError && err.message === 'ü'.repeat(512))
+    to.handle('nothing', () => {})
+    assert.equal(await from.peer(to.id).request('nothing'), undefined)
+  }
+})
+
+test('events and calls of one peer are handled in turn', async (t) => {
+  const [a, b] = await newPair(t)
+  /** @type {number[]} */
+  const got = []
+  a.onDirect('n', async (_, n) => {
+    await new Promise((resolve) => setTimeout(resolve, n % 3))
+    got.push(n)
+  })
+  a.handle('got', () => got.length)
+  const peer = b.peer(a.id)
+  for (let n = 0; n < 100; n++) peer.emit('n', n)
+  assert.equal(await peer.request('got'), 100)
+  assert.deepEqual(got, Array.from({ length: 100 }, (_, n) => n))
+})
+
+test('a slow handler holds back its sender, and nothing is lost', async (t) => {
+  const [a, b] = await newPair(t)
+  let bytes = 0
+  const go = /** @type {PromiseWithResolvers<void>} */ (Promise.withResolvers())
+  a.onDirect('data', async (_, data) => {
+    await go.promise
+    bytes += data.length
+  })
+  a.handle('bytes', () => bytes)
+  const data = new Uint8Array(400_000)
+  const all = 120 // more than the windows and buffers on the way
+  let sent = 0
+  const done = (async () => {
+    for (; sent < all; sent++) await b.peer(a.id).emit('data', data)
+  })()
+  await new Promise((resolve) => setTimeout(resolve, 300))
+  assert.ok(sent < all, 'nothing held it back')
+  go.resolve()
+  await done
+  assert.equal(await b.peer(a.id).request('bytes'), all * data.length)
+})
+
+test('what cannot be sent is an error, and nothing is sent', async (t) => {
+  const [a, b] = await newPair(t)
+  const peer = b.peer(a.id)
+  await assert.rejects(peer.emit('*'), TypeError)
+  await assert.rejects(peer.emit('x'.repeat(129)), TypeError)
+  await assert.rejects(peer.emit('x', undefined), TypeError)
+  await assert.rejects(peer.emit('x', new Uint8Array(512 << 10)), wire.TooLargeError)
+  await assert.rejects(peer.emit('x', ...Array(65).fill(1)), wire.TooLargeError)
+  await assert.rejects(b.emit('x'), wire.NotConnectedError)
+  const nobody = peerIdFromPrivateKey(await generateKeyPair('Ed25519')).toString()
+  await assert.rejects(b.peer(nobody).emit('x'), wire.NotConnectedError)
+  await assert.rejects(b.peer(nobody).request('x'), wire.NotConnectedError)
+  await b.close()
+  await assert.rejects(peer.emit('x'), wire.ClosedError)
+})
+
+test('a call to which no answer comes has an unknown outcome', async (t) => {
+  const [a, b] = await newPair(t, { callTimeout: 200 })
+  a.handle('never', () => new Promise(() => {}))
+  await assert.rejects(b.peer(a.id).request('never'), wire.UnknownOutcomeError)
+})
+
+test('a peer of another network is not heard', async (t) => {
+  const [a, b] = await newPair(t, { network: 'other' })
+  a.onDirect('*', () => assert.fail('it was'))
+  a.handle('x', () => assert.fail('it was'))
+  await assert.rejects(b.peer(a.id).request('x'), wire.UnknownOutcomeError)
+})
+
+test('bad bytes end a stream, and nothing else', async (t) => {
+  const [a, b] = await newPair(t)
+  const hello = wire.encodeFrame(wire.encodeHello({ session: new Uint8Array(8), network: 'default', serial: 0n }))
+  const bad = {
+    nothing: [],
+    'no frame': [Uint8Array.of(0x81, 0)],
+    'no hello': [wire.encodeFrame(Uint8Array.of(255))],
+    'a frame that is too large': [hello, Uint8Array.of(255, 255, 255, 127)],
+    'an event without a name': [hello, wire.encodeFrame(wire.encodeDirect(new Uint8Array(0)))],
+    'an answer': [hello, wire.encodeFrame(wire.encodeAnswer({ id: 1n }))]
+  }
+  for (const protocol of [wire.protocols.events, wire.protocols.repair]) {
+    for (const [name, parts] of Object.entries(bad)) {
+      const stream = await b.libp2p.dialProtocol(/** @type {any} */ (a.libp2p.peerId), protocol)
+      const ended = new Promise((resolve) => stream.addEventListener('close', resolve))
+      for (const p of parts) stream.send(p)
+      if (name === 'nothing') await stream.close()
+      if (protocol === wire.protocols.events) await ended // a stream of repair waits for a stranger to become a node
+    }
+  }
+  a.handle('well', () => 'yes')
+  assert.equal(await b.peer(a.id).request('well'), 'yes')
+})
+
+/** A libp2p of which a leaf sees nothing but the messages of pubsub. */
+class Fake extends EventTarget {
+  services = { pubsub: Object.assign(new EventTarget(), { subscribe () {}, unsubscribe () {}, getSubscribers: () => [] }) }
+
+  /** @param {import('@libp2p/interface').PeerId} peerId */
+  constructor (peerId) {
+    super()
+    this.peerId = peerId
+  }
+
+  async handle () {}
+  async unhandle () {}
+  getPeers () { return [] }
+  getConnections () { return [] }
+
+  /** @param {object} detail */
+  message (detail) {
+    this.services.pubsub.dispatchEvent(new CustomEvent('message', { detail: { type: 'signed', topic: 'smokesignal/default', sequenceNumber: 1n, ...detail } }))
+  }
+}
+
+const newKey = async () => {
+  const key = await generateKeyPair('Ed25519')
+  return { key, id: peerIdFromPrivateKey(key) }
+}
+
+test('only the author speaks in its name', async (t) => {
+  const [me, alice, mallory] = [await newKey(), await newKey(), await newKey()]
+  const libp2p = new Fake(me.id)
+  /** @type {unknown[]} */
+  const errors = []
+  const leaf = await join({ libp2p: /** @type {any} */ (libp2p), onError: (err) => errors.push(err) })
+  t.after(() => leaf.close())
+  /** @type {unknown[][]} */
+  const got = []
+  leaf.on('chat', (...args) => {
+    got.push(args)
+    throw new Error('a handler that fails')
+  })
+  leaf.onRaw((...args) => { got.push(args) })
+  const data = (/** @type {number} */ first, /** @type {string} */ text) => wire.encodeBatch({
+    session: '0102030405060708', start: 1n, first: BigInt(first), events: [wire.encodeEvent({ name: 'chat', args: [wire.encodeArg(text)] })]
+  })
+  libp2p.message({ from: alice.id, key: mallory.key.publicKey, data: data(1, 'forged') }) // as floodsub lets it through
+  libp2p.message({ from: alice.id, type: 'unsigned', data: data(1, 'unsigned') })
+  libp2p.message({ from: alice.id, key: alice.key.publicKey, topic: 'other', data: data(1, 'elsewhere') })
+  libp2p.message({ from: me.id, key: me.key.publicKey, data: data(1, 'own') })
+  libp2p.message({ from: alice.id, key: alice.key.publicKey, data: Uint8Array.of(1, 2, 3) })
+  libp2p.message({ from: alice.id, key: alice.key.publicKey, data: data(1, 'hello') })
+  libp2p.message({ from: alice.id, key: alice.key.publicKey, data: data(1, 'hello again') })
+  libp2p.message({ from: alice.id, key: alice.key.publicKey, data: wire.encodeBatch({ session: '0102030405060708', start: 1n, first: 2n, events: [Uint8Array.of(255)] }) })
+  libp2p.message({ from: alice.id, key: alice.key.publicKey, data: data(3, 'bye') })
+  await new Promise((resolve) => setTimeout(resolve, 10))
+  const id = alice.id.toString()
+  assert.deepEqual(got, [[id, Uint8Array.of(1, 2, 3)], [id, 'hello'], [id, 'bye']])
+  assert.equal(errors.length, 2)
+  const { forged, foreign, duplicates, malformed } = leaf.stats
+  assert.deepEqual({ forged, foreign, duplicates, malformed }, { forged: 2, foreign: 1, duplicates: 1, malformed: 1 })
+})
+
+test('an original that the leaf signs is one', async () => {
+  for (const type of /** @type {const} */ (['Ed25519', 'secp256k1', 'RSA'])) {
+    const key = await generateKeyPair(/** @type {any} */ (type))
+    const b = await wire.signOriginal(key, 'topic', Uint8Array.of(1, 2, 3))
+    assert.deepEqual(await wire.openOriginal(b), { sender: peerIdFromPrivateKey(key).toString(), topic: 'topic', data: Uint8Array.of(1, 2, 3) })
+    b[b.length - 1] ^= 1
+    await assert.rejects(wire.openOriginal(b), wire.MalformedError)
+  }
+})
+
+test('a libp2p that is stopped under a leaf does no harm', async (t) => {
+  const [a, b] = await newPair(t)
+  await a.libp2p.stop()
+  await assert.rejects(b.peer(a.id).request('x'))
+  await a.close()
+  await assert.rejects(a.emit('x'), wire.ClosedError)
+})

@@ -1,0 +1,67 @@
+// A leaf that does what the test in Go (integration_test/js_test.go) asks of it.
+//
+//	node test/live.js '{"addrs": ["/ip4/127.0.0.1/tcp/4001/p2p/..."], "network": "default", "pubsub": "floodsub"}'
+//
+// It prints "ready" and ends with its standard input.
+
+import { gossipsub } from '@libp2p/gossipsub'
+import { floodsub } from '@libp2p/floodsub'
+import { tcp } from '@libp2p/tcp'
+import { createNode } from '../libp2p.js'
+import { join } from '../smokesignal.js'
+
+const { addrs, ticket, network, pubsub } = JSON.parse(process.argv[2])
+const libp2p = await createNode({ transports: [tcp()], pubsub: pubsub === 'gossipsub' ? gossipsub() : floodsub() })
+const node = await join({
+  libp2p, network, addrs, ticket, onError: (err) => { console.error(err); process.exit(1) }
+})
+
+// What comes is sent back, the same way.
+node.on('ping', (from, id, data) => node.emit('pong', id, data))
+node.onDirect('ping', (from, id, data) => node.peer(from).emit('pong', id, data))
+node.handle('echo', (from, data) => data)
+node.handle('fail', () => { throw new Error('as it was told') })
+node.handle('ask', (from, data) => node.peer(from).request('echo', data))
+node.handle('ask nobody', async (from) => {
+  try {
+    await node.peer(from).request('nothing')
+  } catch (err) {
+    return /** @type {Error} */ (err).name
+  }
+})
+
+// Numbers are counted, and whether they came in order.
+let next = 0
+let wrong = 0
+let lost = 0n
+node.on('count', (from, n) => { if (n !== next++) wrong++ })
+node.onGap(({ from, to }) => { lost += to - from })
+node.handle('counted', () => ({ next, wrong, lost: Number(lost), repaired: node.stats.repaired }))
+node.handle('burst', async (from, n) => { for (let i = 0; i < n; i++) await node.emit('tally', i) })
+node.handle('burst slowly', (from, n) => {
+  let i = 0
+  const timer = setInterval(() => {
+    for (let end = i + 10; i < end && i < n; i++) node.emit('tally', i)
+    if (i === n) clearInterval(timer)
+  }, 10)
+})
+
+// Raw topics are pubsub's own business.
+const topic = 'raw topic'
+/** @type {any} */
+const ps = libp2p.services.pubsub
+ps.subscribe(topic)
+ps.addEventListener('message', (/** @type {any} */ { detail: { topic: t, data } }) => {
+  if (t === topic && data[0] !== 0x40) ps.publish(topic, Uint8Array.of(0x40, ...data)).catch(() => {})
+})
+
+node.onDisconnect(() => { console.log('disconnected') })
+node.onConnect(() => { console.log('connected') })
+await node.ready()
+console.log('ready', node.id)
+process.stdin.resume()
+process.stdin.on('end', async () => {
+  await node.close()
+  await libp2p.stop()
+  process.exit(0)
+})

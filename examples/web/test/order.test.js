@@ -1,0 +1,332 @@
+// The decisions of a leaf, step by step, without a network: time is a number.
+
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { Order, Window } from '../order.js'
+
+const life = { session: '0000000000000001', start: 1000n }
+const later = { session: '0000000000000002', start: 2000n }
+
+/** @param {number} first @param {number} end @param {{ session: string, start: bigint }} [session] @param {number} [size] */
+const batch = (first, end, session = life, size = 1) =>
+  ({ ...session, first: BigInt(first), events: Array.from({ length: end - first }, () => new Uint8Array(size)) })
+
+/** @param {number} begin @param {number} next @param {{ sender?: string, session?: typeof life, above?: number, floor?: number }} [more] */
+const mark = (begin, next, { sender = 's', session = life, above = next, floor = begin } = {}) => ({
+  sender, ...session, begin: BigInt(begin), next: BigInt(next), above: BigInt(above), floor: BigInt(floor), withheld: 0n, ask: false
+})
+
+class Script {
+  /** @type {import('../order.js').Ask[]} */
+  asks = []
+
+  /** @param {ConstructorParameters<typeof Order>[0]} [config] */
+  constructor (config) {
+    this.order = new Order(config)
+    this.now = 1000
+  }
+
+  /** @param {string} node @param {ReturnType<typeof mark>[]} marks */
+  greet (node, ...marks) {
+    this.order.join(node)
+    this.order.told(this.now, node, marks, true)
+  }
+
+  /** @param {string} node @param {ReturnType<typeof mark>[]} marks */
+  told (node, ...marks) { this.order.told(this.now, node, marks, false) }
+
+  /** @param {ReturnType<typeof batch>} b @param {string} [sender] */
+  receive (b, sender = 's') { return this.order.receive(this.now, sender, b) }
+
+  /**
+   * Lets time pass and compares what became of events and what is asked.
+   * @param {number} ms @param {string} want
+   */
+  want (ms, want) {
+    const got = []
+    for (let end = this.now + ms, i = 0; ; i++) {
+      assert.ok(i < 10_000, 'there is always something to do')
+      const out = this.order.output(this.now)
+      for (const s of out.steps) got.push(`${s.events === undefined ? 'lost ' : ''}${s.from}-${s.to}${s.session === life.session ? '' : ' later'}`)
+      for (const a of out.asks) {
+        got.push(`${a.node}? ${a.from}-${a.to}`)
+        this.asks.push(a)
+      }
+      if (out.next > end) {
+        this.now = end
+        break
+      }
+      this.now = Math.max(out.next, this.now + 1)
+    }
+    assert.equal(got.join(', '), want)
+  }
+
+  /** Answers the oldest ask. @param {ReturnType<typeof batch>} [b] */
+  answer (b) {
+    const a = /** @type {import('../order.js').Ask} */ (this.asks.shift())
+    if (b !== undefined) this.receive(b)
+    this.order.answered(this.now, a, b === undefined ? 'nothing' : 'got')
+  }
+}
+
+test('what comes in order is delivered at once, and once', () => {
+  const s = new Script()
+  s.greet('a')
+  assert.equal(s.receive(batch(1, 4)), 'new')
+  assert.equal(s.receive(batch(1, 4)), 'duplicate')
+  assert.equal(s.receive(batch(3, 6)), 'new')
+  s.want(0, '1-4, 4-6')
+  s.want(100_000, '')
+})
+
+test('what overtakes waits', () => {
+  const s = new Script()
+  s.greet('a')
+  s.receive(batch(1, 2))
+  s.receive(batch(5, 9))
+  s.receive(batch(3, 5))
+  s.want(0, '1-2')
+  s.receive(batch(2, 3))
+  s.want(0, '2-3, 3-5, 5-9')
+})
+
+test('a newcomer begins with the greeting', () => {
+  const s = new Script()
+  s.greet('a', mark(1, 100))
+  s.want(60_000, '')
+  s.receive(batch(98, 102)) // it was on its way when the greeting was written
+  s.want(0, '98-102')
+})
+
+test('what is missing is asked for, and delivered in its place', () => {
+  const s = new Script()
+  s.greet('a', mark(1, 100))
+  s.told('a', mark(1, 110))
+  s.want(149, '')
+  s.want(1, 'a? 100-110')
+  s.answer(batch(100, 105))
+  s.want(0, '100-105, a? 105-110')
+  s.answer(batch(105, 110))
+  s.want(60_000, '105-110')
+})
+
+test('of a sender that the node did not know when it greeted, all is owed', () => {
+  const s = new Script()
+  s.greet('a')
+  s.receive(batch(5, 9))
+  s.want(1000, '')
+  s.told('a', mark(1, 9))
+  s.want(200, 'a? 1-5')
+  s.answer(batch(1, 5))
+  s.want(0, '1-5, 5-9')
+})
+
+test('of what the only node was not sent itself nothing is waited for', () => {
+  const s = new Script()
+  s.greet('a')
+  s.receive(batch(5, 9))
+  s.told('a', mark(5, 9))
+  s.want(60_000, '5-9')
+})
+
+test('the first batch of an unknown sender waits for lower ones, for a while', () => {
+  const s = new Script()
+  s.receive(batch(5, 9))
+  s.want(4999, '')
+  s.want(1, '5-9')
+})
+
+test('those that have it are asked first, the others once', () => {
+  const s = new Script()
+  s.greet('a', mark(1, 10))
+  s.greet('b', mark(1, 10))
+  s.receive(batch(10, 12))
+  s.told('b', mark(1, 20))
+  s.receive(batch(20, 21))
+  s.want(150, '10-12, b? 12-20')
+  s.answer()
+  s.want(0, 'a? 12-20')
+  s.answer()
+  s.want(2500, 'b? 12-20') // after a pause
+  s.answer()
+  s.want(0, 'a? 12-20')
+  s.answer()
+  s.want(0, 'lost 12-20, 20-21')
+})
+
+test('what nobody has is reported in its place', () => {
+  const s = new Script()
+  s.greet('a', mark(1, 3))
+  s.receive(batch(3, 5))
+  s.receive(batch(9, 12))
+  s.told('a', mark(1, 12))
+  s.want(150, '3-5, a? 5-9')
+  s.now += 2000
+  s.answer()
+  s.want(1, 'lost 5-9, 9-12')
+  assert.equal(s.receive(batch(5, 9)), 'duplicate') // too late
+})
+
+test('what was given up on the word of others alone comes if its sender has signed it', () => {
+  const s = new Script()
+  s.greet('a', mark(1, 3))
+  s.receive(batch(3, 5))
+  s.told('a', mark(1, 2 ** 40))
+  s.want(150, `3-5, a? 5-${2 ** 40}`)
+  s.now += 2000
+  s.answer()
+  s.want(1, `lost 5-${2 ** 40}`)
+  assert.equal(s.order.mark('s')?.next, 5n) // the lie does not spread
+  s.receive(batch(5, 7))
+  s.want(0, '5-7')
+})
+
+test('a later session waits for what the older one has missing, two seconds at most', () => {
+  const s = new Script()
+  s.greet('a', mark(1, 1))
+  s.receive(batch(1, 3))
+  s.receive(batch(5, 6))
+  s.receive(batch(1, 4, later))
+  s.want(1000, '1-3, a? 3-5')
+  s.want(1000, 'lost 3-5, 5-6, 1-4 later')
+  assert.equal(s.receive(batch(6, 7)), 'old')
+})
+
+test('without a node it is given up after all', () => {
+  const s = new Script()
+  s.receive(batch(1, 3))
+  s.receive(batch(5, 6))
+  s.want(69_000, '1-3')
+  s.want(2000, 'lost 3-5, 5-6')
+})
+
+test('an ask that fails is asked again, and nothing is given up', () => {
+  const s = new Script()
+  s.greet('a', mark(1, 1))
+  s.receive(batch(1, 3))
+  s.told('a', mark(1, 5))
+  s.want(150, '1-3, a? 3-5')
+  for (let i = 0; i < 5; i++) {
+    s.order.answered(s.now, /** @type {any} */ (s.asks.shift()), 'failed')
+    s.want(1000, 'a? 3-5')
+  }
+  s.answer(batch(3, 5))
+  s.want(0, '3-5')
+})
+
+test('strangers cannot make it grow', () => {
+  const s = new Script({ maxSenders: 10, maxHeld: 10_000, maxTotal: 30_000 })
+  s.greet('a')
+  for (let i = 0; i < 200; i++) {
+    s.receive(batch(2 * i + 2, 2 * i + 3, life, 1000), `sender ${i % 30}`)
+    s.told('a', mark(1, 9, { sender: `hint ${i}` }), mark(1, 5, { sender: `sender ${i}`, session: later }))
+    s.order.output(s.now)
+    s.now += 1
+  }
+  const { held, senders, hints } = s.order.size
+  assert.ok(held <= 30_000 && senders <= 10 && hints <= 40, JSON.stringify({ held, senders, hints }))
+})
+
+// Whatever is lost, doubled and reordered on the way: delivered and lost add up to what
+// was sent, in order, and with a node that has everything nothing is lost.
+test('random runs', () => {
+  for (let seed = 1; seed <= 300; seed++) {
+    let state = seed * 2654435761 % 2 ** 32
+    const random = (/** @type {number} */ n) => (state = (state * 1664525 + 1013904223) % 2 ** 32) >>> 8 & 0xffff ? (state >>> 8) % n : 0
+    const order = new Order()
+    let now = 0
+    order.join('a')
+    order.told(now, 'a', [], true)
+    /** @type {ReturnType<typeof batch>[]} */
+    const sent = []
+    let next = 1
+    let expect = 1n
+    /** @type {ReturnType<typeof batch>[]} */
+    const flying = []
+    const step = () => {
+      const out = order.output(now)
+      for (const s of out.steps) {
+        assert.equal(s.from, expect, `seed ${seed}`)
+        assert.notEqual(s.events, undefined, `seed ${seed}: ${s.from} to ${s.to} are lost`)
+        assert.equal(BigInt(/** @type {any} */ (s.events).length), s.to - s.from)
+        expect = s.to
+      }
+      for (const a of out.asks) {
+        let answer = /** @type {'got' | 'nothing' | 'failed'} */ ('nothing')
+        for (const b of sent) {
+          if (b.first + BigInt(b.events.length) <= a.from || b.first >= a.to) continue
+          if (random(4) === 0) {
+            answer = 'failed'
+            break
+          }
+          order.receive(now, 's', b)
+          answer = 'got'
+        }
+        order.answered(now, a, answer)
+      }
+      return out.next
+    }
+    for (let i = 0; i < 60; i++) {
+      const n = 1 + random(5)
+      const b = batch(next, next + n)
+      next += n
+      sent.push(b)
+      for (let copies = random(3); copies > 0; copies--) flying.splice(random(flying.length + 1), 0, b)
+      while (flying.length > 4) order.receive(now, 's', /** @type {any} */ (flying.shift()))
+      if (random(3) === 0) order.told(now, 'a', [mark(1, next)], false)
+      now += random(100)
+      step()
+    }
+    for (const b of flying) order.receive(now, 's', b)
+    order.told(now, 'a', [mark(1, next)], false)
+    for (let i = 0; i < 1000 && expect < next; i++) now = Math.max(now + 1, Math.min(step(), now + 1000))
+    assert.equal(expect, BigInt(next), `seed ${seed}`)
+  }
+})
+
+test('a window lets 16 batches go, and more as they are acknowledged', () => {
+  const w = new Window()
+  assert.ok(w.room && w.calm)
+  w.join(0, 'a')
+  for (let i = 1; i <= 16; i++) {
+    assert.ok(w.room)
+    w.took(0, BigInt(i + 1), 100)
+  }
+  assert.ok(!w.room)
+  w.acked(1, 'a', 2n)
+  assert.ok(w.room)
+  w.took(1, 18n, 100)
+  assert.ok(!w.room)
+  w.acked(2, 'a', 18n)
+  assert.ok(w.calm)
+  w.took(2, 19n, 1 << 20)
+  assert.ok(!w.room)
+})
+
+test('a node that acknowledges nothing is nudged, and given up until it does', () => {
+  const w = new Window()
+  w.join(0, 'a')
+  w.join(0, 'b')
+  for (let i = 1; i <= 16; i++) w.took(0, BigInt(i + 1), 100)
+  w.acked(0, 'a', 17n)
+  assert.deepEqual(w.advance(299), { nudge: [], next: 300 })
+  assert.deepEqual(w.advance(300), { nudge: ['b'], next: 900 })
+  assert.deepEqual(w.advance(4900).nudge, ['b'])
+  assert.ok(!w.room)
+  w.advance(5000)
+  assert.ok(w.room)
+  w.acked(5001, 'b', 2n)
+  assert.ok(w.room) // it lacks 15
+  w.took(5001, 18n, 100)
+  assert.ok(!w.room)
+  w.leave('b')
+  assert.ok(w.room)
+})
+
+test('a node is owed what is published while it is there', () => {
+  const w = new Window()
+  for (let i = 1; i <= 40; i++) w.took(0, BigInt(i + 1), 100)
+  assert.ok(w.room) // nobody is there
+  w.join(0, 'a')
+  assert.ok(w.room && w.calm)
+})

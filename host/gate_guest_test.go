@@ -1,0 +1,331 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+// nodeProtocol is by what nodes are told from foreign peers here.
+const nodeProtocol protocol.ID = "/node"
+
+// newOpenTo is newGated with a gate that admits foreign peers.
+func newOpenTo(t *testing.T, maxForeign int, listen ...string) *gated {
+	t.Helper()
+	n := newBareWith(t, GateConfig{NodeProtocol: nodeProtocol, MaxForeign: maxForeign}, listen...)
+	n.begin()
+	return n
+}
+
+// ungated is a host with a pubsub that knows no gate, on the same topic.
+type ungated = gated
+
+type newPubSub func(context.Context, *gated) (*pubsub.PubSub, error)
+
+func floodsub(ctx context.Context, n *gated) (*pubsub.PubSub, error) {
+	return pubsub.NewFloodSub(ctx, n.host, pubsub.WithPeerOutboundQueueSize(1<<16))
+}
+
+func gossipsub(ctx context.Context, n *gated) (*pubsub.PubSub, error) {
+	return pubsub.NewGossipSub(ctx, n.host)
+}
+
+func newPlain(t *testing.T, make newPubSub, listen ...string) *ungated {
+	t.Helper()
+	n := newBare(t, listen...)
+	n.gate.Close()
+	var ctx context.Context
+	ctx, n.stop = context.WithCancel(context.Background())
+	var err error
+	if n.ps, err = make(ctx, n); err != nil {
+		t.Fatal(err)
+	}
+	n.join("topic")
+	return n
+}
+
+// node makes the plain host look like a node, or no more.
+func (n *gated) node(is bool) {
+	if is {
+		n.host.SetStreamHandler(nodeProtocol, func(s network.Stream) { s.Reset() })
+	} else {
+		n.host.RemoveStreamHandler(nodeProtocol)
+	}
+}
+
+func (g *Gate) guestCount() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.guests
+}
+
+// A peer that speaks pubsub and is no node is on the topic by itself, whoever has
+// dialled, and until it is gone.
+func TestGateAdmitsForeignPeers(t *testing.T) {
+	for name, make := range map[string]newPubSub{"floodsub": floodsub, "gossipsub": gossipsub} {
+		t.Run(name, func(t *testing.T) {
+			over(t, func(t *testing.T, listen string) {
+				n := newOpenTo(t, 0, listen)
+				for round := range 3 {
+					f := newPlain(t, make, listen)
+					if round%2 == 0 {
+						connect(t, f, n)
+					} else {
+						connect(t, n, f)
+					}
+					waitLinked(t, n, f)
+					talk(t, n, f, fmt.Sprint(round))
+					f.host.Close()
+					eventually(t, "it is gone", func() bool { return n.sees() && n.gate.guestCount() == 0 })
+				}
+			})
+		})
+	}
+}
+
+// Who is connected when pubsub begins is judged as well.
+func TestGateAdmitsForeignPeersFromBefore(t *testing.T) {
+	n := newBareWith(t, GateConfig{NodeProtocol: nodeProtocol}, gateTCP)
+	f := newPlain(t, floodsub, gateTCP)
+	connect(t, f, n)
+	eventually(t, "they know each other", func() bool { return n.gate.speaks(f.host.ID(), pubsub.FloodSubID) })
+	n.begin()
+	waitLinked(t, n, f)
+	talk(t, n, f, "x")
+}
+
+// A node is admitted by Admit alone, and by Open; a host may become a node, and cease
+// to be one, while it is connected.
+func TestGateTellsNodesFromForeignPeers(t *testing.T) {
+	n := newOpenTo(t, 0, gateTCP)
+	f := newPlain(t, floodsub, gateTCP)
+	f.node(true)
+	connect(t, f, n)
+	eventually(t, "they know each other", func() bool { return n.gate.speaks(f.host.ID(), nodeProtocol) })
+	other := newPlain(t, floodsub, gateTCP) // what came before it was judged before it
+	connect(t, other, n)
+	waitLinked(t, n, other)
+	if !n.sees(other) {
+		t.Error("a node that nobody has admitted is on the topic")
+	}
+	f.node(false)
+	eventually(t, "it is foreign", func() bool { return n.sees(f, other) })
+	f.node(true)
+	eventually(t, "it is a node", func() bool { return n.sees(other) })
+	n.gate.Admit(f.host.ID())
+	eventually(t, "it is admitted", func() bool { return n.sees(f, other) })
+	n.gate.Evict(f.host.ID())
+	eventually(t, "it is evicted", func() bool { return n.sees(other) })
+	n.gate.Open()
+	eventually(t, "the gate is open", func() bool { return n.sees(f, other) })
+	n.gate.Admit(f.host.ID())
+	n.gate.Evict(f.host.ID())
+	f.publish("still")
+	n.waitFor("still")
+	if !n.sees(f, other) {
+		t.Error("the end of a link took an open gate's guest away")
+	}
+}
+
+func TestGateBoundsForeignPeers(t *testing.T) {
+	n := newOpenTo(t, 2, gateTCP)
+	var list []*ungated
+	for range 4 {
+		f := newPlain(t, floodsub, gateTCP)
+		connect(t, f, n)
+		eventually(t, "it is judged", func() bool {
+			return n.gate.Stats().TurnedAway+uint64(n.gate.guestCount()) == uint64(len(list)+1)
+		})
+		list = append(list, f)
+	}
+	eventually(t, "the first two are in", func() bool { return n.sees(list[0], list[1]) })
+	if st := n.gate.Stats(); st.TurnedAway != 2 {
+		t.Errorf("%d were turned away, want 2", st.TurnedAway)
+	}
+	list[0].host.Close()
+	eventually(t, "another takes the place", func() bool { return n.sees(list[1], list[2]) || n.sees(list[1], list[3]) })
+	n.gate.Open()
+	eventually(t, "all are in", func() bool { return n.sees(list[1:]...) })
+
+	none := newOpenTo(t, -1, gateTCP)
+	connect(t, list[3], none)
+	eventually(t, "they know each other", func() bool { return none.gate.speaks(list[3].host.ID(), pubsub.FloodSubID) })
+	if none.gate.judge(list[3].host.ID()); none.gate.guestCount() != 0 || none.gate.Stats().TurnedAway != 0 {
+		t.Errorf("%d foreign peers where none are wanted, %+v", none.gate.guestCount(), none.gate.Stats())
+	}
+}
+
+// Of two open gates either side may be the first: what it finds closed it tries again
+// later, and at once when the other comes.
+func TestGateOpensOneAfterTheOther(t *testing.T) {
+	t.Parallel()
+	a, b := newOpenTo(t, 0, gateTCP), newOpenTo(t, 0, gateTCP)
+	b.gate.cfg.Wait = 10 * time.Millisecond
+	for _, n := range []*gated{a, b} {
+		n.node(true)
+	}
+	connect(t, a, b)
+	a.gate.Open()
+	eventually(t, "the pauses are long", func() bool {
+		if a.gate.Stats().Reopened < 8 {
+			return false
+		}
+		a.gate.mu.Lock()
+		o := a.gate.peers[b.host.ID()].out
+		a.gate.mu.Unlock()
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		return o.carrier == nil // and in the ninth
+	})
+	start := time.Now()
+	b.gate.Open()
+	waitLinked(t, a, b)
+	// The pause after the eighth is 2.6 s long.
+	if d := time.Since(start); d > time.Second {
+		t.Errorf("the two saw each other after %v", d)
+	}
+	talk(t, a, b, "x")
+}
+
+// Whatever breaks the stream of a peer without a gate, both hear each other again:
+// pubsub there forgets our topics with it, and they are announced to it anew.
+func TestGateHealsForeignPeers(t *testing.T) {
+	over(t, func(t *testing.T, listen string) {
+		n, f := newOpenTo(t, 0, listen), newPlain(t, floodsub, listen)
+		connect(t, f, n)
+		waitLinked(t, n, f)
+		for round := range 4 { // pubsub there gives up after the fourth
+			broken := 0
+			for _, c := range n.host.Network().Conns() {
+				for _, s := range c.GetStreams() {
+					if s.Protocol() == pubsub.FloodSubID && s.Stat().Direction == network.DirInbound {
+						s.Reset()
+						broken++
+					}
+				}
+			}
+			if broken == 0 {
+				t.Fatal("no stream to break")
+			}
+			talk(t, n, f, fmt.Sprint(round))
+			waitLinked(t, n, f)
+		}
+	})
+}
+
+// A foreign peer may send what is too large, as often as it likes.
+func TestGateSparesForeignPeersThatSendTooMuch(t *testing.T) {
+	n, f := newOpenTo(t, 0, gateTCP), newPlain(t, floodsub, gateTCP)
+	connect(t, f, n)
+	waitLinked(t, n, f)
+	for round := range 6 {
+		if err := f.topic.Publish(t.Context(), make([]byte, 1100<<10)); err != nil {
+			t.Fatal(err)
+		}
+		f.publish("f %d", round)
+		n.publish("n %d", round)
+		n.waitFor("f %d", round)
+		f.waitFor("n %d", round)
+	}
+	if st := n.gate.Stats(); st.Oversize != 6 {
+		t.Errorf("%d were too large, want 6", st.Oversize)
+	}
+}
+
+// A guest that reads nothing costs the others nothing.
+func TestGateGuestThatReadsNothing(t *testing.T) {
+	n, f := newOpenTo(t, 0, gateTCP), newPlain(t, floodsub, gateTCP)
+	connect(t, f, n)
+	waitLinked(t, n, f)
+	frozen := stranger(t, n)
+	held := make(chan network.Stream, 16)
+	frozen.SetStreamHandler(pubsub.FloodSubID, func(s network.Stream) { held <- s })
+	s, err := frozen.NewStream(t.Context(), n.host.ID(), pubsub.FloodSubID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Write((&foreign{t: t}).hello()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is on the topic", func() bool { return slices.Contains(n.topic.ListPeers(), frozen.ID()) })
+	large := make([]byte, 256<<10)
+	for i := 0; n.gate.Stats().Dropped == 0; i++ {
+		if i == 1000 {
+			t.Fatal("nothing was dropped")
+		}
+		n.publish("%d%s", i, large)
+		n.publish("after %d", i)
+		f.waitFor("after %d", i)
+	}
+	n.gate.mu.Lock()
+	o := n.gate.peers[frozen.ID()].out
+	n.gate.mu.Unlock()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if most := n.gate.cfg.MaxPending + 1<<20; o.box.size > most {
+		t.Errorf("%d bytes wait for it, at most %d should", o.box.size, most)
+	}
+}
+
+// Who is reached through a relay is not there for pubsub, foreign or not.
+func TestGateIgnoresForeignPeersBehindARelay(t *testing.T) {
+	service := newBare(t, gateTCP)
+	r, err := relay.New(service.host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	far, err := libp2p.New(libp2p.NoListenAddrs, libp2p.EnableRelay(), libp2p.ResourceManager(&network.NullResourceManager{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	if _, err := pubsub.NewFloodSub(ctx, far); err != nil {
+		t.Fatal(err)
+	}
+	at := peer.AddrInfo{ID: service.host.ID(), Addrs: service.host.Addrs()}
+	if err := far.Connect(t.Context(), at); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Reserve(t.Context(), far, at); err != nil {
+		t.Fatal(err)
+	}
+	dialer, err := libp2p.New(libp2p.NoListenAddrs, libp2p.EnableRelay(), libp2p.ResourceManager(&network.NullResourceManager{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dialer.Close()
+	gate := NewGate(dialer, GateConfig{NodeProtocol: nodeProtocol})
+	defer gate.Close()
+	gate.Open()
+	if _, err := pubsub.NewFloodSub(ctx, gate.Host()); err != nil {
+		t.Fatal(err)
+	}
+	behind := service.host.Addrs()[0].Encapsulate(ma.StringCast(fmt.Sprintf("/p2p/%s/p2p-circuit", service.host.ID())))
+	if err := dialer.Connect(t.Context(), peer.AddrInfo{ID: far.ID(), Addrs: []ma.Multiaddr{behind}}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the two know each other", func() bool { return gate.speaks(far.ID(), pubsub.FloodSubID) })
+	if gate.judge(far.ID()); gate.guestCount() != 0 {
+		t.Error("a peer behind a relay is a guest")
+	}
+	if s, err := far.NewStream(network.WithAllowLimitedConn(t.Context(), "test"), dialer.ID(), pubsub.FloodSubID); err == nil {
+		if _, err = io.ReadAll(s); err == nil {
+			t.Error("a pubsub stream through a relay was taken")
+		}
+	}
+}

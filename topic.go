@@ -1,0 +1,115 @@
+package smokesignal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/discovery"
+	"github.com/go-smokesignal/smokesignal/events"
+	"github.com/go-smokesignal/smokesignal/internal/logging"
+)
+
+// Topic takes part in a pubsub topic that others made. See Node.Topic.
+type Topic = events.Topic
+
+// topics are those that Node.Topic has returned.
+type topics struct {
+	mu     sync.Mutex
+	closed bool
+	open   map[string]*Topic
+}
+
+// Topic takes part in the pubsub topic of that name, of any libp2p application:
+// floodsub or gossipsub, in any language, with signed messages, which is everybody's
+// default. Published are the bytes given, without prefix or envelope, and received are
+// the bytes of others, with the author proven.
+//
+// Peers on the topic need not be nodes, and are not linked to: Connect connects to them,
+// or they connect to this node. From the first Topic on, the
+// node speaks pubsub with everybody it is connected to.
+//
+// A second call with the same name returns the same Topic while that is open. It may be
+// called before Start. The node closes its topics. The error is ErrClosed, or says what is
+// wrong with the name: the node's own topic, smokesignal/NETWORK, cannot be had, since
+// Broadcast().OnRaw gives what comes raw there.
+func (n *Node) Topic(name string) (*Topic, error) {
+	if name == n.topic {
+		return nil, fmt.Errorf("smokesignal: topic %q is the network's own: emit events there with Broadcast(), and hear with Broadcast().OnRaw what is no event", name)
+	}
+	n.topics.mu.Lock()
+	defer n.topics.mu.Unlock()
+	if n.topics.closed {
+		return nil, ErrClosed
+	}
+	if t := n.topics.open[name]; t != nil {
+		select {
+		case <-t.Done():
+			t.Close() // which waits until the topic is left
+		default:
+			return t, nil
+		}
+	}
+	cfg := events.TopicConfig{Name: name, Joined: n.cfg.topics[name], Log: logging.Room("events", n.cfg.logger)}
+	if n.gate != nil {
+		cfg.AwaitRoom = n.gate.AwaitRoom
+	}
+	t, err := events.NewTopic(n.pubsub, n.host, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("smokesignal: %w", err)
+	}
+	if n.gate != nil {
+		n.gate.Open()
+	}
+	if n.topics.open == nil {
+		n.topics.open = map[string]*Topic{}
+	}
+	n.topics.open[name] = t
+	return t, nil
+}
+
+// Connect connects to whoever is at addr, given as for Seeds, and returns its id. It may
+// be any libp2p program, known by its address alone: it is not linked to, and is to be
+// met on a Topic. The error is ErrSelf, ErrUnreachable, ErrRelayed, ErrUnresolvable,
+// ErrNotSmokesignal (nothing there speaks libp2p), a *WrongIDError, or that of ctx; after
+// five seconds ErrUnreachable.
+func (n *Node) Connect(ctx context.Context, addr string) (ID, error) {
+	if err := n.running(); err != nil {
+		return "", err
+	}
+	seed, err := discovery.ParseSeed(addr)
+	if err != nil {
+		return "", fmt.Errorf("smokesignal: connect: %w", err)
+	}
+	info, err := seed.Find(ctx, n.host)
+	if err != nil {
+		return "", fmt.Errorf("smokesignal: connect to %s: %w", addr, err)
+	}
+	return info.ID, nil
+}
+
+// close closes all topics, and waits for their handlers until ctx ends.
+func (l *topics) close(ctx context.Context) error {
+	l.mu.Lock()
+	l.closed = true
+	open := l.open
+	l.open = nil
+	l.mu.Unlock()
+	var errs []error
+	for _, t := range open {
+		t.Close()
+	}
+	for _, t := range open {
+		errs = append(errs, t.Shutdown(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// foreign tells whether p is no smokesignal node, as far as it has said.
+func (n *Node) foreign(p peer.ID) bool {
+	spoken, err := n.host.Peerstore().SupportsProtocols(p, discovery.Protocol)
+	return err == nil && len(spoken) == 0
+}

@@ -270,9 +270,13 @@ func (n *Node) Start(ctx context.Context) error {
 }
 
 // Run starts the node, waits until ctx ends or the node is closed, and closes
-// it. It returns what Start or Close returned.
+// it. It returns what Start or Close returned. If Start fails the node is closed, too,
+// unless it had been started before.
 func (n *Node) Run(ctx context.Context) error {
 	if err := n.Start(ctx); err != nil {
+		if !errors.Is(err, ErrStarted) {
+			n.Close()
+		}
 		return err
 	}
 	select {

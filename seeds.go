@@ -63,7 +63,9 @@ func (n *Node) OnConnect(f func(ctx context.Context)) (off func()) { return n.on
 func (n *Node) OnDisconnect(f func(ctx context.Context)) (off func()) { return n.onDisconnect.on(f) }
 
 // OnPeerAdded calls f when a peer was added to the list: the original's "new
-// peer".
+// peer". The peer's direct events and calls are read only after f has returned,
+// and so it is at the peer: two nodes that both call the other in f, and wait for
+// the answer, wait until their ctx ends. Another goroutine can call at once.
 func (n *Node) OnPeerAdded(f func(ctx context.Context, p *Peer)) (off func()) {
 	return n.onPeerAdded.on(f)
 }

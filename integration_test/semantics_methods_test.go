@@ -74,6 +74,26 @@ func TestMethods(t *testing.T) {
 			t.Error("b is still connected")
 		}
 	})
+	t.Run("run: what cannot start is closed, what runs already is not", func(t *testing.T) {
+		l := newLocal(t)
+		running := l.start(cluster.Spec{Name: "a", Limits: manual})
+		if err := running.Run(t.Context()); !errors.Is(err, smokesignal.ErrStarted) || len(running.Addrs()) == 0 {
+			t.Errorf("Run returned %v, and the node that runs has addresses %v", err, running.Addrs())
+		}
+		taken := running.Addrs()[0]
+		at, _ := peer.SplitAddr(taken)
+		n, err := smokesignal.New(smokesignal.Listen(at.String()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer n.Close()
+		if err := n.Run(t.Context()); err == nil {
+			t.Errorf("Run listens at %s, which is taken", at)
+		}
+		if err := n.Start(t.Context()); !errors.Is(err, smokesignal.ErrClosed) {
+			t.Errorf("Start after a Run in vain returned %v, want ErrClosed", err)
+		}
+	})
 	t.Run("addPeer: it returns the peer, and both sides are told", func(t *testing.T) {
 		l := newLocal(t)
 		a := l.start(cluster.Spec{Name: "a", Limits: manual})

@@ -306,7 +306,7 @@ func TestTopicMembersComeAndGo(t *testing.T) {
 
 // A message without a signature is given to nobody, even if the pubsub is lax.
 func TestTopicDropsUnsignedMessages(t *testing.T) {
-	a := newOnTopic(t, "room", pubsub.WithMessageSignaturePolicy(pubsub.LaxSign)) //nolint:staticcheck // what an application may have
+	a := newOnTopic(t, "room", pubsub.WithMessageSignaturePolicy(pubsub.LaxSign))
 	b := newOnTopic(t, "room", pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign), pubsub.WithNoAuthor())
 	c := newOnTopic(t, "room")
 	for _, o := range []*onTopic{b, c} {

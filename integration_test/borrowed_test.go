@@ -778,3 +778,84 @@ func TestClosedNodeIsForgotten(t *testing.T) {
 		})
 	}
 }
+
+// TestTopicOnABorrowedPubSub: on a pubsub that is lent, a node takes part in a topic that
+// it joins itself, and in one that the application has joined and goes on using.
+func TestTopicOnABorrowedPubSub(t *testing.T) {
+	for name, maker := range pubsubs {
+		t.Run(name, func(t *testing.T) {
+			app, other := rawHost(t), rawHost(t)
+			ps := lentPubSub(t, app, maker)
+			joined, err := ps.Join("room")
+			if err != nil {
+				t.Fatal(err)
+			}
+			own, err := joined.Subscribe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer own.Cancel()
+			a := guest(t, app, smokesignal.WithPubSub(ps), smokesignal.WithTopic(joined))
+			b := guest(t, other, smokesignal.WithPubSub(lentPubSub(t, other, maker)))
+			if err := other.Connect(within(t, soon), *corehost.InfoFromHost(app)); err != nil {
+				t.Fatal(err)
+			}
+			var topics []*smokesignal.Topic
+			heard := [2]chan string{}
+			for i, n := range []*smokesignal.Node{a, b} {
+				topic, err := n.Topic("room")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if again, err := n.Topic("room"); err != nil || again != topic {
+					t.Errorf("a second Topic: %v, %v", again, err)
+				}
+				in := make(chan string, 100)
+				heard[i] = in
+				topic.On(func(_ context.Context, from peer.ID, data []byte) { in <- from.String() + " " + string(data) })
+				topics = append(topics, topic)
+			}
+			for i, topic := range topics {
+				if err := topic.Ready(within(t, soon)); err != nil {
+					t.Fatalf("node %d: %v", i, err)
+				}
+			}
+			// Gossipsub has no mesh at first and keeps no promise about the first message.
+			until(t, "b hears a", func() bool { return reaches(t, topics[0], heard[1], a.ID().String()+" from a") })
+			until(t, "a hears b", func() bool { return reaches(t, topics[1], heard[0], b.ID().String()+" from b") })
+			for { // the application hears what the node does, and its own
+				m, err := own.Next(within(t, soon))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if string(m.Data) == "from b" && m.GetFrom() == b.ID() {
+					break
+				}
+			}
+			if err := errors.Join(a.Close(), b.Close()); err != nil {
+				t.Error(err)
+			}
+			if err := joined.Publish(t.Context(), []byte("the application goes on")); err != nil {
+				t.Error("the topic that was lent is closed:", err)
+			}
+		})
+	}
+}
+
+// reaches publishes and tells whether it comes within a moment.
+func reaches(t *testing.T, topic *smokesignal.Topic, heard chan string, want string) bool {
+	t.Helper()
+	_, text, _ := strings.Cut(want, " ")
+	if err := topic.Publish(within(t, soon), []byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case got := <-heard:
+		if got != want {
+			t.Errorf("heard %q, want %q", got, want)
+		}
+		return true
+	case <-time.After(200 * time.Millisecond):
+		return false
+	}
+}

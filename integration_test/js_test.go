@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
@@ -123,10 +125,22 @@ func (l *jsLeaf) line(prefix string) string {
 // webNode returns a node that listens for TCP, WebSocket and WebRTC-direct.
 func webNode(t *testing.T, opts ...smokesignal.Option) *smokesignal.Node {
 	t.Helper()
-	node, err := smokesignal.New(append([]smokesignal.Option{
-		smokesignal.Listen("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws", "/ip4/127.0.0.1/udp/0/webrtc-direct"),
-		smokesignal.Network("js"),
-	}, opts...)...)
+	return newNode(t, append([]smokesignal.Option{smokesignal.Listen(webListen...), smokesignal.Network("js")}, opts...)...)
+}
+
+var webListen = []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws", "/ip4/127.0.0.1/udp/0/webrtc-direct"}
+
+// gossipNode is webNode on the host and the gossipsub of an application.
+func gossipNode(t *testing.T, opts ...smokesignal.Option) *smokesignal.Node {
+	t.Helper()
+	h := rawHost(t, libp2p.ListenAddrStrings(webListen...))
+	lent := smokesignal.WithPubSub(lentPubSub(t, h, pubsub.NewGossipSub))
+	return newNode(t, append([]smokesignal.Option{smokesignal.WithHost(h), lent, smokesignal.Network("js")}, opts...)...)
+}
+
+func newNode(t *testing.T, opts ...smokesignal.Option) *smokesignal.Node {
+	t.Helper()
+	node, err := smokesignal.New(opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,78 +179,111 @@ var jsPayloads = map[string][]byte{
 }
 
 // A leaf over each transport and each pubsub takes part in broadcasts, direct events
-// and calls, both ways, and in raw topics.
+// and calls, both ways, and in raw topics, at a node of its own host and at one on an
+// application's gossipsub.
 func TestJSMatrix(t *testing.T) {
 	dir := webDir(t)
-	for _, ps := range []string{"floodsub", "gossipsub"} {
-		for _, over := range []string{"tcp", "ws", "webrtc-direct"} {
-			t.Run(ps+" over "+over, func(t *testing.T) {
-				node := webNode(t)
-				pongs := make(chan pong, 100)
-				take := func(ctx context.Context, ev *smokesignal.Event) {
-					p := pong{from: ev.From}
-					if err := ev.Decode(&p.id, &p.data); err != nil {
-						t.Errorf("pong: %v", err)
-					}
-					pongs <- p
+	for name, newNode := range map[string]func(*testing.T, ...smokesignal.Option) *smokesignal.Node{
+		"": webNode, ", at a gossipsub in Go": gossipNode,
+	} {
+		for _, ps := range []string{"floodsub", "gossipsub"} {
+			for _, over := range []string{"tcp", "ws", "webrtc-direct"} {
+				t.Run(ps+" over "+over+name, func(t *testing.T) { jsCell(t, dir, newNode(t), ps, over) })
+			}
+		}
+	}
+}
+
+func jsCell(t *testing.T, dir string, node *smokesignal.Node, ps, over string) {
+	pongs := make(chan pong, 100)
+	take := func(ctx context.Context, ev *smokesignal.Event) {
+		p := pong{from: ev.From}
+		if err := ev.Decode(&p.id, &p.data); err != nil {
+			t.Errorf("pong: %v", err)
+		}
+		pongs <- p
+	}
+	node.Broadcast().On("pong", take)
+	node.Direct().On("pong", take)
+	node.Direct().Handle("echo", func(_ context.Context, ev *smokesignal.Event) ([]any, error) {
+		data, _ := ev.Bytes(0)
+		return []any{data}, nil
+	})
+	raw, back := rawTopic(t, node)
+	startNode(t, node)
+	leaf := startLeaf(t, dir, jsConfig{Addrs: addrsOver(t, node, over), Network: "js", Pubsub: ps})
+	if err := raw.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	awaitMesh(t, raw, back)
+	at := node.Peer(leaf.id)
+	for name, data := range jsPayloads {
+		for channel, to := range map[string]smokesignal.Emitter{"broadcast": node.Broadcast(), "direct": at} {
+			id := channel + " " + name
+			if err := to.Emit(t.Context(), "ping", id, data); err != nil {
+				t.Fatalf("%s: %v", id, err)
+			}
+			select {
+			case p := <-pongs:
+				if p.from != leaf.id || p.id != id || !bytes.Equal(p.data, data) {
+					t.Errorf("%s came back as %q with %d bytes from %s", id, p.id, len(p.data), p.from)
 				}
-				node.Broadcast().On("pong", take)
-				node.Direct().On("pong", take)
-				node.Direct().Handle("echo", func(_ context.Context, ev *smokesignal.Event) ([]any, error) {
-					data, _ := ev.Bytes(0)
-					return []any{data}, nil
-				})
-				raw, back := rawTopic(t, node)
-				startNode(t, node)
-				leaf := startLeaf(t, dir, jsConfig{Addrs: addrsOver(t, node, over), Network: "js", Pubsub: ps})
-				if err := raw.Ready(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-				at := node.Peer(leaf.id)
-				for name, data := range jsPayloads {
-					for channel, to := range map[string]smokesignal.Emitter{"broadcast": node.Broadcast(), "direct": at} {
-						id := channel + " " + name
-						if err := to.Emit(t.Context(), "ping", id, data); err != nil {
-							t.Fatalf("%s: %v", id, err)
-						}
-						select {
-						case p := <-pongs:
-							if p.from != leaf.id || p.id != id || !bytes.Equal(p.data, data) {
-								t.Errorf("%s came back as %q with %d bytes from %s", id, p.id, len(p.data), p.from)
-							}
-						case <-time.After(10 * time.Second):
-							t.Fatalf("%s does not come back", id)
-						}
-					}
-					if err := raw.Publish(t.Context(), data); err != nil {
-						t.Fatalf("raw %s: %v", name, err)
-					}
-					select {
-					case got := <-back:
-						if !bytes.Equal(got, append([]byte{rawMark}, data...)) {
-							t.Errorf("raw %s came back with %d bytes", name, len(got))
-						}
-					case <-time.After(10 * time.Second):
-						t.Fatalf("raw %s does not come back", name)
-					}
-					for _, call := range []string{"echo", "ask"} { // and the leaf asks us
-						ev, err := at.Call(t.Context(), call, data)
-						if err != nil {
-							t.Fatalf("%s %s: %v", call, name, err)
-						}
-						if got, ok := ev.Bytes(0); !ok || !bytes.Equal(got, data) {
-							t.Errorf("%s %s came back with %d bytes", call, name, len(got))
-						}
-					}
-				}
-				if _, err := at.Call(t.Context(), "fail"); fmt.Sprint(err) == "" || !strings.Contains(err.Error(), "as it was told") {
-					t.Errorf("a handler that fails: %v", err)
-				}
-				var name string
-				if ev, err := at.Call(t.Context(), "ask nobody"); err != nil || ev.Decode(&name) != nil || name != "NoHandlerError" {
-					t.Errorf("a call without a handler: %v, %q", err, name)
-				}
-			})
+			case <-time.After(10 * time.Second):
+				t.Fatalf("%s does not come back", id)
+			}
+		}
+		if err := raw.Publish(t.Context(), data); err != nil {
+			t.Fatalf("raw %s: %v", name, err)
+		}
+		select {
+		case got := <-back:
+			if !bytes.Equal(got, append([]byte{rawMark}, data...)) {
+				t.Errorf("raw %s came back with %d bytes", name, len(got))
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("raw %s does not come back", name)
+		}
+		for _, call := range []string{"echo", "ask"} { // and the leaf asks us
+			ev, err := at.Call(t.Context(), call, data)
+			if err != nil {
+				t.Fatalf("%s %s: %v", call, name, err)
+			}
+			if got, ok := ev.Bytes(0); !ok || !bytes.Equal(got, data) {
+				t.Errorf("%s %s came back with %d bytes", call, name, len(got))
+			}
+		}
+	}
+	if _, err := at.Call(t.Context(), "fail"); fmt.Sprint(err) == "" || !strings.Contains(err.Error(), "as it was told") {
+		t.Errorf("a handler that fails: %v", err)
+	}
+	var name string
+	if ev, err := at.Call(t.Context(), "ask nobody"); err != nil || ev.Decode(&name) != nil || name != "NoHandlerError" {
+		t.Errorf("a call without a handler: %v, %q", err, name)
+	}
+}
+
+// awaitMesh publishes until it comes back: two gossipsubs have no mesh at first.
+func awaitMesh(t *testing.T, raw *smokesignal.Topic, back <-chan []byte) {
+	t.Helper()
+	hello := []byte("hello")
+	for heard, deadline := false, time.Now().Add(30*time.Second); ; {
+		if !heard {
+			if err := raw.Publish(t.Context(), hello); err != nil {
+				t.Fatal(err)
+			}
+		}
+		select {
+		case got := <-back:
+			if heard = true; !bytes.Equal(got, append([]byte{rawMark}, hello...)) {
+				t.Fatalf("%q came back", got)
+			}
+		case <-time.After(500 * time.Millisecond):
+			if heard {
+				return // and so have all that were late
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("nothing comes back on the raw topic")
+			}
 		}
 	}
 }

@@ -859,3 +859,63 @@ func reaches(t *testing.T, topic *smokesignal.Topic, heard chan string, want str
 		return false
 	}
 }
+
+// TestPubSubsOfNodesGoTogether: a node with a pubsub of its own and one on an
+// application's, linked over every transport: broadcasts, direct events and a raw topic,
+// both ways.
+func TestPubSubsOfNodesGoTogether(t *testing.T) {
+	for router, maker := range pubsubs {
+		for transport, listen := range transports {
+			t.Run(router+"/"+transport, func(t *testing.T) {
+				t.Parallel()
+				l := newLocal(t)
+				a := l.start(cluster.Spec{Name: "a", Limits: manual, Listen: []string{listen}})
+				h, err := libp2p.New(libp2p.ListenAddrStrings(listen), libp2p.DisableMetrics())
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { h.Close() })
+				b := guest(t, h, smokesignal.WithPubSub(lentPubSub(t, h, maker)))
+				introduce(t, b, a)
+				nodes := []*smokesignal.Node{a, b}
+				var topics []*smokesignal.Topic
+				var heard []*collected
+				for i, n := range nodes {
+					topic, err := n.Topic("room")
+					if err != nil {
+						t.Fatal(err)
+					}
+					in := collectFrom(t, n, nodes[1-i].ID())
+					topics, heard = append(topics, topic), append(heard, in)
+				}
+				for i, n := range nodes {
+					for _, p := range payloads {
+						if err := n.Broadcast().Emit(within(t, soon), "x", p); err != nil {
+							t.Fatal(err)
+						}
+						if err := n.Peer(nodes[1-i].ID()).Emit(within(t, soon), "x", p); err != nil {
+							t.Fatal(err)
+						}
+					}
+					heard[1-i].want("broadcast", payloads...)
+					heard[1-i].want("direct", payloads...)
+				}
+				for i, topic := range topics {
+					if err := topic.Ready(within(t, soon)); err != nil {
+						t.Fatal(err)
+					}
+					topics[1-i].On(heard[1-i].from("topic", nodes[i].ID()))
+					for _, p := range payloads {
+						if err := topic.Publish(within(t, soon), p); err != nil {
+							t.Fatal(err)
+						}
+					}
+					heard[1-i].until("all on the topic", func(got map[string][][]byte) bool {
+						// A pubsub at its defaults checks signatures side by side, so it keeps no order.
+						return len(got["topic"]) == len(payloads) && containsAll(got["topic"], payloads)
+					})
+				}
+			})
+		}
+	}
+}

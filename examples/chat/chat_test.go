@@ -267,6 +267,39 @@ func TestKilledFarAway(t *testing.T) {
 	a.wait(`\* bob left`, patient)
 }
 
+// TestWhoAsksStays: a roll call does not strike the one who holds it, who says nothing
+// more once the others have answered.
+func TestWhoAsksStays(t *testing.T) {
+	t.Parallel()
+	alice := talk(t, "alice")
+	node, err := smokesignal.New(smokesignal.Listen("127.0.0.1:0"), smokesignal.Seeds(alice.seed()), smokesignal.Network(network(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { node.Close() })
+	asked, answered := make(chan bool, 10), make(chan bool, 10)
+	hello.On(node.Broadcast(), func(ctx context.Context, _ smokesignal.ID, g greeting) {
+		if !g.Ask {
+			answered <- true
+		} else if err := hello.Emit(ctx, node.Broadcast(), greeting{Name: "cy"}); err == nil {
+			asked <- true
+		}
+	})
+	if err := node.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	<-asked
+	alice.wait(`\* cy joined`, patient)
+	if err := hello.Emit(t.Context(), node.Broadcast(), greeting{Name: "cy", Ask: true}); err != nil {
+		t.Fatal(err)
+	}
+	<-answered
+	time.Sleep(absence + time.Second) // nothing tells that it does not happen
+	if strings.Contains(alice.out.String(), "cy left") {
+		t.Error("who held a roll call counts as gone")
+	}
+}
+
 func (k *talker) seedAgain() string {
 	k.read = 0
 	return k.seed()

@@ -129,12 +129,13 @@ func (s *session) settled(ctx context.Context) {
 
 func (s *session) greeted(ctx context.Context, from smokesignal.ID, g greeting) {
 	s.settled(ctx)
-	if name, news := s.who.heard(from, g.Name, time.Now()); news {
+	now := time.Now() // once: who asks has been heard in that roll call
+	if name, news := s.who.heard(from, g.Name, now); news {
 		s.view.status("%s joined", name)
 		s.showWho()
 	}
 	if g.Ask {
-		s.who.call(time.Now())
+		s.who.call(now)
 		s.greet(ctx, false)
 	}
 }

@@ -67,8 +67,15 @@ func startChat(t *testing.T, name string, args ...string) *chatProc {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return startProgram(t, name, path, append([]string{"-name", name}, args...)...)
+}
+
+// startProgram starts a program that shows lines.
+func startProgram(t *testing.T, name, path string, args ...string) *chatProc {
+	t.Helper()
+	var err error
 	c := &chatProc{t: t, name: name, done: make(chan struct{}), changed: make(chan struct{})}
-	c.cmd = exec.Command(path, append([]string{"-name", name}, args...)...)
+	c.cmd = exec.Command(path, args...)
 	if c.stdin, err = c.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}

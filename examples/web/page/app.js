@@ -1,0 +1,274 @@
+// The page: it joins as a peer of its own, and shows the chat.
+//
+// It reaches the node that serves it through a WebSocket to the very place it was loaded
+// from, so whoever sees the page can join. With a ticket behind the # of its address it
+// joins through the node of the ticket instead, from wherever the page is served.
+
+import { createNode, encodeQR, join } from './bundle.js'
+import { Chat } from './chat.js'
+import { clean, maxText } from './text.js'
+
+/** @typedef {import('../smokesignal.js').Leaf} Leaf */
+
+/** @type {(id: string) => any} */
+const $ = (id) => document.getElementById(id)
+
+const ticket = location.hash.slice(1)
+const maxLines = 500
+
+/**
+ * What the server tells of its node.
+ * @typedef {{ id: string, network: string, command: string }} Server
+ */
+
+/**
+ * Asks the server, until it answers or this user has left.
+ * @param {number} mine @returns {Promise<Server | undefined>}
+ */
+async function server (mine) {
+  while (mine === turn) {
+    try {
+      const answer = await fetch('join.json', { cache: 'no-store', signal: AbortSignal.timeout(5000) })
+      if (answer.ok) return await answer.json()
+    } catch {} // it is not running
+    if (mine === turn && !leaf?.connected) status('off', 'The server does not answer, trying again…')
+    await pause()
+  }
+}
+
+const pause = () => new Promise((resolve) => setTimeout(resolve, 2000))
+
+/** Where the node of the server is reached. @param {string} id */
+function here (id) {
+  const secure = location.protocol === 'https:'
+  const host = location.hostname.replace(/^\[|\]$/g, '')
+  const kind = host.includes(':') ? 'ip6' : /^[0-9.]+$/.test(host) ? 'ip4' : 'dns'
+  const port = location.port === '' ? (secure ? 443 : 80) : location.port
+  return `/${kind}/${host}/tcp/${port}/${secure ? 'tls/ws' : 'ws'}/p2p/${id}`
+}
+
+// --- what is shown
+
+/** @param {'on' | 'off' | ''} state @param {string} text */
+function status (state, text) {
+  $('status').className = state
+  $('status').textContent = text
+}
+
+/** @param {string} text */
+function bdi (text) {
+  const e = document.createElement('bdi') // so that no text turns around what is beside it
+  e.textContent = text
+  return e
+}
+
+/** Adds a line at the end, which is scrolled to by who was there. @param {string} kind @param {...Node | string} parts */
+function add (kind, ...parts) {
+  const log = $('log')
+  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40
+  const line = document.createElement('p')
+  line.className = kind
+  line.append(...parts)
+  log.append(line)
+  while (log.childElementCount > maxLines) log.firstElementChild.remove()
+  if (atEnd) log.scrollTop = log.scrollHeight
+}
+
+/** @param {string} name @param {string} text */
+function said (name, text) {
+  const who = bdi(name)
+  who.className = 'name'
+  let hue = 0
+  for (const c of name) hue = (hue * 31 + /** @type {number} */ (c.codePointAt(0))) % 360
+  who.style.setProperty('--hue', String(hue))
+  add('line', who, ': ', bdi(text))
+}
+
+/** @param {string} text */
+const note = (text) => add('note', bdi(text))
+
+/** @param {string[]} names */
+function showHere (names) {
+  $('count').textContent = String(1 + names.length)
+  $('here').replaceChildren(...[`${chat?.name ?? $('name').value} (you)`, ...names].map((name) => {
+    const e = document.createElement('li')
+    e.append(bdi(name))
+    return e
+  }))
+}
+
+// --- the chat
+
+/** @type {Promise<any> | undefined} */
+let libp2p
+/** @type {Leaf | undefined} */
+let leaf
+/** @type {Chat | undefined} */
+let chat
+/** @type {Server | undefined} whose node was joined */
+let joined
+let turn = 0 // counts when this user entered and left; what began before has no effect
+let following = 0
+
+/** @param {string} name */
+async function enter (name) {
+  const mine = ++turn
+  status('', 'Connecting…')
+  libp2p ??= createNode()
+  const node = await libp2p
+  const found = ticket === '' ? await server(mine) : undefined
+  if (mine !== turn) return
+  status('', 'Connecting…')
+  const own = await join(found === undefined
+    ? { libp2p: node, ticket }
+    : { libp2p: node, addrs: [here(found.id)], network: found.network })
+  if (mine !== turn) return await own.close()
+  joined = found
+  leaf = own
+  $('network').textContent = own.network === 'default' ? '' : own.network
+  chat = new Chat(own, name, {
+    said,
+    note,
+    here: showHere,
+    connected (yes) {
+      status(yes ? 'on' : 'off', yes ? 'Connected' : lost)
+      note(yes ? 'connected' : 'disconnected')
+      if (!yes) followServer(name).catch(failed)
+    }
+  })
+  showHere([])
+  followServer(name).catch(failed)
+}
+
+/** @param {Error} err such as a ticket that is none */
+const failed = (err) => status('off', `Cannot join: ${err.message}`)
+
+const lost = 'No connection, trying again…'
+
+/**
+ * Looks, while there is no connection, whether another node has taken the place of the
+ * one that was joined: a server that was started again may have a new identity.
+ * @param {string} name
+ */
+async function followServer (name) {
+  const mine = turn
+  if (ticket !== '' || following === mine) return
+  following = mine
+  const wanted = () => mine === turn && !leaf?.connected
+  for (await pause(); wanted(); await pause()) {
+    const now = await server(mine)
+    if (!wanted() || now === undefined) break
+    if (now.id !== joined?.id || now.network !== joined.network) {
+      await leave(false)
+      return await enter(name)
+    }
+    status('off', lost)
+  }
+  if (following === mine) following = 0
+}
+
+/** @param {boolean} goodbye */
+async function leave (goodbye) {
+  turn++
+  const [oldChat, oldLeaf] = [chat, leaf]
+  chat = leaf = undefined
+  await oldChat?.close(goodbye)
+  await oldLeaf?.close()
+}
+
+// --- what the user does
+
+/** @param {string} key */
+function remembered (key) {
+  try {
+    return localStorage.getItem(key) ?? ''
+  } catch {
+    return '' // the browser keeps nothing
+  }
+}
+
+$('name').value = remembered('name')
+$('people').open = matchMedia('(min-width: 40.01rem)').matches
+
+$('join').addEventListener('submit', (/** @type {Event} */ evt) => {
+  evt.preventDefault()
+  const name = $('name').value
+  try {
+    localStorage.setItem('name', name)
+  } catch {}
+  $('enter').hidden = true
+  $('room').hidden = false
+  $('line').focus()
+  showHere([])
+  enter(name).catch(failed)
+})
+
+$('send').addEventListener('submit', async (/** @type {Event} */ evt) => {
+  evt.preventDefault()
+  const text = $('line').value
+  $('trouble').textContent = ''
+  if (text.trim() === '') return
+  if (chat === undefined || leaf === undefined || !leaf.connected) {
+    $('trouble').textContent = 'Not sent: there is no connection yet. The line is still here.'
+    return
+  }
+  $('line').value = ''
+  said(chat.name, clean(text, Math.max(maxText, text.length)))
+  $('log').scrollTop = $('log').scrollHeight
+  try {
+    await chat.say(text)
+  } catch (err) {
+    $('trouble').textContent = `Not sent: ${/** @type {Error} */ (err).message}`
+  }
+})
+
+$('leave').addEventListener('click', async () => {
+  await leave(true)
+  $('log').replaceChildren()
+  $('room').hidden = true
+  $('enter').hidden = false
+  status('', 'Not joined')
+  $('name').focus()
+})
+
+$('invite').addEventListener('click', async () => {
+  const link = location.origin + location.pathname + (ticket === '' ? '' : '#' + ticket)
+  $('link').value = link
+  $('loopback').hidden = !/^(localhost|127\.|\[::1\])/.test(location.hostname)
+  const command = joined?.command ?? ''
+  $('by-terminal').hidden = command === ''
+  $('command').value = command
+  $('qr').replaceChildren(qr(link))
+  $('invitation').showModal()
+})
+
+$('copy').addEventListener('click', async () => {
+  $('link').select()
+  try {
+    await navigator.clipboard.writeText($('link').value)
+  } catch {
+    document.execCommand('copy') // in a page that is not from https
+  }
+  $('copy').textContent = 'Copied'
+  setTimeout(() => { $('copy').textContent = 'Copy link' }, 2000)
+})
+
+/** Draws a QR code. @param {string} text */
+function qr (text) {
+  const { size, data } = encodeQR(text, { border: 2 })
+  const ns = 'http://www.w3.org/2000/svg'
+  const svg = document.createElementNS(ns, 'svg')
+  svg.setAttribute('viewBox', `0 0 ${size} ${size}`)
+  svg.setAttribute('shape-rendering', 'crispEdges')
+  const path = document.createElementNS(ns, 'path')
+  path.setAttribute('d', data.flatMap((row, y) => row.flatMap((dark, x) => dark ? [`M${x} ${y}h1v1h-1z`] : [])).join(''))
+  svg.append(path)
+  return svg
+}
+
+// A phone that was asleep has missed the roll call.
+document.addEventListener('visibilitychange', () => { if (!document.hidden) chat?.wake() })
+// A browser may keep a page that one goes back to; there it begins anew.
+addEventListener('pagehide', () => { chat?.close(true) })
+addEventListener('pageshow', (evt) => { if (evt.persisted) location.reload() })
+addEventListener('hashchange', () => { location.reload() }) // another ticket

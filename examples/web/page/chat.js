@@ -1,0 +1,166 @@
+import { Roster, absence } from './roster.js'
+import { clean, cleanName, pieces, shortID } from './text.js'
+
+// The least time between two greetings, so that many who ask at once get one answer.
+const greetEvery = 400
+// A phone that falls asleep says no goodbye, and is nobody's neighbour who would be
+// missed. So pages hold a roll call now and then.
+const callEvery = 30_000
+
+/**
+ * What the chat is seen through.
+ * @typedef {object} View
+ * @property {(name: string, text: string) => void} said by somebody else
+ * @property {(text: string) => void} note about the chat itself
+ * @property {(names: string[]) => void} here who is here, besides this user
+ * @property {(connected: boolean) => void} connected
+ */
+
+/** @typedef {import('../smokesignal.js').Leaf} Leaf */
+
+/**
+ * The chat of a leaf with everybody in its network, the terminals of examples/chat
+ * among them: a line is the broadcast "chat". Who is here is known by "hello", which
+ * tells a name; who hears one that asks answers with one that does not, so it is a roll
+ * call as well. "bye" is said by who leaves.
+ */
+export class Chat {
+  #leaf
+  #view
+  #roster
+  /** @type {Array<() => void>} */
+  #undo = []
+  #greetedAt = -Infinity
+  #owed = false
+  #owedAsk = false
+  #calledAt
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #greetTimer
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #settleTimer
+
+  #now
+
+  /**
+   * @param {Leaf} leaf whose handlers are not called before the next await
+   * @param {string} name @param {View} view @param {() => number} [now] in ms
+   */
+  constructor (leaf, name, view, now = () => performance.now()) {
+    this.#leaf = leaf
+    this.#now = now
+    this.#calledAt = now()
+    this.#view = view
+    this.name = cleanName(name) || shortID(leaf.id)
+    this.#roster = new Roster(this.name)
+    const timer = setInterval(() => this.#rollCall(), callEvery / 3)
+    this.#undo.push(
+      leaf.on('chat', (from, text) => view.said(this.#nameOf(from), clean(text))),
+      leaf.onDirect('tell', (from, text) => view.said(`${this.#nameOf(from)} → you`, clean(text))),
+      leaf.on('hello', (from, greeting) => this.#greeted(from, greeting)),
+      leaf.on('bye', (from) => this.#left(from)),
+      leaf.onGap(({ sender, from, to }) => view.note(`${to - from} lines of ${this.#nameOf(sender)} were lost`)),
+      leaf.onConnect(() => this.#connected()),
+      leaf.onDisconnect(() => this.#disconnected()),
+      () => clearInterval(timer)
+    )
+    view.here([])
+  }
+
+  /** Sends a line to everybody, in pieces if it is long. @param {string} text */
+  async say (text) {
+    for (const piece of pieces(text)) await this.#leaf.emit('chat', piece)
+  }
+
+  /** Tells our name, and asks who else is here. */
+  wake () { if (this.#leaf.connected) this.#greet(true) }
+
+  /** Ends what this does with the leaf. With a goodbye the others know at once. @param {boolean} [goodbye] */
+  async close (goodbye = false) {
+    for (const undo of this.#undo) undo()
+    clearTimeout(this.#greetTimer)
+    clearTimeout(this.#settleTimer)
+    if (goodbye && this.#leaf.connected) await this.#leaf.emit('bye', this.name)
+  }
+
+  #connected () {
+    this.#view.connected(true)
+    this.#greetedAt = -Infinity
+    this.#greet(true)
+  }
+
+  #disconnected () {
+    this.#view.connected(false)
+    this.#roster.clear()
+    this.#view.here([])
+  }
+
+  /** @param {string} from @param {unknown} greeting as anybody may have sent it */
+  #greeted (from, greeting) {
+    const { name, ask } = /** @type {{ name?: unknown, ask?: unknown }} */ (greeting ?? {})
+    const now = this.#now() // once: who asks has been heard in that roll call
+    const heard = this.#roster.heard(from, name, now)
+    if (heard.news) {
+      this.#view.note(`${heard.name} joined`)
+      this.#view.here(this.#roster.names)
+    }
+    if (ask === true) {
+      this.#called(now)
+      this.#greet(false)
+    }
+  }
+
+  /** @param {string} from */
+  #left (from) {
+    const name = this.#roster.left(from)
+    if (name !== undefined) this.#gone([name])
+  }
+
+  /** @param {string[]} names */
+  #gone (names) {
+    for (const name of names) this.#view.note(`${name} left`)
+    if (names.length > 0) this.#view.here(this.#roster.names)
+  }
+
+  /** Returns the name of somebody who just spoke, and asks for it if it is not known. @param {string} from */
+  #nameOf (from) {
+    const { name, news } = this.#roster.heard(from, undefined, this.#now())
+    if (news) {
+      this.#view.here(this.#roster.names)
+      this.#greet(true)
+    }
+    return name
+  }
+
+  /** Tells our name, now or when greetEvery is over. @param {boolean} ask */
+  #greet (ask) {
+    const now = this.#now()
+    const wait = this.#greetedAt + greetEvery - now
+    if (wait > 0) {
+      this.#owed = true
+      this.#owedAsk ||= ask
+      clearTimeout(this.#greetTimer)
+      this.#greetTimer = setTimeout(() => { if (this.#owed) this.#greet(false) }, wait)
+      return
+    }
+    const asks = ask || this.#owedAsk
+    this.#owed = this.#owedAsk = false
+    this.#greetedAt = now
+    if (asks) this.#called(now)
+    // A greeting that fails, because everybody just left, is owed to nobody.
+    this.#leaf.emit('hello', { name: this.name, ask: asks }).catch(() => {})
+  }
+
+  /** Somebody, perhaps this one, has asked everybody to answer. @param {number} now */
+  #called (now) {
+    this.#calledAt = now
+    this.#roster.call(now)
+    clearTimeout(this.#settleTimer)
+    this.#settleTimer = setTimeout(() => this.#gone(this.#roster.settle(this.#now())), absence + 50)
+  }
+
+  /** Holds a roll call, unless somebody did; pages take turns by chance. */
+  #rollCall () {
+    const since = this.#now() - this.#calledAt
+    if (this.#leaf.connected && since > callEvery * (0.7 + 0.6 * Math.random())) this.#greet(true)
+  }
+}

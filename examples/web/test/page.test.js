@@ -1,0 +1,148 @@
+// The page without a browser: what is shown of what strangers send, and who is here.
+
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { Chat } from '../page/chat.js'
+import { Roster, absence } from '../page/roster.js'
+import { clean, cleanName, maxText, pieces } from '../page/text.js'
+
+// The same table as in examples/chat/text_test.go.
+test('nothing a stranger sends hides or moves anything', () => {
+  for (const [given, want] of [
+    ['hello, wörld 你好 👋', 'hello, wörld 你好 👋'],
+    ['\x1b[2J\x1b[31mred', '␛[2J␛[31mred'],
+    ['a\r\nmallory: b', 'a␍␊mallory: b'],
+    ['c1 \u009b31m', 'c1 \ufffd31m'],
+    ['over\u202eevil\u2066', 'overevil'],
+    ['zero\u200bwidth\ufeff', 'zerowidth'],
+    ['line\u2028sep\u2029', 'line\ufffdsep\ufffd'],
+    ['tab\there\u00a0', 'tab here '],
+    ['del\x7f', 'del␡'],
+    ['half \ud83d', 'half \ufffd'],
+    ['z' + '\u0300'.repeat(50), 'z' + '\u0300'.repeat(4)],
+    ['👩\u200d🚀', '👩\u200d🚀']
+  ]) assert.equal(clean(given, 100), want)
+  assert.equal(clean('x'.repeat(50), 10), 'x'.repeat(10) + '…')
+  assert.equal(clean('exactly   ', 7), 'exactly')
+  for (const no of [undefined, null, 7, {}, ['a'], new Uint8Array(3)]) assert.equal(clean(no), '')
+})
+
+test('a name is one word', () => {
+  for (const [given, want] of [
+    [' Bob ', 'Bob'], ['Mary Ann', 'Mary_Ann'], ['* connected', 'connected'], ['me: hi', 'me__hi'],
+    ['a\u200db', 'ab'], ['', ''], ['***', ''], ['/quit', 'quit'], ['josé', 'josé'],
+    ['very ' + 'long'.repeat(9), 'very_' + 'long'.repeat(4) + 'lon…']
+  ]) assert.equal(cleanName(given), want)
+  assert.equal(cleanName({ toString: () => 'me' }), '')
+})
+
+test('pieces', () => {
+  const long = '👋'.repeat(2 * maxText + 1)
+  const got = pieces(long)
+  assert.equal(got.length, 3)
+  assert.equal(got.join(''), long)
+})
+
+test('names are told apart, and who misses a roll call is gone', () => {
+  const r = new Roster('me')
+  assert.deepEqual(r.heard('id-aaaaaa', 'Bob', 0), { name: 'Bob', news: true })
+  assert.deepEqual(r.heard('id-aaaaaa', 'Bob', 0), { name: 'Bob', news: false })
+  assert.deepEqual(r.heard('id-bbbbbb', 'bob', 0), { name: 'bob-bbbbbb', news: true })
+  assert.deepEqual(r.heard('id-cccccc', 'ME', 0), { name: 'ME-cccccc', news: true })
+  assert.deepEqual(r.heard('id-dddddd', { evil: 1 }, 0), { name: 'dddddd', news: true })
+  assert.deepEqual(r.heard('id-dddddd', 'dora', 0), { name: 'dora', news: true })
+  assert.deepEqual(r.names, ['Bob', 'bob-bbbbbb', 'dora', 'ME-cccccc'])
+  r.call(10)
+  r.heard('id-aaaaaa', undefined, 20)
+  assert.deepEqual(r.settle(10 + absence - 1), [])
+  assert.deepEqual(r.settle(10 + absence), ['ME-cccccc', 'bob-bbbbbb', 'dora'])
+  assert.deepEqual(r.settle(1e9), [])
+  assert.deepEqual(r.names, ['Bob'])
+  for (let i = 0; i < 2000; i++) r.heard('id ' + i, 'x', 0)
+  assert.equal(r.names.length, 1000)
+})
+
+/** A leaf that is told what it hears, and tells what it sends. */
+class FakeLeaf {
+  id = 'id-myself'
+  connected = false
+  /** @type {any[]} */
+  sent = []
+  /** @type {Record<string, (...args: any[]) => void>} */
+  heard = {}
+
+  /** @param {string} name @param {any} f */
+  on (name, f) { return this.#on(name, f) }
+  /** @param {string} name @param {any} f */
+  onDirect (name, f) { return this.#on(name, f) }
+  /** @param {any} f */
+  onConnect (f) { return this.#on('connect', f) }
+  /** @param {any} f */
+  onDisconnect (f) { return this.#on('disconnect', f) }
+  /** @param {any} f */
+  onGap (f) { return this.#on('gap', f) }
+  /** @param {string} name @param {any} f */
+  #on (name, f) {
+    this.heard[name] = f
+    return () => { delete this.heard[name] }
+  }
+
+  /** @param {...any} args */
+  async emit (...args) { this.sent.push(args) }
+}
+
+test('a chat', async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
+  let now = 0
+  const tick = (/** @type {number} */ ms) => {
+    now += ms
+    t.mock.timers.tick(ms)
+  }
+  const leaf = new FakeLeaf()
+  /** @type {any[]} */
+  const seen = []
+  const told = (/** @type {string} */ kind) => (/** @type {any[]} */ ...args) => { seen.push([kind, ...args]) }
+  const take = (/** @type {any[]} */ list) => list.splice(0)
+  const chat = new Chat(/** @type {any} */ (leaf), 'me', { said: told('said'), note: told('note'), here: told('here'), connected: told('connected') }, () => { now += 0.001; return now })
+  leaf.connected = true
+  leaf.heard.connect()
+  assert.deepEqual(take(seen), [['here', []], ['connected', true]])
+  assert.deepEqual(take(leaf.sent), [['hello', { name: 'me', ask: true }]])
+
+  leaf.heard.hello('id-alices', { name: 'alice' })
+  assert.deepEqual(take(seen), [['note', 'alice joined'], ['here', ['alice']]])
+  leaf.heard.chat('id-alices', 'hi \u202e')
+  leaf.heard.tell('id-alices', 'psst')
+  assert.deepEqual(take(seen), [['said', 'alice', 'hi '], ['said', 'alice → you', 'psst']])
+  for (const bad of [undefined, null, 7, 'x', { name: 7 }]) leaf.heard.hello('id-alices', bad)
+  leaf.heard.chat('id-alices', { no: 'text' })
+  assert.deepEqual(take(seen), [['said', 'alice', '']])
+
+  // Those who ask at once get one answer.
+  for (const id of ['id-bbbbbb', 'id-cccccc', 'id-dddddd']) leaf.heard.hello(id, { ask: true })
+  assert.deepEqual(take(leaf.sent), [])
+  tick(400)
+  assert.deepEqual(take(leaf.sent), [['hello', { name: 'me', ask: false }]])
+  take(seen)
+  leaf.heard.bye('id-bbbbbb')
+  assert.deepEqual(take(seen), [['note', 'bbbbbb left'], ['here', ['alice', 'cccccc', 'dddddd']]])
+
+  // Who does not answer a roll call is gone; this page holds one if nobody does.
+  tick(60_000)
+  take(seen)
+  assert.deepEqual(take(leaf.sent).at(-1), ['hello', { name: 'me', ask: true }])
+  leaf.heard.hello('id-alices', { name: 'alice', ask: true }) // who asks need not answer
+  tick(5100)
+  assert.deepEqual(take(seen).at(-1), ['here', ['alice']])
+  take(leaf.sent)
+
+  await chat.say('one line')
+  assert.deepEqual(take(leaf.sent), [['chat', 'one line']])
+  leaf.connected = false
+  leaf.heard.disconnect()
+  assert.deepEqual(take(seen), [['connected', false], ['here', []]])
+  leaf.connected = true
+  await chat.close(true)
+  assert.deepEqual(take(leaf.sent), [['bye', 'me']])
+  assert.deepEqual(Object.keys(leaf.heard), [])
+})

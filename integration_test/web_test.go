@@ -13,6 +13,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal"
 )
 
 // The page of examples/web in Chromium, through examples/web/test/browser.js.
@@ -157,6 +161,15 @@ func (p webPage) shot(file string) {
 	p.t.Logf("picture: %s", path)
 }
 
+func buildWeb(t *testing.T) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "web.exe")
+	if out, err := exec.Command("go", "build", "-o", path, "../examples/web").CombinedOutput(); err != nil {
+		t.Fatalf("building examples/web: %v\n%s", err, out)
+	}
+	return path
+}
+
 // startWeb starts examples/web, as a chat that shows nothing of the chat.
 func startWeb(t *testing.T, path, http string, args ...string) *chatProc {
 	t.Helper()
@@ -185,10 +198,7 @@ func joinInfo(t *testing.T, at string) (info struct{ ID, Ticket, Command string 
 // the other came with a ticket.
 func TestWebChat(t *testing.T) {
 	dir := webDir(t)
-	path := filepath.Join(t.TempDir(), "web.exe")
-	if out, err := exec.Command("go", "build", "-o", path, "../examples/web").CombinedOutput(); err != nil {
-		t.Fatalf("building examples/web: %v\n%s", err, out)
-	}
+	path := buildWeb(t)
 	browser := startChromium(t, dir)
 	at := hostPort(freePort(t))
 	_, port, _ := strings.Cut(at, ":")
@@ -330,4 +340,34 @@ func TestWebChat(t *testing.T) {
 		browser.do(browserCommand{Do: "text", Page: phone.page}, &text)
 		t.Logf("the phone shows:\n%s", text)
 	}
+}
+
+// A page joins over each transport that a browser has, by a ticket that names no other.
+func TestWebTransports(t *testing.T) {
+	dir := webDir(t)
+	browser := startChromium(t, dir)
+	at := hostPort(freePort(t))
+	startWeb(t, buildWeb(t), at)
+	ticket, err := smokesignal.ParseTicket(joinInfo(t, at).Ticket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, over := range []int{ma.P_WS, ma.P_WEBTRANSPORT, ma.P_WEBRTC_DIRECT} {
+		one := ticket
+		one.Addrs = slices.DeleteFunc(slices.Clone(ticket.Addrs), func(a ma.Multiaddr) bool {
+			_, err := a.ValueForProtocol(over)
+			return err != nil
+		})
+		text, err := one.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := ma.ProtocolWithCode(over).Name
+		page := webPage{browser, name, name}
+		browser.do(browserCommand{Do: "open", Page: name, URL: "http://" + at + "/#" + text, Width: 360, Height: 740}, nil)
+		page.typed(name)
+		page.status("Connected")
+		t.Logf("connected over %v", one.Addrs)
+	}
+	webPage{browser, "ws", "ws"}.here("webrtc-direct", "webtransport")
 }

@@ -185,11 +185,11 @@ func TestCallsEndInTime(t *testing.T) {
 	for _, c := range []struct {
 		deadline, least time.Duration
 	}{{0, usual}, {usual / 4, usual / 4}, {2 * usual, 2 * usual}} {
+		start := time.Now() // before that of the deadline
 		ctx, cancel := t.Context(), context.CancelFunc(func() {})
 		if c.deadline > 0 {
 			ctx, cancel = context.WithTimeout(ctx, c.deadline)
 		}
-		start := time.Now()
 		_, err := double.Do(ctx, a.To(b.id()), 1)
 		if !errors.Is(err, ErrUnknownOutcome) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)

@@ -3,6 +3,7 @@ package host_test
 import (
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"github.com/libp2p/go-libp2p"
@@ -57,16 +58,18 @@ func TestClaimIsOfOneNode(t *testing.T) {
 // TestBorrowedDialable: the addresses are those of the moment, without what an
 // application's AddrsFactory can get wrong.
 func TestBorrowedDialable(t *testing.T) {
-	var at []ma.Multiaddr
-	h := plainHost(t, libp2p.AddrsFactory(func([]ma.Multiaddr) []ma.Multiaddr { return at }))
+	var at atomic.Pointer[[]ma.Multiaddr] // libp2p asks when it likes
+	at.Store(new([]ma.Multiaddr))
+	h := plainHost(t, libp2p.AddrsFactory(func([]ma.Multiaddr) []ma.Multiaddr { return *at.Load() }))
 	id := "/p2p/" + h.ID().String()
 	b := host.Borrow(h)
 	look := func(want []string, given ...string) {
 		t.Helper()
-		at = nil
+		var addrs []ma.Multiaddr
 		for _, text := range given {
-			at = append(at, ma.StringCast(text))
+			addrs = append(addrs, ma.StringCast(text))
 		}
+		at.Store(&addrs)
 		var got []string
 		for _, a := range b.Dialable() {
 			got = append(got, a.String())

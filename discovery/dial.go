@@ -65,10 +65,10 @@ func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) err
 	return err
 }
 
-// proved notes where a neighbour is: at those of its addresses that are on the
+// claimed notes where a neighbour is: at those of its addresses that are on the
 // machine from which it speaks. It may never have been dialled there, if it dialled
 // us; and after a cut both sides have to.
-func (d *Driver) proved(p peer.ID, addrs []ma.Multiaddr) {
+func (d *Driver) claimed(p peer.ID, addrs []ma.Multiaddr) {
 	now := time.Now()
 	for _, c := range d.host.Network().ConnsToPeer(p) {
 		ip, err := manet.ToIP(c.RemoteMultiaddr())
@@ -77,7 +77,7 @@ func (d *Driver) proved(p peer.ID, addrs []ma.Multiaddr) {
 		}
 		for _, a := range addrs {
 			if at, err := manet.ToIP(a); err == nil && at.Equal(ip) && !circuit.Is(a) {
-				d.guard.proved(p, a, now)
+				d.guard.claim(p, a, now, d.linked)
 			}
 		}
 	}

@@ -342,7 +342,7 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 		}
 	case overlay.Linked:
 		d.mark(o.Peer, true)
-		d.proved(o.Peer, o.Addrs)
+		d.claimed(o.Peer, o.Addrs)
 		d.log.Info("linked", "peer", o.Peer)
 		d.cfg.Hooks.Linked(o.Peer, o.Greeting)
 		d.seedLinked(o.Peer)

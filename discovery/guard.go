@@ -35,7 +35,11 @@ type dialGuard struct {
 type dialled struct {
 	since time.Time
 	count int     // dials since then, while nobody was proved
-	owner peer.ID // who was reached at the address
+	owner peer.ID // who was reached at the address, or has claimed it
+	// claimed says that the owner was not reached there: it was linked, and spoke from
+	// that machine. disputed says that several did so at the same time, so nobody's
+	// word counts.
+	claimed, disputed bool
 }
 
 // allow returns those of addrs which may be dialled now to reach p, and counts
@@ -83,10 +87,25 @@ func (g *dialGuard) proved(p peer.ID, addr ma.Multiaddr, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	x := g.entry(addr, now)
-	x.owner, x.count = p, 0
+	*x = dialled{since: x.since, owner: p}
 	if relay, at, ok := circuit.Relay(addr); ok {
 		x = g.entry(at, now)
-		x.owner, x.count = relay, 0
+		*x = dialled{since: x.since, owner: relay}
+	}
+}
+
+// claim notes that p, which is linked, says to be reached at an address on the machine
+// from which it speaks. Two that are linked at once cannot both be there; linked tells
+// who is.
+func (g *dialGuard) claim(p peer.ID, addr ma.Multiaddr, now time.Time, linked func(peer.ID) bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch x := g.entry(addr, now); {
+	case x.owner == p, x.disputed, x.owner != "" && !x.claimed:
+	case x.owner != "" && linked(x.owner):
+		x.owner, x.claimed, x.disputed = "", false, true
+	default:
+		x.owner, x.claimed = p, true
 	}
 }
 
@@ -102,7 +121,7 @@ func (g *dialGuard) entry(addr ma.Multiaddr, now time.Time) *dialled {
 		g.dials[key] = x
 	}
 	if now.Sub(x.since) >= unprovedWindow {
-		x.since, x.count = now, 0
+		x.since, x.count, x.disputed = now, 0, false
 	}
 	return x
 }

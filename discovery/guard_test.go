@@ -73,3 +73,36 @@ func TestNeighboursMayBeDialledAgain(t *testing.T) {
 		t.Errorf("%d dials to a stranger at the neighbour's address, want %d", allowed, unprovedDials)
 	}
 }
+
+// TestClaimsOfSeveralCountForNobody: of nodes that are linked at the same time, and say
+// that they are at one address, nobody is believed; of one after the other each is.
+func TestClaimsOfSeveralCountForNobody(t *testing.T) {
+	g := dialGuard{dials: map[string]*dialled{}}
+	addr := ma.StringCast("/ip4/192.0.2.1/tcp/80")
+	now := time.Unix(1e9, 0)
+	dials := func(p peer.ID) (n int) {
+		for range 2 * unprovedDials {
+			n += len(g.allow(p, []ma.Multiaddr{addr}, now))
+		}
+		return n
+	}
+	linked := map[peer.ID]bool{"a": true}
+	isLinked := func(p peer.ID) bool { return linked[p] }
+	g.claim("a", addr, now, isLinked)
+	linked["a"], linked["b"] = false, true
+	g.claim("b", addr, now, isLinked) // a was restarted
+	if n := dials("b"); n != 2*unprovedDials {
+		t.Errorf("%d dials to who is there now, want all", n)
+	}
+	linked["c"] = true
+	g.claim("c", addr, now, isLinked)
+	g.claim("b", addr, now, isLinked)
+	if n := dials("b") + dials("c"); n != unprovedDials {
+		t.Errorf("%d dials to two who say that they are there, want %d", n, unprovedDials)
+	}
+	g.proved("c", addr, now)
+	g.claim("b", addr, now, isLinked)
+	if n := dials("c"); n != 2*unprovedDials {
+		t.Errorf("%d dials to who was reached there, want all", n)
+	}
+}

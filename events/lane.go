@@ -257,6 +257,12 @@ func (l *lane) use(out *outbound) error {
 	return nil
 }
 
+// isConnError tells whether a connection has ended while a stream was opened on it.
+func isConnError(err error) bool {
+	_, ok := errors.AsType[*network.ConnError](err)
+	return ok
+}
+
 // dial opens a stream to the peer, wherever it is, and says hello.
 func (l *lane) dial(ctx context.Context) (*outbound, error) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -264,9 +270,11 @@ func (l *lane) dial(ctx context.Context) (*outbound, error) {
 	defer context.AfterFunc(l.ctx, cancel)()
 	connected := len(l.d.host.Network().ConnsToPeer(l.peer)) > 0
 	s, err := l.newStream(ctx)
-	if err != nil && connected && ctx.Err() == nil && len(l.d.host.Network().ConnsToPeer(l.peer)) == 0 {
+	lost := connected && len(l.d.host.Network().ConnsToPeer(l.peer)) == 0 || errors.Is(err, network.ErrReset) || isConnError(err)
+	if err != nil && lost && ctx.Err() == nil {
 		// The connection was one to a process that is no more, as only its use has
-		// shown. The peer may be elsewhere meanwhile.
+		// shown: the peer may be elsewhere meanwhile. Or two dialled each other, and one
+		// of their connections was given up.
 		s, err = l.newStream(ctx)
 	}
 	if err != nil {

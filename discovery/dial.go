@@ -26,13 +26,16 @@ func (d *Driver) dialSlot(ctx context.Context) (release func(), err error) {
 
 // reach makes a direct connection to p, through a relay if there is no other way,
 // unless there is one: at those of the addresses which the guard allows. They are
-// what others told us.
-func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) error {
+// what others told us. It calls release when it does not dial any more, which may be
+// some seconds after it has returned. It runs in one of tasks.
+func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, release func()) error {
 	if circuit.Direct(d.host.Network(), p) {
+		release()
 		return nil
 	}
 	addrs = d.allowed(p, addrs)
 	if len(addrs) == 0 && !circuit.Only(d.host.Network(), p) {
+		release()
 		return errNoAddress
 	}
 	if len(addrs) > 0 {
@@ -42,17 +45,7 @@ func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) err
 		clearBackoff(d.host, p)
 	}
 	d.host.Peerstore().AddAddrs(p, addrs, peerstore.TempAddrTTL)
-	// libp2p goes on dialling these addresses when there is a connection by another
-	// one, or from there.
-	dial, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer whenConnected(d.host.Network(), p, func(c network.Conn) {
-		direct := !circuit.Is(c.RemoteMultiaddr())
-		if direct && (c.Stat().Direction == network.DirInbound || !ma.Contains(addrs, c.RemoteMultiaddr())) {
-			cancel()
-		}
-	})()
-	err := d.host.Connect(dial, peer.AddrInfo{ID: p})
+	err := d.connect(ctx, p, addrs, release)
 	if err != nil && !circuit.Direct(d.host.Network(), p) {
 		return err
 	}
@@ -63,6 +56,38 @@ func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) err
 		}
 	}
 	return err
+}
+
+// connect dials p, and returns before libp2p does when there is a connection at another
+// address than those, or from there. The dial then goes on by itself: one that is given
+// up in the middle of its handshake is a connection for the other side, which may be
+// using it already, or holds it for half a minute.
+func (d *Driver) connect(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, release func()) error {
+	connected := make(chan struct{}, 1)
+	defer whenConnected(d.host.Network(), p, func(c network.Conn) {
+		direct := !circuit.Is(c.RemoteMultiaddr())
+		if direct && (c.Stat().Direction == network.DirInbound || !ma.Contains(addrs, c.RemoteMultiaddr())) {
+			select {
+			case connected <- struct{}{}:
+			default:
+			}
+		}
+	})()
+	dialled := make(chan error, 1)
+	d.tasks.Go(func() {
+		defer release()
+		ctx, cancel := context.WithTimeout(network.WithDialPeerTimeout(d.ctx, dialTimeout), dialTimeout)
+		defer cancel()
+		dialled <- d.host.Connect(ctx, peer.AddrInfo{ID: p})
+	})
+	select {
+	case err := <-dialled:
+		return err
+	case <-connected:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // claimed notes where a neighbour is: at those of its addresses that are on the

@@ -324,10 +324,9 @@ func (d *Driver) dialTold(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) 
 	if err != nil {
 		return err
 	}
-	defer release()
-	ctx, cancel := context.WithTimeout(network.WithDialPeerTimeout(ctx, dialTimeout), dialTimeout)
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	return d.reach(ctx, p, addrs)
+	return d.reach(ctx, p, addrs, release)
 }
 
 // askFor asks the overlay for the peer. Like enough, located and call it runs on the

@@ -261,7 +261,7 @@ func TestReachEndsWhenThePeerCalls(t *testing.T) {
 	x, h := newTester(t, testConfig{}).start(), quarry(t)
 	began := time.Now()
 	result := make(chan error, 1)
-	go func() { result <- x.d.reach(t.Context(), h.ID(), []ma.Multiaddr{silent(t)}) }()
+	go func() { result <- x.d.reach(t.Context(), h.ID(), []ma.Multiaddr{silent(t)}, func() {}) }()
 	for x.d.host.Peerstore().Addrs(h.ID()) == nil { // until it dials
 		time.Sleep(time.Millisecond)
 	}

@@ -204,10 +204,9 @@ func (s *sender) open(addrs []ma.Multiaddr) (network.Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer release()
-	ctx, cancel := context.WithTimeout(network.WithDialPeerTimeout(s.d.ctx, dialTimeout), dialTimeout)
+	ctx, cancel := context.WithTimeout(s.d.ctx, dialTimeout)
 	defer cancel()
-	if err := s.d.reach(ctx, s.peer, addrs); err != nil {
+	if err := s.d.reach(ctx, s.peer, addrs, release); err != nil {
 		return nil, err
 	}
 	stream, err := s.d.host.NewStream(ctx, s.peer, Protocol)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -257,48 +258,42 @@ func (l *lane) use(out *outbound) error {
 	return nil
 }
 
-// isConnError tells whether a connection has ended while a stream was opened on it.
-func isConnError(err error) bool {
-	_, ok := errors.AsType[*network.ConnError](err)
-	return ok
-}
-
 // dial opens a stream to the peer, wherever it is, and says hello.
 func (l *lane) dial(ctx context.Context) (*outbound, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(l.ctx, cancel)()
-	connected := len(l.d.host.Network().ConnsToPeer(l.peer)) > 0
-	s, err := l.newStream(ctx)
-	lost := connected && len(l.d.host.Network().ConnsToPeer(l.peer)) == 0 || errors.Is(err, network.ErrReset) || isConnError(err)
-	if err != nil && lost && ctx.Err() == nil {
-		// The connection was one to a process that is no more, as only its use has
-		// shown: the peer may be elsewhere meanwhile. Or two dialled each other, and one
-		// of their connections was given up.
-		s, err = l.newStream(ctx)
+	s, lost, err := l.newStream(ctx)
+	if lost {
+		s, _, err = l.newStream(ctx)
 	}
 	if err != nil {
-		return nil, err
-	}
-	if err := l.greet(ctx, s); err != nil {
-		s.Reset()
 		return nil, err
 	}
 	return &outbound{Stream: s, opened: time.Now()}, nil
 }
 
-// newStream opens a stream to the peer, which is connected first if it is not.
-func (l *lane) newStream(ctx context.Context) (network.Stream, error) {
-	if find := l.d.cfg.Locate; find != nil && l.d.host.Network().Connectedness(l.peer) != network.Connected {
+// newStream opens a stream to the peer, which is connected first if it is not, and says
+// hello. lost tells that a connection came to its end: one to a process that is no more, as only
+// its use has shown, or one of two that both sides made at once.
+func (l *lane) newStream(ctx context.Context) (s network.Stream, lost bool, err error) {
+	n := l.d.host.Network()
+	if find := l.d.cfg.Locate; find != nil && n.Connectedness(l.peer) != network.Connected {
 		if err := find(ctx, l.peer); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
-	s, err := l.d.host.NewStream(ctx, l.peer, ProtocolDirect)
-	if err != nil && circuit.Only(l.d.host.Network(), l.peer) { // libp2p waited for a direct connection
+	before := n.ConnsToPeer(l.peer)
+	if s, err = l.d.host.NewStream(ctx, l.peer, ProtocolDirect); err == nil {
+		if err = l.greet(ctx, s); err == nil {
+			return s, false, nil
+		}
+		s.Reset()
+	}
+	if circuit.Only(n, l.peer) { // libp2p waited for a direct connection
 		err = &because{circuit.ErrRelayed, err}
 	}
-	return s, err
+	return nil, ctx.Err() == nil && slices.ContainsFunc(before, network.Conn.IsClosed), err
 }
 
 func (l *lane) greet(ctx context.Context, s network.Stream) error {

@@ -256,12 +256,16 @@ func TestSearchObeysTheGuard(t *testing.T) {
 }
 
 // TestReachEndsWhenThePeerCalls: a dial to where nobody answers does not hold up
-// what waits for a connection that the peer has made meanwhile.
+// what waits for a connection that the peer has made meanwhile. It is not given up
+// either, until the driver is closed.
 func TestReachEndsWhenThePeerCalls(t *testing.T) {
 	x, h := newTester(t, testConfig{}).start(), quarry(t)
 	began := time.Now()
 	result := make(chan error, 1)
-	go func() { result <- x.d.reach(t.Context(), h.ID(), []ma.Multiaddr{silent(t)}, func() {}) }()
+	over := make(chan struct{})
+	go func() {
+		result <- x.d.reach(t.Context(), h.ID(), []ma.Multiaddr{silent(t)}, func() { close(over) })
+	}()
 	for x.d.host.Peerstore().Addrs(h.ID()) == nil { // until it dials
 		time.Sleep(time.Millisecond)
 	}
@@ -272,4 +276,11 @@ func TestReachEndsWhenThePeerCalls(t *testing.T) {
 	if d := time.Since(began); d > 4*time.Second {
 		t.Errorf("it took %v", d)
 	}
+	select {
+	case <-over:
+		t.Error("the dial was given up")
+	case <-time.After(100 * time.Millisecond):
+	}
+	x.d.Close()
+	<-over
 }

@@ -96,27 +96,36 @@ func (h *staleHost) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID
 	return h.Host.NewStream(ctx, p, ids...)
 }
 
-// TestStaleConnectionIsNotTheEnd: a peer whose connection turns out to be dead is
-// located once more, and no more than that.
+// TestStaleConnectionIsNotTheEnd: a peer whose connection turns out to be dead, an old
+// one or one that was just made, is located once more, and no more than that.
 func TestStaleConnectionIsNotTheEnd(t *testing.T) {
-	for breaks := range 3 {
-		ha, hb := &staleHost{newHost(t, tcp), breaks}, newHost(t, tcp)
-		connect(t, ha, hb)
-		searches := 0
-		a := newDirect(t, ha, DirectConfig{Locate: func(ctx context.Context, p peer.ID) error {
-			searches++
-			return ha.Connect(ctx, peer.AddrInfo{ID: p, Addrs: hb.Addrs()})
-		}})
-		got := collect(newDirect(t, hb, DirectConfig{}))
-		err := a.Emit(t.Context(), hb.ID(), "hello")
-		switch breaks {
-		case 2:
-			if !errors.Is(err, ErrNotConnected) || searches != 1 {
-				t.Errorf("two dead connections: %v after %d searches, want an error after one", err, searches)
+	for _, connected := range []bool{true, false} {
+		for breaks := range 3 {
+			ha, hb := &staleHost{newHost(t, tcp), breaks}, newHost(t, tcp)
+			const most = 1
+			searches := 0 // after a connection was found dead
+			if connected {
+				connect(t, ha, hb)
+			} else {
+				searches = -1
 			}
-		default:
-			if err != nil || searches != breaks {
-				t.Errorf("%d dead connections: %v after %d searches", breaks, err, searches)
+			a := newDirect(t, ha, DirectConfig{Locate: func(ctx context.Context, p peer.ID) error {
+				searches++
+				return ha.Connect(ctx, peer.AddrInfo{ID: p, Addrs: hb.Addrs()})
+			}})
+			got := collect(newDirect(t, hb, DirectConfig{}))
+			err := a.Emit(t.Context(), hb.ID(), "hello")
+			if searches != min(breaks, most) {
+				t.Errorf("connected %v, %d dead connections: %d searches more", connected, breaks, searches)
+			}
+			if breaks > most {
+				if !errors.Is(err, ErrNotConnected) {
+					t.Errorf("connected %v, %d dead connections: %v", connected, breaks, err)
+				}
+				continue
+			}
+			if err != nil {
+				t.Errorf("connected %v, %d dead connections: %v", connected, breaks, err)
 			}
 			want(t, got, "hello")
 		}

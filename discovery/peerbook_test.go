@@ -18,6 +18,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
 // overlayOf stands for a driver that knows what it is given.
@@ -139,7 +140,7 @@ func TestPeerBookForgets(t *testing.T) {
 	newer := moved
 	newer.Record = slices.Clone(moved.Record)
 	newer.Record[0]++ // the book compares, it does not look into it again
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "book")
 		keepOnce(t, path, &overlayOf{known: []overlay.Contact{dead, linked, moved}})
 		time.Sleep(5 * 24 * time.Hour)
@@ -297,7 +298,7 @@ func TestPeerBookIsShared(t *testing.T) {
 // thirty seconds however much changes.
 func TestPeerBookPace(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "book")
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		o := &overlayOf{}
 		b := openBook(t, path, "home")
 		b.keep(o)

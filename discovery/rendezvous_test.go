@@ -13,6 +13,8 @@ import (
 	corediscovery "github.com/libp2p/go-libp2p/core/discovery"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
 // meeting is a Discovery of which a test says what it answers, and which notes
@@ -128,7 +130,7 @@ func (r *Rendezvous) links(c *circle, n int) {
 // TestRendezvousPace: quickly while alone, rarely with few links, seldom with
 // enough, and at once when the last link is gone.
 func TestRendezvousPace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m := &meeting{ttl: time.Hour}
 		r, c := meetAt(m, 3)
 		defer r.Close()
@@ -181,7 +183,7 @@ func TestRendezvousPace(t *testing.T) {
 // TestRendezvousAdvertises: again before the time to live ends, soon after a
 // failure, and soon after the first time.
 func TestRendezvousAdvertises(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m := &meeting{ttl: 2 * time.Hour, err: errors.New("no other nodes in the table")}
 		r, _ := meetAt(m, 3)
 		defer r.Close()
@@ -215,7 +217,7 @@ func TestRendezvousAdvertises(t *testing.T) {
 // TestRendezvousTells: what is found goes to the overlay as it comes, no more than
 // a fair number of it, and the search is ended when it lasts.
 func TestRendezvousTells(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m := &meeting{ttl: time.Hour, block: true}
 		addr := ma.StringCast("/ip4/192.0.2.1/tcp/1")
 		m.there = []peer.AddrInfo{{ID: "nowhere"}, {ID: "a", Addrs: []ma.Multiaddr{addr}}, {ID: "b", Addrs: []ma.Multiaddr{addr}}}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
 var discard = slog.New(slog.DiscardHandler)
@@ -164,7 +166,7 @@ func TestHandlersAndDispatchAtOnce(t *testing.T) {
 
 func TestWait(t *testing.T) {
 	type key struct{}
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m := newMux(discard)
 		base, cancel := context.WithCancel(context.WithValue(context.Background(), key{}, "v"))
 		if InHandler(base) {

@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
 // loop is an emitter whose events come out of it again.
@@ -95,7 +97,7 @@ func TestUndecodablePayloadsAreCountedAndLogged(t *testing.T) {
 // The loop gets every event in order, a bad one as an error in its place, and
 // ends with its context.
 func TestAll(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l := newLoop(t)
 		n := Name[int]("number")
 		ctx, cancel := context.WithCancel(t.Context())
@@ -127,7 +129,7 @@ func TestAll(t *testing.T) {
 
 // Who loops slowly holds the sender back, and nobody after leaving the loop.
 func TestAllHoldsBackItsSender(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l := newLoop(t)
 		n := Name[int]("number")
 		sent := 0
@@ -176,7 +178,7 @@ func TestAllHoldsBackItsSender(t *testing.T) {
 // What comes between the call of All and the loop waits for the loop; if there
 // is none it waits for the end of ctx.
 func TestAllSubscribesAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l := newLoop(t)
 		n := Name[int]("number")
 		ctx, cancel := context.WithCancel(t.Context())

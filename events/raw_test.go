@@ -9,6 +9,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/go-smokesignal/smokesignal/internal/bubble"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
@@ -21,7 +22,7 @@ func newRawReaders(ctx context.Context) *rawReaders {
 // Each sender's messages come in order, and a handler that is slow with one sender
 // does not hold up another.
 func TestRawInOrderOfEachSender(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newRawReaders(t.Context())
 		slow := make(chan struct{})
 		got := map[peer.ID][]string{}
@@ -57,7 +58,7 @@ func TestRawInOrderOfEachSender(t *testing.T) {
 
 // What waits has a bound, who sends most pays for it, and all that is lost is counted.
 func TestRawBoundsWhatWaits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newRawReaders(t.Context())
 		busy := make(chan struct{})
 		got := map[peer.ID]int{}
@@ -98,7 +99,7 @@ func TestRawBoundsWhatWaits(t *testing.T) {
 // A handler keeps and changes what it is given, panics, and is taken away while
 // messages wait for it.
 func TestRawHandlers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newRawReaders(t.Context())
 		if r.put("x", []byte("nobody")) {
 			t.Error("a message without a handler is taken")

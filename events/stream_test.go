@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+
+	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
 // newView returns a view whose events are delivered through the mux, and where
@@ -71,7 +73,7 @@ func TestWriteIsOneEvent(t *testing.T) {
 // until the view is closed.
 func TestUnreadViewHoldsBackUntilClosed(t *testing.T) {
 	for _, size := range []int{1, 1000, 100 << 10} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			m := newMux(discard)
 			v, _ := newView(m)
 			sent := 0
@@ -102,7 +104,7 @@ func TestUnreadViewHoldsBackUntilClosed(t *testing.T) {
 
 // The handler's context ends a delivery that waits; the node is closing then.
 func TestDeliveryEndsWithItsContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m := newMux(discard)
 		v, _ := newView(m)
 		ctx, cancel := context.WithCancel(context.Background())
@@ -124,7 +126,7 @@ func TestDeliveryEndsWithItsContext(t *testing.T) {
 }
 
 func TestCloseEndsReadAndWrite(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m := newMux(discard)
 		off := make(chan struct{})
 		v := newStreamView(

@@ -14,6 +14,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
 // Cuts and heals, whatever the shape: one report for each node that is cut off
@@ -32,7 +34,7 @@ func TestOneReportForEachCutAndEachHeal(t *testing.T) {
 		{"random 20", 20, random(20, r)},
 	} {
 		t.Run(shape.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				m := newMesh(t, shape.n, 1, shape.edges)
 				defer m.close()
 				const seed = "10.0.0.1:8495"
@@ -82,7 +84,7 @@ func TestOneReportForEachCutAndEachHeal(t *testing.T) {
 
 // A seed on each side: each side loses the other's.
 func TestEachSideLosesTheOthersSeed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		edges := random(12, mathrand.New(mathrand.NewPCG(5, 6)))
 		edges = append(edges, [2]int{0, 2}, [2]int{0, 4}, [2]int{1, 3}, [2]int{1, 5}, [2]int{2, 4}, [2]int{3, 5},
 			[2]int{4, 6}, [2]int{6, 8}, [2]int{8, 10}, [2]int{5, 7}, [2]int{7, 9}, [2]int{9, 11})
@@ -101,7 +103,7 @@ func TestEachSideLosesTheOthersSeed(t *testing.T) {
 
 // A seed that comes back with another identity at its address is back.
 func TestASeedRestartedWithAnotherIdentityIsBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		edges := ring(6)
 		m := newMesh(t, 6, 1, edges)
 		defer m.close()
@@ -143,7 +145,7 @@ func TestASeedRestartedWithAnotherIdentityIsBack(t *testing.T) {
 func TestASeedCostsTwoFloodsAnInterval(t *testing.T) {
 	for _, n := range []int{5, 20, 50} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				edges := random(n, mathrand.New(mathrand.NewPCG(7, uint64(n))))
 				m := newMesh(t, n, 1, edges)
 				defer m.close()
@@ -187,7 +189,7 @@ func TestASeedCostsTwoFloodsAnInterval(t *testing.T) {
 // Links that lose one message in ten cause no alarm, as floods go three ways and
 // a ping in vain is repeated.
 func TestLossOnLinksIsNoNetsplit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := mathrand.New(mathrand.NewPCG(9, 9))
 		edges := ring(16)
 		for i := range 8 {
@@ -205,7 +207,7 @@ func TestLossOnLinksIsNoNetsplit(t *testing.T) {
 // not take that for their silence.
 func TestBeingStuckIsNoNetsplit(t *testing.T) {
 	for _, pause := range []time.Duration{4 * time.Second, interval + time.Second, patience, 5 * time.Minute} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			m := newMesh(t, 4, 1, line(4))
 			defer m.close()
 			far := m.nodes[3]
@@ -230,7 +232,7 @@ func TestBeingStuckIsNoNetsplit(t *testing.T) {
 
 // A cut that ends before the links do is over when the first of them speaks.
 func TestALostNeighbourIsBackWhenItsLinkSpeaks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m := newMesh(t, 3, 1, line(3))
 		defer m.close()
 		m.lose(func(a, b int) bool { return a == 0 || b == 0 })
@@ -253,7 +255,7 @@ func TestALostNeighbourIsBackWhenItsLinkSpeaks(t *testing.T) {
 }
 
 func TestANodeAloneReportsNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m := newMesh(t, 3, 1, line(3))
 		defer m.close()
 		time.Sleep(time.Minute)
@@ -276,7 +278,7 @@ func TestANodeAloneReportsNothing(t *testing.T) {
 }
 
 func TestStatusTellsWhatIsKnown(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m := newMesh(t, 4, 2, line(4))
 		defer m.close()
 		last := m.nodes[3]
@@ -305,7 +307,7 @@ func TestStatusTellsWhatIsKnown(t *testing.T) {
 }
 
 func TestOffItStillHelpsOthers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m := newMesh(t, 4, 1, line(4))
 		defer m.close()
 		// The seed and a node on the way have their watchdogs off.
@@ -338,7 +340,7 @@ func TestOffItStillHelpsOthers(t *testing.T) {
 }
 
 func TestCloseEndsEverything(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m := newMesh(t, 3, 1, line(3))
 		defer m.close()
 		time.Sleep(time.Minute)
@@ -371,7 +373,7 @@ func TestCloseEndsEverything(t *testing.T) {
 
 // A neighbour who floods is cut short; the others are heard.
 func TestAFloodingNeighbourHurtsHimselfAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m := newMesh(t, 4, 1, [][2]int{{0, 1}, {1, 2}, {2, 3}})
 		defer m.close()
 		victim, flooder := m.nodes[2], m.nodes[3]

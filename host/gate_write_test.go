@@ -18,6 +18,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
 // fakePeer is a host that has one peer, which takes as much as it is told to.
@@ -178,7 +180,7 @@ func (s *fakeStream) Reset() error {
 // withPeer runs a test with a gate that has admitted a peer, and with pubsub's
 // stream to it.
 func withPeer(t *testing.T, cfg GateConfig, f func(t *testing.T, p *fakePeer, g *Gate, s network.Stream)) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := &fakePeer{change: make(chan struct{})}
 		g := NewGate(p, cfg)
 		g.Admit(fakeID)

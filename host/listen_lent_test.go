@@ -5,12 +5,12 @@ import (
 	"net/netip"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/go-smokesignal/smokesignal/internal/bubble"
 	"github.com/go-smokesignal/smokesignal/internal/vnet"
 )
 
@@ -28,7 +28,7 @@ func lent(t *testing.T, n *vnet.Network, ip, addr string) *Host {
 // Hosts on sockets that are not the system's reach each other, from the address
 // they listen on, and leave no socket behind.
 func TestLentSockets(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := vnet.New(func(netip.Addr, netip.Addr) time.Duration { return 10 * time.Millisecond })
 		a := lent(t, n, "10.0.0.1", "/ip4/10.0.0.1/udp/8495/quic-v1")
 		b := lent(t, n, "10.0.0.2", "/ip4/10.0.0.2/udp/0/quic-v1")

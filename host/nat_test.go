@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
@@ -22,6 +21,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/goleak"
 
+	"github.com/go-smokesignal/smokesignal/internal/bubble"
 	"github.com/go-smokesignal/smokesignal/internal/circuit"
 )
 
@@ -225,7 +225,7 @@ func TestCloseLeavesNothingOfNAT(t *testing.T) {
 // TestWaitForRelays: the pause between two attempts ends at once when the host closes,
 // whatever was lost before, and when a place is lost.
 func TestWaitForRelays(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := &places{}
 		s.ctx, s.cancel = context.WithCancel(t.Context())
 		lost := make(chan struct{}, 1)

@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"reflect"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
 type listLog struct {
@@ -58,7 +59,7 @@ func TestPeerListReportsInOrder(t *testing.T) {
 // its addition was reported, or it is not added after all. A release that comes
 // late, when the peer is expected anew, opens nothing.
 func TestAdmitWaitsForRelease(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		log := &listLog{}
 		l := NewPeerList(1, 2, log)
 		admitted := func() bool {

@@ -2,10 +2,10 @@ package integration_test
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/go-smokesignal/smokesignal"
+	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
 // onePart waits until the nodes have one tag, which is the id of one of them, and
@@ -44,7 +44,7 @@ func TestVirtualNetwork(t *testing.T) {
 		meeting = 10 * time.Second
 		parting = 41 * time.Second // 40, and what a flood takes
 	)
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newVirtual(t, 0)
 		const n = 6
 		v.join(n, []int{0})
@@ -103,7 +103,7 @@ func TestVirtualNetwork(t *testing.T) {
 // TestVirtualLongCut: after a cut of minutes everybody dials everybody again, also
 // those who were dialled before and never dialled themselves.
 func TestVirtualLongCut(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newVirtual(t, 0)
 		const n = 6
 		v.gather(n, []int{0})

@@ -13,7 +13,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -21,6 +20,7 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
+	"github.com/go-smokesignal/smokesignal/internal/bubble"
 	"github.com/go-smokesignal/smokesignal/internal/testhook"
 	"github.com/go-smokesignal/smokesignal/internal/vnet"
 )
@@ -58,7 +58,7 @@ func virtually(t *testing.T, f func(t *testing.T, v *virtual, n int)) {
 	scale := []struct{ nodes, runs int }{byDefault: {12, 1}, long: {50, 1}, full: {50, 5}}[chosen()]
 	for run := range scale.runs {
 		t.Run(fmt.Sprint("run ", run), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { f(t, newVirtual(t, uint64(run)), scale.nodes) })
+			bubble.Test(t, func(t *testing.T) { f(t, newVirtual(t, uint64(run)), scale.nodes) })
 		})
 	}
 }

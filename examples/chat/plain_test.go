@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"unicode/utf8"
+
+	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
 func TestPlainReads(t *testing.T) {
@@ -52,7 +54,7 @@ func chanSeq[T any](c <-chan T) func(func(T) bool) {
 }
 
 func TestPlainLetsGoWhenDone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPlain(&bytes.Buffer{}, false)
 		done := make(chan struct{})
 		go p.run(strings.NewReader(strings.Repeat("x\n", 5000)), done)

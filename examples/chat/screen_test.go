@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+
+	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
 var rewrite = flag.Bool("rewrite", false, "write the screens of testdata as they are now")
@@ -176,7 +178,7 @@ func TestScreenRestoresOnPanic(t *testing.T) {
 
 // TestScreenLetsGoWhenDone: a full queue of lines must not keep the reader.
 func TestScreenLetsGoWhenDone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newScreen(io.Discard, func() int { return 40 }, false)
 		done := make(chan struct{})
 		go s.run(bytes.NewReader(bytes.Repeat([]byte("x\r"), 1000)), done, func() {})

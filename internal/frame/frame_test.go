@@ -11,10 +11,11 @@ import (
 	"sync"
 	"testing"
 	"testing/iotest"
-	"testing/synctest"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
 const limit = 1 << 20
@@ -279,7 +280,7 @@ func TestBuffered(t *testing.T) {
 // slowly it drips; between frames there is no limit.
 func TestTimeout(t *testing.T) {
 	for _, size := range []int{10, 300, 100 << 10} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			theirs, ours := net.Pipe()
 			defer ours.Close()
 			r := NewReader(ours, limit)

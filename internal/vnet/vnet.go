@@ -1,7 +1,7 @@
 // Package vnet is a network of UDP packets in memory. It is made for bubbles of
 // testing/synctest, where a minute on it takes as long as what is done within:
 //
-//	synctest.Test(t, func(t *testing.T) {
+//	bubble.Test(t, func(t *testing.T) {
 //		network := vnet.New(vnet.Between(5*time.Millisecond, 50*time.Millisecond))
 //		a, b := network.Machine("10.0.0.1"), network.Machine("10.0.0.2")
 //		conn, err := a.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 8495})

@@ -9,9 +9,9 @@ import (
 	"os"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/go-smokesignal/smokesignal/internal/bubble"
 	"github.com/go-smokesignal/smokesignal/internal/vnet"
 )
 
@@ -60,7 +60,7 @@ func wantSilence(t *testing.T, at net.PacketConn) {
 }
 
 func TestPacketsTakeTheirTimeAndKeepTheirOrder(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, a, b := pair(t)
 		began := time.Now()
 		for i := range 10 {
@@ -80,7 +80,7 @@ func TestPacketsTakeTheirTimeAndKeepTheirOrder(t *testing.T) {
 
 // A packet that comes while somebody waits for a later one is read first.
 func TestNearPacketOvertakesFarOne(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		far := netip.MustParseAddr("10.0.0.9")
 		n := vnet.New(func(from, _ netip.Addr) time.Duration {
 			if from == far {
@@ -104,7 +104,7 @@ func TestNearPacketOvertakesFarOne(t *testing.T) {
 }
 
 func TestCutDropsOneWay(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n, a, b := pair(t)
 		write(t, a, b, "on its way")
 		n.Cut(func(from, _ netip.Addr) bool { return from == netip.MustParseAddr("10.0.0.1") })
@@ -123,7 +123,7 @@ func TestCutDropsOneWay(t *testing.T) {
 }
 
 func TestCloseUnblocksReadersAndFreesTheAddress(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n, a, b := pair(t)
 		time.AfterFunc(time.Second, func() { a.Close() })
 		if _, _, err := a.ReadFrom(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
@@ -188,7 +188,7 @@ func TestBetween(t *testing.T) {
 }
 
 func TestFullSocketDrops(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n, a, b := pair(t)
 		for range 5000 {
 			write(t, a, b, "x")

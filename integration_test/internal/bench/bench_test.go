@@ -9,10 +9,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
 // What a match set up is gone when it is closed.
@@ -204,7 +205,7 @@ func TestBurstCounts(t *testing.T) {
 		}, 50, 0},
 		{"pairs changed about", func(r *receiver, round, no uint32) { r.take(round, no^1) }, 100, 50},
 	} {
-		synctest.Test(t, func(t *testing.T) { // in which silence passes at once
+		bubble.Test(t, func(t *testing.T) { // in which silence passes at once
 			r, err := fakeFlow(x.deliver).burst(t.Context(), 100)
 			if err != nil || r.Sent != 100 || r.Arrived != x.arrived || r.Inversions != x.inversions {
 				t.Errorf("%s: %+v, %v; want %d arrived, %d inversions", x.what, r, err, x.arrived, x.inversions)
@@ -215,7 +216,7 @@ func TestBurstCounts(t *testing.T) {
 
 // Waiting for what is lost does not count into the rate.
 func TestSilenceIsNotMeasured(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f := fakeFlow(func(r *receiver, round, no uint32) {
 			if time.Sleep(time.Millisecond); no < 90 {
 				r.take(round, no)
@@ -233,7 +234,7 @@ func TestSilenceIsNotMeasured(t *testing.T) {
 }
 
 func TestBurstOfASlowSenderIsCut(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f := fakeFlow(func(r *receiver, round, no uint32) {
 			time.Sleep(sending / 500)
 			late(r, sending/10, round, no)
@@ -250,7 +251,7 @@ func TestBurstOfASlowSenderIsCut(t *testing.T) {
 }
 
 func TestLoneMeasuresEachEvent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f := fakeFlow(func(r *receiver, round, no uint32) {
 			late(r, time.Duration(no+1)*10*time.Microsecond, round, no)
 		})
@@ -265,7 +266,7 @@ func TestLoneMeasuresEachEvent(t *testing.T) {
 }
 
 func TestNothingArrivedIsAnError(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, err := fakeFlow(func(*receiver, uint32, uint32) {}).burst(t.Context(), 10)
 		if !errors.Is(err, errNothing) {
 			t.Errorf("got %v, want %v", err, errNothing)

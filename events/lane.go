@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -274,8 +273,8 @@ func (l *lane) dial(ctx context.Context) (*outbound, error) {
 }
 
 // newStream opens a stream to the peer, which is connected first if it is not, and says
-// hello. lost tells that a connection came to its end: one to a process that is no more, as only
-// its use has shown, or one of two that both sides made at once.
+// hello. lost tells that a connection came to its end: one to a process that is no more,
+// as only its use has shown, or one of two that both sides made at once.
 func (l *lane) newStream(ctx context.Context) (s network.Stream, lost bool, err error) {
 	n := l.d.host.Network()
 	if find := l.d.cfg.Locate; find != nil && n.Connectedness(l.peer) != network.Connected {
@@ -293,7 +292,7 @@ func (l *lane) newStream(ctx context.Context) (s network.Stream, lost bool, err 
 	if circuit.Only(n, l.peer) { // libp2p waited for a direct connection
 		err = &because{circuit.ErrRelayed, err}
 	}
-	return nil, ctx.Err() == nil && slices.ContainsFunc(before, network.Conn.IsClosed), err
+	return nil, ended(ctx, n, before, err) && ctx.Err() == nil, err
 }
 
 func (l *lane) greet(ctx context.Context, s network.Stream) error {

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -82,15 +83,21 @@ func TestEmitSaysWhyThePeerWasNotLocated(t *testing.T) {
 	}
 }
 
-// staleHost has connections that break when they are used, breaks times.
+// staleHost has connections that break when they are used, breaks times; late if their
+// streams fail first.
 type staleHost struct {
 	corehost.Host
 	breaks int
+	late   bool
 }
 
 func (h *staleHost) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (network.Stream, error) {
 	if h.breaks--; h.breaks >= 0 {
-		h.Network().ClosePeer(p)
+		if h.late {
+			time.AfterFunc(endWait/4, func() { h.Network().ClosePeer(p) })
+		} else {
+			h.Network().ClosePeer(p)
+		}
 		return nil, errors.New("received a stateless reset")
 	}
 	return h.Host.NewStream(ctx, p, ids...)
@@ -99,12 +106,12 @@ func (h *staleHost) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID
 // TestStaleConnectionIsNotTheEnd: a peer whose connection turns out to be dead, an old
 // one or one that was just made, is located once more, and no more than that.
 func TestStaleConnectionIsNotTheEnd(t *testing.T) {
-	for _, connected := range []bool{true, false} {
+	for _, of := range []struct{ connected, late bool }{{true, false}, {true, true}, {false, false}, {false, true}} {
 		for breaks := range 3 {
-			ha, hb := &staleHost{newHost(t, tcp), breaks}, newHost(t, tcp)
+			ha, hb := &staleHost{newHost(t, tcp), breaks, of.late}, newHost(t, tcp)
 			const most = 1
 			searches := 0 // after a connection was found dead
-			if connected {
+			if of.connected {
 				connect(t, ha, hb)
 			} else {
 				searches = -1
@@ -116,16 +123,16 @@ func TestStaleConnectionIsNotTheEnd(t *testing.T) {
 			got := collect(newDirect(t, hb, DirectConfig{}))
 			err := a.Emit(t.Context(), hb.ID(), "hello")
 			if searches != min(breaks, most) {
-				t.Errorf("connected %v, %d dead connections: %d searches more", connected, breaks, searches)
+				t.Errorf("%+v, %d dead connections: %d searches more", of, breaks, searches)
 			}
 			if breaks > most {
 				if !errors.Is(err, ErrNotConnected) {
-					t.Errorf("connected %v, %d dead connections: %v", connected, breaks, err)
+					t.Errorf("%+v, %d dead connections: %v", of, breaks, err)
 				}
 				continue
 			}
 			if err != nil {
-				t.Errorf("connected %v, %d dead connections: %v", connected, breaks, err)
+				t.Errorf("%+v, %d dead connections: %v", of, breaks, err)
 			}
 			want(t, got, "hello")
 		}

@@ -180,10 +180,13 @@ func (l *local) never(d time.Duration, what string, happened func(*checker.State
 	}
 }
 
-// check applies the rules to all that happened.
+// check applies the rules to all that happened, once what is happening has come to its
+// end.
 func (l *local) check(cfg checker.Config) {
 	l.t.Helper()
-	for _, v := range checker.Check(l.log.Records(), cfg) {
+	ctx, cancel := context.WithTimeout(l.t.Context(), checker.SettleWithin)
+	defer cancel()
+	for _, v := range checker.Check(l.log.Settle(ctx, cfg.Whole, func() {}), cfg) {
 		l.t.Errorf("%v", v)
 	}
 }

@@ -44,6 +44,10 @@ func (v Violation) String() string {
 	return fmt.Sprintf("[%s] %s%s: %s", v.Rule, v.Proc, at, v.Text)
 }
 
+// SettleWithin is how long a log may take to settle at the end: as a half link to end,
+// by promise 1.
+const SettleWithin = halfAtMost
+
 // Limits of the promises, the same for every run.
 const (
 	flapWithin   = 30 * time.Second // promise 1

@@ -306,6 +306,44 @@ func TestLogWaits(t *testing.T) {
 	}
 }
 
+// TestLogSettles: at the end of a test links may be on their way, and nodes in the
+// middle of telling of them.
+func TestLogSettles(t *testing.T) {
+	full := new(script).start("a", "b").gain("a", "b", true).gain("b", "a", true)
+	full.add("a", Snapshot, Record{Peers: []string{id("b")}}).add("b", Snapshot, Record{Peers: []string{id("a")}})
+	for n := range len(full.log) { // of which so many are there at first
+		if n < 2 {
+			continue // there have to be two nodes
+		}
+		l := NewLog()
+		for _, r := range full.log[:n] {
+			l.Add(r)
+		}
+		asked := 0
+		got := l.Settle(t.Context(), true, func() {
+			if asked++; asked == 1 {
+				go func() {
+					for _, r := range full.log[n:] {
+						l.Add(r)
+					}
+				}()
+			}
+		})
+		if found := Check(got, Config{Whole: true}); len(found) > 0 {
+			t.Errorf("of %d records %d were there: %v", len(full.log), n, found)
+		}
+	}
+	l := NewLog()
+	for _, r := range new(script).start("a", "b").gain("a", "b", true).log {
+		l.Add(r)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if found := Check(l.Settle(ctx, true, func() {}), Config{Whole: true}); len(found) == 0 {
+		t.Error("a half link that stays is not reported")
+	}
+}
+
 // TestRecordsKeepAProcessesOrder: also when the wall clock steps back.
 func TestRecordsKeepAProcessesOrder(t *testing.T) {
 	l := NewLog()

@@ -76,6 +76,27 @@ func (l *Log) Never(d time.Duration, happened func(*State) bool) error {
 func (l *Log) Records() []Record {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.sorted()
+}
+
+// Settle returns all records at a moment at which the state is settled, or when ctx
+// ends, if there is none before: a link that is being made or given up at the end of a
+// test breaks no promise. ask has every node's list read.
+func (l *Log) Settle(ctx context.Context, whole bool, ask func()) []Record {
+	for {
+		ask()
+		l.mu.Lock()
+		if l.state.Settled(whole) || ctx.Err() != nil {
+			defer l.mu.Unlock()
+			return l.sorted()
+		}
+		l.mu.Unlock()
+		l.Wait(ctx, func(s *State) bool { return s.Settled(whole) })
+	}
+}
+
+// sorted is called with the lock held.
+func (l *Log) sorted() []Record {
 	var all []Record
 	for _, rs := range l.records {
 		// The wall clock may step back; the order of one process stands.

@@ -19,6 +19,8 @@ type Proc struct {
 	Up       bool // it has started and neither exited nor been killed
 	Frozen   bool
 	Peers    map[string]time.Time // the ids linked, and since when
+	Telling  bool                 // of the events of an addition or a removal some are still to come
+	Read     *Record              // the list as it was read last, nil again when it changes
 	Counts   map[Kind]int
 	Heard    map[Stream]uint64 // how many events, however often and in whatever order
 	HeardBy  map[string]int    // how many by event name
@@ -77,6 +79,16 @@ func (s *State) Apply(r Record) {
 		n = int(r.To - r.Seq + 1)
 	}
 	p.Counts[r.Kind] += n
+	switch r.Kind {
+	case Connect, PeerAdded, Disconnect, PeerRemoved, ListRemove:
+		p.Telling = true
+	case ListAdd, PeerClose:
+		p.Telling, p.Read = false, nil
+	case Snapshot:
+		p.Read = &r
+	case Started:
+		p.Telling, p.Read = false, nil
+	}
 	switch r.Kind {
 	case Started:
 		p.ID, p.Session, p.Addrs, p.Min, p.Max, p.Up = r.Peer, r.Session, r.Addrs, r.Min, r.Max, true
@@ -180,6 +192,22 @@ func (s *State) Gathered(n int) bool {
 		}
 	}
 	return true
+}
+
+// Settled reports whether no node is in the middle of an addition or a removal, and
+// with whole whether there is nothing at present that Config.Whole forbids.
+func (s *State) Settled(whole bool) bool {
+	up := s.Running()
+	for _, p := range up {
+		if !p.Frozen && (p.Telling || p.Read != nil && (len(p.Read.Peers) != len(p.Peers) || !all(p.Read.Peers, p.Has))) {
+			return false
+		}
+	}
+	return !whole || s.Gathered(len(up)) && len(s.AboveMax()) == 0
+}
+
+func all(ids []string, is func(string) bool) bool {
+	return !slices.ContainsFunc(ids, func(id string) bool { return !is(id) })
 }
 
 // AboveMax returns the names of the running nodes with more peers than their

@@ -201,23 +201,29 @@ func (c *Cluster) Standing() string {
 	return b.String()
 }
 
-// Check asks every running node for its list, applies the rules of package
-// checker to all that happened, and reports what was broken. Whatever a node
+// Check asks every running node for its list, waits for what is happening to its
+// end, applies the rules of package checker, and reports what was broken. Whatever a node
 // that was not killed wrote to its standard error is reported too: nothing
 // writes there uninvited.
 func (c *Cluster) Check(cfg checker.Config) {
 	c.t.Helper()
-	for _, p := range c.all() {
-		var ask bool
-		c.Log.Look(func(s *checker.State) { st := s.Proc(p.Name); ask = st.Up && !st.Frozen })
-		if ask {
-			p.Ask(Command{Do: Peers})
+	ctx, cancel := context.WithTimeout(c.t.Context(), checker.SettleWithin)
+	defer cancel()
+	records := c.Log.Settle(ctx, cfg.Whole, func() {
+		for _, p := range c.all() {
+			var ask bool
+			c.Log.Look(func(s *checker.State) { st := s.Proc(p.Name); ask = st.Up && !st.Frozen })
+			if ask {
+				p.Ask(Command{Do: Peers})
+			}
 		}
+	})
+	for _, p := range c.all() {
 		if text := p.Stderr(); text != "" && len(p.Spec.Env) == 0 {
 			c.t.Errorf("%s wrote to standard error: %s", p.Name, text)
 		}
 	}
-	for _, v := range checker.Check(c.Log.Records(), cfg) {
+	for _, v := range checker.Check(records, cfg) {
 		c.t.Errorf("%v", v)
 	}
 }

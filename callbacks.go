@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 )
 
 // hooks is a list of functions a user registered for one occasion.
@@ -50,6 +51,8 @@ func (h *hooks[F]) empty() bool {
 type callbacks struct {
 	log *slog.Logger
 	ctx context.Context // given to the user's functions
+
+	panics atomic.Uint64 // of the user's functions
 
 	mu      sync.Mutex
 	queue   []func()
@@ -100,6 +103,7 @@ func (c *callbacks) run() {
 func (c *callbacks) guard(f func()) {
 	defer func() {
 		if v := recover(); v != nil {
+			c.panics.Add(1)
 			c.log.Error("a callback panicked", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 		}
 	}()

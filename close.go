@@ -7,18 +7,23 @@ import (
 	"github.com/go-smokesignal/smokesignal/events"
 )
 
-// Close flushes what was sent, tells the peers, fires disconnect, ends the
-// contexts of handlers and waits for them; both waits are bounded by
-// CloseTimeout. Then nothing of the node is left. It may be called more than once,
-// from several goroutines and before Start; every call returns the same. Called
-// from a handler it does not wait for itself beyond CloseTimeout; Shutdown, given
-// the handler's context, does not wait for it at all.
+// Close flushes what was sent, tells the peers, fires disconnect, ends the contexts of
+// handlers and waits for them. Each of its three waits (for neighbours to acknowledge,
+// for the callbacks of the disconnect, for handlers) is bounded by CloseTimeout. Then
+// nothing of the node is left, but handlers that would not return. What was not
+// acknowledged, and who still runs, is logged and is no error: call Flush before where it
+// matters. The error says that the peer book, the host or the identity file could not be
+// written or closed. Close may be called more than once, from several goroutines and
+// before Start; every call returns the same. Called from a handler it does not wait for
+// itself beyond CloseTimeout; Shutdown, given the handler's context, does not wait for it
+// at all.
 func (n *Node) Close() error {
 	return n.Shutdown(context.Background())
 }
 
 // Shutdown is Close which waits no longer than ctx. Handlers that then still run
-// are left to end by themselves.
+// are left to end by themselves. While another call is at work it returns what that
+// returns, or the cause of ctx if that ends before, or nil at once if ctx is a handler's.
 func (n *Node) Shutdown(ctx context.Context) error {
 	if n.closing.CompareAndSwap(false, true) {
 		n.err = n.shutdown(ctx)

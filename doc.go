@@ -65,7 +65,7 @@
 // Handlers of one sender's events on one channel run one after the other, across
 // names; different senders may run at the same time. No handler runs on the
 // goroutine of Emit, and On, Emit and Shutdown may be used inside. A panic is
-// caught and logged. A slow direct handler slows down its sender alone, a slow
+// caught, logged and counted. A slow direct handler slows down its sender alone, a slow
 // broadcast handler nobody but itself.
 //
 // Close flushes, fires disconnect, waits for handlers and leaves nothing behind.
@@ -76,9 +76,18 @@
 //
 // Bad input: nothing a stranger sends can crash a node, grow its memory without
 // bound or speak in another's name. Nothing fails in silence: every failure to
-// join, send or deliver is found in an error, a callback or the log.
+// join, send or deliver is found in an error, a callback, or a counter of Stats; the log,
+// which shows nothing until Logger or GOLOG_LOG_LEVEL says so, tells more.
 //
 // docs/coverage.md names the test that proves each.
+//
+// # Event bus
+//
+// What the callbacks tell is emitted on the event bus of the libp2p host as well, in the
+// same order, as EvtConnected, EvtPeerAdded, EvtNetsplit, EvtGap and so on, where other
+// libp2p code looks for it:
+//
+//	sub, err := node.Host().EventBus().Subscribe(new(smokesignal.EvtPeerAdded))
 //
 // # Rooms
 //

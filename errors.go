@@ -14,7 +14,8 @@ var (
 	ErrNotStarted = events.ErrNotStarted
 	// ErrNoPeers: a broadcast would reach nobody, since there never was a peer.
 	ErrNoPeers = events.ErrNoPeers
-	// ErrTooLarge: the event is larger than MaxEventSize. Nothing was sent.
+	// ErrTooLarge: the event is larger than MaxEventSize, or has more than 64 arguments.
+	// Nothing was sent.
 	ErrTooLarge = events.ErrTooLarge
 	// ErrStalled: nothing could be written to the peer for ten seconds.
 	ErrStalled = events.ErrStalled
@@ -61,7 +62,8 @@ var (
 	// ErrUnknownPeer: nobody that could be asked knows where the peer is. It is
 	// routing.ErrNotFound of libp2p, too.
 	ErrUnknownPeer = discovery.ErrUnknownPeer
-	// ErrNotSmokesignal: a libp2p host answers there, but no smokesignal node.
+	// ErrNotSmokesignal: something answers there that is no smokesignal node: it speaks
+	// another protocol altogether or, except for Connect, is a libp2p host without ours.
 	ErrNotSmokesignal = discovery.ErrNotSmokesignal
 )
 

@@ -228,10 +228,12 @@ func (n *Node) emit(evt any) {
 	})
 }
 
-// Start listens, begins to look for peers and returns. ctx bounds the call
-// alone. It fails if an address cannot be listened on, naming it; the node can
-// then be started again. It returns ErrStarted when called twice and ErrClosed
-// after Close.
+// Start listens, begins to look for peers and returns. It blocks only to look up names
+// given to Listen, for five seconds each at most. If ctx has ended, that is the error;
+// later its end has no effect. If an address cannot be listened on, the error is a
+// *host.ListenError that names it, and the node can be started again. With WithHost it is
+// an error that the host got another pubsub since New. Start returns ErrStarted when
+// called twice and ErrClosed after Close.
 func (n *Node) Start(ctx context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -254,9 +256,7 @@ func (n *Node) Start(ctx context.Context) error {
 	n.direct.Start()
 	n.broadcast.Start()
 	n.watchdog.Start()
-	if err := n.driver.Start(); err != nil {
-		return err
-	}
+	n.driver.Start()
 	n.sources.start(n.driver)
 	return nil
 }
@@ -279,9 +279,10 @@ func (n *Node) Run(ctx context.Context) error {
 }
 
 // Ready returns nil as soon as the node has a peer, so that a broadcast reaches
-// somebody. When ctx ends first the error says why there is none; it is
-// ErrNotConnected and wraps the error of each seed, and ErrRelayed if somebody was
-// reached through a relay only.
+// somebody, and at once ErrNotStarted before Start and ErrClosed after Close. When ctx
+// ends first the error says why there is no peer; it is ErrNotConnected, not that of ctx,
+// and wraps the error of each seed, and ErrRelayed if somebody was reached through a relay
+// only.
 func (n *Node) Ready(ctx context.Context) error {
 	for {
 		n.mu.Lock()
@@ -350,8 +351,9 @@ func (n *Node) whyAlone() error {
 }
 
 // Flush returns when the direct events that Emit accepted were written to their
-// peers and the broadcasts reached every neighbour, or when ctx ends, with an
-// error that names who did not confirm.
+// peers and the broadcasts reached every neighbour, or when ctx ends. The direct events
+// come first: if some were not written, the error counts them, and broadcasts are not
+// waited for. Else it is an *events.UnconfirmedError that names the neighbours.
 func (n *Node) Flush(ctx context.Context) error {
 	if err := n.direct.Flush(ctx); err != nil {
 		return err
@@ -425,19 +427,28 @@ func (n *Node) running() error {
 // to the maximum of the peer list. It returns when the link stands. The error is
 // ErrFull (this list, or the other node's), ErrSelf, ErrOtherNetwork,
 // ErrUnreachable, ErrRelayed, ErrUnresolvable, ErrNotSmokesignal, a *WrongIDError,
-// or that of ctx.
+// ErrNotStarted, ErrClosed, that of ctx, or says what is wrong with addr. To a peer that
+// is linked already it returns at once.
 func (n *Node) AddPeer(ctx context.Context, addr string) (*Peer, error) {
 	if err := n.running(); err != nil {
 		return nil, err
 	}
 	id, err := n.driver.AddPeer(ctx, addr)
 	if err != nil {
-		if errors.Is(err, discovery.ErrClosed) {
-			return nil, ErrClosed
+		if err := n.running(); err != nil {
+			return nil, err
 		}
 		return nil, fmt.Errorf("smokesignal: add peer %s: %w", addr, err)
 	}
 	return n.Peer(id), nil
+}
+
+// ours makes the error of a driver that is closed that of the node.
+func (n *Node) ours(err error) error {
+	if errors.Is(err, discovery.ErrClosed) {
+		return ErrClosed
+	}
+	return err
 }
 
 // The functions below are the hooks of the rooms. They run on the goroutine of

@@ -17,11 +17,13 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery"
 	"github.com/go-smokesignal/smokesignal/discovery/overlay"
 	"github.com/go-smokesignal/smokesignal/events"
+	"github.com/go-smokesignal/smokesignal/health"
 	"github.com/go-smokesignal/smokesignal/host"
 	"github.com/go-smokesignal/smokesignal/internal/testhook"
 )
 
-// Unlimited, given for a limit, means that there is none.
+// Unlimited, given as the max of PeerLimits, means that there is none. No other option
+// takes it.
 const Unlimited = -1
 
 // Defaults of the options, where they are not zero.
@@ -126,41 +128,47 @@ func Seeds(addrs ...string) Option {
 // PeerLimits sets how many peers the node wants at least and takes at most
 // (default 3 and 5). Below min it looks for others. Zero min means that it looks
 // for nobody but its seeds, zero max that it takes none, Unlimited max that it takes
-// all. For a moment there may be two more than max, since a node that is alone
-// is never turned away.
+// all. For a moment there may be two more than a max above zero, since a node that is
+// alone is never turned away. A negative min, another negative max, and a min above max
+// are errors at New.
 func PeerLimits(min, max int) Option {
 	return func(c *config) { c.minPeers, c.maxPeers = min, max }
 }
 
 // PingInterval sets how long a seed may go unheard before it is pinged through
 // the overlay (default ten seconds). A netsplit is reported after two intervals
-// and the PingTimeout. Zero turns the watchdog off.
+// and the PingTimeout. Zero turns the watchdog off; a negative interval, or one of more
+// than 24 hours, is an error at New.
 func PingInterval(d time.Duration) Option {
 	return func(c *config) { c.pingInterval = d }
 }
 
 // PingTimeout sets how long an answer may take beyond two PingIntervals (default
-// three seconds).
+// three seconds). Zero adds nothing to the intervals; a negative timeout, or one of more
+// than 24 hours, is an error at New.
 func PingTimeout(d time.Duration) Option {
 	return func(c *config) { c.pingTimeout = d }
 }
 
 // Network sets the name of the network (default "default", or that of the tickets
-// among the Seeds), 1 to 64 bytes. Nodes of different networks do not link to each
-// other.
+// among the Seeds), 1 to 64 bytes of UTF-8; another one is an error at New. Nodes of
+// different networks do not link to each other. The name is no secret and keeps nobody
+// out who knows it.
 func Network(name string) Option {
 	return func(c *config) { c.network, c.networkSet = name, true }
 }
 
 // LAN looks for nodes of the same network on the local network by multicast DNS,
-// and lets itself be found. It is off by default.
+// and lets itself be found. It is off by default. On a node that listens on loopback
+// only, or a machine without multicast, it does nothing but log a warning.
 func LAN() Option {
 	return func(c *config) { c.lan = true }
 }
 
 // Subnet binds and advertises only this machine's addresses in the subnet, as
-// "192.168.2.0/24" or "192.168.2.1/255.255.255.0". It applies to Listen
-// addresses without a host.
+// "192.168.2.0/24" or "192.168.2.1/255.255.255.0". It narrows Listen addresses without
+// a host. A Listen address outside of the subnet, and a subnet in which this machine has
+// no address, are errors at New; a name that leads outside is one of Start.
 func Subnet(subnet string) Option {
 	return func(c *config) { c.subnetText = &subnet }
 }
@@ -173,9 +181,10 @@ func Advertise(addrs ...string) Option {
 }
 
 // IdentityFile keeps the node's key in the file, so that it has the same ID each
-// time. The file is made if it does not exist, readable by its owner alone, and
-// locked while the node lives. A damaged file is an error, never replaced. By
-// default each node has a new identity.
+// time. The file is made if it does not exist, in a directory that does, readable by its
+// owner alone, and locked while the node lives: of another node of this machine it is
+// host.ErrIdentityInUse at New. A damaged file, or one that others may read, is an error,
+// never replaced. By default each node has a new identity.
 func IdentityFile(path string) Option {
 	return func(c *config) { c.identity, c.identitySet = path, true }
 }
@@ -184,7 +193,7 @@ func IdentityFile(path string) Option {
 // which is started again finds the network though all seeds are gone: its peers,
 // the other nodes it knows, and those it knew before, 256 at most. A node that was
 // not found again for seven days is left out. The file is made if it does not
-// exist, readable by its owner alone; it is written when the peers change, at most
+// exist, in a directory that does, readable by its owner alone; it is written when the peers change, at most
 // every thirty seconds, and at Close, each time as a whole in one step. Nodes of
 // one network may share a file, then each keeps what the others wrote. Lines that
 // are damaged are left out, with a warning in the log; a file that is no peer book,
@@ -210,7 +219,8 @@ func WithDiscovery(open func(h corehost.Host) (corediscovery.Discovery, error)) 
 
 // MaxEventSize sets the largest event, name and arguments encoded, in bytes
 // (default 512 KiB, at most 767 KiB). Larger ones are refused with ErrTooLarge
-// before anything is sent. All nodes of a network should agree on it.
+// before anything is sent. All nodes of a network should agree on it. Less than one byte,
+// or more than 767 KiB, is an error at New.
 func MaxEventSize(n int) Option {
 	return func(c *config) { c.maxEvent = n }
 }
@@ -218,21 +228,22 @@ func MaxEventSize(n int) Option {
 // KeepFor sets how long broadcasts are kept for neighbours that have missed them
 // (default one minute). What was sent during a longer cut is lost to those behind
 // it, and reported to them as a gap. Zero keeps them until the handlers here have
-// returned.
+// returned; a negative time is an error at New.
 func KeepFor(d time.Duration) Option {
 	return func(c *config) { c.storeAge = d }
 }
 
 // KeepBytes bounds the broadcasts that are kept, for neighbours and for handlers
-// that are slow (default 16 MiB, at least 1 MiB). Beyond it the oldest of the
-// sender of whom most is kept go.
+// that are slow (default 16 MiB). Beyond it the oldest of the sender of whom most is
+// kept go. Less than 1 MiB, which is room for an event of any size, is an error at New.
 func KeepBytes(n int) Option {
 	return func(c *config) { c.storeBytes = n }
 }
 
 // Last makes a node that joins begin with the last n broadcasts of each sender, as
 // far as its neighbours keep them, and those that went out together with the first
-// of these. The default is zero: it begins with what is sent from now on.
+// of these. The default is zero: it begins with what is sent from now on. A negative
+// number is an error at New.
 func Last(n int) Option {
 	return func(c *config) { c.last = n }
 }
@@ -251,15 +262,16 @@ func Codec(c events.Codec) Option {
 	return func(cfg *config) { cfg.codec = c }
 }
 
-// CloseTimeout bounds each of the two waits of Close: for neighbours to
-// acknowledge what was sent, and for handlers to return (default five seconds).
-// Zero means not to wait.
+// CloseTimeout bounds each of the three waits of Close: for neighbours to acknowledge
+// what was sent, for the callbacks of the disconnect, and for handlers to return (default
+// five seconds). Zero means not to wait; a negative timeout is an error at New.
 func CloseTimeout(d time.Duration) Option {
 	return func(c *config) { c.closeTimeout = d }
 }
 
-// Logger sends the log of this node to h instead of go-log, where
-// GOLOG_LOG_LEVEL decides what is shown. Nil is the default.
+// Logger sends the log of this node to h. Without it, or with nil, it goes to go-log,
+// which shows nothing of it, not even that a handler panicked, until GOLOG_LOG_LEVEL or
+// the application says so.
 func Logger(h slog.Handler) Option {
 	return func(c *config) { c.logger = h }
 }
@@ -299,11 +311,17 @@ func (c *config) validate() ([]*discovery.Seed, error) {
 	case c.maxPeers != Unlimited && c.minPeers > c.maxPeers:
 		bad("PeerLimits(%d, %d): min is greater than max", c.minPeers, c.maxPeers)
 	}
-	if c.pingInterval < 0 {
+	switch {
+	case c.pingInterval < 0:
 		bad("PingInterval(%v): must not be negative; zero turns the watchdog off", c.pingInterval)
+	case c.pingInterval > health.MaxInterval:
+		bad("PingInterval(%v): must not be more than %v; zero turns the watchdog off", c.pingInterval, health.MaxInterval)
 	}
-	if c.pingTimeout < 0 {
+	switch {
+	case c.pingTimeout < 0:
 		bad("PingTimeout(%v): must not be negative", c.pingTimeout)
+	case c.pingTimeout > health.MaxInterval:
+		bad("PingTimeout(%v): must not be more than %v", c.pingTimeout, health.MaxInterval)
 	}
 	switch {
 	case c.network == "":

@@ -27,7 +27,9 @@ import (
 // its stream handlers, streams and tags, and of the connections that it made those on
 // which there is nothing else. Close the node before the host. It is an error at New if
 // the host has another node, or the options that say how a node listens are given too:
-// Listen, Subnet, Advertise, IdentityFile, and those about NATs.
+// Listen, Subnet, Advertise, IdentityFile, and those about NATs. The host's key has to be
+// in its peerstore, and of a kind that is a part of the id, Ed25519 or Secp256k1: others
+// read there who signed.
 //
 // Alone it makes a pubsub of the node's own on the host, so there must be no other;
 // an application that has one, or is about to make one, lends it WithPubSub. A host
@@ -82,7 +84,8 @@ func PubSubOptions() []pubsub.Option {
 //	h, err := libp2p.New(libp2p.ResourceManager(manager))
 //
 // These are limits on its protocols and its service alone. Those of the whole system
-// and of each peer have to leave room: a link takes up to eight streams of a peer.
+// and of each peer have to leave room: of one peer a node has four streams in each
+// direction for as long as there is a link, and up to 24 for moments.
 func AddLimits(limits *rcmgr.ScalingLimitConfig) { host.AddLimits(limits) }
 
 // validateLent says what is wrong about what the application lends.
@@ -172,6 +175,9 @@ func (n *Node) borrowHost() (crypto.PrivKey, error) {
 	key := h.Peerstore().PrivKey(h.ID())
 	if key == nil {
 		return nil, errors.New("WithHost: the private key of the host is not in its peerstore; put it there, since the node signs with it")
+	}
+	if _, err := h.ID().ExtractPublicKey(); err != nil {
+		return nil, fmt.Errorf("WithHost: the host's key is of type %s, which is not a part of its id, so others could not tell who signed; give a host with an Ed25519 key", key.Type())
 	}
 	if ids := host.PubSubProtocols(h); len(ids) > 0 && !n.cfg.pubsubSet {
 		return nil, fmt.Errorf("WithHost: the host serves pubsub already (%s), and a second would take its streams; give that one by WithPubSub", ids[0])

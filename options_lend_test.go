@@ -2,6 +2,7 @@ package smokesignal_test
 
 import (
 	"context"
+	"crypto/rand"
 	"slices"
 	"strings"
 	"testing"
@@ -98,6 +99,13 @@ func TestBadLoans(t *testing.T) {
 		{"WithHost: the private key of the host is not in its peerstore", func(l lender) options {
 			l.host.Peerstore().RemovePeer(l.host.ID())
 			return options{with(l.host)}
+		}},
+		{"WithHost: the host's key is of type RSA, which is not a part of its id", func(l lender) options {
+			key, _, err := crypto.GenerateRSAKeyPair(2048, rand.Reader)
+			if err != nil {
+				l.t.Fatal(err)
+			}
+			return options{with(newLender(l.t, libp2p.Identity(key)).host)}
 		}},
 		{"WithPubSub: events: the pubsub is on another host, ", func(l lender) options {
 			return options{with(l.host), smokesignal.WithPubSub(newLender(l.t).floodsub())}

@@ -36,8 +36,13 @@ func (p *Peer) ID() ID { return p.id }
 func (p *Peer) Linked() bool { return p.node.list.Has(p.id) }
 
 // RTT returns the round trip time last measured on the link, zero if there was
-// no measurement yet.
-func (p *Peer) RTT() time.Duration { return p.node.driver.RTT(p.id) }
+// no measurement yet, before Start and after Close.
+func (p *Peer) RTT() time.Duration {
+	if p.node.running() != nil {
+		return 0
+	}
+	return p.node.driver.RTT(p.id)
+}
 
 // Addr returns the address at which the peer is, or nil if it is not connected:
 // where we dialled it, else an address which it says it listens on, else the
@@ -101,7 +106,9 @@ func (p *Peer) AddrPort() netip.AddrPort {
 // If there is no connection to the peer, Emit finds the peer through the network
 // and dials it, until ctx ends. The error is then ErrNotConnected together with
 // ErrUnknownPeer, when nobody knows where the peer is, or ErrUnreachable, when it
-// does not answer there.
+// does not answer there; with ErrOtherNetwork or events.ErrRefused when the peer does not
+// take the events of this node. ErrNotStarted, ErrClosed, ErrBadName, ErrTooLarge and
+// events.ErrBadArgument come at once.
 func (p *Peer) Emit(ctx context.Context, name string, args ...any) error {
 	return otherNetwork(p.node.direct.Emit(ctx, p.id, name, args...))
 }
@@ -123,8 +130,7 @@ func (p *Peer) TryEmit(name string, args ...any) error {
 // arguments are the results. It waits until ctx ends, or ten seconds if ctx has no
 // deadline. A peer that is not connected is found as by Emit. A nil error means that
 // the handler has finished, ErrUnknownOutcome that it may have run; it never runs
-// twice. [Call.Do] is the same with types, and says
-// more about errors.
+// twice. [events.Call.Do] is the same with types, and says more about errors.
 func (p *Peer) Call(ctx context.Context, name string, args ...any) (*events.Event, error) {
 	answer, err := p.node.direct.Call(ctx, p.id, name, args...)
 	return answer, otherNetwork(err)
@@ -173,15 +179,21 @@ func (p *Peer) OnClose(f func(ctx context.Context, reason error)) (off func()) {
 
 // Stream returns a duplex view of the events between the two nodes: each Write is
 // one event named events.StreamName, and a Read returns bytes of one such event
-// of the peer. Close ends the view, not the link.
+// of the peer. Close ends the view, not the link. It holds 64 KiB or 256 events; beyond
+// that it holds back all events of the peer, so it must be read or closed. Write fails as
+// Emit does, Read returns io.EOF after Close.
 func (p *Peer) Stream() io.ReadWriteCloser { return p.node.direct.Stream(p.id) }
 
 // Close ends the link to the peer. The node does not link to it by itself for
 // thirty seconds, unless it would be alone. The connection underneath is left to
 // libp2p, which others may be using. Closing a peer that is not linked does
-// nothing.
+// nothing. It returns when the end of the link has begun. The error is ErrNotStarted or
+// ErrClosed.
 func (p *Peer) Close() error {
-	return p.node.driver.DropPeer(context.Background(), p.id)
+	if err := p.node.running(); err != nil {
+		return err
+	}
+	return p.node.ours(p.node.driver.DropPeer(context.Background(), p.id))
 }
 
 // Peers is the list of peers a node is linked to. All methods may be called from

@@ -2,6 +2,7 @@ package smokesignal
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -25,9 +26,19 @@ type Seed struct {
 	Next time.Time
 }
 
-// Seeds returns the state of all seeds, in the order in which they were given.
-// The slice is the caller's.
+// Seeds returns the state of all seeds, in the order in which they were given. Before
+// Start only the field Seed is set; after Close there are none. The slice is the caller's.
 func (n *Node) Seeds() []Seed {
+	switch err := n.running(); {
+	case errors.Is(err, ErrNotStarted):
+		list := make([]Seed, len(n.cfg.seeds))
+		for i, text := range n.cfg.seeds {
+			list[i].Seed = text
+		}
+		return list
+	case err != nil:
+		return nil
+	}
 	heard := n.watchdog.Status()
 	var list []Seed
 	for _, s := range n.driver.Seeds() {

@@ -122,9 +122,7 @@ func (r *nodeRouting) FindPeer(ctx context.Context, p peer.ID) (peer.AddrInfo, e
 		if info, err = n.driver.FindPeer(ctx, p); err == nil {
 			return info, nil
 		}
-		if errors.Is(err, discovery.ErrClosed) {
-			err = ErrClosed
-		}
+		err = n.ours(err)
 	}
 	return peer.AddrInfo{}, fmt.Errorf("smokesignal: find peer %s: %w", p, err)
 }
@@ -166,9 +164,7 @@ func (d *nodeDiscovery) FindPeers(ctx context.Context, _ string, opts ...coredis
 	var list []peer.AddrInfo
 	if err == nil {
 		list, err = n.driver.Nodes(ctx)
-	}
-	if errors.Is(err, discovery.ErrClosed) {
-		err = ErrClosed
+		err = n.ours(err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("smokesignal: find peers: %w", err)

@@ -18,9 +18,7 @@ func TestTidyLeavesWhatOthersUse(t *testing.T) {
 	busy := map[peer.ID]bool{}
 	x.d.host.isSpare = func(c network.Conn) bool { return !busy[c.RemotePeer()] }
 	x.d.cfg.Tidy = true
-	if err := x.d.Start(); err != nil {
-		t.Fatal(err)
-	}
+	x.d.Start()
 	add := func() *tester {
 		y := newTester(t, testConfig{min: 0, max: 9}).start()
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)

@@ -200,7 +200,7 @@ func New(cfg Config) *Driver {
 }
 
 // Start begins to serve and to look for peers. It must be called once.
-func (d *Driver) Start() error {
+func (d *Driver) Start() {
 	if d.cfg.LAN {
 		lan, err := startLAN(d.host, d.cfg.Network, func(info peer.AddrInfo) {
 			d.Learn(overlay.Contact{ID: info.ID, Addrs: info.Addrs})
@@ -218,7 +218,6 @@ func (d *Driver) Start() error {
 	d.host.Network().Notify((*notifiee)(d))
 	d.Serve()
 	d.tasks.Go(d.loop)
-	return nil
 }
 
 // Serve lets others open streams, which are answered from Start on. Who calls it

@@ -18,9 +18,9 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
-// ErrLANLoopback is returned by startLAN when the host listens on no address
+// errLANLoopback is returned by startLAN when the host listens on no address
 // that others on the local network could dial.
-var ErrLANLoopback = errors.New("discovery: no search of the local network: the node listens on loopback only")
+var errLANLoopback = errors.New("discovery: no search of the local network: the node listens on loopback only")
 
 const (
 	// lanRefresh is how often the interfaces are looked at again: a laptop joins
@@ -46,7 +46,7 @@ const (
 // interface's own subnet: a packet from the local network must not make us
 // dial elsewhere.
 //
-// It returns ErrLANLoopback when no such interface can exist, and another error
+// It returns errLANLoopback when no such interface can exist, and another error
 // when none could be opened; then nothing runs.
 func startLAN(h corehost.Host, network string, found func(peer.AddrInfo)) (io.Closer, error) {
 	l := &lan{
@@ -171,7 +171,7 @@ func (l *lan) wanted() (map[lanKey]lanPlace, error) {
 		}
 	}
 	if len(listening) == 0 {
-		return nil, ErrLANLoopback
+		return nil, errLANLoopback
 	}
 	ifis, err := net.Interfaces()
 	if err != nil {

@@ -245,7 +245,7 @@ func lanNear(t *testing.T) {
 	happened.want(t, "ours found "+id)
 	happened.want(t, "plain found "+id)
 	happened.want(t, "plain found "+other)
-	if _, err := startLAN(newHost(t, "/ip4/127.0.0.1/tcp/0"), "home", nil); err != ErrLANLoopback {
+	if _, err := startLAN(newHost(t, "/ip4/127.0.0.1/tcp/0"), "home", nil); err != errLANLoopback {
 		t.Errorf("on loopback: %v", err)
 	}
 	// The sniffers hear in the order of sending, so what was to be seen of the

@@ -124,7 +124,7 @@ func TestLANReportsOnlyWhatIsNear(t *testing.T) {
 func TestLANDoesNotStartOnLoopback(t *testing.T) {
 	for _, h := range []struct{ listen []string }{{nil}, {[]string{"/ip4/127.0.0.1/tcp/0"}}} {
 		closer, err := startLAN(newHost(t, h.listen...), "home", func(peer.AddrInfo) {})
-		if err != ErrLANLoopback {
+		if err != errLANLoopback {
 			t.Errorf("listening on %v: %v", h.listen, err)
 		}
 		if err == nil {

@@ -33,7 +33,7 @@ const (
 	maxTicket = 4096
 )
 
-// ticketLetters has no letter that a shell, an URL or a chat takes for something
+// ticketLetters has no letter that a shell, a URL or a chat takes for something
 // else, none that is mistaken for another, and reads the same in capitals.
 var ticketLetters = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 

@@ -307,7 +307,9 @@ func (b *Broadcast) TryEmit(name string, args ...any) error {
 // EmitConfirmed is Emit that returns when k neighbours have received the event,
 // or, if k is 0, all that there were when it was sent. They pass it on; whether
 // it has been handled anywhere is not known. When ctx ends first the event may
-// arrive all the same, and the error is an [*UnconfirmedError].
+// arrive all the same, and the error is an [*UnconfirmedError]. With fewer than k
+// neighbours it waits for more to come, so give ctx a deadline; a negative k waits for
+// nobody. Other errors are those of Emit: nothing was sent then.
 func (b *Broadcast) EmitConfirmed(ctx context.Context, k int, name string, args ...any) error {
 	number, err := b.emit(ctx, false, name, args)
 	if err == nil {
@@ -378,8 +380,8 @@ func (b *Broadcast) stageNow() broadcastStage { return broadcastStage(b.stage.Lo
 // name is "*". Events of one sender are handled one after the other, in order,
 // also across names; f may run for several senders at once. A slow f delays the
 // events of its sender here, and nothing at other nodes; what it does not come to
-// before it has to make room is a [Gap], see [BroadcastConfig]. f's ctx ends at Close. A panic of f is caught, counted and
-// logged.
+// before it has to make room is a [Gap], see [BroadcastConfig]. f's ctx ends at Close. A
+// panic of f is caught, counted and logged.
 func (b *Broadcast) On(name string, f func(context.Context, *Event)) (off func()) {
 	return b.mux.on(name, f)
 }
@@ -411,8 +413,10 @@ func (b *Broadcast) OnRaw(f func(ctx context.Context, from peer.ID, data []byte)
 func (b *Broadcast) OnGap(f func(context.Context, Gap)) (off func()) { return b.mux.gaps.on(f) }
 
 // Stream returns a view of the events named [StreamName] to and from all nodes.
-// It takes part from now on and holds 64 KiB or 256 events; beyond that the
-// events wait in the store, so it should be read or closed.
+// It takes part from now on and holds 64 KiB or 256 events. Beyond that nothing more of
+// that sender is handled at this node, by any handler, until the view is read or closed;
+// it waits in the store, and what finds no room there is a [Gap]. So read it or close it.
+// Write blocks and fails as Emit does; Read returns io.EOF after Close.
 func (b *Broadcast) Stream() io.ReadWriteCloser {
 	ctx, cancel := context.WithCancel(b.ctx)
 	v := newStreamView(

@@ -33,7 +33,8 @@ const Service = "smokesignal"
 // its arguments, and a few bytes for each).
 const DefaultMaxEventSize = 512 << 10
 
-// DirectConfig configures a Direct. Its zero value works.
+// DirectConfig configures a Direct. Its zero value works. Negative numbers make no sense
+// and are not checked.
 type DirectConfig struct {
 	// Network is the name of the network. A peer that says another name is
 	// refused. The empty name is a network like any other.

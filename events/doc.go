@@ -105,8 +105,10 @@
 // it was encoded into a pooled buffer that is the queue's. What a handler gets,
 // the event, its bytes and the values decoded from it, is not used again and may
 // be kept, but not changed, as other handlers share it. Who keeps a small event
-// may keep up to 32 KiB of its neighbours with it. Only [Direct.OnBorrowed] is
-// different: its events end with the handler and cost no allocation.
+// may keep up to 32 KiB of its neighbours with it. Only the
+// OnBorrowed methods are different: their events end with the handler and cost no
+// allocation. Of a Direct the bytes end, too; of a Broadcast they may be kept, and keep
+// the whole message, up to 768 KiB.
 //
 // # Arguments
 //

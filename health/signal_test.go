@@ -25,7 +25,7 @@ func TestSignalsSayWhatWasSealed(t *testing.T) {
 	for _, p := range []ping{
 		{stamp{me.id, session{1, 2, 3, 4, 5, 6, 7, 8}, 1}, target{id: other.id}, interval},
 		{stamp{me.id, session{}, 1<<64 - 1}, target{at: at(seedAddr)}, time.Millisecond},
-		{stamp{me.id, session{}, 1}, target{id: other.id, at: at(many...)}, maxInterval},
+		{stamp{me.id, session{}, 1}, target{id: other.id, at: at(many...)}, MaxInterval},
 	} {
 		b, err := p.seal(me.key)
 		if err != nil || len(b) > maxSignalBytes {

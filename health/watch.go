@@ -12,10 +12,12 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 )
 
+// MaxInterval bounds intervals and timeouts, those that a ping of others names too.
+const MaxInterval = 24 * time.Hour
+
 const (
 	// defaultInterval paces forwarding and answering where the own watchdog is off.
 	defaultInterval = 10 * time.Second
-	maxInterval     = 24 * time.Hour
 	// minSpacing bounds what a ping with a tiny interval can make others do.
 	minSpacing = 10 * time.Millisecond
 	// maxSeen bounds the signals remembered to forward none twice, maxAsked the

@@ -118,10 +118,10 @@ func New(cfg Config) (*Watchdog, error) {
 		return nil, errors.New("health: Config.Neighbours is missing")
 	case cfg.Flood == nil:
 		return nil, errors.New("health: Config.Flood is missing")
-	case cfg.PingInterval < 0 || cfg.PingInterval > maxInterval:
-		return nil, fmt.Errorf("health: Config.PingInterval is %v; it must be between 0 (off) and %v", cfg.PingInterval, maxInterval)
-	case cfg.PingTimeout < 0 || cfg.PingTimeout > maxInterval:
-		return nil, fmt.Errorf("health: Config.PingTimeout is %v; it must be between 0 (%v) and %v", cfg.PingTimeout, defaultTimeout, maxInterval)
+	case cfg.PingInterval < 0 || cfg.PingInterval > MaxInterval:
+		return nil, fmt.Errorf("health: Config.PingInterval is %v; it must be between 0 (off) and %v", cfg.PingInterval, MaxInterval)
+	case cfg.PingTimeout < 0 || cfg.PingTimeout > MaxInterval:
+		return nil, fmt.Errorf("health: Config.PingTimeout is %v; it must be between 0 (%v) and %v", cfg.PingTimeout, defaultTimeout, MaxInterval)
 	}
 	id, err := peer.IDFromPrivateKey(cfg.Key)
 	if err != nil {

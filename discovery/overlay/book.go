@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
 )
 
 const (
@@ -43,6 +44,7 @@ func (p pauses) after(fails int) time.Duration {
 // An entry is an address we might link to.
 type entry struct {
 	Contact
+	signed    []ma.Multiaddr // those of Addrs that are in the record
 	neighbour bool      // it was one
 	fails     int       // attempts in vain since it was last heard; not zero: it is lost
 	retryAt   time.Time // no attempt before
@@ -88,11 +90,20 @@ func (e *entry) update(c Contact) {
 	if len(c.Record) > 0 && c.Seq >= e.Seq {
 		e.Record, e.Seq = c.Record, c.Seq
 		if len(c.Addrs) > 0 {
-			e.Addrs = c.Addrs
+			e.Addrs, e.signed = c.Addrs, c.Addrs
 		}
 	}
-	if len(e.Addrs) == 0 || len(c.Record) == 0 && len(c.Addrs) > 0 {
+	switch {
+	case len(e.Addrs) == 0:
 		e.Addrs = c.Addrs
+	case len(c.Record) == 0 && len(c.Addrs) > 0:
+		// Whoever says it, on the local network or in a rendezvous, may be wrong.
+		e.Addrs = slices.Clone(c.Addrs)
+		for _, a := range e.signed {
+			if !ma.Contains(e.Addrs, a) {
+				e.Addrs = append(e.Addrs, a)
+			}
+		}
 	}
 }
 
@@ -105,7 +116,10 @@ func (b *book) learn(c Contact) {
 		e.update(c)
 		return
 	}
-	b.add(&entry{Contact: c})
+	e := &entry{}
+	e.ID = c.ID
+	e.update(c)
+	b.add(e)
 }
 
 // heard notes that c itself was heard, and has moved it to the known ones if it

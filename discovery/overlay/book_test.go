@@ -1,10 +1,13 @@
 package overlay
 
 import (
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
 )
 
 // unreachable lets the dials to these nodes fail.
@@ -26,6 +29,46 @@ func (c *script) lose(x peer.ID, neighbour bool) {
 	c.s.book.learn(node(x))
 	c.s.book.get(x).neighbour = neighbour
 	c.s.book.failed(x, c.now, c.s.vary)
+}
+
+// TestHearsayDoesNotReplaceWhatIsSigned: where somebody else says that a node is comes
+// before the addresses it has signed, for the last of those who say so; a record is the
+// end of it.
+func TestHearsayDoesNotReplaceWhatIsSigned(t *testing.T) {
+	c := newSeedless(t, 0, 5, 1)
+	at := func(port int) ma.Multiaddr { return ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port)) }
+	told := func(seq uint64, ports ...int) Contact {
+		x := Contact{ID: "x"}
+		if seq > 0 {
+			x.Record, x.Seq = []byte("x"), seq
+		}
+		for _, p := range ports {
+			x.Addrs = append(x.Addrs, at(p))
+		}
+		return x
+	}
+	for _, step := range []struct {
+		told Contact
+		want []int
+	}{
+		{told(0, 1), []int{1}},
+		{told(0, 2), []int{2}},
+		{told(1, 3, 4), []int{3, 4}},
+		{told(0, 5), []int{5, 3, 4}},
+		{told(0, 4, 6), []int{4, 6, 3}},
+		{told(0), []int{4, 6, 3}},
+		{told(2, 7), []int{7}},
+		{told(1, 8), []int{7}},
+	} {
+		c.in(Learned{Contact: step.told})
+		var want []ma.Multiaddr
+		for _, p := range step.want {
+			want = append(want, at(p))
+		}
+		if got := c.s.book.knows("x").Addrs; !slices.EqualFunc(got, want, ma.Multiaddr.Equal) {
+			t.Errorf("told %v as of %d: %v, want %v", step.told.Addrs, step.told.Seq, got, want)
+		}
+	}
 }
 
 // TestHearsayDoesNotRaiseTheDead: what others tell of a lost address brings its

@@ -46,6 +46,7 @@ func (s *State) received(now time.Time, from Contact, m Message) {
 		enough := s.used() > s.cfg.Min && !l.keep && len(l.tokens) == 0
 		if !l.beyond && (enough || !s.room(0)) || !s.room(over) {
 			s.forget(l)
+			s.added(l, ReasonFull, "") // with tokens it is for want of room
 			s.book.heard(l.Contact, now)
 			s.send(l.Contact, Leave{Reason: ReasonEnough})
 			return

@@ -17,7 +17,7 @@ const (
 	// answerTime is how long the next round waits when an answer has come, as it
 	// may turn out to be out of date.
 	answerTime = 3 * time.Second
-	maxSearch  = 64 // at once
+	maxSearch  = 64 // at once; others wait for their turn
 )
 
 // rounds are the walks of a search: a handful, then as many as it takes to ask nearly
@@ -47,7 +47,7 @@ func (s *State) find(now time.Time, in Find) {
 		return
 	}
 	e := s.book.get(in.Target)
-	if in.Target == s.cfg.Self || e == nil && s.Degree() == 0 || len(s.searches) >= maxSearch {
+	if in.Target == s.cfg.Self || e == nil && s.Degree() == 0 {
 		s.emit(Located{Token: in.Token, Done: true})
 		return
 	}
@@ -72,7 +72,7 @@ func (s *State) enough(token uint64) {
 
 // search sends the walks that are due.
 func (s *State) search(now time.Time) {
-	for _, x := range slices.Clone(s.searches) {
+	for _, x := range slices.Clone(s.underWay()) {
 		if now.Before(x.next) {
 			continue
 		}
@@ -98,8 +98,10 @@ func (s *State) search(now time.Time) {
 	}
 }
 
+func (s *State) underWay() []*search { return s.searches[:min(len(s.searches), maxSearch)] }
+
 func (s *State) searchDue() (t time.Time) {
-	for _, x := range s.searches {
+	for _, x := range s.underWay() {
 		t = earlier(t, x.next)
 	}
 	return t

@@ -64,6 +64,23 @@ func TestSearch(t *testing.T) {
 	}
 }
 
+// TestSearchesWaitForTheirTurn: of many at once some wait until others have ended; what
+// is known of their targets is told at once, and none is given up unasked.
+func TestSearchesWaitForTheirTurn(t *testing.T) {
+	c := newSeedless(t, 0, 5, 1, "a")
+	c.s.book.learn(node("known"))
+	for i := range maxSearch {
+		c.feed(Find{Target: peer.ID(fmt.Sprint("x", i)), Token: uint64(i)})
+	}
+	c.in(Find{Target: "known", Token: 1000}, "located 1000: known")
+	c.in(Find{Target: "y", Token: 1001})
+	if next := c.s.searchDue(); next.IsZero() {
+		t.Error("nothing is due")
+	}
+	c.in(Enough{Token: 3})
+	c.in(Enough{Token: 4}, "lookup a of y by [me] for 4", "lookup a of y by [me] for 4")
+}
+
 // TestEnoughEndsTheSearch: nothing more is sent, or said.
 func TestEnoughEndsTheSearch(t *testing.T) {
 	c := newSeedless(t, 0, 5, 1, "a")

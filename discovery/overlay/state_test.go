@@ -477,6 +477,16 @@ func TestAddAndDrop(t *testing.T) {
 	}
 }
 
+// TestAddIsAnsweredWhenTheListFillsMeanwhile: two are added at once, and there is room
+// for one.
+func TestAddIsAnsweredWhenTheListFillsMeanwhile(t *testing.T) {
+	c := newScript(t, 0, 1)
+	c.in(Add{Contact: Contact{ID: "a"}, Token: 1}, "request a")
+	c.in(Add{Contact: Contact{ID: "b"}, Token: 2}, "request b")
+	c.from("a", Accept{Session: Session{2}}, "pending a")
+	c.from("b", Accept{Session: Session{3}}, "added 2 (its peer list is full)", "leave b (enough peers were found meanwhile)")
+}
+
 // TestRoundTripTime: it is known from the handshake on and then from the stamps
 // in the keepalives, without an extra message.
 func TestRoundTripTime(t *testing.T) {

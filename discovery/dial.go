@@ -2,6 +2,8 @@ package discovery
 
 import (
 	"context"
+	"errors"
+	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -13,12 +15,23 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/circuit"
 )
 
-// dialSlot waits until fewer than overlay.MaxDials dials are under way. Who gets a slot
-// calls release.
-func (d *Driver) dialSlot(ctx context.Context) (release func(), err error) {
+// maxAnswerDials bounds the dials at once whose only purpose is to answer somebody who is
+// not connected any more: strangers who ask and hang up take none of the other slots.
+const maxAnswerDials = 8
+
+// errBusy: a dial was given up before it began.
+var errBusy = errors.New("discovery: not dialled, since too many dials were under way")
+
+// slots bounds the dials that are under way.
+type slots chan struct{}
+
+// take waits for a slot, for dialTimeout at most.
+func (s slots) take(ctx context.Context) (release func(), err error) {
 	select {
-	case d.dials <- struct{}{}:
-		return func() { <-d.dials }, nil
+	case s <- struct{}{}:
+		return func() { <-s }, nil
+	case <-time.After(dialTimeout):
+		return nil, errBusy
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -26,18 +39,25 @@ func (d *Driver) dialSlot(ctx context.Context) (release func(), err error) {
 
 // reach makes a direct connection to p, through a relay if there is no other way,
 // unless there is one: at those of the addresses which the guard allows. They are
-// what others told us. It calls release when it does not dial any more, which may be
-// some seconds after it has returned. It runs in one of tasks.
-func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, release func()) error {
+// what others told us. It waits for one of the slots, and then dials, for dialTimeout
+// each; the slot is taken until the dial has ended, which may be some seconds after it
+// has returned. It runs in one of tasks.
+func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, slots slots) error {
 	if circuit.Direct(d.host.Network(), p) {
-		release()
 		return nil
 	}
+	release, err := slots.take(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
 	addrs = d.allowed(p, addrs)
 	if len(addrs) == 0 && !circuit.Only(d.host.Network(), p) {
 		release()
 		return errNoAddress
 	}
+	release = d.dialling.begin(p, release, func() { d.forgetTold(p) })
 	if len(addrs) > 0 {
 		dropStale(d.host, p, staleAfter)
 		// How often somebody is tried is decided by the overlay and the guard. After a
@@ -45,17 +65,58 @@ func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, rel
 		clearBackoff(d.host, p)
 	}
 	d.host.Peerstore().AddAddrs(p, addrs, peerstore.TempAddrTTL)
-	err := d.connect(ctx, p, addrs, release)
+	err = d.connect(ctx, p, addrs, release)
 	if err != nil && !circuit.Direct(d.host.Network(), p) {
 		return err
 	}
 	err = awaitDirect(ctx, d.host, p)
+	d.proved(p)
+	return err
+}
+
+// proved notes at which addresses p was reached.
+func (d *Driver) proved(p peer.ID) {
 	for _, c := range d.host.Network().ConnsToPeer(p) {
 		if c.Stat().Direction == network.DirOutbound {
 			d.guard.proved(p, c.RemoteMultiaddr(), time.Now())
 		}
 	}
-	return err
+}
+
+// dialling counts the dials to a peer.
+type dialling struct {
+	mu sync.Mutex
+	to map[peer.ID]int
+}
+
+// begin counts a dial until the function that it returns is called, which calls release.
+// It calls first before the first one.
+func (x *dialling) begin(p peer.ID, release, first func()) (end func()) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.to[p]++; x.to[p] == 1 {
+		first()
+	}
+	return func() {
+		release()
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if x.to[p]--; x.to[p] == 0 {
+			delete(x.to, p)
+		}
+	}
+}
+
+// forgetTold drops from the peerstore what p, when it was connected, said of where it
+// is: it would be dialled as well, and the guard has not seen it. On a host that is lent
+// the application may want it.
+func (d *Driver) forgetTold(p peer.ID) {
+	if d.cfg.Tidy {
+		return
+	}
+	for _, ttl := range []time.Duration{peerstore.RecentlyConnectedAddrTTL, peerstore.TempAddrTTL} {
+		d.host.Peerstore().UpdateAddrs(p, ttl, 0)
+	}
 }
 
 // connect dials p, and returns before libp2p does when there is a connection at another
@@ -78,7 +139,9 @@ func (d *Driver) connect(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, r
 		defer release()
 		ctx, cancel := context.WithTimeout(network.WithDialPeerTimeout(d.ctx, dialTimeout), dialTimeout)
 		defer cancel()
-		dialled <- d.host.Connect(ctx, peer.AddrInfo{ID: p})
+		err := d.host.Connect(ctx, peer.AddrInfo{ID: p})
+		d.proved(p) // also if p has called meanwhile
+		dialled <- err
 	})
 	select {
 	case err := <-dialled:

@@ -12,7 +12,7 @@
 // one: no link is made over it, and nothing that comes over one is read.
 //
 // What a stranger can do here: his addresses are dialled only out of a record he
-// signed, filtered by the class of address he speaks from, at most eight dials
-// at once, 24 while the node is alone; his frames are at most 128 KiB, on at most
-// four streams; contacts are bounded by the book of 128 addresses.
+// signed, filtered by the class of address he speaks from, at most 24 dials at once, and
+// eight more to answer who has hung up; his frames are at most 128 KiB, on at most four
+// streams; contacts are bounded by the book of 128 addresses.
 package discovery

@@ -133,12 +133,14 @@ type Driver struct {
 	log   *slog.Logger
 	state *overlay.State
 
-	inbox  inbox
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	tasks  sync.WaitGroup
-	done   chan struct{} // closed when the loop has ended
-	dials  chan struct{} // one slot a dial
+	inbox    inbox
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+	tasks    sync.WaitGroup
+	done     chan struct{} // closed when the loop has ended
+	dials    slots
+	answers  slots // for dials that are made to answer
+	dialling dialling
 
 	// Owned by the loop.
 	seeds   []*seedState
@@ -176,16 +178,18 @@ func New(cfg Config) *Driver {
 	}
 	d := &Driver{
 		cfg: cfg, log: cfg.Log,
-		host:    &dialHost{Host: cfg.Host, isSpare: cfg.Spare, made: map[network.Conn]struct{}{}},
-		inbox:   inbox{wake: make(chan struct{}, 1)},
-		done:    make(chan struct{}),
-		dials:   make(chan struct{}, overlay.MaxDials),
-		senders: map[peer.ID]*sender{},
-		adds:    map[uint64]chan overlay.Added{},
-		inbound: map[peer.ID]int{},
-		links:   map[peer.ID]bool{},
-		finds:   map[uint64]*lookup{},
-		lookups: lookups{byTarget: map[peer.ID]*lookup{}},
+		host:     &dialHost{Host: cfg.Host, isSpare: cfg.Spare, made: map[network.Conn]struct{}{}},
+		inbox:    inbox{wake: make(chan struct{}, 1)},
+		done:     make(chan struct{}),
+		dials:    make(slots, overlay.MaxDials),
+		answers:  make(slots, maxAnswerDials),
+		dialling: dialling{to: map[peer.ID]int{}},
+		senders:  map[peer.ID]*sender{},
+		adds:     map[uint64]chan overlay.Added{},
+		inbound:  map[peer.ID]int{},
+		links:    map[peer.ID]bool{},
+		finds:    map[uint64]*lookup{},
+		lookups:  lookups{byTarget: map[peer.ID]*lookup{}},
 		state: overlay.New(overlay.Config{
 			Self: cfg.Host.ID(), Session: cfg.Session, Network: cfg.Network, Min: cfg.Min, Max: cfg.Max, Seeds: len(cfg.Seeds),
 			Rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
@@ -204,12 +208,11 @@ func (d *Driver) Start() {
 	if d.cfg.LAN {
 		lan, err := startLAN(d.host, d.cfg.Network, func(info peer.AddrInfo) {
 			d.Learn(overlay.Contact{ID: info.ID, Addrs: info.Addrs})
-		})
+		}, d.log)
+		d.lan = lan
 		if err != nil {
 			// A machine without multicast can still join by its seeds.
 			d.log.Warn("not looking for peers on the local network", "err", err)
-		} else {
-			d.lan = lan
 		}
 	}
 	d.mu.Lock()
@@ -540,7 +543,9 @@ func (d *Driver) Close() {
 	} else {
 		close(d.done)
 	}
+	d.mu.Lock() // enter looks whether it has ended, and adds to tasks, under it
 	d.cancel(ErrClosed)
+	d.mu.Unlock()
 	d.tasks.Wait()
 	if d.cfg.Tidy {
 		d.host.tidy()

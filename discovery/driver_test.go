@@ -39,6 +39,7 @@ type testConfig struct {
 	min, max int
 	seeds    []string
 	listen   string
+	opts     []libp2p.Option // of the host
 }
 
 func newTester(t *testing.T, cfg testConfig) *tester {
@@ -49,7 +50,7 @@ func newTester(t *testing.T, cfg testConfig) *tester {
 	if cfg.network == "" {
 		cfg.network = "home"
 	}
-	h, err := libp2p.New(libp2p.ListenAddrStrings(cfg.listen), libp2p.DisableMetrics())
+	h, err := libp2p.New(append(cfg.opts, libp2p.ListenAddrStrings(cfg.listen), libp2p.DisableMetrics())...)
 	if err != nil {
 		t.Fatal(err)
 	}

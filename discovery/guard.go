@@ -11,10 +11,10 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/circuit"
 )
 
-// An address that others told us, and at which we have never reached the node it
-// is said to belong to, nor been linked to it when it spoke from there, is dialled at most unprovedDials times in unprovedWindow,
-// whatever identities claim it: so that a stranger cannot make a network hammer a
-// third party (the original dialled it once per request).
+// An address that others told us, and at which we have never reached the node it is said
+// to belong to, nor been linked to it when it spoke from there, is dialled at most
+// unprovedDials times in unprovedWindow, whatever identities claim it: so that a stranger
+// cannot make a network hammer a third party (the original dialled it once per request).
 const (
 	unprovedDials  = 3
 	unprovedWindow = 10 * time.Minute

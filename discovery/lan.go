@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -14,13 +15,13 @@ import (
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
-
-	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
-// errLANLoopback is returned by startLAN when the host listens on no address
-// that others on the local network could dial.
-var errLANLoopback = errors.New("discovery: no search of the local network: the node listens on loopback only")
+// Why startLAN finds nobody at present.
+var (
+	errLANLoopback = errors.New("discovery: no search of the local network: the node listens on loopback only")
+	errNoMulticast = errors.New("discovery: no search of the local network: no interface the node listens on does multicast")
+)
 
 const (
 	// lanRefresh is how often the interfaces are looked at again: a laptop joins
@@ -46,28 +47,36 @@ const (
 // interface's own subnet: a packet from the local network must not make us
 // dial elsewhere.
 //
-// It returns errLANLoopback when no such interface can exist, and another error
-// when none could be opened; then nothing runs.
-func startLAN(h corehost.Host, network string, found func(peer.AddrInfo)) (io.Closer, error) {
+// The error says why it searches nowhere at present. It goes on looking for interfaces
+// all the same: a laptop joins a network later.
+func startLAN(h corehost.Host, network string, found func(peer.AddrInfo), log *slog.Logger) (io.Closer, error) {
 	l := &lan{
-		host: h, tag: networkTag(network), found: found,
+		host: h, tag: networkTag(network), found: found, log: log,
 		instance: randomLabel(),
 		links:    map[lanKey]*lanLink{},
 		told:     map[peer.ID]time.Time{},
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
+	err := l.look()
+	searches := len(l.links) > 0
+	l.tasks.Go(l.refresh)
+	switch {
+	case !searches && err == nil:
+		err = errNoMulticast
+	case searches && err != nil: // of some interfaces
+		log.Warn("not looking for peers everywhere on the local network", "err", err)
+		err = nil
+	}
+	return l, err
+}
+
+// look searches on the interfaces that there are now.
+func (l *lan) look() error {
 	wanted, err := l.wanted()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := l.apply(wanted); len(l.links) == 0 {
-		if err == nil {
-			err = errors.New("discovery: no interface the node listens on does multicast")
-		}
-		return nil, err
-	}
-	l.tasks.Go(l.refresh)
-	return l, nil
+	return l.apply(wanted)
 }
 
 type lan struct {
@@ -75,6 +84,7 @@ type lan struct {
 	tag      string
 	instance string
 	found    func(peer.AddrInfo)
+	log      *slog.Logger
 	ctx      context.Context
 	cancel   context.CancelFunc
 	tasks    sync.WaitGroup
@@ -118,12 +128,8 @@ func (l *lan) refresh() {
 	for {
 		select {
 		case <-ticker.C:
-			wanted, err := l.wanted()
-			if err == nil {
-				err = l.apply(wanted)
-			}
-			if err != nil {
-				logging.Room("discovery", nil).Debug("local network search", "err", err)
+			if err := l.look(); err != nil {
+				l.log.Debug("local network search", "err", err)
 			}
 		case <-l.ctx.Done():
 			l.apply(nil)

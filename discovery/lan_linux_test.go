@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -115,7 +116,7 @@ func lanFar(t *testing.T) {
 	ours, plain := newHost(t, listen...), newHost(t, "/ip4/10.77.1.2/tcp/0")
 	fmt.Println("OURS", ours.ID())
 	fmt.Println("PLAIN", plain.ID())
-	l, err := startLAN(ours, "home", func(info peer.AddrInfo) { fmt.Println("ours found", info.ID) })
+	l, err := startLAN(ours, "home", func(info peer.AddrInfo) { fmt.Println("ours found", info.ID) }, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,7 +233,7 @@ func lanNear(t *testing.T) {
 			if info.ID.String() == ours && !strings.HasPrefix(info.Addrs[0].String(), "/ip4/10.77.1.2/tcp/") {
 				t.Errorf("%s at %v", name, info.Addrs)
 			}
-		})
+		}, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -245,9 +246,11 @@ func lanNear(t *testing.T) {
 	happened.want(t, "ours found "+id)
 	happened.want(t, "plain found "+id)
 	happened.want(t, "plain found "+other)
-	if _, err := startLAN(newHost(t, "/ip4/127.0.0.1/tcp/0"), "home", nil); err != errLANLoopback {
+	nowhere, err := startLAN(newHost(t, "/ip4/127.0.0.1/tcp/0"), "home", nil, slog.New(slog.DiscardHandler))
+	if err != errLANLoopback {
 		t.Errorf("on loopback: %v", err)
 	}
+	defer nowhere.Close()
 	// The sniffers hear in the order of sending, so what was to be seen of the
 	// above on the other interface has been seen.
 	if !wire.saw(id, "10.77.1.1") || wire.saw("127.0.0.1") {

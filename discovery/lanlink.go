@@ -36,6 +36,7 @@ type lanLink struct {
 	// send multicasts on this interface. read returns a packet and its source,
 	// and false for one that came in elsewhere or was not sent to the group.
 	send func([]byte) error
+	mute bool // send has failed; of sendLoop
 	read func([]byte) (n int, from net.Addr, ours bool, err error)
 
 	asked chan struct{} // a token when somebody asked
@@ -162,6 +163,14 @@ func (k *lanLink) readLoop() {
 	}
 }
 
+// multicast sends a packet. That it cannot be sent is told once: it may be forbidden.
+func (k *lanLink) multicast(packet []byte) {
+	if err := k.send(packet); err != nil && !k.mute {
+		k.mute = true
+		k.lan.log.Warn("cannot look for peers on the local network", "interface", k.place.ifi.Name, "err", err)
+	}
+}
+
 // near reports whether the sender of a packet is in the interface's subnet.
 func (k *lanLink) near(from *net.UDPAddr) bool {
 	ip, ok := netip.AddrFromSlice(from.IP)
@@ -187,7 +196,7 @@ func (k *lanLink) sendLoop() {
 	for {
 		select {
 		case <-query.C:
-			k.send(question)
+			k.multicast(question)
 			query.Reset(pause)
 			pause = min(2*pause, maxQueryPause)
 			if unasked == 0 {
@@ -198,10 +207,10 @@ func (k *lanLink) sendLoop() {
 		case <-answer.C:
 			waiting = false
 			last = time.Now()
-			k.send(announcement)
+			k.multicast(announcement)
 			continue
 		case <-k.done:
-			k.send(here(0))
+			k.multicast(here(0))
 			return
 		}
 		if !waiting {

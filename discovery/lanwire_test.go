@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -121,14 +122,15 @@ func TestLANReportsOnlyWhatIsNear(t *testing.T) {
 	}
 }
 
-func TestLANDoesNotStartOnLoopback(t *testing.T) {
+func TestLANSearchesNowhereOnLoopback(t *testing.T) {
 	for _, h := range []struct{ listen []string }{{nil}, {[]string{"/ip4/127.0.0.1/tcp/0"}}} {
-		closer, err := startLAN(newHost(t, h.listen...), "home", func(peer.AddrInfo) {})
+		closer, err := startLAN(newHost(t, h.listen...), "home", func(peer.AddrInfo) {}, slog.New(slog.DiscardHandler))
 		if err != errLANLoopback {
 			t.Errorf("listening on %v: %v", h.listen, err)
 		}
-		if err == nil {
-			closer.Close()
+		closer.Close()
+		if n := len(closer.(*lan).links); n > 0 {
+			t.Errorf("listening on %v: %d links", h.listen, n)
 		}
 	}
 }

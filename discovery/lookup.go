@@ -309,10 +309,10 @@ func withAddrs(info peer.AddrInfo, told []ma.Multiaddr) peer.AddrInfo {
 // dialKnown dials the addresses that libp2p remembers, as its own NewStream does, and
 // waits for a direct connection if it was through a relay.
 func (d *Driver) dialKnown(ctx context.Context, p peer.ID) error {
-	ctx, cancel := context.WithTimeout(network.WithDialPeerTimeout(ctx, dialTimeout), dialTimeout)
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	dropStale(d.host, p, staleAfter)
-	if err := d.host.Connect(ctx, peer.AddrInfo{ID: p}); err != nil {
+	if err := d.connect(ctx, p, d.host.Peerstore().Addrs(p), func() {}); err != nil {
 		return err
 	}
 	return awaitDirect(ctx, d.host, p)
@@ -320,13 +320,7 @@ func (d *Driver) dialKnown(ctx context.Context, p peer.ID) error {
 
 // dialTold dials addresses that others told.
 func (d *Driver) dialTold(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) error {
-	release, err := d.dialSlot(ctx)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	return d.reach(ctx, p, addrs, release)
+	return d.reach(ctx, p, addrs, d.dials)
 }
 
 // askFor asks the overlay for the peer. Like enough, located and call it runs on the

@@ -260,10 +260,8 @@ func TestReachEndsWhenThePeerCalls(t *testing.T) {
 	x, h := newTester(t, testConfig{}).start(), quarry(t)
 	began := time.Now()
 	result := make(chan error, 1)
-	over := make(chan struct{})
-	go func() {
-		result <- x.d.reach(t.Context(), h.ID(), []ma.Multiaddr{silent(t)}, func() { close(over) })
-	}()
+	slots := make(slots, 1)
+	go func() { result <- x.d.reach(t.Context(), h.ID(), []ma.Multiaddr{silent(t)}, slots) }()
 	for x.d.host.Peerstore().Addrs(h.ID()) == nil { // until it dials
 		time.Sleep(time.Millisecond)
 	}
@@ -275,10 +273,12 @@ func TestReachEndsWhenThePeerCalls(t *testing.T) {
 		t.Errorf("it took %v", d)
 	}
 	select {
-	case <-over:
+	case slots <- struct{}{}:
 		t.Error("the dial was given up")
 	case <-time.After(100 * time.Millisecond):
 	}
 	x.d.Close()
-	<-over
+	if len(slots) > 0 {
+		t.Error("the dial outlives the driver")
+	}
 }

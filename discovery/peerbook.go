@@ -19,6 +19,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+	"github.com/go-smokesignal/smokesignal/internal/circuit"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
@@ -315,7 +316,7 @@ func (e bookEntry) contact() (overlay.Contact, error) {
 	}
 	// The classes were looked at when the addresses came. The file is the user's
 	// own, so an address on this machine is as good as any.
-	if c.Addrs = FilterAddrs(c.Addrs, thisMachine); len(c.Addrs) == 0 {
+	if c.Addrs = append(FilterAddrs(c.Addrs, thisMachine), filterRelayed(c.Addrs, thisMachine)...); len(c.Addrs) == 0 {
 		return overlay.Contact{}, errNoAddress
 	}
 	return c, nil
@@ -439,10 +440,15 @@ func (d *Driver) Nodes(ctx context.Context) (list []peer.AddrInfo, err error) {
 	return list, nil
 }
 
-// Learn tells the overlay of nodes. It does not wait.
+// Learn tells the overlay of nodes, with those of their addresses that this host can
+// dial. It does not wait.
 func (d *Driver) Learn(contacts ...overlay.Contact) {
+	relays := dialsRelays(d.host)
 	d.run(func() {
 		for _, c := range contacts {
+			if !relays {
+				c.Addrs = slices.DeleteFunc(slices.Clone(c.Addrs), circuit.Is)
+			}
 			if c.ID != d.host.ID() && len(c.Addrs) > 0 {
 				d.step(overlay.Learned{Contact: c})
 			}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -14,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
@@ -273,6 +275,42 @@ func TestPeerBookDamaged(t *testing.T) {
 	}
 	if n := openBook(t, path, "home").Len(); n != 0 {
 		t.Errorf("%d nodes in an empty file", n)
+	}
+}
+
+// TestPeerBookKeepsRelays: a node that is reached through a relay alone is in the book,
+// and a host that dials no relays is told of none.
+func TestPeerBookKeepsRelays(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "book")
+	const direct = "/ip4/192.0.2.1/tcp/1"
+	relayed := "/ip4/192.0.2.9/tcp/1/p2p/" + testID + "/p2p-circuit"
+	a, b := nodeAt(t, relayed), nodeAt(t, direct)
+	b.Addrs = append(b.Addrs, ma.StringCast(relayed))
+	keepOnce(t, path, &overlayOf{known: []overlay.Contact{a, b}})
+	o := &overlayOf{}
+	book := openBook(t, path, "home")
+	book.keep(o)
+	if err := book.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got := map[peer.ID]int{}
+	for _, c := range o.learned {
+		got[c.ID] = len(c.Addrs)
+	}
+	if want := map[peer.ID]int{a.ID: 1, b.ID: 2}; !maps.Equal(got, want) {
+		t.Errorf("of the book's nodes so many addresses are told: %v, want %v", got, want)
+	}
+	x := newTester(t, testConfig{opts: []libp2p.Option{libp2p.DisableRelay()}}).start()
+	x.d.Learn(o.learned...)
+	x.d.ask(t.Context(), func() {
+		for _, c := range x.d.state.Known() {
+			if c.ID != b.ID || len(c.Addrs) != 1 || c.Addrs[0].String() != direct {
+				t.Errorf("without relays it knows %v at %v", c.ID, c.Addrs)
+			}
+		}
+	})
+	if n := x.d.Network().Known; n != 1 {
+		t.Errorf("without relays it knows %d nodes, want 1", n)
 	}
 }
 

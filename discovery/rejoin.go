@@ -74,6 +74,10 @@ func (d *Driver) seedFound(i int, s *seedState, info peer.AddrInfo) {
 		d.log.Warn("seed has a new identity", "seed", s.seed, "was", s.id, "is", info.ID)
 	}
 	s.id = info.ID
+	// What kept it from being found is over; what it answered itself may not be.
+	if _, refused := errors.AsType[*LinkError](s.err); !refused && !errors.Is(s.err, ErrFull) && !errors.Is(s.err, ErrOtherNetwork) {
+		s.err, s.told = nil, ""
+	}
 	if d.cfg.Hooks.SeedFound != nil {
 		d.cfg.Hooks.SeedFound(s.seed.String(), info)
 	}

@@ -219,7 +219,7 @@ func TestNoLinkOverRelay(t *testing.T) {
 	s := &sender{d: a.d, peer: b.d.host.ID()}
 	opened := make(chan error, 1)
 	go func() {
-		_, err := s.open(nil)
+		_, err := s.open(nil, a.d.dials)
 		opened <- err
 	}()
 	a.until("the seed error", a.hasLine("seed "+at+": only reached through a relay, no direct connection"))

@@ -3,6 +3,7 @@ package discovery
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,7 +18,7 @@ import (
 )
 
 const (
-	// dialTimeout bounds a dial and the opening of the stream (promise 5).
+	// dialTimeout bounds a dial (promise 5), and the opening of the stream.
 	dialTimeout = 5 * time.Second
 	// writeTimeout bounds one write; a peer that reads nothing for that long has
 	// also sent nothing and is about to be dropped.
@@ -155,7 +156,11 @@ func (s *sender) loop() {
 		}
 		// A stream can die with one of two connections, so a second try is due.
 		if stream == nil {
-			if stream, err = s.open(addrs); err == nil {
+			slots := s.d.dials
+			if !slices.ContainsFunc(batch, func(m overlay.Message) bool { return !isAnswer(m) }) {
+				slots = s.d.answers
+			}
+			if stream, err = s.open(addrs, slots); err == nil {
 				err = s.write(stream, buf)
 			}
 		}
@@ -199,16 +204,21 @@ func part(s network.Stream) {
 	}
 }
 
-func (s *sender) open(addrs []ma.Multiaddr) (network.Stream, error) {
-	release, err := s.d.dialSlot(s.d.ctx)
-	if err != nil {
+// isAnswer tells whether all that m is for is to answer who asked.
+func isAnswer(m overlay.Message) bool {
+	switch m.(type) {
+	case overlay.Reject, overlay.Leave, overlay.ShuffleReply:
+		return true
+	}
+	return false
+}
+
+func (s *sender) open(addrs []ma.Multiaddr, slots slots) (network.Stream, error) {
+	if err := s.d.reach(s.d.ctx, s.peer, addrs, slots); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(s.d.ctx, dialTimeout)
 	defer cancel()
-	if err := s.d.reach(ctx, s.peer, addrs, release); err != nil {
-		return nil, err
-	}
 	stream, err := s.d.host.NewStream(ctx, s.peer, Protocol)
 	if err != nil {
 		return nil, err

@@ -45,11 +45,11 @@ func (p pauses) after(fails int) time.Duration {
 type entry struct {
 	Contact
 	signed    []ma.Multiaddr // those of Addrs that are in the record
-	neighbour bool      // it was one
-	fails     int       // attempts in vain since it was last heard; not zero: it is lost
-	retryAt   time.Time // no attempt before
-	tried     time.Time // the last attempt
-	checked   time.Time // the last attempt or word of its own
+	neighbour bool           // it was one
+	fails     int            // attempts in vain since it was last heard; not zero: it is lost
+	retryAt   time.Time      // no attempt before
+	tried     time.Time      // the last attempt
+	checked   time.Time      // the last attempt or word of its own
 }
 
 // A book holds the known and the lost addresses in the order they came: slices,

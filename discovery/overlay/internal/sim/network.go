@@ -65,7 +65,7 @@ func (n *node) conn(peer int32) *conn {
 	return nil
 }
 
-// A dial is under way, or waits until one of eight others has ended.
+// A dial is under way, or waits until one of MaxDials others has ended.
 type dial struct {
 	peer    int32
 	seed    int  // the number of the seed that is looked for, or -1

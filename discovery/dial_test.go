@@ -1,0 +1,138 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+)
+
+// fill takes all slots of one kind.
+func (s slots) fill() {
+	for range cap(s) {
+		s <- struct{}{}
+	}
+}
+
+// TestConnectedPeersNeedNoSlot: strangers who ask and hang up, so that all dials are
+// made in vain, do not keep those out who are connected.
+func TestConnectedPeersNeedNoSlot(t *testing.T) {
+	a := newTester(t, testConfig{max: 5}).start()
+	b := newTester(t, testConfig{max: 5}).start()
+	b.d.dials.fill()
+	b.d.answers.fill()
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	if _, err := a.d.AddPeer(ctx, b.addr()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestAnswersHaveSlotsOfTheirOwn: who has asked and hung up is answered, and takes no
+// slot of those that this node wants to reach.
+func TestAnswersHaveSlotsOfTheirOwn(t *testing.T) {
+	x, h := newTester(t, testConfig{}).start(), quarry(t)
+	x.d.dials.fill()
+	connected := make(chan struct{}, 1)
+	defer whenConnected(h.Network(), x.d.host.ID(), func(network.Conn) {
+		select {
+		case connected <- struct{}{}:
+		default:
+		}
+	})()
+	x.d.ask(t.Context(), func() {
+		x.d.send(overlay.Contact{ID: h.ID(), Addrs: h.Addrs()}, overlay.Reject{Reason: overlay.ReasonFull})
+	})
+	select {
+	case <-connected:
+	case <-time.After(15 * time.Second):
+		t.Error("nobody was answered")
+	}
+	began := time.Now()
+	if err := x.d.reach(t.Context(), idOf(t, newKey(t)), h.Addrs(), x.d.dials); !errors.Is(err, errBusy) {
+		t.Errorf("without a slot: %v", err)
+	}
+	if d := time.Since(began); d > 2*dialTimeout {
+		t.Errorf("it waited %v", d)
+	}
+}
+
+// TestOnlyWhatTheGuardAllowsIsDialled: what a stranger said of himself while he was
+// connected is in the peerstore for a quarter of an hour, and is dialled no more.
+func TestOnlyWhatTheGuardAllowsIsDialled(t *testing.T) {
+	x := newTester(t, testConfig{}).start()
+	victim, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer victim.Close()
+	dialled := make(chan struct{})
+	go func() {
+		if c, err := victim.Accept(); err == nil {
+			c.Close()
+			close(dialled)
+		}
+	}()
+	at, err := manet.FromNetAddr(victim.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger := idOf(t, newKey(t))
+	for _, ttl := range []time.Duration{peerstore.RecentlyConnectedAddrTTL, peerstore.TempAddrTTL} {
+		x.d.host.Peerstore().AddAddr(stranger, at, ttl)
+		if err := x.d.reach(t.Context(), stranger, []ma.Multiaddr{deserted(t)}, x.d.dials); err == nil {
+			t.Error("a stranger was reached where nobody is")
+		}
+	}
+	select {
+	case <-dialled:
+		t.Error("somebody else was dialled")
+	default:
+	}
+}
+
+// TestSeedIsGoodAgainWhenFound: also if it was not linked to for that; and when it is
+// gone the next time, that is told again.
+func TestSeedIsGoodAgainWhenFound(t *testing.T) {
+	a := newTester(t, testConfig{max: 5}).start()
+	x := newTester(t, testConfig{seeds: []string{"127.0.0.1:1"}}).start()
+	x.until("the seed's error", x.hasLine("refused"))
+	gone := errors.New("gone again")
+	told := func() (n int) {
+		for _, line := range x.log {
+			if strings.Contains(line, gone.Error()) {
+				n++
+			}
+		}
+		return n
+	}
+	for i := range 2 {
+		x.d.ask(t.Context(), func() {
+			x.d.seedFailed(time.Now(), 0, gone)
+			x.d.seedFound(0, x.d.seeds[0], peer.AddrInfo{ID: a.d.host.ID(), Addrs: a.d.host.Addrs()})
+		})
+		x.until("it is told", func() bool { return told() > i })
+		x.d.ask(t.Context(), func() {
+			if err := x.d.seeds[0].err; err != nil {
+				t.Errorf("found, and the error is %v", err)
+			}
+		})
+	}
+	x.d.ask(t.Context(), func() {
+		x.d.seedFailed(time.Now(), 0, ErrFull)
+		x.d.seedFound(0, x.d.seeds[0], peer.AddrInfo{ID: a.d.host.ID(), Addrs: a.d.host.Addrs()})
+		if err := x.d.seeds[0].err; !errors.Is(err, ErrFull) {
+			t.Errorf("it was full, and the error is %v", err)
+		}
+	})
+}

@@ -101,6 +101,7 @@ func (n *Node) release() error {
 	if n.driver != nil {
 		n.driver.Close()
 	}
+	n.closeLeaves()
 	n.drains.mu.Lock()
 	for _, timer := range n.drains.of {
 		timer.Stop()

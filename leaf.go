@@ -1,9 +1,12 @@
 package smokesignal
 
 import (
+	"fmt"
 	"sync"
 
+	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 
 	"github.com/go-smokesignal/smokesignal/discovery"
 	"github.com/go-smokesignal/smokesignal/events"
@@ -19,8 +22,61 @@ const leafTag = "smokesignal leaf"
 // leaves are the peers that are linked for broadcasts alone: they are on the topic and
 // speak repair, but not the overlay (docs/wire.md, A leaf).
 type leaves struct {
-	mu sync.Mutex
-	of map[ID]bool
+	spoken event.Subscription // who says what it speaks
+	tasks  sync.WaitGroup
+
+	mu     sync.Mutex
+	of     map[ID]bool
+	closed bool
+}
+
+// watchLeaves follows who says what it speaks: a leaf may say so only after it has come
+// to the topic, and stop being one.
+func (n *Node) watchLeaves() error {
+	sub, err := n.host.EventBus().Subscribe([]any{new(event.EvtPeerIdentificationCompleted), new(event.EvtPeerProtocolsUpdated)},
+		eventbus.BufSize(256), eventbus.Name("smokesignal leaves"))
+	if err != nil {
+		return fmt.Errorf("listen to the host's event bus: %w", err)
+	}
+	n.leaves.spoken = sub
+	n.leaves.tasks.Go(func() {
+		for ev := range sub.Out() {
+			switch ev := ev.(type) {
+			case event.EvtPeerIdentificationCompleted:
+				n.spoke(ev.Peer)
+			case event.EvtPeerProtocolsUpdated:
+				n.spoke(ev.Peer)
+			}
+		}
+	})
+	return nil
+}
+
+func (n *Node) spoke(p peer.ID) {
+	leaf := n.isLeaf(p)
+	n.leaves.mu.Lock()
+	defer n.leaves.mu.Unlock()
+	switch {
+	case leaf && !n.leaves.of[p] && n.onTopic(p):
+		n.linkLeaf(p)
+	case !leaf && n.leaves.of[p]:
+		n.unlinkLeaf(p)
+	}
+}
+
+// closeLeaves forgets all leaves.
+func (n *Node) closeLeaves() {
+	if n.leaves.spoken != nil {
+		n.leaves.spoken.Close()
+		n.leaves.tasks.Wait()
+	}
+	n.leaves.mu.Lock()
+	defer n.leaves.mu.Unlock()
+	n.leaves.closed = true
+	for p := range n.leaves.of {
+		n.host.ConnManager().Unprotect(p, leafTag)
+	}
+	clear(n.leaves.of)
 }
 
 // onTopicChanged is told of everybody who comes to the topic, or leaves it.
@@ -32,18 +88,23 @@ func (n *Node) onTopicChanged(p peer.ID, present bool) {
 	case present:
 		n.linkLeaf(p)
 	case n.leaves.of[p]:
-		delete(n.leaves.of, p)
-		n.broadcast.Unlink(p)
-		n.host.ConnManager().Unprotect(p, leafTag)
-		for _, other := range n.pubsub.ListPeers(n.topic) {
-			n.linkLeaf(other) // one may have waited for the place
-		}
+		n.unlinkLeaf(p)
+	}
+}
+
+// unlinkLeaf forgets the leaf p. It needs the lock.
+func (n *Node) unlinkLeaf(p peer.ID) {
+	delete(n.leaves.of, p)
+	n.broadcast.UnlinkLeaf(p)
+	n.host.ConnManager().Unprotect(p, leafTag)
+	for _, other := range n.pubsub.ListPeers(n.topic) {
+		n.linkLeaf(other) // one may have waited for the place
 	}
 }
 
 // linkLeaf links p if it is a leaf and there is room. It needs the lock.
 func (n *Node) linkLeaf(p peer.ID) {
-	if n.leaves.of[p] || len(n.leaves.of) >= maxLeaves || !n.isLeaf(p) {
+	if n.leaves.closed || n.leaves.of[p] || len(n.leaves.of) >= maxLeaves || !n.isLeaf(p) {
 		return
 	}
 	if n.leaves.of == nil {

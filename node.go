@@ -65,6 +65,7 @@ type Node struct {
 	startedAt time.Time
 	changed   chan struct{} // closed and replaced when the peer list changes
 	closing   atomic.Bool
+	begun     chan struct{} // closed by Start
 	done      chan struct{}
 	err       error
 
@@ -103,7 +104,7 @@ func New(opts ...Option) (*Node, error) {
 	n := &Node{
 		cfg: cfg, log: logging.Room("node", cfg.logger),
 		topic:   "smokesignal/" + cfg.network,
-		changed: make(chan struct{}), done: make(chan struct{}),
+		changed: make(chan struct{}), begun: make(chan struct{}), done: make(chan struct{}),
 		emitters: map[any]event.Emitter{},
 	}
 	n.peers.node = n
@@ -148,7 +149,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	}
 	n.broadcast, err = events.NewBroadcast(n.pubsub, n.host, events.BroadcastConfig{
 		Topic: n.topic, Joined: cfg.topics[n.topic], Session: n.session[:], MaxEventSize: cfg.maxEvent, Codec: cfg.codec,
-		Links: true, Guest: n.foreign, Admit: n.list.Admit, Log: eventsLog,
+		Links: true, Guest: n.foreign, Admit: n.admitBroadcast, Log: eventsLog,
 		StoreAge: max(cfg.storeAge, 1), StoreBytes: cfg.storeBytes, Last: uint64(cfg.last),
 	})
 	if err := n.provePubSub(err); err != nil {
@@ -173,6 +174,9 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 		Log: logging.Room("discovery", cfg.logger),
 	})
 	if err := n.openSources(); err != nil {
+		return err
+	}
+	if err := n.watchLeaves(); err != nil {
 		return err
 	}
 	n.broadcast.OnNeighbour(n.onTopicChanged)
@@ -258,6 +262,7 @@ func (n *Node) Start(ctx context.Context) error {
 	n.watchdog.Start()
 	n.driver.Start()
 	n.sources.start(n.driver)
+	close(n.begun)
 	return nil
 }
 
@@ -351,14 +356,18 @@ func (n *Node) whyAlone() error {
 }
 
 // Flush returns when the direct events that Emit accepted were written to their
-// peers and the broadcasts reached every neighbour, or when ctx ends. The direct events
-// come first: if some were not written, the error counts them, and broadcasts are not
-// waited for. Else it is an *events.UnconfirmedError that names the neighbours.
+// peers and the broadcasts reached every neighbour, or when ctx ends. The error counts the
+// direct events that were not written, and is an *events.UnconfirmedError that names the
+// neighbours which have not confirmed the broadcasts.
 func (n *Node) Flush(ctx context.Context) error {
-	if err := n.direct.Flush(ctx); err != nil {
-		return err
+	direct, broadcast := n.direct.Flush(ctx), n.broadcast.Flush(ctx)
+	switch {
+	case direct == nil:
+		return broadcast
+	case broadcast == nil:
+		return direct
 	}
-	return n.broadcast.Flush(ctx)
+	return fmt.Errorf("%w; %w", direct, broadcast)
 }
 
 // Done is closed when the node has been closed.
@@ -453,6 +462,17 @@ func (n *Node) ours(err error) error {
 
 // The functions below are the hooks of the rooms. They run on the goroutine of
 // the driver, or the watchdog, and do not block.
+
+// admitBroadcast holds broadcasts back until Start, since on a lent host they come from
+// New on, and handlers may be registered in between.
+func (n *Node) admitBroadcast(ctx context.Context, p peer.ID) error {
+	select {
+	case <-n.begun:
+		return n.list.Admit(ctx, p)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
 
 func (n *Node) pending(p peer.ID) {
 	n.list.Expect(p)

@@ -3,6 +3,7 @@ package smokesignal_test
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -293,6 +294,104 @@ func TestLentHostIsTheNodes(t *testing.T) {
 	}
 	if len(l.host.Network().ListenAddresses()) == 0 {
 		t.Error("the host does not listen any more")
+	}
+}
+
+// TestEventsWaitForStart: on a lent host broadcasts come from New on, and wait for the
+// handlers that are registered until Start.
+func TestEventsWaitForStart(t *testing.T) {
+	t.Parallel()
+	other, err := smokesignal.New(smokesignal.Listen("127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if err := other.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l := newLender(t)
+	ps := l.floodsub()
+	topic := l.join(ps, "smokesignal/default")
+	arrives, err := topic.Subscribe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	node, err := smokesignal.New(smokesignal.WithHost(l.host), smokesignal.WithPubSub(ps), smokesignal.WithTopic(topic))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer node.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := l.host.Connect(ctx, peer.AddrInfo{ID: other.ID(), Addrs: other.Host().Addrs()}); err != nil {
+		t.Fatal(err)
+	}
+	for errors.Is(other.Broadcast().Emit(ctx, "number", 1), smokesignal.ErrNoPeers) {
+		time.Sleep(time.Millisecond) // until it has seen the other on the topic, which it does not tell
+	}
+	if _, err := arrives.Next(ctx); err != nil {
+		t.Fatal(err)
+	}
+	// Of a sender whose beginning nobody has told, the first events wait for five seconds.
+	// Nothing tells that they are not handled then.
+	time.Sleep(6 * time.Second)
+	if n := node.Stats().Broadcast.Delivered; n > 0 {
+		t.Errorf("%d events were given to no handler", n)
+	}
+	got := make(chan int, 2)
+	smokesignal.Name[int]("number").On(node.Broadcast(), func(_ context.Context, _ smokesignal.ID, n int) { got <- n })
+	if err := node.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Broadcast().Emit(ctx, "number", 2); err != nil {
+		t.Fatal(err)
+	}
+	for want := range 2 {
+		select {
+		case n := <-got:
+			if n != want+1 {
+				t.Fatalf("%d came, want %d", n, want+1)
+			}
+		case <-ctx.Done():
+			t.Fatalf("number %d did not come", want+1)
+		}
+	}
+}
+
+// TestConnectionsMadeAreClosed: what Connect has connected to is left at Close, unless
+// the application had a connection already.
+func TestConnectionsMadeAreClosed(t *testing.T) {
+	l := newLender(t)
+	node, err := smokesignal.New(smokesignal.WithHost(l.host))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer node.Close()
+	if err := node.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i, known := range []bool{true, false} {
+		far := newLender(t).host
+		if err := far.Network().Listen(ma.StringCast("/ip4/127.0.0.1/tcp/0")); err != nil {
+			t.Fatal(err)
+		}
+		if known {
+			if err := l.host.Connect(t.Context(), peer.AddrInfo{ID: far.ID(), Addrs: far.Addrs()}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := node.Connect(t.Context(), far.Addrs()[0].String()); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(l.host.Network().Peers()); n != i+1 {
+			t.Fatalf("%d peers", n)
+		}
+	}
+	if err := node.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(l.host.Network().Peers()); n != 1 {
+		t.Errorf("%d connections are left, want the application's", n)
 	}
 }
 

@@ -84,7 +84,7 @@ func (n *Node) Connect(ctx context.Context, addr string) (ID, error) {
 	if err != nil {
 		return "", fmt.Errorf("smokesignal: connect: %w", err)
 	}
-	info, err := seed.Find(ctx, n.host)
+	info, err := n.driver.Find(ctx, seed)
 	if err != nil {
 		return "", fmt.Errorf("smokesignal: connect to %s: %w", addr, err)
 	}

@@ -222,6 +222,15 @@ func decodeMarks(b []byte) ([]engine.Mark, error) {
 	return marks, nil
 }
 
+// readID reads a peer id. One of more than maxAuthor bytes is no sender's whose messages
+// pass.
+func readID(b []byte) (peer.ID, error) {
+	if len(b) > maxAuthor {
+		return "", fmt.Errorf("a peer id of %d bytes, at most %d", len(b), maxAuthor)
+	}
+	return peer.IDFromBytes(b)
+}
+
 func decodeMark(b []byte) (m engine.Mark, err error) {
 	var session []byte
 	var held uint64
@@ -231,7 +240,7 @@ func decodeMark(b []byte) (m engine.Mark, err error) {
 		}
 		switch {
 		case f.Num == numMarkSender && f.Type == protowire.BytesType:
-			if m.Sender, err = peer.IDFromBytes(f.Bytes); err != nil {
+			if m.Sender, err = readID(f.Bytes); err != nil {
 				return m, err
 			}
 		case f.Num == numMarkSession && f.Type == protowire.BytesType:

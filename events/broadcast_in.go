@@ -2,6 +2,7 @@ package events
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -80,7 +81,12 @@ func (in *inbox) take(m *pubsub.Message) bool {
 	}
 	sender := m.GetFrom() // proven by the signature
 	o, err := parseOriginal(m.Message)
-	if err != nil {
+	switch {
+	case errors.Is(err, errBounds):
+		in.b.stats.malformed.Add(1)
+		in.b.log.Debug("a message that is padded", "sender", sender, "by", m.ReceivedFrom)
+		return false // what of it the sender has sent is repaired
+	case err != nil:
 		// Others may speak on the topic what they like.
 		if sender != in.b.host.ID() && !in.b.raw.put(sender, m.Data) {
 			in.b.stats.foreign.Add(1)

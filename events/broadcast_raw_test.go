@@ -18,6 +18,7 @@ import (
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/go-smokesignal/smokesignal/events/internal/engine"
@@ -257,7 +258,15 @@ func TestBroadcastAttacks(t *testing.T) {
 	}
 	r.publish(rejected...)
 	huge := bytes.Repeat([]byte{1}, 60<<10)
+	pad := func(n int) func(m *pb.Message) {
+		return func(m *pb.Message) {
+			m.ProtoReflect().SetUnknown(protowire.AppendBytes(protowire.AppendTag(nil, 100, protowire.BytesType), make([]byte, n)))
+			sign(t, m, r.key())
+		}
+	}
+	r.publish(forge(pad(1000))) // which nobody would count
 	refused := []*pb.Message{
+		forge(pad(maxKey)),
 		forge(func(m *pb.Message) { m.Seqno = make([]byte, maxSeqno+1); sign(t, m, r.key()) }),
 		forge(func(m *pb.Message) { m.Seqno = huge; sign(t, m, r.key()) }),
 		forge(func(m *pb.Message) { m.From = huge }),
@@ -313,7 +322,7 @@ func TestBroadcastAttacks(t *testing.T) {
 	if n := st.Refused.Load(); n != uint64(len(refused)) {
 		t.Errorf("%d refused, want %d", n, len(refused))
 	}
-	if st := victim.Stats(); st.Foreign != uint64(len(foreign)) || st.Undecodable != 3 {
+	if st := victim.Stats(); st.Foreign != uint64(len(foreign)) || st.Undecodable != 4 {
 		t.Errorf("%+v", st)
 	}
 	if st := honest.guard.stats; st.Rejected.Load()+st.Refused.Load() != 0 {

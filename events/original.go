@@ -26,6 +26,9 @@ func (o *original) size() int { return len(o.msg.Data) + originalOverhead }
 
 // parseOriginal reads the message of a pubsub that has proven its signature.
 func parseOriginal(msg *pb.Message) (*original, error) {
+	if err := bounded(msg); err != nil {
+		return nil, err
+	}
 	o := &original{msg: msg}
 	if err := o.batch.parse(msg.Data); err != nil {
 		return nil, err
@@ -48,13 +51,27 @@ func decodeOriginal(b []byte, sender peer.ID, topic string) (*original, error) {
 		return nil, fmt.Errorf("%w original: it is of another sender", ErrMalformed)
 	case msg.GetTopic() != topic:
 		return nil, fmt.Errorf("%w original: it is of topic %s", ErrMalformed, quote(msg.GetTopic()))
-	case len(msg.ProtoReflect().GetUnknown()) > 0, len(msg.Seqno) > maxSeqno, len(msg.Key) > maxKey, len(msg.Signature) > maxKey:
-		return nil, fmt.Errorf("%w original: a field is out of bounds", ErrMalformed)
+	}
+	if err := bounded(msg); err != nil {
+		return nil, err
 	}
 	if err := verify(msg, sender); err != nil {
 		return nil, err
 	}
 	return parseOriginal(msg)
+}
+
+// errBounds is returned for a message that would keep more alive than its data.
+var errBounds = fmt.Errorf("%w original: a field is out of bounds", ErrMalformed)
+
+// bounded refuses what is in a message besides its data, which is all that is counted
+// of it, if it is more than a message needs: who passes it on can add to it what the
+// sender has not signed.
+func bounded(msg *pb.Message) error {
+	if len(msg.ProtoReflect().GetUnknown()) > 0 || len(msg.Seqno) > maxSeqno || len(msg.From) > maxAuthor || len(msg.Key) > maxKey || len(msg.Signature) > maxKey {
+		return errBounds
+	}
+	return nil
 }
 
 // verify is what pubsub does with StrictSign.

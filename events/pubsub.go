@@ -23,9 +23,9 @@ const (
 	// bytes. The least message takes two bytes there, and some 200 decoded.
 	maxControl = 64 << 10
 	// Bounds of the fields of one message. Sequence numbers have 8 bytes, and 20
-	// with rust; author and key are those of any kind of peer id.
+	// with rust; author and key are those of any kind of peer id (of at most 42 bytes).
 	maxSeqno  = 64
-	maxAuthor = 128
+	maxAuthor = 64
 	maxKey    = 4 << 10
 	// maxTopics bounds the topics that are remembered of a peer, besides the
 	// topics that were joined here, and maxTopicName their length.

@@ -90,11 +90,11 @@ func (g *pubsubGuard) admit(m *pb.Message, now time.Time) bool {
 		return false
 	case !g.own[m.GetTopic()]:
 		return g.shared // of a topic for publishing only the guard never hears
-	case len(m.Seqno) > maxSeqno, len(m.From) > maxAuthor, len(m.Key) > maxKey, len(m.Signature) > maxKey:
+	case len(m.Seqno) > maxSeqno, len(m.From) > maxAuthor, len(m.Key) > maxKey, len(m.Signature) > maxKey, len(m.ProtoReflect().GetUnknown()) > maxKey:
 		g.stats.Refused.Add(1)
 		return false
 	}
-	size := len(m.Data) + 512
+	size := len(m.Data) + len(m.ProtoReflect().GetUnknown()) + 512
 	if g.bytes+size > maxUnchecked {
 		g.sweep(now)
 		if g.bytes+size > maxUnchecked {

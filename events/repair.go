@@ -101,7 +101,7 @@ func decodeWant(b []byte) (w question, err error) {
 		}
 		switch {
 		case f.Num == numWantSender && f.Type == protowire.BytesType:
-			if w.Sender, err = peer.IDFromBytes(f.Bytes); err != nil {
+			if w.Sender, err = readID(f.Bytes); err != nil {
 				return w, fmt.Errorf("%w want: %w", ErrMalformed, err)
 			}
 		case f.Num == numWantSession && f.Type == protowire.BytesType:

@@ -43,6 +43,9 @@ func (b *Broadcast) Link(p peer.ID, greeting []byte) error {
 	if b.in.closed {
 		return err
 	}
+	if l := b.in.links[p]; l != nil && l.leaf {
+		b.in.unlink(p) // it has become a node
+	}
 	b.in.link(p, false)
 	now := time.Now()
 	if len(greeting) > 0 {
@@ -75,7 +78,7 @@ func (in *inbox) link(p peer.ID, leaf bool) *teller {
 		l = &teller{b: in.b, peer: p, leaf: leaf, wake: make(chan struct{}, 1), inbound: make(map[network.Stream]struct{})}
 		l.ctx, l.cancel = context.WithCancel(in.b.ctx)
 		in.links[p] = l
-		in.engine.Join(p)
+		in.engine.Join(p, leaf)
 		in.met.Store(true)
 		in.b.tasks.Go(l.tell)
 	}
@@ -86,19 +89,32 @@ func (in *inbox) link(p peer.ID, leaf bool) *teller {
 func (b *Broadcast) Unlink(p peer.ID) {
 	b.in.mu.Lock()
 	defer b.in.mu.Unlock()
-	l := b.in.links[p]
-	if l == nil || b.in.closed {
-		return
+	if b.in.links[p] != nil && !b.in.closed {
+		b.in.unlink(p)
 	}
-	delete(b.in.links, p)
+}
+
+// UnlinkLeaf is Unlink if p is linked as a leaf.
+func (b *Broadcast) UnlinkLeaf(p peer.ID) {
+	b.in.mu.Lock()
+	defer b.in.mu.Unlock()
+	if l := b.in.links[p]; l != nil && l.leaf && !b.in.closed {
+		b.in.unlink(p)
+	}
+}
+
+// unlink removes a neighbour. It needs mu.
+func (in *inbox) unlink(p peer.ID) {
+	l := in.links[p]
+	delete(in.links, p)
 	l.cancel()
 	for s := range l.inbound {
-		b.tasks.Go(func() { s.Reset() }) // which may block on a frozen connection
+		in.b.tasks.Go(func() { s.Reset() }) // which may block on a frozen connection
 	}
 	now := time.Now()
-	b.in.engine.Leave(now, p)
-	b.in.perform(now)
-	b.in.changed()
+	in.engine.Leave(now, p)
+	in.perform(now)
+	in.changed()
 }
 
 // tell writes marks until the link ends.

@@ -93,3 +93,53 @@ func TestLeavesHavePlaces(t *testing.T) {
 	delete(leaves, last)
 	next()
 }
+
+// A leaf may say only after it has come to the topic that it speaks repair, and stop
+// speaking it: one that leaves and joins again over the same connection does both.
+func TestLeafThatSpeaksLater(t *testing.T) {
+	for name, lend := range map[string]func(t *testing.T) []smokesignal.Option{
+		"a host of its own": func(*testing.T) []smokesignal.Option { return []smokesignal.Option{smokesignal.Listen("127.0.0.1:0")} },
+		"a lent pubsub": func(t *testing.T) []smokesignal.Option {
+			h := rawHost(t)
+			return []smokesignal.Option{smokesignal.WithHost(h), smokesignal.WithPubSub(lentPubSub(t, h, pubsub.NewGossipSub))}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			node, err := smokesignal.New(lend(t)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer node.Close()
+			if err := node.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			greeted := make(chan peer.ID, 100)
+			h := leafHost(t, node, greeted)
+			protected := func() bool { return node.Host().ConnManager().IsProtected(h.ID(), "smokesignal leaf") }
+			for range 3 {
+				h.SetStreamHandler(events.ProtocolRepair, func(s network.Stream) { greeted <- s.Conn().RemotePeer() })
+				select {
+				case <-greeted:
+				case <-time.After(30 * time.Second):
+					t.Fatal("it is not greeted")
+				}
+				if !protected() {
+					t.Error("its connection is not protected")
+				}
+				h.RemoveStreamHandler(events.ProtocolRepair)
+				until(t, "it is no leaf any more", func() bool { return !protected() })
+				for len(greeted) > 0 {
+					<-greeted
+				}
+			}
+			h.SetStreamHandler(events.ProtocolRepair, func(s network.Stream) { greeted <- s.Conn().RemotePeer() })
+			until(t, "it is a leaf", protected)
+			if err := node.Close(); err != nil {
+				t.Error(err)
+			}
+			if protected() {
+				t.Error("its connection is protected after Close")
+			}
+		})
+	}
+}

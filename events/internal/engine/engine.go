@@ -65,11 +65,12 @@ type Engine[V any] struct {
 	window *window.Core
 	repair *repair.Core
 
-	steps []Step
-	met   map[peer.ID]bool            // neighbours that have greeted
-	gaps  map[peer.ID][]order.Gap     // as repair knows them
-	heard map[order.Session]time.Time // when a session was first known to lack its beginning
-	sweep time.Time                   // of the store
+	steps  []Step
+	met    map[peer.ID]bool // neighbours that have greeted
+	leaves map[peer.ID]bool
+	gaps   map[peer.ID][]order.Gap     // as repair knows them
+	heard  map[order.Session]time.Time // when a session was first known to lack its beginning
+	sweep  time.Time                   // of the store
 }
 
 // sweepEvery is how often the store is looked through for what is too old.
@@ -84,13 +85,18 @@ func New[V any](self peer.ID, session order.Session, cfg Config) *Engine[V] {
 		window: window.New(self, cfg.Window),
 		repair: repair.New(cfg.Repair),
 		met:    make(map[peer.ID]bool),
+		leaves: make(map[peer.ID]bool),
 		gaps:   make(map[peer.ID][]order.Gap),
 		heard:  make(map[order.Session]time.Time),
 	}
 }
 
-// Join adds a neighbour, which is owed what is published from now on.
-func (e *Engine[V]) Join(id peer.ID) {
+// Join adds a neighbour, which is owed what is published from now on. A leaf is one that
+// keeps nothing of others, and that nobody has chosen: it is believed about itself alone.
+func (e *Engine[V]) Join(id peer.ID, leaf bool) {
+	if leaf {
+		e.leaves[id] = true
+	}
 	e.repair.Join(id)
 	e.window.Join(id)
 }
@@ -117,6 +123,7 @@ func (e *Engine[V]) Greet(now time.Time, id peer.ID, marks []Mark) {
 // Leave removes a neighbour.
 func (e *Engine[V]) Leave(now time.Time, id peer.ID) {
 	delete(e.met, id)
+	delete(e.leaves, id)
 	e.window.Leave(now, id)
 	e.repair.Leave(id)
 }
@@ -144,7 +151,7 @@ func (e *Engine[V]) acked(now time.Time, id peer.ID, m Mark) {
 // claim takes a neighbour's mark. If the session is unknown here, or its beginning
 // is, it begins with begin; firm says that nothing before that can be under way.
 func (e *Engine[V]) claim(now time.Time, id peer.ID, m Mark, begin uint64, firm, greeting bool) {
-	if m.Next < 1 || m.Next > order.MaxNumber || begin < 1 {
+	if m.Next < 1 || m.Next > order.MaxNumber || begin < 1 || e.leaves[id] && m.Sender != id {
 		return
 	}
 	_, known := e.order.Mark(m.Sender)

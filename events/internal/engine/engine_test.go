@@ -37,7 +37,7 @@ func mark(begin, next uint64) []Mark {
 }
 
 func (s *script) greet(id peer.ID, marks []Mark) {
-	s.e.Join(id)
+	s.e.Join(id, false)
 	s.e.Greet(s.now, id, marks)
 }
 
@@ -140,6 +140,27 @@ func TestLastOfBeforeIsDelivered(t *testing.T) {
 
 // Of a sender that the neighbour did not know when it greeted, all is owed that it
 // has received.
+// A leaf keeps nothing of others, and nobody has chosen it: what it says of others makes
+// nobody ask, wait, or report a gap.
+func TestLeafIsBelievedAboutItselfAlone(t *testing.T) {
+	for _, leaf := range []bool{true, false} {
+		s := newScript(t, Config{})
+		s.e.Join("a", leaf)
+		s.e.Greet(s.now, "a", mark(5, 9))
+		s.e.Told(s.now, "a", mark(5, 1000))
+		if leaf {
+			s.want(2*time.Minute, "")
+		} else {
+			s.want(time.Second, "fill a? 5-9, a? 9-1000")
+		}
+	}
+	s := newScript(t, Config{})
+	s.e.Join("s", true)
+	s.e.Greet(s.now, "s", mark(5, 9))
+	s.e.Told(s.now, "s", mark(5, 12))
+	s.want(time.Second, "fill s? 5-9, s? 9-12")
+}
+
 func TestSenderUnknownToBoth(t *testing.T) {
 	s := newScript(t, Config{})
 	s.greet("a", nil)

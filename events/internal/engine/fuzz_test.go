@@ -43,7 +43,7 @@ func FuzzEngine(f *testing.F) {
 			switch op & 7 {
 			case 0:
 				linked[id] = true
-				e.Join(id)
+				e.Join(id, false)
 				e.Greet(now, id, e.Marks(1+int(b)))
 			case 1:
 				delete(linked, id)

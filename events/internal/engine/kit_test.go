@@ -325,7 +325,7 @@ func (p *life) meet(l *link) {
 		return
 	}
 	p.links[q.id] = &teller{p: p, link: l}
-	p.e.Join(q.id)
+	p.e.Join(q.id, false)
 	p.heard(l.greeting[i], true)
 	p.e.Greet(p.s.now, q.id, l.greeting[i])
 	p.perform()

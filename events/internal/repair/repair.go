@@ -25,7 +25,8 @@ type Config struct {
 	Patience time.Duration // how long something is missing before it is given up [2 s]
 	// Doubt is the same if nobody who was asked was there [30 s].
 	Doubt time.Duration
-	// MaxAsks bounds the questions under way, of all and to one neighbour [16, 4].
+	// MaxAsks bounds the questions under way [16, or MaxPerPeer for each neighbour, so
+	// that none can keep others from being asked], MaxPerPeer those to one neighbour [4].
 	MaxAsks    int
 	MaxPerPeer int
 	// MaxClaims bounds what is remembered of a neighbour's word [10,000 sessions].
@@ -265,13 +266,15 @@ func (c *Core) Fill(id peer.ID, key Key, from, to uint64) {
 	}
 }
 
+func (c *Core) maxAsks() int { return max(c.cfg.MaxAsks, c.cfg.MaxPerPeer*len(c.neighbours)) }
+
 // Advance returns whom to ask for what at now, and what is to be given up: the
 // events from From to To, of which Peer is nobody. Every question has to be
 // answered by Answered.
 func (c *Core) Advance(now time.Time) (asks, given []Ask) {
 	asks, given = c.advanceNeeds(now)
 	c.refill = time.Time{}
-	for i := 0; i < len(c.fills) && c.asks < c.cfg.MaxAsks; i++ {
+	for i := 0; i < len(c.fills) && c.asks < c.maxAsks(); i++ {
 		f := c.fills[i]
 		if f.again.After(now) {
 			c.refill = order.Earlier(c.refill, f.again)
@@ -285,7 +288,7 @@ func (c *Core) Advance(now time.Time) (asks, given []Ask) {
 
 // advanceNeeds is Advance for what is missing since we are here.
 func (c *Core) advanceNeeds(now time.Time) (asks, given []Ask) {
-	if c.due.IsZero() || c.due.After(now) || c.rested.After(now) || c.asks >= c.cfg.MaxAsks {
+	if c.due.IsZero() || c.due.After(now) || c.rested.After(now) || c.asks >= c.maxAsks() {
 		return nil, nil
 	}
 	c.due = time.Time{}
@@ -293,7 +296,7 @@ func (c *Core) advanceNeeds(now time.Time) (asks, given []Ask) {
 		c.rested = now.Add(manyPause)
 	}
 	for _, n := range c.needs {
-		if n.asking == "" && !now.Before(n.due(&c.cfg)) && c.asks < c.cfg.MaxAsks {
+		if n.asking == "" && !now.Before(n.due(&c.cfg)) && c.asks < c.maxAsks() {
 			if a, ok := c.advanceNeed(now, n); ok && a.Peer == "" {
 				given = append(given, a)
 			} else if ok {
@@ -442,7 +445,7 @@ func (c *Core) filled(now time.Time, a Ask, got uint64, answer Answer) {
 // Next returns when to call Advance; zero: not before the next input.
 func (c *Core) Next() time.Time {
 	switch {
-	case c.asks >= c.cfg.MaxAsks || len(c.neighbours) == 0:
+	case c.asks >= c.maxAsks() || len(c.neighbours) == 0:
 		return time.Time{}
 	case c.due.IsZero():
 		return c.refill

@@ -126,7 +126,8 @@ func (g *Gate) speaks(p peer.ID, protocols ...protocol.ID) bool {
 // AwaitRoom waits while there is a peer that has yet to take more than half of
 // [GateConfig.MaxPending], and takes it. Whoever calls it before each message makes a
 // peer that is slow miss none. It waits until ctx ends, which is its only error,
-// or [GateConfig.StallTimeout]: nobody can make others wait for long.
+// or [GateConfig.StallTimeout]. Whom one call has waited for in vain none waits for until
+// it has taken all, so nobody can make others wait for long again and again.
 func (g *Gate) AwaitRoom(ctx context.Context) error {
 	var timeout <-chan time.Time
 	for ctx.Err() == nil {
@@ -142,6 +143,7 @@ func (g *Gate) AwaitRoom(ctx context.Context) error {
 		select {
 		case <-change:
 		case <-timeout:
+			g.waitedInVain()
 			return nil
 		case <-g.ctx.Done():
 			return nil
@@ -149,6 +151,23 @@ func (g *Gate) AwaitRoom(ctx context.Context) error {
 		}
 	}
 	return context.Cause(ctx)
+}
+
+// waitedInVain ends the waiting for all for which much waits.
+func (g *Gate) waitedInVain() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, r := range g.peers {
+		if r.out != nil {
+			r.out.waitedInVain()
+		}
+	}
+}
+
+func (o *gateOut) waitedInVain() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.box.slow = o.box.crowded() || o.box.slow
 }
 
 // crowded returns what is closed when something has changed at a peer for which much
@@ -170,7 +189,7 @@ func (g *Gate) crowded() <-chan struct{} {
 func (o *gateOut) crowded() <-chan struct{} {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.ended || o.box.stalled || o.box.size <= o.box.max/2 {
+	if o.ended || o.box.stalled || o.box.slow || !o.box.crowded() {
 		return nil
 	}
 	if o.change == nil {

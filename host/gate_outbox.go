@@ -22,6 +22,7 @@ type outbox struct {
 	size    int      // memory of the chunks
 	since   time.Time
 	stalled bool
+	slow    bool              // it was waited for in vain, and was not empty since
 	late    map[string][]byte // SubOpts that a stalled peer has missed
 
 	dropped uint64 // messages
@@ -85,10 +86,13 @@ func (b *outbox) drop(rpc []byte) {
 
 func (b *outbox) empty() bool { return len(b.chunks) == 0 }
 
+// crowded reports whether more waits than a peer that gets on leaves waiting.
+func (b *outbox) crowded() bool { return b.size > b.max/2 }
+
 // add appends a copy of an RPC.
 func (b *outbox) add(rpc []byte, now time.Time) {
 	if b.empty() {
-		b.since = now
+		b.since, b.slow = now, false
 	}
 	last := len(b.chunks) - 1
 	if last < 0 || cap(b.chunks[last])-len(b.chunks[last]) < len(rpc) {
@@ -117,7 +121,7 @@ func (b *outbox) took(n int, now time.Time) {
 	}
 	b.since = now
 	b.skip(n)
-	if b.stalled && b.size <= b.max/2 {
+	if b.stalled && !b.crowded() {
 		b.stalled = false
 		if rpc := announcing(b.late); rpc != nil {
 			b.add(rpc, now)

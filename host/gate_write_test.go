@@ -486,3 +486,78 @@ func TestGateAwaitsRoom(t *testing.T) {
 		}
 	})
 }
+
+// A guest that takes a little all the time, so that it never stalls, and never what
+// waits, is waited for once; again only when it has taken all.
+func TestGateAwaitsRoomInVainOnce(t *testing.T) {
+	const pending = 512 << 10
+	withPeer(t, GateConfig{MaxPending: pending, StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
+		g.mu.Lock()
+		g.admit(fakeID, g.peers[fakeID], false, true)
+		g.mu.Unlock()
+		rpc := messages(make([]byte, 20<<10))
+		awaits := func() time.Duration {
+			t.Helper()
+			start := time.Now()
+			if err := g.AwaitRoom(t.Context()); err != nil {
+				t.Error(err)
+			}
+			return time.Since(start)
+		}
+		fill := func() {
+			for range pending*3/4/len(rpc) + 1 {
+				write(t, s, rpc)
+			}
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		var taking sync.WaitGroup
+		taking.Go(func() {
+			for ctx.Err() == nil {
+				time.Sleep(300 * time.Millisecond)
+				p.mu.Lock()
+				p.room += 200
+				p.changed()
+				p.mu.Unlock()
+			}
+		})
+		fill()
+		var others sync.WaitGroup
+		others.Go(func() {
+			time.Sleep(500 * time.Millisecond)
+			if d := awaits(); d > 700*time.Millisecond { // looked at once in an eighth
+				t.Errorf("another call has waited %v, and not until the first gave up", d)
+			}
+		})
+		if d := awaits(); d != time.Second {
+			t.Errorf("the first call has waited %v", d)
+		}
+		others.Wait()
+		for range 20 {
+			if d := awaits(); d != 0 {
+				t.Fatalf("a call has waited %v for whom another had waited for in vain", d)
+			}
+			time.Sleep(time.Second)
+		}
+		if n := g.Stats().Stalls; n != 0 {
+			t.Fatalf("%d stalls: that is another case", n)
+		}
+		stop()
+		taking.Wait()
+		p.takes(pending / 2) // which is below half, and not all
+		fill()
+		if d := awaits(); d != 0 {
+			t.Errorf("a call has waited %v although all was never taken", d)
+		}
+		p.takes(2 * pending)
+		time.Sleep(time.Second)
+		p.takesOnly(0)
+		fill()
+		go func() {
+			time.Sleep(200 * time.Millisecond)
+			p.takes(pending)
+		}()
+		if d := awaits(); d != 200*time.Millisecond {
+			t.Errorf("a call has waited %v for whom had taken all, and took it again", d)
+		}
+	})
+}

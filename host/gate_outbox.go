@@ -122,12 +122,17 @@ func (b *outbox) took(n int, now time.Time) {
 	b.since = now
 	b.skip(n)
 	if b.stalled && !b.crowded() {
-		b.stalled = false
-		if rpc := announcing(b.late); rpc != nil {
-			b.add(rpc, now)
-		}
-		b.late = nil
+		b.resume(now)
 	}
+}
+
+// resume ends a stall.
+func (b *outbox) resume(now time.Time) {
+	b.stalled = false
+	if rpc := announcing(b.late); rpc != nil {
+		b.add(rpc, now)
+	}
+	b.late = nil
 }
 
 // skip takes n bytes away.
@@ -146,8 +151,9 @@ func (b *outbox) skip(n int) {
 
 // cut tells that the stream which took part of the first RPC is gone. The rest
 // alone is of no use, and the whole may be why the stream broke, so it is
-// dropped; those behind it go to the next stream.
-func (b *outbox) cut() {
+// dropped; those behind it go to the next stream. If there are none, that ends a stall:
+// nothing is left that the peer could take.
+func (b *outbox) cut(now time.Time) {
 	if b.sent == 0 {
 		return
 	}
@@ -159,13 +165,19 @@ func (b *outbox) cut() {
 	if end == b.sent {
 		return
 	}
-	b.drop(b.chunks[0][begin:end])
+	// What it announces is older than what is late, and the next stream begins with
+	// all that is announced.
+	_, messages := inspect(b.chunks[0][begin:end])
+	b.dropped += uint64(messages)
 	b.skip(end - b.sent)
+	if b.stalled && b.empty() {
+		b.resume(now)
+	}
 }
 
 // clear drops all that waits.
-func (b *outbox) clear() {
-	b.cut()
+func (b *outbox) clear(now time.Time) {
+	b.cut(now)
 	for !b.empty() {
 		end := frameEnd(b.next())
 		b.drop(b.next()[:end])

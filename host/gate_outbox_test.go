@@ -185,8 +185,8 @@ func TestOutboxCut(t *testing.T) {
 		if taken > 0 {
 			b.took(taken, now)
 		}
-		b.cut()
-		b.cut()
+		b.cut(now)
+		b.cut(now)
 		if begun := taken%size != 0; begun != (b.dropped == 1) {
 			t.Errorf("%d bytes were taken: %d dropped", taken, b.dropped)
 		}
@@ -195,6 +195,51 @@ func TestOutboxCut(t *testing.T) {
 			t.Errorf("%d bytes were taken: %d are still counted", taken, b.size)
 		}
 	}
+}
+
+// When what a stalled peer has begun to take is all there was, the end of its stream is
+// the end of the stall; of what was announced it hears the latest.
+func TestOutboxCutEndsAStall(t *testing.T) {
+	now := time.Unix(1, 0)
+	b := outbox{max: 4 * chunkSize, timeout: time.Second}
+	b.add(announce("a", true), now)
+	b.took(1, now)
+	now = now.Add(time.Second)
+	for _, rpc := range [][]byte{message("1"), announce("a", false), announce("b", true)} {
+		if b.judge(rpc, now) != dropped {
+			t.Fatal("it is not stalled")
+		}
+	}
+	b.cut(now)
+	if b.stalled {
+		t.Error("it is stalled though nothing waits")
+	}
+	if b.judge(message("2"), now) == accepted {
+		b.add(message("2"), now)
+	}
+	got := heard(t, b.drain(now, 100))
+	slices.Sort(got) // the announcements are one RPC, so without an order
+	if want := []string{"2", "a: false", "b: true"}; !slices.Equal(got, want) {
+		t.Errorf("the peer hears %q, want %q", got, want)
+	}
+	if b.late != nil || b.dropped != 1 || b.stalls != 1 {
+		t.Errorf("%v is late, %d dropped, %d stalls", b.late, b.dropped, b.stalls)
+	}
+
+	// As long as something waits, the next stream has to take it first; and what was
+	// announced by an RPC that was cut is no news.
+	b.add(announce("a", true), now)
+	b.add(message("3"), now)
+	b.took(1, now)
+	now = now.Add(time.Second)
+	if b.judge(announce("a", false), now) != dropped {
+		t.Fatal("it is not stalled")
+	}
+	b.cut(now)
+	if !b.stalled {
+		t.Error("the stall is over though nothing was taken")
+	}
+	wantHeard(t, b.drain(now, 100), "3", "a: false")
 }
 
 // Whatever happens, a message is written whole and in order, or counted, or
@@ -224,11 +269,11 @@ func TestOutboxCounts(t *testing.T) {
 				stream = append(stream, b.next()[:n]...)
 				b.took(n, now)
 			case op == 19 && rnd.IntN(5) == 0:
-				b.cut()
+				b.cut(now)
 				streams, stream, cut = append(streams, stream), []byte{}, true
 			}
 		}
-		b.clear()
+		b.clear(now)
 		streams = append(streams, stream)
 		got, last := 0, ""
 		for _, s := range streams {

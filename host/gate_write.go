@@ -107,7 +107,7 @@ func (o *gateOut) write(c *carrier) {
 	for !o.ended && !o.box.empty() {
 		switch {
 		case o.carrier != c:
-			o.box.cut()
+			o.box.cut(time.Now())
 			c = o.carrier
 			continue
 		case c == nil:
@@ -139,7 +139,7 @@ func (o *gateOut) written() {
 
 // finish is called once, when the stream has ended and nothing is written.
 func (o *gateOut) finish() {
-	o.box.clear()
+	o.box.clear(time.Now())
 	o.count()
 	o.gate.tasks.Done()
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -341,6 +342,44 @@ func TestGateMovesWhatWaits(t *testing.T) {
 		got, _ = p.got(1)
 		wantHeard(t, got, "topic: true", "2", "3", "4")
 		if got := g.Stats(); got != (GateStats{Dropped: 1, Reopened: 1}) {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+// A peer that stalled in the middle of the only message that waits is heard and sent to
+// again when its stream breaks: on the next one nothing is left of the stall.
+func TestGateStalledPeerOnAnotherStream(t *testing.T) {
+	withPeer(t, GateConfig{StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
+		p.takes(1 << 10)
+		write(t, s, announce("a", true))
+		time.Sleep(time.Second)
+		p.takesOnly(1)
+		write(t, s, message("0"))
+		time.Sleep(2 * time.Second)
+		write(t, s, message("1")) // which finds out
+		write(t, s, announce("a", false))
+		write(t, s, announce("b", true))
+		if got := g.Stats(); got.Stalls != 1 || got.Dropped != 1 {
+			t.Fatalf("%+v", got)
+		}
+		p.breaks()
+		p.takes(1 << 20)
+		time.Sleep(time.Second)
+		write(t, s, message("2"))
+		time.Sleep(time.Second)
+		got, _ := p.got(1)
+		what := heard(t, got)
+		topics := make(map[string]bool) // what is announced last, as some is repeated
+		for _, w := range what {
+			if topic, on, ok := strings.Cut(w, ": "); ok {
+				topics[topic] = on == "true"
+			}
+		}
+		if !slices.Contains(what, "2") || topics["a"] || !topics["b"] {
+			t.Errorf("on its next stream the peer hears %q", what)
+		}
+		if got := g.Stats(); got != (GateStats{Dropped: 2, Stalls: 1, Reopened: 1}) {
 			t.Errorf("%+v", got)
 		}
 	})

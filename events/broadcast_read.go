@@ -30,6 +30,9 @@ type readers struct {
 const (
 	// maxWorkers bounds the goroutines that call handlers; beyond it senders wait.
 	maxWorkers = 1024
+	// maxQueues bounds the senders that wait: keys cost nothing, and a queue outlives
+	// what the store had of its sender. It is about as many as the store has room for.
+	maxQueues = 20_000
 	// maxRuns bounds what waits of one sender, which a sender could otherwise make
 	// grow by leaving out every other event.
 	maxRuns = 4096
@@ -52,7 +55,8 @@ func (r *readers) init(b *Broadcast) {
 	r.queues = make(map[peer.ID]*senderQueue)
 }
 
-// put adds events behind those of the same sender. It does not block.
+// put adds events behind those of the same sender, or drops those of a new one if too
+// many senders wait. It does not block. It needs the inbox's mu.
 func (r *readers) put(s *engine.Step) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -61,6 +65,12 @@ func (r *readers) put(s *engine.Step) {
 		return
 	}
 	q := r.queues[s.Sender]
+	if q == nil && len(r.queues) >= maxQueues {
+		r.count(run{from: s.From, to: s.To, lost: s.Lost})
+		r.b.in.engine.Done(s.Sender, s.Session, s.To) // or the store would keep them for us
+		r.warned.warn(r.b.log, time.Now(), s.To-s.From, "events of new senders were dropped since handlers are slow", "sender", s.Sender, "first", s.From, "last", s.To-1)
+		return
+	}
 	if q == nil {
 		q = &senderQueue{events: eventMaker{from: s.Sender}}
 		r.queues[s.Sender] = q

@@ -34,7 +34,8 @@ type rawReaders struct {
 
 const (
 	// maxRaw bounds what waits for handlers, and is four of the largest messages. A
-	// message counts its bytes and rawWeight, so of small ones 4096 wait at most.
+	// message counts its bytes and rawWeight, so of small ones 4096 wait at most, and
+	// those of 4096 senders.
 	maxRaw    = 4 << 20
 	rawWeight = 1 << 10
 )
@@ -80,11 +81,11 @@ func (r *rawReaders) put(from peer.ID, data []byte) bool {
 	if len(r.handlers) == 0 {
 		return false
 	}
-	if r.closed || !r.makeRoom(from, weigh(data)) {
+	q := r.queues[from]
+	if r.closed || q == nil && r.crowded(from) || !r.makeRoom(from, weigh(data)) {
 		r.dropped.Add(1)
 		return true
 	}
-	q := r.queues[from]
 	if q == nil {
 		q = &rawQueue{from: from}
 		r.queues[from] = q
@@ -104,6 +105,16 @@ func (r *rawReaders) put(from peer.ID, data []byte) bool {
 	q.list = append(q.list, data)
 	q.weight += weigh(data)
 	r.waiting += weigh(data)
+	return true
+}
+
+// crowded reports whether there is no room for another sender: one whose messages were
+// all dropped for others keeps its turn, and weighs nothing. It needs mu.
+func (r *rawReaders) crowded(from peer.ID) bool {
+	if len(r.queues) < maxRaw/rawWeight {
+		return false
+	}
+	r.warned.warn(r.mux.log, time.Now(), 1, "messages were dropped since handlers are slow", "sender", from)
 	return true
 }
 

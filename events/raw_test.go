@@ -96,6 +96,43 @@ func TestRawBoundsWhatWaits(t *testing.T) {
 	})
 }
 
+// Who comes with one key after the other, each with less to say, drives out what the
+// last ones have said, and not more: the senders have a bound, too.
+func TestRawBoundsSenders(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		r := newRawReaders(t.Context())
+		busy := make(chan struct{})
+		r.on(func(context.Context, peer.ID, []byte) { <-busy })
+		const most, flood = maxRaw / rawWeight, 6000
+		for i := range maxWorkers {
+			r.put(peer.ID(fmt.Sprint("busy ", i)), nil)
+		}
+		synctest.Wait() // all who could take a sender's turn are busy
+		for i := range flood {
+			r.put(peer.ID(fmt.Sprint(i)), make([]byte, flood-i))
+		}
+		if n := len(r.queues); n > most || r.waiting > maxRaw {
+			t.Errorf("%d senders and %d bytes wait, more than %d and %d", n, r.waiting, most, maxRaw)
+		}
+		before := r.dropped.Load()
+		r.put("new", nil)
+		if n := r.dropped.Load() - before; n != 1 {
+			t.Errorf("%d messages were dropped of a sender too many", n)
+		}
+		close(busy)
+		synctest.Wait()
+		const sent = maxWorkers + flood + 1
+		if got, dropped := r.delivered.Load(), r.dropped.Load(); got+dropped != sent || r.waiting != 0 || len(r.queues) != 0 {
+			t.Errorf("%d came, %d were dropped of %d; %d bytes and %d senders are left", got, dropped, sent, r.waiting, len(r.queues))
+		}
+		r.put("new", nil)
+		synctest.Wait()
+		if n := r.dropped.Load() - before; n != 1 {
+			t.Error("a new sender is dropped though nobody waits")
+		}
+	})
+}
+
 // A handler keeps and changes what it is given, panics, and is taken away while
 // messages wait for it.
 func TestRawHandlers(t *testing.T) {

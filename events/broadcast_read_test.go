@@ -1,0 +1,87 @@
+package events
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	pb "github.com/libp2p/go-libp2p-pubsub/pb"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/events/internal/engine"
+	"github.com/go-smokesignal/smokesignal/events/internal/order"
+	"github.com/go-smokesignal/smokesignal/events/internal/store"
+	"github.com/go-smokesignal/smokesignal/internal/bubble"
+	"github.com/go-smokesignal/smokesignal/internal/logging"
+)
+
+// newInbox returns what of a Broadcast handles what comes, without a network.
+func newInbox(t *testing.T, admit func(context.Context, peer.ID) error) *Broadcast {
+	log := logging.Room("events", nil)
+	b := &Broadcast{log: log, mux: newMux(log), cfg: BroadcastConfig{Admit: admit}, ctx: t.Context()}
+	b.in = inbox{b: b, room: make(chan struct{}, 1), engine: engine.New[*original]("ourselves", rawSession(0), engine.Config{
+		Order: order.Config{MaxSenders: 2 * maxQueues},
+		Store: store.Config{MaxBytes: 64 << 20}, // so that only the queues are short
+	})}
+	b.readers.init(b)
+	return b
+}
+
+// Each stranger's key is a new sender. How many of those wait for slow handlers has a
+// bound: beyond it what new ones send is dropped, counted and not kept; those that wait
+// are heard, and new ones again when there is room.
+func TestReadersBoundSenders(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		admitted := make(chan struct{})
+		b := newInbox(t, func(context.Context, peer.ID) error {
+			<-admitted
+			return nil
+		})
+		defer b.in.close()
+		receive := func(sender peer.ID, first uint64) {
+			t.Helper()
+			o, err := parseOriginal(&pb.Message{Data: batchOf(t, rawSession(1), first, "x")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.in.mu.Lock()
+			defer b.in.mu.Unlock()
+			now := time.Now()
+			b.in.receive(now, sender, o, "neighbour")
+			b.in.perform(now)
+		}
+		stored := func(sender peer.ID) int {
+			b.in.mu.Lock()
+			defer b.in.mu.Unlock()
+			return len(b.in.engine.Stored(sender, rawSession(1), 1, 10, 1<<20))
+		}
+		for i := range maxQueues {
+			receive(peer.ID(fmt.Sprint(i)), 1)
+		}
+		if st := b.Stats(); st.Overrun != 0 {
+			t.Fatalf("%d events are dropped of as many senders as may wait", st.Overrun)
+		}
+		const more = 100
+		for i := range more {
+			receive(peer.ID(fmt.Sprint("more ", i)), 1)
+		}
+		time.Sleep(2 * time.Minute) // until the store lets go what nobody is going to read
+		known := peer.ID(fmt.Sprint(maxQueues - 1))
+		if dropped, waiting := stored("more 0"), stored(known); dropped != 0 || waiting != 1 {
+			t.Errorf("%d batches are kept of a sender that was dropped, %d of one that waits", dropped, waiting)
+		}
+		receive(known, 2)
+		if n, st := len(b.readers.queues), b.Stats(); n != maxQueues || st.Overrun != more {
+			t.Errorf("%d senders wait, %d events were dropped, want %d and %d", n, st.Overrun, maxQueues, more)
+		}
+		close(admitted)
+		synctest.Wait()
+		receive("more 1", 2)
+		synctest.Wait()
+		if st := b.Stats(); st.Delivered != maxQueues+2 || st.Overrun != more || st.Lost != 0 || len(b.readers.queues) != 0 {
+			t.Errorf("%d senders are left, %+v", len(b.readers.queues), st)
+		}
+	})
+}

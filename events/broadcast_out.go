@@ -80,15 +80,26 @@ func (o *outbox) put(ctx context.Context, try bool, ev *outgoing) (uint64, error
 	return number, nil
 }
 
-// publishOne publishes the batch for which there is room, without the lock.
+// publishOne publishes the batch for which there is room, without the lock. What pubsub
+// refuses is left to a task, since the Emit that calls this has a ctx.
 func (o *outbox) publishOne() {
 	data := o.take()
 	o.mu.Unlock()
-	o.publish(data)
+	again := o.tryPublish(data)
 	o.mu.Lock()
-	if o.count > 0 && o.b.stageNow() != broadcastClosed {
+	switch {
+	case o.b.stageNow() == broadcastClosed:
+		o.rest()
+	case again:
+		o.b.tasks.Go(func() {
+			if sleep(o.b.ctx, publishRetry) == nil {
+				o.publish(data)
+				o.publishAll()
+			}
+		})
+	case o.count > 0:
 		o.b.tasks.Go(o.publishAll)
-	} else {
+	default:
 		o.rest()
 	}
 }
@@ -215,24 +226,26 @@ func (o *outbox) gather(behind int) {
 
 // publish hands a batch to pubsub, on its way through which it enters the store.
 func (o *outbox) publish(data []byte) {
-	for {
-		err := o.b.topic.Publish(o.b.ctx, data)
-		if err == nil || o.b.ctx.Err() != nil {
-			return
-		}
-		if errors.Is(err, context.Canceled) || errors.Is(err, pubsub.ErrTopicClosed) {
-			o.b.log.Error("nothing more can be broadcast", "error", ErrPubSubEnded)
-			o.b.orphaned.Store(true)
-			o.mu.Lock()
-			o.changed()
-			o.mu.Unlock()
-			return
-		}
-		o.b.log.Warn("a broadcast could not be published and is tried again", "error", err)
-		if sleep(o.b.ctx, publishRetry) != nil {
-			return
-		}
+	for o.tryPublish(data) && sleep(o.b.ctx, publishRetry) == nil {
 	}
+}
+
+// tryPublish is publish once, and reports whether to do it again.
+func (o *outbox) tryPublish(data []byte) (again bool) {
+	err := o.b.topic.Publish(o.b.ctx, data)
+	if err == nil || o.b.ctx.Err() != nil {
+		return false
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, pubsub.ErrTopicClosed) {
+		o.b.log.Error("nothing more can be broadcast", "error", ErrPubSubEnded)
+		o.b.orphaned.Store(true)
+		o.mu.Lock()
+		o.changed()
+		o.mu.Unlock()
+		return false
+	}
+	o.b.log.Warn("a broadcast could not be published and is tried again", "error", err)
+	return true
 }
 
 // goal returns the number of the next event.

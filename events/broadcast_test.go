@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -583,5 +584,84 @@ func TestBroadcastTryEmit(t *testing.T) {
 	pair[1].wait(pair[0], want...)
 	if err := pair[0].TryEmit("*"); !errors.Is(err, ErrBadName) {
 		t.Error(err)
+	}
+}
+
+// A lent pubsub may refuse what we publish, by a validator of the application. No Emit
+// waits for that longer than its ctx allows; what was accepted goes out, in order, when
+// it is allowed, and Close does not wait for that.
+func TestBroadcastRefusedByPubSub(t *testing.T) {
+	a, b := lendStation(t, BroadcastConfig{}), newStation(t, overTCP, BroadcastConfig{})
+	var refusing atomic.Bool
+	tried := make(chan struct{}, 1)
+	err := a.ps.RegisterTopicValidator(testTopic, func(_ context.Context, from peer.ID, _ *pubsub.Message) bool {
+		if from != a.id() || !refusing.Load() {
+			return true
+		}
+		signal(tried)
+		return false
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	link(t, a, b)
+	var want []string
+	emit := func(ctx context.Context, size int) error {
+		text := fmt.Sprintf("%04d%s", len(want), strings.Repeat("x", size))
+		done := make(chan error, 1)
+		go func() { done <- a.Emit(ctx, "x", []byte(text)) }()
+		select {
+		case err := <-done:
+			if err == nil {
+				want = append(want, text)
+			}
+			return err
+		case <-time.After(10 * time.Second):
+			t.Fatal("Emit waits for a pubsub that refuses, and not for its ctx")
+			return nil
+		}
+	}
+	refuse := func() {
+		t.Helper()
+		refusing.Store(true)
+		eventually(t, "nothing is being published", func() bool {
+			a.out.mu.Lock()
+			defer a.out.mu.Unlock()
+			a.out.last = time.Time{} // so that Emit publishes by itself
+			return !a.out.busy
+		})
+	}
+	for round := range 2 {
+		refuse()
+		if err := emit(t.Context(), 0); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		<-tried
+		// Behind it a batch is gathered; what finds no room there waits.
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		for err == nil && len(want) < 1000 {
+			err = emit(ctx, 32<<10)
+		}
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("round %d: after %d events %v", round, len(want), err)
+		}
+		err = nil
+		refusing.Store(false)
+		b.wait(a, want...)
+		if err := a.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refuse()
+	if err := emit(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	<-tried
+	if err := a.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := emit(t.Context(), 0); !errors.Is(err, ErrClosed) {
+		t.Errorf("after Close %v", err)
 	}
 }

@@ -296,7 +296,7 @@ func (e *Engine[V]) Output(now time.Time) Output {
 	}
 	for i := range e.steps {
 		if s := &e.steps[i]; !s.Lost {
-			e.store.Read(s.Sender, s.Session, s.From)
+			e.store.Begin(s.Sender, s.Session, s.From)
 		}
 	}
 	out := Output{Steps: e.steps, Asks: asks, Due: e.window.Due(now)}

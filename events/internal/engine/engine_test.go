@@ -215,6 +215,31 @@ func TestWhatWaitsIsKept(t *testing.T) {
 	s.want(0, "1-5, 5-9")
 }
 
+// What handlers have not come to stays, however slow they are: also when more is waiting
+// behind it.
+func TestUnreadIsKept(t *testing.T) {
+	s := newScript(t, Config{})
+	s.greet("a", mark(1, 1))
+	s.receive(1, 5, "a")
+	s.receive(5, 9, "a")
+	s.want(0, "1-5, 5-9")
+	s.receive(9, 12, "a")
+	s.want(3*time.Minute, "9-12")
+	for _, from := range []uint64{1, 5, 9} {
+		if _, ok := s.e.Read("s", first, from, from+3); !ok {
+			t.Errorf("from %d on it is gone", from)
+		}
+	}
+	s.e.Done("s", first, 9)
+	s.want(3*time.Minute, "")
+	if _, ok := s.e.Read("s", first, 5, 9); ok {
+		t.Error("what was read long ago is still here")
+	}
+	if _, ok := s.e.Read("s", first, 9, 12); !ok {
+		t.Error("what was not read is gone")
+	}
+}
+
 // A newcomer between two parts of a network tells one what it has got of a silent
 // sender from the other.
 func TestFilledIsTold(t *testing.T) {

@@ -180,6 +180,14 @@ func (s *Store[V]) Read(id peer.ID, key order.Session, to uint64) {
 	}
 }
 
+// Begin says that reading begins at from, unless it has begun: what is before that is
+// here for others.
+func (s *Store[V]) Begin(id peer.ID, key order.Session, from uint64) {
+	if ses := s.find(id, key); ses != nil && ses.read == 0 {
+		ses.read = from
+	}
+}
+
 // Advance removes what is too old at now. It takes time in proportion to the
 // senders, so it should be called about once a second.
 func (s *Store[V]) Advance(now time.Time) {

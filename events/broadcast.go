@@ -400,9 +400,9 @@ func (b *Broadcast) OnBorrowed(name string, f func(context.Context, *Event)) (of
 // their publishing, and beside the author's events; of several f may be called at once.
 // f's ctx ends at Close; a panic of f is caught, counted and logged.
 //
-// What waits for handlers has a bound of 4 MiB; beyond it messages are lost and
-// counted, those of the author of whom most waits first. Without a handler they
-// are counted as Foreign.
+// What waits for handlers has a bound of 4 MiB and of 4,096 authors; beyond it messages
+// are lost and counted, those of the author of whom most waits first. Without a handler
+// they are counted as Foreign: on a pubsub that was lent they come from New on.
 func (b *Broadcast) OnRaw(f func(ctx context.Context, from peer.ID, data []byte)) (off func()) {
 	return b.raw.on(f)
 }

@@ -174,7 +174,7 @@ func (t *Topic) MaxSize() int { return t.most }
 // does not take what was sent for five seconds misses what is sent to it then.
 //
 // Publish waits, up to five seconds, while a member has much to take of what was sent
-// before, until ctx ends. ErrTooLarge (for more than MaxSize bytes), ErrNoPeers (nobody
+// before, until ctx ends; not again for the same member until it has taken all. ErrTooLarge (for more than MaxSize bytes), ErrNoPeers (nobody
 // is on the topic, see Ready) and ErrClosed come at once. After any error nothing was
 // sent.
 func (t *Topic) Publish(ctx context.Context, data []byte) error {
@@ -244,8 +244,8 @@ func (t *Topic) take(m *pubsub.Message) bool {
 // handled one after the other as they came; f may be called for several authors at
 // once. f's ctx ends at Close; a panic of f is caught, counted and logged.
 //
-// What waits for handlers has a bound of 4 MiB; beyond it messages are lost and
-// counted, those of the author of whom most waits first.
+// What waits for handlers has a bound of 4 MiB and of 4,096 authors; beyond it messages
+// are lost and counted, those of the author of whom most waits first.
 func (t *Topic) On(f func(ctx context.Context, from peer.ID, data []byte)) (off func()) {
 	return t.raw.on(f)
 }

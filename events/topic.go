@@ -174,9 +174,9 @@ func (t *Topic) MaxSize() int { return t.most }
 // does not take what was sent for five seconds misses what is sent to it then.
 //
 // Publish waits, up to five seconds, while a member has much to take of what was sent
-// before, until ctx ends; not again for the same member until it has taken all. ErrTooLarge (for more than MaxSize bytes), ErrNoPeers (nobody
-// is on the topic, see Ready) and ErrClosed come at once. After any error nothing was
-// sent.
+// before, until ctx ends; not again for the same member until it has taken all.
+// ErrTooLarge (for more than MaxSize bytes), ErrNoPeers (nobody is on the topic, see
+// Ready) and ErrClosed come at once. After any error nothing was sent.
 func (t *Topic) Publish(ctx context.Context, data []byte) error {
 	if err := t.publish(ctx, data); err != nil {
 		return &topicError{t.name, err}

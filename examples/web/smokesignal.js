@@ -474,6 +474,10 @@ const dialTimeout = 5000
 // without a greeting, before it is used without repair.
 const topicTimeout = 10_000
 const greetTimeout = 5000
+// How often the nodes are looked at, since pubsub tells nobody of a stream that broke, and
+// how often while one is about to come: it may announce the topic before there is a stream to it.
+const checkEvery = 5000
+const checkSoon = 100
 
 let lastStart = 0n
 
@@ -560,6 +564,8 @@ export class Leaf {
   #timer
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #dialTimer
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #checkTimer
   #end = new AbortController()
   #notes = Promise.resolve() // the callbacks of connections, one after the other
   /** @type {Array<() => void>} */
@@ -662,6 +668,7 @@ export class Leaf {
     this.#end.abort()
     clearTimeout(this.#timer)
     clearTimeout(this.#dialTimer)
+    clearTimeout(this.#checkTimer)
     for (const t of this.#silent.values()) clearTimeout(t)
     for (const undo of this.#undo) undo()
     for (const id of [...this.#nodes.keys()]) this.#lost(id)
@@ -711,6 +718,8 @@ export class Leaf {
     let links = this.#nodes.size + this.#targets.filter((t) => t.dialing).length
     for (const t of this.#targets) {
       if (t.dialing || (t.id !== undefined && (this.#nodes.has(t.id) || this.#silent.has(t.id)))) continue
+      // Another address of the same node, which need not stay that: it was given without an id.
+      if (t.id !== undefined && this.#targets.some((x) => x.dialing && x.id === t.id)) continue
       if (links >= this.#links) break
       if (t.next > now) {
         next = Math.min(next, t.next)
@@ -728,6 +737,11 @@ export class Leaf {
     try {
       const c = await this.libp2p.dial(t.addrs, { signal: AbortSignal.any([this.#end.signal, AbortSignal.timeout(dialTimeout)]) })
       t.id = c.remotePeer.toString()
+      // Of two connections to one node pubsub may write on one and read on the other; it
+      // does not know this one before it is identified.
+      if (this.libp2p.getConnections(c.remotePeer).some((x) => x !== c && x.status === 'open' && x.limits === undefined)) {
+        c.abort(new Error('there is a connection already'))
+      }
       await this.#look(c.remotePeer)
     } catch (err) {
       this.#why = asError(err).message
@@ -744,12 +758,35 @@ export class Leaf {
     } catch {} // libp2p was stopped
   }
 
+  /** Looks at the nodes now and then. */
+  #check () {
+    clearTimeout(this.#checkTimer)
+    if (this.closed || (this.#nodes.size === 0 && this.#silent.size === 0)) return
+    this.#checkTimer = setTimeout(() => {
+      for (const peer of this.libp2p.getPeers()) {
+        const id = peer.toString()
+        if (this.#nodes.has(id) || this.#silent.has(id)) this.#look(peer)
+      }
+      this.#check()
+    }, this.#silent.size > 0 ? checkSoon : checkEvery)
+  }
+
+  /**
+   * Whether a peer has announced the topic, and is sent what is published: a peer whose
+   * stream broke may open it again, and pubsub opens no other to it.
+   * @param {PeerId} peer
+   */
+  #reached (peer) {
+    const writes = (/** @type {Stream} */ s) => s.direction === 'outbound' && s.status === 'open' && s.writeStatus === 'writable' && /^\/(floodsub|meshsub)\//.test(s.protocol)
+    return this.#pubsub.getSubscribers(this.topic).some((/** @type {PeerId} */ p) => p.equals(peer)) &&
+      this.libp2p.getConnections(peer).some((c) => c.status === 'open' && c.streams.some(writes))
+  }
+
   /** @param {PeerId} peer */
   async #judge (peer) {
     const id = peer.toString()
     const connected = this.libp2p.getConnections(peer).length > 0
-    const here = connected && this.#pubsub.getSubscribers(this.topic).some((/** @type {PeerId} */ p) => p.equals(peer))
-    if (!here) this.#lost(id)
+    if (!connected || !this.#reached(peer)) this.#lost(id)
     if (!connected) {
       clearTimeout(this.#silent.get(id))
       if (this.#silent.delete(id)) this.#dial()
@@ -762,7 +799,7 @@ export class Leaf {
       return // it is not identified yet
     }
     if (this.closed || !known.includes(protocols.overlay) || this.libp2p.getConnections(peer).length === 0) return
-    if (this.#pubsub.getSubscribers(this.topic).some((/** @type {PeerId} */ p) => p.equals(peer))) {
+    if (this.#reached(peer)) {
       clearTimeout(this.#silent.get(id))
       this.#silent.delete(id)
       this.#found(id, peer)
@@ -774,6 +811,7 @@ export class Leaf {
         this.#why = `${id} is not on the topic ${this.topic}`
         this.libp2p.hangUp(peer).catch(() => {}).then(() => this.#dial())
       }, topicTimeout))
+      this.#check()
     }
   }
 
@@ -794,6 +832,7 @@ export class Leaf {
     }, greetTimeout)
     this.#tell(link)
     this.#wake()
+    this.#check()
   }
 
   /** A node is counted from now on. @param {Link} link */

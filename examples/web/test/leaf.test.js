@@ -140,9 +140,16 @@ test('bad bytes end a stream, and nothing else', async (t) => {
   assert.equal(await b.peer(a.id).request('well'), 'yes')
 })
 
-/** A libp2p of which a leaf sees nothing but the messages of pubsub. */
+/** A libp2p of which a leaf sees the messages of pubsub, and a node if it is told of one. */
 class Fake extends EventTarget {
-  services = { pubsub: Object.assign(new EventTarget(), { subscribe () {}, unsubscribe () {}, getSubscribers: () => [] }) }
+  services = { pubsub: Object.assign(new EventTarget(), { subscribe () {}, unsubscribe () {}, getSubscribers: () => this.peers }) }
+  peerStore = { get: async () => ({ protocols: [wire.protocols.overlay] }) }
+  /** @type {any[]} */
+  peers = [] // on the topic
+  /** @type {any[]} */
+  connections = []
+  /** @type {any[]} */
+  hungUp = []
 
   /** @param {import('@libp2p/interface').PeerId} peerId */
   constructor (peerId) {
@@ -152,8 +159,21 @@ class Fake extends EventTarget {
 
   async handle () {}
   async unhandle () {}
-  getPeers () { return [] }
-  getConnections () { return [] }
+  getPeers () { return this.connections.map((c) => c.remotePeer) }
+  getConnections () { return this.connections }
+  /** @param {any} peer */
+  async hangUp (peer) {
+    this.hungUp.push(peer)
+    this.connections = []
+  }
+
+  /** @param {any} peer a node that has announced the topic */
+  node (peer) {
+    const streams = [{ direction: 'outbound', status: 'open', writeStatus: 'writable', protocol: '/floodsub/1.0.0' }]
+    this.peers = [peer]
+    this.connections = [{ remotePeer: peer, status: 'open', streams, newStream: async () => { throw new Error('none') } }]
+    this.services.pubsub.dispatchEvent(new CustomEvent('subscription-change', { detail: { peerId: peer } }))
+  }
 
   /** @param {object} detail */
   message (detail) {
@@ -216,4 +236,75 @@ test('a libp2p that is stopped under a leaf does no harm', async (t) => {
   await assert.rejects(b.peer(a.id).request('x'))
   await a.close()
   await assert.rejects(a.emit('x'), wire.ClosedError)
+})
+
+/** Lets everything happen that needs no time. */
+const settle = () => new Promise((resolve) => setImmediate(resolve))
+
+/** @type {Record<string, (libp2p: Fake) => void>} */
+const breaks = {
+  'its stream': (libp2p) => { libp2p.peers = [] },
+  'the stream to it, although it has opened its own again': (libp2p) => { libp2p.connections[0].streams[0].status = 'reset' }
+}
+for (const [name, fail] of Object.entries(breaks)) {
+  test(`a node is lost and hung up on when this breaks: ${name}`, async (t) => {
+    t.mock.timers.enable({ apis: ['setTimeout'] })
+    const [me, node] = [await newKey(), await newKey()]
+    const libp2p = new Fake(me.id)
+    const leaf = await join({ libp2p: /** @type {any} */ (libp2p) })
+    t.after(() => leaf.close())
+    const pass = async (/** @type {number} */ ms) => {
+      for (; ms > 0; ms -= 100) {
+        t.mock.timers.tick(100)
+        await settle()
+      }
+    }
+    libp2p.node(node.id)
+    await settle()
+    await pass(20_000)
+    assert.deepEqual(leaf.peers, [node.id.toString()])
+    fail(libp2p) // of which pubsub tells nobody
+    await pass(5000)
+    assert.equal(leaf.connected, false)
+    assert.equal(libp2p.hungUp.length, 0)
+    libp2p.services.pubsub.dispatchEvent(new CustomEvent('subscription-change', { detail: { peerId: node.id } }))
+    await pass(10_000)
+    assert.equal(leaf.connected, false)
+    assert.equal(libp2p.hungUp.length, 1)
+  })
+}
+
+test('a node that announces the topic before there is a stream to it is found', async (t) => {
+  const [me, node] = [await newKey(), await newKey()]
+  const libp2p = new Fake(me.id)
+  const leaf = await join({ libp2p: /** @type {any} */ (libp2p) })
+  t.after(() => leaf.close())
+  libp2p.node(node.id)
+  libp2p.connections[0].streams[0].status = 'opening'
+  await settle()
+  libp2p.connections[0].streams[0].status = 'open'
+  let asked = 0
+  libp2p.connections[0].newStream = async () => { // for its marks
+    asked++
+    throw new Error('none')
+  }
+  for (const end = performance.now() + 2000; asked === 0 && performance.now() < end;) await new Promise((resolve) => setTimeout(resolve, 10))
+  assert.ok(asked > 0)
+})
+
+test('two addresses of one node make one connection', async (t) => {
+  const listen = ['/ip4/127.0.0.1/tcp/0', '/ip4/127.0.0.1/tcp/0']
+  const node = await createNode({ transports: [tcp()], listen })
+  t.after(() => node.stop())
+  await node.handle(wire.protocols.overlay, () => {})
+  const { pubsub } = /** @type {any} */ (node.services)
+  pubsub.subscribe('smokesignal/default')
+  let opened = 0
+  node.addEventListener('connection:open', () => { opened++ })
+  const addrs = node.getMultiaddrs().map((a) => a.toString().replace(/\/p2p\/.*/, ''))
+  assert.equal(addrs.length, 2)
+  const leaf = await newLeaf(t, { addrs })
+  await leaf.ready()
+  assert.equal(leaf.libp2p.getConnections().length, 1)
+  assert.equal(opened, 2)
 })

@@ -109,7 +109,7 @@ export class Order {
   #senders = new Map() // the longest silent first
   /** @type {Map<string, Life>} */
   #hints = new Map() // lives known from the word of others only
-  /** @type {Map<string, { met: boolean, asked: number, claims: Map<string, Mark & { greeting: boolean }> }>} */
+  /** @type {Map<string, { met: boolean, mute: boolean, asked: number, claims: Map<string, Mark & { greeting: boolean }> }>} */
   #nodes = new Map()
   /** @type {Step[]} */
   #steps = []
@@ -128,11 +128,17 @@ export class Order {
 
   /** @param {string} node which can be asked from now on */
   join (node) {
-    if (!this.#nodes.has(node)) this.#nodes.set(node, { met: false, asked: 0, claims: new Map() })
+    if (!this.#nodes.has(node)) this.#nodes.set(node, { met: false, mute: false, asked: 0, claims: new Map() })
   }
 
   /** @param {string} node */
   leave (node) { this.#nodes.delete(node) }
+
+  /** Asks a node no more, as it has not greeted in time, until it does. @param {string} node */
+  mute (node) {
+    const n = this.#nodes.get(node)
+    if (n !== undefined) n.mute = true
+  }
 
   /**
    * Takes the marks that a node tells, of others than this leaf.
@@ -158,6 +164,7 @@ export class Order {
       this.#claim(now, node, m, begin)
     }
     n.met ||= greeting
+    if (greeting) n.mute = false
   }
 
   /** @param {number} now @param {string} node @param {Mark} m @param {bigint} begin */
@@ -413,14 +420,16 @@ export class Order {
       return Infinity
     }
     const missing = now - life.since
-    const proven = !life.failed && missing >= patience && [...this.#nodes.values()].some(({ claims }) => {
+    const nodes = [...this.#nodes.values()]
+    const proven = !life.failed && missing >= patience && nodes.some(({ claims }) => {
       const c = claims.get(sender)
       return c !== undefined && compareSessions(c, life) === 0 && c.begin <= gap.from && gap.from < c.next
     })
+    const hopeless = missing >= patience && nodes.length > 0 && nodes.every(({ mute }) => mute)
     life.tried.clear()
     life.failed = false
     life.again = now + pause
-    if (!proven && missing < (this.#nodes.size > 0 ? doubt : alone)) return life.again
+    if (!proven && !hopeless && missing < (this.#nodes.size > 0 ? doubt : alone)) return life.again
     giveUp()
     return now // there may be another gap
   }
@@ -434,8 +443,8 @@ export class Order {
     let best = ''
     let rank = 0
     let busy = false
-    for (const [id, { asked, claims }] of this.#nodes) {
-      if (life.tried.has(id)) continue
+    for (const [id, { mute, asked, claims }] of this.#nodes) {
+      if (mute || life.tried.has(id)) continue
       const c = claims.get(sender)
       let r = 4
       if (c === undefined || compareSessions(c, life) !== 0 || c.next <= gap.from) {

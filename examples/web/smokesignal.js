@@ -827,6 +827,7 @@ export class Leaf {
     this.#window.join(performance.now(), id)
     link.timer = setTimeout(() => {
       this.#window.leave(id)
+      this.#order.mute(id)
       this.#up(link)
       this.#publish()
     }, greetTimeout)

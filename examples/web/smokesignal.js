@@ -474,6 +474,7 @@ const dialTimeout = 5000
 // without a greeting, before it is used without repair.
 const topicTimeout = 10_000
 const greetTimeout = 5000
+const maxDirty = 4096 // senders of which a node is still to be told
 // How often the nodes are looked at, since pubsub tells nobody of a stream that broke, and
 // how often while one is about to come: it may announce the topic before there is a stream to it.
 const checkEvery = 5000
@@ -1028,6 +1029,8 @@ export class Leaf {
 
   /** Notes that a node is to be told of a sender. @param {Link} link @param {string} sender @param {boolean} [ask] */
   #soil (link, sender, ask = false) {
+    // A node that takes nothing asks again for what it is not told.
+    if (link.dirty.size >= maxDirty && sender !== this.id) return
     link.dirty.add(sender)
     if (ask) link.asks.add(sender)
     this.#tell(link)
@@ -1057,7 +1060,8 @@ export class Leaf {
         for (const sender of [...link.dirty].slice(0, 400)) {
           const m = sender === this.id ? this.#ownMark() : this.#order.mark(sender)
           link.dirty.delete(sender)
-          if (m !== undefined) marks.push({ ...m, ask: link.asks.delete(sender) })
+          const ask = link.asks.delete(sender)
+          if (m !== undefined) marks.push({ ...m, ask })
         }
         if (marks.length > 0) await write(link.stream, encodeRepair({ told: marks }), repairTimeout)
         link.retry = 50
@@ -1121,9 +1125,9 @@ export class Leaf {
     if (this.#nodes.get(link.id) !== link) return
     for (const m of marks) {
       if (m.sender === this.id && compareSessions(m, this.session) === 0) this.#window.acked(now, link.id, m.next - m.withheld)
-      if (m.ask) this.#soil(link, m.sender)
     }
     this.#order.told(now, link.id, marks.filter((m) => m.sender !== this.id), greeting)
+    for (const m of marks) if (m.ask && (m.sender === this.id || this.#order.mark(m.sender) !== undefined)) this.#soil(link, m.sender)
     if (greeting && !link.greeted) {
       link.greeted = true
       clearTimeout(link.timer)

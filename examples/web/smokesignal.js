@@ -171,6 +171,19 @@ class Frames {
 // ---------------------------------------------------------------------------
 // Handlers
 
+/** How long the handlers of one sender may keep everything else from running, in ms. */
+const maxBusy = 20
+
+/** Lets everything else run that is due. Timers would do, but browsers delay those of a page that is hidden. */
+const pause = () => new Promise((resolve) => {
+  const { port1, port2 } = new MessageChannel()
+  port1.onmessage = () => {
+    port1.close()
+    resolve(undefined)
+  }
+  port2.postMessage(0)
+})
+
 /** @typedef {(from: string, ...args: any[]) => unknown} Handler called one after the other for each sender: a promise is waited for */
 
 class Handlers {
@@ -964,8 +977,14 @@ export class Leaf {
   async #handle (sender) {
     const list = /** @type {Array<Step | Raw>} */ (this.#queues.get(sender))
     await undefined // never on the stack of pubsub
+    let since = performance.now()
+    const rest = async () => {
+      await pause()
+      since = performance.now()
+    }
     for (; list.length > 0; list.shift()) {
       const item = list[0]
+      if (performance.now() - since > maxBusy) await rest()
       if (this.closed) break
       if ('raw' in item) {
         await this.#onRaw.call(sender, item.raw)
@@ -973,6 +992,8 @@ export class Leaf {
         await this.#onGap.call({ sender, session: item.session, from: item.from, to: item.to })
       } else {
         for (const b of item.events) {
+          if (performance.now() - since > maxBusy) await rest()
+          if (this.closed) break
           let event
           try {
             event = decodeEvent(b)

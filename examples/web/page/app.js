@@ -6,6 +6,7 @@
 
 import { createNode, encodeQR, join } from './bundle.js'
 import { Chat } from './chat.js'
+import { Pending } from './pending.js'
 import { clean, maxText } from './text.js'
 
 /** @typedef {import('../smokesignal.js').Leaf} Leaf */
@@ -62,30 +63,46 @@ function bdi (text) {
   return e
 }
 
-/** Adds a line at the end, which is scrolled to by who was there. @param {string} kind @param {...Node | string} parts */
-function add (kind, ...parts) {
+/** @typedef {() => Node} Line made when it is shown */
+
+/** @type {Pending<Line>} */
+const pending = new Pending((lines, names) => {
+  if (lines.length > 0) add(lines)
+  if (names !== undefined) showHere(names)
+}, maxLines, (f) => { requestAnimationFrame(f) })
+
+/** Adds lines at the end, which is scrolled to by who was there. @param {Line[]} lines */
+function add (lines) {
   const log = $('log')
   const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40
-  const line = document.createElement('p')
-  line.className = kind
-  line.append(...parts)
-  log.append(line)
+  log.append(...lines.map((line) => line()))
   while (log.childElementCount > maxLines) log.firstElementChild.remove()
   if (atEnd) log.scrollTop = log.scrollHeight
 }
 
+/** @param {string} kind @param {...Node | string} parts */
+function paragraph (kind, ...parts) {
+  const line = document.createElement('p')
+  line.className = kind
+  line.append(...parts)
+  return line
+}
+
 /** @param {string} name @param {string} text */
-function said (name, text) {
+function spoken (name, text) {
   const who = bdi(name)
   who.className = 'name'
   let hue = 0
   for (const c of name) hue = (hue * 31 + /** @type {number} */ (c.codePointAt(0))) % 360
   who.style.setProperty('--hue', String(hue))
-  add('line', who, ': ', bdi(text))
+  return paragraph('line', who, ': ', bdi(text))
 }
 
+/** @param {string} name @param {string} text */
+const said = (name, text) => pending.line(() => spoken(name, text))
+
 /** @param {string} text */
-const note = (text) => add('note', bdi(text))
+const note = (text) => pending.line(() => paragraph('note', bdi(text)))
 
 /** @param {string[]} names */
 function showHere (names) {
@@ -129,7 +146,7 @@ async function enter (name) {
   chat = new Chat(own, name, {
     said,
     note,
-    here: showHere,
+    here: (names) => pending.here(names),
     connected (yes) {
       status(yes ? 'on' : 'off', yes ? 'Connected' : lost)
       note(yes ? 'connected' : 'disconnected')
@@ -214,6 +231,7 @@ $('send').addEventListener('submit', async (/** @type {Event} */ evt) => {
   }
   $('line').value = ''
   said(chat.name, clean(text, Math.max(maxText, text.length)))
+  pending.flush()
   $('log').scrollTop = $('log').scrollHeight
   try {
     await chat.say(text)
@@ -224,6 +242,7 @@ $('send').addEventListener('submit', async (/** @type {Event} */ evt) => {
 
 $('leave').addEventListener('click', async () => {
   await leave(true)
+  pending.clear()
   $('log').replaceChildren()
   $('room').hidden = true
   $('enter').hidden = false

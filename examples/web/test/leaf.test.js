@@ -220,6 +220,28 @@ test('only the author speaks in its name', async (t) => {
   assert.deepEqual({ forged, foreign, duplicates, malformed }, { forged: 2, foreign: 1, duplicates: 1, malformed: 1 })
 })
 
+test('a message with many events leaves time for everything else', async (t) => {
+  const [me, alice] = [await newKey(), await newKey()]
+  const libp2p = new Fake(me.id)
+  const leaf = await join({ libp2p: /** @type {any} */ (libp2p) })
+  t.after(() => leaf.close())
+  let ticks = 0
+  const timer = setInterval(() => { ticks++ }, 1)
+  const { promise, resolve } = /** @type {PromiseWithResolvers<void>} */ (Promise.withResolvers())
+  let handled = 0
+  leaf.on('x', () => {
+    for (const end = performance.now() + 2; performance.now() < end;);
+    if (++handled === 100) resolve()
+  })
+  const event = wire.encodeEvent({ name: 'x', args: [] })
+  libp2p.message({
+    from: alice.id, key: alice.key.publicKey, data: wire.encodeBatch({ session: '0102030405060708', start: 1n, first: 1n, events: Array(100).fill(event) })
+  })
+  await promise
+  clearInterval(timer)
+  assert.ok(ticks >= 4, `${ticks} ticks`) // and 10 if the timer is never late
+})
+
 test('an original that the leaf signs is one', async () => {
   for (const type of /** @type {const} */ (['Ed25519', 'secp256k1', 'RSA'])) {
     const key = await generateKeyPair(/** @type {any} */ (type))

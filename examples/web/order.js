@@ -14,6 +14,7 @@ const doubt = 65_000 // the same if nobody who was asked was there
 const alone = 70_000 // the same without a node
 const sessionTimeout = 2000 // how long a newer session waits for what the older one has missing
 const settleTimeout = 5000 // how long the first batch of an unknown sender waits for lower ones
+export const lostSize = 64 // what events that are lost take in memory, however many they are
 
 /** @param {bigint} a @param {bigint} b */
 const min = (a, b) => a < b ? a : b
@@ -324,7 +325,7 @@ export class Order {
     const ends = [life.held[0]?.first, life.told, life.claimed].filter((n) => n !== undefined && n > life.next)
     if (ends.length === 0) return
     const to = /** @type {bigint[]} */ (ends).reduce(min)
-    this.#steps.push({ sender: s.id, session: life.session, from: life.next, to, size: 0 })
+    this.#steps.push({ sender: s.id, session: life.session, from: life.next, to, size: lostSize })
     if (life.doubt === 0n && life.held.length === 0 && life.told <= life.next) life.doubt = life.next
     life.next = to
     this.#drain(s, life)
@@ -389,7 +390,7 @@ export class Order {
       if (life.claimed <= life.next) continue
       this.#notice(now, life)
       next = Math.min(next, this.#repair(now, id, life, asks, () => {
-        this.#steps.push({ sender: id, session: life.session, from: life.next, to: life.claimed, size: 0 })
+        this.#steps.push({ sender: id, session: life.session, from: life.next, to: life.claimed, size: lostSize })
         life.next = life.claimed
       }))
     }

@@ -12,7 +12,7 @@
 import { peerIdFromMultihash, peerIdFromPublicKey } from '@libp2p/peer-id'
 import { multiaddr } from '@multiformats/multiaddr'
 import * as Digest from 'multiformats/hashes/digest'
-import { Order, Window } from './order.js'
+import { Order, Window, lostSize } from './order.js'
 import {
   BadArgumentError, ClosedError, FrameReader, NoHandlerError, NotConnectedError, RemoteError, StalledError, TooLargeError,
   Undecodable, UnknownOutcomeError, checkName, compareSessions, decodeAnswer, decodeArg, decodeBatch, decodeDirect, decodeEvent,
@@ -193,6 +193,8 @@ class Handlers {
   /** @param {(err: unknown) => void} failed */
   constructor (failed) { this.failed = failed }
 
+  get empty () { return this.#of.size === 0 }
+
   /** @param {string} name @param {Handler} f @returns {() => void} */
   on (name, f) {
     if (name !== '*') checkName(name)
@@ -293,7 +295,10 @@ class Lane {
     if (this.#waiting > 0 && this.#waiting + event.length > 4 << 20) throw new TooLargeError('smokesignal: too much waits for this peer; await what was emitted before')
     this.#waiting += event.length
     const before = this.#turn
-    const done = before.then(() => this.#write(event, call)).finally(() => { this.#waiting -= event.length })
+    const done = before.then(() => this.#write(event, call)).finally(() => {
+      this.#waiting -= event.length
+      this.leaf.laneIdle(this) // it may have failed to open
+    })
     this.#turn = done.then(() => {}, () => {})
     return done
   }
@@ -394,13 +399,11 @@ class Lane {
 /** Another peer of the network, a node or a leaf. Take it from Leaf.peer. */
 export class Peer {
   #leaf
-  #handlers
 
-  /** @param {Leaf} leaf @param {string} id @param {Handlers} handlers */
-  constructor (leaf, id, handlers) {
+  /** @param {Leaf} leaf @param {string} id */
+  constructor (leaf, id) {
     this.#leaf = leaf
     this.id = id
-    this.#handlers = handlers
   }
 
   /** Whether it is a node to which this leaf is connected. */
@@ -417,7 +420,7 @@ export class Peer {
    * Calls f for the events that this peer sends to this leaf alone.
    * @param {string} name or '*' @param {Handler} f @returns {() => void} which ends it
    */
-  on (name, f) { return this.#handlers.on(name, f) }
+  on (name, f) { return this.#leaf.onPeer(this.id, name, f) }
 
   /**
    * Asks this peer and resolves to what its handler returns: the value, an array if
@@ -488,6 +491,12 @@ const dialTimeout = 5000
 const topicTimeout = 10_000
 const greetTimeout = 5000
 const maxDirty = 4096 // senders of which a node is still to be told
+// What may wait for handlers, in bytes, and beyond that gaps, of each sender so many. A raw
+// message counts for more than its data, which may be empty.
+const maxQueued = 16 << 20
+const maxGaps = 1 << 20
+const maxItems = 4096
+const rawWeight = 1 << 10
 // How often the nodes are looked at, since pubsub tells nobody of a stream that broke, and
 // how often while one is about to come: it may announce the topic before there is a stream to it.
 const checkEvery = 5000
@@ -662,11 +671,21 @@ export class Leaf {
   }
 
   /** A handle on a peer, connected or not. @param {string} id */
-  peer (id) {
-    let handlers = this.#of.get(id)
-    if (handlers === undefined) this.#of.set(id, handlers = new Handlers(this.#failed))
-    return new Peer(this, id, handlers)
+  peer (id) { return new Peer(this, id) }
+
+  /** As Peer.on. @param {string} id @param {string} name @param {Handler} f */
+  onPeer (id, name, f) {
+    const handlers = this.#of.get(id) ?? new Handlers(this.#failed)
+    const off = handlers.on(name, f)
+    this.#of.set(id, handlers)
+    return () => {
+      off()
+      if (handlers.empty && this.#of.get(id) === handlers) this.#of.delete(id)
+    }
   }
+
+  /** Of how many peers there are handlers and streams, and how many bytes wait for handlers. */
+  get size () { return { peers: this.#of.size, lanes: this.#lanes.size, queued: this.#queued } }
 
   /** @type {Map<string, Handlers>} */
   #of = new Map()
@@ -915,7 +934,7 @@ export class Leaf {
       batch = decodeBatch(msg.data)
     } catch {
       this.stats.foreign++
-      if (this.#onRaw.size > 0) this.#queue(sender, { raw: msg.data, size: msg.data.length })
+      if (this.#onRaw.size > 0) this.#queue(sender, { raw: msg.data, size: msg.data.length + rawWeight })
       return
     }
     const now = performance.now()
@@ -952,25 +971,31 @@ export class Leaf {
 
   /** @param {string} sender @param {Step | Raw} item */
   #queue (sender, item) {
-    if (this.#queued + item.size > 16 << 20) {
+    const full = this.#queued + item.size > maxQueued
+    if (full) {
       // Handlers are too slow. What they will not see is a gap.
-      if ('raw' in item) return
-      this.stats.overrun += item.to - item.from
-      item = { ...item, events: undefined, size: 0 }
+      if ('raw' in item) {
+        this.stats.overrun++
+        return
+      }
+      if (item.events !== undefined) this.stats.overrun += item.to - item.from
+      item = { ...item, events: undefined, size: lostSize }
     }
-    this.#queued += item.size
     const list = this.#queues.get(sender)
-    if (list === undefined) {
-      this.#queues.set(sender, [item])
-      this.#handle(sender)
-      return
-    }
-    const last = list.at(-1)
-    if (!('raw' in item) && last !== undefined && list.length > 1 && !('raw' in last) && last.events === undefined && item.events === undefined && last.session === item.session && last.to === item.from) {
+    const last = list?.at(-1)
+    if (!('raw' in item) && last !== undefined && last !== list?.[0] && !('raw' in last) && last.events === undefined && item.events === undefined && last.session === item.session && last.to === item.from) {
       last.to = item.to
       return
     }
-    list.push(item)
+    // Gaps have a bound, too, of which one sender gets a part.
+    if (full && ((list?.length ?? 0) >= maxItems || this.#queued + item.size > maxQueued + maxGaps)) return
+    this.#queued += item.size
+    if (list !== undefined) {
+      list.push(item)
+      return
+    }
+    this.#queues.set(sender, [item])
+    this.#handle(sender)
   }
 
   /** Calls the handlers for what waits of one sender. @param {string} sender */

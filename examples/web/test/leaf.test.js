@@ -242,6 +242,47 @@ test('a message with many events leaves time for everything else', async (t) => 
   assert.ok(ticks >= 4, `${ticks} ticks`) // and 10 if the timer is never late
 })
 
+test('strangers and slow handlers cannot make a leaf grow', async (t) => {
+  const [me, alice, bob] = [await newKey(), await newKey(), await newKey()]
+  const libp2p = new Fake(me.id)
+  const leaf = await join({ libp2p: /** @type {any} */ (libp2p) })
+  t.after(() => leaf.close())
+  const go = /** @type {PromiseWithResolvers<void>} */ (Promise.withResolvers())
+  let raw = 0
+  leaf.onRaw(() => {
+    raw++
+    return go.promise
+  })
+  let gaps = 0
+  leaf.onGap(() => {
+    gaps++
+    return go.promise
+  })
+  for (let i = 0; i < 20_000; i++) libp2p.message({ from: alice.id, key: alice.key.publicKey, data: new Uint8Array(0) })
+  assert.equal(leaf.size.queued, 16 << 20)
+  assert.equal(leaf.stats.overrun, BigInt(20_000 - 16 * 1024))
+  const events = [wire.encodeEvent({ name: 'x', args: [] })]
+  for (let i = 1n; i <= 10_000n; i++) { // each a session, so that no two gaps are one
+    libp2p.message({ from: bob.id, key: bob.key.publicKey, data: wire.encodeBatch({ session: '0102030405060708', start: i, first: 1n, events }) })
+  }
+  assert.ok(leaf.size.queued <= (16 << 20) + 4096 * 64, String(leaf.size.queued))
+  go.resolve()
+  for (const end = performance.now() + 5000; leaf.size.queued > 0 && performance.now() < end;) await new Promise((resolve) => setTimeout(resolve, 1))
+  assert.deepEqual({ queued: leaf.size.queued, raw, gaps }, { queued: 0, raw: 16 * 1024, gaps: 4096 })
+})
+
+test('of peers that are gone nothing is kept', async (t) => {
+  const a = await newLeaf(t)
+  const nobody = (await newKey()).id.toString()
+  assert.throws(() => a.peer(nobody).on('', () => {}), TypeError)
+  const offs = [a.peer(nobody).on('x', () => {}), a.peer(nobody).on('*', () => {})]
+  assert.equal(a.size.peers, 1)
+  for (const off of offs) off()
+  await assert.rejects(a.peer(nobody).emit('x'), wire.NotConnectedError)
+  await assert.rejects(a.peer(nobody).request('x'), wire.NotConnectedError)
+  assert.deepEqual(a.size, { peers: 0, lanes: 0, queued: 0 })
+})
+
 test('an original that the leaf signs is one', async () => {
   for (const type of /** @type {const} */ (['Ed25519', 'secp256k1', 'RSA'])) {
     const key = await generateKeyPair(/** @type {any} */ (type))

@@ -152,7 +152,7 @@ export class Order {
       const old = n.claims.get(m.sender)
       const same = old !== undefined && compareSessions(old, m) === 0
       if (old !== undefined && !same && compareSessions(old, m) > 0) continue
-      if (old === undefined && n.claims.size >= 4 * this.maxSenders) continue
+      if (old === undefined && n.claims.size >= 4 * this.maxSenders) n.claims.delete(/** @type {string} */ (n.claims.keys().next().value))
       // Where to begin with a session that is not known here. What the node had when
       // it greeted was sent before this leaf was there.
       const begin = greeting || !n.met || (same && old.greeting) ? m.above : m.begin
@@ -161,6 +161,7 @@ export class Order {
         claim.next = max(claim.begin === old.begin ? claim.next : old.next, old.next)
         claim.begin = old.begin
       }
+      n.claims.delete(m.sender) // it goes to the end: it was told last
       n.claims.set(m.sender, claim)
       this.#claim(now, node, m, begin)
     }

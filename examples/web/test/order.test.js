@@ -259,6 +259,22 @@ test('strangers cannot make it grow', () => {
   assert.ok(held <= 30_000 && senders <= 10 && hints <= 40, JSON.stringify({ held, senders, hints }))
 })
 
+test('of many senders the longest untold is forgotten', () => {
+  const s = new Script({ maxSenders: 10 })
+  s.greet('a')
+  s.greet('b')
+  s.receive(batch(1, 3))
+  s.told('b', mark(1, 9))
+  for (let i = 0; i < 39; i++) s.told('b', mark(1, 1, { sender: `other ${i}` }))
+  s.told('b', mark(1, 9)) // told again, so it is kept
+  for (let i = 0; i < 60; i++) s.told('a', mark(1, 1, { sender: `other ${i}` }))
+  s.told('b', mark(1, 1, { sender: 'one more' }))
+  s.want(150, '1-3, b? 3-9')
+  s.answer()
+  s.told('a', mark(1, 9)) // it has it, although it has told of so many
+  s.want(0, 'a? 3-9')
+})
+
 // Whatever is lost, doubled and reordered on the way: delivered and lost add up to what
 // was sent, in order, and with a node that has everything nothing is lost.
 test('random runs', () => {

@@ -490,6 +490,7 @@ const dialTimeout = 5000
 // without a greeting, before it is used without repair.
 const topicTimeout = 10_000
 const greetTimeout = 5000
+const closeTimeout = 2000 // for what was emitted to arrive, and for callbacks to return
 const maxDirty = 4096 // senders of which a node is still to be told
 // What may wait for handlers, in bytes, and beyond that gaps, of each sender so many. A raw
 // message counts for more than its data, which may be empty.
@@ -690,10 +691,13 @@ export class Leaf {
   /** @type {Map<string, Handlers>} */
   #of = new Map()
 
-  /** Leaves the network. What was emitted is given two seconds to arrive. The libp2p node is left running. */
+  /**
+   * Leaves the network. What was emitted is given two seconds to arrive, and callbacks
+   * that run as long to return. The libp2p node is left running.
+   */
   async close () {
     if (this.closed) return
-    const until = performance.now() + 2000
+    const until = performance.now() + closeTimeout
     while (this.connected && (this.#pending.length > 0 || this.#publishing || !this.#window.calm) && performance.now() < until) {
       await new Promise((resolve) => setTimeout(resolve, 5))
     }
@@ -711,15 +715,34 @@ export class Leaf {
       this.#pubsub.unsubscribe(this.topic)
     } catch {} // libp2p was stopped before
     await Promise.allSettled([this.libp2p.unhandle(protocols.repair), this.libp2p.unhandle(protocols.events)])
-    await this.#notes
+    for (const stream of this.#served) reset(stream, new ClosedError('smokesignal: closed'))
+    // A callback that waits for this is not waited for.
+    let timer
+    await Promise.race([this.#notes, new Promise((resolve) => { timer = setTimeout(resolve, closeTimeout) })])
+    clearTimeout(timer)
+  }
+
+  /** @type {Set<Stream>} */
+  #served = new Set() // streams of others, which close ends
+
+  /**
+   * @param {(stream: Stream, peer: PeerId) => Promise<void>} read returns at its end
+   * @returns {(stream: Stream, connection: Connection) => void}
+   */
+  #server (read) {
+    return (stream, connection) => {
+      if (this.closed) return reset(stream, new ClosedError('smokesignal: closed'))
+      this.#served.add(stream)
+      read(stream, connection.remotePeer).finally(() => this.#served.delete(stream))
+    }
   }
 
   // --- nodes
 
   async start () {
     const { libp2p } = this
-    await libp2p.handle(protocols.repair, (stream, connection) => { this.#serveRepair(stream, connection.remotePeer) }, { maxInboundStreams: 8 })
-    await libp2p.handle(protocols.events, (stream, connection) => { this.#serveDirect(stream, connection.remotePeer) }, { maxInboundStreams: 8 })
+    await libp2p.handle(protocols.repair, this.#server((stream, peer) => this.#serveRepair(stream, peer)), { maxInboundStreams: 8 })
+    await libp2p.handle(protocols.events, this.#server((stream, peer) => this.#serveDirect(stream, peer)), { maxInboundStreams: 8 })
     /** @param {any} target @param {string} name @param {(evt: any) => void} f */
     const listen = (target, name, f) => {
       const guarded = (/** @type {any} */ evt) => {

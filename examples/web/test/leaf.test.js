@@ -301,6 +301,37 @@ test('a libp2p that is stopped under a leaf does no harm', async (t) => {
   await assert.rejects(a.emit('x'), wire.ClosedError)
 })
 
+test('a leaf that closes ends the streams of others', async (t) => {
+  const [a, b] = await newPair(t)
+  a.handle('x', () => {})
+  await b.peer(a.id).request('x')
+  b.libp2p.dialProtocol(/** @type {any} */ (a.libp2p.peerId), wire.protocols.repair).then((s) => s.send(Uint8Array.of(1)), () => {})
+  const open = () => a.libp2p.getConnections().flatMap((c) => c.streams).filter((s) => s.protocol.startsWith('/smokesignal/')).length
+  for (const end = performance.now() + 5000; open() < 2 && performance.now() < end;) await new Promise((resolve) => setTimeout(resolve, 5))
+  assert.equal(open(), 2)
+  await a.close()
+  for (const end = performance.now() + 1000; open() > 0 && performance.now() < end;) await new Promise((resolve) => setTimeout(resolve, 5))
+  assert.equal(open(), 0)
+})
+
+test('a leaf can be closed in its own callback', async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout'] })
+  const [me, node] = [await newKey(), await newKey()]
+  const libp2p = new Fake(me.id)
+  const leaf = await join({ libp2p: /** @type {any} */ (libp2p) })
+  let closed = false
+  leaf.onConnect(async () => {
+    await leaf.close()
+    closed = true
+  })
+  libp2p.node(node.id)
+  for (let i = 0; i < 100 && !closed; i++) {
+    await settle()
+    t.mock.timers.tick(100)
+  }
+  assert.ok(closed)
+})
+
 /** Lets everything happen that needs no time. */
 const settle = () => new Promise((resolve) => setImmediate(resolve))
 

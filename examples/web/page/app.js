@@ -52,8 +52,10 @@ function here (id) {
 
 /** @param {'on' | 'off' | ''} state @param {string} text */
 function status (state, text) {
-  $('status').className = state
-  $('status').textContent = text
+  const e = $('status')
+  if (e.className === state && e.textContent === text) return // screen readers would say it again
+  e.className = state
+  e.textContent = text
 }
 
 /** @param {string} text */
@@ -132,7 +134,13 @@ async function enter (name) {
   const mine = ++turn
   status('', 'Connecting…')
   libp2p ??= createNode()
-  const node = await libp2p
+  let node
+  try {
+    node = await libp2p
+  } catch (err) {
+    libp2p = undefined // another attempt may succeed
+    throw err
+  }
   const found = ticket === '' ? await server(mine) : undefined
   if (mine !== turn) return
   status('', 'Connecting…')
@@ -176,8 +184,11 @@ async function followServer (name) {
     const now = await server(mine)
     if (!wanted() || now === undefined) break
     if (now.id !== joined?.id || now.network !== joined.network) {
-      await leave(false)
-      return await enter(name)
+      const left = leave(false)
+      const after = turn
+      await left
+      if (after === turn) await enter(name) // else this user has left
+      return
     }
     status('off', lost)
   }
@@ -189,7 +200,9 @@ async function leave (goodbye) {
   turn++
   const [oldChat, oldLeaf] = [chat, leaf]
   chat = leaf = undefined
-  await oldChat?.close(goodbye)
+  try {
+    await oldChat?.close(goodbye)
+  } catch {} // nobody is there to hear it
   await oldLeaf?.close()
 }
 
@@ -241,7 +254,9 @@ $('send').addEventListener('submit', async (/** @type {Event} */ evt) => {
 })
 
 $('leave').addEventListener('click', async () => {
+  $('leave').disabled = true // once is enough
   await leave(true)
+  $('leave').disabled = false
   pending.clear()
   $('log').replaceChildren()
   $('room').hidden = true

@@ -533,6 +533,7 @@ export class Leaf {
     }
     this.libp2p = libp2p
     this.network = options.network ?? t?.network ?? 'default'
+    if (new TextEncoder().encode(this.network).length > limits.network) throw new TypeError(`smokesignal: the name of a network has at most ${limits.network} bytes`)
     this.topic = 'smokesignal/' + this.network
     this.callTimeout = callTimeout
     this.id = libp2p.peerId.toString()

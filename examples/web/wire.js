@@ -849,6 +849,7 @@ const messageBytes = (m) => new Writer().message(1, m.from).message(2, m.data).m
  */
 export async function signOriginal (key, topic, data) {
   const seqno = crypto.getRandomValues(new Uint8Array(8))
+  seqno[0] ||= 1 // some read it as a number, and would not write the zero again
   const id = peerIdFromPublicKey(key.publicKey)
   const m = { from: id.toMultihash().bytes, data, seqno, topic, signature: noBytes, key: noBytes }
   m.signature = await key.sign(signedPart(m))

@@ -293,6 +293,19 @@ test('an original that the leaf signs is one', async () => {
   }
 })
 
+test('the sequence number of an original begins with no zero', async (t) => {
+  const { key } = await newKey()
+  t.mock.method(crypto, 'getRandomValues', (/** @type {Uint8Array} */ b) => b.fill(0))
+  const seqno = [...wire.fields(await wire.signOriginal(key, 'topic', Uint8Array.of(1)))].find((f) => f.num === 3)?.bytes
+  assert.deepEqual([...seqno ?? []], [1, 0, 0, 0, 0, 0, 0, 0])
+})
+
+test('the name of a network has at most 128 bytes', async () => {
+  const libp2p = /** @type {any} */ (new Fake((await newKey()).id))
+  await assert.rejects(join({ libp2p, network: 'ä'.repeat(65) }), TypeError)
+  await (await join({ libp2p, network: 'ä'.repeat(64) })).close()
+})
+
 test('a libp2p that is stopped under a leaf does no harm', async (t) => {
   const [a, b] = await newPair(t)
   await a.libp2p.stop()

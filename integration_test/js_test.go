@@ -18,6 +18,7 @@ import (
 
 	"github.com/libp2p/go-libp2p"
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
@@ -405,6 +406,50 @@ func TestJSCut(t *testing.T) {
 	case <-time.After(time.Minute):
 	}
 	tally.want(t)
+}
+
+// A stream of pubsub breaks and the connection stays: no pubsub in JavaScript heals that.
+// The leaf notices, dials anew, and has missed nothing, nor has who heard it.
+func TestJSStreamBreaks(t *testing.T) {
+	dir := webDir(t)
+	for name, which := range map[string]network.Direction{"the node's": network.DirOutbound, "the leaf's": network.DirInbound} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const many = 100
+			node := webNode(t)
+			tally := newCounter(node, many)
+			startNode(t, node)
+			leaf := startLeaf(t, dir, jsConfig{Addrs: addrsOver(t, node, "tcp"), Network: "js"})
+			broken := 0
+			for _, c := range node.Host().Network().ConnsToPeer(leaf.id) {
+				for _, s := range c.GetStreams() {
+					if s.Protocol() == pubsub.FloodSubID && s.Stat().Direction == which {
+						s.Reset()
+						broken++
+					}
+				}
+			}
+			if broken != 1 {
+				t.Fatalf("%d streams were there", broken)
+			}
+			for i := range many {
+				if err := node.Broadcast().Emit(t.Context(), "count", i); err != nil {
+					t.Fatal(err)
+				}
+			}
+			leaf.line("disconnected")
+			leaf.line("connected")
+			if _, err := node.Peer(leaf.id).Call(t.Context(), "burst", many); err != nil {
+				t.Fatal(err)
+			}
+			counted(t, node, leaf, many)
+			select {
+			case <-tally.done:
+			case <-time.After(time.Minute):
+			}
+			tally.want(t)
+		})
+	}
 }
 
 // 10,000 events go from a node over another one to a leaf, and from the leaf to both,

@@ -14,6 +14,7 @@ const doubt = 65_000 // the same if nobody who was asked was there
 const alone = 70_000 // the same without a node
 const sessionTimeout = 2000 // how long a newer session waits for what the older one has missing
 const settleTimeout = 5000 // how long the first batch of an unknown sender waits for lower ones
+export const lostSize = 64 // what events that are lost take in memory, however many they are
 
 /** @param {bigint} a @param {bigint} b */
 const min = (a, b) => a < b ? a : b
@@ -109,7 +110,7 @@ export class Order {
   #senders = new Map() // the longest silent first
   /** @type {Map<string, Life>} */
   #hints = new Map() // lives known from the word of others only
-  /** @type {Map<string, { met: boolean, asked: number, claims: Map<string, Mark & { greeting: boolean }> }>} */
+  /** @type {Map<string, { met: boolean, mute: boolean, asked: number, claims: Map<string, Mark & { greeting: boolean }> }>} */
   #nodes = new Map()
   /** @type {Step[]} */
   #steps = []
@@ -128,11 +129,17 @@ export class Order {
 
   /** @param {string} node which can be asked from now on */
   join (node) {
-    if (!this.#nodes.has(node)) this.#nodes.set(node, { met: false, asked: 0, claims: new Map() })
+    if (!this.#nodes.has(node)) this.#nodes.set(node, { met: false, mute: false, asked: 0, claims: new Map() })
   }
 
   /** @param {string} node */
   leave (node) { this.#nodes.delete(node) }
+
+  /** Asks a node no more, as it has not greeted in time, until it does. @param {string} node */
+  mute (node) {
+    const n = this.#nodes.get(node)
+    if (n !== undefined) n.mute = true
+  }
 
   /**
    * Takes the marks that a node tells, of others than this leaf.
@@ -145,7 +152,7 @@ export class Order {
       const old = n.claims.get(m.sender)
       const same = old !== undefined && compareSessions(old, m) === 0
       if (old !== undefined && !same && compareSessions(old, m) > 0) continue
-      if (old === undefined && n.claims.size >= 4 * this.maxSenders) continue
+      if (old === undefined && n.claims.size >= 4 * this.maxSenders) n.claims.delete(/** @type {string} */ (n.claims.keys().next().value))
       // Where to begin with a session that is not known here. What the node had when
       // it greeted was sent before this leaf was there.
       const begin = greeting || !n.met || (same && old.greeting) ? m.above : m.begin
@@ -154,10 +161,12 @@ export class Order {
         claim.next = max(claim.begin === old.begin ? claim.next : old.next, old.next)
         claim.begin = old.begin
       }
+      n.claims.delete(m.sender) // it goes to the end: it was told last
       n.claims.set(m.sender, claim)
       this.#claim(now, node, m, begin)
     }
     n.met ||= greeting
+    if (greeting) n.mute = false
   }
 
   /** @param {number} now @param {string} node @param {Mark} m @param {bigint} begin */
@@ -317,7 +326,7 @@ export class Order {
     const ends = [life.held[0]?.first, life.told, life.claimed].filter((n) => n !== undefined && n > life.next)
     if (ends.length === 0) return
     const to = /** @type {bigint[]} */ (ends).reduce(min)
-    this.#steps.push({ sender: s.id, session: life.session, from: life.next, to, size: 0 })
+    this.#steps.push({ sender: s.id, session: life.session, from: life.next, to, size: lostSize })
     if (life.doubt === 0n && life.held.length === 0 && life.told <= life.next) life.doubt = life.next
     life.next = to
     this.#drain(s, life)
@@ -382,7 +391,7 @@ export class Order {
       if (life.claimed <= life.next) continue
       this.#notice(now, life)
       next = Math.min(next, this.#repair(now, id, life, asks, () => {
-        this.#steps.push({ sender: id, session: life.session, from: life.next, to: life.claimed, size: 0 })
+        this.#steps.push({ sender: id, session: life.session, from: life.next, to: life.claimed, size: lostSize })
         life.next = life.claimed
       }))
     }
@@ -413,14 +422,16 @@ export class Order {
       return Infinity
     }
     const missing = now - life.since
-    const proven = !life.failed && missing >= patience && [...this.#nodes.values()].some(({ claims }) => {
+    const nodes = [...this.#nodes.values()]
+    const proven = !life.failed && missing >= patience && nodes.some(({ claims }) => {
       const c = claims.get(sender)
       return c !== undefined && compareSessions(c, life) === 0 && c.begin <= gap.from && gap.from < c.next
     })
+    const hopeless = missing >= patience && nodes.length > 0 && nodes.every(({ mute }) => mute)
     life.tried.clear()
     life.failed = false
     life.again = now + pause
-    if (!proven && missing < (this.#nodes.size > 0 ? doubt : alone)) return life.again
+    if (!proven && !hopeless && missing < (this.#nodes.size > 0 ? doubt : alone)) return life.again
     giveUp()
     return now // there may be another gap
   }
@@ -434,8 +445,8 @@ export class Order {
     let best = ''
     let rank = 0
     let busy = false
-    for (const [id, { asked, claims }] of this.#nodes) {
-      if (life.tried.has(id)) continue
+    for (const [id, { mute, asked, claims }] of this.#nodes) {
+      if (mute || life.tried.has(id)) continue
       const c = claims.get(sender)
       let r = 4
       if (c === undefined || compareSessions(c, life) !== 0 || c.next <= gap.from) {

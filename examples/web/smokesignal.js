@@ -12,7 +12,7 @@
 import { peerIdFromMultihash, peerIdFromPublicKey } from '@libp2p/peer-id'
 import { multiaddr } from '@multiformats/multiaddr'
 import * as Digest from 'multiformats/hashes/digest'
-import { Order, Window } from './order.js'
+import { Order, Window, lostSize } from './order.js'
 import {
   BadArgumentError, ClosedError, FrameReader, NoHandlerError, NotConnectedError, RemoteError, StalledError, TooLargeError,
   Undecodable, UnknownOutcomeError, checkName, compareSessions, decodeAnswer, decodeArg, decodeBatch, decodeDirect, decodeEvent,
@@ -171,6 +171,19 @@ class Frames {
 // ---------------------------------------------------------------------------
 // Handlers
 
+/** How long the handlers of one sender may keep everything else from running, in ms. */
+const maxBusy = 20
+
+/** Lets everything else run that is due. Timers would do, but browsers delay those of a page that is hidden. */
+const pause = () => new Promise((resolve) => {
+  const { port1, port2 } = new MessageChannel()
+  port1.onmessage = () => {
+    port1.close()
+    resolve(undefined)
+  }
+  port2.postMessage(0)
+})
+
 /** @typedef {(from: string, ...args: any[]) => unknown} Handler called one after the other for each sender: a promise is waited for */
 
 class Handlers {
@@ -179,6 +192,8 @@ class Handlers {
 
   /** @param {(err: unknown) => void} failed */
   constructor (failed) { this.failed = failed }
+
+  get empty () { return this.#of.size === 0 }
 
   /** @param {string} name @param {Handler} f @returns {() => void} */
   on (name, f) {
@@ -280,7 +295,10 @@ class Lane {
     if (this.#waiting > 0 && this.#waiting + event.length > 4 << 20) throw new TooLargeError('smokesignal: too much waits for this peer; await what was emitted before')
     this.#waiting += event.length
     const before = this.#turn
-    const done = before.then(() => this.#write(event, call)).finally(() => { this.#waiting -= event.length })
+    const done = before.then(() => this.#write(event, call)).finally(() => {
+      this.#waiting -= event.length
+      this.leaf.laneIdle(this) // it may have failed to open
+    })
     this.#turn = done.then(() => {}, () => {})
     return done
   }
@@ -381,13 +399,11 @@ class Lane {
 /** Another peer of the network, a node or a leaf. Take it from Leaf.peer. */
 export class Peer {
   #leaf
-  #handlers
 
-  /** @param {Leaf} leaf @param {string} id @param {Handlers} handlers */
-  constructor (leaf, id, handlers) {
+  /** @param {Leaf} leaf @param {string} id */
+  constructor (leaf, id) {
     this.#leaf = leaf
     this.id = id
-    this.#handlers = handlers
   }
 
   /** Whether it is a node to which this leaf is connected. */
@@ -404,7 +420,7 @@ export class Peer {
    * Calls f for the events that this peer sends to this leaf alone.
    * @param {string} name or '*' @param {Handler} f @returns {() => void} which ends it
    */
-  on (name, f) { return this.#handlers.on(name, f) }
+  on (name, f) { return this.#leaf.onPeer(this.id, name, f) }
 
   /**
    * Asks this peer and resolves to what its handler returns: the value, an array if
@@ -474,6 +490,18 @@ const dialTimeout = 5000
 // without a greeting, before it is used without repair.
 const topicTimeout = 10_000
 const greetTimeout = 5000
+const closeTimeout = 2000 // for what was emitted to arrive, and for callbacks to return
+const maxDirty = 4096 // senders of which a node is still to be told
+// What may wait for handlers, in bytes, and beyond that gaps, of each sender so many. A raw
+// message counts for more than its data, which may be empty.
+const maxQueued = 16 << 20
+const maxGaps = 1 << 20
+const maxItems = 4096
+const rawWeight = 1 << 10
+// How often the nodes are looked at, since pubsub tells nobody of a stream that broke, and
+// how often while one is about to come: it may announce the topic before there is a stream to it.
+const checkEvery = 5000
+const checkSoon = 100
 
 let lastStart = 0n
 
@@ -505,6 +533,7 @@ export class Leaf {
     }
     this.libp2p = libp2p
     this.network = options.network ?? t?.network ?? 'default'
+    if (new TextEncoder().encode(this.network).length > limits.network) throw new TypeError(`smokesignal: the name of a network has at most ${limits.network} bytes`)
     this.topic = 'smokesignal/' + this.network
     this.callTimeout = callTimeout
     this.id = libp2p.peerId.toString()
@@ -560,6 +589,8 @@ export class Leaf {
   #timer
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #dialTimer
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #checkTimer
   #end = new AbortController()
   #notes = Promise.resolve() // the callbacks of connections, one after the other
   /** @type {Array<() => void>} */
@@ -642,19 +673,32 @@ export class Leaf {
   }
 
   /** A handle on a peer, connected or not. @param {string} id */
-  peer (id) {
-    let handlers = this.#of.get(id)
-    if (handlers === undefined) this.#of.set(id, handlers = new Handlers(this.#failed))
-    return new Peer(this, id, handlers)
+  peer (id) { return new Peer(this, id) }
+
+  /** As Peer.on. @param {string} id @param {string} name @param {Handler} f */
+  onPeer (id, name, f) {
+    const handlers = this.#of.get(id) ?? new Handlers(this.#failed)
+    const off = handlers.on(name, f)
+    this.#of.set(id, handlers)
+    return () => {
+      off()
+      if (handlers.empty && this.#of.get(id) === handlers) this.#of.delete(id)
+    }
   }
+
+  /** Of how many peers there are handlers and streams, and how many bytes wait for handlers. */
+  get size () { return { peers: this.#of.size, lanes: this.#lanes.size, queued: this.#queued } }
 
   /** @type {Map<string, Handlers>} */
   #of = new Map()
 
-  /** Leaves the network. What was emitted is given two seconds to arrive. The libp2p node is left running. */
+  /**
+   * Leaves the network. What was emitted is given two seconds to arrive, and callbacks
+   * that run as long to return. The libp2p node is left running.
+   */
   async close () {
     if (this.closed) return
-    const until = performance.now() + 2000
+    const until = performance.now() + closeTimeout
     while (this.connected && (this.#pending.length > 0 || this.#publishing || !this.#window.calm) && performance.now() < until) {
       await new Promise((resolve) => setTimeout(resolve, 5))
     }
@@ -662,6 +706,7 @@ export class Leaf {
     this.#end.abort()
     clearTimeout(this.#timer)
     clearTimeout(this.#dialTimer)
+    clearTimeout(this.#checkTimer)
     for (const t of this.#silent.values()) clearTimeout(t)
     for (const undo of this.#undo) undo()
     for (const id of [...this.#nodes.keys()]) this.#lost(id)
@@ -671,15 +716,34 @@ export class Leaf {
       this.#pubsub.unsubscribe(this.topic)
     } catch {} // libp2p was stopped before
     await Promise.allSettled([this.libp2p.unhandle(protocols.repair), this.libp2p.unhandle(protocols.events)])
-    await this.#notes
+    for (const stream of this.#served) reset(stream, new ClosedError('smokesignal: closed'))
+    // A callback that waits for this is not waited for.
+    let timer
+    await Promise.race([this.#notes, new Promise((resolve) => { timer = setTimeout(resolve, closeTimeout) })])
+    clearTimeout(timer)
+  }
+
+  /** @type {Set<Stream>} */
+  #served = new Set() // streams of others, which close ends
+
+  /**
+   * @param {(stream: Stream, peer: PeerId) => Promise<void>} read returns at its end
+   * @returns {(stream: Stream, connection: Connection) => void}
+   */
+  #server (read) {
+    return (stream, connection) => {
+      if (this.closed) return reset(stream, new ClosedError('smokesignal: closed'))
+      this.#served.add(stream)
+      read(stream, connection.remotePeer).finally(() => this.#served.delete(stream))
+    }
   }
 
   // --- nodes
 
   async start () {
     const { libp2p } = this
-    await libp2p.handle(protocols.repair, (stream, connection) => { this.#serveRepair(stream, connection.remotePeer) }, { maxInboundStreams: 8 })
-    await libp2p.handle(protocols.events, (stream, connection) => { this.#serveDirect(stream, connection.remotePeer) }, { maxInboundStreams: 8 })
+    await libp2p.handle(protocols.repair, this.#server((stream, peer) => this.#serveRepair(stream, peer)), { maxInboundStreams: 8 })
+    await libp2p.handle(protocols.events, this.#server((stream, peer) => this.#serveDirect(stream, peer)), { maxInboundStreams: 8 })
     /** @param {any} target @param {string} name @param {(evt: any) => void} f */
     const listen = (target, name, f) => {
       const guarded = (/** @type {any} */ evt) => {
@@ -711,6 +775,8 @@ export class Leaf {
     let links = this.#nodes.size + this.#targets.filter((t) => t.dialing).length
     for (const t of this.#targets) {
       if (t.dialing || (t.id !== undefined && (this.#nodes.has(t.id) || this.#silent.has(t.id)))) continue
+      // Another address of the same node, which need not stay that: it was given without an id.
+      if (t.id !== undefined && this.#targets.some((x) => x.dialing && x.id === t.id)) continue
       if (links >= this.#links) break
       if (t.next > now) {
         next = Math.min(next, t.next)
@@ -728,6 +794,11 @@ export class Leaf {
     try {
       const c = await this.libp2p.dial(t.addrs, { signal: AbortSignal.any([this.#end.signal, AbortSignal.timeout(dialTimeout)]) })
       t.id = c.remotePeer.toString()
+      // Of two connections to one node pubsub may write on one and read on the other; it
+      // does not know this one before it is identified.
+      if (this.libp2p.getConnections(c.remotePeer).some((x) => x !== c && x.status === 'open' && x.limits === undefined)) {
+        c.abort(new Error('there is a connection already'))
+      }
       await this.#look(c.remotePeer)
     } catch (err) {
       this.#why = asError(err).message
@@ -744,12 +815,35 @@ export class Leaf {
     } catch {} // libp2p was stopped
   }
 
+  /** Looks at the nodes now and then. */
+  #check () {
+    clearTimeout(this.#checkTimer)
+    if (this.closed || (this.#nodes.size === 0 && this.#silent.size === 0)) return
+    this.#checkTimer = setTimeout(() => {
+      for (const peer of this.libp2p.getPeers()) {
+        const id = peer.toString()
+        if (this.#nodes.has(id) || this.#silent.has(id)) this.#look(peer)
+      }
+      this.#check()
+    }, this.#silent.size > 0 ? checkSoon : checkEvery)
+  }
+
+  /**
+   * Whether a peer has announced the topic, and is sent what is published: a peer whose
+   * stream broke may open it again, and pubsub opens no other to it.
+   * @param {PeerId} peer
+   */
+  #reached (peer) {
+    const writes = (/** @type {Stream} */ s) => s.direction === 'outbound' && s.status === 'open' && s.writeStatus === 'writable' && /^\/(floodsub|meshsub)\//.test(s.protocol)
+    return this.#pubsub.getSubscribers(this.topic).some((/** @type {PeerId} */ p) => p.equals(peer)) &&
+      this.libp2p.getConnections(peer).some((c) => c.status === 'open' && c.streams.some(writes))
+  }
+
   /** @param {PeerId} peer */
   async #judge (peer) {
     const id = peer.toString()
     const connected = this.libp2p.getConnections(peer).length > 0
-    const here = connected && this.#pubsub.getSubscribers(this.topic).some((/** @type {PeerId} */ p) => p.equals(peer))
-    if (!here) this.#lost(id)
+    if (!connected || !this.#reached(peer)) this.#lost(id)
     if (!connected) {
       clearTimeout(this.#silent.get(id))
       if (this.#silent.delete(id)) this.#dial()
@@ -762,7 +856,7 @@ export class Leaf {
       return // it is not identified yet
     }
     if (this.closed || !known.includes(protocols.overlay) || this.libp2p.getConnections(peer).length === 0) return
-    if (this.#pubsub.getSubscribers(this.topic).some((/** @type {PeerId} */ p) => p.equals(peer))) {
+    if (this.#reached(peer)) {
       clearTimeout(this.#silent.get(id))
       this.#silent.delete(id)
       this.#found(id, peer)
@@ -774,6 +868,7 @@ export class Leaf {
         this.#why = `${id} is not on the topic ${this.topic}`
         this.libp2p.hangUp(peer).catch(() => {}).then(() => this.#dial())
       }, topicTimeout))
+      this.#check()
     }
   }
 
@@ -789,11 +884,13 @@ export class Leaf {
     this.#window.join(performance.now(), id)
     link.timer = setTimeout(() => {
       this.#window.leave(id)
+      this.#order.mute(id)
       this.#up(link)
       this.#publish()
     }, greetTimeout)
     this.#tell(link)
     this.#wake()
+    this.#check()
   }
 
   /** A node is counted from now on. @param {Link} link */
@@ -861,7 +958,7 @@ export class Leaf {
       batch = decodeBatch(msg.data)
     } catch {
       this.stats.foreign++
-      if (this.#onRaw.size > 0) this.#queue(sender, { raw: msg.data, size: msg.data.length })
+      if (this.#onRaw.size > 0) this.#queue(sender, { raw: msg.data, size: msg.data.length + rawWeight })
       return
     }
     const now = performance.now()
@@ -898,33 +995,45 @@ export class Leaf {
 
   /** @param {string} sender @param {Step | Raw} item */
   #queue (sender, item) {
-    if (this.#queued + item.size > 16 << 20) {
+    const full = this.#queued + item.size > maxQueued
+    if (full) {
       // Handlers are too slow. What they will not see is a gap.
-      if ('raw' in item) return
-      this.stats.overrun += item.to - item.from
-      item = { ...item, events: undefined, size: 0 }
+      if ('raw' in item) {
+        this.stats.overrun++
+        return
+      }
+      if (item.events !== undefined) this.stats.overrun += item.to - item.from
+      item = { ...item, events: undefined, size: lostSize }
     }
-    this.#queued += item.size
     const list = this.#queues.get(sender)
-    if (list === undefined) {
-      this.#queues.set(sender, [item])
-      this.#handle(sender)
-      return
-    }
-    const last = list.at(-1)
-    if (!('raw' in item) && last !== undefined && list.length > 1 && !('raw' in last) && last.events === undefined && item.events === undefined && last.session === item.session && last.to === item.from) {
+    const last = list?.at(-1)
+    if (!('raw' in item) && last !== undefined && last !== list?.[0] && !('raw' in last) && last.events === undefined && item.events === undefined && last.session === item.session && last.to === item.from) {
       last.to = item.to
       return
     }
-    list.push(item)
+    // Gaps have a bound, too, of which one sender gets a part.
+    if (full && ((list?.length ?? 0) >= maxItems || this.#queued + item.size > maxQueued + maxGaps)) return
+    this.#queued += item.size
+    if (list !== undefined) {
+      list.push(item)
+      return
+    }
+    this.#queues.set(sender, [item])
+    this.#handle(sender)
   }
 
   /** Calls the handlers for what waits of one sender. @param {string} sender */
   async #handle (sender) {
     const list = /** @type {Array<Step | Raw>} */ (this.#queues.get(sender))
     await undefined // never on the stack of pubsub
+    let since = performance.now()
+    const rest = async () => {
+      await pause()
+      since = performance.now()
+    }
     for (; list.length > 0; list.shift()) {
       const item = list[0]
+      if (performance.now() - since > maxBusy) await rest()
       if (this.closed) break
       if ('raw' in item) {
         await this.#onRaw.call(sender, item.raw)
@@ -932,6 +1041,8 @@ export class Leaf {
         await this.#onGap.call({ sender, session: item.session, from: item.from, to: item.to })
       } else {
         for (const b of item.events) {
+          if (performance.now() - since > maxBusy) await rest()
+          if (this.closed) break
           let event
           try {
             event = decodeEvent(b)
@@ -988,6 +1099,8 @@ export class Leaf {
 
   /** Notes that a node is to be told of a sender. @param {Link} link @param {string} sender @param {boolean} [ask] */
   #soil (link, sender, ask = false) {
+    // A node that takes nothing asks again for what it is not told.
+    if (link.dirty.size >= maxDirty && sender !== this.id) return
     link.dirty.add(sender)
     if (ask) link.asks.add(sender)
     this.#tell(link)
@@ -1017,7 +1130,8 @@ export class Leaf {
         for (const sender of [...link.dirty].slice(0, 400)) {
           const m = sender === this.id ? this.#ownMark() : this.#order.mark(sender)
           link.dirty.delete(sender)
-          if (m !== undefined) marks.push({ ...m, ask: link.asks.delete(sender) })
+          const ask = link.asks.delete(sender)
+          if (m !== undefined) marks.push({ ...m, ask })
         }
         if (marks.length > 0) await write(link.stream, encodeRepair({ told: marks }), repairTimeout)
         link.retry = 50
@@ -1081,9 +1195,9 @@ export class Leaf {
     if (this.#nodes.get(link.id) !== link) return
     for (const m of marks) {
       if (m.sender === this.id && compareSessions(m, this.session) === 0) this.#window.acked(now, link.id, m.next - m.withheld)
-      if (m.ask) this.#soil(link, m.sender)
     }
     this.#order.told(now, link.id, marks.filter((m) => m.sender !== this.id), greeting)
+    for (const m of marks) if (m.ask && (m.sender === this.id || this.#order.mark(m.sender) !== undefined)) this.#soil(link, m.sender)
     if (greeting && !link.greeted) {
       link.greeted = true
       clearTimeout(link.timer)

@@ -28,6 +28,9 @@ export const limits = Object.freeze({
   marksBytes: 64 << 10,
   answerBytes: 1 << 20, // originals in the answer to a want
   network: 128,
+  id: 64, // a peer id
+  key: 4 << 10, // a public key, and a signature
+  seqno: 64, // of pubsub
   ticket: 4096,
   places: 8,
   number: 1n << 62n
@@ -701,8 +704,9 @@ export function decodeBatch (b) {
   return { ...sessionOf(id, start), first, events }
 }
 
-/** The text of a peer id. @param {Uint8Array} b */
+/** The text of a peer id, which takes the square of its length. @param {Uint8Array} b */
 export function idOf (b) {
+  if (b.length > limits.id) malformed(`an id of ${b.length} bytes`)
   try {
     Digest.decode(b)
   } catch {
@@ -845,6 +849,7 @@ const messageBytes = (m) => new Writer().message(1, m.from).message(2, m.data).m
  */
 export async function signOriginal (key, topic, data) {
   const seqno = crypto.getRandomValues(new Uint8Array(8))
+  seqno[0] ||= 1 // some read it as a number, and would not write the zero again
   const id = peerIdFromPublicKey(key.publicKey)
   const m = { from: id.toMultihash().bytes, data, seqno, topic, signature: noBytes, key: noBytes }
   m.signature = await key.sign(signedPart(m))
@@ -867,7 +872,9 @@ export async function openOriginal (b) {
     f[num] = bytes
   }
   const m = { from: f[1] ?? noBytes, data: f[2] ?? noBytes, seqno: f[3] ?? noBytes, topic: textOf(f[4] ?? noBytes), signature: f[5] ?? noBytes, key: f[6] ?? noBytes }
-  if (m.seqno.length > 64) malformed('an original with a field out of bounds')
+  if (m.from.length > limits.id || m.seqno.length > limits.seqno || m.key.length > limits.key || m.signature.length > limits.key) {
+    malformed('an original with a field out of bounds')
+  }
   // Fields that are not there were not there when it was signed.
   const w = new Writer().raw(utf8.encode('libp2p-pubsub:'))
   for (const num of [1, 2, 3, 4]) if (f[num] !== undefined) w.message(num, f[num])

@@ -6,6 +6,7 @@
 
 import { createNode, encodeQR, join } from './bundle.js'
 import { Chat } from './chat.js'
+import { Pending } from './pending.js'
 import { clean, maxText } from './text.js'
 
 /** @typedef {import('../smokesignal.js').Leaf} Leaf */
@@ -51,8 +52,10 @@ function here (id) {
 
 /** @param {'on' | 'off' | ''} state @param {string} text */
 function status (state, text) {
-  $('status').className = state
-  $('status').textContent = text
+  const e = $('status')
+  if (e.className === state && e.textContent === text) return // screen readers would say it again
+  e.className = state
+  e.textContent = text
 }
 
 /** @param {string} text */
@@ -62,30 +65,46 @@ function bdi (text) {
   return e
 }
 
-/** Adds a line at the end, which is scrolled to by who was there. @param {string} kind @param {...Node | string} parts */
-function add (kind, ...parts) {
+/** @typedef {() => Node} Line made when it is shown */
+
+/** @type {Pending<Line>} */
+const pending = new Pending((lines, names) => {
+  if (lines.length > 0) add(lines)
+  if (names !== undefined) showHere(names)
+}, maxLines, (f) => { requestAnimationFrame(f) })
+
+/** Adds lines at the end, which is scrolled to by who was there. @param {Line[]} lines */
+function add (lines) {
   const log = $('log')
   const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40
-  const line = document.createElement('p')
-  line.className = kind
-  line.append(...parts)
-  log.append(line)
+  log.append(...lines.map((line) => line()))
   while (log.childElementCount > maxLines) log.firstElementChild.remove()
   if (atEnd) log.scrollTop = log.scrollHeight
 }
 
+/** @param {string} kind @param {...Node | string} parts */
+function paragraph (kind, ...parts) {
+  const line = document.createElement('p')
+  line.className = kind
+  line.append(...parts)
+  return line
+}
+
 /** @param {string} name @param {string} text */
-function said (name, text) {
+function spoken (name, text) {
   const who = bdi(name)
   who.className = 'name'
   let hue = 0
   for (const c of name) hue = (hue * 31 + /** @type {number} */ (c.codePointAt(0))) % 360
   who.style.setProperty('--hue', String(hue))
-  add('line', who, ': ', bdi(text))
+  return paragraph('line', who, ': ', bdi(text))
 }
 
+/** @param {string} name @param {string} text */
+const said = (name, text) => pending.line(() => spoken(name, text))
+
 /** @param {string} text */
-const note = (text) => add('note', bdi(text))
+const note = (text) => pending.line(() => paragraph('note', bdi(text)))
 
 /** @param {string[]} names */
 function showHere (names) {
@@ -115,7 +134,13 @@ async function enter (name) {
   const mine = ++turn
   status('', 'Connecting…')
   libp2p ??= createNode()
-  const node = await libp2p
+  let node
+  try {
+    node = await libp2p
+  } catch (err) {
+    libp2p = undefined // another attempt may succeed
+    throw err
+  }
   const found = ticket === '' ? await server(mine) : undefined
   if (mine !== turn) return
   status('', 'Connecting…')
@@ -129,7 +154,7 @@ async function enter (name) {
   chat = new Chat(own, name, {
     said,
     note,
-    here: showHere,
+    here: (names) => pending.here(names),
     connected (yes) {
       status(yes ? 'on' : 'off', yes ? 'Connected' : lost)
       note(yes ? 'connected' : 'disconnected')
@@ -159,8 +184,11 @@ async function followServer (name) {
     const now = await server(mine)
     if (!wanted() || now === undefined) break
     if (now.id !== joined?.id || now.network !== joined.network) {
-      await leave(false)
-      return await enter(name)
+      const left = leave(false)
+      const after = turn
+      await left
+      if (after === turn) await enter(name) // else this user has left
+      return
     }
     status('off', lost)
   }
@@ -172,7 +200,9 @@ async function leave (goodbye) {
   turn++
   const [oldChat, oldLeaf] = [chat, leaf]
   chat = leaf = undefined
-  await oldChat?.close(goodbye)
+  try {
+    await oldChat?.close(goodbye)
+  } catch {} // nobody is there to hear it
   await oldLeaf?.close()
 }
 
@@ -214,6 +244,7 @@ $('send').addEventListener('submit', async (/** @type {Event} */ evt) => {
   }
   $('line').value = ''
   said(chat.name, clean(text, Math.max(maxText, text.length)))
+  pending.flush()
   $('log').scrollTop = $('log').scrollHeight
   try {
     await chat.say(text)
@@ -223,7 +254,10 @@ $('send').addEventListener('submit', async (/** @type {Event} */ evt) => {
 })
 
 $('leave').addEventListener('click', async () => {
+  $('leave').disabled = true // once is enough
   await leave(true)
+  $('leave').disabled = false
+  pending.clear()
   $('log').replaceChildren()
   $('room').hidden = true
   $('enter').hidden = false

@@ -140,9 +140,16 @@ test('bad bytes end a stream, and nothing else', async (t) => {
   assert.equal(await b.peer(a.id).request('well'), 'yes')
 })
 
-/** A libp2p of which a leaf sees nothing but the messages of pubsub. */
+/** A libp2p of which a leaf sees the messages of pubsub, and a node if it is told of one. */
 class Fake extends EventTarget {
-  services = { pubsub: Object.assign(new EventTarget(), { subscribe () {}, unsubscribe () {}, getSubscribers: () => [] }) }
+  services = { pubsub: Object.assign(new EventTarget(), { subscribe () {}, unsubscribe () {}, getSubscribers: () => this.peers }) }
+  peerStore = { get: async () => ({ protocols: [wire.protocols.overlay] }) }
+  /** @type {any[]} */
+  peers = [] // on the topic
+  /** @type {any[]} */
+  connections = []
+  /** @type {any[]} */
+  hungUp = []
 
   /** @param {import('@libp2p/interface').PeerId} peerId */
   constructor (peerId) {
@@ -152,8 +159,21 @@ class Fake extends EventTarget {
 
   async handle () {}
   async unhandle () {}
-  getPeers () { return [] }
-  getConnections () { return [] }
+  getPeers () { return this.connections.map((c) => c.remotePeer) }
+  getConnections () { return this.connections }
+  /** @param {any} peer */
+  async hangUp (peer) {
+    this.hungUp.push(peer)
+    this.connections = []
+  }
+
+  /** @param {any} peer a node that has announced the topic */
+  node (peer) {
+    const streams = [{ direction: 'outbound', status: 'open', writeStatus: 'writable', protocol: '/floodsub/1.0.0' }]
+    this.peers = [peer]
+    this.connections = [{ remotePeer: peer, status: 'open', streams, newStream: async () => { throw new Error('none') } }]
+    this.services.pubsub.dispatchEvent(new CustomEvent('subscription-change', { detail: { peerId: peer } }))
+  }
 
   /** @param {object} detail */
   message (detail) {
@@ -200,6 +220,69 @@ test('only the author speaks in its name', async (t) => {
   assert.deepEqual({ forged, foreign, duplicates, malformed }, { forged: 2, foreign: 1, duplicates: 1, malformed: 1 })
 })
 
+test('a message with many events leaves time for everything else', async (t) => {
+  const [me, alice] = [await newKey(), await newKey()]
+  const libp2p = new Fake(me.id)
+  const leaf = await join({ libp2p: /** @type {any} */ (libp2p) })
+  t.after(() => leaf.close())
+  let ticks = 0
+  const timer = setInterval(() => { ticks++ }, 1)
+  const { promise, resolve } = /** @type {PromiseWithResolvers<void>} */ (Promise.withResolvers())
+  let handled = 0
+  leaf.on('x', () => {
+    for (const end = performance.now() + 2; performance.now() < end;);
+    if (++handled === 100) resolve()
+  })
+  const event = wire.encodeEvent({ name: 'x', args: [] })
+  libp2p.message({
+    from: alice.id, key: alice.key.publicKey, data: wire.encodeBatch({ session: '0102030405060708', start: 1n, first: 1n, events: Array(100).fill(event) })
+  })
+  await promise
+  clearInterval(timer)
+  assert.ok(ticks >= 4, `${ticks} ticks`) // and 10 if the timer is never late
+})
+
+test('strangers and slow handlers cannot make a leaf grow', async (t) => {
+  const [me, alice, bob] = [await newKey(), await newKey(), await newKey()]
+  const libp2p = new Fake(me.id)
+  const leaf = await join({ libp2p: /** @type {any} */ (libp2p) })
+  t.after(() => leaf.close())
+  const go = /** @type {PromiseWithResolvers<void>} */ (Promise.withResolvers())
+  let raw = 0
+  leaf.onRaw(() => {
+    raw++
+    return go.promise
+  })
+  let gaps = 0
+  leaf.onGap(() => {
+    gaps++
+    return go.promise
+  })
+  for (let i = 0; i < 20_000; i++) libp2p.message({ from: alice.id, key: alice.key.publicKey, data: new Uint8Array(0) })
+  assert.equal(leaf.size.queued, 16 << 20)
+  assert.equal(leaf.stats.overrun, BigInt(20_000 - 16 * 1024))
+  const events = [wire.encodeEvent({ name: 'x', args: [] })]
+  for (let i = 1n; i <= 10_000n; i++) { // each a session, so that no two gaps are one
+    libp2p.message({ from: bob.id, key: bob.key.publicKey, data: wire.encodeBatch({ session: '0102030405060708', start: i, first: 1n, events }) })
+  }
+  assert.ok(leaf.size.queued <= (16 << 20) + 4096 * 64, String(leaf.size.queued))
+  go.resolve()
+  for (const end = performance.now() + 5000; leaf.size.queued > 0 && performance.now() < end;) await new Promise((resolve) => setTimeout(resolve, 1))
+  assert.deepEqual({ queued: leaf.size.queued, raw, gaps }, { queued: 0, raw: 16 * 1024, gaps: 4096 })
+})
+
+test('of peers that are gone nothing is kept', async (t) => {
+  const a = await newLeaf(t)
+  const nobody = (await newKey()).id.toString()
+  assert.throws(() => a.peer(nobody).on('', () => {}), TypeError)
+  const offs = [a.peer(nobody).on('x', () => {}), a.peer(nobody).on('*', () => {})]
+  assert.equal(a.size.peers, 1)
+  for (const off of offs) off()
+  await assert.rejects(a.peer(nobody).emit('x'), wire.NotConnectedError)
+  await assert.rejects(a.peer(nobody).request('x'), wire.NotConnectedError)
+  assert.deepEqual(a.size, { peers: 0, lanes: 0, queued: 0 })
+})
+
 test('an original that the leaf signs is one', async () => {
   for (const type of /** @type {const} */ (['Ed25519', 'secp256k1', 'RSA'])) {
     const key = await generateKeyPair(/** @type {any} */ (type))
@@ -210,10 +293,125 @@ test('an original that the leaf signs is one', async () => {
   }
 })
 
+test('the sequence number of an original begins with no zero', async (t) => {
+  const { key } = await newKey()
+  t.mock.method(crypto, 'getRandomValues', (/** @type {Uint8Array} */ b) => b.fill(0))
+  const seqno = [...wire.fields(await wire.signOriginal(key, 'topic', Uint8Array.of(1)))].find((f) => f.num === 3)?.bytes
+  assert.deepEqual([...seqno ?? []], [1, 0, 0, 0, 0, 0, 0, 0])
+})
+
+test('the name of a network has at most 128 bytes', async () => {
+  const libp2p = /** @type {any} */ (new Fake((await newKey()).id))
+  await assert.rejects(join({ libp2p, network: 'ä'.repeat(65) }), TypeError)
+  await (await join({ libp2p, network: 'ä'.repeat(64) })).close()
+})
+
 test('a libp2p that is stopped under a leaf does no harm', async (t) => {
   const [a, b] = await newPair(t)
   await a.libp2p.stop()
   await assert.rejects(b.peer(a.id).request('x'))
   await a.close()
   await assert.rejects(a.emit('x'), wire.ClosedError)
+})
+
+test('a leaf that closes ends the streams of others', async (t) => {
+  const [a, b] = await newPair(t)
+  a.handle('x', () => {})
+  await b.peer(a.id).request('x')
+  b.libp2p.dialProtocol(/** @type {any} */ (a.libp2p.peerId), wire.protocols.repair).then((s) => s.send(Uint8Array.of(1)), () => {})
+  const open = () => a.libp2p.getConnections().flatMap((c) => c.streams).filter((s) => s.protocol.startsWith('/smokesignal/')).length
+  for (const end = performance.now() + 5000; open() < 2 && performance.now() < end;) await new Promise((resolve) => setTimeout(resolve, 5))
+  assert.equal(open(), 2)
+  await a.close()
+  for (const end = performance.now() + 1000; open() > 0 && performance.now() < end;) await new Promise((resolve) => setTimeout(resolve, 5))
+  assert.equal(open(), 0)
+})
+
+test('a leaf can be closed in its own callback', async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout'] })
+  const [me, node] = [await newKey(), await newKey()]
+  const libp2p = new Fake(me.id)
+  const leaf = await join({ libp2p: /** @type {any} */ (libp2p) })
+  let closed = false
+  leaf.onConnect(async () => {
+    await leaf.close()
+    closed = true
+  })
+  libp2p.node(node.id)
+  for (let i = 0; i < 100 && !closed; i++) {
+    await settle()
+    t.mock.timers.tick(100)
+  }
+  assert.ok(closed)
+})
+
+/** Lets everything happen that needs no time. */
+const settle = () => new Promise((resolve) => setImmediate(resolve))
+
+/** @type {Record<string, (libp2p: Fake) => void>} */
+const breaks = {
+  'its stream': (libp2p) => { libp2p.peers = [] },
+  'the stream to it, although it has opened its own again': (libp2p) => { libp2p.connections[0].streams[0].status = 'reset' }
+}
+for (const [name, fail] of Object.entries(breaks)) {
+  test(`a node is lost and hung up on when this breaks: ${name}`, async (t) => {
+    t.mock.timers.enable({ apis: ['setTimeout'] })
+    const [me, node] = [await newKey(), await newKey()]
+    const libp2p = new Fake(me.id)
+    const leaf = await join({ libp2p: /** @type {any} */ (libp2p) })
+    t.after(() => leaf.close())
+    const pass = async (/** @type {number} */ ms) => {
+      for (; ms > 0; ms -= 100) {
+        t.mock.timers.tick(100)
+        await settle()
+      }
+    }
+    libp2p.node(node.id)
+    await settle()
+    await pass(20_000)
+    assert.deepEqual(leaf.peers, [node.id.toString()])
+    fail(libp2p) // of which pubsub tells nobody
+    await pass(5000)
+    assert.equal(leaf.connected, false)
+    assert.equal(libp2p.hungUp.length, 0)
+    libp2p.services.pubsub.dispatchEvent(new CustomEvent('subscription-change', { detail: { peerId: node.id } }))
+    await pass(10_000)
+    assert.equal(leaf.connected, false)
+    assert.equal(libp2p.hungUp.length, 1)
+  })
+}
+
+test('a node that announces the topic before there is a stream to it is found', async (t) => {
+  const [me, node] = [await newKey(), await newKey()]
+  const libp2p = new Fake(me.id)
+  const leaf = await join({ libp2p: /** @type {any} */ (libp2p) })
+  t.after(() => leaf.close())
+  libp2p.node(node.id)
+  libp2p.connections[0].streams[0].status = 'opening'
+  await settle()
+  libp2p.connections[0].streams[0].status = 'open'
+  let asked = 0
+  libp2p.connections[0].newStream = async () => { // for its marks
+    asked++
+    throw new Error('none')
+  }
+  for (const end = performance.now() + 2000; asked === 0 && performance.now() < end;) await new Promise((resolve) => setTimeout(resolve, 10))
+  assert.ok(asked > 0)
+})
+
+test('two addresses of one node make one connection', async (t) => {
+  const listen = ['/ip4/127.0.0.1/tcp/0', '/ip4/127.0.0.1/tcp/0']
+  const node = await createNode({ transports: [tcp()], listen })
+  t.after(() => node.stop())
+  await node.handle(wire.protocols.overlay, () => {})
+  const { pubsub } = /** @type {any} */ (node.services)
+  pubsub.subscribe('smokesignal/default')
+  let opened = 0
+  node.addEventListener('connection:open', () => { opened++ })
+  const addrs = node.getMultiaddrs().map((a) => a.toString().replace(/\/p2p\/.*/, ''))
+  assert.equal(addrs.length, 2)
+  const leaf = await newLeaf(t, { addrs })
+  await leaf.ready()
+  assert.equal(leaf.libp2p.getConnections().length, 1)
+  assert.equal(opened, 2)
 })

@@ -214,6 +214,38 @@ test('an ask that fails is asked again, and nothing is given up', () => {
   s.want(0, '3-5')
 })
 
+test('a node that has not greeted is not asked, and delays nothing', () => {
+  const s = new Script()
+  s.greet('a', mark(1, 1))
+  s.order.join('b')
+  s.order.mute('b')
+  s.receive(batch(1, 3))
+  s.receive(batch(5, 6))
+  s.told('a', mark(1, 6))
+  s.want(150, '1-3, a? 3-5')
+  s.answer()
+  s.want(600, 'a? 3-5')
+  s.now += 1500
+  s.answer()
+  s.want(1, 'lost 3-5, 5-6')
+
+  s.receive(batch(8, 9))
+  s.greet('b', mark(8, 9)) // it was late
+  s.want(150, 'b? 6-8')
+})
+
+test('if no node has greeted, what is missing is given up soon', () => {
+  const s = new Script()
+  for (const node of ['a', 'b']) {
+    s.order.join(node)
+    s.order.mute(node)
+  }
+  s.receive(batch(1, 3))
+  s.receive(batch(5, 6))
+  s.want(1900, '1-3')
+  s.want(600, 'lost 3-5, 5-6')
+})
+
 test('strangers cannot make it grow', () => {
   const s = new Script({ maxSenders: 10, maxHeld: 10_000, maxTotal: 30_000 })
   s.greet('a')
@@ -225,6 +257,22 @@ test('strangers cannot make it grow', () => {
   }
   const { held, senders, hints } = s.order.size
   assert.ok(held <= 30_000 && senders <= 10 && hints <= 40, JSON.stringify({ held, senders, hints }))
+})
+
+test('of many senders the longest untold is forgotten', () => {
+  const s = new Script({ maxSenders: 10 })
+  s.greet('a')
+  s.greet('b')
+  s.receive(batch(1, 3))
+  s.told('b', mark(1, 9))
+  for (let i = 0; i < 39; i++) s.told('b', mark(1, 1, { sender: `other ${i}` }))
+  s.told('b', mark(1, 9)) // told again, so it is kept
+  for (let i = 0; i < 60; i++) s.told('a', mark(1, 1, { sender: `other ${i}` }))
+  s.told('b', mark(1, 1, { sender: 'one more' }))
+  s.want(150, '1-3, b? 3-9')
+  s.answer()
+  s.told('a', mark(1, 9)) // it has it, although it has told of so many
+  s.want(0, 'a? 3-9')
 })
 
 // Whatever is lost, doubled and reordered on the way: delivered and lost add up to what

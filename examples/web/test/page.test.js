@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Chat } from '../page/chat.js'
+import { Pending } from '../page/pending.js'
 import { Roster, absence } from '../page/roster.js'
 import { clean, cleanName, maxText, pieces } from '../page/text.js'
 
@@ -60,6 +61,30 @@ test('names are told apart, and who misses a roll call is gone', () => {
   assert.deepEqual(r.names, ['Bob'])
   for (let i = 0; i < 2000; i++) r.heard('id ' + i, 'x', 0)
   assert.equal(r.names.length, 1000)
+})
+
+test('what is shown is shown once a frame, and no more than there is room for', () => {
+  /** @type {Array<() => void>} */
+  const frames = []
+  /** @type {any[]} */
+  const shown = []
+  const pending = new Pending((lines, names) => { shown.push([lines, names]) }, 3, (f) => { frames.push(f) })
+  for (let i = 0; i < 100; i++) {
+    pending.line(i)
+    pending.here([String(i)])
+  }
+  assert.equal(frames.length, 1)
+  assert.deepEqual(shown, [])
+  frames.shift()?.()
+  assert.deepEqual(shown.splice(0), [[[97, 98, 99], ['99']]])
+  pending.line(100)
+  pending.flush() // before its frame, which has nothing to show then
+  assert.deepEqual(shown.splice(0), [[[100], undefined]])
+  frames.shift()?.()
+  pending.line(101)
+  pending.clear()
+  frames.shift()?.()
+  assert.deepEqual(shown, [])
 })
 
 /** A leaf that is told what it hears, and tells what it sends. */

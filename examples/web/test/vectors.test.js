@@ -153,3 +153,19 @@ vectors('ticket.json', (b) => {
 })
 
 vectors('overlay.json', decodeOverlay, encodeOverlay)
+
+test('an id of more than 64 bytes is none', () => {
+  const id = (/** @type {number} */ n) => wire.concat([new wire.Writer().varint(0).varint(n).finish(), new Uint8Array(n)]) // whose hash is nothing but itself
+  assert.equal(wire.idBytes(wire.idOf(id(62))).length, 64)
+  const head = new wire.Writer().bytes(2, new Uint8Array(8)).uint(3, 1)
+  for (const n of [63, 60_000]) {
+    const mark = new wire.Writer().bytes(1, id(n)).raw(head.finish()).uint(4, 1).finish()
+    const want = new wire.Writer().bytes(1, id(n)).raw(head.finish()).uint(4, 1).uint(5, 2).finish()
+    const begin = performance.now()
+    for (const frame of [[1, new wire.Writer().message(1, mark).finish()], [4, new wire.Writer().message(1, mark).finish()], [2, want]]) {
+      const b = new wire.Writer().message(/** @type {number} */ (frame[0]), /** @type {Uint8Array} */ (frame[1])).finish()
+      assert.throws(() => wire.decodeRepair(b), wire.MalformedError)
+    }
+    assert.ok(performance.now() - begin < 1000)
+  }
+})

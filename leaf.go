@@ -25,9 +25,11 @@ type leaves struct {
 	spoken event.Subscription // who says what it speaks
 	tasks  sync.WaitGroup
 
-	mu     sync.Mutex
-	of     map[ID]bool
-	closed bool
+	mu sync.Mutex
+	// present are those on the topic; pubsub itself lists none to whom it has no stream yet.
+	present map[ID]bool
+	of      map[ID]bool
+	closed  bool
 }
 
 // watchLeaves follows who says what it speaks: a leaf may say so only after it has come
@@ -57,7 +59,7 @@ func (n *Node) spoke(p peer.ID) {
 	n.leaves.mu.Lock()
 	defer n.leaves.mu.Unlock()
 	switch {
-	case leaf && !n.leaves.of[p] && n.onTopic(p):
+	case leaf && n.leaves.present[p]:
 		n.linkLeaf(p)
 	case !leaf && n.leaves.of[p]:
 		n.unlinkLeaf(p)
@@ -77,6 +79,7 @@ func (n *Node) closeLeaves() {
 		n.host.ConnManager().Unprotect(p, leafTag)
 	}
 	clear(n.leaves.of)
+	clear(n.leaves.present)
 }
 
 // onTopicChanged is told of everybody who comes to the topic, or leaves it.
@@ -84,10 +87,13 @@ func (n *Node) onTopicChanged(p peer.ID, present bool) {
 	n.driver.TopicChanged(p, present)
 	n.leaves.mu.Lock()
 	defer n.leaves.mu.Unlock()
-	switch {
-	case present:
+	if present {
+		n.leaves.present[p] = true
 		n.linkLeaf(p)
-	case n.leaves.of[p]:
+		return
+	}
+	delete(n.leaves.present, p)
+	if n.leaves.of[p] {
 		n.unlinkLeaf(p)
 	}
 }
@@ -97,7 +103,7 @@ func (n *Node) unlinkLeaf(p peer.ID) {
 	delete(n.leaves.of, p)
 	n.broadcast.UnlinkLeaf(p)
 	n.host.ConnManager().Unprotect(p, leafTag)
-	for _, other := range n.pubsub.ListPeers(n.topic) {
+	for other := range n.leaves.present {
 		n.linkLeaf(other) // one may have waited for the place
 	}
 }
@@ -106,9 +112,6 @@ func (n *Node) unlinkLeaf(p peer.ID) {
 func (n *Node) linkLeaf(p peer.ID) {
 	if n.leaves.closed || n.leaves.of[p] || len(n.leaves.of) >= maxLeaves || !n.isLeaf(p) {
 		return
-	}
-	if n.leaves.of == nil {
-		n.leaves.of = map[ID]bool{}
 	}
 	n.leaves.of[p] = true
 	n.host.ConnManager().Protect(p, leafTag)

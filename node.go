@@ -110,6 +110,7 @@ func New(opts ...Option) (*Node, error) {
 	n.peers.node = n
 	n.peers.handles = map[ID]*Peer{}
 	n.drains.of = map[ID]*time.Timer{}
+	n.leaves.present, n.leaves.of = map[ID]bool{}, map[ID]bool{}
 	if err := n.build(seeds); err != nil {
 		if n.broadcast != nil {
 			n.broadcast.Close(context.Background()) // a pubsub that is lent goes on without it
@@ -540,6 +541,11 @@ func (n *Node) unlinked(p peer.ID, reason error, was bool) {
 }
 
 func (n *Node) onTopic(p peer.ID) bool {
+	if n.gate == nil {
+		n.leaves.mu.Lock()
+		defer n.leaves.mu.Unlock()
+		return n.leaves.present[p]
+	}
 	for _, x := range n.pubsub.ListPeers(n.topic) {
 		if x == p {
 			return true

@@ -6,6 +6,7 @@ import (
 
 	"github.com/libp2p/go-libp2p"
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	coreevent "github.com/libp2p/go-libp2p/core/event"
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -113,15 +114,24 @@ func TestLeafThatSpeaksLater(t *testing.T) {
 			if err := node.Start(t.Context()); err != nil {
 				t.Fatal(err)
 			}
+			identified, err := node.Host().EventBus().Subscribe(new(coreevent.EvtPeerIdentificationCompleted))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer identified.Close()
 			greeted := make(chan peer.ID, 100)
 			h := leafHost(t, node, greeted)
+			// What libp2p asked for when they connected would count for newer than what it
+			// is told meanwhile, if it came later.
+			<-identified.Out()
 			protected := func() bool { return node.Host().ConnManager().IsProtected(h.ID(), "smokesignal leaf") }
-			for range 3 {
+			for round := range 3 {
 				h.SetStreamHandler(events.ProtocolRepair, func(s network.Stream) { greeted <- s.Conn().RemotePeer() })
 				select {
 				case <-greeted:
 				case <-time.After(30 * time.Second):
-					t.Fatal("it is not greeted")
+					spoken, err := node.Host().Peerstore().GetProtocols(h.ID())
+					t.Fatalf("round %d: it is not greeted; protected: %v; it speaks %v, %v", round, protected(), spoken, err)
 				}
 				if !protected() {
 					t.Error("its connection is not protected")

@@ -25,7 +25,7 @@ import (
 // of a batch have consecutive numbers. Of two sessions of one sender the later
 // has the greater start_ms, or the greater session if both are equal; once an
 // event of the later one was handled, no more of the earlier ones are. A batch
-// has at most 768 KiB, an event is not empty, the last number is at most 2^62.
+// has at most 768 KiB, an event is not empty, all numbers are below 2^62.
 // Unknown fields are skipped. What breaks one of these rules is counted and
 // otherwise ignored, as is everything on the topic that is not a Batch.
 const (

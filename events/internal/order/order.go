@@ -27,7 +27,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// MaxNumber is the largest number an event can have.
+// MaxNumber is what the numbers of events are below.
 const MaxNumber = 1 << 62
 
 // Config holds the bounds of a core. Zero means the default in brackets.

@@ -131,6 +131,7 @@ class Frames {
   }
 
   #patience = Infinity
+  #rested = performance.now()
 
   /**
    * Returns the next frame, undefined at the end. It throws when the stream is reset,
@@ -139,6 +140,10 @@ class Frames {
    * @returns {Promise<Uint8Array | undefined>}
    */
   async next (patience = Infinity) {
+    if (performance.now() - this.#rested > maxBusy) { // many that are here already would come in one go
+      await pause()
+      this.#rested = performance.now()
+    }
     const begin = performance.now()
     let begun = this.#reader.begun ? begin : Infinity
     for (;;) {
@@ -171,7 +176,7 @@ class Frames {
 // ---------------------------------------------------------------------------
 // Handlers
 
-/** How long the handlers of one sender may keep everything else from running, in ms. */
+/** How long what comes from one sender may keep everything else from running, in ms. */
 const maxBusy = 20
 
 /** Lets everything else run that is due. Timers would do, but browsers delay those of a page that is hidden. */

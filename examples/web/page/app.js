@@ -139,6 +139,7 @@ async function enter (name) {
     node = await libp2p
   } catch (err) {
     libp2p = undefined // another attempt may succeed
+    if (mine !== turn) return
     throw err
   }
   const found = ticket === '' ? await server(mine) : undefined

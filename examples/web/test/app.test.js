@@ -40,6 +40,7 @@ const joins = []
 const leaves = []
 let closing = Promise.resolve()
 let nodes = 0
+let making = Promise.resolve()
 let noNode = false
 /** @type {object | undefined} */
 let answer
@@ -58,6 +59,7 @@ Object.assign(globalThis, {
     encodeQR () {},
     async createNode () {
       nodes++
+      await making
       if (noNode) throw new Error('no luck')
     },
     async join (/** @type {any} */ options) {
@@ -86,7 +88,21 @@ async function enter () {
   await settle()
 }
 
+test('who has left is not told what fails then', async () => {
+  const { promise, resolve } = /** @type {PromiseWithResolvers<void>} */ (Promise.withResolvers())
+  making = promise
+  noNode = true
+  await enter()
+  await $('leave').on.click({})
+  resolve()
+  await settle()
+  noNode = false
+  making = Promise.resolve()
+  assert.equal($('status').textContent, 'Not joined')
+})
+
 test('what failed is tried again when the user joins again', async () => {
+  const before = nodes
   noNode = true
   await enter()
   assert.equal($('status').textContent, 'Cannot join: no luck')
@@ -94,7 +110,7 @@ test('what failed is tried again when the user joins again', async () => {
   noNode = false
   answer = { id: 'one', network: 'default', command: '' }
   await enter()
-  assert.equal(nodes, 2)
+  assert.equal(nodes - before, 2)
   assert.equal(joins.splice(0).length, 1)
   await $('leave').on.click({})
 })

@@ -133,3 +133,22 @@ func TestBroadcastCloseLeavesNothing(t *testing.T) {
 		}
 	}
 }
+
+// A stream of a neighbour that is let in while all ends is one to be waited for, until
+// it is left again, and no longer: Close once waited for ever.
+func TestBroadcastStreamLetInWhileClosing(t *testing.T) {
+	s, p := newStation(t, overTCP, BroadcastConfig{}), newStationHost(t, overTCP).ID()
+	s.Link(p, nil)
+	s.cancel() // as the first step of Close does
+	if err := s.admitRepair(p, nil); err == nil {
+		s.leaveRepair(p, nil)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := s.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.admitRepair(p, nil); err == nil {
+		t.Error("a stream is let in after Close")
+	}
+}

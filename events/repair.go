@@ -164,27 +164,28 @@ func (b *Broadcast) admitRepair(p peer.ID, s network.Stream) error {
 		defer b.in.mu.Unlock()
 		b.in.strangers--
 	}()
-	var full bool
+	var admitted, full bool
 	err := b.in.until(ctx, func() bool {
 		l := b.in.links[p]
 		if l == nil || b.in.closed {
 			return b.in.closed
 		}
 		if full = len(l.inbound) >= maxRepairStreams; !full {
+			admitted = true
 			l.inbound[s] = struct{}{}
 			b.tasks.Add(1)
 		}
 		return true
 	})
 	switch {
-	case err != nil:
-		return err
+	case admitted: // also if all ends now: leaveRepair has to come
+		return nil
 	case full:
 		return fmt.Errorf("events: %d streams are open already", maxRepairStreams)
-	case b.ctx.Err() != nil:
-		return ErrClosed
+	case err != nil:
+		return err
 	}
-	return nil
+	return ErrClosed
 }
 
 func (b *Broadcast) leaveRepair(p peer.ID, s network.Stream) {

@@ -186,7 +186,7 @@ func (l *local) check(cfg checker.Config) {
 	l.t.Helper()
 	ctx, cancel := context.WithTimeout(l.t.Context(), checker.SettleWithin)
 	defer cancel()
-	for _, v := range checker.Check(l.log.Settle(ctx, cfg.Whole, func() {}), cfg) {
+	for _, v := range l.log.Check(ctx, cfg, func() {}) {
 		l.t.Errorf("%v", v)
 	}
 }

@@ -344,6 +344,28 @@ func TestLogSettles(t *testing.T) {
 	}
 }
 
+// TestLogChecksWhatIsStillComing: what was missing when it was first looked for, and has
+// come meanwhile.
+func TestLogChecksWhatIsStillComing(t *testing.T) {
+	whole := new(script).start("a", "b").gain("a", "b", true).gain("b", "a", true).log
+	l := NewLog()
+	for _, r := range whole[:2] {
+		l.Add(r)
+	}
+	cfg := Config{Whole: true}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if found := l.Check(ctx, cfg, func() {}); len(found) == 0 {
+		t.Error("that the links do not come is not reported")
+	}
+	for _, r := range whole[2:] {
+		l.Add(r)
+	}
+	if found := l.Check(t.Context(), cfg, func() {}); len(found) > 0 {
+		t.Error(found)
+	}
+}
+
 // TestRecordsKeepAProcessesOrder: also when the wall clock steps back.
 func TestRecordsKeepAProcessesOrder(t *testing.T) {
 	l := NewLog()

@@ -95,6 +95,22 @@ func (l *Log) Settle(ctx context.Context, whole bool, ask func()) []Record {
 	}
 }
 
+// Check applies the rules to all records, once what is happening has come to its end:
+// what is missing then, or half done, may still come until ctx ends. ask has every node's
+// list read.
+func (l *Log) Check(ctx context.Context, cfg Config, ask func()) []Violation {
+	for {
+		found := Check(l.Settle(ctx, cfg.Whole, ask), cfg)
+		if len(found) == 0 || ctx.Err() != nil {
+			return found
+		}
+		select {
+		case <-time.After(100 * time.Millisecond): // for more records; what was broken stays
+		case <-ctx.Done():
+		}
+	}
+}
+
 // sorted is called with the lock held.
 func (l *Log) sorted() []Record {
 	var all []Record

@@ -209,7 +209,7 @@ func (c *Cluster) Check(cfg checker.Config) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), checker.SettleWithin)
 	defer cancel()
-	records := c.Log.Settle(ctx, cfg.Whole, func() {
+	found := c.Log.Check(ctx, cfg, func() {
 		for _, p := range c.all() {
 			var ask bool
 			c.Log.Look(func(s *checker.State) { st := s.Proc(p.Name); ask = st.Up && !st.Frozen })
@@ -223,7 +223,7 @@ func (c *Cluster) Check(cfg checker.Config) {
 			c.t.Errorf("%s wrote to standard error: %s", p.Name, text)
 		}
 	}
-	for _, v := range checker.Check(records, cfg) {
+	for _, v := range found {
 		c.t.Errorf("%v", v)
 	}
 }

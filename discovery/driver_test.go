@@ -14,9 +14,9 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
-	"go.uber.org/goleak"
 
 	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+	"github.com/go-smokesignal/smokesignal/internal/leaks"
 )
 
 // tester is a driver over a real host. Its topic is instant: a peer is seen as
@@ -356,7 +356,7 @@ func TestHostileFrames(t *testing.T) {
 // TestCloseLeavesNothing: no goroutine remains, whether it was started or not, and
 // with links and unreachable seeds.
 func TestCloseLeavesNothing(t *testing.T) {
-	before := goleak.IgnoreCurrent()
+	noneLeft := leaks.Watch(t)
 	func() {
 		a := newTester(t, testConfig{max: 5})
 		b := newTester(t, testConfig{min: 3, max: 5, seeds: []string{a.addr(), "127.0.0.1:1", "nowhere.onion:1"}})
@@ -375,5 +375,5 @@ func TestCloseLeavesNothing(t *testing.T) {
 			x.d.host.Close()
 		}
 	}()
-	goleak.VerifyNone(t, before)
+	noneLeft()
 }

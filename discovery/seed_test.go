@@ -26,6 +26,8 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	madns "github.com/multiformats/go-multiaddr-dns"
 	"go.uber.org/goleak"
+
+	"github.com/go-smokesignal/smokesignal/internal/leaks"
 )
 
 // newHost returns a host which listens on the multiaddrs given and closes with
@@ -432,14 +434,14 @@ func TestFindLeavesNoGoroutine(t *testing.T) {
 	wantFound(t, h, there, s) // what libp2p keeps for a connection is there now
 	refused := mustParse(t, "127.0.0.1:"+closedPort(t))
 	refused.Find(t.Context(), h)
-	before := goleak.IgnoreCurrent()
+	noneLeft := leaks.Watch(t, goleak.IgnoreAnyFunction("github.com/libp2p/go-libp2p/p2p/net/swarm.(*dialSync).getActiveDial"))
 	for range 3 {
 		if _, err := s.Find(t.Context(), h); err != nil {
 			t.Fatal(err)
 		}
 		refused.Find(t.Context(), h)
 	}
-	goleak.VerifyNone(t, before, goleak.IgnoreAnyFunction("github.com/libp2p/go-libp2p/p2p/net/swarm.(*dialSync).getActiveDial"))
+	noneLeft()
 }
 
 func TestSeedErrorReadsAsOneLine(t *testing.T) {

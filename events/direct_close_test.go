@@ -11,7 +11,8 @@ import (
 
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
-	"go.uber.org/goleak"
+
+	"github.com/go-smokesignal/smokesignal/internal/leaks"
 )
 
 // left returns what of ours is left behind on a host.
@@ -34,7 +35,7 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 		connect(t, ha, hb)
 		hb.SetStreamHandler(ProtocolDirect, func(network.Stream) {}) // hosts with one more handler
 		hb.RemoveStreamHandler(ProtocolDirect)
-		before := goleak.IgnoreCurrent()
+		noneLeft := leaks.Watch(t)
 		for name, use := range map[string]func(a, b *Direct){
 			"unused": func(a, b *Direct) {},
 			"idle":   func(a, b *Direct) { emit(t, a, b.id(), "x"); a.Flush(t.Context()) },
@@ -101,9 +102,7 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 				}
 			}
 		}
-		if err := goleak.Find(before); err != nil {
-			t.Error(err)
-		}
+		noneLeft()
 	})
 }
 

@@ -3,8 +3,8 @@ package events
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/go-smokesignal/smokesignal/internal/leaks"
 )
 
 // Nothing that the tests started runs when they are done.
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }

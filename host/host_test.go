@@ -26,7 +26,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/quic-go/quic-go"
-	"go.uber.org/goleak"
+
+	"github.com/go-smokesignal/smokesignal/internal/leaks"
 )
 
 // Some cases need a process of their own: what a host prints by default,
@@ -159,7 +160,7 @@ func TestKeyIsTheIdentity(t *testing.T) {
 
 // A goroutine left behind would show here, whatever state the host was in.
 func TestCloseLeavesNothing(t *testing.T) {
-	ignore := goleak.IgnoreCurrent()
+	noneLeft := leaks.Watch(t)
 	all := []string{"127.0.0.1:0", "/ip4/127.0.0.1/tcp/0/ws", "/ip4/127.0.0.1/udp/0/quic-v1/webtransport", "/ip4/127.0.0.1/udp/0/webrtc-direct"}
 	for name, use := range map[string]func(h *Host){
 		"new":    func(h *Host) {},
@@ -199,10 +200,8 @@ func TestCloseLeavesNothing(t *testing.T) {
 		if err := h.Listen(); !errors.Is(err, ErrClosed) {
 			t.Errorf("%s: Listen after Close: %v", name, err)
 		}
-		if err := goleak.Find(ignore); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
 	}
+	noneLeft()
 }
 
 // A peer that opens more streams than a link needs is refused the rest.

@@ -19,10 +19,10 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
 	ma "github.com/multiformats/go-multiaddr"
-	"go.uber.org/goleak"
 
 	"github.com/go-smokesignal/smokesignal/internal/bubble"
 	"github.com/go-smokesignal/smokesignal/internal/circuit"
+	"github.com/go-smokesignal/smokesignal/internal/leaks"
 )
 
 // On loopback nobody has a public address, so no hole is ever punched: what is
@@ -195,30 +195,29 @@ func TestQUICIsDialedFirst(t *testing.T) {
 }
 
 func TestCloseLeavesNothingOfNAT(t *testing.T) {
-	r := natHost(t, NAT{RelayService: true})
-	at := overQUIC(t, r).String()
-	first := natHost(t, NAT{Relays: []string{at}}) // then all goroutines of the relay run
-	eventually(t, "a place", func() bool { return len(relayed(first)) == 1 })
-	first.Close()
-	eventually(t, "the relay has noticed", func() bool { return len(r.Network().Peers()) == 0 })
-	ignore := goleak.IgnoreCurrent()
-	for name, use := range map[string]func(h *Host){
-		"new":     func(h *Host) {},
-		"listen":  func(h *Host) { h.Listen() },
-		"reached": func(h *Host) { h.Listen(); eventually(t, "a place", func() bool { return len(relayed(h)) == 1 }) },
+	for name, use := range map[string]func(t *testing.T, h *Host){
+		"new":    func(t *testing.T, h *Host) {},
+		"listen": func(t *testing.T, h *Host) { h.Listen() }, // closed while it dials the relay
+		"reached": func(t *testing.T, h *Host) {
+			h.Listen()
+			eventually(t, "a place", func() bool { return len(relayed(h)) == 1 })
+		},
 	} {
-		h, err := New(Config{Listen: []string{"127.0.0.1:0"}, NAT: NAT{Relays: []string{at}, RelayService: true}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		use(h)
-		if err := h.Close(); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-		eventually(t, name+": the relay has noticed", func() bool { return len(r.Network().Peers()) == 0 })
-		if err := goleak.Find(ignore); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
+		t.Run(name, func(t *testing.T) {
+			noneLeft := leaks.Watch(t)
+			r := natHost(t, NAT{RelayService: true})
+			h, err := New(Config{Listen: []string{"127.0.0.1:0"}, NAT: NAT{Relays: []string{overQUIC(t, r).String()}, RelayService: true}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			use(t, h)
+			if err := h.Close(); err != nil {
+				t.Error(err)
+			}
+			eventually(t, "the relay has noticed", func() bool { return len(r.Network().Peers()) == 0 })
+			r.Close()
+			noneLeft()
+		})
 	}
 }
 

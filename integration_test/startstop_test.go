@@ -10,11 +10,10 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/go-smokesignal/smokesignal"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
+	"github.com/go-smokesignal/smokesignal/internal/leaks"
 )
 
 // The tests of this file look for goroutines left behind, so they run alone:
@@ -26,7 +25,7 @@ import (
 func leavesNothing(t *testing.T, cycles int, scenario func(t *testing.T)) {
 	t.Helper()
 	scenario(t)
-	before := goleak.IgnoreCurrent()
+	noneLeft := leaks.Watch(t)
 	began := time.Now()
 	for range cycles {
 		if scenario(t); t.Failed() {
@@ -34,9 +33,7 @@ func leavesNothing(t *testing.T, cycles int, scenario func(t *testing.T)) {
 		}
 	}
 	t.Logf("%d cycles, %v each", cycles, (time.Since(began) / time.Duration(max(cycles, 1))).Round(time.Millisecond))
-	if err := goleak.Find(before); err != nil {
-		t.Error(err)
-	}
+	noneLeft()
 }
 
 // closed closes the nodes and fails unless nothing of theirs is left: no

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
+	"github.com/go-smokesignal/smokesignal/internal/leaks"
 )
 
 // soon is how long a test waits for what takes milliseconds.
@@ -297,7 +297,7 @@ func (l *line) wantReset() {
 
 // TestCloseLeavesNothing: whatever its connections wait for.
 func TestCloseLeavesNothing(t *testing.T) {
-	before := goleak.IgnoreCurrent()
+	noneLeft := leaks.Watch(t)
 	l := newLine(t)
 	for _, order := range []func(){
 		func() {}, l.Up.Pause, func() { l.Up.Resume(); l.Up.Drop(true) }, func() { l.Up.Drop(false); l.Up.Limit(1) }, func() { l.Up.Limit(0); l.Up.Delay(time.Hour) },
@@ -316,9 +316,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 		c.Close()
 		t.Error("it still listens")
 	}
-	if err := goleak.Find(before); err != nil {
-		t.Error(err)
-	}
+	noneLeft()
 }
 
 // TestOrdersAtAnyTime is for the race detector: orders and bytes at once.

@@ -25,11 +25,9 @@ type leaves struct {
 	spoken event.Subscription // who says what it speaks
 	tasks  sync.WaitGroup
 
-	mu sync.Mutex
-	// present are those on the topic; pubsub itself lists none to whom it has no stream yet.
-	present map[ID]bool
-	of      map[ID]bool
-	closed  bool
+	mu     sync.Mutex
+	of     map[ID]bool
+	closed bool
 }
 
 // watchLeaves follows who says what it speaks: a leaf may say so only after it has come
@@ -59,7 +57,7 @@ func (n *Node) spoke(p peer.ID) {
 	n.leaves.mu.Lock()
 	defer n.leaves.mu.Unlock()
 	switch {
-	case leaf && n.leaves.present[p]:
+	case leaf && n.audience.has(p):
 		n.linkLeaf(p)
 	case !leaf && n.leaves.of[p]:
 		n.unlinkLeaf(p)
@@ -79,21 +77,15 @@ func (n *Node) closeLeaves() {
 		n.host.ConnManager().Unprotect(p, leafTag)
 	}
 	clear(n.leaves.of)
-	clear(n.leaves.present)
 }
 
-// onTopicChanged is told of everybody who comes to the topic, or leaves it.
-func (n *Node) onTopicChanged(p peer.ID, present bool) {
-	n.driver.TopicChanged(p, present)
+func (n *Node) leafOnTopic(p peer.ID, present bool) {
 	n.leaves.mu.Lock()
 	defer n.leaves.mu.Unlock()
-	if present {
-		n.leaves.present[p] = true
+	switch {
+	case present:
 		n.linkLeaf(p)
-		return
-	}
-	delete(n.leaves.present, p)
-	if n.leaves.of[p] {
+	case n.leaves.of[p]:
 		n.unlinkLeaf(p)
 	}
 }
@@ -103,7 +95,7 @@ func (n *Node) unlinkLeaf(p peer.ID) {
 	delete(n.leaves.of, p)
 	n.broadcast.UnlinkLeaf(p)
 	n.host.ConnManager().Unprotect(p, leafTag)
-	for other := range n.leaves.present {
+	for _, other := range n.audience.list() {
 		n.linkLeaf(other) // one may have waited for the place
 	}
 }

@@ -48,6 +48,7 @@ type Node struct {
 	sources     sources
 	watchdog    *health.Watchdog
 	drains      drains
+	audience    audience
 	leaves      leaves
 	peers       Peers
 	topics      topics
@@ -110,7 +111,7 @@ func New(opts ...Option) (*Node, error) {
 	n.peers.node = n
 	n.peers.handles = map[ID]*Peer{}
 	n.drains.of = map[ID]*time.Timer{}
-	n.leaves.present, n.leaves.of = map[ID]bool{}, map[ID]bool{}
+	n.audience.of, n.leaves.of = map[ID]bool{}, map[ID]bool{}
 	if err := n.build(seeds); err != nil {
 		if n.broadcast != nil {
 			n.broadcast.Close(context.Background()) // a pubsub that is lent goes on without it
@@ -459,130 +460,4 @@ func (n *Node) ours(err error) error {
 		return ErrClosed
 	}
 	return err
-}
-
-// The functions below are the hooks of the rooms. They run on the goroutine of
-// the driver, or the watchdog, and do not block.
-
-// admitBroadcast holds broadcasts back until Start, since on a lent host they come from
-// New on, and handlers may be registered in between.
-func (n *Node) admitBroadcast(ctx context.Context, p peer.ID) error {
-	select {
-	case <-n.begun:
-		return n.list.Admit(ctx, p)
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-func (n *Node) pending(p peer.ID) {
-	n.list.Expect(p)
-	n.drains.mu.Lock()
-	defer n.drains.mu.Unlock()
-	delete(n.drains.of, p)
-	switch {
-	case n.gate != nil:
-		n.gate.Admit(p)
-	case n.onTopic(p): // as long as it is connected, perhaps; there was no news then
-		n.driver.TopicChanged(p, true)
-	}
-}
-
-// drain is how long pubsub keeps a peer whose link ended on purpose, so that what
-// is on its way over that link still arrives.
-const drain = 10 * time.Second
-
-// drains are the peers that pubsub is about to lose.
-type drains struct {
-	mu sync.Mutex
-	of map[ID]*time.Timer
-}
-
-// evict takes p away from pubsub: soon after a link that ended on purpose, and at
-// once after a fault.
-func (n *Node) evict(p peer.ID, reason error, was bool) {
-	if n.gate == nil {
-		return // whom a pubsub that is lent sees is not ours to say
-	}
-	if e, ok := errors.AsType[*discovery.LinkError](reason); !ok || !was || !e.OnPurpose() {
-		n.gate.Evict(p)
-		return
-	}
-	n.drains.mu.Lock()
-	defer n.drains.mu.Unlock()
-	var timer *time.Timer
-	timer = time.AfterFunc(drain, func() {
-		n.drains.mu.Lock()
-		defer n.drains.mu.Unlock()
-		if n.drains.of[p] == timer { // the link has not come back meanwhile
-			delete(n.drains.of, p)
-			n.gate.Evict(p)
-		}
-	})
-	n.drains.of[p] = timer
-}
-
-func (n *Node) linked(p peer.ID, greeting []byte) {
-	if err := n.broadcast.Link(p, greeting); err != nil {
-		n.log.Debug("greeting", "peer", p, "err", err)
-	}
-	n.list.Add(p)
-	n.watchdog.NeighboursChanged()
-	n.sources.linksChanged()
-}
-
-func (n *Node) unlinked(p peer.ID, reason error, was bool) {
-	n.evict(p, reason, was)
-	n.broadcast.Unlink(p)
-	unwritten := n.direct.Release(p, reason)
-	n.list.Remove(p, &CloseError{Peer: p, Unwritten: unwritten, Err: reason})
-	n.watchdog.NeighboursChanged()
-	n.sources.linksChanged()
-}
-
-func (n *Node) onTopic(p peer.ID) bool {
-	if n.gate == nil {
-		n.leaves.mu.Lock()
-		defer n.leaves.mu.Unlock()
-		return n.leaves.present[p]
-	}
-	for _, x := range n.pubsub.ListPeers(n.topic) {
-		if x == p {
-			return true
-		}
-	}
-	return false
-}
-
-func (n *Node) gap(_ context.Context, g Gap) {
-	n.calls.post(func() {
-		n.onGap.each(func(f func(context.Context, Gap)) { n.calls.guard(func() { f(n.calls.ctx, g) }) })
-	})
-	n.emit(EvtGap{Gap: g})
-}
-
-func (n *Node) seedError(e *SeedError) {
-	n.calls.post(func() {
-		n.onSeedError.each(func(f func(context.Context, *SeedError)) { n.calls.guard(func() { f(n.calls.ctx, e) }) })
-	})
-	n.emit(EvtSeedError{Err: e})
-}
-
-func (n *Node) netsplit(seed string) {
-	n.driver.SeedLost(seed)
-	n.tellSeed(&n.onNetsplit, seed)
-	n.emit(EvtNetsplit{Seed: seed})
-}
-
-func (n *Node) resolved(seed string) {
-	n.driver.SeedHeard(seed)
-	n.tellSeed(&n.onNetsplitResolved, seed)
-	n.emit(EvtNetsplitResolved{Seed: seed})
-}
-
-func (n *Node) tellSeed(list *hooks[func(context.Context, Seed)], seed string) {
-	n.calls.post(func() {
-		s := n.seed(seed)
-		list.each(func(f func(context.Context, Seed)) { n.calls.guard(func() { f(n.calls.ctx, s) }) })
-	})
 }

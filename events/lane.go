@@ -455,7 +455,11 @@ func (l *lane) flush(ctx context.Context) error {
 		}
 	}
 	if n := l.lost - lost; n > 0 {
-		return fmt.Errorf("events: flush to %s: %d events were dropped: %w", l.peer, n, &because{ErrNotConnected, l.cause})
+		cause := l.cause
+		if !errors.Is(cause, ErrNotConnected) {
+			cause = &because{ErrNotConnected, cause}
+		}
+		return fmt.Errorf("events: flush to %s: %d events were dropped: %w", l.peer, n, cause)
 	}
 	return nil
 }

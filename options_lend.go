@@ -22,14 +22,15 @@ import (
 
 // WithHost puts the node on a libp2p host that the application has made and goes on
 // using. The node has the host's id, dials with it, and is reached where it listens, if
-// it does. It does not change, retune or close what is the application's: it protects
-// its peers from the connection manager under a tag of its own, and Close takes away
-// its stream handlers, streams and tags, and of the connections that it made those on
-// which there is nothing else. Close the node before the host. It is an error at New if
-// the host has another node, or the options that say how a node listens are given too:
-// Listen, Subnet, Advertise, IdentityFile, and those about NATs. The host's key has to be
-// in its peerstore, and of a kind that is a part of the id, Ed25519 or Secp256k1: others
-// read there who signed.
+// it does. Nodes on hosts that the application connects, at whatever time, need no seeds
+// to find each other. The node does not change, retune or close what is the
+// application's: it protects its peers from the connection manager under a tag of its
+// own, and Close takes away its stream handlers, streams and tags, and of the connections
+// that it made those on which there is nothing else. Close the node before the host. It is
+// an error at New if the host has another node, or the options that say how a node
+// listens are given too: Listen, Subnet, Advertise, IdentityFile, and those about NATs.
+// The host's key has to be in its peerstore, and of a kind that is a part of the id,
+// Ed25519 or Secp256k1: others read there who signed.
 //
 // Alone it makes a pubsub of the node's own on the host, so there must be no other;
 // an application that has one, or is about to make one, lends it WithPubSub. A host

@@ -356,6 +356,9 @@ func TestEventsWaitForStart(t *testing.T) {
 			t.Fatalf("number %d did not come", want+1)
 		}
 	}
+	if err := node.Ready(ctx); err != nil { // there is no seed: it links to whom the application has connected
+		t.Error(err)
+	}
 }
 
 // TestConnectionsMadeAreClosed: what Connect has connected to is left at Close, unless

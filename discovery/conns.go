@@ -8,6 +8,8 @@ import (
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/circuit"
 )
 
 // dialHost is the host as the driver uses it: it notes the connections that are made
@@ -16,16 +18,23 @@ type dialHost struct {
 	corehost.Host
 	isSpare func(network.Conn) bool // nil: all are
 
-	mu   sync.Mutex
-	made map[network.Conn]struct{}
+	mu     sync.Mutex
+	making map[peer.ID]int // calls of Connect that go on
+	made   map[network.Conn]struct{}
 }
 
 // Connect notes the connections to p that it makes.
 func (h *dialHost) Connect(ctx context.Context, p peer.AddrInfo) error {
 	before := h.Network().ConnsToPeer(p.ID)
+	h.mu.Lock()
+	h.making[p.ID]++
+	h.mu.Unlock()
 	err := h.Host.Connect(ctx, p)
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.making[p.ID]--; h.making[p.ID] == 0 {
+		delete(h.making, p.ID)
+	}
 	for c := range h.made {
 		if c.IsClosed() {
 			delete(h.made, c)
@@ -37,6 +46,21 @@ func (h *dialHost) Connect(ctx context.Context, p peer.AddrInfo) error {
 		}
 	}
 	return err
+}
+
+// given returns a direct connection to p that was dialled by others than this, or nil.
+func (h *dialHost) given(p peer.ID) network.Conn {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.making[p] > 0 {
+		return nil
+	}
+	for _, c := range h.Network().ConnsToPeer(p) {
+		if _, ours := h.made[c]; !ours && c.Stat().Direction == network.DirOutbound && !circuit.Is(c.RemoteMultiaddr()) {
+			return c
+		}
+	}
+	return nil
 }
 
 // tidy closes the connections that were made here and serve nobody else.

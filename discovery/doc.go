@@ -1,6 +1,7 @@
 // Package discovery knows where peers come from and drives the membership
 // protocol of package overlay on libp2p: seeds, addresses told by other nodes,
-// the local network, and one long stream per link and direction.
+// the local network, the connections that an application makes by itself, and one long
+// stream per link and direction.
 //
 // A [Driver] runs one goroutine that owns the state machine and all seeds. What
 // happens elsewhere (frames read, dials that failed, connections lost) comes to

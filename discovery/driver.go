@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/event"
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -153,6 +154,8 @@ type Driver struct {
 	seq     uint64 // of the own record
 	lan     io.Closer
 
+	spoken event.Subscription // who says what it speaks
+
 	guard   dialGuard
 	lookups lookups
 
@@ -178,7 +181,7 @@ func New(cfg Config) *Driver {
 	}
 	d := &Driver{
 		cfg: cfg, log: cfg.Log,
-		host:     &dialHost{Host: cfg.Host, isSpare: cfg.Spare, made: map[network.Conn]struct{}{}},
+		host:     &dialHost{Host: cfg.Host, isSpare: cfg.Spare, making: map[peer.ID]int{}, made: map[network.Conn]struct{}{}},
 		inbox:    inbox{wake: make(chan struct{}, 1)},
 		done:     make(chan struct{}),
 		dials:    make(slots, overlay.MaxDials),
@@ -219,6 +222,7 @@ func (d *Driver) Start() {
 	d.started = true
 	d.mu.Unlock()
 	d.host.Network().Notify((*notifiee)(d))
+	d.watchConnected()
 	d.Serve()
 	d.tasks.Go(d.loop)
 }
@@ -523,6 +527,9 @@ func (d *Driver) Close() {
 	d.host.RemoveStreamHandler(Protocol)
 	if started {
 		d.host.Network().StopNotify((*notifiee)(d))
+		if d.spoken != nil {
+			d.spoken.Close()
+		}
 		if d.lan != nil {
 			d.lan.Close()
 		}

@@ -395,9 +395,7 @@ func TestBroadcastMemoryIsBounded(t *testing.T) {
 	s.mu.Lock()
 	clear(s.got)
 	s.mu.Unlock()
-	if grown := heap() - before; grown > DefaultStoreBytes+8<<20 {
-		t.Errorf("the heap has grown by %d KiB", grown>>10)
-	}
+	wantHeap(t, before, DefaultStoreBytes+8<<20)
 	st := s.guard.stats
 	if n := st.Topics.Load(); n != 20_000-maxTopics {
 		t.Errorf("%d topics refused", n)
@@ -414,6 +412,19 @@ func heap() int {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int(m.HeapAlloc)
+}
+
+// wantHeap fails unless the heap comes back to most bytes above before: pools and
+// finalizers hold some until a later collection, and what libp2p is still closing too.
+func wantHeap(t *testing.T, before, most int) {
+	t.Helper()
+	grown := heap() - before
+	for began := time.Now(); grown > most && time.Since(began) < patience; grown = heap() - before {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if grown > most {
+		t.Errorf("the heap has grown by %d KiB, and may by %d", grown>>10, most>>10)
+	}
 }
 
 // Topics that are joined here do not count, nor those that were left.

@@ -228,9 +228,7 @@ func TestThousandsOfStreams(t *testing.T) { // T6
 	var most atomic.Int64
 	b.On("x", func(context.Context, *Event) {})
 	waitFor(t, func() bool { return len(inboundOf(b, a.id())) == 1 })
-	runtime.GC()
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
+	before := heap()
 	goroutines := runtime.NumGoroutine()
 	hi := good.append(nil)
 	var wg sync.WaitGroup
@@ -252,13 +250,9 @@ func TestThousandsOfStreams(t *testing.T) { // T6
 	wg.Wait()
 	waitFor(t, func() bool { return len(inboundOf(b, a.id())) <= 1 })
 	waitFor(t, func() bool { return runtime.NumGoroutine() <= goroutines+8 })
-	runtime.GC()
-	runtime.ReadMemStats(&after)
+	wantHeap(t, before, 2<<20)
 	if n := most.Load(); n > maxInbound {
 		t.Errorf("%d streams at once", n)
-	}
-	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 2<<20 {
-		t.Errorf("the heap grew by %d KiB", grown>>10)
 	}
 	t.Logf("%d streams at once, %+v", most.Load(), b.Stats())
 	hold.Close()
@@ -304,9 +298,7 @@ func TestFloodToASlowHandler(t *testing.T) { // T7
 				close(done)
 			}
 		})
-		runtime.GC()
-		var before, m runtime.MemStats
-		runtime.ReadMemStats(&before)
+		before := heap()
 		for n := range total {
 			if err := Name[int]("n").Emit(t.Context(), emitterTo{a, b.id()}, n); err != nil {
 				t.Fatal(err)
@@ -314,11 +306,7 @@ func TestFloodToASlowHandler(t *testing.T) { // T7
 			ahead.Store(max(ahead.Load(), int64(n)-handled.Load()))
 		}
 		<-done
-		runtime.GC()
-		runtime.ReadMemStats(&m)
-		if grown := int64(m.HeapAlloc) - int64(before.HeapAlloc); grown > 4<<20 {
-			t.Errorf("the heap grew by %d KiB", grown>>10)
-		}
+		wantHeap(t, before, 4<<20)
 		t.Logf("the sender was at most %d events ahead", ahead.Load())
 	})
 }

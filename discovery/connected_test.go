@@ -1,0 +1,56 @@
+package discovery
+
+import (
+	"testing"
+
+	corehost "github.com/libp2p/go-libp2p/core/host"
+)
+
+// TestConnectedHostsLink: nodes on hosts that the application has connected, before
+// they were started or after, need no seed.
+func TestConnectedHostsLink(t *testing.T) {
+	for name, order := range map[string][]int{
+		"connected first":       {0, 1, 2},
+		"the one who dialled":   {1, 0, 2},
+		"the one who was there": {2, 0, 1},
+		"connected last":        {1, 2, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b := newTester(t, testConfig{min: 1, max: 5}), newTester(t, testConfig{min: 1, max: 5})
+			for _, step := range order {
+				switch step {
+				case 0:
+					// Not with the driver's host: the driver remembers what it dials itself.
+					if err := a.d.cfg.Host.Connect(t.Context(), *corehost.InfoFromHost(b.d.cfg.Host)); err != nil {
+						t.Fatal(err)
+					}
+				case 1:
+					a.start()
+				case 2:
+					b.start()
+				}
+			}
+			a.until("link", a.hasLinks(1))
+			b.until("link", b.hasLinks(1))
+		})
+	}
+}
+
+// TestGivenConnections: those of the application, and not those of the driver or of who
+// has called.
+func TestGivenConnections(t *testing.T) {
+	a, b, c := newTester(t, testConfig{}).d.host, newTester(t, testConfig{}).d.host, newTester(t, testConfig{}).d.host
+	if err := a.Connect(t.Context(), *corehost.InfoFromHost(b)); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Host.Connect(t.Context(), *corehost.InfoFromHost(c)); err != nil {
+		t.Fatal(err)
+	}
+	if a.given(b.ID()) != nil || a.given(c.ID()) == nil || b.given(a.ID()) != nil || c.given(a.ID()) != nil {
+		t.Errorf("of the driver: %v, of the application: %v, of who called: %v and %v",
+			a.given(b.ID()), a.given(c.ID()), b.given(a.ID()), c.given(a.ID()))
+	}
+	if len(a.making) > 0 {
+		t.Errorf("being made: %v", a.making)
+	}
+}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -20,7 +22,9 @@ type Topic = events.Topic
 type topics struct {
 	mu     sync.Mutex
 	closed bool
-	open   map[string]*Topic
+	open   map[string]*Topic // or closed a moment ago
+	all    map[*Topic]bool   // also those whose handlers still run
+	tasks  sync.WaitGroup
 }
 
 // Topic takes part in the pubsub topic of that name, of any libp2p application:
@@ -65,10 +69,23 @@ func (n *Node) Topic(name string) (*Topic, error) {
 		n.gate.Open()
 	}
 	if n.topics.open == nil {
-		n.topics.open = map[string]*Topic{}
+		n.topics.open, n.topics.all = map[string]*Topic{}, map[*Topic]bool{}
 	}
-	n.topics.open[name] = t
+	n.topics.open[name], n.topics.all[t] = t, true
+	n.topics.tasks.Go(func() { n.topics.forget(t) })
 	return t, nil
+}
+
+// forget forgets t when it is closed and its handlers have ended.
+func (l *topics) forget(t *Topic) {
+	<-t.Done()
+	t.Shutdown(context.Background())
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.all, t)
+	if l.open[t.Name()] == t {
+		delete(l.open, t.Name())
+	}
 }
 
 // Connect connects to whoever is at addr, given as for Seeds, and returns its id. It may
@@ -95,17 +112,20 @@ func (n *Node) Connect(ctx context.Context, addr string) (ID, error) {
 func (l *topics) close(ctx context.Context) error {
 	l.mu.Lock()
 	l.closed = true
-	open := l.open
-	l.open = nil
+	all := slices.Collect(maps.Keys(l.all))
 	l.mu.Unlock()
 	var errs []error
-	for _, t := range open {
+	for _, t := range all {
 		t.Close()
 	}
-	for _, t := range open {
+	for _, t := range all {
 		errs = append(errs, t.Shutdown(ctx))
 	}
-	return errors.Join(errs...)
+	err := errors.Join(errs...)
+	if err == nil && !inHandler(ctx) { // a handler that closes its node goes on
+		l.tasks.Wait()
+	}
+	return err
 }
 
 // foreign tells whether p is no smokesignal node, as far as it has said.

@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/libp2p/go-libp2p"
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
@@ -609,6 +611,64 @@ func TestTopicsOfANode(t *testing.T) {
 	}
 	if _, err := n.Topic("late"); !errors.Is(err, smokesignal.ErrClosed) {
 		t.Errorf("a topic of a closed node: %v", err)
+	}
+}
+
+// A node that takes part in ever new topics keeps nothing of those that are closed. The
+// handlers of each are waited for all the same, when its name is in use again too.
+func TestClosedTopicsAreForgotten(t *testing.T) {
+	t.Parallel()
+	n := newLocal(t).start(cluster.Spec{Name: "n"})
+	var closed []weak.Pointer[smokesignal.Topic]
+	for i := range 20 {
+		topic, err := n.Topic(fmt.Sprint("room ", i%15))
+		if err != nil {
+			t.Fatal(err)
+		}
+		topic.On(func(context.Context, smokesignal.ID, []byte) {})
+		closed = append(closed, weak.Make(topic))
+		topic.Close()
+	}
+	for deadline := time.Now().Add(soon); ; runtime.GC() {
+		closed = slices.DeleteFunc(closed, func(p weak.Pointer[smokesignal.Topic]) bool { return p.Value() == nil })
+		if len(closed) == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d closed topics are still held", len(closed))
+		}
+	}
+
+	first, err := n.Topic("room")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := newOutsider(t, "floodsub", transports["tcp"], "room")
+	connect(t, o.host, n)
+	o.sees(n, "room")
+	entered, leave, left := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	first.On(func(context.Context, smokesignal.ID, []byte) {
+		close(entered)
+		<-leave
+		close(left)
+	})
+	o.publish("room", []byte("x"))
+	<-entered
+	first.Close()
+	if _, err := n.Topic("room"); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		<-n.Direct().Done() // the node is closing
+		close(leave)
+	}()
+	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-left:
+	default:
+		t.Error("Close has not waited for a handler of the topic that was closed before")
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 )
 
 // Why startLAN finds nobody at present.
@@ -26,7 +27,7 @@ var (
 const (
 	// lanRefresh is how often the interfaces are looked at again: a laptop joins
 	// another network while we run.
-	lanRefresh = 30 * time.Second
+	lanRefresh = 10 * time.Second
 	// lanRepeat is how soon the same node is reported again.
 	lanRepeat = 30 * time.Second
 	// maxLANPeers bounds the nodes remembered for lanRepeat, and so how many
@@ -165,7 +166,12 @@ func (l *lan) apply(wanted map[lanKey]lanPlace) error {
 // wanted returns where to search: the interfaces which can multicast and have
 // an address the host listens on.
 func (l *lan) wanted() (map[lanKey]lanPlace, error) {
-	addrs, err := l.host.Network().InterfaceListenAddresses()
+	listens := l.host.Network().ListenAddresses()
+	if len(listens) == 0 {
+		return nil, errLANLoopback
+	}
+	// The swarm's own InterfaceListenAddresses may be a minute old.
+	addrs, err := manet.ResolveUnspecifiedAddresses(listens, nil)
 	if err != nil {
 		return nil, fmt.Errorf("discovery: no search of the local network: %w", err)
 	}

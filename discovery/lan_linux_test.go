@@ -177,6 +177,13 @@ func (e *events) want(t *testing.T, text string) {
 func lanNear(t *testing.T) {
 	onlyNamespace(t)
 	ip(t, "link", "set", "lo", "up")
+	happened := newEvents()
+	early := newHost(t, "/ip4/0.0.0.0/tcp/0")
+	search, err := startLAN(early, "home", func(info peer.AddrInfo) { happened.add("early found " + info.ID.String()) }, slog.New(slog.DiscardHandler))
+	if err == nil {
+		t.Error("nothing was said of a machine without a network")
+	}
+	defer search.Close()
 	ip(t, "link", "add", "smoke0", "type", "veth", "peer", "name", "smoke1")
 	ip(t, "link", "add", "smokeB0", "type", "veth", "peer", "name", "smokeB1")
 	ip(t, "addr", "add", "10.77.1.1/24", "dev", "smoke0")
@@ -202,7 +209,6 @@ func lanNear(t *testing.T) {
 	}
 	ip(t, "link", "set", "smoke1", "netns", fmt.Sprint(far.Process.Pid))
 	io.WriteString(stdin, "\n")
-	happened := newEvents()
 	ids := make(chan string, 2)
 	var reading sync.WaitGroup
 	reading.Go(func() {
@@ -223,6 +229,10 @@ func lanNear(t *testing.T) {
 		}
 	}()
 	ours, plain := <-ids, <-ids
+
+	happened.want(t, "early found "+ours) // its search has gone on
+	happened.want(t, "ours found "+early.ID().String())
+	search.Close()
 
 	wire := sniff(t, "smoke0", happened)
 	aside := sniff(t, "smokeB0", happened)
@@ -250,7 +260,7 @@ func lanNear(t *testing.T) {
 	if err != errLANLoopback {
 		t.Errorf("on loopback: %v", err)
 	}
-	defer nowhere.Close()
+	nowhere.Close()
 	// The sniffers hear in the order of sending, so what was to be seen of the
 	// above on the other interface has been seen.
 	if !wire.saw(id, "10.77.1.1") || wire.saw("127.0.0.1") {

@@ -160,7 +160,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	n.driver = discovery.New(discovery.Config{
 		Host: n.host, Key: key, Network: cfg.network, Session: n.session,
 		Min: cfg.minPeers, Max: cfg.maxPeers, Seeds: seeds, LAN: cfg.lan,
-		Addrs: n.host.Dialable, Spare: n.host.Spare, Tidy: cfg.hostSet,
+		Addrs: n.host.Dialable, Spare: n.host.Spare, Lent: cfg.hostSet,
 		Hooks: discovery.Hooks{
 			Pending: n.pending, Linked: n.linked, Unlinked: n.unlinked,
 			OnTopic:   n.onTopic,

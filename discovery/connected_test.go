@@ -17,6 +17,7 @@ func TestConnectedHostsLink(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, b := newTester(t, testConfig{min: 1, max: 5}), newTester(t, testConfig{min: 1, max: 5})
+			a.d.cfg.Lent, b.d.cfg.Lent = true, true
 			for _, step := range order {
 				switch step {
 				case 0:

@@ -17,7 +17,7 @@ func TestTidyLeavesWhatOthersUse(t *testing.T) {
 	x := newTester(t, testConfig{min: 0, max: 9})
 	busy := map[peer.ID]bool{}
 	x.d.host.isSpare = func(c network.Conn) bool { return !busy[c.RemotePeer()] }
-	x.d.cfg.Tidy = true
+	x.d.cfg.Lent = true
 	x.d.Start()
 	add := func() *tester {
 		y := newTester(t, testConfig{min: 0, max: 9}).start()

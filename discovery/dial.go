@@ -111,7 +111,7 @@ func (x *dialling) begin(p peer.ID, release, first func()) (end func()) {
 // is: it would be dialled as well, and the guard has not seen it. On a host that is lent
 // the application may want it.
 func (d *Driver) forgetTold(p peer.ID) {
-	if d.cfg.Tidy {
+	if d.cfg.Lent {
 		return
 	}
 	for _, ttl := range []time.Duration{peerstore.RecentlyConnectedAddrTTL, peerstore.TempAddrTTL} {

@@ -50,9 +50,9 @@ type Config struct {
 	// Spare tells whether nobody but the node uses a connection, so that it may be
 	// closed. Nil: all are the node's.
 	Spare func(network.Conn) bool
-	// Tidy has Close close the spare connections that the driver has made, on a host
-	// that goes on without it.
-	Tidy  bool
+	// Lent: the host is an application's. The nodes among those that it connects to are
+	// asked for links, and Close closes the spare connections that the driver has made.
+	Lent  bool
 	Hooks Hooks
 	Log   *slog.Logger
 }
@@ -222,7 +222,9 @@ func (d *Driver) Start() {
 	d.started = true
 	d.mu.Unlock()
 	d.host.Network().Notify((*notifiee)(d))
-	d.watchConnected()
+	if d.cfg.Lent { // what a host of our own dials by itself are relays
+		d.watchConnected()
+	}
 	d.Serve()
 	d.tasks.Go(d.loop)
 }
@@ -554,7 +556,7 @@ func (d *Driver) Close() {
 	d.cancel(ErrClosed)
 	d.mu.Unlock()
 	d.tasks.Wait()
-	if d.cfg.Tidy {
+	if d.cfg.Lent {
 		d.host.tidy()
 	}
 }

@@ -317,7 +317,8 @@ func connect(ctx context.Context, h corehost.Host, t target, id peer.ID, addrs [
 // whoIsAt returns the id of the node at addr. It dials with an id that nobody
 // has: the other side's proof of its own then fails the handshake, and the
 // failure says who it is. Noise and TLS check before anything else is sent, so
-// this works alike on all transports.
+// this works alike on all transports. With WebRTC, where the side that is dialled speaks
+// first, the dial is a connection there for a moment.
 func whoIsAt(ctx context.Context, h corehost.Host, addr ma.Multiaddr) (peer.ID, error) {
 	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {

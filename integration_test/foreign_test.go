@@ -18,6 +18,7 @@ import (
 
 	"github.com/libp2p/go-libp2p"
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	libevent "github.com/libp2p/go-libp2p/core/event"
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -611,6 +612,53 @@ func TestTopicsOfANode(t *testing.T) {
 	}
 	if _, err := n.Topic("late"); !errors.Is(err, smokesignal.ErrClosed) {
 		t.Errorf("a topic of a closed node: %v", err)
+	}
+}
+
+// The dial that asks who is at an address is a connection for the other side of WebRTC,
+// for a moment; a pubsub that chose that one for its stream opens no other. Connect then
+// connects again.
+func TestConnectOverWebRTCUntilPubSubComes(t *testing.T) {
+	t.Parallel()
+	n := newLocal(t).start(cluster.Spec{Name: "n"})
+	o, err := libp2p.New(libp2p.ListenAddrStrings(transports["webrtc-direct"]), libp2p.DisableMetrics())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	o.SetStreamHandler(pubsub.FloodSubID, func(s network.Stream) {})
+	identified, err := o.EventBus().Subscribe(new(libevent.EvtPeerIdentificationCompleted))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer identified.Close()
+	opened := make(chan error, 1)
+	go func() {
+		for range 2 { // the first time as if the stream had failed
+			select {
+			case <-identified.Out():
+			case <-t.Context().Done():
+			}
+		}
+		s, err := o.NewStream(t.Context(), n.ID(), pubsub.FloodSubID)
+		if err == nil {
+			_, err = s.Write([]byte{0})
+		}
+		opened <- err
+	}()
+	if id, err := n.Connect(within(t, soon), o.Addrs()[0].String()); err != nil || id != o.ID() {
+		t.Fatalf("connected to %v: %v", id, err)
+	}
+	select {
+	case err := <-opened:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-within(t, soon).Done():
+		t.Error("it did not connect again")
+	}
+	if conns := n.Host().Network().ConnsToPeer(o.ID()); len(conns) != 1 {
+		t.Errorf("%d connections", len(conns))
 	}
 }
 

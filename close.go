@@ -7,16 +7,16 @@ import (
 	"github.com/go-smokesignal/smokesignal/events"
 )
 
-// Close flushes what was sent, tells the peers, fires disconnect, ends the contexts of
-// handlers and waits for them. Each of its three waits (for neighbours to acknowledge,
-// for the callbacks of the disconnect, for handlers) is bounded by CloseTimeout. Then
-// nothing of the node is left, but handlers that would not return. What was not
-// acknowledged, and who still runs, is logged and is no error: call Flush before where it
-// matters. The error says that the peer book, the host or the identity file could not be
-// written or closed. Close may be called more than once, from several goroutines and
-// before Start; every call returns the same. Called from a handler it does not wait for
-// itself beyond CloseTimeout; Shutdown, given the handler's context, does not wait for it
-// at all.
+// Close flushes what was sent, gives the peers a second to read the direct events to the
+// end, tells them, fires disconnect, ends the contexts of handlers and waits for them.
+// Each of its three waits (for neighbours to acknowledge, for the callbacks of the
+// disconnect, for handlers) is bounded by CloseTimeout. Then nothing of the node is
+// left, but handlers that would not return. What was not acknowledged, and who still
+// runs, is logged and is no error: call Flush before where it matters. The error says
+// that the peer book, the host or the identity file could not be written or closed.
+// Close may be called more than once, from several goroutines and before Start; every
+// call returns the same. Called from a handler it does not wait for itself beyond
+// CloseTimeout; Shutdown, given the handler's context, does not wait for it at all.
 func (n *Node) Close() error {
 	return n.Shutdown(context.Background())
 }
@@ -79,7 +79,9 @@ func (n *Node) shutdown(caller context.Context) error {
 func (n *Node) finish(ctx context.Context) error {
 	n.direct.Refuse()
 	n.broadcast.Refuse()
-	return n.Flush(ctx)
+	err := n.Flush(ctx)
+	n.direct.Drain(ctx)
+	return err
 }
 
 // within calls f with a context that ends after CloseTimeout, or when the caller

@@ -402,6 +402,23 @@ func (d *Direct) allLanes() []*lane {
 // still written: the first step of a closing that flushes.
 func (d *Direct) Refuse() { d.refused.Store(true) }
 
+// drainTime is how long a Drain waits for peers that do not read.
+const drainTime = time.Second
+
+// Drain ends the streams on which events were sent and waits until the peers have read
+// them to the end, or ctx ends, or for a second: a connection that is closed at once takes
+// along what it has not yet sent. It comes after Refuse and Flush. What a peer has not
+// read then may still arrive.
+func (d *Direct) Drain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, drainTime)
+	defer cancel()
+	var draining sync.WaitGroup
+	for _, l := range d.allLanes() {
+		draining.Go(func() { l.drain(ctx) })
+	}
+	draining.Wait()
+}
+
 // Done is closed when Close begins.
 func (d *Direct) Done() <-chan struct{} { return d.ctx.Done() }
 

@@ -314,6 +314,7 @@ func (l *lane) watch(out *outbound) {
 	err := l.readAnswers(out)
 	l.mu.Lock()
 	out.ended = true
+	l.changed()
 	if out.closed {
 		l.mu.Unlock()
 		return
@@ -438,6 +439,20 @@ func (l *lane) unwritten() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.lost
+}
+
+// drain ends a stream on which everything was written, and waits until the peer has
+// read it to the end.
+func (l *lane) drain(ctx context.Context) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := l.out
+	if l.err != nil || out == nil || out.sent == 0 || l.writing || l.events > 0 {
+		return
+	}
+	l.d.tasks.Go(func() { out.CloseWrite() })
+	for !out.ended && l.err == nil && l.wait(ctx) == nil {
+	}
 }
 
 // flush waits until what has been accepted is written.

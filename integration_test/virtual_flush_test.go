@@ -72,3 +72,28 @@ func TestVirtualFlushGoesOn(t *testing.T) {
 		})
 	}
 }
+
+// TestVirtualCloseDelivers: what was emitted arrives though the node is closed at once,
+// also what QUIC has yet to send.
+func TestVirtualCloseDelivers(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		v := newVirtual(t, 0)
+		v.gather(2, []int{0})
+		a, b := v.nodes[0], v.nodes[1]
+		var arrived atomic.Int64
+		b.Direct().On("x", func(context.Context, *events.Event) { arrived.Add(1) })
+		const total = 500
+		for range total {
+			if err := a.Peer(b.ID()).Emit(t.Context(), "x", make([]byte, 1000)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := v.close(a.Node); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if n := arrived.Load(); n != total {
+			t.Errorf("%d of %d events arrived", n, total)
+		}
+	})
+}

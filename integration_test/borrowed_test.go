@@ -615,6 +615,17 @@ func seenCaches() (bytes uint64) {
 	return bytes
 }
 
+// stacks returns those of all goroutines, by their numbers.
+func stacks() map[string]string {
+	all := make([]byte, 16<<20)
+	list := map[string]string{}
+	for stack := range strings.SplitSeq(string(all[:runtime.Stack(all, true)]), "\n\n") {
+		id, _, _ := strings.Cut(stack, " [")
+		list[id] = stack
+	}
+	return list
+}
+
 // TestApplicationGetsANode: an application at work does not notice that a node is added
 // to it, works beside it, and is closed again. It runs alone, as it counts goroutines.
 func TestApplicationGetsANode(t *testing.T) {
@@ -624,7 +635,7 @@ func TestApplicationGetsANode(t *testing.T) {
 
 	a := newApplication(t)
 	until(t, "the application is at work", func() bool { return a.bytes.Load() > 1<<20 && a.heard() > 100 })
-	before := a.traces()
+	before, running := a.traces(), stacks()
 	lent, during := a.work(lasts)
 	ended := time.Now()
 
@@ -651,6 +662,11 @@ func TestApplicationGetsANode(t *testing.T) {
 		}
 		if last = what; time.Now().After(deadline) {
 			t.Errorf("the node left %s\nbefore %+v\nduring %+v\nafter  %+v", what, before, during, after)
+			for id, stack := range stacks() {
+				if running[id] == "" {
+					t.Logf("since then there is\n%s", stack)
+				}
+			}
 			break
 		}
 	}

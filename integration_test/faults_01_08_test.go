@@ -104,7 +104,7 @@ func TestFault03ArgumentsArriveOneByOne(t *testing.T) {
 
 // watched are ping times that make a netsplit show after 1.3 s.
 func watched(spec cluster.Spec) cluster.Spec {
-	spec.PingInterval, spec.PingTimeout = 500*time.Millisecond, 300*time.Millisecond
+	spec.PingInterval, spec.PingTimeout = slow*500*time.Millisecond, slow*300*time.Millisecond
 	return spec
 }
 

@@ -120,6 +120,9 @@ func (n *Node) release() error {
 	for _, e := range n.emitters {
 		e.Close()
 	}
+	if n.protocols != nil {
+		n.protocols.Close()
+	}
 	if n.host != nil {
 		errs = append(errs, n.host.Close())
 	}

@@ -85,6 +85,9 @@ func (n *Node) leafOnTopic(p peer.ID, present bool) {
 	switch {
 	case present:
 		n.linkLeaf(p)
+		if !n.leaves.of[p] && !n.list.Has(p) {
+			n.protocols.Doubt(p, discovery.Protocol, events.ProtocolRepair)
+		}
 	case n.leaves.of[p]:
 		n.unlinkLeaf(p)
 	}

@@ -39,6 +39,7 @@ type Node struct {
 	pubsub   *pubsub.PubSub
 	topic    string
 
+	protocols *host.Protocols
 	list      *host.PeerList
 	direct    *events.Direct
 	broadcast *events.Broadcast
@@ -137,6 +138,11 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 		return err
 	}
 	if err := n.openEmitters(); err != nil {
+		return err
+	}
+	// What tells a node, a leaf and a foreign peer from each other.
+	n.protocols, err = host.KeepProtocols(n.host, logging.Room("host", cfg.logger), discovery.Protocol, events.ProtocolRepair, pubsub.FloodSubID)
+	if err != nil {
 		return err
 	}
 

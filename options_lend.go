@@ -25,10 +25,11 @@ import (
 // it does. Nodes on hosts that the application connects, at whatever time, need no seeds
 // to find each other. The node does not change, retune or close what is the
 // application's: it protects its peers from the connection manager under a tag of its
-// own, and Close takes away its stream handlers, streams and tags, and of the connections
-// that it made those on which there is nothing else. Close the node before the host. It is
-// an error at New if the host has another node, or the options that say how a node
-// listens are given too: Listen, Subnet, Advertise, IdentityFile, and those about NATs.
+// own, and corrects in the peerstore what they are said to speak. Close takes away its
+// stream handlers, streams and tags, and of the connections that it made those on which
+// there is nothing else. Close the node before the host. It is an error at New if the
+// host has another node, or the options that say how a node listens are given too:
+// Listen, Subnet, Advertise, IdentityFile, and those about NATs.
 // The host's key has to be in its peerstore, and of a kind that is a part of the id,
 // Ed25519 or Secp256k1: others read there who signed.
 //
@@ -197,7 +198,9 @@ func (n *Node) openPubSub() (err error) {
 		n.pubsub = n.cfg.lentPubSub
 		return n.checkTopics()
 	}
-	n.gate = host.NewGate(n.host, host.GateConfig{NodeProtocol: discovery.Protocol, Log: logging.Room("host", n.cfg.logger)})
+	n.gate = host.NewGate(n.host, host.GateConfig{
+		NodeProtocol: discovery.Protocol, Doubt: n.protocols.Doubt, Log: logging.Room("host", n.cfg.logger),
+	})
 	options := events.PubSubOptions(events.PubSubConfig{
 		Topic: n.topic, Log: logging.Dependency("pubsub", n.cfg.logger), Stats: &n.pubsubStats,
 	})

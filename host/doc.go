@@ -25,5 +25,6 @@
 // An identity is a key in memory, or a file that one node at a time can open
 // ([OpenIdentity]). [PeerList] and [Gate] are what a node puts between its
 // links and everything else: who is a peer, and whom pubsub sees: linked peers, and
-// foreign ones that speak pubsub and are no nodes.
+// foreign ones that speak pubsub and are no nodes. [Protocols] sees to it that these are told
+// apart by what they speak now.
 package host

@@ -78,11 +78,12 @@ type Gate struct {
 	mu        sync.Mutex
 	closed    bool
 	peers     map[peer.ID]*gatePeer
-	protocols []protocol.ID // that pubsub handles
-	offers    []peer.ID     // peers that pubsub is to be told of
-	strangers int           // streams kept for peers that are not admitted
-	toAll     bool          // see Open
-	guests    int           // see gatePeer.guest
+	protocols []protocol.ID        // that pubsub handles
+	offers    []peer.ID            // peers that pubsub is to be told of
+	strangers int                  // streams kept for peers that are not admitted
+	toAll     bool                 // see Open
+	guests    int                  // see gatePeer.guest
+	turned    map[peer.ID]struct{} // foreign peers that found no place and are still here
 
 	rescan chan struct{} // all connected peers are to be judged anew
 
@@ -110,6 +111,9 @@ type GateConfig struct {
 	// MaxForeign bounds the foreign peers that are admitted at a time, until Open; 0
 	// is 64, a negative number means none.
 	MaxForeign int
+	// Doubt is told of who opens a stream of pubsub and has not said that it speaks it,
+	// see [Protocols.Doubt]. It must not block; nil is nobody.
+	Doubt func(p peer.ID, protocols ...protocol.ID)
 	// Log is the room's logger, nil the default one.
 	Log *slog.Logger
 }
@@ -205,6 +209,9 @@ func NewGate(h corehost.Host, cfg GateConfig) *Gate {
 	if cfg.MaxForeign == 0 {
 		cfg.MaxForeign = 64
 	}
+	if cfg.Doubt == nil {
+		cfg.Doubt = func(peer.ID, ...protocol.ID) {}
+	}
 	if cfg.Log == nil {
 		cfg.Log = logging.Room("host", nil)
 	}
@@ -216,6 +223,7 @@ func NewGate(h corehost.Host, cfg GateConfig) *Gate {
 		wake:   make(chan struct{}, 1),
 		rescan: make(chan struct{}, 1),
 		peers:  make(map[peer.ID]*gatePeer),
+		turned: make(map[peer.ID]struct{}),
 	}
 	g.facade = &facade{Host: h, gate: g, network: &facadeNetwork{h.Network(), g}}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
@@ -305,16 +313,25 @@ func (g *Gate) Close() {
 		g.cancel()
 	}
 	g.mu.Unlock()
-	idle := make(chan struct{})
+	if within(&g.tasks, closeTimeout) {
+		g.emitter.Close()
+	} else {
+		g.log.Debug("the gate closes while a connection is frozen")
+	}
+}
+
+// within waits for the tasks, no longer than timeout, and tells whether they have ended.
+func within(tasks *sync.WaitGroup, timeout time.Duration) bool {
+	ended := make(chan struct{})
 	go func() {
-		g.tasks.Wait()
-		close(idle)
+		tasks.Wait()
+		close(ended)
 	}()
 	select {
-	case <-idle:
-		g.emitter.Close()
-	case <-time.After(closeTimeout):
-		g.log.Debug("the gate closes while a connection is frozen")
+	case <-ended:
+		return true
+	case <-time.After(timeout):
+		return false
 	}
 }
 

@@ -81,8 +81,9 @@ func (g *Gate) watch() {
 	})
 }
 
-// judge decides whether p is a guest. Only the goroutine of watch calls it, so that
-// what is decided last was also seen last.
+// judge decides whether p is a guest, and tells whether it is turned away now and was
+// not before. Only the goroutine of watch calls it, so that what is decided last was also
+// seen last.
 func (g *Gate) judge(p peer.ID) (turnedAway bool) {
 	g.mu.Lock()
 	protocols := g.protocols
@@ -95,13 +96,21 @@ func (g *Gate) judge(p peer.ID) (turnedAway bool) {
 	defer g.mu.Unlock()
 	guest := direct && pubsub && (foreign && g.cfg.MaxForeign > 0 || g.toAll)
 	r := g.peers[p]
+	_, before := g.turned[p]
+	if !direct {
+		delete(g.turned, p)
+	}
 	if g.closed || r == nil && !guest {
 		return false
 	}
 	r = g.peer(p)
 	r.foreign = foreign
 	if guest && !r.guest && !g.toAll && g.guests >= g.cfg.MaxForeign {
-		guest, turnedAway = false, true
+		guest, turnedAway = false, !before
+		g.turned[p] = struct{}{}
+	}
+	if guest {
+		delete(g.turned, p)
 	}
 	if r.guest && !guest && g.guests == g.cfg.MaxForeign {
 		g.judgeAll() // one who was turned away may take the place

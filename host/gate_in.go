@@ -161,6 +161,9 @@ func (g *Gate) accept(handle network.StreamHandler) network.StreamHandler {
 		}
 		in := newGateIn(g, s)
 		defer in.cancel()
+		if !g.speaks(in.peer, s.Protocol()) {
+			g.cfg.Doubt(in.peer, s.Protocol())
+		}
 		whole, err := g.keep(in)
 		switch {
 		case err != nil:

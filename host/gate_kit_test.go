@@ -30,6 +30,8 @@ type gated struct {
 	sub   *pubsub.Subscription
 	stop  context.CancelFunc
 
+	protocols *Protocols
+
 	mu   sync.Mutex
 	got  map[string]int   // messages by content
 	from map[peer.ID]bool // who passed them on
@@ -68,7 +70,21 @@ func newBareWith(t *testing.T, cfg GateConfig, listen ...string) *gated {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &gated{t: t, host: h, gate: NewGate(h, cfg), got: make(map[string]int), from: make(map[peer.ID]bool), news: make(chan struct{}), stop: func() {}}
+	return gate(t, h, cfg)
+}
+
+// gate puts a gate on h.
+func gate(t *testing.T, h corehost.Host, cfg GateConfig) *gated {
+	t.Helper()
+	protocols, err := KeepProtocols(h, nil, nodeProtocol, pubsub.FloodSubID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Doubt = protocols.Doubt
+	n := &gated{
+		t: t, host: h, protocols: protocols, gate: NewGate(h, cfg),
+		got: make(map[string]int), from: make(map[peer.ID]bool), news: make(chan struct{}), stop: func() {},
+	}
 	t.Cleanup(n.close)
 	return n
 }
@@ -95,6 +111,7 @@ func (n *gated) join(topic string) {
 func (n *gated) close() {
 	n.gate.Close()
 	n.stop()
+	n.protocols.Close()
 	n.host.Close()
 }
 

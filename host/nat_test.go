@@ -305,14 +305,13 @@ func TestGateKeepsBroadcastsOffRelays(t *testing.T) {
 // gatedOn puts a floodsub behind a gate on h.
 func gatedOn(t *testing.T, h *Host) *gated {
 	t.Helper()
-	n := &gated{t: t, host: h, gate: NewGate(h, GateConfig{}), got: map[string]int{}, from: map[peer.ID]bool{}, news: make(chan struct{})}
+	n := gate(t, h, GateConfig{})
 	var ctx context.Context
 	ctx, n.stop = context.WithCancel(context.Background())
 	var err error
 	if n.ps, err = pubsub.NewFloodSub(ctx, n.gate.Host()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(n.close)
 	n.join("topic")
 	return n
 }

@@ -1,6 +1,8 @@
 package integration_test
 
 import (
+	"encoding/binary"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -11,6 +13,9 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
+	"github.com/libp2p/go-libp2p/p2p/protocol/identify/pb"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/go-smokesignal/smokesignal"
 	"github.com/go-smokesignal/smokesignal/discovery"
@@ -95,16 +100,68 @@ func TestLeavesHavePlaces(t *testing.T) {
 	next()
 }
 
+// leafHomes are the kinds of nodes that have leaves.
+var leafHomes = map[string]func(t *testing.T) []smokesignal.Option{
+	"a host of its own": func(*testing.T) []smokesignal.Option { return []smokesignal.Option{smokesignal.Listen("127.0.0.1:0")} },
+	"a lent pubsub": func(t *testing.T) []smokesignal.Option {
+		h := rawHost(t)
+		return []smokesignal.Option{smokesignal.WithHost(h), smokesignal.WithPubSub(lentPubSub(t, h, pubsub.NewGossipSub))}
+	},
+}
+
+// A leaf of which the node has heard only what it spoke before it spoke repair is asked
+// once more when it comes to the topic.
+func TestLeafThatWasMisheard(t *testing.T) {
+	for name, lend := range leafHomes {
+		t.Run(name, func(t *testing.T) {
+			node, err := smokesignal.New(lend(t)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer node.Close()
+			if err := node.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			h := rawHost(t)
+			greeted := make(chan struct{}, 1)
+			h.SetStreamHandler(events.ProtocolRepair, func(network.Stream) { greeted <- struct{}{} })
+			ps := lentPubSub(t, h, pubsub.NewFloodSub)
+			var asked atomic.Int32
+			h.SetStreamHandler(identify.ID, func(s network.Stream) {
+				protocols := []string{identify.ID, string(pubsub.FloodSubID)}
+				if asked.Add(1) > 1 {
+					protocols = append(protocols, string(events.ProtocolRepair))
+				}
+				b, err := proto.Marshal(&pb.Identify{Protocols: protocols})
+				if err != nil {
+					t.Error(err)
+				}
+				s.Write(append(binary.AppendUvarint(nil, uint64(len(b))), b...))
+				s.Close()
+			})
+			topic, err := ps.Join("smokesignal/default")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := topic.Subscribe(); err != nil {
+				t.Fatal(err)
+			}
+			if err := h.Connect(t.Context(), peer.AddrInfo{ID: node.ID(), Addrs: node.Host().Addrs()}); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-greeted:
+			case <-time.After(30 * time.Second):
+				t.Fatalf("it is not greeted; it was asked %d times", asked.Load())
+			}
+		})
+	}
+}
+
 // A leaf may say only after it has come to the topic that it speaks repair, and stop
 // speaking it: one that leaves and joins again over the same connection does both.
 func TestLeafThatSpeaksLater(t *testing.T) {
-	for name, lend := range map[string]func(t *testing.T) []smokesignal.Option{
-		"a host of its own": func(*testing.T) []smokesignal.Option { return []smokesignal.Option{smokesignal.Listen("127.0.0.1:0")} },
-		"a lent pubsub": func(t *testing.T) []smokesignal.Option {
-			h := rawHost(t)
-			return []smokesignal.Option{smokesignal.WithHost(h), smokesignal.WithPubSub(lentPubSub(t, h, pubsub.NewGossipSub))}
-		},
-	} {
+	for name, lend := range leafHomes {
 		t.Run(name, func(t *testing.T) {
 			node, err := smokesignal.New(lend(t)...)
 			if err != nil {

@@ -1,0 +1,270 @@
+package host
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/event"
+	corehost "github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
+	"github.com/libp2p/go-libp2p/p2p/protocol/identify/pb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/go-smokesignal/smokesignal/internal/frame"
+)
+
+// narrator is a host whose identify is the test's: it says what it is told to say, when it
+// is told to.
+type narrator struct {
+	corehost.Host
+	t     *testing.T
+	asked chan func(protocols ...protocol.ID) // answers one question
+}
+
+func newNarrator(t *testing.T) *narrator {
+	t.Helper()
+	h, err := libp2p.New(libp2p.NoListenAddrs, libp2p.DisableRelay(), libp2p.DisableMetrics())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	n := &narrator{Host: h, t: t, asked: make(chan func(...protocol.ID), 100)}
+	h.SetStreamHandler(identify.ID, func(s network.Stream) {
+		n.asked <- func(protocols ...protocol.ID) { n.say(s, protocols) }
+	})
+	return n
+}
+
+// say sends an identify message in two parts, the protocols in the second.
+func (n *narrator) say(s network.Stream, protocols []protocol.ID) {
+	if protocols == nil {
+		s.Reset()
+		return
+	}
+	protocols = append([]protocol.ID{identify.ID, identify.IDPush}, protocols...)
+	for _, part := range []*pb.Identify{{AgentVersion: new("narrator")}, {Protocols: protocol.ConvertToStrings(protocols)}} {
+		b, err := proto.Marshal(part)
+		if err != nil {
+			n.t.Error(err)
+		}
+		if _, err := s.Write(frame.Append(nil, b)); err != nil {
+			n.t.Error(err)
+		}
+	}
+	s.Close()
+}
+
+func (n *narrator) push(to peer.ID, protocols ...protocol.ID) {
+	n.t.Helper()
+	s, err := n.NewStream(n.t.Context(), to, identify.IDPush)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.say(s, protocols)
+}
+
+func (n *narrator) next() func(protocols ...protocol.ID) {
+	n.t.Helper()
+	select {
+	case answer := <-n.asked:
+		return answer
+	case <-time.After(20 * time.Second):
+		n.t.Fatal("it is not asked")
+		return nil
+	}
+}
+
+// newListener returns a host that keeps true who speaks which of two protocols.
+func newListener(t *testing.T, listen string) (corehost.Host, *Protocols) {
+	t.Helper()
+	h, err := libp2p.New(libp2p.ListenAddrStrings(listen), libp2p.DisableRelay(), libp2p.DisableMetrics())
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := KeepProtocols(h, nil, "/a", "/b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		k.Close()
+		h.Close()
+	})
+	return h, k
+}
+
+func (n *narrator) dial(h corehost.Host) {
+	n.t.Helper()
+	n.Peerstore().AddAddrs(h.ID(), h.Addrs(), time.Hour)
+	if _, err := n.Network().DialPeer(n.t.Context(), h.ID()); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+func known(h corehost.Host, p peer.ID) []protocol.ID {
+	list, _ := h.Peerstore().GetProtocols(p)
+	slices.Sort(list)
+	return list
+}
+
+// hear waits until the bus of h has told what was added and removed.
+func hear(t *testing.T, updates event.Subscription, added, removed string) {
+	t.Helper()
+	select {
+	case ev := <-updates.Out():
+		update := ev.(event.EvtPeerProtocolsUpdated)
+		if got := fmt.Sprint(update.Added, update.Removed); got != added+" "+removed {
+			t.Errorf("the bus says %s, want %s %s", got, added, removed)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatalf("the bus does not say %s %s", added, removed)
+	}
+}
+
+func TestKeepProtocols(t *testing.T) {
+	t.Parallel()
+	over(t, testKeepProtocols)
+}
+
+func testKeepProtocols(t *testing.T, listen string) {
+	t.Parallel()
+	h, _ := newListener(t, listen)
+	n := newNarrator(t)
+	updates, err := h.EventBus().Subscribe(new(event.EvtPeerProtocolsUpdated))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer updates.Close()
+	n.dial(h)
+	first := n.next()
+
+	// A push is read before the older answer to what every connection begins with.
+	n.push(h.ID(), "/a")
+	hear(t, updates, "[/ipfs/id/1.0.0 /ipfs/id/push/1.0.0 /a]", "[]")
+	first("/x")
+	second := n.next()
+	if got := known(h, n.ID()); slices.Contains(got, "/a") {
+		t.Fatalf("the older answer is not what stays: %v; the test is of no use", got)
+	}
+	second("/a")
+	hear(t, updates, "[/a]", "[/x]")
+
+	// What is not watched does not matter; the next change does, and while it is asked
+	// about comes another.
+	n.push(h.ID(), "/a", "/x")
+	hear(t, updates, "[/x]", "[]")
+	n.push(h.ID(), "/b", "/x")
+	hear(t, updates, "[/b]", "[/a]")
+	third := n.next()
+	n.push(h.ID(), "/x")
+	hear(t, updates, "[]", "[/b]")
+	third("/b", "/x")
+	hear(t, updates, "[/b]", "[]")
+	n.next()("/x")
+	hear(t, updates, "[]", "[/b]")
+	if got := known(h, n.ID()); !slices.Equal(got, []protocol.ID{identify.ID, identify.IDPush, "/x"}) {
+		t.Errorf("in the end it is known to speak %v", got)
+	}
+	select {
+	case <-n.asked:
+		t.Error("it is asked though it has said the same twice")
+	case <-time.After(2 * askPause): // nothing tells that it does not come
+	}
+}
+
+// Who does not answer when the connection begins is asked again, and not for ever.
+func TestKeepProtocolsOfWhoDidNotAnswer(t *testing.T) {
+	t.Parallel()
+	h, _ := newListener(t, gateTCP)
+	n := newNarrator(t)
+	updates, err := h.EventBus().Subscribe(new(event.EvtPeerProtocolsUpdated))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer updates.Close()
+	n.dial(h)
+	n.next()()
+	n.next()()
+	n.next()("/a")
+	hear(t, updates, "[/ipfs/id/push/1.0.0 /a]", "[]")
+
+	silent := newNarrator(t)
+	silent.dial(h)
+	for range 1 + askTries {
+		silent.next()()
+	}
+	select {
+	case <-silent.asked:
+		t.Error("it is asked without end")
+	case <-time.After(2 * askPause): // nothing tells that it does not come
+	}
+}
+
+// Who does what only those do who speak a protocol is asked, unless it says so by itself.
+func TestDoubt(t *testing.T) {
+	t.Parallel()
+	h, k := newListener(t, gateTCP)
+	n := newNarrator(t)
+	updates, err := h.EventBus().Subscribe(new(event.EvtPeerProtocolsUpdated))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer updates.Close()
+	n.dial(h)
+	n.next()("/x")
+	k.Doubt(n.ID(), "/x") // which it has said: it is another matter
+	k.Doubt(n.ID(), "/b", "/a")
+	n.next()("/a")
+	hear(t, updates, "[/a]", "[/x]")
+	k.Doubt(n.ID(), "/b")
+
+	other := newNarrator(t)
+	other.dial(h)
+	k.Doubt(other.ID(), "/a")
+	other.next()("/a")
+	for _, n := range []*narrator{n, other} {
+		select {
+		case <-n.asked:
+			t.Error("it is asked again")
+		case <-time.After(2 * doubtPause): // nothing tells that it does not come
+		}
+	}
+}
+
+func TestReadIdentify(t *testing.T) {
+	part := func(m *pb.Identify) []byte {
+		b, err := proto.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return frame.Append(nil, b)
+	}
+	some := part(&pb.Identify{Protocols: []string{"/a"}})
+	for name, c := range map[string]struct {
+		in   []byte
+		want string
+	}{
+		"nothing":        {nil, "[] <nil>"},
+		"two parts":      {append(some, some...), "[/a /a] <nil>"},
+		"half a part":    {some[:len(some)-1], "[] host: identify: read an answer: unexpected EOF"},
+		"a large part":   {part(&pb.Identify{Protocols: []string{strings.Repeat("x", maxIdentify)}}), "[] host: identify: read an answer: frame: too large: 8195 bytes announced, the limit is 8192"},
+		"too many parts": {bytes.Repeat(some, maxIdentifyParts), "[] host: identify: an answer of more than 10 parts"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			list, err := readIdentify(bytes.NewReader(c.in))
+			if got := fmt.Sprint(list, " ", err); got != c.want {
+				t.Errorf("%s, want %s", got, c.want)
+			}
+		})
+	}
+	if _, err := readIdentify(bytes.NewReader(frame.Append(nil, []byte{0xff}))); err == nil {
+		t.Error("garbage is taken")
+	}
+}

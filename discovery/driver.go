@@ -117,7 +117,7 @@ func (e *LinkError) Unwrap() error {
 // or because one of the nodes is closing.
 func (e *LinkError) OnPurpose() bool {
 	switch e.Reason {
-	case overlay.ReasonMoved, overlay.ReasonFull, overlay.ReasonEnough, overlay.ReasonDropped:
+	case overlay.ReasonMoved, overlay.ReasonSwapped, overlay.ReasonFull, overlay.ReasonEnough, overlay.ReasonDropped:
 		return true
 	}
 	return false

@@ -377,3 +377,14 @@ func TestCloseLeavesNothing(t *testing.T) {
 	}()
 	noneLeft()
 }
+
+func TestLinkErrorOnPurpose(t *testing.T) {
+	for reason, want := range map[overlay.Reason]bool{
+		overlay.ReasonMoved: true, overlay.ReasonSwapped: true, overlay.ReasonFull: true, overlay.ReasonEnough: true, overlay.ReasonDropped: true,
+		overlay.ReasonSilent: false, overlay.ReasonGone: false, overlay.ReasonClosed: false, overlay.ReasonRestarted: false,
+	} {
+		if got := (&LinkError{Reason: reason}).OnPurpose(); got != want {
+			t.Errorf("%q is on purpose: %v", reason, got)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -24,6 +25,19 @@ import (
 // boundSockets returns "tcp 127.0.0.1:8495" and the like for every socket of
 // this process that listens, or is a UDP socket.
 func boundSockets(t *testing.T) map[string]int {
+	t.Helper()
+	// The kernel's tables are read in pieces. When other processes open and close sockets
+	// in between, one of ours can be passed over.
+	for bound := readSockets(t); ; {
+		again := readSockets(t)
+		if maps.Equal(bound, again) {
+			return bound
+		}
+		bound = again
+	}
+}
+
+func readSockets(t *testing.T) map[string]int {
 	t.Helper()
 	mine := map[string]bool{}
 	fds, err := os.ReadDir("/proc/self/fd")

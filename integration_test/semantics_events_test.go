@@ -150,7 +150,7 @@ func TestEventsAndOrder(t *testing.T) {
 		l.wait(soon, "linked", func(s *checker.State) bool { return a.Connected() && len(s.Proc("a").Peers) == 1 })
 		l.close(seed)
 		l.wait(soon, "disconnect", func(s *checker.State) bool { return s.Proc("a").Counts[checker.Disconnect] == 1 })
-		l.never(3*time.Second, "netsplit of a node that is alone", func(s *checker.State) bool { return s.Proc("a").Counts[checker.Netsplit] > 0 })
+		l.never(4*time.Second, "netsplit of a node that is alone", func(s *checker.State) bool { return s.Proc("a").Counts[checker.Netsplit] > 0 })
 	})
 	t.Run("callbacks: none runs inside the call that causes it", func(t *testing.T) {
 		l := newLocal(t)

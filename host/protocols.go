@@ -80,9 +80,9 @@ type spoken struct {
 	protocols []protocol.ID // of those that are watched, sorted
 	at        time.Time
 	asking    bool
-	again     bool // it said something else while it was asked
-	doubts    int  // that wait
-	doubted   bool // it was asked for one
+	again     bool      // it said something else while it was asked
+	doubts    int       // that wait
+	doubted   time.Time // when it was asked for one
 }
 
 // KeepProtocols begins to keep the given protocols. The log is the room's logger, nil the
@@ -132,7 +132,7 @@ func (k *Protocols) Doubt(p peer.ID, protocols ...protocol.ID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	r := k.peer(p, time.Now())
-	if k.closed || r.doubted || r.doubts == maxDoubts {
+	if k.closed || time.Since(r.doubted) < overtakes || r.doubts == maxDoubts {
 		return
 	}
 	r.doubts++
@@ -145,8 +145,8 @@ func (k *Protocols) Doubt(p peer.ID, protocols ...protocol.ID) {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		r.doubts--
-		if (err != nil || len(known) == 0) && !r.doubted {
-			r.doubted = true
+		if (err != nil || len(known) == 0) && time.Since(r.doubted) >= overtakes {
+			r.doubted = time.Now()
 			k.ask(p, r)
 		}
 	})

@@ -236,6 +236,13 @@ func TestDoubt(t *testing.T) {
 		case <-time.After(2 * doubtPause): // nothing tells that it does not come
 		}
 	}
+
+	k.mu.Lock()
+	k.of[n.ID()].doubted = time.Now().Add(-overtakes)
+	k.mu.Unlock()
+	k.Doubt(n.ID(), "/b")
+	n.next()("/b")
+	hear(t, updates, "[/b]", "[/a]")
 }
 
 func TestReadIdentify(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/go-smokesignal/smokesignal"
+	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
@@ -106,7 +107,9 @@ func TestVirtualLongCut(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		v := newVirtual(t, 0)
 		const n = 6
-		v.gather(n, []int{0})
+		v.gather(n, []int{0}, smokesignal.PeerLimits(n-1, n))
+		// Whom a node knows by hearsay alone it dials three times in ten minutes at most.
+		v.wait(time.Minute, "everybody linked to everybody", func(s *checker.State) bool { return s.Degrees()[n-1] == n })
 		v.part()
 		time.Sleep(5 * time.Minute)
 		v.heal()

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p"
+	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/go-smokesignal/smokesignal"
 	"github.com/go-smokesignal/smokesignal/discovery"
@@ -245,11 +246,23 @@ func TestFault15OneIdentityIsOnePeer(t *testing.T) {
 // dials to a third party.
 func TestFault16NobodyDialsAVictim(t *testing.T) {
 	t.Parallel()
-	victim, err := net.Listen("tcp", "127.0.0.1:0")
+	// A neighbour may name any address of the machine that it speaks from, so the victim
+	// is at another, where there are several for one machine. The bound is three dials
+	// a node, what an address is worth that never answered; a lost neighbour is tried again.
+	victim, err := net.Listen("tcp", "127.0.0.2:0")
+	most := int64(3 * 5)
+	if err != nil {
+		victim, err = net.Listen("tcp", "127.0.0.1:0")
+		most += 2 * 5
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer victim.Close()
+	at, err := manet.FromNetAddr(victim.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
 	var dials atomic.Int64
 	go func() {
 		for {
@@ -278,16 +291,15 @@ func TestFault16NobodyDialsAVictim(t *testing.T) {
 		c.Start(cluster.Spec{
 			Name: fmt.Sprintf("attacker%d", i), Listen: []string{cluster.TCP}, Limits: manual, Seeds: []string{addr(seed)},
 			// TCP alone, where a dial that is refused fails fast.
-			Advertise: []string{fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", victim.Addr().(*net.TCPAddr).Port)},
+			Advertise: []string{at.String()},
 		})
 	}
 	c.Wait(soon, "all are in", func(s *checker.State) bool { return len(s.Running()) == requests && s.Degrees()[0] == 0 })
 	c.Kill() // now the five look for others among the addresses they know
 	l.wait(soon, "the five are alone with each other", func(s *checker.State) bool { return s.Degrees()[4] == 5 })
 	time.Sleep(10 * time.Second) // for dials that must not come; lost neighbours are tried after 8 s
-	// Three a node is what an address is worth that never answered.
 	t.Logf("%d requests, %d dials to the victim", requests, dials.Load())
-	if n := dials.Load(); n > 3*5 {
-		t.Errorf("%d dials to a third party for %d requests", n, requests)
+	if n := dials.Load(); n > most {
+		t.Errorf("%d dials to a third party for %d requests, want %d at most", n, requests, most)
 	}
 }

@@ -82,8 +82,9 @@ func (n *narrator) next() func(protocols ...protocol.ID) {
 	}
 }
 
-// newListener returns a host that keeps true who speaks which of two protocols.
-func newListener(t *testing.T, listen string) (corehost.Host, *Protocols) {
+// newListener returns a host that keeps true who speaks which of two protocols, and what its
+// bus says of that.
+func newListener(t *testing.T, listen string) (corehost.Host, *Protocols, event.Subscription) {
 	t.Helper()
 	h, err := libp2p.New(libp2p.ListenAddrStrings(listen), libp2p.DisableRelay(), libp2p.DisableMetrics())
 	if err != nil {
@@ -93,11 +94,16 @@ func newListener(t *testing.T, listen string) (corehost.Host, *Protocols) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	updates, err := h.EventBus().Subscribe(new(event.EvtPeerProtocolsUpdated))
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
+		updates.Close()
 		k.Close()
 		h.Close()
 	})
-	return h, k
+	return h, k, updates
 }
 
 func (n *narrator) dial(h corehost.Host) {
@@ -135,13 +141,8 @@ func TestKeepProtocols(t *testing.T) {
 
 func testKeepProtocols(t *testing.T, listen string) {
 	t.Parallel()
-	h, _ := newListener(t, listen)
+	h, _, updates := newListener(t, listen)
 	n := newNarrator(t)
-	updates, err := h.EventBus().Subscribe(new(event.EvtPeerProtocolsUpdated))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer updates.Close()
 	n.dial(h)
 	first := n.next()
 
@@ -182,13 +183,8 @@ func testKeepProtocols(t *testing.T, listen string) {
 // Who does not answer when the connection begins is asked again, and not for ever.
 func TestKeepProtocolsOfWhoDidNotAnswer(t *testing.T) {
 	t.Parallel()
-	h, _ := newListener(t, gateTCP)
+	h, _, updates := newListener(t, gateTCP)
 	n := newNarrator(t)
-	updates, err := h.EventBus().Subscribe(new(event.EvtPeerProtocolsUpdated))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer updates.Close()
 	n.dial(h)
 	n.next()()
 	n.next()()
@@ -210,13 +206,8 @@ func TestKeepProtocolsOfWhoDidNotAnswer(t *testing.T) {
 // Who does what only those do who speak a protocol is asked, unless it says so by itself.
 func TestDoubt(t *testing.T) {
 	t.Parallel()
-	h, k := newListener(t, gateTCP)
+	h, k, updates := newListener(t, gateTCP)
 	n := newNarrator(t)
-	updates, err := h.EventBus().Subscribe(new(event.EvtPeerProtocolsUpdated))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer updates.Close()
 	n.dial(h)
 	n.next()("/x")
 	k.Doubt(n.ID(), "/x") // which it has said: it is another matter

@@ -57,14 +57,8 @@ func leafHost(t *testing.T, node *smokesignal.Node, greeted chan<- peer.ID, prot
 // A node greets the leaves on its topic, 16 at a time; who comes later is greeted when
 // another leaves. Who lists the overlay is no leaf, nor is who does not list repair.
 func TestLeavesHavePlaces(t *testing.T) {
-	node, err := smokesignal.New(smokesignal.Listen("127.0.0.1:0"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer node.Close()
-	if err := node.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	node := newNode(t, smokesignal.Listen("127.0.0.1:0"))
+	startNode(t, node)
 	greeted := make(chan peer.ID, 100)
 	leafHost(t, node, greeted)
 	leafHost(t, node, greeted, events.ProtocolRepair, discovery.Protocol)
@@ -114,14 +108,8 @@ var leafHomes = map[string]func(t *testing.T) []smokesignal.Option{
 func TestLeafThatWasMisheard(t *testing.T) {
 	for name, lend := range leafHomes {
 		t.Run(name, func(t *testing.T) {
-			node, err := smokesignal.New(lend(t)...)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer node.Close()
-			if err := node.Start(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+			node := newNode(t, lend(t)...)
+			startNode(t, node)
 			h := rawHost(t)
 			greeted := make(chan struct{}, 1)
 			h.SetStreamHandler(events.ProtocolRepair, func(network.Stream) { greeted <- struct{}{} })
@@ -163,14 +151,8 @@ func TestLeafThatWasMisheard(t *testing.T) {
 func TestLeafThatSpeaksLater(t *testing.T) {
 	for name, lend := range leafHomes {
 		t.Run(name, func(t *testing.T) {
-			node, err := smokesignal.New(lend(t)...)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer node.Close()
-			if err := node.Start(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+			node := newNode(t, lend(t)...)
+			startNode(t, node)
 			identified, err := node.Host().EventBus().Subscribe(new(coreevent.EvtPeerIdentificationCompleted))
 			if err != nil {
 				t.Fatal(err)

@@ -15,10 +15,10 @@ import (
 	corehost "github.com/libp2p/go-libp2p/core/host"
 
 	"github.com/go-smokesignal/smokesignal/discovery"
-	"github.com/go-smokesignal/smokesignal/discovery/overlay"
 	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/health"
 	"github.com/go-smokesignal/smokesignal/host"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 	"github.com/go-smokesignal/smokesignal/internal/testhook"
 )
 
@@ -372,5 +372,5 @@ func (c *config) validate() ([]*discovery.Seed, error) {
 // minKeepBytes is room for an event of any size.
 const minKeepBytes = 1 << 20
 
-// maxNetworkName leaves the topic short; the wire allows overlay.MaxNetwork.
-const maxNetworkName = overlay.MaxNetwork / 2
+// maxNetworkName leaves the topic short; the wire allows protocol.MaxNetwork.
+const maxNetworkName = protocol.MaxNetwork / 2

@@ -8,7 +8,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	ma "github.com/multiformats/go-multiaddr"
 
-	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
 // watchConnected learns of the nodes that the application connects its host to, or had

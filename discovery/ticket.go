@@ -15,8 +15,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
-	"github.com/go-smokesignal/smokesignal/discovery/overlay"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // DefaultNetwork is the network of a node, and of a ticket, that names none.
@@ -151,8 +151,8 @@ const ed25519KeyBytes = 32
 
 func checkNetwork(name string) error {
 	switch {
-	case len(name) > overlay.MaxNetwork:
-		return fmt.Errorf("the name of the network has %d bytes, at most %d are allowed", len(name), overlay.MaxNetwork)
+	case len(name) > protocol.MaxNetwork:
+		return fmt.Errorf("the name of the network has %d bytes, at most %d are allowed", len(name), protocol.MaxNetwork)
 	case !utf8.ValidString(name):
 		return errors.New("the name of the network is not valid UTF-8")
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 func everyMessage() []Message {
@@ -59,7 +60,7 @@ func TestLaterVersionsAreUnderstood(t *testing.T) {
 func TestLimits(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"long record":   Append(nil, Request{Record: make([]byte, MaxRecord+1)}),
-		"long network":  Append(nil, Request{Network: string(make([]byte, MaxNetwork+1))}),
+		"long network":  Append(nil, Request{Network: string(make([]byte, protocol.MaxNetwork+1))}),
 		"short session": frame.AppendMessage(nil, numRequest, frame.AppendBytes(nil, 1, "short")),
 		"two messages":  Append(Append(nil, Keepalive{}), Keepalive{}),
 		"cut":           Append(nil, Request{Network: "home"})[:5],

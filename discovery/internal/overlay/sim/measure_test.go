@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
 // join links two probes, at both ends or one.

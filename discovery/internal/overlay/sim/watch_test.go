@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
 // watchers returns a line of probes with watchdogs, of which node 0 is the seed.

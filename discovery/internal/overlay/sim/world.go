@@ -9,7 +9,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
-	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
 // A World is a network of simulated nodes. All it does follows from its seed. One

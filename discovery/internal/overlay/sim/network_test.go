@@ -8,7 +8,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
-	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
 // A probe is a machine that does what a test tells it to and remembers its inputs.

@@ -3,7 +3,7 @@ package sim
 import (
 	"time"
 
-	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
 // A kind says what an event is.

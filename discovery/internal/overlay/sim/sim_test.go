@@ -10,9 +10,9 @@ import (
 
 // The sizes of these tests:
 //
-//	go test ./discovery/overlay/...                        a sample, some seconds
-//	SMOKESIGNAL_LONG=1 go test ./discovery/overlay/...     10 and 100 nodes whole, some of 1,000: minutes
-//	SMOKESIGNAL_FULL=1 go test -timeout 2h ./discovery/overlay/...   all, also 10,000 nodes
+//	go test ./discovery/internal/overlay/...                        a sample, some seconds
+//	SMOKESIGNAL_LONG=1 go test ./discovery/internal/overlay/...     10 and 100 nodes whole, some of 1,000: minutes
+//	SMOKESIGNAL_FULL=1 go test -timeout 2h ./discovery/internal/overlay/...   all, also 10,000 nodes
 type size int
 
 const (

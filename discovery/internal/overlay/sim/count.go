@@ -1,6 +1,6 @@
 package sim
 
-import "github.com/go-smokesignal/smokesignal/discovery/overlay"
+import "github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 
 // Counts is what the nodes did together.
 type Counts struct {

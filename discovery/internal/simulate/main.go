@@ -1,13 +1,13 @@
 // Simulate plays the overlay of many nodes in one process, with faults, prints what
 // it measured beside the bars it is held to, and draws it:
 //
-//	go run ./discovery/overlay/simulate                      # all cases, 10 and 100 nodes
-//	go run ./discovery/overlay/simulate -n 1000 -kill 80     # four in five crash at once
-//	go run ./discovery/overlay/simulate -case split-none -n 100 -svg /tmp
-//	go run ./discovery/overlay/simulate -case burst -rules both
+//	go run ./discovery/internal/simulate                      # all cases, 10 and 100 nodes
+//	go run ./discovery/internal/simulate -n 1000 -kill 80     # four in five crash at once
+//	go run ./discovery/internal/simulate -case split-none -n 100 -svg /tmp
+//	go run ./discovery/internal/simulate -case burst -rules both
 //
 // It fails when a bar is missed. What a case is, and what the simulation leaves out,
-// is told in discovery/overlay/internal/sim.
+// is told in discovery/internal/overlay/sim.
 package main
 
 import (
@@ -22,7 +22,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-smokesignal/smokesignal/discovery/overlay/internal/sim"
+	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay/sim"
 )
 
 func main() {

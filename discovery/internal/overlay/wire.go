@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // Limits of what is read from the wire; docs/wire.md lists them.
@@ -18,8 +19,6 @@ const (
 	MaxContacts = 16
 	// MaxRecord is the largest signed peer record in bytes.
 	MaxRecord = 4 << 10
-	// MaxNetwork is the longest network name in bytes.
-	MaxNetwork = 128
 
 	maxDegree  = 1 << 16
 	maxWalkTTL = 8
@@ -215,7 +214,7 @@ func decodeBody(num int, b []byte) (Message, error) {
 	switch num {
 	case numRequest:
 		var m Request
-		err := read(b, session(&m.Session), text(&m.Network, MaxNetwork), octets(&m.Record, MaxRecord), number(&m.Degree, maxDegree),
+		err := read(b, session(&m.Session), text(&m.Network, protocol.MaxNetwork), octets(&m.Record, MaxRecord), number(&m.Degree, maxDegree),
 			flag(&m.Urgent), flag(&m.Manual), tag(&m.Tag), octets(&m.Leaving.Record, MaxRecord))
 		return m, err
 	case numAccept:
@@ -224,7 +223,7 @@ func decodeBody(num int, b []byte) (Message, error) {
 		return m, err
 	case numReject:
 		var m Reject
-		err := read(b, reason(&m.Reason), text(&m.Network, MaxNetwork), contacts(&m.Contacts), tag(&m.Tag))
+		err := read(b, reason(&m.Reason), text(&m.Network, protocol.MaxNetwork), contacts(&m.Contacts), tag(&m.Tag))
 		return m, err
 	case numReady:
 		var m Ready

@@ -7,7 +7,7 @@
 // All that happens follows from one number, the seed: the same seed gives the same
 // run, event by event, and [World.Hash] tells whether it did.
 //
-// The command in discovery/overlay/simulate plays the cases and prints them beside
+// The command in discovery/internal/simulate plays the cases and prints them beside
 // the bars they are held to; the tests of this package hold them to those bars.
 //
 // # The model

@@ -28,7 +28,7 @@ func TestBars(t *testing.T) {
 				}
 				t.Log("\n" + text.String())
 				for _, row := range Missed(rows) {
-					t.Errorf("%s misses its bar; repeat it: go run ./discovery/overlay/simulate -case %s -n %d -runs 1 -seed %d -v",
+					t.Errorf("%s misses its bar; repeat it: go run ./discovery/internal/simulate -case %s -n %d -runs 1 -seed %d -v",
 						row.Name, c.Name, row.Nodes, row.Seed)
 				}
 			})

@@ -4,7 +4,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
 // This file is a small model of the watchdog in package health, which is above

@@ -4,7 +4,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/go-smokesignal/smokesignal/discovery/overlay"
+	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
 // Crash ends a process: its connections are reset, and who dials it is refused.

@@ -223,3 +223,6 @@ func (g *pubsubGuard) DeliverMessage(*pubsub.Message)           {}
 func (g *pubsubGuard) ThrottlePeer(peer.ID)                     {}
 func (g *pubsubGuard) RecvRPC(*pubsub.RPC)                      {}
 func (g *pubsubGuard) SendRPC(*pubsub.RPC, peer.ID)             {}
+
+// SendRPCCompleted is part of pubsub.RawTracer from v0.19 on; older versions ignore it.
+func (g *pubsubGuard) SendRPCCompleted(*pubsub.RPC, peer.ID, time.Duration) {}

@@ -7,11 +7,8 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"time"
 
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal/discovery"
 	"github.com/go-smokesignal/smokesignal/events"
@@ -105,71 +102,11 @@ func (n *Node) Connect(ctx context.Context, addr string) (ID, error) {
 	if err != nil {
 		return "", fmt.Errorf("smokesignal: connect: %w", err)
 	}
-	began := time.Now()
-	info, err := n.driver.Find(ctx, seed)
-	if err == nil && seed.ID() == "" && overWebRTC(info) && n.foreign(info.ID) && !n.pubSubCame(ctx, info.ID) {
-		err = n.connectAgain(ctx, info, began)
-	}
+	id, err := n.driver.Connect(ctx, seed, host.PubSubProtocols(n.host))
 	if err != nil {
 		return "", fmt.Errorf("smokesignal: connect to %s: %w", addr, err)
 	}
-	return info.ID, nil
-}
-
-func overWebRTC(info peer.AddrInfo) bool {
-	return slices.ContainsFunc(info.Addrs, func(a ma.Multiaddr) bool {
-		_, err := a.ValueForProtocol(ma.P_WEBRTC_DIRECT)
-		return err == nil
-	})
-}
-
-// pubSubPatience is how long the pubsub of another program, which opens its stream at
-// once, is waited for.
-const pubSubPatience = 3 * time.Second
-
-// pubSubCame waits for a pubsub stream of p, which is connected. It returns false if p
-// speaks pubsub and opens none.
-func (n *Node) pubSubCame(ctx context.Context, p ID) bool {
-	protocols := host.PubSubProtocols(n.host)
-	if spoken, err := n.host.Peerstore().SupportsProtocols(p, protocols...); err != nil || len(spoken) == 0 {
-		return true
-	}
-	late := time.After(pubSubPatience)
-	look := time.NewTicker(10 * time.Millisecond) // libp2p does not tell of streams
-	defer look.Stop()
-	for {
-		for _, c := range n.host.Network().ConnsToPeer(p) {
-			for _, s := range c.GetStreams() {
-				if s.Stat().Direction == network.DirInbound && slices.Contains(protocols, s.Protocol()) {
-					return true
-				}
-			}
-		}
-		select {
-		case <-look.C:
-		case <-late:
-			return false
-		case <-ctx.Done():
-			return true // it is connected all the same
-		}
-	}
-}
-
-// connectAgain replaces the connection that was made since began. To ask who is at an
-// address, a dial is given up in its handshake; with WebRTC, the other side has finished
-// its own by then, and its pubsub may choose that dead connection for its stream. It does
-// not try again as long as there is another connection.
-func (n *Node) connectAgain(ctx context.Context, info peer.AddrInfo, began time.Time) error {
-	for _, c := range n.host.Network().ConnsToPeer(info.ID) {
-		if c.Stat().Direction == network.DirOutbound && !c.Stat().Opened.Before(began) {
-			c.Close()
-		}
-	}
-	known, err := discovery.ParseSeed(info.Addrs[0].String() + "/p2p/" + info.ID.String())
-	if err == nil {
-		_, err = n.driver.Find(ctx, known)
-	}
-	return err
+	return id, nil
 }
 
 // close closes all topics, and waits for their handlers until ctx ends.

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
+
+	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
 // outbox gathers our events into batches and publishes them, one batch after the
@@ -119,7 +121,7 @@ func (o *outbox) append(ev *outgoing) uint64 {
 		}
 		o.pending = appendBatchHeader(make([]byte, 0, size), o.b.session, o.next)
 	}
-	o.pending = appendHeader(o.pending, numBatchEvent, ev.size)
+	o.pending = frame.AppendHeader(o.pending, numBatchEvent, ev.size)
 	o.pending = ev.appendEvent(o.pending)
 	o.count++
 	o.next++

@@ -223,7 +223,7 @@ func (r *readers) dispatch(ctx context.Context, q *senderQueue, o *original, fro
 		}
 		handlers := run.handlers(ev)
 		if run.keep {
-			body := ev.body
+			body := ev.Args
 			if len(body) <= ownEvent {
 				body = run.copy(body) // so that who keeps it does not keep the batch
 			}

@@ -165,11 +165,11 @@ func (a answer) appendFrame(dst []byte, results *outgoing) []byte {
 		}
 	}
 	dst = slices.Grow(dst, n+envelope)
-	dst = appendLen(dst, 1+protowire.SizeBytes(n))
-	dst = appendHeader(dst, fieldAnswer, n)
+	dst = frame.AppendLength(dst, 1+protowire.SizeBytes(n))
+	dst = frame.AppendHeader(dst, fieldAnswer, n)
 	dst = frame.AppendUint(dst, fieldCallID, a.id)
 	if a.status == statusDone {
-		return results.appendEvent(appendHeader(dst, fieldCallEvent, results.size))
+		return results.appendEvent(frame.AppendHeader(dst, fieldCallEvent, results.size))
 	}
 	dst = frame.AppendUint(dst, fieldStatus, a.status)
 	return frame.AppendBytes(dst, fieldError, a.text)

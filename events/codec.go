@@ -9,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
+
+	"github.com/go-smokesignal/smokesignal/internal/payload"
 )
 
 // A Codec says how a node encodes the arguments of its events that are neither
@@ -47,12 +49,6 @@ const (
 	codecProto = 2 // a protobuf message, of which both ends know the type
 	codecCBOR  = 3 // RFC 8949, one data item
 )
-
-// arg is one argument as it is on the wire.
-type arg struct {
-	codec uint32
-	data  []byte
-}
 
 // appendValue appends v, which is no []byte, to dst and returns the codec id
 // that goes with it.
@@ -117,16 +113,16 @@ func (e *encoder) encodeJSON(v any) ([]byte, error) {
 	return bytes.TrimSuffix(e.buf.Bytes(), []byte("\n")), nil // the encoder's
 }
 
-// decode puts the argument into the variable that ptr points to. What it
-// stores does not refer to the argument, except raw bytes.
-func (a *arg) decode(ptr any) error {
-	switch a.codec {
+// decodeArg stores the argument in the variable that ptr points to. Only raw
+// bytes share memory with the argument afterwards.
+func decodeArg(a payload.Arg, ptr any) error {
+	switch a.Codec {
 	case codecRaw:
 		switch p := ptr.(type) {
 		case *[]byte:
-			*p = a.data
+			*p = a.Data
 		case *any:
-			*p = a.data
+			*p = a.Data
 		default:
 			return fmt.Errorf("raw bytes do not fit %T, only *[]byte", ptr)
 		}
@@ -135,16 +131,16 @@ func (a *arg) decode(ptr any) error {
 		if err := fitsCodec(ptr, "JSON", "*json.RawMessage"); err != nil {
 			return err
 		}
-		return json.Unmarshal(a.data, ptr)
+		return json.Unmarshal(a.Data, ptr)
 	case codecProto:
-		return decodeProto(a.data, ptr)
+		return decodeProto(a.Data, ptr)
 	case codecCBOR:
 		if err := fitsCodec(ptr, "CBOR", "*cbor.RawMessage"); err != nil {
 			return err
 		}
-		return cborDecoding.Unmarshal(a.data, ptr)
+		return cborDecoding.Unmarshal(a.Data, ptr)
 	}
-	return fmt.Errorf("unknown codec %d", a.codec)
+	return fmt.Errorf("unknown codec %d", a.Codec)
 }
 
 // fitsCodec refuses the variables whose values go by another codec than the

@@ -18,11 +18,11 @@ func FuzzDecodeArgument(f *testing.F) {
 	s, _ := structpb.NewStruct(map[string]any{"a": 1.0, "b": []any{"x", nil, true}})
 	for _, c := range []Codec{JSON, CBOR} {
 		for _, v := range []any{nil, 1, -70000, 0.5, "text", []byte("raw"), []any{1, "a", nil}, map[string]any{"a": []byte{1}}, point{1, 2, "x"}, everything{At: time.Unix(1, 2).UTC()}, s, wrapperspb.String("x")} {
-			a, _ := next(arrived(f, c, v).body)
-			if a.codec == codecRaw {
+			a, _ := arrived(f, c, v).Args.Next()
+			if a.Codec == codecRaw {
 				continue
 			}
-			f.Add(uint8(a.codec), a.data)
+			f.Add(uint8(a.Codec), a.Data)
 		}
 	}
 	f.Add(uint8(codecRaw), []byte("raw"))
@@ -31,7 +31,7 @@ func FuzzDecodeArgument(f *testing.F) {
 	f.Add(uint8(9), []byte("?"))
 	f.Fuzz(func(t *testing.T, codec uint8, data []byte) {
 		ev := argument(t, uint32(codec), data)
-		before := string(ev.body)
+		before := string(ev.Args)
 		for _, ptr := range []any{
 			new([]byte), new(any), new(string), new(int), new(float64), new(bool), new([]any), new([]string), new(map[string]any), new(map[string]int),
 			new(point), new(everything), new(json.RawMessage), new(cbor.RawMessage), new(*wrapperspb.StringValue), new(structpb.Struct),
@@ -71,7 +71,7 @@ func FuzzDecodeArgument(f *testing.F) {
 				t.Fatalf("%T %v was decoded, and after Emit it is: %v", ptr, v, err)
 			}
 		}
-		if string(ev.body) != before {
+		if string(ev.Args) != before {
 			t.Fatal("decoding changed the event")
 		}
 	})

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/payload"
 )
 
 // arrived returns the event as it arrives from a node with the codec.
@@ -43,9 +44,9 @@ func arrived(t testing.TB, c Codec, args ...any) *Event {
 // argument returns an event with one argument as a stranger may write it.
 func argument(t testing.TB, codec uint32, data []byte) *Event {
 	t.Helper()
-	a := frame.AppendUint(nil, fieldCodec, uint64(codec))
-	a = frame.AppendBytes(a, fieldData, data)
-	ev, err := decodeEvent("stranger", frame.AppendMessage(frame.AppendBytes(nil, fieldName, "e"), fieldArgs, a))
+	a := frame.AppendUint(nil, payload.FieldCodec, uint64(codec))
+	a = frame.AppendBytes(a, payload.FieldData, data)
+	ev, err := decodeEvent("stranger", frame.AppendMessage(frame.AppendBytes(nil, payload.FieldName, "e"), payload.FieldArgs, a))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,11 +55,11 @@ func argument(t testing.TB, codec uint32, data []byte) *Event {
 
 // codecsOf returns the codec ids of the event's arguments.
 func codecsOf(ev *Event) (ids []uint32) {
-	rest := ev.body
+	rest := ev.Args
 	for range ev.Len() {
-		var a arg
-		a, rest = next(rest)
-		ids = append(ids, a.codec)
+		var a payload.Arg
+		a, rest = rest.Next()
+		ids = append(ids, a.Codec)
 	}
 	return ids
 }
@@ -206,9 +207,9 @@ func TestEqualValuesAreEqualBytes(t *testing.T) {
 	for i := range 50 {
 		m[fmt.Sprint("key", i)] = i
 	}
-	first := arrived(t, CBOR, m, 0.5).body
+	first := arrived(t, CBOR, m, 0.5).Args
 	for range 10 {
-		if again := arrived(t, CBOR, m, float32(0.5)).body; !bytes.Equal(first, again) {
+		if again := arrived(t, CBOR, m, float32(0.5)).Args; !bytes.Equal(first, again) {
 			t.Fatal("the same values have other bytes")
 		}
 	}
@@ -252,9 +253,9 @@ func TestProtobufMessages(t *testing.T) {
 	if err := blob.Decode(&m); err != nil {
 		t.Fatal(err)
 	}
-	before := string(blob.body)
+	before := string(blob.Args)
 	clear(m.Value)
-	if string(blob.body) != before {
+	if string(blob.Args) != before {
 		t.Error("the message shares the event's bytes")
 	}
 }
@@ -342,11 +343,11 @@ func TestCodecMismatches(t *testing.T) {
 	var sub struct{ B []byte }
 	inside := arrived(t, CBOR, sub)
 	inside = arrived(t, CBOR, struct{ B []byte }{[]byte("bytes")}, inside.Name)
-	before := string(inside.body)
+	before := string(inside.Args)
 	if err := inside.Decode(&sub); err != nil || string(sub.B) != "bytes" {
 		t.Fatal(sub, err)
 	}
-	if clear(sub.B); string(inside.body) != before {
+	if clear(sub.B); string(inside.Args) != before {
 		t.Error("what CBOR was decoded into shares the event's bytes")
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/payload"
 )
 
 // The attacker is a host that writes its streams by hand. The tests are named
@@ -39,7 +40,7 @@ func stillGood(t *testing.T, a, b *Direct) {
 
 func TestMalformedStreamsAreReset(t *testing.T) { // T1, T4, T5
 	event := func(m []byte) []byte { return frame.Append(nil, frame.AppendMessage(nil, fieldEvent, m)) }
-	named := func(name string) []byte { return event(frame.AppendMessage(nil, fieldName, name)) }
+	named := func(name string) []byte { return event(frame.AppendMessage(nil, payload.FieldName, name)) }
 	hi := good.append(nil)
 	after := map[string][]byte{
 		"length 2^63":            protowire.AppendVarint(nil, 1<<63),
@@ -54,8 +55,8 @@ func TestMalformedStreamsAreReset(t *testing.T) { // T1, T4, T5
 		"long name":              named(strings.Repeat("n", 129)),
 		"name of all":            named("*"),
 		"name no UTF-8":          named("\xff\xfe"),
-		"too many arguments":     event(append(frame.AppendMessage(nil, fieldName, "n"), bytes.Repeat([]byte{0x12, 0}, 65)...)),
-		"an argument cut":        event(append(frame.AppendMessage(nil, fieldName, "n"), 0x12, 2, 0x12, 9)),
+		"too many arguments":     event(append(frame.AppendMessage(nil, payload.FieldName, "n"), bytes.Repeat([]byte{0x12, 0}, 65)...)),
+		"an argument cut":        event(append(frame.AppendMessage(nil, payload.FieldName, "n"), 0x12, 2, 0x12, 9)),
 		"two events":             frame.Append(nil, frame.AppendMessage(frame.AppendMessage(nil, fieldEvent, "\x0a\x01n"), fieldEvent, "\x0a\x01n")),
 		"a second hello":         hi,
 		"hello after an event":   append(named("ok"), hi...),

@@ -207,7 +207,7 @@ func (d *Direct) read(ctx context.Context, s *inbound, r *frame.Reader) {
 		}
 		handlers := run.handlers(ev)
 		if run.keep || call != 0 {
-			body := ev.body
+			body := ev.Args
 			if !r.Take() {
 				body = run.copy(body)
 			}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/payload"
 )
 
 // The events and calls of a stream go one way, its other direction brings the
@@ -132,14 +133,14 @@ func (o *outgoing) appendFrame(dst []byte, c *call) []byte {
 	dst = slices.Grow(dst, o.size+envelope)
 	if c != nil {
 		n := protowire.SizeTag(fieldCallID) + protowire.SizeVarint(c.id) + 1 + protowire.SizeBytes(o.size)
-		dst = appendLen(dst, 1+protowire.SizeBytes(n))
+		dst = frame.AppendLength(dst, 1+protowire.SizeBytes(n))
 		c.at = len(dst)
-		dst = appendHeader(dst, fieldCall, n)
+		dst = frame.AppendHeader(dst, fieldCall, n)
 		dst = frame.AppendUint(dst, fieldCallID, c.id)
 	} else {
-		dst = appendLen(dst, 1+protowire.SizeBytes(o.size))
+		dst = frame.AppendLength(dst, 1+protowire.SizeBytes(o.size))
 	}
-	return o.appendEvent(appendHeader(dst, fieldEvent, o.size)) // which is also fieldCallEvent
+	return o.appendEvent(frame.AppendHeader(dst, fieldEvent, o.size)) // which is also fieldCallEvent
 }
 
 // appendEvent appends the event's message to dst.
@@ -147,7 +148,7 @@ func (o *outgoing) appendEvent(dst []byte) []byte {
 	if o.buf != nil {
 		return append(dst, o.buf.b...)
 	}
-	dst = append(appendHeader(dst, fieldName, len(o.name)), o.name...)
+	dst = append(frame.AppendHeader(dst, payload.FieldName, len(o.name)), o.name...)
 	if o.isRaw {
 		return appendRaw(dst, o.raw)
 	}
@@ -160,7 +161,7 @@ func (o *outgoing) appendEvent(dst []byte) []byte {
 // parseDirectFrame returns the event in a frame, nil if there is none. If it
 // is a call's, call is the call's id, which is never 0.
 func parseDirectFrame(b []byte) (ev []byte, call uint64, err error) {
-	if tag, event, rest := cutShort(b); tag == tagEvent && len(rest) == 0 {
+	if tag, event, rest := frame.CutShort(b); tag == tagEvent && len(rest) == 0 {
 		return event, 0, nil // as nearly all are
 	}
 	for len(b) > 0 {

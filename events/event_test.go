@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/payload"
 )
 
 // encodeEvent is that of a node without options.
@@ -217,19 +218,19 @@ func TestFramesOfRawEvents(t *testing.T) {
 
 func TestBadEvents(t *testing.T) {
 	field := func(num protowire.Number, b string) []byte { return frame.AppendMessage(nil, num, b) }
-	long := bytes.Repeat(field(fieldArgs, ""), maxArgs+1)
+	long := bytes.Repeat(field(payload.FieldArgs, ""), maxArgs+1)
 	for name, b := range map[string][]byte{
 		"nothing":          {},
-		"no name":          field(fieldArgs, ""),
-		"empty name":       field(fieldName, ""),
-		"long name":        field(fieldName, strings.Repeat("n", 129)),
-		"name of all":      field(fieldName, "*"),
-		"bad UTF-8":        field(fieldName, "\xff"),
-		"65 arguments":     append(field(fieldName, "n"), long...),
-		"cut argument":     append(field(fieldName, "n"), field(fieldArgs, "\x12\x05x")...),
-		"codec above 32 b": append(field(fieldName, "n"), field(fieldArgs, "\x08\xff\xff\xff\xff\xff\x01")...),
-		"cut field":        append(field(fieldName, "n"), 0x12, 5),
-		"group":            append(field(fieldName, "n"), 0x0b),
+		"no name":          field(payload.FieldArgs, ""),
+		"empty name":       field(payload.FieldName, ""),
+		"long name":        field(payload.FieldName, strings.Repeat("n", 129)),
+		"name of all":      field(payload.FieldName, "*"),
+		"bad UTF-8":        field(payload.FieldName, "\xff"),
+		"65 arguments":     append(field(payload.FieldName, "n"), long...),
+		"cut argument":     append(field(payload.FieldName, "n"), field(payload.FieldArgs, "\x12\x05x")...),
+		"codec above 32 b": append(field(payload.FieldName, "n"), field(payload.FieldArgs, "\x08\xff\xff\xff\xff\xff\x01")...),
+		"cut field":        append(field(payload.FieldName, "n"), 0x12, 5),
+		"group":            append(field(payload.FieldName, "n"), 0x0b),
 	} {
 		if _, err := decodeEvent("p", b); !errors.Is(err, ErrMalformed) {
 			t.Errorf("%s: %v", name, err)
@@ -243,11 +244,11 @@ func TestUnknownFieldsAreSkipped(t *testing.T) {
 	b = append(b, encoded(t, "e", 1)...)
 	b = frame.AppendMessage(b, 10, "new")
 	a := frame.AppendUint(nil, 7, 1)
-	a = frame.AppendUint(a, fieldCodec, codecJSON)
-	a = frame.AppendMessage(a, fieldData, "2")
+	a = frame.AppendUint(a, payload.FieldCodec, codecJSON)
+	a = frame.AppendMessage(a, payload.FieldData, "2")
 	a = frame.AppendMessage(a, 8, "new")
-	b = frame.AppendMessage(b, fieldArgs, a)
-	b = frame.AppendMessage(b, fieldArgs, frame.AppendMessage(frame.AppendUint(nil, fieldCodec, 77), fieldData, "?"))
+	b = frame.AppendMessage(b, payload.FieldArgs, a)
+	b = frame.AppendMessage(b, payload.FieldArgs, frame.AppendMessage(frame.AppendUint(nil, payload.FieldCodec, 77), payload.FieldData, "?"))
 	ev, err := decodeEvent("p", b)
 	if err != nil {
 		t.Fatal(err)

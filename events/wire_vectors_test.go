@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/payload"
 	"github.com/go-smokesignal/smokesignal/internal/vectors"
 )
 
@@ -46,12 +47,12 @@ func decodeVector(b []byte) (v eventVector, err error) {
 		return v, err
 	}
 	v.Name = ev.Name
-	rest := ev.body
+	rest := ev.Args
 	for i := range ev.Len() {
-		var a arg
-		a, rest = next(rest)
-		value, err := valueOf(ev, i, a.codec)
-		v.Args = append(v.Args, argVector{a.codec, a.data, value, err != nil})
+		var a payload.Arg
+		a, rest = rest.Next()
+		value, err := valueOf(ev, i, a.Codec)
+		v.Args = append(v.Args, argVector{a.Codec, a.Data, value, err != nil})
 	}
 	return v, nil
 }

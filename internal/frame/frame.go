@@ -356,6 +356,36 @@ func cut(b []byte) (f Field, rest []byte, err error) {
 	return f, b[n:], nil
 }
 
+// CutShort is Cut for a length-delimited field with a tag of one byte and less
+// than 16 KiB of content. For any other field it returns a tag of 0.
+func CutShort(b []byte) (tag byte, content, rest []byte) {
+	if len(b) < 3 {
+		return 0, nil, nil
+	}
+	at, n := 2, int(b[1])
+	if n >= 0x80 {
+		at, n = 3, n&0x7f|int(b[2])<<7
+	}
+	if n > len(b)-at || n >= 1<<14 {
+		return 0, nil, nil
+	}
+	return b[0], b[at : at+n], b[at+n:]
+}
+
+// AppendHeader begins a length-delimited field of n bytes. Its number must be
+// below 16, so that the tag has one byte.
+func AppendHeader(dst []byte, num protowire.Number, n int) []byte {
+	return AppendLength(append(dst, byte(num<<3)|byte(protowire.BytesType)), n)
+}
+
+// AppendLength appends n as a varint.
+func AppendLength(dst []byte, n int) []byte {
+	if n < 0x80 {
+		return append(dst, byte(n))
+	}
+	return protowire.AppendVarint(dst, uint64(n))
+}
+
 // AppendUint appends a varint field; zero, the default, is left out.
 func AppendUint(b []byte, num protowire.Number, v uint64) []byte {
 	if v == 0 {

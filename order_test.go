@@ -1,0 +1,271 @@
+package smokesignal
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/event"
+	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/go-smokesignal/smokesignal/discovery"
+	"github.com/go-smokesignal/smokesignal/events"
+)
+
+// An orderStep is one input and the callbacks that it causes, in order. Each callback is
+// written with the number of peers that the peer list has while it runs.
+type orderStep struct {
+	input string // see orderSubject.input
+	want  string // callbacks and events of the event bus, separated by "; "
+	state string // of the peer afterwards; empty: not looked at
+}
+
+// orderTable is the order of callbacks, as the package documentation promises it.
+var orderTable = map[string][]orderStep{
+	"the first peer, a second, the last": {
+		{"pending a", "", "held"},
+		{"linked a", "connect 1; added a 1; peers add a 1 held; bus connected; bus added a", "listed"},
+		{"pending b", "", "held"},
+		{"linked b", "added b 2; peers add b 2 held; bus added b", "listed"},
+		{"unlinked b dead", "removed b 1; peers remove b 1; close b 1: dead; bus removed b", ""},
+		{"unlinked a dead", "disconnect 0; removed a 0; peers remove a 0; close a 0: dead; bus disconnected; bus removed a", ""},
+		{"pending a", "", "held"},
+		{"linked a", "connect 1; added a 1; peers add a 1 held; bus connected; bus added a", "listed"},
+	},
+	"the peer that came first goes first": {
+		{"pending a", "", "held"},
+		{"pending b", "", "held"},
+		{"linked a", "connect 1; added a 1; peers add a 1 held; bus connected; bus added a", "listed"},
+		{"linked b", "added b 2; peers add b 2 held; bus added b", "listed"},
+		{"unlinked a dead", "removed a 1; peers remove a 1; close a 1: dead; bus removed a", ""},
+		{"unlinked b dead", "disconnect 0; removed b 0; peers remove b 0; close b 0: dead; bus disconnected; bus removed b", ""},
+	},
+	"a half link causes nothing": {
+		{"pending a", "", "held"},
+		{"unlinked a dead", "", ""},
+		{"pending a", "", "held"},
+		{"unlinked a purpose", "", ""},
+	},
+	"news that repeats": {
+		{"pending a", "", "held"},
+		{"pending a", "", "held"},
+		{"linked a", "connect 1; added a 1; peers add a 1 held; bus connected; bus added a", "listed"},
+		{"linked a", "", "listed"},
+		{"unlinked a dead", "disconnect 0; removed a 0; peers remove a 0; close a 0: dead; bus disconnected; bus removed a", ""},
+		{"unlinked a dead", "", ""},
+	},
+	"a link that ends on purpose drains, and does not while it is made anew": {
+		{"pending a", "", "held"},
+		{"linked a", "connect 1; added a 1; peers add a 1 held; bus connected; bus added a", "listed"},
+		{"unlinked a purpose", "disconnect 0; removed a 0; peers remove a 0; close a 0: purpose; bus disconnected; bus removed a", "draining"},
+		{"pending a", "", "held"},
+		{"linked a", "connect 1; added a 1; peers add a 1 held; bus connected; bus added a", "listed"},
+	},
+	"a leaf is on no list": {
+		{"leaf c", "", ""},
+		{"topic c", "", "leaf"},
+		{"pending a", "", "held"},
+		{"linked a", "connect 1; added a 1; peers add a 1 held; bus connected; bus added a", "listed"},
+		{"away c", "", ""},
+		{"topic c", "", "leaf"},
+		{"node c", "", ""},
+		{"pending c", "", "held"},
+		{"linked c", "added c 2; peers add c 2 held; bus added c", "listed"},
+	},
+	"a leaf says late what it speaks": {
+		{"topic c", "", ""},
+		{"leaf c", "", "leaf"},
+		{"node c", "", ""},
+	},
+	"the node closes": {
+		{"pending a", "", "held"},
+		{"linked a", "connect 1; added a 1; peers add a 1 held; bus connected; bus added a", "listed"},
+		{"pending b", "", "held"},
+		{"linked b", "added b 2; peers add b 2 held; bus added b", "listed"},
+		{"pending d", "", "held"},
+		{"unlinked a closed", "removed a 1; peers remove a 1; close a 1: closed; bus removed a", ""},
+		{"unlinked b closed", "disconnect 0; removed b 0; peers remove b 0; close b 0: closed; bus disconnected; bus removed b", ""},
+		{"unlinked d closed", "", ""},
+	},
+}
+
+// orderReasons are the ends of links that the table names, by the numbers that they have
+// in docs/wire.md: silent, swapped, closed.
+var orderReasons = map[string]discovery.LinkError{
+	"dead": {Reason: 10}, "purpose": {Reason: 17}, "closed": {Reason: 6},
+}
+
+// TestOrderOfCallbacks: connect, peer added, peers add; disconnect, peer removed, peers
+// remove, peer close. The direct events of a peer are held until the callbacks of its
+// adding have run.
+func TestOrderOfCallbacks(t *testing.T) {
+	for name, steps := range orderTable {
+		t.Run(name, func(t *testing.T) {
+			s := newOrderSubject(t)
+			for i, step := range steps {
+				if got := s.run(step.input); got != step.want {
+					t.Fatalf("step %d, %s: called\n%s, want\n%s", i, step.input, got, step.want)
+				}
+				p := ID(strings.Fields(step.input)[1])
+				if got := s.state(p); step.state != got {
+					t.Fatalf("step %d, %s: the peer is %q, want %q", i, step.input, got, step.state)
+				}
+			}
+		})
+	}
+}
+
+// An orderSubject is a node that is not on a network. It is told of links and peers as
+// its own parts would tell it.
+type orderSubject struct {
+	t    *testing.T
+	node *Node
+	sub  event.Subscription
+
+	mu  sync.Mutex
+	log []string
+}
+
+func newOrderSubject(t *testing.T) *orderSubject {
+	n, err := New(Listen("127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Close() })
+	s := &orderSubject{t: t, node: n}
+	s.sub, err = n.Host().EventBus().Subscribe([]any{
+		new(EvtConnected), new(EvtDisconnected), new(EvtPeerAdded), new(EvtPeerRemoved),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.sub.Close() })
+	n.OnConnect(func(context.Context) { s.note("connect %d", n.Peers().Len()) })
+	n.OnDisconnect(func(context.Context) { s.note("disconnect %d", n.Peers().Len()) })
+	n.OnPeerAdded(func(_ context.Context, p *Peer) { s.note("added %s %d", string(p.ID()), n.Peers().Len()) })
+	n.OnPeerRemoved(func(_ context.Context, p *Peer) { s.note("removed %s %d", string(p.ID()), n.Peers().Len()) })
+	n.Peers().OnRemove(func(_ context.Context, p *Peer) { s.note("peers remove %s %d", string(p.ID()), n.Peers().Len()) })
+	n.Peers().OnAdd(func(_ context.Context, p *Peer) {
+		held := ""
+		if s.held(p.ID()) {
+			held = " held"
+		}
+		s.note("peers add %s %d%s", string(p.ID()), n.Peers().Len(), held)
+	})
+	for _, id := range []ID{"a", "b", "c", "d"} {
+		n.Peer(id).OnClose(func(_ context.Context, reason error) {
+			s.note("close %s %d: %s", string(id), n.Peers().Len(), s.reason(reason))
+		})
+	}
+	return s
+}
+
+func (s *orderSubject) note(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.log = append(s.log, fmt.Sprintf(format, args...))
+}
+
+// reason returns the word of the table for the reason of a CloseError.
+func (s *orderSubject) reason(err error) string {
+	for word, reason := range orderReasons {
+		if strings.HasSuffix(err.Error(), reason.Reason.String()) {
+			return word
+		}
+	}
+	return err.Error()
+}
+
+// run gives one input and returns what was called, then what came on the event bus.
+func (s *orderSubject) run(input string) string {
+	s.t.Helper()
+	words := strings.Fields(input)
+	s.input(words[0], ID(words[1]), words[2:])
+	if err := s.node.calls.wait(s.t.Context(), s.t.Context()); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := s.node.bus.wait(s.t.Context(), s.t.Context()); err != nil {
+		s.t.Fatal(err)
+	}
+	s.mu.Lock()
+	called := slices.Clone(s.log)
+	s.log = nil
+	s.mu.Unlock()
+	for len(s.sub.Out()) > 0 {
+		switch ev := (<-s.sub.Out()).(type) {
+		case EvtConnected:
+			called = append(called, "bus connected")
+		case EvtDisconnected:
+			called = append(called, "bus disconnected")
+		case EvtPeerAdded:
+			called = append(called, "bus added "+string(ev.Peer))
+		case EvtPeerRemoved:
+			called = append(called, "bus removed "+string(ev.Peer))
+		}
+	}
+	return strings.Join(called, "; ")
+}
+
+func (s *orderSubject) input(verb string, p ID, args []string) {
+	n := s.node
+	speaks := func(protocols ...protocol.ID) {
+		if err := n.host.Peerstore().SetProtocols(p, protocols...); err != nil {
+			s.t.Fatal(err)
+		}
+		n.spoke(p)
+	}
+	switch verb {
+	case "pending":
+		n.pending(p)
+	case "linked":
+		n.linked(p, nil)
+	case "unlinked":
+		reason := orderReasons[args[0]]
+		reason.Peer = p
+		n.unlinked(p, &reason, n.list.Has(p))
+	case "topic":
+		n.onTopicChanged(p, true)
+	case "away":
+		n.onTopicChanged(p, false)
+	case "leaf":
+		speaks(events.ProtocolRepair)
+	case "node":
+		speaks(events.ProtocolRepair, discovery.Protocol)
+	default:
+		s.t.Fatalf("no input %q", verb)
+	}
+}
+
+// held reports whether the direct events of p have to wait.
+func (s *orderSubject) held(p ID) bool {
+	ctx, cancel := context.WithDeadline(context.Background(), time.Now().Add(-time.Second))
+	defer cancel()
+	return s.node.list.Admit(ctx, p) != nil
+}
+
+// state returns what the node takes p for.
+func (s *orderSubject) state(p ID) string {
+	n := s.node
+	n.drains.mu.Lock()
+	draining := n.drains.of[p] != nil
+	n.drains.mu.Unlock()
+	var words []string
+	for _, is := range []struct {
+		word string
+		true bool
+	}{
+		{"listed", n.list.Has(p)},
+		{"held", s.held(p)},
+		{"draining", draining},
+		{"leaf", n.host.ConnManager().IsProtected(p, leafTag)},
+	} {
+		if is.true {
+			words = append(words, is.word)
+		}
+	}
+	return strings.Join(words, " ")
+}

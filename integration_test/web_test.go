@@ -29,7 +29,7 @@ type chromium struct {
 }
 
 // startChromium starts the browser of SMOKESIGNAL_CHROMIUM, or the one of this machine.
-func startChromium(t *testing.T, dir string) *chromium {
+func startChromium(t *testing.T) *chromium {
 	t.Helper()
 	path := os.Getenv("SMOKESIGNAL_CHROMIUM")
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
@@ -40,8 +40,7 @@ func startChromium(t *testing.T, dir string) *chromium {
 	if path == "" {
 		cannot(t, errors.New("there is no Chromium here, and SMOKESIGNAL_CHROMIUM does not name one"))
 	}
-	cmd := exec.Command(nodeIn(dir), "test/browser.js", path)
-	cmd.Dir = dir
+	cmd := nodeCommand(webDir, "test/browser.js", path)
 	cmd.Stderr = t.Output()
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -197,9 +196,9 @@ func joinInfo(t *testing.T, at string) (info struct{ ID, Ticket, Command string 
 // phone at a plain http address, where browsers hold back crypto.subtle and WebTransport;
 // the other came with a ticket.
 func TestWebChat(t *testing.T) {
-	dir := webDir(t)
+	needsJS(t)
 	path := buildWeb(t)
-	browser := startChromium(t, dir)
+	browser := startChromium(t)
 	at := hostPort(freePort(t))
 	_, port, _ := strings.Cut(at, ":")
 	web := startWeb(t, path, at)
@@ -344,8 +343,8 @@ func TestWebChat(t *testing.T) {
 
 // A page joins over each transport that a browser has, by a ticket that names no other.
 func TestWebTransports(t *testing.T) {
-	dir := webDir(t)
-	browser := startChromium(t, dir)
+	needsJS(t)
+	browser := startChromium(t)
 	at := hostPort(freePort(t))
 	startWeb(t, buildWeb(t), at)
 	ticket, err := smokesignal.ParseTicket(joinInfo(t, at).Ticket)

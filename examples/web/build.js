@@ -12,9 +12,20 @@ import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const here = dirname(fileURLToPath(import.meta.url))
+const library = join(here, '../../js/')
 
 const { outputFiles, metafile } = await build({
   absWorkingDir: here,
+  plugins: [{
+    // smokesignal-leaf is a link to js, which has packages of its own for its tests. Its
+    // imports are resolved here, as they would be if it were installed, so that no
+    // package is bundled twice.
+    name: 'packages of the page only',
+    setup (build) {
+      build.onResolve({ filter: /^[^./]/ }, ({ path, kind, resolveDir }) =>
+        resolveDir.startsWith(library) ? build.resolve(path, { kind, resolveDir: here }) : undefined)
+    }
+  }],
   entryPoints: ['bundle.js'],
   outfile: 'page/bundle.js',
   bundle: true,

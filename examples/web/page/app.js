@@ -4,12 +4,12 @@
 // from, so whoever sees the page can join. With a ticket behind the # of its address it
 // joins through the node of the ticket instead, from wherever the page is served.
 
-import { createNode, encodeQR, join } from './bundle.js'
+import { newNode, encodeQR, join } from './bundle.js'
 import { Chat } from './chat.js'
 import { Pending } from './pending.js'
 import { clean, maxText } from './text.js'
 
-/** @typedef {import('../smokesignal.js').Leaf} Leaf */
+/** @typedef {import('smokesignal-leaf').Leaf} Leaf */
 
 /** @type {(id: string) => any} */
 const $ = (id) => document.getElementById(id)
@@ -133,7 +133,7 @@ let following = 0
 async function enter (name) {
   const mine = ++turn
   status('', 'Connecting…')
-  libp2p ??= createNode()
+  libp2p ??= newNode()
   let node
   try {
     node = await libp2p

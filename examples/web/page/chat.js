@@ -16,7 +16,7 @@ const callEvery = 30_000
  * @property {(connected: boolean) => void} connected
  */
 
-/** @typedef {import('../smokesignal.js').Leaf} Leaf */
+/** @typedef {import('smokesignal-leaf').Leaf} Leaf */
 
 /**
  * The chat of a leaf with everybody in its network, the terminals of examples/chat

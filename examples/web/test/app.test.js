@@ -57,7 +57,7 @@ Object.assign(globalThis, {
   },
   bundle: {
     encodeQR () {},
-    async createNode () {
+    async newNode () {
       nodes++
       await making
       if (noNode) throw new Error('no luck')
@@ -75,7 +75,7 @@ Object.assign(globalThis, {
 })
 registerHooks({
   resolve: (name, context, next) => name === './bundle.js'
-    ? { url: 'data:text/javascript,export const { createNode, encodeQR, join } = bundle', shortCircuit: true }
+    ? { url: 'data:text/javascript,export const { newNode, encodeQR, join } = bundle', shortCircuit: true }
     : next(name, context)
 })
 // @ts-ignore: the bundle is not what it says

@@ -5,13 +5,13 @@ import { test } from 'node:test'
 import { generateKeyPair } from '@libp2p/crypto/keys'
 import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import { tcp } from '@libp2p/tcp'
-import { createNode } from '../libp2p.js'
-import { join } from '../smokesignal.js'
-import * as wire from '../wire.js'
+import { createNode } from '../src/libp2p.js'
+import { join } from '../src/index.js'
+import * as wire from '../src/wire.js'
 
 /** @typedef {import('node:test').TestContext} TestContext */
 
-/** @param {TestContext} t @param {Partial<import('../smokesignal.js').JoinOptions>} [options] */
+/** @param {TestContext} t @param {Partial<import('../src/index.js').JoinOptions>} [options] */
 async function newLeaf (t, options) {
   const libp2p = await createNode({ transports: [tcp()], listen: ['/ip4/127.0.0.1/tcp/0'] })
   const leaf = await join({ libp2p, onError: (err) => assert.fail(/** @type {Error} */ (err)), ...options })
@@ -22,7 +22,7 @@ async function newLeaf (t, options) {
   return leaf
 }
 
-/** @param {TestContext} t @param {Partial<import('../smokesignal.js').JoinOptions>} [options] */
+/** @param {TestContext} t @param {Partial<import('../src/index.js').JoinOptions>} [options] */
 async function newPair (t, options) {
   const a = await newLeaf(t)
   const b = await newLeaf(t, options)

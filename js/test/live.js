@@ -7,11 +7,12 @@
 import { gossipsub } from '@libp2p/gossipsub'
 import { floodsub } from '@libp2p/floodsub'
 import { tcp } from '@libp2p/tcp'
-import { createNode } from '../libp2p.js'
-import { join } from '../smokesignal.js'
+import { webRTCDirect } from '@libp2p/webrtc'
+import { createNode } from '../src/libp2p.js'
+import { join } from '../src/index.js'
 
 const { addrs, ticket, network, pubsub } = JSON.parse(process.argv[2])
-const libp2p = await createNode({ transports: [tcp()], pubsub: pubsub === 'gossipsub' ? gossipsub() : floodsub() })
+const libp2p = await createNode({ transports: [tcp(), webRTCDirect()], pubsub: pubsub === 'gossipsub' ? gossipsub() : floodsub() })
 const node = await join({
   libp2p, network, addrs, ticket, onError: (err) => { console.error(err); process.exit(1) }
 })

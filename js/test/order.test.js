@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { Order, Window } from '../order.js'
+import { Order, Window } from '../src/order.js'
 
 const life = { session: '0000000000000001', start: 1000n }
 const later = { session: '0000000000000002', start: 2000n }
@@ -17,7 +17,7 @@ const mark = (begin, next, { sender = 's', session = life, above = next, floor =
 })
 
 class Script {
-  /** @type {import('../order.js').Ask[]} */
+  /** @type {import('../src/order.js').Ask[]} */
   asks = []
 
   /** @param {ConstructorParameters<typeof Order>[0]} [config] */
@@ -63,7 +63,7 @@ class Script {
 
   /** Answers the oldest ask. @param {ReturnType<typeof batch>} [b] */
   answer (b) {
-    const a = /** @type {import('../order.js').Ask} */ (this.asks.shift())
+    const a = /** @type {import('../src/order.js').Ask} */ (this.asks.shift())
     if (b !== undefined) this.receive(b)
     this.order.answered(this.now, a, b === undefined ? 'nothing' : 'got')
   }

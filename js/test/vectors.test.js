@@ -4,7 +4,7 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
-import * as wire from '../wire.js'
+import * as wire from '../src/wire.js'
 import { decodeOverlay, encodeOverlay } from './overlay.js'
 
 const { hexOf, unhex } = wire
@@ -29,7 +29,7 @@ function tidy (v) {
  */
 function vectors (file, decode, encode) {
   test(file, async (t) => {
-    const list = parse(readFileSync(new URL('../../../docs/vectors/' + file, import.meta.url), 'utf8'))
+    const list = parse(readFileSync(new URL('../../docs/vectors/' + file, import.meta.url), 'utf8'))
     assert.ok(list.some((/** @type {any} */ v) => v.error) && list.some((/** @type {any} */ v) => v.fields))
     for (const v of list) {
       await t.test(v.name, async () => {

@@ -23,6 +23,15 @@ var (
 	ErrQueueFull = events.ErrQueueFull
 	// ErrBadName: an event name must be 1 to 128 bytes of UTF-8, and not "*".
 	ErrBadName = events.ErrBadName
+	// ErrBadArgument: an argument cannot be encoded, or the other node of a call expects
+	// another type.
+	ErrBadArgument = events.ErrBadArgument
+	// ErrUndecodable: an argument is missing or does not fit the variable.
+	ErrUndecodable = events.ErrUndecodable
+	// ErrPubSubEnded: the application has ended the pubsub that it lent, or closed a topic.
+	ErrPubSubEnded = events.ErrPubSubEnded
+	// ErrRefused: the peer does not take events from this node now.
+	ErrRefused = events.ErrRefused
 	// ErrClosed: the node is closed, or closing.
 	ErrClosed = events.ErrClosed
 )
@@ -68,6 +77,10 @@ var (
 )
 
 type (
+	// RemoteError is what the handler of a call at the other node returned.
+	RemoteError = events.RemoteError
+	// UnconfirmedError names neighbors.
+	UnconfirmedError = events.UnconfirmedError
 	// SeedError says why a seed cannot be used and when it is tried again.
 	SeedError = discovery.SeedError
 	// WrongIDError says that another node answered than the one asked for.

@@ -43,6 +43,10 @@ type Node struct {
 	list      *host.PeerList
 	direct    *events.Direct
 	broadcast *events.Broadcast
+	channels  struct { // what Broadcast and Direct return
+		broadcast Broadcast
+		direct    Direct
+	}
 	// pubsubStats counts what pubsub loses below the events.
 	pubsubStats events.PubSubStats
 	driver      *discovery.Driver
@@ -120,6 +124,7 @@ func New(opts ...Option) (*Node, error) {
 		n.release()
 		return nil, fmt.Errorf("smokesignal: %w", err)
 	}
+	n.channels.broadcast.channel, n.channels.direct.channel = n.broadcast, n.direct
 	return n, nil
 }
 
@@ -409,13 +414,6 @@ func (n *Node) Connected() bool { return n.list.Len() > 0 }
 // Host returns the libp2p host, for use with other libp2p code. The node closes
 // it, unless it was given WithHost.
 func (n *Node) Host() corehost.Host { return n.face }
-
-// Broadcast returns the channel to all nodes of the network.
-func (n *Node) Broadcast() *events.Broadcast { return n.broadcast }
-
-// Direct returns the channel on which events arrive that any peer sent to this
-// node alone. To send one, see Peer.
-func (n *Node) Direct() *events.Direct { return n.direct }
 
 // Peers returns the peer list.
 func (n *Node) Peers() *Peers { return &n.peers }

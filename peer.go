@@ -113,12 +113,6 @@ func (p *Peer) Emit(ctx context.Context, name string, args ...any) error {
 	return otherNetwork(p.node.direct.Emit(ctx, p.id, name, args...))
 }
 
-// EmitBytes is Emit with b as the only argument. It allocates nothing; a Name of
-// []byte uses it by itself.
-func (p *Peer) EmitBytes(ctx context.Context, name string, b []byte) error {
-	return otherNetwork(p.node.direct.EmitBytes(ctx, p.id, name, b))
-}
-
 // TryEmit is Emit without waiting: it returns ErrQueueFull when the peer's queue
 // has no room. If there is no stream to the peer yet, the peer is found and the
 // stream opened in the background.
@@ -131,7 +125,7 @@ func (p *Peer) TryEmit(name string, args ...any) error {
 // deadline. A peer that is not connected is found as by Emit. A nil error means that
 // the handler has finished, ErrUnknownOutcome that it may have run; it never runs
 // twice. [events.Call.Do] is the same with types, and says more about errors.
-func (p *Peer) Call(ctx context.Context, name string, args ...any) (*events.Event, error) {
+func (p *Peer) Call(ctx context.Context, name string, args ...any) (*Event, error) {
 	answer, err := p.node.direct.Call(ctx, p.id, name, args...)
 	return answer, otherNetwork(err)
 }
@@ -140,7 +134,7 @@ func (p *Peer) Call(ctx context.Context, name string, args ...any) (*events.Even
 // other handler answers; what f returns are the arguments of the answer. It goes
 // before a handler of node.Direct, which is for the calls of any peer. The
 // registration outlives the link. off removes it.
-func (p *Peer) Handle(name string, f func(context.Context, *events.Event) (results []any, err error)) (off func()) {
+func (p *Peer) Handle(name string, f func(context.Context, *Event) (results []any, err error)) (off func()) {
 	return p.node.direct.HandleFrom(p.id, name, f)
 }
 
@@ -152,22 +146,11 @@ func otherNetwork(err error) error {
 	return err
 }
 
-// Done is closed when the node begins to close; it ends Name.All loops over the
-// peer's events.
-func (p *Peer) Done() <-chan struct{} { return p.node.direct.Done() }
-
 // On calls f for each event of that name, or of any if the name is "*", which the
 // peer sends to this node alone. The registration outlives the link. off removes
 // it.
-func (p *Peer) On(name string, f func(context.Context, *events.Event)) (off func()) {
+func (p *Peer) On(name string, f func(context.Context, *Event)) (off func()) {
 	return p.node.direct.OnFrom(p.id, name, f)
-}
-
-// OnBorrowed is On for an f that keeps neither the event nor its bytes, as both
-// are used again when it returns; such events cost no allocation. Name.On borrows
-// by itself.
-func (p *Peer) OnBorrowed(name string, f func(context.Context, *events.Event)) (off func()) {
-	return p.node.direct.OnBorrowedFrom(p.id, name, f)
 }
 
 // OnClose calls f each time the link to the peer ends. reason is a *CloseError
@@ -177,12 +160,26 @@ func (p *Peer) OnClose(f func(ctx context.Context, reason error)) (off func()) {
 	return p.node.peers.keep(p).onClose.on(f)
 }
 
-// Stream returns a duplex view of the events between the two nodes: each Write is
-// one event named events.StreamName, and a Read returns bytes of one such event
-// of the peer. Close ends the view, not the link. It holds 64 KiB or 256 events; beyond
-// that it holds back all events of the peer, so it must be read or closed. Write fails as
-// Emit does, Read returns io.EOF after Close.
-func (p *Peer) Stream() io.ReadWriteCloser { return p.node.direct.Stream(p.id) }
+// Pipe returns a duplex view of the events named "data" between the two nodes, as the
+// original library has it: each Write emits one event and blocks and fails as Emit does;
+// a Read returns bytes of one event of the peer. Read returns io.EOF after Close, which
+// ends the view and not the link.
+//
+// A Pipe receives from now on and holds 64 KiB or 256 events. When it is full, all events
+// of the peer are held back, so read it or close it.
+func (p *Peer) Pipe() io.ReadWriteCloser { return p.node.direct.Stream(p.id) }
+
+// The methods below are for typed events, see Name.
+
+func (p *Peer) emitBytes(ctx context.Context, name string, b []byte) error {
+	return otherNetwork(p.node.direct.EmitBytes(ctx, p.id, name, b))
+}
+
+func (p *Peer) onBorrowed(name string, f func(context.Context, *Event)) (off func()) {
+	return p.node.direct.OnBorrowedFrom(p.id, name, f)
+}
+
+func (p *Peer) closing() <-chan struct{} { return p.node.direct.Done() }
 
 // Close ends the link to the peer. The node does not link to it by itself for
 // thirty seconds, unless it would be alone. The connection underneath is left to

@@ -225,7 +225,7 @@ func (r *readers) dispatch(ctx context.Context, q *senderQueue, o *original, fro
 		if run.keep {
 			body := ev.Args
 			if len(body) <= ownEvent {
-				body = run.copy(body) // so that who keeps it does not keep the batch
+				body = run.Copy(body) // so that who keeps it does not keep the batch
 			}
 			ev = q.events.kept(body)
 		}

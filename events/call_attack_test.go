@@ -29,7 +29,7 @@ func uintField(num protowire.Number, v uint64) []byte  { return frame.AppendUint
 func bytesField(num protowire.Number, b string) []byte { return frame.AppendMessage(nil, num, b) }
 
 // rawCallee is a host that answers each call of a with what answer returns.
-func rawCallee(t *testing.T, a *Direct, listen string, answer func(id uint64) []byte) *Remote {
+func rawCallee(t *testing.T, a *Direct, listen string, answer func(id uint64) []byte) *remote {
 	t.Helper()
 	h := newHost(t, listen)
 	h.SetStreamHandler(ProtocolDirect, func(s network.Stream) {
@@ -46,7 +46,7 @@ func rawCallee(t *testing.T, a *Direct, listen string, answer func(id uint64) []
 		}
 	})
 	connect(t, a.host, h)
-	return a.To(h.ID())
+	return a.to(h.ID())
 }
 
 // What makes no sense as an answer ends the stream, and the calls on it with
@@ -248,7 +248,7 @@ func TestCallerThatReadsNoAnswers(t *testing.T) {
 			}
 		}()
 		for {
-			do(t, double, c.To(b.id()), 2, 4)
+			do(t, double, c.to(b.id()), 2, 4)
 			select {
 			case <-ended:
 			default:
@@ -258,7 +258,7 @@ func TestCallerThatReadsNoAnswers(t *testing.T) {
 		}
 		waitFor(t, func() bool { return len(inboundOf(b, a.id())) == 0 })
 		go io.Copy(io.Discard, s)
-		do(t, double, a.To(b.id()), 2, 4)
+		do(t, double, a.to(b.id()), 2, 4)
 	})
 }
 

@@ -28,7 +28,7 @@ func benchCall(b *testing.B, listen string) {
 	from, to := pair(b, listen, DirectConfig{})
 	echo := Call[[]byte, []byte]("echo")
 	echo.Handle(to, func(_ context.Context, _ peer.ID, p []byte) ([]byte, error) { return p, nil })
-	callee, ping := from.To(to.id()), make([]byte, 64)
+	callee, ping := from.to(to.id()), make([]byte, 64)
 	roundTrips(b, func() error {
 		_, err := echo.Do(b.Context(), callee, ping)
 		return err

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/handling"
 )
 
 // The handlers' side of calls. A call is handled in its sender's turn, by the
@@ -125,8 +126,8 @@ func (d *Direct) handleCall(ctx context.Context, ev *Event) (results outgoing, s
 		}
 	}()
 	args, err := h.f(ctx, ev)
-	if bad, ok := errors.AsType[*badArgument](err); ok {
-		return results, statusBadArgument, errorText(bad.error)
+	if bad, ok := errors.AsType[*handling.BadArgument](err); ok {
+		return results, statusBadArgument, errorText(bad.Err)
 	}
 	if err == nil {
 		results = outgoing{name: ev.Name, args: args}

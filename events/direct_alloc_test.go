@@ -67,7 +67,7 @@ func TestAllocationsOfAnEvent(t *testing.T) {
 	b.OnBorrowed("borrowed", func(context.Context, *Event) { count() })
 	bytes := Name[[]byte]("bytes")
 	bytes.On(b, func(context.Context, peer.ID, []byte) { count() })
-	to, payload := a.To(b.id()), make([]byte, 64)
+	to, payload := a.to(b.id()), make([]byte, 64)
 	for _, c := range []struct {
 		name string
 		emit func() error

@@ -39,7 +39,7 @@ func benchDirect(b *testing.B, listen string, size int) {
 			close(done)
 		}
 	})
-	there, payload := from.To(to.id()), make([]byte, size)
+	there, payload := from.to(to.id()), make([]byte, size)
 	b.SetBytes(int64(size))
 	defer reportCPU(b)()
 	b.ReportAllocs()

@@ -58,15 +58,6 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 					s.Write([]byte("x"))
 				}
 			},
-			"a loop": func(a, b *Direct) {
-				go func() {
-					for range Name[string]("x").All(context.Background(), b) {
-					}
-				}()
-				for range 10 {
-					emit(t, a, b.id(), "x", "text")
-				}
-			},
 		} {
 			for _, order := range []string{"sender first", "receiver first", "at once"} {
 				a, b := NewDirect(ha, DirectConfig{}), NewDirect(hb, DirectConfig{})

@@ -209,7 +209,7 @@ func (d *Direct) read(ctx context.Context, s *inbound, r *frame.Reader) {
 		if run.keep || call != 0 {
 			body := ev.Args
 			if !r.Take() {
-				body = run.copy(body)
+				body = run.Copy(body)
 			}
 			ev = events.kept(body)
 		}

@@ -3,11 +3,13 @@
 // (Broadcast). Both take the place of an event emitter that reaches into other
 // processes:
 //
-//	greet := events.Name[string]("greet") // both ends agree on name and type
-//
 //	there := events.NewDirect(hostB, events.DirectConfig{})
-//	greet.On(there, func(ctx context.Context, from peer.ID, who string) {
-//		there.Emit(ctx, from, "thanks", who, 42) // any number of arguments
+//	there.On("greet", func(ctx context.Context, ev *events.Event) {
+//		var who string
+//		if err := ev.Decode(&who); err != nil {
+//			return
+//		}
+//		there.Emit(ctx, ev.From, "thanks", who, 42) // any number of arguments
 //	})
 //	there.Start()
 //	defer there.Close(ctx)
@@ -47,7 +49,7 @@
 // what was on its way when a stream broke. What was still queued when a stream
 // broke goes to the next one. After any error of Emit the event is not sent.
 //
-// A call ([Call.Do]) is an event that is answered. Its nil error means that the
+// A call ([Direct.Call]) is an event that is answered. Its nil error means that the
 // other handler has finished. ErrUnknownOutcome means that it may have run: the
 // request had left when ctx ended, the stream broke, or this side closed. It
 // never runs twice, and after any other error it has not run and will not,

@@ -8,6 +8,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/go-smokesignal/smokesignal/internal/handling"
 	"github.com/go-smokesignal/smokesignal/internal/payload"
 )
 
@@ -86,13 +87,9 @@ func (e *Event) Bytes(i int) ([]byte, bool) {
 // undecodable counts and logs that a handler could not read the event. ctx is
 // the handler's.
 func (e *Event) undecodable(ctx context.Context, err error) {
-	r, ok := ctx.Value(runningKey{}).(*running)
-	if !ok {
-		return
+	if t := handling.Of(ctx); t != nil {
+		t.Undecodable(e.Name, e.From, err)
 	}
-	r.m.nUndecodable.Add(1)
-	// The message may repeat what the sender wrote.
-	r.m.log.Debug("undecodable event", "event", quote(e.Name), "from", e.From, "error", cut(err.Error(), 256))
 }
 
 func checkName(name string) error {

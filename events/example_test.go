@@ -32,18 +32,20 @@ func connected() (a, b corehost.Host) {
 	return hosts[0], hosts[1]
 }
 
-// Two hosts, an event with a type and its answer with two arguments.
+// Two hosts, an event and its answer with two arguments.
 func Example() {
 	ctx := context.Background()
 	hostA, hostB := connected()
 	defer hostA.Close()
 	defer hostB.Close()
 
-	greet := events.Name[string]("greet") // both ends agree on name and type
-
 	there := events.NewDirect(hostB, events.DirectConfig{})
-	greet.On(there, func(ctx context.Context, from peer.ID, who string) {
-		there.Emit(ctx, from, "thanks", who, 42) // any number of arguments
+	there.On("greet", func(ctx context.Context, ev *events.Event) {
+		var who string
+		if err := ev.Decode(&who); err != nil {
+			return // another program's greeting
+		}
+		there.Emit(ctx, ev.From, "thanks", who, 42) // any number of arguments
 	})
 	there.Start()
 	defer there.Close(ctx)
@@ -69,7 +71,7 @@ func Example() {
 
 // A call: asked here, answered there. Without the error the other handler has
 // finished.
-func ExampleCall() {
+func ExampleDirect_Call() {
 	ctx := context.Background()
 	hostA, hostB := connected()
 	defer hostA.Close()
@@ -80,16 +82,24 @@ func ExampleCall() {
 	there.Start()
 	defer there.Close(ctx)
 
-	celsius := events.Call[string, float64]("celsius")
-	celsius.Handle(there, func(_ context.Context, _ peer.ID, room string) (float64, error) {
-		if room != "kitchen" {
-			return 0, fmt.Errorf("no thermometer in the %s", room)
+	there.Handle("celsius", func(_ context.Context, ev *events.Event) ([]any, error) {
+		var room string
+		if err := ev.Decode(&room); err != nil {
+			return nil, err
 		}
-		return 21.5, nil
+		if room != "kitchen" {
+			return nil, fmt.Errorf("no thermometer in the %s", room)
+		}
+		return []any{21.5}, nil
 	})
 
-	fmt.Println(celsius.Do(ctx, here.To(hostB.ID()), "kitchen"))
-	_, err := celsius.Do(ctx, here.To(hostB.ID()), "attic")
+	var degrees float64
+	answer, err := here.Call(ctx, hostB.ID(), "celsius", "kitchen")
+	if err == nil {
+		err = answer.Decode(&degrees)
+	}
+	fmt.Println(degrees, err)
+	_, err = here.Call(ctx, hostB.ID(), "celsius", "attic")
 	var remote *events.RemoteError
 	fmt.Println(errors.As(err, &remote), remote.Text)
 	_, err = here.Call(ctx, hostB.ID(), "fahrenheit")
@@ -100,61 +110,20 @@ func ExampleCall() {
 	// true
 }
 
-type reading struct {
-	Sensor  string
-	Celsius float64
-}
-
-// A subscription as a loop. What is not a reading comes as an error in its
-// place, and the loop goes on.
-func ExampleName_All() {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	hostA, hostB := connected()
-	defer hostA.Close()
-	defer hostB.Close()
-	here, there := events.NewDirect(hostA, events.DirectConfig{}), events.NewDirect(hostB, events.DirectConfig{})
-	here.Start()
-	defer here.Close(ctx)
-	there.Start()
-	defer there.Close(ctx)
-
-	temperature := events.Name[reading]("temperature")
-	readings := temperature.All(ctx, here) // subscribed from now on
-	go func() {
-		there.Emit(ctx, hostA.ID(), "temperature", reading{"kitchen", 21.5})
-		there.Emit(ctx, hostA.ID(), "temperature", "warm")
-		there.Emit(ctx, hostA.ID(), "temperature", reading{"attic", 30})
-	}()
-	for msg, err := range readings {
-		if err != nil {
-			fmt.Println("not a reading")
-			continue
-		}
-		fmt.Println(msg.Value.Sensor, msg.Value.Celsius)
-		if msg.Value.Sensor == "attic" {
-			break
-		}
-	}
-	// Output:
-	// kitchen 21.5
-	// not a reading
-	// attic 30
-}
-
 // An event whose argument is a protobuf message. It goes as protobuf, whatever
 // the codec of the node.
-func ExampleName_protobuf() {
+func Example_protobuf() {
 	ctx := context.Background()
 	hostA, hostB := connected()
 	defer hostA.Close()
 	defer hostB.Close()
 	here, there := events.NewDirect(hostA, events.DirectConfig{}), events.NewDirect(hostB, events.DirectConfig{})
 
-	greet := events.Name[*wrapperspb.StringValue]("greet")
 	done := make(chan struct{})
-	greet.On(there, func(_ context.Context, _ peer.ID, who *wrapperspb.StringValue) {
-		fmt.Println(who.GetValue())
+	there.On("greet", func(_ context.Context, ev *events.Event) {
+		var who wrapperspb.StringValue
+		err := ev.Decode(&who)
+		fmt.Println(who.GetValue(), err)
 		close(done)
 	})
 	here.Start()
@@ -166,7 +135,7 @@ func ExampleName_protobuf() {
 		log.Fatal(err)
 	}
 	<-done
-	// Output: Ada
+	// Output: Ada <nil>
 }
 
 // A stream view: what is written here as bytes is read there, an event a time.

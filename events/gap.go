@@ -33,17 +33,6 @@ func (g Gap) String() string {
 	return fmt.Sprintf("events %d to %d of %s %s", g.From, g.To-1, g.Sender, why)
 }
 
-// A GapError is a [Gap] in the place of the events that are missing, in the loop of
-// [Name.All].
-type GapError struct{ Gap }
-
-func (e *GapError) Error() string { return "events: " + e.String() }
-
-// gapSource is a Source of which events can be missing.
-type gapSource interface {
-	OnGap(f func(context.Context, Gap)) (off func())
-}
-
 // gapHandlers are the handlers of gaps.
 type gapHandlers struct {
 	mu   sync.RWMutex

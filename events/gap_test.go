@@ -2,14 +2,13 @@ package events
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"testing"
 
 	"github.com/go-smokesignal/smokesignal/events/internal/engine"
 )
 
-// What nobody has any more is reported in its place, to handlers and in loops, and
+// What nobody has any more is reported in its place, to handlers, and
 // counted; a handler that panics does not keep it from the others.
 func TestGapIsReportedInItsPlace(t *testing.T) {
 	s := newStation(t, overTCP, BroadcastConfig{})
@@ -17,24 +16,18 @@ func TestGapIsReportedInItsPlace(t *testing.T) {
 	s.OnGap(func(context.Context, Gap) { panic("of the handler") })
 	gaps := make(chan Gap, 10)
 	off := s.OnGap(func(_ context.Context, g Gap) { gaps <- g })
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	var story []string
-	loop := Name[[]byte]("x").All(ctx, s)
+	var story []string // of one sender, so its handlers run one after the other
 	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for m, err := range loop {
-			if gap, ok := errors.AsType[*GapError](err); ok {
-				story = append(story, gap.String())
-			} else {
-				story = append(story, string(m.Value))
-			}
-			if len(story) == 4 {
-				return
-			}
+	note := func(text string) {
+		if story = append(story, text); len(story) == 4 {
+			close(done)
 		}
-	}()
+	}
+	s.On("x", func(_ context.Context, ev *Event) {
+		b, _ := ev.Bytes(0)
+		note(string(b))
+	})
+	offNote := s.OnGap(func(_ context.Context, g Gap) { note(g.String()) })
 	r.batch(rawSession(1), 1, "1")
 	r.batch(rawSession(1), 5, "5")
 	r.batch(rawSession(2), 1, "next 1") // which ends the waiting for the gap
@@ -50,6 +43,7 @@ func TestGapIsReportedInItsPlace(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 	off()
+	offNote()
 	r.batch(rawSession(2), 3, "3")
 	r.batch(rawSession(3), 1, "last")
 	s.wait(r.asStation(), "1", "5", "next 1", "3", "last")

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/handling"
 )
 
 // anyName is what On takes for every name.
@@ -200,16 +202,23 @@ type running struct {
 	found []*handler
 	keep  bool // one of them may keep the event
 
-	bytes []byte // see copy
+	bytes []byte // see Copy
 }
 
 // byteSlab is so many bytes that share an allocation: memory is most of what a
 // small event costs. A quarter of it or more has one of its own.
 const byteSlab = 8 << 10
 
-// copy returns a copy of b, for the goroutine that runs the handlers. Who
-// keeps it may keep 8 KiB.
-func (r *running) copy(b []byte) []byte {
+// Undecodable counts and logs that a handler could not decode an event.
+func (r *running) Undecodable(name string, from peer.ID, err error) {
+	r.m.nUndecodable.Add(1)
+	// The message may repeat what the sender wrote.
+	r.m.log.Debug("undecodable event", "event", quote(name), "from", from, "error", cut(err.Error(), 256))
+}
+
+// Copy returns a copy of b, for the goroutine that runs the handlers. A small copy
+// shares its 8 KiB of memory with others, so keeping one keeps them all.
+func (r *running) Copy(b []byte) []byte {
 	if len(b) > byteSlab/4 {
 		return bytes.Clone(b)
 	}
@@ -232,8 +241,6 @@ func (r *running) handlers(ev *Event) []*handler {
 	return r.found
 }
 
-type runningKey struct{}
-
 // enter notes that the calling goroutine is going to call handlers, until
 // leave. The returned context is the one to give to dispatch: through it a
 // Close that a handler calls knows which goroutine not to wait for.
@@ -246,9 +253,9 @@ func (m *mux) enter(ctx context.Context) (_ context.Context, leave func()) {
 	}
 }
 
-// Value is that of a context; under runningKey it is the goroutine itself.
+// Value is that of a context; under handling.Key it is the goroutine itself.
 func (r *running) Value(key any) any {
-	if key == (runningKey{}) {
+	if key == (handling.Key{}) {
 		return r
 	}
 	return r.Context.Value(key)
@@ -257,7 +264,7 @@ func (r *running) Value(key any) any {
 // InHandler reports whether ctx is the context that a handler of this package
 // was called with, or comes from one.
 func InHandler(ctx context.Context) bool {
-	return ctx.Value(runningKey{}) != nil
+	return ctx.Value(handling.Key{}) != nil
 }
 
 // handlersTimeout is how long a Close in a handler waits when it is given no
@@ -281,7 +288,7 @@ func waitContext(ctx context.Context) (context.Context, context.CancelFunc) {
 // wait waits until every goroutine that has entered has left, or until ctx
 // ends. It does not wait for the goroutine whose handler was called with ctx.
 func (m *mux) wait(ctx context.Context) error {
-	self := ctx.Value(runningKey{})
+	self := ctx.Value(handling.Key{})
 	ctx, cancel := waitContext(ctx)
 	defer cancel()
 	for r := range m.running.Range {

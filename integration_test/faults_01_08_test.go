@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/go-smokesignal/smokesignal"
-	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
 )
@@ -24,7 +23,7 @@ func TestFault01PeerWriteDelivers(t *testing.T) {
 	t.Parallel()
 	n := many(10_000)
 	_, a, b := pair(t)
-	one, other := a.Peer(b.ID()).Stream(), b.Peer(a.ID()).Stream()
+	one, other := a.Peer(b.ID()).Pipe(), b.Peer(a.ID()).Pipe()
 	defer one.Close()
 	defer other.Close()
 	for name, dir := range map[string]struct {
@@ -78,8 +77,8 @@ func TestFault03ArgumentsArriveOneByOne(t *testing.T) {
 	type point struct{ X, Y int }
 	_, a, b := pair(t)
 	for name, way := range map[string]struct {
-		to   events.Emitter
-		from events.Source
+		to   smokesignal.Emitter
+		from smokesignal.Source
 	}{
 		"direct":    {a.Peer(b.ID()), b.Direct()},
 		"broadcast": {a.Broadcast(), b.Broadcast()},

@@ -389,7 +389,7 @@ func foreignCell(t *testing.T, router, listen string, nodeDials bool) {
 	o.direct(n.ID(), "x", payloads)
 	in.want("direct", payloads...)
 	for _, p := range payloads {
-		if err := n.Peer(o.host.ID()).EmitBytes(within(t, soon), "x", p); err != nil {
+		if err := n.Peer(o.host.ID()).Emit(within(t, soon), "x", p); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -707,7 +707,8 @@ func TestClosedTopicsAreForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 	go func() {
-		<-n.Direct().Done() // the node is closing
+		for range smokesignal.Name[string]("never").All(context.Background(), n.Direct()) {
+		} // which ends when the node begins to close
 		close(leave)
 	}()
 	if err := n.Close(); err != nil {

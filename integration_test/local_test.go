@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/go-smokesignal/smokesignal"
-	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/program"
@@ -234,7 +233,7 @@ type inbox struct {
 }
 
 // listen gathers the events of a name that come from a source, "*" for all.
-func listen(t *testing.T, src events.Source, name string) *inbox {
+func listen(t *testing.T, src smokesignal.Source, name string) *inbox {
 	in := &inbox{t: t, what: name, changed: make(chan struct{})}
 	src.On(name, func(_ context.Context, ev *smokesignal.Event) {
 		in.mu.Lock()
@@ -306,7 +305,7 @@ func wantNumbers(t *testing.T, who string, got []heard, n int) {
 }
 
 // emitNumbers emits 0 to n-1 under that name. Any goroutine may call it.
-func emitNumbers(t *testing.T, to events.Emitter, name string, n int) {
+func emitNumbers(t *testing.T, to smokesignal.Emitter, name string, n int) {
 	t.Helper()
 	for i := range n {
 		if err := to.Emit(t.Context(), name, i); err != nil {

@@ -17,7 +17,6 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal"
-	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
 )
 
@@ -58,7 +57,7 @@ func TestAnyNodeByID(t *testing.T) {
 	strangers := 0
 	for _, to := range nodes {
 		got := listen(t, to.Direct(), "hello")
-		events.Call[int, int]("double").Handle(to.Direct(), func(_ context.Context, _ peer.ID, n int) (int, error) { return 2 * n, nil })
+		smokesignal.Call[int, int]("double").Handle(to.Direct(), func(_ context.Context, _ peer.ID, n int) (int, error) { return 2 * n, nil })
 		from := 0
 		for _, n := range nodes {
 			if n == to {
@@ -76,7 +75,7 @@ func TestAnyNodeByID(t *testing.T) {
 				})
 			}
 			all.Go(func() {
-				if answer, err := events.Call[int, int]("double").Do(within(t, soon), n.Peer(to.ID()), 21); err != nil || answer != 42 {
+				if answer, err := smokesignal.Call[int, int]("double").Do(within(t, soon), n.Peer(to.ID()), 21); err != nil || answer != 42 {
 					t.Errorf("the call returned %d, %v", answer, err)
 				}
 			})

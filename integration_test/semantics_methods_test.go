@@ -300,7 +300,7 @@ func TestMethods(t *testing.T) {
 		l, a, b := pair(t)
 		c := l.start(cluster.Spec{Name: "c", Limits: manual})
 		l.link(b, c)
-		from, atB, atC := a.Broadcast().Stream(), b.Broadcast().Stream(), c.Broadcast().Stream()
+		from, atB, atC := a.Broadcast().Pipe(), b.Broadcast().Pipe(), c.Broadcast().Pipe()
 		defer from.Close()
 		for _, text := range []string{"one", "two two", "", "three"} {
 			if n, err := io.WriteString(from, text); n != len(text) || err != nil {

@@ -161,7 +161,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 					t.Errorf("Ready returned %v, want ErrClosed", err)
 				}
 			})
-			s := a.Broadcast().Stream()
+			s := a.Broadcast().Pipe()
 			wg.Go(func() {
 				if _, err := s.Read(make([]byte, 1)); err == nil {
 					t.Error("Read returned no error")

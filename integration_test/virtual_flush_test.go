@@ -10,7 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/go-smokesignal/smokesignal/events"
+	"github.com/go-smokesignal/smokesignal"
 	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
@@ -25,7 +25,7 @@ func TestVirtualFlushGoesOn(t *testing.T) {
 				a, near, far := v.nodes[0], v.nodes[1], v.nodes[2]
 				var heard atomic.Int64
 				for _, m := range v.nodes[1:] {
-					m.Broadcast().On("x", func(context.Context, *events.Event) { heard.Add(1) })
+					m.Broadcast().On("x", func(context.Context, *smokesignal.Event) { heard.Add(1) })
 				}
 				v.sides(func(ip netip.Addr) int {
 					if ip == a.IP {
@@ -59,7 +59,7 @@ func TestVirtualFlushGoesOn(t *testing.T) {
 					v.heal()
 				}
 				err := <-flushed
-				lost, ok := errors.AsType[*events.UnconfirmedError](err)
+				lost, ok := errors.AsType[*smokesignal.UnconfirmedError](err)
 				switch {
 				case err == nil || !strings.Contains(err.Error(), "3"):
 					t.Errorf("Flush tells of %v, want 2 direct events", err)
@@ -81,7 +81,7 @@ func TestVirtualCloseDelivers(t *testing.T) {
 		v.gather(2, []int{0})
 		a, b := v.nodes[0], v.nodes[1]
 		var arrived atomic.Int64
-		b.Direct().On("x", func(context.Context, *events.Event) { arrived.Add(1) })
+		b.Direct().On("x", func(context.Context, *smokesignal.Event) { arrived.Add(1) })
 		const total = 500
 		for range total {
 			if err := a.Peer(b.ID()).Emit(t.Context(), "x", make([]byte, 1000)); err != nil {

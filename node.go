@@ -21,6 +21,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/health"
 	"github.com/go-smokesignal/smokesignal/host"
+	"github.com/go-smokesignal/smokesignal/internal/gate"
+	"github.com/go-smokesignal/smokesignal/internal/identify"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
@@ -35,11 +37,11 @@ type Node struct {
 	host     endpoint
 	face     corehost.Host // what Host returns
 	unclaim  func()        // lets another node have the host
-	gate     *host.Gate    // nil on a pubsub that is lent
+	gate     *gate.Gate    // nil on a pubsub that is lent
 	pubsub   *pubsub.PubSub
 	topic    string
 
-	protocols *host.Protocols
+	protocols *identify.Tracker
 	list      *host.PeerList
 	direct    *events.Direct
 	broadcast *events.Broadcast
@@ -146,7 +148,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 		return err
 	}
 	// What tells a node, a leaf and a foreign peer from each other.
-	n.protocols, err = host.KeepProtocols(n.host, logging.Room("host", cfg.logger), discovery.Protocol, events.ProtocolRepair, pubsub.FloodSubID)
+	n.protocols, err = identify.Track(n.host, logging.Room("host", cfg.logger), discovery.Protocol, events.ProtocolRepair, pubsub.FloodSubID)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,9 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery"
 	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/host"
+	"github.com/go-smokesignal/smokesignal/internal/gate"
+	"github.com/go-smokesignal/smokesignal/internal/lent"
+	"github.com/go-smokesignal/smokesignal/internal/limits"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
@@ -88,7 +91,7 @@ func PubSubOptions() []pubsub.Option {
 // These are limits on its protocols and its service alone. Those of the whole system
 // and of each peer have to leave room: of one peer a node has four streams in each
 // direction for as long as there is a link, and up to 24 for moments.
-func AddLimits(limits *rcmgr.ScalingLimitConfig) { host.AddLimits(limits) }
+func AddLimits(l *rcmgr.ScalingLimitConfig) { limits.Add(l) }
 
 // validateLent says what is wrong about what the application lends.
 func (c *config) validateLent(bad func(format string, args ...any)) {
@@ -135,12 +138,16 @@ type endpoint interface {
 	Listen() error
 	// Dialable returns the addresses at which others can dial it, with its id.
 	Dialable() []ma.Multiaddr
-	// Relayed and Relays tell what leads through relays.
+	// Relayed returns the peers that are connected through relays only.
 	Relayed() []peer.ID
-	Relays() []host.RelayStatus
 	// Spare tells whether nobody but the node uses a connection.
 	Spare(c network.Conn) bool
 }
+
+// madeHost is a host that was made for the node.
+type madeHost struct{ *host.Host }
+
+func (madeHost) Spare(c network.Conn) bool { return !lent.UsedByOthers(c, nil) }
 
 // openHost makes the node's host, or takes the one that is lent, and returns its key.
 func (n *Node) openHost() (key crypto.PrivKey, err error) {
@@ -162,8 +169,8 @@ func (n *Node) openHost() (key crypto.PrivKey, err error) {
 	if err != nil {
 		return nil, err
 	}
-	n.host, n.face = h, h
-	n.unclaim, err = host.Claim(h) // of a node's Host somebody may think as of any other
+	n.host, n.face = madeHost{h}, h
+	n.unclaim, err = lent.Claim(h) // of a node's Host somebody may think as of any other
 	return key, err
 }
 
@@ -171,7 +178,7 @@ func (n *Node) openHost() (key crypto.PrivKey, err error) {
 func (n *Node) borrowHost() (crypto.PrivKey, error) {
 	h := n.cfg.lentHost
 	var err error
-	if n.unclaim, err = host.Claim(h); err != nil {
+	if n.unclaim, err = lent.Claim(h); err != nil {
 		return nil, errors.New("WithHost: there is a node on the host already, and they would take each other's streams; use that one, close it first, or give each a host")
 	}
 	key := h.Peerstore().PrivKey(h.ID())
@@ -181,10 +188,10 @@ func (n *Node) borrowHost() (crypto.PrivKey, error) {
 	if _, err := h.ID().ExtractPublicKey(); err != nil {
 		return nil, fmt.Errorf("WithHost: the host's key is of type %s, which is not a part of its id, so others could not tell who signed; give a host with an Ed25519 key", key.Type())
 	}
-	if ids := host.PubSubProtocols(h); len(ids) > 0 && !n.cfg.pubsubSet {
+	if ids := lent.PubSubProtocols(h); len(ids) > 0 && !n.cfg.pubsubSet {
 		return nil, fmt.Errorf("WithHost: the host serves pubsub already (%s), and a second would take its streams; give that one by WithPubSub", ids[0])
 	}
-	borrowed := host.Borrow(h)
+	borrowed := lent.Borrow(h)
 	if n.cfg.pubsubSet {
 		borrowed.Shares = n.sharesTopic
 	}
@@ -198,7 +205,7 @@ func (n *Node) openPubSub() (err error) {
 		n.pubsub = n.cfg.lentPubSub
 		return n.checkTopics()
 	}
-	n.gate = host.NewGate(n.host, host.GateConfig{
+	n.gate = gate.New(n.host, gate.Config{
 		NodeProtocol: discovery.Protocol, Doubt: n.protocols.Doubt, Log: logging.Room("host", n.cfg.logger),
 	})
 	options := events.PubSubOptions(events.PubSubConfig{
@@ -266,7 +273,7 @@ func (n *Node) servesAnother() error {
 	if !n.cfg.hostSet || n.cfg.pubsubSet {
 		return nil
 	}
-	for _, id := range host.PubSubProtocols(n.face) {
+	for _, id := range lent.PubSubProtocols(n.face) {
 		if id != pubsub.FloodSubID {
 			return fmt.Errorf("smokesignal: WithHost: the host serves another pubsub since New (%s), which takes the node's streams; make that first and give it by WithPubSub", id)
 		}

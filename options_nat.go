@@ -62,7 +62,11 @@ func (n *Node) whyRelayed(known []error) (parts []string, causes []error) {
 		parts = append(parts, fmt.Sprintf("%d nodes are %v", len(only), discovery.ErrRelayed))
 		causes = append(causes, discovery.ErrRelayed)
 	}
-	for _, r := range n.host.Relays() {
+	made, ok := n.host.(madeHost)
+	if !ok { // the application chooses the relays of a host that it lends
+		return parts, causes
+	}
+	for _, r := range made.Relays() {
 		if r.Err != nil {
 			parts = append(parts, fmt.Sprintf("no place at relay %v: %v", r.Relay, r.Err))
 			causes = append(causes, r.Err)

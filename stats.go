@@ -3,7 +3,7 @@ package smokesignal
 import (
 	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/health"
-	"github.com/go-smokesignal/smokesignal/host"
+	"github.com/go-smokesignal/smokesignal/internal/gate"
 )
 
 // Stats counts what a node has done since New, and what went wrong: whatever is in no
@@ -15,7 +15,7 @@ type Stats struct {
 	// on counting. Of a pubsub that was lent it stays zero.
 	PubSub *events.PubSubStats
 	// Gate is between pubsub and the links; zero with a pubsub that was lent.
-	Gate     host.GateStats
+	Gate     gate.Stats
 	Watchdog health.Stats
 	// Panics is how often a callback panicked, such as OnConnect, or OnClose of a peer.
 	// Those of event handlers are in Direct and Broadcast.

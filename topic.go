@@ -12,7 +12,7 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/discovery"
 	"github.com/go-smokesignal/smokesignal/events"
-	"github.com/go-smokesignal/smokesignal/host"
+	"github.com/go-smokesignal/smokesignal/internal/lent"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
@@ -102,7 +102,7 @@ func (n *Node) Connect(ctx context.Context, addr string) (ID, error) {
 	if err != nil {
 		return "", fmt.Errorf("smokesignal: connect: %w", err)
 	}
-	id, err := n.driver.Connect(ctx, seed, host.PubSubProtocols(n.host))
+	id, err := n.driver.Connect(ctx, seed, lent.PubSubProtocols(n.host))
 	if err != nil {
 		return "", fmt.Errorf("smokesignal: connect to %s: %w", addr, err)
 	}

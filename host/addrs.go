@@ -1,7 +1,6 @@
 package host
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -13,8 +12,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
-
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
 )
 
 // A kind is one of the ways to listen, as a multiaddr tells it after the IP
@@ -251,54 +248,4 @@ func (a announcement) expand(listening []kind) []ma.Multiaddr {
 		}
 	}
 	return addrs
-}
-
-// dialable returns what others can dial, most reachable first: public, behind a
-// public relay, private, link-local, loopback; then IPv4 before IPv6; then by transport.
-func dialable(addrs []ma.Multiaddr, id peer.ID) []ma.Multiaddr {
-	suffix := ma.StringCast("/p2p/" + id.String())
-	sorted := slices.Clone(addrs)
-	slices.SortStableFunc(sorted, func(a, b ma.Multiaddr) int {
-		return cmp.Or(
-			cmp.Compare(distance(a), distance(b)),
-			cmp.Compare(family(a), family(b)),
-			cmp.Compare(preference(a), preference(b)),
-		)
-	})
-	for i, a := range sorted {
-		sorted[i] = a.Encapsulate(suffix)
-	}
-	return sorted
-}
-
-func distance(a ma.Multiaddr) int {
-	switch {
-	case manet.IsPublicAddr(a) && !circuit.Is(a):
-		return 0
-	case manet.IsPublicAddr(a):
-		return 1
-	case manet.IsIPLoopback(a):
-		return 4
-	}
-	if ip, err := manet.ToIP(a); err == nil && ip.IsLinkLocalUnicast() {
-		return 3
-	}
-	return 2
-}
-
-func family(a ma.Multiaddr) int {
-	if _, err := a.ValueForProtocol(ma.P_IP6); err == nil {
-		return 1
-	}
-	return 0
-}
-
-func preference(a ma.Multiaddr) int {
-	text := a.String()
-	for i, k := range slices.Backward(kinds) {
-		if strings.Contains(text, "/"+k.net+"/") && strings.Contains(text, k.rest) {
-			return i
-		}
-	}
-	return len(kinds)
 }

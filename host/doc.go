@@ -20,11 +20,8 @@
 // Close.
 //
 // Behind a router, [NAT] has a host found through relays and hole punching, or by a
-// mapped port. The [Gate] shows pubsub no peer that is connected through a relay only.
+// mapped port.
 //
 // An identity is a key in memory, or a file that one node at a time can open
-// ([OpenIdentity]). [PeerList] and [Gate] are what a node puts between its
-// links and everything else: who is a peer, and whom pubsub sees: linked peers, and
-// foreign ones that speak pubsub and are no nodes. [Protocols] sees to it that these are told
-// apart by what they speak now.
+// ([OpenIdentity]). [PeerList] is the list of a node's linked peers.
 package host

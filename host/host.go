@@ -38,6 +38,8 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/quic-go/quic-go"
 
+	"github.com/go-smokesignal/smokesignal/internal/addr"
+	"github.com/go-smokesignal/smokesignal/internal/limits"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
@@ -220,7 +222,7 @@ func (h *Host) build(key crypto.PrivKey, id peer.ID) (err error) {
 	if err := errors.Join(store.AddPrivKey(id, key), store.AddPubKey(id, key.GetPublic())); err != nil {
 		return err
 	}
-	limits, err := newResourceManager()
+	limits, err := limits.ResourceManager()
 	if err != nil {
 		return err
 	}
@@ -432,7 +434,7 @@ func (h *Host) Dialable() []ma.Multiaddr {
 	if !h.listening.Load() {
 		return nil // after a failed Listen, libp2p takes a while to forget
 	}
-	return dialable(h.Addrs(), h.ID())
+	return addr.Dialable(h.Addrs(), h.ID())
 }
 
 // Close closes all connections and listeners and waits until the host's

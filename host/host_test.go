@@ -2,10 +2,8 @@ package host
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -16,14 +14,12 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	golog "github.com/ipfs/go-log/v2"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/quic-go/quic-go"
 
@@ -202,56 +198,6 @@ func TestCloseLeavesNothing(t *testing.T) {
 		}
 	}
 	noneLeft()
-}
-
-// A peer that opens more streams than a link needs is refused the rest.
-func TestStreamsPerPeerAreLimited(t *testing.T) {
-	h, d := listening(t), newHost(t)
-	if err := d.Connect(t.Context(), peer.AddrInfo{ID: h.ID(), Addrs: h.Addrs()}); err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range protocolLimits {
-		h.SetStreamHandler(p.id, func(s network.Stream) { s.Write([]byte{1}) }) // and keeps it
-		var served int
-		for range p.perPeer + 3 {
-			s, err := dialStream(t.Context(), d, h.ID(), p.id)
-			if err != nil {
-				continue
-			}
-			defer s.Reset()
-			if _, err := s.Read(make([]byte, 1)); err == nil {
-				served++
-			}
-		}
-		if served != p.perPeer {
-			t.Errorf("%s: %d streams served, want %d", p.id, served, p.perPeer)
-		}
-	}
-}
-
-// dialStream opens a stream without regard to the limits of the dialer.
-func dialStream(ctx context.Context, d *Host, to peer.ID, id protocol.ID) (network.Stream, error) {
-	s, err := d.Network().NewStream(ctx, to)
-	if err != nil {
-		return nil, err
-	}
-	s.SetDeadline(time.Now().Add(10 * time.Second))
-	// multistream-select by hand: the host would count it against its own limits.
-	for _, line := range []string{"/multistream/1.0.0\n", string(id) + "\n"} {
-		if _, err := s.Write(append([]byte{byte(len(line))}, line...)); err != nil {
-			return nil, err
-		}
-	}
-	for _, line := range []string{"/multistream/1.0.0\n", string(id) + "\n"} {
-		b := make([]byte, 1+len(line))
-		if _, err := io.ReadFull(s, b); err != nil {
-			return nil, err
-		}
-		if string(b[1:]) != line {
-			return nil, fmt.Errorf("got %q", b)
-		}
-	}
-	return s, nil
 }
 
 // childPrintsMetrics is a process of its own because other tests may use

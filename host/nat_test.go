@@ -9,19 +9,17 @@ import (
 	"testing"
 	"time"
 
-	"github.com/libp2p/go-libp2p"
-	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/protocol/autonatv2"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
-	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal/internal/bubble"
 	"github.com/go-smokesignal/smokesignal/internal/circuit"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 	"github.com/go-smokesignal/smokesignal/internal/leaks"
 )
 
@@ -104,11 +102,11 @@ func TestPlaceAtARelay(t *testing.T) {
 	h := natHost(t, NAT{Relays: []string{at.String(), overQUIC(t, plain).String(), at2}})
 	want := ma.StringCast(fmt.Sprintf("%v/p2p-circuit/p2p/%v", at, h.ID()))
 	announced := func() bool { return ma.Contains(h.Dialable(), want) }
-	eventually(t, "the address behind the relay is announced", announced)
+	hosttest.Eventually(t, "the address behind the relay is announced", announced)
 	if list := relayed(h); len(list) != 1 {
 		t.Errorf("behind relays: %v, want %v", list, want)
 	}
-	eventually(t, "all were asked", func() bool {
+	hosttest.Eventually(t, "all were asked", func() bool {
 		return !slices.ContainsFunc(h.Relays(), func(r RelayStatus) bool { return errors.Is(r.Err, errNotAsked) })
 	})
 	if s := h.Relays(); s[0].Err != nil || time.Until(s[0].Until) < time.Minute || !s[0].Relay.Equal(at) ||
@@ -128,10 +126,10 @@ func TestPlaceAtARelay(t *testing.T) {
 	}
 
 	r.Close()
-	eventually(t, "the address is not announced any more", func() bool { return len(relayed(h)) == 0 })
+	hosttest.Eventually(t, "the address is not announced any more", func() bool { return len(relayed(h)) == 0 })
 	addr, _ := peer.SplitAddr(at)
 	open(addr.String())
-	eventually(t, "the relay is found again", announced)
+	hosttest.Eventually(t, "the relay is found again", announced)
 	if s := h.Relays()[0]; s.Err != nil || !strings.HasSuffix(at.String(), id.String()) {
 		t.Errorf("then it is %+v", s)
 	}
@@ -147,7 +145,7 @@ func TestAdvertiseKeepsRelays(t *testing.T) {
 	if err := h.Listen(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "both are announced", func() bool { return len(relayed(h)) == 1 && len(h.Dialable()) == 3 })
+	hosttest.Eventually(t, "both are announced", func() bool { return len(relayed(h)) == 1 && len(h.Dialable()) == 3 })
 }
 
 // TestOnlyWhatIsAskedFor: each option adds its own protocols, none of them nothing.
@@ -200,7 +198,7 @@ func TestCloseLeavesNothingOfNAT(t *testing.T) {
 		"listen": func(t *testing.T, h *Host) { h.Listen() }, // closed while it dials the relay
 		"reached": func(t *testing.T, h *Host) {
 			h.Listen()
-			eventually(t, "a place", func() bool { return len(relayed(h)) == 1 })
+			hosttest.Eventually(t, "a place", func() bool { return len(relayed(h)) == 1 })
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -214,7 +212,7 @@ func TestCloseLeavesNothingOfNAT(t *testing.T) {
 			if err := h.Close(); err != nil {
 				t.Error(err)
 			}
-			eventually(t, "the relay has noticed", func() bool { return len(r.Network().Peers()) == 0 })
+			hosttest.Eventually(t, "the relay has noticed", func() bool { return len(r.Network().Peers()) == 0 })
 			r.Close()
 			noneLeft()
 		})
@@ -242,78 +240,6 @@ func TestWaitForRelays(t *testing.T) {
 			t.Errorf("waited %v for a host that closed after a second", time.Since(began))
 		}
 	})
-}
-
-// TestGateKeepsBroadcastsOffRelays: pubsub sees an admitted peer when it is
-// connected directly, and not while it is connected through a relay, even one that
-// says it has no limits.
-func TestGateKeepsBroadcastsOffRelays(t *testing.T) {
-	service, err := libp2p.New(libp2p.ListenAddrStrings(gateQUIC), libp2p.DisableMetrics())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer service.Close()
-	unlimited, err := relay.New(service, relay.WithInfiniteLimits())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unlimited.Close()
-	limited := natHost(t, NAT{RelayService: true})
-	for name, at := range map[string]ma.Multiaddr{
-		"limited":   overQUIC(t, limited),
-		"unlimited": service.Addrs()[0].Encapsulate(ma.StringCast("/p2p/" + service.ID().String())),
-	} {
-		t.Run(name, func(t *testing.T) {
-			a, b := natHost(t, NAT{Relays: []string{at.String()}}), natHost(t, NAT{HolePunching: true})
-			ga, gb := gatedOn(t, a), gatedOn(t, b)
-			eventually(t, "a place", func() bool { return len(relayed(a)) == 1 })
-			link(ga, gb)
-			if err := b.Connect(t.Context(), peer.AddrInfo{ID: a.ID(), Addrs: relayed(a)}); err != nil {
-				t.Fatal(err)
-			}
-			// Somebody who would send all the same is refused.
-			s, err := b.NewStream(network.WithAllowLimitedConn(t.Context(), "test"), a.ID(), pubsub.FloodSubID)
-			if err == nil {
-				s.SetReadDeadline(time.Now().Add(10 * time.Second))
-				_, err = s.Read(make([]byte, 1))
-				s.Reset()
-			}
-			if !errors.Is(err, network.ErrReset) {
-				t.Errorf("a pubsub stream through a relay: %v", err)
-			}
-			for _, g := range []*gated{gb, ga} {
-				if c := g.gate.Host().Network(); len(c.Peers()) > 0 || c.Connectedness(a.ID()) != network.NotConnected || c.Connectedness(b.ID()) != network.NotConnected {
-					t.Error("pubsub is shown a peer behind a relay")
-				}
-			}
-			if _, err := gb.gate.open(t.Context(), a.ID(), []protocol.ID{pubsub.FloodSubID}); !errors.Is(err, errRelayed) {
-				t.Errorf("the gate opens a stream through a relay: %v", err)
-			}
-			if ga.sees(gb) || gb.sees(ga) {
-				t.Error("they see each other through a relay")
-			}
-			direct := network.WithForceDirectDial(t.Context(), "test")
-			if err := b.Connect(direct, peer.AddrInfo{ID: a.ID(), Addrs: []ma.Multiaddr{overQUIC(t, a)}}); err != nil {
-				t.Fatal(err)
-			}
-			waitLinked(t, ga, gb)
-			talk(t, ga, gb, name)
-		})
-	}
-}
-
-// gatedOn puts a floodsub behind a gate on h.
-func gatedOn(t *testing.T, h *Host) *gated {
-	t.Helper()
-	n := gate(t, h, GateConfig{})
-	var ctx context.Context
-	ctx, n.stop = context.WithCancel(context.Background())
-	var err error
-	if n.ps, err = pubsub.NewFloodSub(ctx, n.gate.Host()); err != nil {
-		t.Fatal(err)
-	}
-	n.join("topic")
-	return n
 }
 
 func mustIdentity(t *testing.T) (crypto.PrivKey, peer.ID) {

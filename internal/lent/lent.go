@@ -1,4 +1,6 @@
-package host
+// Package lent puts a node on a libp2p host that belongs to the application: one node
+// on each host, and nothing of the application's is changed or closed.
+package lent
 
 import (
 	"errors"
@@ -15,6 +17,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 	"github.com/go-smokesignal/smokesignal/internal/circuit"
 )
 
@@ -137,13 +140,13 @@ func (b *Borrowed) Close() error { return nil }
 func (b *Borrowed) Dialable() []ma.Multiaddr {
 	var addrs []ma.Multiaddr
 	for _, a := range b.Addrs() {
-		addr, id := peer.SplitAddr(a)
-		if len(addr) == 0 || id != "" && id != b.ID() || manet.IsIPUnspecified(addr) || hasPortZero(addr) || ma.Contains(addrs, addr) {
+		base, id := peer.SplitAddr(a)
+		if len(base) == 0 || id != "" && id != b.ID() || manet.IsIPUnspecified(base) || hasPortZero(base) || ma.Contains(addrs, base) {
 			continue
 		}
-		addrs = append(addrs, addr)
+		addrs = append(addrs, base)
 	}
-	return dialable(addrs, b.ID())
+	return addr.Dialable(addrs, b.ID())
 }
 
 func hasPortZero(a ma.Multiaddr) bool {
@@ -169,22 +172,15 @@ func (b *Borrowed) Relayed() (list []peer.ID) {
 	return list
 }
 
-// Relays returns nothing: the application chooses its relays.
-func (b *Borrowed) Relays() []RelayStatus { return nil }
-
 // Spare tells whether a connection serves nobody but the node: no stream of others is
 // on it, and nobody has protected the peer from the connection manager.
 func (b *Borrowed) Spare(c network.Conn) bool {
 	p := c.RemotePeer()
-	return !usedByOthers(c, b.Shares) && !b.ConnManager().IsProtected(p, "")
+	return !UsedByOthers(c, b.Shares) && !b.ConnManager().IsProtected(p, "")
 }
 
-// Spare tells whether a connection serves nobody but the node: no stream of others is
-// on it.
-func (h *Host) Spare(c network.Conn) bool { return !usedByOthers(c, nil) }
-
-// usedByOthers tells whether a stream is on the connection that is not the node's.
-func usedByOthers(c network.Conn, shares func(peer.ID) bool) bool {
+// UsedByOthers tells whether a stream is on the connection that is not the node's.
+func UsedByOthers(c network.Conn, shares func(peer.ID) bool) bool {
 	pubsub := false
 	for _, s := range c.GetStreams() {
 		switch id := s.Protocol(); {

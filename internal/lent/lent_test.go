@@ -1,4 +1,4 @@
-package host_test
+package lent_test
 
 import (
 	"errors"
@@ -13,7 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
 
-	"github.com/go-smokesignal/smokesignal/host"
+	"github.com/go-smokesignal/smokesignal/internal/lent"
 )
 
 // plainHost is a host of an application's.
@@ -29,27 +29,27 @@ func plainHost(t *testing.T, opts ...libp2p.Option) corehost.Host {
 
 func TestClaimIsOfOneNode(t *testing.T) {
 	h := plainHost(t)
-	release, err := host.Claim(h)
+	release, err := lent.Claim(h)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for what, same := range map[string]corehost.Host{"the host": h, "a wrapper": host.Borrow(h), "a wrapper of another kind": struct{ corehost.Host }{h}} {
-		if _, err := host.Claim(same); !errors.Is(err, host.ErrTaken) {
+	for what, same := range map[string]corehost.Host{"the host": h, "a wrapper": lent.Borrow(h), "a wrapper of another kind": struct{ corehost.Host }{h}} {
+		if _, err := lent.Claim(same); !errors.Is(err, lent.ErrTaken) {
 			t.Errorf("%s: %v, want ErrTaken", what, err)
 		}
 	}
-	if other, err := host.Claim(plainHost(t)); err != nil {
+	if other, err := lent.Claim(plainHost(t)); err != nil {
 		t.Error("another host:", err)
 	} else {
 		other()
 	}
 	release()
-	again, err := host.Claim(h)
+	again, err := lent.Claim(h)
 	if err != nil {
 		t.Fatal("after the release:", err)
 	}
 	release() // the first claim's, which is no more
-	if _, err := host.Claim(h); !errors.Is(err, host.ErrTaken) {
+	if _, err := lent.Claim(h); !errors.Is(err, lent.ErrTaken) {
 		t.Errorf("after the release of an older claim: %v, want ErrTaken", err)
 	}
 	again()
@@ -62,7 +62,7 @@ func TestBorrowedDialable(t *testing.T) {
 	at.Store(new([]ma.Multiaddr))
 	h := plainHost(t, libp2p.AddrsFactory(func([]ma.Multiaddr) []ma.Multiaddr { return *at.Load() }))
 	id := "/p2p/" + h.ID().String()
-	b := host.Borrow(h)
+	b := lent.Borrow(h)
 	look := func(want []string, given ...string) {
 		t.Helper()
 		var addrs []ma.Multiaddr
@@ -89,7 +89,7 @@ func TestBorrowedDialable(t *testing.T) {
 // TestBorrowedStaysOpen: neither Listen nor Close does anything.
 func TestBorrowedStaysOpen(t *testing.T) {
 	h := plainHost(t, libp2p.NoListenAddrs)
-	b := host.Borrow(h)
+	b := lent.Borrow(h)
 	if err := errors.Join(b.Listen(), b.Close()); err != nil {
 		t.Error(err)
 	}
@@ -135,13 +135,13 @@ func TestSpare(t *testing.T) {
 		if c.protect {
 			h.ConnManager().Protect(other.ID(), "app")
 		}
-		b := host.Borrow(h)
+		b := lent.Borrow(h)
 		b.Shares = c.shares
 		conn := h.Network().ConnsToPeer(other.ID())[0]
 		if got := b.Spare(conn); got != c.want {
 			t.Errorf("%s: spare %v, want %v", c.what, got, c.want)
 		}
-		if got := (&host.Host{Host: h}).Spare(conn); got != c.own {
+		if got := !lent.UsedByOthers(conn, nil); got != c.own {
 			t.Errorf("%s, on a host of the node's own: spare %v, want %v", c.what, got, c.own)
 		}
 	}

@@ -1,4 +1,4 @@
-package host
+package gate
 
 import (
 	"context"
@@ -12,14 +12,14 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 )
 
-// gateOut is the stream to which pubsub writes. It outlives the streams that
+// outStream is the stream to which pubsub writes. It outlives the streams that
 // carry it: when one breaks, it opens another and repeats the announcement of
 // topics there. What the broken one had taken and not delivered is lost; what
 // still waited goes to the next.
 //
 // Pubsub writes one whole RPC at a time, from one goroutine, and reads from
 // another until the stream ends; the latter is where it is opened again.
-type gateOut struct {
+type outStream struct {
 	network.Stream // the first carrier, for its id, connection, protocol and scope
 
 	gate  *Gate
@@ -44,12 +44,12 @@ type gateOut struct {
 	wrote   time.Time // when that was last over
 }
 
-var errEnded = errors.New("host: gate: the stream has ended")
+var errEnded = errors.New("gate: the stream has ended")
 
 // newGateOut returns a stream that is one of the gate's tasks until it has
 // ended; the gate must not be closed.
-func newGateOut(g *Gate, p peer.ID, ids []protocol.ID, s network.Stream) *gateOut {
-	o := &gateOut{Stream: s, gate: g, peer: p, ids: ids, born: time.Now(), early: make(chan struct{}, 1), carrier: &carrier{Stream: s}, topics: make(map[string][]byte)}
+func newGateOut(g *Gate, p peer.ID, ids []protocol.ID, s network.Stream) *outStream {
+	o := &outStream{Stream: s, gate: g, peer: p, ids: ids, born: time.Now(), early: make(chan struct{}, 1), carrier: &carrier{Stream: s}, topics: make(map[string][]byte)}
 	o.box.max, o.box.timeout = g.cfg.MaxPending, g.cfg.StallTimeout
 	o.ctx, o.close = context.WithCancel(g.ctx)
 	g.tasks.Add(1)
@@ -57,7 +57,7 @@ func newGateOut(g *Gate, p peer.ID, ids []protocol.ID, s network.Stream) *gateOu
 }
 
 // end ends the stream for pubsub. It is called once and does not block.
-func (o *gateOut) end() {
+func (o *outStream) end() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.ended = true
@@ -71,7 +71,7 @@ func (o *gateOut) end() {
 
 // giveUp resets a carrier that broke or is not needed, unless that was done.
 // It needs mu.
-func (o *gateOut) giveUp(c *carrier) {
+func (o *outStream) giveUp(c *carrier) {
 	if c == nil || o.carrier != c {
 		return
 	}
@@ -81,7 +81,7 @@ func (o *gateOut) giveUp(c *carrier) {
 }
 
 // Read returns when the stream has ended.
-func (o *gateOut) Read([]byte) (int, error) {
+func (o *outStream) Read([]byte) (int, error) {
 	o.mu.Lock()
 	c := o.carrier
 	o.mu.Unlock()
@@ -121,7 +121,7 @@ func (o *gateOut) Read([]byte) (int, error) {
 }
 
 // pause waits for d, until hurry, or until the stream ends.
-func (o *gateOut) pause(d time.Duration) error {
+func (o *outStream) pause(d time.Duration) error {
 	if d == 0 {
 		return o.ctx.Err()
 	}
@@ -138,7 +138,7 @@ func (o *gateOut) pause(d time.Duration) error {
 }
 
 // hurry ends the pause before the next attempt, or leaves out the one to come.
-func (o *gateOut) hurry() {
+func (o *outStream) hurry() {
 	select {
 	case o.early <- struct{}{}:
 	default:
@@ -146,7 +146,7 @@ func (o *gateOut) hurry() {
 }
 
 // renew makes the peer hear the announcement of topics anew, on another carrier.
-func (o *gateOut) renew() {
+func (o *outStream) renew() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.giveUp(o.carrier)
@@ -154,7 +154,7 @@ func (o *gateOut) renew() {
 }
 
 // reopen opens a carrier and announces the topics on it.
-func (o *gateOut) reopen() (*carrier, error) {
+func (o *outStream) reopen() (*carrier, error) {
 	ctx, cancel := context.WithTimeout(o.ctx, openTimeout)
 	defer cancel()
 	s, err := o.gate.open(ctx, o.peer, o.ids)
@@ -195,7 +195,7 @@ func (o *gateOut) reopen() (*carrier, error) {
 }
 
 // note remembers the topics that an RPC announces. It needs mu.
-func (o *gateOut) note(rpc []byte) {
+func (o *outStream) note(rpc []byte) {
 	subs, _ := inspect(rpc)
 	for _, sub := range subs {
 		o.version++
@@ -208,7 +208,7 @@ func (o *gateOut) note(rpc []byte) {
 }
 
 // SetWriteDeadline sets how long a Write may wait for room.
-func (o *gateOut) SetWriteDeadline(t time.Time) error {
+func (o *outStream) SetWriteDeadline(t time.Time) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.timeout = 0
@@ -218,14 +218,14 @@ func (o *gateOut) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-func (o *gateOut) SetDeadline(t time.Time) error   { return o.SetWriteDeadline(t) }
-func (o *gateOut) SetReadDeadline(time.Time) error { return nil }
+func (o *outStream) SetDeadline(t time.Time) error   { return o.SetWriteDeadline(t) }
+func (o *outStream) SetReadDeadline(time.Time) error { return nil }
 
 // Pubsub closes or resets the stream only when it is done with the peer.
 
-func (o *gateOut) Close() error      { o.gate.lost(o); return nil }
-func (o *gateOut) CloseRead() error  { return o.Close() }
-func (o *gateOut) CloseWrite() error { return o.Close() }
-func (o *gateOut) Reset() error      { return o.Close() }
+func (o *outStream) Close() error      { o.gate.lost(o); return nil }
+func (o *outStream) CloseRead() error  { return o.Close() }
+func (o *outStream) CloseWrite() error { return o.Close() }
+func (o *outStream) Reset() error      { return o.Close() }
 
-func (o *gateOut) ResetWithError(network.StreamErrorCode) error { return o.Close() }
+func (o *outStream) ResetWithError(network.StreamErrorCode) error { return o.Close() }

@@ -1,4 +1,4 @@
-package host
+package gate
 
 import (
 	"fmt"
@@ -17,10 +17,12 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
 func TestGateAdmitsAndEvicts(t *testing.T) {
-	over(t, func(t *testing.T, listen string) {
+	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		a, b := newGated(t, listen), newGated(t, listen)
 		connect(t, a, b)
 		for round := range 6 { // pubsub gives up after the fourth stream
@@ -31,7 +33,7 @@ func TestGateAdmitsAndEvicts(t *testing.T) {
 			a.waitFor("b %d", round)
 			b.waitFor("a %d", round)
 			cut(a, b)
-			eventually(t, "both are alone", func() bool { return a.sees() && b.sees() })
+			hosttest.Eventually(t, "both are alone", func() bool { return a.sees() && b.sees() })
 		}
 		if c := a.gate.Host().Network().Connectedness(b.host.ID()); c != network.NotConnected {
 			t.Errorf("an evicted peer is %v", c)
@@ -40,7 +42,7 @@ func TestGateAdmitsAndEvicts(t *testing.T) {
 }
 
 func TestGateShowsAdmittedPeersOnly(t *testing.T) {
-	a, b, c := newGated(t, gateTCP), newGated(t, gateTCP), newGated(t, gateTCP)
+	a, b, c := newGated(t, hosttest.TCP), newGated(t, hosttest.TCP), newGated(t, hosttest.TCP)
 	connect(t, a, b)
 	connect(t, a, c)
 	link(a, b)
@@ -65,7 +67,7 @@ func TestGateShowsAdmittedPeersOnly(t *testing.T) {
 // late that the stream was refused, several times.
 func TestGateOneSideAdmitsFirst(t *testing.T) {
 	t.Parallel()
-	over(t, func(t *testing.T, listen string) {
+	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		for _, early := range []time.Duration{0, 300 * time.Millisecond, 1500 * time.Millisecond} {
 			t.Run(early.String(), func(t *testing.T) {
 				t.Parallel()
@@ -94,7 +96,7 @@ func TestGateConfinesTheFlood(t *testing.T) {
 	const n = 8
 	nodes := make([]*gated, n)
 	for i := range nodes {
-		nodes[i] = newGated(t, gateTCP)
+		nodes[i] = newGated(t, hosttest.TCP)
 		for j := range i {
 			connect(t, nodes[i], nodes[j])
 		}
@@ -111,7 +113,7 @@ func TestGateConfinesTheFlood(t *testing.T) {
 	for i := range n - 1 {
 		link(nodes[i], nodes[i+1])
 	}
-	eventually(t, "everybody sees its neighbours only", func() bool {
+	hosttest.Eventually(t, "everybody sees its neighbours only", func() bool {
 		for i, node := range nodes {
 			if !node.sees(neighbours(i)...) {
 				return false
@@ -138,14 +140,14 @@ func TestGateConfinesTheFlood(t *testing.T) {
 	}
 
 	cut(nodes[3], nodes[4])
-	eventually(t, "the cut is seen", func() bool { return nodes[3].sees(nodes[2]) && nodes[4].sees(nodes[5]) })
+	hosttest.Eventually(t, "the cut is seen", func() bool { return nodes[3].sees(nodes[2]) && nodes[4].sees(nodes[5]) })
 	nodes[0].publish("left")
 	nodes[7].publish("right")
 	nodes[3].waitFor("left")
 	nodes[4].waitFor("right")
 	link(nodes[3], nodes[4])
 	waitFar := func() bool { return nodes[3].sees(nodes[2], nodes[4]) && nodes[4].sees(nodes[3], nodes[5]) }
-	eventually(t, "the new link is seen", waitFar)
+	hosttest.Eventually(t, "the new link is seen", waitFar)
 	nodes[0].publish("all")
 	nodes[7].waitFor("all")
 	if nodes[4].has("left") || nodes[3].has("right") {
@@ -156,7 +158,7 @@ func TestGateConfinesTheFlood(t *testing.T) {
 // However wildly both sides admit and evict, once they agree and see each
 // other, everything arrives.
 func TestGateFlaps(t *testing.T) {
-	over(t, func(t *testing.T, listen string) {
+	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		a, b := newGated(t, listen), newGated(t, listen)
 		connect(t, a, b)
 		rnd := rand.New(rand.NewPCG(1, 2))
@@ -198,7 +200,7 @@ func TestGateFlaps(t *testing.T) {
 // Pubsub must not confuse the end of the old streams with the beginning of the
 // new ones: then one side would be deaf for good.
 func TestGateEvictsAndAdmitsAtOnce(t *testing.T) {
-	over(t, func(t *testing.T, listen string) {
+	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		a, b := newGated(t, listen), newGated(t, listen)
 		connect(t, a, b)
 		link(a, b)
@@ -218,7 +220,7 @@ func TestGateEvictsAndAdmitsAtOnce(t *testing.T) {
 // Once a peer is seen on the topic, what is published goes to it, even if its
 // stream was there long before ours.
 func TestGateSeenMeansReached(t *testing.T) {
-	a, b := newGated(t, gateTCP), newGated(t, gateTCP)
+	a, b := newGated(t, hosttest.TCP), newGated(t, hosttest.TCP)
 	connect(t, a, b)
 	seen, err := a.topic.EventHandler()
 	if err != nil {
@@ -232,7 +234,7 @@ func TestGateSeenMeansReached(t *testing.T) {
 	}
 	for round := range 100 {
 		b.gate.Admit(a.host.ID())
-		eventually(t, "b's stream waits", func() bool {
+		hosttest.Eventually(t, "b's stream waits", func() bool {
 			a.gate.mu.Lock()
 			defer a.gate.mu.Unlock()
 			r := a.gate.peers[b.host.ID()]
@@ -250,7 +252,7 @@ func TestGateSeenMeansReached(t *testing.T) {
 // A stream that breaks while the peer stays admitted and connected is opened
 // again. Without the gate one side would be deaf for good.
 func TestGateHealsBrokenStreams(t *testing.T) {
-	over(t, func(t *testing.T, listen string) {
+	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		a, b := newGated(t, listen), newGated(t, listen)
 		connect(t, a, b)
 		link(a, b)
@@ -282,7 +284,7 @@ func TestGateHealsBrokenStreams(t *testing.T) {
 // The announcement that is repeated is the latest, also of topics joined and
 // left while a stream was open.
 func TestGateRepeatsTheLatestAnnouncement(t *testing.T) {
-	a, b := newGated(t, gateTCP), newGated(t, gateTCP)
+	a, b := newGated(t, hosttest.TCP), newGated(t, hosttest.TCP)
 	connect(t, a, b)
 	link(a, b)
 	waitLinked(t, a, b)
@@ -297,19 +299,19 @@ func TestGateRepeatsTheLatestAnnouncement(t *testing.T) {
 		t.Fatal(err)
 	}
 	latest := func() bool { return len(b2.ListPeers()) == 1 && len(b.topic.ListPeers()) == 0 }
-	eventually(t, "b knows a's topics", latest)
+	hosttest.Eventually(t, "b knows a's topics", latest)
 	for round := range 5 {
 		b.gate.mu.Lock()
 		old := b.gate.peers[a.host.ID()].in
 		b.gate.mu.Unlock()
 		old.Reset()
-		eventually(t, "pubsub is done with the stream", func() bool {
+		hosttest.Eventually(t, "pubsub is done with the stream", func() bool {
 			b.gate.mu.Lock()
 			defer b.gate.mu.Unlock()
 			in := b.gate.peers[a.host.ID()].in
 			return in != nil && in != old
 		})
-		eventually(t, "what b publishes arrives", func() bool {
+		hosttest.Eventually(t, "what b publishes arrives", func() bool {
 			b2.Publish(t.Context(), fmt.Append(nil, "b", round))
 			return a.has(fmt.Sprint("b", round))
 		})
@@ -336,7 +338,7 @@ func TestGateSurvivesTheLossOfAConnection(t *testing.T) {
 	doubled := 0
 	for range 8 {
 		// Each dials the other at the same moment, over another transport.
-		a, b := newGated(t, gateTCP, gateQUIC), newGated(t, gateTCP, gateQUIC)
+		a, b := newGated(t, hosttest.TCP, hosttest.QUIC), newGated(t, hosttest.TCP, hosttest.QUIC)
 		var both sync.WaitGroup
 		start := make(chan struct{})
 		for _, dial := range [][2]*gated{{a, b}, {b, a}} {
@@ -366,7 +368,7 @@ func TestGateSurvivesTheLossOfAConnection(t *testing.T) {
 		for _, c := range a.host.Network().ConnsToPeer(b.host.ID()) {
 			c.Close()
 		}
-		eventually(t, "both are alone", func() bool { return a.sees() && b.sees() })
+		hosttest.Eventually(t, "both are alone", func() bool { return a.sees() && b.sees() })
 		connect(t, a, b)
 		waitLinked(t, a, b)
 	}
@@ -401,7 +403,7 @@ func open(t *testing.T, from corehost.Host, to *gated, id protocol.ID) network.S
 }
 
 func TestGateBoundsTheStreamsThatWait(t *testing.T) {
-	n := newGated(t, gateTCP)
+	n := newGated(t, hosttest.TCP)
 	n.gate.cfg.MaxWaiting = 3
 	n.gate.cfg.Wait = time.Hour
 	var streams []network.Stream
@@ -411,7 +413,7 @@ func TestGateBoundsTheStreamsThatWait(t *testing.T) {
 			streams = append(streams, open(t, h, n, pubsub.FloodSubID))
 		}
 	}
-	eventually(t, "three streams wait", func() bool {
+	hosttest.Eventually(t, "three streams wait", func() bool {
 		n.gate.mu.Lock()
 		defer n.gate.mu.Unlock()
 		return n.gate.strangers == 3 && len(n.gate.peers) == 3 && n.streams(network.DirInbound) == 3
@@ -428,13 +430,13 @@ func TestGateBoundsTheStreamsThatWait(t *testing.T) {
 }
 
 func TestGateRefusesWhoIsNotAdmittedInTime(t *testing.T) {
-	n := newGated(t, gateTCP)
+	n := newGated(t, hosttest.TCP)
 	n.gate.cfg.Wait = 20 * time.Millisecond
 	s := open(t, stranger(t, n), n, pubsub.FloodSubID)
 	if _, err := s.Read(make([]byte, 1)); err == nil {
 		t.Error("an answer")
 	}
-	eventually(t, "nothing is left", func() bool {
+	hosttest.Eventually(t, "nothing is left", func() bool {
 		n.gate.mu.Lock()
 		defer n.gate.mu.Unlock()
 		return n.gate.strangers == 0 && len(n.gate.peers) == 0
@@ -445,7 +447,7 @@ func TestGateRefusesWhoIsNotAdmittedInTime(t *testing.T) {
 // and then takes it for the end of that one.
 func TestGateHandsOverOneStreamAfterTheOther(t *testing.T) {
 	const id = "/test"
-	n := newBare(t, gateTCP)
+	n := newBare(t, hosttest.TCP)
 	h := stranger(t, n)
 	h.SetStreamHandler(id, func(network.Stream) {})
 	ended, next := make(chan struct{}), make(chan struct{})
@@ -488,20 +490,20 @@ func TestGateHandsOverOneStreamAfterTheOther(t *testing.T) {
 // Of an admitted peer that opens stream after stream one is read and the
 // latest waits.
 func TestGateBoundsTheStreamsOfAnAdmittedPeer(t *testing.T) {
-	a, b := newGated(t, gateTCP), newGated(t, gateTCP)
+	a, b := newGated(t, hosttest.TCP), newGated(t, hosttest.TCP)
 	connect(t, a, b)
 	link(a, b)
 	waitLinked(t, a, b)
 	for range 200 {
 		open(t, b.host, a, pubsub.FloodSubID)
 	}
-	eventually(t, "one stream is left", func() bool { return a.streams(network.DirInbound) == 1 })
+	hosttest.Eventually(t, "one stream is left", func() bool { return a.streams(network.DirInbound) == 1 })
 	talk(t, a, b, "still")
 }
 
 // After Close the host is as it was before, also while a peer goes on sending.
 func TestGateCloseLeavesNothing(t *testing.T) {
-	over(t, func(t *testing.T, listen string) {
+	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		a, b := newGated(t, listen), newGated(t, listen)
 		connect(t, a, b)
 		link(a, b)
@@ -528,7 +530,7 @@ func TestGateCloseLeavesNothing(t *testing.T) {
 				t.Error("the handler is still there")
 			}
 		}
-		eventually(t, "no stream is left", func() bool {
+		hosttest.Eventually(t, "no stream is left", func() bool {
 			return a.streams(network.DirInbound) == 0 && a.streams(network.DirOutbound) == 0
 		})
 		a.gate.Admit(b.host.ID())
@@ -538,7 +540,7 @@ func TestGateCloseLeavesNothing(t *testing.T) {
 		}
 		b.gate.Close()
 		b.stop()
-		eventually(t, "no goroutine is left", func() bool {
+		hosttest.Eventually(t, "no goroutine is left", func() bool {
 			return !strings.Contains(stacks(), "pubsub") && !strings.Contains(stacks(), "host.(*Gate)")
 		})
 	})

@@ -1,4 +1,4 @@
-package host
+package gate
 
 import (
 	"context"
@@ -180,10 +180,10 @@ func (s *fakeStream) Reset() error {
 
 // withPeer runs a test with a gate that has admitted a peer, and with pubsub's
 // stream to it.
-func withPeer(t *testing.T, cfg GateConfig, f func(t *testing.T, p *fakePeer, g *Gate, s network.Stream)) {
+func withPeer(t *testing.T, cfg Config, f func(t *testing.T, p *fakePeer, g *Gate, s network.Stream)) {
 	bubble.Test(t, func(t *testing.T) {
 		p := &fakePeer{change: make(chan struct{})}
-		g := NewGate(p, cfg)
+		g := New(p, cfg)
 		g.Admit(fakeID)
 		s, err := g.Host().NewStream(t.Context(), fakeID, "/test")
 		if err != nil {
@@ -212,7 +212,7 @@ func write(t *testing.T, s network.Stream, rpc []byte) {
 // A lone message is written when Write returns, so it costs no wait for a
 // goroutine; what comes at once behind it is written together.
 func TestGateGathersWrites(t *testing.T) {
-	withPeer(t, GateConfig{}, func(t *testing.T, p *fakePeer, _ *Gate, s network.Stream) {
+	withPeer(t, Config{}, func(t *testing.T, p *fakePeer, _ *Gate, s network.Stream) {
 		p.takes(1 << 20)
 		for i := range 3 {
 			write(t, s, message("%d", i))
@@ -243,7 +243,7 @@ func TestGateGathersWrites(t *testing.T) {
 // the timeout, and then nothing more; when it takes something again, all that
 // waited arrives, and what was announced meanwhile.
 func TestGateStalledPeer(t *testing.T) {
-	withPeer(t, GateConfig{MaxPending: 100, StallTimeout: 4 * time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
+	withPeer(t, Config{MaxPending: 100, StallTimeout: 4 * time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		start := time.Now()
 		p.takes(3) // not a whole message
 		write(t, s, message("0"))
@@ -263,7 +263,7 @@ func TestGateStalledPeer(t *testing.T) {
 			t.Errorf("a stalled peer made writing take %v more", d-seen)
 		}
 		time.Sleep(time.Hour)
-		if got := g.Stats(); got != (GateStats{Dropped: 11, Stalls: 1}) {
+		if got := g.Stats(); got != (Stats{Dropped: 11, Stalls: 1}) {
 			t.Errorf("%+v", got)
 		}
 		p.takes(1 << 10)
@@ -271,7 +271,7 @@ func TestGateStalledPeer(t *testing.T) {
 		synctest.Wait()
 		got, _ := p.got(0)
 		wantHeard(t, got, "0", "a: false", "after")
-		if got := g.Stats(); got != (GateStats{Dropped: 11, Stalls: 1}) {
+		if got := g.Stats(); got != (Stats{Dropped: 11, Stalls: 1}) {
 			t.Errorf("%+v", got)
 		}
 	})
@@ -280,7 +280,7 @@ func TestGateStalledPeer(t *testing.T) {
 // As long as a peer takes something, nothing is dropped, but pubsub is not
 // held up longer than it wants to be.
 func TestGateSlowPeer(t *testing.T) {
-	withPeer(t, GateConfig{MaxPending: 10, StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
+	withPeer(t, Config{MaxPending: 10, StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		slow, stop := context.WithCancel(t.Context())
 		var taking sync.WaitGroup
 		taking.Go(func() {
@@ -299,7 +299,7 @@ func TestGateSlowPeer(t *testing.T) {
 			want = append(want, fmt.Sprint(i))
 			write(t, s, message("%d", i))
 		}
-		if got := g.Stats(); got != (GateStats{}) {
+		if got := g.Stats(); got != (Stats{}) {
 			t.Errorf("%+v", got)
 		}
 		start := time.Now()
@@ -309,7 +309,7 @@ func TestGateSlowPeer(t *testing.T) {
 		if d := time.Since(start); d != 3*time.Second {
 			t.Errorf("the write took %v", d)
 		}
-		if got := g.Stats(); got != (GateStats{Dropped: 2, Stalls: 1}) {
+		if got := g.Stats(); got != (Stats{Dropped: 2, Stalls: 1}) {
 			t.Errorf("%+v", got)
 		}
 		p.mu.Lock()
@@ -325,7 +325,7 @@ func TestGateSlowPeer(t *testing.T) {
 // What waits when a stream breaks goes to the next one, behind the
 // announcement, but for the message that was begun.
 func TestGateMovesWhatWaits(t *testing.T) {
-	withPeer(t, GateConfig{}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
+	withPeer(t, Config{}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		p.takes(1 << 10)
 		write(t, s, announce("topic", true))
 		time.Sleep(time.Second)
@@ -341,7 +341,7 @@ func TestGateMovesWhatWaits(t *testing.T) {
 		wantHeard(t, got[:len(got)-1], "topic: true", "0")
 		got, _ = p.got(1)
 		wantHeard(t, got, "topic: true", "2", "3", "4")
-		if got := g.Stats(); got != (GateStats{Dropped: 1, Reopened: 1}) {
+		if got := g.Stats(); got != (Stats{Dropped: 1, Reopened: 1}) {
 			t.Errorf("%+v", got)
 		}
 	})
@@ -350,7 +350,7 @@ func TestGateMovesWhatWaits(t *testing.T) {
 // A peer that stalled in the middle of the only message that waits is heard and sent to
 // again when its stream breaks: on the next one nothing is left of the stall.
 func TestGateStalledPeerOnAnotherStream(t *testing.T) {
-	withPeer(t, GateConfig{StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
+	withPeer(t, Config{StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		p.takes(1 << 10)
 		write(t, s, announce("a", true))
 		time.Sleep(time.Second)
@@ -379,7 +379,7 @@ func TestGateStalledPeerOnAnotherStream(t *testing.T) {
 		if !slices.Contains(what, "2") || topics["a"] || !topics["b"] {
 			t.Errorf("on its next stream the peer hears %q", what)
 		}
-		if got := g.Stats(); got != (GateStats{Dropped: 2, Stalls: 1, Reopened: 1}) {
+		if got := g.Stats(); got != (Stats{Dropped: 2, Stalls: 1, Reopened: 1}) {
 			t.Errorf("%+v", got)
 		}
 	})
@@ -388,7 +388,7 @@ func TestGateStalledPeerOnAnotherStream(t *testing.T) {
 // A stream on which not even the announcement can be written is given up for
 // another, and an eviction ends that at once.
 func TestGateOpensUntilAnnounced(t *testing.T) {
-	withPeer(t, GateConfig{}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
+	withPeer(t, Config{}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		p.takes(1 << 10)
 		write(t, s, announce("topic", true))
 		p.takesOnly(0)
@@ -396,11 +396,11 @@ func TestGateOpensUntilAnnounced(t *testing.T) {
 		time.Sleep(openTimeout + time.Second)
 		p.takes(1)
 		time.Sleep(openTimeout)
-		if got := g.Stats(); got != (GateStats{}) {
+		if got := g.Stats(); got != (Stats{}) {
 			t.Errorf("%+v", got)
 		}
 		p.takes(1 << 10)
-		if got := g.Stats(); got != (GateStats{Reopened: 1}) {
+		if got := g.Stats(); got != (Stats{Reopened: 1}) {
 			t.Errorf("%+v", got)
 		}
 		got, _ := p.got(3)
@@ -422,7 +422,7 @@ func TestGateOpensUntilAnnounced(t *testing.T) {
 // the connection is so frozen that a reset blocks; what waited is counted.
 func TestGateEndsABlockedWriter(t *testing.T) {
 	for _, waiting := range []int{1, 5} { // in the first write, for room
-		withPeer(t, GateConfig{MaxPending: 1, StallTimeout: time.Hour}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
+		withPeer(t, Config{MaxPending: 1, StallTimeout: time.Hour}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 			p.mu.Lock()
 			p.frozen = make(chan struct{})
 			p.mu.Unlock()
@@ -454,7 +454,7 @@ func TestGateEndsABlockedWriter(t *testing.T) {
 // What waits for a guest has a bound before the gate too: its messages are dropped as
 // soon as the outbox is full, and pubsub's writer never waits.
 func TestGateDoesNotWaitForAGuest(t *testing.T) {
-	withPeer(t, GateConfig{MaxPending: 8 << 10}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
+	withPeer(t, Config{MaxPending: 8 << 10}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		g.mu.Lock()
 		g.admit(fakeID, g.peers[fakeID], false, true)
 		g.mu.Unlock()
@@ -487,7 +487,7 @@ func TestGateDoesNotWaitForAGuest(t *testing.T) {
 // Whoever asks for room before each message makes a slow peer miss none, and is not
 // held up by one that takes nothing for longer than StallTimeout.
 func TestGateAwaitsRoom(t *testing.T) {
-	withPeer(t, GateConfig{MaxPending: 64 << 10, StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
+	withPeer(t, Config{MaxPending: 64 << 10, StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		g.mu.Lock()
 		g.admit(fakeID, g.peers[fakeID], false, true)
 		g.mu.Unlock()
@@ -530,7 +530,7 @@ func TestGateAwaitsRoom(t *testing.T) {
 // waits, is waited for once; again only when it has taken all.
 func TestGateAwaitsRoomInVainOnce(t *testing.T) {
 	const pending = 512 << 10
-	withPeer(t, GateConfig{MaxPending: pending, StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
+	withPeer(t, Config{MaxPending: pending, StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		g.mu.Lock()
 		g.admit(fakeID, g.peers[fakeID], false, true)
 		g.mu.Unlock()

@@ -1,4 +1,4 @@
-package host
+package gate
 
 import (
 	"context"
@@ -13,13 +13,13 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/circuit"
 )
 
-// gateIn is a peer's stream for pubsub to read, through a buffer, since pubsub
+// inStream is a peer's stream for pubsub to read, through a buffer, since pubsub
 // reads the length of an RPC byte by byte.
 //
 // When the peer ends it between two RPCs, as some do after each, pubsub does
 // not hear of it: it would forget the peer's topics, which are not announced
 // again. The next stream of the peer goes on where this one ended.
-type gateIn struct {
+type inStream struct {
 	network.Stream // the first one, for its id, connection, protocol and scope
 
 	gate *Gate
@@ -52,14 +52,14 @@ const (
 	handoverTimeout = 250 * time.Millisecond
 )
 
-func newGateIn(g *Gate, s network.Stream) *gateIn {
-	in := &gateIn{Stream: s, gate: g, peer: s.Conn().RemotePeer(), current: s, from: s, next: make(chan network.Stream, 1)}
+func newGateIn(g *Gate, s network.Stream) *inStream {
+	in := &inStream{Stream: s, gate: g, peer: s.Conn().RemotePeer(), current: s, from: s, next: make(chan network.Stream, 1)}
 	in.ctx, in.cancel = context.WithCancel(g.ctx)
 	return in
 }
 
 // Read reads from the peer's streams, one after the other.
-func (in *gateIn) Read(p []byte) (int, error) {
+func (in *inStream) Read(p []byte) (int, error) {
 	for in.r == in.w {
 		err := in.fill()
 		if in.w > 0 || err == nil {
@@ -75,7 +75,7 @@ func (in *gateIn) Read(p []byte) (int, error) {
 }
 
 // fill reads what there is.
-func (in *gateIn) fill() error {
+func (in *inStream) fill() error {
 	if in.buf == nil || in.full && len(in.buf) < maxReadBuffer {
 		in.buf = make([]byte, max(2*len(in.buf), minReadBuffer))
 	}
@@ -92,7 +92,7 @@ func (in *gateIn) fill() error {
 }
 
 // follow waits for the stream that comes after the one that has ended.
-func (in *gateIn) follow() bool {
+func (in *inStream) follow() bool {
 	g := in.gate
 	g.mu.Lock()
 	if in.ended {
@@ -115,7 +115,7 @@ func (in *gateIn) follow() bool {
 }
 
 // end ends the stream for pubsub. It needs Gate.mu.
-func (in *gateIn) end() {
+func (in *inStream) end() {
 	if in.ended {
 		return
 	}
@@ -128,18 +128,18 @@ func (in *gateIn) end() {
 
 // Pubsub closes or resets the stream only when it is done with it.
 
-func (in *gateIn) Close() error {
+func (in *inStream) Close() error {
 	in.gate.mu.Lock()
 	defer in.gate.mu.Unlock()
 	in.end()
 	return nil
 }
 
-func (in *gateIn) CloseRead() error  { return in.Close() }
-func (in *gateIn) CloseWrite() error { return in.Close() }
-func (in *gateIn) Reset() error      { return in.Close() }
+func (in *inStream) CloseRead() error  { return in.Close() }
+func (in *inStream) CloseWrite() error { return in.Close() }
+func (in *inStream) Reset() error      { return in.Close() }
 
-func (in *gateIn) ResetWithError(network.StreamErrorCode) error { return in.Close() }
+func (in *inStream) ResetWithError(network.StreamErrorCode) error { return in.Close() }
 
 // accept returns the handler for the real host: it passes to handle, which is
 // pubsub's, the streams of admitted peers.
@@ -178,7 +178,7 @@ func (g *Gate) accept(handle network.StreamHandler) network.StreamHandler {
 
 // keep waits until pubsub may have the stream: as a whole, or as what follows
 // the one that it reads from.
-func (g *Gate) keep(in *gateIn) (whole bool, err error) {
+func (g *Gate) keep(in *inStream) (whole bool, err error) {
 	timer := time.NewTimer(g.cfg.Wait)
 	defer timer.Stop()
 	p := in.peer
@@ -188,7 +188,7 @@ func (g *Gate) keep(in *gateIn) (whole bool, err error) {
 	if !r.admitted() {
 		if g.strangers >= g.cfg.MaxWaiting {
 			g.tidy(p, r)
-			return false, fmt.Errorf("host: gate: %d streams of peers that are not admitted wait already", g.strangers)
+			return false, fmt.Errorf("gate: %d streams of peers that are not admitted wait already", g.strangers)
 		}
 		in.stranger = true
 		g.strangers++
@@ -225,7 +225,7 @@ func (g *Gate) keep(in *gateIn) (whole bool, err error) {
 		case g.closed:
 			return false, errGateClosed
 		case r.kept != in:
-			return false, fmt.Errorf("host: gate: the peer opened another stream")
+			return false, fmt.Errorf("gate: the peer opened another stream")
 		case r.admitted() && r.out != nil && r.in == nil:
 			r.in = in
 			if r.heard && r.foreign {
@@ -258,7 +258,7 @@ func (g *Gate) keep(in *gateIn) (whole bool, err error) {
 }
 
 // leave notes that pubsub is done with the stream.
-func (g *Gate) leave(in *gateIn) {
+func (g *Gate) leave(in *inStream) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	in.end() // pubsub leaves it open when its context ends at the wrong moment

@@ -1,4 +1,4 @@
-package host
+package gate
 
 import (
 	"bufio"
@@ -16,13 +16,14 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
 // A message that is too large for pubsub on the other side does not get there, and
 // nothing else happens. Without a gate it ends the stream, and after the fourth both
 // are deaf.
 func TestGateSurvivesTooLargeMessages(t *testing.T) {
-	over(t, func(t *testing.T, listen string) {
+	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		a, b := newGated(t, listen), newGated(t, listen)
 		connect(t, a, b)
 		link(a, b)
@@ -128,7 +129,7 @@ func (f *foreign) message(data string) []byte {
 // seen waits until n sees the peer on the topic, or does not.
 func (f *foreign) seen(want bool) {
 	f.t.Helper()
-	eventually(f.t, fmt.Sprintf("the peer is on the topic: %v", want), func() bool {
+	hosttest.Eventually(f.t, fmt.Sprintf("the peer is on the topic: %v", want), func() bool {
 		return (len(f.to.topic.ListPeers()) == 1) == want
 	})
 }
@@ -136,7 +137,7 @@ func (f *foreign) seen(want bool) {
 // A peer that ends its stream after each RPC announces its topics once. It
 // stays on them, is heard, and hears. Pubsub itself forgets it at once.
 func TestGatePeerWithAStreamForEachRPC(t *testing.T) {
-	over(t, func(t *testing.T, listen string) {
+	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		n := newUnsigned(t, listen)
 		reading := make(chan struct{})
 		close(reading)
@@ -179,7 +180,7 @@ func TestGatePeerWithAStreamForEachRPC(t *testing.T) {
 		// Between two streams it can be evicted as at any other time.
 		n.gate.Evict(f.ID())
 		f.seen(false)
-		eventually(t, "nothing is left", func() bool {
+		hosttest.Eventually(t, "nothing is left", func() bool {
 			n.gate.mu.Lock()
 			defer n.gate.mu.Unlock()
 			return len(n.gate.peers) == 0 && n.streams(network.DirInbound) == 0
@@ -189,7 +190,7 @@ func TestGatePeerWithAStreamForEachRPC(t *testing.T) {
 
 // A peer between two streams is gone when its connection is.
 func TestGatePeerGoneBetweenStreams(t *testing.T) {
-	n := newUnsigned(t, gateTCP)
+	n := newUnsigned(t, hosttest.TCP)
 	reading := make(chan struct{})
 	close(reading)
 	f := newForeign(t, n, reading)
@@ -200,7 +201,7 @@ func TestGatePeerGoneBetweenStreams(t *testing.T) {
 	f.Close()
 	f.seen(false)
 	n.gate.Evict(f.ID())
-	eventually(t, "nothing is left", func() bool {
+	hosttest.Eventually(t, "nothing is left", func() bool {
 		n.gate.mu.Lock()
 		defer n.gate.mu.Unlock()
 		return len(n.gate.peers) == 0
@@ -210,7 +211,7 @@ func TestGatePeerGoneBetweenStreams(t *testing.T) {
 // Of what is published while a peer does not read, every message is delivered
 // later, in order, or counted.
 func TestGateCountsForAFrozenPeer(t *testing.T) {
-	over(t, func(t *testing.T, listen string) {
+	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		n := newUnsigned(t, listen)
 		n.gate.cfg.StallTimeout = 200 * time.Millisecond
 		reading := make(chan struct{})
@@ -222,7 +223,7 @@ func TestGateCountsForAFrozenPeer(t *testing.T) {
 			n.publish("%08d%s", published, strings.Repeat(".", size))
 			published++
 		}
-		eventually(t, "messages are dropped", func() bool {
+		hosttest.Eventually(t, "messages are dropped", func() bool {
 			publish(64 << 10)
 			return n.gate.Stats().Dropped > 10
 		})
@@ -244,7 +245,7 @@ func TestGateCountsForAFrozenPeer(t *testing.T) {
 		for range 100 {
 			publish(1)
 		}
-		eventually(t, "every message is delivered or counted", func() bool {
+		hosttest.Eventually(t, "every message is delivered or counted", func() bool {
 			return got.Load()+int64(n.gate.Stats().Dropped) == int64(published)
 		})
 		if stats := n.gate.Stats(); stats.Stalls == 0 || stats.Reopened != 0 {

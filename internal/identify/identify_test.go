@@ -1,4 +1,4 @@
-package host
+package identify
 
 import (
 	"bytes"
@@ -11,7 +11,6 @@ import (
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/event"
 	corehost "github.com/libp2p/go-libp2p/core/host"
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
@@ -19,78 +18,18 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
-
-// narrator is a host whose identify is the test's: it says what it is told to say, when it
-// is told to.
-type narrator struct {
-	corehost.Host
-	t     *testing.T
-	asked chan func(protocols ...protocol.ID) // answers one question
-}
-
-func newNarrator(t *testing.T) *narrator {
-	t.Helper()
-	h, err := libp2p.New(libp2p.NoListenAddrs, libp2p.DisableRelay(), libp2p.DisableMetrics())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { h.Close() })
-	n := &narrator{Host: h, t: t, asked: make(chan func(...protocol.ID), 100)}
-	h.SetStreamHandler(identify.ID, func(s network.Stream) {
-		n.asked <- func(protocols ...protocol.ID) { n.say(s, protocols) }
-	})
-	return n
-}
-
-// say sends an identify message in two parts, the protocols in the second.
-func (n *narrator) say(s network.Stream, protocols []protocol.ID) {
-	if protocols == nil {
-		s.Reset()
-		return
-	}
-	protocols = append([]protocol.ID{identify.ID, identify.IDPush}, protocols...)
-	for _, part := range []*pb.Identify{{AgentVersion: new("narrator")}, {Protocols: protocol.ConvertToStrings(protocols)}} {
-		b, err := proto.Marshal(part)
-		if err != nil {
-			n.t.Error(err)
-		}
-		if _, err := s.Write(frame.Append(nil, b)); err != nil {
-			n.t.Error(err)
-		}
-	}
-	s.Close()
-}
-
-func (n *narrator) push(to peer.ID, protocols ...protocol.ID) {
-	n.t.Helper()
-	s, err := n.NewStream(n.t.Context(), to, identify.IDPush)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	n.say(s, protocols)
-}
-
-func (n *narrator) next() func(protocols ...protocol.ID) {
-	n.t.Helper()
-	select {
-	case answer := <-n.asked:
-		return answer
-	case <-time.After(20 * time.Second):
-		n.t.Fatal("it is not asked")
-		return nil
-	}
-}
 
 // newListener returns a host that keeps true who speaks which of two protocols, and what its
 // bus says of that.
-func newListener(t *testing.T, listen string) (corehost.Host, *Protocols, event.Subscription) {
+func newListener(t *testing.T, listen string) (corehost.Host, *Tracker, event.Subscription) {
 	t.Helper()
 	h, err := libp2p.New(libp2p.ListenAddrStrings(listen), libp2p.DisableRelay(), libp2p.DisableMetrics())
 	if err != nil {
 		t.Fatal(err)
 	}
-	k, err := KeepProtocols(h, nil, "/a", "/b")
+	k, err := Track(h, nil, "/a", "/b")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,14 +43,6 @@ func newListener(t *testing.T, listen string) (corehost.Host, *Protocols, event.
 		h.Close()
 	})
 	return h, k, updates
-}
-
-func (n *narrator) dial(h corehost.Host) {
-	n.t.Helper()
-	n.Peerstore().AddAddrs(h.ID(), h.Addrs(), time.Hour)
-	if _, err := n.Network().DialPeer(n.t.Context(), h.ID()); err != nil {
-		n.t.Fatal(err)
-	}
 }
 
 func known(h corehost.Host, p peer.ID) []protocol.ID {
@@ -134,23 +65,23 @@ func hear(t *testing.T, updates event.Subscription, added, removed string) {
 	}
 }
 
-func TestKeepProtocols(t *testing.T) {
+func TestTrack(t *testing.T) {
 	t.Parallel()
-	over(t, testKeepProtocols)
+	hosttest.OverTCPAndQUIC(t, testTrack)
 }
 
-func testKeepProtocols(t *testing.T, listen string) {
+func testTrack(t *testing.T, listen string) {
 	t.Parallel()
 	h, _, updates := newListener(t, listen)
-	n := newNarrator(t)
-	n.dial(h)
-	first := n.next()
+	n := hosttest.NewScripted(t)
+	n.Dial(h)
+	first := n.Next()
 
 	// A push is read before the older answer to what every connection begins with.
-	n.push(h.ID(), "/a")
+	n.Push(h.ID(), "/a")
 	hear(t, updates, "[/ipfs/id/1.0.0 /ipfs/id/push/1.0.0 /a]", "[]")
 	first("/x")
-	second := n.next()
+	second := n.Next()
 	if got := known(h, n.ID()); slices.Contains(got, "/a") {
 		t.Fatalf("the older answer is not what stays: %v; the test is of no use", got)
 	}
@@ -159,45 +90,45 @@ func testKeepProtocols(t *testing.T, listen string) {
 
 	// What is not watched does not matter; the next change does, and while it is asked
 	// about comes another.
-	n.push(h.ID(), "/a", "/x")
+	n.Push(h.ID(), "/a", "/x")
 	hear(t, updates, "[/x]", "[]")
-	n.push(h.ID(), "/b", "/x")
+	n.Push(h.ID(), "/b", "/x")
 	hear(t, updates, "[/b]", "[/a]")
-	third := n.next()
-	n.push(h.ID(), "/x")
+	third := n.Next()
+	n.Push(h.ID(), "/x")
 	hear(t, updates, "[]", "[/b]")
 	third("/b", "/x")
 	hear(t, updates, "[/b]", "[]")
-	n.next()("/x")
+	n.Next()("/x")
 	hear(t, updates, "[]", "[/b]")
 	if got := known(h, n.ID()); !slices.Equal(got, []protocol.ID{identify.ID, identify.IDPush, "/x"}) {
 		t.Errorf("in the end it is known to speak %v", got)
 	}
 	select {
-	case <-n.asked:
+	case <-n.Asked:
 		t.Error("it is asked though it has said the same twice")
 	case <-time.After(2 * askPause): // nothing tells that it does not come
 	}
 }
 
 // Who does not answer when the connection begins is asked again, and not for ever.
-func TestKeepProtocolsOfWhoDidNotAnswer(t *testing.T) {
+func TestTrackAsksASilentPeerAgain(t *testing.T) {
 	t.Parallel()
-	h, _, updates := newListener(t, gateTCP)
-	n := newNarrator(t)
-	n.dial(h)
-	n.next()()
-	n.next()()
-	n.next()("/a")
+	h, _, updates := newListener(t, hosttest.TCP)
+	n := hosttest.NewScripted(t)
+	n.Dial(h)
+	n.Next()()
+	n.Next()()
+	n.Next()("/a")
 	hear(t, updates, "[/ipfs/id/push/1.0.0 /a]", "[]")
 
-	silent := newNarrator(t)
-	silent.dial(h)
+	silent := hosttest.NewScripted(t)
+	silent.Dial(h)
 	for range 1 + askTries {
-		silent.next()()
+		silent.Next()()
 	}
 	select {
-	case <-silent.asked:
+	case <-silent.Asked:
 		t.Error("it is asked without end")
 	case <-time.After(2 * askPause): // nothing tells that it does not come
 	}
@@ -206,23 +137,23 @@ func TestKeepProtocolsOfWhoDidNotAnswer(t *testing.T) {
 // Who does what only those do who speak a protocol is asked, unless it says so by itself.
 func TestDoubt(t *testing.T) {
 	t.Parallel()
-	h, k, updates := newListener(t, gateTCP)
-	n := newNarrator(t)
-	n.dial(h)
-	n.next()("/x")
+	h, k, updates := newListener(t, hosttest.TCP)
+	n := hosttest.NewScripted(t)
+	n.Dial(h)
+	n.Next()("/x")
 	k.Doubt(n.ID(), "/x") // which it has said: it is another matter
 	k.Doubt(n.ID(), "/b", "/a")
-	n.next()("/a")
+	n.Next()("/a")
 	hear(t, updates, "[/a]", "[/x]")
 	k.Doubt(n.ID(), "/b")
 
-	other := newNarrator(t)
-	other.dial(h)
+	other := hosttest.NewScripted(t)
+	other.Dial(h)
 	k.Doubt(other.ID(), "/a")
-	other.next()("/a")
-	for _, n := range []*narrator{n, other} {
+	other.Next()("/a")
+	for _, n := range []*hosttest.Scripted{n, other} {
 		select {
-		case <-n.asked:
+		case <-n.Asked:
 			t.Error("it is asked again")
 		case <-time.After(2 * doubtPause): // nothing tells that it does not come
 		}
@@ -232,7 +163,7 @@ func TestDoubt(t *testing.T) {
 	k.of[n.ID()].doubted = time.Now().Add(-overtakes)
 	k.mu.Unlock()
 	k.Doubt(n.ID(), "/b")
-	n.next()("/b")
+	n.Next()("/b")
 	hear(t, updates, "[/b]", "[/a]")
 }
 

@@ -1,4 +1,5 @@
-package host
+// Package identify keeps track of the protocols that connected peers speak.
+package identify
 
 import (
 	"context"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
+	"github.com/go-smokesignal/smokesignal/internal/tasks"
 )
 
 const (
@@ -42,9 +44,12 @@ const (
 	// maxIdentify and maxIdentifyParts bound an answer, as identify itself does.
 	maxIdentify      = 8 << 10
 	maxIdentifyParts = 10
+	// closeTimeout bounds how long Close waits. A reset can take as long as the
+	// connection to a frozen peer lives.
+	closeTimeout = 2 * time.Second
 )
 
-// Protocols keeps what the peerstore of a host says of some protocols true for
+// Tracker keeps what the peerstore of a host says of some protocols true for
 // connected peers.
 //
 // Libp2p's identify asks a peer once what it speaks, when it connects, and is told of each
@@ -52,11 +57,11 @@ const (
 // older. A host that sets its handlers and dials at once does change what it speaks in
 // the moment it connects; if nobody noticed, a peer that speaks pubsub would never be seen
 // as one. So a peer is asked once more when it has not answered, when it has said two
-// different things within ten seconds, and on [Protocols.Doubt]. What comes of it goes on the
+// different things within ten seconds, and on [Tracker.Doubt]. What comes of it goes on the
 // host's event bus as an [event.EvtPeerProtocolsUpdated].
 //
 // All methods may be called from any goroutine.
-type Protocols struct {
+type Tracker struct {
 	host    corehost.Host
 	watched []protocol.ID
 	log     *slog.Logger
@@ -85,9 +90,9 @@ type spoken struct {
 	doubted   time.Time // when it was asked for one
 }
 
-// KeepProtocols begins to keep the given protocols. The log is the room's logger, nil the
+// Track begins to keep the given protocols. The log is the room's logger, nil the
 // default one. The host stays the caller's; close what is returned first.
-func KeepProtocols(h corehost.Host, log *slog.Logger, protocols ...protocol.ID) (*Protocols, error) {
+func Track(h corehost.Host, log *slog.Logger, protocols ...protocol.ID) (*Tracker, error) {
 	if log == nil {
 		log = logging.Room("host", nil)
 	}
@@ -101,7 +106,7 @@ func KeepProtocols(h corehost.Host, log *slog.Logger, protocols ...protocol.ID) 
 		sub.Close()
 		return nil, fmt.Errorf("host: prepare to tell on the host's event bus what peers speak: %w", err)
 	}
-	k := &Protocols{
+	k := &Tracker{
 		host: h, watched: protocols, log: log, sub: sub, updated: updated,
 		places: make(chan struct{}, maxAsking), of: make(map[peer.ID]*spoken),
 	}
@@ -112,13 +117,13 @@ func KeepProtocols(h corehost.Host, log *slog.Logger, protocols ...protocol.ID) 
 
 // Close waits for what was begun, though not longer than two seconds for a connection that
 // is frozen.
-func (k *Protocols) Close() {
+func (k *Tracker) Close() {
 	k.mu.Lock()
 	k.closed = true
 	k.mu.Unlock()
 	k.cancel()
 	k.sub.Close()
-	if within(&k.tasks, closeTimeout) {
+	if tasks.Wait(&k.tasks, closeTimeout) {
 		k.updated.Close()
 	} else {
 		k.log.Debug("a peer is still asked what it speaks, while its connection or the event bus is stuck")
@@ -128,7 +133,7 @@ func (k *Protocols) Close() {
 // Doubt has p asked what it speaks if in half a second it has not said that it speaks
 // one of the protocols: it did something that only those do who speak it. Who was asked
 // for that is not asked again within ten seconds. It does not block.
-func (k *Protocols) Doubt(p peer.ID, protocols ...protocol.ID) {
+func (k *Tracker) Doubt(p peer.ID, protocols ...protocol.ID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	r := k.peer(p, time.Now())
@@ -152,7 +157,7 @@ func (k *Protocols) Doubt(p peer.ID, protocols ...protocol.ID) {
 	})
 }
 
-func (k *Protocols) run() {
+func (k *Tracker) run() {
 	for ev := range k.sub.Out() {
 		switch ev := ev.(type) {
 		case event.EvtPeerIdentificationCompleted:
@@ -166,7 +171,7 @@ func (k *Protocols) run() {
 }
 
 // heard takes what p said.
-func (k *Protocols) heard(p peer.ID, protocols []protocol.ID, now time.Time) {
+func (k *Tracker) heard(p peer.ID, protocols []protocol.ID, now time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.sweep(now)
@@ -180,7 +185,7 @@ func (k *Protocols) heard(p peer.ID, protocols []protocol.ID, now time.Time) {
 
 // peer returns the record of p, of which there is news. It needs the lock, as all below
 // that do not say otherwise.
-func (k *Protocols) peer(p peer.ID, now time.Time) *spoken {
+func (k *Tracker) peer(p peer.ID, now time.Time) *spoken {
 	r := k.of[p]
 	if r == nil {
 		r = &spoken{}
@@ -191,7 +196,7 @@ func (k *Protocols) peer(p peer.ID, now time.Time) *spoken {
 }
 
 // sweep forgets what nothing can overtake any more.
-func (k *Protocols) sweep(now time.Time) {
+func (k *Tracker) sweep(now time.Time) {
 	if now.Sub(k.swept) < overtakes {
 		return
 	}
@@ -199,7 +204,7 @@ func (k *Protocols) sweep(now time.Time) {
 	maps.DeleteFunc(k.of, func(_ peer.ID, r *spoken) bool { return !r.asking && r.doubts == 0 && now.Sub(r.at) >= overtakes })
 }
 
-func (k *Protocols) ofInterest(protocols []protocol.ID) (list []protocol.ID) {
+func (k *Tracker) ofInterest(protocols []protocol.ID) (list []protocol.ID) {
 	for _, id := range protocols {
 		if slices.Contains(k.watched, id) {
 			list = append(list, id)
@@ -209,7 +214,7 @@ func (k *Protocols) ofInterest(protocols []protocol.ID) (list []protocol.ID) {
 	return slices.Compact(list)
 }
 
-func (k *Protocols) ask(p peer.ID, r *spoken) {
+func (k *Tracker) ask(p peer.ID, r *spoken) {
 	if r.asking {
 		r.again = true
 		return
@@ -220,7 +225,7 @@ func (k *Protocols) ask(p peer.ID, r *spoken) {
 
 // askUntilKnown asks p until it has said what it speaks and has not changed it while it was
 // asked, as long as it is connected. It does not have the lock.
-func (k *Protocols) askUntilKnown(p peer.ID, r *spoken) {
+func (k *Tracker) askUntilKnown(p peer.ID, r *spoken) {
 	for failed := 0; ; {
 		said, err := k.question(p)
 		var news *event.EvtPeerProtocolsUpdated
@@ -249,7 +254,7 @@ func (k *Protocols) askUntilKnown(p peer.ID, r *spoken) {
 }
 
 // remember has the peerstore say what p has said just now, and returns what is new.
-func (k *Protocols) remember(p peer.ID, said []protocol.ID) *event.EvtPeerProtocolsUpdated {
+func (k *Tracker) remember(p peer.ID, said []protocol.ID) *event.EvtPeerProtocolsUpdated {
 	before, _ := k.host.Peerstore().GetProtocols(p)
 	if err := k.host.Peerstore().SetProtocols(p, said...); err != nil {
 		k.log.Debug("what a peer speaks cannot be remembered", "peer", p, "err", err)
@@ -267,7 +272,7 @@ func without(list, other []protocol.ID) []protocol.ID {
 }
 
 // question asks p what it speaks. It does not have the lock.
-func (k *Protocols) question(p peer.ID) ([]protocol.ID, error) {
+func (k *Tracker) question(p peer.ID) ([]protocol.ID, error) {
 	select {
 	case k.places <- struct{}{}:
 		defer func() { <-k.places }()

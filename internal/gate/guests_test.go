@@ -1,4 +1,4 @@
-package host
+package gate
 
 import (
 	"context"
@@ -16,6 +16,8 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
 // nodeProtocol is by what nodes are told from foreign peers here.
@@ -24,7 +26,7 @@ const nodeProtocol protocol.ID = "/node"
 // newOpenTo is newGated with a gate that admits foreign peers.
 func newOpenTo(t *testing.T, maxForeign int, listen ...string) *gated {
 	t.Helper()
-	n := newBareWith(t, GateConfig{NodeProtocol: nodeProtocol, MaxForeign: maxForeign}, listen...)
+	n := newBareWith(t, Config{NodeProtocol: nodeProtocol, MaxForeign: maxForeign}, listen...)
 	n.begin()
 	return n
 }
@@ -76,7 +78,7 @@ func (g *Gate) guestCount() int {
 func TestGateAdmitsForeignPeers(t *testing.T) {
 	for name, make := range map[string]newPubSub{"floodsub": floodsub, "gossipsub": gossipsub} {
 		t.Run(name, func(t *testing.T) {
-			over(t, func(t *testing.T, listen string) {
+			hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 				n := newOpenTo(t, 0, listen)
 				for round := range 3 {
 					f := newPlain(t, make, listen)
@@ -88,7 +90,7 @@ func TestGateAdmitsForeignPeers(t *testing.T) {
 					waitLinked(t, n, f)
 					talk(t, n, f, fmt.Sprint(round))
 					f.host.Close()
-					eventually(t, "it is gone", func() bool { return n.sees() && n.gate.guestCount() == 0 })
+					hosttest.Eventually(t, "it is gone", func() bool { return n.sees() && n.gate.guestCount() == 0 })
 				}
 			})
 		})
@@ -97,10 +99,10 @@ func TestGateAdmitsForeignPeers(t *testing.T) {
 
 // Who is connected when pubsub begins is judged as well.
 func TestGateAdmitsForeignPeersFromBefore(t *testing.T) {
-	n := newBareWith(t, GateConfig{NodeProtocol: nodeProtocol}, gateTCP)
-	f := newPlain(t, floodsub, gateTCP)
+	n := newBareWith(t, Config{NodeProtocol: nodeProtocol}, hosttest.TCP)
+	f := newPlain(t, floodsub, hosttest.TCP)
 	connect(t, f, n)
-	eventually(t, "they know each other", func() bool { return n.gate.speaks(f.host.ID(), pubsub.FloodSubID) })
+	hosttest.Eventually(t, "they know each other", func() bool { return n.gate.speaks(f.host.ID(), pubsub.FloodSubID) })
 	n.begin()
 	waitLinked(t, n, f)
 	talk(t, n, f, "x")
@@ -108,41 +110,41 @@ func TestGateAdmitsForeignPeersFromBefore(t *testing.T) {
 
 // Who opens a stream of pubsub and has not said that it speaks it is asked once more.
 func TestGateDoubtsWhatPeersSay(t *testing.T) {
-	n, f := newOpenTo(t, 0, gateTCP), newNarrator(t)
-	f.dial(n.host)
-	f.next()("/x")
+	n, f := newOpenTo(t, 0, hosttest.TCP), hosttest.NewScripted(t)
+	f.Dial(n.host)
+	f.Next()("/x")
 	open(t, f, n, pubsub.FloodSubID)
-	f.next()("/x", pubsub.FloodSubID)
-	eventually(t, "it is a guest", func() bool { return n.gate.guestCount() == 1 })
+	f.Next()("/x", pubsub.FloodSubID)
+	hosttest.Eventually(t, "it is a guest", func() bool { return n.gate.guestCount() == 1 })
 }
 
 // A node is admitted by Admit alone, and by Open; a host may become a node, and cease
 // to be one, while it is connected.
 func TestGateTellsNodesFromForeignPeers(t *testing.T) {
-	n := newOpenTo(t, 0, gateTCP)
-	f := newPlain(t, floodsub, gateTCP)
+	n := newOpenTo(t, 0, hosttest.TCP)
+	f := newPlain(t, floodsub, hosttest.TCP)
 	f.node(true)
 	connect(t, f, n)
-	eventually(t, "they know each other", func() bool { return n.gate.speaks(f.host.ID(), nodeProtocol) })
-	other := newPlain(t, floodsub, gateTCP) // what came before it was judged before it
+	hosttest.Eventually(t, "they know each other", func() bool { return n.gate.speaks(f.host.ID(), nodeProtocol) })
+	other := newPlain(t, floodsub, hosttest.TCP) // what came before it was judged before it
 	connect(t, other, n)
 	waitLinked(t, n, other)
 	if !n.sees(other) {
 		t.Error("a node that nobody has admitted is on the topic")
 	}
 	f.node(false)
-	eventually(t, "it is foreign", func() bool { return n.sees(f, other) })
+	hosttest.Eventually(t, "it is foreign", func() bool { return n.sees(f, other) })
 	f.node(true)
-	eventually(t, "it is a node", func() bool { return n.sees(other) })
+	hosttest.Eventually(t, "it is a node", func() bool { return n.sees(other) })
 	n.gate.Admit(f.host.ID())
-	eventually(t, "it is admitted", func() bool { return n.sees(f, other) })
+	hosttest.Eventually(t, "it is admitted", func() bool { return n.sees(f, other) })
 	n.gate.Evict(f.host.ID())
-	eventually(t, "it is evicted", func() bool { return n.sees(other) })
+	hosttest.Eventually(t, "it is evicted", func() bool { return n.sees(other) })
 	n.gate.Open()
-	eventually(t, "the gate is open", func() bool { return n.sees(f, other) })
+	hosttest.Eventually(t, "the gate is open", func() bool { return n.sees(f, other) })
 	n.gate.Admit(f.host.ID())
 	n.gate.Evict(f.host.ID())
-	eventually(t, "the other side sees it too", func() bool { return f.sees(n) })
+	hosttest.Eventually(t, "the other side sees it too", func() bool { return f.sees(n) })
 	f.publish("still")
 	n.waitFor("still")
 	if !n.sees(f, other) {
@@ -151,28 +153,28 @@ func TestGateTellsNodesFromForeignPeers(t *testing.T) {
 }
 
 func TestGateBoundsForeignPeers(t *testing.T) {
-	n := newOpenTo(t, 2, gateTCP)
+	n := newOpenTo(t, 2, hosttest.TCP)
 	var list []*ungated
 	for range 4 {
-		f := newPlain(t, floodsub, gateTCP)
+		f := newPlain(t, floodsub, hosttest.TCP)
 		connect(t, f, n)
-		eventually(t, "it is judged", func() bool {
+		hosttest.Eventually(t, "it is judged", func() bool {
 			return n.gate.Stats().TurnedAway+uint64(n.gate.guestCount()) == uint64(len(list)+1)
 		})
 		list = append(list, f)
 	}
-	eventually(t, "the first two are in", func() bool { return n.sees(list[0], list[1]) })
+	hosttest.Eventually(t, "the first two are in", func() bool { return n.sees(list[0], list[1]) })
 	if n.gate.judge(list[3].host.ID()) {
 		t.Error("who was turned away is turned away again, though it has not gone meanwhile")
 	}
 	list[0].host.Close()
-	eventually(t, "another takes the place", func() bool { return n.sees(list[1], list[2]) || n.sees(list[1], list[3]) })
+	hosttest.Eventually(t, "another takes the place", func() bool { return n.sees(list[1], list[2]) || n.sees(list[1], list[3]) })
 	n.gate.Open()
-	eventually(t, "all are in", func() bool { return n.sees(list[1:]...) })
+	hosttest.Eventually(t, "all are in", func() bool { return n.sees(list[1:]...) })
 
-	none := newOpenTo(t, -1, gateTCP)
+	none := newOpenTo(t, -1, hosttest.TCP)
 	connect(t, list[3], none)
-	eventually(t, "they know each other", func() bool { return none.gate.speaks(list[3].host.ID(), pubsub.FloodSubID) })
+	hosttest.Eventually(t, "they know each other", func() bool { return none.gate.speaks(list[3].host.ID(), pubsub.FloodSubID) })
 	if none.gate.judge(list[3].host.ID()); none.gate.guestCount() != 0 || none.gate.Stats().TurnedAway != 0 {
 		t.Errorf("%d foreign peers where none are wanted, %+v", none.gate.guestCount(), none.gate.Stats())
 	}
@@ -182,14 +184,14 @@ func TestGateBoundsForeignPeers(t *testing.T) {
 // later, and at once when the other comes.
 func TestGateOpensOneAfterTheOther(t *testing.T) {
 	t.Parallel()
-	a, b := newOpenTo(t, 0, gateTCP), newOpenTo(t, 0, gateTCP)
+	a, b := newOpenTo(t, 0, hosttest.TCP), newOpenTo(t, 0, hosttest.TCP)
 	b.gate.cfg.Wait = 10 * time.Millisecond
 	for _, n := range []*gated{a, b} {
 		n.node(true)
 	}
 	connect(t, a, b)
 	a.gate.Open()
-	eventually(t, "the pauses are long", func() bool {
+	hosttest.Eventually(t, "the pauses are long", func() bool {
 		if a.gate.Stats().Reopened < 8 {
 			return false
 		}
@@ -213,7 +215,7 @@ func TestGateOpensOneAfterTheOther(t *testing.T) {
 // Whatever breaks the stream of a peer without a gate, both hear each other again:
 // pubsub there forgets our topics with it, and they are announced to it anew.
 func TestGateHealsForeignPeers(t *testing.T) {
-	over(t, func(t *testing.T, listen string) {
+	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		n, f := newOpenTo(t, 0, listen), newPlain(t, floodsub, listen)
 		connect(t, f, n)
 		waitLinked(t, n, f)
@@ -238,7 +240,7 @@ func TestGateHealsForeignPeers(t *testing.T) {
 
 // A foreign peer may send what is too large, as often as it likes.
 func TestGateSparesForeignPeersThatSendTooMuch(t *testing.T) {
-	n, f := newOpenTo(t, 0, gateTCP), newPlain(t, floodsub, gateTCP)
+	n, f := newOpenTo(t, 0, hosttest.TCP), newPlain(t, floodsub, hosttest.TCP)
 	connect(t, f, n)
 	waitLinked(t, n, f)
 	for round := range 6 {
@@ -257,7 +259,7 @@ func TestGateSparesForeignPeersThatSendTooMuch(t *testing.T) {
 
 // A guest that reads nothing costs the others nothing.
 func TestGateGuestThatReadsNothing(t *testing.T) {
-	n, f := newOpenTo(t, 0, gateTCP), newPlain(t, floodsub, gateTCP)
+	n, f := newOpenTo(t, 0, hosttest.TCP), newPlain(t, floodsub, hosttest.TCP)
 	connect(t, f, n)
 	waitLinked(t, n, f)
 	frozen := stranger(t, n)
@@ -270,7 +272,7 @@ func TestGateGuestThatReadsNothing(t *testing.T) {
 	if _, err := s.Write((&foreign{t: t}).hello()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is on the topic", func() bool { return slices.Contains(n.topic.ListPeers(), frozen.ID()) })
+	hosttest.Eventually(t, "it is on the topic", func() bool { return slices.Contains(n.topic.ListPeers(), frozen.ID()) })
 	large := make([]byte, 256<<10)
 	for i := 0; n.gate.Stats().Dropped == 0; i++ {
 		if i == 1000 {
@@ -292,7 +294,7 @@ func TestGateGuestThatReadsNothing(t *testing.T) {
 
 // Who is reached through a relay is not there for pubsub, foreign or not.
 func TestGateIgnoresForeignPeersBehindARelay(t *testing.T) {
-	service := newBare(t, gateTCP)
+	service := newBare(t, hosttest.TCP)
 	r, err := relay.New(service.host)
 	if err != nil {
 		t.Fatal(err)
@@ -320,7 +322,7 @@ func TestGateIgnoresForeignPeersBehindARelay(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dialer.Close()
-	gate := NewGate(dialer, GateConfig{NodeProtocol: nodeProtocol})
+	gate := New(dialer, Config{NodeProtocol: nodeProtocol})
 	defer gate.Close()
 	gate.Open()
 	if _, err := pubsub.NewFloodSub(ctx, gate.Host()); err != nil {
@@ -330,7 +332,7 @@ func TestGateIgnoresForeignPeersBehindARelay(t *testing.T) {
 	if err := dialer.Connect(t.Context(), peer.AddrInfo{ID: far.ID(), Addrs: []ma.Multiaddr{behind}}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the two know each other", func() bool { return gate.speaks(far.ID(), pubsub.FloodSubID) })
+	hosttest.Eventually(t, "the two know each other", func() bool { return gate.speaks(far.ID(), pubsub.FloodSubID) })
 	if gate.judge(far.ID()); gate.guestCount() != 0 {
 		t.Error("a peer behind a relay is a guest")
 	}

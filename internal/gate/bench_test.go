@@ -1,6 +1,6 @@
 //go:build unix
 
-package host
+package gate
 
 import (
 	"context"
@@ -18,6 +18,8 @@ import (
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
 // BenchmarkGate compares floodsub over the plain host with floodsub over the
@@ -80,13 +82,13 @@ func newPair(b *testing.B, gated bool) *pair {
 	var gates [2]*Gate
 	var topics [2]*pubsub.Topic
 	for i := range hosts {
-		h, err := libp2p.New(libp2p.ListenAddrStrings(gateTCP), libp2p.DisableRelay(), libp2p.ResourceManager(&network.NullResourceManager{}))
+		h, err := libp2p.New(libp2p.ListenAddrStrings(hosttest.TCP), libp2p.DisableRelay(), libp2p.ResourceManager(&network.NullResourceManager{}))
 		if err != nil {
 			b.Fatal(err)
 		}
 		hosts[i] = h
 		if gated {
-			gates[i] = NewGate(h, GateConfig{})
+			gates[i] = New(h, Config{})
 			h = gates[i].Host()
 		}
 		ps, err := pubsub.NewFloodSub(ctx, h, pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign), pubsub.WithPeerOutboundQueueSize(1<<20),

@@ -1,6 +1,9 @@
-package host
+package gate
 
 import (
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
+	"github.com/go-smokesignal/smokesignal/internal/identify"
+
 	"context"
 	"fmt"
 	"sync"
@@ -14,11 +17,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-const (
-	gateTCP  = "/ip4/127.0.0.1/tcp/0"
-	gateQUIC = "/ip4/127.0.0.1/udp/0/quic-v1"
-)
-
 // gated is a host with a floodsub behind a gate, on one topic.
 type gated struct {
 	t    *testing.T
@@ -30,7 +28,7 @@ type gated struct {
 	sub   *pubsub.Subscription
 	stop  context.CancelFunc
 
-	protocols *Protocols
+	protocols *identify.Tracker
 
 	mu   sync.Mutex
 	got  map[string]int   // messages by content
@@ -61,28 +59,24 @@ func (n *gated) begin() {
 // newBare is newGated without a pubsub.
 func newBare(t *testing.T, listen ...string) *gated {
 	t.Helper()
-	return newBareWith(t, GateConfig{}, listen...)
+	return newBareWith(t, Config{}, listen...)
 }
 
-func newBareWith(t *testing.T, cfg GateConfig, listen ...string) *gated {
+func newBareWith(t *testing.T, cfg Config, listen ...string) *gated {
 	t.Helper()
-	h, err := libp2p.New(libp2p.ListenAddrStrings(listen...), libp2p.DisableRelay(), libp2p.ResourceManager(&network.NullResourceManager{}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return gate(t, h, cfg)
+	return gate(t, hosttest.New(t, libp2p.ListenAddrStrings(listen...), libp2p.ResourceManager(&network.NullResourceManager{})), cfg)
 }
 
 // gate puts a gate on h.
-func gate(t *testing.T, h corehost.Host, cfg GateConfig) *gated {
+func gate(t *testing.T, h corehost.Host, cfg Config) *gated {
 	t.Helper()
-	protocols, err := KeepProtocols(h, nil, nodeProtocol, pubsub.FloodSubID)
+	protocols, err := identify.Track(h, nil, nodeProtocol, pubsub.FloodSubID)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg.Doubt = protocols.Doubt
 	n := &gated{
-		t: t, host: h, protocols: protocols, gate: NewGate(h, cfg),
+		t: t, host: h, protocols: protocols, gate: New(h, cfg),
 		got: make(map[string]int), from: make(map[peer.ID]bool), news: make(chan struct{}), stop: func() {},
 	}
 	t.Cleanup(n.close)
@@ -169,21 +163,6 @@ func (n *gated) sees(others ...*gated) bool {
 	return true
 }
 
-// eventually polls, for what sends no event.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	timeout := time.After(20 * time.Second)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-timeout:
-			t.Fatalf("not within 20 s: %s", what)
-		}
-	}
-}
-
 func connect(t *testing.T, a, b *gated) {
 	t.Helper()
 	if err := a.host.Connect(t.Context(), peer.AddrInfo{ID: b.host.ID(), Addrs: b.host.Addrs()}); err != nil {
@@ -203,21 +182,15 @@ func cut(a, b *gated) {
 
 func waitLinked(t *testing.T, a, b *gated) {
 	t.Helper()
-	eventually(t, "the two see each other", func() bool { return a.sees(b) && b.sees(a) })
+	hosttest.Eventually(t, "the two see each other", func() bool { return a.sees(b) && b.sees(a) })
 }
 
 // talk publishes on both sides until something arrives on both.
 func talk(t *testing.T, a, b *gated, msg string) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("the two hear each other (a sees %v, b sees %v)", a.topic.ListPeers(), b.topic.ListPeers()), func() bool {
+	hosttest.Eventually(t, fmt.Sprintf("the two hear each other (a sees %v, b sees %v)", a.topic.ListPeers(), b.topic.ListPeers()), func() bool {
 		a.topic.Publish(t.Context(), []byte("a"+msg))
 		b.topic.Publish(t.Context(), []byte("b"+msg))
 		return a.has("b"+msg) && b.has("a"+msg)
 	})
-}
-
-// over runs a test with TCP and with QUIC.
-func over(t *testing.T, f func(t *testing.T, listen string)) {
-	t.Run("tcp", func(t *testing.T) { f(t, gateTCP) })
-	t.Run("quic", func(t *testing.T) { f(t, gateQUIC) })
 }

@@ -1,4 +1,5 @@
-package host
+// Package gate shows pubsub the links of a node in place of all its connections.
+package gate
 
 import (
 	"context"
@@ -17,19 +18,20 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/internal/circuit"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
+	"github.com/go-smokesignal/smokesignal/internal/tasks"
 )
 
 // A Gate stands between pubsub and the libp2p host. Floodsub sends to every
 // connected peer that announced the topic, and asks no filter; so it is given
 // [Gate.Host], on which only the admitted peers exist:
 //
-//	gate := host.NewGate(h, host.GateConfig{})
+//	gate := host.New(h, gate.Config{})
 //	ps, err := pubsub.NewFloodSub(ctx, gate.Host())
 //	gate.Admit(p) // pubsub opens its stream to p and takes the one of p
 //	gate.Evict(p) // both are reset, p is gone for pubsub
 //
 // Besides those, the gate admits guests by itself: peers that speak pubsub and are
-// no nodes of ours, see [GateConfig.NodeProtocol], and from [Gate.Open] on everybody
+// no nodes of ours, see [Config.NodeProtocol], and from [Gate.Open] on everybody
 // who speaks pubsub, for as long as they are connected.
 //
 // Both ends have to admit each other. Whoever is first waits: a stream of a
@@ -54,9 +56,9 @@ import (
 //     A peer that ends its stream between two RPCs may go on with another.
 //   - Pubsub writes each message by itself, queues without bound for a peer that
 //     takes nothing, and after thirty seconds loses it all. The gate gathers
-//     what comes fast, holds at most [GateConfig.MaxPending], and drops and
+//     what comes fast, holds at most [Config.MaxPending], and drops and
 //     counts the messages for a peer that has taken nothing for
-//     [GateConfig.StallTimeout], until it takes something again. For a guest,
+//     [Config.StallTimeout], until it takes something again. For a guest,
 //     which nobody has asked to keep up, it does so as soon as so much is held.
 //   - Pubsub resets the stream on which an RPC of more than 1 MiB comes, which some
 //     peers send and few recover from. The gate leaves the RPC out.
@@ -65,7 +67,7 @@ import (
 type Gate struct {
 	host    corehost.Host
 	facade  *facade
-	cfg     GateConfig
+	cfg     Config
 	log     *slog.Logger
 	bus     event.Bus
 	emitter event.Emitter
@@ -77,21 +79,21 @@ type Gate struct {
 
 	mu        sync.Mutex
 	closed    bool
-	peers     map[peer.ID]*gatePeer
+	peers     map[peer.ID]*peerRecord
 	protocols []protocol.ID        // that pubsub handles
 	offers    []peer.ID            // peers that pubsub is to be told of
 	strangers int                  // streams kept for peers that are not admitted
 	toAll     bool                 // see Open
-	guests    int                  // see gatePeer.guest
+	guests    int                  // see peerRecord.guest
 	turned    map[peer.ID]struct{} // foreign peers that found no place and are still here
 
 	rescan chan struct{} // all connected peers are to be judged anew
 
-	dropped, stalls, reopened, oversize, turnedAway atomic.Uint64 // see GateStats
+	dropped, stalls, reopened, oversize, turnedAway atomic.Uint64 // see Stats
 }
 
-// GateConfig configures a Gate. Its zero value works.
-type GateConfig struct {
+// Config configures a Gate. Its zero value works.
+type Config struct {
 	// Wait is how long a stream of a peer that is not yet admitted is kept; 0
 	// is two seconds.
 	Wait time.Duration
@@ -112,14 +114,14 @@ type GateConfig struct {
 	// is 64, a negative number means none.
 	MaxForeign int
 	// Doubt is told of who opens a stream of pubsub and has not said that it speaks it,
-	// see [Protocols.Doubt]. It must not block; nil is nobody.
+	// see identify.Tracker.Doubt. It must not block; nil is nobody.
 	Doubt func(p peer.ID, protocols ...protocol.ID)
 	// Log is the room's logger, nil the default one.
 	Log *slog.Logger
 }
 
-// GateStats counts what happened since NewGate.
-type GateStats struct {
+// Stats counts what happened since New.
+type Stats struct {
 	// Dropped is the number of messages that were certainly not delivered to
 	// an admitted peer, once for each peer: it was stalled, or the stream ended
 	// or broke before the message was written. What a stream had taken when it
@@ -161,28 +163,28 @@ const (
 )
 
 var (
-	errNotAdmitted = errors.New("host: gate: the peer is not admitted")
-	errRelayed     = errors.New("host: gate: the peer is connected through a relay only")
-	errGateClosed  = errors.New("host: gate: closed")
+	errNotAdmitted = errors.New("gate: the peer is not admitted")
+	errRelayed     = errors.New("gate: the peer is connected through a relay only")
+	errGateClosed  = errors.New("gate: closed")
 )
 
-// gatePeer is what the gate knows of one peer; Gate.mu guards it.
+// peerRecord is what the gate knows of one peer; Gate.mu guards it.
 //
 // Pubsub takes a peer up when the gate offers it, which it does by an event on
 // its bus: pubsub asks for the peer's connectedness, then opens a stream. It
 // drops the peer when that stream ends: it forgets the peer's topics, then asks
 // again. No other question is ever asked, so answers can depend on them.
-type gatePeer struct {
+type peerRecord struct {
 	linked  bool                // by Admit
 	guest   bool                // see Gate.judge
 	foreign bool                // no node of ours, so no gate is at the other end
 	heard   bool                // pubsub has read a stream of the peer since it has out
 	offered bool                // an offer is out that pubsub has not asked about
 	opening *context.CancelFunc // pubsub is opening its stream
-	out     *gateOut            // the stream pubsub has; nil: none
-	dying   *gateOut            // out has ended and pubsub has not yet dropped the peer
-	in      *gateIn             // the peer's stream that pubsub reads
-	kept    *gateIn             // the peer's stream that waits
+	out     *outStream          // the stream pubsub has; nil: none
+	dying   *outStream          // out has ended and pubsub has not yet dropped the peer
+	in      *inStream           // the peer's stream that pubsub reads
+	kept    *inStream           // the peer's stream that waits
 	delay   time.Duration       // before the next offer
 	retry   *time.Timer         // makes it
 	drain   *time.Timer         // for dying
@@ -190,10 +192,10 @@ type gatePeer struct {
 }
 
 // admitted tells whether pubsub may have streams with the peer.
-func (r *gatePeer) admitted() bool { return r.linked || r.guest }
+func (r *peerRecord) admitted() bool { return r.linked || r.guest }
 
-// NewGate returns a gate that admits nobody yet. The host stays the caller's.
-func NewGate(h corehost.Host, cfg GateConfig) *Gate {
+// New returns a gate that admits nobody yet. The host stays the caller's.
+func New(h corehost.Host, cfg Config) *Gate {
 	if cfg.Wait == 0 {
 		cfg.Wait = 2 * time.Second
 	}
@@ -222,7 +224,7 @@ func NewGate(h corehost.Host, cfg GateConfig) *Gate {
 		bus:    eventbus.NewBus(),
 		wake:   make(chan struct{}, 1),
 		rescan: make(chan struct{}, 1),
-		peers:  make(map[peer.ID]*gatePeer),
+		peers:  make(map[peer.ID]*peerRecord),
 		turned: make(map[peer.ID]struct{}),
 	}
 	g.facade = &facade{Host: h, gate: g, network: &facadeNetwork{h.Network(), g}}
@@ -242,8 +244,8 @@ func NewGate(h corehost.Host, cfg GateConfig) *Gate {
 func (g *Gate) Host() corehost.Host { return g.facade }
 
 // Stats returns what was counted.
-func (g *Gate) Stats() GateStats {
-	return GateStats{
+func (g *Gate) Stats() Stats {
+	return Stats{
 		Dropped: g.dropped.Load(), Stalls: g.stalls.Load(), Reopened: g.reopened.Load(),
 		Oversize: g.oversize.Load(), TurnedAway: g.turnedAway.Load(),
 	}
@@ -272,7 +274,7 @@ func (g *Gate) Evict(p peer.ID) {
 }
 
 // admit changes why p is admitted, and begins or ends what depends on it.
-func (g *Gate) admit(p peer.ID, r *gatePeer, linked, guest bool) {
+func (g *Gate) admit(p peer.ID, r *peerRecord, linked, guest bool) {
 	was := r.admitted()
 	if guest && !r.guest {
 		g.guests++
@@ -313,60 +315,45 @@ func (g *Gate) Close() {
 		g.cancel()
 	}
 	g.mu.Unlock()
-	if within(&g.tasks, closeTimeout) {
+	if tasks.Wait(&g.tasks, closeTimeout) {
 		g.emitter.Close()
 	} else {
 		g.log.Debug("the gate closes while a connection is frozen")
 	}
 }
 
-// within waits for the tasks, no longer than timeout, and tells whether they have ended.
-func within(tasks *sync.WaitGroup, timeout time.Duration) bool {
-	ended := make(chan struct{})
-	go func() {
-		tasks.Wait()
-		close(ended)
-	}()
-	select {
-	case <-ended:
-		return true
-	case <-time.After(timeout):
-		return false
-	}
-}
-
 // peer returns the record of p. As all below, it needs mu.
-func (g *Gate) peer(p peer.ID) *gatePeer {
+func (g *Gate) peer(p peer.ID) *peerRecord {
 	r := g.peers[p]
 	if r == nil {
-		r = &gatePeer{changed: make(chan struct{})}
+		r = &peerRecord{changed: make(chan struct{})}
 		g.peers[p] = r
 	}
 	return r
 }
 
 // tidy forgets a peer of which nothing is left.
-func (g *Gate) tidy(p peer.ID, r *gatePeer) {
+func (g *Gate) tidy(p peer.ID, r *peerRecord) {
 	if !r.admitted() && !r.offered && r.out == nil && r.dying == nil && r.in == nil && r.kept == nil && g.peers[p] == r {
 		delete(g.peers, p)
 	}
 }
 
-func (r *gatePeer) change() {
+func (r *peerRecord) change() {
 	close(r.changed)
 	r.changed = make(chan struct{})
 }
 
 // hurry ends the pause before the peer's broken stream is opened again, if there is
 // one: the peer may be ready for it now.
-func (r *gatePeer) hurry() {
+func (r *peerRecord) hurry() {
 	if r.out != nil {
 		r.out.hurry()
 	}
 }
 
 // offer tells pubsub of p, if it should open a stream and does not do so yet.
-func (g *Gate) offer(p peer.ID, r *gatePeer) {
+func (g *Gate) offer(p peer.ID, r *peerRecord) {
 	if r.retry != nil {
 		r.retry.Stop()
 		r.retry = nil
@@ -383,7 +370,7 @@ func (g *Gate) offer(p peer.ID, r *gatePeer) {
 }
 
 // offerLater makes an offer after a pause, in case nothing comes of the last.
-func (g *Gate) offerLater(p peer.ID, r *gatePeer) {
+func (g *Gate) offerLater(p peer.ID, r *peerRecord) {
 	if g.closed || !r.admitted() || r.retry != nil {
 		return
 	}
@@ -457,7 +444,7 @@ func (g *Gate) connectedness(p peer.ID) network.Connectedness {
 
 // drained says that pubsub has dropped the peer, so that it can be offered
 // anew and its announcements will last.
-func (g *Gate) drained(p peer.ID, r *gatePeer) {
+func (g *Gate) drained(p peer.ID, r *peerRecord) {
 	r.dying = nil
 	r.drain.Stop()
 	r.change()
@@ -469,7 +456,7 @@ func (g *Gate) drained(p peer.ID, r *gatePeer) {
 }
 
 // end ends pubsub's streams with p, also the one being opened.
-func (g *Gate) end(p peer.ID, r *gatePeer) {
+func (g *Gate) end(p peer.ID, r *peerRecord) {
 	if r.opening != nil {
 		(*r.opening)()
 		r.opening = nil
@@ -498,7 +485,7 @@ func (g *Gate) end(p peer.ID, r *gatePeer) {
 }
 
 // lost is an out stream saying that it cannot go on.
-func (g *Gate) lost(o *gateOut) {
+func (g *Gate) lost(o *outStream) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	p := o.peer

@@ -1,4 +1,4 @@
-package host
+package gate
 
 import (
 	"errors"
@@ -26,7 +26,7 @@ const (
 // as when the peer is stalled, the RPC is dropped, counted, and Write succeeds.
 // An RPC that is begun when a stream breaks is dropped as well; those behind it
 // go to the next stream. Only the end of the stream is an error.
-func (o *gateOut) Write(rpc []byte) (int, error) {
+func (o *outStream) Write(rpc []byte) (int, error) {
 	start := time.Now()
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -66,7 +66,7 @@ func (o *gateOut) Write(rpc []byte) (int, error) {
 
 // send writes an RPC now if nothing else is being written, and otherwise adds
 // it to what the writer writes. It needs mu, as all below.
-func (o *gateOut) send(rpc []byte, now time.Time) {
+func (o *outStream) send(rpc []byte, now time.Time) {
 	if o.writing {
 		o.box.add(rpc, now)
 		return
@@ -101,7 +101,7 @@ func (o *gateOut) send(rpc []byte, now time.Time) {
 
 // write is the writer. It leaves when nothing is left to write; c is the
 // stream that has begun with it.
-func (o *gateOut) write(c *carrier) {
+func (o *outStream) write(c *carrier) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for !o.ended && !o.box.empty() {
@@ -129,7 +129,7 @@ func (o *gateOut) write(c *carrier) {
 }
 
 // written ends what send has begun.
-func (o *gateOut) written() {
+func (o *outStream) written() {
 	o.writing = false
 	o.wrote = time.Now()
 	if o.ended {
@@ -138,14 +138,14 @@ func (o *gateOut) written() {
 }
 
 // finish is called once, when the stream has ended and nothing is written.
-func (o *gateOut) finish() {
+func (o *outStream) finish() {
 	o.box.clear(time.Now())
 	o.count()
 	o.gate.tasks.Done()
 }
 
 // count passes the outbox's counters on to the gate's.
-func (o *gateOut) count() {
+func (o *outStream) count() {
 	if o.box.dropped > 0 {
 		o.gate.dropped.Add(o.box.dropped)
 		o.box.dropped = 0
@@ -159,7 +159,7 @@ func (o *gateOut) count() {
 
 // wait releases mu until something has changed, but not beyond until, if that
 // is not zero.
-func (o *gateOut) wait(until time.Time) {
+func (o *outStream) wait(until time.Time) {
 	if o.change == nil {
 		o.change = make(chan struct{})
 	}
@@ -179,7 +179,7 @@ func (o *gateOut) wait(until time.Time) {
 }
 
 // changed wakes those that wait.
-func (o *gateOut) changed() {
+func (o *outStream) changed() {
 	if o.change != nil {
 		close(o.change)
 		o.change = nil
@@ -187,16 +187,16 @@ func (o *gateOut) changed() {
 }
 
 // slice is how long a write may take until it is looked at again.
-func (o *gateOut) slice() time.Duration { return o.gate.cfg.StallTimeout / 8 }
+func (o *outStream) slice() time.Duration { return o.gate.cfg.StallTimeout / 8 }
 
-// A carrier is a stream that carries a gateOut.
+// A carrier is a stream that carries a outStream.
 type carrier struct {
 	network.Stream
 	deadline time.Time // the writer's
 	dead     atomic.Bool
 }
 
-var errDead = errors.New("host: gate: the stream was given up")
+var errDead = errors.New("gate: the stream was given up")
 
 // put writes as much of b as the peer takes, in one write, until the slice is
 // over or half of it. An error means that the carrier broke.

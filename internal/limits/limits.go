@@ -1,10 +1,12 @@
-package host
+// Package limits bounds what the peers of a node can take of its host.
+package limits
 
 import (
 	"net/netip"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
@@ -23,23 +25,23 @@ var protocolLimits = []struct {
 	{"/smokesignal/overlay/1.0.0", 8, 4 << 20},
 	{"/smokesignal/events/1.0.0", 4, 16 << 20},
 	{"/smokesignal/repair/1.0.0", 8, 16 << 20},
-	{"/floodsub/1.0.0", 4, 16 << 20},
+	{pubsub.FloodSubID, 4, 16 << 20},
 }
 
 // service is under which name libp2p accounts the streams of a node, those of pubsub
 // aside.
 const service = "smokesignal"
 
-// AddLimits adds the limits of smokesignal's protocols, and of its service, to those
+// Add adds the limits of smokesignal's protocols, and of its service, to those
 // of a resource manager, for an application which makes the libp2p host itself.
-// Hosts made by [New] have them. It takes nothing from the others.
+// Hosts made by package host have them. It takes nothing from the others.
 //
 // It is about streams: of one peer a node has up to 24 in each direction for moments,
 // and four for as long as there is a link, which the limits of a peer have to allow.
 // An application whose peers share an IP address also wants
 // rcmgr.WithLimitPerSubnet and rcmgr.WithConnRateLimiters, since libp2p accepts no
 // more than eight connections from one.
-func AddLimits(limits *rcmgr.ScalingLimitConfig) {
+func Add(limits *rcmgr.ScalingLimitConfig) {
 	perPeer, memory := 0, int64(0)
 	for _, p := range protocolLimits {
 		limits.AddProtocolLimit(p.id,
@@ -48,7 +50,7 @@ func AddLimits(limits *rcmgr.ScalingLimitConfig) {
 		limits.AddProtocolPeerLimit(p.id,
 			rcmgr.BaseLimit{StreamsInbound: p.perPeer, StreamsOutbound: p.perPeer, Streams: 2 * p.perPeer, Memory: p.memory},
 			rcmgr.BaseLimitIncrease{})
-		if isOurs(p.id) {
+		if p.id != pubsub.FloodSubID {
 			perPeer += p.perPeer
 			memory += p.memory
 		}
@@ -73,12 +75,12 @@ const (
 	connRatePerIP = 16
 )
 
-// newResourceManager returns libp2p's default limits for this machine, with
+// ResourceManager returns libp2p's default limits for this machine, with
 // those of our protocols, and room for many nodes behind one address.
-func newResourceManager() (network.ResourceManager, error) {
+func ResourceManager() (network.ResourceManager, error) {
 	limits := rcmgr.DefaultLimits
 	libp2p.SetDefaultServiceLimits(&limits)
-	AddLimits(&limits)
+	Add(&limits)
 	// On a machine with less than 1 GiB the defaults let 64 in, and 32 at once.
 	// Twice what one address may have, so that none can take all.
 	limits.SystemBaseLimit.ConnsInbound = 2 * connsPerIP

@@ -1,4 +1,4 @@
-package host
+package gate
 
 import (
 	"context"
@@ -133,9 +133,9 @@ func (g *Gate) speaks(p peer.ID, protocols ...protocol.ID) bool {
 }
 
 // AwaitRoom waits while there is a peer that has yet to take more than half of
-// [GateConfig.MaxPending], and takes it. Whoever calls it before each message makes a
+// [Config.MaxPending], and takes it. Whoever calls it before each message makes a
 // peer that is slow miss none. It waits until ctx ends, which is its only error,
-// or [GateConfig.StallTimeout]. Whom one call has waited for in vain none waits for until
+// or [Config.StallTimeout]. Whom one call has waited for in vain none waits for until
 // it has taken all, so nobody can make others wait for long again and again.
 func (g *Gate) AwaitRoom(ctx context.Context) error {
 	var timeout <-chan time.Time
@@ -173,7 +173,7 @@ func (g *Gate) waitedInVain() {
 	}
 }
 
-func (o *gateOut) waitedInVain() {
+func (o *outStream) waitedInVain() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.box.slow = o.box.crowded() || o.box.slow
@@ -195,7 +195,7 @@ func (g *Gate) crowded() <-chan struct{} {
 	return nil
 }
 
-func (o *gateOut) crowded() <-chan struct{} {
+func (o *outStream) crowded() <-chan struct{} {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.ended || o.box.stalled || o.box.slow || !o.box.crowded() {

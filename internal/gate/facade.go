@@ -1,4 +1,4 @@
-package host
+package gate
 
 import (
 	"context"
@@ -100,7 +100,7 @@ func (f *facade) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (
 }
 
 // opened takes the outcome of opening a stream, which cancel could have ended.
-func (g *Gate) opened(p peer.ID, r *gatePeer, cancel *context.CancelFunc, s network.Stream, ids []protocol.ID, err error) (*gateOut, error) {
+func (g *Gate) opened(p peer.ID, r *peerRecord, cancel *context.CancelFunc, s network.Stream, ids []protocol.ID, err error) (*outStream, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if r.opening == cancel {

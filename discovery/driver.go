@@ -363,10 +363,10 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 		if o.Reason == overlay.ReasonSilent {
 			d.abandon(o.Peer)
 		}
-		if o.Was {
+		if o.WasLinked {
 			d.log.Info("unlinked", "peer", o.Peer, "reason", o.Reason)
 		}
-		d.cfg.Hooks.Unlinked(o.Peer, &LinkError{Peer: o.Peer, Reason: o.Reason}, o.Was)
+		d.cfg.Hooks.Unlinked(o.Peer, &LinkError{Peer: o.Peer, Reason: o.Reason}, o.WasLinked)
 	case overlay.Refused:
 		d.log.Debug("refused", "peer", o.Peer, "reason", o.Reason)
 		if o.Reason == overlay.ReasonTimeout {
@@ -375,11 +375,11 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 		d.seedRefused(now, o)
 	case overlay.AskSeed:
 		d.askSeed(now, o)
-	case overlay.Renew:
+	case overlay.RenewRecord:
 		return d.seal(true)
 	case overlay.Located:
 		d.located(o)
-	case overlay.Call:
+	case overlay.DialBack:
 		d.call(o.To)
 	case overlay.Added:
 		if ch := d.adds[o.Token]; ch != nil {
@@ -431,7 +431,7 @@ func (d *Driver) seal(anyway bool) overlay.Input {
 		return nil
 	}
 	d.sealed = text
-	return overlay.Sealed{Record: record, Seq: d.seq}
+	return overlay.RecordRenewed{Record: record, Seq: d.seq}
 }
 
 // tick lets the time pass, with the addresses of now.
@@ -443,8 +443,8 @@ func (d *Driver) tick() {
 }
 
 // Network returns what is known of the part of the network this node is in.
-func (d *Driver) Network() (n overlay.Network) {
-	d.ask(context.Background(), func() { n = d.state.Network() })
+func (d *Driver) Network() (n overlay.NetworkView) {
+	d.ask(context.Background(), func() { n = d.state.View() })
 	return n
 }
 
@@ -574,7 +574,7 @@ func (n *notifiee) Disconnected(net network.Network, c network.Conn) {
 		d.run(func() {
 			// It may be back meanwhile, by another connection.
 			if !circuit.Direct(net, p) {
-				d.step(overlay.Gone{Peer: p})
+				d.step(overlay.Disconnected{Peer: p})
 			}
 		})
 	}

@@ -336,7 +336,7 @@ func (d *Driver) askFor(l *lookup) {
 func (d *Driver) enough(l *lookup) {
 	if d.finds[l.token] == l {
 		delete(d.finds, l.token)
-		d.step(overlay.Enough{Token: l.token})
+		d.step(overlay.EndFind{Token: l.token})
 	}
 }
 

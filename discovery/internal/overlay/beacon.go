@@ -33,8 +33,8 @@ const (
 // one with the lowest rank owns it, so that two parts which come together agree,
 // whoever began.
 type beacon struct {
-	self   uint64 // own rank
-	record uint64 // Seq of the newest own record
+	ownRank uint64 // own rank
+	ownSeq  uint64 // Seq of the newest own record
 
 	owner  Contact
 	rank   uint64
@@ -54,19 +54,19 @@ func rank(id peer.ID) uint64 {
 // Tag returns the tag of the part of the network this node is in.
 func (s *State) Tag() Tag { return Tag{s.beacon.owner.ID, s.beacon.owner.Seq} }
 
-// told returns the tag that others are told, none while it is new.
-func (s *State) told() Tag {
+// advertisedTag returns the tag that others are told, none while it is new.
+func (s *State) advertisedTag() Tag {
 	if s.now.Sub(s.beacon.since) < beaconSettle {
 		return Tag{}
 	}
 	return s.Tag()
 }
 
-// foreign tells whether a node with tag t is in another part of the network: its
+// inOtherPart tells whether a node with tag t is in another part of the network: its
 // beacon is another one, or that of the same owner which one of us has not heard
 // for too long.
-func (s *State) foreign(t Tag) bool {
-	own := s.told()
+func (s *State) inOtherPart(t Tag) bool {
+	own := s.advertisedTag()
 	if t.ID == "" || own.ID == "" {
 		return false
 	}
@@ -74,74 +74,74 @@ func (s *State) foreign(t Tag) bool {
 	return t.ID != own.ID || time.Duration(max(lag, -lag)) > beaconLag
 }
 
-func (s *State) owning() bool { return s.beacon.owner.ID == s.cfg.Self }
+func (s *State) isOwner() bool { return s.beacon.owner.ID == s.cfg.Self }
 
 // beaconDue returns when the beacon has to be looked at.
 func (s *State) beaconDue() time.Time {
-	if s.owning() {
+	if s.isOwner() {
 		if s.Degree() == 0 {
 			return time.Time{} // nobody to tell
 		}
 		return s.beacon.next
 	}
-	turn := time.Duration(float64(beaconTurn) * float64(s.beacon.self) / (1 << 64))
+	turn := time.Duration(float64(beaconTurn) * float64(s.beacon.ownRank) / (1 << 64))
 	return s.beacon.heard.Add(beaconLife + turn)
 }
 
-// tendBeacon floods the own beacon when it is due, and takes the place of an
+// refreshBeacon floods the own beacon when it is due, and takes the place of an
 // owner that is gone.
-func (s *State) tendBeacon(now time.Time) {
+func (s *State) refreshBeacon(now time.Time) {
 	if due := s.beaconDue(); due.IsZero() || now.Before(due) {
 		return
 	}
-	if !s.owning() {
-		s.giveUp()
-		s.own(now)
+	if !s.isOwner() {
+		s.retireOwner()
+		s.becomeOwner(now)
 	}
 	s.beacon.next = now.Add(beaconInterval)
-	s.emit(Renew{}) // the answer is flooded
+	s.emit(RenewRecord{}) // the answer is flooded
 }
 
-// giveUp remembers the owner, whose beacon is not heard any more, so that a stale one
+// retireOwner remembers the owner, whose beacon is not heard any more, so that a stale one
 // does not bring it back.
-func (s *State) giveUp() {
+func (s *State) retireOwner() {
 	s.beacon.former = append(s.beacon.former, s.Tag())
 	if len(s.beacon.former) > maxFormer {
 		s.beacon.former = s.beacon.former[1:]
 	}
 }
 
-// own makes this node the owner.
-func (s *State) own(now time.Time) {
-	s.setOwner(now, s.contact())
-	s.beacon.rank = s.beacon.self
+// becomeOwner makes this node the owner.
+func (s *State) becomeOwner(now time.Time) {
+	s.setOwner(now, s.ownContact())
+	s.beacon.rank = s.beacon.ownRank
 	s.beacon.next = now.Add(beaconInterval)
 }
 
 func (s *State) setOwner(now time.Time, c Contact) {
 	if s.beacon.owner.ID != c.ID {
 		s.beacon.since = now
-		s.mingle(now)
+		s.swapSoon(now)
 	}
 	s.beacon.owner, s.beacon.heard = c, now
 }
 
-// sealed takes the own record.
-func (s *State) sealed(now time.Time, in Sealed) {
-	s.record, s.beacon.record = in.Record, in.Seq
-	if s.owning() {
-		s.setOwner(now, s.contact())
-		s.flood(s.beacon.owner, "")
+// handleRecordRenewed takes the own record.
+func (s *State) handleRecordRenewed(now time.Time, in RecordRenewed) {
+	s.record, s.beacon.ownSeq = in.Record, in.Seq
+	if s.isOwner() {
+		s.setOwner(now, s.ownContact())
+		s.floodBeacon(s.beacon.owner, "")
 	}
 }
 
-// contact is this node as others are told of it.
-func (s *State) contact() Contact {
-	return Contact{ID: s.cfg.Self, Record: s.record, Seq: s.beacon.record}
+// ownContact is this node as others are told of it.
+func (s *State) ownContact() Contact {
+	return Contact{ID: s.cfg.Self, Record: s.record, Seq: s.beacon.ownSeq}
 }
 
-// hearBeacon handles a beacon that a neighbour passed on.
-func (s *State) hearBeacon(now time.Time, from *link, owner Contact) {
+// handleBeacon handles a beacon that a neighbour passed on.
+func (s *State) handleBeacon(now time.Time, from *link, owner Contact) {
 	b := &s.beacon
 	if owner.ID == s.cfg.Self || owner.ID == "" {
 		return
@@ -149,7 +149,7 @@ func (s *State) hearBeacon(now time.Time, from *link, owner Contact) {
 	if owner.ID == b.owner.ID {
 		if owner.Seq > b.owner.Seq {
 			s.setOwner(now, owner)
-			s.flood(owner, from.ID)
+			s.floodBeacon(owner, from.ID)
 		}
 		return
 	}
@@ -158,38 +158,38 @@ func (s *State) hearBeacon(now time.Time, from *link, owner Contact) {
 		return
 	}
 	r := rank(owner.ID)
-	gone := !s.owning() && now.Sub(b.heard) >= beaconLife
+	gone := !s.isOwner() && now.Sub(b.heard) >= beaconLife
 	switch {
 	case gone:
-		s.giveUp() // it was another's turn to follow
+		s.retireOwner() // it was another's turn to follow
 	case r > b.rank:
 		// Our part has a better one, which from has not heard of.
-		if now.Sub(from.toldAt) >= beaconInterval {
-			s.tellBeacon(now, from)
+		if now.Sub(from.beaconSentAt) >= beaconInterval {
+			s.sendBeacon(now, from)
 		}
 		return
 	case now.Sub(b.since) >= beaconLife:
-		s.book.hope(now) // two parts have come together
+		s.book.retryLost(now) // two parts have come together
 	}
 	s.setOwner(now, owner)
 	b.rank = r
-	s.flood(owner, from.ID)
+	s.floodBeacon(owner, from.ID)
 }
 
-// tellBeacon says to a neighbour which beacon is heard here.
-func (s *State) tellBeacon(now time.Time, l *link) {
+// sendBeacon says to a neighbour which beacon is heard here.
+func (s *State) sendBeacon(now time.Time, l *link) {
 	if len(s.beacon.owner.Record) > 0 {
-		l.toldAt = now
+		l.beaconSentAt = now
 		s.send(l.Contact, Beacon{Owner: s.beacon.owner})
 	}
 }
 
-func (s *State) flood(owner Contact, except peer.ID) {
+func (s *State) floodBeacon(owner Contact, except peer.ID) {
 	if len(owner.Record) == 0 {
 		return
 	}
 	for _, l := range s.links {
-		if l.phase == up && l.ID != except {
+		if l.phase == linked && l.ID != except {
 			s.send(l.Contact, Beacon{Owner: owner})
 		}
 	}

@@ -63,7 +63,7 @@ func TestLowestHashOwnsTheBeacon(t *testing.T) {
 	if got := c.s.Tag(); got != (Tag{best, 1}) {
 		t.Errorf("the tag is %v, want %v as of 1", got, best)
 	}
-	if got := c.s.Network().Since; !got.Equal(c.now) {
+	if got := c.s.View().Since; !got.Equal(c.now) {
 		t.Errorf("since %v, want now", got)
 	}
 }
@@ -74,7 +74,7 @@ func TestWorseBeaconIsAnswered(t *testing.T) {
 	worse := beaconOf(higher[0], 5)
 	c := newFlood(t)
 	c.now = c.now.Add(beaconInterval) // they were told when they were linked
-	c.s.Step(c.now, Sealed{Record: []byte("me"), Seq: 101})
+	c.s.Step(c.now, RecordRenewed{Record: []byte("me"), Seq: 101})
 	c.s.Step(c.now, Tick{})
 	c.from("a", worse, "beacon a of me 101")
 	c.from("a", worse)
@@ -89,9 +89,9 @@ func TestOwnerRepeatsItsBeacon(t *testing.T) {
 	c := newFlood(t)
 	seq := uint64(100)
 	c.react = func(o Output) Input {
-		if _, ok := o.(Renew); ok {
+		if _, ok := o.(RenewRecord); ok {
 			seq++
-			return Sealed{Record: []byte("me"), Seq: seq}
+			return RecordRenewed{Record: []byte("me"), Seq: seq}
 		}
 		return nil
 	}
@@ -125,7 +125,7 @@ func TestOwnerIsFollowed(t *testing.T) {
 	if got := c.s.Tag().ID; got != "me" {
 		t.Fatalf("the tag is still %s's", got)
 	}
-	c.in(Sealed{Record: []byte("me"), Seq: 102}, "beacon a of me 102", "beacon b of me 102", "beacon c of me 102")
+	c.in(RecordRenewed{Record: []byte("me"), Seq: 102}, "beacon a of me 102", "beacon b of me 102", "beacon c of me 102")
 	c.from("b", beaconOf(lower[0], 5))
 	c.from("b", beaconOf(lower[0], 6), fmt.Sprintf("beacon a of %s 6", string(lower[0])), fmt.Sprintf("beacon c of %s 6", string(lower[0])))
 }
@@ -169,7 +169,7 @@ func TestTurns(t *testing.T) {
 // than 15 seconds.
 func TestForeign(t *testing.T) {
 	c := newSeedless(t, 0, 5, 0)
-	c.in(Sealed{Record: []byte("me"), Seq: 1e12})
+	c.in(RecordRenewed{Record: []byte("me"), Seq: 1e12})
 	c.settle()
 	lag := uint64(beaconLag)
 	for tag, want := range map[Tag]bool{
@@ -182,7 +182,7 @@ func TestForeign(t *testing.T) {
 		{"me", 1e12 - lag - 1}: true,
 		{"me", 1<<64 - 1}:      true,
 	} {
-		if got := c.s.foreign(tag); got != want {
+		if got := c.s.inOtherPart(tag); got != want {
 			t.Errorf("foreign(%v) is %v", tag, got)
 		}
 	}
@@ -264,7 +264,7 @@ func TestForeignNodeMet(t *testing.T) {
 	}
 
 	c := newSeedless(t, 2, 5, 1, "a")
-	c.s.walkAt = c.now.Add(time.Hour)
+	c.s.nextWalks = c.now.Add(time.Hour)
 	c.settle()
 	c.in(Learned{Contact: node("x")}, "request x")
 	c.from("x", Reject{Reason: ReasonFull, Tag: foreign}, "refused x (its peer list is full)", "request x urgently")
@@ -283,7 +283,7 @@ func TestForeignNodeThatParted(t *testing.T) {
 	}
 	c.link("x", 1)
 	c.from("x", Leave{Reason: ReasonMoved}, "unlinked x (the link was handed over to another peer)")
-	c.pass(apart-time.Millisecond, "a")
+	c.pass(relinkCooldown-time.Millisecond, "a")
 	if met() != 0 {
 		t.Error("asked within thirty seconds")
 	}

@@ -16,40 +16,40 @@ const (
 	// maxLost bounds the addresses that did not answer: all known ones of the time
 	// before a cut, and as many that were tried since.
 	maxLost = 256
-	// refusedPause is half of the longest time before a node that had no room is
+	// fullPause is half of the longest time before a node that had no room is
 	// asked again.
-	refusedPause = 4 * time.Second
-	// loneAgain is how soon a lone node asks one again that had no room.
-	loneAgain = 2 * time.Second
+	fullPause = 4 * time.Second
+	// isolatedAskAgain is how soon a lone node asks one again that had no room.
+	isolatedAskAgain = 2 * time.Second
 )
 
 // The pause before a lost address is tried again doubles, with each attempt, or
 // with each eighth for a former neighbour: that may be on the other side of a cut,
 // while another may never have been there.
 var (
-	lonePause      = pauses{time.Second, 8 * time.Second, 1} // promise 5
-	neighbourPause = pauses{8 * time.Second, 64 * time.Second, 8}
-	strangerPause  = pauses{30 * time.Second, 10 * time.Minute, 1}
+	isolatedBackoff = backoff{time.Second, 8 * time.Second, 1} // promise 5
+	neighborBackoff = backoff{8 * time.Second, 64 * time.Second, 8}
+	unknownBackoff  = backoff{30 * time.Second, 10 * time.Minute, 1}
 )
 
-type pauses struct {
+type backoff struct {
 	first, last time.Duration
-	tries       int // before it doubles
+	perStep     int // before it doubles
 }
 
-func (p pauses) after(fails int) time.Duration {
-	return min(p.first<<min(max(fails-1, 0)/p.tries, 10), p.last)
+func (p backoff) after(fails int) time.Duration {
+	return min(p.first<<min(max(fails-1, 0)/p.perStep, 10), p.last)
 }
 
 // An entry is an address we might link to.
 type entry struct {
 	Contact
-	signed    []ma.Multiaddr // those of Addrs that are in the record
-	neighbour bool           // it was one
-	fails     int            // attempts in vain since it was last heard; not zero: it is lost
-	retryAt   time.Time      // no attempt before
-	tried     time.Time      // the last attempt
-	checked   time.Time      // the last attempt or word of its own
+	signedAddrs []ma.Multiaddr // those of Addrs that are in the record
+	wasNeighbor bool           // it was one
+	fails       int            // attempts in vain since it was last heard; not zero: it is lost
+	retryAt     time.Time      // no attempt before
+	lastTry     time.Time      // the last attempt
+	lastCheck   time.Time      // the last attempt or word of its own
 }
 
 // A book holds the known and the lost addresses in the order they came: slices,
@@ -65,7 +65,7 @@ type book struct {
 	lost  []*entry
 }
 
-func find(list []*entry, id peer.ID) *entry {
+func findEntry(list []*entry, id peer.ID) *entry {
 	for _, e := range list {
 		if e.ID == id {
 			return e
@@ -74,15 +74,15 @@ func find(list []*entry, id peer.ID) *entry {
 	return nil
 }
 
-// knows returns the known address of a node, or nil.
-func (b *book) knows(id peer.ID) *entry { return find(b.known, id) }
+// findKnown returns the known address of a node, or nil.
+func (b *book) findKnown(id peer.ID) *entry { return findEntry(b.known, id) }
 
-// get returns the known or lost address of a node, or nil.
-func (b *book) get(id peer.ID) *entry {
-	if e := b.knows(id); e != nil {
+// find returns the known or lost address of a node, or nil.
+func (b *book) find(id peer.ID) *entry {
+	if e := b.findKnown(id); e != nil {
 		return e
 	}
-	return find(b.lost, id)
+	return findEntry(b.lost, id)
 }
 
 // update takes what is newer in c.
@@ -90,7 +90,7 @@ func (e *entry) update(c Contact) {
 	if len(c.Record) > 0 && c.Seq >= e.Seq {
 		e.Record, e.Seq = c.Record, c.Seq
 		if len(c.Addrs) > 0 {
-			e.Addrs, e.signed = c.Addrs, c.Addrs
+			e.Addrs, e.signedAddrs = c.Addrs, c.Addrs
 		}
 	}
 	switch {
@@ -99,7 +99,7 @@ func (e *entry) update(c Contact) {
 	case len(c.Record) == 0 && len(c.Addrs) > 0:
 		// Whoever says it, on the local network or in a rendezvous, may be wrong.
 		e.Addrs = slices.Clone(c.Addrs)
-		for _, a := range e.signed {
+		for _, a := range e.signedAddrs {
 			if !ma.Contains(e.Addrs, a) {
 				e.Addrs = append(e.Addrs, a)
 			}
@@ -112,31 +112,31 @@ func (b *book) learn(c Contact) {
 	if c.ID == b.self || c.ID == "" || len(c.Record) == 0 && len(c.Addrs) == 0 {
 		return
 	}
-	if e := b.get(c.ID); e != nil {
+	if e := b.find(c.ID); e != nil {
 		e.update(c)
 		return
 	}
 	e := &entry{}
 	e.ID = c.ID
 	e.update(c)
-	b.add(e)
+	b.addKnown(e)
 }
 
-// heard notes that c itself was heard, and has moved it to the known ones if it
+// markAlive notes that c itself was heard, and has moved it to the known ones if it
 // can be dialled.
-func (b *book) heard(c Contact, now time.Time) {
-	if e := find(b.lost, c.ID); e != nil {
+func (b *book) markAlive(c Contact, now time.Time) {
+	if e := findEntry(b.lost, c.ID); e != nil {
 		b.lost = slices.DeleteFunc(b.lost, func(x *entry) bool { return x == e })
-		b.add(e)
+		b.addKnown(e)
 	}
 	b.learn(c)
-	if e := b.knows(c.ID); e != nil {
-		e.fails, e.checked = 0, now
+	if e := b.findKnown(c.ID); e != nil {
+		e.fails, e.lastCheck = 0, now
 	}
 }
 
-// add makes room for e at the cost of a random other one, as HyParView does.
-func (b *book) add(e *entry) {
+// addKnown makes room for e at the cost of a random other one, as HyParView does.
+func (b *book) addKnown(e *entry) {
 	if len(b.known) >= maxKnown {
 		i := b.rand.IntN(len(b.known))
 		b.known = slices.Delete(b.known, i, i+1)
@@ -144,49 +144,49 @@ func (b *book) add(e *entry) {
 	b.known = append(b.known, e)
 }
 
-// linked notes that c is a neighbour now.
-func (b *book) linked(c Contact, now time.Time) {
-	b.heard(c, now)
-	if e := b.knows(c.ID); e != nil {
-		e.neighbour = true
+// markNeighbor notes that c is a neighbour now.
+func (b *book) markNeighbor(c Contact, now time.Time) {
+	b.markAlive(c, now)
+	if e := b.findKnown(c.ID); e != nil {
+		e.wasNeighbor = true
 	}
 }
 
-// failed notes an attempt in vain, or the loss of a neighbour: the address is lost
+// markFailed notes an attempt in vain, or the loss of a neighbour: the address is lost
 // until it is heard again. vary spreads the next attempt.
-func (b *book) failed(id peer.ID, now time.Time, vary func(time.Duration) time.Duration) {
-	e := b.knows(id)
+func (b *book) markFailed(id peer.ID, now time.Time, vary func(time.Duration) time.Duration) {
+	e := b.findKnown(id)
 	if e != nil {
 		b.known = slices.DeleteFunc(b.known, func(x *entry) bool { return x == e })
 		if len(b.lost) >= maxLost {
-			b.drop()
+			b.evictLost()
 		}
 		b.lost = append(b.lost, e)
-	} else if e = find(b.lost, id); e == nil {
+	} else if e = findEntry(b.lost, id); e == nil {
 		return
 	}
 	e.fails++
-	pause := strangerPause
-	if e.neighbour {
-		pause = neighbourPause
+	pause := unknownBackoff
+	if e.wasNeighbor {
+		pause = neighborBackoff
 	}
 	e.retryAt = now.Add(vary(pause.after(e.fails)))
 }
 
-// hope lets all lost ones be tried again, as fast as that is allowed, and the first
+// retryLost lets all lost ones be tried again, as fast as that is allowed, and the first
 // attempts in vain count for nothing.
-func (b *book) hope(now time.Time) {
+func (b *book) retryLost(now time.Time) {
 	for _, e := range b.lost {
 		e.fails, e.retryAt = 1, now.Add(time.Duration(b.rand.Int64N(int64(time.Second)))) // in random order
 	}
 }
 
-// drop makes room among the lost: who failed most goes, strangers first.
-func (b *book) drop() {
+// evictLost makes room among the lost: who failed most goes, strangers first.
+func (b *book) evictLost() {
 	worst := 0
 	for i, e := range b.lost {
 		w := b.lost[worst]
-		if w.neighbour && !e.neighbour || w.neighbour == e.neighbour && e.fails > w.fails {
+		if w.wasNeighbor && !e.wasNeighbor || w.wasNeighbor == e.wasNeighbor && e.fails > w.fails {
 			worst = i
 		}
 	}
@@ -199,8 +199,8 @@ func (b *book) remove(id peer.ID) {
 	b.lost = slices.DeleteFunc(b.lost, gone)
 }
 
-// due returns the known ones that may be asked for a link now, in random order.
-func (b *book) due(now time.Time, usable func(*entry) bool) (list []*entry) {
+// dueKnown returns the known ones that may be asked for a link now, in random order.
+func (b *book) dueKnown(now time.Time, usable func(*entry) bool) (list []*entry) {
 	for _, e := range b.known {
 		if !now.Before(e.retryAt) && usable(e) {
 			list = append(list, e)
@@ -210,36 +210,36 @@ func (b *book) due(now time.Time, usable func(*entry) bool) (list []*entry) {
 	return list
 }
 
-// lone returns when a node without links may ask e.
-func (e *entry) lone() time.Time {
+// isolatedRetryAt returns when a node without links may ask e.
+func (e *entry) isolatedRetryAt() time.Time {
 	switch {
-	case e.tried.IsZero():
+	case e.lastTry.IsZero():
 		return time.Time{}
 	case e.fails > 0:
-		return e.tried.Add(lonePause.after(e.fails - 1)) // the first was no attempt of the lone node
+		return e.lastTry.Add(isolatedBackoff.after(e.fails - 1)) // the first was no attempt of the lone node
 	}
-	return e.tried.Add(loneAgain)
+	return e.lastTry.Add(isolatedAskAgain)
 }
 
-// alone lets everybody be tried again at once.
-func (b *book) alone() {
+// retryAll lets everybody be tried again at once.
+func (b *book) retryAll() {
 	for _, list := range [][]*entry{b.known, b.lost} {
 		for _, e := range list {
-			e.tried, e.fails = time.Time{}, min(e.fails, 1)
+			e.lastTry, e.fails = time.Time{}, min(e.fails, 1)
 		}
 	}
 }
 
-// untried tells whether somebody was not asked since the node is alone.
-func (b *book) untried(usable func(*entry) bool) bool {
-	fresh := func(e *entry) bool { return e.tried.IsZero() && usable(e) }
+// hasUntried tells whether somebody was not asked since the node is alone.
+func (b *book) hasUntried(usable func(*entry) bool) bool {
+	fresh := func(e *entry) bool { return e.lastTry.IsZero() && usable(e) }
 	return slices.ContainsFunc(b.known, fresh) || slices.ContainsFunc(b.lost, fresh)
 }
 
-// dueLone returns all that a lone node may ask now: the known in random order, then
+// dueIsolated returns all that a lone node may ask now: the known in random order, then
 // the lost, former neighbours and those whose last attempt is longest ago first.
-func (b *book) dueLone(now time.Time, usable func(*entry) bool) (list []*entry) {
-	rested := func(e *entry) bool { return !now.Before(e.lone()) && usable(e) }
+func (b *book) dueIsolated(now time.Time, usable func(*entry) bool) (list []*entry) {
+	rested := func(e *entry) bool { return !now.Before(e.isolatedRetryAt()) && usable(e) }
 	for _, e := range b.known {
 		if rested(e) {
 			list = append(list, e)
@@ -253,26 +253,26 @@ func (b *book) dueLone(now time.Time, usable func(*entry) bool) (list []*entry) 
 		}
 	}
 	slices.SortStableFunc(list[known:], func(a, b *entry) int {
-		if a.neighbour != b.neighbour {
-			return bit(b.neighbour) - bit(a.neighbour)
+		if a.wasNeighbor != b.wasNeighbor {
+			return bit(b.wasNeighbor) - bit(a.wasNeighbor)
 		}
-		return a.tried.Compare(b.tried)
+		return a.lastTry.Compare(b.lastTry)
 	})
 	return list
 }
 
-// stalest returns the known one of which nothing was heard for longest.
-func (b *book) stalest(usable func(*entry) bool) (worst *entry) {
+// stalestKnown returns the known one of which nothing was heard for longest.
+func (b *book) stalestKnown(usable func(*entry) bool) (worst *entry) {
 	for _, e := range b.known {
-		if usable(e) && (worst == nil || e.checked.Before(worst.checked)) {
+		if usable(e) && (worst == nil || e.lastCheck.Before(worst.lastCheck)) {
 			worst = e
 		}
 	}
 	return worst
 }
 
-// dueLost returns the lost one that should be tried first.
-func (b *book) dueLost(usable func(*entry) bool) (first *entry) {
+// nextLost returns the lost one that should be tried first.
+func (b *book) nextLost(usable func(*entry) bool) (first *entry) {
 	for _, e := range b.lost {
 		if usable(e) && (first == nil || e.retryAt.Before(first.retryAt)) {
 			first = e

@@ -27,8 +27,8 @@ func unreachable(ids ...peer.ID) func(Output) Input {
 // lose makes x a lost address, and a former neighbour if it was one.
 func (c *script) lose(x peer.ID, neighbour bool) {
 	c.s.book.learn(node(x))
-	c.s.book.get(x).neighbour = neighbour
-	c.s.book.failed(x, c.now, c.s.vary)
+	c.s.book.find(x).wasNeighbor = neighbour
+	c.s.book.markFailed(x, c.now, c.s.spread)
 }
 
 // TestHearsayDoesNotReplaceWhatIsSigned: where somebody else says that a node is comes
@@ -65,7 +65,7 @@ func TestHearsayDoesNotReplaceWhatIsSigned(t *testing.T) {
 		for _, p := range step.want {
 			want = append(want, at(p))
 		}
-		if got := c.s.book.knows("x").Addrs; !slices.EqualFunc(got, want, ma.Multiaddr.Equal) {
+		if got := c.s.book.findKnown("x").Addrs; !slices.EqualFunc(got, want, ma.Multiaddr.Equal) {
 			t.Errorf("told %v as of %d: %v, want %v", step.told.Addrs, step.told.Seq, got, want)
 		}
 	}
@@ -85,7 +85,7 @@ func TestHearsayDoesNotRaiseTheDead(t *testing.T) {
 		c := newSeedless(t, 0, 5, 1, "a")
 		c.lose("x", true)
 		c.s.Step(c.now, Received{From: Contact{ID: "a"}, Message: in})
-		if e := find(c.s.book.lost, "x"); e == nil || e.Seq != 2 || find(c.s.book.known, "x") != nil {
+		if e := findEntry(c.s.book.lost, "x"); e == nil || e.Seq != 2 || findEntry(c.s.book.known, "x") != nil {
 			t.Errorf("%s: lost is %v, want x as of 2", name, e)
 		}
 	}
@@ -96,7 +96,7 @@ func TestHearsayDoesNotRaiseTheDead(t *testing.T) {
 		c := newSeedless(t, 0, 5, 1, "a")
 		c.lose("x", true)
 		c.s.Step(c.now, Received{From: Contact{ID: "x"}, Message: in})
-		if e := find(c.s.book.known, "x"); e == nil || e.fails != 0 || find(c.s.book.lost, "x") != nil {
+		if e := findEntry(c.s.book.known, "x"); e == nil || e.fails != 0 || findEntry(c.s.book.lost, "x") != nil {
 			t.Errorf("its own %s: known is %v, want x without failures", name, e)
 		}
 	}
@@ -133,7 +133,7 @@ func TestLostTakeTurns(t *testing.T) {
 	for _, x := range []peer.ID{"x", "y", "z"} {
 		c.lose(x, true)
 	}
-	c.s.book.hope(c.now)
+	c.s.book.retryLost(c.now)
 	times, got := sends[Shuffle](c.pass(6*time.Second, "a"))
 	tried := map[peer.ID]bool{}
 	var last time.Time
@@ -141,8 +141,8 @@ func TestLostTakeTurns(t *testing.T) {
 		if send.To.ID == "a" {
 			continue
 		}
-		if pause := times[i].Sub(last); pause < lostEvery {
-			t.Errorf("the next after %v, want %v", pause, lostEvery)
+		if pause := times[i].Sub(last); pause < lostCheckInterval {
+			t.Errorf("the next after %v, want %v", pause, lostCheckInterval)
 		}
 		tried[send.To.ID], last = true, times[i]
 	}
@@ -164,13 +164,13 @@ func TestLoneNodeTriesEverybody(t *testing.T) {
 		}
 		return answer(o)
 	}
-	log := append(c.feed(Gone{Peer: "a"}), c.pass(time.Minute)...)
+	log := append(c.feed(Disconnected{Peer: "a"}), c.pass(time.Minute)...)
 	x, _ := sends[Request](only("x", log))
 	c.pauses(x, 0, 1, 2, 4, 8, 8)
 	y, _ := sends[Request](only("y", log))
 	c.pauses(y, 0, 2, 2, 2, 2)
 
 	c.link("b", 1)
-	x, _ = sends[Request](only("x", append(c.feed(Gone{Peer: "b"}), c.pass(time.Minute)...)))
+	x, _ = sends[Request](only("x", append(c.feed(Disconnected{Peer: "b"}), c.pass(time.Minute)...)))
 	c.pauses(x, 0, 1, 2, 4, 8, 8) // the next time anew
 }

@@ -30,7 +30,7 @@ func refuse(o Output) Input {
 func TestSuspectIsReplaced(t *testing.T) {
 	c := newSeedless(t, 1, 2, 1, "a")
 	c.s.book.learn(node("x"))
-	if _, got := sends[Request](c.pass(suspect - time.Millisecond)); len(got) != 0 {
+	if _, got := sends[Request](c.pass(suspectTimeout - time.Millisecond)); len(got) != 0 {
 		t.Errorf("asked before: %v", got)
 	}
 	c.after(time.Millisecond, "request x")
@@ -39,7 +39,7 @@ func TestSuspectIsReplaced(t *testing.T) {
 	}
 	c.from("x", Accept{Session: Session{2}}, "pending x")
 	c.from("a", Keepalive{})
-	if got := c.s.used(); got != 2 {
+	if got := c.s.occupied(); got != 2 {
 		t.Errorf("%d places taken when the suspect is back, want 2", got)
 	}
 }
@@ -48,12 +48,12 @@ func TestSuspectIsReplaced(t *testing.T) {
 // stay within max+2.
 func TestSuspectsLeaveRoomUpToMaxAndTwo(t *testing.T) {
 	c := newSeedless(t, 0, 3, 1, "a", "b", "c")
-	c.pass(suspect)
+	c.pass(suspectTimeout)
 	c.link("d", 1)
 	c.link("e", 1)
 	c.from("f", Request{Session: Session{2}, Network: "home", Degree: 0}, "reject f (its peer list is full) 2")
-	if c.s.Degree() != 5 || c.s.used() != 2 {
-		t.Errorf("%d links, %d places taken; want 5 and 2", c.s.Degree(), c.s.used())
+	if c.s.Degree() != 5 || c.s.occupied() != 2 {
+		t.Errorf("%d links, %d places taken; want 5 and 2", c.s.Degree(), c.s.occupied())
 	}
 }
 
@@ -75,7 +75,7 @@ func TestSlowRequestHoldsBackNoOther(t *testing.T) {
 		c.learn(test.known)
 		for i, want := range test.want {
 			if i > 0 {
-				if _, early := sends[Request](c.pass(hedge-time.Millisecond, test.neighbours...)); len(early) != 0 {
+				if _, early := sends[Request](c.pass(hedgeDelay-time.Millisecond, test.neighbours...)); len(early) != 0 {
 					t.Errorf("%d links, second %d: %d asked early", len(test.neighbours), i, len(early))
 				}
 			}
@@ -84,7 +84,7 @@ func TestSlowRequestHoldsBackNoOther(t *testing.T) {
 				t.Errorf("%d links, second %d: %d asked, want %d", len(test.neighbours), i, len(got), want)
 			}
 		}
-		if n := c.s.count(asking); n != test.most {
+		if n := c.s.count(requested); n != test.most {
 			t.Errorf("%d links: %d under way, want %d", len(test.neighbours), n, test.most)
 		}
 	}
@@ -101,7 +101,7 @@ func TestLoneNodeCalmsDown(t *testing.T) {
 	most := 0
 	for range 60 {
 		c.pass(time.Second)
-		most = max(most, c.s.count(asking))
+		most = max(most, c.s.count(requested))
 	}
 	if most != maxDials {
 		t.Errorf("%d under way, want %d", most, maxDials)
@@ -138,7 +138,7 @@ func TestNeedyAsksUrgently(t *testing.T) {
 		refused := 0
 		c.react = func(o Output) Input {
 			if send, ok := o.(Send); ok {
-				if m, ok := send.Message.(Request); ok && m.Urgent != (refused >= vainRequests && len(neighbours) == 1) {
+				if m, ok := send.Message.(Request); ok && m.Urgent != (refused >= maxVainRequests && len(neighbours) == 1) {
 					t.Errorf("%d links: urgent is %v after %d refusals", len(neighbours), m.Urgent, refused)
 				}
 			}
@@ -160,7 +160,7 @@ func TestAskedToMakeRoom(t *testing.T) {
 	c := newSeedless(t, 2, 5, 3, "a", "b")
 	c.from("a", Handover{})
 	c.link("c", 3)
-	c.pass(suspect, "a", "b")
+	c.pass(suspectTimeout, "a", "b")
 	c.from("a", Handover{}) // c is silent
 	c.from("c", Keepalive{Degree: 3})
 	c.from("a", Handover{}, "leave a (its peer list is full)", "unlinked a (its peer list is full)")

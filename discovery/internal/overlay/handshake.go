@@ -9,8 +9,8 @@ import (
 
 // This file is the life of one link: asked for, agreed, standing, ended.
 
-// received handles a message of a peer.
-func (s *State) received(now time.Time, from Contact, m Message) {
+// handleMessage handles a message of a peer.
+func (s *State) handleMessage(now time.Time, from Contact, m Message) {
 	if from.ID == s.cfg.Self {
 		return
 	}
@@ -21,15 +21,15 @@ func (s *State) received(now time.Time, from Contact, m Message) {
 			l.Addrs = from.Addrs
 		}
 	} else {
-		from = s.known(from)
+		from = s.withKnownAddrs(from)
 	}
 	switch m := m.(type) {
 	case Request:
 		from.Record = m.Record
-		s.judge(now, from, l, m)
+		s.handleRequest(now, from, l, m)
 	case Accept:
-		s.contacts(m.Contacts)
-		if l == nil || l.phase != asking {
+		s.learnContacts(m.Contacts)
+		if l == nil || l.phase != requested {
 			if l == nil {
 				s.send(from, Leave{Reason: ReasonTimeout})
 			}
@@ -39,102 +39,102 @@ func (s *State) received(now time.Time, from Contact, m Message) {
 			l.Record, l.Seq = m.Record, from.Seq
 		}
 		l.session, l.degree = m.Session, m.Degree
-		l.rtt, l.exchanged = now.Sub(l.since), m.Exchange
+		l.rtt, l.leavingReplaced = now.Sub(l.since), m.Exchange
 		if l.swap && s.link(l.leaving.ID) == nil {
-			l.swap, l.beyond = false, false // who was to be left has gone by itself
+			l.swap, l.overflow = false, false // who was to be left has gone by itself
 		}
-		enough := s.used() > s.cfg.Min && !l.keep && len(l.tokens) == 0
-		if !l.beyond && (enough || !s.room(0)) || !s.room(over) {
-			s.forget(l)
-			s.added(l, ReasonFull, "") // with tokens it is for want of room
-			s.book.heard(l.Contact, now)
+		enough := s.occupied() > s.cfg.Min && !l.wanted && len(l.tokens) == 0
+		if !l.overflow && (enough || !s.hasRoom(0)) || !s.hasRoom(maxOverflow) {
+			s.removeLink(l)
+			s.answerAdds(l, ReasonFull, "") // with tokens it is for want of room
+			s.book.markAlive(l.Contact, now)
 			s.send(l.Contact, Leave{Reason: ReasonEnough})
 			return
 		}
-		s.agree(now, l)
+		s.markAccepted(now, l)
 	case Reject:
-		s.contacts(m.Contacts)
-		if l != nil && l.phase == asking {
-			s.refused(now, l, m.Reason, m.Network)
+		s.learnContacts(m.Contacts)
+		if l != nil && l.phase == requested {
+			s.handleRefusal(now, l, m.Reason, m.Network)
 			if m.Reason == ReasonFull && !l.urgent && !l.manual {
-				s.met(now, l.Contact, m.Tag)
+				s.joinOtherPart(now, l.Contact, m.Tag)
 			}
 		}
 	case Ready:
-		if l == nil || l.phase == asking {
+		if l == nil || l.phase == requested {
 			s.send(from, Leave{Reason: ReasonUnknown})
 			return
 		}
 		l.degree = m.Degree
-		if l.ready == nil {
-			l.ready = &m
-			s.complete(now, l)
+		if l.peerReady == nil {
+			l.peerReady = &m
+			s.completeHandshake(now, l)
 		}
 	case Keepalive:
 		switch {
 		case l == nil:
 			s.send(from, Leave{Reason: ReasonUnknown})
-		case l.phase == up:
-			l.degree, l.stamp, l.stampAt = m.Degree, m.Stamp, now
-			if rtt := now.Sub(s.epoch) - m.Echo - m.Hold; m.Echo > 0 && rtt > 0 {
+		case l.phase == linked:
+			l.degree, l.peerStamp, l.peerStampAt = m.Degree, m.Stamp, now
+			if rtt := now.Sub(s.started) - m.Echo - m.Hold; m.Echo > 0 && rtt > 0 {
 				l.rtt = rtt
 			}
 		}
 	case Leave:
-		s.contacts(m.Contacts)
+		s.learnContacts(m.Contacts)
 		if l != nil {
-			s.left(now, l, m.Reason)
+			s.handleLeave(now, l, m.Reason)
 			if m.Reason == ReasonSwapped {
-				s.swapped(now, m.Contacts)
+				s.handleSwappedOut(now, m.Contacts)
 			}
 		}
 	case Walk:
-		if l != nil && l.phase == up && l.allow(now, 1) {
-			s.walk(now, l, m)
+		if l != nil && l.phase == linked && l.allowWalk(now, 1) {
+			s.handleWalk(now, l, m)
 		}
 	case Handover:
-		if l != nil && l.phase == up {
-			s.takeOver(now, l, m.To)
+		if l != nil && l.phase == linked {
+			s.handleHandover(now, l, m.To)
 		}
 	case Shuffle:
-		s.shuffled(now, from, l, m)
+		s.handleShuffle(now, from, l, m)
 	case ShuffleReply:
-		s.shuffleReplied(now, from, l, m)
+		s.handleShuffleReply(now, from, l, m)
 	case Beacon:
-		if l != nil && l.phase == up {
-			s.hearBeacon(now, l, m.Owner)
+		if l != nil && l.phase == linked {
+			s.handleBeacon(now, l, m.Owner)
 		}
 	case Lookup:
-		s.lookedUp(now, l, m)
+		s.handleLookup(now, l, m)
 	case Found:
-		s.found(now, l, m)
+		s.handleFound(now, l, m)
 	}
 }
 
-// judge answers the wish of a peer to be linked.
-func (s *State) judge(now time.Time, from Contact, l *link, m Request) {
+// handleRequest answers the wish of a peer to be linked.
+func (s *State) handleRequest(now time.Time, from Contact, l *link, m Request) {
 	if m.Network != s.cfg.Network {
 		s.send(from, Reject{Reason: ReasonNetwork, Network: s.cfg.Network})
 		return
 	}
-	if l != nil && l.phase != asking {
+	if l != nil && l.phase != requested {
 		if l.session == m.Session && l.phase == accepted {
-			s.send(from, s.accept(l)) // our first answer was lost, or requests crossed
+			s.send(from, s.acceptMessage(l)) // our first answer was lost, or requests crossed
 			return
 		}
 		// It does not know our link any more: what we have is half of one.
-		s.end(now, l, ReasonRestarted)
+		s.endLink(now, l, ReasonRestarted)
 		l = nil
 	}
-	lone := m.Degree == 0 || m.Urgent || s.foreign(m.Tag) && !m.Manual
+	lone := m.Degree == 0 || m.Urgent || s.inOtherPart(m.Tag) && !m.Manual
 	exchange := false
 	switch {
-	case s.apart(now, from.ID) && m.Degree > 0 && !m.Manual && s.used() > 0:
-		s.reject(from, ReasonRecent)
+	case s.coolingDown(now, from.ID) && m.Degree > 0 && !m.Manual && s.occupied() > 0:
+		s.reject(from, ReasonCooldown)
 		return
-	case s.room(0):
-	case lone && s.room(over):
-	case s.exchangeable(now, from, m.Leaving):
+	case s.hasRoom(0):
+	case lone && s.hasRoom(maxOverflow):
+	case s.canExchange(now, from, m.Leaving):
 		exchange = true
 	default:
 		s.reject(from, ReasonFull)
@@ -148,28 +148,28 @@ func (s *State) judge(now time.Time, from Contact, l *link, m Request) {
 	}
 	l.session, l.degree, l.manual = m.Session, m.Degree, l.manual || m.Manual
 	if exchange {
-		l.swap, l.leaving, l.beyond = true, m.Leaving, true
+		l.swap, l.leaving, l.overflow = true, m.Leaving, true
 	}
-	s.agree(now, l)
-	s.send(from, s.accept(l))
+	s.markAccepted(now, l)
+	s.send(from, s.acceptMessage(l))
 }
 
-func (s *State) accept(l *link) Accept {
+func (s *State) acceptMessage(l *link) Accept {
 	return Accept{
-		Session: s.cfg.Session, Record: s.record, Degree: s.count(up), Exchange: l.leaving.ID != "", Contacts: s.some(redirects, l.ID),
+		Session: s.cfg.Session, Record: s.record, Degree: s.count(linked), Exchange: l.leaving.ID != "", Contacts: s.sampleContacts(redirectSize, l.ID),
 	}
 }
 
 // reject refuses a link. The asker is worth knowing all the same: it is the one that
 // the next asker is best sent to.
 func (s *State) reject(to Contact, why Reason) {
-	s.book.heard(to, s.now)
-	s.send(to, Reject{Reason: why, Tag: s.told(), Contacts: s.some(redirects, to.ID)})
+	s.book.markAlive(to, s.now)
+	s.send(to, Reject{Reason: why, Tag: s.advertisedTag(), Contacts: s.sampleContacts(redirectSize, to.ID)})
 }
 
-// known completes c, of whom only the ID may be known, with what the book has.
-func (s *State) known(c Contact) Contact {
-	if e := s.book.get(c.ID); e != nil && len(c.Record) == 0 {
+// withKnownAddrs completes c, of whom only the ID may be known, with what the book has.
+func (s *State) withKnownAddrs(c Contact) Contact {
+	if e := s.book.find(c.ID); e != nil && len(c.Record) == 0 {
 		c.Record, c.Seq = e.Record, e.Seq
 		if len(c.Addrs) == 0 {
 			c.Addrs = e.Addrs
@@ -178,208 +178,208 @@ func (s *State) known(c Contact) Contact {
 	return c
 }
 
-// agree moves a link on to where both let each other onto the topic.
-func (s *State) agree(now time.Time, l *link) {
+// markAccepted moves a link on to where both let each other onto the topic.
+func (s *State) markAccepted(now time.Time, l *link) {
 	l.phase, l.since, l.heard = accepted, now, now
-	l.probeAt = now.Add(probeInterval)
-	s.book.heard(l.Contact, now)
+	l.nextProbe = now.Add(probeInterval)
+	s.book.markAlive(l.Contact, now)
 	s.emit(Pending{Peer: l.ID})
 }
 
-func (s *State) onTopic(now time.Time, id peer.ID, present bool) {
+func (s *State) handleOnTopic(now time.Time, id peer.ID, present bool) {
 	l := s.link(id)
-	if l == nil || l.phase == asking || l.onTopic == present {
+	if l == nil || l.phase == requested || l.onTopic == present {
 		return
 	}
 	l.onTopic = present
 	switch {
-	case !present && l.phase == up:
-		l.deafSince = now
+	case !present && l.phase == linked:
+		l.offTopicSince = now
 	case present:
-		l.deafSince = time.Time{}
+		l.offTopicSince = time.Time{}
 		if !l.readySent {
 			l.readySent = true
-			s.send(l.Contact, Ready{Degree: s.count(up)})
+			s.send(l.Contact, Ready{Degree: s.count(linked)})
 		}
-		s.complete(now, l)
+		s.completeHandshake(now, l)
 	}
 }
 
-// complete makes the link stand once both sides said that they are ready.
-func (s *State) complete(now time.Time, l *link) {
-	if l.phase != accepted || !l.readySent || l.ready == nil || !l.onTopic {
+// completeHandshake makes the link stand once both sides said that they are ready.
+func (s *State) completeHandshake(now time.Time, l *link) {
+	if l.phase != accepted || !l.readySent || l.peerReady == nil || !l.onTopic {
 		return
 	}
-	if l.swap && !s.exchange(now, l) {
-		s.leave(now, l, ReasonEnough)
+	if l.swap && !s.finishSwap(now, l) {
+		s.leaveLink(now, l, ReasonEnough)
 		return
 	}
-	l.phase, l.since, l.heard = up, now, now
+	l.phase, l.since, l.heard = linked, now, now
 	// The first keepalive follows soon, as it measures the round trip; the others
 	// are spread over the interval.
-	l.keepAt = now.Add(s.jitter(keepaliveInterval / 4))
-	s.walkVain, s.refusals, s.refusedInRow = 0, 0, 0
-	s.book.linked(l.Contact, now)
-	s.emit(Linked{Peer: l.ID, Addrs: l.Addrs, Greeting: l.ready.Greeting})
-	s.added(l, ReasonNone, "")
-	s.degreeChanged(now)
-	s.tellBeacon(now, l)
-	if old := s.link(l.instead); old != nil && old.phase == up {
-		s.leave(now, old, ReasonMoved)
+	l.nextKeepalive = now.Add(s.jitter(keepaliveInterval / 4))
+	s.vainRounds, s.refusals, s.refusalsInRow = 0, 0, 0
+	s.book.markNeighbor(l.Contact, now)
+	s.emit(Linked{Peer: l.ID, Addrs: l.Addrs, Greeting: l.peerReady.Greeting})
+	s.answerAdds(l, ReasonNone, "")
+	s.announceDegree(now)
+	s.sendBeacon(now, l)
+	if old := s.link(l.replaces); old != nil && old.phase == linked {
+		s.leaveLink(now, old, ReasonMoved)
 	}
-	l.instead = ""
-	if s.swapping.next.IsZero() {
-		s.mingle(now)
+	l.replaces = ""
+	if s.swaps.next.IsZero() {
+		s.swapSoon(now)
 	}
 }
 
-// forget takes the link out of the list.
-func (s *State) forget(l *link) {
+// removeLink takes the link out of the list.
+func (s *State) removeLink(l *link) {
 	s.links = slices.DeleteFunc(s.links, func(x *link) bool { return x == l })
 }
 
-// end drops a link because of a fault: it may be set up again at once.
-func (s *State) end(now time.Time, l *link, why Reason) {
-	s.forget(l)
-	s.added(l, why, "")
-	if l.phase == asking {
+// endLink drops a link because of a fault: it may be set up again at once.
+func (s *State) endLink(now time.Time, l *link, why Reason) {
+	s.removeLink(l)
+	s.answerAdds(l, why, "")
+	if l.phase == requested {
 		return
 	}
-	if why.fault() && why != ReasonRestarted && why != ReasonDeaf && why != ReasonUnknown {
-		s.book.failed(l.ID, now, s.vary)
-	} else if e := s.book.get(l.ID); e != nil && e.retryAt.Before(now) {
+	if why.isFault() && why != ReasonRestarted && why != ReasonOffTopic && why != ReasonUnknown {
+		s.book.markFailed(l.ID, now, s.spread)
+	} else if e := s.book.find(l.ID); e != nil && e.retryAt.Before(now) {
 		e.retryAt = now.Add(s.jitter(time.Second))
 	}
-	s.emit(Unlinked{Peer: l.ID, Reason: why, Was: l.phase == up})
+	s.emit(Unlinked{Peer: l.ID, Reason: why, WasLinked: l.phase == linked})
 	for _, x := range slices.Clone(s.links) {
-		if x.instead == l.ID { // what x was to take the place of is gone already
-			x.instead, x.beyond = "", false
-			if x.phase == accepted && !s.room(1) {
-				s.leave(now, x, ReasonEnough)
+		if x.replaces == l.ID { // what x was to take the place of is gone already
+			x.replaces, x.overflow = "", false
+			if x.phase == accepted && !s.hasRoom(1) {
+				s.leaveLink(now, x, ReasonEnough)
 			}
 		}
 	}
-	if l.phase == up {
-		s.degreeChanged(now)
-		s.seedUnlinked(now, l.ID, why)
+	if l.phase == linked {
+		s.announceDegree(now)
+		s.noteSeedUnlinked(now, l.ID, why)
 		if s.Degree() == 0 {
-			s.alone(now)
+			s.startRejoin(now)
 		}
 	}
 }
 
-// leave ends a link on purpose and tells the peer.
-func (s *State) leave(now time.Time, l *link, why Reason) {
+// leaveLink ends a link on purpose and tells the peer.
+func (s *State) leaveLink(now time.Time, l *link, why Reason) {
 	var contacts []Contact
 	if why == ReasonMoved || why == ReasonFull {
-		contacts = s.some(redirects, l.ID)
+		contacts = s.sampleContacts(redirectSize, l.ID)
 	}
-	s.leaveTo(now, l, why, contacts)
+	s.leaveLinkWith(now, l, why, contacts)
 }
 
-// leaveTo ends a link on purpose and names others to the peer.
-func (s *State) leaveTo(now time.Time, l *link, why Reason, contacts []Contact) {
+// leaveLinkWith ends a link on purpose and names others to the peer.
+func (s *State) leaveLinkWith(now time.Time, l *link, why Reason, contacts []Contact) {
 	s.send(l.Contact, Leave{Reason: why, Contacts: contacts})
-	if l.phase == up && !why.fault() {
-		s.part(now, l.ID)
+	if l.phase == linked && !why.isFault() {
+		s.startCooldown(now, l.ID)
 	}
-	s.end(now, l, why)
+	s.endLink(now, l, why)
 }
 
-// left handles the peer's wish to end the link.
-func (s *State) left(now time.Time, l *link, why Reason) {
-	if l.phase == asking {
-		s.refused(now, l, why, "")
+// handleLeave handles the peer's wish to end the link.
+func (s *State) handleLeave(now time.Time, l *link, why Reason) {
+	if l.phase == requested {
+		s.handleRefusal(now, l, why, "")
 		return
 	}
 	switch {
 	case why == ReasonClosed:
 		// It may be restarted.
-		s.end(now, l, why)
-		s.book.failed(l.ID, now, s.vary)
+		s.endLink(now, l, why)
+		s.book.markFailed(l.ID, now, s.spread)
 		return
-	case l.phase == up && !why.fault():
-		s.part(now, l.ID)
+	case l.phase == linked && !why.isFault():
+		s.startCooldown(now, l.ID)
 	}
-	s.end(now, l, why)
+	s.endLink(now, l, why)
 }
 
-// part notes that the pair parted without a fault.
-func (s *State) part(now time.Time, id peer.ID) {
-	s.parted = slices.DeleteFunc(s.parted, func(p parting) bool { return p.id == id || now.Sub(p.at) >= apart })
-	s.parted = append(s.parted, parting{id, now})
+// startCooldown notes that the pair parted without a fault.
+func (s *State) startCooldown(now time.Time, id peer.ID) {
+	s.partings = slices.DeleteFunc(s.partings, func(p parting) bool { return p.id == id || now.Sub(p.at) >= relinkCooldown })
+	s.partings = append(s.partings, parting{id, now})
 }
 
-// apart tells whether the pair parted a moment ago.
-func (s *State) apart(now time.Time, id peer.ID) bool {
-	return slices.ContainsFunc(s.parted, func(p parting) bool { return p.id == id && now.Sub(p.at) < apart })
+// coolingDown tells whether the pair parted a moment ago.
+func (s *State) coolingDown(now time.Time, id peer.ID) bool {
+	return slices.ContainsFunc(s.partings, func(p parting) bool { return p.id == id && now.Sub(p.at) < relinkCooldown })
 }
 
-// fault tells whether a link that ended so may be set up again at once.
-func (r Reason) fault() bool {
+// isFault tells whether a link that ended so may be set up again at once.
+func (r Reason) isFault() bool {
 	return r != ReasonMoved && r != ReasonFull && r != ReasonEnough && r != ReasonDropped && r != ReasonClosed &&
 		r != ReasonSwapped
 }
 
-// refused ends a request of ours that was answered with no.
-func (s *State) refused(now time.Time, l *link, why Reason, network string) {
-	s.forget(l)
-	s.seedRefused(l.ID, why)
+// handleRefusal ends a request of ours that was answered with no.
+func (s *State) handleRefusal(now time.Time, l *link, why Reason, network string) {
+	s.removeLink(l)
+	s.noteSeedRefused(l.ID, why)
 	if why == ReasonNetwork || why == ReasonSelf || why == ReasonProtocol {
 		s.book.remove(l.ID)
 	} else {
-		s.book.heard(l.Contact, now)
-		if e := s.book.get(l.ID); e != nil {
-			pause := refusedPause
-			if why == ReasonRecent {
-				pause = apart / 3
+		s.book.markAlive(l.Contact, now)
+		if e := s.book.find(l.ID); e != nil {
+			pause := fullPause
+			if why == ReasonCooldown {
+				pause = relinkCooldown / 3
 			}
 			e.retryAt = now.Add(s.jitter(pause))
 		}
-		s.refusals = s.forgiven(now) + 1
-		s.refusedAt = now
-		s.refusedInRow++
+		s.refusals = s.activeRefusals(now) + 1
+		s.lastRefusal = now
+		s.refusalsInRow++
 	}
 	s.emit(Refused{Peer: l.ID, Reason: why, Network: network})
-	s.added(l, why, network)
+	s.answerAdds(l, why, network)
 }
 
-// added answers the Adds that wait for the link.
-func (s *State) added(l *link, why Reason, network string) {
+// answerAdds answers the Adds that wait for the link.
+func (s *State) answerAdds(l *link, why Reason, network string) {
 	for _, token := range l.tokens {
 		s.emit(Added{Token: token, Peer: l.ID, Reason: why, Network: network})
 	}
 	l.tokens = nil
 }
 
-// forgiven returns the refusals that still count.
-func (s *State) forgiven(now time.Time) float64 {
-	return max(0, s.refusals-now.Sub(s.refusedAt).Seconds()/s.refusalPause().Seconds())
+// activeRefusals returns the refusals that still count.
+func (s *State) activeRefusals(now time.Time) float64 {
+	return max(0, s.refusals-now.Sub(s.lastRefusal).Seconds()/s.refusalPause().Seconds())
 }
 
 func (s *State) refusalPause() time.Duration {
-	if s.lonely() {
-		return refusalPauseLone
+	if s.isolated() {
+		return isolatedRefusalPause
 	}
 	return refusalPause
 }
 
-func (s *State) unreachable(now time.Time, id peer.ID, why Reason) {
+func (s *State) handleUnreachable(now time.Time, id peer.ID, why Reason) {
 	l := s.link(id)
-	if checked := s.checkFailed(now, id); !checked && (l == nil || l.phase == asking) {
-		s.book.failed(id, now, s.vary)
+	if checked := s.failCheck(now, id); !checked && (l == nil || l.phase == requested) {
+		s.book.markFailed(id, now, s.spread)
 	}
 	switch {
 	case l == nil:
-	case l.phase == asking:
-		s.forget(l)
-		s.seedRefused(id, why)
+	case l.phase == requested:
+		s.removeLink(l)
+		s.noteSeedRefused(id, why)
 		if why == ReasonProtocol {
 			s.book.remove(id)
 		}
 		s.emit(Refused{Peer: id, Reason: why})
-		s.added(l, why, "")
+		s.answerAdds(l, why, "")
 	default:
-		s.end(now, l, why)
+		s.endLink(now, l, why)
 	}
 }

@@ -14,10 +14,10 @@ const (
 	maxTTL = 16
 	// maxPath is the longest way a message is answered on.
 	maxPath = maxTTL + 1
-	// answerTime is how long the next round waits when an answer has come, as it
+	// answerPause is how long the next round waits when an answer has come, as it
 	// may turn out to be out of date.
-	answerTime = 3 * time.Second
-	maxSearch  = 64 // at once; others wait for their turn
+	answerPause = 3 * time.Second
+	maxSearches = 64 // at once; others wait for their turn
 )
 
 // rounds are the walks of a search: a handful, then as many as it takes to ask nearly
@@ -33,20 +33,20 @@ var rounds = []struct {
 	{8, 16, 2 * time.Second},
 }
 
-type search struct {
+type findState struct {
 	target peer.ID
 	token  uint64
 	round  int
 	next   time.Time
 }
 
-// find begins a search.
-func (s *State) find(now time.Time, in Find) {
-	if l := s.link(in.Target); l != nil && l.phase == up {
+// startFind begins a search.
+func (s *State) startFind(now time.Time, in Find) {
+	if l := s.link(in.Target); l != nil && l.phase == linked {
 		s.emit(Located{Token: in.Token, Contact: l.Contact, Done: true})
 		return
 	}
-	e := s.book.get(in.Target)
+	e := s.book.find(in.Target)
 	if in.Target == s.cfg.Self || e == nil && s.Degree() == 0 {
 		s.emit(Located{Token: in.Token, Done: true})
 		return
@@ -55,39 +55,39 @@ func (s *State) find(now time.Time, in Find) {
 		s.emit(Located{Token: in.Token, Contact: e.Contact, Done: true})
 		return
 	}
-	x := &search{target: in.Target, token: in.Token, next: now}
+	x := &findState{target: in.Target, token: in.Token, next: now}
 	if e != nil {
 		s.emit(Located{Token: in.Token, Contact: e.Contact})
 		if e.fails == 0 {
-			x.next = now.Add(answerTime)
+			x.next = now.Add(answerPause)
 		}
 	}
 	s.searches = append(s.searches, x)
 }
 
-// enough ends a search.
-func (s *State) enough(token uint64) {
-	s.searches = slices.DeleteFunc(s.searches, func(x *search) bool { return x.token == token })
+// endFind ends a search.
+func (s *State) endFind(token uint64) {
+	s.searches = slices.DeleteFunc(s.searches, func(x *findState) bool { return x.token == token })
 }
 
-// search sends the walks that are due.
-func (s *State) search(now time.Time) {
-	for _, x := range slices.Clone(s.underWay()) {
+// sendLookups sends the walks that are due.
+func (s *State) sendLookups(now time.Time) {
+	for _, x := range slices.Clone(s.activeSearches()) {
 		if now.Before(x.next) {
 			continue
 		}
 		if x.round == len(rounds) {
-			s.enough(x.token)
+			s.endFind(x.token)
 			s.emit(Located{Token: x.token, Done: true})
 			continue
 		}
 		r := rounds[x.round]
 		x.round++
 		x.next = now.Add(r.wait)
-		m := Lookup{Path: []peer.ID{s.cfg.Self}, TTL: r.ttl, Token: x.token, Target: x.target, Origin: s.contact()}
+		m := Lookup{Path: []peer.ID{s.cfg.Self}, TTL: r.ttl, Token: x.token, Target: x.target, Origin: s.ownContact()}
 		var ups []*link
 		for _, l := range s.links {
-			if l.phase == up {
+			if l.phase == linked {
 				ups = append(ups, l)
 			}
 		}
@@ -98,46 +98,46 @@ func (s *State) search(now time.Time) {
 	}
 }
 
-func (s *State) underWay() []*search { return s.searches[:min(len(s.searches), maxSearch)] }
+func (s *State) activeSearches() []*findState { return s.searches[:min(len(s.searches), maxSearches)] }
 
-func (s *State) searchDue() (t time.Time) {
-	for _, x := range s.underWay() {
+func (s *State) lookupsDue() (t time.Time) {
+	for _, x := range s.activeSearches() {
 		t = earlier(t, x.next)
 	}
 	return t
 }
 
-// lookedUp handles a Lookup: answers it, or passes it on.
-func (s *State) lookedUp(now time.Time, l *link, m Lookup) {
-	if l == nil || l.phase != up || !s.goodPath(m.Path, l.ID) || m.Origin.ID != m.Path[0] || !l.allow(now, lookupCost) {
+// handleLookup handles a Lookup: answers it, or passes it on.
+func (s *State) handleLookup(now time.Time, l *link, m Lookup) {
+	if l == nil || l.phase != linked || !s.validPath(m.Path, l.ID) || m.Origin.ID != m.Path[0] || !l.allowWalk(now, lookupCost) {
 		return
 	}
 	answer := func(c Contact) { s.send(l.Contact, Found{Path: m.Path[:len(m.Path)-1], Token: m.Token, Target: c}) }
 	if m.Target == s.cfg.Self {
-		answer(s.contact())
-		s.emit(Call{To: m.Origin})
+		answer(s.ownContact())
+		s.emit(DialBack{To: m.Origin})
 		return
 	}
 	pass := func(to *link) {
 		m.Path, m.TTL = append(slices.Clone(m.Path), s.cfg.Self), m.TTL-1
 		s.send(to.Contact, m)
 	}
-	if t := s.link(m.Target); t != nil && t.phase == up {
+	if t := s.link(m.Target); t != nil && t.phase == linked {
 		pass(t) // it knows best, and may have to call back
 		return
 	}
-	if e := s.book.knows(m.Target); e != nil && len(e.Record) > 0 {
+	if e := s.book.findKnown(m.Target); e != nil && len(e.Record) > 0 {
 		answer(e.Contact)
 		return
 	}
-	if next := s.neighbour(m.Path...); next != nil && m.TTL > 1 {
+	if next := s.randomNeighbor(m.Path...); next != nil && m.TTL > 1 {
 		pass(next)
 	}
 }
 
-func (s *State) found(now time.Time, l *link, m Found) {
+func (s *State) handleFound(now time.Time, l *link, m Found) {
 	if len(m.Path) > 0 {
-		if next := s.back(l, m.Path); next != nil {
+		if next := s.returnHop(l, m.Path); next != nil {
 			m.Path = m.Path[:len(m.Path)-1]
 			s.send(next.Contact, m)
 		}
@@ -145,7 +145,7 @@ func (s *State) found(now time.Time, l *link, m Found) {
 	}
 	for _, x := range s.searches {
 		if x.token == m.Token && x.target == m.Target.ID {
-			x.next = now.Add(answerTime)
+			x.next = now.Add(answerPause)
 			s.book.learn(m.Target)
 			s.emit(Located{Token: x.token, Contact: m.Target})
 			return

@@ -29,8 +29,8 @@ func TestFindKnown(t *testing.T) {
 	c.lose("y", false)
 	c.in(Find{Target: "x", Token: 1}, "located 1: x")
 	c.in(Find{Target: "y", Token: 2}, "located 2: y", "lookup a of y by [me] for 4", "lookup a of y by [me] for 4")
-	c.in(Enough{Token: 2})
-	if _, got := sends[Lookup](c.pass(answerTime-time.Millisecond, "a")); len(got) != 0 {
+	c.in(EndFind{Token: 2})
+	if _, got := sends[Lookup](c.pass(answerPause-time.Millisecond, "a")); len(got) != 0 {
 		t.Errorf("asked too early: %v", got)
 	}
 	if _, got := sends[Lookup](c.pass(time.Millisecond, "a")); len(got) != 2 {
@@ -69,23 +69,23 @@ func TestSearch(t *testing.T) {
 func TestSearchesWaitForTheirTurn(t *testing.T) {
 	c := newSeedless(t, 0, 5, 1, "a")
 	c.s.book.learn(node("known"))
-	for i := range maxSearch {
+	for i := range maxSearches {
 		c.feed(Find{Target: peer.ID(fmt.Sprint("x", i)), Token: uint64(i)})
 	}
 	c.in(Find{Target: "known", Token: 1000}, "located 1000: known")
 	c.in(Find{Target: "y", Token: 1001})
-	if next := c.s.searchDue(); next.IsZero() {
+	if next := c.s.lookupsDue(); next.IsZero() {
 		t.Error("nothing is due")
 	}
-	c.in(Enough{Token: 3})
-	c.in(Enough{Token: 4}, "lookup a of y by [me] for 4", "lookup a of y by [me] for 4")
+	c.in(EndFind{Token: 3})
+	c.in(EndFind{Token: 4}, "lookup a of y by [me] for 4", "lookup a of y by [me] for 4")
 }
 
 // TestEnoughEndsTheSearch: nothing more is sent, or said.
 func TestEnoughEndsTheSearch(t *testing.T) {
 	c := newSeedless(t, 0, 5, 1, "a")
 	c.feed(Find{Target: "x", Token: 1})
-	c.in(Enough{Token: 1})
+	c.in(EndFind{Token: 1})
 	log := c.pass(9*time.Second, "a")
 	if _, got := sends[Lookup](log); len(got) != 0 {
 		t.Errorf("sent %v", got)
@@ -100,11 +100,11 @@ func TestFound(t *testing.T) {
 	c.feed(Find{Target: "x", Token: 1})
 	c.from("a", Found{Token: 2, Target: node("x")})
 	c.from("a", Found{Token: 1, Target: node("y")})
-	if c.s.book.get("y") != nil {
+	if c.s.book.find("y") != nil {
 		t.Error("learned from an answer to no question")
 	}
 	c.from("a", Found{Token: 1, Target: node("x")}, "located 1: x")
-	if _, got := sends[Lookup](c.pass(answerTime-time.Millisecond, "a")); len(got) != 0 {
+	if _, got := sends[Lookup](c.pass(answerPause-time.Millisecond, "a")); len(got) != 0 {
 		t.Errorf("the next round came at once: %v", got)
 	}
 	if _, got := sends[Lookup](c.pass(time.Millisecond, "a")); len(got) == 0 {

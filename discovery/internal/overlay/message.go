@@ -32,7 +32,7 @@ const (
 	ReasonFull               // no room
 	ReasonNetwork            // the nodes belong to networks of different names
 	ReasonSelf               // the address belongs to the asker itself
-	ReasonRecent             // the pair parted less than thirty seconds ago
+	ReasonCooldown           // the pair parted less than thirty seconds ago
 	ReasonEnough             // the asker found enough links meanwhile
 	ReasonClosed             // the node is closing
 	ReasonDropped            // the user closed the peer
@@ -43,7 +43,7 @@ const (
 	ReasonUnreachable        // it could not be dialled, or a message not be sent
 	ReasonTimeout            // the handshake took too long
 	ReasonRestarted          // the peer came back as a new process, or anew
-	ReasonDeaf               // the peer left the pubsub topic
+	ReasonOffTopic           // the peer left the pubsub topic
 	ReasonProtocol           // the node does not speak this protocol
 	ReasonSwapped            // exchanged for another; the contact has lost one likewise
 	ReasonRelayed            // it was reached through a relay, and not directly
@@ -55,7 +55,7 @@ var reasonText = [...]string{
 	ReasonFull:        "its peer list is full",
 	ReasonNetwork:     "it belongs to another network",
 	ReasonSelf:        "it is this node itself",
-	ReasonRecent:      "the two nodes parted a moment ago",
+	ReasonCooldown:    "the two nodes parted a moment ago",
 	ReasonEnough:      "enough peers were found meanwhile",
 	ReasonClosed:      "the node was closed",
 	ReasonDropped:     "the peer was closed",
@@ -66,7 +66,7 @@ var reasonText = [...]string{
 	ReasonUnreachable: "it could not be reached",
 	ReasonTimeout:     "the handshake was not completed in time",
 	ReasonRestarted:   "it was restarted",
-	ReasonDeaf:        "it left the topic",
+	ReasonOffTopic:    "it left the topic",
 	ReasonProtocol:    "it is not a smokesignal node",
 	ReasonSwapped:     "the link was exchanged for one to another peer",
 	ReasonRelayed:     "it was only reached through a relay, no direct connection came about",
@@ -221,8 +221,8 @@ type (
 		Peer   peer.ID
 		Reason Reason
 	}
-	// Gone says that the last connection to the peer was lost.
-	Gone struct{ Peer peer.ID }
+	// Disconnected says that the last connection to the peer was lost.
+	Disconnected struct{ Peer peer.ID }
 	// OnTopic says that the peer announced the topic, or left it.
 	OnTopic struct {
 		Peer    peer.ID
@@ -249,11 +249,11 @@ type (
 		Target peer.ID
 		Token  uint64
 	}
-	// Enough ends a Find.
-	Enough struct{ Token uint64 }
-	// Sealed is the node's own signed peer record: when the addresses have changed,
+	// EndFind ends a Find.
+	EndFind struct{ Token uint64 }
+	// RecordRenewed is the node's own signed peer record: when the addresses have changed,
 	// and as the answer to Renew with a higher number than before.
-	Sealed struct {
+	RecordRenewed struct {
 		Record []byte
 		Seq    uint64
 	}
@@ -272,24 +272,24 @@ type (
 	Close struct{}
 )
 
-func (Tick) input()        {}
-func (Received) input()    {}
-func (Unreachable) input() {}
-func (Gone) input()        {}
-func (OnTopic) input()     {}
-func (SeedFound) input()   {}
-func (SeedFailed) input()  {}
-func (SeedSelf) input()    {}
-func (SeedLost) input()    {}
-func (SeedHeard) input()   {}
-func (Learned) input()     {}
-func (Find) input()        {}
-func (Enough) input()      {}
-func (Sealed) input()      {}
-func (Woke) input()        {}
-func (Add) input()         {}
-func (Drop) input()        {}
-func (Close) input()       {}
+func (Tick) input()          {}
+func (Received) input()      {}
+func (Unreachable) input()   {}
+func (Disconnected) input()  {}
+func (OnTopic) input()       {}
+func (SeedFound) input()     {}
+func (SeedFailed) input()    {}
+func (SeedSelf) input()      {}
+func (SeedLost) input()      {}
+func (SeedHeard) input()     {}
+func (Learned) input()       {}
+func (Find) input()          {}
+func (EndFind) input()       {}
+func (RecordRenewed) input() {}
+func (Woke) input()          {}
+func (Add) input()           {}
+func (Drop) input()          {}
+func (Close) input()         {}
 
 // An Output is something the driver has to do, in the order given.
 type Output interface{ output() }
@@ -314,9 +314,9 @@ type (
 	}
 	// Unlinked ends what Pending or Linked began; Was tells whether it was Linked.
 	Unlinked struct {
-		Peer   peer.ID
-		Reason Reason
-		Was    bool
+		Peer      peer.ID
+		Reason    Reason
+		WasLinked bool
 	}
 	// Refused says why a request of ours came to nothing.
 	Refused struct {
@@ -326,10 +326,10 @@ type (
 	}
 	// AskSeed asks who is at that seed's address; see SeedNext for the next attempt.
 	AskSeed struct{ Seed int }
-	// Renew asks for a Sealed with a new number.
-	Renew struct{}
-	// Call asks to connect to a node that looks for this one; nothing is sent.
-	Call struct{ To Contact }
+	// RenewRecord asks for a Sealed with a new number.
+	RenewRecord struct{}
+	// DialBack asks to connect to a node that looks for this one; nothing is sent.
+	DialBack struct{ To Contact }
 	// Located is an answer to a Find, or with Done and no Contact its end. An
 	// answer may be out of date, so others may follow.
 	Located struct {
@@ -346,14 +346,14 @@ type (
 	}
 )
 
-func (Send) output()     {}
-func (Pending) output()  {}
-func (Probe) output()    {}
-func (Linked) output()   {}
-func (Unlinked) output() {}
-func (Refused) output()  {}
-func (Renew) output()    {}
-func (Call) output()     {}
-func (AskSeed) output()  {}
-func (Located) output()  {}
-func (Added) output()    {}
+func (Send) output()        {}
+func (Pending) output()     {}
+func (Probe) output()       {}
+func (Linked) output()      {}
+func (Unlinked) output()    {}
+func (Refused) output()     {}
+func (RenewRecord) output() {}
+func (DialBack) output()    {}
+func (AskSeed) output()     {}
+func (Located) output()     {}
+func (Added) output()       {}

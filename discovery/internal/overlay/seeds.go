@@ -17,131 +17,131 @@ var seedBackoff = []time.Duration{1 * time.Second, 2 * time.Second, 4 * time.Sec
 // The pause between attempts at a seed while there are links doubles from
 // seedPause to the last.
 const (
-	seedPause     = time.Second
-	lostSeedPause = 8 * time.Second
-	lastSeedPause = 30 * time.Second
+	firstSeedPause   = time.Second
+	maxLostSeedPause = 8 * time.Second
+	maxSeedPause     = 30 * time.Second
 )
 
-type seed struct {
-	id   peer.ID
-	self bool
-	busy bool // an attempt is under way
-	met  bool // it was reached and did not turn us down
-	lost bool // the watchdog does not hear it any more
-	gone bool // the link to it has ended, and it was not reached since
-	try  int
-	next time.Time
+type seedState struct {
+	id       peer.ID
+	self     bool
+	asked    bool // an attempt is under way
+	reached  bool // it was reached and did not turn us down
+	lost     bool // the watchdog does not hear it any more
+	unlinked bool // the link to it has ended, and it was not reached since
+	tries    int
+	next     time.Time
 }
 
-func (x *seed) wanted() bool { return !x.self && !x.busy && (!x.met || x.lost) }
+func (x *seedState) isWanted() bool { return !x.self && !x.asked && (!x.reached || x.lost) }
 
-// alone starts the way back: everything known and all seeds may be tried now.
-func (s *State) alone(now time.Time) {
-	s.seedTry, s.seedsAt = 0, now
-	s.book.alone()
+// startRejoin starts the way back: everything known and all seeds may be tried now.
+func (s *State) startRejoin(now time.Time) {
+	s.seedRound, s.nextSeedRound = 0, now
+	s.book.retryAll()
 }
 
-// trySeeds asks for the seeds that are due.
-func (s *State) trySeeds(now time.Time) {
-	if s.lonely() {
-		if s.seedsAt.IsZero() && s.used() == 0 {
-			s.alone(now)
+// askSeeds asks for the seeds that are due.
+func (s *State) askSeeds(now time.Time) {
+	if s.isolated() {
+		if s.nextSeedRound.IsZero() && s.occupied() == 0 {
+			s.startRejoin(now)
 		}
-		if s.seedsAt.IsZero() || now.Before(s.seedsAt) {
+		if s.nextSeedRound.IsZero() || now.Before(s.nextSeedRound) {
 			return
 		}
-		s.seedsAt = now.Add(s.vary(seedBackoff[min(s.seedTry, len(seedBackoff)-1)]))
-		s.seedTry++
+		s.nextSeedRound = now.Add(s.spread(seedBackoff[min(s.seedRound, len(seedBackoff)-1)]))
+		s.seedRound++
 		for i, x := range s.seeds {
 			if !x.self {
-				x.next = s.seedsAt
+				x.next = s.nextSeedRound
 				s.askSeed(i, x)
 			}
 		}
 		return
 	}
 	for i, x := range s.seeds {
-		if x.wanted() && !now.Before(x.next) {
-			pause := lastSeedPause
+		if x.isWanted() && !now.Before(x.next) {
+			pause := maxSeedPause
 			if x.lost {
-				pause = lostSeedPause
+				pause = maxLostSeedPause
 			}
-			x.next = now.Add(s.vary(min(seedPause<<min(x.try, 10), pause)))
-			x.try++
+			x.next = now.Add(s.spread(min(firstSeedPause<<min(x.tries, 10), pause)))
+			x.tries++
 			s.askSeed(i, x)
 		}
 	}
 }
 
-func (s *State) askSeed(i int, x *seed) {
-	if !x.busy {
-		x.busy = true
+func (s *State) askSeed(i int, x *seedState) {
+	if !x.asked {
+		x.asked = true
 		s.emit(AskSeed{Seed: i})
 	}
 }
 
 func (s *State) seedsDue() (t time.Time) {
-	if s.lonely() {
-		return s.seedsAt
+	if s.isolated() {
+		return s.nextSeedRound
 	}
 	for _, x := range s.seeds {
-		if x.wanted() {
+		if x.isWanted() {
 			t = earlier(t, x.next)
 		}
 	}
 	return t
 }
 
-// seedFound links to a seed: when there is room, and in any case when it was lost,
+// handleSeedFound links to a seed: when there is room, and in any case when it was lost,
 // since it may be in another part of a split network.
-func (s *State) seedFound(now time.Time, in SeedFound) {
+func (s *State) handleSeedFound(now time.Time, in SeedFound) {
 	x := s.seeds[in.Seed]
-	x.busy = false
+	x.asked = false
 	if in.Contact.ID == s.cfg.Self {
 		x.self = true
 		return
 	}
-	merge := x.lost || x.gone
-	x.id, x.met, x.gone = in.Contact.ID, true, false
-	s.book.heard(in.Contact, now)
+	merge := x.lost || x.unlinked
+	x.id, x.reached, x.unlinked = in.Contact.ID, true, false
+	s.book.markAlive(in.Contact, now)
 	if s.link(x.id) != nil || s.cfg.Max == 0 {
 		return
 	}
-	if merge || s.room(0) {
-		l := s.ask(now, in.Contact, merge)
-		l.keep, l.beyond = true, merge
+	if merge || s.hasRoom(0) {
+		l := s.requestLink(now, in.Contact, merge)
+		l.wanted, l.overflow = true, merge
 	}
 }
 
 func (s *State) setSeedLost(now time.Time, i int, lost bool) {
 	if x := s.seeds[i]; x.lost != lost {
-		x.lost, x.try, x.next = lost, 0, now
-		x.met = x.met || !lost
+		x.lost, x.tries, x.next = lost, 0, now
+		x.reached = x.reached || !lost
 	}
 }
 
-// seedUnlinked looks for a seed that was a neighbour and has ceased to be one other
+// noteSeedUnlinked looks for a seed that was a neighbour and has ceased to be one other
 // than on purpose: a seed without seeds of its own depends on others to call it
 // when it was restarted.
-func (s *State) seedUnlinked(now time.Time, id peer.ID, why Reason) {
-	if !why.fault() && why != ReasonClosed {
+func (s *State) noteSeedUnlinked(now time.Time, id peer.ID, why Reason) {
+	if !why.isFault() && why != ReasonClosed {
 		return
 	}
 	for _, x := range s.seeds {
 		if x.id == id {
-			x.met, x.gone, x.try, x.next = false, true, 0, now.Add(seedPause)
+			x.reached, x.unlinked, x.tries, x.next = false, true, 0, now.Add(firstSeedPause)
 		}
 	}
 }
 
-func (s *State) seedRefused(id peer.ID, why Reason) {
+func (s *State) noteSeedRefused(id peer.ID, why Reason) {
 	// Not ReasonUnreachable: that may be a dial to an identity the seed had before.
 	if why != ReasonNetwork && why != ReasonProtocol && why != ReasonTimeout {
 		return
 	}
 	for _, x := range s.seeds {
 		if x.id == id {
-			x.met = false
+			x.reached = false
 		}
 	}
 }
@@ -150,9 +150,9 @@ func (s *State) seedRefused(id peer.ID, why Reason) {
 func (s *State) SeedNext(i int) time.Time {
 	switch x := s.seeds[i]; {
 	case x.self:
-	case s.lonely():
-		return s.seedsAt
-	case !x.met || x.lost:
+	case s.isolated():
+		return s.nextSeedRound
+	case !x.reached || x.lost:
 		return x.next
 	}
 	return time.Time{}

@@ -74,7 +74,7 @@ func TestSeedThatLeftIsLookedFor(t *testing.T) {
 		c.from("s", Ready{}, "linked s")
 		c.feed(Received{From: node("s"), Message: Leave{Reason: why}})
 		c.link("b", 1) // full again
-		log := c.pass(seedPause, "a", "b")
+		log := c.pass(firstSeedPause, "a", "b")
 		if (len(asks(log)) > 0) != sought {
 			t.Errorf("%v: asked %d times", why, len(asks(log)))
 		}
@@ -123,7 +123,7 @@ func TestWokeResets(t *testing.T) {
 	}
 	c.pass(5*time.Minute, "a")
 	c.pass(12 * time.Second) // a is silent, but not for long enough
-	log := append(c.feed(Woke{}), c.pass(grace-time.Millisecond)...)
+	log := append(c.feed(Woke{}), c.pass(wakeGrace-time.Millisecond)...)
 	if times := asks(log); len(times) == 0 || times[0].Sub(log[0].at) != 0 {
 		t.Error("the seed was not asked at once")
 	}

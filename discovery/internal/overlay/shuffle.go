@@ -16,82 +16,82 @@ const (
 	shuffleSize = 8
 	// shuffleInterval is the pause between walks; the first few come sooner, as
 	// a newcomer knows next to nobody.
-	shuffleInterval = 30 * time.Second
-	shuffleSoon     = 4 * time.Second
-	shufflesSoon    = 5
+	shuffleInterval      = 30 * time.Second
+	earlyShuffleInterval = 4 * time.Second
+	earlyShuffles        = 5
 	// The pause between checks doubles when one answers and halves when not, so
 	// that a book full of dead is cleared in a minute or two.
-	checkFirst = 20 * time.Second
-	checkLeast = time.Second
-	checkMost  = time.Minute
-	// lostEvery bounds the attempts at lost addresses (threats T13: one dial per
+	firstCheckPause = 20 * time.Second
+	minCheckPause   = time.Second
+	maxCheckPause   = time.Minute
+	// lostCheckInterval bounds the attempts at lost addresses (threats T13: one dial per
 	// two seconds).
-	lostEvery = 2 * time.Second
+	lostCheckInterval = 2 * time.Second
 )
 
-type shuffling struct {
-	nextWalk time.Time
-	walks    int
-	asked    bool // a walk was sent whose reply has not come
+type shuffleState struct {
+	nextWalk      time.Time
+	walks         int
+	awaitingReply bool // a walk was sent whose reply has not come
 
-	nextCheck time.Time
-	gap       time.Duration
-	lostAt    time.Time // the next attempt at a lost address may be made
-	checks    []check   // under way
+	nextCheck     time.Time
+	checkPause    time.Duration
+	nextLostCheck time.Time // the next attempt at a lost address may be made
+	checks        []check   // under way
 }
 
 // A check is a known or lost node that was asked for a sign of life.
 type check struct {
-	id        peer.ID
-	at        time.Time
-	neighbour bool // it was one, and was lost
+	id          peer.ID
+	at          time.Time
+	wasNeighbor bool // it was one, and was lost
 }
 
-// shuffle sends what is due.
-func (s *State) shuffle(now time.Time) {
-	sh := &s.shuffling
+// runShuffles sends what is due.
+func (s *State) runShuffles(now time.Time) {
+	sh := &s.shuffles
 	for _, c := range slices.Clone(sh.checks) {
-		if now.Sub(c.at) >= askTimeout {
-			s.checkFailed(now, c.id)
+		if now.Sub(c.at) >= requestTimeout {
+			s.failCheck(now, c.id)
 		}
 	}
 	if s.Degree() == 0 || s.cfg.Min == 0 {
 		return // who is alone asks everybody anyway, who wants nobody no one
 	}
 	if sh.nextCheck.IsZero() {
-		sh.nextCheck = now.Add(s.vary(sh.gap))
+		sh.nextCheck = now.Add(s.spread(sh.checkPause))
 	}
 	if !now.Before(sh.nextWalk) {
 		pause := shuffleInterval
-		if sh.walks++; sh.walks < shufflesSoon {
-			pause = shuffleSoon
+		if sh.walks++; sh.walks < earlyShuffles {
+			pause = earlyShuffleInterval
 		}
-		sh.nextWalk = now.Add(s.vary(pause))
-		if to := s.neighbour(); to != nil {
-			sh.asked = true
+		sh.nextWalk = now.Add(s.spread(pause))
+		if to := s.randomNeighbor(); to != nil {
+			sh.awaitingReply = true
 			s.send(to.Contact, Shuffle{
-				Path: []peer.ID{s.cfg.Self}, TTL: walkTTL, Tag: s.told(), Origin: s.contact(), Contacts: s.some(shuffleSize, to.ID),
+				Path: []peer.ID{s.cfg.Self}, TTL: walkTTL, Tag: s.advertisedTag(), Origin: s.ownContact(), Contacts: s.sampleContacts(shuffleSize, to.ID),
 			})
 		}
 	}
 	if !now.Before(sh.nextCheck) && len(sh.checks) < maxDials/2 {
-		sh.nextCheck = now.Add(s.vary(sh.gap))
-		if e := s.book.stalest(s.unlinked); e != nil {
-			e.checked = now
-			s.check(now, e)
+		sh.nextCheck = now.Add(s.spread(sh.checkPause))
+		if e := s.book.stalestKnown(s.isIdle); e != nil {
+			e.lastCheck = now
+			s.sendCheck(now, e)
 		}
 	}
-	if e := s.book.dueLost(s.unlinked); e != nil && !now.Before(e.retryAt) && !now.Before(sh.lostAt) && len(sh.checks) < maxDials {
-		sh.lostAt = now.Add(lostEvery)
-		s.check(now, e)
+	if e := s.book.nextLost(s.isIdle); e != nil && !now.Before(e.retryAt) && !now.Before(sh.nextLostCheck) && len(sh.checks) < maxDials {
+		sh.nextLostCheck = now.Add(lostCheckInterval)
+		s.sendCheck(now, e)
 	}
 }
 
-func (s *State) shuffleDue() time.Time {
-	sh := &s.shuffling
+func (s *State) shufflesDue() time.Time {
+	sh := &s.shuffles
 	var t time.Time
 	for _, c := range sh.checks {
-		t = earlier(t, c.at.Add(askTimeout))
+		t = earlier(t, c.at.Add(requestTimeout))
 	}
 	if s.Degree() == 0 || s.cfg.Min == 0 {
 		return t
@@ -100,55 +100,55 @@ func (s *State) shuffleDue() time.Time {
 	if len(sh.checks) < maxDials/2 && len(s.book.known) > 0 {
 		t = earlier(t, sh.nextCheck)
 	}
-	if e := s.book.dueLost(s.unlinked); e != nil && len(sh.checks) < maxDials {
-		if at := e.retryAt; at.After(sh.lostAt) {
+	if e := s.book.nextLost(s.isIdle); e != nil && len(sh.checks) < maxDials {
+		if at := e.retryAt; at.After(sh.nextLostCheck) {
 			t = earlier(t, at)
 		} else {
-			t = earlier(t, sh.lostAt)
+			t = earlier(t, sh.nextLostCheck)
 		}
 	}
 	return t
 }
 
-// unlinked tells whether there is no link to e and nothing under way.
-func (s *State) unlinked(e *entry) bool { return s.link(e.ID) == nil && s.checking(e.ID) < 0 }
+// isIdle tells whether there is no link to e and nothing under way.
+func (s *State) isIdle(e *entry) bool { return s.link(e.ID) == nil && s.checkIndex(e.ID) < 0 }
 
-func (s *State) checking(id peer.ID) int {
-	return slices.IndexFunc(s.shuffling.checks, func(c check) bool { return c.id == id })
+func (s *State) checkIndex(id peer.ID) int {
+	return slices.IndexFunc(s.shuffles.checks, func(c check) bool { return c.id == id })
 }
 
-// check asks a node directly, by a shuffle of no hops.
-func (s *State) check(now time.Time, e *entry) {
-	e.tried = now
-	s.shuffling.checks = append(s.shuffling.checks, check{e.ID, now, e.neighbour && e.fails > 0})
+// sendCheck asks a node directly, by a shuffle of no hops.
+func (s *State) sendCheck(now time.Time, e *entry) {
+	e.lastTry = now
+	s.shuffles.checks = append(s.shuffles.checks, check{e.ID, now, e.wasNeighbor && e.fails > 0})
 	s.send(e.Contact, Shuffle{
-		Path: []peer.ID{s.cfg.Self}, Tag: s.told(), Origin: s.contact(), Contacts: s.some(shuffleSize, e.ID),
+		Path: []peer.ID{s.cfg.Self}, Tag: s.advertisedTag(), Origin: s.ownContact(), Contacts: s.sampleContacts(shuffleSize, e.ID),
 	})
 }
 
-// checkFailed reports whether a check of id was under way, and ends it.
-func (s *State) checkFailed(now time.Time, id peer.ID) bool {
-	i := s.checking(id)
+// failCheck reports whether a check of id was under way, and ends it.
+func (s *State) failCheck(now time.Time, id peer.ID) bool {
+	i := s.checkIndex(id)
 	if i < 0 {
 		return false
 	}
-	s.shuffling.checks = slices.Delete(s.shuffling.checks, i, i+1)
-	if s.book.knows(id) != nil { // that a lost one is still lost says nothing of the others
-		s.shuffling.gap = max(s.shuffling.gap/2, checkLeast)
-		s.shuffling.nextCheck = earlier(s.shuffling.nextCheck, now.Add(s.shuffling.gap))
+	s.shuffles.checks = slices.Delete(s.shuffles.checks, i, i+1)
+	if s.book.findKnown(id) != nil { // that a lost one is still lost says nothing of the others
+		s.shuffles.checkPause = max(s.shuffles.checkPause/2, minCheckPause)
+		s.shuffles.nextCheck = earlier(s.shuffles.nextCheck, now.Add(s.shuffles.checkPause))
 	}
-	s.book.failed(id, now, s.vary)
+	s.book.markFailed(id, now, s.spread)
 	return true
 }
 
-// shuffled handles a Shuffle: passes it on, or answers it.
-func (s *State) shuffled(now time.Time, from Contact, l *link, m Shuffle) {
-	if !s.goodPath(m.Path, from.ID) {
+// handleShuffle handles a Shuffle: passes it on, or answers it.
+func (s *State) handleShuffle(now time.Time, from Contact, l *link, m Shuffle) {
+	if !s.validPath(m.Path, from.ID) {
 		return
 	}
-	linked := l != nil && l.phase == up
-	if linked && m.TTL > 0 && l.allow(now, 1) {
-		if next := s.neighbour(m.Path...); next != nil {
+	linked := l != nil && l.phase == linked
+	if linked && m.TTL > 0 && l.allowWalk(now, 1) {
+		if next := s.randomNeighbor(m.Path...); next != nil {
 			m.Path, m.TTL = append(slices.Clone(m.Path), s.cfg.Self), m.TTL-1
 			s.send(next.Contact, m)
 			return
@@ -157,77 +157,77 @@ func (s *State) shuffled(now time.Time, from Contact, l *link, m Shuffle) {
 	if !linked && len(m.Path) > 1 {
 		return // a walk goes over links
 	}
-	reply := ShuffleReply{Path: m.Path[:len(m.Path)-1], Tag: s.told(), Contacts: s.some(shuffleSize, m.Path[0])}
+	reply := ShuffleReply{Path: m.Path[:len(m.Path)-1], Tag: s.advertisedTag(), Contacts: s.sampleContacts(shuffleSize, m.Path[0])}
 	s.send(from, reply)
 	if m.Origin.ID == m.Path[0] {
 		if len(m.Path) == 1 {
 			m.Origin.Addrs = from.Addrs
-			s.book.heard(m.Origin, now)
-			s.met(now, m.Origin, m.Tag)
+			s.book.markAlive(m.Origin, now)
+			s.joinOtherPart(now, m.Origin, m.Tag)
 		} else {
 			s.book.learn(m.Origin) // whose walk came over links, so it is in our part
 		}
 	}
-	s.contacts(m.Contacts)
+	s.learnContacts(m.Contacts)
 }
 
-func (s *State) shuffleReplied(now time.Time, from Contact, l *link, m ShuffleReply) {
+func (s *State) handleShuffleReply(now time.Time, from Contact, l *link, m ShuffleReply) {
 	if len(m.Path) > 0 {
-		if next := s.back(l, m.Path); next != nil {
+		if next := s.returnHop(l, m.Path); next != nil {
 			m.Path = m.Path[:len(m.Path)-1]
 			s.send(next.Contact, m)
 		}
 		return
 	}
-	if i := s.checking(from.ID); i >= 0 {
-		c := s.shuffling.checks[i]
-		s.shuffling.checks = slices.Delete(s.shuffling.checks, i, i+1)
-		known := s.book.knows(from.ID) != nil
-		s.book.heard(from, now)
+	if i := s.checkIndex(from.ID); i >= 0 {
+		c := s.shuffles.checks[i]
+		s.shuffles.checks = slices.Delete(s.shuffles.checks, i, i+1)
+		known := s.book.findKnown(from.ID) != nil
+		s.book.markAlive(from, now)
 		if known {
-			s.shuffling.gap = min(s.shuffling.gap*2, checkMost)
+			s.shuffles.checkPause = min(s.shuffles.checkPause*2, maxCheckPause)
 		}
-		e := s.book.get(from.ID)
+		e := s.book.find(from.ID)
 		switch {
 		case e == nil || l != nil:
-		case s.foreign(m.Tag):
-			s.met(now, e.Contact, m.Tag)
-		case c.neighbour && s.room(0) && s.usable(now)(e):
-			s.ask(now, e.Contact, false).keep = true
+		case s.inOtherPart(m.Tag):
+			s.joinOtherPart(now, e.Contact, m.Tag)
+		case c.wasNeighbor && s.hasRoom(0) && s.usable(now)(e):
+			s.requestLink(now, e.Contact, false).wanted = true
 		}
-	} else if l == nil || !s.shuffling.asked {
+	} else if l == nil || !s.shuffles.awaitingReply {
 		return // nobody asked for it
 	} else {
-		s.shuffling.asked = false
+		s.shuffles.awaitingReply = false
 	}
-	s.contacts(m.Contacts)
+	s.learnContacts(m.Contacts)
 }
 
-// met asks a node for a link which turned out to be in another part of the
+// joinOtherPart asks a node for a link which turned out to be in another part of the
 // network: that joins the two, so it may not be refused.
-func (s *State) met(now time.Time, c Contact, t Tag) {
-	if !s.foreign(t) || s.link(c.ID) != nil || s.apart(now, c.ID) || s.cfg.Max == 0 || s.cfg.Min == 0 || !s.room(over) || s.count(asking) >= maxDials {
+func (s *State) joinOtherPart(now time.Time, c Contact, t Tag) {
+	if !s.inOtherPart(t) || s.link(c.ID) != nil || s.coolingDown(now, c.ID) || s.cfg.Max == 0 || s.cfg.Min == 0 || !s.hasRoom(maxOverflow) || s.count(requested) >= maxDials {
 		return
 	}
-	l := s.request(now, c, Request{Urgent: true})
-	l.keep, l.beyond = true, true
+	l := s.sendRequest(now, c, Request{Urgent: true})
+	l.wanted, l.overflow = true, true
 }
 
-// goodPath tells whether a message that came from from by that path is as it should
+// validPath tells whether a message that came from from by that path is as it should
 // be: not too long, and not from us.
-func (s *State) goodPath(path []peer.ID, from peer.ID) bool {
+func (s *State) validPath(path []peer.ID, from peer.ID) bool {
 	return len(path) > 0 && len(path) <= maxPath && path[len(path)-1] == from && !slices.Contains(path, s.cfg.Self)
 }
 
-// back returns the next node on the way back of an answer that came from a
+// returnHop returns the next node on the way back of an answer that came from a
 // neighbour: the last of its path, which was a neighbour when the question came from
 // there. It returns nil if the answer cannot be passed on.
-func (s *State) back(from *link, path []peer.ID) *link {
-	if from == nil || from.phase != up {
+func (s *State) returnHop(from *link, path []peer.ID) *link {
+	if from == nil || from.phase != linked {
 		return nil
 	}
 	next := s.link(path[len(path)-1])
-	if next == nil || next.phase != up || next == from {
+	if next == nil || next.phase != linked || next == from {
 		return nil
 	}
 	return next

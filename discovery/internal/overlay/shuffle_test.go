@@ -40,11 +40,11 @@ func TestShuffleIsPassedOn(t *testing.T) {
 	m.Path, m.TTL = way("oa"), 0
 	c.from("a", m, "shufflereply a by [o]")
 	for _, id := range way("on") {
-		if find(c.s.book.known, id) == nil {
+		if findEntry(c.s.book.known, id) == nil {
 			t.Errorf("%s is not known after the exchange", id)
 		}
 	}
-	if !find(c.s.book.known, "o").checked.IsZero() {
+	if !findEntry(c.s.book.known, "o").lastCheck.IsZero() {
 		t.Error("the origin counts as heard; only a told of it")
 	}
 }
@@ -67,10 +67,10 @@ func TestStrangersShuffle(t *testing.T) {
 	c := newPasser(t, "a")
 	c.from("x", Shuffle{Path: way("ox"), TTL: 3, Origin: node("o")})
 	c.from("x", Shuffle{Path: way("x"), TTL: 3, Origin: node("x")}, "shufflereply x by []")
-	if e := find(c.s.book.known, "x"); e == nil || !e.checked.Equal(c.now) {
+	if e := findEntry(c.s.book.known, "x"); e == nil || !e.lastCheck.Equal(c.now) {
 		t.Errorf("x is %v in the book, want heard now", e)
 	}
-	if find(c.s.book.known, "o") != nil {
+	if findEntry(c.s.book.known, "o") != nil {
 		t.Error("o is known")
 	}
 	c.from("x", ShuffleReply{Path: way("a")})
@@ -83,7 +83,7 @@ func TestReplyNobodyAskedFor(t *testing.T) {
 	c := newSeedless(t, 0, 5, 1, "a")
 	reply := func(from peer.ID, contact peer.ID) bool {
 		c.s.Step(c.now, Received{From: Contact{ID: from}, Message: ShuffleReply{Contacts: []Contact{node(contact)}}})
-		return c.s.book.get(contact) != nil
+		return c.s.book.find(contact) != nil
 	}
 	if reply("a", "n") || reply("x", "n") {
 		t.Error("learned without asking")
@@ -121,7 +121,7 @@ func TestChecks(t *testing.T) {
 		}
 		c.s.cfg.Max = -1 // no swaps
 		c.pass(0, "a")
-		c.s.swapping.next = c.now.Add(24 * time.Hour)
+		c.s.swaps.next = c.now.Add(24 * time.Hour)
 		times, got := sends[Shuffle](c.pass(8*time.Minute, "a"))
 		var checks []time.Time
 		for i, send := range got {
@@ -135,7 +135,7 @@ func TestChecks(t *testing.T) {
 			if len(asked) != len(checks) {
 				t.Errorf("%d checks of %d nodes", len(checks), len(asked))
 			}
-		} else if find(c.s.book.known, "p59") != nil || len(c.s.book.lost) != 60 {
+		} else if findEntry(c.s.book.known, "p59") != nil || len(c.s.book.lost) != 60 {
 			t.Errorf("%d of 60 lost after minutes", len(c.s.book.lost))
 		}
 	}

@@ -38,7 +38,7 @@ func newSeedless(t *testing.T, minPeers, maxPeers, degree int, neighbours ...pee
 	t.Helper()
 	c := newScript(t, 0, maxPeers)
 	c.in(SeedSelf{})
-	c.in(Sealed{Record: []byte("me"), Seq: 100})
+	c.in(RecordRenewed{Record: []byte("me"), Seq: 100})
 	for _, p := range neighbours {
 		c.link(p, degree)
 	}
@@ -60,7 +60,7 @@ func (c *script) background(o Output) bool {
 		case Shuffle, Beacon:
 			return true
 		}
-	case Renew:
+	case RenewRecord:
 		return true
 	case AskSeed:
 		return c.s.cfg.Min == 0
@@ -224,7 +224,7 @@ func describe(o Output) string {
 	case Linked:
 		return "linked " + string(o.Peer)
 	case Unlinked:
-		if !o.Was {
+		if !o.WasLinked {
 			return "given up " + string(o.Peer)
 		}
 		return fmt.Sprintf("unlinked %s (%s)", string(o.Peer), o.Reason)
@@ -238,7 +238,7 @@ func describe(o Output) string {
 			text += " done"
 		}
 		return text
-	case Call:
+	case DialBack:
 		return "call " + string(o.To.ID)
 	case Added:
 		return fmt.Sprintf("added %d (%s)", o.Token, o.Reason)
@@ -315,7 +315,7 @@ func TestPartedPairStaysApart(t *testing.T) {
 	c.from("a", lone, "pending a", "accept a")
 	c.from("a", Leave{Reason: ReasonEnough}, "given up a")
 	for range 6 { // long enough, with b kept alive
-		c.now = c.now.Add(apart / 6)
+		c.now = c.now.Add(relinkCooldown / 6)
 		c.s.Step(c.now, Received{From: Contact{ID: "b"}, Message: Keepalive{}})
 	}
 	c.from("a", ask, "pending a", "accept a")
@@ -359,10 +359,10 @@ func TestDeafPeerIsDropped(t *testing.T) {
 	c.link("a", 1)
 	c.in(OnTopic{Peer: "a", Present: false})
 	c.in(OnTopic{Peer: "a", Present: true})
-	c.now = c.now.Add(deafTimeout)
+	c.now = c.now.Add(offTopicTimeout)
 	c.s.Step(c.now, Tick{})
 	c.in(OnTopic{Peer: "a", Present: false})
-	c.after(deafTimeout, "leave a (it left the topic)", "unlinked a (it left the topic)")
+	c.after(offTopicTimeout, "leave a (it left the topic)", "unlinked a (it left the topic)")
 }
 
 // TestAloneAsksAgain: seeds are asked at once and after 1, 2, 4, 8, 8 seconds, ±
@@ -383,7 +383,7 @@ func TestAloneAsksAgain(t *testing.T) {
 	if got := c.s.Next(c.now); got.Sub(c.now) > keepaliveInterval {
 		t.Errorf("next timer after linking: %v", got.Sub(c.now))
 	}
-	c.in(Gone{Peer: "a"}, "unlinked a (the connection was lost)", "ask seed", "request a")
+	c.in(Disconnected{Peer: "a"}, "unlinked a (the connection was lost)", "ask seed", "request a")
 	c.in(SeedFailed{})
 	c.in(Unreachable{Peer: "a", Reason: ReasonUnreachable}, "refused a (it could not be reached)")
 	c.after(1200*time.Millisecond, "ask seed", "request a")
@@ -401,8 +401,8 @@ func TestHandover(t *testing.T) {
 	c.from("j", lone, "pending j", "accept j")
 	c.in(OnTopic{Peer: "j", Present: true}, "ready j")
 	c.from("j", Ready{}, "linked j")
-	c.after(2*degreePause, "keepalive a", "keepalive b", "keepalive j")
-	c.after(2*handoverPause, "handover a to j")
+	c.after(2*degreeDelay, "keepalive a", "keepalive b", "keepalive j")
+	c.after(2*handoverDelay, "handover a to j")
 	c.from("a", Leave{Reason: ReasonMoved}, "unlinked a (the link was handed over to another peer)")
 
 	for _, degree := range []int{1, 4} {
@@ -412,7 +412,7 @@ func TestHandover(t *testing.T) {
 		c.in(OnTopic{Peer: "j", Present: true}, "ready j")
 		c.from("j", Ready{}, "linked j")
 		dropped := time.Duration(0)
-		for d := time.Duration(0); d < apart && dropped == 0; d += time.Second {
+		for d := time.Duration(0); d < relinkCooldown && dropped == 0; d += time.Second {
 			c.now = c.now.Add(time.Second)
 			for _, p := range []peer.ID{"a", "j"} {
 				m := Keepalive{Degree: 1}

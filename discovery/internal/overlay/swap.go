@@ -12,45 +12,45 @@ const (
 	// The pause between swaps doubles from swapFirst to swapLast, plus as much
 	// again by chance: a network that has just gathered, or come together, mixes
 	// within two minutes and then changes a link every quarter of an hour or so.
-	swapFirst = 20 * time.Second
-	swapLast  = 10 * time.Minute
-	// settled is how long a link stands before it may be swapped.
-	settled = 15 * time.Second
+	minSwapPause = 20 * time.Second
+	maxSwapPause = 10 * time.Minute
+	// minSwapAge is how long a link stands before it may be swapped.
+	minSwapAge = 15 * time.Second
 )
 
-type swapping struct {
+type swapState struct {
 	next  time.Time
 	pause time.Duration
 }
 
-// mingle begins to swap often again.
-func (s *State) mingle(now time.Time) {
-	s.swapping.pause = swapFirst
-	if soon := now.Add(s.jitter(swapFirst)); s.swapping.next.IsZero() || soon.Before(s.swapping.next) {
-		s.swapping.next = soon
+// swapSoon begins to swap often again.
+func (s *State) swapSoon(now time.Time) {
+	s.swaps.pause = minSwapPause
+	if soon := now.Add(s.jitter(minSwapPause)); s.swaps.next.IsZero() || soon.Before(s.swaps.next) {
+		s.swaps.next = soon
 	}
 }
 
-// want is how many links a node without need goes for: the middle between min and
+// targetDegree is how many links a node without need goes for: the middle between min and
 // max, so that there are places left for those in need.
-func (s *State) want() int {
+func (s *State) targetDegree() int {
 	if s.cfg.Max < 0 {
 		return s.cfg.Min
 	}
 	return (s.cfg.Min + s.cfg.Max + 1) / 2
 }
 
-// swap links to a random known node in place of a neighbour, or beside them when
+// startSwap links to a random known node in place of a neighbour, or beside them when
 // there are few. The asked node gives one of its own neighbours to the one that is
 // left if it has no room, so every node keeps its number of links.
-func (s *State) swap(now time.Time) {
-	sw := &s.swapping
+func (s *State) startSwap(now time.Time) {
+	sw := &s.swaps
 	if s.Degree() == 0 || now.Before(sw.next) {
 		return
 	}
 	sw.next = now.Add(s.jitter(sw.pause))
-	sw.pause = min(sw.pause*2, swapLast)
-	if s.cfg.Min == 0 || s.used() < s.cfg.Min || s.Degree() > s.cfg.Max && s.cfg.Max >= 0 {
+	sw.pause = min(sw.pause*2, maxSwapPause)
+	if s.cfg.Min == 0 || s.occupied() < s.cfg.Min || s.Degree() > s.cfg.Max && s.cfg.Max >= 0 {
 		return // no links but those of others are wanted, or gather or handover are at work
 	}
 	usable := s.usable(now)
@@ -59,67 +59,67 @@ func (s *State) swap(now time.Time) {
 		return
 	}
 	to := list[s.cfg.Rand.IntN(len(list))]
-	if s.used() < s.want() {
-		s.ask(now, to.Contact, false).keep = true
+	if s.occupied() < s.targetDegree() {
+		s.requestLink(now, to.Contact, false).wanted = true
 		return
 	}
-	leave := s.spare(now, to.Contact)
+	leave := s.pickSpareNeighbor(now, to.Contact)
 	if leave == nil || s.cfg.Max < 0 {
 		return
 	}
-	l := s.request(now, to.Contact, Request{Leaving: leave.Contact})
-	l.swap, l.beyond, l.leaving = true, true, leave.Contact
+	l := s.sendRequest(now, to.Contact, Request{Leaving: leave.Contact})
+	l.swap, l.overflow, l.leaving = true, true, leave.Contact
 }
 
-// spareable is how many links a neighbour has at least that may be left: so many
+// minSpareDegree is how many links a neighbour has at least that may be left: so many
 // that a second neighbour may do so at the same moment.
-func (s *State) spareable() int { return s.cfg.Min + (s.cfg.Max-s.cfg.Min)/2 + 1 }
+func (s *State) minSpareDegree() int { return s.cfg.Min + (s.cfg.Max-s.cfg.Min)/2 + 1 }
 
-// spare returns a random neighbour that can do without this node, or nil.
-func (s *State) spare(now time.Time, not ...Contact) *link {
-	return s.pick(func(l *link) bool {
-		return !l.manual && len(l.Record) > 0 && l.degree >= s.spareable() && now.Sub(l.since) >= settled &&
+// pickSpareNeighbor returns a random neighbour that can do without this node, or nil.
+func (s *State) pickSpareNeighbor(now time.Time, not ...Contact) *link {
+	return s.pickNeighbor(func(l *link) bool {
+		return !l.manual && len(l.Record) > 0 && l.degree >= s.minSpareDegree() && now.Sub(l.since) >= minSwapAge &&
 			!slices.ContainsFunc(not, func(c Contact) bool { return c.ID == l.ID })
 	})
 }
 
-// exchangeable tells whether a full node can take an asker that leaves somebody.
-func (s *State) exchangeable(now time.Time, from, leaving Contact) bool {
-	return len(leaving.Record) > 0 && leaving.ID != s.cfg.Self && s.link(leaving.ID) == nil && s.room(1) && s.spare(now, from, leaving) != nil
+// canExchange tells whether a full node can take an asker that leaves somebody.
+func (s *State) canExchange(now time.Time, from, leaving Contact) bool {
+	return len(leaving.Record) > 0 && leaving.ID != s.cfg.Self && s.link(leaving.ID) == nil && s.hasRoom(1) && s.pickSpareNeighbor(now, from, leaving) != nil
 }
 
-// exchange makes room for the link l, which is about to stand, so that nobody is
+// finishSwap makes room for the link l, which is about to stand, so that nobody is
 // above max even for a moment: the asker leaves whom it named, the asked one, if it
 // is full, a neighbour, which is sent there. It reports whether there is room.
-func (s *State) exchange(now time.Time, l *link) bool {
+func (s *State) finishSwap(now time.Time, l *link) bool {
 	l.swap = false
-	full := s.used() > s.cfg.Max // l itself counts, and what else is about to stand
+	full := s.occupied() > s.cfg.Max // l itself counts, and what else is about to stand
 	if !l.dialed {
 		if !full {
 			return true
 		}
-		d := s.spare(now, l.Contact, l.leaving)
+		d := s.pickSpareNeighbor(now, l.Contact, l.leaving)
 		if d != nil {
-			s.leaveTo(now, d, ReasonSwapped, []Contact{l.leaving})
+			s.leaveLinkWith(now, d, ReasonSwapped, []Contact{l.leaving})
 		}
 		return d != nil
 	}
 	old := s.link(l.leaving.ID)
 	if old == nil && full {
-		old = s.spare(now, l.Contact) // who was named has gone, others came
+		old = s.pickSpareNeighbor(now, l.Contact) // who was named has gone, others came
 	}
-	if old != nil && old.phase == up && (l.exchanged || old.degree >= s.spareable() || full) {
-		s.leave(now, old, ReasonMoved)
+	if old != nil && old.phase == linked && (l.leavingReplaced || old.degree >= s.minSpareDegree() || full) {
+		s.leaveLink(now, old, ReasonMoved)
 	}
-	return s.used() <= s.cfg.Max
+	return s.occupied() <= s.cfg.Max
 }
 
-// swapped asks for the link that another's swap has left room for.
-func (s *State) swapped(now time.Time, contacts []Contact) {
-	if len(contacts) != 1 || !s.room(0) {
+// handleSwappedOut asks for the link that another's swap has left room for.
+func (s *State) handleSwappedOut(now time.Time, contacts []Contact) {
+	if len(contacts) != 1 || !s.hasRoom(0) {
 		return
 	}
-	if e := s.book.knows(contacts[0].ID); e != nil && s.usable(now)(e) {
-		s.ask(now, e.Contact, false).keep = true
+	if e := s.book.findKnown(contacts[0].ID); e != nil && s.usable(now)(e) {
+		s.requestLink(now, e.Contact, false).wanted = true
 	}
 }

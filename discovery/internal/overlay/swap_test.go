@@ -15,7 +15,7 @@ func (c *script) swapRequest(alive ...peer.ID) string {
 	c.Helper()
 	checked := c.react
 	c.react = func(o Output) Input { // whom it checks lives
-		if send, ok := o.(Send); ok && c.s.checking(send.To.ID) >= 0 {
+		if send, ok := o.(Send); ok && c.s.checkIndex(send.To.ID) >= 0 {
 			return Received{From: send.To, Message: ShuffleReply{}}
 		}
 		return nil
@@ -107,7 +107,7 @@ func swapWith(leaving Contact) Request {
 // the asker leaves, before the new link stands.
 func TestFullNodeExchanges(t *testing.T) {
 	c := newSeedless(t, 2, 2, 3, "a", "b")
-	c.pass(settled, "a", "b")
+	c.pass(minSwapAge, "a", "b")
 	c.from("x", swapWith(node("y")), "pending x", "accept x")
 	c.in(OnTopic{Peer: "x", Present: true}, "ready x")
 	var got []string
@@ -138,11 +138,11 @@ func TestExchangeIsRefused(t *testing.T) {
 		pause   time.Duration
 		leaving Contact
 	}{
-		"too new":         {3, settled - time.Second, node("y")},
-		"too few links":   {2, settled, node("y")},
-		"a neighbour":     {3, settled, node("a")},
-		"nobody is named": {3, settled, Contact{ID: "y"}},
-		"this node":       {3, settled, node("me")},
+		"too new":         {3, minSwapAge - time.Second, node("y")},
+		"too few links":   {2, minSwapAge, node("y")},
+		"a neighbour":     {3, minSwapAge, node("a")},
+		"nobody is named": {3, minSwapAge, Contact{ID: "y"}},
+		"this node":       {3, minSwapAge, node("me")},
 	} {
 		c := newSeedless(t, 2, 2, try.degree, "a", "b")
 		c.pass(try.pause, "a", "b")
@@ -164,10 +164,10 @@ func TestExchangeThatCameToNothing(t *testing.T) {
 		want  []string
 	}{
 		{Received{From: Contact{ID: "a"}, Message: Keepalive{Degree: 1}}, []string{"leave x (enough peers were found meanwhile)", "given up x"}},
-		{Gone{Peer: "a"}, []string{"linked x"}},
+		{Disconnected{Peer: "a"}, []string{"linked x"}},
 	} {
 		c := newSeedless(t, 1, 2, 2, "a", "b")
-		c.pass(settled, "a", "b")
+		c.pass(minSwapAge, "a", "b")
 		c.from("b", Keepalive{Degree: 1})
 		c.from("x", swapWith(node("y")), "pending x", "accept x")
 		c.feed(try.spoil)

@@ -146,10 +146,10 @@ func Decode(b []byte) (Message, error) {
 	return m, nil
 }
 
-// Open returns m with the contacts that its records make, as Decode leaves them
+// OpenRecords returns m with the contacts that its records make, as Decode leaves them
 // without: a node that m is about by one, those of a list by list, which leaves out
 // those for which it returns false. It reports false when one does.
-func Open(m Message, one, list func(record []byte) (Contact, bool)) (Message, bool) {
+func OpenRecords(m Message, one, list func(record []byte) (Contact, bool)) (Message, bool) {
 	ok := true
 	open := func(c *Contact) {
 		if contact, good := one(c.Record); good {

@@ -67,9 +67,9 @@ func (w *World) perform(n *node, o overlay.Output) {
 		}
 	case overlay.AskSeed:
 		w.askSeed(n, o.Seed)
-	case overlay.Renew:
+	case overlay.RenewRecord:
 		w.more = append(w.more, w.sealed(n))
-	case overlay.Call:
+	case overlay.DialBack:
 		if i, ok := w.index(o.To.ID); ok && n.conn(i) == nil {
 			w.dial(n, &dial{peer: i, seed: -1})
 		}
@@ -170,17 +170,17 @@ func (w *World) explained(n *node, p parting) bool {
 }
 
 func (w *World) unlinked(n *node, i int32, o overlay.Unlinked) {
-	if b := n.bond(i, false); b == nil || b.linked != o.Was {
+	if b := n.bond(i, false); b == nil || b.linked != o.WasLinked {
 		w.breach(n, "Unlinked from %s out of turn", w.nodes[i].id)
 	}
 	n.unbind(i)
 	w.topicChanged(n, i)
-	if o.Was {
+	if o.WasLinked {
 		n.parted = append(n.parted, parting{i, w.now})
 	}
 	if w.Trace != nil {
 		word := "gives up"
-		if o.Was {
+		if o.WasLinked {
 			word = "unlinks"
 		}
 		w.trace(n, "%s %s: %s", word, string(w.nodes[i].id), o.Reason)
@@ -214,7 +214,7 @@ func (w *World) Find(a, b int32, limit time.Duration) (found time.Duration, sent
 		case o.Token != token:
 		case o.Contact.ID == w.nodes[b].id && found < 0:
 			found = w.now - begin
-			w.give(n, letter{in: overlay.Enough{Token: token}}) // it was reached there
+			w.give(n, letter{in: overlay.EndFind{Token: token}}) // it was reached there
 		default:
 			done = done || o.Done
 		}

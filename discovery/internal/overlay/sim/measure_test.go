@@ -17,7 +17,7 @@ func (w *World) join(a, b int32, both bool) {
 }
 
 func (w *World) unjoin(a, b int32, why overlay.Reason) {
-	w.tell(a, overlay.Unlinked{Peer: w.nodes[b].id, Reason: why, Was: true})
+	w.tell(a, overlay.Unlinked{Peer: w.nodes[b].id, Reason: why, WasLinked: true})
 }
 
 // TestMeasures on a line of four, two that believe half, and one alone.

@@ -325,7 +325,7 @@ func (w *World) lose(n *node, c *conn) {
 	}
 	w.drop(n, c)
 	if p := c.other(n); n.conn(p.index) == nil {
-		w.give(n, letter{in: overlay.Gone{Peer: p.id}})
+		w.give(n, letter{in: overlay.Disconnected{Peer: p.id}})
 	}
 }
 

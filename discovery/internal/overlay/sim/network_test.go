@@ -27,7 +27,7 @@ func (p *probe) Next(time.Time) time.Time { return time.Time{} }
 
 func (p *probe) Step(_ time.Time, in overlay.Input) []overlay.Output {
 	switch in.(type) {
-	case overlay.Tick, overlay.Sealed:
+	case overlay.Tick, overlay.RecordRenewed:
 	default:
 		p.heard = append(p.heard, heard{p.w.Now(), in})
 	}
@@ -205,7 +205,7 @@ func TestCrashResetsConnections(t *testing.T) {
 	begin := w.Now()
 	w.Crash(1)
 	w.Run(time.Minute)
-	_, at := only[overlay.Gone](t, w, 0)
+	_, at := only[overlay.Disconnected](t, w, 0)
 	within(t, "the crash is noticed", at-begin, minLatency, maxLatency*11/10)
 }
 
@@ -218,7 +218,7 @@ func TestSilenceIsNoticedLate(t *testing.T) {
 	w.Silence(1)
 	w.say(0, 1, 2)
 	w.Run(time.Minute)
-	_, at := only[overlay.Gone](t, w, 0)
+	_, at := only[overlay.Disconnected](t, w, 0)
 	within(t, "the silence is noticed", at-begin, lineLife, lineLife+lineJitter)
 }
 
@@ -233,7 +233,7 @@ func TestRestartedMachineResets(t *testing.T) {
 	w.Run(2 * time.Second)
 	w.say(0, 1, 2)
 	w.Run(time.Second)
-	only[overlay.Gone](t, w, 0)
+	only[overlay.Disconnected](t, w, 0)
 	if got := w.numbers(1); len(got) != 0 {
 		t.Errorf("received %v over a connection of an earlier life", got)
 	}
@@ -266,8 +266,8 @@ func TestSplit(t *testing.T) {
 		if got := w.numbers(1); !slices.Equal(got, []int{1}) {
 			t.Errorf("after a long cut received %v", got)
 		}
-		only[overlay.Gone](t, w, 0)
-		only[overlay.Gone](t, w, 1)
+		only[overlay.Disconnected](t, w, 0)
+		only[overlay.Disconnected](t, w, 1)
 	}
 }
 
@@ -361,5 +361,5 @@ func TestManyConnections(t *testing.T) {
 	if w.nodes[0].conn(1) == nil {
 		t.Error("the connection of a link was closed")
 	}
-	only[overlay.Gone](t, w, 2)
+	only[overlay.Disconnected](t, w, 2)
 }

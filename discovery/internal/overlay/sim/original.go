@@ -96,7 +96,7 @@ func (s *original) Step(now time.Time, in overlay.Input) []overlay.Output {
 		if p, ok := in.Message.(*packet); ok {
 			s.received(in.From.ID, p)
 		}
-	case overlay.Gone:
+	case overlay.Disconnected:
 		s.end(func(p oldPeer) bool { return p.id == in.Peer })
 	case overlay.Unreachable:
 		s.dialling = slices.DeleteFunc(s.dialling, func(p oldPeer) bool { return p.id == in.Peer })
@@ -237,7 +237,7 @@ func (s *original) end(match func(oldPeer) bool) {
 		if !match(p) {
 			return false
 		}
-		s.out = append(s.out, overlay.Unlinked{Peer: p.id, Reason: overlay.ReasonGone, Was: true})
+		s.out = append(s.out, overlay.Unlinked{Peer: p.id, Reason: overlay.ReasonGone, WasLinked: true})
 		return true
 	})
 }

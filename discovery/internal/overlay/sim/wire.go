@@ -14,9 +14,9 @@ import (
 var dialable = []ma.Multiaddr{ma.StringCast("/ip4/127.0.0.1/tcp/8495")}
 
 // sealed returns a new record of n: its id and the time.
-func (w *World) sealed(n *node) overlay.Sealed {
+func (w *World) sealed(n *node) overlay.RecordRenewed {
 	n.record = max(n.record+1, uint64(w.time().UnixNano()))
-	return overlay.Sealed{Record: binary.BigEndian.AppendUint64([]byte(n.id), n.record), Seq: n.record}
+	return overlay.RecordRenewed{Record: binary.BigEndian.AppendUint64([]byte(n.id), n.record), Seq: n.record}
 }
 
 // contact returns who has sealed a record. All contacts of a node share its id, so
@@ -64,6 +64,6 @@ func (w *World) wire(m overlay.Message) overlay.Message {
 		panic(fmt.Sprintf("sim: a message cannot be decoded: %v", err))
 	}
 	open := func(record []byte) (overlay.Contact, bool) { return w.contact(record), true }
-	m, _ = overlay.Open(m, open, open)
+	m, _ = overlay.OpenRecords(m, open, open)
 	return m
 }

@@ -1,0 +1,273 @@
+package peers
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+const (
+	// maxLeaves bounds the leaves that are linked at a time. Each can make everybody's
+	// broadcasts wait for it, as a neighbor can, but nobody has chosen it.
+	maxLeaves = 16
+	// maxGuests bounds the peers without a link that pubsub serves at a time, leaves
+	// included.
+	maxGuests = 64
+	// drainTime is how long pubsub keeps a peer whose link ended on purpose, so that
+	// messages on their way over that link still arrive.
+	drainTime = 10 * time.Second
+)
+
+// core owns the records. It performs no I/O and reads no clock. Each method takes one
+// fact and returns the changes that follow from it, in order. One goroutine at a time
+// may use it.
+type core struct {
+	records   map[peer.ID]*record
+	leaves    places
+	guests    places
+	neighbors int
+	serial    uint64 // of the last admission
+	openToAll bool   // pubsub serves every peer that speaks it
+	closed    bool
+
+	changes []Change // of the method that runs
+}
+
+// record is what is known of one peer. All but state are facts; settle derives state
+// from them.
+type record struct {
+	abilities Abilities
+	link      Link // of nodes; that of a leaf follows from its place
+	drained   time.Time
+	onTopic   bool
+	admission uint64 // the direct events of the peer are held; zero: they are not
+
+	state State // as last told to the followers
+}
+
+func newCore() *core {
+	return &core{records: map[peer.ID]*record{}, leaves: newPlaces(maxLeaves), guests: newPlaces(maxGuests)}
+}
+
+// spoke takes what p has said that it speaks.
+func (c *core) spoke(p peer.ID, abilities Abilities) []Change {
+	c.record(p).abilities = abilities
+	return c.settled(p, Change{})
+}
+
+// disconnected takes that there is no connection to p.
+func (c *core) disconnected(p peer.ID) []Change {
+	if c.records[p] == nil {
+		return nil
+	}
+	// What it speaks may be different when it comes back. The link and the topic have
+	// ends of their own.
+	return c.spoke(p, Abilities{})
+}
+
+// pending takes that a handshake with p begins. The direct events of p are held from
+// now on.
+func (c *core) pending(p peer.ID) []Change {
+	r := c.record(p)
+	if r.link == Linked {
+		return nil // the overlay ends a link before it makes it anew
+	}
+	r.link = Pending
+	if r.admission == 0 {
+		c.serial++
+		r.admission = c.serial
+	}
+	return c.settled(p, Change{})
+}
+
+// linked takes that the link to p stands.
+func (c *core) linked(p peer.ID, greeting []byte) []Change {
+	r := c.record(p)
+	r.link = Linked
+	return c.settled(p, Change{Greeting: greeting, Admission: r.admission})
+}
+
+// unlinked takes that the handshake with p has failed or its link has ended.
+func (c *core) unlinked(now time.Time, p peer.ID, reason error, how Ending) []Change {
+	r := c.records[p]
+	if r == nil || r.link != Pending && r.link != Linked {
+		return nil
+	}
+	r.admission = 0
+	if how == OnPurpose && r.link == Linked {
+		r.link, r.drained = Draining, now.Add(drainTime)
+	} else {
+		// After a fault there is nothing to wait for, and a half link has carried nothing.
+		r.link = None
+	}
+	return c.settled(p, Change{Reason: reason})
+}
+
+// joined takes that p has come to the topic.
+func (c *core) joined(p peer.ID) []Change {
+	c.record(p).onTopic = true
+	return c.settled(p, Change{})
+}
+
+// left takes that p has left the topic.
+func (c *core) left(p peer.ID) []Change {
+	if r := c.records[p]; r != nil {
+		r.onTopic = false
+	}
+	return c.settled(p, Change{})
+}
+
+// release takes that the callbacks of the adding with that admission have run. An
+// older admission changes nothing, as the peer is being added anew.
+func (c *core) release(p peer.ID, admission uint64) {
+	if r := c.records[p]; r != nil && r.admission == admission {
+		r.admission = 0
+	}
+}
+
+// held reports whether the direct events of p have to wait.
+func (c *core) held(p peer.ID) bool {
+	r := c.records[p]
+	return r != nil && r.admission != 0
+}
+
+// open makes pubsub serve every peer that speaks it, without bound, from now on: on a
+// topic that others made, nobody is linked to anybody.
+func (c *core) open() []Change {
+	c.openToAll = true
+	c.changes = nil
+	for _, p := range c.known() {
+		c.settle(p, Change{})
+	}
+	return c.changes
+}
+
+// advance ends the draining that is over at now.
+func (c *core) advance(now time.Time) []Change {
+	c.changes = nil
+	for _, p := range c.known() {
+		if r := c.records[p]; r != nil && r.link == Draining && !now.Before(r.drained) {
+			r.link = None
+			c.settle(p, Change{})
+		}
+	}
+	return c.changes
+}
+
+// next returns when to call advance; the zero time means never.
+func (c *core) next() (next time.Time) {
+	for _, r := range c.records {
+		if r.link == Draining && (next.IsZero() || r.drained.Before(next)) {
+			next = r.drained
+		}
+	}
+	return next
+}
+
+// close ends all records. Later facts change nothing. The overlay has ended its links
+// before.
+func (c *core) close() []Change {
+	c.changes, c.closed = nil, true
+	for _, p := range c.known() {
+		c.settle(p, Change{})
+	}
+	return c.changes
+}
+
+// state returns the state of p.
+func (c *core) state(p peer.ID) State {
+	if r := c.records[p]; r != nil {
+		return r.state
+	}
+	return State{}
+}
+
+// known returns the peers that have a record, in the same order for the same records.
+func (c *core) known() []peer.ID { return slices.Sorted(maps.Keys(c.records)) }
+
+func (c *core) record(p peer.ID) *record {
+	r := c.records[p]
+	if r == nil {
+		r = &record{}
+		c.records[p] = r
+	}
+	return r
+}
+
+func (c *core) settled(p peer.ID, change Change) []Change {
+	c.changes = nil
+	c.settle(p, change)
+	return c.changes
+}
+
+// settle brings the state of p in line with the facts and adds the change, if there is
+// one, with what the fact has to say in it. A place that becomes free goes to the peer
+// that has waited longest, whose change follows.
+func (c *core) settle(p peer.ID, change Change) {
+	r := c.records[p]
+	if r == nil {
+		return
+	}
+	if r.link != Draining {
+		r.drained = time.Time{}
+	}
+	was := r.state
+	is := State{Role: r.role(), Link: r.link, OnTopic: r.onTopic}
+	var next []peer.ID
+	wantsLink := is.Role == Leaf && is.Link == None && is.OnTopic
+	if c.leaves.set(p, wantsLink && !c.closed, &next) {
+		is.Link = Linked
+	}
+	wantsPlace := r.abilities.PubSub && is.Role != Node
+	if c.guests.set(p, wantsPlace && !c.openToAll && !c.closed, &next) {
+		is.Place = true
+	}
+	if c.openToAll && r.abilities.PubSub {
+		is.Place = true
+	}
+	if c.closed {
+		is = State{}
+	}
+	// A link that outlives the overlay's end has nobody left to be told to.
+	if is != was && !(c.closed && was.bound()) {
+		c.add(p, r, change, is)
+	}
+	if *r == (record{}) || c.closed {
+		delete(c.records, p)
+	}
+	for _, id := range next {
+		c.settle(id, Change{})
+	}
+}
+
+// add adds the change of p to is.
+func (c *core) add(p peer.ID, r *record, change Change, is State) {
+	change.Peer, change.Was, change.Is = p, r.state, is
+	r.state = is
+	switch {
+	case change.Added():
+		c.neighbors++
+	case change.Removed():
+		c.neighbors--
+	}
+	change.Neighbors = c.neighbors
+	c.changes = append(c.changes, change)
+}
+
+// role returns what the peer is.
+func (r *record) role() Role {
+	switch {
+	case r.link != None:
+		// It has spoken the overlay with us, even if it has not listed it.
+		return Node
+	case r.abilities.Overlay:
+		return Node
+	case r.abilities.Repair:
+		return Leaf
+	case r.abilities.PubSub:
+		return Guest
+	}
+	return Unknown
+}

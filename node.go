@@ -198,28 +198,18 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	n.broadcast.OnGap(n.gap)
 	n.watchdog, err = health.New(health.Config{
 		Key: key, Session: n.session, PingInterval: cfg.pingInterval, PingTimeout: max(cfg.pingTimeout, 1), // zero means zero here
-		Seeds: seedTexts(seeds), Pinned: pinned(seeds), Addrs: n.host.Dialable, Neighbours: n.list.List, Flood: n.driver.Flood,
+		Seeds: watchedSeeds(seeds), Addrs: n.host.Dialable, Neighbours: n.list.List, Flood: n.driver.Flood,
 		OnNetsplit: n.netsplit, OnResolved: n.resolved, Log: logging.Room("health", cfg.logger),
 	})
 	return err
 }
 
-func seedTexts(seeds []*discovery.Seed) (list []string) {
+// watchedSeeds returns the seeds as the watchdog wants them.
+func watchedSeeds(seeds []*discovery.Seed) (list []health.Seed) {
 	for _, s := range seeds {
-		list = append(list, s.String())
+		list = append(list, health.Seed{Text: s.String(), ID: s.ID(), Addrs: s.AddrPorts()})
 	}
 	return list
-}
-
-// pinned returns who has to be at the seeds that say it.
-func pinned(seeds []*discovery.Seed) map[string]ID {
-	ids := map[string]ID{}
-	for _, s := range seeds {
-		if s.ID() != "" {
-			ids[s.String()] = s.ID()
-		}
-	}
-	return ids
 }
 
 // openEmitters prepares one emitter for each event of bus.go.

@@ -62,6 +62,17 @@ func (s *Seed) String() string { return s.text }
 // ID returns the id pinned by /p2p/ID or a ticket, or the empty id.
 func (s *Seed) ID() peer.ID { return s.id }
 
+// AddrPorts returns the IP addresses and ports that the text gives, and none for a name or
+// an address behind a relay.
+func (s *Seed) AddrPorts() (list []netip.AddrPort) {
+	for _, t := range s.targets {
+		if t.at.IsValid() {
+			list = append(list, t.at)
+		}
+	}
+	return list
+}
+
 // Network returns the name of the network that a ticket is for, and is empty for
 // other seeds.
 func (s *Seed) Network() string { return s.network }

@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -144,4 +145,28 @@ func FuzzParseSeed(f *testing.F) {
 			t.Fatalf("%q: a seed must have either a name or addresses: %+v", text, s)
 		}
 	})
+}
+
+// TestSeedTellsTheAddressesInItsText: the watchdog asks for a seed by these, so they are
+// what the text says, without a lookup.
+func TestSeedTellsTheAddressesInItsText(t *testing.T) {
+	for text, want := range map[string]string{
+		"192.168.2.100:8495":                                                 "[192.168.2.100:8495]",
+		"[2001:db8::1]:8495":                                                 "[[2001:db8::1]:8495]",
+		"[::ffff:192.168.2.100]:8495":                                        "[192.168.2.100:8495]",
+		"/ip4/192.168.2.100/udp/8495/quic-v1":                                "[192.168.2.100:8495]",
+		"/ip4/192.168.2.100/tcp/8495/ws/p2p/" + testID:                       "[192.168.2.100:8495]",
+		"seed.example.org:8495":                                              "[]",
+		"/dns4/seed.example.org/tcp/8495/p2p/" + testID:                      "[]",
+		"/ip4/192.0.2.1/tcp/1/p2p/" + testID + "/p2p-circuit/p2p/" + otherID: "[]",
+	} {
+		s, err := ParseSeed(text)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if got := fmt.Sprint(s.AddrPorts()); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
+	}
 }

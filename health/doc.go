@@ -7,7 +7,7 @@
 //		Session:      session,
 //		PingInterval: 10 * time.Second,
 //		PingTimeout:  3 * time.Second,
-//		Seeds:        []string{"192.168.2.100:8495"},
+//		Seeds:        seeds,
 //		Addrs:        host.Addrs,
 //		Neighbours:   links.Peers, // who is linked in the overlay
 //		Flood:        links.Flood, // to all of them but one; they call Heard and Receive

@@ -2,6 +2,7 @@ package health_test
 
 import (
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -22,7 +23,7 @@ func Example() {
 			Session:      session,
 			PingInterval: 10 * time.Second,
 			PingTimeout:  3 * time.Second,
-			Seeds:        []string{"192.168.2.100:8495"},
+			Seeds:        []health.Seed{{Text: "192.168.2.100:8495", Addrs: []netip.AddrPort{netip.MustParseAddrPort("192.168.2.100:8495")}}},
 			Addrs:        addrs,
 			Neighbours:   links.Peers, // who is linked in the overlay
 			Flood:        links.Flood, // to all of them but one; they call Heard and Receive

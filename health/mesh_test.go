@@ -124,14 +124,14 @@ func (n *meshNode) took() []string {
 // have been found by everybody.
 func newMesh(t *testing.T, n int, seeds int, edges [][2]int) *mesh {
 	m := &mesh{t: t, links: map[[2]int]bool{}, closed: make(chan struct{})}
-	var texts []string
+	var watched []Seed
 	for i := range seeds {
-		texts = append(texts, fmt.Sprintf("10.0.0.%d:8495", i+1))
+		watched = append(watched, seedOf(fmt.Sprintf("10.0.0.%d:8495", i+1)))
 	}
 	for i := range n {
 		node := &meshNode{person: newPerson(t), mesh: m, n: i, addr: fmt.Sprintf("/ip4/10.0.%d.%d/tcp/8495", (i+1)/256, (i+1)%256)}
 		w, err := New(Config{
-			Key: node.key, Session: [8]byte{byte(i)}, PingInterval: interval, PingTimeout: timeout, Seeds: texts,
+			Key: node.key, Session: [8]byte{byte(i)}, PingInterval: interval, PingTimeout: timeout, Seeds: watched,
 			Addrs:      func() []ma.Multiaddr { return []ma.Multiaddr{ma.StringCast(node.addr)} },
 			Neighbours: node.neighbours,
 			Flood:      node.flood,
@@ -147,11 +147,11 @@ func newMesh(t *testing.T, n int, seeds int, edges [][2]int) *mesh {
 	m.setLinks(edges)
 	for i, node := range m.nodes {
 		node.w.Start()
-		for j, text := range texts {
+		for j, seed := range watched {
 			if i == j {
-				node.w.SeedIsSelf(text)
+				node.w.SeedIsSelf(seed.Text)
 			} else {
-				node.w.SeedFound(text, m.nodes[j].id, []ma.Multiaddr{ma.StringCast(m.nodes[j].addr)})
+				node.w.SeedFound(seed.Text, m.nodes[j].id, []ma.Multiaddr{ma.StringCast(m.nodes[j].addr)})
 			}
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -77,8 +76,8 @@ type seenKey struct {
 // seed is one seed watched.
 type seed struct {
 	text    string
-	pinned  bool // by /p2p/ID, or see pin
-	literal bool // the text holds the address
+	pinned  bool // only id is accepted there
+	literal bool // at is what the user wrote
 	id      peer.ID
 	at      []netip.AddrPort
 	self    bool // by what the driver was told; see isSelf
@@ -94,43 +93,23 @@ type seed struct {
 	mark  uint64    // counter of the last answer of id
 }
 
-func newWatch(key crypto.PrivKey, id peer.ID, sess session, counter uint64, interval, timeout time.Duration, seeds []string, r *rand.Rand) *watch {
+func newSeed(given Seed) *seed {
+	return &seed{text: given.Text, id: given.ID, pinned: given.ID != "", at: given.Addrs, literal: len(given.Addrs) > 0}
+}
+
+func newWatch(key crypto.PrivKey, id peer.ID, sess session, counter uint64, interval, timeout time.Duration, seeds []Seed, r *rand.Rand) *watch {
 	w := &watch{
 		key: key, id: id, interval: interval, timeout: timeout, rand: r,
 		next:  stamp{id, sess, counter},
 		seen:  newRecent[seenKey, struct{}](maxSeen),
 		asked: newRecent[string, time.Time](maxAsked),
 	}
-	for _, text := range seeds {
-		if w.seed(text) == nil {
-			w.seeds = append(w.seeds, parseSeed(text))
+	for _, given := range seeds {
+		if w.seed(given.Text) == nil { // a seed that was given twice is watched once
+			w.seeds = append(w.seeds, newSeed(given))
 		}
 	}
 	return w
-}
-
-// parseSeed takes from a seed's text what it says about who is meant. Texts
-// that discovery would refuse are watched once discovery says who they are.
-func parseSeed(text string) *seed {
-	s := &seed{text: text}
-	if ap, err := netip.ParseAddrPort(text); err == nil && ap.Addr().Zone() == "" {
-		s.at = []netip.AddrPort{netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())}
-	} else if a, err := ma.NewMultiaddr(text); strings.HasPrefix(text, "/") && err == nil {
-		addr, id := peer.SplitAddr(a)
-		s.id, s.pinned = id, id != ""
-		if ap, ok := endpoint(addr); ok {
-			s.at = []netip.AddrPort{ap}
-		}
-	}
-	s.literal = len(s.at) > 0
-	return s
-}
-
-// pin says that the seed is this node and no other.
-func (w *watch) pin(text string, id peer.ID) {
-	if s := w.seed(text); s != nil {
-		s.id, s.pinned = id, true
-	}
 }
 
 func (w *watch) seed(text string) *seed {

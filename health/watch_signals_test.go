@@ -182,8 +182,8 @@ func TestWhoIsMeant(t *testing.T) {
 		t.Error("the pinned id was replaced")
 	}
 	// So it is with a seed whose text does not show the id, as a ticket.
-	s = newScene(t, interval, "ticket")
-	s.w.pin("ticket", seed.id)
+	s = newScene(t, interval)
+	s.w.seeds = append(s.w.seeds, newSeed(Seed{Text: "ticket", ID: seed.id}))
 	s.neighbours("neighbour").found("ticket", other, "/ip4/192.168.2.100/tcp/8495").after(time.Hour).want()
 	s.found("ticket", seed, "/ip4/192.168.2.100/tcp/8495").after(5 * time.Second)
 	s.hears(other.pong(t, 9, seedAddr))

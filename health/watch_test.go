@@ -72,6 +72,22 @@ func (p person) answer(t testing.TB, counter uint64, to stamp, addrs ...string) 
 	return b
 }
 
+// seedOf returns the seed that discovery makes of a text: it knows the addresses and the
+// id that stand in it.
+func seedOf(text string) Seed {
+	s := Seed{Text: text}
+	if ap, err := netip.ParseAddrPort(text); err == nil {
+		s.Addrs = []netip.AddrPort{ap}
+	} else if a, err := ma.NewMultiaddr(text); err == nil {
+		addr, id := peer.SplitAddr(a)
+		s.ID = id
+		if ap, ok := endpoint(addr); ok {
+			s.Addrs = []netip.AddrPort{ap}
+		}
+	}
+	return s
+}
+
 // scene drives a core: time goes on only by after.
 type scene struct {
 	t     *testing.T
@@ -87,9 +103,13 @@ type scene struct {
 func newScene(t *testing.T, interval time.Duration, seeds ...string) *scene {
 	me := newPerson(t)
 	begin := time.Unix(1_000_000_000, 0)
+	var watched []Seed
+	for _, text := range seeds {
+		watched = append(watched, seedOf(text))
+	}
 	return &scene{
 		t: t, me: me, begin: begin, now: begin,
-		w: newWatch(me.key, me.id, session{7}, 1000, interval, timeout, seeds, mathrand.New(mathrand.NewPCG(1, 2))),
+		w: newWatch(me.key, me.id, session{7}, 1000, interval, timeout, watched, mathrand.New(mathrand.NewPCG(1, 2))),
 	}
 }
 
@@ -364,9 +384,8 @@ func TestABusyMachineAccusesNobody(t *testing.T) {
 }
 
 func TestItDoesNotWatchItself(t *testing.T) {
-	s := newScene(t, interval)
-	byID := "/ip4/10.0.0.1/tcp/1/p2p/" + s.me.id.String()
-	s.w.seeds = []*seed{parseSeed(byID), parseSeed(seedAddr), parseSeed("seed.test:8495"), parseSeed("other.test:8495"), parseSeed("10.0.0.9:1")}
+	s := newScene(t, interval, seedAddr, "seed.test:8495", "other.test:8495", "10.0.0.9:1")
+	s.w.seeds = append(s.w.seeds, newSeed(Seed{Text: "by id", ID: s.me.id, Addrs: at("10.0.0.1:1")}))
 	s.w.setOwn(at(seedAddr))
 	s.neighbours("neighbour")
 	s.found("seed.test:8495", s.me)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -35,11 +36,8 @@ type Config struct {
 	PingInterval time.Duration
 	// PingTimeout is how long an answer may take; zero means three seconds.
 	PingTimeout time.Duration
-	// Seeds are the seeds as the user wrote them; the callbacks get these texts.
-	Seeds []string
-	// Pinned has the ids of those seeds that are one node and no other although the
-	// text has no /p2p/ID to read. May be nil.
-	Pinned map[string]peer.ID
+	// Seeds are the seeds to watch.
+	Seeds []Seed
 	// Addrs returns this node's own addresses, where it listens and what it
 	// advertises. Who watches a seed at one of them is answered. May be nil.
 	Addrs func() []ma.Multiaddr
@@ -57,6 +55,17 @@ type Config struct {
 	// Rand spreads the questions of nodes over time; for tests. It is used by the
 	// watchdog alone. Defaults to a random one.
 	Rand *rand.Rand
+}
+
+// A Seed is one of the addresses at which the network can be joined.
+type Seed struct {
+	// Text is the seed as the user wrote it. The callbacks and Status name it so.
+	Text string
+	// ID is the only node that is accepted at the seed's address. Empty means any.
+	ID peer.ID
+	// Addrs holds the addresses that the text itself gives. It is empty for a name,
+	// which stands for the addresses that SeedFound reports.
+	Addrs []netip.AddrPort
 }
 
 // Status is what is known of one seed.
@@ -141,9 +150,6 @@ func New(cfg Config) (*Watchdog, error) {
 	}
 	counter := uint64(max(time.Now().UnixMilli(), 1))
 	core := newWatch(cfg.Key, id, cfg.Session, counter, cfg.PingInterval, cfg.PingTimeout, cfg.Seeds, cfg.Rand)
-	for seed, id := range cfg.Pinned {
-		core.pin(seed, id)
-	}
 	return &Watchdog{
 		cfg:     cfg,
 		log:     cfg.Log,

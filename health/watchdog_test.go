@@ -426,7 +426,7 @@ func TestAllMethodsAtOnce(t *testing.T) {
 	me, seed := newPerson(t), newPerson(t)
 	var w *Watchdog
 	w, err := New(Config{
-		Key: me.key, PingInterval: 2 * time.Millisecond, PingTimeout: time.Millisecond, Seeds: []string{seedAddr},
+		Key: me.key, PingInterval: 2 * time.Millisecond, PingTimeout: time.Millisecond, Seeds: []Seed{seedOf(seedAddr)},
 		Neighbours: func() []peer.ID { return []peer.ID{"neighbour"} },
 		Flood:      func([]byte, peer.ID) {},
 		OnNetsplit: func(string) { w.Status() },

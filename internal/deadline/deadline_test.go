@@ -1,0 +1,143 @@
+package deadline
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-smokesignal/smokesignal/internal/bubble"
+)
+
+// stream is a net.Pipe that counts how often its deadline is set.
+type stream struct {
+	net.Conn
+	deadlines int
+	broken    error
+}
+
+func (s *stream) SetWriteDeadline(t time.Time) error {
+	s.deadlines++
+	return s.Conn.SetWriteDeadline(t)
+}
+
+func (s *stream) Write(b []byte) (int, error) {
+	if s.broken != nil {
+		return 0, s.broken
+	}
+	return s.Conn.Write(b)
+}
+
+func newPipe(t *testing.T) (*stream, net.Conn) {
+	near, far := net.Pipe()
+	t.Cleanup(func() {
+		near.Close()
+		far.Close()
+	})
+	return &stream{Conn: near}, far
+}
+
+const timeout = time.Second
+
+func TestOneDeadlineServesManyWrites(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		s, far := newPipe(t)
+		go func() {
+			for b := make([]byte, 100); ; {
+				if _, err := far.Read(b); err != nil {
+					return
+				}
+			}
+		}()
+		w := NewWriter(s)
+		for range 20 {
+			if n, err := w.Write([]byte("x"), timeout); n != 1 || err != nil {
+				t.Fatal(n, err)
+			}
+			time.Sleep(timeout / 10)
+		}
+		if s.deadlines != 4 { // one for each half second, and a bit
+			t.Errorf("%d deadlines were set for 20 writes in two seconds", s.deadlines)
+		}
+		far.Close()
+	})
+}
+
+func TestWriteReturnsWhenTheReaderIsSlow(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		s, far := newPipe(t)
+		go far.Read(make([]byte, 2))
+		w := NewWriter(s)
+		start := time.Now()
+		n, err := w.Write([]byte("four"), timeout)
+		if n != 2 || !errors.Is(err, ErrTimeout) || time.Since(start) != timeout {
+			t.Errorf("wrote %d bytes in %v: %v", n, time.Since(start), err)
+		}
+		// The stream is intact.
+		go far.Read(make([]byte, 2))
+		if n, err := w.Write([]byte("ur"), timeout); n != 2 || err != nil {
+			t.Error(n, err)
+		}
+	})
+}
+
+func TestWriteGivesTheStreamAChunkAtMost(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		s, far := newPipe(t)
+		go far.Read(make([]byte, 2*ChunkSize))
+		if n, err := NewWriter(s).Write(make([]byte, ChunkSize+1), timeout); n != ChunkSize || err != nil {
+			t.Error(n, err)
+		}
+	})
+}
+
+func TestStopEndsABlockedWrite(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		s, _ := newPipe(t)
+		w := NewWriter(s)
+		go func() {
+			time.Sleep(timeout / 4)
+			w.Stop()
+		}()
+		start := time.Now()
+		if n, err := w.Write([]byte("x"), timeout); n != 0 || !errors.Is(err, ErrStopped) || time.Since(start) != timeout/4 {
+			t.Errorf("wrote %d bytes in %v: %v", n, time.Since(start), err)
+		}
+		if _, err := w.Write([]byte("x"), timeout); !errors.Is(err, ErrStopped) {
+			t.Errorf("the next Write returned %v", err)
+		}
+		synctest.Wait()
+	})
+}
+
+func TestATimeoutBeforeTheDeadlineMeansThatTheStreamBroke(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		s, _ := newPipe(t)
+		s.broken = fmt.Errorf("the connection: %w", os.ErrDeadlineExceeded)
+		if _, err := NewWriter(s).Write([]byte("x"), timeout); err != s.broken {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestIsTimeout(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want bool
+	}{
+		{nil, false},
+		{errors.New("reset"), false},
+		{os.ErrDeadlineExceeded, true},
+		{fmt.Errorf("read: %w", os.ErrDeadlineExceeded), true},
+		{&net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}, true},
+		{&net.DNSError{IsTimeout: true}, true},
+		{net.ErrClosed, false},
+	} {
+		if got := IsTimeout(test.err); got != test.want {
+			t.Errorf("IsTimeout(%v) is %v", test.err, got)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/go-smokesignal/smokesignal/discovery"
+	"github.com/go-smokesignal/smokesignal/internal/errs"
 )
 
 // HolePunching lets the node link to others that are behind a NAT or firewall: it
@@ -56,10 +57,10 @@ func (n *Node) whyRelayed(known []error) (parts []string, causes []error) {
 	switch only := n.host.Relayed(); {
 	case len(only) == 0 || errors.Is(errors.Join(known...), discovery.ErrRelayed):
 	case len(only) == 1:
-		parts = append(parts, "node "+only[0].String()+" is "+discovery.ErrRelayed.Error())
+		parts = append(parts, "node "+only[0].String()+" is "+errs.Text(discovery.ErrRelayed))
 		causes = append(causes, discovery.ErrRelayed)
 	default:
-		parts = append(parts, fmt.Sprintf("%d nodes are %v", len(only), discovery.ErrRelayed))
+		parts = append(parts, fmt.Sprintf("%d nodes are %s", len(only), errs.Text(discovery.ErrRelayed)))
 		causes = append(causes, discovery.ErrRelayed)
 	}
 	made, ok := n.host.(madeHost)

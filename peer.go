@@ -17,7 +17,7 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/go-smokesignal/smokesignal/events"
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
 // A Peer is a handle on another node. It stays valid when the link ends and comes
@@ -49,7 +49,7 @@ func (p *Peer) RTT() time.Duration {
 // far end of its connection to us.
 func (p *Peer) Addr() ma.Multiaddr {
 	conns := slices.DeleteFunc(p.node.host.Network().ConnsToPeer(p.id), func(c network.Conn) bool {
-		return circuit.Is(c.RemoteMultiaddr()) // over which holes are punched
+		return addr.IsRelayed(c.RemoteMultiaddr()) // over which holes are punched
 	})
 	for _, c := range conns {
 		if c.Stat().Direction == network.DirOutbound {

@@ -5,7 +5,7 @@ import (
 
 	ma "github.com/multiformats/go-multiaddr"
 
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
 const (
@@ -65,7 +65,7 @@ func filterRelayed(addrs []ma.Multiaddr, via ma.Multiaddr) []ma.Multiaddr {
 		if len(kept) == maxRelayedAddrs {
 			break
 		}
-		if _, relay, ok := circuit.Relay(a); ok && dialable(relay, least) && !ma.Contains(kept, a) {
+		if _, relay, ok := addr.SplitRelay(a); ok && dialable(relay, least) && !ma.Contains(kept, a) {
 			kept = append(kept, a)
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
 // dialHost is the host as the driver uses it: it notes the connections that are made
@@ -56,7 +56,7 @@ func (h *dialHost) given(p peer.ID) network.Conn {
 		return nil
 	}
 	for _, c := range h.Network().ConnsToPeer(p) {
-		if _, ours := h.made[c]; !ours && c.Stat().Direction == network.DirOutbound && !circuit.Is(c.RemoteMultiaddr()) {
+		if _, ours := h.made[c]; !ours && c.Stat().Direction == network.DirOutbound && !addr.IsRelayed(c.RemoteMultiaddr()) {
 			return c
 		}
 	}

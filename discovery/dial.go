@@ -12,7 +12,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
 // maxAnswerDials bounds the dials at once whose only purpose is to answer somebody who is
@@ -43,7 +43,7 @@ func (s slots) take(ctx context.Context) (release func(), err error) {
 // each; the slot is taken until the dial has ended, which may be some seconds after it
 // has returned. It runs in one of tasks.
 func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, slots slots) error {
-	if circuit.Direct(d.host.Network(), p) {
+	if addr.HasDirect(d.host.Network(), p) {
 		return nil
 	}
 	release, err := slots.take(ctx)
@@ -53,7 +53,7 @@ func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, slo
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	addrs = d.allowed(p, addrs)
-	if len(addrs) == 0 && !circuit.Only(d.host.Network(), p) {
+	if len(addrs) == 0 && !addr.HasOnlyRelayed(d.host.Network(), p) {
 		release()
 		return errNoAddress
 	}
@@ -66,7 +66,7 @@ func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, slo
 	}
 	d.host.Peerstore().AddAddrs(p, addrs, peerstore.TempAddrTTL)
 	err = d.connect(ctx, p, addrs, release)
-	if err != nil && !circuit.Direct(d.host.Network(), p) {
+	if err != nil && !addr.HasDirect(d.host.Network(), p) {
 		return err
 	}
 	err = awaitDirect(ctx, d.host, p)
@@ -126,7 +126,7 @@ func (d *Driver) forgetTold(p peer.ID) {
 func (d *Driver) connect(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, release func()) error {
 	connected := make(chan struct{}, 1)
 	defer whenConnected(d.host.Network(), p, func(c network.Conn) {
-		direct := !circuit.Is(c.RemoteMultiaddr())
+		direct := !addr.IsRelayed(c.RemoteMultiaddr())
 		if direct && (c.Stat().Direction == network.DirInbound || !ma.Contains(addrs, c.RemoteMultiaddr())) {
 			select {
 			case connected <- struct{}{}:
@@ -160,11 +160,11 @@ func (d *Driver) claimed(p peer.ID, addrs []ma.Multiaddr) {
 	now := time.Now()
 	for _, c := range d.host.Network().ConnsToPeer(p) {
 		ip, err := manet.ToIP(c.RemoteMultiaddr())
-		if err != nil || circuit.Is(c.RemoteMultiaddr()) {
+		if err != nil || addr.IsRelayed(c.RemoteMultiaddr()) {
 			continue
 		}
 		for _, a := range addrs {
-			if at, err := manet.ToIP(a); err == nil && at.Equal(ip) && !circuit.Is(a) {
+			if at, err := manet.ToIP(a); err == nil && at.Equal(ip) && !addr.IsRelayed(a) {
 				d.guard.claim(p, a, now, d.linked)
 			}
 		}
@@ -175,10 +175,10 @@ func (d *Driver) claimed(p peer.ID, addrs []ma.Multiaddr) {
 func (d *Driver) allowed(p peer.ID, addrs []ma.Multiaddr) (list []ma.Multiaddr) {
 	now := time.Now()
 	for _, a := range addrs {
-		relay, _, relayed := circuit.Relay(a)
+		relay, _, relayed := addr.SplitRelay(a)
 		switch {
 		case relayed && relay == d.host.ID(): // who is behind us is connected, or gone
-		case relayed && circuit.Direct(d.host.Network(), relay):
+		case relayed && addr.HasDirect(d.host.Network(), relay):
 			if d.guard.allowBehind(p, a, now) {
 				list = append(list, a)
 			}

@@ -20,7 +20,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
@@ -569,11 +569,11 @@ func (n *notifiee) Listen(network.Network, ma.Multiaddr)      {}
 func (n *notifiee) ListenClose(network.Network, ma.Multiaddr) {}
 func (n *notifiee) Disconnected(net network.Network, c network.Conn) {
 	p := c.RemotePeer()
-	if !circuit.Direct(net, p) {
+	if !addr.HasDirect(net, p) {
 		d := (*Driver)(n)
 		d.run(func() {
 			// It may be back meanwhile, by another connection.
-			if !circuit.Direct(net, p) {
+			if !addr.HasDirect(net, p) {
 				d.step(overlay.Disconnected{Peer: p})
 			}
 		})

@@ -14,6 +14,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/sec"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+
+	"github.com/go-smokesignal/smokesignal/internal/errs"
 )
 
 // Why a seed or another address did not lead to a link. The texts are short,
@@ -57,7 +59,7 @@ type SeedError struct {
 }
 
 func (e *SeedError) Error() string {
-	text := fmt.Sprintf("seed %s: %v", ShortenTicket(e.Seed), e.Err)
+	text := fmt.Sprintf("seed %s: %s", ShortenTicket(e.Seed), errs.Text(e.Err))
 	if e.Next <= 0 {
 		return text
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
 // An address that others told us, and at which we have never reached the node it is said
@@ -49,7 +49,7 @@ func (g *dialGuard) allow(p peer.ID, addrs []ma.Multiaddr, now time.Time) (list 
 	defer g.mu.Unlock()
 	for _, a := range addrs {
 		ok := false
-		if relay, at, relayed := circuit.Relay(a); relayed { // what is dialled is the relay
+		if relay, at, relayed := addr.SplitRelay(a); relayed { // what is dialled is the relay
 			ok = g.count(a, p, unprovedBehind, now) && g.count(at, relay, unprovedDials, now)
 		} else {
 			ok = g.count(a, p, unprovedDials, now)
@@ -83,12 +83,12 @@ func (g *dialGuard) count(addr ma.Multiaddr, p peer.ID, most int, now time.Time)
 }
 
 // proved notes that p was reached at the address.
-func (g *dialGuard) proved(p peer.ID, addr ma.Multiaddr, now time.Time) {
+func (g *dialGuard) proved(p peer.ID, a ma.Multiaddr, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	x := g.entry(addr, now)
+	x := g.entry(a, now)
 	*x = dialled{since: x.since, owner: p}
-	if relay, at, ok := circuit.Relay(addr); ok {
+	if relay, at, ok := addr.SplitRelay(a); ok {
 		x = g.entry(at, now)
 		*x = dialled{since: x.since, owner: relay}
 	}

@@ -15,7 +15,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
 // headStart is how long the addresses which libp2p remembers of a peer are dialled
@@ -134,7 +134,7 @@ func (d *Driver) introduced(ctx context.Context, info peer.AddrInfo) peer.AddrIn
 // it was dialled, then what it says of itself.
 func (d *Driver) connected(p peer.ID) (peer.AddrInfo, bool) {
 	conns := slices.DeleteFunc(d.host.Network().ConnsToPeer(p), func(c network.Conn) bool {
-		return circuit.Is(c.RemoteMultiaddr()) // over which nothing is sent
+		return addr.IsRelayed(c.RemoteMultiaddr()) // over which nothing is sent
 	})
 	if len(conns) == 0 {
 		return peer.AddrInfo{}, false

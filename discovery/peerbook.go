@@ -19,7 +19,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
@@ -447,7 +447,7 @@ func (d *Driver) Learn(contacts ...overlay.Contact) {
 	d.run(func() {
 		for _, c := range contacts {
 			if !relays {
-				c.Addrs = slices.DeleteFunc(slices.Clone(c.Addrs), circuit.Is)
+				c.Addrs = slices.DeleteFunc(slices.Clone(c.Addrs), addr.IsRelayed)
 			}
 			if c.ID != d.host.ID() && len(c.Addrs) > 0 {
 				d.step(overlay.Learned{Contact: c})

@@ -12,13 +12,14 @@ import (
 	"github.com/libp2p/go-libp2p/core/transport"
 	ma "github.com/multiformats/go-multiaddr"
 
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
+	"github.com/go-smokesignal/smokesignal/internal/addr"
+	"github.com/go-smokesignal/smokesignal/internal/errs"
 )
 
 // ErrRelayed is returned for a node that was reached through a relay, when no direct
 // connection to it came about. Nothing is sent to it: a relay is there for two nodes
 // to find each other, and ends a connection after two minutes or 128 KiB.
-var ErrRelayed = circuit.ErrRelayed
+var ErrRelayed = errs.ErrRelayed
 
 var circuitAddr = ma.StringCast("/p2p-circuit")
 
@@ -37,7 +38,7 @@ func dialsRelays(h corehost.Host) bool {
 // ctx ends, or the error of ctx if that was cancelled.
 func awaitDirect(ctx context.Context, h corehost.Host, p peer.ID) error {
 	n := h.Network()
-	if circuit.Direct(n, p) {
+	if addr.HasDirect(n, p) {
 		return nil
 	}
 	came := make(chan struct{}, 1)
@@ -47,7 +48,7 @@ func awaitDirect(ctx context.Context, h corehost.Host, p peer.ID) error {
 		default:
 		}
 	})()
-	for !circuit.Direct(n, p) {
+	for !addr.HasDirect(n, p) {
 		select {
 		case <-came:
 		case <-ctx.Done():
@@ -68,7 +69,7 @@ const staleAfter = 6 * time.Second
 // came, except those that others use, since holes are punched when one is made: the
 // next dial is the next try.
 func dropStale(h corehost.Host, p peer.ID, age time.Duration) {
-	if circuit.Direct(h.Network(), p) {
+	if addr.HasDirect(h.Network(), p) {
 		return
 	}
 	for _, c := range h.Network().ConnsToPeer(p) {
@@ -80,11 +81,11 @@ func dropStale(h corehost.Host, p peer.ID, age time.Duration) {
 
 // findRelayed is find for an address behind a relay.
 func (t target) findRelayed(ctx context.Context, h corehost.Host) answer {
-	relay, _, _ := circuit.Relay(t.addrs[0])
+	relay, _, _ := addr.SplitRelay(t.addrs[0])
 	switch {
 	case t.id == h.ID():
 		return answer{target: t, err: ErrSelf}
-	case circuit.Direct(h.Network(), t.id):
+	case addr.HasDirect(h.Network(), t.id):
 		return answer{target: t, info: peer.AddrInfo{ID: t.id, Addrs: t.addrs}}
 	case relay == h.ID():
 		return answer{target: t, err: &failure{kind: ErrUnreachable, text: "this node is its relay, and it is not connected", rank: rankRefused}}
@@ -104,7 +105,7 @@ func (t target) findRelayed(ctx context.Context, h corehost.Host) answer {
 }
 
 // relayed tells whether the target is behind a relay.
-func (t target) relayed() bool { return circuit.Is(t.addrs[0]) }
+func (t target) relayed() bool { return addr.IsRelayed(t.addrs[0]) }
 
 // Relayed tells whether the seed is an address behind a relay, which only a host that
 // punches holes can use.

@@ -16,7 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
 	ma "github.com/multiformats/go-multiaddr"
 
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
 const otherID = "12D3KooWJ4ct7gS3fLiVcQ7pgTTYG1kCHUEfLdmHXeWSBpwJHVJz"
@@ -146,17 +146,17 @@ func TestFindBehindRelay(t *testing.T) {
 	short, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	_, err := s.Find(short, h)
-	if !errors.Is(err, ErrRelayed) || err.Error() != "only reached through a relay, no direct connection" {
+	if !errors.Is(err, ErrRelayed) || err.Error() != "smokesignal: only reached through a relay, no direct connection" {
 		t.Errorf("without a direct connection: %v", err)
 	}
 	// A hole may yet be punched over the connection through the relay; when it is old
 	// it makes room for the next.
 	dropStale(h, seed.ID(), staleAfter)
-	if !circuit.Only(h.Network(), seed.ID()) {
+	if !addr.HasOnlyRelayed(h.Network(), seed.ID()) {
 		t.Error("the connection through the relay was closed")
 	}
 	dropStale(&dialHost{Host: h, isSpare: func(network.Conn) bool { return false }}, seed.ID(), 0)
-	if !circuit.Only(h.Network(), seed.ID()) {
+	if !addr.HasOnlyRelayed(h.Network(), seed.ID()) {
 		t.Error("a connection through the relay was closed that others use")
 	}
 	dropStale(h, seed.ID(), 0)
@@ -182,7 +182,7 @@ func TestFindBehindRelay(t *testing.T) {
 		t.Errorf("with a direct connection: %v", err)
 	}
 	dropStale(h, seed.ID(), 0)
-	if !circuit.Direct(h.Network(), seed.ID()) {
+	if !addr.HasDirect(h.Network(), seed.ID()) {
 		t.Error("a direct connection was closed")
 	}
 

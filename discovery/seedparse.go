@@ -12,7 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
 // ParseSeed reads a seed as a user writes it: an address with port
@@ -157,10 +157,10 @@ func (s *Seed) parseMultiaddr(text string) error {
 	if err != nil {
 		return fmt.Errorf("it is not a multiaddr: %s", oneLine(err))
 	}
-	addr, id := peer.SplitAddr(whole)
+	a, id := peer.SplitAddr(whole)
 	s.id = id
-	if circuit.Is(whole) {
-		at, relay, ok := circuit.Relay(addr)
+	if addr.IsRelayed(whole) {
+		at, relay, ok := addr.SplitRelay(a)
 		switch {
 		case !ok || id == "":
 			return errors.New("an address behind a relay is written ADDR/p2p/RELAY/p2p-circuit/p2p/ID")
@@ -170,16 +170,16 @@ func (s *Seed) parseMultiaddr(text string) error {
 		if err := checkTransport(relay); err != nil {
 			return fmt.Errorf("the relay's address: %w", err)
 		}
-		s.targets = []target{{addrs: []ma.Multiaddr{addr}, id: id}}
+		s.targets = []target{{addrs: []ma.Multiaddr{a}, id: id}}
 		return nil
 	}
-	if len(addr) == 0 {
+	if len(a) == 0 {
 		return errors.New("it names a node but no address")
 	}
-	if err := checkTransport(addr); err != nil {
+	if err := checkTransport(a); err != nil {
 		return err
 	}
-	s.targets = []target{newTarget(addr, id)}
+	s.targets = []target{newTarget(a, id)}
 	return nil
 }
 

@@ -13,7 +13,7 @@ import (
 	"github.com/multiformats/go-multistream"
 
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
@@ -223,7 +223,7 @@ func (s *sender) open(addrs []ma.Multiaddr, slots slots) (network.Stream, error)
 	if err != nil {
 		return nil, err
 	}
-	if circuit.Is(stream.Conn().RemoteMultiaddr()) { // the direct connection was lost again
+	if addr.IsRelayed(stream.Conn().RemoteMultiaddr()) { // the direct connection was lost again
 		stream.Reset()
 		return nil, ErrRelayed
 	}
@@ -252,7 +252,7 @@ func isProtocolError(err error) bool {
 // serve reads what a peer sends. libp2p gives it a goroutine per stream.
 func (d *Driver) serve(stream network.Stream) {
 	p := stream.Conn().RemotePeer()
-	if circuit.Is(stream.Conn().RemoteMultiaddr()) || !d.enter(p) {
+	if addr.IsRelayed(stream.Conn().RemoteMultiaddr()) || !d.enter(p) {
 		stream.Reset()
 		return
 	}

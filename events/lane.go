@@ -11,7 +11,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
+	"github.com/go-smokesignal/smokesignal/internal/addr"
+	"github.com/go-smokesignal/smokesignal/internal/errs"
 )
 
 // A lane carries events to one peer: a queue of encoded frames in one buffer,
@@ -289,8 +290,8 @@ func (l *lane) newStream(ctx context.Context) (s network.Stream, lost bool, err 
 		}
 		s.Reset()
 	}
-	if circuit.Only(n, l.peer) { // libp2p waited for a direct connection
-		err = &because{circuit.ErrRelayed, err}
+	if addr.HasOnlyRelayed(n, l.peer) { // libp2p waited for a direct connection
+		err = &because{errs.ErrRelayed, err}
 	}
 	return nil, ended(ctx, n, before, err) && ctx.Err() == nil, err
 }

@@ -24,7 +24,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	ma "github.com/multiformats/go-multiaddr"
 
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
 // NAT says what a host does to be reached, or to help others to be reached, when
@@ -79,12 +79,12 @@ func (n NAT) ranker() network.DialRanker {
 	return func(addrs []ma.Multiaddr) []network.AddrDelay {
 		isQUIC := func(a ma.Multiaddr) bool {
 			_, err := a.ValueForProtocol(ma.P_QUIC_V1)
-			return err == nil && !circuit.Is(a)
+			return err == nil && !addr.IsRelayed(a)
 		}
 		quic := slices.ContainsFunc(addrs, isQUIC)
 		ranked := swarm.DefaultDialRanker(addrs)
 		for i := range ranked {
-			if a := ranked[i].Addr; quic && !isQUIC(a) && !circuit.Is(a) {
+			if a := ranked[i].Addr; quic && !isQUIC(a) && !addr.IsRelayed(a) {
 				ranked[i].Delay += tcpHandicap
 			}
 		}
@@ -128,28 +128,28 @@ func parseRelay(text string, self peer.ID) (ma.Multiaddr, peer.ID, error) {
 	if err != nil {
 		return nil, "", errors.New(relayForms)
 	}
-	addr, id := peer.SplitAddr(whole)
+	a, id := peer.SplitAddr(whole)
 	switch {
-	case circuit.Is(whole):
+	case addr.IsRelayed(whole):
 		return nil, "", errors.New("it is an address behind a relay; give the relay's own")
-	case id == "" || len(addr) < 2:
+	case id == "" || len(a) < 2:
 		return nil, "", errors.New(relayForms)
 	case id == self:
 		return nil, "", errors.New("it is this node itself")
 	}
-	switch addr[0].Code() {
+	switch a[0].Code() {
 	case ma.P_IP4, ma.P_IP6:
-		if ip, ok := netip.AddrFromSlice(addr[0].RawValue()); !ok || ip.IsUnspecified() {
+		if ip, ok := netip.AddrFromSlice(a[0].RawValue()); !ok || ip.IsUnspecified() {
 			return nil, "", errors.New("an address of all interfaces cannot be dialed")
 		}
 	case ma.P_DNS, ma.P_DNS4, ma.P_DNS6:
 	default:
 		return nil, "", errors.New(relayForms)
 	}
-	if c := addr[1]; c.Code() != ma.P_TCP && c.Code() != ma.P_UDP || c.Value() == "0" {
+	if c := a[1]; c.Code() != ma.P_TCP && c.Code() != ma.P_UDP || c.Value() == "0" {
 		return nil, "", errors.New("the port is missing, as in /udp/8495/quic-v1")
 	}
-	return addr, id, nil
+	return a, id, nil
 }
 
 // prepareNAT adds to the options of the libp2p host that is about to be made.
@@ -299,7 +299,7 @@ func (h *Host) closeNAT() error {
 // keepCircuits returns the addresses behind relays among addrs.
 func keepCircuits(addrs []ma.Multiaddr) (list []ma.Multiaddr) {
 	for _, a := range addrs {
-		if circuit.Is(a) {
+		if addr.IsRelayed(a) {
 			list = append(list, a)
 		}
 	}
@@ -325,7 +325,7 @@ func (h *Host) Relays() []RelayStatus {
 // Relayed returns the peers that are connected through relays only.
 func (h *Host) Relayed() (list []peer.ID) {
 	for _, p := range h.Network().Peers() {
-		if circuit.Only(h.Network(), p) {
+		if addr.HasOnlyRelayed(h.Network(), p) {
 			list = append(list, p)
 		}
 	}

@@ -21,7 +21,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/multiformats/go-multistream"
 
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
 const (
@@ -223,7 +223,7 @@ func (s *places) circuits(relay peer.AddrInfo) (list []ma.Multiaddr) {
 	behind := ma.StringCast("/p2p/" + relay.ID.String() + "/p2p-circuit")
 	for _, c := range s.host.Network().ConnsToPeer(relay.ID) {
 		a := c.RemoteMultiaddr()
-		if c.Stat().Direction == network.DirOutbound && !circuit.Is(a) && !ma.Contains(list, a.Encapsulate(behind)) {
+		if c.Stat().Direction == network.DirOutbound && !addr.IsRelayed(a) && !ma.Contains(list, a.Encapsulate(behind)) {
 			list = append(list, a.Encapsulate(behind))
 		}
 	}
@@ -235,7 +235,7 @@ func (s *places) circuits(relay peer.AddrInfo) (list []ma.Multiaddr) {
 // lost, as the relay then gives it up too.
 func (s *places) disconnected(n network.Network, c network.Conn) {
 	id := c.RemotePeer()
-	if circuit.Direct(n, id) {
+	if addr.HasDirect(n, id) {
 		return
 	}
 	for _, p := range s.list {

@@ -17,8 +17,8 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 	"github.com/go-smokesignal/smokesignal/internal/bubble"
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
 	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 	"github.com/go-smokesignal/smokesignal/internal/leaks"
 )
@@ -46,7 +46,7 @@ func natHost(t *testing.T, cfg NAT, listen ...string) *Host {
 func overQUIC(t *testing.T, h *Host) ma.Multiaddr {
 	t.Helper()
 	for _, a := range h.Dialable() {
-		if strings.Contains(a.String(), "/quic-v1/") && !circuit.Is(a) {
+		if strings.Contains(a.String(), "/quic-v1/") && !addr.IsRelayed(a) {
 			return a
 		}
 	}
@@ -118,7 +118,7 @@ func TestPlaceAtARelay(t *testing.T) {
 	if err := d.Connect(t.Context(), peer.AddrInfo{ID: h.ID(), Addrs: []ma.Multiaddr{want}}); err != nil {
 		t.Fatal(err)
 	}
-	if c := d.Network().Connectedness(h.ID()); c != network.Limited || circuit.Direct(d.Network(), h.ID()) {
+	if c := d.Network().Connectedness(h.ID()); c != network.Limited || addr.HasDirect(d.Network(), h.ID()) {
 		t.Errorf("connected through a relay it is %v", c)
 	}
 	if list := d.Relayed(); !slices.Equal(list, []peer.ID{h.ID()}) {

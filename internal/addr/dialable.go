@@ -8,8 +8,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
-
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
 )
 
 // Dialable returns a sorted copy of addrs in which each address ends in /p2p/id. The
@@ -36,7 +34,7 @@ func Dialable(addrs []ma.Multiaddr, id peer.ID) []ma.Multiaddr {
 // distance is smaller for addresses that more peers can dial.
 func distance(a ma.Multiaddr) int {
 	switch {
-	case manet.IsPublicAddr(a) && !circuit.Is(a):
+	case manet.IsPublicAddr(a) && !IsRelayed(a):
 		return 0
 	case manet.IsPublicAddr(a):
 		return 1

@@ -9,7 +9,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
 // facade is the host that pubsub sees. Of a host pubsub uses the id, the
@@ -36,7 +36,7 @@ func (n *facadeNetwork) Peers() []peer.ID {
 	defer n.gate.mu.Unlock()
 	var ps []peer.ID
 	for _, p := range connected {
-		if r := n.gate.peers[p]; r != nil && r.admitted() && circuit.Direct(n.Network, p) {
+		if r := n.gate.peers[p]; r != nil && r.admitted() && addr.HasDirect(n.Network, p) {
 			ps = append(ps, p)
 		}
 	}
@@ -122,11 +122,11 @@ func (g *Gate) opened(p peer.ID, r *peerRecord, cancel *context.CancelFunc, s ne
 
 // open opens a stream over an existing connection, and never through a relay.
 func (g *Gate) open(ctx context.Context, p peer.ID, ids []protocol.ID) (network.Stream, error) {
-	if !circuit.Direct(g.host.Network(), p) {
+	if !addr.HasDirect(g.host.Network(), p) {
 		return nil, errRelayed // libp2p would wait for a direct connection
 	}
 	s, err := g.host.NewStream(network.WithNoDial(ctx, "smokesignal gate"), p, ids...)
-	if err == nil && circuit.Is(s.Conn().RemoteMultiaddr()) {
+	if err == nil && addr.IsRelayed(s.Conn().RemoteMultiaddr()) {
 		s.Reset()
 		return nil, errRelayed
 	}

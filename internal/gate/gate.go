@@ -16,7 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 	"github.com/go-smokesignal/smokesignal/internal/tasks"
 )
@@ -416,7 +416,7 @@ func (g *Gate) makeOffers() {
 // connectedness is pubsub asking whether it should have a stream to p.
 func (g *Gate) connectedness(p peer.ID) network.Connectedness {
 	c := network.NotConnected
-	if n := g.host.Network(); circuit.Direct(n, p) {
+	if n := g.host.Network(); addr.HasDirect(n, p) {
 		c = n.Connectedness(p)
 	}
 	g.mu.Lock()

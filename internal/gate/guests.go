@@ -10,7 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
 // warnEvery is how often it is logged that foreign peers are turned away.
@@ -88,7 +88,7 @@ func (g *Gate) judge(p peer.ID) (turnedAway bool) {
 	g.mu.Lock()
 	protocols := g.protocols
 	g.mu.Unlock()
-	direct := circuit.Direct(g.host.Network(), p)
+	direct := addr.HasDirect(g.host.Network(), p)
 	foreign := g.cfg.NodeProtocol != "" && !g.speaks(p, g.cfg.NodeProtocol)
 	pubsub := g.speaks(p, protocols...)
 

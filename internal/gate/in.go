@@ -10,7 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
 // inStream is a peer's stream for pubsub to read, through a buffer, since pubsub
@@ -155,7 +155,7 @@ func (g *Gate) accept(handle network.StreamHandler) network.StreamHandler {
 		g.mu.Unlock()
 		defer g.tasks.Done()
 
-		if circuit.Is(s.Conn().RemoteMultiaddr()) {
+		if addr.IsRelayed(s.Conn().RemoteMultiaddr()) {
 			s.ResetWithError(network.StreamGated)
 			return
 		}

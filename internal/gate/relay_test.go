@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/go-smokesignal/smokesignal/host"
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 
 	"github.com/libp2p/go-libp2p"
@@ -40,7 +40,7 @@ func natHost(t *testing.T, cfg host.NAT) *host.Host {
 func overQUIC(t *testing.T, h *host.Host) ma.Multiaddr {
 	t.Helper()
 	i := slices.IndexFunc(h.Dialable(), func(a ma.Multiaddr) bool {
-		return strings.Contains(a.String(), "/quic-v1/") && !circuit.Is(a)
+		return strings.Contains(a.String(), "/quic-v1/") && !addr.IsRelayed(a)
 	})
 	if i < 0 {
 		t.Fatalf("no QUIC among %v", h.Dialable())
@@ -50,7 +50,7 @@ func overQUIC(t *testing.T, h *host.Host) ma.Multiaddr {
 
 // relayed returns the addresses at which h is reached through relays.
 func relayed(h *host.Host) []ma.Multiaddr {
-	return slices.DeleteFunc(h.Dialable(), func(a ma.Multiaddr) bool { return !circuit.Is(a) })
+	return slices.DeleteFunc(h.Dialable(), func(a ma.Multiaddr) bool { return !addr.IsRelayed(a) })
 }
 
 // TestGateKeepsBroadcastsOffRelays: pubsub sees an admitted peer when it is

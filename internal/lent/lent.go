@@ -18,7 +18,6 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/go-smokesignal/smokesignal/internal/addr"
-	"github.com/go-smokesignal/smokesignal/internal/circuit"
 )
 
 // ErrTaken is returned by [Claim] for a host that has a node already.
@@ -162,7 +161,7 @@ func hasPortZero(a ma.Multiaddr) bool {
 // application has connected through one is its own affair.
 func (b *Borrowed) Relayed() (list []peer.ID) {
 	for _, p := range b.Network().Peers() {
-		if !circuit.Only(b.Network(), p) {
+		if !addr.HasOnlyRelayed(b.Network(), p) {
 			continue
 		}
 		if ids, err := b.Peerstore().GetProtocols(p); err == nil && slices.ContainsFunc(ids, isOurs) {

@@ -3,6 +3,7 @@ module github.com/go-smokesignal/smokesignal
 go 1.26.6
 
 require (
+	github.com/bufbuild/protocompile v0.14.1
 	github.com/fxamacker/cbor/v2 v2.10.0
 	github.com/ipfs/go-log/v2 v2.9.2
 	github.com/libp2p/go-libp2p v0.52.0

@@ -43,7 +43,7 @@ func (b *Bytes) UnmarshalText(text []byte) (err error) {
 // ReadOnly. Fields that T does not have are an error, those left out are zero.
 func Test[T any](t *testing.T, file string, decode func([]byte) (T, error), encode func(T) ([]byte, error)) {
 	t.Helper()
-	list := read(t, file)
+	list := Read(t, file)
 	var good, bad int
 	names := map[string]bool{}
 	for _, v := range list {
@@ -84,15 +84,27 @@ func Test[T any](t *testing.T, file string, decode func([]byte) (T, error), enco
 	}
 }
 
-func read(t *testing.T, file string) (list []Vector) {
+// Read returns the vectors of docs/vectors/file.
+func Read(t *testing.T, file string) (list []Vector) {
 	t.Helper()
-	dir, err := os.Getwd() // the package's
+	b, err := os.ReadFile(filepath.Join(Docs(t), "vectors", file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	strict(t, file, b, &list)
+	return list
+}
+
+// Docs returns the folder docs of this module, whose packages' tests call it.
+func Docs(t testing.TB) string {
+	t.Helper()
+	dir, err := os.Getwd() // the folder of the package
 	if err != nil {
 		t.Fatal(err)
 	}
 	for {
 		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			break
+			return filepath.Join(dir, "docs")
 		}
 		up := filepath.Dir(dir)
 		if up == dir {
@@ -100,12 +112,6 @@ func read(t *testing.T, file string) (list []Vector) {
 		}
 		dir = up
 	}
-	b, err := os.ReadFile(filepath.Join(dir, "docs", "vectors", file))
-	if err != nil {
-		t.Fatal(err)
-	}
-	strict(t, file, b, &list)
-	return list
 }
 
 // strict decodes JSON of which nothing may be left over.

@@ -2,13 +2,16 @@ package events
 
 import (
 	"encoding/hex"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/go-smokesignal/smokesignal/events/internal/engine"
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/schema"
 	"github.com/go-smokesignal/smokesignal/internal/vectors"
 )
 
@@ -26,30 +29,46 @@ func (v sessionVector) session() (s order.Session) {
 
 func sessionOf(s order.Session) sessionVector { return sessionVector{s.ID[:], s.Start} }
 
+type batchVector struct {
+	sessionVector
+	First  uint64          `json:"first"`
+	Events []vectors.Bytes `json:"events"`
+}
+
 // TestVectorsOfBatches: docs/vectors/batch.json has Batch messages.
 func TestVectorsOfBatches(t *testing.T) {
-	type vector struct {
-		sessionVector
-		First  uint64          `json:"first"`
-		Events []vectors.Bytes `json:"events"`
-	}
-	vectors.Test(t, "batch.json", func(b []byte) (v vector, err error) {
+	vectors.Test(t, "batch.json", batchCodec.Decode, batchCodec.Encode)
+	batchCodec.Vectors(t, "batch.json")
+	batchCodec.Random(t, 1000)
+}
+
+var batchCodec = schema.Codec[batchVector]{
+	Message: "Batch",
+	Decode: func(b []byte) (v batchVector, err error) {
 		var m batch
 		if err := m.parse(b); err != nil {
 			return v, err
 		}
-		v = vector{sessionVector: sessionOf(m.session), First: m.first}
+		v = batchVector{sessionVector: sessionOf(m.session), First: m.first}
 		for ev, rest := cutEvent(m.data); ev != nil; ev, rest = cutEvent(rest) {
 			v.Events = append(v.Events, ev)
 		}
 		return v, nil
-	}, func(v vector) ([]byte, error) {
+	},
+	Encode: func(v batchVector) ([]byte, error) {
 		b := appendBatchHeader(nil, v.session(), v.First)
 		for _, ev := range v.Events {
 			b = frame.AppendMessage(b, numBatchEvent, ev)
 		}
 		return b, nil
-	})
+	},
+	Rules: func(r *rand.Rand, m protoreflect.Message) {
+		schema.Set(m, "session", schema.Bytes(r, 8))
+		schema.Set(m, "start_ms", 1+r.Uint64N(1<<50))
+		schema.Set(m, "first", 1+r.Uint64N(1<<50))
+		list := m.Mutable(m.Descriptor().Fields().ByName("event")).List()
+		list.Append(protoreflect.ValueOfBytes([]byte("event")))
+	},
 }
 
 type markVector struct {
@@ -96,22 +115,31 @@ func appendMarkVectors(list []markVector) []byte {
 	return appendMarks(nil, marks)
 }
 
+type wantVector struct {
+	Sender vectors.Bytes `json:"sender"`
+	sessionVector
+	From   uint64 `json:"from"`
+	To     uint64 `json:"to"`
+	PassOn bool   `json:"pass_on,omitempty"`
+}
+
+type repairVector struct {
+	Told     []markVector `json:"told,omitempty"`
+	Want     *wantVector  `json:"want,omitempty"`
+	Original string       `json:"original,omitempty"`
+	End      []markVector `json:"end,omitzero"`
+}
+
 // TestVectorsOfRepair: docs/vectors/repair.json has RepairFrame messages.
 func TestVectorsOfRepair(t *testing.T) {
-	type wantVector struct {
-		Sender vectors.Bytes `json:"sender"`
-		sessionVector
-		From   uint64 `json:"from"`
-		To     uint64 `json:"to"`
-		PassOn bool   `json:"pass_on,omitempty"`
-	}
-	type vector struct {
-		Told     []markVector `json:"told,omitempty"`
-		Want     *wantVector  `json:"want,omitempty"`
-		Original string       `json:"original,omitempty"`
-		End      []markVector `json:"end,omitzero"`
-	}
-	vectors.Test(t, "repair.json", func(b []byte) (v vector, err error) {
+	vectors.Test(t, "repair.json", repairCodec.Decode, repairCodec.Encode)
+	repairCodec.Vectors(t, "repair.json")
+	repairCodec.Random(t, 2000)
+}
+
+var repairCodec = schema.Codec[repairVector]{
+	Message: "RepairFrame",
+	Decode: func(b []byte) (v repairVector, err error) {
 		num, body, err := repairField(b)
 		if err != nil {
 			return v, err
@@ -130,7 +158,8 @@ func TestVectorsOfRepair(t *testing.T) {
 			v.End, err = marksOf(body)
 		}
 		return v, err
-	}, func(v vector) ([]byte, error) {
+	},
+	Encode: func(v repairVector) ([]byte, error) {
 		switch {
 		case v.Told != nil:
 			return frame.AppendMessage(nil, numRepairTold, appendMarkVectors(v.Told)), nil
@@ -143,5 +172,41 @@ func TestVectorsOfRepair(t *testing.T) {
 			return frame.AppendMessage(nil, numRepairOriginal, body), err
 		}
 		return frame.AppendMessage(nil, numRepairEnd, appendMarkVectors(v.End)), nil
-	})
+	},
+	Rules: func(r *rand.Rand, m protoreflect.Message) {
+		schema.Each(m, func(m protoreflect.Message) {
+			switch m.Descriptor().Name() {
+			case "Marks": // Told without a mark says nothing
+				list := m.Mutable(m.Descriptor().Fields().ByName("mark")).List()
+				if list.Len() == 0 {
+					list.Append(list.NewElement())
+					validMark(r, list.Get(0).Message())
+				}
+			case "Mark":
+				validMark(r, m)
+			case "Want":
+				validSession(r, m)
+				from := 1 + r.Uint64N(1<<50)
+				schema.Set(m, "from", from)
+				schema.Set(m, "to", from+1+r.Uint64N(100))
+			}
+		})
+	},
+}
+
+func validSession(r *rand.Rand, m protoreflect.Message) {
+	schema.Set(m, "sender", schema.PeerID(r))
+	schema.Set(m, "session", schema.Bytes(r, 8))
+	schema.Set(m, "start_ms", 1+r.Uint64N(1<<50))
+}
+
+// validMark keeps to the order begin <= next <= above; a zero stands for next.
+func validMark(r *rand.Rand, m protoreflect.Message) {
+	validSession(r, m)
+	next := 100 + r.Uint64N(1<<50)
+	schema.Set(m, "next", next)
+	schema.Set(m, "above", []uint64{0, next + 1 + r.Uint64N(100)}[r.IntN(2)])
+	schema.Set(m, "begin", []uint64{0, next - 1 - r.Uint64N(90)}[r.IntN(2)])
+	schema.Set(m, "floor", r.Uint64N(next))
+	schema.Set(m, "withheld", r.Uint64N(next))
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/fxamacker/cbor/v2"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 	"github.com/go-smokesignal/smokesignal/internal/payload"
+	"github.com/go-smokesignal/smokesignal/internal/schema"
 	"github.com/go-smokesignal/smokesignal/internal/vectors"
 )
 
@@ -39,6 +41,21 @@ type argVector struct {
 // TestVectorsOfEvents: docs/vectors/event.json has Event messages.
 func TestVectorsOfEvents(t *testing.T) {
 	vectors.Test(t, "event.json", decodeVector, eventVector.encode)
+	codec := schema.Codec[eventVector]{
+		Message: "Event", Decode: decodeVector, Encode: eventVector.encode,
+		Rules: func(r *rand.Rand, m protoreflect.Message) { validEvent(m) },
+	}
+	codec.Vectors(t, "event.json")
+	codec.Random(t, 1000)
+}
+
+// validEvent gives the event a name, and its arguments a codec for which any data is good.
+func validEvent(m protoreflect.Message) {
+	schema.Set(m, "name", "kitchen/lamp")
+	args := schema.Get(m, "args").List()
+	for i := range args.Len() {
+		schema.Set(args.Get(i).Message(), "codec", uint32(codecRaw))
+	}
 }
 
 func decodeVector(b []byte) (v eventVector, err error) {
@@ -198,6 +215,73 @@ func TestVectorsOfDirectEvents(t *testing.T) {
 		}
 		return b, nil
 	})
+}
+
+// TestDirectFramesAgreeWithTheProtoFile: the frames of a stream of direct events,
+// in both directions.
+func TestDirectFramesAgreeWithTheProtoFile(t *testing.T) {
+	type direct struct {
+		Hello  hello
+		Call   uint64
+		Event  string
+		Answer answer
+	}
+	schema.Codec[direct]{
+		Message: "DirectFrame",
+		Decode: func(b []byte) (d direct, err error) {
+			switch b[0] >> 3 {
+			case fieldHello:
+				d.Hello, err = parseHello(b)
+			case fieldAnswer:
+				d.Answer, err = parseAnswer(b)
+			default:
+				var ev []byte
+				ev, d.Call, err = parseDirectFrame(b)
+				d.Event = string(ev)
+			}
+			return d, err
+		},
+		Encode: func(d direct) ([]byte, error) {
+			var b []byte
+			switch {
+			case d.Hello.session != "":
+				b = d.Hello.append(nil)
+			case d.Answer.id != 0:
+				ev := d.Answer.event
+				b = d.Answer.appendFrame(nil, &outgoing{size: len(ev), buf: &buffer{ev}})
+			default:
+				var id *call
+				if d.Call != 0 {
+					id = &call{id: d.Call}
+				}
+				b = (&outgoing{size: len(d.Event), buf: &buffer{[]byte(d.Event)}}).appendFrame(b, id)
+			}
+			return frame.NewReader(bytes.NewReader(b), len(b)).Next()
+		},
+		Rules: func(r *rand.Rand, m protoreflect.Message) {
+			schema.Each(m, func(m protoreflect.Message) {
+				switch m.Descriptor().Name() {
+				case "Hello":
+					schema.Set(m, "session", schema.Bytes(r, 8))
+				case "Event":
+					validEvent(m)
+				case "Call":
+					schema.Set(m, "id", 1+r.Uint64N(1<<50))
+					validEvent(m.Mutable(m.Descriptor().Fields().ByName("event")).Message())
+				case "Answer":
+					schema.Set(m, "id", 1+r.Uint64N(1<<50))
+					validEvent(m.Mutable(m.Descriptor().Fields().ByName("event")).Message())
+					if r.IntN(2) == 0 { // the handler has failed: a text in place of results
+						m.Clear(m.Descriptor().Fields().ByName("event"))
+						schema.Set(m, "status", 1+r.Uint32N(4))
+					} else {
+						m.Clear(m.Descriptor().Fields().ByName("status"))
+						m.Clear(m.Descriptor().Fields().ByName("error"))
+					}
+				}
+			})
+		},
+	}.Random(t, 2000)
 }
 
 // TestVectorsOfAnswers: docs/vectors/answer.json has the frames of answers.

@@ -179,7 +179,7 @@ func unknown(m protoreflect.Message) string {
 		}
 		return true
 	})
-	return strings.Join(left, " ")
+	return strings.TrimSpace(strings.Join(left, " "))
 }
 
 // fill sets a random half of the fields of m to random values. Of a message that
@@ -248,7 +248,12 @@ func Bytes(r *rand.Rand, n int) []byte {
 	return b
 }
 
-// Set changes the field of that name, if m has such a field, to what change makes of it.
+// PeerID returns the bytes of the peer id of a random Ed25519 key.
+func PeerID(r *rand.Rand) []byte {
+	return append([]byte{0, 36, 8, 1, 18, 32}, Bytes(r, 32)...)
+}
+
+// Set gives the field of that name the value, zero included.
 func Set(m protoreflect.Message, name string, value any) {
 	f := m.Descriptor().Fields().ByName(protoreflect.Name(name))
 	m.Set(f, protoreflect.ValueOf(value))

@@ -60,7 +60,7 @@ func (b *Broadcast) EmitConfirmed(ctx context.Context, k int, name string, args 
 // reported as a Gap, see KeepBytes. The ctx of f ends when the node closes. A panic of f
 // is caught, counted and logged.
 func (b *Broadcast) On(name string, f func(context.Context, *Event)) (off func()) {
-	return b.channel.On(name, f)
+	return b.channel.On(name, handler(f))
 }
 
 // OnRaw calls f for messages that plain pubsub peers publish on the network's topic: bytes
@@ -79,7 +79,7 @@ func (b *Broadcast) OnRaw(f func(ctx context.Context, from ID, data []byte)) (of
 // them have returned, and before those of the next one are called. f may run for several
 // senders at once. Node.OnGap reports the same without the order. off removes f.
 func (b *Broadcast) OnGap(f func(context.Context, Gap)) (off func()) {
-	return b.channel.OnGap(f)
+	return b.channel.OnGap(gapHandler(f))
 }
 
 // Pipe returns a duplex view of the events named "data" to and from all nodes, as the
@@ -98,7 +98,7 @@ func (b *Broadcast) emitBytes(ctx context.Context, name string, data []byte) err
 }
 
 func (b *Broadcast) onBorrowed(name string, f func(context.Context, *Event)) (off func()) {
-	return b.channel.OnBorrowed(name, f)
+	return b.channel.OnBorrowed(name, handler(f))
 }
 
 func (b *Broadcast) closing() <-chan struct{} { return b.channel.Done() }

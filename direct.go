@@ -26,7 +26,7 @@ func (n *Node) Direct() *Direct { return &n.channels.direct }
 // and no other peer. The ctx of f ends when the node closes. A panic of f is caught,
 // counted and logged.
 func (d *Direct) On(name string, f func(context.Context, *Event)) (off func()) {
-	return d.channel.On(name, f)
+	return d.channel.On(name, handler(f))
 }
 
 // Handle lets f answer the calls of that name from any peer, or with "*" those that no
@@ -37,13 +37,13 @@ func (d *Direct) On(name string, f func(context.Context, *Event)) (off func()) {
 // (Peer.Handle) goes first. f runs as a handler of events does; a panic is an error to the
 // caller.
 func (d *Direct) Handle(name string, f func(context.Context, *Event) (results []any, err error)) (off func()) {
-	return d.channel.Handle(name, f)
+	return d.channel.Handle(name, callHandler(f))
 }
 
 // The methods below are for typed events, see Name.
 
 func (d *Direct) onBorrowed(name string, f func(context.Context, *Event)) (off func()) {
-	return d.channel.OnBorrowed(name, f)
+	return d.channel.OnBorrowed(name, handler(f))
 }
 
 func (d *Direct) closing() <-chan struct{} { return d.channel.Done() }

@@ -126,7 +126,7 @@ func (n Name[T]) All(ctx context.Context, src Source) iter.Seq2[Message[T], erro
 	offGap := func() {}
 	if s, ok := src.(gapSource); ok {
 		offGap = s.OnGap(func(hctx context.Context, g Gap) {
-			handOver(hctx, item{Message[T]{From: g.Sender}, &GapError{g}})
+			handOver(hctx, item{Message[T]{From: g.From}, &GapError{g}})
 		})
 	}
 	leave := sync.OnceFunc(func() {

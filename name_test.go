@@ -316,7 +316,7 @@ func TestLoopReportsGaps(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		src := newFakeSource()
 		loop := Name[struct{}]("n").All(t.Context(), src)
-		go src.gaps(t.Context(), Gap{Sender: "sender", From: 2, To: 5})
+		go src.gaps(t.Context(), Gap{From: "sender", First: 2, Last: 4})
 		for msg, err := range loop {
 			gap, ok := errors.AsType[*GapError](err)
 			if !ok || gap.Gap.Len() != 3 || msg.From != "sender" || !strings.Contains(err.Error(), "events 2 to 4 of") {

@@ -2,10 +2,10 @@ package smokesignal
 
 import "time"
 
-// A Part is what a node knows of the part of the network that it is in, which is all
+// A NetworkView is what a node knows of the part of the network that it is in, which is all
 // of it unless the network is split. The zero value is that of a node that is not
 // running.
-type Part struct {
+type NetworkView struct {
 	// Links is the number of peers in the peer list.
 	Links int
 	// Known is how many nodes it knows and takes for alive, its peers among them. In a
@@ -26,10 +26,10 @@ type Part struct {
 
 // Network returns what the node knows of the part of the network that it is in, as of
 // now. Before Start and after Close it returns the zero value.
-func (n *Node) Network() Part {
+func (n *Node) Network() NetworkView {
 	if n.running() != nil {
-		return Part{}
+		return NetworkView{}
 	}
 	x := n.driver.Network()
-	return Part{Links: x.Links, Known: x.Known, Lost: x.Lost, Tag: x.Tag.ID, Since: x.Since}
+	return NetworkView{Links: x.Links, Known: x.Known, Lost: x.Lost, Tag: x.Tag.ID, Since: x.Since}
 }

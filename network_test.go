@@ -21,7 +21,7 @@ func TestAskedBeforeStart(t *testing.T) {
 	if list := node.Seeds(); !slices.Equal(list, []smokesignal.Seed{{Seed: seed}}) {
 		t.Errorf("before Start: seeds %+v", list)
 	}
-	if rtt, err := p.RTT(), p.Close(); rtt != 0 || err != smokesignal.ErrNotStarted {
+	if rtt, err := p.RTT(), p.Disconnect(); rtt != 0 || err != smokesignal.ErrNotStarted {
 		t.Errorf("before Start: RTT %v, Close returned %v", rtt, err)
 	}
 	if err := node.Close(); err != nil {
@@ -30,7 +30,7 @@ func TestAskedBeforeStart(t *testing.T) {
 	if list := node.Seeds(); list != nil {
 		t.Errorf("after Close: seeds %+v", list)
 	}
-	if rtt, err := p.RTT(), p.Close(); rtt != 0 || err != smokesignal.ErrClosed {
+	if rtt, err := p.RTT(), p.Disconnect(); rtt != 0 || err != smokesignal.ErrClosed {
 		t.Errorf("after Close: RTT %v, Close returned %v", rtt, err)
 	}
 }
@@ -70,7 +70,7 @@ func TestNodeAloneIsAPart(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer node.Close()
-	if p := node.Network(); p != (smokesignal.Part{}) {
+	if p := node.Network(); p != (smokesignal.NetworkView{}) {
 		t.Errorf("before Start: %+v", p)
 	}
 	began := time.Now()
@@ -81,13 +81,13 @@ func TestNodeAloneIsAPart(t *testing.T) {
 	if p.Since.Before(began) || p.Since.After(time.Now()) {
 		t.Errorf("alone since %v, started at %v", p.Since, began)
 	}
-	if want := (smokesignal.Part{Tag: node.ID(), Since: p.Since}); p != want {
+	if want := (smokesignal.NetworkView{Tag: node.ID(), Since: p.Since}); p != want {
 		t.Errorf("alone: %+v, want %+v", p, want)
 	}
 	if err := node.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if p := node.Network(); p != (smokesignal.Part{}) {
+	if p := node.Network(); p != (smokesignal.NetworkView{}) {
 		t.Errorf("after Close: %+v", p)
 	}
 }

@@ -195,7 +195,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 		return err
 	}
 	n.broadcast.OnNeighbour(n.onTopicChanged)
-	n.broadcast.OnGap(n.gap)
+	n.broadcast.OnGap(gapHandler(n.gap))
 	n.watchdog, err = health.New(health.Config{
 		Key: key, Session: n.session, PingInterval: cfg.pingInterval, PingTimeout: max(cfg.pingTimeout, 1), // zero means zero here
 		Seeds: watchedSeeds(seeds), Addrs: n.host.Dialable, Neighbours: n.list.List, Flood: n.driver.Flood,
@@ -428,32 +428,4 @@ func (n *Node) running() error {
 		return ErrNotStarted
 	}
 	return nil
-}
-
-// AddPeer links to the node at addr, given as for Seeds, beyond the minimum up
-// to the maximum of the peer list. It returns when the link stands. The error is
-// ErrFull (this list, or the other node's), ErrSelf, ErrOtherNetwork,
-// ErrUnreachable, ErrRelayed, ErrUnresolvable, ErrNotSmokesignal, a *WrongIDError,
-// ErrNotStarted, ErrClosed, that of ctx, or says what is wrong with addr. To a peer that
-// is linked already it returns at once.
-func (n *Node) AddPeer(ctx context.Context, addr string) (*Peer, error) {
-	if err := n.running(); err != nil {
-		return nil, err
-	}
-	id, err := n.driver.AddPeer(ctx, addr)
-	if err != nil {
-		if err := n.running(); err != nil {
-			return nil, err
-		}
-		return nil, fmt.Errorf("smokesignal: add peer %s: %w", addr, err)
-	}
-	return n.Peer(id), nil
-}
-
-// ours makes the error of a driver that is closed that of the node.
-func (n *Node) ours(err error) error {
-	if errors.Is(err, discovery.ErrClosed) {
-		return ErrClosed
-	}
-	return err
 }

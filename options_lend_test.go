@@ -383,7 +383,7 @@ func TestConnectionsMadeAreClosed(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := node.Connect(t.Context(), far.Addrs()[0].String()); err != nil {
+		if _, err := node.Dial(t.Context(), far.Addrs()[0].String()); err != nil {
 			t.Fatal(err)
 		}
 		if n := len(l.host.Network().Peers()); n != i+1 {
@@ -438,7 +438,7 @@ func TestAddLimits(t *testing.T) {
 			}
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-		_, err = node.AddPeer(ctx, other.Addrs()[0].String())
+		_, err = node.Connect(ctx, other.Addrs()[0].String())
 		cancel()
 		if linked := err == nil; linked != c.want {
 			t.Errorf("%s: linked %v (%v), want %v", c.what, linked, err, c.want)

@@ -14,7 +14,7 @@ import (
 //
 // Nothing but the agreement on that goes through a relay, no event and no broadcast;
 // where no direct connection comes about within five seconds there is no link, and
-// Ready, OnSeedError or AddPeer say so (ErrRelayed). Holes are punched for QUIC alone, so the node has to
+// Ready, OnSeedError or Connect say so (ErrRelayed). Holes are punched for QUIC alone, so the node has to
 // listen on it, as it does by default. Two NATs that give each connection another
 // port cannot be passed.
 //

@@ -25,6 +25,7 @@ import (
 type Peer struct {
 	node *Node
 	id   ID
+	bad  error // why id is not an id, or nil
 
 	onClose hooks[func(context.Context, error)]
 }
@@ -110,6 +111,9 @@ func (p *Peer) AddrPort() netip.AddrPort {
 // take the events of this node. ErrNotStarted, ErrClosed, ErrBadName, ErrTooLarge and
 // events.ErrBadArgument come at once.
 func (p *Peer) Emit(ctx context.Context, name string, args ...any) error {
+	if p.bad != nil {
+		return p.bad
+	}
 	return otherNetwork(p.node.direct.Emit(ctx, p.id, name, args...))
 }
 
@@ -117,6 +121,9 @@ func (p *Peer) Emit(ctx context.Context, name string, args ...any) error {
 // has no room. If there is no stream to the peer yet, the peer is found and the
 // stream opened in the background.
 func (p *Peer) TryEmit(name string, args ...any) error {
+	if p.bad != nil {
+		return p.bad
+	}
 	return otherNetwork(p.node.direct.TryEmit(p.id, name, args...))
 }
 
@@ -126,8 +133,11 @@ func (p *Peer) TryEmit(name string, args ...any) error {
 // the handler has finished, ErrUnknownOutcome that it may have run; it never runs
 // twice. [events.Call.Do] is the same with types, and says more about errors.
 func (p *Peer) Call(ctx context.Context, name string, args ...any) (*Event, error) {
+	if p.bad != nil {
+		return nil, p.bad
+	}
 	answer, err := p.node.direct.Call(ctx, p.id, name, args...)
-	return answer, otherNetwork(err)
+	return (*Event)(answer), otherNetwork(err)
 }
 
 // Handle lets f answer the peer's calls of that name, or with "*" those that no
@@ -135,7 +145,7 @@ func (p *Peer) Call(ctx context.Context, name string, args ...any) (*Event, erro
 // before a handler of node.Direct, which is for the calls of any peer. The
 // registration outlives the link. off removes it.
 func (p *Peer) Handle(name string, f func(context.Context, *Event) (results []any, err error)) (off func()) {
-	return p.node.direct.HandleFrom(p.id, name, f)
+	return p.node.direct.HandleFrom(p.id, name, callHandler(f))
 }
 
 // otherNetwork makes the error of that kind one of this package, too.
@@ -150,7 +160,7 @@ func otherNetwork(err error) error {
 // peer sends to this node alone. The registration outlives the link. off removes
 // it.
 func (p *Peer) On(name string, f func(context.Context, *Event)) (off func()) {
-	return p.node.direct.OnFrom(p.id, name, f)
+	return p.node.direct.OnFrom(p.id, name, handler(f))
 }
 
 // OnClose calls f each time the link to the peer ends. reason is a *CloseError
@@ -172,21 +182,24 @@ func (p *Peer) Pipe() io.ReadWriteCloser { return p.node.direct.Stream(p.id) }
 // The methods below are for typed events, see Name.
 
 func (p *Peer) emitBytes(ctx context.Context, name string, b []byte) error {
+	if p.bad != nil {
+		return p.bad
+	}
 	return otherNetwork(p.node.direct.EmitBytes(ctx, p.id, name, b))
 }
 
 func (p *Peer) onBorrowed(name string, f func(context.Context, *Event)) (off func()) {
-	return p.node.direct.OnBorrowedFrom(p.id, name, f)
+	return p.node.direct.OnBorrowedFrom(p.id, name, handler(f))
 }
 
 func (p *Peer) closing() <-chan struct{} { return p.node.direct.Done() }
 
-// Close ends the link to the peer. The node does not link to it by itself for
+// Disconnect ends the link to the peer. The node does not link to it by itself for
 // thirty seconds, unless it would be alone. The connection underneath is left to
 // libp2p, which others may be using. Closing a peer that is not linked does
 // nothing. It returns when the end of the link has begun. The error is ErrNotStarted or
 // ErrClosed.
-func (p *Peer) Close() error {
+func (p *Peer) Disconnect() error {
 	if err := p.node.running(); err != nil {
 		return err
 	}
@@ -260,7 +273,7 @@ func (l *Peers) handle(id ID) *Peer {
 	if p := l.handles[id]; p != nil {
 		return p
 	}
-	p := &Peer{node: l.node, id: id}
+	p := &Peer{node: l.node, id: id, bad: checkID(id)}
 	if l.node.list.Has(id) {
 		l.handles[id] = p
 	}

@@ -10,7 +10,7 @@ import (
 type Ticket = discovery.Ticket
 
 // ParseTicket reads the string that a node's Ticket returned, for a program that
-// wants to show what is in it; Seeds and AddPeer take the string as it is. The error
+// wants to show what is in it; Seeds and Connect take the string as it is. The error
 // says whether the string is damaged or of another version.
 func ParseTicket(text string) (Ticket, error) {
 	t, err := discovery.ParseTicket(text)
@@ -23,7 +23,7 @@ func ParseTicket(text string) (Ticket, error) {
 // Ticket returns one string with which others join through this node: its id, the
 // name of its network, and at most eight places at which it is reached, the most
 // reachable first. It has letters and digits only, eighty for one place, and can be
-// pasted into a chat or on a command line; Seeds and AddPeer take it. It holds no
+// pasted into a chat or on a command line; Seeds and Connect take it. It holds no
 // secret. It is good as long as the node keeps its id, for which there is
 // IdentityFile, and one of its addresses.
 //

@@ -12,7 +12,6 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/discovery"
 	"github.com/go-smokesignal/smokesignal/events"
-	"github.com/go-smokesignal/smokesignal/internal/lent"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
@@ -87,26 +86,6 @@ func (l *topics) forget(t *Topic) {
 	if l.open[t.Name()] == t {
 		delete(l.open, t.Name())
 	}
-}
-
-// Connect connects to whoever is at addr, given as for Seeds, and returns its id. It may
-// be any libp2p program, known by its address alone: it is not linked to, and is to be
-// met on a Topic. The error is ErrSelf, ErrUnreachable, ErrRelayed, ErrUnresolvable,
-// ErrNotSmokesignal (nothing there speaks libp2p), a *WrongIDError, or that of ctx; after
-// five seconds ErrUnreachable.
-func (n *Node) Connect(ctx context.Context, addr string) (ID, error) {
-	if err := n.running(); err != nil {
-		return "", err
-	}
-	seed, err := discovery.ParseSeed(addr)
-	if err != nil {
-		return "", fmt.Errorf("smokesignal: connect: %w", err)
-	}
-	id, err := n.driver.Connect(ctx, seed, lent.PubSubProtocols(n.host))
-	if err != nil {
-		return "", fmt.Errorf("smokesignal: connect to %s: %w", addr, err)
-	}
-	return id, nil
 }
 
 // close closes all topics, and waits for their handlers until ctx ends.

@@ -242,7 +242,7 @@ func (r *readers) gap(ctx context.Context, sender peer.ID, x run, slow bool) {
 		r.b.stats.lost.Add(n)
 	}
 	r.warn(n, sender, x, slow)
-	r.b.mux.gap(ctx, Gap{Sender: sender, Session: x.session.ID, From: x.from, To: x.to, Slow: slow})
+	r.b.mux.gap(ctx, Gap{From: sender, Session: x.session.ID, First: x.from, Last: x.to - 1, Slow: slow})
 }
 
 func (r *readers) warn(n uint64, sender peer.ID, x run, slow bool) {

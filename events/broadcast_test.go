@@ -402,7 +402,7 @@ func TestBroadcastStoreIsBounded(t *testing.T) {
 	if st.Overrun == 0 || st.Delivered+st.Overrun != events+1 || st.Lost != 0 {
 		t.Errorf("%+v", st)
 	}
-	if len(missing) != 1 || !missing[0].Slow || missing[0].Len() != st.Overrun || missing[0].Sender != a.id() {
+	if len(missing) != 1 || !missing[0].Slow || missing[0].Len() != st.Overrun || missing[0].From != a.id() {
 		t.Errorf("%v", missing)
 	}
 }

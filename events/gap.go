@@ -9,28 +9,28 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// A Gap is broadcasts of a sender that are not delivered, and never will be. It is
+// A Gap is a range of broadcasts of one sender that are missing and will not arrive. It is
 // reported in its place among the events of that sender.
 type Gap struct {
-	Sender  peer.ID
-	Session [8]byte // which run of the sender
-	// From and To are the numbers of the first event that is missing, and of the
-	// first that is not. A sender numbers its events from 1 in each run.
-	From, To uint64
-	// Slow says that the events came but were dropped since the handlers here were
-	// too slow; else no neighbour had them any more.
+	From    peer.ID // the sender of the missing events
+	Session [8]byte // the run of the sender that they belong to
+	// First and Last are the sequence numbers of the first and the last missing event.
+	// A sender numbers the events of each run from 1.
+	First, Last uint64
+	// Slow reports that the events arrived but were dropped because the handlers here
+	// were too slow. Otherwise no neighbor had them any more.
 	Slow bool
 }
 
-// Len returns the number of events that are missing.
-func (g Gap) Len() uint64 { return g.To - g.From }
+// Len returns the number of missing events.
+func (g Gap) Len() uint64 { return g.Last - g.First + 1 }
 
 func (g Gap) String() string {
 	why := "were lost on the way"
 	if g.Slow {
-		why = "were dropped since handlers are slow"
+		why = "were dropped because handlers are slow"
 	}
-	return fmt.Sprintf("events %d to %d of %s %s", g.From, g.To-1, g.Sender, why)
+	return fmt.Sprintf("events %d to %d of %s %s", g.First, g.Last, g.From, why)
 }
 
 // gapHandlers are the handlers of gaps.
@@ -64,6 +64,6 @@ func (m *mux) gap(ctx context.Context, g Gap) {
 }
 
 func (m *mux) callGap(ctx context.Context, f func(context.Context, Gap), g Gap) {
-	defer m.recovered("a handler of gaps panicked", g.Sender)
+	defer m.recovered("a handler of gaps panicked", g.From)
 	f(ctx, g)
 }

@@ -32,7 +32,7 @@ func TestGapIsReportedInItsPlace(t *testing.T) {
 	r.batch(rawSession(1), 5, "5")
 	r.batch(rawSession(2), 1, "next 1") // which ends the waiting for the gap
 	g := <-gaps
-	if g.Sender != r.host.ID() || g.Session != rawSession(1).ID || g.From != 2 || g.To != 5 || g.Len() != 3 || g.Slow {
+	if g.From != r.host.ID() || g.Session != rawSession(1).ID || g.First != 2 || g.Last != 4 || g.Len() != 3 || g.Slow {
 		t.Errorf("%+v", g)
 	}
 	<-done

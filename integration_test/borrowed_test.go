@@ -77,7 +77,7 @@ func guests(t *testing.T, n int, make pubsubMaker, opts ...pubsub.Option) (list 
 // introduce makes a add b, and waits until both have each other.
 func introduce(t testing.TB, a, b *smokesignal.Node) {
 	t.Helper()
-	if _, err := a.AddPeer(within(t, soon), addr(b)); err != nil {
+	if _, err := a.Connect(within(t, soon), addr(b)); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "both have each other", func() bool { return a.Peers().Has(b.ID()) && b.Peers().Has(a.ID()) })

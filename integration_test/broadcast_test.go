@@ -112,12 +112,12 @@ func TestLinksComeAndGo(t *testing.T) {
 				if !neighbours(nodes, a, b) {
 					l.fault(a, checker.FaultLink)
 					l.fault(b, checker.FaultLink)
-					p.Close()
+					p.Disconnect()
 					changes++
 				}
 			} else if a != b {
 				// Who parted a moment ago may be refused; that is part of it.
-				if _, err := a.AddPeer(within(t, 5*time.Second), addr(b)); err == nil {
+				if _, err := a.Connect(within(t, 5*time.Second), addr(b)); err == nil {
 					changes++
 				}
 			}

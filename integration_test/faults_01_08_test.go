@@ -276,7 +276,7 @@ func TestFault08SimultaneousDialsMakeOneLink(t *testing.T) {
 		for from, to := range map[*smokesignal.Node]*smokesignal.Node{a: b, b: a} {
 			wg.Go(func() {
 				<-ready
-				if p, err := from.AddPeer(within(t, soon), addr(to)); err != nil || p.ID() != to.ID() {
+				if p, err := from.Connect(within(t, soon), addr(to)); err != nil || p.ID() != to.ID() {
 					t.Errorf("round %d: %s adds %s: %v, %v", round, l.name(from), l.name(to), p, err)
 				}
 			})

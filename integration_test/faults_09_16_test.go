@@ -38,8 +38,8 @@ func TestFault09DiallingOneselfTellsNothing(t *testing.T) {
 			l.link(a, l.start(cluster.Spec{Name: "b", Limits: manual}))
 		}
 		for _, to := range []string{at, addr(a)} {
-			if p, err := a.AddPeer(within(t, soon), to); !errors.Is(err, smokesignal.ErrSelf) {
-				t.Errorf("AddPeer(%s) returned %v, %v; want ErrSelf", to, p, err)
+			if p, err := a.Connect(within(t, soon), to); !errors.Is(err, smokesignal.ErrSelf) {
+				t.Errorf("Connect(%s) returned %v, %v; want ErrSelf", to, p, err)
 			}
 		}
 	}
@@ -59,8 +59,8 @@ func TestFault10FullNodeAddsNobody(t *testing.T) {
 		t.Error("Full is false with as many peers as allowed")
 	}
 	for range 3 {
-		if p, err := a.AddPeer(within(t, soon), addr(remote)); !errors.Is(err, smokesignal.ErrFull) {
-			t.Errorf("AddPeer of a full node returned %v, %v; want ErrFull", p, err)
+		if p, err := a.Connect(within(t, soon), addr(remote)); !errors.Is(err, smokesignal.ErrFull) {
+			t.Errorf("Connect of a full node returned %v, %v; want ErrFull", p, err)
 		}
 	}
 	l.never(time.Second, "the remote was told something", func(s *checker.State) bool {
@@ -227,10 +227,10 @@ func TestFault15OneIdentityIsOnePeer(t *testing.T) {
 	a.Peers().OnAdd(func(context.Context, *smokesignal.Peer) {
 		most.Store(max(most.Load(), int64(a.Peers().Len())))
 	})
-	if _, err := b.AddPeer(within(t, soon), addr(a)); err != nil {
+	if _, err := b.Connect(within(t, soon), addr(a)); err != nil {
 		t.Error(err)
 	}
-	twin.AddPeer(within(t, soon), addr(a)) // which of the two wins is not promised
+	twin.Connect(within(t, soon), addr(a)) // which of the two wins is not promised
 	if got := most.Load(); got > 1 {
 		t.Errorf("one id was %d peers", got)
 	}

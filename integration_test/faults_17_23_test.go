@@ -122,7 +122,7 @@ func TestFault19PeersHaveAddressesAndCloseOnce(t *testing.T) {
 	})
 	b.Peer(a.ID()).OnClose(func(context.Context, error) { closes[1].Add(1) })
 	l.fault(a, checker.FaultLink)
-	if err := a.Peer(b.ID()).Close(); err != nil {
+	if err := a.Peer(b.ID()).Disconnect(); err != nil {
 		t.Error(err)
 	}
 	l.wait(soon, "closed on both sides", func(s *checker.State) bool {
@@ -144,10 +144,10 @@ func TestFault20OptionsAreTakenAtTheirWord(t *testing.T) {
 		l := newLocal(t)
 		none := l.start(cluster.Spec{Name: "none", Limits: &[2]int{0, 0}})
 		b := l.start(cluster.Spec{Name: "b", Limits: manual})
-		if _, err := b.AddPeer(within(t, soon), addr(none)); !errors.Is(err, smokesignal.ErrFull) {
+		if _, err := b.Connect(within(t, soon), addr(none)); !errors.Is(err, smokesignal.ErrFull) {
 			t.Errorf("a node with max 0 was added: %v", err)
 		}
-		if _, err := none.AddPeer(within(t, soon), addr(b)); !errors.Is(err, smokesignal.ErrFull) {
+		if _, err := none.Connect(within(t, soon), addr(b)); !errors.Is(err, smokesignal.ErrFull) {
 			t.Errorf("a node with max 0 added another: %v", err)
 		}
 		l.wantStory(none)
@@ -205,7 +205,7 @@ func TestFault20OptionsAreTakenAtTheirWord(t *testing.T) {
 				t.Errorf("address %s", text)
 			}
 			b := l.start(cluster.Spec{Name: "b" + m.String(), Limits: manual})
-			if _, err := b.AddPeer(within(t, soon), m.String()); err != nil {
+			if _, err := b.Connect(within(t, soon), m.String()); err != nil {
 				t.Errorf("%s does not join: %v", m, err)
 			}
 		}
@@ -241,8 +241,8 @@ func TestFault21SilenceEnds(t *testing.T) {
 		l := newLocal(t)
 		a := l.start(cluster.Spec{Name: "a", Limits: manual})
 		began := time.Now()
-		if p, err := a.AddPeer(within(t, 30*time.Second), mute.Addr().String()); !errors.Is(err, smokesignal.ErrUnreachable) {
-			t.Errorf("AddPeer returned %v, %v; want ErrUnreachable", p, err)
+		if p, err := a.Connect(within(t, 30*time.Second), mute.Addr().String()); !errors.Is(err, smokesignal.ErrUnreachable) {
+			t.Errorf("Connect returned %v, %v; want ErrUnreachable", p, err)
 		}
 		if took := time.Since(began); took > 12*slow*time.Second {
 			t.Errorf("it took %v to give up", took)
@@ -259,7 +259,7 @@ func TestFault21SilenceEnds(t *testing.T) {
 		l.link(a, keep)
 		c := cluster.New(t)
 		p := c.Start(cluster.Spec{Name: "frozen", Listen: []string{cluster.TCP}, Limits: manual})
-		frozen, err := a.AddPeer(within(t, soon), p.Addr())
+		frozen, err := a.Connect(within(t, soon), p.Addr())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -335,7 +335,7 @@ func foreignCell(t *testing.T, router, listen string, nodeDials bool) {
 		// The address does not say who is there. On a busy machine, with all cells at
 		// once, WebRTC takes longer than the five seconds that Connect allows.
 		waitUntil(t, "connected", func() bool {
-			_, err = n.Connect(within(t, soon), o.host.Addrs()[0].String())
+			_, err = n.Dial(within(t, soon), o.host.Addrs()[0].String())
 			return err == nil || !errors.Is(err, smokesignal.ErrUnreachable)
 		})
 	} else {
@@ -646,7 +646,7 @@ func TestConnectOverWebRTCUntilPubSubComes(t *testing.T) {
 		}
 		opened <- err
 	}()
-	if id, err := n.Connect(within(t, soon), o.Addrs()[0].String()); err != nil || id != o.ID() {
+	if id, err := n.Dial(within(t, soon), o.Addrs()[0].String()); err != nil || id != o.ID() {
 		t.Fatalf("connected to %v: %v", id, err)
 	}
 	select {
@@ -774,7 +774,7 @@ func TestTopicBetweenNetworks(t *testing.T) {
 		in = append(in, collectFrom(t, n, nodes[1-i].ID()))
 		topics[i].On(in[i].from("topic", nodes[1-i].ID()))
 	}
-	if id, err := nodes[0].Connect(within(t, soon), addr(nodes[1])); err != nil || id != nodes[1].ID() {
+	if id, err := nodes[0].Dial(within(t, soon), addr(nodes[1])); err != nil || id != nodes[1].ID() {
 		t.Fatalf("connected to %v: %v", id, err)
 	}
 	for i, topic := range topics {

@@ -379,7 +379,7 @@ func TestJSCut(t *testing.T) {
 	tally := newCounter(far, many)
 	startNode(t, near)
 	startNode(t, far)
-	if _, err := far.AddPeer(t.Context(), addrsOver(t, near, "tcp")[0]); err != nil {
+	if _, err := far.Connect(t.Context(), addrsOver(t, near, "tcp")[0]); err != nil {
 		t.Fatal(err)
 	}
 	leaf := startLeaf(t, jsConfig{Addrs: addrsOver(t, near, "tcp"), Network: "js"})
@@ -463,7 +463,7 @@ func TestJSBurst(t *testing.T) {
 			counts := []*counter{newCounter(near, many), newCounter(far, many)}
 			startNode(t, near)
 			startNode(t, far)
-			if _, err := far.AddPeer(t.Context(), addrsOver(t, near, "tcp")[0]); err != nil {
+			if _, err := far.Connect(t.Context(), addrsOver(t, near, "tcp")[0]); err != nil {
 				t.Fatal(err)
 			}
 			leaf := startLeaf(t, jsConfig{Addrs: addrsOver(t, near, "ws"), Network: "js", Pubsub: ps})

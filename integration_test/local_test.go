@@ -129,7 +129,7 @@ func (l *local) link(a, b *smokesignal.Node) *smokesignal.Peer {
 	l.t.Helper()
 	ctx, cancel := context.WithTimeout(l.t.Context(), soon)
 	defer cancel()
-	p, err := a.AddPeer(ctx, addr(b))
+	p, err := a.Connect(ctx, addr(b))
 	if err != nil {
 		l.t.Fatalf("%s adds %s: %v", l.name(a), l.name(b), err)
 	}

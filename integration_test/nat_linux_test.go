@@ -260,7 +260,7 @@ func natImpossible(t *testing.T) {
 	spec.Name, spec.Seeds = "d", nil
 	added := n.behindNAT(14, true).on(c, spec)
 	if add := added.Ask(cluster.Command{Do: cluster.AddPeer, To: atB, Within: 15 * time.Second}); add.Code != "ErrRelayed" {
-		t.Errorf("AddPeer returns %q", add.Err)
+		t.Errorf("Connect returns %q", add.Err)
 	}
 	ready = added.Ask(cluster.Command{Do: cluster.Ready, Within: time.Millisecond})
 	if !strings.Contains(ready.Err, "node "+b.ID()+" is only reached through a relay, no direct connection") || ready.Code != "ErrRelayed" {

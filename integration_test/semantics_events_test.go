@@ -161,8 +161,8 @@ func TestEventsAndOrder(t *testing.T) {
 		if err := a.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := a.AddPeer(within(t, soon), addr(b)); err != nil {
-			t.Errorf("AddPeer beside a callback that blocks: %v", err)
+		if _, err := a.Connect(within(t, soon), addr(b)); err != nil {
+			t.Errorf("Connect beside a callback that blocks: %v", err)
 		}
 		in := listen(t, b.Broadcast(), "x")
 		b.Broadcast().On("x", func(context.Context, *smokesignal.Event) { <-release })

@@ -28,8 +28,8 @@ func TestMethods(t *testing.T) {
 		if err := a.Broadcast().Emit(t.Context(), "x"); !errors.Is(err, smokesignal.ErrNotStarted) {
 			t.Errorf("Emit returned %v, want ErrNotStarted", err)
 		}
-		if _, err := a.AddPeer(t.Context(), "127.0.0.1:1"); !errors.Is(err, smokesignal.ErrNotStarted) {
-			t.Errorf("AddPeer returned %v, want ErrNotStarted", err)
+		if _, err := a.Connect(t.Context(), "127.0.0.1:1"); !errors.Is(err, smokesignal.ErrNotStarted) {
+			t.Errorf("Connect returned %v, want ErrNotStarted", err)
 		}
 		if err := a.Ready(t.Context()); !errors.Is(err, smokesignal.ErrNotStarted) {
 			t.Errorf("Ready returned %v, want ErrNotStarted", err)
@@ -100,7 +100,7 @@ func TestMethods(t *testing.T) {
 		b := l.start(cluster.Spec{Name: "b", Limits: manual})
 		p := l.link(a, b)
 		if p == nil || p.ID() != b.ID() || !p.Linked() || !a.Peers().Has(b.ID()) {
-			t.Errorf("AddPeer returned %v", p)
+			t.Errorf("Connect returned %v", p)
 		}
 		l.wantStory(a, "connect", "peer added b", "add b")
 		l.wantStory(b, "connect", "peer added a", "add a")
@@ -109,8 +109,8 @@ func TestMethods(t *testing.T) {
 		l, a, b := pair(t)
 		for range 3 {
 			for from, to := range map[*smokesignal.Node]*smokesignal.Node{a: b, b: a} {
-				if p, err := from.AddPeer(within(t, soon), addr(to)); err != nil || p.ID() != to.ID() {
-					t.Errorf("AddPeer of a peer returned %v, %v", p, err)
+				if p, err := from.Connect(within(t, soon), addr(to)); err != nil || p.ID() != to.ID() {
+					t.Errorf("Connect of a peer returned %v, %v", p, err)
 				}
 			}
 		}
@@ -127,8 +127,8 @@ func TestMethods(t *testing.T) {
 		l.link(fullNode, b)
 		c := l.start(cluster.Spec{Name: "c", Limits: manual})
 		l.link(c, l.start(cluster.Spec{Name: "d", Limits: manual})) // who is alone is taken in
-		if _, err := c.AddPeer(within(t, soon), addr(fullNode)); !errors.Is(err, smokesignal.ErrFull) {
-			t.Errorf("AddPeer of a full node returned %v, want ErrFull", err)
+		if _, err := c.Connect(within(t, soon), addr(fullNode)); !errors.Is(err, smokesignal.ErrFull) {
+			t.Errorf("Connect of a full node returned %v, want ErrFull", err)
 		}
 		l.wantStory(fullNode, "connect", "peer added b", "add b")
 		l.wantStory(c, "connect", "peer added d", "add d")
@@ -155,19 +155,19 @@ func TestMethods(t *testing.T) {
 			{"a web server", web.Listener.Addr().String(), smokesignal.ErrNotSmokesignal},
 		} {
 			began := time.Now()
-			p, err := a.AddPeer(within(t, soon), tt.to)
+			p, err := a.Connect(within(t, soon), tt.to)
 			if !errors.Is(err, tt.want) {
-				t.Errorf("%s: AddPeer(%s) returned %v, %v; want %v", tt.name, tt.to, p, err, tt.want)
+				t.Errorf("%s: Connect(%s) returned %v, %v; want %v", tt.name, tt.to, p, err, tt.want)
 			}
 			if took := time.Since(began); took > 6*slow*time.Second {
 				t.Errorf("%s: known after %v", tt.name, took)
 			}
 		}
-		_, err := a.AddPeer(within(t, soon), wrong)
+		_, err := a.Connect(within(t, soon), wrong)
 		if e, ok := errors.AsType[*smokesignal.WrongIDError](err); !ok || e.Expected != nobody || e.Actual != b.ID() {
-			t.Errorf("a wrong id: AddPeer returned %v", err)
+			t.Errorf("a wrong id: Connect returned %v", err)
 		}
-		if _, err := a.AddPeer(within(t, soon), "what is this?"); err == nil {
+		if _, err := a.Connect(within(t, soon), "what is this?"); err == nil {
 			t.Error("nonsense was added")
 		}
 		l.wantStory(a)
@@ -184,8 +184,8 @@ func TestMethods(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		defer cancel()
 		began := time.Now()
-		if _, err := a.AddPeer(ctx, mute.Addr().String()); err == nil || time.Since(began) > 3*time.Second {
-			t.Errorf("AddPeer returned %v after %v", err, time.Since(began))
+		if _, err := a.Connect(ctx, mute.Addr().String()); err == nil || time.Since(began) > 3*time.Second {
+			t.Errorf("Connect returned %v after %v", err, time.Since(began))
 		}
 	})
 	t.Run("node.id: bound to the key", func(t *testing.T) {
@@ -231,7 +231,7 @@ func TestMethods(t *testing.T) {
 		l.link(a, c)
 		l.link(b, c)
 		l.fault(a, checker.FaultLink)
-		if err := a.Peer(b.ID()).Close(); err != nil {
+		if err := a.Peer(b.ID()).Disconnect(); err != nil {
 			t.Error(err)
 		}
 		l.wait(soon, "told", func(s *checker.State) bool {
@@ -255,7 +255,7 @@ func TestMethods(t *testing.T) {
 		if err := p.Emit(within(t, soon), "x"); err == nil {
 			t.Error("an event to a node without an address was accepted")
 		}
-		if err := p.Close(); err != nil {
+		if err := p.Disconnect(); err != nil {
 			t.Errorf("closing it: %v", err)
 		}
 	})

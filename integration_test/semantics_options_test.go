@@ -99,10 +99,10 @@ func TestOptions(t *testing.T) {
 		}
 		l.link(a, others[0])
 		l.link(others[1], a)
-		if _, err := a.AddPeer(within(t, soon), addr(others[2])); !errors.Is(err, smokesignal.ErrFull) {
+		if _, err := a.Connect(within(t, soon), addr(others[2])); !errors.Is(err, smokesignal.ErrFull) {
 			t.Errorf("a full node added a peer: %v", err)
 		}
-		if _, err := others[3].AddPeer(within(t, soon), addr(a)); !errors.Is(err, smokesignal.ErrFull) {
+		if _, err := others[3].Connect(within(t, soon), addr(a)); !errors.Is(err, smokesignal.ErrFull) {
 			t.Errorf("a full node was added: %v", err)
 		}
 		if a.Peers().Len() != 2 || !a.Peers().Full() {
@@ -229,9 +229,9 @@ func TestOptions(t *testing.T) {
 		l := newLocal(t)
 		a := l.start(cluster.Spec{Name: "a", Limits: manual, Network: "one"})
 		b := l.start(cluster.Spec{Name: "b", Limits: joins, Network: "two", Seeds: []string{addr(a)}})
-		_, err := b.AddPeer(within(t, soon), addr(a))
+		_, err := b.Connect(within(t, soon), addr(a))
 		if !errors.Is(err, smokesignal.ErrOtherNetwork) || !strings.Contains(err.Error(), "one") {
-			t.Errorf("AddPeer of a node of network one returned %v", err)
+			t.Errorf("Connect of a node of network one returned %v", err)
 		}
 		l.wait(soon, "a seed error that says so", func(s *checker.State) bool { return s.Proc("b").Counts[checker.SeedError] > 0 })
 		if r := l.log.Of("b", checker.SeedError)[0]; r.Code != "ErrOtherNetwork" {

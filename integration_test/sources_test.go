@@ -105,7 +105,7 @@ func TestCloseKeepsTheSources(t *testing.T) {
 		l := newLocal(t)
 		a := l.start(cluster.Spec{Name: "a", Limits: manual}, smokesignal.WithDiscovery(s.of), smokesignal.PeerBook(book))
 		b := l.start(cluster.Spec{Name: "b", Limits: manual})
-		if _, err := a.AddPeer(within(t, soon), addr(b)); err != nil {
+		if _, err := a.Connect(within(t, soon), addr(b)); err != nil {
 			t.Fatal(err)
 		}
 		closed(t, a, b)

@@ -210,7 +210,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 					}
 					// Each of these fails if b is quick.
 					ctx := within(t, 300*time.Millisecond)
-					a.AddPeer(ctx, addr(b))
+					a.Connect(ctx, addr(b))
 					a.Peer(b.ID()).Emit(ctx, "x")
 					a.Broadcast().Emit(ctx, "x")
 					select {
@@ -270,7 +270,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 		leavesNothing(t, 1, func(t *testing.T) {
 			const timeout = time.Second
 			a := started(t, smokesignal.CloseTimeout(timeout))
-			peer, err := a.AddPeer(within(t, soon), id)
+			peer, err := a.Connect(within(t, soon), id)
 			if err != nil {
 				t.Fatal(err)
 			}

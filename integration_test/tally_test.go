@@ -46,8 +46,8 @@ func newTally(t testing.TB, who string, at *smokesignal.Node, from smokesignal.I
 		}
 	})
 	at.Broadcast().OnGap(func(_ context.Context, g smokesignal.Gap) {
-		if g.Sender == from {
-			y.account(g.From, g.To, &g)
+		if g.From == from {
+			y.account(g.First, g.Last+1, &g)
 		}
 	})
 	return y

@@ -91,24 +91,24 @@ func TestTicketPinsTheNode(t *testing.T) {
 	l.wait(soon, "joined the right one", func(s *checker.State) bool { return s.Proc("guest").Has(host.ID().String()) })
 }
 
-// TestAddPeerTakesATicket, also one of another network, about which the other
+// TestConnectTakesATicket, also one of another network, about which the other
 // node has the last word.
-func TestAddPeerTakesATicket(t *testing.T) {
+func TestConnectTakesATicket(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t)
 	a := l.start(cluster.Spec{Name: "a", Limits: manual})
 	b := l.start(cluster.Spec{Name: "b", Limits: manual})
 	elsewhere := l.start(cluster.Spec{Name: "elsewhere", Limits: manual}, smokesignal.Network("elsewhere"))
 	ctx := within(t, soon)
-	p, err := a.AddPeer(ctx, ticket(t, b))
+	p, err := a.Connect(ctx, ticket(t, b))
 	if err != nil || p.ID() != b.ID() {
 		t.Errorf("%v, %v", p, err)
 	}
-	_, err = a.AddPeer(ctx, ticket(t, elsewhere))
+	_, err = a.Connect(ctx, ticket(t, elsewhere))
 	if !errors.Is(err, smokesignal.ErrOtherNetwork) || !strings.Contains(err.Error(), `"elsewhere", not "default"`) {
 		t.Errorf("of another network: %v", err)
 	}
-	if _, err = a.AddPeer(ctx, ticket(t, a)); !errors.Is(err, smokesignal.ErrSelf) {
+	if _, err = a.Connect(ctx, ticket(t, a)); !errors.Is(err, smokesignal.ErrSelf) {
 		t.Errorf("its own: %v", err)
 	}
 }

@@ -46,7 +46,7 @@ func TestVirtualFlushGoesOn(t *testing.T) {
 				flushed := make(chan error, 1)
 				go func() { flushed <- a.Flush(ctx) }()
 				synctest.Wait()
-				if err := a.Peer(near.ID()).Close(); err != nil {
+				if err := a.Peer(near.ID()).Disconnect(); err != nil {
 					t.Fatal(err)
 				}
 				synctest.Wait()

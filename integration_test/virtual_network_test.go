@@ -88,7 +88,7 @@ func TestVirtualNetwork(t *testing.T) {
 		closed := time.Now()
 		v.close(owner.Node)
 		owner.dead = true
-		if p := owner.Network(); p != (smokesignal.Part{}) {
+		if p := owner.Network(); p != (smokesignal.NetworkView{}) {
 			t.Errorf("closed: %+v", p)
 		}
 		v.onePart(parting, "after "+owner.name+" was closed", v.alive()...)

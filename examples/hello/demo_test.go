@@ -90,7 +90,7 @@ func TestWhole(t *testing.T) {
 	}
 	link := func(from, to string) {
 		t.Helper()
-		if _, err := d.nodes[from].AddPeer(ctx, d.ticket(to)); err != nil {
+		if _, err := d.nodes[from].Connect(ctx, d.ticket(to)); err != nil {
 			t.Fatal(err)
 		}
 		d.until(from+" and "+to+" have each other", func() bool {

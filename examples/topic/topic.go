@@ -95,7 +95,7 @@ func dial(ctx context.Context, node *smokesignal.Node, addrs []string, say *line
 	for i, addr := range addrs {
 		tasks.Go(func() {
 			var id smokesignal.ID
-			if id, errs[i] = node.Connect(ctx, addr); errs[i] == nil {
+			if id, errs[i] = node.Dial(ctx, addr); errs[i] == nil {
 				say.line("* connected to %s at %s", id, addr)
 			}
 		})

@@ -52,7 +52,7 @@ func openNodes(ctx context.Context, g graph, listen string) (*nodes, error) {
 		}
 	}
 	for _, e := range g.edges {
-		if _, err := ns.list[e[0]].AddPeer(ctx, ns.list[e[1]].Addrs()[0].String()); err != nil {
+		if _, err := ns.list[e[0]].Connect(ctx, ns.list[e[1]].Addrs()[0].String()); err != nil {
 			return ns, err
 		}
 	}

@@ -60,8 +60,8 @@ func Observe(node *smokesignal.Node, proc string, add func(checker.Record)) {
 func hear(node *smokesignal.Node, add func(checker.Record)) {
 	node.Broadcast().OnGap(func(_ context.Context, g smokesignal.Gap) {
 		add(checker.Record{
-			Kind: checker.Gap, Peer: g.Sender.String(), Session: hex.EncodeToString(g.Session[:]),
-			Seq: g.From, To: g.To - 1,
+			Kind: checker.Gap, Peer: g.From.String(), Session: hex.EncodeToString(g.Session[:]),
+			Seq: g.First, To: g.Last,
 		})
 	})
 	for channel, source := range map[string]smokesignal.Source{

@@ -164,13 +164,13 @@ func (n *node) do(cmd cluster.Command) {
 	switch cmd.Do {
 	case cluster.AddPeer:
 		var p *smokesignal.Peer
-		if p, err = n.AddPeer(ctx, cmd.To); err == nil {
+		if p, err = n.Connect(ctx, cmd.To); err == nil {
 			r.Peer = p.ID().String()
 		}
 	case cluster.ClosePeer:
 		var id peer.ID
 		if id, err = peer.Decode(cmd.To); err == nil {
-			err = n.Peer(id).Close()
+			err = n.Peer(id).Disconnect()
 		}
 	case cluster.Peers:
 		for p := range n.Peers().All() {

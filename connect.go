@@ -1,0 +1,71 @@
+package smokesignal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/go-smokesignal/smokesignal/discovery"
+	"github.com/go-smokesignal/smokesignal/host"
+	"github.com/go-smokesignal/smokesignal/internal/lent"
+)
+
+// Connect links to the node at addr, which is given as for Seeds, and returns when the link
+// stands. It may go beyond the minimum of PeerLimits, up to the maximum. If the node there
+// is a peer already, Connect returns at once. The original calls it addPeer;
+// Peer.Disconnect undoes it. To connect to a program that is not a node use Dial.
+//
+// Connect blocks until ctx ends. The error is ErrFull (this peer list, or that of the other
+// node), ErrSelf, ErrOtherNetwork, ErrUnreachable, ErrRelayed, ErrUnresolvable,
+// ErrNotSmokesignal, a *WrongIDError, ErrNotStarted, ErrClosed, that of ctx, or says what is
+// wrong with addr.
+func (n *Node) Connect(ctx context.Context, addr string) (*Peer, error) {
+	if err := n.running(); err != nil {
+		return nil, err
+	}
+	id, err := n.driver.AddPeer(ctx, addr)
+	if err != nil {
+		// Closing ends the dials, and their errors would hide why.
+		if err := n.running(); err != nil {
+			return nil, err
+		}
+		return nil, fmt.Errorf("smokesignal: connect to %s: %w", addr, err)
+	}
+	return n.Peer(id), nil
+}
+
+// Dial makes a connection to the libp2p program at addr, which is given as for Seeds, and
+// returns its id. It makes no link: use it to meet a program on a Topic, whether it is a
+// node or not.
+//
+// Dial blocks until ctx ends, and at most five seconds. The error is ErrSelf,
+// ErrUnreachable, ErrRelayed, ErrUnresolvable, ErrNotSmokesignal (the program at addr does
+// not speak libp2p), a *WrongIDError, ErrNotStarted, ErrClosed, or that of ctx.
+func (n *Node) Dial(ctx context.Context, addr string) (ID, error) {
+	if err := n.running(); err != nil {
+		return "", err
+	}
+	seed, err := discovery.ParseSeed(addr)
+	if err != nil {
+		return "", fmt.Errorf("smokesignal: dial: %w", err)
+	}
+	id, err := n.driver.Connect(ctx, seed, lent.PubSubProtocols(n.host))
+	if err != nil {
+		return "", fmt.Errorf("smokesignal: dial %s: %w", addr, err)
+	}
+	return id, nil
+}
+
+// ours makes the error of a driver that is closed that of the node.
+func (n *Node) ours(err error) error {
+	if errors.Is(err, discovery.ErrClosed) {
+		return ErrClosed
+	}
+	return err
+}
+
+// LocalIP returns this machine's first address in the subnet, which is given as
+// "192.168.2.0/24" or "192.168.2.1/255.255.255.0". Host bits are ignored; IPv6 and
+// loopback are allowed. The error lists the addresses that there are.
+func LocalIP(subnet string) (netip.Addr, error) { return host.LocalIP(subnet) }

@@ -198,7 +198,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	n.broadcast.OnGap(gapHandler(n.gap))
 	n.watchdog, err = health.New(health.Config{
 		Key: key, Session: n.session, PingInterval: cfg.pingInterval, PingTimeout: max(cfg.pingTimeout, 1), // zero means zero here
-		Seeds: watchedSeeds(seeds), Addrs: n.host.Dialable, Neighbours: n.list.List, Flood: n.driver.Flood,
+		Seeds: watchedSeeds(seeds), Addrs: n.host.Dialable, Neighbors: n.list.List, Flood: n.driver.Flood,
 		OnNetsplit: n.netsplit, OnResolved: n.resolved, Log: logging.Room("health", cfg.logger),
 	})
 	return err

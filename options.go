@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -80,7 +79,7 @@ type config struct {
 	topics       map[string]*pubsub.Topic // by WithTopic
 	noTopic      bool                     // WithTopic(nil)
 	// listenUDP is for tests, see package testhook.
-	listenUDP func(network string, at *net.UDPAddr) (net.PacketConn, error)
+	listenUDP testhook.Listener
 }
 
 func defaultConfig() config {
@@ -277,7 +276,7 @@ func Logger(h slog.Handler) Option {
 }
 
 func init() {
-	testhook.ListenUDP = func(listen func(string, *net.UDPAddr) (net.PacketConn, error)) any {
+	testhook.ListenUDP = func(listen testhook.Listener) any {
 		return Option(func(c *config) { c.listenUDP = listen })
 	}
 }

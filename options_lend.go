@@ -21,6 +21,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/lent"
 	"github.com/go-smokesignal/smokesignal/internal/limits"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
+	"github.com/go-smokesignal/smokesignal/internal/testhook"
 )
 
 // WithHost puts the node on a libp2p host that the application has made and goes on
@@ -162,15 +163,17 @@ func (n *Node) openHost() (key crypto.PrivKey, err error) {
 	} else if key, err = host.NewIdentity(); err != nil {
 		return nil, err
 	}
-	h, err := host.New(host.Config{
+	cfg := host.Config{
 		Key: key, Listen: n.cfg.listen, Subnet: n.cfg.subnet, Advertise: n.cfg.advertise,
-		NAT: n.cfg.nat, ListenUDP: n.cfg.listenUDP, Log: logging.Room("host", n.cfg.logger),
-	})
+		NAT: n.cfg.nat, Log: logging.Room("host", n.cfg.logger),
+	}
+	h, err := testhook.NewHost(cfg, n.cfg.listenUDP) // host.New, unless a test lends the sockets
 	if err != nil {
 		return nil, err
 	}
-	n.host, n.face = madeHost{h}, h
-	n.unclaim, err = lent.Claim(h) // of a node's Host somebody may think as of any other
+	made := h.(*host.Host)
+	n.host, n.face = madeHost{made}, made
+	n.unclaim, err = lent.Claim(made) // of a node's Host somebody may think as of any other
 	return key, err
 }
 

@@ -80,7 +80,7 @@ func (n *Node) linked(p peer.ID, greeting []byte) {
 		n.log.Debug("greeting", "peer", p, "err", err)
 	}
 	n.list.Add(p)
-	n.watchdog.NeighboursChanged()
+	n.watchdog.NeighborsChanged()
 	n.sources.linksChanged()
 }
 
@@ -89,7 +89,7 @@ func (n *Node) unlinked(p peer.ID, reason error, was bool) {
 	n.broadcast.Unlink(p)
 	unwritten := n.direct.Release(p, reason)
 	n.list.Remove(p, &CloseError{Peer: p, Unwritten: unwritten, Err: reason})
-	n.watchdog.NeighboursChanged()
+	n.watchdog.NeighborsChanged()
 	n.sources.linksChanged()
 }
 

@@ -9,7 +9,7 @@
 //		PingTimeout:  3 * time.Second,
 //		Seeds:        seeds,
 //		Addrs:        host.Addrs,
-//		Neighbours:   links.Peers, // who is linked in the overlay
+//		Neighbors:   links.Peers, // who is linked in the overlay
 //		Flood:        links.Flood, // to all of them but one; they call Heard and Receive
 //		OnNetsplit:   func(seed string) { fmt.Println("lost", seed) },
 //		OnResolved:   func(seed string) { fmt.Println("back", seed) },
@@ -25,15 +25,15 @@
 // A netsplit is reported once for each seed and loss, when nothing was heard of
 // the seed through the overlay for twice the ping interval and the ping timeout,
 // and its end once, when the seed is heard again. A seed counts as heard when
-// its answer to anybody's ping arrives here, when it becomes a neighbour, when
+// its answer to anybody's ping arrives here, when it becomes a neighbor, when
 // anything comes over the link to it, and when discovery has reached it. A link that
 // merely stands says nothing: one that was cut silently stands for some time.
 //
 // Only what was heard can be lost: a seed that this node has not heard since it
 // started is not reported here; why it cannot be joined is told by discovery.
 //
-// Nothing is reported on a node without neighbours. It is alone, which is another
-// event, and knows nothing of others; when a neighbour comes, the silence of
+// Nothing is reported on a node without neighbors. It is alone, which is another
+// event, and knows nothing of others; when a neighbor comes, the silence of
 // every seed counts from then. What was reported before stays so until the seed
 // is heard.
 //
@@ -58,7 +58,7 @@
 // # The protocol
 //
 // Signals are flooded over the links of the overlay, each node passing each on
-// once, to all neighbours but the one it came from. There are two, in protobuf,
+// once, to all neighbors but the one it came from. There are two, in protobuf,
 // at most 2 KiB:
 //
 //	message Signal { oneof kind { Ping ping = 1; Pong pong = 2; } }
@@ -92,7 +92,7 @@
 // intervals, a random time. If nobody has asked by then, it asks; when somebody
 // does, it counts that as asked by itself and waits for the answer, for the ping
 // timeout and 33/64 of an interval at least, then asks if there was none. Where the
-// interval is longer than the pause between two keepalives of a link, a neighbour of
+// interval is longer than the pause between two keepalives of a link, a neighbor of
 // the seed need not ask.
 // A node passes on one ping for the same target in half an interval (its own or
 // that of who asks, the shorter). The target does not pass the ping on: it floods
@@ -104,6 +104,6 @@
 // Nothing without a link. A linked peer is heard a hundred times a second at
 // most. What is malformed, forged, or known is not passed on; that a signal is
 // known is remembered only when its signature was good, for the last 4096. An
-// old answer of a seed whose id is known is recognised by its counter, unless it
-// answers this node's own last ping. No address in a signal is ever dialled.
+// old answer of a seed whose id is known is recognized by its counter, unless it
+// answers this node's own last ping. No address in a signal is ever dialed.
 package health

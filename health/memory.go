@@ -35,7 +35,7 @@ func (r *recent[K, V]) set(k K, v V) {
 	r.young[k] = v
 }
 
-// A neighbour may send this many signals a second, and so many more at once.
+// A neighbor may send this many signals a second, and so many more at once.
 // A seed costs two in a ping interval, so this is room for hundreds.
 const (
 	signalsPerSecond = 100
@@ -43,7 +43,7 @@ const (
 	maxBudgets       = 256
 )
 
-// budgets says how many signals of each neighbour are looked at, so that one
+// budgets says how many signals of each neighbor are looked at, so that one
 // who floods hurts himself alone.
 type budgets map[peer.ID]*budget
 

@@ -44,7 +44,7 @@ type meshNode struct {
 
 func (m *mesh) linked(a, b int) bool { return m.links[[2]int{min(a, b), max(a, b)}] }
 
-func (n *meshNode) neighbours() (list []peer.ID) {
+func (n *meshNode) neighbors() (list []peer.ID) {
 	n.mesh.mu.Lock()
 	defer n.mesh.mu.Unlock()
 	for i, other := range n.mesh.nodes {
@@ -133,7 +133,7 @@ func newMesh(t *testing.T, n int, seeds int, edges [][2]int) *mesh {
 		w, err := New(Config{
 			Key: node.key, Session: [8]byte{byte(i)}, PingInterval: interval, PingTimeout: timeout, Seeds: watched,
 			Addrs:      func() []ma.Multiaddr { return []ma.Multiaddr{ma.StringCast(node.addr)} },
-			Neighbours: node.neighbours,
+			Neighbors:  node.neighbors,
 			Flood:      node.flood,
 			OnNetsplit: func(seed string) { node.note("lost " + seed) },
 			OnResolved: func(seed string) { node.note("back " + seed) },
@@ -167,7 +167,7 @@ func (m *mesh) setLinks(edges [][2]int) {
 	}
 	m.mu.Unlock()
 	for _, n := range m.nodes {
-		n.w.NeighboursChanged()
+		n.w.NeighborsChanged()
 	}
 }
 

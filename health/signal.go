@@ -191,7 +191,7 @@ func (s *signal) verified() bool {
 	return err == nil && ok
 }
 
-// parseSignal reads what a neighbour sent. The result does not refer to b.
+// parseSignal reads what a neighbor sent. The result does not refer to b.
 func parseSignal(b []byte) (*signal, error) {
 	if len(b) > maxSignalBytes {
 		return nil, fmt.Errorf("%w: %d bytes", errSignal, len(b))

@@ -217,7 +217,7 @@ func TestBudgetsHurtOnlyWhoFloods(t *testing.T) {
 		m.take(peer.ID(fmt.Sprint(i)), now)
 	}
 	if len(m) > maxBudgets {
-		t.Errorf("%d neighbours remembered", len(m))
+		t.Errorf("%d neighbors remembered", len(m))
 	}
 	now = now.Add(time.Minute)
 	if !m.take("new", now) || len(m) != 1 {

@@ -28,7 +28,7 @@ const (
 // An output is something the driver has to do: a flood or a change.
 type output interface{ output() }
 
-// A flood goes to all neighbours but one.
+// A flood goes to all neighbors but one.
 type flood struct {
 	msg    []byte
 	except peer.ID
@@ -55,9 +55,9 @@ type watch struct {
 	rand     *rand.Rand
 	next     stamp // of the next own signal
 
-	seeds      []*seed
-	own        []netip.AddrPort
-	neighbours []peer.ID
+	seeds     []*seed
+	own       []netip.AddrPort
+	neighbors []peer.ID
 
 	seen     *recent[seenKey, struct{}]
 	asked    *recent[string, time.Time] // when a ping for a target was last passed on
@@ -147,22 +147,22 @@ func (w *watch) have(ap netip.AddrPort) bool {
 // setOwn says at which addresses this node is reached; sorted.
 func (w *watch) setOwn(own []netip.AddrPort) { w.own = own }
 
-// setNeighbours says who is linked now. When the first comes, every seed gets a
+// setNeighbors says who is linked now. When the first comes, every seed gets a
 // full round before any verdict.
-func (w *watch) setNeighbours(now time.Time, list []peer.ID) (out []output) {
-	if len(w.neighbours) == 0 && len(list) > 0 {
+func (w *watch) setNeighbors(now time.Time, list []peer.ID) (out []output) {
+	if len(w.neighbors) == 0 && len(list) > 0 {
 		w.restart(now, w.interval/2, w.interval/2)
 	}
 	for _, id := range list {
-		if !slices.Contains(w.neighbours, id) {
+		if !slices.Contains(w.neighbors, id) {
 			out = append(out, w.heardFrom(now, id)...) // a link takes two
 		}
 	}
-	w.neighbours = slices.Clone(list)
+	w.neighbors = slices.Clone(list)
 	return out
 }
 
-// heardFrom records that something came over the link to a neighbour. That the link
+// heardFrom records that something came over the link to a neighbor. That the link
 // stands says less: one that was cut stands until its keepalives are missed.
 func (w *watch) heardFrom(now time.Time, id peer.ID) (out []output) {
 	for _, s := range w.seeds {
@@ -237,11 +237,11 @@ func (w *watch) foundSelf(text string) []output {
 }
 
 // advance applies what is due at now and returns when to call it again; the
-// zero time means not before a neighbour comes. drift is by how much more the
+// zero time means not before a neighbor comes. drift is by how much more the
 // wall clock went on than the monotonic one since the last call: the monotonic
 // one stands still while a machine sleeps.
 func (w *watch) advance(now time.Time, drift time.Duration) (out []output, next time.Time) {
-	if w.interval == 0 || len(w.neighbours) == 0 {
+	if w.interval == 0 || len(w.neighbors) == 0 {
 		w.due = time.Time{}
 		return nil, w.due
 	}
@@ -304,7 +304,7 @@ func (w *watch) ask(now time.Time, s *seed) []output {
 	key := t.key()
 	spacing := w.interval / 2
 	if last, ok := w.asked.get(key); ok && now.Sub(last) < spacing {
-		// Neighbours would not pass it on yet.
+		// Neighbors would not pass it on yet.
 		s.next = last.Add(spacing)
 		return nil
 	}
@@ -341,7 +341,7 @@ func (w *watch) noteAsked(now time.Time, p *ping) {
 }
 
 // patience returns how long to wait for the answer to a ping before the next:
-// as long as it may take, and as neighbours pass no other on. Two or three pings
+// as long as it may take, and as neighbors pass no other on. Two or three pings
 // fit in before the verdict; after it, nodes take turns at leisure.
 func (w *watch) patience(s *seed) time.Duration {
 	jitter := w.interval / 16
@@ -357,7 +357,7 @@ func (w *watch) stamp() stamp {
 	return s
 }
 
-// receive takes a signal from a neighbour.
+// receive takes a signal from a neighbor.
 func (w *watch) receive(now time.Time, from peer.ID, msg []byte) []output {
 	w.stats.Received++
 	s, err := parseSignal(msg)

@@ -14,7 +14,7 @@ import (
 func TestAnotherPingKeepsThisNodeSilent(t *testing.T) {
 	seed, other := newPerson(t), newPerson(t)
 	s := newScene(t, interval, seedAddr)
-	s.neighbours("neighbour").found(seedAddr, seed)
+	s.neighbors("neighbor").found(seedAddr, seed)
 	whom := s.w.seeds[0].target()
 	counter := uint64(0)
 	// Somebody else asks each interval, and the seed answers.
@@ -48,7 +48,7 @@ func TestAnotherPingKeepsThisNodeSilent(t *testing.T) {
 func TestPingsArePassedOnOnceInHalfAnInterval(t *testing.T) {
 	other, third := newPerson(t), newPerson(t)
 	s := newScene(t, interval)
-	s.neighbours("neighbour")
+	s.neighbors("neighbor")
 	whom := target{at: at(seedAddr)}
 	first := other.ping(t, 1, whom)
 	if sent := s.hears(first); len(sent) != 1 || string(sent[0]) != string(first) {
@@ -96,7 +96,7 @@ func TestTheTargetAnswersInsteadOfPassingOn(t *testing.T) {
 	other := newPerson(t)
 	for _, interval := range []time.Duration{interval, 0} { // also with the watchdog off
 		s := newScene(t, interval)
-		s.neighbours("neighbour")
+		s.neighbors("neighbor")
 		var own []string
 		for i := range 30 {
 			own = append(own, fmt.Sprintf("10.0.0.%d:8495", i+1))
@@ -160,7 +160,7 @@ func TestWhoIsMeant(t *testing.T) {
 		{"another nowhere", other.pong(t, 9), all},
 	} {
 		s := newScene(t, interval, all...)
-		s.neighbours("neighbour")
+		s.neighbors("neighbor")
 		for _, text := range all {
 			s.found(text, seed, "/ip4/192.168.2.100/tcp/8495")
 		}
@@ -177,20 +177,20 @@ func TestWhoIsMeant(t *testing.T) {
 
 	// What discovery says about a pinned seed that is another's is ignored.
 	s := newScene(t, interval, pinned)
-	s.neighbours("neighbour").found(pinned, other).after(time.Hour).want()
+	s.neighbors("neighbor").found(pinned, other).after(time.Hour).want()
 	if s.w.seeds[0].id != seed.id {
 		t.Error("the pinned id was replaced")
 	}
 	// So it is with a seed whose text does not show the id, as a ticket.
 	s = newScene(t, interval)
 	s.w.seeds = append(s.w.seeds, newSeed(Seed{Text: "ticket", ID: seed.id}))
-	s.neighbours("neighbour").found("ticket", other, "/ip4/192.168.2.100/tcp/8495").after(time.Hour).want()
+	s.neighbors("neighbor").found("ticket", other, "/ip4/192.168.2.100/tcp/8495").after(time.Hour).want()
 	s.found("ticket", seed, "/ip4/192.168.2.100/tcp/8495").after(5 * time.Second)
 	s.hears(other.pong(t, 9, seedAddr))
 	s.after(patience - 1).want("lost ticket")
 	// A name is meant where discovery found it last.
 	s = newScene(t, interval, name)
-	s.neighbours("neighbour").found(name, seed, "/ip4/10.0.0.1/tcp/8495").found(name, other, "/ip4/10.0.0.2/tcp/8495/ws")
+	s.neighbors("neighbor").found(name, seed, "/ip4/10.0.0.1/tcp/8495").found(name, other, "/ip4/10.0.0.2/tcp/8495/ws")
 	s.after(5 * time.Second)
 	s.hears(newPerson(t).pong(t, 1, "10.0.0.1:8495"))
 	s.after(patience - 5*time.Second).want("lost " + name)
@@ -215,7 +215,7 @@ func TestAskingSaysWhoIsMeant(t *testing.T) {
 		{"[::ffff:10.0.0.1]:8495", false, target{at: at("10.0.0.1:8495")}},
 	} {
 		s := newScene(t, interval, c.seed)
-		s.neighbours("neighbour")
+		s.neighbors("neighbor")
 		if c.found {
 			s.found(c.seed, seed, "/ip4/10.0.0.1/udp/8495/quic-v1", "/dns4/x.test/tcp/1")
 		}
@@ -230,7 +230,7 @@ func TestAskingSaysWhoIsMeant(t *testing.T) {
 		}
 	}
 	s := newScene(t, interval, "seed.test:8495")
-	s.neighbours("neighbour").after(time.Hour)
+	s.neighbors("neighbor").after(time.Hour)
 	if n := len(s.pings()); n > 0 {
 		t.Errorf("%d pings for a name that nobody has looked up", n)
 	}
@@ -239,7 +239,7 @@ func TestAskingSaysWhoIsMeant(t *testing.T) {
 func TestAnOldAnswerIsNotTheSeed(t *testing.T) {
 	seed := newPerson(t)
 	s := newScene(t, interval, seedAddr)
-	s.neighbours("neighbour").found(seedAddr, seed)
+	s.neighbors("neighbor").found(seedAddr, seed)
 	s.hears(seed.pong(t, 1_000_000, seedAddr))
 	s.after(patience).want("lost " + seedAddr)
 	for _, counter := range []uint64{1, 999_999, 1_000_000} {
@@ -303,7 +303,7 @@ func TestBadSignalsDoNothing(t *testing.T) {
 	}
 	for name, msgs := range cases {
 		s := newScene(t, interval, seedAddr)
-		s.neighbours("neighbour").found(seedAddr, seed).after(patience).want("lost " + seedAddr)
+		s.neighbors("neighbor").found(seedAddr, seed).after(patience).want("lost " + seedAddr)
 		s.floods()
 		before := s.w.stats
 		if name == "of itself" {
@@ -311,7 +311,7 @@ func TestBadSignalsDoNothing(t *testing.T) {
 		}
 		asked := s.w.seeds[0].next
 		for i, msg := range msgs {
-			s.take(s.w.receive(s.now, "neighbour", msg))
+			s.take(s.w.receive(s.now, "neighbor", msg))
 			if len(s.log) > 0 || len(s.sent) > 0 {
 				t.Fatalf("%s, %d: %v, %d floods: %x", name, i, s.log, len(s.sent), msg)
 			}
@@ -329,14 +329,14 @@ func TestBadSignalsDoNothing(t *testing.T) {
 	}
 }
 
-// Neighbours would not pass a second ping on within half an interval, so none is
+// Neighbors would not pass a second ping on within half an interval, so none is
 // wasted, even where this node woke up and is in a hurry.
 func TestNoPingIsWasted(t *testing.T) {
 	for i := range 20 {
 		seed, other := newPerson(t), newPerson(t)
 		s := newScene(t, interval, seedAddr)
 		s.w.rand = mathrand.New(mathrand.NewPCG(uint64(i), 1))
-		s.neighbours("neighbour").found(seedAddr, seed).after(interval - 1)
+		s.neighbors("neighbor").found(seedAddr, seed).after(interval - 1)
 		s.hears(other.ping(t, 1, s.w.seeds[0].target()))
 		out, _ := s.w.advance(s.now, time.Hour)
 		s.take(out)

@@ -152,8 +152,8 @@ func (s *scene) after(d time.Duration) *scene {
 	return s
 }
 
-func (s *scene) neighbours(list ...peer.ID) *scene {
-	s.take(s.w.setNeighbours(s.now, list))
+func (s *scene) neighbors(list ...peer.ID) *scene {
+	s.take(s.w.setNeighbors(s.now, list))
 	s.advance()
 	return s
 }
@@ -173,10 +173,10 @@ func (s *scene) found(seed string, p person, addrs ...string) *scene {
 	return s
 }
 
-// hears receives a signal from a neighbour and returns what is sent on.
+// hears receives a signal from a neighbor and returns what is sent on.
 func (s *scene) hears(msg []byte) [][]byte {
 	s.floods()
-	s.take(s.w.receive(s.now, "neighbour", msg))
+	s.take(s.w.receive(s.now, "neighbor", msg))
 	s.advance()
 	return s.floods()
 }
@@ -212,7 +212,7 @@ func (s *scene) want(changes ...string) *scene {
 func TestASeedIsLostOnceAndBackOnce(t *testing.T) {
 	seed := newPerson(t)
 	s := newScene(t, interval, seedAddr)
-	s.neighbours("neighbour").found(seedAddr, seed).want()
+	s.neighbors("neighbor").found(seedAddr, seed).want()
 	s.after(patience - 1).want()
 	s.after(1).want("lost " + seedAddr)
 	s.after(time.Hour).want()
@@ -229,7 +229,7 @@ func TestItAsksBeforeItAccuses(t *testing.T) {
 	for range 50 {
 		s := newScene(t, interval, seedAddr)
 		s.w.rand = mathrand.New(mathrand.NewPCG(mathrand.Uint64(), 1))
-		s.neighbours("neighbour").found(seedAddr, newPerson(t))
+		s.neighbors("neighbor").found(seedAddr, newPerson(t))
 		s.after(interval - 1).want()
 		if n := len(s.pings()); n > 0 {
 			t.Fatalf("%d pings within an interval after it was heard", n)
@@ -249,7 +249,7 @@ func TestItAsksBeforeItAccuses(t *testing.T) {
 
 func TestASeedNeverHeardIsNotLost(t *testing.T) {
 	s := newScene(t, interval, seedAddr, "seed.test:8495")
-	s.neighbours("neighbour").after(time.Hour).want()
+	s.neighbors("neighbor").after(time.Hour).want()
 	if n := len(s.pings()); n == 0 {
 		t.Error("nobody asked for it: it may well be in the overlay")
 	}
@@ -258,62 +258,62 @@ func TestASeedNeverHeardIsNotLost(t *testing.T) {
 	s.after(1).want("lost " + seedAddr)
 }
 
-func TestNothingIsReportedWithoutNeighbours(t *testing.T) {
+func TestNothingIsReportedWithoutNeighbors(t *testing.T) {
 	seed := newPerson(t)
 	s := newScene(t, interval, seedAddr)
 	s.found(seedAddr, seed)
 	s.after(time.Hour).want()
-	s.neighbours("neighbour")
-	s.after(patience - 1).want() // the clock began with the neighbour
-	s.neighbours()
+	s.neighbors("neighbor")
+	s.after(patience - 1).want() // the clock began with the neighbor
+	s.neighbors()
 	s.after(time.Hour).want()
 	if len(s.pings()) == 0 || s.next != (time.Time{}) {
-		t.Error("it asks with a neighbour, and has nothing to do without")
+		t.Error("it asks with a neighbor, and has nothing to do without")
 	}
-	s.neighbours("neighbour")
+	s.neighbors("neighbor")
 	s.after(patience - 1).want()
 	s.after(1).want("lost " + seedAddr)
-	s.neighbours()
-	s.after(time.Hour).neighbours("neighbour").after(time.Hour).want() // still the same loss
+	s.neighbors()
+	s.after(time.Hour).neighbors("neighbor").after(time.Hour).want() // still the same loss
 	s.hears(seed.pong(t, 1))
 	s.want("back " + seedAddr)
 }
 
-// A neighbour is heard when something comes over the link, and needs no pings while
+// A neighbor is heard when something comes over the link, and needs no pings while
 // it keeps coming. Whether the link stands makes no difference: one that was cut
 // stands until its keepalives are missed.
-func TestANeighbourIsHeardOverItsLink(t *testing.T) {
+func TestANeighborIsHeardOverItsLink(t *testing.T) {
 	const keepalive = 5 * time.Second
 	seed, other := newPerson(t), newPerson(t)
 	s := newScene(t, interval, seedAddr)
-	s.found(seedAddr, seed).neighbours("neighbour", other.id, seed.id)
+	s.found(seedAddr, seed).neighbors("neighbor", other.id, seed.id)
 	for range 100 {
 		s.after(keepalive).heard(seed)
 	}
 	s.want()
 	if n := len(s.pings()); n > 0 {
-		t.Errorf("%d pings for a neighbour that speaks", n)
+		t.Errorf("%d pings for a neighbor that speaks", n)
 	}
 	for range 4 {
 		s.after(keepalive).heard(other).want()
 	}
 	s.after(patience - 4*keepalive - 1).want()
 	if n := len(s.pings()); n < 2 {
-		t.Errorf("%d pings for a neighbour that fell silent", n)
+		t.Errorf("%d pings for a neighbor that fell silent", n)
 	}
 	s.after(1).want("lost " + seedAddr)
-	s.neighbours("neighbour", other.id).neighbours("neighbour", other.id, seed.id).want("back " + seedAddr)
+	s.neighbors("neighbor", other.id).neighbors("neighbor", other.id, seed.id).want("back " + seedAddr)
 
-	s.after(7*time.Second).neighbours("neighbour", other.id)
+	s.after(7*time.Second).neighbors("neighbor", other.id)
 	s.after(patience - 7*time.Second - 1).want()
 	s.after(1).want("lost " + seedAddr)
-	s.neighbours("neighbour", other.id, seed.id).want("back " + seedAddr)
+	s.neighbors("neighbor", other.id, seed.id).want("back " + seedAddr)
 	s.after(patience).want("lost " + seedAddr)
 	s.heard(seed).want("back " + seedAddr)
 
 	// With a shorter interval its keepalives alone would come too late.
 	s = newScene(t, keepalive/5, seedAddr)
-	s.found(seedAddr, seed).neighbours("neighbour", seed.id)
+	s.found(seedAddr, seed).neighbors("neighbor", seed.id)
 	for i := range uint64(100) {
 		for range 4 {
 			s.after(keepalive / 4)
@@ -327,10 +327,10 @@ func TestANeighbourIsHeardOverItsLink(t *testing.T) {
 }
 
 // What came over a link before this machine fell asleep says nothing after that.
-func TestAfterSleepANeighbourGetsAFullRound(t *testing.T) {
+func TestAfterSleepANeighborGetsAFullRound(t *testing.T) {
 	seed := newPerson(t)
 	s := newScene(t, interval, seedAddr)
-	s.found(seedAddr, seed).neighbours("neighbour", seed.id)
+	s.found(seedAddr, seed).neighbors("neighbor", seed.id)
 	s.after(4 * time.Second).heard(seed)
 	s.now = s.now.Add(time.Hour)
 	s.advance()
@@ -355,7 +355,7 @@ func TestOurOwnLatenessAccusesNobody(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newScene(t, interval, seedAddr)
-			s.neighbours("neighbour").found(seedAddr, newPerson(t))
+			s.neighbors("neighbor").found(seedAddr, newPerson(t))
 			s.after(patience - 1).want()
 			// The verdict is due in a nanosecond, and we come late.
 			s.now = s.next.Add(c.late)
@@ -375,7 +375,7 @@ func TestOurOwnLatenessAccusesNobody(t *testing.T) {
 // Late again and again, as on a machine that is too busy, there is no verdict.
 func TestABusyMachineAccusesNobody(t *testing.T) {
 	s := newScene(t, interval, seedAddr)
-	s.neighbours("neighbour").found(seedAddr, newPerson(t))
+	s.neighbors("neighbor").found(seedAddr, newPerson(t))
 	for range 100 {
 		s.now = s.next.Add(2 * time.Second)
 		s.advance()
@@ -387,7 +387,7 @@ func TestItDoesNotWatchItself(t *testing.T) {
 	s := newScene(t, interval, seedAddr, "seed.test:8495", "other.test:8495", "10.0.0.9:1")
 	s.w.seeds = append(s.w.seeds, newSeed(Seed{Text: "by id", ID: s.me.id, Addrs: at("10.0.0.1:1")}))
 	s.w.setOwn(at(seedAddr))
-	s.neighbours("neighbour")
+	s.neighbors("neighbor")
 	s.found("seed.test:8495", s.me)
 	s.take(s.w.foundSelf("other.test:8495"))
 	s.take(s.w.foundSelf("unknown:1"))
@@ -401,7 +401,7 @@ func TestItDoesNotWatchItself(t *testing.T) {
 	// A lost seed whose address became ours is over, and so is one we turn out to be.
 	other := newPerson(t)
 	s = newScene(t, interval, "seed.test:8495")
-	s.neighbours("neighbour").found("seed.test:8495", other, "/ip4/10.0.0.1/tcp/1").after(patience).want("lost seed.test:8495")
+	s.neighbors("neighbor").found("seed.test:8495", other, "/ip4/10.0.0.1/tcp/1").after(patience).want("lost seed.test:8495")
 	s.take(s.w.foundSelf("seed.test:8495"))
 	s.want("back seed.test:8495")
 	s.after(time.Hour).want()
@@ -411,7 +411,7 @@ func TestOneSeedInTwoSpellingsIsTwoReports(t *testing.T) {
 	seed := newPerson(t)
 	second := "/ip4/192.168.2.100/tcp/8495"
 	s := newScene(t, interval, seedAddr, second, seedAddr)
-	s.neighbours("neighbour").found(seedAddr, seed)
+	s.neighbors("neighbor").found(seedAddr, seed)
 	s.hears(seed.pong(t, 1, seedAddr))
 	s.after(patience).want("lost "+seedAddr, "lost "+second)
 	s.hears(seed.pong(t, 2, seedAddr))
@@ -436,9 +436,9 @@ func TestReportsKeepTheRulesInAnyOrder(t *testing.T) {
 				linked = !linked
 				if linked {
 					joined = s.now
-					s.neighbours("neighbour")
+					s.neighbors("neighbor")
 				} else {
-					s.neighbours()
+					s.neighbors()
 				}
 			case 1:
 				counter++
@@ -486,7 +486,7 @@ func TestReportsKeepTheRulesInAnyOrder(t *testing.T) {
 func TestWhoCannotAskAccusesNobody(t *testing.T) {
 	s := newScene(t, interval, seedAddr)
 	s.w.key = brokenKey{s.me.key}
-	s.neighbours("neighbour").found(seedAddr, newPerson(t)).after(time.Hour).want()
+	s.neighbors("neighbor").found(seedAddr, newPerson(t)).after(time.Hour).want()
 	if s.w.stats.Unsigned == 0 {
 		t.Error("not counted")
 	}

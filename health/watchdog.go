@@ -23,7 +23,7 @@ const (
 	maxWaiting = 1024
 )
 
-// Config is what a Watchdog needs. Key, Neighbours and Flood are required.
+// Config is what a Watchdog needs. Key, Neighbors and Flood are required.
 type Config struct {
 	// Key signs what this node sends. Its public half must be inside the peer id,
 	// as that of an Ed25519 key is.
@@ -41,9 +41,9 @@ type Config struct {
 	// Addrs returns this node's own addresses, where it listens and what it
 	// advertises. Who watches a seed at one of them is answered. May be nil.
 	Addrs func() []ma.Multiaddr
-	// Neighbours returns the peers linked in the overlay.
-	Neighbours func() []peer.ID
-	// Flood sends msg to all neighbours but one (none if except is empty), to their
+	// Neighbors returns the peers linked in the overlay.
+	Neighbors func() []peer.ID
+	// Flood sends msg to all neighbors but one (none if except is empty), to their
 	// Receive. It must not keep the watchdog waiting: drop rather than block. It may
 	// keep msg but not change it.
 	Flood func(msg []byte, except peer.ID)
@@ -52,9 +52,6 @@ type Config struct {
 	OnNetsplit, OnResolved func(seed string)
 	// Log defaults to the logger of the room.
 	Log *slog.Logger
-	// Rand spreads the questions of nodes over time; for tests. It is used by the
-	// watchdog alone. Defaults to a random one.
-	Rand *rand.Rand
 }
 
 // A Seed is one of the addresses at which the network can be joined.
@@ -84,7 +81,7 @@ type Stats struct {
 	Replayed  uint64 // old answers of a seed
 	Duplicate uint64 // arrived before on another way, as floods do
 	Spared    uint64 // pings not passed on, as one for the same seed just was
-	Dropped   uint64 // of a neighbour who sent too many, or while too many waited
+	Dropped   uint64 // of a neighbor who sent too many, or while too many waited
 	Unsigned  uint64 // own signals that could not be signed
 }
 
@@ -123,8 +120,8 @@ func New(cfg Config) (*Watchdog, error) {
 	switch {
 	case cfg.Key == nil:
 		return nil, errors.New("health: Config.Key is missing")
-	case cfg.Neighbours == nil:
-		return nil, errors.New("health: Config.Neighbours is missing")
+	case cfg.Neighbors == nil:
+		return nil, errors.New("health: Config.Neighbors is missing")
 	case cfg.Flood == nil:
 		return nil, errors.New("health: Config.Flood is missing")
 	case cfg.PingInterval < 0 || cfg.PingInterval > MaxInterval:
@@ -145,11 +142,9 @@ func New(cfg Config) (*Watchdog, error) {
 	if cfg.Log == nil {
 		cfg.Log = logging.Room("health", nil)
 	}
-	if cfg.Rand == nil {
-		cfg.Rand = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
-	}
+	random := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 	counter := uint64(max(time.Now().UnixMilli(), 1))
-	core := newWatch(cfg.Key, id, cfg.Session, counter, cfg.PingInterval, cfg.PingTimeout, cfg.Seeds, cfg.Rand)
+	core := newWatch(cfg.Key, id, cfg.Session, counter, cfg.PingInterval, cfg.PingTimeout, cfg.Seeds, random)
 	return &Watchdog{
 		cfg:     cfg,
 		log:     cfg.Log,
@@ -185,7 +180,7 @@ func (w *Watchdog) Close() {
 }
 
 // Receive takes a signal that came from a linked peer, and copies it. It
-// returns at once; bad signals are counted, see Stats. From one neighbour it
+// returns at once; bad signals are counted, see Stats. From one neighbor it
 // takes a hundred a second and drops the rest.
 func (w *Watchdog) Receive(from peer.ID, msg []byte) {
 	w.mu.Lock()
@@ -229,8 +224,8 @@ func (w *Watchdog) SeedIsSelf(seed string) {
 	w.signal()
 }
 
-// NeighboursChanged says that Neighbours returns something else now.
-func (w *Watchdog) NeighboursChanged() {
+// NeighborsChanged says that Neighbors returns something else now.
+func (w *Watchdog) NeighborsChanged() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.signal()
@@ -274,7 +269,7 @@ func (w *Watchdog) loop() {
 	last := time.Now()
 	for {
 		// Asked without our lock held, as they have locks of their own.
-		neighbours := w.cfg.Neighbours()
+		neighbors := w.cfg.Neighbors()
 		var own []ma.Multiaddr
 		if w.cfg.Addrs != nil {
 			own = w.cfg.Addrs()
@@ -283,7 +278,7 @@ func (w *Watchdog) loop() {
 		// Round(0) leaves the wall clock alone to be compared.
 		drift := now.Round(0).Sub(last.Round(0)) - now.Sub(last)
 		last = now
-		out, next := w.step(now, drift, neighbours, own)
+		out, next := w.step(now, drift, neighbors, own)
 		w.carryOut(out)
 		if next.IsZero() {
 			timer.Stop()
@@ -300,13 +295,13 @@ func (w *Watchdog) loop() {
 }
 
 // step hands the core all that has come, then lets it decide.
-func (w *Watchdog) step(now time.Time, drift time.Duration, neighbours []peer.ID, own []ma.Multiaddr) ([]output, time.Time) {
+func (w *Watchdog) step(now time.Time, drift time.Duration, neighbors []peer.ID, own []ma.Multiaddr) ([]output, time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	out := w.out
 	w.out = nil
 	w.core.setOwn(endpoints(own))
-	out = append(out, w.core.setNeighbours(now, neighbours)...)
+	out = append(out, w.core.setNeighbors(now, neighbors)...)
 	for _, r := range w.waiting {
 		out = append(out, w.core.receive(now, r.from, r.msg)...)
 	}

@@ -121,7 +121,7 @@ func TestASeedRestartedWithAnotherIdentityIsBack(t *testing.T) {
 		other := newPerson(t)
 		m.nodes[0].id = other.id
 		w, err := New(Config{
-			Key: other.key, Session: [8]byte{99}, PingInterval: interval, Neighbours: m.nodes[0].neighbours, Flood: m.nodes[0].flood,
+			Key: other.key, Session: [8]byte{99}, PingInterval: interval, Neighbors: m.nodes[0].neighbors, Flood: m.nodes[0].flood,
 			Addrs: m.nodes[0].w.cfg.Addrs,
 		})
 		m.nodes[0].w = w
@@ -231,7 +231,7 @@ func TestBeingStuckIsNoNetsplit(t *testing.T) {
 }
 
 // A cut that ends before the links do is over when the first of them speaks.
-func TestALostNeighbourIsBackWhenItsLinkSpeaks(t *testing.T) {
+func TestALostNeighborIsBackWhenItsLinkSpeaks(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		m := newMesh(t, 3, 1, line(3))
 		defer m.close()
@@ -353,7 +353,7 @@ func TestCloseEndsEverything(t *testing.T) {
 		synctest.Wait()
 		n := m.nodes[2]
 		n.w.Receive(m.nodes[1].id, m.nodes[1].pong(t, 1))
-		n.w.NeighboursChanged()
+		n.w.NeighborsChanged()
 		n.w.Heard(m.nodes[0].id)
 		n.w.SeedFound("10.0.0.1:8495", m.nodes[0].id, nil)
 		if len(n.w.Status()) != 1 || n.w.Stats().Received == 0 {
@@ -371,8 +371,8 @@ func TestCloseEndsEverything(t *testing.T) {
 	}) // a goroutine left behind fails here
 }
 
-// A neighbour who floods is cut short; the others are heard.
-func TestAFloodingNeighbourHurtsHimselfAlone(t *testing.T) {
+// A neighbor who floods is cut short; the others are heard.
+func TestAFloodingNeighborHurtsHimselfAlone(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		m := newMesh(t, 4, 1, [][2]int{{0, 1}, {1, 2}, {2, 3}})
 		defer m.close()
@@ -392,9 +392,9 @@ func TestAFloodingNeighbourHurtsHimselfAlone(t *testing.T) {
 
 func TestNewRefusesInASentence(t *testing.T) {
 	good := Config{
-		Key:        newPerson(t).key,
-		Neighbours: func() []peer.ID { return nil },
-		Flood:      func([]byte, peer.ID) {},
+		Key:       newPerson(t).key,
+		Neighbors: func() []peer.ID { return nil },
+		Flood:     func([]byte, peer.ID) {},
 	}
 	if w, err := New(good); err != nil {
 		t.Fatal(err)
@@ -406,12 +406,12 @@ func TestNewRefusesInASentence(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, change := range map[string]func(*Config){
-		"Config.Key is missing":        func(c *Config) { c.Key = nil },
-		"Config.Neighbours is missing": func(c *Config) { c.Neighbours = nil },
-		"Config.Flood is missing":      func(c *Config) { c.Flood = nil },
-		"Config.PingInterval is -1s":   func(c *Config) { c.PingInterval = -time.Second },
-		"Config.PingTimeout is 48h":    func(c *Config) { c.PingTimeout = 48 * time.Hour },
-		"use Ed25519":                  func(c *Config) { c.Key = rsa },
+		"Config.Key is missing":       func(c *Config) { c.Key = nil },
+		"Config.Neighbors is missing": func(c *Config) { c.Neighbors = nil },
+		"Config.Flood is missing":     func(c *Config) { c.Flood = nil },
+		"Config.PingInterval is -1s":  func(c *Config) { c.PingInterval = -time.Second },
+		"Config.PingTimeout is 48h":   func(c *Config) { c.PingTimeout = 48 * time.Hour },
+		"use Ed25519":                 func(c *Config) { c.Key = rsa },
 	} {
 		c := good
 		change(&c)
@@ -427,7 +427,7 @@ func TestAllMethodsAtOnce(t *testing.T) {
 	var w *Watchdog
 	w, err := New(Config{
 		Key: me.key, PingInterval: 2 * time.Millisecond, PingTimeout: time.Millisecond, Seeds: []Seed{seedOf(seedAddr)},
-		Neighbours: func() []peer.ID { return []peer.ID{"neighbour"} },
+		Neighbors:  func() []peer.ID { return []peer.ID{"neighbor"} },
 		Flood:      func([]byte, peer.ID) {},
 		OnNetsplit: func(string) { w.Status() },
 		OnResolved: func(string) { w.SeedFound(seedAddr, seed.id, nil) },
@@ -443,7 +443,7 @@ func TestAllMethodsAtOnce(t *testing.T) {
 				w.Heard(seed.id)
 				w.Receive(peer.ID(fmt.Sprint(i)), seed.pong(t, uint64(1000*i+j), seedAddr))
 				w.SeedFound(seedAddr, seed.id, []ma.Multiaddr{ma.StringCast("/ip4/10.0.0.1/tcp/1")})
-				w.NeighboursChanged()
+				w.NeighborsChanged()
 				w.Status()
 				w.Stats()
 				if j == 50 {

@@ -41,6 +41,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 	"github.com/go-smokesignal/smokesignal/internal/limits"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
+	"github.com/go-smokesignal/smokesignal/internal/testhook"
 )
 
 var (
@@ -74,13 +75,6 @@ type Config struct {
 
 	// NAT is how the host is reached behind a router; see [NAT].
 	NAT NAT
-
-	// ListenUDP, if not nil, takes the place of net.ListenUDP for everything over
-	// UDP, also for dialing: a network in memory or of one's own. Listen then has
-	// to name QUIC addresses one by one, since there are no interfaces to ask, and
-	// the address listened on first is where dials come from. It may be called from
-	// several goroutines.
-	ListenUDP func(network string, at *net.UDPAddr) (net.PacketConn, error)
 
 	// Log defaults to go-log's "smokesignal/host".
 	Log *slog.Logger
@@ -127,10 +121,17 @@ type Host struct {
 // registered before anybody calls. A bad Listen or Advertise text, a name
 // aside that cannot be looked up, and a Subnet without an address of this
 // machine are a [*ConfigError].
-func New(cfg Config) (*Host, error) {
+func New(cfg Config) (*Host, error) { return newWithSockets(cfg, nil) }
+
+func init() {
+	testhook.NewHost = func(cfg any, listen testhook.Listener) (any, error) { return newWithSockets(cfg.(Config), listen) }
+}
+
+// newWithSockets is New on the UDP sockets of listen, or on the system's if listen is nil.
+func newWithSockets(cfg Config, listen testhook.Listener) (*Host, error) {
 	logging.Dependencies()
 	h := &Host{
-		log: cfg.Log, subnet: cfg.Subnet, nat: nat{cfg: cfg.NAT}, sockets: sockets{lent: cfg.ListenUDP},
+		log: cfg.Log, subnet: cfg.Subnet, nat: nat{cfg: cfg.NAT}, sockets: sockets{listen: listen},
 	}
 	if h.log == nil {
 		h.log = logging.Room("host", nil)
@@ -307,7 +308,7 @@ func (h *Host) newQUIC(key crypto.PrivKey, limits network.ResourceManager) (*qui
 			return ctx, nil
 		}),
 	}
-	if h.sockets.lent != nil {
+	if h.sockets.listen != nil {
 		options = append(options, quicreuse.OverrideSourceIPSelector(func() (quicreuse.SourceIPSelector, error) {
 			return &h.sockets, nil // not the routes of this machine
 		}))

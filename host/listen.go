@@ -14,6 +14,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal/internal/testhook"
 )
 
 // lookupTimeout bounds the resolution of a name in Listen.
@@ -334,15 +336,15 @@ func netOf(k kind, ip netip.Addr) string {
 // sockets are the UDP sockets of a host: those bound for listening, until a
 // transport asks for them, and after that to look at.
 type sockets struct {
-	lent    func(network string, at *net.UDPAddr) (net.PacketConn, error) // see Config.ListenUDP
+	listen  testhook.Listener // nil: the system's sockets
 	mu      sync.Mutex
 	waiting map[netip.AddrPort]net.PacketConn
 	taken   []net.PacketConn
 }
 
 func (s *sockets) make(network string, at *net.UDPAddr) (net.PacketConn, error) {
-	if s.lent != nil {
-		return s.lent(network, at)
+	if s.listen != nil {
+		return s.listen(network, at)
 	}
 	return net.ListenUDP(network, at)
 }

@@ -17,7 +17,7 @@ import (
 // lent is a host that listens at addr of a network in memory.
 func lent(t *testing.T, n *vnet.Network, ip, addr string) *Host {
 	t.Helper()
-	h, err := New(Config{Listen: []string{addr}, ListenUDP: n.Machine(ip).ListenUDP})
+	h, err := newWithSockets(Config{Listen: []string{addr}}, n.Machine(ip).ListenUDP)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -344,10 +344,7 @@ func (d *Driver) accept(p peer.ID, via ma.Multiaddr, m overlay.Message) (overlay
 		}
 		return c, true
 	}
-	m, ok := overlay.OpenRecords(m, open, func(record []byte) (overlay.Contact, bool) {
-		c, ok := open(record)
-		return c, ok && len(c.Addrs) > 0
-	})
+	m, ok := overlay.OpenRecords(m, open)
 	if !ok {
 		return overlay.Contact{}, nil, false
 	}

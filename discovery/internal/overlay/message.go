@@ -6,6 +6,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // A Session is drawn at random by each process. It tells a restarted node from
@@ -89,7 +90,7 @@ type Tag struct {
 
 // A Message travels between two nodes; see the package doc for who sends what
 // when.
-type Message interface{ message() }
+type Message interface{ number() protowire.Number }
 
 type (
 	// Request asks for a link.
@@ -188,21 +189,6 @@ type (
 	// never sees one.
 	Signal struct{ Payload []byte }
 )
-
-func (Request) message()      {}
-func (Accept) message()       {}
-func (Reject) message()       {}
-func (Ready) message()        {}
-func (Keepalive) message()    {}
-func (Leave) message()        {}
-func (Walk) message()         {}
-func (Handover) message()     {}
-func (Shuffle) message()      {}
-func (ShuffleReply) message() {}
-func (Beacon) message()       {}
-func (Lookup) message()       {}
-func (Found) message()        {}
-func (Signal) message()       {}
 
 // An Input is something that happened.
 type Input interface{ input() }

@@ -11,11 +11,15 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// Limits of what is read from the wire; docs/wire.md lists them.
+// This file is the wire format of the messages. Each message lists its fields once,
+// in the order of their numbers; encoding, decoding and OpenRecords follow that list.
+// docs/wire.md describes the same format as protobuf.
+
+// Limits of a decoded message; docs/wire.md lists them.
 const (
-	// MaxFrame is the largest frame: 1024 sequence marks and a little more.
+	// MaxFrame is the largest frame in bytes: 1024 sequence marks and a little more.
 	MaxFrame = 128 << 10
-	// MaxContacts is the most contacts taken from one message.
+	// MaxContacts is how many contacts of a message are read; more are dropped.
 	MaxContacts = 16
 	// MaxRecord is the largest signed peer record in bytes.
 	MaxRecord = 4 << 10
@@ -25,7 +29,7 @@ const (
 	maxID      = 64
 )
 
-// Field numbers of the messages; docs/wire.md has them as protobuf.
+// The field number of each message in a frame.
 const (
 	numRequest = iota + 1
 	numAccept
@@ -44,89 +48,119 @@ const (
 	numEnd
 )
 
-// Append appends the encoding of m, without frame, to b.
-func Append(b []byte, m Message) []byte {
-	switch m := m.(type) {
-	case Request:
-		body := frame.AppendBytes(nil, 1, m.Session[:])
-		body = frame.AppendBytes(body, 2, m.Network)
-		body = frame.AppendBytes(body, 3, m.Record)
-		body = frame.AppendUint(body, 4, uint64(m.Degree))
-		body = frame.AppendUint(body, 5, uint64(bit(m.Urgent)))
-		body = frame.AppendUint(body, 6, uint64(bit(m.Manual)))
-		body = appendTag(body, 7, m.Tag)
-		body = frame.AppendBytes(body, 8, m.Leaving.Record)
-		return frame.AppendMessage(b, numRequest, body)
-	case Accept:
-		body := frame.AppendBytes(nil, 1, m.Session[:])
-		body = frame.AppendBytes(body, 2, m.Record)
-		body = frame.AppendUint(body, 3, uint64(m.Degree))
-		body = appendContacts(body, 4, m.Contacts)
-		body = frame.AppendUint(body, 5, uint64(bit(m.Exchange)))
-		return frame.AppendMessage(b, numAccept, body)
-	case Reject:
-		body := frame.AppendUint(nil, 1, uint64(m.Reason))
-		body = frame.AppendBytes(body, 2, m.Network)
-		body = appendContacts(body, 3, m.Contacts)
-		body = appendTag(body, 4, m.Tag)
-		return frame.AppendMessage(b, numReject, body)
-	case Ready:
-		body := frame.AppendUint(nil, 1, uint64(m.Degree))
-		body = frame.AppendBytes(body, 2, m.Greeting)
-		return frame.AppendMessage(b, numReady, body)
-	case Keepalive:
-		body := frame.AppendUint(nil, 1, uint64(m.Degree))
-		body = frame.AppendUint(body, 2, uint64(m.Stamp.Microseconds()))
-		body = frame.AppendUint(body, 3, uint64(m.Echo.Microseconds()))
-		body = frame.AppendUint(body, 4, uint64(m.Hold.Microseconds()))
-		return frame.AppendMessage(b, numKeepalive, body)
-	case Leave:
-		body := frame.AppendUint(nil, 1, uint64(m.Reason))
-		body = appendContacts(body, 2, m.Contacts)
-		return frame.AppendMessage(b, numLeave, body)
-	case Walk:
-		body := frame.AppendBytes(nil, 1, m.Origin.Record)
-		body = frame.AppendUint(body, 2, uint64(m.TTL))
-		body = frame.AppendUint(body, 3, uint64(bit(m.Urgent)))
-		return frame.AppendMessage(b, numWalk, body)
-	case Handover:
-		return frame.AppendMessage(b, numHandover, frame.AppendBytes(nil, 1, m.To.Record))
-	case Signal:
-		return frame.AppendMessage(b, numSignal, m.Payload)
-	case Shuffle:
-		body := appendPath(nil, 1, m.Path)
-		body = frame.AppendUint(body, 2, uint64(m.TTL))
-		body = appendTag(body, 3, m.Tag)
-		body = frame.AppendBytes(body, 4, m.Origin.Record)
-		body = appendContacts(body, 5, m.Contacts)
-		return frame.AppendMessage(b, numShuffle, body)
-	case ShuffleReply:
-		body := appendPath(nil, 1, m.Path)
-		body = appendTag(body, 2, m.Tag)
-		body = appendContacts(body, 3, m.Contacts)
-		return frame.AppendMessage(b, numShuffleReply, body)
-	case Beacon:
-		return frame.AppendMessage(b, numBeacon, frame.AppendBytes(nil, 1, m.Owner.Record))
-	case Lookup:
-		body := appendPath(nil, 1, m.Path)
-		body = frame.AppendUint(body, 2, uint64(m.TTL))
-		body = frame.AppendUint(body, 3, m.Token)
-		body = frame.AppendBytes(body, 4, string(m.Target))
-		body = frame.AppendBytes(body, 5, m.Origin.Record)
-		return frame.AppendMessage(b, numLookup, body)
-	case Found:
-		body := appendPath(nil, 1, m.Path)
-		body = frame.AppendUint(body, 2, m.Token)
-		body = frame.AppendBytes(body, 3, m.Target.Record)
-		return frame.AppendMessage(b, numFound, body)
+func (Request) number() protowire.Number      { return numRequest }
+func (Accept) number() protowire.Number       { return numAccept }
+func (Reject) number() protowire.Number       { return numReject }
+func (Ready) number() protowire.Number        { return numReady }
+func (Keepalive) number() protowire.Number    { return numKeepalive }
+func (Leave) number() protowire.Number        { return numLeave }
+func (Walk) number() protowire.Number         { return numWalk }
+func (Handover) number() protowire.Number     { return numHandover }
+func (Signal) number() protowire.Number       { return numSignal }
+func (Shuffle) number() protowire.Number      { return numShuffle }
+func (ShuffleReply) number() protowire.Number { return numShuffleReply }
+func (Beacon) number() protowire.Number       { return numBeacon }
+func (Lookup) number() protowire.Number       { return numLookup }
+func (Found) number() protowire.Number        { return numFound }
+
+func (m *Request) fields() []field {
+	return []field{
+		session(&m.Session), text(&m.Network, protocol.MaxNetwork), octets(&m.Record, MaxRecord), number(&m.Degree, maxDegree),
+		flag(&m.Urgent), flag(&m.Manual), tag(&m.Tag), optionalContact(&m.Leaving),
 	}
-	panic(fmt.Sprintf("overlay: message of unknown type %T", m))
 }
 
-// Decode reads one message. Contacts have their Record alone: verifying it and
-// reading the ID and the addresses from it is the caller's. It returns nil and
-// no error for a message of a kind this version does not know. The message does
-// not refer to b.
+func (m *Accept) fields() []field {
+	return []field{session(&m.Session), octets(&m.Record, MaxRecord), number(&m.Degree, maxDegree), contacts(&m.Contacts), flag(&m.Exchange)}
+}
+
+func (m *Reject) fields() []field {
+	return []field{reason(&m.Reason), text(&m.Network, protocol.MaxNetwork), contacts(&m.Contacts), tag(&m.Tag)}
+}
+
+func (m *Ready) fields() []field {
+	return []field{number(&m.Degree, maxDegree), octets(&m.Greeting, MaxFrame)}
+}
+
+func (m *Keepalive) fields() []field {
+	return []field{number(&m.Degree, maxDegree), micros(&m.Stamp), micros(&m.Echo), micros(&m.Hold)}
+}
+
+func (m *Leave) fields() []field { return []field{reason(&m.Reason), contacts(&m.Contacts)} }
+
+func (m *Walk) fields() []field {
+	return []field{contact(&m.Origin), number(&m.TTL, maxWalkTTL), flag(&m.Urgent)}
+}
+
+func (m *Handover) fields() []field { return []field{optionalContact(&m.To)} }
+
+func (m *Shuffle) fields() []field {
+	return []field{path(&m.Path), number(&m.TTL, maxTTL), tag(&m.Tag), contact(&m.Origin), contacts(&m.Contacts)}
+}
+
+func (m *ShuffleReply) fields() []field {
+	return []field{path(&m.Path), tag(&m.Tag), contacts(&m.Contacts)}
+}
+
+func (m *Beacon) fields() []field { return []field{contact(&m.Owner)} }
+
+func (m *Lookup) fields() []field {
+	return []field{path(&m.Path), number(&m.TTL, maxTTL), integer(&m.Token), text(&m.Target, maxID), contact(&m.Origin)}
+}
+
+func (m *Found) fields() []field {
+	return []field{path(&m.Path), integer(&m.Token), contact(&m.Target)}
+}
+
+// A layout returns the fields of a copy of m, or of a zero message if m is nil, and a
+// function that returns the copy with the present values of its fields.
+type layout func(m Message) (fields []field, message func() Message)
+
+func layoutOf[M Message, P interface {
+	*M
+	fields() []field
+}](m Message) ([]field, func() Message) {
+	message := new(M)
+	if m != nil {
+		*message = m.(M)
+	}
+	return P(message).fields(), func() Message { return *message }
+}
+
+// layouts has the layout of each message by its number. Signal has none: its payload
+// is the whole body.
+var layouts = [numEnd]layout{
+	numRequest:      layoutOf[Request],
+	numAccept:       layoutOf[Accept],
+	numReject:       layoutOf[Reject],
+	numReady:        layoutOf[Ready],
+	numKeepalive:    layoutOf[Keepalive],
+	numLeave:        layoutOf[Leave],
+	numWalk:         layoutOf[Walk],
+	numHandover:     layoutOf[Handover],
+	numShuffle:      layoutOf[Shuffle],
+	numShuffleReply: layoutOf[ShuffleReply],
+	numBeacon:       layoutOf[Beacon],
+	numLookup:       layoutOf[Lookup],
+	numFound:        layoutOf[Found],
+}
+
+// Append appends the encoding of m, without a frame, to b.
+func Append(b []byte, m Message) []byte {
+	if signal, ok := m.(Signal); ok {
+		return frame.AppendMessage(b, numSignal, signal.Payload)
+	}
+	fields, _ := layouts[m.number()](m)
+	var body []byte
+	for i, f := range fields {
+		body = f.append(body, protowire.Number(i+1))
+	}
+	return frame.AppendMessage(b, m.number(), body)
+}
+
+// Decode reads one message. Its contacts have only their Record: OpenRecords fills in
+// the rest. Decode returns nil and no error for a message of a kind that this version
+// does not know. The message does not refer to b.
 func Decode(b []byte) (Message, error) {
 	var m Message
 	for f, err := range frame.Fields(b) {
@@ -134,280 +168,253 @@ func Decode(b []byte) (Message, error) {
 			return nil, fmt.Errorf("overlay: decode message: %w", err)
 		}
 		if f.Num >= numEnd || f.Type != protowire.BytesType {
-			continue
+			continue // a kind of message that a later version added
 		}
 		if m != nil {
 			return nil, fmt.Errorf("overlay: decode message: %w: two messages in one frame", frame.ErrMalformed)
 		}
-		if m, err = decodeBody(int(f.Num), f.Bytes); err != nil {
+		if m, err = decodeBody(f.Num, f.Bytes); err != nil {
 			return nil, fmt.Errorf("overlay: decode message %d: %w", f.Num, err)
 		}
 	}
 	return m, nil
 }
 
-// OpenRecords returns m with the contacts that its records make, as Decode leaves them
-// without: a node that m is about by one, those of a list by list, which leaves out
-// those for which it returns false. It reports false when one does.
-func OpenRecords(m Message, one, list func(record []byte) (Contact, bool)) (Message, bool) {
-	ok := true
-	open := func(c *Contact) {
-		if contact, good := one(c.Record); good {
-			*c = contact
-		} else {
-			ok = false
-		}
-	}
-	openAll := func(contacts *[]Contact) {
-		var kept []Contact
-		for _, c := range *contacts {
-			if contact, good := list(c.Record); good {
-				kept = append(kept, contact)
-			}
-		}
-		*contacts = kept
-	}
-	switch v := m.(type) {
-	case Request:
-		if len(v.Leaving.Record) > 0 {
-			open(&v.Leaving)
-		}
-		m = v
-	case Accept:
-		openAll(&v.Contacts)
-		m = v
-	case Reject:
-		openAll(&v.Contacts)
-		m = v
-	case Leave:
-		openAll(&v.Contacts)
-		m = v
-	case Walk:
-		open(&v.Origin)
-		m = v
-	case Handover:
-		if len(v.To.Record) > 0 {
-			open(&v.To)
-		}
-		m = v
-	case Shuffle:
-		open(&v.Origin)
-		openAll(&v.Contacts)
-		m = v
-	case ShuffleReply:
-		openAll(&v.Contacts)
-		m = v
-	case Beacon:
-		open(&v.Owner)
-		m = v
-	case Lookup:
-		open(&v.Origin)
-		m = v
-	case Found:
-		open(&v.Target)
-		m = v
-	}
-	return m, ok
-}
-
-func decodeBody(num int, b []byte) (Message, error) {
-	switch num {
-	case numRequest:
-		var m Request
-		err := read(b, session(&m.Session), text(&m.Network, protocol.MaxNetwork), octets(&m.Record, MaxRecord), number(&m.Degree, maxDegree),
-			flag(&m.Urgent), flag(&m.Manual), tag(&m.Tag), octets(&m.Leaving.Record, MaxRecord))
-		return m, err
-	case numAccept:
-		var m Accept
-		err := read(b, session(&m.Session), octets(&m.Record, MaxRecord), number(&m.Degree, maxDegree), contacts(&m.Contacts), flag(&m.Exchange))
-		return m, err
-	case numReject:
-		var m Reject
-		err := read(b, reason(&m.Reason), text(&m.Network, protocol.MaxNetwork), contacts(&m.Contacts), tag(&m.Tag))
-		return m, err
-	case numReady:
-		var m Ready
-		err := read(b, number(&m.Degree, maxDegree), octets(&m.Greeting, MaxFrame))
-		return m, err
-	case numKeepalive:
-		var m Keepalive
-		err := read(b, number(&m.Degree, maxDegree), micros(&m.Stamp), micros(&m.Echo), micros(&m.Hold))
-		return m, err
-	case numLeave:
-		var m Leave
-		err := read(b, reason(&m.Reason), contacts(&m.Contacts))
-		return m, err
-	case numWalk:
-		var m Walk
-		err := read(b, octets(&m.Origin.Record, MaxRecord), number(&m.TTL, maxWalkTTL), flag(&m.Urgent))
-		return m, err
-	case numHandover:
-		var m Handover
-		err := read(b, octets(&m.To.Record, MaxRecord))
-		return m, err
-	case numShuffle:
-		var m Shuffle
-		err := read(b, path(&m.Path), number(&m.TTL, maxTTL), tag(&m.Tag), octets(&m.Origin.Record, MaxRecord), contacts(&m.Contacts))
-		return m, err
-	case numShuffleReply:
-		var m ShuffleReply
-		err := read(b, path(&m.Path), tag(&m.Tag), contacts(&m.Contacts))
-		return m, err
-	case numBeacon:
-		var m Beacon
-		err := read(b, octets(&m.Owner.Record, MaxRecord))
-		return m, err
-	case numLookup:
-		var m Lookup
-		err := read(b, path(&m.Path), number(&m.TTL, maxTTL), integer(&m.Token), text(&m.Target, maxID), octets(&m.Origin.Record, MaxRecord))
-		return m, err
-	case numFound:
-		var m Found
-		err := read(b, path(&m.Path), integer(&m.Token), octets(&m.Target.Record, MaxRecord))
-		return m, err
-	default:
+func decodeBody(num protowire.Number, b []byte) (Message, error) {
+	if num == numSignal {
 		return Signal{Payload: append([]byte(nil), b...)}, nil
 	}
+	fields, message := layouts[num](nil)
+	if err := readFields(b, fields); err != nil {
+		return nil, err
+	}
+	return message(), nil
 }
 
-// A reader takes one field of a message. What it takes does not refer to the field.
-type reader func(frame.Field) error
-
-// read gives the fields of b to readers, field 1 to the first. Others are of a later
-// version.
-func read(b []byte, readers ...reader) error {
+// readFields decodes b into fields; the first of them has number 1.
+func readFields(b []byte, fields []field) error {
 	for f, err := range frame.Fields(b) {
 		if err != nil {
 			return err
 		}
-		if f.Num > protowire.Number(len(readers)) {
-			continue
+		if f.Num > protowire.Number(len(fields)) {
+			continue // a field that a later version added
 		}
-		if err := readers[f.Num-1](f); err != nil {
+		if err := fields[f.Num-1].read(f); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func octets(to *[]byte, limit int) reader {
-	return func(f frame.Field) error {
-		if len(f.Bytes) > limit {
-			return fmt.Errorf("%w: field %d has %d bytes, the limit is %d", frame.ErrTooLarge, f.Num, len(f.Bytes), limit)
+// OpenRecords returns m with its contacts filled in from their records by open, which
+// reports whether a record is valid. OpenRecords reports false if a contact that the
+// message is about, such as the origin of a walk, has no valid record. From a list of
+// contacts, those without a valid record or without an address to dial are dropped.
+func OpenRecords(m Message, open func(record []byte) (Contact, bool)) (Message, bool) {
+	if _, ok := m.(Signal); ok {
+		return m, true // it carries no records
+	}
+	fields, message := layouts[m.number()](m)
+	for _, f := range fields {
+		if f.open != nil && !f.open(open) {
+			return m, false
 		}
-		*to = append([]byte(nil), f.Bytes...)
-		return nil
+	}
+	return message(), true
+}
+
+// A field encodes and decodes one field of a message.
+type field struct {
+	append func(b []byte, num protowire.Number) []byte
+	read   func(frame.Field) error // keeps no reference to the bytes of the field
+	// open, if set, fills in the contacts of the field from their records, and reports
+	// false if one that the message needs is not valid.
+	open func(func(record []byte) (Contact, bool)) bool
+}
+
+// octets reads up to limit bytes; more are an error.
+func octets(v *[]byte, limit int) field {
+	return field{
+		append: func(b []byte, num protowire.Number) []byte { return frame.AppendBytes(b, num, *v) },
+		read: func(f frame.Field) error {
+			if len(f.Bytes) > limit {
+				return fmt.Errorf("%w: field %d has %d bytes, the limit is %d", frame.ErrTooLarge, f.Num, len(f.Bytes), limit)
+			}
+			*v = append([]byte(nil), f.Bytes...)
+			return nil
+		},
 	}
 }
 
-func text[T ~string](to *T, limit int) reader {
-	return func(f frame.Field) error {
-		var b []byte
-		err := octets(&b, limit)(f)
-		*to = T(b)
-		return err
+func text[T ~string](v *T, limit int) field {
+	return field{
+		append: func(b []byte, num protowire.Number) []byte { return frame.AppendBytes(b, num, *v) },
+		read: func(f frame.Field) error {
+			var b []byte
+			err := octets(&b, limit).read(f)
+			*v = T(b)
+			return err
+		},
 	}
 }
 
-// number reads what is greater than limit as that.
-func number(to *int, limit int) reader {
-	return func(f frame.Field) error {
-		*to = int(min(f.Uint, uint64(limit)))
-		return nil
+// number reads a value above limit as limit.
+func number(v *int, limit int) field {
+	return field{
+		append: func(b []byte, num protowire.Number) []byte { return frame.AppendUint(b, num, uint64(*v)) },
+		read: func(f frame.Field) error {
+			*v = int(min(f.Uint, uint64(limit)))
+			return nil
+		},
 	}
 }
 
-func integer(to *uint64) reader {
-	return func(f frame.Field) error {
-		*to = f.Uint
-		return nil
+func integer(v *uint64) field {
+	return field{
+		append: func(b []byte, num protowire.Number) []byte { return frame.AppendUint(b, num, *v) },
+		read: func(f frame.Field) error {
+			*v = f.Uint
+			return nil
+		},
 	}
 }
 
-func flag(to *bool) reader {
-	return func(f frame.Field) error {
-		*to = f.Uint != 0
-		return nil
+func flag(v *bool) field {
+	return field{
+		append: func(b []byte, num protowire.Number) []byte { return frame.AppendUint(b, num, uint64(bit(*v))) },
+		read: func(f frame.Field) error {
+			*v = f.Uint != 0
+			return nil
+		},
 	}
 }
 
-func micros(to *time.Duration) reader {
-	return func(f frame.Field) error {
-		*to = time.Duration(min(f.Uint, 1<<52)) * time.Microsecond
-		return nil
+func micros(v *time.Duration) field {
+	return field{
+		append: func(b []byte, num protowire.Number) []byte {
+			return frame.AppendUint(b, num, uint64(v.Microseconds()))
+		},
+		read: func(f frame.Field) error {
+			*v = time.Duration(min(f.Uint, 1<<52)) * time.Microsecond
+			return nil
+		},
 	}
 }
 
-func reason(to *Reason) reader {
-	return func(f frame.Field) error {
-		*to = ReasonNone // for one of a later version
-		if f.Uint < uint64(reasonEnd) {
-			*to = Reason(f.Uint)
+// reason reads a reason of a later version as ReasonNone.
+func reason(v *Reason) field {
+	return field{
+		append: func(b []byte, num protowire.Number) []byte { return frame.AppendUint(b, num, uint64(*v)) },
+		read: func(f frame.Field) error {
+			*v = ReasonNone
+			if f.Uint < uint64(reasonEnd) {
+				*v = Reason(f.Uint)
+			}
+			return nil
+		},
+	}
+}
+
+func session(v *Session) field {
+	return field{
+		append: func(b []byte, num protowire.Number) []byte { return frame.AppendBytes(b, num, v[:]) },
+		read: func(f frame.Field) error {
+			if len(f.Bytes) != len(v) {
+				return fmt.Errorf("%w: a session has %d bytes", frame.ErrMalformed, len(v))
+			}
+			copy(v[:], f.Bytes)
+			return nil
+		},
+	}
+}
+
+// contact is a contact that the message cannot do without.
+func contact(v *Contact) field {
+	f := octets(&v.Record, MaxRecord)
+	f.open = func(open func([]byte) (Contact, bool)) bool {
+		c, ok := open(v.Record)
+		if ok {
+			*v = c
 		}
-		return nil
+		return ok
 	}
+	return f
 }
 
-func session(to *Session) reader {
-	return func(f frame.Field) error {
-		if len(f.Bytes) != len(to) {
-			return fmt.Errorf("%w: a session has %d bytes", frame.ErrMalformed, len(to))
-		}
-		copy(to[:], f.Bytes)
-		return nil
-	}
+// optionalContact is a contact that may be missing, but must be valid if it is there.
+func optionalContact(v *Contact) field {
+	f := contact(v)
+	required := f.open
+	f.open = func(open func([]byte) (Contact, bool)) bool { return len(v.Record) == 0 || required(open) }
+	return f
 }
 
 // contacts reads the first MaxContacts.
-func contacts(to *[]Contact) reader {
-	return func(f frame.Field) error {
-		if len(*to) == MaxContacts {
-			return nil
-		}
-		var c Contact
-		err := octets(&c.Record, MaxRecord)(f)
-		*to = append(*to, c)
-		return err
+func contacts(v *[]Contact) field {
+	return field{
+		append: func(b []byte, num protowire.Number) []byte {
+			for _, c := range *v {
+				if len(c.Record) > 0 {
+					b = frame.AppendBytes(b, num, c.Record)
+				}
+			}
+			return b
+		},
+		read: func(f frame.Field) error {
+			if len(*v) == MaxContacts {
+				return nil
+			}
+			var c Contact
+			err := octets(&c.Record, MaxRecord).read(f)
+			*v = append(*v, c)
+			return err
+		},
+		open: func(open func([]byte) (Contact, bool)) bool {
+			var valid []Contact
+			for _, c := range *v {
+				if c, ok := open(c.Record); ok && len(c.Addrs) > 0 {
+					valid = append(valid, c)
+				}
+			}
+			*v = valid
+			return true // one bad entry says nothing about the others
+		},
 	}
 }
 
-func path(to *[]peer.ID) reader {
-	return func(f frame.Field) error {
-		if len(*to) == maxPath {
-			return fmt.Errorf("%w: a path of more than %d nodes", frame.ErrTooLarge, maxPath)
-		}
-		var id peer.ID
-		err := text(&id, maxID)(f)
-		*to = append(*to, id)
-		return err
+func path(v *[]peer.ID) field {
+	return field{
+		append: func(b []byte, num protowire.Number) []byte {
+			for _, id := range *v {
+				b = frame.AppendMessage(b, num, id)
+			}
+			return b
+		},
+		read: func(f frame.Field) error {
+			if len(*v) == maxPath {
+				return fmt.Errorf("%w: a path of more than %d nodes", frame.ErrTooLarge, maxPath)
+			}
+			var id peer.ID
+			err := text(&id, maxID).read(f)
+			*v = append(*v, id)
+			return err
+		},
 	}
 }
 
-func tag(to *Tag) reader {
-	return func(f frame.Field) error { return read(f.Bytes, text(&to.ID, maxID), integer(&to.Seq)) }
-}
-
-func appendContacts(b []byte, num protowire.Number, contacts []Contact) []byte {
-	for _, c := range contacts {
-		if len(c.Record) > 0 {
-			b = frame.AppendBytes(b, num, c.Record)
-		}
+func tag(v *Tag) field {
+	return field{
+		append: func(b []byte, num protowire.Number) []byte {
+			if v.ID == "" {
+				return b
+			}
+			return frame.AppendMessage(b, num, frame.AppendUint(frame.AppendBytes(nil, 1, string(v.ID)), 2, v.Seq))
+		},
+		read: func(f frame.Field) error {
+			return readFields(f.Bytes, []field{text(&v.ID, maxID), integer(&v.Seq)})
+		},
 	}
-	return b
-}
-
-func appendPath(b []byte, num protowire.Number, path []peer.ID) []byte {
-	for _, id := range path {
-		b = frame.AppendMessage(b, num, id)
-	}
-	return b
-}
-
-func appendTag(b []byte, num protowire.Number, t Tag) []byte {
-	if t.ID == "" {
-		return b
-	}
-	return frame.AppendMessage(b, num, frame.AppendUint(frame.AppendBytes(nil, 1, string(t.ID)), 2, t.Seq))
 }
 
 func bit(v bool) int {

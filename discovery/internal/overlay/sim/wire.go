@@ -64,6 +64,6 @@ func (w *World) wire(m overlay.Message) overlay.Message {
 		panic(fmt.Sprintf("sim: a message cannot be decoded: %v", err))
 	}
 	open := func(record []byte) (overlay.Contact, bool) { return w.contact(record), true }
-	m, _ = overlay.OpenRecords(m, open, open)
+	m, _ = overlay.OpenRecords(m, open)
 	return m
 }

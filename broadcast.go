@@ -89,7 +89,7 @@ func (b *Broadcast) OnGap(f func(context.Context, Gap)) (off func()) {
 //
 // A Pipe receives from now on and holds 64 KiB or 256 events. When it is full, no handler
 // at this node gets further events of that sender, so read it or close it.
-func (b *Broadcast) Pipe() io.ReadWriteCloser { return b.channel.Stream() }
+func (b *Broadcast) Pipe() io.ReadWriteCloser { return b.channel.Pipe() }
 
 // The methods below make typed events cheaper, see Name.
 

@@ -177,7 +177,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 		Hooks: discovery.Hooks{
 			Pending: n.pending, Linked: n.linked, Unlinked: n.unlinked,
 			OnTopic:   n.onTopic,
-			Greeting:  n.broadcast.Marks,
+			Greeting:  n.broadcast.Greeting,
 			SeedError: n.seedError,
 			Heard:     func(from peer.ID) { n.watchdog.Heard(from) },
 			Signal:    func(from peer.ID, b []byte) { n.watchdog.Receive(from, b) },

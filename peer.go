@@ -177,7 +177,7 @@ func (p *Peer) OnClose(f func(ctx context.Context, reason error)) (off func()) {
 //
 // A Pipe receives from now on and holds 64 KiB or 256 events. When it is full, all events
 // of the peer are held back, so read it or close it.
-func (p *Peer) Pipe() io.ReadWriteCloser { return p.node.direct.Stream(p.id) }
+func (p *Peer) Pipe() io.ReadWriteCloser { return p.node.direct.Pipe(p.id) }
 
 // The methods below are for typed events, see Name.
 

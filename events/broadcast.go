@@ -100,15 +100,15 @@ func (c *BroadcastConfig) fill() error {
 // events are not heard. All methods may be called from any goroutine, also from
 // handlers.
 type Broadcast struct {
-	host    corehost.Host
-	cfg     BroadcastConfig
-	log     *slog.Logger
-	mux     *mux
-	session order.Session
-	in      inbox
-	out     outbox
-	readers readers
-	raw     rawReaders
+	host       corehost.Host
+	cfg        BroadcastConfig
+	log        *slog.Logger
+	dispatcher *dispatcher
+	session    order.Session
+	driver     engineDriver
+	publisher  publisher
+	deliverer  deliverer
+	raw        rawDeliverer
 
 	topic *pubsub.Topic
 	sub   *pubsub.Subscription
@@ -189,17 +189,17 @@ func NewBroadcast(ps *pubsub.PubSub, h corehost.Host, cfg BroadcastConfig) (*Bro
 		return nil, err
 	}
 	b := &Broadcast{
-		host:    h,
-		cfg:     cfg,
-		log:     cfg.Log,
-		mux:     newMux(cfg.Log),
-		session: newSession(cfg.Session),
+		host:       h,
+		cfg:        cfg,
+		log:        cfg.Log,
+		dispatcher: newDispatcher(cfg.Log),
+		session:    newSession(cfg.Session),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
-	b.in.init(b)
-	b.out = outbox{b: b, next: 1, full: make(chan struct{}, 1)}
-	b.readers.init(b)
-	b.raw.init(b.ctx, b.mux)
+	b.driver.init(b)
+	b.publisher = publisher{b: b, nextEvent: 1, full: make(chan struct{}, 1)}
+	b.deliverer.init(b)
+	b.raw.init(b.ctx, b.dispatcher)
 	var err error
 	if b.topic = cfg.Joined; b.topic == nil {
 		if b.topic, err = ps.Join(cfg.Topic); err != nil {
@@ -209,12 +209,12 @@ func NewBroadcast(ps *pubsub.PubSub, h corehost.Host, cfg BroadcastConfig) (*Bro
 	if b.seen, err = b.topic.EventHandler(); err == nil {
 		// The filter takes every message in pubsub's event loop, where none can
 		// be dropped, and none reaches the subscription behind it.
-		if b.sub, err = b.topic.Subscribe(pubsub.WithMessageFilter(b.in.take), pubsub.WithBufferSize(1)); err == nil {
+		if b.sub, err = b.topic.Subscribe(pubsub.WithMessageFilter(b.driver.receiveMessage), pubsub.WithBufferSize(1)); err == nil {
 			return b, nil
 		}
 		b.seen.Cancel()
 	}
-	b.leave()
+	b.leaveTopic()
 	return nil, fmt.Errorf("events: subscribe to topic %s: %w", quote(cfg.Topic), err)
 }
 
@@ -227,7 +227,7 @@ func (b *Broadcast) Start() {
 		return
 	}
 	b.setStage(broadcastStarted)
-	b.watch()
+	b.watchTopic()
 	b.host.SetStreamHandler(ProtocolRepair, b.serve)
 }
 
@@ -239,11 +239,11 @@ func (b *Broadcast) OnNeighbour(f func(p peer.ID, present bool)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.neighbour = f
-	b.watch()
+	b.watchTopic()
 }
 
-// watch begins to follow who is on the topic. It needs mu.
-func (b *Broadcast) watch() {
+// watchTopic begins to follow who is on the topic. It needs mu.
+func (b *Broadcast) watchTopic() {
 	if b.watching || b.stageNow() == broadcastClosed {
 		return
 	}
@@ -254,7 +254,7 @@ func (b *Broadcast) watch() {
 			if err != nil {
 				return
 			}
-			b.saw(ev.Peer, ev.Type == pubsub.PeerJoin)
+			b.topicChanged(ev.Peer, ev.Type == pubsub.PeerJoin)
 		}
 	})
 }
@@ -281,14 +281,14 @@ func (b *Broadcast) Emit(ctx context.Context, name string, args ...any) error {
 func (b *Broadcast) EmitBytes(ctx context.Context, name string, data []byte) error {
 	err := ctx.Err()
 	if err != nil {
-		err = b.ended(ctx)
+		err = b.closedOr(ctx)
 	}
 	size := 0
 	if err == nil {
-		size, err = lone(name, data, b.cfg.MaxEventSize)
+		size, err = checkRaw(name, data, b.cfg.MaxEventSize)
 	}
 	if err == nil {
-		_, err = b.out.put(ctx, false, &outgoing{name: name, raw: data, isRaw: true, size: size})
+		_, err = b.publisher.enqueue(ctx, false, &outgoingEvent{name: name, raw: data, isRaw: true, size: size})
 	}
 	if err != nil {
 		return &broadcastError{name, err}
@@ -328,14 +328,14 @@ type broadcastError struct {
 }
 
 func (e *broadcastError) Error() string {
-	return fmt.Sprintf("events: broadcast %s: %s", quote(e.name), bare(e.err))
+	return fmt.Sprintf("events: broadcast %s: %s", quote(e.name), withoutPrefix(e.err))
 }
 func (e *broadcastError) Unwrap() error { return e.err }
 
 // emit is Emit, or TryEmit, and returns the number of the event.
 func (b *Broadcast) emit(ctx context.Context, try bool, name string, args []any) (number uint64, err error) {
 	if ctx.Err() != nil {
-		return 0, b.ended(ctx)
+		return 0, b.closedOr(ctx)
 	}
 	size, buf, err := prepare(b.cfg.Codec, name, args, b.cfg.MaxEventSize)
 	if err != nil {
@@ -344,7 +344,7 @@ func (b *Broadcast) emit(ctx context.Context, try bool, name string, args []any)
 	if buf != nil {
 		defer buf.free()
 	}
-	return b.out.put(ctx, try, &outgoing{name: name, args: args, size: size, buf: buf})
+	return b.publisher.enqueue(ctx, try, &outgoingEvent{name: name, args: args, size: size, buf: buf})
 }
 
 // mayEmit returns why Emit fails whatever the event.
@@ -358,14 +358,14 @@ func (b *Broadcast) mayEmit() error {
 	if b.orphaned.Load() {
 		return ErrPubSubEnded
 	}
-	if !b.in.met.Load() {
+	if !b.driver.hadNeighbor.Load() {
 		return ErrNoPeers
 	}
 	return nil
 }
 
-// ended is why a call whose ctx has ended fails: Close may be what ended it.
-func (b *Broadcast) ended(ctx context.Context) error {
+// closedOr is why a call whose ctx has ended fails: Close may be what ended it.
+func (b *Broadcast) closedOr(ctx context.Context) error {
 	if b.ctx.Err() != nil {
 		return ErrClosed
 	}
@@ -383,14 +383,14 @@ func (b *Broadcast) stageNow() broadcastStage { return broadcastStage(b.stage.Lo
 // before it has to make room is a [Gap], see [BroadcastConfig]. f's ctx ends at Close. A
 // panic of f is caught, counted and logged.
 func (b *Broadcast) On(name string, f func(context.Context, *Event)) (off func()) {
-	return b.mux.on(name, f)
+	return b.dispatcher.on(name, f)
 }
 
 // OnBorrowed is On for an f that does not keep the event, which is used again when f
 // returns. What Decode and Bytes return may be kept, as with On, but keeps the
 // message alive in which it came.
 func (b *Broadcast) OnBorrowed(name string, f func(context.Context, *Event)) (off func()) {
-	return b.mux.register("", name, &handler{f: f, borrows: true})
+	return b.dispatcher.register("", name, &handler{f: f, borrows: true})
 }
 
 // OnRaw calls f for what others publish on the topic that is no batch of events: they
@@ -410,16 +410,16 @@ func (b *Broadcast) OnRaw(f func(ctx context.Context, from peer.ID, data []byte)
 // OnGap calls f for events that are missing: in their place, after the handlers of
 // the event before them have returned and before those of the next are called.
 // Of several senders f may be called at once.
-func (b *Broadcast) OnGap(f func(context.Context, Gap)) (off func()) { return b.mux.gaps.on(f) }
+func (b *Broadcast) OnGap(f func(context.Context, Gap)) (off func()) { return b.dispatcher.gaps.on(f) }
 
-// Stream returns a view of the events named [StreamName] to and from all nodes.
+// Pipe returns a view of the events named [StreamName] to and from all nodes.
 // It takes part from now on and holds 64 KiB or 256 events. Beyond that nothing more of
 // that sender is handled at this node, by any handler, until the view is read or closed;
 // it waits in the store, and what finds no room there is a [Gap]. So read it or close it.
 // Write blocks and fails as Emit does; Read returns io.EOF after Close.
-func (b *Broadcast) Stream() io.ReadWriteCloser {
+func (b *Broadcast) Pipe() io.ReadWriteCloser {
 	ctx, cancel := context.WithCancel(b.ctx)
-	v := newStreamView(
+	v := newPipe(
 		func(p []byte) error { return b.Emit(ctx, StreamName, p) },
 		func(f func(context.Context, *Event)) func() {
 			off := b.On(StreamName, f)
@@ -444,9 +444,9 @@ func (b *Broadcast) Stats() BroadcastStats {
 		Raw:         b.raw.delivered.Load(),
 		RawDropped:  b.raw.dropped.Load(),
 		Unsigned:    b.stats.unsigned.Load(),
-		Undecodable: b.stats.malformed.Load() + b.mux.nUndecodable.Load(),
-		Unhandled:   b.mux.nUnhandled.Load(),
-		Panics:      b.mux.panics(),
+		Undecodable: b.stats.malformed.Load() + b.dispatcher.nUndecodable.Load(),
+		Unhandled:   b.dispatcher.nUnhandled.Load(),
+		Panics:      b.dispatcher.panics(),
 	}
 }
 
@@ -471,7 +471,7 @@ func (b *Broadcast) Done() <-chan struct{} { return b.ctx.Done() }
 // Close may be called again, then it waits again.
 func (b *Broadcast) Close(ctx context.Context) error {
 	b.once.Do(b.stop)
-	return b.mux.waitAll(ctx, &b.tasks, "the broadcast is")
+	return b.dispatcher.waitAll(ctx, &b.tasks, "the broadcast is")
 }
 
 // stop begins the end of everything and waits for pubsub alone.
@@ -484,17 +484,17 @@ func (b *Broadcast) stop() {
 		b.host.RemoveStreamHandler(ProtocolRepair)
 	}
 	b.cancel()
-	b.in.close()
-	b.out.close()
-	b.readers.close()
+	b.driver.close()
+	b.publisher.close()
+	b.deliverer.close()
 	b.raw.close()
 	b.sub.Cancel()
 	b.seen.Cancel()
-	b.leave()
+	b.leaveTopic()
 }
 
-// leave closes the topic, if it is ours.
-func (b *Broadcast) leave() {
+// leaveTopic closes the topic, if it is ours.
+func (b *Broadcast) leaveTopic() {
 	if b.cfg.Joined != nil {
 		return
 	}
@@ -503,12 +503,12 @@ func (b *Broadcast) leave() {
 	}
 }
 
-// saw notes that a peer announced the topic or left it.
-func (b *Broadcast) saw(p peer.ID, present bool) {
+// topicChanged notes that a peer announced the topic or left it.
+func (b *Broadcast) topicChanged(p peer.ID, present bool) {
 	switch {
 	case b.cfg.Links:
 		if present && b.cfg.Guest != nil && b.cfg.Guest(p) {
-			b.in.met.Store(true)
+			b.driver.hadNeighbor.Store(true)
 		}
 	case present:
 		b.Link(p, nil)
@@ -523,13 +523,13 @@ func (b *Broadcast) saw(p peer.ID, present bool) {
 	}
 }
 
-// Marks returns, encoded, how far this node is with each sender, itself first,
+// Greeting returns, encoded, how far this node is with each sender, itself first,
 // as a new neighbour is to be told. It is to be called when the neighbour was
 // seen on the topic: what this node sends or passes on after that goes to the
 // neighbour too, and that is everything from the marks on. It has at most 64
 // KiB.
-func (b *Broadcast) Marks() []byte {
-	b.in.mu.Lock()
-	defer b.in.mu.Unlock()
-	return appendMarks(nil, b.in.engine.Marks(maxMarks))
+func (b *Broadcast) Greeting() []byte {
+	b.driver.mu.Lock()
+	defer b.driver.mu.Unlock()
+	return appendMarks(nil, b.driver.engine.Marks(maxMarks))
 }

@@ -72,15 +72,15 @@ func FuzzMarks(f *testing.F) {
 
 func FuzzRepairFrame(f *testing.F) {
 	key := repair.Key{Sender: "\x00\x04abcd", Session: rawSession(1)}
-	f.Add(question{Key: key, from: 1, to: 2}.append(nil))
-	f.Add(question{Key: key, from: 5, to: order.MaxNumber, passOn: true}.append(nil))
+	f.Add(repairRequest{Key: key, from: 1, to: 2}.append(nil))
+	f.Add(repairRequest{Key: key, from: 5, to: order.MaxNumber, passOn: true}.append(nil))
 	f.Add(frame.AppendMessage(nil, numRepairTold, ""))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		num, body, err := repairField(b)
 		if err != nil || num != numRepairWant {
 			return
 		}
-		q, err := decodeWant(body)
+		q, err := decodeRepairRequest(body)
 		if err != nil {
 			return
 		}
@@ -91,7 +91,7 @@ func FuzzRepairFrame(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if again, err := decodeWant(body); err != nil || again != q {
+		if again, err := decodeRepairRequest(body); err != nil || again != q {
 			t.Fatalf("%v: %+v, %+v", err, q, again)
 		}
 	})
@@ -107,7 +107,7 @@ func FuzzOriginal(f *testing.F) {
 	}
 	f.Add(good)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		o, err := decodeOriginal(b, h.ID(), testTopic)
+		o, err := decodeSignedBatch(b, h.ID(), testTopic)
 		if err == nil && !bytes.Equal(o.msg.Data, batchOf(t, rawSession(1), 1, "one")) {
 			t.Fatalf("%x is believed", b)
 		}

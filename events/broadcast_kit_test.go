@@ -181,8 +181,8 @@ func linked(t testing.TB, a, b *station) {
 		return slices.Contains(a.ps.ListPeers(testTopic), b.id()) && slices.Contains(b.ps.ListPeers(testTopic), a.id()) &&
 			slices.Contains(a.neighbours(), b.id()) && slices.Contains(b.neighbours(), a.id())
 	})
-	marks := a.Marks()
-	if err := a.Link(b.id(), b.Marks()); err != nil {
+	marks := a.Greeting()
+	if err := a.Link(b.id(), b.Greeting()); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.Link(a.id(), marks); err != nil {
@@ -192,9 +192,9 @@ func linked(t testing.TB, a, b *station) {
 
 // neighbours returns who counts as one.
 func (b *Broadcast) neighbours() (list []peer.ID) {
-	b.in.mu.Lock()
-	defer b.in.mu.Unlock()
-	for p := range b.in.links {
+	b.driver.mu.Lock()
+	defer b.driver.mu.Unlock()
+	for p := range b.driver.links {
 		list = append(list, p)
 	}
 	return list

@@ -160,7 +160,7 @@ func TestBroadcastMarks(t *testing.T) {
 		a.emit("%d", i)
 	}
 	b.wait(a, texts(5)...)
-	marks, err := decodeMarks(b.Marks())
+	marks, err := decodeMarks(b.Greeting())
 	if err != nil {
 		t.Fatal(err)
 	}

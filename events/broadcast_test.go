@@ -343,7 +343,7 @@ func TestBroadcastSlowHandler(t *testing.T) {
 func TestBroadcastStoreIsBounded(t *testing.T) {
 	const events, size = 100, 4 << 10
 	a := newStation(t, overTCP, BroadcastConfig{})
-	b := newStation(t, overTCP, BroadcastConfig{StoreBytes: 16 * (size + originalOverhead + 100)})
+	b := newStation(t, overTCP, BroadcastConfig{StoreBytes: 16 * (size + signedBatchOverhead + 100)})
 	c := newStation(t, overTCP, BroadcastConfig{})
 	link(t, a, b)
 	link(t, b, c)
@@ -384,9 +384,9 @@ func TestBroadcastStoreIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	b.in.mu.Lock()
-	held := b.in.engine.Stored(a.id(), a.session, 1, events+1, 1<<30)
-	b.in.mu.Unlock()
+	b.driver.mu.Lock()
+	held := b.driver.engine.Stored(a.id(), a.session, 1, events+1, 1<<30)
+	b.driver.mu.Unlock()
 	if len(held) > 16 || len(held) < 14 {
 		t.Errorf("%d batches wait", len(held))
 	}
@@ -394,9 +394,9 @@ func TestBroadcastStoreIsBounded(t *testing.T) {
 	b.wait(c, "0")
 	close(release)
 	eventually(t, "all is dealt with", func() bool {
-		b.readers.mu.Lock()
-		defer b.readers.mu.Unlock()
-		return len(b.readers.queues) == 0 && b.readers.workers == 0
+		b.deliverer.mu.Lock()
+		defer b.deliverer.mu.Unlock()
+		return len(b.deliverer.queues) == 0 && b.deliverer.workers == 0
 	})
 	st := b.Stats()
 	if st.Overrun == 0 || st.Delivered+st.Overrun != events+1 || st.Lost != 0 {
@@ -452,7 +452,7 @@ func TestBroadcastAdmit(t *testing.T) {
 
 func TestBroadcastStream(t *testing.T) {
 	pair := line(t, 2, overTCP)
-	from, to := pair[0].Stream(), pair[1].Stream()
+	from, to := pair[0].Pipe(), pair[1].Pipe()
 	go func() {
 		for i := range 50 {
 			fmt.Fprintf(from, "line %d\n", i)
@@ -553,9 +553,9 @@ func TestNewcomerGetsTheLast(t *testing.T) {
 	}
 	// The newcomer can give on what it did not deliver itself.
 	eventually(t, "it keeps them", func() bool {
-		now.in.mu.Lock()
-		defer now.in.mu.Unlock()
-		return len(now.in.engine.Stored(a.id(), a.session, 1, 20, 1<<20)) > 0
+		now.driver.mu.Lock()
+		defer now.driver.mu.Unlock()
+		return len(now.driver.engine.Stored(a.id(), a.session, 1, 20, 1<<20)) > 0
 	})
 }
 
@@ -625,10 +625,10 @@ func TestBroadcastRefusedByPubSub(t *testing.T) {
 		t.Helper()
 		refusing.Store(true)
 		eventually(t, "nothing is being published", func() bool {
-			a.out.mu.Lock()
-			defer a.out.mu.Unlock()
-			a.out.last = time.Time{} // so that Emit publishes by itself
-			return !a.out.busy
+			a.publisher.mu.Lock()
+			defer a.publisher.mu.Unlock()
+			a.publisher.detachedAt = time.Time{} // so that Emit publishes by itself
+			return !a.publisher.publishing
 		})
 	}
 	for round := range 2 {

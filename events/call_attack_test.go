@@ -175,7 +175,7 @@ func TestRepeatedCallRunsOnce(t *testing.T) {
 	double.Handle(b, func(_ context.Context, _ peer.ID, n int) (int, error) { ran.Add(1); return 2 * n, nil })
 	ev := encoded(t, "double", 1)
 	call := func(id uint64) []byte {
-		return (&outgoing{size: len(ev), buf: &buffer{ev}}).appendFrame(nil, &call{id: id})
+		return (&outgoingEvent{size: len(ev), buf: &buffer{ev}}).appendFrame(nil, &pendingCall{id: id})
 	}
 	for _, c := range []struct {
 		session  string
@@ -211,16 +211,16 @@ func TestRepeatedCallRunsOnce(t *testing.T) {
 // What is remembered of those who called is bounded.
 func TestCallMarksAreBounded(t *testing.T) {
 	d := NewDirect(newHost(t, tcp), DirectConfig{})
-	here := &inbound{from: "here", hello: hello{session: "s"}}
-	d.inbound["here"] = &inboundPeer{}
-	mark := d.markOf(here)
-	for i := range 3 * maxCallMarks {
-		d.markOf(&inbound{from: peer.ID(rune(i)), hello: hello{session: "s"}})
+	here := &inStream{from: "here", hello: hello{session: "s"}}
+	d.inbound["here"] = &peerStreams{}
+	mark := d.callerOf(here)
+	for i := range 3 * maxCallers {
+		d.callerOf(&inStream{from: peer.ID(rune(i)), hello: hello{session: "s"}})
 	}
-	if n := len(d.marks); n > maxCallMarks {
+	if n := len(d.callers); n > maxCallers {
 		t.Errorf("%d marks", n)
 	}
-	if d.markOf(here) != mark {
+	if d.callerOf(here) != mark {
 		t.Error("the mark of a peer that has streams is forgotten")
 	}
 }
@@ -242,7 +242,7 @@ func TestCallerThatReadsNoAnswers(t *testing.T) {
 		go func() {
 			defer close(ended)
 			for id := uint64(1); ; id++ {
-				if _, err := s.Write((&outgoing{size: len(ev), buf: &buffer{ev}}).appendFrame(nil, &call{id: id})); err != nil {
+				if _, err := s.Write((&outgoingEvent{size: len(ev), buf: &buffer{ev}}).appendFrame(nil, &pendingCall{id: id})); err != nil {
 					return
 				}
 			}
@@ -295,7 +295,7 @@ func FuzzAnswer(f *testing.F) {
 			t.Fatalf("%+v", o)
 		}
 		// The same again.
-		whole := a.appendFrame(nil, &outgoing{size: len(a.event), buf: &buffer{a.event}})
+		whole := a.appendFrame(nil, &outgoingEvent{size: len(a.event), buf: &buffer{a.event}})
 		again, err := parseAnswer(whole[frameHeader(t, whole):])
 		if a.status == statusDone {
 			a.text = ""

@@ -26,79 +26,79 @@ type callHandler struct {
 	off atomic.Bool
 }
 
-// handle registers a handler for the calls of a name, or for the name "*", from
+// registerCall registers a handler for the calls of a name, or for the name "*", from
 // one sender, or any if from is empty.
-func (m *mux) handle(from peer.ID, name string, f func(context.Context, *Event) ([]any, error)) (off func()) {
+func (m *dispatcher) registerCall(from peer.ID, name string, f func(context.Context, *Event) ([]any, error)) (off func()) {
 	if name != anyName {
 		if err := checkName(name); err != nil {
 			m.log.Error("a handler that can never be called", "error", err)
 			return func() {}
 		}
 	}
-	k, h := muxKey{from, name}, &callHandler{f: f}
+	k, h := handlerKey{from, name}, &callHandler{f: f}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.answers[k] = append(m.answers[k], h)
+	m.callHandlers[k] = append(m.callHandlers[k], h)
 	return func() {
 		h.off.Store(true)
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		list := slices.DeleteFunc(m.answers[k], func(other *callHandler) bool { return other == h })
-		if m.answers[k] = list; len(list) == 0 {
-			delete(m.answers, k)
+		list := slices.DeleteFunc(m.callHandlers[k], func(other *callHandler) bool { return other == h })
+		if m.callHandlers[k] = list; len(list) == 0 {
+			delete(m.callHandlers, k)
 		}
 	}
 }
 
-// answering returns the handler for a call, nil if there is none.
-func (m *mux) answering(ev *Event) *callHandler {
+// callHandlerFor returns the handler for a call, nil if there is none.
+func (m *dispatcher) callHandlerFor(ev *Event) *callHandler {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	for _, k := range [...]muxKey{{ev.From, ev.Name}, {"", ev.Name}, {ev.From, anyName}, {"", anyName}} {
-		if list := m.answers[k]; len(list) > 0 {
+	for _, k := range [...]handlerKey{{ev.From, ev.Name}, {"", ev.Name}, {ev.From, anyName}, {"", anyName}} {
+		if list := m.callHandlers[k]; len(list) > 0 {
 			return list[len(list)-1]
 		}
 	}
 	return nil
 }
 
-// callMark is the id of the last call that a session has made here.
-type callMark struct {
+// callerState is the id of the last call that a session has made here.
+type callerState struct {
 	session string
 	last    uint64
 }
 
-// maxCallMarks bounds the peers whose marks are kept when they have no stream.
-const maxCallMarks = 1024
+// maxCallers bounds the peers whose marks are kept when they have no stream.
+const maxCallers = 1024
 
-// markOf returns the mark of the session that opened s. Only one goroutine
+// callerOf returns the mark of the session that opened s. Only one goroutine
 // reads a peer's streams at a time, and so one uses the mark. d's lock is held.
-func (d *Direct) markOf(s *inbound) *callMark {
-	m := d.marks[s.from]
+func (d *Direct) callerOf(s *inStream) *callerState {
+	m := d.callers[s.from]
 	if m != nil && m.session == s.hello.session {
 		return m
 	}
-	if m == nil && len(d.marks) >= maxCallMarks {
-		for p := range d.marks {
+	if m == nil && len(d.callers) >= maxCallers {
+		for p := range d.callers {
 			if d.inbound[p] == nil {
-				delete(d.marks, p)
+				delete(d.callers, p)
 				break
 			}
 		}
 	}
-	m = &callMark{session: s.hello.session}
-	d.marks[s.from] = m
+	m = &callerState{session: s.hello.session}
+	d.callers[s.from] = m
 	return m
 }
 
 // serveCall handles a call and writes its answer. An error is the stream's.
-func (d *Direct) serveCall(ctx context.Context, s *inbound, id uint64, ev *Event) error {
+func (d *Direct) serveCall(ctx context.Context, s *inStream, id uint64, ev *Event) error {
 	a := answer{id: id, status: statusRepeated}
-	var results outgoing
+	var results outgoingEvent
 	// The ids of a session grow, so no call runs twice, whatever the caller
 	// does when its stream breaks.
-	if id > s.mark.last {
-		s.mark.last = id
+	if id > s.caller.last {
+		s.caller.last = id
 		results, a.status, a.text = d.handleCall(ctx, ev)
 	}
 	s.answer = a.appendFrame(s.answer[:0], &results)
@@ -113,16 +113,16 @@ func (d *Direct) serveCall(ctx context.Context, s *inbound, id uint64, ev *Event
 }
 
 // handleCall calls the handler and encodes what it returns.
-func (d *Direct) handleCall(ctx context.Context, ev *Event) (results outgoing, status uint64, text string) {
-	h := d.mux.answering(ev)
+func (d *Direct) handleCall(ctx context.Context, ev *Event) (results outgoingEvent, status uint64, text string) {
+	h := d.dispatcher.callHandlerFor(ev)
 	if h == nil || h.off.Load() {
-		d.mux.nUnhandled.Add(1)
+		d.dispatcher.nUnhandled.Add(1)
 		return results, statusNoHandler, ""
 	}
 	defer func() {
 		if v := recover(); v != nil {
-			d.mux.panicked(ev, v)
-			results, status, text = outgoing{}, statusFailed, "the handler panicked"
+			d.dispatcher.panicked(ev, v)
+			results, status, text = outgoingEvent{}, statusFailed, "the handler panicked"
 		}
 	}()
 	args, err := h.f(ctx, ev)
@@ -130,19 +130,19 @@ func (d *Direct) handleCall(ctx context.Context, ev *Event) (results outgoing, s
 		return results, statusBadArgument, errorText(bad.Err)
 	}
 	if err == nil {
-		results = outgoing{name: ev.Name, args: args}
+		results = outgoingEvent{name: ev.Name, args: args}
 		if results.size, results.buf, err = prepare(d.cfg.Codec, ev.Name, args, d.cfg.MaxEventSize); err == nil {
 			return results, statusDone, ""
 		}
 		d.log.Error("a call's results cannot be sent", "call", quote(ev.Name), "error", err)
-		err = &because{errors.New("its results cannot be sent"), err}
+		err = &causedError{errors.New("its results cannot be sent"), err}
 	}
-	return outgoing{}, statusFailed, errorText(err)
+	return outgoingEvent{}, statusFailed, errorText(err)
 }
 
 // errorText returns an error's text as it goes over the wire.
 func errorText(err error) string {
-	text := strings.ToValidUTF8(bare(err), "\ufffd")
+	text := strings.ToValidUTF8(withoutPrefix(err), "\ufffd")
 	if len(text) <= maxErrorText {
 		return text
 	}
@@ -155,7 +155,7 @@ func errorText(err error) string {
 
 // appendFrame appends the answer's frame to dst, with the results if the
 // status is done.
-func (a answer) appendFrame(dst []byte, results *outgoing) []byte {
+func (a answer) appendFrame(dst []byte, results *outgoingEvent) []byte {
 	n := protowire.SizeTag(fieldCallID) + protowire.SizeVarint(a.id)
 	if a.status == statusDone {
 		n += protowire.SizeTag(fieldCallEvent) + protowire.SizeBytes(results.size)
@@ -180,7 +180,7 @@ func (a answer) appendFrame(dst []byte, results *outgoing) []byte {
 var errUnreadAnswer = errors.New("events: the caller does not read its answers")
 
 // write writes an answer. Each part of it has at least half the timeout.
-func (s *inbound) write(b []byte, timeout time.Duration) error {
+func (s *inStream) write(b []byte, timeout time.Duration) error {
 	for len(b) > 0 {
 		if now := time.Now(); s.end.Sub(now) < timeout/2 {
 			// Not at every write, as that costs about as much as a write.

@@ -20,8 +20,8 @@ import (
 // call that peer. What was written to a stream that then breaks has an unknown
 // outcome; it is not written again.
 
-// call is a call whose answer is awaited.
-type call struct {
+// pendingCall is a call whose answer is awaited.
+type pendingCall struct {
 	name   string
 	id     uint64
 	at     int          // where its field begins in the queue, while it is there
@@ -53,8 +53,8 @@ func (d *Direct) call(ctx context.Context, to peer.ID, name string, args []any) 
 		ctx, cancel = context.WithTimeout(ctx, d.cfg.CallTimeout)
 		defer cancel()
 	}
-	c := &call{name: name, answer: make(chan outcome, 1)}
-	l, err := d.put(ctx, to, &outgoing{name: name, args: args, size: size, buf: buf}, c)
+	c := &pendingCall{name: name, answer: make(chan outcome, 1)}
+	l, err := d.enqueue(ctx, to, &outgoingEvent{name: name, args: args, size: size, buf: buf}, c)
 	if err != nil {
 		return nil, err
 	}
@@ -62,114 +62,114 @@ func (d *Direct) call(ctx context.Context, to peer.ID, name string, args []any) 
 	case o := <-c.answer:
 		return o.ev, o.err
 	case <-ctx.Done():
-		o := l.giveUp(c, ctx.Err())
+		o := l.abandonCall(c, ctx.Err())
 		return o.ev, o.err
 	}
 }
 
-// expect gives the call its id and waits for its answer. The lock is held.
-func (l *lane) expect(c *call) {
+// addCall gives the call its id and waits for its answer. The lock is held.
+func (l *sendQueue) addCall(c *pendingCall) {
 	c.id = l.d.callID.Add(1)
 	l.lastCall = c.id
 	if l.calls == nil {
-		l.calls = make(map[uint64]*call)
+		l.calls = make(map[uint64]*pendingCall)
 	}
 	l.calls[c.id] = c
 }
 
-// giveUp ends a call for err, unless it has ended meanwhile. If it is still in
+// abandonCall ends a call for err, unless it has ended meanwhile. If it is still in
 // the queue it is taken back.
-func (l *lane) giveUp(c *call, err error) outcome {
+func (l *sendQueue) abandonCall(c *pendingCall, err error) outcome {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.calls[c.id] != c {
 		return <-c.answer
 	}
-	if c.id > l.leftCall {
+	if c.id > l.lastTakenCall {
 		// As a frame that its reader skips it takes no counting again.
 		l.queue.b[c.at] = fieldBlank<<3 | byte(protowire.BytesType)
 	} else {
-		err = &because{ErrUnknownOutcome, err}
+		err = &causedError{ErrUnknownOutcome, err}
 	}
-	l.endCall(c, outcome{err: err})
+	l.finishCall(c, outcome{err: err})
 	return <-c.answer
 }
 
-// endCall ends a call. The lock is held.
-func (l *lane) endCall(c *call, o outcome) {
+// finishCall ends a call. The lock is held.
+func (l *sendQueue) finishCall(c *pendingCall, o outcome) {
 	delete(l.calls, c.id)
 	c.answer <- o
 	l.changed() // there is room for another one
 }
 
-// wrote notes that the calls up to last were written to the stream. The lock
+// noteWritten notes that the calls up to last were written to the stream. The lock
 // is held.
-func (l *lane) wrote(out *outbound, last uint64) {
+func (l *sendQueue) noteWritten(out *outStream, last uint64) {
 	out.lastCall = max(out.lastCall, last)
 	if out.ended {
-		l.loseCalls(out)
+		l.failWrittenCalls(out)
 	}
 }
 
-// loseCalls ends the calls that were written to a broken stream. The lock is
+// failWrittenCalls ends the calls that were written to a broken stream. The lock is
 // held.
-func (l *lane) loseCalls(out *outbound) {
+func (l *sendQueue) failWrittenCalls(out *outStream) {
 	why, unread := refusal(out.broken)
 	if why == nil {
 		why = out.broken
 	}
-	var err error = &because{ErrNotConnected, why}
+	var err error = &causedError{ErrNotConnected, why}
 	if !unread {
-		err = &because{ErrUnknownOutcome, err}
+		err = &causedError{ErrUnknownOutcome, err}
 	}
 	for id, c := range l.calls {
 		if id <= out.lastCall {
-			l.endCall(c, outcome{err: err})
+			l.finishCall(c, outcome{err: err})
 		}
 	}
 }
 
-// dropCalls ends all calls as the queue is dropped for err. The lock is held.
-func (l *lane) dropCalls(err error) {
+// failAllCalls ends all calls as the queue is dropped for err. The lock is held.
+func (l *sendQueue) failAllCalls(err error) {
 	unknown := err
 	if !errors.Is(err, ErrRefused) && !errors.Is(err, ErrOtherNetwork) { // for then nothing was read
-		unknown = &because{ErrUnknownOutcome, err}
+		unknown = &causedError{ErrUnknownOutcome, err}
 	}
 	for id, c := range l.calls {
-		if id > l.leftCall {
-			l.endCall(c, outcome{err: err})
+		if id > l.lastTakenCall {
+			l.finishCall(c, outcome{err: err})
 		} else {
-			l.endCall(c, outcome{err: unknown})
+			l.finishCall(c, outcome{err: unknown})
 		}
 	}
-	l.leftCall = l.lastCall
+	l.lastTakenCall = l.lastCall
 }
 
 // readAnswers hands over the answers that come on a stream, until it ends.
-func (l *lane) readAnswers(out *outbound) error {
+func (l *sendQueue) readAnswers(out *outStream) error {
 	r := frame.NewReader(out, max(l.d.cfg.MaxEventSize, maxErrorText)+envelope)
 	r.SetTimeout(out, frameTimeout)
 	for {
 		b, err := r.Next()
 		if err != nil {
-			return l.badAnswer(out, err)
+			return l.rejectAnswer(out, err)
 		}
 		a, err := parseAnswer(b)
 		if err == nil && a.id != 0 {
 			if a.status == statusDone && !r.Take() {
 				a.event = bytes.Clone(a.event)
 			}
-			err = l.answered(a)
+			err = l.handleAnswer(a)
 		}
 		if err != nil {
-			return l.badAnswer(out, err)
+			return l.rejectAnswer(out, err)
 		}
 	}
 }
 
-// badAnswer resets the stream if err says that its bytes make no sense, and
+// rejectAnswer resets the stream if err says that its bytes make no sense, and
 // returns err.
-func (l *lane) badAnswer(out *outbound, err error) error {
+func (l *sendQueue) rejectAnswer(out *outStream, err error) error {
 	if errors.Is(err, ErrMalformed) || errors.Is(err, frame.ErrMalformed) || errors.Is(err, frame.ErrTooLarge) {
 		l.d.nMalformed.Add(1)
 		l.d.log.Debug("malformed answers", "peer", l.peer, "error", cut(err.Error(), 256))
@@ -178,11 +178,11 @@ func (l *lane) badAnswer(out *outbound, err error) error {
 	return err
 }
 
-// answered ends the call that an answer is for. One that has ended already is
+// handleAnswer ends the call that an answer is for. One that has ended already is
 // no fault; one that was never sent is.
-func (l *lane) answered(a answer) error {
+func (l *sendQueue) handleAnswer(a answer) error {
 	l.mu.Lock()
-	c, left := l.calls[a.id], l.leftCall
+	c, left := l.calls[a.id], l.lastTakenCall
 	l.mu.Unlock()
 	if a.id > left {
 		return fmt.Errorf("%w: an answer to call %d, the last is %d", ErrMalformed, a.id, left)
@@ -197,7 +197,7 @@ func (l *lane) answered(a answer) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.calls[a.id] == c {
-		l.endCall(c, o)
+		l.finishCall(c, o)
 	}
 	return nil
 }

@@ -223,7 +223,7 @@ func TestCallGivenUpInTheQueueDoesNotRun(t *testing.T) {
 			full = a.Emit(ctx, b.id(), "fill", make([]byte, 500<<10)) != nil
 			cancel()
 		}
-		l, err := a.lane(b.id())
+		l, err := a.queueFor(b.id())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -257,7 +257,7 @@ func TestCallGivenUpInTheQueueDoesNotRun(t *testing.T) {
 	})
 }
 
-func pending(l *lane) int {
+func pending(l *sendQueue) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.calls)
@@ -498,7 +498,7 @@ func TestClosingEndsCalls(t *testing.T) {
 		})
 		emit(t, b, a.id(), "x")
 		waitFor(t, func() bool {
-			l, e := a.lane(b.id())
+			l, e := a.queueFor(b.id())
 			return e == nil && pending(l) == 1
 		})
 		closeDirect(t, a)
@@ -518,7 +518,7 @@ func TestCallsAreBounded(t *testing.T) {
 	for n := range 2 {
 		wg.Go(func() { do(t, double, a.to(b.id()), n, 2*n) })
 	}
-	l, err := a.lane(b.id())
+	l, err := a.queueFor(b.id())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -262,7 +262,7 @@ func TestProtobufMessages(t *testing.T) {
 
 // TestNameOfAMessage: a typed event whose type is a protobuf message.
 func TestNameOfAMessage(t *testing.T) {
-	src := newMux(slog.New(slog.DiscardHandler))
+	src := newDispatcher(slog.New(slog.DiscardHandler))
 	text := Name[*wrapperspb.StringValue]("e")
 	var got []string
 	text.On(muxSource{src}, func(_ context.Context, _ peer.ID, m *wrapperspb.StringValue) { got = append(got, m.GetValue()) })
@@ -284,7 +284,7 @@ func TestNameOfAMessage(t *testing.T) {
 	}
 }
 
-type muxSource struct{ *mux }
+type muxSource struct{ *dispatcher }
 
 func (s muxSource) On(name string, f func(context.Context, *Event)) func() { return s.on(name, f) }
 

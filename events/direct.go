@@ -106,25 +106,25 @@ func orDefault[T ~int | ~int64](v, def T) T {
 // Direct sends events to single peers and calls handlers for those that come.
 // All methods may be called from any goroutine, also from handlers.
 type Direct struct {
-	host corehost.Host
-	cfg  DirectConfig
-	log  *slog.Logger
-	mux  *mux
+	host       corehost.Host
+	cfg        DirectConfig
+	log        *slog.Logger
+	dispatcher *dispatcher
 
 	ctx    context.Context // of handlers, Admit, and dials in the background
 	cancel context.CancelFunc
-	tasks  sync.WaitGroup       // writers and watchers of lanes, closing of streams
-	serial atomic.Uint64        // of the last stream opened
-	callID atomic.Uint64        // of the last call
-	once   sync.Once            // of stop
-	recent atomic.Pointer[lane] // the one used last, which is often the next
+	tasks  sync.WaitGroup            // writers and watchers of lanes, closing of streams
+	serial atomic.Uint64             // of the last stream opened
+	callID atomic.Uint64             // of the last call
+	once   sync.Once                 // of stop
+	recent atomic.Pointer[sendQueue] // the one used last, which is often the next
 
 	mu      sync.RWMutex
 	started bool
 	closed  bool
-	lanes   map[peer.ID]*lane // nil after Close
-	inbound map[peer.ID]*inboundPeer
-	marks   map[peer.ID]*callMark // of who called
+	queues  map[peer.ID]*sendQueue // nil after Close
+	inbound map[peer.ID]*peerStreams
+	callers map[peer.ID]*callerState // of who called
 
 	refused    atomic.Bool // Refuse was called
 	nUnwritten atomic.Uint64
@@ -137,13 +137,13 @@ type Direct struct {
 func NewDirect(h corehost.Host, cfg DirectConfig) *Direct {
 	cfg.fill()
 	d := &Direct{
-		host:    h,
-		cfg:     cfg,
-		log:     cfg.Log,
-		mux:     newMux(cfg.Log),
-		lanes:   make(map[peer.ID]*lane),
-		inbound: make(map[peer.ID]*inboundPeer),
-		marks:   make(map[peer.ID]*callMark),
+		host:       h,
+		cfg:        cfg,
+		log:        cfg.Log,
+		dispatcher: newDispatcher(cfg.Log),
+		queues:     make(map[peer.ID]*sendQueue),
+		inbound:    make(map[peer.ID]*peerStreams),
+		callers:    make(map[peer.ID]*callerState),
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	return d
@@ -194,7 +194,7 @@ func (d *Direct) emit(ctx context.Context, to peer.ID, name string, args []any) 
 	if buf != nil {
 		defer buf.free()
 	}
-	_, err = d.put(ctx, to, &outgoing{name: name, args: args, size: size, buf: buf}, nil)
+	_, err = d.enqueue(ctx, to, &outgoingEvent{name: name, args: args, size: size, buf: buf}, nil)
 	return err
 }
 
@@ -208,7 +208,7 @@ func (d *Direct) emitFailed(to peer.ID, name string, err error) error {
 
 // EmitBytes is Emit with b as the only argument, and allocates nothing.
 func (d *Direct) EmitBytes(ctx context.Context, to peer.ID, name string, b []byte) error {
-	if l := d.recent.Load(); l != nil && l.peer == to && !d.refused.Load() && ctx.Err() == nil && l.putAgain(name, b) {
+	if l := d.recent.Load(); l != nil && l.peer == to && !d.refused.Load() && ctx.Err() == nil && l.pushRepeat(name, b) {
 		return nil
 	}
 	if err := d.emitBytes(ctx, to, name, b); err != nil {
@@ -224,31 +224,31 @@ func (d *Direct) emitBytes(ctx context.Context, to peer.ID, name string, b []byt
 	if d.refused.Load() {
 		return ErrClosed
 	}
-	size, err := lone(name, b, d.cfg.MaxEventSize)
+	size, err := checkRaw(name, b, d.cfg.MaxEventSize)
 	if err != nil {
 		return err
 	}
-	_, err = d.put(ctx, to, &outgoing{name: name, raw: b, isRaw: true, size: size}, nil)
+	_, err = d.enqueue(ctx, to, &outgoingEvent{name: name, raw: b, isRaw: true, size: size}, nil)
 	return err
 }
 
-// put puts an event, or the call c with it, into the peer's lane, which it
+// enqueue puts an event, or the call c with it, into the peer's lane, which it
 // returns.
-func (d *Direct) put(ctx context.Context, to peer.ID, o *outgoing, c *call) (l *lane, err error) {
+func (d *Direct) enqueue(ctx context.Context, to peer.ID, o *outgoingEvent, c *pendingCall) (l *sendQueue, err error) {
 	for {
 		l = d.recent.Load()
 		if l == nil || l.peer != to {
-			if l, err = d.lane(to); err != nil {
+			if l, err = d.queueFor(to); err != nil {
 				return nil, err
 			}
 			d.recent.Store(l)
 		}
-		err := l.put(ctx, o, c)
+		err := l.push(ctx, o, c)
 		if err == nil {
 			return l, nil
 		}
 		if !errors.Is(err, errEnded) {
-			d.forget(l) // if it never came to anything
+			d.removeIdle(l) // if it never came to anything
 			return nil, err
 		}
 		d.recent.CompareAndSwap(l, nil)
@@ -277,20 +277,20 @@ func (d *Direct) tryEmit(to peer.ID, name string, args []any) error {
 		defer buf.free()
 	}
 	for {
-		l, err := d.lane(to)
+		l, err := d.queueFor(to)
 		if err != nil {
 			return err
 		}
-		if err = l.tryPut(&outgoing{name: name, args: args, size: size, buf: buf}); !errors.Is(err, errEnded) {
+		if err = l.tryPush(&outgoingEvent{name: name, args: args, size: size, buf: buf}); !errors.Is(err, errEnded) {
 			return err
 		}
 	}
 }
 
-// lane returns the peer's outgoing lane.
-func (d *Direct) lane(p peer.ID) (*lane, error) {
+// queueFor returns the peer's outgoing lane.
+func (d *Direct) queueFor(p peer.ID) (*sendQueue, error) {
 	d.mu.RLock()
-	l, started, closed := d.lanes[p], d.started, d.closed
+	l, started, closed := d.queues[p], d.started, d.closed
 	d.mu.RUnlock()
 	switch {
 	case closed:
@@ -305,9 +305,9 @@ func (d *Direct) lane(p peer.ID) (*lane, error) {
 	if d.closed {
 		return nil, ErrClosed
 	}
-	if l = d.lanes[p]; l == nil {
-		l = newLane(d, p)
-		d.lanes[p] = l
+	if l = d.queues[p]; l == nil {
+		l = newSendQueue(d, p)
+		d.queues[p] = l
 	}
 	return l, nil
 }
@@ -318,7 +318,7 @@ func (d *Direct) lane(p peer.ID) (*lane, error) {
 // the peer whose event it handles and no other. f's ctx ends at Close. A panic
 // of f is caught, counted and logged.
 func (d *Direct) On(name string, f func(context.Context, *Event)) (off func()) {
-	return d.mux.on(name, f)
+	return d.dispatcher.on(name, f)
 }
 
 // OnBorrowed is On for an f that keeps neither the event nor its bytes, as
@@ -331,21 +331,21 @@ func (d *Direct) OnBorrowed(name string, f func(context.Context, *Event)) (off f
 
 // OnBorrowedFrom is OnBorrowed for the events of one peer.
 func (d *Direct) OnBorrowedFrom(p peer.ID, name string, f func(context.Context, *Event)) (off func()) {
-	return d.mux.register(p, name, &handler{f: f, borrows: true})
+	return d.dispatcher.register(p, name, &handler{f: f, borrows: true})
 }
 
 // OnFrom is On for the events of one peer, however often it comes and goes.
 func (d *Direct) OnFrom(p peer.ID, name string, f func(context.Context, *Event)) (off func()) {
-	return d.mux.onFrom(p, name, f)
+	return d.dispatcher.onFrom(p, name, f)
 }
 
-// Stream returns a view of the events named [StreamName] to and from p. It
+// Pipe returns a view of the events named [StreamName] to and from p. It
 // takes part from now on and holds 64 KiB or 256 events; beyond that a reader
 // that does not read holds back p until the view is closed, so it must be read
 // or closed.
-func (d *Direct) Stream(p peer.ID) io.ReadWriteCloser {
+func (d *Direct) Pipe(p peer.ID) io.ReadWriteCloser {
 	ctx, cancel := context.WithCancel(d.ctx)
-	v := newStreamView(
+	v := newPipe(
 		func(b []byte) error { return d.Emit(ctx, p, StreamName, b) },
 		func(f func(context.Context, *Event)) func() {
 			off := d.OnFrom(p, StreamName, f)
@@ -361,8 +361,8 @@ func (d *Direct) Stream(p peer.ID) io.ReadWriteCloser {
 // Release, that were not written to a stream. A later Emit opens a new stream.
 func (d *Direct) Release(p peer.ID, reason error) (unwritten int) {
 	d.mu.Lock()
-	l := d.lanes[p]
-	delete(d.lanes, p)
+	l := d.queues[p]
+	delete(d.queues, p)
 	d.mu.Unlock()
 	if l == nil {
 		return 0
@@ -370,7 +370,7 @@ func (d *Direct) Release(p peer.ID, reason error) (unwritten int) {
 	if reason == nil {
 		reason = errors.New("the link ended")
 	}
-	l.end(&because{ErrNotConnected, reason})
+	l.close(&causedError{ErrNotConnected, reason})
 	<-l.done
 	return l.unwritten()
 }
@@ -380,7 +380,7 @@ func (d *Direct) Release(p peer.ID, reason error) (unwritten int) {
 // not written when ctx ended, or was dropped meanwhile.
 func (d *Direct) Flush(ctx context.Context) error {
 	var errs []error
-	for _, l := range d.allLanes() {
+	for _, l := range d.allQueues() {
 		if err := l.flush(ctx); err != nil {
 			errs = append(errs, err)
 		}
@@ -388,11 +388,11 @@ func (d *Direct) Flush(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-func (d *Direct) allLanes() []*lane {
+func (d *Direct) allQueues() []*sendQueue {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	all := make([]*lane, 0, len(d.lanes))
-	for _, l := range d.lanes {
+	all := make([]*sendQueue, 0, len(d.queues))
+	for _, l := range d.queues {
 		all = append(all, l)
 	}
 	return all
@@ -413,7 +413,7 @@ func (d *Direct) Drain(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, drainTime)
 	defer cancel()
 	var draining sync.WaitGroup
-	for _, l := range d.allLanes() {
+	for _, l := range d.allQueues() {
 		draining.Go(func() { l.drain(ctx) })
 	}
 	draining.Wait()
@@ -430,7 +430,7 @@ func (d *Direct) Done() <-chan struct{} { return d.ctx.Done() }
 // seconds. Close may be called again, then it waits again.
 func (d *Direct) Close(ctx context.Context) error {
 	d.once.Do(d.stop)
-	return d.mux.waitAll(ctx, &d.tasks, "streams are")
+	return d.dispatcher.waitAll(ctx, &d.tasks, "streams are")
 }
 
 // stop begins the end of everything and waits for nothing.
@@ -440,8 +440,8 @@ func (d *Direct) stop() {
 	if d.started {
 		d.host.RemoveStreamHandler(ProtocolDirect)
 	}
-	lanes := d.lanes
-	d.lanes = nil
+	lanes := d.queues
+	d.queues = nil
 	for _, in := range d.inbound {
 		for s := range in.streams {
 			// A reset may block on a frozen connection.
@@ -451,7 +451,7 @@ func (d *Direct) stop() {
 	d.mu.Unlock()
 	d.cancel()
 	for _, l := range lanes {
-		l.end(ErrClosed)
+		l.close(ErrClosed)
 	}
 }
 
@@ -471,8 +471,8 @@ func (d *Direct) Stats() DirectStats {
 		Unwritten:   d.nUnwritten.Load(),
 		Malformed:   d.nMalformed.Load(),
 		Refused:     d.nRefused.Load(),
-		Undecodable: d.mux.nUndecodable.Load(),
-		Unhandled:   d.mux.nUnhandled.Load(),
-		Panics:      d.mux.panics(),
+		Undecodable: d.dispatcher.nUndecodable.Load(),
+		Unhandled:   d.dispatcher.nUnhandled.Load(),
+		Panics:      d.dispatcher.panics(),
 	}
 }

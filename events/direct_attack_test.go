@@ -369,12 +369,12 @@ func FuzzDirectFrame(f *testing.F) {
 		if err != nil || ev == nil {
 			return
 		}
-		maker := eventMaker{from: "p"}
+		maker := eventArena{from: "p"}
 		if e, err := maker.borrowed(ev); err == nil {
-			o := &outgoing{size: len(ev), buf: &buffer{ev}}
-			var c *call
+			o := &outgoingEvent{size: len(ev), buf: &buffer{ev}}
+			var c *pendingCall
 			if id != 0 {
-				c = &call{id: id}
+				c = &pendingCall{id: id}
 			}
 			whole := o.appendFrame(nil, c)
 			if n, end, last := framesWithin(whole, len(whole)); n != 1 || end != len(whole) || last != id {

@@ -52,8 +52,8 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 				<-in
 			},
 			"views that nobody reads": func(a, b *Direct) {
-				b.Stream(a.id())
-				s := a.Stream(b.id())
+				b.Pipe(a.id())
+				s := a.Pipe(b.id())
 				for range 2 * viewEvents {
 					s.Write([]byte("x"))
 				}
@@ -196,7 +196,7 @@ func TestCloseBeforeStart(t *testing.T) {
 	h := newHost(t, tcp)
 	h.SetStreamHandler(ProtocolDirect, func(network.Stream) {}) // somebody else's
 	d := NewDirect(h, DirectConfig{})
-	v := d.Stream("somebody")
+	v := d.Pipe("somebody")
 	closeDirect(t, d)
 	closeDirect(t, d)
 	d.Start()

@@ -25,21 +25,21 @@ var (
 	drainTimeout = time.Second      // silence on a stream that has a successor
 )
 
-// inboundPeer is the streams that a peer has opened.
-type inboundPeer struct {
-	streams map[*inbound]struct{}
-	last    *inbound // the newest that said hello
+// peerStreams is the streams that a peer has opened.
+type peerStreams struct {
+	streams map[*inStream]struct{}
+	last    *inStream // the newest that said hello
 }
 
-// inbound is one of them. A peer's streams are read one after the other, in
+// inStream is one of them. A peer's streams are read one after the other, in
 // the order in which it opened them, as a stream that broke may still hold
 // events that come before those of its successor.
-type inbound struct {
+type inStream struct {
 	network.Stream
-	from  peer.ID
-	hello hello
-	mark  *callMark     // the reader's
-	done  chan struct{} // closed when it was read to its end
+	from   peer.ID
+	hello  hello
+	caller *callerState  // the reader's
+	done   chan struct{} // closed when it was read to its end
 
 	answer []byte    // the reader's, for the frame of an answer
 	end    time.Time // the write deadline
@@ -48,14 +48,14 @@ type inbound struct {
 }
 
 // SetReadDeadline is what the frame reader sets.
-func (s *inbound) SetReadDeadline(t time.Time) error {
+func (s *inStream) SetReadDeadline(t time.Time) error {
 	if s.retired.Load() {
 		t = time.Now().Add(drainTimeout)
 	}
 	return s.Stream.SetReadDeadline(t)
 }
 
-func (s *inbound) Read(p []byte) (int, error) {
+func (s *inStream) Read(p []byte) (int, error) {
 	if s.retired.Load() {
 		// Only silence ends it: a slow handler may take longer to get here.
 		s.Stream.SetReadDeadline(time.Now().Add(drainTimeout))
@@ -63,14 +63,14 @@ func (s *inbound) Read(p []byte) (int, error) {
 	return s.Stream.Read(p)
 }
 
-func (s *inbound) retire() {
+func (s *inStream) retire() {
 	s.retired.Store(true)
 	s.Stream.SetReadDeadline(time.Now().Add(drainTimeout))
 }
 
 // receive is the stream handler.
 func (d *Direct) receive(stream network.Stream) {
-	s := &inbound{Stream: stream, from: stream.Conn().RemotePeer(), done: make(chan struct{})}
+	s := &inStream{Stream: stream, from: stream.Conn().RemotePeer(), done: make(chan struct{})}
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()
@@ -79,7 +79,7 @@ func (d *Direct) receive(stream network.Stream) {
 	}
 	in := d.inbound[s.from]
 	if in == nil {
-		in = &inboundPeer{streams: make(map[*inbound]struct{})}
+		in = &peerStreams{streams: make(map[*inStream]struct{})}
 		d.inbound[s.from] = in
 	}
 	if len(in.streams) == maxInbound {
@@ -88,7 +88,7 @@ func (d *Direct) receive(stream network.Stream) {
 		return
 	}
 	in.streams[s] = struct{}{}
-	ctx, leave := d.mux.enter(d.ctx)
+	ctx, leave := d.dispatcher.enter(d.ctx)
 	d.mu.Unlock()
 	// Not on libp2p's goroutine: a handler may end the one it is called on
 	// (runtime.Goexit), and libp2p has something left to do on its own.
@@ -108,16 +108,16 @@ func (d *Direct) receive(stream network.Stream) {
 }
 
 // serve reads a stream from its beginning to its end.
-func (d *Direct) serve(ctx context.Context, s *inbound) {
+func (d *Direct) serve(ctx context.Context, s *inStream) {
 	r := frame.NewReader(s, maxHello)
-	if d.greeted(s, r) {
-		d.read(ctx, s, r)
+	if d.handshake(s, r) {
+		d.readEvents(ctx, s, r)
 	}
 }
 
-// greeted reads the hello and reports whether the stream's events may be read.
+// handshake reads the hello and reports whether the stream's events may be read.
 // It waits for that moment.
-func (d *Direct) greeted(s *inbound, r *frame.Reader) bool {
+func (d *Direct) handshake(s *inStream, r *frame.Reader) bool {
 	// The streams' windows are accounted by libp2p. Our own buffers are not
 	// reserved in its resource manager: a reservation large enough for any
 	// event would be refused for honest peers long before it is used, and
@@ -132,14 +132,14 @@ func (d *Direct) greeted(s *inbound, r *frame.Reader) bool {
 		s.hello, err = parseHello(b)
 	}
 	if err != nil {
-		d.failed(s, err)
+		d.closeFailed(s, err)
 		return false
 	}
 	if s.hello.network != d.cfg.Network {
 		d.refuse(s, codeOtherNetwork, "other network", errors.New(quote(s.hello.network)))
 		return false
 	}
-	older, ok := d.inLine(s)
+	older, ok := d.lineUp(s)
 	if !ok {
 		d.refuse(s, network.StreamSupplanted, "older than another of its streams", nil)
 		return false
@@ -164,9 +164,9 @@ func (d *Direct) greeted(s *inbound, r *frame.Reader) bool {
 	return true
 }
 
-// inLine makes s the newest stream of its peer and returns the one before it.
+// lineUp makes s the newest stream of its peer and returns the one before it.
 // It refuses a stream that was overtaken by one which its sender opened later.
-func (d *Direct) inLine(s *inbound) (older *inbound, ok bool) {
+func (d *Direct) lineUp(s *inStream) (older *inStream, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	in := d.inbound[s.from]
@@ -175,14 +175,14 @@ func (d *Direct) inLine(s *inbound) (older *inbound, ok bool) {
 		return nil, false
 	}
 	in.last = s
-	s.mark = d.markOf(s)
+	s.caller = d.callerOf(s)
 	return older, true
 }
 
-// read calls the handlers for the stream's events and calls until it ends.
-func (d *Direct) read(ctx context.Context, s *inbound, r *frame.Reader) {
-	events := eventMaker{from: s.from}
-	run := ctx.(*running) // by enter
+// readEvents calls the handlers for the stream's events and calls until it ends.
+func (d *Direct) readEvents(ctx context.Context, s *inStream, r *frame.Reader) {
+	events := eventArena{from: s.from}
+	run := ctx.(*turn) // by enter
 	for {
 		b, err := r.Next()
 		var call uint64
@@ -190,7 +190,7 @@ func (d *Direct) read(ctx context.Context, s *inbound, r *frame.Reader) {
 			b, call, err = parseDirectFrame(b)
 		}
 		if err != nil {
-			d.failed(s, err)
+			d.closeFailed(s, err)
 			return
 		}
 		if b == nil {
@@ -198,15 +198,15 @@ func (d *Direct) read(ctx context.Context, s *inbound, r *frame.Reader) {
 		}
 		ev, err := events.borrowed(b)
 		if err != nil {
-			d.failed(s, err)
+			d.closeFailed(s, err)
 			return
 		}
 		if d.ctx.Err() != nil {
 			s.ResetWithError(network.StreamShutdown)
 			return
 		}
-		handlers := run.handlers(ev)
-		if run.keep || call != 0 {
+		handlers := run.handlersFor(ev)
+		if run.keeps || call != 0 {
 			body := ev.Args
 			if !r.Take() {
 				body = run.Copy(body)
@@ -214,16 +214,16 @@ func (d *Direct) read(ctx context.Context, s *inbound, r *frame.Reader) {
 			ev = events.kept(body)
 		}
 		if call == 0 {
-			d.mux.run(run, handlers, ev)
+			d.dispatcher.run(run, handlers, ev)
 		} else if err := d.serveCall(run, s, call, ev); err != nil {
-			d.failed(s, err)
+			d.closeFailed(s, err)
 			return
 		}
 	}
 }
 
-// failed ends a stream on which a read failed.
-func (d *Direct) failed(s *inbound, err error) {
+// closeFailed ends a stream on which a read failed.
+func (d *Direct) closeFailed(s *inStream, err error) {
 	switch {
 	case errors.Is(err, io.EOF):
 		s.Close()
@@ -246,7 +246,7 @@ func (d *Direct) failed(s *inbound, err error) {
 }
 
 // refuse resets a stream before its events were read.
-func (d *Direct) refuse(s *inbound, code network.StreamErrorCode, why string, err error) {
+func (d *Direct) refuse(s *inStream, code network.StreamErrorCode, why string, err error) {
 	d.nRefused.Add(1)
 	d.log.Debug("stream of direct events refused", "peer", s.from, "reason", why, "error", err)
 	s.ResetWithError(code)

@@ -17,7 +17,7 @@ import (
 )
 
 // inboundOf returns the streams that p has open to d.
-func inboundOf(d *Direct, p peer.ID) (all []*inbound) {
+func inboundOf(d *Direct, p peer.ID) (all []*inStream) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	if in := d.inbound[p]; in != nil {
@@ -39,13 +39,13 @@ func TestOrderOverLostStreams(t *testing.T) {
 		},
 		"sender resets": func(a, b *Direct) {
 			a.mu.RLock()
-			l := a.lanes[b.id()]
+			l := a.queues[b.id()]
 			a.mu.RUnlock()
 			if l == nil {
 				return
 			}
 			l.mu.Lock()
-			out := l.out
+			out := l.stream
 			l.mu.Unlock()
 			if out != nil {
 				out.Reset()
@@ -137,7 +137,7 @@ func rawStream(t testing.TB, from *Direct, to *Direct, h hello) network.Stream {
 
 func rawEvent(t testing.TB, name string, args ...any) []byte {
 	ev := encoded(t, name, args...)
-	return (&outgoing{size: len(ev), buf: &buffer{ev}}).appendFrame(nil, nil)
+	return (&outgoingEvent{size: len(ev), buf: &buffer{ev}}).appendFrame(nil, nil)
 }
 
 // A newer stream waits until the older one has been silent for a second or has

@@ -130,7 +130,7 @@ func waitUntilFull(t *testing.T, d *Direct, to peer.ID) {
 			t.Fatal("the queue does not fill")
 		}
 		d.mu.RLock()
-		l := d.lanes[to]
+		l := d.queues[to]
 		d.mu.RUnlock()
 		if l == nil {
 			since = time.Now()

@@ -389,14 +389,14 @@ func TestErrorsOfEmit(t *testing.T) {
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
 	check(a.Emit(ended, to, "x"), context.Canceled)
-	if n := len(a.allLanes()); n != 0 {
+	if n := len(a.allQueues()); n != 0 {
 		t.Errorf("%d lanes, though nothing was accepted", n)
 	}
 	to = newHost(t, tcp).ID() // nobody knows where
 	check(a.Emit(ctx, to, "x"), ErrNotConnected)
 	to = a.id()
 	check(a.Emit(ctx, to, "x"), ErrNotConnected, "self")
-	if n := len(a.allLanes()); n != 0 {
+	if n := len(a.allQueues()); n != 0 {
 		t.Errorf("%d lanes to nobody", n)
 	}
 	closeDirect(t, a)
@@ -529,7 +529,7 @@ func TestOtherNetwork(t *testing.T) {
 func TestStreams(t *testing.T) {
 	overTransports(t, func(t *testing.T, listen string) {
 		a, b := pair(t, listen, DirectConfig{})
-		sa, sb := a.Stream(b.id()), b.Stream(a.id())
+		sa, sb := a.Pipe(b.id()), b.Pipe(a.id())
 		const text = "what goes in here comes out there, "
 		long := strings.Repeat(text, 50_000)
 		go func() {

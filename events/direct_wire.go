@@ -100,10 +100,10 @@ func parseHello(b []byte) (hello, error) {
 	return h, nil
 }
 
-// outgoing is an event on its way into a queue. If all its arguments are raw
+// outgoingEvent is an event on its way into a queue. If all its arguments are raw
 // bytes it is encoded right there; else before, as encoding runs code of the
 // user that must not run under a lock.
-type outgoing struct {
+type outgoingEvent struct {
 	name  string
 	args  []any
 	raw   []byte // the only argument, if isRaw
@@ -129,7 +129,7 @@ func prepare(codec Codec, name string, args []any, max int) (size int, buf *buff
 
 // appendFrame appends the frame of the event to dst; of the call c with that
 // event unless c is nil.
-func (o *outgoing) appendFrame(dst []byte, c *call) []byte {
+func (o *outgoingEvent) appendFrame(dst []byte, c *pendingCall) []byte {
 	dst = slices.Grow(dst, o.size+envelope)
 	if c != nil {
 		n := protowire.SizeTag(fieldCallID) + protowire.SizeVarint(c.id) + 1 + protowire.SizeBytes(o.size)
@@ -144,7 +144,7 @@ func (o *outgoing) appendFrame(dst []byte, c *call) []byte {
 }
 
 // appendEvent appends the event's message to dst.
-func (o *outgoing) appendEvent(dst []byte) []byte {
+func (o *outgoingEvent) appendEvent(dst []byte) []byte {
 	if o.buf != nil {
 		return append(dst, o.buf.b...)
 	}
@@ -208,12 +208,12 @@ func parseCall(b []byte) (ev []byte, id uint64, err error) {
 
 const tagEvent = fieldEvent<<3 | byte(protowire.BytesType)
 
-// eventMaker makes the events of one stream. There is one event which is used
+// eventArena makes the events of one stream. There is one event which is used
 // again and again, with its bytes where they were read; what a handler may
 // keep is a copy of it. Small copies share allocations: who keeps an event may
 // keep seven others with it, and their bytes, at most 32 KiB together. An event
 // above 4 KiB comes alone.
-type eventMaker struct {
+type eventArena struct {
 	from   peer.ID
 	event  Event // the last one
 	events []Event
@@ -226,7 +226,7 @@ const (
 
 // borrowed returns the event in b, which is valid as long as b is, until the
 // next call.
-func (m *eventMaker) borrowed(b []byte) (*Event, error) {
+func (m *eventArena) borrowed(b []byte) (*Event, error) {
 	e := &m.event
 	if err := e.parse(b, e.Name); err != nil {
 		return nil, err
@@ -239,7 +239,7 @@ func (m *eventMaker) borrowed(b []byte) (*Event, error) {
 
 // kept returns the event that borrowed returned last for good. body is the
 // event's own or a copy.
-func (m *eventMaker) kept(body []byte) *Event {
+func (m *eventArena) kept(body []byte) *Event {
 	var e *Event
 	if len(body) > ownEvent {
 		e = new(Event)

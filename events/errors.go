@@ -76,11 +76,11 @@ func (e *RemoteError) Error() string { return ErrRemoteHandler.Error() + ": " + 
 // Is reports whether target is ErrRemoteHandler.
 func (e *RemoteError) Is(target error) bool { return target == ErrRemoteHandler }
 
-// because is an error of this package together with its cause.
-type because struct{ what, why error }
+// causedError is an error of this package together with its cause.
+type causedError struct{ what, why error }
 
-func (e *because) Error() string   { return e.what.Error() + ": " + bare(e.why) }
-func (e *because) Unwrap() []error { return []error{e.what, e.why} }
+func (e *causedError) Error() string   { return e.what.Error() + ": " + withoutPrefix(e.why) }
+func (e *causedError) Unwrap() []error { return []error{e.what, e.why} }
 
 // emitError names the event or call that failed and its peer.
 type emitError struct {
@@ -91,10 +91,10 @@ type emitError struct {
 }
 
 func (e *emitError) Error() string {
-	return fmt.Sprintf("events: %s %s to %s: %s", e.what, quote(e.name), e.to, bare(e.err))
+	return fmt.Sprintf("events: %s %s to %s: %s", e.what, quote(e.name), e.to, withoutPrefix(e.err))
 }
 func (e *emitError) Unwrap() error { return e.err }
 
-// bare returns the error's text without the package prefix, for the middle of a
+// withoutPrefix returns the error's text without the package prefix, for the middle of a
 // line.
-func bare(err error) string { return strings.TrimPrefix(err.Error(), "events: ") }
+func withoutPrefix(err error) string { return strings.TrimPrefix(err.Error(), "events: ") }

@@ -204,13 +204,13 @@ func TestFramesOfRawEvents(t *testing.T) {
 		if err != nil || buf != nil {
 			t.Fatal(buf, err)
 		}
-		got := (&outgoing{name: "name", args: args, size: size}).appendFrame(nil, nil)
+		got := (&outgoingEvent{name: "name", args: args, size: size}).appendFrame(nil, nil)
 		ev := encoded(t, "name", args...)
 		want := frame.Append(nil, frame.AppendMessage(nil, fieldEvent, ev))
 		if !bytes.Equal(got, want) {
 			t.Errorf("%d arguments: %x, want %x", len(args), got, want)
 		}
-		if other := (&outgoing{size: len(ev), buf: &buffer{ev}}).appendFrame(nil, nil); !bytes.Equal(other, want) {
+		if other := (&outgoingEvent{size: len(ev), buf: &buffer{ev}}).appendFrame(nil, nil); !bytes.Equal(other, want) {
 			t.Errorf("%d arguments, encoded: %x, want %x", len(args), other, want)
 		}
 	}

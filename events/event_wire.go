@@ -64,8 +64,8 @@ func rawSize(name string, args []any) (n int, ok bool) {
 	return n, true
 }
 
-// lone checks an event with raw as the only argument, and returns its size.
-func lone(name string, raw []byte, max int) (size int, err error) {
+// checkRaw checks an event with raw as the only argument, and returns its size.
+func checkRaw(name string, raw []byte, max int) (size int, err error) {
 	if err := checkName(name); err != nil {
 		return 0, err
 	}

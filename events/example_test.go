@@ -139,7 +139,7 @@ func Example_protobuf() {
 }
 
 // A stream view: what is written here as bytes is read there, an event a time.
-func ExampleDirect_Stream() {
+func ExampleDirect_Pipe() {
 	ctx := context.Background()
 	hostA, hostB := connected()
 	defer hostA.Close()
@@ -150,7 +150,7 @@ func ExampleDirect_Stream() {
 	there.Start()
 	defer there.Close(ctx)
 
-	to, from := here.Stream(hostB.ID()), there.Stream(hostA.ID())
+	to, from := here.Pipe(hostB.ID()), there.Pipe(hostA.ID())
 	defer to.Close()
 	defer from.Close()
 	fmt.Fprintln(to, "one line")

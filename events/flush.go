@@ -38,7 +38,7 @@ func (e *UnconfirmedError) Unwrap() error { return e.Err }
 // ctx ends the error is an [*UnconfirmedError]; it is ErrClosed when the Broadcast
 // closes.
 func (b *Broadcast) Flush(ctx context.Context) error {
-	goal := b.out.goal()
+	goal := b.publisher.nextNumber()
 	if goal == 1 {
 		return nil // nothing was ever sent
 	}
@@ -47,16 +47,16 @@ func (b *Broadcast) Flush(ctx context.Context) error {
 
 // confirm waits until k neighbours, or all if k is 0, have our events below goal.
 func (b *Broadcast) confirm(ctx context.Context, goal uint64, k int) error {
-	err := b.in.until(ctx, func() bool {
-		if b.in.engine.Published() < goal {
+	err := b.driver.waitUntil(ctx, func() bool {
+		if b.driver.engine.Published() < goal {
 			return false
 		}
 		if k == 0 {
-			return len(b.in.engine.Lacking(goal)) == 0
+			return len(b.driver.engine.Lacking(goal)) == 0
 		}
 		n := 0
-		for p := range b.in.links {
-			if b.in.engine.Has(p) >= goal {
+		for p := range b.driver.links {
+			if b.driver.engine.Has(p) >= goal {
 				n++
 			}
 		}
@@ -66,11 +66,11 @@ func (b *Broadcast) confirm(ctx context.Context, goal uint64, k int) error {
 		return err
 	}
 	e := &UnconfirmedError{Sent: goal - 1, Err: err}
-	b.in.mu.Lock()
-	defer b.in.mu.Unlock()
-	for _, p := range b.in.engine.Lacking(goal) {
+	b.driver.mu.Lock()
+	defer b.driver.mu.Unlock()
+	for _, p := range b.driver.engine.Lacking(goal) {
 		e.Peers = append(e.Peers, p)
-		e.Has = append(e.Has, max(b.in.engine.Has(p), 1)-1)
+		e.Has = append(e.Has, max(b.driver.engine.Has(p), 1)-1)
 	}
 	return e
 }

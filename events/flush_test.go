@@ -23,18 +23,18 @@ func TestFlushWaitsForArrival(t *testing.T) {
 		if err := pair[0].Flush(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if m, _ := pair[1].in.mark(pair[0].id()); m.Next != pair[0].out.goal() {
-			t.Fatalf("confirmed %d, has %d", pair[0].out.goal(), m.Next)
+		if m, _ := pair[1].driver.mark(pair[0].id()); m.Next != pair[0].publisher.nextNumber() {
+			t.Fatalf("confirmed %d, has %d", pair[0].publisher.nextNumber(), m.Next)
 		}
 	}
 }
 
 // deaf makes a station tell nobody how far it is.
 func deaf(s *station) {
-	s.in.mu.Lock()
-	defer s.in.mu.Unlock()
-	for p := range s.in.links {
-		s.in.engine.Leave(time.Now(), p)
+	s.driver.mu.Lock()
+	defer s.driver.mu.Unlock()
+	for p := range s.driver.links {
+		s.driver.engine.Leave(time.Now(), p)
 	}
 }
 

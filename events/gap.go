@@ -57,13 +57,13 @@ func (h *gapHandlers) all() []*func(context.Context, Gap) {
 }
 
 // gap calls the handlers of gaps one after the other.
-func (m *mux) gap(ctx context.Context, g Gap) {
+func (m *dispatcher) gap(ctx context.Context, g Gap) {
 	for _, f := range m.gaps.all() {
 		m.callGap(ctx, *f, g)
 	}
 }
 
-func (m *mux) callGap(ctx context.Context, f func(context.Context, Gap), g Gap) {
+func (m *dispatcher) callGap(ctx context.Context, f func(context.Context, Gap), g Gap) {
 	defer m.recovered("a handler of gaps panicked", g.From)
 	f(ctx, g)
 }

@@ -26,7 +26,7 @@ type handMade struct {
 	session order.Session
 	told    chan []engine.Mark // that the station tells
 	first   chan []engine.Mark // the first of them on each stream
-	wanted  chan question      // that it asks
+	wanted  chan repairRequest // that it asks
 	streams chan network.Stream
 	out     network.Stream
 }
@@ -35,7 +35,7 @@ func newHandMade(t *testing.T, s *station) *handMade {
 	t.Helper()
 	l := &handMade{
 		t: t, host: newStationHost(t, overTCP), session: order.Session{ID: [8]byte{1}, Start: 1},
-		told: make(chan []engine.Mark, 100), first: make(chan []engine.Mark, 100), wanted: make(chan question, 10), streams: make(chan network.Stream, 10),
+		told: make(chan []engine.Mark, 100), first: make(chan []engine.Mark, 100), wanted: make(chan repairRequest, 10), streams: make(chan network.Stream, 10),
 	}
 	l.host.SetStreamHandler(ProtocolRepair, l.serve)
 	ps, err := pubsub.NewFloodSub(t.Context(), l.host)
@@ -77,7 +77,7 @@ func (l *handMade) serve(st network.Stream) {
 				l.first <- marks
 			}
 		case numRepairWant:
-			q, err := decodeWant(body)
+			q, err := decodeRepairRequest(body)
 			if err != nil {
 				l.t.Error(err)
 			}
@@ -181,7 +181,7 @@ func TestLeafIsToldAndGivenWhatItLacks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q := question{from: 1, to: 6}
+	q := repairRequest{from: 1, to: 6}
 	q.Sender, q.Session = s.id(), m.Session
 	l.write(st, q.append(nil))
 	r := frame.NewReader(st, maxRepairAnswer)
@@ -193,7 +193,7 @@ func TestLeafIsToldAndGivenWhatItLacks(t *testing.T) {
 		}
 		switch num, body, _ := repairField(b); num {
 		case numRepairOriginal:
-			o, err := decodeOriginal(body, s.id(), testTopic)
+			o, err := decodeSignedBatch(body, s.id(), testTopic)
 			if err != nil || o.first != next {
 				t.Fatalf("events from %d on, want %d; %v", o.first, next, err)
 			}
@@ -246,7 +246,7 @@ func TestLeafIsGreetedOnEachStream(t *testing.T) {
 	eventually(t, "both see each other", func() bool {
 		return slices.Contains(s.ps.ListPeers(testTopic), far.id()) && slices.Contains(far.ps.ListPeers(testTopic), s.id())
 	})
-	if err := s.Link(far.id(), far.Marks()); err != nil {
+	if err := s.Link(far.id(), far.Greeting()); err != nil {
 		t.Fatal(err)
 	}
 	far.emit("far")

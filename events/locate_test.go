@@ -94,7 +94,7 @@ type staleHost struct {
 func (h *staleHost) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (network.Stream, error) {
 	if h.breaks--; h.breaks >= 0 {
 		if h.late {
-			time.AfterFunc(endWait/4, func() { h.Network().ClosePeer(p) })
+			time.AfterFunc(connectionEndWait/4, func() { h.Network().ClosePeer(p) })
 		} else {
 			h.Network().ClosePeer(p)
 		}

@@ -74,14 +74,14 @@ const (
 	passOnTimeout = 2 * time.Second
 )
 
-// question asks for events.
-type question struct {
+// repairRequest asks for events.
+type repairRequest struct {
 	repair.Key
 	from, to uint64
 	passOn   bool
 }
 
-func (w question) append(dst []byte) []byte {
+func (w repairRequest) append(dst []byte) []byte {
 	body := frame.AppendBytes(nil, numWantSender, w.Sender)
 	body = frame.AppendBytes(body, numWantSession, w.Session.ID[:])
 	body = frame.AppendUint(body, numWantStart, w.Session.Start)
@@ -93,7 +93,7 @@ func (w question) append(dst []byte) []byte {
 	return frame.AppendMessage(dst, numRepairWant, body)
 }
 
-func decodeWant(b []byte) (w question, err error) {
+func decodeRepairRequest(b []byte) (w repairRequest, err error) {
 	var session []byte
 	for f, err := range frame.Fields(b) {
 		if err != nil {
@@ -152,23 +152,23 @@ func (b *Broadcast) serve(s network.Stream) {
 func (b *Broadcast) admitRepair(p peer.ID, s network.Stream) error {
 	ctx, cancel := context.WithTimeout(b.ctx, repairTimeout)
 	defer cancel()
-	b.in.mu.Lock()
-	if b.in.strangers >= maxStrangers && b.in.links[p] == nil {
-		b.in.mu.Unlock()
+	b.driver.mu.Lock()
+	if b.driver.unlinkedStreams >= maxStrangers && b.driver.links[p] == nil {
+		b.driver.mu.Unlock()
 		return errors.New("events: too many wait to become neighbours")
 	}
-	b.in.strangers++
-	b.in.mu.Unlock()
+	b.driver.unlinkedStreams++
+	b.driver.mu.Unlock()
 	defer func() {
-		b.in.mu.Lock()
-		defer b.in.mu.Unlock()
-		b.in.strangers--
+		b.driver.mu.Lock()
+		defer b.driver.mu.Unlock()
+		b.driver.unlinkedStreams--
 	}()
 	var admitted, full bool
-	err := b.in.until(ctx, func() bool {
-		l := b.in.links[p]
-		if l == nil || b.in.closed {
-			return b.in.closed
+	err := b.driver.waitUntil(ctx, func() bool {
+		l := b.driver.links[p]
+		if l == nil || b.driver.closed {
+			return b.driver.closed
 		}
 		if full = len(l.inbound) >= maxRepairStreams; !full {
 			admitted = true
@@ -189,9 +189,9 @@ func (b *Broadcast) admitRepair(p peer.ID, s network.Stream) error {
 }
 
 func (b *Broadcast) leaveRepair(p peer.ID, s network.Stream) {
-	b.in.mu.Lock()
-	defer b.in.mu.Unlock()
-	if l := b.in.links[p]; l != nil {
+	b.driver.mu.Lock()
+	defer b.driver.mu.Unlock()
+	if l := b.driver.links[p]; l != nil {
 		delete(l.inbound, s)
 	}
 	b.tasks.Done()
@@ -217,15 +217,15 @@ func (b *Broadcast) serveFrames(p peer.ID, s network.Stream) error {
 		}
 		switch num {
 		case numRepairTold:
-			if err := b.told(p, body, first); err != nil {
+			if err := b.receiveMarks(p, body, first); err != nil {
 				return err
 			}
 		case numRepairWant:
-			w, err := decodeWant(body)
+			w, err := decodeRepairRequest(body)
 			if err != nil {
 				return err
 			}
-			if err := b.answer(p, s, w); err != nil {
+			if err := b.answerRequest(p, s, w); err != nil {
 				return err
 			}
 		}
@@ -245,36 +245,36 @@ func repairField(b []byte) (num protowire.Number, body []byte, err error) {
 	return num, body, nil
 }
 
-// told takes marks that changed at a neighbour; a leaf's first ones on a stream are
+// receiveMarks takes marks that changed at a neighbour; a leaf's first ones on a stream are
 // its greeting.
-func (b *Broadcast) told(p peer.ID, body []byte, first bool) error {
+func (b *Broadcast) receiveMarks(p peer.ID, body []byte, first bool) error {
 	marks, err := decodeMarks(body)
 	if err != nil {
 		return err
 	}
-	b.in.mu.Lock()
-	defer b.in.mu.Unlock()
-	l := b.in.links[p]
-	if l == nil || b.in.closed {
+	b.driver.mu.Lock()
+	defer b.driver.mu.Unlock()
+	l := b.driver.links[p]
+	if l == nil || b.driver.closed {
 		return nil
 	}
 	now := time.Now()
 	if l.leaf && first {
-		b.in.engine.Greet(now, p, marks)
+		b.driver.engine.Greet(now, p, marks)
 	} else {
-		b.in.engine.Told(now, p, marks)
+		b.driver.engine.Told(now, p, marks)
 	}
-	b.in.perform(now)
-	b.in.changed()
+	b.driver.carryOut(now)
+	b.driver.changed()
 	return nil
 }
 
-// answer writes what is here of what a neighbour wants.
-func (b *Broadcast) answer(p peer.ID, s network.Stream, w question) error {
-	list := b.in.stored(w)
+// answerRequest writes what is here of what a neighbour wants.
+func (b *Broadcast) answerRequest(p peer.ID, s network.Stream, w repairRequest) error {
+	list := b.driver.stored(w)
 	if w.passOn && (len(list) == 0 || list[0].first > w.from) {
 		b.passOn(p, w)
-		list = b.in.stored(w)
+		list = b.driver.stored(w)
 	}
 	for _, o := range list {
 		msg, err := o.encode()
@@ -288,7 +288,7 @@ func (b *Broadcast) answer(p peer.ID, s network.Stream, w question) error {
 		b.stats.repairs.Add(1)
 	}
 	var end []byte
-	if m, ok := b.in.mark(w.Sender); ok {
+	if m, ok := b.driver.mark(w.Sender); ok {
 		end = appendMarks(nil, []engine.Mark{m}) // a Marks with one mark is an End
 	}
 	s.SetWriteDeadline(time.Now().Add(repairTimeout))
@@ -297,10 +297,10 @@ func (b *Broadcast) answer(p peer.ID, s network.Stream, w question) error {
 }
 
 // passOn asks our other neighbours for what p wants, until one has it.
-func (b *Broadcast) passOn(p peer.ID, w question) {
+func (b *Broadcast) passOn(p peer.ID, w repairRequest) {
 	ctx, cancel := context.WithTimeout(b.ctx, passOnTimeout)
 	defer cancel()
-	for _, other := range b.in.others(p) {
+	for _, other := range b.driver.others(p) {
 		if ctx.Err() != nil {
 			return
 		}
@@ -308,14 +308,14 @@ func (b *Broadcast) passOn(p peer.ID, w question) {
 		if _, err := b.fetch(ctx, a, false); err != nil {
 			b.log.Debug("a neighbour could not be asked", "peer", other, "error", err)
 		}
-		if list := b.in.stored(w); len(list) > 0 && list[0].first <= w.from {
+		if list := b.driver.stored(w); len(list) > 0 && list[0].first <= w.from {
 			return
 		}
 	}
 }
 
-// ask carries out a question of the engine.
-func (b *Broadcast) ask(a repair.Ask) {
+// repairFrom carries out a question of the engine.
+func (b *Broadcast) repairFrom(a repair.Ask) {
 	got, err := b.fetch(b.ctx, a, !a.Fill)
 	answer := repair.Got
 	switch {
@@ -325,7 +325,7 @@ func (b *Broadcast) ask(a repair.Ask) {
 	case got == 0:
 		answer = repair.Nothing
 	}
-	b.in.do(func(now time.Time, e *engine.Engine[*original]) { e.Answered(now, a, got, answer) })
+	b.driver.withEngine(func(now time.Time, e *engine.Engine[*signedBatch]) { e.Answered(now, a, got, answer) })
 }
 
 // fetch asks a neighbour for events and gives what it gets to the engine. It
@@ -338,7 +338,7 @@ func (b *Broadcast) fetch(ctx context.Context, a repair.Ask, passOn bool) (got u
 		return 0, err
 	}
 	defer s.Close()
-	w := question{Key: a.Key, from: a.From, to: a.To, passOn: passOn}
+	w := repairRequest{Key: a.Key, from: a.From, to: a.To, passOn: passOn}
 	s.SetDeadline(time.Now().Add(repairTimeout))
 	if _, err := s.Write(frame.Append(nil, w.append(nil))); err != nil {
 		return 0, err
@@ -356,7 +356,7 @@ func (b *Broadcast) fetch(ctx context.Context, a repair.Ask, passOn bool) (got u
 		}
 		switch num {
 		case numRepairOriginal:
-			o, err := decodeOriginal(body, a.Sender, b.cfg.Topic)
+			o, err := decodeSignedBatch(body, a.Sender, b.cfg.Topic)
 			if err != nil {
 				return got, err
 			}
@@ -364,18 +364,18 @@ func (b *Broadcast) fetch(ctx context.Context, a repair.Ask, passOn bool) (got u
 				return got, fmt.Errorf("%w answer: events %d to %d were not asked for", ErrMalformed, o.first, o.end())
 			}
 			got = max(got, o.end())
-			b.in.do(func(now time.Time, e *engine.Engine[*original]) {
-				e.Repaired(now, a.Sender, b.in.batch(o), a.Fill)
+			b.driver.withEngine(func(now time.Time, e *engine.Engine[*signedBatch]) {
+				e.Repaired(now, a.Sender, b.driver.engineBatch(o), a.Fill)
 			})
 			b.stats.repaired.Add(1)
 		case numRepairEnd:
-			return got, b.endOf(a, body)
+			return got, b.receiveEndMark(a, body)
 		}
 	}
 }
 
-// endOf takes the mark at the end of an answer.
-func (b *Broadcast) endOf(a repair.Ask, body []byte) error {
+// receiveEndMark takes the mark at the end of an answer.
+func (b *Broadcast) receiveEndMark(a repair.Ask, body []byte) error {
 	if len(body) == 0 {
 		return nil
 	}
@@ -383,15 +383,15 @@ func (b *Broadcast) endOf(a repair.Ask, body []byte) error {
 	if err != nil {
 		return err
 	}
-	b.in.do(func(now time.Time, e *engine.Engine[*original]) {
-		if b.in.links[a.Peer] != nil {
+	b.driver.withEngine(func(now time.Time, e *engine.Engine[*signedBatch]) {
+		if b.driver.links[a.Peer] != nil {
 			e.Told(now, a.Peer, marks)
 		}
 	})
 	return nil
 }
 
-func (in *inbox) stored(w question) (list []*original) {
+func (in *engineDriver) stored(w repairRequest) (list []*signedBatch) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	for _, b := range in.engine.Stored(w.Sender, w.Session, w.from, w.to, answerSize) {
@@ -400,13 +400,13 @@ func (in *inbox) stored(w question) (list []*original) {
 	return list
 }
 
-func (in *inbox) others(p peer.ID) []peer.ID {
+func (in *engineDriver) others(p peer.ID) []peer.ID {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return in.engine.Others(p)
 }
 
-func (in *inbox) mark(p peer.ID) (engine.Mark, bool) {
+func (in *engineDriver) mark(p peer.ID) (engine.Mark, bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return in.engine.Mark(p)

@@ -51,8 +51,8 @@ func askFor(t *testing.T, s network.Stream, r *frame.Reader, frames ...[]byte) (
 	}
 }
 
-func questionFor(r *rawPeer, from, to uint64) question {
-	var q question
+func questionFor(r *rawPeer, from, to uint64) repairRequest {
+	var q repairRequest
 	q.Sender, q.Session, q.from, q.to = r.host.ID(), rawSession(1), from, to
 	return q
 }
@@ -65,7 +65,7 @@ func TestQuestionsAreAnswered(t *testing.T) {
 	r.batch(rawSession(1), 3, "3")
 	r.batch(rawSession(1), 7, "7")
 	s.wait(r.asStation(), "1", "2", "3")
-	eventually(t, "the one behind the gap came", func() bool { m, _ := s.in.mark(r.host.ID()); return m.Above == 8 })
+	eventually(t, "the one behind the gap came", func() bool { m, _ := s.driver.mark(r.host.ID()); return m.Above == 8 })
 	other := newStation(t, overTCP, BroadcastConfig{})
 	link(t, other, s)
 	stream, reader := teach(t, other.host, s)
@@ -80,7 +80,7 @@ func TestQuestionsAreAnswered(t *testing.T) {
 		}
 		var got []uint64
 		for _, b := range originals {
-			o, err := decodeOriginal(b, r.host.ID(), testTopic)
+			o, err := decodeSignedBatch(b, r.host.ID(), testTopic)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -137,9 +137,9 @@ func TestQuestionsAreBounded(t *testing.T) {
 		stream.Write(frame.Append(nil, ask))
 	}
 	eventually(t, "they wait", func() bool {
-		s.in.mu.Lock()
-		defer s.in.mu.Unlock()
-		return s.in.strangers == maxStrangers
+		s.driver.mu.Lock()
+		defer s.driver.mu.Unlock()
+		return s.driver.unlinkedStreams == maxStrangers
 	})
 	stream, reader := teach(t, stranger, s)
 	if _, _, err := askFor(t, stream, reader, ask); err == nil {

@@ -148,8 +148,8 @@ var repairCodec = schema.Codec[repairVector]{
 		case numRepairTold:
 			v.Told, err = marksOf(body)
 		case numRepairWant:
-			var q question
-			if q, err = decodeWant(body); err == nil {
+			var q repairRequest
+			if q, err = decodeRepairRequest(body); err == nil {
 				v.Want = &wantVector{[]byte(q.Sender), sessionOf(q.Session), q.from, q.to, q.passOn}
 			}
 		case numRepairOriginal:
@@ -164,7 +164,7 @@ var repairCodec = schema.Codec[repairVector]{
 		case v.Told != nil:
 			return frame.AppendMessage(nil, numRepairTold, appendMarkVectors(v.Told)), nil
 		case v.Want != nil:
-			q := question{from: v.Want.From, to: v.Want.To, passOn: v.Want.PassOn}
+			q := repairRequest{from: v.Want.From, to: v.Want.To, passOn: v.Want.PassOn}
 			q.Sender, q.Session = peer.ID(v.Want.Sender), v.Want.session()
 			return q.append(nil), nil
 		case v.Original != "":

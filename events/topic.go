@@ -30,15 +30,15 @@ import (
 // the way is not repaired, and the order of an author can be another here. All methods
 // may be called from any goroutine, also from handlers.
 type Topic struct {
-	name  string
-	cfg   TopicConfig
-	self  peer.ID
-	most  int // bytes of a message
-	mux   *mux
-	raw   rawReaders
-	topic *pubsub.Topic
-	sub   *pubsub.Subscription
-	seen  *pubsub.TopicEventHandler
+	name       string
+	cfg        TopicConfig
+	self       peer.ID
+	maxSize    int // bytes of a message
+	dispatcher *dispatcher
+	raw        rawDeliverer
+	topic      *pubsub.Topic
+	sub        *pubsub.Subscription
+	seen       *pubsub.TopicEventHandler
 
 	ctx    context.Context // of handlers
 	cancel context.CancelFunc
@@ -99,20 +99,20 @@ func NewTopic(ps *pubsub.PubSub, h corehost.Host, cfg TopicConfig) (*Topic, erro
 		return nil, fmt.Errorf("events: topic %s: %w", quote(cfg.Name), err)
 	}
 	t := &Topic{
-		name: cfg.Name, cfg: cfg, self: h.ID(), most: most, topic: cfg.Joined, mux: newMux(cfg.Log),
+		name: cfg.Name, cfg: cfg, self: h.ID(), maxSize: most, topic: cfg.Joined, dispatcher: newDispatcher(cfg.Log),
 		members: make(map[peer.ID]bool), change: make(chan struct{}), news: make(chan struct{}, 1),
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
-	t.raw.init(t.ctx, t.mux)
+	t.raw.init(t.ctx, t.dispatcher)
 	if err := t.join(ps); err != nil {
 		t.cancel()
 		return nil, fmt.Errorf("events: join topic %s: %w", quote(cfg.Name), err)
 	}
 	t.tasks.Go(t.watch)
-	ctx, leave := t.mux.enter(t.ctx)
+	ctx, leave := t.dispatcher.enter(t.ctx)
 	go func() {
 		defer leave()
-		t.tell(ctx)
+		t.notifyLoop(ctx)
 	}()
 	return t, nil
 }
@@ -125,7 +125,7 @@ func (t *Topic) join(ps *pubsub.PubSub) (err error) {
 	}
 	if t.seen, err = t.topic.EventHandler(); err == nil {
 		// As with a Broadcast, the filter takes every message.
-		if t.sub, err = t.topic.Subscribe(pubsub.WithMessageFilter(t.take), pubsub.WithBufferSize(1)); err == nil {
+		if t.sub, err = t.topic.Subscribe(pubsub.WithMessageFilter(t.receiveMessage), pubsub.WithBufferSize(1)); err == nil {
 			return nil
 		}
 		t.seen.Cancel()
@@ -166,7 +166,7 @@ func (t *Topic) Name() string { return t.name }
 
 // MaxSize returns how many bytes Publish takes at most: about 1 MiB less the envelope,
 // in which the name of the topic is.
-func (t *Topic) MaxSize() int { return t.most }
+func (t *Topic) MaxSize() int { return t.maxSize }
 
 // Publish sends data, exactly as it is and signed by this node, to everybody on the
 // topic; data may be empty, and belongs to the caller again when Publish returns. nil
@@ -190,9 +190,9 @@ func (t *Topic) publish(ctx context.Context, data []byte) error {
 		return ErrClosed
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case len(data) > t.most:
-		return fmt.Errorf("%w: %d bytes, at most %d fit", ErrTooLarge, len(data), t.most)
-	case t.alone():
+	case len(data) > t.maxSize:
+		return fmt.Errorf("%w: %d bytes, at most %d fit", ErrTooLarge, len(data), t.maxSize)
+	case t.isEmpty():
 		return ErrNoPeers
 	}
 	if t.cfg.AwaitRoom != nil {
@@ -219,13 +219,13 @@ type topicError struct {
 }
 
 func (e *topicError) Error() string {
-	return fmt.Sprintf("events: publish on topic %s: %s", quote(e.topic), bare(e.err))
+	return fmt.Sprintf("events: publish on topic %s: %s", quote(e.topic), withoutPrefix(e.err))
 }
 func (e *topicError) Unwrap() error { return e.err }
 
-// take is the subscription's filter. It runs in pubsub's event loop, so it does not
+// receiveMessage is the subscription's filter. It runs in pubsub's event loop, so it does not
 // block, and keeps every message out of the subscription's own queue.
-func (t *Topic) take(m *pubsub.Message) bool {
+func (t *Topic) receiveMessage(m *pubsub.Message) bool {
 	switch from := m.GetFrom(); {
 	case m.ReceivedFrom == t.self || from == t.self:
 		// Nobody hears itself.
@@ -303,7 +303,7 @@ func (t *Topic) Members() []peer.ID {
 	return list
 }
 
-func (t *Topic) alone() bool {
+func (t *Topic) isEmpty() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return len(t.members) == 0
@@ -350,7 +350,7 @@ func (e *notReady) Unwrap() []error { return []error{ErrNoPeers, e.cause} }
 type memberWatch struct {
 	f     func(context.Context, peer.ID)
 	joins bool
-	told  map[peer.ID]bool // the members as f knows them
+	known map[peer.ID]bool // the members as f knows them
 	off   atomic.Bool
 }
 
@@ -360,7 +360,7 @@ type memberWatch struct {
 // while one was busy is not told. f's ctx ends at Close; a panic of f is caught,
 // counted and logged.
 func (t *Topic) OnJoin(f func(ctx context.Context, p peer.ID)) (off func()) {
-	return t.watchMembers(&memberWatch{f: f, joins: true, told: make(map[peer.ID]bool)})
+	return t.watchMembers(&memberWatch{f: f, joins: true, known: make(map[peer.ID]bool)})
 }
 
 // OnLeave calls f when a member has left the topic, or is connected no more.
@@ -371,10 +371,10 @@ func (t *Topic) OnLeave(f func(ctx context.Context, p peer.ID)) (off func()) {
 func (t *Topic) watchMembers(w *memberWatch) (off func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if w.told == nil {
-		w.told = make(map[peer.ID]bool)
+	if w.known == nil {
+		w.known = make(map[peer.ID]bool)
 		for p := range t.members {
-			w.told[p] = true
+			w.known[p] = true
 		}
 	}
 	t.watches = append(t.watches[:len(t.watches):len(t.watches)], w)
@@ -419,7 +419,7 @@ func (t *Topic) watch() {
 			pause = 0
 		default:
 			delete(seen, ev.Peer)
-			t.isMember(ev.Peer, false)
+			t.setMember(ev.Peer, false)
 		}
 		if len(seen) == 0 {
 			continue
@@ -427,14 +427,14 @@ func (t *Topic) watch() {
 		for _, p := range t.topic.ListPeers() {
 			if seen[p] {
 				delete(seen, p)
-				t.isMember(p, true)
+				t.setMember(p, true)
 			}
 		}
 	}
 }
 
-// isMember notes who came or left.
-func (t *Topic) isMember(p peer.ID, is bool) {
+// setMember notes who came or left.
+func (t *Topic) setMember(p peer.ID, is bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if is {
@@ -447,10 +447,10 @@ func (t *Topic) isMember(p peer.ID, is bool) {
 	signal(t.news)
 }
 
-// tell calls the handlers of OnJoin and OnLeave.
-func (t *Topic) tell(ctx context.Context) {
+// notifyLoop calls the handlers of OnJoin and OnLeave.
+func (t *Topic) notifyLoop(ctx context.Context) {
 	for {
-		if w, p, ok := t.untold(); ok {
+		if w, p, ok := t.nextChange(); ok {
 			if !w.off.Load() {
 				t.call(ctx, w.f, p)
 			}
@@ -464,25 +464,25 @@ func (t *Topic) tell(ctx context.Context) {
 	}
 }
 
-// untold returns what is to be told next, and notes it as told.
-func (t *Topic) untold() (*memberWatch, peer.ID, bool) {
+// nextChange returns what is to be told next, and notes it as told.
+func (t *Topic) nextChange() (*memberWatch, peer.ID, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ctx.Err() != nil {
 		return nil, "", false
 	}
 	for _, w := range t.watches {
-		for p := range w.told {
+		for p := range w.known {
 			if !t.members[p] {
-				delete(w.told, p)
+				delete(w.known, p)
 				if !w.joins {
 					return w, p, true
 				}
 			}
 		}
 		for p := range t.members {
-			if !w.told[p] {
-				w.told[p] = true
+			if !w.known[p] {
+				w.known[p] = true
 				if w.joins {
 					return w, p, true
 				}
@@ -493,7 +493,7 @@ func (t *Topic) untold() (*memberWatch, peer.ID, bool) {
 }
 
 func (t *Topic) call(ctx context.Context, f func(context.Context, peer.ID), p peer.ID) {
-	defer t.mux.recovered("a handler of members panicked", p)
+	defer t.dispatcher.recovered("a handler of members panicked", p)
 	f(ctx, p)
 }
 
@@ -505,7 +505,7 @@ func (t *Topic) Stats() TopicStats {
 		Dropped:   t.raw.dropped.Load(),
 		Unsigned:  t.unsigned.Load(),
 		Unhandled: t.unhandled.Load(),
-		Panics:    t.mux.panics(),
+		Panics:    t.dispatcher.panics(),
 	}
 }
 
@@ -533,5 +533,5 @@ func (t *Topic) Close() {
 // only error; a handler that gives its own ctx is not waited for.
 func (t *Topic) Shutdown(ctx context.Context) error {
 	t.Close()
-	return t.mux.waitAll(ctx, &t.tasks, "the topic is")
+	return t.dispatcher.waitAll(ctx, &t.tasks, "the topic is")
 }

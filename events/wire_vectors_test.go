@@ -207,11 +207,11 @@ func TestVectorsOfDirectEvents(t *testing.T) {
 			if err != nil {
 				return nil, err
 			}
-			var id *call
+			var id *pendingCall
 			if e.Call != 0 {
-				id = &call{id: e.Call}
+				id = &pendingCall{id: e.Call}
 			}
-			b = (&outgoing{name: e.Name, args: args, size: size, buf: buf}).appendFrame(b, id)
+			b = (&outgoingEvent{name: e.Name, args: args, size: size, buf: buf}).appendFrame(b, id)
 		}
 		return b, nil
 	})
@@ -248,13 +248,13 @@ func TestDirectFramesAgreeWithTheProtoFile(t *testing.T) {
 				b = d.Hello.append(nil)
 			case d.Answer.id != 0:
 				ev := d.Answer.event
-				b = d.Answer.appendFrame(nil, &outgoing{size: len(ev), buf: &buffer{ev}})
+				b = d.Answer.appendFrame(nil, &outgoingEvent{size: len(ev), buf: &buffer{ev}})
 			default:
-				var id *call
+				var id *pendingCall
 				if d.Call != 0 {
-					id = &call{id: d.Call}
+					id = &pendingCall{id: d.Call}
 				}
-				b = (&outgoing{size: len(d.Event), buf: &buffer{[]byte(d.Event)}}).appendFrame(b, id)
+				b = (&outgoingEvent{size: len(d.Event), buf: &buffer{[]byte(d.Event)}}).appendFrame(b, id)
 			}
 			return frame.NewReader(bytes.NewReader(b), len(b)).Next()
 		},
@@ -302,6 +302,6 @@ func TestVectorsOfAnswers(t *testing.T) {
 		return vector{a.id, a.event, a.status, a.text}, err
 	}, func(v vector) ([]byte, error) {
 		a := answer{id: v.ID, status: v.Status, text: v.Error}
-		return a.appendFrame(nil, &outgoing{size: len(v.Event), buf: &buffer{v.Event}}), nil
+		return a.appendFrame(nil, &outgoingEvent{size: len(v.Event), buf: &buffer{v.Event}}), nil
 	})
 }

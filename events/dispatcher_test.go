@@ -42,7 +42,7 @@ func (c *calls) want(t *testing.T, want ...string) {
 func event(from peer.ID, name string) *Event { return &Event{From: from, Name: name} }
 
 func TestHandlersAreCalledInOrderOfRegistration(t *testing.T) {
-	m := newMux(discard)
+	m := newDispatcher(discard)
 	ctx := t.Context()
 	var got calls
 	offs := []func(){
@@ -79,7 +79,7 @@ func TestHandlersAreCalledInOrderOfRegistration(t *testing.T) {
 }
 
 func TestHandlersChangeHandlers(t *testing.T) {
-	m := newMux(discard)
+	m := newDispatcher(discard)
 	var got calls
 	var offSelf, offNext func()
 	offSelf = m.on("a", func(context.Context, *Event) {
@@ -98,7 +98,7 @@ func TestHandlersChangeHandlers(t *testing.T) {
 
 // The goroutine of a stream keeps what it found last; it has to notice changes.
 func TestEnteredGoroutineSeesChanges(t *testing.T) {
-	m := newMux(discard)
+	m := newDispatcher(discard)
 	ctx, leave := m.enter(t.Context())
 	defer leave()
 	var got calls
@@ -116,7 +116,7 @@ func TestEnteredGoroutineSeesChanges(t *testing.T) {
 
 func TestPanicsAreCaughtLoggedAndCounted(t *testing.T) {
 	var log bytes.Buffer
-	m := newMux(logTo(&log))
+	m := newDispatcher(logTo(&log))
 	var got calls
 	m.on("a", func(context.Context, *Event) { panic("oh no") })
 	m.on("a", func(context.Context, *Event) { var e *Event; e.Name = "" })
@@ -136,7 +136,7 @@ func TestPanicsAreCaughtLoggedAndCounted(t *testing.T) {
 func TestHandlerForNoPossibleNameIsLogged(t *testing.T) {
 	for _, name := range []string{"", "a\xff", strings.Repeat("n", 129)} {
 		var log bytes.Buffer
-		m := newMux(logTo(&log))
+		m := newDispatcher(logTo(&log))
 		m.on(name, func(context.Context, *Event) {})()
 		if !strings.Contains(log.String(), "level=ERROR") {
 			t.Errorf("%q: log %q", name, &log)
@@ -145,7 +145,7 @@ func TestHandlerForNoPossibleNameIsLogged(t *testing.T) {
 }
 
 func TestHandlersAndDispatchAtOnce(t *testing.T) {
-	m := newMux(discard)
+	m := newDispatcher(discard)
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
@@ -167,7 +167,7 @@ func TestHandlersAndDispatchAtOnce(t *testing.T) {
 func TestWait(t *testing.T) {
 	type key struct{}
 	bubble.Test(t, func(t *testing.T) {
-		m := newMux(discard)
+		m := newDispatcher(discard)
 		base, cancel := context.WithCancel(context.WithValue(context.Background(), key{}, "v"))
 		if InHandler(base) {
 			t.Error("not in a handler")

@@ -13,23 +13,23 @@ import (
 
 // An original is a batch together with the pubsub message that its sender signed,
 // so that it can be handed to others who believe nobody but the sender.
-type original struct {
+type signedBatch struct {
 	batch
 	msg *pb.Message
 }
 
-// originalOverhead is about what an original takes besides its data, in bytes.
-const originalOverhead = 640
+// signedBatchOverhead is about what an original takes besides its data, in bytes.
+const signedBatchOverhead = 640
 
 // size returns the bytes that it keeps alive.
-func (o *original) size() int { return len(o.msg.Data) + originalOverhead }
+func (o *signedBatch) size() int { return len(o.msg.Data) + signedBatchOverhead }
 
-// parseOriginal reads the message of a pubsub that has proven its signature.
-func parseOriginal(msg *pb.Message) (*original, error) {
-	if err := bounded(msg); err != nil {
+// parseSignedBatch reads the message of a pubsub that has proven its signature.
+func parseSignedBatch(msg *pb.Message) (*signedBatch, error) {
+	if err := checkBounds(msg); err != nil {
 		return nil, err
 	}
-	o := &original{msg: msg}
+	o := &signedBatch{msg: msg}
 	if err := o.batch.parse(msg.Data); err != nil {
 		return nil, err
 	}
@@ -39,9 +39,9 @@ func parseOriginal(msg *pb.Message) (*original, error) {
 // errUnsigned is returned for an original that its sender has not signed.
 var errUnsigned = errors.New("events: the signature is wrong")
 
-// decodeOriginal reads an original that somebody else than a pubsub brought, and
+// decodeSignedBatch reads an original that somebody else than a pubsub brought, and
 // proves that the sender has signed it for the topic.
-func decodeOriginal(b []byte, sender peer.ID, topic string) (*original, error) {
+func decodeSignedBatch(b []byte, sender peer.ID, topic string) (*signedBatch, error) {
 	msg := new(pb.Message)
 	if err := proto.Unmarshal(b, msg); err != nil {
 		return nil, fmt.Errorf("%w original: %w", ErrMalformed, err)
@@ -52,30 +52,30 @@ func decodeOriginal(b []byte, sender peer.ID, topic string) (*original, error) {
 	case msg.GetTopic() != topic:
 		return nil, fmt.Errorf("%w original: it is of topic %s", ErrMalformed, quote(msg.GetTopic()))
 	}
-	if err := bounded(msg); err != nil {
+	if err := checkBounds(msg); err != nil {
 		return nil, err
 	}
-	if err := verify(msg, sender); err != nil {
+	if err := verifySignature(msg, sender); err != nil {
 		return nil, err
 	}
-	return parseOriginal(msg)
+	return parseSignedBatch(msg)
 }
 
 // errBounds is returned for a message that would keep more alive than its data.
 var errBounds = fmt.Errorf("%w original: a field is out of bounds", ErrMalformed)
 
-// bounded refuses what is in a message besides its data, which is all that is counted
+// checkBounds refuses what is in a message besides its data, which is all that is counted
 // of it, if it is more than a message needs: who passes it on can add to it what the
 // sender has not signed.
-func bounded(msg *pb.Message) error {
+func checkBounds(msg *pb.Message) error {
 	if len(msg.ProtoReflect().GetUnknown()) > 0 || len(msg.Seqno) > maxSeqno || len(msg.From) > maxAuthor || len(msg.Key) > maxKey || len(msg.Signature) > maxKey {
 		return errBounds
 	}
 	return nil
 }
 
-// verify is what pubsub does with StrictSign.
-func verify(msg *pb.Message, sender peer.ID) error {
+// verifySignature is what pubsub does with StrictSign.
+func verifySignature(msg *pb.Message, sender peer.ID) error {
 	key, err := senderKey(msg, sender)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUnsigned, err)
@@ -106,4 +106,4 @@ func senderKey(msg *pb.Message, sender peer.ID) (crypto.PubKey, error) {
 }
 
 // encode returns the message as it travels.
-func (o *original) encode() ([]byte, error) { return proto.Marshal(o.msg) }
+func (o *signedBatch) encode() ([]byte, error) { return proto.Marshal(o.msg) }

@@ -7,39 +7,39 @@ import (
 	"time"
 )
 
-// write is the writer. It leaves when there is nothing to write.
-func (l *lane) write() {
+// writeLoop is the writer. It leaves when there is nothing to write.
+func (l *sendQueue) writeLoop() {
 	l.mu.Lock()
 	for l.err == nil && l.events > 0 {
 		buf := l.queue
 		l.queue, l.flight, l.events = nil, l.events, 0
-		l.leftCall = l.lastCall
+		l.lastTakenCall = l.lastCall
 		l.changed() // there is room
 		l.mu.Unlock()
-		l.send(buf.b)
+		l.writeFrames(buf.b)
 		buf.free()
 		l.mu.Lock()
 	}
 	l.writing = false
 	if l.err != nil {
-		l.finish()
-	} else if l.out != nil && l.out.broken != nil {
-		l.lose(l.out)
+		l.finishClosing()
+	} else if l.stream != nil && l.stream.broken != nil {
+		l.dropStream(l.stream)
 	}
 	l.changed()
 	idle := l.idle()
 	l.mu.Unlock()
 	if idle {
-		l.d.forget(l)
+		l.d.removeIdle(l)
 	}
 }
 
-// send writes the frames in buf, to more than one stream if need be. Unless
+// writeFrames writes the frames in buf, to more than one stream if need be. Unless
 // the lane ends, they are all written or dropped when it returns.
-func (l *lane) send(buf []byte) {
+func (l *sendQueue) writeFrames(buf []byte) {
 	var re redial
 	for len(buf) > 0 {
-		out := l.stream(&re)
+		out := l.currentStream(&re)
 		if out == nil {
 			return
 		}
@@ -48,7 +48,7 @@ func (l *lane) send(buf []byte) {
 		if err == nil {
 			out.sent += l.flight
 			l.flight = 0
-			l.wrote(out, l.leftCall)
+			l.noteWritten(out, l.lastTakenCall)
 			l.mu.Unlock()
 			return
 		}
@@ -61,11 +61,11 @@ func (l *lane) send(buf []byte) {
 		}
 		// A frame that was cut is not read by the peer, so it goes to the next
 		// stream; those before it may or may not have been read.
-		l.count(ended, err)
+		l.countUnwritten(ended, err)
 		if out.broken == nil {
 			out.broken = err
 		}
-		l.wrote(out, call)
+		l.noteWritten(out, call)
 		if time.Since(out.opened) > quickLoss {
 			re.times = 0
 		}
@@ -93,7 +93,7 @@ const (
 // writeTo writes buf to the stream and returns how much of it was handed over.
 // While nothing can be written it goes on trying: what is queued waits for the
 // peer, only those that wait for room are told that it is stalled.
-func (l *lane) writeTo(out *outbound, buf []byte) (n int, err error) {
+func (l *sendQueue) writeTo(out *outStream, buf []byte) (n int, err error) {
 	timeout := l.d.cfg.StallTimeout
 	last := time.Now() // of progress
 	for n < len(buf) {
@@ -128,7 +128,7 @@ func isTimeout(err error) bool {
 	return ok && t.Timeout()
 }
 
-func (l *lane) setStalled(stalled bool) {
+func (l *sendQueue) setStalled(stalled bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.stalled != stalled {
@@ -144,17 +144,17 @@ type redial struct {
 	since time.Time // when that began: no frame was written from then on
 }
 
-// stream returns the lane's stream. If that is broken it opens another one,
+// currentStream returns the lane's stream. If that is broken it opens another one,
 // until the stall timeout is over; then everything is dropped and stream
 // returns nil, as it does when the lane has ended.
-func (l *lane) stream(re *redial) *outbound {
+func (l *sendQueue) currentStream(re *redial) *outStream {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if out := l.out; out != nil {
+	if out := l.stream; out != nil {
 		if out.broken == nil {
 			return out
 		}
-		if l.err == nil && l.lose(out) != nil {
+		if l.err == nil && l.dropStream(out) != nil {
 			return nil
 		}
 	}
@@ -163,23 +163,23 @@ func (l *lane) stream(re *redial) *outbound {
 	}
 	for l.err == nil {
 		if re.err != nil && time.Since(re.since) >= l.d.cfg.StallTimeout {
-			l.drop(&because{ErrNotConnected, re.err}, 0)
+			l.dropAll(&causedError{ErrNotConnected, re.err}, 0)
 			return nil
 		}
 		l.mu.Unlock()
-		out, err := l.again(re)
+		out, err := l.redialAfterPause(re)
 		l.mu.Lock()
 		if err == nil {
-			l.use(out)
-			return l.out
+			l.setStream(out)
+			return l.stream
 		}
 		re.err = err
 	}
 	return nil
 }
 
-// again dials after a pause.
-func (l *lane) again(re *redial) (*outbound, error) {
+// redialAfterPause dials after a pause.
+func (l *sendQueue) redialAfterPause(re *redial) (*outStream, error) {
 	if re.times > 0 {
 		select {
 		case <-time.After(min(minRedial<<min(re.times-1, 10), maxRedial)):

@@ -11,20 +11,20 @@ import (
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 )
 
-// readers call handlers for what is in order, which they read from the store.
+// deliverer call handlers for what is in order, which they read from the store.
 // Each sender's events are handled one after the other; senders take turns, on as
 // many goroutines as there are senders with something to handle, which end when
 // nothing waits. A slow handler delays its sender here, and nothing else: what
 // falls out of the store before it was read is a gap.
-type readers struct {
+type deliverer struct {
 	b *Broadcast
 
 	mu      sync.Mutex
 	closed  bool
-	queues  map[peer.ID]*senderQueue // of senders that wait or are being handled
-	ready   []*senderQueue           // those that wait for a goroutine
+	queues  map[peer.ID]*deliveryQueue // of senders that wait or are being handled
+	ready   []*deliveryQueue           // those that wait for a goroutine
 	workers int
-	warned  limiter
+	warned  logLimiter
 }
 
 const (
@@ -38,46 +38,46 @@ const (
 	maxRuns = 4096
 )
 
-type senderQueue struct {
-	events eventMaker
-	runs   []run
+type deliveryQueue struct {
+	events eventArena
+	runs   []eventRange
 }
 
-// run is events [from, to) of a session, which are lost or in the store.
-type run struct {
+// eventRange is events [from, to) of a session, which are lost or in the store.
+type eventRange struct {
 	session  order.Session
 	from, to uint64
 	lost     bool
 }
 
-func (r *readers) init(b *Broadcast) {
+func (r *deliverer) init(b *Broadcast) {
 	r.b = b
-	r.queues = make(map[peer.ID]*senderQueue)
+	r.queues = make(map[peer.ID]*deliveryQueue)
 }
 
-// put adds events behind those of the same sender, or drops those of a new one if too
+// enqueue adds events behind those of the same sender, or drops those of a new one if too
 // many senders wait. It does not block. It needs the inbox's mu.
-func (r *readers) put(s *engine.Step) {
+func (r *deliverer) enqueue(s *engine.Step) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
-		r.count(run{from: s.From, to: s.To, lost: s.Lost})
+		r.countUndelivered(eventRange{from: s.From, to: s.To, lost: s.Lost})
 		return
 	}
 	q := r.queues[s.Sender]
 	if q == nil && len(r.queues) >= maxQueues {
-		r.count(run{from: s.From, to: s.To, lost: s.Lost})
-		r.b.in.engine.Done(s.Sender, s.Session, s.To) // or the store would keep them for us
+		r.countUndelivered(eventRange{from: s.From, to: s.To, lost: s.Lost})
+		r.b.driver.engine.Done(s.Sender, s.Session, s.To) // or the store would keep them for us
 		r.warned.warn(r.b.log, time.Now(), s.To-s.From, "events of new senders were dropped since handlers are slow", "sender", s.Sender, "first", s.From, "last", s.To-1)
 		return
 	}
 	if q == nil {
-		q = &senderQueue{events: eventMaker{from: s.Sender}}
+		q = &deliveryQueue{events: eventArena{from: s.Sender}}
 		r.queues[s.Sender] = q
 		r.ready = append(r.ready, q)
 		if r.workers < maxWorkers {
 			r.workers++
-			ctx, leave := r.b.mux.enter(r.b.ctx)
+			ctx, leave := r.b.dispatcher.enter(r.b.ctx)
 			go func() {
 				defer leave()
 				r.work(ctx)
@@ -95,11 +95,11 @@ func (r *readers) put(s *engine.Step) {
 			return
 		}
 	}
-	q.runs = append(q.runs, run{s.Session, s.From, s.To, s.Lost})
+	q.runs = append(q.runs, eventRange{s.Session, s.From, s.To, s.Lost})
 }
 
-// count counts events that no handler will see.
-func (r *readers) count(x run) {
+// countUndelivered counts events that no handler will see.
+func (r *deliverer) countUndelivered(x eventRange) {
 	if x.lost {
 		r.b.stats.lost.Add(x.to - x.from)
 	} else {
@@ -108,25 +108,25 @@ func (r *readers) count(x run) {
 }
 
 // work handles whatever waits, until nothing does.
-func (r *readers) work(ctx context.Context) {
+func (r *deliverer) work(ctx context.Context) {
 	for {
 		q, x, ok := r.take()
 		if !ok {
 			return
 		}
-		r.handle(ctx, q, x)
+		r.deliver(ctx, q, x)
 		r.done(q)
 	}
 }
 
 // take returns the next events of the sender whose turn it is: a whole gap, or
 // what is in one batch.
-func (r *readers) take() (*senderQueue, run, bool) {
+func (r *deliverer) take() (*deliveryQueue, eventRange, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.ready) == 0 || r.closed {
 		r.workers--
-		return nil, run{}, false
+		return nil, eventRange{}, false
 	}
 	q := r.ready[0]
 	r.ready[0] = nil
@@ -135,7 +135,7 @@ func (r *readers) take() (*senderQueue, run, bool) {
 }
 
 // done gives the sender its next turn.
-func (r *readers) done(q *senderQueue) {
+func (r *deliverer) done(q *deliveryQueue) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
@@ -149,7 +149,7 @@ func (r *readers) done(q *senderQueue) {
 
 // advance says that the events of the first run below to are being dealt with. It
 // returns false if close has dealt with them.
-func (r *readers) advance(q *senderQueue, to uint64) bool {
+func (r *deliverer) advance(q *deliveryQueue, to uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
@@ -165,14 +165,14 @@ func (r *readers) advance(q *senderQueue, to uint64) bool {
 	return true
 }
 
-// handle deals with the beginning of a run.
-func (r *readers) handle(ctx context.Context, q *senderQueue, x run) {
+// deliver deals with the beginning of a run.
+func (r *deliverer) deliver(ctx context.Context, q *deliveryQueue, x eventRange) {
 	sender := q.events.from
 	if admit := r.b.cfg.Admit; admit != nil {
 		if err := admit(ctx, sender); err != nil {
 			if r.advance(q, x.to) {
-				r.count(x)
-				r.b.in.handled(sender, x.session, x.to)
+				r.countUndelivered(x)
+				r.b.driver.releaseHandled(sender, x.session, x.to)
 			}
 			r.b.log.Debug("events of a sender that is not admitted", "sender", sender, "events", x.to-x.from, "error", err)
 			return
@@ -180,31 +180,31 @@ func (r *readers) handle(ctx context.Context, q *senderQueue, x run) {
 	}
 	if x.lost {
 		if r.advance(q, x.to) {
-			r.gap(ctx, sender, x, false)
-			r.b.in.handled(sender, x.session, x.to)
+			r.reportGap(ctx, sender, x, false)
+			r.b.driver.releaseHandled(sender, x.session, x.to)
 		}
 		return
 	}
-	o, from, to, ok := r.b.in.read(sender, x)
+	o, from, to, ok := r.b.driver.readStored(sender, x)
 	if !ok || from > x.from {
 		if ok {
 			x.to = from
 		}
 		if r.advance(q, x.to) {
-			r.gap(ctx, sender, x, true)
+			r.reportGap(ctx, sender, x, true)
 		}
 		return
 	}
 	if r.advance(q, to) {
 		r.dispatch(ctx, q, o, from, to)
-		r.b.in.handled(sender, x.session, to)
+		r.b.driver.releaseHandled(sender, x.session, to)
 	}
 }
 
 // dispatch calls the handlers for the events [from, to) of a batch.
-func (r *readers) dispatch(ctx context.Context, q *senderQueue, o *original, from, to uint64) {
+func (r *deliverer) dispatch(ctx context.Context, q *deliveryQueue, o *signedBatch, from, to uint64) {
 	data := o.data
-	run := ctx.(*running) // by enter
+	run := ctx.(*turn) // by enter
 	var b []byte
 	for n := o.first; n < to; n++ {
 		if b, data = cutEvent(data); n < from {
@@ -221,31 +221,31 @@ func (r *readers) dispatch(ctx context.Context, q *senderQueue, o *original, fro
 			r.b.log.Debug("an event that cannot be decoded", "sender", q.events.from, "error", err)
 			continue
 		}
-		handlers := run.handlers(ev)
-		if run.keep {
+		handlers := run.handlersFor(ev)
+		if run.keeps {
 			body := ev.Args
 			if len(body) <= ownEvent {
 				body = run.Copy(body) // so that who keeps it does not keep the batch
 			}
 			ev = q.events.kept(body)
 		}
-		r.b.mux.run(run, handlers, ev)
+		r.b.dispatcher.run(run, handlers, ev)
 	}
 }
 
-// gap reports events that are not delivered.
-func (r *readers) gap(ctx context.Context, sender peer.ID, x run, slow bool) {
+// reportGap reports events that are not delivered.
+func (r *deliverer) reportGap(ctx context.Context, sender peer.ID, x eventRange, slow bool) {
 	n := x.to - x.from
 	if slow {
 		r.b.stats.overrun.Add(n)
 	} else {
 		r.b.stats.lost.Add(n)
 	}
-	r.warn(n, sender, x, slow)
-	r.b.mux.gap(ctx, Gap{From: sender, Session: x.session.ID, First: x.from, Last: x.to - 1, Slow: slow})
+	r.warnGap(n, sender, x, slow)
+	r.b.dispatcher.gap(ctx, Gap{From: sender, Session: x.session.ID, First: x.from, Last: x.to - 1, Slow: slow})
 }
 
-func (r *readers) warn(n uint64, sender peer.ID, x run, slow bool) {
+func (r *deliverer) warnGap(n uint64, sender peer.ID, x eventRange, slow bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	msg := "events were lost on the way"
@@ -256,22 +256,22 @@ func (r *readers) warn(n uint64, sender peer.ID, x run, slow bool) {
 }
 
 // close drops what waits.
-func (r *readers) close() {
+func (r *deliverer) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed = true
 	for _, q := range r.queues {
 		for _, x := range q.runs {
-			r.count(x)
+			r.countUndelivered(x)
 		}
 	}
 	clear(r.queues)
 	r.ready = nil
 }
 
-// read returns the batch with the first events of x that are in the store: those
+// readStored returns the batch with the first events of x that are in the store: those
 // from from to to.
-func (in *inbox) read(sender peer.ID, x run) (o *original, from, to uint64, ok bool) {
+func (in *engineDriver) readStored(sender peer.ID, x eventRange) (o *signedBatch, from, to uint64, ok bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	b, ok := in.engine.Read(sender, x.session, x.from, x.to)
@@ -281,8 +281,8 @@ func (in *inbox) read(sender peer.ID, x run) (o *original, from, to uint64, ok b
 	return b.Value, max(x.from, b.First), min(x.to, b.End), true
 }
 
-// handled says that the events of a session below to need not be kept for handlers.
-func (in *inbox) handled(sender peer.ID, session order.Session, to uint64) {
+// releaseHandled says that the events of a session below to need not be kept for handlers.
+func (in *engineDriver) releaseHandled(sender peer.ID, session order.Session, to uint64) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.engine.Done(sender, session, to)

@@ -13,9 +13,9 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
-func newRawReaders(ctx context.Context) *rawReaders {
-	r := new(rawReaders)
-	r.init(ctx, newMux(logging.Room("events", nil)))
+func newRawReaders(ctx context.Context) *rawDeliverer {
+	r := new(rawDeliverer)
+	r.init(ctx, newDispatcher(logging.Room("events", nil)))
 	return r
 }
 
@@ -156,8 +156,8 @@ func TestRawHandlers(t *testing.T) {
 		r.put("x", sent)
 		r.put("x", nil)
 		synctest.Wait()
-		if !slices.Equal(kept, []string{"1", ""}) || string(sent) != "1" || r.mux.panics() != 2 {
-			t.Errorf("got %q, sent %q, %d panics", kept, sent, r.mux.panics())
+		if !slices.Equal(kept, []string{"1", ""}) || string(sent) != "1" || r.dispatcher.panics() != 2 {
+			t.Errorf("got %q, sent %q, %d panics", kept, sent, r.dispatcher.panics())
 		}
 		offPanic()
 		off()

@@ -28,13 +28,13 @@ var (
 const proveTimeout = 5 * time.Second
 
 // A proof is a message of which Prove wants to see what pubsub made of it.
-type proof struct {
+type pubsubCheck struct {
 	data []byte
-	got  chan proven
+	got  chan checkResult
 }
 
-// proven is what the message said of its pubsub.
-type proven struct {
+// checkResult is what the message said of its pubsub.
+type checkResult struct {
 	host, author peer.ID
 	signed       bool
 }
@@ -47,10 +47,10 @@ type proven struct {
 func (b *Broadcast) Prove(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, proveTimeout, errors.New("the pubsub does not get to it"))
 	defer cancel()
-	p := &proof{data: make([]byte, 32), got: make(chan proven, 1)}
+	p := &pubsubCheck{data: make([]byte, 32), got: make(chan checkResult, 1)}
 	rand.Read(p.data) // never fails
-	b.in.proof.Store(p)
-	defer b.in.proof.Store(nil)
+	b.driver.check.Store(p)
+	defer b.driver.check.Store(nil)
 	if err := b.topic.Publish(ctx, p.data, pubsub.WithLocalPublication(true)); err != nil {
 		return fmt.Errorf("events: publish on topic %s: %w", quote(b.cfg.Topic), err)
 	}
@@ -72,14 +72,14 @@ func (b *Broadcast) Prove(ctx context.Context) error {
 	}
 }
 
-// proves takes the message that Prove waits for.
-func (in *inbox) proves(m *pubsub.Message) bool {
-	p := in.proof.Load()
+// isCheck takes the message that Prove waits for.
+func (in *engineDriver) isCheck(m *pubsub.Message) bool {
+	p := in.check.Load()
 	if p == nil || !m.Local || !bytes.Equal(m.Data, p.data) {
 		return false
 	}
 	select {
-	case p.got <- proven{host: m.ReceivedFrom, author: m.GetFrom(), signed: len(m.Signature) > 0}:
+	case p.got <- checkResult{host: m.ReceivedFrom, author: m.GetFrom(), signed: len(m.Signature) > 0}:
 	default:
 	}
 	return true

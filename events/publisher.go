@@ -11,22 +11,22 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
-// outbox gathers our events into batches and publishes them, one batch after the
+// publisher gathers our events into batches and publishes them, one batch after the
 // other. Signing, flooding and checking a message cost some hundred µs whatever
 // is in it; so what is emitted while a batch is published goes out as the next
 // one, and a lone event leaves at once.
-type outbox struct {
+type publisher struct {
 	b *Broadcast
 
-	mu      sync.Mutex
-	next    uint64        // number of the next event
-	pending []byte        // the batch that is gathered, ready to be published; nil: none
-	count   int           // events in it
-	busy    bool          // somebody publishes
-	last    time.Time     // when a batch was taken
-	wanted  bool          // an event waits for room
-	full    chan struct{} // has a value when one has begun to wait
-	change  chan struct{} // closed when pending is taken or all is published; nil: nobody waits
+	mu         sync.Mutex
+	nextEvent  uint64        // number of the next event
+	pending    []byte        // the batch that is gathered, ready to be published; nil: none
+	count      int           // events in it
+	publishing bool          // somebody publishes
+	detachedAt time.Time     // when a batch was taken
+	waiting    bool          // an event waits for room
+	full       chan struct{} // has a value when one has begun to wait
+	change     chan struct{} // closed when pending is taken or all is published; nil: nobody waits
 }
 
 const (
@@ -48,35 +48,35 @@ const (
 	publishRetry = 100 * time.Millisecond
 )
 
-// put accepts an event and returns its number. It waits for room, unless it is a
+// enqueue accepts an event and returns its number. It waits for room, unless it is a
 // try.
-func (o *outbox) put(ctx context.Context, try bool, ev *outgoing) (uint64, error) {
+func (o *publisher) enqueue(ctx context.Context, try bool, ev *outgoingEvent) (uint64, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for {
 		if err := o.b.mayEmit(); err != nil {
 			return 0, err
 		}
-		if o.room(ev.size) {
+		if o.fits(ev.size) {
 			break
 		}
 		if try {
 			return 0, ErrQueueFull
 		}
-		o.wanted = true
+		o.waiting = true
 		signal(o.full)
 		if err := o.wait(ctx); err != nil {
 			return 0, err
 		}
 	}
-	number := o.append(ev)
+	number := o.appendEvent(ev)
 	switch {
-	case o.busy:
-	case time.Since(o.last) >= restTime && o.b.in.reserve(true):
-		o.busy = true
+	case o.publishing:
+	case time.Since(o.detachedAt) >= restTime && o.b.driver.reservePublish(true):
+		o.publishing = true
 		o.publishOne()
 	default:
-		o.busy = true
+		o.publishing = true
 		o.b.tasks.Go(o.publishAll)
 	}
 	return number, nil
@@ -84,14 +84,14 @@ func (o *outbox) put(ctx context.Context, try bool, ev *outgoing) (uint64, error
 
 // publishOne publishes the batch for which there is room, without the lock. What pubsub
 // refuses is left to a task, since the Emit that calls this has a ctx.
-func (o *outbox) publishOne() {
-	data := o.take()
+func (o *publisher) publishOne() {
+	data := o.detachBatch()
 	o.mu.Unlock()
 	again := o.tryPublish(data)
 	o.mu.Lock()
 	switch {
 	case o.b.stageNow() == broadcastClosed:
-		o.rest()
+		o.setIdle()
 	case again:
 		o.b.tasks.Go(func() {
 			if sleep(o.b.ctx, publishRetry) == nil {
@@ -102,50 +102,50 @@ func (o *outbox) publishOne() {
 	case o.count > 0:
 		o.b.tasks.Go(o.publishAll)
 	default:
-		o.rest()
+		o.setIdle()
 	}
 }
 
-// room reports whether an event of n bytes fits into the batch. As all below, it
+// fits reports whether an event of n bytes fits into the batch. As all below, it
 // needs mu.
-func (o *outbox) room(n int) bool {
+func (o *publisher) fits(n int) bool {
 	return o.count == 0 || o.count < maxBatchEvents && len(o.pending)+n+maxEventHeader <= batchTarget
 }
 
-// append adds an event to the batch.
-func (o *outbox) append(ev *outgoing) uint64 {
+// appendEvent adds an event to the batch.
+func (o *publisher) appendEvent(ev *outgoingEvent) uint64 {
 	if o.count == 0 {
 		size := ev.size + maxBatchOverhead
-		if o.busy {
+		if o.publishing {
 			size = max(size, 4<<10) // more is coming
 		}
-		o.pending = appendBatchHeader(make([]byte, 0, size), o.b.session, o.next)
+		o.pending = appendBatchHeader(make([]byte, 0, size), o.b.session, o.nextEvent)
 	}
 	o.pending = frame.AppendHeader(o.pending, numBatchEvent, ev.size)
 	o.pending = ev.appendEvent(o.pending)
 	o.count++
-	o.next++
+	o.nextEvent++
 	o.b.stats.emitted.Add(1)
-	return o.next - 1
+	return o.nextEvent - 1
 }
 
-// take takes the batch away.
-func (o *outbox) take() []byte {
+// detachBatch takes the batch away.
+func (o *publisher) detachBatch() []byte {
 	data := o.pending
-	o.pending, o.count, o.wanted = nil, 0, false
-	o.last = time.Now()
+	o.pending, o.count, o.waiting = nil, 0, false
+	o.detachedAt = time.Now()
 	o.changed()
 	return data
 }
 
-// rest says that nothing more is to be published for now.
-func (o *outbox) rest() {
-	o.busy = false
+// setIdle says that nothing more is to be published for now.
+func (o *publisher) setIdle() {
+	o.publishing = false
 	o.changed()
 }
 
 // wait waits, without the lock, until something has changed.
-func (o *outbox) wait(ctx context.Context) error {
+func (o *publisher) wait(ctx context.Context) error {
 	if o.change == nil {
 		o.change = make(chan struct{})
 	}
@@ -156,13 +156,13 @@ func (o *outbox) wait(ctx context.Context) error {
 	case <-change:
 		return nil
 	case <-ctx.Done():
-		return o.b.ended(ctx)
+		return o.b.closedOr(ctx)
 	case <-o.b.ctx.Done():
 		return ErrClosed
 	}
 }
 
-func (o *outbox) changed() {
+func (o *publisher) changed() {
 	if o.change != nil {
 		close(o.change)
 		o.change = nil
@@ -171,37 +171,37 @@ func (o *outbox) changed() {
 
 // publishAll publishes batches, each as soon as the neighbours have room for it,
 // until nothing waits.
-func (o *outbox) publishAll() {
+func (o *publisher) publishAll() {
 	for {
 		o.mu.Lock()
 		empty := o.count == 0
 		if empty {
-			o.rest()
+			o.setIdle()
 		}
 		o.mu.Unlock()
 		if empty {
 			return
 		}
-		behind, err := o.b.in.awaitRoom()
+		behind, err := o.b.driver.awaitCapacity()
 		if err != nil {
 			return
 		}
-		o.gather(behind)
-		if !o.b.in.reserve(false) {
+		o.gatherMore(behind)
+		if !o.b.driver.reservePublish(false) {
 			continue // a neighbour came
 		}
 		o.mu.Lock()
-		data := o.take()
+		data := o.detachBatch()
 		o.mu.Unlock()
 		o.publish(data)
 	}
 }
 
-// gather waits for more to publish, the longer the more batches neighbours lack,
+// gatherMore waits for more to publish, the longer the more batches neighbours lack,
 // counted from the last batch.
-func (o *outbox) gather(behind int) {
+func (o *publisher) gatherMore(behind int) {
 	o.mu.Lock()
-	full, last := o.wanted, o.last
+	full, last := o.waiting, o.detachedAt
 	o.mu.Unlock()
 	wait := time.Until(last.Add(time.Duration(behind-calmBatches) * gatherTime))
 	if full || wait <= 0 {
@@ -217,7 +217,7 @@ func (o *outbox) gather(behind int) {
 			return
 		case <-o.full: // perhaps of an earlier batch
 			o.mu.Lock()
-			full := o.wanted
+			full := o.waiting
 			o.mu.Unlock()
 			if full {
 				return
@@ -227,13 +227,13 @@ func (o *outbox) gather(behind int) {
 }
 
 // publish hands a batch to pubsub, on its way through which it enters the store.
-func (o *outbox) publish(data []byte) {
+func (o *publisher) publish(data []byte) {
 	for o.tryPublish(data) && sleep(o.b.ctx, publishRetry) == nil {
 	}
 }
 
 // tryPublish is publish once, and reports whether to do it again.
-func (o *outbox) tryPublish(data []byte) (again bool) {
+func (o *publisher) tryPublish(data []byte) (again bool) {
 	err := o.b.topic.Publish(o.b.ctx, data)
 	if err == nil || o.b.ctx.Err() != nil {
 		return false
@@ -250,16 +250,16 @@ func (o *outbox) tryPublish(data []byte) (again bool) {
 	return true
 }
 
-// goal returns the number of the next event.
-func (o *outbox) goal() uint64 {
+// nextNumber returns the number of the next event.
+func (o *publisher) nextNumber() uint64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.next
+	return o.nextEvent
 }
 
 // close waits for those who are about to put something, and wakes those who wait.
 // What was not published is dropped.
-func (o *outbox) close() {
+func (o *publisher) close() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.changed()

@@ -13,7 +13,7 @@ import (
 
 // A teller tells one neighbour how far we are with the senders it may be waiting
 // for, on one long stream. What changes while it writes goes into the next frame.
-type teller struct {
+type markSender struct {
 	b    *Broadcast
 	peer peer.ID
 	leaf bool
@@ -38,21 +38,21 @@ const (
 // the same. Linking twice takes the greeting again.
 func (b *Broadcast) Link(p peer.ID, greeting []byte) error {
 	marks, err := decodeMarks(greeting)
-	b.in.mu.Lock()
-	defer b.in.mu.Unlock()
-	if b.in.closed {
+	b.driver.mu.Lock()
+	defer b.driver.mu.Unlock()
+	if b.driver.closed {
 		return err
 	}
-	if l := b.in.links[p]; l != nil && l.leaf {
-		b.in.unlink(p) // it has become a node
+	if l := b.driver.links[p]; l != nil && l.leaf {
+		b.driver.unlink(p) // it has become a node
 	}
-	b.in.link(p, false)
+	b.driver.link(p, false)
 	now := time.Now()
 	if len(greeting) > 0 {
-		b.in.engine.Greet(now, p, marks)
+		b.driver.engine.Greet(now, p, marks)
 	}
-	b.in.perform(now)
-	b.in.changed()
+	b.driver.carryOut(now)
+	b.driver.changed()
 	return err
 }
 
@@ -61,50 +61,50 @@ func (b *Broadcast) Link(p peer.ID, greeting []byte) error {
 // that it has, and these are its greeting. The leaf has to be on the topic. Linking
 // twice does nothing.
 func (b *Broadcast) LinkLeaf(p peer.ID) {
-	b.in.mu.Lock()
-	defer b.in.mu.Unlock()
-	if b.in.closed || b.in.links[p] != nil {
+	b.driver.mu.Lock()
+	defer b.driver.mu.Unlock()
+	if b.driver.closed || b.driver.links[p] != nil {
 		return
 	}
-	signal(b.in.link(p, true).wake) // to greet
-	b.in.perform(time.Now())
-	b.in.changed()
+	signal(b.driver.link(p, true).wake) // to greet
+	b.driver.carryOut(time.Now())
+	b.driver.changed()
 }
 
 // link adds a neighbour, unless it is one. It needs mu.
-func (in *inbox) link(p peer.ID, leaf bool) *teller {
+func (in *engineDriver) link(p peer.ID, leaf bool) *markSender {
 	l := in.links[p]
 	if l == nil {
-		l = &teller{b: in.b, peer: p, leaf: leaf, wake: make(chan struct{}, 1), inbound: make(map[network.Stream]struct{})}
+		l = &markSender{b: in.b, peer: p, leaf: leaf, wake: make(chan struct{}, 1), inbound: make(map[network.Stream]struct{})}
 		l.ctx, l.cancel = context.WithCancel(in.b.ctx)
 		in.links[p] = l
 		in.engine.Join(p, leaf)
-		in.met.Store(true)
-		in.b.tasks.Go(l.tell)
+		in.hadNeighbor.Store(true)
+		in.b.tasks.Go(l.run)
 	}
 	return l
 }
 
 // Unlink says that p is no neighbour any more. It does nothing if p is none.
 func (b *Broadcast) Unlink(p peer.ID) {
-	b.in.mu.Lock()
-	defer b.in.mu.Unlock()
-	if b.in.links[p] != nil && !b.in.closed {
-		b.in.unlink(p)
+	b.driver.mu.Lock()
+	defer b.driver.mu.Unlock()
+	if b.driver.links[p] != nil && !b.driver.closed {
+		b.driver.unlink(p)
 	}
 }
 
 // UnlinkLeaf is Unlink if p is linked as a leaf.
 func (b *Broadcast) UnlinkLeaf(p peer.ID) {
-	b.in.mu.Lock()
-	defer b.in.mu.Unlock()
-	if l := b.in.links[p]; l != nil && l.leaf && !b.in.closed {
-		b.in.unlink(p)
+	b.driver.mu.Lock()
+	defer b.driver.mu.Unlock()
+	if l := b.driver.links[p]; l != nil && l.leaf && !b.driver.closed {
+		b.driver.unlink(p)
 	}
 }
 
 // unlink removes a neighbour. It needs mu.
-func (in *inbox) unlink(p peer.ID) {
+func (in *engineDriver) unlink(p peer.ID) {
 	l := in.links[p]
 	delete(in.links, p)
 	l.cancel()
@@ -113,12 +113,12 @@ func (in *inbox) unlink(p peer.ID) {
 	}
 	now := time.Now()
 	in.engine.Leave(now, p)
-	in.perform(now)
+	in.carryOut(now)
 	in.changed()
 }
 
-// tell writes marks until the link ends.
-func (l *teller) tell() {
+// run writes marks until the link ends.
+func (l *markSender) run() {
 	var s network.Stream
 	defer func() {
 		if s != nil {
@@ -132,13 +132,13 @@ func (l *teller) tell() {
 		case <-l.ctx.Done():
 			return
 		}
-		marks := l.collect()
+		marks := l.dueMarks()
 		if len(marks) == 0 && (!l.leaf || s != nil) {
 			continue
 		}
-		err := l.open(&s)
+		err := l.ensureStream(&s)
 		if err == nil && len(marks) > 0 {
-			err = l.write(s, appendMarks(nil, marks))
+			err = l.writeMarks(s, appendMarks(nil, marks))
 		}
 		if err == nil {
 			pause = minTellPause
@@ -159,31 +159,31 @@ func (l *teller) tell() {
 		if l.leaf {
 			signal(l.wake)
 		}
-		l.b.in.do(func(now time.Time, e *engine.Engine[*original]) { e.Again(now, l.peer, marks) })
+		l.b.driver.withEngine(func(now time.Time, e *engine.Engine[*signedBatch]) { e.Again(now, l.peer, marks) })
 	}
 }
 
-func (l *teller) collect() (marks []engine.Mark) {
-	l.b.in.mu.Lock()
-	defer l.b.in.mu.Unlock()
+func (l *markSender) dueMarks() (marks []engine.Mark) {
+	l.b.driver.mu.Lock()
+	defer l.b.driver.mu.Unlock()
 	now := time.Now()
-	marks = l.b.in.engine.Collect(now, l.peer, maxMarksAtOnce)
-	l.b.in.perform(now)
+	marks = l.b.driver.engine.Collect(now, l.peer, maxMarksAtOnce)
+	l.b.driver.carryOut(now)
 	return marks
 }
 
-// open opens the stream, unless it is, and greets a leaf on it.
-func (l *teller) open(s *network.Stream) (err error) {
+// ensureStream opens the stream, unless it is, and greets a leaf on it.
+func (l *markSender) ensureStream(s *network.Stream) (err error) {
 	if *s != nil {
 		return nil
 	}
 	if *s, err = l.b.openRepair(l.ctx, l.peer); err != nil || !l.leaf {
 		return err
 	}
-	return l.write(*s, l.b.Marks())
+	return l.writeMarks(*s, l.b.Greeting())
 }
 
-func (l *teller) write(s network.Stream, marks []byte) error {
+func (l *markSender) writeMarks(s network.Stream, marks []byte) error {
 	s.SetWriteDeadline(time.Now().Add(repairTimeout))
 	_, err := s.Write(frame.Append(nil, frame.AppendMessage(nil, numRepairTold, marks)))
 	return err

@@ -20,19 +20,19 @@ import (
 // anyName is what On takes for every name.
 const anyName = "*"
 
-// mux holds the handlers of one channel (direct or broadcast) and calls them.
+// dispatcher holds the handlers of one channel (direct or broadcast) and calls them.
 // Its methods may be called from any goroutine, also from handlers.
-type mux struct {
+type dispatcher struct {
 	log *slog.Logger
 
-	mu       sync.RWMutex
-	seq      uint64 // of the last registration
-	handlers map[muxKey][]*handler
-	answers  map[muxKey][]*callHandler
+	mu           sync.RWMutex
+	seq          uint64 // of the last registration
+	handlers     map[handlerKey][]*handler
+	callHandlers map[handlerKey][]*callHandler
 
 	gaps gapHandlers
 
-	gen atomic.Uint64 // counts changes of handlers, from 1
+	generation atomic.Uint64 // counts changes of handlers, from 1
 
 	running sync.Map // *running -> struct{}: goroutines that call handlers
 
@@ -41,8 +41,8 @@ type mux struct {
 	nUnhandled   atomic.Uint64
 }
 
-// muxKey is the kind of events a handler is for; from is empty for any sender.
-type muxKey struct {
+// handlerKey is the kind of events a handler is for; from is empty for any sender.
+type handlerKey struct {
 	from peer.ID
 	name string
 }
@@ -54,32 +54,32 @@ type handler struct {
 	off     atomic.Bool
 }
 
-func newMux(log *slog.Logger) *mux {
-	m := &mux{log: log, handlers: make(map[muxKey][]*handler), answers: make(map[muxKey][]*callHandler)}
-	m.gen.Store(1)
+func newDispatcher(log *slog.Logger) *dispatcher {
+	m := &dispatcher{log: log, handlers: make(map[handlerKey][]*handler), callHandlers: make(map[handlerKey][]*callHandler)}
+	m.generation.Store(1)
 	return m
 }
 
 // on registers f for the name, or for every name if it is "*". A handler for a
 // name that no event can have is never called; that is a programmer's slip and
 // logged as an error.
-func (m *mux) on(name string, f func(context.Context, *Event)) (off func()) {
+func (m *dispatcher) on(name string, f func(context.Context, *Event)) (off func()) {
 	return m.onFrom("", name, f)
 }
 
 // onFrom is on for the events of one sender.
-func (m *mux) onFrom(from peer.ID, name string, f func(context.Context, *Event)) (off func()) {
+func (m *dispatcher) onFrom(from peer.ID, name string, f func(context.Context, *Event)) (off func()) {
 	return m.register(from, name, &handler{f: f})
 }
 
-func (m *mux) register(from peer.ID, name string, h *handler) (off func()) {
+func (m *dispatcher) register(from peer.ID, name string, h *handler) (off func()) {
 	if name != anyName {
 		if err := checkName(name); err != nil {
 			m.log.Error("a handler that can never be called", "error", err)
 			return func() {}
 		}
 	}
-	k := muxKey{from, name}
+	k := handlerKey{from, name}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.seq++
@@ -88,17 +88,17 @@ func (m *mux) register(from peer.ID, name string, h *handler) (off func()) {
 	// them without the lock.
 	old := m.handlers[k]
 	m.handlers[k] = append(old[:len(old):len(old)], h)
-	m.gen.Add(1)
+	m.generation.Add(1)
 	return func() { m.remove(k, h) }
 }
 
-func (m *mux) remove(k muxKey, h *handler) {
+func (m *dispatcher) remove(k handlerKey, h *handler) {
 	if h.off.Swap(true) {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	defer m.gen.Add(1)
+	defer m.generation.Add(1)
 	old := m.handlers[k]
 	if len(old) == 1 {
 		delete(m.handlers, k)
@@ -118,19 +118,19 @@ func (m *mux) remove(k muxKey, h *handler) {
 // of one is caught, counted and logged; the next is called all the same. The
 // caller's ctx should come from enter; if it does not, dispatch enters for the
 // time of this event.
-func (m *mux) dispatch(ctx context.Context, ev *Event) {
-	r, ok := ctx.(*running)
+func (m *dispatcher) dispatch(ctx context.Context, ev *Event) {
+	r, ok := ctx.(*turn)
 	if !ok || r.m != m {
 		var leave func()
 		ctx, leave = m.enter(ctx)
 		defer leave()
-		r = ctx.(*running)
+		r = ctx.(*turn)
 	}
-	m.run(ctx, r.handlers(ev), ev)
+	m.run(ctx, r.handlersFor(ev), ev)
 }
 
 // run is dispatch to the handlers that were found for the event.
-func (m *mux) run(ctx context.Context, handlers []*handler, ev *Event) {
+func (m *dispatcher) run(ctx context.Context, handlers []*handler, ev *Event) {
 	if len(handlers) == 0 {
 		m.nUnhandled.Add(1)
 		return
@@ -142,13 +142,13 @@ func (m *mux) run(ctx context.Context, handlers []*handler, ev *Event) {
 	}
 }
 
-// find returns the handlers of an event in the order of their registration.
-func (m *mux) find(ev *Event) []*handler {
+// handlersOf returns the handlers of an event in the order of their registration.
+func (m *dispatcher) handlersOf(ev *Event) []*handler {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	var found []*handler
 	merged := false
-	for _, k := range [...]muxKey{{"", ev.Name}, {"", anyName}, {ev.From, ev.Name}, {ev.From, anyName}} {
+	for _, k := range [...]handlerKey{{"", ev.Name}, {"", anyName}, {ev.From, ev.Name}, {ev.From, anyName}} {
 		l := m.handlers[k]
 		if len(found) == 0 {
 			found = l
@@ -163,7 +163,7 @@ func (m *mux) find(ev *Event) []*handler {
 	return found
 }
 
-func (m *mux) call(ctx context.Context, h *handler, ev *Event) {
+func (m *dispatcher) call(ctx context.Context, h *handler, ev *Event) {
 	defer func() {
 		if v := recover(); v != nil {
 			m.panicked(ev, v)
@@ -173,13 +173,13 @@ func (m *mux) call(ctx context.Context, h *handler, ev *Event) {
 }
 
 // panicked counts and logs what was recovered from a handler.
-func (m *mux) panicked(ev *Event, v any) {
+func (m *dispatcher) panicked(ev *Event, v any) {
 	m.nPanics.Add(1)
 	m.log.Error("a handler panicked", "event", quote(ev.Name), "from", ev.From, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 }
 
 // recovered, deferred, catches the panic of a handler of something else than events.
-func (m *mux) recovered(what string, from peer.ID) {
+func (m *dispatcher) recovered(what string, from peer.ID) {
 	if v := recover(); v != nil {
 		m.nPanics.Add(1)
 		m.log.Error(what, "from", from, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
@@ -187,20 +187,20 @@ func (m *mux) recovered(what string, from peer.ID) {
 }
 
 // panics returns how many handlers panicked.
-func (m *mux) panics() uint64 { return m.nPanics.Load() }
+func (m *dispatcher) panics() uint64 { return m.nPanics.Load() }
 
-// running is one goroutine that calls handlers of m, and their context.
-type running struct {
+// turn is one goroutine that calls handlers of m, and their context.
+type turn struct {
 	context.Context
-	m    *mux
+	m    *dispatcher
 	done chan struct{}
 
 	// What find said last, as the next event is often like the last one.
-	from  peer.ID
-	name  string
-	gen   uint64
-	found []*handler
-	keep  bool // one of them may keep the event
+	from       peer.ID
+	name       string
+	generation uint64
+	found      []*handler
+	keeps      bool // one of them may keep the event
 
 	bytes []byte // see Copy
 }
@@ -210,7 +210,7 @@ type running struct {
 const byteSlab = 8 << 10
 
 // Undecodable counts and logs that a handler could not decode an event.
-func (r *running) Undecodable(name string, from peer.ID, err error) {
+func (r *turn) Undecodable(name string, from peer.ID, err error) {
 	r.m.nUndecodable.Add(1)
 	// The message may repeat what the sender wrote.
 	r.m.log.Debug("undecodable event", "event", quote(name), "from", from, "error", cut(err.Error(), 256))
@@ -218,7 +218,7 @@ func (r *running) Undecodable(name string, from peer.ID, err error) {
 
 // Copy returns a copy of b, for the goroutine that runs the handlers. A small copy
 // shares its 8 KiB of memory with others, so keeping one keeps them all.
-func (r *running) Copy(b []byte) []byte {
+func (r *turn) Copy(b []byte) []byte {
 	if len(b) > byteSlab/4 {
 		return bytes.Clone(b)
 	}
@@ -231,12 +231,12 @@ func (r *running) Copy(b []byte) []byte {
 	return c
 }
 
-func (r *running) handlers(ev *Event) []*handler {
-	gen := r.m.gen.Load()
-	if r.gen != gen || r.name != ev.Name || r.from != ev.From {
-		r.from, r.name, r.gen = ev.From, ev.Name, gen
-		r.found = r.m.find(ev)
-		r.keep = slices.ContainsFunc(r.found, func(h *handler) bool { return !h.borrows })
+func (r *turn) handlersFor(ev *Event) []*handler {
+	gen := r.m.generation.Load()
+	if r.generation != gen || r.name != ev.Name || r.from != ev.From {
+		r.from, r.name, r.generation = ev.From, ev.Name, gen
+		r.found = r.m.handlersOf(ev)
+		r.keeps = slices.ContainsFunc(r.found, func(h *handler) bool { return !h.borrows })
 	}
 	return r.found
 }
@@ -244,8 +244,8 @@ func (r *running) handlers(ev *Event) []*handler {
 // enter notes that the calling goroutine is going to call handlers, until
 // leave. The returned context is the one to give to dispatch: through it a
 // Close that a handler calls knows which goroutine not to wait for.
-func (m *mux) enter(ctx context.Context) (_ context.Context, leave func()) {
-	r := &running{Context: ctx, m: m, done: make(chan struct{})}
+func (m *dispatcher) enter(ctx context.Context) (_ context.Context, leave func()) {
+	r := &turn{Context: ctx, m: m, done: make(chan struct{})}
 	m.running.Store(r, struct{}{})
 	return r, func() {
 		m.running.Delete(r)
@@ -254,7 +254,7 @@ func (m *mux) enter(ctx context.Context) (_ context.Context, leave func()) {
 }
 
 // Value is that of a context; under handling.Key it is the goroutine itself.
-func (r *running) Value(key any) any {
+func (r *turn) Value(key any) any {
 	if key == (handling.Key{}) {
 		return r
 	}
@@ -287,7 +287,7 @@ func waitContext(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // wait waits until every goroutine that has entered has left, or until ctx
 // ends. It does not wait for the goroutine whose handler was called with ctx.
-func (m *mux) wait(ctx context.Context) error {
+func (m *dispatcher) wait(ctx context.Context) error {
 	self := ctx.Value(handling.Key{})
 	ctx, cancel := waitContext(ctx)
 	defer cancel()
@@ -296,7 +296,7 @@ func (m *mux) wait(ctx context.Context) error {
 			continue
 		}
 		select {
-		case <-r.(*running).done:
+		case <-r.(*turn).done:
 		case <-ctx.Done():
 			return fmt.Errorf("events: a handler still runs: %w", ctx.Err())
 		}
@@ -306,7 +306,7 @@ func (m *mux) wait(ctx context.Context) error {
 
 // waitAll is wait for the end of a channel: handlers first, then its own tasks,
 // until ctx ends. what says who is late then.
-func (m *mux) waitAll(ctx context.Context, tasks *sync.WaitGroup, what string) error {
+func (m *dispatcher) waitAll(ctx context.Context, tasks *sync.WaitGroup, what string) error {
 	ctx, cancel := waitContext(ctx)
 	defer cancel()
 	if err := m.wait(ctx); err != nil {

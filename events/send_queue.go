@@ -24,7 +24,7 @@ import (
 // The stream is opened by the first Emit, within its ctx. When it breaks, what
 // was not handed to it goes to a fresh one, which the writer opens. Calls go
 // the same way; see call_out.go for what comes back.
-type lane struct {
+type sendQueue struct {
 	d    *Direct
 	peer peer.ID
 
@@ -32,31 +32,31 @@ type lane struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the lane has ended and its writer has left
 
-	mu       sync.Mutex
-	err      error            // why the lane has ended
-	queue    *buffer          // accepted, not yet the writer's; nil if empty
-	events   int              // in queue
-	flight   int              // events with the writer
-	accepted uint64           // events, ever
-	writing  bool             // there is a writer
-	opening  bool             // an Emit opens the stream
-	stalled  bool             // nothing could be written for the stall timeout
-	out      *outbound        // nil: the next Emit opens one, or the writer does
-	change   chan struct{}    // closed when any of this changes; nil if nobody waits
-	calls    map[uint64]*call // whose answers are awaited, by id
-	lastCall uint64           // accepted
-	leftCall uint64           // that a writer took from the queue
-	drops    int              // how often the queue was dropped ...
-	why      error            // ... and the reason of the last time
-	last     rawHeader        // of the last event with one raw argument
-	lost     int              // events accepted and not written ...
-	cause    error            // ... and why the last of them was not
-	refused  error            // the peer takes nothing from us, and is not asked
-	until    time.Time        // again before this
+	mu             sync.Mutex
+	err            error                   // why the lane has ended
+	queue          *buffer                 // accepted, not yet the writer's; nil if empty
+	events         int                     // in queue
+	flight         int                     // events with the writer
+	accepted       uint64                  // events, ever
+	writing        bool                    // there is a writer
+	opening        bool                    // an Emit opens the stream
+	stalled        bool                    // nothing could be written for the stall timeout
+	stream         *outStream              // nil: the next Emit opens one, or the writer does
+	change         chan struct{}           // closed when any of this changes; nil if nobody waits
+	calls          map[uint64]*pendingCall // whose answers are awaited, by id
+	lastCall       uint64                  // accepted
+	lastTakenCall  uint64                  // that a writer took from the queue
+	drops          int                     // how often the queue was dropped ...
+	dropReason     error                   // ... and the reason of the last time
+	lastRaw        frameTemplate           // of the last event with one raw argument
+	unwrittenCount int                     // events accepted and not written ...
+	unwrittenCause error                   // ... and why the last of them was not
+	refused        error                   // the peer takes nothing from us, and is not asked
+	refusedUntil   time.Time               // again before this
 }
 
-// outbound is a stream of a lane.
-type outbound struct {
+// outStream is a stream of a lane.
+type outStream struct {
 	network.Stream
 	opened time.Time
 	end    time.Time // its write deadline; the writer's
@@ -76,14 +76,14 @@ var errEnded = errors.New("events: lane ended")
 // refusedFor is how long a peer that refused us is not asked again.
 const refusedFor = 5 * time.Second
 
-func newLane(d *Direct, p peer.ID) *lane {
-	l := &lane{d: d, peer: p, done: make(chan struct{})}
+func newSendQueue(d *Direct, p peer.ID) *sendQueue {
+	l := &sendQueue{d: d, peer: p, done: make(chan struct{})}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
 }
 
-// put accepts an event, or the call c with it unless c is nil, or waits.
-func (l *lane) put(ctx context.Context, o *outgoing, c *call) error {
+// push accepts an event, or the call c with it unless c is nil, or waits.
+func (l *sendQueue) push(ctx context.Context, o *outgoingEvent, c *pendingCall) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err != nil {
@@ -94,16 +94,16 @@ func (l *lane) put(ctx context.Context, o *outgoing, c *call) error {
 		switch {
 		case l.err != nil:
 			return l.err
-		case l.refused != nil && time.Now().Before(l.until):
+		case l.refused != nil && time.Now().Before(l.refusedUntil):
 			return l.refused
 		case l.drops != drops:
-			return l.why // those before us in the queue were dropped
+			return l.dropReason // those before us in the queue were dropped
 		case l.opening:
 			err = l.wait(ctx)
-		case l.out == nil && !l.writing:
-			err = l.open(ctx)
-		case l.room(o, c):
-			l.append(o, c)
+		case l.stream == nil && !l.writing:
+			err = l.openFirst(ctx)
+		case l.fits(o, c):
+			l.appendFrame(o, c)
 			return nil
 		case l.stalled:
 			return ErrStalled
@@ -116,61 +116,61 @@ func (l *lane) put(ctx context.Context, o *outgoing, c *call) error {
 	}
 }
 
-// tryPut accepts an event if it need not wait for that.
-func (l *lane) tryPut(o *outgoing) error {
+// tryPush accepts an event if it need not wait for that.
+func (l *sendQueue) tryPush(o *outgoingEvent) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case l.err != nil:
 		return errEnded
-	case l.refused != nil && time.Now().Before(l.until):
+	case l.refused != nil && time.Now().Before(l.refusedUntil):
 		return l.refused
-	case !l.room(o, nil):
+	case !l.fits(o, nil):
 		return ErrQueueFull
 	}
-	l.append(o, nil)
+	l.appendFrame(o, nil)
 	return nil
 }
 
-func (l *lane) append(o *outgoing, c *call) {
+func (l *sendQueue) appendFrame(o *outgoingEvent, c *pendingCall) {
 	if l.queue == nil {
 		l.queue = getBuffer()
 	}
 	if c != nil {
-		l.expect(c)
+		l.addCall(c)
 	}
 	at := len(l.queue.b)
 	l.queue.b = o.appendFrame(l.queue.b, c)
-	if o.isRaw && (o.name != l.last.name || len(o.raw) != l.last.size) {
+	if o.isRaw && (o.name != l.lastRaw.name || len(o.raw) != l.lastRaw.size) {
 		header := l.queue.b[at : len(l.queue.b)-len(o.raw)]
 		// Cloned, as otherwise the arguments of every Emit would escape.
-		l.last = rawHeader{strings.Clone(o.name), len(o.raw), append(l.last.header[:0], header...)}
+		l.lastRaw = frameTemplate{strings.Clone(o.name), len(o.raw), append(l.lastRaw.header[:0], header...)}
 	}
 	l.events++
 	l.accepted++
 	l.startWriter()
 }
 
-// rawHeader is all of a frame before its payload, an event's only argument of
+// frameTemplate is all of a frame before its payload, an event's only argument of
 // raw bytes. The next event is often like the last one.
-type rawHeader struct {
+type frameTemplate struct {
 	name   string
 	size   int // of the payload
 	header []byte
 }
 
-// putAgain is put for an event with the name and size of the last one, if it
+// pushRepeat is put for an event with the name and size of the last one, if it
 // need not wait. It reports whether it was that.
-func (l *lane) putAgain(name string, raw []byte) bool {
+func (l *sendQueue) pushRepeat(name string, raw []byte) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	// While something is in the queue there is a writer, unless there is no
 	// stream yet.
 	if l.err != nil || l.opening || l.events == 0 || l.events >= l.d.cfg.QueueEvents ||
-		len(l.queue.b)+len(raw) > l.d.cfg.QueueBytes || len(raw) != l.last.size || name != l.last.name {
+		len(l.queue.b)+len(raw) > l.d.cfg.QueueBytes || len(raw) != l.lastRaw.size || name != l.lastRaw.name {
 		return false
 	}
-	l.queue.b = append(append(l.queue.b, l.last.header...), raw...)
+	l.queue.b = append(append(l.queue.b, l.lastRaw.header...), raw...)
 	l.events++
 	l.accepted++
 	return true
@@ -178,15 +178,15 @@ func (l *lane) putAgain(name string, raw []byte) bool {
 
 // startWriter starts the writer if there is something for it to do; not while
 // an Emit opens the stream, which starts it then.
-func (l *lane) startWriter() {
+func (l *sendQueue) startWriter() {
 	if l.events > 0 && !l.writing && !l.opening {
 		l.writing = true
-		l.d.tasks.Go(l.write)
+		l.d.tasks.Go(l.writeLoop)
 	}
 }
 
-// room reports whether an event or a call may be queued.
-func (l *lane) room(o *outgoing, c *call) bool {
+// fits reports whether an event or a call may be queued.
+func (l *sendQueue) fits(o *outgoingEvent, c *pendingCall) bool {
 	if c != nil && len(l.calls) >= l.d.cfg.MaxCalls {
 		return false
 	}
@@ -194,7 +194,7 @@ func (l *lane) room(o *outgoing, c *call) bool {
 }
 
 // wait waits, without the lock, until something about the lane has changed.
-func (l *lane) wait(ctx context.Context) error {
+func (l *sendQueue) wait(ctx context.Context) error {
 	if l.change == nil {
 		l.change = make(chan struct{})
 	}
@@ -215,15 +215,15 @@ func (l *lane) wait(ctx context.Context) error {
 }
 
 // changed wakes who waits. The lock is held.
-func (l *lane) changed() {
+func (l *sendQueue) changed() {
 	if l.change != nil {
 		close(l.change)
 		l.change = nil
 	}
 }
 
-// open opens the stream for an Emit. The lock is held, but not meanwhile.
-func (l *lane) open(ctx context.Context) error {
+// openFirst opens the stream for an Emit. The lock is held, but not meanwhile.
+func (l *sendQueue) openFirst(ctx context.Context) error {
 	l.opening = true
 	l.d.tasks.Add(1) // as the lane has not ended, nobody waits yet
 	defer l.d.tasks.Done()
@@ -238,28 +238,28 @@ func (l *lane) open(ctx context.Context) error {
 	}
 	switch {
 	case err == nil:
-		return l.use(out)
+		return l.setStream(out)
 	case l.err != nil:
 		return l.err
 	case ctx.Err() != nil && !errors.Is(err, ctx.Err()):
-		err = &because{ctx.Err(), err}
+		err = &causedError{ctx.Err(), err}
 	}
-	return &because{ErrNotConnected, err}
+	return &causedError{ErrNotConnected, err}
 }
 
-// use makes out the lane's stream, unless the lane has ended. The lock is held.
-func (l *lane) use(out *outbound) error {
+// setStream makes out the lane's stream, unless the lane has ended. The lock is held.
+func (l *sendQueue) setStream(out *outStream) error {
 	if l.err != nil {
 		l.d.tasks.Go(func() { out.Reset() })
 		return l.err
 	}
-	l.out = out
-	l.d.tasks.Go(func() { l.watch(out) })
+	l.stream = out
+	l.d.tasks.Go(func() { l.readUntilEnd(out) })
 	return nil
 }
 
 // dial opens a stream to the peer, wherever it is, and says hello.
-func (l *lane) dial(ctx context.Context) (*outbound, error) {
+func (l *sendQueue) dial(ctx context.Context) (*outStream, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(l.ctx, cancel)()
@@ -270,13 +270,13 @@ func (l *lane) dial(ctx context.Context) (*outbound, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &outbound{Stream: s, opened: time.Now()}, nil
+	return &outStream{Stream: s, opened: time.Now()}, nil
 }
 
 // newStream opens a stream to the peer, which is connected first if it is not, and says
 // hello. lost tells that a connection came to its end: one to a process that is no more,
 // as only its use has shown, or one of two that both sides made at once.
-func (l *lane) newStream(ctx context.Context) (s network.Stream, lost bool, err error) {
+func (l *sendQueue) newStream(ctx context.Context) (s network.Stream, lost bool, err error) {
 	n := l.d.host.Network()
 	if find := l.d.cfg.Locate; find != nil && n.Connectedness(l.peer) != network.Connected {
 		if err := find(ctx, l.peer); err != nil {
@@ -285,18 +285,18 @@ func (l *lane) newStream(ctx context.Context) (s network.Stream, lost bool, err 
 	}
 	before := n.ConnsToPeer(l.peer)
 	if s, err = l.d.host.NewStream(ctx, l.peer, ProtocolDirect); err == nil {
-		if err = l.greet(ctx, s); err == nil {
+		if err = l.sendHello(ctx, s); err == nil {
 			return s, false, nil
 		}
 		s.Reset()
 	}
 	if addr.HasOnlyRelayed(n, l.peer) { // libp2p waited for a direct connection
-		err = &because{errs.ErrRelayed, err}
+		err = &causedError{errs.ErrRelayed, err}
 	}
-	return nil, ended(ctx, n, before, err) && ctx.Err() == nil, err
+	return nil, connectionEnded(ctx, n, before, err) && ctx.Err() == nil, err
 }
 
-func (l *lane) greet(ctx context.Context, s network.Stream) error {
+func (l *sendQueue) sendHello(ctx context.Context, s network.Stream) error {
 	if err := s.Scope().SetService(Service); err != nil {
 		return err
 	}
@@ -309,9 +309,9 @@ func (l *lane) greet(ctx context.Context, s network.Stream) error {
 	return err
 }
 
-// watch takes the answers that come back on the stream, until its end. Why it
+// readUntilEnd takes the answers that come back on the stream, until its end. Why it
 // ended is found in the code of its reset.
-func (l *lane) watch(out *outbound) {
+func (l *sendQueue) readUntilEnd(out *outStream) {
 	err := l.readAnswers(out)
 	l.mu.Lock()
 	out.ended = true
@@ -323,23 +323,23 @@ func (l *lane) watch(out *outbound) {
 	if out.broken == nil {
 		out.broken = err
 	}
-	l.loseCalls(out)
-	if l.out == out && !l.writing {
-		l.lose(out)
+	l.failWrittenCalls(out)
+	if l.stream == out && !l.writing {
+		l.dropStream(out)
 	}
 	idle := l.idle()
 	l.mu.Unlock()
 	if idle {
-		l.d.forget(l)
+		l.d.removeIdle(l)
 	}
 	out.Reset() // the writer notices, too
 }
 
-// lose gives up a broken stream. If the peer said that it would not read
+// dropStream gives up a broken stream. If the peer said that it would not read
 // another one either, everything is dropped and lose returns why. The lock is
 // held.
-func (l *lane) lose(out *outbound) error {
-	l.out = nil
+func (l *sendQueue) dropStream(out *outStream) error {
+	l.stream = nil
 	l.stalled = false
 	err, unread := refusal(out.broken)
 	if err == nil {
@@ -349,9 +349,9 @@ func (l *lane) lose(out *outbound) error {
 	if unread {
 		more = out.sent
 	}
-	l.refused = &because{ErrNotConnected, err}
-	l.until = time.Now().Add(refusedFor)
-	l.drop(l.refused, more)
+	l.refused = &causedError{ErrNotConnected, err}
+	l.refusedUntil = time.Now().Add(refusedFor)
+	l.dropAll(l.refused, more)
 	return l.refused
 }
 
@@ -373,35 +373,35 @@ func refusal(err error) (why error, unread bool) {
 	return nil, false
 }
 
-// drop drops what is queued and what the writer has, and fails who waits, for
+// dropAll drops what is queued and what the writer has, and fails who waits, for
 // err. Besides, more events were lost. The lock is held.
-func (l *lane) drop(err error, more int) {
+func (l *sendQueue) dropAll(err error, more int) {
 	n := l.events + l.flight + more
 	if l.queue != nil {
 		l.queue.free()
 		l.queue = nil
 	}
-	l.dropCalls(err)
+	l.failAllCalls(err)
 	l.events, l.flight = 0, 0
 	l.drops++
-	l.why = err
+	l.dropReason = err
 	l.changed()
-	l.count(n, err)
+	l.countUnwritten(n, err)
 }
 
-// count notes that n accepted events were not written. The lock is held.
-func (l *lane) count(n int, err error) {
+// countUnwritten notes that n accepted events were not written. The lock is held.
+func (l *sendQueue) countUnwritten(n int, err error) {
 	if n > 0 {
-		l.lost += n
-		l.cause = err
+		l.unwrittenCount += n
+		l.unwrittenCause = err
 		l.d.nUnwritten.Add(uint64(n))
 		l.d.log.Warn("direct events were not delivered", "peer", l.peer, "events", n, "error", err)
 	}
 }
 
-// end ends the lane for the reason err and waits for nothing; done is closed
+// close ends the lane for the reason err and waits for nothing; done is closed
 // when the writer has left.
-func (l *lane) end(err error) {
+func (l *sendQueue) close(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err != nil {
@@ -410,19 +410,19 @@ func (l *lane) end(err error) {
 	l.err = err
 	l.cancel()
 	l.changed()
-	if l.out != nil {
-		l.out.SetWriteDeadline(time.Now()) // a blocked writer leaves
+	if l.stream != nil {
+		l.stream.SetWriteDeadline(time.Now()) // a blocked writer leaves
 	}
 	if !l.writing {
-		l.finish()
+		l.finishClosing()
 	}
 }
 
-// finish closes an ended lane that has no writer. The lock is held.
-func (l *lane) finish() {
-	l.drop(l.err, 0)
-	if out := l.out; out != nil {
-		l.out = nil
+// finishClosing closes an ended lane that has no writer. The lock is held.
+func (l *sendQueue) finishClosing() {
+	l.dropAll(l.err, 0)
+	if out := l.stream; out != nil {
+		l.stream = nil
 		out.closed = true
 		// What was written may still arrive: close and do not reset. Closing
 		// the read side first ends the watcher, and with it the negotiation
@@ -436,18 +436,18 @@ func (l *lane) finish() {
 }
 
 // unwritten returns how many accepted events were not written.
-func (l *lane) unwritten() int {
+func (l *sendQueue) unwritten() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.lost
+	return l.unwrittenCount
 }
 
 // drain ends a stream on which everything was written, and waits until the peer has
 // read it to the end.
-func (l *lane) drain(ctx context.Context) {
+func (l *sendQueue) drain(ctx context.Context) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	out := l.out
+	out := l.stream
 	if l.err != nil || out == nil || out.sent == 0 || l.writing || l.events > 0 {
 		return
 	}
@@ -457,10 +457,10 @@ func (l *lane) drain(ctx context.Context) {
 }
 
 // flush waits until what has been accepted is written.
-func (l *lane) flush(ctx context.Context) error {
+func (l *sendQueue) flush(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	lost := l.lost
+	lost := l.unwrittenCount
 	for goal := l.accepted; ; {
 		left := int64(goal-l.accepted) + int64(l.events+l.flight)
 		if left <= 0 {
@@ -470,10 +470,10 @@ func (l *lane) flush(ctx context.Context) error {
 			return fmt.Errorf("events: flush to %s: %d events not written: %w", l.peer, left, err)
 		}
 	}
-	if n := l.lost - lost; n > 0 {
-		cause := l.cause
+	if n := l.unwrittenCount - lost; n > 0 {
+		cause := l.unwrittenCause
 		if !errors.Is(cause, ErrNotConnected) {
-			cause = &because{ErrNotConnected, cause}
+			cause = &causedError{ErrNotConnected, cause}
 		}
 		return fmt.Errorf("events: flush to %s: %d events were dropped: %w", l.peer, n, cause)
 	}
@@ -481,18 +481,18 @@ func (l *lane) flush(ctx context.Context) error {
 }
 
 // idle reports whether there is nothing to remember. The lock is held.
-func (l *lane) idle() bool {
-	return l.err == nil && l.out == nil && !l.writing && !l.opening && l.refused == nil && l.lost == 0
+func (l *sendQueue) idle() bool {
+	return l.err == nil && l.stream == nil && !l.writing && !l.opening && l.refused == nil && l.unwrittenCount == 0
 }
 
-// forget removes a lane if it is idle, so that peers of old cost no memory.
-func (d *Direct) forget(l *lane) {
+// removeIdle removes a lane if it is idle, so that peers of old cost no memory.
+func (d *Direct) removeIdle(l *sendQueue) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.idle() && d.lanes[l.peer] == l {
-		delete(d.lanes, l.peer)
+	if l.idle() && d.queues[l.peer] == l {
+		delete(d.queues, l.peer)
 		l.err = errEnded
 		l.cancel()
 		l.changed()

@@ -11,14 +11,14 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// rawReaders hand messages that are just bytes to handlers. Nothing keeps a sender of
+// rawDeliverer hand messages that are just bytes to handlers. Nothing keeps a sender of
 // those from sending more than handlers are through with, so what waits has a
 // bound, and beyond it the latest of the sender of whom most waits is dropped.
 // The messages of one sender are handled one after the other; senders take turns, on
 // as many goroutines as there are senders with something to handle.
-type rawReaders struct {
-	mux *mux
-	ctx context.Context // of handlers
+type rawDeliverer struct {
+	dispatcher *dispatcher
+	ctx        context.Context // of handlers
 
 	mu       sync.Mutex
 	closed   bool
@@ -27,7 +27,7 @@ type rawReaders struct {
 	ready    []*rawQueue // those that wait for a goroutine
 	workers  int
 	waiting  int // weight of all that waits or is being handled
-	warned   limiter
+	warned   logLimiter
 
 	delivered, dropped atomic.Uint64
 }
@@ -54,13 +54,13 @@ type rawQueue struct {
 
 func weigh(data []byte) int { return len(data) + rawWeight }
 
-func (r *rawReaders) init(ctx context.Context, m *mux) {
-	r.ctx, r.mux = ctx, m
+func (r *rawDeliverer) init(ctx context.Context, m *dispatcher) {
+	r.ctx, r.dispatcher = ctx, m
 	r.queues = make(map[peer.ID]*rawQueue)
 }
 
 // on registers f, which is given bytes of its own.
-func (r *rawReaders) on(f func(context.Context, peer.ID, []byte)) (off func()) {
+func (r *rawDeliverer) on(f func(context.Context, peer.ID, []byte)) (off func()) {
 	h := &rawHandler{f: f}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -75,7 +75,7 @@ func (r *rawReaders) on(f func(context.Context, peer.ID, []byte)) (off func()) {
 
 // put adds a message behind those of its sender, or drops one if there is no room. It
 // does not block. It returns false if nobody would handle it.
-func (r *rawReaders) put(from peer.ID, data []byte) bool {
+func (r *rawDeliverer) put(from peer.ID, data []byte) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.handlers) == 0 {
@@ -92,7 +92,7 @@ func (r *rawReaders) put(from peer.ID, data []byte) bool {
 		r.ready = append(r.ready, q)
 		if r.workers < maxWorkers {
 			r.workers++
-			ctx, leave := r.mux.enter(r.ctx)
+			ctx, leave := r.dispatcher.enter(r.ctx)
 			go func() {
 				defer leave()
 				r.work(ctx)
@@ -110,17 +110,17 @@ func (r *rawReaders) put(from peer.ID, data []byte) bool {
 
 // crowded reports whether there is no room for another sender: one whose messages were
 // all dropped for others keeps its turn, and weighs nothing. It needs mu.
-func (r *rawReaders) crowded(from peer.ID) bool {
+func (r *rawDeliverer) crowded(from peer.ID) bool {
 	if len(r.queues) < maxRaw/rawWeight {
 		return false
 	}
-	r.warned.warn(r.mux.log, time.Now(), 1, "messages were dropped since handlers are slow", "sender", from)
+	r.warned.warn(r.dispatcher.log, time.Now(), 1, "messages were dropped since handlers are slow", "sender", from)
 	return true
 }
 
 // makeRoom drops what waits of others, unless that would leave them with less than
 // the sender has. It needs mu.
-func (r *rawReaders) makeRoom(from peer.ID, weight int) bool {
+func (r *rawDeliverer) makeRoom(from peer.ID, weight int) bool {
 	own := weight
 	if q := r.queues[from]; q != nil {
 		own += q.weight
@@ -132,7 +132,7 @@ func (r *rawReaders) makeRoom(from peer.ID, weight int) bool {
 				most = q
 			}
 		}
-		r.warned.warn(r.mux.log, time.Now(), 1, "messages were dropped since handlers are slow", "sender", from)
+		r.warned.warn(r.dispatcher.log, time.Now(), 1, "messages were dropped since handlers are slow", "sender", from)
 		if most == nil || most.weight <= own {
 			return false
 		}
@@ -146,13 +146,13 @@ func (r *rawReaders) makeRoom(from peer.ID, weight int) bool {
 }
 
 // took notes that a message of q waits no more. It needs mu.
-func (r *rawReaders) took(q *rawQueue, data []byte) {
+func (r *rawDeliverer) took(q *rawQueue, data []byte) {
 	q.weight -= weigh(data)
 	r.waiting -= weigh(data)
 }
 
 // work handles whatever waits, until nothing does.
-func (r *rawReaders) work(ctx context.Context) {
+func (r *rawDeliverer) work(ctx context.Context) {
 	for {
 		q, data, handlers, ok := r.take()
 		if !ok {
@@ -172,7 +172,7 @@ func (r *rawReaders) work(ctx context.Context) {
 
 // take returns the next message of the sender whose turn it is. It has none if that
 // was dropped meanwhile.
-func (r *rawReaders) take() (q *rawQueue, data []byte, handlers []*rawHandler, ok bool) {
+func (r *rawDeliverer) take() (q *rawQueue, data []byte, handlers []*rawHandler, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.ready) == 0 || r.closed {
@@ -191,7 +191,7 @@ func (r *rawReaders) take() (q *rawQueue, data []byte, handlers []*rawHandler, o
 }
 
 // done gives the sender its next turn.
-func (r *rawReaders) done(q *rawQueue, data []byte) {
+func (r *rawDeliverer) done(q *rawQueue, data []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if data != nil {
@@ -206,13 +206,13 @@ func (r *rawReaders) done(q *rawQueue, data []byte) {
 	}
 }
 
-func (r *rawReaders) call(ctx context.Context, h *rawHandler, from peer.ID, data []byte) {
-	defer r.mux.recovered("a handler of raw messages panicked", from)
+func (r *rawDeliverer) call(ctx context.Context, h *rawHandler, from peer.ID, data []byte) {
+	defer r.dispatcher.recovered("a handler of raw messages panicked", from)
 	h.f(ctx, from, data)
 }
 
 // close drops what waits.
-func (r *rawReaders) close() {
+func (r *rawDeliverer) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed = true

@@ -11,13 +11,13 @@ import (
 	"github.com/multiformats/go-multistream"
 )
 
-// endWait is how long after its streams a connection may end: of QUIC they fail first.
+// connectionEndWait is how long after its streams a connection may end: of QUIC they fail first.
 // It is milliseconds on a busy machine.
-const endWait = 100 * time.Millisecond
+const connectionEndWait = 100 * time.Millisecond
 
-// ended tells whether one of these connections is at its end. err is why a stream on one
+// connectionEnded tells whether one of these connections is at its end. err is why a stream on one
 // of them failed; where that may be the first sign of the end, ended waits for the rest.
-func ended(ctx context.Context, n network.Network, conns []network.Conn, err error) bool {
+func connectionEnded(ctx context.Context, n network.Network, conns []network.Conn, err error) bool {
 	gone := make(chan struct{}, 1)
 	hears := &network.NotifyBundle{DisconnectedF: func(_ network.Network, c network.Conn) {
 		if slices.Contains(conns, c) {
@@ -32,10 +32,10 @@ func ended(ctx context.Context, n network.Network, conns []network.Conn, err err
 	switch {
 	case slices.ContainsFunc(conns, network.Conn.IsClosed):
 		return true
-	case len(conns) == 0 || isRefusal(err):
+	case len(conns) == 0 || isStreamRefusal(err):
 		return false
 	}
-	patience := time.NewTimer(endWait)
+	patience := time.NewTimer(connectionEndWait)
 	defer patience.Stop()
 	select {
 	case <-gone:
@@ -46,8 +46,8 @@ func ended(ctx context.Context, n network.Network, conns []network.Conn, err err
 	return false
 }
 
-// isRefusal tells whether the peer itself ended a stream, or knows no protocol of ours.
-func isRefusal(err error) bool {
+// isStreamRefusal tells whether the peer itself ended a stream, or knows no protocol of ours.
+func isStreamRefusal(err error) bool {
 	_, reset := errors.AsType[*network.StreamError](err)
 	_, unknown := errors.AsType[multistream.ErrNotSupported[protocol.ID]](err)
 	return reset || unknown

@@ -19,28 +19,28 @@ import (
 	"github.com/go-smokesignal/smokesignal/events/internal/store"
 )
 
-// inbox drives the engine: it tells it what comes from pubsub, neighbours and the
+// engineDriver drives the engine: it tells it what comes from pubsub, neighbours and the
 // clock, and carries out what it decides. Messages are taken in pubsub's event
 // loop, before pubsub passes them on: a mark then covers all that a neighbour not
 // yet on the topic has missed.
-type inbox struct {
+type engineDriver struct {
 	b *Broadcast
 
-	mu        sync.Mutex
-	closed    bool
-	engine    *engine.Engine[*original]
-	links     map[peer.ID]*teller
-	met       atomic.Bool   // there was a neighbour
-	strangers int           // streams of peers that are not yet neighbours
-	timer     *time.Timer   // calls advance
-	due       time.Time     // when; zero: not set
-	warned    limiter       // of old sessions
-	change    chan struct{} // closed when somebody acknowledged, came or went; nil: nobody waits
+	mu              sync.Mutex
+	closed          bool
+	engine          *engine.Engine[*signedBatch]
+	links           map[peer.ID]*markSender
+	hadNeighbor     atomic.Bool   // there was a neighbour
+	unlinkedStreams int           // streams of peers that are not yet neighbours
+	timer           *time.Timer   // calls advance
+	timerDue        time.Time     // when; zero: not set
+	warned          logLimiter    // of old sessions
+	change          chan struct{} // closed when somebody acknowledged, came or went; nil: nobody waits
 
-	proof atomic.Pointer[proof] // that Prove waits for
+	check atomic.Pointer[pubsubCheck] // that Prove waits for
 
-	flying bool          // a batch of ours is not yet through pubsub's event loop
-	room   chan struct{} // has a value when another may be published
+	inFlight bool          // a batch of ours is not yet through pubsub's event loop
+	capacity chan struct{} // has a value when another may be published
 }
 
 // How long what is missing is waited for at most, after it has left every store. It
@@ -56,11 +56,11 @@ const (
 // is at work; the first event of all is never held up.
 const settleTimeout = 5 * time.Second
 
-func (in *inbox) init(b *Broadcast) {
+func (in *engineDriver) init(b *Broadcast) {
 	in.b = b
-	in.links = make(map[peer.ID]*teller)
-	in.room = make(chan struct{}, 1)
-	in.engine = engine.New[*original](b.host.ID(), b.session, engine.Config{
+	in.links = make(map[peer.ID]*markSender)
+	in.capacity = make(chan struct{}, 1)
+	in.engine = engine.New[*signedBatch](b.host.ID(), b.session, engine.Config{
 		Order:  order.Config{GapTimeout: b.cfg.StoreAge + gapAfter, Settle: settleTimeout, MaxHeld: b.cfg.StoreBytes / 2, MaxTotal: b.cfg.StoreBytes},
 		Store:  store.Config{MaxAge: b.cfg.StoreAge, MaxBytes: b.cfg.StoreBytes},
 		Repair: repair.Config{Doubt: b.cfg.StoreAge + doubtAfter},
@@ -68,11 +68,11 @@ func (in *inbox) init(b *Broadcast) {
 	})
 }
 
-// take is the subscription's filter. It runs in pubsub's event loop, so it does
+// receiveMessage is the subscription's filter. It runs in pubsub's event loop, so it does
 // not block, and keeps every message out of the subscription's own queue.
-func (in *inbox) take(m *pubsub.Message) bool {
+func (in *engineDriver) receiveMessage(m *pubsub.Message) bool {
 	defer in.recover()
-	if in.proves(m) {
+	if in.isCheck(m) {
 		return false
 	}
 	if len(m.Signature) == 0 {
@@ -80,7 +80,7 @@ func (in *inbox) take(m *pubsub.Message) bool {
 		return false
 	}
 	sender := m.GetFrom() // proven by the signature
-	o, err := parseOriginal(m.Message)
+	o, err := parseSignedBatch(m.Message)
 	switch {
 	case errors.Is(err, errBounds):
 		in.b.stats.malformed.Add(1)
@@ -101,19 +101,19 @@ func (in *inbox) take(m *pubsub.Message) bool {
 	}
 	now := time.Now()
 	if sender != in.b.host.ID() {
-		in.receive(now, sender, o, m.ReceivedFrom)
+		in.receiveBatch(now, sender, o, m.ReceivedFrom)
 	} else if o.session == in.b.session && o.first == in.engine.Published() {
-		in.engine.Own(now, in.batch(o))
-		in.flying = false
+		in.engine.Own(now, in.engineBatch(o))
+		in.inFlight = false
 		in.changed()
 	}
-	in.perform(now)
+	in.carryOut(now)
 	return false
 }
 
-// receive gives a batch to the engine.
-func (in *inbox) receive(now time.Time, sender peer.ID, o *original, giver peer.ID) {
-	switch in.engine.Receive(now, sender, in.batch(o), giver) {
+// receiveBatch gives a batch to the engine.
+func (in *engineDriver) receiveBatch(now time.Time, sender peer.ID, o *signedBatch, giver peer.ID) {
+	switch in.engine.Receive(now, sender, in.engineBatch(o), giver) {
 	case order.Duplicate:
 		in.b.stats.duplicates.Add(1)
 	case order.OldSession:
@@ -122,19 +122,19 @@ func (in *inbox) receive(now time.Time, sender peer.ID, o *original, giver peer.
 	}
 }
 
-func (in *inbox) batch(o *original) engine.Batch[*original] {
-	return engine.Batch[*original]{Session: o.session, First: o.first, Count: o.count, Size: o.size(), Value: o}
+func (in *engineDriver) engineBatch(o *signedBatch) engine.Batch[*signedBatch] {
+	return engine.Batch[*signedBatch]{Session: o.session, First: o.first, Count: o.count, Size: o.size(), Value: o}
 }
 
 // recover keeps a fault of ours from ending pubsub, and the program with it.
-func (in *inbox) recover() {
+func (in *engineDriver) recover() {
 	if v := recover(); v != nil {
 		in.b.log.Error("a panic in pubsub's event loop", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 	}
 }
 
-// do lets f use the engine, and carries out what it decides, unless all is over.
-func (in *inbox) do(f func(now time.Time, e *engine.Engine[*original])) bool {
+// withEngine lets f use the engine, and carries out what it decides, unless all is over.
+func (in *engineDriver) withEngine(f func(now time.Time, e *engine.Engine[*signedBatch])) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.closed {
@@ -142,39 +142,39 @@ func (in *inbox) do(f func(now time.Time, e *engine.Engine[*original])) bool {
 	}
 	now := time.Now()
 	f(now, in.engine)
-	in.perform(now)
+	in.carryOut(now)
 	return true
 }
 
-// advance is the timer's.
-func (in *inbox) advance() {
-	in.do(func(time.Time, *engine.Engine[*original]) { in.due = time.Time{} })
+// onTimer is the timer's.
+func (in *engineDriver) onTimer() {
+	in.withEngine(func(time.Time, *engine.Engine[*signedBatch]) { in.timerDue = time.Time{} })
 }
 
-// perform carries out what the engine decided and sets the timer. It needs mu.
-func (in *inbox) perform(now time.Time) {
+// carryOut carries out what the engine decided and sets the timer. It needs mu.
+func (in *engineDriver) carryOut(now time.Time) {
 	out := in.engine.Output(now)
 	for i := range out.Steps {
-		in.b.readers.put(&out.Steps[i])
+		in.b.deliverer.enqueue(&out.Steps[i])
 	}
 	for _, a := range out.Asks {
-		in.b.tasks.Go(func() { in.b.ask(a) })
+		in.b.tasks.Go(func() { in.b.repairFrom(a) })
 	}
 	for _, id := range out.Due {
 		if l := in.links[id]; l != nil {
 			signal(l.wake)
 		}
 	}
-	if !in.flying && in.engine.Room() {
-		signal(in.room)
+	if !in.inFlight && in.engine.Room() {
+		signal(in.capacity)
 	}
 	next := in.engine.Next()
-	if next.IsZero() || next.Equal(in.due) || !in.due.IsZero() && in.due.After(now) && in.due.Before(next) {
+	if next.IsZero() || next.Equal(in.timerDue) || !in.timerDue.IsZero() && in.timerDue.After(now) && in.timerDue.Before(next) {
 		return // a timer that is early does no harm
 	}
-	in.due = next
+	in.timerDue = next
 	if in.timer == nil {
-		in.timer = time.AfterFunc(next.Sub(now), in.advance)
+		in.timer = time.AfterFunc(next.Sub(now), in.onTimer)
 	} else {
 		in.timer.Reset(next.Sub(now))
 	}
@@ -189,16 +189,16 @@ func signal(c chan<- struct{}) {
 }
 
 // changed wakes who waits for an acknowledgement or a neighbour. It needs mu.
-func (in *inbox) changed() {
+func (in *engineDriver) changed() {
 	if in.change != nil {
 		close(in.change)
 		in.change = nil
 	}
 }
 
-// until waits until ok, which is asked with the lock, or until ctx or the
+// waitUntil waits until ok, which is asked with the lock, or until ctx or the
 // Broadcast ends.
-func (in *inbox) until(ctx context.Context, ok func() bool) error {
+func (in *engineDriver) waitUntil(ctx context.Context, ok func() bool) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	for !ok() {
@@ -211,7 +211,7 @@ func (in *inbox) until(ctx context.Context, ok func() bool) error {
 		select {
 		case <-change:
 		case <-ctx.Done():
-			err = in.b.ended(ctx)
+			err = in.b.closedOr(ctx)
 		case <-in.b.ctx.Done():
 			err = ErrClosed
 		}
@@ -223,38 +223,38 @@ func (in *inbox) until(ctx context.Context, ok func() bool) error {
 	return nil
 }
 
-// reserve reports whether a batch may be published now, which then has to be done.
+// reservePublish reports whether a batch may be published now, which then has to be done.
 // The one before has to be through pubsub's event loop, as only there is it known
 // to the engine. With calm the neighbours must also have nearly all there is.
-func (in *inbox) reserve(calm bool) bool {
+func (in *engineDriver) reservePublish(calm bool) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.flying || !in.engine.Room() || calm && in.engine.Behind() > calmBatches {
+	if in.inFlight || !in.engine.Room() || calm && in.engine.Behind() > calmBatches {
 		return false
 	}
-	in.flying = true
+	in.inFlight = true
 	return true
 }
 
-// awaitRoom waits until the neighbours can take another batch, and returns how many
+// awaitCapacity waits until the neighbours can take another batch, and returns how many
 // they lack.
-func (in *inbox) awaitRoom() (behind int, err error) {
+func (in *engineDriver) awaitCapacity() (behind int, err error) {
 	for {
 		in.mu.Lock()
-		room, behind := !in.flying && in.engine.Room(), in.engine.Behind()
+		room, behind := !in.inFlight && in.engine.Room(), in.engine.Behind()
 		in.mu.Unlock()
 		if room {
 			return behind, nil
 		}
 		select {
-		case <-in.room:
+		case <-in.capacity:
 		case <-in.b.ctx.Done():
 			return 0, ErrClosed
 		}
 	}
 }
 
-func (in *inbox) close() {
+func (in *engineDriver) close() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.closed = true
@@ -264,13 +264,13 @@ func (in *inbox) close() {
 	in.changed()
 }
 
-// limiter logs a warning at most once a second, with how many there were.
-type limiter struct {
+// logLimiter logs a warning at most once a second, with how many there were.
+type logLimiter struct {
 	last  time.Time
 	count uint64
 }
 
-func (l *limiter) warn(log *slog.Logger, now time.Time, n uint64, msg string, args ...any) {
+func (l *logLimiter) warn(log *slog.Logger, now time.Time, n uint64, msg string, args ...any) {
 	l.count += n
 	if now.Sub(l.last) < time.Second {
 		return

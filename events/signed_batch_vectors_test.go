@@ -26,7 +26,7 @@ func TestVectorsOfOriginals(t *testing.T) {
 		if err != nil {
 			return v, err
 		}
-		if _, err := decodeOriginal(b, sender, msg.GetTopic()); err != nil {
+		if _, err := decodeSignedBatch(b, sender, msg.GetTopic()); err != nil {
 			return v, err
 		}
 		return vector{sender.String(), msg.GetTopic(), msg.Data}, nil

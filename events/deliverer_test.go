@@ -20,12 +20,12 @@ import (
 // newInbox returns what of a Broadcast handles what comes, without a network.
 func newInbox(t *testing.T, admit func(context.Context, peer.ID) error) *Broadcast {
 	log := logging.Room("events", nil)
-	b := &Broadcast{log: log, mux: newMux(log), cfg: BroadcastConfig{Admit: admit}, ctx: t.Context()}
-	b.in = inbox{b: b, room: make(chan struct{}, 1), engine: engine.New[*original]("ourselves", rawSession(0), engine.Config{
+	b := &Broadcast{log: log, dispatcher: newDispatcher(log), cfg: BroadcastConfig{Admit: admit}, ctx: t.Context()}
+	b.driver = engineDriver{b: b, capacity: make(chan struct{}, 1), engine: engine.New[*signedBatch]("ourselves", rawSession(0), engine.Config{
 		Order: order.Config{MaxSenders: 2 * maxQueues},
 		Store: store.Config{MaxBytes: 64 << 20}, // so that only the queues are short
 	})}
-	b.readers.init(b)
+	b.deliverer.init(b)
 	return b
 }
 
@@ -39,23 +39,23 @@ func TestReadersBoundSenders(t *testing.T) {
 			<-admitted
 			return nil
 		})
-		defer b.in.close()
+		defer b.driver.close()
 		receive := func(sender peer.ID, first uint64) {
 			t.Helper()
-			o, err := parseOriginal(&pb.Message{Data: batchOf(t, rawSession(1), first, "x")})
+			o, err := parseSignedBatch(&pb.Message{Data: batchOf(t, rawSession(1), first, "x")})
 			if err != nil {
 				t.Fatal(err)
 			}
-			b.in.mu.Lock()
-			defer b.in.mu.Unlock()
+			b.driver.mu.Lock()
+			defer b.driver.mu.Unlock()
 			now := time.Now()
-			b.in.receive(now, sender, o, "neighbour")
-			b.in.perform(now)
+			b.driver.receiveBatch(now, sender, o, "neighbour")
+			b.driver.carryOut(now)
 		}
 		stored := func(sender peer.ID) int {
-			b.in.mu.Lock()
-			defer b.in.mu.Unlock()
-			return len(b.in.engine.Stored(sender, rawSession(1), 1, 10, 1<<20))
+			b.driver.mu.Lock()
+			defer b.driver.mu.Unlock()
+			return len(b.driver.engine.Stored(sender, rawSession(1), 1, 10, 1<<20))
 		}
 		for i := range maxQueues {
 			receive(peer.ID(fmt.Sprint(i)), 1)
@@ -73,15 +73,15 @@ func TestReadersBoundSenders(t *testing.T) {
 			t.Errorf("%d batches are kept of a sender that was dropped, %d of one that waits", dropped, waiting)
 		}
 		receive(known, 2)
-		if n, st := len(b.readers.queues), b.Stats(); n != maxQueues || st.Overrun != more {
+		if n, st := len(b.deliverer.queues), b.Stats(); n != maxQueues || st.Overrun != more {
 			t.Errorf("%d senders wait, %d events were dropped, want %d and %d", n, st.Overrun, maxQueues, more)
 		}
 		close(admitted)
 		synctest.Wait()
 		receive("more 1", 2)
 		synctest.Wait()
-		if st := b.Stats(); st.Delivered != maxQueues+2 || st.Overrun != more || st.Lost != 0 || len(b.readers.queues) != 0 {
-			t.Errorf("%d senders are left, %+v", len(b.readers.queues), st)
+		if st := b.Stats(); st.Delivered != maxQueues+2 || st.Overrun != more || st.Lost != 0 || len(b.deliverer.queues) != 0 {
+			t.Errorf("%d senders are left, %+v", len(b.deliverer.queues), st)
 		}
 	})
 }

@@ -17,25 +17,25 @@ const (
 	viewBytes  = 64 << 10
 )
 
-// streamView shows the events named StreamName as a byte stream in each
+// pipe shows the events named StreamName as a byte stream in each
 // direction.
-type streamView struct {
+type pipe struct {
 	emit func([]byte) error
 	off  func()
 
-	mu     sync.Mutex
-	change sync.Cond // of what follows
-	queue  [][]byte  // events not read; the first may be read in part
-	bytes  int       // in queue
-	ended  bool      // nothing will come any more
-	closed bool
+	mu      sync.Mutex
+	change  sync.Cond // of what follows
+	queue   [][]byte  // events not read; the first may be read in part
+	bytes   int       // in queue
+	drained bool      // nothing will come any more
+	closed  bool
 }
 
-// newStreamView subscribes with on and returns the view. Its Close calls off,
+// newPipe subscribes with on and returns the view. Its Close calls off,
 // so whoever makes the view can put there what ends a blocked emit. The view
 // of a channel that closes is to be ended, so that its reader sees io.EOF.
-func newStreamView(emit func([]byte) error, on func(func(context.Context, *Event)) (off func())) *streamView {
-	v := &streamView{emit: emit}
+func newPipe(emit func([]byte) error, on func(func(context.Context, *Event)) (off func())) *pipe {
+	v := &pipe{emit: emit}
 	v.change.L = &v.mu
 	v.off = on(v.deliver)
 	return v
@@ -43,7 +43,7 @@ func newStreamView(emit func([]byte) error, on func(func(context.Context, *Event
 
 // deliver is the handler: it blocks while the reader is behind, which holds
 // back the sender of this event.
-func (v *streamView) deliver(ctx context.Context, ev *Event) {
+func (v *pipe) deliver(ctx context.Context, ev *Event) {
 	b, ok := ev.Bytes(0)
 	if !ok {
 		ev.undecodable(ctx, fmt.Errorf("%w: a stream takes one argument of raw bytes", ErrUndecodable))
@@ -61,11 +61,11 @@ func (v *streamView) deliver(ctx context.Context, ev *Event) {
 			v.change.Broadcast()
 		})
 		defer stop()
-		for v.full(b) && !v.ended && ctx.Err() == nil {
+		for v.full(b) && !v.drained && ctx.Err() == nil {
 			v.change.Wait()
 		}
 	}
-	if v.ended || v.full(b) {
+	if v.drained || v.full(b) {
 		return
 	}
 	v.queue = append(v.queue, b)
@@ -73,7 +73,7 @@ func (v *streamView) deliver(ctx context.Context, ev *Event) {
 	v.change.Broadcast()
 }
 
-func (v *streamView) full(b []byte) bool {
+func (v *pipe) full(b []byte) bool {
 	return len(v.queue) == viewEvents || len(v.queue) > 0 && v.bytes+len(b) > viewBytes
 }
 
@@ -81,14 +81,14 @@ func (v *streamView) full(b []byte) bool {
 // Read returns the rest. It never returns bytes of two events, so never of two
 // senders. After Close, and after the node has closed and everything was read,
 // it returns io.EOF.
-func (v *streamView) Read(p []byte) (int, error) {
+func (v *pipe) Read(p []byte) (int, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if len(p) == 0 {
 		return 0, nil
 	}
 	for len(v.queue) == 0 {
-		if v.ended {
+		if v.drained {
 			return 0, io.EOF
 		}
 		v.change.Wait()
@@ -104,7 +104,7 @@ func (v *streamView) Read(p []byte) (int, error) {
 }
 
 // Write emits p as one event, as Emit does. Nothing is sent for an empty p.
-func (v *streamView) Write(p []byte) (int, error) {
+func (v *pipe) Write(p []byte) (int, error) {
 	if v.isClosed() {
 		return 0, ErrClosed
 	}
@@ -120,7 +120,7 @@ func (v *streamView) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (v *streamView) isClosed() bool {
+func (v *pipe) isClosed() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.closed
@@ -128,20 +128,20 @@ func (v *streamView) isClosed() bool {
 
 // Close ends the view: a blocked Read returns io.EOF, a blocked Write
 // ErrClosed, what was not read is dropped. It always returns nil.
-func (v *streamView) Close() error {
+func (v *pipe) Close() error {
 	v.off()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.ended, v.closed = true, true
+	v.drained, v.closed = true, true
 	v.queue, v.bytes = nil, 0
 	v.change.Broadcast()
 	return nil
 }
 
 // end lets the reader read what is left and then see io.EOF.
-func (v *streamView) end() {
+func (v *pipe) end() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.ended = true
+	v.drained = true
 	v.change.Broadcast()
 }

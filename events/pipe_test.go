@@ -13,9 +13,9 @@ import (
 
 // newView returns a view whose events are delivered through the mux, and where
 // its writes go.
-func newView(m *mux) (v *streamView, written *[]string) {
+func newView(m *dispatcher) (v *pipe, written *[]string) {
 	written = new([]string)
-	return newStreamView(func(b []byte) error {
+	return newPipe(func(b []byte) error {
 		*written = append(*written, string(b))
 		return nil
 	}, func(f func(context.Context, *Event)) func() { return m.on(StreamName, f) }), written
@@ -31,7 +31,7 @@ func read(t *testing.T, r io.Reader, n int, want string) {
 }
 
 func TestReadReturnsOneEventAtATime(t *testing.T) {
-	m := newMux(discard)
+	m := newDispatcher(discard)
 	v, _ := newView(m)
 	for _, s := range []string{"a long one", "", "b", "c"} {
 		m.dispatch(t.Context(), decoded(t, StreamName, []byte(s)))
@@ -54,7 +54,7 @@ func TestReadReturnsOneEventAtATime(t *testing.T) {
 }
 
 func TestWriteIsOneEvent(t *testing.T) {
-	v, written := newView(newMux(discard))
+	v, written := newView(newDispatcher(discard))
 	for _, s := range []string{"one", "", "two"} {
 		if n, err := io.WriteString(v, s); n != len(s) || err != nil {
 			t.Error(n, err)
@@ -74,7 +74,7 @@ func TestWriteIsOneEvent(t *testing.T) {
 func TestUnreadViewHoldsBackUntilClosed(t *testing.T) {
 	for _, size := range []int{1, 1000, 100 << 10} {
 		bubble.Test(t, func(t *testing.T) {
-			m := newMux(discard)
+			m := newDispatcher(discard)
 			v, _ := newView(m)
 			sent := 0
 			go func() {
@@ -105,7 +105,7 @@ func TestUnreadViewHoldsBackUntilClosed(t *testing.T) {
 // The handler's context ends a delivery that waits; the node is closing then.
 func TestDeliveryEndsWithItsContext(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
-		m := newMux(discard)
+		m := newDispatcher(discard)
 		v, _ := newView(m)
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan struct{})
@@ -127,9 +127,9 @@ func TestDeliveryEndsWithItsContext(t *testing.T) {
 
 func TestCloseEndsReadAndWrite(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
-		m := newMux(discard)
+		m := newDispatcher(discard)
 		off := make(chan struct{})
-		v := newStreamView(
+		v := newPipe(
 			func([]byte) error { <-off; return context.Canceled },
 			func(f func(context.Context, *Event)) func() {
 				off1 := m.on(StreamName, f)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"sync"
@@ -15,31 +16,106 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
-// Topic takes part in a pubsub topic that others made. See Node.Topic.
-type Topic = events.Topic
+// A Topic takes part in a pubsub topic of any libp2p application: floodsub or gossipsub, in
+// any language, with signed messages, which are everybody's default. Publish sends exactly
+// the bytes it is given, and the author of every received message is proven. Node.Topic
+// returns it.
+//
+// Pubsub delivers each message at most once, and nothing is repaired. A message reaches the
+// peers on the topic to which this node is connected; whether they pass it on is up to
+// their pubsub. All methods may be called from several goroutines, and from handlers.
+type Topic struct {
+	channel *events.Topic
+}
 
-// topics are those that Node.Topic has returned.
+// Name returns the name of the topic.
+func (t *Topic) Name() string { return t.channel.Name() }
+
+// MaxSize returns how many bytes Publish accepts: about 1 MiB less the envelope.
+func (t *Topic) MaxSize() int { return t.channel.MaxSize() }
+
+// Publish sends data, exactly as it is and signed by this node, to everybody on the topic.
+// data may be empty, and belongs to the caller again when Publish returns. Nil means that
+// it is on its way to the members; nobody confirms it, and a member that reads nothing for
+// five seconds misses what is sent to it then.
+//
+// Publish waits, at most five seconds, while a member is far behind, until ctx ends. Later
+// calls do not wait for that member until it has caught up. These errors come at once:
+// ErrTooLarge (data has more than MaxSize bytes), ErrNoPeers (nobody is on the topic, see
+// Ready) and ErrClosed. After an error nothing was sent.
+func (t *Topic) Publish(ctx context.Context, data []byte) error { return t.channel.Publish(ctx, data) }
+
+// On calls f for what others publish on the topic. The signature has proven that from is the
+// author. data belongs to f, and may be empty. off removes f.
+//
+// The messages of one author are handled one after the other in the order of their arrival;
+// f may run for several authors at once. At most 4 MiB and 4,096 authors wait for handlers;
+// beyond that, messages of the author with the most waiting are dropped and counted. The
+// ctx of f ends when the Topic closes. A panic of f is caught, counted and logged.
+func (t *Topic) On(f func(ctx context.Context, from ID, data []byte)) (off func()) {
+	return t.channel.On(f)
+}
+
+// All returns what others publish as a loop on the caller's goroutine. It subscribes at
+// once, so messages that arrive before the loop begins are not missed. The loop ends when
+// ctx ends or the Topic closes. It can be run once. While its body runs, messages wait as
+// for a slow handler; if the loop is never run, ctx has to end to release them.
+func (t *Topic) All(ctx context.Context) iter.Seq2[ID, []byte] { return t.channel.All(ctx) }
+
+// Members returns the peers on the topic to which this node is connected. The slice is the
+// caller's.
+func (t *Topic) Members() []ID { return t.channel.Members() }
+
+// Ready waits until somebody is on the topic, so that Publish reaches them. A connection is
+// not enough for that. When ctx ends first the error is ErrNoPeers and that of ctx. After
+// Close it is ErrClosed.
+func (t *Topic) Ready(ctx context.Context) error { return t.channel.Ready(ctx) }
+
+// OnJoin calls f for each member of the topic: for those that are there already, and for
+// others when they come. When f is called, what is published goes to that member. The
+// handlers of OnJoin and OnLeave run one at a time; a member that came and left while one
+// was busy is not reported. off removes f.
+func (t *Topic) OnJoin(f func(ctx context.Context, p ID)) (off func()) { return t.channel.OnJoin(f) }
+
+// OnLeave calls f when a member has left the topic, or is no longer connected. off removes f.
+func (t *Topic) OnLeave(f func(ctx context.Context, p ID)) (off func()) { return t.channel.OnLeave(f) }
+
+// TopicStats counts since the Topic was made.
+type TopicStats struct {
+	Published uint64 // messages that Publish has sent
+	Received  uint64 // messages that handlers got
+	Dropped   uint64 // messages dropped because handlers were too slow, or at Close
+	Unsigned  uint64 // messages without a signature, which were dropped
+	Unhandled uint64 // messages without a handler
+	Panics    uint64 // of handlers
+}
+
+// Stats returns the counters. It does not block.
+func (t *Topic) Stats() TopicStats { return TopicStats(t.channel.Stats()) }
+
+// Close leaves the topic, drops what waits for handlers, and ends the contexts of handlers,
+// for which it does not wait. It may be called again, and from a handler. The node closes
+// its topics by itself.
+func (t *Topic) Close() { t.channel.Close() }
+
+// topics are the Topics of a node.
 type topics struct {
 	mu     sync.Mutex
 	closed bool
-	open   map[string]*Topic // or closed a moment ago
-	all    map[*Topic]bool   // also those whose handlers still run
+	open   map[string]*Topic // by name; also a Topic that was closed a moment ago
+	all    map[*Topic]bool   // also closed Topics with handlers that still run
 	tasks  sync.WaitGroup
 }
 
-// Topic takes part in the pubsub topic of that name, of any libp2p application:
-// floodsub or gossipsub, in any language, with signed messages, which is everybody's
-// default. Published are the bytes given, without prefix or envelope, and received are
-// the bytes of others, with the author proven.
+// Topic takes part in the pubsub topic of that name. It may be called before Start. A second
+// call with the same name returns the same Topic until that is closed. From the first Topic
+// on, the node speaks pubsub with everybody it is connected to.
 //
-// Peers on the topic need not be nodes, and are not linked to: Connect connects to them,
-// or they connect to this node. From the first Topic on, the
-// node speaks pubsub with everybody it is connected to.
+// Peers on the topic need not be nodes, and the node makes no links to them: Dial connects
+// to them, or they connect to this node.
 //
-// A second call with the same name returns the same Topic while that is open. It may be
-// called before Start. The node closes its topics. The error is ErrClosed, or says what is
-// wrong with the name: the node's own topic, smokesignal/NETWORK, cannot be had, since
-// Broadcast().OnRaw gives what comes raw there.
+// The error is ErrClosed, or says what is wrong with the name. The node's own topic,
+// smokesignal/NETWORK, is an error: use Broadcast().OnRaw to hear plain messages there.
 func (n *Node) Topic(name string) (*Topic, error) {
 	if name == n.topic {
 		return nil, fmt.Errorf("smokesignal: topic %q is the network's own: emit events there with Broadcast(), and hear with Broadcast().OnRaw what is no event", name)
@@ -51,8 +127,9 @@ func (n *Node) Topic(name string) (*Topic, error) {
 	}
 	if t := n.topics.open[name]; t != nil {
 		select {
-		case <-t.Done():
-			t.Close() // which waits until the topic is left
+		case <-t.channel.Done():
+			// Close waits until the topic is left; before, it cannot be joined again.
+			t.Close()
 		default:
 			return t, nil
 		}
@@ -61,10 +138,11 @@ func (n *Node) Topic(name string) (*Topic, error) {
 	if n.gate != nil {
 		cfg.AwaitRoom = n.gate.AwaitRoom
 	}
-	t, err := events.NewTopic(n.pubsub, n.host, cfg)
+	channel, err := events.NewTopic(n.pubsub, n.host, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("smokesignal: %w", err)
 	}
+	t := &Topic{channel}
 	if n.gate != nil {
 		n.gate.Open()
 	}
@@ -72,14 +150,14 @@ func (n *Node) Topic(name string) (*Topic, error) {
 		n.topics.open, n.topics.all = map[string]*Topic{}, map[*Topic]bool{}
 	}
 	n.topics.open[name], n.topics.all[t] = t, true
-	n.topics.tasks.Go(func() { n.topics.forget(t) })
+	n.topics.tasks.Go(func() { n.topics.removeClosed(t) })
 	return t, nil
 }
 
-// forget forgets t when it is closed and its handlers have ended.
-func (l *topics) forget(t *Topic) {
-	<-t.Done()
-	t.Shutdown(context.Background())
+// removeClosed removes t from the lists when it is closed and its handlers have ended.
+func (l *topics) removeClosed(t *Topic) {
+	<-t.channel.Done()
+	t.channel.Shutdown(context.Background())
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.all, t)
@@ -99,10 +177,11 @@ func (l *topics) close(ctx context.Context) error {
 		t.Close()
 	}
 	for _, t := range all {
-		errs = append(errs, t.Shutdown(ctx))
+		errs = append(errs, t.channel.Shutdown(ctx))
 	}
 	err := errors.Join(errs...)
-	if err == nil && !inHandler(ctx) { // a handler that closes its node goes on
+	// In a handler of a topic the tasks wait for that very handler.
+	if err == nil && !inHandler(ctx) {
 		l.tasks.Wait()
 	}
 	return err

@@ -46,6 +46,9 @@ func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, slo
 	if addr.HasDirect(d.host.Network(), p) {
 		return nil
 	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx) // slots.take might find a free one all the same
+	}
 	release, err := slots.take(ctx)
 	if err != nil {
 		return err

@@ -134,18 +134,21 @@ type Driver struct {
 	log   *slog.Logger
 	state *overlay.State
 
-	inbox    inbox
-	ctx      context.Context
-	cancel   context.CancelCauseFunc
-	tasks    sync.WaitGroup
-	done     chan struct{} // closed when the loop has ended
-	dials    slots
-	answers  slots // for dials that are made to answer
-	dialling dialling
+	inbox       inbox
+	ctx         context.Context
+	cancel      context.CancelCauseFunc
+	dialCtx     context.Context // ends before ctx, when no message is worth a dial any more
+	stopDialing context.CancelCauseFunc
+	tasks       sync.WaitGroup
+	done        chan struct{} // closed when the loop has ended
+	dials       slots
+	answers     slots // for dials that are made to answer
+	dialling    dialling
 
 	// Owned by the loop.
 	seeds   []*seedState
-	senders map[peer.ID]*sender
+	writers map[peer.ID]*peerWriter
+	leaving bool // Leave or Close has begun
 	adds    map[uint64]chan overlay.Added
 	finds   map[uint64]*lookup
 	calling int // back, nodes that look for this one
@@ -187,7 +190,7 @@ func New(cfg Config) *Driver {
 		dials:    make(slots, overlay.MaxDials),
 		answers:  make(slots, maxAnswerDials),
 		dialling: dialling{to: map[peer.ID]int{}},
-		senders:  map[peer.ID]*sender{},
+		writers:  map[peer.ID]*peerWriter{},
 		adds:     map[uint64]chan overlay.Added{},
 		inbound:  map[peer.ID]int{},
 		links:    map[peer.ID]bool{},
@@ -200,6 +203,7 @@ func New(cfg Config) *Driver {
 	}
 	d.guard.dials = map[string]*dialled{}
 	d.ctx, d.cancel = context.WithCancelCause(context.Background())
+	d.dialCtx, d.stopDialing = context.WithCancelCause(d.ctx)
 	for _, s := range cfg.Seeds {
 		d.seeds = append(d.seeds, &seedState{seed: s})
 	}
@@ -355,8 +359,8 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 		d.cfg.Hooks.Linked(o.Peer, o.Greeting)
 		d.seedLinked(o.Peer)
 	case overlay.Unlinked:
-		if s := d.senders[o.Peer]; s != nil {
-			s.farewell = o.Reason == overlay.ReasonClosed
+		if w := d.writers[o.Peer]; w != nil {
+			w.farewell = d.leaving
 		}
 		d.host.ConnManager().Unprotect(o.Peer, protectTag)
 		d.mark(o.Peer, false)
@@ -516,7 +520,16 @@ func (d *Driver) RTT(p peer.ID) (rtt time.Duration) {
 
 // Leave ends all links and tells the peers. The driver looks for no others.
 func (d *Driver) Leave(ctx context.Context) error {
-	return d.ask(ctx, func() { d.step(overlay.Close{}) })
+	return d.ask(ctx, d.leave)
+}
+
+// leave ends all links. It runs on the loop.
+func (d *Driver) leave() {
+	d.leaving = true
+	// A peer that is not connected any more has noticed that the link is gone. A dial
+	// to it would only delay Close, which waits for the farewells.
+	d.stopDialing(ErrClosed)
+	d.step(overlay.Close{})
 }
 
 // Close ends all links, waits a second at most until the peers have been told,
@@ -535,19 +548,20 @@ func (d *Driver) Close() {
 		if d.lan != nil {
 			d.lan.Close()
 		}
-		var farewells []*sender
+		var farewells []*peerWriter
 		d.ask(context.Background(), func() {
-			d.step(overlay.Close{})
-			for _, s := range d.senders {
-				if s.farewell {
-					farewells = append(farewells, s)
+			d.leave()
+			for _, w := range d.writers {
+				// Links only: a peer that was merely asked something waits for nothing.
+				if w.farewell {
+					farewells = append(farewells, w)
 				}
 			}
 		})
 		ctx, cancel := context.WithTimeout(d.ctx, leaveTimeout)
 		defer cancel()
-		for _, s := range farewells {
-			s.finish(ctx)
+		for _, w := range farewells {
+			w.finish(ctx)
 		}
 	} else {
 		close(d.done)

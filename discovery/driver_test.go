@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p"
+	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
@@ -40,6 +41,7 @@ type testConfig struct {
 	seeds    []string
 	listen   string
 	opts     []libp2p.Option // of the host
+	host     corehost.Host   // instead of a new one
 }
 
 func newTester(t *testing.T, cfg testConfig) *tester {
@@ -50,9 +52,12 @@ func newTester(t *testing.T, cfg testConfig) *tester {
 	if cfg.network == "" {
 		cfg.network = "home"
 	}
-	h, err := libp2p.New(append(cfg.opts, libp2p.ListenAddrStrings(cfg.listen), libp2p.DisableMetrics())...)
-	if err != nil {
-		t.Fatal(err)
+	h := cfg.host
+	if h == nil {
+		var err error
+		if h, err = libp2p.New(append(cfg.opts, libp2p.ListenAddrStrings(cfg.listen), libp2p.DisableMetrics())...); err != nil {
+			t.Fatal(err)
+		}
 	}
 	var seeds []*Seed
 	for _, text := range cfg.seeds {

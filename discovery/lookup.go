@@ -91,7 +91,7 @@ func (d *Driver) FindPeer(ctx context.Context, p peer.ID) (peer.AddrInfo, error)
 	if err != nil {
 		return peer.AddrInfo{}, err
 	}
-	defer d.leave(l)
+	defer d.leaveLookup(l)
 	select {
 	case <-l.done:
 		if l.err != nil {
@@ -175,8 +175,8 @@ func (d *Driver) join(p peer.ID) (*lookup, error) {
 	return l, nil
 }
 
-// leave is called by who has joined. A search that nobody waits for ends.
-func (d *Driver) leave(l *lookup) {
+// leaveLookup is called by who has joined. A search that nobody waits for ends.
+func (d *Driver) leaveLookup(l *lookup) {
 	d.lookups.mu.Lock()
 	defer d.lookups.mu.Unlock()
 	if l.waiters--; l.waiters == 0 {

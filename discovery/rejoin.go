@@ -6,13 +6,9 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
-
-// protocolID is how multistream names what it negotiated for libp2p.
-type protocolID = protocol.ID
 
 // SeedStatus is what is known of a seed.
 type SeedStatus struct {

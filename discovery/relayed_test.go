@@ -216,7 +216,7 @@ func TestNoLinkOverRelay(t *testing.T) {
 		t.Errorf("AddPeer: %v", err)
 	}
 	// The state machine's own dials say the same.
-	s := &sender{d: a.d, peer: b.d.host.ID()}
+	s := &peerWriter{d: a.d, peer: b.d.host.ID()}
 	opened := make(chan error, 1)
 	go func() {
 		_, err := s.open(nil, a.d.dials)

@@ -1,0 +1,108 @@
+package discovery
+
+import (
+	"testing"
+	"time"
+
+	mocknet "github.com/libp2p/go-libp2p/p2p/net/mock"
+
+	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
+)
+
+// linkedPair returns two linked nodes over QUIC, whose closed ports answer nothing: a dial
+// to one that is gone takes as long as it is given.
+func linkedPair(t *testing.T) (a, b *tester) {
+	t.Helper()
+	const quic = "/ip4/127.0.0.1/udp/0/quic-v1"
+	a = newTester(t, testConfig{max: 5, listen: quic})
+	b = newTester(t, testConfig{min: 1, max: 5, listen: quic, seeds: []string{a.addr()}})
+	a.d.Start()
+	b.d.Start()
+	a.until("link", a.hasLinks(1))
+	b.until("link", b.hasLinks(1))
+	return a, b
+}
+
+// closeHost closes the host of a node under it, as when its process dies, and waits until
+// the other node has lost the connection.
+func (x *tester) closeHost(other *tester) {
+	x.Helper()
+	x.d.host.Close()
+	for deadline := time.Now().Add(15 * time.Second); len(other.d.host.Network().ConnsToPeer(x.d.host.ID())) > 0; {
+		if time.Now().After(deadline) {
+			x.Fatal("the connection was not lost within 15 s")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// wantQuickClose closes the driver, which must take much less than it waits for a peer at
+// most.
+func (x *tester) wantQuickClose() {
+	x.Helper()
+	began := time.Now()
+	x.d.Close()
+	if took := time.Since(began); took > leaveTimeout/2 {
+		x.Errorf("Close took %v", took)
+	}
+}
+
+// TestCloseDoesNotWaitForAPeerThatClosedBefore: the peer said that it closes, and something
+// is being sent to it all the same.
+func TestCloseDoesNotWaitForAPeerThatClosedBefore(t *testing.T) {
+	a, b := linkedPair(t)
+	at := a.d.host.Addrs()
+	a.wantQuickClose()
+	b.until("farewell", b.hasLine("the node was closed"))
+	a.closeHost(b)
+	b.d.ask(t.Context(), func() {
+		b.d.send(overlay.Contact{ID: a.d.host.ID(), Addrs: at}, overlay.Shuffle{})
+	})
+	b.wantQuickClose()
+}
+
+// TestCloseDoesNotWaitForAPeerThatIsGone: the connection of a link is lost, and Close comes
+// before that was noticed.
+func TestCloseDoesNotWaitForAPeerThatIsGone(t *testing.T) {
+	a, b := linkedPair(t)
+	b.d.ask(t.Context(), func() {
+		a.closeHost(b)
+		b.d.leave() // before the loop hears of the lost connection
+	})
+	b.wantQuickClose()
+	a.d.Close()
+}
+
+// TestCloseEndsStreamsWithoutDeadlines: those of mocknet ignore deadlines, so nothing but a
+// reset ends a read.
+func TestCloseEndsStreamsWithoutDeadlines(t *testing.T) {
+	mock := mocknet.New()
+	defer mock.Close()
+	nodes := make([]*tester, 3)
+	for i := range nodes {
+		h, err := mock.GenPeer()
+		if err != nil {
+			t.Fatal(err)
+		}
+		nodes[i] = newTester(t, testConfig{min: 2, max: 5, host: h})
+	}
+	if err := mock.LinkAll(); err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range nodes {
+		x.d.Start()
+	}
+	for _, x := range nodes[1:] {
+		for _, other := range nodes {
+			if other != x {
+				x.d.Learn(overlay.Contact{ID: other.d.host.ID(), Addrs: other.d.host.Addrs()})
+			}
+		}
+	}
+	for _, x := range nodes {
+		x.until("links", x.hasLinks(2))
+	}
+	for _, x := range nodes {
+		x.wantQuickClose()
+	}
+}

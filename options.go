@@ -150,7 +150,7 @@ func PingTimeout(d time.Duration) Option {
 }
 
 // Network sets the name of the network (default "default", or that of the tickets
-// among the Seeds), 1 to 64 bytes of UTF-8; another one is an error at New. Nodes of
+// among the Seeds), 1 to 128 bytes of UTF-8; another one is an error at New. Nodes of
 // different networks do not link to each other. The name is no secret and keeps nobody
 // out who knows it.
 func Network(name string) Option {
@@ -325,8 +325,8 @@ func (c *config) validate() ([]*discovery.Seed, error) {
 	switch {
 	case c.network == "":
 		bad("Network(%q): the name must not be empty", c.network)
-	case len(c.network) > maxNetworkName:
-		bad("Network: the name has %d bytes, at most %d are allowed", len(c.network), maxNetworkName)
+	case len(c.network) > protocol.MaxNetwork:
+		bad("Network: the name has %d bytes, at most %d are allowed", len(c.network), protocol.MaxNetwork)
 	case !utf8.ValidString(c.network):
 		bad("Network(%q): the name is not valid UTF-8", c.network)
 	}
@@ -370,6 +370,3 @@ func (c *config) validate() ([]*discovery.Seed, error) {
 
 // minKeepBytes is room for an event of any size.
 const minKeepBytes = 1 << 20
-
-// maxNetworkName leaves the topic short; the wire allows protocol.MaxNetwork.
-const maxNetworkName = protocol.MaxNetwork / 2

@@ -82,7 +82,8 @@ func TestTicketsHaveANetwork(t *testing.T) {
 		{"tickets of two networks", []smokesignal.Option{seeds(kitchen, garden)}, "", []string{"Seeds", kitchen[:12], garden[:12], `"kitchen"`, `"garden"`}},
 		{"tickets of two networks, of which one is the default", []smokesignal.Option{seeds(plain, garden)}, "", []string{"Seeds", `"default"`, `"garden"`}},
 		{"a ticket that is cut off", []smokesignal.Option{seeds(kitchen[:40])}, "", []string{"Seeds", kitchen[:12], "copy it again"}},
-		{"a network of too long a name", []smokesignal.Option{seeds(ticketFor(t, strings.Repeat("x", 65)))}, "", []string{"65 bytes"}},
+		{"a ticket of a network with the longest name", []smokesignal.Option{seeds(ticketFor(t, strings.Repeat("x", 128)))}, strings.Repeat("x", 128), nil},
+		{"a network with too long a name", []smokesignal.Option{network(strings.Repeat("x", 129))}, "", []string{"129 bytes", "at most 128"}},
 	} {
 		node, err := smokesignal.New(append(c.opts, smokesignal.Listen("127.0.0.1:0"))...)
 		if len(c.errs) > 0 {

@@ -1,20 +1,20 @@
-// Order, repair and windows of a leaf (docs/wire.md, A leaf): what is decided, without a
-// network or a clock. `now` is in ms and handed in.
+// The order and the repair of broadcasts (docs/wire.md, A leaf), without a network and
+// without a clock: the caller passes the time as `now`, in ms.
 
-import { compareSessions } from './wire.js'
+import { compareSessions } from './batches.js'
 
-/** @typedef {import('./wire.js').Session} Session */
-/** @typedef {import('./wire.js').Batch} Batch */
-/** @typedef {import('./wire.js').Mark} Mark */
+/** @import { Session } from './batches.js' */
+/** @import { Batch } from './batches.js' */
+/** @import { Mark } from './marks.js' */
 
-const grace = 150 // how long something is missing before it is asked for
-const pause = 500 // between two rounds of asking everybody
-const patience = 2000 // how long something is missing before it is given up
-const doubt = 65_000 // the same if nobody who was asked was there
-const alone = 70_000 // the same without a node
-const sessionTimeout = 2000 // how long a newer session waits for what the older one has missing
+const askDelay = 150 // how long events are missing before a node is asked for them
+const roundPause = 500 // between two rounds of asking every node
+const giveUpTimeout = 2000 // how long events are missing before they are given up, if a node knows of them
+const unansweredTimeout = 65_000 // the same if no node that was asked knows of them
+const disconnectedTimeout = 70_000 // the same without any node
+const sessionTimeout = 2000 // how long a newer session waits for the missing events of the older one
 const settleTimeout = 5000 // how long the first batch of an unknown sender waits for lower ones
-export const lostSize = 64 // what events that are lost take in memory, however many they are
+export const lostSize = 64 // the bytes of memory that a gap counts for, however many events it has
 
 /** @param {bigint} a @param {bigint} b */
 const min = (a, b) => a < b ? a : b
@@ -22,55 +22,55 @@ const min = (a, b) => a < b ? a : b
 const max = (a, b) => a > b ? a : b
 
 /** @typedef {{ first: bigint, end: bigint, events: Uint8Array[], size: number }} Held */
-/** @typedef {{ sender: string, session: string, from: bigint, to: bigint, events?: Uint8Array[], size: number }} Step without events they are lost */
+/** @typedef {{ sender: string, session: string, from: bigint, to: bigint, events?: Uint8Array[], size: number }} Step events to deliver; a gap if there are none */
 /** @typedef {{ node: string, sender: string, session: string, start: bigint, from: bigint, to: bigint }} Ask */
 
-/** What is known of one life of a sender. */
-class Life {
+/** How far one session of a sender has been received. */
+class ReceivedSession {
   /** @param {Session} s @param {bigint} next @param {number} now */
   constructor ({ session, start }, next, now) {
     this.session = session
     this.start = start
-    this.first = next // where it began
-    this.next = next // the first number that is not delivered
+    this.first = next // the first number that was expected
+    this.next = next // the first number that was not delivered
     this.born = now
     /** @type {Held[]} */
-    this.held = [] // ascending; what waits for its turn
-    this.told = 0n // the sender itself says that it has sent everything below
-    this.claimed = 0n // others say so
-    this.doubt = 0n // the first number that was given up on such a word alone; 0: none
-    this.settles = 0 // until when lower numbers may become the first; 0: not at all
-    // The first gap and who was asked for it.
+    this.held = [] // batches that cannot be delivered yet, in ascending order
+    this.confirmed = 0n // the sender itself says that it has sent all numbers below
+    this.claimed = 0n // other nodes say that it has sent all numbers below
+    this.unproven = 0n // the first number that was given up because of such a claim alone; 0: none
+    this.settlesAt = 0 // until then lower numbers may still become the first; 0: the first is fixed
+    // The first gap, and the nodes that were asked for it.
     this.from = 0n
     this.since = 0
     this.asking = ''
     /** @type {Set<string>} */
     this.tried = new Set()
-    this.failed = false
-    this.brought = false
-    this.again = 0
+    this.askFailed = false
+    this.gotSome = false
+    this.retryAt = 0
   }
 
-  /** Whether something is known to be missing, or waits. */
-  get waits () { return this.held.length > 0 || this.told > this.next || this.claimed > this.next }
+  /** Whether events are missing, or cannot be delivered yet. */
+  get incomplete () { return this.held.length > 0 || this.confirmed > this.next || this.claimed > this.next }
 
-  /** The first numbers that are missing; undefined if none are known to be. */
+  /** The first gap, or undefined if no number is known to be missing. */
   get gap () {
     let from = this.next
     for (const b of this.held) {
       if (b.first > from) return { from, to: b.first, hearsay: false }
-      from = max(from, b.end) // it waits for an earlier life, or to settle
+      from = max(from, b.end) // not delivered yet, but not missing either
     }
-    if (this.told > from) return { from, to: this.told, hearsay: false }
+    if (this.confirmed > from) return { from, to: this.confirmed, hearsay: false }
     if (this.claimed > from) return { from, to: this.claimed, hearsay: true }
     return undefined
   }
 
   /**
-   * Files a batch; false if there is nothing new in it.
+   * Adds a batch to those that are held, and returns false if it has nothing new.
    * @param {Held} b
    */
-  hold (b) {
+  insert (b) {
     let i = this.held.length
     while (i > 0 && this.held[i - 1].first >= b.first) i--
     const before = this.held[i - 1]
@@ -81,35 +81,35 @@ class Life {
   }
 }
 
-/** What is known of one sender. The first life is being delivered, the others wait. */
+/** The sessions of one sender. The first one is being delivered, the others wait for it. */
 class Sender {
-  /** @type {Life[]} */
-  lives = []
-  held = 0 // bytes that wait
+  /** @type {ReceivedSession[]} */
+  sessions = []
+  held = 0 // bytes of the batches that are held
 
   /** @param {string} id */
   constructor (id) { this.id = id }
 
   /** @param {Session} s */
-  find (s) { return this.lives.find((l) => compareSessions(l, s) === 0) }
+  find (s) { return this.sessions.find((r) => compareSessions(r, s) === 0) }
 
-  /** @param {Life} life */
-  add (life) {
-    this.lives.push(life)
-    this.lives.sort(compareSessions)
-    return life
+  /** @param {ReceivedSession} received */
+  add (received) {
+    this.sessions.push(received)
+    this.sessions.sort(compareSessions)
+    return received
   }
 }
 
 /**
- * Brings the batches of all senders into the order of their numbers, decides whom to
- * ask for what is missing, and when to give it up.
+ * Orders the batches of all senders by their numbers. It decides which node to ask for
+ * missing events, and when to give them up.
  */
 export class Order {
   /** @type {Map<string, Sender>} */
-  #senders = new Map() // the longest silent first
-  /** @type {Map<string, Life>} */
-  #hints = new Map() // lives known from the word of others only
+  #senders = new Map() // the one that was silent longest comes first
+  /** @type {Map<string, ReceivedSession>} */
+  #hints = new Map() // sessions that only other nodes have told of, by sender
   /** @type {Map<string, { met: boolean, mute: boolean, asked: number, claims: Map<string, Mark & { greeting: boolean }> }>} */
   #nodes = new Map()
   /** @type {Step[]} */
@@ -124,92 +124,92 @@ export class Order {
     this.maxTotal = maxTotal
   }
 
-  /** How many bytes wait, and of how many senders something is known. */
+  /** How many bytes are held, and how many senders and hints are known. */
   get size () { return { held: this.#held, senders: this.#senders.size, hints: this.#hints.size } }
 
-  /** @param {string} node which can be asked from now on */
-  join (node) {
+  /** Adds a node that can be asked. @param {string} node */
+  addNode (node) {
     if (!this.#nodes.has(node)) this.#nodes.set(node, { met: false, mute: false, asked: 0, claims: new Map() })
   }
 
-  /** @param {string} node */
-  leave (node) { this.#nodes.delete(node) }
+  /** Removes a node. @param {string} node */
+  removeNode (node) { this.#nodes.delete(node) }
 
-  /** Asks a node no more, as it has not greeted in time, until it does. @param {string} node */
-  mute (node) {
+  /** Stops asking a node, because it has not greeted in time, until it greets. @param {string} node */
+  muteNode (node) {
     const n = this.#nodes.get(node)
     if (n !== undefined) n.mute = true
   }
 
   /**
-   * Takes the marks that a node tells, of others than this leaf.
+   * Applies the marks of a node, for all senders but this leaf.
    * @param {number} now @param {string} node @param {Mark[]} marks @param {boolean} greeting
    */
-  told (now, node, marks, greeting) {
+  receiveMarks (now, node, marks, greeting) {
     const n = this.#nodes.get(node)
     if (n === undefined) return
     for (const m of marks) {
       const old = n.claims.get(m.sender)
       const same = old !== undefined && compareSessions(old, m) === 0
-      if (old !== undefined && !same && compareSessions(old, m) > 0) continue
+      if (old !== undefined && !same && compareSessions(old, m) > 0) continue // older than an earlier mark of the node
       if (old === undefined && n.claims.size >= 4 * this.maxSenders) n.claims.delete(/** @type {string} */ (n.claims.keys().next().value))
-      // Where to begin with a session that is not known here. What the node had when
-      // it greeted was sent before this leaf was there.
+      // The number at which an unknown session begins here. The events that the node had
+      // when it greeted were sent before this leaf was there, so they are not owed to it.
       const begin = greeting || !n.met || (same && old.greeting) ? m.above : m.begin
       const claim = { ...m, greeting: greeting || (same && old.greeting) }
-      if (same && claim.begin >= old.begin) { // its words may overtake each other
+      if (same && claim.begin >= old.begin) { // a frame on another stream may have overtaken this one
         claim.next = max(claim.begin === old.begin ? claim.next : old.next, old.next)
         claim.begin = old.begin
       }
-      n.claims.delete(m.sender) // it goes to the end: it was told last
+      n.claims.delete(m.sender) // to move it to the end, as the latest
       n.claims.set(m.sender, claim)
-      this.#claim(now, node, m, begin)
+      this.#applyMark(now, node, m, begin)
     }
     n.met ||= greeting
     if (greeting) n.mute = false
   }
 
   /** @param {number} now @param {string} node @param {Mark} m @param {bigint} begin */
-  #claim (now, node, m, begin) {
+  #applyMark (now, node, m, begin) {
     let s = this.#senders.get(m.sender)
-    let life = s?.find(m)
-    if (life === undefined) {
-      if (s !== undefined && compareSessions(m, s.lives[0]) < 0) return
+    let received = s?.find(m)
+    if (received === undefined) {
+      if (s !== undefined && compareSessions(m, s.sessions[0]) < 0) return
       const hint = this.#hints.get(m.sender)
       const order = hint === undefined ? 1 : compareSessions(m, hint)
       if (order > 0) {
         this.#hints.delete(m.sender)
         if (this.#hints.size >= 4 * this.maxSenders) this.#hints.delete(/** @type {string} */ (this.#hints.keys().next().value))
-        this.#hints.set(m.sender, new Life(m, begin, now))
-      } else if (order === 0 && begin < /** @type {Life} */ (hint).next) {
-        /** @type {Life} */ (hint).next = begin
+        this.#hints.set(m.sender, new ReceivedSession(m, begin, now))
+      } else if (order === 0 && begin < /** @type {ReceivedSession} */ (hint).next) {
+        /** @type {ReceivedSession} */ (hint).next = begin
       } else if (order < 0) {
         return
       }
-      life = /** @type {Life} */ (this.#hints.get(m.sender))
-    } else if (life.settles > 0 && begin < life.next) {
-      life.first = life.next = begin
+      received = /** @type {ReceivedSession} */ (this.#hints.get(m.sender))
+    } else if (received.settlesAt > 0 && begin < received.next) {
+      received.first = received.next = begin
     }
-    if (life.claimed < m.next) life.claimed = m.next
-    if (life.asking !== node && life.tried.delete(node)) life.again = 0 // it may have it now
-    if (node === m.sender) { // it speaks of itself, so that is true
-      s ??= this.#add(m.sender)
+    if (received.claimed < m.next) received.claimed = m.next
+    if (received.asking !== node && received.tried.delete(node)) received.retryAt = 0 // the node may have the events by now
+    if (node === m.sender) { // the sender's own mark is true
+      s ??= this.#addSender(m.sender)
       if (s.find(m) === undefined) {
         this.#hints.delete(m.sender)
-        life.first = life.next
-        s.add(life)
+        received.first = received.next
+        s.add(received)
       }
-      if (life.told < m.above) life.told = m.above
+      if (received.confirmed < m.above) received.confirmed = m.above
     }
-    if (life.settles > 0 && this.#nodes.size === 1) life.settles = 0 // there is no other way
-    if (s !== undefined && s.lives.length > 0) this.#settle(now, s)
+    if (received.settlesAt > 0 && this.#nodes.size === 1) received.settlesAt = 0 // the events come over this node only
+    if (s !== undefined && s.sessions.length > 0) this.#deliver(now, s)
   }
 
   /** @param {string} id */
-  #add (id) {
+  #addSender (id) {
     for (const old of this.#senders.values()) {
       if (this.#senders.size < this.maxSenders) break
-      while (old.lives.length > 0) this.#retire(old)
+      while (old.sessions.length > 0) this.#endSession(old)
       this.#senders.delete(old.id)
     }
     const s = new Sender(id)
@@ -218,15 +218,15 @@ export class Order {
   }
 
   /**
-   * Takes a batch that its sender has signed.
+   * Receives a batch, whose signature was checked.
    * @param {number} now @param {string} sender @param {Batch} batch
    * @returns {'new' | 'duplicate' | 'old'}
    */
-  receive (now, sender, batch) {
+  receiveBatch (now, sender, batch) {
     let s = this.#senders.get(sender)
-    const known = s !== undefined && s.lives.length > 0
-    s ??= this.#add(sender)
-    this.#senders.delete(sender) // it goes to the end: it was heard last
+    const known = s !== undefined && s.sessions.length > 0
+    s ??= this.#addSender(sender)
+    this.#senders.delete(sender) // to move it to the end, as the latest
     this.#senders.set(sender, s)
     /** @type {Held} */
     const b = {
@@ -235,164 +235,165 @@ export class Order {
       events: batch.events,
       size: batch.events.reduce((n, e) => n + e.length + 64, 0)
     }
-    let life = s.find(batch)
-    if (life === undefined) {
-      if (known && compareSessions(batch, s.lives[0]) < 0) return 'old'
+    let received = s.find(batch)
+    if (received === undefined) {
+      if (known && compareSessions(batch, s.sessions[0]) < 0) return 'old'
       const hint = this.#hints.get(sender)
       if (hint !== undefined && compareSessions(hint, batch) === 0) {
         this.#hints.delete(sender)
-        life = hint
-        // The word of others may only make us wait for more.
-        life.first = life.next = min(life.next, b.first)
+        received = hint
+        // A claim of other nodes may only make us wait for more events, never skip any.
+        received.first = received.next = min(received.next, b.first)
       } else {
-        life = new Life(batch, known ? 1n : b.first, now)
-        if (!known && b.first > 1n) life.settles = now + settleTimeout
+        received = new ReceivedSession(batch, known ? 1n : b.first, now)
+        if (!known && b.first > 1n) received.settlesAt = now + settleTimeout
       }
-      life.born = now
-      s.add(life)
+      received.born = now
+      s.add(received)
     }
-    if (life.settles > 0 && b.first < life.next) life.first = life.next = b.first
-    this.#believe(life, b.first, b.end)
-    if (b.end <= life.next || !life.hold(b)) return 'duplicate'
+    if (received.settlesAt > 0 && b.first < received.next) received.first = received.next = b.first
+    this.#restoreUnproven(received, b.first, b.end)
+    if (b.end <= received.next || !received.insert(b)) return 'duplicate'
     s.held += b.size
     this.#held += b.size
-    this.#settle(now, s)
-    this.#relieve(now)
+    this.#deliver(now, s)
+    this.#limitHeld(now)
     return 'new'
   }
 
   /**
-   * What the sender has proven to have sent comes although it was given up on the word
-   * of others.
-   * @param {Life} life @param {bigint} from @param {bigint} to
+   * Makes events deliverable again that were given up because of a claim alone, now that
+   * the sender has proven that it sent them.
+   * @param {ReceivedSession} received @param {bigint} from @param {bigint} to
    */
-  #believe (life, from, to) {
-    if (life.doubt === 0n || to <= life.doubt) return
-    const given = life.next
-    from = max(from, life.doubt)
-    life.doubt = 0n
+  #restoreUnproven (received, from, to) {
+    if (received.unproven === 0n || to <= received.unproven) return
+    const given = received.next
+    from = max(from, received.unproven)
+    received.unproven = 0n
     if (from < given) {
-      life.next = from
-      if (to < given) life.doubt = to
+      received.next = from
+      if (to < given) received.unproven = to
     }
   }
 
-  /** Delivers what can be delivered of a sender. @param {number} now @param {Sender} s */
-  #settle (now, s) {
+  /** Delivers all events of a sender that can be delivered. @param {number} now @param {Sender} s */
+  #deliver (now, s) {
     for (;;) {
-      const head = s.lives[0]
-      if (head.settles > 0 && head.next === 1n) head.settles = 0
-      if (head.settles === 0) this.#drain(s, head)
-      if (!head.waits && s.lives.length > 1) s.lives.shift()
-      else if (s.lives.length > 4) this.#retire(s)
-      else if (s.held > this.maxHeld && head.waits) this.#skip(s, head)
+      const head = s.sessions[0]
+      if (head.settlesAt > 0 && head.next === 1n) head.settlesAt = 0 // no number can be lower
+      if (head.settlesAt === 0) this.#drain(s, head)
+      if (!head.incomplete && s.sessions.length > 1) s.sessions.shift() // all of it was delivered
+      else if (s.sessions.length > 4) this.#endSession(s) // a sender must not fill the memory with sessions
+      else if (s.held > this.maxHeld && head.incomplete) this.#skipGap(s, head) // or with batches behind a gap
       else break
     }
-    for (const life of s.lives) this.#notice(now, life)
+    for (const received of s.sessions) this.#noteGap(now, received)
   }
 
-  /** Begins to count how long something is missing. @param {number} now @param {Life} life */
-  #notice (now, life) {
-    const gap = life.gap
+  /** Starts the clock of a gap that is new. @param {number} now @param {ReceivedSession} received */
+  #noteGap (now, received) {
+    const gap = received.gap
     if (gap === undefined) {
-      life.from = 0n
-      life.brought = false
-    } else if (gap.from !== life.from) {
-      life.from = gap.from
-      life.since = now
-      life.tried.clear()
-      life.failed = false
-      life.again = 0
+      received.from = 0n
+      received.gotSome = false
+    } else if (gap.from !== received.from) {
+      received.from = gap.from
+      received.since = now
+      received.tried.clear()
+      received.askFailed = false
+      received.retryAt = 0
     }
   }
 
-  /** @param {Sender} s @param {Life} life */
-  #drain (s, life) {
-    while (life.held.length > 0 && life.held[0].first <= life.next) {
-      const b = /** @type {Held} */ (life.held.shift())
+  /** Delivers the held batches up to the first gap. @param {Sender} s @param {ReceivedSession} received */
+  #drain (s, received) {
+    while (received.held.length > 0 && received.held[0].first <= received.next) {
+      const b = /** @type {Held} */ (received.held.shift())
       s.held -= b.size
       this.#held -= b.size
-      if (b.end <= life.next) continue
-      const events = b.events.slice(Number(life.next - b.first))
-      this.#steps.push({ sender: s.id, session: life.session, from: life.next, to: b.end, events, size: b.size })
-      life.next = b.end
+      if (b.end <= received.next) continue
+      const events = b.events.slice(Number(received.next - b.first))
+      this.#steps.push({ sender: s.id, session: received.session, from: received.next, to: b.end, events, size: b.size })
+      received.next = b.end
     }
   }
 
-  /** Gives up the first gap. @param {Sender} s @param {Life} life */
-  #skip (s, life) {
-    life.settles = 0
-    this.#drain(s, life)
-    const ends = [life.held[0]?.first, life.told, life.claimed].filter((n) => n !== undefined && n > life.next)
+  /** Reports the first gap, and goes on after it. @param {Sender} s @param {ReceivedSession} received */
+  #skipGap (s, received) {
+    received.settlesAt = 0
+    this.#drain(s, received)
+    const ends = [received.held[0]?.first, received.confirmed, received.claimed].filter((n) => n !== undefined && n > received.next)
     if (ends.length === 0) return
     const to = /** @type {bigint[]} */ (ends).reduce(min)
-    this.#steps.push({ sender: s.id, session: life.session, from: life.next, to, size: lostSize })
-    if (life.doubt === 0n && life.held.length === 0 && life.told <= life.next) life.doubt = life.next
-    life.next = to
-    this.#drain(s, life)
+    this.#steps.push({ sender: s.id, session: received.session, from: received.next, to, size: lostSize })
+    if (received.unproven === 0n && received.held.length === 0 && received.confirmed <= received.next) received.unproven = received.next
+    received.next = to
+    this.#drain(s, received)
   }
 
-  /** Gives up every gap of the first life, which ends. @param {Sender} s */
-  #retire (s) {
-    const head = s.lives[0]
-    for (this.#skip(s, head); head.waits;) this.#skip(s, head)
-    s.lives.shift()
+  /** Ends the first session of a sender, and reports every gap in it. @param {Sender} s */
+  #endSession (s) {
+    const head = s.sessions[0]
+    for (this.#skipGap(s, head); head.incomplete;) this.#skipGap(s, head)
+    s.sessions.shift()
   }
 
-  /** Keeps what waits within its bound. @param {number} now */
-  #relieve (now) {
+  /** Keeps the bytes that are held within their limit. @param {number} now */
+  #limitHeld (now) {
     while (this.#held > this.maxTotal) {
       let most
       for (const s of this.#senders.values()) if (s.held > (most?.held ?? -1)) most = s
       const s = /** @type {Sender} */ (most)
-      this.#skip(s, s.lives[0])
-      this.#settle(now, s)
+      this.#skipGap(s, s.sessions[0])
+      this.#deliver(now, s)
     }
   }
 
   /**
-   * Lets the time be now. Every ask has to be answered; next is when to call again
-   * although nothing happened.
+   * Applies the timeouts that are due, and returns the events to deliver and the nodes to
+   * ask. The caller reports the end of each ask to finishAsk. It calls advance again after
+   * each change, and at the time `next` at the latest.
    * @param {number} now @returns {{ steps: Step[], asks: Ask[], next: number }}
    */
-  output (now) {
+  advance (now) {
     /** @type {Ask[]} */
     const asks = []
     let next = Infinity
     for (const s of [...this.#senders.values()]) {
-      if (!s.lives.some((l) => l.waits || l.settles > 0)) continue
-      const head = s.lives[0]
-      if (head.settles > 0) {
-        if (head.settles <= now) {
-          head.settles = 0
-          this.#settle(now, s)
+      if (!s.sessions.some((r) => r.incomplete || r.settlesAt > 0)) continue
+      const head = s.sessions[0]
+      if (head.settlesAt > 0) {
+        if (head.settlesAt <= now) {
+          head.settlesAt = 0
+          this.#deliver(now, s)
         } else {
-          next = Math.min(next, head.settles)
+          next = Math.min(next, head.settlesAt)
         }
       }
-      if (s.lives.length > 1 && s.lives[0].waits) {
-        const end = s.lives[1].born + sessionTimeout
+      if (s.sessions.length > 1 && s.sessions[0].incomplete) {
+        const end = s.sessions[1].born + sessionTimeout
         if (end <= now) {
-          this.#retire(s)
-          this.#settle(now, s)
+          this.#endSession(s)
+          this.#deliver(now, s)
         } else {
           next = Math.min(next, end)
         }
       }
-      for (const life of [...s.lives]) {
-        next = Math.min(next, this.#repair(now, s.id, life, asks, () => {
-          if (life !== s.lives[0]) return
-          this.#skip(s, life)
-          this.#settle(now, s)
+      for (const received of [...s.sessions]) {
+        next = Math.min(next, this.#repairGap(now, s.id, received, asks, () => {
+          if (received !== s.sessions[0]) return
+          this.#skipGap(s, received)
+          this.#deliver(now, s)
         }))
       }
     }
-    for (const [id, life] of this.#hints) {
-      if (life.claimed <= life.next) continue
-      this.#notice(now, life)
-      next = Math.min(next, this.#repair(now, id, life, asks, () => {
-        this.#steps.push({ sender: id, session: life.session, from: life.next, to: life.claimed, size: lostSize })
-        life.next = life.claimed
+    for (const [id, received] of this.#hints) {
+      if (received.claimed <= received.next) continue
+      this.#noteGap(now, received)
+      next = Math.min(next, this.#repairGap(now, id, received, asks, () => {
+        this.#steps.push({ sender: id, session: received.session, from: received.next, to: received.claimed, size: lostSize })
+        received.next = received.claimed
       }))
     }
     const steps = this.#steps
@@ -401,55 +402,56 @@ export class Order {
   }
 
   /**
-   * Decides about the gap of one life; returns when to look again.
-   * @param {number} now @param {string} sender @param {Life} life @param {Ask[]} asks @param {() => void} giveUp
+   * Decides whether to ask for the first gap of a session or to give it up. It returns when
+   * to decide again.
+   * @param {number} now @param {string} sender @param {ReceivedSession} received @param {Ask[]} asks @param {() => void} giveUp
    */
-  #repair (now, sender, life, asks, giveUp) {
-    const gap = life.gap
-    if (gap === undefined || life.settles > 0 || life.asking !== '') return Infinity
-    const due = Math.max(life.since + (life.brought ? 0 : grace), life.again)
+  #repairGap (now, sender, received, asks, giveUp) {
+    const gap = received.gap
+    if (gap === undefined || received.settlesAt > 0 || received.asking !== '') return Infinity
+    const due = Math.max(received.since + (received.gotSome ? 0 : askDelay), received.retryAt)
     if (now < due) return due
-    const node = this.#choose(sender, life, gap)
-    if (node === undefined || this.#asks >= 16) { // all are busy
-      life.again = now + grace
-      return life.again
+    const node = this.#chooseNode(sender, received, gap)
+    if (node === undefined || this.#asks >= 16) { // enough asks are under way
+      received.retryAt = now + askDelay
+      return received.retryAt
     }
     if (node !== '') {
       /** @type {{ asked: number }} */ (this.#nodes.get(node)).asked++
       this.#asks++
-      life.asking = node
-      asks.push({ node, sender, session: life.session, start: life.start, from: gap.from, to: gap.to })
+      received.asking = node
+      asks.push({ node, sender, session: received.session, start: received.start, from: gap.from, to: gap.to })
       return Infinity
     }
-    const missing = now - life.since
+    const missing = now - received.since
     const nodes = [...this.#nodes.values()]
-    const proven = !life.failed && missing >= patience && nodes.some(({ claims }) => {
+    const proven = !received.askFailed && missing >= giveUpTimeout && nodes.some(({ claims }) => {
       const c = claims.get(sender)
-      return c !== undefined && compareSessions(c, life) === 0 && c.begin <= gap.from && gap.from < c.next
+      return c !== undefined && compareSessions(c, received) === 0 && c.begin <= gap.from && gap.from < c.next
     })
-    const hopeless = missing >= patience && nodes.length > 0 && nodes.every(({ mute }) => mute)
-    life.tried.clear()
-    life.failed = false
-    life.again = now + pause
-    if (!proven && !hopeless && missing < (this.#nodes.size > 0 ? doubt : alone)) return life.again
+    const hopeless = missing >= giveUpTimeout && nodes.length > 0 && nodes.every(({ mute }) => mute)
+    received.tried.clear()
+    received.askFailed = false
+    received.retryAt = now + roundPause
+    if (!proven && !hopeless && missing < (this.#nodes.size > 0 ? unansweredTimeout : disconnectedTimeout)) return received.retryAt
     giveUp()
-    return now // there may be another gap
+    return now // to decide about the next gap
   }
 
   /**
-   * Returns whom to ask: first those that say they have it. Nobody ('') if all were
-   * asked, undefined if all that are left are busy.
-   * @param {string} sender @param {Life} life @param {{ from: bigint, hearsay: boolean }} gap
+   * Returns the node to ask, preferring those whose marks cover the gap. It returns '' if
+   * all were asked, and undefined if all that are left are busy.
+   * @param {string} sender @param {ReceivedSession} received @param {{ from: bigint, hearsay: boolean }} gap
    */
-  #choose (sender, life, gap) {
+  #chooseNode (sender, received, gap) {
     let best = ''
     let rank = 0
     let busy = false
     for (const [id, { mute, asked, claims }] of this.#nodes) {
-      if (mute || life.tried.has(id)) continue
+      if (mute || received.tried.has(id)) continue
       const c = claims.get(sender)
       let r = 4
-      if (c === undefined || compareSessions(c, life) !== 0 || c.next <= gap.from) {
+      if (c === undefined || compareSessions(c, received) !== 0 || c.next <= gap.from) {
         if (id === sender) r = 2
         else if (gap.hearsay) continue
         else r = 1
@@ -463,141 +465,43 @@ export class Order {
   }
 
   /**
-   * Says what came of an ask: 'got' if something came, which was received before.
+   * Ends an ask. The answer is 'got' if it brought events, which were passed to receiveBatch.
    * @param {number} now @param {Ask} ask @param {'got' | 'nothing' | 'failed'} answer
    */
-  answered (now, ask, answer) {
+  finishAsk (now, ask, answer) {
     this.#asks--
     const n = this.#nodes.get(ask.node)
     if (n !== undefined) n.asked--
-    const life = this.#senders.get(ask.sender)?.find(ask) ?? this.#hints.get(ask.sender)
-    if (life === undefined || life.asking !== ask.node || compareSessions(life, ask) !== 0) return
-    life.asking = ''
-    life.brought = answer === 'got'
-    if (life.gap?.from === ask.from) {
-      life.tried.add(ask.node)
-      life.failed ||= answer === 'failed'
+    const received = this.#senders.get(ask.sender)?.find(ask) ?? this.#hints.get(ask.sender)
+    if (received === undefined || received.asking !== ask.node || compareSessions(received, ask) !== 0) return
+    received.asking = ''
+    received.gotSome = answer === 'got'
+    if (received.gap?.from === ask.from) {
+      received.tried.add(ask.node)
+      received.askFailed ||= answer === 'failed'
     }
   }
 
   /**
-   * How far this leaf is with a sender; undefined if nothing is known of it.
+   * Returns how far this leaf has received a sender, or undefined for an unknown sender.
    * @param {string} sender @returns {Mark | undefined}
    */
   mark (sender) {
-    const life = this.#senders.get(sender)?.lives.at(-1) ?? this.#hints.get(sender)
-    if (life === undefined) return undefined
-    let next = life.doubt === 0n ? life.next : life.doubt // so that a lie does not spread
+    const received = this.#senders.get(sender)?.sessions.at(-1) ?? this.#hints.get(sender)
+    if (received === undefined) return undefined
+    let next = received.unproven === 0n ? received.next : received.unproven // so that a false claim does not spread
     let above = next
-    for (const b of life.held) {
+    for (const b of received.held) {
       if (b.first <= next) next = max(next, b.end)
       above = max(above, b.end)
     }
-    const begin = this.#senders.has(sender) ? min(life.first, next) : next
-    return { sender, session: life.session, start: life.start, next, above: max(above, next), begin, floor: 0n, withheld: 0n, ask: false }
+    const begin = this.#senders.has(sender) ? min(received.first, next) : next
+    return { sender, session: received.session, start: received.start, next, above: max(above, next), begin, floor: 0n, withheld: 0n, ask: false }
   }
 
-  /** The marks of the senders that were heard, the last heard first. @param {number} n */
+  /** Returns the marks of at most n senders, the last heard first. @param {number} n */
   marks (n) {
     const ids = [...this.#senders.keys()].reverse().slice(0, n)
     return ids.map((id) => /** @type {Mark} */ (this.mark(id)))
-  }
-}
-
-/**
- * Decides when a batch of this leaf may be published: while each node lacks fewer than
- * 16 batches and 1 MiB of what was published since it is there. One that acknowledges
- * nothing for five seconds is not waited for until it does.
- */
-export class Window {
-  /** @type {{ end: bigint, size: number, count: number }[]} */
-  #batches = []
-  #count = 0
-  /** @type {Map<string, { since: number, through: bigint, progress: number, givenUp: boolean, nudge: number, pause: number }>} */
-  #nodes = new Map()
-
-  /** @param {number} now @param {string} node */
-  join (now, node) {
-    this.#nodes.set(node, { since: this.#count, through: 0n, progress: now, givenUp: false, nudge: Infinity, pause: 300 })
-  }
-
-  /** @param {string} node */
-  leave (node) {
-    this.#nodes.delete(node)
-    this.#trim()
-  }
-
-  /** A batch is being published. @param {number} now @param {bigint} end @param {number} size */
-  took (now, end, size) {
-    for (const n of this.#nodes.values()) {
-      if (this.#lacks(n).count > 0) continue
-      n.progress = now
-      n.nudge = now + (n.pause = 300)
-    }
-    if (this.#nodes.size > 0) this.#batches.push({ end, size, count: ++this.#count })
-    if (this.#batches.length > 4096) this.#batches.shift()
-  }
-
-  /** A node says that nobody behind it lacks anything below. @param {number} now @param {string} node @param {bigint} through */
-  acked (now, node, through) {
-    const n = this.#nodes.get(node)
-    if (n === undefined || through <= n.through) return
-    n.through = through
-    n.progress = now
-    n.givenUp = false
-    n.nudge = now + (n.pause = 300)
-    this.#trim()
-  }
-
-  #trim () {
-    while (this.#batches.length > 0 && [...this.#nodes.values()].every((n) => n.since >= this.#batches[0].count || n.through >= this.#batches[0].end)) {
-      this.#batches.shift()
-    }
-  }
-
-  /** @param {{ since: number, through: bigint }} n */
-  #lacks (n) {
-    let [count, size] = [0, 0]
-    for (const b of this.#batches) {
-      if (b.count > n.since && b.end > n.through) {
-        count++
-        size += b.size
-      }
-    }
-    return { count, size }
-  }
-
-  /** Whether another batch may be published. */
-  get room () {
-    for (const n of this.#nodes.values()) {
-      if (n.givenUp) continue
-      const { count, size } = this.#lacks(n)
-      if (count >= 16 || size >= 1 << 20) return false
-    }
-    return true
-  }
-
-  /** Whether every node has everything that it is owed. */
-  get calm () { return [...this.#nodes.values()].every((n) => n.givenUp || this.#lacks(n).count === 0) }
-
-  /**
-   * Gives up who was waited for too long, and returns the nodes that are to be told
-   * this leaf's mark, with ask, in case they noticed nothing.
-   * @param {number} now @returns {{ nudge: string[], next: number }}
-   */
-  advance (now) {
-    const nudge = []
-    let next = Infinity
-    for (const [id, n] of this.#nodes) {
-      if (this.#lacks(n).count === 0) continue
-      if (!n.givenUp && now - n.progress >= 5000) n.givenUp = true
-      if (n.nudge <= now) {
-        n.pause *= 2
-        n.nudge = n.pause > 40_000 ? Infinity : now + n.pause
-        nudge.push(id)
-      }
-      next = Math.min(next, n.nudge, n.givenUp ? Infinity : n.progress + 5000)
-    }
-    return { nudge, next }
   }
 }

@@ -11,8 +11,9 @@ import { webRTCDirect } from '@libp2p/webrtc'
 import { createNode } from '../src/libp2p.js'
 import { join } from '../src/index.js'
 
-const { addrs, ticket, network, pubsub } = JSON.parse(process.argv[2])
+const { addrs, ticket, network, pubsub, noMonitor } = JSON.parse(process.argv[2])
 const libp2p = await createNode({ transports: [tcp(), webRTCDirect()], pubsub: pubsub === 'gossipsub' ? gossipsub() : floodsub() })
+if (noMonitor) /** @type {any} */ (libp2p).components.connectionMonitor.stop() // libp2p's own pings
 const node = await join({
   libp2p, network, addrs, ticket, onError: (err) => { console.error(err); process.exit(1) }
 })
@@ -22,10 +23,10 @@ node.on('ping', (from, id, data) => node.emit('pong', id, data))
 node.onDirect('ping', (from, id, data) => node.peer(from).emit('pong', id, data))
 node.handle('echo', (from, data) => data)
 node.handle('fail', () => { throw new Error('as it was told') })
-node.handle('ask', (from, data) => node.peer(from).request('echo', data))
+node.handle('ask', (from, data) => node.peer(from).call('echo', data))
 node.handle('ask nobody', async (from) => {
   try {
-    await node.peer(from).request('nothing')
+    await node.peer(from).call('nothing')
   } catch (err) {
     return /** @type {Error} */ (err).name
   }

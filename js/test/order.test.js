@@ -2,17 +2,17 @@
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { Order, Window } from '../src/order.js'
+import { Order } from '../src/order.js'
 
-const life = { session: '0000000000000001', start: 1000n }
-const later = { session: '0000000000000002', start: 2000n }
+const older = { session: '0000000000000001', start: 1000n }
+const newer = { session: '0000000000000002', start: 2000n }
 
 /** @param {number} first @param {number} end @param {{ session: string, start: bigint }} [session] @param {number} [size] */
-const batch = (first, end, session = life, size = 1) =>
+const batch = (first, end, session = older, size = 1) =>
   ({ ...session, first: BigInt(first), events: Array.from({ length: end - first }, () => new Uint8Array(size)) })
 
-/** @param {number} begin @param {number} next @param {{ sender?: string, session?: typeof life, above?: number, floor?: number }} [more] */
-const mark = (begin, next, { sender = 's', session = life, above = next, floor = begin } = {}) => ({
+/** @param {number} begin @param {number} next @param {{ sender?: string, session?: typeof older, above?: number, floor?: number }} [more] */
+const mark = (begin, next, { sender = 's', session = older, above = next, floor = begin } = {}) => ({
   sender, ...session, begin: BigInt(begin), next: BigInt(next), above: BigInt(above), floor: BigInt(floor), withheld: 0n, ask: false
 })
 
@@ -28,15 +28,15 @@ class Script {
 
   /** @param {string} node @param {ReturnType<typeof mark>[]} marks */
   greet (node, ...marks) {
-    this.order.join(node)
-    this.order.told(this.now, node, marks, true)
+    this.order.addNode(node)
+    this.order.receiveMarks(this.now, node, marks, true)
   }
 
   /** @param {string} node @param {ReturnType<typeof mark>[]} marks */
-  told (node, ...marks) { this.order.told(this.now, node, marks, false) }
+  marks (node, ...marks) { this.order.receiveMarks(this.now, node, marks, false) }
 
   /** @param {ReturnType<typeof batch>} b @param {string} [sender] */
-  receive (b, sender = 's') { return this.order.receive(this.now, sender, b) }
+  receive (b, sender = 's') { return this.order.receiveBatch(this.now, sender, b) }
 
   /**
    * Lets time pass and compares what became of events and what is asked.
@@ -46,8 +46,8 @@ class Script {
     const got = []
     for (let end = this.now + ms, i = 0; ; i++) {
       assert.ok(i < 10_000, 'there is always something to do')
-      const out = this.order.output(this.now)
-      for (const s of out.steps) got.push(`${s.events === undefined ? 'lost ' : ''}${s.from}-${s.to}${s.session === life.session ? '' : ' later'}`)
+      const out = this.order.advance(this.now)
+      for (const s of out.steps) got.push(`${s.events === undefined ? 'lost ' : ''}${s.from}-${s.to}${s.session === older.session ? '' : ' later'}`)
       for (const a of out.asks) {
         got.push(`${a.node}? ${a.from}-${a.to}`)
         this.asks.push(a)
@@ -65,7 +65,7 @@ class Script {
   answer (b) {
     const a = /** @type {import('../src/order.js').Ask} */ (this.asks.shift())
     if (b !== undefined) this.receive(b)
-    this.order.answered(this.now, a, b === undefined ? 'nothing' : 'got')
+    this.order.finishAsk(this.now, a, b === undefined ? 'nothing' : 'got')
   }
 }
 
@@ -101,7 +101,7 @@ test('a newcomer begins with the greeting', () => {
 test('what is missing is asked for, and delivered in its place', () => {
   const s = new Script()
   s.greet('a', mark(1, 100))
-  s.told('a', mark(1, 110))
+  s.marks('a', mark(1, 110))
   s.want(149, '')
   s.want(1, 'a? 100-110')
   s.answer(batch(100, 105))
@@ -115,7 +115,7 @@ test('of a sender that the node did not know when it greeted, all is owed', () =
   s.greet('a')
   s.receive(batch(5, 9))
   s.want(1000, '')
-  s.told('a', mark(1, 9))
+  s.marks('a', mark(1, 9))
   s.want(200, 'a? 1-5')
   s.answer(batch(1, 5))
   s.want(0, '1-5, 5-9')
@@ -125,7 +125,7 @@ test('of what the only node was not sent itself nothing is waited for', () => {
   const s = new Script()
   s.greet('a')
   s.receive(batch(5, 9))
-  s.told('a', mark(5, 9))
+  s.marks('a', mark(5, 9))
   s.want(60_000, '5-9')
 })
 
@@ -141,7 +141,7 @@ test('those that have it are asked first, the others once', () => {
   s.greet('a', mark(1, 10))
   s.greet('b', mark(1, 10))
   s.receive(batch(10, 12))
-  s.told('b', mark(1, 20))
+  s.marks('b', mark(1, 20))
   s.receive(batch(20, 21))
   s.want(150, '10-12, b? 12-20')
   s.answer()
@@ -159,7 +159,7 @@ test('what nobody has is reported in its place', () => {
   s.greet('a', mark(1, 3))
   s.receive(batch(3, 5))
   s.receive(batch(9, 12))
-  s.told('a', mark(1, 12))
+  s.marks('a', mark(1, 12))
   s.want(150, '3-5, a? 5-9')
   s.now += 2000
   s.answer()
@@ -171,7 +171,7 @@ test('what was given up on the word of others alone comes if its sender has sign
   const s = new Script()
   s.greet('a', mark(1, 3))
   s.receive(batch(3, 5))
-  s.told('a', mark(1, 2 ** 40))
+  s.marks('a', mark(1, 2 ** 40))
   s.want(150, `3-5, a? 5-${2 ** 40}`)
   s.now += 2000
   s.answer()
@@ -186,7 +186,7 @@ test('a later session waits for what the older one has missing, two seconds at m
   s.greet('a', mark(1, 1))
   s.receive(batch(1, 3))
   s.receive(batch(5, 6))
-  s.receive(batch(1, 4, later))
+  s.receive(batch(1, 4, newer))
   s.want(1000, '1-3, a? 3-5')
   s.want(1000, 'lost 3-5, 5-6, 1-4 later')
   assert.equal(s.receive(batch(6, 7)), 'old')
@@ -204,10 +204,10 @@ test('an ask that fails is asked again, and nothing is given up', () => {
   const s = new Script()
   s.greet('a', mark(1, 1))
   s.receive(batch(1, 3))
-  s.told('a', mark(1, 5))
+  s.marks('a', mark(1, 5))
   s.want(150, '1-3, a? 3-5')
   for (let i = 0; i < 5; i++) {
-    s.order.answered(s.now, /** @type {any} */ (s.asks.shift()), 'failed')
+    s.order.finishAsk(s.now, /** @type {any} */ (s.asks.shift()), 'failed')
     s.want(1000, 'a? 3-5')
   }
   s.answer(batch(3, 5))
@@ -217,11 +217,11 @@ test('an ask that fails is asked again, and nothing is given up', () => {
 test('a node that has not greeted is not asked, and delays nothing', () => {
   const s = new Script()
   s.greet('a', mark(1, 1))
-  s.order.join('b')
-  s.order.mute('b')
+  s.order.addNode('b')
+  s.order.muteNode('b')
   s.receive(batch(1, 3))
   s.receive(batch(5, 6))
-  s.told('a', mark(1, 6))
+  s.marks('a', mark(1, 6))
   s.want(150, '1-3, a? 3-5')
   s.answer()
   s.want(600, 'a? 3-5')
@@ -237,8 +237,8 @@ test('a node that has not greeted is not asked, and delays nothing', () => {
 test('if no node has greeted, what is missing is given up soon', () => {
   const s = new Script()
   for (const node of ['a', 'b']) {
-    s.order.join(node)
-    s.order.mute(node)
+    s.order.addNode(node)
+    s.order.muteNode(node)
   }
   s.receive(batch(1, 3))
   s.receive(batch(5, 6))
@@ -250,9 +250,9 @@ test('strangers cannot make it grow', () => {
   const s = new Script({ maxSenders: 10, maxHeld: 10_000, maxTotal: 30_000 })
   s.greet('a')
   for (let i = 0; i < 200; i++) {
-    s.receive(batch(2 * i + 2, 2 * i + 3, life, 1000), `sender ${i % 30}`)
-    s.told('a', mark(1, 9, { sender: `hint ${i}` }), mark(1, 5, { sender: `sender ${i}`, session: later }))
-    s.order.output(s.now)
+    s.receive(batch(2 * i + 2, 2 * i + 3, older, 1000), `sender ${i % 30}`)
+    s.marks('a', mark(1, 9, { sender: `hint ${i}` }), mark(1, 5, { sender: `sender ${i}`, session: newer }))
+    s.order.advance(s.now)
     s.now += 1
   }
   const { held, senders, hints } = s.order.size
@@ -264,14 +264,14 @@ test('of many senders the longest untold is forgotten', () => {
   s.greet('a')
   s.greet('b')
   s.receive(batch(1, 3))
-  s.told('b', mark(1, 9))
-  for (let i = 0; i < 39; i++) s.told('b', mark(1, 1, { sender: `other ${i}` }))
-  s.told('b', mark(1, 9)) // told again, so it is kept
-  for (let i = 0; i < 60; i++) s.told('a', mark(1, 1, { sender: `other ${i}` }))
-  s.told('b', mark(1, 1, { sender: 'one more' }))
+  s.marks('b', mark(1, 9))
+  for (let i = 0; i < 39; i++) s.marks('b', mark(1, 1, { sender: `other ${i}` }))
+  s.marks('b', mark(1, 9)) // told again, so it is kept
+  for (let i = 0; i < 60; i++) s.marks('a', mark(1, 1, { sender: `other ${i}` }))
+  s.marks('b', mark(1, 1, { sender: 'one more' }))
   s.want(150, '1-3, b? 3-9')
   s.answer()
-  s.told('a', mark(1, 9)) // it has it, although it has told of so many
+  s.marks('a', mark(1, 9)) // it has it, although it has told of so many
   s.want(0, 'a? 3-9')
 })
 
@@ -283,8 +283,8 @@ test('random runs', () => {
     const random = (/** @type {number} */ n) => (state = (state * 1664525 + 1013904223) % 2 ** 32) >>> 8 & 0xffff ? (state >>> 8) % n : 0
     const order = new Order()
     let now = 0
-    order.join('a')
-    order.told(now, 'a', [], true)
+    order.addNode('a')
+    order.receiveMarks(now, 'a', [], true)
     /** @type {ReturnType<typeof batch>[]} */
     const sent = []
     let next = 1
@@ -292,7 +292,7 @@ test('random runs', () => {
     /** @type {ReturnType<typeof batch>[]} */
     const flying = []
     const step = () => {
-      const out = order.output(now)
+      const out = order.advance(now)
       for (const s of out.steps) {
         assert.equal(s.from, expect, `seed ${seed}`)
         assert.notEqual(s.events, undefined, `seed ${seed}: ${s.from} to ${s.to} are lost`)
@@ -307,10 +307,10 @@ test('random runs', () => {
             answer = 'failed'
             break
           }
-          order.receive(now, 's', b)
+          order.receiveBatch(now, 's', b)
           answer = 'got'
         }
-        order.answered(now, a, answer)
+        order.finishAsk(now, a, answer)
       }
       return out.next
     }
@@ -320,61 +320,14 @@ test('random runs', () => {
       next += n
       sent.push(b)
       for (let copies = random(3); copies > 0; copies--) flying.splice(random(flying.length + 1), 0, b)
-      while (flying.length > 4) order.receive(now, 's', /** @type {any} */ (flying.shift()))
-      if (random(3) === 0) order.told(now, 'a', [mark(1, next)], false)
+      while (flying.length > 4) order.receiveBatch(now, 's', /** @type {any} */ (flying.shift()))
+      if (random(3) === 0) order.receiveMarks(now, 'a', [mark(1, next)], false)
       now += random(100)
       step()
     }
-    for (const b of flying) order.receive(now, 's', b)
-    order.told(now, 'a', [mark(1, next)], false)
+    for (const b of flying) order.receiveBatch(now, 's', b)
+    order.receiveMarks(now, 'a', [mark(1, next)], false)
     for (let i = 0; i < 1000 && expect < next; i++) now = Math.max(now + 1, Math.min(step(), now + 1000))
     assert.equal(expect, BigInt(next), `seed ${seed}`)
   }
-})
-
-test('a window lets 16 batches go, and more as they are acknowledged', () => {
-  const w = new Window()
-  assert.ok(w.room && w.calm)
-  w.join(0, 'a')
-  for (let i = 1; i <= 16; i++) {
-    assert.ok(w.room)
-    w.took(0, BigInt(i + 1), 100)
-  }
-  assert.ok(!w.room)
-  w.acked(1, 'a', 2n)
-  assert.ok(w.room)
-  w.took(1, 18n, 100)
-  assert.ok(!w.room)
-  w.acked(2, 'a', 18n)
-  assert.ok(w.calm)
-  w.took(2, 19n, 1 << 20)
-  assert.ok(!w.room)
-})
-
-test('a node that acknowledges nothing is nudged, and given up until it does', () => {
-  const w = new Window()
-  w.join(0, 'a')
-  w.join(0, 'b')
-  for (let i = 1; i <= 16; i++) w.took(0, BigInt(i + 1), 100)
-  w.acked(0, 'a', 17n)
-  assert.deepEqual(w.advance(299), { nudge: [], next: 300 })
-  assert.deepEqual(w.advance(300), { nudge: ['b'], next: 900 })
-  assert.deepEqual(w.advance(4900).nudge, ['b'])
-  assert.ok(!w.room)
-  w.advance(5000)
-  assert.ok(w.room)
-  w.acked(5001, 'b', 2n)
-  assert.ok(w.room) // it lacks 15
-  w.took(5001, 18n, 100)
-  assert.ok(!w.room)
-  w.leave('b')
-  assert.ok(w.room)
-})
-
-test('a node is owed what is published while it is there', () => {
-  const w = new Window()
-  for (let i = 1; i <= 40; i++) w.took(0, BigInt(i + 1), 100)
-  assert.ok(w.room) // nobody is there
-  w.join(0, 'a')
-  assert.ok(w.room && w.calm)
 })

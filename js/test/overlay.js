@@ -1,7 +1,7 @@
 // The messages of the overlay, which a leaf does not speak: docs/wire.md has them as
 // protobuf, so a table is enough to read and write them.
 
-import { fields, hexOf, malformed, textOf, unhex, Writer } from '../src/wire.js'
+import { fields, hexOf, malformed, textOf, unhex, Writer } from './wire.js'
 
 const maxRecord = 4 << 10
 /** @typedef {[num: number, name: string, kind: string, most?: number]} Row */

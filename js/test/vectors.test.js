@@ -4,7 +4,7 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
-import * as wire from '../src/wire.js'
+import * as wire from './wire.js'
 import { decodeOverlay, encodeOverlay } from './overlay.js'
 
 const { hexOf, unhex } = wire

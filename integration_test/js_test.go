@@ -63,6 +63,8 @@ type jsConfig struct {
 	Ticket  string   `json:"ticket,omitempty"`
 	Network string   `json:"network,omitempty"`
 	Pubsub  string   `json:"pubsub,omitempty"`
+
+	NoMonitor bool `json:"noMonitor,omitempty"` // turns libp2p's own pings off
 }
 
 // startLeaf starts a leaf and waits until it is connected.

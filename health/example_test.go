@@ -25,7 +25,7 @@ func Example() {
 			PingTimeout:  3 * time.Second,
 			Seeds:        []health.Seed{{Text: "192.168.2.100:8495", Addrs: []netip.AddrPort{netip.MustParseAddrPort("192.168.2.100:8495")}}},
 			Addrs:        addrs,
-			Neighbors:    links.Peers, // who is linked in the overlay
+			Neighbors:    links.Peers, // the peers linked in the overlay
 			Flood:        links.Flood, // to all of them but one; they call Heard and Receive
 			OnNetsplit:   func(seed string) { fmt.Println("lost", seed) },
 			OnResolved:   func(seed string) { fmt.Println("back", seed) },

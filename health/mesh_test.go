@@ -20,7 +20,7 @@ type mesh struct {
 
 	mu     sync.Mutex
 	links  map[[2]int]bool
-	silent func(from, to int) bool // what is lost on the way
+	silent func(from, to int) bool // reports whether a signal is lost on the way
 	sent   int                     // over a link
 	floods int                     // begun by a node
 	closed chan struct{}
@@ -31,7 +31,7 @@ type mesh struct {
 const keepalive = 5 * time.Second
 
 type meshNode struct {
-	person
+	signer
 	mesh  *mesh
 	n     int
 	w     *Watchdog
@@ -129,7 +129,7 @@ func newMesh(t *testing.T, n int, seeds int, edges [][2]int) *mesh {
 		watched = append(watched, seedOf(fmt.Sprintf("10.0.0.%d:8495", i+1)))
 	}
 	for i := range n {
-		node := &meshNode{person: newPerson(t), mesh: m, n: i, addr: fmt.Sprintf("/ip4/10.0.%d.%d/tcp/8495", (i+1)/256, (i+1)%256)}
+		node := &meshNode{signer: newSigner(t), mesh: m, n: i, addr: fmt.Sprintf("/ip4/10.0.%d.%d/tcp/8495", (i+1)/256, (i+1)%256)}
 		w, err := New(Config{
 			Key: node.key, Session: [8]byte{byte(i)}, PingInterval: interval, PingTimeout: timeout, Seeds: watched,
 			Addrs:      func() []ma.Multiaddr { return []ma.Multiaddr{ma.StringCast(node.addr)} },

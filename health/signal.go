@@ -1,7 +1,11 @@
 package health
 
 import (
-	"encoding/binary"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/go-smokesignal/smokesignal/internal/addr"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
+
 	"errors"
 	"fmt"
 	"net/netip"
@@ -16,23 +20,24 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
-// Limits of what is read, all checked before a signature is.
+// Limits of a signal. All are checked before its signature, which costs most.
 const (
 	maxSignalBytes    = 2 << 10
 	maxSignalAddrs    = 16
 	maxIDBytes        = 64
 	maxSignatureBytes = 512
+	maxAddrBytes      = 256
 )
 
-// What is signed begins with one of these, so that a signature made for
-// something else, or for the other kind of signal, is none here.
+// The signed bytes begin with one of these, so that a signature made for something
+// else, or for the other kind of signal, is not valid here.
 const (
 	pingDomain = "smokesignal/health/1.0.0 ping\x00"
 	pongDomain = "smokesignal/health/1.0.0 pong\x00"
 )
 
-// Numbers of fields. The signature is the last field of its message and covers
-// all bytes before it, also those of fields this version does not know.
+// Numbers of fields. The signature is the last field of its message and covers all
+// bytes before it, those of fields that this version does not know included.
 const (
 	fieldPing = 1
 	fieldPong = 2
@@ -50,47 +55,44 @@ const (
 	fieldPongSignature = 9
 )
 
-// A session tells the runs of a node apart.
-type session [8]byte
-
-// A stamp names one signal: who sent it, in which of his runs, and which of
-// that run. Counters rise, also from run to run, as they begin with the
-// milliseconds of the clock.
+// A stamp names one signal by its sender, the run of the sender's process, and a
+// counter. Counters rise, also from run to run, as they begin with the milliseconds of
+// the clock.
 type stamp struct {
 	sender  peer.ID
-	session session
+	session protocol.Session
 	counter uint64
 }
 
-// A target says which node is meant: the one with this id or one that has one
-// of these addresses.
+// A target is the node with this id, or a node that is reached at one of these
+// addresses.
 type target struct {
-	id peer.ID
-	at []netip.AddrPort // sorted, no duplicates
+	id    peer.ID
+	addrs []netip.AddrPort // sorted, no duplicates
 }
 
-func (t target) empty() bool { return t.id == "" && len(t.at) == 0 }
+func (t target) empty() bool { return t.id == "" && len(t.addrs) == 0 }
 
-// covers reports whether whoever u asks for is also asked by t.
+// covers reports whether a ping for t also asks every node that u stands for.
 func (t target) covers(u target) bool {
 	if u.id != "" && u.id != t.id {
 		return false
 	}
-	for _, ap := range u.at {
-		if !slices.Contains(t.at, ap) {
+	for _, at := range u.addrs {
+		if !slices.Contains(t.addrs, at) {
 			return false
 		}
 	}
 	return true
 }
 
-// key returns a text equal for equal targets.
+// key returns a text that is equal for equal targets.
 func (t target) key() string {
 	var b strings.Builder
 	b.WriteString(string(t.id))
-	for _, ap := range t.at {
+	for _, at := range t.addrs {
 		b.WriteByte(0)
-		b.WriteString(ap.String())
+		b.WriteString(at.String())
 	}
 	return b.String()
 }
@@ -102,26 +104,27 @@ type ping struct {
 	interval time.Duration // of the sender's watchdog
 }
 
-// A pong says that its sender is here, and where.
+// A pong says that its sender is there, and at which addresses.
 type pong struct {
 	stamp
-	at      []netip.AddrPort
-	answers stamp
+	addrs   []netip.AddrPort
+	answers stamp // of the ping
 }
 
-// seal returns p signed, as it goes over the links.
+// seal returns p signed and encoded.
 func (p ping) seal(key crypto.PrivKey) ([]byte, error) {
 	var b []byte
 	b = frame.AppendBytes(b, fieldTarget, string(p.target.id))
-	b = appendAddrs(b, p.target.at)
+	b = appendAddrs(b, p.target.addrs)
 	b = appendStamp(b, p.stamp)
 	b = frame.AppendUint(b, fieldInterval, uint64(max(p.interval.Milliseconds(), 1)))
 	return sealSignal(key, fieldPing, pingDomain, b, fieldPingSignature)
 }
 
+// seal returns p signed and encoded.
 func (p pong) seal(key crypto.PrivKey) ([]byte, error) {
 	var b []byte
-	b = appendAddrs(b, p.at)
+	b = appendAddrs(b, p.addrs)
 	b = appendStamp(b, p.stamp)
 	b = frame.AppendBytes(b, fieldPingOrigin, string(p.answers.sender))
 	b = frame.AppendBytes(b, fieldPingSession, p.answers.session[:])
@@ -129,13 +132,14 @@ func (p pong) seal(key crypto.PrivKey) ([]byte, error) {
 	return sealSignal(key, fieldPong, pongDomain, b, fieldPongSignature)
 }
 
+// sealSignal signs a message and puts it into the field of its kind.
 func sealSignal(key crypto.PrivKey, kind int, domain string, unsigned []byte, field int) ([]byte, error) {
 	sig, err := key.Sign(append([]byte(domain), unsigned...))
 	if err != nil {
 		return nil, fmt.Errorf("health: sign: %w", err)
 	}
-	message := frame.AppendMessage(unsigned, number(field), sig)
-	return frame.AppendMessage(nil, number(kind), message), nil
+	message := frame.AppendMessage(unsigned, protowire.Number(field), sig)
+	return frame.AppendMessage(nil, protowire.Number(kind), message), nil
 }
 
 func appendStamp(b []byte, s stamp) []byte {
@@ -144,35 +148,26 @@ func appendStamp(b []byte, s stamp) []byte {
 	return frame.AppendUint(b, fieldCounter, s.counter)
 }
 
-// appendAddrs writes addresses as multiaddrs over TCP. Only IP address and port
-// count: a seed written as host:port is TCP and QUIC on one number.
-func appendAddrs(b []byte, at []netip.AddrPort) []byte {
-	for _, ap := range at[:min(len(at), maxSignalAddrs)] {
-		ip := ap.Addr()
-		code := ma.P_IP4
-		if ip.Is6() {
-			code = ma.P_IP6
-		}
-		raw := binary.AppendUvarint(nil, uint64(code))
-		raw = append(raw, ip.AsSlice()...)
-		raw = binary.AppendUvarint(raw, ma.P_TCP)
-		raw = binary.BigEndian.AppendUint16(raw, ap.Port())
-		b = frame.AppendMessage(b, fieldAddrs, raw)
+// appendAddrs appends addresses as multiaddrs over TCP. Only the IP address and the
+// port count: a seed written as host:port means TCP and QUIC on one number.
+func appendAddrs(b []byte, addrs []netip.AddrPort) []byte {
+	for _, at := range addrs[:min(len(addrs), maxSignalAddrs)] {
+		b = frame.AppendMessage(b, fieldAddrs, addr.TCP(at).Bytes())
 	}
 	return b
 }
 
 var errSignal = errors.New("health: malformed signal")
 
-// A signal is a ping or a pong as received, not yet verified.
+// A signal is a received ping or pong. Its signature is not verified yet.
 type signal struct {
 	ping      *ping
 	pong      *pong
-	unsigned  []byte // with the domain in front
+	signed    []byte // the bytes that the signature covers
 	signature []byte
 }
 
-// stamp returns who sent it.
+// stamp returns the stamp of the ping or pong.
 func (s *signal) stamp() stamp {
 	if s.ping != nil {
 		return s.ping.stamp
@@ -180,18 +175,18 @@ func (s *signal) stamp() stamp {
 	return s.pong.stamp
 }
 
-// verified reports whether the sender named in it has signed it. The key must
-// be inside the id, as Ed25519 keys are.
+// verified reports whether the sender that s names has signed it. The sender's key must
+// be inside its id, as Ed25519 keys are.
 func (s *signal) verified() bool {
 	key, err := s.stamp().sender.ExtractPublicKey()
 	if err != nil {
 		return false
 	}
-	ok, err := key.Verify(s.unsigned, s.signature)
+	ok, err := key.Verify(s.signed, s.signature)
 	return err == nil && ok
 }
 
-// parseSignal reads what a neighbor sent. The result does not refer to b.
+// parseSignal decodes a signal. The result does not refer to b.
 func parseSignal(b []byte) (*signal, error) {
 	if len(b) > maxSignalBytes {
 		return nil, fmt.Errorf("%w: %d bytes", errSignal, len(b))
@@ -202,9 +197,9 @@ func parseSignal(b []byte) (*signal, error) {
 		case err != nil:
 			return nil, err
 		case f.Num != fieldPing && f.Num != fieldPong:
-			continue // of a later version
+			continue // a kind of signal that a later version has
 		case s != nil || f.Bytes == nil:
-			return nil, fmt.Errorf("%w: not one ping or pong", errSignal)
+			return nil, fmt.Errorf("%w: more than one ping or pong, or an empty one", errSignal)
 		case f.Num == fieldPing:
 			s, err = parsePing(f.Bytes)
 		default:
@@ -223,7 +218,7 @@ func parseSignal(b []byte) (*signal, error) {
 func parsePing(b []byte) (*signal, error) {
 	var p ping
 	s := &signal{ping: &p}
-	err := s.parse(b, pingDomain, fieldPingSignature, &p.stamp, &p.target.at, func(f frame.Field) (err error) {
+	err := s.parse(b, pingDomain, fieldPingSignature, &p.stamp, &p.target.addrs, func(f frame.Field) (err error) {
 		switch f.Num {
 		case fieldTarget:
 			p.target.id, err = readID(f.Bytes)
@@ -233,7 +228,7 @@ func parsePing(b []byte) (*signal, error) {
 		return err
 	})
 	if err == nil && p.target.empty() {
-		err = fmt.Errorf("%w: a ping for nobody", errSignal)
+		err = fmt.Errorf("%w: a ping without a target", errSignal)
 	}
 	return s, err
 }
@@ -241,7 +236,7 @@ func parsePing(b []byte) (*signal, error) {
 func parsePong(b []byte) (*signal, error) {
 	var p pong
 	s := &signal{pong: &p}
-	err := s.parse(b, pongDomain, fieldPongSignature, &p.stamp, &p.at, func(f frame.Field) (err error) {
+	err := s.parse(b, pongDomain, fieldPongSignature, &p.stamp, &p.addrs, func(f frame.Field) (err error) {
 		switch f.Num {
 		case fieldPingOrigin:
 			p.answers.sender, err = readID(f.Bytes)
@@ -255,30 +250,31 @@ func parsePong(b []byte) (*signal, error) {
 	return s, err
 }
 
-// parse reads what both kinds share and hands the rest to other.
-func (s *signal) parse(b []byte, domain string, signature int, from *stamp, at *[]netip.AddrPort, other func(frame.Field) error) error {
+// parse decodes the fields that both kinds share and passes the others to other.
+func (s *signal) parse(b []byte, domain string, signature int, from *stamp, addrs *[]netip.AddrPort, other func(frame.Field) error) error {
 	for f, err := range frame.Fields(b) {
 		if err != nil {
 			return err
 		}
+		// A field behind the signature would not be signed.
 		if s.signature != nil {
 			return fmt.Errorf("%w: the signature is not last", errSignal)
 		}
 		switch f.Num {
-		case number(signature):
+		case protowire.Number(signature):
 			if len(f.Bytes) == 0 || len(f.Bytes) > maxSignatureBytes {
 				return fmt.Errorf("%w: signature of %d bytes", errSignal, len(f.Bytes))
 			}
 			s.signature = slices.Clone(f.Bytes)
 		case fieldAddrs:
-			if len(*at) == maxSignalAddrs {
+			if len(*addrs) == maxSignalAddrs {
 				return fmt.Errorf("%w: more than %d addresses", errSignal, maxSignalAddrs)
 			}
-			ap, ok := readAddr(f.Bytes)
+			at, ok := readAddr(f.Bytes)
 			if !ok {
 				return fmt.Errorf("%w: bad address", errSignal)
 			}
-			*at = append(*at, ap)
+			*addrs = append(*addrs, at)
 		case fieldSender:
 			from.sender, err = readID(f.Bytes)
 		case fieldSession:
@@ -295,14 +291,14 @@ func (s *signal) parse(b []byte, domain string, signature int, from *stamp, at *
 	if s.signature == nil || from.sender == "" {
 		return fmt.Errorf("%w: no sender or no signature", errSignal)
 	}
-	*at = tidy(*at)
-	// The length of the field as we write it: a longer form of tag or length does
-	// not match what was signed.
-	field := frame.AppendMessage(nil, number(signature), s.signature)
+	*addrs = sortUnique(*addrs)
+	// This takes the shortest encoding of the signature field. With a longer one, too
+	// few bytes are cut off, and the signature does not match.
+	field := frame.AppendMessage(nil, protowire.Number(signature), s.signature)
 	if len(field) > len(b) {
 		return errSignal
 	}
-	s.unsigned = append([]byte(domain), b[:len(b)-len(field)]...)
+	s.signed = append([]byte(domain), b[:len(b)-len(field)]...)
 	return nil
 }
 
@@ -317,7 +313,7 @@ func readID(b []byte) (peer.ID, error) {
 	return id, nil
 }
 
-func readSession(b []byte, s *session) error {
+func readSession(b []byte, s *protocol.Session) error {
 	if len(b) != len(s) {
 		return fmt.Errorf("%w: session of %d bytes", errSignal, len(b))
 	}
@@ -325,9 +321,9 @@ func readSession(b []byte, s *session) error {
 	return nil
 }
 
-// readAddr reads a multiaddr, of which it takes IP address and port.
+// readAddr decodes a multiaddr and returns its IP address and port.
 func readAddr(b []byte) (netip.AddrPort, bool) {
-	if len(b) > 256 {
+	if len(b) > maxAddrBytes {
 		return netip.AddrPort{}, false
 	}
 	a, err := ma.NewMultiaddrBytes(b)
@@ -337,39 +333,26 @@ func readAddr(b []byte) (netip.AddrPort, bool) {
 	return endpoint(a)
 }
 
-// endpoint returns the IP address and port that a begins with, if it does.
+// endpoint returns the IP address and port that a begins with, if a node can be reached
+// there.
 func endpoint(a ma.Multiaddr) (netip.AddrPort, bool) {
-	if len(a) < 2 {
-		return netip.AddrPort{}, false
-	}
-	if c := a[0].Code(); c != ma.P_IP4 && c != ma.P_IP6 {
-		return netip.AddrPort{}, false
-	}
-	if c := a[1].Code(); c != ma.P_TCP && c != ma.P_UDP {
-		return netip.AddrPort{}, false
-	}
-	ip, ok := netip.AddrFromSlice(a[0].RawValue())
-	port := a[1].RawValue()
-	if !ok || len(port) != 2 {
-		return netip.AddrPort{}, false
-	}
-	ap := netip.AddrPortFrom(ip.Unmap(), binary.BigEndian.Uint16(port))
-	return ap, ap.Port() != 0 && !ap.Addr().IsUnspecified()
+	at, ok := addr.AddrPort(a)
+	return at, ok && at.Port() != 0 && !at.Addr().IsUnspecified()
 }
 
 // endpoints returns the IP addresses and ports of addrs, sorted.
 func endpoints(addrs []ma.Multiaddr) []netip.AddrPort {
-	var at []netip.AddrPort
+	var list []netip.AddrPort
 	for _, a := range addrs {
-		if ap, ok := endpoint(a); ok {
-			at = append(at, ap)
+		if at, ok := endpoint(a); ok {
+			list = append(list, at)
 		}
 	}
-	return tidy(at)
+	return sortUnique(list)
 }
 
-// tidy sorts at and removes duplicates.
-func tidy(at []netip.AddrPort) []netip.AddrPort {
-	slices.SortFunc(at, netip.AddrPort.Compare)
-	return slices.Compact(at)
+// sortUnique sorts the addresses and removes duplicates.
+func sortUnique(addrs []netip.AddrPort) []netip.AddrPort {
+	slices.SortFunc(addrs, netip.AddrPort.Compare)
+	return slices.Compact(addrs)
 }

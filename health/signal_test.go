@@ -1,6 +1,8 @@
 package health
 
 import (
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
+
 	"bytes"
 	"encoding/hex"
 	"fmt"
@@ -16,16 +18,16 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
-func TestSignalsSayWhatWasSealed(t *testing.T) {
-	me, other := newPerson(t), newPerson(t)
+func TestSignalsSurviveSealAndParse(t *testing.T) {
+	me, other := newSigner(t), newSigner(t)
 	var many []string
 	for i := range maxSignalAddrs {
 		many = append(many, fmt.Sprintf("[2001:db8::%x]:65535", i))
 	}
 	for _, p := range []ping{
-		{stamp{me.id, session{1, 2, 3, 4, 5, 6, 7, 8}, 1}, target{id: other.id}, interval},
-		{stamp{me.id, session{}, 1<<64 - 1}, target{at: at(seedAddr)}, time.Millisecond},
-		{stamp{me.id, session{}, 1}, target{id: other.id, at: at(many...)}, MaxInterval},
+		{stamp{me.id, protocol.Session{1, 2, 3, 4, 5, 6, 7, 8}, 1}, target{id: other.id}, interval},
+		{stamp{me.id, protocol.Session{}, 1<<64 - 1}, target{addrs: addrPorts(seedAddr)}, time.Millisecond},
+		{stamp{me.id, protocol.Session{}, 1}, target{id: other.id, addrs: addrPorts(many...)}, MaxInterval},
 	} {
 		b, err := p.seal(me.key)
 		if err != nil || len(b) > maxSignalBytes {
@@ -40,9 +42,9 @@ func TestSignalsSayWhatWasSealed(t *testing.T) {
 		}
 	}
 	for _, p := range []pong{
-		{stamp{me.id, session{1}, 1}, at(seedAddr, "[2001:db8::1]:1"), stamp{other.id, session{2}, 77}},
-		{stamp{me.id, session{1}, 1}, nil, stamp{other.id, session{2}, 77}},
-		{stamp{me.id, session{1}, 1}, at(many...), stamp{other.id, session{2}, 77}},
+		{stamp{me.id, protocol.Session{1}, 1}, addrPorts(seedAddr, "[2001:db8::1]:1"), stamp{other.id, protocol.Session{2}, 77}},
+		{stamp{me.id, protocol.Session{1}, 1}, nil, stamp{other.id, protocol.Session{2}, 77}},
+		{stamp{me.id, protocol.Session{1}, 1}, addrPorts(many...), stamp{other.id, protocol.Session{2}, 77}},
 	} {
 		b, err := p.seal(me.key)
 		if err != nil || len(b) > maxSignalBytes {
@@ -52,7 +54,7 @@ func TestSignalsSayWhatWasSealed(t *testing.T) {
 		if err != nil || s.pong == nil || s.ping != nil || !s.verified() {
 			t.Fatalf("%+v: %+v, %v", p, s, err)
 		}
-		if got := s.pong; got.stamp != p.stamp || !slices.Equal(got.at, p.at) || got.answers != p.answers {
+		if got := s.pong; got.stamp != p.stamp || !slices.Equal(got.addrs, p.addrs) || got.answers != p.answers {
 			t.Errorf("%+v became %+v", p, got)
 		}
 	}
@@ -60,7 +62,7 @@ func TestSignalsSayWhatWasSealed(t *testing.T) {
 
 // A fixed key and fixed numbers: what goes over the wire does not change
 // unnoticed. Ed25519 signatures are the same each time.
-func TestSignalsOnTheWire(t *testing.T) {
+func TestTheWireFormatIsFixed(t *testing.T) {
 	key, _, err := crypto.GenerateEd25519Key(bytes.NewReader(make([]byte, 64)))
 	if err != nil {
 		t.Fatal(err)
@@ -69,7 +71,7 @@ func TestSignalsOnTheWire(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := ping{stamp{id, session{1, 2, 3, 4, 5, 6, 7, 8}, 1000}, target{at: at("192.168.2.100:8495")}, interval}.seal(key)
+	b, err := ping{stamp{id, protocol.Session{1, 2, 3, 4, 5, 6, 7, 8}, 1000}, target{addrs: addrPorts("192.168.2.100:8495")}, interval}.seal(key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,8 +89,8 @@ func TestSignalsOnTheWire(t *testing.T) {
 
 // Later versions may add fields. They are skipped, but signed.
 func TestUnknownFieldsAreSigned(t *testing.T) {
-	me := newPerson(t)
-	unsigned := appendStamp(nil, stamp{me.id, session{1}, 1})
+	me := newSigner(t)
+	unsigned := appendStamp(nil, stamp{me.id, protocol.Session{1}, 1})
 	unsigned = frame.AppendBytes(unsigned, 100, "news")
 	b, err := sealSignal(me.key, fieldPong, pongDomain, unsigned, fieldPongSignature)
 	if err != nil {
@@ -107,8 +109,8 @@ func TestUnknownFieldsAreSigned(t *testing.T) {
 	}
 }
 
-func TestMalformedSignals(t *testing.T) {
-	me := newPerson(t)
+func TestMalformedSignalsAreRefused(t *testing.T) {
+	me := newSigner(t)
 	seal := func(build func([]byte) []byte) []byte {
 		b, err := sealSignal(me.key, fieldPing, pingDomain, build(nil), fieldPingSignature)
 		if err != nil {
@@ -117,7 +119,7 @@ func TestMalformedSignals(t *testing.T) {
 		return b
 	}
 	whole := func(b []byte) []byte {
-		return appendStamp(appendAddrs(b, at(seedAddr)), stamp{me.id, session{1}, 1})
+		return appendStamp(appendAddrs(b, addrPorts(seedAddr)), stamp{me.id, protocol.Session{1}, 1})
 	}
 	if s, err := parseSignal(seal(whole)); err != nil || !s.verified() {
 		t.Fatal("the model of all cases is bad itself: ", err)
@@ -128,8 +130,8 @@ func TestMalformedSignals(t *testing.T) {
 		}
 	}
 	for name, b := range map[string][]byte{
-		"no sender":        seal(func(b []byte) []byte { return appendAddrs(b, at(seedAddr)) }),
-		"no target":        seal(func(b []byte) []byte { return appendStamp(b, stamp{me.id, session{1}, 1}) }),
+		"no sender":        seal(func(b []byte) []byte { return appendAddrs(b, addrPorts(seedAddr)) }),
+		"no target":        seal(func(b []byte) []byte { return appendStamp(b, stamp{me.id, protocol.Session{1}, 1}) }),
 		"a long id":        seal(func(b []byte) []byte { return whole(frame.AppendBytes(b, fieldTarget, make([]byte, maxIDBytes+1))) }),
 		"no id":            seal(func(b []byte) []byte { return whole(frame.AppendBytes(b, fieldTarget, "noise")) }),
 		"a short session":  seal(func(b []byte) []byte { return frame.AppendBytes(whole(b), fieldSession, "short") }),
@@ -141,7 +143,7 @@ func TestMalformedSignals(t *testing.T) {
 		"a long multiaddr": seal(func(b []byte) []byte { return whole(frame.AppendBytes(b, fieldAddrs, make([]byte, 300))) }),
 		"17 addresses": seal(func(b []byte) []byte {
 			for range maxSignalAddrs {
-				b = appendAddrs(b, at("10.0.0.1:1"))
+				b = appendAddrs(b, addrPorts("10.0.0.1:1"))
 			}
 			return whole(b)
 		}),
@@ -159,20 +161,20 @@ func TestMalformedSignals(t *testing.T) {
 	}
 }
 
-func TestTargetsCover(t *testing.T) {
-	a, b := newPerson(t).id, newPerson(t).id
+func TestATargetCoversNarrowerOnes(t *testing.T) {
+	a, b := newSigner(t).id, newSigner(t).id
 	for _, c := range []struct {
 		t, u target
 		want bool
 	}{
 		{target{id: a}, target{id: a}, true},
-		{target{id: a, at: at(seedAddr)}, target{id: a}, true},
-		{target{id: a, at: at(seedAddr)}, target{at: at(seedAddr)}, true},
-		{target{at: at(seedAddr, "10.0.0.1:1")}, target{at: at(seedAddr)}, true},
-		{target{id: a}, target{id: a, at: at(seedAddr)}, false},
-		{target{at: at(seedAddr)}, target{id: a, at: at(seedAddr)}, false},
+		{target{id: a, addrs: addrPorts(seedAddr)}, target{id: a}, true},
+		{target{id: a, addrs: addrPorts(seedAddr)}, target{addrs: addrPorts(seedAddr)}, true},
+		{target{addrs: addrPorts(seedAddr, "10.0.0.1:1")}, target{addrs: addrPorts(seedAddr)}, true},
+		{target{id: a}, target{id: a, addrs: addrPorts(seedAddr)}, false},
+		{target{addrs: addrPorts(seedAddr)}, target{id: a, addrs: addrPorts(seedAddr)}, false},
 		{target{id: b}, target{id: a}, false},
-		{target{at: at("192.168.2.100:8496")}, target{at: at(seedAddr)}, false},
+		{target{addrs: addrPorts("192.168.2.100:8496")}, target{addrs: addrPorts(seedAddr)}, false},
 	} {
 		if got := c.t.covers(c.u); got != c.want {
 			t.Errorf("%v covers %v: %v", c.t, c.u, got)
@@ -180,65 +182,47 @@ func TestTargetsCover(t *testing.T) {
 	}
 }
 
-func TestRecentForgetsTheOldest(t *testing.T) {
-	r := newRecent[int, int](100)
-	for i := range 1000 {
-		r.set(i, i)
-		if n := len(r.young) + len(r.old); n > 100 {
-			t.Fatalf("%d kept after %d", n, i)
-		}
-		for j := max(0, i-49); j <= i; j++ {
-			if v, ok := r.get(j); !ok || v != j {
-				t.Fatalf("%d is gone at %d", j, i)
-			}
-		}
-	}
-	if _, ok := r.get(0); ok {
-		t.Error("0 is still there")
-	}
-}
-
-func TestBudgetsHurtOnlyWhoFloods(t *testing.T) {
-	m, now := budgets{}, time.Unix(1, 0)
+func TestOnlyAFloodingNeighborIsLimited(t *testing.T) {
+	m, now := neighborLimits{}, time.Unix(1, 0)
 	taken := 0
 	for range 10_000 {
-		if m.take("loud", now) {
+		if m.allow("loud", now) {
 			taken++
 		}
 		now = now.Add(time.Millisecond)
 	}
-	if most := signalsAtOnce + 10*signalsPerSecond; taken > most || taken < most-10 {
+	if most := signalBurst + 10*signalsPerSecond; taken > most || taken < most-10 {
 		t.Errorf("%d taken in ten seconds", taken)
 	}
-	if !m.take("quiet", now) {
+	if !m.allow("quiet", now) {
 		t.Error("another is refused")
 	}
-	for i := range 2 * maxBudgets {
-		m.take(peer.ID(fmt.Sprint(i)), now)
+	for i := range 2 * maxLimiters {
+		m.allow(peer.ID(fmt.Sprint(i)), now)
 	}
-	if len(m) > maxBudgets {
+	if len(m) > maxLimiters {
 		t.Errorf("%d neighbors remembered", len(m))
 	}
 	now = now.Add(time.Minute)
-	if !m.take("new", now) || len(m) != 1 {
+	if !m.allow("new", now) || len(m) != 1 {
 		t.Errorf("%d remembered after a pause", len(m))
 	}
 }
 
-// FuzzSignal: no input panics; what is read is bounded, and what is verified was
-// signed by the sender it names.
+// FuzzSignal: no input panics; a parsed signal is bounded, and a verified one was
+// signed by the sender that it names.
 func FuzzSignal(f *testing.F) {
-	me, other := newPerson(f), newPerson(f)
-	f.Add(me.ping(f, 1, target{id: other.id, at: at(seedAddr, "[2001:db8::1]:1")}))
+	me, other := newSigner(f), newSigner(f)
+	f.Add(me.ping(f, 1, target{id: other.id, addrs: addrPorts(seedAddr, "[2001:db8::1]:1")}))
 	f.Add(me.pong(f, 2, seedAddr))
 	f.Add([]byte{0x0a, 0x00})
 	known := map[string]bool{}
-	for _, b := range [][]byte{me.ping(f, 1, target{id: other.id, at: at(seedAddr, "[2001:db8::1]:1")}), me.pong(f, 2, seedAddr)} {
+	for _, b := range [][]byte{me.ping(f, 1, target{id: other.id, addrs: addrPorts(seedAddr, "[2001:db8::1]:1")}), me.pong(f, 2, seedAddr)} {
 		s, err := parseSignal(b)
 		if err != nil {
 			f.Fatal(err)
 		}
-		known[string(s.unsigned)] = true
+		known[string(s.signed)] = true
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := parseSignal(b)
@@ -250,14 +234,14 @@ func FuzzSignal(f *testing.F) {
 		}
 		var list []netip.AddrPort
 		if s.ping != nil {
-			list = s.ping.target.at
+			list = s.ping.target.addrs
 		} else {
-			list = s.pong.at
+			list = s.pong.addrs
 		}
 		if len(list) > maxSignalAddrs || !slices.IsSortedFunc(list, netip.AddrPort.Compare) {
 			t.Fatalf("addresses %v", list)
 		}
-		if s.verified() && s.stamp().sender == me.id && !known[string(s.unsigned)] {
+		if s.verified() && s.stamp().sender == me.id && !known[string(s.signed)] {
 			t.Fatalf("forged: %x", b)
 		}
 	})

@@ -1,6 +1,10 @@
 package health
 
 import (
+	"cmp"
+
+	"github.com/go-smokesignal/smokesignal/internal/notify"
+
 	"bytes"
 	"errors"
 	"fmt"
@@ -19,38 +23,39 @@ import (
 
 const (
 	defaultTimeout = 3 * time.Second
-	// maxWaiting bounds the signals received and not yet looked at (2 KiB each).
+	// maxWaiting bounds the received signals that are not read yet, of 2 KiB each.
 	maxWaiting = 1024
 )
 
 // Config is what a Watchdog needs. Key, Neighbors and Flood are required.
 type Config struct {
-	// Key signs what this node sends. Its public half must be inside the peer id,
+	// Key signs the signals of this node. Its public half must be inside the peer id,
 	// as that of an Ed25519 key is.
 	Key crypto.PrivKey
-	// Session tells this run of the node from others; eight random bytes.
+	// Session names this run of the node. It is eight random bytes.
 	Session [8]byte
-	// PingInterval is how long a seed may go unheard before it is asked for through
+	// PingInterval is how long a seed may go unheard before a ping asks for it through
 	// the overlay. Zero turns the watchdog off: this node then reports nothing, but
-	// passes on and answers the questions of others.
+	// forwards and answers the pings of others.
 	PingInterval time.Duration
-	// PingTimeout is how long an answer may take; zero means three seconds.
+	// PingTimeout is how long an answer may take. Zero means three seconds.
 	PingTimeout time.Duration
 	// Seeds are the seeds to watch.
 	Seeds []Seed
-	// Addrs returns this node's own addresses, where it listens and what it
-	// advertises. Who watches a seed at one of them is answered. May be nil.
+	// Addrs returns the addresses of this node, those where it listens and those that
+	// it advertises. The node answers a ping for any of them. May be nil.
 	Addrs func() []ma.Multiaddr
 	// Neighbors returns the peers linked in the overlay.
 	Neighbors func() []peer.ID
-	// Flood sends msg to all neighbors but one (none if except is empty), to their
-	// Receive. It must not keep the watchdog waiting: drop rather than block. It may
+	// Flood sends msg to all neighbors but the peer except, which may be empty. There
+	// it is given to Receive. Flood must drop the message rather than block. It may
 	// keep msg but not change it.
 	Flood func(msg []byte, except peer.ID)
-	// OnNetsplit and OnResolved are called in order on the watchdog's goroutine.
-	// They must return soon and must not call Close. May be nil.
+	// OnNetsplit and OnResolved are called when a seed is lost and when it is heard
+	// again, in order and on the goroutine of the watchdog. They must return soon and
+	// must not call Close. May be nil.
 	OnNetsplit, OnResolved func(seed string)
-	// Log defaults to the logger of the room.
+	// Log defaults to the logger "smokesignal/health" of go-log.
 	Log *slog.Logger
 }
 
@@ -65,52 +70,57 @@ type Seed struct {
 	Addrs []netip.AddrPort
 }
 
-// Status is what is known of one seed.
+// Status is the state of one seed.
 type Status struct {
 	Seed      string    // as the user wrote it
-	ID        peer.ID   // who it is; empty as long as nobody has reached it
+	ID        peer.ID   // of the node at the seed's address; empty until it was reached
 	LastHeard time.Time // zero: never
 	Netsplit  bool      // it was heard once and is lost
 }
 
 // Stats counts signals since New.
 type Stats struct {
-	Received  uint64 // all, bad ones too
+	Received  uint64 // all signals, bad ones included
 	Malformed uint64 // too large, or not in the form of a signal
-	Forged    uint64 // not signed by whom they name
+	Forged    uint64 // not signed by the sender that they name
 	Replayed  uint64 // old answers of a seed
-	Duplicate uint64 // arrived before on another way, as floods do
-	Spared    uint64 // pings not passed on, as one for the same seed just was
-	Dropped   uint64 // of a neighbor who sent too many, or while too many waited
+	Duplicate uint64 // received before over another link, as happens in a flood
+	Spared    uint64 // pings not forwarded or answered, as one for the same node just was
+	Dropped   uint64 // from a neighbor that sent too many, or received while too many waited
 	Unsigned  uint64 // own signals that could not be signed
 }
 
-// A Watchdog watches the seeds of one node. All methods may be called from
-// several goroutines, and none blocks but Close.
+// A Watchdog watches the seeds of one node. All methods may be called from several
+// goroutines, and only Close blocks.
 type Watchdog struct {
 	cfg Config
 	log *slog.Logger
 
+	// mu guards these.
 	mu      sync.Mutex
+	state   state
 	core    *watch
-	waiting []received
-	budgets budgets
-	out     []output // of what did not happen in the loop
-	dropped uint64
-	state   int
+	limits  neighborLimits
+	waiting []receivedSignal
+	outputs []output // of calls from outside the loop, which performs them
+	dropped uint64   // see Stats
 
-	wake  chan struct{} // a token when there is something to do
-	done  chan struct{}
+	// The loop.
+	wake  notify.Signal // something is waiting
+	done  chan struct{} // closed by Close
 	tasks sync.WaitGroup
 }
 
+// A state is one of the three that a Watchdog goes through.
+type state int
+
 const (
-	idle = iota
+	idle state = iota
 	running
 	closed
 )
 
-type received struct {
+type receivedSignal struct {
 	from peer.ID
 	msg  []byte
 }
@@ -136,27 +146,23 @@ func New(cfg Config) (*Watchdog, error) {
 	if _, err := id.ExtractPublicKey(); err != nil {
 		return nil, fmt.Errorf("health: Config.Key is of type %s; others cannot verify it by the peer id alone, use Ed25519", cfg.Key.Type())
 	}
-	if cfg.PingTimeout == 0 {
-		cfg.PingTimeout = defaultTimeout
-	}
-	if cfg.Log == nil {
-		cfg.Log = logging.Room("health", nil)
-	}
+	cfg.PingTimeout = cmp.Or(cfg.PingTimeout, defaultTimeout)
+	cfg.Log = cmp.Or(cfg.Log, logging.Room("health", nil))
 	random := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 	counter := uint64(max(time.Now().UnixMilli(), 1))
 	core := newWatch(cfg.Key, id, cfg.Session, counter, cfg.PingInterval, cfg.PingTimeout, cfg.Seeds, random)
 	return &Watchdog{
-		cfg:     cfg,
-		log:     cfg.Log,
-		core:    core,
-		budgets: budgets{},
-		wake:    make(chan struct{}, 1),
-		done:    make(chan struct{}),
+		cfg:    cfg,
+		log:    cfg.Log,
+		core:   core,
+		limits: neighborLimits{},
+		wake:   notify.NewSignal(),
+		done:   make(chan struct{}),
 	}, nil
 }
 
-// Start begins to watch, to pass on and to answer. The second call does
-// nothing, nor does one after Close.
+// Start begins to watch, and to forward and answer signals. A second call does nothing,
+// nor does one after Close.
 func (w *Watchdog) Start() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -179,60 +185,61 @@ func (w *Watchdog) Close() {
 	w.tasks.Wait()
 }
 
-// Receive takes a signal that came from a linked peer, and copies it. It
-// returns at once; bad signals are counted, see Stats. From one neighbor it
-// takes a hundred a second and drops the rest.
+// Receive hands the watchdog a signal that arrived from a linked peer. It copies the
+// signal and returns at once. Bad signals are counted, see Stats. More than a hundred
+// signals per second from one neighbor are dropped.
 func (w *Watchdog) Receive(from peer.ID, msg []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
 	case w.state != running:
-	case !w.budgets.take(from, time.Now()), len(w.waiting) >= maxWaiting:
+	case !w.limits.allow(from, time.Now()), len(w.waiting) >= maxWaiting:
 		w.dropped++
 	default:
-		// One byte over the limit tells as much as all of them.
-		w.waiting = append(w.waiting, received{from, bytes.Clone(msg[:min(len(msg), maxSignalBytes+1)])})
-		w.signal()
+		// One byte over the limit is enough to see that the signal is too large.
+		w.waiting = append(w.waiting, receivedSignal{from, bytes.Clone(msg[:min(len(msg), maxSignalBytes+1)])})
+		w.wake.Set()
 	}
 }
 
-// Heard says that something came over the link to a peer, whatever it was: if the
-// peer is a seed, it is there. It does not block.
+// Heard reports that something arrived over the link to a peer, whatever it was. If the
+// peer is a seed, the seed is there. Heard does not block.
 func (w *Watchdog) Heard(from peer.ID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if out := w.core.heardFrom(time.Now(), from); len(out) > 0 {
-		w.out = append(w.out, out...)
-		w.signal()
+	if out := w.core.heardPeer(time.Now(), from); len(out) > 0 {
+		w.outputs = append(w.outputs, out...)
+		w.wake.Set()
 	}
 }
 
-// SeedFound says that the seed was reached directly, who it is, and at which
-// addresses. It then counts as heard. What a pinned id contradicts is ignored.
+// SeedFound reports that discovery reached the seed, the id of the node there, and its
+// addresses. The seed then counts as heard. A call with another id than the one in
+// [Seed] is ignored.
 func (w *Watchdog) SeedFound(seed string, id peer.ID, addrs []ma.Multiaddr) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.out = append(w.out, w.core.found(time.Now(), seed, id, addrs)...)
-	w.signal()
+	w.outputs = append(w.outputs, w.core.seedFound(time.Now(), seed, id, addrs)...)
+	w.wake.Set()
 }
 
-// SeedIsSelf says that the seed is this node, which is never watched.
+// SeedIsSelf reports that the seed is this node, which is never watched.
 func (w *Watchdog) SeedIsSelf(seed string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.out = append(w.out, w.core.foundSelf(seed)...)
-	w.signal()
+	w.outputs = append(w.outputs, w.core.seedIsSelf(seed)...)
+	w.wake.Set()
 }
 
-// NeighborsChanged says that Neighbors returns something else now.
+// NeighborsChanged reports that Neighbors returns something else now.
 func (w *Watchdog) NeighborsChanged() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.signal()
+	w.wake.Set()
 }
 
-// Status returns what is known of the seeds, in the order they were given and
-// without those which are this node.
+// Status returns the state of the seeds in the order of [Config], without those that
+// are this node.
 func (w *Watchdog) Status() []Status {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -255,31 +262,24 @@ func (w *Watchdog) Stats() Stats {
 	return s
 }
 
-// signal wakes the loop.
-func (w *Watchdog) signal() {
-	select {
-	case w.wake <- struct{}{}:
-	default:
-	}
-}
-
+// loop gives the core time, neighbors and signals until Close.
 func (w *Watchdog) loop() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	last := time.Now()
 	for {
-		// Asked without our lock held, as they have locks of their own.
+		// Called without mu held, as these functions may hold locks of their own.
 		neighbors := w.cfg.Neighbors()
 		var own []ma.Multiaddr
 		if w.cfg.Addrs != nil {
 			own = w.cfg.Addrs()
 		}
 		now := time.Now()
-		// Round(0) leaves the wall clock alone to be compared.
+		// Round(0) strips the monotonic clock, so this compares the wall clock with it.
 		drift := now.Round(0).Sub(last.Round(0)) - now.Sub(last)
 		last = now
 		out, next := w.step(now, drift, neighbors, own)
-		w.carryOut(out)
+		w.perform(out)
 		if next.IsZero() {
 			timer.Stop()
 		} else {
@@ -294,13 +294,13 @@ func (w *Watchdog) loop() {
 	}
 }
 
-// step hands the core all that has come, then lets it decide.
+// step hands the core everything that has arrived, then lets it decide.
 func (w *Watchdog) step(now time.Time, drift time.Duration, neighbors []peer.ID, own []ma.Multiaddr) ([]output, time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	out := w.out
-	w.out = nil
-	w.core.setOwn(endpoints(own))
+	out := w.outputs
+	w.outputs = nil
+	w.core.setOwnAddrs(endpoints(own))
 	out = append(out, w.core.setNeighbors(now, neighbors)...)
 	for _, r := range w.waiting {
 		out = append(out, w.core.receive(now, r.from, r.msg)...)
@@ -310,10 +310,11 @@ func (w *Watchdog) step(now time.Time, drift time.Duration, neighbors []peer.ID,
 	return append(out, more...), next
 }
 
-func (w *Watchdog) carryOut(out []output) {
+// perform floods the signals and calls the callbacks.
+func (w *Watchdog) perform(out []output) {
 	for _, o := range out {
 		select {
-		case <-w.done:
+		case <-w.done: // no callback begins after Close
 			return
 		default:
 		}
@@ -321,15 +322,15 @@ func (w *Watchdog) carryOut(out []output) {
 		case flood:
 			w.cfg.Flood(o.msg, o.except)
 		case change:
-			f := w.cfg.OnResolved
+			callback := w.cfg.OnResolved
 			if o.lost {
-				w.log.Warn("netsplit: seed lost", "seed", o.seed, "silent", o.silent.Round(time.Millisecond))
-				f = w.cfg.OnNetsplit
+				w.log.Warn("netsplit: a seed is lost", "seed", o.seed, "silent", o.silent.Round(time.Millisecond))
+				callback = w.cfg.OnNetsplit
 			} else {
-				w.log.Info("netsplit resolved", "seed", o.seed)
+				w.log.Info("netsplit resolved: a seed is heard again", "seed", o.seed)
 			}
-			if f != nil {
-				f(o.seed)
+			if callback != nil {
+				callback(o.seed)
 			}
 		}
 	}

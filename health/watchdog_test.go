@@ -118,7 +118,7 @@ func TestASeedRestartedWithAnotherIdentityIsBack(t *testing.T) {
 		})
 		m.nodes[0].w.Close()
 		m.mu.Lock()
-		other := newPerson(t)
+		other := newSigner(t)
 		m.nodes[0].id = other.id
 		w, err := New(Config{
 			Key: other.key, Session: [8]byte{99}, PingInterval: interval, Neighbors: m.nodes[0].neighbors, Flood: m.nodes[0].flood,
@@ -188,7 +188,7 @@ func TestASeedCostsTwoFloodsAnInterval(t *testing.T) {
 
 // Links that lose one message in ten cause no alarm, as floods go three ways and
 // a ping in vain is repeated.
-func TestLossOnLinksIsNoNetsplit(t *testing.T) {
+func TestLossOnLinksIsNotANetsplit(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		r := mathrand.New(mathrand.NewPCG(9, 9))
 		edges := ring(16)
@@ -205,7 +205,7 @@ func TestLossOnLinksIsNoNetsplit(t *testing.T) {
 
 // A node that is stuck, here in its own Flood, hears nobody meanwhile and must
 // not take that for their silence.
-func TestBeingStuckIsNoNetsplit(t *testing.T) {
+func TestBeingStuckIsNotANetsplit(t *testing.T) {
 	for _, pause := range []time.Duration{4 * time.Second, interval + time.Second, patience, 5 * time.Minute} {
 		bubble.Test(t, func(t *testing.T) {
 			m := newMesh(t, 4, 1, line(4))
@@ -277,7 +277,7 @@ func TestANodeAloneReportsNothing(t *testing.T) {
 	})
 }
 
-func TestStatusTellsWhatIsKnown(t *testing.T) {
+func TestStatusFollowsTheSeeds(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		m := newMesh(t, 4, 2, line(4))
 		defer m.close()
@@ -306,7 +306,7 @@ func TestStatusTellsWhatIsKnown(t *testing.T) {
 	})
 }
 
-func TestOffItStillHelpsOthers(t *testing.T) {
+func TestANodeWithoutWatchdogStillAnswersAndForwards(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		m := newMesh(t, 4, 1, line(4))
 		defer m.close()
@@ -371,8 +371,8 @@ func TestCloseEndsEverything(t *testing.T) {
 	}) // a goroutine left behind fails here
 }
 
-// A neighbor who floods is cut short; the others are heard.
-func TestAFloodingNeighborHurtsHimselfAlone(t *testing.T) {
+// Signals of a flooding neighbor are dropped; those of the others are read.
+func TestAFloodingNeighborHurtsOnlyItself(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		m := newMesh(t, 4, 1, [][2]int{{0, 1}, {1, 2}, {2, 3}})
 		defer m.close()
@@ -390,9 +390,9 @@ func TestAFloodingNeighborHurtsHimselfAlone(t *testing.T) {
 	})
 }
 
-func TestNewRefusesInASentence(t *testing.T) {
+func TestNewSaysWhatIsWrongWithItsConfig(t *testing.T) {
 	good := Config{
-		Key:       newPerson(t).key,
+		Key:       newSigner(t).key,
 		Neighbors: func() []peer.ID { return nil },
 		Flood:     func([]byte, peer.ID) {},
 	}
@@ -423,7 +423,7 @@ func TestNewRefusesInASentence(t *testing.T) {
 
 // For the race detector: everything at once, in real time.
 func TestAllMethodsAtOnce(t *testing.T) {
-	me, seed := newPerson(t), newPerson(t)
+	me, seed := newSigner(t), newSigner(t)
 	var w *Watchdog
 	w, err := New(Config{
 		Key: me.key, PingInterval: 2 * time.Millisecond, PingTimeout: time.Millisecond, Seeds: []Seed{seedOf(seedAddr)},

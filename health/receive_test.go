@@ -1,6 +1,8 @@
 package health
 
 import (
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
+
 	"fmt"
 	mathrand "math/rand/v2"
 	"net/netip"
@@ -12,21 +14,21 @@ import (
 )
 
 func TestAnotherPingKeepsThisNodeSilent(t *testing.T) {
-	seed, other := newPerson(t), newPerson(t)
+	seed, other := newSigner(t), newSigner(t)
 	s := newScene(t, interval, seedAddr)
 	s.neighbors("neighbor").found(seedAddr, seed)
-	whom := s.w.seeds[0].target()
+	asked := s.w.seeds[0].target()
 	counter := uint64(0)
 	// Somebody else asks each interval, and the seed answers.
 	for range 100 {
 		s.after(interval - 1)
 		counter++
-		if sent := s.hears(other.ping(t, counter, whom)); len(sent) != 1 {
-			t.Fatalf("the ping was passed on %d times", len(sent))
+		if sent := s.hears(other.ping(t, counter, asked)); len(sent) != 1 {
+			t.Fatalf("the ping was forwarded %d times", len(sent))
 		}
 		s.after(1)
 		if sent := s.hears(seed.pong(t, counter, seedAddr)); len(sent) != 1 {
-			t.Fatalf("the pong was passed on %d times", len(sent))
+			t.Fatalf("the pong was forwarded %d times", len(sent))
 		}
 	}
 	s.want()
@@ -34,7 +36,7 @@ func TestAnotherPingKeepsThisNodeSilent(t *testing.T) {
 		t.Errorf("%d pings although somebody else asked", n)
 	}
 	// Now nobody answers the other: this node waits for that, then asks itself.
-	s.after(interval - 1).hears(other.ping(t, 1000, whom))
+	s.after(interval - 1).hears(other.ping(t, 1000, asked))
 	s.after(interval / 2)
 	if n := len(s.pings()); n > 0 {
 		t.Errorf("%d pings while the other's may be answered", n)
@@ -45,55 +47,55 @@ func TestAnotherPingKeepsThisNodeSilent(t *testing.T) {
 	}
 }
 
-func TestPingsArePassedOnOnceInHalfAnInterval(t *testing.T) {
-	other, third := newPerson(t), newPerson(t)
+func TestPingsAreForwardedOnceInHalfAnInterval(t *testing.T) {
+	other, third := newSigner(t), newSigner(t)
 	s := newScene(t, interval)
 	s.neighbors("neighbor")
-	whom := target{at: at(seedAddr)}
-	first := other.ping(t, 1, whom)
+	asked := target{addrs: addrPorts(seedAddr)}
+	first := other.ping(t, 1, asked)
 	if sent := s.hears(first); len(sent) != 1 || string(sent[0]) != string(first) {
-		t.Fatalf("passed on as %x, want %x", sent, first)
+		t.Fatalf("forwarded as %x, want %x", sent, first)
 	}
 	for name, msg := range map[string][]byte{
 		"the same":                 first,
-		"one more":                 other.ping(t, 2, whom),
-		"a third's":                third.ping(t, 1, whom),
-		"one with the same target": third.ping(t, 2, target{at: at(seedAddr)}),
+		"one more":                 other.ping(t, 2, asked),
+		"a third's":                third.ping(t, 1, asked),
+		"one with the same target": third.ping(t, 2, target{addrs: addrPorts(seedAddr)}),
 	} {
 		if sent := s.hears(msg); len(sent) > 0 {
-			t.Errorf("%s was passed on at once", name)
+			t.Errorf("%s was forwarded at once", name)
 		}
 	}
-	if sent := s.hears(third.ping(t, 3, target{at: at("10.0.0.1:1")})); len(sent) != 1 {
-		t.Error("a ping for another was not passed on")
+	if sent := s.hears(third.ping(t, 3, target{addrs: addrPorts("10.0.0.1:1")})); len(sent) != 1 {
+		t.Error("a ping for another was not forwarded")
 	}
 	s.after(interval/2 - 1)
-	if sent := s.hears(other.ping(t, 3, whom)); len(sent) > 0 {
-		t.Error("passed on too soon")
+	if sent := s.hears(other.ping(t, 3, asked)); len(sent) > 0 {
+		t.Error("forwarded too soon")
 	}
 	s.after(1)
-	if sent := s.hears(other.ping(t, 4, whom)); len(sent) != 1 {
-		t.Error("not passed on after half an interval")
+	if sent := s.hears(other.ping(t, 4, asked)); len(sent) != 1 {
+		t.Error("not forwarded after half an interval")
 	}
 	if sent := s.hears(first); len(sent) > 0 {
-		t.Error("a known ping was passed on")
+		t.Error("a known ping was forwarded")
 	}
 
-	// Who has a shorter interval is served in his time.
-	hasty, err := ping{stamp{third.id, session{}, 9}, target{at: at("10.0.0.2:1")}, time.Second}.seal(third.key)
+	// A node with a shorter interval is served in its own time.
+	hasty, err := ping{stamp{third.id, protocol.Session{}, 9}, target{addrs: addrPorts("10.0.0.2:1")}, time.Second}.seal(third.key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.hears(hasty)
 	s.after(time.Second / 2)
-	hasty, _ = ping{stamp{third.id, session{}, 10}, target{at: at("10.0.0.2:1")}, time.Second}.seal(third.key)
+	hasty, _ = ping{stamp{third.id, protocol.Session{}, 10}, target{addrs: addrPorts("10.0.0.2:1")}, time.Second}.seal(third.key)
 	if sent := s.hears(hasty); len(sent) != 1 {
 		t.Error("a node with a shorter interval was not served")
 	}
 }
 
-func TestTheTargetAnswersInsteadOfPassingOn(t *testing.T) {
-	other := newPerson(t)
+func TestTheTargetAnswersInsteadOfForwarding(t *testing.T) {
+	other := newSigner(t)
 	for _, interval := range []time.Duration{interval, 0} { // also with the watchdog off
 		s := newScene(t, interval)
 		s.neighbors("neighbor")
@@ -102,17 +104,17 @@ func TestTheTargetAnswersInsteadOfPassingOn(t *testing.T) {
 			own = append(own, fmt.Sprintf("10.0.0.%d:8495", i+1))
 		}
 		own = append(own, seedAddr)
-		s.w.setOwn(at(own...))
+		s.w.setOwnAddrs(addrPorts(own...))
 		counter := uint64(0)
-		for name, whom := range map[string]target{
+		for name, asked := range map[string]target{
 			"by id":                     {id: s.me.id},
-			"by address":                {at: at(seedAddr)},
-			"by one of its addresses":   {at: at("172.16.0.1:1", seedAddr)},
-			"by address, id of another": {id: other.id, at: at(seedAddr)},
+			"by address":                {addrs: addrPorts(seedAddr)},
+			"by one of its addresses":   {addrs: addrPorts("172.16.0.1:1", seedAddr)},
+			"by address, id of another": {id: other.id, addrs: addrPorts(seedAddr)},
 		} {
 			s.after(5 * time.Second)
 			counter++
-			sent := s.hears(other.ping(t, counter, whom))
+			sent := s.hears(other.ping(t, counter, asked))
 			if len(sent) != 1 {
 				t.Fatalf("%s: %d signals", name, len(sent))
 			}
@@ -121,24 +123,24 @@ func TestTheTargetAnswersInsteadOfPassingOn(t *testing.T) {
 				t.Fatalf("%s: %+v, %v", name, sig, err)
 			}
 			p := sig.pong
-			if p.sender != s.me.id || p.answers != (stamp{other.id, session{1}, counter}) || len(p.at) != maxSignalAddrs {
+			if p.sender != s.me.id || p.answers != (stamp{other.id, protocol.Session{1}, counter}) || len(p.addrs) != maxSignalAddrs {
 				t.Errorf("%s: %+v", name, p)
 			}
-			if len(whom.at) > 0 && !slices.Contains(p.at, netip.MustParseAddrPort(seedAddr)) {
-				t.Errorf("%s: the answer %v does not hold the address asked for", name, p.at)
+			if len(asked.addrs) > 0 && !slices.Contains(p.addrs, netip.MustParseAddrPort(seedAddr)) {
+				t.Errorf("%s: the answer %v does not hold the address asked for", name, p.addrs)
 			}
-			if sent := s.hears(other.ping(t, counter+1000, whom)); len(sent) > 0 {
+			if sent := s.hears(other.ping(t, counter+1000, asked)); len(sent) > 0 {
 				t.Errorf("%s: answered twice at once", name)
 			}
 		}
-		if sent := s.hears(other.ping(t, 2000, target{id: other.id, at: at("172.16.0.1:1")})); len(sent) != 1 {
-			t.Error("a ping for another was not passed on")
+		if sent := s.hears(other.ping(t, 2000, target{id: other.id, addrs: addrPorts("172.16.0.1:1")})); len(sent) != 1 {
+			t.Error("a ping for another was not forwarded")
 		}
 	}
 }
 
-func TestWhoIsMeant(t *testing.T) {
-	seed, other := newPerson(t), newPerson(t)
+func TestAPongCountsForTheSeedsThatItStandsFor(t *testing.T) {
+	seed, other := newSigner(t), newSigner(t)
 	pinned := "/ip4/192.168.2.100/tcp/8495/p2p/" + seed.id.String()
 	const name, maddr, dnsaddr = "seed.test:8495", "/ip4/192.168.2.100/udp/8495/quic-v1", "/dnsaddr/seed.test"
 	all := []string{seedAddr, pinned, name, maddr, dnsaddr}
@@ -183,7 +185,7 @@ func TestWhoIsMeant(t *testing.T) {
 	}
 	// So it is with a seed whose text does not show the id, as a ticket.
 	s = newScene(t, interval)
-	s.w.seeds = append(s.w.seeds, newSeed(Seed{Text: "ticket", ID: seed.id}))
+	s.w.seeds = append(s.w.seeds, newWatchedSeed(Seed{Text: "ticket", ID: seed.id}))
 	s.neighbors("neighbor").found("ticket", other, "/ip4/192.168.2.100/tcp/8495").after(time.Hour).want()
 	s.found("ticket", seed, "/ip4/192.168.2.100/tcp/8495").after(5 * time.Second)
 	s.hears(other.pong(t, 9, seedAddr))
@@ -192,27 +194,27 @@ func TestWhoIsMeant(t *testing.T) {
 	s = newScene(t, interval, name)
 	s.neighbors("neighbor").found(name, seed, "/ip4/10.0.0.1/tcp/8495").found(name, other, "/ip4/10.0.0.2/tcp/8495/ws")
 	s.after(5 * time.Second)
-	s.hears(newPerson(t).pong(t, 1, "10.0.0.1:8495"))
+	s.hears(newSigner(t).pong(t, 1, "10.0.0.1:8495"))
 	s.after(patience - 5*time.Second).want("lost " + name)
-	s.hears(newPerson(t).pong(t, 1, "10.0.0.2:8495"))
+	s.hears(newSigner(t).pong(t, 1, "10.0.0.2:8495"))
 	s.want("back " + name)
 }
 
-func TestAskingSaysWhoIsMeant(t *testing.T) {
-	seed := newPerson(t)
+func TestAPingNamesTheSeedByIDOrAddress(t *testing.T) {
+	seed := newSigner(t)
 	pinned := "/ip4/192.168.2.100/tcp/8495/p2p/" + seed.id.String()
 	for _, c := range []struct {
 		seed  string
 		found bool
 		want  target
 	}{
-		{seedAddr, false, target{at: at(seedAddr)}},
-		{seedAddr, true, target{id: seed.id, at: at(seedAddr)}},
+		{seedAddr, false, target{addrs: addrPorts(seedAddr)}},
+		{seedAddr, true, target{id: seed.id, addrs: addrPorts(seedAddr)}},
 		{pinned, false, target{id: seed.id}},
 		{pinned, true, target{id: seed.id}},
-		{"seed.test:8495", true, target{id: seed.id, at: at("10.0.0.1:8495")}},
-		{"[2001:db8::1]:8495", false, target{at: at("[2001:db8::1]:8495")}},
-		{"[::ffff:10.0.0.1]:8495", false, target{at: at("10.0.0.1:8495")}},
+		{"seed.test:8495", true, target{id: seed.id, addrs: addrPorts("10.0.0.1:8495")}},
+		{"[2001:db8::1]:8495", false, target{addrs: addrPorts("[2001:db8::1]:8495")}},
+		{"[::ffff:10.0.0.1]:8495", false, target{addrs: addrPorts("10.0.0.1:8495")}},
 	} {
 		s := newScene(t, interval, c.seed)
 		s.neighbors("neighbor")
@@ -237,15 +239,15 @@ func TestAskingSaysWhoIsMeant(t *testing.T) {
 }
 
 func TestAnOldAnswerIsNotTheSeed(t *testing.T) {
-	seed := newPerson(t)
+	seed := newSigner(t)
 	s := newScene(t, interval, seedAddr)
 	s.neighbors("neighbor").found(seedAddr, seed)
 	s.hears(seed.pong(t, 1_000_000, seedAddr))
 	s.after(patience).want("lost " + seedAddr)
 	for _, counter := range []uint64{1, 999_999, 1_000_000} {
-		old := seed.answer(t, counter, stamp{newPerson(t).id, session{3}, 5}, seedAddr)
+		old := seed.answer(t, counter, stamp{newSigner(t).id, protocol.Session{3}, 5}, seedAddr)
 		if sent := s.hears(old); len(sent) > 0 {
-			t.Errorf("answer %d of an earlier run was passed on", counter)
+			t.Errorf("answer %d of an earlier run was forwarded", counter)
 		}
 	}
 	s.want()
@@ -265,9 +267,9 @@ func TestAnOldAnswerIsNotTheSeed(t *testing.T) {
 }
 
 func TestBadSignalsDoNothing(t *testing.T) {
-	seed, other := newPerson(t), newPerson(t)
+	seed, other := newSigner(t), newSigner(t)
 	good := seed.pong(t, 5, seedAddr)
-	ask := other.ping(t, 5, target{at: at(seedAddr)})
+	ask := other.ping(t, 5, target{addrs: addrPorts(seedAddr)})
 	forged := func(p pong, key crypto.PrivKey) []byte {
 		b, err := p.seal(key)
 		if err != nil {
@@ -276,7 +278,7 @@ func TestBadSignalsDoNothing(t *testing.T) {
 		return b
 	}
 	// Signed as a pong, sent as a ping.
-	crossed, _ := sealSignal(seed.key, fieldPong, pingDomain, appendStamp(nil, stamp{seed.id, session{1}, 6}), fieldPongSignature)
+	crossed, _ := sealSignal(seed.key, fieldPong, pingDomain, appendStamp(nil, stamp{seed.id, protocol.Session{1}, 6}), fieldPongSignature)
 	var flips [][]byte
 	for i := range good {
 		b := slices.Clone(good)
@@ -293,7 +295,7 @@ func TestBadSignalsDoNothing(t *testing.T) {
 	}
 	cases := map[string][][]byte{
 		"bits flipped, and cut": flips,
-		"in another's name":     {forged(pong{stamp: stamp{seed.id, session{1}, 6}, at: at(seedAddr)}, other.key)},
+		"in another's name":     {forged(pong{stamp: stamp{seed.id, protocol.Session{1}, 6}, addrs: addrPorts(seedAddr)}, other.key)},
 		"for another purpose":   {crossed},
 		"of itself":             nil, // below
 		"too large":             {append(slices.Clone(good), make([]byte, maxSignalBytes)...)},
@@ -307,16 +309,16 @@ func TestBadSignalsDoNothing(t *testing.T) {
 		s.floods()
 		before := s.w.stats
 		if name == "of itself" {
-			msgs = [][]byte{s.me.pong(t, 5, seedAddr), s.me.ping(t, 5, target{at: at(seedAddr)})}
+			msgs = [][]byte{s.me.pong(t, 5, seedAddr), s.me.ping(t, 5, target{addrs: addrPorts(seedAddr)})}
 		}
-		asked := s.w.seeds[0].next
+		asked := s.w.seeds[0].nextPing
 		for i, msg := range msgs {
-			s.take(s.w.receive(s.now, "neighbor", msg))
+			s.record(s.w.receive(s.now, "neighbor", msg))
 			if len(s.log) > 0 || len(s.sent) > 0 {
 				t.Fatalf("%s, %d: %v, %d floods: %x", name, i, s.log, len(s.sent), msg)
 			}
 		}
-		if s.w.seeds[0].next != asked {
+		if s.w.seeds[0].nextPing != asked {
 			t.Errorf("%s: it changed when the next ping is due", name)
 		}
 		counted := s.w.stats.Malformed + s.w.stats.Forged + s.w.stats.Duplicate - before.Malformed - before.Forged - before.Duplicate
@@ -333,13 +335,13 @@ func TestBadSignalsDoNothing(t *testing.T) {
 // wasted, even where this node woke up and is in a hurry.
 func TestNoPingIsWasted(t *testing.T) {
 	for i := range 20 {
-		seed, other := newPerson(t), newPerson(t)
+		seed, other := newSigner(t), newSigner(t)
 		s := newScene(t, interval, seedAddr)
 		s.w.rand = mathrand.New(mathrand.NewPCG(uint64(i), 1))
 		s.neighbors("neighbor").found(seedAddr, seed).after(interval - 1)
 		s.hears(other.ping(t, 1, s.w.seeds[0].target()))
 		out, _ := s.w.advance(s.now, time.Hour)
-		s.take(out)
+		s.record(out)
 		s.after(interval/2 - 1)
 		if n := len(s.pings()); n > 0 {
 			t.Fatalf("%d pings within half an interval of another's", n)

@@ -47,7 +47,7 @@ const (
 
 // appendBatchHeader appends what a batch has before its events, of which the first
 // has the number first.
-func appendBatchHeader(dst []byte, session order.Session, first uint64) []byte {
+func appendBatchHeader(dst []byte, session order.SessionKey, first uint64) []byte {
 	dst = frame.AppendBytes(dst, numBatchSession, session.ID[:])
 	dst = frame.AppendUint(dst, numBatchStart, session.Start)
 	return frame.AppendUint(dst, numBatchFirst, first)
@@ -55,7 +55,7 @@ func appendBatchHeader(dst []byte, session order.Session, first uint64) []byte {
 
 // A batch is a Batch that arrived.
 type batch struct {
-	session order.Session
+	session order.SessionKey
 	first   uint64
 	count   int    // events
 	data    []byte // the message from its first event on
@@ -119,7 +119,7 @@ func cutEvent(data []byte) (ev, rest []byte) {
 }
 
 // parseSession completes a session of which the start is set.
-func parseSession(s *order.Session, id []byte) error {
+func parseSession(s *order.SessionKey, id []byte) error {
 	if len(id) != len(s.ID) {
 		return fmt.Errorf("a session of %d bytes", len(id))
 	}

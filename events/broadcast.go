@@ -104,7 +104,7 @@ type Broadcast struct {
 	cfg        BroadcastConfig
 	log        *slog.Logger
 	dispatcher *dispatcher
-	session    order.Session
+	session    order.SessionKey
 	driver     engineDriver
 	publisher  publisher
 	deliverer  deliverer
@@ -168,7 +168,7 @@ type broadcastCounters struct {
 // here.
 var lastStart atomic.Uint64
 
-func newSession(id []byte) (s order.Session) {
+func newSession(id []byte) (s order.SessionKey) {
 	copy(s.ID[:], id)
 	for {
 		last := lastStart.Load()
@@ -531,5 +531,5 @@ func (b *Broadcast) topicChanged(p peer.ID, present bool) {
 func (b *Broadcast) Greeting() []byte {
 	b.driver.mu.Lock()
 	defer b.driver.mu.Unlock()
-	return appendMarks(nil, b.driver.engine.Marks(maxMarks))
+	return appendMarks(nil, b.driver.engine.Greeting(maxMarks))
 }

@@ -18,7 +18,7 @@ func FuzzBatch(f *testing.F) {
 	f.Add(batchOf(f, rawSession(1), 1, "one"))
 	f.Add(batchOf(f, rawSession(2), 1<<40, "one", "two", ""))
 	f.Add(append(batchOf(f, rawSession(1), 1, "one"), frame.AppendMessage(nil, 99, "later")...))
-	f.Add(appendBatch(nil, order.Session{}, 0, nil))
+	f.Add(appendBatch(nil, order.SessionKey{}, 0, nil))
 	f.Add([]byte("hello"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var m, again batch
@@ -45,7 +45,7 @@ func FuzzBatch(f *testing.F) {
 func FuzzMarks(f *testing.F) {
 	id := peer.ID("\x00\x04abcd")
 	f.Add(appendMarks(nil, []engine.Mark{markOf(id, rawSession(1), 1), {
-		Mark: order.Mark{Sender: id, Session: rawSession(2), Begin: 2, Next: 5, Above: 9}, Floor: 3, Through: 4, Ask: true,
+		Progress: order.Progress{Sender: id, Session: rawSession(2), Begin: 2, Next: 5, Above: 9}, Floor: 3, Through: 4, Ask: true,
 	}}))
 	f.Add([]byte{0x0a, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -71,9 +71,9 @@ func FuzzMarks(f *testing.F) {
 }
 
 func FuzzRepairFrame(f *testing.F) {
-	key := repair.Key{Sender: "\x00\x04abcd", Session: rawSession(1)}
-	f.Add(repairRequest{Key: key, from: 1, to: 2}.append(nil))
-	f.Add(repairRequest{Key: key, from: 5, to: order.MaxNumber, passOn: true}.append(nil))
+	key := repair.Subject{Sender: "\x00\x04abcd", Session: rawSession(1)}
+	f.Add(repairRequest{Subject: key, from: 1, to: 2}.append(nil))
+	f.Add(repairRequest{Subject: key, from: 5, to: order.MaxNumber, passOn: true}.append(nil))
 	f.Add(frame.AppendMessage(nil, numRepairTold, ""))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		num, body, err := repairField(b)

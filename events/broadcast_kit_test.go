@@ -201,7 +201,7 @@ func (b *Broadcast) neighbours() (list []peer.ID) {
 }
 
 // appendBatch appends a Batch of encoded events.
-func appendBatch(dst []byte, session order.Session, first uint64, events ...[]byte) []byte {
+func appendBatch(dst []byte, session order.SessionKey, first uint64, events ...[]byte) []byte {
 	dst = appendBatchHeader(dst, session, first)
 	for _, ev := range events {
 		dst = frame.AppendMessage(dst, numBatchEvent, ev)
@@ -210,8 +210,8 @@ func appendBatch(dst []byte, session order.Session, first uint64, events ...[]by
 }
 
 // markOf returns the mark of a node that has everything below next.
-func markOf(sender peer.ID, session order.Session, next uint64) engine.Mark {
-	return engine.Mark{Mark: order.Mark{Sender: sender, Session: session, Begin: next, Next: next, Above: next}, Through: next}
+func markOf(sender peer.ID, session order.SessionKey, next uint64) engine.Mark {
+	return engine.Mark{Progress: order.Progress{Sender: sender, Session: session, Begin: next, Next: next, Above: next}, Through: next}
 }
 
 // line returns n stations, each linked to the next.

@@ -99,12 +99,12 @@ func (r *rawPeer) publish(ms ...*pb.Message) {
 }
 
 // batch publishes events of a session.
-func (r *rawPeer) batch(session order.Session, first uint64, texts ...string) {
+func (r *rawPeer) batch(session order.SessionKey, first uint64, texts ...string) {
 	r.t.Helper()
 	r.publish(r.message(batchOf(r.t, session, first, texts...)))
 }
 
-func batchOf(t testing.TB, session order.Session, first uint64, texts ...string) []byte {
+func batchOf(t testing.TB, session order.SessionKey, first uint64, texts ...string) []byte {
 	t.Helper()
 	var evs [][]byte
 	for _, text := range texts {
@@ -118,8 +118,8 @@ func batchOf(t testing.TB, session order.Session, first uint64, texts ...string)
 }
 
 // session returns the n-th session of a raw peer.
-func rawSession(n int) order.Session {
-	return order.Session{ID: [8]byte{byte(n)}, Start: uint64(1000 + n)}
+func rawSession(n int) order.SessionKey {
+	return order.SessionKey{ID: [8]byte{byte(n)}, Start: uint64(1000 + n)}
 }
 
 // asStation is for station.wait.
@@ -278,7 +278,7 @@ func TestBroadcastAttacks(t *testing.T) {
 	}
 	foreign := [][]byte{
 		nil, []byte("hello, this is text"), make([]byte, 1000), bytes.Repeat([]byte{0xff}, 1000),
-		appendBatch(nil, order.Session{}, 1, []byte{1}),                // no start
+		appendBatch(nil, order.SessionKey{}, 1, []byte{1}),             // no start
 		appendBatch(nil, rawSession(1), 0, []byte{1}),                  // no number
 		appendBatch(nil, rawSession(1), 1),                             // no event
 		appendBatch(nil, rawSession(1), 1, nil),                        // an empty one

@@ -385,7 +385,7 @@ func TestBroadcastStoreIsBounded(t *testing.T) {
 		}
 	}
 	b.driver.mu.Lock()
-	held := b.driver.engine.Stored(a.id(), a.session, 1, events+1, 1<<30)
+	held := b.driver.engine.StoredEntries(a.id(), a.session, 1, events+1, 1<<30)
 	b.driver.mu.Unlock()
 	if len(held) > 16 || len(held) < 14 {
 		t.Errorf("%d batches wait", len(held))
@@ -555,7 +555,7 @@ func TestNewcomerGetsTheLast(t *testing.T) {
 	eventually(t, "it keeps them", func() bool {
 		now.driver.mu.Lock()
 		defer now.driver.mu.Unlock()
-		return len(now.driver.engine.Stored(a.id(), a.session, 1, 20, 1<<20)) > 0
+		return len(now.driver.engine.StoredEntries(a.id(), a.session, 1, 20, 1<<20)) > 0
 	})
 }
 

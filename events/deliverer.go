@@ -7,7 +7,6 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
-	"github.com/go-smokesignal/smokesignal/events/internal/engine"
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 )
 
@@ -45,7 +44,7 @@ type deliveryQueue struct {
 
 // eventRange is events [from, to) of a session, which are lost or in the store.
 type eventRange struct {
-	session  order.Session
+	session  order.SessionKey
 	from, to uint64
 	lost     bool
 }
@@ -57,7 +56,7 @@ func (r *deliverer) init(b *Broadcast) {
 
 // enqueue adds events behind those of the same sender, or drops those of a new one if too
 // many senders wait. It does not block. It needs the inbox's mu.
-func (r *deliverer) enqueue(s *engine.Step) {
+func (r *deliverer) enqueue(s *order.Step) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
@@ -67,7 +66,7 @@ func (r *deliverer) enqueue(s *engine.Step) {
 	q := r.queues[s.Sender]
 	if q == nil && len(r.queues) >= maxQueues {
 		r.countUndelivered(eventRange{from: s.From, to: s.To, lost: s.Lost})
-		r.b.driver.engine.Done(s.Sender, s.Session, s.To) // or the store would keep them for us
+		r.b.driver.engine.MarkHandled(s.Sender, s.Session, s.To) // or the store would keep them for us
 		r.warned.warn(r.b.log, time.Now(), s.To-s.From, "events of new senders were dropped since handlers are slow", "sender", s.Sender, "first", s.From, "last", s.To-1)
 		return
 	}
@@ -274,7 +273,7 @@ func (r *deliverer) close() {
 func (in *engineDriver) readStored(sender peer.ID, x eventRange) (o *signedBatch, from, to uint64, ok bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	b, ok := in.engine.Read(sender, x.session, x.from, x.to)
+	b, ok := in.engine.NextEntry(sender, x.session, x.from, x.to)
 	if !ok {
 		return nil, 0, 0, false
 	}
@@ -282,8 +281,8 @@ func (in *engineDriver) readStored(sender peer.ID, x eventRange) (o *signedBatch
 }
 
 // releaseHandled says that the events of a session below to need not be kept for handlers.
-func (in *engineDriver) releaseHandled(sender peer.ID, session order.Session, to uint64) {
+func (in *engineDriver) releaseHandled(sender peer.ID, session order.SessionKey, to uint64) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.engine.Done(sender, session, to)
+	in.engine.MarkHandled(sender, session, to)
 }

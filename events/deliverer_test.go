@@ -55,7 +55,7 @@ func TestReadersBoundSenders(t *testing.T) {
 		stored := func(sender peer.ID) int {
 			b.driver.mu.Lock()
 			defer b.driver.mu.Unlock()
-			return len(b.driver.engine.Stored(sender, rawSession(1), 1, 10, 1<<20))
+			return len(b.driver.engine.StoredEntries(sender, rawSession(1), 1, 10, 1<<20))
 		}
 		for i := range maxQueues {
 			receive(peer.ID(fmt.Sprint(i)), 1)

@@ -61,9 +61,9 @@ func (in *engineDriver) init(b *Broadcast) {
 	in.links = make(map[peer.ID]*markSender)
 	in.capacity = make(chan struct{}, 1)
 	in.engine = engine.New[*signedBatch](b.host.ID(), b.session, engine.Config{
-		Order:  order.Config{GapTimeout: b.cfg.StoreAge + gapAfter, Settle: settleTimeout, MaxHeld: b.cfg.StoreBytes / 2, MaxTotal: b.cfg.StoreBytes},
+		Order:  order.Config{GapTimeout: b.cfg.StoreAge + gapAfter, SettleTimeout: settleTimeout, MaxHeldPerSender: b.cfg.StoreBytes / 2, MaxHeld: b.cfg.StoreBytes},
 		Store:  store.Config{MaxAge: b.cfg.StoreAge, MaxBytes: b.cfg.StoreBytes},
-		Repair: repair.Config{Doubt: b.cfg.StoreAge + doubtAfter},
+		Repair: repair.Config{UnseenTimeout: b.cfg.StoreAge + doubtAfter},
 		Last:   b.cfg.Last,
 	})
 }
@@ -103,7 +103,7 @@ func (in *engineDriver) receiveMessage(m *pubsub.Message) bool {
 	if sender != in.b.host.ID() {
 		in.receiveBatch(now, sender, o, m.ReceivedFrom)
 	} else if o.session == in.b.session && o.first == in.engine.Published() {
-		in.engine.Own(now, in.engineBatch(o))
+		in.engine.AddOwn(now, in.engineBatch(o))
 		in.inFlight = false
 		in.changed()
 	}
@@ -153,19 +153,19 @@ func (in *engineDriver) onTimer() {
 
 // carryOut carries out what the engine decided and sets the timer. It needs mu.
 func (in *engineDriver) carryOut(now time.Time) {
-	out := in.engine.Output(now)
+	out := in.engine.Advance(now)
 	for i := range out.Steps {
 		in.b.deliverer.enqueue(&out.Steps[i])
 	}
 	for _, a := range out.Asks {
 		in.b.tasks.Go(func() { in.b.repairFrom(a) })
 	}
-	for _, id := range out.Due {
+	for _, id := range out.Tell {
 		if l := in.links[id]; l != nil {
 			signal(l.wake)
 		}
 	}
-	if !in.inFlight && in.engine.Room() {
+	if !in.inFlight && in.engine.CanPublish() {
 		signal(in.capacity)
 	}
 	next := in.engine.Next()
@@ -229,7 +229,7 @@ func (in *engineDriver) waitUntil(ctx context.Context, ok func() bool) error {
 func (in *engineDriver) reservePublish(calm bool) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.inFlight || !in.engine.Room() || calm && in.engine.Behind() > calmBatches {
+	if in.inFlight || !in.engine.CanPublish() || calm && in.engine.Backlog() > calmBatches {
 		return false
 	}
 	in.inFlight = true
@@ -241,7 +241,7 @@ func (in *engineDriver) reservePublish(calm bool) bool {
 func (in *engineDriver) awaitCapacity() (behind int, err error) {
 	for {
 		in.mu.Lock()
-		room, behind := !in.inFlight && in.engine.Room(), in.engine.Behind()
+		room, behind := !in.inFlight && in.engine.CanPublish(), in.engine.Backlog()
 		in.mu.Unlock()
 		if room {
 			return behind, nil

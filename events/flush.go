@@ -52,11 +52,11 @@ func (b *Broadcast) confirm(ctx context.Context, goal uint64, k int) error {
 			return false
 		}
 		if k == 0 {
-			return len(b.driver.engine.Lacking(goal)) == 0
+			return len(b.driver.engine.NeighborsLacking(goal)) == 0
 		}
 		n := 0
 		for p := range b.driver.links {
-			if b.driver.engine.Has(p) >= goal {
+			if b.driver.engine.ReceivedBy(p) >= goal {
 				n++
 			}
 		}
@@ -68,9 +68,9 @@ func (b *Broadcast) confirm(ctx context.Context, goal uint64, k int) error {
 	e := &UnconfirmedError{Sent: goal - 1, Err: err}
 	b.driver.mu.Lock()
 	defer b.driver.mu.Unlock()
-	for _, p := range b.driver.engine.Lacking(goal) {
+	for _, p := range b.driver.engine.NeighborsLacking(goal) {
 		e.Peers = append(e.Peers, p)
-		e.Has = append(e.Has, max(b.driver.engine.Has(p), 1)-1)
+		e.Has = append(e.Has, max(b.driver.engine.ReceivedBy(p), 1)-1)
 	}
 	return e
 }

@@ -34,7 +34,7 @@ func deaf(s *station) {
 	s.driver.mu.Lock()
 	defer s.driver.mu.Unlock()
 	for p := range s.driver.links {
-		s.driver.engine.Leave(time.Now(), p)
+		s.driver.engine.RemoveNeighbor(time.Now(), p)
 	}
 }
 

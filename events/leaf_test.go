@@ -23,7 +23,7 @@ import (
 type handMade struct {
 	t       *testing.T
 	host    corehost.Host
-	session order.Session
+	session order.SessionKey
 	told    chan []engine.Mark // that the station tells
 	first   chan []engine.Mark // the first of them on each stream
 	wanted  chan repairRequest // that it asks
@@ -34,7 +34,7 @@ type handMade struct {
 func newHandMade(t *testing.T, s *station) *handMade {
 	t.Helper()
 	l := &handMade{
-		t: t, host: newStationHost(t, overTCP), session: order.Session{ID: [8]byte{1}, Start: 1},
+		t: t, host: newStationHost(t, overTCP), session: order.SessionKey{ID: [8]byte{1}, Start: 1},
 		told: make(chan []engine.Mark, 100), first: make(chan []engine.Mark, 100), wanted: make(chan repairRequest, 10), streams: make(chan network.Stream, 10),
 	}
 	l.host.SetStreamHandler(ProtocolRepair, l.serve)

@@ -49,7 +49,7 @@ func (b *Broadcast) Link(p peer.ID, greeting []byte) error {
 	b.driver.link(p, false)
 	now := time.Now()
 	if len(greeting) > 0 {
-		b.driver.engine.Greet(now, p, marks)
+		b.driver.engine.ReceiveGreeting(now, p, marks)
 	}
 	b.driver.carryOut(now)
 	b.driver.changed()
@@ -78,7 +78,11 @@ func (in *engineDriver) link(p peer.ID, leaf bool) *markSender {
 		l = &markSender{b: in.b, peer: p, leaf: leaf, wake: make(chan struct{}, 1), inbound: make(map[network.Stream]struct{})}
 		l.ctx, l.cancel = context.WithCancel(in.b.ctx)
 		in.links[p] = l
-		in.engine.Join(p, leaf)
+		if leaf {
+			in.engine.AddLeaf(p)
+		} else {
+			in.engine.AddNeighbor(p)
+		}
 		in.hadNeighbor.Store(true)
 		in.b.tasks.Go(l.run)
 	}
@@ -112,7 +116,7 @@ func (in *engineDriver) unlink(p peer.ID) {
 		in.b.tasks.Go(func() { s.Reset() }) // which may block on a frozen connection
 	}
 	now := time.Now()
-	in.engine.Leave(now, p)
+	in.engine.RemoveNeighbor(now, p)
 	in.carryOut(now)
 	in.changed()
 }
@@ -159,7 +163,7 @@ func (l *markSender) run() {
 		if l.leaf {
 			signal(l.wake)
 		}
-		l.b.driver.withEngine(func(now time.Time, e *engine.Engine[*signedBatch]) { e.Again(now, l.peer, marks) })
+		l.b.driver.withEngine(func(now time.Time, e *engine.Engine[*signedBatch]) { e.RequeueMarks(now, l.peer, marks) })
 	}
 }
 
@@ -167,7 +171,7 @@ func (l *markSender) dueMarks() (marks []engine.Mark) {
 	l.b.driver.mu.Lock()
 	defer l.b.driver.mu.Unlock()
 	now := time.Now()
-	marks = l.b.driver.engine.Collect(now, l.peer, maxMarksAtOnce)
+	marks = l.b.driver.engine.CollectMarks(now, l.peer, maxMarksAtOnce)
 	l.b.driver.carryOut(now)
 	return marks
 }

@@ -76,7 +76,7 @@ const (
 
 // repairRequest asks for events.
 type repairRequest struct {
-	repair.Key
+	repair.Subject
 	from, to uint64
 	passOn   bool
 }
@@ -260,9 +260,9 @@ func (b *Broadcast) receiveMarks(p peer.ID, body []byte, first bool) error {
 	}
 	now := time.Now()
 	if l.leaf && first {
-		b.driver.engine.Greet(now, p, marks)
+		b.driver.engine.ReceiveGreeting(now, p, marks)
 	} else {
-		b.driver.engine.Told(now, p, marks)
+		b.driver.engine.ReceiveMarks(now, p, marks)
 	}
 	b.driver.carryOut(now)
 	b.driver.changed()
@@ -304,7 +304,7 @@ func (b *Broadcast) passOn(p peer.ID, w repairRequest) {
 		if ctx.Err() != nil {
 			return
 		}
-		a := repair.Ask{Peer: other, Key: w.Key, From: w.from, To: w.to}
+		a := repair.Ask{Peer: other, Subject: w.Subject, From: w.from, To: w.to}
 		if _, err := b.fetch(ctx, a, false); err != nil {
 			b.log.Debug("a neighbour could not be asked", "peer", other, "error", err)
 		}
@@ -316,16 +316,16 @@ func (b *Broadcast) passOn(p peer.ID, w repairRequest) {
 
 // repairFrom carries out a question of the engine.
 func (b *Broadcast) repairFrom(a repair.Ask) {
-	got, err := b.fetch(b.ctx, a, !a.Fill)
-	answer := repair.Got
+	got, err := b.fetch(b.ctx, a, !a.Past)
+	answer := repair.Found
 	switch {
 	case err != nil:
 		answer = repair.Failed
 		b.log.Debug("a neighbour could not be asked", "peer", a.Peer, "sender", a.Sender, "error", err)
 	case got == 0:
-		answer = repair.Nothing
+		answer = repair.NotFound
 	}
-	b.driver.withEngine(func(now time.Time, e *engine.Engine[*signedBatch]) { e.Answered(now, a, got, answer) })
+	b.driver.withEngine(func(now time.Time, e *engine.Engine[*signedBatch]) { e.FinishAsk(now, a, got, answer) })
 }
 
 // fetch asks a neighbour for events and gives what it gets to the engine. It
@@ -338,7 +338,7 @@ func (b *Broadcast) fetch(ctx context.Context, a repair.Ask, passOn bool) (got u
 		return 0, err
 	}
 	defer s.Close()
-	w := repairRequest{Key: a.Key, from: a.From, to: a.To, passOn: passOn}
+	w := repairRequest{Subject: a.Subject, from: a.From, to: a.To, passOn: passOn}
 	s.SetDeadline(time.Now().Add(repairTimeout))
 	if _, err := s.Write(frame.Append(nil, w.append(nil))); err != nil {
 		return 0, err
@@ -365,7 +365,7 @@ func (b *Broadcast) fetch(ctx context.Context, a repair.Ask, passOn bool) (got u
 			}
 			got = max(got, o.end())
 			b.driver.withEngine(func(now time.Time, e *engine.Engine[*signedBatch]) {
-				e.Repaired(now, a.Sender, b.driver.engineBatch(o), a.Fill)
+				e.ReceiveRepair(now, a, b.driver.engineBatch(o))
 			})
 			b.stats.repaired.Add(1)
 		case numRepairEnd:
@@ -385,7 +385,7 @@ func (b *Broadcast) receiveEndMark(a repair.Ask, body []byte) error {
 	}
 	b.driver.withEngine(func(now time.Time, e *engine.Engine[*signedBatch]) {
 		if b.driver.links[a.Peer] != nil {
-			e.Told(now, a.Peer, marks)
+			e.ReceiveMarks(now, a.Peer, marks)
 		}
 	})
 	return nil
@@ -394,7 +394,7 @@ func (b *Broadcast) receiveEndMark(a repair.Ask, body []byte) error {
 func (in *engineDriver) stored(w repairRequest) (list []*signedBatch) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	for _, b := range in.engine.Stored(w.Sender, w.Session, w.from, w.to, answerSize) {
+	for _, b := range in.engine.StoredEntries(w.Sender, w.Session, w.from, w.to, answerSize) {
 		list = append(list, b.Value)
 	}
 	return list
@@ -403,7 +403,7 @@ func (in *engineDriver) stored(w repairRequest) (list []*signedBatch) {
 func (in *engineDriver) others(p peer.ID) []peer.ID {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return in.engine.Others(p)
+	return in.engine.OtherNeighbors(p)
 }
 
 func (in *engineDriver) mark(p peer.ID) (engine.Mark, bool) {

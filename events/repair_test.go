@@ -167,8 +167,8 @@ func TestMarksFit(t *testing.T) {
 	for i := range 2000 {
 		id := peer.ID(fmt.Sprintf("\x00\x24\x08\x01\x12\x20%032d", i))
 		marks = append(marks, engine.Mark{
-			Mark:  order.Mark{Sender: id, Session: order.Session{ID: [8]byte{1}, Start: 1 << 41}, Begin: 1, Next: order.MaxNumber - 1, Above: order.MaxNumber},
-			Floor: order.MaxNumber, Through: 1, Ask: true,
+			Progress: order.Progress{Sender: id, Session: order.SessionKey{ID: [8]byte{1}, Start: 1 << 41}, Begin: 1, Next: order.MaxNumber - 1, Above: order.MaxNumber},
+			Floor:    order.MaxNumber, Through: 1, Ask: true,
 		})
 	}
 	b := appendMarks([]byte("before"), marks)

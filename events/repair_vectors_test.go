@@ -21,13 +21,13 @@ type sessionVector struct {
 	Start   uint64        `json:"start_ms"`
 }
 
-func (v sessionVector) session() (s order.Session) {
+func (v sessionVector) session() (s order.SessionKey) {
 	copy(s.ID[:], v.Session)
 	s.Start = v.Start
 	return s
 }
 
-func sessionOf(s order.Session) sessionVector { return sessionVector{s.ID[:], s.Start} }
+func sessionOf(s order.SessionKey) sessionVector { return sessionVector{s.ID[:], s.Start} }
 
 type batchVector struct {
 	sessionVector

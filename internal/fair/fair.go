@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// A Queue holds the waiting work of one sender.
-type Queue interface {
+// A Backlog holds the waiting work of one sender.
+type Backlog interface {
 	// Empty reports whether nothing waits. The scheduler calls it with its mutex.
 	Empty() bool
 }
@@ -19,7 +19,7 @@ type Queue interface {
 // goroutines that end when there is no work.
 //
 // The caller owns the queues and the mutex that guards them. All methods need it.
-type Scheduler[K comparable, Q Queue] struct {
+type Scheduler[K comparable, Q Backlog] struct {
 	mu      sync.Locker
 	cfg     Config[K, Q]
 	queues  map[K]Q // of senders that wait or have their turn
@@ -29,7 +29,7 @@ type Scheduler[K comparable, Q Queue] struct {
 }
 
 // Config configures a [Scheduler]. All fields are required.
-type Config[K comparable, Q Queue] struct {
+type Config[K comparable, Q Backlog] struct {
 	// MaxWorkers bounds the goroutines; beyond it senders wait.
 	MaxWorkers int
 	// Go calls work on a new goroutine. The context is handed on to Turn. It is
@@ -42,7 +42,7 @@ type Config[K comparable, Q Queue] struct {
 }
 
 // New returns a Scheduler of queues that mu guards.
-func New[K comparable, Q Queue](mu sync.Locker, cfg Config[K, Q]) *Scheduler[K, Q] {
+func New[K comparable, Q Backlog](mu sync.Locker, cfg Config[K, Q]) *Scheduler[K, Q] {
 	return &Scheduler[K, Q]{mu: mu, cfg: cfg, queues: make(map[K]Q)}
 }
 

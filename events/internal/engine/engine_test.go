@@ -24,21 +24,21 @@ type script struct {
 
 func newScript(t *testing.T, cfg Config) *script {
 	if cfg.Order.GapTimeout == 0 {
-		cfg.Order = order.Config{GapTimeout: 70 * time.Second, Settle: 5 * time.Second}
+		cfg.Order = order.Config{GapTimeout: 70 * time.Second, SettleTimeout: 5 * time.Second}
 	}
 	return &script{t: t, e: New[string]("me", first, cfg), now: time.Unix(1000, 0)}
 }
 
-var first = order.Session{Start: 1}
+var first = order.SessionKey{Start: 1}
 
 // mark is a neighbour's word that it has [begin, next), of which it keeps all.
 func mark(begin, next uint64) []Mark {
-	return []Mark{{Mark: order.Mark{Sender: "s", Session: first, Begin: begin, Next: next, Above: next}, Floor: begin, Through: next}}
+	return []Mark{{Progress: order.Progress{Sender: "s", Session: first, Begin: begin, Next: next, Above: next}, Floor: begin, Through: next}}
 }
 
 func (s *script) greet(id peer.ID, marks []Mark) {
-	s.e.Join(id, false)
-	s.e.Greet(s.now, id, marks)
+	s.e.AddNeighbor(id)
+	s.e.ReceiveGreeting(s.now, id, marks)
 }
 
 func batch(from, to uint64) Batch[string] {
@@ -55,19 +55,19 @@ func (s *script) want(after time.Duration, want string) {
 	s.t.Helper()
 	var got []string
 	for end := s.now.Add(after); ; {
-		out := s.e.Output(s.now)
+		out := s.e.Advance(s.now)
 		for _, st := range out.Steps {
 			text := fmt.Sprintf("%d-%d", st.From, st.To)
 			if st.Lost {
 				text = "lost " + text
-			} else if _, ok := s.e.Read("s", st.Session, st.From, st.To); !ok {
+			} else if _, ok := s.e.NextEntry("s", st.Session, st.From, st.To); !ok {
 				text += " which is gone"
 			}
 			got = append(got, text)
 		}
 		for _, a := range out.Asks {
 			text := fmt.Sprintf("%s? %d-%d", string(a.Peer), a.From, a.To)
-			if a.Fill {
+			if a.Past {
 				text = "fill " + text
 			}
 			got = append(got, text)
@@ -91,12 +91,12 @@ func (s *script) answer(from, to uint64) {
 	}
 	a := s.asks[0]
 	s.asks = s.asks[1:]
-	answer := repair.Nothing
+	answer := repair.NotFound
 	if from < to {
-		s.e.Repaired(s.now, "s", batch(from, to), a.Fill)
-		answer = repair.Got
+		s.e.ReceiveRepair(s.now, a, batch(from, to))
+		answer = repair.Found
 	}
-	s.e.Answered(s.now, a, to, answer)
+	s.e.FinishAsk(s.now, a, to, answer)
 }
 
 // wantTold compares what a neighbour is told of s, like "5-9?" for a mark that
@@ -104,7 +104,7 @@ func (s *script) answer(from, to uint64) {
 func (s *script) wantTold(id peer.ID, want string) {
 	s.t.Helper()
 	var got []string
-	for _, m := range s.e.Collect(s.now, id, 10) {
+	for _, m := range s.e.CollectMarks(s.now, id, 10) {
 		text := fmt.Sprintf("%d-%d", m.Begin, m.Next)
 		if m.Ask {
 			text += "?"
@@ -123,11 +123,11 @@ func TestNewcomerBeginsWithTheGreeting(t *testing.T) {
 	s.greet("a", mark(1, 100))
 	s.want(0, "fill a? 1-100")
 	s.answer(90, 100)
-	s.e.Told(s.now, "a", mark(1, 110))
+	s.e.ReceiveMarks(s.now, "a", mark(1, 110))
 	s.want(200*time.Millisecond, "a? 100-110")
 	s.answer(100, 110)
 	s.want(0, "100-110")
-	if list := s.e.Stored("s", first, 1, 200, 1<<20); len(list) != 2 {
+	if list := s.e.StoredEntries("s", first, 1, 200, 1<<20); len(list) != 2 {
 		t.Errorf("%d batches are stored", len(list))
 	}
 }
@@ -145,9 +145,13 @@ func TestLastOfBeforeIsDelivered(t *testing.T) {
 func TestLeafIsBelievedAboutItselfAlone(t *testing.T) {
 	for _, leaf := range []bool{true, false} {
 		s := newScript(t, Config{})
-		s.e.Join("a", leaf)
-		s.e.Greet(s.now, "a", mark(5, 9))
-		s.e.Told(s.now, "a", mark(5, 1000))
+		if leaf {
+			s.e.AddLeaf("a")
+		} else {
+			s.e.AddNeighbor("a")
+		}
+		s.e.ReceiveGreeting(s.now, "a", mark(5, 9))
+		s.e.ReceiveMarks(s.now, "a", mark(5, 1000))
 		if leaf {
 			s.want(2*time.Minute, "")
 		} else {
@@ -155,9 +159,9 @@ func TestLeafIsBelievedAboutItselfAlone(t *testing.T) {
 		}
 	}
 	s := newScript(t, Config{})
-	s.e.Join("s", true)
-	s.e.Greet(s.now, "s", mark(5, 9))
-	s.e.Told(s.now, "s", mark(5, 12))
+	s.e.AddLeaf("s")
+	s.e.ReceiveGreeting(s.now, "s", mark(5, 9))
+	s.e.ReceiveMarks(s.now, "s", mark(5, 12))
 	s.want(time.Second, "fill s? 5-9, s? 9-12")
 }
 
@@ -167,14 +171,14 @@ func TestSenderUnknownToBoth(t *testing.T) {
 	s.greet("b", nil)
 	s.receive(5, 9, "a") // what was before was dropped
 	s.want(time.Second, "")
-	s.e.Told(s.now, "a", mark(1, 9))
+	s.e.ReceiveMarks(s.now, "a", mark(1, 9))
 	s.want(200*time.Millisecond, "a? 1-5")
 	s.answer(1, 5)
 	s.want(0, "1-5, 5-9")
 
 	s = newScript(t, Config{})
 	s.greet("a", nil)
-	s.e.Told(s.now, "a", mark(1, 5)) // all was dropped
+	s.e.ReceiveMarks(s.now, "a", mark(1, 5)) // all was dropped
 	s.want(200*time.Millisecond, "a? 1-5")
 	s.answer(1, 5)
 	s.want(0, "1-5")
@@ -184,7 +188,7 @@ func TestSenderUnknownToBoth(t *testing.T) {
 func TestClaimsOfBeforeTheFirstBatch(t *testing.T) {
 	s := newScript(t, Config{})
 	s.greet("a", nil)
-	s.e.Told(s.now, "a", mark(1, 20))
+	s.e.ReceiveMarks(s.now, "a", mark(1, 20))
 	s.want(200*time.Millisecond, "a? 1-20")
 	s.answer(1, 9)
 	s.want(0, "1-9, a? 9-20")
@@ -226,16 +230,16 @@ func TestUnreadIsKept(t *testing.T) {
 	s.receive(9, 12, "a")
 	s.want(3*time.Minute, "9-12")
 	for _, from := range []uint64{1, 5, 9} {
-		if _, ok := s.e.Read("s", first, from, from+3); !ok {
+		if _, ok := s.e.NextEntry("s", first, from, from+3); !ok {
 			t.Errorf("from %d on it is gone", from)
 		}
 	}
-	s.e.Done("s", first, 9)
+	s.e.MarkHandled("s", first, 9)
 	s.want(3*time.Minute, "")
-	if _, ok := s.e.Read("s", first, 5, 9); ok {
+	if _, ok := s.e.NextEntry("s", first, 5, 9); ok {
 		t.Error("what was read long ago is still here")
 	}
-	if _, ok := s.e.Read("s", first, 9, 12); !ok {
+	if _, ok := s.e.NextEntry("s", first, 9, 12); !ok {
 		t.Error("what was not read is gone")
 	}
 }
@@ -251,7 +255,7 @@ func TestFilledIsTold(t *testing.T) {
 	s.wantTold("a", "")
 	s.answer(90, 100)
 	s.now = s.now.Add(10 * time.Millisecond)
-	if due := s.e.Output(s.now).Due; !slices.Contains(due, "a") {
+	if due := s.e.Advance(s.now).Tell; !slices.Contains(due, "a") {
 		t.Errorf("due are %v", due)
 	}
 	s.wantTold("a", "100-100")
@@ -263,7 +267,7 @@ func TestAskAboutHearsayIsAnswered(t *testing.T) {
 	s.greet("a", mark(100, 100))
 	ask := mark(1, 100)
 	ask[0].Ask = true
-	s.e.Told(s.now, "a", ask)
+	s.e.ReceiveMarks(s.now, "a", ask)
 	s.wantTold("a", "100-100")
 }
 
@@ -271,40 +275,40 @@ func TestLostIsReportedOnce(t *testing.T) {
 	s := newScript(t, Config{})
 	s.greet("a", mark(1, 1))
 	s.receive(1, 3, "a")
-	s.e.Told(s.now, "a", mark(1, 9))
+	s.e.ReceiveMarks(s.now, "a", mark(1, 9))
 	s.want(200*time.Millisecond, "1-3, a? 3-9")
 	s.now = s.now.Add(2 * time.Second)
 	s.answer(0, 0)
 	s.want(0, "lost 3-9")
 	s.receive(9, 12, "a")
 	s.want(10*time.Second, "9-12")
-	if s.e.repair.Needs() != 0 || len(s.e.gaps) != 0 {
-		t.Errorf("%d needs, gaps %v", s.e.repair.Needs(), s.e.gaps)
+	if s.e.repair.HoleCount() != 0 || len(s.e.holes) != 0 {
+		t.Errorf("%d needs, gaps %v", s.e.repair.HoleCount(), s.e.holes)
 	}
 }
 
 func TestOwnEvents(t *testing.T) {
 	s := newScript(t, Config{})
 	s.greet("a", nil)
-	for s.e.Room() {
-		s.e.Own(s.now, batch(s.e.Published(), s.e.Published()+2))
+	for s.e.CanPublish() {
+		s.e.AddOwn(s.now, batch(s.e.Published(), s.e.Published()+2))
 	}
 	if n := s.e.Published(); n != 33 {
 		t.Errorf("%d events of batches of two were published, not sixteen batches", n-1)
 	}
-	if got := s.e.Lacking(33); !slices.Equal(got, []peer.ID{"a"}) {
+	if got := s.e.NeighborsLacking(33); !slices.Equal(got, []peer.ID{"a"}) {
 		t.Errorf("lacking %v", got)
 	}
 	m := mark(1, 33)
 	m[0].Sender = "me"
-	s.e.Told(s.now, "a", m)
-	if !s.e.Room() || s.e.Has("a") != 33 || s.e.Lacking(33) != nil {
-		t.Errorf("room %v, a has %d", s.e.Room(), s.e.Has("a"))
+	s.e.ReceiveMarks(s.now, "a", m)
+	if !s.e.CanPublish() || s.e.ReceivedBy("a") != 33 || s.e.NeighborsLacking(33) != nil {
+		t.Errorf("room %v, a has %d", s.e.CanPublish(), s.e.ReceivedBy("a"))
 	}
 	if v := s.e.Receive(s.now, "me", batch(1, 3), "a"); v != order.Invalid {
 		t.Errorf("an own batch from a neighbour is %v", v)
 	}
-	if marks := s.e.Marks(1); len(marks) != 1 || marks[0].Sender != "me" || marks[0].Next != 33 || marks[0].Floor != 1 {
+	if marks := s.e.Greeting(1); len(marks) != 1 || marks[0].Sender != "me" || marks[0].Next != 33 || marks[0].Floor != 1 {
 		t.Errorf("marks %+v", marks)
 	}
 }

@@ -23,8 +23,8 @@ func FuzzEngine(f *testing.F) {
 			return
 		}
 		const room = 2000
-		e := New[int]("self", order.Session{Start: 5}, Config{
-			Order: order.Config{GapTimeout: 70 * time.Second, Settle: 5 * time.Second, MaxSenders: 4, MaxHints: 4, MaxHeld: room / 2, MaxTotal: room},
+		e := New[int]("self", order.SessionKey{Start: 5}, Config{
+			Order: order.Config{GapTimeout: 70 * time.Second, SettleTimeout: 5 * time.Second, MaxSenders: 4, MaxHints: 4, MaxHeldPerSender: room / 2, MaxHeld: room},
 			Store: store.Config{MaxBytes: room},
 			Last:  uint64(len(in) % 3),
 		})
@@ -35,7 +35,7 @@ func FuzzEngine(f *testing.F) {
 			op, a, b := in[0], in[1], in[2]
 			id := peer.ID(fmt.Sprint("n", a&3))
 			sender := peer.ID([]string{"n0", "n1", "far", "self", "x1", "x2", "x3", "x4"}[a>>2&7])
-			session := order.Session{Start: 4 + uint64(a>>5&3)}
+			session := order.SessionKey{Start: 4 + uint64(a>>5&3)}
 			number := uint64(b)
 			if b > 250 {
 				number <<= 54
@@ -43,17 +43,17 @@ func FuzzEngine(f *testing.F) {
 			switch op & 7 {
 			case 0:
 				linked[id] = true
-				e.Join(id, false)
-				e.Greet(now, id, e.Marks(1+int(b)))
+				e.AddNeighbor(id)
+				e.ReceiveGreeting(now, id, e.Greeting(1+int(b)))
 			case 1:
 				delete(linked, id)
-				e.Leave(now, id)
+				e.RemoveNeighbor(now, id)
 			case 2, 3:
-				m := Mark{Mark: order.Mark{Sender: sender, Session: session, Begin: number / 2, Next: number, Above: number + uint64(op>>3)}, Floor: number / 3, Through: number, Ask: op>>3&1 == 1}
+				m := Mark{Progress: order.Progress{Sender: sender, Session: session, Begin: number / 2, Next: number, Above: number + uint64(op>>3)}, Floor: number / 3, Through: number, Ask: op>>3&1 == 1}
 				if op&7 == 2 {
-					e.Told(now, id, []Mark{m})
+					e.ReceiveMarks(now, id, []Mark{m})
 				} else {
-					e.Greet(now, id, []Mark{m})
+					e.ReceiveGreeting(now, id, []Mark{m})
 				}
 			case 4:
 				now = now.Add(time.Duration(b) * 10 * time.Millisecond)
@@ -64,18 +64,18 @@ func FuzzEngine(f *testing.F) {
 					ask := open[0]
 					open = open[1:]
 					if op>>3&1 == 1 {
-						e.Repaired(now, ask.Sender, Batch[int]{Session: ask.Session, First: max(1, ask.From-min(ask.From, uint64(a&3))), Count: 1 + int(b&15), Size: 50}, ask.Fill)
+						e.ReceiveRepair(now, ask, Batch[int]{Session: ask.Session, First: max(1, ask.From-min(ask.From, uint64(a&3))), Count: 1 + int(b&15), Size: 50})
 					}
-					e.Answered(now, ask, ask.From+uint64(b&15), repair.Answer(a%3))
+					e.FinishAsk(now, ask, ask.From+uint64(b&15), repair.Outcome(a%3))
 				}
 			case 7:
-				if e.Room() {
-					e.Own(now, Batch[int]{Session: e.session, First: e.own, Count: 1 + int(b&7), Size: 1 + int(b)})
+				if e.CanPublish() {
+					e.AddOwn(now, Batch[int]{Session: e.session, First: e.published, Count: 1 + int(b&7), Size: 1 + int(b)})
 				}
-				e.Again(now, id, e.Collect(now, id, 1+int(b)))
+				e.RequeueMarks(now, id, e.CollectMarks(now, id, 1+int(b)))
 			}
 			for tries := 0; ; tries++ {
-				out := e.Output(now)
+				out := e.Advance(now)
 				for _, s := range out.Steps {
 					if s.From >= s.To {
 						t.Fatalf("step %+v", s)
@@ -94,11 +94,11 @@ func FuzzEngine(f *testing.F) {
 					t.Fatalf("next is %v at %v", e.Next(), now)
 				}
 			}
-			if e.store.Bytes() > room || e.order.Held() > room || len(open) > 16 || e.order.Senders() > 4 {
-				t.Fatalf("%d bytes stored, %d held, %d questions, %d senders", e.store.Bytes(), e.order.Held(), len(open), e.order.Senders())
+			if e.store.Bytes() > room || e.order.HeldBytes() > room || len(open) > 16 || e.order.SenderCount() > 4 {
+				t.Fatalf("%d bytes stored, %d held, %d questions, %d senders", e.store.Bytes(), e.order.HeldBytes(), len(open), e.order.SenderCount())
 			}
-			if n := e.repair.Needs(); n > 100 || len(e.gaps) > 100 || len(e.heard) > 100 {
-				t.Fatalf("%d needs, %d gaps, %d heard", n, len(e.gaps), len(e.heard))
+			if n := e.repair.HoleCount(); n > 100 || len(e.holes) > 100 || len(e.hintHoleSince) > 100 {
+				t.Fatalf("%d needs, %d gaps, %d heard", n, len(e.holes), len(e.hintHoleSince))
 			}
 		}
 	})

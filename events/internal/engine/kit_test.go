@@ -59,7 +59,7 @@ type scenario struct {
 // session names one life of a sender.
 type session struct {
 	sender peer.ID
-	order.Session
+	order.SessionKey
 }
 
 // sent is what a session has published.
@@ -90,7 +90,7 @@ type life struct {
 	s       *sim
 	n       *node
 	id      peer.ID
-	session order.Session
+	session order.SessionKey
 	e       *Engine[*msg]
 	dead    bool
 	seen    map[*msg]bool
@@ -100,7 +100,7 @@ type life struct {
 	flying  bool                // one is not yet through pubsub's event loop
 	tracks  map[session]*track
 	first   map[session]uint64 // where a session began by the first mark that was told
-	latest  map[peer.ID]order.Session
+	latest  map[peer.ID]order.SessionKey
 	due     time.Time
 	fired   map[int64]int // outputs in each second
 }
@@ -253,14 +253,14 @@ func (s *sim) chance(p float64) bool { return p > 0 && s.rnd.Float64() < p }
 func (s *sim) begin(n *node, id string) {
 	s.lives++
 	p := &life{
-		s: s, n: n, id: peer.ID(id), session: order.Session{ID: [8]byte{byte(s.rnd.Uint32())}, Start: s.lives},
+		s: s, n: n, id: peer.ID(id), session: order.SessionKey{ID: [8]byte{byte(s.rnd.Uint32())}, Start: s.lives},
 		seen: make(map[*msg]bool), out: make(map[peer.ID]*pipe), links: make(map[peer.ID]*teller),
-		tracks: make(map[session]*track), first: make(map[session]uint64), latest: make(map[peer.ID]order.Session),
+		tracks: make(map[session]*track), first: make(map[session]uint64), latest: make(map[peer.ID]order.SessionKey),
 		fired: make(map[int64]int),
 	}
 	// As the room events configures it.
 	p.e = New[*msg](p.id, p.session, Config{
-		Order: order.Config{GapTimeout: 70 * time.Second, Settle: 5 * time.Second, MaxHeld: 8 << 20, MaxTotal: 16 << 20},
+		Order: order.Config{GapTimeout: 70 * time.Second, SettleTimeout: 5 * time.Second, MaxHeldPerSender: 8 << 20, MaxHeld: 16 << 20},
 	})
 	n.life = p
 	s.sent[session{p.id, p.session}] = &sent{end: 1}
@@ -306,7 +306,7 @@ func (s *sim) connect(e *edge) {
 				return
 			}
 			x.out[y.id] = &pipe{from: x, to: y, link: l}
-			marks := x.lie(x.e.Marks(1024))
+			marks := x.lie(x.e.Greeting(1024))
 			l.ready[i] = true
 			s.on(y, s.between(1, 50*time.Millisecond), func() {
 				l.greeting[1-i], l.greeted[1-i] = marks, true
@@ -325,9 +325,9 @@ func (p *life) meet(l *link) {
 		return
 	}
 	p.links[q.id] = &teller{p: p, link: l}
-	p.e.Join(q.id, false)
+	p.e.AddNeighbor(q.id)
 	p.heard(l.greeting[i], true)
-	p.e.Greet(p.s.now, q.id, l.greeting[i])
+	p.e.ReceiveGreeting(p.s.now, q.id, l.greeting[i])
 	p.perform()
 }
 
@@ -351,7 +351,7 @@ func (s *sim) cut(e *edge) {
 			l.gone[i] = true
 			if t := x.links[q.id]; t != nil && t.link == l {
 				delete(x.links, q.id)
-				x.e.Leave(s.now, q.id)
+				x.e.RemoveNeighbor(s.now, q.id)
 				x.perform()
 			}
 		})
@@ -404,12 +404,12 @@ func (p *life) publishOne() {
 	sent.end = m.end
 	sent.batches = append(sent.batches, m)
 	p.seen[m] = true
-	p.e.Own(p.s.now, m.batch())
+	p.e.AddOwn(p.s.now, m.batch())
 	p.forward(m, "")
 }
 
 func (m *msg) batch() Batch[*msg] {
-	return Batch[*msg]{Session: m.Session, First: m.first, Count: int(m.end - m.first), Size: m.size, Value: m}
+	return Batch[*msg]{Session: m.SessionKey, First: m.first, Count: int(m.end - m.first), Size: m.size, Value: m}
 }
 
 // forward floods a message.
@@ -468,7 +468,7 @@ func (p *life) take(m *msg, from peer.ID) {
 func (p *life) perform() {
 	s := p.s
 	for range 20 {
-		out := p.e.Output(s.now)
+		out := p.e.Advance(s.now)
 		s.count.outputs++
 		second := s.now.Unix()
 		p.fired[second]++
@@ -482,13 +482,13 @@ func (p *life) perform() {
 		for _, a := range out.Asks {
 			p.ask(a)
 		}
-		slices.Sort(out.Due)
-		for _, id := range out.Due {
+		slices.Sort(out.Tell)
+		for _, id := range out.Tell {
 			if t := p.links[id]; t != nil {
 				t.signal()
 			}
 		}
-		if p.pending > 0 && !p.flying && p.e.Room() {
+		if p.pending > 0 && !p.flying && p.e.CanPublish() {
 			p.publishOne()
 			continue
 		}
@@ -518,7 +518,7 @@ func (p *life) wait(next time.Time) {
 }
 
 // step takes a step and handles its events at once.
-func (p *life) step(st Step) {
+func (p *life) step(st order.Step) {
 	s := p.s
 	key := session{st.Sender, st.Session}
 	t := p.tracks[key]
@@ -546,7 +546,7 @@ func (p *life) step(st Step) {
 	t.delivered += st.To - st.From
 	t.last = st.To
 	for n := st.From; n < st.To; {
-		b, ok := p.e.Read(st.Sender, st.Session, n, st.To)
+		b, ok := p.e.NextEntry(st.Sender, st.Session, n, st.To)
 		if !ok || b.First > n || b.End <= n {
 			s.t.Fatalf("at %v %s cannot read %d of %+v", s.now.Sub(s.start), p, n, st)
 		}
@@ -559,7 +559,7 @@ func (p *life) step(st Step) {
 			}
 			t.got[n] = true
 		}
-		p.e.Done(st.Sender, st.Session, n)
+		p.e.MarkHandled(st.Sender, st.Session, n)
 	}
 }
 
@@ -600,7 +600,7 @@ func (t *teller) tell() {
 			t.tell()
 		}
 	}
-	marks := p.e.Collect(s.now, q.id, 400)
+	marks := p.e.CollectMarks(s.now, q.id, 400)
 	p.perform()
 	if len(marks) == 0 {
 		done()
@@ -623,7 +623,7 @@ func (t *teller) tell() {
 		t.pause = min(max(50*time.Millisecond, 2*t.pause), 5*time.Second)
 		s.on(p, t.pause, func() {
 			if p.links[q.id] == t {
-				p.e.Again(s.now, q.id, marks)
+				p.e.RequeueMarks(s.now, q.id, marks)
 				p.perform()
 				done()
 			}
@@ -638,7 +638,7 @@ func (p *life) told(from *life, l *link, marks []Mark, tries int) {
 		switch t := p.links[from.id]; {
 		case t != nil && t.link == l:
 			p.heard(marks, false)
-			p.e.Told(s.now, from.id, marks)
+			p.e.ReceiveMarks(s.now, from.id, marks)
 			p.perform()
 		case l.up && tries > 0:
 			s.after(100*time.Millisecond, func() { p.told(from, l, marks, tries-1) })
@@ -648,15 +648,15 @@ func (p *life) told(from *life, l *link, marks []Mark, tries int) {
 
 // ask carries out a question of the engine.
 func (p *life) ask(a repair.Ask) {
-	p.fetch(a, !a.Fill, func(got uint64, ok bool) {
-		answer := repair.Got
+	p.fetch(a, !a.Past, func(got uint64, ok bool) {
+		answer := repair.Found
 		switch {
 		case !ok:
 			answer = repair.Failed
 		case got == 0:
-			answer = repair.Nothing
+			answer = repair.NotFound
 		}
-		p.e.Answered(p.s.now, a, got, answer)
+		p.e.FinishAsk(p.s.now, a, got, answer)
 		p.perform()
 	})
 }
@@ -683,7 +683,7 @@ func (p *life) fetch(a repair.Ask, passOn bool, done func(got uint64, ok bool)) 
 		s.count.asks++
 	}
 	s.on(q, s.between(time.Millisecond, 20*time.Millisecond), func() {
-		q.answer(p.id, a, passOn, func(list []store.Batch[*msg], marks []Mark) {
+		q.answer(p.id, a, passOn, func(list []store.Entry[*msg], marks []Mark) {
 			s.on(p, s.between(time.Millisecond, 20*time.Millisecond), func() {
 				for _, b := range list {
 					if over || !l.up || s.chance(s.opts.failAsk/2) {
@@ -691,16 +691,16 @@ func (p *life) fetch(a repair.Ask, passOn bool, done func(got uint64, ok bool)) 
 						return
 					}
 					m := b.Value
-					if m.Session != a.Session || m.end <= a.From || m.first >= a.To {
+					if m.SessionKey != a.Session || m.end <= a.From || m.first >= a.To {
 						s.t.Fatalf("%s was given %+v for %+v", p, m, a)
 					}
 					got = max(got, m.end)
-					p.e.Repaired(s.now, a.Sender, m.batch(), a.Fill)
+					p.e.ReceiveRepair(s.now, a, m.batch())
 					p.perform()
 				}
 				if x := p.links[q.id]; !over && x != nil && x.link == l {
 					p.heard(marks, false)
-					p.e.Told(s.now, q.id, marks)
+					p.e.ReceiveMarks(s.now, q.id, marks)
 					p.perform()
 				}
 				end(true)
@@ -710,12 +710,14 @@ func (p *life) fetch(a repair.Ask, passOn bool, done func(got uint64, ok bool)) 
 }
 
 // answer answers a neighbour, which may mean to ask others first.
-func (p *life) answer(from peer.ID, a repair.Ask, passOn bool, reply func([]store.Batch[*msg], []Mark)) {
+func (p *life) answer(from peer.ID, a repair.Ask, passOn bool, reply func([]store.Entry[*msg], []Mark)) {
 	if p.n.lies {
 		reply(nil, p.lie(nil))
 		return
 	}
-	stored := func() []store.Batch[*msg] { return p.e.Stored(a.Sender, a.Session, a.From, a.To, p.s.opts.answer) }
+	stored := func() []store.Entry[*msg] {
+		return p.e.StoredEntries(a.Sender, a.Session, a.From, a.To, p.s.opts.answer)
+	}
 	has := func() bool { list := stored(); return len(list) > 0 && list[0].First <= a.From }
 	finish := func() {
 		var marks []Mark
@@ -724,7 +726,7 @@ func (p *life) answer(from peer.ID, a repair.Ask, passOn bool, reply func([]stor
 		}
 		reply(stored(), marks)
 	}
-	others := p.e.Others(from)
+	others := p.e.OtherNeighbors(from)
 	slices.Sort(others)
 	until := p.s.now.Add(2 * time.Second)
 	var next func(i int)
@@ -733,7 +735,7 @@ func (p *life) answer(from peer.ID, a repair.Ask, passOn bool, reply func([]stor
 			finish()
 			return
 		}
-		p.fetch(repair.Ask{Peer: others[i], Key: a.Key, From: a.From, To: a.To}, false, func(uint64, bool) { next(i + 1) })
+		p.fetch(repair.Ask{Peer: others[i], Subject: a.Subject, From: a.From, To: a.To}, false, func(uint64, bool) { next(i + 1) })
 	}
 	next(0)
 }

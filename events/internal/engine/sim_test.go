@@ -74,10 +74,10 @@ func (s *sim) check() {
 	// Up to where all have to know: what the sender says if it lives; of a dead one
 	// what anybody has got. What nobody has got of that is hearsay and does not spread.
 	known := make(map[session]uint64)
-	now := make(map[peer.ID]order.Session)
+	now := make(map[peer.ID]order.SessionKey)
 	ended := func(key session) bool { // by a later session of the sender
 		_, ok := now[key.sender]
-		return ok && now[key.sender] != key.Session
+		return ok && now[key.sender] != key.SessionKey
 	}
 	for _, n := range s.nodes {
 		p := n.life
@@ -104,7 +104,7 @@ func (s *sim) check() {
 			}
 		}
 		for key, first := range p.first {
-			if m, ok := p.e.Mark(key.sender); p.tracks[key] == nil && first < known[key] && !ended(key) && (!ok || m.Session == key.Session && m.Next < known[key]) {
+			if m, ok := p.e.Mark(key.sender); p.tracks[key] == nil && first < known[key] && !ended(key) && (!ok || m.Session == key.SessionKey && m.Next < known[key]) {
 				t.Errorf("%s knows that %v is at %d of %d and has nothing of it", p, key, first, known[key])
 			}
 		}
@@ -125,11 +125,11 @@ func (s *sim) checkEmpty(p *life) {
 	if n := p.e.store.Bytes(); n != 0 {
 		s.t.Errorf("%s still stores %d bytes", p, n)
 	}
-	if n := p.e.order.Held(); n != 0 {
+	if n := p.e.order.HeldBytes(); n != 0 {
 		s.t.Errorf("%s still holds back %d bytes", p, n)
 	}
-	if len(p.e.gaps) != 0 || len(p.e.heard) != 0 || p.e.repair.Needs() != 0 {
-		s.t.Errorf("%s still needs %d, gaps %v, heard %v", p, p.e.repair.Needs(), p.e.gaps, p.e.heard)
+	if len(p.e.holes) != 0 || len(p.e.hintHoleSince) != 0 || p.e.repair.HoleCount() != 0 {
+		s.t.Errorf("%s still needs %d, gaps %v, heard %v", p, p.e.repair.HoleCount(), p.e.holes, p.e.hintHoleSince)
 	}
 	if next := p.e.Next(); !next.IsZero() {
 		s.t.Errorf("%s still has something to do at %v", p, next.Sub(s.start))
@@ -273,7 +273,7 @@ func TestLyingNeighbour(t *testing.T) {
 		}
 		for range s.rnd.IntN(4) {
 			ghosts++
-			m := Mark{Mark: order.Mark{Sender: peer.ID(fmt.Sprint("ghost ", ghosts)), Session: order.Session{Start: s.rnd.Uint64()}, Begin: 1, Next: 1 << 60, Above: 1 << 60}, Floor: 1, Ask: true}
+			m := Mark{Progress: order.Progress{Sender: peer.ID(fmt.Sprint("ghost ", ghosts)), Session: order.SessionKey{Start: s.rnd.Uint64()}, Begin: 1, Next: 1 << 60, Above: 1 << 60}, Floor: 1, Ask: true}
 			if s.rnd.IntN(2) == 0 {
 				m.Sender = s.nodes[0].life.id
 			}
@@ -314,8 +314,8 @@ func TestLyingNeighbour(t *testing.T) {
 						}
 					}
 				}
-				if len(p.e.gaps) != 0 || len(p.e.heard) != 0 || p.e.repair.Needs() != 0 {
-					t.Errorf("%s still needs %d, %d gaps, %d heard", p, p.e.repair.Needs(), len(p.e.gaps), len(p.e.heard))
+				if len(p.e.holes) != 0 || len(p.e.hintHoleSince) != 0 || p.e.repair.HoleCount() != 0 {
+					t.Errorf("%s still needs %d, %d gaps, %d heard", p, p.e.repair.HoleCount(), len(p.e.holes), len(p.e.hintHoleSince))
 				}
 			}
 			if most := 10 * s.count.drops; asks > most {

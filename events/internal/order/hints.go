@@ -7,36 +7,36 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// hints are marks of senders that were only heard of through others. They have
-// a place of their own, so that no neighbour can crowd out by hearsay the
-// senders that were heard themselves.
+// hints holds the progress of senders that only third parties have mentioned. They
+// have their own limit, so that no neighbor can use hearsay to push out senders of
+// which batches have arrived.
 type hints struct {
 	max    int
 	byPeer map[peer.ID]*list.Element
 	order  *list.List // of hint, the latest in front
 }
 
-// hint is one such mark. It is firm if nothing of the sender could come but through
-// the neighbour that told it; else what is below may still be under way.
+// hint is the progress that a third party has mentioned.
 type hint struct {
-	Mark
-	firm bool
+	Progress
+	beginning Beginning
 }
 
 func newHints(n int) hints {
 	return hints{max: n, byPeer: make(map[peer.ID]*list.Element), order: list.New()}
 }
 
-// put remembers m. Of one session the lowest mark counts, since from there on
-// everything is owed to us; a later session replaces an earlier one.
-func (h *hints) put(m hint) {
+// add remembers m. A later session replaces an earlier one.
+func (h *hints) add(m hint) {
 	if e, ok := h.byPeer[m.Sender]; ok {
 		old := e.Value.(hint)
 		switch c := m.Session.Compare(old.Session); {
 		case c > 0:
 			e.Value = m
 		case c == 0 && m.Above < old.Above:
-			m.firm = m.firm || old.firm
+			// The lowest beginning counts: whoever knew the session then passes on
+			// everything from there.
+			m.beginning = max(m.beginning, old.beginning)
 			e.Value = m
 		}
 		return
@@ -47,8 +47,8 @@ func (h *hints) put(m hint) {
 	h.byPeer[m.Sender] = h.order.PushFront(m)
 }
 
-// take returns the mark of a sender and forgets it.
-func (h *hints) take(id peer.ID) (hint, bool) {
+// remove removes the hint about a sender and returns it.
+func (h *hints) remove(id peer.ID) (hint, bool) {
 	e, ok := h.byPeer[id]
 	if !ok {
 		return hint{}, false
@@ -57,8 +57,8 @@ func (h *hints) take(id peer.ID) (hint, bool) {
 	return h.order.Remove(e).(hint), true
 }
 
-// raise makes a session begin later than it was told.
-func (h *hints) raise(id peer.ID, session Session, to uint64) {
+// raise moves the beginning of a session up to to.
+func (h *hints) raise(id peer.ID, session SessionKey, to uint64) {
 	if e, ok := h.byPeer[id]; ok {
 		if m := e.Value.(hint); m.Session == session && m.Above < to {
 			m.Begin, m.Next, m.Above = to, to, to
@@ -67,21 +67,21 @@ func (h *hints) raise(id peer.ID, session Session, to uint64) {
 	}
 }
 
-// get returns the mark of a sender.
-func (h *hints) get(id peer.ID) (Mark, bool) {
+// get returns the hint about a sender.
+func (h *hints) get(id peer.ID) (Progress, bool) {
 	if e, ok := h.byPeer[id]; ok {
-		return e.Value.(hint).Mark, true
+		return e.Value.(hint).Progress, true
 	}
-	return Mark{}, false
+	return Progress{}, false
 }
 
 func (h *hints) len() int { return h.order.Len() }
 
-// all yields the marks, the latest first.
-func (h *hints) all() iter.Seq[Mark] {
-	return func(yield func(Mark) bool) {
+// all yields the hints, the latest first.
+func (h *hints) all() iter.Seq[Progress] {
+	return func(yield func(Progress) bool) {
 		for e := h.order.Front(); e != nil; e = e.Next() {
-			if !yield(e.Value.(hint).Mark) {
+			if !yield(e.Value.(hint).Progress) {
 				return
 			}
 		}

@@ -1,20 +1,20 @@
-// Package order brings the batches of many senders, which may arrive late,
-// twice or not at all, back into the order in which their senders numbered
-// them. It performs no I/O, starts no goroutine and reads no clock: every
-// method that depends on the time is told it.
+// Package order puts the batches of many senders, which may arrive late, twice or not
+// at all, back into the order in which their senders numbered them. It performs no I/O,
+// starts no goroutine and reads no clock: methods that depend on the time take it as an
+// argument.
 //
-// A sender numbers its events from 1 in each of its sessions (one session a
-// start of the program), and a batch is a run of such numbers. The core
-// answers every input with steps: runs of numbers, each either delivered or
-// lost. The steps of a session join without a hole and never overlap, so that
-// delivered and lost add up to what was sent.
+// A sender numbers its events from 1 in each of its sessions (one session per run of
+// the program), and a batch is a run of such numbers. The sequencer answers every input
+// with steps: runs of numbers that are either delivered or lost. The steps of a session
+// have no hole between them and never overlap, so that delivered and lost add up to the
+// number of sent events.
 //
-// What is missing is waited for [Config.GapTimeout] long, counted from the
-// moment something behind it arrived, or the one before it: as long as a slow
-// path delivers, what a short cut brought waits. Whoever fetches what is missing
-// ([Core.Missing]) can end the waiting with [Core.GiveUp]. A newer session waits
-// until the older one has nothing missing, [Config.SessionTimeout] at most. An
-// older session than the one being delivered is never delivered again.
+// Missing numbers are awaited for [Config.GapTimeout]. The time counts from the arrival
+// of something behind them, or of the batch before them if that is later: while a slow
+// path delivers, the events of a short cut wait. Whoever fetches missing numbers
+// ([Sequencer.Holes]) can end the wait with [Sequencer.GiveUp]. A newer session waits
+// until the older one has no holes, for at most [Config.SessionTimeout]. After that the
+// older session is never delivered again.
 package order
 
 import (
@@ -25,200 +25,220 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// MaxNumber is what the numbers of events are below.
+// MaxNumber is above the number of every event.
 const MaxNumber = 1 << 62
 
-// Config holds the bounds of a core. Zero means the default in brackets.
+// Config holds the bounds of a sequencer. Zero means the default in brackets.
 type Config struct {
-	GapTimeout time.Duration // how long a missing event is waited for [2 s]
-	// SessionTimeout is how long a newer session waits for what the older one has
-	// missing [2 s, but no longer than GapTimeout].
+	// GapTimeout is how long a missing event is awaited [2 s].
+	GapTimeout time.Duration
+	// SessionTimeout is how long a newer session waits for the missing events of the
+	// older one [2 s, but no longer than GapTimeout].
 	SessionTimeout time.Duration
-	// Settle is how long the first batch of an unknown sender waits for lower ones,
-	// which may come by a slower way, if nobody has told where to begin [not at all].
-	Settle     time.Duration
-	Remember   time.Duration // how long a silent sender is remembered [1 h]
-	MaxSenders int           // senders remembered, the longest silent go first [10,000]
-	MaxHints   int           // senders known from hearsay only [4,096]
-	MaxHeld    int           // size of the batches of one sender that wait [4 MiB]
-	MaxTotal   int           // the same of all senders [16 MiB]
+	// SettleTimeout is how long the first batch of an unknown sender waits for lower
+	// numbers, which may come by a slower way, unless a neighbor has said where to
+	// begin [not at all].
+	SettleTimeout time.Duration
+
+	MaxSilence       time.Duration // how long a silent sender is remembered [1 h]
+	MaxSenders       int           // senders remembered; the longest silent ones go first [10,000]
+	MaxHints         int           // senders known from hearsay only [4,096]
+	MaxHeldPerSender int           // bytes of one sender's batches that wait [4 MiB]
+	MaxHeld          int           // bytes of all batches that wait [16 MiB]
 }
 
 func (c Config) withDefaults() Config {
 	c.GapTimeout = cmp.Or(c.GapTimeout, 2*time.Second)
 	c.SessionTimeout = cmp.Or(c.SessionTimeout, min(c.GapTimeout, 2*time.Second))
-	c.Remember = cmp.Or(c.Remember, time.Hour)
+	c.MaxSilence = cmp.Or(c.MaxSilence, time.Hour)
 	c.MaxSenders = cmp.Or(c.MaxSenders, 10_000)
 	c.MaxHints = cmp.Or(c.MaxHints, 4096)
-	c.MaxHeld = cmp.Or(c.MaxHeld, 4<<20)
-	c.MaxTotal = cmp.Or(c.MaxTotal, 16<<20)
+	c.MaxHeldPerSender = cmp.Or(c.MaxHeldPerSender, 4<<20)
+	c.MaxHeld = cmp.Or(c.MaxHeld, 16<<20)
 	return c
 }
 
-// maxSessions bounds the sessions of one sender that are under way: the one
-// being delivered and those that wait for it.
+// maxSessions bounds the sessions of one sender: the one being delivered and the ones
+// that wait for it.
 const maxSessions = 4
 
-// A Session is one life of a sender. The later of two has the greater Start;
-// if both are equal, the greater ID.
-type Session struct {
-	ID    [8]byte
+// A SessionKey names a session, and orders it among the sessions of its sender: the
+// later one has the greater Start, or the greater ID if both starts are equal.
+type SessionKey struct {
+	ID    protocol.Session
 	Start uint64 // milliseconds since 1970
 }
 
 // Compare returns -1 if s is the earlier session, +1 if it is the later one.
-func (s Session) Compare(t Session) int {
+func (s SessionKey) Compare(t SessionKey) int {
 	return cmp.Or(cmp.Compare(s.Start, t.Start), bytes.Compare(s.ID[:], t.ID[:]))
 }
 
-// A Batch is a run of consecutive events of one session.
-type Batch struct {
-	Session Session
+// An Arrival is a batch that arrived: a run of consecutive events of one session.
+type Arrival struct {
+	Session SessionKey
 	First   uint64 // number of the first event, at least 1
 	Count   int    // events, at least 1
-	Size    int    // what the batch weighs while it waits, in bytes
+	Size    int    // bytes that count toward the limits while the batch waits
 }
 
-func (b *Batch) end() uint64 { return b.First + uint64(b.Count) }
+func (b *Arrival) limit() uint64 { return b.First + uint64(b.Count) }
 
-// A Step is what became of the events [From, To) of a session: lost, or to be
-// delivered.
+// A Step says that the events [From, To) of a session are lost, or are to be delivered.
 type Step struct {
 	Sender   peer.ID
-	Session  Session
+	Session  SessionKey
 	From, To uint64
 	Lost     bool
 }
 
-// A Mark is how far a session of a sender has been received.
-type Mark struct {
+// Progress is how far a session of a sender has been received.
+type Progress struct {
 	Sender  peer.ID
-	Session Session
+	Session SessionKey
 	Begin   uint64 // the first number that was or will be delivered here
-	Next    uint64 // every number below was received, or given up as lost
-	Above   uint64 // none from here on was received; at least Next
+	Next    uint64 // every lower number was received, or given up as lost
+	Above   uint64 // no number from here on was received; at least Next
 }
 
-// A Gap is the first numbers [From, To) that are missing of a session.
-type Gap struct {
-	Session  Session
+// A Hole is the first run [From, To) of missing numbers of a session.
+type Hole struct {
+	Session  SessionKey
 	From, To uint64
-	Since    time.Time // when it was noticed, or something came in its turn
-	Hearsay  bool      // nothing but the word of others says that it was sent
+	Since    time.Time // when it was noticed, or when a batch last arrived in its turn
+	Hearsay  bool      // only third parties say that the events were sent
 }
 
-// A Verdict says what happened to a batch.
-type Verdict int
+// A Disposition says what happened to a batch.
+type Disposition int
 
 const (
-	Accepted   Verdict = iota // delivered, or held back for its turn
-	Duplicate                 // nothing new in it
-	OldSession                // of a session that a later one has replaced
-	Invalid                   // Count or First out of bounds
+	Accepted   Disposition = iota // delivered, or held back for its turn
+	Duplicate                     // nothing new in it
+	OldSession                    // of a session that a later one has replaced
+	Invalid                       // Count or First out of bounds
 )
 
-// A Core orders the batches of all senders. One goroutine at a time may use it.
-type Core struct {
-	cfg     Config
-	senders map[peer.ID]*sender
-	heard   *list.List // of *sender, the last heard in front
-	due     dueHeap    // the senders that wait for something
-	held    int        // size of all batches that wait
-	hints   hints
+// A Sequencer orders the batches of all senders. One goroutine at a time may use it.
+type Sequencer struct {
+	cfg         Config
+	senders     map[peer.ID]*senderState
+	byLastHeard *list.List   // of *senderState, the last heard in front
+	byDeadline  deadlineHeap // the senders that wait for something
+	held        int          // bytes of all batches that wait
+	hints       hints
 }
 
-// New returns an empty core.
-func New(cfg Config) *Core {
+// New returns a sequencer that knows no senders.
+func New(cfg Config) *Sequencer {
 	cfg = cfg.withDefaults()
-	return &Core{
-		cfg:     cfg,
-		senders: make(map[peer.ID]*sender),
-		heard:   list.New(),
-		hints:   newHints(cfg.MaxHints),
+	return &Sequencer{
+		cfg:         cfg,
+		senders:     make(map[peer.ID]*senderState),
+		byLastHeard: list.New(),
+		hints:       newHints(cfg.MaxHints),
 	}
 }
 
-// Receive takes a batch that arrived at now and appends to steps what it sets
-// free, in order. Of a sender never heard of it begins with the lowest number
-// that [Core.Learn] was told or that arrives first; a later session of a known
-// sender begins with 1, unless Learn was told otherwise.
-func (c *Core) Receive(now time.Time, id peer.ID, b Batch, steps []Step) (Verdict, []Step) {
+// Receive handles a batch that arrived at now, and appends to steps the events that can
+// be delivered now, in order. The first session of an unknown sender begins with the
+// first number that arrives, or lower if a hint says so. A later session of a known
+// sender begins with 1, unless a hint says otherwise.
+func (c *Sequencer) Receive(now time.Time, id peer.ID, b Arrival, steps []Step) (Disposition, []Step) {
 	if b.Count < 1 || b.First < 1 || b.First > MaxNumber-uint64(b.Count) {
 		return Invalid, steps
 	}
-	steps = c.forget(now, steps)
+	steps = c.removeSilentSenders(now, steps)
 	s, known := c.senders[id]
 	if !known {
-		s, steps = c.add(id, steps)
+		s, steps = c.addSender(id, steps)
 	}
-	c.touch(s, now)
-	ses, ok := s.session(b.Session)
+	c.markHeard(s, now)
+	ses, ok := s.findSession(b.Session)
 	if !ok {
-		if known && b.Session.Compare(s.sessions[0].Session) < 0 {
+		// Sessions are delivered in their order, so the time for an earlier one than
+		// the one being delivered is over.
+		if known && b.Session.Compare(s.sessions[0].SessionKey) < 0 {
 			return OldSession, steps
 		}
-		next, settle := b.First, time.Duration(0)
-		if h, ok := c.hints.take(id); ok && h.Session == b.Session {
-			// Hearsay may only make us wait for more. A neighbour that lies
-			// upwards cannot silence the sender.
-			next = min(next, h.Above)
-			if !known && !h.firm {
-				settle = c.cfg.Settle
-			}
-		} else if known {
-			next = 1
-		} else {
-			settle = c.cfg.Settle
-		}
-		ses = s.open(b.Session, next, now)
-		ses.settle(settle, now)
+		ses = c.beginSession(now, s, known, &b)
 	}
+	// The first batch of an unknown sender was overtaken by later ones. While the
+	// session settles, the lower number becomes its beginning.
 	if ses.settling() && b.First < ses.next {
 		ses.first, ses.next = b.First, b.First
-		ses.settle(c.cfg.Settle, now)
+		ses.startSettling(c.cfg.SettleTimeout, now)
 	}
+	// The sender has restarted, so the older session must not hold up the newer one.
 	if len(s.sessions) > 1 {
-		s.sessions[0].begin()
+		s.sessions[0].endSettling()
 	}
-	ses.believe(b.First, b.end())
+	ses.reopen(b.First, b.limit())
 	switch {
-	case b.end() <= ses.next:
+	case b.limit() <= ses.next:
 		return Duplicate, steps
 	case ses == s.sessions[0] && b.First <= ses.next && !ses.settling():
+		// It is the next one in order, as nearly all batches are.
 		steps = ses.deliver(s.id, &b, steps)
-		ses.moved = now
+		ses.progressed = now
 	case ses.hold(&b, now):
 		s.held += b.Size
 		c.held += b.Size
 	default:
 		return Duplicate, steps
 	}
-	return Accepted, c.relieve(c.settle(s, steps))
+	return Accepted, c.enforceMaxHeld(c.deliverReady(s, steps))
 }
 
-// Advance gives up what was missing for too long at now and appends what that
-// sets free to steps.
-func (c *Core) Advance(now time.Time, steps []Step) []Step {
-	for len(c.due) > 0 && !c.due[0].deadline.After(now) {
-		s := c.due[0]
-		if head := s.sessions[0]; head.settling() {
-			head.begin()
-			steps = c.settle(s, steps)
-			continue
+// beginSession begins the session of which b is the first batch to arrive. known says
+// that the sender had a session before.
+func (c *Sequencer) beginSession(now time.Time, s *senderState, known bool, b *Arrival) *sessionState {
+	next, settle := b.First, time.Duration(0)
+	if h, ok := c.hints.remove(s.id); ok && h.Session == b.Session {
+		// A hint may only make us wait for more. So a neighbor that lies with a
+		// number that is too high cannot silence the sender.
+		next = min(next, h.Above)
+		if !known && h.beginning == Tentative {
+			settle = c.cfg.SettleTimeout
 		}
-		if len(s.sessions) > 1 && !s.sessions[1].born.Add(c.cfg.SessionTimeout).After(now) {
-			steps = c.retire(s, steps)
-		} else {
-			steps = c.skip(s, steps)
-		}
-		steps = c.settle(s, steps)
+	} else if known {
+		// We were there when the sender restarted, so all of the new session is ours.
+		next = 1
+	} else {
+		// Nobody has said where to begin.
+		settle = c.cfg.SettleTimeout
 	}
-	return c.forget(now, steps)
+	ses := s.addSession(b.Session, next, now)
+	ses.startSettling(settle, now)
+	return ses
 }
 
-// Earlier returns the earlier of two moments; the zero time is never.
+// Advance gives up the events that are missing for too long at now, and appends to
+// steps the events that can be delivered without them.
+func (c *Sequencer) Advance(now time.Time, steps []Step) []Step {
+	for len(c.byDeadline) > 0 && !c.byDeadline[0].deadline.After(now) {
+		s := c.byDeadline[0]
+		head := s.sessions[0]
+		switch {
+		case head.settling():
+			// The time for lower numbers is over; nothing is given up yet.
+			head.endSettling()
+		case len(s.sessions) > 1 && !s.sessions[1].born.Add(c.cfg.SessionTimeout).After(now):
+			// The newer session has waited long enough for the older one.
+			steps = c.giveUpAllHoles(s, steps)
+		default:
+			steps = c.giveUpFirstHole(s, steps)
+		}
+		steps = c.deliverReady(s, steps)
+	}
+	return c.removeSilentSenders(now, steps)
+}
+
+// Earlier returns the earlier of two moments; the zero time means never.
 func Earlier(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b
@@ -226,265 +246,294 @@ func Earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// Next returns when to call Advance; the zero time means not before the next
-// Receive or Learn.
-func (c *Core) Next() time.Time {
-	if len(c.due) == 0 {
+// Next returns when to call Advance. The zero time means not before the next Receive,
+// ReceiveOwnMark or ReceiveClaim.
+func (c *Sequencer) Next() time.Time {
+	if len(c.byDeadline) == 0 {
 		return time.Time{}
 	}
-	return c.due[0].deadline
+	return c.byDeadline[0].deadline
 }
 
-// Learn takes a mark that a neighbour told at now. Events below the mark
-// are not waited for; what is missing from the mark on, is.
-//
-// sole says that nothing of the sender can come by another way, so that the mark
-// is where to begin; else what is below it may still be under way and is given
-// [Config.Settle]. own says that it is the sender's own mark of itself. A sender has sent
-// everything below its own mark, so what of it does not arrive within the gap
-// timeout is lost even if nothing behind it ever comes. The word of a third
-// party is only remembered for the first batch of an unknown session, since it
-// may be wrong: it cannot move a known sender.
-func (c *Core) Learn(now time.Time, m Mark, own, sole bool, steps []Step) []Step {
+// A Beginning says how certain it is where a session begins for this node.
+type Beginning int
+
+const (
+	Tentative Beginning = iota // lower numbers may still arrive by another way
+	Firm                       // nothing lower can arrive any more
+)
+
+// AddHint remembers that a third party has received m. If a batch of that session
+// arrives later, the session begins with m.Above: lower numbers are not awaited, and
+// every number from there on is. A [Tentative] beginning may still move down for
+// [Config.SettleTimeout]. The third party may lie, so a hint never changes a session of
+// which a batch has arrived.
+func (c *Sequencer) AddHint(m Progress, beginning Beginning) {
+	m.Above = max(m.Next, m.Above)
+	if m.Above < 1 || m.Above > MaxNumber {
+		return
+	}
+	if s, known := c.senders[m.Sender]; known {
+		// A session that is under way has begun, and an earlier one is over.
+		if _, ok := s.findSession(m.Session); ok || m.Session.Compare(s.sessions[0].SessionKey) < 0 {
+			return
+		}
+	}
+	c.hints.add(hint{m, beginning})
+}
+
+// ReceiveOwnMark handles the mark that a sender announced about itself at now. The
+// sender has sent everything below m.Above, so events below it that do not arrive
+// within the gap timeout are lost, even if nothing behind them ever arrives. A session
+// that was unknown begins there, or lower if a hint says so; for beginning see
+// [Sequencer.AddHint].
+func (c *Sequencer) ReceiveOwnMark(now time.Time, m Progress, beginning Beginning, steps []Step) []Step {
 	m.Above = max(m.Next, m.Above)
 	if m.Above < 1 || m.Above > MaxNumber {
 		return steps
 	}
 	s, known := c.senders[m.Sender]
 	if known {
-		if ses, ok := s.session(m.Session); ok {
-			if own {
-				ses.tell(m.Above, now)
-				steps = c.settle(s, steps)
-			}
+		if ses, ok := s.findSession(m.Session); ok {
+			ses.announce(m.Above, now)
+			return c.deliverReady(s, steps)
+		}
+		// A sender does not go back to an earlier session.
+		if m.Session.Compare(s.sessions[0].SessionKey) < 0 {
 			return steps
 		}
-		if m.Session.Compare(s.sessions[0].Session) < 0 {
-			return steps
-		}
+	} else {
+		s, steps = c.addSender(m.Sender, steps)
 	}
-	if !own {
-		c.hints.put(hint{m, sole})
-		return steps
-	}
-	if !known {
-		s, steps = c.add(m.Sender, steps)
-	}
-	c.touch(s, now)
+	c.markHeard(s, now)
 	next := m.Above
-	h, hinted := c.hints.take(m.Sender)
-	if hinted = hinted && h.Session == m.Session; hinted {
+	// A neighbor that knew the session earlier owes us the events since then, too.
+	if h, ok := c.hints.remove(m.Sender); ok && h.Session == m.Session {
 		next = min(next, h.Above)
+		beginning = max(beginning, h.beginning)
 	}
-	ses := s.open(m.Session, next, now)
-	ses.tell(m.Above, now)
-	if !known && !sole && !(hinted && h.firm) {
-		ses.settle(c.cfg.Settle, now)
+	ses := s.addSession(m.Session, next, now)
+	ses.announce(m.Above, now)
+	// Batches of a new sender may come by a slower way than its mark. A known sender's
+	// next session is counted from its mark at once.
+	if !known && beginning == Tentative {
+		ses.startSettling(c.cfg.SettleTimeout, now)
 	}
-	return c.relieve(c.settle(s, steps))
+	return c.enforceMaxHeld(c.deliverReady(s, steps))
 }
 
-// Claim takes the word of a third party that the session of m was sent up to
-// m.Next. It counts only for a session that is under way. What it says is missing
-// is waited for like other gaps, but since it may be a lie, what is given up on
-// such a word alone is delivered all the same if it ever comes. As long as lower
-// numbers may become the first, m.Begin does, if it is lower and not zero.
-func (c *Core) Claim(now time.Time, m Mark, steps []Step) []Step {
+// ReceiveClaim handles the claim of a third party that the session of m was sent up to
+// m.Next. It counts only for a session that is under way. Numbers that are missing
+// because of it are awaited like others. But the claim may be a lie, so events that are
+// given up because of a claim alone are delivered all the same if they arrive later.
+// While the session settles, it may begin as low as m.Begin, unless that is zero.
+func (c *Sequencer) ReceiveClaim(now time.Time, m Progress, steps []Step) []Step {
 	s, known := c.senders[m.Sender]
 	if !known || m.Next > MaxNumber {
 		return steps
 	}
-	ses, ok := s.session(m.Session)
+	ses, ok := s.findSession(m.Session)
 	if !ok {
 		return steps
 	}
 	if ses.settling() && 0 < m.Begin && m.Begin < ses.next {
 		ses.first, ses.next = m.Begin, m.Begin
+		// No number is lower than 1, so there is nothing left to wait for.
 		if m.Begin == 1 {
-			ses.begin()
+			ses.endSettling()
 		}
 	} else if m.Next <= max(ses.next, ses.claimed) {
-		return steps
+		return steps // nothing new
 	}
 	if m.Next > max(ses.next, ses.claimed) {
+		// The wait counts from the first claim, so repeated claims cannot prolong it.
 		if ses.claimed <= ses.next {
 			ses.claimedAt = now
 		}
 		ses.claimed = m.Next
 	}
-	return c.settle(s, steps)
+	return c.deliverReady(s, steps)
 }
 
-// Missing returns the first gap of each session of a sender that has one.
-func (c *Core) Missing(id peer.ID) []Gap {
+// Holes returns the first hole of each session of a sender that has one.
+func (c *Sequencer) Holes(id peer.ID) []Hole {
 	s, known := c.senders[id]
 	if !known {
 		return nil
 	}
-	var gaps []Gap
+	var holes []Hole
 	for _, ses := range s.sessions {
-		if g := ses.missing(); g.From < g.To {
-			gaps = append(gaps, g)
+		if g := ses.firstHole(); g.From < g.To {
+			holes = append(holes, g)
 		}
 	}
-	return gaps
+	return holes
 }
 
-// GiveUp ends the waiting for the numbers of a session below to. It does nothing
-// while an earlier session of the sender is under way. What is missing of a
-// session known from hearsay only is lost, too.
-func (c *Core) GiveUp(id peer.ID, session Session, to uint64, steps []Step) []Step {
+// GiveUp ends the wait for the missing numbers of a session below to. It does nothing
+// while an earlier session of the sender is under way. The numbers of a session that is
+// known from hints only are lost, too.
+func (c *Sequencer) GiveUp(id peer.ID, session SessionKey, to uint64, steps []Step) []Step {
+	// The session has not begun here. Its beginning moves up instead.
 	if h, ok := c.hints.get(id); ok && h.Session == session && h.Above < to {
 		c.hints.raise(id, session, to)
 		return append(steps, Step{Sender: id, Session: session, From: h.Above, To: to, Lost: true})
 	}
 	s, known := c.senders[id]
-	if !known || s.sessions[0].Session != session {
+	if !known || s.sessions[0].SessionKey != session {
 		return steps
 	}
 	head := s.sessions[0]
-	head.begin()
-	for steps = c.drain(s, steps); s.sessions[0] == head && head.gap() && head.next < to; {
-		steps = c.settle(s, c.skip(s, steps))
+	head.endSettling()
+	for steps = c.deliverHeld(s, steps); s.sessions[0] == head && head.hasHole() && head.next < to; {
+		steps = c.deliverReady(s, c.giveUpFirstHole(s, steps))
 	}
-	return c.settle(s, steps)
+	return c.deliverReady(s, steps)
 }
 
-// Knows reports whether a session is under way here.
-func (c *Core) Knows(id peer.ID, session Session) bool {
+// HasSession reports whether a session is under way here.
+func (c *Sequencer) HasSession(id peer.ID, session SessionKey) bool {
 	s, known := c.senders[id]
 	if known {
-		_, known = s.session(session)
+		_, known = s.findSession(session)
 	}
 	return known
 }
 
-// Hint returns what is known from hearsay of a session that has not begun here;
-// Above is where it will begin.
-func (c *Core) Hint(id peer.ID) (Mark, bool) { return c.hints.get(id) }
+// Hint returns the hint about a session that has not begun here. It will begin with
+// Above.
+func (c *Sequencer) Hint(id peer.ID) (Progress, bool) { return c.hints.get(id) }
 
-// Mark returns the mark of a sender's latest session of which a batch arrived
-// or which the sender itself told.
-func (c *Core) Mark(id peer.ID) (Mark, bool) {
+// Progress returns how far the latest session of a sender has been received. Hints do
+// not count.
+func (c *Sequencer) Progress(id peer.ID) (Progress, bool) {
 	s, ok := c.senders[id]
 	if !ok {
-		return Mark{}, false
+		return Progress{}, false
 	}
-	return s.mark(), true
+	return s.progress(), true
 }
 
-// Marks returns the marks of at most n senders, the last heard first, and those
-// known from hearsay last.
-func (c *Core) Marks(n int) []Mark {
-	marks := make([]Mark, 0, min(n, len(c.senders)+c.hints.len()))
-	for e := c.heard.Front(); e != nil && len(marks) < n; e = e.Next() {
-		marks = append(marks, e.Value.(*sender).mark())
+// AllProgress returns the progress of at most n senders: first the ones heard last,
+// then the ones known from hints.
+func (c *Sequencer) AllProgress(n int) []Progress {
+	list := make([]Progress, 0, min(n, len(c.senders)+c.hints.len()))
+	for e := c.byLastHeard.Front(); e != nil && len(list) < n; e = e.Next() {
+		list = append(list, e.Value.(*senderState).progress())
 	}
 	for m := range c.hints.all() {
-		if len(marks) == n {
+		if len(list) == n {
 			break
 		}
+		// The hint may be about a later session of a sender that is listed already.
 		if _, known := c.senders[m.Sender]; !known {
-			marks = append(marks, m)
+			list = append(list, m)
 		}
 	}
-	return marks
+	return list
 }
 
-// Senders returns the number of senders remembered, hearsay aside.
-func (c *Core) Senders() int { return len(c.senders) }
+// SenderCount returns the number of senders remembered. Hints do not count.
+func (c *Sequencer) SenderCount() int { return len(c.senders) }
 
-// Held returns the size of the batches that wait.
-func (c *Core) Held() int { return c.held }
+// HeldBytes returns the size of the batches that wait.
+func (c *Sequencer) HeldBytes() int { return c.held }
 
-// settle delivers what can be delivered of s and sets its deadline.
-func (c *Core) settle(s *sender, steps []Step) []Step {
+// deliverReady delivers the batches of s that are next in order, keeps s within its
+// bounds, and sets its deadline.
+func (c *Sequencer) deliverReady(s *senderState, steps []Step) []Step {
 	for {
-		steps = c.drain(s, steps)
+		steps = c.deliverHeld(s, steps)
 		head := s.sessions[0]
 		switch {
-		case !head.gap() && len(s.sessions) > 1:
+		case !head.hasHole() && len(s.sessions) > 1:
+			// The older session is complete, and the next one has its turn.
 			s.sessions[0] = nil
 			s.sessions = s.sessions[1:]
 		case len(s.sessions) > maxSessions:
-			steps = c.retire(s, steps)
-		case head.settling() && s.held > c.cfg.MaxHeld:
-			head.begin()
-		case head.gap() && s.held > c.cfg.MaxHeld:
-			steps = c.skip(s, steps)
+			steps = c.giveUpAllHoles(s, steps)
+		case head.settling() && s.held > c.cfg.MaxHeldPerSender:
+			head.endSettling()
+		case head.hasHole() && s.held > c.cfg.MaxHeldPerSender:
+			steps = c.giveUpFirstHole(s, steps)
 		default:
-			c.schedule(s)
+			c.setDeadline(s)
 			return steps
 		}
 	}
 }
 
-// relieve gives up gaps, of the senders that hold most, until everything held
-// is within its bound.
-func (c *Core) relieve(steps []Step) []Step {
-	for c.held > c.cfg.MaxTotal {
-		var most *sender
-		for _, s := range c.due { // who holds something waits for something
+// enforceMaxHeld gives up holes of the senders that hold most, until all waiting
+// batches together are within their bound.
+func (c *Sequencer) enforceMaxHeld(steps []Step) []Step {
+	for c.held > c.cfg.MaxHeld {
+		var most *senderState
+		// Batches only wait behind something that has a deadline, so this finds all.
+		for _, s := range c.byDeadline {
 			if most == nil || s.held > most.held {
 				most = s
 			}
 		}
-		most.sessions[0].begin()
-		if steps = c.settle(most, steps); most.sessions[0].gap() {
-			steps = c.settle(most, c.skip(most, steps))
+		most.sessions[0].endSettling()
+		if steps = c.deliverReady(most, steps); most.sessions[0].hasHole() {
+			steps = c.deliverReady(most, c.giveUpFirstHole(most, steps))
 		}
 	}
 	return steps
 }
 
-// drain delivers the batches of the first session that are next.
-func (c *Core) drain(s *sender, steps []Step) []Step {
+// deliverHeld delivers the waiting batches of the first session that are next in order.
+func (c *Sequencer) deliverHeld(s *senderState, steps []Step) []Step {
 	head := s.sessions[0]
 	n := 0
 	if head.settling() {
-		return steps
+		return steps // a lower number may still become the first one
 	}
 	for ; n < len(head.held) && head.held[n].First <= head.next; n++ {
 		b := &head.held[n]
 		s.held -= b.Size
 		c.held -= b.Size
-		if b.end() > head.next {
-			steps = head.deliver(s.id, &b.Batch, steps)
+		// A batch that overlaps the one before may have nothing new left.
+		if b.limit() > head.next {
+			steps = head.deliver(s.id, &b.Arrival, steps)
 		}
 	}
-	head.drop(n)
+	head.dropHeld(n)
 	return steps
 }
 
-// skip gives up the first gap of the first session.
-func (c *Core) skip(s *sender, steps []Step) []Step {
+// giveUpFirstHole gives up the first hole of the first session.
+func (c *Sequencer) giveUpFirstHole(s *senderState, steps []Step) []Step {
 	head := s.sessions[0]
-	to := head.gapEnd()
-	steps = append(steps, Step{Sender: s.id, Session: head.Session, From: head.next, To: to, Lost: true})
-	if head.doubt == 0 && len(head.held) == 0 && len(head.tolds) == 0 {
-		head.doubt = head.next
+	to := head.holeEnd()
+	steps = append(steps, Step{Sender: s.id, Session: head.SessionKey, From: head.next, To: to, Lost: true})
+	// Neither a batch nor the sender proves that the events exist. Remember where the
+	// doubt begins, so that they are delivered if they turn out to exist.
+	if head.givenUpOnClaim == 0 && len(head.held) == 0 && len(head.announced) == 0 {
+		head.givenUpOnClaim = head.next
 	}
 	head.advance(to)
-	return c.drain(s, steps)
+	return c.deliverHeld(s, steps)
 }
 
-// retire gives up every gap of the first session.
-func (c *Core) retire(s *sender, steps []Step) []Step {
-	s.sessions[0].begin()
-	for steps = c.drain(s, steps); s.sessions[0].gap(); {
-		steps = c.skip(s, steps)
+// giveUpAllHoles gives up every hole of the first session.
+func (c *Sequencer) giveUpAllHoles(s *senderState, steps []Step) []Step {
+	s.sessions[0].endSettling()
+	for steps = c.deliverHeld(s, steps); s.sessions[0].hasHole(); {
+		steps = c.giveUpFirstHole(s, steps)
 	}
 	return steps
 }
 
-func (c *Core) schedule(s *sender) {
+// setDeadline computes when something of s is given up next, and sorts s by that.
+func (c *Sequencer) setDeadline(s *senderState) {
 	head := s.sessions[0]
 	s.deadline = head.settleEnd
-	if since := head.waitsSince(); head.settling() {
-		// What waits is looked at when the beginning is known.
-	} else if !since.IsZero() {
-		if since.Before(head.moved) {
-			since = head.moved
+	// While the session settles, its holes have no deadline: where they begin is open.
+	if since := head.missingSince(); !head.settling() && !since.IsZero() {
+		// A slow path that still delivers gets more time.
+		if since.Before(head.progressed) {
+			since = head.progressed
 		}
 		s.deadline = since.Add(c.cfg.GapTimeout)
 		if len(s.sessions) > 1 {
@@ -495,48 +544,49 @@ func (c *Core) schedule(s *sender) {
 	}
 	switch {
 	case s.index < 0 && !s.deadline.IsZero():
-		heap.Push(&c.due, s)
+		heap.Push(&c.byDeadline, s)
 	case s.index >= 0 && s.deadline.IsZero():
-		heap.Remove(&c.due, s.index)
+		heap.Remove(&c.byDeadline, s.index)
 	case s.index >= 0:
-		heap.Fix(&c.due, s.index)
+		heap.Fix(&c.byDeadline, s.index)
 	}
 }
 
-// add makes room for a sender and adds it, without a session.
-func (c *Core) add(id peer.ID, steps []Step) (*sender, []Step) {
+// addSender adds a sender without a session. If there are too many senders, it removes
+// the ones that are silent for longest.
+func (c *Sequencer) addSender(id peer.ID, steps []Step) (*senderState, []Step) {
 	for len(c.senders) >= c.cfg.MaxSenders {
-		steps = c.remove(c.heard.Back().Value.(*sender), steps)
+		steps = c.removeSender(c.byLastHeard.Back().Value.(*senderState), steps)
 	}
-	s := &sender{id: id, index: -1}
+	s := &senderState{id: id, index: -1}
 	c.senders[id] = s
-	s.element = c.heard.PushFront(s)
+	s.element = c.byLastHeard.PushFront(s)
 	return s, steps
 }
 
-func (c *Core) touch(s *sender, now time.Time) {
-	s.at = now
-	c.heard.MoveToFront(s.element)
+func (c *Sequencer) markHeard(s *senderState, now time.Time) {
+	s.lastHeard = now
+	c.byLastHeard.MoveToFront(s.element)
 }
 
-// forget removes the senders that were silent for too long.
-func (c *Core) forget(now time.Time, steps []Step) []Step {
-	for e := c.heard.Back(); e != nil; e = c.heard.Back() {
-		s := e.Value.(*sender)
-		if s.at.Add(c.cfg.Remember).After(now) {
-			break
+// removeSilentSenders removes the senders that were silent for longer than MaxSilence.
+func (c *Sequencer) removeSilentSenders(now time.Time, steps []Step) []Step {
+	for e := c.byLastHeard.Back(); e != nil; e = c.byLastHeard.Back() {
+		s := e.Value.(*senderState)
+		if s.lastHeard.Add(c.cfg.MaxSilence).After(now) {
+			break // the others were heard later
 		}
-		steps = c.remove(s, steps)
+		steps = c.removeSender(s, steps)
 	}
 	return steps
 }
 
-// remove forgets s; what it holds is delivered first.
-func (c *Core) remove(s *sender, steps []Step) []Step {
+// removeSender delivers the waiting batches of s and then removes it.
+func (c *Sequencer) removeSender(s *senderState, steps []Step) []Step {
 	for s.deadline != (time.Time{}) {
-		steps = c.settle(s, c.retire(s, steps))
+		steps = c.deliverReady(s, c.giveUpAllHoles(s, steps))
 	}
 	delete(c.senders, s.id)
-	c.heard.Remove(s.element)
+	c.byLastHeard.Remove(s.element)
 	return steps
 }

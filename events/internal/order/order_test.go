@@ -12,10 +12,10 @@ import (
 // script drives a core step by step. Time begins at 0 s.
 type script struct {
 	t     *testing.T
-	core  *Core
+	core  *Sequencer
 	now   time.Time
 	steps []Step
-	last  Verdict
+	last  Disposition
 }
 
 func newScript(t *testing.T, cfg Config) *script {
@@ -23,7 +23,7 @@ func newScript(t *testing.T, cfg Config) *script {
 }
 
 // life returns the n-th session of every sender.
-func life(n int) Session { return Session{ID: [8]byte{byte(n)}, Start: uint64(n)} }
+func life(n int) SessionKey { return SessionKey{ID: [8]byte{byte(n)}, Start: uint64(n)} }
 
 // recv receives the events first to first+count-1 of the sender "s".
 func (s *script) recv(session int, first uint64, count int) {
@@ -31,12 +31,16 @@ func (s *script) recv(session int, first uint64, count int) {
 }
 
 func (s *script) recvFrom(id peer.ID, session int, first uint64, count int) {
-	b := Batch{Session: life(session), First: first, Count: count, Size: 100 * count}
+	b := Arrival{Session: life(session), First: first, Count: count, Size: 100 * count}
 	s.last, s.steps = s.core.Receive(s.now, id, b, s.steps)
 }
 
-func (s *script) learn(session int, mark uint64, own bool) {
-	s.steps = s.core.Learn(s.now, Mark{Sender: "s", Session: life(session), Next: mark}, own, true, s.steps)
+func (s *script) hint(session int, next uint64) {
+	s.core.AddHint(Progress{Sender: "s", Session: life(session), Next: next}, Firm)
+}
+
+func (s *script) ownMark(session int, next uint64) {
+	s.steps = s.core.ReceiveOwnMark(s.now, Progress{Sender: "s", Session: life(session), Next: next}, Firm, s.steps)
 }
 
 func (s *script) advance(d time.Duration) {
@@ -54,7 +58,7 @@ func (s *script) want(what, steps string) {
 	s.steps = nil
 }
 
-func (s *script) wantVerdict(v Verdict) {
+func (s *script) wantVerdict(v Disposition) {
 	s.t.Helper()
 	if s.last != v {
 		s.t.Errorf("verdict %v, want %v", s.last, v)
@@ -168,7 +172,7 @@ func TestGapIsNotGivenUpWhileItIsFilled(t *testing.T) {
 	s := newScript(t, Config{})
 	s.recv(1, 1, 1)
 	s.recv(1, 10, 1)
-	s.learn(1, 12, true)
+	s.ownMark(1, 12)
 	for n := uint64(2); n <= 7; n++ {
 		s.advance(1900 * time.Millisecond)
 		s.recv(1, n, 1)
@@ -190,7 +194,7 @@ func TestUnknownSenderBeginsWithWhatComesFirst(t *testing.T) {
 
 func TestMarkOfANeighbourIsTheBaseline(t *testing.T) {
 	s := newScript(t, Config{})
-	s.learn(1, 98, false)
+	s.hint(1, 98)
 	s.recv(1, 100, 1)
 	s.want("98 and 99 are owed", "")
 	s.recv(1, 98, 1)
@@ -201,13 +205,13 @@ func TestMarkOfANeighbourIsTheBaseline(t *testing.T) {
 
 func TestHearsayCannotSilenceASender(t *testing.T) {
 	s := newScript(t, Config{})
-	s.learn(1, MaxNumber, false)
+	s.hint(1, MaxNumber)
 	s.recv(1, 5, 1)
 	s.want("a mark in the far future", "1:5")
-	s.learn(1, MaxNumber, false)
+	s.hint(1, MaxNumber)
 	s.recv(1, 6, 1)
 	s.want("about a known session", "1:6")
-	s.learn(9, 1, false)
+	s.hint(9, 1)
 	s.recv(1, 7, 1)
 	s.want("about a session that does not exist", "1:7")
 	s.recv(2, 1, 1)
@@ -220,30 +224,30 @@ func TestOwnMarkRevealsLossAtTheEnd(t *testing.T) {
 	s := newScript(t, Config{})
 	s.recv(1, 1, 2)
 	s.want("", "1:1-2")
-	s.learn(1, 6, true)
+	s.ownMark(1, 6)
 	s.recv(1, 4, 1)
 	s.want("3 and 5 are missing", "")
 	s.advance(2 * time.Second)
 	s.want("after 2 s", "1:lost 3 1:4 1:lost 5")
-	if m, _ := s.core.Mark("s"); m.Next != 6 || m.Above != 6 {
+	if m, _ := s.core.Progress("s"); m.Next != 6 || m.Above != 6 {
 		t.Errorf("mark %+v", m)
 	}
 }
 
 func TestOwnMarkOfASilentSender(t *testing.T) {
 	s := newScript(t, Config{})
-	s.learn(1, 6, true)
+	s.ownMark(1, 6)
 	s.recv(1, 5, 1)
 	s.wantVerdict(Duplicate)
-	s.learn(1, 8, true) // a link later: 6 and 7 were sent in between
+	s.ownMark(1, 8) // a link later: 6 and 7 were sent in between
 	s.advance(2 * time.Second)
 	s.want("from mark to mark", "1:lost 6-7")
 }
 
 func TestOwnMarkAfterHearsayOwesFromTheLower(t *testing.T) {
 	s := newScript(t, Config{})
-	s.learn(1, 4, false)
-	s.learn(1, 6, true)
+	s.hint(1, 4)
+	s.ownMark(1, 6)
 	s.recv(1, 4, 1)
 	s.want("4 came late", "1:4")
 	s.advance(2 * time.Second)
@@ -296,7 +300,7 @@ func TestNewSessionOfAKnownSenderBeginsWithOne(t *testing.T) {
 	s.advance(2 * time.Second)
 	s.want("but did not come", "2:lost 1 2:2")
 
-	s.learn(3, 9, false) // it restarted while we were away
+	s.hint(3, 9) // it restarted while we were away
 	s.recv(3, 10, 1)
 	s.advance(2 * time.Second)
 	s.want("from the mark on", "3:lost 9 3:10")
@@ -304,9 +308,9 @@ func TestNewSessionOfAKnownSenderBeginsWithOne(t *testing.T) {
 
 func TestSessionsWithTheSameStartAreOrderedByID(t *testing.T) {
 	s := newScript(t, Config{})
-	a, b := Session{ID: [8]byte{1}, Start: 5}, Session{ID: [8]byte{2}, Start: 5}
-	for _, id := range []Session{a, b, a} {
-		s.last, s.steps = s.core.Receive(s.now, "s", Batch{Session: id, First: 1, Count: 1}, s.steps)
+	a, b := SessionKey{ID: [8]byte{1}, Start: 5}, SessionKey{ID: [8]byte{2}, Start: 5}
+	for _, id := range []SessionKey{a, b, a} {
+		s.last, s.steps = s.core.Receive(s.now, "s", Arrival{Session: id, First: 1, Count: 1}, s.steps)
 	}
 	s.wantVerdict(OldSession)
 	s.want("", "5:1 5:1")
@@ -325,7 +329,7 @@ func TestManySessionsAtOnce(t *testing.T) {
 }
 
 func TestHeldBytesOfASenderAreBounded(t *testing.T) {
-	s := newScript(t, Config{MaxHeld: 1000})
+	s := newScript(t, Config{MaxHeldPerSender: 1000})
 	s.recv(1, 1, 1)
 	for n := uint64(3); n <= 12; n++ {
 		s.recv(1, n, 1) // 100 bytes each
@@ -333,13 +337,13 @@ func TestHeldBytesOfASenderAreBounded(t *testing.T) {
 	s.want("1,000 bytes wait", "1:1")
 	s.recv(1, 20, 1)
 	s.want("1,100 are too many", "1:lost 2 1:3-12")
-	if s.core.Held() != 100 {
-		t.Errorf("%d bytes held", s.core.Held())
+	if s.core.HeldBytes() != 100 {
+		t.Errorf("%d bytes held", s.core.HeldBytes())
 	}
 }
 
 func TestHeldBytesOfWaitingSessionsAreBounded(t *testing.T) {
-	s := newScript(t, Config{MaxHeld: 1000})
+	s := newScript(t, Config{MaxHeldPerSender: 1000})
 	s.recv(1, 1, 1)
 	s.recv(1, 3, 1)
 	s.recv(2, 1, 9)
@@ -349,7 +353,7 @@ func TestHeldBytesOfWaitingSessionsAreBounded(t *testing.T) {
 }
 
 func TestHeldBytesOfAllSendersAreBounded(t *testing.T) {
-	s := newScript(t, Config{MaxTotal: 1000})
+	s := newScript(t, Config{MaxHeld: 1000})
 	s.recvFrom("small", 1, 1, 1)
 	s.recvFrom("small", 1, 3, 1)
 	s.recvFrom("large", 1, 1, 1)
@@ -358,8 +362,8 @@ func TestHeldBytesOfAllSendersAreBounded(t *testing.T) {
 	s.recvFrom("other", 1, 1, 1)
 	s.recvFrom("other", 1, 3, 1)
 	s.want("the largest gives up", "1:1 1:lost 2 1:3-11")
-	if s.core.Held() != 200 {
-		t.Errorf("%d bytes held", s.core.Held())
+	if s.core.HeldBytes() != 200 {
+		t.Errorf("%d bytes held", s.core.HeldBytes())
 	}
 }
 
@@ -373,23 +377,23 @@ func TestSendersAreBounded(t *testing.T) {
 	}
 	s.recvFrom("first", 1, 4, 1) // heard again, so not the longest silent
 	s.recvFrom("new", 1, 1, 1)
-	if s.core.Senders() != 100 {
-		t.Errorf("%d senders", s.core.Senders())
+	if s.core.SenderCount() != 100 {
+		t.Errorf("%d senders", s.core.SenderCount())
 	}
-	if _, ok := s.core.Mark("0"); ok {
+	if _, ok := s.core.Progress("0"); ok {
 		t.Error("the longest silent was not forgotten")
 	}
-	if _, ok := s.core.Mark("first"); !ok {
+	if _, ok := s.core.Progress("first"); !ok {
 		t.Error("the one heard again was forgotten")
 	}
 	for i := range 1000 {
-		m := Mark{Sender: peer.ID(fmt.Sprintf("hint %d", i)), Session: life(1), Next: 1}
-		s.core.Learn(s.now, m, false, true, nil)
+		m := Progress{Sender: peer.ID(fmt.Sprintf("hint %d", i)), Session: life(1), Next: 1}
+		s.core.AddHint(m, Firm)
 	}
-	if n := len(s.core.Marks(10_000)); n != 150 {
+	if n := len(s.core.AllProgress(10_000)); n != 150 {
 		t.Errorf("%d marks, want 100 and 50", n)
 	}
-	if n := len(s.core.Marks(10)); n != 10 {
+	if n := len(s.core.AllProgress(10)); n != 10 {
 		t.Errorf("%d marks, want 10", n)
 	}
 }
@@ -402,8 +406,8 @@ func TestForgottenSenderLeavesNothing(t *testing.T) {
 	s.steps = nil
 	s.recvFrom("other", 1, 1, 1)
 	s.want("what it held is delivered first", "1:lost 2 1:3 2:lost 1 2:2 1:1")
-	if s.core.Held() != 0 || !s.core.Next().IsZero() {
-		t.Errorf("%d bytes held, next %v", s.core.Held(), s.core.Next())
+	if s.core.HeldBytes() != 0 || !s.core.Next().IsZero() {
+		t.Errorf("%d bytes held, next %v", s.core.HeldBytes(), s.core.Next())
 	}
 }
 
@@ -417,14 +421,14 @@ func TestSilentSendersAreForgottenAfterAnHour(t *testing.T) {
 	s.recv(2, 1, 1)
 	s.wantVerdict(Duplicate)
 	s.advance(time.Hour)
-	if s.core.Senders() != 0 {
+	if s.core.SenderCount() != 0 {
 		t.Error("still remembered")
 	}
 }
 
 func TestNonsenseIsRefused(t *testing.T) {
 	s := newScript(t, Config{})
-	for _, b := range []Batch{
+	for _, b := range []Arrival{
 		{First: 0, Count: 1},
 		{First: 1, Count: 0},
 		{First: 1, Count: -1},
@@ -436,9 +440,9 @@ func TestNonsenseIsRefused(t *testing.T) {
 		}
 	}
 	for _, mark := range []uint64{0, MaxNumber + 1, 1<<64 - 1} {
-		s.learn(1, mark, true)
+		s.ownMark(1, mark)
 	}
-	if s.core.Senders() != 0 {
+	if s.core.SenderCount() != 0 {
 		t.Error("nonsense is remembered")
 	}
 }
@@ -447,13 +451,13 @@ func TestMarksCountWhatIsHeld(t *testing.T) {
 	s := newScript(t, Config{})
 	s.recv(1, 1, 1)
 	s.recv(1, 3, 1)
-	if m, _ := s.core.Mark("s"); m.Next != 2 || m.Above != 4 {
+	if m, _ := s.core.Progress("s"); m.Next != 2 || m.Above != 4 {
 		t.Errorf("mark %+v, want next 2, above 4", m)
 	}
 	s.recv(2, 1, 1) // waits for 2 of session 1, but was received
 	s.recv(2, 2, 1)
 	s.recv(2, 4, 1)
-	if m, _ := s.core.Mark("s"); m.Session != life(2) || m.Next != 3 || m.Above != 5 {
+	if m, _ := s.core.Progress("s"); m.Session != life(2) || m.Next != 3 || m.Above != 5 {
 		t.Errorf("mark %+v, want session 2, next 3, above 5", m)
 	}
 }
@@ -461,7 +465,7 @@ func TestMarksCountWhatIsHeld(t *testing.T) {
 // Of an unknown sender of whom nobody told where to begin, what comes first may
 // have overtaken what was sent before it.
 func TestFirstOfAnUnknownSenderSettles(t *testing.T) {
-	s := newScript(t, Config{Settle: time.Second})
+	s := newScript(t, Config{SettleTimeout: time.Second})
 	s.recv(1, 5, 1)
 	s.advance(500 * time.Millisecond)
 	s.recv(1, 3, 2)
@@ -472,23 +476,23 @@ func TestFirstOfAnUnknownSenderSettles(t *testing.T) {
 	s.recv(1, 2, 1)
 	s.wantVerdict(Duplicate)
 
-	s = newScript(t, Config{Settle: time.Second})
+	s = newScript(t, Config{SettleTimeout: time.Second})
 	s.recv(1, 1, 1)
 	s.want("nothing is lower than 1", "1:1")
 
-	s = newScript(t, Config{Settle: time.Second})
+	s = newScript(t, Config{SettleTimeout: time.Second})
 	s.recv(1, 2, 2)
 	s.recv(1, 1, 1)
 	s.want("1 came, so nothing is lower", "1:1-3")
 
-	s = newScript(t, Config{Settle: time.Second})
-	s.learn(1, 5, false)
+	s = newScript(t, Config{SettleTimeout: time.Second})
+	s.hint(1, 5)
 	s.recv(1, 5, 1)
 	s.want("a neighbour told where to begin", "1:5")
 
 	// So it is not when others may still bring what came before.
-	s = newScript(t, Config{Settle: time.Second})
-	s.steps = s.core.Learn(s.now, Mark{Sender: "s", Session: life(1), Next: 5}, false, false, s.steps)
+	s = newScript(t, Config{SettleTimeout: time.Second})
+	s.core.AddHint(Progress{Sender: "s", Session: life(1), Next: 5}, Tentative)
 	s.recv(1, 5, 1)
 	s.recv(1, 3, 2)
 	s.want("settling", "")
@@ -497,15 +501,15 @@ func TestFirstOfAnUnknownSenderSettles(t *testing.T) {
 
 	// The sender's own word says how far it is, not where we begin, if others may
 	// still bring what it sent before.
-	s = newScript(t, Config{Settle: time.Second})
-	s.steps = s.core.Learn(s.now, Mark{Sender: "s", Session: life(1), Next: 4}, true, false, s.steps)
+	s = newScript(t, Config{SettleTimeout: time.Second})
+	s.steps = s.core.ReceiveOwnMark(s.now, Progress{Sender: "s", Session: life(1), Next: 4}, Tentative, s.steps)
 	s.recv(1, 4, 1)
 	s.recv(1, 2, 2)
 	s.want("settling", "")
 	s.advance(time.Second)
 	s.want("settled", "1:2-4")
 
-	s = newScript(t, Config{Settle: time.Second})
+	s = newScript(t, Config{SettleTimeout: time.Second})
 	s.recv(1, 5, 1)
 	s.recv(2, 1, 1)
 	s.want("a newer session ends the settling of the old", "1:5 2:1")

@@ -32,7 +32,7 @@ func seeds(t *testing.T, n uint64, f func(t *testing.T, rnd *rand.Rand)) {
 type twin struct {
 	timeout time.Duration
 	senders map[peer.ID]*twinSender
-	hints   map[peer.ID]Mark
+	hints   map[peer.ID]Progress
 }
 
 type twinSender struct {
@@ -41,7 +41,7 @@ type twinSender struct {
 }
 
 type twinSession struct {
-	Session
+	SessionKey
 	next  uint64
 	got   map[uint64]time.Time // first arrival
 	told  map[uint64]time.Time // when the sender first said that it sent this
@@ -56,29 +56,29 @@ func (tw *twin) sender(id peer.ID) *twinSender {
 	return tw.senders[id]
 }
 
-func (s *twinSender) find(id Session) *twinSession {
+func (s *twinSender) find(id SessionKey) *twinSession {
 	for _, ses := range s.sessions {
-		if ses.Session == id {
+		if ses.SessionKey == id {
 			return ses
 		}
 	}
 	return nil
 }
 
-func (s *twinSender) open(id Session, next uint64, now time.Time) *twinSession {
-	ses := &twinSession{Session: id, next: next, got: make(map[uint64]time.Time), told: make(map[uint64]time.Time), born: now}
+func (s *twinSender) open(id SessionKey, next uint64, now time.Time) *twinSession {
+	ses := &twinSession{SessionKey: id, next: next, got: make(map[uint64]time.Time), told: make(map[uint64]time.Time), born: now}
 	s.sessions = append(s.sessions, ses)
-	slices.SortFunc(s.sessions, func(a, b *twinSession) int { return a.Compare(b.Session) })
+	slices.SortFunc(s.sessions, func(a, b *twinSession) int { return a.Compare(b.SessionKey) })
 	return ses
 }
 
-func (tw *twin) receive(now time.Time, id peer.ID, session Session, first uint64, count int) {
+func (tw *twin) receive(now time.Time, id peer.ID, session SessionKey, first uint64, count int) {
 	s := tw.sender(id)
 	ses := s.find(session)
 	if ses == nil {
 		next := first
 		known := len(s.sessions) > 0
-		if known && session.Compare(s.sessions[0].Session) < 0 {
+		if known && session.Compare(s.sessions[0].SessionKey) < 0 {
 			return
 		}
 		if h, ok := tw.hints[id]; ok && h.Session == session {
@@ -100,7 +100,7 @@ func (tw *twin) receive(now time.Time, id peer.ID, session Session, first uint64
 	tw.settle(s)
 }
 
-func (tw *twin) learn(now time.Time, m Mark, own bool) {
+func (tw *twin) learn(now time.Time, m Progress, own bool) {
 	s := tw.sender(m.Sender)
 	if ses := s.find(m.Session); ses != nil {
 		if own {
@@ -108,7 +108,7 @@ func (tw *twin) learn(now time.Time, m Mark, own bool) {
 		}
 		return
 	}
-	if len(s.sessions) > 0 && m.Session.Compare(s.sessions[0].Session) < 0 {
+	if len(s.sessions) > 0 && m.Session.Compare(s.sessions[0].SessionKey) < 0 {
 		return
 	}
 	h, hinted := tw.hints[m.Sender]
@@ -152,7 +152,7 @@ func (tw *twin) settle(s *twinSender) {
 	for {
 		head := s.sessions[0]
 		if _, ok := head.got[head.next]; ok {
-			s.log = append(s.log, Step{Session: head.Session, From: head.next, To: head.next + 1})
+			s.log = append(s.log, Step{Session: head.SessionKey, From: head.next, To: head.next + 1})
 			delete(head.got, head.next)
 			head.next++
 			continue
@@ -173,7 +173,7 @@ func (tw *twin) settle(s *twinSender) {
 // lose gives up one number.
 func (tw *twin) lose(s *twinSender) {
 	head := s.sessions[0]
-	s.log = append(s.log, Step{Session: head.Session, From: head.next, To: head.next + 1, Lost: true})
+	s.log = append(s.log, Step{Session: head.SessionKey, From: head.next, To: head.next + 1, Lost: true})
 	head.next++
 }
 
@@ -204,7 +204,7 @@ func (tw *twin) advance(now time.Time) {
 func TestSlowTwin(t *testing.T) {
 	seeds(t, 500, func(t *testing.T, rnd *rand.Rand) {
 		core := New(Config{})
-		tw := &twin{timeout: 2 * time.Second, senders: map[peer.ID]*twinSender{}, hints: map[peer.ID]Mark{}}
+		tw := &twin{timeout: 2 * time.Second, senders: map[peer.ID]*twinSender{}, hints: map[peer.ID]Progress{}}
 		now := time.Unix(0, 0)
 		got := make(map[peer.ID][]Step)
 		for op := range 120 {
@@ -216,13 +216,17 @@ func TestSlowTwin(t *testing.T) {
 			tw.advance(now)
 			switch rnd.IntN(10) {
 			case 0:
-				m := Mark{Sender: id, Session: session, Next: number}
+				m := Progress{Sender: id, Session: session, Next: number}
 				own := rnd.IntN(2) == 0
-				steps = core.Learn(now, m, own, true, steps)
+				if own {
+					steps = core.ReceiveOwnMark(now, m, Firm, steps)
+				} else {
+					core.AddHint(m, Firm)
+				}
 				tw.learn(now, m, own)
 			default:
 				count := 1 + rnd.IntN(4)
-				_, steps = core.Receive(now, id, Batch{Session: session, First: number, Count: count, Size: 1}, steps)
+				_, steps = core.Receive(now, id, Arrival{Session: session, First: number, Count: count, Size: 1}, steps)
 				tw.receive(now, id, session, number, count)
 			}
 			for _, st := range steps {
@@ -236,8 +240,8 @@ func TestSlowTwin(t *testing.T) {
 				}
 			}
 		}
-		if core.Next().IsZero() != (core.Held() == 0 && len(core.due) == 0) {
-			t.Fatalf("next %v with %d held", core.Next(), core.Held())
+		if core.Next().IsZero() != (core.HeldBytes() == 0 && len(core.byDeadline) == 0) {
+			t.Fatalf("next %v with %d held", core.Next(), core.HeldBytes())
 		}
 	})
 }
@@ -247,16 +251,16 @@ func TestSlowTwin(t *testing.T) {
 func TestDeliveredAndLostAddUp(t *testing.T) {
 	seeds(t, 300, func(t *testing.T, rnd *rand.Rand) {
 		const events = 400
-		core := New(Config{MaxHeld: 2000 + rnd.IntN(100_000)})
+		core := New(Config{MaxHeldPerSender: 2000 + rnd.IntN(100_000)})
 		type arrival struct {
 			at    time.Time
-			batch Batch
+			batch Arrival
 		}
 		var arrivals []arrival
 		now := time.Unix(0, 0)
 		for first := uint64(1); first <= events; {
 			count := 1 + rnd.IntN(5)
-			b := Batch{Session: life(1), First: first, Count: count, Size: 100 * count}
+			b := Arrival{Session: life(1), First: first, Count: count, Size: 100 * count}
 			first += uint64(count)
 			now = now.Add(time.Duration(rnd.IntN(50)) * time.Millisecond)
 			for range []int{0, 1, 1, 1, 1, 2}[rnd.IntN(6)] {
@@ -287,7 +291,7 @@ func TestDeliveredAndLostAddUp(t *testing.T) {
 			for at := core.Next(); !at.IsZero() && !at.After(a.at); at = core.Next() {
 				check(core.Advance(at, nil), at)
 			}
-			for n := a.batch.First; n < a.batch.end(); n++ {
+			for n := a.batch.First; n < a.batch.limit(); n++ {
 				arrived[n] = true
 			}
 			_, steps := core.Receive(a.at, "s", a.batch, nil)
@@ -295,8 +299,8 @@ func TestDeliveredAndLostAddUp(t *testing.T) {
 		}
 		end := arrivals[len(arrivals)-1].at
 		check(core.Advance(end.Add(2*time.Second), nil), end)
-		if core.Held() != 0 || !core.Next().IsZero() {
-			t.Fatalf("%d bytes still held after the timeout", core.Held())
+		if core.HeldBytes() != 0 || !core.Next().IsZero() {
+			t.Fatalf("%d bytes still held after the timeout", core.HeldBytes())
 		}
 		var last uint64
 		for n := range arrived {
@@ -314,7 +318,7 @@ func FuzzCore(f *testing.F) {
 	f.Add([]byte{0, 1, 1, 0, 3, 1, 0, 5, 1, 3, 20, 0, 0, 2, 1})
 	f.Add([]byte{8, 200, 9, 0, 1, 1, 16, 4, 4, 1, 200, 0, 2, 9, 0, 3, 255, 0})
 	f.Fuzz(func(t *testing.T, in []byte) {
-		cfg := Config{MaxSenders: 3, MaxHints: 2, MaxHeld: 600, MaxTotal: 1000}
+		cfg := Config{MaxSenders: 3, MaxHints: 2, MaxHeldPerSender: 600, MaxHeld: 1000}
 		core := New(cfg)
 		now := time.Unix(0, 0)
 		for ; len(in) >= 3; in = in[3:] {
@@ -329,11 +333,11 @@ func FuzzCore(f *testing.F) {
 			switch op & 7 {
 			case 0, 1, 2, 3:
 				count := int(b & 15)
-				_, steps = core.Receive(now, id, Batch{Session: session, First: number, Count: count, Size: 20 * count}, nil)
+				_, steps = core.Receive(now, id, Arrival{Session: session, First: number, Count: count, Size: 20 * count}, nil)
 			case 4:
-				steps = core.Learn(now, Mark{Sender: id, Session: session, Next: number, Above: number + uint64(b)}, true, true, nil)
+				steps = core.ReceiveOwnMark(now, Progress{Sender: id, Session: session, Next: number, Above: number + uint64(b)}, Firm, nil)
 			case 5:
-				steps = core.Learn(now, Mark{Sender: id, Session: session, Next: number}, false, true, nil)
+				core.AddHint(Progress{Sender: id, Session: session, Next: number}, Firm)
 			default:
 				now = now.Add(time.Duration(a) * 20 * time.Millisecond)
 				steps = core.Advance(now, nil)
@@ -346,10 +350,10 @@ func FuzzCore(f *testing.F) {
 					t.Fatalf("step %+v", st)
 				}
 			}
-			if core.Held() < 0 || core.Held() > cfg.MaxTotal || core.Senders() > cfg.MaxSenders || core.hints.len() > cfg.MaxHints {
-				t.Fatalf("held %d, senders %d, hints %d", core.Held(), core.Senders(), core.hints.len())
+			if core.HeldBytes() < 0 || core.HeldBytes() > cfg.MaxHeld || core.SenderCount() > cfg.MaxSenders || core.hints.len() > cfg.MaxHints {
+				t.Fatalf("held %d, senders %d, hints %d", core.HeldBytes(), core.SenderCount(), core.hints.len())
 			}
-			if n := len(core.Marks(100)); n > cfg.MaxSenders+cfg.MaxHints {
+			if n := len(core.AllProgress(100)); n > cfg.MaxSenders+cfg.MaxHints {
 				t.Fatalf("%d marks", n)
 			}
 		}
@@ -364,7 +368,7 @@ func BenchmarkReceiveInSequence(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		n++
-		_, steps = core.Receive(now, "s", Batch{Session: life(1), First: n, Count: 1, Size: 1}, steps[:0])
+		_, steps = core.Receive(now, "s", Arrival{Session: life(1), First: n, Count: 1, Size: 1}, steps[:0])
 	}
 }
 
@@ -375,10 +379,10 @@ func BenchmarkReceiveBehindAGap(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		core := New(Config{})
-		core.Learn(now, Mark{Sender: "s", Session: life(1), Next: 1}, true, true, nil)
+		core.ReceiveOwnMark(now, Progress{Sender: "s", Session: life(1), Next: 1}, Firm, nil)
 		for n := uint64(2); n <= 10_000; n++ {
-			_, steps = core.Receive(now, "s", Batch{Session: life(1), First: n, Count: 1, Size: 1}, steps[:0])
+			_, steps = core.Receive(now, "s", Arrival{Session: life(1), First: n, Count: 1, Size: 1}, steps[:0])
 		}
-		core.Receive(now, "s", Batch{Session: life(1), First: 1, Count: 1, Size: 1}, steps[:0])
+		core.Receive(now, "s", Arrival{Session: life(1), First: 1, Count: 1, Size: 1}, steps[:0])
 	}
 }

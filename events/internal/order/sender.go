@@ -9,168 +9,181 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// sender is what is known of one sender. From its first batch on it has at
-// least one session.
-type sender struct {
+// senderState is what the sequencer knows about one sender. It has at least one session
+// from its first batch on.
+type senderState struct {
 	id       peer.ID
-	at       time.Time     // when it was last heard
-	element  *list.Element // in Core.heard
-	sessions []*session    // the earliest first: it is being delivered, the others wait
-	held     int           // size of the batches that wait
-	deadline time.Time     // when something is given up; zero: nothing is missing
-	index    int           // in Core.due, or -1
+	sessions []*sessionState // the earliest first: it is being delivered, the others wait
+	held     int             // bytes of the batches that wait
+
+	// Position among the senders.
+	lastHeard time.Time
+	element   *list.Element // in Sequencer.byLastHeard
+	deadline  time.Time     // when something is given up; zero: nothing is missing
+	index     int           // in Sequencer.byDeadline, or -1
 }
 
-func (s *sender) session(id Session) (*session, bool) {
+func (s *senderState) findSession(key SessionKey) (*sessionState, bool) {
 	for _, ses := range s.sessions {
-		if ses.Session == id {
+		if ses.SessionKey == key {
 			return ses, true
 		}
 	}
 	return nil, false
 }
 
-// open begins a session, behind those before it.
-func (s *sender) open(id Session, next uint64, now time.Time) *session {
-	ses := &session{Session: id, first: next, next: next, born: now}
+// addSession adds a session that begins with the number next, in its place among the
+// others.
+func (s *senderState) addSession(key SessionKey, next uint64, now time.Time) *sessionState {
+	ses := &sessionState{SessionKey: key, first: next, next: next, born: now}
 	i := len(s.sessions)
-	for i > 0 && s.sessions[i-1].Compare(id) > 0 {
+	for i > 0 && s.sessions[i-1].Compare(key) > 0 {
 		i--
 	}
 	s.sessions = slices.Insert(s.sessions, i, ses)
 	return ses
 }
 
-func (s *sender) mark() Mark {
+// progress returns how far the latest session has been received.
+func (s *senderState) progress() Progress {
 	ses := s.sessions[len(s.sessions)-1]
-	m := Mark{Sender: s.id, Session: ses.Session, Begin: ses.first, Next: ses.next}
-	if ses.doubt != 0 {
-		m.Next = ses.doubt // so that a lie does not spread
+	m := Progress{Sender: s.id, Session: ses.SessionKey, Begin: ses.first, Next: ses.next}
+	// Numbers given up on a claim alone may not exist. Passing them on as received
+	// would spread the lie.
+	if ses.givenUpOnClaim != 0 {
+		m.Next = ses.givenUpOnClaim
 	}
 	for i := range ses.held {
 		b := &ses.held[i]
+		// It has arrived in order, and waits for an earlier session.
 		if b.First <= m.Next {
-			m.Next = max(m.Next, b.end())
+			m.Next = max(m.Next, b.limit())
 		}
-		m.Above = max(m.Above, b.end())
+		m.Above = max(m.Above, b.limit())
 	}
 	m.Above = max(m.Above, m.Next)
 	return m
 }
 
-type session struct {
-	Session
-	first uint64    // where it began
-	next  uint64    // the first number that is not delivered
-	held  []waiting // by First; those of a session whose turn it is lie behind a gap
-	tolds []told    // ascending, above next
-	born  time.Time
-	moved time.Time // when a batch arrived in its turn
-	// settleEnd is until when a lower number may become the first; zero: it is known.
-	settleEnd time.Time
-	since     time.Time // when the number next was noticed to be missing; zero: not known
-	// claimed is up to where others say that it was sent, and claimedAt when the
-	// first of them said so.
-	claimed   uint64
-	claimedAt time.Time
-	// doubt is the first number that was given up on such a word alone; 0: none.
-	doubt uint64
+// sessionState is what the sequencer knows about one session.
+type sessionState struct {
+	SessionKey
+
+	// Delivery.
+	first      uint64        // where the session began here
+	next       uint64        // the first number that is not delivered
+	held       []heldArrival // sorted by First; in the session being delivered, all are behind a hole
+	born       time.Time     // when the session began here
+	progressed time.Time     // when a batch last arrived in its turn
+	settleEnd  time.Time     // until when a lower number may become the first; zero: first is certain
+
+	// Evidence for numbers that have not arrived.
+	announced   []announcement // by the sender, ascending, above next
+	firstMissed time.Time      // when the number next was noticed to be missing; zero: see missingSince
+	claimed     uint64         // third parties claim that everything below was sent
+	claimedAt   time.Time      // when the first of them claimed that
+	// givenUpOnClaim is the first number that was given up because of a claim alone;
+	// zero: none.
+	givenUpOnClaim uint64
 }
 
-// believe makes room for the numbers [from, to), which the sender has proven to
-// have sent although they had been given up on the word of others.
-func (s *session) believe(from, to uint64) {
-	if s.doubt == 0 || to <= s.doubt {
-		return
-	}
-	given := s.next
-	from, s.doubt = max(from, s.doubt), 0
-	if from < given {
-		s.next = from
-		s.since = time.Time{}
-		if to < given {
-			s.doubt = to
-		}
-	}
-}
-
-// settle gives lower numbers than next the time d to come. Number 1 is the lowest.
-func (s *session) settle(d time.Duration, now time.Time) {
-	s.settleEnd = time.Time{}
-	if d > 0 && s.next > 1 {
-		s.settleEnd = now.Add(d)
-	}
-}
-
-func (s *session) settling() bool { return !s.settleEnd.IsZero() }
-
-// begin ends the settling.
-func (s *session) begin() { s.settleEnd = time.Time{} }
-
-// told is a sender's word that it sent everything below a number.
-type told struct {
+// An announcement is the word of the sender itself that it has sent everything below to.
+type announcement struct {
 	to uint64
 	at time.Time
 }
 
-// maxTolds bounds the words of a sender that are waited for one by one.
-const maxTolds = 16
+// maxAnnounced bounds the announcements of a sender that are remembered one by one.
+const maxAnnounced = 16
 
-type waiting struct {
-	Batch
+// heldArrival is a batch that waits for its turn.
+type heldArrival struct {
+	Arrival
 	at time.Time
 }
 
-// deliver appends the step that delivers what is new in b, which joins.
-func (s *session) deliver(id peer.ID, b *Batch, steps []Step) []Step {
-	steps = append(steps, Step{Sender: id, Session: s.Session, From: s.next, To: b.end()})
-	s.advance(b.end())
+// reopen takes back that the numbers [from, to) were given up because of a claim. A
+// batch has now proved that the sender has sent them.
+func (s *sessionState) reopen(from, to uint64) {
+	if s.givenUpOnClaim == 0 || to <= s.givenUpOnClaim {
+		return
+	}
+	given := s.next
+	from, s.givenUpOnClaim = max(from, s.givenUpOnClaim), 0
+	if from < given {
+		s.next = from
+		s.firstMissed = time.Time{}
+		// The numbers behind the batch are as doubtful as before.
+		if to < given {
+			s.givenUpOnClaim = to
+		}
+	}
+}
+
+// startSettling lets lower numbers than next become the beginning for the time d.
+func (s *sessionState) startSettling(d time.Duration, now time.Time) {
+	s.settleEnd = time.Time{}
+	if d > 0 && s.next > 1 { // no number is lower than 1
+		s.settleEnd = now.Add(d)
+	}
+}
+
+func (s *sessionState) settling() bool { return !s.settleEnd.IsZero() }
+
+func (s *sessionState) endSettling() { s.settleEnd = time.Time{} }
+
+// deliver appends the step that delivers the new events of b, which is next in order.
+func (s *sessionState) deliver(id peer.ID, b *Arrival, steps []Step) []Step {
+	steps = append(steps, Step{Sender: id, Session: s.SessionKey, From: s.next, To: b.limit()})
+	s.advance(b.limit())
 	return steps
 }
 
-// hold files a batch; it reports whether there is anything new in it.
-func (s *session) hold(b *Batch, now time.Time) bool {
-	i, _ := slices.BinarySearchFunc(s.held, b.First, func(w waiting, first uint64) int {
+// hold lets a batch wait for its turn. It reports whether anything in it is new.
+func (s *sessionState) hold(b *Arrival, now time.Time) bool {
+	// Equal batches compare as greater, so i is behind all that begin lower.
+	i, _ := slices.BinarySearchFunc(s.held, b.First, func(w heldArrival, first uint64) int {
 		if w.First < first {
 			return -1
 		}
 		return 1
 	})
-	// The one before begins earlier and may cover all of it. An equivocating
-	// sender may make others overlap; those are trimmed when delivered.
-	if i > 0 && s.held[i-1].end() >= b.end() {
+	// Only the batches beside it need a look, since those of an honest sender do not
+	// overlap. If a sender gave numbers twice, the overlap is cut at delivery.
+	if i > 0 && s.held[i-1].limit() >= b.limit() {
 		return false
 	}
-	if i < len(s.held) && s.held[i].First == b.First && s.held[i].end() >= b.end() {
+	if i < len(s.held) && s.held[i].First == b.First && s.held[i].limit() >= b.limit() {
 		return false
 	}
-	s.held = slices.Insert(s.held, i, waiting{*b, now})
+	s.held = slices.Insert(s.held, i, heldArrival{*b, now})
 	return true
 }
 
-// tell notes that the sender has sent everything below to.
-func (s *session) tell(to uint64, now time.Time) {
-	n := len(s.tolds)
+// announce notes that the sender says it has sent everything below to.
+func (s *sessionState) announce(to uint64, now time.Time) {
+	n := len(s.announced)
 	switch {
-	case to <= s.next || n > 0 && to <= s.tolds[n-1].to:
-	case n == maxTolds:
-		s.tolds[n-1] = told{to, now}
+	case to <= s.next || n > 0 && to <= s.announced[n-1].to:
+		// It is received already, or announced.
+	case n == maxAnnounced:
+		s.announced[n-1] = announcement{to, now}
 	default:
-		s.tolds = append(s.tolds, told{to, now})
+		s.announced = append(s.announced, announcement{to, now})
 	}
 }
 
-// advance says that everything below to is done with.
-func (s *session) advance(to uint64) {
+// advance moves next up to to: everything below is delivered or lost.
+func (s *sessionState) advance(to uint64) {
 	s.next = to
-	s.since = time.Time{}
-	for len(s.tolds) > 0 && s.tolds[0].to <= to {
-		s.tolds = s.tolds[1:]
+	s.firstMissed = time.Time{}
+	for len(s.announced) > 0 && s.announced[0].to <= to {
+		s.announced = s.announced[1:]
 	}
 }
 
-// drop removes the first n batches held.
-func (s *session) drop(n int) {
+// dropHeld removes the first n waiting batches.
+func (s *sessionState) dropHeld(n int) {
 	if n == 0 {
 		return
 	}
@@ -182,20 +195,20 @@ func (s *session) drop(n int) {
 	s.held = s.held[n:]
 }
 
-// gap reports whether something is known to be missing.
-func (s *session) gap() bool {
-	return len(s.held) > 0 || len(s.tolds) > 0 || s.claimed > s.next
+// hasHole reports whether a number is known to be missing.
+func (s *sessionState) hasHole() bool {
+	return len(s.held) > 0 || len(s.announced) > 0 || s.claimed > s.next
 }
 
-// gapEnd returns up to where what is missing was noticed at the same moment as
-// the number next. There must be a gap.
-func (s *session) gapEnd() uint64 {
+// holeEnd returns the end of the hole that begins with next, as far as it was noticed at
+// the same moment. There must be a hole.
+func (s *sessionState) holeEnd() uint64 {
 	end := uint64(MaxNumber)
 	if len(s.held) > 0 {
 		end = s.held[0].First
 	}
-	if len(s.tolds) > 0 {
-		end = min(end, s.tolds[0].to)
+	if len(s.announced) > 0 {
+		end = min(end, s.announced[0].to)
 	}
 	if s.claimed > s.next {
 		end = min(end, s.claimed)
@@ -203,68 +216,71 @@ func (s *session) gapEnd() uint64 {
 	return end
 }
 
-// missing returns the first gap, empty if there is none. Other than gapEnd it
-// takes all that the sender says it has sent together.
-func (s *session) missing() Gap {
-	g := Gap{Session: s.Session, From: s.next, Since: s.waitsSince()}
+// firstHole returns the first hole, which is empty if nothing is missing. Unlike
+// holeEnd it joins all that the sender has announced.
+func (s *sessionState) firstHole() Hole {
+	g := Hole{Session: s.SessionKey, From: s.next, Since: s.missingSince()}
 	for i := range s.held {
 		b := &s.held[i]
 		if b.First > g.From {
 			g.To = b.First
 			break
 		}
-		g.From = max(g.From, b.end()) // it waits for an earlier session, or to settle
+		// This batch is here, although it waits for an earlier session or for the
+		// session to settle.
+		g.From = max(g.From, b.limit())
 	}
-	if n := len(s.tolds); n > 0 && g.To == 0 {
-		g.To = s.tolds[n-1].to
+	if n := len(s.announced); n > 0 && g.To == 0 {
+		g.To = s.announced[n-1].to
 	}
+	// Better evidence than a claim comes first.
 	if g.To <= g.From && s.claimed > g.From {
 		g.To, g.Hearsay = s.claimed, true
 	}
-	if g.Since.Before(s.moved) {
-		g.Since = s.moved
+	if g.Since.Before(s.progressed) {
+		g.Since = s.progressed
 	}
 	return g
 }
 
-// waitsSince returns when the number next was noticed to be missing; zero if
-// nothing is missing.
-func (s *session) waitsSince() time.Time {
-	if s.since.IsZero() && s.gap() {
-		if len(s.tolds) > 0 {
-			s.since = s.tolds[0].at
+// missingSince returns when the number next was noticed to be missing: when the first
+// evidence for it arrived. It is zero if nothing is missing.
+func (s *sessionState) missingSince() time.Time {
+	if s.firstMissed.IsZero() && s.hasHole() {
+		if len(s.announced) > 0 {
+			s.firstMissed = s.announced[0].at
 		}
-		if s.claimed > s.next && (s.since.IsZero() || s.claimedAt.Before(s.since)) {
-			s.since = s.claimedAt
+		if s.claimed > s.next && (s.firstMissed.IsZero() || s.claimedAt.Before(s.firstMissed)) {
+			s.firstMissed = s.claimedAt
 		}
 		for i := range s.held {
-			if s.since.IsZero() || s.held[i].at.Before(s.since) {
-				s.since = s.held[i].at
+			if s.firstMissed.IsZero() || s.held[i].at.Before(s.firstMissed) {
+				s.firstMissed = s.held[i].at
 			}
 		}
 	}
-	return s.since
+	return s.firstMissed
 }
 
-// dueHeap has the sender with the earliest deadline in front.
-type dueHeap []*sender
+// deadlineHeap has the sender with the earliest deadline in front.
+type deadlineHeap []*senderState
 
-var _ heap.Interface = (*dueHeap)(nil)
+var _ heap.Interface = (*deadlineHeap)(nil)
 
-func (h dueHeap) Len() int           { return len(h) }
-func (h dueHeap) Less(i, j int) bool { return h[i].deadline.Before(h[j].deadline) }
-func (h dueHeap) Swap(i, j int) {
+func (h deadlineHeap) Len() int           { return len(h) }
+func (h deadlineHeap) Less(i, j int) bool { return h[i].deadline.Before(h[j].deadline) }
+func (h deadlineHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
 	h[i].index, h[j].index = i, j
 }
 
-func (h *dueHeap) Push(x any) {
-	s := x.(*sender)
+func (h *deadlineHeap) Push(x any) {
+	s := x.(*senderState)
 	s.index = len(*h)
 	*h = append(*h, s)
 }
 
-func (h *dueHeap) Pop() any {
+func (h *deadlineHeap) Pop() any {
 	old := *h
 	s := old[len(old)-1]
 	old[len(old)-1] = nil

@@ -15,7 +15,7 @@ import (
 // script drives a core step by step; the sender is always "s", in its session 1.
 type script struct {
 	t    *testing.T
-	core *Core
+	core *Planner
 	now  time.Time
 	open []Ask // questions not yet answered
 }
@@ -23,29 +23,29 @@ type script struct {
 func newScript(t *testing.T, cfg Config, neighbours ...peer.ID) *script {
 	s := &script{t: t, core: New(cfg), now: time.Unix(1000, 0)}
 	for _, id := range neighbours {
-		s.core.Join(id)
+		s.core.AddNeighbor(id)
 	}
 	return s
 }
 
-func life(n int) order.Session { return order.Session{Start: uint64(n)} }
+func life(n int) order.SessionKey { return order.SessionKey{Start: uint64(n)} }
 
-var key = Key{Sender: "s", Session: life(1)}
+var key = Subject{Sender: "s", Session: life(1)}
 
 // need says that [from, to) is missing since now, or not at all.
 func (s *script) need(from, to uint64) { s.needs(from, to, s.now, false) }
 
 func (s *script) needs(from, to uint64, since time.Time, hearsay bool) {
 	if from >= to {
-		s.core.Needless(key)
+		s.core.ClearHole(key)
 		return
 	}
-	s.core.Need("s", order.Gap{Session: life(1), From: from, To: to, Since: since, Hearsay: hearsay})
+	s.core.SetHole("s", order.Hole{Session: life(1), From: from, To: to, Since: since, Hearsay: hearsay})
 }
 
 // claim says that a neighbour has [begin, next), and keeps what is from floor on.
 func (s *script) claim(id peer.ID, begin, next, floor uint64) {
-	s.core.Claim(id, "s", Claim{Session: life(1), Begin: begin, Next: next, Floor: floor})
+	s.core.ReceiveClaim(id, "s", Claim{Session: life(1), Begin: begin, Next: next, Floor: floor})
 }
 
 // want lets time pass and compares what is to be done, like "a 1-3, lost 5-7".
@@ -57,7 +57,7 @@ func (s *script) want(after time.Duration, want string) {
 	var got []string
 	for _, a := range asks {
 		text := fmt.Sprintf("%s %d-%d", string(a.Peer), a.From, a.To)
-		if a.Fill {
+		if a.Past {
 			text = "fill " + text
 		}
 		got = append(got, text)
@@ -75,7 +75,7 @@ func (s *script) want(after time.Duration, want string) {
 }
 
 // answer answers the oldest question to a neighbour.
-func (s *script) answer(id peer.ID, got uint64, answer Answer) {
+func (s *script) answer(id peer.ID, got uint64, answer Outcome) {
 	s.t.Helper()
 	i := slices.IndexFunc(s.open, func(a Ask) bool { return a.Peer == id })
 	if i < 0 {
@@ -83,7 +83,7 @@ func (s *script) answer(id peer.ID, got uint64, answer Answer) {
 	}
 	a := s.open[i]
 	s.open = slices.Delete(s.open, i, i+1)
-	s.core.Answered(s.now, a, got, answer)
+	s.core.FinishAsk(s.now, a, got, answer)
 }
 
 func TestGraceThenWhoHasItThenTheOthers(t *testing.T) {
@@ -95,17 +95,17 @@ func TestGraceThenWhoHasItThenTheOthers(t *testing.T) {
 	s.want(149*1e6, "")    // in case it comes by itself
 	s.want(1*1e6, "c 5-9") // one at a time
 	s.want(time.Second, "")
-	s.answer("c", 0, Nothing)
+	s.answer("c", 0, NotFound)
 	s.want(0, "b 5-9")
 	s.answer("b", 0, Failed)
 	s.want(0, "s 5-9")
-	s.answer("s", 0, Nothing)
+	s.answer("s", 0, NotFound)
 	s.want(0, "a 5-9")
-	s.answer("a", 9, Got)
+	s.answer("a", 9, Found)
 	s.need(0, 0)
 	s.want(time.Hour, "")
-	if s.core.Needs() != 0 || !s.core.Next().IsZero() {
-		t.Errorf("%d needs, next %v", s.core.Needs(), s.core.Next())
+	if s.core.HoleCount() != 0 || !s.core.Next().IsZero() {
+		t.Errorf("%d needs, next %v", s.core.HoleCount(), s.core.Next())
 	}
 }
 
@@ -127,12 +127,12 @@ func TestGoesOnWhileSomethingComes(t *testing.T) {
 	s.need(5, 90)
 	s.want(150*time.Millisecond, "a 5-90")
 	s.need(50, 90)
-	s.answer("a", 50, Got)
+	s.answer("a", 50, Found)
 	s.want(0, "a 50-90")
 	s.need(50, 80) // what came was from 80 on
-	s.answer("a", 90, Got)
+	s.answer("a", 90, Found)
 	s.want(0, "a 50-80")
-	s.answer("a", 90, Got) // nothing of use
+	s.answer("a", 90, Found) // nothing of use
 	s.want(150*time.Millisecond, "b 50-80")
 }
 
@@ -141,18 +141,18 @@ func TestGivenUpWhenAllWhoWereThereDoNotHaveIt(t *testing.T) {
 	s.claim("a", 1, 9, 0)
 	s.need(5, 9)
 	s.want(150*time.Millisecond, "a 5-9")
-	s.answer("a", 0, Nothing)
+	s.answer("a", 0, NotFound)
 	s.want(0, "b 5-9")
-	s.answer("b", 0, Nothing)
+	s.answer("b", 0, NotFound)
 	s.want(0, "") // two seconds are not over
 	s.want(500*time.Millisecond, "a 5-9")
-	s.answer("a", 0, Nothing)
+	s.answer("a", 0, NotFound)
 	s.want(1400*time.Millisecond, "b 5-9")
-	s.answer("b", 0, Nothing)
+	s.answer("b", 0, NotFound)
 	s.want(0, "lost 5-9")
 	s.need(0, 0)
-	if s.core.Needs() != 0 {
-		t.Errorf("%d needs", s.core.Needs())
+	if s.core.HoleCount() != 0 {
+		t.Errorf("%d needs", s.core.HoleCount())
 	}
 }
 
@@ -167,7 +167,7 @@ func TestDoubt(t *testing.T) {
 	} {
 		s := newScript(t, Config{}, "a")
 		if claim.Next > 0 {
-			s.core.Claim("a", "s", claim)
+			s.core.ReceiveClaim("a", "s", claim)
 		}
 		s.need(5, 9)
 		start := s.now
@@ -176,7 +176,7 @@ func TestDoubt(t *testing.T) {
 			s.now = s.core.Next()
 			asks, given := s.core.Advance(s.now)
 			for _, a := range asks {
-				s.core.Answered(s.now, a, 0, Nothing)
+				s.core.FinishAsk(s.now, a, 0, NotFound)
 			}
 			if len(given) > 0 {
 				lost = s.now.Sub(start)
@@ -197,7 +197,7 @@ func TestFailureProvesNothing(t *testing.T) {
 	s.want(0, "a 5-9")
 	s.answer("a", 0, Failed)
 	s.want(0, "b 5-9")
-	s.answer("b", 0, Nothing)
+	s.answer("b", 0, NotFound)
 	s.want(0, "")
 	s.want(500*time.Millisecond, "a 5-9")
 }
@@ -212,18 +212,18 @@ func TestLaterWordIsHeeded(t *testing.T) {
 		s.need(5, 9)
 		s.now = s.now.Add(3 * time.Second)
 		s.want(0, "b 5-9")
-		s.answer("b", 0, Nothing)
+		s.answer("b", 0, NotFound)
 		s.want(0, "a 5-9")
 		if meanwhile {
 			s.claim("a", 1, 9, 1)
 		}
-		s.answer("a", 0, Nothing)
+		s.answer("a", 0, NotFound)
 		if !meanwhile {
 			s.claim("a", 1, 9, 1)
 		}
 		s.want(0, "a 5-9")
 		s.claim("a", 1, 8, 1) // an old word that was overtaken
-		s.answer("a", 0, Nothing)
+		s.answer("a", 0, NotFound)
 		s.want(0, "lost 5-9")
 	}
 }
@@ -236,7 +236,7 @@ func TestLowerBeginningTakesBack(t *testing.T) {
 	s.need(5, 17)
 	s.now = s.now.Add(3 * time.Second)
 	s.want(0, "a 5-17")
-	s.answer("a", 0, Nothing)
+	s.answer("a", 0, NotFound)
 	s.want(0, "")
 }
 
@@ -248,7 +248,7 @@ func TestAnswerToAnOlderQuestion(t *testing.T) {
 	s.now = s.now.Add(3 * time.Second)
 	s.want(0, "a 17-22")
 	s.needs(1, 7, s.now.Add(-3*time.Second), false)
-	s.answer("a", 0, Nothing)
+	s.answer("a", 0, NotFound)
 	s.want(0, "a 1-7")
 }
 
@@ -259,15 +259,15 @@ func TestHearsay(t *testing.T) {
 	s.needs(5, 1<<60, s.now, true)
 	s.now = s.now.Add(3 * time.Second)
 	s.want(0, "liar 5-1152921504606846976")
-	s.answer("liar", 0, Nothing)
+	s.answer("liar", 0, NotFound)
 	s.want(0, "s 5-1152921504606846976")
-	s.answer("s", 0, Nothing)
+	s.answer("s", 0, NotFound)
 	s.want(0, "lost 5-1152921504606846976")
 	s.needs(5, 7, s.now, false) // now it is certain
 	s.want(3*time.Second, "liar 5-7")
-	s.answer("liar", 0, Nothing)
+	s.answer("liar", 0, NotFound)
 	s.want(0, "s 5-7")
-	s.answer("s", 0, Nothing)
+	s.answer("s", 0, NotFound)
 	s.want(0, "a 5-7")
 }
 
@@ -276,7 +276,7 @@ func TestHearsay(t *testing.T) {
 func TestQuestionsAreBounded(t *testing.T) {
 	s := newScript(t, Config{MaxAsks: 5, MaxPerPeer: 3}, "a", "b")
 	for n := range 20 {
-		s.core.Need(peer.ID(fmt.Sprint(n)), order.Gap{Session: life(1), From: 1, To: 2, Since: s.now})
+		s.core.SetHole(peer.ID(fmt.Sprint(n)), order.Hole{Session: life(1), From: 1, To: 2, Since: s.now})
 	}
 	s.now = s.now.Add(time.Second)
 	asks, _ := s.core.Advance(s.now)
@@ -290,7 +290,7 @@ func TestQuestionsAreBounded(t *testing.T) {
 	if !s.core.Next().IsZero() {
 		t.Errorf("next %v", s.core.Next())
 	}
-	s.core.Answered(s.now, asks[0], 0, Nothing)
+	s.core.FinishAsk(s.now, asks[0], 0, NotFound)
 	if asks, _ = s.core.Advance(s.now); len(asks) != 1 {
 		t.Errorf("%d questions after an answer", len(asks))
 	}
@@ -301,15 +301,15 @@ func TestNeighbourComesBackWhileItIsAsked(t *testing.T) {
 	s := newScript(t, Config{MaxPerPeer: 1}, "a")
 	s.need(5, 9)
 	s.want(time.Second, "a 5-9")
-	s.core.Leave("a")
-	s.core.Join("a")
-	s.core.Need("other", order.Gap{Session: life(1), From: 1, To: 2, Since: s.now})
+	s.core.RemoveNeighbor("a")
+	s.core.AddNeighbor("a")
+	s.core.SetHole("other", order.Hole{Session: life(1), From: 1, To: 2, Since: s.now})
 	s.want(time.Second, "")
 	s.answer("a", 0, Failed)
 	s.want(time.Second, "a 1-2")
-	s.answer("a", 0, Nothing)
-	s.core.Fill("a", key, 1, 5)
-	s.core.Needless(Key{Sender: "other", Session: life(1)})
+	s.answer("a", 0, NotFound)
+	s.core.FetchPast("a", key, 1, 5)
+	s.core.ClearHole(Subject{Sender: "other", Session: life(1)})
 	s.need(0, 0)
 	s.want(time.Second, "fill a 1-5")
 }
@@ -317,8 +317,8 @@ func TestNeighbourComesBackWhileItIsAsked(t *testing.T) {
 func TestManyNeedsAreLookedAtTogether(t *testing.T) {
 	s := newScript(t, Config{}, "a")
 	for n := range 1000 {
-		s.core.Claim("a", peer.ID(fmt.Sprint(n)), Claim{Session: life(1), Begin: 1, Next: 9, Floor: 1})
-		s.core.Need(peer.ID(fmt.Sprint(n)), order.Gap{Session: life(1), From: 1, To: 9, Since: s.now.Add(time.Duration(n) * time.Microsecond), Hearsay: true})
+		s.core.ReceiveClaim("a", peer.ID(fmt.Sprint(n)), Claim{Session: life(1), Begin: 1, Next: 9, Floor: 1})
+		s.core.SetHole(peer.ID(fmt.Sprint(n)), order.Hole{Session: life(1), From: 1, To: 9, Since: s.now.Add(time.Duration(n) * time.Microsecond), Hearsay: true})
 	}
 	advances := 0
 	for end := s.now.Add(10 * time.Second); ; advances++ {
@@ -329,7 +329,7 @@ func TestManyNeedsAreLookedAtTogether(t *testing.T) {
 		s.now = next
 		asks, _ := s.core.Advance(s.now)
 		for _, a := range asks {
-			s.core.Answered(s.now, a, 0, Nothing)
+			s.core.FinishAsk(s.now, a, 0, NotFound)
 		}
 	}
 	if advances > 1000 {
@@ -339,53 +339,53 @@ func TestManyNeedsAreLookedAtTogether(t *testing.T) {
 
 func TestFill(t *testing.T) {
 	s := newScript(t, Config{}, "a", "b")
-	s.core.Fill("a", key, 1, 50)
-	s.core.Fill("b", key, 50, 50) // nothing
-	s.core.Fill("gone", key, 1, 50)
+	s.core.FetchPast("a", key, 1, 50)
+	s.core.FetchPast("b", key, 50, 50) // nothing
+	s.core.FetchPast("gone", key, 1, 50)
 	s.want(0, "fill a 1-50")
-	s.answer("a", 30, Got)
+	s.answer("a", 30, Found)
 	s.want(0, "fill a 30-50")
 	s.answer("a", 40, Failed)
 	s.want(0, "")
 	s.want(500*time.Millisecond, "fill a 40-50")
-	s.answer("a", 50, Got)
+	s.answer("a", 50, Found)
 	s.want(time.Hour, "")
 
-	for _, last := range []Answer{Nothing, Got} { // Got, but nothing further
-		s.core.Fill("a", key, 1, 50)
+	for _, last := range []Outcome{NotFound, Found} { // Got, but nothing further
+		s.core.FetchPast("a", key, 1, 50)
 		s.want(0, "fill a 1-50")
 		s.answer("a", 1, last)
 		s.want(time.Hour, "")
 	}
-	s.core.Fill("a", key, 1, 50)
+	s.core.FetchPast("a", key, 1, 50)
 	for range maxFailed {
 		s.want(time.Second, "fill a 1-50")
 		s.answer("a", 0, Failed)
 	}
 	s.want(time.Hour, "")
-	s.core.Fill("b", key, 1, 50)
-	s.core.Leave("b")
+	s.core.FetchPast("b", key, 1, 50)
+	s.core.RemoveNeighbor("b")
 	s.want(time.Hour, "")
-	if len(s.core.fills) != 0 || len(s.core.asked) != 0 || s.core.asks != 0 {
-		t.Errorf("%d fills, %v asked, %d questions", len(s.core.fills), s.core.asked, s.core.asks)
+	if len(s.core.pasts) != 0 || len(s.core.asksByPeer) != 0 || s.core.asks != 0 {
+		t.Errorf("%d fills, %v asked, %d questions", len(s.core.pasts), s.core.asksByPeer, s.core.asks)
 	}
 }
 
 func TestClaimsAreBounded(t *testing.T) {
 	s := newScript(t, Config{MaxClaims: 10}, "a")
 	for n := range 1000 {
-		s.core.Claim("a", peer.ID(fmt.Sprint(n)), Claim{Session: life(1), Next: 5})
-		s.core.Claim("stranger", peer.ID(fmt.Sprint(n)), Claim{Session: life(1), Next: 5})
+		s.core.ReceiveClaim("a", peer.ID(fmt.Sprint(n)), Claim{Session: life(1), Next: 5})
+		s.core.ReceiveClaim("stranger", peer.ID(fmt.Sprint(n)), Claim{Session: life(1), Next: 5})
 	}
-	if n := len(s.core.neighbours["a"].claims); n != 10 {
+	if n := len(s.core.neighbors["a"].claims); n != 10 {
 		t.Errorf("%d claims", n)
 	}
-	s.core.Claim("a", "0", Claim{Session: life(2), Next: 7})
-	s.core.Claim("a", "0", Claim{Session: life(1), Next: 9}) // of before
-	if n := s.core.Claimed(Key{Sender: "0", Session: life(2)}); n != 7 {
+	s.core.ReceiveClaim("a", "0", Claim{Session: life(2), Next: 7})
+	s.core.ReceiveClaim("a", "0", Claim{Session: life(1), Next: 9}) // of before
+	if n := s.core.FurthestClaim(Subject{Sender: "0", Session: life(2)}); n != 7 {
 		t.Errorf("claimed %d", n)
 	}
-	if n := s.core.Claimed(Key{Sender: "0", Session: life(1)}); n != 0 {
+	if n := s.core.FurthestClaim(Subject{Sender: "0", Session: life(1)}); n != 0 {
 		t.Errorf("claimed %d of the earlier session", n)
 	}
 }

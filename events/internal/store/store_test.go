@@ -16,10 +16,10 @@ var epoch = time.Unix(1000, 0)
 
 func at(seconds int) time.Time { return epoch.Add(time.Duration(seconds) * time.Second) }
 
-func life(n int) order.Session { return order.Session{Start: uint64(n)} }
+func life(n int) order.SessionKey { return order.SessionKey{Start: uint64(n)} }
 
 func put(s *Store[string], seconds int, id peer.ID, first, end uint64, size int) bool {
-	return s.Put(at(seconds), id, life(1), Batch[string]{First: first, End: end, Size: size, Value: fmt.Sprintf("%s %d", string(id), first)})
+	return s.Add(at(seconds), id, life(1), Entry[string]{First: first, End: end, Size: size, Value: fmt.Sprintf("%s %d", string(id), first)})
 }
 
 // list returns what is here of [from, to), like "1-4 4-5".
@@ -50,11 +50,11 @@ func TestFindAndRange(t *testing.T) {
 	if put(s, 0, "a", 4, 7, 100) || put(s, 0, "a", 5, 6, 50) {
 		t.Error("what is here already was kept")
 	}
-	if b, ok := s.Find("a", life(1), 5); !ok || b.Value != "a 4" {
+	if b, ok := s.At("a", life(1), 5); !ok || b.Value != "a 4" {
 		t.Errorf("5 is in %+v, %v", b, ok)
 	}
 	for _, n := range []uint64{0, 7, 9, 13} {
-		if b, ok := s.Find("a", life(1), n); ok {
+		if b, ok := s.At("a", life(1), n); ok {
 			t.Errorf("%d is in %+v", n, b)
 		}
 	}
@@ -84,10 +84,10 @@ func TestNumbersGivenTwice(t *testing.T) {
 	if s.Bytes() != 400 {
 		t.Errorf("%d bytes", s.Bytes())
 	}
-	if b, ok := s.Find("a", life(1), 15); !ok || b.First != 5 {
+	if b, ok := s.At("a", life(1), 15); !ok || b.First != 5 {
 		t.Errorf("15 is in %+v, %v", b, ok)
 	}
-	if b, ok := s.Find("a", life(1), 3); !ok || b.First != 1 {
+	if b, ok := s.At("a", life(1), 3); !ok || b.First != 1 {
 		t.Errorf("3 is in %+v, %v", b, ok)
 	}
 }
@@ -99,23 +99,23 @@ func TestAge(t *testing.T) {
 	put(s, 0, "read", 1, 3, 100)
 	put(s, 0, "read", 3, 5, 100)
 	put(s, 0, "read", 5, 7, 100) // nobody is going to read this
-	s.Keep("read", life(1), 5)
-	s.Read("read", life(1), 3)
-	s.Advance(at(9))
+	s.AwaitReading("read", life(1), 5)
+	s.MarkRead("read", life(1), 3)
+	s.RemoveOld(at(9))
 	want(t, "young", list(s, "a", 1, 1, 9, 1000), "1-3 3-5")
-	s.Advance(at(10))
+	s.RemoveOld(at(10))
 	want(t, "ten seconds", list(s, "a", 1, 1, 9, 1000), "3-5")
 	want(t, "not read", list(s, "read", 1, 1, 9, 1000), "3-5 5-7")
-	s.Advance(at(1000))
+	s.RemoveOld(at(1000))
 	want(t, "still not read", list(s, "read", 1, 1, 9, 1000), "3-5 5-7")
-	s.Read("read", life(1), 5)
-	s.Read("read", life(1), 1) // an old word
-	s.Advance(at(1001))
-	if s.Bytes() != 0 || len(s.senders) != 0 || len(s.heavy) != 0 {
+	s.MarkRead("read", life(1), 5)
+	s.MarkRead("read", life(1), 1) // an old word
+	s.RemoveOld(at(1001))
+	if s.Bytes() != 0 || len(s.senders) != 0 || len(s.heaviest) != 0 {
 		t.Errorf("%d bytes, %d senders are left", s.Bytes(), len(s.senders))
 	}
 	put(s, 1002, "read", 7, 9, 100)
-	s.Advance(at(1012))
+	s.RemoveOld(at(1012))
 	want(t, "nothing is known of before", list(s, "read", 1, 1, 9, 1000), "")
 }
 
@@ -125,7 +125,7 @@ func TestWhoHasMostMakesRoom(t *testing.T) {
 	for n := uint64(1); n <= 9; n++ {
 		put(s, 1, "large", n, n+1, 100)
 	}
-	s.Keep("large", life(1), 10)
+	s.AwaitReading("large", life(1), 10)
 	put(s, 2, "small", 2, 3, 100)
 	want(t, "small", list(s, "small", 1, 1, 9, 1000), "1-2 2-3")
 	if f := s.Floor("large", life(1)); f != 2 || s.Bytes() != 1000 {
@@ -144,7 +144,7 @@ func TestFillDisplacesNothing(t *testing.T) {
 	s := New[string](Config{MaxBytes: 1000})
 	put(s, 0, "a", 1, 2, 300)
 	fill := func(id peer.ID, first uint64, size int) bool {
-		return s.Fill(at(0), id, life(1), Batch[string]{First: first, End: first + 1, Size: size})
+		return s.AddPast(at(0), id, life(1), Entry[string]{First: first, End: first + 1, Size: size})
 	}
 	if !fill("b", 1, 200) || fill("b", 2, 1) || fill("c", 1, 1) {
 		t.Error("not half of the room was filled")
@@ -155,14 +155,14 @@ func TestFillDisplacesNothing(t *testing.T) {
 func TestSessionsOfASenderAreBounded(t *testing.T) {
 	s := New[string](Config{})
 	for n := 2; n <= 9; n++ {
-		s.Put(at(0), "a", life(n), Batch[string]{First: 1, End: 2, Size: 10})
+		s.Add(at(0), "a", life(n), Entry[string]{First: 1, End: 2, Size: 10})
 	}
 	if s.Bytes() != 10*maxSessions || len(s.senders["a"].sessions) != maxSessions {
 		t.Errorf("%d bytes in %d sessions", s.Bytes(), len(s.senders["a"].sessions))
 	}
 	want(t, "the latest", list(s, "a", 9, 1, 9, 1000), "1-2")
 	want(t, "the first", list(s, "a", 2, 1, 9, 1000), "")
-	if s.Put(at(0), "a", life(1), Batch[string]{First: 1, End: 2, Size: 10}) {
+	if s.Add(at(0), "a", life(1), Entry[string]{First: 1, End: 2, Size: 10}) {
 		t.Error("a session before all that are kept was kept")
 	}
 }
@@ -192,7 +192,7 @@ func TestNaiveTwin(t *testing.T) {
 			n := 1 + rnd.Uint64N(60)
 			switch rnd.IntN(8) {
 			case 0:
-				s.Advance(now)
+				s.RemoveOld(now)
 				for k, numbers := range twin {
 					// Those behind a younger one stay with it.
 					first := true
@@ -212,18 +212,18 @@ func TestNaiveTwin(t *testing.T) {
 					}
 				}
 			case 1:
-				s.Read(k.id, life(k.session), n)
+				s.MarkRead(k.id, life(k.session), n)
 				if len(twin[k]) > 0 {
 					read[k] = max(read[k], n)
 				}
 			case 2:
-				s.Keep(k.id, life(k.session), n)
+				s.AwaitReading(k.id, life(k.session), n)
 				if len(twin[k]) > 0 {
 					kept[k] = max(kept[k], n)
 				}
 			default:
 				first := (n-1)/3*3 + 1 // batches of three
-				s.Put(now, k.id, life(k.session), Batch[string]{First: first, End: first + 3, Size: 30})
+				s.Add(now, k.id, life(k.session), Entry[string]{First: first, End: first + 3, Size: 30})
 				for m := first; m < first+3; m++ {
 					if _, ok := twin[k][m]; !ok {
 						twin[k][m] = number{first, now}
@@ -235,7 +235,7 @@ func TestNaiveTwin(t *testing.T) {
 				bytes += 10 * len(numbers)
 				for m := uint64(1); m < 64; m++ {
 					x, has := numbers[m]
-					if b, ok := s.Find(k.id, life(k.session), m); ok != has || ok && b.First != x.first {
+					if b, ok := s.At(k.id, life(k.session), m); ok != has || ok && b.First != x.first {
 						t.Fatalf("seed %d: number %d of %v is in %+v, %v; want %v", seed, m, k, b, ok, has)
 					}
 				}
@@ -269,38 +269,38 @@ func TestBoundsHold(t *testing.T) {
 		for op := range 500 {
 			id := peer.ID("abcdef"[rnd.IntN(6):][:1])
 			first := 1 + rnd.Uint64N(100)
-			b := Batch[string]{First: first, End: first + 1 + rnd.Uint64N(5), Size: 1 + rnd.IntN(400)}
+			b := Entry[string]{First: first, End: first + 1 + rnd.Uint64N(5), Size: 1 + rnd.IntN(400)}
 			switch rnd.IntN(8) {
 			case 0:
-				s.Advance(at(op / 10))
+				s.RemoveOld(at(op / 10))
 			case 1:
-				s.Keep(id, life(1+rnd.IntN(6)), first)
+				s.AwaitReading(id, life(1+rnd.IntN(6)), first)
 			case 2:
-				s.Fill(at(op/10), id, life(1+rnd.IntN(6)), b)
+				s.AddPast(at(op/10), id, life(1+rnd.IntN(6)), b)
 			default:
-				s.Put(at(op/10), id, life(1+rnd.IntN(6)), b)
+				s.Add(at(op/10), id, life(1+rnd.IntN(6)), b)
 			}
 			sum := 0
 			for id, snd := range s.senders {
 				n := 0
 				for _, ses := range snd.sessions {
-					for i, b := range ses.batches {
+					for i, b := range ses.entries {
 						n += b.Size
-						if i > 0 && ses.batches[i-1].First >= b.First {
-							t.Fatalf("seed %d: out of order: %+v", seed, ses.batches)
+						if i > 0 && ses.entries[i-1].First >= b.First {
+							t.Fatalf("seed %d: out of order: %+v", seed, ses.entries)
 						}
 					}
 				}
-				if n != snd.bytes || s.heavy[snd.index] != snd || len(snd.sessions) > maxSessions {
-					t.Fatalf("seed %d: %s has %d bytes, not %d, in %d sessions", seed, id, n, snd.bytes, len(snd.sessions))
+				if n != snd.size || s.heaviest[snd.index] != snd || len(snd.sessions) > maxSessions {
+					t.Fatalf("seed %d: %s has %d bytes, not %d, in %d sessions", seed, id, n, snd.size, len(snd.sessions))
 				}
-				if n > s.heavy[0].bytes {
+				if n > s.heaviest[0].size {
 					t.Fatalf("seed %d: %s has more than the heaviest", seed, id)
 				}
 				sum += n
 			}
-			if sum != s.Bytes() || sum > 2000 || len(s.heavy) != len(s.senders) {
-				t.Fatalf("seed %d: %d bytes, counted as %d; %d of %d senders in the heap", seed, sum, s.Bytes(), len(s.heavy), len(s.senders))
+			if sum != s.Bytes() || sum > 2000 || len(s.heaviest) != len(s.senders) {
+				t.Fatalf("seed %d: %d bytes, counted as %d; %d of %d senders in the heap", seed, sum, s.Bytes(), len(s.heaviest), len(s.senders))
 			}
 		}
 	}

@@ -74,55 +74,55 @@ const maxTries = 16
 // An Ack is how far a session of an author has come.
 type Ack struct {
 	Author  peer.ID
-	Session order.Session
+	Session order.SessionKey
 	Next    uint64 // who says it has everything below
 	Through uint64 // and nobody behind it lacks anything below
 	Ask     bool   // and wants to know how far the other is
 }
 
-// A Core is not safe for concurrent use.
-type Core struct {
-	cfg        Config
-	self       peer.ID
-	count      uint64 // of batches taken, which orders them and the joining of neighbours
-	neighbours map[peer.ID]*neighbour
-	flows      map[peer.ID]*flow     // by author
-	busy       map[peer.ID]*flow     // those that somebody lacks something of
-	due        time.Time             // Advance has nothing to do before; zero: never
-	told       map[peer.ID]time.Time // authors of whom Tell told, for neighbours to come
+// A Controller is not safe for concurrent use.
+type Controller struct {
+	cfg       Config
+	self      peer.ID
+	count     uint64 // of batches taken, which orders them and the joining of neighbours
+	neighbors map[peer.ID]*neighbor
+	flows     map[peer.ID]*flow     // by author
+	busy      map[peer.ID]*flow     // those that somebody lacks something of
+	due       time.Time             // Advance has nothing to do before; zero: never
+	announced map[peer.ID]time.Time // authors of whom Tell told, for neighbours to come
 }
 
 // flow is what is under way of one author.
 type flow struct {
-	author  peer.ID
-	session order.Session
-	next    uint64    // everything below is here
-	last    uint64    // count of the latest batch
-	at      time.Time // when it was taken
-	batches []batch   // that a neighbour may lack, ascending
+	author    peer.ID
+	session   order.SessionKey
+	next      uint64    // everything below is here
+	last      uint64    // count of the latest batch
+	lastTaken time.Time // when it was taken
+	batches   []unacked // that a neighbour may lack, ascending
 }
 
-type batch struct {
+type unacked struct {
 	first, end uint64
 	size       int
 	count      uint64
 	giver      peer.ID // from whom it came first; empty: it did not come by pubsub
 }
 
-type neighbour struct {
-	id    peer.ID
-	since uint64 // batches taken before it joined; it is owed none of those
-	pairs map[peer.ID]*pair
-	dirty []*pair // those it has to be told of
-	due   time.Time
-	// called says that Due has returned it since: it is told at its own pace.
-	called bool
+type neighbor struct {
+	id       peer.ID
+	joinedAt uint64 // batches taken before it joined; it is owed none of those
+	pairs    map[peer.ID]*pair
+	dirty    []*pair // those it has to be told of
+	due      time.Time
+	// reported says that Due has returned it since: it is told at its own pace.
+	reported bool
 }
 
 // pair is what passes between us and a neighbour about one author.
 type pair struct {
 	author  peer.ID
-	session order.Session
+	session order.SessionKey
 	// What the neighbour has told.
 	next, through uint64
 	owed          uint64    // the end of what it is owed of the flow's session
@@ -130,49 +130,49 @@ type pair struct {
 	lacks         bool      // something it is owed
 	givenUp       bool      // until it tells more
 	// What it was told.
-	told      Ack
-	owing     int // batches taken since
-	owingSize int
-	dirty     bool
-	ask       bool      // when it is told, it is asked too
-	nudge     time.Time // when it is told again what there is
-	pause     time.Duration
+	sent       Ack
+	owing      int // batches taken since
+	owingSize  int
+	dirty      bool
+	ask        bool      // when it is told, it is asked too
+	nextNudge  time.Time // when it is told again what there is
+	nudgePause time.Duration
 }
 
 // New returns the core of the node self, without neighbours.
-func New(self peer.ID, cfg Config) *Core {
-	return &Core{
-		cfg:        cfg.withDefaults(),
-		self:       self,
-		neighbours: make(map[peer.ID]*neighbour),
-		flows:      make(map[peer.ID]*flow),
-		busy:       make(map[peer.ID]*flow),
-		told:       make(map[peer.ID]time.Time),
+func New(self peer.ID, cfg Config) *Controller {
+	return &Controller{
+		cfg:       cfg.withDefaults(),
+		self:      self,
+		neighbors: make(map[peer.ID]*neighbor),
+		flows:     make(map[peer.ID]*flow),
+		busy:      make(map[peer.ID]*flow),
+		announced: make(map[peer.ID]time.Time),
 	}
 }
 
-// Join adds a neighbour. It is owed what is taken from now on.
-func (c *Core) Join(id peer.ID) {
-	if c.neighbours[id] == nil {
-		c.neighbours[id] = &neighbour{id: id, since: c.count, pairs: make(map[peer.ID]*pair)}
+// AddNeighbor adds a neighbour. It is owed what is taken from now on.
+func (c *Controller) AddNeighbor(id peer.ID) {
+	if c.neighbors[id] == nil {
+		c.neighbors[id] = &neighbor{id: id, joinedAt: c.count, pairs: make(map[peer.ID]*pair)}
 	}
 }
 
-// Leave removes a neighbour: nobody waits for it any more.
-func (c *Core) Leave(now time.Time, id peer.ID) {
-	if c.neighbours[id] == nil {
+// RemoveNeighbor removes a neighbour: nobody waits for it any more.
+func (c *Controller) RemoveNeighbor(now time.Time, id peer.ID) {
+	if c.neighbors[id] == nil {
 		return
 	}
-	delete(c.neighbours, id)
+	delete(c.neighbors, id)
 	for _, f := range c.busy {
-		c.look(now, f)
+		c.updateFlow(now, f)
 	}
 }
 
-// Took says that a batch [first, end) of an author was published here, or came
+// AddBatch says that a batch [first, end) of an author was published here, or came
 // for the first time from the neighbour giver; an empty giver is nobody who waits
 // for an acknowledgement.
-func (c *Core) Took(now time.Time, author peer.ID, session order.Session, first, end uint64, size int, giver peer.ID) {
+func (c *Controller) AddBatch(now time.Time, author peer.ID, session order.SessionKey, first, end uint64, size int, giver peer.ID) {
 	f := c.flows[author]
 	if f == nil || f.session.Compare(session) < 0 {
 		if f == nil {
@@ -180,7 +180,7 @@ func (c *Core) Took(now time.Time, author peer.ID, session order.Session, first,
 		}
 		f = &flow{author: author, session: session, next: first}
 		c.flows[author] = f
-		for _, n := range c.neighbours {
+		for _, n := range c.neighbors {
 			if p := n.pairs[author]; p != nil {
 				p.owed, p.lacks = 0, false
 			}
@@ -189,8 +189,8 @@ func (c *Core) Took(now time.Time, author peer.ID, session order.Session, first,
 		return // of an earlier life
 	}
 	c.count++
-	f.last, f.at = c.count, now
-	b := batch{first, end, size, c.count, giver}
+	f.last, f.lastTaken = c.count, now
+	b := unacked{first, end, size, c.count, giver}
 	i := len(f.batches)
 	for i > 0 && f.batches[i-1].first > first {
 		i--
@@ -199,7 +199,7 @@ func (c *Core) Took(now time.Time, author peer.ID, session order.Session, first,
 	if len(f.batches) > maxBatches {
 		f.batches = slices.Delete(f.batches, 0, 1)
 	}
-	for _, n := range c.neighbours {
+	for _, n := range c.neighbors {
 		p := c.pair(n, author)
 		if p == nil {
 			continue
@@ -210,18 +210,18 @@ func (c *Core) Took(now time.Time, author peer.ID, session order.Session, first,
 			p.owed = max(p.owed, end)
 		}
 	}
-	c.look(now, f)
+	c.updateFlow(now, f)
 }
 
-// rest says that the neighbour was heard, or there is something new for it.
-func (p *pair) rest(now time.Time, pause time.Duration) {
-	p.pause = pause
-	p.nudge = now.Add(pause)
+// scheduleNudge says that the neighbour was heard, or there is something new for it.
+func (p *pair) scheduleNudge(now time.Time, pause time.Duration) {
+	p.nudgePause = pause
+	p.nextNudge = now.Add(pause)
 }
 
 // makeRoom forgets an author, if there are too many: one of whom nothing is under
 // way, if such a one is easily found.
-func (c *Core) makeRoom() {
+func (c *Controller) makeRoom() {
 	if len(c.flows) < c.cfg.MaxAuthors {
 		return
 	}
@@ -238,7 +238,7 @@ func (c *Core) makeRoom() {
 	}
 	delete(c.flows, victim)
 	delete(c.busy, victim)
-	for _, n := range c.neighbours {
+	for _, n := range c.neighbors {
 		if p := n.pairs[victim]; p != nil {
 			p.owed, p.lacks = 0, false
 			if !p.dirty {
@@ -248,19 +248,19 @@ func (c *Core) makeRoom() {
 	}
 }
 
-// Reached says that everything of the author below next is here, or lost.
-func (c *Core) Reached(now time.Time, author peer.ID, session order.Session, next uint64) {
+// SetReceived says that everything of the author below next is here, or lost.
+func (c *Controller) SetReceived(now time.Time, author peer.ID, session order.SessionKey, next uint64) {
 	f := c.flows[author]
 	if f == nil || f.session != session || next <= f.next {
 		return
 	}
 	f.next = next
-	c.look(now, f)
+	c.updateFlow(now, f)
 }
 
-// Acked takes a neighbour's word of how far it is with an author.
-func (c *Core) Acked(now time.Time, id peer.ID, a Ack) {
-	n := c.neighbours[id]
+// ReceiveAck takes a neighbour's word of how far it is with an author.
+func (c *Controller) ReceiveAck(now time.Time, id peer.ID, a Ack) {
+	n := c.neighbors[id]
 	if n == nil {
 		return
 	}
@@ -275,7 +275,7 @@ func (c *Core) Acked(now time.Time, id peer.ID, a Ack) {
 		p.session, p.next, p.through = a.Session, 0, 0
 	}
 	if a.Ask {
-		c.soil(now, n, p, false)
+		c.markDirty(now, n, p, false)
 	}
 	a.Through = min(a.Through, a.Next)
 	if a.Next <= p.next && a.Through <= p.through {
@@ -283,26 +283,26 @@ func (c *Core) Acked(now time.Time, id peer.ID, a Ack) {
 	}
 	p.next, p.through = max(p.next, a.Next), max(p.through, a.Through)
 	p.progress, p.givenUp = now, false
-	p.rest(now, c.cfg.Nudge)
+	p.scheduleNudge(now, c.cfg.Nudge)
 	if f := c.flows[a.Author]; f != nil {
-		c.look(now, f)
+		c.updateFlow(now, f)
 	}
 }
 
-// Room reports whether the author may publish another batch.
-func (c *Core) Room(author peer.ID) bool {
-	batches, bytes := c.Behind(author)
+// CanPublish reports whether the author may publish another batch.
+func (c *Controller) CanPublish(author peer.ID) bool {
+	batches, bytes := c.Backlog(author)
 	return batches < c.cfg.Batches && bytes < c.cfg.Bytes
 }
 
-// Behind returns how many batches of an author the neighbours that are waited for
+// Backlog returns how many batches of an author the neighbours that are waited for
 // lack at most, and how many bytes.
-func (c *Core) Behind(author peer.ID) (batches, bytes int) {
+func (c *Controller) Backlog(author peer.ID) (batches, bytes int) {
 	f := c.flows[author]
 	if f == nil {
 		return 0, 0
 	}
-	for _, n := range c.neighbours {
+	for _, n := range c.neighbors {
 		p := n.pairs[author]
 		if p == nil || p.givenUp {
 			continue
@@ -320,8 +320,8 @@ func (c *Core) Behind(author peer.ID) (batches, bytes int) {
 }
 
 // lacks reports whether a neighbour is owed a batch that it has not acknowledged.
-func (f *flow) lacks(n *neighbour, p *pair, b *batch) bool {
-	return b.count > n.since && b.giver != n.id && n.id != f.author && f.behind(p, b.end)
+func (f *flow) lacks(n *neighbor, p *pair, b *unacked) bool {
+	return b.count > n.joinedAt && b.giver != n.id && n.id != f.author && f.behind(p, b.end)
 }
 
 // behind reports whether a neighbour has not acknowledged everything below end. Who
@@ -331,25 +331,25 @@ func (f *flow) behind(p *pair, end uint64) bool {
 	return c < 0 || c == 0 && p.through < end
 }
 
-// Lacking returns the neighbours that were there when something of the author was
+// NeighborsLacking returns the neighbours that were there when something of the author was
 // published and have not received everything below goal.
-func (c *Core) Lacking(author peer.ID, goal uint64) []peer.ID {
+func (c *Controller) NeighborsLacking(author peer.ID, goal uint64) []peer.ID {
 	f := c.flows[author]
 	if f == nil {
 		return nil
 	}
 	var list []peer.ID
-	for id, n := range c.neighbours {
-		if p := n.pairs[author]; n.since < f.last && (p == nil || p.session != f.session || p.next < goal) {
+	for id, n := range c.neighbors {
+		if p := n.pairs[author]; n.joinedAt < f.last && (p == nil || p.session != f.session || p.next < goal) {
 			list = append(list, id)
 		}
 	}
 	return list
 }
 
-// Has returns up to where a neighbour has received a session; zero: nothing.
-func (c *Core) Has(id, author peer.ID, session order.Session) uint64 {
-	if n := c.neighbours[id]; n != nil {
+// ReceivedBy returns up to where a neighbour has received a session; zero: nothing.
+func (c *Controller) ReceivedBy(id, author peer.ID, session order.SessionKey) uint64 {
+	if n := c.neighbors[id]; n != nil {
 		if p := n.pairs[author]; p != nil && p.session == session {
 			return p.next
 		}
@@ -360,7 +360,7 @@ func (c *Core) Has(id, author peer.ID, session order.Session) uint64 {
 // pair returns what is known of a neighbour and an author. If too much is known
 // of the neighbour, it forgets an author of whom nothing is under way; it returns
 // nil if none is easily found.
-func (c *Core) pair(n *neighbour, author peer.ID) *pair {
+func (c *Controller) pair(n *neighbor, author peer.ID) *pair {
 	if p := n.pairs[author]; p != nil {
 		return p
 	}
@@ -381,17 +381,17 @@ func (c *Core) pair(n *neighbour, author peer.ID) *pair {
 	return p
 }
 
-// look brings up to date who lacks what of a flow, and what each neighbour has to
+// updateFlow brings up to date who lacks what of a flow, and what each neighbour has to
 // be told.
-func (c *Core) look(now time.Time, f *flow) {
+func (c *Controller) updateFlow(now time.Time, f *flow) {
 	// What everybody has is forgotten.
 	n := 0
-	for n < len(f.batches) && f.batches[n].end <= f.next && !c.lacked(f, &f.batches[n]) {
+	for n < len(f.batches) && f.batches[n].end <= f.next && !c.isAwaited(f, &f.batches[n]) {
 		n++
 	}
 	f.batches = slices.Delete(f.batches, 0, n)
 	busy := len(f.batches) > 0
-	for _, nb := range c.neighbours {
+	for _, nb := range c.neighbors {
 		p := c.pair(nb, f.author)
 		if p == nil {
 			continue
@@ -399,14 +399,14 @@ func (c *Core) look(now time.Time, f *flow) {
 		lacks := p.owed > 0 && f.behind(p, p.owed)
 		if lacks && !p.lacks {
 			p.progress = now
-			p.rest(now, c.cfg.Nudge)
+			p.scheduleNudge(now, c.cfg.Nudge)
 		}
 		p.lacks = lacks
 		busy = busy || lacks
 		c.due = order.Earlier(c.due, c.deadline(p))
 		// Of ourselves a neighbour learns by what it gets, or by a nudge.
-		if f.author != c.self && c.ack(nb, f) != p.told {
-			c.soil(now, nb, p, p.owing >= c.cfg.AckBatches || p.owingSize >= c.cfg.AckBytes)
+		if f.author != c.self && c.ack(nb, f) != p.sent {
+			c.markDirty(now, nb, p, p.owing >= c.cfg.AckBatches || p.owingSize >= c.cfg.AckBytes)
 		}
 	}
 	if busy {
@@ -417,19 +417,19 @@ func (c *Core) look(now time.Time, f *flow) {
 }
 
 // deadline returns when Advance has to look at a pair; zero: never.
-func (c *Core) deadline(p *pair) time.Time {
+func (c *Controller) deadline(p *pair) time.Time {
 	switch {
 	case !p.lacks:
 		return time.Time{}
 	case p.givenUp:
-		return p.nudge
+		return p.nextNudge
 	}
-	return order.Earlier(p.nudge, p.progress.Add(c.cfg.GiveUp))
+	return order.Earlier(p.nextNudge, p.progress.Add(c.cfg.GiveUp))
 }
 
-// lacked reports whether a neighbour lacks a batch and is waited for.
-func (c *Core) lacked(f *flow, b *batch) bool {
-	for _, n := range c.neighbours {
+// isAwaited reports whether a neighbour lacks a batch and is waited for.
+func (c *Controller) isAwaited(f *flow, b *unacked) bool {
+	for _, n := range c.neighbors {
 		if p := n.pairs[f.author]; p != nil && !p.givenUp && f.lacks(n, p, b) {
 			return true
 		}
@@ -439,13 +439,13 @@ func (c *Core) lacked(f *flow, b *batch) bool {
 
 // Advance gives up who was waited for too long, and tells again who may not have
 // noticed that there is something.
-func (c *Core) Advance(now time.Time) {
+func (c *Controller) Advance(now time.Time) {
 	if c.due.IsZero() || c.due.After(now) {
 		return
 	}
 	for _, f := range c.busy {
 		changed := false
-		for _, n := range c.neighbours {
+		for _, n := range c.neighbors {
 			p := n.pairs[f.author]
 			if p == nil || !p.lacks {
 				continue
@@ -453,21 +453,21 @@ func (c *Core) Advance(now time.Time) {
 			if !p.givenUp && now.Sub(p.progress) >= c.cfg.GiveUp {
 				p.givenUp, changed = true, true
 			}
-			if !p.nudge.IsZero() && !p.nudge.After(now) {
-				if p.rest(now, 2*p.pause); p.pause > maxPauses*c.cfg.GiveUp {
-					p.nudge = time.Time{}
+			if !p.nextNudge.IsZero() && !p.nextNudge.After(now) {
+				if p.scheduleNudge(now, 2*p.nudgePause); p.nudgePause > maxPauses*c.cfg.GiveUp {
+					p.nextNudge = time.Time{}
 				}
 				p.ask = true
-				c.soil(now, n, p, true)
+				c.markDirty(now, n, p, true)
 			}
 		}
 		if changed {
-			c.look(now, f)
+			c.updateFlow(now, f)
 		}
 	}
 	c.due = time.Time{}
 	for _, f := range c.busy {
-		for _, n := range c.neighbours {
+		for _, n := range c.neighbors {
 			if p := n.pairs[f.author]; p != nil {
 				c.due = order.Earlier(c.due, c.deadline(p))
 			}
@@ -476,10 +476,10 @@ func (c *Core) Advance(now time.Time) {
 }
 
 // Next returns when to call Advance and Due; zero: not before the next input.
-func (c *Core) Next() time.Time {
+func (c *Controller) Next() time.Time {
 	next := c.due
-	for _, n := range c.neighbours {
-		if !n.called {
+	for _, n := range c.neighbors {
+		if !n.reported {
 			next = order.Earlier(next, n.due)
 		}
 	}

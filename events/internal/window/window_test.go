@@ -16,24 +16,24 @@ import (
 // of a hundred bytes, so that batch n is [n, n+1).
 type script struct {
 	t    *testing.T
-	core *Core
+	core *Controller
 	now  time.Time
 }
 
 func newScript(t *testing.T, cfg Config, neighbours ...peer.ID) *script {
 	s := &script{t, New("me", cfg), time.Unix(1000, 0)}
 	for _, id := range neighbours {
-		s.core.Join(id)
+		s.core.AddNeighbor(id)
 	}
 	return s
 }
 
-func life(n int) order.Session { return order.Session{Start: uint64(n)} }
+func life(n int) order.SessionKey { return order.SessionKey{Start: uint64(n)} }
 
 // took takes batch n of an author, and everything before it is there.
 func (s *script) took(author peer.ID, n uint64, giver peer.ID) {
-	s.core.Took(s.now, author, life(1), n, n+1, 100, giver)
-	s.core.Reached(s.now, author, life(1), n+1)
+	s.core.AddBatch(s.now, author, life(1), n, n+1, 100, giver)
+	s.core.SetReceived(s.now, author, life(1), n+1)
 }
 
 // publish publishes the batches from to to.
@@ -45,7 +45,7 @@ func (s *script) publish(from, to uint64) {
 
 // acked says that a neighbour has, and those behind it have, what is below next.
 func (s *script) acked(id, author peer.ID, next uint64) {
-	s.core.Acked(s.now, id, Ack{Author: author, Session: life(1), Next: next, Through: next})
+	s.core.ReceiveAck(s.now, id, Ack{Author: author, Session: life(1), Next: next, Through: next})
 }
 
 // advance lets time pass, and what is due be done in time.
@@ -66,7 +66,7 @@ func (s *script) advance(d time.Duration) {
 
 func (s *script) wantRoom(author peer.ID, want bool) {
 	s.t.Helper()
-	if got := s.core.Room(author); got != want {
+	if got := s.core.CanPublish(author); got != want {
 		s.t.Errorf("room for %s: %v, want %v", author, got, want)
 	}
 }
@@ -76,7 +76,7 @@ func (s *script) wantRoom(author peer.ID, want bool) {
 func (s *script) wantTold(id peer.ID, want string) {
 	s.t.Helper()
 	var got []string
-	for _, a := range s.core.Collect(s.now, id, 100) {
+	for _, a := range s.core.CollectAcks(s.now, id, 100) {
 		text := fmt.Sprintf("%s %d/%d", string(a.Author), a.Next, a.Through)
 		if a.Ask {
 			text += "?"
@@ -110,7 +110,7 @@ func TestRoomWaitsForTheSlowestNeighbour(t *testing.T) {
 	s.wantRoom("me", true)
 	s.publish(5, 5)
 	s.wantRoom("me", false)
-	s.core.Leave(s.now, "b")
+	s.core.RemoveNeighbor(s.now, "b")
 	s.wantRoom("me", true)
 }
 
@@ -128,17 +128,17 @@ func TestNewcomerIsNotOwedWhatWasBefore(t *testing.T) {
 	s := newScript(t, Config{Batches: 2})
 	s.publish(1, 100)
 	s.wantRoom("me", true)
-	s.core.Join("a")
+	s.core.AddNeighbor("a")
 	s.wantRoom("me", true)
 	s.publish(101, 101)
-	if got := s.core.Lacking("me", 102); !slices.Equal(got, []peer.ID{"a"}) {
+	if got := s.core.NeighborsLacking("me", 102); !slices.Equal(got, []peer.ID{"a"}) {
 		t.Errorf("lacking %v", got)
 	}
 	s.publish(102, 102)
 	s.wantRoom("me", false)
 	s.acked("a", "me", 103)
 	s.wantRoom("me", true)
-	if got := s.core.Lacking("me", 103); got != nil {
+	if got := s.core.NeighborsLacking("me", 103); got != nil {
 		t.Errorf("lacking %v", got)
 	}
 }
@@ -147,7 +147,7 @@ func TestNewcomerIsNotOwedWhatWasBefore(t *testing.T) {
 func TestNewcomerIsNotOwedWhatOthersLack(t *testing.T) {
 	s := newScript(t, Config{Batches: 3}, "old")
 	s.publish(1, 2)
-	s.core.Join("new")
+	s.core.AddNeighbor("new")
 	s.publish(3, 3)
 	s.wantRoom("me", false)
 	s.acked("old", "me", 4)
@@ -254,10 +254,10 @@ func TestRelayGivesUpWhoTellsNothing(t *testing.T) {
 func TestHoleIsNotAcknowledged(t *testing.T) {
 	s := newScript(t, Config{}, "giver")
 	s.took("author", 1, "giver")
-	s.core.Took(s.now, "author", life(1), 3, 4, 100, "giver")
+	s.core.AddBatch(s.now, "author", life(1), 3, 4, 100, "giver")
 	s.wantTold("giver", "author 2/2")
-	s.core.Took(s.now, "author", life(1), 2, 3, 100, "") // repaired
-	s.core.Reached(s.now, "author", life(1), 4)
+	s.core.AddBatch(s.now, "author", life(1), 2, 3, 100, "") // repaired
+	s.core.SetReceived(s.now, "author", life(1), 4)
 	s.wantTold("giver", "author 4/4")
 }
 
@@ -296,21 +296,21 @@ func TestCollectAndAgainLoseNothing(t *testing.T) {
 	for _, author := range []peer.ID{"a", "b", "c"} {
 		s.took(author, 1, "n")
 	}
-	s.core.Acked(s.now, "n", Ack{Author: "d", Session: life(1), Next: 1, Ask: true})
+	s.core.ReceiveAck(s.now, "n", Ack{Author: "d", Session: life(1), Next: 1, Ask: true})
 	s.now = s.now.Add(10 * time.Millisecond)
-	first := s.core.Collect(s.now, "n", 3)
+	first := s.core.CollectAcks(s.now, "n", 3)
 	s.wantDue("n")
 	s.wantTold("n", "d 0/0")
-	s.core.Again(s.now, "n", first)
+	s.core.RequeueAcks(s.now, "n", first)
 	s.took("a", 2, "n")
 	s.wantTold("n", "a 3/3 b 2/2 c 2/2")
 	s.wantTold("n", "")
 
-	s.core.Join("x")
+	s.core.AddNeighbor("x")
 	s.took("me", 1, "")
 	s.advance(300 * time.Millisecond)
-	asked := s.core.Collect(s.now, "x", 1)
-	s.core.Again(s.now, "x", asked)
+	asked := s.core.CollectAcks(s.now, "x", 1)
+	s.core.RequeueAcks(s.now, "x", asked)
 	s.wantTold("x", "me 2/2?")
 }
 
@@ -318,7 +318,7 @@ func TestAskIsAnsweredThoughNothingChanged(t *testing.T) {
 	s := newScript(t, Config{}, "n")
 	s.took("author", 1, "n")
 	s.wantTold("n", "author 2/2")
-	s.core.Acked(s.now, "n", Ack{Author: "author", Session: life(1), Next: 2, Through: 2, Ask: true})
+	s.core.ReceiveAck(s.now, "n", Ack{Author: "author", Session: life(1), Next: 2, Through: 2, Ask: true})
 	s.advance(10 * time.Millisecond)
 	s.wantTold("n", "author 2/2")
 }
@@ -327,8 +327,8 @@ func TestAskIsAnsweredThoughNothingChanged(t *testing.T) {
 func TestNewcomerIsToldOfProgress(t *testing.T) {
 	s := newScript(t, Config{}, "n")
 	s.took("author", 1, "n")
-	s.core.Join("new")
-	s.core.Reached(s.now, "author", life(1), 5)
+	s.core.AddNeighbor("new")
+	s.core.SetReceived(s.now, "author", life(1), 5)
 	s.wantTold("new", "author 5/5")
 }
 
@@ -336,28 +336,28 @@ func TestNewcomerIsToldOfProgress(t *testing.T) {
 func TestGreetedIsToldOfTheRecent(t *testing.T) {
 	s := newScript(t, Config{}, "n")
 	s.took("old", 1, "n")
-	s.core.Tell(s.now, "old too")
+	s.core.Announce(s.now, "old too")
 	s.advance(recently)
 	s.took("new", 1, "n")
-	s.core.Tell(s.now, "new too")
-	s.core.Join("x")
-	s.core.Greeted(s.now, "x")
+	s.core.Announce(s.now, "new too")
+	s.core.AddNeighbor("x")
+	s.core.CatchUp(s.now, "x")
 	s.wantTold("x", "new 2/2 new too 0/0")
-	if len(s.core.told) != 1 {
-		t.Errorf("%d authors are remembered as told", len(s.core.told))
+	if len(s.core.announced) != 1 {
+		t.Errorf("%d authors are remembered as told", len(s.core.announced))
 	}
 }
 
 func TestLaterSessionReplacesTheEarlier(t *testing.T) {
 	s := newScript(t, Config{}, "giver", "n")
 	s.took("author", 1, "giver")
-	s.core.Took(s.now, "author", life(2), 1, 2, 100, "giver")
-	s.core.Reached(s.now, "author", life(2), 2)
+	s.core.AddBatch(s.now, "author", life(2), 1, 2, 100, "giver")
+	s.core.SetReceived(s.now, "author", life(2), 2)
 	s.took("author", 2, "giver") // of the earlier
 	s.acked("n", "author", 3)
 	s.wantTold("giver", "author 2/1")
 	// Who has come to a later session yet has done with this one.
-	s.core.Acked(s.now, "n", Ack{Author: "author", Session: life(3), Next: 1, Through: 1})
+	s.core.ReceiveAck(s.now, "n", Ack{Author: "author", Session: life(3), Next: 1, Through: 1})
 	s.wantTold("giver", "author 2/2")
 }
 
@@ -366,12 +366,12 @@ func TestAuthorsAreBounded(t *testing.T) {
 	for i := range 1000 {
 		author := peer.ID(fmt.Sprint("author ", i))
 		s.took(author, 1, "n") // m never acknowledges
-		s.core.Acked(s.now, "n", Ack{Author: peer.ID(fmt.Sprint("ghost ", i)), Session: life(1), Next: 1 << 60, Through: 1 << 60})
-		s.core.Collect(s.now, "n", 100)
-		s.core.Collect(s.now, "m", 100)
+		s.core.ReceiveAck(s.now, "n", Ack{Author: peer.ID(fmt.Sprint("ghost ", i)), Session: life(1), Next: 1 << 60, Through: 1 << 60})
+		s.core.CollectAcks(s.now, "n", 100)
+		s.core.CollectAcks(s.now, "m", 100)
 	}
-	if len(s.core.flows) > 20 || len(s.core.busy) > 20 || len(s.core.neighbours["n"].pairs) > 20 || len(s.core.neighbours["m"].pairs) > 20 {
-		t.Errorf("%d flows, %d busy, %d and %d pairs", len(s.core.flows), len(s.core.busy), len(s.core.neighbours["n"].pairs), len(s.core.neighbours["m"].pairs))
+	if len(s.core.flows) > 20 || len(s.core.busy) > 20 || len(s.core.neighbors["n"].pairs) > 20 || len(s.core.neighbors["m"].pairs) > 20 {
+		t.Errorf("%d flows, %d busy, %d and %d pairs", len(s.core.flows), len(s.core.busy), len(s.core.neighbors["n"].pairs), len(s.core.neighbors["m"].pairs))
 	}
 }
 
@@ -395,7 +395,7 @@ func noDeadlock(t *testing.T, rnd *rand.Rand) {
 		giver int
 	}
 	type node struct {
-		core *Core
+		core *Controller
 		got  map[uint64]bool
 		next uint64
 	}
@@ -408,8 +408,8 @@ func noDeadlock(t *testing.T, rnd *rand.Rand) {
 	join := func(i, j int) {
 		if i != j && !slices.Contains(links, link{i, j}) {
 			links = append(links, link{i, j}, link{j, i})
-			nodes[i].core.Join(name(j))
-			nodes[j].core.Join(name(i))
+			nodes[i].core.AddNeighbor(name(j))
+			nodes[j].core.AddNeighbor(name(i))
 		}
 	}
 	for i := 1; i < len(nodes); i++ {
@@ -431,11 +431,11 @@ func noDeadlock(t *testing.T, rnd *rand.Rand) {
 		if m.giver >= 0 {
 			giver = name(m.giver)
 		}
-		v.core.Took(now, "0", life(1), m.n, m.n+1, 1, giver)
+		v.core.AddBatch(now, "0", life(1), m.n, m.n+1, 1, giver)
 		for v.got[v.next] {
 			v.next++
 		}
-		v.core.Reached(now, "0", life(1), v.next)
+		v.core.SetReceived(now, "0", life(1), v.next)
 		for _, l := range links {
 			if l.from == i && l.to != m.giver && l.to != 0 {
 				queues[l] = append(queues[l], message{m.n, i})
@@ -454,16 +454,16 @@ func noDeadlock(t *testing.T, rnd *rand.Rand) {
 	for published := uint64(0); ; {
 		now = now.Add(time.Duration(rnd.IntN(100)) * time.Microsecond)
 		var ready []func()
-		if published < batches && nodes[0].core.Room("0") {
+		if published < batches && nodes[0].core.CanPublish("0") {
 			ready = append(ready, func() { published++; take(0, message{published, -1}) })
 		}
 		for _, l := range links {
 			if q := queues[l]; len(q) > 0 {
 				ready = append(ready, func() { queues[l] = q[1:]; take(l.to, q[0]) })
 			}
-			acks[l] = append(acks[l], nodes[l.from].core.Collect(now, name(l.to), 10)...)
+			acks[l] = append(acks[l], nodes[l.from].core.CollectAcks(now, name(l.to), 10)...)
 			if q := acks[l]; len(q) > 0 {
-				ready = append(ready, func() { acks[l] = q[1:]; nodes[l.to].core.Acked(now, name(l.from), q[0]) })
+				ready = append(ready, func() { acks[l] = q[1:]; nodes[l.to].core.ReceiveAck(now, name(l.from), q[0]) })
 			}
 		}
 		if len(ready) == 0 {

@@ -1,5 +1,14 @@
 package smokesignal
 
+import (
+	"fmt"
+	"log/slog"
+	"reflect"
+	"sync"
+
+	"github.com/libp2p/go-libp2p/core/event"
+)
+
 // The events below are emitted on the event bus of the node's libp2p host
 // (Host().EventBus()), where other libp2p code looks for them. They tell the same
 // as the callbacks, in the same order.
@@ -24,3 +33,60 @@ type (
 	// EvtSeedError: the reason why a seed cannot be used has changed.
 	EvtSeedError struct{ Err *SeedError }
 )
+
+// busEvents puts events on the event bus of a host, in order. A subscriber that does not
+// read delays them, but not the callbacks.
+type busEvents struct {
+	bus   event.Bus
+	queue *callbacks
+	log   *slog.Logger
+
+	mu       sync.Mutex
+	emitters map[reflect.Type]event.Emitter // by the type of the events
+	closed   bool
+}
+
+// emit puts evt, a struct, on the bus soon.
+func emit[E any](b *busEvents, evt E) {
+	b.queue.post(func() {
+		emitter, err := emitterFor[E](b)
+		if err == nil {
+			err = emitter.Emit(evt)
+		}
+		if err != nil {
+			b.log.Debug("an event is missing on the event bus", "event", fmt.Sprintf("%T", evt), "error", err)
+		}
+	})
+}
+
+// emitterFor returns the emitter for events of type E, a new one for the first event.
+func emitterFor[E any](b *busEvents) (event.Emitter, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return nil, ErrClosed
+	}
+	kind := reflect.TypeFor[E]()
+	if b.emitters[kind] != nil {
+		return b.emitters[kind], nil
+	}
+	emitter, err := b.bus.Emitter(new(E))
+	if err != nil {
+		return nil, err
+	}
+	if b.emitters == nil {
+		b.emitters = map[reflect.Type]event.Emitter{}
+	}
+	b.emitters[kind] = emitter
+	return emitter, nil
+}
+
+// close closes the emitters.
+func (b *busEvents) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	for _, emitter := range b.emitters {
+		emitter.Close()
+	}
+}

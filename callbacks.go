@@ -10,15 +10,16 @@ import (
 	"sync/atomic"
 )
 
-// hooks is a list of functions a user registered for one occasion.
-type hooks[F any] struct {
+// hooks is a list of functions that a user registered for one occasion. Each gets an
+// argument of type A.
+type hooks[A any] struct {
 	mu   sync.Mutex
-	list []*F
+	list []*func(context.Context, A)
 }
 
-// on adds f and returns what removes it again. Both may be called at any time,
-// also from one of the functions.
-func (h *hooks[F]) on(f F) (off func()) {
+// on adds f and returns the function that removes it again. Both may be called at any
+// time, also from one of the functions.
+func (h *hooks[A]) on(f func(context.Context, A)) (off func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	entry := &f
@@ -26,28 +27,34 @@ func (h *hooks[F]) on(f F) (off func()) {
 	return func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.list = slices.DeleteFunc(slices.Clone(h.list), func(x *F) bool { return x == entry })
+		// A call that runs goes on with the list that it has, so the list is copied.
+		h.list = slices.DeleteFunc(slices.Clone(h.list), func(x *func(context.Context, A)) bool { return x == entry })
 	}
 }
 
-// each calls call with every function, in the order of registration.
-func (h *hooks[F]) each(call func(F)) {
+// call calls every function, in the order of registration, on the goroutine of c.
+func (h *hooks[A]) call(c *callbacks, arg A) {
 	h.mu.Lock()
 	list := h.list[:len(h.list):len(h.list)]
 	h.mu.Unlock()
 	for _, f := range list {
-		call(*f)
+		c.guard(func() { (*f)(c.ctx, arg) })
 	}
 }
 
-func (h *hooks[F]) empty() bool {
+// notifyAll has c call every function that is registered when its turn comes.
+func notifyAll[A any](c *callbacks, h *hooks[A], arg A) {
+	c.post(func() { h.call(c, arg) })
+}
+
+func (h *hooks[A]) empty() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return len(h.list) == 0
 }
 
-// callbacks runs functions one after the other on a goroutine of its own, so
-// that what a node reports comes in order and may do whatever it likes.
+// callbacks runs functions one after the other on a goroutine of its own, so that a node
+// reports in order, and the user's functions may block.
 type callbacks struct {
 	log *slog.Logger
 	ctx context.Context // given to the user's functions
@@ -71,7 +78,7 @@ func newCallbacks(ctx context.Context, log *slog.Logger) *callbacks {
 	return c
 }
 
-// post appends f; the goroutine lives only while there is something to run.
+// post appends f to the queue. The goroutine lives only while there is something to run.
 func (c *callbacks) post(f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -25,18 +25,18 @@ func (n *Node) Close() error {
 // are left to end by themselves. While another call is at work it returns what that
 // returns, or the cause of ctx if that ends before, or nil at once if ctx is a handler's.
 func (n *Node) Shutdown(ctx context.Context) error {
-	if n.closing.CompareAndSwap(false, true) {
-		n.err = n.shutdown(ctx)
-		close(n.done)
-		return n.err
+	if n.life.closing.CompareAndSwap(false, true) {
+		n.life.err = n.shutdown(ctx)
+		close(n.life.done)
+		return n.life.err
 	}
 	if inHandler(ctx) {
 		// Another call is at work and may be waiting for this very handler.
 		return nil
 	}
 	select {
-	case <-n.done:
-		return n.err
+	case <-n.life.done:
+		return n.life.err
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -48,10 +48,10 @@ func inHandler(ctx context.Context) bool {
 }
 
 func (n *Node) shutdown(caller context.Context) error {
-	n.mu.Lock() // waits for a Start under way
-	started := n.stage == stageStarted
-	n.stage = stageClosed
-	n.mu.Unlock()
+	n.life.mu.Lock() // waits for a Start under way
+	started := n.life.stage == stageStarted
+	n.life.stage = stageClosed
+	n.life.mu.Unlock()
 	var written error
 	if started {
 		n.log.Info("closing", "id", n.ID())
@@ -61,13 +61,13 @@ func (n *Node) shutdown(caller context.Context) error {
 		n.watchdog.Close()
 		written = n.sources.close() // while there are links to be remembered
 		n.driver.Leave(n.ctx)       // fires disconnect
-		if err := n.within(caller, func(ctx context.Context) error { return n.calls.wait(ctx, caller) }); err != nil {
+		if err := n.within(caller, func(ctx context.Context) error { return n.callbacks.wait(ctx, caller) }); err != nil {
 			n.log.Warn("closing: a callback still runs", "err", err)
 		}
 	}
-	n.endHandlers()
+	n.endCallbacks()
 	err := n.within(caller, func(ctx context.Context) error {
-		return errors.Join(n.direct.Close(ctx), n.broadcast.Close(ctx), n.topics.close(ctx), n.calls.wait(ctx, caller), n.bus.wait(ctx, caller))
+		return errors.Join(n.direct.Close(ctx), n.broadcast.Close(ctx), n.topics.close(ctx), n.callbacks.wait(ctx, caller), n.bus.queue.wait(ctx, caller))
 	})
 	if err != nil {
 		n.log.Warn("closing: a handler still runs", "err", err)
@@ -103,22 +103,18 @@ func (n *Node) release() error {
 	if n.driver != nil {
 		n.driver.Close()
 	}
-	n.closeLeaves()
-	n.drains.mu.Lock()
-	for _, timer := range n.drains.of {
-		timer.Stop()
+	if n.records != nil {
+		n.records.Close()
 	}
-	clear(n.drains.of)
-	n.drains.mu.Unlock()
 	if n.gate != nil {
 		n.gate.Close()
 	}
 	if n.cancel != nil {
 		n.cancel()
-		n.endHandlers()
+		n.endCallbacks()
 	}
-	for _, e := range n.emitters {
-		e.Close()
+	if n.bus != nil {
+		n.bus.close()
 	}
 	if n.protocols != nil {
 		n.protocols.Close()

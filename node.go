@@ -12,7 +12,6 @@ import (
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
-	"github.com/libp2p/go-libp2p/core/event"
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
@@ -24,67 +23,79 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/gate"
 	"github.com/go-smokesignal/smokesignal/internal/identify"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
+	"github.com/go-smokesignal/smokesignal/internal/notify"
+	"github.com/go-smokesignal/smokesignal/internal/peers"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // A Node takes part in one network: it keeps links to a few peers, sends and
 // receives events. Make it with New. All methods may be called from several
 // goroutines, and from handlers.
 type Node struct {
-	cfg      config
-	log      *slog.Logger
+	// What New was given or drew.
+	cfg     config
+	log     *slog.Logger
+	session [8]byte // tells this run of the node from the next
+	topic   string
+
+	// The libp2p host.
 	identity *host.Identity // nil without a file
-	session  [8]byte        // tells this run of the node from the next
 	host     endpoint
 	face     corehost.Host // what Host returns
 	unclaim  func()        // lets another node have the host
-	gate     *gate.Gate    // nil on a pubsub that is lent
-	pubsub   *pubsub.PubSub
-	topic    string
 
+	// What the peers are, and the parts that follow it.
 	protocols *identify.Tracker
-	list      *host.PeerList
+	records   *peers.Registry
+	gate      *gate.Gate // nil on a pubsub that is lent
+	pubsub    *pubsub.PubSub
 	direct    *events.Direct
 	broadcast *events.Broadcast
-	channels  struct { // what Broadcast and Direct return
+	driver    *discovery.Driver
+	sources   sources
+	watchdog  *health.Watchdog
+	// pubsubStats counts what pubsub loses below the events.
+	pubsubStats events.PubSubStats
+
+	// What the methods return.
+	peers    Peers
+	topics   topics
+	channels struct {
 		broadcast Broadcast
 		direct    Direct
 	}
-	// pubsubStats counts what pubsub loses below the events.
-	pubsubStats events.PubSubStats
-	driver      *discovery.Driver
-	sources     sources
-	watchdog    *health.Watchdog
-	drains      drains
-	audience    audience
-	leaves      leaves
-	peers       Peers
-	topics      topics
 
-	ctx    context.Context // of the node's own goroutines
+	// What calls the user.
+	on           occasions
+	callbacks    *callbacks
+	endCallbacks context.CancelFunc // ends the contexts of callbacks
+	bus          *busEvents
+
+	// How far the node is in its life.
+	life   life
+	ctx    context.Context // of pubsub
 	cancel context.CancelFunc
-	calls  *callbacks
-	bus    *callbacks // emits on the event bus, which may be slow
-	// handlers is the context of callbacks; it ends before they are waited for.
-	endHandlers context.CancelFunc
-	emitters    map[any]event.Emitter
+}
 
+// occasions are those for which a user can register functions with a node.
+type occasions struct {
+	connect, disconnect        hooks[struct{}]
+	peerAdded, peerRemoved     hooks[*Peer]
+	netsplit, netsplitResolved hooks[Seed]
+	gap                        hooks[Gap]
+	seedError                  hooks[*SeedError]
+}
+
+// life is the state that Start and Close change.
+type life struct {
 	mu        sync.Mutex
 	stage     stage
 	startedAt time.Time
-	changed   chan struct{} // closed and replaced when the peer list changes
-	closing   atomic.Bool
+	changed   notify.Cond   // the node has its first peer, or has lost its last
+	closing   atomic.Bool   // Close has begun
 	begun     chan struct{} // closed by Start
-	done      chan struct{}
-	err       error
-
-	onConnect          hooks[func(context.Context)]
-	onDisconnect       hooks[func(context.Context)]
-	onPeerAdded        hooks[func(context.Context, *Peer)]
-	onPeerRemoved      hooks[func(context.Context, *Peer)]
-	onNetsplit         hooks[func(context.Context, Seed)]
-	onNetsplitResolved hooks[func(context.Context, Seed)]
-	onGap              hooks[func(context.Context, Gap)]
-	onSeedError        hooks[func(context.Context, *SeedError)]
+	done      chan struct{} // closed when Close has ended
+	err       error         // of Close; read it after done
 }
 
 // stage is how far a node is in its life.
@@ -111,14 +122,11 @@ func New(opts ...Option) (*Node, error) {
 	}
 	n := &Node{
 		cfg: cfg, log: logging.Room("node", cfg.logger),
-		topic:   "smokesignal/" + cfg.network,
-		changed: make(chan struct{}), begun: make(chan struct{}), done: make(chan struct{}),
-		emitters: map[any]event.Emitter{},
+		topic: protocol.Topic(cfg.network),
+		life:  life{begun: make(chan struct{}), done: make(chan struct{})},
 	}
 	n.peers.node = n
 	n.peers.handles = map[ID]*Peer{}
-	n.drains.of = map[ID]*time.Timer{}
-	n.audience.of, n.leaves.of = map[ID]bool{}, map[ID]bool{}
 	if err := n.build(seeds); err != nil {
 		if n.broadcast != nil {
 			n.broadcast.Close(context.Background()) // a pubsub that is lent goes on without it
@@ -135,20 +143,17 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	cfg := n.cfg
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	handlers, end := context.WithCancel(context.Background())
-	n.endHandlers = end
-	n.calls = newCallbacks(handlers, n.log)
-	n.bus = newCallbacks(handlers, n.log)
-	n.list = host.NewPeerList(cfg.minPeers, cfg.maxPeers, (*peerNotifiee)(n))
+	n.endCallbacks = end
+	n.callbacks = newCallbacks(handlers, n.log)
 
 	key, err := n.openHost()
 	if err != nil {
 		return err
 	}
-	if err := n.openEmitters(); err != nil {
-		return err
-	}
-	// What tells a node, a leaf and a foreign peer from each other.
-	n.protocols, err = identify.Track(n.host, logging.Room("host", cfg.logger), discovery.Protocol, events.ProtocolRepair, pubsub.FloodSubID)
+	n.bus = &busEvents{bus: n.host.EventBus(), queue: newCallbacks(handlers, n.log), log: n.log}
+	n.records = peers.New(peers.Config{Host: n.host, Min: cfg.minPeers, Max: cfg.maxPeers, Log: logging.Room("host", cfg.logger)})
+	// The protocols by which the records tell nodes, leaves and guests from each other.
+	n.protocols, err = identify.Track(n.host, logging.Room("host", cfg.logger), protocol.Overlay, protocol.Repair, pubsub.FloodSubID)
 	if err != nil {
 		return err
 	}
@@ -157,14 +162,14 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	eventsLog := logging.Room("events", cfg.logger)
 	n.direct = events.NewDirect(n.host, events.DirectConfig{
 		Network: cfg.network, Session: n.session[:], MaxEventSize: cfg.maxEvent, Codec: cfg.codec,
-		Admit: n.list.Admit, Locate: n.locate, Log: eventsLog,
+		Admit: n.records.Admit, Locate: n.locate, Log: eventsLog,
 	})
 	if err := n.openPubSub(); err != nil {
 		return err
 	}
 	n.broadcast, err = events.NewBroadcast(n.pubsub, n.host, events.BroadcastConfig{
 		Topic: n.topic, Joined: cfg.topics[n.topic], Session: n.session[:], MaxEventSize: cfg.maxEvent, Codec: cfg.codec,
-		Links: true, Guest: n.foreign, Admit: n.admitBroadcast, Log: eventsLog,
+		Links: true, Guest: n.isGuest, Admit: n.admitBroadcast, Log: eventsLog,
 		StoreAge: max(cfg.storeAge, 1), StoreBytes: cfg.storeBytes, Last: uint64(cfg.last),
 	})
 	if err := n.provePubSub(err); err != nil {
@@ -175,7 +180,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 		Min: cfg.minPeers, Max: cfg.maxPeers, Seeds: seeds, LAN: cfg.lan,
 		Addrs: n.host.Dialable, Spare: n.host.Spare, Lent: cfg.hostSet,
 		Hooks: discovery.Hooks{
-			Pending: n.pending, Linked: n.linked, Unlinked: n.unlinked,
+			Pending: n.records.Pending, Linked: n.records.Linked, Unlinked: n.unlinked,
 			OnTopic:   n.onTopic,
 			Greeting:  n.broadcast.Greeting,
 			SeedError: n.seedError,
@@ -191,17 +196,17 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	if err := n.openSources(); err != nil {
 		return err
 	}
-	if err := n.watchLeaves(); err != nil {
-		return err
-	}
-	n.broadcast.OnNeighbour(n.onTopicChanged)
+	n.broadcast.OnNeighbour(n.records.TopicChanged)
 	n.broadcast.OnGap(gapHandler(n.gap))
 	n.watchdog, err = health.New(health.Config{
 		Key: key, Session: n.session, PingInterval: cfg.pingInterval, PingTimeout: max(cfg.pingTimeout, 1), // zero means zero here
-		Seeds: watchedSeeds(seeds), Addrs: n.host.Dialable, Neighbors: n.list.List, Flood: n.driver.Flood,
+		Seeds: watchedSeeds(seeds), Addrs: n.host.Dialable, Neighbors: n.records.Neighbors, Flood: n.driver.Flood,
 		OnNetsplit: n.netsplit, OnResolved: n.resolved, Log: logging.Room("health", cfg.logger),
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return n.follow()
 }
 
 // watchedSeeds returns the seeds as the watchdog wants them.
@@ -212,31 +217,6 @@ func watchedSeeds(seeds []*discovery.Seed) (list []health.Seed) {
 	return list
 }
 
-// openEmitters prepares one emitter for each event of bus.go.
-func (n *Node) openEmitters() error {
-	for _, evt := range []any{
-		new(EvtConnected), new(EvtDisconnected), new(EvtPeerAdded), new(EvtPeerRemoved),
-		new(EvtNetsplit), new(EvtNetsplitResolved), new(EvtGap), new(EvtSeedError),
-	} {
-		e, err := n.host.EventBus().Emitter(evt)
-		if err != nil {
-			return fmt.Errorf("prepare %T on the event bus: %w", evt, err)
-		}
-		n.emitters[fmt.Sprintf("%T", evt)] = e
-	}
-	return nil
-}
-
-// emit puts evt on the host's event bus. A subscriber that does not read delays
-// the bus, never the callbacks.
-func (n *Node) emit(evt any) {
-	n.bus.post(func() {
-		if err := n.emitters[fmt.Sprintf("*%T", evt)].Emit(evt); err != nil {
-			n.log.Debug("event bus", "event", fmt.Sprintf("%T", evt), "err", err)
-		}
-	})
-}
-
 // Start listens, begins to look for peers and returns. It blocks only to look up names
 // given to Listen, for five seconds each at most. If ctx has ended, that is the error;
 // later its end has no effect. If an address cannot be listened on, the error is a
@@ -244,12 +224,12 @@ func (n *Node) emit(evt any) {
 // an error that the host got another pubsub since New. Start returns ErrStarted when
 // called twice and ErrClosed after Close.
 func (n *Node) Start(ctx context.Context) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.life.mu.Lock()
+	defer n.life.mu.Unlock()
 	switch {
-	case n.closing.Load() || n.stage == stageClosed:
+	case n.life.closing.Load() || n.life.stage == stageClosed:
 		return ErrClosed
-	case n.stage == stageStarted:
+	case n.life.stage == stageStarted:
 		return ErrStarted
 	case ctx.Err() != nil:
 		return fmt.Errorf("smokesignal: start: %w", context.Cause(ctx))
@@ -261,13 +241,13 @@ func (n *Node) Start(ctx context.Context) error {
 	if err := n.host.Listen(); err != nil {
 		return fmt.Errorf("smokesignal: %w", err)
 	}
-	n.stage, n.startedAt = stageStarted, time.Now()
+	n.life.stage, n.life.startedAt = stageStarted, time.Now()
 	n.direct.Start()
 	n.broadcast.Start()
 	n.watchdog.Start()
 	n.driver.Start()
 	n.sources.start(n.driver)
-	close(n.begun)
+	close(n.life.begun)
 	return nil
 }
 
@@ -283,7 +263,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	select {
 	case <-ctx.Done():
-	case <-n.done:
+	case <-n.life.done:
 	}
 	return n.Close()
 }
@@ -295,11 +275,11 @@ func (n *Node) Run(ctx context.Context) error {
 // only.
 func (n *Node) Ready(ctx context.Context) error {
 	for {
-		n.mu.Lock()
-		stage, changed := n.stage, n.changed
-		n.mu.Unlock()
+		n.life.mu.Lock()
+		stage, changed := n.life.stage, n.life.changed.Changed()
+		n.life.mu.Unlock()
 		switch {
-		case n.closing.Load() || stage == stageClosed:
+		case n.life.closing.Load() || stage == stageClosed:
 			return ErrClosed
 		case stage == stageNew:
 			return ErrNotStarted
@@ -308,7 +288,7 @@ func (n *Node) Ready(ctx context.Context) error {
 		}
 		select {
 		case <-changed:
-		case <-n.done:
+		case <-n.life.done:
 		case <-ctx.Done():
 			return n.whyAlone()
 		}
@@ -355,7 +335,7 @@ func (n *Node) whyAlone() error {
 	}
 	relayed, causes := n.whyRelayed(e.causes)
 	parts, e.causes = append(parts, relayed...), append(e.causes, causes...)
-	after := time.Since(n.startedAt).Round(100 * time.Millisecond)
+	after := time.Since(n.life.startedAt).Round(100 * time.Millisecond)
 	e.text = fmt.Sprintf("smokesignal: not connected after %v: %s", after, strings.Join(parts, "; "))
 	return e
 }
@@ -376,13 +356,13 @@ func (n *Node) Flush(ctx context.Context) error {
 }
 
 // Done is closed when the node has been closed.
-func (n *Node) Done() <-chan struct{} { return n.done }
+func (n *Node) Done() <-chan struct{} { return n.life.done }
 
 // Err returns nil while the node lives and then what Close returned.
 func (n *Node) Err() error {
 	select {
-	case <-n.done:
-		return n.err
+	case <-n.life.done:
+		return n.life.err
 	default:
 		return nil
 	}
@@ -401,7 +381,7 @@ func (n *Node) Session() [8]byte { return n.session }
 func (n *Node) Addrs() []ma.Multiaddr { return n.host.Dialable() }
 
 // Connected tells whether the node has a peer.
-func (n *Node) Connected() bool { return n.list.Len() > 0 }
+func (n *Node) Connected() bool { return n.records.Len() > 0 }
 
 // Host returns the libp2p host, for use with other libp2p code. The node closes
 // it, unless it was given WithHost.
@@ -418,11 +398,11 @@ func (n *Node) Peer(id ID) *Peer { return n.peers.handle(id) }
 
 // running returns ErrNotStarted or ErrClosed when the node is not on the network.
 func (n *Node) running() error {
-	n.mu.Lock()
-	stage := n.stage
-	n.mu.Unlock()
+	n.life.mu.Lock()
+	stage := n.life.stage
+	n.life.mu.Unlock()
 	switch {
-	case n.closing.Load() || stage == stageClosed:
+	case n.life.closing.Load() || stage == stageClosed:
 		return ErrClosed
 	case stage == stageNew:
 		return ErrNotStarted

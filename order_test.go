@@ -10,10 +10,9 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/event"
-	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"github.com/go-smokesignal/smokesignal/discovery"
-	"github.com/go-smokesignal/smokesignal/events"
+	"github.com/go-smokesignal/smokesignal/internal/peers"
 )
 
 // An orderStep is one input and the callbacks that it causes, in order. Each callback is
@@ -185,10 +184,10 @@ func (s *orderSubject) run(input string) string {
 	s.t.Helper()
 	words := strings.Fields(input)
 	s.input(words[0], ID(words[1]), words[2:])
-	if err := s.node.calls.wait(s.t.Context(), s.t.Context()); err != nil {
+	if err := s.node.callbacks.wait(s.t.Context(), s.t.Context()); err != nil {
 		s.t.Fatal(err)
 	}
-	if err := s.node.bus.wait(s.t.Context(), s.t.Context()); err != nil {
+	if err := s.node.bus.queue.wait(s.t.Context(), s.t.Context()); err != nil {
 		s.t.Fatal(err)
 	}
 	s.mu.Lock()
@@ -212,29 +211,23 @@ func (s *orderSubject) run(input string) string {
 
 func (s *orderSubject) input(verb string, p ID, args []string) {
 	n := s.node
-	speaks := func(protocols ...protocol.ID) {
-		if err := n.host.Peerstore().SetProtocols(p, protocols...); err != nil {
-			s.t.Fatal(err)
-		}
-		n.spoke(p)
-	}
 	switch verb {
 	case "pending":
-		n.pending(p)
+		n.records.Pending(p)
 	case "linked":
-		n.linked(p, nil)
+		n.records.Linked(p, nil)
 	case "unlinked":
 		reason := orderReasons[args[0]]
 		reason.Peer = p
-		n.unlinked(p, &reason, n.list.Has(p))
+		n.unlinked(p, &reason, n.records.Has(p))
 	case "topic":
-		n.onTopicChanged(p, true)
+		n.records.TopicChanged(p, true)
 	case "away":
-		n.onTopicChanged(p, false)
+		n.records.TopicChanged(p, false)
 	case "leaf":
-		speaks(events.ProtocolRepair)
+		n.records.Spoke(p, peers.Abilities{Repair: true})
 	case "node":
-		speaks(events.ProtocolRepair, discovery.Protocol)
+		n.records.Spoke(p, peers.Abilities{Overlay: true, Repair: true})
 	default:
 		s.t.Fatalf("no input %q", verb)
 	}
@@ -244,23 +237,20 @@ func (s *orderSubject) input(verb string, p ID, args []string) {
 func (s *orderSubject) held(p ID) bool {
 	ctx, cancel := context.WithDeadline(context.Background(), time.Now().Add(-time.Second))
 	defer cancel()
-	return s.node.list.Admit(ctx, p) != nil
+	return s.node.records.Admit(ctx, p) != nil
 }
 
 // state returns what the node takes p for.
 func (s *orderSubject) state(p ID) string {
 	n := s.node
-	n.drains.mu.Lock()
-	draining := n.drains.of[p] != nil
-	n.drains.mu.Unlock()
 	var words []string
 	for _, is := range []struct {
 		word string
 		true bool
 	}{
-		{"listed", n.list.Has(p)},
+		{"listed", n.records.Has(p)},
 		{"held", s.held(p)},
-		{"draining", draining},
+		{"draining", n.records.State(p).Link == peers.Draining},
 		{"leaf", n.host.ConnManager().IsProtected(p, leafTag)},
 	} {
 		if is.true {

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
-	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
@@ -27,14 +26,14 @@ type Peer struct {
 	id   ID
 	bad  error // why id is not an id, or nil
 
-	onClose hooks[func(context.Context, error)]
+	onClose hooks[error]
 }
 
 // ID returns the peer's identity.
 func (p *Peer) ID() ID { return p.id }
 
 // Linked tells whether the peer is in the peer list.
-func (p *Peer) Linked() bool { return p.node.list.Has(p.id) }
+func (p *Peer) Linked() bool { return p.node.records.Has(p.id) }
 
 // RTT returns the round trip time last measured on the link, zero if there was
 // no measurement yet, before Start and after Close.
@@ -214,8 +213,8 @@ type Peers struct {
 	mu      sync.Mutex
 	handles map[ID]*Peer // of linked peers, and those with OnClose handlers
 
-	onAdd    hooks[func(context.Context, *Peer)]
-	onRemove hooks[func(context.Context, *Peer)]
+	onAdd    hooks[*Peer]
+	onRemove hooks[*Peer]
 }
 
 // All iterates over the peers in the order they were added.
@@ -231,7 +230,7 @@ func (l *Peers) All() iter.Seq[*Peer] {
 
 // List returns the peers in the order they were added. The slice is the caller's.
 func (l *Peers) List() []*Peer {
-	ids := l.node.list.List()
+	ids := l.node.records.Neighbors()
 	list := make([]*Peer, len(ids))
 	for i, id := range ids {
 		list[i] = l.handle(id)
@@ -248,16 +247,16 @@ func (l *Peers) Get(id ID) *Peer {
 }
 
 // Has tells whether the peer with that id is in the list.
-func (l *Peers) Has(id ID) bool { return l.node.list.Has(id) }
+func (l *Peers) Has(id ID) bool { return l.node.records.Has(id) }
 
 // Len returns the number of peers.
-func (l *Peers) Len() int { return l.node.list.Len() }
+func (l *Peers) Len() int { return l.node.records.Len() }
 
 // Full tells whether there are as many peers as PeerLimits allows.
-func (l *Peers) Full() bool { return l.node.list.Full() }
+func (l *Peers) Full() bool { return l.node.records.Full() }
 
 // Sufficient tells whether there are as many peers as PeerLimits wants.
-func (l *Peers) Sufficient() bool { return l.node.list.Sufficient() }
+func (l *Peers) Sufficient() bool { return l.node.records.Sufficient() }
 
 // OnAdd calls f when a peer was added. The peer's direct events are read only
 // after all OnAdd handlers have returned, so handlers registered here miss none.
@@ -274,7 +273,7 @@ func (l *Peers) handle(id ID) *Peer {
 		return p
 	}
 	p := &Peer{node: l.node, id: id, bad: checkID(id)}
-	if l.node.list.Has(id) {
+	if l.node.records.Has(id) {
 		l.handles[id] = p
 	}
 	return p
@@ -296,69 +295,7 @@ func (l *Peers) keep(p *Peer) *Peer {
 func (l *Peers) forget(p *Peer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.node.list.Has(p.id) && p.onClose.empty() {
+	if !l.node.records.Has(p.id) && p.onClose.empty() {
 		delete(l.handles, p.id)
 	}
-}
-
-// peerNotifiee turns changes of the peer list into callbacks, in the order of the
-// original: connect, peer added, peers add; disconnect, peer removed, peers
-// remove, peer close.
-type peerNotifiee Node
-
-func (pn *peerNotifiee) node() *Node { return (*Node)(pn) }
-
-func (pn *peerNotifiee) Connected() {
-	n := pn.node()
-	n.wake()
-	n.tell(&n.onConnect)
-	n.emit(EvtConnected{})
-}
-
-func (pn *peerNotifiee) Disconnected() {
-	n := pn.node()
-	n.wake()
-	n.tell(&n.onDisconnect)
-	n.emit(EvtDisconnected{})
-}
-
-func (pn *peerNotifiee) PeerAdded(id peer.ID, release func()) {
-	n := pn.node()
-	p := n.peers.keep(&Peer{node: n, id: id})
-	n.tellPeer(&n.onPeerAdded, p)
-	n.tellPeer(&n.peers.onAdd, p)
-	n.calls.post(release)
-	n.emit(EvtPeerAdded{Peer: id})
-}
-
-func (pn *peerNotifiee) PeerRemoved(id peer.ID, reason error) {
-	n := pn.node()
-	p := n.peers.keep(&Peer{node: n, id: id})
-	n.tellPeer(&n.onPeerRemoved, p)
-	n.tellPeer(&n.peers.onRemove, p)
-	n.calls.post(func() {
-		p.onClose.each(func(f func(context.Context, error)) { n.calls.guard(func() { f(n.calls.ctx, reason) }) })
-		n.peers.forget(p)
-	})
-	n.emit(EvtPeerRemoved{Peer: id, Reason: reason})
-}
-
-func (n *Node) tell(list *hooks[func(context.Context)]) {
-	n.calls.post(func() {
-		list.each(func(f func(context.Context)) { n.calls.guard(func() { f(n.calls.ctx) }) })
-	})
-}
-
-func (n *Node) tellPeer(list *hooks[func(context.Context, *Peer)], p *Peer) {
-	n.calls.post(func() {
-		list.each(func(f func(context.Context, *Peer)) { n.calls.guard(func() { f(n.calls.ctx, p) }) })
-	})
-}
-
-// wake lets those who wait for a change of the peer list look again.
-func (n *Node) wake() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	close(n.changed)
-	n.changed = make(chan struct{})
 }

@@ -43,7 +43,7 @@ func (n *Node) Seeds() []Seed {
 	var list []Seed
 	for _, s := range n.driver.Seeds() {
 		seed := Seed{Seed: s.Seed, ID: s.ID, Self: s.Self, Err: s.Err, Next: s.Next}
-		seed.Linked = s.ID != "" && n.list.Has(s.ID)
+		seed.Linked = s.ID != "" && n.records.Has(s.ID)
 		for _, h := range heard {
 			if h.Seed == s.Seed {
 				seed.Netsplit, seed.LastHeard = h.Netsplit, h.LastHeard
@@ -67,34 +67,38 @@ func (n *Node) seed(text string) Seed {
 // a broadcast reaches that peer. The functions registered with this and the
 // other On methods of Node run in order, one at a time, on a goroutine of their
 // own; they may emit. off removes f.
-func (n *Node) OnConnect(f func(ctx context.Context)) (off func()) { return n.onConnect.on(f) }
+func (n *Node) OnConnect(f func(ctx context.Context)) (off func()) {
+	return n.on.connect.on(func(ctx context.Context, _ struct{}) { f(ctx) })
+}
 
 // OnDisconnect calls f when the last peer is gone. The node is already trying to
 // come back through its seeds and the addresses it knows.
-func (n *Node) OnDisconnect(f func(ctx context.Context)) (off func()) { return n.onDisconnect.on(f) }
+func (n *Node) OnDisconnect(f func(ctx context.Context)) (off func()) {
+	return n.on.disconnect.on(func(ctx context.Context, _ struct{}) { f(ctx) })
+}
 
 // OnPeerAdded calls f when a peer was added to the list: the original's "new
 // peer". The peer's direct events and calls are read only after f has returned,
 // and so it is at the peer: two nodes that both call the other in f, and wait for
 // the answer, wait until their ctx ends. Another goroutine can call at once.
 func (n *Node) OnPeerAdded(f func(ctx context.Context, p *Peer)) (off func()) {
-	return n.onPeerAdded.on(f)
+	return n.on.peerAdded.on(f)
 }
 
 // OnPeerRemoved calls f when a peer was removed from the list.
 func (n *Node) OnPeerRemoved(f func(ctx context.Context, p *Peer)) (off func()) {
-	return n.onPeerRemoved.on(f)
+	return n.on.peerRemoved.on(f)
 }
 
 // OnNetsplit calls f once when a seed is not heard any more through the overlay
 // although the node has peers.
 func (n *Node) OnNetsplit(f func(ctx context.Context, seed Seed)) (off func()) {
-	return n.onNetsplit.on(f)
+	return n.on.netsplit.on(f)
 }
 
 // OnNetsplitResolved calls f once when a lost seed is heard again.
 func (n *Node) OnNetsplitResolved(f func(ctx context.Context, seed Seed)) (off func()) {
-	return n.onNetsplitResolved.on(f)
+	return n.on.netsplitResolved.on(f)
 }
 
 // OnGap calls f when broadcasts of a sender are missing and will not come: no
@@ -102,10 +106,10 @@ func (n *Node) OnNetsplitResolved(f func(ctx context.Context, seed Seed)) (off f
 // make room. Who has to know it in its place among the events uses
 // Broadcast().OnGap.
 func (n *Node) OnGap(f func(ctx context.Context, gap Gap)) (off func()) {
-	return n.onGap.on(f)
+	return n.on.gap.on(f)
 }
 
 // OnSeedError calls f when the reason why a seed cannot be used changes.
 func (n *Node) OnSeedError(f func(ctx context.Context, err *SeedError)) (off func()) {
-	return n.onSeedError.on(f)
+	return n.on.seedError.on(f)
 }

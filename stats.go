@@ -94,7 +94,7 @@ func (n *Node) Stats() Stats {
 			Panics:        n.pubsubStats.Panics.Load(),
 		},
 		Watchdog: WatchdogStats(n.watchdog.Stats()),
-		Panics:   n.calls.panics.Load(),
+		Panics:   n.callbacks.panics.Load(),
 	}
 	if n.gate != nil {
 		s.Gate = GateStats(n.gate.Stats())

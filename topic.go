@@ -9,9 +9,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/libp2p/go-libp2p/core/peer"
-
-	"github.com/go-smokesignal/smokesignal/discovery"
 	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
@@ -185,10 +182,4 @@ func (l *topics) close(ctx context.Context) error {
 		l.tasks.Wait()
 	}
 	return err
-}
-
-// foreign tells whether p is no smokesignal node, as far as it has said.
-func (n *Node) foreign(p peer.ID) bool {
-	spoken, err := n.host.Peerstore().SupportsProtocols(p, discovery.Protocol)
-	return err == nil && len(spoken) == 0
 }

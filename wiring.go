@@ -3,173 +3,196 @@ package smokesignal
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
-	"sync"
-	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-smokesignal/smokesignal/discovery"
+	"github.com/go-smokesignal/smokesignal/internal/peers"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// This file says what happens when a room has news: its functions are the hooks of
-// the rooms. They run on the goroutines of the rooms and, but for admitBroadcast, do not
-// block.
+// This file connects the parts of a node. The functions that bring news feed the records
+// of the peers or the callbacks; the followers carry out each change of a record. They run
+// on the goroutines of the parts and, but for admitBroadcast, do not block.
 
-// admitBroadcast holds broadcasts back until Start, since on a lent host they come from
+// leafTag protects the connection to a leaf, which cannot find another node by itself.
+const leafTag = "smokesignal leaf"
+
+// follow makes the parts of the node follow the records of its peers. The order is that
+// of [peers.Followers].
+func (n *Node) follow() error {
+	followers := peers.Followers{
+		Overlay: n.overlayFollows, Broadcast: n.broadcastFollows, Direct: n.directFollows,
+		Watchdog: n.watchdogFollows, Sources: n.sourcesFollow, Callbacks: n.callbacksFollow,
+	}
+	if n.gate != nil {
+		followers.Gate = n.gateFollows
+	}
+	return n.records.Follow(followers)
+}
+
+// gateFollows lets pubsub exchange streams with a peer as long as the record says.
+func (n *Node) gateFollows(c *peers.Change) {
+	switch is, was := c.Is.Served(), c.Was.Served(); {
+	case is && !was:
+		n.gate.Admit(c.Peer)
+	case was && !is:
+		n.gate.Evict(c.Peer)
+	}
+}
+
+// overlayFollows tells the overlay which peers are on the topic.
+func (n *Node) overlayFollows(c *peers.Change) {
+	// On a pubsub that is lent, a peer is on the topic whether it is linked or not, so a
+	// handshake may begin when there is no news of the topic to come.
+	begins := n.gate == nil && c.Is.OnTopic && c.Is.Link == peers.Pending && c.Was.Link != peers.Pending
+	if c.Is.OnTopic != c.Was.OnTopic || begins {
+		n.driver.TopicChanged(c.Peer, c.Is.OnTopic)
+	}
+	if c.Unclear() {
+		// Identify may have missed what the peer speaks.
+		n.protocols.Doubt(c.Peer, protocol.Overlay, protocol.Repair)
+	}
+}
+
+// broadcastFollows links neighbors and leaves for broadcasts.
+func (n *Node) broadcastFollows(c *peers.Change) {
+	if c.Removed() {
+		n.broadcast.Unlink(c.Peer)
+	}
+	if c.Was.LinkedLeaf() && !c.Is.LinkedLeaf() {
+		n.broadcast.UnlinkLeaf(c.Peer)
+		n.host.ConnManager().Unprotect(c.Peer, leafTag)
+	}
+	if c.Is.LinkedLeaf() && !c.Was.LinkedLeaf() {
+		n.host.ConnManager().Protect(c.Peer, leafTag)
+		n.broadcast.LinkLeaf(c.Peer)
+	}
+	if c.Added() {
+		if err := n.broadcast.Link(c.Peer, c.Greeting); err != nil {
+			n.log.Debug("a neighbor's greeting cannot be read", "peer", c.Peer, "error", err)
+		}
+	}
+}
+
+// directFollows ends the queue of direct events for a peer whose link has ended.
+func (n *Node) directFollows(c *peers.Change) {
+	if c.Ended() {
+		c.Unwritten = n.direct.Release(c.Peer, c.Reason)
+	}
+}
+
+func (n *Node) watchdogFollows(c *peers.Change) {
+	if c.Added() || c.Removed() {
+		n.watchdog.NeighborsChanged()
+	}
+}
+
+func (n *Node) sourcesFollow(c *peers.Change) {
+	if c.Added() || c.Removed() {
+		n.sources.linksChanged()
+	}
+}
+
+// callbacksFollow calls back in the order of the original: connect, peer added, peers
+// add; disconnect, peer removed, peers remove, peer close.
+func (n *Node) callbacksFollow(c *peers.Change) {
+	switch {
+	case c.Added():
+		n.peerAdded(*c)
+	case c.Removed():
+		n.peerRemoved(c)
+	}
+}
+
+func (n *Node) peerAdded(c peers.Change) {
+	if c.First() {
+		n.wake()
+		notifyAll(n.callbacks, &n.on.connect, struct{}{})
+		emit(n.bus, EvtConnected{})
+	}
+	p := n.peers.keep(&Peer{node: n, id: c.Peer})
+	notifyAll(n.callbacks, &n.on.peerAdded, p)
+	notifyAll(n.callbacks, &n.peers.onAdd, p)
+	n.callbacks.post(func() { n.records.Release(&c) })
+	emit(n.bus, EvtPeerAdded{Peer: c.Peer})
+}
+
+func (n *Node) peerRemoved(c *peers.Change) {
+	if c.Last() {
+		n.wake()
+		notifyAll(n.callbacks, &n.on.disconnect, struct{}{})
+		emit(n.bus, EvtDisconnected{})
+	}
+	p := n.peers.keep(&Peer{node: n, id: c.Peer})
+	notifyAll(n.callbacks, &n.on.peerRemoved, p)
+	notifyAll(n.callbacks, &n.peers.onRemove, p)
+	var reason error = &CloseError{Peer: c.Peer, Unwritten: c.Unwritten, Err: c.Reason}
+	notifyAll(n.callbacks, &p.onClose, reason)
+	n.callbacks.post(func() { n.peers.forget(p) })
+	emit(n.bus, EvtPeerRemoved{Peer: c.Peer, Reason: reason})
+}
+
+// wake lets those who wait for a change of the peer list look again.
+func (n *Node) wake() {
+	n.life.mu.Lock()
+	defer n.life.mu.Unlock()
+	n.life.changed.Broadcast()
+}
+
+// admitBroadcast holds broadcasts back until Start, since on a lent host they arrive from
 // New on, and handlers may be registered in between.
 func (n *Node) admitBroadcast(ctx context.Context, p peer.ID) error {
 	select {
-	case <-n.begun:
-		return n.list.Admit(ctx, p)
+	case <-n.life.begun:
+		return n.records.Admit(ctx, p)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 }
 
-func (n *Node) pending(p peer.ID) {
-	n.list.Expect(p)
-	n.drains.mu.Lock()
-	defer n.drains.mu.Unlock()
-	delete(n.drains.of, p)
-	switch {
-	case n.gate != nil:
-		n.gate.Admit(p)
-	case n.onTopic(p): // as long as it is connected, perhaps; there was no news then
-		n.driver.TopicChanged(p, true)
+// unlinked takes from the overlay that a handshake failed or a link ended.
+func (n *Node) unlinked(p peer.ID, reason error, _ bool) {
+	how := peers.Broken
+	if e, ok := errors.AsType[*discovery.LinkError](reason); ok && e.OnPurpose() {
+		how = peers.OnPurpose
 	}
+	n.records.Unlinked(p, reason, how)
 }
 
-// drain is how long pubsub keeps a peer whose link ended on purpose, so that what
-// is on its way over that link still arrives.
-const drain = 10 * time.Second
-
-// drains are the peers that pubsub is about to lose.
-type drains struct {
-	mu sync.Mutex
-	of map[ID]*time.Timer
-}
-
-// evict takes p away from pubsub: soon after a link that ended on purpose, and at
-// once after a fault.
-func (n *Node) evict(p peer.ID, reason error, was bool) {
-	if n.gate == nil {
-		return // whom a pubsub that is lent sees is not ours to say
-	}
-	if e, ok := errors.AsType[*discovery.LinkError](reason); !ok || !was || !e.OnPurpose() {
-		n.gate.Evict(p)
-		return
-	}
-	n.drains.mu.Lock()
-	defer n.drains.mu.Unlock()
-	var timer *time.Timer
-	timer = time.AfterFunc(drain, func() {
-		n.drains.mu.Lock()
-		defer n.drains.mu.Unlock()
-		if n.drains.of[p] == timer { // the link has not come back meanwhile
-			delete(n.drains.of, p)
-			n.gate.Evict(p)
-		}
-	})
-	n.drains.of[p] = timer
-}
-
-func (n *Node) linked(p peer.ID, greeting []byte) {
-	if err := n.broadcast.Link(p, greeting); err != nil {
-		n.log.Debug("greeting", "peer", p, "err", err)
-	}
-	n.list.Add(p)
-	n.watchdog.NeighborsChanged()
-	n.sources.linksChanged()
-}
-
-func (n *Node) unlinked(p peer.ID, reason error, was bool) {
-	n.evict(p, reason, was)
-	n.broadcast.Unlink(p)
-	unwritten := n.direct.Release(p, reason)
-	n.list.Remove(p, &CloseError{Peer: p, Unwritten: unwritten, Err: reason})
-	n.watchdog.NeighborsChanged()
-	n.sources.linksChanged()
-}
-
+// onTopic reports to the overlay whether pubsub sees p on the topic.
 func (n *Node) onTopic(p peer.ID) bool {
 	if n.gate == nil {
-		return n.audience.has(p)
+		// The list of a pubsub that is lent lacks the peers to which it has no stream yet.
+		return n.records.State(p).OnTopic
 	}
-	for _, x := range n.pubsub.ListPeers(n.topic) {
-		if x == p {
-			return true
-		}
-	}
-	return false
+	// The gate may have taken p away from pubsub a moment ago, which the record learns
+	// later.
+	return slices.Contains(n.pubsub.ListPeers(n.topic), p)
 }
 
-// audience are the peers of whom pubsub said that they are on the topic. Its own list
-// has none of those to whom it has no stream yet.
-type audience struct {
-	mu sync.Mutex
-	of map[ID]bool
-}
-
-func (a *audience) set(p ID, present bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if present {
-		a.of[p] = true
-	} else {
-		delete(a.of, p)
-	}
-}
-
-func (a *audience) has(p ID) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.of[p]
-}
-
-func (a *audience) list() []ID {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return slices.Collect(maps.Keys(a.of))
-}
-
-// onTopicChanged is told by pubsub of everybody who comes to the topic, or leaves it.
-func (n *Node) onTopicChanged(p peer.ID, present bool) {
-	n.audience.set(p, present)
-	n.driver.TopicChanged(p, present)
-	n.leafOnTopic(p, present)
-}
+// isGuest reports whether p has not said that it is a node.
+func (n *Node) isGuest(p peer.ID) bool { return n.records.State(p).Role != peers.Node }
 
 func (n *Node) gap(_ context.Context, g Gap) {
-	n.calls.post(func() {
-		n.onGap.each(func(f func(context.Context, Gap)) { n.calls.guard(func() { f(n.calls.ctx, g) }) })
-	})
-	n.emit(EvtGap{Gap: g})
+	notifyAll(n.callbacks, &n.on.gap, g)
+	emit(n.bus, EvtGap{Gap: g})
 }
 
 func (n *Node) seedError(e *SeedError) {
-	n.calls.post(func() {
-		n.onSeedError.each(func(f func(context.Context, *SeedError)) { n.calls.guard(func() { f(n.calls.ctx, e) }) })
-	})
-	n.emit(EvtSeedError{Err: e})
+	notifyAll(n.callbacks, &n.on.seedError, e)
+	emit(n.bus, EvtSeedError{Err: e})
 }
 
 func (n *Node) netsplit(seed string) {
 	n.driver.SeedLost(seed)
-	n.tellSeed(&n.onNetsplit, seed)
-	n.emit(EvtNetsplit{Seed: seed})
+	n.callbacks.post(func() { n.on.netsplit.call(n.callbacks, n.seed(seed)) })
+	emit(n.bus, EvtNetsplit{Seed: seed})
 }
 
 func (n *Node) resolved(seed string) {
 	n.driver.SeedHeard(seed)
-	n.tellSeed(&n.onNetsplitResolved, seed)
-	n.emit(EvtNetsplitResolved{Seed: seed})
-}
-
-func (n *Node) tellSeed(list *hooks[func(context.Context, Seed)], seed string) {
-	n.calls.post(func() {
-		s := n.seed(seed)
-		list.each(func(f func(context.Context, Seed)) { n.calls.guard(func() { f(n.calls.ctx, s) }) })
-	})
+	n.callbacks.post(func() { n.on.netsplitResolved.call(n.callbacks, n.seed(seed)) })
+	emit(n.bus, EvtNetsplitResolved{Seed: seed})
 }

@@ -23,5 +23,5 @@
 // mapped port.
 //
 // An identity is a key in memory, or a file that one node at a time can open
-// ([OpenIdentity]). [PeerList] is the list of a node's linked peers.
+// ([OpenIdentity]).
 package host

@@ -1,0 +1,48 @@
+package peers
+
+import (
+	"slices"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// list follows the changes as all others do, so that what the methods below say fits to
+// what the followers before it have done: a broadcast reaches every peer in the list.
+func (r *Registry) list(c *Change) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case c.Added():
+		r.neighbors = append(r.neighbors, c.Peer)
+	case c.Removed():
+		r.neighbors = slices.DeleteFunc(r.neighbors, func(p peer.ID) bool { return p == c.Peer })
+	}
+}
+
+// Neighbors returns the neighbors in the order in which they were added. The slice is the
+// caller's.
+func (r *Registry) Neighbors() []peer.ID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.neighbors)
+}
+
+// Has reports whether p is a neighbor.
+func (r *Registry) Has(p peer.ID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Contains(r.neighbors, p)
+}
+
+// Len returns the number of neighbors.
+func (r *Registry) Len() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.neighbors)
+}
+
+// Full reports whether there are as many neighbors as the limits allow.
+func (r *Registry) Full() bool { return r.cfg.Max >= 0 && r.Len() >= r.cfg.Max }
+
+// Sufficient reports whether there are as many neighbors as the limits want.
+func (r *Registry) Sufficient() bool { return r.Len() >= r.cfg.Min }

@@ -12,49 +12,50 @@ import (
 const (
 	// beaconInterval is how often the owner floods its beacon.
 	beaconInterval = 10 * time.Second
-	// beaconLife is how long a beacon counts that is not heard any more: three
-	// intervals and half of one.
+	// beaconLife is how long a beacon counts after it was heard: three intervals and
+	// half of one.
 	beaconLife = 35 * time.Second
-	// beaconTurn is the time over which the nodes take turns to follow an owner
-	// that is gone.
+	// beaconTurn is the time over which the nodes take turns to follow an owner that is
+	// gone.
 	beaconTurn = 5 * time.Second
-	// beaconLag is by how much the clock in two beacons of one owner may differ
-	// where both are heard: an interval, and half of one for the flood.
+	// beaconLag is how much the clocks in two beacons of one owner may differ between
+	// two nodes that both hear it: one interval, and half of one for the flood.
 	beaconLag = 15 * time.Second
-	// beaconSettle is how long a new owner is kept to oneself. A node that has just
-	// made its first link is still its own part in its own eyes, and nobody has to
-	// make room for that.
+	// beaconSettle is how long a node keeps the tag of a new owner to itself. A node
+	// that has just made its first link still believes to be a part of its own, and
+	// nobody has to make room for that.
 	beaconSettle = 2 * time.Second
-	// maxFormer bounds the owners remembered whose beacons were given up.
+	// maxFormer bounds the former owners that are remembered.
 	maxFormer = 8
 )
 
-// beacon is the tag of the part of the network this node is in. Of all nodes the
-// one with the lowest rank owns it, so that two parts which come together agree,
-// whoever began.
+// beacon is the tag of this node's part of the network. Of all nodes in a part, the one
+// with the lowest rank owns the tag. So two parts that come together agree on an owner,
+// whichever of them notices first.
 type beacon struct {
-	ownRank uint64 // own rank
-	ownSeq  uint64 // Seq of the newest own record
+	ownRank uint64
+	ownSeq  uint64 // the sequence number of this node's newest record
 
 	owner  Contact
-	rank   uint64
-	heard  time.Time // when the newest was heard
-	since  time.Time // since when it is this owner's
-	next   time.Time // of the own ones: the next flood
-	former []Tag     // the last word of owners that were given up
+	rank   uint64    // the owner's
+	heard  time.Time // when the newest beacon was heard
+	since  time.Time // when the first beacon of this owner was heard
+	next   time.Time // when to flood, if this node is the owner
+	former []Tag     // the last beacons of owners that fell silent
 }
 
 // rank orders nodes by the hash of their ids, so that their turns are spread evenly
-// whatever the form of the ids.
+// whatever the ids look like.
 func rank(id peer.ID) uint64 {
 	sum := sha256.Sum256([]byte(id))
 	return binary.BigEndian.Uint64(sum[:])
 }
 
-// Tag returns the tag of the part of the network this node is in.
+// Tag returns the tag of this node's part of the network.
 func (s *State) Tag() Tag { return Tag{s.beacon.owner.ID, s.beacon.owner.Seq} }
 
-// advertisedTag returns the tag that others are told, none while it is new.
+// advertisedTag returns the tag for messages to others. It is empty while the owner is
+// new.
 func (s *State) advertisedTag() Tag {
 	if s.now.Sub(s.beacon.since) < beaconSettle {
 		return Tag{}
@@ -62,13 +63,13 @@ func (s *State) advertisedTag() Tag {
 	return s.Tag()
 }
 
-// inOtherPart tells whether a node with tag t is in another part of the network: its
-// beacon is another one, or that of the same owner which one of us has not heard
-// for too long.
+// inOtherPart reports whether a node with tag t is in another part of the network: it
+// hears another owner, or one of the two nodes has not heard the same owner for too
+// long.
 func (s *State) inOtherPart(t Tag) bool {
 	own := s.advertisedTag()
 	if t.ID == "" || own.ID == "" {
-		return false
+		return false // one of the two does not know its part yet
 	}
 	lag := int64(t.Seq - own.Seq)
 	return t.ID != own.ID || time.Duration(max(lag, -lag)) > beaconLag
@@ -76,20 +77,22 @@ func (s *State) inOtherPart(t Tag) bool {
 
 func (s *State) isOwner() bool { return s.beacon.owner.ID == s.cfg.Self }
 
-// beaconDue returns when the beacon has to be looked at.
+// beaconDue returns when refreshBeacon has something to do; zero means never.
 func (s *State) beaconDue() time.Time {
 	if s.isOwner() {
 		if s.Degree() == 0 {
-			return time.Time{} // nobody to tell
+			return time.Time{} // nobody would hear a beacon
 		}
 		return s.beacon.next
 	}
+	// The lower the rank, the earlier the turn. So the best node follows, and the others
+	// hear of it before their own turn comes.
 	turn := time.Duration(float64(beaconTurn) * float64(s.beacon.ownRank) / (1 << 64))
 	return s.beacon.heard.Add(beaconLife + turn)
 }
 
-// refreshBeacon floods the own beacon when it is due, and takes the place of an
-// owner that is gone.
+// refreshBeacon floods this node's beacon when that is due, and makes this node the
+// owner when the present one has fallen silent.
 func (s *State) refreshBeacon(now time.Time) {
 	if due := s.beaconDue(); due.IsZero() || now.Before(due) {
 		return
@@ -99,11 +102,11 @@ func (s *State) refreshBeacon(now time.Time) {
 		s.becomeOwner(now)
 	}
 	s.beacon.next = now.Add(beaconInterval)
-	s.emit(RenewRecord{}) // the answer is flooded
+	s.emit(RenewRecord{}) // handleRecordRenewed floods the answer
 }
 
-// retireOwner remembers the owner, whose beacon is not heard any more, so that a stale one
-// does not bring it back.
+// retireOwner remembers the owner that fell silent, so that a late copy of its beacon
+// does not make it the owner again.
 func (s *State) retireOwner() {
 	s.beacon.former = append(s.beacon.former, s.Tag())
 	if len(s.beacon.former) > maxFormer {
@@ -111,7 +114,6 @@ func (s *State) retireOwner() {
 	}
 }
 
-// becomeOwner makes this node the owner.
 func (s *State) becomeOwner(now time.Time) {
 	s.setOwner(now, s.ownContact())
 	s.beacon.rank = s.beacon.ownRank
@@ -119,6 +121,7 @@ func (s *State) becomeOwner(now time.Time) {
 }
 
 func (s *State) setOwner(now time.Time, c Contact) {
+	// A new owner means that two parts met or one broke up, so the links should mix.
 	if s.beacon.owner.ID != c.ID {
 		s.beacon.since = now
 		s.swapSoon(now)
@@ -126,7 +129,7 @@ func (s *State) setOwner(now time.Time, c Contact) {
 	s.beacon.owner, s.beacon.heard = c, now
 }
 
-// handleRecordRenewed takes the own record.
+// handleRecordRenewed stores this node's new record. The owner floods it as its beacon.
 func (s *State) handleRecordRenewed(now time.Time, in RecordRenewed) {
 	s.record, s.beacon.ownSeq = in.Record, in.Seq
 	if s.isOwner() {
@@ -135,18 +138,19 @@ func (s *State) handleRecordRenewed(now time.Time, in RecordRenewed) {
 	}
 }
 
-// ownContact is this node as others are told of it.
+// ownContact returns this node's contact for messages to others.
 func (s *State) ownContact() Contact {
 	return Contact{ID: s.cfg.Self, Record: s.record, Seq: s.beacon.ownSeq}
 }
 
-// handleBeacon handles a beacon that a neighbour passed on.
+// handleBeacon handles a beacon that a neighbor passed on.
 func (s *State) handleBeacon(now time.Time, from *link, owner Contact) {
 	b := &s.beacon
 	if owner.ID == s.cfg.Self || owner.ID == "" {
-		return
+		return // this node's own beacon has come back
 	}
 	if owner.ID == b.owner.ID {
+		// Only a newer beacon is passed on, so a flood ends.
 		if owner.Seq > b.owner.Seq {
 			s.setOwner(now, owner)
 			s.floodBeacon(owner, from.ID)
@@ -155,35 +159,40 @@ func (s *State) handleBeacon(now time.Time, from *link, owner Contact) {
 	}
 	stale := func(t Tag) bool { return t.ID == owner.ID && owner.Seq <= t.Seq }
 	if slices.ContainsFunc(b.former, stale) {
-		return
+		return // an old beacon of an owner that fell silent
 	}
 	r := rank(owner.ID)
-	gone := !s.isOwner() && now.Sub(b.heard) >= beaconLife
+	silent := !s.isOwner() && now.Sub(b.heard) >= beaconLife
 	switch {
-	case gone:
-		s.retireOwner() // it was another's turn to follow
+	case silent:
+		s.retireOwner() // the other node's turn to follow came before this node's
 	case r > b.rank:
-		// Our part has a better one, which from has not heard of.
+		// This part has a better owner, which the neighbor has not heard of. It is told
+		// once per interval, or two parts would answer each other without end.
 		if now.Sub(from.beaconSentAt) >= beaconInterval {
 			s.sendBeacon(now, from)
 		}
 		return
 	case now.Sub(b.since) >= beaconLife:
-		s.book.retryLost(now) // two parts have come together
+		// Two parts that both existed for a while have come together, so the lost nodes
+		// may be in the other part.
+		s.book.retryLost(now)
 	}
 	s.setOwner(now, owner)
 	b.rank = r
 	s.floodBeacon(owner, from.ID)
 }
 
-// sendBeacon says to a neighbour which beacon is heard here.
+// sendBeacon sends the present beacon to one neighbor.
 func (s *State) sendBeacon(now time.Time, l *link) {
+	// Before its first record this node is the owner of a tag that it cannot prove.
 	if len(s.beacon.owner.Record) > 0 {
 		l.beaconSentAt = now
 		s.send(l.Contact, Beacon{Owner: s.beacon.owner})
 	}
 }
 
+// floodBeacon sends a beacon to all neighbors but one.
 func (s *State) floodBeacon(owner Contact, except peer.ID) {
 	if len(owner.Record) == 0 {
 		return

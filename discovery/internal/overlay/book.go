@@ -10,54 +10,54 @@ import (
 )
 
 const (
-	// maxKnown bounds the known addresses. In the simulation in which nineteen in
-	// twenty of a thousand nodes die in silence, 64 leave nodes behind.
+	// maxKnown bounds the known addresses. In the simulation in which 95 % of a thousand
+	// nodes die in silence, 64 left nodes behind.
 	maxKnown = 128
-	// maxLost bounds the addresses that did not answer: all known ones of the time
-	// before a cut, and as many that were tried since.
+	// maxLost bounds the lost addresses: all those known before a cut, and as many that
+	// were tried since.
 	maxLost = 256
-	// fullPause is half of the longest time before a node that had no room is
-	// asked again.
-	fullPause = 4 * time.Second
-	// isolatedAskAgain is how soon a lone node asks one again that had no room.
+	// A node that had no room is asked again after fullPause to twice that, and by a
+	// node without links after isolatedAskAgain.
+	fullPause        = 4 * time.Second
 	isolatedAskAgain = 2 * time.Second
 )
 
-// The pause before a lost address is tried again doubles, with each attempt, or
-// with each eighth for a former neighbour: that may be on the other side of a cut,
-// while another may never have been there.
+// The pauses between attempts at a lost address. A former neighbor may be on the other
+// side of a cut, so its pause grows slowly; other nodes may never have been there.
 var (
-	isolatedBackoff = backoff{time.Second, 8 * time.Second, 1} // promise 5
+	isolatedBackoff = backoff{time.Second, 8 * time.Second, 1}
 	neighborBackoff = backoff{8 * time.Second, 64 * time.Second, 8}
 	unknownBackoff  = backoff{30 * time.Second, 10 * time.Minute, 1}
 )
 
+// A backoff is a pause that doubles, up to a limit.
 type backoff struct {
 	first, last time.Duration
-	perStep     int // before it doubles
+	perStep     int // attempts before it doubles
 }
 
-func (p backoff) after(fails int) time.Duration {
-	return min(p.first<<min(max(fails-1, 0)/p.perStep, 10), p.last)
+func (b backoff) after(fails int) time.Duration {
+	return min(b.first<<min(max(fails-1, 0)/b.perStep, 10), b.last)
 }
 
-// An entry is an address we might link to.
+// An entry is the address of a node that could become a neighbor.
 type entry struct {
 	Contact
 	signedAddrs []ma.Multiaddr // those of Addrs that are in the record
-	wasNeighbor bool           // it was one
-	fails       int            // attempts in vain since it was last heard; not zero: it is lost
-	retryAt     time.Time      // no attempt before
-	lastTry     time.Time      // the last attempt
-	lastCheck   time.Time      // the last attempt or word of its own
+	wasNeighbor bool
+	fails       int       // failed attempts since it was last heard; zero for a known node
+	retryAt     time.Time // no attempt before
+	lastTry     time.Time
+	lastCheck   time.Time // the last check, or the last message of its own
 }
 
-// A book holds the known and the lost addresses in the order they came: slices,
-// since order must not depend on a map, and so few are searched quickly.
+// A book holds the addresses of other nodes: the known ones, which are believed to live,
+// and the lost ones, which did not answer or were neighbors that went away. Both are
+// slices in the order of their arrival, so that nothing depends on the order of a map.
 //
-// What others tell adds to the known and never moves an address from lost to
-// known: otherwise nodes would tell each other for ever of the dead. Only the node
-// itself does.
+// Hearsay adds to the known addresses, but it never moves an address from lost to known:
+// only a message of the node itself does. Otherwise the living would tell each other of
+// the dead for ever.
 type book struct {
 	self  peer.ID
 	rand  *rand.Rand
@@ -85,10 +85,11 @@ func (b *book) find(id peer.ID) *entry {
 	return findEntry(b.lost, id)
 }
 
-// update takes what is newer in c.
+// update replaces what c has in a newer form.
 func (e *entry) update(c Contact) {
 	if len(c.Record) > 0 && c.Seq >= e.Seq {
 		e.Record, e.Seq = c.Record, c.Seq
+		// No address of a new record may be dialable from here; the old ones may still work.
 		if len(c.Addrs) > 0 {
 			e.Addrs, e.signedAddrs = c.Addrs, c.Addrs
 		}
@@ -97,7 +98,8 @@ func (e *entry) update(c Contact) {
 	case len(e.Addrs) == 0:
 		e.Addrs = c.Addrs
 	case len(c.Record) == 0 && len(c.Addrs) > 0:
-		// Whoever says it, on the local network or in a rendezvous, may be wrong.
+		// Unsigned addresses, from the local network or a rendezvous, may be wrong, so
+		// the signed ones are kept beside them.
 		e.Addrs = slices.Clone(c.Addrs)
 		for _, a := range e.signedAddrs {
 			if !ma.Contains(e.Addrs, a) {
@@ -107,10 +109,10 @@ func (e *entry) update(c Contact) {
 	}
 }
 
-// learn remembers what somebody tells of another node.
+// learn remembers a contact that somebody told of.
 func (b *book) learn(c Contact) {
 	if c.ID == b.self || c.ID == "" || len(c.Record) == 0 && len(c.Addrs) == 0 {
-		return
+		return // this node itself, or nothing to dial
 	}
 	if e := b.find(c.ID); e != nil {
 		e.update(c)
@@ -122,8 +124,7 @@ func (b *book) learn(c Contact) {
 	b.addKnown(e)
 }
 
-// markAlive notes that c itself was heard, and has moved it to the known ones if it
-// can be dialled.
+// markAlive notes a message of c itself, and moves c to the known addresses.
 func (b *book) markAlive(c Contact, now time.Time) {
 	if e := findEntry(b.lost, c.ID); e != nil {
 		b.lost = slices.DeleteFunc(b.lost, func(x *entry) bool { return x == e })
@@ -135,7 +136,8 @@ func (b *book) markAlive(c Contact, now time.Time) {
 	}
 }
 
-// addKnown makes room for e at the cost of a random other one, as HyParView does.
+// addKnown adds e, and evicts a random known address if there are too many, as HyParView
+// does.
 func (b *book) addKnown(e *entry) {
 	if len(b.known) >= maxKnown {
 		i := b.rand.IntN(len(b.known))
@@ -144,7 +146,7 @@ func (b *book) addKnown(e *entry) {
 	b.known = append(b.known, e)
 }
 
-// markNeighbor notes that c is a neighbour now.
+// markNeighbor notes that c is a neighbor now.
 func (b *book) markNeighbor(c Contact, now time.Time) {
 	b.markAlive(c, now)
 	if e := b.findKnown(c.ID); e != nil {
@@ -152,9 +154,9 @@ func (b *book) markNeighbor(c Contact, now time.Time) {
 	}
 }
 
-// markFailed notes an attempt in vain, or the loss of a neighbour: the address is lost
-// until it is heard again. vary spreads the next attempt.
-func (b *book) markFailed(id peer.ID, now time.Time, vary func(time.Duration) time.Duration) {
+// markFailed notes a failed attempt, or the loss of a neighbor: the address is lost until
+// the node is heard again. spread varies the pause before the next attempt.
+func (b *book) markFailed(id peer.ID, now time.Time, spread func(time.Duration) time.Duration) {
 	e := b.findKnown(id)
 	if e != nil {
 		b.known = slices.DeleteFunc(b.known, func(x *entry) bool { return x == e })
@@ -170,18 +172,19 @@ func (b *book) markFailed(id peer.ID, now time.Time, vary func(time.Duration) ti
 	if e.wasNeighbor {
 		pause = neighborBackoff
 	}
-	e.retryAt = now.Add(vary(pause.after(e.fails)))
+	e.retryAt = now.Add(spread(pause.after(e.fails)))
 }
 
-// retryLost lets all lost ones be tried again, as fast as that is allowed, and the first
-// attempts in vain count for nothing.
+// retryLost lets all lost addresses be tried again within a second, in random order, and
+// forgets all failed attempts but the first.
 func (b *book) retryLost(now time.Time) {
 	for _, e := range b.lost {
-		e.fails, e.retryAt = 1, now.Add(time.Duration(b.rand.Int64N(int64(time.Second)))) // in random order
+		e.fails, e.retryAt = 1, now.Add(time.Duration(b.rand.Int64N(int64(time.Second))))
 	}
 }
 
-// evictLost makes room among the lost: who failed most goes, strangers first.
+// evictLost removes one lost address: the one with the most failed attempts, and former
+// neighbors last.
 func (b *book) evictLost() {
 	worst := 0
 	for i, e := range b.lost {
@@ -194,12 +197,13 @@ func (b *book) evictLost() {
 }
 
 func (b *book) remove(id peer.ID) {
-	gone := func(e *entry) bool { return e.ID == id }
-	b.known = slices.DeleteFunc(b.known, gone)
-	b.lost = slices.DeleteFunc(b.lost, gone)
+	match := func(e *entry) bool { return e.ID == id }
+	b.known = slices.DeleteFunc(b.known, match)
+	b.lost = slices.DeleteFunc(b.lost, match)
 }
 
-// dueKnown returns the known ones that may be asked for a link now, in random order.
+// dueKnown returns the usable known addresses that may be asked for a link now, in
+// random order.
 func (b *book) dueKnown(now time.Time, usable func(*entry) bool) (list []*entry) {
 	for _, e := range b.known {
 		if !now.Before(e.retryAt) && usable(e) {
@@ -210,18 +214,19 @@ func (b *book) dueKnown(now time.Time, usable func(*entry) bool) (list []*entry)
 	return list
 }
 
-// isolatedRetryAt returns when a node without links may ask e.
+// isolatedRetryAt returns when a node without links may ask e again.
 func (e *entry) isolatedRetryAt() time.Time {
 	switch {
 	case e.lastTry.IsZero():
 		return time.Time{}
 	case e.fails > 0:
-		return e.lastTry.Add(isolatedBackoff.after(e.fails - 1)) // the first was no attempt of the lone node
+		// The first failure made the address lost; it was no attempt of the isolated node.
+		return e.lastTry.Add(isolatedBackoff.after(e.fails - 1))
 	}
 	return e.lastTry.Add(isolatedAskAgain)
 }
 
-// retryAll lets everybody be tried again at once.
+// retryAll lets a node that has become isolated try all addresses at once.
 func (b *book) retryAll() {
 	for _, list := range [][]*entry{b.known, b.lost} {
 		for _, e := range list {
@@ -230,25 +235,26 @@ func (b *book) retryAll() {
 	}
 }
 
-// hasUntried tells whether somebody was not asked since the node is alone.
+// hasUntried reports whether a usable address was not tried since retryAll.
 func (b *book) hasUntried(usable func(*entry) bool) bool {
-	fresh := func(e *entry) bool { return e.lastTry.IsZero() && usable(e) }
-	return slices.ContainsFunc(b.known, fresh) || slices.ContainsFunc(b.lost, fresh)
+	untried := func(e *entry) bool { return e.lastTry.IsZero() && usable(e) }
+	return slices.ContainsFunc(b.known, untried) || slices.ContainsFunc(b.lost, untried)
 }
 
-// dueIsolated returns all that a lone node may ask now: the known in random order, then
-// the lost, former neighbours and those whose last attempt is longest ago first.
+// dueIsolated returns the addresses that a node without links may ask now: the known
+// ones in random order, and then the lost ones. Of those, former neighbors come first,
+// and then those that were tried the longest ago.
 func (b *book) dueIsolated(now time.Time, usable func(*entry) bool) (list []*entry) {
-	rested := func(e *entry) bool { return !now.Before(e.isolatedRetryAt()) && usable(e) }
+	due := func(e *entry) bool { return !now.Before(e.isolatedRetryAt()) && usable(e) }
 	for _, e := range b.known {
-		if rested(e) {
+		if due(e) {
 			list = append(list, e)
 		}
 	}
 	b.rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 	known := len(list)
 	for _, e := range b.lost {
-		if rested(e) {
+		if due(e) {
 			list = append(list, e)
 		}
 	}
@@ -261,17 +267,18 @@ func (b *book) dueIsolated(now time.Time, usable func(*entry) bool) (list []*ent
 	return list
 }
 
-// stalestKnown returns the known one of which nothing was heard for longest.
-func (b *book) stalestKnown(usable func(*entry) bool) (worst *entry) {
+// stalestKnown returns the usable known node that has not been heard for the longest
+// time, or nil.
+func (b *book) stalestKnown(usable func(*entry) bool) (stalest *entry) {
 	for _, e := range b.known {
-		if usable(e) && (worst == nil || e.lastCheck.Before(worst.lastCheck)) {
-			worst = e
+		if usable(e) && (stalest == nil || e.lastCheck.Before(stalest.lastCheck)) {
+			stalest = e
 		}
 	}
-	return worst
+	return stalest
 }
 
-// nextLost returns the lost one that should be tried first.
+// nextLost returns the usable lost node whose next attempt is due first, or nil.
 func (b *book) nextLost(usable func(*entry) bool) (first *entry) {
 	for _, e := range b.lost {
 		if usable(e) && (first == nil || e.retryAt.Before(first.retryAt)) {
@@ -281,7 +288,7 @@ func (b *book) nextLost(usable func(*entry) bool) (first *entry) {
 	return first
 }
 
-// earlier returns the earlier of two times, of which zero means never.
+// earlier returns the earlier of two times. Zero means never.
 func earlier(a, b time.Time) time.Time {
 	if a.IsZero() || (!b.IsZero() && b.Before(a)) {
 		return b

@@ -7,24 +7,24 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// This file finds nodes that are not neighbours: whoever knows the target's address,
-// and every node knows up to 128, is soon met by a few random walks.
+// This file finds nodes that are not neighbors. Each node knows up to 128 addresses, so
+// a few random walks soon meet a node that knows the address of the target.
 
 const (
 	maxTTL = 16
-	// maxPath is the longest way a message is answered on.
+	// maxPath is the longest path of a message that is answered along its path.
 	maxPath = maxTTL + 1
-	// answerPause is how long the next round waits when an answer has come, as it
-	// may turn out to be out of date.
+	// answerPause is how long the next round waits after an answer, which may turn out
+	// to be out of date.
 	answerPause = 3 * time.Second
 	maxSearches = 64 // at once; others wait for their turn
 )
 
-// rounds are the walks of a search: a handful, then as many as it takes to ask nearly
-// all of some thousands.
+// rounds are the walks of a search: first a handful, then enough to ask nearly all of
+// several thousand nodes.
 var rounds = []struct {
 	walks, ttl int
-	wait       time.Duration // until the next
+	wait       time.Duration // until the next round
 }{
 	{3, 4, 750 * time.Millisecond},
 	{4, 8, 1250 * time.Millisecond},
@@ -33,14 +33,15 @@ var rounds = []struct {
 	{8, 16, 2 * time.Second},
 }
 
+// findState is a Find that is under way.
 type findState struct {
 	target peer.ID
 	token  uint64
 	round  int
-	next   time.Time
+	next   time.Time // the next round
 }
 
-// startFind begins a search.
+// startFind answers a Find with what this node knows itself, and begins a search.
 func (s *State) startFind(now time.Time, in Find) {
 	if l := s.link(in.Target); l != nil && l.phase == linked {
 		s.emit(Located{Token: in.Token, Contact: l.Contact, Done: true})
@@ -51,13 +52,15 @@ func (s *State) startFind(now time.Time, in Find) {
 		s.emit(Located{Token: in.Token, Done: true})
 		return
 	}
-	if s.Degree() == 0 { // nobody to ask
+	if s.Degree() == 0 {
+		// There is nobody to ask, so the address in the book is the only answer.
 		s.emit(Located{Token: in.Token, Contact: e.Contact, Done: true})
 		return
 	}
 	x := &findState{target: in.Target, token: in.Token, next: now}
 	if e != nil {
 		s.emit(Located{Token: in.Token, Contact: e.Contact})
+		// A known address is likely to be good; a lost one is not worth waiting for.
 		if e.fails == 0 {
 			x.next = now.Add(answerPause)
 		}
@@ -65,7 +68,6 @@ func (s *State) startFind(now time.Time, in Find) {
 	s.searches = append(s.searches, x)
 }
 
-// endFind ends a search.
 func (s *State) endFind(token uint64) {
 	s.searches = slices.DeleteFunc(s.searches, func(x *findState) bool { return x.token == token })
 }
@@ -85,21 +87,23 @@ func (s *State) sendLookups(now time.Time) {
 		x.round++
 		x.next = now.Add(r.wait)
 		m := Lookup{Path: []peer.ID{s.cfg.Self}, TTL: r.ttl, Token: x.token, Target: x.target, Origin: s.ownContact()}
-		var ups []*link
+		var neighbors []*link
 		for _, l := range s.links {
 			if l.phase == linked {
-				ups = append(ups, l)
+				neighbors = append(neighbors, l)
 			}
 		}
-		s.cfg.Rand.Shuffle(len(ups), func(i, j int) { ups[i], ups[j] = ups[j], ups[i] })
-		for i := range min(r.walks, len(ups)*2) {
-			s.send(ups[i%len(ups)].Contact, m)
+		s.cfg.Rand.Shuffle(len(neighbors), func(i, j int) { neighbors[i], neighbors[j] = neighbors[j], neighbors[i] })
+		// At most two walks per neighbor, which limits the walks that it passes on.
+		for i := range min(r.walks, len(neighbors)*2) {
+			s.send(neighbors[i%len(neighbors)].Contact, m)
 		}
 	}
 }
 
 func (s *State) activeSearches() []*findState { return s.searches[:min(len(s.searches), maxSearches)] }
 
+// lookupsDue returns when sendLookups has something to do; zero means never.
 func (s *State) lookupsDue() (t time.Time) {
 	for _, x := range s.activeSearches() {
 		t = earlier(t, x.next)
@@ -107,15 +111,17 @@ func (s *State) lookupsDue() (t time.Time) {
 	return t
 }
 
-// handleLookup handles a Lookup: answers it, or passes it on.
+// handleLookup answers a Lookup or passes it on.
 func (s *State) handleLookup(now time.Time, l *link, m Lookup) {
+	// A lookup travels over links only, and its origin must be the node where its path
+	// begins, so that nobody can have a third node called back.
 	if l == nil || l.phase != linked || !s.validPath(m.Path, l.ID) || m.Origin.ID != m.Path[0] || !l.allowWalk(now, lookupCost) {
 		return
 	}
 	answer := func(c Contact) { s.send(l.Contact, Found{Path: m.Path[:len(m.Path)-1], Token: m.Token, Target: c}) }
 	if m.Target == s.cfg.Self {
 		answer(s.ownContact())
-		s.emit(DialBack{To: m.Origin})
+		s.emit(DialBack{To: m.Origin}) // in case the origin cannot dial this node
 		return
 	}
 	pass := func(to *link) {
@@ -123,7 +129,7 @@ func (s *State) handleLookup(now time.Time, l *link, m Lookup) {
 		s.send(to.Contact, m)
 	}
 	if t := s.link(m.Target); t != nil && t.phase == linked {
-		pass(t) // it knows best, and may have to call back
+		pass(t) // the target knows its addresses best, and can dial back
 		return
 	}
 	if e := s.book.findKnown(m.Target); e != nil && len(e.Record) > 0 {
@@ -135,6 +141,8 @@ func (s *State) handleLookup(now time.Time, l *link, m Lookup) {
 	}
 }
 
+// handleFound passes an answer on along the path of its Lookup. At the origin it reports
+// the answer to the driver.
 func (s *State) handleFound(now time.Time, l *link, m Found) {
 	if len(m.Path) > 0 {
 		if next := s.returnHop(l, m.Path); next != nil {
@@ -144,6 +152,7 @@ func (s *State) handleFound(now time.Time, l *link, m Found) {
 		return
 	}
 	for _, x := range s.searches {
+		// An answer to another question is dropped: nobody can fill the book this way.
 		if x.token == m.Token && x.target == m.Target.ID {
 			x.next = now.Add(answerPause)
 			s.book.learn(m.Target)

@@ -146,7 +146,7 @@ func TestLookupsAreBounded(t *testing.T) {
 		m := Lookup{Path: way("oa"), TTL: 3, Target: "z", Origin: node("o")}
 		passed += len(c.feed(Received{From: Contact{ID: "a"}, Message: m}))
 	}
-	if want := walkBurst * 4; passed != want {
+	if want := walkBurst / lookupCost; passed != want {
 		t.Errorf("%d lookups passed on, want %d", passed, want)
 	}
 }

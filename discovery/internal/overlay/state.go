@@ -9,169 +9,75 @@ import (
 )
 
 const (
-	// keepaliveInterval is half of what a half link may live, ten seconds.
-	keepaliveInterval = 5 * time.Second
-	// silenceTimeout ends a link: two keepalives missed, and half an interval of patience.
-	silenceTimeout = 12500 * time.Millisecond
-	// requestTimeout bounds a request: a dial of five seconds and the answer.
-	requestTimeout = 7 * time.Second
-	// suspectTimeout is the silence after which a neighbour no longer counts when others
-	// are looked for: one keepalive missed, and half an interval of patience. The
-	// link itself stays.
-	suspectTimeout = 7500 * time.Millisecond
-	// hedgeDelay is how long a request holds back the next one: a node that lives has
-	// answered by then, one that is gone takes the five seconds of a dial.
-	hedgeDelay = time.Second
-	// maxDials bounds the nodes asked at once (the overlay research, section B).
-	maxDials = 8
-	// MaxDials is how many a node without links asks at once, until it has asked
-	// everybody it knows: where nineteen in twenty of a thousand have died in silence,
-	// eight at a time, of which each may take five seconds, leave nodes alone for two
-	// minutes.
-	MaxDials = 24
-	// acceptTimeout bounds what follows an Accept. Less than the ten seconds of
-	// promise 1, as the other side may have just begun to count.
-	acceptTimeout = 5 * time.Second
-	// probeInterval is how often pubsub is asked for a peer whose joining it has
-	// not reported.
-	probeInterval = 300 * time.Millisecond
-	// offTopicTimeout is how long a linked peer may be off the topic.
-	offTopicTimeout = 3 * time.Second
-	// relinkCooldown is how long a pair that parted without a fault stays apart.
-	relinkCooldown = 30 * time.Second
-	// maxOverflow is how far beyond max a lone node is taken in.
-	maxOverflow = 2
-	// handoverDelay is half of the longest time that passes before a node which is
-	// over max sheds a link, so that its neighbours do not all do so at once.
-	handoverDelay = 500 * time.Millisecond
-	// handoverInterval is how long one neighbour has to follow a handover before
-	// another is asked; after handoverLimit any that can spare the link may leave, and
-	// after four times that one is left.
-	handoverInterval = 2 * time.Second
-	handoverPatience = 5 * time.Second
-	// degreeDelay is how soon neighbours are told of a new number of links.
-	degreeDelay = 100 * time.Millisecond
-	// sleepThreshold is how late our own timer must be before we think that we, not they,
-	// were away; grace is what the others then get to be heard.
+	// sleepThreshold is how late a timer of this node must be for the node to assume
+	// that it was away itself, and not the others. wakeGrace is how long the others
+	// then have to be heard.
 	sleepThreshold = 6 * time.Second
 	wakeGrace      = keepaliveInterval + time.Second
-	// redirectSize is how many addresses a refusal names (Cyclon and the overlay
-	// research use 8 as the length of an exchange).
+	// redirectSize is how many contacts an answer names (Cyclon exchanges 8).
 	redirectSize = 8
-	// walkTTL is the active random walk length of HyParView, walks how many are
-	// sent at once.
-	walkTTL       = 6
-	walksPerRound = 2
-	// maxVainRounds is how many rounds of walks may find nothing before the end of a
-	// walk has to make room.
-	maxVainRounds = 2
-	// maxVainRequests is the same for requests that full nodes refused.
-	maxVainRequests = 4
-	// One neighbour may have us pass on walkRate walks a second and walkBurst at
-	// once; a lookup counts as lookupCost of one.
-	walkRate   = 8
-	walkBurst  = 16
-	lookupCost = 0.25
-	// After maxRefusals by full nodes the next one is asked after refusalPause
-	// (threats T13), by a node without links after refusalPauseLone.
-	maxRefusals          = 8
-	refusalPause         = 2 * time.Second
-	isolatedRefusalPause = 250 * time.Millisecond
 )
 
-// Config is what a State needs to know. All fields but Min, Max and Seeds are
-// required.
+// Config configures a State. All fields but Min, Max and Seeds are required.
 type Config struct {
 	Self    peer.ID
 	Session Session
 	Network string
-	// Min and Max bound the number of links. A negative Max means no bound.
+	// Min and Max bound the number of links. Zero means none. A negative Max means
+	// that there is no upper bound.
 	Min, Max int
-	// Seeds is the number of seeds, which are known by their index.
+	// Seeds is the number of seeds. Inputs and outputs name a seed by its index.
 	Seeds int
 	Rand  *rand.Rand
 }
 
-// A State is the membership protocol of one node. It performs no I/O and reads
-// no clock. One goroutine at a time may use it.
+// A State is the membership protocol of one node. It performs no I/O and reads no
+// clock. One goroutine at a time may use it.
 type State struct {
 	cfg     Config
-	record  []byte // own signed peer record
-	started time.Time
-	now     time.Time // of the present step
+	record  []byte    // this node's signed peer record
+	started time.Time // the first step
+	now     time.Time // the present step
 	nextDue time.Time // when the next step was due
 	closed  bool
+	outputs []Output // of the present step
 
-	links    []*link // in the order of the handshakes
+	// Links, and the addresses of other nodes.
+	links    []*link // in the order of their handshakes
 	book     book
 	partings []parting
+
+	// Each of these has its own file.
 	seeds    []*seedState
 	beacon   beacon
 	shuffles shuffleState
 	swaps    swapState
 	searches []*findState
 
-	seedRound     int       // attempts since alone
-	nextSeedRound time.Time // next attempt at all seeds; zero while not alone
-	nextWalks     time.Time // next round of walks
-	vainRounds    int       // rounds since the last new link
-	refusals      float64   // since the last new link, less what time has forgiven
-	lastRefusal   time.Time // the last
-	refusalsInRow int       // since the last new link
-	overSince     time.Time // since when there are more than max links
-	nextHandover  time.Time // next handover
-	handoverAsked []peer.ID // who was asked to take over in this round
-	outputs       []Output
+	// The way back of a node without links.
+	seedRound     int       // attempts at all seeds since the last link ended
+	nextSeedRound time.Time // zero while the node has links
+
+	// The search for more links. All but the times are reset by a new link.
+	nextWalks     time.Time
+	vainRounds    int     // rounds of walks that found nothing
+	refusals      float64 // less those that are old enough to be forgiven
+	lastRefusal   time.Time
+	refusalsInRow int
+
+	// Too many links; see shedLinks.
+	overSince     time.Time // zero while there are at most Max links
+	nextHandover  time.Time
+	handoverAsked []peer.ID // the neighbors asked in this round
 }
 
-// A parting is a pair that parted without a fault.
+// A parting is the end of a link without a fault.
 type parting struct {
 	id peer.ID
 	at time.Time
 }
 
-// phase of a link.
-type phase uint8
-
-const (
-	requested phase = iota // we sent a request
-	accepted               // both agreed; waiting for the topic
-	linked                 // linked
-)
-
-type link struct {
-	Contact
-	phase    phase
-	since    time.Time // of the phase
-	wanted   bool      // wanted beyond min
-	overflow bool      // wanted beyond max
-	dialed   bool      // we asked, so it can be reached
-	urgent   bool      // asked for so
-	manual   bool      // the user wants it
-
-	session         Session
-	degree          int
-	heard           time.Time
-	nextKeepalive   time.Time // next keepalive
-	peerStamp       time.Duration
-	peerStampAt     time.Time // when stamp came
-	rtt             time.Duration
-	onTopic         bool
-	offTopicSince   time.Time
-	nextProbe       time.Time
-	readySent       bool
-	peerReady       *Ready    // the peer's, once it came
-	tokens          []uint64  // of Adds that wait for this link
-	replaces        peer.ID   // whom to leave when this link is up: a handover
-	leavingReplaced bool      // leaving gets another neighbour
-	swap            bool      // part of a swap: leaving is left for this link, or gets another in return
-	leaving         Contact   // of who was asked: the neighbour that the asker leaves
-	beaconSentAt    time.Time // when it was last told of a better beacon
-	passed          float64   // walks passed on for it, less what time has forgiven
-	passedAt        time.Time
-}
-
-// New returns a State that has seen nothing yet. Call Step with a Tick to begin.
+// New returns a State without links. To begin, call Step with a Tick.
 func New(cfg Config) *State {
 	s := &State{cfg: cfg, book: book{self: cfg.Self, rand: cfg.Rand}}
 	for range cfg.Seeds {
@@ -186,7 +92,8 @@ func New(cfg Config) *State {
 // Degree returns the number of links.
 func (s *State) Degree() int { return s.count(linked) }
 
-// RTT returns the last round trip time measured on the link to id, or zero.
+// RTT returns the last round trip time measured on the link to id. It is zero if there
+// is no such link, or no measurement yet.
 func (s *State) RTT(id peer.ID) time.Duration {
 	if l := s.link(id); l != nil {
 		return l.rtt
@@ -194,7 +101,7 @@ func (s *State) RTT(id peer.ID) time.Duration {
 	return 0
 }
 
-// Known returns the contacts of neighbours and the known addresses.
+// Known returns the contacts of the neighbors and of the nodes believed to live.
 func (s *State) Known() (list []Contact) {
 	for _, l := range s.links {
 		if l.phase == linked && s.book.findKnown(l.ID) == nil {
@@ -207,25 +114,26 @@ func (s *State) Known() (list []Contact) {
 	return list
 }
 
-// NetworkView is what a node knows of the part of the network it is in.
+// A NetworkView is what a node knows of its part of the network.
 type NetworkView struct {
-	Links int // neighbours
-	Known int // nodes known and believed to live, neighbours among them
-	Lost  int // nodes that did not answer, and are tried now and then
+	Links int // neighbors
+	Known int // nodes believed to live, neighbors included
+	Lost  int // nodes that did not answer; they are tried now and then
 	Tag   Tag
-	Since time.Time // since when the tag is that node's
+	Since time.Time // when the present owner of the tag was first heard
 }
 
-// View returns what is known of the network.
+// View returns what this node knows of its part of the network.
 func (s *State) View() NetworkView {
 	return NetworkView{Links: s.Degree(), Known: len(s.Known()), Lost: len(s.book.lost), Tag: s.Tag(), Since: s.beacon.since}
 }
 
-// Step feeds one input to the protocol and returns what has to be done. now must
-// not go back. The result is valid until the next call.
+// Step feeds one input to the protocol and returns what the driver has to do. The time
+// now must not go back. The result is valid until the next call.
 func (s *State) Step(now time.Time, in Input) []Output {
 	s.outputs = s.outputs[:0]
 	if s.closed {
+		// Every Add is promised an Added, even after Close.
 		if add, ok := in.(Add); ok {
 			s.emit(Added{Token: add.Token, Peer: add.Contact.ID, Reason: ReasonClosed})
 		}
@@ -233,8 +141,10 @@ func (s *State) Step(now time.Time, in Input) []Output {
 	}
 	if s.started.IsZero() {
 		s.started = now
-		s.becomeOwner(now)
+		s.becomeOwner(now) // a node that knows nobody is a part of its own
 	}
+	// The driver calls at nextDue at the latest. If it is much later than that, this
+	// process was suspended, and the silence of the others is no sign of their death.
 	if !s.nextDue.IsZero() && now.Sub(s.nextDue) > sleepThreshold {
 		s.forgiveSilence(now)
 	}
@@ -252,6 +162,7 @@ func (s *State) handle(now time.Time, in Input) {
 	case Unreachable:
 		s.handleUnreachable(now, in.Peer, in.Reason)
 	case Disconnected:
+		// A request that is under way dials by itself and has its own timeout.
 		if l := s.link(in.Peer); l != nil && l.phase != requested {
 			s.endLink(now, l, ReasonGone)
 		}
@@ -300,30 +211,14 @@ func (s *State) handle(now time.Time, in Input) {
 	s.sendLookups(now)
 }
 
-// Next returns when Step has to be called with a Tick at the latest, given the
-// time of the last step. Zero means never.
+// Next returns when Step has to be called with a Tick at the latest, given the time of
+// the last step. Zero means never.
 func (s *State) Next(now time.Time) (t time.Time) {
 	if s.closed {
 		return t
 	}
 	for _, l := range s.links {
-		switch l.phase {
-		case requested:
-			t = earlier(t, l.since.Add(requestTimeout))
-		case accepted:
-			t = earlier(t, l.since.Add(acceptTimeout))
-			if !l.onTopic {
-				t = earlier(t, l.nextProbe)
-			}
-		case linked:
-			t = earlier(t, earlier(l.nextKeepalive, l.heard.Add(silenceTimeout)))
-			if !l.suspect(now) {
-				t = earlier(t, l.heard.Add(suspectTimeout))
-			}
-			if !l.offTopicSince.IsZero() {
-				t = earlier(t, l.offTopicSince.Add(offTopicTimeout))
-			}
-		}
+		t = earlier(t, l.due(now))
 	}
 	t = earlier(t, s.seedsDue())
 	t = earlier(t, s.requestsDue(now))
@@ -332,16 +227,53 @@ func (s *State) Next(now time.Time) (t time.Time) {
 	}
 	t = earlier(t, s.shufflesDue())
 	if s.Degree() > 0 {
-		t = earlier(t, s.swaps.next)
+		t = earlier(t, s.swaps.next) // without links there is nothing to swap
 	}
 	t = earlier(t, s.beaconDue())
 	return earlier(t, s.lookupsDue())
+}
+
+// forgiveSilence is called after this machine was asleep: the others get time to be
+// heard, and all pauses begin anew.
+func (s *State) forgiveSilence(now time.Time) {
+	for _, l := range s.links {
+		// Each link ends wakeGrace from now unless the neighbor is heard.
+		if limit := now.Add(wakeGrace - silenceTimeout); l.heard.Before(limit) {
+			l.heard = limit
+		}
+		l.nextKeepalive = now
+		if l.phase != linked {
+			l.since = now
+		}
+		if !l.offTopicSince.IsZero() {
+			l.offTopicSince = now
+		}
+	}
+	if !s.nextSeedRound.IsZero() {
+		s.startRejoin(now)
+	}
+	for i := range s.shuffles.checks {
+		s.shuffles.checks[i].at = now
+	}
+	for _, list := range [][]*entry{s.book.known, s.book.lost} {
+		for _, e := range list {
+			e.retryAt = now
+		}
+	}
+	for _, x := range s.seeds {
+		x.tries, x.next = 0, now
+	}
+	// The owner of the tag gets one interval to be heard before others follow it.
+	if limit := now.Add(beaconInterval + wakeGrace - beaconLife); s.beacon.heard.Before(limit) {
+		s.beacon.heard = limit
+	}
 }
 
 func (s *State) emit(o Output) { s.outputs = append(s.outputs, o) }
 
 func (s *State) send(to Contact, m Message) { s.emit(Send{To: to, Message: m}) }
 
+// link returns the link to id in any phase, or nil.
 func (s *State) link(id peer.ID) *link {
 	for _, l := range s.links {
 		if l.ID == id {
@@ -360,13 +292,7 @@ func (s *State) count(p phase) (n int) {
 	return n
 }
 
-// suspect tells whether the neighbour has been silent for so long that it may be
-// gone.
-func (l *link) suspect(now time.Time) bool {
-	return l.phase == linked && now.Sub(l.heard) >= suspectTimeout
-}
-
-// healthy is the number of links that are not suspect.
+// healthy returns the number of links that are not suspect.
 func (s *State) healthy() (n int) {
 	for _, l := range s.links {
 		if l.phase == linked && !l.suspect(s.now) {
@@ -376,15 +302,31 @@ func (s *State) healthy() (n int) {
 	return n
 }
 
-// occupied is the number of places taken: links and those about to be, but not links to
-// suspects.
+// occupied returns the number of places taken: links and accepted links. Links to
+// suspects do not count.
 func (s *State) occupied() int { return s.healthy() + s.count(accepted) }
 
-// pickNeighbor returns a random neighbour of those that f accepts, or nil.
-func (s *State) pickNeighbor(f func(*link) bool) *link {
+// hasRoom reports whether a place is free, counted up to Max+extra. A link to a suspect
+// counts as free as long as all links together stay within Max+maxOverflow.
+func (s *State) hasRoom(extra int) bool {
+	if s.cfg.Max < 0 {
+		return true
+	}
+	// A user who asks for no links gets none, not even for an isolated node.
+	if s.cfg.Max == 0 {
+		return false
+	}
+	return s.occupied() < s.cfg.Max+extra && s.Degree()+s.count(accepted) < s.cfg.Max+maxOverflow
+}
+
+// isolated reports whether the node has no link, although it may have one.
+func (s *State) isolated() bool { return s.cfg.Max != 0 && s.healthy() == 0 }
+
+// pickNeighbor returns a random neighbor that accept accepts, or nil.
+func (s *State) pickNeighbor(accept func(*link) bool) *link {
 	var list []*link
 	for _, l := range s.links {
-		if l.phase == linked && f(l) {
+		if l.phase == linked && accept(l) {
 			list = append(list, l)
 		}
 	}
@@ -394,69 +336,22 @@ func (s *State) pickNeighbor(f func(*link) bool) *link {
 	return list[s.cfg.Rand.IntN(len(list))]
 }
 
-// hasRoom tells whether a place is free, counted up to max+extra. Those that
-// suspects take count as free as long as all together stay within max+over.
-func (s *State) hasRoom(extra int) bool {
-	if s.cfg.Max < 0 {
-		return true
-	}
-	if s.cfg.Max == 0 {
-		return false // zero means zero, also for lone nodes
-	}
-	return s.occupied() < s.cfg.Max+extra && s.Degree()+s.count(accepted) < s.cfg.Max+maxOverflow
+// randomNeighbor returns a random neighbor other than those in except, or nil.
+func (s *State) randomNeighbor(except ...peer.ID) *link {
+	return s.pickNeighbor(func(l *link) bool { return !slices.Contains(except, l.ID) })
 }
 
-// handleAdd asks for a link on the user's wish.
-func (s *State) handleAdd(now time.Time, in Add) {
-	fail := func(why Reason) { s.emit(Added{Token: in.Token, Peer: in.Contact.ID, Reason: why}) }
-	if in.Contact.ID == s.cfg.Self {
-		fail(ReasonSelf)
-		return
-	}
-	l := s.link(in.Contact.ID)
-	switch {
-	case l != nil && l.phase == linked:
-		fail(ReasonNone)
-	case l != nil:
-		l.tokens = append(l.tokens, in.Token)
-	case !s.hasRoom(0):
-		fail(ReasonFull)
-	default:
-		s.book.learn(in.Contact)
-		l = s.sendRequest(now, in.Contact, Request{Manual: true})
-		l.manual = true
-		l.tokens = append(l.tokens, in.Token)
-	}
-}
-
-// requestLink sends a request for a link.
-func (s *State) requestLink(now time.Time, to Contact, urgent bool) *link {
-	return s.sendRequest(now, to, Request{Urgent: urgent})
-}
-
-// sendRequest sends m with what every request has.
-func (s *State) sendRequest(now time.Time, to Contact, m Request) *link {
-	if e := s.book.find(to.ID); e != nil {
-		e.lastTry = now
-	}
-	l := &link{Contact: to, phase: requested, since: now, dialed: true, urgent: m.Urgent}
-	s.links = append(s.links, l)
-	m.Session, m.Network, m.Record, m.Degree, m.Tag = s.cfg.Session, s.cfg.Network, s.record, s.occupied(), s.advertisedTag()
-	s.send(to, m)
-	return l
-}
-
-// sampleContacts returns up to n contacts that have a record, of neighbours and known nodes
-// alike, in random order.
-func (s *State) sampleContacts(n int, not peer.ID) []Contact {
+// sampleContacts returns up to n contacts that have a record, of neighbors and known
+// nodes alike, in random order. The node except is left out.
+func (s *State) sampleContacts(n int, except peer.ID) []Contact {
 	var list []Contact
 	for _, l := range s.links {
-		if l.phase != requested && l.ID != not && len(l.Record) > 0 && !l.suspect(s.now) {
+		if l.phase != requested && l.ID != except && len(l.Record) > 0 && !l.suspect(s.now) {
 			list = append(list, l.Contact)
 		}
 	}
 	for _, e := range s.book.known {
-		if e.ID != not && len(e.Record) > 0 && s.link(e.ID) == nil {
+		if e.ID != except && len(e.Record) > 0 && s.link(e.ID) == nil {
 			list = append(list, e.Contact)
 		}
 	}

@@ -523,7 +523,7 @@ func TestWalksAreBounded(t *testing.T) {
 		c.now = c.now.Add(time.Millisecond)
 		forwarded += len(c.s.Step(c.now, Received{From: Contact{ID: "a"}, Message: walk}))
 	}
-	if forwarded != walkBurst {
-		t.Errorf("%d walks forwarded, want %d", forwarded, walkBurst)
+	if forwarded != walkBurst/walkCost {
+		t.Errorf("%d walks forwarded, want %d", forwarded, walkBurst/walkCost)
 	}
 }

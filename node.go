@@ -246,6 +246,9 @@ func (n *Node) Start(ctx context.Context) error {
 	n.broadcast.Start()
 	n.watchdog.Start()
 	n.driver.Start()
+	for _, p := range n.records.Nodes() {
+		n.driver.NodeConnected(p)
+	}
 	n.sources.start(n.driver)
 	close(n.life.begun)
 	return nil

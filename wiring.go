@@ -25,6 +25,11 @@ func (n *Node) follow() error {
 	followers := peers.Followers{
 		Overlay: n.overlayFollows, Broadcast: n.broadcastFollows, Direct: n.directFollows,
 		Watchdog: n.watchdogFollows, Sources: n.sourcesFollow, Callbacks: n.callbacksFollow,
+		Identified: func(p peer.ID, is peers.State) {
+			if is.Role == peers.Node {
+				n.driver.NodeConnected(p)
+			}
+		},
 	}
 	if n.gate != nil {
 		followers.Gate = n.gateFollows

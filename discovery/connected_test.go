@@ -4,6 +4,9 @@ import (
 	"testing"
 
 	corehost "github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/peers"
 )
 
 // TestConnectedHostsLink: nodes on hosts that the application has connected, before
@@ -17,7 +20,10 @@ func TestConnectedHostsLink(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, b := newTester(t, testConfig{min: 1, max: 5}), newTester(t, testConfig{min: 1, max: 5})
-			a.d.cfg.Lent, b.d.cfg.Lent = true, true
+			for _, x := range []*tester{a, b} {
+				x.d.cfg.Lent = true
+			}
+			recordsA, recordsB := follow(t, a.d), follow(t, b.d)
 			for _, step := range order {
 				switch step {
 				case 0:
@@ -27,13 +33,38 @@ func TestConnectedHostsLink(t *testing.T) {
 					}
 				case 1:
 					a.start()
+					hearNodes(a.d, recordsA)
 				case 2:
 					b.start()
+					hearNodes(b.d, recordsB)
 				}
 			}
 			a.until("link", a.hasLinks(1))
 			b.until("link", b.hasLinks(1))
 		})
+	}
+}
+
+// follow tells d of the nodes that its host is connected to, as the root does.
+func follow(t *testing.T, d *Driver) *peers.Registry {
+	t.Helper()
+	records := peers.New(peers.Config{Host: d.cfg.Host, Log: d.log})
+	t.Cleanup(records.Close)
+	err := records.Follow(peers.Followers{Identified: func(p peer.ID, is peers.State) {
+		if is.Role == peers.Node {
+			d.NodeConnected(p)
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return records
+}
+
+// hearNodes tells d, which was just started, of the nodes from before.
+func hearNodes(d *Driver, records *peers.Registry) {
+	for _, p := range records.Nodes() {
+		d.NodeConnected(p)
 	}
 }
 

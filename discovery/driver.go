@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
-	"github.com/libp2p/go-libp2p/core/event"
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -157,8 +156,6 @@ type Driver struct {
 	seq     uint64 // of the own record
 	lan     io.Closer
 
-	spoken event.Subscription // who says what it speaks
-
 	guard   dialGuard
 	lookups lookups
 
@@ -226,9 +223,6 @@ func (d *Driver) Start() {
 	d.started = true
 	d.mu.Unlock()
 	d.host.Network().Notify((*notifiee)(d))
-	if d.cfg.Lent { // what a host of our own dials by itself are relays
-		d.watchConnected()
-	}
 	d.Serve()
 	d.tasks.Go(d.loop)
 }
@@ -542,9 +536,6 @@ func (d *Driver) Close() {
 	d.host.RemoveStreamHandler(Protocol)
 	if started {
 		d.host.Network().StopNotify((*notifiee)(d))
-		if d.spoken != nil {
-			d.spoken.Close()
-		}
 		if d.lan != nil {
 			d.lan.Close()
 		}

@@ -119,8 +119,8 @@ type player struct {
 
 // play plays one case at all sizes that fit.
 func (p *player) play(c sim.Case, sizes []int) error {
-	if c.Size != 0 {
-		sizes = []int{c.Size}
+	if c.FixedNodes != 0 {
+		sizes = []int{c.FixedNodes}
 	}
 	headed := false
 	for _, nodes := range sizes {
@@ -130,7 +130,7 @@ func (p *player) play(c sim.Case, sizes []int) error {
 		beside := p.yardstick && c.Fits(sim.Original, nodes)
 		if !headed {
 			headed = true
-			if err := sim.Head(p.out, c, beside); err != nil {
+			if err := sim.PrintHead(p.out, c, beside); err != nil {
 				return err
 			}
 		}
@@ -150,7 +150,7 @@ func (p *player) measure(c sim.Case, nodes int, beside bool) error {
 	}
 	runs := p.runs
 	if runs <= 0 {
-		runs = sim.Runs(nodes)
+		runs = sim.DefaultRuns(nodes)
 	}
 	rows := sim.Measure(c, o, runs)
 	p.missed = p.missed || len(sim.Missed(rows)) > 0
@@ -160,12 +160,12 @@ func (p *player) measure(c sim.Case, nodes int, beside bool) error {
 		others = sim.Measure(c, o, runs)
 	}
 	if p.bars {
-		rows, others = sim.Barred(rows), sim.Barred(others)
+		rows, others = sim.WithBar(rows), sim.WithBar(others)
 	}
 	if !beside {
 		others = nil
 	}
-	if err := sim.Print(p.out, rows, others); err != nil {
+	if err := sim.PrintRows(p.out, rows, others); err != nil {
 		return err
 	}
 	if p.svg == "" {

@@ -13,7 +13,7 @@ func BenchmarkTenThousand(b *testing.B) {
 	for b.Loop() {
 		w := New(Smokesignal, 1)
 		for range 10_000 {
-			w.Add(w.upTo(time.Second), 0)
+			w.Add(w.randomBelow(time.Second), 0)
 		}
 		w.Run(time.Minute)
 		b.ReportMetric(float64(w.Events), "events")

@@ -9,8 +9,8 @@ import (
 // Cases are all plots, in the order of the tables.
 func Cases() []Case {
 	list := []Case{
-		{Name: "burst", What: "all start within a second, through one seed", play: burst},
-		{Name: "paced", What: "they start one by one, through one seed", play: paced},
+		{Name: "burst", Description: "all start within a second, through one seed", play: burst},
+		{Name: "paced", Description: "they start one by one, through one seed", play: paced},
 	}
 	for _, p := range []int{10, 30, 50, 80, 90} {
 		list = append(list, Crash(p))
@@ -19,25 +19,25 @@ func Cases() []Case {
 		list = append(list, Silent(p))
 	}
 	for _, s := range splits {
-		list = append(list, s.of("split", "a minute", time.Minute))
+		list = append(list, s.splitCase("split", "a minute", time.Minute))
 	}
 	for _, s := range splits {
-		list = append(list, s.of("long-split", "half an hour", 30*time.Minute))
+		list = append(list, s.splitCase("long-split", "half an hour", 30*time.Minute))
 	}
 	return append(list,
-		Case{Name: "churn", What: "30 % a minute are replaced, half of them silent", Least: 100, play: churn},
+		Case{Name: "churn", Description: "30 % a minute are replaced, half of them silent", MinNodes: 100, play: churn},
 		undialable(30), undialable(60),
-		Case{Name: "rest", What: "what it costs when nothing happens, one seed", play: rest},
-		Case{Name: "lookup", What: "any node looks for any other", Size: 100, ours: true, play: lookup},
-		Case{Name: "mixed", What: "all faults, in random order", Size: 20, play: mixed},
+		Case{Name: "rest", Description: "what it costs when nothing happens, one seed", play: rest},
+		Case{Name: "lookup", Description: "any node looks for any other", FixedNodes: 100, smokesignalOnly: true, play: lookup},
+		Case{Name: "mixed", Description: "all faults, in random order", FixedNodes: 20, play: mixed},
 	)
 }
 
 func burst(r *run) {
-	r.w.At(500*time.Millisecond, func() { r.frame("after half a second") })
-	r.w.At(time.Second, func() { r.frame("after a second") })
-	r.burst(0)
-	r.join(0)
+	r.w.At(500*time.Millisecond, func() { r.drawFrame("after half a second") })
+	r.w.At(time.Second, func() { r.drawFrame("after a second") })
+	r.startBurst(0)
+	r.addJoinFigures(0)
 }
 
 // pace is how many nodes start in a second.
@@ -58,15 +58,15 @@ func paced(r *run) {
 	}
 	last := gap * time.Duration(r.n-1)
 	r.w.Run(last)
-	r.join(last)
+	r.addJoinFigures(last)
 }
 
-// join measures how the network gathers of which the last node starts at last.
-func (r *run) join(last time.Duration) {
-	soon := most(10)
+// addJoinFigures measures how the network gathers of which the last node starts at last.
+func (r *run) addJoinFigures(last time.Duration) {
+	soon := atMost(10)
 	soon.Median = 2
-	r.add("in one part after", "s", r.whole(last+30*time.Second-r.w.Now()), soon)
-	r.frame("gathered")
+	r.addFigure("in one part after", "s", r.timeUntilWhole(last+30*time.Second-r.w.Now()), soon)
+	r.drawFrame("gathered")
 	degrees := r.w.Degrees()
 	low, high, sum := 0, 0, 0
 	for d, count := range degrees {
@@ -78,88 +78,88 @@ func (r *run) join(last time.Duration) {
 		}
 		sum += d * count
 	}
-	r.add("nodes below min after 30 s", "", float64(low), most(0))
-	r.add("nodes above max after 30 s", "", float64(high), most(0))
+	r.addFigure("nodes below min after 30 s", "", float64(low), atMost(0))
+	r.addFigure("nodes above max after 30 s", "", float64(high), atMost(0))
 	diameter := Bar{}
 	switch r.n {
 	case 10:
-		diameter = most(4)
+		diameter = atMost(4)
 	case 100:
-		diameter = most(7)
+		diameter = atMost(7)
 	case 1000:
-		diameter = most(9)
+		diameter = atMost(9)
 	}
-	r.add("diameter", "", float64(r.w.Diameter()), diameter)
-	r.add("flaps", "", float64(r.w.Flaps), most(0))
-	r.add("links a node", "", float64(sum)/float64(r.n), Bar{})
-	r.add("messages a node", "", float64(r.w.Total())/float64(r.n), Bar{})
-	r.add("dials a node", "", float64(r.w.Dials)/float64(r.n), Bar{})
+	r.addFigure("diameter", "", float64(r.w.Diameter()), diameter)
+	r.addFigure("flaps", "", float64(r.w.Flaps), atMost(0))
+	r.addFigure("links a node", "", float64(sum)/float64(r.n), Bar{})
+	r.addFigure("messages a node", "", float64(r.w.Total())/float64(r.n), Bar{})
+	r.addFigure("dials a node", "", float64(r.w.Dials)/float64(r.n), Bar{})
 }
 
 // Crash is the case in which so many nodes crash at once.
 func Crash(percent int) Case {
 	return Case{
-		Name: fmt.Sprint("crash-", percent), What: fmt.Sprintf("%d %% crash at once, the seed among them", percent),
+		Name: fmt.Sprint("crash-", percent), Description: fmt.Sprintf("%d %% crash at once, the seed among them", percent),
 		Percent: percent, play: crash,
 	}
 }
 
 func crash(r *run) {
-	r.settled(0)
-	for _, i := range r.chosen(r.percent, 0) {
+	r.startSettled(0)
+	for _, i := range r.chooseNodes(r.percent, 0) {
 		r.w.Crash(i)
 	}
-	r.frame("crashed")
-	begin := r.mark()
-	if r.large() {
+	r.drawFrame("crashed")
+	begin := r.startCount()
+	if r.isLarge() {
 		r.w.Run(2 * time.Second)
-		r.add("in one part after 2 s", "%", 100*r.w.Share(0), least(99.9))
-		r.add("whole after", "s", 2+r.whole(18*time.Second), Bar{})
+		r.addFigure("in one part after 2 s", "%", 100*r.w.Share(0), atLeast(99.9))
+		r.addFigure("whole after", "s", 2+r.timeUntilWhole(18*time.Second), Bar{})
 	} else {
-		r.add("whole after", "s", r.whole(20*time.Second), most(2))
+		r.addFigure("whole after", "s", r.timeUntilWhole(20*time.Second), atMost(2))
 	}
-	r.frame("after")
-	r.add("in one part at the end", "%", 100*r.w.Share(0), least(100))
-	r.cost(begin)
+	r.drawFrame("after")
+	r.addFigure("in one part at the end", "%", 100*r.w.Share(0), atLeast(100))
+	r.addCosts(begin)
 }
 
 // Silent is the case in which so many nodes die without a word.
 func Silent(percent int) Case {
 	c := Case{
-		Name: fmt.Sprint("silent-", percent), What: fmt.Sprintf("%d %% fall silent at once, the seed among them", percent),
+		Name: fmt.Sprint("silent-", percent), Description: fmt.Sprintf("%d %% fall silent at once, the seed among them", percent),
 		Percent: percent, play: silence,
 	}
 	if percent >= 95 {
-		c.Least = 100
+		c.MinNodes = 100
 	}
 	return c
 }
 
 func silence(r *run) {
-	r.settled(0)
-	for _, i := range r.chosen(r.percent, 0) {
+	r.startSettled(0)
+	for _, i := range r.chooseNodes(r.percent, 0) {
 		r.w.Silence(i)
 	}
-	r.frame("silent")
-	begin := r.mark()
+	r.drawFrame("silent")
+	begin := r.startCount()
 	minute := math.NaN()
 	r.w.At(time.Minute, func() { minute = 100 * r.w.Share(0) })
 	limit, share := Bar{}, Bar{}
 	switch {
 	case r.percent <= 50:
-		limit = most(16)
+		limit = atMost(16)
 	case r.percent <= 80:
-		limit = most(30)
+		limit = atMost(30)
 	case r.percent <= 90:
-		limit = most(45)
+		limit = atMost(45)
 	case r.percent <= 95:
-		limit, share = most(90), least(98)
+		limit, share = atMost(90), atLeast(98)
 	}
-	r.add("whole after", "s", r.whole(90*time.Second), limit)
-	r.frame("after")
-	r.add("in one part after a minute", "%", minute, share)
-	r.add("in one part at the end", "%", 100*r.w.Share(0), least(100))
-	r.cost(begin)
+	r.addFigure("whole after", "s", r.timeUntilWhole(90*time.Second), limit)
+	r.drawFrame("after")
+	r.addFigure("in one part after a minute", "%", minute, share)
+	r.addFigure("in one part at the end", "%", 100*r.w.Share(0), atLeast(100))
+	r.addCosts(begin)
 }
 
 type split struct {
@@ -174,16 +174,16 @@ var splits = []split{
 	{"none", "all seeds dead", 1, true},
 }
 
-func (s split) of(name, span string, d time.Duration) Case {
+func (s split) splitCase(name, span string, d time.Duration) Case {
 	return Case{
-		Name: name + "-" + s.name, What: "halves are cut off from each other for " + span + ", " + s.what,
+		Name: name + "-" + s.name, Description: "halves are cut off from each other for " + span + ", " + s.what,
 		play: func(r *run) { r.split(s, d) },
 	}
 }
 
 func (r *run) split(s split, d time.Duration) {
 	seeds := []int32{0, 1}[:s.seeds]
-	r.settled(seeds...)
+	r.startSettled(seeds...)
 	if s.dead {
 		r.w.Crash(0)
 		r.w.Run(10 * time.Second)
@@ -196,28 +196,28 @@ func (r *run) split(s split, d time.Duration) {
 	sides[1] = 1
 	side := func(i int32) int8 { return sides[i] }
 	r.w.Split(side)
-	begin := r.mark()
+	begin := r.startCount()
 	r.w.Run(d)
-	r.frame("cut")
-	r.cost(begin)
+	r.drawFrame("cut")
+	r.addCosts(begin)
 	r.w.Heal()
 	limit := 5.0
 	if d > time.Minute {
 		limit = 15
 	}
-	r.add("whole after the heal", "s", r.whole(30*time.Second), most(limit))
+	r.addFigure("whole after the heal", "s", r.timeUntilWhole(30*time.Second), atMost(limit))
 	r.w.Run(90 * time.Second)
-	r.frame("after")
-	r.add("links across the old cut after 2 min", "%", 100*r.w.Crossing(side), least(20))
-	r.add("in one part at the end", "%", 100*r.w.Share(0), least(100))
+	r.drawFrame("after")
+	r.addFigure("links across the old cut after 2 min", "%", 100*r.w.Crossing(side), atLeast(20))
+	r.addFigure("in one part at the end", "%", 100*r.w.Share(0), atLeast(100))
 }
 
 // churn replaces nodes; the seed stays.
 func churn(r *run) {
 	const old = 15 * time.Second
-	r.settled(0)
+	r.startSettled(0)
 	gap := time.Duration(float64(time.Minute) / (0.3 * float64(r.n)))
-	begin := r.mark()
+	begin := r.startCount()
 	end := begin + 2*time.Minute
 	var replace func()
 	replace = func() {
@@ -241,70 +241,70 @@ func churn(r *run) {
 	r.w.At(gap, replace)
 	worst, sum, samples := 1.0, 0.0, 0
 	for r.w.Now() < end {
-		r.w.Run(r.step())
+		r.w.Run(r.sampleInterval())
 		share := r.w.Share(old)
 		worst = min(worst, share)
 		sum += share
 		samples++
 		if r.w.Now() == begin+time.Minute {
-			r.frame("churn")
+			r.drawFrame("churn")
 		}
 	}
-	r.add("older than 15 s in one part, worst sample", "%", 100*worst, least(99.9))
-	r.add("older than 15 s in one part, mean", "%", 100*sum/float64(samples), Bar{})
-	r.cost(begin)
+	r.addFigure("older than 15 s in one part, worst sample", "%", 100*worst, atLeast(99.9))
+	r.addFigure("older than 15 s in one part, mean", "%", 100*sum/float64(samples), Bar{})
+	r.addCosts(begin)
 	r.w.Run(30 * time.Second)
-	r.frame("after")
-	r.add("in one part 30 s later", "%", 100*r.w.Share(0), least(100))
+	r.drawFrame("after")
+	r.addFigure("in one part 30 s later", "%", 100*r.w.Share(0), atLeast(100))
 }
 
 func undialable(percent int) Case {
 	return Case{
-		Name: fmt.Sprint("undialable-", percent), What: fmt.Sprintf("%d %% cannot be dialled", percent), Percent: percent,
+		Name: fmt.Sprint("undialable-", percent), Description: fmt.Sprintf("%d %% cannot be dialled", percent), Percent: percent,
 		play: func(r *run) {
-			r.burst(0)
-			for _, i := range r.chosen(r.percent) {
+			r.startBurst(0)
+			for _, i := range r.chooseNodes(r.percent) {
 				if i != 0 {
 					r.w.Undialable(i)
 				}
 			}
-			r.add("in one part after", "s", r.whole(time.Minute), most(60))
-			r.frame("gathered")
+			r.addFigure("in one part after", "s", r.timeUntilWhole(time.Minute), atMost(60))
+			r.drawFrame("gathered")
 			degrees := r.w.Degrees()
 			few := 0
 			for d := range min(2, len(degrees)) {
 				few += degrees[d]
 			}
-			r.add("nodes without two links after 60 s", "", float64(few), most(0))
-			begin := r.mark()
+			r.addFigure("nodes without two links after 60 s", "", float64(few), atMost(0))
+			begin := r.startCount()
 			r.w.Run(time.Minute)
-			r.cost(begin)
-			r.add("in one part at the end", "%", 100*r.w.Share(0), least(100))
+			r.addCosts(begin)
+			r.addFigure("in one part at the end", "%", 100*r.w.Share(0), atLeast(100))
 		},
 	}
 }
 
 // rest measures two minutes, three minutes after the start.
 func rest(r *run) {
-	r.settled(0)
+	r.startSettled(0)
 	r.w.Run(2 * time.Minute)
-	r.mark()
+	r.startCount()
 	d := 2 * time.Minute
 	r.w.Run(d)
-	r.frame("rest")
+	r.drawFrame("rest")
 	per := float64(r.n) * d.Seconds()
-	r.add("messages a node and second", "", float64(r.w.Total()-r.before.Total())/per, most(3))
-	r.add("dials a node and second", "", float64(r.w.Dials-r.before.Dials)/per, most(0.1))
-	r.add("flaps", "", float64(r.w.Flaps), most(0))
+	r.addFigure("messages a node and second", "", float64(r.w.Total()-r.before.Total())/per, atMost(3))
+	r.addFigure("dials a node and second", "", float64(r.w.Dials-r.before.Dials)/per, atMost(0.1))
+	r.addFigure("flaps", "", float64(r.w.Flaps), atMost(0))
 	for k, name := range kindNames {
-		r.add("of them "+name, "", float64(r.w.Sent[k]-r.before.Sent[k])/per, Bar{})
+		r.addFigure("of them "+name, "", float64(r.w.Sent[k]-r.before.Sent[k])/per, Bar{})
 	}
-	r.add("in one part at the end", "%", 100*r.w.Share(0), least(100))
+	r.addFigure("in one part at the end", "%", 100*r.w.Share(0), atLeast(100))
 }
 
 // lookup has nodes look for each other, one pair after the other.
 func lookup(r *run) {
-	r.settled(0)
+	r.startSettled(0)
 	slowest, dearest, lost, sum := 0.0, 0.0, 0, 0.0
 	const pairs = 100
 	for range pairs {
@@ -321,8 +321,8 @@ func lookup(r *run) {
 		dearest = max(dearest, float64(sent))
 		sum += float64(sent)
 	}
-	r.add("not found", "", float64(lost), most(0))
-	r.add("found after, slowest", "s", slowest, most(2))
-	r.add("messages, dearest", "", dearest, most(40))
-	r.add("messages, mean", "", sum/pairs, Bar{})
+	r.addFigure("not found", "", float64(lost), atMost(0))
+	r.addFigure("found after, slowest", "s", slowest, atMost(2))
+	r.addFigure("messages, dearest", "", dearest, atMost(40))
+	r.addFigure("messages, mean", "", sum/pairs, Bar{})
 }

@@ -12,18 +12,18 @@ import (
 func TestBars(t *testing.T) {
 	for _, c := range Cases() {
 		for _, n := range []int{10, 100, 1000, 10_000} {
-			if c.Size != 0 && n != 10 {
+			if c.FixedNodes != 0 && n != 10 {
 				continue
 			}
 			runs := often(c, n)
-			if runs == 0 || !c.Fits(Smokesignal, max(n, c.Size)) {
+			if runs == 0 || !c.Fits(Smokesignal, max(n, c.FixedNodes)) {
 				continue
 			}
-			t.Run(fmt.Sprintf("%s/%d", c.Name, max(n, c.Size)), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s/%d", c.Name, max(n, c.FixedNodes)), func(t *testing.T) {
 				o := Options{Rules: Smokesignal, Nodes: n, Seed: 1}
 				rows := Measure(c, o, runs)
 				var text strings.Builder
-				if err := Print(&text, rows, nil); err != nil {
+				if err := PrintRows(&text, rows, nil); err != nil {
 					t.Fatal(err)
 				}
 				t.Log("\n" + text.String())
@@ -38,7 +38,7 @@ func TestBars(t *testing.T) {
 
 // often is how many times a case is played at a size.
 func often(c Case, n int) int {
-	runs := Runs(n)
+	runs := DefaultRuns(n)
 	hours := strings.HasPrefix(c.Name, "long-")
 	switch {
 	case c.Name == "mixed":
@@ -78,7 +78,7 @@ func TestMisses(t *testing.T) {
 		t.Fatal("the original meets the bars")
 	}
 	var text strings.Builder
-	if err := Print(&text, rows, nil); err != nil {
+	if err := PrintRows(&text, rows, nil); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(text.String(), "| whole after | never | never | ≤ 2 s | **missed**, worst with seed") {

@@ -8,10 +8,10 @@ type Counts struct {
 	Dials  int64
 	Events int64
 	Flaps  int
-	// Breaches are what a driver may rely on and was not so: Pending before
+	// Violations are what a driver may rely on and was not so: Pending before
 	// Linked, one Unlinked after it, one question to a seed at a time.
-	Breaches int
-	pings    uint64
+	Violations int
+	pings      uint64
 }
 
 // The kinds of messages that are counted apart.

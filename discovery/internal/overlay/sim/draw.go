@@ -45,7 +45,7 @@ func (w *World) Picture(name string) Picture {
 	for i := range p.parts {
 		p.parts[i] = rank[p.parts[i]]
 	}
-	w.mutual(func(a, b int32) { p.links = append(p.links, [2]int32{a, b}) })
+	w.eachLink(func(a, b int32) { p.links = append(p.links, [2]int32{a, b}) })
 	for _, n := range w.nodes {
 		for _, i := range n.seeds {
 			if !slices.Contains(p.seeds, i) {

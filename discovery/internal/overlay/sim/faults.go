@@ -14,7 +14,7 @@ func (w *World) Crash(i int32) {
 		return
 	}
 	w.trace(n, "crashes")
-	w.hit(n)
+	w.noteFault(n)
 	n.status = absent
 	w.resetAll(n)
 }
@@ -23,7 +23,7 @@ func (w *World) resetAll(n *node) {
 	for _, c := range slices.Clone(n.conns) {
 		w.hangUp(n, c.conn)
 	}
-	n.bonds, n.dials, n.inbox = nil, nil, nil
+	n.peerStates, n.dials, n.deliveries = nil, nil, nil
 }
 
 // Silence ends a machine: nobody is told, and packets to it are lost.
@@ -33,10 +33,10 @@ func (w *World) Silence(i int32) {
 		return
 	}
 	w.trace(n, "falls silent")
-	w.hit(n)
+	w.noteFault(n)
 	n.status = silent
-	n.bonds, n.dials, n.inbox = nil, nil, nil
-	w.after(w.line(), event{kind: deadLine, node: n.index, life: n.life})
+	n.peerStates, n.dials, n.deliveries = nil, nil, nil
+	w.schedule(w.connTimeout(), event{kind: connTimedOut, node: n.index, incarnation: n.incarnation})
 }
 
 // Leave closes a node as its user does, and then ends it.
@@ -46,11 +46,11 @@ func (w *World) Leave(i int32) {
 		return
 	}
 	w.trace(n, "leaves")
-	w.hit(n)
+	w.noteFault(n)
 	w.step(n, overlay.Close{})
-	life := n.life
+	life := n.incarnation
 	w.At(time.Second, func() {
-		if n.status == running && n.life == life {
+		if n.status == running && n.incarnation == life {
 			n.status = absent
 			w.resetAll(n)
 		}
@@ -64,12 +64,12 @@ func (w *World) Split(side func(i int32) int8) {
 	w.side = side
 	for _, n := range w.nodes {
 		n.side = side(n.index)
-		w.hit(n)
+		w.noteFault(n)
 	}
 	for _, n := range w.nodes {
 		for _, c := range n.conns {
 			if c.ends[0] == n && c.ends[1].side != n.side {
-				w.after(w.line(), event{kind: deadLine, node: n.index, life: uint32(w.cuts), conn: c.conn})
+				w.schedule(w.connTimeout(), event{kind: connTimedOut, node: n.index, incarnation: uint32(w.cuts), conn: c.conn})
 			}
 		}
 	}
@@ -80,7 +80,7 @@ func (w *World) Heal() {
 	w.side = nil
 	for _, n := range w.nodes {
 		n.side = 0
-		w.hit(n)
+		w.noteFault(n)
 	}
 }
 
@@ -90,7 +90,7 @@ func (w *World) Sleep(i int32) {
 	n := w.nodes[i]
 	if n.status == running && !n.asleep {
 		w.trace(n, "falls asleep")
-		w.hit(n)
+		w.noteFault(n)
 		n.asleep = true
 	}
 }
@@ -102,17 +102,17 @@ func (w *World) Wake(i int32) {
 		return
 	}
 	w.trace(n, "wakes up")
-	w.hit(n)
+	w.noteFault(n)
 	n.asleep = false
 	if w.rules.Watchdog {
 		w.restartWatch(n, 0, pingInterval/2)
 		w.armWatch(n)
 	}
 	w.step(n, overlay.Woke{})
-	inbox := n.inbox
-	n.inbox = nil
+	inbox := n.deliveries
+	n.deliveries = nil
 	for _, l := range inbox {
-		w.open(n, l)
+		w.handleDelivery(n, l)
 	}
 }
 
@@ -120,13 +120,13 @@ func (w *World) Wake(i int32) {
 func (w *World) Undialable(i int32) { w.nodes[i].undialable = true }
 
 // Slow has a node look at what has come, and at the clock, late by up to d.
-func (w *World) Slow(i int32, d time.Duration) { w.nodes[i].slow = d }
+func (w *World) Slow(i int32, d time.Duration) { w.nodes[i].maxLateness = d }
 
-// hit notes that a fault explains what happens to the links of n and its neighbours.
-func (w *World) hit(n *node) {
-	n.fault = max(w.now, 1)
-	for i := range n.bonds {
-		w.nodes[n.bonds[i].peer].fault = n.fault
+// noteFault notes that a fault explains what happens to the links of n and its neighbours.
+func (w *World) noteFault(n *node) {
+	n.lastFault = max(w.now, 1)
+	for i := range n.peerStates {
+		w.nodes[n.peerStates[i].peer].lastFault = n.lastFault
 	}
 }
 

@@ -13,23 +13,23 @@ type scratch struct {
 	dist   []int32
 }
 
-// mutual calls f for each link that both ends believe in, once.
-func (w *World) mutual(f func(a, b int32)) {
+// eachLink calls f for each link that both ends believe in, once.
+func (w *World) eachLink(f func(a, b int32)) {
 	for _, n := range w.nodes {
 		if n.status != running {
 			continue
 		}
-		for i := range n.bonds {
-			b := &n.bonds[i]
-			if b.linked && b.peer > n.index && w.stands(n, b.peer) {
+		for i := range n.peerStates {
+			b := &n.peerStates[i]
+			if b.linked && b.peer > n.index && w.linkStands(n, b.peer) {
 				f(n.index, b.peer)
 			}
 		}
 	}
 }
 
-// stands tells whether a peer n is linked to knows of it and can be reached.
-func (w *World) stands(n *node, peer int32) bool {
+// linkStands tells whether a peer n is linked to knows of it and can be reached.
+func (w *World) linkStands(n *node, peer int32) bool {
 	p := w.nodes[peer]
 	return p.status == running && p.side == n.side && p.linkedTo(n.index)
 }
@@ -50,7 +50,7 @@ func (w *World) components() *scratch {
 	for i := range w.nodes {
 		s.parent, s.size = append(s.parent, int32(i)), append(s.size, 0)
 	}
-	w.mutual(func(a, b int32) {
+	w.eachLink(func(a, b int32) {
 		if x, y := s.root(a), s.root(b); x != y {
 			s.parent[max(x, y)] = min(x, y)
 		}
@@ -63,7 +63,7 @@ func (w *World) components() *scratch {
 func (w *World) Parts(age time.Duration) []int {
 	s := w.components()
 	for _, n := range w.nodes {
-		if n.status == running && w.now-n.born >= age {
+		if n.status == running && w.now-n.startedAt >= age {
 			s.size[s.root(n.index)]++
 		}
 	}
@@ -111,7 +111,7 @@ func (w *World) Whole() bool {
 // Degrees returns how many running nodes have 0, 1, 2 ... links that stand.
 func (w *World) Degrees() []int {
 	counts := make([]int, w.Len())
-	w.mutual(func(a, b int32) {
+	w.eachLink(func(a, b int32) {
 		counts[a]++
 		counts[b]++
 	})
@@ -132,7 +132,7 @@ func (w *World) Degrees() []int {
 // nodes on it looks from 64 of them only, and so may miss the very longest.
 func (w *World) Diameter() int {
 	adjacent := make([][]int32, w.Len())
-	w.mutual(func(a, b int32) {
+	w.eachLink(func(a, b int32) {
 		adjacent[a] = append(adjacent[a], b)
 		adjacent[b] = append(adjacent[b], a)
 	})
@@ -176,7 +176,7 @@ func (w *World) Diameter() int {
 // tells them.
 func (w *World) Crossing(side func(i int32) int8) float64 {
 	all, cross := 0, 0
-	w.mutual(func(a, b int32) {
+	w.eachLink(func(a, b int32) {
 		all++
 		if side(a) != side(b) {
 			cross++
@@ -185,26 +185,26 @@ func (w *World) Crossing(side func(i int32) int8) float64 {
 	return float64(cross) / float64(max(all, 1))
 }
 
-// HalfLinks returns since when the oldest link stands that only one of its ends
+// OldestHalfLink returns since when the oldest link stands that only one of its ends
 // believes in. It knows only what it saw when it was called before, so call it
 // each second or so. Links to nodes that are dead, asleep or cut off do not count:
 // nobody can tell yet.
-func (w *World) HalfLinks() (oldest time.Duration) {
+func (w *World) OldestHalfLink() (oldest time.Duration) {
 	for _, n := range w.nodes {
 		if n.status != running {
 			continue
 		}
-		for i := range n.bonds {
-			b := &n.bonds[i]
+		for i := range n.peerStates {
+			b := &n.peerStates[i]
 			p := w.nodes[b.peer]
 			if !b.linked || p.status != running || n.asleep || p.asleep || p.side != n.side || p.linkedTo(n.index) {
-				b.half = 0
+				b.halfSince = 0
 				continue
 			}
-			if b.half == 0 {
-				b.half = w.now
+			if b.halfSince == 0 {
+				b.halfSince = w.now
 			}
-			oldest = max(oldest, w.now-b.half)
+			oldest = max(oldest, w.now-b.halfSince)
 		}
 	}
 	return oldest

@@ -67,17 +67,17 @@ func TestHalfLinks(t *testing.T) {
 	w := probes(t, 2)
 	w.join(0, 1, true)
 	w.Run(time.Minute)
-	if got := w.HalfLinks(); got != 0 {
+	if got := w.OldestHalfLink(); got != 0 {
 		t.Errorf("a whole link is half for %v", got)
 	}
 	w.unjoin(1, 0, overlay.ReasonFull)
-	w.HalfLinks()
+	w.OldestHalfLink()
 	w.Run(7 * time.Second)
-	if got := w.HalfLinks(); got != 7*time.Second {
+	if got := w.OldestHalfLink(); got != 7*time.Second {
 		t.Errorf("half for %v", got)
 	}
 	w.Silence(1)
-	if got := w.HalfLinks(); got != 0 {
+	if got := w.OldestHalfLink(); got != 0 {
 		t.Errorf("half for %v with the dead", got)
 	}
 }

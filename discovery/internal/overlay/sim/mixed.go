@@ -8,7 +8,7 @@ func mixed(r *run) {
 	seeds := []int32{0, 1}[:1+r.rand.IntN(2)]
 	r.w.Loss = 0.05 * r.rand.Float64()
 	if r.rand.IntN(2) == 0 {
-		r.burst(seeds...)
+		r.startBurst(seeds...)
 	} else {
 		for i := range r.n {
 			r.w.Add(time.Duration(i)*time.Second, seeds...)
@@ -26,13 +26,13 @@ func mixed(r *run) {
 	watch := func(d time.Duration) {
 		for end := r.w.Now() + d; r.w.Now() < end; {
 			r.w.Run(time.Second)
-			half = max(half, r.w.HalfLinks())
+			half = max(half, r.w.OldestHalfLink())
 		}
 	}
 	watch(30 * time.Second)
 	split := false
 	for r.w.Now() < 5*time.Minute {
-		r.trouble(&split)
+		r.injectFault(&split)
 		watch(time.Duration(1+r.rand.IntN(20)) * time.Second)
 	}
 	if split {
@@ -48,14 +48,14 @@ func mixed(r *run) {
 	for _, p := range parts[1:] {
 		left += p
 	}
-	r.add("nodes left out", "", float64(left), most(0))
-	r.add("oldest half link", "s", half.Seconds(), most(10))
-	r.add("flaps", "", float64(r.w.Flaps), most(0))
-	r.add("breaches of contract", "", float64(r.w.Breaches), most(0))
+	r.addFigure("nodes left out", "", float64(left), atMost(0))
+	r.addFigure("oldest half link", "s", half.Seconds(), atMost(10))
+	r.addFigure("flaps", "", float64(r.w.Flaps), atMost(0))
+	r.addFigure("breaches of contract", "", float64(r.w.Violations), atMost(0))
 }
 
-// trouble makes one fault, which ends by itself or by a later one.
-func (r *run) trouble(split *bool) {
+// injectFault makes one fault, which ends by itself or by a later one.
+func (r *run) injectFault(split *bool) {
 	i := int32(r.rand.IntN(r.w.Len()))
 	some := func(d time.Duration) time.Duration { return time.Duration(r.rand.Int64N(int64(d))) }
 	running := 0

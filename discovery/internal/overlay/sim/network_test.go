@@ -48,7 +48,7 @@ func probes(t *testing.T, n int) *World {
 	return w
 }
 
-func (w *World) probe(i int32) *probe { return w.nodes[i].rules.(*probe) }
+func (w *World) probe(i int32) *probe { return w.nodes[i].machine.(*probe) }
 
 // tell has a node do something.
 func (w *World) tell(i int32, out ...overlay.Output) {
@@ -219,7 +219,7 @@ func TestSilenceIsNoticedLate(t *testing.T) {
 	w.say(0, 1, 2)
 	w.Run(time.Minute)
 	_, at := only[overlay.Disconnected](t, w, 0)
-	within(t, "the silence is noticed", at-begin, lineLife, lineLife+lineJitter)
+	within(t, "the silence is noticed", at-begin, minConnTimeout, minConnTimeout+connTimeoutJitter)
 }
 
 // TestRestartedMachineResets: the kernel of a machine that was restarted knows
@@ -257,7 +257,7 @@ func TestSplit(t *testing.T) {
 		}
 		w.Heal()
 		w.Run(time.Minute)
-		if cut < lineLife {
+		if cut < minConnTimeout {
 			if got := w.numbers(1); !slices.Equal(got, []int{1, 2, 3, 4, 5, 6}) {
 				t.Errorf("after a short cut received %v", got)
 			}
@@ -355,7 +355,7 @@ func TestManyConnections(t *testing.T) {
 		w.say(0, i, 1)
 		w.Run(time.Second)
 	}
-	if got := len(w.nodes[0].conns); got > manyConns || got < enoughConns {
+	if got := len(w.nodes[0].conns); got > highWater || got < lowWater {
 		t.Errorf("%d connections", got)
 	}
 	if w.nodes[0].conn(1) == nil {

@@ -15,8 +15,8 @@ import (
 // which nobody watches: a link to a dead machine ends when TCP gives up, after a
 // quarter of an hour. What it pings is the seed's address; here, the seed.
 var Original = Rules{
-	Name: "original",
-	Line: 15 * time.Minute,
+	Name:        "original",
+	ConnTimeout: 15 * time.Minute,
 	New: func(id peer.ID, _ uint64, seeds []peer.ID, r *rand.Rand) Machine {
 		return &original{id: id, seeds: seeds, rand: r, seen: map[uint64]struct{}{}}
 	},
@@ -60,13 +60,13 @@ type original struct {
 	seeds []peer.ID
 	rand  *rand.Rand
 
-	tick     time.Time
-	peers    []oldPeer
-	dialling []oldPeer // handshakes under way
-	seen     map[uint64]struct{}
-	pings    []oldPing
-	netsplit bool // for ever: resetting it was misspelt
-	out      []overlay.Output
+	tick       time.Time
+	peers      []oldPeer
+	handshakes []oldPeer // handshakes under way
+	seen       map[uint64]struct{}
+	pings      []oldPing
+	netsplit   bool // for ever: resetting it was misspelt
+	out        []overlay.Output
 }
 
 type oldPeer struct {
@@ -94,12 +94,12 @@ func (s *original) Step(now time.Time, in overlay.Input) []overlay.Output {
 	switch in := in.(type) {
 	case overlay.Received:
 		if p, ok := in.Message.(*packet); ok {
-			s.received(in.From.ID, p)
+			s.handlePacket(in.From.ID, p)
 		}
 	case overlay.Disconnected:
-		s.end(func(p oldPeer) bool { return p.id == in.Peer })
+		s.endSockets(func(p oldPeer) bool { return p.id == in.Peer })
 	case overlay.Unreachable:
-		s.dialling = slices.DeleteFunc(s.dialling, func(p oldPeer) bool { return p.id == in.Peer })
+		s.handshakes = slices.DeleteFunc(s.handshakes, func(p oldPeer) bool { return p.id == in.Peer })
 	}
 	s.timers(now)
 	return s.out
@@ -165,13 +165,13 @@ func (s *original) forward(p *packet, from peer.ID) {
 	}
 }
 
-func (s *original) inList(id peer.ID) bool {
+func (s *original) hasPeer(id peer.ID) bool {
 	return slices.ContainsFunc(s.peers, func(p oldPeer) bool { return p.id == id })
 }
 
-func (s *original) received(from peer.ID, p *packet) {
+func (s *original) handlePacket(from peer.ID, p *packet) {
 	if p.what == packetRequest || p.what == packetPing {
-		if _, ok := s.seen[p.number]; ok || !s.inList(from) {
+		if _, ok := s.seen[p.number]; ok || !s.hasPeer(from) {
 			return
 		}
 		s.seen[p.number] = struct{}{}
@@ -179,9 +179,9 @@ func (s *original) received(from peer.ID, p *packet) {
 	switch p.what {
 	case packetAsk:
 		s.flood(&packet{what: packetRequest, origin: p.origin})
-		s.judge(p.origin)
+		s.answerRequest(p.origin)
 	case packetRequest:
-		if p.origin != s.id && !s.judge(p.origin) {
+		if p.origin != s.id && !s.answerRequest(p.origin) {
 			s.forward(p, from)
 		}
 	case packetPing:
@@ -193,35 +193,35 @@ func (s *original) received(from peer.ID, p *packet) {
 	case packetPong:
 		s.pings = slices.DeleteFunc(s.pings, func(x oldPing) bool { return x.number == p.number })
 	case packetHandshake:
-		if s.admit(oldPeer{from, p.socket}) {
+		if s.addPeer(oldPeer{from, p.socket}) {
 			s.send(from, &packet{what: packetAck, socket: p.socket})
 		}
 	case packetAck:
-		s.dialling = slices.DeleteFunc(s.dialling, func(x oldPeer) bool { return x.socket == p.socket })
-		s.admit(oldPeer{from, p.socket})
+		s.handshakes = slices.DeleteFunc(s.handshakes, func(x oldPeer) bool { return x.socket == p.socket })
+		s.addPeer(oldPeer{from, p.socket})
 	case packetClose:
-		s.end(func(x oldPeer) bool { return x.id == from && x.socket == p.socket })
+		s.endSockets(func(x oldPeer) bool { return x.id == from && x.socket == p.socket })
 	}
 }
 
-// judge accepts a request, by a dial, or leaves it to others.
-func (s *original) judge(origin peer.ID) bool {
+// answerRequest accepts a request, by a dial, or leaves it to others.
+func (s *original) answerRequest(origin peer.ID) bool {
 	switch {
-	case origin == s.id || len(s.peers) >= Max || s.inList(origin):
+	case origin == s.id || len(s.peers) >= Max || s.hasPeer(origin):
 		return false
 	case len(s.peers) >= Min && s.rand.IntN(2) == 0:
 		return false
 	}
 	p := &packet{what: packetHandshake, socket: s.rand.Uint64()}
-	s.dialling = append(s.dialling, oldPeer{origin, p.socket})
+	s.handshakes = append(s.handshakes, oldPeer{origin, p.socket})
 	s.send(origin, p)
 	return true
 }
 
-// admit makes a peer of who is at the other end of a socket, or destroys it: so
+// addPeer makes a peer of who is at the other end of a socket, or destroys it: so
 // two that dial each other at once have two sockets, and end up with none.
-func (s *original) admit(p oldPeer) bool {
-	if len(s.peers) >= Max || s.inList(p.id) {
+func (s *original) addPeer(p oldPeer) bool {
+	if len(s.peers) >= Max || s.hasPeer(p.id) {
 		s.send(p.id, &packet{what: packetClose, socket: p.socket})
 		return false
 	}
@@ -230,9 +230,9 @@ func (s *original) admit(p oldPeer) bool {
 	return true
 }
 
-// end drops the sockets that match.
-func (s *original) end(match func(oldPeer) bool) {
-	s.dialling = slices.DeleteFunc(s.dialling, match)
+// endSockets drops the sockets that match.
+func (s *original) endSockets(match func(oldPeer) bool) {
+	s.handshakes = slices.DeleteFunc(s.handshakes, match)
 	s.peers = slices.DeleteFunc(s.peers, func(p oldPeer) bool {
 		if !match(p) {
 			return false

@@ -57,9 +57,9 @@ func TestOriginal(t *testing.T) {
 		w.Add(0)
 		w.Run(time.Second)
 		for i := range int32(2) {
-			s := w.nodes[i].rules.(*original)
+			s := w.nodes[i].machine.(*original)
 			s.out = s.out[:0]
-			s.judge(w.nodes[1-i].id)
+			s.answerRequest(w.nodes[1-i].id)
 			for _, o := range s.out {
 				w.perform(w.nodes[i], o)
 			}

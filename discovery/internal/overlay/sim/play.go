@@ -9,16 +9,16 @@ import (
 // A Case is a plot that is played again and again, each time with another seed, and
 // what is measured in it.
 type Case struct {
-	Name string
-	What string
+	Name        string
+	Description string
 	// Percent of the nodes is what the plot is about, if it is about some of them.
 	Percent int
-	// Least is the smallest network that it makes sense with, Size the size if it
+	// MinNodes is the smallest network that it makes sense with, FixedNodes the size if it
 	// is always the same.
-	Least, Size int
+	MinNodes, FixedNodes int
 
-	ours bool // about something that the original cannot do
-	play func(r *run)
+	smokesignalOnly bool // about something that the original cannot do
+	play            func(r *run)
 }
 
 // MaxNodes is the most a world can hold.
@@ -26,7 +26,7 @@ const MaxNodes = 500_000
 
 // Fits tells whether the case makes sense with these rules and so many nodes.
 func (c Case) Fits(rules Rules, nodes int) bool {
-	return nodes >= c.Least && (!c.ours || rules.Name == Smokesignal.Name)
+	return nodes >= c.MinNodes && (!c.smokesignalOnly || rules.Name == Smokesignal.Name)
 }
 
 // A Figure is what one run measured; what never happened is infinite.
@@ -40,14 +40,14 @@ type Figure struct {
 // A Bar is what a figure is held to: the worst of all runs, and sometimes their
 // median too. The zero Bar holds it to nothing.
 type Bar struct {
-	Set    bool
-	Least  bool // Worst is the least that will do, instead of the most
-	Worst  float64
-	Median float64 // NaN for none
+	Set     bool
+	AtLeast bool // Worst is the least that will do, instead of the most
+	Worst   float64
+	Median  float64 // NaN for none
 }
 
-func most(x float64) Bar  { return Bar{Set: true, Worst: x, Median: math.NaN()} }
-func least(x float64) Bar { return Bar{Set: true, Least: true, Worst: x, Median: math.NaN()} }
+func atMost(x float64) Bar  { return Bar{Set: true, Worst: x, Median: math.NaN()} }
+func atLeast(x float64) Bar { return Bar{Set: true, AtLeast: true, Worst: x, Median: math.NaN()} }
 
 // Options are how a case is played.
 type Options struct {
@@ -72,8 +72,8 @@ func (c Case) Play(o Options) (figures []Figure, hash uint64) {
 }
 
 func (c Case) nodes(o Options) int {
-	if c.Size != 0 {
-		return c.Size
+	if c.FixedNodes != 0 {
+		return c.FixedNodes
 	}
 	return o.Nodes
 }
@@ -89,38 +89,38 @@ type run struct {
 	draw    func(name string, w *World)
 }
 
-func (r *run) frame(name string) {
+func (r *run) drawFrame(name string) {
 	if r.draw != nil {
 		r.draw(name, r.w)
 	}
 }
 
-func (r *run) add(name, unit string, value float64, bar Bar) {
+func (r *run) addFigure(name, unit string, value float64, bar Bar) {
 	r.figures = append(r.figures, Figure{name, unit, value, bar})
 }
 
-// large networks are looked at less often.
-func (r *run) large() bool { return r.n >= 10_000 }
+// isLarge networks are looked at less often.
+func (r *run) isLarge() bool { return r.n >= 10_000 }
 
-func (r *run) step() time.Duration {
-	if r.large() {
+func (r *run) sampleInterval() time.Duration {
+	if r.isLarge() {
 		return time.Second
 	}
 	return 200 * time.Millisecond
 }
 
-// whole runs for d and returns after how many seconds the network was in one part
+// timeUntilWhole runs for d and returns after how many seconds the network was in one part
 // for good, seen at the end of a step; infinite if it ends in parts.
-func (r *run) whole(d time.Duration) float64 {
+func (r *run) timeUntilWhole(d time.Duration) float64 {
 	begin, last := r.w.Now(), time.Duration(0)
 	parted := !r.w.Whole()
 	if parted {
-		last = r.step()
+		last = r.sampleInterval()
 	}
 	for r.w.Now() < begin+d {
-		r.w.Run(r.step())
+		r.w.Run(r.sampleInterval())
 		if parted = !r.w.Whole(); parted {
-			last = r.w.Now() - begin + r.step()
+			last = r.w.Now() - begin + r.sampleInterval()
 		}
 	}
 	if parted {
@@ -129,11 +129,11 @@ func (r *run) whole(d time.Duration) float64 {
 	return last.Seconds()
 }
 
-// burst starts all nodes within a second. The seeds, which are the first ones,
+// startBurst starts all nodes within a second. The seeds, which are the first ones,
 // start at once.
-func (r *run) burst(seeds ...int32) {
+func (r *run) startBurst(seeds ...int32) {
 	for i := range r.n {
-		delay := r.w.upTo(time.Second)
+		delay := r.w.randomBelow(time.Second)
 		if i < len(seeds) {
 			delay = 0
 		}
@@ -141,15 +141,15 @@ func (r *run) burst(seeds ...int32) {
 	}
 }
 
-// settled returns after the network has gathered and mixed for a minute.
-func (r *run) settled(seeds ...int32) {
-	r.burst(seeds...)
+// startSettled returns after the network has gathered and mixed for a minute.
+func (r *run) startSettled(seeds ...int32) {
+	r.startBurst(seeds...)
 	r.w.Run(time.Minute)
-	r.frame("before")
+	r.drawFrame("before")
 }
 
-// chosen returns a random percentage of the nodes, those named among them.
-func (r *run) chosen(percent int, among ...int32) []int32 {
+// chooseNodes returns a random percentage of the nodes, those named among them.
+func (r *run) chooseNodes(percent int, among ...int32) []int32 {
 	picked := make([]bool, r.n)
 	list := append([]int32(nil), among...)
 	for _, i := range among {
@@ -166,14 +166,14 @@ func (r *run) chosen(percent int, among ...int32) []int32 {
 	return list
 }
 
-// mark begins to count anew and returns the time.
-func (r *run) mark() time.Duration {
+// startCount begins to count anew and returns the time.
+func (r *run) startCount() time.Duration {
 	r.before = r.w.Counts
 	return r.w.Now()
 }
 
-// cost adds what the nodes that are left did since begin, the time of mark.
-func (r *run) cost(begin time.Duration) {
+// addCosts adds what the nodes that are left did since begin, the time of mark.
+func (r *run) addCosts(begin time.Duration) {
 	alive := 0
 	for i := range r.w.Len() {
 		if r.w.Running(int32(i)) {
@@ -181,6 +181,6 @@ func (r *run) cost(begin time.Duration) {
 		}
 	}
 	per := float64(alive) * (r.w.Now() - begin).Seconds()
-	r.add("messages a node and second", "", float64(r.w.Total()-r.before.Total())/per, Bar{})
-	r.add("dials a node and second", "", float64(r.w.Dials-r.before.Dials)/per, Bar{})
+	r.addFigure("messages a node and second", "", float64(r.w.Total()-r.before.Total())/per, Bar{})
+	r.addFigure("dials a node and second", "", float64(r.w.Dials-r.before.Dials)/per, Bar{})
 }

@@ -10,29 +10,29 @@ import (
 type kind uint8
 
 const (
-	start    kind = iota // node begins
-	timer                // node's state machine wanted to be called
-	watchdog             // node's watchdog wanted to be called
-	arrival              // a message of peer is at node, over conn
-	dialed               // node's dial has ended
-	hungUp               // node hears that peer has closed conn
-	deadLine             // conn has been cut, or its peer silent, for too long
-	retry                // node sends again what was lost on conn
-	topic                // node hears whether peer is on the topic
-	turn                 // node, which is slow, looks at what has come
-	script               // a fault, or another part of the plot
+	nodeStart      kind = iota // node begins
+	timerDue                   // node's state machine wanted to be called
+	watchdogDue                // node's watchdog wanted to be called
+	messageArrival             // a message of peer is at node, over conn
+	dialEnd                    // node's dial has ended
+	connClosed                 // node hears that peer has closed conn
+	connTimedOut               // conn has been cut, or its peer silent, for too long
+	resendDue                  // node sends again what was lost on conn
+	topicUpdate                // node hears whether peer is on the topic
+	lateDeliveries             // node, which is slow, looks at what has come
+	script                     // a fault, or another part of the plot
 )
 
 // An event happens to node, if that is still in the life it was meant for.
 type event struct {
-	kind kind
-	node int32
-	peer int32
-	life uint32
-	conn *conn
-	dial *dial
-	msg  overlay.Message
-	do   func()
+	kind        kind
+	node        int32
+	peer        int32
+	incarnation uint32
+	conn        *conn
+	dial        *dial
+	msg         overlay.Message
+	do          func()
 }
 
 // A queue holds the events to come. It is a heap of four children a node, which
@@ -54,7 +54,7 @@ type key struct {
 
 func (k key) before(x key) bool { return k.at < x.at || k.at == x.at && k.n < x.n }
 
-func (q *queue) add(at time.Duration, e event) {
+func (q *queue) push(at time.Duration, e event) {
 	var slot int32
 	if last := len(q.free) - 1; last >= 0 {
 		slot, q.free = q.free[last], q.free[:last]
@@ -78,16 +78,16 @@ func (q *queue) add(at time.Duration, e event) {
 	q.heap[i] = k
 }
 
-// next returns when the first event is.
-func (q *queue) next() (time.Duration, bool) {
+// nextTime returns when the first event is.
+func (q *queue) nextTime() (time.Duration, bool) {
 	if len(q.heap) == 0 {
 		return 0, false
 	}
 	return q.heap[0].at, true
 }
 
-// take removes the first event.
-func (q *queue) take() event {
+// pop removes the first event.
+func (q *queue) pop() event {
 	slot := q.heap[0].slot
 	e := q.events[slot]
 	q.events[slot] = event{}

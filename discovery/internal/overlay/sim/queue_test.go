@@ -16,13 +16,13 @@ func TestQueue(t *testing.T) {
 	for range 10_000 {
 		for range r.IntN(4) {
 			added++
-			q.add(now+time.Duration(r.IntN(50)), event{node: added})
+			q.push(now+time.Duration(r.IntN(50)), event{node: added})
 		}
-		at, ok := q.next()
+		at, ok := q.nextTime()
 		if !ok {
 			continue
 		}
-		e := q.take()
+		e := q.pop()
 		if at < now || at == now && e.node < last.node && last.node != 0 {
 			t.Fatalf("event %d at %d after %d at %d", e.node, at, last.node, now)
 		}
@@ -37,12 +37,12 @@ func BenchmarkQueue(b *testing.B) {
 	r := rand.New(rand.NewPCG(1, 1))
 	var q queue
 	for range 100_000 {
-		q.add(time.Duration(r.IntN(1e9)), event{})
+		q.push(time.Duration(r.IntN(1e9)), event{})
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		at, _ := q.next()
-		q.take()
-		q.add(at+time.Duration(r.IntN(1e9)), event{})
+		at, _ := q.nextTime()
+		q.pop()
+		q.push(at+time.Duration(r.IntN(1e9)), event{})
 	}
 }

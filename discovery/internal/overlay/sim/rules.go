@@ -26,9 +26,9 @@ type Rules struct {
 	Watchdog bool
 	// Pending is emitted before Linked.
 	Pending bool
-	// Line is how long a connection lives on which nothing comes back; zero means
+	// ConnTimeout is how long a connection lives on which nothing comes back; zero means
 	// 30 to 40 seconds, as yamux and QUIC have it.
-	Line time.Duration
+	ConnTimeout time.Duration
 }
 
 // Limits of the peer list in all runs: smokesignal's defaults.

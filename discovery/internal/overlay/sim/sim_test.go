@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 // run.
 func TestSameSeedSameRun(t *testing.T) {
 	for _, rules := range []Rules{Smokesignal, Original} {
-		for _, c := range []Case{Crash(50), splits[1].of("split", "", time.Minute), {Name: "mixed", play: mixed}} {
+		for _, c := range []Case{Crash(50), splits[1].splitCase("split", "", time.Minute), {Name: "mixed", play: mixed}} {
 			o := Options{Rules: rules, Nodes: 20, Seed: 7}
 			figures, first := c.Play(o)
 			again, second := c.Play(o)
@@ -90,9 +90,9 @@ func TestBurstJoin(t *testing.T) {
 					t.Errorf("%s: the parts are %v after 10 s", name, w.Parts(0))
 				}
 				w.Run(20 * time.Second)
-				w.HalfLinks()
+				w.OldestHalfLink()
 				w.Run(time.Second)
-				if half := w.HalfLinks(); half > 0 {
+				if half := w.OldestHalfLink(); half > 0 {
 					t.Errorf("%s: there is a half link", name)
 				}
 				degrees := w.Degrees()

@@ -26,7 +26,7 @@ func (r Row) Met() bool {
 		return true
 	case math.IsNaN(r.Worst):
 		return false
-	case r.Bar.Least:
+	case r.Bar.AtLeast:
 		return r.Worst >= r.Bar.Worst
 	}
 	return r.Worst <= r.Bar.Worst && !(r.Median > r.Bar.Median)
@@ -37,9 +37,9 @@ func Missed(rows []Row) []Row {
 	return slices.DeleteFunc(slices.Clone(rows), Row.Met)
 }
 
-// Runs is how often a case is played at a size, for the worst of all to mean
+// DefaultRuns is how often a case is played at a size, for the worst of all to mean
 // something.
-func Runs(nodes int) int {
+func DefaultRuns(nodes int) int {
 	switch {
 	case nodes >= 10_000:
 		return 2
@@ -75,7 +75,7 @@ func Measure(c Case, o Options, runs int) []Row {
 		for k := range all {
 			v := all[k][i].Value
 			values[k] = v
-			if f.Bar.Least && v < row.Worst || !f.Bar.Least && v > row.Worst {
+			if f.Bar.AtLeast && v < row.Worst || !f.Bar.AtLeast && v > row.Worst {
 				row.Worst, row.Seed = v, o.Seed+uint64(k)
 			}
 		}
@@ -86,24 +86,24 @@ func Measure(c Case, o Options, runs int) []Row {
 	return rows
 }
 
-// Barred returns the rows that are held to a bar.
-func Barred(rows []Row) []Row {
+// WithBar returns the rows that are held to a bar.
+func WithBar(rows []Row) []Row {
 	return slices.DeleteFunc(slices.Clone(rows), func(r Row) bool { return !r.Bar.Set })
 }
 
-// Head writes the title of a case and the head of its table, in Markdown. With a
+// PrintHead writes the title of a case and the head of its table, in Markdown. With a
 // yardstick there are two columns more.
-func Head(out io.Writer, c Case, yardstick bool) error {
+func PrintHead(out io.Writer, c Case, yardstick bool) error {
 	head := "| nodes | | median | worst | bar | |\n|---|---|---|---|---|---|"
 	if yardstick {
 		head = "| nodes | | median | worst | bar | | original: median | worst |\n|---|---|---|---|---|---|---|---|"
 	}
-	_, err := fmt.Fprintf(out, "\n### %s: %s\n\n%s\n", c.Name, c.What, head)
+	_, err := fmt.Fprintf(out, "\n### %s: %s\n\n%s\n", c.Name, c.Description, head)
 	return err
 }
 
-// Print writes rows below a head, beside those of the yardstick unless it is nil.
-func Print(out io.Writer, rows, yardstick []Row) error {
+// PrintRows writes rows below a head, beside those of the yardstick unless it is nil.
+func PrintRows(out io.Writer, rows, yardstick []Row) error {
 	for i, r := range rows {
 		bar, verdict := "", ""
 		if r.Bar.Set {
@@ -126,7 +126,7 @@ func Print(out io.Writer, rows, yardstick []Row) error {
 
 func (b Bar) text(unit string) string {
 	sign := "≤ "
-	if b.Least {
+	if b.AtLeast {
 		sign = "≥ "
 	}
 	text := sign + number(b.Worst, unit)

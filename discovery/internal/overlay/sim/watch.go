@@ -29,33 +29,33 @@ type signal struct {
 
 // watch is what a node knows of the seeds, its own and those of others.
 type watch struct {
-	list  []watched
+	list  []seedWatch
 	wake  time.Duration
 	armed time.Duration
 }
 
-// watched is one seed; the fields are those of package health.
-type watched struct {
-	target    int32
-	seed      int // the node's number of it, or -1
-	known     bool
-	lost      bool
-	lastHeard time.Duration
-	since     time.Duration
-	asked     time.Duration // zero for none
-	next      time.Duration
-	passed    time.Duration // when a ping was last passed on, or answered; -1 for never
-	mark      uint64        // of the last answer
+// seedWatch is one seed; the fields are those of package health.
+type seedWatch struct {
+	target      int32
+	seed        int // the node's number of it, or -1
+	known       bool
+	lost        bool
+	lastHeard   time.Duration
+	silentSince time.Duration
+	pingSince   time.Duration // zero for none
+	next        time.Duration
+	lastPing    time.Duration // when a ping was last passed on, or answered; -1 for never
+	lastAnswer  uint64        // of the last answer
 }
 
-// watched returns what n knows of the seed target.
-func (n *node) watched(target int32) *watched {
+// watchedSeed returns what n knows of the seed target.
+func (n *node) watchedSeed(target int32) *seedWatch {
 	for i := range n.watch.list {
 		if n.watch.list[i].target == target {
 			return &n.watch.list[i]
 		}
 	}
-	x := watched{target: target, seed: -1, passed: -1}
+	x := seedWatch{target: target, seed: -1, lastPing: -1}
 	for i, s := range n.seeds {
 		if s == target && s != n.index {
 			x.seed = i
@@ -65,16 +65,16 @@ func (n *node) watched(target int32) *watched {
 	return &n.watch.list[len(n.watch.list)-1]
 }
 
-// upTo returns a random time below d.
-func (w *World) upTo(d time.Duration) time.Duration {
+// randomBelow returns a random time below d.
+func (w *World) randomBelow(d time.Duration) time.Duration {
 	if d <= 0 {
 		return 0
 	}
 	return time.Duration(w.rand.Uint64N(uint64(d)))
 }
 
-// watchNeighbour is called when n has a new link, to peer.
-func (w *World) watchNeighbour(n *node, peer int32) {
+// watchNewNeighbor is called when n has a new link, to peer.
+func (w *World) watchNewNeighbor(n *node, peer int32) {
 	if !w.rules.Watchdog {
 		return
 	}
@@ -90,7 +90,7 @@ func (w *World) heardOver(n *node, peer int32) {
 	if !w.rules.Watchdog || !slices.Contains(n.seeds, peer) || !n.linkedTo(peer) {
 		return
 	}
-	if x := n.watched(peer); x.seed >= 0 {
+	if x := n.watchedSeed(peer); x.seed >= 0 {
 		w.heardSeed(n, x)
 		w.armWatch(n)
 	}
@@ -99,37 +99,37 @@ func (w *World) heardOver(n *node, peer int32) {
 // restartWatch lets the silence of every seed begin now.
 func (w *World) restartWatch(n *node, pause, jitter time.Duration) {
 	for _, s := range n.seeds {
-		if x := n.watched(s); x.seed >= 0 {
-			x.since, x.asked = w.now, 0
-			x.next = w.now + pause + w.upTo(jitter)
+		if x := n.watchedSeed(s); x.seed >= 0 {
+			x.silentSince, x.pingSince = w.now, 0
+			x.next = w.now + pause + w.randomBelow(jitter)
 		}
 	}
 }
 
-func (w *World) heardSeed(n *node, x *watched) {
+func (w *World) heardSeed(n *node, x *seedWatch) {
 	x.known, x.lastHeard = true, w.now
-	x.since, x.asked = w.now, 0
-	x.next = w.now + pingInterval + w.upTo(pingInterval/2)
+	x.silentSince, x.pingSince = w.now, 0
+	x.next = w.now + pingInterval + w.randomBelow(pingInterval/2)
 	if x.lost {
 		x.lost = false
-		w.give(n, letter{in: overlay.SeedHeard{Seed: x.seed}})
+		w.deliver(n, delivery{in: overlay.SeedHeard{Seed: x.seed}})
 	}
 }
 
 // foundSeed says that discovery has reached a seed.
 func (w *World) foundSeed(n *node, seed int) {
 	if w.rules.Watchdog {
-		w.heardSeed(n, n.watched(n.seeds[seed]))
+		w.heardSeed(n, n.watchedSeed(n.seeds[seed]))
 		w.armWatch(n)
 	}
 }
 
 // verdict returns when x is lost if it is not heard before; zero for never.
-func (x *watched) verdict() time.Duration {
-	if !x.known || x.lost || x.asked == 0 {
+func (x *seedWatch) verdict() time.Duration {
+	if !x.known || x.lost || x.pingSince == 0 {
 		return 0
 	}
-	return max(x.since+2*pingInterval+pingTimeout, x.asked+pingTimeout)
+	return max(x.silentSince+2*pingInterval+pingTimeout, x.pingSince+pingTimeout)
 }
 
 func (w *World) armWatch(n *node) {
@@ -150,11 +150,11 @@ func (w *World) armWatch(n *node) {
 		return
 	}
 	n.watch.armed = max(next, w.now+time.Millisecond)
-	w.queue.add(n.watch.armed, event{kind: watchdog, node: n.index, life: n.life})
+	w.queue.push(n.watch.armed, event{kind: watchdogDue, node: n.index, incarnation: n.incarnation})
 }
 
 func (w *World) watchDue(n *node, life uint32) {
-	if life != n.life || n.watch.armed != w.now {
+	if life != n.incarnation || n.watch.armed != w.now {
 		return
 	}
 	n.watch.armed = 0
@@ -168,54 +168,54 @@ func (w *World) watchDue(n *node, life uint32) {
 			continue
 		}
 		if w.now >= x.next {
-			if x.passed >= 0 && w.now-x.passed < pingInterval/2 {
-				x.next = x.passed + pingInterval/2
+			if x.lastPing >= 0 && w.now-x.lastPing < pingInterval/2 {
+				x.next = x.lastPing + pingInterval/2
 			} else {
 				w.pings++
-				w.noteAsked(n, x, true)
+				w.notePing(n, x, true)
 				w.flood(n, &signal{target: x.target, number: w.pings}, -1)
 			}
 		}
 		if at := x.verdict(); at != 0 && w.now >= at {
 			x.lost = true
 			w.trace(n, "misses seed %d", x.target)
-			w.give(n, letter{in: overlay.SeedLost{Seed: x.seed}})
+			w.deliver(n, delivery{in: overlay.SeedLost{Seed: x.seed}})
 		}
 	}
 	w.armWatch(n)
 }
 
-// noteAsked records that a ping is on its way.
-func (w *World) noteAsked(n *node, x *watched, own bool) {
-	x.passed = w.now
+// notePing records that a ping is on its way.
+func (w *World) notePing(n *node, x *seedWatch, own bool) {
+	x.lastPing = w.now
 	if x.seed < 0 || !own && x.known && w.now-x.lastHeard < pingInterval/2 {
 		return
 	}
-	if x.asked == 0 {
-		x.asked = w.now
+	if x.pingSince == 0 {
+		x.pingSince = w.now
 	}
 	jitter := pingInterval / 16
 	if x.lost {
 		jitter = pingInterval / 2
 	}
-	x.next = w.now + pingInterval*33/64 + w.upTo(jitter)
+	x.next = w.now + pingInterval*33/64 + w.randomBelow(jitter)
 }
 
 func (w *World) flood(n *node, s *signal, except int32) {
-	for i := range n.bonds {
-		if b := &n.bonds[i]; b.linked && b.peer != except {
+	for i := range n.peerStates {
+		if b := &n.peerStates[i]; b.linked && b.peer != except {
 			w.send(n, b.peer, s)
 		}
 	}
 }
 
 func (w *World) hearSignal(n *node, from int32, s *signal) {
-	x := n.watched(s.target)
+	x := n.watchedSeed(s.target)
 	if s.pong {
-		if s.number <= x.mark || s.target == n.index {
+		if s.number <= x.lastAnswer || s.target == n.index {
 			return
 		}
-		x.mark = s.number
+		x.lastAnswer = s.number
 		if x.seed >= 0 {
 			w.heardSeed(n, x)
 		}
@@ -223,16 +223,16 @@ func (w *World) hearSignal(n *node, from int32, s *signal) {
 		w.armWatch(n)
 		return
 	}
-	if x.passed >= 0 && w.now-x.passed < pingInterval/2 {
+	if x.lastPing >= 0 && w.now-x.lastPing < pingInterval/2 {
 		return
 	}
 	if s.target == n.index {
-		x.passed = w.now
+		x.lastPing = w.now
 		w.pings++
 		w.flood(n, &signal{pong: true, target: n.index, number: w.pings}, -1)
 		return
 	}
-	w.noteAsked(n, x, false)
+	w.notePing(n, x, false)
 	w.flood(n, s, from)
 	w.armWatch(n)
 }

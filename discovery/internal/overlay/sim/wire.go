@@ -13,15 +13,15 @@ import (
 // dialable stands for the addresses of any node.
 var dialable = []ma.Multiaddr{ma.StringCast("/ip4/127.0.0.1/tcp/8495")}
 
-// sealed returns a new record of n: its id and the time.
-func (w *World) sealed(n *node) overlay.RecordRenewed {
-	n.record = max(n.record+1, uint64(w.time().UnixNano()))
+// newRecord returns a new record of n: its id and the time.
+func (w *World) newRecord(n *node) overlay.RecordRenewed {
+	n.record = max(n.record+1, uint64(w.wallClock().UnixNano()))
 	return overlay.RecordRenewed{Record: binary.BigEndian.AppendUint64([]byte(n.id), n.record), Seq: n.record}
 }
 
-// contact returns who has sealed a record. All contacts of a node share its id, so
+// contactFromRecord returns who has sealed a record. All contacts of a node share its id, so
 // that comparing ids finds them in the processor's cache.
-func (w *World) contact(record []byte) overlay.Contact {
+func (w *World) contactFromRecord(record []byte) overlay.Contact {
 	cut := len(record) - 8
 	if cut < idLen {
 		return overlay.Contact{}
@@ -34,8 +34,8 @@ func (w *World) contact(record []byte) overlay.Contact {
 	return overlay.Contact{ID: w.nodes[i].id, Record: record, Seq: binary.BigEndian.Uint64(record[cut:]), Addrs: dialable}
 }
 
-// contactOf returns what the receiver of m knows of the sender.
-func (w *World) contactOf(from *node, m overlay.Message) overlay.Contact {
+// senderContact returns what the receiver of m knows of the sender.
+func (w *World) senderContact(from *node, m overlay.Message) overlay.Contact {
 	var record []byte
 	switch m := m.(type) {
 	case overlay.Request:
@@ -47,15 +47,15 @@ func (w *World) contactOf(from *node, m overlay.Message) overlay.Contact {
 			record = m.Origin.Record
 		}
 	}
-	if c := w.contact(record); c.ID == from.id {
+	if c := w.contactFromRecord(record); c.ID == from.id {
 		return c
 	}
 	return overlay.Contact{ID: from.id}
 }
 
-// wire sends m through its encoding, and opens the records as package discovery
+// throughWire sends m through its encoding, and opens the records as package discovery
 // does.
-func (w *World) wire(m overlay.Message) overlay.Message {
+func (w *World) throughWire(m overlay.Message) overlay.Message {
 	if s, ok := m.(*signal); ok {
 		return s
 	}
@@ -63,7 +63,7 @@ func (w *World) wire(m overlay.Message) overlay.Message {
 	if err != nil {
 		panic(fmt.Sprintf("sim: a message cannot be decoded: %v", err))
 	}
-	open := func(record []byte) (overlay.Contact, bool) { return w.contact(record), true }
+	open := func(record []byte) (overlay.Contact, bool) { return w.contactFromRecord(record), true }
 	m, _ = overlay.OpenRecords(m, open)
 	return m
 }

@@ -34,12 +34,12 @@ type World struct {
 	finds uint64             // searches so far
 	hash  uint64
 
-	stepping *node           // whose machine is at work
-	more     []overlay.Input // what it has to be told next
+	stepping   *node           // whose machine is at work
+	nextInputs []overlay.Input // what it has to be told next
 
 	Counts
-	located func(n *node, o overlay.Located)
-	scratch scratch
+	onLocated func(n *node, o overlay.Located)
+	scratch   scratch
 }
 
 type status uint8
@@ -52,44 +52,44 @@ const (
 
 // A node is one node of the network.
 type node struct {
-	id     peer.ID
-	index  int32
-	life   uint32 // how often it was started
-	status status
-	born   time.Duration
-	rules  Machine
-	seeds  []int32
-	record uint64 // sequence number of its record
+	id          peer.ID
+	index       int32
+	incarnation uint32 // how often it was started
+	status      status
+	startedAt   time.Duration
+	machine     Machine
+	seeds       []int32
+	record      uint64 // sequence number of its record
 
-	asleep     bool
-	undialable bool
-	slow       time.Duration // how late it looks at what has come, at most
-	side       int8          // of the partition
-	fault      time.Duration // the last one that hit it
+	asleep      bool
+	undialable  bool
+	maxLateness time.Duration // how late it looks at what has come, at most
+	side        int8          // of the partition
+	lastFault   time.Duration // the last one that hit it
 
-	wake   time.Duration // when the machine wants to be called; zero for never
-	armed  time.Duration // the earliest timer in the queue; zero for none
-	turnAt time.Duration
-	inbox  []letter
+	wakeAt     time.Duration // when the machine wants to be called; zero for never
+	timerAt    time.Duration // the earliest timer in the queue; zero for none
+	turnAt     time.Duration
+	deliveries []delivery
 
-	conns   []end         // the oldest first
-	trimmed time.Duration // when there were too many of them
-	dials   []*dial
-	busy    int // dials under way
-	bonds   []bond
-	parted  []parting
-	watch   watch
+	conns       []endpoint    // the oldest first
+	trimmedAt   time.Duration // when there were too many of them
+	dials       []*dial
+	activeDials int // dials under way
+	peerStates  []peerState
+	partings    []parting
+	watch       watch
 }
 
 // A letter waits until a slow or sleeping node looks at it.
-type letter struct {
-	from int32
-	in   overlay.Input
-	sign *signal
+type delivery struct {
+	from   int32
+	in     overlay.Input
+	signal *signal
 }
 
-// maxInbox bounds the letters.
-const maxInbox = 1024
+// maxDeliveries bounds the letters.
+const maxDeliveries = 1024
 
 // epoch is the time of day at which every run begins.
 var epoch = time.Unix(1_700_000_000, 0)
@@ -140,7 +140,7 @@ func (w *World) newID(text string) peer.ID {
 // Start starts a node that was not started yet, or has crashed. It has the same
 // id and knows nothing.
 func (w *World) Start(i int32, delay time.Duration) {
-	w.after(delay, event{kind: start, node: i})
+	w.schedule(delay, event{kind: nodeStart, node: i})
 }
 
 func (w *World) index(id peer.ID) (int32, bool) {
@@ -154,180 +154,180 @@ func (w *World) index(id peer.ID) (int32, bool) {
 	return int32(i), true
 }
 
-func (w *World) after(d time.Duration, e event) { w.queue.add(w.now+d, e) }
+func (w *World) schedule(d time.Duration, e event) { w.queue.push(w.now+d, e) }
 
 // At lets do happen at d from now.
-func (w *World) At(d time.Duration, do func()) { w.after(d, event{kind: script, do: do}) }
+func (w *World) At(d time.Duration, do func()) { w.schedule(d, event{kind: script, do: do}) }
 
 // Run plays the events of the next d.
 func (w *World) Run(d time.Duration) {
 	end := w.now + d
 	for {
-		at, ok := w.queue.next()
+		at, ok := w.queue.nextTime()
 		if !ok || at > end {
 			break
 		}
 		w.now = at
-		w.play(w.queue.take())
+		w.handle(w.queue.pop())
 	}
 	w.now = end
 }
 
-func (w *World) mix(x uint64) {
+func (w *World) mixHash(x uint64) {
 	w.hash = (w.hash ^ x) * 0x9e3779b97f4a7c15
 	w.hash ^= w.hash >> 29
 }
 
-func (w *World) play(e event) {
+func (w *World) handle(e event) {
 	w.Events++
-	w.mix(uint64(w.now)<<8 | uint64(e.kind))
-	w.mix(uint64(e.node)<<32 | uint64(e.peer))
+	w.mixHash(uint64(w.now)<<8 | uint64(e.kind))
+	w.mixHash(uint64(e.node)<<32 | uint64(e.peer))
 	if e.kind == script {
 		e.do()
 		return
 	}
 	n := w.nodes[e.node]
 	switch e.kind {
-	case start:
-		w.begin(n)
-	case timer:
-		if e.life == n.life && n.armed == w.now {
-			n.armed = 0
-			if n.wake != 0 && n.wake <= w.now {
-				n.wake = 0
-				w.give(n, letter{in: overlay.Tick{}})
+	case nodeStart:
+		w.startNode(n)
+	case timerDue:
+		if e.incarnation == n.incarnation && n.timerAt == w.now {
+			n.timerAt = 0
+			if n.wakeAt != 0 && n.wakeAt <= w.now {
+				n.wakeAt = 0
+				w.deliver(n, delivery{in: overlay.Tick{}})
 			} else {
-				w.arm(n)
+				w.armTimer(n)
 			}
 		}
-	case watchdog:
-		w.watchDue(n, e.life)
-	case arrival:
+	case watchdogDue:
+		w.watchDue(n, e.incarnation)
+	case messageArrival:
 		w.arrive(n, e.conn, e.msg)
-	case dialed:
-		if e.life == n.life {
+	case dialEnd:
+		if e.incarnation == n.incarnation {
 			w.dialEnded(n, e.dial)
 		}
-	case hungUp:
-		w.hearHangUp(n, e.conn)
-	case deadLine:
-		w.lineDead(n, e)
-	case retry:
-		w.sendAgain(n, e.conn)
-	case topic:
-		w.topicSeen(n, e.peer)
-	case turn:
-		if e.life == n.life {
-			w.takeTurn(n)
+	case connClosed:
+		w.handleHangUp(n, e.conn)
+	case connTimedOut:
+		w.handleConnTimeout(n, e)
+	case resendDue:
+		w.resendHeld(n, e.conn)
+	case topicUpdate:
+		w.updateTopic(n, e.peer)
+	case lateDeliveries:
+		if e.incarnation == n.incarnation {
+			w.handleLateDeliveries(n)
 		}
 	}
 }
 
-func (w *World) begin(n *node) {
+func (w *World) startNode(n *node) {
 	if n.status == running {
 		return
 	}
-	n.life++
-	n.status, n.born = running, w.now
-	n.asleep, n.wake, n.armed, n.turnAt = false, 0, 0, 0
+	n.incarnation++
+	n.status, n.startedAt = running, w.now
+	n.asleep, n.wakeAt, n.timerAt, n.turnAt = false, 0, 0, 0
 	for _, c := range n.conns {
 		c.open[c.side(n)] = false // the kernel answers for the dead with a reset
 	}
-	n.inbox, n.conns, n.dials, n.busy, n.bonds, n.parted = nil, nil, nil, 0, nil, nil
+	n.deliveries, n.conns, n.dials, n.activeDials, n.peerStates, n.partings = nil, nil, nil, 0, nil, nil
 	n.watch = watch{}
 	seeds := make([]peer.ID, len(n.seeds))
 	for i, s := range n.seeds {
 		seeds[i] = w.nodes[s].id
 	}
-	r := rand.New(rand.NewPCG(w.seed, uint64(n.index)<<32|uint64(n.life)))
-	n.rules = w.rules.New(n.id, uint64(n.life), seeds, r)
+	r := rand.New(rand.NewPCG(w.seed, uint64(n.index)<<32|uint64(n.incarnation)))
+	n.machine = w.rules.New(n.id, uint64(n.incarnation), seeds, r)
 	w.trace(n, "starts")
-	w.step(n, w.sealed(n))
+	w.step(n, w.newRecord(n))
 	w.step(n, overlay.Tick{})
 }
 
-// give hands an input to a node: at once, or when it wakes up or gets round to it.
-func (w *World) give(n *node, l letter) {
+// deliver hands an input to a node: at once, or when it wakes up or gets round to it.
+func (w *World) deliver(n *node, l delivery) {
 	if n.status != running {
 		return
 	}
-	if !n.asleep && n.slow == 0 {
-		w.open(n, l)
+	if !n.asleep && n.maxLateness == 0 {
+		w.handleDelivery(n, l)
 		return
 	}
-	if _, ok := l.in.(overlay.Tick); ok && (n.asleep || len(n.inbox) > 0) {
+	if _, ok := l.in.(overlay.Tick); ok && (n.asleep || len(n.deliveries) > 0) {
 		return // it gets one in any case
 	}
-	if len(n.inbox) < maxInbox {
-		n.inbox = append(n.inbox, l)
+	if len(n.deliveries) < maxDeliveries {
+		n.deliveries = append(n.deliveries, l)
 	}
 	if !n.asleep && n.turnAt == 0 {
-		late := time.Duration(w.rand.Int64N(int64(n.slow)))
+		late := time.Duration(w.rand.Int64N(int64(n.maxLateness)))
 		n.turnAt = w.now + late
-		w.after(late, event{kind: turn, node: n.index, life: n.life})
+		w.schedule(late, event{kind: lateDeliveries, node: n.index, incarnation: n.incarnation})
 	}
 }
 
-// takeTurn lets a slow node look at all that has come.
-func (w *World) takeTurn(n *node) {
+// handleLateDeliveries lets a slow node look at all that has come.
+func (w *World) handleLateDeliveries(n *node) {
 	n.turnAt = 0
 	if n.asleep || n.status != running {
 		return
 	}
-	inbox := n.inbox
-	n.inbox = nil
+	inbox := n.deliveries
+	n.deliveries = nil
 	for _, l := range inbox {
-		w.open(n, l)
+		w.handleDelivery(n, l)
 	}
 	w.step(n, overlay.Tick{})
 }
 
-func (w *World) open(n *node, l letter) {
-	if l.sign != nil {
-		w.hearSignal(n, l.from, l.sign)
+func (w *World) handleDelivery(n *node, l delivery) {
+	if l.signal != nil {
+		w.hearSignal(n, l.from, l.signal)
 		return
 	}
 	if w.stepping == n {
-		w.more = append(w.more, l.in)
+		w.nextInputs = append(w.nextInputs, l.in)
 		return
 	}
 	w.step(n, l.in)
 }
 
-func (w *World) time() time.Time { return epoch.Add(w.now) }
+func (w *World) wallClock() time.Time { return epoch.Add(w.now) }
 
 // step feeds one input to a node's machine and does what that wants done.
 func (w *World) step(n *node, in overlay.Input) {
 	if n.status != running || n.asleep {
 		return
 	}
-	now := w.time()
+	now := w.wallClock()
 	w.stepping = n
 	for {
-		for _, o := range n.rules.Step(now, in) {
+		for _, o := range n.machine.Step(now, in) {
 			w.perform(n, o)
 		}
-		if len(w.more) == 0 {
+		if len(w.nextInputs) == 0 {
 			break
 		}
-		in = w.more[0]
-		w.more = w.more[:copy(w.more, w.more[1:])]
+		in = w.nextInputs[0]
+		w.nextInputs = w.nextInputs[:copy(w.nextInputs, w.nextInputs[1:])]
 	}
 	w.stepping = nil
-	n.wake = 0
-	if next := n.rules.Next(now); !next.IsZero() {
-		n.wake = max(next.Sub(epoch), w.now+time.Millisecond)
+	n.wakeAt = 0
+	if next := n.machine.Next(now); !next.IsZero() {
+		n.wakeAt = max(next.Sub(epoch), w.now+time.Millisecond)
 	}
-	w.arm(n)
+	w.armTimer(n)
 }
 
-// arm sees to it that there is a timer when the node has to be woken.
-func (w *World) arm(n *node) {
-	if n.wake == 0 || n.armed != 0 && n.armed <= n.wake {
+// armTimer sees to it that there is a timer when the node has to be woken.
+func (w *World) armTimer(n *node) {
+	if n.wakeAt == 0 || n.timerAt != 0 && n.timerAt <= n.wakeAt {
 		return
 	}
-	n.armed = max(n.wake, w.now)
-	w.queue.add(n.armed, event{kind: timer, node: n.index, life: n.life})
+	n.timerAt = max(n.wakeAt, w.now)
+	w.queue.push(n.timerAt, event{kind: timerDue, node: n.index, incarnation: n.incarnation})
 }
 
 func (w *World) trace(n *node, format string, args ...any) {

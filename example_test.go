@@ -59,9 +59,9 @@ func ExampleNode_Ticket() {
 	// true
 }
 
-// A node that sends its arguments as CBOR. What is CBOR and what is JSON each
-// argument says by itself, so the other node needs no option.
-func ExampleCodec() {
+// A node that sends its arguments as CBOR. Each argument says how it was encoded, so the
+// other node needs no option.
+func ExampleCBOR() {
 	ctx := context.Background()
 	type reading struct {
 		Sensor string
@@ -75,7 +75,7 @@ func ExampleCodec() {
 	a.Start(ctx)
 	defer a.Close()
 
-	b, _ := smokesignal.New(smokesignal.Codec(smokesignal.CBOR), smokesignal.Listen("127.0.0.1:0"), smokesignal.Seeds(a.Addrs()[0].String()))
+	b, _ := smokesignal.New(smokesignal.CBOR(), smokesignal.Listen("127.0.0.1:0"), smokesignal.Seeds(a.Addrs()[0].String()))
 	b.OnConnect(func(ctx context.Context) {
 		readings.Emit(ctx, b.Broadcast(), reading{"kitchen", []byte{21, 5}})
 	})

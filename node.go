@@ -178,7 +178,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	n.driver = discovery.New(discovery.Config{
 		Host: n.host, Key: key, Network: cfg.network, Session: n.session,
 		Min: cfg.minPeers, Max: cfg.maxPeers, Seeds: seeds, LAN: cfg.lan,
-		Addrs: n.host.Dialable, Spare: n.host.Spare, Lent: cfg.hostSet,
+		Addrs: n.host.Dialable, Spare: n.host.Spare, Lent: cfg.lentHost != nil,
 		Hooks: discovery.Hooks{
 			Pending: n.records.Pending, Linked: n.records.Linked, Unlinked: n.unlinked,
 			OnTopic:   n.onTopic,

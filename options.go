@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -21,21 +20,21 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/testhook"
 )
 
-// Unlimited, given as the max of PeerLimits, means that there is none. No other option
-// takes it.
+// Unlimited, given as the max of PeerLimits, means that there is no maximum. No other
+// option accepts it.
 const Unlimited = -1
 
-// Defaults of the options, where they are not zero.
+// DefaultMaxEventSize is the largest event in bytes, unless MaxEventSize sets another.
+const DefaultMaxEventSize = 512 << 10
+
+// The other defaults stand in the documentation of the options.
 const (
-	DefaultNetwork      = discovery.DefaultNetwork // "default"
-	DefaultMinPeers     = 3                        // the original's minPeerNo
-	DefaultMaxPeers     = 5                        // the original's maxPeerNo
-	DefaultPingInterval = 10 * time.Second
-	DefaultPingTimeout  = 3 * time.Second // the original's pingTimeout
-	DefaultMaxEventSize = 512 << 10
-	DefaultCloseTimeout = 5 * time.Second
-	DefaultKeepFor      = events.DefaultStoreAge
-	DefaultKeepBytes    = events.DefaultStoreBytes
+	defaultNetwork      = discovery.DefaultNetwork // "default"
+	defaultMinPeers     = 3                        // the original's minPeerNo
+	defaultMaxPeers     = 5                        // the original's maxPeerNo
+	defaultPingInterval = 10 * time.Second
+	defaultPingTimeout  = 3 * time.Second // the original's pingTimeout
+	defaultCloseTimeout = 5 * time.Second
 )
 
 // maxMaxEventSize keeps an event with its envelope within the 768 KiB of a batch,
@@ -43,64 +42,77 @@ const (
 const maxMaxEventSize = 767 << 10
 
 // An Option sets one property of a node at New. Options cannot fail; New checks
-// them and names the one that is wrong.
+// them all and has one sentence for each that is wrong.
 type Option func(*config)
 
+// config is what the options set. A pointer is nil until its option is given, where the
+// zero value would be a mistake of the user.
 type config struct {
-	listen       []string
-	seeds        []string
-	minPeers     int
-	maxPeers     int
+	// Where the node is.
+	identity  *string // path
+	listen    []string
+	subnet    *string
+	within    netip.Prefix // subnet, parsed by validate
+	advertise []string
+	nat       host.NAT
+
+	// Which network it is in, and how it finds the others.
+	network    string
+	netName    *string // as Network was given; validate sets network
+	seeds      []string
+	lan        bool
+	book       *string // path
+	rendezvous []func(corehost.Host) (corediscovery.Discovery, error)
+	minPeers   int
+	maxPeers   int
+
+	// Watchdog.
 	pingInterval time.Duration
 	pingTimeout  time.Duration
-	network      string
-	networkSet   bool
-	lan          bool
-	subnetText   *string // as given
-	subnet       netip.Prefix
-	advertise    []string
-	identity     string
-	identitySet  bool
-	book         string
-	bookSet      bool
-	rendezvous   []func(corehost.Host) (corediscovery.Discovery, error)
-	maxEvent     int
-	codec        events.Codec
+
+	// Events.
+	maxEvent   int
+	codec      events.Codec
+	storeAge   time.Duration
+	storeBytes int
+	last       int
+
+	// What the application lends.
+	lentHost   corehost.Host
+	lentPubSub *pubsub.PubSub
+	topics     map[string]*pubsub.Topic
+
 	closeTimeout time.Duration
-	storeAge     time.Duration
-	storeBytes   int
-	last         int
 	logger       slog.Handler
-	nat          host.NAT
-	hostSet      bool // WithHost was given
-	lentHost     corehost.Host
-	lentPubSub   *pubsub.PubSub
-	pubsubSet    bool                     // WithPubSub was given
-	topics       map[string]*pubsub.Topic // by WithTopic
-	noTopic      bool                     // WithTopic(nil)
 	// listenUDP is for tests, see package testhook.
 	listenUDP testhook.Listener
+
+	problems []error // one sentence for each option that is wrong
+}
+
+// bad adds a problem. The sentence begins with the option.
+func (c *config) bad(format string, args ...any) {
+	c.problems = append(c.problems, fmt.Errorf("smokesignal: "+format, args...))
 }
 
 func defaultConfig() config {
 	return config{
-		minPeers:     DefaultMinPeers,
-		maxPeers:     DefaultMaxPeers,
-		pingInterval: DefaultPingInterval,
-		pingTimeout:  DefaultPingTimeout,
-		network:      DefaultNetwork,
+		minPeers:     defaultMinPeers,
+		maxPeers:     defaultMaxPeers,
+		pingInterval: defaultPingInterval,
+		pingTimeout:  defaultPingTimeout,
+		network:      defaultNetwork,
 		maxEvent:     DefaultMaxEventSize,
-		closeTimeout: DefaultCloseTimeout,
-		storeAge:     DefaultKeepFor,
-		storeBytes:   DefaultKeepBytes,
+		closeTimeout: defaultCloseTimeout,
+		storeAge:     events.DefaultStoreAge,
+		storeBytes:   events.DefaultStoreBytes,
 	}
 }
 
-// Listen sets the addresses to listen on, as host:port (TCP and QUIC on the same
-// number) or as a multiaddr, which may also name WebSocket, WebTransport or
-// WebRTC-direct. An empty host means all interfaces, port 0 a free port. Only
-// what is named is bound. The default is a free port on all interfaces. Several
-// calls add up.
+// Listen sets the addresses to listen on, as host:port (TCP and QUIC on the same number) or
+// as a multiaddr, which may also name WebSocket, WebTransport or WebRTC-direct. An empty host
+// means all interfaces, port 0 a free port. Nothing else is bound. The default is a free
+// port on all interfaces. Several calls add up.
 func Listen(addrs ...string) Option {
 	return func(c *config) { c.listen = append(c.listen, addrs...) }
 }
@@ -109,161 +121,160 @@ func Listen(addrs ...string) Option {
 //
 //   - host:port, with a DNS name or an IP address: TCP and QUIC are tried;
 //   - a multiaddr, with or without /p2p/ID;
-//   - /dnsaddr/example.org, also with /p2p/ID, which stands for the multiaddrs
-//     in the DNS records of _dnsaddr.example.org (TXT, "dnsaddr=/ip4/..."): the
-//     seeds can then change without the programs;
+//   - /dnsaddr/example.org, also with /p2p/ID, for the multiaddrs in the DNS records of
+//     _dnsaddr.example.org (TXT, "dnsaddr=/ip4/..."), so that seeds can change without the
+//     programs;
 //   - a ticket that another node's Ticket returned.
 //
-// Names are looked up at each try, all addresses of a seed are tried at once, and
-// one that answers is enough. A seed given with an id, as a ticket always is, is
-// refused when another node answers there. With a ticket the node joins the
-// ticket's network; if Network says another, or tickets are of different networks,
-// that is an error at New. Several calls add up; without any seed the node waits to
-// be joined, or looks on the local network with LAN.
+// Names are looked up at each try. All addresses of a seed are tried at once, and one answer
+// is enough. If a seed has an id, as every ticket has, another node that answers there is
+// refused. With a ticket the node joins the network of the ticket; it is an error at New if
+// Network names another one, or if tickets are of different networks. Several calls add up.
+// Without any seed the node waits to be joined, or looks on the local network with LAN.
 func Seeds(addrs ...string) Option {
 	return func(c *config) { c.seeds = append(c.seeds, addrs...) }
 }
 
-// PeerLimits sets how many peers the node wants at least and takes at most
-// (default 3 and 5). Below min it looks for others. Zero min means that it looks
-// for nobody but its seeds, zero max that it takes none, Unlimited max that it takes
-// all. For a moment there may be two more than a max above zero, since a node that is
-// alone is never turned away. A negative min, another negative max, and a min above max
-// are errors at New.
+// PeerLimits sets how many peers the node wants at least and accepts at most (default 3 and
+// 5). Below min it looks for more. A min of zero means that it looks for nobody but its
+// seeds, a max of zero that it accepts nobody, and Unlimited that there is no maximum. For a
+// moment there may be two more than max, because a node that has no peer at all is never
+// turned away. A negative min, a negative max other than Unlimited, and a min above max are
+// errors at New.
 func PeerLimits(min, max int) Option {
 	return func(c *config) { c.minPeers, c.maxPeers = min, max }
 }
 
-// PingInterval sets how long a seed may go unheard before it is pinged through
-// the overlay (default ten seconds). A netsplit is reported after two intervals
-// and the PingTimeout. Zero turns the watchdog off; a negative interval, or one of more
-// than 24 hours, is an error at New.
+// PingInterval sets how long a seed may go unheard before it is pinged through the overlay
+// (default ten seconds). A netsplit is reported after two intervals and the PingTimeout. Zero
+// turns the watchdog off. A negative interval, or one of more than 24 hours, is an error at
+// New.
 func PingInterval(d time.Duration) Option {
 	return func(c *config) { c.pingInterval = d }
 }
 
-// PingTimeout sets how long an answer may take beyond two PingIntervals (default
-// three seconds). Zero adds nothing to the intervals; a negative timeout, or one of more
-// than 24 hours, is an error at New.
+// PingTimeout sets how long an answer may take beyond two PingIntervals (default three
+// seconds). Zero adds nothing to the intervals. A negative timeout, or one of more than 24
+// hours, is an error at New.
 func PingTimeout(d time.Duration) Option {
 	return func(c *config) { c.pingTimeout = d }
 }
 
-// Network sets the name of the network (default "default", or that of the tickets
-// among the Seeds), 1 to 128 bytes of UTF-8; another one is an error at New. Nodes of
-// different networks do not link to each other. The name is no secret and keeps nobody
-// out who knows it.
+// Network sets the name of the network, 1 to 128 bytes of UTF-8 (default: that of the tickets
+// among the Seeds, or "default"). Nodes of different networks do not link to each other. The
+// name is not a secret: anybody who knows it can join. Another length is an error at New.
 func Network(name string) Option {
-	return func(c *config) { c.network, c.networkSet = name, true }
+	return func(c *config) { c.netName = &name }
 }
 
-// LAN looks for nodes of the same network on the local network by multicast DNS,
-// and lets itself be found. It is off by default. On a node that listens on loopback
-// only, or a machine without multicast, it does nothing but log a warning.
+// LAN looks for nodes of the same network on the local network by multicast DNS, and lets
+// others find this one. It is off by default. It needs a Network of your own: with the
+// default name the node would join programs of strangers, so that is an error at New. On a
+// node that listens on loopback only, or a machine without multicast, it does nothing but
+// log a warning.
 func LAN() Option {
 	return func(c *config) { c.lan = true }
 }
 
-// Subnet binds and advertises only this machine's addresses in the subnet, as
-// "192.168.2.0/24" or "192.168.2.1/255.255.255.0". It narrows Listen addresses without
-// a host. A Listen address outside of the subnet, and a subnet in which this machine has
-// no address, are errors at New; a name that leads outside is one of Start.
+// Subnet binds and advertises only this machine's addresses in the subnet, given as
+// "192.168.2.0/24" or "192.168.2.1/255.255.255.0". It narrows Listen addresses without a
+// host. It is an error at New if a Listen address is outside the subnet, or if this machine
+// has no address in it, and an error at Start if a name leads outside.
 func Subnet(subnet string) Option {
-	return func(c *config) { c.subnetText = &subnet }
+	return func(c *config) { c.subnet = &subnet }
 }
 
-// Advertise sets the addresses others are told, as host:port or multiaddr, in
-// place of those the node listens on. It is meant for a node behind a port
-// forwarding. Several calls add up.
+// Advertise sets the addresses that others are told, as host:port or multiaddr, in place of
+// those the node listens on. It is meant for a node behind a port forwarding. Several calls
+// add up.
 func Advertise(addrs ...string) Option {
 	return func(c *config) { c.advertise = append(c.advertise, addrs...) }
 }
 
-// IdentityFile keeps the node's key in the file, so that it has the same ID each
-// time. The file is made if it does not exist, in a directory that does, readable by its
-// owner alone, and locked while the node lives: of another node of this machine it is
-// host.ErrIdentityInUse at New. A damaged file, or one that others may read, is an error,
-// never replaced. By default each node has a new identity.
+// IdentityFile keeps the node's key in the file at path, so that the node has the same ID
+// each time. By default each node has a new ID. The file is created if it does not exist, in
+// a directory that does, readable by its owner only, and locked while the node lives. It is
+// an error at New if another node on this machine has locked it (ErrIdentityInUse), if it is
+// damaged, or if others may read it; it is never replaced.
 func IdentityFile(path string) Option {
-	return func(c *config) { c.identity, c.identitySet = path, true }
+	return func(c *config) { c.identity = &path }
 }
 
-// PeerBook keeps in the file where the nodes of the network are, so that a node
-// which is started again finds the network though all seeds are gone: its peers,
-// the other nodes it knows, and those it knew before, 256 at most. A node that was
-// not found again for seven days is left out. The file is made if it does not
-// exist, in a directory that does, readable by its owner alone; it is written when the peers change, at most
-// every thirty seconds, and at Close, each time as a whole in one step. Nodes of
-// one network may share a file, then each keeps what the others wrote. Lines that
-// are damaged are left out, with a warning in the log; a file that is no peer book,
-// or that of another network, is an error at New, and never written to.
+// PeerBook remembers the nodes of the network in the file at path, so that a node that is
+// started again finds the network even if all seeds are gone. It holds the peers, other nodes
+// that this node knows, and those it knew before, 256 at most; a node that was not found for
+// seven days is dropped.
+//
+// The file is created if it does not exist, in a directory that does, readable by its owner
+// only. It is replaced as a whole when the peers change, at most every thirty seconds, and at
+// Close. Nodes of one network may share a file; each keeps the entries of the others. Damaged
+// lines are skipped with a warning in the log. It is an error at New if the file is something
+// else, or the peer book of another network; it is then left untouched.
 func PeerBook(path string) Option {
-	return func(c *config) { c.book, c.bookSet = path, true }
+	return func(c *config) { c.book = &path }
 }
 
-// WithDiscovery looks for nodes of the same network, and advertises this one, where
-// the application says that they meet: in any Discovery of libp2p, such as a DHT.
-// New calls open once, with the node's host, which does not listen yet; from Start
-// to Close the node uses what open returned, under the namespace
-// "smokesignal/" and the name of the network. While it has no peers it looks after
-// 1, 2, 4, 8, 8 ... seconds, with fewer than it wants after 30 seconds, with enough
-// of them after 5 minutes; it advertises again before the time to live ends. What is
-// found there is dialled with the same caution as what strangers tell: few times,
-// and in the local network only by a node that is not reached from farther away.
-// What open has made is the application's to close, after the node. Several calls
-// add up. See examples/rendezvous.
+// WithDiscovery looks for nodes of the same network in a Discovery of libp2p, such as a DHT,
+// and advertises this node there. New calls open once, with the node's host, which does not
+// listen yet. From Start to Close the node uses what open returned, under the namespace
+// "smokesignal/" and the name of the network. Several calls add up. See examples/rendezvous.
+//
+// A node without peers looks after 1, 2, 4, 8, 8 ... seconds, one with too few after 30
+// seconds, and one with enough after 5 minutes. It advertises again before the time to live
+// ends. Addresses found there are dialed as carefully as those that strangers tell: a few
+// times only, and addresses of the local network only by a node that cannot be reached from
+// outside it. What open has made is the application's to close, after the node.
 func WithDiscovery(open func(h corehost.Host) (corediscovery.Discovery, error)) Option {
-	return func(c *config) { c.rendezvous = append(c.rendezvous, open) }
+	return func(c *config) {
+		if open == nil {
+			c.bad("WithDiscovery(nil): give a function that returns a Discovery")
+			return
+		}
+		c.rendezvous = append(c.rendezvous, open)
+	}
 }
 
-// MaxEventSize sets the largest event, name and arguments encoded, in bytes
-// (default 512 KiB, at most 767 KiB). Larger ones are refused with ErrTooLarge
-// before anything is sent. All nodes of a network should agree on it. Less than one byte,
-// or more than 767 KiB, is an error at New.
+// MaxEventSize sets the largest event, name and arguments encoded, in bytes (default 512 KiB).
+// Larger ones are refused with ErrTooLarge before anything is sent. All nodes of a network
+// should agree on it. Less than one byte, or more than 767 KiB, is an error at New.
 func MaxEventSize(n int) Option {
 	return func(c *config) { c.maxEvent = n }
 }
 
-// KeepFor sets how long broadcasts are kept for neighbours that have missed them
-// (default one minute). What was sent during a longer cut is lost to those behind
-// it, and reported to them as a gap. Zero keeps them until the handlers here have
-// returned; a negative time is an error at New.
+// KeepFor sets how long broadcasts are kept for neighbors that have missed them (default one
+// minute). After a longer cut the nodes behind it miss what was sent during it, and get a
+// Gap. Zero keeps broadcasts until the handlers here have returned. A negative time is an
+// error at New.
 func KeepFor(d time.Duration) Option {
 	return func(c *config) { c.storeAge = d }
 }
 
-// KeepBytes bounds the broadcasts that are kept, for neighbours and for handlers
-// that are slow (default 16 MiB). Beyond it the oldest of the sender of whom most is
-// kept go. Less than 1 MiB, which is room for an event of any size, is an error at New.
+// KeepBytes limits the memory for broadcasts that are kept, for neighbors and for slow
+// handlers, in bytes (default 16 MiB). When the limit is reached, the oldest broadcasts of the
+// sender that uses the most memory are dropped. Less than 1 MiB, which has space for an event
+// of any size, is an error at New.
 func KeepBytes(n int) Option {
 	return func(c *config) { c.storeBytes = n }
 }
 
-// Last makes a node that joins begin with the last n broadcasts of each sender, as
-// far as its neighbours keep them, and those that went out together with the first
-// of these. The default is zero: it begins with what is sent from now on. A negative
-// number is an error at New.
+// Last makes a node that joins begin with the last n broadcasts of each sender, if neighbors
+// still keep them; it also gets those that were sent in one batch with the first of them. The
+// default is zero: the node begins with what is sent from now on. A negative number is an
+// error at New.
 func Last(n int) Option {
 	return func(c *config) { c.last = n }
 }
 
-// The codecs that Codec takes. Package events describes them.
-const (
-	JSON = events.JSON
-	CBOR = events.CBOR
-)
-
-// Codec sets how the arguments of this node's events are encoded that are
-// neither a []byte, which goes as it is, nor a proto.Message, which goes as
-// protobuf (default JSON). Each argument says how it was encoded, so a node
-// reads what the others send whatever their codec.
-func Codec(c events.Codec) Option {
-	return func(cfg *config) { cfg.codec = c }
+// CBOR encodes the arguments of this node's events as CBOR, except a []byte, which is sent
+// as it is, and a proto.Message, which is sent as protobuf. The default is JSON. Each
+// argument says how it was encoded, so every node reads what the others send.
+func CBOR() Option {
+	return func(c *config) { c.codec = events.CBOR }
 }
 
-// CloseTimeout bounds each of the three waits of Close: for neighbours to acknowledge
-// what was sent, for the callbacks of the disconnect, and for handlers to return (default
-// five seconds). Zero means not to wait; a negative timeout is an error at New.
+// CloseTimeout limits each of the three waits of Close: for neighbors to acknowledge what was
+// sent, for the callbacks of the disconnect, and for handlers to return (default five
+// seconds). Zero means not to wait. A negative timeout is an error at New.
 func CloseTimeout(d time.Duration) Option {
 	return func(c *config) { c.closeTimeout = d }
 }
@@ -281,92 +292,111 @@ func init() {
 	}
 }
 
-// validate returns one sentence for each option that is wrong.
+// validate returns the seeds, and an error with one sentence for each option that is
+// wrong.
 func (c *config) validate() ([]*discovery.Seed, error) {
-	var errs []error
-	bad := func(format string, args ...any) {
-		errs = append(errs, fmt.Errorf("smokesignal: "+format, args...))
-	}
-	var seeds []*discovery.Seed
+	seeds := c.validateSeeds()
+	c.validateNetwork(seeds)
+	c.validatePeers()
+	c.validateFiles()
+	c.validateEvents()
+	c.validateLent()
+	return seeds, errors.Join(c.problems...)
+}
+
+func (c *config) validateSeeds() (seeds []*discovery.Seed) {
 	for _, text := range c.seeds {
 		seed, err := discovery.ParseSeed(text)
 		if err != nil {
-			bad("Seeds: %w", err)
+			c.bad("Seeds: %w", err)
 			continue
 		}
-		if seed.Relayed() && !c.nat.Punches() && !c.hostSet { // a lent host may punch holes
-			bad("Seeds: seed %q: %w", text, errNoHolePunching)
+		// A host of the application may punch holes whatever our options say.
+		if seed.Relayed() && !c.nat.Punches() && c.lentHost == nil {
+			c.bad("Seeds: seed %q: %w", text, errNoHolePunching)
 		}
 		seeds = append(seeds, seed)
 	}
+	return seeds
+}
+
+func (c *config) validateNetwork(seeds []*discovery.Seed) {
+	if c.netName != nil {
+		c.network = *c.netName
+	}
 	if err := c.joinTickets(seeds); err != nil {
-		bad("Seeds: %w", err)
-	}
-	switch {
-	case c.minPeers < 0:
-		bad("PeerLimits(%d, %d): min must not be negative", c.minPeers, c.maxPeers)
-	case c.maxPeers < Unlimited:
-		bad("PeerLimits(%d, %d): max must not be negative, except for Unlimited", c.minPeers, c.maxPeers)
-	case c.maxPeers != Unlimited && c.minPeers > c.maxPeers:
-		bad("PeerLimits(%d, %d): min is greater than max", c.minPeers, c.maxPeers)
-	}
-	switch {
-	case c.pingInterval < 0:
-		bad("PingInterval(%v): must not be negative; zero turns the watchdog off", c.pingInterval)
-	case c.pingInterval > health.MaxInterval:
-		bad("PingInterval(%v): must not be more than %v; zero turns the watchdog off", c.pingInterval, health.MaxInterval)
-	}
-	switch {
-	case c.pingTimeout < 0:
-		bad("PingTimeout(%v): must not be negative", c.pingTimeout)
-	case c.pingTimeout > health.MaxInterval:
-		bad("PingTimeout(%v): must not be more than %v", c.pingTimeout, health.MaxInterval)
+		c.bad("Seeds: %w", err)
 	}
 	switch {
 	case c.network == "":
-		bad("Network(%q): the name must not be empty", c.network)
+		c.bad("Network(%q): the name must not be empty", c.network)
 	case len(c.network) > protocol.MaxNetwork:
-		bad("Network: the name has %d bytes, at most %d are allowed", len(c.network), protocol.MaxNetwork)
+		c.bad("Network: the name has %d bytes, at most %d are allowed", len(c.network), protocol.MaxNetwork)
 	case !utf8.ValidString(c.network):
-		bad("Network(%q): the name is not valid UTF-8", c.network)
+		c.bad("Network(%q): the name is not valid UTF-8", c.network)
+	case c.lan && c.network == defaultNetwork:
+		// Seeds say which nodes are meant. Multicast finds all programs of anybody
+		// that left the name at its default, and their events would mix.
+		c.bad("LAN: the name of the network is %q, as in every program that does not set one, so the node would join strangers on the local network; give your program a name with Network", defaultNetwork)
 	}
-	if c.subnetText != nil {
-		prefix, err := host.ParseSubnet(*c.subnetText)
-		if err != nil {
-			bad("Subnet(%q): %w", *c.subnetText, err)
-		}
-		c.subnet = prefix
-	}
-	if c.identitySet && c.identity == "" {
-		bad(`IdentityFile(""): give the path of a file`)
-	}
-	if c.bookSet && c.book == "" {
-		bad(`PeerBook(""): give the path of a file`)
-	}
-	if slices.ContainsFunc(c.rendezvous, func(open func(corehost.Host) (corediscovery.Discovery, error)) bool { return open == nil }) {
-		bad("WithDiscovery(nil): give a function that returns a Discovery")
-	}
-	if c.maxEvent < 1 || c.maxEvent > maxMaxEventSize {
-		bad("MaxEventSize(%d): must be between 1 and %d bytes", c.maxEvent, maxMaxEventSize)
-	}
-	if !c.codec.Valid() {
-		bad("Codec(%d): there is no such codec; take JSON or CBOR", uint8(c.codec))
-	}
-	if c.closeTimeout < 0 {
-		bad("CloseTimeout(%v): must not be negative; zero means not to wait", c.closeTimeout)
-	}
-	if c.storeAge < 0 {
-		bad("KeepFor(%v): must not be negative", c.storeAge)
-	}
-	if c.storeBytes < minKeepBytes {
-		bad("KeepBytes(%d): must be at least %d bytes, since handlers read from there", c.storeBytes, minKeepBytes)
-	}
-	if c.last < 0 {
-		bad("Last(%d): must not be negative", c.last)
-	}
-	c.validateLent(bad)
-	return seeds, errors.Join(errs...)
 }
 
-// minKeepBytes is room for an event of any size.
+func (c *config) validatePeers() {
+	switch {
+	case c.minPeers < 0:
+		c.bad("PeerLimits(%d, %d): min must not be negative", c.minPeers, c.maxPeers)
+	case c.maxPeers < Unlimited:
+		c.bad("PeerLimits(%d, %d): max must not be negative, except for Unlimited", c.minPeers, c.maxPeers)
+	case c.maxPeers != Unlimited && c.minPeers > c.maxPeers:
+		c.bad("PeerLimits(%d, %d): min is greater than max", c.minPeers, c.maxPeers)
+	}
+	switch {
+	case c.pingInterval < 0:
+		c.bad("PingInterval(%v): must not be negative; zero turns the watchdog off", c.pingInterval)
+	case c.pingInterval > health.MaxInterval:
+		c.bad("PingInterval(%v): must not be more than %v; zero turns the watchdog off", c.pingInterval, health.MaxInterval)
+	}
+	switch {
+	case c.pingTimeout < 0:
+		c.bad("PingTimeout(%v): must not be negative", c.pingTimeout)
+	case c.pingTimeout > health.MaxInterval:
+		c.bad("PingTimeout(%v): must not be more than %v", c.pingTimeout, health.MaxInterval)
+	}
+	if c.subnet != nil {
+		prefix, err := host.ParseSubnet(*c.subnet)
+		if err != nil {
+			c.bad("Subnet(%q): %w", *c.subnet, err)
+		}
+		c.within = prefix
+	}
+}
+
+func (c *config) validateFiles() {
+	if c.identity != nil && *c.identity == "" {
+		c.bad(`IdentityFile(""): give the path of a file`)
+	}
+	if c.book != nil && *c.book == "" {
+		c.bad(`PeerBook(""): give the path of a file`)
+	}
+}
+
+func (c *config) validateEvents() {
+	if c.maxEvent < 1 || c.maxEvent > maxMaxEventSize {
+		c.bad("MaxEventSize(%d): must be between 1 and %d bytes", c.maxEvent, maxMaxEventSize)
+	}
+	if c.closeTimeout < 0 {
+		c.bad("CloseTimeout(%v): must not be negative; zero means not to wait", c.closeTimeout)
+	}
+	if c.storeAge < 0 {
+		c.bad("KeepFor(%v): must not be negative", c.storeAge)
+	}
+	if c.storeBytes < minKeepBytes {
+		c.bad("KeepBytes(%d): must be at least %d bytes, since handlers read from there", c.storeBytes, minKeepBytes)
+	}
+	if c.last < 0 {
+		c.bad("Last(%d): must not be negative", c.last)
+	}
+}
+
+// minKeepBytes has space for an event of any size.
 const minKeepBytes = 1 << 20

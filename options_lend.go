@@ -41,7 +41,13 @@ import (
 // an application that has one, or is about to make one, lends it WithPubSub. A host
 // with limits of its own on resources wants AddLimits.
 func WithHost(h corehost.Host) Option {
-	return func(c *config) { c.lentHost, c.hostSet = h, true }
+	return func(c *config) {
+		if h == nil {
+			c.bad("WithHost(nil): give a libp2p host")
+			return
+		}
+		c.lentHost = h
+	}
 }
 
 // WithPubSub broadcasts over a pubsub of the application's, floodsub or gossipsub, on
@@ -54,7 +60,13 @@ func WithHost(h corehost.Host) Option {
 // End the pubsub after the node: if it ends before, Emit returns
 // events.ErrPubSubEnded.
 func WithPubSub(ps *pubsub.PubSub) Option {
-	return func(c *config) { c.lentPubSub, c.pubsubSet = ps, true }
+	return func(c *config) {
+		if ps == nil {
+			c.bad("WithPubSub(nil): give a PubSub")
+			return
+		}
+		c.lentPubSub = ps
+	}
 }
 
 // WithTopic lends the node a topic that the application has joined on the pubsub
@@ -63,7 +75,7 @@ func WithPubSub(ps *pubsub.PubSub) Option {
 func WithTopic(t *pubsub.Topic) Option {
 	return func(c *config) {
 		if t == nil {
-			c.noTopic = true
+			c.bad("WithTopic(nil): give a Topic that was joined on the PubSub")
 			return
 		}
 		if c.topics == nil {
@@ -95,22 +107,14 @@ func PubSubOptions() []pubsub.Option {
 func AddLimits(l *rcmgr.ScalingLimitConfig) { limits.Add(l) }
 
 // validateLent says what is wrong about what the application lends.
-func (c *config) validateLent(bad func(format string, args ...any)) {
-	switch {
-	case c.hostSet && c.lentHost == nil:
-		bad("WithHost(nil): give a libp2p host")
-	case c.pubsubSet && c.lentPubSub == nil:
-		bad("WithPubSub(nil): give a PubSub")
-	case c.pubsubSet && !c.hostSet:
-		bad("WithPubSub: give the host of the PubSub, too, by WithHost")
+func (c *config) validateLent() {
+	if c.lentPubSub != nil && c.lentHost == nil {
+		c.bad("WithPubSub: give the host of the PubSub, too, by WithHost")
 	}
-	switch {
-	case c.noTopic:
-		bad("WithTopic(nil): give a Topic that was joined on the PubSub")
-	case len(c.topics) > 0 && !c.pubsubSet:
-		bad("WithTopic: give the PubSub of the Topic, too, by WithPubSub")
+	if len(c.topics) > 0 && c.lentPubSub == nil {
+		c.bad("WithTopic: give the PubSub of the Topic, too, by WithPubSub")
 	}
-	if !c.hostSet {
+	if c.lentHost == nil {
 		return
 	}
 	for _, option := range []struct {
@@ -118,16 +122,16 @@ func (c *config) validateLent(bad func(format string, args ...any)) {
 		given bool
 	}{
 		{"Listen", len(c.listen) > 0},
-		{"Subnet", c.subnetText != nil},
+		{"Subnet", c.subnet != nil},
 		{"Advertise", len(c.advertise) > 0},
-		{"IdentityFile", c.identitySet},
+		{"IdentityFile", c.identity != nil},
 		{"HolePunching", c.nat.HolePunching},
 		{"Relays", len(c.nat.Relays) > 0},
 		{"RelayService", c.nat.RelayService},
 		{"PortMapping", c.nat.PortMapping},
 	} {
 		if option.given {
-			bad("%s: the host given by WithHost is the application's; configure it there", option.name)
+			c.bad("%s: the host given by WithHost is the application's; configure it there", option.name)
 		}
 	}
 }
@@ -152,11 +156,11 @@ func (madeHost) Spare(c network.Conn) bool { return !lent.UsedByOthers(c, nil) }
 
 // openHost makes the node's host, or takes the one that is lent, and returns its key.
 func (n *Node) openHost() (key crypto.PrivKey, err error) {
-	if n.cfg.hostSet {
+	if n.cfg.lentHost != nil {
 		return n.borrowHost()
 	}
-	if n.cfg.identitySet {
-		if n.identity, err = host.OpenIdentity(n.cfg.identity); err != nil {
+	if n.cfg.identity != nil {
+		if n.identity, err = host.OpenIdentity(*n.cfg.identity); err != nil {
 			return nil, err
 		}
 		key = n.identity.Key
@@ -164,7 +168,7 @@ func (n *Node) openHost() (key crypto.PrivKey, err error) {
 		return nil, err
 	}
 	cfg := host.Config{
-		Key: key, Listen: n.cfg.listen, Subnet: n.cfg.subnet, Advertise: n.cfg.advertise,
+		Key: key, Listen: n.cfg.listen, Subnet: n.cfg.within, Advertise: n.cfg.advertise,
 		NAT: n.cfg.nat, Log: logging.Room("host", n.cfg.logger),
 	}
 	h, err := testhook.NewHost(cfg, n.cfg.listenUDP) // host.New, unless a test lends the sockets
@@ -191,11 +195,11 @@ func (n *Node) borrowHost() (crypto.PrivKey, error) {
 	if _, err := h.ID().ExtractPublicKey(); err != nil {
 		return nil, fmt.Errorf("WithHost: the host's key is of type %s, which is not a part of its id, so others could not tell who signed; give a host with an Ed25519 key", key.Type())
 	}
-	if ids := lent.PubSubProtocols(h); len(ids) > 0 && !n.cfg.pubsubSet {
+	if ids := lent.PubSubProtocols(h); len(ids) > 0 && n.cfg.lentPubSub == nil {
 		return nil, fmt.Errorf("WithHost: the host serves pubsub already (%s), and a second would take its streams; give that one by WithPubSub", ids[0])
 	}
 	borrowed := lent.Borrow(h)
-	if n.cfg.pubsubSet {
+	if n.cfg.lentPubSub != nil {
 		borrowed.Shares = n.sharesTopic
 	}
 	n.host, n.face = borrowed, h
@@ -204,7 +208,7 @@ func (n *Node) borrowHost() (crypto.PrivKey, error) {
 
 // openPubSub makes the node's pubsub behind the gate, or takes the one that is lent.
 func (n *Node) openPubSub() (err error) {
-	if n.cfg.pubsubSet {
+	if n.cfg.lentPubSub != nil {
 		n.pubsub = n.cfg.lentPubSub
 		return n.checkTopics()
 	}
@@ -233,7 +237,7 @@ func (n *Node) checkTopics() error {
 // provePubSub finds out whether the broadcast, which could be made unless err says
 // otherwise, gets through the pubsub that is lent.
 func (n *Node) provePubSub(err error) error {
-	if !n.cfg.pubsubSet {
+	if n.cfg.lentPubSub == nil {
 		return err
 	}
 	if err == nil {
@@ -273,7 +277,7 @@ func (n *Node) sharesTopic(p peer.ID) bool {
 // servesAnother tells, of a lent host on which pubsub is the node's, whether the
 // application has made another since New, which took the streams of ours.
 func (n *Node) servesAnother() error {
-	if !n.cfg.hostSet || n.cfg.pubsubSet {
+	if n.cfg.lentHost == nil || n.cfg.lentPubSub != nil {
 		return nil
 	}
 	for _, id := range lent.PubSubProtocols(n.face) {

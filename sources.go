@@ -23,8 +23,8 @@ type sources struct {
 // openSources makes what the options PeerBook and WithDiscovery ask for.
 func (n *Node) openSources() (err error) {
 	log := logging.Room("discovery", n.cfg.logger)
-	if n.cfg.bookSet {
-		if n.sources.book, err = discovery.OpenPeerBook(n.cfg.book, n.cfg.network, log); err != nil {
+	if n.cfg.book != nil {
+		if n.sources.book, err = discovery.OpenPeerBook(*n.cfg.book, n.cfg.network, log); err != nil {
 			return err
 		}
 	}

@@ -47,7 +47,7 @@ func (c *config) joinTickets(seeds []*discovery.Seed) error {
 	for _, s := range seeds {
 		switch {
 		case s.Network() == "":
-		case c.networkSet && s.Network() != c.network:
+		case c.netName != nil && s.Network() != c.network:
 			return fmt.Errorf("the ticket %s is for the network %q, Network is %q; leave Network out to join the ticket's",
 				discovery.ShortenTicket(s.String()), s.Network(), c.network)
 		case first == nil:

@@ -35,7 +35,7 @@ func TestFault17NobodySpeaksInAnothersName(t *testing.T) {
 		t.Fatal(err)
 	}
 	own := attacker.Host().Peerstore().PrivKey(attacker.ID())
-	const topic = "smokesignal/" + smokesignal.DefaultNetwork
+	const topic = "smokesignal/default"
 	var lies []byte
 	for seq := range uint64(50) {
 		for _, data := range [][]byte{nil, []byte("null"), everyField(0), everyField(2), make([]byte, 100)} {
@@ -175,7 +175,7 @@ func TestFault20OptionsAreTakenAtTheirWord(t *testing.T) {
 			{"Subnet", smokesignal.Subnet("the one over there")},
 			{"Advertise", smokesignal.Advertise("nowhere")},
 			{"MaxEventSize", smokesignal.MaxEventSize(-1)},
-			{"Codec", smokesignal.Codec(7)},
+			{"LAN", smokesignal.LAN()},
 			{"IdentityFile", smokesignal.IdentityFile("")},
 		} {
 			n, err := smokesignal.New(tt.opt)

@@ -45,7 +45,7 @@ func (s *session) introduce() {
 // networkOf returns the network of a ticket, empty for the default one.
 func networkOf(ticket string) string {
 	t, err := smokesignal.ParseTicket(ticket)
-	if err != nil || t.Network == smokesignal.DefaultNetwork {
+	if err != nil || t.Network == defaultNetwork {
 		return ""
 	}
 	return t.Network
@@ -53,7 +53,7 @@ func networkOf(ticket string) string {
 
 // seedName is what a seed is called on the screen, where a ticket takes much room.
 func seedName(seed string) string {
-	if _, err := smokesignal.ParseTicket(seed); err == nil {
+	if isTicket(seed) {
 		return "ticket " + fit(seed, 13)
 	}
 	return seed

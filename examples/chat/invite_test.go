@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal"
 )
 
 func TestHostPort(t *testing.T) {
@@ -55,9 +57,20 @@ func TestTicketsOnTheScreen(t *testing.T) {
 	if got := networkOf(ticket); got != "küche" {
 		t.Errorf("network %q", got)
 	}
-	const ofDefault = "smoke1biqgvoh45uyf7u4dtbieq763qsqqu2qvec4fiulynqxfysfdaoepe3a2a3akqateeexxevy6ui"
-	if got := networkOf(ofDefault); got != "" {
-		t.Errorf("network %q, want none", got)
+	node, err := smokesignal.New(smokesignal.Listen("127.0.0.1:0"), smokesignal.Network(defaultNetwork))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer node.Close()
+	if err := node.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	own, err := node.Ticket()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := networkOf(own); got != "" {
+		t.Errorf("network %q of a ticket of the chat, want none", got)
 	}
 	for seed, want := range map[string]string{
 		ticket:           "ticket smoke1biqgvo…",

@@ -74,7 +74,7 @@ func command(node *smokesignal.Node) (string, error) {
 	for _, a := range node.Addrs() {
 		if at, ok := over(a, ma.P_TCP); ok {
 			words := "go run ./examples/chat -seed " + at
-			if t, err := smokesignal.ParseTicket(ticket); err == nil && t.Network != smokesignal.DefaultNetwork {
+			if t, err := smokesignal.ParseTicket(ticket); err == nil && t.Network != defaultNetwork {
 				words += " -network '" + strings.ReplaceAll(t.Network, "'", `'\''`) + "'"
 			}
 			return words, nil

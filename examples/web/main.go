@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -37,7 +38,7 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	fs.StringVar(&o.http, "http", "127.0.0.1:8080", "host:port or :port the page is served at; browsers need no other port")
 	fs.Func("listen", "`address` to listen on for other nodes, host:port or multiaddr; repeatable (default a free port, reachable from everywhere)", add(&o.listen))
 	fs.Func("seed", "`address` of somebody in the chat, host:port or multiaddr, or a ticket; repeatable (default whoever is on the local network)", add(&o.seeds))
-	fs.StringVar(&o.network, "network", "", "`name` of the network; only chats with the same one see each other (default that of the ticket)")
+	fs.StringVar(&o.network, "network", "", "`name` of the network; only chats with the same one see each other (default that of the ticket, or chat)")
 	fs.StringVar(&o.identity, "identity", "", "`file` that keeps the node's identity; made if missing (default a new identity every time)")
 	err = fs.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
@@ -62,12 +63,24 @@ func add(list *[]string) func(string) error {
 	}
 }
 
+// defaultNetwork is the network of the chats that are not told another one, in a terminal
+// and in a browser.
+const defaultNetwork = "chat"
+
+func isTicket(seed string) bool {
+	_, err := smokesignal.ParseTicket(seed)
+	return err == nil
+}
+
 func (o options) node() []smokesignal.Option {
 	opts := []smokesignal.Option{
 		smokesignal.Listen(listens(o.listen)...), smokesignal.Seeds(o.seeds...),
 	}
-	if o.network != "" {
+	switch {
+	case o.network != "":
 		opts = append(opts, smokesignal.Network(o.network))
+	case !slices.ContainsFunc(o.seeds, isTicket): // a ticket names its network
+		opts = append(opts, smokesignal.Network(defaultNetwork))
 	}
 	if o.identity != "" {
 		opts = append(opts, smokesignal.IdentityFile(o.identity))

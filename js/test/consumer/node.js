@@ -1,0 +1,3 @@
+import { run } from './scenario.js'
+
+await run(process.argv[2])

@@ -316,7 +316,7 @@ func (b *Broadcast) passOn(p peer.ID, w repairRequest) {
 
 // repairFrom carries out a question of the engine.
 func (b *Broadcast) repairFrom(a repair.Ask) {
-	got, err := b.fetch(b.ctx, a, !a.Past)
+	got, err := b.fetch(b.ctx, a, !a.Backfill)
 	answer := repair.Found
 	switch {
 	case err != nil:

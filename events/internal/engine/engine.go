@@ -193,7 +193,7 @@ func (e *Engine[V]) applyMark(now time.Time, id peer.ID, m Mark, begin uint64, f
 	_, hinted := e.order.Hint(m.Sender)
 	// The sender is new to us. Store its earlier events, for neighbors that want them.
 	if !known && !hinted && m.Floor > 0 {
-		e.repair.FetchPast(id, repair.Subject{Sender: m.Sender, Session: m.Session}, m.Floor, begin)
+		e.repair.AddBackfill(id, repair.Subject{Sender: m.Sender, Session: m.Session}, m.Floor, begin)
 	}
 	e.repair.ReceiveClaim(id, m.Sender, repair.Claim{Session: m.Session, Begin: m.Begin, Next: m.Next, Floor: m.Floor, Greeting: from != fromUpdate})
 	m.Above = max(m.Above, m.Next)
@@ -253,11 +253,11 @@ func (e *Engine[V]) Receive(now time.Time, sender peer.ID, b Batch[V], giver pee
 
 // ReceiveRepair handles a batch that the ask a brought.
 func (e *Engine[V]) ReceiveRepair(now time.Time, a repair.Ask, b Batch[V]) {
-	if !a.Past && e.Receive(now, a.Sender, b, "") != order.Duplicate {
+	if !a.Backfill && e.Receive(now, a.Sender, b, "") != order.Duplicate {
 		return
 	}
 	// The batch is older than our interest in the sender. It is stored for others.
-	if e.store.AddPast(now, a.Sender, b.Session, b.entry()) {
+	if e.store.AddBackfill(now, a.Sender, b.Session, b.entry()) {
 		// Neighbors may lack it, and not know who has it.
 		e.window.Announce(now, a.Sender)
 	}

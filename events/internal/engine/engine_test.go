@@ -67,7 +67,7 @@ func (s *script) want(after time.Duration, want string) {
 		}
 		for _, a := range out.Asks {
 			text := fmt.Sprintf("%s? %d-%d", string(a.Peer), a.From, a.To)
-			if a.Past {
+			if a.Backfill {
 				text = "fill " + text
 			}
 			got = append(got, text)

@@ -648,7 +648,7 @@ func (p *life) told(from *life, l *link, marks []Mark, tries int) {
 
 // ask carries out a question of the engine.
 func (p *life) ask(a repair.Ask) {
-	p.fetch(a, !a.Past, func(got uint64, ok bool) {
+	p.fetch(a, !a.Backfill, func(got uint64, ok bool) {
 		answer := repair.Found
 		switch {
 		case !ok:

@@ -1,11 +1,12 @@
-// Package repair decides whom to ask for events that are missing, and when
-// nothing is left but to give them up. It performs no I/O and reads no clock.
+// Package repair decides which neighbor to ask for missing events, and when to give
+// them up. It performs no I/O and reads no clock.
 //
-// What is missing for [Config.Grace] is asked for, one neighbour after the other:
-// first those that say they have it, then the others, which ask theirs once; the
-// others only if it is certain that it was sent. When
-// all have answered that they do not have it, it is given up, provided that one
-// of them was there when it was sent: that others never heard of it proves nothing.
+// Events that are missing for [Config.Grace] are asked for, one neighbor after the
+// other: first the neighbors that claim to have them, then the others, which ask their
+// own neighbors once. The others are asked only if it is certain that the events were
+// sent. When all have answered that they do not have the events, and one of them knew
+// the session when the events were sent, the events are given up. The word of neighbors
+// that never heard of the session proves nothing.
 package repair
 
 import (
@@ -18,18 +19,23 @@ import (
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 )
 
-// Config holds the bounds. Zero means the default in brackets.
+// Config holds the bounds of a planner. Zero means the default in brackets.
 type Config struct {
-	Grace         time.Duration // how long something is missing before it is asked for [150 ms]
-	Pause         time.Duration // between two rounds of asking everybody [500 ms]
-	GiveUpTimeout time.Duration // how long something is missing before it is given up [2 s]
-	// UnseenTimeout is the same if nobody who was asked was there [30 s].
+	// Grace is how long events are missing before they are asked for [150 ms].
+	Grace time.Duration
+	// Pause is the time between two rounds of asking all neighbors [500 ms].
+	Pause time.Duration
+	// GiveUpTimeout is how long events are missing before they are given up [2 s].
+	GiveUpTimeout time.Duration
+	// UnseenTimeout is the same if no neighbor knew the session in time [30 s].
 	UnseenTimeout time.Duration
-	// MaxAsks bounds the questions under way [16, or MaxPerPeer for each neighbour, so
-	// that none can keep others from being asked], MaxPerPeer those to one neighbour [4].
-	MaxAsks    int
+
+	// MaxAsks bounds the asks in progress [16, or MaxPerPeer for each neighbor if that
+	// is more, so that no neighbor can keep the others from being asked].
+	MaxAsks int
+	// MaxPerPeer bounds the asks in progress to one neighbor [4].
 	MaxPerPeer int
-	// MaxClaims bounds what is remembered of a neighbour's word [10,000 sessions].
+	// MaxClaims bounds the sessions of which a neighbor's claim is remembered [10,000].
 	MaxClaims int
 }
 
@@ -44,115 +50,122 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// A Subject names a session of a sender.
+// A Subject is a session of a sender.
 type Subject struct {
 	Sender  peer.ID
 	Session order.SessionKey
 }
 
-// A Claim is a neighbour's word about a session: it has received, or given up,
-// everything from Begin to Next, and still has what begins at Floor (0: nothing).
+// A Claim is a neighbor's word about a session: it has received, or given up, everything
+// from Begin to Next, and still stores the events from Floor on (0: none).
 type Claim struct {
 	Session            order.SessionKey
 	Begin, Next, Floor uint64
-	Greeting           bool // it was part of its greeting
+	Greeting           bool // the neighbor greeted with it
 }
 
-// covers reports whether what is needed was received or given up.
-func (c Claim) covers(n *openHole) bool {
-	return c.Session == n.Session && c.Begin <= n.from && n.from < c.Next
+// covers reports whether the neighbor has received, or given up, the beginning of the
+// hole. It then knew the session when the event was sent.
+func (c Claim) covers(h *openHole) bool {
+	return c.Session == h.Session && c.Begin <= h.from && h.from < c.Next
 }
 
-// An Ask is a question to a neighbour for the events [From, To).
+// An Ask is a request to a neighbor for the events [From, To).
 type Ask struct {
 	Peer peer.ID
 	Subject
 	From, To uint64
-	// Past says that the events are of before our time: they are kept for others.
-	Past bool
+	// Backfill means that the events were sent before this node knew the session. They
+	// are stored for others, and not delivered.
+	Backfill bool
 }
 
-// An Outcome says what came of an Ask.
+// An Outcome says how an Ask ended.
 type Outcome int
 
 const (
-	Found    Outcome = iota // some of it came; there may be more
-	NotFound                // the neighbour does not have it
-	Failed                  // no answer
+	Found    Outcome = iota // some of the events came; there may be more
+	NotFound                // the neighbor does not have them
+	Failed                  // no answer came
 )
 
 // A Planner is not safe for concurrent use.
 type Planner struct {
-	cfg         Config
-	neighbors   map[peer.ID]*neighbour
-	holes       map[Subject]*openHole
-	pasts       []*past
-	asks        int             // under way
-	asksByPeer  map[peer.ID]int // the same by whom is asked, neighbour still or not
-	due         time.Time       // Advance has nothing to do before; zero: never
-	pausedUntil time.Time       // it does nothing before, however much there is to do
-	pastDue     time.Time       // when a fill may be asked for that failed; zero: never
+	cfg       Config
+	neighbors map[peer.ID]claims
+	holes     map[Subject]*openHole
+	backfills []*backfill
+
+	// Asks in progress.
+	asks       int
+	asksByPeer map[peer.ID]int // also by peers that are not neighbors any more
+
+	// When Advance has something to do.
+	due         time.Time // for a hole; zero: never
+	pausedUntil time.Time // no hole is looked at before
+	backfillDue time.Time // for a backfill that failed; zero: never
 }
 
-type neighbour struct {
-	claims map[peer.ID]Claim
-}
+// claims holds the claims of one neighbor, by sender.
+type claims map[peer.ID]Claim
 
-// openHole is the first gap of a session.
+// openHole is the first hole of a session.
 type openHole struct {
 	Subject
 	from, to   uint64
-	hearsay    bool
+	hearsay    bool // only claims say that the events were sent
 	since      time.Time
-	asking     peer.ID              // who is being asked
-	renewed    bool                 // who has said meanwhile that it has it
-	tried      map[peer.ID]struct{} // in this round
-	failed     bool                 // somebody did not answer in this round
-	nextRound  time.Time            // when the next round may begin
-	progressed bool                 // the last question brought something
+	progressed bool // the last ask brought something
+
+	// The round of asking all neighbors.
+	asking    peer.ID              // the neighbor being asked; empty: none
+	renewed   bool                 // that neighbor has claimed meanwhile to have the events
+	tried     map[peer.ID]struct{} // neighbors that were asked in this round
+	failed    bool                 // one of them did not answer
+	nextRound time.Time            // when the next round may begin
 }
 
-// past is what happened before our time.
-type past struct {
+// backfill is a range of events that were sent before this node knew the session.
+type backfill struct {
 	Subject
 	from, to uint64
 	peer     peer.ID
 	asking   bool
-	failed   int       // questions in a row
-	nextTry  time.Time // when the next may be asked
+	failed   int       // failed asks in a row
+	nextTry  time.Time // when it may be asked for again
 }
 
-// maxFailed is after how many questions that failed a fill is given up.
+// maxFailed is the number of failed asks after which a backfill is given up.
 const maxFailed = 3
 
-// With more than manyNeeds sessions that lack something, which lies can bring
-// about, they are looked at once in each manyPause only.
+// While more than manyHoles sessions have holes, the planner looks at them only once per
+// manyPause. Lies can make so many.
 const (
 	manyHoles = 64
 	manyPause = 10 * time.Millisecond
 )
 
-// maxPasts bounds the sessions that wait to be filled.
-const maxPasts = 10_000
+// maxBackfills bounds the sessions that wait for their backfill.
+const maxBackfills = 10_000
 
-// New returns a core without neighbours.
+// New returns a planner without neighbors.
 func New(cfg Config) *Planner {
 	return &Planner{
 		cfg:        cfg.withDefaults(),
-		neighbors:  make(map[peer.ID]*neighbour),
+		neighbors:  make(map[peer.ID]claims),
 		holes:      make(map[Subject]*openHole),
 		asksByPeer: make(map[peer.ID]int),
 	}
 }
 
-// AddNeighbor adds a neighbour that can be asked.
+// AddNeighbor adds a neighbor that can be asked.
 func (c *Planner) AddNeighbor(id peer.ID) {
 	if c.neighbors[id] == nil {
-		c.neighbors[id] = &neighbour{claims: make(map[peer.ID]Claim)}
+		c.neighbors[id] = make(claims)
 	}
 }
 
-// OtherNeighbors returns the neighbours besides id.
+// OtherNeighbors returns the neighbors other than id.
 func (c *Planner) OtherNeighbors(id peer.ID) (list []peer.ID) {
 	for other := range c.neighbors {
 		if other != id {
@@ -162,25 +175,27 @@ func (c *Planner) OtherNeighbors(id peer.ID) (list []peer.ID) {
 	return list
 }
 
-// RemoveNeighbor removes a neighbour. Its questions still have to be answered.
+// RemoveNeighbor removes a neighbor. Asks to it that are in progress still need
+// FinishAsk.
 func (c *Planner) RemoveNeighbor(id peer.ID) {
 	delete(c.neighbors, id)
-	c.pasts = slices.DeleteFunc(c.pasts, func(f *past) bool { return f.peer == id && !f.asking })
+	c.backfills = slices.DeleteFunc(c.backfills, func(f *backfill) bool { return f.peer == id && !f.asking })
 }
 
-// ReceiveClaim takes a neighbour's word about a sender.
+// ReceiveClaim handles a neighbor's claim about a sender.
 func (c *Planner) ReceiveClaim(id, sender peer.ID, claim Claim) {
 	n := c.neighbors[id]
 	if n == nil {
 		return
 	}
-	old, known := n.claims[sender]
-	if known && old.Session.Compare(claim.Session) > 0 || !known && len(n.claims) >= c.cfg.MaxClaims {
+	old, known := n[sender]
+	// The claim is about an earlier session, or the neighbor claims too much.
+	if known && old.Session.Compare(claim.Session) > 0 || !known && len(n) >= c.cfg.MaxClaims {
 		return
 	}
 	if known && old.Session == claim.Session {
-		// Its words may overtake each other. When it finds that it begins lower,
-		// it has less at first.
+		// Claims may overtake each other, so the furthest one counts. But a neighbor
+		// that finds out that the session begins lower has received less at first.
 		if claim.Begin > old.Begin {
 			claim.Begin, claim.Next = old.Begin, old.Next
 		} else if claim.Begin == old.Begin {
@@ -188,105 +203,104 @@ func (c *Planner) ReceiveClaim(id, sender peer.ID, claim Claim) {
 		}
 		claim.Greeting = claim.Greeting || old.Greeting
 	}
-	n.claims[sender] = claim
-	if need := c.holes[Subject{sender, claim.Session}]; need != nil && claim.covers(need) && !old.covers(need) {
-		// What it did not have when it was asked it may have now.
-		need.renewed = need.renewed || need.asking == id
-		delete(need.tried, id)
-		need.nextRound = time.Time{}
-		c.schedule(need)
+	n[sender] = claim
+	// The neighbor may not have had the events when it was asked. It has them now.
+	if h := c.holes[Subject{sender, claim.Session}]; h != nil && claim.covers(h) && !old.covers(h) {
+		h.renewed = h.renewed || h.asking == id
+		delete(h.tried, id)
+		h.nextRound = time.Time{}
+		c.schedule(h)
 	}
 }
 
-// HasGreetedWith reports whether a neighbour's greeting had a session.
+// HasGreetedWith reports whether a neighbor's greeting mentioned a session.
 func (c *Planner) HasGreetedWith(id peer.ID, key Subject) bool {
-	n := c.neighbors[id]
-	if n == nil {
-		return false
-	}
-	claim, ok := n.claims[key.Sender]
+	claim, ok := c.neighbors[id][key.Sender]
 	return ok && claim.Session == key.Session && claim.Greeting
 }
 
-// FurthestClaim returns the furthest that a neighbour claims of a session; zero: nobody
-// knows it.
+// FurthestClaim returns the highest Next that a neighbor claims for a session; zero: no
+// neighbor knows the session.
 func (c *Planner) FurthestClaim(key Subject) (next uint64) {
 	for _, n := range c.neighbors {
-		if claim, ok := n.claims[key.Sender]; ok && claim.Session == key.Session {
+		if claim, ok := n[key.Sender]; ok && claim.Session == key.Session {
 			next = max(next, claim.Next)
 		}
 	}
 	return next
 }
 
-// SetHole says what is missing of a sender's session first. What is missing by hearsay
-// is only asked of those who claim to have it and of the sender: who lies about it
-// does not make us bother the others.
+// SetHole sets the first hole of a session. Events that are missing by hearsay are asked
+// only of the neighbors that claim to have them, and of the sender. So a neighbor that
+// lies about them cannot make us bother the others.
 func (c *Planner) SetHole(sender peer.ID, g order.Hole) {
 	key := Subject{sender, g.Session}
-	n := c.holes[key]
-	if n == nil {
-		n = &openHole{Subject: key, from: g.From, tried: make(map[peer.ID]struct{})}
-		c.holes[key] = n
+	h := c.holes[key]
+	if h == nil {
+		h = &openHole{Subject: key, from: g.From, tried: make(map[peer.ID]struct{})}
+		c.holes[key] = h
 	}
-	if g.From != n.from || n.hearsay && !g.Hearsay {
-		// It got on, so whoever was asked before may be asked for the rest.
-		n.from = g.From
-		clear(n.tried)
-		n.failed = false
-		n.nextRound = time.Time{}
+	// Other events are missing now, or now it is certain that they were sent. Neighbors
+	// that could not help before may help now.
+	if g.From != h.from || h.hearsay && !g.Hearsay {
+		h.from = g.From
+		clear(h.tried)
+		h.failed = false
+		h.nextRound = time.Time{}
 	}
-	n.to, n.since, n.hearsay = g.To, g.Since, g.Hearsay
-	c.schedule(n)
+	h.to, h.since, h.hearsay = g.To, g.Since, g.Hearsay
+	c.schedule(h)
 }
 
-// schedule makes Advance look at a need in time.
-func (c *Planner) schedule(n *openHole) {
-	if n.asking == "" {
-		c.due = order.Earlier(c.due, n.due(&c.cfg))
+// schedule makes Advance look at a hole in time.
+func (c *Planner) schedule(h *openHole) {
+	// During an ask there is nothing to decide.
+	if h.asking == "" {
+		c.due = order.Earlier(c.due, h.due(&c.cfg))
 	}
 }
 
-// ClearHole says that nothing is missing of a session any more.
+// ClearHole notes that nothing is missing of a session any more.
 func (c *Planner) ClearHole(key Subject) {
-	if n := c.holes[key]; n != nil && n.asking == "" {
+	if h := c.holes[key]; h != nil && h.asking == "" {
 		delete(c.holes, key)
-	} else if n != nil {
-		n.to = n.from // until the answer comes
+	} else if h != nil {
+		h.to = h.from // empty; FinishAsk removes it
 	}
 }
 
-// HoleCount returns how many sessions lack something.
+// HoleCount returns the number of sessions that have a hole.
 func (c *Planner) HoleCount() int { return len(c.holes) }
 
-// FetchPast says that a neighbour has events of a session from before our time.
-func (c *Planner) FetchPast(id peer.ID, key Subject, from, to uint64) {
-	if from < to && c.neighbors[id] != nil && len(c.pasts) < maxPasts {
-		c.pasts = append(c.pasts, &past{Subject: key, from: from, to: to, peer: id})
+// AddBackfill plans to fetch the events [from, to) of a session, which a neighbor has
+// and which were sent before this node knew the session.
+func (c *Planner) AddBackfill(id peer.ID, key Subject, from, to uint64) {
+	if from < to && c.neighbors[id] != nil && len(c.backfills) < maxBackfills {
+		c.backfills = append(c.backfills, &backfill{Subject: key, from: from, to: to, peer: id})
 	}
 }
 
 func (c *Planner) maxAsks() int { return max(c.cfg.MaxAsks, c.cfg.MaxPerPeer*len(c.neighbors)) }
 
-// Advance returns whom to ask for what at now, and what is to be given up: the
-// events from From to To, of which Peer is nobody. Every question has to be
-// answered by Answered.
+// Advance returns the asks to send at now, and the events to give up. Every ask has to
+// be ended by FinishAsk. In given, Peer is empty.
 func (c *Planner) Advance(now time.Time) (asks, given []Ask) {
 	asks, given = c.advanceHoles(now)
-	c.pastDue = time.Time{}
-	for i := 0; i < len(c.pasts) && c.asks < c.maxAsks(); i++ {
-		f := c.pasts[i]
+	c.backfillDue = time.Time{}
+	// Holes come first; backfills get the asks that are left.
+	for i := 0; i < len(c.backfills) && c.asks < c.maxAsks(); i++ {
+		f := c.backfills[i]
 		if f.nextTry.After(now) {
-			c.pastDue = order.Earlier(c.pastDue, f.nextTry)
+			c.backfillDue = order.Earlier(c.backfillDue, f.nextTry)
 		} else if !f.asking && c.neighbors[f.peer] != nil && c.asksByPeer[f.peer] == 0 {
 			f.asking = true
-			asks = append(asks, c.countAsk(Ask{Peer: f.peer, Subject: f.Subject, From: f.from, To: f.to, Past: true}))
+			asks = append(asks, c.countAsk(Ask{Peer: f.peer, Subject: f.Subject, From: f.from, To: f.to, Backfill: true}))
 		}
 	}
 	return asks, given
 }
 
-// advanceHoles is Advance for what is missing since we are here.
+// advanceHoles is Advance for holes.
 func (c *Planner) advanceHoles(now time.Time) (asks, given []Ask) {
 	if c.due.IsZero() || c.due.After(now) || c.pausedUntil.After(now) || c.asks >= c.maxAsks() {
 		return nil, nil
@@ -295,36 +309,38 @@ func (c *Planner) advanceHoles(now time.Time) (asks, given []Ask) {
 	if len(c.holes) > manyHoles {
 		c.pausedUntil = now.Add(manyPause)
 	}
-	for _, n := range c.holes {
-		if n.asking == "" && !now.Before(n.due(&c.cfg)) && c.asks < c.maxAsks() {
-			if a, ok := c.advanceHole(now, n); ok && a.Peer == "" {
+	for _, h := range c.holes {
+		if h.asking == "" && !now.Before(h.due(&c.cfg)) && c.asks < c.maxAsks() {
+			if a, ok := c.advanceHole(now, h); ok && a.Peer == "" {
 				given = append(given, a)
 			} else if ok {
 				asks = append(asks, c.countAsk(a))
 			}
 		}
-		c.schedule(n)
+		c.schedule(h)
 	}
 	return asks, given
 }
 
-// advanceHole returns whom to ask, or what to give up, if either is to be done.
-func (c *Planner) advanceHole(now time.Time, n *openHole) (a Ask, ok bool) {
-	a = Ask{Subject: n.Subject, From: n.from, To: n.to}
-	id, left := c.chooseNeighbor(n)
+// advanceHole returns an ask, or with an empty Peer the events to give up. It returns
+// false if there is nothing to do.
+func (c *Planner) advanceHole(now time.Time, h *openHole) (a Ask, ok bool) {
+	a = Ask{Subject: h.Subject, From: h.from, To: h.to}
+	id, left := c.chooseNeighbor(h)
 	switch {
 	case left && id == "":
-		n.nextRound = now.Add(c.cfg.Grace) // all are busy
+		h.nextRound = now.Add(c.cfg.Grace) // all that are left are busy
 		return a, false
 	case left:
-		n.asking, n.renewed = id, false
+		h.asking, h.renewed = id, false
 		a.Peer = id
 		return a, true
 	}
-	ok = c.canGiveUp(n, now)
-	clear(n.tried)
-	n.failed = false
-	n.nextRound = now.Add(c.cfg.Pause)
+	// All neighbors were asked in vain.
+	ok = c.canGiveUp(h, now)
+	clear(h.tried)
+	h.failed = false
+	h.nextRound = now.Add(c.cfg.Pause)
 	return a, ok
 }
 
@@ -334,37 +350,40 @@ func (c *Planner) countAsk(a Ask) Ask {
 	return a
 }
 
-// due returns when a need has to be looked at. What follows an event that had to
-// be asked for does not have the grace to come by itself.
-func (n *openHole) due(cfg *Config) time.Time {
-	at := n.since
-	if !n.progressed {
+// due returns when Advance has to look at a hole.
+func (h *openHole) due(cfg *Config) time.Time {
+	at := h.since
+	// Missing events may still arrive by themselves. If the events before them did not,
+	// these will not either.
+	if !h.progressed {
 		at = at.Add(cfg.Grace)
 	}
-	if at.After(n.nextRound) {
+	if at.After(h.nextRound) {
 		return at
 	}
-	return n.nextRound
+	return h.nextRound
 }
 
-// chooseNeighbor returns whom to ask next; nobody if all are busy. ok is false when all
-// were asked.
-func (c *Planner) chooseNeighbor(n *openHole) (best peer.ID, ok bool) {
+// chooseNeighbor returns the neighbor to ask next, or an empty id if all are busy. ok is
+// false when no neighbor is left to ask in this round.
+func (c *Planner) chooseNeighbor(h *openHole) (best peer.ID, ok bool) {
 	rank := 0
-	for id, nb := range c.neighbors {
-		if _, tried := n.tried[id]; tried {
+	for id, claims := range c.neighbors {
+		if _, tried := h.tried[id]; tried {
 			continue
 		}
 		r := 1
-		switch claim := nb.claims[n.Sender]; {
-		case claim.Session != n.Session || claim.Next <= n.from:
-			if id == n.Sender {
+		switch claim := claims[h.Sender]; {
+		case claim.Session != h.Session || claim.Next <= h.from:
+			// It has not received the event. The sender may have it all the same, but
+			// the others would ask their neighbors, which hearsay must not cause.
+			if id == h.Sender {
 				r = 2
-			} else if n.hearsay {
+			} else if h.hearsay {
 				continue
 			}
-		case claim.Floor == 0 || claim.Floor > n.from:
-			r = 3
+		case claim.Floor == 0 || claim.Floor > h.from:
+			r = 3 // it has received the event, but does not store it any more
 		default:
 			r = 4
 		}
@@ -379,66 +398,70 @@ func (c *Planner) chooseNeighbor(n *openHole) (best peer.ID, ok bool) {
 	return best, ok || len(c.neighbors) == 0
 }
 
-// canGiveUp reports whether a need can be given up when all were asked.
-func (c *Planner) canGiveUp(n *openHole, now time.Time) bool {
-	missing := now.Sub(n.since)
-	if n.failed || missing < c.cfg.GiveUpTimeout {
+// canGiveUp reports whether a hole can be given up after all neighbors were asked.
+func (c *Planner) canGiveUp(h *openHole, now time.Time) bool {
+	missing := now.Sub(h.since)
+	// A neighbor that did not answer may have the events.
+	if h.failed || missing < c.cfg.GiveUpTimeout {
 		return false
 	}
-	for _, nb := range c.neighbors {
-		if claim := nb.claims[n.Sender]; claim.covers(n) {
+	for _, claims := range c.neighbors {
+		// It knew the session in time and has lost the events, so they are lost.
+		if claims[h.Sender].covers(h) {
 			return true
 		}
 	}
 	return missing >= c.cfg.UnseenTimeout
 }
 
-// FinishAsk says what came of a question. What it brought has to be known before,
-// by Need.
-func (c *Planner) FinishAsk(now time.Time, a Ask, got uint64, answer Outcome) {
+// FinishAsk reports the outcome of an ask, after SetHole or ClearHole has taken account
+// of the events that came. got is the number up to which a backfill brought events.
+func (c *Planner) FinishAsk(now time.Time, a Ask, got uint64, outcome Outcome) {
 	c.asks--
-	c.due = order.Earlier(c.due, now) // there is room for a question
+	c.due = order.Earlier(c.due, now) // another ask may be sent
 	if c.asksByPeer[a.Peer]--; c.asksByPeer[a.Peer] == 0 {
 		delete(c.asksByPeer, a.Peer)
 	}
-	if a.Past {
-		c.finishPast(now, a, got, answer)
+	if a.Backfill {
+		c.finishBackfill(now, a, got, outcome)
 		return
 	}
-	n := c.holes[a.Subject]
-	if n == nil || n.asking != a.Peer {
+	h := c.holes[a.Subject]
+	if h == nil || h.asking != a.Peer {
 		return
 	}
-	n.asking = ""
-	n.progressed = answer == Found && (n.from != a.From || n.to < a.To)
-	if n.from >= n.to {
+	h.asking = ""
+	h.progressed = outcome == Found && (h.from != a.From || h.to < a.To)
+	if h.from >= h.to {
 		delete(c.holes, a.Subject)
 		return
 	}
-	// Of what is missing now nothing is known if it was asked for something else.
-	if !n.renewed && n.from == a.From && (answer != Found || n.to >= a.To) {
-		n.tried[a.Peer] = struct{}{}
-		n.failed = n.failed || answer == Failed
+	// If other events are missing now, the neighbor was not asked for them. If it has
+	// claimed meanwhile to have the events, its answer is out of date.
+	if !h.renewed && h.from == a.From && (outcome != Found || h.to >= a.To) {
+		h.tried[a.Peer] = struct{}{}
+		h.failed = h.failed || outcome == Failed
 	}
 }
 
-// finishPast goes on with a fill, from got on, while it brings something.
-func (c *Planner) finishPast(now time.Time, a Ask, got uint64, answer Outcome) {
-	i := slices.IndexFunc(c.pasts, func(f *past) bool { return f.asking && f.peer == a.Peer && f.Subject == a.Subject })
+// finishBackfill continues a backfill from got on, as long as it brings something.
+func (c *Planner) finishBackfill(now time.Time, a Ask, got uint64, outcome Outcome) {
+	i := slices.IndexFunc(c.backfills, func(f *backfill) bool { return f.asking && f.peer == a.Peer && f.Subject == a.Subject })
 	if i < 0 {
 		return
 	}
-	f := c.pasts[i]
+	f := c.backfills[i]
 	f.asking = false
-	if answer == Failed {
+	if outcome == Failed {
 		f.failed++
 		f.nextTry = now.Add(c.cfg.Pause)
 	} else {
 		f.failed = 0
 	}
 	f.from = max(f.from, got)
-	if answer == NotFound || f.failed == maxFailed || answer == Found && got <= a.From || f.from >= f.to || c.neighbors[a.Peer] == nil {
-		c.pasts = slices.Delete(c.pasts, i, i+1)
+	stuck := outcome == Found && got <= a.From
+	if outcome == NotFound || stuck || f.failed == maxFailed || f.from >= f.to || c.neighbors[a.Peer] == nil {
+		c.backfills = slices.Delete(c.backfills, i, i+1)
 	}
 }
 
@@ -446,11 +469,11 @@ func (c *Planner) finishPast(now time.Time, a Ask, got uint64, answer Outcome) {
 func (c *Planner) Next() time.Time {
 	switch {
 	case c.asks >= c.maxAsks() || len(c.neighbors) == 0:
-		return time.Time{}
+		return time.Time{} // nothing can be asked
 	case c.due.IsZero():
-		return c.pastDue
+		return c.backfillDue
 	case c.due.Before(c.pausedUntil):
-		return order.Earlier(c.pastDue, c.pausedUntil)
+		return order.Earlier(c.backfillDue, c.pausedUntil)
 	}
-	return order.Earlier(c.pastDue, c.due)
+	return order.Earlier(c.backfillDue, c.due)
 }

@@ -57,7 +57,7 @@ func (s *script) want(after time.Duration, want string) {
 	var got []string
 	for _, a := range asks {
 		text := fmt.Sprintf("%s %d-%d", string(a.Peer), a.From, a.To)
-		if a.Past {
+		if a.Backfill {
 			text = "fill " + text
 		}
 		got = append(got, text)
@@ -308,7 +308,7 @@ func TestNeighbourComesBackWhileItIsAsked(t *testing.T) {
 	s.answer("a", 0, Failed)
 	s.want(time.Second, "a 1-2")
 	s.answer("a", 0, NotFound)
-	s.core.FetchPast("a", key, 1, 5)
+	s.core.AddBackfill("a", key, 1, 5)
 	s.core.ClearHole(Subject{Sender: "other", Session: life(1)})
 	s.need(0, 0)
 	s.want(time.Second, "fill a 1-5")
@@ -339,9 +339,9 @@ func TestManyNeedsAreLookedAtTogether(t *testing.T) {
 
 func TestFill(t *testing.T) {
 	s := newScript(t, Config{}, "a", "b")
-	s.core.FetchPast("a", key, 1, 50)
-	s.core.FetchPast("b", key, 50, 50) // nothing
-	s.core.FetchPast("gone", key, 1, 50)
+	s.core.AddBackfill("a", key, 1, 50)
+	s.core.AddBackfill("b", key, 50, 50) // nothing
+	s.core.AddBackfill("gone", key, 1, 50)
 	s.want(0, "fill a 1-50")
 	s.answer("a", 30, Found)
 	s.want(0, "fill a 30-50")
@@ -352,22 +352,22 @@ func TestFill(t *testing.T) {
 	s.want(time.Hour, "")
 
 	for _, last := range []Outcome{NotFound, Found} { // Got, but nothing further
-		s.core.FetchPast("a", key, 1, 50)
+		s.core.AddBackfill("a", key, 1, 50)
 		s.want(0, "fill a 1-50")
 		s.answer("a", 1, last)
 		s.want(time.Hour, "")
 	}
-	s.core.FetchPast("a", key, 1, 50)
+	s.core.AddBackfill("a", key, 1, 50)
 	for range maxFailed {
 		s.want(time.Second, "fill a 1-50")
 		s.answer("a", 0, Failed)
 	}
 	s.want(time.Hour, "")
-	s.core.FetchPast("b", key, 1, 50)
+	s.core.AddBackfill("b", key, 1, 50)
 	s.core.RemoveNeighbor("b")
 	s.want(time.Hour, "")
-	if len(s.core.pasts) != 0 || len(s.core.asksByPeer) != 0 || s.core.asks != 0 {
-		t.Errorf("%d fills, %v asked, %d questions", len(s.core.pasts), s.core.asksByPeer, s.core.asks)
+	if len(s.core.backfills) != 0 || len(s.core.asksByPeer) != 0 || s.core.asks != 0 {
+		t.Errorf("%d fills, %v asked, %d questions", len(s.core.backfills), s.core.asksByPeer, s.core.asks)
 	}
 }
 
@@ -377,7 +377,7 @@ func TestClaimsAreBounded(t *testing.T) {
 		s.core.ReceiveClaim("a", peer.ID(fmt.Sprint(n)), Claim{Session: life(1), Next: 5})
 		s.core.ReceiveClaim("stranger", peer.ID(fmt.Sprint(n)), Claim{Session: life(1), Next: 5})
 	}
-	if n := len(s.core.neighbors["a"].claims); n != 10 {
+	if n := len(s.core.neighbors["a"]); n != 10 {
 		t.Errorf("%d claims", n)
 	}
 	s.core.ReceiveClaim("a", "0", Claim{Session: life(2), Next: 7})

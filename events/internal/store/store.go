@@ -82,9 +82,9 @@ func (s *Store[V]) Add(now time.Time, id peer.ID, key order.SessionKey, b Entry[
 	return true
 }
 
-// AddPast is Add for a batch that was sent before this node joined. It displaces
+// AddBackfill is Add for a batch that was sent before this node joined. It displaces
 // nothing, and fills the store to no more than half.
-func (s *Store[V]) AddPast(now time.Time, id peer.ID, key order.SessionKey, b Entry[V]) bool {
+func (s *Store[V]) AddBackfill(now time.Time, id peer.ID, key order.SessionKey, b Entry[V]) bool {
 	return s.size+b.Size <= s.cfg.MaxBytes/2 && s.insert(now, id, key, b)
 }
 

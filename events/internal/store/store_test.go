@@ -144,7 +144,7 @@ func TestFillDisplacesNothing(t *testing.T) {
 	s := New[string](Config{MaxBytes: 1000})
 	put(s, 0, "a", 1, 2, 300)
 	fill := func(id peer.ID, first uint64, size int) bool {
-		return s.AddPast(at(0), id, life(1), Entry[string]{First: first, End: first + 1, Size: size})
+		return s.AddBackfill(at(0), id, life(1), Entry[string]{First: first, End: first + 1, Size: size})
 	}
 	if !fill("b", 1, 200) || fill("b", 2, 1) || fill("c", 1, 1) {
 		t.Error("not half of the room was filled")
@@ -276,7 +276,7 @@ func TestBoundsHold(t *testing.T) {
 			case 1:
 				s.AwaitReading(id, life(1+rnd.IntN(6)), first)
 			case 2:
-				s.AddPast(at(op/10), id, life(1+rnd.IntN(6)), b)
+				s.AddBackfill(at(op/10), id, life(1+rnd.IntN(6)), b)
 			default:
 				s.Add(at(op/10), id, life(1+rnd.IntN(6)), b)
 			}

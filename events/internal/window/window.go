@@ -1,16 +1,16 @@
-// Package window decides who may send how much. Pubsub has no back pressure: what
-// a neighbour's queue does not take it drops. So every node tells its neighbours
-// how far it has received each sender, and a sender publishes only as long as
-// each of its neighbours lacks little. The package performs no I/O and reads no
-// clock.
+// Package window decides how much a sender may publish before its neighbors have
+// received it. Pubsub has no back pressure: it drops what does not fit into a neighbor's
+// queue. So every node acknowledges to its neighbors how far it has received each
+// sender, and a sender publishes only while each of its neighbors lacks little. The
+// package performs no I/O and reads no clock.
 //
-// A relay acknowledges a batch towards the neighbour from which it first got it
-// only when its own other neighbours have acknowledged it: so the sender goes as
-// fast as the slowest link of the network, and relays cannot be overrun. To its
-// other neighbours it acknowledges what it has at once. As who got a batch first
-// from whom makes a tree, no cycle of links can wait for itself.
+// A relay acknowledges a batch to its giver, the neighbor from which the batch came
+// first, only when its own other neighbors have acknowledged it. So the sender goes as
+// fast as the slowest link of the network, and cannot overrun relays. To its other
+// neighbors a relay acknowledges at once. The givers of a batch form a tree, so no cycle
+// of links can wait for itself.
 //
-// A neighbour that acknowledges nothing of a sender for [Config.GiveUp] is not
+// A neighbor that acknowledges nothing of a sender for [Config.GiveUp] is no longer
 // waited for until it does.
 package window
 
@@ -24,27 +24,28 @@ import (
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 )
 
-// Config holds the bounds. Zero means the default in brackets.
+// Config holds the bounds of a controller. Zero means the default in brackets.
 type Config struct {
-	// Batches and Bytes are how much of a sender a neighbour may lack before
-	// nothing more is sent. 16 batches are half of what the queues of a pubsub
-	// with its defaults hold [16, 1 MiB].
+	// Batches and Bytes are how much of a sender a neighbor may lack before nothing
+	// more is published. 16 batches are half of the queue of a pubsub with its defaults
+	// [16, 1 MiB].
 	Batches int
 	Bytes   int
-	// GiveUp is how long a neighbour is waited for that acknowledges nothing [5 s].
+	// GiveUp is how long a neighbor that acknowledges nothing is waited for [5 s].
 	GiveUp time.Duration
-	// AckDelay is how long an acknowledgement may wait for more, and AckBatches
-	// and AckBytes what it does not wait for [3 ms, a quarter of a window]. With 10
-	// ms a lone event every 5 ms took a tenth longer, since then the acknowledgement
-	// of the one before last was always in its way.
+	// AckDelay is how long an acknowledgment may wait for others to be sent with it.
+	// One for AckBatches or AckBytes is sent at once [3 ms, a quarter of a window]. With
+	// 10 ms a lone event every 5 ms took a tenth longer, as the acknowledgment of the
+	// event before the last was always in its way.
 	AckDelay   time.Duration
 	AckBatches int
 	AckBytes   int
-	// Nudge is how long a neighbour may acknowledge nothing before it is told
-	// what there is, in case it did not notice. The pause doubles each time; one that
-	// is given up is told a few times more [300 ms].
+	// Nudge is how long a neighbor may acknowledge nothing before it is told our mark,
+	// in case it has noticed nothing. The time doubles with each nudge. A neighbor that
+	// is no longer waited for gets a few more [300 ms].
 	Nudge time.Duration
-	// MaxAuthors bounds the senders of which a neighbour's word is remembered [10,000].
+	// MaxAuthors bounds the senders of which a neighbor's acknowledgments are
+	// remembered [10,000].
 	MaxAuthors int
 }
 
@@ -60,86 +61,90 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// maxBatches bounds the batches of one sender that are remembered. Only a sender
-// that heeds no window can reach it.
+// maxBatches bounds the batches of one sender that are remembered. Only a sender that
+// ignores the window can reach it.
 const maxBatches = 4096
 
-// maxPauses is how long the pause becomes, in units of GiveUp, before who is given
-// up is not told any more.
+// maxPauses is how long the time between nudges grows, in units of GiveUp, before they
+// end.
 const maxPauses = 8
 
-// maxTries is how many are looked at for one that can be forgotten.
+// maxTries is how many entries are examined to find one that can be dropped.
 const maxTries = 16
 
-// An Ack is how far a session of an author has come.
+// An Ack is how far a node has received a session of an author.
 type Ack struct {
 	Author  peer.ID
 	Session order.SessionKey
-	Next    uint64 // who says it has everything below
-	Through uint64 // and nobody behind it lacks anything below
-	Ask     bool   // and wants to know how far the other is
+	Next    uint64 // the node has everything below
+	Through uint64 // no node behind it lacks anything below
+	Ask     bool   // the node asks for the other's mark
 }
 
 // A Controller is not safe for concurrent use.
 type Controller struct {
 	cfg       Config
 	self      peer.ID
-	count     uint64 // of batches taken, which orders them and the joining of neighbours
 	neighbors map[peer.ID]*neighbor
-	flows     map[peer.ID]*flow     // by author
-	busy      map[peer.ID]*flow     // those that somebody lacks something of
-	due       time.Time             // Advance has nothing to do before; zero: never
-	announced map[peer.ID]time.Time // authors of whom Tell told, for neighbours to come
+	announced map[peer.ID]time.Time // when Announce was called for an author; for neighbors to come
+
+	// Batches under way.
+	count uint64            // batches added so far, to tell which came before a neighbor joined
+	flows map[peer.ID]*flow // by author
+	busy  map[peer.ID]*flow // the flows that a neighbor lacks something of
+	due   time.Time         // when Advance has something to do; zero: never
 }
 
-// flow is what is under way of one author.
+// flow is the latest session of one author, and its batches under way.
 type flow struct {
 	author    peer.ID
 	session   order.SessionKey
 	next      uint64    // everything below is here
-	last      uint64    // count of the latest batch
-	lastTaken time.Time // when it was taken
-	batches   []unacked // that a neighbour may lack, ascending
+	last      uint64    // Controller.count at the latest batch
+	lastTaken time.Time // when that was added
+	batches   []unacked // ascending
 }
 
+// unacked is a batch that a neighbor may lack.
 type unacked struct {
 	first, end uint64
 	size       int
-	count      uint64
-	giver      peer.ID // from whom it came first; empty: it did not come by pubsub
+	count      uint64  // Controller.count when it was added
+	giver      peer.ID // from which it came first; empty: it did not come by pubsub
 }
 
 type neighbor struct {
 	id       peer.ID
-	joinedAt uint64 // batches taken before it joined; it is owed none of those
+	joinedAt uint64 // Controller.count when it joined; it is not owed earlier batches
 	pairs    map[peer.ID]*pair
-	dirty    []*pair // those it has to be told of
+	dirty    []*pair // pairs with something to tell the neighbor
 	due      time.Time
-	// reported says that Due has returned it since: it is told at its own pace.
-	reported bool
+	reported bool // Due has returned it, and CollectAcks was not called since
 }
 
-// pair is what passes between us and a neighbour about one author.
+// pair is what a neighbor and this node have acknowledged to each other about an author.
 type pair struct {
 	author  peer.ID
 	session order.SessionKey
-	// What the neighbour has told.
+
+	// What the neighbor has acknowledged.
 	next, through uint64
-	owed          uint64    // the end of what it is owed of the flow's session
-	progress      time.Time // when it told more, or the first batch it lacks was taken
-	lacks         bool      // something it is owed
-	givenUp       bool      // until it tells more
-	// What it was told.
+	owed          uint64    // it is owed the flow's session up to here
+	progress      time.Time // of its last acknowledgment, or of the first batch that it lacks
+	lacks         bool      // it lacks something that it is owed
+	givenUp       bool      // it is not waited for until it acknowledges more
+
+	// What this node has acknowledged to the neighbor.
 	sent       Ack
-	owing      int // batches taken since
+	owing      int // batches added since
 	owingSize  int
-	dirty      bool
-	ask        bool      // when it is told, it is asked too
-	nextNudge  time.Time // when it is told again what there is
+	dirty      bool // it is in neighbor.dirty
+	ask        bool // the next acknowledgment asks for the neighbor's mark
+	nextNudge  time.Time
 	nudgePause time.Duration
 }
 
-// New returns the core of the node self, without neighbours.
+// New returns the controller of the node self, without neighbors.
 func New(self peer.ID, cfg Config) *Controller {
 	return &Controller{
 		cfg:       cfg.withDefaults(),
@@ -151,14 +156,14 @@ func New(self peer.ID, cfg Config) *Controller {
 	}
 }
 
-// AddNeighbor adds a neighbour. It is owed what is taken from now on.
+// AddNeighbor adds a neighbor. It is owed the batches that are added from now on.
 func (c *Controller) AddNeighbor(id peer.ID) {
 	if c.neighbors[id] == nil {
 		c.neighbors[id] = &neighbor{id: id, joinedAt: c.count, pairs: make(map[peer.ID]*pair)}
 	}
 }
 
-// RemoveNeighbor removes a neighbour: nobody waits for it any more.
+// RemoveNeighbor removes a neighbor. Nobody waits for it any more.
 func (c *Controller) RemoveNeighbor(now time.Time, id peer.ID) {
 	if c.neighbors[id] == nil {
 		return
@@ -169,9 +174,9 @@ func (c *Controller) RemoveNeighbor(now time.Time, id peer.ID) {
 	}
 }
 
-// AddBatch says that a batch [first, end) of an author was published here, or came
-// for the first time from the neighbour giver; an empty giver is nobody who waits
-// for an acknowledgement.
+// AddBatch adds a batch [first, end) of an author that was published here, or that came
+// for the first time from the neighbor giver. With an empty giver, no neighbor waits for
+// its acknowledgment.
 func (c *Controller) AddBatch(now time.Time, author peer.ID, session order.SessionKey, first, end uint64, size int, giver peer.ID) {
 	f := c.flows[author]
 	if f == nil || f.session.Compare(session) < 0 {
@@ -180,13 +185,14 @@ func (c *Controller) AddBatch(now time.Time, author peer.ID, session order.Sessi
 		}
 		f = &flow{author: author, session: session, next: first}
 		c.flows[author] = f
+		// Nobody is owed the rest of the earlier session.
 		for _, n := range c.neighbors {
 			if p := n.pairs[author]; p != nil {
 				p.owed, p.lacks = 0, false
 			}
 		}
 	} else if f.session != session {
-		return // of an earlier life
+		return // the author has restarted since
 	}
 	c.count++
 	f.last, f.lastTaken = c.count, now
@@ -213,14 +219,15 @@ func (c *Controller) AddBatch(now time.Time, author peer.ID, session order.Sessi
 	c.updateFlow(now, f)
 }
 
-// scheduleNudge says that the neighbour was heard, or there is something new for it.
+// scheduleNudge sets the time until the neighbor is nudged, after it was heard or was
+// nudged.
 func (p *pair) scheduleNudge(now time.Time, pause time.Duration) {
 	p.nudgePause = pause
 	p.nextNudge = now.Add(pause)
 }
 
-// makeRoom forgets an author, if there are too many: one of whom nothing is under
-// way, if such a one is easily found.
+// makeRoom removes an author if there are too many, if possible one without batches
+// under way.
 func (c *Controller) makeRoom() {
 	if len(c.flows) < c.cfg.MaxAuthors {
 		return
@@ -241,6 +248,7 @@ func (c *Controller) makeRoom() {
 	for _, n := range c.neighbors {
 		if p := n.pairs[victim]; p != nil {
 			p.owed, p.lacks = 0, false
+			// CollectAcks still needs a dirty pair.
 			if !p.dirty {
 				delete(n.pairs, victim)
 			}
@@ -248,7 +256,7 @@ func (c *Controller) makeRoom() {
 	}
 }
 
-// SetReceived says that everything of the author below next is here, or lost.
+// SetReceived notes that everything of the author below next is here, or lost.
 func (c *Controller) SetReceived(now time.Time, author peer.ID, session order.SessionKey, next uint64) {
 	f := c.flows[author]
 	if f == nil || f.session != session || next <= f.next {
@@ -258,7 +266,7 @@ func (c *Controller) SetReceived(now time.Time, author peer.ID, session order.Se
 	c.updateFlow(now, f)
 }
 
-// ReceiveAck takes a neighbour's word of how far it is with an author.
+// ReceiveAck handles an acknowledgment of a neighbor.
 func (c *Controller) ReceiveAck(now time.Time, id peer.ID, a Ack) {
 	n := c.neighbors[id]
 	if n == nil {
@@ -270,16 +278,16 @@ func (c *Controller) ReceiveAck(now time.Time, id peer.ID, a Ack) {
 	}
 	switch order := p.session.Compare(a.Session); {
 	case order > 0:
-		return
+		return // it was overtaken by one about a later session
 	case order < 0:
 		p.session, p.next, p.through = a.Session, 0, 0
 	}
 	if a.Ask {
-		c.markDirty(now, n, p, false)
+		c.markDirty(now, n, p, soon)
 	}
 	a.Through = min(a.Through, a.Next)
 	if a.Next <= p.next && a.Through <= p.through {
-		return
+		return // nothing new; the neighbor is not making progress
 	}
 	p.next, p.through = max(p.next, a.Next), max(p.through, a.Through)
 	p.progress, p.givenUp = now, false
@@ -295,8 +303,8 @@ func (c *Controller) CanPublish(author peer.ID) bool {
 	return batches < c.cfg.Batches && bytes < c.cfg.Bytes
 }
 
-// Backlog returns how many batches of an author the neighbours that are waited for
-// lack at most, and how many bytes.
+// Backlog returns how many batches and bytes of an author the neighbor lacks that lacks
+// most. Neighbors that are not waited for do not count.
 func (c *Controller) Backlog(author peer.ID) (batches, bytes int) {
 	f := c.flows[author]
 	if f == nil {
@@ -319,20 +327,21 @@ func (c *Controller) Backlog(author peer.ID) (batches, bytes int) {
 	return batches, bytes
 }
 
-// lacks reports whether a neighbour is owed a batch that it has not acknowledged.
+// lacks reports whether a neighbor is owed a batch that it has not acknowledged. The
+// batch is not owed to the neighbors that sent it.
 func (f *flow) lacks(n *neighbor, p *pair, b *unacked) bool {
 	return b.count > n.joinedAt && b.giver != n.id && n.id != f.author && f.behind(p, b.end)
 }
 
-// behind reports whether a neighbour has not acknowledged everything below end. Who
-// is with a later session has done with this one.
+// behind reports whether a neighbor has not acknowledged everything below end. A
+// neighbor that has received a later session is not behind in this one.
 func (f *flow) behind(p *pair, end uint64) bool {
 	c := p.session.Compare(f.session)
 	return c < 0 || c == 0 && p.through < end
 }
 
-// NeighborsLacking returns the neighbours that were there when something of the author was
-// published and have not received everything below goal.
+// NeighborsLacking returns the neighbors that have not received everything of the author
+// below goal. Neighbors that joined after the latest batch do not count.
 func (c *Controller) NeighborsLacking(author peer.ID, goal uint64) []peer.ID {
 	f := c.flows[author]
 	if f == nil {
@@ -347,7 +356,8 @@ func (c *Controller) NeighborsLacking(author peer.ID, goal uint64) []peer.ID {
 	return list
 }
 
-// ReceivedBy returns up to where a neighbour has received a session; zero: nothing.
+// ReceivedBy returns the number up to which a neighbor has received a session; zero:
+// nothing.
 func (c *Controller) ReceivedBy(id, author peer.ID, session order.SessionKey) uint64 {
 	if n := c.neighbors[id]; n != nil {
 		if p := n.pairs[author]; p != nil && p.session == session {
@@ -357,9 +367,9 @@ func (c *Controller) ReceivedBy(id, author peer.ID, session order.SessionKey) ui
 	return 0
 }
 
-// pair returns what is known of a neighbour and an author. If too much is known
-// of the neighbour, it forgets an author of whom nothing is under way; it returns
-// nil if none is easily found.
+// pair returns the pair of a neighbor and an author, and adds it if it is new. If the
+// neighbor has too many, one that is not needed makes way. If none of a few is
+// unneeded, pair returns nil.
 func (c *Controller) pair(n *neighbor, author peer.ID) *pair {
 	if p := n.pairs[author]; p != nil {
 		return p
@@ -381,10 +391,10 @@ func (c *Controller) pair(n *neighbor, author peer.ID) *pair {
 	return p
 }
 
-// updateFlow brings up to date who lacks what of a flow, and what each neighbour has to
-// be told.
+// updateFlow computes which neighbors lack something of a flow, and what each of them
+// has to be told.
 func (c *Controller) updateFlow(now time.Time, f *flow) {
-	// What everybody has is forgotten.
+	// Batches that every neighbor has are done with.
 	n := 0
 	for n < len(f.batches) && f.batches[n].end <= f.next && !c.isAwaited(f, &f.batches[n]) {
 		n++
@@ -397,6 +407,7 @@ func (c *Controller) updateFlow(now time.Time, f *flow) {
 			continue
 		}
 		lacks := p.owed > 0 && f.behind(p, p.owed)
+		// The time to acknowledge begins with the first batch that it lacks.
 		if lacks && !p.lacks {
 			p.progress = now
 			p.scheduleNudge(now, c.cfg.Nudge)
@@ -404,9 +415,13 @@ func (c *Controller) updateFlow(now time.Time, f *flow) {
 		p.lacks = lacks
 		busy = busy || lacks
 		c.due = order.Earlier(c.due, c.deadline(p))
-		// Of ourselves a neighbour learns by what it gets, or by a nudge.
+		// Our own batches tell a neighbor how far we are, or a nudge does.
 		if f.author != c.self && c.ack(nb, f) != p.sent {
-			c.markDirty(now, nb, p, p.owing >= c.cfg.AckBatches || p.owingSize >= c.cfg.AckBytes)
+			at := soon
+			if p.owing >= c.cfg.AckBatches || p.owingSize >= c.cfg.AckBytes {
+				at = atOnce
+			}
+			c.markDirty(now, nb, p, at)
 		}
 	}
 	if busy {
@@ -427,7 +442,7 @@ func (c *Controller) deadline(p *pair) time.Time {
 	return order.Earlier(p.nextNudge, p.progress.Add(c.cfg.GiveUp))
 }
 
-// isAwaited reports whether a neighbour lacks a batch and is waited for.
+// isAwaited reports whether a neighbor that is waited for lacks a batch.
 func (c *Controller) isAwaited(f *flow, b *unacked) bool {
 	for _, n := range c.neighbors {
 		if p := n.pairs[f.author]; p != nil && !p.givenUp && f.lacks(n, p, b) {
@@ -437,8 +452,8 @@ func (c *Controller) isAwaited(f *flow, b *unacked) bool {
 	return false
 }
 
-// Advance gives up who was waited for too long, and tells again who may not have
-// noticed that there is something.
+// Advance stops waiting for neighbors that have acknowledged nothing for too long, and
+// nudges neighbors that may not have noticed new events.
 func (c *Controller) Advance(now time.Time) {
 	if c.due.IsZero() || c.due.After(now) {
 		return
@@ -454,13 +469,15 @@ func (c *Controller) Advance(now time.Time) {
 				p.givenUp, changed = true, true
 			}
 			if !p.nextNudge.IsZero() && !p.nextNudge.After(now) {
+				// After some nudges without an answer there is no point in more.
 				if p.scheduleNudge(now, 2*p.nudgePause); p.nudgePause > maxPauses*c.cfg.GiveUp {
 					p.nextNudge = time.Time{}
 				}
 				p.ask = true
-				c.markDirty(now, n, p, true)
+				c.markDirty(now, n, p, atOnce)
 			}
 		}
+		// Batches that only the given-up neighbor lacks are done with.
 		if changed {
 			c.updateFlow(now, f)
 		}
@@ -479,6 +496,7 @@ func (c *Controller) Advance(now time.Time) {
 func (c *Controller) Next() time.Time {
 	next := c.due
 	for _, n := range c.neighbors {
+		// A reported neighbor waits for CollectAcks, not for the clock.
 		if !n.reported {
 			next = order.Earlier(next, n.due)
 		}

@@ -337,7 +337,7 @@ func TestGreetedIsToldOfTheRecent(t *testing.T) {
 	s := newScript(t, Config{}, "n")
 	s.took("old", 1, "n")
 	s.core.Announce(s.now, "old too")
-	s.advance(recently)
+	s.advance(catchUpAge)
 	s.took("new", 1, "n")
 	s.core.Announce(s.now, "new too")
 	s.core.AddNeighbor("x")

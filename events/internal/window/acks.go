@@ -8,14 +8,15 @@ import (
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 )
 
-// What neighbours are told, and when.
+// This file decides which acknowledgments are sent to neighbors, and when.
 
-// recently is how long ago the greeting of a new neighbour may have been written.
-const recently = 15 * time.Second
+// catchUpAge is how old the greeting of a new neighbor may be.
+const catchUpAge = 15 * time.Second
 
-// CatchUp makes a new neighbour be told of the authors of whom something was taken,
-// or told, recently: it was sent that, but knows only what it was greeted with, and nobody
-// waits for it to acknowledge the rest.
+// CatchUp tells a new neighbor our marks of the authors of which something was added or
+// announced recently. Our greeting may be older than that, so the neighbor may have been
+// sent batches without knowing where they belong, and nobody waits for it to acknowledge
+// them.
 func (c *Controller) CatchUp(now time.Time, id peer.ID) {
 	n := c.neighbors[id]
 	if n == nil {
@@ -23,49 +24,57 @@ func (c *Controller) CatchUp(now time.Time, id peer.ID) {
 	}
 	tell := func(author peer.ID) {
 		if p := c.pair(n, author); p != nil {
-			c.markDirty(now, n, p, false)
+			c.markDirty(now, n, p, soon)
 		}
 	}
 	for author, f := range c.flows {
-		if now.Sub(f.lastTaken) < recently {
+		if now.Sub(f.lastTaken) < catchUpAge {
 			tell(author)
 		}
 	}
 	for author, at := range c.announced {
-		if now.Sub(at) < recently {
+		if now.Sub(at) < catchUpAge {
 			tell(author)
 		} else {
-			delete(c.announced, author)
+			delete(c.announced, author) // no neighbor needs it any more
 		}
 	}
 }
 
-// Announce makes every neighbour be told of an author.
+// Announce tells every neighbor our mark of an author.
 func (c *Controller) Announce(now time.Time, author peer.ID) {
 	if len(c.announced) < c.cfg.MaxAuthors {
 		c.announced[author] = now
 	}
 	for _, n := range c.neighbors {
 		if p := c.pair(n, author); p != nil {
-			c.markDirty(now, n, p, false)
+			c.markDirty(now, n, p, soon)
 		}
 	}
 }
 
-// markDirty notes that a neighbour has to be told of an author, soon or now.
-func (c *Controller) markDirty(now time.Time, n *neighbor, p *pair, urgent bool) {
+// urgency is when a neighbor is told something.
+type urgency int
+
+const (
+	soon urgency = iota // after AckDelay, together with whatever else there is by then
+	atOnce
+)
+
+// markDirty notes that there is something to tell a neighbor about an author.
+func (c *Controller) markDirty(now time.Time, n *neighbor, p *pair, when urgency) {
 	if !p.dirty {
 		p.dirty = true
 		n.dirty = append(n.dirty, p)
 	}
 	at := now
-	if !urgent {
+	if when == soon {
 		at = now.Add(c.cfg.AckDelay)
 	}
 	n.due = order.Earlier(n.due, at)
 }
 
-// ack returns what a neighbour is to be told of a flow.
+// ack returns the acknowledgment of a flow for a neighbor.
 func (c *Controller) ack(n *neighbor, f *flow) Ack {
 	a := Ack{Author: f.author, Session: f.session, Next: f.next, Through: f.next}
 	for i := range f.batches {
@@ -73,6 +82,7 @@ func (c *Controller) ack(n *neighbor, f *flow) Ack {
 		if b.first >= a.Through {
 			break
 		}
+		// The giver waits until our other neighbors have the batch, too.
 		if b.giver == n.id && c.isAwaited(f, b) {
 			a.Through = b.first
 			break
@@ -81,9 +91,9 @@ func (c *Controller) ack(n *neighbor, f *flow) Ack {
 	return a
 }
 
-// Due returns the neighbours that have to be told something at now. Each is
-// returned once until Collect is called for it, which may be long after: a
-// neighbour may be slow in taking what it is told.
+// Due returns the neighbors that have to be told something at now. Each is returned once
+// until CollectAcks is called for it. That may be long after, as a neighbor may read
+// slowly.
 func (c *Controller) Due(now time.Time) (list []peer.ID) {
 	for id, n := range c.neighbors {
 		if !n.reported && !n.due.IsZero() && !n.due.After(now) {
@@ -94,16 +104,16 @@ func (c *Controller) Due(now time.Time) (list []peer.ID) {
 	return list
 }
 
-// CollectAcks returns what a neighbour has to be told, at most so many. Of an author
-// of whom nothing passed through here an Ack has nothing but the name.
-func (c *Controller) CollectAcks(now time.Time, id peer.ID, most int) []Ack {
+// CollectAcks returns at most limit acknowledgments for a neighbor. If no batch of the
+// author was added here, only Author and Ask are set.
+func (c *Controller) CollectAcks(now time.Time, id peer.ID, limit int) []Ack {
 	n := c.neighbors[id]
 	if n == nil {
 		return nil
 	}
 	n.due, n.reported = time.Time{}, false
 	var acks []Ack
-	for len(n.dirty) > 0 && len(acks) < most {
+	for len(n.dirty) > 0 && len(acks) < limit {
 		p := n.dirty[0]
 		n.dirty[0] = nil
 		n.dirty = n.dirty[1:]
@@ -112,20 +122,21 @@ func (c *Controller) CollectAcks(now time.Time, id peer.ID, most int) []Ack {
 		if f := c.flows[p.author]; f != nil {
 			a = c.ack(n, f)
 		}
+		// Without Ask, since p.sent is compared with the next acknowledgment.
 		p.sent = a
 		a.Ask = p.ask
 		acks = append(acks, a)
 		p.ask = false
 	}
 	if len(n.dirty) > 0 {
-		n.due = now
+		n.due = now // more than limit; go on with the rest
 	} else {
 		n.dirty = nil
 	}
 	return acks
 }
 
-// RequeueAcks says that a neighbour was not told what Collect returned.
+// RequeueAcks notes that acknowledgments which CollectAcks returned were not sent.
 func (c *Controller) RequeueAcks(now time.Time, id peer.ID, acks []Ack) {
 	n := c.neighbors[id]
 	if n == nil {
@@ -134,7 +145,7 @@ func (c *Controller) RequeueAcks(now time.Time, id peer.ID, acks []Ack) {
 	for _, a := range acks {
 		if p := n.pairs[a.Author]; p != nil {
 			p.ask = p.ask || a.Ask
-			c.markDirty(now, n, p, false)
+			c.markDirty(now, n, p, soon)
 		}
 	}
 }

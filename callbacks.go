@@ -57,7 +57,7 @@ func (h *hooks[A]) empty() bool {
 // reports in order, and the user's functions may block.
 type callbacks struct {
 	log *slog.Logger
-	ctx context.Context // given to the user's functions
+	ctx context.Context // of the user's functions
 
 	panics atomic.Uint64 // of the user's functions
 
@@ -67,8 +67,8 @@ type callbacks struct {
 	idle    chan struct{} // closed when not running
 }
 
-// callbackKey marks the context of a callback, so that Shutdown given it does not
-// wait for it.
+// callbackKey marks the context of a callback, so that a Shutdown that is given this
+// context does not wait for the callback.
 type callbackKey struct{}
 
 func newCallbacks(ctx context.Context, log *slog.Logger) *callbacks {
@@ -91,12 +91,21 @@ func (c *callbacks) post(f func()) {
 }
 
 func (c *callbacks) run() {
+	done := false
+	defer func() {
+		if !done {
+			// A function has ended this goroutine with runtime.Goexit; the rest still
+			// have to run.
+			go c.run()
+		}
+	}()
 	for {
 		c.mu.Lock()
 		if len(c.queue) == 0 {
 			c.running = false
 			close(c.idle)
 			c.mu.Unlock()
+			done = true
 			return
 		}
 		f := c.queue[0]
@@ -106,20 +115,30 @@ func (c *callbacks) run() {
 	}
 }
 
-// guard calls one function of the user. A panic is caught, as in event handlers.
+// guard calls one function of the user. A panic is caught, counted and logged. After
+// runtime.Goexit the functions behind f for the same occasion do not run, and all others
+// do.
 func (c *callbacks) guard(f func()) {
+	returned := false
 	defer func() {
-		if v := recover(); v != nil {
-			c.panics.Add(1)
-			c.log.Error("a callback panicked", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+		v := recover()
+		if returned {
+			return
 		}
+		if v == nil { // there was no panic
+			v = "runtime.Goexit"
+		}
+		c.panics.Add(1)
+		c.log.Error("a callback panicked", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 	}()
 	f()
+	returned = true
 }
 
-// wait returns when everything posted has run, when ctx ends, or at once when
-// caller is the context of a callback, which cannot wait for itself.
+// wait returns when the queue is empty, or with the cause of ctx when ctx ends. If caller
+// is the context of a callback, it returns nil at once.
 func (c *callbacks) wait(ctx, caller context.Context) error {
+	// The callback would wait for itself.
 	if caller.Value(callbackKey{}) == c {
 		return nil
 	}

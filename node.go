@@ -322,7 +322,7 @@ func (n *Node) whyAlone() error {
 		parts = append(parts, seed.Error())
 		e.causes = append(e.causes, seed)
 	}
-	for _, err := range n.sources.why() {
+	for _, err := range n.sources.outcomes() {
 		parts = append(parts, err.Error())
 		e.causes = append(e.causes, err)
 	}

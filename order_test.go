@@ -3,6 +3,7 @@ package smokesignal
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -258,4 +259,19 @@ func (s *orderSubject) state(p ID) string {
 		}
 	}
 	return strings.Join(words, " ")
+}
+
+// A callback that panics, or ends its goroutine, keeps no later callback from running.
+func TestCallbacksSurviveTheUser(t *testing.T) {
+	s := newOrderSubject(t)
+	s.node.OnPeerAdded(func(context.Context, *Peer) { panic("the user's") })
+	s.node.OnPeerRemoved(func(context.Context, *Peer) { runtime.Goexit() })
+	for _, step := range orderTable["the first peer, a second, the last"] {
+		if got := s.run(step.input); got != step.want {
+			t.Fatalf("%s: called\n%s, want\n%s", step.input, got, step.want)
+		}
+	}
+	if n := s.node.Stats().Panics; n != 5 {
+		t.Errorf("%d panics are counted, want 5", n)
+	}
 }

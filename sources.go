@@ -14,13 +14,14 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
-// sources are where a node looks for others beside its seeds and its neighbours.
+// sources are the places, besides seeds and neighbors, where a node looks for other
+// nodes.
 type sources struct {
-	book       *discovery.PeerBook // nil without the option
+	book       *discovery.PeerBook // nil without the option PeerBook
 	rendezvous []*discovery.Rendezvous
 }
 
-// openSources makes what the options PeerBook and WithDiscovery ask for.
+// openSources makes the sources for the options PeerBook and WithDiscovery.
 func (n *Node) openSources() (err error) {
 	log := logging.Room("discovery", n.cfg.logger)
 	if n.cfg.book != nil {
@@ -61,7 +62,7 @@ func (s *sources) linksChanged() {
 	}
 }
 
-// close ends the sources; its error is that the peer book cannot be written.
+// close ends the sources. The error means that the peer book cannot be written.
 func (s *sources) close() error {
 	for _, r := range s.rendezvous {
 		r.Close()
@@ -72,8 +73,8 @@ func (s *sources) close() error {
 	return s.book.Close()
 }
 
-// why says of each source what came of it, to a node that has no peer.
-func (s *sources) why() (list []error) {
+// outcomes returns one sentence for each source, for a node that has no peer.
+func (s *sources) outcomes() (list []error) {
 	if s.book != nil {
 		if n := s.book.Len(); n == 0 {
 			list = append(list, errors.New("the peer book is empty"))
@@ -87,15 +88,15 @@ func (s *sources) why() (list []error) {
 		case err != nil:
 			list = append(list, fmt.Errorf("discovery: %w", err))
 		case found == 0:
-			list = append(list, errors.New("discovery has found nobody"))
+			list = append(list, errors.New("discovery has found no node"))
 		default:
-			list = append(list, errors.New("no link yet to those whom discovery has found"))
+			list = append(list, errors.New("no link yet to the nodes that discovery has found"))
 		}
 	}
 	return list
 }
 
-// locate connects to a peer for the direct events.
+// locate connects to a peer to which direct events are sent.
 func (n *Node) locate(ctx context.Context, p peer.ID) error {
 	if p == n.ID() {
 		return ErrSelf
@@ -104,12 +105,11 @@ func (n *Node) locate(ctx context.Context, p peer.ID) error {
 	return err
 }
 
-// Routing lets other libp2p code find any node of the network by its id: its
-// FindPeer asks the neighbours, and these theirs, for the signed address, and
-// returns when there is a connection to the node, with the addresses at which it
-// is. Its errors are ErrUnknownPeer, which is routing.ErrNotFound, ErrUnreachable
-// when the peer does not answer where it was last seen, ErrNotStarted, ErrClosed,
-// and that of ctx.
+// Routing lets other libp2p code find any node of the network by its id. FindPeer asks
+// the neighbors, which ask theirs, for the node's signed addresses, connects to it, and
+// returns the addresses at which it was found. Its errors are ErrUnknownPeer, which is
+// routing.ErrNotFound, ErrUnreachable when the peer does not answer at its last known
+// addresses, ErrNotStarted, ErrClosed, and that of ctx.
 func (n *Node) Routing() routing.PeerRouting { return (*nodeRouting)(n) }
 
 type nodeRouting Node
@@ -127,12 +127,11 @@ func (r *nodeRouting) FindPeer(ctx context.Context, p peer.ID) (peer.AddrInfo, e
 	return peer.AddrInfo{}, fmt.Errorf("smokesignal: find peer %s: %w", p, err)
 }
 
-// Discovery lets other libp2p code find the nodes of the network: its FindPeers
-// returns at once the peers and then the other nodes that this node knows, with
-// their addresses, as many as the option Limit allows. A namespace is not looked
-// at: nodes of one network are taken to run the same application. Advertise does
-// nothing but to return the TTL, since who is in the network is known there; ask
-// again before it ends. Both return ErrNotStarted and ErrClosed.
+// Discovery lets other libp2p code find the nodes of the network. FindPeers returns at
+// once the peers, then the other nodes that this node knows, with their addresses, as many
+// as the option Limit allows. It ignores the namespace: all nodes of one network are
+// taken to run the same application. Advertise only returns the TTL, since the network
+// knows its nodes anyway. Both return ErrNotStarted and ErrClosed.
 func (n *Node) Discovery() corediscovery.Discovery { return (*nodeDiscovery)(n) }
 
 type nodeDiscovery Node

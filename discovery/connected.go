@@ -24,6 +24,6 @@ func (d *Driver) NodeConnected(p peer.ID) {
 	if c == nil {
 		return // inbound connections do not say where p listens
 	}
-	d.guard.proved(p, c.RemoteMultiaddr(), time.Now())
+	d.guard.Reached(p, c.RemoteMultiaddr(), time.Now())
 	d.Learn(overlay.Contact{ID: p, Addrs: []ma.Multiaddr{c.RemoteMultiaddr()}})
 }

@@ -19,8 +19,12 @@ import (
 // not connected any more: strangers who ask and hang up take none of the other slots.
 const maxAnswerDials = 8
 
-// errBusy: a dial was given up before it began.
-var errBusy = errors.New("discovery: not dialled, since too many dials were under way")
+var (
+	// errBusy is returned when a dial was given up before it began.
+	errBusy = errors.New("discovery: not dialed, because too many dials were under way")
+	// errNoAddress is returned when the guard allows none of a peer's addresses.
+	errNoAddress = errors.New("discovery: no address that may be dialed")
+)
 
 // slots bounds the dials that are under way.
 type slots chan struct{}
@@ -73,15 +77,15 @@ func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, slo
 		return err
 	}
 	err = awaitDirect(ctx, d.host, p)
-	d.proved(p)
+	d.Reached(p)
 	return err
 }
 
 // proved notes at which addresses p was reached.
-func (d *Driver) proved(p peer.ID) {
+func (d *Driver) Reached(p peer.ID) {
 	for _, c := range d.host.Network().ConnsToPeer(p) {
 		if c.Stat().Direction == network.DirOutbound {
-			d.guard.proved(p, c.RemoteMultiaddr(), time.Now())
+			d.guard.Reached(p, c.RemoteMultiaddr(), time.Now())
 		}
 	}
 }
@@ -143,7 +147,7 @@ func (d *Driver) connect(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, r
 		ctx, cancel := context.WithTimeout(network.WithDialPeerTimeout(d.ctx, dialTimeout), dialTimeout)
 		defer cancel()
 		err := d.host.Connect(ctx, peer.AddrInfo{ID: p})
-		d.proved(p) // also if p has called meanwhile
+		d.Reached(p) // also if p has called meanwhile
 		dialled <- err
 	})
 	select {
@@ -168,7 +172,7 @@ func (d *Driver) claimed(p peer.ID, addrs []ma.Multiaddr) {
 		}
 		for _, a := range addrs {
 			if at, err := manet.ToIP(a); err == nil && at.Equal(ip) && !addr.IsRelayed(a) {
-				d.guard.claim(p, a, now, d.linked)
+				d.guard.Claim(p, a, now, d.linked)
 			}
 		}
 	}
@@ -182,11 +186,11 @@ func (d *Driver) allowed(p peer.ID, addrs []ma.Multiaddr) (list []ma.Multiaddr) 
 		switch {
 		case relayed && relay == d.host.ID(): // who is behind us is connected, or gone
 		case relayed && addr.HasDirect(d.host.Network(), relay):
-			if d.guard.allowBehind(p, a, now) {
+			if d.guard.AllowBehindRelay(p, a, now) {
 				list = append(list, a)
 			}
 		default:
-			list = append(list, d.guard.allow(p, []ma.Multiaddr{a}, now)...)
+			list = append(list, d.guard.Allow(p, []ma.Multiaddr{a}, now)...)
 		}
 	}
 	return list

@@ -14,6 +14,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
+	"github.com/go-smokesignal/smokesignal/discovery/internal/dialguard"
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
@@ -135,4 +136,28 @@ func TestSeedIsGoodAgainWhenFound(t *testing.T) {
 			t.Errorf("it was full, and the error is %v", err)
 		}
 	})
+}
+
+// TestNeighboursMayBeDialledAgain: a node that dialled us, and was linked, may be
+// dialled after a cut as often as the overlay likes, also when no dial has proved yet
+// where it is. Somebody else may not be dialled there.
+func TestNeighboursMayBeDialledAgain(t *testing.T) {
+	a := newTester(t, testConfig{max: 4}).start()
+	b := newTester(t, testConfig{max: 4}).start()
+	if _, err := b.d.AddPeer(t.Context(), a.addr()); err != nil {
+		t.Fatal(err)
+	}
+	a.until("linked", a.hasLinks(1))
+	for i := range 2 * dialguard.MaxUnproved {
+		if n := len(a.d.allowed(b.d.host.ID(), b.d.host.Addrs())); n != 1 {
+			t.Fatalf("dial %d: %d of the neighbour's addresses may be dialled, want 1", i+1, n)
+		}
+	}
+	allowed := 0
+	for range 2 * dialguard.MaxUnproved {
+		allowed += len(a.d.allowed("stranger", b.d.host.Addrs()))
+	}
+	if allowed != dialguard.MaxUnproved {
+		t.Errorf("%d dials to a stranger at the neighbour's address, want %d", allowed, dialguard.MaxUnproved)
+	}
 }

@@ -18,7 +18,10 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/go-smokesignal/smokesignal/discovery/internal/dialguard"
+	"github.com/go-smokesignal/smokesignal/discovery/internal/lan"
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
+	"github.com/go-smokesignal/smokesignal/discovery/internal/peerrecord"
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
@@ -156,7 +159,7 @@ type Driver struct {
 	seq     uint64 // of the own record
 	lan     io.Closer
 
-	guard   dialGuard
+	guard   dialguard.Guard
 	lookups lookups
 
 	mu      sync.Mutex
@@ -198,7 +201,6 @@ func New(cfg Config) *Driver {
 			Rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		}),
 	}
-	d.guard.dials = map[string]*dialled{}
 	d.ctx, d.cancel = context.WithCancelCause(context.Background())
 	d.dialCtx, d.stopDialing = context.WithCancelCause(d.ctx)
 	for _, s := range cfg.Seeds {
@@ -210,10 +212,10 @@ func New(cfg Config) *Driver {
 // Start begins to serve and to look for peers. It must be called once.
 func (d *Driver) Start() {
 	if d.cfg.LAN {
-		lan, err := startLAN(d.host, d.cfg.Network, func(info peer.AddrInfo) {
+		search, err := lan.Start(d.host, d.cfg.Network, func(info peer.AddrInfo) {
 			d.Learn(overlay.Contact{ID: info.ID, Addrs: info.Addrs})
 		}, d.log)
-		d.lan = lan
+		d.lan = search
 		if err != nil {
 			// A machine without multicast can still join by its seeds.
 			d.log.Warn("not looking for peers on the local network", "err", err)
@@ -423,7 +425,7 @@ func (d *Driver) seal(anyway bool) overlay.Input {
 	}
 	now := time.Now()
 	d.seq = max(d.seq+1, uint64(now.UnixNano())) // also if the clock goes back
-	record, err := sealRecord(d.cfg.Key, addrs, d.seq)
+	record, err := peerrecord.Seal(d.cfg.Key, addrs, d.seq)
 	if err != nil {
 		d.log.Error("cannot sign the own addresses", "addrs", addrs, "err", err)
 		return nil

@@ -17,6 +17,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
+	"github.com/go-smokesignal/smokesignal/discovery/internal/peerrecord"
 	"github.com/go-smokesignal/smokesignal/internal/leaks"
 )
 
@@ -330,7 +331,7 @@ func TestHostileFrames(t *testing.T) {
 	if err := h.Connect(t.Context(), peer.AddrInfo{ID: a.d.host.ID(), Addrs: a.d.host.Addrs()}); err != nil {
 		t.Fatal(err)
 	}
-	record, err := SealRecord(other.d.cfg.Key, other.d.cfg.Addrs(), time.Now())
+	record, err := peerrecord.Seal(other.d.cfg.Key, other.d.cfg.Addrs(), uint64(time.Now().UnixNano()))
 	if err != nil {
 		t.Fatal(err)
 	}

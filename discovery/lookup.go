@@ -14,6 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/routing"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/go-smokesignal/smokesignal/discovery/internal/dialguard"
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
@@ -152,7 +153,7 @@ func (d *Driver) connected(p peer.ID) (peer.AddrInfo, bool) {
 			add(c.RemoteMultiaddr())
 		}
 	}
-	add(FilterAddrs(d.host.Peerstore().Addrs(p), conns[0].RemoteMultiaddr())...)
+	add(dialguard.Filter(d.host.Peerstore().Addrs(p), conns[0].RemoteMultiaddr())...)
 	return info, true
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/routing"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/go-smokesignal/smokesignal/discovery/internal/dialguard"
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
@@ -234,7 +235,7 @@ func TestSearchPrefersWhatIsRemembered(t *testing.T) {
 func TestSearchObeysTheGuard(t *testing.T) {
 	x := newTester(t, testConfig{}).start()
 	at := deserted(t)
-	for i := range unprovedDials + 1 {
+	for i := range dialguard.MaxUnproved + 1 {
 		stranger := idOf(t, newKey(t)) // of one id, libp2p remembers the failure
 		l := &lookup{target: stranger, answers: make(chan overlay.Contact, 1)}
 		l.ctx, l.cancel = context.WithTimeout(t.Context(), 15*time.Second)
@@ -244,7 +245,7 @@ func TestSearchObeysTheGuard(t *testing.T) {
 		})
 		l.cancel()
 		want := "connection refused"
-		if i == unprovedDials {
+		if i == dialguard.MaxUnproved {
 			want = "not again so soon"
 		}
 		if !errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), want) {

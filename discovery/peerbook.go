@@ -18,6 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/go-smokesignal/smokesignal/discovery/internal/dialguard"
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
@@ -316,7 +317,7 @@ func (e bookEntry) contact() (overlay.Contact, error) {
 	}
 	// The classes were looked at when the addresses came. The file is the user's
 	// own, so an address on this machine is as good as any.
-	if c.Addrs = append(FilterAddrs(c.Addrs, thisMachine), filterRelayed(c.Addrs, thisMachine)...); len(c.Addrs) == 0 {
+	if c.Addrs = append(dialguard.Filter(c.Addrs, thisMachine), dialguard.FilterRelayed(c.Addrs, thisMachine)...); len(c.Addrs) == 0 {
 		return overlay.Contact{}, errNoAddress
 	}
 	return c, nil

@@ -20,6 +20,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
+	"github.com/go-smokesignal/smokesignal/discovery/internal/peerrecord"
 	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
@@ -60,7 +61,7 @@ func nodeAt(t testing.TB, addr string) overlay.Contact {
 	t.Helper()
 	key := newKey(t)
 	addrs := []ma.Multiaddr{ma.StringCast(addr)}
-	record, err := SealRecord(key, addrs, time.Now())
+	record, err := peerrecord.Seal(key, addrs, uint64(time.Now().UnixNano()))
 	if err != nil {
 		t.Fatal(err)
 	}

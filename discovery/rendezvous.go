@@ -11,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/go-smokesignal/smokesignal/discovery/internal/dialguard"
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
@@ -274,5 +275,5 @@ func (d *Driver) told(info peer.AddrInfo) []ma.Multiaddr {
 	if addrs := d.cfg.Addrs(); len(addrs) > 0 {
 		own = addrs[0] // the one that reaches farthest
 	}
-	return FilterAddrs(info.Addrs, own)
+	return dialguard.Filter(info.Addrs, own)
 }

@@ -19,6 +19,8 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 	madns "github.com/multiformats/go-multiaddr-dns"
+
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
 const (
@@ -378,7 +380,7 @@ func ownPorts(h corehost.Host) map[netip.AddrPort]bool {
 		return own // then the handshake tells
 	}
 	for _, a := range addrs {
-		if ap := addrPort(a); ap.IsValid() {
+		if ap, ok := addr.AddrPort(a); ok {
 			own[ap] = true
 		}
 	}

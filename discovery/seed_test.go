@@ -498,6 +498,15 @@ func TestExplainKeepsWhatItExplained(t *testing.T) {
 	}
 }
 
+func idOf(t testing.TB, key crypto.PrivKey) peer.ID {
+	t.Helper()
+	id, err := peer.IDFromPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
 func newKey(t testing.TB) crypto.PrivKey {
 	t.Helper()
 	key, _, err := crypto.GenerateEd25519Key(rand.Reader)

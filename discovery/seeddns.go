@@ -8,6 +8,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	madns "github.com/multiformats/go-multiaddr-dns"
+
+	"github.com/go-smokesignal/smokesignal/discovery/internal/seedaddr"
 )
 
 // resolve returns the places the seed stands for, at most maxTargets. Its
@@ -43,7 +45,7 @@ func (s *Seed) resolve(ctx context.Context) ([]target, error) {
 				addr, id := peer.SplitAddr(a)
 				// A record may say anything: it must be of the pinned node, if there is
 				// one, and something to dial.
-				if len(addr) == 0 || s.id != "" && id != s.id || checkTransport(addr) != nil {
+				if len(addr) == 0 || s.id != "" && id != s.id || seedaddr.CheckTransport(addr) != nil {
 					continue
 				}
 				next = append(next, newTarget(addr, id))
@@ -65,7 +67,7 @@ func (s *Seed) resolveName(ctx context.Context) ([]target, error) {
 	}
 	var found []target
 	for _, ip := range ips {
-		if a, ok := netip.AddrFromSlice(ip.IP); ok && checkIP(a.Unmap()) == nil && len(found) < maxTargets {
+		if a, ok := netip.AddrFromSlice(ip.IP); ok && seedaddr.CheckIP(a.Unmap()) == nil && len(found) < maxTargets {
 			found = append(found, hostPort(netip.AddrPortFrom(a, s.port)))
 		}
 	}
@@ -81,13 +83,13 @@ func (t target) full() ma.Multiaddr {
 }
 
 func isName(addr ma.Multiaddr) bool {
-	return isCode(addr[0], ma.P_DNS, ma.P_DNS4, ma.P_DNS6, ma.P_DNSADDR)
+	return seedaddr.Is(addr[0], ma.P_DNS, ma.P_DNS4, ma.P_DNS6, ma.P_DNSADDR)
 }
 
 // needsName reports whether the transport dials by name and not by the address
 // behind it, as TLS and the web's transports do.
 func needsName(addr ma.Multiaddr) bool {
-	return !isCode(addr[0], ma.P_DNSADDR) && slices.ContainsFunc(addr, func(c ma.Component) bool {
-		return isCode(c, ma.P_WS, ma.P_WSS, ma.P_TLS, ma.P_WEBTRANSPORT)
+	return !seedaddr.Is(addr[0], ma.P_DNSADDR) && slices.ContainsFunc(addr, func(c ma.Component) bool {
+		return seedaddr.Is(c, ma.P_WS, ma.P_WSS, ma.P_TLS, ma.P_WEBTRANSPORT)
 	})
 }

@@ -95,7 +95,7 @@ func TestParseSeedRefusesInASentence(t *testing.T) {
 		{strings.Repeat("a", 64) + ".b:8495", "not a DNS name"},
 		{"/ip4/10.0.0.1", "port is missing"},
 		{"/ip4/10.0.0.1/tcp/0", "port 0"},
-		{"/ip4/10.0.0.1/udp/8495", "what goes over UDP"},
+		{"/ip4/10.0.0.1/udp/8495", "the protocol over UDP is missing"},
 		{"/ip4/10.0.0.1/udp/8495/quic", "write /quic-v1"},
 		{"/ip4/10.0.0.1/tcp/8495/quic-v1", "goes over /udp"},
 		{"/ip4/10.0.0.1/udp/8495/ws", "goes over /tcp"},

@@ -9,7 +9,9 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/go-smokesignal/smokesignal/discovery/internal/dialguard"
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
+	"github.com/go-smokesignal/smokesignal/discovery/internal/peerrecord"
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
@@ -115,6 +117,16 @@ func (d *Driver) uncountStream(p peer.ID) {
 	d.tasks.Done()
 }
 
+// openContact returns the contact that a signed record makes, with all the addresses that it
+// claims.
+func openContact(record []byte) (overlay.Contact, error) {
+	info, seq, err := peerrecord.Open(record)
+	if err != nil {
+		return overlay.Contact{}, err
+	}
+	return overlay.Contact{ID: info.ID, Record: record, Seq: seq, Addrs: info.Addrs}, nil
+}
+
 // openRecords verifies the records in m, which came from p over the address via, and keeps
 // the addresses in them that may be dialed. It returns p with the addresses that its own
 // record names, and reports false when p's own record is forged or another's.
@@ -126,9 +138,9 @@ func (d *Driver) openRecords(p peer.ID, via ma.Multiaddr, m overlay.Message) (ov
 			return overlay.Contact{}, false
 		}
 		claimed := c.Addrs
-		c.Addrs = FilterAddrs(claimed, via)
+		c.Addrs = dialguard.Filter(claimed, via)
 		if relays {
-			c.Addrs = append(c.Addrs, filterRelayed(claimed, via)...)
+			c.Addrs = append(c.Addrs, dialguard.FilterRelayed(claimed, via)...)
 		}
 		return c, true
 	}

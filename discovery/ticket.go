@@ -15,6 +15,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/go-smokesignal/smokesignal/discovery/internal/seedaddr"
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
@@ -87,10 +89,10 @@ func places(addrs []ma.Multiaddr) (endpoints []netip.AddrPort, others []ma.Multi
 	var usable, loopbacks []ma.Multiaddr
 	for _, a := range addrs {
 		a, _ := peer.SplitAddr(a)
-		if len(a) == 0 || len(a.Bytes()) > maxPlaceBytes || checkTransport(a) != nil || ma.Contains(usable, a) || ma.Contains(loopbacks, a) {
+		if len(a) == 0 || len(a.Bytes()) > maxPlaceBytes || seedaddr.CheckTransport(a) != nil || ma.Contains(usable, a) || ma.Contains(loopbacks, a) {
 			continue
 		}
-		if addrPort(a).Addr().IsLoopback() {
+		if at, _ := addr.AddrPort(a); at.Addr().IsLoopback() {
 			loopbacks = append(loopbacks, a)
 		} else {
 			usable = append(usable, a)
@@ -100,8 +102,8 @@ func places(addrs []ma.Multiaddr) (endpoints []netip.AddrPort, others []ma.Multi
 		usable = loopbacks
 	}
 	for _, a := range usable {
-		ap := addrPort(a)
-		both := ap.IsValid() && isPlain(a)
+		ap, ok := addr.AddrPort(a)
+		both := ok && isPlain(a)
 		if both {
 			for _, b := range hostPort(ap).addrs {
 				both = both && ma.Contains(usable, b)
@@ -120,7 +122,7 @@ func places(addrs []ma.Multiaddr) (endpoints []netip.AddrPort, others []ma.Multi
 
 // isPlain reports whether a is nothing but TCP or QUIC at an IP address.
 func isPlain(a ma.Multiaddr) bool {
-	return len(a) == 2 && isCode(a[1], ma.P_TCP) || len(a) == 3 && isCode(a[2], ma.P_QUIC_V1)
+	return len(a) == 2 && seedaddr.Is(a[1], ma.P_TCP) || len(a) == 3 && seedaddr.Is(a[2], ma.P_QUIC_V1)
 }
 
 // shortID returns the key alone of an id that is an Ed25519 key, as nearly all are,
@@ -243,13 +245,13 @@ func readPlace(f frame.Field) []ma.Multiaddr {
 		at := len(f.Bytes) - 2
 		ip, ok := netip.AddrFromSlice(f.Bytes[:at])
 		port := binary.BigEndian.Uint16(f.Bytes[at:])
-		if !ok || checkIP(ip) != nil || port == 0 {
+		if !ok || seedaddr.CheckIP(ip) != nil || port == 0 {
 			return nil
 		}
 		return hostPort(netip.AddrPortFrom(ip, port)).addrs
 	}
 	a, err := ma.NewMultiaddrBytes(f.Bytes)
-	if err != nil || len(a) == 0 || checkTransport(a) != nil {
+	if err != nil || len(a) == 0 || seedaddr.CheckTransport(a) != nil {
 		return nil
 	}
 	return []ma.Multiaddr{a}

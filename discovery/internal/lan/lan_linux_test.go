@@ -1,4 +1,4 @@
-package discovery
+package lan
 
 import (
 	"bufio"
@@ -16,9 +16,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/discovery/mdns"
 	"golang.org/x/net/ipv4"
+
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
 // roleEnv tells the test binary which machine of the test it is.
@@ -113,10 +116,10 @@ func lanFar(t *testing.T) {
 	}
 	ip(t, "link", "set", "smoke1", "up")
 
-	ours, plain := newHost(t, listen...), newHost(t, "/ip4/10.77.1.2/tcp/0")
+	ours, plain := hosttest.New(t, libp2p.ListenAddrStrings(listen...)), hosttest.New(t, libp2p.ListenAddrStrings("/ip4/10.77.1.2/tcp/0"))
 	fmt.Println("OURS", ours.ID())
 	fmt.Println("PLAIN", plain.ID())
-	l, err := startLAN(ours, "home", func(info peer.AddrInfo) { fmt.Println("ours found", info.ID) }, slog.New(slog.DiscardHandler))
+	l, err := Start(ours, "home", func(info peer.AddrInfo) { fmt.Println("ours found", info.ID) }, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,8 +181,8 @@ func lanNear(t *testing.T) {
 	onlyNamespace(t)
 	ip(t, "link", "set", "lo", "up")
 	happened := newEvents()
-	early := newHost(t, "/ip4/0.0.0.0/tcp/0")
-	search, err := startLAN(early, "home", func(info peer.AddrInfo) { happened.add("early found " + info.ID.String()) }, slog.New(slog.DiscardHandler))
+	early := hosttest.New(t, libp2p.ListenAddrStrings("/ip4/0.0.0.0/tcp/0"))
+	search, err := Start(early, "home", func(info peer.AddrInfo) { happened.add("early found " + info.ID.String()) }, slog.New(slog.DiscardHandler))
 	if err == nil {
 		t.Error("nothing was said of a machine without a network")
 	}
@@ -237,8 +240,8 @@ func lanNear(t *testing.T) {
 	wire := sniff(t, "smoke0", happened)
 	aside := sniff(t, "smokeB0", happened)
 	start := func(name, network string, listen ...string) (id string, stop func()) {
-		h := newHost(t, listen...)
-		l, err := startLAN(h, network, func(info peer.AddrInfo) {
+		h := hosttest.New(t, libp2p.ListenAddrStrings(listen...))
+		l, err := Start(h, network, func(info peer.AddrInfo) {
 			happened.add(name + " found " + info.ID.String())
 			if info.ID.String() == ours && !strings.HasPrefix(info.Addrs[0].String(), "/ip4/10.77.1.2/tcp/") {
 				t.Errorf("%s at %v", name, info.Addrs)
@@ -256,8 +259,8 @@ func lanNear(t *testing.T) {
 	happened.want(t, "ours found "+id)
 	happened.want(t, "plain found "+id)
 	happened.want(t, "plain found "+other)
-	nowhere, err := startLAN(newHost(t, "/ip4/127.0.0.1/tcp/0"), "home", nil, slog.New(slog.DiscardHandler))
-	if err != errLANLoopback {
+	nowhere, err := Start(hosttest.New(t, libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0")), "home", nil, slog.New(slog.DiscardHandler))
+	if err != ErrLoopback {
 		t.Errorf("on loopback: %v", err)
 	}
 	nowhere.Close()
@@ -298,7 +301,7 @@ func lanNear(t *testing.T) {
 	stopEverywhere()
 	happened.want(t, "smoke0 goodbye "+id)
 	stacks := make([]byte, 1<<20)
-	if stacks = stacks[:runtime.Stack(stacks, true)]; bytes.Contains(stacks, []byte("discovery.(*lan")) {
+	if stacks = stacks[:runtime.Stack(stacks, true)]; bytes.Contains(stacks, []byte("discovery.(*search")) {
 		t.Errorf("a goroutine is left behind:\n%s", stacks)
 	}
 }

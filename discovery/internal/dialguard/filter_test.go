@@ -1,14 +1,22 @@
-package discovery
+package dialguard
 
 import (
+	"fmt"
 	"testing"
 
 	ma "github.com/multiformats/go-multiaddr"
 )
 
-// The three columns say whether a peer reached on this machine, in a private
-// network and on the internet may name the address (threats T15).
-func TestFilterAddrsByClassOfSource(t *testing.T) {
+func manyAddrs(n int) (addrs []ma.Multiaddr) {
+	for i := range n {
+		addrs = append(addrs, ma.StringCast(fmt.Sprintf("/ip4/192.0.2.1/tcp/%d", 1000+i)))
+	}
+	return addrs
+}
+
+// The three columns say whether a peer reached on this machine, in a Private
+// network and on the internet may name the address.
+func TestFilterByClassOfSource(t *testing.T) {
 	const y, n = true, false
 	vias := []ma.Multiaddr{
 		ma.StringCast("/ip4/127.0.0.1/tcp/4001"),
@@ -97,7 +105,7 @@ func TestFilterAddrsByClassOfSource(t *testing.T) {
 	}
 	for _, row := range table {
 		for i, via := range vias {
-			got := FilterAddrs([]ma.Multiaddr{ma.StringCast(row.addr)}, via)
+			got := Filter([]ma.Multiaddr{ma.StringCast(row.addr)}, via)
 			if (len(got) == 1) != row.want[i] {
 				t.Errorf("%s named by a peer at %s: kept is %v", row.addr, via, got)
 			}
@@ -105,7 +113,7 @@ func TestFilterAddrsByClassOfSource(t *testing.T) {
 	}
 }
 
-func TestFilterAddrsTakesAnUnknownSourceForAStranger(t *testing.T) {
+func TestFilterTakesAnUnknownSourceForAStranger(t *testing.T) {
 	addrs := []ma.Multiaddr{
 		ma.StringCast("/ip4/127.0.0.1/tcp/4001"), ma.StringCast("/ip4/10.0.0.1/tcp/4001"), ma.StringCast("/ip4/8.8.8.8/tcp/4001"),
 	}
@@ -116,27 +124,27 @@ func TestFilterAddrsTakesAnUnknownSourceForAStranger(t *testing.T) {
 		ma.StringCast("/p2p/" + testID + "/p2p-circuit"),
 		ma.StringCast("/ip4/0.0.0.0/tcp/4001"),
 	} {
-		if got := FilterAddrs(addrs, via); len(got) != 1 || !got[0].Equal(addrs[2]) {
+		if got := Filter(addrs, via); len(got) != 1 || !got[0].Equal(addrs[2]) {
 			t.Errorf("via %v: %v", via, got)
 		}
 	}
-	if got := FilterAddrs(addrs, ma.StringCast("/ip6/::ffff:127.0.0.1/tcp/1")); len(got) != 3 {
-		t.Errorf("via a mapped loopback address: %v", got)
+	if got := Filter(addrs, ma.StringCast("/ip6/::ffff:127.0.0.1/tcp/1")); len(got) != 3 {
+		t.Errorf("via a mapped Loopback address: %v", got)
 	}
 }
 
-func TestFilterAddrsIsBounded(t *testing.T) {
+func TestFilterIsBounded(t *testing.T) {
 	via := ma.StringCast("/ip4/127.0.0.1/tcp/1")
 	var addrs []ma.Multiaddr
 	for range 3 {
 		addrs = append(addrs, nil, ma.Multiaddr{})
-		addrs = append(addrs, manyAddrs(6, "")...)
+		addrs = append(addrs, manyAddrs(6)...)
 	}
-	if got := FilterAddrs(addrs, via); len(got) != 6 {
+	if got := Filter(addrs, via); len(got) != 6 {
 		t.Errorf("duplicates: %v", got)
 	}
-	got := FilterAddrs(manyAddrs(50, ""), via)
-	if len(got) != maxFilteredAddrs || !got[0].Equal(manyAddrs(1, "")[0]) {
+	got := Filter(manyAddrs(50), via)
+	if len(got) != maxDirect || !got[0].Equal(manyAddrs(1)[0]) {
 		t.Errorf("%d kept, the first is %v", len(got), got[0])
 	}
 }

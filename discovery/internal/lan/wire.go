@@ -1,4 +1,4 @@
-package discovery
+package lan
 
 import (
 	"crypto/sha256"
@@ -9,22 +9,24 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
-// The form is that of the libp2p specification (discovery/mdns.md), under the
-// service name libp2p uses everywhere, so nodes of other programs see ours. One
-// TXT string more tells ours apart, so that we dial no others: networkTag. It is
-// a digest, as the name of a network is nobody's business.
+// The packets have the form of the libp2p specification (discovery/mdns.md) and its service
+// name, so other libp2p programs see our nodes. One more TXT string, the network tag, tells
+// the nodes of one network from all others. It is a digest, since the name of a network is
+// private.
 const (
-	lanService    = "_p2p._udp.local."
-	lanTTL        = 120 // seconds, RFC 6762 section 10
+	serviceName   = "_p2p._udp.local."
+	ttlSeconds    = 120 // seconds, RFC 6762 section 10
 	dnsaddrPrefix = "dnsaddr="
 	networkPrefix = "smokesignal="
-	// maxLANRecords bounds the records read of one packet, maxLANAddrs the
-	// addresses announced and those read of one node.
-	maxLANRecords = 64
-	maxLANAddrs   = 8
-	// cacheFlush marks records of which there is only one (section 10.2).
+	// maxRecords bounds the records read from one packet. maxAddrs bounds the addresses
+	// announced, and those read from one node.
+	maxRecords = 64
+	maxAddrs   = 8
+	// cacheFlush marks records that only their sender has (RFC 6762 section 10.2).
 	cacheFlush = dnsmessage.ClassINET | 1<<15
 )
 
@@ -34,23 +36,23 @@ func networkTag(network string) string {
 	return networkPrefix + hex.EncodeToString(sum[:8])
 }
 
-// lanQuery returns the packet that asks who is there.
-func lanQuery() []byte {
+// query returns the packet that asks for nodes.
+func query() []byte {
 	b := dnsmessage.NewBuilder(nil, dnsmessage.Header{})
 	b.EnableCompression()
 	check(b.StartQuestions())
 	check(b.Question(dnsmessage.Question{
-		Name: dnsmessage.MustNewName(lanService), Type: dnsmessage.TypePTR, Class: dnsmessage.ClassINET,
+		Name: dnsmessage.MustNewName(serviceName), Type: dnsmessage.TypePTR, Class: dnsmessage.ClassINET,
 	}))
 	return finish(b)
 }
 
-// lanAnnouncement returns the packet that says who is here: instance is a
-// random label (the specification wants no meaning in it), ips are those of the
-// interface, addrs have /p2p/ID. A ttl of zero says good-bye.
-func lanAnnouncement(instance, tag string, ips []netip.Addr, addrs []ma.Multiaddr, ttl uint32) []byte {
-	service := dnsmessage.MustNewName(lanService)
-	name := dnsmessage.MustNewName(instance + "." + lanService)
+// announcement returns the packet that announces this node. instance is a random label, in
+// which the specification wants no meaning. ips are those of the interface, and addrs end
+// in /p2p/ID. A ttl of zero means that the node leaves.
+func announcement(instance, tag string, ips []netip.Addr, addrs []ma.Multiaddr, ttl uint32) []byte {
+	service := dnsmessage.MustNewName(serviceName)
+	name := dnsmessage.MustNewName(instance + "." + serviceName)
 	host := dnsmessage.MustNewName(instance + ".local.")
 	header := func(n dnsmessage.Name, class dnsmessage.Class) dnsmessage.ResourceHeader {
 		return dnsmessage.ResourceHeader{Name: n, Class: class, TTL: ttl}
@@ -59,12 +61,13 @@ func lanAnnouncement(instance, tag string, ips []netip.Addr, addrs []ma.Multiadd
 	var port uint16
 	for _, a := range addrs {
 		text := dnsaddrPrefix + a.String()
-		if len(text) > 255 || len(texts) > maxLANAddrs {
+		// A TXT string has at most 255 bytes.
+		if len(text) > 255 || len(texts) > maxAddrs {
 			continue
 		}
 		texts = append(texts, text)
 		if port == 0 {
-			port = addrPort(a).Port()
+			port = portOf(a)
 		}
 	}
 	b := dnsmessage.NewBuilder(nil, dnsmessage.Header{Response: true, Authoritative: true})
@@ -72,7 +75,7 @@ func lanAnnouncement(instance, tag string, ips []netip.Addr, addrs []ma.Multiadd
 	check(b.StartAnswers())
 	check(b.PTRResource(header(service, dnsmessage.ClassINET), dnsmessage.PTRResource{PTR: name}))
 	check(b.StartAdditionals())
-	// libp2p reads nothing but TXT, but the resolvers beneath want the rest.
+	// libp2p itself reads only TXT, but the resolvers below it need the rest.
 	check(b.SRVResource(header(name, cacheFlush), dnsmessage.SRVResource{Port: port, Target: host}))
 	check(b.TXTResource(header(name, cacheFlush), dnsmessage.TXTResource{TXT: texts}))
 	for _, ip := range ips {
@@ -85,34 +88,41 @@ func lanAnnouncement(instance, tag string, ips []netip.Addr, addrs []ma.Multiadd
 	return finish(b)
 }
 
+// portOf returns the port of a, an address that forLAN accepts.
+func portOf(a ma.Multiaddr) uint16 {
+	ap, _ := addr.AddrPort(a)
+	return ap.Port()
+}
+
 func finish(b dnsmessage.Builder) []byte {
 	packet, err := b.Finish()
 	check(err)
 	return packet
 }
 
-// check panics: the builder fails only on names and orders that are fixed here.
+// check panics on an error: the builder fails only on wrong names and on calls in a wrong
+// order, and both are fixed here.
 func check(err error) {
 	if err != nil {
 		panic(err)
 	}
 }
 
-// parseLAN reads a packet of a stranger: whether it asks for nodes, and the
-// nodes with our tag that it announces. Whatever is not understood is skipped.
-func parseLAN(packet []byte, tag string) (asked bool, nodes []peer.AddrInfo) {
+// parsePacket reads a packet of a stranger. It reports whether the packet asks for nodes,
+// and returns the nodes with our tag that it announces. Unknown records are skipped.
+func parsePacket(packet []byte, tag string) (asked bool, nodes []peer.AddrInfo) {
 	var p dnsmessage.Parser
 	header, err := p.Start(packet)
 	if err != nil {
 		return false, nil
 	}
 	if !header.Response {
-		for range maxLANRecords {
+		for range maxRecords {
 			q, err := p.Question()
 			if err != nil {
 				return false, nil
 			}
-			if strings.EqualFold(q.Name.String(), lanService) && (q.Type == dnsmessage.TypePTR || q.Type == dnsmessage.TypeALL) {
+			if strings.EqualFold(q.Name.String(), serviceName) && (q.Type == dnsmessage.TypePTR || q.Type == dnsmessage.TypeALL) {
 				return true, nil
 			}
 		}
@@ -121,7 +131,7 @@ func parseLAN(packet []byte, tag string) (asked bool, nodes []peer.AddrInfo) {
 	if p.SkipAllQuestions() != nil {
 		return false, nil
 	}
-	budget := maxLANRecords
+	budget := maxRecords
 	nodes = readTexts(&p, p.AnswerHeader, p.SkipAnswer, tag, &budget)
 	if p.SkipAllAnswers() != nil || p.SkipAllAuthorities() != nil {
 		return false, nodes
@@ -137,7 +147,8 @@ func readTexts(p *dnsmessage.Parser, next func() (dnsmessage.ResourceHeader, err
 			return nodes
 		}
 		name := strings.ToLower(h.Name.String())
-		if h.Type != dnsmessage.TypeTXT || h.TTL == 0 || !strings.HasSuffix(name, "."+lanService) {
+		// A TTL of zero means that the node leaves.
+		if h.Type != dnsmessage.TypeTXT || h.TTL == 0 || !strings.HasSuffix(name, "."+serviceName) {
 			if skip() != nil {
 				return nodes
 			}
@@ -154,8 +165,8 @@ func readTexts(p *dnsmessage.Parser, next func() (dnsmessage.ResourceHeader, err
 	return nodes
 }
 
-// readNode reads the strings of one TXT record; the record of one node names
-// one id.
+// readNode reads the strings of one TXT record, which belongs to one node. Addresses with
+// another id than the first are skipped.
 func readNode(texts []string, tag string) (info peer.AddrInfo, ok bool) {
 	tagged := false
 	for _, t := range texts {
@@ -164,19 +175,19 @@ func readNode(texts []string, tag string) (info peer.AddrInfo, ok bool) {
 			continue
 		}
 		text, ok := strings.CutPrefix(t, dnsaddrPrefix)
-		if !ok || len(info.Addrs) == maxLANAddrs {
+		if !ok || len(info.Addrs) == maxAddrs {
 			continue
 		}
 		whole, err := ma.NewMultiaddr(text)
 		if err != nil {
 			continue
 		}
-		addr, id := peer.SplitAddr(whole)
-		if len(addr) == 0 || id == "" || info.ID != "" && info.ID != id {
+		at, id := peer.SplitAddr(whole)
+		if len(at) == 0 || id == "" || info.ID != "" && info.ID != id {
 			continue
 		}
 		info.ID = id
-		info.Addrs = append(info.Addrs, addr)
+		info.Addrs = append(info.Addrs, at)
 	}
 	return info, tagged && info.ID != ""
 }

@@ -1,0 +1,227 @@
+package lan
+
+import (
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
+
+	"github.com/go-smokesignal/smokesignal/discovery/internal/dialguard"
+	"github.com/go-smokesignal/smokesignal/internal/notify"
+)
+
+const (
+	mdnsPort = 5353
+	// announceInterval is the least time between two announcements on an interface,
+	// however many ask (RFC 6762 section 6).
+	announceInterval = time.Second
+	// maxQueryInterval is the longest pause between two questions. The pause doubles
+	// from a second.
+	maxQueryInterval = time.Minute
+	// maxPacket is the largest mDNS packet (RFC 6762 section 17).
+	maxPacket = 9000
+)
+
+var (
+	mdnsGroup4 = net.IPv4(224, 0, 0, 251)
+	mdnsGroup6 = net.ParseIP("ff02::fb")
+)
+
+// A socket is a multicast socket with two goroutines: one reads, the other asks and
+// announces.
+type socket struct {
+	owner *search
+	place place
+	conn  *net.UDPConn
+	// send sends a multicast packet on this interface. read returns a packet and its
+	// source, and false for a packet that came in elsewhere or was not sent to the group.
+	send func([]byte) error
+	mute bool // send has failed, which was logged; owned by sendLoop
+	read func([]byte) (n int, from net.Addr, ours bool, err error)
+
+	asked notify.Signal // set when somebody asks
+	done  chan struct{}
+	tasks sync.WaitGroup
+}
+
+func openSocket(l *search, key socketKey, place place) (*socket, error) {
+	k := &socket{owner: l, place: place, asked: notify.NewSignal(), done: make(chan struct{})}
+	var err error
+	if key.v6 {
+		err = k.open6()
+	} else {
+		err = k.open4()
+	}
+	if err != nil {
+		if k.conn != nil {
+			k.conn.Close()
+		}
+		return nil, err
+	}
+	k.tasks.Go(k.readLoop)
+	k.tasks.Go(k.sendLoop)
+	return k, nil
+}
+
+// open4 opens the socket for IPv4. It is bound to the wildcard address, so it also receives
+// packets of interfaces on which other programs have joined the group. So each packet is
+// checked for the interface that it came in on. Where the system cannot say that
+// (Windows), the subnet of the source decides.
+func (k *socket) open4() (err error) {
+	k.conn, err = net.ListenMulticastUDP("udp4", &k.place.ifi, &net.UDPAddr{IP: mdnsGroup4, Port: mdnsPort})
+	if err != nil {
+		return err
+	}
+	p := ipv4.NewPacketConn(k.conn)
+	p.SetControlMessage(ipv4.FlagInterface|ipv4.FlagDst, true)
+	p.SetMulticastTTL(255)
+	if err := p.SetMulticastInterface(&k.place.ifi); err != nil {
+		return err
+	}
+	if err := p.SetMulticastLoopback(true); err != nil { // for other nodes on this machine
+		return err
+	}
+	to := &net.UDPAddr{IP: mdnsGroup4, Port: mdnsPort}
+	k.send = func(b []byte) error {
+		_, err := p.WriteTo(b, nil, to)
+		return err
+	}
+	k.read = func(b []byte) (int, net.Addr, bool, error) {
+		n, cm, from, err := p.ReadFrom(b)
+		return n, from, cm == nil || cm.IfIndex == k.place.ifi.Index && cm.Dst.Equal(mdnsGroup4), err
+	}
+	return nil
+}
+
+// open6 is open4 for IPv6.
+func (k *socket) open6() (err error) {
+	k.conn, err = net.ListenMulticastUDP("udp6", &k.place.ifi, &net.UDPAddr{IP: mdnsGroup6, Port: mdnsPort})
+	if err != nil {
+		return err
+	}
+	p := ipv6.NewPacketConn(k.conn)
+	p.SetControlMessage(ipv6.FlagInterface|ipv6.FlagDst, true)
+	p.SetMulticastHopLimit(255)
+	if err := p.SetMulticastInterface(&k.place.ifi); err != nil {
+		return err
+	}
+	if err := p.SetMulticastLoopback(true); err != nil {
+		return err
+	}
+	to := &net.UDPAddr{IP: mdnsGroup6, Port: mdnsPort, Zone: k.place.ifi.Name}
+	k.send = func(b []byte) error {
+		_, err := p.WriteTo(b, nil, to)
+		return err
+	}
+	k.read = func(b []byte) (int, net.Addr, bool, error) {
+		n, cm, from, err := p.ReadFrom(b)
+		return n, from, cm == nil || cm.IfIndex == k.place.ifi.Index && cm.Dst.Equal(mdnsGroup6), err
+	}
+	return nil
+}
+
+// close announces that the node leaves, and ends both goroutines.
+func (k *socket) close() {
+	close(k.done)
+	k.conn.SetReadDeadline(time.Unix(1, 0))
+	k.tasks.Wait()
+	k.conn.Close()
+}
+
+func (k *socket) readLoop() {
+	buf := make([]byte, maxPacket)
+	for {
+		n, from, ours, err := k.read(buf)
+		select {
+		case <-k.done:
+			return
+		default:
+		}
+		if err != nil {
+			// The interface went down. refresh will close this socket.
+			select {
+			case <-time.After(time.Second):
+			case <-k.done:
+				return
+			}
+			continue
+		}
+		// A packet from another port or another subnet does not come from this network
+		// (RFC 6762 sections 6.7 and 11).
+		udp, ok := from.(*net.UDPAddr)
+		if !ours || !ok || udp.Port != mdnsPort || !k.near(udp) {
+			continue
+		}
+		asked, nodes := parsePacket(buf[:n], k.owner.tag)
+		if asked {
+			k.asked.Set()
+		}
+		for _, info := range nodes {
+			k.owner.report(k.place, info)
+		}
+	}
+}
+
+// multicast sends a packet. A failure is logged once, since the system may forbid it for
+// good.
+func (k *socket) multicast(packet []byte) {
+	if err := k.send(packet); err != nil && !k.mute {
+		k.mute = true
+		k.owner.log.Warn("cannot look for peers on the local network", "interface", k.place.ifi.Name, "error", err)
+	}
+}
+
+// near reports whether the source of a packet is in the interface's subnet.
+func (k *socket) near(from *net.UDPAddr) bool {
+	ip, ok := netip.AddrFromSlice(from.IP)
+	return ok && dialguard.In(ip.Unmap(), k.place.prefixes)
+}
+
+// sendLoop asks and announces at once and a second later. Then it asks ever more rarely,
+// and announces when somebody asks.
+func (k *socket) sendLoop() {
+	announce := func(ttl uint32) []byte {
+		return announcement(k.owner.instance, k.owner.tag, k.place.ips, k.place.addrs, ttl)
+	}
+	hello, question := announce(ttlSeconds), query()
+	// A random start, so that machines switched on together do not all send at once.
+	ask := time.NewTimer(rand.N(120 * time.Millisecond))
+	defer ask.Stop()
+	answer := time.NewTimer(time.Hour)
+	answer.Stop()
+	pause := announceInterval
+	unasked := 2     // announcements still to be made without a question
+	waiting := false // answer is set
+	var last time.Time
+	for {
+		select {
+		case <-ask.C:
+			k.multicast(question)
+			ask.Reset(pause)
+			pause = min(2*pause, maxQueryInterval)
+			if unasked == 0 {
+				continue
+			}
+			unasked--
+		case <-k.asked:
+		case <-answer.C:
+			waiting = false
+			last = time.Now()
+			k.multicast(hello)
+			continue
+		case <-k.done:
+			k.multicast(announce(0)) // a TTL of zero means that the node leaves
+			return
+		}
+		if !waiting {
+			waiting = true
+			// A random delay of up to 120 ms, since all others answer the same question
+			// (RFC 6762 section 6).
+			answer.Reset(max(announceInterval-time.Since(last), 20*time.Millisecond+rand.N(100*time.Millisecond)))
+		}
+	}
+}

@@ -1,0 +1,152 @@
+// Package seedaddr reads the addresses that people write down for a node, and says in a
+// sentence what is wrong with them. It looks up no names.
+package seedaddr
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+// SplitHostPort is net.SplitHostPort with sentences for errors.
+func SplitHostPort(text string) (host, port string, err error) {
+	const example = "write host:port, as in 192.168.2.100:8495"
+	if rest, ok := strings.CutPrefix(text, "["); ok {
+		host, after, closed := strings.Cut(rest, "]")
+		if !closed {
+			return "", "", errors.New("the bracket is not closed")
+		}
+		port, ok := strings.CutPrefix(after, ":")
+		if !ok || port == "" {
+			return "", "", errors.New("the port is missing: write it behind the bracket, as in [2001:db8::1]:8495")
+		}
+		if ip, err := netip.ParseAddr(host); err != nil || !ip.Is6() {
+			return "", "", fmt.Errorf("%q in brackets is not an IPv6 address", host)
+		}
+		return host, port, nil
+	}
+	switch strings.Count(text, ":") {
+	case 0:
+		return "", "", fmt.Errorf("the port is missing: %s", example)
+	case 1:
+		host, port, _ = strings.Cut(text, ":")
+	default:
+		return "", "", errors.New("an IPv6 address needs brackets and a port, as in [2001:db8::1]:8495")
+	}
+	if host == "" {
+		return "", "", fmt.Errorf("the host is missing: %s", example)
+	}
+	if port == "" {
+		return "", "", fmt.Errorf("the port is missing: %s", example)
+	}
+	return host, port, nil
+}
+
+// CheckIP returns an error for an address at which no single host can be dialed.
+func CheckIP(ip netip.Addr) error {
+	ip = ip.Unmap()
+	switch {
+	case ip.IsUnspecified():
+		return fmt.Errorf("%s means every address of a machine; write one of them", ip)
+	case ip.IsMulticast(), ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return fmt.Errorf("%s is a multicast or broadcast address", ip)
+	case ip.Zone() != "", ip.Is6() && ip.IsLinkLocalUnicast():
+		// The zone names an interface of one machine.
+		return fmt.Errorf("%s is a link-local address, which cannot be dialed", ip)
+	}
+	return nil
+}
+
+// CheckName returns an error for a text that is not a DNS name, above all a mistyped
+// address.
+func CheckName(name string) error {
+	last := strings.TrimSuffix(name, ".")
+	if i := strings.LastIndexByte(last, '.'); i >= 0 {
+		last = last[i+1:]
+	}
+	// No top-level domain consists of digits, but every IPv4 address ends in some.
+	if strings.Trim(last, "0123456789") == "" {
+		return fmt.Errorf("%q is neither an IP address nor a name", name)
+	}
+	if len(name) > 253 {
+		return errors.New("the name is longer than 253 characters")
+	}
+	for label := range strings.SplitSeq(strings.TrimSuffix(name, "."), ".") {
+		if label == "" || len(label) > 63 {
+			return fmt.Errorf("%q is not a DNS name", name)
+		}
+		for _, c := range []byte(label) {
+			if c >= 0x80 {
+				return fmt.Errorf("%q is not a DNS name: write its ASCII form (xn--...)", name)
+			}
+			// The underscore is not allowed in names of hosts, but people use it.
+			if c != '-' && c != '_' && (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z') {
+				return fmt.Errorf("%q is not a DNS name", name)
+			}
+		}
+	}
+	return nil
+}
+
+// CheckTransport returns an error for an address that our transports cannot dial. A
+// /p2p/ID at the end must have been cut off.
+func CheckTransport(a ma.Multiaddr) error {
+	first, rest := a[0], a[1:]
+	switch first.Code() {
+	case ma.P_IP4, ma.P_IP6:
+		ip, _ := netip.AddrFromSlice(first.RawValue())
+		if err := CheckIP(ip); err != nil {
+			return err
+		}
+	case ma.P_DNS, ma.P_DNS4, ma.P_DNS6:
+		if err := CheckName(first.Value()); err != nil {
+			return err
+		}
+	case ma.P_DNSADDR:
+		// The rest of the address selects among the records of the name.
+		return CheckName(first.Value())
+	case ma.P_IP6ZONE:
+		return errors.New("a link-local address cannot be dialed")
+	default:
+		return fmt.Errorf("/%s is not where a seed's address begins (ip4, ip6, dns, dns4, dns6, dnsaddr)", first.Protocol().Name)
+	}
+	if len(rest) == 0 || !Is(rest[0], ma.P_TCP, ma.P_UDP) {
+		return errors.New("the port is missing, as in /tcp/8495 or /udp/8495/quic-v1")
+	}
+	if rest[0].Value() == "0" {
+		return errors.New("port 0 cannot be dialed")
+	}
+	udp := rest[0].Code() == ma.P_UDP
+	hasCarrier := false // TCP is a transport by itself, UDP needs QUIC or WebRTC on top
+	for _, c := range rest[1:] {
+		switch c.Code() {
+		case ma.P_QUIC_V1, ma.P_WEBRTC_DIRECT:
+			if !udp {
+				return fmt.Errorf("/%s goes over /udp", c.Protocol().Name)
+			}
+			hasCarrier = true
+		case ma.P_WS, ma.P_WSS, ma.P_TLS, ma.P_SNI, ma.P_HTTP_PATH:
+			if udp {
+				return fmt.Errorf("/%s goes over /tcp", c.Protocol().Name)
+			}
+		case ma.P_WEBTRANSPORT, ma.P_CERTHASH:
+		case ma.P_QUIC:
+			return errors.New("/quic is the old draft: write /quic-v1")
+		case ma.P_P2P:
+			return errors.New("/p2p/ID may stand at the end only")
+		default:
+			return fmt.Errorf("/%s is not a transport of a seed", c.Protocol().Name)
+		}
+	}
+	if udp && !hasCarrier {
+		return errors.New("the protocol over UDP is missing, as in /udp/8495/quic-v1")
+	}
+	return nil
+}
+
+// Is reports whether the protocol of a component is one of codes.
+func Is(c ma.Component, codes ...int) bool { return slices.Contains(codes, c.Code()) }

@@ -263,6 +263,18 @@ func TestWebChat(t *testing.T) {
 		}
 	}
 
+	// A private line is never broadcast, even if it cannot be sent: alice's program is not
+	// connected to the phone. A line that begins with two slashes says one.
+	phone.typed("/msg alice a secret")
+	browser.do(browserCommand{Do: "trouble", Page: phone.page, Text: "no connection to alice"}, nil)
+	browser.do(browserCommand{Do: "clear", Page: phone.page}, nil)
+	phone.typed("//etc/hosts is a file")
+	for _, c := range []*chatProc{alice, bob} {
+		if line := c.want(soon, "carol: "); !strings.Contains(line, "carol: /etc/hosts is a file") {
+			t.Errorf("%s sees %q", c.name, line)
+		}
+	}
+
 	// A terminal is killed, and returns.
 	bob.kill()
 	phone.line("bob left")

@@ -13,14 +13,23 @@ var help = [][]string{
 	{"/peers", "who is here, and how they are reached"},
 	{"/msg NAME TEXT", "a line to one person alone"},
 	{"/netsplit", "what is known about the seeds"},
+	{"//TEXT", "a line that begins with a slash"},
 	{"/help", "this"},
 	{"/quit", "leave; so do ctrl-c, and ctrl-d on an empty line"},
 	{"up, down", "lines written before; tab completes a name"},
 }
 
-// isCommand reports whether text is a command; a pasted text never is.
-func isCommand(text string) bool {
-	return strings.HasPrefix(text, "/") && !strings.Contains(text, "\n")
+// parseLine reports whether a typed text is a command, and returns what to say if it is not.
+// With two slashes at its beginning, a line says what follows the first one. A pasted text of
+// several lines is never a command, and is said as it is.
+func parseLine(text string) (say string, command bool) {
+	switch {
+	case strings.Contains(text, "\n"), !strings.HasPrefix(text, "/"):
+		return text, false
+	case strings.HasPrefix(text, "//"):
+		return text[1:], false
+	}
+	return "", true
 }
 
 // command carries out what a person typed after a slash.
@@ -37,7 +46,7 @@ func (s *session) command(ctx context.Context, text string) error {
 		name, line, _ := strings.Cut(strings.TrimSpace(rest), " ")
 		return s.whisper(ctx, name, strings.TrimSpace(line))
 	default:
-		return fmt.Errorf("unknown command %s; /help lists what there is", fit(word, 20))
+		return fmt.Errorf("unknown command %s; to say it, begin the line with //; /help lists the commands", fit(word, 20))
 	}
 	return nil
 }

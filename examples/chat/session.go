@@ -227,10 +227,16 @@ func (s *session) lines(ctx context.Context) iter.Seq[string] {
 // ends the chat; a person is told and may go on.
 func (s *session) obey(ctx context.Context, text string) error {
 	err := s.await(ctx)
-	if err == nil && s.view.typing() && isCommand(text) {
+	say, command := text, false
+	if s.view.typing() { // a line from a pipe is always said as it is
+		say, command = parseLine(text)
+	}
+	switch {
+	case err != nil:
+	case command:
 		err = s.command(ctx, text)
-	} else if err == nil {
-		err = s.send(ctx, text)
+	default:
+		err = s.send(ctx, say)
 	}
 	switch {
 	case ctx.Err() != nil:

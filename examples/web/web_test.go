@@ -60,7 +60,7 @@ func get(t *testing.T, url string) (*http.Response, string) {
 func TestPage(t *testing.T) {
 	at := start(t)
 	for path, want := range map[string]string{
-		"": "<title>", "app.js": "./bundle.js", "chat.js": "class Chat", "roster.js": "class Roster", "text.js": "clean",
+		"": "<title>", "app.js": "./bundle.js", "chat.js": "class Chat", "commands.js": "parseLine", "roster.js": "class Roster", "text.js": "clean",
 		"bundle.js": "made by npm run build", "LICENSES.txt": "MIT", "style.css": "color-scheme", "icon.svg": "<svg",
 	} {
 		answer, body := get(t, at+path)

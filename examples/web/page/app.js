@@ -6,6 +6,7 @@
 
 import { newNode, encodeQR, join } from './bundle.js'
 import { Chat } from './chat.js'
+import { help, parseLine } from './commands.js'
 import { Pending } from './pending.js'
 import { clean, maxText } from './text.js'
 
@@ -236,23 +237,47 @@ $('join').addEventListener('submit', (/** @type {Event} */ evt) => {
 
 $('send').addEventListener('submit', async (/** @type {Event} */ evt) => {
   evt.preventDefault()
-  const text = $('line').value
+  const typed = $('line').value
   $('trouble').textContent = ''
-  if (text.trim() === '') return
+  if (typed.trim() === '') return
   if (chat === undefined || leaf === undefined || !leaf.connected) {
     $('trouble').textContent = 'Not sent: there is no connection yet. The line is still here.'
     return
   }
-  $('line').value = ''
-  said(chat.name, clean(text, Math.max(maxText, text.length)))
-  pending.flush()
-  $('log').scrollTop = $('log').scrollHeight
+  let line
   try {
-    await chat.say(text)
+    line = parseLine(typed)
+  } catch (err) {
+    $('trouble').textContent = /** @type {Error} */ (err).message
+    return // the line stays, so that it can be corrected
+  }
+  $('line').value = ''
+  try {
+    await carryOut(chat, line)
   } catch (err) {
     $('trouble').textContent = `Not sent: ${/** @type {Error} */ (err).message}`
+    if ($('line').value === '') $('line').value = typed
   }
 })
+
+/** @param {Chat} chat @param {import('./commands.js').Line} line */
+async function carryOut (chat, line) {
+  if (line.kind === 'help') return show(() => note(help))
+  const text = clean(line.text, Math.max(maxText, line.text.length))
+  if (line.kind === 'msg') {
+    const name = await chat.tell(line.name, line.text)
+    return show(() => said(`you → ${name}`, text))
+  }
+  show(() => said(chat.name, text))
+  await chat.say(line.text)
+}
+
+/** Shows what the user has done, at once and at the end. @param {() => void} add */
+function show (add) {
+  add()
+  pending.flush()
+  $('log').scrollTop = $('log').scrollHeight
+}
 
 $('leave').addEventListener('click', async () => {
   $('leave').disabled = true // once is enough

@@ -71,6 +71,24 @@ export class Chat {
     for (const piece of pieces(text)) await this.#leaf.emit('chat', piece)
   }
 
+  /**
+   * Sends a line to one person only, as direct events. Those reach a node or a page to which
+   * this page is connected; the error says so for everybody else.
+   * @param {string} name @param {string} text
+   * @returns {Promise<string>} the name as it is shown
+   */
+  async tell (name, text) {
+    const found = this.#roster.find(name)
+    if (found === undefined) throw new Error(`nobody here is called ${cleanName(name)}`)
+    try {
+      for (const piece of pieces(text)) await this.#leaf.peer(found.id).emit('tell', piece)
+    } catch (err) {
+      if (/** @type {Error} */ (err).name !== 'NotConnectedError') throw err
+      throw new Error(`this page has no connection to ${found.name}, and a private line takes no other way`)
+    }
+    return found.name
+  }
+
   /** Tells our name, and asks who else is here. */
   wake () { if (this.#leaf.connected) this.#greet(true) }
 

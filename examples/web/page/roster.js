@@ -46,6 +46,14 @@ export class Roster {
     return same(this.self) || [...this.#people.values()].some((p) => same(p.name))
   }
 
+  /** Returns the person with a name or a short id. @param {string} name */
+  find (name) {
+    for (const [id, p] of this.#people) {
+      if (p.name.toLowerCase() === name.toLowerCase() || shortID(id) === name) return { id, name: p.name }
+    }
+    return undefined
+  }
+
   /** Strikes somebody, and returns the name if there was one. @param {string} id */
   left (id) {
     const known = this.#people.get(id)

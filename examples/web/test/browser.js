@@ -46,6 +46,8 @@ const commands = {
     await page.keyboard.press('Enter')
   },
   async line (page, { text }) { await page.getByRole('log').getByText(text, { exact: true }).last().waitFor() },
+  async trouble (page, { text }) { await page.getByRole('alert').getByText(text).waitFor() },
+  async clear (page) { await page.getByLabel('Message', { exact: true }).fill('') },
   async status (page, { text }) { await page.getByRole('status').getByText(text).waitFor() },
   /** Waits until those and no others are here. */
   async here (page, { names }) {

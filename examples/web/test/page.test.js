@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Chat } from '../page/chat.js'
+import { parseLine } from '../page/commands.js'
 import { Pending } from '../page/pending.js'
 import { Roster, absence } from '../page/roster.js'
 import { clean, cleanName, maxText, pieces } from '../page/text.js'
@@ -114,7 +115,52 @@ class FakeLeaf {
 
   /** @param {...any} args */
   async emit (...args) { this.sent.push(args) }
+
+  /** @param {string} id */
+  peer (id) {
+    return {
+      emit: async (/** @type {any[]} */ ...args) => {
+        if (!this.reachable.has(id)) throw Object.assign(new Error('no address'), { name: 'NotConnectedError' })
+        this.sent.push([id, ...args])
+      }
+    }
+  }
+
+  reachable = new Set()
 }
+
+// The same table as in examples/chat/commands_test.go.
+test('a slash begins a command, two say a line', () => {
+  for (const [typed, want] of /** @type {const} */ ([
+    ['hello', { kind: 'say', text: 'hello' }],
+    [' /help', { kind: 'say', text: ' /help' }],
+    ['//etc/hosts is a file', { kind: 'say', text: '/etc/hosts is a file' }],
+    ['///', { kind: 'say', text: '//' }],
+    ['/help', { kind: 'help' }],
+    ['/msg alice  a secret ', { kind: 'msg', name: 'alice', text: 'a secret' }],
+    ['/msg alice: x', { kind: 'msg', name: 'alice', text: 'x' }]
+  ])) assert.deepEqual(parseLine(typed), want)
+  for (const typed of ['/', '/etc/hosts is a file', '/message alice secret', '/MSG alice secret']) {
+    assert.throws(() => parseLine(typed), /unknown command.*begin the line with \/\//)
+  }
+  for (const typed of ['/msg', '/msg alice', '/msg alice ']) assert.throws(() => parseLine(typed), /to whom and what/)
+})
+
+test('a line to one person is a direct event, and never a broadcast', async () => {
+  const leaf = new FakeLeaf()
+  const nothing = () => {}
+  const chat = new Chat(/** @type {any} */ (leaf), 'me', { said: nothing, note: nothing, here: nothing, connected: nothing })
+  leaf.connected = true
+  leaf.reachable.add('id-alices')
+  leaf.heard.hello('id-alices', { name: 'Alice' })
+  leaf.heard.hello('id-bobbob', { name: 'Bob' })
+  assert.equal(await chat.tell('alice', 'secret'), 'Alice')
+  assert.equal(await chat.tell('alices', 'another'), 'Alice') // by the short id
+  await assert.rejects(chat.tell('bob', 'secret'), /no connection to Bob/)
+  await assert.rejects(chat.tell('nobody', 'secret'), /nobody here is called nobody/)
+  assert.deepEqual(leaf.sent, [['id-alices', 'tell', 'secret'], ['id-alices', 'tell', 'another']])
+  await chat.close()
+})
 
 test('a chat', async (t) => {
   t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })

@@ -138,7 +138,8 @@ func New(opts ...Option) (*Node, error) {
 	return n, nil
 }
 
-// build makes the rooms and wires them.
+// build makes the parts of the node and connects them. Each part is made after the parts it
+// uses; the records of peers begin to be followed last.
 func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	cfg := n.cfg
 	n.ctx, n.cancel = context.WithCancel(context.Background())

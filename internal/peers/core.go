@@ -51,13 +51,13 @@ func newCore() *core {
 	return &core{records: map[peer.ID]*record{}, leaves: newPlaces(maxLeaves), guests: newPlaces(maxGuests)}
 }
 
-// spoke takes what p has said that it speaks.
+// spoke records the protocols that p says it speaks.
 func (c *core) spoke(p peer.ID, abilities Abilities) []Change {
 	c.record(p).abilities = abilities
 	return c.settled(p, Change{})
 }
 
-// disconnected takes that there is no connection to p.
+// disconnected records that there is no connection to p.
 func (c *core) disconnected(p peer.ID) []Change {
 	if c.records[p] == nil {
 		return nil
@@ -67,8 +67,8 @@ func (c *core) disconnected(p peer.ID) []Change {
 	return c.spoke(p, Abilities{})
 }
 
-// pending takes that a handshake with p begins. The direct events of p are held from
-// now on.
+// pending records that a handshake with p begins. From now on the direct events of p are
+// held.
 func (c *core) pending(p peer.ID) []Change {
 	r := c.record(p)
 	if r.link == Linked {
@@ -82,14 +82,14 @@ func (c *core) pending(p peer.ID) []Change {
 	return c.settled(p, Change{})
 }
 
-// linked takes that the link to p stands.
+// linked records that the link to p stands.
 func (c *core) linked(p peer.ID, greeting []byte) []Change {
 	r := c.record(p)
 	r.link = Linked
 	return c.settled(p, Change{Greeting: greeting, Admission: r.admission})
 }
 
-// unlinked takes that the handshake with p has failed or its link has ended.
+// unlinked records that the handshake with p has failed or its link has ended.
 func (c *core) unlinked(now time.Time, p peer.ID, reason error, how Ending) []Change {
 	r := c.records[p]
 	if r == nil || r.link != Pending && r.link != Linked {
@@ -105,13 +105,13 @@ func (c *core) unlinked(now time.Time, p peer.ID, reason error, how Ending) []Ch
 	return c.settled(p, Change{Reason: reason})
 }
 
-// joined takes that p has come to the topic.
+// joined records that p has come to the topic.
 func (c *core) joined(p peer.ID) []Change {
 	c.record(p).onTopic = true
 	return c.settled(p, Change{})
 }
 
-// left takes that p has left the topic.
+// left records that p has left the topic.
 func (c *core) left(p peer.ID) []Change {
 	if r := c.records[p]; r != nil {
 		r.onTopic = false
@@ -119,8 +119,8 @@ func (c *core) left(p peer.ID) []Change {
 	return c.settled(p, Change{})
 }
 
-// release takes that the callbacks of the adding with that admission have run. An
-// older admission changes nothing, as the peer is being added anew.
+// release ends the holding of direct events that began with that admission. An older
+// admission changes nothing, because the peer is being added anew.
 func (c *core) release(p peer.ID, admission uint64) {
 	if r := c.records[p]; r != nil && r.admission == admission {
 		r.admission = 0
@@ -133,9 +133,9 @@ func (c *core) held(p peer.ID) bool {
 	return r != nil && r.admission != 0
 }
 
-// open makes pubsub serve every peer that speaks it, without bound, from now on: on a
-// topic that others made, nobody is linked to anybody.
-func (c *core) open() []Change {
+// openPubSub makes pubsub serve every peer that speaks it, without bound, from now on: on
+// a topic that others made, nobody is linked to anybody.
+func (c *core) openPubSub() []Change {
 	c.openToAll = true
 	c.changes = nil
 	for _, p := range c.known() {
@@ -144,7 +144,7 @@ func (c *core) open() []Change {
 	return c.changes
 }
 
-// advance ends the draining that is over at now.
+// advance ends the draining of links that is over at now.
 func (c *core) advance(now time.Time) []Change {
 	c.changes = nil
 	for _, p := range c.known() {
@@ -202,9 +202,9 @@ func (c *core) settled(p peer.ID, change Change) []Change {
 	return c.changes
 }
 
-// settle brings the state of p in line with the facts and adds the change, if there is
-// one, with what the fact has to say in it. A place that becomes free goes to the peer
-// that has waited longest, whose change follows.
+// settle derives the state of p from the facts. If the state is new, it adds the given
+// change, which carries what else the fact said, completed with both states. A place that
+// becomes free goes to the peer that has waited longest, whose change follows.
 func (c *core) settle(p peer.ID, change Change) {
 	r := c.records[p]
 	if r == nil {
@@ -260,7 +260,7 @@ func (c *core) add(p peer.ID, r *record, change Change, is State) {
 func (r *record) role() Role {
 	switch {
 	case r.link != None:
-		// It has spoken the overlay with us, even if it has not listed it.
+		// It has spoken the overlay with this node, even if it does not list the protocol.
 		return Node
 	case r.abilities.Overlay:
 		return Node

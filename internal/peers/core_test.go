@@ -71,7 +71,7 @@ func (s *script) step(verb string, p peer.ID) []Change {
 	case "left":
 		return s.c.left(p)
 	case "open":
-		return s.c.open()
+		return s.c.openPubSub()
 	case "wait":
 		d, err := time.ParseDuration(string(p))
 		if err != nil {

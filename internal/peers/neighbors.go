@@ -6,8 +6,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// list follows the changes as all others do, so that what the methods below say fits to
-// what the followers before it have done: a broadcast reaches every peer in the list.
+// list follows the changes in its place among the followers. So a peer is in the list only
+// after broadcasts reach it.
 func (r *Registry) list(c *Change) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -6,7 +6,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// places are given to a bounded number of peers, in the order in which they asked.
+// places is a bounded number of places for peers, given in the order of the requests.
 type places struct {
 	max        int
 	has        map[peer.ID]struct{}
@@ -16,8 +16,9 @@ type places struct {
 
 func newPlaces(max int) places { return places{max: max, has: map[peer.ID]struct{}{}} }
 
-// set takes whether p wants a place, and reports whether it has one. If p gives its
-// place up, the peer that is to be asked next is appended to next.
+// set gives p a place if it wants one and a place is free, or takes the place of p back if
+// it does not want one. It reports whether p has a place. When a place becomes free, the
+// peer that has waited longest is appended to next; set has to be called for it.
 func (s *places) set(p peer.ID, wants bool, next *[]peer.ID) (has bool) {
 	_, has = s.has[p]
 	queued := slices.Index(s.waiting, p)

@@ -49,7 +49,7 @@ type Followers struct {
 }
 
 // A Registry keeps the records of the peers of one node. All methods may be called from
-// several goroutines.
+// several goroutines; a follower must not call those that record a fact.
 type Registry struct {
 	cfg   Config
 	sub   event.Subscription
@@ -116,10 +116,10 @@ func (r *Registry) Close() {
 	})
 }
 
-// watch feeds the core with what the host says of its peers. It is the only goroutine
-// that does, so the fact that is taken last was also seen last.
+// watch records what the host says of its peers. It is the only goroutine that does, so
+// the fact that is recorded last was also read last.
 func (r *Registry) watch(sub event.Subscription) {
-	for _, p := range r.cfg.Host.Network().Peers() { // connected before
+	for _, p := range r.cfg.Host.Network().Peers() { // connected before Follow
 		r.identify(p)
 	}
 	for ev := range sub.Out() {
@@ -129,14 +129,15 @@ func (r *Registry) watch(sub event.Subscription) {
 		case event.EvtPeerProtocolsUpdated:
 			r.identified(ev.Peer)
 		case event.EvtPeerConnectednessChanged:
-			if ev.Connectedness != network.Connected { // else identify is yet to come
+			// A new connection says nothing until identify is done.
+			if ev.Connectedness != network.Connected {
 				r.identify(ev.Peer)
 			}
 		}
 	}
 }
 
-// identified takes that p has said what it speaks.
+// identified reads what p has just said that it speaks, and tells the follower.
 func (r *Registry) identified(p peer.ID) {
 	r.identify(p)
 	r.facts.Lock()
@@ -160,8 +161,8 @@ func (r *Registry) identify(p peer.ID) {
 	})
 }
 
-// Spoke takes what p has said that it speaks. After Follow the registry learns that from
-// the host.
+// Spoke records the protocols that p says it speaks. After Follow the registry learns them
+// from the host.
 func (r *Registry) Spoke(p peer.ID, abilities Abilities) {
 	r.change(func(c *core) []Change { return c.spoke(p, abilities) })
 }
@@ -172,17 +173,17 @@ func (r *Registry) speaks(p peer.ID, protocols ...protocol.ID) bool {
 	return err == nil && len(known) > 0
 }
 
-// Pending takes that a handshake with p begins: from now on Admit(p) waits.
+// Pending records that a handshake with p begins. From now on Admit(p) waits.
 func (r *Registry) Pending(p peer.ID) {
 	r.change(func(c *core) []Change { return c.pending(p) })
 }
 
-// Linked takes that the link to p stands.
+// Linked records that the link to p stands.
 func (r *Registry) Linked(p peer.ID, greeting []byte) {
 	r.change(func(c *core) []Change { return c.linked(p, greeting) })
 }
 
-// Unlinked takes that the handshake with p has failed or its link has ended.
+// Unlinked records that the handshake with p has failed or its link has ended.
 func (r *Registry) Unlinked(p peer.ID, reason error, how Ending) {
 	r.change(func(c *core) []Change {
 		r.admitted.Broadcast()
@@ -190,7 +191,7 @@ func (r *Registry) Unlinked(p peer.ID, reason error, how Ending) {
 	})
 }
 
-// TopicChanged takes that p has come to the topic or left it.
+// TopicChanged records that p has come to the topic, or left it.
 func (r *Registry) TopicChanged(p peer.ID, present bool) {
 	r.change(func(c *core) []Change {
 		if present {
@@ -202,7 +203,7 @@ func (r *Registry) TopicChanged(p peer.ID, present bool) {
 
 // OpenPubSub makes pubsub serve every peer that speaks it, from now on. It cannot be
 // taken back.
-func (r *Registry) OpenPubSub() { r.change((*core).open) }
+func (r *Registry) OpenPubSub() { r.change((*core).openPubSub) }
 
 // change gives a fact to the core and delivers the changes that follow.
 func (r *Registry) change(fact func(*core) []Change) {
@@ -296,8 +297,8 @@ func (r *Registry) Admit(ctx context.Context, p peer.ID) error {
 	return nil
 }
 
-// Release lets the direct events of a peer be read, once the callbacks of the change that
-// added it have run.
+// Release ends the waiting of Admit for an added peer. Call it when the callbacks of the
+// change that added the peer have run.
 func (r *Registry) Release(added *Change) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -12,15 +12,15 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
-// facade is the host that pubsub sees. Of a host pubsub uses the id, the
-// private key in the peerstore, and what is defined here.
+// A facade is the host that pubsub sees. Pubsub uses the methods defined here, the id,
+// and the private key in the peerstore.
 type facade struct {
 	corehost.Host
 	gate    *Gate
 	network *facadeNetwork
 }
 
-// facadeNetwork shows the admitted peers only.
+// A facadeNetwork shows the admitted peers only.
 type facadeNetwork struct {
 	network.Network
 	gate *Gate
@@ -59,18 +59,20 @@ func (f *facade) SetStreamHandlerMatch(id protocol.ID, match func(protocol.ID) b
 	}
 }
 
-// addProtocol notes a protocol that pubsub handles.
+// addProtocol records a protocol that pubsub handles. It returns false if the gate is
+// closed, which could no longer remove the handler.
 func (g *Gate) addProtocol(id protocol.ID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
 		return false
 	}
+	// The old slice may be in use without mu.
 	g.protocols = append(g.protocols[:len(g.protocols):len(g.protocols)], id)
 	for p, r := range g.peers {
-		g.offer(p, r)
+		g.offerLocked(p, r)
 	}
-	g.judgeAll()
+	g.reclassify.Set()
 	return true
 }
 
@@ -88,8 +90,8 @@ func (f *facade) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (
 	r.opening = &cancel
 	g.mu.Unlock()
 
-	s, err := g.open(ctx, p, ids)
-	o, err := g.opened(p, r, &cancel, s, ids, err)
+	s, err := g.openStream(ctx, p, ids)
+	o, err := g.streamOpened(p, r, &cancel, s, ids, err)
 	if err != nil {
 		if s != nil {
 			s.Reset()
@@ -99,33 +101,36 @@ func (f *facade) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (
 	return o, nil
 }
 
-// opened takes the outcome of opening a stream, which cancel could have ended.
-func (g *Gate) opened(p peer.ID, r *peerRecord, cancel *context.CancelFunc, s network.Stream, ids []protocol.ID, err error) (*outStream, error) {
+// streamOpened records the outcome of opening pubsub's stream. The attempt is known by
+// its cancel function.
+func (g *Gate) streamOpened(p peer.ID, r *peerRecord, cancel *context.CancelFunc, s network.Stream, ids []protocol.ID, err error) (*outStream, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if r.opening == cancel {
 		r.opening = nil
 	} else {
-		err = errNotAdmitted // it was evicted meanwhile
+		err = errNotAdmitted // the peer was evicted meanwhile
 	}
 	if err != nil {
-		// Pubsub has not yet dropped the peer when this returns, so an offer
-		// made at once would be overheard.
-		g.offerLater(p, r)
+		// Pubsub drops the peer only after this returns, and would ignore an offer that
+		// is made at once.
+		g.offerLaterLocked(p, r)
 		return nil, err
 	}
-	r.out, r.dying, r.heard = newGateOut(g, p, ids, s), nil, false
+	r.out, r.ending, r.hadIn = newOutStream(g, p, ids, s), nil, false
 	r.out.guest.Store(!r.linked)
-	r.change()
+	r.changed.Broadcast()
 	return r.out, nil
 }
 
-// open opens a stream over an existing connection, and never through a relay.
-func (g *Gate) open(ctx context.Context, p peer.ID, ids []protocol.ID) (network.Stream, error) {
+// openStream opens a stream over an existing connection that is not relayed.
+func (g *Gate) openStream(ctx context.Context, p peer.ID, ids []protocol.ID) (network.Stream, error) {
+	// libp2p would wait for a direct connection until ctx ends.
 	if !addr.HasDirect(g.host.Network(), p) {
-		return nil, errRelayed // libp2p would wait for a direct connection
+		return nil, errRelayed
 	}
 	s, err := g.host.NewStream(network.WithNoDial(ctx, "smokesignal gate"), p, ids...)
+	// The direct connection may have closed meanwhile.
 	if err == nil && addr.IsRelayed(s.Conn().RemoteMultiaddr()) {
 		s.Reset()
 		return nil, errRelayed

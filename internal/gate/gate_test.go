@@ -238,7 +238,7 @@ func TestGateSeenMeansReached(t *testing.T) {
 			a.gate.mu.Lock()
 			defer a.gate.mu.Unlock()
 			r := a.gate.peers[b.host.ID()]
-			return r != nil && r.kept != nil
+			return r != nil && r.waiting != nil
 		})
 		a.gate.Admit(b.host.ID())
 		next(pubsub.PeerJoin)
@@ -416,7 +416,7 @@ func TestGateBoundsTheStreamsThatWait(t *testing.T) {
 	hosttest.Eventually(t, "three streams wait", func() bool {
 		n.gate.mu.Lock()
 		defer n.gate.mu.Unlock()
-		return n.gate.strangers == 3 && len(n.gate.peers) == 3 && n.streams(network.DirInbound) == 3
+		return n.gate.earlyStreams == 3 && len(n.gate.peers) == 3 && n.streams(network.DirInbound) == 3
 	})
 	n.gate.Close()
 	for _, s := range streams {
@@ -424,8 +424,8 @@ func TestGateBoundsTheStreamsThatWait(t *testing.T) {
 			t.Error("an answer")
 		}
 	}
-	if n.gate.strangers != 0 || len(n.gate.peers) != 0 {
-		t.Errorf("%d streams and %d peers are left", n.gate.strangers, len(n.gate.peers))
+	if n.gate.earlyStreams != 0 || len(n.gate.peers) != 0 {
+		t.Errorf("%d streams and %d peers are left", n.gate.earlyStreams, len(n.gate.peers))
 	}
 }
 
@@ -439,7 +439,7 @@ func TestGateRefusesWhoIsNotAdmittedInTime(t *testing.T) {
 	hosttest.Eventually(t, "nothing is left", func() bool {
 		n.gate.mu.Lock()
 		defer n.gate.mu.Unlock()
-		return n.gate.strangers == 0 && len(n.gate.peers) == 0
+		return n.gate.earlyStreams == 0 && len(n.gate.peers) == 0
 	})
 }
 

@@ -13,36 +13,28 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
-// warnEvery is how often it is logged that foreign peers are turned away.
+// warnEvery is the least time between two warnings that guests are turned away.
 const warnEvery = time.Minute
 
-// Open admits, from now on, every connected peer that speaks pubsub, foreign or not
-// and however many there are: on a topic that others made, nobody is linked to
-// anybody. It cannot be taken back.
+// Open admits, from now on, every connected peer that speaks pubsub, nodes included and
+// without a bound: on a topic of other programs, nobody is linked. It cannot be undone.
 func (g *Gate) Open() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.toAll = true
-	g.judgeAll()
+	g.open = true
+	g.reclassify.Set()
 }
 
-// judgeAll has everybody who is connected judged anew, soon.
-func (g *Gate) judgeAll() {
-	select {
-	case g.rescan <- struct{}{}:
-	default:
-	}
-}
-
-// watch follows on the host's bus who is connected and speaks what.
-func (g *Gate) watch() {
-	// The bus waits for its subscribers, so there is room for the time in which
-	// others have the lock.
+// watchPeers classifies peers when they connect, disconnect, or change the protocols
+// that they speak.
+func (g *Gate) watchPeers() {
+	// The host's bus blocks while this buffer is full. It covers the time for which
+	// others hold mu.
 	sub, err := g.host.EventBus().Subscribe([]any{
 		new(event.EvtPeerIdentificationCompleted), new(event.EvtPeerProtocolsUpdated), new(event.EvtPeerConnectednessChanged),
 	}, eventbus.BufSize(256), eventbus.Name("smokesignal gate"))
 	if err != nil {
-		g.log.Error("no foreign peers are let in, since the host's event bus cannot be listened to", "error", err)
+		g.log.Error("no guests are admitted, since the host's event bus cannot be subscribed to", "error", err)
 		return
 	}
 	g.tasks.Go(func() {
@@ -51,28 +43,17 @@ func (g *Gate) watch() {
 		for {
 			select {
 			case ev := <-sub.Out():
-				var turnedAway bool
-				switch ev := ev.(type) {
-				case event.EvtPeerIdentificationCompleted:
-					turnedAway = g.judge(ev.Peer)
-				case event.EvtPeerProtocolsUpdated:
-					turnedAway = g.judge(ev.Peer)
-				case event.EvtPeerConnectednessChanged:
-					if ev.Connectedness != network.Connected { // else what it speaks is yet to come
-						g.judge(ev.Peer)
-					}
-				}
-				if !turnedAway {
+				if g.classifyAfter(ev) != turnedAway {
 					continue
 				}
-				g.turnedAway.Add(1)
+				g.turnedAwayCount.Add(1)
 				if now := time.Now(); now.Sub(warned) > warnEvery {
 					warned = now
-					g.log.Warn("foreign peers are turned away from pubsub, since there are as many as allowed", "most", g.cfg.MaxForeign)
+					g.log.Warn("guests are turned away from pubsub, since there are as many as allowed", "most", g.cfg.MaxGuests)
 				}
-			case <-g.rescan:
+			case <-g.reclassify:
 				for _, p := range g.host.Network().Peers() {
-					g.judge(p)
+					g.classify(p)
 				}
 			case <-g.ctx.Done():
 				return
@@ -81,49 +62,78 @@ func (g *Gate) watch() {
 	})
 }
 
-// judge decides whether p is a guest, and tells whether it is turned away now and was
-// not before. Only the goroutine of watch calls it, so that what is decided last was also
-// seen last.
-func (g *Gate) judge(p peer.ID) (turnedAway bool) {
+// classifyAfter classifies the peer of an event on the host's bus.
+func (g *Gate) classifyAfter(ev any) outcome {
+	switch ev := ev.(type) {
+	case event.EvtPeerIdentificationCompleted:
+		return g.classify(ev.Peer)
+	case event.EvtPeerProtocolsUpdated:
+		return g.classify(ev.Peer)
+	case event.EvtPeerConnectednessChanged:
+		// A peer that has just connected is not identified yet.
+		if ev.Connectedness != network.Connected {
+			g.classify(ev.Peer)
+		}
+	}
+	return classified
+}
+
+// An outcome is the result of classify.
+type outcome int
+
+const (
+	classified outcome = iota
+	turnedAway         // there is no place for another guest, and the peer has just come
+)
+
+// classify decides whether p is a guest. Only the goroutine of watchPeers calls it, so
+// that the latest decision is about the latest state of the peer.
+func (g *Gate) classify(p peer.ID) outcome {
 	g.mu.Lock()
 	protocols := g.protocols
 	g.mu.Unlock()
+	// Without mu, since these ask the host, which has locks of its own.
 	direct := addr.HasDirect(g.host.Network(), p)
-	foreign := g.cfg.NodeProtocol != "" && !g.speaks(p, g.cfg.NodeProtocol)
+	plain := g.cfg.NodeProtocol != "" && !g.speaks(p, g.cfg.NodeProtocol)
 	pubsub := g.speaks(p, protocols...)
 
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	guest := direct && pubsub && (foreign && g.cfg.MaxForeign > 0 || g.toAll)
-	r := g.peers[p]
-	_, before := g.turned[p]
+	guest := direct && pubsub && (plain && g.cfg.MaxGuests > 0 || g.open)
+	_, turnedAwayBefore := g.turnedAway[p]
 	if !direct {
-		delete(g.turned, p)
+		delete(g.turnedAway, p)
 	}
-	if g.closed || r == nil && !guest {
-		return false
+	if g.closed || g.peers[p] == nil && !guest {
+		return classified
 	}
-	r = g.peer(p)
-	r.foreign = foreign
-	if guest && !r.guest && !g.toAll && g.guests >= g.cfg.MaxForeign {
-		guest, turnedAway = false, !before
-		g.turned[p] = struct{}{}
+	r := g.recordLocked(p)
+	r.plain = plain
+	result := classified
+	if guest && !r.guest && !g.open && g.guests >= g.cfg.MaxGuests {
+		guest = false
+		g.turnedAway[p] = struct{}{}
+		// Each further event about the peer would count it again.
+		if !turnedAwayBefore {
+			result = turnedAway
+		}
 	}
 	if guest {
-		delete(g.turned, p)
+		delete(g.turnedAway, p)
 	}
-	if r.guest && !guest && g.guests == g.cfg.MaxForeign {
-		g.judgeAll() // one who was turned away may take the place
+	// A place becomes free, for a peer that was turned away before.
+	if r.guest && !guest && g.guests == g.cfg.MaxGuests {
+		g.reclassify.Set()
 	}
 	if r.guest != guest {
-		g.admit(p, r, r.linked, guest)
+		g.setAdmissionLocked(p, r, admission{linked: r.linked, guest: guest})
 	} else {
-		g.tidy(p, r)
+		g.removeUnusedLocked(p, r)
 	}
-	return turnedAway
+	return result
 }
 
-// speaks tells whether p said that it handles one of the protocols.
+// speaks reports whether p is known to handle one of the protocols.
 func (g *Gate) speaks(p peer.ID, protocols ...protocol.ID) bool {
 	if len(protocols) == 0 {
 		return false
@@ -132,18 +142,20 @@ func (g *Gate) speaks(p peer.ID, protocols ...protocol.ID) bool {
 	return err == nil && len(known) > 0
 }
 
-// AwaitRoom waits while there is a peer that has yet to take more than half of
-// [Config.MaxPending], and takes it. Whoever calls it before each message makes a
-// peer that is slow miss none. It waits until ctx ends, which is its only error,
-// or [Config.StallTimeout]. Whom one call has waited for in vain none waits for until
-// it has taken all, so nobody can make others wait for long again and again.
+// AwaitRoom waits while more than half of [Config.MaxPending] waits for a peer that
+// reads it. A caller that calls it before each message loses no message for a peer that
+// is merely slow. It returns after [Config.StallTimeout] at the latest; its only error
+// is the cause of ctx, if that ends before. A peer that one call timed out on is
+// skipped by later calls until its queue is empty, so a slow peer can delay callers
+// only once.
 func (g *Gate) AwaitRoom(ctx context.Context) error {
 	var timeout <-chan time.Time
 	for ctx.Err() == nil {
-		change := g.crowded()
+		change := g.crowdedChange()
 		if change == nil {
 			return nil
 		}
+		// Most calls do not get here, so the timer is made late.
 		if timeout == nil {
 			t := time.NewTimer(g.cfg.StallTimeout)
 			defer t.Stop()
@@ -152,7 +164,7 @@ func (g *Gate) AwaitRoom(ctx context.Context) error {
 		select {
 		case <-change:
 		case <-timeout:
-			g.waitedInVain()
+			g.skipCrowded()
 			return nil
 		case <-g.ctx.Done():
 			return nil
@@ -162,47 +174,46 @@ func (g *Gate) AwaitRoom(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// waitedInVain ends the waiting for all for which much waits.
-func (g *Gate) waitedInVain() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, r := range g.peers {
-		if r.out != nil {
-			r.out.waitedInVain()
-		}
-	}
-}
-
-func (o *outStream) waitedInVain() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.box.slow = o.box.crowded() || o.box.slow
-}
-
-// crowded returns what is closed when something has changed at a peer for which much
-// waits, or nil if there is none.
-func (g *Gate) crowded() <-chan struct{} {
+// crowdedChange returns a channel that is closed when something changes at a peer that
+// AwaitRoom waits for, or nil if there is no such peer.
+func (g *Gate) crowdedChange() <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, r := range g.peers {
 		if r.out == nil {
 			continue
 		}
-		if change := r.out.crowded(); change != nil {
+		if change := r.out.crowdedChange(); change != nil {
 			return change
 		}
 	}
 	return nil
 }
 
-func (o *outStream) crowded() <-chan struct{} {
+func (o *outStream) crowdedChange() <-chan struct{} {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.ended || o.box.stalled || o.box.slow || !o.box.crowded() {
+	if o.ended || o.queue.stalled || o.queue.skipped || !o.queue.crowded() {
 		return nil
 	}
-	if o.change == nil {
-		o.change = make(chan struct{})
+	return o.changed.Changed()
+}
+
+// skipCrowded makes AwaitRoom skip the peers that it has waited for.
+func (g *Gate) skipCrowded() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, r := range g.peers {
+		if r.out != nil {
+			r.out.skipIfCrowded()
+		}
 	}
-	return o.change
+}
+
+func (o *outStream) skipIfCrowded() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.queue.crowded() {
+		o.queue.skipped = true
+	}
 }

@@ -26,7 +26,7 @@ const nodeProtocol protocol.ID = "/node"
 // newOpenTo is newGated with a gate that admits foreign peers.
 func newOpenTo(t *testing.T, maxForeign int, listen ...string) *gated {
 	t.Helper()
-	n := newBareWith(t, Config{NodeProtocol: nodeProtocol, MaxForeign: maxForeign}, listen...)
+	n := newBareWith(t, Config{NodeProtocol: nodeProtocol, MaxGuests: maxForeign}, listen...)
 	n.begin()
 	return n
 }
@@ -164,7 +164,7 @@ func TestGateBoundsForeignPeers(t *testing.T) {
 		list = append(list, f)
 	}
 	hosttest.Eventually(t, "the first two are in", func() bool { return n.sees(list[0], list[1]) })
-	if n.gate.judge(list[3].host.ID()) {
+	if n.gate.classify(list[3].host.ID()) == turnedAway {
 		t.Error("who was turned away is turned away again, though it has not gone meanwhile")
 	}
 	list[0].host.Close()
@@ -175,7 +175,7 @@ func TestGateBoundsForeignPeers(t *testing.T) {
 	none := newOpenTo(t, -1, hosttest.TCP)
 	connect(t, list[3], none)
 	hosttest.Eventually(t, "they know each other", func() bool { return none.gate.speaks(list[3].host.ID(), pubsub.FloodSubID) })
-	if none.gate.judge(list[3].host.ID()); none.gate.guestCount() != 0 || none.gate.Stats().TurnedAway != 0 {
+	if none.gate.classify(list[3].host.ID()); none.gate.guestCount() != 0 || none.gate.Stats().TurnedAway != 0 {
 		t.Errorf("%d foreign peers where none are wanted, %+v", none.gate.guestCount(), none.gate.Stats())
 	}
 }
@@ -287,8 +287,8 @@ func TestGateGuestThatReadsNothing(t *testing.T) {
 	n.gate.mu.Unlock()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if most := n.gate.cfg.MaxPending + 1<<20; o.box.size > most {
-		t.Errorf("%d bytes wait for it, at most %d should", o.box.size, most)
+	if most := n.gate.cfg.MaxPending + 1<<20; o.queue.size > most {
+		t.Errorf("%d bytes wait for it, at most %d should", o.queue.size, most)
 	}
 }
 
@@ -333,7 +333,7 @@ func TestGateIgnoresForeignPeersBehindARelay(t *testing.T) {
 		t.Fatal(err)
 	}
 	hosttest.Eventually(t, "the two know each other", func() bool { return gate.speaks(far.ID(), pubsub.FloodSubID) })
-	if gate.judge(far.ID()); gate.guestCount() != 0 {
+	if gate.classify(far.ID()); gate.guestCount() != 0 {
 		t.Error("a peer behind a relay is a guest")
 	}
 	if s, err := far.NewStream(network.WithAllowLimitedConn(t.Context(), "test"), dialer.ID(), pubsub.FloodSubID); err == nil {

@@ -13,12 +13,12 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
-// inStream is a peer's stream for pubsub to read, through a buffer, since pubsub
-// reads the length of an RPC byte by byte.
+// An inStream is a peer's stream that pubsub reads. It buffers, since pubsub reads the
+// length of an RPC byte by byte.
 //
-// When the peer ends it between two RPCs, as some do after each, pubsub does
-// not hear of it: it would forget the peer's topics, which are not announced
-// again. The next stream of the peer goes on where this one ended.
+// Some peers end their stream after each RPC. If pubsub saw that, it would forget the
+// topics of the peer, which are not announced again. So the end of a stream between two
+// RPCs is hidden: the next stream of the peer continues where this one ended.
 type inStream struct {
 	network.Stream // the first one, for its id, connection, protocol and scope
 
@@ -26,33 +26,33 @@ type inStream struct {
 	peer peer.ID
 
 	// Gate.mu guards these.
-	stranger bool           // the peer was not admitted when it came
-	current  network.Stream // nil: between two streams
-	ended    bool
+	early   bool           // the peer was not admitted when the stream came
+	current network.Stream // nil: between two streams
+	ended   bool
 
-	next   chan network.Stream // 1: what has become current
+	next   chan network.Stream // a stream that has become current; capacity 1
 	ctx    context.Context     // ends with the stream
 	cancel context.CancelFunc
 
-	// The one goroutine that reads has these.
+	// Read state, for the one goroutine that reads.
 	from network.Stream
 	buf  []byte
-	r, w int  // what was read and is not returned is buf[r:w]
+	r, w int  // buf[r:w] was read from the stream and is not returned yet
 	full bool // the last read has filled buf
-	at   sieve
+	rpcs rpcFilter
 }
 
 const (
-	// A read buffer begins small and grows while it is filled. Twice as large
-	// was measured to be no faster.
+	// A read buffer begins small and grows while reads fill it. Twice the maximum was
+	// measured to be no faster.
 	minReadBuffer = 2 << 10
 	maxReadBuffer = 32 << 10
-	// handoverTimeout is how long pubsub may go on reading from a peer's stream
-	// when the peer has opened another.
+	// handoverTimeout is how long pubsub may go on reading from a peer's stream when the
+	// peer has opened another.
 	handoverTimeout = 250 * time.Millisecond
 )
 
-func newGateIn(g *Gate, s network.Stream) *inStream {
+func newInStream(g *Gate, s network.Stream) *inStream {
 	in := &inStream{Stream: s, gate: g, peer: s.Conn().RemotePeer(), current: s, from: s, next: make(chan network.Stream, 1)}
 	in.ctx, in.cancel = context.WithCancel(g.ctx)
 	return in
@@ -62,10 +62,12 @@ func newGateIn(g *Gate, s network.Stream) *inStream {
 func (in *inStream) Read(p []byte) (int, error) {
 	for in.r == in.w {
 		err := in.fill()
+		// With an error there may still be bytes. The next read returns the error again.
 		if in.w > 0 || err == nil {
-			continue // an error comes again
+			continue
 		}
-		if !errors.Is(err, io.EOF) || !in.at.between() || !in.follow() {
+		// Only a clean end between two RPCs is hidden from pubsub.
+		if !errors.Is(err, io.EOF) || !in.rpcs.atBoundary() || !in.awaitNext() {
 			return 0, err
 		}
 	}
@@ -74,25 +76,26 @@ func (in *inStream) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// fill reads what there is.
+// fill reads once into the buffer, and leaves oversize RPCs out.
 func (in *inStream) fill() error {
 	if in.buf == nil || in.full && len(in.buf) < maxReadBuffer {
 		in.buf = make([]byte, max(2*len(in.buf), minReadBuffer))
 	}
-	room := in.buf[maxHeld:]
-	n, err := in.from.Read(room)
-	in.full = n == len(room)
-	passed, oversize := in.at.pass(in.buf[:0], room[:n])
+	space := in.buf[maxHeld:]
+	n, err := in.from.Read(space)
+	in.full = n == len(space)
+	passed, oversize := in.rpcs.filter(in.buf[:0], space[:n])
 	in.r, in.w = 0, len(passed)
 	if oversize > 0 {
 		in.gate.oversize.Add(uint64(oversize))
-		in.gate.log.Info("a peer sends more at once than pubsub takes, which is left out", "peer", in.peer, "most", maxRPC)
+		in.gate.log.Info("an RPC that is larger than pubsub accepts is left out", "peer", in.peer, "most", maxRPC)
 	}
 	return err
 }
 
-// follow waits for the stream that comes after the one that has ended.
-func (in *inStream) follow() bool {
+// awaitNext waits for the peer's next stream after the current one has ended. It
+// returns false if in ends before.
+func (in *inStream) awaitNext() bool {
 	g := in.gate
 	g.mu.Lock()
 	if in.ended {
@@ -103,7 +106,7 @@ func (in *inStream) follow() bool {
 	g.tasks.Go(func() { over.Close() })
 	in.current = nil
 	if r := g.peers[in.peer]; r != nil {
-		r.change()
+		r.changed.Broadcast()
 	}
 	g.mu.Unlock()
 	select {
@@ -114,15 +117,15 @@ func (in *inStream) follow() bool {
 	}
 }
 
-// end ends the stream for pubsub. It needs Gate.mu.
-func (in *inStream) end() {
+// endLocked ends the stream for pubsub. It needs Gate.mu.
+func (in *inStream) endLocked() {
 	if in.ended {
 		return
 	}
 	in.ended = true
 	in.cancel()
 	if s := in.current; s != nil {
-		in.gate.tasks.Go(func() { s.Reset() }) // not here, as it can block
+		in.gate.tasks.Go(func() { s.Reset() }) // not under mu, as it can block
 	}
 }
 
@@ -131,7 +134,7 @@ func (in *inStream) end() {
 func (in *inStream) Close() error {
 	in.gate.mu.Lock()
 	defer in.gate.mu.Unlock()
-	in.end()
+	in.endLocked()
 	return nil
 }
 
@@ -141,8 +144,8 @@ func (in *inStream) Reset() error      { return in.Close() }
 
 func (in *inStream) ResetWithError(network.StreamErrorCode) error { return in.Close() }
 
-// accept returns the handler for the real host: it passes to handle, which is
-// pubsub's, the streams of admitted peers.
+// accept returns the handler for the real host. It passes the streams of admitted peers
+// to handle, which is pubsub's.
 func (g *Gate) accept(handle network.StreamHandler) network.StreamHandler {
 	return func(s network.Stream) {
 		g.mu.Lock()
@@ -155,118 +158,159 @@ func (g *Gate) accept(handle network.StreamHandler) network.StreamHandler {
 		g.mu.Unlock()
 		defer g.tasks.Done()
 
+		// A relay carries too little for broadcasts.
 		if addr.IsRelayed(s.Conn().RemoteMultiaddr()) {
 			s.ResetWithError(network.StreamGated)
 			return
 		}
-		in := newGateIn(g, s)
+		in := newInStream(g, s)
 		defer in.cancel()
+		// The peer speaks pubsub, since it opened this stream. If libp2p has missed that,
+		// the peer would never become a guest.
 		if !g.speaks(in.peer, s.Protocol()) {
-			g.cfg.Doubt(in.peer, s.Protocol())
+			g.cfg.Recheck(in.peer, s.Protocol())
 		}
-		whole, err := g.keep(in)
+		t, err := g.awaitTurn(in)
 		switch {
 		case err != nil:
 			s.ResetWithError(network.StreamGated)
 			g.log.Debug("refused a pubsub stream", "peer", in.peer, "error", err)
-		case whole:
+		case t == begins:
 			handle(in)
-			g.leave(in)
+			g.release(in)
 		}
 	}
 }
 
-// keep waits until pubsub may have the stream: as a whole, or as what follows
-// the one that it reads from.
-func (g *Gate) keep(in *inStream) (whole bool, err error) {
-	timer := time.NewTimer(g.cfg.Wait)
-	defer timer.Stop()
-	p := in.peer
+// A turn says how a stream is passed to pubsub.
+type turn int
+
+const (
+	notYet    turn = iota
+	begins         // pubsub reads it as a stream of its own
+	continues      // it continues the stream that pubsub reads
+)
+
+// awaitTurn waits until pubsub may have the stream. An error means that pubsub shall
+// not have it.
+func (g *Gate) awaitTurn(in *inStream) (turn, error) {
+	until := time.Now().Add(g.cfg.Wait)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	r := g.peer(p)
-	if !r.admitted() {
-		if g.strangers >= g.cfg.MaxWaiting {
-			g.tidy(p, r)
-			return false, fmt.Errorf("gate: %d streams of peers that are not admitted wait already", g.strangers)
-		}
-		in.stranger = true
-		g.strangers++
+	r := g.recordLocked(in.peer)
+	if err := g.enqueueLocked(r, in); err != nil {
+		return notYet, err
 	}
-	r.kept = in
-	r.change()
-	if r.admitted() {
-		r.hurry()
+	defer g.dequeueLocked(r, in)
+	if stop := g.endPreviousSoonLocked(r, in); stop != nil {
+		defer stop()
 	}
-	if old := r.in; old != nil && old.current != nil {
-		// Whoever opens another stream has given up the last. Pubsub must be
-		// done with that, or it may take its end for the new one's. What is
-		// still to be read from it is read, if its end comes soon.
-		handover := time.AfterFunc(handoverTimeout, func() {
-			g.mu.Lock()
-			defer g.mu.Unlock()
-			if r.kept == in && r.in == old {
-				old.end()
-			}
-		})
-		defer handover.Stop()
-	}
-	defer func() {
-		if r.kept == in {
-			r.kept = nil
-			g.tidy(p, r)
-		}
-		if in.stranger {
-			g.strangers--
-		}
-	}()
 	for extended := false; ; {
-		switch {
-		case g.closed:
-			return false, errGateClosed
-		case r.kept != in:
-			return false, fmt.Errorf("gate: the peer opened another stream")
-		case r.admitted() && r.out != nil && r.in == nil:
-			r.in = in
-			if r.heard && r.foreign {
-				// Its pubsub has lost the stream before, and with it our topics; with
-				// a gate around it, it would not have.
-				r.out.renew()
-			}
-			r.heard = true
-			return true, nil
-		case r.admitted() && r.out != nil && !r.in.ended && r.in.current == nil:
-			r.in.current = in.Stream
-			r.in.next <- in.Stream
-			return false, nil
-		case r.admitted() && !extended:
+		if t, err := g.turnLocked(r, in); t != notYet || err != nil {
+			return t, err
+		}
+		// The peer is admitted now, so only our stream to it is missing.
+		if r.admitted() && !extended {
 			extended = true
-			timer.Reset(openTimeout)
+			until = time.Now().Add(openTimeout)
 		}
-		changed, timeout := r.changed, false
-		g.mu.Unlock()
-		select {
-		case <-changed:
-		case <-timer.C:
-			timeout = true
-		}
-		g.mu.Lock()
-		if timeout {
-			return false, errNotAdmitted
+		ctx, cancel := context.WithDeadline(context.Background(), until)
+		err := r.changed.Wait(ctx, &g.mu)
+		cancel()
+		if err != nil {
+			return notYet, errNotAdmitted
 		}
 	}
 }
 
-// leave notes that pubsub is done with the stream.
-func (g *Gate) leave(in *inStream) {
+// enqueueLocked makes in the stream of its peer that waits.
+func (g *Gate) enqueueLocked(r *peerRecord, in *inStream) error {
+	if !r.admitted() {
+		// Anybody can open streams, so few of them may wait.
+		if g.earlyStreams >= g.cfg.MaxWaiting {
+			g.removeUnusedLocked(in.peer, r)
+			return fmt.Errorf("gate: %d streams of peers that are not admitted are waiting already", g.earlyStreams)
+		}
+		in.early = true
+		g.earlyStreams++
+	}
+	r.waiting = in // the stream that waited before sees this, and gives up
+	r.changed.Broadcast()
+	// The peer has just admitted us, so it accepts our stream now.
+	if r.admitted() {
+		r.retryNowLocked()
+	}
+	return nil
+}
+
+func (g *Gate) dequeueLocked(r *peerRecord, in *inStream) {
+	if r.waiting == in {
+		r.waiting = nil
+		g.removeUnusedLocked(in.peer, r)
+	}
+	if in.early {
+		g.earlyStreams--
+	}
+}
+
+// endPreviousSoonLocked ends the stream that pubsub reads from the peer, if there is
+// one, shortly after the peer has opened another: with that the peer has given the
+// previous one up. Pubsub must be done with the previous stream before it gets the next,
+// or it takes the end of the one for the end of the other. The delay lets pubsub read
+// the rest. stop ends the waiting.
+func (g *Gate) endPreviousSoonLocked(r *peerRecord, in *inStream) (stop func() bool) {
+	previous := r.in
+	if previous == nil || previous.current == nil {
+		return nil
+	}
+	return time.AfterFunc(handoverTimeout, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if r.waiting == in && r.in == previous {
+			previous.endLocked()
+		}
+	}).Stop
+}
+
+// turnLocked reports whether it is the stream's turn, and makes it the one that pubsub
+// reads if so.
+func (g *Gate) turnLocked(r *peerRecord, in *inStream) (turn, error) {
+	switch {
+	case g.closed:
+		return notYet, errClosed
+	case r.waiting != in:
+		return notYet, errReplaced
+	// Pubsub forgets what a peer announces while it has no stream to the peer.
+	case !r.admitted() || r.out == nil:
+		return notYet, nil
+	case r.in == nil:
+		r.in = in
+		// The other end's pubsub has lost the stream before, and with it our topics. A
+		// node's gate would have hidden that from it.
+		if r.hadIn && r.plain {
+			r.out.announceAgain()
+		}
+		r.hadIn = true
+		return begins, nil
+	case !r.in.ended && r.in.current == nil:
+		r.in.current = in.Stream
+		r.in.next <- in.Stream
+		return continues, nil
+	}
+	return notYet, nil
+}
+
+// release records that pubsub is done with the stream.
+func (g *Gate) release(in *inStream) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	in.end() // pubsub leaves it open when its context ends at the wrong moment
+	// Pubsub leaves a stream open if its context ends while it hands over an RPC.
+	in.endLocked()
 	if r := g.peers[in.peer]; r != nil {
 		if r.in == in {
 			r.in = nil
-			r.change()
+			r.changed.Broadcast()
 		}
-		g.tidy(in.peer, r)
+		g.removeUnusedLocked(in.peer, r)
 	}
 }

@@ -10,48 +10,67 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/go-smokesignal/smokesignal/internal/deadline"
+	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
-// outStream is the stream to which pubsub writes. It outlives the streams that
-// carry it: when one breaks, it opens another and repeats the announcement of
-// topics there. What the broken one had taken and not delivered is lost; what
-// still waited goes to the next.
+// An outStream is the stream to which pubsub writes. It outlives the streams that carry
+// it: when one breaks, it opens another and repeats the announcement of topics there.
+// RPCs that the broken carrier had accepted and not delivered are lost; RPCs that still
+// waited go to the next.
 //
-// Pubsub writes one whole RPC at a time, from one goroutine, and reads from
-// another until the stream ends; the latter is where it is opened again.
+// Pubsub writes one whole RPC at a time, from one goroutine. Another goroutine of
+// pubsub blocks in Read until the stream ends; that one opens the carriers.
+//
+// Methods whose names end in Locked need mu.
 type outStream struct {
 	network.Stream // the first carrier, for its id, connection, protocol and scope
 
+	// Set once.
 	gate  *Gate
 	peer  peer.ID
 	ids   []protocol.ID
-	born  time.Time
-	ctx   context.Context // ends with the stream
-	close context.CancelFunc
-	guest atomic.Bool   // the peer was not admitted by Admit
-	early chan struct{} // 1: see hurry
+	began time.Time
+
+	ctx      context.Context // ends with the stream
+	cancel   context.CancelFunc
+	guest    atomic.Bool   // the peer was not admitted by Admit
+	retryNow notify.Signal // ends the pause before the next attempt to open a carrier
 
 	mu      sync.Mutex
-	change  chan struct{} // closed when something has changed; nil: nobody waits
-	carrier *carrier      // nil while another is being opened
+	changed notify.Cond // of carrier, ended and queue
+	carrier *carrier    // nil while another is being opened
 	ended   bool
-	timeout time.Duration     // of a Write; 0: none
-	topics  map[string][]byte // what is announced: the RPC's SubOpts
-	version int               // of topics
 
-	box     outbox
-	writing bool      // box and carrier are in use by the writer, or by a Write
-	wrote   time.Time // when that was last over
+	// What pubsub has announced and wants to send.
+	timeout time.Duration     // of a Write; 0: none
+	topics  map[string][]byte // the announced topics: an RPC's SubOpts
+	version int               // of topics
+	queue   rpcQueue
+	writing bool      // queue and carrier are in use by the writer, or by a Write
+	wrote   time.Time // when writing was last set to false
 }
+
+// A carrier is a stream that carries an outStream.
+type carrier struct {
+	network.Stream
+	writer *deadline.Writer
+}
+
+func newCarrier(s network.Stream) *carrier { return &carrier{s, deadline.NewWriter(s)} }
 
 var errEnded = errors.New("gate: the stream has ended")
 
-// newGateOut returns a stream that is one of the gate's tasks until it has
-// ended; the gate must not be closed.
-func newGateOut(g *Gate, p peer.ID, ids []protocol.ID, s network.Stream) *outStream {
-	o := &outStream{Stream: s, gate: g, peer: p, ids: ids, born: time.Now(), early: make(chan struct{}, 1), carrier: &carrier{Stream: s}, topics: make(map[string][]byte)}
-	o.box.max, o.box.timeout = g.cfg.MaxPending, g.cfg.StallTimeout
-	o.ctx, o.close = context.WithCancel(g.ctx)
+// newOutStream returns a stream that is one of the gate's tasks until it has ended. The
+// gate must not be closed.
+func newOutStream(g *Gate, p peer.ID, ids []protocol.ID, s network.Stream) *outStream {
+	o := &outStream{
+		Stream: s, gate: g, peer: p, ids: ids, began: time.Now(),
+		retryNow: notify.NewSignal(), carrier: newCarrier(s), topics: make(map[string][]byte),
+		queue: rpcQueue{max: g.cfg.MaxPending, timeout: g.cfg.StallTimeout},
+	}
+	o.ctx, o.cancel = context.WithCancel(g.ctx)
 	g.tasks.Add(1)
 	return o
 }
@@ -61,66 +80,74 @@ func (o *outStream) end() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.ended = true
-	o.giveUp(o.carrier)
-	o.close()
-	o.changed()
+	o.dropCarrierLocked(o.carrier)
+	o.cancel()
+	o.changed.Broadcast()
+	// Otherwise the writer finishes.
 	if !o.writing {
-		o.finish()
+		o.finishLocked()
 	}
 }
 
-// giveUp resets a carrier that broke or is not needed, unless that was done.
-// It needs mu.
-func (o *outStream) giveUp(c *carrier) {
+// dropCarrierLocked resets a carrier that broke or is not needed, unless it was dropped
+// before.
+func (o *outStream) dropCarrierLocked(c *carrier) {
 	if c == nil || o.carrier != c {
 		return
 	}
 	o.carrier = nil
-	c.kill()
-	o.gate.tasks.Go(func() { c.Reset() }) // the stream, a task itself, has not ended
+	c.writer.Stop()
+	// A reset can block. The stream is a task of the gate and has not ended, so another
+	// task may begin.
+	o.gate.tasks.Go(func() { c.Reset() })
 }
 
-// Read returns when the stream has ended.
+// Read opens a carrier whenever there is none, and returns when the stream has ended.
 func (o *outStream) Read([]byte) (int, error) {
 	o.mu.Lock()
 	c := o.carrier
 	o.mu.Unlock()
 	var delay time.Duration
 	for {
-		if c != nil {
-			opened := time.Now()
-			// Nothing is to come on this stream. So whatever comes means that
-			// the other side is done with it.
-			_, err := c.Read(make([]byte, 1))
-			o.mu.Lock()
-			o.giveUp(c)
-			o.mu.Unlock()
-			if o.ctx.Err() == nil {
-				o.gate.log.Debug("a pubsub stream broke", "peer", o.peer, "error", err)
-			}
-			if time.Since(opened) > soundAfter {
-				delay = 0
-			}
+		if c != nil && o.awaitBreak(c) > soundAfter {
+			delay = 0
 		}
 		if err := o.pause(delay); err != nil {
 			return 0, errEnded
 		}
-		most := maxDelay
+		longest := maxDelay
 		if o.guest.Load() {
-			most = maxGuestDelay
+			longest = maxGuestDelay
 		}
-		delay = min(max(2*delay, minDelay), most)
+		delay = min(max(2*delay, minDelay), longest)
 		var err error
-		if c, err = o.reopen(); err != nil {
+		if c, err = o.openCarrier(); err != nil {
 			c = nil
+			// Pubsub has to know, since the peer may announce other topics when it is back.
 			if o.gate.host.Network().Connectedness(o.peer) != network.Connected {
-				o.gate.lost(o)
+				o.gate.outLost(o)
 			}
 		}
 	}
 }
 
-// pause waits for d, until hurry, or until the stream ends.
+// awaitBreak waits until the other end is done with a carrier, drops it, and returns how
+// long that took.
+func (o *outStream) awaitBreak(c *carrier) time.Duration {
+	opened := time.Now()
+	// Pubsub never sends on the streams that it reads from, so the other end has closed
+	// the stream or misuses it.
+	_, err := c.Read(make([]byte, 1))
+	o.mu.Lock()
+	o.dropCarrierLocked(c)
+	o.mu.Unlock()
+	if o.ctx.Err() == nil {
+		o.gate.log.Debug("a pubsub stream broke", "peer", o.peer, "error", err)
+	}
+	return time.Since(opened)
+}
+
+// pause waits for d, until retryNow, or until the stream ends.
 func (o *outStream) pause(d time.Duration) error {
 	if d == 0 {
 		return o.ctx.Err()
@@ -130,44 +157,38 @@ func (o *outStream) pause(d time.Duration) error {
 	select {
 	case <-t.C:
 		return nil
-	case <-o.early:
+	case <-o.retryNow:
 		return nil
 	case <-o.ctx.Done():
 		return o.ctx.Err()
 	}
 }
 
-// hurry ends the pause before the next attempt, or leaves out the one to come.
-func (o *outStream) hurry() {
-	select {
-	case o.early <- struct{}{}:
-	default:
-	}
-}
-
-// renew makes the peer hear the announcement of topics anew, on another carrier.
-func (o *outStream) renew() {
+// announceAgain makes the peer hear the announcement of topics again, on another
+// carrier.
+func (o *outStream) announceAgain() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.giveUp(o.carrier)
-	o.hurry()
+	o.dropCarrierLocked(o.carrier)
+	o.retryNow.Set()
 }
 
-// reopen opens a carrier and announces the topics on it.
-func (o *outStream) reopen() (*carrier, error) {
+// openCarrier opens a carrier and announces the topics on it.
+func (o *outStream) openCarrier() (*carrier, error) {
 	ctx, cancel := context.WithTimeout(o.ctx, openTimeout)
 	defer cancel()
-	s, err := o.gate.open(ctx, o.peer, o.ids)
+	s, err := o.gate.openStream(ctx, o.peer, o.ids)
 	if err != nil {
 		return nil, err
 	}
-	c := &carrier{Stream: s}
-	c.SetWriteDeadline(time.Now().Add(openTimeout))
-	stop := context.AfterFunc(o.ctx, func() {
-		c.kill()
+	c := newCarrier(s)
+	s.SetWriteDeadline(time.Now().Add(openTimeout))
+	stop := context.AfterFunc(o.ctx, func() { // unblocks the write below
+		c.writer.Stop()
 		c.Reset()
 	})
 	defer stop()
+	// Pubsub may announce other topics meanwhile.
 	for announced := -1; ; {
 		o.mu.Lock()
 		if o.ended {
@@ -176,13 +197,13 @@ func (o *outStream) reopen() (*carrier, error) {
 		}
 		if announced == o.version {
 			o.carrier = c
-			o.changed()
+			o.changed.Broadcast()
 			o.mu.Unlock()
 			o.gate.reopened.Add(1)
 			return c, nil
 		}
 		announced = o.version
-		rpc := announcing(o.topics)
+		rpc := announcement(o.topics)
 		o.mu.Unlock()
 		if len(rpc) == 0 {
 			continue
@@ -194,8 +215,8 @@ func (o *outStream) reopen() (*carrier, error) {
 	}
 }
 
-// note remembers the topics that an RPC announces. It needs mu.
-func (o *outStream) note(rpc []byte) {
+// recordTopicsLocked records the topics that an RPC announces.
+func (o *outStream) recordTopicsLocked(rpc []byte) {
 	subs, _ := inspect(rpc)
 	for _, sub := range subs {
 		o.version++
@@ -207,7 +228,7 @@ func (o *outStream) note(rpc []byte) {
 	}
 }
 
-// SetWriteDeadline sets how long a Write may wait for room.
+// SetWriteDeadline sets how long a Write may wait for space in the queue.
 func (o *outStream) SetWriteDeadline(t time.Time) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -223,7 +244,7 @@ func (o *outStream) SetReadDeadline(time.Time) error { return nil }
 
 // Pubsub closes or resets the stream only when it is done with the peer.
 
-func (o *outStream) Close() error      { o.gate.lost(o); return nil }
+func (o *outStream) Close() error      { o.gate.outLost(o); return nil }
 func (o *outStream) CloseRead() error  { return o.Close() }
 func (o *outStream) CloseWrite() error { return o.Close() }
 func (o *outStream) Reset() error      { return o.Close() }

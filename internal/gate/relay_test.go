@@ -95,7 +95,7 @@ func TestGateKeepsBroadcastsOffRelays(t *testing.T) {
 					t.Error("pubsub is shown a peer behind a relay")
 				}
 			}
-			if _, err := gb.gate.open(t.Context(), a.ID(), []protocol.ID{pubsub.FloodSubID}); !errors.Is(err, errRelayed) {
+			if _, err := gb.gate.openStream(t.Context(), a.ID(), []protocol.ID{pubsub.FloodSubID}); !errors.Is(err, errRelayed) {
 				t.Errorf("the gate opens a stream through a relay: %v", err)
 			}
 			if ga.sees(gb) || gb.sees(ga) {

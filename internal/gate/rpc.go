@@ -8,7 +8,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
-// The fields of floodsub's messages that the gate has to know.
+// The fields of floodsub's messages that the gate reads.
 const (
 	fieldSubscriptions = 1 // of RPC: SubOpts
 	fieldPublish       = 2 // of RPC: Message
@@ -16,17 +16,16 @@ const (
 	fieldTopic         = 2 // of SubOpts: string
 )
 
-// A subscription is one entry of an announcement.
-type subscription struct {
+// A subOpts is one entry of an announcement: a topic that the sender is on, or has left.
+type subOpts struct {
 	topic string
 	on    bool
-	raw   []byte // the SubOpts, pointing into the RPC
+	raw   []byte // its encoding, pointing into the RPC
 }
 
-// inspect returns what the gate has to know of an RPC: the topics it announces
-// and the number of its messages. What is malformed announces nothing and is
-// passed on.
-func inspect(rpc []byte) (subs []subscription, messages int) {
+// inspect returns the topics that an RPC announces and the number of its messages. A
+// malformed RPC announces nothing.
+func inspect(rpc []byte) (subs []subOpts, messages int) {
 	_, n := protowire.ConsumeVarint(rpc)
 	if n < 0 {
 		return nil, 0
@@ -35,11 +34,11 @@ func inspect(rpc []byte) (subs []subscription, messages int) {
 		switch {
 		case err != nil:
 			return subs, messages
-		case f.Type != protowire.BytesType:
+		case f.Type != protowire.BytesType: // not a field that floodsub has
 		case f.Num == fieldPublish:
 			messages++
 		case f.Num == fieldSubscriptions:
-			sub := subscription{raw: f.Bytes}
+			sub := subOpts{raw: f.Bytes}
 			for opt, err := range frame.Fields(f.Bytes) {
 				switch {
 				case err != nil:
@@ -56,9 +55,8 @@ func inspect(rpc []byte) (subs []subscription, messages int) {
 	return subs, messages
 }
 
-// announcing returns the RPC that announces these SubOpts; it is nil if
-// there are none.
-func announcing(topics map[string][]byte) []byte {
+// announcement returns the RPC that announces these SubOpts, or nil if there are none.
+func announcement(topics map[string][]byte) []byte {
 	var rpc []byte
 	for _, sub := range topics {
 		rpc = frame.AppendMessage(rpc, fieldSubscriptions, sub)
@@ -69,65 +67,67 @@ func announcing(topics map[string][]byte) []byte {
 	return frame.Append(nil, rpc)
 }
 
-// frameEnd returns the length of the RPC at the beginning of b, which holds
-// whole ones only.
+// frameEnd returns the length of the first RPC in b, which holds only whole ones.
 func frameEnd(b []byte) int {
 	size, n := protowire.ConsumeVarint(b)
 	if n < 0 || size > uint64(len(b)-n) {
-		return len(b) // pubsub wrote what is no RPC
+		return len(b) // pubsub wrote something that is not an RPC
 	}
 	return n + int(size)
 }
 
-// maxRPC is how long an RPC pubsub reads, in bytes, and maxSkipped how long a longer
-// one may be that is left out; a peer that sends even more makes no sense.
 const (
-	maxRPC     = 1 << 20
-	maxSkipped = 64 << 20
-	// maxHeld is how many bytes of what was passed to a sieve can come out with
-	// what is passed next.
+	// maxRPC is the longest RPC that pubsub reads, in bytes.
+	maxRPC = 1 << 20
+	// maxOversize bounds the RPCs that are left out for being longer. A peer that sends
+	// even longer ones does not speak pubsub, and is left to pubsub.
+	maxOversize = 64 << 20
+	// maxHeld is how many bytes of earlier calls of filter can come out of the next.
 	maxHeld = binary.MaxVarintLen64
 )
 
-// A sieve follows the RPCs in what is read from a stream: it takes away those that
-// are too long, and can tell whether the stream is between two.
-type sieve struct {
-	left   uint64 // bytes to come of the RPC
-	skip   bool   // which are left out
-	length []byte // of the next RPC, as far as it has come
-	lost   bool   // there was a length that is none
+// An rpcFilter follows the RPCs in the bytes that are read from a stream, and removes
+// those that are too long.
+type rpcFilter struct {
+	left    uint64 // bytes of the current RPC that are still to come
+	discard bool   // the current RPC is too long
+	length  []byte // the part of the next RPC's length that was read
+	lost    bool   // a length was invalid, so nothing is removed any more
 }
 
-// pass appends to dst what shall be read of b, and counts the RPCs of which the
-// beginning was left out. The two may share memory if b begins maxHeld bytes behind
-// dst, or more.
-func (s *sieve) pass(dst, b []byte) (_ []byte, oversize int) {
-	for len(b) > 0 && !s.lost {
-		if s.left > 0 {
-			n := int(min(s.left, uint64(len(b))))
-			if !s.skip {
+// filter appends the bytes of b that pubsub shall read to dst, and returns how many RPCs
+// began that are left out. The two may share memory if b begins at least maxHeld bytes
+// behind the end of dst.
+func (f *rpcFilter) filter(dst, b []byte) (_ []byte, oversize int) {
+	for len(b) > 0 && !f.lost {
+		// Inside an RPC.
+		if f.left > 0 {
+			n := int(min(f.left, uint64(len(b))))
+			if !f.discard {
 				dst = append(dst, b[:n]...)
 			}
-			s.left -= uint64(n)
+			f.left -= uint64(n)
 			b = b[n:]
 			continue
 		}
-		s.length = append(s.length, b[0])
+		// Inside its length.
+		f.length = append(f.length, b[0])
 		last := b[0] < 0x80
 		b = b[1:]
-		if !last && len(s.length) < maxHeld {
+		if !last && len(f.length) < maxHeld {
 			continue
 		}
-		size, n := binary.Uvarint(s.length)
-		s.left, s.lost = size, n <= 0
-		if s.skip = n > 0 && maxRPC < size && size <= maxSkipped; s.skip {
+		size, n := binary.Uvarint(f.length)
+		f.left, f.lost = size, n <= 0
+		if f.discard = n > 0 && maxRPC < size && size <= maxOversize; f.discard {
 			oversize++
 		} else {
-			dst = append(dst, s.length...)
+			dst = append(dst, f.length...)
 		}
-		s.length = s.length[:0]
+		f.length = f.length[:0]
 	}
 	return append(dst, b...), oversize
 }
 
-func (s *sieve) between() bool { return s.left == 0 && len(s.length) == 0 && !s.lost }
+// atBoundary reports whether the stream is between two RPCs.
+func (f *rpcFilter) atBoundary() bool { return f.left == 0 && len(f.length) == 0 && !f.lost }

@@ -1,231 +1,168 @@
 package gate
 
 import (
+	"context"
 	"errors"
-	"net"
-	"os"
-	"sync/atomic"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/go-smokesignal/smokesignal/internal/deadline"
 )
 
-const (
-	// loneAfter is how long nothing was written before an RPC that is written
-	// without a goroutine in between. When they come faster, what gathers
-	// during one write goes out with the next.
-	loneAfter = time.Millisecond
-	// writeChunk is the most that is given to a stream at once, so that a
-	// long write is seen to make progress.
-	writeChunk = 64 << 10
-)
+// directAfter is how long nothing was written before an RPC is written without a
+// goroutine in between. When RPCs follow faster, those that gather during one write go
+// out with the next.
+const directAfter = time.Millisecond
 
-// Write sends one RPC, or leaves it to the writer. It waits for room while the
-// peer takes something, but at most as long as SetWriteDeadline allowed, and not at
-// all for a guest; then,
-// as when the peer is stalled, the RPC is dropped, counted, and Write succeeds.
-// An RPC that is begun when a stream breaks is dropped as well; those behind it
-// go to the next stream. Only the end of the stream is an error.
+// Write sends one RPC, or queues it for the writer. When the queue is full it waits for
+// space while the peer reads, but at most as long as SetWriteDeadline allowed, and not
+// at all for a guest. After that, or when the peer is stalled, the RPC is dropped and
+// counted, and Write succeeds. An RPC that is partly written when a carrier breaks is
+// dropped as well; those behind it go to the next carrier. Only the end of the stream is
+// an error.
 func (o *outStream) Write(rpc []byte) (int, error) {
 	start := time.Now()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	defer o.count()
-	o.note(rpc)
+	defer o.reportCountsLocked()
+	o.recordTopicsLocked(rpc)
 	for now := start; ; now = time.Now() {
 		if o.ended {
-			o.box.drop(rpc)
+			o.queue.drop(rpc)
 			return 0, errEnded
 		}
-		switch o.box.judge(rpc, now) {
+		switch o.queue.decide(rpc, now) {
 		case dropped:
 			return len(rpc), nil
 		case accepted:
-			o.send(rpc, now)
+			o.sendLocked(rpc, now)
 			return len(rpc), nil
 		}
+		// Pubsub queues without bound in front of the gate, so a guest may not make it
+		// wait.
 		if o.guest.Load() {
-			// What waits before the gate has no bound.
-			o.box.stall()
+			o.queue.stall()
 			continue
 		}
-		until := o.box.overdue()
+		until := o.queue.stallsAt()
 		if o.timeout > 0 {
 			limit := start.Add(o.timeout)
 			if !now.Before(limit) {
-				o.box.stall() // it is too slow for what is sent to it
+				o.queue.stall() // it reads, but too slowly
 				continue
 			}
 			if limit.Before(until) {
 				until = limit
 			}
 		}
-		o.wait(until)
+		ctx, cancel := context.WithDeadline(context.Background(), until)
+		o.changed.Wait(ctx, &o.mu) // the loop looks at the clock
+		cancel()
 	}
 }
 
-// send writes an RPC now if nothing else is being written, and otherwise adds
-// it to what the writer writes. It needs mu, as all below.
-func (o *outStream) send(rpc []byte, now time.Time) {
+// sendLocked writes an RPC now if nothing else is being written, and otherwise queues it
+// for the writer.
+func (o *outStream) sendLocked(rpc []byte, now time.Time) {
 	if o.writing {
-		o.box.add(rpc, now)
+		o.queue.push(rpc, now)
 		return
 	}
 	o.writing = true
 	c := o.carrier
-	if c == nil || now.Sub(o.wrote) < loneAfter {
-		o.box.add(rpc, now)
+	// Others are likely to follow, so they are gathered.
+	if c == nil || now.Sub(o.wrote) < directAfter {
+		o.queue.push(rpc, now)
 		go o.write(c)
 		return
 	}
 	o.mu.Unlock()
-	sent, err := 0, error(nil)
-	for more := true; more; {
-		var n int
-		n, err = c.put(rpc[sent:], o.slice())
-		sent += n
-		more = err == nil && n == writeChunk && sent < len(rpc)
-	}
+	sent, err := o.writeDirectly(c, rpc)
 	o.mu.Lock()
 	if err != nil {
-		o.giveUp(c)
+		o.dropCarrierLocked(c)
 	}
 	if sent < len(rpc) {
-		o.box.add(rpc, now)
-		o.box.took(sent, time.Now())
+		o.queue.push(rpc, now)
+		o.queue.written(sent, time.Now())
 		go o.write(c)
 		return
 	}
-	o.written()
+	o.endWritingLocked()
 }
 
-// write is the writer. It leaves when nothing is left to write; c is the
-// stream that has begun with it.
+// writeDirectly writes rpc for as long as each write succeeds in full.
+func (o *outStream) writeDirectly(c *carrier, rpc []byte) (sent int, err error) {
+	for sent < len(rpc) {
+		n, err := c.writer.Write(rpc[sent:], o.writeTimeout())
+		sent += n
+		switch {
+		case errors.Is(err, deadline.ErrTimeout):
+			return sent, nil
+		case err != nil:
+			return sent, err
+		}
+	}
+	return sent, nil
+}
+
+// write is the writer. It returns when the queue is empty. c is the carrier that has
+// begun with the first RPC of the queue.
 func (o *outStream) write(c *carrier) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for !o.ended && !o.box.empty() {
+	for !o.ended && !o.queue.empty() {
 		switch {
-		case o.carrier != c:
-			o.box.cut(time.Now())
+		case o.carrier != c: // the old one broke
+			o.queue.dropPartial(time.Now())
 			c = o.carrier
 			continue
 		case c == nil:
-			o.wait(time.Time{})
+			o.changed.Wait(context.Background(), &o.mu) // end and openCarrier change it
 			continue
 		}
-		b := o.box.next()
+		b := o.queue.head()
 		o.mu.Unlock()
-		n, err := c.put(b, o.slice())
+		n, err := c.writer.Write(b, o.writeTimeout())
 		o.mu.Lock()
-		o.box.took(n, time.Now())
-		if err != nil {
-			o.giveUp(c)
+		o.queue.written(n, time.Now())
+		// After a timeout the carrier is intact; the queue notices when it is a stall.
+		if err != nil && !errors.Is(err, deadline.ErrTimeout) {
+			o.dropCarrierLocked(c)
 		}
-		o.count()
-		o.changed()
+		o.reportCountsLocked()
+		o.changed.Broadcast()
 	}
-	o.written()
+	o.endWritingLocked()
 }
 
-// written ends what send has begun.
-func (o *outStream) written() {
+// endWritingLocked ends the writing that sendLocked has begun.
+func (o *outStream) endWritingLocked() {
 	o.writing = false
 	o.wrote = time.Now()
 	if o.ended {
-		o.finish()
+		o.finishLocked()
 	}
 }
 
-// finish is called once, when the stream has ended and nothing is written.
-func (o *outStream) finish() {
-	o.box.clear(time.Now())
-	o.count()
+// finishLocked is called once, when the stream has ended and nothing is being written.
+func (o *outStream) finishLocked() {
+	o.queue.clear(time.Now())
+	o.reportCountsLocked()
 	o.gate.tasks.Done()
 }
 
-// count passes the outbox's counters on to the gate's.
-func (o *outStream) count() {
-	if o.box.dropped > 0 {
-		o.gate.dropped.Add(o.box.dropped)
-		o.box.dropped = 0
+// reportCountsLocked adds the queue's counters to the gate's.
+func (o *outStream) reportCountsLocked() {
+	if o.queue.dropped > 0 {
+		o.gate.dropped.Add(o.queue.dropped)
+		o.queue.dropped = 0
 	}
-	if o.box.stalls > 0 {
-		o.gate.stalls.Add(o.box.stalls)
-		o.box.stalls = 0
-		o.gate.log.Info("a peer takes nothing; what pubsub sends to it is dropped until it does", "peer", o.peer, "waiting", o.box.size)
-	}
-}
-
-// wait releases mu until something has changed, but not beyond until, if that
-// is not zero.
-func (o *outStream) wait(until time.Time) {
-	if o.change == nil {
-		o.change = make(chan struct{})
-	}
-	change := o.change
-	o.mu.Unlock()
-	defer o.mu.Lock()
-	var timeout <-chan time.Time
-	if !until.IsZero() {
-		t := time.NewTimer(time.Until(until))
-		defer t.Stop()
-		timeout = t.C
-	}
-	select {
-	case <-change:
-	case <-timeout:
+	if o.queue.stalls > 0 {
+		o.gate.stalls.Add(o.queue.stalls)
+		o.queue.stalls = 0
+		o.gate.log.Info("a peer does not read; messages for it are dropped until it does", "peer", o.peer, "waiting", o.queue.size)
 	}
 }
 
-// changed wakes those that wait.
-func (o *outStream) changed() {
-	if o.change != nil {
-		close(o.change)
-		o.change = nil
-	}
-}
-
-// slice is how long a write may take until it is looked at again.
-func (o *outStream) slice() time.Duration { return o.gate.cfg.StallTimeout / 8 }
-
-// A carrier is a stream that carries a outStream.
-type carrier struct {
-	network.Stream
-	deadline time.Time // the writer's
-	dead     atomic.Bool
-}
-
-var errDead = errors.New("gate: the stream was given up")
-
-// put writes as much of b as the peer takes, in one write, until the slice is
-// over or half of it. An error means that the carrier broke.
-func (c *carrier) put(b []byte, slice time.Duration) (int, error) {
-	if now := time.Now(); c.deadline.Sub(now) < slice/2 {
-		// Not at every write, as that costs about as much as a write.
-		c.deadline = now.Add(slice)
-		c.SetWriteDeadline(c.deadline)
-	}
-	if c.dead.Load() { // kill sets the deadline after this
-		return 0, errDead
-	}
-	n, err := c.Write(b[:min(len(b), writeChunk)])
-	// libp2p's connections also end with errors that call themselves timeouts;
-	// those come before the deadline.
-	if err != nil && isTimeout(err) && !time.Now().Before(c.deadline) && !c.dead.Load() {
-		err = nil
-	}
-	return n, err
-}
-
-func isTimeout(err error) bool {
-	t, ok := errors.AsType[net.Error](err)
-	return errors.Is(err, os.ErrDeadlineExceeded) || ok && t.Timeout()
-}
-
-// kill ends a blocked put. It does not block; the reset that has to follow can,
-// on the connection to a frozen peer.
-func (c *carrier) kill() {
-	c.dead.Store(true)
-	c.SetWriteDeadline(time.Now())
-}
+// writeTimeout is how long a write may take until the queue looks for a stall.
+func (o *outStream) writeTimeout() time.Duration { return o.gate.cfg.StallTimeout / 8 }

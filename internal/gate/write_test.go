@@ -456,7 +456,7 @@ func TestGateEndsABlockedWriter(t *testing.T) {
 func TestGateDoesNotWaitForAGuest(t *testing.T) {
 	withPeer(t, Config{MaxPending: 8 << 10}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		g.mu.Lock()
-		g.admit(fakeID, g.peers[fakeID], false, true)
+		g.setAdmissionLocked(fakeID, g.peers[fakeID], admission{guest: true})
 		g.mu.Unlock()
 		start, sent := time.Now(), 0
 		for range 100 {
@@ -489,7 +489,7 @@ func TestGateDoesNotWaitForAGuest(t *testing.T) {
 func TestGateAwaitsRoom(t *testing.T) {
 	withPeer(t, Config{MaxPending: 64 << 10, StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		g.mu.Lock()
-		g.admit(fakeID, g.peers[fakeID], false, true)
+		g.setAdmissionLocked(fakeID, g.peers[fakeID], admission{guest: true})
 		g.mu.Unlock()
 		const size = 20 << 10
 		rpc := messages(make([]byte, size))
@@ -532,7 +532,7 @@ func TestGateAwaitsRoomInVainOnce(t *testing.T) {
 	const pending = 512 << 10
 	withPeer(t, Config{MaxPending: pending, StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		g.mu.Lock()
-		g.admit(fakeID, g.peers[fakeID], false, true)
+		g.setAdmissionLocked(fakeID, g.peers[fakeID], admission{guest: true})
 		g.mu.Unlock()
 		rpc := messages(make([]byte, 20<<10))
 		awaits := func() time.Duration {

@@ -66,12 +66,12 @@ func heard(t *testing.T, b []byte) (what []string) {
 }
 
 // drain takes all that waits, in pieces.
-func (b *outbox) drain(now time.Time, piece int) (taken []byte) {
+func (b *rpcQueue) writeAll(now time.Time, piece int) (taken []byte) {
 	for !b.empty() {
-		next := b.next()
+		next := b.head()
 		next = next[:min(piece, len(next))]
 		taken = append(taken, next...)
-		b.took(len(next), now)
+		b.written(len(next), now)
 	}
 	return taken
 }
@@ -85,14 +85,14 @@ func wantHeard(t *testing.T, got []byte, want ...string) {
 
 // What waits keeps its memory within the limit and one RPC, however large the
 // RPCs are.
-func TestOutboxBoundsMemory(t *testing.T) {
+func TestQueueBoundsMemory(t *testing.T) {
 	now := time.Unix(1, 0)
 	const limit = 256 << 10
 	for _, size := range []int{0, 1, 100, 5000, chunkSize/4 - 10, chunkSize / 4, chunkSize - 8, chunkSize, 1 << 20} {
-		b := outbox{max: limit, timeout: time.Second}
+		b := rpcQueue{max: limit, timeout: time.Second}
 		rpc, n := messages(make([]byte, size)), 0
-		for ; b.judge(rpc, now) == accepted; n++ {
-			b.add(rpc, now)
+		for ; b.decide(rpc, now) == accepted; n++ {
+			b.push(rpc, now)
 		}
 		memory := 0
 		for _, c := range b.chunks {
@@ -104,51 +104,51 @@ func TestOutboxBoundsMemory(t *testing.T) {
 		if held := n * len(rpc); held < limit/2 {
 			t.Errorf("RPCs of %d bytes: only %d bytes wait, the limit is %d", size, held, limit)
 		}
-		if got := b.drain(now, 1000); !bytes.Equal(got, bytes.Repeat(rpc, n)) || b.size != 0 {
+		if got := b.writeAll(now, 1000); !bytes.Equal(got, bytes.Repeat(rpc, n)) || b.size != 0 {
 			t.Errorf("RPCs of %d bytes: other bytes come out, or %d stay", size, b.size)
 		}
 	}
 }
 
-func TestOutboxStall(t *testing.T) {
+func TestQueueStall(t *testing.T) {
 	now := time.Unix(1, 0)
-	b := outbox{max: 100, timeout: 5 * time.Second}
-	judge := func(want verdict, rpc []byte) {
+	b := rpcQueue{max: 100, timeout: 5 * time.Second}
+	decide := func(want decision, rpc []byte) {
 		t.Helper()
-		if got := b.judge(rpc, now); got != want {
-			t.Fatalf("verdict %d, want %d", got, want)
+		if got := b.decide(rpc, now); got != want {
+			t.Fatalf("decision %d, want %d", got, want)
 		}
 	}
 	// Nothing waits, so nothing is overdue.
 	now = now.Add(time.Hour)
-	judge(accepted, message("1"))
-	b.add(message("1"), now)
+	decide(accepted, message("1"))
+	b.push(message("1"), now)
 	// The limit is reached; until the timeout there may be room again.
-	judge(full, message("2"))
+	decide(full, message("2"))
 	now = now.Add(5*time.Second - 1)
-	judge(full, message("2"))
+	decide(full, message("2"))
 	// A byte is progress, but makes no room.
-	first := b.next()[0]
-	b.took(1, now)
+	first := b.head()[0]
+	b.written(1, now)
 	now = now.Add(5*time.Second - 1)
-	judge(full, message("2"))
+	decide(full, message("2"))
 	// Then nothing comes for the timeout: messages are dropped, of what is
 	// announced the latest is kept.
 	now = now.Add(1)
-	judge(dropped, messages([]byte("2"), []byte("3")))
-	judge(dropped, announce("a", true))
-	judge(dropped, announce("b", true))
-	judge(dropped, announce("a", false))
-	judge(dropped, announce("b", true))
+	decide(dropped, messages([]byte("2"), []byte("3")))
+	decide(dropped, announce("a", true))
+	decide(dropped, announce("b", true))
+	decide(dropped, announce("a", false))
+	decide(dropped, announce("b", true))
 	if b.dropped != 2 || b.stalls != 1 {
 		t.Errorf("%d dropped, %d stalls", b.dropped, b.stalls)
 	}
 	// It takes something again: the rest of the RPC that was begun, what was
 	// announced, and what is new.
-	got := append([]byte{first}, b.drain(now, 1)...)
-	judge(accepted, message("4"))
-	b.add(message("4"), now)
-	got = append(got, b.drain(now, 100)...)
+	got := append([]byte{first}, b.writeAll(now, 1)...)
+	decide(accepted, message("4"))
+	b.push(message("4"), now)
+	got = append(got, b.writeAll(now, 100)...)
 	what := heard(t, got)
 	if len(what) == 4 && what[1] > what[2] {
 		what[1], what[2] = what[2], what[1] // one RPC, so without an order
@@ -157,16 +157,16 @@ func TestOutboxStall(t *testing.T) {
 		t.Errorf("the peer hears %q, want %q", what, want)
 	}
 	// The next stall has nothing to do with this one.
-	b.add(message("5"), now)
+	b.push(message("5"), now)
 	now = now.Add(time.Hour)
-	judge(dropped, announce("c", true))
-	wantHeard(t, b.drain(now, 100), "5", "c: true")
+	decide(dropped, announce("c", true))
+	wantHeard(t, b.writeAll(now, 100), "5", "c: true")
 	if b.dropped != 2 || b.stalls != 2 {
 		t.Errorf("%d dropped, %d stalls", b.dropped, b.stalls)
 	}
 }
 
-func TestOutboxCut(t *testing.T) {
+func TestQueueCut(t *testing.T) {
 	now := time.Unix(1, 0)
 	size := len(message("1"))
 	for taken, want := range map[int][]string{
@@ -178,19 +178,19 @@ func TestOutboxCut(t *testing.T) {
 		2 * size:   {"3"},
 		3*size - 1: nil,
 	} {
-		b := outbox{max: 1 << 10, timeout: time.Second}
+		b := rpcQueue{max: 1 << 10, timeout: time.Second}
 		for i := range 3 {
-			b.add(message("%d", i+1), now)
+			b.push(message("%d", i+1), now)
 		}
 		if taken > 0 {
-			b.took(taken, now)
+			b.written(taken, now)
 		}
-		b.cut(now)
-		b.cut(now)
+		b.dropPartial(now)
+		b.dropPartial(now)
 		if begun := taken%size != 0; begun != (b.dropped == 1) {
 			t.Errorf("%d bytes were taken: %d dropped", taken, b.dropped)
 		}
-		wantHeard(t, b.drain(now, 5), want...)
+		wantHeard(t, b.writeAll(now, 5), want...)
 		if b.size != 0 {
 			t.Errorf("%d bytes were taken: %d are still counted", taken, b.size)
 		}
@@ -199,56 +199,56 @@ func TestOutboxCut(t *testing.T) {
 
 // When what a stalled peer has begun to take is all there was, the end of its stream is
 // the end of the stall; of what was announced it hears the latest.
-func TestOutboxCutEndsAStall(t *testing.T) {
+func TestQueueCutEndsAStall(t *testing.T) {
 	now := time.Unix(1, 0)
-	b := outbox{max: 4 * chunkSize, timeout: time.Second}
-	b.add(announce("a", true), now)
-	b.took(1, now)
+	b := rpcQueue{max: 4 * chunkSize, timeout: time.Second}
+	b.push(announce("a", true), now)
+	b.written(1, now)
 	now = now.Add(time.Second)
 	for _, rpc := range [][]byte{message("1"), announce("a", false), announce("b", true)} {
-		if b.judge(rpc, now) != dropped {
+		if b.decide(rpc, now) != dropped {
 			t.Fatal("it is not stalled")
 		}
 	}
-	b.cut(now)
+	b.dropPartial(now)
 	if b.stalled {
 		t.Error("it is stalled though nothing waits")
 	}
-	if b.judge(message("2"), now) == accepted {
-		b.add(message("2"), now)
+	if b.decide(message("2"), now) == accepted {
+		b.push(message("2"), now)
 	}
-	got := heard(t, b.drain(now, 100))
+	got := heard(t, b.writeAll(now, 100))
 	slices.Sort(got) // the announcements are one RPC, so without an order
 	if want := []string{"2", "a: false", "b: true"}; !slices.Equal(got, want) {
 		t.Errorf("the peer hears %q, want %q", got, want)
 	}
-	if b.late != nil || b.dropped != 1 || b.stalls != 1 {
-		t.Errorf("%v is late, %d dropped, %d stalls", b.late, b.dropped, b.stalls)
+	if b.aside != nil || b.dropped != 1 || b.stalls != 1 {
+		t.Errorf("%v is late, %d dropped, %d stalls", b.aside, b.dropped, b.stalls)
 	}
 
 	// As long as something waits, the next stream has to take it first; and what was
 	// announced by an RPC that was cut is no news.
-	b.add(announce("a", true), now)
-	b.add(message("3"), now)
-	b.took(1, now)
+	b.push(announce("a", true), now)
+	b.push(message("3"), now)
+	b.written(1, now)
 	now = now.Add(time.Second)
-	if b.judge(announce("a", false), now) != dropped {
+	if b.decide(announce("a", false), now) != dropped {
 		t.Fatal("it is not stalled")
 	}
-	b.cut(now)
+	b.dropPartial(now)
 	if !b.stalled {
 		t.Error("the stall is over though nothing was taken")
 	}
-	wantHeard(t, b.drain(now, 100), "3", "a: false")
+	wantHeard(t, b.writeAll(now, 100), "3", "a: false")
 }
 
 // Whatever happens, a message is written whole and in order, or counted, or
 // was taken by a stream that broke.
-func TestOutboxCounts(t *testing.T) {
+func TestQueueCounts(t *testing.T) {
 	for seed := range uint64(40) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		now := time.Unix(1, 0)
-		b := outbox{max: 1 + rnd.IntN(200<<10), timeout: 10 * time.Millisecond}
+		b := rpcQueue{max: 1 + rnd.IntN(200<<10), timeout: 10 * time.Millisecond}
 		var streams [][]byte
 		stream := []byte{}
 		sent, cut := 0, false
@@ -257,19 +257,19 @@ func TestOutboxCounts(t *testing.T) {
 			switch op := rnd.IntN(20); {
 			case op < 10:
 				data := append(fmt.Appendf(nil, "%06d", sent), make([]byte, rnd.IntN(1<<rnd.IntN(16)))...)
-				switch b.judge(messages(data), now) {
+				switch b.decide(messages(data), now) {
 				case accepted:
-					b.add(messages(data), now)
+					b.push(messages(data), now)
 					sent++
 				case dropped:
 					sent++
 				}
 			case op < 19 && !b.empty():
-				n := min(len(b.next()), rnd.IntN(1<<rnd.IntN(17)))
-				stream = append(stream, b.next()[:n]...)
-				b.took(n, now)
+				n := min(len(b.head()), rnd.IntN(1<<rnd.IntN(17)))
+				stream = append(stream, b.head()[:n]...)
+				b.written(n, now)
 			case op == 19 && rnd.IntN(5) == 0:
-				b.cut(now)
+				b.dropPartial(now)
 				streams, stream, cut = append(streams, stream), []byte{}, true
 			}
 		}
@@ -303,16 +303,16 @@ func TestSieveKnowsTheBoundaries(t *testing.T) {
 	b := slices.Concat(message("1"), messages(make([]byte, 300)), []byte{0}, message("2"))
 	ends := map[int]bool{0: true, len(message("1")): true, len(b) - len(message("2")) - 1: true, len(b) - len(message("2")): true, len(b): true}
 	for _, piece := range []int{1, 2, 7, len(b)} {
-		var at sieve
+		var at rpcFilter
 		var passed []byte
 		for i := 0; ; i = min(i+piece, len(b)) {
-			if at.between() != ends[i] {
-				t.Errorf("after %d bytes: %v", i, at.between())
+			if at.atBoundary() != ends[i] {
+				t.Errorf("after %d bytes: %v", i, at.atBoundary())
 			}
 			if i == len(b) {
 				break
 			}
-			passed, _ = at.pass(passed, b[i:min(i+piece, len(b))])
+			passed, _ = at.filter(passed, b[i:min(i+piece, len(b))])
 		}
 		if !bytes.Equal(passed, b) {
 			t.Errorf("in pieces of %d, %d bytes of %d were passed", piece, len(passed), len(b))
@@ -327,28 +327,28 @@ func TestSieveLeavesOutWhatIsTooLong(t *testing.T) {
 	sent := slices.Concat(message("1"), long, long, message("2"), largest, long, message("3"))
 	want := slices.Concat(message("1"), message("2"), largest, message("3"))
 	for _, piece := range []int{1, 3, 1000, 1 << 20, len(sent)} {
-		var at sieve
+		var at rpcFilter
 		var passed []byte
 		oversize := 0
 		buf := make([]byte, maxHeld+piece)
 		for b := range slices.Chunk(sent, piece) {
-			out, n := at.pass(buf[:0], append(buf[maxHeld:maxHeld], b...))
+			out, n := at.filter(buf[:0], append(buf[maxHeld:maxHeld], b...))
 			passed = append(passed, out...)
 			oversize += n
 		}
-		if oversize != 3 || !bytes.Equal(passed, want) || !at.between() {
-			t.Errorf("in pieces of %d: %d left out, %d bytes passed of %d, between %v", piece, oversize, len(passed), len(want), at.between())
+		if oversize != 3 || !bytes.Equal(passed, want) || !at.atBoundary() {
+			t.Errorf("in pieces of %d: %d left out, %d bytes passed of %d, between %v", piece, oversize, len(passed), len(want), at.atBoundary())
 		}
 	}
 	for name, length := range map[string][]byte{
-		"longer than anything":  binary.AppendUvarint(nil, maxSkipped+1),
+		"longer than anything":  binary.AppendUvarint(nil, maxOversize+1),
 		"no number":             bytes.Repeat([]byte{0xff}, 11),
 		"the greatest number":   binary.AppendUvarint(nil, 1<<64-1),
 		"a number that is more": append(bytes.Repeat([]byte{0xff}, 9), 0x02),
 	} {
-		var at sieve
+		var at rpcFilter
 		bad := append(slices.Clone(length), "garbage"...)
-		if passed, n := at.pass(nil, bad); n != 0 || !bytes.Equal(passed, bad) || at.between() {
+		if passed, n := at.filter(nil, bad); n != 0 || !bytes.Equal(passed, bad) || at.atBoundary() {
 			t.Errorf("%s: passed %x of %x, so pubsub does not see that it is garbage", name, passed, bad)
 		}
 	}

@@ -1,13 +1,13 @@
-// Simulate plays the overlay of many nodes in one process, with faults, prints what
-// it measured beside the bars it is held to, and draws it:
+// Simulate plays whole networks of nodes with faults, in one process and in virtual
+// time. It prints what it measured beside the limits ("bars") of each figure:
 //
 //	go run ./discovery/internal/simulate                      # all cases, 10 and 100 nodes
-//	go run ./discovery/internal/simulate -n 1000 -kill 80     # four in five crash at once
+//	go run ./discovery/internal/simulate -n 1000 -kill 80     # four in five nodes crash at once
 //	go run ./discovery/internal/simulate -case split-none -n 100 -svg /tmp
 //	go run ./discovery/internal/simulate -case burst -rules both
 //
-// It fails when a bar is missed. What a case is, and what the simulation leaves out,
-// is told in discovery/internal/overlay/sim.
+// It fails when a figure misses its bar. The package documentation of
+// discovery/internal/overlay/sim describes the model, and what it leaves out.
 package main
 
 import (
@@ -26,7 +26,7 @@ import (
 )
 
 func main() {
-	debug.SetGCPercent(400) // there is much garbage and little that lives
+	debug.SetGCPercent(400) // there is much garbage and little live memory
 	switch err := run(os.Args[1:], os.Stdout, os.Stderr); {
 	case errors.Is(err, flag.ErrHelp):
 		os.Exit(2)
@@ -38,26 +38,26 @@ func main() {
 
 var errMissed = errors.New("a bar was missed")
 
-// run plays what args ask for. The tables go to out, the trace and the names of
+// run plays the cases that args ask for. The tables go to out, the trace and the names of
 // the pictures to log.
 func run(args []string, out, log io.Writer) error {
 	flags := flag.NewFlagSet("simulate", flag.ContinueOnError)
 	flags.SetOutput(log)
 	n := flags.String("n", "10,100", "numbers of `nodes`")
-	seed := flags.Uint64("seed", 1, "of the first run; the same one gives the same run")
-	runs := flags.Int("runs", 0, "how often each case is played (default 20 times up to 999 nodes, 5 up to 9,999, then twice; once with -v)")
-	kill := flags.Int("kill", 0, "play the case in which so many `percent` crash")
-	silent := flags.Int("silent", 0, "play the case in which so many `percent` fall silent")
+	seed := flags.Uint64("seed", 1, "`number` of the first run; the same number gives the same run")
+	runs := flags.Int("runs", 0, "how many `times` each case is played (default 20 up to 999 nodes, 5 up to 9,999, then 2; 1 with -v)")
+	kill := flags.Int("kill", 0, "play the case in which that `percentage` of the nodes crashes")
+	silent := flags.Int("silent", 0, "play the case in which that `percentage` of the nodes falls silent")
 	name := flags.String("case", "all", "play this case, or all")
 	rules := flags.String("rules", "smokesignal", "smokesignal, original (those of the Node.js library) or both")
-	bars := flags.Bool("bars", false, "print only what is held to a bar")
+	bars := flags.Bool("bars", false, "print only figures that have a bar")
 	svg := flags.String("svg", "", "draw the first run of each case, to a file in this `directory`")
-	verbose := flags.Bool("v", false, "tell what happens in the first run")
+	verbose := flags.Bool("v", false, "print what happens in the first run")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if flags.NArg() > 0 {
-		return fmt.Errorf("%q is no flag", flags.Arg(0))
+		return fmt.Errorf("%q is not a flag", flags.Arg(0))
 	}
 	p := player{out: out, log: log, o: sim.Options{Seed: *seed, Rules: sim.Smokesignal}, runs: *runs, bars: *bars, svg: *svg}
 	switch *rules {
@@ -67,9 +67,9 @@ func run(args []string, out, log io.Writer) error {
 	case "both":
 		p.yardstick = true
 	default:
-		return fmt.Errorf("-rules %s: there are smokesignal, original and both", *rules)
+		return fmt.Errorf("-rules %s: want smokesignal, original or both", *rules)
 	}
-	cases, err := choose(*name, *kill, *silent)
+	cases, err := chooseCases(*name, *kill, *silent)
 	if err != nil {
 		return err
 	}
@@ -94,19 +94,19 @@ func run(args []string, out, log io.Writer) error {
 	return nil
 }
 
-// sizes returns the numbers in text, which commas separate.
+// sizes returns the numbers in text, which are separated by commas.
 func sizes(text string) (list []int, err error) {
 	for part := range strings.SplitSeq(text, ",") {
 		n, err := strconv.Atoi(part)
 		if err != nil || n < 2 || n > sim.MaxNodes {
-			return nil, fmt.Errorf("-n %s: 2 to %d nodes, or several such numbers with commas between", text, sim.MaxNodes)
+			return nil, fmt.Errorf("-n %s: want a number of nodes from 2 to %d, or several separated by commas", text, sim.MaxNodes)
 		}
 		list = append(list, n)
 	}
 	return list, nil
 }
 
-// A player plays cases.
+// A player plays cases and prints their tables.
 type player struct {
 	out, log  io.Writer
 	o         sim.Options
@@ -141,6 +141,7 @@ func (p *player) play(c sim.Case, sizes []int) error {
 	return nil
 }
 
+// measure plays one case at one size, and prints and draws the result.
 func (p *player) measure(c sim.Case, nodes int, beside bool) error {
 	o := p.o
 	o.Nodes = nodes
@@ -179,11 +180,11 @@ func (p *player) measure(c sim.Case, nodes int, beside bool) error {
 	return err
 }
 
-// choose returns the cases that are asked for.
-func choose(name string, kill, silent int) (list []sim.Case, err error) {
+// chooseCases returns the cases that the flags ask for.
+func chooseCases(name string, kill, silent int) (list []sim.Case, err error) {
 	for _, percent := range []int{kill, silent} {
 		if percent < 0 || percent > 99 {
-			return nil, fmt.Errorf("%d %% of the nodes: 1 to 99", percent)
+			return nil, fmt.Errorf("%d %% of the nodes: want 1 to 99", percent)
 		}
 	}
 	if kill > 0 {
@@ -203,7 +204,7 @@ func choose(name string, kill, silent int) (list []sim.Case, err error) {
 		}
 	}
 	if len(list) == 0 {
-		return nil, fmt.Errorf("-case %s: there are %s", name, strings.Join(names, ", "))
+		return nil, fmt.Errorf("-case %s: want all or one of %s", name, strings.Join(names, ", "))
 	}
 	return list, nil
 }

@@ -70,15 +70,15 @@ func TestMissedBarFails(t *testing.T) {
 // TestBadFlags: each is named.
 func TestBadFlags(t *testing.T) {
 	for want, args := range map[string]string{
-		"-rules theirs: there are":  "-rules theirs",
-		"-case no: there are burst": "-case no",
-		"-n 1: 2 to":                "-n 1",
-		"-n 10,x: 2 to":             "-n 10,x",
-		"120 % of the nodes":        "-kill 120",
-		"-1 % of the nodes":         "-silent -1",
-		`"x" is no flag`:            "x",
-		"not defined: -nodes":       "-nodes 5",
-		"no such file":              "-n 5 -kill 50 -runs 1 -svg /nowhere/at/all",
+		"-rules theirs: want smokesignal":    "-rules theirs",
+		"-case no: want all or one of burst": "-case no",
+		"-n 1: want":                         "-n 1",
+		"-n 10,x: want":                      "-n 10,x",
+		"120 % of the nodes":                 "-kill 120",
+		"-1 % of the nodes":                  "-silent -1",
+		`"x" is not a flag`:                  "x",
+		"not defined: -nodes":                "-nodes 5",
+		"no such file":                       "-n 5 -kill 50 -runs 1 -svg /nowhere/at/all",
 	} {
 		if _, _, err := try(t, strings.Fields(args)...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", args, err, want)

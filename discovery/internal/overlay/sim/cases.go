@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// Cases are all plots, in the order of the tables.
+// Cases returns all cases in the order of the tables.
 func Cases() []Case {
 	list := []Case{
-		{Name: "burst", Description: "all start within a second, through one seed", play: burst},
-		{Name: "paced", Description: "they start one by one, through one seed", play: paced},
+		{Name: "burst", Description: "all nodes start within a second, through one seed", play: burst},
+		{Name: "paced", Description: "nodes start one by one, through one seed", play: paced},
 	}
 	for _, p := range []int{10, 30, 50, 80, 90} {
 		list = append(list, Crash(p))
@@ -25,10 +25,10 @@ func Cases() []Case {
 		list = append(list, s.splitCase("long-split", "half an hour", 30*time.Minute))
 	}
 	return append(list,
-		Case{Name: "churn", Description: "30 % a minute are replaced, half of them silent", MinNodes: 100, play: churn},
+		Case{Name: "churn", Description: "30 % of the nodes are replaced every minute, half of them silently", MinNodes: 100, play: churn},
 		undialable(30), undialable(60),
-		Case{Name: "rest", Description: "what it costs when nothing happens, one seed", play: rest},
-		Case{Name: "lookup", Description: "any node looks for any other", FixedNodes: 100, smokesignalOnly: true, play: lookup},
+		Case{Name: "rest", Description: "the cost at rest, with one seed", play: rest},
+		Case{Name: "lookup", Description: "nodes look for other nodes", FixedNodes: 100, smokesignalOnly: true, play: lookup},
 		Case{Name: "mixed", Description: "all faults, in random order", FixedNodes: 20, play: mixed},
 	)
 }
@@ -40,7 +40,7 @@ func burst(r *run) {
 	r.addJoinFigures(0)
 }
 
-// pace is how many nodes start in a second.
+// pace returns how many nodes start per second.
 func pace(n int) int {
 	switch {
 	case n >= 10_000:
@@ -61,7 +61,7 @@ func paced(r *run) {
 	r.addJoinFigures(last)
 }
 
-// addJoinFigures measures how the network gathers of which the last node starts at last.
+// addJoinFigures measures how the network gathers. Its last node starts at last.
 func (r *run) addJoinFigures(last time.Duration) {
 	soon := atMost(10)
 	soon.Median = 2
@@ -91,15 +91,15 @@ func (r *run) addJoinFigures(last time.Duration) {
 	}
 	r.addFigure("diameter", "", float64(r.w.Diameter()), diameter)
 	r.addFigure("flaps", "", float64(r.w.Flaps), atMost(0))
-	r.addFigure("links a node", "", float64(sum)/float64(r.n), Bar{})
-	r.addFigure("messages a node", "", float64(r.w.Total())/float64(r.n), Bar{})
-	r.addFigure("dials a node", "", float64(r.w.Dials)/float64(r.n), Bar{})
+	r.addFigure("links per node", "", float64(sum)/float64(r.n), Bar{})
+	r.addFigure("messages per node", "", float64(r.w.Total())/float64(r.n), Bar{})
+	r.addFigure("dials per node", "", float64(r.w.Dials)/float64(r.n), Bar{})
 }
 
-// Crash is the case in which so many nodes crash at once.
+// Crash returns the case in which that share of the nodes crashes at once.
 func Crash(percent int) Case {
 	return Case{
-		Name: fmt.Sprint("crash-", percent), Description: fmt.Sprintf("%d %% crash at once, the seed among them", percent),
+		Name: fmt.Sprint("crash-", percent), Description: fmt.Sprintf("%d %% of the nodes crash at once, the seed among them", percent),
 		Percent: percent, play: crash,
 	}
 }
@@ -123,10 +123,10 @@ func crash(r *run) {
 	r.addCosts(begin)
 }
 
-// Silent is the case in which so many nodes die without a word.
+// Silent returns the case in which that share of the nodes dies without a word.
 func Silent(percent int) Case {
 	c := Case{
-		Name: fmt.Sprint("silent-", percent), Description: fmt.Sprintf("%d %% fall silent at once, the seed among them", percent),
+		Name: fmt.Sprint("silent-", percent), Description: fmt.Sprintf("%d %% of the nodes fall silent at once, the seed among them", percent),
 		Percent: percent, play: silence,
 	}
 	if percent >= 95 {
@@ -188,7 +188,7 @@ func (r *run) split(s split, d time.Duration) {
 		r.w.Crash(0)
 		r.w.Run(10 * time.Second)
 	}
-	// Halves at random, but node 0 on one side and node 1 on the other.
+	// The halves are random, but node 0 is on one side and node 1 on the other.
 	sides := make([]int8, r.n)
 	for k, i := range r.rand.Perm(r.n - 2) {
 		sides[i+2] = int8(k % 2)
@@ -212,8 +212,9 @@ func (r *run) split(s split, d time.Duration) {
 	r.addFigure("in one part at the end", "%", 100*r.w.Share(0), atLeast(100))
 }
 
-// churn replaces nodes; the seed stays.
+// churn replaces nodes all the time. The seed stays.
 func churn(r *run) {
+	// Younger nodes are still joining.
 	const old = 15 * time.Second
 	r.startSettled(0)
 	gap := time.Duration(float64(time.Minute) / (0.3 * float64(r.n)))
@@ -260,7 +261,7 @@ func churn(r *run) {
 
 func undialable(percent int) Case {
 	return Case{
-		Name: fmt.Sprint("undialable-", percent), Description: fmt.Sprintf("%d %% cannot be dialled", percent), Percent: percent,
+		Name: fmt.Sprint("undialable-", percent), Description: fmt.Sprintf("%d %% of the nodes cannot be dialed", percent), Percent: percent,
 		play: func(r *run) {
 			r.startBurst(0)
 			for _, i := range r.chooseNodes(r.percent) {
@@ -284,7 +285,7 @@ func undialable(percent int) Case {
 	}
 }
 
-// rest measures two minutes, three minutes after the start.
+// rest measures two minutes, beginning three minutes after the start.
 func rest(r *run) {
 	r.startSettled(0)
 	r.w.Run(2 * time.Minute)
@@ -293,16 +294,16 @@ func rest(r *run) {
 	r.w.Run(d)
 	r.drawFrame("rest")
 	per := float64(r.n) * d.Seconds()
-	r.addFigure("messages a node and second", "", float64(r.w.Total()-r.before.Total())/per, atMost(3))
-	r.addFigure("dials a node and second", "", float64(r.w.Dials-r.before.Dials)/per, atMost(0.1))
+	r.addFigure("messages per node per second", "", float64(r.w.Total()-r.before.Total())/per, atMost(3))
+	r.addFigure("dials per node per second", "", float64(r.w.Dials-r.before.Dials)/per, atMost(0.1))
 	r.addFigure("flaps", "", float64(r.w.Flaps), atMost(0))
 	for k, name := range kindNames {
-		r.addFigure("of them "+name, "", float64(r.w.Sent[k]-r.before.Sent[k])/per, Bar{})
+		r.addFigure("of these: "+name, "", float64(r.w.Sent[k]-r.before.Sent[k])/per, Bar{})
 	}
 	r.addFigure("in one part at the end", "%", 100*r.w.Share(0), atLeast(100))
 }
 
-// lookup has nodes look for each other, one pair after the other.
+// lookup lets nodes look for each other, one pair after the other.
 func lookup(r *run) {
 	r.startSettled(0)
 	slowest, dearest, lost, sum := 0.0, 0.0, 0, 0.0
@@ -323,6 +324,6 @@ func lookup(r *run) {
 	}
 	r.addFigure("not found", "", float64(lost), atMost(0))
 	r.addFigure("found after, slowest", "s", slowest, atMost(2))
-	r.addFigure("messages, dearest", "", dearest, atMost(40))
+	r.addFigure("messages, most expensive search", "", dearest, atMost(40))
 	r.addFigure("messages, mean", "", sum/pairs, Bar{})
 }

@@ -2,19 +2,19 @@ package sim
 
 import "github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 
-// Counts is what the nodes did together.
+// Counts is what all nodes did together.
 type Counts struct {
-	Sent   [kinds]int64 // messages written to a connection, every hop counts
+	Sent   [kinds]int64 // messages written to a connection; every hop counts
 	Dials  int64
 	Events int64
 	Flaps  int
-	// Violations are what a driver may rely on and was not so: Pending before
-	// Linked, one Unlinked after it, one question to a seed at a time.
+	// Violations counts broken promises to the driver: Pending comes before Linked, one
+	// Unlinked after it, and a seed is asked for once at a time.
 	Violations int
 	pings      uint64
 }
 
-// The kinds of messages that are counted apart.
+// The kinds of messages that are counted separately.
 const (
 	kindRequest = iota
 	kindAccept
@@ -94,7 +94,7 @@ func kindOf(m overlay.Message) int {
 	return kindOther
 }
 
-// Total is the number of messages.
+// Total returns the number of messages of all kinds.
 func (c *Counts) Total() (n int64) {
 	for _, k := range c.Sent {
 		n += k

@@ -12,7 +12,7 @@ import (
 // A Picture is the network at one moment.
 type Picture struct {
 	Title string
-	parts []int32 // of each node, its part, the largest being 0; or gone
+	parts []int32 // the part of each node, the largest part being 0; or gone
 	links [][2]int32
 	seeds []int32
 }
@@ -68,15 +68,16 @@ func (w *World) Picture(name string) Picture {
 const (
 	canvas = 640 // width and height of one picture
 	header = 40
-	// exact is up to how many nodes are placed by forces, which takes their square.
+	// Up to exact nodes, their places are computed by forces, whose cost grows with the
+	// square of the number of nodes.
 	exact = 2000
 )
 
-// colours of the parts, the largest first; all smaller ones share the last.
-var colours = []string{"#1f4e9c", "#d1495b", "#2a9d60", "#e08e1b", "#7b4ab5", "#00848c", "#8a6d3b"}
+// colors of the parts, the largest first. All further parts share the last color.
+var colors = []string{"#1f4e9c", "#d1495b", "#2a9d60", "#e08e1b", "#7b4ab5", "#00848c", "#8a6d3b"}
 
-// Draw writes the pictures side by side, as SVG. A node has the same place in all
-// of them, chosen so that in the one with the most parts those lie apart.
+// Draw writes the pictures side by side, as SVG. A node has the same place in all of
+// them, computed from the picture with the most parts, so that these lie apart.
 func Draw(out io.Writer, pictures []Picture) error {
 	if len(pictures) == 0 {
 		return nil
@@ -95,29 +96,29 @@ func Draw(out io.Writer, pictures []Picture) error {
 	for k, p := range pictures {
 		fmt.Fprintf(b, `<g transform="translate(%d 0)"><text x="%d" y="26" text-anchor="middle">%s</text>`+"\n", k*canvas, canvas/2, p.Title)
 		fmt.Fprintf(b, `<g transform="translate(0 %d)"><g stroke-width="%.2f" stroke-opacity="0.5" fill="none">`+"\n", header, width)
-		for part, colour := range colours {
+		for part, color := range colors {
 			path := ""
 			for _, l := range p.links {
-				if int(min(p.parts[l[0]], int32(len(colours)-1))) == part {
+				if int(min(p.parts[l[0]], int32(len(colors)-1))) == part {
 					x, y := at[l[0]], at[l[1]]
 					path += fmt.Sprintf("M%.1f %.1fL%.1f %.1f", x.x, x.y, y.x, y.y)
 				}
 			}
 			if path != "" {
-				fmt.Fprintf(b, `<path stroke="%s" d="%s"/>`+"\n", colour, path)
+				fmt.Fprintf(b, `<path stroke="%s" d="%s"/>`+"\n", color, path)
 			}
 		}
 		fmt.Fprint(b, "</g>\n")
 		for i, part := range p.parts {
-			colour := "#d8d8d8"
+			color := "#d8d8d8"
 			if part != gone {
-				colour = colours[min(int(part), len(colours)-1)]
+				color = colors[min(int(part), len(colors)-1)]
 			}
 			ring := ""
 			if slices.Contains(p.seeds, int32(i)) {
 				ring = fmt.Sprintf(` stroke="black" stroke-width="%.1f"`, radius/2)
 			}
-			fmt.Fprintf(b, `<circle cx="%.1f" cy="%.1f" r="%.1f" fill="%s"%s/>`+"\n", at[i].x, at[i].y, radius, colour, ring)
+			fmt.Fprintf(b, `<circle cx="%.1f" cy="%.1f" r="%.1f" fill="%s"%s/>`+"\n", at[i].x, at[i].y, radius, color, ring)
 		}
 		fmt.Fprint(b, "</g></g>\n")
 	}
@@ -127,8 +128,9 @@ func Draw(out io.Writer, pictures []Picture) error {
 
 type point struct{ x, y float64 }
 
-// place returns where the nodes are drawn: pushed apart by all others and pulled
-// together by links (Fruchterman and Reingold, 1991), many nodes on a circle.
+// place returns where the nodes are drawn: every two push each other apart, and links
+// pull them together (Fruchterman and Reingold, 1991). Too many nodes are placed on a
+// circle.
 func place(pictures []Picture, nodes int) []point {
 	at := make([]point, nodes)
 	if nodes > exact {
@@ -148,7 +150,7 @@ func place(pictures []Picture, nodes int) []point {
 	for i := range at {
 		at[i] = point{r.Float64(), r.Float64()}
 	}
-	length := 0.8 / math.Sqrt(float64(nodes)) // of a link, in a square of side one
+	length := 0.8 / math.Sqrt(float64(nodes)) // of a link, in a square with sides of one
 	move := make([]point, nodes)
 	rounds := max(60, min(300, 200_000/nodes))
 	for round := range rounds {

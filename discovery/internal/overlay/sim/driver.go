@@ -9,25 +9,25 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
-// This file does what a machine wants done, as package discovery does.
+// This file carries out the outputs of a machine, as package discovery does.
 
 const (
-	// flapTime is how long a pair that has parted stays apart (promise 1).
+	// flapTime is how long a pair whose link ended without a fault must stay apart.
 	flapTime = 30 * time.Second
-	// faultTime is how long a fault explains what happens to links.
+	// faultTime is how long after a fault a broken link counts as its consequence.
 	faultTime = 60 * time.Second
 )
 
-// A bond is what a node knows of a peer beyond its connection.
+// A peerState is what a node knows of a peer beyond its connection.
 type peerState struct {
 	peer      int32
 	admitted  bool // to the topic
 	onTopic   bool // the peer is seen there
 	linked    bool
-	halfSince time.Duration // since when the peer does not know of the link; zero if it does
+	halfSince time.Duration // when the peer was first seen not to know of the link; zero if it does
 }
 
-// A parting is when a link ended.
+// A parting is the end of a link.
 type parting struct {
 	peer int32
 	at   time.Duration
@@ -43,10 +43,10 @@ func (w *World) perform(n *node, o overlay.Output) {
 		}
 	case overlay.Pending:
 		i, _ := w.index(o.Peer)
-		if n.bond(i, false) != nil {
+		if n.peerState(i) != nil {
 			w.violation(n, "Pending of %s for the second time", o.Peer)
 		}
-		n.bond(i, true).admitted = true
+		n.addPeerState(i).admitted = true
 		w.scheduleTopic(n, i)
 	case overlay.Probe:
 		if i, _ := w.index(o.Peer); w.onTopic(n, i) {
@@ -62,6 +62,7 @@ func (w *World) perform(n *node, o overlay.Output) {
 		if w.Trace != nil {
 			w.trace(n, "is refused by %s: %s", string(o.Peer), o.Reason)
 		}
+		// The peer does not answer, so its connection is likely to be dead.
 		if i, ok := w.index(o.Peer); ok && o.Reason == overlay.ReasonTimeout {
 			w.closeConns(n, i)
 		}
@@ -80,14 +81,20 @@ func (w *World) perform(n *node, o overlay.Output) {
 	}
 }
 
-func (n *node) bond(peer int32, make bool) *peerState {
+// peerState returns what n knows of a peer, or nil.
+func (n *node) peerState(peer int32) *peerState {
 	for i := range n.peerStates {
 		if n.peerStates[i].peer == peer {
 			return &n.peerStates[i]
 		}
 	}
-	if !make {
-		return nil
+	return nil
+}
+
+// addPeerState returns what n knows of a peer, which it may have met just now.
+func (n *node) addPeerState(peer int32) *peerState {
+	if b := n.peerState(peer); b != nil {
+		return b
 	}
 	n.peerStates = append(n.peerStates, peerState{peer: peer})
 	return &n.peerStates[len(n.peerStates)-1]
@@ -103,11 +110,11 @@ func (n *node) removePeerState(peer int32) {
 }
 
 func (n *node) linkedTo(peer int32) bool {
-	b := n.bond(peer, false)
+	b := n.peerState(peer)
 	return b != nil && b.linked
 }
 
-// degree is how many links n believes to have.
+// degree returns the number of links that n believes in.
 func (n *node) degree() (d int) {
 	for i := range n.peerStates {
 		if n.peerStates[i].linked {
@@ -119,6 +126,7 @@ func (n *node) degree() (d int) {
 
 func (w *World) askSeed(n *node, seed int) {
 	i := n.seeds[seed]
+	// A machine promises to ask one question at a time for each seed.
 	if slices.ContainsFunc(n.dials, func(d *dial) bool { return d.seed == seed }) {
 		w.violation(n, "asks for seed %s while the answer is due", w.nodes[i].id)
 	}
@@ -129,14 +137,15 @@ func (w *World) askSeed(n *node, seed int) {
 	w.dial(n, &dial{peer: i, seed: seed})
 }
 
-// violation notes that the machine did what its driver does not expect of it.
+// violation counts an output that breaks the promises to the driver.
 func (w *World) violation(n *node, format string, p peer.ID) {
 	w.Violations++
-	w.trace(n, "BREACH: "+format, string(p))
+	w.trace(n, "VIOLATION: "+format, string(p))
 }
 
 func (w *World) linked(n *node, i int32) {
-	b := n.bond(i, true)
+	b := n.addPeerState(i)
+	// Package overlay promises a Pending before each Linked, and one Linked only.
 	if w.rules.Pending && (!b.admitted || b.linked) {
 		w.violation(n, "Linked to %s out of turn", w.nodes[i].id)
 	}
@@ -148,6 +157,7 @@ func (w *World) linked(n *node, i int32) {
 	kept := n.partings[:0]
 	for _, p := range n.partings {
 		switch {
+		// Older partings are forgotten; a new link to the same peer is no flap any more.
 		case w.now-p.at > flapTime:
 		case p.peer != i:
 			kept = append(kept, p)
@@ -162,15 +172,16 @@ func (w *World) linked(n *node, i int32) {
 	w.watchNewNeighbor(n, i)
 }
 
-// explainedByFault tells whether a fault explains that n parts from a peer and comes back
-// to it: one that hit either of them, or the neighbours.
+// explainedByFault reports whether a fault explains that n was unlinked from a peer and
+// linked to it again: one that hit either of them, or their neighbors.
 func (w *World) explainedByFault(n *node, p parting) bool {
 	f := max(n.lastFault, w.nodes[p.peer].lastFault)
 	return f != 0 && p.at <= f+faultTime
 }
 
 func (w *World) unlinked(n *node, i int32, o overlay.Unlinked) {
-	if b := n.bond(i, false); b == nil || b.linked != o.WasLinked {
+	// An Unlinked must end what the last Pending or Linked began.
+	if b := n.peerState(i); b == nil || b.linked != o.WasLinked {
 		w.violation(n, "Unlinked from %s out of turn", w.nodes[i].id)
 	}
 	n.removePeerState(i)
@@ -186,11 +197,11 @@ func (w *World) unlinked(n *node, i int32, o overlay.Unlinked) {
 		w.trace(n, "%s %s: %s", word, string(w.nodes[i].id), o.Reason)
 	}
 	if o.Reason == overlay.ReasonSilent {
-		w.closeConns(n, i) // as the driver does
+		w.closeConns(n, i) // the driver closes the connections of a silent peer, too
 	}
 }
 
-// seedAnswer tells n what came of the search for a seed.
+// seedAnswer gives n the answer to an AskSeed.
 func (w *World) seedAnswer(n *node, seed int, good bool) {
 	if !good {
 		w.deliver(n, delivery{in: overlay.SeedFailed{Seed: seed}})
@@ -200,8 +211,8 @@ func (w *World) seedAnswer(n *node, seed int, good bool) {
 	w.deliver(n, delivery{in: overlay.SeedFound{Seed: seed, Contact: overlay.Contact{ID: w.nodes[n.seeds[seed]].id, Addrs: dialable}}})
 }
 
-// Find has node a look for node b. It returns when b was found, or a negative time,
-// and how many messages that took.
+// Find lets node a look for node b. It returns the time until b was found, or a negative
+// time if it was not, and the number of messages.
 func (w *World) Find(a, b int32, limit time.Duration) (found time.Duration, sent int64) {
 	before := w.Sent[kindLookup] + w.Sent[kindFound]
 	begin := w.now
@@ -214,7 +225,7 @@ func (w *World) Find(a, b int32, limit time.Duration) (found time.Duration, sent
 		case o.Token != token:
 		case o.Contact.ID == w.nodes[b].id && found < 0:
 			found = w.now - begin
-			w.deliver(n, delivery{in: overlay.EndFind{Token: token}}) // it was reached there
+			w.deliver(n, delivery{in: overlay.EndFind{Token: token}}) // as if a had reached b at that address
 		default:
 			done = done || o.Done
 		}
@@ -223,7 +234,7 @@ func (w *World) Find(a, b int32, limit time.Duration) (found time.Duration, sent
 	for found < 0 && !done && w.now < begin+limit {
 		w.Run(10 * time.Millisecond)
 	}
-	w.Run(time.Second) // what is on its way counts too
+	w.Run(time.Second) // messages that are still on their way count, too
 	w.onLocated = nil
 	return found, w.Sent[kindLookup] + w.Sent[kindFound] - before
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
-// Crash ends a process: its connections are reset, and who dials it is refused.
+// Crash ends a process: its connections are reset, and dials to it are refused.
 func (w *World) Crash(i int32) {
 	n := w.nodes[i]
 	if n.status != running {
@@ -26,7 +26,7 @@ func (w *World) resetAll(n *node) {
 	n.peerStates, n.dials, n.deliveries = nil, nil, nil
 }
 
-// Silence ends a machine: nobody is told, and packets to it are lost.
+// Silence ends a machine: no peer is told, and packets to it are lost.
 func (w *World) Silence(i int32) {
 	n := w.nodes[i]
 	if n.status != running {
@@ -39,7 +39,7 @@ func (w *World) Silence(i int32) {
 	w.schedule(w.connTimeout(), event{kind: connTimedOut, node: n.index, incarnation: n.incarnation})
 }
 
-// Leave closes a node as its user does, and then ends it.
+// Leave closes a node as its user would, and ends the process a second later.
 func (w *World) Leave(i int32) {
 	n := w.nodes[i]
 	if n.status != running || n.asleep {
@@ -50,6 +50,7 @@ func (w *World) Leave(i int32) {
 	w.step(n, overlay.Close{})
 	life := n.incarnation
 	w.At(time.Second, func() {
+		// The node may have crashed or been restarted in that second.
 		if n.status == running && n.incarnation == life {
 			n.status = absent
 			w.resetAll(n)
@@ -57,8 +58,8 @@ func (w *World) Leave(i int32) {
 	})
 }
 
-// Split divides the network: side tells for every node on which side it is. No
-// packet gets across until Heal.
+// Split divides the network. The function side returns the side of each node; no packet
+// crosses between sides until Heal.
 func (w *World) Split(side func(i int32) int8) {
 	w.cuts++
 	w.side = side
@@ -68,6 +69,7 @@ func (w *World) Split(side func(i int32) int8) {
 	}
 	for _, n := range w.nodes {
 		for _, c := range n.conns {
+			// Each connection is listed at both of its ends; one timeout is enough.
 			if c.ends[0] == n && c.ends[1].side != n.side {
 				w.schedule(w.connTimeout(), event{kind: connTimedOut, node: n.index, incarnation: uint32(w.cuts), conn: c.conn})
 			}
@@ -84,8 +86,8 @@ func (w *World) Heal() {
 	}
 }
 
-// Sleep suspends a node: its connections stay, what is sent to it waits, up to a
-// bound, and no timer runs.
+// Sleep suspends a node: its connections stay, messages to it wait, up to a limit, and
+// its timers stop.
 func (w *World) Sleep(i int32) {
 	n := w.nodes[i]
 	if n.status == running && !n.asleep {
@@ -116,13 +118,13 @@ func (w *World) Wake(i int32) {
 	}
 }
 
-// Undialable has nobody reach a node; its own dials work.
+// Undialable makes all dials to a node fail. Its own dials work.
 func (w *World) Undialable(i int32) { w.nodes[i].undialable = true }
 
-// Slow has a node look at what has come, and at the clock, late by up to d.
+// Slow makes a node handle messages and timers up to d too late.
 func (w *World) Slow(i int32, d time.Duration) { w.nodes[i].maxLateness = d }
 
-// noteFault notes that a fault explains what happens to the links of n and its neighbours.
+// noteFault notes a fault that explains broken links of n and of its neighbors.
 func (w *World) noteFault(n *node) {
 	n.lastFault = max(w.now, 1)
 	for i := range n.peerStates {
@@ -130,5 +132,5 @@ func (w *World) noteFault(n *node) {
 	}
 }
 
-// Running tells whether a node runs.
+// Running reports whether a node runs.
 func (w *World) Running(i int32) bool { return w.nodes[i].status == running }

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// scratch is reused, since what is here is measured often.
+// scratch is memory that is reused, as the network is measured several times a second.
 type scratch struct {
 	parent []int32
 	size   []int32
@@ -13,7 +13,7 @@ type scratch struct {
 	dist   []int32
 }
 
-// eachLink calls f for each link that both ends believe in, once.
+// eachLink calls f once for each link that both ends believe in.
 func (w *World) eachLink(f func(a, b int32)) {
 	for _, n := range w.nodes {
 		if n.status != running {
@@ -28,12 +28,15 @@ func (w *World) eachLink(f func(a, b int32)) {
 	}
 }
 
-// linkStands tells whether a peer n is linked to knows of it and can be reached.
+// linkStands reports whether a peer that n is linked to knows of the link and can be
+// reached.
 func (w *World) linkStands(n *node, peer int32) bool {
 	p := w.nodes[peer]
 	return p.status == running && p.side == n.side && p.linkedTo(n.index)
 }
 
+// root returns the node that stands for the part of node i. It shortens the path to it
+// for the next call.
 func (s *scratch) root(i int32) int32 {
 	for s.parent[i] != i {
 		s.parent[i] = s.parent[s.parent[i]]
@@ -42,8 +45,8 @@ func (s *scratch) root(i int32) int32 {
 	return i
 }
 
-// components finds the parts of the network: links that only one end believes in
-// do not count, nor those which a partition cuts.
+// components finds the parts of the network. Half links and links across a partition do
+// not count.
 func (w *World) components() *scratch {
 	s := &w.scratch
 	s.parent, s.size = s.parent[:0], s.size[:0]
@@ -58,8 +61,8 @@ func (w *World) components() *scratch {
 	return s
 }
 
-// Parts returns the sizes of the parts of the network, the largest first, counting
-// the running nodes that are at least so old.
+// Parts returns the sizes of the parts of the network, the largest first. It counts only
+// running nodes that are at least that old.
 func (w *World) Parts(age time.Duration) []int {
 	s := w.components()
 	for _, n := range w.nodes {
@@ -77,7 +80,7 @@ func (w *World) Parts(age time.Duration) []int {
 	return parts
 }
 
-// Share returns the share of the running nodes so old that is in the largest part.
+// Share returns the share of the largest part in all running nodes of at least that age.
 func (w *World) Share(age time.Duration) float64 {
 	parts := w.Parts(age)
 	if len(parts) == 0 {
@@ -90,7 +93,7 @@ func (w *World) Share(age time.Duration) float64 {
 	return float64(parts[0]) / float64(all)
 }
 
-// Whole tells whether all running nodes are in one part.
+// Whole reports whether all running nodes are in one part.
 func (w *World) Whole() bool {
 	s := w.components()
 	first := int32(-1)
@@ -108,7 +111,8 @@ func (w *World) Whole() bool {
 	return true
 }
 
-// Degrees returns how many running nodes have 0, 1, 2 ... links that stand.
+// Degrees returns how many running nodes have 0, 1, 2 ... links that both ends believe
+// in.
 func (w *World) Degrees() []int {
 	counts := make([]int, w.Len())
 	w.eachLink(func(a, b int32) {
@@ -128,8 +132,8 @@ func (w *World) Degrees() []int {
 	return degrees
 }
 
-// Diameter returns the longest way between two running nodes in hops. From 2,000
-// nodes on it looks from 64 of them only, and so may miss the very longest.
+// Diameter returns the longest distance between two running nodes in hops. From 2,000
+// nodes on it measures from 64 of them only, and so may miss the very longest.
 func (w *World) Diameter() int {
 	adjacent := make([][]int32, w.Len())
 	w.eachLink(func(a, b int32) {
@@ -172,8 +176,7 @@ func (w *World) Diameter() int {
 	return int(longest)
 }
 
-// Crossing returns the share of links between nodes of different sides, as side
-// tells them.
+// Crossing returns the share of links between nodes of different sides.
 func (w *World) Crossing(side func(i int32) int8) float64 {
 	all, cross := 0, 0
 	w.eachLink(func(a, b int32) {
@@ -185,10 +188,10 @@ func (w *World) Crossing(side func(i int32) int8) float64 {
 	return float64(cross) / float64(max(all, 1))
 }
 
-// OldestHalfLink returns since when the oldest link stands that only one of its ends
-// believes in. It knows only what it saw when it was called before, so call it
-// each second or so. Links to nodes that are dead, asleep or cut off do not count:
-// nobody can tell yet.
+// OldestHalfLink returns the age of the oldest half link: one that only one of its ends
+// believes in. It sees changes only when it is called, so call it about every second.
+// Links to nodes that are dead, asleep or cut off do not count, as the other end cannot
+// know yet.
 func (w *World) OldestHalfLink() (oldest time.Duration) {
 	for _, n := range w.nodes {
 		if n.status != running {

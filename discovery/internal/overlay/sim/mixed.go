@@ -2,8 +2,8 @@ package sim
 
 import "time"
 
-// mixed has all kinds of faults happen to a small network for five minutes, each a
-// while after the one before, and then leaves it alone for four.
+// mixed lets all kinds of faults happen to a small network for five minutes, one after
+// the other, and then lets it rest for four.
 func mixed(r *run) {
 	seeds := []int32{0, 1}[:1+r.rand.IntN(2)]
 	r.w.Loss = 0.05 * r.rand.Float64()
@@ -18,6 +18,7 @@ func mixed(r *run) {
 		r.w.Slow(int32(r.rand.IntN(r.n)), time.Second)
 	}
 	for range r.rand.IntN(r.n / 4) {
+		// The seeds, nodes 0 and 1, stay dialable.
 		if i := int32(r.rand.IntN(r.n)); i > 1 {
 			r.w.Undialable(i)
 		}
@@ -51,10 +52,10 @@ func mixed(r *run) {
 	r.addFigure("nodes left out", "", float64(left), atMost(0))
 	r.addFigure("oldest half link", "s", half.Seconds(), atMost(10))
 	r.addFigure("flaps", "", float64(r.w.Flaps), atMost(0))
-	r.addFigure("breaches of contract", "", float64(r.w.Violations), atMost(0))
+	r.addFigure("contract violations", "", float64(r.w.Violations), atMost(0))
 }
 
-// injectFault makes one fault, which ends by itself or by a later one.
+// injectFault makes one fault, which ends by itself or when a later one takes its place.
 func (r *run) injectFault(split *bool) {
 	i := int32(r.rand.IntN(r.w.Len()))
 	some := func(d time.Duration) time.Duration { return time.Duration(r.rand.Int64N(int64(d))) }
@@ -65,6 +66,7 @@ func (r *run) injectFault(split *bool) {
 		}
 	}
 	kind := r.rand.IntN(7)
+	// Half of the nodes must survive, or there is no network to measure.
 	if running <= r.n/2 && kind < 3 {
 		return
 	}
@@ -94,7 +96,7 @@ func (r *run) injectFault(split *bool) {
 		})
 	case 5:
 		r.w.Add(0, r.w.nodes[0].seeds...)
-	case 6: // nothing for a while, so that what flaps without a fault is seen
+	case 6: // a minute without faults, in which no link may flap
 		r.w.Run(time.Minute)
 	}
 }

@@ -8,36 +8,39 @@ import (
 )
 
 const (
-	// A message takes from minLatency to maxLatency, which is drawn for the pair,
-	// and up to a tenth more.
+	// The latency of a pair is drawn between minLatency and maxLatency. Each message
+	// takes up to a tenth more.
 	minLatency = 5 * time.Millisecond
 	maxLatency = 45 * time.Millisecond
-	// dialTimeout is that of package discovery.
+	// dialTimeout is the one of package discovery.
 	dialTimeout = 5 * time.Second
-	// minResend is TCP's first pause before it sends again; it doubles up to the last.
-	minResend         = 200 * time.Millisecond
-	maxResend         = 2 * time.Minute
+	// The pause before TCP sends again doubles from minResend to maxResend.
+	minResend = 200 * time.Millisecond
+	maxResend = 2 * time.Minute
+	// A connection that is not answered is given up after minConnTimeout to
+	// connTimeoutJitter more.
 	minConnTimeout    = 30 * time.Second
 	connTimeoutJitter = 10 * time.Second
-	// The marks of the host's connection manager, how old a connection is before that
-	// may close it, and how often it does.
+	// The water marks of the connection manager of the host, the age from which it closes
+	// a connection, and its interval.
 	highWater    = 192
 	lowWater     = 160
 	connGrace    = time.Minute
 	trimInterval = 10 * time.Second
-	// maxUnsent is how many messages a sender holds for a peer that takes none.
+	// maxUnsent bounds the messages that a sender holds for a peer that does not take
+	// them.
 	maxUnsent = 512
 )
 
-// A conn is a connection between two nodes. Each has an end of its own: one can
-// have closed it while the other does not know yet.
+// A conn is a connection between two nodes. Each node has an end of its own: one may have
+// closed it while the other does not know that yet. The arrays are indexed by end.
 type conn struct {
 	ends        [2]*node
 	openedAt    time.Duration
 	open        [2]bool
-	lastArrival [2]time.Duration     // arrival of the last message from that end: streams are in order
-	unsent      [2][]overlay.Message // lost on the way from that end, to be sent again
-	resendPause [2]time.Duration     // pause before that; zero if nothing is lost
+	lastArrival [2]time.Duration     // when the last message from that end arrives: streams keep their order
+	unsent      [2][]overlay.Message // messages from that end that were lost, to be sent again
+	resendPause [2]time.Duration     // before the next attempt; zero if no message is lost
 }
 
 func (c *conn) side(n *node) int {
@@ -49,9 +52,9 @@ func (c *conn) side(n *node) int {
 
 func (c *conn) other(n *node) *node { return c.ends[1-c.side(n)] }
 
-// An end is a node's connection to a peer.
+// An endpoint is the end of a connection at one node.
 type endpoint struct {
-	peer int32 // beside the pointer, as it is searched for all the time
+	peer int32 // a copy beside the pointer, as it is compared very often
 	*conn
 }
 
@@ -68,19 +71,21 @@ func (n *node) conn(peer int32) *conn {
 // A dial is under way, or waits until one of MaxDials others has ended.
 type dial struct {
 	peer      int32
-	seed      int  // the number of the seed that is looked for, or -1
-	fresh     bool // a connection from the other side will not do
+	seed      int  // the index of the seed that is looked for, or -1
+	fresh     bool // a connection that the peer has dialed does not serve
 	active    bool
 	refused   bool
 	startedAt time.Duration
 	waiting   []overlay.Message
 }
 
-// canReach tells whether packets get from one node to the other and are answered.
+// canReach reports whether packets from a reach b and are answered.
 func (w *World) canReach(a, b *node) bool {
 	return a.side == b.side && b.status != silent && !b.asleep
 }
 
+// latency draws the time that one message takes. Its base depends only on the pair of
+// nodes and the seed.
 func (w *World) latency(a, b int32) time.Duration {
 	x := w.seed ^ uint64(min(a, b))<<32 ^ uint64(max(a, b))
 	x = (x ^ x>>31) * 0x9e3779b97f4a7c15
@@ -89,15 +94,16 @@ func (w *World) latency(a, b int32) time.Duration {
 	return base + time.Duration(w.rand.Uint64N(uint64(base)/10))
 }
 
-// send sends a message over the connection there is, or dials.
+// send sends a message over the present connection, or dials.
 func (w *World) send(n *node, to int32, m overlay.Message) {
 	p, ok := m.(*packet)
-	fresh := ok && p.fresh()
+	fresh := ok && p.needsNewSocket()
 	if c := n.conn(to); c != nil && !fresh {
 		w.transmit(n, c, m)
 		return
 	}
 	for _, d := range n.dials {
+		// A dial to that peer is under way: the message waits for it.
 		if d.peer == to && d.seed < 0 && !d.fresh && !fresh {
 			if len(d.waiting) < maxUnsent {
 				d.waiting = append(d.waiting, m)
@@ -110,6 +116,7 @@ func (w *World) send(n *node, to int32, m overlay.Message) {
 
 func (w *World) dial(n *node, d *dial) {
 	n.dials = append(n.dials, d)
+	// Seeds are looked for beside the bound on dials, as in package discovery.
 	if d.seed >= 0 || n.activeDials < overlay.MaxDials {
 		w.beginDial(n, d)
 	}
@@ -125,10 +132,13 @@ func (w *World) beginDial(n *node, d *dial) {
 	there := w.latency(n.index, d.peer)
 	took := dialTimeout
 	switch {
+	// Packets are lost, so the dial runs into its timeout.
 	case !w.canReach(n, p) || p.undialable:
 	case p.status == running:
+		// Two round trips: TCP, and then the handshakes of libp2p.
 		took = 4 * there
 	default:
+		// The machine is there and the process is not: one round trip to a refusal.
 		took, d.refused = 2*there, true
 	}
 	w.schedule(took, event{kind: dialEnd, node: n.index, incarnation: n.incarnation, dial: d})
@@ -141,7 +151,8 @@ func (w *World) dialEnded(n *node, d *dial) {
 	}
 	good := !d.refused && p.status == running && w.canReach(n, p) && !p.undialable && !n.asleep
 	if left := d.startedAt + dialTimeout - w.now; !good && !d.refused && left > 0 {
-		// It went away while it was dialled.
+		// The peer went away during the dial. If its machine is there, it refuses at
+		// once; otherwise the dial runs into its timeout.
 		d.refused = true
 		if p.status == absent && n.side == p.side {
 			left = w.latency(n.index, p.index)
@@ -160,11 +171,11 @@ func (w *World) dialEnded(n *node, d *dial) {
 	}
 }
 
-// endDial lets the next one begin.
+// endDial removes a dial and begins the next one that waits.
 func (w *World) endDial(n *node, d *dial) {
 	n.dials = slices.DeleteFunc(n.dials, func(x *dial) bool { return x == d })
 	if !d.active || d.seed >= 0 {
-		return // it has taken no place
+		return // it did not count against the bound
 	}
 	n.activeDials--
 	for _, x := range n.dials {
@@ -175,8 +186,8 @@ func (w *World) endDial(n *node, d *dial) {
 	}
 }
 
-// connect makes the connection that d was for, and sends what waits for it at
-// both ends.
+// connect makes the connection for d, and sends the messages that wait for it at both
+// ends.
 func (w *World) connect(n, p *node, d *dial) {
 	c := n.conn(p.index)
 	if c == nil {
@@ -190,6 +201,7 @@ func (w *World) connect(n, p *node, d *dial) {
 		w.transmit(n, c, m)
 	}
 	for _, back := range p.dials {
+		// The peer was dialing this node: the new connection serves both.
 		if back.peer == n.index && back.seed < 0 && !back.fresh {
 			w.endDial(p, back)
 			for _, m := range back.waiting {
@@ -200,7 +212,7 @@ func (w *World) connect(n, p *node, d *dial) {
 	}
 }
 
-// trimConns closes connections that no link needs when there are too many, the oldest
+// trimConns closes connections that no link needs if there are too many, the oldest
 // first.
 func (w *World) trimConns(n *node) {
 	if len(n.conns) <= highWater || n.trimmedAt != 0 && w.now-n.trimmedAt < trimInterval {
@@ -208,10 +220,11 @@ func (w *World) trimConns(n *node) {
 	}
 	n.trimmedAt = w.now
 	for _, c := range slices.Clone(n.conns) {
+		// The list is in the order of age, so all later ones are young, too.
 		if len(n.conns) <= lowWater || w.now-c.openedAt < connGrace {
 			return
 		}
-		if n.bond(c.peer, false) == nil {
+		if n.peerState(c.peer) == nil {
 			w.hangUp(n, c.conn)
 		}
 	}
@@ -223,6 +236,7 @@ func (w *World) transmit(n *node, c *conn, m overlay.Message) {
 		w.Sent[k]++
 	}
 	side := c.side(n)
+	// An earlier message is lost, and this one must not overtake it.
 	if c.resendPause[side] != 0 {
 		if len(c.unsent[side]) < maxUnsent {
 			c.unsent[side] = append(c.unsent[side], m)
@@ -246,9 +260,12 @@ func (w *World) arrive(n *node, c *conn, m overlay.Message) {
 	from := c.other(n)
 	side := c.side(n)
 	switch {
+	// A dead machine does not answer.
 	case n.status == silent:
+	// The network was cut while the message was on its way.
 	case from.side != n.side:
 		w.holdLost(from, c, m)
+	// This end is closed already: the sender gets a reset.
 	case !c.open[side]:
 		if c.open[1-side] && from.status == running {
 			w.schedule(w.latency(n.index, from.index), event{kind: connClosed, node: from.index, peer: n.index, conn: c})
@@ -265,7 +282,7 @@ func (w *World) arrive(n *node, c *conn, m overlay.Message) {
 	}
 }
 
-// holdLost keeps a message that did not get through until it is sent again.
+// holdLost keeps a message that was lost, until it is sent again.
 func (w *World) holdLost(from *node, c *conn, m overlay.Message) {
 	side := c.side(from)
 	if len(c.unsent[side]) < maxUnsent {
@@ -277,6 +294,7 @@ func (w *World) holdLost(from *node, c *conn, m overlay.Message) {
 	}
 }
 
+// resendHeld sends lost messages again, or waits longer if the network is still cut.
 func (w *World) resendHeld(n *node, c *conn) {
 	side := c.side(n)
 	to := c.other(n)
@@ -297,46 +315,48 @@ func (w *World) resendHeld(n *node, c *conn) {
 	}
 }
 
-// hangUp closes n's end of a connection; the other hears of it.
+// hangUp closes n's end of a connection. The other end hears of it one message later.
 func (w *World) hangUp(n *node, c *conn) {
 	w.closeEnd(n, c)
 	if to := c.other(n); c.open[c.side(to)] {
-		at := max(w.now+w.latency(n.index, to.index), c.lastArrival[c.side(n)]) // after what was written
+		at := max(w.now+w.latency(n.index, to.index), c.lastArrival[c.side(n)]) // after the messages that were written before
 		w.queue.push(at, event{kind: connClosed, node: to.index, peer: n.index, conn: c})
 	}
 }
 
-// closeEnd forgets n's end of a connection.
+// closeEnd removes n's end of a connection.
 func (w *World) closeEnd(n *node, c *conn) {
 	c.open[c.side(n)] = false
 	n.conns = slices.DeleteFunc(n.conns, func(x endpoint) bool { return x.conn == c })
 }
 
 func (w *World) handleHangUp(n *node, c *conn) {
+	// During a cut the reset is lost, and the timeout ends the connection.
 	if from := c.other(n); n.side == from.side {
 		w.loseConn(n, c)
 	}
 }
 
-// loseConn ends a connection whose other end is gone.
+// loseConn ends n's end of a connection whose other end is gone.
 func (w *World) loseConn(n *node, c *conn) {
 	if !c.open[c.side(n)] || n.status != running {
 		return
 	}
 	w.closeEnd(n, c)
+	// Disconnected means that the last connection to the peer is gone.
 	if p := c.other(n); n.conn(p.index) == nil {
 		w.deliver(n, delivery{in: overlay.Disconnected{Peer: p.id}})
 	}
 }
 
-// closeConns closes all connections of n to a peer which does not answer.
+// closeConns closes all connections of n to a peer that does not answer.
 func (w *World) closeConns(n *node, peer int32) {
 	for c := n.conn(peer); c != nil; c = n.conn(peer) {
 		w.hangUp(n, c)
 	}
 }
 
-// connTimeout returns how long a connection lives on which nothing comes back.
+// connTimeout returns how long a connection lives on which no answer comes back.
 func (w *World) connTimeout() time.Duration {
 	life := w.rules.ConnTimeout
 	if life == 0 {
@@ -345,8 +365,8 @@ func (w *World) connTimeout() time.Duration {
 	return life + w.randomBelow(connTimeoutJitter)
 }
 
-// handleConnTimeout ends a connection that has been cut for too long, or all of a node that
-// has been silent for as long.
+// handleConnTimeout ends a connection that has been cut for too long. Without a
+// connection in the event, it ends all those of a node that has been silent for as long.
 func (w *World) handleConnTimeout(n *node, e event) {
 	if e.conn == nil {
 		if n.status == silent && e.incarnation == n.incarnation {
@@ -357,17 +377,18 @@ func (w *World) handleConnTimeout(n *node, e event) {
 		}
 		return
 	}
+	// The number of the cut shows that it is still the same one.
 	if a, b := e.conn.ends[0], e.conn.ends[1]; a.side != b.side && int(e.incarnation) == w.cuts {
 		w.loseConn(a, e.conn)
 		w.loseConn(b, e.conn)
 	}
 }
 
-// scheduleTopic plays pubsub: a while after both have let the other onto the topic
-// both see it, and no more when one has closed the door.
+// scheduleTopic models pubsub: some time after both nodes have admitted each other to the
+// topic, both see that; and so when one of them ends it.
 func (w *World) scheduleTopic(n *node, peer int32) {
 	p := w.nodes[peer]
-	if b := p.bond(n.index, false); b == nil || !b.admitted {
+	if b := p.peerState(n.index); b == nil || !b.admitted {
 		return
 	}
 	there := 2 * w.latency(n.index, peer)
@@ -375,10 +396,10 @@ func (w *World) scheduleTopic(n *node, peer int32) {
 	w.schedule(there, event{kind: topicUpdate, node: peer, peer: n.index})
 }
 
-// onTopic tells whether n can see the peer on the topic.
+// onTopic reports whether n can see the peer on the topic.
 func (w *World) onTopic(n *node, peer int32) bool {
 	p := w.nodes[peer]
-	b, back := n.bond(peer, false), p.bond(n.index, false)
+	b, back := n.peerState(peer), p.peerState(n.index)
 	return b != nil && b.admitted && back != nil && back.admitted && p.status == running && n.conn(peer) != nil && p.conn(n.index) != nil
 }
 
@@ -388,7 +409,7 @@ func (w *World) updateTopic(n *node, peer int32) {
 		return
 	}
 	seen := w.onTopic(n, peer)
-	if b := n.bond(peer, false); b != nil && b.onTopic != seen {
+	if b := n.peerState(peer); b != nil && b.onTopic != seen {
 		b.onTopic = seen
 		w.deliver(n, delivery{in: overlay.OnTopic{Peer: p.id, Present: seen}})
 	}

@@ -61,7 +61,7 @@ func (w *World) say(from, to int32, number int) {
 	w.tell(from, overlay.Send{To: overlay.Contact{ID: w.nodes[to].id}, Message: overlay.Keepalive{Degree: number}})
 }
 
-// numbers returns the messages a node has received.
+// numbers returns the messages per node has received.
 func (w *World) numbers(i int32) (list []int) {
 	for _, h := range w.probe(i).heard {
 		if r, ok := h.in.(overlay.Received); ok {

@@ -10,10 +10,10 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
-// Original is the membership protocol of the Node.js library, version 0.2.2, as
-// its source and runs of it show: the yardstick. Its peers are TCP connections,
-// which nobody watches: a link to a dead machine ends when TCP gives up, after a
-// quarter of an hour. What it pings is the seed's address; here, the seed.
+// Original is the membership protocol of the Node.js library, version 0.2.2, as read from
+// its source and seen in runs. It is the yardstick. Its peers are TCP connections without
+// a keepalive: a link to a dead machine ends when TCP gives up, after a quarter of an
+// hour. The library pings the address of the seed; this model pings the seed.
 var Original = Rules{
 	Name:        "original",
 	ConnTimeout: 15 * time.Minute,
@@ -27,31 +27,31 @@ const (
 	oldPingTimeout = 3 * time.Second
 )
 
-// A packet is a line of the original's protocol.
+// A packet is one message of the original's protocol.
 type packet struct {
 	overlay.Message
 	what   packetKind
-	number uint64  // of what is flooded
-	origin peer.ID // who asks
+	number uint64  // identifies a flooded packet
+	origin peer.ID // the node that asks
 	target peer.ID // of a ping
-	socket uint64  // of a handshake, its answer and the end
+	socket uint64  // identifies the socket of a handshake
 }
 
 type packetKind uint8
 
 const (
-	packetAsk       packetKind = iota // peer request of a stranger
-	packetRequest                     // peer request, flooded
+	packetAsk       packetKind = iota // a peer request from a node outside the network
+	packetRequest                     // a peer request, flooded
 	packetPing                        // flooded
-	packetPong                        // straight to who asked
-	packetHandshake                   // the acceptor dials
+	packetPong                        // sent directly to the node that pinged
+	packetHandshake                   // sent by the node that accepts a peer request, which dials
 	packetAck
-	packetClose // the end of a socket, which costs no message
+	packetClose // the end of a socket, which is not a message
 )
 
-// fresh tells whether the original opens a socket for p, to the address that the
-// receiver has advertised, whatever sockets there are.
-func (p *packet) fresh() bool {
+// needsNewSocket reports whether the original opens a socket for p, to the address that
+// the receiver has advertised, even if there is one already.
+func (p *packet) needsNewSocket() bool {
 	return p.what == packetAsk || p.what == packetHandshake || p.what == packetPong
 }
 
@@ -62,10 +62,10 @@ type original struct {
 
 	tick       time.Time
 	peers      []oldPeer
-	handshakes []oldPeer // handshakes under way
+	handshakes []oldPeer // under way
 	seen       map[uint64]struct{}
 	pings      []oldPing
-	netsplit   bool // for ever: resetting it was misspelt
+	netsplit   bool // never reset: the original misspells the name where it means to
 	out        []overlay.Output
 }
 
@@ -171,6 +171,7 @@ func (s *original) hasPeer(id peer.ID) bool {
 
 func (s *original) handlePacket(from peer.ID, p *packet) {
 	if p.what == packetRequest || p.what == packetPing {
+		// A flood is passed on once, and only if it came from a peer.
 		if _, ok := s.seen[p.number]; ok || !s.hasPeer(from) {
 			return
 		}
@@ -181,6 +182,7 @@ func (s *original) handlePacket(from peer.ID, p *packet) {
 		s.flood(&packet{what: packetRequest, origin: p.origin})
 		s.answerRequest(p.origin)
 	case packetRequest:
+		// The first node with room keeps the request; the others pass it on.
 		if p.origin != s.id && !s.answerRequest(p.origin) {
 			s.forward(p, from)
 		}
@@ -204,7 +206,8 @@ func (s *original) handlePacket(from peer.ID, p *packet) {
 	}
 }
 
-// answerRequest accepts a request, by a dial, or leaves it to others.
+// answerRequest accepts a peer request, by a dial, or reports false: then other nodes
+// have to.
 func (s *original) answerRequest(origin peer.ID) bool {
 	switch {
 	case origin == s.id || len(s.peers) >= Max || s.hasPeer(origin):
@@ -218,8 +221,8 @@ func (s *original) answerRequest(origin peer.ID) bool {
 	return true
 }
 
-// addPeer makes a peer of who is at the other end of a socket, or destroys it: so
-// two that dial each other at once have two sockets, and end up with none.
+// addPeer makes the node at the other end of a socket a peer, or closes the socket. So
+// two nodes that dial each other at once have two sockets, and end up with none.
 func (s *original) addPeer(p oldPeer) bool {
 	if len(s.peers) >= Max || s.hasPeer(p.id) {
 		s.send(p.id, &packet{what: packetClose, socket: p.socket})
@@ -230,7 +233,7 @@ func (s *original) addPeer(p oldPeer) bool {
 	return true
 }
 
-// endSockets drops the sockets that match.
+// endSockets ends the sockets that match.
 func (s *original) endSockets(match func(oldPeer) bool) {
 	s.handshakes = slices.DeleteFunc(s.handshakes, match)
 	s.peers = slices.DeleteFunc(s.peers, func(p oldPeer) bool {

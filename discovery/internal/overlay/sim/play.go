@@ -6,63 +6,65 @@ import (
 	"time"
 )
 
-// A Case is a plot that is played again and again, each time with another seed, and
-// what is measured in it.
+// A Case is a scenario that is played many times, each time with another seed, and the
+// figures that are measured in it.
 type Case struct {
 	Name        string
 	Description string
-	// Percent of the nodes is what the plot is about, if it is about some of them.
+	// Percent is the share of the nodes that the scenario is about; zero if it is about
+	// all.
 	Percent int
-	// MinNodes is the smallest network that it makes sense with, FixedNodes the size if it
-	// is always the same.
+	// MinNodes is the smallest network that the case makes sense with. FixedNodes is its
+	// size if that never varies.
 	MinNodes, FixedNodes int
 
-	smokesignalOnly bool // about something that the original cannot do
+	smokesignalOnly bool // the original cannot do this
 	play            func(r *run)
 }
 
-// MaxNodes is the most a world can hold.
+// MaxNodes is the largest number of nodes in a World.
 const MaxNodes = 500_000
 
-// Fits tells whether the case makes sense with these rules and so many nodes.
+// Fits reports whether the case makes sense with these rules and that number of nodes.
 func (c Case) Fits(rules Rules, nodes int) bool {
 	return nodes >= c.MinNodes && (!c.smokesignalOnly || rules.Name == Smokesignal.Name)
 }
 
-// A Figure is what one run measured; what never happened is infinite.
+// A Figure is a value that one run measured. A duration is infinite if the event never
+// happened.
 type Figure struct {
 	Name  string
-	Unit  string // "s", "%", or nothing
+	Unit  string // "s", "%", or empty
 	Value float64
 	Bar   Bar
 }
 
-// A Bar is what a figure is held to: the worst of all runs, and sometimes their
-// median too. The zero Bar holds it to nothing.
+// A Bar is the limit of a figure: for the worst of all runs, and sometimes for their
+// median too. The zero Bar has no limit.
 type Bar struct {
 	Set     bool
-	AtLeast bool // Worst is the least that will do, instead of the most
+	AtLeast bool // Worst and Median are lower limits instead of upper ones
 	Worst   float64
-	Median  float64 // NaN for none
+	Median  float64 // NaN for no limit
 }
 
 func atMost(x float64) Bar  { return Bar{Set: true, Worst: x, Median: math.NaN()} }
 func atLeast(x float64) Bar { return Bar{Set: true, AtLeast: true, Worst: x, Median: math.NaN()} }
 
-// Options are how a case is played.
+// Options say how a case is played.
 type Options struct {
 	Rules Rules
 	Nodes int
 	Seed  uint64
 	// Encode sends every message through its encoding.
 	Encode bool
-	// Trace is told what happens to nodes and links, Frame what there is to be
-	// drawn. Both may be nil.
+	// Trace is called with what happens to nodes and links, and Frame when there is
+	// something to draw. Both may be nil.
 	Trace func(at time.Duration, text string)
 	Frame func(name string, w *World)
 }
 
-// Play plays a case once. The hash is that of all events.
+// Play plays a case once. It returns the figures and a hash of all events.
 func (c Case) Play(o Options) (figures []Figure, hash uint64) {
 	w := New(o.Rules, o.Seed)
 	w.Trace, w.Encode = o.Trace, o.Encode
@@ -84,7 +86,7 @@ type run struct {
 	n       int
 	percent int
 	rand    *rand.Rand
-	before  Counts // at mark
+	before  Counts // the counts at the time of startCount
 	figures []Figure
 	draw    func(name string, w *World)
 }
@@ -99,7 +101,7 @@ func (r *run) addFigure(name, unit string, value float64, bar Bar) {
 	r.figures = append(r.figures, Figure{name, unit, value, bar})
 }
 
-// isLarge networks are looked at less often.
+// isLarge reports whether the network is so large that it is measured less often.
 func (r *run) isLarge() bool { return r.n >= 10_000 }
 
 func (r *run) sampleInterval() time.Duration {
@@ -109,8 +111,8 @@ func (r *run) sampleInterval() time.Duration {
 	return 200 * time.Millisecond
 }
 
-// timeUntilWhole runs for d and returns after how many seconds the network was in one part
-// for good, seen at the end of a step; infinite if it ends in parts.
+// timeUntilWhole runs for d. It returns the seconds until the network was in one part and
+// stayed so, measured once per sampleInterval; infinity if it ends in several parts.
 func (r *run) timeUntilWhole(d time.Duration) float64 {
 	begin, last := r.w.Now(), time.Duration(0)
 	parted := !r.w.Whole()
@@ -129,7 +131,7 @@ func (r *run) timeUntilWhole(d time.Duration) float64 {
 	return last.Seconds()
 }
 
-// startBurst starts all nodes within a second. The seeds, which are the first ones,
+// startBurst starts all nodes within a second. The seeds, which are the first nodes,
 // start at once.
 func (r *run) startBurst(seeds ...int32) {
 	for i := range r.n {
@@ -141,14 +143,16 @@ func (r *run) startBurst(seeds ...int32) {
 	}
 }
 
-// startSettled returns after the network has gathered and mixed for a minute.
+// startSettled starts all nodes, and returns after they have gathered and mixed for a
+// minute.
 func (r *run) startSettled(seeds ...int32) {
 	r.startBurst(seeds...)
 	r.w.Run(time.Minute)
 	r.drawFrame("before")
 }
 
-// chooseNodes returns a random percentage of the nodes, those named among them.
+// chooseNodes returns a random share of the nodes in percent, which includes those in
+// among.
 func (r *run) chooseNodes(percent int, among ...int32) []int32 {
 	picked := make([]bool, r.n)
 	list := append([]int32(nil), among...)
@@ -166,13 +170,14 @@ func (r *run) chooseNodes(percent int, among ...int32) []int32 {
 	return list
 }
 
-// startCount begins to count anew and returns the time.
+// startCount begins to count messages and dials anew, and returns the time.
 func (r *run) startCount() time.Duration {
 	r.before = r.w.Counts
 	return r.w.Now()
 }
 
-// addCosts adds what the nodes that are left did since begin, the time of mark.
+// addCosts adds what the running nodes did per second since begin, the time of
+// startCount.
 func (r *run) addCosts(begin time.Duration) {
 	alive := 0
 	for i := range r.w.Len() {
@@ -181,6 +186,6 @@ func (r *run) addCosts(begin time.Duration) {
 		}
 	}
 	per := float64(alive) * (r.w.Now() - begin).Seconds()
-	r.addFigure("messages a node and second", "", float64(r.w.Total()-r.before.Total())/per, Bar{})
-	r.addFigure("dials a node and second", "", float64(r.w.Dials-r.before.Dials)/per, Bar{})
+	r.addFigure("messages per node per second", "", float64(r.w.Total()-r.before.Total())/per, Bar{})
+	r.addFigure("dials per node per second", "", float64(r.w.Dials-r.before.Dials)/per, Bar{})
 }

@@ -10,20 +10,20 @@ import (
 type kind uint8
 
 const (
-	nodeStart      kind = iota // node begins
-	timerDue                   // node's state machine wanted to be called
-	watchdogDue                // node's watchdog wanted to be called
-	messageArrival             // a message of peer is at node, over conn
-	dialEnd                    // node's dial has ended
-	connClosed                 // node hears that peer has closed conn
-	connTimedOut               // conn has been cut, or its peer silent, for too long
-	resendDue                  // node sends again what was lost on conn
-	topicUpdate                // node hears whether peer is on the topic
-	lateDeliveries             // node, which is slow, looks at what has come
-	script                     // a fault, or another part of the plot
+	nodeStart      kind = iota // node starts
+	timerDue                   // the machine of node wanted to be called
+	watchdogDue                // the watchdog of node wanted to be called
+	messageArrival             // a message of peer arrives at node over conn
+	dialEnd                    // the dial of node has ended
+	connClosed                 // peer has closed conn, and node hears of it
+	connTimedOut               // conn was cut for too long, or its peer silent
+	resendDue                  // node sends the lost messages on conn again
+	topicUpdate                // node may see that peer has joined or left the topic
+	lateDeliveries             // node, which is slow, handles its deliveries
+	script                     // a fault, or another step of the scenario
 )
 
-// An event happens to node, if that is still in the life it was meant for.
+// An event happens to node. Some events count only if node has not been restarted since.
 type event struct {
 	kind        kind
 	node        int32
@@ -35,10 +35,9 @@ type event struct {
 	do          func()
 }
 
-// A queue holds the events to come. It is a heap of four children a node, which
-// has no pointers in it, so that the collector need not look at it; the events
-// themselves stay where they are. Of two events at one time the first added
-// comes first.
+// A queue holds the future events. It is a heap with four children per element. The heap
+// has no pointers, so the garbage collector skips it; the events themselves never move.
+// Of two events at one time, the one that was added first comes first.
 type queue struct {
 	heap   []key
 	events []event
@@ -78,7 +77,7 @@ func (q *queue) push(at time.Duration, e event) {
 	q.heap[i] = k
 }
 
-// nextTime returns when the first event is.
+// nextTime returns the time of the first event.
 func (q *queue) nextTime() (time.Duration, bool) {
 	if len(q.heap) == 0 {
 		return 0, false
@@ -86,7 +85,7 @@ func (q *queue) nextTime() (time.Duration, bool) {
 	return q.heap[0].at, true
 }
 
-// pop removes the first event.
+// pop removes and returns the first event.
 func (q *queue) pop() event {
 	slot := q.heap[0].slot
 	e := q.events[slot]

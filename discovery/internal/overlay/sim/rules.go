@@ -16,22 +16,22 @@ type Machine interface {
 	Next(now time.Time) time.Time
 }
 
-// Rules make the machines of a run.
+// Rules are the membership protocol of a run.
 type Rules struct {
 	Name string
-	// New returns the machine of a node. life tells it from earlier ones of that id;
-	// what it takes for chance must come from r.
+	// New returns the machine of a node. The number life distinguishes it from earlier
+	// ones with that id. All its randomness must come from r.
 	New func(id peer.ID, life uint64, seeds []peer.ID, r *rand.Rand) Machine
 	// Watchdog adds the watchdog of package health to each node.
 	Watchdog bool
-	// Pending is emitted before Linked.
+	// Pending says that the machine emits Pending before Linked.
 	Pending bool
-	// ConnTimeout is how long a connection lives on which nothing comes back; zero means
-	// 30 to 40 seconds, as yamux and QUIC have it.
+	// ConnTimeout is how long a connection lives on which no answer comes back. Zero
+	// means 30 to 40 seconds, as with yamux and QUIC.
 	ConnTimeout time.Duration
 }
 
-// Limits of the peer list in all runs: smokesignal's defaults.
+// The limits of the peer list in all runs, which are the defaults of smokesignal.
 const (
 	Min = 3
 	Max = 5

@@ -19,7 +19,7 @@ type Row struct {
 	Seed   uint64 // of the worst run
 }
 
-// Met tells whether the row keeps to its bar.
+// Met reports whether the row is within its bar.
 func (r Row) Met() bool {
 	switch {
 	case !r.Bar.Set:
@@ -32,13 +32,13 @@ func (r Row) Met() bool {
 	return r.Worst <= r.Bar.Worst && !(r.Median > r.Bar.Median)
 }
 
-// Missed returns the rows that do not keep to their bars.
+// Missed returns the rows that are not within their bars.
 func Missed(rows []Row) []Row {
 	return slices.DeleteFunc(slices.Clone(rows), Row.Met)
 }
 
-// DefaultRuns is how often a case is played at a size, for the worst of all to mean
-// something.
+// DefaultRuns returns how often a case is played with that number of nodes, so that the
+// worst run says something.
 func DefaultRuns(nodes int) int {
 	switch {
 	case nodes >= 10_000:
@@ -49,8 +49,8 @@ func DefaultRuns(nodes int) int {
 	return 20
 }
 
-// Measure plays a case so often, with o.Seed and the seeds that follow it, as many
-// at once as there are processors. Only the first run is traced and drawn.
+// Measure plays a case that many times, with o.Seed and the seeds that follow it, as many
+// runs at once as there are processors. Only the first run is traced and drawn.
 func Measure(c Case, o Options, runs int) []Row {
 	all := make([][]Figure, runs)
 	var tasks sync.WaitGroup
@@ -86,13 +86,13 @@ func Measure(c Case, o Options, runs int) []Row {
 	return rows
 }
 
-// WithBar returns the rows that are held to a bar.
+// WithBar returns the rows that have a bar.
 func WithBar(rows []Row) []Row {
 	return slices.DeleteFunc(slices.Clone(rows), func(r Row) bool { return !r.Bar.Set })
 }
 
 // PrintHead writes the title of a case and the head of its table, in Markdown. With a
-// yardstick there are two columns more.
+// yardstick the table has two more columns.
 func PrintHead(out io.Writer, c Case, yardstick bool) error {
 	head := "| nodes | | median | worst | bar | |\n|---|---|---|---|---|---|"
 	if yardstick {
@@ -102,7 +102,8 @@ func PrintHead(out io.Writer, c Case, yardstick bool) error {
 	return err
 }
 
-// PrintRows writes rows below a head, beside those of the yardstick unless it is nil.
+// PrintRows writes rows below a head, beside the rows of the yardstick unless those are
+// nil.
 func PrintRows(out io.Writer, rows, yardstick []Row) error {
 	for i, r := range rows {
 		bar, verdict := "", ""

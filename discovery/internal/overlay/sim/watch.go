@@ -7,45 +7,45 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
-// This file is a small model of the watchdog in package health, which is above
-// the overlay and may not be imported here. It has that one's pacing, so that the
-// messages it costs are counted: one ping serves all, the seed answers with a
-// flood, and who hears one stays silent for 10 to 15 seconds. It leaves out
-// signatures, addresses and restarted seeds, the limit of signals per neighbour,
-// and that a verdict waits when the machine is late.
+// This file is a small model of the watchdog in package health, which cannot be imported
+// here. The model has the same pauses, so that its messages are counted: one ping serves
+// all nodes, the seed answers with a flood, and a node that hears a ping sends none
+// itself for 10 to 15 seconds. The model leaves out signatures, addresses, restarted
+// seeds, the limit of signals per neighbor, and the delay of a verdict when the machine
+// is late.
 
 const (
 	pingInterval = 10 * time.Second
 	pingTimeout  = 3 * time.Second
 )
 
-// A signal is flooded: a ping for a seed, or the seed's answer.
+// A signal is flooded: a ping for a seed, or the answer of the seed.
 type signal struct {
-	overlay.Message // none; so that it travels as one
+	overlay.Message // always nil; it makes a signal a Message
 	pong            bool
 	target          int32
-	number          uint64 // rises with every signal
+	number          uint64 // higher than in all signals before
 }
 
-// watch is what a node knows of the seeds, its own and those of others.
+// watch is what a node knows of the seeds, its own and those of other nodes.
 type watch struct {
 	list  []seedWatch
 	wake  time.Duration
 	armed time.Duration
 }
 
-// seedWatch is one seed; the fields are those of package health.
+// seedWatch is one seed; its fields are those of package health.
 type seedWatch struct {
 	target      int32
-	seed        int // the node's number of it, or -1
+	seed        int // its index among the seeds of the node, or -1
 	known       bool
 	lost        bool
 	lastHeard   time.Duration
 	silentSince time.Duration
-	pingSince   time.Duration // zero for none
+	pingSince   time.Duration // when the first unanswered ping was sent; zero if there is none
 	next        time.Duration
-	lastPing    time.Duration // when a ping was last passed on, or answered; -1 for never
-	lastAnswer  uint64        // of the last answer
+	lastPing    time.Duration // when a ping was last passed on or answered; -1 for never
+	lastAnswer  uint64        // the number of the last answer
 }
 
 // watchedSeed returns what n knows of the seed target.
@@ -65,7 +65,7 @@ func (n *node) watchedSeed(target int32) *seedWatch {
 	return &n.watch.list[len(n.watch.list)-1]
 }
 
-// randomBelow returns a random time below d.
+// randomBelow returns a random duration below d.
 func (w *World) randomBelow(d time.Duration) time.Duration {
 	if d <= 0 {
 		return 0
@@ -73,11 +73,12 @@ func (w *World) randomBelow(d time.Duration) time.Duration {
 	return time.Duration(w.rand.Uint64N(uint64(d)))
 }
 
-// watchNewNeighbor is called when n has a new link, to peer.
+// watchNewNeighbor is called when n has a new link to peer.
 func (w *World) watchNewNeighbor(n *node, peer int32) {
 	if !w.rules.Watchdog {
 		return
 	}
+	// Without links no seed could be heard, so its silence begins now.
 	if n.degree() == 1 {
 		w.restartWatch(n, pingInterval/2, pingInterval/2)
 	}
@@ -85,7 +86,7 @@ func (w *World) watchNewNeighbor(n *node, peer int32) {
 	w.armWatch(n)
 }
 
-// heardOver notes that something came over the link to a peer.
+// heardOver notes a message over the link to a peer, which may be a seed.
 func (w *World) heardOver(n *node, peer int32) {
 	if !w.rules.Watchdog || !slices.Contains(n.seeds, peer) || !n.linkedTo(peer) {
 		return
@@ -116,7 +117,7 @@ func (w *World) heardSeed(n *node, x *seedWatch) {
 	}
 }
 
-// foundSeed says that discovery has reached a seed.
+// foundSeed notes that the node has reached a seed by a dial.
 func (w *World) foundSeed(n *node, seed int) {
 	if w.rules.Watchdog {
 		w.heardSeed(n, n.watchedSeed(n.seeds[seed]))
@@ -124,7 +125,7 @@ func (w *World) foundSeed(n *node, seed int) {
 	}
 }
 
-// verdict returns when x is lost if it is not heard before; zero for never.
+// verdict returns when x is lost unless it is heard before; zero means never.
 func (x *seedWatch) verdict() time.Duration {
 	if !x.known || x.lost || x.pingSince == 0 {
 		return 0
@@ -160,7 +161,7 @@ func (w *World) watchDue(n *node, life uint32) {
 	n.watch.armed = 0
 	if n.status != running || n.asleep || n.degree() == 0 {
 		n.watch.wake = 0
-		return // armed again by the next neighbour, or on waking up
+		return // armWatch is called again for the next neighbor, or on waking up
 	}
 	for i := range n.watch.list {
 		x := &n.watch.list[i]
@@ -168,6 +169,8 @@ func (w *World) watchDue(n *node, life uint32) {
 			continue
 		}
 		if w.now >= x.next {
+			// A ping of another node is under way, and its answer will be heard here,
+			// too.
 			if x.lastPing >= 0 && w.now-x.lastPing < pingInterval/2 {
 				x.next = x.lastPing + pingInterval/2
 			} else {
@@ -185,9 +188,11 @@ func (w *World) watchDue(n *node, life uint32) {
 	w.armWatch(n)
 }
 
-// notePing records that a ping is on its way.
+// notePing records that a ping is under way.
 func (w *World) notePing(n *node, x *seedWatch, own bool) {
 	x.lastPing = w.now
+	// A seed that was heard just now is not under suspicion because another node pings
+	// it.
 	if x.seed < 0 || !own && x.known && w.now-x.lastHeard < pingInterval/2 {
 		return
 	}
@@ -212,6 +217,7 @@ func (w *World) flood(n *node, s *signal, except int32) {
 func (w *World) hearSignal(n *node, from int32, s *signal) {
 	x := n.watchedSeed(s.target)
 	if s.pong {
+		// Only a newer answer is passed on, so the flood ends.
 		if s.number <= x.lastAnswer || s.target == n.index {
 			return
 		}
@@ -223,6 +229,7 @@ func (w *World) hearSignal(n *node, from int32, s *signal) {
 		w.armWatch(n)
 		return
 	}
+	// One ping per half an interval is passed on, from whichever node it comes.
 	if x.lastPing >= 0 && w.now-x.lastPing < pingInterval/2 {
 		return
 	}

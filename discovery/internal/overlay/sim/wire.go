@@ -19,8 +19,8 @@ func (w *World) newRecord(n *node) overlay.RecordRenewed {
 	return overlay.RecordRenewed{Record: binary.BigEndian.AppendUint64([]byte(n.id), n.record), Seq: n.record}
 }
 
-// contactFromRecord returns who has sealed a record. All contacts of a node share its id, so
-// that comparing ids finds them in the processor's cache.
+// contactFromRecord returns the contact in a record. All contacts of a node share its id,
+// so that comparing ids finds them in the cache of the processor.
 func (w *World) contactFromRecord(record []byte) overlay.Contact {
 	cut := len(record) - 8
 	if cut < idLen {
@@ -43,6 +43,7 @@ func (w *World) senderContact(from *node, m overlay.Message) overlay.Contact {
 	case overlay.Accept:
 		record = m.Record
 	case overlay.Shuffle:
+		// Its sender is the origin only if nobody has passed it on.
 		if len(m.Path) == 1 {
 			record = m.Origin.Record
 		}
@@ -53,8 +54,7 @@ func (w *World) senderContact(from *node, m overlay.Message) overlay.Contact {
 	return overlay.Contact{ID: from.id}
 }
 
-// throughWire sends m through its encoding, and opens the records as package discovery
-// does.
+// throughWire encodes and decodes m, and opens its records as package discovery does.
 func (w *World) throughWire(m overlay.Message) overlay.Message {
 	if s, ok := m.(*signal); ok {
 		return s

@@ -12,10 +12,10 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
-// A World is a network of simulated nodes. All it does follows from its seed. One
+// A World is a network of simulated nodes. Everything in it follows from its seed. One
 // goroutine at a time may use it.
 type World struct {
-	// Trace, if set, is told what happens to links and nodes.
+	// Trace, if set, is called with what happens to links and nodes.
 	Trace func(at time.Duration, text string)
 	// Encode sends every message through its encoding.
 	Encode bool
@@ -29,13 +29,13 @@ type World struct {
 	rand  *rand.Rand
 	nodes []*node
 	ids   strings.Builder
-	cuts  int                // partitions so far
-	side  func(i int32) int8 // of the partition, if there is one
-	finds uint64             // searches so far
+	cuts  int                // number of partitions so far
+	side  func(i int32) int8 // the side of each node in the present partition, or nil
+	finds uint64             // number of searches so far
 	hash  uint64
 
-	stepping   *node           // whose machine is at work
-	nextInputs []overlay.Input // what it has to be told next
+	stepping   *node           // the node whose machine is called at this moment
+	nextInputs []overlay.Input // inputs for that machine when the call has returned
 
 	Counts
 	onLocated func(n *node, o overlay.Located)
@@ -47,14 +47,14 @@ type status uint8
 const (
 	absent  status = iota // not started, crashed or left: its machine refuses dials
 	running               //
-	silent                // gone without a word
+	silent                // dead, and no peer was told
 )
 
 // A node is one node of the network.
 type node struct {
 	id          peer.ID
 	index       int32
-	incarnation uint32 // how often it was started
+	incarnation uint32 // number of starts
 	status      status
 	startedAt   time.Duration
 	machine     Machine
@@ -63,9 +63,9 @@ type node struct {
 
 	asleep      bool
 	undialable  bool
-	maxLateness time.Duration // how late it looks at what has come, at most
+	maxLateness time.Duration // the most that it handles messages and timers too late
 	side        int8          // of the partition
-	lastFault   time.Duration // the last one that hit it
+	lastFault   time.Duration // the time of the last fault that hit it
 
 	wakeAt     time.Duration // when the machine wants to be called; zero for never
 	timerAt    time.Duration // the earliest timer in the queue; zero for none
@@ -73,22 +73,23 @@ type node struct {
 	deliveries []delivery
 
 	conns       []endpoint    // the oldest first
-	trimmedAt   time.Duration // when there were too many of them
+	trimmedAt   time.Duration // when connections were trimmed last
 	dials       []*dial
-	activeDials int // dials under way
+	activeDials int // dials that count against the bound
 	peerStates  []peerState
 	partings    []parting
 	watch       watch
 }
 
-// A letter waits until a slow or sleeping node looks at it.
+// A delivery is a message or another input for a node. It waits while the node is slow or
+// asleep.
 type delivery struct {
 	from   int32
 	in     overlay.Input
 	signal *signal
 }
 
-// maxDeliveries bounds the letters.
+// maxDeliveries bounds the waiting deliveries of a node.
 const maxDeliveries = 1024
 
 // epoch is the time of day at which every run begins.
@@ -102,19 +103,19 @@ func New(rules Rules, seed uint64) *World {
 // Now returns the time since the run began.
 func (w *World) Now() time.Duration { return w.now }
 
-// Hash returns a digest of all that has happened.
+// Hash returns a digest of all events so far.
 func (w *World) Hash() uint64 { return w.hash }
 
-// Len returns the number of nodes there ever were.
+// Len returns the number of nodes that were ever added.
 func (w *World) Len() int { return len(w.nodes) }
 
-// idLen is the length of the part of an id that tells the number of the node.
+// idLen is the length of the part of an id that holds the number of the node.
 const idLen = 7
 
-// Add makes a node that starts at once, or later by delay. Its seeds are nodes.
+// Add adds a node that starts after delay. Its seeds are the nodes with those numbers.
 func (w *World) Add(delay time.Duration, seeds ...int32) int32 {
 	i := int32(len(w.nodes))
-	// What follows the number is random, since rules may prefer some ids.
+	// The rest of the id is random, since the rules may prefer some ids.
 	n := &node{id: w.newID(fmt.Sprintf("n%06d-%08x", i, w.rand.Uint32())), index: i, seeds: seeds}
 	w.nodes = append(w.nodes, n)
 	if w.side != nil {
@@ -124,8 +125,8 @@ func (w *World) Add(delay time.Duration, seeds ...int32) int32 {
 	return i
 }
 
-// newID returns text as an id. The ids of neighbours lie beside each other, as they
-// are compared all the time.
+// newID returns text as an id. Ids share blocks of memory, as they are compared very
+// often.
 func (w *World) newID(text string) peer.ID {
 	const block = 1024
 	if w.ids.Len()+len(text) > w.ids.Cap() || w.ids.Cap() == 0 {
@@ -137,12 +138,13 @@ func (w *World) newID(text string) peer.ID {
 	return peer.ID(w.ids.String()[begin:])
 }
 
-// Start starts a node that was not started yet, or has crashed. It has the same
-// id and knows nothing.
+// Start starts a node that was not started yet, or has crashed. It has the same id and
+// has forgotten everything.
 func (w *World) Start(i int32, delay time.Duration) {
 	w.schedule(delay, event{kind: nodeStart, node: i})
 }
 
+// index returns the number of the node with that id.
 func (w *World) index(id peer.ID) (int32, bool) {
 	if len(id) < idLen {
 		return 0, false
@@ -156,7 +158,7 @@ func (w *World) index(id peer.ID) (int32, bool) {
 
 func (w *World) schedule(d time.Duration, e event) { w.queue.push(w.now+d, e) }
 
-// At lets do happen at d from now.
+// At calls do after d.
 func (w *World) At(d time.Duration, do func()) { w.schedule(d, event{kind: script, do: do}) }
 
 // Run plays the events of the next d.
@@ -191,8 +193,10 @@ func (w *World) handle(e event) {
 	case nodeStart:
 		w.startNode(n)
 	case timerDue:
+		// An earlier timer has taken the place of this one, or the node was restarted.
 		if e.incarnation == n.incarnation && n.timerAt == w.now {
 			n.timerAt = 0
+			// The machine may have put off its timer since.
 			if n.wakeAt != 0 && n.wakeAt <= w.now {
 				n.wakeAt = 0
 				w.deliver(n, delivery{in: overlay.Tick{}})
@@ -231,7 +235,7 @@ func (w *World) startNode(n *node) {
 	n.status, n.startedAt = running, w.now
 	n.asleep, n.wakeAt, n.timerAt, n.turnAt = false, 0, 0, 0
 	for _, c := range n.conns {
-		c.open[c.side(n)] = false // the kernel answers for the dead with a reset
+		c.open[c.side(n)] = false // the kernel answers messages for the dead process with a reset
 	}
 	n.deliveries, n.conns, n.dials, n.activeDials, n.peerStates, n.partings = nil, nil, nil, 0, nil, nil
 	n.watch = watch{}
@@ -246,7 +250,7 @@ func (w *World) startNode(n *node) {
 	w.step(n, overlay.Tick{})
 }
 
-// deliver hands an input to a node: at once, or when it wakes up or gets round to it.
+// deliver gives an input to a node: at once, or when a slow or sleeping node gets to it.
 func (w *World) deliver(n *node, l delivery) {
 	if n.status != running {
 		return
@@ -256,7 +260,7 @@ func (w *World) deliver(n *node, l delivery) {
 		return
 	}
 	if _, ok := l.in.(overlay.Tick); ok && (n.asleep || len(n.deliveries) > 0) {
-		return // it gets one in any case
+		return // the node gets a Tick after its deliveries in any case
 	}
 	if len(n.deliveries) < maxDeliveries {
 		n.deliveries = append(n.deliveries, l)
@@ -268,7 +272,7 @@ func (w *World) deliver(n *node, l delivery) {
 	}
 }
 
-// handleLateDeliveries lets a slow node look at all that has come.
+// handleLateDeliveries lets a slow node handle all its deliveries.
 func (w *World) handleLateDeliveries(n *node) {
 	n.turnAt = 0
 	if n.asleep || n.status != running {
@@ -287,6 +291,8 @@ func (w *World) handleDelivery(n *node, l delivery) {
 		w.hearSignal(n, l.from, l.signal)
 		return
 	}
+	// The machine cannot be called while it is called: the input waits until it has
+	// returned.
 	if w.stepping == n {
 		w.nextInputs = append(w.nextInputs, l.in)
 		return
@@ -296,7 +302,7 @@ func (w *World) handleDelivery(n *node, l delivery) {
 
 func (w *World) wallClock() time.Time { return epoch.Add(w.now) }
 
-// step feeds one input to a node's machine and does what that wants done.
+// step feeds one input to a node's machine and carries out the outputs.
 func (w *World) step(n *node, in overlay.Input) {
 	if n.status != running || n.asleep {
 		return
@@ -321,7 +327,7 @@ func (w *World) step(n *node, in overlay.Input) {
 	w.armTimer(n)
 }
 
-// armTimer sees to it that there is a timer when the node has to be woken.
+// armTimer makes sure that there is a timer event when the node wants to be woken.
 func (w *World) armTimer(n *node) {
 	if n.wakeAt == 0 || n.timerAt != 0 && n.timerAt <= n.wakeAt {
 		return

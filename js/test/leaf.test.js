@@ -1,4 +1,4 @@
-// A leaf without a node: two of them, and strangers.
+// Leaves without a node: two that are connected, or one with a libp2p that the test controls.
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
@@ -87,7 +87,7 @@ test('a slow handler holds back its sender, and nothing is lost', async (t) => {
   assert.equal(await b.peer(a.id).call('bytes'), all * data.length)
 })
 
-test('what cannot be sent is an error, and nothing is sent', async (t) => {
+test('an event that cannot be sent is an error', async (t) => {
   const [a, b] = await newPair(t)
   const peer = b.peer(a.id)
   await assert.rejects(peer.emit('*'), TypeError)
@@ -103,7 +103,7 @@ test('what cannot be sent is an error, and nothing is sent', async (t) => {
   await assert.rejects(peer.emit('x'), wire.ClosedError)
 })
 
-test('a call to which no answer comes has an unknown outcome', async (t) => {
+test('a call without an answer has an unknown outcome', async (t) => {
   const [a, b] = await newPair(t, { callTimeout: 200 })
   a.handle('never', () => new Promise(() => {}))
   await assert.rejects(b.peer(a.id).call('never'), wire.UnknownOutcomeError)
@@ -133,15 +133,15 @@ test('bad bytes end a stream, and nothing else', async (t) => {
       const ended = new Promise((resolve) => stream.addEventListener('close', resolve))
       for (const p of parts) stream.send(p)
       if (name === 'nothing') await stream.close()
-      if (protocol === wire.protocols.events) await ended // a stream of repair waits for a stranger to become a node
+      if (protocol === wire.protocols.events) await ended // a stream of repair waits, because the peer may yet turn out to be a node
     }
   }
   a.handle('well', () => 'yes')
   assert.equal(await b.peer(a.id).call('well'), 'yes')
 })
 
-/** A libp2p of which a leaf sees the messages of pubsub, and a node if it is told of one. */
-class Fake extends EventTarget {
+/** A libp2p in which the test makes up messages of pubsub, and a node. */
+class FakeLibp2p extends EventTarget {
   services = { pubsub: Object.assign(new EventTarget(), { subscribe () {}, unsubscribe () {}, getSubscribers: () => this.peers }) }
   peerStore = { get: async () => ({ protocols: [wire.protocols.overlay] }) }
   /** @type {any[]} */
@@ -167,15 +167,15 @@ class Fake extends EventTarget {
     this.connections = []
   }
 
-  /** @param {any} peer a node that has announced the topic */
-  node (peer) {
+  /** Adds a node that has announced the topic. @param {any} peer */
+  addNode (peer) {
     const streams = [{ direction: 'outbound', status: 'open', writeStatus: 'writable', protocol: '/floodsub/1.0.0' }]
     this.peers = [peer]
     this.connections = [{ remotePeer: peer, status: 'open', streams, newStream: async () => { throw new Error('none') } }]
     this.services.pubsub.dispatchEvent(new CustomEvent('subscription-change', { detail: { peerId: peer } }))
   }
 
-  /** @param {object} detail */
+  /** Lets a message of pubsub arrive. @param {object} detail */
   message (detail) {
     this.services.pubsub.dispatchEvent(new CustomEvent('message', { detail: { type: 'signed', topic: 'smokesignal/default', sequenceNumber: 1n, ...detail } }))
   }
@@ -188,7 +188,7 @@ const newKey = async () => {
 
 test('only the author speaks in its name', async (t) => {
   const [me, alice, mallory] = [await newKey(), await newKey(), await newKey()]
-  const libp2p = new Fake(me.id)
+  const libp2p = new FakeLibp2p(me.id)
   /** @type {unknown[]} */
   const errors = []
   const leaf = await join({ libp2p: /** @type {any} */ (libp2p), onError: (err) => errors.push(err) })
@@ -203,7 +203,7 @@ test('only the author speaks in its name', async (t) => {
   const data = (/** @type {number} */ first, /** @type {string} */ text) => wire.encodeBatch({
     session: '0102030405060708', start: 1n, first: BigInt(first), events: [wire.encodeEvent({ name: 'chat', args: [wire.encodeArg(text)] })]
   })
-  libp2p.message({ from: alice.id, key: mallory.key.publicKey, data: data(1, 'forged') }) // as floodsub lets it through
+  libp2p.message({ from: alice.id, key: mallory.key.publicKey, data: data(1, 'forged') }) // floodsub lets it through
   libp2p.message({ from: alice.id, type: 'unsigned', data: data(1, 'unsigned') })
   libp2p.message({ from: alice.id, key: alice.key.publicKey, topic: 'other', data: data(1, 'elsewhere') })
   libp2p.message({ from: me.id, key: me.key.publicKey, data: data(1, 'own') })
@@ -222,7 +222,7 @@ test('only the author speaks in its name', async (t) => {
 
 test('a message with many events leaves time for everything else', async (t) => {
   const [me, alice] = [await newKey(), await newKey()]
-  const libp2p = new Fake(me.id)
+  const libp2p = new FakeLibp2p(me.id)
   const leaf = await join({ libp2p: /** @type {any} */ (libp2p) })
   t.after(() => leaf.close())
   let ticks = 0
@@ -239,7 +239,7 @@ test('a message with many events leaves time for everything else', async (t) => 
   })
   await promise
   clearInterval(timer)
-  assert.ok(ticks >= 4, `${ticks} ticks`) // and 10 if the timer is never late
+  assert.ok(ticks >= 4, `${ticks} ticks`) // 10 if the timer is never late
 })
 
 test('many direct events that come at once leave time for everything else', async (t) => {
@@ -260,12 +260,12 @@ test('many direct events that come at once leave time for everything else', asyn
   const hello = wire.encodeFrame(wire.encodeHello({ session: new Uint8Array(8).fill(1), network: 'default', serial: 1n }))
   stream.send(wire.concat([hello, ...Array(100).fill(event)]))
   const passed = await promise
-  assert.ok(passed >= 4, `${passed} ticks`) // and 10 if the timer is never late
+  assert.ok(passed >= 4, `${passed} ticks`) // 10 if the timer is never late
 })
 
-test('strangers and slow handlers cannot make a leaf grow', async (t) => {
+test('other peers and slow handlers cannot make a leaf grow without bound', async (t) => {
   const [me, alice, bob] = [await newKey(), await newKey(), await newKey()]
-  const libp2p = new Fake(me.id)
+  const libp2p = new FakeLibp2p(me.id)
   const leaf = await join({ libp2p: /** @type {any} */ (libp2p) })
   t.after(() => leaf.close())
   const go = /** @type {PromiseWithResolvers<void>} */ (Promise.withResolvers())
@@ -292,7 +292,7 @@ test('strangers and slow handlers cannot make a leaf grow', async (t) => {
   assert.deepEqual({ queued: leaf.size.queued, raw, gaps }, { queued: 0, raw: 16 * 1024, gaps: 4096 })
 })
 
-test('of peers that are gone nothing is kept', async (t) => {
+test('nothing is kept of peers that are gone', async (t) => {
   const a = await newLeaf(t)
   const nobody = (await newKey()).id.toString()
   assert.throws(() => a.peer(nobody).on('', () => {}), TypeError)
@@ -304,7 +304,7 @@ test('of peers that are gone nothing is kept', async (t) => {
   assert.deepEqual(a.size, { peers: 0, lanes: 0, queued: 0 })
 })
 
-test('an original that the leaf signs is one', async () => {
+test('a leaf signs originals that can be opened', async () => {
   for (const type of /** @type {const} */ (['Ed25519', 'secp256k1', 'RSA'])) {
     const key = await generateKeyPair(/** @type {any} */ (type))
     const b = await wire.signOriginal(key, 'topic', Uint8Array.of(1, 2, 3))
@@ -314,7 +314,7 @@ test('an original that the leaf signs is one', async () => {
   }
 })
 
-test('the sequence number of an original begins with no zero', async (t) => {
+test('the sequence number of an original does not begin with a zero', async (t) => {
   const { key } = await newKey()
   t.mock.method(crypto, 'getRandomValues', (/** @type {Uint8Array} */ b) => b.fill(0))
   const seqno = [...wire.fields(await wire.signOriginal(key, 'topic', Uint8Array.of(1)))].find((f) => f.num === 3)?.bytes
@@ -322,7 +322,7 @@ test('the sequence number of an original begins with no zero', async (t) => {
 })
 
 test('the name of a network has at most 128 bytes', async () => {
-  const libp2p = /** @type {any} */ (new Fake((await newKey()).id))
+  const libp2p = /** @type {any} */ (new FakeLibp2p((await newKey()).id))
   await assert.rejects(join({ libp2p, network: 'ä'.repeat(65) }), TypeError)
   await (await join({ libp2p, network: 'ä'.repeat(64) })).close()
 })
@@ -351,14 +351,14 @@ test('a leaf that closes ends the streams of others', async (t) => {
 test('a leaf can be closed in its own callback', async (t) => {
   t.mock.timers.enable({ apis: ['setTimeout'] })
   const [me, node] = [await newKey(), await newKey()]
-  const libp2p = new Fake(me.id)
+  const libp2p = new FakeLibp2p(me.id)
   const leaf = await join({ libp2p: /** @type {any} */ (libp2p) })
   let closed = false
   leaf.onConnect(async () => {
     await leaf.close()
     closed = true
   })
-  libp2p.node(node.id)
+  libp2p.addNode(node.id)
   for (let i = 0; i < 100 && !closed; i++) {
     await settle()
     t.mock.timers.tick(100)
@@ -366,19 +366,19 @@ test('a leaf can be closed in its own callback', async (t) => {
   assert.ok(closed)
 })
 
-/** Lets everything happen that needs no time. */
+/** Waits until everything has happened that needs no time. */
 const settle = () => new Promise((resolve) => setImmediate(resolve))
 
-/** @type {Record<string, (libp2p: Fake) => void>} */
+/** @type {Record<string, (libp2p: FakeLibp2p) => void>} */
 const breaks = {
   'its stream': (libp2p) => { libp2p.peers = [] },
   'the stream to it, although it has opened its own again': (libp2p) => { libp2p.connections[0].streams[0].status = 'reset' }
 }
 for (const [name, fail] of Object.entries(breaks)) {
-  test(`a node is lost and hung up on when this breaks: ${name}`, async (t) => {
+  test(`a node is given up, and its connection closed, when this breaks: ${name}`, async (t) => {
     t.mock.timers.enable({ apis: ['setTimeout'] })
     const [me, node] = [await newKey(), await newKey()]
-    const libp2p = new Fake(me.id)
+    const libp2p = new FakeLibp2p(me.id)
     const leaf = await join({ libp2p: /** @type {any} */ (libp2p) })
     t.after(() => leaf.close())
     const pass = async (/** @type {number} */ ms) => {
@@ -387,11 +387,11 @@ for (const [name, fail] of Object.entries(breaks)) {
         await settle()
       }
     }
-    libp2p.node(node.id)
+    libp2p.addNode(node.id)
     await settle()
     await pass(20_000)
     assert.deepEqual(leaf.peers, [node.id.toString()])
-    fail(libp2p) // of which pubsub tells nobody
+    fail(libp2p) // which pubsub does not report
     await pass(5000)
     assert.equal(leaf.connected, false)
     assert.equal(libp2p.hungUp.length, 0)
@@ -404,10 +404,10 @@ for (const [name, fail] of Object.entries(breaks)) {
 
 test('a node that announces the topic before there is a stream to it is found', async (t) => {
   const [me, node] = [await newKey(), await newKey()]
-  const libp2p = new Fake(me.id)
+  const libp2p = new FakeLibp2p(me.id)
   const leaf = await join({ libp2p: /** @type {any} */ (libp2p) })
   t.after(() => leaf.close())
-  libp2p.node(node.id)
+  libp2p.addNode(node.id)
   libp2p.connections[0].streams[0].status = 'opening'
   await settle()
   libp2p.connections[0].streams[0].status = 'open'

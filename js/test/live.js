@@ -1,8 +1,8 @@
-// A leaf that does what the test in Go (integration_test/js_test.go) asks of it.
+// A leaf for the test in Go (integration_test/js_test.go).
 //
 //	node test/live.js '{"addrs": ["/ip4/127.0.0.1/tcp/4001/p2p/..."], "network": "default", "pubsub": "floodsub"}'
 //
-// It prints "ready" and ends with its standard input.
+// It prints "ready" and its id, and ends when its standard input ends.
 
 import { gossipsub } from '@libp2p/gossipsub'
 import { floodsub } from '@libp2p/floodsub'
@@ -18,7 +18,7 @@ const node = await join({
   libp2p, network, addrs, ticket, onError: (err) => { console.error(err); process.exit(1) }
 })
 
-// What comes is sent back, the same way.
+// Events are sent back the way they came.
 node.on('ping', (from, id, data) => node.emit('pong', id, data))
 node.onDirect('ping', (from, id, data) => node.peer(from).emit('pong', id, data))
 node.handle('echo', (from, data) => data)
@@ -32,7 +32,7 @@ node.handle('ask nobody', async (from) => {
   }
 })
 
-// Numbers are counted, and whether they came in order.
+// Counts events, and those that came out of order.
 let next = 0
 let wrong = 0
 let lost = 0n
@@ -48,7 +48,7 @@ node.handle('burst slowly', (from, n) => {
   }, 10)
 })
 
-// Raw topics are pubsub's own business.
+// Another topic, directly through pubsub.
 const topic = 'raw topic'
 /** @type {any} */
 const ps = libp2p.services.pubsub

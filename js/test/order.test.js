@@ -1,4 +1,4 @@
-// The decisions of a leaf, step by step, without a network: time is a number.
+// The order and the repair of broadcasts, step by step, without a network: time is a number.
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
@@ -39,13 +39,13 @@ class Script {
   receive (b, sender = 's') { return this.order.receiveBatch(this.now, sender, b) }
 
   /**
-   * Lets time pass and compares what became of events and what is asked.
+   * Lets time pass, and compares the events that are delivered or lost, and the asks.
    * @param {number} ms @param {string} want
    */
   want (ms, want) {
     const got = []
     for (let end = this.now + ms, i = 0; ; i++) {
-      assert.ok(i < 10_000, 'there is always something to do')
+      assert.ok(i < 10_000, 'advance always has something to do')
       const out = this.order.advance(this.now)
       for (const s of out.steps) got.push(`${s.events === undefined ? 'lost ' : ''}${s.from}-${s.to}${s.session === older.session ? '' : ' later'}`)
       for (const a of out.asks) {
@@ -61,7 +61,7 @@ class Script {
     assert.equal(got.join(', '), want)
   }
 
-  /** Answers the oldest ask. @param {ReturnType<typeof batch>} [b] */
+  /** Finishes the oldest ask, with a batch or without. @param {ReturnType<typeof batch>} [b] */
   answer (b) {
     const a = /** @type {import('../src/order.js').Ask} */ (this.asks.shift())
     if (b !== undefined) this.receive(b)
@@ -69,7 +69,7 @@ class Script {
   }
 }
 
-test('what comes in order is delivered at once, and once', () => {
+test('batches in order are delivered at once, and only once', () => {
   const s = new Script()
   s.greet('a')
   assert.equal(s.receive(batch(1, 4)), 'new')
@@ -79,7 +79,7 @@ test('what comes in order is delivered at once, and once', () => {
   s.want(100_000, '')
 })
 
-test('what overtakes waits', () => {
+test('a batch that overtakes others waits for them', () => {
   const s = new Script()
   s.greet('a')
   s.receive(batch(1, 2))
@@ -90,15 +90,15 @@ test('what overtakes waits', () => {
   s.want(0, '2-3, 3-5, 5-9')
 })
 
-test('a newcomer begins with the greeting', () => {
+test('a new leaf begins where the greeting of the node ends', () => {
   const s = new Script()
   s.greet('a', mark(1, 100))
   s.want(60_000, '')
-  s.receive(batch(98, 102)) // it was on its way when the greeting was written
+  s.receive(batch(98, 102)) // it was under way when the node greeted
   s.want(0, '98-102')
 })
 
-test('what is missing is asked for, and delivered in its place', () => {
+test('missing events are asked for, and delivered in their place', () => {
   const s = new Script()
   s.greet('a', mark(1, 100))
   s.marks('a', mark(1, 110))
@@ -110,7 +110,7 @@ test('what is missing is asked for, and delivered in its place', () => {
   s.want(60_000, '105-110')
 })
 
-test('of a sender that the node did not know when it greeted, all is owed', () => {
+test('a sender that the node did not know when it greeted is delivered from its first event', () => {
   const s = new Script()
   s.greet('a')
   s.receive(batch(5, 9))
@@ -121,7 +121,7 @@ test('of a sender that the node did not know when it greeted, all is owed', () =
   s.want(0, '1-5, 5-9')
 })
 
-test('of what the only node was not sent itself nothing is waited for', () => {
+test('events that the only node never had are not waited for', () => {
   const s = new Script()
   s.greet('a')
   s.receive(batch(5, 9))
@@ -136,7 +136,7 @@ test('the first batch of an unknown sender waits for lower ones, for a while', (
   s.want(1, '5-9')
 })
 
-test('those that have it are asked first, the others once', () => {
+test('nodes whose marks cover a gap are asked first, the others once', () => {
   const s = new Script()
   s.greet('a', mark(1, 10))
   s.greet('b', mark(1, 10))
@@ -154,7 +154,7 @@ test('those that have it are asked first, the others once', () => {
   s.want(0, 'lost 12-20, 20-21')
 })
 
-test('what nobody has is reported in its place', () => {
+test('events that no node has are reported in their place', () => {
   const s = new Script()
   s.greet('a', mark(1, 3))
   s.receive(batch(3, 5))
@@ -167,7 +167,7 @@ test('what nobody has is reported in its place', () => {
   assert.equal(s.receive(batch(5, 9)), 'duplicate') // too late
 })
 
-test('what was given up on the word of others alone comes if its sender has signed it', () => {
+test('events that were given up because of a claim are delivered if their sender has signed them', () => {
   const s = new Script()
   s.greet('a', mark(1, 3))
   s.receive(batch(3, 5))
@@ -181,7 +181,7 @@ test('what was given up on the word of others alone comes if its sender has sign
   s.want(0, '5-7')
 })
 
-test('a later session waits for what the older one has missing, two seconds at most', () => {
+test('a later session waits two seconds at most for the missing events of the older one', () => {
   const s = new Script()
   s.greet('a', mark(1, 1))
   s.receive(batch(1, 3))
@@ -192,7 +192,7 @@ test('a later session waits for what the older one has missing, two seconds at m
   assert.equal(s.receive(batch(6, 7)), 'old')
 })
 
-test('without a node it is given up after all', () => {
+test('without a node, missing events are given up after 70 s', () => {
   const s = new Script()
   s.receive(batch(1, 3))
   s.receive(batch(5, 6))
@@ -200,7 +200,7 @@ test('without a node it is given up after all', () => {
   s.want(2000, 'lost 3-5, 5-6')
 })
 
-test('an ask that fails is asked again, and nothing is given up', () => {
+test('an ask that fails is repeated, and nothing is given up', () => {
   const s = new Script()
   s.greet('a', mark(1, 1))
   s.receive(batch(1, 3))
@@ -234,7 +234,7 @@ test('a node that has not greeted is not asked, and delays nothing', () => {
   s.want(150, 'b? 6-8')
 })
 
-test('if no node has greeted, what is missing is given up soon', () => {
+test('if no node has greeted, missing events are given up soon', () => {
   const s = new Script()
   for (const node of ['a', 'b']) {
     s.order.addNode(node)
@@ -246,7 +246,7 @@ test('if no node has greeted, what is missing is given up soon', () => {
   s.want(600, 'lost 3-5, 5-6')
 })
 
-test('strangers cannot make it grow', () => {
+test('no sender or node can make it grow without bound', () => {
   const s = new Script({ maxSenders: 10, maxHeld: 10_000, maxTotal: 30_000 })
   s.greet('a')
   for (let i = 0; i < 200; i++) {
@@ -259,24 +259,24 @@ test('strangers cannot make it grow', () => {
   assert.ok(held <= 30_000 && senders <= 10 && hints <= 40, JSON.stringify({ held, senders, hints }))
 })
 
-test('of many senders the longest untold is forgotten', () => {
+test('of many senders, the one whose mark is oldest is dropped', () => {
   const s = new Script({ maxSenders: 10 })
   s.greet('a')
   s.greet('b')
   s.receive(batch(1, 3))
   s.marks('b', mark(1, 9))
   for (let i = 0; i < 39; i++) s.marks('b', mark(1, 1, { sender: `other ${i}` }))
-  s.marks('b', mark(1, 9)) // told again, so it is kept
+  s.marks('b', mark(1, 9)) // again, so it is kept
   for (let i = 0; i < 60; i++) s.marks('a', mark(1, 1, { sender: `other ${i}` }))
   s.marks('b', mark(1, 1, { sender: 'one more' }))
   s.want(150, '1-3, b? 3-9')
   s.answer()
-  s.marks('a', mark(1, 9)) // it has it, although it has told of so many
+  s.marks('a', mark(1, 9)) // the node has the events, although it has sent marks of so many senders
   s.want(0, 'a? 3-9')
 })
 
-// Whatever is lost, doubled and reordered on the way: delivered and lost add up to what
-// was sent, in order, and with a node that has everything nothing is lost.
+// Batches are lost, duplicated and reordered at random. With a node that has all of them,
+// every event is delivered once and in order.
 test('random runs', () => {
   for (let seed = 1; seed <= 300; seed++) {
     let state = seed * 2654435761 % 2 ** 32

@@ -1,10 +1,10 @@
-// The messages of the overlay, which a leaf does not speak: docs/wire.md has them as
-// protobuf, so a table is enough to read and write them.
+// The messages of the overlay, for the vectors only, because a leaf does not speak it. A table
+// of the fields in docs/wire.md is enough to decode and encode them.
 
 import { fields, hexOf, malformed, textOf, unhex, Writer } from './wire.js'
 
 const maxRecord = 4 << 10
-/** @typedef {[num: number, name: string, kind: string, most?: number]} Row */
+/** @typedef {[num: number, name: string, kind: string, max?: number]} Row */
 
 /** @type {Row[]} */
 const tag = [[1, 'id', 'bytes', 64], [2, 'seq', 'uint']]
@@ -49,10 +49,10 @@ function decode (rows, b) {
   for (const f of fields(b)) {
     const row = rows.find(([num]) => num === f.num)
     if (row === undefined) continue
-    const [, name, kind, most = Infinity] = row
+    const [, name, kind, max = Infinity] = row
     switch (kind) {
       case 'uint':
-        v[name] = f.uint > most ? most : f.uint
+        v[name] = f.uint > max ? max : f.uint
         break
       case 'reason':
         v[name] = f.uint > lastReason ? 0 : f.uint
@@ -67,15 +67,15 @@ function decode (rows, b) {
       case 'path':
         v[name] ??= []
         if (f.bytes.length > (kind === 'path' ? 64 : maxRecord)) malformed(`an element of ${f.bytes.length} bytes`)
-        if (v[name].length < most) v[name].push(hexOf(f.bytes))
+        if (v[name].length < max) v[name].push(hexOf(f.bytes))
         else if (kind === 'path') malformed('a path that is too long')
         break
       case 'text':
-        if (f.bytes.length > most) malformed(`${name} of ${f.bytes.length} bytes`)
+        if (f.bytes.length > max) malformed(`${name} of ${f.bytes.length} bytes`)
         v[name] = textOf(f.bytes)
         break
       default:
-        if (f.bytes.length > most || (kind === 'session' && f.bytes.length !== 8)) malformed(`${name} of ${f.bytes.length} bytes`)
+        if (f.bytes.length > max || (kind === 'session' && f.bytes.length !== 8)) malformed(`${name} of ${f.bytes.length} bytes`)
         v[name] = hexOf(f.bytes)
     }
   }

@@ -1,5 +1,5 @@
-// The files of docs/vectors, both ways: what is to be refused is refused, the rest says
-// what its fields say, and is written in the same bytes unless it is readOnly.
+// The files of docs/vectors, both ways: malformed bytes are refused, all others decode to the
+// fields of the vector, and encode to the same bytes unless the vector is readOnly.
 
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
@@ -9,11 +9,11 @@ import { decodeOverlay, encodeOverlay } from './overlay.js'
 
 const { hexOf, unhex } = wire
 
-/** Numbers above 2^53 are BigInts, as everywhere here. */
+/** Parses JSON. Integers above 2^53 become BigInts. */
 const parse = (/** @type {string} */ text) => JSON.parse(text, /** @type {any} */ ((/** @type {string} */ _, /** @type {unknown} */ v, /** @type {{ source: string }} */ { source }) =>
   typeof v === 'number' && Number.isInteger(v) && !Number.isSafeInteger(v) ? BigInt(source) : v))
 
-/** Leaves out what is zero or empty, and makes numbers of BigInts that are small. @param {any} v @returns {any} */
+/** Drops fields that are zero or empty, and turns small BigInts into numbers. @param {any} v @returns {any} */
 function tidy (v) {
   if (v instanceof Uint8Array) return hexOf(v)
   if (typeof v === 'bigint') return v <= 2n ** 53n - 1n ? Number(v) : v
@@ -60,7 +60,7 @@ vectors('frame.json', (b) => {
   return payloads.length > 0 ? { payloads: payloads.map(hexOf) } : {}
 }, ({ payloads = [] }) => wire.concat(payloads.map((/** @type {string} */ p) => wire.encodeFrame(unhex(p)))))
 
-/** The form of an event in the files. @param {wire.Event} event */
+/** Returns the fields of an event as they are in the files. @param {wire.Event} event */
 function eventFields (event) {
   const args = event.args.map(({ codec, data }) => {
     /** @type {any} */
@@ -154,8 +154,8 @@ vectors('ticket.json', (b) => {
 
 vectors('overlay.json', decodeOverlay, encodeOverlay)
 
-test('an id of more than 64 bytes is none', () => {
-  const id = (/** @type {number} */ n) => wire.concat([new wire.Writer().varint(0).varint(n).finish(), new Uint8Array(n)]) // whose hash is nothing but itself
+test('an id of more than 64 bytes is malformed', () => {
+  const id = (/** @type {number} */ n) => wire.concat([new wire.Writer().varint(0).varint(n).finish(), new Uint8Array(n)]) // an identity hash
   assert.equal(wire.idBytes(wire.idOf(id(62))).length, 64)
   const head = new wire.Writer().bytes(2, new Uint8Array(8)).uint(3, 1)
   for (const n of [63, 60_000]) {

@@ -1,8 +1,8 @@
-// The page: it joins as a peer of its own, and shows the chat.
+// The page: it joins the network as a peer of its own, and shows the chat.
 //
-// It reaches the node that serves it through a WebSocket to the very place it was loaded
-// from, so whoever sees the page can join. With a ticket behind the # of its address it
-// joins through the node of the ticket instead, from wherever the page is served.
+// It reaches the server's node through a WebSocket to the address that it was loaded from,
+// so everybody who sees the page can join. With a ticket after the # of its address, it joins
+// the ticket's node instead, wherever it was loaded from.
 
 import { newNode, encodeQR, join } from './bundle.js'
 import { Chat } from './chat.js'
@@ -19,13 +19,13 @@ const ticket = location.hash.slice(1)
 const maxLines = 500
 
 /**
- * What the server tells of its node.
+ * What the server says about its node.
  * @typedef {{ id: string, network: string, command: string }} Server
  */
 
 /**
- * Asks the server, until it answers or this user has left.
- * @param {number} mine @returns {Promise<Server | undefined>}
+ * Asks the server about its node, until it answers or this user has left.
+ * @param {number} mine the value of turn when this user entered @returns {Promise<Server | undefined>}
  */
 async function server (mine) {
   while (mine === turn) {
@@ -40,8 +40,8 @@ async function server (mine) {
 
 const pause = () => new Promise((resolve) => setTimeout(resolve, 2000))
 
-/** Where the node of the server is reached. @param {string} id */
-function here (id) {
+/** Returns the multiaddr of the server's node. @param {string} id */
+function serverAddress (id) {
   const secure = location.protocol === 'https:'
   const host = location.hostname.replace(/^\[|\]$/g, '')
   const kind = host.includes(':') ? 'ip6' : /^[0-9.]+$/.test(host) ? 'ip4' : 'dns'
@@ -49,33 +49,33 @@ function here (id) {
   return `/${kind}/${host}/tcp/${port}/${secure ? 'tls/ws' : 'ws'}/p2p/${id}`
 }
 
-// --- what is shown
+// --- display
 
 /** @param {'on' | 'off' | ''} state @param {string} text */
 function status (state, text) {
   const e = $('status')
-  if (e.className === state && e.textContent === text) return // screen readers would say it again
+  if (e.className === state && e.textContent === text) return // else screen readers would say it again
   e.className = state
   e.textContent = text
 }
 
 /** @param {string} text */
 function bdi (text) {
-  const e = document.createElement('bdi') // so that no text turns around what is beside it
+  const e = document.createElement('bdi') // so that right-to-left text cannot reorder the text beside it
   e.textContent = text
   return e
 }
 
-/** @typedef {() => Node} Line made when it is shown */
+/** @typedef {() => Node} Line makes the element when it is shown */
 
 /** @type {Pending<Line>} */
 const pending = new Pending((lines, names) => {
-  if (lines.length > 0) add(lines)
+  if (lines.length > 0) appendLines(lines)
   if (names !== undefined) showHere(names)
 }, maxLines, (f) => { requestAnimationFrame(f) })
 
-/** Adds lines at the end, which is scrolled to by who was there. @param {Line[]} lines */
-function add (lines) {
+/** Appends lines to the log, and scrolls to the end if the user had not scrolled away from it. @param {Line[]} lines */
+function appendLines (lines) {
   const log = $('log')
   const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40
   log.append(...lines.map((line) => line()))
@@ -93,12 +93,12 @@ function paragraph (kind, ...parts) {
 
 /** @param {string} name @param {string} text */
 function spoken (name, text) {
-  const who = bdi(name)
-  who.className = 'name'
+  const speaker = bdi(name)
+  speaker.className = 'name'
   let hue = 0
   for (const c of name) hue = (hue * 31 + /** @type {number} */ (c.codePointAt(0))) % 360
-  who.style.setProperty('--hue', String(hue))
-  return paragraph('line', who, ': ', bdi(text))
+  speaker.style.setProperty('--hue', String(hue))
+  return paragraph('line', speaker, ': ', bdi(text))
 }
 
 /** @param {string} name @param {string} text */
@@ -125,10 +125,10 @@ let libp2p
 let leaf
 /** @type {Chat | undefined} */
 let chat
-/** @type {Server | undefined} whose node was joined */
+/** @type {Server | undefined} the server whose node was joined */
 let joined
-let turn = 0 // counts when this user entered and left; what began before has no effect
-let following = 0
+let turn = 0 // rises when this user enters or leaves; anything that began before has no effect
+let following = 0 // the turn in which followServer runs
 
 /** @param {string} name */
 async function enter (name) {
@@ -139,7 +139,7 @@ async function enter (name) {
   try {
     node = await libp2p
   } catch (err) {
-    libp2p = undefined // another attempt may succeed
+    libp2p = undefined // so that another attempt can succeed
     if (mine !== turn) return
     throw err
   }
@@ -148,7 +148,7 @@ async function enter (name) {
   status('', 'Connecting…')
   const own = await join(found === undefined
     ? { libp2p: node, ticket }
-    : { libp2p: node, addrs: [here(found.id)], network: found.network })
+    : { libp2p: node, addrs: [serverAddress(found.id)], network: found.network })
   if (mine !== turn) return await own.close()
   joined = found
   leaf = own
@@ -167,14 +167,14 @@ async function enter (name) {
   followServer(name).catch(failed)
 }
 
-/** @param {Error} err such as a ticket that is none */
+/** @param {Error} err such as a malformed ticket */
 const failed = (err) => status('off', `Cannot join: ${err.message}`)
 
 const lost = 'No connection, trying again…'
 
 /**
- * Looks, while there is no connection, whether another node has taken the place of the
- * one that was joined: a server that was started again may have a new identity.
+ * While there is no connection, asks the server whether its node has changed: a server that
+ * was started again may have a new identity. If it has, joins the new node.
  * @param {string} name
  */
 async function followServer (name) {
@@ -189,7 +189,7 @@ async function followServer (name) {
       const left = leave(false)
       const after = turn
       await left
-      if (after === turn) await enter(name) // else this user has left
+      if (after === turn) await enter(name) // unless this user has left meanwhile
       return
     }
     status('off', lost)
@@ -204,18 +204,18 @@ async function leave (goodbye) {
   chat = leaf = undefined
   try {
     await oldChat?.close(goodbye)
-  } catch {} // nobody is there to hear it
+  } catch {} // there is no connection for the goodbye
   await oldLeaf?.close()
 }
 
-// --- what the user does
+// --- input
 
 /** @param {string} key */
 function remembered (key) {
   try {
     return localStorage.getItem(key) ?? ''
   } catch {
-    return '' // the browser keeps nothing
+    return '' // the browser does not allow storage
   }
 }
 
@@ -280,7 +280,7 @@ function show (add) {
 }
 
 $('leave').addEventListener('click', async () => {
-  $('leave').disabled = true // once is enough
+  $('leave').disabled = true // while it leaves
   await leave(true)
   $('leave').disabled = false
   pending.clear()
@@ -307,7 +307,7 @@ $('copy').addEventListener('click', async () => {
   try {
     await navigator.clipboard.writeText($('link').value)
   } catch {
-    document.execCommand('copy') // in a page that is not from https
+    document.execCommand('copy') // a page from http has no clipboard
   }
   $('copy').textContent = 'Copied'
   setTimeout(() => { $('copy').textContent = 'Copy link' }, 2000)
@@ -326,9 +326,9 @@ function qr (text) {
   return svg
 }
 
-// A phone that was asleep has missed the roll call.
+// A phone that was asleep has missed roll calls.
 document.addEventListener('visibilitychange', () => { if (!document.hidden) chat?.wake() })
-// A browser may keep a page that one goes back to; there it begins anew.
+// A browser may keep a page for the back button. When it is shown again, it starts anew.
 addEventListener('pagehide', () => { chat?.close(true) })
 addEventListener('pageshow', (evt) => { if (evt.persisted) location.reload() })
 addEventListener('hashchange', () => { location.reload() }) // another ticket

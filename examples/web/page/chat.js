@@ -1,28 +1,28 @@
 import { Roster, absence } from './roster.js'
 import { clean, cleanName, pieces, shortID } from './text.js'
 
-// The least time between two greetings, so that many who ask at once get one answer.
-const greetEvery = 400
-// A phone that falls asleep says no goodbye, and is nobody's neighbour who would be
-// missed. So pages hold a roll call now and then.
-const callEvery = 30_000
+// The least time between two greetings, in ms, so that many questions at once get one answer.
+const greetInterval = 400
+// A phone that falls asleep says no goodbye, and no node reports its loss. So pages hold a
+// roll call at this interval, in ms.
+const rollCallInterval = 30_000
 
 /**
- * What the chat is seen through.
+ * How the chat is shown.
  * @typedef {object} View
- * @property {(name: string, text: string) => void} said by somebody else
- * @property {(text: string) => void} note about the chat itself
- * @property {(names: string[]) => void} here who is here, besides this user
- * @property {(connected: boolean) => void} connected
+ * @property {(name: string, text: string) => void} said shows a line of somebody else
+ * @property {(text: string) => void} note shows a line about the chat itself
+ * @property {(names: string[]) => void} here shows the names of everybody else who is here
+ * @property {(connected: boolean) => void} connected shows whether there is a connection
  */
 
 /** @typedef {import('smokesignal-leaf').Leaf} Leaf */
 
 /**
- * The chat of a leaf with everybody in its network, the terminals of examples/chat
- * among them: a line is the broadcast "chat". Who is here is known by "hello", which
- * tells a name; who hears one that asks answers with one that does not, so it is a roll
- * call as well. "bye" is said by who leaves.
+ * The chat with everybody in the network, in pages and in the terminals of examples/chat. A
+ * line is the broadcast "chat". The broadcast "hello" says a name, and may ask for the names
+ * of the others, which answer with a "hello" that does not ask; so it is also a roll call.
+ * "bye" says that somebody leaves.
  */
 export class Chat {
   #leaf
@@ -42,7 +42,7 @@ export class Chat {
   #now
 
   /**
-   * @param {Leaf} leaf whose handlers are not called before the next await
+   * @param {Leaf} leaf that was just joined
    * @param {string} name @param {View} view @param {() => number} [now] in ms
    */
   constructor (leaf, name, view, now = () => performance.now()) {
@@ -52,7 +52,7 @@ export class Chat {
     this.#view = view
     this.name = cleanName(name) || shortID(leaf.id)
     this.#roster = new Roster(this.name)
-    const timer = setInterval(() => this.#rollCall(), callEvery / 3)
+    const timer = setInterval(() => this.#rollCall(), rollCallInterval / 3)
     this.#undo.push(
       leaf.on('chat', (from, text) => view.said(this.#nameOf(from), clean(text))),
       leaf.onDirect('tell', (from, text) => view.said(`${this.#nameOf(from)} → you`, clean(text))),
@@ -89,10 +89,10 @@ export class Chat {
     return found.name
   }
 
-  /** Tells our name, and asks who else is here. */
+  /** Says this user's name, and asks for the names of the others. */
   wake () { if (this.#leaf.connected) this.#greet(true) }
 
-  /** Ends what this does with the leaf. With a goodbye the others know at once. @param {boolean} [goodbye] */
+  /** Removes the handlers from the leaf. With a goodbye, the others know at once. @param {boolean} [goodbye] */
   async close (goodbye = false) {
     for (const undo of this.#undo) undo()
     clearTimeout(this.#greetTimer)
@@ -112,10 +112,10 @@ export class Chat {
     this.#view.here([])
   }
 
-  /** @param {string} from @param {unknown} greeting as anybody may have sent it */
+  /** @param {string} from @param {unknown} greeting which may be anything */
   #greeted (from, greeting) {
     const { name, ask } = /** @type {{ name?: unknown, ask?: unknown }} */ (greeting ?? {})
-    const now = this.#now() // once: who asks has been heard in that roll call
+    const now = this.#now() // one time for both, because the question is also the asker's answer
     const heard = this.#roster.heard(from, name, now)
     if (heard.news) {
       this.#view.note(`${heard.name} joined`)
@@ -139,7 +139,7 @@ export class Chat {
     if (names.length > 0) this.#view.here(this.#roster.names)
   }
 
-  /** Returns the name of somebody who just spoke, and asks for it if it is not known. @param {string} from */
+  /** Returns the name of somebody who just spoke, and asks for unknown names. @param {string} from */
   #nameOf (from) {
     const { name, news } = this.#roster.heard(from, undefined, this.#now())
     if (news) {
@@ -149,10 +149,10 @@ export class Chat {
     return name
   }
 
-  /** Tells our name, now or when greetEvery is over. @param {boolean} ask */
+  /** Says this user's name, now or after greetInterval. @param {boolean} ask */
   #greet (ask) {
     const now = this.#now()
-    const wait = this.#greetedAt + greetEvery - now
+    const wait = this.#greetedAt + greetInterval - now
     if (wait > 0) {
       this.#owed = true
       this.#owedAsk ||= ask
@@ -179,6 +179,6 @@ export class Chat {
   /** Holds a roll call, unless somebody did; pages take turns by chance. */
   #rollCall () {
     const since = this.#now() - this.#calledAt
-    if (this.#leaf.connected && since > callEvery * (0.7 + 0.6 * Math.random())) this.#greet(true)
+    if (this.#leaf.connected && since > rollCallInterval * (0.7 + 0.6 * Math.random())) this.#greet(true)
   }
 }

@@ -1,7 +1,6 @@
 /**
- * What is to be shown with the next frame, all at once: one message of a stranger may
- * bring thousands of lines. A page that nobody sees has no frames, so of the lines no
- * more are kept than are shown.
+ * Collects what the page shows, and shows it once per frame, because one message of a peer
+ * may bring thousands of lines. A hidden page has no frames, so only the newest lines are kept.
  * @template Line
  */
 export class Pending {
@@ -11,47 +10,47 @@ export class Pending {
   #names
   #due = false
   #show
-  #most
-  #frame
+  #maxLines
+  #onFrame
 
   /**
-   * @param {(lines: Line[], names: string[] | undefined) => void} show given the names if they changed
-   * @param {number} most lines @param {(f: () => void) => void} frame calls f before the next frame
+   * @param {(lines: Line[], names: string[] | undefined) => void} show gets the names if they changed
+   * @param {number} maxLines @param {(f: () => void) => void} onFrame calls f before the next frame
    */
-  constructor (show, most, frame) {
+  constructor (show, maxLines, onFrame) {
     this.#show = show
-    this.#most = most
-    this.#frame = frame
+    this.#maxLines = maxLines
+    this.#onFrame = onFrame
   }
 
   /** @param {Line} line */
   line (line) {
     this.#lines.push(line)
-    if (this.#lines.length >= 2 * this.#most) this.#lines = this.#lines.slice(-this.#most)
-    this.#later()
+    if (this.#lines.length >= 2 * this.#maxLines) this.#lines = this.#lines.slice(-this.#maxLines)
+    this.#schedule()
   }
 
   /** @param {string[]} names */
   here (names) {
     this.#names = names
-    this.#later()
+    this.#schedule()
   }
 
-  #later () {
+  #schedule () {
     if (this.#due) return
     this.#due = true
-    this.#frame(() => this.flush())
+    this.#onFrame(() => this.flush())
   }
 
-  /** Shows it now. */
+  /** Shows everything now. */
   flush () {
     this.#due = false
-    const [lines, names] = [this.#lines.slice(-this.#most), this.#names]
+    const [lines, names] = [this.#lines.slice(-this.#maxLines), this.#names]
     this.clear()
     if (lines.length > 0 || names !== undefined) this.#show(lines, names)
   }
 
-  /** Shows nothing of it. */
+  /** Drops everything that was not shown yet. */
   clear () {
     this.#lines = []
     this.#names = undefined

@@ -1,26 +1,27 @@
 import { cleanName, shortID } from './text.js'
 
-/** How long after a roll call a silent one counts as gone, in ms. */
+/** How long after a roll call a person who has not answered counts as gone, in ms. */
 export const absence = 5000
-const maxPeople = 1000 // what strangers can make us remember
+const maxPeople = 1000 // because any peer can send greetings
 
 /**
- * Who is here, and under what names, known by their greetings. It reads no clock: now
- * is in ms, from anywhere.
+ * The people who are here, and their names, as known from their greetings. It reads no clock:
+ * the caller passes the time as `now`, in ms.
  */
 export class Roster {
   /** @type {Map<string, { name: string, claimed: string, heard: number }>} by id */
   #people = new Map()
-  /** @type {number | undefined} the last roll call that is not settled */
+  /** @type {number | undefined} the time of the last roll call, until it is settled */
   #called
 
-  /** @param {string} self the name of this user, which nobody else gets */
+  /** @param {string} self the name of this user, under which nobody else is shown */
   constructor (self) { this.self = self }
 
   /**
-   * Notes a sign of life, with the name that is claimed or none. Returns how somebody
-   * is shown: under that name, with the short id after it if somebody else has the name,
-   * or under the short id while no name is known; and whether that is news.
+   * Records a sign of life of a person, with the name that the person claims, if any. It
+   * returns the name under which the person is shown, and whether that is new: the claimed
+   * name, with the short id after it if somebody else has that name; or the short id, while no
+   * name is known.
    * @param {string} id @param {unknown} claimed @param {number} now
    * @returns {{ name: string, news: boolean }}
    */
@@ -34,14 +35,14 @@ export class Roster {
     }
     if (this.#people.size >= maxPeople) return { name: shortID(id), news: false }
     let name = wanted === '' ? shortID(id) : wanted
-    if (this.#taken(name)) name += '-' + shortID(id)
-    while (this.#taken(name)) name += '-' // somebody took that one on purpose
+    if (this.#isUsed(name)) name += '-' + shortID(id)
+    while (this.#isUsed(name)) name += '-' // somebody claims that name on purpose
     this.#people.set(id, { name, claimed: wanted, heard: now })
     return { name, news: true }
   }
 
   /** @param {string} name */
-  #taken (name) {
+  #isUsed (name) {
     const same = (/** @type {string} */ other) => other.toLowerCase() === name.toLowerCase()
     return same(this.self) || [...this.#people.values()].some((p) => same(p.name))
   }
@@ -54,19 +55,19 @@ export class Roster {
     return undefined
   }
 
-  /** Strikes somebody, and returns the name if there was one. @param {string} id */
+  /** Removes a person, and returns the name if there was one. @param {string} id */
   left (id) {
     const known = this.#people.get(id)
     this.#people.delete(id)
     return known?.name
   }
 
-  /** Notes that everybody was asked to answer. @param {number} now */
+  /** Records a roll call. @param {number} now */
   call (now) { this.#called = now }
 
   /**
-   * Strikes those who did not answer the last roll call, once they had time for it.
-   * Returns their names, sorted.
+   * Removes the people who have not answered the last roll call, once they had time for
+   * it. It returns their names, sorted.
    * @param {number} now
    */
   settle (now) {
@@ -88,7 +89,7 @@ export class Roster {
     this.#called = undefined
   }
 
-  /** Everybody else's name, sorted. */
+  /** The names of everybody, sorted. */
   get names () {
     return [...this.#people.values()].map((p) => p.name).sort((a, b) => a.toLowerCase() < b.toLowerCase() ? -1 : 1)
   }

@@ -1,17 +1,17 @@
-// What others send is made fit to be shown, by the rules of examples/chat.
+// Makes the texts of other peers safe to show, by the rules of examples/chat.
 
-/** What others send is shown up to so many characters, and what is typed is sent in pieces of at most so many. */
+/** How many characters of a received line are shown, and how many a piece of a sent line may have. */
 export const maxText = 2000
 const maxName = 24
-const maxMarks = 4 // accents on one letter; more of them climb over the lines above
+const maxMarks = 4 // accents on one letter; more of them would cover the lines above
 
 const zwnj = '\u200c'
 const zwj = '\u200d'
 
 /**
- * Makes a stranger's text fit for one line: no control characters, nothing that
- * reverses or hides what follows, and at most limit characters.
- * @param {unknown} s @param {number} limit @returns {string} which is empty for what is no text
+ * Makes a received text safe to show in one line: without control characters, without
+ * characters that reverse or hide text, and with at most limit characters.
+ * @param {unknown} s @param {number} limit @returns {string} empty if s is not a text
  */
 export function clean (s, limit = maxText) {
   if (typeof s !== 'string') return ''
@@ -34,7 +34,7 @@ export function clean (s, limit = maxText) {
   return out
 }
 
-/** Returns what to show for a character, perhaps nothing. @param {string} c */
+/** Returns the text that is shown for a character; it may be empty. @param {string} c */
 function printable (c) {
   const code = /** @type {number} */ (c.codePointAt(0))
   if (c === '\t' || /\p{Zs}/u.test(c)) return ' '
@@ -46,22 +46,22 @@ function printable (c) {
 }
 
 /**
- * Makes one word of a name that somebody gave themselves, so that it cannot pose as
- * anything else. It may be empty.
+ * Makes one word of a name that a person claims, so that it cannot look like anything else.
+ * The result may be empty.
  * @param {unknown} s
  */
 export function cleanName (s) {
   if (typeof s !== 'string') return ''
   return clean(s.trim(), maxName)
-    .replace(/[\u200c\u200d]/g, '') // nobody should be able to copy a name invisibly
+    .replace(/[\u200c\u200d]/g, '') // else two names could look the same
     .replace(/[ :*,]/g, '_')
     .replace(/^[_/]+/, '')
 }
 
-/** Enough of an id to tell a few people apart: its end, since the beginning is the same for all. @param {string} id */
+/** Returns the end of an id, which tells a few people apart; its beginning is the same for all. @param {string} id */
 export const shortID = (id) => id.slice(-6)
 
-/** Cuts text into parts of at most maxText characters. @param {string} s */
+/** Cuts a text into pieces of at most maxText characters. @param {string} s */
 export function pieces (s) {
   const all = [...s]
   const parts = []

@@ -1,4 +1,5 @@
-// What the page does when things cross, with elements and a leaf that do nothing.
+// What the page does when several things happen at once, with elements and a leaf that do
+// nothing.
 
 import assert from 'node:assert/strict'
 import { registerHooks } from 'node:module'
@@ -11,7 +12,7 @@ class Element {
   disabled = false
   style = { setProperty () {} }
   /** @type {string[]} */
-  texts = [] // all there were
+  texts = [] // every text so far
   /** @type {Record<string, (evt: any) => unknown>} */
   on = {}
 
@@ -78,7 +79,7 @@ registerHooks({
     ? { url: 'data:text/javascript,export const { newNode, encodeQR, join } = bundle', shortCircuit: true }
     : next(name, context)
 })
-// @ts-ignore: the bundle is not what it says
+// @ts-ignore: the bundle is replaced
 await import('../page/app.js')
 
 const settle = async () => { for (let i = 0; i < 5; i++) await new Promise((resolve) => setImmediate(resolve)) }
@@ -88,7 +89,7 @@ async function enter () {
   await settle()
 }
 
-test('who has left is not told what fails then', async () => {
+test('a user who has left does not see a failure of joining', async () => {
   const { promise, resolve } = /** @type {PromiseWithResolvers<void>} */ (Promise.withResolvers())
   making = promise
   noNode = true
@@ -101,7 +102,7 @@ test('who has left is not told what fails then', async () => {
   assert.equal($('status').textContent, 'Not joined')
 })
 
-test('what failed is tried again when the user joins again', async () => {
+test('making a node is tried again when the user joins again', async () => {
   const before = nodes
   noNode = true
   await enter()
@@ -115,7 +116,7 @@ test('what failed is tried again when the user joins again', async () => {
   await $('leave').on.click({})
 })
 
-test('the room is left once', async () => {
+test('the room can be left only once', async () => {
   await enter()
   joins.length = 0
   const { promise, resolve } = /** @type {PromiseWithResolvers<void>} */ (Promise.withResolvers())
@@ -128,7 +129,7 @@ test('the room is left once', async () => {
   assert.equal($('room').hidden, true)
 })
 
-test('who leaves while the page goes to another node has left', async (t) => {
+test('a user who leaves while the page joins another node stays out', async (t) => {
   t.mock.timers.enable({ apis: ['setTimeout'] })
   await enter()
   assert.equal(joins.splice(0).length, 1)
@@ -145,7 +146,7 @@ test('who leaves while the page goes to another node has left', async (t) => {
   assert.equal($('status').textContent, 'Not joined')
 })
 
-test('a status is not said again', async (t) => {
+test('a status that has not changed is not set again', async (t) => {
   t.mock.timers.enable({ apis: ['setTimeout'] })
   answer = undefined
   const { texts } = $('status')

@@ -1,5 +1,5 @@
-// Chromium, as the test in Go (integration_test/web_test.go) drives it: each line of
-// standard input is a command, answered by a line, until the input ends.
+// Drives Chromium for the test in Go (integration_test/web_test.go): each line of standard
+// input is a command, and is answered by a line, until the input ends.
 //
 //	node test/browser.js /usr/bin/chromium
 //	{"do": "open", "page": "phone", "url": "http://127.0.0.1:8080", "width": 360, "height": 740}
@@ -9,14 +9,14 @@ import { createRequire } from 'node:module'
 import { createInterface } from 'node:readline'
 import { chromium } from 'playwright-core'
 
-const patience = 60_000
+const timeout = 60_000
 
 const browser = await chromium.launch({
   executablePath: process.argv[2],
   args: [
-    '--no-sandbox', // which root cannot have
-    '--allow-loopback-in-peer-connection', '--disable-features=WebRtcHideLocalIpsWithMdns', // for WebRTC with nothing but loopback
-    '--host-resolver-rules=MAP phone.test 127.0.0.1' // not a secure context, as a page on a local network is none
+    '--no-sandbox', // a sandbox is impossible for root
+    '--allow-loopback-in-peer-connection', '--disable-features=WebRtcHideLocalIpsWithMdns', // for WebRTC on loopback only
+    '--host-resolver-rules=MAP phone.test 127.0.0.1' // a page at this name is not a secure context, like a page on a local network
   ]
 })
 
@@ -32,15 +32,15 @@ const commands = {
   async open (_, { page: name, url, width, height, dark }) {
     const page = await (await browser.newContext({ viewport: { width, height }, colorScheme: dark ? 'dark' : 'light' })).newPage()
     pages.set(name, page)
-    page.setDefaultTimeout(patience)
+    page.setDefaultTimeout(timeout)
     page.on('pageerror', (err) => faults.push(`${name}: ${err.stack}`))
     page.on('console', (msg) => { if (msg.type() === 'error' && !msg.text().includes('ERR_CONNECTION')) faults.push(`${name}: ${msg.text()}`) })
-    // Nothing comes from elsewhere.
+    // The page must not load anything from elsewhere.
     page.on('request', (r) => { if (new URL(r.url()).host !== new URL(url).host) faults.push(`${name} asks for ${r.url()}`) })
     await page.goto(url)
     return await page.evaluate(() => isSecureContext)
   },
-  // By keyboard alone: what is to be typed into has the focus.
+  // Types by keyboard only, into the element that has the focus.
   async type (page, { text }) {
     await page.keyboard.type(text)
     await page.keyboard.press('Enter')
@@ -49,7 +49,7 @@ const commands = {
   async trouble (page, { text }) { await page.getByRole('alert').getByText(text).waitFor() },
   async clear (page) { await page.getByLabel('Message', { exact: true }).fill('') },
   async status (page, { text }) { await page.getByRole('status').getByText(text).waitFor() },
-  /** Waits until those and no others are here. */
+  /** Waits until exactly these names are listed. */
   async here (page, { names }) {
     try {
       await page.waitForFunction((want) => {
@@ -66,7 +66,7 @@ const commands = {
   async shot (page, { path }) { await page.screenshot({ path }) },
   async close (page) { await page.close() },
 
-  /** Whether it fits, can be used by keyboard, and has roles and labels. */
+  /** Checks that the page fits, works by keyboard, and has roles and labels. Returns the order of the Tab key. */
   async check (page) {
     const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)
     if (wide > 0) throw new Error(`it is ${wide} pixels too wide`)
@@ -75,9 +75,9 @@ const commands = {
       if (n !== 1) throw new Error(`${n} of role ${role} are named ${name}`)
     }
     const live = await page.getByRole('log').evaluate((e) => e.ariaLive)
-    if (live !== null && live !== 'polite') throw new Error(`the log is ${live}`) // polite is what the role says
+    if (live !== null && live !== 'polite') throw new Error(`the log is ${live}`) // polite is the default of the role
 
-    // Tab goes through everything, and comes back.
+    // Tab goes through all elements, and comes back.
     const order = []
     await page.getByLabel('Message', { exact: true }).focus()
     for (let i = 0; i < 12; i++) {
@@ -86,7 +86,7 @@ const commands = {
         const e = document.activeElement
         return e === null || e === document.body ? '' : e.id || e.textContent.trim()
       })
-      if (id !== '') order.push(id) // else it is in the browser's own buttons
+      if (id !== '') order.push(id) // else the focus is on a button of the browser
       if (id === 'line') break
     }
 
@@ -98,7 +98,7 @@ const commands = {
     return order
   },
 
-  /** What went wrong in any page so far. */
+  /** Returns the errors of all pages since the last call. */
   async faults () { return faults.splice(0) }
 }
 

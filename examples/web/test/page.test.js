@@ -1,4 +1,4 @@
-// The page without a browser: what is shown of what strangers send, and who is here.
+// The parts of the page without a browser: what it shows of received texts, and who is here.
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
@@ -9,7 +9,7 @@ import { Roster, absence } from '../page/roster.js'
 import { clean, cleanName, maxText, pieces } from '../page/text.js'
 
 // The same table as in examples/chat/text_test.go.
-test('nothing a stranger sends hides or moves anything', () => {
+test('no received text hides or moves anything', () => {
   for (const [given, want] of [
     ['hello, wörld 你好 👋', 'hello, wörld 你好 👋'],
     ['\x1b[2J\x1b[31mred', '␛[2J␛[31mred'],
@@ -45,7 +45,7 @@ test('pieces', () => {
   assert.equal(got.join(''), long)
 })
 
-test('names are told apart, and who misses a roll call is gone', () => {
+test('equal names are shown differently, and a person who misses a roll call is gone', () => {
   const r = new Roster('me')
   assert.deepEqual(r.heard('id-aaaaaa', 'Bob', 0), { name: 'Bob', news: true })
   assert.deepEqual(r.heard('id-aaaaaa', 'Bob', 0), { name: 'Bob', news: false })
@@ -64,7 +64,7 @@ test('names are told apart, and who misses a roll call is gone', () => {
   assert.equal(r.names.length, 1000)
 })
 
-test('what is shown is shown once a frame, and no more than there is room for', () => {
+test('lines are shown once per frame, and no more than fit', () => {
   /** @type {Array<() => void>} */
   const frames = []
   /** @type {any[]} */
@@ -79,7 +79,7 @@ test('what is shown is shown once a frame, and no more than there is room for', 
   frames.shift()?.()
   assert.deepEqual(shown.splice(0), [[[97, 98, 99], ['99']]])
   pending.line(100)
-  pending.flush() // before its frame, which has nothing to show then
+  pending.flush() // before the frame, which then has nothing to show
   assert.deepEqual(shown.splice(0), [[[100], undefined]])
   frames.shift()?.()
   pending.line(101)
@@ -88,7 +88,7 @@ test('what is shown is shown once a frame, and no more than there is room for', 
   assert.deepEqual(shown, [])
 })
 
-/** A leaf that is told what it hears, and tells what it sends. */
+/** A leaf whose handlers a test calls, and which records what it sends. */
 class FakeLeaf {
   id = 'id-myself'
   connected = false
@@ -172,48 +172,48 @@ test('a chat', async (t) => {
   const leaf = new FakeLeaf()
   /** @type {any[]} */
   const seen = []
-  const told = (/** @type {string} */ kind) => (/** @type {any[]} */ ...args) => { seen.push([kind, ...args]) }
-  const take = (/** @type {any[]} */ list) => list.splice(0)
-  const chat = new Chat(/** @type {any} */ (leaf), 'me', { said: told('said'), note: told('note'), here: told('here'), connected: told('connected') }, () => { now += 0.001; return now })
+  const record = (/** @type {string} */ kind) => (/** @type {any[]} */ ...args) => { seen.push([kind, ...args]) }
+  const drain = (/** @type {any[]} */ list) => list.splice(0)
+  const chat = new Chat(/** @type {any} */ (leaf), 'me', { said: record('said'), note: record('note'), here: record('here'), connected: record('connected') }, () => { now += 0.001; return now })
   leaf.connected = true
   leaf.heard.connect()
-  assert.deepEqual(take(seen), [['here', []], ['connected', true]])
-  assert.deepEqual(take(leaf.sent), [['hello', { name: 'me', ask: true }]])
+  assert.deepEqual(drain(seen), [['here', []], ['connected', true]])
+  assert.deepEqual(drain(leaf.sent), [['hello', { name: 'me', ask: true }]])
 
   leaf.heard.hello('id-alices', { name: 'alice' })
-  assert.deepEqual(take(seen), [['note', 'alice joined'], ['here', ['alice']]])
+  assert.deepEqual(drain(seen), [['note', 'alice joined'], ['here', ['alice']]])
   leaf.heard.chat('id-alices', 'hi \u202e')
   leaf.heard.tell('id-alices', 'psst')
-  assert.deepEqual(take(seen), [['said', 'alice', 'hi '], ['said', 'alice → you', 'psst']])
+  assert.deepEqual(drain(seen), [['said', 'alice', 'hi '], ['said', 'alice → you', 'psst']])
   for (const bad of [undefined, null, 7, 'x', { name: 7 }]) leaf.heard.hello('id-alices', bad)
   leaf.heard.chat('id-alices', { no: 'text' })
-  assert.deepEqual(take(seen), [['said', 'alice', '']])
+  assert.deepEqual(drain(seen), [['said', 'alice', '']])
 
-  // Those who ask at once get one answer.
+  // Several people who ask at once get one answer.
   for (const id of ['id-bbbbbb', 'id-cccccc', 'id-dddddd']) leaf.heard.hello(id, { ask: true })
-  assert.deepEqual(take(leaf.sent), [])
+  assert.deepEqual(drain(leaf.sent), [])
   tick(400)
-  assert.deepEqual(take(leaf.sent), [['hello', { name: 'me', ask: false }]])
-  take(seen)
+  assert.deepEqual(drain(leaf.sent), [['hello', { name: 'me', ask: false }]])
+  drain(seen)
   leaf.heard.bye('id-bbbbbb')
-  assert.deepEqual(take(seen), [['note', 'bbbbbb left'], ['here', ['alice', 'cccccc', 'dddddd']]])
+  assert.deepEqual(drain(seen), [['note', 'bbbbbb left'], ['here', ['alice', 'cccccc', 'dddddd']]])
 
-  // Who does not answer a roll call is gone; this page holds one if nobody does.
+  // A person who does not answer a roll call is gone. This page holds one if nobody else does.
   tick(60_000)
-  take(seen)
-  assert.deepEqual(take(leaf.sent).at(-1), ['hello', { name: 'me', ask: true }])
-  leaf.heard.hello('id-alices', { name: 'alice', ask: true }) // who asks need not answer
+  drain(seen)
+  assert.deepEqual(drain(leaf.sent).at(-1), ['hello', { name: 'me', ask: true }])
+  leaf.heard.hello('id-alices', { name: 'alice', ask: true }) // the one who asks need not answer
   tick(5100)
-  assert.deepEqual(take(seen).at(-1), ['here', ['alice']])
-  take(leaf.sent)
+  assert.deepEqual(drain(seen).at(-1), ['here', ['alice']])
+  drain(leaf.sent)
 
   await chat.say('one line')
-  assert.deepEqual(take(leaf.sent), [['chat', 'one line']])
+  assert.deepEqual(drain(leaf.sent), [['chat', 'one line']])
   leaf.connected = false
   leaf.heard.disconnect()
-  assert.deepEqual(take(seen), [['connected', false], ['here', []]])
+  assert.deepEqual(drain(seen), [['connected', false], ['here', []]])
   leaf.connected = true
   await chat.close(true)
-  assert.deepEqual(take(leaf.sent), [['bye', 'me']])
+  assert.deepEqual(drain(leaf.sent), [['bye', 'me']])
   assert.deepEqual(Object.keys(leaf.heard), [])
 })

@@ -12,8 +12,8 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
-// listens adds to the addresses for nodes those for browsers: WebSocket, through which
-// the page comes, and WebTransport and WebRTC-direct for those who come with a ticket.
+// listens adds addresses for browsers to the addresses for nodes: WebSocket, which the page
+// uses by default, and WebTransport and WebRTC-direct, which a page with a ticket may use.
 func listens(given []string) []string {
 	all := slices.Clone(given)
 	if len(given) == 0 {
@@ -21,7 +21,7 @@ func listens(given []string) []string {
 	}
 	for _, text := range slices.Clone(all) {
 		if strings.HasPrefix(text, "/") {
-			continue // it says what it means
+			continue // a multiaddr is used as it is
 		}
 		host, _, _ := net.SplitHostPort(text)
 		ip, err := netip.ParseAddr(host)
@@ -31,7 +31,7 @@ func listens(given []string) []string {
 		case host == "localhost":
 			ip = netip.MustParseAddr("127.0.0.1")
 		case err != nil:
-			continue // a name of this machine, or a fault that New tells
+			continue // a host name, or a mistake that New reports
 		}
 		at := "/ip4/"
 		if ip.Is6() {
@@ -65,7 +65,7 @@ func over(a ma.Multiaddr, transport ...int) (string, bool) {
 	return net.JoinHostPort(host, port), host != "" && slices.Equal(codes, transport)
 }
 
-// command is how a terminal joins.
+// command returns the command with which a terminal joins.
 func command(node *smokesignal.Node) (string, error) {
 	ticket, err := node.Ticket()
 	if err != nil {
@@ -83,8 +83,7 @@ func command(node *smokesignal.Node) (string, error) {
 	return "go run ./examples/chat -seed " + ticket, nil
 }
 
-// allLoopback reports whether nobody outside of this machine reaches any of the
-// addresses to listen on.
+// allLoopback reports whether all addresses to listen on can be reached from this machine only.
 func allLoopback(listen []string) bool {
 	return len(listen) > 0 && !slices.ContainsFunc(listen, func(text string) bool {
 		host, _, err := net.SplitHostPort(text)
@@ -96,7 +95,7 @@ func allLoopback(listen []string) bool {
 	})
 }
 
-// urls is where the page is found.
+// urls returns the addresses of the page.
 func urls(at *net.TCPAddr) []string {
 	if !at.IP.IsUnspecified() {
 		return []string{fmt.Sprintf("http://%s/", at)}
@@ -108,7 +107,7 @@ func urls(at *net.TCPAddr) []string {
 	return list
 }
 
-// phoneAddress is an address others reach, or the form of one.
+// phoneAddress returns an address that other machines reach, or a description of one.
 func phoneAddress(port int) string {
 	if ips := outside(); len(ips) > 0 {
 		return net.JoinHostPort(ips[0], fmt.Sprint(port))
@@ -116,7 +115,7 @@ func phoneAddress(port int) string {
 	return fmt.Sprintf("ADDRESS:%d, an address of this machine in the network of the phone", port)
 }
 
-// outside returns the IPv4 addresses of this machine that others may reach.
+// outside returns the IPv4 addresses of this machine that other machines may reach.
 func outside() (ips []string) {
 	addrs, _ := net.InterfaceAddrs()
 	for _, a := range addrs {

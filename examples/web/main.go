@@ -1,10 +1,10 @@
-// Web serves a chat page. The page is a peer of its own, in the same room as the
-// terminals of examples/chat; it joins through the node of this program, which relays,
-// as any node does, and says nothing itself.
+// Web serves a chat page. The page is a peer of its own, in the same chat as the terminals of
+// examples/chat. It joins through the node of this program, which relays messages, as every
+// node does, and says nothing itself.
 //
-//	go run ./examples/web                            # http://127.0.0.1:8080, and whoever is on the local network
-//	go run ./examples/web -http 192.168.2.100:8080   # for the phones there
-//	go run ./examples/web -seed 192.168.2.7:8495     # in the room of that chat
+//	go run ./examples/web                            # http://127.0.0.1:8080, with everybody on the local network
+//	go run ./examples/web -http 192.168.2.100:8080   # for phones on that network
+//	go run ./examples/web -seed 192.168.2.7:8495     # in the chat of that program
 package main
 
 import (
@@ -63,8 +63,8 @@ func add(list *[]string) func(string) error {
 	}
 }
 
-// defaultNetwork is the network of the chats that are not told another one, in a terminal
-// and in a browser.
+// defaultNetwork is the network of all chats without another name, in terminals and in
+// browsers.
 const defaultNetwork = "chat"
 
 func isTicket(seed string) bool {
@@ -91,7 +91,7 @@ func (o options) node() []smokesignal.Option {
 	return opts
 }
 
-// run is the whole program: it returns when ctx ends.
+// run is the whole program. It returns when ctx ends.
 func run(ctx context.Context, args []string, out io.Writer) error {
 	o, err := parse(args, out)
 	if errors.Is(err, flag.ErrHelp) {

@@ -18,8 +18,8 @@ import (
 //go:embed page/index.html page/style.css page/icon.svg page/*.js page/LICENSES.txt
 var files embed.FS
 
-// site serves the page, and takes its WebSocket to the node: so who sees the page can
-// join, through the same port and whatever forwards it, TLS included.
+// site serves the page, and forwards the page's WebSocket to the node. So everybody who sees
+// the page can join through the same port, also behind a proxy with TLS.
 type site struct {
 	files   http.Handler
 	proxy   http.Handler
@@ -27,7 +27,7 @@ type site struct {
 	command string
 }
 
-// newSite makes the site of a node that was started.
+// newSite returns the site of a node that was started.
 func newSite(node *smokesignal.Node) (*site, error) {
 	var target string
 	for _, a := range node.Addrs() {
@@ -66,7 +66,7 @@ func newSite(node *smokesignal.Node) (*site, error) {
 	}, err
 }
 
-// policy lets the page load nothing from elsewhere, and connect to nodes.
+// policy keeps the page from loading anything from elsewhere, but lets it connect to nodes.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; " +
 	"connect-src 'self' ws: wss: https:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 

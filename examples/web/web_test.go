@@ -14,7 +14,7 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
-// start runs the program on loopback and returns where its page is.
+// start runs the program on loopback and returns the address of its page.
 func start(t *testing.T, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -56,7 +56,7 @@ func get(t *testing.T, url string) (*http.Response, string) {
 	return answer, string(body)
 }
 
-// Everything that the page names is there, and it may load nothing from elsewhere.
+// All files that the page names are served, and the page may load nothing from elsewhere.
 func TestPage(t *testing.T) {
 	at := start(t)
 	for path, want := range map[string]string{
@@ -81,7 +81,7 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// Whoever reaches the page reaches the node, through the same port.
+// The node is reached through the port of the page.
 func TestJoinThroughThePage(t *testing.T) {
 	at := start(t, "-network", "the web's")
 	_, body := get(t, at+"join.json")

@@ -152,7 +152,7 @@ async function enter (name) {
   if (mine !== turn) return await own.close()
   joined = found
   leaf = own
-  $('network').textContent = own.network === 'default' ? '' : own.network
+  $('network').textContent = own.network === 'chat' ? '' : own.network // that is the default of all chats
   chat = new Chat(own, name, {
     said,
     note,

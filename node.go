@@ -168,8 +168,12 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	if err := n.openPubSub(); err != nil {
 		return err
 	}
+	var began time.Time // zero: now, by the clock of this machine
+	if cfg.now != nil {
+		began = cfg.now()
+	}
 	n.broadcast, err = events.NewBroadcast(n.pubsub, n.host, events.BroadcastConfig{
-		Topic: n.topic, Joined: cfg.topics[n.topic], Session: n.session[:], MaxEventSize: cfg.maxEvent, Codec: cfg.codec,
+		Began: began, Topic: n.topic, Joined: cfg.topics[n.topic], Session: n.session[:], MaxEventSize: cfg.maxEvent, Codec: cfg.codec,
 		Links: true, Guest: n.isGuest, Admit: n.admitBroadcast, Log: eventsLog,
 		StoreAge: max(cfg.storeAge, 1), StoreBytes: cfg.storeBytes, Last: uint64(cfg.last),
 	})

@@ -86,6 +86,7 @@ type config struct {
 	logger       slog.Handler
 	// listenUDP is for tests, see package testhook.
 	listenUDP testhook.Listener
+	now       func() time.Time
 
 	problems []error // one sentence for each option that is wrong
 }
@@ -289,6 +290,9 @@ func Logger(h slog.Handler) Option {
 func init() {
 	testhook.ListenUDP = func(listen testhook.Listener) any {
 		return Option(func(c *config) { c.listenUDP = listen })
+	}
+	testhook.Clock = func(now func() time.Time) any {
+		return Option(func(c *config) { c.now = now })
 	}
 }
 

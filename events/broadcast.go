@@ -35,6 +35,10 @@ type BroadcastConfig struct {
 	// Session is eight random bytes that tell this run of the node from the
 	// next; nil makes them.
 	Session []byte
+	// Began is when the session began, in milliseconds since 1970 on the wire. Of two
+	// sessions of one sender, receivers take the one that began later for the present
+	// one. Zero means now, but later than every session of this process.
+	Began time.Time
 	// MaxEventSize in bytes bounds an encoded event that is sent; 0 is
 	// DefaultMaxEventSize. It cannot be more than fits into a batch.
 	MaxEventSize int
@@ -168,8 +172,12 @@ type broadcastCounters struct {
 // here.
 var lastStart atomic.Uint64
 
-func newSession(id []byte) (s order.SessionKey) {
+func newSession(id []byte, began time.Time) (s order.SessionKey) {
 	copy(s.ID[:], id)
+	if !began.IsZero() {
+		s.Start = uint64(max(began.UnixMilli(), 1)) // zero is not a start
+		return s
+	}
 	for {
 		last := lastStart.Load()
 		s.Start = max(uint64(time.Now().UnixMilli()), last+1)
@@ -193,7 +201,7 @@ func NewBroadcast(ps *pubsub.PubSub, h corehost.Host, cfg BroadcastConfig) (*Bro
 		cfg:        cfg,
 		log:        cfg.Log,
 		dispatcher: newDispatcher(cfg.Log),
-		session:    newSession(cfg.Session),
+		session:    newSession(cfg.Session, cfg.Began),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.driver.init(b)

@@ -3,7 +3,10 @@
 // results are of type any because this package cannot import the public ones.
 package testhook
 
-import "net"
+import (
+	"net"
+	"time"
+)
 
 // Listener takes the place of net.ListenUDP for everything that a host does over UDP,
 // dialing included: a network in memory, for example. A host with a Listener has to
@@ -16,6 +19,10 @@ var (
 	// ListenUDP returns a smokesignal.Option by which a node takes its UDP sockets
 	// from listen.
 	ListenUDP func(listen Listener) any
+
+	// Clock returns a smokesignal.Option by which a node takes the start of its session
+	// from now, the wall clock of its machine.
+	Clock func(now func() time.Time) any
 
 	// NewHost is host.New with a Listener: it takes a host.Config and returns a
 	// *host.Host.

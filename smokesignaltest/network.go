@@ -1,0 +1,331 @@
+package smokesignaltest
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/binary"
+	"encoding/pem"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal"
+	"github.com/go-smokesignal/smokesignal/internal/bubble"
+	"github.com/go-smokesignal/smokesignal/internal/testhook"
+	"github.com/go-smokesignal/smokesignal/internal/vnet"
+)
+
+// Run runs f in virtual time. It is synctest.Test, and with the race detector also
+// avoids a fault of Go 1.26 that ends the process (go.dev/issue/78156).
+func Run(t *testing.T, f func(t *testing.T)) {
+	t.Helper()
+	bubble.Test(t, f)
+}
+
+// Timeout is how long the checks of this package wait for what they check, and
+// Network for its nodes to find each other. It is used up by a failure only.
+const Timeout = time.Minute
+
+// port is the port at which every node listens, on an address of its own.
+const port = 8495
+
+// An Option sets a property of a Net at Network.
+type Option func(*options)
+
+type options struct {
+	seed       uint64
+	least      time.Duration
+	most       time.Duration
+	loss       float64
+	node       []smokesignal.Option
+	unattended bool
+}
+
+// Seed makes chance another one (default 1).
+func Seed(seed uint64) Option { return func(o *options) { o.seed = seed } }
+
+// Options gives every node these options, in addition to those of the kit, which
+// are Listen, Seeds and IdentityFile.
+func Options(opts ...smokesignal.Option) Option {
+	return func(o *options) { o.node = append(o.node, opts...) }
+}
+
+// Latency sets how long a packet takes one way, from least to most (default 5 to
+// 50 ms). It is the same for all packets between two nodes.
+func Latency(least, most time.Duration) Option {
+	return func(o *options) { o.least, o.most = least, most }
+}
+
+// Loss sets the share of packets that is lost, from 0 (the default) to 1, once the
+// nodes have found each other.
+func Loss(share float64) Option { return func(o *options) { o.loss = share } }
+
+// Apart makes Network return when the nodes have started, without waiting until
+// they have found each other.
+func Apart() Option { return func(o *options) { o.unattended = true } }
+
+// A Net is a network of nodes, numbered from 0, in the memory of a test. Its methods
+// fail the test when they cannot do what they say. They are for the goroutine of the
+// test.
+type Net struct {
+	t       testing.TB
+	options options
+	packets *vnet.Network
+	dir     string // of the identity files
+	log     recorder
+
+	nodes  []*smokesignal.Node
+	clocks []time.Duration
+	dying  sync.WaitGroup
+
+	mu    sync.Mutex
+	rand  *rand.Rand // which packets are lost
+	side  map[netip.Addr]int
+	gone  map[netip.Addr]bool // neither sends nor receives
+	loss  float64
+	delay map[[2]netip.Addr]time.Duration
+}
+
+// Network starts n nodes, which are closed with the test, and waits until all are
+// linked to one another, directly or through others.
+func Network(t testing.TB, n int, opts ...Option) *Net {
+	t.Helper()
+	o := options{seed: 1, least: 5 * time.Millisecond, most: 50 * time.Millisecond}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	if n < 1 || n > 60_000 || o.least < 0 || o.most < o.least || o.loss < 0 || o.loss > 1 {
+		t.Fatalf("smokesignaltest: Network(%d) with a latency of %v to %v and a loss of %v: give 1 to 60,000 nodes, a latency whose least is not above most, and a loss from 0 to 1", n, o.least, o.most, o.loss)
+	}
+	net := &Net{
+		t: t, options: o, dir: t.TempDir(),
+		nodes: make([]*smokesignal.Node, n), clocks: make([]time.Duration, n),
+		rand: rand.New(rand.NewPCG(o.seed, 1)),
+		gone: map[netip.Addr]bool{}, delay: map[[2]netip.Addr]time.Duration{},
+	}
+	between := vnet.Between(o.least, o.most)
+	net.packets = vnet.New(func(from, to netip.Addr) time.Duration {
+		net.mu.Lock()
+		defer net.mu.Unlock()
+		if d, ok := net.delay[[2]netip.Addr{from, to}]; ok {
+			return d
+		}
+		return between(from, to)
+	})
+	net.packets.Cut(net.dropped)
+	t.Cleanup(net.close)
+	for i := range n {
+		net.writeIdentity(i)
+		net.start(i)
+	}
+	if !o.unattended {
+		net.OneComponent()
+	}
+	net.Loss(o.loss)
+	return net
+}
+
+// Len returns the number of nodes, dead ones included.
+func (n *Net) Len() int { return len(n.nodes) }
+
+// Node returns node i.
+func (n *Net) Node(i int) *smokesignal.Node {
+	n.t.Helper()
+	if i < 0 || i >= len(n.nodes) {
+		n.t.Fatalf("smokesignaltest: there is no node %d; the nodes are 0 to %d", i, len(n.nodes)-1)
+	}
+	return n.nodes[i]
+}
+
+// Alive returns the numbers of the nodes that were not killed, in ascending order.
+func (n *Net) Alive() []int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var alive []int
+	for i := range n.nodes {
+		if !n.gone[ip(i)] {
+			alive = append(alive, i)
+		}
+	}
+	return alive
+}
+
+// Cut cuts the given nodes off from the others: no packet passes between the two
+// groups until Heal. A second Cut takes the place of the first.
+func (n *Net) Cut(nodes ...int) {
+	n.t.Helper()
+	side := map[netip.Addr]int{}
+	for _, i := range nodes {
+		n.Node(i)
+		side[ip(i)] = 1
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.side = side
+}
+
+// Heal ends a Cut.
+func (n *Net) Heal() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.side = nil
+}
+
+// Kill ends node i as a power cut does: from now on nothing that it sends arrives,
+// and nothing arrives there. The others are not told.
+func (n *Net) Kill(i int) {
+	n.t.Helper()
+	node := n.Node(i)
+	n.setGone(i, true)
+	// What is left of the process ends in its own time; nobody hears of it.
+	n.dying.Go(func() { node.Close() })
+}
+
+// Restart kills node i, if it is alive, and starts a new process with the same
+// identity at the same address. It returns the new node.
+func (n *Net) Restart(i int) *smokesignal.Node {
+	n.t.Helper()
+	n.Kill(i)
+	n.nodes[i].Close() // before its address can be bound again
+	n.setGone(i, false)
+	n.start(i)
+	return n.nodes[i]
+}
+
+// Sleep lets the machine of node i sleep for d, and returns when it wakes up.
+// Meanwhile no packet arrives there or leaves. The timers of its node go on, which
+// they would not on a machine: they cannot be stopped for one node alone.
+func (n *Net) Sleep(i int, d time.Duration) {
+	n.t.Helper()
+	n.Node(i)
+	n.setGone(i, true)
+	time.Sleep(d)
+	n.setGone(i, false)
+}
+
+// Latency sets how long packets between nodes i and j take, each way.
+func (n *Net) Latency(i, j int, d time.Duration) {
+	n.t.Helper()
+	n.Node(i)
+	n.Node(j)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.delay[[2]netip.Addr{ip(i), ip(j)}] = d
+	n.delay[[2]netip.Addr{ip(j), ip(i)}] = d
+}
+
+// Loss sets the share of all packets that is lost from now on, from 0 to 1.
+func (n *Net) Loss(share float64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.loss = share
+}
+
+// Clock sets the wall clock of node i to be off by d from its next Restart on: the
+// sessions of a sender are ordered by their starts, so a clock that was set back is
+// a fault worth testing.
+func (n *Net) Clock(i int, d time.Duration) {
+	n.t.Helper()
+	n.Node(i)
+	n.clocks[i] = d
+}
+
+// Emit broadcasts an event from node i. It waits as the node's Broadcast does, for
+// at most Timeout.
+func (n *Net) Emit(i int, name string, args ...any) {
+	n.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), Timeout)
+	defer cancel()
+	if err := n.Node(i).Broadcast().Emit(ctx, name, args...); err != nil {
+		n.t.Fatalf("smokesignaltest: node %d: %v", i, err)
+	}
+}
+
+func (n *Net) setGone(i int, gone bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.gone[ip(i)] = gone
+}
+
+// dropped reports whether a packet is lost.
+func (n *Net) dropped(from, to netip.Addr) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.gone[from] || n.gone[to] || n.side != nil && n.side[from] != n.side[to] ||
+		n.loss > 0 && n.rand.Float64() < n.loss
+}
+
+// start makes node i and starts it.
+func (n *Net) start(i int) {
+	n.t.Helper()
+	machine := n.packets.Machine(ip(i).String())
+	opts := []smokesignal.Option{
+		smokesignal.Listen(addr(i)), smokesignal.Seeds(addr(0)), smokesignal.IdentityFile(n.identityFile(i)),
+		testhook.ListenUDP(machine.ListenUDP).(smokesignal.Option),
+		testhook.Clock(func() time.Time { return time.Now().Add(n.clocks[i]) }).(smokesignal.Option),
+	}
+	node, err := smokesignal.New(append(opts, n.options.node...)...)
+	if err != nil {
+		n.t.Fatalf("smokesignaltest: node %d: %v", i, err)
+	}
+	n.nodes[i] = node
+	n.log.follow(i, node)
+	if err := node.Start(context.Background()); err != nil {
+		n.t.Fatalf("smokesignaltest: node %d: %v", i, err)
+	}
+}
+
+func (n *Net) close() {
+	var all sync.WaitGroup
+	for _, node := range slices.Clone(n.nodes) {
+		if node != nil {
+			all.Go(func() { node.Close() })
+		}
+	}
+	all.Wait()
+	n.dying.Wait()
+}
+
+func (n *Net) identityFile(i int) string { return filepath.Join(n.dir, fmt.Sprint("node", i)) }
+
+// writeIdentity gives node i the key that belongs to the seed of the Net.
+func (n *Net) writeIdentity(i int) {
+	n.t.Helper()
+	seed := make([]byte, ed25519.SeedSize)
+	binary.LittleEndian.PutUint64(seed, n.options.seed)
+	binary.LittleEndian.PutUint64(seed[8:], uint64(i))
+	key, _, err := crypto.GenerateEd25519Key(bytes.NewReader(seed))
+	if err != nil {
+		n.t.Fatal("smokesignaltest:", err)
+	}
+	id, err := peer.IDFromPrivateKey(key)
+	if err != nil {
+		n.t.Fatal("smokesignaltest:", err)
+	}
+	b, err := crypto.MarshalPrivateKey(key)
+	if err != nil {
+		n.t.Fatal("smokesignaltest:", err)
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "LIBP2P PRIVATE KEY", Headers: map[string]string{"Peer-Id": id.String()}, Bytes: b})
+	if err := os.WriteFile(n.identityFile(i), text, 0o600); err != nil {
+		n.t.Fatal("smokesignaltest:", err)
+	}
+}
+
+// ip is the address of the machine of node i.
+func ip(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{10, 8, byte(i / 250), byte(i%250 + 1)})
+}
+
+// addr is where node i listens, as Listen and Seeds take it.
+func addr(i int) string { return fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", ip(i), port) }

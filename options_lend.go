@@ -213,7 +213,7 @@ func (n *Node) openPubSub() (err error) {
 		return n.checkTopics()
 	}
 	n.gate = gate.New(n.host, gate.Config{
-		NodeProtocol: discovery.Protocol, Recheck: n.protocols.Doubt, Log: logging.Room("host", n.cfg.logger),
+		NodeProtocol: discovery.Protocol, Recheck: n.protocols.Recheck, Log: logging.Room("host", n.cfg.logger),
 	})
 	options := events.PubSubOptions(events.PubSubConfig{
 		Topic: n.topic, Log: logging.Dependency("pubsub", n.cfg.logger), Stats: &n.pubsubStats,

@@ -57,7 +57,7 @@ func (n *Node) overlayFollows(c *peers.Change) {
 	}
 	if c.Unclear() {
 		// Identify may have missed what the peer speaks.
-		n.protocols.Doubt(c.Peer, protocol.Overlay, protocol.Repair)
+		n.protocols.Recheck(c.Peer, protocol.Overlay, protocol.Repair)
 	}
 }
 

@@ -74,7 +74,7 @@ func gate(t *testing.T, h corehost.Host, cfg Config) *gated {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Recheck = protocols.Doubt
+	cfg.Recheck = protocols.Recheck
 	n := &gated{
 		t: t, host: h, protocols: protocols, gate: New(h, cfg),
 		got: make(map[string]int), from: make(map[peer.ID]bool), news: make(chan struct{}), stop: func() {},

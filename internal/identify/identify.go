@@ -2,6 +2,7 @@
 package identify
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,20 +29,20 @@ import (
 )
 
 const (
-	// overtakes is how long a message of identify can be on its way while others pass
-	// it, and as long again: its streams end after five seconds.
-	overtakes = 2 * identify.DefaultTimeout
-	// askPause is the least time between two questions to one peer.
-	askPause = time.Second
-	// doubtPause is how long a doubt is left to identify.
-	doubtPause = 500 * time.Millisecond
-	// maxDoubts bounds those that wait, of one peer.
-	maxDoubts = 4
-	// askTries is how often a question is asked that gets no answer.
-	askTries = 3
-	// maxAsking bounds the questions that are open.
-	maxAsking = 16
-	// maxIdentify and maxIdentifyParts bound an answer, as identify itself does.
+	// reorderWindow is how long after one identify message another, older one may still
+	// arrive: the streams of identify end after five seconds, and as long again is added.
+	reorderWindow = 2 * identify.DefaultTimeout
+	// queryInterval is the least time between two queries to one peer.
+	queryInterval = time.Second
+	// recheckDelay is how long Recheck waits for libp2p to learn the protocols by itself.
+	recheckDelay = 500 * time.Millisecond
+	// maxRechecks bounds the calls of Recheck that wait, per peer.
+	maxRechecks = 4
+	// queryTries is how often a query without an answer is repeated.
+	queryTries = 3
+	// maxQueries bounds the open queries.
+	maxQueries = 16
+	// maxIdentify and maxIdentifyParts bound an answer, as libp2p itself does.
 	maxIdentify      = 8 << 10
 	maxIdentifyParts = 10
 	// closeTimeout bounds how long Close waits. A reset can take as long as the
@@ -49,164 +50,175 @@ const (
 	closeTimeout = 2 * time.Second
 )
 
-// Tracker keeps what the peerstore of a host says of some protocols true for
-// connected peers.
+// A Tracker corrects the peerstore of a host where it is wrong about the protocols that
+// connected peers speak.
 //
-// Libp2p's identify asks a peer once what it speaks, when it connects, and is told of each
-// change by a push, which comes on another stream and can be lost, or be read before what is
-// older. A host that sets its handlers and dials at once does change what it speaks in
-// the moment it connects; if nobody noticed, a peer that speaks pubsub would never be seen
-// as one. So a peer is asked once more when it has not answered, when it has said two
-// different things within ten seconds, and on [Tracker.Doubt]. What comes of it goes on the
-// host's event bus as an [event.EvtPeerProtocolsUpdated].
+// Libp2p asks a peer for its protocols once, when it connects, and hears of each change
+// by a push. A push arrives on another stream, so it can be lost, or be read before an
+// older message. A host that sets its handlers and dials at once changes its protocols
+// at the very moment when it connects. If nobody noticed, a peer that speaks pubsub
+// would never be known to do so. So the Tracker queries a peer once more when it has not
+// answered libp2p, when it has sent two different lists within ten seconds, and on
+// [Tracker.Recheck]. A correction is emitted on the host's event bus as an
+// [event.EvtPeerProtocolsUpdated].
 //
-// All methods may be called from any goroutine.
+// All methods may be called from any goroutine. Unexported methods whose names end in
+// Locked need mu.
 type Tracker struct {
+	// Set once.
 	host    corehost.Host
 	watched []protocol.ID
 	log     *slog.Logger
 	sub     event.Subscription
 	updated event.Emitter
-	places  chan struct{} // of those who ask
 
-	ctx    context.Context
-	cancel context.CancelFunc
-	tasks  sync.WaitGroup // Add only under mu and before closed, or in one that counts
+	// Goroutines.
+	ctx     context.Context
+	cancel  context.CancelFunc
+	tasks   sync.WaitGroup // Add only under mu and before closed, or in a running task
+	queries chan struct{}  // one element per open query
 
-	mu     sync.Mutex
-	closed bool
-	of     map[peer.ID]*spoken
-	swept  time.Time
+	mu      sync.Mutex
+	closed  bool
+	peers   map[peer.ID]*answers
+	cleaned time.Time // when removeOldLocked last ran
 }
 
-// spoken is what a peer said last.
-type spoken struct {
-	said      bool          // anything
-	protocols []protocol.ID // of those that are watched, sorted
-	at        time.Time
-	asking    bool
-	again     bool      // it said something else while it was asked
-	doubts    int       // that wait
-	doubted   time.Time // when it was asked for one
+// answers is what a Tracker knows of one peer.
+type answers struct {
+	answered  bool          // with the protocols below
+	protocols []protocol.ID // the watched ones, sorted
+	at        time.Time     // of the last news
+
+	querying bool
+	again    bool // another answer arrived during the query
+
+	rechecks  int       // calls of Recheck that wait
+	rechecked time.Time // when Recheck last caused a query
 }
 
-// Track begins to keep the given protocols. The log is the room's logger, nil the
-// default one. The host stays the caller's; close what is returned first.
+// Track begins to track the given protocols. A nil log means the logger
+// "smokesignal/host" of go-log. The host stays the caller's; close the Tracker first.
 func Track(h corehost.Host, log *slog.Logger, protocols ...protocol.ID) (*Tracker, error) {
-	if log == nil {
-		log = logging.Room("host", nil)
-	}
+	log = cmp.Or(log, logging.Room("host", nil))
 	sub, err := h.EventBus().Subscribe([]any{new(event.EvtPeerIdentificationCompleted), new(event.EvtPeerIdentificationFailed)},
 		eventbus.BufSize(256), eventbus.Name("smokesignal protocols"))
 	if err != nil {
-		return nil, fmt.Errorf("host: listen to the host's event bus for what peers speak: %w", err)
+		return nil, fmt.Errorf("identify: subscribe to the host's event bus: %w", err)
 	}
 	updated, err := h.EventBus().Emitter(new(event.EvtPeerProtocolsUpdated))
 	if err != nil {
 		sub.Close()
-		return nil, fmt.Errorf("host: prepare to tell on the host's event bus what peers speak: %w", err)
+		return nil, fmt.Errorf("identify: prepare to emit on the host's event bus: %w", err)
 	}
-	k := &Tracker{
+	t := &Tracker{
 		host: h, watched: protocols, log: log, sub: sub, updated: updated,
-		places: make(chan struct{}, maxAsking), of: make(map[peer.ID]*spoken),
+		queries: make(chan struct{}, maxQueries), peers: make(map[peer.ID]*answers),
 	}
-	k.ctx, k.cancel = context.WithCancel(context.Background())
-	k.tasks.Go(k.run)
-	return k, nil
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	t.tasks.Go(t.run)
+	return t, nil
 }
 
-// Close waits for what was begun, though not longer than two seconds for a connection that
-// is frozen.
-func (k *Tracker) Close() {
-	k.mu.Lock()
-	k.closed = true
-	k.mu.Unlock()
-	k.cancel()
-	k.sub.Close()
-	if tasks.Wait(&k.tasks, closeTimeout) {
-		k.updated.Close()
+// Close waits for the queries that have begun, but at most two seconds for a connection
+// that is frozen.
+func (t *Tracker) Close() {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	t.cancel()
+	t.sub.Close()
+	// A task that is left behind may still emit.
+	if tasks.Wait(&t.tasks, closeTimeout) {
+		t.updated.Close()
 	} else {
-		k.log.Debug("a peer is still asked what it speaks, while its connection or the event bus is stuck")
+		t.log.Debug("a query for a peer's protocols goes on, since its connection or the event bus is stuck")
 	}
 }
 
-// Doubt has p asked what it speaks if in half a second it has not said that it speaks
-// one of the protocols: it did something that only those do who speak it. Who was asked
-// for that is not asked again within ten seconds. It does not block.
-func (k *Tracker) Doubt(p peer.ID, protocols ...protocol.ID) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	r := k.peer(p, time.Now())
-	if k.closed || time.Since(r.doubted) < overtakes || r.doubts == maxDoubts {
+// Recheck queries p for its protocols unless within half a second it is known to speak
+// one of these: it did something that only peers do that speak one. A peer that was
+// queried for this reason is not queried again within ten seconds. Recheck does not
+// block.
+func (t *Tracker) Recheck(p peer.ID, protocols ...protocol.ID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	a := t.touchLocked(p, time.Now())
+	// The bounds keep a peer from causing queries without end.
+	if t.closed || time.Since(a.rechecked) < reorderWindow || a.rechecks == maxRechecks {
 		return
 	}
-	r.doubts++
-	k.tasks.Go(func() {
+	a.rechecks++
+	t.tasks.Go(func() {
 		select {
-		case <-time.After(doubtPause): // identify may be about to tell
-		case <-k.ctx.Done():
+		case <-time.After(recheckDelay):
+		case <-t.ctx.Done():
 		}
-		known, err := k.host.Peerstore().SupportsProtocols(p, protocols...)
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		r.doubts--
-		if (err != nil || len(known) == 0) && time.Since(r.doubted) >= overtakes {
-			r.doubted = time.Now()
-			k.ask(p, r)
+		known, err := t.host.Peerstore().SupportsProtocols(p, protocols...)
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		a.rechecks--
+		if (err != nil || len(known) == 0) && time.Since(a.rechecked) >= reorderWindow {
+			a.rechecked = time.Now()
+			t.startQueryLocked(p, a)
 		}
 	})
 }
 
-func (k *Tracker) run() {
-	for ev := range k.sub.Out() {
+// run follows the identifications of libp2p until Close.
+func (t *Tracker) run() {
+	for ev := range t.sub.Out() {
 		switch ev := ev.(type) {
 		case event.EvtPeerIdentificationCompleted:
-			k.heard(ev.Peer, ev.Protocols, time.Now())
+			t.recordAnswer(ev.Peer, ev.Protocols, time.Now())
 		case event.EvtPeerIdentificationFailed:
-			k.mu.Lock()
-			k.ask(ev.Peer, k.peer(ev.Peer, time.Now()))
-			k.mu.Unlock()
+			t.mu.Lock()
+			t.startQueryLocked(ev.Peer, t.touchLocked(ev.Peer, time.Now()))
+			t.mu.Unlock()
 		}
 	}
 }
 
-// heard takes what p said.
-func (k *Tracker) heard(p peer.ID, protocols []protocol.ID, now time.Time) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.sweep(now)
-	protocols = k.ofInterest(protocols)
-	if r := k.of[p]; r != nil && r.said && now.Sub(r.at) < overtakes && !slices.Equal(r.protocols, protocols) {
-		k.ask(p, r)
+// recordAnswer records an answer that libp2p got.
+func (t *Tracker) recordAnswer(p peer.ID, protocols []protocol.ID, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.removeOldLocked(now)
+	protocols = t.onlyWatched(protocols)
+	// The two may have arrived in the wrong order.
+	if a := t.peers[p]; a != nil && a.answered && now.Sub(a.at) < reorderWindow && !slices.Equal(a.protocols, protocols) {
+		t.startQueryLocked(p, a)
 	}
-	r := k.peer(p, now)
-	r.said, r.protocols = true, protocols
+	a := t.touchLocked(p, now)
+	a.answered, a.protocols = true, protocols
 }
 
-// peer returns the record of p, of which there is news. It needs the lock, as all below
-// that do not say otherwise.
-func (k *Tracker) peer(p peer.ID, now time.Time) *spoken {
-	r := k.of[p]
-	if r == nil {
-		r = &spoken{}
-		k.of[p] = r
+// touchLocked returns the record of p, of which there is news.
+func (t *Tracker) touchLocked(p peer.ID, now time.Time) *answers {
+	a := t.peers[p]
+	if a == nil {
+		a = &answers{}
+		t.peers[p] = a
 	}
-	r.at = now
-	return r
+	a.at = now
+	return a
 }
 
-// sweep forgets what nothing can overtake any more.
-func (k *Tracker) sweep(now time.Time) {
-	if now.Sub(k.swept) < overtakes {
+// removeOldLocked removes the records of peers whose messages have all arrived.
+func (t *Tracker) removeOldLocked(now time.Time) {
+	if now.Sub(t.cleaned) < reorderWindow {
 		return
 	}
-	k.swept = now
-	maps.DeleteFunc(k.of, func(_ peer.ID, r *spoken) bool { return !r.asking && r.doubts == 0 && now.Sub(r.at) >= overtakes })
+	t.cleaned = now
+	maps.DeleteFunc(t.peers, func(_ peer.ID, a *answers) bool {
+		return !a.querying && a.rechecks == 0 && now.Sub(a.at) >= reorderWindow
+	})
 }
 
-func (k *Tracker) ofInterest(protocols []protocol.ID) (list []protocol.ID) {
+// onlyWatched returns the watched ones among the protocols, sorted.
+func (t *Tracker) onlyWatched(protocols []protocol.ID) (list []protocol.ID) {
 	for _, id := range protocols {
-		if slices.Contains(k.watched, id) {
+		if slices.Contains(t.watched, id) {
 			list = append(list, id)
 		}
 	}
@@ -214,74 +226,79 @@ func (k *Tracker) ofInterest(protocols []protocol.ID) (list []protocol.ID) {
 	return slices.Compact(list)
 }
 
-func (k *Tracker) ask(p peer.ID, r *spoken) {
-	if r.asking {
-		r.again = true
+// startQueryLocked starts a query to p, or has the running one repeated.
+func (t *Tracker) startQueryLocked(p peer.ID, a *answers) {
+	if a.querying {
+		a.again = true
 		return
 	}
-	r.asking = true
-	k.tasks.Go(func() { k.askUntilKnown(p, r) })
+	a.querying = true
+	t.tasks.Go(func() { t.queryUntilSettled(p, a) })
 }
 
-// askUntilKnown asks p until it has said what it speaks and has not changed it while it was
-// asked, as long as it is connected. It does not have the lock.
-func (k *Tracker) askUntilKnown(p peer.ID, r *spoken) {
+// queryUntilSettled queries p until it has answered and no other answer arrived during
+// the query, for as long as p is connected.
+func (t *Tracker) queryUntilSettled(p peer.ID, a *answers) {
 	for failed := 0; ; {
-		said, err := k.question(p)
-		var news *event.EvtPeerProtocolsUpdated
-		k.mu.Lock()
+		protocols, err := t.query(p)
+		var update *event.EvtPeerProtocolsUpdated
+		t.mu.Lock()
 		if err == nil {
 			failed = 0
-			r.said, r.protocols, r.at = true, k.ofInterest(said), time.Now()
-			news = k.remember(p, said)
-		} else if failed++; k.ctx.Err() == nil {
-			k.log.Debug("a peer was asked again what it speaks", "peer", p, "err", err)
+			a.answered, a.protocols, a.at = true, t.onlyWatched(protocols), time.Now()
+			update = t.correct(p, protocols)
+		} else if failed++; t.ctx.Err() == nil {
+			t.log.Debug("a query for a peer's protocols failed", "peer", p, "error", err)
 		}
-		done := !r.again && err == nil || failed == askTries || k.ctx.Err() != nil || k.host.Network().Connectedness(p) == network.NotConnected
-		r.asking, r.again = !done, false
-		k.mu.Unlock()
-		if news != nil {
-			k.updated.Emit(*news) // waits for the bus's subscribers
+		done := !a.again && err == nil || failed == queryTries || t.ctx.Err() != nil || t.host.Network().Connectedness(p) == network.NotConnected
+		a.querying, a.again = !done, false
+		t.mu.Unlock()
+		// Without mu, since the bus blocks until its subscribers have room.
+		if update != nil {
+			t.updated.Emit(*update)
 		}
 		if done {
 			return
 		}
 		select {
-		case <-time.After(askPause):
-		case <-k.ctx.Done():
+		case <-time.After(queryInterval):
+		case <-t.ctx.Done():
 		}
 	}
 }
 
-// remember has the peerstore say what p has said just now, and returns what is new.
-func (k *Tracker) remember(p peer.ID, said []protocol.ID) *event.EvtPeerProtocolsUpdated {
-	before, _ := k.host.Peerstore().GetProtocols(p)
-	if err := k.host.Peerstore().SetProtocols(p, said...); err != nil {
-		k.log.Debug("what a peer speaks cannot be remembered", "peer", p, "err", err)
+// correct sets the protocols of p in the peerstore, and returns what that changed, or
+// nil for nothing.
+func (t *Tracker) correct(p peer.ID, protocols []protocol.ID) *event.EvtPeerProtocolsUpdated {
+	before, _ := t.host.Peerstore().GetProtocols(p)
+	if err := t.host.Peerstore().SetProtocols(p, protocols...); err != nil {
+		t.log.Debug("the protocols of a peer cannot be stored", "peer", p, "error", err)
 		return nil
 	}
-	news := &event.EvtPeerProtocolsUpdated{Peer: p, Added: without(said, before), Removed: without(before, said)}
-	if len(news.Added)+len(news.Removed) == 0 {
+	update := &event.EvtPeerProtocolsUpdated{Peer: p, Added: without(protocols, before), Removed: without(before, protocols)}
+	if len(update.Added)+len(update.Removed) == 0 {
 		return nil
 	}
-	return news
+	return update
 }
 
+// without returns the elements of list that are not in other.
 func without(list, other []protocol.ID) []protocol.ID {
 	return slices.DeleteFunc(slices.Clone(list), func(id protocol.ID) bool { return slices.Contains(other, id) })
 }
 
-// question asks p what it speaks. It does not have the lock.
-func (k *Tracker) question(p peer.ID) ([]protocol.ID, error) {
+// query asks p for its protocols, by libp2p's identify. It blocks for five seconds at
+// most, after it has waited for a place among the open queries.
+func (t *Tracker) query(p peer.ID) ([]protocol.ID, error) {
 	select {
-	case k.places <- struct{}{}:
-		defer func() { <-k.places }()
-	case <-k.ctx.Done():
-		return nil, context.Cause(k.ctx)
+	case t.queries <- struct{}{}:
+		defer func() { <-t.queries }()
+	case <-t.ctx.Done():
+		return nil, context.Cause(t.ctx)
 	}
-	ctx, cancel := context.WithTimeout(k.ctx, identify.DefaultTimeout)
+	ctx, cancel := context.WithTimeout(t.ctx, identify.DefaultTimeout)
 	defer cancel()
-	s, err := k.host.NewStream(network.WithAllowLimitedConn(network.WithNoDial(ctx, "identify"), "identify"), p, identify.ID)
+	s, err := t.host.NewStream(network.WithAllowLimitedConn(network.WithNoDial(ctx, "identify"), "identify"), p, identify.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -289,18 +306,18 @@ func (k *Tracker) question(p peer.ID) ([]protocol.ID, error) {
 		s.Reset()
 		return nil, err
 	}
-	ended := context.AfterFunc(ctx, func() { s.Reset() })
-	defer ended()
-	said, err := readIdentify(s)
+	stop := context.AfterFunc(ctx, func() { s.Reset() }) // unblocks the read
+	defer stop()
+	protocols, err := readIdentify(s)
 	if err != nil {
 		s.Reset()
 		return nil, err
 	}
-	s.Close() // over QUIC it can fail, as the peer is done with the stream
-	return said, nil
+	s.Close() // over QUIC this can fail, as the peer is done with the stream
+	return protocols, nil
 }
 
-// readIdentify reads the protocols of an answer, which may come in parts.
+// readIdentify reads the protocols of an answer, which may come in several messages.
 func readIdentify(r io.Reader) ([]protocol.ID, error) {
 	parts := frame.NewReader(r, maxIdentify)
 	var answer pb.Identify
@@ -313,8 +330,8 @@ func readIdentify(r io.Reader) ([]protocol.ID, error) {
 			err = proto.UnmarshalOptions{Merge: true}.Unmarshal(part, &answer)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("host: identify: read an answer: %w", err)
+			return nil, fmt.Errorf("identify: read an answer: %w", err)
 		}
 	}
-	return nil, fmt.Errorf("host: identify: an answer of more than %d parts", maxIdentifyParts)
+	return nil, fmt.Errorf("identify: an answer of more than %d parts", maxIdentifyParts)
 }

@@ -21,8 +21,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
-// newListener returns a host that keeps true who speaks which of two protocols, and what its
-// bus says of that.
+// newListener returns a host that tracks which peers speak two protocols, and the updates
+// on its bus.
 func newListener(t *testing.T, listen string) (corehost.Host, *Tracker, event.Subscription) {
 	t.Helper()
 	h, err := libp2p.New(libp2p.ListenAddrStrings(listen), libp2p.DisableRelay(), libp2p.DisableMetrics())
@@ -51,7 +51,7 @@ func known(h corehost.Host, p peer.ID) []protocol.ID {
 	return list
 }
 
-// hear waits until the bus of h has told what was added and removed.
+// hear waits for an update on the bus, with what was added and removed.
 func hear(t *testing.T, updates event.Subscription, added, removed string) {
 	t.Helper()
 	select {
@@ -65,12 +65,12 @@ func hear(t *testing.T, updates event.Subscription, added, removed string) {
 	}
 }
 
-func TestTrack(t *testing.T) {
+func TestAnOlderAnswerDoesNotStay(t *testing.T) {
 	t.Parallel()
-	hosttest.OverTCPAndQUIC(t, testTrack)
+	hosttest.OverTCPAndQUIC(t, testAnOlderAnswerDoesNotStay)
 }
 
-func testTrack(t *testing.T, listen string) {
+func testAnOlderAnswerDoesNotStay(t *testing.T, listen string) {
 	t.Parallel()
 	h, _, updates := newListener(t, listen)
 	n := hosttest.NewScripted(t)
@@ -83,13 +83,13 @@ func testTrack(t *testing.T, listen string) {
 	first("/x")
 	second := n.Next()
 	if got := known(h, n.ID()); slices.Contains(got, "/a") {
-		t.Fatalf("the older answer is not what stays: %v; the test is of no use", got)
+		t.Fatalf("the older answer does not stay: %v; the test shows nothing", got)
 	}
 	second("/a")
 	hear(t, updates, "[/a]", "[/x]")
 
-	// What is not watched does not matter; the next change does, and while it is asked
-	// about comes another.
+	// A change of a protocol that is not watched causes no query. The next change does, and
+	// another one arrives during the query.
 	n.Push(h.ID(), "/a", "/x")
 	hear(t, updates, "[/x]", "[]")
 	n.Push(h.ID(), "/b", "/x")
@@ -107,12 +107,13 @@ func testTrack(t *testing.T, listen string) {
 	select {
 	case <-n.Asked:
 		t.Error("it is asked though it has said the same twice")
-	case <-time.After(2 * askPause): // nothing tells that it does not come
+	case <-time.After(2 * queryInterval): // nothing reports that none comes
 	}
 }
 
-// Who does not answer when the connection begins is asked again, and not for ever.
-func TestTrackAsksASilentPeerAgain(t *testing.T) {
+// A peer that does not answer when the connection begins is queried again, but not without
+// end.
+func TestASilentPeerIsQueriedAgain(t *testing.T) {
 	t.Parallel()
 	h, _, updates := newListener(t, hosttest.TCP)
 	n := hosttest.NewScripted(t)
@@ -124,50 +125,51 @@ func TestTrackAsksASilentPeerAgain(t *testing.T) {
 
 	silent := hosttest.NewScripted(t)
 	silent.Dial(h)
-	for range 1 + askTries {
+	for range 1 + queryTries {
 		silent.Next()()
 	}
 	select {
 	case <-silent.Asked:
 		t.Error("it is asked without end")
-	case <-time.After(2 * askPause): // nothing tells that it does not come
+	case <-time.After(2 * queryInterval): // nothing reports that none comes
 	}
 }
 
-// Who does what only those do who speak a protocol is asked, unless it says so by itself.
-func TestDoubt(t *testing.T) {
+// A peer that does something that only speakers of a protocol do is queried, unless libp2p
+// learns of the protocol meanwhile.
+func TestRecheckQueriesAPeerThatHidesAProtocol(t *testing.T) {
 	t.Parallel()
 	h, k, updates := newListener(t, hosttest.TCP)
 	n := hosttest.NewScripted(t)
 	n.Dial(h)
 	n.Next()("/x")
-	k.Doubt(n.ID(), "/x") // which it has said: it is another matter
-	k.Doubt(n.ID(), "/b", "/a")
+	k.Recheck(n.ID(), "/x") // which is known, so there is no query
+	k.Recheck(n.ID(), "/b", "/a")
 	n.Next()("/a")
 	hear(t, updates, "[/a]", "[/x]")
-	k.Doubt(n.ID(), "/b")
+	k.Recheck(n.ID(), "/b")
 
 	other := hosttest.NewScripted(t)
 	other.Dial(h)
-	k.Doubt(other.ID(), "/a")
+	k.Recheck(other.ID(), "/a")
 	other.Next()("/a")
 	for _, n := range []*hosttest.Scripted{n, other} {
 		select {
 		case <-n.Asked:
 			t.Error("it is asked again")
-		case <-time.After(2 * doubtPause): // nothing tells that it does not come
+		case <-time.After(2 * recheckDelay): // nothing reports that none comes
 		}
 	}
 
 	k.mu.Lock()
-	k.of[n.ID()].doubted = time.Now().Add(-overtakes)
+	k.peers[n.ID()].rechecked = time.Now().Add(-reorderWindow)
 	k.mu.Unlock()
-	k.Doubt(n.ID(), "/b")
+	k.Recheck(n.ID(), "/b")
 	n.Next()("/b")
 	hear(t, updates, "[/b]", "[/a]")
 }
 
-func TestReadIdentify(t *testing.T) {
+func TestAnswersComeInPartsAndAreBounded(t *testing.T) {
 	part := func(m *pb.Identify) []byte {
 		b, err := proto.Marshal(m)
 		if err != nil {
@@ -182,9 +184,9 @@ func TestReadIdentify(t *testing.T) {
 	}{
 		"nothing":        {nil, "[] <nil>"},
 		"two parts":      {append(some, some...), "[/a /a] <nil>"},
-		"half a part":    {some[:len(some)-1], "[] host: identify: read an answer: unexpected EOF"},
-		"a large part":   {part(&pb.Identify{Protocols: []string{strings.Repeat("x", maxIdentify)}}), "[] host: identify: read an answer: frame: too large: 8195 bytes announced, the limit is 8192"},
-		"too many parts": {bytes.Repeat(some, maxIdentifyParts), "[] host: identify: an answer of more than 10 parts"},
+		"half a part":    {some[:len(some)-1], "[] identify: read an answer: unexpected EOF"},
+		"a large part":   {part(&pb.Identify{Protocols: []string{strings.Repeat("x", maxIdentify)}}), "[] identify: read an answer: frame: too large: 8195 bytes announced, the limit is 8192"},
+		"too many parts": {bytes.Repeat(some, maxIdentifyParts), "[] identify: an answer of more than 10 parts"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			list, err := readIdentify(bytes.NewReader(c.in))

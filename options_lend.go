@@ -198,11 +198,11 @@ func (n *Node) borrowHost() (crypto.PrivKey, error) {
 	if ids := lent.PubSubProtocols(h); len(ids) > 0 && n.cfg.lentPubSub == nil {
 		return nil, fmt.Errorf("WithHost: the host serves pubsub already (%s), and a second would take its streams; give that one by WithPubSub", ids[0])
 	}
-	borrowed := lent.Borrow(h)
+	var sharesTopic func(peer.ID) bool // nil: the pubsub is the node's
 	if n.cfg.lentPubSub != nil {
-		borrowed.Shares = n.sharesTopic
+		sharesTopic = n.sharesTopic
 	}
-	n.host, n.face = borrowed, h
+	n.host, n.face = lent.New(h, sharesTopic), h
 	return key, nil
 }
 

@@ -1,5 +1,5 @@
 // Package lent puts a node on a libp2p host that belongs to the application: one node
-// on each host, and nothing of the application's is changed or closed.
+// per host, without changing or closing anything that is the application's.
 package lent
 
 import (
@@ -13,48 +13,46 @@ import (
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/go-smokesignal/smokesignal/internal/addr"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// ErrTaken is returned by [Claim] for a host that has a node already.
-var ErrTaken = errors.New("host: there is a node on it already")
+// ErrClaimed is returned by [Claim] for a host that has a node already.
+var ErrClaimed = errors.New("lent: another node is on the host already")
 
-// claims are the hosts that have a node. Only within this process can two nodes get
-// the same one.
+// claims holds the hosts of this process that have a node. Hosts of two processes are
+// never the same.
 var claims = struct {
-	mu    sync.Mutex
-	taken map[any]bool
-}{taken: map[any]bool{}}
+	mu      sync.Mutex
+	claimed map[any]bool
+}{claimed: map[any]bool{}}
 
-// Claim makes h the host of one node until release is called. It returns [ErrTaken]
-// if it is another's, also behind a wrapper.
+// Claim makes h the host of one node until release is called. It returns [ErrClaimed] if
+// another node has claimed it, directly or behind a wrapper.
 func Claim(h corehost.Host) (release func(), err error) {
-	// What wraps a host, as a routed host does, shares its table of protocols, which
-	// is where two nodes would collide.
+	// A wrapper, such as a routed host, shares the table of protocols with its host. That
+	// table is where two nodes would collide.
 	var key any = h.Mux()
 	if !reflect.TypeOf(key).Comparable() {
 		key = h.ID()
 	}
 	claims.mu.Lock()
 	defer claims.mu.Unlock()
-	// A protocol of ours that nobody claimed is served by another version of this
-	// module, which a program can contain as well.
-	if claims.taken[key] || slices.ContainsFunc(h.Mux().Protocols(), isOurs) {
-		return nil, ErrTaken
+	// If a protocol of ours is served and nobody has claimed the host here, the program
+	// contains another version of this module.
+	if claims.claimed[key] || slices.ContainsFunc(h.Mux().Protocols(), protocol.IsOurs) {
+		return nil, ErrClaimed
 	}
-	claims.taken[key] = true
+	claims.claimed[key] = true
 	return sync.OnceFunc(func() {
 		claims.mu.Lock()
 		defer claims.mu.Unlock()
-		delete(claims.taken, key)
+		delete(claims.claimed, key)
 	}), nil
 }
-
-func isOurs(id protocol.ID) bool { return strings.HasPrefix(string(id), "/smokesignal/") }
 
 func isPubSub(id protocol.ID) bool {
 	return strings.HasPrefix(string(id), "/floodsub/") || strings.HasPrefix(string(id), "/meshsub/")
@@ -65,22 +63,21 @@ func PubSubProtocols(h corehost.Host) []protocol.ID {
 	return slices.DeleteFunc(slices.Clone(h.Mux().Protocols()), func(id protocol.ID) bool { return !isPubSub(id) })
 }
 
-// Borrowed is a host of an application's in the hands of a node, which neither
-// listens on it nor closes it.
-type Borrowed struct {
+// A Host is a host of the application, as a node uses it. The node neither listens on it
+// nor closes it.
+type Host struct {
 	corehost.Host
-	// Shares, if it is not nil, says that pubsub is the application's too, and tells
-	// whether it has a topic in common with a peer. Nil: all of pubsub is the node's.
-	// It is set before use.
-	Shares func(peer.ID) bool
+
+	sharesTopic func(peer.ID) bool // see New
 
 	mu       sync.Mutex
 	handlers map[protocol.ID]*handler
 }
 
-// A handler is what the host knows of a stream handler of the node. When one is
-// removed, the host's table keeps it in memory until another takes its place
-// (go-multistream v0.6.1), and would keep the whole node with what it stores.
+// A handler is the part of a node's stream handler that the host keeps. The host's table
+// does not release a removed handler until another takes its place (go-multistream
+// v0.6.1). Without this indirection it would keep a closed node in memory, with all that
+// the node stores.
 type handler struct {
 	f atomic.Pointer[network.StreamHandler]
 }
@@ -93,59 +90,62 @@ func (h *handler) handle(s network.Stream) {
 	}
 }
 
-// Borrow returns h for a node.
-func Borrow(h corehost.Host) *Borrowed {
-	return &Borrowed{Host: h, handlers: map[protocol.ID]*handler{}}
+// New returns h for a node. If the pubsub belongs to the application as well, then
+// sharesTopic reports whether the application has a topic in common with a peer. It is
+// nil if the pubsub is the node's.
+func New(h corehost.Host, sharesTopic func(peer.ID) bool) *Host {
+	return &Host{Host: h, sharesTopic: sharesTopic, handlers: map[protocol.ID]*handler{}}
 }
 
-// SetStreamHandler registers a handler that RemoveStreamHandler takes away for good.
-func (b *Borrowed) SetStreamHandler(id protocol.ID, f network.StreamHandler) {
-	b.Host.SetStreamHandler(id, b.handler(id, f))
+// SetStreamHandler registers a handler, which RemoveStreamHandler releases.
+func (h *Host) SetStreamHandler(id protocol.ID, f network.StreamHandler) {
+	h.Host.SetStreamHandler(id, h.newHandler(id, f))
 }
 
-// SetStreamHandlerMatch does the same.
-func (b *Borrowed) SetStreamHandlerMatch(id protocol.ID, match func(protocol.ID) bool, f network.StreamHandler) {
-	b.Host.SetStreamHandlerMatch(id, match, b.handler(id, f))
+// SetStreamHandlerMatch registers a handler, which RemoveStreamHandler releases.
+func (h *Host) SetStreamHandlerMatch(id protocol.ID, match func(protocol.ID) bool, f network.StreamHandler) {
+	h.Host.SetStreamHandlerMatch(id, match, h.newHandler(id, f))
 }
 
-func (b *Borrowed) handler(id protocol.ID, f network.StreamHandler) network.StreamHandler {
-	h := new(handler)
-	h.f.Store(&f)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.handlers[id] = h
-	return h.handle
+func (h *Host) newHandler(id protocol.ID, f network.StreamHandler) network.StreamHandler {
+	wrapped := new(handler)
+	wrapped.f.Store(&f)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.handlers[id] = wrapped
+	return wrapped.handle
 }
 
-// RemoveStreamHandler removes a handler.
-func (b *Borrowed) RemoveStreamHandler(id protocol.ID) {
-	b.Host.RemoveStreamHandler(id)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if h := b.handlers[id]; h != nil {
-		h.f.Store(nil)
-		delete(b.handlers, id)
+// RemoveStreamHandler removes a handler and releases it.
+func (h *Host) RemoveStreamHandler(id protocol.ID) {
+	h.Host.RemoveStreamHandler(id)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if wrapped := h.handlers[id]; wrapped != nil {
+		wrapped.f.Store(nil)
+		delete(h.handlers, id)
 	}
 }
 
-// Listen does nothing: the application listens, or has the host dial only.
-func (b *Borrowed) Listen() error { return nil }
+// Listen does nothing: the application decides whether its host listens.
+func (h *Host) Listen() error { return nil }
 
 // Close does nothing: the application closes its host.
-func (b *Borrowed) Close() error { return nil }
+func (h *Host) Close() error { return nil }
 
-// Dialable is [Host.Dialable] of the addresses that the host has at present. Those
-// of which the application says to others what cannot be dialed are left out.
-func (b *Borrowed) Dialable() []ma.Multiaddr {
+// Dialable returns the present addresses of the host, each with /p2p/ID, the most
+// reachable first. Addresses that cannot be dialed are skipped, even if the application
+// advertises them.
+func (h *Host) Dialable() []ma.Multiaddr {
 	var addrs []ma.Multiaddr
-	for _, a := range b.Addrs() {
+	for _, a := range h.Addrs() {
 		base, id := peer.SplitAddr(a)
-		if len(base) == 0 || id != "" && id != b.ID() || manet.IsIPUnspecified(base) || hasPortZero(base) || ma.Contains(addrs, base) {
+		if len(base) == 0 || id != "" && id != h.ID() || manet.IsIPUnspecified(base) || hasPortZero(base) || ma.Contains(addrs, base) {
 			continue
 		}
 		addrs = append(addrs, base)
 	}
-	return addr.Dialable(addrs, b.ID())
+	return addr.Dialable(addrs, h.ID())
 }
 
 func hasPortZero(a ma.Multiaddr) bool {
@@ -157,39 +157,42 @@ func hasPortZero(a ma.Multiaddr) bool {
 	return false
 }
 
-// Relayed returns the nodes that are connected through relays only. Whom else the
-// application has connected through one is its own affair.
-func (b *Borrowed) Relayed() (list []peer.ID) {
-	for _, p := range b.Network().Peers() {
-		if !addr.HasOnlyRelayed(b.Network(), p) {
+// Relayed returns the nodes that are connected through relays only. Other peers that the
+// application has connected through relays are not returned.
+func (h *Host) Relayed() (list []peer.ID) {
+	for _, p := range h.Network().Peers() {
+		if !addr.HasOnlyRelayed(h.Network(), p) {
 			continue
 		}
-		if ids, err := b.Peerstore().GetProtocols(p); err == nil && slices.ContainsFunc(ids, isOurs) {
+		if ids, err := h.Peerstore().GetProtocols(p); err == nil && slices.ContainsFunc(ids, protocol.IsOurs) {
 			list = append(list, p)
 		}
 	}
 	return list
 }
 
-// Spare tells whether a connection serves nobody but the node: no stream of others is
-// on it, and nobody has protected the peer from the connection manager.
-func (b *Borrowed) Spare(c network.Conn) bool {
-	p := c.RemotePeer()
-	return !UsedByOthers(c, b.Shares) && !b.ConnManager().IsProtected(p, "")
+// Spare reports whether a connection serves only the node: no stream of the application
+// is on it, and the application has not protected the peer from the connection manager.
+func (h *Host) Spare(c network.Conn) bool {
+	return !UsedByOthers(c, h.sharesTopic) && !h.ConnManager().IsProtected(c.RemotePeer(), "")
 }
 
-// UsedByOthers tells whether a stream is on the connection that is not the node's.
-func UsedByOthers(c network.Conn, shares func(peer.ID) bool) bool {
+// UsedByOthers reports whether a connection has a stream that is not the node's.
+// sharesTopic is as for [New].
+func UsedByOthers(c network.Conn, sharesTopic func(peer.ID) bool) bool {
 	pubsub := false
 	for _, s := range c.GetStreams() {
 		switch id := s.Protocol(); {
-		case id == "", isOurs(id), strings.HasPrefix(string(id), "/ipfs/id/"):
-			// Ours, or one that is nobody's yet, or libp2p telling the peer our protocols.
+		case id == "": // its protocol is still being negotiated
+		case protocol.IsOurs(id):
+		case strings.HasPrefix(string(id), "/ipfs/id/"): // libp2p sends the peer our protocols
 		case isPubSub(id):
 			pubsub = true
 		default:
 			return true
 		}
 	}
-	return pubsub && shares != nil && shares(c.RemotePeer())
+	// A pubsub keeps a stream to each peer that it knows, so the stream alone does not mean
+	// that the application needs the connection.
+	return pubsub && sharesTopic != nil && sharesTopic(c.RemotePeer())
 }

@@ -13,32 +13,28 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 	"github.com/go-smokesignal/smokesignal/internal/lent"
 )
 
-// plainHost is a host of an application's.
-func plainHost(t *testing.T, opts ...libp2p.Option) corehost.Host {
+// listening returns a host of an application that listens on loopback.
+func listening(t *testing.T, opts ...libp2p.Option) corehost.Host {
 	t.Helper()
-	h, err := libp2p.New(append([]libp2p.Option{libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableMetrics()}, opts...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { h.Close() })
-	return h
+	return hosttest.New(t, append([]libp2p.Option{libp2p.ListenAddrStrings(hosttest.TCP)}, opts...)...)
 }
 
-func TestClaimIsOfOneNode(t *testing.T) {
-	h := plainHost(t)
+func TestAHostHasOneNode(t *testing.T) {
+	h := listening(t)
 	release, err := lent.Claim(h)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for what, same := range map[string]corehost.Host{"the host": h, "a wrapper": lent.Borrow(h), "a wrapper of another kind": struct{ corehost.Host }{h}} {
-		if _, err := lent.Claim(same); !errors.Is(err, lent.ErrTaken) {
-			t.Errorf("%s: %v, want ErrTaken", what, err)
+	for what, same := range map[string]corehost.Host{"the host": h, "a wrapper": lent.New(h, nil), "a wrapper of another kind": struct{ corehost.Host }{h}} {
+		if _, err := lent.Claim(same); !errors.Is(err, lent.ErrClaimed) {
+			t.Errorf("%s: %v, want ErrClaimed", what, err)
 		}
 	}
-	if other, err := lent.Claim(plainHost(t)); err != nil {
+	if other, err := lent.Claim(listening(t)); err != nil {
 		t.Error("another host:", err)
 	} else {
 		other()
@@ -49,20 +45,20 @@ func TestClaimIsOfOneNode(t *testing.T) {
 		t.Fatal("after the release:", err)
 	}
 	release() // the first claim's, which is no more
-	if _, err := lent.Claim(h); !errors.Is(err, lent.ErrTaken) {
-		t.Errorf("after the release of an older claim: %v, want ErrTaken", err)
+	if _, err := lent.Claim(h); !errors.Is(err, lent.ErrClaimed) {
+		t.Errorf("after the release of an older claim: %v, want ErrClaimed", err)
 	}
 	again()
 }
 
-// TestBorrowedDialable: the addresses are those of the moment, without what an
+// TestOnlyDialableAddressesAreReturned: the addresses are those of the moment, without what an
 // application's AddrsFactory can get wrong.
-func TestBorrowedDialable(t *testing.T) {
-	var at atomic.Pointer[[]ma.Multiaddr] // libp2p asks when it likes
+func TestOnlyDialableAddressesAreReturned(t *testing.T) {
+	var at atomic.Pointer[[]ma.Multiaddr] // libp2p asks at any time
 	at.Store(new([]ma.Multiaddr))
-	h := plainHost(t, libp2p.AddrsFactory(func([]ma.Multiaddr) []ma.Multiaddr { return *at.Load() }))
+	h := listening(t, libp2p.AddrsFactory(func([]ma.Multiaddr) []ma.Multiaddr { return *at.Load() }))
 	id := "/p2p/" + h.ID().String()
-	b := lent.Borrow(h)
+	b := lent.New(h, nil)
 	look := func(want []string, given ...string) {
 		t.Helper()
 		var addrs []ma.Multiaddr
@@ -86,25 +82,25 @@ func TestBorrowedDialable(t *testing.T) {
 		"/ip4/127.0.0.1/tcp/3/p2p/12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf", id)
 }
 
-// TestBorrowedStaysOpen: neither Listen nor Close does anything.
-func TestBorrowedStaysOpen(t *testing.T) {
-	h := plainHost(t, libp2p.NoListenAddrs)
-	b := lent.Borrow(h)
+// TestALentHostStaysAsItIs: neither Listen nor Close does anything.
+func TestALentHostStaysAsItIs(t *testing.T) {
+	h := hosttest.New(t)
+	b := lent.New(h, nil)
 	if err := errors.Join(b.Listen(), b.Close()); err != nil {
 		t.Error(err)
 	}
 	if at := h.Network().ListenAddresses(); len(at) > 0 {
 		t.Errorf("it listens at %v", at)
 	}
-	if err := h.Connect(t.Context(), *peerInfo(plainHost(t))); err != nil {
+	if err := h.Connect(t.Context(), *peerInfo(listening(t))); err != nil {
 		t.Error("it cannot dial:", err)
 	}
 }
 
 func peerInfo(h corehost.Host) *peer.AddrInfo { return corehost.InfoFromHost(h) }
 
-// TestSpare tells which connections may be closed.
-func TestSpare(t *testing.T) {
+// TestAConnectionIsSpareIfOnlyTheNodeUsesIt tells which connections may be closed.
+func TestAConnectionIsSpareIfOnlyTheNodeUsesIt(t *testing.T) {
 	for _, c := range []struct {
 		what    string
 		streams []protocol.ID
@@ -120,7 +116,7 @@ func TestSpare(t *testing.T) {
 		{"a topic of the application's", []protocol.ID{"/meshsub/1.2.0"}, false, func(peer.ID) bool { return true }, false, true},
 		{"pubsub of the application's, and no topic in common", []protocol.ID{"/meshsub/1.2.0"}, false, func(peer.ID) bool { return false }, true, true},
 	} {
-		h, other := plainHost(t), plainHost(t)
+		h, other := listening(t), listening(t)
 		for _, id := range c.streams {
 			other.SetStreamHandler(id, func(network.Stream) {})
 		}
@@ -135,8 +131,7 @@ func TestSpare(t *testing.T) {
 		if c.protect {
 			h.ConnManager().Protect(other.ID(), "app")
 		}
-		b := lent.Borrow(h)
-		b.Shares = c.shares
+		b := lent.New(h, c.shares)
 		conn := h.Network().ConnsToPeer(other.ID())[0]
 		if got := b.Spare(conn); got != c.want {
 			t.Errorf("%s: spare %v, want %v", c.what, got, c.want)

@@ -9,13 +9,18 @@ import (
 	"testing"
 )
 
-// TestCoverageNamesRealTests: every test that docs/coverage.md names exists, so
-// that a promise cannot lose its proof unnoticed.
+// TestCoverageNamesRealTests: every test that docs/coverage.md and docs/promises.md
+// name exists, so that a promise cannot lose its proof unnoticed.
 func TestCoverageNamesRealTests(t *testing.T) {
 	text, err := os.ReadFile("docs/coverage.md")
 	if err != nil {
 		t.Fatal(err)
 	}
+	promises, err := os.ReadFile("docs/promises.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = append(text, promises...)
 	declared := map[string]string{} // test function to the text of its file
 	funcs := regexp.MustCompile(`(?m)^func ((?:Test|Example|Fuzz|Benchmark)\w*)\(`)
 	err = filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
@@ -38,9 +43,9 @@ func TestCoverageNamesRealTests(t *testing.T) {
 	for _, m := range named {
 		file, ok := declared[string(m[1])]
 		if !ok {
-			t.Errorf("docs/coverage.md names %s, which does not exist", m[1])
+			t.Errorf("the documents name %s, which does not exist", m[1])
 		} else if sub := string(m[2]); sub != "" && !strings.Contains(file, `"`+sub+`"`) {
-			t.Errorf("docs/coverage.md names %s/%s; its file has no %q", m[1], sub, sub)
+			t.Errorf("the documents name %s/%s; its file has no %q", m[1], sub, sub)
 		}
 	}
 	rows := regexp.MustCompile(`(?m)^\|.*\|$`).FindAll(text, -1)

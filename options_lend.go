@@ -14,7 +14,6 @@ import (
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	ma "github.com/multiformats/go-multiaddr"
 
-	"github.com/go-smokesignal/smokesignal/discovery"
 	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/host"
 	"github.com/go-smokesignal/smokesignal/internal/gate"
@@ -213,7 +212,7 @@ func (n *Node) openPubSub() (err error) {
 		return n.checkTopics()
 	}
 	n.gate = gate.New(n.host, gate.Config{
-		NodeProtocol: discovery.Protocol, Recheck: n.protocols.Recheck, Log: logging.Room("host", n.cfg.logger),
+		Recheck: n.protocols.Recheck, Log: logging.Room("host", n.cfg.logger),
 	})
 	options := events.PubSubOptions(events.PubSubConfig{
 		Topic: n.topic, Log: logging.Dependency("pubsub", n.cfg.logger), Stats: &n.pubsubStats,

@@ -97,7 +97,11 @@ func (n *Node) Stats() Stats {
 		Panics:   n.callbacks.panics.Load(),
 	}
 	if n.gate != nil {
-		s.Gate = GateStats(n.gate.Stats())
+		g := n.gate.Stats()
+		s.Gate = GateStats{
+			Dropped: g.Dropped, Stalls: g.Stalls, Reopened: g.Reopened, Oversize: g.Oversize,
+			TurnedAway: n.records.TurnedAway(),
+		}
 	}
 	return s
 }

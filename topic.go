@@ -140,9 +140,7 @@ func (n *Node) Topic(name string) (*Topic, error) {
 		return nil, fmt.Errorf("smokesignal: %w", err)
 	}
 	t := &Topic{channel}
-	if n.gate != nil {
-		n.gate.Open()
-	}
+	n.records.OpenPubSub()
 	if n.topics.open == nil {
 		n.topics.open, n.topics.all = map[string]*Topic{}, map[*Topic]bool{}
 	}

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"slices"
 
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-smokesignal/smokesignal/discovery"
+	"github.com/go-smokesignal/smokesignal/internal/gate"
 	"github.com/go-smokesignal/smokesignal/internal/peers"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
@@ -31,20 +33,19 @@ func (n *Node) follow() error {
 			}
 		},
 	}
-	if n.gate != nil {
-		followers.Gate = n.gateFollows
+	if n.gate == nil {
+		// A pubsub that is lent serves the peers that it likes, so there are no places.
+		return n.records.Follow(followers)
 	}
-	return n.records.Follow(followers)
+	followers.Gate = n.gateFollows
+	return n.records.Follow(followers, pubsub.FloodSubID)
 }
 
 // gateFollows lets pubsub exchange streams with a peer as long as the record says.
 func (n *Node) gateFollows(c *peers.Change) {
-	switch is, was := c.Is.Served(), c.Was.Served(); {
-	case is && !was:
-		n.gate.Admit(c.Peer)
-	case was && !is:
-		n.gate.Evict(c.Peer)
-	}
+	n.gate.SetAdmission(c.Peer, gate.Admission{
+		Linked: c.Is.Served(), Guest: c.Is.Place, Plain: c.Is.Role != peers.Node,
+	})
 }
 
 // overlayFollows tells the overlay which peers are on the topic.

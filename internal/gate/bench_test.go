@@ -131,8 +131,8 @@ func newPair(b *testing.B, gated bool) *pair {
 		b.Fatal(err)
 	}
 	if gated {
-		gates[0].Admit(hosts[1].ID())
-		gates[1].Admit(hosts[0].ID())
+		gates[0].admit(hosts[1].ID())
+		gates[1].admit(hosts[0].ID())
 	}
 	p.topic = topics[0]
 	for len(p.topic.ListPeers()) == 0 {

@@ -5,12 +5,10 @@
 //
 //	g := gate.New(h, gate.Config{})
 //	ps, err := pubsub.NewFloodSub(ctx, g.Host())
-//	g.Admit(p) // pubsub opens its stream to p, and accepts the one of p
-//	g.Evict(p) // both streams are reset, and p is gone for pubsub
+//	g.SetAdmission(p, gate.Admission{Linked: true}) // pubsub opens its stream to p, and accepts the one of p
+//	g.SetAdmission(p, gate.Admission{})             // both streams are reset, and p is gone for pubsub
 //
-// The gate admits guests by itself: connected peers that speak pubsub and are not
-// nodes, see [Config.NodeProtocol]. After [Gate.Open] it admits every connected peer
-// that speaks pubsub.
+// Package peers decides which peers are admitted: those with links, and guests.
 //
 // Both ends have to admit each other, and one of them is first. So the stream of a peer
 // that is not admitted yet is kept for two seconds, and a stream that was refused or

@@ -72,7 +72,6 @@ func (g *Gate) addProtocol(id protocol.ID) bool {
 	for p, r := range g.peers {
 		g.offerLocked(p, r)
 	}
-	g.reclassify.Set()
 	return true
 }
 
@@ -118,7 +117,7 @@ func (g *Gate) streamOpened(p peer.ID, r *peerRecord, cancel *context.CancelFunc
 		return nil, err
 	}
 	r.out, r.ending, r.hadIn = newOutStream(g, p, ids, s), nil, false
-	r.out.guest.Store(!r.linked)
+	r.out.guest.Store(!r.Linked)
 	r.changed.Broadcast()
 	return r.out, nil
 }

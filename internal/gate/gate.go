@@ -21,7 +21,7 @@ import (
 )
 
 // A Gate stands between pubsub and the libp2p host, see the package documentation. All
-// methods may be called from any goroutine. Admit and Evict do not block.
+// methods may be called from any goroutine. SetAdmission does not block.
 //
 // Methods whose names end in Locked need mu.
 type Gate struct {
@@ -38,22 +38,18 @@ type Gate struct {
 	cancel      context.CancelFunc
 	tasks       sync.WaitGroup // Add only under mu and before closed
 	offersReady notify.Signal  // offers is not empty
-	reclassify  notify.Signal  // all connected peers are to be classified again
 
 	mu        sync.Mutex
 	closed    bool
-	open      bool          // see Open
 	protocols []protocol.ID // that pubsub handles
 	peers     map[peer.ID]*peerRecord
 	offers    []peer.ID // peers that pubsub is to hear of
 
-	// Bounds on peers that Admit was not called for, guarded by mu.
-	earlyStreams int                  // waiting streams of peers that are not admitted
-	guests       int                  // peers admitted as guests
-	turnedAway   map[peer.ID]struct{} // connected peers that found no place as guests
+	// earlyStreams counts the waiting streams of peers that are not admitted.
+	earlyStreams int
 
 	// See Stats.
-	dropped, stalls, reopened, oversize, turnedAwayCount atomic.Uint64
+	dropped, stalls, reopened, oversize atomic.Uint64
 }
 
 // Config configures a Gate. Its zero value works.
@@ -70,13 +66,6 @@ type Config struct {
 	// StallTimeout is how long a peer may accept nothing of the waiting messages before
 	// messages for it are dropped, give or take an eighth. 0 means five seconds.
 	StallTimeout time.Duration
-	// NodeProtocol is the protocol by which a node is recognized. Nodes are admitted by
-	// Admit. A peer that speaks pubsub and not this protocol is admitted as a guest. If
-	// NodeProtocol is empty, there are no guests.
-	NodeProtocol protocol.ID
-	// MaxGuests bounds the guests that are admitted at a time, until Open. 0 means 64, a
-	// negative number means none.
-	MaxGuests int
 	// Recheck is called for a peer that opens a pubsub stream although it is not known
 	// to speak that protocol, see identify.Tracker.Recheck. It must not block. May be
 	// nil.
@@ -99,8 +88,6 @@ type Stats struct {
 	// Oversize is the number of RPCs of more than 1 MiB that peers sent. Pubsub has not
 	// seen them.
 	Oversize uint64
-	// TurnedAway is how often a guest came while there were as many as MaxGuests allows.
-	TurnedAway uint64
 }
 
 const (
@@ -139,9 +126,7 @@ var (
 // connectedness again. It asks at no other time, so each question tells where pubsub
 // is.
 type peerRecord struct {
-	// Why the peer is admitted.
-	admission
-	plain bool // it is not a node, so it has no gate
+	Admission
 
 	// Pubsub's stream to the peer.
 	offered bool                // pubsub has an offer and has not asked about it yet
@@ -160,13 +145,18 @@ type peerRecord struct {
 	changed notify.Cond // of everything that a waiting stream depends on
 }
 
-// An admission says why pubsub may have streams with a peer.
-type admission struct {
-	linked bool // Admit was called
-	guest  bool // see Gate.classify
+// An Admission says why pubsub may have streams with a peer. The zero value admits
+// nobody.
+type Admission struct {
+	// Linked is a peer with which the node has a link, or is making one.
+	Linked bool
+	// Guest is a peer that is served without a link.
+	Guest bool
+	// Plain is a peer that is not a node, so there is no gate at its end.
+	Plain bool
 }
 
-func (a admission) admitted() bool { return a.linked || a.guest }
+func (a Admission) admitted() bool { return a.Linked || a.Guest }
 
 // New returns a gate that admits nobody yet. The host stays the caller's.
 func New(h corehost.Host, cfg Config) *Gate {
@@ -174,7 +164,6 @@ func New(h corehost.Host, cfg Config) *Gate {
 	cfg.MaxWaiting = cmp.Or(cfg.MaxWaiting, 64)
 	cfg.MaxPending = cmp.Or(cfg.MaxPending, 2<<20)
 	cfg.StallTimeout = cmp.Or(cfg.StallTimeout, 5*time.Second)
-	cfg.MaxGuests = cmp.Or(cfg.MaxGuests, 64)
 	cfg.Log = cmp.Or(cfg.Log, logging.Room("host", nil))
 	if cfg.Recheck == nil {
 		cfg.Recheck = func(peer.ID, ...protocol.ID) {}
@@ -185,9 +174,7 @@ func New(h corehost.Host, cfg Config) *Gate {
 		log:         cfg.Log,
 		bus:         eventbus.NewBus(),
 		offersReady: notify.NewSignal(),
-		reclassify:  notify.NewSignal(),
 		peers:       make(map[peer.ID]*peerRecord),
-		turnedAway:  make(map[peer.ID]struct{}),
 	}
 	g.facade = &facade{Host: h, gate: g, network: &facadeNetwork{h.Network(), g}}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
@@ -197,7 +184,6 @@ func New(h corehost.Host, cfg Config) *Gate {
 	}
 	g.emitter = emitter
 	g.tasks.Go(g.makeOffers)
-	g.watchPeers()
 	return g
 }
 
@@ -209,57 +195,37 @@ func (g *Gate) Host() corehost.Host { return g.facade }
 func (g *Gate) Stats() Stats {
 	return Stats{
 		Dropped: g.dropped.Load(), Stalls: g.stalls.Load(), Reopened: g.reopened.Load(),
-		Oversize: g.oversize.Load(), TurnedAway: g.turnedAwayCount.Load(),
+		Oversize: g.oversize.Load(),
 	}
 }
 
-// Admit lets pubsub exchange streams with p from now on. It does nothing if Admit was
-// called for p already.
-func (g *Gate) Admit(p peer.ID) {
+// SetAdmission changes why p is admitted, and begins or ends pubsub's streams with it.
+// When p is no longer admitted, they are reset in both directions, and further ones are
+// refused.
+func (g *Gate) SetAdmission(p peer.ID, a Admission) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed || p == g.host.ID() {
+	// Peers that pubsub has nothing to do with need no record.
+	if g.closed || p == g.host.ID() || g.peers[p] == nil && !a.admitted() {
 		return
 	}
 	r := g.recordLocked(p)
-	g.setAdmissionLocked(p, r, admission{linked: true, guest: r.guest})
-}
-
-// Evict resets pubsub's streams with p in both directions and refuses further ones,
-// unless p is a guest. It does nothing if Admit was not called for p.
-func (g *Gate) Evict(p peer.ID) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if r := g.peers[p]; r != nil && r.linked {
-		g.setAdmissionLocked(p, r, admission{guest: r.guest})
-	}
-}
-
-// setAdmissionLocked changes why p is admitted, and begins or ends pubsub's streams
-// with it.
-func (g *Gate) setAdmissionLocked(p peer.ID, r *peerRecord, a admission) {
-	was := r.admission
-	switch {
-	case a.guest && !was.guest:
-		g.guests++
-	case !a.guest && was.guest:
-		g.guests--
-	}
-	r.admission = a
+	was := r.Admission
+	r.Admission = a
 	if r.out != nil {
-		r.out.guest.Store(!a.linked)
+		r.out.guest.Store(!a.Linked)
 	}
 	switch {
 	case a.admitted() && !was.admitted():
 		r.delay = 0
 		r.changed.Broadcast()
 		g.offerLocked(p, r)
-	case a.admitted():
+	case was.admitted() && !a.admitted():
+		g.endStreamsLocked(p, r)
+	case a.Linked != was.Linked || a.Guest != was.Guest:
 		// The other end may have admitted us at the same time, so an attempt that it
 		// refused before can succeed now.
 		r.retryNowLocked()
-	case was.admitted():
-		g.endStreamsLocked(p, r)
 	}
 	g.removeUnusedLocked(p, r)
 }
@@ -274,7 +240,7 @@ func (g *Gate) Close() {
 			g.host.RemoveStreamHandler(id)
 		}
 		for p, r := range g.peers {
-			r.admission = admission{}
+			r.Admission = Admission{}
 			g.endStreamsLocked(p, r)
 		}
 		g.closed = true

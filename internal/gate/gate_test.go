@@ -57,7 +57,7 @@ func TestGateShowsAdmittedPeersOnly(t *testing.T) {
 	if _, err := a.gate.Host().NewStream(t.Context(), c.host.ID(), pubsub.FloodSubID); err == nil {
 		t.Error("a stream to a peer that is not admitted")
 	}
-	a.gate.Admit(a.host.ID())
+	a.gate.admit(a.host.ID())
 	if shown.Connectedness(a.host.ID()) != network.NotConnected {
 		t.Error("it admitted itself")
 	}
@@ -74,12 +74,12 @@ func TestGateOneSideAdmitsFirst(t *testing.T) {
 				a, b := newGated(t, listen), newGated(t, listen)
 				b.gate.cfg.Wait = 400 * time.Millisecond
 				connect(t, a, b)
-				a.gate.Admit(b.host.ID())
+				a.gate.admit(b.host.ID())
 				time.Sleep(early) // the case under test
 				if !a.sees() {
 					t.Error("a sees who has not admitted it")
 				}
-				b.gate.Admit(a.host.ID())
+				b.gate.admit(a.host.ID())
 				waitLinked(t, a, b)
 				a.publish("a")
 				b.publish("b")
@@ -174,14 +174,14 @@ func TestGateFlaps(t *testing.T) {
 				cut(a, b)
 				pause()
 			case 1: // on one side only, and admitted again at once
-				a.gate.Evict(b.host.ID())
+				a.gate.evict(b.host.ID())
 			case 2:
-				b.gate.Evict(a.host.ID())
+				b.gate.evict(a.host.ID())
 				pause()
 			case 3:
-				a.gate.Evict(b.host.ID())
-				a.gate.Admit(b.host.ID())
-				a.gate.Evict(b.host.ID())
+				a.gate.evict(b.host.ID())
+				a.gate.admit(b.host.ID())
+				a.gate.evict(b.host.ID())
 			}
 		}
 		link(a, b)
@@ -206,11 +206,11 @@ func TestGateEvictsAndAdmitsAtOnce(t *testing.T) {
 		link(a, b)
 		for round := range 100 {
 			talk(t, a, b, fmt.Sprint(round))
-			a.gate.Evict(b.host.ID())
-			a.gate.Admit(b.host.ID())
+			a.gate.evict(b.host.ID())
+			a.gate.admit(b.host.ID())
 			if round%2 == 0 {
-				b.gate.Evict(a.host.ID())
-				b.gate.Admit(a.host.ID())
+				b.gate.evict(a.host.ID())
+				b.gate.admit(a.host.ID())
 			}
 		}
 		talk(t, a, b, "last")
@@ -233,14 +233,14 @@ func TestGateSeenMeansReached(t *testing.T) {
 		}
 	}
 	for round := range 100 {
-		b.gate.Admit(a.host.ID())
+		b.gate.admit(a.host.ID())
 		hosttest.Eventually(t, "b's stream waits", func() bool {
 			a.gate.mu.Lock()
 			defer a.gate.mu.Unlock()
 			r := a.gate.peers[b.host.ID()]
 			return r != nil && r.waiting != nil
 		})
-		a.gate.Admit(b.host.ID())
+		a.gate.admit(b.host.ID())
 		next(pubsub.PeerJoin)
 		a.publish("a %d", round)
 		b.waitFor("a %d", round)
@@ -466,7 +466,7 @@ func TestGateHandsOverOneStreamAfterTheOther(t *testing.T) {
 		}
 		begun <- 2
 	})
-	n.gate.Admit(h.ID())
+	n.gate.admit(h.ID())
 	if _, err := n.gate.Host().NewStream(t.Context(), h.ID(), id); err != nil {
 		t.Fatal(err)
 	}
@@ -533,8 +533,8 @@ func TestGateCloseLeavesNothing(t *testing.T) {
 		hosttest.Eventually(t, "no stream is left", func() bool {
 			return a.streams(network.DirInbound) == 0 && a.streams(network.DirOutbound) == 0
 		})
-		a.gate.Admit(b.host.ID())
-		a.gate.Evict(b.host.ID())
+		a.gate.admit(b.host.ID())
+		a.gate.evict(b.host.ID())
 		if _, err := a.gate.Host().NewStream(t.Context(), b.host.ID(), pubsub.FloodSubID); err == nil {
 			t.Error("a stream after Close")
 		}

@@ -12,21 +12,23 @@ import (
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal/internal/hosttest"
+	"github.com/go-smokesignal/smokesignal/internal/peers"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // nodeProtocol is by what nodes are told from foreign peers here.
-const nodeProtocol protocol.ID = "/node"
+const nodeProtocol = protocol.Overlay
 
 // newOpenTo is newGated with a gate that admits foreign peers.
 func newOpenTo(t *testing.T, maxForeign int, listen ...string) *gated {
 	t.Helper()
-	n := newBareWith(t, Config{NodeProtocol: nodeProtocol, MaxGuests: maxForeign}, listen...)
+	n := newBare(t, listen...)
+	n.admitByRecords(maxForeign, nil)
 	n.begin()
 	return n
 }
@@ -70,7 +72,13 @@ func (n *gated) node(is bool) {
 func (g *Gate) guestCount() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.guests
+	n := 0
+	for _, r := range g.peers {
+		if r.Guest {
+			n++
+		}
+	}
+	return n
 }
 
 // A peer that speaks pubsub and is no node is on the topic by itself, whoever has
@@ -99,7 +107,8 @@ func TestGateAdmitsForeignPeers(t *testing.T) {
 
 // Who is connected when pubsub begins is judged as well.
 func TestGateAdmitsForeignPeersFromBefore(t *testing.T) {
-	n := newBareWith(t, Config{NodeProtocol: nodeProtocol}, hosttest.TCP)
+	n := newBare(t, hosttest.TCP)
+	n.admitByRecords(0, nil)
 	f := newPlain(t, floodsub, hosttest.TCP)
 	connect(t, f, n)
 	hosttest.Eventually(t, "they know each other", func() bool { return n.gate.speaks(f.host.ID(), pubsub.FloodSubID) })
@@ -136,14 +145,14 @@ func TestGateTellsNodesFromForeignPeers(t *testing.T) {
 	hosttest.Eventually(t, "it is foreign", func() bool { return n.sees(f, other) })
 	f.node(true)
 	hosttest.Eventually(t, "it is a node", func() bool { return n.sees(other) })
-	n.gate.Admit(f.host.ID())
+	n.gate.admit(f.host.ID())
 	hosttest.Eventually(t, "it is admitted", func() bool { return n.sees(f, other) })
-	n.gate.Evict(f.host.ID())
+	n.gate.evict(f.host.ID())
 	hosttest.Eventually(t, "it is evicted", func() bool { return n.sees(other) })
-	n.gate.Open()
+	n.records.OpenPubSub()
 	hosttest.Eventually(t, "the gate is open", func() bool { return n.sees(f, other) })
-	n.gate.Admit(f.host.ID())
-	n.gate.Evict(f.host.ID())
+	n.gate.admit(f.host.ID())
+	n.gate.evict(f.host.ID())
 	hosttest.Eventually(t, "the other side sees it too", func() bool { return f.sees(n) })
 	f.publish("still")
 	n.waitFor("still")
@@ -159,24 +168,25 @@ func TestGateBoundsForeignPeers(t *testing.T) {
 		f := newPlain(t, floodsub, hosttest.TCP)
 		connect(t, f, n)
 		hosttest.Eventually(t, "it is judged", func() bool {
-			return n.gate.Stats().TurnedAway+uint64(n.gate.guestCount()) == uint64(len(list)+1)
+			return n.records.TurnedAway()+uint64(n.gate.guestCount()) == uint64(len(list)+1)
 		})
 		list = append(list, f)
 	}
 	hosttest.Eventually(t, "the first two are in", func() bool { return n.sees(list[0], list[1]) })
-	if n.gate.classify(list[3].host.ID()) == turnedAway {
+	n.records.Spoke(list[3].host.ID(), peers.Abilities{PubSub: true})
+	if n.records.TurnedAway() != 2 {
 		t.Error("who was turned away is turned away again, though it has not gone meanwhile")
 	}
 	list[0].host.Close()
 	hosttest.Eventually(t, "another takes the place", func() bool { return n.sees(list[1], list[2]) || n.sees(list[1], list[3]) })
-	n.gate.Open()
+	n.records.OpenPubSub()
 	hosttest.Eventually(t, "all are in", func() bool { return n.sees(list[1:]...) })
 
 	none := newOpenTo(t, -1, hosttest.TCP)
 	connect(t, list[3], none)
-	hosttest.Eventually(t, "they know each other", func() bool { return none.gate.speaks(list[3].host.ID(), pubsub.FloodSubID) })
-	if none.gate.classify(list[3].host.ID()); none.gate.guestCount() != 0 || none.gate.Stats().TurnedAway != 0 {
-		t.Errorf("%d foreign peers where none are wanted, %+v", none.gate.guestCount(), none.gate.Stats())
+	hosttest.Eventually(t, "it is a guest", func() bool { return none.records.State(list[3].host.ID()).Role == peers.Guest })
+	if none.gate.guestCount() != 0 || none.records.TurnedAway() != 0 {
+		t.Errorf("%d foreign peers where none are wanted, %d turned away", none.gate.guestCount(), none.records.TurnedAway())
 	}
 }
 
@@ -190,7 +200,7 @@ func TestGateOpensOneAfterTheOther(t *testing.T) {
 		n.node(true)
 	}
 	connect(t, a, b)
-	a.gate.Open()
+	a.records.OpenPubSub()
 	hosttest.Eventually(t, "the pauses are long", func() bool {
 		if a.gate.Stats().Reopened < 8 {
 			return false
@@ -203,7 +213,7 @@ func TestGateOpensOneAfterTheOther(t *testing.T) {
 		return o.carrier == nil // and in the ninth
 	})
 	start := time.Now()
-	b.gate.Open()
+	b.records.OpenPubSub()
 	waitLinked(t, a, b)
 	// The pause after the eighth is 2.6 s long.
 	if d := time.Since(start); d > time.Second {
@@ -322,18 +332,23 @@ func TestGateIgnoresForeignPeersBehindARelay(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dialer.Close()
-	gate := New(dialer, Config{NodeProtocol: nodeProtocol})
-	defer gate.Close()
-	gate.Open()
-	if _, err := pubsub.NewFloodSub(ctx, gate.Host()); err != nil {
+	identified := make(chan peer.ID, 10)
+	n := gate(t, dialer, Config{})
+	n.admitByRecords(0, identified)
+	n.records.OpenPubSub()
+	if _, err := pubsub.NewFloodSub(ctx, n.gate.Host()); err != nil {
 		t.Fatal(err)
 	}
 	behind := service.host.Addrs()[0].Encapsulate(ma.StringCast(fmt.Sprintf("/p2p/%s/p2p-circuit", service.host.ID())))
 	if err := dialer.Connect(t.Context(), peer.AddrInfo{ID: far.ID(), Addrs: []ma.Multiaddr{behind}}); err != nil {
 		t.Fatal(err)
 	}
-	hosttest.Eventually(t, "the two know each other", func() bool { return gate.speaks(far.ID(), pubsub.FloodSubID) })
-	if gate.classify(far.ID()); gate.guestCount() != 0 {
+	for p := range identified {
+		if p == far.ID() && n.gate.speaks(p, pubsub.FloodSubID) {
+			break
+		}
+	}
+	if n.gate.guestCount() != 0 {
 		t.Error("a peer behind a relay is a guest")
 	}
 	if s, err := far.NewStream(network.WithAllowLimitedConn(t.Context(), "test"), dialer.ID(), pubsub.FloodSubID); err == nil {

@@ -76,7 +76,7 @@ func newForeign(t *testing.T, n *gated, reading <-chan struct{}) *foreign {
 			}
 		}
 	})
-	n.gate.Admit(f.ID())
+	n.gate.admit(f.ID())
 	return f
 }
 
@@ -178,7 +178,7 @@ func TestGatePeerWithAStreamForEachRPC(t *testing.T) {
 		f.seen(true)
 		n.waitFor("new")
 		// Between two streams it can be evicted as at any other time.
-		n.gate.Evict(f.ID())
+		n.gate.evict(f.ID())
 		f.seen(false)
 		hosttest.Eventually(t, "nothing is left", func() bool {
 			n.gate.mu.Lock()
@@ -200,7 +200,7 @@ func TestGatePeerGoneBetweenStreams(t *testing.T) {
 	n.waitFor("1")
 	f.Close()
 	f.seen(false)
-	n.gate.Evict(f.ID())
+	n.gate.evict(f.ID())
 	hosttest.Eventually(t, "nothing is left", func() bool {
 		n.gate.mu.Lock()
 		defer n.gate.mu.Unlock()

@@ -9,6 +9,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
@@ -287,7 +288,7 @@ func (g *Gate) turnLocked(r *peerRecord, in *inStream) (turn, error) {
 		r.in = in
 		// The other end's pubsub has lost the stream before, and with it our topics. A
 		// node's gate would have hidden that from it.
-		if r.hadIn && r.plain {
+		if r.hadIn && r.Plain {
 			r.out.announceAgain()
 		}
 		r.hadIn = true
@@ -313,4 +314,10 @@ func (g *Gate) release(in *inStream) {
 		}
 		g.removeUnusedLocked(in.peer, r)
 	}
+}
+
+// speaks reports whether p is known to handle one of the protocols.
+func (g *Gate) speaks(p peer.ID, protocols ...protocol.ID) bool {
+	known, err := g.host.Peerstore().SupportsProtocols(p, protocols...)
+	return err == nil && len(known) > 0
 }

@@ -3,6 +3,7 @@ package gate
 import (
 	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 	"github.com/go-smokesignal/smokesignal/internal/identify"
+	"github.com/go-smokesignal/smokesignal/internal/peers"
 
 	"context"
 	"fmt"
@@ -29,6 +30,7 @@ type gated struct {
 	stop  context.CancelFunc
 
 	protocols *identify.Tracker
+	records   *peers.Registry // nil: only admit and evict decide who is admitted
 
 	mu   sync.Mutex
 	got  map[string]int   // messages by content
@@ -102,7 +104,47 @@ func (n *gated) join(topic string) {
 	}
 }
 
+// admitByRecords makes the gate follow the records of peers, as in a node.
+func (n *gated) admitByRecords(maxGuests int, identified chan<- peer.ID) {
+	n.t.Helper()
+	n.records = peers.New(peers.Config{Host: n.host, MaxGuests: maxGuests, Log: n.gate.log})
+	err := n.records.Follow(peers.Followers{
+		Gate: func(c *peers.Change) {
+			n.gate.SetAdmission(c.Peer, Admission{Linked: c.Is.Served(), Guest: c.Is.Place, Plain: c.Is.Role != peers.Node})
+		},
+		Identified: func(p peer.ID, _ peers.State) {
+			select {
+			case identified <- p:
+			default: // nobody asks
+			}
+		},
+	}, pubsub.FloodSubID)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// admit has p admitted as a peer with a link, whatever else admits it.
+func (g *Gate) admit(p peer.ID) { g.setLinked(p, true) }
+
+// evict undoes admit.
+func (g *Gate) evict(p peer.ID) { g.setLinked(p, false) }
+
+func (g *Gate) setLinked(p peer.ID, linked bool) {
+	g.mu.Lock()
+	var a Admission
+	if r := g.peers[p]; r != nil {
+		a = r.Admission
+	}
+	g.mu.Unlock()
+	a.Linked = linked
+	g.SetAdmission(p, a)
+}
+
 func (n *gated) close() {
+	if n.records != nil {
+		n.records.Close()
+	}
 	n.gate.Close()
 	n.stop()
 	n.protocols.Close()
@@ -171,13 +213,13 @@ func connect(t *testing.T, a, b *gated) {
 }
 
 func link(a, b *gated) {
-	a.gate.Admit(b.host.ID())
-	b.gate.Admit(a.host.ID())
+	a.gate.admit(b.host.ID())
+	b.gate.admit(a.host.ID())
 }
 
 func cut(a, b *gated) {
-	a.gate.Evict(b.host.ID())
-	b.gate.Evict(a.host.ID())
+	a.gate.evict(b.host.ID())
+	b.gate.evict(a.host.ID())
 }
 
 func waitLinked(t *testing.T, a, b *gated) {

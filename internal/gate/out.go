@@ -35,7 +35,7 @@ type outStream struct {
 
 	ctx      context.Context // ends with the stream
 	cancel   context.CancelFunc
-	guest    atomic.Bool   // the peer was not admitted by Admit
+	guest    atomic.Bool   // the peer has no link
 	retryNow notify.Signal // ends the pause before the next attempt to open a carrier
 
 	mu      sync.Mutex

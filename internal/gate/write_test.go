@@ -184,7 +184,7 @@ func withPeer(t *testing.T, cfg Config, f func(t *testing.T, p *fakePeer, g *Gat
 	bubble.Test(t, func(t *testing.T) {
 		p := &fakePeer{change: make(chan struct{})}
 		g := New(p, cfg)
-		g.Admit(fakeID)
+		g.admit(fakeID)
 		s, err := g.Host().NewStream(t.Context(), fakeID, "/test")
 		if err != nil {
 			t.Fatal(err)
@@ -411,7 +411,7 @@ func TestGateOpensUntilAnnounced(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		start := time.Now()
-		g.Evict(fakeID)
+		g.evict(fakeID)
 		if _, err := s.Read(nil); err == nil || time.Since(start) != 0 {
 			t.Errorf("it took %v until %v", time.Since(start), err)
 		}
@@ -434,7 +434,7 @@ func TestGateEndsABlockedWriter(t *testing.T) {
 			})
 			time.Sleep(time.Duration(waiting) * 5 * time.Minute)
 			start := time.Now()
-			g.Evict(fakeID)
+			g.evict(fakeID)
 			writing.Wait()
 			synctest.Wait()
 			if d := time.Since(start); d != 0 {
@@ -455,9 +455,7 @@ func TestGateEndsABlockedWriter(t *testing.T) {
 // soon as the outbox is full, and pubsub's writer never waits.
 func TestGateDoesNotWaitForAGuest(t *testing.T) {
 	withPeer(t, Config{MaxPending: 8 << 10}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
-		g.mu.Lock()
-		g.setAdmissionLocked(fakeID, g.peers[fakeID], admission{guest: true})
-		g.mu.Unlock()
+		g.SetAdmission(fakeID, Admission{Guest: true})
 		start, sent := time.Now(), 0
 		for range 100 {
 			write(t, s, messages(make([]byte, 1<<10)))
@@ -488,9 +486,7 @@ func TestGateDoesNotWaitForAGuest(t *testing.T) {
 // held up by one that takes nothing for longer than StallTimeout.
 func TestGateAwaitsRoom(t *testing.T) {
 	withPeer(t, Config{MaxPending: 64 << 10, StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
-		g.mu.Lock()
-		g.setAdmissionLocked(fakeID, g.peers[fakeID], admission{guest: true})
-		g.mu.Unlock()
+		g.SetAdmission(fakeID, Admission{Guest: true})
 		const size = 20 << 10
 		rpc := messages(make([]byte, size))
 		go func() {
@@ -531,9 +527,7 @@ func TestGateAwaitsRoom(t *testing.T) {
 func TestGateAwaitsRoomInVainOnce(t *testing.T) {
 	const pending = 512 << 10
 	withPeer(t, Config{MaxPending: pending, StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
-		g.mu.Lock()
-		g.setAdmissionLocked(fakeID, g.peers[fakeID], admission{guest: true})
-		g.mu.Unlock()
+		g.SetAdmission(fakeID, Admission{Guest: true})
 		rpc := messages(make([]byte, 20<<10))
 		awaits := func() time.Duration {
 			t.Helper()

@@ -12,8 +12,7 @@ const (
 	// maxLeaves bounds the leaves that are linked at a time. Each can make everybody's
 	// broadcasts wait for it, as a neighbor can, but nobody has chosen it.
 	maxLeaves = 16
-	// maxGuests bounds the peers without a link that pubsub serves at a time, leaves
-	// included.
+	// maxGuests is the default of Config.MaxGuests.
 	maxGuests = 64
 	// drainTime is how long pubsub keeps a peer whose link ended on purpose, so that
 	// messages on their way over that link still arrive.
@@ -47,7 +46,7 @@ type record struct {
 	state State // as last told to the followers
 }
 
-func newCore() *core {
+func newCore(maxGuests int) *core {
 	return &core{records: map[peer.ID]*record{}, leaves: newPlaces(maxLeaves), guests: newPlaces(maxGuests)}
 }
 
@@ -220,7 +219,7 @@ func (c *core) settle(p peer.ID, change Change) {
 	if c.leaves.set(p, wantsLink && !c.closed, &next) {
 		is.Link = Linked
 	}
-	wantsPlace := r.abilities.PubSub && is.Role != Node
+	wantsPlace := r.abilities.PubSub && is.Role != Node && c.guests.max > 0
 	if c.guests.set(p, wantsPlace && !c.openToAll && !c.closed, &next) {
 		is.Place = true
 	}

@@ -22,7 +22,7 @@ type script struct {
 }
 
 func newScript(t *testing.T) *script {
-	return &script{t: t, c: newCore(), now: time.Unix(1_000_000, 0)}
+	return &script{t: t, c: newCore(maxGuests), now: time.Unix(1_000_000, 0)}
 }
 
 var errReason = errors.New("the reason")

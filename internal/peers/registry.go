@@ -1,6 +1,7 @@
 package peers
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -27,7 +28,10 @@ type Config struct {
 	// Min and Max are the limits that Sufficient and Full report. They are not enforced.
 	// A negative Max means no limit.
 	Min, Max int
-	Log      *slog.Logger
+	// MaxGuests bounds the guests and leaves that have a place on pubsub at a time. 0 is
+	// 64, a negative number means none.
+	MaxGuests int
+	Log       *slog.Logger
 }
 
 // Followers are the parts of a node that follow the changes. Each gets every change, in
@@ -74,7 +78,8 @@ type Registry struct {
 
 // New returns a Registry that takes facts. Changes wait for Follow.
 func New(cfg Config) *Registry {
-	return &Registry{cfg: cfg, core: newCore()}
+	cfg.MaxGuests = cmp.Or(cfg.MaxGuests, maxGuests)
+	return &Registry{cfg: cfg, core: newCore(cfg.MaxGuests)}
 }
 
 // Follow begins to deliver changes to the followers, first those from before. From now on
@@ -222,7 +227,7 @@ func (r *Registry) change(fact func(*core) []Change) {
 	}
 	if now := time.Now(); turnedAway > 0 && now.Sub(r.warned) >= warnInterval {
 		r.warned = now
-		r.cfg.Log.Warn("guests are turned away from pubsub, since there are as many as allowed", "max", maxGuests)
+		r.cfg.Log.Warn("guests are turned away from pubsub, since there are as many as allowed", "max", r.cfg.MaxGuests)
 	}
 	r.schedule(next)
 }

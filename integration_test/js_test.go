@@ -111,7 +111,7 @@ func startLeaf(t *testing.T, cfg jsConfig) *jsLeaf {
 	return l
 }
 
-// line returns the next line that begins with prefix.
+// line waits for the next line that begins with prefix, and returns it.
 func (l *jsLeaf) line(prefix string) string {
 	l.t.Helper()
 	timeout := time.After(30 * time.Second)
@@ -138,7 +138,7 @@ func webNode(t *testing.T, opts ...smokesignal.Option) *smokesignal.Node {
 
 var webListen = []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws", "/ip4/127.0.0.1/udp/0/webrtc-direct"}
 
-// gossipNode is webNode on the host and the gossipsub of an application.
+// gossipNode returns such a node on the host and the gossipsub of an application.
 func gossipNode(t *testing.T, opts ...smokesignal.Option) *smokesignal.Node {
 	t.Helper()
 	h := rawHost(t, libp2p.ListenAddrStrings(webListen...))
@@ -186,9 +186,9 @@ var jsPayloads = map[string][]byte{
 	"100 kB":      bytes.Repeat([]byte("0123456789"), 10_000),
 }
 
-// A leaf over each transport and each pubsub takes part in broadcasts, direct events
-// and calls, both ways, and in raw topics, at a node of its own host and at one on an
-// application's gossipsub.
+// Over each transport and with each pubsub, a leaf takes part in broadcasts, direct events and
+// calls, both ways, and in raw topics. The node has its own host, or runs on an application's
+// gossipsub.
 func TestJSMatrix(t *testing.T) {
 	needsJS(t)
 	for name, newNode := range map[string]func(*testing.T, ...smokesignal.Option) *smokesignal.Node{
@@ -204,15 +204,15 @@ func TestJSMatrix(t *testing.T) {
 
 func jsCell(t *testing.T, node *smokesignal.Node, ps, over string) {
 	pongs := make(chan pong, 100)
-	take := func(ctx context.Context, ev *smokesignal.Event) {
+	receive := func(ctx context.Context, ev *smokesignal.Event) {
 		p := pong{from: ev.From}
 		if err := ev.Decode(&p.id, &p.data); err != nil {
 			t.Errorf("pong: %v", err)
 		}
 		pongs <- p
 	}
-	node.Broadcast().On("pong", take)
-	node.Direct().On("pong", take)
+	node.Broadcast().On("pong", receive)
+	node.Direct().On("pong", receive)
 	node.Direct().Handle("echo", func(_ context.Context, ev *smokesignal.Event) ([]any, error) {
 		data, _ := ev.Bytes(0)
 		return []any{data}, nil
@@ -270,7 +270,8 @@ func jsCell(t *testing.T, node *smokesignal.Node, ps, over string) {
 	}
 }
 
-// awaitMesh publishes until it comes back: two gossipsubs have no mesh at first.
+// awaitMesh publishes on the raw topic until the leaf answers, because two gossipsubs have no
+// mesh at first.
 func awaitMesh(t *testing.T, raw *smokesignal.Topic, back <-chan []byte) {
 	t.Helper()
 	hello := []byte("hello")
@@ -287,7 +288,7 @@ func awaitMesh(t *testing.T, raw *smokesignal.Topic, back <-chan []byte) {
 			}
 		case <-time.After(500 * time.Millisecond):
 			if heard {
-				return // and so have all that were late
+				return // late copies have arrived, too
 			}
 			if time.Now().After(deadline) {
 				t.Fatal("nothing comes back on the raw topic")
@@ -296,7 +297,7 @@ func awaitMesh(t *testing.T, raw *smokesignal.Topic, back <-chan []byte) {
 	}
 }
 
-// rawMark is what the leaf puts before the bytes that it sends back on the raw topic.
+// rawMark is the byte that the leaf puts before the data that it sends back on the raw topic.
 const rawMark = 0x40
 
 func rawTopic(t *testing.T, node *smokesignal.Node) (*smokesignal.Topic, <-chan []byte) {
@@ -316,11 +317,11 @@ type pong struct {
 	data []byte
 }
 
-// counter counts numbers that have to come in order.
+// counter counts the numbers that a node receives, and those that are out of order.
 type counter struct {
 	mu          sync.Mutex
 	next, wrong int
-	done        chan struct{} // closed when all are here
+	done        chan struct{} // closed when all have arrived
 	all         int
 }
 
@@ -340,18 +341,18 @@ func newCounter(node *smokesignal.Node, all int) *counter {
 	return c
 }
 
-// want reports what did not come, or out of order.
+// want fails the test if numbers are missing or out of order.
 func (c *counter) want(t *testing.T) {
 	t.Helper()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.next != c.all || c.wrong > 0 {
-		t.Errorf("%d of %d came, %d of them not in order", c.next, c.all, c.wrong)
+		t.Errorf("%d of %d arrived, %d of them out of order", c.next, c.all, c.wrong)
 	}
 }
 
-// counted waits until a leaf has counted so far, and reports what was lost or came out
-// of order.
+// counted waits until a leaf has counted that many events, and fails the test if events were
+// lost or out of order.
 func counted(t *testing.T, node *smokesignal.Node, leaf *jsLeaf, want int) {
 	t.Helper()
 	var got struct{ Next, Wrong, Lost, Repaired int }
@@ -372,8 +373,8 @@ func counted(t *testing.T, node *smokesignal.Node, leaf *jsLeaf, want int) {
 	}
 }
 
-// The connection of a leaf is cut while events are sent. It dials again, and gets what
-// it has missed; what it has sent meanwhile arrives as well.
+// The connection of a leaf is cut while events are sent. The leaf dials again, and receives
+// the events that it has missed. The events that it has sent meanwhile arrive, too.
 func TestJSCut(t *testing.T) {
 	needsJS(t)
 	const many = 3000
@@ -410,8 +411,8 @@ func TestJSCut(t *testing.T) {
 	tally.want(t)
 }
 
-// A stream of pubsub breaks and the connection stays: no pubsub in JavaScript heals that.
-// The leaf notices, dials anew, and has missed nothing, nor has who heard it.
+// A stream of pubsub breaks and the connection stays, which no pubsub in JavaScript repairs.
+// The leaf notices and dials again. Nothing is missed on either side.
 func TestJSStreamBreaks(t *testing.T) {
 	needsJS(t)
 	for name, which := range map[string]network.Direction{"the node's": network.DirOutbound, "the leaf's": network.DirInbound} {
@@ -455,7 +456,7 @@ func TestJSStreamBreaks(t *testing.T) {
 }
 
 // 10,000 events go from a node over another one to a leaf, and from the leaf to both,
-// as fast as they can be emitted: all of them, in order.
+// as fast as they can be emitted. All of them arrive in order.
 func TestJSBurst(t *testing.T) {
 	needsJS(t)
 	const many = 10_000

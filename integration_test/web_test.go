@@ -28,7 +28,7 @@ type chromium struct {
 	answers chan []byte
 }
 
-// startChromium starts the browser of SMOKESIGNAL_CHROMIUM, or the one of this machine.
+// startChromium starts the browser that SMOKESIGNAL_CHROMIUM names, or an installed one.
 func startChromium(t *testing.T) *chromium {
 	t.Helper()
 	path := os.Getenv("SMOKESIGNAL_CHROMIUM")
@@ -86,7 +86,7 @@ type browserCommand struct {
 	Path   string   `json:"path,omitempty"`
 }
 
-// do carries out a command, and puts its answer into result, if that is not nil.
+// do carries out a command, and stores its answer in result, if that is not nil.
 func (c *chromium) do(cmd browserCommand, result any) {
 	c.t.Helper()
 	if err := json.NewEncoder(c.stdin).Encode(cmd); err != nil {
@@ -123,25 +123,25 @@ type webPage struct {
 	page, name string
 }
 
-// typed enters a line by the keyboard, into what has the focus.
+// typed enters a line by keyboard, into the element that has the focus.
 func (p webPage) typed(text string) {
 	p.t.Helper()
 	p.do(browserCommand{Do: "type", Page: p.page, Text: text}, nil)
 }
 
-// line waits until the log has that line.
+// line waits until the log has the line.
 func (p webPage) line(text string) {
 	p.t.Helper()
 	p.do(browserCommand{Do: "line", Page: p.page, Text: text}, nil)
 }
 
-// status waits until the status is that.
+// status waits until the page shows the status.
 func (p webPage) status(text string) {
 	p.t.Helper()
 	p.do(browserCommand{Do: "status", Page: p.page, Text: text}, nil)
 }
 
-// here waits until the list of who is here is that.
+// here waits until the page lists exactly these other people.
 func (p webPage) here(others ...string) {
 	p.t.Helper()
 	p.do(browserCommand{Do: "here", Page: p.page, Names: append([]string{p.name + " (you)"}, others...)}, nil)
@@ -152,7 +152,7 @@ func (p webPage) press(button string) {
 	p.do(browserCommand{Do: "press", Page: p.page, Text: button}, nil)
 }
 
-// shot keeps a picture of the page as an artifact of the test.
+// shot saves a picture of the page as an artifact of the test.
 func (p webPage) shot(file string) {
 	p.t.Helper()
 	path := filepath.Join(p.t.ArtifactDir(), file)
@@ -169,7 +169,7 @@ func buildWeb(t *testing.T) (path string) {
 	return path
 }
 
-// startWeb starts examples/web, as a chat that shows nothing of the chat.
+// startWeb starts examples/web. It is a chatProc that shows no lines of the chat.
 func startWeb(t *testing.T, path, http string, args ...string) *chatProc {
 	t.Helper()
 	web := startProgram(t, "web", path, append([]string{"-http", http, "-listen", "127.0.0.1:0"}, args...)...)
@@ -177,7 +177,7 @@ func startWeb(t *testing.T, path, http string, args ...string) *chatProc {
 	return web
 }
 
-// joinInfo returns what the page is told.
+// joinInfo returns what the server tells the page.
 func joinInfo(t *testing.T, at string) (info struct{ ID, Ticket, Command string }) {
 	t.Helper()
 	answer, err := http.Get("http://" + at + "/join.json")
@@ -191,10 +191,10 @@ func joinInfo(t *testing.T, at string) (info struct{ ID, Ticket, Command string 
 	return info
 }
 
-// Two pages and two terminals in one room see each other's lines and who is here. A
-// terminal is killed and returns; then the server, with a new identity. One page is on a
-// phone at a plain http address, where browsers hold back crypto.subtle and WebTransport;
-// the other came with a ticket.
+// Two pages and two terminals see each other's lines and names. A terminal is killed and
+// returns; then the server does, with a new identity. One page is on a phone at a plain http
+// address, where browsers offer neither crypto.subtle nor WebTransport. The other joins with a
+// ticket.
 func TestWebChat(t *testing.T) {
 	needsJS(t)
 	path := buildWeb(t)
@@ -291,7 +291,7 @@ func TestWebChat(t *testing.T) {
 	desk.line("bob: Thanks, I was only killed")
 	phone.line("bob: Thanks, I was only killed")
 
-	// The pictures, and what can be told of a page without eyes.
+	// Pictures, and checks of the layout, the roles and the keyboard.
 	desk.shot("web-desk.png")
 	browser.do(browserCommand{Do: "people", Page: phone.page}, nil)
 	phone.shot("web-phone.png")
@@ -312,7 +312,7 @@ func TestWebChat(t *testing.T) {
 	phone.shot("web-invite.png")
 	phone.press("Close")
 
-	// What strangers send is shown, and nothing else.
+	// Markup in a line is shown as text.
 	rest := "äöü 漢字 \U0001f44b " + strings.Repeat("wide", 200)
 	alice.enter("<b>bold</b> <script>document.body.remove()</script> \u202e" + rest)
 	phone.line("alice: <b>bold</b> <script>document.body.remove()</script> " + rest)
@@ -353,7 +353,7 @@ func TestWebChat(t *testing.T) {
 	}
 }
 
-// A page joins over each transport that a browser has, by a ticket that names no other.
+// A page joins over each transport that a browser has, with a ticket of only that transport.
 func TestWebTransports(t *testing.T) {
 	needsJS(t)
 	browser := startChromium(t)

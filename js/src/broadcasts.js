@@ -205,7 +205,7 @@ export class Broadcasts {
     try {
       const reader = new StreamReader(stream, limits.marksBytes + limits.envelope, repairTimeout)
       node = await this.#awaitNode(id)
-      if (node.streams === maxRepairStreams) malformed('too many streams')
+      if (node.streams === maxRepairStreams) malformed('too many streams') // each has a buffer
       node.streams++
       for (let first = true, b; (b = await reader.next()) !== undefined; first = false) {
         this.heard(id)
@@ -240,6 +240,7 @@ export class Broadcasts {
     const { window } = this.publisher
     if (this.#nodes.get(node.id) !== node) return // it is gone, or was added anew
     for (const m of marks) {
+      // What the node withholds is missing behind it, so it does not count as acknowledged.
       if (m.sender === self && compareSessions(m, this.#context.session) === 0) window.acknowledged(now, node.id, m.next - m.withheld)
     }
     this.#receiveMarks(node.id, marks, greeting)

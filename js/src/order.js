@@ -14,6 +14,8 @@ const unansweredTimeout = 65_000 // the same if no node that was asked knows of 
 const disconnectedTimeout = 70_000 // the same without any node
 const sessionTimeout = 2000 // how long a newer session waits for the missing events of the older one
 const settleTimeout = 5000 // how long the first batch of an unknown sender waits for lower ones
+const maxAsks = 16 // under way
+const maxAsksPerNode = 4
 export const lostSize = 64 // the bytes of memory that a gap counts for, however many events it has
 
 /** @param {bigint} a @param {bigint} b */
@@ -174,10 +176,10 @@ export class Order {
     let s = this.#senders.get(m.sender)
     let received = s?.find(m)
     if (received === undefined) {
-      if (s !== undefined && compareSessions(m, s.sessions[0]) < 0) return
+      if (s !== undefined && compareSessions(m, s.sessions[0]) < 0) return // a session that is over
       const hint = this.#hints.get(m.sender)
       const order = hint === undefined ? 1 : compareSessions(m, hint)
-      if (order > 0) {
+      if (order > 0) { // only the latest session is remembered as a hint
         this.#hints.delete(m.sender)
         if (this.#hints.size >= 4 * this.maxSenders) this.#hints.delete(/** @type {string} */ (this.#hints.keys().next().value))
         this.#hints.set(m.sender, new ReceivedSession(m, begin, now))
@@ -187,7 +189,7 @@ export class Order {
         return
       }
       received = /** @type {ReceivedSession} */ (this.#hints.get(m.sender))
-    } else if (received.settlesAt > 0 && begin < received.next) {
+    } else if (received.settlesAt > 0 && begin < received.next) { // nothing was delivered yet
       received.first = received.next = begin
     }
     if (received.claimed < m.next) received.claimed = m.next
@@ -237,7 +239,7 @@ export class Order {
     }
     let received = s.find(batch)
     if (received === undefined) {
-      if (known && compareSessions(batch, s.sessions[0]) < 0) return 'old'
+      if (known && compareSessions(batch, s.sessions[0]) < 0) return 'old' // no sender goes back to an earlier session
       const hint = this.#hints.get(sender)
       if (hint !== undefined && compareSessions(hint, batch) === 0) {
         this.#hints.delete(sender)
@@ -245,6 +247,8 @@ export class Order {
         // A claim of other nodes may only make us wait for more events, never skip any.
         received.first = received.next = min(received.next, b.first)
       } else {
+        // A known sender owes its next session from number 1. What an unknown one owes is not
+        // known yet: this batch may have overtaken lower ones.
         received = new ReceivedSession(batch, known ? 1n : b.first, now)
         if (!known && b.first > 1n) received.settlesAt = now + settleTimeout
       }
@@ -324,7 +328,7 @@ export class Order {
     received.settlesAt = 0
     this.#drain(s, received)
     const ends = [received.held[0]?.first, received.confirmed, received.claimed].filter((n) => n !== undefined && n > received.next)
-    if (ends.length === 0) return
+    if (ends.length === 0) return // there is no gap
     const to = /** @type {bigint[]} */ (ends).reduce(min)
     this.#steps.push({ sender: s.id, session: received.session, from: received.next, to, size: lostSize })
     if (received.unproven === 0n && received.held.length === 0 && received.confirmed <= received.next) received.unproven = received.next
@@ -410,9 +414,9 @@ export class Order {
     const gap = received.gap
     if (gap === undefined || received.settlesAt > 0 || received.asking !== '') return Infinity
     const due = Math.max(received.since + (received.gotSome ? 0 : askDelay), received.retryAt)
-    if (now < due) return due
+    if (now < due) return due // the events may just be late
     const node = this.#chooseNode(sender, received, gap)
-    if (node === undefined || this.#asks >= 16) { // enough asks are under way
+    if (node === undefined || this.#asks >= maxAsks) { // enough asks are under way
       received.retryAt = now + askDelay
       return received.retryAt
     }
@@ -423,6 +427,8 @@ export class Order {
       asks.push({ node, sender, session: received.session, start: received.start, from: gap.from, to: gap.to })
       return Infinity
     }
+    // Every node was asked. The gap is given up if a node that should have the events has
+    // answered without them, if no node can be asked, or after a long time.
     const missing = now - received.since
     const nodes = [...this.#nodes.values()]
     const proven = !received.askFailed && missing >= giveUpTimeout && nodes.some(({ claims }) => {
@@ -453,12 +459,12 @@ export class Order {
       let r = 4
       if (c === undefined || compareSessions(c, received) !== 0 || c.next <= gap.from) {
         if (id === sender) r = 2
-        else if (gap.hearsay) continue
+        else if (gap.hearsay) continue // only the nodes that claim it are asked
         else r = 1
-      } else if (c.floor === 0n || c.floor > gap.from) {
+      } else if (c.floor === 0n || c.floor > gap.from) { // it may have to ask others in turn
         r = 3
       }
-      if (asked >= 4) busy = true
+      if (asked >= maxAsksPerNode) busy = true
       else if (r > rank) [best, rank] = [id, r]
     }
     return best === '' && busy ? undefined : best

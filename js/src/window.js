@@ -1,6 +1,12 @@
 // The window of this leaf's own broadcasts (docs/wire.md, A leaf), without a network and
 // without a clock: the caller passes the time as `now`, in ms.
 
+const maxBatches = 16 // that a node may lack
+const maxBytes = 1 << 20 // that a node may lack
+const progressTimeout = 5000 // ms without an acknowledgment after which a node is not waited for
+const [firstNudge, lastNudge] = [300, 40_000] // ms between nudges; each pause is twice the last one
+const maxRemembered = 4096 // batches, because a node may never acknowledge any
+
 /**
  * Decides when this leaf may publish a batch: while each node lacks fewer than 16 batches
  * and 1 MiB of those published since it was added. A node that acknowledges nothing for
@@ -15,7 +21,7 @@ export class Window {
 
   /** Adds a node. @param {number} now @param {string} node */
   addNode (now, node) {
-    this.#nodes.set(node, { since: this.#count, through: 0n, progress: now, givenUp: false, nudge: Infinity, pause: 300 })
+    this.#nodes.set(node, { since: this.#count, through: 0n, progress: now, givenUp: false, nudge: Infinity, pause: firstNudge })
   }
 
   /** @param {string} node */
@@ -31,24 +37,26 @@ export class Window {
   published (now, end, size) {
     for (const n of this.#nodes.values()) {
       if (this.#unacknowledged(n).count > 0) continue
+      // The node had everything until now, so its time starts with this batch.
       n.progress = now
-      n.nudge = now + (n.pause = 300)
+      n.nudge = now + (n.pause = firstNudge)
     }
     if (this.#nodes.size > 0) this.#batches.push({ end, size, count: ++this.#count })
-    if (this.#batches.length > 4096) this.#batches.shift()
+    if (this.#batches.length > maxRemembered) this.#batches.shift()
   }
 
   /** Records that a node, and all behind it, have every number below through. @param {number} now @param {string} node @param {bigint} through */
   acknowledged (now, node, through) {
     const n = this.#nodes.get(node)
-    if (n === undefined || through <= n.through) return
+    if (n === undefined || through <= n.through) return // a mark that is late
     n.through = through
     n.progress = now
     n.givenUp = false
-    n.nudge = now + (n.pause = 300)
+    n.nudge = now + (n.pause = firstNudge)
     this.#trim()
   }
 
+  /** Removes the batches that every node has, or need not have. */
   #trim () {
     while (this.#batches.length > 0 && [...this.#nodes.values()].every((n) => n.since >= this.#batches[0].count || n.through >= this.#batches[0].end)) {
       this.#batches.shift()
@@ -72,7 +80,7 @@ export class Window {
     for (const n of this.#nodes.values()) {
       if (n.givenUp) continue
       const { count, size } = this.#unacknowledged(n)
-      if (count >= 16 || size >= 1 << 20) return false
+      if (count >= maxBatches || size >= maxBytes) return false
     }
     return true
   }
@@ -91,13 +99,14 @@ export class Window {
     let next = Infinity
     for (const [id, n] of this.#nodes) {
       if (this.#unacknowledged(n).count === 0) continue
-      if (!n.givenUp && now - n.progress >= 5000) n.givenUp = true
+      // A slow or dead node must not stop this leaf for ever; repair serves it later.
+      if (!n.givenUp && now - n.progress >= progressTimeout) n.givenUp = true
       if (n.nudge <= now) {
         n.pause *= 2
-        n.nudge = n.pause > 40_000 ? Infinity : now + n.pause
+        n.nudge = n.pause > lastNudge ? Infinity : now + n.pause
         nudge.push(id)
       }
-      next = Math.min(next, n.nudge, n.givenUp ? Infinity : n.progress + 5000)
+      next = Math.min(next, n.nudge, n.givenUp ? Infinity : n.progress + progressTimeout)
     }
     return { nudge, next }
   }

@@ -2,12 +2,11 @@ package smokesignal
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/netip"
 
 	"github.com/go-smokesignal/smokesignal/discovery"
 	"github.com/go-smokesignal/smokesignal/host"
+	"github.com/go-smokesignal/smokesignal/internal/errs"
 	"github.com/go-smokesignal/smokesignal/internal/lent"
 )
 
@@ -30,7 +29,7 @@ func (n *Node) Connect(ctx context.Context, addr string) (*Peer, error) {
 		if err := n.running(); err != nil {
 			return nil, err
 		}
-		return nil, fmt.Errorf("smokesignal: connect to %s: %w", addr, err)
+		return nil, errs.Wrap("smokesignal: connect to "+addr, err)
 	}
 	return n.Peer(id), nil
 }
@@ -48,21 +47,13 @@ func (n *Node) Dial(ctx context.Context, addr string) (ID, error) {
 	}
 	seed, err := discovery.ParseSeed(addr)
 	if err != nil {
-		return "", fmt.Errorf("smokesignal: dial: %w", err)
+		return "", errs.Wrap("smokesignal: dial", err)
 	}
 	id, err := n.driver.Connect(ctx, seed, lent.PubSubProtocols(n.host))
 	if err != nil {
-		return "", fmt.Errorf("smokesignal: dial %s: %w", addr, err)
+		return "", errs.Wrap("smokesignal: dial "+addr, err)
 	}
 	return id, nil
-}
-
-// ours makes the error of a driver that is closed that of the node.
-func (n *Node) ours(err error) error {
-	if errors.Is(err, discovery.ErrClosed) {
-		return ErrClosed
-	}
-	return err
 }
 
 // LocalIP returns this machine's first address in the subnet, which is given as

@@ -3,102 +3,158 @@ package smokesignal
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/go-smokesignal/smokesignal/discovery"
 	"github.com/go-smokesignal/smokesignal/events"
+	"github.com/go-smokesignal/smokesignal/host"
+	"github.com/go-smokesignal/smokesignal/internal/errs"
 )
 
-// Errors of sending; test for them with errors.Is.
+// Errors of sending. Test for them with errors.Is. After any of them nothing was sent.
 var (
-	// ErrNotStarted: the node has not been started.
-	ErrNotStarted = events.ErrNotStarted
-	// ErrNoPeers: a broadcast would reach nobody, since there never was a peer.
+	// ErrNotStarted is returned by a call that needs Start first.
+	ErrNotStarted = errs.ErrNotStarted
+	// ErrClosed is returned once Close has begun, also by a call that was waiting at that
+	// moment.
+	ErrClosed = errs.ErrClosed
+	// ErrNoPeers is returned by a broadcast before the first peer was added, and by
+	// Topic.Publish when nobody is on the topic.
 	ErrNoPeers = events.ErrNoPeers
-	// ErrTooLarge: the event is larger than MaxEventSize, or has more than 64 arguments.
-	// Nothing was sent.
-	ErrTooLarge = events.ErrTooLarge
-	// ErrStalled: nothing could be written to the peer for ten seconds.
-	ErrStalled = events.ErrStalled
-	// ErrQueueFull: a TryEmit found no room.
-	ErrQueueFull = events.ErrQueueFull
-	// ErrBadName: an event name must be 1 to 128 bytes of UTF-8, and not "*".
-	ErrBadName = events.ErrBadName
-	// ErrBadArgument: an argument cannot be encoded, or the other node of a call expects
-	// another type.
-	ErrBadArgument = events.ErrBadArgument
-	// ErrUndecodable: an argument is missing or does not fit the variable.
-	ErrUndecodable = events.ErrUndecodable
-	// ErrPubSubEnded: the application has ended the pubsub that it lent, or closed a topic.
-	ErrPubSubEnded = events.ErrPubSubEnded
-	// ErrRefused: the peer does not take events from this node now.
+	// ErrNotConnected is returned by Ready when the node has no peer, with the reasons, and
+	// by Emit and Call of a Peer that cannot be reached, with the cause.
+	ErrNotConnected = errs.ErrNotConnected
+	// ErrUnknownPeer is returned when no node that could be asked knows where the peer is.
+	// It is routing.ErrNotFound of libp2p, too.
+	ErrUnknownPeer = discovery.ErrUnknownPeer
+	// ErrRefused is returned by Emit and Call when the peer does not accept events from
+	// this node now. It is ErrNotConnected, too.
 	ErrRefused = events.ErrRefused
-	// ErrClosed: the node is closed, or closing.
-	ErrClosed = events.ErrClosed
+	// ErrStalled is returned by the Emit of a Peer when nothing could be written to it for
+	// ten seconds.
+	ErrStalled = events.ErrStalled
+	// ErrQueueFull is returned by a TryEmit that would have to wait.
+	ErrQueueFull = events.ErrQueueFull
+	// ErrTooLarge is returned for an event larger than MaxEventSize or with more than 64
+	// arguments, and by Topic.Publish for a message larger than Topic.MaxSize.
+	ErrTooLarge = events.ErrTooLarge
+	// ErrBadName is returned for the name of an event that is not 1 to 128 bytes of UTF-8,
+	// or is "*".
+	ErrBadName = events.ErrBadName
+	// ErrBadArgument is returned for an argument that cannot be encoded, and by a Call
+	// whose handler cannot decode its argument. The text says which one, and why.
+	ErrBadArgument = events.ErrBadArgument
+	// ErrPubSubEnded is returned by a broadcast when the application has ended the pubsub
+	// or closed the topic that it lent to the node.
+	ErrPubSubEnded = events.ErrPubSubEnded
 )
 
-// Errors of calls. With any other one the call has not run and will not; but
-// ErrUndecodable of package events says that its answer was not what was expected.
+// Errors of receiving and of calls.
 var (
-	// ErrNoHandler: the other node does not answer calls of that name.
+	// ErrUndecodable is returned by Event.Decode and in the loop of Name.All when an
+	// argument is missing or does not fit the variable, and by Call.Do when the answer is
+	// not what was expected; the handler has finished then.
+	ErrUndecodable = events.ErrUndecodable
+	// ErrNoHandler is returned by a call when the other node has no handler of that name.
 	ErrNoHandler = events.ErrNoHandler
-	// ErrRemoteHandler: the handler ran and failed; a *RemoteError has its text.
+	// ErrRemoteHandler is returned by a call whose handler ran and failed. The error is a
+	// *RemoteError, which has its text.
 	ErrRemoteHandler = events.ErrRemoteHandler
-	// ErrUnknownOutcome: no answer came, the handler may have run or not. The cause
-	// is wrapped beside it.
+	// ErrUnknownOutcome is returned by a call to which no answer came: its handler may have
+	// run, may still run, or never will. The cause is wrapped beside it, such as
+	// context.DeadlineExceeded, ErrNotConnected or ErrClosed.
 	ErrUnknownOutcome = events.ErrUnknownOutcome
 )
 
 // Errors of starting and joining.
 var (
-	// ErrStarted: Start was called before.
+	// ErrStarted is returned by a second Start.
 	ErrStarted = errors.New("smokesignal: already started")
-	// ErrNotConnected: the node has no peer (Ready says why), or the peer that a
-	// direct event is for cannot be reached.
-	ErrNotConnected = events.ErrNotConnected
-	// ErrFull: the peer list, ours or theirs, has no room.
+	// ErrIdentityInUse is returned by New when another node on this machine uses the
+	// IdentityFile.
+	ErrIdentityInUse = host.ErrIdentityInUse
+	// ErrFull is returned by Connect when this peer list, or that of the other node, is
+	// full.
 	ErrFull = discovery.ErrFull
-	// ErrSelf: the address is that of this node.
-	ErrSelf = discovery.ErrSelf
-	// ErrOtherNetwork: the node there belongs to a network of another name.
-	ErrOtherNetwork = discovery.ErrOtherNetwork
-	// ErrUnreachable: nobody answers at the address.
+	// ErrSelf is returned when the address, or the id, is that of this node.
+	ErrSelf = errs.ErrSelf
+	// ErrOtherNetwork is returned when the other node belongs to a network of another name.
+	ErrOtherNetwork = errs.ErrOtherNetwork
+	// ErrUnreachable is returned when nobody answers at the address.
 	ErrUnreachable = discovery.ErrUnreachable
-	// ErrRelayed: the node was reached through a relay, and no direct connection to
-	// it came about.
-	ErrRelayed = discovery.ErrRelayed
-	// ErrUnresolvable: the name has no address.
+	// ErrRelayed is returned when the other node was reached through a relay, and no direct
+	// connection to it came about.
+	ErrRelayed = errs.ErrRelayed
+	// ErrUnresolvable is returned when DNS has no address for the name.
 	ErrUnresolvable = discovery.ErrUnresolvable
-	// ErrUnknownPeer: nobody that could be asked knows where the peer is. It is
-	// routing.ErrNotFound of libp2p, too.
-	ErrUnknownPeer = discovery.ErrUnknownPeer
-	// ErrNotSmokesignal: something answers there that is no smokesignal node: it speaks
-	// another protocol altogether or, except for Connect, is a libp2p host without ours.
+	// ErrNotSmokesignal is returned when a program answers that is not a node. For Dial
+	// that is one which does not speak libp2p; other calls also return it for a libp2p
+	// program without this library.
 	ErrNotSmokesignal = discovery.ErrNotSmokesignal
 )
 
-type (
-	// RemoteError is what the handler of a call at the other node returned.
-	RemoteError = events.RemoteError
-	// UnconfirmedError names neighbors.
-	UnconfirmedError = events.UnconfirmedError
-	// SeedError says why a seed cannot be used and when it is tried again.
-	SeedError = discovery.SeedError
-	// WrongIDError says that another node answered than the one asked for.
-	WrongIDError = discovery.WrongIDError
-)
+// A RemoteError is returned by a call whose handler at the other node failed. It is
+// ErrRemoteHandler.
+//
+//	type RemoteError struct {
+//		// Text is the text of the handler's error, at most 1 KiB of UTF-8. A stranger
+//		// wrote it: it may contain line breaks and escape sequences.
+//		Text string
+//	}
+type RemoteError = events.RemoteError
 
-// CloseError is the reason that OnClose gets.
+// An UnconfirmedError is returned by EmitConfirmed and Flush when neighbors have not confirmed
+// in time that they have received the broadcasts of this node.
+//
+//	type UnconfirmedError struct {
+//		Peers []ID     // the neighbors that have not confirmed
+//		Has   []uint64 // how many broadcasts of this node each of them has
+//		Sent  uint64   // how many there are
+//		Err   error    // why the waiting ended, which Unwrap returns
+//	}
+type UnconfirmedError = events.UnconfirmedError
+
+// A WrongIDError is returned when the node at an address is not the one that the seed or
+// ticket names.
+//
+//	type WrongIDError struct {
+//		Expected ID // as the seed or ticket says
+//		Actual   ID // as the node that answered has proven
+//	}
+type WrongIDError = discovery.WrongIDError
+
+// A ListenError is returned by Start when addresses cannot be listened on. errors.Is finds the
+// causes, such as syscall.EADDRINUSE.
+//
+//	type ListenError struct {
+//		Failed []BindError // one for each address that failed, with its Text, Addr and Err
+//	}
+type ListenError = host.ListenError
+
+// A SeedError says why a seed cannot be used and when it is tried again.
+type SeedError struct {
+	Seed string    // as it was given to Seeds
+	Err  error     // the cause, such as ErrUnreachable
+	Next time.Time // when it is tried next; zero if no try is planned
+}
+
+func (e *SeedError) Error() string { return (*discovery.SeedError)(e).Error() }
+
+// Unwrap returns the cause.
+func (e *SeedError) Unwrap() error { return e.Err }
+
+// A CloseError is the reason that Peer.OnClose gets.
 type CloseError struct {
 	Peer ID
-	// Unwritten counts the direct events that Emit had accepted and that were not
-	// written to the peer.
+	// Unwritten counts the direct events that Emit accepted and that were not written to
+	// the peer.
 	Unwritten int
 	// Err says why the link ended.
 	Err error
 }
 
 func (e *CloseError) Error() string {
-	text := fmt.Sprintf("smokesignal: %v", e.Err)
+	text := "smokesignal: " + errs.Text(e.Err)
 	switch e.Unwritten {
 	case 0:
 		return text
@@ -108,4 +164,5 @@ func (e *CloseError) Error() string {
 	return fmt.Sprintf("%s; %d events were not written", text, e.Unwritten)
 }
 
+// Unwrap returns why the link ended.
 func (e *CloseError) Unwrap() error { return e.Err }

@@ -317,12 +317,9 @@ func (n *Node) whyAlone() error {
 	e := &notConnected{}
 	var parts []string
 	for _, s := range n.driver.Seeds() {
-		seed := &SeedError{Seed: s.Seed, Err: s.Err}
+		seed := &SeedError{Seed: s.Seed, Err: s.Err, Next: s.Next}
 		if s.Err == nil {
 			seed.Err = errors.New("no answer yet")
-		}
-		if !s.Next.IsZero() {
-			seed.Next = time.Until(s.Next)
 		}
 		parts = append(parts, seed.Error())
 		e.causes = append(e.causes, seed)

@@ -2,8 +2,6 @@ package smokesignal
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"iter"
 	"net/netip"
@@ -15,7 +13,6 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
-	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
@@ -113,7 +110,7 @@ func (p *Peer) Emit(ctx context.Context, name string, args ...any) error {
 	if p.bad != nil {
 		return p.bad
 	}
-	return otherNetwork(p.node.direct.Emit(ctx, p.id, name, args...))
+	return p.node.direct.Emit(ctx, p.id, name, args...)
 }
 
 // TryEmit is Emit without waiting: it returns ErrQueueFull when the peer's queue
@@ -123,7 +120,7 @@ func (p *Peer) TryEmit(name string, args ...any) error {
 	if p.bad != nil {
 		return p.bad
 	}
-	return otherNetwork(p.node.direct.TryEmit(p.id, name, args...))
+	return p.node.direct.TryEmit(p.id, name, args...)
 }
 
 // Call calls the handler of that name at the peer and waits for its answer, whose
@@ -136,7 +133,7 @@ func (p *Peer) Call(ctx context.Context, name string, args ...any) (*Event, erro
 		return nil, p.bad
 	}
 	answer, err := p.node.direct.Call(ctx, p.id, name, args...)
-	return (*Event)(answer), otherNetwork(err)
+	return (*Event)(answer), err
 }
 
 // Handle lets f answer the peer's calls of that name, or with "*" those that no
@@ -145,14 +142,6 @@ func (p *Peer) Call(ctx context.Context, name string, args ...any) (*Event, erro
 // registration outlives the link. off removes it.
 func (p *Peer) Handle(name string, f func(context.Context, *Event) (results []any, err error)) (off func()) {
 	return p.node.direct.HandleFrom(p.id, name, callHandler(f))
-}
-
-// otherNetwork makes the error of that kind one of this package, too.
-func otherNetwork(err error) error {
-	if errors.Is(err, events.ErrOtherNetwork) {
-		err = fmt.Errorf("%w: %w", ErrOtherNetwork, err)
-	}
-	return err
 }
 
 // On calls f for each event of that name, or of any if the name is "*", which the
@@ -184,7 +173,7 @@ func (p *Peer) emitBytes(ctx context.Context, name string, b []byte) error {
 	if p.bad != nil {
 		return p.bad
 	}
-	return otherNetwork(p.node.direct.EmitBytes(ctx, p.id, name, b))
+	return p.node.direct.EmitBytes(ctx, p.id, name, b)
 }
 
 func (p *Peer) onBorrowed(name string, f func(context.Context, *Event)) (off func()) {
@@ -202,7 +191,7 @@ func (p *Peer) Disconnect() error {
 	if err := p.node.running(); err != nil {
 		return err
 	}
-	return p.node.ours(p.node.driver.DropPeer(context.Background(), p.id))
+	return p.node.driver.DropPeer(context.Background(), p.id)
 }
 
 // Peers is the list of peers a node is linked to. All methods may be called from

@@ -122,7 +122,6 @@ func (r *nodeRouting) FindPeer(ctx context.Context, p peer.ID) (peer.AddrInfo, e
 		if info, err = n.driver.FindPeer(ctx, p); err == nil {
 			return info, nil
 		}
-		err = n.ours(err)
 	}
 	return peer.AddrInfo{}, fmt.Errorf("smokesignal: find peer %s: %w", p, err)
 }
@@ -163,7 +162,6 @@ func (d *nodeDiscovery) FindPeers(ctx context.Context, _ string, opts ...coredis
 	var list []peer.AddrInfo
 	if err == nil {
 		list, err = n.driver.Nodes(ctx)
-		err = n.ours(err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("smokesignal: find peers: %w", err)

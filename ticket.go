@@ -3,37 +3,45 @@ package smokesignal
 import (
 	"fmt"
 
+	ma "github.com/multiformats/go-multiaddr"
+
 	"github.com/go-smokesignal/smokesignal/discovery"
 )
 
-// Ticket is what is in the string that a node's Ticket returns.
-type Ticket = discovery.Ticket
+// A Ticket is what a node's Ticket says: everything that is needed to join through it.
+type Ticket struct {
+	// ID is the node, the only one that is accepted at the addresses.
+	ID ID
+	// Network is the name of its network.
+	Network string
+	// Addrs are the addresses at which it is reached, the most reachable first.
+	Addrs []ma.Multiaddr
+}
 
-// ParseTicket reads the string that a node's Ticket returned, for a program that
-// wants to show what is in it; Seeds and Connect take the string as it is. The error
-// says whether the string is damaged or of another version.
+// ParseTicket reads the string that a node's Ticket returned, for a program that wants to
+// show what is in it; Seeds, Connect and Dial take the string itself. The error says whether
+// the string is damaged or of another version.
 func ParseTicket(text string) (Ticket, error) {
 	t, err := discovery.ParseTicket(text)
 	if err != nil {
 		return Ticket{}, fmt.Errorf("smokesignal: %w", err)
 	}
-	return t, nil
+	return Ticket(t), nil
 }
 
-// Ticket returns one string with which others join through this node: its id, the
-// name of its network, and at most eight places at which it is reached, the most
-// reachable first. It has letters and digits only, eighty for one place, and can be
-// pasted into a chat or on a command line; Seeds and Connect take it. It holds no
-// secret. It is good as long as the node keeps its id, for which there is
-// IdentityFile, and one of its addresses.
+// Ticket returns one string with which others join through this node: its id, the name of
+// its network, and at most eight addresses at which it is reached, the most reachable first.
+// It consists of letters and digits, eighty for one address, and can be pasted into a chat
+// or on a command line; Seeds and Connect take it. It is not a secret. It is good as long as
+// the node keeps its id, for which there is IdentityFile, and one of its addresses.
 //
-// Ticket returns ErrNotStarted before Start, ErrClosed after Close, and an error if
-// no address can be dialled by others.
+// Ticket returns ErrNotStarted before Start, ErrClosed after Close, and an error if nobody
+// can dial any address of the node. It does not block.
 func (n *Node) Ticket() (string, error) {
 	if err := n.running(); err != nil {
 		return "", err
 	}
-	text, err := Ticket{ID: n.ID(), Network: n.cfg.network, Addrs: n.Addrs()}.Encode()
+	text, err := discovery.Ticket{ID: n.ID(), Network: n.cfg.network, Addrs: n.Addrs()}.Encode()
 	if err != nil {
 		return "", fmt.Errorf("smokesignal: %w; see Listen and Advertise", err)
 	}

@@ -186,9 +186,9 @@ func (n *Node) gap(_ context.Context, g Gap) {
 	emit(n.bus, EvtGap{Gap: g})
 }
 
-func (n *Node) seedError(e *SeedError) {
-	notifyAll(n.callbacks, &n.on.seedError, e)
-	emit(n.bus, EvtSeedError{Err: e})
+func (n *Node) seedError(e *discovery.SeedError) {
+	notifyAll(n.callbacks, &n.on.seedError, (*SeedError)(e))
+	emit(n.bus, EvtSeedError{Err: (*SeedError)(e)})
 }
 
 func (n *Node) netsplit(seed string) {

@@ -2,7 +2,6 @@ package discovery
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -23,6 +22,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 	"github.com/go-smokesignal/smokesignal/discovery/internal/peerrecord"
 	"github.com/go-smokesignal/smokesignal/internal/addr"
+	"github.com/go-smokesignal/smokesignal/internal/errs"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
@@ -126,7 +126,7 @@ func (e *LinkError) OnPurpose() bool {
 }
 
 // ErrClosed is returned for what is asked of a closed Driver.
-var ErrClosed = errors.New("discovery: closed")
+var ErrClosed = errs.ErrClosed
 
 // A Driver runs the membership protocol on a libp2p host. Its methods may be
 // called from several goroutines.

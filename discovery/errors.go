@@ -23,20 +23,20 @@ import (
 // or the system said is wrapped, so errors.Is(err, syscall.ECONNREFUSED) works.
 var (
 	// ErrSelf is returned for an address that is this node's own.
-	ErrSelf = errors.New("this node itself")
+	ErrSelf = errs.ErrSelf
 	// ErrOtherNetwork is returned when the node there speaks our protocol in a
 	// network of another name.
-	ErrOtherNetwork = errors.New("it is a node of another network")
+	ErrOtherNetwork = errs.ErrOtherNetwork
 	// ErrUnreachable is returned when nobody answered: refused, timed out, no
 	// route. The text says which.
-	ErrUnreachable = errors.New("unreachable")
+	ErrUnreachable = errors.New("discovery: unreachable")
 	// ErrUnresolvable is returned when DNS knows no address for the name.
-	ErrUnresolvable = errors.New("no such host")
+	ErrUnresolvable = errors.New("discovery: no such host")
 	// ErrNotSmokesignal is returned when something answered that speaks another
 	// protocol: no libp2p, or libp2p without ours.
-	ErrNotSmokesignal = errors.New("not a smokesignal node")
+	ErrNotSmokesignal = errors.New("discovery: not a smokesignal node")
 	// ErrFull is returned when every node asked has as many peers as it takes.
-	ErrFull = errors.New("everybody is full")
+	ErrFull = errors.New("discovery: everybody is full")
 )
 
 // WrongIDError is returned when the node at a seed's address proved another
@@ -53,21 +53,21 @@ func (e *WrongIDError) Error() string {
 // SeedError says why a seed could not be joined. errors.Is and errors.AsType
 // see the cause.
 type SeedError struct {
-	Seed string        // as the user wrote it
-	Err  error         // the cause
-	Next time.Duration // how long until the next try; 0: no try is planned
+	Seed string    // as the user wrote it
+	Err  error     // the cause
+	Next time.Time // when it is tried next; zero if no try is planned
 }
 
 func (e *SeedError) Error() string {
 	text := fmt.Sprintf("seed %s: %s", ShortenTicket(e.Seed), errs.Text(e.Err))
-	if e.Next <= 0 {
+	if e.Next.IsZero() {
 		return text
 	}
-	unit := time.Second
-	if e.Next < unit {
+	wait, unit := time.Until(e.Next), time.Second
+	if wait < unit {
 		unit = 10 * time.Millisecond
 	}
-	return fmt.Sprintf("%s, next try in %v", text, max(e.Next.Round(unit), unit))
+	return fmt.Sprintf("%s, next try in %v", text, max(wait.Round(unit), unit))
 }
 
 func (e *SeedError) Unwrap() error { return e.Err }
@@ -82,7 +82,7 @@ func otherNetwork(theirs, ours string) error {
 	if len(theirs) > most {
 		theirs = theirs[:most] + "..."
 	}
-	return &failure{kind: ErrOtherNetwork, text: fmt.Sprintf("%v: %q, not %q", ErrOtherNetwork, theirs, ours)}
+	return &failure{kind: ErrOtherNetwork, text: fmt.Sprintf("%s: %q, not %q", errs.Text(ErrOtherNetwork), theirs, ours)}
 }
 
 // A failure is a cause as one short line, with what lies beneath.
@@ -180,7 +180,7 @@ func classify(err error) *failure {
 	var timeout net.Error
 	switch {
 	case errors.Is(err, swarm.ErrDialToSelf):
-		return f(rankSkipped, ErrSelf, ErrSelf.Error())
+		return f(rankSkipped, ErrSelf, errs.Text(ErrSelf))
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return f(rankRefused, ErrUnreachable, "connection refused")
 	case errors.Is(err, syscall.EHOSTUNREACH):
@@ -208,7 +208,7 @@ func classify(err error) *failure {
 	case relayText(err) != "":
 		return f(rankRefused, ErrUnreachable, relayText(err))
 	case speaksOtherwise(err):
-		return f(rankAnswer, ErrNotSmokesignal, ErrNotSmokesignal.Error())
+		return f(rankAnswer, ErrNotSmokesignal, errs.Text(ErrNotSmokesignal))
 	}
 	return f(rankRefused, ErrUnreachable, oneLine(err))
 }
@@ -251,7 +251,7 @@ func relayText(err error) string {
 func dnsText(err *net.DNSError) string {
 	switch {
 	case err.IsNotFound:
-		return ErrUnresolvable.Error()
+		return errs.Text(ErrUnresolvable)
 	case err.IsTimeout:
 		return "the name server does not answer"
 	}
@@ -273,7 +273,7 @@ func oneLine(err error) string {
 		text = string(r[:most]) + "..."
 	}
 	if text == "" {
-		return ErrUnreachable.Error()
+		return errs.Text(ErrUnreachable)
 	}
 	return text
 }

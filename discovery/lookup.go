@@ -17,6 +17,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/dialguard"
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 	"github.com/go-smokesignal/smokesignal/internal/addr"
+	"github.com/go-smokesignal/smokesignal/internal/errs"
 )
 
 // headStart is how long the addresses which libp2p remembers of a peer are dialled
@@ -401,5 +402,5 @@ func (d *Driver) notFound(tried []ma.Multiaddr, failed *failure) error {
 	if errors.Is(failed.err, errNoAddress) {
 		failed.text = "dialled in vain before, and not again so soon"
 	}
-	return &failure{kind: ErrUnreachable, err: failed, text: fmt.Sprintf("%v: it was last seen at %s: %s", ErrUnreachable, at, failed.text)}
+	return &failure{kind: ErrUnreachable, err: failed, text: fmt.Sprintf("%s: it was last seen at %s: %s", errs.Text(ErrUnreachable), at, failed.text)}
 }

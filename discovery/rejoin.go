@@ -128,7 +128,7 @@ func (d *Driver) seedFailed(now time.Time, i int, err error) {
 	s.told = cause
 	e := &SeedError{Seed: s.seed.String(), Err: err}
 	if next := d.state.SeedNext(i); !s.self && !next.IsZero() {
-		e.Next = max(next.Sub(now), 0)
+		e.Next = next
 	}
 	d.log.Warn("cannot use seed", "seed", e.Seed, "err", err, "next", e.Next)
 	if d.cfg.Hooks.SeedError != nil {

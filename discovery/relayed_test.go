@@ -119,7 +119,7 @@ func TestFindBehindRelay(t *testing.T) {
 		text string
 	}{
 		"by who dials no relays": {startHost(t, libp2p.NoListenAddrs, libp2p.DisableRelay()), s, ErrUnreachable, "it is behind a relay, and this node punches no holes"},
-		"by itself":              {seed, s, ErrSelf, "this node itself"},
+		"by itself":              {seed, s, ErrSelf, ErrSelf.Error()},
 		"who has no place":       {startHost(t, libp2p.NoListenAddrs, libp2p.EnableRelay()), unknown, ErrUnreachable, "its relay does not know it"},
 		"by its relay":           {service, unknown, ErrUnreachable, "this node is its relay, and it is not connected"},
 	} {

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
@@ -448,7 +449,7 @@ func TestSeedErrorReadsAsOneLine(t *testing.T) {
 	h := newHost(t)
 	s := mustParse(t, "127.0.0.1:"+closedPort(t))
 	_, err := s.Find(t.Context(), h)
-	e := &SeedError{Seed: s.String(), Err: err, Next: 4100 * time.Millisecond}
+	e := &SeedError{Seed: s.String(), Err: err, Next: time.Now().Add(4100 * time.Millisecond)}
 	if want := "seed " + s.String() + ": connection refused, next try in 4s"; e.Error() != want {
 		t.Errorf("%q, want %q", e, want)
 	}
@@ -459,16 +460,20 @@ func TestSeedErrorReadsAsOneLine(t *testing.T) {
 		next time.Duration
 		want string
 	}{
-		{0, "seed x: this node itself"},
-		{20 * time.Millisecond, "seed x: this node itself, next try in 20ms"},
-		{1, "seed x: this node itself, next try in 10ms"},
-		{8400 * time.Millisecond, "seed x: this node itself, next try in 8s"},
+		{0, "seed x: this is the node itself, next try in 10ms"},
+		{20 * time.Millisecond, "seed x: this is the node itself, next try in 20ms"},
+		{8400 * time.Millisecond, "seed x: this is the node itself, next try in 8s"},
 	} {
-		if got := (&SeedError{"x", ErrSelf, c.next}).Error(); got != c.want {
-			t.Errorf("%q, want %q", got, c.want)
-		}
+		synctest.Test(t, func(t *testing.T) {
+			if got := (&SeedError{"x", ErrSelf, time.Now().Add(c.next)}).Error(); got != c.want {
+				t.Errorf("%q, want %q", got, c.want)
+			}
+		})
 	}
-	if got := otherNetwork("lab", "home").Error(); got != `it is a node of another network: "lab", not "home"` {
+	if got := (&SeedError{Seed: "x", Err: ErrSelf}).Error(); got != "seed x: this is the node itself" {
+		t.Error(got)
+	}
+	if got := otherNetwork("lab", "home").Error(); got != `the peer belongs to another network: "lab", not "home"` {
 		t.Error(got)
 	}
 	long := otherNetwork(strings.Repeat("\n", 1000), "home")

@@ -16,6 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
+	"github.com/go-smokesignal/smokesignal/internal/errs"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
@@ -336,7 +337,7 @@ type broadcastError struct {
 }
 
 func (e *broadcastError) Error() string {
-	return fmt.Sprintf("events: broadcast %s: %s", quote(e.name), withoutPrefix(e.err))
+	return fmt.Sprintf("events: broadcast %s: %s", quote(e.name), errs.Text(e.err))
 }
 func (e *broadcastError) Unwrap() error { return e.err }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/go-smokesignal/smokesignal/internal/errs"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 	"github.com/go-smokesignal/smokesignal/internal/handling"
 )
@@ -142,7 +143,7 @@ func (d *Direct) handleCall(ctx context.Context, ev *Event) (results outgoingEve
 
 // errorText returns an error's text as it goes over the wire.
 func errorText(err error) string {
-	text := strings.ToValidUTF8(withoutPrefix(err), "\ufffd")
+	text := strings.ToValidUTF8(errs.Text(err), "\ufffd")
 	if len(text) <= maxErrorText {
 		return text
 	}

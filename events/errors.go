@@ -4,25 +4,26 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/errs"
 )
 
 var (
 	// ErrClosed is returned after Close has begun, and by calls that were waiting
 	// at that moment.
-	ErrClosed = errors.New("events: closed")
+	ErrClosed = errs.ErrClosed
 	// ErrNotStarted is returned by an Emit before Start.
-	ErrNotStarted = errors.New("events: not started")
+	ErrNotStarted = errs.ErrNotStarted
 	// ErrNoPeers is returned by a broadcast before the first neighbor came.
 	ErrNoPeers = errors.New("events: no peers")
 	// ErrNotConnected is returned by a direct Emit when the peer cannot be
 	// reached or its link ended; the cause is wrapped beside it.
-	ErrNotConnected = errors.New("events: not connected")
+	ErrNotConnected = errs.ErrNotConnected
 	// ErrOtherNetwork is returned by a direct Emit to a peer that said it
 	// belongs to another network. The error also wraps ErrNotConnected.
-	ErrOtherNetwork = errors.New("events: the peer belongs to another network")
+	ErrOtherNetwork = errs.ErrOtherNetwork
 	// ErrRefused is returned by a direct Emit to a peer that does not accept
 	// events from this node now. The error also wraps ErrNotConnected.
 	ErrRefused = errors.New("events: refused by the peer")
@@ -79,7 +80,7 @@ func (e *RemoteError) Is(target error) bool { return target == ErrRemoteHandler 
 // causedError is an error of this package together with its cause.
 type causedError struct{ what, why error }
 
-func (e *causedError) Error() string   { return e.what.Error() + ": " + withoutPrefix(e.why) }
+func (e *causedError) Error() string   { return e.what.Error() + ": " + errs.Text(e.why) }
 func (e *causedError) Unwrap() []error { return []error{e.what, e.why} }
 
 // emitError names the event or call that failed and its peer.
@@ -91,10 +92,6 @@ type emitError struct {
 }
 
 func (e *emitError) Error() string {
-	return fmt.Sprintf("events: %s %s to %s: %s", e.what, quote(e.name), e.to, withoutPrefix(e.err))
+	return fmt.Sprintf("events: %s %s to %s: %s", e.what, quote(e.name), e.to, errs.Text(e.err))
 }
 func (e *emitError) Unwrap() error { return e.err }
-
-// withoutPrefix returns the error's text without the package prefix, for the middle of a
-// line.
-func withoutPrefix(err error) string { return strings.TrimPrefix(err.Error(), "events: ") }

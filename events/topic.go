@@ -17,6 +17,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/go-smokesignal/smokesignal/internal/errs"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
@@ -219,7 +220,7 @@ type topicError struct {
 }
 
 func (e *topicError) Error() string {
-	return fmt.Sprintf("events: publish on topic %s: %s", quote(e.topic), withoutPrefix(e.err))
+	return fmt.Sprintf("events: publish on topic %s: %s", quote(e.topic), errs.Text(e.err))
 }
 func (e *topicError) Unwrap() error { return e.err }
 

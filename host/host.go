@@ -39,6 +39,7 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"github.com/go-smokesignal/smokesignal/internal/addr"
+	"github.com/go-smokesignal/smokesignal/internal/errs"
 	"github.com/go-smokesignal/smokesignal/internal/limits"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 	"github.com/go-smokesignal/smokesignal/internal/testhook"
@@ -46,7 +47,7 @@ import (
 
 var (
 	// ErrClosed is returned by Listen after Close.
-	ErrClosed = errors.New("host: closed")
+	ErrClosed = errs.ErrClosed
 	// ErrListening is returned by Listen when it has succeeded before.
 	ErrListening = errors.New("host: already listening")
 )

@@ -16,11 +16,13 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/errs"
 )
 
 // ErrIdentityInUse is returned by [OpenIdentity] when another process, or
 // another node of this one, holds the identity.
-var ErrIdentityInUse = errors.New("in use by another node")
+var ErrIdentityInUse = errors.New("host: in use by another node")
 
 const (
 	identityType   = "LIBP2P PRIVATE KEY"
@@ -61,7 +63,7 @@ func NewIdentity() (crypto.PrivKey, error) {
 func OpenIdentity(path string) (*Identity, error) {
 	id, err := openIdentity(path)
 	if err != nil {
-		return nil, fmt.Errorf("host: identity %s: %w", path, err)
+		return nil, errs.Wrap("host: identity "+path, err)
 	}
 	return id, nil
 }

@@ -86,7 +86,7 @@ func TestIdentityIsLocked(t *testing.T) {
 			t.Fatalf("second in this process: %v", err)
 		}
 	}
-	if out := childOpens(t, path); !strings.Contains(out, ErrIdentityInUse.Error()) {
+	if out := childOpens(t, path); !strings.Contains(out, "in use by another node") {
 		t.Errorf("second process: %s", out)
 	}
 	first.Close()

@@ -37,3 +37,15 @@ func Text(err error) string {
 	}
 	return text
 }
+
+// Wrap returns an error that says what could not be done, which begins with the package,
+// and wraps err, whose own package is left out of the text.
+func Wrap(what string, err error) error { return &wrapped{what + ": " + Text(err), err} }
+
+type wrapped struct {
+	text string
+	err  error
+}
+
+func (e *wrapped) Error() string { return e.text }
+func (e *wrapped) Unwrap() error { return e.err }

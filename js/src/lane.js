@@ -65,7 +65,7 @@ export class Lane {
   /** @param {Uint8Array} event @param {PendingCall} [call] */
   async #write (event, call) {
     this.#context.checkOpen()
-    const stream = this.#stream ?? await this.#open()
+    const stream = this.#stream ?? await this.#openStream()
     let id
     if (call !== undefined) {
       id = ++this.#counters.call // here, because ids must rise in the order of the writes
@@ -81,7 +81,7 @@ export class Lane {
     }
   }
 
-  async #open () {
+  async #openStream () {
     let stream
     try {
       stream = await this.#context.openStream(this.id, protocols.events, stallTimeout)

@@ -81,14 +81,14 @@ export class StreamReader {
       if (this.#reader.length > this.#reader.max + readAhead && stream.readStatus === 'readable') stream.pause()
       this.#wake?.()
     })
-    stream.addEventListener('end', () => this.#end())
+    stream.addEventListener('end', () => this.#setEnded())
     stream.addEventListener('remoteCloseWrite', () => this.#wake?.())
-    stream.addEventListener('close', (evt) => this.#end(evt.error))
-    if (stream.readableEnded || stream.status !== 'open') this.#end()
+    stream.addEventListener('close', (evt) => this.#setEnded(evt.error))
+    if (stream.readableEnded || stream.status !== 'open') this.#setEnded()
   }
 
   /** @param {Error} [err] */
-  #end (err) {
+  #setEnded (err) {
     this.#ended = true
     this.#error ??= err
     this.#wake?.()

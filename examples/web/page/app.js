@@ -102,10 +102,10 @@ function spoken (name, text) {
 }
 
 /** @param {string} name @param {string} text */
-const said = (name, text) => pending.line(() => spoken(name, text))
+const said = (name, text) => pending.addLine(() => spoken(name, text))
 
 /** @param {string} text */
-const note = (text) => pending.line(() => paragraph('note', bdi(text)))
+const note = (text) => pending.addLine(() => paragraph('note', bdi(text)))
 
 /** @param {string[]} names */
 function showHere (names) {
@@ -156,7 +156,7 @@ async function enter (name) {
   chat = new Chat(own, name, {
     said,
     note,
-    here: (names) => pending.here(names),
+    here: (names) => pending.setNames(names),
     connected (yes) {
       status(yes ? 'on' : 'off', yes ? 'Connected' : lost)
       note(yes ? 'connected' : 'disconnected')
@@ -265,7 +265,7 @@ async function carryOut (chat, line) {
   if (line.kind === 'help') return show(() => note(help))
   const text = clean(line.text, Math.max(maxText, line.text.length))
   if (line.kind === 'msg') {
-    const name = await chat.tell(line.name, line.text)
+    const name = await chat.sendTo(line.name, line.text)
     return show(() => said(`you → ${name}`, text))
   }
   show(() => said(chat.name, text))

@@ -77,7 +77,7 @@ export class Chat {
    * @param {string} name @param {string} text
    * @returns {Promise<string>} the name as it is shown
    */
-  async tell (name, text) {
+  async sendTo (name, text) {
     const found = this.#roster.find(name)
     if (found === undefined) throw new Error(`nobody here is called ${cleanName(name)}`)
     try {

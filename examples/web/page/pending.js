@@ -24,14 +24,14 @@ export class Pending {
   }
 
   /** @param {Line} line */
-  line (line) {
+  addLine (line) {
     this.#lines.push(line)
     if (this.#lines.length >= 2 * this.#maxLines) this.#lines = this.#lines.slice(-this.#maxLines)
     this.#schedule()
   }
 
   /** @param {string[]} names */
-  here (names) {
+  setNames (names) {
     this.#names = names
     this.#schedule()
   }

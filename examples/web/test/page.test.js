@@ -71,18 +71,18 @@ test('lines are shown once per frame, and no more than fit', () => {
   const shown = []
   const pending = new Pending((lines, names) => { shown.push([lines, names]) }, 3, (f) => { frames.push(f) })
   for (let i = 0; i < 100; i++) {
-    pending.line(i)
-    pending.here([String(i)])
+    pending.addLine(i)
+    pending.setNames([String(i)])
   }
   assert.equal(frames.length, 1)
   assert.deepEqual(shown, [])
   frames.shift()?.()
   assert.deepEqual(shown.splice(0), [[[97, 98, 99], ['99']]])
-  pending.line(100)
+  pending.addLine(100)
   pending.flush() // before the frame, which then has nothing to show
   assert.deepEqual(shown.splice(0), [[[100], undefined]])
   frames.shift()?.()
-  pending.line(101)
+  pending.addLine(101)
   pending.clear()
   frames.shift()?.()
   assert.deepEqual(shown, [])
@@ -154,10 +154,10 @@ test('a line to one person is a direct event, and never a broadcast', async () =
   leaf.reachable.add('id-alices')
   leaf.heard.hello('id-alices', { name: 'Alice' })
   leaf.heard.hello('id-bobbob', { name: 'Bob' })
-  assert.equal(await chat.tell('alice', 'secret'), 'Alice')
-  assert.equal(await chat.tell('alices', 'another'), 'Alice') // by the short id
-  await assert.rejects(chat.tell('bob', 'secret'), /no connection to Bob/)
-  await assert.rejects(chat.tell('nobody', 'secret'), /nobody here is called nobody/)
+  assert.equal(await chat.sendTo('alice', 'secret'), 'Alice')
+  assert.equal(await chat.sendTo('alices', 'another'), 'Alice') // by the short id
+  await assert.rejects(chat.sendTo('bob', 'secret'), /no connection to Bob/)
+  await assert.rejects(chat.sendTo('nobody', 'secret'), /nobody here is called nobody/)
   assert.deepEqual(leaf.sent, [['id-alices', 'tell', 'secret'], ['id-alices', 'tell', 'another']])
   await chat.close()
 })

@@ -1,9 +1,10 @@
 // Embed is an application that has a libp2p host and a gossipsub topic of its own, and
-// adds smokesignal to them: see embed.go, which is to be read from top to bottom.
+// adds smokesignal to them. Read embed.go from top to bottom.
 package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -12,6 +13,10 @@ import (
 )
 
 func main() {
+	flag.Usage = func() {
+		fmt.Fprint(flag.CommandLine.Output(), "Usage: embed\n\nAn application with a libp2p host and a gossipsub topic adds smokesignal to them,\nuses it, and goes on without it. It takes no arguments.\n")
+	}
+	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)

@@ -1,4 +1,4 @@
-// Hello is two nodes that exchange one event: see hello.go. With -demo it is
+// Hello runs two nodes that exchange one event: see hello.go. With -demo it runs
 // five nodes that lose one and recover: see demo.go.
 package main
 
@@ -14,6 +14,10 @@ import (
 
 func main() {
 	five := flag.Bool("demo", false, "show how five nodes gather, lose their seed, and recover")
+	flag.Usage = func() {
+		fmt.Fprint(flag.CommandLine.Output(), "Usage: hello [-demo]\n\nTwo nodes in this process exchange one event.\n\n")
+		flag.PrintDefaults()
+	}
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

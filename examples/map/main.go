@@ -1,33 +1,36 @@
-// Map is a map of which each node has a copy. All can read and write it at any time, also
-// while they are cut off from each other; once they are linked again, the copies become
-// the same.
+// Map is a map of which each node has a copy. Every copy can be read and written at any
+// time, also while nodes are cut off from each other; once they are linked again, the
+// copies become the same.
 //
 //	go run ./examples/map           # a second one finds the first on the local network,
-//	go run ./examples/map ADDRESS   # and elsewhere by an address of it
+//	go run ./examples/map SEED      # and elsewhere by an address or ticket of it
 //
-// It obeys lines of up to 64 KiB: set KEY VALUE, get KEY, del KEY (the same as set KEY without
-// a value) and list; for anything else it prints these, and the addresses. At their end it
-// stays, as a replica, until it is interrupted.
+// Its commands are lines of up to 64 KiB: set KEY VALUE, get KEY, del KEY (the same as set
+// KEY without a value) and list. For any other line it prints these, and its ticket. When
+// the input ends it stays, as a replica, until it is interrupted.
 //
 // How it works. A write is broadcast, with its time. Of two writes of a key every node keeps
-// the later one, in whatever order they come; a write is later than what its node knew
-// of the key before, whatever its clock says. As long as all are linked, that is enough. A
-// newcomer, both sides of a cut, and a node for which a broadcast is lost for good learn the
-// rest from their neighbours: each asks each for all its entries as soon as they are linked, and
-// every five seconds again, so that what one knows all know in the end, however far away.
-// A deleted key keeps its entry, without a value; else it would come back from a node that was
-// cut off when it was deleted.
+// the later one, whatever their order of arrival. A write is later than everything its node
+// knew of the key before, whatever the node's clock says. As long as all nodes are linked,
+// that is enough. Newcomers, the two sides of a cut, and nodes that lost a broadcast for good
+// learn the rest from their neighbors: each node asks each neighbor for all its entries as soon
+// as they are linked, and every five seconds again, so every entry reaches every node in the
+// end. A deleted key keeps its entry, without a value; otherwise the key would come back from
+// a node that was cut off when it was deleted.
 //
 // What it does not promise: that a write has reached the others when set returns; that it
-// stands, when another one is made elsewhere meanwhile, by a clock that is ahead; that anything
-// is left when the last node ends; protection from members of the network, who may write what
-// they like. All entries go into one answer, so there is room for half a MiB (MaxEventSize), the
-// deleted keys included; who has more says so on standard error, and newcomers get none of it.
+// stands, if another node with a clock that is ahead writes the same key; that anything is
+// left when the last node ends; protection from members of the network, who may write what
+// they like. All entries go into one answer, so there is room for half a MiB (MaxEventSize),
+// deleted keys included. A node with more says so on standard error, and newcomers get
+// none of its entries.
 package main
 
 import (
 	"bufio"
 	"context"
+	"flag"
+	"fmt"
 	"log"
 	"log/slog"
 	"maps"
@@ -57,8 +60,8 @@ type replica struct {
 	entries map[string]entry
 }
 
-// merge takes in what is later than what was known. Two nodes may write a key at the very
-// same time; then the greater value is kept, which is the same everywhere.
+// merge keeps the entries that are later than those of this replica. Two nodes may write a
+// key at the very same time; then the greater value wins, which is the same everywhere.
 func (r *replica) merge(_ context.Context, _ smokesignal.ID, news map[string]entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -76,7 +79,7 @@ func (r *replica) all(context.Context, smokesignal.ID, struct{}) (map[string]ent
 	return maps.Clone(r.entries), nil
 }
 
-// follow takes in all that p has, now and every five seconds until the link to p ends.
+// follow merges all entries of p, now and every five seconds until the link to p ends.
 func (r *replica) follow(ctx context.Context, p *smokesignal.Peer) {
 	ctx, end := context.WithCancel(ctx)
 	defer p.OnClose(func(context.Context, error) { end() })()
@@ -86,7 +89,7 @@ func (r *replica) follow(ctx context.Context, p *smokesignal.Peer) {
 	}
 }
 
-// obey carries out the commands that lines has.
+// obey carries out the commands in lines.
 func (r *replica) obey(ctx context.Context, node *smokesignal.Node, lines *bufio.Scanner, out *log.Logger) {
 	for lines.Scan() {
 		// Three words, empty ones if need be, in UTF-8 as all that JSON takes.
@@ -96,21 +99,22 @@ func (r *replica) obey(ctx context.Context, node *smokesignal.Node, lines *bufio
 		case "set", "del":
 			news := map[string]entry{key: {value, max(time.Now().UnixNano(), all[key].Time+1)}}
 			r.merge(ctx, node.ID(), news)
-			_ = written.Emit(ctx, node.Broadcast(), news) // whom it does not reach will ask
+			_ = written.Emit(ctx, node.Broadcast(), news) // a node that it does not reach will ask
 		case "get":
 			out.Println(all[key])
 		case "list":
 			maps.DeleteFunc(all, func(_ string, e entry) bool { return e.Value == "" })
 			out.Println(all)
 		default:
-			out.Println("set KEY VALUE, get KEY, del KEY or list; others join at", node.Addrs())
+			ticket, _ := node.Ticket() // empty if nobody can reach this node
+			out.Println("set KEY VALUE, get KEY, del KEY or list; others join with: map", ticket)
 		}
 	}
 }
 
 // run is the whole program. It ends when ctx does.
 func run(ctx context.Context, lines *bufio.Scanner, out *log.Logger, opts ...smokesignal.Option) error {
-	// The last broadcasts, since those whom a newcomer asks may not have merged them yet.
+	// The last broadcasts too, since the neighbors of a newcomer may not have merged them yet.
 	node, err := smokesignal.New(append(opts, smokesignal.Network("map"), smokesignal.Last(100), smokesignal.Logger(slog.Default().Handler()))...)
 	if err != nil {
 		return err
@@ -124,5 +128,12 @@ func run(ctx context.Context, lines *bufio.Scanner, out *log.Logger, opts ...smo
 }
 
 func main() {
-	log.Fatal(run(context.Background(), bufio.NewScanner(os.Stdin), log.New(os.Stdout, "", 0), smokesignal.LAN(), smokesignal.Seeds(os.Args[1:]...)))
+	listen := flag.String("listen", ":0", "`address` to listen on, host:port or multiaddr; 127.0.0.1:0 is for this machine alone")
+	flag.Usage = func() {
+		fmt.Fprint(flag.CommandLine.Output(), "Usage: map [-listen ADDRESS] [SEED...]\n\nSEED is an address or ticket of another map; without one it looks on the local network.\n\n")
+		flag.PrintDefaults()
+	}
+	flag.Parse()
+	opts := []smokesignal.Option{smokesignal.Listen(*listen), smokesignal.LAN(), smokesignal.Seeds(flag.Args()...)}
+	log.Fatal(run(context.Background(), bufio.NewScanner(os.Stdin), log.New(os.Stdout, "", 0), opts...))
 }

@@ -10,9 +10,9 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// ranked returns nodes whose hash is lower than that of the scripted one, and nodes
-// whose is higher, the lowest first.
-func ranked() (lower, higher []peer.ID) {
+// idsByRank returns ids with a lower rank than the node of the script, and ids with a
+// higher one, each in the order of their ranks.
+func idsByRank() (lower, higher []peer.ID) {
 	for i := range 20 {
 		id := peer.ID(fmt.Sprint("r", i))
 		if rank(id) < rank("me") {
@@ -31,19 +31,20 @@ func beaconOf(id peer.ID, seq uint64) Beacon {
 	return Beacon{Contact{ID: id, Record: []byte(id), Seq: seq}}
 }
 
-// newFlood is a script of a node with neighbours a, b and c which compares beacons.
-func newFlood(t *testing.T) *script {
+// newBeaconScript is a script of a node with neighbors a, b and c that compares beacons,
+// too.
+func newBeaconScript(t *testing.T) *script {
 	c := newSeedless(t, 0, 5, 1, "a", "b", "c")
 	c.all = true
 	return c
 }
 
-// TestLowestHashOwnsTheBeacon: a better beacon is taken and flooded, but not back,
-// and so is a newer one of its owner. What is heard twice goes nowhere.
-func TestLowestHashOwnsTheBeacon(t *testing.T) {
-	lower, _ := ranked()
+// A beacon of a better owner, and a newer one of the same owner, is passed on to all
+// neighbors but the one it came from. A beacon that was heard before is not.
+func TestLowestRankOwnsTheTag(t *testing.T) {
+	lower, _ := idsByRank()
 	best, good := lower[0], lower[1]
-	c := newFlood(t)
+	c := newBeaconScript(t)
 	if got := c.s.Tag(); got != (Tag{"me", 100}) {
 		t.Errorf("at first the tag is %v, want its own", got)
 	}
@@ -53,13 +54,13 @@ func TestLowestHashOwnsTheBeacon(t *testing.T) {
 		}
 		return want
 	}
-	c.from("a", beaconOf(good, 5), flooded(good, 5, "b", "c")...)
-	c.from("b", beaconOf(good, 5))
-	c.from("b", beaconOf(good, 4))
-	c.from("b", beaconOf(good, 6), flooded(good, 6, "a", "c")...)
-	c.from("c", beaconOf(best, 1), flooded(best, 1, "a", "b")...)
-	c.from("x", beaconOf(good, 7)) // of a stranger
-	c.from("a", beaconOf("me", 999))
+	c.receive("a", beaconOf(good, 5), flooded(good, 5, "b", "c")...)
+	c.receive("b", beaconOf(good, 5))
+	c.receive("b", beaconOf(good, 4))
+	c.receive("b", beaconOf(good, 6), flooded(good, 6, "a", "c")...)
+	c.receive("c", beaconOf(best, 1), flooded(best, 1, "a", "b")...)
+	c.receive("x", beaconOf(good, 7)) // x is not a neighbor
+	c.receive("a", beaconOf("me", 999))
 	if got := c.s.Tag(); got != (Tag{best, 1}) {
 		t.Errorf("the tag is %v, want %v as of 1", got, best)
 	}
@@ -68,25 +69,25 @@ func TestLowestHashOwnsTheBeacon(t *testing.T) {
 	}
 }
 
-// TestWorseBeaconIsAnswered with our better one, once in ten seconds.
-func TestWorseBeaconIsAnswered(t *testing.T) {
-	_, higher := ranked()
+// A worse beacon is answered with the better one, once in ten seconds.
+func TestWorseBeaconIsAnsweredWithTheBetterOne(t *testing.T) {
+	_, higher := idsByRank()
 	worse := beaconOf(higher[0], 5)
-	c := newFlood(t)
-	c.now = c.now.Add(beaconInterval) // they were told when they were linked
+	c := newBeaconScript(t)
+	c.now = c.now.Add(beaconInterval) // they got it with the link
 	c.s.Step(c.now, RecordRenewed{Record: []byte("me"), Seq: 101})
 	c.s.Step(c.now, Tick{})
-	c.from("a", worse, "beacon a of me 101")
-	c.from("a", worse)
-	c.from("b", worse, "beacon b of me 101")
+	c.receive("a", worse, "beacon a of me 101")
+	c.receive("a", worse)
+	c.receive("b", worse, "beacon b of me 101")
 	if got := c.s.Tag().ID; got != "me" {
 		t.Errorf("the tag is %s's", got)
 	}
 }
 
-// TestOwnerRepeatsItsBeacon every ten seconds, with a new record.
+// The owner floods its beacon every ten seconds, each time with a new record.
 func TestOwnerRepeatsItsBeacon(t *testing.T) {
-	c := newFlood(t)
+	c := newBeaconScript(t)
 	seq := uint64(100)
 	c.react = func(o Output) Input {
 		if _, ok := o.(RenewRecord); ok {
@@ -95,9 +96,9 @@ func TestOwnerRepeatsItsBeacon(t *testing.T) {
 		}
 		return nil
 	}
-	times, got := sends[Beacon](c.pass(30*time.Second, "a", "b", "c"))
+	times, got := sends[Beacon](c.advance(30*time.Second, "a", "b", "c"))
 	if len(got) != 9 {
-		t.Fatalf("%d beacons to three neighbours in half a minute, want 9", len(got))
+		t.Fatalf("%d beacons to three neighbors in half a minute, want 9", len(got))
 	}
 	for i, send := range got {
 		if m := send.Message.(Beacon); m.Owner.Seq != uint64(101+i/3) {
@@ -109,50 +110,49 @@ func TestOwnerRepeatsItsBeacon(t *testing.T) {
 	}
 }
 
-// TestOwnerIsFollowed: when its beacon is not heard for 35 seconds and until the
-// node's turn, this node takes its place, and what is still under way of the old
-// beacon does not bring it back. A new one does.
-func TestOwnerIsFollowed(t *testing.T) {
-	lower, _ := ranked()
-	c := newFlood(t)
+// If the beacon of the owner is not heard for 35 seconds and until the turn of this node,
+// this node becomes the owner. A late copy of the old beacon does not change that; a new
+// beacon of the old owner does.
+func TestSilentOwnerIsReplaced(t *testing.T) {
+	lower, _ := idsByRank()
+	c := newBeaconScript(t)
 	c.s.Step(c.now, Received{From: Contact{ID: "a"}, Message: beaconOf(lower[0], 5)})
 	turn := time.Duration(float64(beaconTurn) * float64(rank("me")) / (1 << 64))
-	c.pass(beaconLife+turn-time.Millisecond, "a", "b", "c")
+	c.advance(beaconLife+turn-time.Millisecond, "a", "b", "c")
 	if got := c.s.Tag().ID; got != lower[0] {
 		t.Fatalf("%s took over too early", got)
 	}
-	c.pass(time.Millisecond, "a", "b", "c")
+	c.advance(time.Millisecond, "a", "b", "c")
 	if got := c.s.Tag().ID; got != "me" {
 		t.Fatalf("the tag is still %s's", got)
 	}
-	c.in(RecordRenewed{Record: []byte("me"), Seq: 102}, "beacon a of me 102", "beacon b of me 102", "beacon c of me 102")
-	c.from("b", beaconOf(lower[0], 5))
-	c.from("b", beaconOf(lower[0], 6), fmt.Sprintf("beacon a of %s 6", string(lower[0])), fmt.Sprintf("beacon c of %s 6", string(lower[0])))
+	c.step(RecordRenewed{Record: []byte("me"), Seq: 102}, "beacon a of me 102", "beacon b of me 102", "beacon c of me 102")
+	c.receive("b", beaconOf(lower[0], 5))
+	c.receive("b", beaconOf(lower[0], 6), fmt.Sprintf("beacon a of %s 6", string(lower[0])), fmt.Sprintf("beacon c of %s 6", string(lower[0])))
 }
 
-// TestOthersTurn: once its owner's beacon is overdue, a node follows whoever takes the
-// place first, also one it would not follow otherwise.
-func TestOthersTurn(t *testing.T) {
-	lower, higher := ranked()
-	c := newFlood(t)
+// Once its owner is overdue, a node accepts any other owner, even one with a higher rank.
+func TestOverdueOwnerGivesWayToAnyOther(t *testing.T) {
+	lower, higher := idsByRank()
+	c := newBeaconScript(t)
 	c.s.Step(c.now, Received{From: Contact{ID: "a"}, Message: beaconOf(lower[0], 5)})
-	c.pass(beaconLife-time.Millisecond, "a", "b", "c")
+	c.advance(beaconLife-time.Millisecond, "a", "b", "c")
 	c.s.Step(c.now, Received{From: Contact{ID: "b"}, Message: beaconOf(higher[0], 1)})
 	if got := c.s.Tag().ID; got != lower[0] {
 		t.Fatalf("%s took over too early", got)
 	}
-	c.pass(time.Millisecond, "a", "b", "c")
-	c.from("b", beaconOf(higher[0], 1), fmt.Sprintf("beacon a of %s 1", string(higher[0])), fmt.Sprintf("beacon c of %s 1", string(higher[0])))
-	c.from("c", beaconOf(lower[0], 5)) // under way for long
+	c.advance(time.Millisecond, "a", "b", "c")
+	c.receive("b", beaconOf(higher[0], 1), fmt.Sprintf("beacon a of %s 1", string(higher[0])), fmt.Sprintf("beacon c of %s 1", string(higher[0])))
+	c.receive("c", beaconOf(lower[0], 5)) // an old copy
 	if got := c.s.Tag().ID; got != higher[0] {
 		t.Errorf("the tag is %s's", got)
 	}
 }
 
-// TestTurns: among those that wait, the lowest hash follows first, all within five
-// seconds.
-func TestTurns(t *testing.T) {
-	lower, higher := ranked()
+// Of the nodes that wait for a silent owner, the one with the lowest rank comes first,
+// and all turns are within five seconds.
+func TestLowestRankFollowsFirst(t *testing.T) {
+	lower, higher := idsByRank()
 	var last time.Time
 	for _, id := range append(lower[1:], higher...) {
 		s := New(Config{Self: id})
@@ -165,12 +165,12 @@ func TestTurns(t *testing.T) {
 	}
 }
 
-// TestForeign: another part has another owner, or one clock that differs by more
-// than 15 seconds.
-func TestForeign(t *testing.T) {
+// Another part has another owner, or a beacon of the same owner that differs by more than
+// 15 seconds.
+func TestTagsTellPartsApart(t *testing.T) {
 	c := newSeedless(t, 0, 5, 0)
-	c.in(RecordRenewed{Record: []byte("me"), Seq: 1e12})
-	c.settle()
+	c.step(RecordRenewed{Record: []byte("me"), Seq: 1e12})
+	c.settleTag()
 	lag := uint64(beaconLag)
 	for tag, want := range map[Tag]bool{
 		{}:                     false,
@@ -188,21 +188,21 @@ func TestForeign(t *testing.T) {
 	}
 }
 
-// TestForeignNodeIsTakenIn beyond max, unless the user asked for it.
-func TestForeignNodeIsTakenIn(t *testing.T) {
+// A node of another part is accepted beyond Max, but not if the user asked for that link.
+func TestNodeOfAnotherPartIsAcceptedBeyondMax(t *testing.T) {
 	c := newSeedless(t, 0, 1, 1, "a")
-	c.settle()
+	c.settleTag()
 	ask := Request{Session: Session{2}, Network: "home", Degree: 1, Tag: Tag{"z", 1}}
-	c.from("x", ask, "pending x", "accept x")
+	c.receive("x", ask, "pending x", "accept x")
 	ask.Tag = Tag{"me", 100}
-	c.from("y", ask, "reject y (its peer list is full) 1")
+	c.receive("y", ask, "reject y (its peer list is full) 1")
 	ask.Tag, ask.Manual = Tag{"z", 1}, true
-	c.from("y", ask, "reject y (its peer list is full) 1")
+	c.receive("y", ask, "reject y (its peer list is full) 1")
 }
 
-// TestNewTag: for two seconds a tag is neither told nor held against others, so that
-// nobody makes room for a node which has not heard yet where it is.
-func TestNewTag(t *testing.T) {
+// For two seconds a new tag is neither sent nor compared, so that nobody makes room for a
+// node that has not heard yet which part it is in.
+func TestNewTagIsNotCompared(t *testing.T) {
 	c := newSeedless(t, 0, 1, 1, "a")
 	foreign := Request{Session: Session{2}, Network: "home", Degree: 1, Tag: Tag{"z", 1}}
 	tag := func() Tag {
@@ -219,19 +219,18 @@ func TestNewTag(t *testing.T) {
 	if got := tag(); got != (Tag{}) {
 		t.Errorf("at first the tag told is %v", got)
 	}
-	c.pass(beaconSettle, "a")
+	c.advance(beaconSettle, "a")
 	if got := tag(); got.ID != "accepted" {
 		t.Errorf("a node of another part is refused, with tag %v", got)
 	}
 }
 
-// settle lets the tag be an old one.
-func (c *script) settle() { c.s.beacon.since = c.now.Add(-beaconSettle) }
+// settleTag makes the tag old enough to be compared.
+func (c *script) settleTag() { c.s.beacon.since = c.now.Add(-beaconSettle) }
 
-// TestForeignNodeMet: one that a check or a refusal shows to be in another part is
-// asked urgently, though the node is full. If it refuses that too, it is not asked
-// over and over.
-func TestForeignNodeMet(t *testing.T) {
+// A node that a check or a refusal shows to be in another part is asked urgently, even if
+// this node is full. If it refuses that, too, it is not asked again and again.
+func TestNodeOfAnotherPartIsAskedUrgently(t *testing.T) {
 	foreign := Tag{"z", 1}
 	for name, own := range map[string]Tag{"own": {"me", 100}, "foreign": foreign} {
 		c := newSeedless(t, 1, 1, 1, "a")
@@ -253,7 +252,7 @@ func TestForeignNodeMet(t *testing.T) {
 			}
 			return nil
 		}
-		_, got := sends[Request](c.pass(24*time.Second, "a"))
+		_, got := sends[Request](c.advance(24*time.Second, "a"))
 		want := 0
 		if own == foreign {
 			want = 1
@@ -265,14 +264,14 @@ func TestForeignNodeMet(t *testing.T) {
 
 	c := newSeedless(t, 2, 5, 1, "a")
 	c.s.nextWalks = c.now.Add(time.Hour)
-	c.settle()
-	c.in(Learned{Contact: node("x")}, "request x")
-	c.from("x", Reject{Reason: ReasonFull, Tag: foreign}, "refused x (its peer list is full)", "request x urgently")
-	c.from("x", Reject{Reason: ReasonFull, Tag: foreign}, "refused x (its peer list is full)")
+	c.settleTag()
+	c.step(Learned{Contact: node("x")}, "request x")
+	c.receive("x", Reject{Reason: ReasonFull, Tag: foreign}, "refused x (its peer list is full)", "request x urgently")
+	c.receive("x", Reject{Reason: ReasonFull, Tag: foreign}, "refused x (its peer list is full)")
 }
 
-// TestForeignNodeThatParted is left alone for thirty seconds.
-func TestForeignNodeThatParted(t *testing.T) {
+// A node of another part whose link has just ended is not asked for thirty seconds.
+func TestNodeOfAnotherPartHonorsTheCooldown(t *testing.T) {
 	c := newSeedless(t, 1, 2, 1, "a")
 	c.s.book.learn(node("x"))
 	met := func() (n int) {
@@ -282,12 +281,12 @@ func TestForeignNodeThatParted(t *testing.T) {
 		return len(got)
 	}
 	c.link("x", 1)
-	c.from("x", Leave{Reason: ReasonMoved}, "unlinked x (the link was handed over to another peer)")
-	c.pass(relinkCooldown-time.Millisecond, "a")
+	c.receive("x", Leave{Reason: ReasonMoved}, "unlinked x (the link was handed over to another peer)")
+	c.advance(relinkCooldown-time.Millisecond, "a")
 	if met() != 0 {
 		t.Error("asked within thirty seconds")
 	}
-	c.pass(time.Millisecond, "a")
+	c.advance(time.Millisecond, "a")
 	if met() != 1 {
 		t.Error("not asked after thirty seconds")
 	}

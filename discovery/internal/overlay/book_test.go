@@ -10,7 +10,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 )
 
-// unreachable lets the dials to these nodes fail.
+// unreachable makes the dials to these nodes fail.
 func unreachable(ids ...peer.ID) func(Output) Input {
 	return func(o Output) Input {
 		if send, ok := o.(Send); ok {
@@ -24,17 +24,16 @@ func unreachable(ids ...peer.ID) func(Output) Input {
 	}
 }
 
-// lose makes x a lost address, and a former neighbour if it was one.
-func (c *script) lose(x peer.ID, neighbour bool) {
+// addLost makes x a lost address, of a former neighbor or of another node.
+func (c *script) addLost(x peer.ID, neighbor bool) {
 	c.s.book.learn(node(x))
-	c.s.book.find(x).wasNeighbor = neighbour
+	c.s.book.find(x).wasNeighbor = neighbor
 	c.s.book.markFailed(x, c.now, c.s.spread)
 }
 
-// TestHearsayDoesNotReplaceWhatIsSigned: where somebody else says that a node is comes
-// before the addresses it has signed, for the last of those who say so; a record is the
-// end of it.
-func TestHearsayDoesNotReplaceWhatIsSigned(t *testing.T) {
+// Unsigned addresses come before the signed ones of an older record, and only the last
+// unsigned ones count. A new record replaces them.
+func TestHearsayComesBesideSignedAddresses(t *testing.T) {
 	c := newSeedless(t, 0, 5, 1)
 	at := func(port int) ma.Multiaddr { return ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port)) }
 	told := func(seq uint64, ports ...int) Contact {
@@ -60,7 +59,7 @@ func TestHearsayDoesNotReplaceWhatIsSigned(t *testing.T) {
 		{told(2, 7), []int{7}},
 		{told(1, 8), []int{7}},
 	} {
-		c.in(Learned{Contact: step.told})
+		c.step(Learned{Contact: step.told})
 		var want []ma.Multiaddr
 		for _, p := range step.want {
 			want = append(want, at(p))
@@ -71,9 +70,9 @@ func TestHearsayDoesNotReplaceWhatIsSigned(t *testing.T) {
 	}
 }
 
-// TestHearsayDoesNotRaiseTheDead: what others tell of a lost address brings its
-// record up to date and no more. Its own word makes it known again.
-func TestHearsayDoesNotRaiseTheDead(t *testing.T) {
+// Hearsay about a lost address brings its record up to date, but does not make it known.
+// A message of the node itself does.
+func TestHearsayDoesNotReviveLostNodes(t *testing.T) {
 	newer := node("x")
 	newer.Seq = 2
 	for name, in := range map[string]Message{
@@ -83,7 +82,7 @@ func TestHearsayDoesNotRaiseTheDead(t *testing.T) {
 		"handover": Handover{To: newer},
 	} {
 		c := newSeedless(t, 0, 5, 1, "a")
-		c.lose("x", true)
+		c.addLost("x", true)
 		c.s.Step(c.now, Received{From: Contact{ID: "a"}, Message: in})
 		if e := findEntry(c.s.book.lost, "x"); e == nil || e.Seq != 2 || findEntry(c.s.book.known, "x") != nil {
 			t.Errorf("%s: lost is %v, want x as of 2", name, e)
@@ -94,7 +93,7 @@ func TestHearsayDoesNotRaiseTheDead(t *testing.T) {
 		"shuffle": Shuffle{Path: []peer.ID{"x"}, Origin: newer},
 	} {
 		c := newSeedless(t, 0, 5, 1, "a")
-		c.lose("x", true)
+		c.addLost("x", true)
 		c.s.Step(c.now, Received{From: Contact{ID: "x"}, Message: in})
 		if e := findEntry(c.s.book.known, "x"); e == nil || e.fails != 0 || findEntry(c.s.book.lost, "x") != nil {
 			t.Errorf("its own %s: known is %v, want x without failures", name, e)
@@ -102,23 +101,23 @@ func TestHearsayDoesNotRaiseTheDead(t *testing.T) {
 	}
 }
 
-// TestLostAreTriedAgain: former neighbours after eight seconds to a minute, others
-// after half a minute to ten.
-func TestLostAreTriedAgain(t *testing.T) {
-	for neighbour, want := range map[bool][]int{
+// Former neighbors are checked after eight seconds to a minute, others after half a
+// minute to ten.
+func TestLostNodesAreCheckedAgain(t *testing.T) {
+	for neighbor, want := range map[bool][]int{
 		true:  {8, 8, 8, 8, 8, 8, 8, 16, 16, 16, 16, 16, 16, 16, 16, 32, 32, 32, 32, 32, 32, 32, 32, 64, 64, 64},
 		false: {60, 120, 240, 480, 600, 600},
 	} {
 		c := newSeedless(t, 1, 5, 1, "a")
-		c.lose("x", neighbour)
+		c.addLost("x", neighbor)
 		c.react = unreachable("x")
-		times, _ := sends[Shuffle](only("x", c.pass(time.Hour, "a")))
-		c.pauses(times, 0, want...)
+		times, _ := sends[Shuffle](sentTo("x", c.advance(time.Hour, "a")))
+		c.wantPauses(times, 0, want...)
 	}
 }
 
-// only picks what was sent to one node.
-func only(to peer.ID, log []event) (list []event) {
+// sentTo returns the messages to one node.
+func sentTo(to peer.ID, log []event) (list []event) {
 	for _, e := range log {
 		if send, ok := e.Output.(Send); ok && send.To.ID == to {
 			list = append(list, e)
@@ -127,14 +126,14 @@ func only(to peer.ID, log []event) (list []event) {
 	return list
 }
 
-// TestLostTakeTurns: one lost address is tried in two seconds, however many are due.
-func TestLostTakeTurns(t *testing.T) {
+// One lost address is checked in two seconds, however many are due.
+func TestLostNodesAreCheckedOneByOne(t *testing.T) {
 	c := newSeedless(t, 1, 5, 1, "a")
 	for _, x := range []peer.ID{"x", "y", "z"} {
-		c.lose(x, true)
+		c.addLost(x, true)
 	}
 	c.s.book.retryLost(c.now)
-	times, got := sends[Shuffle](c.pass(6*time.Second, "a"))
+	times, got := sends[Shuffle](c.advance(6*time.Second, "a"))
 	tried := map[peer.ID]bool{}
 	var last time.Time
 	for i, send := range got {
@@ -151,11 +150,11 @@ func TestLostTakeTurns(t *testing.T) {
 	}
 }
 
-// TestLoneNodeTriesEverybody: a node that has lost its last link tries lost addresses
-// at once and after 1, 2, 4, 8, 8 seconds; one that has no room after two.
-func TestLoneNodeTriesEverybody(t *testing.T) {
+// A node that has lost its last link tries lost addresses at once and after 1, 2, 4, 8, 8
+// seconds, and a node that has no room every two seconds.
+func TestIsolatedNodeTriesEverybody(t *testing.T) {
 	c := newSeedless(t, 1, 5, 1, "a")
-	c.lose("x", false)
+	c.addLost("x", false)
 	c.s.book.learn(node("y"))
 	answer := unreachable("a", "x")
 	c.react = func(o Output) Input {
@@ -164,13 +163,13 @@ func TestLoneNodeTriesEverybody(t *testing.T) {
 		}
 		return answer(o)
 	}
-	log := append(c.feed(Disconnected{Peer: "a"}), c.pass(time.Minute)...)
-	x, _ := sends[Request](only("x", log))
-	c.pauses(x, 0, 1, 2, 4, 8, 8)
-	y, _ := sends[Request](only("y", log))
-	c.pauses(y, 0, 2, 2, 2, 2)
+	log := append(c.feed(Disconnected{Peer: "a"}), c.advance(time.Minute)...)
+	x, _ := sends[Request](sentTo("x", log))
+	c.wantPauses(x, 0, 1, 2, 4, 8, 8)
+	y, _ := sends[Request](sentTo("y", log))
+	c.wantPauses(y, 0, 2, 2, 2, 2)
 
 	c.link("b", 1)
-	x, _ = sends[Request](only("x", append(c.feed(Disconnected{Peer: "b"}), c.pass(time.Minute)...)))
-	c.pauses(x, 0, 1, 2, 4, 8, 8) // the next time anew
+	x, _ = sends[Request](sentTo("x", append(c.feed(Disconnected{Peer: "b"}), c.advance(time.Minute)...)))
+	c.wantPauses(x, 0, 1, 2, 4, 8, 8) // the next loss begins anew
 }

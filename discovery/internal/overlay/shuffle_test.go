@@ -9,37 +9,37 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// way makes one node of each letter.
-func way(letters string) (list []peer.ID) {
+// nodes returns a node for each letter.
+func nodes(letters string) (list []peer.ID) {
 	for _, r := range letters {
 		list = append(list, peer.ID(r))
 	}
 	return list
 }
 
-// newPasser is a script of a node that shuffles not itself, with neighbours, which
-// compares everything.
-func newPasser(t *testing.T, neighbours ...peer.ID) *script {
-	c := newSeedless(t, 0, 5, 1, neighbours...)
+// newPasser is a script of a node that sends no shuffles of its own, and compares all
+// messages.
+func newPasser(t *testing.T, neighbors ...peer.ID) *script {
+	c := newSeedless(t, 0, 5, 1, neighbors...)
 	c.all = true
 	return c
 }
 
-// TestShuffleIsPassedOn with the way it came, and answered at the end, or where it
-// has nowhere to go. The reply goes back that way.
+// A shuffle is passed on with its path, and answered at its end, or where there is no
+// other neighbor. The reply returns along the path.
 func TestShuffleIsPassedOn(t *testing.T) {
 	c := newPasser(t, "a", "b")
-	m := Shuffle{Path: way("oa"), TTL: 3, Origin: node("o"), Contacts: []Contact{node("n")}}
-	c.from("a", m, "shuffle b by [o a me] for 2")
-	c.from("b", ShuffleReply{Path: way("oa")}, "shufflereply a by [o]")
+	m := Shuffle{Path: nodes("oa"), TTL: 3, Origin: node("o"), Contacts: []Contact{node("n")}}
+	c.receive("a", m, "shuffle b by [o a me] for 2")
+	c.receive("b", ShuffleReply{Path: nodes("oa")}, "shufflereply a by [o]")
 	if got := len(c.s.Known()); got != 2 {
-		t.Errorf("%d known, want the neighbours alone: what is passed on is others' business", got)
+		t.Errorf("%d known, want the neighbors alone: what is passed on is others' business", got)
 	}
-	m.Path = way("oba")
-	c.from("a", m, "shufflereply a by [o b]") // b had it
-	m.Path, m.TTL = way("oa"), 0
-	c.from("a", m, "shufflereply a by [o]")
-	for _, id := range way("on") {
+	m.Path = nodes("oba")
+	c.receive("a", m, "shufflereply a by [o b]") // b has passed it on before
+	m.Path, m.TTL = nodes("oa"), 0
+	c.receive("a", m, "shufflereply a by [o]")
+	for _, id := range nodes("on") {
 		if findEntry(c.s.book.known, id) == nil {
 			t.Errorf("%s is not known after the exchange", id)
 		}
@@ -49,37 +49,37 @@ func TestShuffleIsPassedOn(t *testing.T) {
 	}
 }
 
-// TestBadPathsAreDropped: those that do not end at the sender, have us in them, are
-// too long or empty.
+// A path that does not end at the sender, contains this node, or is too long or empty, is
+// dropped.
 func TestBadPathsAreDropped(t *testing.T) {
 	c := newPasser(t, "a", "b")
-	long := append(slices.Repeat(way("o"), maxPath), "a")
-	for _, p := range [][]peer.ID{way("ob"), {"o", "me", "a"}, long, nil} {
-		c.from("a", Shuffle{Path: p, TTL: 3, Origin: node("o")})
-		c.from("a", Lookup{Path: p, TTL: 3, Origin: node("o"), Target: "b"})
+	long := append(slices.Repeat(nodes("o"), maxPath), "a")
+	for _, p := range [][]peer.ID{nodes("ob"), {"o", "me", "a"}, long, nil} {
+		c.receive("a", Shuffle{Path: p, TTL: 3, Origin: node("o")})
+		c.receive("a", Lookup{Path: p, TTL: 3, Origin: node("o"), Target: "b"})
 	}
-	c.from("a", Shuffle{Path: long[1:], TTL: 3, Origin: node("o")}, fmt.Sprintf("shuffle b by %s for 2", names(append(slices.Clone(long[1:]), "me"))))
+	c.receive("a", Shuffle{Path: long[1:], TTL: 3, Origin: node("o")}, fmt.Sprintf("shuffle b by %s for 2", names(append(slices.Clone(long[1:]), "me"))))
 }
 
-// TestStrangersShuffle: a walk goes over links, but a node that asks for itself is
-// answered, and was heard.
-func TestStrangersShuffle(t *testing.T) {
+// A walk travels over links only, but a check of a peer without a link is answered and
+// shows that the peer lives.
+func TestCheckWithoutLinkIsAnswered(t *testing.T) {
 	c := newPasser(t, "a")
-	c.from("x", Shuffle{Path: way("ox"), TTL: 3, Origin: node("o")})
-	c.from("x", Shuffle{Path: way("x"), TTL: 3, Origin: node("x")}, "shufflereply x by []")
+	c.receive("x", Shuffle{Path: nodes("ox"), TTL: 3, Origin: node("o")})
+	c.receive("x", Shuffle{Path: nodes("x"), TTL: 3, Origin: node("x")}, "shufflereply x by []")
 	if e := findEntry(c.s.book.known, "x"); e == nil || !e.lastCheck.Equal(c.now) {
 		t.Errorf("x is %v in the book, want heard now", e)
 	}
 	if findEntry(c.s.book.known, "o") != nil {
 		t.Error("o is known")
 	}
-	c.from("x", ShuffleReply{Path: way("a")})
-	c.from("a", ShuffleReply{Path: way("x")})
-	c.from("a", ShuffleReply{Path: way("a")})
+	c.receive("x", ShuffleReply{Path: nodes("a")})
+	c.receive("a", ShuffleReply{Path: nodes("x")})
+	c.receive("a", ShuffleReply{Path: nodes("a")})
 }
 
-// TestReplyNobodyAskedFor brings no addresses.
-func TestReplyNobodyAskedFor(t *testing.T) {
+// A reply without a shuffle brings no addresses.
+func TestUnaskedReplyIsDropped(t *testing.T) {
 	c := newSeedless(t, 0, 5, 1, "a")
 	reply := func(from peer.ID, contact peer.ID) bool {
 		c.s.Step(c.now, Received{From: Contact{ID: from}, Message: ShuffleReply{Contacts: []Contact{node(contact)}}})
@@ -89,7 +89,7 @@ func TestReplyNobodyAskedFor(t *testing.T) {
 		t.Error("learned without asking")
 	}
 	c.s.cfg.Min = 1
-	if _, got := sends[Shuffle](c.pass(0, "a")); len(got) != 1 {
+	if _, got := sends[Shuffle](c.advance(0, "a")); len(got) != 1 {
 		t.Fatalf("%d shuffles, want one at once", len(got))
 	}
 	if reply("x", "m") || !reply("a", "n") || reply("a", "m") {
@@ -97,12 +97,12 @@ func TestReplyNobodyAskedFor(t *testing.T) {
 	}
 }
 
-// TestChecks: the known one of which nothing was heard for longest is asked. The
-// pause doubles when it answers and halves when not.
-func TestChecks(t *testing.T) {
+// The known node that has not been heard for the longest time is checked. The pause
+// doubles when it answers and halves when not.
+func TestStalestNodeIsChecked(t *testing.T) {
 	for _, alive := range []bool{true, false} {
 		c := newSeedless(t, 1, 5, 1, "a")
-		c.learn(60)
+		c.addKnown(60)
 		asked := map[peer.ID]int{}
 		c.react = func(o Output) Input {
 			send, _ := o.(Send)
@@ -120,9 +120,9 @@ func TestChecks(t *testing.T) {
 			return Unreachable{Peer: send.To.ID, Reason: ReasonUnreachable}
 		}
 		c.s.cfg.Max = -1 // no swaps
-		c.pass(0, "a")
+		c.advance(0, "a")
 		c.s.swaps.next = c.now.Add(24 * time.Hour)
-		times, got := sends[Shuffle](c.pass(8*time.Minute, "a"))
+		times, got := sends[Shuffle](c.advance(8*time.Minute, "a"))
 		var checks []time.Time
 		for i, send := range got {
 			if send.To.ID != "a" {
@@ -131,7 +131,7 @@ func TestChecks(t *testing.T) {
 		}
 		if alive {
 			// The first pause was drawn before the first answer.
-			c.pauses(checks, 0, 20, 40, 60, 60, 60)
+			c.wantPauses(checks, 0, 20, 40, 60, 60, 60)
 			if len(asked) != len(checks) {
 				t.Errorf("%d checks of %d nodes", len(checks), len(asked))
 			}
@@ -141,13 +141,13 @@ func TestChecks(t *testing.T) {
 	}
 }
 
-// TestLostNeighbourIsLinkedAgain when it answers a check, a stranger is not.
-func TestLostNeighbourIsLinkedAgain(t *testing.T) {
-	for neighbour, want := range map[bool][]string{true: {"request x"}, false: nil} {
+// A former neighbor that answers a check is linked again; another node is not.
+func TestLostNeighborIsLinkedAgain(t *testing.T) {
+	for neighbor, want := range map[bool][]string{true: {"request x"}, false: nil} {
 		c := newSeedless(t, 1, 5, 1, "a")
-		c.lose("x", neighbour)
-		for len(only("x", c.pass(time.Second, "a"))) == 0 {
+		c.addLost("x", neighbor)
+		for len(sentTo("x", c.advance(time.Second, "a"))) == 0 {
 		}
-		c.from("x", ShuffleReply{}, want...)
+		c.receive("x", ShuffleReply{}, want...)
 	}
 }

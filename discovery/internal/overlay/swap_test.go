@@ -9,12 +9,12 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// swapRequest lets time pass until the node asks somebody other than the addresses
-// it checks, and says how.
+// swapRequest lets time pass until the node sends a request, and returns its description.
+// All checks are answered.
 func (c *script) swapRequest(alive ...peer.ID) string {
 	c.Helper()
 	checked := c.react
-	c.react = func(o Output) Input { // whom it checks lives
+	c.react = func(o Output) Input { // checked nodes are alive
 		if send, ok := o.(Send); ok && c.s.checkIndex(send.To.ID) >= 0 {
 			return Received{From: send.To, Message: ShuffleReply{}}
 		}
@@ -22,48 +22,48 @@ func (c *script) swapRequest(alive ...peer.ID) string {
 	}
 	defer func() { c.react = checked }()
 	for range 60 {
-		if _, got := sends[Request](c.pass(time.Second, alive...)); len(got) > 0 {
+		if _, got := sends[Request](c.advance(time.Second, alive...)); len(got) > 0 {
 			return describe(got[0])
 		}
 	}
 	return ""
 }
 
-// TestSwapLeavesOneForAnother: the asker leaves whom it named, before the new link
-// stands, so that it never has more than it had.
+// In a swap the requester leaves the neighbor that it named before the new link stands,
+// so it never has more links than before.
 func TestSwapLeavesOneForAnother(t *testing.T) {
 	c := newSeedless(t, 2, 3, 3, "a", "b", "c")
 	c.s.book.learn(node("x"))
 	named := ""
 	if got := c.swapRequest("a", "b", "c"); len(got) != len("request x leaving a") || got[:len(got)-1] != "request x leaving " {
-		t.Fatalf("asked %q, want x in place of a neighbour", got)
+		t.Fatalf("asked %q, want x in place of a neighbor", got)
 	} else {
 		named = got[len(got)-1:]
 	}
-	c.from("x", Accept{Session: Session{2}, Exchange: true}, "pending x")
-	c.in(OnTopic{Peer: "x", Present: true}, "ready x")
+	c.receive("x", Accept{Session: Session{2}, Exchange: true}, "pending x")
+	c.step(OnTopic{Peer: "x", Present: true}, "ready x")
 	moved := " (the link was handed over to another peer)"
-	c.from("x", Ready{}, "leave "+named+moved, "unlinked "+named+moved, "linked x")
+	c.receive("x", Ready{}, "leave "+named+moved, "unlinked "+named+moved, "linked x")
 	if c.s.Degree() != 3 {
 		t.Errorf("%d links, want 3 as before", c.s.Degree())
 	}
 }
 
-// TestSwapWithFewLinks takes the new link beside the old ones.
-func TestSwapWithFewLinks(t *testing.T) {
+// A node with few links keeps the old ones beside the new one.
+func TestSwapWithFewLinksKeepsThem(t *testing.T) {
 	c := newSeedless(t, 2, 6, 5, "a", "b")
 	c.s.book.learn(node("x"))
 	if got := c.swapRequest("a", "b"); got != "request x" {
 		t.Fatalf("asked %q, want x", got)
 	}
-	c.from("x", Accept{Session: Session{2}}, "pending x")
-	c.in(OnTopic{Peer: "x", Present: true}, "ready x")
-	c.from("x", Ready{}, "linked x")
+	c.receive("x", Accept{Session: Session{2}}, "pending x")
+	c.step(OnTopic{Peer: "x", Present: true}, "ready x")
+	c.receive("x", Ready{}, "linked x")
 }
 
-// TestSwapLeavesNobodyInNeed: neighbours with few links are not named, and one that
-// came to have few meanwhile is not left.
-func TestSwapLeavesNobodyInNeed(t *testing.T) {
+// A neighbor with few links is not named, and one that has lost links meanwhile is not
+// left.
+func TestSwapLeavesNoNeighborInNeed(t *testing.T) {
 	c := newSeedless(t, 2, 4, 3, "a", "b", "c")
 	c.s.book.learn(node("x"))
 	if got := c.swapRequest("a", "b", "c"); got != "" {
@@ -75,21 +75,21 @@ func TestSwapLeavesNobodyInNeed(t *testing.T) {
 	if got := c.swapRequest("a", "b", "c"); got != "request x leaving a" {
 		t.Fatalf("asked %q, want to leave a, which has most links", got)
 	}
-	c.from("a", Keepalive{Degree: 3})
-	c.from("x", Accept{Session: Session{2}}, "pending x")
-	c.in(OnTopic{Peer: "x", Present: true}, "ready x")
-	c.from("x", Ready{}, "linked x")
+	c.receive("a", Keepalive{Degree: 3})
+	c.receive("x", Accept{Session: Session{2}}, "pending x")
+	c.step(OnTopic{Peer: "x", Present: true}, "ready x")
+	c.receive("x", Ready{}, "linked x")
 	if c.s.Degree() != 4 {
 		t.Errorf("%d links, want 4: there is room", c.s.Degree())
 	}
 }
 
-// TestWithoutMinNoSwapsAndChecks: who wants no links of its own asks nobody.
-func TestWithoutMinNoSwapsAndChecks(t *testing.T) {
+// A node with Min zero sends no requests and no checks.
+func TestNodeWithMinZeroAsksNobody(t *testing.T) {
 	c := newSeedless(t, 0, 3, 5, "a", "b", "c")
 	c.s.book.learn(node("x"))
-	c.lose("y", true)
-	log := c.pass(10*time.Minute, "a", "b", "c")
+	c.addLost("y", true)
+	log := c.advance(10*time.Minute, "a", "b", "c")
 	if _, got := sends[Request](log); len(got) != 0 {
 		t.Errorf("asked %v", got)
 	}
@@ -98,18 +98,18 @@ func TestWithoutMinNoSwapsAndChecks(t *testing.T) {
 	}
 }
 
-// swapWith is a request by x, which has two links and leaves another for this one.
+// swapWith is a request of x, which has two links and leaves one of them for this link.
 func swapWith(leaving Contact) Request {
 	return Request{Session: Session{2}, Network: "home", Record: []byte("x"), Degree: 2, Leaving: leaving}
 }
 
-// TestFullNodeExchanges: a full node takes the asker and sends a neighbour to whom
-// the asker leaves, before the new link stands.
-func TestFullNodeExchanges(t *testing.T) {
+// A full node accepts the requester, and sends a neighbor to the node that the requester
+// leaves, before the new link stands.
+func TestFullNodeExchangesANeighbor(t *testing.T) {
 	c := newSeedless(t, 2, 2, 3, "a", "b")
-	c.pass(minSwapAge, "a", "b")
-	c.from("x", swapWith(node("y")), "pending x", "accept x")
-	c.in(OnTopic{Peer: "x", Present: true}, "ready x")
+	c.advance(minSwapAge, "a", "b")
+	c.receive("x", swapWith(node("y")), "pending x", "accept x")
+	c.step(OnTopic{Peer: "x", Present: true}, "ready x")
 	var got []string
 	for _, e := range c.feed(Received{From: Contact{ID: "x"}, Message: Ready{}}) {
 		if send, ok := e.Output.(Send); ok {
@@ -127,11 +127,11 @@ func TestFullNodeExchanges(t *testing.T) {
 			return
 		}
 	}
-	t.Errorf("got %q, want one neighbour left and then x linked", got)
+	t.Errorf("got %q, want one neighbor left and then x linked", got)
 }
 
-// TestExchangeIsRefused when nobody can be given away: too new, too few links, or it
-// is the one that the asker leaves; or when nobody is named.
+// A swap is refused if no neighbor can be given away: all links are too new, or to nodes
+// with too few links, or the named node is a neighbor already; or if none is named.
 func TestExchangeIsRefused(t *testing.T) {
 	for name, try := range map[string]struct {
 		degree  int
@@ -140,12 +140,12 @@ func TestExchangeIsRefused(t *testing.T) {
 	}{
 		"too new":         {3, minSwapAge - time.Second, node("y")},
 		"too few links":   {2, minSwapAge, node("y")},
-		"a neighbour":     {3, minSwapAge, node("a")},
+		"a neighbor":      {3, minSwapAge, node("a")},
 		"nobody is named": {3, minSwapAge, Contact{ID: "y"}},
 		"this node":       {3, minSwapAge, node("me")},
 	} {
 		c := newSeedless(t, 2, 2, try.degree, "a", "b")
-		c.pass(try.pause, "a", "b")
+		c.advance(try.pause, "a", "b")
 		got := ""
 		for _, e := range c.feed(Received{From: node("x"), Message: swapWith(try.leaving)}) {
 			got = describe(e.Output)
@@ -156,9 +156,9 @@ func TestExchangeIsRefused(t *testing.T) {
 	}
 }
 
-// TestExchangeThatCameToNothing: when the neighbours cannot be spared any more, the
-// asker is sent away; when there is room by then, nobody is.
-func TestExchangeThatCameToNothing(t *testing.T) {
+// If no neighbor can be spared any more, the requester is sent away. If there is room by
+// then, no neighbor is.
+func TestExchangeAdaptsToChangedNeighbors(t *testing.T) {
 	for _, try := range []struct {
 		spoil Input
 		want  []string
@@ -167,21 +167,21 @@ func TestExchangeThatCameToNothing(t *testing.T) {
 		{Disconnected{Peer: "a"}, []string{"linked x"}},
 	} {
 		c := newSeedless(t, 1, 2, 2, "a", "b")
-		c.pass(minSwapAge, "a", "b")
-		c.from("b", Keepalive{Degree: 1})
-		c.from("x", swapWith(node("y")), "pending x", "accept x")
+		c.advance(minSwapAge, "a", "b")
+		c.receive("b", Keepalive{Degree: 1})
+		c.receive("x", swapWith(node("y")), "pending x", "accept x")
 		c.feed(try.spoil)
-		c.in(OnTopic{Peer: "x", Present: true}, "ready x")
-		c.from("x", Ready{}, try.want...)
+		c.step(OnTopic{Peer: "x", Present: true}, "ready x")
+		c.receive("x", Ready{}, try.want...)
 		if c.s.Degree() != 2 {
 			t.Errorf("%d links after %v", c.s.Degree(), try.spoil)
 		}
 	}
 }
 
-// TestSwappedAsksTheOther: who was given away asks the one that has lost a link
-// likewise, if it is just one and there is room.
-func TestSwappedAsksTheOther(t *testing.T) {
+// A node that was given away asks the node that has lost a link as well, if there is
+// exactly one contact, and room.
+func TestSwappedOutNodeAsksTheOther(t *testing.T) {
 	swapped := "unlinked a (the link was exchanged for one to another peer)"
 	for n, want := range map[int][]string{1: {swapped, "request y0"}, 2: {swapped}, 0: {swapped}} {
 		c := newSeedless(t, 1, 3, 3, "a", "b")
@@ -189,6 +189,6 @@ func TestSwappedAsksTheOther(t *testing.T) {
 		for i := range n {
 			others = append(others, node(peer.ID(fmt.Sprint("y", i))))
 		}
-		c.from("a", Leave{Reason: ReasonSwapped, Contacts: others}, want...)
+		c.receive("a", Leave{Reason: ReasonSwapped, Contacts: others}, want...)
 	}
 }

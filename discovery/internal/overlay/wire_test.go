@@ -33,8 +33,8 @@ func everyMessage() []Message {
 	}
 }
 
-// TestMessagesSurviveTheWire: decode of encode is identity.
-func TestMessagesSurviveTheWire(t *testing.T) {
+// Decode returns what Append has encoded.
+func TestDecodeReturnsWhatAppendEncoded(t *testing.T) {
 	for _, m := range everyMessage() {
 		got, err := Decode(Append(nil, m))
 		if err != nil || !reflect.DeepEqual(got, m) {
@@ -43,9 +43,8 @@ func TestMessagesSurviveTheWire(t *testing.T) {
 	}
 }
 
-// TestLaterVersionsAreUnderstood: kinds, fields and reasons of a later version are
-// skipped.
-func TestLaterVersionsAreUnderstood(t *testing.T) {
+// Messages, fields and reasons of a later version are skipped.
+func TestLaterVersionsAreSkipped(t *testing.T) {
 	if m, err := Decode(frame.AppendMessage(nil, 99, "new")); m != nil || err != nil {
 		t.Errorf("unknown kind: %v, %v", m, err)
 	}
@@ -56,8 +55,8 @@ func TestLaterVersionsAreUnderstood(t *testing.T) {
 	}
 }
 
-// TestLimits: too long or malformed fields are errors, too many contacts are cut.
-func TestLimits(t *testing.T) {
+// Fields that are too long or malformed are errors. Too many contacts are dropped.
+func TestDecodeEnforcesLimits(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"long record":   Append(nil, Request{Record: make([]byte, MaxRecord+1)}),
 		"long network":  Append(nil, Request{Network: string(make([]byte, protocol.MaxNetwork+1))}),

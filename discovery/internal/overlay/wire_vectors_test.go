@@ -10,8 +10,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/vectors"
 )
 
-// vector is a message in the form of docs/vectors/overlay.json; what is not
-// there is nil.
+// vector is a message in the form of docs/vectors/overlay.json. All its fields but one
+// are nil.
 type vector struct {
 	Request   *requestVector   `json:"request,omitempty"`
 	Accept    *acceptVector    `json:"accept,omitempty"`
@@ -108,8 +108,7 @@ type (
 	}
 )
 
-// TestVectors: docs/vectors/overlay.json has Overlay messages without their
-// frames.
+// docs/vectors/overlay.json has overlay messages without their frames.
 func TestVectors(t *testing.T) {
 	vectors.Test(t, "overlay.json", func(b []byte) (vector, error) {
 		m, err := Decode(b)
@@ -123,7 +122,7 @@ func TestVectors(t *testing.T) {
 	})
 }
 
-// toVector returns the empty vector for a message of an unknown kind.
+// toVector returns an empty vector for a message of an unknown kind.
 func toVector(m Message) (v vector) {
 	switch m := m.(type) {
 	case Request:

@@ -9,17 +9,17 @@ import (
 	"testing"
 )
 
-func try(t *testing.T, args ...string) (out, log string, err error) {
+func runCommand(t *testing.T, args ...string) (out, log string, err error) {
 	t.Helper()
 	var o, l bytes.Buffer
 	err = run(args, &o, &l)
 	return o.String(), l.String(), err
 }
 
-// TestKill: the plain case prints its table, draws and tells.
-func TestKill(t *testing.T) {
+// The plain case prints its table and its trace, and draws.
+func TestCasePrintsAndDraws(t *testing.T) {
 	dir := t.TempDir()
-	out, log, err := try(t, "-n", "12", "-kill", "50", "-runs", "2", "-svg", dir, "-v")
+	out, log, err := runCommand(t, "-n", "12", "-kill", "50", "-runs", "2", "-svg", dir, "-v")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,36 +39,36 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// TestSizes: without a size there are two, but a case that has its own comes once.
-func TestSizes(t *testing.T) {
-	out, _, err := try(t, "-case", "undialable-30", "-runs", "1")
+// Without -n there are two sizes, but a case of fixed size is played once.
+func TestDefaultSizes(t *testing.T) {
+	out, _, err := runCommand(t, "-case", "undialable-30", "-runs", "1")
 	if err != nil || !strings.Contains(out, "\n| 10 |") || !strings.Contains(out, "\n| 100 |") {
 		t.Errorf("%v\n%s", err, out)
 	}
-	out, _, err = try(t, "-case", "mixed", "-runs", "1")
+	out, _, err = runCommand(t, "-case", "mixed", "-runs", "1")
 	if err != nil || strings.Count(out, "nodes left out") != 1 {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
 
-// TestBoth: the yardstick's figures are printed beside ours, and what has no bar can
-// be left out.
-func TestBoth(t *testing.T) {
-	out, _, err := try(t, "-n", "30", "-kill", "80", "-rules", "both", "-bars", "-runs", "3")
+// The figures of the yardstick stand beside the others, and figures without a bar can be
+// left out.
+func TestYardstickStandsBeside(t *testing.T) {
+	out, _, err := runCommand(t, "-n", "30", "-kill", "80", "-rules", "both", "-bars", "-runs", "3")
 	if err != nil || !strings.Contains(out, "| whole after |") || !strings.Contains(out, "| met | never | never |") || strings.Contains(out, "dials") {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
 
-// TestMissedBarFails, so that a script notices.
+// A missed bar makes the command fail.
 func TestMissedBarFails(t *testing.T) {
-	if out, _, err := try(t, "-n", "50", "-kill", "80", "-rules", "original", "-runs", "2"); !errors.Is(err, errMissed) {
+	if out, _, err := runCommand(t, "-n", "50", "-kill", "80", "-rules", "original", "-runs", "2"); !errors.Is(err, errMissed) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
 
-// TestBadFlags: each is named.
-func TestBadFlags(t *testing.T) {
+// Each bad flag is named.
+func TestBadFlagIsNamed(t *testing.T) {
 	for want, args := range map[string]string{
 		"-rules theirs: want smokesignal":    "-rules theirs",
 		"-case no: want all or one of burst": "-case no",
@@ -80,7 +80,7 @@ func TestBadFlags(t *testing.T) {
 		"not defined: -nodes":                "-nodes 5",
 		"no such file":                       "-n 5 -kill 50 -runs 1 -svg /nowhere/at/all",
 	} {
-		if _, _, err := try(t, strings.Fields(args)...); err == nil || !strings.Contains(err.Error(), want) {
+		if _, _, err := runCommand(t, strings.Fields(args)...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", args, err, want)
 		}
 	}

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// BenchmarkTenThousand is a minute of ten thousand nodes, their gathering included.
+// BenchmarkTenThousand plays a minute of ten thousand nodes, from their start.
 func BenchmarkTenThousand(b *testing.B) {
 	if testing.Short() {
 		b.Skip("half a minute of CPU")

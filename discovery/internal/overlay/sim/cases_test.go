@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// TestBars plays the cases and holds each figure to its bar: the tables of
-// docs/overlay.md.
-func TestBars(t *testing.T) {
+// TestFiguresMeetTheirBars plays the cases and compares each figure with its bar.
+// docs/overlay.md has all of them.
+func TestFiguresMeetTheirBars(t *testing.T) {
 	for _, c := range Cases() {
 		for _, n := range []int{10, 100, 1000, 10_000} {
 			if c.FixedNodes != 0 && n != 10 {
@@ -36,7 +36,7 @@ func TestBars(t *testing.T) {
 	}
 }
 
-// often is how many times a case is played at a size.
+// often returns how many times a case is played at a size.
 func often(c Case, n int) int {
 	runs := DefaultRuns(n)
 	hours := strings.HasPrefix(c.Name, "long-")
@@ -70,8 +70,8 @@ func often(c Case, n int) int {
 	return 0
 }
 
-// TestMisses: a bar that is missed is noticed.
-func TestMisses(t *testing.T) {
+// A missed bar is reported.
+func TestMissedBarIsReported(t *testing.T) {
 	c := Crash(80)
 	rows := Measure(c, Options{Rules: Original, Nodes: 100, Seed: 1}, 2)
 	if len(Missed(rows)) == 0 {

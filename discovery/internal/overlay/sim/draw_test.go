@@ -9,9 +9,8 @@ import (
 	"testing"
 )
 
-// TestDraw: what is drawn is well-formed, the same each time, and shows every node
-// in every picture.
-func TestDraw(t *testing.T) {
+// A drawing is well-formed, the same each time, and shows every node in every picture.
+func TestDrawShowsEveryNode(t *testing.T) {
 	draw := func(n int) string {
 		var pictures []Picture
 		Crash(50).Play(Options{

@@ -8,25 +8,28 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
-// join links two probes, at both ends or one.
-func (w *World) join(a, b int32, both bool) {
-	w.tell(a, overlay.Linked{Peer: w.nodes[b].id})
-	if both {
-		w.tell(b, overlay.Linked{Peer: w.nodes[a].id})
-	}
+// linkHalf links a to b, while b does not know of it.
+func (w *World) linkHalf(a, b int32) {
+	w.emit(a, overlay.Linked{Peer: w.nodes[b].id})
 }
 
-func (w *World) unjoin(a, b int32, why overlay.Reason) {
-	w.tell(a, overlay.Unlinked{Peer: w.nodes[b].id, Reason: why, WasLinked: true})
+// link links two probes at both ends.
+func (w *World) link(a, b int32) {
+	w.linkHalf(a, b)
+	w.linkHalf(b, a)
 }
 
-// TestMeasures on a line of four, two that believe half, and one alone.
-func TestMeasures(t *testing.T) {
+func (w *World) unlink(a, b int32, why overlay.Reason) {
+	w.emit(a, overlay.Unlinked{Peer: w.nodes[b].id, Reason: why, WasLinked: true})
+}
+
+// The network is a line of four nodes, two nodes with half a link, and one without links.
+func TestMeasuresCountWholeLinks(t *testing.T) {
 	w := probes(t, 7)
-	w.join(0, 1, true)
-	w.join(1, 2, true)
-	w.join(2, 3, true)
-	w.join(4, 5, false)
+	w.link(0, 1)
+	w.link(1, 2)
+	w.link(2, 3)
+	w.linkHalf(4, 5)
 	if got := w.Parts(0); !slices.Equal(got, []int{4, 1, 1, 1}) {
 		t.Errorf("parts %v", got)
 	}
@@ -62,15 +65,15 @@ func TestMeasures(t *testing.T) {
 	}
 }
 
-// TestHalfLinks counts from when one end forgot.
-func TestHalfLinks(t *testing.T) {
+// A half link has the age of the moment at which one end dropped it.
+func TestHalfLinkHasAnAge(t *testing.T) {
 	w := probes(t, 2)
-	w.join(0, 1, true)
+	w.link(0, 1)
 	w.Run(time.Minute)
 	if got := w.OldestHalfLink(); got != 0 {
 		t.Errorf("a whole link is half for %v", got)
 	}
-	w.unjoin(1, 0, overlay.ReasonFull)
+	w.unlink(1, 0, overlay.ReasonFull)
 	w.OldestHalfLink()
 	w.Run(7 * time.Second)
 	if got := w.OldestHalfLink(); got != 7*time.Second {
@@ -82,9 +85,8 @@ func TestHalfLinks(t *testing.T) {
 	}
 }
 
-// TestFlaps: a pair that comes together again within 30 seconds flaps, unless a fault
-// explains it.
-func TestFlaps(t *testing.T) {
+// A pair that is linked again within 30 seconds flaps, unless a fault explains it.
+func TestEarlyRelinkIsAFlap(t *testing.T) {
 	for name, c := range map[string]struct {
 		pause time.Duration
 		fault bool
@@ -96,14 +98,14 @@ func TestFlaps(t *testing.T) {
 	} {
 		w := probes(t, 2)
 		w.Run(2 * time.Minute)
-		w.join(0, 1, false)
+		w.linkHalf(0, 1)
 		if c.fault {
 			w.Split(func(i int32) int8 { return int8(i) })
 			w.Heal()
 		}
-		w.unjoin(0, 1, overlay.ReasonFull)
+		w.unlink(0, 1, overlay.ReasonFull)
 		w.Run(c.pause)
-		w.join(0, 1, false)
+		w.linkHalf(0, 1)
 		if w.Flaps != c.want {
 			t.Errorf("%s: %d flaps, want %d", name, w.Flaps, c.want)
 		}

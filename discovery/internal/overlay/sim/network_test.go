@@ -11,7 +11,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
-// A probe is a machine that does what a test tells it to and remembers its inputs.
+// A probe is a machine whose outputs are set by a test, and that remembers its inputs.
 type probe struct {
 	w     *World
 	out   []overlay.Output
@@ -36,7 +36,7 @@ func (p *probe) Step(_ time.Time, in overlay.Input) []overlay.Output {
 	return out
 }
 
-// probes returns a world of so many probes, which have started.
+// probes returns a world of n probes, which have started.
 func probes(t *testing.T, n int) *World {
 	t.Helper()
 	var w *World
@@ -50,18 +50,18 @@ func probes(t *testing.T, n int) *World {
 
 func (w *World) probe(i int32) *probe { return w.nodes[i].machine.(*probe) }
 
-// tell has a node do something.
-func (w *World) tell(i int32, out ...overlay.Output) {
+// emit lets a node emit outputs.
+func (w *World) emit(i int32, out ...overlay.Output) {
 	w.probe(i).out = out
 	w.step(w.nodes[i], overlay.Tick{})
 }
 
-// say has a node send a message that is told by its number.
-func (w *World) say(from, to int32, number int) {
-	w.tell(from, overlay.Send{To: overlay.Contact{ID: w.nodes[to].id}, Message: overlay.Keepalive{Degree: number}})
+// sendNumber lets a node send a message that carries a number.
+func (w *World) sendNumber(from, to int32, number int) {
+	w.emit(from, overlay.Send{To: overlay.Contact{ID: w.nodes[to].id}, Message: overlay.Keepalive{Degree: number}})
 }
 
-// numbers returns the messages per node has received.
+// numbers returns the numbers that a node has received.
 func (w *World) numbers(i int32) (list []int) {
 	for _, h := range w.probe(i).heard {
 		if r, ok := h.in.(overlay.Received); ok {
@@ -71,8 +71,8 @@ func (w *World) numbers(i int32) (list []int) {
 	return list
 }
 
-// only returns the one input of its kind that a node has had, and when.
-func only[T overlay.Input](t *testing.T, w *World, i int32) (in T, at time.Duration) {
+// onlyInput returns the one input of its type that a node got, and its time.
+func onlyInput[T overlay.Input](t *testing.T, w *World, i int32) (in T, at time.Duration) {
 	t.Helper()
 	count := 0
 	for _, h := range w.probe(i).heard {
@@ -94,30 +94,30 @@ func within(t *testing.T, what string, got, low, high time.Duration) {
 	}
 }
 
-// TestDials: a message to a node without a connection arrives after two round trips
-// and its own way; the next one takes that way alone.
-func TestDials(t *testing.T) {
+// A message to a node without a connection takes two round trips and its own latency; the
+// next one takes only its latency.
+func TestFirstMessageDials(t *testing.T) {
 	w := probes(t, 2)
 	begin := w.Now()
-	w.say(0, 1, 1)
+	w.sendNumber(0, 1, 1)
 	w.Run(time.Second)
-	_, at := only[overlay.Received](t, w, 1)
+	_, at := onlyInput[overlay.Received](t, w, 1)
 	way := w.latency(0, 1)
 	within(t, "the first message arrives", at-begin, 4*way, 6*way)
 	w.probe(1).heard = nil
 	begin = w.Now()
-	w.say(1, 0, 2) // over the same connection
+	w.sendNumber(1, 0, 2) // over the same connection
 	w.Run(time.Second)
-	_, at = only[overlay.Received](t, w, 0)
+	_, at = onlyInput[overlay.Received](t, w, 0)
 	within(t, "the answer arrives", at-begin, way*9/11, way*11/9)
 	if w.Dials != 1 {
 		t.Errorf("%d dials, want one", w.Dials)
 	}
 }
 
-// TestDialsInVain: who has crashed refuses at once; who is silent, cut off, asleep
-// or cannot be dialled is given up after five seconds.
-func TestDialsInVain(t *testing.T) {
+// A dial to a crashed node is refused at once. A dial to a node that is silent, cut off,
+// asleep or undialable fails after five seconds.
+func TestFailedDialTakesItsTime(t *testing.T) {
 	for name, fault := range map[string]func(w *World){
 		"crashed":    func(w *World) { w.Crash(1) },
 		"silent":     func(w *World) { w.Silence(1) },
@@ -128,9 +128,9 @@ func TestDialsInVain(t *testing.T) {
 		w := probes(t, 2)
 		fault(w)
 		begin := w.Now()
-		w.say(0, 1, 1)
+		w.sendNumber(0, 1, 1)
 		w.Run(10 * time.Second)
-		_, at := only[overlay.Unreachable](t, w, 0)
+		_, at := onlyInput[overlay.Unreachable](t, w, 0)
 		if name == "crashed" {
 			within(t, name, at-begin, 2*minLatency, 2*(minLatency+maxLatency))
 		} else {
@@ -139,36 +139,36 @@ func TestDialsInVain(t *testing.T) {
 	}
 }
 
-// TestDialSlots: 24 dials at most are under way; a seed is looked for beside them.
-func TestDialSlots(t *testing.T) {
+// At most 24 dials are under way, and the dial of a seed comes beside them.
+func TestDialsAreBounded(t *testing.T) {
 	const last, seed = overlay.MaxDials + 2, overlay.MaxDials + 3
 	w := probes(t, seed+1)
 	for i := int32(1); i < last; i++ {
 		w.Silence(i)
-		w.say(0, i, 1)
+		w.sendNumber(0, i, 1)
 	}
-	w.say(0, last, 1)
+	w.sendNumber(0, last, 1)
 	w.nodes[0].seeds = []int32{seed}
-	w.tell(0, overlay.AskSeed{})
+	w.emit(0, overlay.AskSeed{})
 	w.Run(4 * time.Second)
 	if w.Dials != overlay.MaxDials+1 {
 		t.Errorf("%d dials at once, want %d and that of a seed", w.Dials, overlay.MaxDials)
 	}
-	only[overlay.SeedFound](t, w, 0)
+	onlyInput[overlay.SeedFound](t, w, 0)
 	w.Run(2 * time.Second)
 	if got := w.numbers(last); len(got) != 1 {
 		t.Errorf("the dial that waited brought %v", got)
 	}
 }
 
-// TestCallBack: a node that cannot be dialled, but dials, is spoken to over its
-// connection at once, also by who is just dialling it.
-func TestCallBack(t *testing.T) {
+// A node that cannot be dialed gets messages over the connection that it dials, even
+// those for which a dial to it is under way.
+func TestUndialableNodeIsReachedOverItsOwnDial(t *testing.T) {
 	w := probes(t, 2)
 	w.Undialable(1)
-	w.say(0, 1, 1)
+	w.sendNumber(0, 1, 1)
 	w.Run(time.Second)
-	w.say(1, 0, 2)
+	w.sendNumber(1, 0, 2)
 	w.Run(time.Second)
 	if got := w.numbers(1); !slices.Equal(got, []int{1}) {
 		t.Errorf("received %v", got)
@@ -181,13 +181,13 @@ func TestCallBack(t *testing.T) {
 	}
 }
 
-// TestStreamsKeepOrder, also when messages have to be sent again.
+// Streams keep their order, even if messages have to be sent again.
 func TestStreamsKeepOrder(t *testing.T) {
 	w := probes(t, 2)
 	w.Loss = 0.2
 	var want []int
 	for i := range 200 {
-		w.say(0, 1, i)
+		w.sendNumber(0, 1, i)
 		w.Run(time.Millisecond)
 		want = append(want, i)
 	}
@@ -197,58 +197,57 @@ func TestStreamsKeepOrder(t *testing.T) {
 	}
 }
 
-// TestCrashResetsConnections, and messages on the way are lost.
+// A crash resets the connections.
 func TestCrashResetsConnections(t *testing.T) {
 	w := probes(t, 2)
-	w.say(0, 1, 1)
+	w.sendNumber(0, 1, 1)
 	w.Run(time.Second)
 	begin := w.Now()
 	w.Crash(1)
 	w.Run(time.Minute)
-	_, at := only[overlay.Disconnected](t, w, 0)
+	_, at := onlyInput[overlay.Disconnected](t, w, 0)
 	within(t, "the crash is noticed", at-begin, minLatency, maxLatency*11/10)
 }
 
-// TestSilenceIsNoticedLate: only when the transport gives up.
+// A silent death is noticed when the transport gives up.
 func TestSilenceIsNoticedLate(t *testing.T) {
 	w := probes(t, 2)
-	w.say(0, 1, 1)
+	w.sendNumber(0, 1, 1)
 	w.Run(time.Second)
 	begin := w.Now()
 	w.Silence(1)
-	w.say(0, 1, 2)
+	w.sendNumber(0, 1, 2)
 	w.Run(time.Minute)
-	_, at := only[overlay.Disconnected](t, w, 0)
+	_, at := onlyInput[overlay.Disconnected](t, w, 0)
 	within(t, "the silence is noticed", at-begin, minConnTimeout, minConnTimeout+connTimeoutJitter)
 }
 
-// TestRestartedMachineResets: the kernel of a machine that was restarted knows
-// nothing of old connections.
+// A machine that was restarted resets its old connections.
 func TestRestartedMachineResets(t *testing.T) {
 	w := probes(t, 2)
-	w.say(0, 1, 1)
+	w.sendNumber(0, 1, 1)
 	w.Run(time.Second)
 	w.Silence(1)
 	w.Start(1, time.Second)
 	w.Run(2 * time.Second)
-	w.say(0, 1, 2)
+	w.sendNumber(0, 1, 2)
 	w.Run(time.Second)
-	only[overlay.Disconnected](t, w, 0)
+	onlyInput[overlay.Disconnected](t, w, 0)
 	if got := w.numbers(1); len(got) != 0 {
 		t.Errorf("received %v over a connection of an earlier life", got)
 	}
 }
 
-// TestSplit: over a short cut connections live, and what was sent meanwhile comes
-// late, in order; a long one ends them at both ends.
-func TestSplit(t *testing.T) {
+// Connections survive a short cut, and messages of that time arrive late and in order. A
+// long cut ends them at both ends.
+func TestLongCutEndsConnections(t *testing.T) {
 	for _, cut := range []time.Duration{3 * time.Second, time.Minute} {
 		w := probes(t, 2)
-		w.say(0, 1, 1)
+		w.sendNumber(0, 1, 1)
 		w.Run(time.Second)
 		w.Split(func(i int32) int8 { return int8(i) })
 		for i := range 5 {
-			w.say(0, 1, 2+i)
+			w.sendNumber(0, 1, 2+i)
 			w.Run(100 * time.Millisecond)
 		}
 		w.Run(cut)
@@ -266,21 +265,21 @@ func TestSplit(t *testing.T) {
 		if got := w.numbers(1); !slices.Equal(got, []int{1}) {
 			t.Errorf("after a long cut received %v", got)
 		}
-		only[overlay.Disconnected](t, w, 0)
-		only[overlay.Disconnected](t, w, 1)
+		onlyInput[overlay.Disconnected](t, w, 0)
+		onlyInput[overlay.Disconnected](t, w, 1)
 	}
 }
 
-// TestSleep: what is sent to a sleeping node waits, and before it comes the node
-// learns that it has slept.
-func TestSleep(t *testing.T) {
+// Messages to a sleeping node wait, and the node hears that it has slept before it gets
+// them.
+func TestMessagesWaitForASleepingNode(t *testing.T) {
 	w := probes(t, 2)
-	w.say(0, 1, 1)
+	w.sendNumber(0, 1, 1)
 	w.Run(time.Second)
 	w.probe(1).heard = nil
 	w.Sleep(1)
-	w.say(0, 1, 2)
-	w.say(0, 1, 3)
+	w.sendNumber(0, 1, 2)
+	w.sendNumber(0, 1, 3)
 	w.Run(time.Minute)
 	if got := w.probe(1).heard; len(got) != 0 {
 		t.Fatalf("heard %v in its sleep", got)
@@ -294,14 +293,14 @@ func TestSleep(t *testing.T) {
 	}
 }
 
-// TestSlow: a slow node looks at all at once, late, in order.
-func TestSlow(t *testing.T) {
+// A slow node handles its messages late, all at once, and in order.
+func TestSlowNodeIsLate(t *testing.T) {
 	w := probes(t, 2)
 	w.Slow(1, time.Second)
 	var latest time.Duration
 	for i := range 300 {
 		begin := w.Now()
-		w.say(0, 1, i)
+		w.sendNumber(0, 1, i)
 		w.Run(10 * time.Millisecond)
 		for len(w.numbers(1)) <= i && w.Now() < begin+3*time.Second {
 			w.Run(10 * time.Millisecond)
@@ -314,45 +313,45 @@ func TestSlow(t *testing.T) {
 	}
 }
 
-// TestTopic: two see each other on the topic when both have let the other in, and
-// no more when one has not.
-func TestTopic(t *testing.T) {
+// Two nodes see each other on the topic once both have admitted the other, until one of
+// them ends it.
+func TestTopicNeedsBothSides(t *testing.T) {
 	w := probes(t, 2)
 	a, b := w.nodes[0].id, w.nodes[1].id
-	w.say(0, 1, 1)
+	w.sendNumber(0, 1, 1)
 	w.Run(time.Second)
-	w.tell(0, overlay.Pending{Peer: b})
-	w.tell(0, overlay.Probe{Peer: b})
+	w.emit(0, overlay.Pending{Peer: b})
+	w.emit(0, overlay.Probe{Peer: b})
 	w.Run(time.Second)
 	if got := w.probe(0).heard; len(got) != 0 {
 		t.Fatalf("heard %v though the other has not let it in", got)
 	}
-	w.tell(1, overlay.Pending{Peer: a})
+	w.emit(1, overlay.Pending{Peer: a})
 	w.Run(time.Second)
 	for i := range int32(2) {
-		if in, _ := only[overlay.OnTopic](t, w, i); !in.Present {
+		if in, _ := onlyInput[overlay.OnTopic](t, w, i); !in.Present {
 			t.Errorf("node %d heard %v", i, in)
 		}
 		w.probe(i).heard = nil
 	}
-	w.tell(0, overlay.Probe{Peer: b})
-	if in, _ := only[overlay.OnTopic](t, w, 0); !in.Present {
+	w.emit(0, overlay.Probe{Peer: b})
+	if in, _ := onlyInput[overlay.OnTopic](t, w, 0); !in.Present {
 		t.Errorf("the probe found %v", in)
 	}
-	w.tell(0, overlay.Unlinked{Peer: b})
+	w.emit(0, overlay.Unlinked{Peer: b})
 	w.Run(time.Second)
-	if in, _ := only[overlay.OnTopic](t, w, 1); in.Present {
+	if in, _ := onlyInput[overlay.OnTopic](t, w, 1); in.Present {
 		t.Errorf("heard %v after the door was closed", in)
 	}
 }
 
-// TestManyConnections: beyond 192 the oldest are closed that no link needs, when
-// they are a minute old.
-func TestManyConnections(t *testing.T) {
+// Beyond 192 connections the oldest ones that no link needs are closed, if they are a
+// minute old.
+func TestTooManyConnectionsAreTrimmed(t *testing.T) {
 	w := probes(t, 195)
-	w.tell(0, overlay.Pending{Peer: w.nodes[1].id})
+	w.emit(0, overlay.Pending{Peer: w.nodes[1].id})
 	for i := int32(1); i < 195; i++ {
-		w.say(0, i, 1)
+		w.sendNumber(0, i, 1)
 		w.Run(time.Second)
 	}
 	if got := len(w.nodes[0].conns); got > highWater || got < lowWater {
@@ -361,5 +360,5 @@ func TestManyConnections(t *testing.T) {
 	if w.nodes[0].conn(1) == nil {
 		t.Error("the connection of a link was closed")
 	}
-	only[overlay.Disconnected](t, w, 2)
+	onlyInput[overlay.Disconnected](t, w, 2)
 }

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// TestOriginal: the yardstick has the faults that the Node.js library has.
-func TestOriginal(t *testing.T) {
+// The yardstick has the faults that the Node.js library has.
+func TestOriginalHasItsFaults(t *testing.T) {
 	t.Run("one by one makes a chain", func(t *testing.T) {
 		w := New(Original, 1)
 		for i := range 100 {
@@ -26,10 +26,10 @@ func TestOriginal(t *testing.T) {
 		before := w.Sent[kindPing]
 		w.Run(time.Minute)
 		if rate := float64(w.Sent[kindPing]-before) / 60 / 100; rate < 30 {
-			t.Errorf("%.1f pings a node and second", rate)
+			t.Errorf("%.1f pings per node per second", rate)
 		}
 	})
-	t.Run("who cannot be dialled does not join", func(t *testing.T) {
+	t.Run("a node that cannot be dialed does not join", func(t *testing.T) {
 		w := New(Original, 1)
 		for i := range 10 {
 			w.Add(time.Duration(i)*time.Second, 0)
@@ -40,7 +40,7 @@ func TestOriginal(t *testing.T) {
 			t.Error("it did")
 		}
 	})
-	t.Run("who is frozen stays a peer", func(t *testing.T) {
+	t.Run("a frozen node stays a peer", func(t *testing.T) {
 		w := New(Original, 1)
 		w.Add(0, 0)
 		w.Add(0, 0)
@@ -51,7 +51,7 @@ func TestOriginal(t *testing.T) {
 			t.Error("it does not")
 		}
 	})
-	t.Run("two that dial each other end up with nothing", func(t *testing.T) {
+	t.Run("two nodes that dial each other end up without a link", func(t *testing.T) {
 		w := New(Original, 1)
 		w.Add(0)
 		w.Add(0)

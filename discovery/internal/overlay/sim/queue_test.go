@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// TestQueue: events come in the order of their times, and of being added, also
-// when new ones come between.
-func TestQueue(t *testing.T) {
+// Events come in the order of their times, and then in the order of their arrival, even
+// if new ones come in between.
+func TestQueueKeepsOrder(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
 	var q queue
 	added, last := int32(0), event{}

@@ -32,12 +32,11 @@ var testSize = func() size {
 }()
 
 func TestMain(m *testing.M) {
-	debug.SetGCPercent(400) // there is much garbage and little that lives
+	debug.SetGCPercent(400) // there is much garbage and little live memory
 	os.Exit(m.Run())
 }
 
-// TestSameSeedSameRun: a run can be repeated exactly, and another seed gives another
-// run.
+// A run can be repeated exactly, and another seed gives another run.
 func TestSameSeedSameRun(t *testing.T) {
 	for _, rules := range []Rules{Smokesignal, Original} {
 		for _, c := range []Case{Crash(50), splits[1].splitCase("split", "", time.Minute), {Name: "mixed", play: mixed}} {
@@ -55,8 +54,7 @@ func TestSameSeedSameRun(t *testing.T) {
 	}
 }
 
-// TestEncodingChangesNothing: the rules need nothing of a message that does not
-// travel.
+// The rules use nothing of a message that does not travel.
 func TestEncodingChangesNothing(t *testing.T) {
 	for _, c := range []Case{Silent(50), undialable(30), {Name: "lookup", play: lookup}, {Name: "mixed", play: mixed}} {
 		o := Options{Rules: Smokesignal, Nodes: 20, Seed: 3}
@@ -68,9 +66,9 @@ func TestEncodingChangesNothing(t *testing.T) {
 	}
 }
 
-// TestBurstJoin: any number of nodes that start at once or one by one through one seed
-// form one part within ten seconds, with everybody between min and max after
-// thirty, nobody flapping and no half link.
+// Nodes that start at once or one by one through one seed form one part within ten
+// seconds. After thirty, each has between Min and Max links, no link has flapped, and
+// there is no half link.
 func TestBurstJoin(t *testing.T) {
 	runs := 60
 	if testSize >= long {

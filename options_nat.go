@@ -69,7 +69,7 @@ func (n *Node) whyRelayed(known []error) (parts []string, causes []error) {
 	}
 	for _, r := range made.Relays() {
 		if r.Err != nil {
-			parts = append(parts, fmt.Sprintf("no place at relay %v: %v", r.Relay, r.Err))
+			parts = append(parts, fmt.Sprintf("no reservation at relay %v: %v", r.Relay, r.Err))
 			causes = append(causes, r.Err)
 		}
 	}

@@ -1,6 +1,8 @@
 package host
 
 import (
+	"github.com/go-smokesignal/smokesignal/internal/addr"
+
 	"errors"
 	"fmt"
 	"net"
@@ -14,11 +16,10 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 )
 
-// A kind is one of the ways to listen, as a multiaddr tells it after the IP
-// address.
+// A kind is a transport, as it is written in a multiaddr after the IP address.
 type kind struct {
 	net  string // "tcp" or "udp"
-	rest string // what follows the port
+	rest string // the part behind the port
 }
 
 var (
@@ -27,14 +28,14 @@ var (
 	kindWebSocket    = kind{"tcp", "/ws"}
 	kindWebTransport = kind{"udp", "/quic-v1/webtransport"}
 	kindWebRTC       = kind{"udp", "/webrtc-direct"}
-	// plain is what host:port means.
+	// plain are the kinds that host:port stands for.
 	plain = []kind{kindTCP, kindQUIC}
-	// kinds is in the order of preference of who dials.
+	// kinds are all kinds. Those that can share the socket of QUIC come behind it.
 	kinds = []kind{kindTCP, kindQUIC, kindWebSocket, kindWebTransport, kindWebRTC}
 )
 
-// addr makes the address of this kind at ip and port.
-func (k kind) addr(ip netip.Addr, port uint16) ma.Multiaddr {
+// multiaddr returns the address of this kind at ip and port.
+func (k kind) multiaddr(ip netip.Addr, port uint16) ma.Multiaddr {
 	host := "/ip4/" + ip.String()
 	if ip.Is6() {
 		host = "/ip6/" + ip.WithZone("").String()
@@ -49,12 +50,12 @@ func (k kind) transport(port uint16) string {
 	return fmt.Sprintf("%s/%d%s", k.net, port, k.rest)
 }
 
-// A request is one Listen text, understood.
+// A request is a parsed Listen text. One of all, name and ip is set.
 type request struct {
 	text  string
-	all   bool       // every interface, IPv4 and IPv6
-	name  string     // or a name to look up
-	ip    netip.Addr // or this address, which may be unspecified
+	all   bool       // every interface, with IPv4 and IPv6
+	name  string     // to be looked up
+	ip    netip.Addr // may be unspecified
 	port  uint16     // 0: a free one, the same for all kinds
 	kinds []kind
 }
@@ -101,41 +102,29 @@ func parseListenMultiaddr(text string) (request, error) {
 	case has(ma.P_DNS) || has(ma.P_DNS4) || has(ma.P_DNS6) || has(ma.P_DNSADDR):
 		return req, errors.New("a multiaddr to listen on begins with an IP address, not a name")
 	}
-	ip, port, k, ok := splitAddr(addr)
+	at, k, ok := splitAddr(addr)
 	if !ok || !slices.Contains(kinds, k) {
 		return req, errors.New("cannot listen on this; want an IP address followed by one of /tcp/PORT, /tcp/PORT/ws, /udp/PORT/quic-v1, /udp/PORT/quic-v1/webtransport, /udp/PORT/webrtc-direct")
 	}
-	req.ip, req.port, req.kinds = ip, port, []kind{k}
+	req.ip, req.port, req.kinds = at.Addr(), at.Port(), []kind{k}
 	return req, nil
 }
 
-// splitAddr takes apart an address that begins with an IP address and a port.
-func splitAddr(addr ma.Multiaddr) (ip netip.Addr, port uint16, k kind, ok bool) {
-	var zone string
-	var rest strings.Builder
-	for _, c := range addr {
-		switch p := c.Protocol(); {
-		case p.Code == ma.P_IP6ZONE && !ip.IsValid():
-			zone = c.Value()
-		case (p.Code == ma.P_IP4 || p.Code == ma.P_IP6) && !ip.IsValid():
-			ip, _ = netip.AddrFromSlice(c.RawValue())
-			ip = ip.WithZone(zone)
-		case (p.Code == ma.P_TCP || p.Code == ma.P_UDP) && ip.IsValid() && k.net == "":
-			n, err := strconv.ParseUint(c.Value(), 10, 16)
-			if err != nil {
-				return ip, 0, k, false
-			}
-			port, k.net = uint16(n), p.Name
-		default:
-			rest.WriteString(c.String())
-		}
+// splitAddr splits an address that begins with an IP address and a port.
+func splitAddr(a ma.Multiaddr) (at netip.AddrPort, k kind, ok bool) {
+	at, transport, ok := addr.Split(a)
+	if !ok {
+		return at, k, false
 	}
-	k.rest = rest.String()
-	return ip, port, k, ip.IsValid() && k.net != ""
+	k.net = transport[0].Protocol().Name
+	for _, c := range transport[1:] {
+		k.rest += c.String()
+	}
+	return at, k, true
 }
 
-// splitHostPort is net.SplitHostPort for numbers only, and a lone number is a
-// port.
+// splitHostPort is net.SplitHostPort for numeric ports. It also accepts a port without a
+// host.
 func splitHostPort(text string) (host string, port uint16, err error) {
 	digits := text
 	if strings.Trim(text, "0123456789") != "" || text == "" {
@@ -157,6 +146,7 @@ func splitHostPort(text string) (host string, port uint16, err error) {
 	return host, uint16(n), nil
 }
 
+// checkName returns an error if name cannot be a host name.
 func checkName(name string) error {
 	label := func(s string) bool {
 		return s != "" && strings.Trim(strings.ToLower(s), "abcdefghijklmnopqrstuvwxyz0123456789-_") == ""
@@ -164,16 +154,16 @@ func checkName(name string) error {
 	labels := strings.Split(strings.TrimSuffix(name, "."), ".")
 	last := labels[len(labels)-1]
 	if len(name) > 253 || slices.ContainsFunc(labels, func(s string) bool { return !label(s) }) ||
-		strings.Trim(last, "0123456789") == "" { // such a name is a mistyped IP address
+		strings.Trim(last, "0123456789") == "" { // a name that ends in a number is a mistyped IP address
 		return fmt.Errorf("%q is neither an IP address nor a host name", name)
 	}
 	return nil
 }
 
-// An announcement is one Advertise text, understood.
+// An announcement is a parsed Advertise text: a whole address, or host and port.
 type announcement struct {
-	addr ma.Multiaddr // complete, or
-	host ma.Multiaddr // ip or dns part, to be followed by each kind of plain
+	addr ma.Multiaddr // nil for host and port
+	host ma.Multiaddr // the IP address or DNS name
 	port uint16
 }
 
@@ -220,9 +210,9 @@ func parseAdvertiseMultiaddr(text string, id peer.ID) (announcement, error) {
 	addr, said := peer.SplitAddr(addr)
 	switch {
 	case said != "" && said != id:
-		return a, fmt.Errorf("it has the id %s, this node is %s", said, id)
+		return a, fmt.Errorf("its id is %s, but this node is %s", said, id)
 	case len(addr) == 0:
-		return a, errors.New("there is nothing but an id in it; " + advertiseForms)
+		return a, errors.New("it consists of an id only; " + advertiseForms)
 	case manet.IsIPUnspecified(addr):
 		return a, errors.New("an address of all interfaces cannot be dialed; give the one others reach this node at")
 	}
@@ -235,8 +225,8 @@ func parseAdvertiseMultiaddr(text string, id peer.ID) (announcement, error) {
 	return a, nil
 }
 
-// expand returns the addresses of an announcement by a node which listens in
-// the given ways.
+// expand returns the addresses of an announcement by a node that listens with the given
+// kinds.
 func (a announcement) expand(listening []kind) []ma.Multiaddr {
 	if a.addr != nil {
 		return []ma.Multiaddr{a.addr}

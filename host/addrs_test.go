@@ -13,7 +13,7 @@ import (
 
 func testNet() netip.Addr { return netip.MustParseAddr("203.0.113.1") } // nobody has it
 
-func TestParseListen(t *testing.T) {
+func TestListenTextsAreUnderstood(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
 		{"127.0.0.1:8495", "127.0.0.1 8495 tcp udp/quic-v1"},
 		{":8495", "all 8495 tcp udp/quic-v1"},
@@ -139,9 +139,9 @@ func FuzzAddressTexts(f *testing.F) {
 				t.Fatalf("%q: %v", text, failed)
 			}
 			for _, k := range groups[0].kinds {
-				ip, port, k2, ok := splitAddr(k.addr(groups[0].ips[0], r.port))
-				if !ok || ip != groups[0].ips[0] || port != r.port || k2 != k {
-					t.Errorf("%q: %v %v %v", text, ip, port, k2)
+				at, k2, ok := splitAddr(k.multiaddr(groups[0].ips[0], r.port))
+				if !ok || at != netip.AddrPortFrom(groups[0].ips[0], r.port) || k2 != k {
+					t.Errorf("%q: %v %v", text, at, k2)
 				}
 			}
 		}
@@ -155,7 +155,7 @@ func FuzzAddressTexts(f *testing.F) {
 	})
 }
 
-func TestPlan(t *testing.T) {
+func TestRequestsStandForAddresses(t *testing.T) {
 	ips := func(texts ...string) (ips []netip.Addr) {
 		for _, s := range texts {
 			ips = append(ips, netip.MustParseAddr(s))
@@ -193,7 +193,7 @@ func TestPlan(t *testing.T) {
 		{name: "subnet", m: both, subnet: "192.168.2.0/24", listen: ":1", want: "192.168.2.7, 192.168.2.8"},
 		{name: "subnet, IPv4", m: both, subnet: "192.168.2.0/24", listen: "0.0.0.0:1", want: "192.168.2.7, 192.168.2.8"},
 		{name: "subnet, IPv6", m: both, subnet: "fe80::/10", listen: "[::]:1", want: "fe80::1%eth0"},
-		{name: "subnet, other family", m: both, subnet: "192.168.2.0/24", listen: "[::]:1", fails: "nothing of it is in Subnet 192.168.2.0/24"},
+		{name: "subnet, other family", m: both, subnet: "192.168.2.0/24", listen: "[::]:1", fails: "none of its addresses is in Subnet 192.168.2.0/24"},
 		{name: "subnet, multiaddr", m: both, subnet: "10.0.0.0/8", listen: "/ip4/0.0.0.0/tcp/1/ws", want: "10.0.0.1"},
 		{name: "subnet, inside", m: both, subnet: "10.0.0.0/8", listen: "10.0.0.1:1", want: "10.0.0.1"},
 		{name: "subnet, outside", m: both, subnet: "10.0.0.0/8", listen: "192.168.2.7:1", fails: "192.168.2.7 is not in Subnet 10.0.0.0/8"},

@@ -1,6 +1,8 @@
 package host
 
 import (
+	"cmp"
+
 	"context"
 	"errors"
 	"fmt"
@@ -46,42 +48,42 @@ import (
 )
 
 var (
-	// ErrClosed is returned by Listen after Close.
+	// ErrClosed is returned by [Host.Listen] after Close.
 	ErrClosed = errs.ErrClosed
-	// ErrListening is returned by Listen when it has succeeded before.
+	// ErrListening is returned by [Host.Listen] after it has succeeded.
 	ErrListening = errors.New("host: already listening")
 )
 
-// Config says what [New] makes. The zero value is a host with a new identity
-// that listens on a free port of all interfaces.
+// Config configures a [Host]. The zero value is a host with a new identity that listens
+// on a free port of all interfaces.
 type Config struct {
-	// Key is the identity. Nil means a new one, as by [NewIdentity].
+	// Key is the identity. Nil means a new one, as [NewIdentity] makes it.
 	Key crypto.PrivKey
 
-	// Listen is what to listen on; empty means ":0". "host:port" is TCP and
-	// QUIC on the same number, host being an IP address or a name of this
-	// machine; ":port" or "port" means all interfaces, IPv4 and, if the machine
-	// has it, IPv6. Port 0 is a free one. Or a multiaddr, for one transport:
-	// TCP, QUIC, WebSocket, WebTransport or WebRTC-direct.
+	// Listen holds the addresses to listen on. Empty means ":0". "host:port" means TCP
+	// and QUIC on the same number, where host is an IP address or a name of this machine.
+	// ":port" and "port" mean all interfaces, with IPv4 and, if the machine has it, IPv6.
+	// Port 0 means a free one. A multiaddr means one transport: TCP, QUIC, WebSocket,
+	// WebTransport or WebRTC-direct.
 	Listen []string
 
-	// Subnet, if valid, restricts all interfaces to this machine's addresses in
-	// it. To listen on an address outside of it is then an error.
+	// Subnet, if valid, restricts "all interfaces" to the addresses of this machine in
+	// the subnet. Listening on an address outside of it is then an error.
 	Subnet netip.Prefix
 
-	// Advertise, if not empty, is announced instead of the addresses listened
-	// on: "host:port", for whichever of TCP and QUIC are listened on, or
-	// multiaddrs.
+	// Advertise, if not empty, holds the addresses to announce in place of those that the
+	// host listens on: multiaddrs, or "host:port" for TCP and QUIC, as far as the host
+	// listens on them.
 	Advertise []string
 
-	// NAT is how the host is reached behind a router; see [NAT].
+	// NAT configures how the host is reached behind a router.
 	NAT NAT
 
-	// Log defaults to go-log's "smokesignal/host".
+	// Log defaults to the logger "smokesignal/host" of go-log.
 	Log *slog.Logger
 }
 
-// A ConfigError is returned by [New] for a value that makes no sense.
+// A ConfigError is returned by [New] for an invalid value.
 type ConfigError struct {
 	Option string // the field of [Config]
 	Value  string
@@ -94,34 +96,34 @@ func (e *ConfigError) Error() string {
 
 func (e *ConfigError) Unwrap() error { return e.Err }
 
-// A Host is a libp2p host that speaks all transports when it dials, and
-// listens as its [Config] says. It does nothing unasked: without [Config.NAT] no
-// relay, no port mapping, no probing of its own reachability; no metrics in a
-// global registry.
-//
-// Its own methods may be called from several goroutines.
+// A Host is a libp2p host that dials over all transports and listens on the addresses of
+// its [Config]. See the package documentation for what it promises. Its own methods may
+// be called from several goroutines.
 type Host struct {
 	corehost.Host
 
-	log      *slog.Logger
-	swarm    *swarm.Swarm
-	quic     *quicreuse.ConnManager
-	sockets  sockets
+	// Parts of the libp2p host.
+	log     *slog.Logger
+	swarm   *swarm.Swarm
+	quic    *quicreuse.ConnManager
+	sockets sockets
+	nat     nat
+
+	// The parsed configuration.
 	requests []request
 	subnet   netip.Prefix
-	announce []ma.Multiaddr // empty: what is listened on
-	nat      nat
+	announce []ma.Multiaddr // empty: the addresses that the host listens on
 
 	mu        sync.Mutex // held while Listen runs
 	closed    bool
 	listening atomic.Bool
-	close     func() error
+	close     func() error // shutdown, once
 }
 
-// New makes a host which does not listen yet, so that handlers can be
-// registered before anybody calls. A bad Listen or Advertise text, a name
-// aside that cannot be looked up, and a Subnet without an address of this
-// machine are a [*ConfigError].
+// New makes a host that does not listen yet, so that handlers can be registered before
+// anybody connects. It returns a [*ConfigError] for a bad Listen, Advertise or Relays
+// text and for a Subnet without an address of this machine. Names in Listen are looked
+// up later, by [Host.Listen].
 func New(cfg Config) (*Host, error) { return newWithSockets(cfg, nil) }
 
 func init() {
@@ -132,10 +134,7 @@ func init() {
 func newWithSockets(cfg Config, listen testhook.Listener) (*Host, error) {
 	logging.Dependencies()
 	h := &Host{
-		log: cfg.Log, subnet: cfg.Subnet, nat: nat{cfg: cfg.NAT}, sockets: sockets{listen: listen},
-	}
-	if h.log == nil {
-		h.log = logging.Room("host", nil)
+		log: cmp.Or(cfg.Log, logging.Room("host", nil)), subnet: cfg.Subnet, nat: nat{cfg: cfg.NAT}, sockets: sockets{listen: listen},
 	}
 	key := cfg.Key
 	if key == nil {
@@ -148,7 +147,7 @@ func newWithSockets(cfg Config, listen testhook.Listener) (*Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("host: key: %w", err)
 	}
-	if err := h.understand(cfg, id); err != nil {
+	if err := h.parse(cfg, id); err != nil {
 		return nil, err
 	}
 	if err := h.build(key, id); err != nil {
@@ -158,8 +157,8 @@ func newWithSockets(cfg Config, listen testhook.Listener) (*Host, error) {
 	return h, nil
 }
 
-// understand reads the texts of the configuration.
-func (h *Host) understand(cfg Config, id peer.ID) error {
+// parse parses the texts of the configuration.
+func (h *Host) parse(cfg Config, id peer.ID) error {
 	if h.subnet.IsValid() {
 		h.subnet = h.subnet.Masked()
 		ips, err := interfaceIPs()
@@ -174,7 +173,7 @@ func (h *Host) understand(cfg Config, id peer.ID) error {
 	if len(texts) == 0 {
 		texts = []string{":0"}
 	}
-	var ways []kind
+	var listening []kind
 	for _, text := range texts {
 		r, err := parseListen(text)
 		if err == nil && h.subnet.IsValid() && r.ip.IsValid() && !r.ip.IsUnspecified() && !h.subnet.Contains(r.ip.WithZone("")) {
@@ -184,14 +183,14 @@ func (h *Host) understand(cfg Config, id peer.ID) error {
 			return &ConfigError{"Listen", text, err}
 		}
 		h.requests = append(h.requests, r)
-		ways = append(ways, r.kinds...)
+		listening = append(listening, r.kinds...)
 	}
 	for _, text := range cfg.Advertise {
 		a, err := parseAdvertise(text, id)
 		if err != nil {
 			return &ConfigError{"Advertise", text, err}
 		}
-		addrs := a.expand(ways)
+		addrs := a.expand(listening)
 		if len(addrs) == 0 {
 			return &ConfigError{"Advertise", text, errors.New("this node listens on neither TCP nor QUIC; give a multiaddr")}
 		}
@@ -202,13 +201,13 @@ func (h *Host) understand(cfg Config, id peer.ID) error {
 	return err
 }
 
-// build puts the libp2p host together by hand. libp2p.New does the same by
-// reflection, which takes three times as long (3 ms), registers metrics
-// globally even when they are disabled, and lacks the hold on UDP sockets that
-// Listen needs.
+// build makes the libp2p host from its parts. libp2p.New does the same by reflection,
+// which takes three times as long (3 ms), registers metrics globally even when they are
+// disabled, and does not give the access to UDP sockets that Listen needs.
 func (h *Host) build(key crypto.PrivKey, id peer.ID) (err error) {
 	var undo []func() error
 	defer func() {
+		// After an error, nobody will close these.
 		if err != nil {
 			for _, f := range slices.Backward(undo) {
 				f()
@@ -230,9 +229,9 @@ func (h *Host) build(key crypto.PrivKey, id peer.ID) (err error) {
 	}
 	undo = append(undo, limits.Close)
 	bus := eventbus.NewBus()
-	// The black hole detectors, after a hundred failed dials, let only one in a
-	// hundred pass: a seed on QUIC that was down for some minutes would be
-	// found again after many more.
+	// After a hundred failed dials, libp2p's black hole detectors allow only one dial in a
+	// hundred. A seed on QUIC that was down for some minutes would be found again only
+	// after many more.
 	h.swarm, err = swarm.NewSwarm(id, store, bus, swarm.WithResourceManager(limits), swarm.WithDialRanker(h.nat.cfg.ranker()),
 		swarm.WithUDPBlackHoleSuccessCounter(nil), swarm.WithIPv6BlackHoleSuccessCounter(nil))
 	if err != nil {
@@ -274,15 +273,16 @@ func (h *Host) build(key crypto.PrivKey, id peer.ID) (err error) {
 		return err
 	}
 	basic.Start()
-	if h.nat.cfg.any() && !h.nat.cfg.RelayService {
-		basic.RemoveStreamHandler(autonatv2.DialProtocol) // it asks and is not asked
+	if h.nat.cfg.enabled() && !h.nat.cfg.RelayService {
+		// This host asks others whether it can be dialed, and does not answer them.
+		basic.RemoveStreamHandler(autonatv2.DialProtocol)
 	}
 	h.Host = basic
 	return nil
 }
 
-// newQUIC returns what the transports on UDP have in common. Like libp2p.New,
-// it asks the resource manager before a handshake begins.
+// newQUIC returns the part that the transports on UDP share. Like libp2p.New, it asks the
+// resource manager before a handshake begins.
 func (h *Host) newQUIC(key crypto.PrivKey, limits network.ResourceManager) (*quicreuse.ConnManager, error) {
 	resetKey, err := config.PrivKeyToStatelessResetKey(key)
 	if err != nil {
@@ -293,7 +293,7 @@ func (h *Host) newQUIC(key crypto.PrivKey, limits network.ResourceManager) (*qui
 		return nil, err
 	}
 	options := []quicreuse.Option{
-		quicreuse.OverrideListenUDP(h.sockets.take),
+		quicreuse.OverrideListenUDP(h.sockets.listenUDP),
 		quicreuse.VerifySourceAddress(limits.VerifySourceAddress),
 		quicreuse.ConnContext(func(ctx context.Context, client *quic.ClientInfo) (context.Context, error) {
 			addr, err := quicreuse.ToQuicMultiaddr(client.RemoteAddr, quic.Version1)
@@ -311,13 +311,14 @@ func (h *Host) newQUIC(key crypto.PrivKey, limits network.ResourceManager) (*qui
 	}
 	if h.sockets.listen != nil {
 		options = append(options, quicreuse.OverrideSourceIPSelector(func() (quicreuse.SourceIPSelector, error) {
-			return &h.sockets, nil // not the routes of this machine
+			return &h.sockets, nil // the routes of this machine are not those of lent sockets
 		}))
 	}
 	return quicreuse.NewConnManager(resetKey, tokenKey, options...)
 }
 
-// newUpgrader returns what makes a secure connection with streams of a bare one.
+// newUpgrader returns the upgrader, which adds encryption and streams to a TCP
+// connection.
 func newUpgrader(key crypto.PrivKey, limits network.ResourceManager) (transport.Upgrader, error) {
 	muxers := []upgrader.StreamMuxer{{ID: yamux.ID, Muxer: yamux.DefaultTransport}}
 	tlsSecurity, err := tls.New(tls.ID, key, muxers)
@@ -331,8 +332,8 @@ func newUpgrader(key crypto.PrivKey, limits network.ResourceManager) (transport.
 	return upgrader.New([]sec.SecureTransport{tlsSecurity, noiseSecurity}, muxers, nil, limits, nil)
 }
 
-// addTransports adds all of them, whatever is listened on, since a node must be
-// able to dial any other. The three beyond TCP and QUIC cost 0.2 ms together.
+// addTransports adds all transports, since a node must be able to dial any other. The
+// three besides TCP and QUIC cost 0.2 ms together.
 func (h *Host) addTransports(key crypto.PrivKey, up transport.Upgrader, limits network.ResourceManager) error {
 	add := func(t transport.Transport, err error) error {
 		if err != nil {
@@ -340,8 +341,8 @@ func (h *Host) addTransports(key crypto.PrivKey, up transport.Upgrader, limits n
 		}
 		return h.swarm.AddTransport(t)
 	}
-	// Without SO_REUSEPORT, which would let a second node listen on the same
-	// port, and each get half of the connections.
+	// With SO_REUSEPORT a second node could listen on the same port, and each would get
+	// half of the connections.
 	tcpTransport, err := tcp.NewTCPTransport(up, limits, nil, tcp.DisableReuseport())
 	if err := add(tcpTransport, err); err != nil {
 		return err
@@ -360,32 +361,33 @@ func (h *Host) addTransports(key crypto.PrivKey, up transport.Upgrader, limits n
 	return add(webRTC, err)
 }
 
-// socketForWebRTC shares the socket of a QUIC listener at the same address.
+// socketForWebRTC returns the socket of a QUIC listener at the same address, if there is
+// one, or else a new one.
 func (h *Host) socketForWebRTC(netw string, at *net.UDPAddr) (net.PacketConn, error) {
-	for _, addr := range h.swarm.ListenAddresses() {
-		ip, port, k, ok := splitAddr(addr)
-		if ok && strings.HasPrefix(k.rest, kindQUIC.rest) && at.Port == int(port) && at.IP.Equal(ip.AsSlice()) {
+	for _, a := range h.swarm.ListenAddresses() {
+		bound, k, ok := splitAddr(a)
+		if ok && strings.HasPrefix(k.rest, kindQUIC.rest) && at.Port == int(bound.Port()) && at.IP.Equal(bound.Addr().AsSlice()) {
 			return h.quic.SharedNonQUICPacketConn(netw, at)
 		}
 	}
-	return h.sockets.take(netw, at)
+	return h.sockets.listenUDP(netw, at)
 }
 
-// announced replaces the addresses listened on by those to be told to others.
+// announced returns the addresses to announce, given those that the host listens on.
 func (h *Host) announced(listening []ma.Multiaddr) []ma.Multiaddr {
 	if len(listening) == 0 || len(h.announce) == 0 {
 		return listening
 	}
-	return append(slices.Clone(h.announce), keepCircuits(listening)...)
+	// Advertise does not know the addresses behind relays, which are needed all the same.
+	return append(slices.Clone(h.announce), onlyRelayed(listening)...)
 }
 
-// Listen binds every address the configuration asks for and begins to accept
-// connections. If one of them cannot be bound, the error is a [*ListenError]
-// which names each that failed, and nothing stays bound, so that Listen may be
-// called again. After success it returns [ErrListening], after Close
-// [ErrClosed].
+// Listen binds every configured address and begins to accept connections. If an address
+// cannot be bound, it returns a [*ListenError] that names each such address. Nothing
+// stays bound then, and Listen may be called again. After a successful call it returns
+// [ErrListening], after Close [ErrClosed].
 //
-// It blocks only to look up host names, five seconds at most for each.
+// It blocks only to look up host names, for at most five seconds each.
 func (h *Host) Listen() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -416,7 +418,7 @@ func (h *Host) Listen() error {
 	return nil
 }
 
-// logBuffers says what quic-go would say on stderr.
+// logBuffers logs the warning that quic-go would print to stderr.
 func (h *Host) logBuffers() {
 	for _, c := range h.sockets.listening() {
 		if size, ok := receiveBuffer(c); ok && size < wantReceiveBuffer {
@@ -426,36 +428,36 @@ func (h *Host) logBuffers() {
 	}
 }
 
-// wantReceiveBuffer is what quic-go asks for.
+// wantReceiveBuffer is the size that quic-go asks the system for.
 const wantReceiveBuffer = 7 << 20
 
-// Dialable returns the addresses under which others can dial this host, each
-// with /p2p/ID, the most reachable first: public, behind a public relay, private,
-// loopback; nothing before Listen. All interfaces are told one by one, and ports are never 0.
+// Dialable returns the addresses at which others can dial this host, each with /p2p/ID:
+// first public ones, then those behind a public relay, private ones, and loopback. It
+// returns none before Listen. "All interfaces" is replaced by the address of each
+// interface, and port 0 by the real port.
 func (h *Host) Dialable() []ma.Multiaddr {
 	if !h.listening.Load() {
-		return nil // after a failed Listen, libp2p takes a while to forget
+		return nil // after a failed Listen, libp2p returns the addresses for a while
 	}
 	return addr.Dialable(h.Addrs(), h.ID())
 }
 
-// Close closes all connections and listeners and waits until the host's
-// goroutines have ended. It may be called more than once; every call returns
-// the same error.
+// Close closes all connections and listeners and waits until the goroutines of the host
+// have ended. It may be called more than once; every call returns the same error.
 func (h *Host) Close() error { return h.close() }
 
 func (h *Host) shutdown() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.closed = true
-	h.endNAT()
-	// Connections first: libp2p would wait five seconds for identify to tell a peer
-	// that is frozen which protocols are gone.
+	h.stopNAT()
+	// Connections first: otherwise libp2p waits five seconds for a frozen peer, to send it
+	// the protocols that are gone.
 	var conns sync.WaitGroup
 	for _, c := range h.Network().Conns() {
 		conns.Go(func() { c.Close() })
 	}
 	conns.Wait()
-	// Sockets last: swarm and transports still say goodbye on them.
+	// Sockets last: swarm and transports still send the ends of connections.
 	return errors.Join(h.Host.Close(), h.closeNAT(), h.quic.Close())
 }

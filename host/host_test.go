@@ -114,7 +114,7 @@ func TestEveryTransportCanBeDialed(t *testing.T) {
 	}
 }
 
-func TestIDAndBusBeforeListen(t *testing.T) {
+func TestIDAndBusWorkBeforeListen(t *testing.T) {
 	h := newHost(t)
 	if h.ID().Validate() != nil || len(h.Dialable()) != 0 || len(h.Network().ListenAddresses()) != 0 {
 		t.Errorf("id %q, dialable %v, listening on %v", h.ID(), h.Dialable(), h.Network().ListenAddresses())

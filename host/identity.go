@@ -20,8 +20,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/errs"
 )
 
-// ErrIdentityInUse is returned by [OpenIdentity] when another process, or
-// another node of this one, holds the identity.
+// ErrIdentityInUse is returned by [OpenIdentity] when another process, or another node of
+// this process, has the identity open.
 var ErrIdentityInUse = errors.New("host: in use by another node")
 
 const (
@@ -31,9 +31,8 @@ const (
 	maxIdentitySize = 4 << 10
 )
 
-// An Identity is a key kept in a file, and the lock on that file. As long as
-// it is open no other node can have it. Its methods may be used by several
-// goroutines.
+// An Identity is a key that is kept in a file, and the lock on that file. While it is
+// open, no other node can open it. Its methods may be used by several goroutines.
 type Identity struct {
 	Key crypto.PrivKey
 	// ID is the peer id that belongs to Key.
@@ -51,15 +50,15 @@ func NewIdentity() (crypto.PrivKey, error) {
 	return key, nil
 }
 
-// OpenIdentity reads the identity kept in the file at path and locks it until
-// [Identity.Close], or the end of the process. If there is no such file, it is
-// made, with a new key, in one step: whoever comes at the same time or looks
-// after a crash finds the whole file or none. The directory must exist.
+// OpenIdentity reads the identity in the file at path and locks the file until
+// [Identity.Close] or the end of the process. If the file does not exist, it is created
+// with a new key, in one step: another process, or this one after a crash, finds the
+// whole file or none. The directory must exist.
 //
-// An existing file is never written to. Any error names it: [ErrIdentityInUse]
-// if another node has it open; that others than the owner may read it; that it
-// is empty, damaged in whatever bit, or holds no Ed25519 key. The file is PEM
-// text whose header tells the peer id.
+// An existing file is never written. It is an error if another node has the file open
+// ([ErrIdentityInUse]), if other users may read it, if it is empty or any bit of it is
+// damaged, and if its key is not an Ed25519 key. All errors name the file. It is PEM text
+// with the peer id in a header.
 func OpenIdentity(path string) (*Identity, error) {
 	id, err := openIdentity(path)
 	if err != nil {
@@ -72,7 +71,7 @@ func OpenIdentity(path string) (*Identity, error) {
 func (i *Identity) Close() error { return i.close() }
 
 func openIdentity(path string) (*Identity, error) {
-	// A second round is needed when the file comes or goes between two steps.
+	// Another round is needed when the file is created or removed between two steps.
 	for range 10 {
 		f, err := openRegular(path)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -93,13 +92,13 @@ func openIdentity(path string) (*Identity, error) {
 			return nil, err
 		}
 	}
-	return nil, errors.New("it comes and goes; is it a dangling link?")
+	return nil, errors.New("the file appears and disappears; is it a dangling link?")
 }
 
-// openRegular opens the file, for writing if that is allowed, since a lock on
-// a network file system asks for it.
+// openRegular opens the file, for writing if that is allowed: on a network file system
+// only a writable file can be locked.
 func openRegular(path string) (*os.File, error) {
-	// Opening a pipe would block, so look first.
+	// Opening a pipe would block.
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, reason(err)
@@ -119,6 +118,7 @@ func openRegular(path string) (*os.File, error) {
 
 var errReplaced = errors.New("replaced while it was opened")
 
+// lockAndRead locks f, which was opened at path, and reads the identity in it.
 func lockAndRead(f *os.File, path string) (*Identity, error) {
 	unlock, err := lockFile(f)
 	if err != nil {
@@ -138,11 +138,11 @@ func readIdentity(f *os.File, path string) (*Identity, error) {
 	if err != nil {
 		return nil, reason(err)
 	}
-	// A lock on a file which is no longer at path would keep nobody out.
+	// A lock on a file that is not at path any more would exclude nobody.
 	if at, err := os.Stat(path); err != nil || !os.SameFile(info, at) {
 		return nil, errReplaced
 	}
-	// Windows has no such bits.
+	// Windows does not have these bits.
 	if mode := info.Mode().Perm(); mode&0o077 != 0 && runtime.GOOS != "windows" {
 		return nil, fmt.Errorf("others may read or change this private key (mode %#o); run: chmod 600 %s", mode, path)
 	}
@@ -157,7 +157,7 @@ func readIdentity(f *os.File, path string) (*Identity, error) {
 	return &Identity{Key: key, ID: id}, nil
 }
 
-// createIdentity makes the file at path, unless there is one.
+// createIdentity creates the file at path, unless it exists.
 func createIdentity(path string) error {
 	key, err := NewIdentity()
 	if err != nil {
@@ -173,7 +173,7 @@ func createIdentity(path string) error {
 	}
 	temp, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*") // with mode 0600
 	if err != nil {
-		return fmt.Errorf("cannot make it: %w", err)
+		return fmt.Errorf("cannot create it: %w", err)
 	}
 	defer os.Remove(temp.Name())
 	_, err = temp.Write(text)
@@ -181,8 +181,8 @@ func createIdentity(path string) error {
 	if err != nil {
 		return fmt.Errorf("cannot write it: %w", err)
 	}
-	// Unlike rename, link fails if another node made the file meanwhile. Then
-	// the other's key is the one.
+	// Unlike rename, link fails if another node has created the file meanwhile. Then that
+	// node's key is the identity.
 	err = linkFile(temp.Name(), path)
 	if errors.Is(err, fs.ErrExist) {
 		return nil
@@ -194,20 +194,21 @@ func createIdentity(path string) error {
 	return nil
 }
 
-// linkFile is a variable for the test of file systems without hard links.
+// linkFile is a variable so that a test can do without hard links.
 var linkFile = os.Link
 
-// writeExclusive is the second best to a link: never over an existing file,
-// but a crash may leave part of one, which is then an error to read.
+// writeExclusive creates the file on a file system without hard links. It never
+// overwrites a file either, but a crash can leave a part of one, which OpenIdentity then
+// reports as damaged.
 func writeExclusive(path string, text []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("cannot make it: %w", err)
+		return fmt.Errorf("cannot create it: %w", err)
 	}
-	// Whoever opens it now finds it locked rather than empty.
+	// A node that opens the file now finds it locked rather than empty.
 	unlock, lockErr := lockFile(f)
 	_, err = f.Write(text)
 	err = errors.Join(err, f.Sync())
@@ -221,7 +222,7 @@ func writeExclusive(path string, text []byte) error {
 	return nil
 }
 
-// syncDir makes the new name survive a power cut. Not every system can.
+// syncDir makes the new name survive a power failure, on systems that can do so.
 func syncDir(dir string) {
 	if d, err := os.Open(dir); err == nil {
 		d.Sync()
@@ -229,7 +230,7 @@ func syncDir(dir string) {
 	}
 }
 
-// encodeIdentity is the only form of a key on disk, to the byte.
+// encodeIdentity returns the text of an identity file. There is only one text for a key.
 func encodeIdentity(key crypto.PrivKey) ([]byte, error) {
 	id, err := peer.IDFromPrivateKey(key)
 	if err != nil {
@@ -246,8 +247,8 @@ func encodeIdentity(key crypto.PrivKey) ([]byte, error) {
 	}), nil
 }
 
-// decodeIdentity accepts what encodeIdentity wrote and nothing else, so that
-// no damage goes unseen.
+// decodeIdentity decodes a text of encodeIdentity. It accepts no other text, so that it
+// detects any damage.
 func decodeIdentity(text []byte) (crypto.PrivKey, peer.ID, error) {
 	switch {
 	case len(text) == 0:
@@ -257,7 +258,7 @@ func decodeIdentity(text []byte) (crypto.PrivKey, peer.ID, error) {
 	}
 	block, _ := pem.Decode(text)
 	if block == nil || block.Type != identityType {
-		return nil, "", fmt.Errorf("damaged, cut short or no identity: no PEM block %q in it", identityType)
+		return nil, "", fmt.Errorf("damaged, cut short or not an identity: it has no PEM block %q", identityType)
 	}
 	key, err := crypto.UnmarshalPrivateKey(block.Bytes)
 	if err != nil {
@@ -266,8 +267,8 @@ func decodeIdentity(text []byte) (crypto.PrivKey, peer.ID, error) {
 	if t := key.Type(); t != crypto.Ed25519 {
 		return nil, "", fmt.Errorf("holds a key of type %v; an identity is an Ed25519 key", t)
 	}
-	// The key carries its public half. libp2p believes it, so a flipped bit in
-	// the secret half would show only when others reject our signatures.
+	// The key contains its public half, which libp2p does not check. A flipped bit in the
+	// secret half would show only when others reject our signatures.
 	raw, err := key.Raw()
 	if err != nil {
 		return nil, "", fmt.Errorf("damaged: %w", err)
@@ -280,7 +281,7 @@ func decodeIdentity(text []byte) (crypto.PrivKey, peer.ID, error) {
 		return nil, "", fmt.Errorf("damaged: %w", err)
 	}
 	if said := block.Headers[identityHeader]; said != id.String() {
-		return nil, "", fmt.Errorf("damaged: the key is that of %s, the file says %s %q", id, identityHeader, said)
+		return nil, "", fmt.Errorf("damaged: the key belongs to %s, the file says %s %q", id, identityHeader, said)
 	}
 	again, err := encodeIdentity(key)
 	if err != nil {
@@ -292,8 +293,7 @@ func decodeIdentity(text []byte) (crypto.PrivKey, peer.ID, error) {
 	return key, id, nil
 }
 
-// reason strips operation and path from an error, since the path is named
-// already.
+// reason removes the operation and the path from an error that names the path elsewhere.
 func reason(err error) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		return pe.Err

@@ -119,7 +119,7 @@ func childOpensIdentity() {
 
 // Two nodes started at once with the same new file: one has it, and the key is
 // the same for whoever comes later.
-func TestIdentityTwoStartsAtOnce(t *testing.T) {
+func TestTwoStartsAtOnceGetOneIdentity(t *testing.T) {
 	for _, links := range []bool{true, false} {
 		t.Run(fmt.Sprintf("links=%t", links), func(t *testing.T) {
 			if !links {
@@ -172,7 +172,7 @@ func TestIdentityTwoStartsAtOnce(t *testing.T) {
 	}
 }
 
-func TestIdentityRefusesModes(t *testing.T) {
+func TestAnIdentityThatOthersCanReadIsRefused(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("no such modes")
 	}
@@ -202,7 +202,7 @@ func TestIdentityRefusesModes(t *testing.T) {
 
 // Whatever is wrong with the file, OpenIdentity says so, names it, leaves it
 // as it is, and unlocks it.
-func TestIdentityBadFiles(t *testing.T) {
+func TestDamagedIdentitiesAreRefused(t *testing.T) {
 	_, text := newIdentityText(t)
 	other := func(generate func() (crypto.PrivKey, crypto.PubKey, error)) []byte {
 		key, _, err := generate()
@@ -299,7 +299,7 @@ func FuzzDecodeIdentity(f *testing.F) {
 	})
 }
 
-func TestIdentityBadPlaces(t *testing.T) {
+func TestBadPathsOfIdentitiesAreNamed(t *testing.T) {
 	dir := t.TempDir()
 	link := filepath.Join(dir, "link")
 	if err := os.Symlink(filepath.Join(dir, "nowhere"), link); err != nil {
@@ -325,7 +325,7 @@ func TestIdentityBadPlaces(t *testing.T) {
 }
 
 // A lock on a file which was replaced meanwhile would keep nobody out.
-func TestIdentityReplacedWhileOpening(t *testing.T) {
+func TestAnIdentityReplacedWhileOpeningIsReadAgain(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "identity")
 	_, old := newIdentityText(t)
 	id, text := newIdentityText(t)
@@ -354,7 +354,7 @@ func TestIdentityReplacedWhileOpening(t *testing.T) {
 }
 
 // A link to an identity elsewhere, as orchestrators mount secrets.
-func TestIdentityBehindLink(t *testing.T) {
+func TestAnIdentityMayBeASymbolicLink(t *testing.T) {
 	dir := t.TempDir()
 	id, text := newIdentityText(t)
 	if err := os.WriteFile(filepath.Join(dir, "secret"), text, 0o400); err != nil {

@@ -18,25 +18,25 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/testhook"
 )
 
-// lookupTimeout bounds the resolution of a name in Listen.
+// lookupTimeout bounds the lookup of a name in Listen.
 const lookupTimeout = 5 * time.Second
 
-// portTries is how many free ports are tried for one that is free for every
-// socket which needs it. More than one in two being taken is not usual.
+// portTries bounds the search for a port that is free for all sockets of a group. Usually
+// fewer than half of the ports are taken.
 const portTries = 32
 
-// A ListenError is returned by [Host.Listen]. errors.Is finds the reasons in
-// it, as syscall.EADDRINUSE.
+// A ListenError is returned by [Host.Listen]. errors.Is finds the causes in it, such as
+// syscall.EADDRINUSE.
 type ListenError struct {
-	// Failed has one entry for each address that could not be bound; the others
-	// were given back. It is not empty.
+	// Failed has one entry for each address that could not be bound. It is not empty. The
+	// other addresses were released.
 	Failed []BindError
 }
 
 // A BindError says why one address could not be bound.
 type BindError struct {
-	Text string       // as it was asked for
-	Addr ma.Multiaddr // what it stands for; nil if that could not be found out
+	Text string       // as it was configured
+	Addr ma.Multiaddr // an address that Text stands for; nil if none could be found
 	Err  error
 }
 
@@ -65,22 +65,23 @@ func (e BindError) Error() string {
 	if errors.Is(e.Err, syscall.EADDRNOTAVAIL) {
 		text = "not an address of this machine"
 	} else if errno, ok := errors.AsType[syscall.Errno](e.Err); ok {
-		text = errno.Error() // without a second mention of the address
+		text = errno.Error() // the whole error names the address once more
 	}
 	return fmt.Sprintf("%s: %s", e.Addr, text)
 }
 
 func (e BindError) Unwrap() error { return e.Err }
 
-// A group are the addresses one request stands for. They share a port.
-type group struct {
+// A listenGroup holds the addresses that one request stands for. They share a port.
+type listenGroup struct {
 	text  string
 	ips   []netip.Addr
 	kinds []kind
 	port  uint16
 }
 
-// machine is what the plan depends on besides the requests.
+// A machine holds the properties of this computer that decide which addresses a request
+// stands for.
 type machine struct {
 	ips    []netip.Addr
 	v4, v6 bool
@@ -110,25 +111,26 @@ func canBind(network string) bool {
 	return true
 }
 
-// plan finds out which addresses the requests stand for on this machine. An
-// invalid subnet means all of them.
-func (m machine) plan(reqs []request, subnet netip.Prefix) ([]group, []BindError) {
-	var groups []group
+// plan returns the addresses that the requests stand for. An invalid subnet excludes
+// none.
+func (m machine) plan(reqs []request, subnet netip.Prefix) ([]listenGroup, []BindError) {
+	var groups []listenGroup
 	var failed []BindError
 	for _, r := range reqs {
 		ips, err := m.expand(r)
 		if err == nil && subnet.IsValid() {
-			ips, err = m.within(ips, subnet)
+			ips, err = m.restrict(ips, subnet)
 		}
 		if err != nil {
 			failed = append(failed, BindError{Text: r.text, Err: err})
 			continue
 		}
-		groups = append(groups, group{text: r.text, ips: ips, kinds: r.kinds, port: r.port})
+		groups = append(groups, listenGroup{text: r.text, ips: ips, kinds: r.kinds, port: r.port})
 	}
 	return groups, failed
 }
 
+// expand returns the IP addresses that a request stands for.
 func (m machine) expand(r request) ([]netip.Addr, error) {
 	var ips []netip.Addr
 	switch {
@@ -167,9 +169,9 @@ func (m machine) expand(r request) ([]netip.Addr, error) {
 	return ips, nil
 }
 
-// within replaces unspecified addresses by this machine's in the subnet, and
-// refuses others outside of it.
-func (m machine) within(ips []netip.Addr, subnet netip.Prefix) ([]netip.Addr, error) {
+// restrict replaces unspecified addresses by those of this machine in the subnet, and
+// refuses addresses outside of the subnet.
+func (m machine) restrict(ips []netip.Addr, subnet netip.Prefix) ([]netip.Addr, error) {
 	var in []netip.Addr
 	for _, ip := range ips {
 		if !ip.IsUnspecified() {
@@ -186,7 +188,7 @@ func (m machine) within(ips []netip.Addr, subnet netip.Prefix) ([]netip.Addr, er
 		}
 	}
 	if len(in) == 0 {
-		return nil, fmt.Errorf("nothing of it is in Subnet %v", subnet)
+		return nil, fmt.Errorf("none of its addresses is in Subnet %v", subnet)
 	}
 	return in, nil
 }
@@ -195,30 +197,32 @@ func outside(ip netip.Addr, subnet netip.Prefix) error {
 	return fmt.Errorf("%v is not in Subnet %v", ip, subnet)
 }
 
-// A binder binds the addresses of groups, all or none. UDP sockets are bound
-// here and handed to the transports when every other address is bound too,
-// because a QUIC listener does not give its socket back at once.
+// A binder binds the addresses of groups, all or none. It binds the UDP sockets itself,
+// and hands them to the transports when every other address is bound, too, because a
+// QUIC listener does not release its socket at once.
 type binder struct {
 	sw      *swarm.Swarm
 	sockets *sockets
 	tcp     []ma.Multiaddr // bound and listening
-	udp     []listenUDP    // bound
+	udp     []boundUDP     // bound
 	failed  []BindError
 }
 
-type listenUDP struct {
+// A boundUDP is an address whose socket is bound, and that no transport listens on yet.
+type boundUDP struct {
 	text string
 	addr ma.Multiaddr
 	kind kind
 }
 
-// bind returns what could not be bound; then nothing is.
-func (b *binder) bind(groups []group) []BindError {
+// bind binds all groups. It returns the addresses that could not be bound; if there are
+// any, nothing stays bound.
+func (b *binder) bind(groups []listenGroup) []BindError {
 	for _, g := range groups {
 		b.bindGroup(g)
 	}
 	if len(b.failed) == 0 {
-		b.listenUDP()
+		b.startUDP()
 	}
 	if len(b.failed) > 0 {
 		b.sw.ListenClose(b.sw.ListenAddresses()...)
@@ -227,7 +231,8 @@ func (b *binder) bind(groups []group) []BindError {
 	return b.failed
 }
 
-func (b *binder) bindGroup(g group) {
+// bindGroup binds one group, at a common free port if it has none.
+func (b *binder) bindGroup(g listenGroup) {
 	if g.port != 0 {
 		_, failed := b.bindAt(g, g.port)
 		b.failed = append(b.failed, failed...)
@@ -238,7 +243,7 @@ func (b *binder) bindGroup(g group) {
 	for range portTries {
 		var port uint16
 		if port, failed = b.freePort(g); len(failed) > 0 {
-			break // no port at all, so no other will do
+			break // no port is free, so further tries are useless
 		}
 		var undo func()
 		if undo, failed = b.bindAt(g, port); len(failed) == 0 {
@@ -249,41 +254,40 @@ func (b *binder) bindGroup(g group) {
 	b.failed = append(b.failed, failed...)
 }
 
-// freePort asks the system for a port that is free for the group's first
-// address.
-func (b *binder) freePort(g group) (uint16, []BindError) {
+// freePort asks the system for a port that is free for the first address of the group.
+func (b *binder) freePort(g listenGroup) (uint16, []BindError) {
 	k, ip := g.kinds[len(g.kinds)-1], g.ips[0]
 	if k.net == "udp" {
-		c, err := b.sockets.make(netOf(k, ip), net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, 0)))
+		c, err := b.sockets.newSocket(networkName(k, ip), net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, 0)))
 		if err == nil {
 			defer c.Close()
 			return c.LocalAddr().(*net.UDPAddr).AddrPort().Port(), nil
 		}
-		return 0, []BindError{{g.text, k.addr(ip, 0), err}}
+		return 0, []BindError{{g.text, k.multiaddr(ip, 0), err}}
 	}
-	l, err := net.ListenTCP(netOf(k, ip), net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, 0)))
+	l, err := net.ListenTCP(networkName(k, ip), net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, 0)))
 	if err == nil {
 		defer l.Close()
 		return l.Addr().(*net.TCPAddr).AddrPort().Port(), nil
 	}
-	return 0, []BindError{{g.text, k.addr(ip, 0), err}}
+	return 0, []BindError{{g.text, k.multiaddr(ip, 0), err}}
 }
 
-// bindAt binds the group's addresses with the given port. undo gives back
-// those that could be bound.
-func (b *binder) bindAt(g group, port uint16) (undo func(), failed []BindError) {
+// bindAt binds the addresses of the group with the given port. undo releases those that
+// could be bound.
+func (b *binder) bindAt(g listenGroup, port uint16) (undo func(), failed []BindError) {
 	tcp, udp := len(b.tcp), len(b.udp)
 	before := b.sw.ListenAddresses()
 	var opened []netip.AddrPort
 	for _, ip := range g.ips {
 		for _, k := range g.kinds {
-			addr := k.addr(ip, port)
-			if slices.ContainsFunc(b.tcp, addr.Equal) || slices.ContainsFunc(b.udp, func(l listenUDP) bool { return addr.Equal(l.addr) }) {
-				continue // asked for twice
+			addr := k.multiaddr(ip, port)
+			if slices.ContainsFunc(b.tcp, addr.Equal) || slices.ContainsFunc(b.udp, func(l boundUDP) bool { return addr.Equal(l.addr) }) {
+				continue // another request stands for it, too
 			}
 			if k.net == "udp" {
 				at := netip.AddrPortFrom(ip, port)
-				fresh, err := b.sockets.open(netOf(k, ip), at)
+				fresh, err := b.sockets.bind(networkName(k, ip), at)
 				if err != nil {
 					failed = append(failed, BindError{g.text, addr, err})
 					continue
@@ -291,7 +295,7 @@ func (b *binder) bindAt(g group, port uint16) (undo func(), failed []BindError) 
 				if fresh {
 					opened = append(opened, at)
 				}
-				b.udp = append(b.udp, listenUDP{g.text, addr, k})
+				b.udp = append(b.udp, boundUDP{g.text, addr, k})
 			} else if err := b.sw.AddListenAddr(addr); err != nil {
 				failed = append(failed, BindError{g.text, addr, err})
 			} else {
@@ -300,21 +304,21 @@ func (b *binder) bindAt(g group, port uint16) (undo func(), failed []BindError) 
 		}
 	}
 	return func() {
-		// Not by b.tcp: a listener's own address may lack the zone.
+		// b.tcp does not help, since the address of a listener may lack the zone.
 		b.sw.ListenClose(slices.DeleteFunc(b.sw.ListenAddresses(), func(a ma.Multiaddr) bool {
 			return slices.ContainsFunc(before, a.Equal)
 		})...)
 		for _, at := range opened {
-			b.sockets.close(at)
+			b.sockets.release(at)
 		}
 		b.tcp, b.udp = b.tcp[:tcp], b.udp[:udp]
 	}, failed
 }
 
-// listenUDP hands the bound sockets to their transports. Those that can share
-// a socket with QUIC look for it, so QUIC comes first.
-func (b *binder) listenUDP() {
-	slices.SortStableFunc(b.udp, func(x, y listenUDP) int {
+// startUDP makes the transports listen on the bound sockets. Transports that can share a
+// socket with QUIC look for it, so QUIC comes first.
+func (b *binder) startUDP() {
+	slices.SortStableFunc(b.udp, func(x, y boundUDP) int {
 		return slices.Index(kinds, x.kind) - slices.Index(kinds, y.kind)
 	})
 	for _, l := range b.udp {
@@ -324,98 +328,100 @@ func (b *binder) listenUDP() {
 	}
 }
 
-// netOf is the name of a network of one family only: without it Go makes
-// sockets for both.
-func netOf(k kind, ip netip.Addr) string {
+// networkName returns the name of a network for one IP family. Without the digit, Go
+// makes sockets for both.
+func networkName(k kind, ip netip.Addr) string {
 	if ip.Is4() {
 		return k.net + "4"
 	}
 	return k.net + "6"
 }
 
-// sockets are the UDP sockets of a host: those bound for listening, until a
-// transport asks for them, and after that to look at.
+// sockets are the UDP sockets of a host that are bound for listening.
 type sockets struct {
-	listen  testhook.Listener // nil: the system's sockets
-	mu      sync.Mutex
-	waiting map[netip.AddrPort]net.PacketConn
-	taken   []net.PacketConn
+	listen testhook.Listener // nil: the system's sockets
+
+	mu    sync.Mutex
+	ready map[netip.AddrPort]net.PacketConn // until a transport asks for them
+	inUse []net.PacketConn
 }
 
-func (s *sockets) make(network string, at *net.UDPAddr) (net.PacketConn, error) {
+// newSocket binds a socket.
+func (s *sockets) newSocket(network string, at *net.UDPAddr) (net.PacketConn, error) {
 	if s.listen != nil {
 		return s.listen(network, at)
 	}
 	return net.ListenUDP(network, at)
 }
 
-// open binds a socket, unless there is one that can be shared.
-func (s *sockets) open(network string, at netip.AddrPort) (fresh bool, err error) {
+// bind binds a socket, unless there is one that can be shared.
+func (s *sockets) bind(network string, at netip.AddrPort) (fresh bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.waiting[at] != nil {
+	if s.ready[at] != nil {
 		return false, nil
 	}
-	c, err := s.make(network, net.UDPAddrFromAddrPort(at))
+	c, err := s.newSocket(network, net.UDPAddrFromAddrPort(at))
 	if err != nil {
 		return false, err
 	}
-	if s.waiting == nil {
-		s.waiting = map[netip.AddrPort]net.PacketConn{}
+	if s.ready == nil {
+		s.ready = map[netip.AddrPort]net.PacketConn{}
 	}
-	s.waiting[at] = c
+	s.ready[at] = c
 	return true, nil
 }
 
-// take is how transports get their sockets, for listening and for dialing.
-func (s *sockets) take(network string, at *net.UDPAddr) (net.PacketConn, error) {
+// listenUDP gives a transport its socket, for listening or for dialing.
+func (s *sockets) listenUDP(network string, at *net.UDPAddr) (net.PacketConn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	key := netip.AddrPortFrom(at.AddrPort().Addr().Unmap(), at.AddrPort().Port())
-	if c := s.waiting[key]; c != nil {
-		delete(s.waiting, key)
-		s.taken = append(s.taken, c)
+	if c := s.ready[key]; c != nil {
+		delete(s.ready, key)
+		s.inUse = append(s.inUse, c)
 		return c, nil
 	}
-	return s.make(network, at)
+	return s.newSocket(network, at)
 }
 
-// PreferredSourceIPForDestination takes the place of the machine's routes where
-// sockets are lent.
+// PreferredSourceIPForDestination replaces the routes of the machine for sockets that are
+// not the system's.
 func (s *sockets) PreferredSourceIPForDestination(to *net.UDPAddr) (net.IP, error) {
 	for _, c := range s.listening() {
 		if at, ok := c.LocalAddr().(*net.UDPAddr); ok && (at.IP.To4() != nil) == (to.IP.To4() != nil) {
 			return at.IP, nil
 		}
 	}
-	return nil, fmt.Errorf("host: nothing is listened on to reach %v from", to)
+	return nil, fmt.Errorf("host: no listen address of the family of %v, so it cannot be dialed", to)
 }
 
-func (s *sockets) close(at netip.AddrPort) {
+// release closes a socket that no transport has asked for.
+func (s *sockets) release(at netip.AddrPort) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.waiting[at]; c != nil {
+	if c := s.ready[at]; c != nil {
 		c.Close()
-		delete(s.waiting, at)
+		delete(s.ready, at)
 	}
 }
 
-// closeAll closes those that wait, and those taken for listening.
+// closeAll closes all sockets that were bound for listening.
 func (s *sockets) closeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, c := range s.waiting {
+	for _, c := range s.ready {
 		c.Close()
 	}
-	for _, c := range s.taken {
+	for _, c := range s.inUse {
 		c.Close()
 	}
-	s.waiting, s.taken = nil, nil
+	s.ready, s.inUse = nil, nil
 }
 
-// listening returns the sockets that were taken for listening.
+// listening returns the sockets on which transports listen.
 func (s *sockets) listening() []net.PacketConn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.taken)
+	return slices.Clone(s.inUse)
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/vnet"
 )
 
-// lent is a host that listens at addr of a network in memory.
-func lent(t *testing.T, n *vnet.Network, ip, addr string) *Host {
+// onSockets returns a host that listens at addr of a network in memory.
+func onSockets(t *testing.T, n *vnet.Network, ip, addr string) *Host {
 	t.Helper()
 	h, err := newWithSockets(Config{Listen: []string{addr}}, n.Machine(ip).ListenUDP)
 	if err != nil {
@@ -27,11 +27,11 @@ func lent(t *testing.T, n *vnet.Network, ip, addr string) *Host {
 
 // Hosts on sockets that are not the system's reach each other, from the address
 // they listen on, and leave no socket behind.
-func TestLentSockets(t *testing.T) {
+func TestHostsOnOtherSocketsReachEachOther(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		n := vnet.New(func(netip.Addr, netip.Addr) time.Duration { return 10 * time.Millisecond })
-		a := lent(t, n, "10.0.0.1", "/ip4/10.0.0.1/udp/8495/quic-v1")
-		b := lent(t, n, "10.0.0.2", "/ip4/10.0.0.2/udp/0/quic-v1")
+		a := onSockets(t, n, "10.0.0.1", "/ip4/10.0.0.1/udp/8495/quic-v1")
+		b := onSockets(t, n, "10.0.0.2", "/ip4/10.0.0.2/udp/0/quic-v1")
 		for _, h := range []*Host{a, b} {
 			if err := h.Listen(); err != nil {
 				t.Fatal(err)
@@ -52,9 +52,9 @@ func TestLentSockets(t *testing.T) {
 	})
 }
 
-func TestLentSocketsAreAskedFor(t *testing.T) {
+func TestOtherSocketsReportTheirErrors(t *testing.T) {
 	n := vnet.New(vnet.Between(0, 0))
-	h := lent(t, n, "10.0.0.1", "/ip4/10.0.0.2/udp/8495/quic-v1")
+	h := onSockets(t, n, "10.0.0.1", "/ip4/10.0.0.2/udp/8495/quic-v1")
 	if err := h.Listen(); !errors.Is(err, syscall.EADDRNOTAVAIL) {
 		t.Error(err)
 	}

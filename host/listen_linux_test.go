@@ -138,10 +138,10 @@ func TestOnlyWhatWasAskedForIsBound(t *testing.T) {
 			if err := h.Listen(); err != nil {
 				t.Fatal(err)
 			}
-			_, port, _, _ := splitAddr(h.Network().ListenAddresses()[0])
+			at, _, _ := splitAddr(h.Network().ListenAddresses()[0])
 			got := newlyBound(t, before)
 			for _, want := range tt.want {
-				want = fmt.Sprintf(want, port)
+				want = fmt.Sprintf(want, at.Port())
 				if got[want] != 1 {
 					t.Errorf("not bound: %s", want)
 				}
@@ -217,7 +217,7 @@ func childFindsCommonPort() {
 		check(err)
 		check(h.Listen())
 		for _, a := range h.Network().ListenAddresses() {
-			if _, port, _, _ := splitAddr(a); port != 40001 {
+			if at, _, _ := splitAddr(a); at.Port() != 40001 {
 				panic(a)
 			}
 		}
@@ -289,7 +289,7 @@ func childFillsDisk() {
 	fmt.Println(err)
 }
 
-func TestIdentityOnFullDisk(t *testing.T) {
+func TestAFullDiskLeavesNoIdentity(t *testing.T) {
 	dir := t.TempDir()
 	out := runChildIn(t, syscall.CLONE_NEWNS, "full disk", "DIR="+dir)
 	lines := strings.Split(strings.TrimSpace(out), "\n")

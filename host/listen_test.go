@@ -20,14 +20,14 @@ func TestFreePortIsTheSameAndAnnouncedTruthfully(t *testing.T) {
 	if len(addrs) != 2 {
 		t.Fatalf("listening on %v", addrs)
 	}
-	_, tcp, _, _ := splitAddr(addrs[0])
-	_, udp, _, _ := splitAddr(addrs[1])
-	if tcp != udp || tcp == 0 {
-		t.Errorf("ports %d and %d", tcp, udp)
+	tcp, _, _ := splitAddr(addrs[0])
+	udp, _, _ := splitAddr(addrs[1])
+	if tcp.Port() != udp.Port() || tcp.Port() == 0 {
+		t.Errorf("ports %d and %d", tcp.Port(), udp.Port())
 	}
 	for _, a := range h.Dialable() {
-		if _, port, _, _ := splitAddr(a); port != tcp {
-			t.Errorf("announced %v, want port %d", a, tcp)
+		if at, _, _ := splitAddr(a); at.Port() != tcp.Port() {
+			t.Errorf("announced %v, want port %d", a, tcp.Port())
 		}
 	}
 }
@@ -37,8 +37,8 @@ func TestAllInterfacesAreAnnouncedOneByOne(t *testing.T) {
 	addrs := h.Dialable()
 	var loopback bool
 	for _, a := range addrs {
-		ip, port, _, ok := splitAddr(a)
-		if !ok || port == 0 || ip.IsUnspecified() || !strings.HasSuffix(a.String(), "/p2p/"+h.ID().String()) {
+		at, _, ok := splitAddr(a)
+		if !ok || at.Port() == 0 || at.Addr().IsUnspecified() || !strings.HasSuffix(a.String(), "/p2p/"+h.ID().String()) {
 			t.Errorf("cannot be dialed: %v", a)
 		}
 		loopback = loopback || manet.IsIPLoopback(a)
@@ -48,7 +48,7 @@ func TestAllInterfacesAreAnnouncedOneByOne(t *testing.T) {
 	}
 }
 
-func TestSubnet(t *testing.T) {
+func TestASubnetRestrictsAllInterfaces(t *testing.T) {
 	// Host bits do not matter, as in LocalIP.
 	h, err := New(Config{Listen: []string{":0"}, Subnet: netip.MustParsePrefix("127.0.0.1/8")})
 	if err != nil {
@@ -59,7 +59,7 @@ func TestSubnet(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, a := range slices.Concat(h.Network().ListenAddresses(), h.Dialable()) {
-		if ip, _, _, _ := splitAddr(a); ip.String() != "127.0.0.1" {
+		if at, _, _ := splitAddr(a); at.Addr().String() != "127.0.0.1" {
 			t.Errorf("%v is not in the subnet", a)
 		}
 	}
@@ -121,7 +121,7 @@ func wantFree(t *testing.T, port int, tcp, udp bool) {
 	}
 }
 
-func TestPortInUse(t *testing.T) {
+func TestAPortInUseIsNamed(t *testing.T) {
 	for _, tt := range []struct{ tcp, udp bool }{{true, false}, {false, true}, {true, true}} {
 		t.Run(fmt.Sprintf("tcp=%t udp=%t", tt.tcp, tt.udp), func(t *testing.T) {
 			taken, release := occupy(t, tt.tcp, tt.udp)
@@ -170,7 +170,7 @@ func TestPortInUse(t *testing.T) {
 
 // With SO_REUSEPORT, which libp2p likes, both would listen and share the
 // connections.
-func TestSecondNodeOnOnePort(t *testing.T) {
+func TestTwoNodesCannotShareAPort(t *testing.T) {
 	for _, form := range []string{"127.0.0.1:%d", "/ip4/127.0.0.1/tcp/%d", "/ip4/127.0.0.1/tcp/%d/ws"} {
 		port, release := occupy(t, true, true)
 		release()
@@ -182,7 +182,7 @@ func TestSecondNodeOnOnePort(t *testing.T) {
 	}
 }
 
-func TestAddressOfAnotherMachine(t *testing.T) {
+func TestAnAddressOfAnotherMachineIsNamed(t *testing.T) {
 	h := newHost(t, "127.0.0.1:0", "203.0.113.1:0", "203.0.113.2:8495")
 	err := h.Listen()
 	if !errors.Is(err, syscall.EADDRNOTAVAIL) {
@@ -198,7 +198,7 @@ func TestAddressOfAnotherMachine(t *testing.T) {
 	}
 }
 
-func TestNameThatCannotBeFound(t *testing.T) {
+func TestANameThatCannotBeFoundIsNamed(t *testing.T) {
 	err := newHost(t, "127.0.0.1:0", "no-such-host.invalid:8495").Listen()
 	if le, ok := errors.AsType[*ListenError](err); !ok || !strings.Contains(err.Error(), "no-such-host.invalid") || len(le.Failed) != 1 {
 		t.Errorf("got %v", err)
@@ -207,7 +207,7 @@ func TestNameThatCannotBeFound(t *testing.T) {
 
 // QUIC, WebTransport and WebRTC can share one socket, asked for in any order,
 // and an address asked for twice is one.
-func TestSharedSockets(t *testing.T) {
+func TestUDPTransportsShareASocket(t *testing.T) {
 	port, release := occupy(t, true, true)
 	release()
 	webRTC := fmt.Sprintf("/ip4/127.0.0.1/udp/%d/webrtc-direct", port)
@@ -217,19 +217,19 @@ func TestSharedSockets(t *testing.T) {
 	if addrs := h.Network().ListenAddresses(); len(addrs) != 4 {
 		t.Errorf("listening on %v", addrs)
 	}
-	if waiting := len(h.sockets.waiting); waiting != 0 || len(h.sockets.taken) != 1 {
-		t.Errorf("%d sockets waiting, %d taken", waiting, len(h.sockets.taken))
+	if waiting := len(h.sockets.ready); waiting != 0 || len(h.sockets.inUse) != 1 {
+		t.Errorf("%d sockets waiting, %d taken", waiting, len(h.sockets.inUse))
 	}
 }
 
 // What fails after the sockets were bound takes the others with it too.
-func TestFailureOfATransport(t *testing.T) {
+func TestAFailingTransportReleasesAllSockets(t *testing.T) {
 	h := newHost(t)
 	port, release := occupy(t, true, true)
 	release()
 	b := binder{sw: h.swarm, sockets: &h.sockets}
-	b.bindGroup(group{text: "x", ips: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, kinds: kinds[:2], port: uint16(port)})
-	b.udp = append(b.udp, listenUDP{"y", ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/udp/%d/utp", port)), kind{"udp", "/utp"}})
+	b.bindGroup(listenGroup{text: "x", ips: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, kinds: kinds[:2], port: uint16(port)})
+	b.udp = append(b.udp, boundUDP{"y", ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/udp/%d/utp", port)), kind{"udp", "/utp"}})
 	failed := b.bind(nil)
 	if len(failed) != 1 || failed[0].Text != "y" {
 		t.Fatalf("got %v", failed)

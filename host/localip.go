@@ -8,13 +8,13 @@ import (
 	"strings"
 )
 
-// LocalIP returns this machine's first address in a subnet, in the order of
-// the interfaces. The subnet is an address and a netmask, as in
-// "192.168.2.1/255.255.255.0", or CIDR, as in "192.168.2.0/24" or "fd00::/64";
-// its host bits do not matter. Loopback counts ("127.0.0.1/8"), interfaces that
-// are down do not. A link-local IPv6 address comes with its zone.
+// LocalIP returns the first address of this machine in a subnet, in the order of the
+// interfaces. The subnet is an address and a netmask, as in "192.168.2.1/255.255.255.0",
+// or in CIDR notation, as in "192.168.2.0/24" or "fd00::/64". Its host bits do not matter.
+// Loopback addresses count ("127.0.0.1/8"); interfaces that are down do not. A link-local
+// IPv6 address has its zone.
 //
-// If there is none, the error lists the addresses there are.
+// If the machine has no address in the subnet, the error lists its addresses.
 func LocalIP(subnet string) (netip.Addr, error) {
 	prefix, err := ParseSubnet(subnet)
 	if err != nil {
@@ -31,7 +31,7 @@ func LocalIP(subnet string) (netip.Addr, error) {
 	return in[0], nil
 }
 
-// ParseSubnet reads a subnet as [LocalIP] does. The host bits of the result
+// ParseSubnet parses a subnet in the notations of [LocalIP]. The host bits of the result
 // are zero.
 func ParseSubnet(text string) (netip.Prefix, error) {
 	addr, mask, _ := strings.Cut(text, "/")
@@ -54,7 +54,7 @@ func badSubnet(text string) error {
 	return fmt.Errorf("host: subnet %q: want an address and a netmask, as in 192.168.2.1/255.255.255.0, or CIDR, as in 192.168.2.0/24 or fd00::/64", text)
 }
 
-// maskBits returns the number of ones of a netmask which belongs to ip.
+// maskBits returns the number of ones in a netmask of the family of ip.
 func maskBits(ip netip.Addr, text string) (int, bool) {
 	mask, err := netip.ParseAddr(text)
 	if err != nil || mask.BitLen() != ip.BitLen() {
@@ -64,8 +64,8 @@ func maskBits(ip netip.Addr, text string) (int, bool) {
 	return ones, size != 0
 }
 
-// ipsIn returns those of have which are inside prefix, or an error which
-// lists have.
+// ipsIn returns the addresses in have that are inside prefix, or an error that lists
+// have.
 func ipsIn(prefix netip.Prefix, have []netip.Addr) ([]netip.Addr, error) {
 	var in []netip.Addr
 	for _, ip := range have {
@@ -104,7 +104,7 @@ func interfaceIPs() ([]netip.Addr, error) {
 		}
 		addrs, err := i.Addrs()
 		if err != nil {
-			errs = append(errs, err) // it may have gone meanwhile
+			errs = append(errs, err) // the interface may have been removed meanwhile
 			continue
 		}
 		for _, a := range addrs {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestParseSubnet(t *testing.T) {
+func TestSubnetTextsAreUnderstood(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
 		{"192.168.2.1/255.255.255.0", "192.168.2.0/24"},
 		{"192.168.2.0/24", "192.168.2.0/24"},
@@ -56,7 +56,7 @@ func FuzzParseSubnet(f *testing.F) {
 	})
 }
 
-func TestLocalIP(t *testing.T) {
+func TestLocalIPIsTheFirstInTheSubnet(t *testing.T) {
 	for _, tt := range []struct{ subnet, want string }{
 		{"127.0.0.1/8", "127.0.0.1"},
 		{"127.99.99.99/255.0.0.0", "127.0.0.1"}, // host bits do not matter

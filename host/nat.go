@@ -27,51 +27,49 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
-// NAT says what a host does to be reached, or to help others to be reached, when
-// a router or firewall stands before it. The zero value is nothing.
+// NAT configures how a host behind a router or firewall is reached, and how it helps
+// others to be reached. With the zero value it does nothing.
 //
-// With any of it the host also asks others which address they see it at, and
-// those that offer it (AutoNAT v2) whether its public addresses can be dialed.
-// One that cannot is not announced any more.
+// With any of the options, the host also asks others at which address they see it. It
+// asks those that offer AutoNAT v2 whether its public addresses can be dialed, and stops
+// announcing an address that cannot.
 type NAT struct {
-	// HolePunching makes it dial others through their relay, and turn such a
-	// connection into a direct one (DCUtR), whoever dialed. That works over QUIC
-	// alone, from the port listened on: a TCP listener here does not share its
-	// port.
+	// HolePunching makes the host dial others through their relays, and makes both ends
+	// turn a relayed connection into a direct one (DCUtR). That works only over QUIC, from
+	// the port that the host listens on: its TCP listeners do not share their port.
 	HolePunching bool
 
-	// Relays are multiaddrs with /p2p/ID of nodes that relay (circuit v2). The host
-	// keeps a place at each, and announces its address there as long as no address
-	// of its own is known to be dialable. They include HolePunching.
+	// Relays holds the multiaddrs, with /p2p/ID, of relays (circuit v2). The host keeps a
+	// reservation at each of them, and announces its address there as long as none of its
+	// own addresses is known to be dialable. It includes HolePunching.
 	Relays []string
 
-	// RelayService makes the host a relay for others, within libp2p's default
-	// limits (two minutes or 128 KiB a connection), and has it tell others whether
-	// they can be dialed. It includes HolePunching. It makes sense on a host that
-	// can be dialed.
+	// RelayService makes the host a relay for others, within libp2p's default limits (two
+	// minutes or 128 KiB per connection), and makes it answer others who ask whether they
+	// can be dialed. It includes HolePunching. It is useful on a host that can be dialed.
 	RelayService bool
 
-	// PortMapping asks the router by UPnP to forward the ports listened on. NAT-PMP is
-	// tried as well, but libp2p v0.51.0 does not find the router for it on Linux.
+	// PortMapping asks the router by UPnP to forward the ports that the host listens on.
+	// NAT-PMP is tried as well, but on Linux libp2p does not find the router for it.
 	PortMapping bool
 }
 
-// Punches tells whether any of it makes the host punch holes.
+// Punches reports whether n makes the host punch holes.
 func (n NAT) Punches() bool { return n.HolePunching || len(n.Relays) > 0 || n.RelayService }
 
-func (n NAT) any() bool { return n.Punches() || n.PortMapping }
+// enabled reports whether n makes the host do anything.
+func (n NAT) enabled() bool { return n.Punches() || n.PortMapping }
 
-// punchTimeout bounds one attempt at a direct connection. All of it, the dial
-// through the relay and a first attempt that fails included, has to fit into the
-// five seconds of a dial.
+// punchTimeout bounds one attempt at a direct connection. The dial through the relay and
+// two attempts have to fit into the five seconds of a dial.
 const punchTimeout = 2 * time.Second
 
-// tcpHandicap is how much later than libp2p would TCP is tried where QUIC is there.
+// tcpHandicap is how much later than by default TCP is dialed if the peer has QUIC.
 const tcpHandicap = time.Second
 
-// ranker says in which order addresses of a node are dialed. A connection over QUIC
-// shows a host that punches holes where it is seen; on a slow network it must not lose
-// to TCP by a hair, since a node is dialed once.
+// ranker returns the order in which the addresses of a node are dialed. A host that
+// punches holes learns from a QUIC connection at which address others see it. A node is
+// dialed once, so on a slow network QUIC must not lose to TCP by a few milliseconds.
 func (n NAT) ranker() network.DialRanker {
 	if !n.Punches() {
 		return swarm.DefaultDialRanker
@@ -92,19 +90,19 @@ func (n NAT) ranker() network.DialRanker {
 	}
 }
 
+// circuitListen is the address that makes libp2p accept relayed connections.
 var circuitListen = ma.StringCast("/p2p-circuit")
 
-// nat is what a host has running for its NAT.
+// nat is the running part of a NAT.
 type nat struct {
-	cfg    NAT
-	relays []peer.AddrInfo
-	// closers end what the host itself does not, in this order.
-	closers []func() error
-	places  *places
-	service *relay.Relay
+	cfg          NAT
+	relays       []peer.AddrInfo
+	closers      []func() error // for the parts that libp2p does not close, in this order
+	reservations *reservations
+	service      *relay.Relay
 }
 
-// parseRelays reads the texts of NAT.Relays. Those of one relay are put together.
+// parseRelays parses the texts of NAT.Relays. It joins the addresses of each relay.
 func parseRelays(texts []string, self peer.ID) ([]peer.AddrInfo, error) {
 	var list []peer.AddrInfo
 	for _, text := range texts {
@@ -131,7 +129,7 @@ func parseRelay(text string, self peer.ID) (ma.Multiaddr, peer.ID, error) {
 	a, id := peer.SplitAddr(whole)
 	switch {
 	case addr.IsRelayed(whole):
-		return nil, "", errors.New("it is an address behind a relay; give the relay's own")
+		return nil, "", errors.New("it is an address behind a relay; give the address of the relay itself")
 	case id == "" || len(a) < 2:
 		return nil, "", errors.New(relayForms)
 	case id == self:
@@ -152,10 +150,10 @@ func parseRelay(text string, self peer.ID) (ma.Multiaddr, peer.ID, error) {
 	return a, id, nil
 }
 
-// prepareNAT adds to the options of the libp2p host that is about to be made.
+// prepareNAT adds to the options of the libp2p host that is being made.
 func (h *Host) prepareNAT(opts *basichost.HostOpts, limits network.ResourceManager) (err error) {
 	cfg := h.nat.cfg
-	if !cfg.any() {
+	if !cfg.enabled() {
 		return nil
 	}
 	if cfg.PortMapping {
@@ -180,9 +178,9 @@ func (h *Host) prepareNAT(opts *basichost.HostOpts, limits network.ResourceManag
 	return err
 }
 
-// newDialer returns the host with which AutoNAT dials those who ask whether they
-// can be dialed: one without listeners, of another identity. Without RelayService
-// it can dial nobody, since nobody is answered.
+// newDialer returns the host with which AutoNAT dials the peers that ask whether they can
+// be dialed. It has no listeners and another identity. Without RelayService no peer is
+// answered, so it has no transports.
 func (h *Host) newDialer(limits network.ResourceManager) (*blankhost.BlankHost, error) {
 	key, err := NewIdentity()
 	if err != nil {
@@ -234,7 +232,7 @@ func (h *Host) newDialer(limits network.ResourceManager) (*blankhost.BlankHost, 
 	return blankhost.NewBlankHost(sw, blankhost.WithEventBus(bus)), nil
 }
 
-// addNAT adds to the libp2p host that was just made and not yet started.
+// addNAT adds the relay transport to the libp2p host, which is not started yet.
 func (h *Host) addNAT(basic *basichost.BasicHost, up transport.Upgrader) error {
 	if !h.nat.cfg.Punches() {
 		return nil
@@ -250,7 +248,8 @@ func (h *Host) addNAT(basic *basichost.BasicHost, up transport.Upgrader) error {
 	return nil
 }
 
-// startNAT begins to be reached, after Listen has succeeded.
+// startNAT makes the host reachable through relays, and a relay. Listen has succeeded
+// before.
 func (h *Host) startNAT() error {
 	cfg := h.nat.cfg
 	if !cfg.Punches() {
@@ -273,21 +272,21 @@ func (h *Host) startNAT() error {
 	if err != nil {
 		return err
 	}
-	h.nat.places = startPlaces(h.Host, h.nat.relays, emitter, h.log)
+	h.nat.reservations = startReservations(h.Host, h.nat.relays, emitter, h.log)
 	return nil
 }
 
-// endNAT ends what uses the libp2p host, before that is closed.
-func (h *Host) endNAT() {
-	if h.nat.places != nil {
-		h.nat.places.close()
+// stopNAT stops the parts that use the libp2p host, before that is closed.
+func (h *Host) stopNAT() {
+	if h.nat.reservations != nil {
+		h.nat.reservations.close()
 	}
 	if h.nat.service != nil {
 		h.nat.service.Close()
 	}
 }
 
-// closeNAT ends the rest.
+// closeNAT closes the parts that libp2p does not close, after the libp2p host.
 func (h *Host) closeNAT() error {
 	var errs []error
 	for _, f := range h.nat.closers {
@@ -296,8 +295,8 @@ func (h *Host) closeNAT() error {
 	return errors.Join(errs...)
 }
 
-// keepCircuits returns the addresses behind relays among addrs.
-func keepCircuits(addrs []ma.Multiaddr) (list []ma.Multiaddr) {
+// onlyRelayed returns the addresses behind relays among addrs.
+func onlyRelayed(addrs []ma.Multiaddr) (list []ma.Multiaddr) {
 	for _, a := range addrs {
 		if addr.IsRelayed(a) {
 			list = append(list, a)
@@ -306,20 +305,20 @@ func keepCircuits(addrs []ma.Multiaddr) (list []ma.Multiaddr) {
 	return list
 }
 
-// A RelayStatus tells how things stand with one of NAT.Relays.
+// A RelayStatus is the state of the reservation at one of NAT.Relays.
 type RelayStatus struct {
 	Relay ma.Multiaddr // its first address, with its id
-	Err   error        // why there is no place at it, or nil
-	Until time.Time    // when the place there has to be renewed; zero without one
+	Err   error        // why there is no reservation, or nil
+	Until time.Time    // when the reservation ends; zero without one
 }
 
-// Relays returns the state of all relays in the order they were given. The slice
-// is the caller's.
+// Relays returns the state of all relays in the order of NAT.Relays. The slice is the
+// caller's.
 func (h *Host) Relays() []RelayStatus {
-	if !h.listening.Load() || h.nat.places == nil {
+	if !h.listening.Load() || h.nat.reservations == nil {
 		return nil
 	}
-	return h.nat.places.status()
+	return h.nat.reservations.status()
 }
 
 // Relayed returns the peers that are connected through relays only.

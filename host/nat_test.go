@@ -54,7 +54,7 @@ func overQUIC(t *testing.T, h *Host) ma.Multiaddr {
 	return nil
 }
 
-func relayed(h *Host) []ma.Multiaddr { return keepCircuits(h.Dialable()) }
+func relayed(h *Host) []ma.Multiaddr { return onlyRelayed(h.Dialable()) }
 
 func TestBadRelaysAreSentences(t *testing.T) {
 	key, id := mustIdentity(t)
@@ -78,9 +78,9 @@ func TestBadRelaysAreSentences(t *testing.T) {
 	}
 }
 
-// TestPlaceAtARelay: a host is announced and reached behind its relay, which is
+// TestAReservationIsKeptAtEachRelay: a host is announced and reached behind its relay, which is
 // asked again when it comes back; one that gives no place is told of in words.
-func TestPlaceAtARelay(t *testing.T) {
+func TestAReservationIsKeptAtEachRelay(t *testing.T) {
 	key, id := mustIdentity(t)
 	open := func(listen string) *Host {
 		r, err := New(Config{Key: key, Listen: []string{listen}, NAT: NAT{RelayService: true}})
@@ -110,7 +110,7 @@ func TestPlaceAtARelay(t *testing.T) {
 		return !slices.ContainsFunc(h.Relays(), func(r RelayStatus) bool { return errors.Is(r.Err, errNotAsked) })
 	})
 	if s := h.Relays(); s[0].Err != nil || time.Until(s[0].Until) < time.Minute || !s[0].Relay.Equal(at) ||
-		fmt.Sprint(s[1].Err, ", ", s[2].Err) != "it is no relay, connection refused" {
+		fmt.Sprint(s[1].Err, ", ", s[2].Err) != "it is not a relay, connection refused" {
 		t.Errorf("relays: %+v", s)
 	}
 
@@ -148,8 +148,8 @@ func TestAdvertiseKeepsRelays(t *testing.T) {
 	hosttest.Eventually(t, "both are announced", func() bool { return len(relayed(h)) == 1 && len(h.Dialable()) == 3 })
 }
 
-// TestOnlyWhatIsAskedFor: each option adds its own protocols, none of them nothing.
-func TestOnlyWhatIsAskedFor(t *testing.T) {
+// TestNATOptionsServeOnlyTheirProtocols: each option adds its own protocols, none of them nothing.
+func TestNATOptionsServeOnlyTheirProtocols(t *testing.T) {
 	const dial, back, hop, stop protocol.ID = autonatv2.DialProtocol, autonatv2.DialBackProtocol, proto.ProtoIDv2Hop, proto.ProtoIDv2Stop
 	all := []protocol.ID{dial, back, hop, stop}
 	for name, c := range map[string]struct {
@@ -219,11 +219,11 @@ func TestCloseLeavesNothingOfNAT(t *testing.T) {
 	}
 }
 
-// TestWaitForRelays: the pause between two attempts ends at once when the host closes,
+// TestALossEndsThePauseBeforeTheNextReservation: the pause between two attempts ends at once when the host closes,
 // whatever was lost before, and when a place is lost.
-func TestWaitForRelays(t *testing.T) {
+func TestALossEndsThePauseBeforeTheNextReservation(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
-		s := &places{}
+		s := &reservations{}
 		s.ctx, s.cancel = context.WithCancel(t.Context())
 		lost := make(chan struct{}, 1)
 		began := time.Now()

@@ -22,15 +22,16 @@ import (
 	"github.com/multiformats/go-multistream"
 
 	"github.com/go-smokesignal/smokesignal/internal/addr"
+	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
 const (
-	// reserveTimeout bounds the dial to a relay and the asking for a place.
+	// reserveTimeout bounds the dial to a relay and the request for a reservation.
 	reserveTimeout = 10 * time.Second
-	// renewBefore is how long before its end a place is renewed, or half way to
-	// its end if that is sooner.
+	// renewBefore is how long before its end a reservation is renewed. A short one is
+	// renewed half way.
 	renewBefore = 5 * time.Minute
-	// A relay that gives no place is asked again after 1, 2, 4 ... seconds.
+	// A relay that refuses is asked again after 1, 2, 4 ... seconds.
 	minReservePause = time.Second
 	maxReservePause = time.Minute
 
@@ -39,10 +40,10 @@ const (
 
 var errNotAsked = errors.New("not asked yet")
 
-// places keeps a place at each of the relays that a user named. libp2p's own
-// AutoRelay is made to choose among strangers: it waits half a minute to try again,
-// an hour after a refusal, and keeps the reason to itself.
-type places struct {
+// reservations keeps a reservation at each of the relays that the user named. libp2p's
+// AutoRelay is made to choose among unknown relays: it waits for half a minute before it
+// tries again, for an hour after a refusal, and does not report the reason.
+type reservations struct {
 	host   corehost.Host
 	log    *slog.Logger
 	ctx    context.Context
@@ -51,58 +52,60 @@ type places struct {
 	notify *network.NotifyBundle
 
 	mu      sync.Mutex
-	list    []*place
-	emitter event.Emitter // of what others are told
+	list    []*reservation
+	emitter event.Emitter // of the addresses to announce
 }
 
-// A place is what is known of one relay; places.mu guards all but the first two.
-type place struct {
+// A reservation is the state of one relay. reservations.mu guards all but the first two
+// fields.
+type reservation struct {
 	relay  peer.AddrInfo
-	lost   chan struct{} // 1: the connection was lost, and the place with it
+	lost   notify.Signal // the connection was lost, and the reservation with it
 	addrs  []ma.Multiaddr
 	err    error
 	until  time.Time
-	logged string
+	logged string // the text of the last error that was logged; empty for success
 }
 
-func startPlaces(h corehost.Host, relays []peer.AddrInfo, emitter event.Emitter, log *slog.Logger) *places {
-	s := &places{host: h, log: log, emitter: emitter}
+func startReservations(h corehost.Host, relays []peer.AddrInfo, emitter event.Emitter, log *slog.Logger) *reservations {
+	s := &reservations{host: h, log: log, emitter: emitter}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	for _, r := range relays {
-		s.list = append(s.list, &place{relay: r, lost: make(chan struct{}, 1), err: errNotAsked})
+		s.list = append(s.list, &reservation{relay: r, lost: notify.NewSignal(), err: errNotAsked})
 	}
 	s.notify = &network.NotifyBundle{DisconnectedF: s.disconnected}
 	h.Network().Notify(s.notify)
 	for _, p := range s.list {
-		// For whoever dials it, maybe as a seed that was given with a TCP address: over
-		// QUIC, which libp2p prefers, it sees the port for which holes are punched.
+		// The relay may also be a seed that was given with a TCP address. With these
+		// addresses it is dialed over QUIC, which libp2p prefers, and so it sees the port
+		// for which holes are punched.
 		h.Peerstore().AddAddrs(p.relay.ID, p.relay.Addrs, peerstore.PermanentAddrTTL)
-		s.tasks.Go(func() { s.keep(p) })
+		s.tasks.Go(func() { s.maintain(p) })
 	}
 	return s
 }
 
-func (s *places) close() {
+func (s *reservations) close() {
 	s.host.Network().StopNotify(s.notify)
 	s.cancel()
 	s.tasks.Wait()
 	s.emitter.Close()
 }
 
-// keep holds the place until the host closes.
-func (s *places) keep(p *place) {
+// maintain makes and renews the reservation until the host closes.
+func (s *reservations) maintain(p *reservation) {
 	try := 0
 	for s.ctx.Err() == nil {
 		select {
-		case <-p.lost: // before this attempt
+		case <-p.lost: // a connection of before this attempt
 		default:
 		}
 		until, err := s.reserve(p)
-		s.set(p, until, err)
+		s.setState(p, until, err)
 		var pause time.Duration
 		if err != nil {
 			pause = min(minReservePause<<min(try, 10), maxReservePause)
-			pause = pause*4/5 + rand.N(pause*2/5)
+			pause = pause*4/5 + rand.N(pause*2/5) // many nodes may have lost the same relay
 			try++
 		} else {
 			left := time.Until(until)
@@ -110,16 +113,17 @@ func (s *places) keep(p *place) {
 		}
 		lost := p.lost
 		if err != nil {
-			lost = nil // what was lost was an attempt
+			lost = nil // the connection of a failed attempt does not matter
 		}
 		if s.wait(pause, lost) {
-			s.set(p, time.Time{}, errors.New("the connection was lost"))
+			s.setState(p, time.Time{}, errors.New("the connection was lost"))
 		}
 	}
 }
 
-// wait returns after the pause, when the host closes, or at a loss, which it reports.
-func (s *places) wait(pause time.Duration, lost <-chan struct{}) bool {
+// wait waits for the pause, for a loss, or until the host closes. It reports whether there
+// was a loss.
+func (s *reservations) wait(pause time.Duration, lost <-chan struct{}) bool {
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	select {
@@ -131,11 +135,11 @@ func (s *places) wait(pause time.Duration, lost <-chan struct{}) bool {
 	return false
 }
 
-// reserve asks the relay for a place.
-func (s *places) reserve(p *place) (time.Time, error) {
+// reserve asks the relay for a reservation and returns when it ends.
+func (s *reservations) reserve(p *reservation) (time.Time, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, reserveTimeout)
 	defer cancel()
-	// A direct dial passes over the swarm's back-off; how often is decided here.
+	// Forcing a direct dial skips the swarm's backoff; maintain has one.
 	ctx = network.WithForceDirectDial(ctx, "smokesignal relay")
 	if err := s.host.Connect(ctx, p.relay); err != nil {
 		return time.Time{}, reserveError(err)
@@ -148,21 +152,21 @@ func (s *places) reserve(p *place) (time.Time, error) {
 	return r.Expiration, nil
 }
 
-// reserveError puts in one line why there is no place.
+// reserveError returns one line that says why there is no reservation.
 func reserveError(err error) error {
 	if refused, ok := errors.AsType[client.ReservationError](err); ok {
 		switch refused.Status {
 		case pb.Status_RESERVATION_REFUSED, pb.Status_RESOURCE_LIMIT_EXCEEDED:
-			return errors.New("it has no place left")
+			return errors.New("it has no reservation left")
 		case pb.Status_PERMISSION_DENIED:
-			return errors.New("it does not let this node in")
+			return errors.New("it does not admit this node")
 		}
 		if inner := errors.Unwrap(refused); inner != nil {
 			err = inner
 		}
 	}
 	if _, ok := errors.AsType[multistream.ErrNotSupported[protocol.ID]](err); ok {
-		return errors.New("it is no relay")
+		return errors.New("it is not a relay")
 	}
 	if dial, ok := errors.AsType[*swarm.DialError](err); ok && len(dial.DialErrors) > 0 {
 		err = dial.DialErrors[0].Cause
@@ -171,22 +175,22 @@ func reserveError(err error) error {
 		return errors.New("timeout")
 	}
 	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
-		err = inner // what the system said, without what was tried
+		err = inner // the innermost error is the system's
 	}
 	return err
 }
 
-// set notes how things stand, and tells the others when that changes what they
-// have to know.
-func (s *places) set(p *place, until time.Time, err error) {
+// setState records the outcome of an attempt, and announces the addresses if they have
+// changed.
+func (s *reservations) setState(p *reservation, until time.Time, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	had := p.addrs
 	p.until, p.err, p.addrs = until, err, nil
 	if err == nil {
-		p.addrs = s.circuits(p.relay)
+		p.addrs = s.addrsBehind(p.relay)
 	}
-	s.tell(p)
+	s.logChange(p)
 	if slices.EqualFunc(had, p.addrs, ma.Multiaddr.Equal) || s.ctx.Err() != nil {
 		return
 	}
@@ -195,12 +199,12 @@ func (s *places) set(p *place, until time.Time, err error) {
 		all = append(all, p.addrs...)
 	}
 	if err := s.emitter.Emit(event.EvtAutoRelayAddrsUpdated{RelayAddrs: all}); err != nil {
-		s.log.Error("cannot announce the addresses behind relays", "err", err)
+		s.log.Error("cannot announce the addresses behind relays", "error", err)
 	}
 }
 
-// tell logs what has changed.
-func (s *places) tell(p *place) {
+// logChange logs the state of a reservation if it has changed.
+func (s *reservations) logChange(p *reservation) {
 	text := ""
 	if p.err != nil {
 		text = p.err.Error()
@@ -209,17 +213,17 @@ func (s *places) tell(p *place) {
 	case s.ctx.Err() != nil || text == p.logged && p.err != nil:
 		return
 	case p.err != nil:
-		s.log.Warn("no place at the relay", "relay", p.relay, "err", p.err)
+		s.log.Warn("no reservation at the relay", "relay", p.relay, "error", p.err)
 	case len(p.addrs) > 0 && p.logged != "":
 		s.log.Info("reached through the relay", "addrs", p.addrs)
 	}
 	p.logged = text
 }
 
-// circuits returns the addresses at which the host is reached behind the relay:
-// those where it was found, not those it says it has, since they become part of
-// what this host signs.
-func (s *places) circuits(relay peer.AddrInfo) (list []ma.Multiaddr) {
+// addrsBehind returns the addresses at which the host is reached behind the relay. They
+// contain the addresses at which the relay was dialed, not those that it announces, since
+// this host signs them.
+func (s *reservations) addrsBehind(relay peer.AddrInfo) (list []ma.Multiaddr) {
 	behind := ma.StringCast("/p2p/" + relay.ID.String() + "/p2p-circuit")
 	for _, c := range s.host.Network().ConnsToPeer(relay.ID) {
 		a := c.RemoteMultiaddr()
@@ -231,24 +235,22 @@ func (s *places) circuits(relay peer.AddrInfo) (list []ma.Multiaddr) {
 	return list
 }
 
-// disconnected has the place asked for again when the connection to its relay was
-// lost, as the relay then gives it up too.
-func (s *places) disconnected(n network.Network, c network.Conn) {
+// disconnected reports a lost connection to a relay to maintain: the relay has dropped the
+// reservation, too.
+func (s *reservations) disconnected(n network.Network, c network.Conn) {
 	id := c.RemotePeer()
 	if addr.HasDirect(n, id) {
 		return
 	}
 	for _, p := range s.list {
 		if p.relay.ID == id {
-			select {
-			case p.lost <- struct{}{}:
-			default:
-			}
+			p.lost.Set()
 		}
 	}
 }
 
-func (s *places) status() (list []RelayStatus) {
+// status returns the state of all reservations.
+func (s *reservations) status() (list []RelayStatus) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.list {

@@ -10,16 +10,16 @@ import (
 	"sync/atomic"
 )
 
-// hooks is a list of functions that a user registered for one occasion. Each gets an
+// listeners is a list of functions that a user registered for one occasion. Each gets an
 // argument of type A.
-type hooks[A any] struct {
+type listeners[A any] struct {
 	mu   sync.Mutex
 	list []*func(context.Context, A)
 }
 
 // on adds f and returns the function that removes it again. Both may be called at any
 // time, also from one of the functions.
-func (h *hooks[A]) on(f func(context.Context, A)) (off func()) {
+func (h *listeners[A]) on(f func(context.Context, A)) (off func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	entry := &f
@@ -33,7 +33,7 @@ func (h *hooks[A]) on(f func(context.Context, A)) (off func()) {
 }
 
 // call calls every function, in the order of registration, on the goroutine of c.
-func (h *hooks[A]) call(c *callbacks, arg A) {
+func (h *listeners[A]) call(c *callbacks, arg A) {
 	h.mu.Lock()
 	list := h.list[:len(h.list):len(h.list)]
 	h.mu.Unlock()
@@ -43,11 +43,11 @@ func (h *hooks[A]) call(c *callbacks, arg A) {
 }
 
 // notifyAll has c call every function that is registered when its turn comes.
-func notifyAll[A any](c *callbacks, h *hooks[A], arg A) {
+func notifyAll[A any](c *callbacks, h *listeners[A], arg A) {
 	c.post(func() { h.call(c, arg) })
 }
 
-func (h *hooks[A]) empty() bool {
+func (h *listeners[A]) empty() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return len(h.list) == 0

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -207,6 +209,7 @@ func TestLoopOverEvents(t *testing.T) {
 
 // fakeSource is a Source whose events the test makes.
 type fakeSource struct {
+	mu       sync.Mutex
 	handlers map[*func(context.Context, *Event)]string
 	gaps     func(context.Context, Gap)
 	closed   chan struct{}
@@ -217,8 +220,14 @@ func newFakeSource() *fakeSource {
 }
 
 func (s *fakeSource) On(name string, f func(context.Context, *Event)) (off func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.handlers[&f] = name
-	return func() { delete(s.handlers, &f) }
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.handlers, &f)
+	}
 }
 
 func (s *fakeSource) OnGap(f func(context.Context, Gap)) (off func()) {
@@ -230,7 +239,10 @@ func (s *fakeSource) closing() <-chan struct{} { return s.closed }
 
 // emit returns when the handlers have returned, as a channel that holds back the sender.
 func (s *fakeSource) emit(name string) {
-	for f := range s.handlers {
+	s.mu.Lock()
+	handlers := slices.Collect(maps.Keys(s.handlers))
+	s.mu.Unlock()
+	for _, f := range handlers {
 		(*f)(context.Background(), &Event{From: "sender", Name: name})
 	}
 }

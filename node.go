@@ -79,11 +79,11 @@ type Node struct {
 
 // occasions are those for which a user can register functions with a node.
 type occasions struct {
-	connect, disconnect        hooks[struct{}]
-	peerAdded, peerRemoved     hooks[*Peer]
-	netsplit, netsplitResolved hooks[Seed]
-	gap                        hooks[Gap]
-	seedError                  hooks[*SeedError]
+	connect, disconnect        listeners[struct{}]
+	peerAdded, peerRemoved     listeners[*Peer]
+	netsplit, netsplitResolved listeners[Seed]
+	gap                        listeners[Gap]
+	seedError                  listeners[*SeedError]
 }
 
 // life is the state that Start and Close change.

@@ -251,7 +251,7 @@ func (s *orderSubject) state(p ID) string {
 	}{
 		{"listed", n.records.Has(p)},
 		{"held", s.held(p)},
-		{"draining", n.records.State(p).Link == peers.Draining},
+		{"draining", n.records.Standing(p).Link == peers.Draining},
 		{"leaf", n.host.ConnManager().IsProtected(p, leafTag)},
 	} {
 		if is.true {

@@ -23,7 +23,7 @@ type Peer struct {
 	id   ID
 	bad  error // why id is not an id, or nil
 
-	onClose hooks[error]
+	onClose listeners[error]
 }
 
 // ID returns the peer's identity.
@@ -155,7 +155,7 @@ func (p *Peer) On(name string, f func(context.Context, *Event)) (off func()) {
 // which says why and how many accepted events were not written. If the peer is
 // not linked, f waits for a link to be made and end.
 func (p *Peer) OnClose(f func(ctx context.Context, reason error)) (off func()) {
-	return p.node.peers.keep(p).onClose.on(f)
+	return p.node.peers.register(p).onClose.on(f)
 }
 
 // Pipe returns a duplex view of the events named "data" between the two nodes, as the
@@ -202,8 +202,8 @@ type Peers struct {
 	mu      sync.Mutex
 	handles map[ID]*Peer // of linked peers, and those with OnClose handlers
 
-	onAdd    hooks[*Peer]
-	onRemove hooks[*Peer]
+	onAdd    listeners[*Peer]
+	onRemove listeners[*Peer]
 }
 
 // All iterates over the peers in the order they were added.
@@ -268,8 +268,8 @@ func (l *Peers) handle(id ID) *Peer {
 	return p
 }
 
-// keep makes p, or the handle that is kept already, the one for its id.
-func (l *Peers) keep(p *Peer) *Peer {
+// register makes p, or the handle that is kept already, the one for its id.
+func (l *Peers) register(p *Peer) *Peer {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if kept := l.handles[p.id]; kept != nil {
@@ -279,9 +279,9 @@ func (l *Peers) keep(p *Peer) *Peer {
 	return p
 }
 
-// forget lets go of the handle of a removed peer unless somebody waits for its
+// unregister lets go of the handle of a removed peer unless somebody waits for its
 // closing.
-func (l *Peers) forget(p *Peer) {
+func (l *Peers) unregister(p *Peer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.node.records.Has(p.id) && p.onClose.empty() {

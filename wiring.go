@@ -27,7 +27,7 @@ func (n *Node) follow() error {
 	followers := peers.Followers{
 		Overlay: n.overlayFollows, Broadcast: n.broadcastFollows, Direct: n.directFollows,
 		Watchdog: n.watchdogFollows, Sources: n.sourcesFollow, Callbacks: n.callbacksFollow,
-		Identified: func(p peer.ID, is peers.State) {
+		Identified: func(p peer.ID, is peers.Standing) {
 			if is.Role == peers.Node {
 				n.driver.NodeConnected(p)
 			}
@@ -118,7 +118,7 @@ func (n *Node) peerAdded(c peers.Change) {
 		notifyAll(n.callbacks, &n.on.connect, struct{}{})
 		emit(n.bus, EvtConnected{})
 	}
-	p := n.peers.keep(&Peer{node: n, id: c.Peer})
+	p := n.peers.register(&Peer{node: n, id: c.Peer})
 	notifyAll(n.callbacks, &n.on.peerAdded, p)
 	notifyAll(n.callbacks, &n.peers.onAdd, p)
 	n.callbacks.post(func() { n.records.Release(&c) })
@@ -131,12 +131,12 @@ func (n *Node) peerRemoved(c *peers.Change) {
 		notifyAll(n.callbacks, &n.on.disconnect, struct{}{})
 		emit(n.bus, EvtDisconnected{})
 	}
-	p := n.peers.keep(&Peer{node: n, id: c.Peer})
+	p := n.peers.register(&Peer{node: n, id: c.Peer})
 	notifyAll(n.callbacks, &n.on.peerRemoved, p)
 	notifyAll(n.callbacks, &n.peers.onRemove, p)
 	var reason error = &CloseError{Peer: c.Peer, Unwritten: c.Unwritten, Err: c.Reason}
 	notifyAll(n.callbacks, &p.onClose, reason)
-	n.callbacks.post(func() { n.peers.forget(p) })
+	n.callbacks.post(func() { n.peers.unregister(p) })
 	emit(n.bus, EvtPeerRemoved{Peer: c.Peer, Reason: reason})
 }
 
@@ -171,7 +171,7 @@ func (n *Node) unlinked(p peer.ID, reason error, _ bool) {
 func (n *Node) onTopic(p peer.ID) bool {
 	if n.gate == nil {
 		// The list of a pubsub that is lent lacks the peers to which it has no stream yet.
-		return n.records.State(p).OnTopic
+		return n.records.Standing(p).OnTopic
 	}
 	// The gate may have taken p away from pubsub a moment ago, which the record learns
 	// later.
@@ -179,7 +179,7 @@ func (n *Node) onTopic(p peer.ID) bool {
 }
 
 // isGuest reports whether p has not said that it is a node.
-func (n *Node) isGuest(p peer.ID) bool { return n.records.State(p).Role != peers.Node }
+func (n *Node) isGuest(p peer.ID) bool { return n.records.Standing(p).Role != peers.Node }
 
 func (n *Node) gap(_ context.Context, g Gap) {
 	notifyAll(n.callbacks, &n.on.gap, g)

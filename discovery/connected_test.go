@@ -50,7 +50,7 @@ func follow(t *testing.T, d *Driver) *peers.Registry {
 	t.Helper()
 	records := peers.New(peers.Config{Host: d.cfg.Host, Log: d.log})
 	t.Cleanup(records.Close)
-	err := records.Follow(peers.Followers{Identified: func(p peer.ID, is peers.State) {
+	err := records.Follow(peers.Followers{Identified: func(p peer.ID, is peers.Standing) {
 		if is.Role == peers.Node {
 			d.NodeConnected(p)
 		}

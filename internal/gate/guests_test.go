@@ -184,7 +184,7 @@ func TestGateBoundsForeignPeers(t *testing.T) {
 
 	none := newOpenTo(t, -1, hosttest.TCP)
 	connect(t, list[3], none)
-	hosttest.Eventually(t, "it is a guest", func() bool { return none.records.State(list[3].host.ID()).Role == peers.Guest })
+	hosttest.Eventually(t, "it is a guest", func() bool { return none.records.Standing(list[3].host.ID()).Role == peers.Guest })
 	if none.gate.guestCount() != 0 || none.records.TurnedAway() != 0 {
 		t.Errorf("%d foreign peers where none are wanted, %d turned away", none.gate.guestCount(), none.records.TurnedAway())
 	}

@@ -112,7 +112,7 @@ func (n *gated) admitByRecords(maxGuests int, identified chan<- peer.ID) {
 		Gate: func(c *peers.Change) {
 			n.gate.SetAdmission(c.Peer, Admission{Linked: c.Is.Served(), Guest: c.Is.Place, Plain: c.Is.Role != peers.Node})
 		},
-		Identified: func(p peer.ID, _ peers.State) {
+		Identified: func(p peer.ID, _ peers.Standing) {
 			select {
 			case identified <- p:
 			default: // nobody asks

@@ -24,8 +24,8 @@ const (
 // may use it.
 type core struct {
 	records   map[peer.ID]*record
-	leaves    places
-	guests    places
+	leaves    quota
+	guests    quota
 	neighbors int
 	serial    uint64 // of the last admission
 	openToAll bool   // pubsub serves every peer that speaks it
@@ -34,20 +34,20 @@ type core struct {
 	changes []Change // of the method that runs
 }
 
-// record is what is known of one peer. All but state are facts; settle derives state
-// from them.
+// record is what is known of one peer. All but standing are facts; settle derives
+// standing from them.
 type record struct {
 	abilities Abilities
-	link      Link // of nodes; that of a leaf follows from its place
+	link      LinkState // of nodes; that of a leaf follows from its place
 	drained   time.Time
 	onTopic   bool
 	admission uint64 // the direct events of the peer are held; zero: they are not
 
-	state State // as last told to the followers
+	standing Standing // as last told to the followers
 }
 
 func newCore(maxGuests int) *core {
-	return &core{records: map[peer.ID]*record{}, leaves: newPlaces(maxLeaves), guests: newPlaces(maxGuests)}
+	return &core{records: map[peer.ID]*record{}, leaves: newQuota(maxLeaves), guests: newQuota(maxGuests)}
 }
 
 // spoke records the protocols that p says it speaks.
@@ -175,12 +175,12 @@ func (c *core) close() []Change {
 	return c.changes
 }
 
-// state returns the state of p.
-func (c *core) state(p peer.ID) State {
+// standing returns the standing of p.
+func (c *core) standing(p peer.ID) Standing {
 	if r := c.records[p]; r != nil {
-		return r.state
+		return r.standing
 	}
-	return State{}
+	return Standing{}
 }
 
 // known returns the peers that have a record, in the same order for the same records.
@@ -201,9 +201,9 @@ func (c *core) settled(p peer.ID, change Change) []Change {
 	return c.changes
 }
 
-// settle derives the state of p from the facts. If the state is new, it adds the given
-// change, which carries what else the fact said, completed with both states. A place that
-// becomes free goes to the peer that has waited longest, whose change follows.
+// settle derives the standing of p from the facts. If the standing is new, it adds the
+// given change, which carries what else the fact said. A place that becomes free goes to
+// the peer that has waited longest, whose change follows.
 func (c *core) settle(p peer.ID, change Change) {
 	r := c.records[p]
 	if r == nil {
@@ -212,22 +212,28 @@ func (c *core) settle(p peer.ID, change Change) {
 	if r.link != Draining {
 		r.drained = time.Time{}
 	}
-	was := r.state
-	is := State{Role: r.role(), Link: r.link, OnTopic: r.onTopic}
+	was := r.standing
+	is := Standing{Role: r.role(), Link: r.link, OnTopic: r.onTopic}
 	var next []peer.ID
-	wantsLink := is.Role == Leaf && is.Link == None && is.OnTopic
-	if c.leaves.set(p, wantsLink && !c.closed, &next) {
-		is.Link = Linked
+	// A leaf has no handshake. It is linked as soon as it is on the topic.
+	if is.Role == Leaf && is.Link == None && is.OnTopic && !c.closed {
+		if c.leaves.request(p) {
+			is.Link = Linked
+		}
+	} else {
+		next = append(next, c.leaves.release(p)...)
 	}
-	wantsPlace := r.abilities.PubSub && is.Role != Node && c.guests.max > 0
-	if c.guests.set(p, wantsPlace && !c.openToAll && !c.closed, &next) {
-		is.Place = true
+	// Nodes have links, and a place would make the gate serve them without one.
+	if r.abilities.PubSub && is.Role != Node && c.guests.max > 0 && !c.openToAll && !c.closed {
+		is.Place = c.guests.request(p)
+	} else {
+		next = append(next, c.guests.release(p)...)
 	}
 	if c.openToAll && r.abilities.PubSub {
 		is.Place = true
 	}
 	if c.closed {
-		is = State{}
+		is = Standing{}
 	}
 	// A link that outlives the overlay's end has nobody left to be told to.
 	if is != was && !(c.closed && was.bound()) {
@@ -242,9 +248,9 @@ func (c *core) settle(p peer.ID, change Change) {
 }
 
 // add adds the change of p to is.
-func (c *core) add(p peer.ID, r *record, change Change, is State) {
-	change.Peer, change.Was, change.Is = p, r.state, is
-	r.state = is
+func (c *core) add(p peer.ID, r *record, change Change, is Standing) {
+	change.Peer, change.Was, change.Is = p, r.standing, is
+	r.standing = is
 	switch {
 	case change.Added():
 		c.neighbors++

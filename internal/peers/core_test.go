@@ -117,7 +117,7 @@ func show(c *Change) string {
 	return text
 }
 
-func showState(s State) string {
+func showState(s Standing) string {
 	text := s.Role.String() + " " + s.Link.String()
 	if s.OnTopic {
 		text += " topic"
@@ -293,7 +293,7 @@ func TestRandomFacts(t *testing.T) {
 	for range 300 {
 		s := newScript(t)
 		s.c.leaves.max, s.c.guests.max = 2, 3
-		w := &watcher{states: map[peer.ID]State{}}
+		w := &watcher{states: map[peer.ID]Standing{}}
 		for range 300 {
 			p := strconv.Itoa(rnd.IntN(8))
 			fact := verbs[rnd.IntN(len(verbs))] + " " + p
@@ -324,7 +324,7 @@ func TestRandomFacts(t *testing.T) {
 
 // watcher follows changes and looks whether they fit together.
 type watcher struct {
-	states    map[peer.ID]State
+	states    map[peer.ID]Standing
 	neighbors int
 }
 
@@ -363,14 +363,14 @@ func (w *watcher) follow(t *testing.T, fact string, s *script) {
 			fail(c, fmt.Sprintf("there are %d neighbors", w.neighbors))
 		}
 	}
-	for name, places := range map[string]*places{"leaves": &s.c.leaves, "guests": &s.c.guests} {
+	for name, places := range map[string]*quota{"leaves": &s.c.leaves, "guests": &s.c.guests} {
 		if len(places.has) > places.max || len(places.has) < places.max && len(places.waiting) > 0 {
 			t.Fatalf("after %q: %s: %d of %d places are taken while %d wait", fact, name, len(places.has), places.max, len(places.waiting))
 		}
 	}
 	for p, r := range s.c.records {
-		if r.state != w.states[p] {
-			t.Fatalf("after %q: %s is %v, and was told to be %v", fact, string(p), r.state, w.states[p])
+		if r.standing != w.states[p] {
+			t.Fatalf("after %q: %s is %v, and was told to be %v", fact, string(p), r.standing, w.states[p])
 		}
 	}
 }

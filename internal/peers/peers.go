@@ -36,12 +36,12 @@ const (
 
 func (r Role) String() string { return [...]string{"unknown", "node", "leaf", "guest"}[r] }
 
-// A Link says how far the link to a peer is.
-type Link uint8
+// A LinkState says how far the link to a peer is.
+type LinkState uint8
 
 const (
 	// None: there is no link.
-	None Link = iota
+	None LinkState = iota
 	// Pending: the handshake is under way.
 	Pending
 	// Linked: the link stands on both sides. A leaf is linked without a handshake, as
@@ -52,13 +52,13 @@ const (
 	Draining
 )
 
-func (l Link) String() string { return [...]string{"none", "pending", "linked", "draining"}[l] }
+func (l LinkState) String() string { return [...]string{"none", "pending", "linked", "draining"}[l] }
 
-// A State is what the record of a peer says. The zero value is that of a peer that has
+// A Standing is what the record of a peer says. The zero value is that of a peer that has
 // no record.
-type State struct {
+type Standing struct {
 	Role    Role
-	Link    Link
+	Link    LinkState
 	OnTopic bool
 	// Place means that pubsub serves the peer without a link: a leaf or a guest that
 	// has one of the places for such peers, or any peer once the topics are open to all.
@@ -67,21 +67,21 @@ type State struct {
 
 // Neighbor reports whether the peer is in the list of neighbors: a node whose link
 // stands.
-func (s State) Neighbor() bool { return s.Role == Node && s.Link == Linked }
+func (s Standing) Neighbor() bool { return s.Role == Node && s.Link == Linked }
 
 // LinkedLeaf reports whether the peer is a leaf whose link stands.
-func (s State) LinkedLeaf() bool { return s.Role == Leaf && s.Link == Linked }
+func (s Standing) LinkedLeaf() bool { return s.Role == Leaf && s.Link == Linked }
 
 // Served reports whether the handshake or a link of nodes gives the peer access to pubsub.
-func (s State) Served() bool { return s.Role == Node && s.Link != None }
+func (s Standing) Served() bool { return s.Role == Node && s.Link != None }
 
 // bound reports whether the overlay has a handshake or a link with the peer.
-func (s State) bound() bool { return s.Role == Node && (s.Link == Pending || s.Link == Linked) }
+func (s Standing) bound() bool { return s.Role == Node && (s.Link == Pending || s.Link == Linked) }
 
 // A Change is one step of a record. Followers get the same Change one after the other.
 type Change struct {
 	Peer    peer.ID
-	Was, Is State
+	Was, Is Standing
 	// Greeting is what a new neighbor said with the last step of the handshake.
 	Greeting []byte
 	// Reason says why a link has ended.

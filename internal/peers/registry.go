@@ -36,8 +36,8 @@ type Config struct {
 
 // Followers are the parts of a node that follow the changes. Each gets every change, in
 // the order of the fields, on the goroutine that brought the fact. A follower must not
-// wait, nor feed the registry. It may ask the registry, which answers with the state
-// after the change, except that the list of neighbors changes after Direct.
+// wait, nor feed the registry. It may ask the registry, which answers with the
+// standing after the change, except that the list of neighbors changes after Direct.
 type Followers struct {
 	Gate      func(*Change)
 	Overlay   func(*Change)
@@ -49,7 +49,7 @@ type Followers struct {
 	Callbacks func(*Change)
 	// Identified is told of each connection whose peer has said what it speaks, also
 	// if that changes nothing.
-	Identified func(p peer.ID, is State)
+	Identified func(p peer.ID, is Standing)
 }
 
 // A Registry keeps the records of the peers of one node. All methods may be called from
@@ -148,7 +148,7 @@ func (r *Registry) identified(p peer.ID) {
 	r.facts.Lock()
 	defer r.facts.Unlock()
 	if f := r.followers.Identified; f != nil {
-		f(p, r.State(p))
+		f(p, r.Standing(p))
 	}
 }
 
@@ -262,11 +262,11 @@ func (r *Registry) deliver(changes []Change) {
 	}
 }
 
-// State returns what p is.
-func (r *Registry) State(p peer.ID) State {
+// Standing returns the standing of p.
+func (r *Registry) Standing(p peer.ID) Standing {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.core.state(p)
+	return r.core.standing(p)
 }
 
 // TurnedAway returns how many guests found no place.
@@ -281,7 +281,7 @@ func (r *Registry) Nodes() (nodes []peer.ID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, p := range r.core.known() {
-		if r.core.state(p).Role == Node {
+		if r.core.standing(p).Role == Node {
 			nodes = append(nodes, p)
 		}
 	}

@@ -84,7 +84,7 @@ func TestListOfNeighbors(t *testing.T) {
 		t.Errorf("neighbors %q, full %v, sufficient %v", r.Neighbors(), r.Full(), r.Sufficient())
 	}
 	r.Unlinked("b", errReason, Broken)
-	if r.Full() || !r.Sufficient() || r.Has("b") || r.State("b") != (State{}) {
+	if r.Full() || !r.Sufficient() || r.Has("b") || r.Standing("b") != (Standing{}) {
 		t.Errorf("neighbors %q, full %v, sufficient %v", r.Neighbors(), r.Full(), r.Sufficient())
 	}
 }
@@ -173,7 +173,7 @@ func TestRegistryLearnsFromTheHost(t *testing.T) {
 	identified := make(chan peer.ID, 100)
 	err = r.Follow(Followers{
 		Callbacks:  func(c *Change) { changes <- *c },
-		Identified: func(p peer.ID, is State) { identified <- p },
+		Identified: func(p peer.ID, is Standing) { identified <- p },
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,49 @@
+package peers
+
+import (
+	"slices"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// quota is a bounded number of places for peers, given in the order of the requests.
+type quota struct {
+	max        int
+	has        map[peer.ID]struct{}
+	waiting    []peer.ID
+	turnedAway uint64 // peers that asked while all places were taken
+}
+
+func newQuota(max int) quota { return quota{max: max, has: map[peer.ID]struct{}{}} }
+
+// request asks for a place for p and reports whether p has one. If not, p waits for the
+// places that become free, until release.
+func (q *quota) request(p peer.ID) (granted bool) {
+	if _, has := q.has[p]; has {
+		return true
+	}
+	queued := slices.Index(q.waiting, p)
+	switch {
+	case len(q.has) < q.max && queued <= 0: // no other peer has waited longer
+		if queued == 0 {
+			q.waiting = slices.Delete(q.waiting, 0, 1)
+		}
+		q.has[p] = struct{}{}
+		return true
+	case queued < 0:
+		q.waiting = append(q.waiting, p)
+		q.turnedAway++
+	}
+	return false
+}
+
+// release ends the request of p. If that makes a place free, it returns the peer that has
+// waited longest, which has to request again.
+func (q *quota) release(p peer.ID) (next []peer.ID) {
+	if _, has := q.has[p]; !has {
+		q.waiting = slices.DeleteFunc(q.waiting, func(id peer.ID) bool { return id == p })
+		return nil
+	}
+	delete(q.has, p)
+	return slices.Clone(q.waiting[:min(1, len(q.waiting))])
+}

@@ -369,7 +369,7 @@ func TestSlowClock(t *testing.T) {
 
 // TestEightyLines: as the README of the examples says.
 func TestEightyLines(t *testing.T) {
-	text, err := os.ReadFile("main.go")
+	text, err := os.ReadFile("map.go")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -380,7 +380,7 @@ func TestEightyLines(t *testing.T) {
 		}
 	}
 	if n > 80 {
-		t.Errorf("main.go has %d lines of Go", n)
+		t.Errorf("map.go has %d lines of Go", n)
 	}
 }
 

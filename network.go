@@ -31,5 +31,5 @@ func (n *Node) Network() NetworkView {
 		return NetworkView{}
 	}
 	x := n.driver.Network()
-	return NetworkView{Links: x.Links, Known: x.Known, Lost: x.Lost, Tag: x.Tag.ID, Since: x.Since}
+	return NetworkView{Links: x.Links, Known: x.Known, Lost: x.Lost, Tag: x.Tag, Since: x.Since}
 }

@@ -57,12 +57,12 @@ func (c *config) joinTickets(seeds []*discovery.Seed) error {
 		case s.Network() == "":
 		case c.netName != nil && s.Network() != c.network:
 			return fmt.Errorf("the ticket %s is for the network %q, Network is %q; leave Network out to join the ticket's",
-				discovery.ShortenTicket(s.String()), s.Network(), c.network)
+				s.Short(), s.Network(), c.network)
 		case first == nil:
 			first = s
 		case s.Network() != first.Network():
 			return fmt.Errorf("the tickets %s and %s are for different networks, %q and %q; a node is in one",
-				discovery.ShortenTicket(first.String()), discovery.ShortenTicket(s.String()), first.Network(), s.Network())
+				first.Short(), s.Short(), first.Network(), s.Network())
 		}
 	}
 	if first != nil {

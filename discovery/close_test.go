@@ -95,7 +95,7 @@ func TestCloseEndsStreamsWithoutDeadlines(t *testing.T) {
 	for _, x := range nodes[1:] {
 		for _, other := range nodes {
 			if other != x {
-				x.d.Learn(overlay.Contact{ID: other.d.host.ID(), Addrs: other.d.host.Addrs()})
+				x.d.learn(overlay.Contact{ID: other.d.host.ID(), Addrs: other.d.host.Addrs()})
 			}
 		}
 	}

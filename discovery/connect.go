@@ -22,17 +22,19 @@ const (
 
 // Connect connects to the peer at the seed's address, which may run any libp2p program,
 // and makes no link. A peer that speaks one of protocols and is not a node is expected to
-// open a stream of one of them; see reconnect for the one case in which it cannot. The
-// errors are those of Seed.Find.
-func (d *Driver) Connect(ctx context.Context, s *Seed, protocols []protocol.ID) (peer.ID, error) {
+// open a stream of one of them; see reconnect for the one case in which it cannot. The error
+// is ErrSelf, ErrUnreachable, ErrRelayed, ErrUnresolvable, ErrNotSmokesignal (if the answer
+// was not that of a libp2p host), a *WrongIDError, or that of ctx if it was canceled. Without
+// an answer it is ErrUnreachable after five seconds.
+func (d *Driver) Connect(ctx context.Context, seed *Seed, protocols []protocol.ID) (peer.ID, error) {
 	began := time.Now()
-	info, err := d.Find(ctx, s)
+	info, err := seed.find(ctx, d.host)
 	if err != nil {
 		return "", err
 	}
 	// Only a dial that asked for the peer's id leaves a dead connection behind, and only
 	// over WebRTC. A node opens its streams over the overlay's own rules.
-	asked := s.ID() == "" && overWebRTC(info)
+	asked := seed.ID() == "" && overWebRTC(info)
 	if asked && d.isGuest(info.ID, protocols) && !d.awaitStream(ctx, info.ID, protocols) {
 		if err := d.reconnect(ctx, info, began); err != nil {
 			return "", err
@@ -96,7 +98,7 @@ func (d *Driver) reconnect(ctx context.Context, info peer.AddrInfo, began time.T
 	}
 	known, err := ParseSeed(info.Addrs[0].String() + "/p2p/" + info.ID.String())
 	if err == nil {
-		_, err = d.Find(ctx, known)
+		_, err = known.find(ctx, d.host)
 	}
 	return err
 }

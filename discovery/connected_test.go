@@ -14,7 +14,7 @@ import (
 func TestConnectedHostsLink(t *testing.T) {
 	for name, order := range map[string][]int{
 		"connected first":       {0, 1, 2},
-		"the one who dialled":   {1, 0, 2},
+		"the one who dialed":    {1, 0, 2},
 		"the one who was there": {2, 0, 1},
 		"connected last":        {1, 2, 0},
 	} {
@@ -78,9 +78,9 @@ func TestGivenConnections(t *testing.T) {
 	if err := a.Host.Connect(t.Context(), *corehost.InfoFromHost(c)); err != nil {
 		t.Fatal(err)
 	}
-	if a.given(b.ID()) != nil || a.given(c.ID()) == nil || b.given(a.ID()) != nil || c.given(a.ID()) != nil {
+	if a.dialedByOthers(b.ID()) != nil || a.dialedByOthers(c.ID()) == nil || b.dialedByOthers(a.ID()) != nil || c.dialedByOthers(a.ID()) != nil {
 		t.Errorf("of the driver: %v, of the application: %v, of who called: %v and %v",
-			a.given(b.ID()), a.given(c.ID()), b.given(a.ID()), c.given(a.ID()))
+			a.dialedByOthers(b.ID()), a.dialedByOthers(c.ID()), b.dialedByOthers(a.ID()), c.dialedByOthers(a.ID()))
 	}
 	if len(a.making) > 0 {
 		t.Errorf("being made: %v", a.making)

@@ -12,18 +12,18 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
-// dialHost is the host as the driver uses it: it notes the connections that are made
-// by dialling with it, and knows which serve nobody but the node.
+// A dialHost is the host as the driver uses it. It remembers the connections that were made
+// by dialing with it, and knows which of them only the node uses.
 type dialHost struct {
 	corehost.Host
-	isSpare func(network.Conn) bool // nil: all are
+	isSpare func(network.Conn) bool // nil means that all are
 
 	mu     sync.Mutex
-	making map[peer.ID]int // calls of Connect that go on
+	making map[peer.ID]int // calls of Connect under way
 	made   map[network.Conn]struct{}
 }
 
-// Connect notes the connections to p that it makes.
+// Connect connects to p, and remembers the connections that it has made.
 func (h *dialHost) Connect(ctx context.Context, p peer.AddrInfo) error {
 	before := h.Network().ConnsToPeer(p.ID)
 	h.mu.Lock()
@@ -48,12 +48,13 @@ func (h *dialHost) Connect(ctx context.Context, p peer.AddrInfo) error {
 	return err
 }
 
-// given returns a direct connection to p that was dialled by others than this, or nil.
-func (h *dialHost) given(p peer.ID) network.Conn {
+// dialedByOthers returns a direct connection to p that others have dialed on this host, or
+// nil.
+func (h *dialHost) dialedByOthers(p peer.ID) network.Conn {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.making[p] > 0 {
-		return nil
+		return nil // a new connection may be ours
 	}
 	for _, c := range h.Network().ConnsToPeer(p) {
 		if _, ours := h.made[c]; !ours && c.Stat().Direction == network.DirOutbound && !addr.IsRelayed(c.RemoteMultiaddr()) {
@@ -63,8 +64,8 @@ func (h *dialHost) given(p peer.ID) network.Conn {
 	return nil
 }
 
-// tidy closes the connections that were made here and serve nobody else.
-func (h *dialHost) tidy() {
+// closeSpareConns closes the connections that were made here and that only the node uses.
+func (h *dialHost) closeSpareConns() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	closeSpare(h, func(yield func(network.Conn) bool) {
@@ -76,19 +77,19 @@ func (h *dialHost) tidy() {
 	})
 }
 
-// spare tells whether a connection may be closed, since nobody but the node uses it.
-func spare(h corehost.Host, c network.Conn) bool {
+// isSpare reports whether only the node uses a connection, so that it may be closed.
+func isSpare(h corehost.Host, c network.Conn) bool {
 	d, ok := h.(*dialHost)
 	return !ok || d.isSpare == nil || d.isSpare(c)
 }
 
-// closeSpare closes those of the connections that are spare. It returns when that is
-// done, a tenth of a second later at most if an end of one is frozen.
+// closeSpare closes the connections that only the node uses. It returns when that is done,
+// which takes a tenth of a second at most, even if the other end is frozen.
 func closeSpare(h corehost.Host, conns func(yield func(network.Conn) bool)) {
 	var closing sync.WaitGroup
 	defer closing.Wait()
 	for c := range conns {
-		if spare(h, c) {
+		if isSpare(h, c) {
 			closing.Go(func() { c.Close() })
 		}
 	}

@@ -71,7 +71,7 @@ func TestSilentPeerInUseStaysConnected(t *testing.T) {
 		if err := x.d.host.Connect(t.Context(), *corehost.InfoFromHost(y.d.host)); err != nil {
 			t.Fatal(err)
 		}
-		x.d.abandon(y.d.host.ID())
+		x.d.closeConns(y.d.host.ID())
 		if got := len(x.d.host.Network().ConnsToPeer(y.d.host.ID())) > 0; got != inUse {
 			t.Errorf("in use %v: connected %v", inUse, got)
 		}

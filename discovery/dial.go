@@ -13,10 +13,11 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/go-smokesignal/smokesignal/internal/addr"
+	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
-// maxAnswerDials bounds the dials at once whose only purpose is to answer somebody who is
-// not connected any more: strangers who ask and hang up take none of the other slots.
+// maxAnswerDials bounds the dials at once that are made only to answer a peer that is not
+// connected any more. Strangers that ask and hang up use up none of the other slots.
 const maxAnswerDials = 8
 
 var (
@@ -29,8 +30,8 @@ var (
 // slots bounds the dials that are under way.
 type slots chan struct{}
 
-// take waits for a slot, for dialTimeout at most.
-func (s slots) take(ctx context.Context) (release func(), err error) {
+// acquire waits for a slot, for dialTimeout at most.
+func (s slots) acquire(ctx context.Context) (release func(), err error) {
 	select {
 	case s <- struct{}{}:
 		return func() { <-s }, nil
@@ -41,34 +42,35 @@ func (s slots) take(ctx context.Context) (release func(), err error) {
 	}
 }
 
-// reach makes a direct connection to p, through a relay if there is no other way,
-// unless there is one: at those of the addresses which the guard allows. They are
-// what others told us. It waits for one of the slots, and then dials, for dialTimeout
-// each; the slot is taken until the dial has ended, which may be some seconds after it
-// has returned. It runs in one of tasks.
+// reach returns when there is a direct connection to p. If there is none, it dials the
+// addresses that the guard allows, if need be through a relay at first. The addresses come
+// from other nodes. reach waits for a slot for dialTimeout at most, and dials for as long.
+// The slot is free again when the dial has ended, which may be seconds after reach has
+// returned. It is called in one of tasks.
 func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, slots slots) error {
 	if addr.HasDirect(d.host.Network(), p) {
 		return nil
 	}
 	if ctx.Err() != nil {
-		return context.Cause(ctx) // slots.take might find a free one all the same
+		return context.Cause(ctx) // acquire might choose a free slot all the same
 	}
-	release, err := slots.take(ctx)
+	release, err := slots.acquire(ctx)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	addrs = d.allowed(p, addrs)
+	// A connection through a relay may become a direct one without a dial of ours.
 	if len(addrs) == 0 && !addr.HasOnlyRelayed(d.host.Network(), p) {
 		release()
 		return errNoAddress
 	}
-	release = d.dialling.begin(p, release, func() { d.forgetTold(p) })
+	release = d.dialing.begin(p, release, func() { d.forgetUnvouched(p) })
 	if len(addrs) > 0 {
-		dropStale(d.host, p, staleAfter)
-		// How often somebody is tried is decided by the overlay and the guard. After a
-		// cut of a minute the swarm would not dial for another half.
+		closeStale(d.host, p, staleAfter)
+		// The state machine and the guard decide how often a peer is tried. The swarm's own
+		// back-off would forbid dials for half a minute after a cut of a minute.
 		clearBackoff(d.host, p)
 	}
 	d.host.Peerstore().AddAddrs(p, addrs, peerstore.TempAddrTTL)
@@ -77,12 +79,12 @@ func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, slo
 		return err
 	}
 	err = awaitDirect(ctx, d.host, p)
-	d.Reached(p)
+	d.recordReached(p)
 	return err
 }
 
-// proved notes at which addresses p was reached.
-func (d *Driver) Reached(p peer.ID) {
+// recordReached tells the guard at which addresses p was reached.
+func (d *Driver) recordReached(p peer.ID) {
 	for _, c := range d.host.Network().ConnsToPeer(p) {
 		if c.Stat().Direction == network.DirOutbound {
 			d.guard.Reached(p, c.RemoteMultiaddr(), time.Now())
@@ -90,34 +92,34 @@ func (d *Driver) Reached(p peer.ID) {
 	}
 }
 
-// dialling counts the dials to a peer.
-type dialling struct {
-	mu sync.Mutex
-	to map[peer.ID]int
+// dialing counts the dials under way to each peer.
+type dialing struct {
+	mu     sync.Mutex
+	byPeer map[peer.ID]int
 }
 
-// begin counts a dial until the function that it returns is called, which calls release.
-// It calls first before the first one.
-func (x *dialling) begin(p peer.ID, release, first func()) (end func()) {
+// begin counts a dial until the returned function is called, which also calls release. If
+// no other dial to p is under way, begin calls first.
+func (x *dialing) begin(p peer.ID, release, first func()) (end func()) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.to[p]++; x.to[p] == 1 {
+	if x.byPeer[p]++; x.byPeer[p] == 1 {
 		first()
 	}
 	return func() {
 		release()
 		x.mu.Lock()
 		defer x.mu.Unlock()
-		if x.to[p]--; x.to[p] == 0 {
-			delete(x.to, p)
+		if x.byPeer[p]--; x.byPeer[p] == 0 {
+			delete(x.byPeer, p)
 		}
 	}
 }
 
-// forgetTold drops from the peerstore what p, when it was connected, said of where it
-// is: it would be dialled as well, and the guard has not seen it. On a host that is lent
-// the application may want it.
-func (d *Driver) forgetTold(p peer.ID) {
+// forgetUnvouched drops the addresses from the peerstore that p itself named while it was
+// connected. libp2p would dial them as well, and the guard has not seen them. On a lent host
+// they stay, since the application may want them.
+func (d *Driver) forgetUnvouched(p peer.ID) {
 	if d.cfg.Lent {
 		return
 	}
@@ -126,32 +128,29 @@ func (d *Driver) forgetTold(p peer.ID) {
 	}
 }
 
-// connect dials p, and returns before libp2p does when there is a connection at another
-// address than those, or from there. The dial then goes on by itself: one that is given
-// up in the middle of its handshake is a connection for the other side, which may be
-// using it already, or holds it for half a minute.
+// connect dials p. It returns before the dial has ended if a direct connection comes about
+// in another way: p has dialed us, or was reached at an address that is not in addrs. The
+// dial then goes on. If it were given up in the middle of its handshake, the other side might
+// take it for a connection and use it, or hold it for half a minute.
 func (d *Driver) connect(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, release func()) error {
-	connected := make(chan struct{}, 1)
+	connected := notify.NewSignal()
 	defer whenConnected(d.host.Network(), p, func(c network.Conn) {
 		direct := !addr.IsRelayed(c.RemoteMultiaddr())
 		if direct && (c.Stat().Direction == network.DirInbound || !ma.Contains(addrs, c.RemoteMultiaddr())) {
-			select {
-			case connected <- struct{}{}:
-			default:
-			}
+			connected.Set()
 		}
 	})()
-	dialled := make(chan error, 1)
+	dialed := make(chan error, 1)
 	d.tasks.Go(func() {
 		defer release()
 		ctx, cancel := context.WithTimeout(network.WithDialPeerTimeout(d.ctx, dialTimeout), dialTimeout)
 		defer cancel()
 		err := d.host.Connect(ctx, peer.AddrInfo{ID: p})
-		d.Reached(p) // also if p has called meanwhile
-		dialled <- err
+		d.recordReached(p) // also after an error: p may have been reached in another way
+		dialed <- err
 	})
 	select {
-	case err := <-dialled:
+	case err := <-dialed:
 		return err
 	case <-connected:
 		return nil
@@ -160,10 +159,10 @@ func (d *Driver) connect(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, r
 	}
 }
 
-// claimed notes where a neighbour is: at those of its addresses that are on the
-// machine from which it speaks. It may never have been dialled there, if it dialled
-// us; and after a cut both sides have to.
-func (d *Driver) claimed(p peer.ID, addrs []ma.Multiaddr) {
+// recordClaims tells the guard where a neighbor says to be, of its addresses on the machine
+// from which it speaks. A neighbor that dialed us may never have been dialed itself, but after
+// a cut both sides have to be able to dial.
+func (d *Driver) recordClaims(p peer.ID, addrs []ma.Multiaddr) {
 	now := time.Now()
 	for _, c := range d.host.Network().ConnsToPeer(p) {
 		ip, err := manet.ToIP(c.RemoteMultiaddr())
@@ -178,13 +177,14 @@ func (d *Driver) claimed(p peer.ID, addrs []ma.Multiaddr) {
 	}
 }
 
-// allowed returns those of addrs that may be dialled now to reach p.
+// allowed returns the addresses at which p may be dialed now.
 func (d *Driver) allowed(p peer.ID, addrs []ma.Multiaddr) (list []ma.Multiaddr) {
 	now := time.Now()
 	for _, a := range addrs {
 		relay, _, relayed := addr.SplitRelay(a)
 		switch {
-		case relayed && relay == d.host.ID(): // who is behind us is connected, or gone
+		case relayed && relay == d.host.ID():
+			// A peer behind this node is connected to it, or gone.
 		case relayed && addr.HasDirect(d.host.Network(), relay):
 			if d.guard.AllowBehindRelay(p, a, now) {
 				list = append(list, a)
@@ -196,17 +196,17 @@ func (d *Driver) allowed(p peer.ID, addrs []ma.Multiaddr) (list []ma.Multiaddr) 
 	return list
 }
 
-// whenConnected calls f for each connection that there is to p until stop is
-// called. f must not block.
+// whenConnected calls f for each connection to p, present or new, until stop is called. f
+// must not block.
 func whenConnected(n network.Network, p peer.ID, f func(network.Conn)) (stop func()) {
-	hears := &network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
+	notifiee := &network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
 		if c.RemotePeer() == p {
 			f(c)
 		}
 	}}
-	n.Notify(hears)
+	n.Notify(notifiee)
 	for _, c := range n.ConnsToPeer(p) {
 		f(c)
 	}
-	return func() { n.StopNotify(hears) }
+	return func() { n.StopNotify(notifiee) }
 }

@@ -68,20 +68,20 @@ func TestAnswersHaveSlotsOfTheirOwn(t *testing.T) {
 	}
 }
 
-// TestOnlyWhatTheGuardAllowsIsDialled: what a stranger said of himself while he was
-// connected is in the peerstore for a quarter of an hour, and is dialled no more.
-func TestOnlyWhatTheGuardAllowsIsDialled(t *testing.T) {
+// TestOnlyWhatTheGuardAllowsIsDialed: what a stranger said of himself while he was
+// connected is in the peerstore for a quarter of an hour, and is dialed no more.
+func TestOnlyWhatTheGuardAllowsIsDialed(t *testing.T) {
 	x := newTester(t, testConfig{}).start()
 	victim, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer victim.Close()
-	dialled := make(chan struct{})
+	dialed := make(chan struct{})
 	go func() {
 		if c, err := victim.Accept(); err == nil {
 			c.Close()
-			close(dialled)
+			close(dialed)
 		}
 	}()
 	at, err := manet.FromNetAddr(victim.Addr())
@@ -96,8 +96,8 @@ func TestOnlyWhatTheGuardAllowsIsDialled(t *testing.T) {
 		}
 	}
 	select {
-	case <-dialled:
-		t.Error("somebody else was dialled")
+	case <-dialed:
+		t.Error("somebody else was dialed")
 	default:
 	}
 }
@@ -119,7 +119,7 @@ func TestSeedIsGoodAgainWhenFound(t *testing.T) {
 	}
 	for i := range 2 {
 		x.d.ask(t.Context(), func() {
-			x.d.seedFailed(time.Now(), 0, gone)
+			x.d.seedFailed(0, gone)
 			x.d.seedFound(0, x.d.seeds[0], peer.AddrInfo{ID: a.d.host.ID(), Addrs: a.d.host.Addrs()})
 		})
 		x.until("it is told", func() bool { return told() > i })
@@ -130,7 +130,7 @@ func TestSeedIsGoodAgainWhenFound(t *testing.T) {
 		})
 	}
 	x.d.ask(t.Context(), func() {
-		x.d.seedFailed(time.Now(), 0, ErrFull)
+		x.d.seedFailed(0, ErrFull)
 		x.d.seedFound(0, x.d.seeds[0], peer.AddrInfo{ID: a.d.host.ID(), Addrs: a.d.host.Addrs()})
 		if err := x.d.seeds[0].err; !errors.Is(err, ErrFull) {
 			t.Errorf("it was full, and the error is %v", err)
@@ -138,10 +138,10 @@ func TestSeedIsGoodAgainWhenFound(t *testing.T) {
 	})
 }
 
-// TestNeighboursMayBeDialledAgain: a node that dialled us, and was linked, may be
-// dialled after a cut as often as the overlay likes, also when no dial has proved yet
-// where it is. Somebody else may not be dialled there.
-func TestNeighboursMayBeDialledAgain(t *testing.T) {
+// TestNeighborsMayBeDialedAgain: a node that dialed us, and was linked, may be
+// dialed after a cut as often as the overlay likes, also when no dial has proved yet
+// where it is. Somebody else may not be dialed there.
+func TestNeighborsMayBeDialedAgain(t *testing.T) {
 	a := newTester(t, testConfig{max: 4}).start()
 	b := newTester(t, testConfig{max: 4}).start()
 	if _, err := b.d.AddPeer(t.Context(), a.addr()); err != nil {
@@ -150,7 +150,7 @@ func TestNeighboursMayBeDialledAgain(t *testing.T) {
 	a.until("linked", a.hasLinks(1))
 	for i := range 2 * dialguard.MaxUnproved {
 		if n := len(a.d.allowed(b.d.host.ID(), b.d.host.Addrs())); n != 1 {
-			t.Fatalf("dial %d: %d of the neighbour's addresses may be dialled, want 1", i+1, n)
+			t.Fatalf("dial %d: %d of the neighbor's addresses may be dialed, want 1", i+1, n)
 		}
 	}
 	allowed := 0
@@ -158,6 +158,6 @@ func TestNeighboursMayBeDialledAgain(t *testing.T) {
 		allowed += len(a.d.allowed("stranger", b.d.host.Addrs()))
 	}
 	if allowed != dialguard.MaxUnproved {
-		t.Errorf("%d dials to a stranger at the neighbour's address, want %d", allowed, dialguard.MaxUnproved)
+		t.Errorf("%d dials to a stranger at the neighbor's address, want %d", allowed, dialguard.MaxUnproved)
 	}
 }

@@ -14,7 +14,6 @@ import (
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal/discovery/internal/dialguard"
@@ -22,182 +21,148 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 	"github.com/go-smokesignal/smokesignal/discovery/internal/peerrecord"
 	"github.com/go-smokesignal/smokesignal/internal/addr"
-	"github.com/go-smokesignal/smokesignal/internal/errs"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
+	"github.com/go-smokesignal/smokesignal/internal/notify"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // Protocol is the stream protocol of links and membership.
-const Protocol protocol.ID = "/smokesignal/overlay/1.0.0"
+const Protocol = protocol.Overlay
 
-// protectTag keeps the connection manager from closing connections of links.
+// protectTag keeps the connection manager from closing the connections of links.
 const protectTag = "smokesignal"
 
-// leaveTimeout bounds how long Close waits for the farewells to be written.
+// leaveTimeout is how long Close waits at most until the farewells are written.
 const leaveTimeout = time.Second
 
-// Config is what a Driver needs. Host, Key, Addrs and the hooks but Heard, Signal,
-// SeedError, SeedFound and SeedIsSelf are required.
+// Config is the configuration of a Driver. Host, Key, Addrs and the hooks Pending, Linked,
+// Unlinked, OnTopic and Greeting are required.
 type Config struct {
 	Host    corehost.Host
-	Key     crypto.PrivKey
-	Network string
-	Session overlay.Session
-	// Min and Max are the limits of the peer list. A negative Max means no limit.
+	Key     crypto.PrivKey // of the host
+	Network string         // the name that all nodes of the network have in common
+	// Session tells this run of the node from the next, which may have the same id.
+	Session protocol.Session
+	// Min and Max are the limits of the number of links. A negative Max means no limit.
 	Min, Max int
 	Seeds    []*Seed
-	// LAN looks for nodes by mDNS.
+	// LAN also looks for nodes by mDNS.
 	LAN bool
 	// Addrs returns the node's own addresses, as others can dial them.
 	Addrs func() []ma.Multiaddr
-	// Spare tells whether nobody but the node uses a connection, so that it may be
-	// closed. Nil: all are the node's.
+	// Spare reports whether only the node uses a connection, so that it may be closed.
+	// Nil means that the node uses all of them alone.
 	Spare func(network.Conn) bool
-	// Lent: the host is an application's. The nodes among those that it connects to are
-	// asked for links, and Close closes the spare connections that the driver has made.
+	// Lent means that the host belongs to an application. Nodes to which the application
+	// connects are asked for links, and Close closes the connections that the driver
+	// has made and only the node uses.
 	Lent  bool
 	Hooks Hooks
-	Log   *slog.Logger
+	Log   *slog.Logger // nil means the default logger
 }
 
-// Hooks tell the rest of the node what happens. They are called one at a time
-// on the driver's goroutine, Heard and Signal on that of the stream it came by. They
-// must not wait, nor call methods that wait for the driver (AddPeer, Seeds, RTT).
+// Hooks report to the rest of the node. They are called one at a time on the driver's
+// goroutine, except for Heard and Signal, which are called on the goroutine of a stream. They
+// must not block, nor call methods that wait for the driver (AddPeer, Seeds, RTT).
 type Hooks struct {
-	// Pending: a link to p is being set up. Linked or Unlinked follows.
+	// Pending reports that a link to p is being made. Linked or Unlinked follows.
 	Pending func(p peer.ID)
-	// Linked: the link stands on both sides. greeting is what the peer's Greeting
-	// returned.
+	// Linked reports that the link stands on both sides. greeting is what the peer's own
+	// Greeting returned.
 	Linked func(p peer.ID, greeting []byte)
-	// Unlinked: the link ended, or was not completed (was is false).
+	// Unlinked reports that the link ended. If was is false, it had not been completed.
+	// reason is a *LinkError.
 	Unlinked func(p peer.ID, reason error, was bool)
-	// OnTopic tells whether p is seen on the pubsub topic.
+	// OnTopic reports whether p is seen on the pubsub topic.
 	OnTopic func(p peer.ID) bool
-	// Greeting returns what a new neighbour is told, once it is seen on the topic.
+	// Greeting returns what is sent to a new neighbor once it is seen on the topic.
 	Greeting func() []byte
-	// Heard: a linked peer sent a frame, of whatever kind.
+	// Heard reports that a linked peer sent a message of any kind. May be nil.
 	Heard func(from peer.ID)
-	// Signal: a linked peer sent what Flood was given there.
+	// Signal delivers a payload that a linked peer gave to Flood. May be nil.
 	Signal func(from peer.ID, payload []byte)
-	// SeedError: the reason why a seed cannot be used changed.
+	// SeedError reports that the reason why a seed cannot be used has changed. May be nil.
 	SeedError func(*SeedError)
-	// SeedFound: the seed was reached and is info.
+	// SeedFound reports that the seed was reached, and is info. May be nil.
 	SeedFound func(seed string, info peer.AddrInfo)
-	// SeedIsSelf: the seed is this node.
+	// SeedIsSelf reports that the seed is this node. May be nil.
 	SeedIsSelf func(seed string)
 }
 
-// LinkError says why a link ended or could not be made.
-type LinkError struct {
-	Peer   peer.ID
-	Reason overlay.Reason
-}
-
-func (e *LinkError) Error() string { return fmt.Sprintf("peer %s: %s", e.Peer, e.Reason) }
-
-// Unwrap returns the matching variable of this package, if there is one.
-func (e *LinkError) Unwrap() error {
-	switch e.Reason {
-	case overlay.ReasonFull:
-		return ErrFull
-	case overlay.ReasonNetwork:
-		return ErrOtherNetwork
-	case overlay.ReasonSelf:
-		return ErrSelf
-	case overlay.ReasonProtocol:
-		return ErrNotSmokesignal
-	case overlay.ReasonUnreachable, overlay.ReasonTimeout:
-		return ErrUnreachable
-	case overlay.ReasonRelayed:
-		return ErrRelayed
-	case overlay.ReasonClosed:
-		return ErrClosed
-	}
-	return nil
-}
-
-// OnPurpose tells whether the link was ended to reorder, and not because of a fault
-// or because one of the nodes is closing.
-func (e *LinkError) OnPurpose() bool {
-	switch e.Reason {
-	case overlay.ReasonMoved, overlay.ReasonSwapped, overlay.ReasonFull, overlay.ReasonEnough, overlay.ReasonDropped:
-		return true
-	}
-	return false
-}
-
-// ErrClosed is returned for what is asked of a closed Driver.
-var ErrClosed = errs.ErrClosed
-
-// A Driver runs the membership protocol on a libp2p host. Its methods may be
-// called from several goroutines.
+// A Driver keeps a libp2p host linked to nodes of its network: it runs the membership
+// protocol, finds nodes, and dials them. Its methods may be called from several goroutines.
 type Driver struct {
 	cfg   Config
 	host  *dialHost
 	log   *slog.Logger
-	state *overlay.State
+	state *overlay.State // owned by the loop
 
-	inbox       inbox
-	ctx         context.Context
-	cancel      context.CancelCauseFunc
-	dialCtx     context.Context // ends before ctx, when no message is worth a dial any more
+	// The loop and other goroutines.
+	queue  callQueue
+	tasks  sync.WaitGroup
+	done   chan struct{} // closed when the loop has ended
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	// dialCtx ends before ctx does: once the node leaves, no message is worth a dial.
+	dialCtx     context.Context
 	stopDialing context.CancelCauseFunc
-	tasks       sync.WaitGroup
-	done        chan struct{} // closed when the loop has ended
-	dials       slots
-	answers     slots // for dials that are made to answer
-	dialling    dialling
+
+	// Dials.
+	guard   dialguard.Guard
+	dials   slots // for dials in search of others
+	answers slots // for dials that are made to answer
+	dialing dialing
 
 	// Owned by the loop.
-	seeds   []*seedState
-	writers map[peer.ID]*peerWriter
-	leaving bool // Leave or Close has begun
-	adds    map[uint64]chan overlay.Added
-	finds   map[uint64]*lookup
-	calling int // back, nodes that look for this one
-	token   uint64
-	sealed  string // the addresses in the own record
-	seq     uint64 // of the own record
-	lan     io.Closer
+	seeds     []*seedState
+	writers   map[peer.ID]*peerWriter
+	adds      map[uint64]chan overlay.Added // calls of AddPeer, by token
+	finds     map[uint64]*lookup            // searches that the state machine runs, by token
+	token     uint64                        // the last one
+	callbacks int                           // dials under way to nodes that look for this one
+	leaving   bool                          // Leave or Close has begun
+	sealed    string                        // the addresses in the own record
+	seq       uint64                        // the sequence number of the own record
 
-	guard   dialguard.Guard
 	lookups lookups
+	lan     io.Closer // nil if it was not started
 
 	mu      sync.Mutex
-	inbound map[peer.ID]int // streams being read
-	links   map[peer.ID]bool
 	started bool
+	inbound map[peer.ID]int // streams that are being read
+	links   map[peer.ID]bool
 }
 
 const (
-	// maxCalls bounds the nodes called back at once.
-	maxCalls = 8
-	// maxWait is how long the loop waits at most, so that a sleep of the machine is
-	// noticed, and sleepDrift by how much the clocks differ after one.
+	// maxCallbacks bounds the dials at once to nodes that look for this one.
+	maxCallbacks = 8
+	// maxWait is how long the loop waits at most, so that it notices a sleep of the
+	// machine. sleepDrift is how far the clocks are apart after one.
 	maxWait    = 10 * time.Second
 	sleepDrift = 6 * time.Second
 )
 
-// New returns a Driver which does nothing until Start.
+// New returns a Driver that does nothing until Start.
 func New(cfg Config) *Driver {
 	if cfg.Log == nil {
 		cfg.Log = logging.Room("discovery", nil)
 	}
 	d := &Driver{
 		cfg: cfg, log: cfg.Log,
-		host:     &dialHost{Host: cfg.Host, isSpare: cfg.Spare, making: map[peer.ID]int{}, made: map[network.Conn]struct{}{}},
-		inbox:    inbox{wake: make(chan struct{}, 1)},
-		done:     make(chan struct{}),
-		dials:    make(slots, overlay.MaxDials),
-		answers:  make(slots, maxAnswerDials),
-		dialling: dialling{to: map[peer.ID]int{}},
-		writers:  map[peer.ID]*peerWriter{},
-		adds:     map[uint64]chan overlay.Added{},
-		inbound:  map[peer.ID]int{},
-		links:    map[peer.ID]bool{},
-		finds:    map[uint64]*lookup{},
-		lookups:  lookups{byTarget: map[peer.ID]*lookup{}},
+		host:    &dialHost{Host: cfg.Host, isSpare: cfg.Spare, making: map[peer.ID]int{}, made: map[network.Conn]struct{}{}},
+		queue:   callQueue{wake: notify.NewSignal()},
+		done:    make(chan struct{}),
+		dials:   make(slots, overlay.MaxDials),
+		answers: make(slots, maxAnswerDials),
+		dialing: dialing{byPeer: map[peer.ID]int{}},
+		writers: map[peer.ID]*peerWriter{},
+		adds:    map[uint64]chan overlay.Added{},
+		inbound: map[peer.ID]int{},
+		links:   map[peer.ID]bool{},
+		finds:   map[uint64]*lookup{},
+		lookups: lookups{byTarget: map[peer.ID]*lookup{}},
 		state: overlay.New(overlay.Config{
-			Self: cfg.Host.ID(), Session: cfg.Session, Network: cfg.Network, Min: cfg.Min, Max: cfg.Max, Seeds: len(cfg.Seeds),
+			Self: cfg.Host.ID(), Session: overlay.Session(cfg.Session), Network: cfg.Network, Min: cfg.Min, Max: cfg.Max, Seeds: len(cfg.Seeds),
 			Rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		}),
 	}
@@ -213,12 +178,12 @@ func New(cfg Config) *Driver {
 func (d *Driver) Start() {
 	if d.cfg.LAN {
 		search, err := lan.Start(d.host, d.cfg.Network, func(info peer.AddrInfo) {
-			d.Learn(overlay.Contact{ID: info.ID, Addrs: info.Addrs})
+			d.learn(overlay.Contact{ID: info.ID, Addrs: info.Addrs})
 		}, d.log)
 		d.lan = search
 		if err != nil {
 			// A machine without multicast can still join by its seeds.
-			d.log.Warn("not looking for peers on the local network", "err", err)
+			d.log.Warn("not looking for peers on the local network", "error", err)
 		}
 	}
 	d.mu.Lock()
@@ -229,46 +194,46 @@ func (d *Driver) Start() {
 	d.tasks.Go(d.loop)
 }
 
-// Serve lets others open streams, which are answered from Start on. Who calls it
-// before the host listens is never taken for somebody who does not speak the protocol.
+// Serve accepts streams, which are answered from Start on. Call it before the host listens:
+// an early peer would otherwise learn that this host does not speak the protocol.
 func (d *Driver) Serve() { d.host.SetStreamHandler(Protocol, d.serve) }
 
-// inbox holds the functions that wait for the loop. It has no bound, so that a
-// hook, which runs on the loop, may add to it; readers of streams wait until
-// theirs has run, so a stranger cannot fill it.
-type inbox struct {
-	mu   sync.Mutex
-	list []func()
-	wake chan struct{} // a token when list is not empty
+// A callQueue holds the functions that wait for the loop. It has no bound, because hooks run
+// on the loop and may add to it. Strangers cannot fill it: the reader of a stream waits
+// until its function has run.
+type callQueue struct {
+	mu    sync.Mutex
+	calls []func()
+	wake  notify.Signal // set when a function was added
 }
 
-func (in *inbox) take() []func() {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	list := in.list
-	in.list = nil
-	return list
+func (q *callQueue) push(f func()) {
+	q.mu.Lock()
+	q.calls = append(q.calls, f)
+	q.mu.Unlock()
+	q.wake.Set()
 }
 
-// run hands f to the loop and returns at once. It reports false when the driver
-// is closed.
+func (q *callQueue) popAll() []func() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	calls := q.calls
+	q.calls = nil
+	return calls
+}
+
+// run hands f to the loop and returns at once. It reports false when the driver is closed.
 func (d *Driver) run(f func()) bool {
 	select {
 	case <-d.done:
 		return false
 	default:
 	}
-	d.inbox.mu.Lock()
-	d.inbox.list = append(d.inbox.list, f)
-	d.inbox.mu.Unlock()
-	select {
-	case d.inbox.wake <- struct{}{}:
-	default:
-	}
+	d.queue.push(f)
 	return true
 }
 
-// ask runs f on the loop and waits for it.
+// ask runs f on the loop and waits until it has run.
 func (d *Driver) ask(ctx context.Context, f func()) error {
 	ran := make(chan struct{})
 	if !d.run(func() { f(); close(ran) }) {
@@ -277,7 +242,7 @@ func (d *Driver) ask(ctx context.Context, f func()) error {
 	select {
 	case <-ran:
 		return nil
-	case <-d.done:
+	case <-d.done: // the loop ended before it came to f
 		return ErrClosed
 	case <-ctx.Done():
 		return ctx.Err()
@@ -292,10 +257,10 @@ func (d *Driver) loop() {
 	last := time.Now()
 	for {
 		now := time.Now()
-		// The monotonic clock stands still while a machine sleeps, the wall clock,
-		// which Round(0) leaves alone, does not.
+		// The monotonic clock stands still while a machine sleeps. The wall clock, which is
+		// what Round(0) leaves, does not.
 		if drift := now.Round(0).Sub(last.Round(0)) - now.Sub(last); drift > sleepDrift {
-			d.log.Info("this machine has slept", "for", drift)
+			d.log.Info("this machine has slept", "duration", drift)
 			d.step(overlay.Woke{})
 		}
 		last = now
@@ -305,8 +270,8 @@ func (d *Driver) loop() {
 		}
 		timer.Reset(wait)
 		select {
-		case <-d.inbox.wake:
-			for _, f := range d.inbox.take() {
+		case <-d.queue.wake:
+			for _, f := range d.queue.popAll() {
 				f()
 			}
 		case <-timer.C:
@@ -317,10 +282,10 @@ func (d *Driver) loop() {
 	}
 }
 
-// step feeds the state machine and carries out what it wants done.
+// step feeds one input to the state machine and carries out the outputs.
 func (d *Driver) step(in overlay.Input) {
-	// An output may lead to the next input at once; collect, so that no output is
-	// overtaken.
+	// An output may lead to another input at once. That one has to wait, so that no
+	// output overtakes another.
 	inputs := []overlay.Input{in}
 	for len(inputs) > 0 {
 		now := time.Now()
@@ -333,9 +298,11 @@ func (d *Driver) step(in overlay.Input) {
 	}
 }
 
+// perform carries out one output, and returns the input that it leads to, or nil.
 func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 	switch o := o.(type) {
 	case overlay.Send:
+		// The greeting has to be as of now: broadcasts are repaired from it on.
 		if ready, ok := o.Message.(overlay.Ready); ok {
 			ready.Greeting = d.cfg.Hooks.Greeting()
 			o.Message = ready
@@ -349,19 +316,21 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 			return overlay.OnTopic{Peer: o.Peer, Present: true}
 		}
 	case overlay.Linked:
-		d.mark(o.Peer, true)
-		d.claimed(o.Peer, o.Addrs)
+		d.addLink(o.Peer)
+		d.recordClaims(o.Peer, o.Addrs)
 		d.log.Info("linked", "peer", o.Peer)
 		d.cfg.Hooks.Linked(o.Peer, o.Greeting)
 		d.seedLinked(o.Peer)
 	case overlay.Unlinked:
+		// Close waits for the last messages of this node's own farewell only. A peer that
+		// said farewell itself may be gone.
 		if w := d.writers[o.Peer]; w != nil {
 			w.farewell = d.leaving
 		}
 		d.host.ConnManager().Unprotect(o.Peer, protectTag)
-		d.mark(o.Peer, false)
+		d.removeLink(o.Peer)
 		if o.Reason == overlay.ReasonSilent {
-			d.abandon(o.Peer)
+			d.closeConns(o.Peer)
 		}
 		if o.WasLinked {
 			d.log.Info("unlinked", "peer", o.Peer, "reason", o.Reason)
@@ -370,17 +339,17 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 	case overlay.Refused:
 		d.log.Debug("refused", "peer", o.Peer, "reason", o.Reason)
 		if o.Reason == overlay.ReasonTimeout {
-			d.abandon(o.Peer)
+			d.closeConns(o.Peer)
 		}
-		d.seedRefused(now, o)
+		d.seedRefused(o)
 	case overlay.AskSeed:
-		d.askSeed(now, o)
+		d.askSeed(o)
 	case overlay.RenewRecord:
-		return d.seal(true)
+		return d.seal(d.cfg.Addrs())
 	case overlay.Located:
 		d.located(o)
 	case overlay.DialBack:
-		d.call(o.To)
+		d.callBack(o.To)
 	case overlay.Added:
 		if ch := d.adds[o.Token]; ch != nil {
 			delete(d.adds, o.Token)
@@ -390,70 +359,62 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 	return nil
 }
 
-// abandon closes the connections to a peer that answers nothing, except those that
-// others use. Over QUIC they outlive the peer's process by half a minute, and a new
-// process at the same place would be spoken to over the dead one's connection. It is
-// done when abandon returns, at most a tenth of a second later, so that the next
-// message dials.
-func (d *Driver) abandon(p peer.ID) {
+// closeConns closes the connections to a peer that does not answer, except those that others
+// use. A QUIC connection outlives the peer's process by half a minute, and messages to a new
+// process at the same place would go over the dead one's connection. When closeConns returns,
+// after a tenth of a second at most, the next message dials.
+func (d *Driver) closeConns(p peer.ID) {
 	closeSpare(d.host, slices.Values(d.host.Network().ConnsToPeer(p)))
 }
 
-func (d *Driver) mark(p peer.ID, linked bool) {
+func (d *Driver) addLink(p peer.ID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if linked {
-		d.links[p] = true
-	} else {
-		delete(d.links, p)
-	}
+	d.links[p] = true
 }
 
-func (d *Driver) linked(p peer.ID) bool {
+func (d *Driver) removeLink(p peer.ID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.links[p]
+	delete(d.links, p)
 }
 
-// seal renews the own signed record when the addresses have changed, or anyway. It
+// sealIfChanged signs a new record if the addresses have changed since the last one. It
 // returns nil if the record stays as it is.
-func (d *Driver) seal(anyway bool) overlay.Input {
-	addrs := d.cfg.Addrs()
-	text := fmt.Sprint(addrs)
-	if text == d.sealed && !anyway {
-		return nil
+func (d *Driver) sealIfChanged() overlay.Input {
+	if addrs := d.cfg.Addrs(); fmt.Sprint(addrs) != d.sealed {
+		return d.seal(addrs)
 	}
-	now := time.Now()
-	d.seq = max(d.seq+1, uint64(now.UnixNano())) // also if the clock goes back
+	return nil
+}
+
+// seal signs a new record of the node's own addresses. It returns nil if that fails.
+func (d *Driver) seal(addrs []ma.Multiaddr) overlay.Input {
+	d.seq = max(d.seq+1, uint64(time.Now().UnixNano())) // it grows even if the clock goes back
 	record, err := peerrecord.Seal(d.cfg.Key, addrs, d.seq)
 	if err != nil {
-		d.log.Error("cannot sign the own addresses", "addrs", addrs, "err", err)
+		d.log.Error("cannot sign the own addresses", "addrs", addrs, "error", err)
 		return nil
 	}
-	d.sealed = text
+	d.sealed = fmt.Sprint(addrs)
 	return overlay.RecordRenewed{Record: record, Seq: d.seq}
 }
 
-// tick lets the time pass, with the addresses of now.
+// tick lets the time of the state machine pass.
 func (d *Driver) tick() {
-	if in := d.seal(false); in != nil {
+	// Addresses change without notice, so they are compared now and then.
+	if in := d.sealIfChanged(); in != nil {
 		d.step(in)
 	}
 	d.step(overlay.Tick{})
 }
 
-// Network returns what is known of the part of the network this node is in.
-func (d *Driver) Network() (n overlay.NetworkView) {
-	d.ask(context.Background(), func() { n = d.state.View() })
-	return n
-}
-
-// TopicChanged says that a peer was seen joining or leaving the pubsub topic.
+// TopicChanged reports that a peer joined or left the pubsub topic.
 func (d *Driver) TopicChanged(p peer.ID, present bool) {
 	d.run(func() { d.step(overlay.OnTopic{Peer: p, Present: present}) })
 }
 
-// Flood sends payload to all linked peers but one. It does not wait.
+// Flood sends payload to all linked peers but one. It does not block.
 func (d *Driver) Flood(payload []byte, except peer.ID) {
 	d.mu.Lock()
 	to := make([]peer.ID, 0, len(d.links))
@@ -470,15 +431,16 @@ func (d *Driver) Flood(payload []byte, except peer.ID) {
 	})
 }
 
-// AddPeer links to the node at addr, a text as for a seed. It returns when the
-// link stands, or with an error: ErrFull (ours or theirs), ErrSelf,
-// ErrOtherNetwork, ErrUnreachable and what else ParseSeed and Seed.Find return.
+// AddPeer makes a link to the node at addr, which is written like a seed. It returns when the
+// link stands. The error is ErrFull (this node or the other), ErrSelf, ErrOtherNetwork,
+// ErrUnreachable, ErrUnresolvable, ErrRelayed, ErrNotSmokesignal, a *WrongIDError, ErrClosed,
+// or that of ParseSeed.
 func (d *Driver) AddPeer(ctx context.Context, addr string) (peer.ID, error) {
 	seed, err := ParseSeed(addr)
 	if err != nil {
 		return "", err
 	}
-	info, err := seed.Find(ctx, d.host)
+	info, err := seed.find(ctx, d.host)
 	if err != nil {
 		return "", err
 	}
@@ -503,18 +465,12 @@ func (d *Driver) AddPeer(ctx context.Context, addr string) (peer.ID, error) {
 	}
 }
 
-// DropPeer ends the link to p. It returns when that has begun.
+// DropPeer ends the link to p. It returns once the peer is being told.
 func (d *Driver) DropPeer(ctx context.Context, p peer.ID) error {
 	return d.ask(ctx, func() { d.step(overlay.Drop{Peer: p}) })
 }
 
-// RTT returns the round trip time last measured on the link to p, or zero.
-func (d *Driver) RTT(p peer.ID) (rtt time.Duration) {
-	d.ask(context.Background(), func() { rtt = d.state.RTT(p) })
-	return rtt
-}
-
-// Leave ends all links and tells the peers. The driver looks for no others.
+// Leave ends all links and tells the peers. The driver makes no new links.
 func (d *Driver) Leave(ctx context.Context) error {
 	return d.ask(ctx, d.leave)
 }
@@ -528,9 +484,8 @@ func (d *Driver) leave() {
 	d.step(overlay.Close{})
 }
 
-// Close ends all links, waits a second at most until the peers have been told,
-// and leaves no goroutine, handler or stream behind. It must not be called
-// twice.
+// Close ends all links and leaves no goroutine, handler or stream behind. It waits until the
+// connected neighbors have been told, for a second at most. It must not be called twice.
 func (d *Driver) Close() {
 	d.mu.Lock()
 	started := d.started
@@ -557,18 +512,18 @@ func (d *Driver) Close() {
 			w.finish(ctx)
 		}
 	} else {
-		close(d.done)
+		close(d.done) // nobody else does, as the loop was not started
 	}
-	d.mu.Lock() // enter looks whether it has ended, and adds to tasks, under it
+	d.mu.Lock() // under which countStream checks ctx and adds to tasks
 	d.cancel(ErrClosed)
 	d.mu.Unlock()
 	d.tasks.Wait()
-	if d.cfg.Lent {
-		d.host.tidy()
+	if d.cfg.Lent { // an own host closes all connections itself
+		d.host.closeSpareConns()
 	}
 }
 
-// notifiee hears of connections; it is how a killed process is noticed at once.
+// A notifiee hears of closed connections, which is how a killed process is noticed at once.
 type notifiee Driver
 
 func (n *notifiee) Connected(network.Network, network.Conn)   {}
@@ -579,7 +534,7 @@ func (n *notifiee) Disconnected(net network.Network, c network.Conn) {
 	if !addr.HasDirect(net, p) {
 		d := (*Driver)(n)
 		d.run(func() {
-			// It may be back meanwhile, by another connection.
+			// The peer may be back over another connection meanwhile.
 			if !addr.HasDirect(net, p) {
 				d.step(overlay.Disconnected{Peer: p})
 			}

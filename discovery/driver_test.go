@@ -19,6 +19,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 	"github.com/go-smokesignal/smokesignal/discovery/internal/peerrecord"
 	"github.com/go-smokesignal/smokesignal/internal/leaks"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // tester is a driver over a real host. Its topic is instant: a peer is seen as
@@ -71,7 +72,7 @@ func newTester(t *testing.T, cfg testConfig) *tester {
 	x := &tester{T: t, pending: map[peer.ID]bool{}, changed: make(chan struct{})}
 	x.d = New(Config{
 		Host: h, Key: h.Peerstore().PrivKey(h.ID()), Network: cfg.network,
-		Session: overlay.Session([]byte(h.ID())[len(h.ID())-8:]), Min: cfg.min, Max: cfg.max, Seeds: seeds,
+		Session: protocol.Session([]byte(h.ID())[len(h.ID())-8:]), Min: cfg.min, Max: cfg.max, Seeds: seeds,
 		Addrs: func() (list []ma.Multiaddr) {
 			for _, a := range h.Addrs() {
 				list = append(list, a.Encapsulate(ma.StringCast("/p2p/"+h.ID().String())))

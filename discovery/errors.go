@@ -12,54 +12,75 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/routing"
 	"github.com/libp2p/go-libp2p/core/sec"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 
+	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 	"github.com/go-smokesignal/smokesignal/internal/errs"
 )
 
-// Why a seed or another address did not lead to a link. The texts are short,
-// since they stand behind the seed in one line (see [SeedError]); what libp2p
-// or the system said is wrapped, so errors.Is(err, syscall.ECONNREFUSED) works.
+// Why an address did not lead to a link, or a call failed.
+//
+// The errors of AddPeer, Connect and FindPeer, and those inside a [SeedError], often carry
+// more detail than these variables: the networks' names, or the answer of libp2p or the
+// system. They are one short line then, without the name of the package, because they stand
+// behind an address. errors.Is finds the variable, and the cause:
+// errors.Is(err, syscall.ECONNREFUSED) works.
 var (
-	// ErrSelf is returned for an address that is this node's own.
+	// ErrClosed is returned once Close has begun.
+	ErrClosed = errs.ErrClosed
+	// ErrSelf is returned when an address is this node's own.
 	ErrSelf = errs.ErrSelf
-	// ErrOtherNetwork is returned when the node there speaks our protocol in a
-	// network of another name.
+	// ErrOtherNetwork is returned when a node speaks our protocol in a network of
+	// another name.
 	ErrOtherNetwork = errs.ErrOtherNetwork
-	// ErrUnreachable is returned when nobody answered: refused, timed out, no
-	// route. The text says which.
+	// ErrRelayed is returned when a node was reached through a relay only. Nothing is
+	// sent to it then: a relay is there for two nodes to find each other, and ends a
+	// connection after two minutes or 128 KiB.
+	ErrRelayed = errs.ErrRelayed
+	// ErrUnreachable is returned when there was no answer: refused, timed out, no route.
+	// The text says which.
 	ErrUnreachable = errors.New("discovery: unreachable")
-	// ErrUnresolvable is returned when DNS knows no address for the name.
+	// ErrUnresolvable is returned when DNS knows no address for a name.
 	ErrUnresolvable = errors.New("discovery: no such host")
-	// ErrNotSmokesignal is returned when something answered that speaks another
-	// protocol: no libp2p, or libp2p without ours.
+	// ErrNotSmokesignal is returned when the answer came in another protocol: from a
+	// program without libp2p, or from a libp2p host without our protocol.
 	ErrNotSmokesignal = errors.New("discovery: not a smokesignal node")
-	// ErrFull is returned when every node asked has as many peers as it takes.
+	// ErrFull is returned when this node, or every node that was asked, has as many
+	// links as it may have.
 	ErrFull = errors.New("discovery: everybody is full")
+	// ErrUnknownPeer is returned when none of the nodes that could be asked knows where
+	// a peer is. errors.Is also finds routing.ErrNotFound of libp2p in it.
+	ErrUnknownPeer error = unknownPeer{}
 )
 
-// WrongIDError is returned when the node at a seed's address proved another
-// identity than the one the seed's /p2p/ part, or a ticket, asks for.
+type unknownPeer struct{}
+
+func (unknownPeer) Error() string { return "discovery: unknown peer" }
+func (unknownPeer) Unwrap() error { return routing.ErrNotFound }
+
+// A WrongIDError is returned when the node at a seed's address proved another identity than
+// the one that the seed's /p2p/ part or the ticket demands.
 type WrongIDError struct {
-	Expected peer.ID // as the seed says
-	Actual   peer.ID // as proven by who answered
+	Expected peer.ID // the id in the seed
+	Actual   peer.ID // the id that the node proved
 }
 
 func (e *WrongIDError) Error() string {
 	return fmt.Sprintf("wrong id: it is %s, not %s", e.Actual, e.Expected)
 }
 
-// SeedError says why a seed could not be joined. errors.Is and errors.AsType
-// see the cause.
+// A SeedError says why a seed cannot be used. errors.Is and errors.AsType see the cause.
 type SeedError struct {
 	Seed string    // as the user wrote it
 	Err  error     // the cause
-	Next time.Time // when it is tried next; zero if no try is planned
+	Next time.Time // of the next try; zero if none is planned
 }
 
+// Error returns one line that ends with the time until the next try, as of this call.
 func (e *SeedError) Error() string {
-	text := fmt.Sprintf("seed %s: %s", ShortenTicket(e.Seed), errs.Text(e.Err))
+	text := fmt.Sprintf("seed %s: %s", shortenTicket(e.Seed), errs.Text(e.Err))
 	if e.Next.IsZero() {
 		return text
 	}
@@ -70,13 +91,57 @@ func (e *SeedError) Error() string {
 	return fmt.Sprintf("%s, next try in %v", text, max(wait.Round(unit), unit))
 }
 
+// A LinkError says why a link ended or could not be made.
+type LinkError struct {
+	Peer   peer.ID
+	Reason overlay.Reason
+}
+
+func (e *LinkError) Error() string { return fmt.Sprintf("peer %s: %s", e.Peer, e.Reason) }
+
+// Unwrap returns the matching variable of this package, or nil.
+func (e *LinkError) Unwrap() error {
+	switch e.Reason {
+	case overlay.ReasonFull:
+		return ErrFull
+	case overlay.ReasonNetwork:
+		return ErrOtherNetwork
+	case overlay.ReasonSelf:
+		return ErrSelf
+	case overlay.ReasonProtocol:
+		return ErrNotSmokesignal
+	case overlay.ReasonUnreachable, overlay.ReasonTimeout:
+		return ErrUnreachable
+	case overlay.ReasonRelayed:
+		return ErrRelayed
+	case overlay.ReasonClosed:
+		return ErrClosed
+	}
+	return nil
+}
+
+// OnPurpose reports whether the link was ended to reorder the overlay, and not because of a
+// fault or because one of the nodes closes.
+func (e *LinkError) OnPurpose() bool {
+	switch e.Reason {
+	case overlay.ReasonMoved, overlay.ReasonSwapped, overlay.ReasonFull, overlay.ReasonEnough, overlay.ReasonDropped:
+		return true
+	}
+	return false
+}
+
 func (e *SeedError) Unwrap() error { return e.Err }
 
-// otherNetwork returns an [ErrOtherNetwork] that names both networks where
-// they are known. theirs is what a stranger sent, so it is quoted and cut.
+// withText returns kind as an error that stands behind an address, so without the package.
+func withText(kind error) error {
+	return &failure{kind: kind, text: errs.Text(kind), rank: rankAnswer}
+}
+
+// otherNetwork returns an [ErrOtherNetwork] that names both networks if they are known.
+// theirs comes from a stranger, so it is quoted and shortened.
 func otherNetwork(theirs, ours string) error {
-	if theirs == "" || ours == "" {
-		return ErrOtherNetwork
+	if theirs == "" || ours == "" { // an older node does not say its network
+		return withText(ErrOtherNetwork)
 	}
 	const most = 64
 	if len(theirs) > most {
@@ -85,15 +150,28 @@ func otherNetwork(theirs, ours string) error {
 	return &failure{kind: ErrOtherNetwork, text: fmt.Sprintf("%s: %q, not %q", errs.Text(ErrOtherNetwork), theirs, ours)}
 }
 
-// A failure is a cause as one short line, with what lies beneath.
+// A failure is one of the errors above with a text for people and the error of libp2p or the
+// system.
 type failure struct {
 	kind error  // one of the variables above
-	text string // what a person reads
-	err  error  // what libp2p or the system said; may be nil
-	rank int    // the higher, the more it tells; see explain
-	// wrong is set when somebody else answered.
+	text string // one short line, without the package
+	err  error  // from libp2p or the system; may be nil
+	rank rank
+	// wrong is set when another node answered than the one asked for.
 	wrong *WrongIDError
 }
+
+// A rank says how much a cause tells about an address. If several addresses of a node
+// failed, the cause of the highest rank is shown.
+type rank int
+
+const (
+	rankSkipped rank = iota // the address was not tried
+	rankSilence             // no answer
+	rankRoute               // the system knew no way
+	rankRefused             // an answer that said no
+	rankAnswer              // an answer of somebody else
+)
 
 func (f *failure) Error() string { return f.text }
 
@@ -104,11 +182,10 @@ func (f *failure) Unwrap() []error {
 	return []error{f.kind, f.err}
 }
 
-// explain turns what libp2p returned for a dial or a stream into one of this
-// package's errors, as one short line. Of a dial that failed on several
-// addresses it takes the cause that tells most: an answer before a refusal,
-// a refusal before silence. It returns nil for nil, and errors that are
-// explained already as they are.
+// explain turns an error that libp2p returned for a dial or a stream into one of this
+// package's errors, as one short line. If a dial failed on several addresses, the cause of
+// the highest rank is shown. explain returns nil for nil, and leaves errors of this package
+// as they are.
 func explain(err error) error {
 	if err == nil {
 		return nil
@@ -116,7 +193,7 @@ func explain(err error) error {
 	if done := explained(err); done != nil {
 		return done
 	}
-	f := mostTelling(err)
+	f := highestRank(err)
 	f.err = err
 	if f.wrong != nil {
 		return f.wrong
@@ -124,8 +201,9 @@ func explain(err error) error {
 	return f
 }
 
-// mostTelling classifies what a dial met on each address and returns the best.
-func mostTelling(err error) *failure {
+// highestRank classifies the failures of a dial on each address and returns the one of the
+// highest rank.
+func highestRank(err error) *failure {
 	dial, ok := errors.AsType[*swarm.DialError](err)
 	if !ok || len(dial.DialErrors) == 0 {
 		return classify(err)
@@ -139,7 +217,7 @@ func mostTelling(err error) *failure {
 	return best
 }
 
-// explained returns the error inside err that explain has made before, or nil.
+// explained returns the error in err that explain has made before, or nil.
 func explained(err error) error {
 	if f, ok := errors.AsType[*failure](err); ok {
 		return f
@@ -148,6 +226,9 @@ func explained(err error) error {
 		return w
 	}
 	for _, v := range []error{ErrSelf, ErrOtherNetwork, ErrUnreachable, ErrUnresolvable, ErrNotSmokesignal, ErrFull, ErrRelayed} {
+		if err == v {
+			return withText(v)
+		}
 		if errors.Is(err, v) {
 			return err
 		}
@@ -155,19 +236,9 @@ func explained(err error) error {
 	return nil
 }
 
-// The ranks of causes: who answered tells more than a refusal, and that more
-// than silence or what we did not even try.
-const (
-	rankSkipped = iota // not tried
-	rankSilence        // nobody answered
-	rankRoute          // the system knew no way
-	rankRefused        // somebody said no
-	rankAnswer         // somebody answered
-)
-
-// classify explains one cause.
+// classify explains the failure at one address.
 func classify(err error) *failure {
-	f := func(rank int, kind error, text string) *failure {
+	f := func(rank rank, kind error, text string) *failure {
 		return &failure{kind: kind, text: text, err: err, rank: rank}
 	}
 	if mismatch, ok := errors.AsType[sec.ErrPeerIDMismatch](err); ok {
@@ -198,7 +269,7 @@ func classify(err error) *failure {
 	case errors.Is(err, swarm.ErrDialBackoff), errors.Is(err, swarm.ErrDialRefusedBlackHole):
 		return f(rankSkipped, ErrUnreachable, "not tried again so soon")
 	case errors.Is(err, swarm.ErrNoAddresses), errors.Is(err, swarm.ErrNoGoodAddresses):
-		return f(rankSkipped, ErrUnreachable, "no address that can be dialled")
+		return f(rankSkipped, ErrUnreachable, "no address that can be dialed")
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return f(rankSilence, ErrUnreachable, "timeout")
 	case errors.Is(err, context.Canceled):
@@ -213,9 +284,9 @@ func classify(err error) *failure {
 	return f(rankRefused, ErrUnreachable, oneLine(err))
 }
 
-// speaksOtherwise reports whether somebody answered, but not as libp2p does.
-// The layers below have no error values for it, so their texts must do:
-// multistream (TCP, WebSocket), QUIC's TLS, and the WebSocket upgrade.
+// speaksOtherwise reports whether the answer was not that of a libp2p host. multistream (TCP,
+// WebSocket), QUIC's TLS and the WebSocket upgrade have no error values for that, so their
+// texts are compared.
 func speaksOtherwise(err error) bool {
 	text := err.Error()
 	for _, s := range []string{
@@ -233,8 +304,8 @@ func speaksOtherwise(err error) bool {
 	return false
 }
 
-// relayText puts into words what a relay answered, of which libp2p's circuit client
-// has no error value either.
+// relayText puts the answer of a relay into words. libp2p's circuit client has no error
+// values for it either.
 func relayText(err error) string {
 	_, status, found := strings.Cut(err.Error(), "error opening relay circuit: ")
 	switch {

@@ -60,11 +60,11 @@ func findPeer(x *tester, p peer.ID) (peer.AddrInfo, error) {
 	return x.d.FindPeer(ctx, p)
 }
 
-// TestFindPeerConnects: what the overlay knows is dialled, and the address that
+// TestFindPeerConnects: what the overlay knows is dialed, and the address that
 // answered is returned.
 func TestFindPeerConnects(t *testing.T) {
 	x, h := newTester(t, testConfig{}).start(), quarry(t)
-	x.d.Learn(overlay.Contact{ID: h.ID(), Record: []byte{1}, Addrs: h.Addrs()})
+	x.d.learn(overlay.Contact{ID: h.ID(), Record: []byte{1}, Addrs: h.Addrs()})
 	for _, when := range []string{"first", "connected"} {
 		info, err := findPeer(x, h.ID())
 		if err != nil {
@@ -91,7 +91,7 @@ func TestFindPeerSaysWhatWasTried(t *testing.T) {
 	}
 
 	at := deserted(t)
-	x.d.Learn(overlay.Contact{ID: stranger, Record: []byte{1}, Addrs: []ma.Multiaddr{at}})
+	x.d.learn(overlay.Contact{ID: stranger, Record: []byte{1}, Addrs: []ma.Multiaddr{at}})
 	_, err = findPeer(x, stranger)
 	if !errors.Is(err, ErrUnreachable) || errors.Is(err, ErrUnknownPeer) {
 		t.Errorf("nobody there: %v", err)
@@ -111,7 +111,7 @@ func TestFindPeerSaysWhatWasTried(t *testing.T) {
 func TestFindPeerShares(t *testing.T) {
 	x, h := newTester(t, testConfig{}).start(), quarry(t)
 	at := silent(t)
-	x.d.Learn(overlay.Contact{ID: h.ID(), Record: []byte{1}, Addrs: []ma.Multiaddr{at}})
+	x.d.learn(overlay.Contact{ID: h.ID(), Record: []byte{1}, Addrs: []ma.Multiaddr{at}})
 	var all sync.WaitGroup
 	for range 10 {
 		all.Go(func() {
@@ -156,7 +156,7 @@ func (x *tester) connectFrom(h corehost.Host) {
 func TestFindPeerEndsWithItsContext(t *testing.T) {
 	x := newTester(t, testConfig{}).start()
 	stranger := idOf(t, newKey(t))
-	x.d.Learn(overlay.Contact{ID: stranger, Record: []byte{1}, Addrs: []ma.Multiaddr{silent(t)}})
+	x.d.learn(overlay.Contact{ID: stranger, Record: []byte{1}, Addrs: []ma.Multiaddr{silent(t)}})
 	ctx, cancel := context.WithCancel(t.Context())
 	result := make(chan error, 1)
 	go func() {
@@ -230,7 +230,7 @@ func TestSearchPrefersWhatIsRemembered(t *testing.T) {
 	}
 }
 
-// TestSearchObeysTheGuard: what others told is dialled three times and then not for
+// TestSearchObeysTheGuard: what others told is dialed three times and then not for
 // a while, whoever asks for it.
 func TestSearchObeysTheGuard(t *testing.T) {
 	x := newTester(t, testConfig{}).start()

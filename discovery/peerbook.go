@@ -20,73 +20,72 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/discovery/internal/dialguard"
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
-	"github.com/go-smokesignal/smokesignal/internal/addr"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
+	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
 const (
-	// bookTTL is how long a node stays in the book that is not found again. A machine
-	// that is off for a weekend or a few days of holiday finds its network; older
-	// addresses mostly lead nowhere.
+	// bookTTL is how long a node stays in the book that is not found again. A machine that
+	// is off for a weekend or a few days of holiday still finds its network. Older
+	// addresses are mostly useless.
 	bookTTL = 7 * 24 * time.Hour
-	// maxBook bounds the nodes in the book: those the overlay knows, and as many of
-	// former times.
+	// maxBook bounds the nodes in the book: twice as many as the overlay knows at a time.
 	maxBook = 256
-	// maxBookBytes is above what maxBook records and addresses take.
+	// maxBookBytes is more than maxBook records and addresses need.
 	maxBookBytes = 4 << 20
-	// bookTold bounds what the overlay is told of the book, since it keeps no more.
-	bookTold = 128
-	// bookSettle is how long the links may change before the book is written, and
-	// bookPause the least time between two writes.
-	bookSettle = time.Second
-	bookPause  = 30 * time.Second
-	// bookRefresh is when it is written if the links do not change.
-	bookRefresh = 10 * time.Minute
-	// bookProof is after what time the overlay has looked at each known address at
-	// least once: those it still has then are no mere memory of this book.
-	bookProof = 2 * time.Hour
-	// bookVersion is the version of the file's form.
+	// maxBookContacts bounds the nodes that the overlay gets from the book. It would not
+	// keep more.
+	maxBookContacts = 128
+	// bookSettleTime is how long the book waits after a change of the links for more
+	// changes. bookWriteInterval is the least time between two writes.
+	bookSettleTime    = time.Second
+	bookWriteInterval = 30 * time.Second
+	// bookRefreshInterval is the time between two writes if the links do not change.
+	bookRefreshInterval = 10 * time.Minute
+	// bookProofTime is the time in which the overlay checks each known address at least
+	// once. Nodes that it knows after that are alive, even if they came from this book.
+	bookProofTime = 2 * time.Hour
+	// bookVersion is the version of the file's format.
 	bookVersion = 1
 )
 
-// A PeerBook keeps the nodes of a network in a file, so that a node which is
-// started again finds the network though all seeds are gone. It holds the links,
-// the known addresses, and what was in the book before, up to 256 nodes; one
-// that was not found for seven days is left out.
+// A PeerBook keeps the nodes of a network in a file, so that a node that is started again finds
+// the network even if all seeds are gone. It holds the linked nodes, the other known nodes, and
+// the nodes that were in the book before, 256 at most. A node that was not found for seven days
+// is dropped.
 //
-// The file is text: a line that says what it is, and a line of JSON for each
-// node, with its signed peer record and the addresses at which to dial it. It is
-// replaced in one step, so that whoever looks after a crash finds the old file or
-// the new one. Nodes of one network may share a file: each keeps what the others
-// wrote.
+// The file is text: a line that identifies the format, and a line of JSON for each node, with
+// its signed peer record and the addresses at which to dial it. The file is replaced in one
+// step: after a crash it is either the old one or the new one. Nodes of one network may share a
+// file. Each keeps the entries of the others.
 //
 // Its methods may be called from several goroutines.
 type PeerBook struct {
 	name    string // the path as it was given
-	path    string // where that leads
+	path    string // without symbolic links
 	network string
 	log     *slog.Logger
 	opened  time.Time
-	first   []bookEntry // what was in the file then
+	first   []bookEntry // the entries of the file at that time
 
-	changed chan struct{} // a token when the links have changed
+	changed notify.Signal // set when the links have changed
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup
 	source  bookSource // nil before Keep
 
-	warned string // the failure logged last; of run, then of Close
+	lastWarning string // owned by run
 }
 
-// A bookSource is the Driver.
+// A bookSource is what a PeerBook needs of the Driver.
 type bookSource interface {
-	Known(context.Context) (contacts []overlay.Contact, linked map[peer.ID]bool, err error)
-	Learn(...overlay.Contact)
+	known(context.Context) (contacts []overlay.Contact, linked map[peer.ID]bool, err error)
+	learn(...overlay.Contact)
 }
 
-// A bookEntry is a line of the file.
+// A bookEntry is one line of the file.
 type bookEntry struct {
 	ID     peer.ID   `json:"id"`
-	Seen   time.Time `json:"seen"` // when it was last known to be there
+	Seen   time.Time `json:"seen"` // when it was last known to be alive
 	Addrs  []string  `json:"addrs"`
 	Record []byte    `json:"record"`
 }
@@ -97,17 +96,16 @@ type bookHeader struct {
 	Network string `json:"network"`
 }
 
-// OpenPeerBook reads the book of the network in the file at path. There need not
-// be one; the directory must exist. An empty file is a book without nodes, and
-// lines that are damaged are left out, with a warning in the log. Any error names
-// the file: that it is no peer book, one of another network, or of a later version
-// of this package, and so is left as it is; or that it cannot be read or written.
-// log may be nil.
+// OpenPeerBook reads the book of the network from the file at path. The file need not exist, but
+// its directory must. An empty file is a book without nodes. Damaged lines are left out, with a
+// warning in the log. The error names the file. It says that the file cannot be read or
+// written, or that it is not a peer book, belongs to another network, or was written by a later
+// version of this package; such a file is not touched. log may be nil.
 func OpenPeerBook(path, network string, log *slog.Logger) (*PeerBook, error) {
 	if log == nil {
 		log = logging.Room("discovery", nil)
 	}
-	b := &PeerBook{name: path, path: path, network: network, log: log, opened: time.Now(), changed: make(chan struct{}, 1)}
+	b := &PeerBook{name: path, path: path, network: network, log: log, opened: time.Now(), changed: notify.NewSignal()}
 	if err := b.open(); err != nil {
 		return nil, b.failed(err)
 	}
@@ -119,13 +117,13 @@ func (b *PeerBook) failed(err error) error {
 		return nil
 	}
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
-		err = pe.Err // the path is named already
+		err = pe.Err // the path would be named twice
 	}
 	return fmt.Errorf("discovery: peer book %s: %w", b.name, err)
 }
 
 func (b *PeerBook) open() error {
-	// A link is followed once, since the file it points to is what gets replaced.
+	// The file itself gets replaced, and not a symbolic link to it.
 	if real, err := filepath.EvalSymlinks(b.path); err == nil {
 		b.path = real
 	}
@@ -139,29 +137,29 @@ func (b *PeerBook) open() error {
 		return err
 	}
 	if damaged > 0 {
-		b.log.Warn("the peer book is damaged; its other lines are used", "path", b.name, "damaged lines", damaged, "nodes", len(b.first))
+		b.log.Warn("the peer book is damaged; its other lines are used", "path", b.name, "damaged", damaged, "nodes", len(b.first))
 	}
-	// Better to say now that it cannot be written than when it is needed.
-	temp, err := b.temp()
+	// An error now is better than one when the book is written.
+	temp, err := b.createTemp()
 	if err != nil {
 		return fmt.Errorf("cannot write to its directory: %w", err)
 	}
 	return errors.Join(temp.Close(), os.Remove(temp.Name()))
 }
 
-func (b *PeerBook) temp() (*os.File, error) {
-	return os.CreateTemp(filepath.Dir(b.path), "."+filepath.Base(b.path)+".*") // with mode 0600
+// createTemp creates a file beside the book, which only this user can read.
+func (b *PeerBook) createTemp() (*os.File, error) {
+	return os.CreateTemp(filepath.Dir(b.path), "."+filepath.Base(b.path)+".*")
 }
 
-// Keep tells d what is in the book, and from then on writes into the book what d
-// knows: a second after a change of the links, but at most every thirty seconds,
-// and at Close. It must be called once at most, after d has been started, and is
-// not to be called after Close.
+// Keep gives the nodes in the book to d, and from then on writes the nodes that d knows into the
+// book: a second after a change of the links, but at most every thirty seconds, and at Close. It
+// must be called once at most, after d.Start, and not after Close.
 func (b *PeerBook) Keep(d *Driver) { b.keep(d) }
 
 func (b *PeerBook) keep(source bookSource) {
 	b.source = source
-	source.Learn(b.contacts(time.Now())...)
+	source.learn(b.contacts(time.Now())...)
 	ctx, cancel := context.WithCancel(context.Background())
 	b.cancel = cancel
 	b.tasks.Go(func() { b.run(ctx) })
@@ -170,16 +168,11 @@ func (b *PeerBook) keep(source bookSource) {
 // Len returns how many nodes were in the book when it was opened.
 func (b *PeerBook) Len() int { return len(b.first) }
 
-// LinksChanged says that a link was made or ended. It does not wait.
-func (b *PeerBook) LinksChanged() {
-	select {
-	case b.changed <- struct{}{}:
-	default:
-	}
-}
+// LinksChanged reports that a link was made or ended. It does not block.
+func (b *PeerBook) LinksChanged() { b.changed.Set() }
 
-// Close writes the book a last time, so it has to come before the driver leaves.
-// Nothing is written if Keep was not called. The error names the file.
+// Close writes the book a last time. Call it before the driver leaves. If Keep was not called,
+// nothing is written. The error names the file.
 func (b *PeerBook) Close() error {
 	if b.cancel == nil {
 		return nil
@@ -190,47 +183,46 @@ func (b *PeerBook) Close() error {
 }
 
 func (b *PeerBook) run(ctx context.Context) {
-	last := b.opened.Add(-bookPause)
-	timer := time.NewTimer(bookRefresh)
+	last := b.opened.Add(-bookWriteInterval)
+	timer := time.NewTimer(bookRefreshInterval)
 	defer timer.Stop()
-	waiting := false // for a write after a change
+	waiting := false // the timer is set to write after a change
 	for {
 		select {
 		case <-b.changed:
 			if !waiting {
 				waiting = true
-				timer.Reset(max(bookSettle, time.Until(last.Add(bookPause))))
+				timer.Reset(max(bookSettleTime, time.Until(last.Add(bookWriteInterval))))
 			}
 		case <-timer.C:
 			waiting, last = false, time.Now()
 			b.warn(b.save(ctx))
-			timer.Reset(bookRefresh)
+			timer.Reset(bookRefreshInterval)
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// warn logs why the book cannot be written, once for each reason.
+// warn logs an error, unless it is the same as last time.
 func (b *PeerBook) warn(err error) {
 	text := ""
 	if err != nil {
 		text = err.Error()
 	}
-	if text != b.warned && text != "" {
-		b.log.Warn("cannot keep the peer book", "err", err)
+	if text != b.lastWarning && text != "" {
+		b.log.Warn("cannot write the peer book", "error", err)
 	}
-	b.warned = text
+	b.lastWarning = text
 }
 
-// save writes what the driver knows. It writes nothing when the driver is closed,
-// as that knows nothing any more.
+// save writes the nodes that the driver knows.
 func (b *PeerBook) save(ctx context.Context) error {
-	contacts, linked, err := b.source.Known(ctx)
+	contacts, linked, err := b.source.known(ctx)
 	if err != nil {
-		return nil
+		return nil // a closed driver knows nothing, and the old book is better than that
 	}
-	// Another node may have written meanwhile, and the file may have become another.
+	// Another node may have written meanwhile, or the file may have been replaced.
 	before, _, err := b.read()
 	if err == nil {
 		err = b.write(b.merge(time.Now(), before, contacts, linked))
@@ -238,10 +230,10 @@ func (b *PeerBook) save(ctx context.Context) error {
 	return b.failed(err)
 }
 
-// merge returns what the book holds at now: the links, then the rest of contacts
-// and of what was in it before, whatever was seen last coming first. What the
-// overlay knows from the book alone is no news: it keeps its time until the node
-// was linked to, has told of new addresses, or has been known for bookProof.
+// merge returns the entries of the book as of now: the linked nodes first, and then the other
+// contacts and the entries from before, in the order in which they were seen last. A contact
+// that the overlay has from the book alone keeps its time, until the node was linked, has a new
+// record, or has been known for bookProofTime.
 func (b *PeerBook) merge(now time.Time, before []bookEntry, contacts []overlay.Contact, linked map[peer.ID]bool) []bookEntry {
 	entries := map[peer.ID]bookEntry{}
 	for _, e := range slices.Concat(b.first, before) {
@@ -249,10 +241,10 @@ func (b *PeerBook) merge(now time.Time, before []bookEntry, contacts []overlay.C
 			entries[e.ID] = e
 		}
 	}
-	proved := now.Sub(b.opened) >= bookProof
+	proved := now.Sub(b.opened) >= bookProofTime
 	for _, c := range contacts {
 		if len(c.Record) == 0 || len(c.Addrs) == 0 {
-			continue // nobody could dial it
+			continue // it cannot be dialed
 		}
 		e := bookEntry{ID: c.ID, Seen: now, Record: c.Record}
 		for _, a := range c.Addrs {
@@ -285,11 +277,11 @@ func (b *PeerBook) merge(now time.Time, before []bookEntry, contacts []overlay.C
 	return list[:min(len(list), maxBook)]
 }
 
-// contacts returns what the overlay is told of the book: the first nodes whose
-// record is genuine, with those addresses that can belong to a node.
+// contacts returns the nodes that the overlay gets from the book: the first ones whose records
+// are genuine, with the addresses that can belong to a node.
 func (b *PeerBook) contacts(now time.Time) (list []overlay.Contact) {
 	for _, e := range b.first {
-		if len(list) == bookTold {
+		if len(list) == maxBookContacts {
 			break
 		}
 		if c, err := e.contact(); err == nil && now.Sub(e.Seen) < bookTTL {
@@ -315,8 +307,8 @@ func (e bookEntry) contact() (overlay.Contact, error) {
 		}
 		c.Addrs = append(c.Addrs, a)
 	}
-	// The classes were looked at when the addresses came. The file is the user's
-	// own, so an address on this machine is as good as any.
+	// The addresses were filtered by the network they came from when they came. The file
+	// belongs to the user, so even an address on this machine is acceptable.
 	if c.Addrs = append(dialguard.Filter(c.Addrs, thisMachine), dialguard.FilterRelayed(c.Addrs, thisMachine)...); len(c.Addrs) == 0 {
 		return overlay.Contact{}, errNoAddress
 	}
@@ -325,10 +317,10 @@ func (e bookEntry) contact() (overlay.Contact, error) {
 
 var thisMachine = ma.StringCast("/ip4/127.0.0.1/tcp/1")
 
-// read returns the entries of the file and how many of its lines are damaged. No
-// file is an empty one.
+// read returns the entries of the file and the number of damaged lines. A file that does not
+// exist has no entries.
 func (b *PeerBook) read() (list []bookEntry, damaged int, err error) {
-	// Opening a pipe would block, so look first.
+	// Opening a pipe would block, so check first.
 	info, err := os.Stat(b.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -351,11 +343,11 @@ func (b *PeerBook) read() (list []bookEntry, damaged int, err error) {
 	var header bookHeader
 	switch err := json.Unmarshal(first, &header); {
 	case err != nil || header.Version < 1:
-		return nil, 0, errors.New("it is no peer book and is left as it is: give another path, or remove it")
+		return nil, 0, errors.New("it is not a peer book and is left as it is: give another path, or remove it")
 	case header.Version > bookVersion:
 		return nil, 0, errors.New("it was written by a later version and is left as it is: give another path, or remove it")
 	case header.Network != b.network:
-		return nil, 0, fmt.Errorf("it is that of network %q, not %q, and is left as it is: give each network its own", header.Network, b.network)
+		return nil, 0, fmt.Errorf("it belongs to network %q, not %q, and is left as it is: give each network its own", header.Network, b.network)
 	}
 	now := time.Now()
 	for line := range bytes.Lines(rest) {
@@ -369,7 +361,7 @@ func (b *PeerBook) read() (list []bookEntry, damaged int, err error) {
 			continue
 		}
 		if e.Seen.After(now) {
-			e.Seen = now // a clock was wrong
+			e.Seen = now // a clock was wrong, and the entry would never get old
 		}
 		if list = append(list, e); len(list) == maxBook {
 			break
@@ -390,7 +382,7 @@ func (b *PeerBook) write(list []bookEntry) error {
 	if err != nil {
 		return err
 	}
-	temp, err := b.temp()
+	temp, err := b.createTemp()
 	if err != nil {
 		return fmt.Errorf("cannot write it: %w", err)
 	}
@@ -404,55 +396,8 @@ func (b *PeerBook) write(list []bookEntry) error {
 		return fmt.Errorf("cannot write it: %w", err)
 	}
 	if dir, err := os.Open(filepath.Dir(b.path)); err == nil {
-		dir.Sync() // so that the new name survives a power cut; not every system can
+		dir.Sync() // so that the rename survives a power cut; not every system can do that
 		dir.Close()
 	}
 	return nil
-}
-
-// Known returns the links and known addresses of the overlay, and who is linked.
-func (d *Driver) Known(ctx context.Context) (contacts []overlay.Contact, linked map[peer.ID]bool, err error) {
-	err = d.ask(ctx, func() {
-		contacts = d.state.Known()
-		linked = map[peer.ID]bool{}
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		for p := range d.links {
-			linked[p] = true
-		}
-	})
-	return contacts, linked, err
-}
-
-// Nodes returns the nodes of the network that this one knows and their addresses,
-// those it is linked to first. It waits for the driver, or until ctx ends.
-func (d *Driver) Nodes(ctx context.Context) (list []peer.AddrInfo, err error) {
-	contacts, linked, err := d.Known(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, first := range []bool{true, false} {
-		for _, c := range contacts {
-			if linked[c.ID] == first && len(c.Addrs) > 0 {
-				list = append(list, peer.AddrInfo{ID: c.ID, Addrs: c.Addrs})
-			}
-		}
-	}
-	return list, nil
-}
-
-// Learn tells the overlay of nodes, with those of their addresses that this host can
-// dial. It does not wait.
-func (d *Driver) Learn(contacts ...overlay.Contact) {
-	relays := dialsRelays(d.host)
-	d.run(func() {
-		for _, c := range contacts {
-			if !relays {
-				c.Addrs = slices.DeleteFunc(slices.Clone(c.Addrs), addr.IsRelayed)
-			}
-			if c.ID != d.host.ID() && len(c.Addrs) > 0 {
-				d.step(overlay.Learned{Contact: c})
-			}
-		}
-	})
 }

@@ -24,33 +24,33 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
-// overlayOf stands for a driver that knows what it is given.
-type overlayOf struct {
-	mu      sync.Mutex
-	known   []overlay.Contact
-	linked  map[peer.ID]bool
-	learned []overlay.Contact
-	asked   int
-	closed  bool
+// fakeSource stands for a driver that knows what it is given.
+type fakeSource struct {
+	mu       sync.Mutex
+	contacts []overlay.Contact
+	linked   map[peer.ID]bool
+	learned  []overlay.Contact
+	asked    int
+	closed   bool
 }
 
-func (o *overlayOf) Known(context.Context) ([]overlay.Contact, map[peer.ID]bool, error) {
+func (o *fakeSource) known(context.Context) ([]overlay.Contact, map[peer.ID]bool, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.asked++
 	if o.closed {
 		return nil, nil, ErrClosed
 	}
-	return o.known, o.linked, nil
+	return o.contacts, o.linked, nil
 }
 
-func (o *overlayOf) Learn(list ...overlay.Contact) {
+func (o *fakeSource) learn(list ...overlay.Contact) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.learned = append(o.learned, list...)
 }
 
-func (o *overlayOf) writes() int {
+func (o *fakeSource) writes() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.asked
@@ -78,7 +78,7 @@ func openBook(t testing.TB, path, network string) *PeerBook {
 }
 
 // keepOnce writes what o knows into the book at path.
-func keepOnce(t testing.TB, path string, o *overlayOf) {
+func keepOnce(t testing.TB, path string, o *fakeSource) {
 	t.Helper()
 	b := openBook(t, path, "home")
 	b.keep(o)
@@ -87,8 +87,8 @@ func keepOnce(t testing.TB, path string, o *overlayOf) {
 	}
 }
 
-// told returns the ids of which a book at path tells an overlay.
-func told(t testing.TB, path string) (ids []peer.ID) {
+// idsIn returns the ids of the nodes that the overlay gets from the book at path.
+func idsIn(t testing.TB, path string) (ids []peer.ID) {
 	t.Helper()
 	for _, c := range openBook(t, path, "home").contacts(time.Now()) {
 		ids = append(ids, c.ID)
@@ -99,9 +99,9 @@ func told(t testing.TB, path string) (ids []peer.ID) {
 func TestPeerBookRemembers(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "book")
 	link, known, mute := nodeAt(t, "/ip4/192.0.2.1/tcp/1"), nodeAt(t, "/ip4/127.0.0.1/udp/2/quic-v1"), overlay.Contact{ID: "x", Addrs: nil}
-	keepOnce(t, path, &overlayOf{known: []overlay.Contact{known, link, mute}, linked: map[peer.ID]bool{link.ID: true}})
+	keepOnce(t, path, &fakeSource{contacts: []overlay.Contact{known, link, mute}, linked: map[peer.ID]bool{link.ID: true}})
 
-	o := &overlayOf{}
+	o := &fakeSource{}
 	b := openBook(t, path, "home")
 	b.keep(o)
 	defer b.Close()
@@ -129,9 +129,9 @@ func TestPeerBookRemembers(t *testing.T) {
 func TestPeerBookOfANodeThatWasOffline(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "book")
 	c := nodeAt(t, "/ip4/192.0.2.1/tcp/1")
-	keepOnce(t, path, &overlayOf{known: []overlay.Contact{c}})
-	keepOnce(t, path, &overlayOf{}) // all dials have failed
-	if got := told(t, path); !slices.Equal(got, []peer.ID{c.ID}) {
+	keepOnce(t, path, &fakeSource{contacts: []overlay.Contact{c}})
+	keepOnce(t, path, &fakeSource{}) // all dials have failed
+	if got := idsIn(t, path); !slices.Equal(got, []peer.ID{c.ID}) {
 		t.Errorf("the book tells of %v, want %v", got, c.ID)
 	}
 }
@@ -145,7 +145,7 @@ func TestPeerBookForgets(t *testing.T) {
 	newer.Record[0]++ // the book compares, it does not look into it again
 	bubble.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "book")
-		keepOnce(t, path, &overlayOf{known: []overlay.Contact{dead, linked, moved}})
+		keepOnce(t, path, &fakeSource{contacts: []overlay.Contact{dead, linked, moved}})
 		time.Sleep(5 * 24 * time.Hour)
 		b := openBook(t, path, "home")
 		links := map[peer.ID]bool{linked.ID: true}
@@ -164,7 +164,7 @@ func TestPeerBookForgets(t *testing.T) {
 			}
 		}
 		// A node that has run for long has looked at all addresses it knows.
-		b.opened = time.Now().Add(-bookProof)
+		b.opened = time.Now().Add(-bookProofTime)
 		list = b.merge(time.Now(), nil, []overlay.Contact{dead}, nil)
 		if !slices.ContainsFunc(list, func(e bookEntry) bool { return e.ID == dead.ID }) {
 			t.Error("a node that has been known for long is not there")
@@ -203,8 +203,8 @@ func TestPeerBookRefusesWhatIsNone(t *testing.T) {
 		return path
 	}
 	for _, c := range []struct{ name, path, want string }{
-		{"somebody's file", file("letter", "Dear Sir,\n"), "no peer book"},
-		{"other JSON", file("json", `{"network":"home"}`+"\n"), "no peer book"},
+		{"somebody's file", file("letter", "Dear Sir,\n"), "not a peer book"},
+		{"other JSON", file("json", `{"network":"home"}`+"\n"), "not a peer book"},
 		{"another network", file("office", `{"smokesignal peer book":1,"network":"office"}`+"\n"), `network "office", not "home"`},
 		{"a later version", file("later", `{"smokesignal peer book":2,"network":"home"}`+"\n"), "later version"},
 		{"a directory", dir, "not a regular file"},
@@ -226,11 +226,11 @@ func TestPeerBookRefusesWhatIsNone(t *testing.T) {
 func TestPeerBookLeavesWhatItHasBecome(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "book")
 	b := openBook(t, path, "home")
-	b.keep(&overlayOf{known: []overlay.Contact{nodeAt(t, "/ip4/192.0.2.1/tcp/1")}})
+	b.keep(&fakeSource{contacts: []overlay.Contact{nodeAt(t, "/ip4/192.0.2.1/tcp/1")}})
 	if err := os.WriteFile(path, []byte("Dear Sir,\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Close(); err == nil || !strings.Contains(err.Error(), "no peer book") {
+	if err := b.Close(); err == nil || !strings.Contains(err.Error(), "not a peer book") {
 		t.Errorf("Close returned %v", err)
 	}
 	if text, _ := os.ReadFile(path); string(text) != "Dear Sir,\n" {
@@ -243,7 +243,7 @@ func TestPeerBookLeavesWhatItHasBecome(t *testing.T) {
 func TestPeerBookDamaged(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "book")
 	a, b, c := nodeAt(t, "/ip4/192.0.2.1/tcp/1"), nodeAt(t, "/ip4/192.0.2.2/tcp/1"), nodeAt(t, "/ip4/192.0.2.3/tcp/1")
-	keepOnce(t, path, &overlayOf{known: []overlay.Contact{a, b, c}, linked: map[peer.ID]bool{a.ID: true}})
+	keepOnce(t, path, &fakeSource{contacts: []overlay.Contact{a, b, c}, linked: map[peer.ID]bool{a.ID: true}})
 	whole, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -287,8 +287,8 @@ func TestPeerBookKeepsRelays(t *testing.T) {
 	relayed := "/ip4/192.0.2.9/tcp/1/p2p/" + testID + "/p2p-circuit"
 	a, b := nodeAt(t, relayed), nodeAt(t, direct)
 	b.Addrs = append(b.Addrs, ma.StringCast(relayed))
-	keepOnce(t, path, &overlayOf{known: []overlay.Contact{a, b}})
-	o := &overlayOf{}
+	keepOnce(t, path, &fakeSource{contacts: []overlay.Contact{a, b}})
+	o := &fakeSource{}
 	book := openBook(t, path, "home")
 	book.keep(o)
 	if err := book.Close(); err != nil {
@@ -302,7 +302,7 @@ func TestPeerBookKeepsRelays(t *testing.T) {
 		t.Errorf("of the book's nodes so many addresses are told: %v, want %v", got, want)
 	}
 	x := newTester(t, testConfig{opts: []libp2p.Option{libp2p.DisableRelay()}}).start()
-	x.d.Learn(o.learned...)
+	x.d.learn(o.learned...)
 	x.d.ask(t.Context(), func() {
 		for _, c := range x.d.state.Known() {
 			if c.ID != b.ID || len(c.Addrs) != 1 || c.Addrs[0].String() != direct {
@@ -320,14 +320,14 @@ func TestPeerBookIsShared(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "book")
 	x, y := nodeAt(t, "/ip4/192.0.2.1/tcp/1"), nodeAt(t, "/ip4/192.0.2.2/tcp/1")
 	one, two := openBook(t, path, "home"), openBook(t, path, "home")
-	one.keep(&overlayOf{known: []overlay.Contact{x}})
-	two.keep(&overlayOf{known: []overlay.Contact{y}})
+	one.keep(&fakeSource{contacts: []overlay.Contact{x}})
+	two.keep(&fakeSource{contacts: []overlay.Contact{y}})
 	for _, b := range []*PeerBook{one, two} {
 		if err := b.Close(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	got := told(t, path)
+	got := idsIn(t, path)
 	if len(got) != 2 || !slices.Contains(got, x.ID) || !slices.Contains(got, y.ID) {
 		t.Errorf("the book tells of %v, want %v and %v", got, x.ID, y.ID)
 	}
@@ -338,7 +338,7 @@ func TestPeerBookIsShared(t *testing.T) {
 func TestPeerBookPace(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "book")
 	bubble.Test(t, func(t *testing.T) {
-		o := &overlayOf{}
+		o := &fakeSource{}
 		b := openBook(t, path, "home")
 		b.keep(o)
 		want := func(n int, when string) {
@@ -351,7 +351,7 @@ func TestPeerBookPace(t *testing.T) {
 		time.Sleep(time.Minute)
 		want(0, "nothing has changed")
 		b.LinksChanged()
-		time.Sleep(bookSettle)
+		time.Sleep(bookSettleTime)
 		want(1, "a second after a change")
 		for range 290 {
 			b.LinksChanged()
@@ -360,7 +360,7 @@ func TestPeerBookPace(t *testing.T) {
 		want(1, "29 s of changes")
 		time.Sleep(time.Second)
 		want(2, "thirty seconds after the first")
-		time.Sleep(bookRefresh)
+		time.Sleep(bookRefreshInterval)
 		want(3, "ten minutes later")
 		if err := b.Close(); err != nil {
 			t.Error(err)
@@ -373,7 +373,7 @@ func TestPeerBookPace(t *testing.T) {
 func TestPeerBookIsNotEmptiedByAClosedDriver(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "book")
 	b := openBook(t, path, "home")
-	b.keep(&overlayOf{closed: true})
+	b.keep(&fakeSource{closed: true})
 	if err := b.Close(); err != nil {
 		t.Error(err)
 	}
@@ -391,11 +391,11 @@ func TestPeerBookBehindALink(t *testing.T) {
 	if err := os.Symlink(path, link); err != nil {
 		t.Skip(err)
 	}
-	keepOnce(t, link, &overlayOf{known: []overlay.Contact{nodeAt(t, "/ip4/192.0.2.1/tcp/1")}})
+	keepOnce(t, link, &fakeSource{contacts: []overlay.Contact{nodeAt(t, "/ip4/192.0.2.1/tcp/1")}})
 	if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
 		t.Errorf("the link is %v, %v", info.Mode(), err)
 	}
-	if got := told(t, path); len(got) != 1 {
+	if got := idsIn(t, path); len(got) != 1 {
 		t.Errorf("the book tells of %v", got)
 	}
 }

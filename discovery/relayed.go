@@ -13,18 +13,13 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal/internal/addr"
-	"github.com/go-smokesignal/smokesignal/internal/errs"
+	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
-
-// ErrRelayed is returned for a node that was reached through a relay, when no direct
-// connection to it came about. Nothing is sent to it: a relay is there for two nodes
-// to find each other, and ends a connection after two minutes or 128 KiB.
-var ErrRelayed = errs.ErrRelayed
 
 var circuitAddr = ma.StringCast("/p2p-circuit")
 
-// dialsRelays tells whether the host has what it takes to dial through relays, where
-// its swarm can be reached.
+// dialsRelays reports whether the host can dial through relays. It returns false for a host
+// that hides its swarm.
 func dialsRelays(h corehost.Host) bool {
 	s, ok := h.Network().(interface {
 		TransportForDialing(ma.Multiaddr) transport.Transport
@@ -32,25 +27,20 @@ func dialsRelays(h corehost.Host) bool {
 	return ok && s.TransportForDialing(circuitAddr) != nil
 }
 
-// awaitDirect returns when there is a direct connection to p, which is connected. A
-// connection through a relay becomes one when the holes are punched, or the other
-// side could dial us; both begin by themselves. Otherwise it returns ErrRelayed when
-// ctx ends, or the error of ctx if that was cancelled.
+// awaitDirect waits until a peer that is connected has a direct connection. One comes after a
+// connection through a relay when a hole is punched, or when the other side can dial us;
+// libp2p tries both by itself. awaitDirect returns ErrRelayed at the deadline of ctx, or the
+// error of ctx if it was canceled.
 func awaitDirect(ctx context.Context, h corehost.Host, p peer.ID) error {
 	n := h.Network()
 	if addr.HasDirect(n, p) {
 		return nil
 	}
-	came := make(chan struct{}, 1)
-	defer whenConnected(n, p, func(network.Conn) {
-		select {
-		case came <- struct{}{}:
-		default:
-		}
-	})()
+	connected := notify.NewSignal()
+	defer whenConnected(n, p, func(network.Conn) { connected.Set() })()
 	for !addr.HasDirect(n, p) {
 		select {
-		case <-came:
+		case <-connected:
 		case <-ctx.Done():
 			if errors.Is(ctx.Err(), context.Canceled) {
 				return ctx.Err()
@@ -61,30 +51,30 @@ func awaitDirect(ctx context.Context, h corehost.Host, p peer.ID) error {
 	return nil
 }
 
-// staleAfter is when those at both ends of a connection through a relay have given up
+// staleAfter is the age at which both ends of a connection through a relay have given up
 // punching holes.
 const staleAfter = 6 * time.Second
 
-// dropStale closes the connections through relays to p of that age from which nothing
-// came, except those that others use, since holes are punched when one is made: the
-// next dial is the next try.
-func dropStale(h corehost.Host, p peer.ID, age time.Duration) {
+// closeStale closes the connections to p through relays that are that old and led to no
+// direct one, except those that others use. libp2p punches holes only when a connection is
+// made, so without them the next dial is the next try.
+func closeStale(h corehost.Host, p peer.ID, age time.Duration) {
 	if addr.HasDirect(h.Network(), p) {
 		return
 	}
 	for _, c := range h.Network().ConnsToPeer(p) {
-		if time.Since(c.Stat().Opened) >= age && spare(h, c) {
+		if time.Since(c.Stat().Opened) >= age && isSpare(h, c) {
 			c.Close()
 		}
 	}
 }
 
-// findRelayed is find for an address behind a relay.
+// findRelayed is meet for an address behind a relay.
 func (t target) findRelayed(ctx context.Context, h corehost.Host) answer {
 	relay, _, _ := addr.SplitRelay(t.addrs[0])
 	switch {
 	case t.id == h.ID():
-		return answer{target: t, err: ErrSelf}
+		return answer{target: t, err: withText(ErrSelf)}
 	case addr.HasDirect(h.Network(), t.id):
 		return answer{target: t, info: peer.AddrInfo{ID: t.id, Addrs: t.addrs}}
 	case relay == h.ID():
@@ -92,7 +82,7 @@ func (t target) findRelayed(ctx context.Context, h corehost.Host) answer {
 	case !dialsRelays(h):
 		return answer{target: t, err: &failure{kind: ErrUnreachable, text: "it is behind a relay, and this node punches no holes", rank: rankSkipped}}
 	}
-	dropStale(h, t.id, staleAfter)
+	closeStale(h, t.id, staleAfter)
 	clearBackoff(h, t.id)
 	a := connect(ctx, h, t, t.id, t.addrs)
 	if a.err != nil {
@@ -104,9 +94,9 @@ func (t target) findRelayed(ctx context.Context, h corehost.Host) answer {
 	return a
 }
 
-// relayed tells whether the target is behind a relay.
+// relayed reports whether the target is behind a relay.
 func (t target) relayed() bool { return addr.IsRelayed(t.addrs[0]) }
 
-// Relayed tells whether the seed is an address behind a relay, which only a host that
-// punches holes can use.
+// Relayed reports whether the seed is an address behind a relay. Only a host that punches
+// holes can use it.
 func (s *Seed) Relayed() bool { return slices.ContainsFunc(s.targets, target.relayed) }

@@ -70,28 +70,28 @@ func TestFindBehindRelay(t *testing.T) {
 	h := startHost(t, libp2p.NoListenAddrs, libp2p.EnableRelay())
 	short, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
-	_, err := s.Find(short, h)
-	if !errors.Is(err, ErrRelayed) || err.Error() != "smokesignal: only reached through a relay, no direct connection" {
+	_, err := s.find(short, h)
+	if !errors.Is(err, ErrRelayed) || err.Error() != "only reached through a relay, no direct connection" {
 		t.Errorf("without a direct connection: %v", err)
 	}
 	// A hole may yet be punched over the connection through the relay; when it is old
 	// it makes room for the next.
-	dropStale(h, seed.ID(), staleAfter)
+	closeStale(h, seed.ID(), staleAfter)
 	if !addr.HasOnlyRelayed(h.Network(), seed.ID()) {
 		t.Error("the connection through the relay was closed")
 	}
-	dropStale(&dialHost{Host: h, isSpare: func(network.Conn) bool { return false }}, seed.ID(), 0)
+	closeStale(&dialHost{Host: h, isSpare: func(network.Conn) bool { return false }}, seed.ID(), 0)
 	if !addr.HasOnlyRelayed(h.Network(), seed.ID()) {
 		t.Error("a connection through the relay was closed that others use")
 	}
-	dropStale(h, seed.ID(), 0)
+	closeStale(h, seed.ID(), 0)
 	if len(h.Network().ConnsToPeer(seed.ID())) > 0 {
 		t.Error("an old connection through a relay is kept")
 	}
 	h = startHost(t, libp2p.NoListenAddrs, libp2p.EnableRelay()) // which does not know its addresses yet
 	found := make(chan error, 1)
 	go func() {
-		_, err := s.Find(t.Context(), h)
+		_, err := s.find(t.Context(), h)
 		found <- err
 	}()
 	select {
@@ -106,7 +106,7 @@ func TestFindBehindRelay(t *testing.T) {
 	if err := <-found; err != nil {
 		t.Errorf("with a direct connection: %v", err)
 	}
-	dropStale(h, seed.ID(), 0)
+	closeStale(h, seed.ID(), 0)
 	if !addr.HasDirect(h.Network(), seed.ID()) {
 		t.Error("a direct connection was closed")
 	}
@@ -119,11 +119,11 @@ func TestFindBehindRelay(t *testing.T) {
 		text string
 	}{
 		"by who dials no relays": {startHost(t, libp2p.NoListenAddrs, libp2p.DisableRelay()), s, ErrUnreachable, "it is behind a relay, and this node punches no holes"},
-		"by itself":              {seed, s, ErrSelf, ErrSelf.Error()},
+		"by itself":              {seed, s, ErrSelf, "this is the node itself"},
 		"who has no place":       {startHost(t, libp2p.NoListenAddrs, libp2p.EnableRelay()), unknown, ErrUnreachable, "its relay does not know it"},
 		"by its relay":           {service, unknown, ErrUnreachable, "this node is its relay, and it is not connected"},
 	} {
-		if _, err := c.seed.Find(t.Context(), c.host); !errors.Is(err, c.kind) || err.Error() != c.text {
+		if _, err := c.seed.find(t.Context(), c.host); !errors.Is(err, c.kind) || err.Error() != c.text {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -9,80 +9,76 @@ import (
 
 	corediscovery "github.com/libp2p/go-libp2p/core/discovery"
 	"github.com/libp2p/go-libp2p/core/peer"
-	ma "github.com/multiformats/go-multiaddr"
 
-	"github.com/go-smokesignal/smokesignal/discovery/internal/dialguard"
-	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
+	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
-// How often others are looked for: while alone after 1, 2, 4, 8, 8 ... seconds, as
-// with seeds; rarely with fewer links than wanted, since then the neighbours are
-// asked, too; and with enough links only so that two networks which do not know of
-// each other become one.
+// The pauses between two searches.
 const (
-	firstLook  = time.Second
-	aloneLook  = 8 * time.Second
-	fewLook    = 30 * time.Second
-	enoughLook = 5 * time.Minute
+	// Without links the pauses are 1, 2, 4, 8, 8 ... seconds, as with seeds.
+	firstInterval = time.Second
+	aloneInterval = 8 * time.Second
+	// With fewer links than wanted the neighbors are asked as well, so this source is not
+	// urgent.
+	fewInterval = 30 * time.Second
+	// With enough links a search serves only to join two networks that do not know of
+	// each other.
+	enoughInterval = 5 * time.Minute
 )
 
 const (
-	// lookTimeout and advertTimeout bound one call; a DHT takes as long as it is
-	// given.
-	lookTimeout   = 30 * time.Second
-	advertTimeout = time.Minute
-	// maxLook bounds the nodes taken of one call.
-	maxLook = 32
-	// An advertisement that failed is tried again after firstAdvert, twice that, and
-	// so on to lastAdvert. The first that succeeds is repeated after lastAdvert,
-	// since a DHT in which few nodes were known has put it at the wrong ones.
-	firstAdvert = time.Second
-	lastAdvert  = time.Minute
-	// defaultAdvert is the time to live where none is told.
-	defaultAdvert = time.Hour
+	// searchTimeout and advertiseTimeout bound one call. A DHT takes as much time as it
+	// gets.
+	searchTimeout    = 30 * time.Second
+	advertiseTimeout = time.Minute
+	// maxFound bounds the nodes that are accepted from one search.
+	maxFound = 32
+	// A failed advertisement is tried again after firstRetry, twice that, and so on up to
+	// lastRetry. The first advertisement that succeeds is repeated after lastRetry, since
+	// a DHT that knew few nodes has stored it at the wrong ones.
+	firstRetry = time.Second
+	lastRetry  = time.Minute
+	// defaultTTL is the life of an advertisement whose life the Discovery does not tell.
+	defaultTTL = time.Hour
 )
 
-// RendezvousConfig is what a Rendezvous needs. Discovery and Namespace are
-// required.
+// RendezvousConfig is the configuration of a Rendezvous. Discovery and Namespace are required.
 type RendezvousConfig struct {
-	// Discovery is where others look for this node, too. Its calls get a context
-	// with which they have to end.
+	// Discovery is where the nodes of the network advertise themselves. Its methods must
+	// end when the context that they get ends.
 	Discovery corediscovery.Discovery
-	// Namespace is what is advertised and looked for.
+	// Namespace is the name under which nodes advertise and search.
 	Namespace string
 	// Min is how many links the node wants.
 	Min int
-	// Log is the room's logger, nil the default one.
+	// Log is the logger. Nil means the default one.
 	Log *slog.Logger
 }
 
-// A Rendezvous looks for the nodes of a network where the user says that they
-// meet, in any libp2p Discovery such as a DHT, and advertises this node there
-// before the last advertisement ends. Its methods may be called from several
-// goroutines.
+// A Rendezvous finds the nodes of a network in a libp2p Discovery, such as a DHT, and keeps this
+// node advertised there. Its methods may be called from several goroutines.
 //
-// What it finds is dialled like an address that a stranger told, although the user
-// chose the source: anybody can write into a DHT. So the guard limits the dials,
-// and the addresses must reach as far as this node's own do: one that others reach
-// in a local network looks there and on the internet, one on the internet there
-// only.
+// Anybody can write into a DHT, so the addresses found are treated like those that strangers
+// tell, although the user chose the source. The number of dials is limited, and an address has
+// to reach as far as this node's own ones: a node that is reached in a local network accepts
+// addresses there and on the internet, a node on the internet accepts only those there.
 type Rendezvous struct {
 	cfg     RendezvousConfig
 	source  rendezvousSource
-	changed chan struct{} // a token when the links have changed
+	changed notify.Signal // set when the links have changed
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup
 
 	mu    sync.Mutex
-	found int              // nodes, ever, this one aside
-	errs  map[string]error // by what was tried; why it failed the last time
+	found int              // other nodes, since Start
+	errs  map[string]error // the outcome of the last call, by its name
 }
 
-// A rendezvousSource is the Driver.
+// A rendezvousSource is what a Rendezvous needs of the Driver.
 type rendezvousSource interface {
 	linkCount() int
-	learnTold(peer.AddrInfo) bool
+	learnUnvouched(peer.AddrInfo) bool
 }
 
 // NewRendezvous returns a Rendezvous that does nothing until Start.
@@ -90,49 +86,44 @@ func NewRendezvous(cfg RendezvousConfig) *Rendezvous {
 	if cfg.Log == nil {
 		cfg.Log = logging.Room("discovery", nil)
 	}
-	return &Rendezvous{cfg: cfg, changed: make(chan struct{}, 1), errs: map[string]error{}}
+	return &Rendezvous{cfg: cfg, changed: notify.NewSignal(), errs: map[string]error{}}
 }
 
-// Start begins to look for others and to advertise. It must be called once at
-// most, after d has been started, and not after Close.
+// Start begins to search and to advertise. It must be called once at most, after d.Start, and
+// not after Close.
 func (r *Rendezvous) Start(d *Driver) { r.start(d) }
 
 func (r *Rendezvous) start(source rendezvousSource) {
 	r.source = source
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
-	r.tasks.Go(func() { r.look(ctx) })
-	r.tasks.Go(func() { r.advertise(ctx) })
+	r.tasks.Go(func() { r.searchLoop(ctx) })
+	r.tasks.Go(func() { r.advertiseLoop(ctx) })
 }
 
-// LinksChanged says that a link was made or ended. It does not wait.
-func (r *Rendezvous) LinksChanged() {
-	select {
-	case r.changed <- struct{}{}:
-	default:
-	}
-}
+// LinksChanged reports that a link was made or ended. It does not block.
+func (r *Rendezvous) LinksChanged() { r.changed.Set() }
 
-// Close ends what Start began and waits for it. What was advertised stays until
-// its time is over.
+// Close ends the goroutines of Start and waits for them. An advertisement stays until its time
+// is over.
 func (r *Rendezvous) Close() {
-	if r.cancel != nil {
+	if r.cancel != nil { // it was started
 		r.cancel()
 		r.tasks.Wait()
 	}
 }
 
-// Status returns how many other nodes have been found so far, and why the last
-// search failed, if it did.
+// Status returns how many other nodes have been found so far, and why the last search failed, or
+// nil.
 func (r *Rendezvous) Status() (found int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.found, r.errs["look"]
+	return r.found, r.errs["search"]
 }
 
-// look looks for others, the more often the fewer links there are.
-func (r *Rendezvous) look(ctx context.Context) {
-	rounds := 0 // since the last link ended
+// searchLoop searches for others, the more often the fewer links there are.
+func (r *Rendezvous) searchLoop(ctx context.Context) {
+	rounds := 0 // since the node lost its last link, or got its first
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	last := time.Now()
@@ -141,7 +132,7 @@ func (r *Rendezvous) look(ctx context.Context) {
 		select {
 		case <-timer.C:
 			last = time.Now()
-			r.round(ctx)
+			r.search(ctx)
 			rounds++
 		case <-r.changed:
 		case <-ctx.Done():
@@ -155,43 +146,43 @@ func (r *Rendezvous) look(ctx context.Context) {
 	}
 }
 
-// pause returns how long after the last round the next one is.
+// pause returns the time from the last search to the next one.
 func (r *Rendezvous) pause(links, rounds int) time.Duration {
 	switch {
 	case links == 0:
-		return min(firstLook<<min(max(rounds-1, 0), 10), aloneLook)
+		return min(firstInterval<<min(max(rounds-1, 0), 10), aloneInterval)
 	case links < r.cfg.Min:
-		return fewLook
+		return fewInterval
 	}
-	return enoughLook
+	return enoughInterval
 }
 
-// jitter returns d give or take a fifth, so that nodes which were started together
-// do not stay together.
+// jitter returns d ± 20 %, so that nodes that were started together do not keep searching at the
+// same moments.
 func jitter(d time.Duration) time.Duration {
 	return d*4/5 + rand.N(d*2/5+1)
 }
 
-// round asks once who is there.
-func (r *Rendezvous) round(ctx context.Context) {
-	asked := ctx
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+// search searches once.
+func (r *Rendezvous) search(ctx context.Context) {
+	life := ctx
+	ctx, cancel := context.WithTimeout(ctx, searchTimeout)
 	defer cancel()
-	list, err := r.cfg.Discovery.FindPeers(ctx, r.cfg.Namespace, corediscovery.Limit(maxLook))
-	if asked.Err() != nil {
-		return
+	list, err := r.cfg.Discovery.FindPeers(ctx, r.cfg.Namespace, corediscovery.Limit(maxFound))
+	if life.Err() != nil {
+		return // the error is that of Close
 	}
-	r.outcome("look", err)
+	r.recordOutcome("search", err)
 	if err != nil || list == nil {
 		return
 	}
-	for n := 0; n < maxLook; {
+	for n := 0; n < maxFound; {
 		select {
 		case info, ok := <-list:
 			if !ok {
 				return
 			}
-			if r.source.learnTold(info) {
+			if r.source.learnUnvouched(info) {
 				n++
 				r.mu.Lock()
 				r.found++
@@ -203,8 +194,8 @@ func (r *Rendezvous) round(ctx context.Context) {
 	}
 }
 
-// advertise keeps this node advertised.
-func (r *Rendezvous) advertise(ctx context.Context) {
+// advertiseLoop keeps this node advertised.
+func (r *Rendezvous) advertiseLoop(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	failed, first := 0, true
@@ -214,66 +205,40 @@ func (r *Rendezvous) advertise(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		limited, cancel := context.WithTimeout(ctx, advertTimeout)
+		limited, cancel := context.WithTimeout(ctx, advertiseTimeout)
 		ttl, err := r.cfg.Discovery.Advertise(limited, r.cfg.Namespace)
 		cancel()
 		if ctx.Err() != nil {
 			return
 		}
-		r.outcome("advertise", err)
+		r.recordOutcome("advertise", err)
 		if err != nil {
-			timer.Reset(jitter(min(firstAdvert<<min(failed, 10), lastAdvert)))
+			timer.Reset(jitter(min(firstRetry<<min(failed, 10), lastRetry)))
 			failed++
 			continue
 		}
 		failed = 0
 		if ttl <= 0 {
-			ttl = defaultAdvert
+			ttl = defaultTTL
 		}
-		wait := max(ttl/8*7, firstAdvert)
+		// Before the advertisement ends. A source that forgets at once is not asked all
+		// the time.
+		wait := max(ttl/8*7, firstRetry)
 		if first {
-			first, wait = false, min(wait, lastAdvert)
+			first, wait = false, min(wait, lastRetry)
 		}
 		timer.Reset(wait)
 	}
 }
 
-// outcome notes what came of a call and logs why it failed, when that changes.
-func (r *Rendezvous) outcome(what string, err error) {
+// recordOutcome records the outcome of a call. It logs an error if it is not the same as last
+// time.
+func (r *Rendezvous) recordOutcome(call string, err error) {
 	r.mu.Lock()
-	before := r.errs[what]
-	r.errs[what] = err
+	before := r.errs[call]
+	r.errs[call] = err
 	r.mu.Unlock()
 	if err != nil && (before == nil || before.Error() != err.Error()) {
-		r.cfg.Log.Warn("rendezvous", "cannot", what, "namespace", r.cfg.Namespace, "err", err)
+		r.cfg.Log.Warn("a call of the Discovery has failed", "call", call, "namespace", r.cfg.Namespace, "error", err)
 	}
-}
-
-// linkCount returns the number of links.
-func (d *Driver) linkCount() int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return len(d.links)
-}
-
-// learnTold tells the overlay of a node for which nobody vouches, and reports
-// whether it was one that can be dialled. It does not wait.
-func (d *Driver) learnTold(info peer.AddrInfo) bool {
-	addrs := d.told(info)
-	if len(addrs) > 0 {
-		d.Learn(overlay.Contact{ID: info.ID, Addrs: addrs})
-	}
-	return len(addrs) > 0
-}
-
-// told returns at which of the addresses another node may be dialled.
-func (d *Driver) told(info peer.AddrInfo) []ma.Multiaddr {
-	if info.ID == d.host.ID() || info.ID.Validate() != nil {
-		return nil
-	}
-	var own ma.Multiaddr
-	if addrs := d.cfg.Addrs(); len(addrs) > 0 {
-		own = addrs[0] // the one that reaches farthest
-	}
-	return dialguard.Filter(info.Addrs, own)
 }

@@ -93,34 +93,34 @@ func (m *meeting) seen(t *testing.T) (looks, adverts []time.Duration) {
 	return looks, adverts
 }
 
-// circle stands for a driver with some links.
-type circle struct {
-	mu    sync.Mutex
-	links int
-	told  []peer.ID
+// fakeLinks stands for a driver with some links.
+type fakeLinks struct {
+	mu      sync.Mutex
+	links   int
+	learned []peer.ID
 }
 
-func (c *circle) linkCount() int {
+func (c *fakeLinks) linkCount() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.links
 }
 
-func (c *circle) learnTold(info peer.AddrInfo) bool {
+func (c *fakeLinks) learnUnvouched(info peer.AddrInfo) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.told = append(c.told, info.ID)
+	c.learned = append(c.learned, info.ID)
 	return len(info.Addrs) > 0
 }
 
-func meetAt(m *meeting, min int) (*Rendezvous, *circle) {
+func meetAt(m *meeting, min int) (*Rendezvous, *fakeLinks) {
 	m.began = time.Now()
-	r, c := NewRendezvous(RendezvousConfig{Discovery: m, Namespace: "smokesignal/home", Min: min}), &circle{}
+	r, c := NewRendezvous(RendezvousConfig{Discovery: m, Namespace: "smokesignal/home", Min: min}), &fakeLinks{}
 	r.start(c)
 	return r, c
 }
 
-func (r *Rendezvous) links(c *circle, n int) {
+func (r *Rendezvous) links(c *fakeLinks, n int) {
 	c.mu.Lock()
 	c.links = n
 	c.mu.Unlock()
@@ -159,12 +159,12 @@ func TestRendezvousPace(t *testing.T) {
 				t.Errorf("%d links: looked %d times in %v, want about %d", links, n, d, want)
 			}
 		}
-		count(2, time.Hour, fewLook)
-		count(3, 10*time.Hour, enoughLook)
+		count(2, time.Hour, fewInterval)
+		count(3, 10*time.Hour, enoughInterval)
 
 		r.links(c, 0)
 		time.Sleep(4 * time.Second)
-		if looks, _ := m.seen(t); len(looks) != 3 || looks[0] > firstLook {
+		if looks, _ := m.seen(t); len(looks) != 3 || looks[0] > firstInterval {
 			t.Errorf("alone again: looked after %v, want at once, after 1 s and after 2 s more", looks)
 		}
 		// A link that comes and goes does not make it hammer.
@@ -200,7 +200,7 @@ func TestRendezvousAdvertises(t *testing.T) {
 		m.mu.Unlock()
 		time.Sleep(24 * time.Hour)
 		_, adverts = m.seen(t)
-		if len(adverts) < 3 || adverts[0] > lastAdvert*6/5 || adverts[1]-adverts[0] != lastAdvert {
+		if len(adverts) < 3 || adverts[0] > lastRetry*6/5 || adverts[1]-adverts[0] != lastRetry {
 			t.Fatalf("after it failed: advertised after %v", adverts)
 		}
 		for i := 2; i < len(adverts); i++ {
@@ -224,28 +224,28 @@ func TestRendezvousTells(t *testing.T) {
 		r, c := meetAt(m, 3)
 		synctest.Wait()
 		c.mu.Lock()
-		if !slices.Equal(c.told, []peer.ID{"nowhere", "a", "b"}) {
-			t.Errorf("told %v", c.told)
+		if !slices.Equal(c.learned, []peer.ID{"nowhere", "a", "b"}) {
+			t.Errorf("told %v", c.learned)
 		}
 		c.mu.Unlock()
 		if n, _ := r.Status(); n != 2 {
 			t.Errorf("found %d, want 2", n)
 		}
-		time.Sleep(lookTimeout + firstLook)
+		time.Sleep(searchTimeout + firstInterval)
 		if looks, _ := m.seen(t); len(looks) != 2 {
-			t.Errorf("looked after %v; a search ends after %v", looks, lookTimeout)
+			t.Errorf("looked after %v; a search ends after %v", looks, searchTimeout)
 		}
 		r.Close() // in the middle of both calls
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		for i := range 10 * maxLook {
+		for i := range 10 * maxFound {
 			m.there = append(m.there, peer.AddrInfo{ID: peer.ID(fmt.Sprint(i)), Addrs: []ma.Multiaddr{addr}})
 		}
 		flood := &meeting{ttl: time.Hour, there: m.there}
 		r, c = meetAt(flood, 3)
 		synctest.Wait()
-		if len(c.told) > maxLook+1 {
-			t.Errorf("%d nodes taken of one search, want %d", len(c.told)-1, maxLook)
+		if len(c.learned) > maxFound+1 {
+			t.Errorf("%d nodes taken of one search, want %d", len(c.learned)-1, maxFound)
 		}
 		r.Close()
 	})
@@ -274,10 +274,10 @@ func TestRendezvousTrustsNobody(t *testing.T) {
 		for _, a := range []string{public, local, here, "/ip4/9.9.9.9/tcp/22"} {
 			addrs = append(addrs, ma.StringCast(a))
 		}
-		if got := x.d.told(peer.AddrInfo{ID: stranger, Addrs: addrs}); fmt.Sprint(got) != c.want {
+		if got := x.d.filterUnvouched(peer.AddrInfo{ID: stranger, Addrs: addrs}); fmt.Sprint(got) != c.want {
 			t.Errorf("a node at %q would dial %v, want %v", c.own, got, c.want)
 		}
-		if x.d.learnTold(peer.AddrInfo{ID: x.d.host.ID(), Addrs: addrs}) || x.d.learnTold(peer.AddrInfo{ID: stranger}) {
+		if x.d.learnUnvouched(peer.AddrInfo{ID: x.d.host.ID(), Addrs: addrs}) || x.d.learnUnvouched(peer.AddrInfo{ID: stranger}) {
 			t.Errorf("a node at %q learned of itself, or of a node without an address", c.own)
 		}
 	}

@@ -24,42 +24,45 @@ import (
 )
 
 const (
-	// findTimeout bounds one Find (promise 5).
+	// findTimeout bounds one search for the node at a seed's address.
 	findTimeout = 5 * time.Second
-	// quicGrace is how much longer QUIC may take once TCP on the same port was
-	// refused; a closed UDP port says nothing, so only waiting tells.
+	// quicGrace is how much longer QUIC may take once TCP on the same port was refused. A
+	// closed UDP port answers nothing, so only waiting tells.
 	quicGrace = time.Second
-	// maxTargets bounds the places a name may stand for.
+	// maxTargets bounds the targets that a name may stand for.
 	maxTargets = 16
-	// maxDNSAddrs bounds how often a dnsaddr may refer to another.
+	// maxDNSAddrs bounds the chain of dnsaddr records that refer to others.
 	maxDNSAddrs = 4
 )
 
-// A Seed is an address at which a network can be joined, as a user wrote it. It
-// does not change; its methods may be called from several goroutines.
+// A Seed is an address at which a network can be joined, as a user wrote it. It does not
+// change, and its methods may be called from several goroutines.
 type Seed struct {
 	text    string
 	id      peer.ID  // pinned by /p2p/ID or a ticket, or empty
 	network string   // of a ticket; empty for other seeds
-	targets []target // empty for a name with a port; one but for a ticket
-	name    string
-	port    uint16
+	targets []target // none for name:port, several for a ticket, else one
+	name    string   // of name:port
+	port    uint16   // of name:port
 	dns     madns.BasicResolver
 }
 
-// A target is one place to look at: addresses which must be the same node's
-// (TCP and QUIC on one port), the id it has to prove if that is known, and its
-// address and port if they are.
+// A target is one place at which a node may be: addresses that belong to the same node, such
+// as TCP and QUIC on one port.
 type target struct {
 	addrs []ma.Multiaddr
-	id    peer.ID
-	at    netip.AddrPort
+	id    peer.ID        // that the node has to prove; empty if any will do
+	at    netip.AddrPort // zero if addrs hold a name
 }
 
 var systemDNS madns.BasicResolver = net.DefaultResolver
 
-// String returns the text the seed was parsed from.
+// String returns the text that the seed was parsed from.
 func (s *Seed) String() string { return s.text }
+
+// Short returns the text of the seed for a log or an error. Of a ticket it is the beginning
+// and the end.
+func (s *Seed) Short() string { return shortenTicket(s.text) }
 
 // ID returns the id pinned by /p2p/ID or a ticket, or the empty id.
 func (s *Seed) ID() peer.ID { return s.id }
@@ -75,41 +78,43 @@ func (s *Seed) AddrPorts() (list []netip.AddrPort) {
 	return list
 }
 
-// Network returns the name of the network that a ticket is for, and is empty for
-// other seeds.
+// Network returns the name of the network that a ticket is for. It is empty for other
+// seeds.
 func (s *Seed) Network() string { return s.network }
 
-// Find looks who is at the seed's address and leaves a connection open to it.
-// It asks anew each time, so a seed that came back with another identity is
-// found, unless /p2p/ID or a ticket pins it. The result holds the addresses at
-// which it answered.
+// find finds out which node is at the seed's address, and leaves a connection to it. It asks
+// anew each time, so it finds a seed that came back with another identity, unless /p2p/ID or a
+// ticket pins the id. The result holds the addresses that answered.
 //
-// Find blocks until then, at most 5 s and not longer than ctx. A name is looked
-// up each time and all its addresses, as those of a ticket, are tried at once. The
-// errors are ErrSelf, ErrUnresolvable, ErrUnreachable, ErrRelayed,
-// ErrNotSmokesignal (no libp2p there) and *WrongIDError, each one line with the
-// cause wrapped, or that of ctx when ctx was cancelled.
-func (s *Seed) Find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error) {
+// find blocks for five seconds at most, and not longer than ctx. It looks a name up each
+// time. All addresses of a name or a ticket are tried at once. The error is ErrSelf,
+// ErrUnresolvable, ErrUnreachable, ErrRelayed, ErrNotSmokesignal (the answer was not that of a
+// libp2p host) or *WrongIDError, each in one line with the cause wrapped, or the cause of ctx if
+// ctx was canceled.
+func (s *Seed) find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error) {
 	if s.id != "" && s.id == h.ID() {
-		return peer.AddrInfo{}, ErrSelf
+		return peer.AddrInfo{}, withText(ErrSelf)
 	}
 	limited, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
-	look := s.find
+	find := s.findOne
 	if len(s.targets) > 1 {
-		look = s.findAny
+		find = s.findAny
 	}
-	info, err := look(limited, h)
+	info, err := find(limited, h)
 	if err == nil {
 		return info, nil
 	}
+	// The caller gave up, so the address is not at fault. A deadline is different: there
+	// was no answer in time.
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return peer.AddrInfo{}, context.Cause(ctx)
 	}
 	return peer.AddrInfo{}, explain(err)
 }
 
-func (s *Seed) find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error) {
+// findOne is find for a seed that is not a ticket with several targets.
+func (s *Seed) findOne(ctx context.Context, h corehost.Host) (peer.AddrInfo, error) {
 	targets, err := s.resolve(ctx)
 	if err != nil {
 		return peer.AddrInfo{}, err
@@ -119,10 +124,9 @@ func (s *Seed) find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error)
 	defer tasks.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	// Where relays are dialled, what is given as a direct address is not to be reached
-	// through one, and a direct dial passes over the swarm's back-off also where that
-	// cannot be cleared. Elsewhere none is forced: libp2p's swarm panics when it is
-	// closed at that moment.
+	// On a host that dials relays, a direct address must not be reached through one. And
+	// where the swarm's back-off cannot be cleared, a forced direct dial ignores it. On
+	// other hosts nothing is forced: libp2p's swarm panics if it is closed at that moment.
 	direct := ctx
 	if dialsRelays(h) || backoff(h) == nil {
 		direct = network.WithForceDirectDial(ctx, "smokesignal seed")
@@ -131,8 +135,8 @@ func (s *Seed) find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error)
 	asked := 0
 	var failed failures
 	for _, t := range targets {
-		if own[t.at] {
-			failed.add(answer{target: t, err: s.isSelf(h)})
+		if own[t.at] { // a dial to it would only fail later
+			failed.add(answer{target: t, err: s.selfError(h)})
 			continue
 		}
 		asked++
@@ -141,9 +145,9 @@ func (s *Seed) find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error)
 			case t.relayed():
 				answers <- t.findRelayed(ctx, h)
 			case len(targets) == 1 && t.id != "" && len(t.addrs) == 1 && !s.isTicket():
-				// Who should be there is known and there is one way to him: no need to
-				// ask first who it is. A ticket may have others, of which the swarm
-				// would wait for one before it dials the next.
+				// The id is known and there is one address, so there is no need to ask for
+				// the id first. A ticket may have more addresses of the same id, and the
+				// swarm would wait for one of them before it dials the next.
 				answers <- connect(direct, h, t, t.id, t.addrs)
 			default:
 				answers <- meet(direct, h, t)
@@ -160,8 +164,8 @@ func (s *Seed) find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error)
 	return peer.AddrInfo{}, failed.err()
 }
 
-// findAny looks at all targets at once, each with its own name to look up, and takes
-// the first that is found.
+// findAny tries all targets at once, of which each may be a name to look up, and returns the
+// first node that is found.
 func (s *Seed) findAny(ctx context.Context, h corehost.Host) (peer.AddrInfo, error) {
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
@@ -172,7 +176,7 @@ func (s *Seed) findAny(ctx context.Context, h corehost.Host) (peer.AddrInfo, err
 		tasks.Go(func() {
 			one := *s
 			one.targets = []target{t}
-			info, err := one.find(ctx, h)
+			info, err := one.findOne(ctx, h)
 			answers <- answer{target: t, info: info, err: explain(err)}
 		})
 	}
@@ -189,25 +193,25 @@ func (s *Seed) findAny(ctx context.Context, h corehost.Host) (peer.AddrInfo, err
 
 func (s *Seed) isTicket() bool { return s.network != "" }
 
-// isSelf is what to say when this node itself is at the seed's address. A pinned
-// seed is another one, which may come back there.
-func (s *Seed) isSelf(h corehost.Host) error {
+// selfError returns the error for a seed at whose address this node itself is. A pinned seed
+// is another node, which may come back there.
+func (s *Seed) selfError(h corehost.Host) error {
 	if s.id != "" {
 		return &WrongIDError{Expected: s.id, Actual: h.ID()}
 	}
-	return ErrSelf
+	return withText(ErrSelf)
 }
 
-// An answer is what came of one target.
+// An answer is the outcome for one target.
 type answer struct {
 	target
 	info peer.AddrInfo
 	err  error
 }
 
-// failures gathers why no target of a seed could be used.
+// failures collects why no target of a seed could be used.
 type failures struct {
-	self bool // an address was this node's own
+	self bool // this node itself is at one of the targets
 	list []answer
 }
 
@@ -219,12 +223,12 @@ func (f *failures) add(a answer) {
 	f.list = append(f.list, a)
 }
 
-// err returns the most telling cause. A name that stands for this node and for
-// others, as one name for all seeds may, is this node only if the others are
-// mere loopback twins (localhost is 127.0.0.1 and ::1).
+// err returns the cause of the highest rank. One name may stand for all seeds, this node
+// among them. It counts as this node itself only if all its other addresses are loopback
+// (localhost is 127.0.0.1 and ::1).
 func (f *failures) err() error {
 	var best error
-	var rank int
+	var highest rank
 	var all []error
 	for _, a := range f.list {
 		if f.self && a.at.Addr().IsLoopback() {
@@ -235,13 +239,13 @@ func (f *failures) err() error {
 		if failure, ok := errors.AsType[*failure](a.err); ok {
 			r = failure.rank
 		}
-		if best == nil || r > rank {
-			best, rank = a.err, r
+		if best == nil || r > highest {
+			best, highest = a.err, r
 		}
 	}
 	if best == nil {
 		if f.self {
-			return ErrSelf
+			return withText(ErrSelf)
 		}
 		return &failure{kind: ErrUnresolvable, text: "the name has no usable address"}
 	}
@@ -253,8 +257,8 @@ func (f *failures) err() error {
 	return best
 }
 
-// meet asks at the addresses of t, all at once, who is there, and connects to
-// the first that may be it.
+// meet asks at all addresses of t at once for the id of the node there, and connects to the
+// first node that answers.
 func meet(ctx context.Context, h corehost.Host, t target) answer {
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
@@ -267,10 +271,10 @@ func meet(ctx context.Context, h corehost.Host, t target) answer {
 	}
 	replies := make(chan reply, len(t.addrs))
 	start := time.Now()
-	for _, addr := range t.addrs {
+	for _, a := range t.addrs {
 		tasks.Go(func() {
-			id, err := whoIsAt(ctx, h, addr)
-			replies <- reply{id, addr, err}
+			id, err := askID(ctx, h, a)
+			replies <- reply{id, a, err}
 		})
 	}
 	var best *failure
@@ -281,24 +285,25 @@ func meet(ctx context.Context, h corehost.Host, t target) answer {
 			case t.id != "" && r.id != t.id:
 				return answer{target: t, err: &WrongIDError{Expected: t.id, Actual: r.id}}
 			case r.id == h.ID():
-				return answer{target: t, err: ErrSelf}
+				return answer{target: t, err: withText(ErrSelf)}
 			}
 			addrs := []ma.Multiaddr{r.addr}
 			if dialsRelays(h) {
-				// Holes are punched for QUIC, once a connection over it has shown where
-				// this node is seen; TCP answers sooner, but libp2p prefers QUIC.
+				// Holes are punched for QUIC, once a connection over QUIC has shown from
+				// which address this node is seen. TCP answers sooner, but if it may
+				// choose, libp2p prefers QUIC.
 				addrs = t.addrs
 			}
 			return connect(ctx, h, t, r.id, addrs)
 		}
-		f := mostTelling(r.err)
+		f := highestRank(r.err)
 		f.err = r.err
 		if best == nil || f.rank > best.rank {
 			best = f
 		}
 		if f.rank >= rankRoute {
-			// That was a clear no. What else is under way, QUIC, may take as long as a
-			// few round trips, which the no has measured, and no longer.
+			// That was a clear no. The other dial, QUIC, may take a few round trips, which
+			// the no has measured, and no longer.
 			late := time.AfterFunc(quicGrace+4*time.Since(start), cancel)
 			defer late.Stop()
 		}
@@ -310,29 +315,29 @@ func meet(ctx context.Context, h corehost.Host, t target) answer {
 func connect(ctx context.Context, h corehost.Host, t target, id peer.ID, addrs []ma.Multiaddr) answer {
 	info := peer.AddrInfo{ID: id, Addrs: addrs}
 	if id == h.ID() {
-		return answer{target: t, err: ErrSelf}
+		return answer{target: t, err: withText(ErrSelf)}
 	}
-	// How often a seed is tried is decided above, and "dial backoff" would take the
-	// place of the real cause.
+	// The state machine decides how often a seed is tried, and the error "dial backoff"
+	// would hide the real cause.
 	clearBackoff(h, id)
 	err := h.Connect(ctx, info)
 	if err != nil {
 		clearBackoff(h, id)
 		err = explain(err)
 		if _, wrong := errors.AsType[*WrongIDError](err); wrong {
-			h.Peerstore().SetAddrs(id, addrs, 0) // they are somebody else's
+			h.Peerstore().SetAddrs(id, addrs, 0) // they belong to another node
 		}
 		return answer{target: t, err: err}
 	}
 	return answer{target: t, info: info}
 }
 
-// whoIsAt returns the id of the node at addr. It dials with an id that nobody
-// has: the other side's proof of its own then fails the handshake, and the
-// failure says who it is. Noise and TLS check before anything else is sent, so
-// this works alike on all transports. With WebRTC, where the side that is dialled speaks
-// first, the dial is a connection there for a moment.
-func whoIsAt(ctx context.Context, h corehost.Host, addr ma.Multiaddr) (peer.ID, error) {
+// askID returns the id of the node at an address. It dials with an id that no node has. The
+// other side then proves its own id, the handshake fails, and the error names that id. Noise
+// and TLS check the id before anything else is sent, so this works on all transports. Over
+// WebRTC, where the dialed side finishes its handshake first, the other side has a connection
+// for a moment.
+func askID(ctx context.Context, h corehost.Host, a ma.Multiaddr) (peer.ID, error) {
 	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {
 		return "", err
@@ -342,7 +347,7 @@ func whoIsAt(ctx context.Context, h corehost.Host, addr ma.Multiaddr) (peer.ID, 
 		return "", err
 	}
 	ps := h.Peerstore()
-	ps.AddAddr(nobody, addr, peerstore.TempAddrTTL)
+	ps.AddAddr(nobody, a, peerstore.TempAddrTTL)
 	_, err = h.Network().DialPeer(ctx, nobody)
 	ps.ClearAddrs(nobody)
 	ps.RemovePeer(nobody)
@@ -351,20 +356,19 @@ func whoIsAt(ctx context.Context, h corehost.Host, addr ma.Multiaddr) (peer.ID, 
 		return mismatch.Actual, nil
 	}
 	if err == nil {
-		return "", fmt.Errorf("somebody at %s proved an id made up a moment ago", addr)
+		return "", fmt.Errorf("the node at %s proved an id that was made up a moment ago", a)
 	}
 	return "", err
 }
 
-// clearBackoff makes the swarm forget that dials to p failed, where the swarm
-// can be reached.
+// clearBackoff makes the swarm forget that dials to p failed, unless the host hides its swarm.
 func clearBackoff(h corehost.Host, p peer.ID) {
 	if b := backoff(h); b != nil {
 		b.Clear(p)
 	}
 }
 
-// backoff returns what the swarm knows of failed dials, or nil if it is hidden.
+// backoff returns the swarm's back-off of dials, or nil if the host hides its swarm.
 func backoff(h corehost.Host) *swarm.DialBackoff {
 	if s, ok := h.Network().(interface{ Backoff() *swarm.DialBackoff }); ok {
 		return s.Backoff()
@@ -372,12 +376,12 @@ func backoff(h corehost.Host) *swarm.DialBackoff {
 	return nil
 }
 
-// ownPorts returns where this node listens.
+// ownPorts returns the addresses and ports on which this node listens.
 func ownPorts(h corehost.Host) map[netip.AddrPort]bool {
 	own := map[netip.AddrPort]bool{}
 	addrs, err := h.Network().InterfaceListenAddresses()
 	if err != nil {
-		return own // then the handshake tells
+		return own // the handshake will tell
 	}
 	for _, a := range addrs {
 		if ap, ok := addr.AddrPort(a); ok {

@@ -16,7 +16,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
@@ -28,6 +27,8 @@ import (
 	madns "github.com/multiformats/go-multiaddr-dns"
 	"go.uber.org/goleak"
 
+	"github.com/go-smokesignal/smokesignal/internal/bubble"
+	"github.com/go-smokesignal/smokesignal/internal/errs"
 	"github.com/go-smokesignal/smokesignal/internal/leaks"
 )
 
@@ -78,7 +79,7 @@ func mustParse(t *testing.T, text string) *Seed {
 // wantFound finds the seed and checks who it is and that a connection stays.
 func wantFound(t *testing.T, h, want corehost.Host, s *Seed) peer.AddrInfo {
 	t.Helper()
-	info, err := s.Find(t.Context(), h)
+	info, err := s.find(t.Context(), h)
 	if err != nil {
 		t.Fatalf("seed %s: %v", s, err)
 	}
@@ -105,7 +106,7 @@ func wantNoJunk(t *testing.T, h corehost.Host, known ...peer.ID) {
 // wantFails finds a seed in vain and returns the error, which must be one line.
 func wantFails(t *testing.T, h corehost.Host, s *Seed, kind error) error {
 	t.Helper()
-	info, err := s.Find(t.Context(), h)
+	info, err := s.find(t.Context(), h)
 	if err == nil {
 		t.Fatalf("seed %s: found %v, want %v", s, info, kind)
 	}
@@ -135,7 +136,7 @@ func TestFindOnEveryTransport(t *testing.T) {
 			wantFound(t, newHost(t), there, mustParse(t, addr+"/p2p/"+there.ID().String()))
 
 			other := testID
-			_, err := mustParse(t, addr+"/p2p/"+other).Find(t.Context(), newHost(t))
+			_, err := mustParse(t, addr+"/p2p/"+other).find(t.Context(), newHost(t))
 			wrong, ok := errors.AsType[*WrongIDError](err)
 			if !ok || wrong.Actual != there.ID() || wrong.Expected.String() != other {
 				t.Errorf("the wrong id: %v", err)
@@ -198,7 +199,7 @@ func TestFindSaysRefusedEachTimeAndSoon(t *testing.T) {
 		for range 3 {
 			start := time.Now()
 			s := mustParse(t, text)
-			_, err := s.Find(t.Context(), h)
+			_, err := s.find(t.Context(), h)
 			if !errors.Is(err, ErrUnreachable) || !errors.Is(err, syscall.ECONNREFUSED) || err.Error() != "connection refused" {
 				t.Errorf("%s: %v", text, err)
 			}
@@ -217,7 +218,7 @@ func TestFindAnotherIdentityAtTheSameAddress(t *testing.T) {
 	wantFound(t, h, first, s)
 	first.Close()
 	second := newHost(t, "/ip4/127.0.0.1/tcp/"+portOf2(s))
-	info, err := s.Find(t.Context(), h)
+	info, err := s.find(t.Context(), h)
 	if err != nil || info.ID != second.ID() {
 		t.Fatalf("found %v, %v, want %s", info, err, second.ID())
 	}
@@ -313,14 +314,14 @@ func TestFindEndsWithItsContext(t *testing.T) {
 	silent := mustParse(t, serveTCP(t, func(c net.Conn) { io.Copy(io.Discard, c) }))
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	_, err := silent.Find(ctx, h)
+	_, err := silent.find(ctx, h)
 	if !errors.Is(err, ErrUnreachable) || !errors.Is(err, context.DeadlineExceeded) || err.Error() != "timeout" {
 		t.Errorf("after the deadline: %v", err)
 	}
 	gone := errors.New("gone")
 	cancelled, stop := context.WithCancelCause(t.Context())
 	stop(gone)
-	if _, err := silent.Find(cancelled, h); err != gone {
+	if _, err := silent.find(cancelled, h); err != gone {
 		t.Errorf("cancelled: %v", err)
 	}
 	wantNoJunk(t, h)
@@ -380,7 +381,7 @@ func TestFindNames(t *testing.T) {
 	for _, text := range []string{"odd.test:" + port, "/dns6/seed.test/tcp/" + port, "/dnsaddr/round.test", "/dnsaddr/none.test", "/dnsaddr/one.test/p2p/" + testID} {
 		wantFails(t, h, with(text), ErrUnresolvable)
 	}
-	if _, err := with("/dnsaddr/wrong.test").Find(t.Context(), h); err == nil {
+	if _, err := with("/dnsaddr/wrong.test").find(t.Context(), h); err == nil {
 		t.Error("a record that names another id led to a node")
 	} else if _, ok := errors.AsType[*WrongIDError](err); !ok {
 		t.Errorf("a record that names another id: %v", err)
@@ -416,7 +417,7 @@ func TestFindThroughAWrappedHost(t *testing.T) {
 	wantFound(t, h, there, mustParse(t, "127.0.0.1:"+portOf(t, there, ma.P_TCP)))
 	refused := mustParse(t, "/ip4/127.0.0.1/tcp/"+closedPort(t)+"/p2p/"+testID)
 	for range 3 {
-		if _, err := refused.Find(t.Context(), h); !errors.Is(err, syscall.ECONNREFUSED) {
+		if _, err := refused.find(t.Context(), h); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Error(err)
 		}
 	}
@@ -434,13 +435,13 @@ func TestFindLeavesNoGoroutine(t *testing.T) {
 	s := mustParse(t, "127.0.0.1:"+portOf(t, there, ma.P_TCP))
 	wantFound(t, h, there, s) // what libp2p keeps for a connection is there now
 	refused := mustParse(t, "127.0.0.1:"+closedPort(t))
-	refused.Find(t.Context(), h)
+	refused.find(t.Context(), h)
 	noneLeft := leaks.Watch(t, goleak.IgnoreAnyFunction("github.com/libp2p/go-libp2p/p2p/net/swarm.(*dialSync).getActiveDial"))
 	for range 3 {
-		if _, err := s.Find(t.Context(), h); err != nil {
+		if _, err := s.find(t.Context(), h); err != nil {
 			t.Fatal(err)
 		}
-		refused.Find(t.Context(), h)
+		refused.find(t.Context(), h)
 	}
 	noneLeft()
 }
@@ -448,7 +449,7 @@ func TestFindLeavesNoGoroutine(t *testing.T) {
 func TestSeedErrorReadsAsOneLine(t *testing.T) {
 	h := newHost(t)
 	s := mustParse(t, "127.0.0.1:"+closedPort(t))
-	_, err := s.Find(t.Context(), h)
+	_, err := s.find(t.Context(), h)
 	e := &SeedError{Seed: s.String(), Err: err, Next: time.Now().Add(4100 * time.Millisecond)}
 	if want := "seed " + s.String() + ": connection refused, next try in 4s"; e.Error() != want {
 		t.Errorf("%q, want %q", e, want)
@@ -456,23 +457,34 @@ func TestSeedErrorReadsAsOneLine(t *testing.T) {
 	if !errors.Is(e, ErrUnreachable) || !errors.Is(e, syscall.ECONNREFUSED) {
 		t.Error("the cause is lost")
 	}
+}
+
+func TestSeedErrorSaysWhenTheNextTryIs(t *testing.T) {
+	bubble.Test(t, testNextTry)
+}
+
+func testNextTry(t *testing.T) {
+	const noNext = -time.Hour
 	for _, c := range []struct {
 		next time.Duration
 		want string
 	}{
-		{0, "seed x: this is the node itself, next try in 10ms"},
+		{noNext, "seed x: this is the node itself"},
 		{20 * time.Millisecond, "seed x: this is the node itself, next try in 20ms"},
+		{1, "seed x: this is the node itself, next try in 10ms"},
 		{8400 * time.Millisecond, "seed x: this is the node itself, next try in 8s"},
 	} {
-		synctest.Test(t, func(t *testing.T) {
-			if got := (&SeedError{"x", ErrSelf, time.Now().Add(c.next)}).Error(); got != c.want {
-				t.Errorf("%q, want %q", got, c.want)
-			}
-		})
+		e := &SeedError{Seed: "x", Err: ErrSelf}
+		if c.next != noNext {
+			e.Next = time.Now().Add(c.next)
+		}
+		if got := e.Error(); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
 	}
-	if got := (&SeedError{Seed: "x", Err: ErrSelf}).Error(); got != "seed x: this is the node itself" {
-		t.Error(got)
-	}
+}
+
+func TestOtherNetworkIsNamedInOneLine(t *testing.T) {
 	if got := otherNetwork("lab", "home").Error(); got != `the peer belongs to another network: "lab", not "home"` {
 		t.Error(got)
 	}
@@ -486,7 +498,12 @@ func TestExplainKeepsWhatItExplained(t *testing.T) {
 	if explain(nil) != nil {
 		t.Error("nil became an error")
 	}
-	for _, err := range []error{ErrSelf, ErrFull, fmt.Errorf("x: %w", ErrOtherNetwork), &WrongIDError{}} {
+	for _, err := range []error{ErrSelf, ErrFull} {
+		if got := explain(err); !errors.Is(got, err) || got.Error() != errs.Text(err) {
+			t.Errorf("%v became %v", err, got)
+		}
+	}
+	for _, err := range []error{fmt.Errorf("x: %w", ErrOtherNetwork), &WrongIDError{}} {
 		if got := explain(err); got != err {
 			t.Errorf("%v became %v", err, got)
 		}

@@ -12,8 +12,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/seedaddr"
 )
 
-// resolve returns the places the seed stands for, at most maxTargets. Its
-// error is the name server's.
+// resolve returns the targets that the seed stands for, at most maxTargets. The error is that
+// of the name server.
 func (s *Seed) resolve(ctx context.Context) ([]target, error) {
 	if s.name != "" {
 		return s.resolveName(ctx)
@@ -23,12 +23,13 @@ func (s *Seed) resolve(ctx context.Context) ([]target, error) {
 		return nil, err
 	}
 	var found []target
-	var failed error // of one name among several, which spoils nothing
+	var failed error // of one name; others may be found
 	todo := s.targets
 	for range maxDNSAddrs {
 		var next []target
 		for _, t := range todo {
-			if !isName(t.addrs[0]) || t.relayed() { // libp2p looks up the relay
+			// libp2p itself looks up the name of a relay.
+			if !isName(t.addrs[0]) || t.relayed() {
 				found = append(found, t)
 				continue
 			}
@@ -38,13 +39,13 @@ func (s *Seed) resolve(ctx context.Context) ([]target, error) {
 				continue
 			}
 			if needsName(t.addrs[0]) {
-				found = append(found, t) // it exists, which is all we wanted to know
+				found = append(found, t) // the name exists, and the transport needs it
 				continue
 			}
 			for _, a := range addrs {
 				addr, id := peer.SplitAddr(a)
-				// A record may say anything: it must be of the pinned node, if there is
-				// one, and something to dial.
+				// A DNS record may hold anything. Only addresses that can be dialed count,
+				// and only those of the pinned node, if there is one.
 				if len(addr) == 0 || s.id != "" && id != s.id || seedaddr.CheckTransport(addr) != nil {
 					continue
 				}
@@ -59,7 +60,7 @@ func (s *Seed) resolve(ctx context.Context) ([]target, error) {
 	return found[:min(len(found), maxTargets)], nil
 }
 
-// resolveName looks the name of name:port up.
+// resolveName looks up the name of name:port.
 func (s *Seed) resolveName(ctx context.Context) ([]target, error) {
 	ips, err := s.dns.LookupIPAddr(ctx, s.name)
 	if err != nil {
@@ -74,7 +75,7 @@ func (s *Seed) resolveName(ctx context.Context) ([]target, error) {
 	return found, nil
 }
 
-// full returns the address with its /p2p/ID, as a dnsaddr is asked with.
+// full returns the address with its /p2p/ID, which selects among the records of a dnsaddr.
 func (t target) full() ma.Multiaddr {
 	if t.id == "" {
 		return t.addrs[0]
@@ -86,8 +87,8 @@ func isName(addr ma.Multiaddr) bool {
 	return seedaddr.Is(addr[0], ma.P_DNS, ma.P_DNS4, ma.P_DNS6, ma.P_DNSADDR)
 }
 
-// needsName reports whether the transport dials by name and not by the address
-// behind it, as TLS and the web's transports do.
+// needsName reports whether the transport dials a name itself, as those with TLS and those of
+// the web do.
 func needsName(addr ma.Multiaddr) bool {
 	return !seedaddr.Is(addr[0], ma.P_DNSADDR) && slices.ContainsFunc(addr, func(c ma.Component) bool {
 		return seedaddr.Is(c, ma.P_WS, ma.P_WSS, ma.P_TLS, ma.P_WEBTRANSPORT)

@@ -19,8 +19,8 @@ import (
 // (seed.example.org:8495), or a multiaddr over TCP, QUIC, WebSocket,
 // WebTransport or WebRTC-direct, of an IP address, a DNS name or a dnsaddr, with
 // or without /p2p/ID at the end; or such an address of a relay, followed by
-// /p2p/RELAY/p2p-circuit/p2p/ID; or a ticket (see [Ticket]). It looks nothing up.
-// The error is a sentence that quotes the text.
+// /p2p/RELAY/p2p-circuit/p2p/ID; or a ticket (see [Ticket]). It does not look up names. The
+// error is a sentence that quotes the text.
 func ParseSeed(text string) (*Seed, error) {
 	s := &Seed{text: text, dns: systemDNS}
 	var err error
@@ -39,7 +39,7 @@ func ParseSeed(text string) (*Seed, error) {
 		err = s.parseHostPort(text)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("seed %q: %w", ShortenTicket(text), err)
+		return nil, fmt.Errorf("seed %q: %w", shortenTicket(text), err)
 	}
 	return s, nil
 }
@@ -56,7 +56,7 @@ func (s *Seed) parseHostPort(text string) error {
 	case err != nil:
 		return fmt.Errorf("the port %q is not a number", port)
 	case n == 0:
-		return errors.New("port 0 cannot be dialled")
+		return errors.New("port 0 cannot be dialed")
 	case n > 65535:
 		return fmt.Errorf("the port %d is out of range (1 to 65535)", n)
 	}

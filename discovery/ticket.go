@@ -27,40 +27,39 @@ const DefaultNetwork = "default"
 const (
 	ticketWord    = "smoke"
 	ticketVersion = "1"
-	// maxPlaces bounds the places in a ticket; all are tried at once.
+	// maxPlaces bounds the places in a ticket. All of them are tried at once.
 	maxPlaces = 8
-	// maxPlaceBytes is more than any transport of ours needs.
+	// maxPlaceBytes is more than any of our transports needs.
 	maxPlaceBytes = 256
-	// maxTicket is more characters than such places fill.
+	// maxTicket is the longest text of a ticket. It is longer than eight such places.
 	maxTicket = 4096
 )
 
-// ticketLetters has no letter that a shell, a URL or a chat takes for something
-// else, none that is mistaken for another, and reads the same in capitals.
+// ticketLetters has no letter that means something to a shell, a URL or a chat, and none that
+// looks like another. Capitals mean the same.
 var ticketLetters = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
-// A Ticket is what somebody needs to join a network through one of its nodes.
-// As one string (Encode, ParseTicket) it can be pasted into a chat or on a command
-// line, and be used wherever a seed can. docs/wire.md describes the string.
+// A Ticket holds everything that a program needs to join a network through one of its nodes. As
+// one string (Encode, ParseTicket) it can be pasted into a chat or on a command line, and be
+// used wherever a seed can. docs/wire.md describes the string.
 type Ticket struct {
-	// ID is the node, the only one that is accepted at the addresses.
+	// ID is the node. No other is accepted at the addresses.
 	ID peer.ID
-	// Network is the name of its network; empty means DefaultNetwork.
+	// Network is the name of the node's network. Empty means DefaultNetwork.
 	Network string
-	// Addrs is where it is reached, the most reachable first. A /p2p/ part at the
-	// end has no meaning here.
+	// Addrs are the addresses of the node, the most reachable first. A /p2p/ part at the end
+	// is ignored.
 	Addrs []ma.Multiaddr
 }
 
-// Encode returns the ticket as a string. Of the addresses it takes at most eight
-// places, TCP and QUIC on one port being one; addresses that nobody can dial are
-// left out, and so are loopback ones unless there is nothing else. It fails when
-// no address remains, when the ID is not one, and when the name of the network
-// has more than 128 bytes or is no UTF-8.
+// Encode returns the ticket as a string. It holds at most eight places; TCP and QUIC on one
+// port are one place. Addresses that cannot be dialed are left out. So are loopback addresses,
+// unless there are no others. Encode fails when no address remains, when the ID is invalid, and
+// when the name of the network has more than 128 bytes or is not valid UTF-8.
 func (t Ticket) Encode() (string, error) {
 	id, err := peer.IDFromBytes([]byte(t.ID))
 	if err != nil {
-		return "", fmt.Errorf("ticket: the id is not one: %w", err)
+		return "", fmt.Errorf("ticket: the id is invalid: %w", err)
 	}
 	if err := checkNetwork(t.Network); err != nil {
 		return "", fmt.Errorf("ticket: %w", err)
@@ -83,8 +82,8 @@ func (t Ticket) Encode() (string, error) {
 	return ticketWord + ticketVersion + ticketLetters.EncodeToString(b), nil
 }
 
-// places sorts the first maxPlaces of addrs into those that are a port with both
-// TCP and QUIC, of which the port is enough, and others.
+// places returns the first maxPlaces of addrs: first the ports that have both TCP and QUIC, of
+// which the port is enough, and then the other addresses.
 func places(addrs []ma.Multiaddr) (endpoints []netip.AddrPort, others []ma.Multiaddr) {
 	var usable, loopbacks []ma.Multiaddr
 	for _, a := range addrs {
@@ -120,13 +119,13 @@ func places(addrs []ma.Multiaddr) (endpoints []netip.AddrPort, others []ma.Multi
 	return endpoints, others
 }
 
-// isPlain reports whether a is nothing but TCP or QUIC at an IP address.
+// isPlain reports whether a is TCP or QUIC at an IP address, without anything on top.
 func isPlain(a ma.Multiaddr) bool {
 	return len(a) == 2 && seedaddr.Is(a[1], ma.P_TCP) || len(a) == 3 && seedaddr.Is(a[2], ma.P_QUIC_V1)
 }
 
-// shortID returns the key alone of an id that is an Ed25519 key, as nearly all are,
-// and other ids as they are.
+// shortID returns the bare key of an id that holds an Ed25519 key, as nearly all ids do. Other
+// ids stay as they are.
 func shortID(id peer.ID) []byte {
 	if key, err := id.ExtractPublicKey(); err == nil {
 		if key, ok := key.(*crypto.Ed25519PublicKey); ok {
@@ -161,14 +160,14 @@ func checkNetwork(name string) error {
 	return nil
 }
 
-// ParseTicket reads what Encode returned; small or capital letters are the same.
-// Addresses of a kind that this node cannot dial are left out. The error is a
-// sentence that quotes the beginning and the end of the text: that it is damaged,
-// so that one copies it again, or that it is of another version.
+// ParseTicket reads a string that Encode returned, in small or capital letters. Addresses that
+// this version cannot dial are left out. The error is a sentence that quotes the beginning and
+// the end of the text. It says that the text is damaged, so that a user copies it again, or
+// that it belongs to another version.
 func ParseTicket(text string) (Ticket, error) {
 	t, err := parseTicket(text)
 	if err != nil {
-		return Ticket{}, fmt.Errorf("ticket %q: %w", ShortenTicket(text), err)
+		return Ticket{}, fmt.Errorf("ticket %q: %w", shortenTicket(text), err)
 	}
 	return t, nil
 }
@@ -179,7 +178,7 @@ func parseTicket(text string) (t Ticket, err error) {
 		return t, err
 	}
 	t.Network = DefaultNetwork
-	taken := 0
+	places := 0
 	for f, err := range frame.Fields(b) {
 		if err != nil {
 			return t, fmt.Errorf("it is malformed: %w", err)
@@ -187,17 +186,17 @@ func parseTicket(text string) (t Ticket, err error) {
 		switch f.Num {
 		case 1:
 			if t.ID, err = longID(f.Bytes); err != nil {
-				return t, fmt.Errorf("the id in it is not one: %w", err)
+				return t, fmt.Errorf("the id in it is invalid: %w", err)
 			}
 		case 2:
 			t.Network = string(f.Bytes)
 			if err := checkNetwork(t.Network); err != nil || t.Network == "" {
-				return t, errors.New("the name of the network in it is not one")
+				return t, errors.New("the name of the network in it is invalid")
 			}
 		case 3, 4:
-			if taken < maxPlaces {
+			if places < maxPlaces {
 				t.Addrs = append(t.Addrs, readPlace(f)...)
-				taken++
+				places++
 			}
 		}
 	}
@@ -210,7 +209,7 @@ func parseTicket(text string) (t Ticket, err error) {
 	return t, nil
 }
 
-// openTicket returns the message in the text of a ticket.
+// openTicket returns the message in the text of a ticket, after checking its checksum.
 func openTicket(text string) ([]byte, error) {
 	damaged := errors.New("it is damaged, a letter is wrong or missing; copy it again")
 	word, rest := text[:min(len(ticketWord), len(text))], text[min(len(ticketWord), len(text)):]
@@ -224,7 +223,7 @@ func openTicket(text string) ([]byte, error) {
 	}
 	rest = strings.ToLower(rest[len(ticketVersion):])
 	b, err := ticketLetters.DecodeString(rest)
-	// A text has to be the only one for its bytes, or a letter more would pass.
+	// Base32 ignores some bits of the last letter, so a wrong letter could pass.
 	if err != nil || ticketLetters.EncodeToString(b) != rest || len(b) < crc32.Size {
 		return nil, damaged
 	}
@@ -235,8 +234,8 @@ func openTicket(text string) ([]byte, error) {
 	return message, nil
 }
 
-// readPlace returns the addresses of one place of a ticket, or none for what is
-// of a kind this version does not know.
+// readPlace returns the addresses of one place of a ticket. It returns none for a place of a
+// kind that this version does not know.
 func readPlace(f frame.Field) []ma.Multiaddr {
 	if f.Num == 3 {
 		if len(f.Bytes) < 2 {
@@ -257,9 +256,9 @@ func readPlace(f frame.Field) []ma.Multiaddr {
 	return []ma.Multiaddr{a}
 }
 
-// ShortenTicket returns the beginning and the end of a text that looks like a
-// ticket, so that an error or a log does not drown in it, and others as they are.
-func ShortenTicket(text string) string {
+// shortenTicket returns the beginning and the end of a text that looks like a ticket, which is
+// too long for an error or a log. Other texts stay as they are.
+func shortenTicket(text string) string {
 	const begin, end = 12, 4
 	if !isTicket(text) || len(text) <= begin+end+1 {
 		return text
@@ -267,16 +266,16 @@ func ShortenTicket(text string) string {
 	return text[:begin] + "…" + text[len(text)-end:]
 }
 
-// isTicket reports whether text is meant as a ticket: it begins as one, and is
-// neither a name with a port nor a name that lacks it.
+// isTicket reports whether text is meant as a ticket: it begins like one, and is neither a name
+// with a port nor a name with its port missing.
 func isTicket(text string) bool {
 	n := len(ticketWord)
 	return len(text) > n && strings.EqualFold(text[:n], ticketWord) &&
 		text[n] >= '0' && text[n] <= '9' && !strings.ContainsAny(text, ":.")
 }
 
-// parseTicket makes a seed of a ticket. Each place is a target of its own: one may
-// answer where another is silent, or somebody else's by now.
+// parseTicket makes a seed of a ticket. Each place is a target of its own: one may answer while
+// another is silent, or belongs to another node by now.
 func (s *Seed) parseTicket(text string) error {
 	t, err := parseTicket(text)
 	if err != nil {
@@ -286,7 +285,7 @@ func (s *Seed) parseTicket(text string) error {
 	for _, a := range t.Addrs {
 		next := newTarget(a, t.ID)
 		if last := len(s.targets) - 1; last >= 0 && next.at.IsValid() && next.at == s.targets[last].at {
-			s.targets[last].addrs = append(s.targets[last].addrs, a) // such as QUIC beside TCP
+			s.targets[last].addrs = append(s.targets[last].addrs, a) // QUIC beside TCP
 			continue
 		}
 		s.targets = append(s.targets, next)

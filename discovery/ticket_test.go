@@ -132,7 +132,7 @@ func TestTicketSaysWhereAndWho(t *testing.T) {
 }
 
 // A ticket is copied by hand and cut off by chats: whatever single letter is
-// wrong, missing, too much, or in its neighbour's place, it is refused.
+// wrong, missing, too much, or in its neighbor's place, it is refused.
 func TestTicketMistypedIsRefused(t *testing.T) {
 	text := encode(t, Ticket{ID: mustID(t, testID), Network: "kitchen", Addrs: addrs("/ip4/192.168.2.100/tcp/8495")})
 	refused := func(what, wrong string) {
@@ -251,7 +251,7 @@ func TestFindThroughATicket(t *testing.T) {
 	s := ticketOf(t, there.ID(), append(wrong, tcpAddr(t, there))...)
 	s.dns = slowDNS{}
 	start := time.Now()
-	info, err := s.Find(t.Context(), h)
+	info, err := s.find(t.Context(), h)
 	if err != nil || info.ID != there.ID() || len(info.Addrs) != 1 || info.Addrs[0].String() != tcpAddr(t, there) {
 		t.Fatalf("found %v, %v, want %s", info, err, there.ID())
 	}
@@ -294,7 +294,7 @@ func TestFindThroughATicketSaysWhatIsWrong(t *testing.T) {
 		ticketOf(t, id, append(plain, tcpAddr(t, other))...),
 		ticketOf(t, id, tcpAddr(t, other)),
 	} {
-		_, err = s.Find(t.Context(), h)
+		_, err = s.find(t.Context(), h)
 		if wrong, ok := errors.AsType[*WrongIDError](err); !ok || wrong.Actual != other.ID() || wrong.Expected != id {
 			t.Errorf("somebody else there: %v", err)
 		}
@@ -305,7 +305,7 @@ func TestFindThroughATicketSaysWhatIsWrong(t *testing.T) {
 		ticketOf(t, id, tcpAddr(t, h)),
 		mustParse(t, tcpAddr(t, h)+"/p2p/"+testID),
 	} {
-		_, err = s.Find(t.Context(), h)
+		_, err = s.find(t.Context(), h)
 		if wrong, ok := errors.AsType[*WrongIDError](err); !ok || wrong.Actual != h.ID() || errors.Is(err, ErrSelf) {
 			t.Errorf("this node there: %v", err)
 		}

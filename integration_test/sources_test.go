@@ -139,11 +139,11 @@ func TestBadSourcesAreErrorsAtNew(t *testing.T) {
 	}
 	broken := errors.New("no table")
 	for want, opt := range map[string]smokesignal.Option{
-		`smokesignal: PeerBook("")`:       smokesignal.PeerBook(""),
-		letter + ": it is no peer book":   smokesignal.PeerBook(letter),
-		"smokesignal: WithDiscovery(nil)": smokesignal.WithDiscovery(nil),
-		"WithDiscovery: no table":         smokesignal.WithDiscovery(func(corehost.Host) (corediscovery.Discovery, error) { return nil, broken }),
-		"returned no Discovery":           smokesignal.WithDiscovery(func(corehost.Host) (corediscovery.Discovery, error) { return nil, nil }),
+		`smokesignal: PeerBook("")`:        smokesignal.PeerBook(""),
+		letter + ": it is not a peer book": smokesignal.PeerBook(letter),
+		"smokesignal: WithDiscovery(nil)":  smokesignal.WithDiscovery(nil),
+		"WithDiscovery: no table":          smokesignal.WithDiscovery(func(corehost.Host) (corediscovery.Discovery, error) { return nil, broken }),
+		"returned no Discovery":            smokesignal.WithDiscovery(func(corehost.Host) (corediscovery.Discovery, error) { return nil, nil }),
 	} {
 		n, err := smokesignal.New(opt)
 		if err == nil || !strings.Contains(err.Error(), want) {

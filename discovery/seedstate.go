@@ -1,0 +1,191 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
+)
+
+// A SeedStatus is what is known of a seed.
+type SeedStatus struct {
+	Seed string    // as the user wrote it
+	ID   peer.ID   // empty until it was reached
+	Err  error     // why it cannot be used at present, or nil
+	Next time.Time // of the next attempt; zero if none is planned
+	Self bool      // it is this node
+}
+
+// A seedState is what is known of a seed. The state machine decides when the seed is tried.
+// The loop owns it.
+type seedState struct {
+	seed *Seed
+	id   peer.ID // empty until it was reached
+	self bool    // it is this node
+	full bool    // it refused a link because it has too many
+
+	err      error
+	reported string // the text of the last error that was reported
+}
+
+func (s *seedState) clearError() { s.err, s.reported = nil, "" }
+
+// Seeds returns the state of all seeds in the order in which they were given, and none once
+// the driver is closed.
+func (d *Driver) Seeds() (list []SeedStatus) {
+	d.ask(context.Background(), func() {
+		now := time.Now()
+		for i, s := range d.seeds {
+			status := SeedStatus{Seed: s.seed.String(), ID: s.id, Err: s.err, Self: s.self}
+			// A time that has passed means that the attempt is under way.
+			if next := d.state.SeedNext(i); next.After(now) {
+				status.Next = next
+			}
+			list = append(list, status)
+		}
+	})
+	return list
+}
+
+// SeedLost tells the driver that the seed is not heard through the overlay any more. The
+// driver tries the seed until SeedHeard, and makes a link to it even if it has enough.
+func (d *Driver) SeedLost(seed string) {
+	d.withSeed(seed, func(i int, _ *seedState) { d.step(overlay.SeedLost{Seed: i}) })
+}
+
+// SeedHeard ends the effect of SeedLost.
+func (d *Driver) SeedHeard(seed string) {
+	d.withSeed(seed, func(i int, s *seedState) {
+		s.clearError()
+		d.step(overlay.SeedHeard{Seed: i})
+	})
+}
+
+// withSeed calls f on the loop for the seed of that text.
+func (d *Driver) withSeed(seed string, f func(i int, s *seedState)) {
+	d.run(func() {
+		for i, s := range d.seeds {
+			if s.seed.String() == seed {
+				f(i, s)
+			}
+		}
+	})
+}
+
+// askSeed finds out which node is at the seed's address, on a goroutine of its own.
+func (d *Driver) askSeed(o overlay.AskSeed) {
+	s := d.seeds[o.Seed]
+	// A full seed names other nodes to ask. It is a fault only if all of them refused, too.
+	if s.full && d.state.Degree() == 0 {
+		d.seedFailed(o.Seed, withText(ErrFull))
+	}
+	if d.ctx.Err() != nil {
+		return // nothing may be added to tasks any more
+	}
+	d.tasks.Go(func() {
+		ctx, cancel := context.WithTimeout(d.ctx, dialTimeout)
+		defer cancel()
+		info, err := s.seed.find(ctx, d.host)
+		d.run(func() { d.seedAnswered(o, info, err) })
+	})
+}
+
+// seedAnswered tells the state machine what askSeed has found out.
+func (d *Driver) seedAnswered(o overlay.AskSeed, info peer.AddrInfo, err error) {
+	s := d.seeds[o.Seed]
+	switch {
+	case err == nil:
+		d.seedFound(o.Seed, s, info)
+	case errors.Is(err, ErrSelf):
+		s.self = true
+		d.seedFailed(o.Seed, err)
+		if d.cfg.Hooks.SeedIsSelf != nil {
+			d.cfg.Hooks.SeedIsSelf(s.seed.String())
+		}
+		d.step(overlay.SeedSelf(o))
+	default:
+		// Close ends the dials, which is not a fault of the seed.
+		if d.ctx.Err() == nil {
+			d.seedFailed(o.Seed, err)
+		}
+		d.step(overlay.SeedFailed(o))
+	}
+}
+
+func (d *Driver) seedFound(i int, s *seedState, info peer.AddrInfo) {
+	if s.id != "" && s.id != info.ID {
+		d.log.Warn("a seed has a new identity", "seed", s.seed, "before", s.id, "now", info.ID)
+	}
+	s.id = info.ID
+	// Whatever kept the seed from being found is over. If it was found before and refused a
+	// link, it may well do so again.
+	if _, refused := errors.AsType[*LinkError](s.err); !refused && !errors.Is(s.err, ErrFull) && !errors.Is(s.err, ErrOtherNetwork) {
+		s.clearError()
+	}
+	if d.cfg.Hooks.SeedFound != nil {
+		d.cfg.Hooks.SeedFound(s.seed.String(), info)
+	}
+	d.step(overlay.SeedFound{Seed: i, Contact: overlay.Contact{ID: info.ID, Addrs: info.Addrs}})
+}
+
+// seedLinked clears the errors that a new link to p proves wrong.
+func (d *Driver) seedLinked(p peer.ID) {
+	for _, s := range d.seeds {
+		if s.id == p {
+			s.clearError()
+		}
+		// Now that some node has accepted a link, it does not matter that this seed is full.
+		s.full = false
+		if errors.Is(s.err, ErrFull) {
+			s.clearError()
+		}
+	}
+}
+
+// seedRefused records why a seed that was reached refused a link.
+func (d *Driver) seedRefused(o overlay.Refused) {
+	for i, s := range d.seeds {
+		if s.id != o.Peer || s.id == "" {
+			continue
+		}
+		switch o.Reason {
+		case overlay.ReasonFull:
+			s.full = true // see askSeed
+		case overlay.ReasonNetwork, overlay.ReasonProtocol, overlay.ReasonTimeout:
+			// ReasonUnreachable is not reported: the dial may have been to an identity that
+			// the seed had before, and askSeed says better what is wrong with the address.
+			d.seedFailed(i, refusal(o.Peer, o.Reason, d.cfg.Network, o.Network))
+		}
+	}
+}
+
+// seedFailed records why a seed cannot be used, and reports it if it is not the same as last
+// time.
+func (d *Driver) seedFailed(i int, err error) {
+	s := d.seeds[i]
+	s.err = err
+	text := err.Error()
+	if s.reported == text {
+		return
+	}
+	s.reported = text
+	e := &SeedError{Seed: s.seed.String(), Err: err}
+	if !s.self { // which is not tried again
+		e.Next = d.state.SeedNext(i)
+	}
+	d.log.Warn("cannot use a seed", "seed", s.seed.Short(), "error", err, "next", e.Next)
+	if d.cfg.Hooks.SeedError != nil {
+		d.cfg.Hooks.SeedError(e)
+	}
+}
+
+// refusal puts into words why a node that was reached refused a link.
+func refusal(p peer.ID, why overlay.Reason, ours, theirs string) error {
+	if why == overlay.ReasonNetwork {
+		return otherNetwork(theirs, ours)
+	}
+	return &LinkError{Peer: p, Reason: why}
+}

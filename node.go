@@ -28,9 +28,9 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// A Node takes part in one network: it keeps links to a few peers, sends and
-// receives events. Make it with New. All methods may be called from several
-// goroutines, and from handlers.
+// A Node takes part in one network: it has links to a few peers, and sends and receives
+// events. Make it with New. All methods may be called from several goroutines, and from
+// handlers.
 type Node struct {
 	// What New was given or drew.
 	cfg     config
@@ -98,7 +98,7 @@ type life struct {
 	err       error         // of Close; read it after done
 }
 
-// stage is how far a node is in its life.
+// A stage of a node's life.
 type stage int
 
 const (
@@ -107,10 +107,9 @@ const (
 	stageClosed
 )
 
-// New makes a node. It is not on the network before Start; handlers registered
-// until then miss nothing. The error has one sentence for each option that is
-// wrong. A node that New returned has to be closed, also when it was never
-// started.
+// New makes a node. The node is not on the network before Start, and handlers that are
+// registered before Start miss nothing. The error has one sentence for each option that is
+// wrong. Close every node that New returned, even if it was never started.
 func New(opts ...Option) (*Node, error) {
 	cfg := defaultConfig()
 	for _, opt := range opts {
@@ -129,7 +128,8 @@ func New(opts ...Option) (*Node, error) {
 	n.peers.handles = map[ID]*Peer{}
 	if err := n.build(seeds); err != nil {
 		if n.broadcast != nil {
-			n.broadcast.Close(context.Background()) // a pubsub that is lent goes on without it
+			// A pubsub that is lent lives on, so the topic has to be left.
+			n.broadcast.Close(context.Background())
 		}
 		n.release()
 		return nil, fmt.Errorf("smokesignal: %w", err)
@@ -223,11 +223,11 @@ func watchedSeeds(seeds []*discovery.Seed) (list []health.Seed) {
 }
 
 // Start listens, begins to look for peers and returns. It blocks only to look up names
-// given to Listen, for five seconds each at most. If ctx has ended, that is the error;
-// later its end has no effect. If an address cannot be listened on, the error is a
+// given to Listen, for at most five seconds each. It fails if ctx has ended already; the end
+// of ctx has no effect later. If an address cannot be listened on, the error is a
 // *host.ListenError that names it, and the node can be started again. With WithHost it is
-// an error that the host got another pubsub since New. Start returns ErrStarted when
-// called twice and ErrClosed after Close.
+// an error that the host has got another pubsub since New. Start returns ErrStarted when
+// it is called twice, and ErrClosed after Close.
 func (n *Node) Start(ctx context.Context) error {
 	n.life.mu.Lock()
 	defer n.life.mu.Unlock()
@@ -242,7 +242,8 @@ func (n *Node) Start(ctx context.Context) error {
 	if err := n.servesAnother(); err != nil {
 		return err
 	}
-	n.driver.Serve() // before anybody can connect and take this for no node
+	// Before anybody can connect and find that this host is not a node.
+	n.driver.Serve()
 	if err := n.host.Listen(); err != nil {
 		return fmt.Errorf("smokesignal: %w", err)
 	}
@@ -259,9 +260,9 @@ func (n *Node) Start(ctx context.Context) error {
 	return nil
 }
 
-// Run starts the node, waits until ctx ends or the node is closed, and closes
-// it. It returns what Start or Close returned. If Start fails the node is closed, too,
-// unless it had been started before.
+// Run starts the node, waits until ctx ends or the node is closed, and closes it. It
+// returns the error of Start or Close. If Start fails, the node is closed as well, unless
+// it had been started before.
 func (n *Node) Run(ctx context.Context) error {
 	if err := n.Start(ctx); err != nil {
 		if !errors.Is(err, ErrStarted) {
@@ -276,10 +277,10 @@ func (n *Node) Run(ctx context.Context) error {
 	return n.Close()
 }
 
-// Ready returns nil as soon as the node has a peer, so that a broadcast reaches
-// somebody, and at once ErrNotStarted before Start and ErrClosed after Close. When ctx
-// ends first the error says why there is no peer; it is ErrNotConnected, not that of ctx,
-// and wraps the error of each seed, and ErrRelayed if somebody was reached through a relay
+// Ready returns nil as soon as the node has a peer, so that a broadcast reaches somebody.
+// It returns ErrNotStarted at once before Start, and ErrClosed after Close. When ctx ends
+// first, the error says why there is no peer. It is ErrNotConnected, not the error of ctx;
+// it wraps the error of each seed, and ErrRelayed if a node was reached through a relay
 // only.
 func (n *Node) Ready(ctx context.Context) error {
 	for {
@@ -298,12 +299,12 @@ func (n *Node) Ready(ctx context.Context) error {
 		case <-changed:
 		case <-n.life.done:
 		case <-ctx.Done():
-			return n.whyAlone()
+			return n.notConnectedError()
 		}
 	}
 }
 
-// notConnected is why Ready gave up.
+// notConnected is the error of Ready when ctx ended first.
 type notConnected struct {
 	text   string
 	causes []error
@@ -312,8 +313,8 @@ type notConnected struct {
 func (e *notConnected) Error() string   { return e.text }
 func (e *notConnected) Unwrap() []error { return append([]error{ErrNotConnected}, e.causes...) }
 
-// whyAlone puts into one line what keeps the node from being connected.
-func (n *Node) whyAlone() error {
+// notConnectedError says in one line why the node has no peer.
+func (n *Node) notConnectedError() error {
 	e := &notConnected{}
 	var parts []string
 	for _, s := range n.driver.Seeds() {
@@ -329,7 +330,7 @@ func (n *Node) whyAlone() error {
 		e.causes = append(e.causes, err)
 	}
 	if n.cfg.lan {
-		parts = append(parts, "nobody was found on the local network")
+		parts = append(parts, "no node was found on the local network")
 	}
 	if len(parts) == 0 {
 		why := "no seeds were given, so it waits to be joined"
@@ -345,10 +346,10 @@ func (n *Node) whyAlone() error {
 	return e
 }
 
-// Flush returns when the direct events that Emit accepted were written to their
-// peers and the broadcasts reached every neighbour, or when ctx ends. The error counts the
-// direct events that were not written, and is an *events.UnconfirmedError that names the
-// neighbours which have not confirmed the broadcasts.
+// Flush returns when the accepted direct events have been written to their peers and the
+// accepted broadcasts have reached every neighbor, or when ctx ends. The error counts the
+// direct events that were not written; if neighbors have not confirmed the broadcasts, it
+// is or wraps an *UnconfirmedError that names them.
 func (n *Node) Flush(ctx context.Context) error {
 	direct, broadcast := n.direct.Flush(ctx), n.broadcast.Flush(ctx)
 	switch {
@@ -363,7 +364,7 @@ func (n *Node) Flush(ctx context.Context) error {
 // Done is closed when the node has been closed.
 func (n *Node) Done() <-chan struct{} { return n.life.done }
 
-// Err returns nil while the node lives and then what Close returned.
+// Err returns nil until Done is closed, and then the error of Close.
 func (n *Node) Err() error {
 	select {
 	case <-n.life.done:
@@ -376,29 +377,28 @@ func (n *Node) Err() error {
 // ID returns the node's identity, which is bound to its key.
 func (n *Node) ID() ID { return n.host.ID() }
 
-// Session returns random bytes that tell this run of the node from the next, which
-// may have the same ID. A Gap names the session of its sender.
+// Session returns random bytes that name this run of the node. The next run may have the
+// same ID, but has another session. A Gap names the session of its sender.
 func (n *Node) Session() [8]byte { return n.session }
 
-// Addrs returns the addresses at which others can reach the node, with its id,
-// the most reachable first. There are none before Start, except on a host that
-// listens already (WithHost). The slice is the caller's.
+// Addrs returns the addresses at which others can reach the node, with its id, the most
+// reachable first. There are none before Start, except on a lent host that listens already
+// (WithHost). The slice is the caller's.
 func (n *Node) Addrs() []ma.Multiaddr { return n.host.Dialable() }
 
-// Connected tells whether the node has a peer.
+// Connected reports whether the node has a peer.
 func (n *Node) Connected() bool { return n.records.Len() > 0 }
 
-// Host returns the libp2p host, for use with other libp2p code. The node closes
-// it, unless it was given WithHost.
+// Host returns the libp2p host, for use with other libp2p code. The node closes it, unless
+// it was lent by WithHost.
 func (n *Node) Host() corehost.Host { return n.face }
 
 // Peers returns the peer list.
 func (n *Node) Peers() *Peers { return &n.peers }
 
-// Peer returns a handle on the node with that id, linked or not. It does not
-// block and is never nil. To a node that is not connected, the first Emit or Call
-// finds the way: it asks the neighbours, and these theirs, for the node's signed
-// address, and dials it, all within its ctx.
+// Peer returns a handle on the node with that id, linked or not. It does not block and is
+// never nil. If the node is not connected, the first Emit or Call finds it within its ctx:
+// it asks the neighbors, which ask theirs, for the node's signed address, and dials that.
 func (n *Node) Peer(id ID) *Peer { return n.peers.handle(id) }
 
 // running returns ErrNotStarted or ErrClosed when the node is not on the network.

@@ -29,11 +29,11 @@ type Peer struct {
 // ID returns the peer's identity.
 func (p *Peer) ID() ID { return p.id }
 
-// Linked tells whether the peer is in the peer list.
+// Linked reports whether the peer is in the peer list.
 func (p *Peer) Linked() bool { return p.node.records.Has(p.id) }
 
-// RTT returns the round trip time last measured on the link, zero if there was
-// no measurement yet, before Start and after Close.
+// RTT returns the round trip time that was last measured on the link. It is zero if there
+// was no measurement yet, before Start, and after Close.
 func (p *Peer) RTT() time.Duration {
 	if p.node.running() != nil {
 		return 0
@@ -41,12 +41,12 @@ func (p *Peer) RTT() time.Duration {
 	return p.node.driver.RTT(p.id)
 }
 
-// Addr returns the address at which the peer is, or nil if it is not connected:
-// where we dialled it, else an address which it says it listens on, else the
-// far end of its connection to us.
+// Addr returns the address of the peer, or nil if the peer is not connected: the address at
+// which this node dialed it, else an address at which it says it listens, else the far
+// end of its connection to this node.
 func (p *Peer) Addr() ma.Multiaddr {
 	conns := slices.DeleteFunc(p.node.host.Network().ConnsToPeer(p.id), func(c network.Conn) bool {
-		return addr.IsRelayed(c.RemoteMultiaddr()) // over which holes are punched
+		return addr.IsRelayed(c.RemoteMultiaddr()) // the relay's address is not the peer's
 	})
 	for _, c := range conns {
 		if c.Stat().Direction == network.DirOutbound {
@@ -235,16 +235,16 @@ func (l *Peers) Get(id ID) *Peer {
 	return l.handle(id)
 }
 
-// Has tells whether the peer with that id is in the list.
+// Has reports whether the peer with that id is in the list.
 func (l *Peers) Has(id ID) bool { return l.node.records.Has(id) }
 
 // Len returns the number of peers.
 func (l *Peers) Len() int { return l.node.records.Len() }
 
-// Full tells whether there are as many peers as PeerLimits allows.
+// Full reports whether there are as many peers as PeerLimits allows.
 func (l *Peers) Full() bool { return l.node.records.Full() }
 
-// Sufficient tells whether there are as many peers as PeerLimits wants.
+// Sufficient reports whether there are as many peers as PeerLimits wants.
 func (l *Peers) Sufficient() bool { return l.node.records.Sufficient() }
 
 // OnAdd calls f when a peer was added. The peer's direct events are read only
@@ -254,7 +254,7 @@ func (l *Peers) OnAdd(f func(context.Context, *Peer)) (off func()) { return l.on
 // OnRemove calls f when a peer was removed.
 func (l *Peers) OnRemove(f func(context.Context, *Peer)) (off func()) { return l.onRemove.on(f) }
 
-// handle returns the handle that is kept for id, or a fresh one.
+// handle returns the registered handle for id, or a new one.
 func (l *Peers) handle(id ID) *Peer {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -268,7 +268,7 @@ func (l *Peers) handle(id ID) *Peer {
 	return p
 }
 
-// register makes p, or the handle that is kept already, the one for its id.
+// register makes p the handle for its id, unless there is one, and returns the handle.
 func (l *Peers) register(p *Peer) *Peer {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -279,8 +279,7 @@ func (l *Peers) register(p *Peer) *Peer {
 	return p
 }
 
-// unregister lets go of the handle of a removed peer unless somebody waits for its
-// closing.
+// unregister drops the handle of a peer that was removed, unless it has OnClose handlers.
 func (l *Peers) unregister(p *Peer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -34,8 +34,7 @@ type core struct {
 	changes []Change // of the method that runs
 }
 
-// record is what is known of one peer. All but standing are facts; settle derives
-// standing from them.
+// record holds the facts about one peer, and the standing that settle derives from them.
 type record struct {
 	abilities Abilities
 	link      LinkState // of nodes; that of a leaf follows from its place

@@ -380,7 +380,7 @@ func TestSaysWhyNot(t *testing.T) {
 		{"other network", seed, []string{"-network", "elsewhere"}, ".*another network.*; both need the same -network"},
 		{"no such name", "nowhere.onion:8495", nil, ".*; is the name spelled right.*"},
 		{"everybody full", full.Addrs()[0].String(), nil, ".*full.*; it goes on trying.*"},
-		{"itself", own, []string{"-listen", own}, "this node itself; give the address of another chat"},
+		{"itself", own, []string{"-listen", own}, ".*this is the node itself; give the address of another chat"},
 		{"no answer", silent.Addr().String(), nil, "no answer yet.*"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

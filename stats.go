@@ -8,9 +8,26 @@ package smokesignal
 type Stats struct {
 	Direct    DirectStats
 	Broadcast BroadcastStats
-	PubSub    PubSubStats   // zero with a pubsub of the application (WithPubSub)
-	Gate      GateStats     // zero with a pubsub of the application (WithPubSub)
-	Watchdog  WatchdogStats // zero if PingInterval is zero
+	// PubSub counts what the pubsub below the broadcasts dropped, most of which is
+	// repaired. The numbers are Dropped (messages not sent because the queue of a peer was
+	// full), Overload (messages dropped because too many signatures waited to be checked),
+	// Rejected (messages that were forged, unsigned, or claimed to be this node's), Refused
+	// (messages with a field out of bounds), Undeliverable (messages that a full
+	// subscription did not accept), Topics (announcements of topics that were not
+	// remembered), and Panics. All are zero with a pubsub of the application (WithPubSub).
+	PubSub map[string]uint64
+	// Gate counts what happened between pubsub and the links: Dropped (messages certainly
+	// not delivered to a peer, because it stalled or its stream broke), Stalls (times a peer
+	// read nothing, or too little), Reopened (streams that broke and were replaced), Oversize
+	// (messages of more than 1 MiB that peers sent), and TurnedAway (plain pubsub peers that
+	// came while there were too many). It is empty with a pubsub of the application.
+	Gate map[string]uint64
+	// Watchdog counts signals, the pings and answers of the watchdog: Received (all), and of
+	// these Malformed, Forged (not signed by the node they name), Replayed (old answers of a
+	// seed), Duplicate (arrived before, as floods do), Spared (pings not passed on because
+	// one for the same seed just was), and Dropped (too many at once); and Unsigned (signals
+	// of this node that could not be signed).
+	Watchdog map[string]uint64
 	// Panics counts the panics of callbacks of a Node, its Peers and a Peer, such as
 	// OnConnect. Those of event handlers are counted in Direct and Broadcast.
 	Panics uint64
@@ -46,61 +63,41 @@ type BroadcastStats struct {
 	Panics      uint64 // of handlers
 }
 
-// PubSubStats counts what the pubsub below the broadcasts dropped. Most of it is repaired.
-type PubSubStats struct {
-	Dropped       uint64 // messages not sent because the queue of a peer was full
-	Overload      uint64 // messages dropped because too many signatures waited to be checked
-	Rejected      uint64 // messages that were forged, unsigned, or claimed to be this node's
-	Refused       uint64 // messages with a field out of bounds
-	Undeliverable uint64 // messages that a full subscription did not accept
-	Topics        uint64 // announcements of topics that were not remembered
-	Panics        uint64 // of our code on the goroutines of pubsub
-}
-
-// GateStats counts what happened between pubsub and the links.
-type GateStats struct {
-	Dropped  uint64 // messages certainly not delivered to a peer: it stalled or its stream broke
-	Stalls   uint64 // times a peer read nothing, or too little
-	Reopened uint64 // streams that broke and were replaced
-	Oversize uint64 // messages of more than 1 MiB that peers sent
-	// TurnedAway counts plain pubsub peers that came while there were too many.
-	TurnedAway uint64
-}
-
-// WatchdogStats counts the pings and answers of the watchdog (its signals).
-type WatchdogStats struct {
-	Received  uint64 // all signals, bad ones too
-	Malformed uint64 // signals that were too large or damaged
-	Forged    uint64 // signals not signed by the node they name
-	Replayed  uint64 // old answers of a seed
-	Duplicate uint64 // signals that had arrived before, as floods do
-	Spared    uint64 // pings not passed on because one for the same seed just was
-	Dropped   uint64 // signals of a neighbor that sent too many, or while too many waited
-	Unsigned  uint64 // signals of this node that could not be signed
-}
-
 // Stats returns the counters, also before Start and after Close. It does not block.
 func (n *Node) Stats() Stats {
+	watchdog := n.watchdog.Stats()
 	s := Stats{
 		Direct:    DirectStats(n.direct.Stats()),
 		Broadcast: BroadcastStats(n.broadcast.Stats()),
-		PubSub: PubSubStats{
-			Dropped:       n.pubsubStats.Dropped.Load(),
-			Overload:      n.pubsubStats.Overload.Load(),
-			Rejected:      n.pubsubStats.Rejected.Load(),
-			Refused:       n.pubsubStats.Refused.Load(),
-			Undeliverable: n.pubsubStats.Undeliverable.Load(),
-			Topics:        n.pubsubStats.Topics.Load(),
-			Panics:        n.pubsubStats.Panics.Load(),
+		PubSub: map[string]uint64{
+			"Dropped":       n.pubsubStats.Dropped.Load(),
+			"Overload":      n.pubsubStats.Overload.Load(),
+			"Rejected":      n.pubsubStats.Rejected.Load(),
+			"Refused":       n.pubsubStats.Refused.Load(),
+			"Undeliverable": n.pubsubStats.Undeliverable.Load(),
+			"Topics":        n.pubsubStats.Topics.Load(),
+			"Panics":        n.pubsubStats.Panics.Load(),
 		},
-		Watchdog: WatchdogStats(n.watchdog.Stats()),
-		Panics:   n.callbacks.panics.Load(),
+		Watchdog: map[string]uint64{
+			"Received":  watchdog.Received,
+			"Malformed": watchdog.Malformed,
+			"Forged":    watchdog.Forged,
+			"Replayed":  watchdog.Replayed,
+			"Duplicate": watchdog.Duplicate,
+			"Spared":    watchdog.Spared,
+			"Dropped":   watchdog.Dropped,
+			"Unsigned":  watchdog.Unsigned,
+		},
+		Panics: n.callbacks.panics.Load(),
 	}
 	if n.gate != nil {
-		g := n.gate.Stats()
-		s.Gate = GateStats{
-			Dropped: g.Dropped, Stalls: g.Stalls, Reopened: g.Reopened, Oversize: g.Oversize,
-			TurnedAway: n.records.TurnedAway(),
+		gate := n.gate.Stats()
+		s.Gate = map[string]uint64{
+			"Dropped":    gate.Dropped,
+			"Stalls":     gate.Stalls,
+			"Reopened":   gate.Reopened,
+			"Oversize":   gate.Oversize,
+			"TurnedAway": n.records.TurnedAway(),
 		}
 	}
 	return s

@@ -32,7 +32,7 @@ func TestStatsAreASnapshot(t *testing.T) {
 	}
 	checkNumbers(t, "Stats", reflect.TypeFor[Stats](), back)
 	var again Stats
-	if err := json.Unmarshal(text, &again); err != nil || again != s {
+	if err := json.Unmarshal(text, &again); err != nil || !reflect.DeepEqual(again, s) {
 		t.Errorf("%v: read back %+v, want %+v", err, again, s)
 	}
 	shown := expvar.Func(func() any { return s }).String()
@@ -47,6 +47,17 @@ func checkNumbers(t *testing.T, path string, typ reflect.Type, values map[string
 		switch v := values[field.Name].(type) {
 		case float64:
 		case map[string]any:
+			if field.Type.Kind() == reflect.Map {
+				for name, number := range v {
+					if _, ok := number.(float64); !ok {
+						t.Errorf("%s.%s.%s is a %T in JSON", path, field.Name, name, number)
+					}
+				}
+				if len(v) < 5 {
+					t.Errorf("%s.%s has %d numbers", path, field.Name, len(v))
+				}
+				continue
+			}
 			checkNumbers(t, path+"."+field.Name, field.Type, v)
 			if field.Type.NumField() != len(v) {
 				t.Errorf("%s.%s has %d fields in JSON, want %d", path, field.Name, len(v), field.Type.NumField())

@@ -42,14 +42,14 @@ func (n *Node) follow() error {
 }
 
 // gateFollows lets pubsub exchange streams with a peer as long as the record says.
-func (n *Node) gateFollows(c *peers.Change) {
+func (n *Node) gateFollows(c *peers.Transition) {
 	n.gate.SetAdmission(c.Peer, gate.Admission{
 		Linked: c.Is.Served(), Guest: c.Is.Place, Plain: c.Is.Role != peers.Node,
 	})
 }
 
 // overlayFollows tells the overlay which peers are on the topic.
-func (n *Node) overlayFollows(c *peers.Change) {
+func (n *Node) overlayFollows(c *peers.Transition) {
 	// On a pubsub that is lent, a peer is on the topic whether it is linked or not, so a
 	// handshake may begin when there is no news of the topic to come.
 	begins := n.gate == nil && c.Is.OnTopic && c.Is.Link == peers.Pending && c.Was.Link != peers.Pending
@@ -63,7 +63,7 @@ func (n *Node) overlayFollows(c *peers.Change) {
 }
 
 // broadcastFollows links neighbors and leaves for broadcasts.
-func (n *Node) broadcastFollows(c *peers.Change) {
+func (n *Node) broadcastFollows(c *peers.Transition) {
 	if c.Removed() {
 		n.broadcast.Unlink(c.Peer)
 	}
@@ -83,19 +83,19 @@ func (n *Node) broadcastFollows(c *peers.Change) {
 }
 
 // directFollows ends the queue of direct events for a peer whose link has ended.
-func (n *Node) directFollows(c *peers.Change) {
+func (n *Node) directFollows(c *peers.Transition) {
 	if c.Ended() {
 		c.Unwritten = n.direct.Release(c.Peer, c.Reason)
 	}
 }
 
-func (n *Node) watchdogFollows(c *peers.Change) {
+func (n *Node) watchdogFollows(c *peers.Transition) {
 	if c.Added() || c.Removed() {
 		n.watchdog.NeighborsChanged()
 	}
 }
 
-func (n *Node) sourcesFollow(c *peers.Change) {
+func (n *Node) sourcesFollow(c *peers.Transition) {
 	if c.Added() || c.Removed() {
 		n.sources.linksChanged()
 	}
@@ -103,7 +103,7 @@ func (n *Node) sourcesFollow(c *peers.Change) {
 
 // callbacksFollow calls back in the order of the original: connect, peer added, peers
 // add; disconnect, peer removed, peers remove, peer close.
-func (n *Node) callbacksFollow(c *peers.Change) {
+func (n *Node) callbacksFollow(c *peers.Transition) {
 	switch {
 	case c.Added():
 		n.peerAdded(*c)
@@ -112,7 +112,7 @@ func (n *Node) callbacksFollow(c *peers.Change) {
 	}
 }
 
-func (n *Node) peerAdded(c peers.Change) {
+func (n *Node) peerAdded(c peers.Transition) {
 	if c.First() {
 		n.wake()
 		notifyAll(n.callbacks, &n.on.connect, struct{}{})
@@ -125,7 +125,7 @@ func (n *Node) peerAdded(c peers.Change) {
 	emit(n.bus, EvtPeerAdded{Peer: c.Peer})
 }
 
-func (n *Node) peerRemoved(c *peers.Change) {
+func (n *Node) peerRemoved(c *peers.Transition) {
 	if c.Last() {
 		n.wake()
 		notifyAll(n.callbacks, &n.on.disconnect, struct{}{})

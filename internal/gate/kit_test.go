@@ -109,7 +109,7 @@ func (n *gated) admitByRecords(maxGuests int, identified chan<- peer.ID) {
 	n.t.Helper()
 	n.records = peers.New(peers.Config{Host: n.host, MaxGuests: maxGuests, Log: n.gate.log})
 	err := n.records.Follow(peers.Followers{
-		Gate: func(c *peers.Change) {
+		Gate: func(c *peers.Transition) {
 			n.gate.SetAdmission(c.Peer, Admission{Linked: c.Is.Served(), Guest: c.Is.Place, Plain: c.Is.Role != peers.Node})
 		},
 		Identified: func(p peer.ID, _ peers.Standing) {

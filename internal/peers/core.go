@@ -31,7 +31,7 @@ type core struct {
 	openToAll bool   // pubsub serves every peer that speaks it
 	closed    bool
 
-	changes []Change // of the method that runs
+	changes []Transition // of the method that runs
 }
 
 // record holds the facts about one peer, and the standing that settle derives from them.
@@ -50,13 +50,13 @@ func newCore(maxGuests int) *core {
 }
 
 // spoke records the protocols that p says it speaks.
-func (c *core) spoke(p peer.ID, abilities Abilities) []Change {
+func (c *core) spoke(p peer.ID, abilities Abilities) []Transition {
 	c.record(p).abilities = abilities
-	return c.settled(p, Change{})
+	return c.settled(p, Transition{})
 }
 
 // disconnected records that there is no connection to p.
-func (c *core) disconnected(p peer.ID) []Change {
+func (c *core) disconnected(p peer.ID) []Transition {
 	if c.records[p] == nil {
 		return nil
 	}
@@ -67,7 +67,7 @@ func (c *core) disconnected(p peer.ID) []Change {
 
 // pending records that a handshake with p begins. From now on the direct events of p are
 // held.
-func (c *core) pending(p peer.ID) []Change {
+func (c *core) pending(p peer.ID) []Transition {
 	r := c.record(p)
 	if r.link == Linked {
 		return nil // the overlay ends a link before it makes it anew
@@ -77,18 +77,18 @@ func (c *core) pending(p peer.ID) []Change {
 		c.serial++
 		r.admission = c.serial
 	}
-	return c.settled(p, Change{})
+	return c.settled(p, Transition{})
 }
 
 // linked records that the link to p stands.
-func (c *core) linked(p peer.ID, greeting []byte) []Change {
+func (c *core) linked(p peer.ID, greeting []byte) []Transition {
 	r := c.record(p)
 	r.link = Linked
-	return c.settled(p, Change{Greeting: greeting, Admission: r.admission})
+	return c.settled(p, Transition{Greeting: greeting, Admission: r.admission})
 }
 
 // unlinked records that the handshake with p has failed or its link has ended.
-func (c *core) unlinked(now time.Time, p peer.ID, reason error, how Ending) []Change {
+func (c *core) unlinked(now time.Time, p peer.ID, reason error, how Ending) []Transition {
 	r := c.records[p]
 	if r == nil || r.link != Pending && r.link != Linked {
 		return nil
@@ -100,21 +100,21 @@ func (c *core) unlinked(now time.Time, p peer.ID, reason error, how Ending) []Ch
 		// After a fault there is nothing to wait for, and a half link has carried nothing.
 		r.link = None
 	}
-	return c.settled(p, Change{Reason: reason})
+	return c.settled(p, Transition{Reason: reason})
 }
 
 // joined records that p has come to the topic.
-func (c *core) joined(p peer.ID) []Change {
+func (c *core) joined(p peer.ID) []Transition {
 	c.record(p).onTopic = true
-	return c.settled(p, Change{})
+	return c.settled(p, Transition{})
 }
 
 // left records that p has left the topic.
-func (c *core) left(p peer.ID) []Change {
+func (c *core) left(p peer.ID) []Transition {
 	if r := c.records[p]; r != nil {
 		r.onTopic = false
 	}
-	return c.settled(p, Change{})
+	return c.settled(p, Transition{})
 }
 
 // release ends the holding of direct events that began with that admission. An older
@@ -133,22 +133,22 @@ func (c *core) held(p peer.ID) bool {
 
 // openPubSub makes pubsub serve every peer that speaks it, without bound, from now on: on
 // a topic that others made, nobody is linked to anybody.
-func (c *core) openPubSub() []Change {
+func (c *core) openPubSub() []Transition {
 	c.openToAll = true
 	c.changes = nil
 	for _, p := range c.known() {
-		c.settle(p, Change{})
+		c.settle(p, Transition{})
 	}
 	return c.changes
 }
 
 // advance ends the draining of links that is over at now.
-func (c *core) advance(now time.Time) []Change {
+func (c *core) advance(now time.Time) []Transition {
 	c.changes = nil
 	for _, p := range c.known() {
 		if r := c.records[p]; r != nil && r.link == Draining && !now.Before(r.drained) {
 			r.link = None
-			c.settle(p, Change{})
+			c.settle(p, Transition{})
 		}
 	}
 	return c.changes
@@ -166,10 +166,10 @@ func (c *core) next() (next time.Time) {
 
 // close ends all records. Later facts change nothing. The overlay has ended its links
 // before.
-func (c *core) close() []Change {
+func (c *core) close() []Transition {
 	c.changes, c.closed = nil, true
 	for _, p := range c.known() {
-		c.settle(p, Change{})
+		c.settle(p, Transition{})
 	}
 	return c.changes
 }
@@ -194,7 +194,7 @@ func (c *core) record(p peer.ID) *record {
 	return r
 }
 
-func (c *core) settled(p peer.ID, change Change) []Change {
+func (c *core) settled(p peer.ID, change Transition) []Transition {
 	c.changes = nil
 	c.settle(p, change)
 	return c.changes
@@ -203,7 +203,7 @@ func (c *core) settled(p peer.ID, change Change) []Change {
 // settle derives the standing of p from the facts. If the standing is new, it adds the
 // given change, which carries what else the fact said. A place that becomes free goes to
 // the peer that has waited longest, whose change follows.
-func (c *core) settle(p peer.ID, change Change) {
+func (c *core) settle(p peer.ID, change Transition) {
 	r := c.records[p]
 	if r == nil {
 		return
@@ -242,12 +242,12 @@ func (c *core) settle(p peer.ID, change Change) {
 		delete(c.records, p)
 	}
 	for _, id := range next {
-		c.settle(id, Change{})
+		c.settle(id, Transition{})
 	}
 }
 
 // add adds the change of p to is.
-func (c *core) add(p peer.ID, r *record, change Change, is Standing) {
+func (c *core) add(p peer.ID, r *record, change Transition, is Standing) {
 	change.Peer, change.Was, change.Is = p, r.standing, is
 	r.standing = is
 	switch {

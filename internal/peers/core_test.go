@@ -18,7 +18,7 @@ type script struct {
 	t   *testing.T
 	c   *core
 	now time.Time
-	got []Change
+	got []Transition
 }
 
 func newScript(t *testing.T) *script {
@@ -44,7 +44,7 @@ func (s *script) do(facts ...string) *script {
 	return s
 }
 
-func (s *script) step(verb string, p peer.ID) []Change {
+func (s *script) step(verb string, p peer.ID) []Transition {
 	switch verb {
 	case "node":
 		return s.c.spoke(p, nodeAbilities)
@@ -102,7 +102,7 @@ func (s *script) want(changes ...string) *script {
 	return s
 }
 
-func show(c *Change) string {
+func show(c *Transition) string {
 	text := fmt.Sprintf("%s: %s -> %s", string(c.Peer), showState(c.Was), showState(c.Is))
 	for _, mark := range []struct {
 		word string
@@ -330,7 +330,7 @@ type watcher struct {
 
 func (w *watcher) follow(t *testing.T, fact string, s *script) {
 	t.Helper()
-	fail := func(c *Change, what string) {
+	fail := func(c *Transition, what string) {
 		t.Helper()
 		t.Fatalf("after %q: %s: %s", fact, show(c), what)
 	}

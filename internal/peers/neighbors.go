@@ -8,7 +8,7 @@ import (
 
 // list follows the changes in its place among the followers. So a peer is in the list only
 // after broadcasts reach it.
-func (r *Registry) list(c *Change) {
+func (r *Registry) list(c *Transition) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {

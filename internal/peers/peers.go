@@ -78,8 +78,8 @@ func (s Standing) Served() bool { return s.Role == Node && s.Link != None }
 // bound reports whether the overlay has a handshake or a link with the peer.
 func (s Standing) bound() bool { return s.Role == Node && (s.Link == Pending || s.Link == Linked) }
 
-// A Change is one step of a record. Followers get the same Change one after the other.
-type Change struct {
+// A Transition is one step of a record. Followers get the same Transition one after the other.
+type Transition struct {
 	Peer    peer.ID
 	Was, Is Standing
 	// Greeting is what a new neighbor said with the last step of the handshake.
@@ -96,23 +96,23 @@ type Change struct {
 }
 
 // Added reports whether the peer has become a neighbor.
-func (c *Change) Added() bool { return c.Is.Neighbor() && !c.Was.Neighbor() }
+func (c *Transition) Added() bool { return c.Is.Neighbor() && !c.Was.Neighbor() }
 
 // Removed reports whether the peer is no longer a neighbor.
-func (c *Change) Removed() bool { return c.Was.Neighbor() && !c.Is.Neighbor() }
+func (c *Transition) Removed() bool { return c.Was.Neighbor() && !c.Is.Neighbor() }
 
 // First reports whether the change makes the list of neighbors begin.
-func (c *Change) First() bool { return c.Added() && c.Neighbors == 1 }
+func (c *Transition) First() bool { return c.Added() && c.Neighbors == 1 }
 
 // Last reports whether the change leaves no neighbor.
-func (c *Change) Last() bool { return c.Removed() && c.Neighbors == 0 }
+func (c *Transition) Last() bool { return c.Removed() && c.Neighbors == 0 }
 
 // Ended reports whether a handshake or a link of nodes has ended.
-func (c *Change) Ended() bool { return c.Was.bound() && !c.Is.bound() }
+func (c *Transition) Ended() bool { return c.Was.bound() && !c.Is.bound() }
 
 // Unclear reports whether the peer has come to the topic without a link, which only
 // peers do that speak the overlay or repair, or that are guests.
-func (c *Change) Unclear() bool { return c.Is.OnTopic && !c.Was.OnTopic && c.Is.Link != Linked }
+func (c *Transition) Unclear() bool { return c.Is.OnTopic && !c.Was.OnTopic && c.Is.Link != Linked }
 
 // Abilities are the protocols of this library that a peer speaks.
 type Abilities struct {

@@ -39,14 +39,14 @@ type Config struct {
 // wait, nor feed the registry. It may ask the registry, which answers with the
 // standing after the change, except that the list of neighbors changes after Direct.
 type Followers struct {
-	Gate      func(*Change)
-	Overlay   func(*Change)
-	Broadcast func(*Change)
-	Direct    func(*Change)
+	Gate      func(*Transition)
+	Overlay   func(*Transition)
+	Broadcast func(*Transition)
+	Direct    func(*Transition)
 	// The list of neighbors changes here.
-	Watchdog  func(*Change)
-	Sources   func(*Change)
-	Callbacks func(*Change)
+	Watchdog  func(*Transition)
+	Sources   func(*Transition)
+	Callbacks func(*Transition)
 	// Identified is told of each connection whose peer has said what it speaks, also
 	// if that changes nothing.
 	Identified func(p peer.ID, is Standing)
@@ -65,7 +65,7 @@ type Registry struct {
 	followers Followers
 	pubsub    []protocol.ID
 	following bool
-	missed    []Change // before Follow
+	missed    []Transition // before Follow
 	warned    time.Time
 	timer     *time.Timer
 
@@ -114,7 +114,7 @@ func (r *Registry) Close() {
 		sub.Close()
 		r.tasks.Wait()
 	}
-	r.change(func(c *core) []Change {
+	r.change(func(c *core) []Transition {
 		r.closed = true
 		r.admitted.Broadcast() // nothing is held any more
 		return c.close()
@@ -156,7 +156,7 @@ func (r *Registry) identified(p peer.ID) {
 func (r *Registry) identify(p peer.ID) {
 	host := r.cfg.Host
 	if host.Network().Connectedness(p) == network.NotConnected {
-		r.change(func(c *core) []Change { return c.disconnected(p) })
+		r.change(func(c *core) []Transition { return c.disconnected(p) })
 		return
 	}
 	r.Spoke(p, Abilities{
@@ -169,7 +169,7 @@ func (r *Registry) identify(p peer.ID) {
 // Spoke records the protocols that p says it speaks. After Follow the registry learns them
 // from the host.
 func (r *Registry) Spoke(p peer.ID, abilities Abilities) {
-	r.change(func(c *core) []Change { return c.spoke(p, abilities) })
+	r.change(func(c *core) []Transition { return c.spoke(p, abilities) })
 }
 
 // speaks reports whether p has said that it speaks one of the protocols.
@@ -180,17 +180,17 @@ func (r *Registry) speaks(p peer.ID, protocols ...protocol.ID) bool {
 
 // Pending records that a handshake with p begins. From now on Admit(p) waits.
 func (r *Registry) Pending(p peer.ID) {
-	r.change(func(c *core) []Change { return c.pending(p) })
+	r.change(func(c *core) []Transition { return c.pending(p) })
 }
 
 // Linked records that the link to p stands.
 func (r *Registry) Linked(p peer.ID, greeting []byte) {
-	r.change(func(c *core) []Change { return c.linked(p, greeting) })
+	r.change(func(c *core) []Transition { return c.linked(p, greeting) })
 }
 
 // Unlinked records that the handshake with p has failed or its link has ended.
 func (r *Registry) Unlinked(p peer.ID, reason error, how Ending) {
-	r.change(func(c *core) []Change {
+	r.change(func(c *core) []Transition {
 		r.admitted.Broadcast()
 		return c.unlinked(time.Now(), p, reason, how)
 	})
@@ -198,7 +198,7 @@ func (r *Registry) Unlinked(p peer.ID, reason error, how Ending) {
 
 // TopicChanged records that p has come to the topic, or left it.
 func (r *Registry) TopicChanged(p peer.ID, present bool) {
-	r.change(func(c *core) []Change {
+	r.change(func(c *core) []Transition {
 		if present {
 			return c.joined(p)
 		}
@@ -211,7 +211,7 @@ func (r *Registry) TopicChanged(p peer.ID, present bool) {
 func (r *Registry) OpenPubSub() { r.change((*core).openPubSub) }
 
 // change gives a fact to the core and delivers the changes that follow.
-func (r *Registry) change(fact func(*core) []Change) {
+func (r *Registry) change(fact func(*core) []Transition) {
 	r.facts.Lock()
 	defer r.facts.Unlock()
 	r.mu.Lock()
@@ -247,14 +247,14 @@ func (r *Registry) schedule(next time.Time) {
 }
 
 func (r *Registry) advance() {
-	r.change(func(c *core) []Change { return c.advance(time.Now()) })
+	r.change(func(c *core) []Transition { return c.advance(time.Now()) })
 }
 
 // deliver tells the followers. It needs facts.
-func (r *Registry) deliver(changes []Change) {
+func (r *Registry) deliver(changes []Transition) {
 	f := &r.followers
 	for i := range changes {
-		for _, follow := range []func(*Change){f.Gate, f.Overlay, f.Broadcast, f.Direct, r.list, f.Watchdog, f.Sources, f.Callbacks} {
+		for _, follow := range []func(*Transition){f.Gate, f.Overlay, f.Broadcast, f.Direct, r.list, f.Watchdog, f.Sources, f.Callbacks} {
 			if follow != nil {
 				follow(&changes[i])
 			}
@@ -304,7 +304,7 @@ func (r *Registry) Admit(ctx context.Context, p peer.ID) error {
 
 // Release ends the waiting of Admit for an added peer. Call it when the callbacks of the
 // change that added the peer have run.
-func (r *Registry) Release(added *Change) {
+func (r *Registry) Release(added *Transition) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.core.release(added.Peer, added.Admission)

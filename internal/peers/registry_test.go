@@ -33,8 +33,8 @@ func newRegistry(t *testing.T) *Registry {
 func TestFollowersFollowInOrder(t *testing.T) {
 	r := newRegistry(t)
 	var got []string
-	follower := func(name string) func(*Change) {
-		return func(c *Change) {
+	follower := func(name string) func(*Transition) {
+		return func(c *Transition) {
 			listed := ""
 			if r.Has(c.Peer) {
 				listed = " listed"
@@ -93,9 +93,9 @@ func TestListOfNeighbors(t *testing.T) {
 // until its context ends.
 func TestAdmitWaits(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
-		var added Change
+		var added Transition
 		r := newRegistry(t)
-		if err := r.Follow(Followers{Callbacks: func(c *Change) {
+		if err := r.Follow(Followers{Callbacks: func(c *Transition) {
 			if c.Added() {
 				added = *c
 			}
@@ -134,7 +134,7 @@ func TestRegistryDrains(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		r := newRegistry(t)
 		gone := make(chan struct{})
-		if err := r.Follow(Followers{Gate: func(c *Change) {
+		if err := r.Follow(Followers{Gate: func(c *Transition) {
 			if c.Was.Link == Draining {
 				close(gone)
 			}
@@ -169,10 +169,10 @@ func TestRegistryLearnsFromTheHost(t *testing.T) {
 	}
 	r := New(Config{Host: hosts[0], Log: logging.Room("host", nil)})
 	defer r.Close()
-	changes := make(chan Change, 100)
+	changes := make(chan Transition, 100)
 	identified := make(chan peer.ID, 100)
 	err = r.Follow(Followers{
-		Callbacks:  func(c *Change) { changes <- *c },
+		Callbacks:  func(c *Transition) { changes <- *c },
 		Identified: func(p peer.ID, is Standing) { identified <- p },
 	})
 	if err != nil {

@@ -194,7 +194,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 			SeedFound: func(seed string, info peer.AddrInfo) {
 				n.watchdog.SeedFound(seed, info.ID, info.Addrs)
 			},
-			SeedIsSelf: func(seed string) { n.watchdog.SeedIsSelf(seed) },
+			SeedIsSelf: func(seed string) { n.watchdog.SeedFound(seed, n.host.ID(), nil) },
 		},
 		Log: logging.Room("discovery", cfg.logger),
 	})
@@ -215,9 +215,9 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 }
 
 // watchedSeeds returns the seeds as the watchdog wants them.
-func watchedSeeds(seeds []*discovery.Seed) (list []health.Seed) {
+func watchedSeeds(seeds []*discovery.Seed) (list []health.WatchedSeed) {
 	for _, s := range seeds {
-		list = append(list, health.Seed{Text: s.String(), ID: s.ID(), Addrs: s.AddrPorts()})
+		list = append(list, health.WatchedSeed{Text: s.String(), ID: s.ID(), Addrs: s.AddrPorts()})
 	}
 	return list
 }

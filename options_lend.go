@@ -201,7 +201,7 @@ func (n *Node) borrowHost() (crypto.PrivKey, error) {
 	if n.cfg.lentPubSub != nil {
 		sharesTopic = n.sharesTopic
 	}
-	n.host, n.face = lent.New(h, sharesTopic), h
+	n.host, n.face = lent.Wrap(h, sharesTopic), h
 	return key, nil
 }
 

@@ -19,7 +19,7 @@
 //	w.Start()
 //	defer w.Close()
 //
-// # What is promised
+// # Promises
 //
 // A netsplit is reported once for each seed and loss: when nothing was heard of the
 // seed through the overlay for twice the ping interval plus the ping timeout. Its end

@@ -23,7 +23,7 @@ func Example() {
 			Session:      session,
 			PingInterval: 10 * time.Second,
 			PingTimeout:  3 * time.Second,
-			Seeds:        []health.Seed{{Text: "192.168.2.100:8495", Addrs: []netip.AddrPort{netip.MustParseAddrPort("192.168.2.100:8495")}}},
+			Seeds:        []health.WatchedSeed{{Text: "192.168.2.100:8495", Addrs: []netip.AddrPort{netip.MustParseAddrPort("192.168.2.100:8495")}}},
 			Addrs:        addrs,
 			Neighbors:    links.Peers, // the peers linked in the overlay
 			Flood:        links.Flood, // to all of them but one; they call Heard and Receive

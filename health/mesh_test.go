@@ -124,7 +124,7 @@ func (n *meshNode) took() []string {
 // have been found by everybody.
 func newMesh(t *testing.T, n int, seeds int, edges [][2]int) *mesh {
 	m := &mesh{t: t, links: map[[2]int]bool{}, closed: make(chan struct{})}
-	var watched []Seed
+	var watched []WatchedSeed
 	for i := range seeds {
 		watched = append(watched, seedOf(fmt.Sprintf("10.0.0.%d:8495", i+1)))
 	}
@@ -149,7 +149,7 @@ func newMesh(t *testing.T, n int, seeds int, edges [][2]int) *mesh {
 		node.w.Start()
 		for j, seed := range watched {
 			if i == j {
-				node.w.SeedIsSelf(seed.Text)
+				node.w.SeedFound(seed.Text, node.id, nil)
 			} else {
 				node.w.SeedFound(seed.Text, m.nodes[j].id, []ma.Multiaddr{ma.StringCast(m.nodes[j].addr)})
 			}

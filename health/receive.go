@@ -9,7 +9,7 @@ import (
 )
 
 // receive reads a signal of a neighbor.
-func (w *watch) receive(now time.Time, from peer.ID, msg []byte) []output {
+func (w *watchCore) receive(now time.Time, from peer.ID, msg []byte) []effect {
 	w.stats.Received++
 	s, err := parseSignal(msg)
 	if err != nil {
@@ -30,7 +30,7 @@ func (w *watch) receive(now time.Time, from peer.ID, msg []byte) []output {
 
 // verify reports whether the sender has signed s, and remembers s if so. A forgery is
 // not remembered, since it must not keep the true signal out.
-func (w *watch) verify(s *signal, key seenKey) bool {
+func (w *watchCore) verify(s *parsedSignal, key seenKey) bool {
 	if !s.verified() {
 		w.stats.Forged++
 		return false
@@ -41,7 +41,7 @@ func (w *watch) verify(s *signal, key seenKey) bool {
 
 // pingSpacing returns the least time between two pings for one target that are
 // forwarded: half the interval of the sender or of this node, the shorter one.
-func (w *watch) pingSpacing(p *ping) time.Duration {
+func (w *watchCore) pingSpacing(p *ping) time.Duration {
 	interval := w.interval
 	if interval == 0 {
 		interval = defaultInterval
@@ -53,7 +53,7 @@ func (w *watch) pingSpacing(p *ping) time.Duration {
 }
 
 // receivePing answers a ping that is for this node, and forwards any other.
-func (w *watch) receivePing(now time.Time, from peer.ID, msg []byte, s *signal, key seenKey) []output {
+func (w *watchCore) receivePing(now time.Time, from peer.ID, msg []byte, s *parsedSignal, key seenKey) []effect {
 	p := s.ping
 	isTarget := p.target.id == w.id || slices.ContainsFunc(p.target.addrs, w.hasAddr)
 	last, ok := w.asked.Peek(p.target.key())
@@ -73,12 +73,12 @@ func (w *watch) receivePing(now time.Time, from peer.ID, msg []byte, s *signal, 
 		return w.answerPing(now, p)
 	}
 	w.notePing(now, p)
-	return []output{flood{msg: slices.Clone(msg), except: from}}
+	return []effect{flood{msg: slices.Clone(msg), except: from}}
 }
 
 // answerPing floods a pong with the addresses of this node. Those that the ping asks
 // for come first, since at most 16 fit.
-func (w *watch) answerPing(now time.Time, p *ping) []output {
+func (w *watchCore) answerPing(now time.Time, p *ping) []effect {
 	w.answered = now
 	addrs := slices.DeleteFunc(slices.Clone(p.target.addrs), func(at netip.AddrPort) bool { return !w.hasAddr(at) })
 	for _, at := range w.ownAddrs {
@@ -91,17 +91,17 @@ func (w *watch) answerPing(now time.Time, p *ping) []output {
 		w.stats.Unsigned++
 		return nil
 	}
-	return []output{flood{msg: msg}}
+	return []effect{flood{msg: msg}}
 }
 
 // receivePong records that the seeds which the pong stands for are heard, and forwards
 // it.
-func (w *watch) receivePong(now time.Time, from peer.ID, msg []byte, s *signal, key seenKey) []output {
+func (w *watchCore) receivePong(now time.Time, from peer.ID, msg []byte, s *parsedSignal, key seenKey) []effect {
 	p := s.pong
 	if !w.verify(s, key) {
 		return nil
 	}
-	var out []output
+	var out []effect
 	replayed := false
 	for _, s := range w.seeds {
 		if w.isSelf(s) {

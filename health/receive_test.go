@@ -51,7 +51,7 @@ func TestPingsAreForwardedOnceInHalfAnInterval(t *testing.T) {
 	other, third := newSigner(t), newSigner(t)
 	s := newScene(t, interval)
 	s.neighbors("neighbor")
-	asked := target{addrs: addrPorts(seedAddr)}
+	asked := pingTarget{addrs: addrPorts(seedAddr)}
 	first := other.ping(t, 1, asked)
 	if sent := s.hears(first); len(sent) != 1 || string(sent[0]) != string(first) {
 		t.Fatalf("forwarded as %x, want %x", sent, first)
@@ -60,13 +60,13 @@ func TestPingsAreForwardedOnceInHalfAnInterval(t *testing.T) {
 		"the same":                 first,
 		"one more":                 other.ping(t, 2, asked),
 		"a third's":                third.ping(t, 1, asked),
-		"one with the same target": third.ping(t, 2, target{addrs: addrPorts(seedAddr)}),
+		"one with the same target": third.ping(t, 2, pingTarget{addrs: addrPorts(seedAddr)}),
 	} {
 		if sent := s.hears(msg); len(sent) > 0 {
 			t.Errorf("%s was forwarded at once", name)
 		}
 	}
-	if sent := s.hears(third.ping(t, 3, target{addrs: addrPorts("10.0.0.1:1")})); len(sent) != 1 {
+	if sent := s.hears(third.ping(t, 3, pingTarget{addrs: addrPorts("10.0.0.1:1")})); len(sent) != 1 {
 		t.Error("a ping for another was not forwarded")
 	}
 	s.after(interval/2 - 1)
@@ -82,13 +82,13 @@ func TestPingsAreForwardedOnceInHalfAnInterval(t *testing.T) {
 	}
 
 	// A node with a shorter interval is served in its own time.
-	hasty, err := ping{stamp{third.id, protocol.Session{}, 9}, target{addrs: addrPorts("10.0.0.2:1")}, time.Second}.seal(third.key)
+	hasty, err := ping{stamp{third.id, protocol.Session{}, 9}, pingTarget{addrs: addrPorts("10.0.0.2:1")}, time.Second}.seal(third.key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.hears(hasty)
 	s.after(time.Second / 2)
-	hasty, _ = ping{stamp{third.id, protocol.Session{}, 10}, target{addrs: addrPorts("10.0.0.2:1")}, time.Second}.seal(third.key)
+	hasty, _ = ping{stamp{third.id, protocol.Session{}, 10}, pingTarget{addrs: addrPorts("10.0.0.2:1")}, time.Second}.seal(third.key)
 	if sent := s.hears(hasty); len(sent) != 1 {
 		t.Error("a node with a shorter interval was not served")
 	}
@@ -106,7 +106,7 @@ func TestTheTargetAnswersInsteadOfForwarding(t *testing.T) {
 		own = append(own, seedAddr)
 		s.w.setOwnAddrs(addrPorts(own...))
 		counter := uint64(0)
-		for name, asked := range map[string]target{
+		for name, asked := range map[string]pingTarget{
 			"by id":                     {id: s.me.id},
 			"by address":                {addrs: addrPorts(seedAddr)},
 			"by one of its addresses":   {addrs: addrPorts("172.16.0.1:1", seedAddr)},
@@ -133,7 +133,7 @@ func TestTheTargetAnswersInsteadOfForwarding(t *testing.T) {
 				t.Errorf("%s: answered twice at once", name)
 			}
 		}
-		if sent := s.hears(other.ping(t, 2000, target{id: other.id, addrs: addrPorts("172.16.0.1:1")})); len(sent) != 1 {
+		if sent := s.hears(other.ping(t, 2000, pingTarget{id: other.id, addrs: addrPorts("172.16.0.1:1")})); len(sent) != 1 {
 			t.Error("a ping for another was not forwarded")
 		}
 	}
@@ -185,7 +185,7 @@ func TestAPongCountsForTheSeedsThatItStandsFor(t *testing.T) {
 	}
 	// So it is with a seed whose text does not show the id, as a ticket.
 	s = newScene(t, interval)
-	s.w.seeds = append(s.w.seeds, newWatchedSeed(Seed{Text: "ticket", ID: seed.id}))
+	s.w.seeds = append(s.w.seeds, newSeedRecord(WatchedSeed{Text: "ticket", ID: seed.id}))
 	s.neighbors("neighbor").found("ticket", other, "/ip4/192.168.2.100/tcp/8495").after(time.Hour).want()
 	s.found("ticket", seed, "/ip4/192.168.2.100/tcp/8495").after(5 * time.Second)
 	s.hears(other.pong(t, 9, seedAddr))
@@ -206,15 +206,15 @@ func TestAPingNamesTheSeedByIDOrAddress(t *testing.T) {
 	for _, c := range []struct {
 		seed  string
 		found bool
-		want  target
+		want  pingTarget
 	}{
-		{seedAddr, false, target{addrs: addrPorts(seedAddr)}},
-		{seedAddr, true, target{id: seed.id, addrs: addrPorts(seedAddr)}},
-		{pinned, false, target{id: seed.id}},
-		{pinned, true, target{id: seed.id}},
-		{"seed.test:8495", true, target{id: seed.id, addrs: addrPorts("10.0.0.1:8495")}},
-		{"[2001:db8::1]:8495", false, target{addrs: addrPorts("[2001:db8::1]:8495")}},
-		{"[::ffff:10.0.0.1]:8495", false, target{addrs: addrPorts("10.0.0.1:8495")}},
+		{seedAddr, false, pingTarget{addrs: addrPorts(seedAddr)}},
+		{seedAddr, true, pingTarget{id: seed.id, addrs: addrPorts(seedAddr)}},
+		{pinned, false, pingTarget{id: seed.id}},
+		{pinned, true, pingTarget{id: seed.id}},
+		{"seed.test:8495", true, pingTarget{id: seed.id, addrs: addrPorts("10.0.0.1:8495")}},
+		{"[2001:db8::1]:8495", false, pingTarget{addrs: addrPorts("[2001:db8::1]:8495")}},
+		{"[::ffff:10.0.0.1]:8495", false, pingTarget{addrs: addrPorts("10.0.0.1:8495")}},
 	} {
 		s := newScene(t, interval, c.seed)
 		s.neighbors("neighbor")
@@ -269,7 +269,7 @@ func TestAnOldAnswerIsNotTheSeed(t *testing.T) {
 func TestBadSignalsDoNothing(t *testing.T) {
 	seed, other := newSigner(t), newSigner(t)
 	good := seed.pong(t, 5, seedAddr)
-	ask := other.ping(t, 5, target{addrs: addrPorts(seedAddr)})
+	ask := other.ping(t, 5, pingTarget{addrs: addrPorts(seedAddr)})
 	forged := func(p pong, key crypto.PrivKey) []byte {
 		b, err := p.seal(key)
 		if err != nil {
@@ -309,7 +309,7 @@ func TestBadSignalsDoNothing(t *testing.T) {
 		s.floods()
 		before := s.w.stats
 		if name == "of itself" {
-			msgs = [][]byte{s.me.pong(t, 5, seedAddr), s.me.ping(t, 5, target{addrs: addrPorts(seedAddr)})}
+			msgs = [][]byte{s.me.pong(t, 5, seedAddr), s.me.ping(t, 5, pingTarget{addrs: addrPorts(seedAddr)})}
 		}
 		asked := s.w.seeds[0].nextPing
 		for i, msg := range msgs {

@@ -21,10 +21,10 @@ type fixedKey struct {
 func (k fixedKey) Sign([]byte) ([]byte, error) { return k.signature, nil }
 
 func TestSignalsAgreeWithTheProtoFile(t *testing.T) {
-	schema.Codec[*signal]{
+	schema.Codec[*parsedSignal]{
 		Message: "Signal",
 		Decode:  parseSignal,
-		Encode: func(s *signal) ([]byte, error) {
+		Encode: func(s *parsedSignal) ([]byte, error) {
 			if s.ping != nil {
 				return s.ping.seal(fixedKey{signature: s.signature})
 			}

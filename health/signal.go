@@ -66,15 +66,15 @@ type stamp struct {
 
 // A target is the node with this id, or a node that is reached at one of these
 // addresses.
-type target struct {
+type pingTarget struct {
 	id    peer.ID
 	addrs []netip.AddrPort // sorted, no duplicates
 }
 
-func (t target) empty() bool { return t.id == "" && len(t.addrs) == 0 }
+func (t pingTarget) empty() bool { return t.id == "" && len(t.addrs) == 0 }
 
 // covers reports whether a ping for t also asks every node that u stands for.
-func (t target) covers(u target) bool {
+func (t pingTarget) covers(u pingTarget) bool {
 	if u.id != "" && u.id != t.id {
 		return false
 	}
@@ -87,7 +87,7 @@ func (t target) covers(u target) bool {
 }
 
 // key returns a text that is equal for equal targets.
-func (t target) key() string {
+func (t pingTarget) key() string {
 	var b strings.Builder
 	b.WriteString(string(t.id))
 	for _, at := range t.addrs {
@@ -100,7 +100,7 @@ func (t target) key() string {
 // A ping asks the target to answer.
 type ping struct {
 	stamp
-	target   target
+	target   pingTarget
 	interval time.Duration // of the sender's watchdog
 }
 
@@ -160,7 +160,7 @@ func appendAddrs(b []byte, addrs []netip.AddrPort) []byte {
 var errSignal = errors.New("health: malformed signal")
 
 // A signal is a received ping or pong. Its signature is not verified yet.
-type signal struct {
+type parsedSignal struct {
 	ping      *ping
 	pong      *pong
 	signed    []byte // the bytes that the signature covers
@@ -168,7 +168,7 @@ type signal struct {
 }
 
 // stamp returns the stamp of the ping or pong.
-func (s *signal) stamp() stamp {
+func (s *parsedSignal) stamp() stamp {
 	if s.ping != nil {
 		return s.ping.stamp
 	}
@@ -177,7 +177,7 @@ func (s *signal) stamp() stamp {
 
 // verified reports whether the sender that s names has signed it. The sender's key must
 // be inside its id, as Ed25519 keys are.
-func (s *signal) verified() bool {
+func (s *parsedSignal) verified() bool {
 	key, err := s.stamp().sender.ExtractPublicKey()
 	if err != nil {
 		return false
@@ -187,11 +187,11 @@ func (s *signal) verified() bool {
 }
 
 // parseSignal decodes a signal. The result does not refer to b.
-func parseSignal(b []byte) (*signal, error) {
+func parseSignal(b []byte) (*parsedSignal, error) {
 	if len(b) > maxSignalBytes {
 		return nil, fmt.Errorf("%w: %d bytes", errSignal, len(b))
 	}
-	var s *signal
+	var s *parsedSignal
 	for f, err := range frame.Fields(b) {
 		switch {
 		case err != nil:
@@ -215,9 +215,9 @@ func parseSignal(b []byte) (*signal, error) {
 	return s, nil
 }
 
-func parsePing(b []byte) (*signal, error) {
+func parsePing(b []byte) (*parsedSignal, error) {
 	var p ping
-	s := &signal{ping: &p}
+	s := &parsedSignal{ping: &p}
 	err := s.parse(b, pingDomain, fieldPingSignature, &p.stamp, &p.target.addrs, func(f frame.Field) (err error) {
 		switch f.Num {
 		case fieldTarget:
@@ -233,9 +233,9 @@ func parsePing(b []byte) (*signal, error) {
 	return s, err
 }
 
-func parsePong(b []byte) (*signal, error) {
+func parsePong(b []byte) (*parsedSignal, error) {
 	var p pong
-	s := &signal{pong: &p}
+	s := &parsedSignal{pong: &p}
 	err := s.parse(b, pongDomain, fieldPongSignature, &p.stamp, &p.addrs, func(f frame.Field) (err error) {
 		switch f.Num {
 		case fieldPingOrigin:
@@ -251,7 +251,7 @@ func parsePong(b []byte) (*signal, error) {
 }
 
 // parse decodes the fields that both kinds share and passes the others to other.
-func (s *signal) parse(b []byte, domain string, signature int, from *stamp, addrs *[]netip.AddrPort, other func(frame.Field) error) error {
+func (s *parsedSignal) parse(b []byte, domain string, signature int, from *stamp, addrs *[]netip.AddrPort, other func(frame.Field) error) error {
 	for f, err := range frame.Fields(b) {
 		if err != nil {
 			return err

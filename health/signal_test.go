@@ -25,9 +25,9 @@ func TestSignalsSurviveSealAndParse(t *testing.T) {
 		many = append(many, fmt.Sprintf("[2001:db8::%x]:65535", i))
 	}
 	for _, p := range []ping{
-		{stamp{me.id, protocol.Session{1, 2, 3, 4, 5, 6, 7, 8}, 1}, target{id: other.id}, interval},
-		{stamp{me.id, protocol.Session{}, 1<<64 - 1}, target{addrs: addrPorts(seedAddr)}, time.Millisecond},
-		{stamp{me.id, protocol.Session{}, 1}, target{id: other.id, addrs: addrPorts(many...)}, MaxInterval},
+		{stamp{me.id, protocol.Session{1, 2, 3, 4, 5, 6, 7, 8}, 1}, pingTarget{id: other.id}, interval},
+		{stamp{me.id, protocol.Session{}, 1<<64 - 1}, pingTarget{addrs: addrPorts(seedAddr)}, time.Millisecond},
+		{stamp{me.id, protocol.Session{}, 1}, pingTarget{id: other.id, addrs: addrPorts(many...)}, MaxInterval},
 	} {
 		b, err := p.seal(me.key)
 		if err != nil || len(b) > maxSignalBytes {
@@ -71,7 +71,7 @@ func TestTheWireFormatIsFixed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := ping{stamp{id, protocol.Session{1, 2, 3, 4, 5, 6, 7, 8}, 1000}, target{addrs: addrPorts("192.168.2.100:8495")}, interval}.seal(key)
+	b, err := ping{stamp{id, protocol.Session{1, 2, 3, 4, 5, 6, 7, 8}, 1000}, pingTarget{addrs: addrPorts("192.168.2.100:8495")}, interval}.seal(key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,17 +164,17 @@ func TestMalformedSignalsAreRefused(t *testing.T) {
 func TestATargetCoversNarrowerOnes(t *testing.T) {
 	a, b := newSigner(t).id, newSigner(t).id
 	for _, c := range []struct {
-		t, u target
+		t, u pingTarget
 		want bool
 	}{
-		{target{id: a}, target{id: a}, true},
-		{target{id: a, addrs: addrPorts(seedAddr)}, target{id: a}, true},
-		{target{id: a, addrs: addrPorts(seedAddr)}, target{addrs: addrPorts(seedAddr)}, true},
-		{target{addrs: addrPorts(seedAddr, "10.0.0.1:1")}, target{addrs: addrPorts(seedAddr)}, true},
-		{target{id: a}, target{id: a, addrs: addrPorts(seedAddr)}, false},
-		{target{addrs: addrPorts(seedAddr)}, target{id: a, addrs: addrPorts(seedAddr)}, false},
-		{target{id: b}, target{id: a}, false},
-		{target{addrs: addrPorts("192.168.2.100:8496")}, target{addrs: addrPorts(seedAddr)}, false},
+		{pingTarget{id: a}, pingTarget{id: a}, true},
+		{pingTarget{id: a, addrs: addrPorts(seedAddr)}, pingTarget{id: a}, true},
+		{pingTarget{id: a, addrs: addrPorts(seedAddr)}, pingTarget{addrs: addrPorts(seedAddr)}, true},
+		{pingTarget{addrs: addrPorts(seedAddr, "10.0.0.1:1")}, pingTarget{addrs: addrPorts(seedAddr)}, true},
+		{pingTarget{id: a}, pingTarget{id: a, addrs: addrPorts(seedAddr)}, false},
+		{pingTarget{addrs: addrPorts(seedAddr)}, pingTarget{id: a, addrs: addrPorts(seedAddr)}, false},
+		{pingTarget{id: b}, pingTarget{id: a}, false},
+		{pingTarget{addrs: addrPorts("192.168.2.100:8496")}, pingTarget{addrs: addrPorts(seedAddr)}, false},
 	} {
 		if got := c.t.covers(c.u); got != c.want {
 			t.Errorf("%v covers %v: %v", c.t, c.u, got)
@@ -213,11 +213,11 @@ func TestOnlyAFloodingNeighborIsLimited(t *testing.T) {
 // signed by the sender that it names.
 func FuzzSignal(f *testing.F) {
 	me, other := newSigner(f), newSigner(f)
-	f.Add(me.ping(f, 1, target{id: other.id, addrs: addrPorts(seedAddr, "[2001:db8::1]:1")}))
+	f.Add(me.ping(f, 1, pingTarget{id: other.id, addrs: addrPorts(seedAddr, "[2001:db8::1]:1")}))
 	f.Add(me.pong(f, 2, seedAddr))
 	f.Add([]byte{0x0a, 0x00})
 	known := map[string]bool{}
-	for _, b := range [][]byte{me.ping(f, 1, target{id: other.id, addrs: addrPorts(seedAddr, "[2001:db8::1]:1")}), me.pong(f, 2, seedAddr)} {
+	for _, b := range [][]byte{me.ping(f, 1, pingTarget{id: other.id, addrs: addrPorts(seedAddr, "[2001:db8::1]:1")}), me.pong(f, 2, seedAddr)} {
 		s, err := parseSignal(b)
 		if err != nil {
 			f.Fatal(err)

@@ -34,8 +34,8 @@ const (
 	maxAsked = 1024
 )
 
-// An output is something that the driver has to do: a flood or a change.
-type output interface{ output() }
+// An effect is something that the driver has to do: a flood or a netsplitChange.
+type effect interface{ effect() }
 
 // A flood is sent to all neighbors but one.
 type flood struct {
@@ -43,20 +43,20 @@ type flood struct {
 	except peer.ID
 }
 
-// A change is the beginning or the end of a netsplit.
-type change struct {
+// A netsplitChange is the beginning or the end of a netsplit.
+type netsplitChange struct {
 	seed   string
 	lost   bool
 	silent time.Duration // how long a lost seed has not been heard
 }
 
-func (flood) output()  {}
-func (change) output() {}
+func (flood) effect()          {}
+func (netsplitChange) effect() {}
 
-// watch turns what is heard of the seeds into netsplits and their ends, and does this
+// A watchCore decides when seeds are lost and when they are back, and does this
 // node's share of the pinging. It performs no I/O and reads no clock. One goroutine at
 // a time may use it.
-type watch struct {
+type watchCore struct {
 	// Set once.
 	key      crypto.PrivKey
 	id       peer.ID
@@ -65,7 +65,7 @@ type watch struct {
 	rand     *rand.Rand
 
 	// The network as this node knows it.
-	seeds     []*watchedSeed
+	seeds     []*seedRecord
 	ownAddrs  []netip.AddrPort // of this node, sorted
 	neighbors []peer.ID
 
@@ -88,8 +88,8 @@ type seenKey struct {
 	pong bool
 }
 
-// A watchedSeed is what a watch knows of one seed.
-type watchedSeed struct {
+// A seedRecord is the state of one seed.
+type seedRecord struct {
 	// As configured.
 	text    string
 	pinned  bool // only the node with this id is accepted as the seed
@@ -98,7 +98,7 @@ type watchedSeed struct {
 	// As found out by discovery.
 	id    peer.ID
 	addrs []netip.AddrPort
-	self  bool // discovery found this node there; see watch.isSelf
+	self  bool // discovery found this node there; see watchCore.isSelf
 
 	// Heard or lost.
 	known     bool // it was heard at least once, so it can be lost
@@ -113,12 +113,12 @@ type watchedSeed struct {
 	lastCounter uint64 // counter of the last answer by id
 }
 
-func newWatchedSeed(given Seed) *watchedSeed {
-	return &watchedSeed{text: given.Text, id: given.ID, pinned: given.ID != "", addrs: given.Addrs, literal: len(given.Addrs) > 0}
+func newSeedRecord(given WatchedSeed) *seedRecord {
+	return &seedRecord{text: given.Text, id: given.ID, pinned: given.ID != "", addrs: given.Addrs, literal: len(given.Addrs) > 0}
 }
 
-func newWatch(key crypto.PrivKey, id peer.ID, session protocol.Session, counter uint64, interval, timeout time.Duration, seeds []Seed, r *rand.Rand) *watch {
-	w := &watch{
+func newWatchCore(key crypto.PrivKey, id peer.ID, session protocol.Session, counter uint64, interval, timeout time.Duration, seeds []WatchedSeed, r *rand.Rand) *watchCore {
+	w := &watchCore{
 		key: key, id: id, interval: interval, timeout: timeout, rand: r,
 		nextStamp: stamp{id, session, counter},
 	}
@@ -126,13 +126,13 @@ func newWatch(key crypto.PrivKey, id peer.ID, session protocol.Session, counter 
 	w.asked, _ = simplelru.NewLRU[string, time.Time](maxAsked, nil) // the same
 	for _, given := range seeds {
 		if w.findSeed(given.Text) == nil { // a seed that was given twice is watched once
-			w.seeds = append(w.seeds, newWatchedSeed(given))
+			w.seeds = append(w.seeds, newSeedRecord(given))
 		}
 	}
 	return w
 }
 
-func (w *watch) findSeed(text string) *watchedSeed {
+func (w *watchCore) findSeed(text string) *seedRecord {
 	for _, s := range w.seeds {
 		if s.text == text {
 			return s
@@ -143,16 +143,16 @@ func (w *watch) findSeed(text string) *watchedSeed {
 
 // target returns the target of a ping for the seed. A pinned seed is named by its id
 // alone; any other by its addresses, and by the id that was found there.
-func (s *watchedSeed) target() target {
+func (s *seedRecord) target() pingTarget {
 	if s.pinned {
-		return target{id: s.id}
+		return pingTarget{id: s.id}
 	}
-	return target{id: s.id, addrs: s.addrs}
+	return pingTarget{id: s.id, addrs: s.addrs}
 }
 
 // isSelf reports whether the seed is this node: by its id, by what discovery found, or
 // by an address of this node.
-func (w *watch) isSelf(s *watchedSeed) bool {
+func (w *watchCore) isSelf(s *seedRecord) bool {
 	if s.self || s.id == w.id {
 		return true
 	}
@@ -161,16 +161,16 @@ func (w *watch) isSelf(s *watchedSeed) bool {
 }
 
 // hasAddr reports whether this node is reached at an address.
-func (w *watch) hasAddr(at netip.AddrPort) bool {
+func (w *watchCore) hasAddr(at netip.AddrPort) bool {
 	_, ok := slices.BinarySearchFunc(w.ownAddrs, at, netip.AddrPort.Compare)
 	return ok
 }
 
 // setOwnAddrs sets the addresses of this node, which are sorted.
-func (w *watch) setOwnAddrs(addrs []netip.AddrPort) { w.ownAddrs = addrs }
+func (w *watchCore) setOwnAddrs(addrs []netip.AddrPort) { w.ownAddrs = addrs }
 
 // setNeighbors sets the linked peers.
-func (w *watch) setNeighbors(now time.Time, list []peer.ID) (out []output) {
+func (w *watchCore) setNeighbors(now time.Time, list []peer.ID) (out []effect) {
 	// Alone, this node could hear nobody. Every seed gets a full round from now on
 	// before it can be lost.
 	if len(w.neighbors) == 0 && len(list) > 0 {
@@ -188,7 +188,7 @@ func (w *watch) setNeighbors(now time.Time, list []peer.ID) (out []output) {
 
 // heardPeer records that something arrived over the link to a neighbor. The existence
 // of the link says less: one that was cut exists until its keepalives are missed.
-func (w *watch) heardPeer(now time.Time, id peer.ID) (out []output) {
+func (w *watchCore) heardPeer(now time.Time, id peer.ID) (out []effect) {
 	for _, s := range w.seeds {
 		if s.id == id {
 			out = append(out, w.heard(now, s)...)
@@ -199,7 +199,7 @@ func (w *watch) heardPeer(now time.Time, id peer.ID) (out []output) {
 
 // restartSilence counts the silence of every seed from now on, and plans the next own
 // ping after the pause and a random time up to jitter.
-func (w *watch) restartSilence(now time.Time, pause, jitter time.Duration) {
+func (w *watchCore) restartSilence(now time.Time, pause, jitter time.Duration) {
 	for _, s := range w.seeds {
 		s.since, s.asked = now, time.Time{}
 		s.nextPing = now.Add(pause + w.randomUpTo(jitter))
@@ -208,7 +208,7 @@ func (w *watch) restartSilence(now time.Time, pause, jitter time.Duration) {
 }
 
 // randomUpTo returns a random duration less than d, or 0 if d is not positive.
-func (w *watch) randomUpTo(d time.Duration) time.Duration {
+func (w *watchCore) randomUpTo(d time.Duration) time.Duration {
 	if d <= 0 {
 		return 0
 	}
@@ -216,7 +216,7 @@ func (w *watch) randomUpTo(d time.Duration) time.Duration {
 }
 
 // heard records that the seed was reached through the overlay at now.
-func (w *watch) heard(now time.Time, s *watchedSeed) []output {
+func (w *watchCore) heard(now time.Time, s *seedRecord) []effect {
 	s.known, s.lastHeard = true, now
 	s.since, s.asked = now, time.Time{}
 	// A random time, so that one node pings and the others, which see that ping, do
@@ -226,23 +226,23 @@ func (w *watch) heard(now time.Time, s *watchedSeed) []output {
 }
 
 // resolve ends the netsplit of the seed, if there is one.
-func (s *watchedSeed) resolve() []output {
+func (s *seedRecord) resolve() []effect {
 	if !s.lost {
 		return nil
 	}
 	s.lost = false
-	return []output{change{seed: s.text}}
+	return []effect{netsplitChange{seed: s.text}}
 }
 
 // seedFound records that discovery reached the seed, with its id and addresses.
-func (w *watch) seedFound(now time.Time, text string, id peer.ID, addrs []ma.Multiaddr) []output {
+func (w *watchCore) seedFound(now time.Time, text string, id peer.ID, addrs []ma.Multiaddr) []effect {
+	if id == w.id {
+		return w.seedIsSelf(text)
+	}
 	s := w.findSeed(text)
 	// Another node at the address of a pinned seed is not the seed.
 	if s == nil || s.pinned && s.id != id {
 		return nil
-	}
-	if id == w.id {
-		return w.seedIsSelf(text)
 	}
 	s.self = false
 	// The seed came back with a new identity, whose counters begin anew.
@@ -258,7 +258,7 @@ func (w *watch) seedFound(now time.Time, text string, id peer.ID, addrs []ma.Mul
 }
 
 // seedIsSelf records that the seed is this node, which is not watched.
-func (w *watch) seedIsSelf(text string) []output {
+func (w *watchCore) seedIsSelf(text string) []effect {
 	s := w.findSeed(text)
 	if s == nil {
 		return nil
@@ -271,7 +271,7 @@ func (w *watch) seedIsSelf(text string) []output {
 // to call it again; the zero time means not before a neighbor comes. drift is how much
 // further than the monotonic clock the wall clock went since the last call: the
 // monotonic one stands still while a machine sleeps.
-func (w *watch) advance(now time.Time, drift time.Duration) (out []output, next time.Time) {
+func (w *watchCore) advance(now time.Time, drift time.Duration) (out []effect, next time.Time) {
 	// A node without neighbors is alone, which is not a netsplit: it hears nobody.
 	if w.interval == 0 || len(w.neighbors) == 0 {
 		w.due = time.Time{}
@@ -289,7 +289,7 @@ func (w *watch) advance(now time.Time, drift time.Duration) (out []output, next 
 		verdict := w.verdictAt(s)
 		if !verdict.IsZero() && !now.Before(verdict) {
 			s.lost = true
-			out = append(out, change{seed: s.text, lost: true, silent: now.Sub(s.lastHeard)})
+			out = append(out, netsplitChange{seed: s.text, lost: true, silent: now.Sub(s.lastHeard)})
 			verdict = time.Time{}
 		}
 		for _, t := range []time.Time{s.nextPing, verdict} {
@@ -305,7 +305,7 @@ func (w *watch) advance(now time.Time, drift time.Duration) (out []output, next 
 // allowForLateness keeps the seeds from being lost because this machine was asleep or
 // busy. The two bounds are at least what timers are usually late by: below that, every
 // call would be late, and no verdict would ever be given.
-func (w *watch) allowForLateness(now time.Time, drift time.Duration) {
+func (w *watchCore) allowForLateness(now time.Time, drift time.Duration) {
 	late := time.Duration(0)
 	if !w.due.IsZero() {
 		late = now.Sub(w.due)
@@ -324,8 +324,8 @@ func (w *watch) allowForLateness(now time.Time, drift time.Duration) {
 
 // verdictAt returns when the seed is lost unless it is heard before; the zero time
 // means never.
-func (w *watch) verdictAt(s *watchedSeed) time.Time {
-	// Only what was heard can be lost. And a seed that nobody has asked for had no
+func (w *watchCore) verdictAt(s *seedRecord) time.Time {
+	// Only a seed that was heard can be lost. And a seed that nobody has asked for had no
 	// reason to answer.
 	if !s.known || s.lost || s.asked.IsZero() {
 		return time.Time{}
@@ -340,7 +340,7 @@ func (w *watch) verdictAt(s *watchedSeed) time.Time {
 }
 
 // pingIfDue sends a ping for the seed if one is due.
-func (w *watch) pingIfDue(now time.Time, s *watchedSeed) []output {
+func (w *watchCore) pingIfDue(now time.Time, s *seedRecord) []effect {
 	if now.Before(s.nextPing) {
 		return nil
 	}
@@ -359,12 +359,12 @@ func (w *watch) pingIfDue(now time.Time, s *watchedSeed) []output {
 		return nil
 	}
 	w.notePing(now, &p)
-	return []output{flood{msg: msg}}
+	return []effect{flood{msg: msg}}
 }
 
 // notePing records that a ping, ours or another's, is on its way. It serves all nodes,
 // so for the seeds that it covers an own ping is due only if no answer comes.
-func (w *watch) notePing(now time.Time, p *ping) {
+func (w *watchCore) notePing(now time.Time, p *ping) {
 	w.asked.Add(p.target.key(), now)
 	for _, s := range w.seeds {
 		if t := s.target(); t.empty() || !p.target.covers(t) {
@@ -387,7 +387,7 @@ func (w *watch) notePing(now time.Time, p *ping) {
 // answerPatience returns how long to wait for the answer to a ping before the next
 // ping: as long as an answer may take, and as neighbors forward no other ping. Two or
 // three pings fit in before the verdict.
-func (w *watch) answerPatience(s *watchedSeed) time.Duration {
+func (w *watchCore) answerPatience(s *seedRecord) time.Duration {
 	jitter := w.interval / 16
 	// There is no hurry any more, so the nodes may take turns.
 	if s.lost {
@@ -397,7 +397,7 @@ func (w *watch) answerPatience(s *watchedSeed) time.Duration {
 }
 
 // stampNext returns the stamp of a new signal.
-func (w *watch) stampNext() stamp {
+func (w *watchCore) stampNext() stamp {
 	s := w.nextStamp
 	w.nextStamp.counter++
 	return s

@@ -51,7 +51,7 @@ func addrPorts(texts ...string) (list []netip.AddrPort) {
 	return sortUnique(list)
 }
 
-func (p signer) ping(t testing.TB, counter uint64, target target) []byte {
+func (p signer) ping(t testing.TB, counter uint64, target pingTarget) []byte {
 	t.Helper()
 	b, err := ping{stamp: stamp{p.id, protocol.Session{1}, counter}, target: target, interval: interval}.seal(p.key)
 	if err != nil {
@@ -76,8 +76,8 @@ func (p signer) answer(t testing.TB, counter uint64, to stamp, addrs ...string) 
 
 // seedOf returns the seed that discovery makes of a text: it knows the addresses and the
 // id that stand in it.
-func seedOf(text string) Seed {
-	s := Seed{Text: text}
+func seedOf(text string) WatchedSeed {
+	s := WatchedSeed{Text: text}
 	if ap, err := netip.ParseAddrPort(text); err == nil {
 		s.Addrs = []netip.AddrPort{ap}
 	} else if a, err := ma.NewMultiaddr(text); err == nil {
@@ -93,7 +93,7 @@ func seedOf(text string) Seed {
 // scene drives a core: time goes on only by after.
 type scene struct {
 	t     *testing.T
-	w     *watch
+	w     *watchCore
 	me    signer
 	begin time.Time
 	now   time.Time
@@ -105,24 +105,24 @@ type scene struct {
 func newScene(t *testing.T, interval time.Duration, seeds ...string) *scene {
 	me := newSigner(t)
 	begin := time.Unix(1_000_000_000, 0)
-	var watched []Seed
+	var watched []WatchedSeed
 	for _, text := range seeds {
 		watched = append(watched, seedOf(text))
 	}
 	return &scene{
 		t: t, me: me, begin: begin, now: begin,
-		w: newWatch(me.key, me.id, protocol.Session{7}, 1000, interval, timeout, watched, mathrand.New(mathrand.NewPCG(1, 2))),
+		w: newWatchCore(me.key, me.id, protocol.Session{7}, 1000, interval, timeout, watched, mathrand.New(mathrand.NewPCG(1, 2))),
 	}
 }
 
 // record notes the floods and changes that the core has put out.
-func (s *scene) record(out []output) {
+func (s *scene) record(out []effect) {
 	s.t.Helper()
 	for _, o := range out {
 		switch o := o.(type) {
 		case flood:
 			s.sent = append(s.sent, o.msg)
-		case change:
+		case netsplitChange:
 			verb := "back"
 			if o.lost {
 				verb = "lost"
@@ -438,7 +438,7 @@ func TestAMachineThatIsAlwaysTooBusyLosesNoSeed(t *testing.T) {
 
 func TestItDoesNotWatchItself(t *testing.T) {
 	s := newScene(t, interval, seedAddr, "seed.test:8495", "other.test:8495", "10.0.0.9:1")
-	s.w.seeds = append(s.w.seeds, newWatchedSeed(Seed{Text: "by id", ID: s.me.id, Addrs: addrPorts("10.0.0.1:1")}))
+	s.w.seeds = append(s.w.seeds, newSeedRecord(WatchedSeed{Text: "by id", ID: s.me.id, Addrs: addrPorts("10.0.0.1:1")}))
 	s.w.setOwnAddrs(addrPorts(seedAddr))
 	s.neighbors("neighbor")
 	s.found("seed.test:8495", s.me)
@@ -447,7 +447,7 @@ func TestItDoesNotWatchItself(t *testing.T) {
 	s.hears(newSigner(t).pong(t, 1, seedAddr))
 	s.after(time.Hour).want()
 	for _, p := range s.pings() {
-		if p.target.key() != (target{addrs: addrPorts("10.0.0.9:1")}).key() {
+		if p.target.key() != (pingTarget{addrs: addrPorts("10.0.0.9:1")}).key() {
 			t.Errorf("asked for itself: %+v", p.target)
 		}
 	}
@@ -544,7 +544,7 @@ func TestANodeThatCannotSignLosesNoSeed(t *testing.T) {
 		t.Error("not counted")
 	}
 	s.w.setOwnAddrs(addrPorts("10.0.0.1:1"))
-	if sent := s.hears(newSigner(t).ping(t, 1, target{addrs: addrPorts("10.0.0.1:1")})); len(sent) > 0 {
+	if sent := s.hears(newSigner(t).ping(t, 1, pingTarget{addrs: addrPorts("10.0.0.1:1")})); len(sent) > 0 {
 		t.Errorf("an answer without signature: %x", sent)
 	}
 }

@@ -41,7 +41,7 @@ type Config struct {
 	// PingTimeout is how long an answer may take. Zero means three seconds.
 	PingTimeout time.Duration
 	// Seeds are the seeds to watch.
-	Seeds []Seed
+	Seeds []WatchedSeed
 	// Addrs returns the addresses of this node, those where it listens and those that
 	// it advertises. The node answers a ping for any of them. May be nil.
 	Addrs func() []ma.Multiaddr
@@ -59,8 +59,8 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// A Seed is one of the addresses at which the network can be joined.
-type Seed struct {
+// A WatchedSeed is one of the addresses at which the network can be joined.
+type WatchedSeed struct {
 	// Text is the seed as the user wrote it. The callbacks and Status name it so.
 	Text string
 	// ID is the only node that is accepted at the seed's address. Empty means any.
@@ -98,11 +98,11 @@ type Watchdog struct {
 
 	// mu guards these.
 	mu      sync.Mutex
-	state   state
-	core    *watch
+	state   lifecycle
+	core    *watchCore
 	limits  neighborLimits
 	waiting []receivedSignal
-	outputs []output // of calls from outside the loop, which performs them
+	outputs []effect // of calls from outside the loop, which performs them
 	dropped uint64   // see Stats
 
 	// The loop.
@@ -112,10 +112,10 @@ type Watchdog struct {
 }
 
 // A state is one of the three that a Watchdog goes through.
-type state int
+type lifecycle int
 
 const (
-	idle state = iota
+	idle lifecycle = iota
 	running
 	closed
 )
@@ -150,7 +150,7 @@ func New(cfg Config) (*Watchdog, error) {
 	cfg.Log = cmp.Or(cfg.Log, logging.Room("health", nil))
 	random := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 	counter := uint64(max(time.Now().UnixMilli(), 1))
-	core := newWatch(cfg.Key, id, cfg.Session, counter, cfg.PingInterval, cfg.PingTimeout, cfg.Seeds, random)
+	core := newWatchCore(cfg.Key, id, cfg.Session, counter, cfg.PingInterval, cfg.PingTimeout, cfg.Seeds, random)
 	return &Watchdog{
 		cfg:    cfg,
 		log:    cfg.Log,
@@ -214,20 +214,12 @@ func (w *Watchdog) Heard(from peer.ID) {
 }
 
 // SeedFound reports that discovery reached the seed, the id of the node there, and its
-// addresses. The seed then counts as heard. A call with another id than the one in
-// [Seed] is ignored.
+// addresses. The seed then counts as heard. If the id is this node's own, the seed is no
+// longer watched. A call with another id than the one in [WatchedSeed] is ignored.
 func (w *Watchdog) SeedFound(seed string, id peer.ID, addrs []ma.Multiaddr) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.outputs = append(w.outputs, w.core.seedFound(time.Now(), seed, id, addrs)...)
-	w.wake.Set()
-}
-
-// SeedIsSelf reports that the seed is this node, which is never watched.
-func (w *Watchdog) SeedIsSelf(seed string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.outputs = append(w.outputs, w.core.seedIsSelf(seed)...)
 	w.wake.Set()
 }
 
@@ -295,7 +287,7 @@ func (w *Watchdog) loop() {
 }
 
 // step hands the core everything that has arrived, then lets it decide.
-func (w *Watchdog) step(now time.Time, drift time.Duration, neighbors []peer.ID, own []ma.Multiaddr) ([]output, time.Time) {
+func (w *Watchdog) step(now time.Time, drift time.Duration, neighbors []peer.ID, own []ma.Multiaddr) ([]effect, time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	out := w.outputs
@@ -311,7 +303,7 @@ func (w *Watchdog) step(now time.Time, drift time.Duration, neighbors []peer.ID,
 }
 
 // perform floods the signals and calls the callbacks.
-func (w *Watchdog) perform(out []output) {
+func (w *Watchdog) perform(out []effect) {
 	for _, o := range out {
 		select {
 		case <-w.done: // no callback begins after Close
@@ -321,7 +313,7 @@ func (w *Watchdog) perform(out []output) {
 		switch o := o.(type) {
 		case flood:
 			w.cfg.Flood(o.msg, o.except)
-		case change:
+		case netsplitChange:
 			callback := w.cfg.OnResolved
 			if o.lost {
 				w.log.Warn("netsplit: a seed is lost", "seed", o.seed, "silent", o.silent.Round(time.Millisecond))

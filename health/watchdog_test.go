@@ -426,7 +426,7 @@ func TestAllMethodsAtOnce(t *testing.T) {
 	me, seed := newSigner(t), newSigner(t)
 	var w *Watchdog
 	w, err := New(Config{
-		Key: me.key, PingInterval: 2 * time.Millisecond, PingTimeout: time.Millisecond, Seeds: []Seed{seedOf(seedAddr)},
+		Key: me.key, PingInterval: 2 * time.Millisecond, PingTimeout: time.Millisecond, Seeds: []WatchedSeed{seedOf(seedAddr)},
 		Neighbors:  func() []peer.ID { return []peer.ID{"neighbor"} },
 		Flood:      func([]byte, peer.ID) {},
 		OnNetsplit: func(string) { w.Status() },
@@ -447,7 +447,7 @@ func TestAllMethodsAtOnce(t *testing.T) {
 				w.Status()
 				w.Stats()
 				if j == 50 {
-					w.SeedIsSelf(seedAddr)
+					w.SeedFound(seedAddr, me.id, nil)
 				}
 			}
 		})

@@ -53,7 +53,7 @@ func (g *Gate) crowdedChange() <-chan struct{} {
 	return nil
 }
 
-func (o *outStream) crowdedChange() <-chan struct{} {
+func (o *writeStream) crowdedChange() <-chan struct{} {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.ended || o.queue.stalled || o.queue.skipped || !o.queue.crowded() {
@@ -73,7 +73,7 @@ func (g *Gate) skipCrowded() {
 	}
 }
 
-func (o *outStream) skipIfCrowded() {
+func (o *writeStream) skipIfCrowded() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.queue.crowded() {

@@ -102,7 +102,7 @@ func (f *facade) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (
 
 // streamOpened records the outcome of opening pubsub's stream. The attempt is known by
 // its cancel function.
-func (g *Gate) streamOpened(p peer.ID, r *peerRecord, cancel *context.CancelFunc, s network.Stream, ids []protocol.ID, err error) (*outStream, error) {
+func (g *Gate) streamOpened(p peer.ID, r *peerRecord, cancel *context.CancelFunc, s network.Stream, ids []protocol.ID, err error) (*writeStream, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if r.opening == cancel {
@@ -116,7 +116,7 @@ func (g *Gate) streamOpened(p peer.ID, r *peerRecord, cancel *context.CancelFunc
 		g.offerLaterLocked(p, r)
 		return nil, err
 	}
-	r.out, r.ending, r.hadIn = newOutStream(g, p, ids, s), nil, false
+	r.out, r.ending, r.hadIn = newWriteStream(g, p, ids, s), nil, false
 	r.out.guest.Store(!r.Linked)
 	r.changed.Broadcast()
 	return r.out, nil

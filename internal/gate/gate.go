@@ -131,16 +131,16 @@ type peerRecord struct {
 	// Pubsub's stream to the peer.
 	offered bool                // pubsub has an offer and has not asked about it yet
 	opening *context.CancelFunc // pubsub is opening its stream
-	out     *outStream          // the stream that pubsub has; nil: none
-	ending  *outStream          // out, when it has ended and pubsub has not dropped the peer yet
+	out     *writeStream        // the stream that pubsub has; nil: none
+	ending  *writeStream        // out, when it has ended and pubsub has not dropped the peer yet
 	dropped *time.Timer         // assumes that pubsub has dropped the peer of ending
 	delay   time.Duration       // before the next offer
 	retry   *time.Timer         // makes the next offer
 
 	// The peer's streams to pubsub.
-	in      *inStream // pubsub reads it
-	waiting *inStream // it waits for its turn
-	hadIn   bool      // pubsub has read a stream of the peer since out was opened
+	in      *readStream // pubsub reads it
+	waiting *readStream // it waits for its turn
+	hadIn   bool        // pubsub has read a stream of the peer since out was opened
 
 	changed notify.Cond // of everything that a waiting stream depends on
 }

@@ -14,13 +14,13 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
-// An inStream is a peer's stream that pubsub reads. It buffers, since pubsub reads the
+// A readStream is a peer's stream that pubsub reads. It buffers, since pubsub reads the
 // length of an RPC byte by byte.
 //
 // Some peers end their stream after each RPC. If pubsub saw that, it would forget the
 // topics of the peer, which are not announced again. So the end of a stream between two
 // RPCs is hidden: the next stream of the peer continues where this one ended.
-type inStream struct {
+type readStream struct {
 	network.Stream // the first one, for its id, connection, protocol and scope
 
 	gate *Gate
@@ -53,14 +53,14 @@ const (
 	handoverTimeout = 250 * time.Millisecond
 )
 
-func newInStream(g *Gate, s network.Stream) *inStream {
-	in := &inStream{Stream: s, gate: g, peer: s.Conn().RemotePeer(), current: s, from: s, next: make(chan network.Stream, 1)}
+func newReadStream(g *Gate, s network.Stream) *readStream {
+	in := &readStream{Stream: s, gate: g, peer: s.Conn().RemotePeer(), current: s, from: s, next: make(chan network.Stream, 1)}
 	in.ctx, in.cancel = context.WithCancel(g.ctx)
 	return in
 }
 
 // Read reads from the peer's streams, one after the other.
-func (in *inStream) Read(p []byte) (int, error) {
+func (in *readStream) Read(p []byte) (int, error) {
 	for in.r == in.w {
 		err := in.fill()
 		// With an error there may still be bytes. The next read returns the error again.
@@ -78,7 +78,7 @@ func (in *inStream) Read(p []byte) (int, error) {
 }
 
 // fill reads once into the buffer, and leaves oversize RPCs out.
-func (in *inStream) fill() error {
+func (in *readStream) fill() error {
 	if in.buf == nil || in.full && len(in.buf) < maxReadBuffer {
 		in.buf = make([]byte, max(2*len(in.buf), minReadBuffer))
 	}
@@ -96,7 +96,7 @@ func (in *inStream) fill() error {
 
 // awaitNext waits for the peer's next stream after the current one has ended. It
 // returns false if in ends before.
-func (in *inStream) awaitNext() bool {
+func (in *readStream) awaitNext() bool {
 	g := in.gate
 	g.mu.Lock()
 	if in.ended {
@@ -119,7 +119,7 @@ func (in *inStream) awaitNext() bool {
 }
 
 // endLocked ends the stream for pubsub. It needs Gate.mu.
-func (in *inStream) endLocked() {
+func (in *readStream) endLocked() {
 	if in.ended {
 		return
 	}
@@ -132,18 +132,18 @@ func (in *inStream) endLocked() {
 
 // Pubsub closes or resets the stream only when it is done with it.
 
-func (in *inStream) Close() error {
+func (in *readStream) Close() error {
 	in.gate.mu.Lock()
 	defer in.gate.mu.Unlock()
 	in.endLocked()
 	return nil
 }
 
-func (in *inStream) CloseRead() error  { return in.Close() }
-func (in *inStream) CloseWrite() error { return in.Close() }
-func (in *inStream) Reset() error      { return in.Close() }
+func (in *readStream) CloseRead() error  { return in.Close() }
+func (in *readStream) CloseWrite() error { return in.Close() }
+func (in *readStream) Reset() error      { return in.Close() }
 
-func (in *inStream) ResetWithError(network.StreamErrorCode) error { return in.Close() }
+func (in *readStream) ResetWithError(network.StreamErrorCode) error { return in.Close() }
 
 // accept returns the handler for the real host. It passes the streams of admitted peers
 // to handle, which is pubsub's.
@@ -164,7 +164,7 @@ func (g *Gate) accept(handle network.StreamHandler) network.StreamHandler {
 			s.ResetWithError(network.StreamGated)
 			return
 		}
-		in := newInStream(g, s)
+		in := newReadStream(g, s)
 		defer in.cancel()
 		// The peer speaks pubsub, since it opened this stream. If libp2p has missed that,
 		// the peer would never become a guest.
@@ -183,18 +183,18 @@ func (g *Gate) accept(handle network.StreamHandler) network.StreamHandler {
 	}
 }
 
-// A turn says how a stream is passed to pubsub.
-type turn int
+// A readStart says how pubsub starts to read a stream.
+type readStart int
 
 const (
-	notYet    turn = iota
-	begins         // pubsub reads it as a stream of its own
-	continues      // it continues the stream that pubsub reads
+	notYet    readStart = iota
+	begins              // pubsub reads it as a stream of its own
+	continues           // it continues the stream that pubsub reads
 )
 
 // awaitTurn waits until pubsub may have the stream. An error means that pubsub shall
 // not have it.
-func (g *Gate) awaitTurn(in *inStream) (turn, error) {
+func (g *Gate) awaitTurn(in *readStream) (readStart, error) {
 	until := time.Now().Add(g.cfg.Wait)
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -207,7 +207,7 @@ func (g *Gate) awaitTurn(in *inStream) (turn, error) {
 		defer stop()
 	}
 	for extended := false; ; {
-		if t, err := g.turnLocked(r, in); t != notYet || err != nil {
+		if t, err := g.handOverLocked(r, in); t != notYet || err != nil {
 			return t, err
 		}
 		// The peer is admitted now, so only our stream to it is missing.
@@ -225,7 +225,7 @@ func (g *Gate) awaitTurn(in *inStream) (turn, error) {
 }
 
 // enqueueLocked makes in the stream of its peer that waits.
-func (g *Gate) enqueueLocked(r *peerRecord, in *inStream) error {
+func (g *Gate) enqueueLocked(r *peerRecord, in *readStream) error {
 	if !r.admitted() {
 		// Anybody can open streams, so few of them may wait.
 		if g.earlyStreams >= g.cfg.MaxWaiting {
@@ -244,7 +244,7 @@ func (g *Gate) enqueueLocked(r *peerRecord, in *inStream) error {
 	return nil
 }
 
-func (g *Gate) dequeueLocked(r *peerRecord, in *inStream) {
+func (g *Gate) dequeueLocked(r *peerRecord, in *readStream) {
 	if r.waiting == in {
 		r.waiting = nil
 		g.removeUnusedLocked(in.peer, r)
@@ -259,7 +259,7 @@ func (g *Gate) dequeueLocked(r *peerRecord, in *inStream) {
 // previous one up. Pubsub must be done with the previous stream before it gets the next,
 // or it takes the end of the one for the end of the other. The delay lets pubsub read
 // the rest. stop ends the waiting.
-func (g *Gate) endPreviousSoonLocked(r *peerRecord, in *inStream) (stop func() bool) {
+func (g *Gate) endPreviousSoonLocked(r *peerRecord, in *readStream) (stop func() bool) {
 	previous := r.in
 	if previous == nil || previous.current == nil {
 		return nil
@@ -273,9 +273,9 @@ func (g *Gate) endPreviousSoonLocked(r *peerRecord, in *inStream) (stop func() b
 	}).Stop
 }
 
-// turnLocked reports whether it is the stream's turn, and makes it the one that pubsub
+// handOverLocked reports whether it is the stream's turn, and makes it the one that pubsub
 // reads if so.
-func (g *Gate) turnLocked(r *peerRecord, in *inStream) (turn, error) {
+func (g *Gate) handOverLocked(r *peerRecord, in *readStream) (readStart, error) {
 	switch {
 	case g.closed:
 		return notYet, errClosed
@@ -302,7 +302,7 @@ func (g *Gate) turnLocked(r *peerRecord, in *inStream) (turn, error) {
 }
 
 // release records that pubsub is done with the stream.
-func (g *Gate) release(in *inStream) {
+func (g *Gate) release(in *readStream) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	// Pubsub leaves a stream open if its context ends while it hands over an RPC.

@@ -131,7 +131,7 @@ func (g *Gate) endStreamsLocked(p peer.ID, r *peerRecord) {
 	r.stopRetryLocked()
 	if o := r.out; o != nil {
 		r.out, r.ending = nil, o
-		o.end()
+		o.endForPubSub()
 		// If pubsub has not known the stream yet, it does not drop the peer.
 		r.dropped = time.AfterFunc(dropTimeout, func() {
 			g.mu.Lock()
@@ -150,7 +150,7 @@ func (g *Gate) endStreamsLocked(p peer.ID, r *peerRecord) {
 }
 
 // outLost ends pubsub's streams with the peer of o, since o cannot go on.
-func (g *Gate) outLost(o *outStream) {
+func (g *Gate) outLost(o *writeStream) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	p := o.peer

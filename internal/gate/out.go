@@ -15,7 +15,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
-// An outStream is the stream to which pubsub writes. It outlives the streams that carry
+// A writeStream is the stream to which pubsub writes. It outlives the streams that carry
 // it: when one breaks, it opens another and repeats the announcement of topics there.
 // RPCs that the broken carrier had accepted and not delivered are lost; RPCs that still
 // waited go to the next.
@@ -24,7 +24,7 @@ import (
 // pubsub blocks in Read until the stream ends; that one opens the carriers.
 //
 // Methods whose names end in Locked need mu.
-type outStream struct {
+type writeStream struct {
 	network.Stream // the first carrier, for its id, connection, protocol and scope
 
 	// Set once.
@@ -52,7 +52,7 @@ type outStream struct {
 	wrote   time.Time // when writing was last set to false
 }
 
-// A carrier is a stream that carries an outStream.
+// A carrier is a stream that carries a writeStream.
 type carrier struct {
 	network.Stream
 	writer *deadline.Writer
@@ -62,10 +62,10 @@ func newCarrier(s network.Stream) *carrier { return &carrier{s, deadline.NewWrit
 
 var errEnded = errors.New("gate: the stream has ended")
 
-// newOutStream returns a stream that is one of the gate's tasks until it has ended. The
+// newWriteStream returns a stream that is one of the gate's tasks until it has ended. The
 // gate must not be closed.
-func newOutStream(g *Gate, p peer.ID, ids []protocol.ID, s network.Stream) *outStream {
-	o := &outStream{
+func newWriteStream(g *Gate, p peer.ID, ids []protocol.ID, s network.Stream) *writeStream {
+	o := &writeStream{
 		Stream: s, gate: g, peer: p, ids: ids, began: time.Now(),
 		retryNow: notify.NewSignal(), carrier: newCarrier(s), topics: make(map[string][]byte),
 		queue: rpcQueue{max: g.cfg.MaxPending, timeout: g.cfg.StallTimeout},
@@ -75,8 +75,8 @@ func newOutStream(g *Gate, p peer.ID, ids []protocol.ID, s network.Stream) *outS
 	return o
 }
 
-// end ends the stream for pubsub. It is called once and does not block.
-func (o *outStream) end() {
+// endForPubSub ends the stream for pubsub. It is called once and does not block.
+func (o *writeStream) endForPubSub() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.ended = true
@@ -91,7 +91,7 @@ func (o *outStream) end() {
 
 // dropCarrierLocked resets a carrier that broke or is not needed, unless it was dropped
 // before.
-func (o *outStream) dropCarrierLocked(c *carrier) {
+func (o *writeStream) dropCarrierLocked(c *carrier) {
 	if c == nil || o.carrier != c {
 		return
 	}
@@ -103,7 +103,7 @@ func (o *outStream) dropCarrierLocked(c *carrier) {
 }
 
 // Read opens a carrier whenever there is none, and returns when the stream has ended.
-func (o *outStream) Read([]byte) (int, error) {
+func (o *writeStream) Read([]byte) (int, error) {
 	o.mu.Lock()
 	c := o.carrier
 	o.mu.Unlock()
@@ -133,7 +133,7 @@ func (o *outStream) Read([]byte) (int, error) {
 
 // awaitBreak waits until the other end is done with a carrier, drops it, and returns how
 // long that took.
-func (o *outStream) awaitBreak(c *carrier) time.Duration {
+func (o *writeStream) awaitBreak(c *carrier) time.Duration {
 	opened := time.Now()
 	// Pubsub never sends on the streams that it reads from, so the other end has closed
 	// the stream or misuses it.
@@ -148,7 +148,7 @@ func (o *outStream) awaitBreak(c *carrier) time.Duration {
 }
 
 // pause waits for d, until retryNow, or until the stream ends.
-func (o *outStream) pause(d time.Duration) error {
+func (o *writeStream) pause(d time.Duration) error {
 	if d == 0 {
 		return o.ctx.Err()
 	}
@@ -166,7 +166,7 @@ func (o *outStream) pause(d time.Duration) error {
 
 // announceAgain makes the peer hear the announcement of topics again, on another
 // carrier.
-func (o *outStream) announceAgain() {
+func (o *writeStream) announceAgain() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.dropCarrierLocked(o.carrier)
@@ -174,7 +174,7 @@ func (o *outStream) announceAgain() {
 }
 
 // openCarrier opens a carrier and announces the topics on it.
-func (o *outStream) openCarrier() (*carrier, error) {
+func (o *writeStream) openCarrier() (*carrier, error) {
 	ctx, cancel := context.WithTimeout(o.ctx, openTimeout)
 	defer cancel()
 	s, err := o.gate.openStream(ctx, o.peer, o.ids)
@@ -216,7 +216,7 @@ func (o *outStream) openCarrier() (*carrier, error) {
 }
 
 // recordTopicsLocked records the topics that an RPC announces.
-func (o *outStream) recordTopicsLocked(rpc []byte) {
+func (o *writeStream) recordTopicsLocked(rpc []byte) {
 	subs, _ := inspect(rpc)
 	for _, sub := range subs {
 		o.version++
@@ -229,7 +229,7 @@ func (o *outStream) recordTopicsLocked(rpc []byte) {
 }
 
 // SetWriteDeadline sets how long a Write may wait for space in the queue.
-func (o *outStream) SetWriteDeadline(t time.Time) error {
+func (o *writeStream) SetWriteDeadline(t time.Time) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.timeout = 0
@@ -239,14 +239,14 @@ func (o *outStream) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-func (o *outStream) SetDeadline(t time.Time) error   { return o.SetWriteDeadline(t) }
-func (o *outStream) SetReadDeadline(time.Time) error { return nil }
+func (o *writeStream) SetDeadline(t time.Time) error   { return o.SetWriteDeadline(t) }
+func (o *writeStream) SetReadDeadline(time.Time) error { return nil }
 
 // Pubsub closes or resets the stream only when it is done with the peer.
 
-func (o *outStream) Close() error      { o.gate.outLost(o); return nil }
-func (o *outStream) CloseRead() error  { return o.Close() }
-func (o *outStream) CloseWrite() error { return o.Close() }
-func (o *outStream) Reset() error      { return o.Close() }
+func (o *writeStream) Close() error      { o.gate.outLost(o); return nil }
+func (o *writeStream) CloseRead() error  { return o.Close() }
+func (o *writeStream) CloseWrite() error { return o.Close() }
+func (o *writeStream) Reset() error      { return o.Close() }
 
-func (o *outStream) ResetWithError(network.StreamErrorCode) error { return o.Close() }
+func (o *writeStream) ResetWithError(network.StreamErrorCode) error { return o.Close() }

@@ -19,7 +19,7 @@ const directAfter = time.Millisecond
 // counted, and Write succeeds. An RPC that is partly written when a carrier breaks is
 // dropped as well; those behind it go to the next carrier. Only the end of the stream is
 // an error.
-func (o *outStream) Write(rpc []byte) (int, error) {
+func (o *writeStream) Write(rpc []byte) (int, error) {
 	start := time.Now()
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -62,7 +62,7 @@ func (o *outStream) Write(rpc []byte) (int, error) {
 
 // sendLocked writes an RPC now if nothing else is being written, and otherwise queues it
 // for the writer.
-func (o *outStream) sendLocked(rpc []byte, now time.Time) {
+func (o *writeStream) sendLocked(rpc []byte, now time.Time) {
 	if o.writing {
 		o.queue.push(rpc, now)
 		return
@@ -91,7 +91,7 @@ func (o *outStream) sendLocked(rpc []byte, now time.Time) {
 }
 
 // writeDirectly writes rpc for as long as each write succeeds in full.
-func (o *outStream) writeDirectly(c *carrier, rpc []byte) (sent int, err error) {
+func (o *writeStream) writeDirectly(c *carrier, rpc []byte) (sent int, err error) {
 	for sent < len(rpc) {
 		n, err := c.writer.Write(rpc[sent:], o.writeTimeout())
 		sent += n
@@ -107,7 +107,7 @@ func (o *outStream) writeDirectly(c *carrier, rpc []byte) (sent int, err error) 
 
 // write is the writer. It returns when the queue is empty. c is the carrier that has
 // begun with the first RPC of the queue.
-func (o *outStream) write(c *carrier) {
+func (o *writeStream) write(c *carrier) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for !o.ended && !o.queue.empty() {
@@ -136,7 +136,7 @@ func (o *outStream) write(c *carrier) {
 }
 
 // endWritingLocked ends the writing that sendLocked has begun.
-func (o *outStream) endWritingLocked() {
+func (o *writeStream) endWritingLocked() {
 	o.writing = false
 	o.wrote = time.Now()
 	if o.ended {
@@ -145,14 +145,14 @@ func (o *outStream) endWritingLocked() {
 }
 
 // finishLocked is called once, when the stream has ended and nothing is being written.
-func (o *outStream) finishLocked() {
+func (o *writeStream) finishLocked() {
 	o.queue.clear(time.Now())
 	o.reportCountsLocked()
 	o.gate.tasks.Done()
 }
 
 // reportCountsLocked adds the queue's counters to the gate's.
-func (o *outStream) reportCountsLocked() {
+func (o *writeStream) reportCountsLocked() {
 	if o.queue.dropped > 0 {
 		o.gate.dropped.Add(o.queue.dropped)
 		o.queue.dropped = 0
@@ -165,4 +165,4 @@ func (o *outStream) reportCountsLocked() {
 }
 
 // writeTimeout is how long a write may take until the queue looks for a stall.
-func (o *outStream) writeTimeout() time.Duration { return o.gate.cfg.StallTimeout / 8 }
+func (o *writeStream) writeTimeout() time.Duration { return o.gate.cfg.StallTimeout / 8 }

@@ -63,26 +63,26 @@ func PubSubProtocols(h corehost.Host) []protocol.ID {
 	return slices.DeleteFunc(slices.Clone(h.Mux().Protocols()), func(id protocol.ID) bool { return !isPubSub(id) })
 }
 
-// A Host is a host of the application, as a node uses it. The node neither listens on it
+// A Wrapper is a host of the application, as a node uses it. The node neither listens on it
 // nor closes it.
-type Host struct {
+type Wrapper struct {
 	corehost.Host
 
 	sharesTopic func(peer.ID) bool // see New
 
 	mu       sync.Mutex
-	handlers map[protocol.ID]*handler
+	handlers map[protocol.ID]*releasableHandler
 }
 
 // A handler is the part of a node's stream handler that the host keeps. The host's table
 // does not release a removed handler until another takes its place (go-multistream
 // v0.6.1). Without this indirection it would keep a closed node in memory, with all that
 // the node stores.
-type handler struct {
+type releasableHandler struct {
 	f atomic.Pointer[network.StreamHandler]
 }
 
-func (h *handler) handle(s network.Stream) {
+func (h *releasableHandler) handle(s network.Stream) {
 	if f := h.f.Load(); f != nil {
 		(*f)(s)
 	} else {
@@ -90,25 +90,25 @@ func (h *handler) handle(s network.Stream) {
 	}
 }
 
-// New returns h for a node. If the pubsub belongs to the application as well, then
+// Wrap returns h for a node. If the pubsub belongs to the application as well, then
 // sharesTopic reports whether the application has a topic in common with a peer. It is
 // nil if the pubsub is the node's.
-func New(h corehost.Host, sharesTopic func(peer.ID) bool) *Host {
-	return &Host{Host: h, sharesTopic: sharesTopic, handlers: map[protocol.ID]*handler{}}
+func Wrap(h corehost.Host, sharesTopic func(peer.ID) bool) *Wrapper {
+	return &Wrapper{Host: h, sharesTopic: sharesTopic, handlers: map[protocol.ID]*releasableHandler{}}
 }
 
 // SetStreamHandler registers a handler, which RemoveStreamHandler releases.
-func (h *Host) SetStreamHandler(id protocol.ID, f network.StreamHandler) {
+func (h *Wrapper) SetStreamHandler(id protocol.ID, f network.StreamHandler) {
 	h.Host.SetStreamHandler(id, h.newHandler(id, f))
 }
 
 // SetStreamHandlerMatch registers a handler, which RemoveStreamHandler releases.
-func (h *Host) SetStreamHandlerMatch(id protocol.ID, match func(protocol.ID) bool, f network.StreamHandler) {
+func (h *Wrapper) SetStreamHandlerMatch(id protocol.ID, match func(protocol.ID) bool, f network.StreamHandler) {
 	h.Host.SetStreamHandlerMatch(id, match, h.newHandler(id, f))
 }
 
-func (h *Host) newHandler(id protocol.ID, f network.StreamHandler) network.StreamHandler {
-	wrapped := new(handler)
+func (h *Wrapper) newHandler(id protocol.ID, f network.StreamHandler) network.StreamHandler {
+	wrapped := new(releasableHandler)
 	wrapped.f.Store(&f)
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -117,7 +117,7 @@ func (h *Host) newHandler(id protocol.ID, f network.StreamHandler) network.Strea
 }
 
 // RemoveStreamHandler removes a handler and releases it.
-func (h *Host) RemoveStreamHandler(id protocol.ID) {
+func (h *Wrapper) RemoveStreamHandler(id protocol.ID) {
 	h.Host.RemoveStreamHandler(id)
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -128,15 +128,15 @@ func (h *Host) RemoveStreamHandler(id protocol.ID) {
 }
 
 // Listen does nothing: the application decides whether its host listens.
-func (h *Host) Listen() error { return nil }
+func (h *Wrapper) Listen() error { return nil }
 
 // Close does nothing: the application closes its host.
-func (h *Host) Close() error { return nil }
+func (h *Wrapper) Close() error { return nil }
 
 // Dialable returns the present addresses of the host, each with /p2p/ID, the most
 // reachable first. Addresses that cannot be dialed are skipped, even if the application
 // advertises them.
-func (h *Host) Dialable() []ma.Multiaddr {
+func (h *Wrapper) Dialable() []ma.Multiaddr {
 	var addrs []ma.Multiaddr
 	for _, a := range h.Addrs() {
 		base, id := peer.SplitAddr(a)
@@ -159,7 +159,7 @@ func hasPortZero(a ma.Multiaddr) bool {
 
 // Relayed returns the nodes that are connected through relays only. Other peers that the
 // application has connected through relays are not returned.
-func (h *Host) Relayed() (list []peer.ID) {
+func (h *Wrapper) Relayed() (list []peer.ID) {
 	for _, p := range h.Network().Peers() {
 		if !addr.HasOnlyRelayed(h.Network(), p) {
 			continue
@@ -173,7 +173,7 @@ func (h *Host) Relayed() (list []peer.ID) {
 
 // Spare reports whether a connection serves only the node: no stream of the application
 // is on it, and the application has not protected the peer from the connection manager.
-func (h *Host) Spare(c network.Conn) bool {
+func (h *Wrapper) Spare(c network.Conn) bool {
 	return !UsedByOthers(c, h.sharesTopic) && !h.ConnManager().IsProtected(c.RemotePeer(), "")
 }
 

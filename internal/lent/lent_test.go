@@ -29,7 +29,7 @@ func TestAHostHasOneNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for what, same := range map[string]corehost.Host{"the host": h, "a wrapper": lent.New(h, nil), "a wrapper of another kind": struct{ corehost.Host }{h}} {
+	for what, same := range map[string]corehost.Host{"the host": h, "a wrapper": lent.Wrap(h, nil), "a wrapper of another kind": struct{ corehost.Host }{h}} {
 		if _, err := lent.Claim(same); !errors.Is(err, lent.ErrClaimed) {
 			t.Errorf("%s: %v, want ErrClaimed", what, err)
 		}
@@ -58,7 +58,7 @@ func TestOnlyDialableAddressesAreReturned(t *testing.T) {
 	at.Store(new([]ma.Multiaddr))
 	h := listening(t, libp2p.AddrsFactory(func([]ma.Multiaddr) []ma.Multiaddr { return *at.Load() }))
 	id := "/p2p/" + h.ID().String()
-	b := lent.New(h, nil)
+	b := lent.Wrap(h, nil)
 	look := func(want []string, given ...string) {
 		t.Helper()
 		var addrs []ma.Multiaddr
@@ -85,7 +85,7 @@ func TestOnlyDialableAddressesAreReturned(t *testing.T) {
 // TestALentHostStaysAsItIs: neither Listen nor Close does anything.
 func TestALentHostStaysAsItIs(t *testing.T) {
 	h := hosttest.New(t)
-	b := lent.New(h, nil)
+	b := lent.Wrap(h, nil)
 	if err := errors.Join(b.Listen(), b.Close()); err != nil {
 		t.Error(err)
 	}
@@ -131,7 +131,7 @@ func TestAConnectionIsSpareIfOnlyTheNodeUsesIt(t *testing.T) {
 		if c.protect {
 			h.ConnManager().Protect(other.ID(), "app")
 		}
-		b := lent.New(h, c.shares)
+		b := lent.Wrap(h, c.shares)
 		conn := h.Network().ConnsToPeer(other.ID())[0]
 		if got := b.Spare(conn); got != c.want {
 			t.Errorf("%s: spare %v, want %v", c.what, got, c.want)

@@ -9,8 +9,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
-// linkedPair returns two linked nodes over QUIC, whose closed ports answer nothing: a dial
-// to one that is gone takes as long as it is given.
+// linkedPair returns two linked nodes over QUIC. A closed QUIC port answers nothing, so a dial to
+// a node that is gone takes as long as it may.
 func linkedPair(t *testing.T) (a, b *tester) {
 	t.Helper()
 	const quic = "/ip4/127.0.0.1/udp/0/quic-v1"
@@ -23,8 +23,8 @@ func linkedPair(t *testing.T) (a, b *tester) {
 	return a, b
 }
 
-// closeHost closes the host of a node under it, as when its process dies, and waits until
-// the other node has lost the connection.
+// closeHost closes the host of a node that goes on, as when its process dies, and waits until the
+// other node has lost the connection.
 func (x *tester) closeHost(other *tester) {
 	x.Helper()
 	x.d.host.Close()
@@ -36,8 +36,7 @@ func (x *tester) closeHost(other *tester) {
 	}
 }
 
-// wantQuickClose closes the driver, which must take much less than it waits for a peer at
-// most.
+// wantQuickClose closes the driver, which must take much less than the longest wait for a peer.
 func (x *tester) wantQuickClose() {
 	x.Helper()
 	began := time.Now()
@@ -47,8 +46,7 @@ func (x *tester) wantQuickClose() {
 	}
 }
 
-// TestCloseDoesNotWaitForAPeerThatClosedBefore: the peer said that it closes, and something
-// is being sent to it all the same.
+// The peer has said farewell and is gone, and a message to it is still being sent.
 func TestCloseDoesNotWaitForAPeerThatClosedBefore(t *testing.T) {
 	a, b := linkedPair(t)
 	at := a.d.host.Addrs()
@@ -61,8 +59,7 @@ func TestCloseDoesNotWaitForAPeerThatClosedBefore(t *testing.T) {
 	b.wantQuickClose()
 }
 
-// TestCloseDoesNotWaitForAPeerThatIsGone: the connection of a link is lost, and Close comes
-// before that was noticed.
+// The connection of a link is lost, and Close begins before the driver has noticed.
 func TestCloseDoesNotWaitForAPeerThatIsGone(t *testing.T) {
 	a, b := linkedPair(t)
 	b.d.ask(t.Context(), func() {
@@ -73,8 +70,7 @@ func TestCloseDoesNotWaitForAPeerThatIsGone(t *testing.T) {
 	a.d.Close()
 }
 
-// TestCloseEndsStreamsWithoutDeadlines: those of mocknet ignore deadlines, so nothing but a
-// reset ends a read.
+// The streams of mocknet ignore deadlines, so only a reset ends a read.
 func TestCloseEndsStreamsWithoutDeadlines(t *testing.T) {
 	mock := mocknet.New()
 	defer mock.Close()

@@ -9,12 +9,12 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/peers"
 )
 
-// TestConnectedHostsLink: nodes on hosts that the application has connected, before
-// they were started or after, need no seed.
+// Two nodes on hosts that the application has connected need no seed, whether it connected them
+// before the nodes were started or after.
 func TestConnectedHostsLink(t *testing.T) {
 	for name, order := range map[string][]int{
 		"connected first":       {0, 1, 2},
-		"the one who dialed":    {1, 0, 2},
+		"the one that dialed":   {1, 0, 2},
 		"the one who was there": {2, 0, 1},
 		"connected last":        {1, 2, 0},
 	} {
@@ -68,9 +68,8 @@ func hearNodes(d *Driver, records *peers.Registry) {
 	}
 }
 
-// TestGivenConnections: those of the application, and not those of the driver or of who
-// has called.
-func TestGivenConnections(t *testing.T) {
+// Connections that the driver has dialed do not count, nor do inbound ones.
+func TestConnectionsOfTheApplicationAreFound(t *testing.T) {
 	a, b, c := newTester(t, testConfig{}).d.host, newTester(t, testConfig{}).d.host, newTester(t, testConfig{}).d.host
 	if err := a.Connect(t.Context(), *corehost.InfoFromHost(b)); err != nil {
 		t.Fatal(err)

@@ -10,10 +10,9 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// TestTidyLeavesWhatOthersUse: on a host that goes on, Close closes the connections
-// that the driver has made, except those on which there is something else, and none
-// that the application, or another node, has made.
-func TestTidyLeavesWhatOthersUse(t *testing.T) {
+// On a lent host, Close closes the connections that the driver has made, unless others use them.
+// Connections that the application or another node has made stay.
+func TestCloseLeavesConnectionsThatOthersUse(t *testing.T) {
 	x := newTester(t, testConfig{min: 0, max: 9})
 	busy := map[peer.ID]bool{}
 	x.d.host.isSpare = func(c network.Conn) bool { return !busy[c.RemotePeer()] }
@@ -61,8 +60,7 @@ func TestTidyLeavesWhatOthersUse(t *testing.T) {
 	}
 }
 
-// TestSilentPeerInUseStaysConnected: what ends the link to a peer that is silent does
-// not end a connection on which there is something else.
+// The end of the link to a silent peer does not close a connection that others use.
 func TestSilentPeerInUseStaysConnected(t *testing.T) {
 	x := newTester(t, testConfig{})
 	y := newTester(t, testConfig{})
@@ -78,8 +76,8 @@ func TestSilentPeerInUseStaysConnected(t *testing.T) {
 	}
 }
 
-// TestProtectionEndsWithTheLink: the connection manager is told for as long as there is
-// a link, under a tag of ours.
+// The connection manager keeps the connection of a link, under a tag of our own, for as long as
+// the link stands.
 func TestProtectionEndsWithTheLink(t *testing.T) {
 	x := newTester(t, testConfig{min: 0, max: 9}).start()
 	y := newTester(t, testConfig{min: 0, max: 9}).start()

@@ -18,15 +18,15 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
-// fill takes all slots of one kind.
+// fill uses up all slots.
 func (s slots) fill() {
 	for range cap(s) {
 		s <- struct{}{}
 	}
 }
 
-// TestConnectedPeersNeedNoSlot: strangers who ask and hang up, so that all dials are
-// made in vain, do not keep those out who are connected.
+// Strangers that ask and hang up can keep all dials busy. Peers that are connected are answered all
+// the same.
 func TestConnectedPeersNeedNoSlot(t *testing.T) {
 	a := newTester(t, testConfig{max: 5}).start()
 	b := newTester(t, testConfig{max: 5}).start()
@@ -39,10 +39,10 @@ func TestConnectedPeersNeedNoSlot(t *testing.T) {
 	}
 }
 
-// TestAnswersHaveSlotsOfTheirOwn: who has asked and hung up is answered, and takes no
-// slot of those that this node wants to reach.
+// A peer that has asked and hung up is answered, and does not use up the dials with which this node
+// looks for others.
 func TestAnswersHaveSlotsOfTheirOwn(t *testing.T) {
-	x, h := newTester(t, testConfig{}).start(), quarry(t)
+	x, h := newTester(t, testConfig{}).start(), targetHost(t)
 	x.d.dials.fill()
 	connected := make(chan struct{}, 1)
 	defer whenConnected(h.Network(), x.d.host.ID(), func(network.Conn) {
@@ -57,7 +57,7 @@ func TestAnswersHaveSlotsOfTheirOwn(t *testing.T) {
 	select {
 	case <-connected:
 	case <-time.After(15 * time.Second):
-		t.Error("nobody was answered")
+		t.Error("the peer was not answered")
 	}
 	began := time.Now()
 	if err := x.d.reach(t.Context(), idOf(t, newKey(t)), h.Addrs(), x.d.dials); !errors.Is(err, errBusy) {
@@ -68,9 +68,9 @@ func TestAnswersHaveSlotsOfTheirOwn(t *testing.T) {
 	}
 }
 
-// TestOnlyWhatTheGuardAllowsIsDialed: what a stranger said of himself while he was
-// connected is in the peerstore for a quarter of an hour, and is dialed no more.
-func TestOnlyWhatTheGuardAllowsIsDialed(t *testing.T) {
+// The addresses that a stranger named while it was connected stay in the peerstore for a quarter of
+// an hour. They are not dialed later.
+func TestOnlyAddressesThatTheGuardAllowsAreDialed(t *testing.T) {
 	x := newTester(t, testConfig{}).start()
 	victim, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -92,24 +92,24 @@ func TestOnlyWhatTheGuardAllowsIsDialed(t *testing.T) {
 	for _, ttl := range []time.Duration{peerstore.RecentlyConnectedAddrTTL, peerstore.TempAddrTTL} {
 		x.d.host.Peerstore().AddAddr(stranger, at, ttl)
 		if err := x.d.reach(t.Context(), stranger, []ma.Multiaddr{deserted(t)}, x.d.dials); err == nil {
-			t.Error("a stranger was reached where nobody is")
+			t.Error("a stranger was reached at an address without a node")
 		}
 	}
 	select {
 	case <-dialed:
-		t.Error("somebody else was dialed")
+		t.Error("a third party was dialed")
 	default:
 	}
 }
 
-// TestSeedIsGoodAgainWhenFound: also if it was not linked to for that; and when it is
-// gone the next time, that is told again.
-func TestSeedIsGoodAgainWhenFound(t *testing.T) {
+// It does not take a link for that. When the seed is gone the next time, the error is reported
+// again.
+func TestErrorOfASeedEndsWhenTheSeedIsFound(t *testing.T) {
 	a := newTester(t, testConfig{max: 5}).start()
 	x := newTester(t, testConfig{seeds: []string{"127.0.0.1:1"}}).start()
 	x.until("the seed's error", x.hasLine("refused"))
 	gone := errors.New("gone again")
-	told := func() (n int) {
+	reports := func() (n int) {
 		for _, line := range x.log {
 			if strings.Contains(line, gone.Error()) {
 				n++
@@ -122,7 +122,7 @@ func TestSeedIsGoodAgainWhenFound(t *testing.T) {
 			x.d.seedFailed(0, gone)
 			x.d.seedFound(0, x.d.seeds[0], peer.AddrInfo{ID: a.d.host.ID(), Addrs: a.d.host.Addrs()})
 		})
-		x.until("it is told", func() bool { return told() > i })
+		x.until("the error is reported", func() bool { return reports() > i })
 		x.d.ask(t.Context(), func() {
 			if err := x.d.seeds[0].err; err != nil {
 				t.Errorf("found, and the error is %v", err)
@@ -138,9 +138,8 @@ func TestSeedIsGoodAgainWhenFound(t *testing.T) {
 	})
 }
 
-// TestNeighborsMayBeDialedAgain: a node that dialed us, and was linked, may be
-// dialed after a cut as often as the overlay likes, also when no dial has proved yet
-// where it is. Somebody else may not be dialed there.
+// A node that has dialed us and was linked may be dialed after a cut as often as the overlay
+// likes, even if no dial has proved yet where it is. Other nodes may not be dialed there.
 func TestNeighborsMayBeDialedAgain(t *testing.T) {
 	a := newTester(t, testConfig{max: 4}).start()
 	b := newTester(t, testConfig{max: 4}).start()

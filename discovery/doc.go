@@ -1,19 +1,43 @@
-// Package discovery knows where peers come from and drives the membership
-// protocol of package overlay on libp2p: seeds, addresses told by other nodes,
-// the local network, the connections that an application makes by itself, and one long
-// stream per link and direction.
+// Package discovery keeps a libp2p host linked to other nodes of its network: an overlay that
+// heals itself, on any host. It knows where nodes can be found, dials them, and decides which
+// of them to keep as neighbors.
 //
-// A [Driver] runs one goroutine that owns the state machine and all seeds. What
-// happens elsewhere (frames read, dials that failed, connections lost) comes to
-// it as functions to run; it never waits for the network itself. Hooks are
-// called on that goroutine and must not block.
+//	seed, err := discovery.ParseSeed("192.168.2.100:8495")
+//	if err != nil {
+//		return err
+//	}
+//	d := discovery.New(discovery.Config{
+//		Host: host, Key: key, Network: "home", Session: session, Min: 3, Max: 6,
+//		Seeds: []*discovery.Seed{seed},
+//		Addrs: addrs, // the node's own addresses
+//		Hooks: hooks, // what happens to links, and whether a peer is on the pubsub topic
+//	})
+//	d.Start()
+//	defer d.Close()
 //
-// On a host that punches holes, addresses behind relays are dialled too, of seeds and
-// out of signed records. A connection through a relay is only waited on, for a direct
-// one: no link is made over it, and nothing that comes over one is read.
+// A [Driver] finds nodes through its seeds, through the addresses that other nodes tell, on the
+// local network, and among the connections of the application. A [PeerBook] also remembers
+// them in a file, and a [Rendezvous] finds them in a DHT. A [Ticket] is a seed in one string
+// that names the network as well.
 //
-// What a stranger can do here: his addresses are dialled only out of a record he
-// signed, filtered by the class of address he speaks from, at most 24 dials at once, and
-// eight more to answer who has hung up; his frames are at most 128 KiB, on at most four
-// streams; contacts are bounded by the book of 128 addresses.
+// # How it runs
+//
+// A Driver has one goroutine, the loop, that owns the state machine of the membership protocol
+// and the state of the seeds. Everything that happens elsewhere (messages read, dials that
+// failed, connections lost) comes to the loop as functions to run. The loop never waits for
+// the network. Hooks are called on it and must not block. Each link has one long stream for
+// each direction.
+//
+// On a host that punches holes, addresses behind relays are dialed as well. A connection through
+// a relay is only a step to a direct one: no link is made over it, and no message that comes
+// over it is read.
+//
+// # What a stranger can cause
+//
+// The addresses of a stranger are dialed only if they come from a record that it signed, and only
+// if they reach as far as the one it speaks from. At most 24 such dials run at once, and eight
+// more that answer peers which have hung up. An address at which nobody was ever reached is
+// dialed three times in ten minutes, whatever identities claim it. A frame has at most 128 KiB,
+// and one peer has at most four streams. The state machine remembers at most 128 nodes that are
+// not neighbors.
 package discovery

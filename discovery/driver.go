@@ -265,6 +265,7 @@ func (d *Driver) loop() {
 		}
 		last = now
 		wait := maxWait
+		// A state machine that always asks for now must not turn this into a busy loop.
 		if t := d.state.Next(now); !t.IsZero() {
 			wait = min(wait, max(t.Sub(now), time.Millisecond))
 		}
@@ -312,6 +313,8 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 		d.host.ConnManager().Protect(o.Peer, protectTag)
 		d.cfg.Hooks.Pending(o.Peer)
 	case overlay.Probe:
+		// Pubsub does not report a peer that left the topic and came back at once, so the
+		// state machine asks. If the peer is not there yet, TopicChanged will come.
 		if d.cfg.Hooks.OnTopic(o.Peer) {
 			return overlay.OnTopic{Peer: o.Peer, Present: true}
 		}
@@ -329,15 +332,18 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 		}
 		d.host.ConnManager().Unprotect(o.Peer, protectTag)
 		d.removeLink(o.Peer)
+		// Other reasons come over a connection that works, or from libp2p, which has closed
+		// it.
 		if o.Reason == overlay.ReasonSilent {
 			d.closeConns(o.Peer)
 		}
-		if o.WasLinked {
+		if o.WasLinked { // a link that was never completed is not news
 			d.log.Info("unlinked", "peer", o.Peer, "reason", o.Reason)
 		}
 		d.cfg.Hooks.Unlinked(o.Peer, &LinkError{Peer: o.Peer, Reason: o.Reason}, o.WasLinked)
 	case overlay.Refused:
 		d.log.Debug("refused", "peer", o.Peer, "reason", o.Reason)
+		// The peer took the connection, and said nothing on it.
 		if o.Reason == overlay.ReasonTimeout {
 			d.closeConns(o.Peer)
 		}
@@ -459,13 +465,14 @@ func (d *Driver) AddPeer(ctx context.Context, addr string) (peer.ID, error) {
 		}
 		return info.ID, nil
 	case <-ctx.Done():
-		return "", fmt.Errorf("%w: no answer to the request for a link: %w", ErrUnreachable, context.Cause(ctx))
+		err := context.Cause(ctx)
+		return "", &failure{kind: ErrUnreachable, err: err, text: "no answer to the request for a link: " + err.Error()}
 	case <-d.done:
 		return "", ErrClosed
 	}
 }
 
-// DropPeer ends the link to p. It returns once the peer is being told.
+// DropPeer ends the link to p. It returns once the farewell to the peer is queued.
 func (d *Driver) DropPeer(ctx context.Context, p peer.ID) error {
 	return d.ask(ctx, func() { d.step(overlay.Drop{Peer: p}) })
 }
@@ -485,7 +492,8 @@ func (d *Driver) leave() {
 }
 
 // Close ends all links and leaves no goroutine, handler or stream behind. It waits until the
-// connected neighbors have been told, for a second at most. It must not be called twice.
+// farewells to the connected neighbors are written, for a second at most. It must not be
+// called twice.
 func (d *Driver) Close() {
 	d.mu.Lock()
 	started := d.started

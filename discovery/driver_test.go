@@ -22,8 +22,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// tester is a driver over a real host. Its topic is instant: a peer is seen as
-// soon as it is pending.
+// A tester is a driver over a real host. It sees a peer on the topic as soon as the link is
+// pending.
 type tester struct {
 	*testing.T
 	d *Driver
@@ -129,7 +129,7 @@ func (x *tester) note(text string, f func()) {
 	x.changed = make(chan struct{})
 }
 
-// until waits for a condition on what the hooks have reported.
+// until waits for a condition on the reports of the hooks.
 func (x *tester) until(what string, ok func() bool) {
 	x.Helper()
 	timeout := time.After(15 * time.Second)
@@ -158,10 +158,9 @@ func (x *tester) hasLine(part string) func() bool {
 
 func (x *tester) hasLinks(n int) func() bool { return func() bool { return len(x.linked) >= n } }
 
-// TestDriversLink: two nodes link through a seed, on both sides, with the
-// greeting carried over, know the round trip time, and part cleanly when one
-// closes.
-func TestDriversLink(t *testing.T) {
+// Two nodes link through a seed: both sides report the link and the other's greeting, measure the
+// round trip time, pass on signals, and report the farewell when one leaves.
+func TestTwoNodesLinkThroughASeed(t *testing.T) {
 	for _, listen := range []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"} {
 		a := newTester(t, testConfig{max: 5, listen: listen}).start()
 		b := newTester(t, testConfig{min: 3, max: 5, listen: listen, seeds: []string{a.addr()}}).start()
@@ -184,9 +183,7 @@ func TestDriversLink(t *testing.T) {
 	}
 }
 
-// TestSeedWithoutID: a seed given as host:port is found, and its own identity
-// learned.
-func TestSeedWithoutID(t *testing.T) {
+func TestSeedWithoutIDIsFound(t *testing.T) {
 	a := newTester(t, testConfig{max: 5}).start()
 	port, _ := a.d.host.Addrs()[0].ValueForProtocol(ma.P_TCP)
 	b := newTester(t, testConfig{min: 1, max: 5, seeds: []string{"127.0.0.1:" + port}}).start()
@@ -196,9 +193,8 @@ func TestSeedWithoutID(t *testing.T) {
 	}
 }
 
-// TestSeedErrors: each reason why a seed cannot be used is told, as an error of
-// its own and within three seconds.
-func TestSeedErrors(t *testing.T) {
+// The error is reported within three seconds, and once for each cause.
+func TestEachFaultOfASeedHasItsOwnError(t *testing.T) {
 	lab := newTester(t, testConfig{network: "lab", max: 5}).start()
 	full := newTester(t, testConfig{}).start() // max 0
 	foreign, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableMetrics())
@@ -222,11 +218,11 @@ func TestSeedErrors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			x := newTester(t, testConfig{min: 1, max: 5, seeds: []string{c.seed}})
-			told := make(chan *SeedError, 10)
-			x.d.cfg.Hooks.SeedError = func(e *SeedError) { told <- e }
+			reports := make(chan *SeedError, 10)
+			x.d.cfg.Hooks.SeedError = func(e *SeedError) { reports <- e }
 			x.start()
 			select {
-			case e := <-told:
+			case e := <-reports:
 				if _, ok := errors.AsType[*WrongIDError](c.want); ok {
 					if _, ok := errors.AsType[*WrongIDError](e); !ok {
 						t.Errorf("got %v, want a WrongIDError", e)
@@ -241,19 +237,19 @@ func TestSeedErrors(t *testing.T) {
 					t.Errorf("status %+v", s)
 				}
 			case <-time.After(3 * time.Second):
-				t.Error("nothing told within 3 s")
+				t.Error("nothing reported within 3 s")
 			}
 			select {
-			case e := <-told: // the next attempt fails for the same reason
-				t.Errorf("told again without a change: %v", e)
+			case e := <-reports: // the next attempt fails for the same reason
+				t.Errorf("reported again without a change: %v", e)
 			case <-time.After(1300 * time.Millisecond):
 			}
 		})
 	}
 }
 
-// TestSeedThatIsSelf is left alone, told once, and no link of ours.
-func TestSeedThatIsSelf(t *testing.T) {
+// It is reported once, and not tried again.
+func TestSeedThatIsThisNodeIsLeftAlone(t *testing.T) {
 	x := newTester(t, testConfig{min: 1, max: 5})
 	seed, err := ParseSeed(x.addr())
 	if err != nil {
@@ -269,9 +265,8 @@ func TestSeedThatIsSelf(t *testing.T) {
 	}
 }
 
-// TestAddPeerSaysWhy: AddPeer links beyond min, and each failure is an error of
-// its own.
-func TestAddPeerSaysWhy(t *testing.T) {
+// AddPeer links beyond Min.
+func TestEachFailureOfAddPeerHasItsOwnError(t *testing.T) {
 	a := newTester(t, testConfig{max: 1}).start()
 	b := newTester(t, testConfig{max: 5}).start()
 	lab := newTester(t, testConfig{network: "lab", max: 5}).start()
@@ -306,8 +301,7 @@ func TestAddPeerSaysWhy(t *testing.T) {
 	}
 }
 
-// TestManyDriversGather: ten nodes through one seed have three links each.
-func TestManyDriversGather(t *testing.T) {
+func TestTenNodesThroughOneSeedHaveThreeLinksEach(t *testing.T) {
 	n := 10
 	seed := newTester(t, testConfig{min: 3, max: 5}).start()
 	all := []*tester{seed}
@@ -322,9 +316,8 @@ func TestManyDriversGather(t *testing.T) {
 	}
 }
 
-// TestHostileFrames: garbage, oversize and records of somebody else end the stream
-// and nothing more; too many streams are refused.
-func TestHostileFrames(t *testing.T) {
+// Garbage, oversized frames and records of other nodes end the stream, and nothing more.
+func TestHostileFramesEndTheirStream(t *testing.T) {
 	a := newTester(t, testConfig{max: 5}).start()
 	evil := newTester(t, testConfig{max: 5})
 	other := newTester(t, testConfig{max: 5})
@@ -360,8 +353,7 @@ func TestHostileFrames(t *testing.T) {
 	}
 }
 
-// TestCloseLeavesNothing: no goroutine remains, whether it was started or not, and
-// with links and unreachable seeds.
+// Close leaves no goroutine and no handler, with links and unreachable seeds, and without Start.
 func TestCloseLeavesNothing(t *testing.T) {
 	noneLeft := leaks.Watch(t)
 	func() {
@@ -385,7 +377,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	noneLeft()
 }
 
-func TestLinkErrorOnPurpose(t *testing.T) {
+func TestLinkErrorTellsPurposeFromFault(t *testing.T) {
 	for reason, want := range map[overlay.Reason]bool{
 		overlay.ReasonMoved: true, overlay.ReasonSwapped: true, overlay.ReasonFull: true, overlay.ReasonEnough: true, overlay.ReasonDropped: true,
 		overlay.ReasonSilent: false, overlay.ReasonGone: false, overlay.ReasonClosed: false, overlay.ReasonRestarted: false,

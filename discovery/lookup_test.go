@@ -21,8 +21,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
-// quarry is a libp2p host to be found; it is not a node.
-func quarry(t *testing.T) corehost.Host {
+// targetHost returns a libp2p host to be found, which is not a node.
+func targetHost(t *testing.T) corehost.Host {
 	t.Helper()
 	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableMetrics())
 	if err != nil {
@@ -32,7 +32,7 @@ func quarry(t *testing.T) corehost.Host {
 	return h
 }
 
-// silent is an address at which somebody listens and says nothing.
+// silent returns an address with a listener that says nothing.
 func silent(t *testing.T) ma.Multiaddr {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -43,7 +43,7 @@ func silent(t *testing.T) ma.Multiaddr {
 	return ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", l.Addr().(*net.TCPAddr).Port))
 }
 
-// deserted is an address at which nobody listens.
+// deserted returns an address without a listener.
 func deserted(t *testing.T) ma.Multiaddr {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -60,10 +60,9 @@ func findPeer(x *tester, p peer.ID) (peer.AddrInfo, error) {
 	return x.d.FindPeer(ctx, p)
 }
 
-// TestFindPeerConnects: what the overlay knows is dialed, and the address that
-// answered is returned.
+// FindPeer dials the addresses that the overlay knows, and returns the one that answered.
 func TestFindPeerConnects(t *testing.T) {
-	x, h := newTester(t, testConfig{}).start(), quarry(t)
+	x, h := newTester(t, testConfig{}).start(), targetHost(t)
 	x.d.learn(overlay.Contact{ID: h.ID(), Record: []byte{1}, Addrs: h.Addrs()})
 	for _, when := range []string{"first", "connected"} {
 		info, err := findPeer(x, h.ID())
@@ -94,10 +93,10 @@ func TestFindPeerSaysWhatWasTried(t *testing.T) {
 	x.d.learn(overlay.Contact{ID: stranger, Record: []byte{1}, Addrs: []ma.Multiaddr{at}})
 	_, err = findPeer(x, stranger)
 	if !errors.Is(err, ErrUnreachable) || errors.Is(err, ErrUnknownPeer) {
-		t.Errorf("nobody there: %v", err)
+		t.Errorf("without a listener: %v", err)
 	}
 	if want := fmt.Sprintf("unreachable: it was last seen at %s: connection refused", at); err == nil || err.Error() != want {
-		t.Errorf("nobody there: %v, want %s", err, want)
+		t.Errorf("without a listener: %v, want %s", err, want)
 	}
 	gone := newTester(t, testConfig{})
 	gone.d.Start()
@@ -107,9 +106,9 @@ func TestFindPeerSaysWhatWasTried(t *testing.T) {
 	}
 }
 
-// TestFindPeerShares: however many want one peer, the network is asked once.
-func TestFindPeerShares(t *testing.T) {
-	x, h := newTester(t, testConfig{}).start(), quarry(t)
+// However many calls look for a peer, the network is asked once.
+func TestCallsForOnePeerShareASearch(t *testing.T) {
+	x, h := newTester(t, testConfig{}).start(), targetHost(t)
 	at := silent(t)
 	x.d.learn(overlay.Contact{ID: h.ID(), Record: []byte{1}, Addrs: []ma.Multiaddr{at}})
 	var all sync.WaitGroup
@@ -151,8 +150,7 @@ func (x *tester) connectFrom(h corehost.Host) {
 	}
 }
 
-// TestFindPeerEndsWithItsContext: the caller's context ends its wait, that of the
-// last one the search.
+// The context of a call ends its wait, and that of the last call ends the search.
 func TestFindPeerEndsWithItsContext(t *testing.T) {
 	x := newTester(t, testConfig{}).start()
 	stranger := idOf(t, newKey(t))
@@ -181,15 +179,15 @@ func TestFindPeerEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// TestSearchBelievesNoAnswer: an address that is out of date costs only time.
-func TestSearchBelievesNoAnswer(t *testing.T) {
+// An address that is out of date costs time, and nothing else.
+func TestSearchGoesOnAfterAWrongAnswer(t *testing.T) {
 	for name, remembered := range map[string]func(*testing.T) ma.Multiaddr{
-		"nothing is remembered":     nil,
-		"remembered, nobody there":  deserted,
-		"remembered, silence there": silent,
+		"nothing is remembered":          nil,
+		"remembered, without a listener": deserted,
+		"remembered, silence there":      silent,
 	} {
 		t.Run(name, func(t *testing.T) {
-			x, h := newTester(t, testConfig{}).start(), quarry(t)
+			x, h := newTester(t, testConfig{}).start(), targetHost(t)
 			if remembered != nil {
 				x.d.host.Peerstore().AddAddr(h.ID(), remembered(t), peerstore.TempAddrTTL)
 			}
@@ -210,17 +208,16 @@ func TestSearchBelievesNoAnswer(t *testing.T) {
 			if asked != 1 {
 				t.Errorf("asked %d times", asked)
 			}
-			if d := time.Since(began); d > dialTimeout*4/5 { // as long as a dial to where nobody answers
+			if d := time.Since(began); d > dialTimeout*4/5 { // as long as a dial to an address without an answer
 				t.Errorf("it took %v", d)
 			}
 		})
 	}
 }
 
-// TestSearchPrefersWhatIsRemembered: nobody is asked about a peer that answers at
-// once where it was.
-func TestSearchPrefersWhatIsRemembered(t *testing.T) {
-	x, h := newTester(t, testConfig{}).start(), quarry(t)
+// The network is not asked for a peer that answers at once where it was before.
+func TestSearchPrefersRememberedAddresses(t *testing.T) {
+	x, h := newTester(t, testConfig{}).start(), targetHost(t)
 	x.d.host.Peerstore().AddAddrs(h.ID(), h.Addrs(), peerstore.TempAddrTTL)
 	l := &lookup{target: h.ID(), answers: make(chan overlay.Contact)}
 	l.ctx, l.cancel = context.WithTimeout(t.Context(), 15*time.Second)
@@ -230,8 +227,8 @@ func TestSearchPrefersWhatIsRemembered(t *testing.T) {
 	}
 }
 
-// TestSearchObeysTheGuard: what others told is dialed three times and then not for
-// a while, whoever asks for it.
+// An address that other nodes told is dialed three times, and then not for a while, however many
+// calls ask for it.
 func TestSearchObeysTheGuard(t *testing.T) {
 	x := newTester(t, testConfig{}).start()
 	at := deserted(t)
@@ -254,11 +251,10 @@ func TestSearchObeysTheGuard(t *testing.T) {
 	}
 }
 
-// TestReachEndsWhenThePeerCalls: a dial to where nobody answers does not hold up
-// what waits for a connection that the peer has made meanwhile. It is not given up
-// either, until the driver is closed.
-func TestReachEndsWhenThePeerCalls(t *testing.T) {
-	x, h := newTester(t, testConfig{}).start(), quarry(t)
+// A dial without an answer does not hold up a caller once the peer itself has connected. The dial
+// goes on until the driver is closed.
+func TestReachEndsWhenThePeerConnects(t *testing.T) {
+	x, h := newTester(t, testConfig{}).start(), targetHost(t)
 	began := time.Now()
 	result := make(chan error, 1)
 	slots := make(slots, 1)

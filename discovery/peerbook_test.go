@@ -24,7 +24,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
-// fakeSource stands for a driver that knows what it is given.
+// A fakeSource stands for a driver that knows the given nodes.
 type fakeSource struct {
 	mu       sync.Mutex
 	contacts []overlay.Contact
@@ -77,7 +77,7 @@ func openBook(t testing.TB, path, network string) *PeerBook {
 	return b
 }
 
-// keepOnce writes what o knows into the book at path.
+// keepOnce writes the nodes that o knows into the book at path.
 func keepOnce(t testing.TB, path string, o *fakeSource) {
 	t.Helper()
 	b := openBook(t, path, "home")
@@ -124,9 +124,8 @@ func TestPeerBookRemembers(t *testing.T) {
 	}
 }
 
-// TestPeerBookOfANodeThatWasOffline: a start without a network does not empty the
-// book, as it would if the book were only what the overlay knows.
-func TestPeerBookOfANodeThatWasOffline(t *testing.T) {
+// All dials fail then, so the overlay knows no node, but the book does.
+func TestStartWithoutANetworkDoesNotEmptyThePeerBook(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "book")
 	c := nodeAt(t, "/ip4/192.0.2.1/tcp/1")
 	keepOnce(t, path, &fakeSource{contacts: []overlay.Contact{c}})
@@ -136,9 +135,9 @@ func TestPeerBookOfANodeThatWasOffline(t *testing.T) {
 	}
 }
 
-// TestPeerBookForgets: who is not found again is left out after seven days, also
-// if the overlay repeats it a while because of the book.
-func TestPeerBookForgets(t *testing.T) {
+// The overlay knows such a node for a while, because it was in the book. That does not keep it
+// there.
+func TestPeerBookDropsNodesNotFoundForSevenDays(t *testing.T) {
 	dead, linked, moved, fresh := nodeAt(t, "/ip4/192.0.2.1/tcp/1"), nodeAt(t, "/ip4/192.0.2.2/tcp/1"), nodeAt(t, "/ip4/192.0.2.3/tcp/1"), nodeAt(t, "/ip4/192.0.2.4/tcp/1")
 	newer := moved
 	newer.Record = slices.Clone(moved.Record)
@@ -193,7 +192,7 @@ func TestPeerBookIsBounded(t *testing.T) {
 	}
 }
 
-func TestPeerBookRefusesWhatIsNone(t *testing.T) {
+func TestOtherFilesAreNotPeerBooks(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name, text string) string {
 		path := filepath.Join(dir, name)
@@ -221,9 +220,8 @@ func TestPeerBookRefusesWhatIsNone(t *testing.T) {
 	}
 }
 
-// TestPeerBookLeavesWhatItHasBecome: a file that somebody has put there meanwhile
-// is not written over either.
-func TestPeerBookLeavesWhatItHasBecome(t *testing.T) {
+// The file may be replaced by another while the book is open.
+func TestPeerBookDoesNotOverwriteAnotherFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "book")
 	b := openBook(t, path, "home")
 	b.keep(&fakeSource{contacts: []overlay.Contact{nodeAt(t, "/ip4/192.0.2.1/tcp/1")}})
@@ -238,9 +236,8 @@ func TestPeerBookLeavesWhatItHasBecome(t *testing.T) {
 	}
 }
 
-// TestPeerBookDamaged: of a damaged book the other lines are used, and nobody can
-// put words into the mouth of another node.
-func TestPeerBookDamaged(t *testing.T) {
+// The other lines are used, and a forged line is not.
+func TestPeerBookSkipsDamagedLines(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "book")
 	a, b, c := nodeAt(t, "/ip4/192.0.2.1/tcp/1"), nodeAt(t, "/ip4/192.0.2.2/tcp/1"), nodeAt(t, "/ip4/192.0.2.3/tcp/1")
 	keepOnce(t, path, &fakeSource{contacts: []overlay.Contact{a, b, c}, linked: map[peer.ID]bool{a.ID: true}})
@@ -279,9 +276,8 @@ func TestPeerBookDamaged(t *testing.T) {
 	}
 }
 
-// TestPeerBookKeepsRelays: a node that is reached through a relay alone is in the book,
-// and a host that dials no relays is told of none.
-func TestPeerBookKeepsRelays(t *testing.T) {
+// A host that does not dial relays gets none of them from the book.
+func TestPeerBookKeepsAddressesBehindRelays(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "book")
 	const direct = "/ip4/192.0.2.1/tcp/1"
 	relayed := "/ip4/192.0.2.9/tcp/1/p2p/" + testID + "/p2p-circuit"
@@ -299,7 +295,7 @@ func TestPeerBookKeepsRelays(t *testing.T) {
 		got[c.ID] = len(c.Addrs)
 	}
 	if want := map[peer.ID]int{a.ID: 1, b.ID: 2}; !maps.Equal(got, want) {
-		t.Errorf("of the book's nodes so many addresses are told: %v, want %v", got, want)
+		t.Errorf("the overlay gets so many addresses of each node: %v, want %v", got, want)
 	}
 	x := newTester(t, testConfig{opts: []libp2p.Option{libp2p.DisableRelay()}}).start()
 	x.d.learn(o.learned...)
@@ -315,8 +311,7 @@ func TestPeerBookKeepsRelays(t *testing.T) {
 	}
 }
 
-// TestPeerBookIsShared: of two nodes with one file neither takes from the other.
-func TestPeerBookIsShared(t *testing.T) {
+func TestNodesThatShareAPeerBookKeepEachOthersEntries(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "book")
 	x, y := nodeAt(t, "/ip4/192.0.2.1/tcp/1"), nodeAt(t, "/ip4/192.0.2.2/tcp/1")
 	one, two := openBook(t, path, "home"), openBook(t, path, "home")
@@ -333,9 +328,8 @@ func TestPeerBookIsShared(t *testing.T) {
 	}
 }
 
-// TestPeerBookPace: it is written soon after the first change, and at most every
-// thirty seconds however much changes.
-func TestPeerBookPace(t *testing.T) {
+// The first write comes soon after the first change.
+func TestPeerBookIsWrittenEveryThirtySecondsAtMost(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "book")
 	bubble.Test(t, func(t *testing.T) {
 		o := &fakeSource{}
@@ -369,7 +363,6 @@ func TestPeerBookPace(t *testing.T) {
 	})
 }
 
-// TestPeerBookIsNotEmptiedByAClosedDriver: a driver that has left knows nothing.
 func TestPeerBookIsNotEmptiedByAClosedDriver(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "book")
 	b := openBook(t, path, "home")
@@ -382,7 +375,7 @@ func TestPeerBookIsNotEmptiedByAClosedDriver(t *testing.T) {
 	}
 }
 
-func TestPeerBookBehindALink(t *testing.T) {
+func TestPeerBookFollowsASymbolicLink(t *testing.T) {
 	dir := t.TempDir()
 	path, link := filepath.Join(dir, "book"), filepath.Join(dir, "link")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {

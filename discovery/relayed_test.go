@@ -43,7 +43,7 @@ func TestParseSeedBehindRelay(t *testing.T) {
 	}
 }
 
-// relayFor starts a relay at which h has a place, and returns h's address there.
+// relayFor starts a relay on which h has a reservation, and returns h's address there.
 func relayFor(t *testing.T, h corehost.Host) (service corehost.Host, at string) {
 	t.Helper()
 	service = startHost(t, libp2p.ListenAddrStrings("/ip4/127.0.0.1/udp/0/quic-v1"))
@@ -59,10 +59,9 @@ func relayFor(t *testing.T, h corehost.Host) (service corehost.Host, at string) 
 	return service, fmt.Sprintf("%v/p2p/%v/p2p-circuit/p2p/%v", service.Addrs()[0], service.ID(), h.ID())
 }
 
-// TestFindBehindRelay: a seed behind a relay is found when a direct connection to it
-// comes about in time, and is otherwise said to be reached through a relay only. On
-// loopback no holes are punched, so the direct connection is the test's.
-func TestFindBehindRelay(t *testing.T) {
+// On loopback libp2p punches no holes, so the test makes the direct connection. Without it the
+// error is ErrRelayed.
+func TestSeedBehindARelayIsFoundOverADirectConnection(t *testing.T) {
 	seed := startHost(t, libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.EnableRelay())
 	service, at := relayFor(t, seed)
 	s := mustParse(t, at)
@@ -118,10 +117,10 @@ func TestFindBehindRelay(t *testing.T) {
 		kind error
 		text string
 	}{
-		"by who dials no relays": {startHost(t, libp2p.NoListenAddrs, libp2p.DisableRelay()), s, ErrUnreachable, "it is behind a relay, and this node punches no holes"},
-		"by itself":              {seed, s, ErrSelf, "this is the node itself"},
-		"who has no place":       {startHost(t, libp2p.NoListenAddrs, libp2p.EnableRelay()), unknown, ErrUnreachable, "its relay does not know it"},
-		"by its relay":           {service, unknown, ErrUnreachable, "this node is its relay, and it is not connected"},
+		"by a host without relays": {startHost(t, libp2p.NoListenAddrs, libp2p.DisableRelay()), s, ErrUnreachable, "it is behind a relay, and this node punches no holes"},
+		"by itself":                {seed, s, ErrSelf, "this is the node itself"},
+		"without a reservation":    {startHost(t, libp2p.NoListenAddrs, libp2p.EnableRelay()), unknown, ErrUnreachable, "its relay does not know it"},
+		"by its relay":             {service, unknown, ErrUnreachable, "this node is its relay, and it is not connected"},
 	} {
 		if _, err := c.seed.find(t.Context(), c.host); !errors.Is(err, c.kind) || err.Error() != c.text {
 			t.Errorf("%s: %v", name, err)
@@ -129,9 +128,8 @@ func TestFindBehindRelay(t *testing.T) {
 	}
 }
 
-// TestNoLinkOverRelay: a driver neither asks nor answers over a relay, and tells why
-// there is no link.
-func TestNoLinkOverRelay(t *testing.T) {
+// A driver neither asks nor answers over a relay, and says why there is no link.
+func TestNoLinkIsMadeOverARelay(t *testing.T) {
 	b := newTester(t, testConfig{max: 5}).start()
 	_, at := relayFor(t, b.d.host)
 	a := newTester(t, testConfig{min: 3, max: 5, seeds: []string{at}}).start()
@@ -160,8 +158,8 @@ func TestNoLinkOverRelay(t *testing.T) {
 	}
 }
 
-// TestNothingIsReadOverRelay: who sends over a relay all the same is refused at once.
-func TestNothingIsReadOverRelay(t *testing.T) {
+// A peer that sends over a relay all the same is refused at once.
+func TestNothingIsReadOverARelay(t *testing.T) {
 	b := newTester(t, testConfig{max: 5}).start()
 	_, at := relayFor(t, b.d.host)
 	info, err := peer.AddrInfoFromString(at)
@@ -178,6 +176,6 @@ func TestNothingIsReadOverRelay(t *testing.T) {
 	}
 	stream.SetReadDeadline(time.Now().Add(firstTimeout / 2))
 	if _, err := stream.Read(make([]byte, 1)); !errors.Is(err, network.ErrReset) {
-		t.Errorf("it is told %v", err)
+		t.Errorf("the error is %v", err)
 	}
 }

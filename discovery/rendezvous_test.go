@@ -17,8 +17,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
-// meeting is a Discovery of which a test says what it answers, and which notes
-// when it was called.
+// A meeting is a Discovery that answers as a test says and remembers when it was called.
 type meeting struct {
 	began time.Time
 
@@ -80,7 +79,7 @@ func (m *meeting) FindPeers(ctx context.Context, ns string, opts ...corediscover
 	return found, nil
 }
 
-// seen returns what was called, and forgets it.
+// seen returns the calls since it was called last.
 func (m *meeting) seen(t *testing.T) (looks, adverts []time.Duration) {
 	t.Helper()
 	m.mu.Lock()
@@ -127,9 +126,9 @@ func (r *Rendezvous) links(c *fakeLinks, n int) {
 	r.LinksChanged()
 }
 
-// TestRendezvousPace: quickly while alone, rarely with few links, seldom with
-// enough, and at once when the last link is gone.
-func TestRendezvousPace(t *testing.T) {
+// The searches are frequent without links, rare with few, rarer with enough, and one follows at once
+// when the last link is gone.
+func TestFewerLinksMeanMoreSearches(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		m := &meeting{ttl: time.Hour}
 		r, c := meetAt(m, 3)
@@ -180,9 +179,9 @@ func TestRendezvousPace(t *testing.T) {
 	})
 }
 
-// TestRendezvousAdvertises: again before the time to live ends, soon after a
-// failure, and soon after the first time.
-func TestRendezvousAdvertises(t *testing.T) {
+// A node advertises again before the time to live ends, and soon after a failure and after the
+// first time.
+func TestAdvertisementsAreRepeated(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		m := &meeting{ttl: 2 * time.Hour, err: errors.New("no other nodes in the table")}
 		r, _ := meetAt(m, 3)
@@ -214,9 +213,9 @@ func TestRendezvousAdvertises(t *testing.T) {
 	})
 }
 
-// TestRendezvousTells: what is found goes to the overlay as it comes, no more than
-// a fair number of it, and the search is ended when it lasts.
-func TestRendezvousTells(t *testing.T) {
+// The overlay gets each node as soon as it is found, up to a limit. A search that takes too long is
+// ended.
+func TestFoundNodesGoToTheOverlay(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		m := &meeting{ttl: time.Hour, block: true}
 		addr := ma.StringCast("/ip4/192.0.2.1/tcp/1")
@@ -251,10 +250,9 @@ func TestRendezvousTells(t *testing.T) {
 	})
 }
 
-// TestRendezvousTrustsNobody: what a Discovery returns may have been put there by
-// anybody, so a node that is on the internet does not dial into its local network
-// for it.
-func TestRendezvousTrustsNobody(t *testing.T) {
+// Anybody can put addresses into a Discovery. A node on the internet must not dial into its local
+// network because of them.
+func TestFoundAddressesReachAsFarAsOwnOnes(t *testing.T) {
 	const public, local, here = "/ip4/9.9.9.9/tcp/1", "/ip4/192.168.1.1/tcp/1", "/ip4/127.0.0.1/tcp/1"
 	stranger := idOf(t, newKey(t))
 	for _, c := range []struct{ own, want string }{

@@ -32,8 +32,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/leaks"
 )
 
-// newHost returns a host which listens on the multiaddrs given and closes with
-// the test.
+// newHost returns a host that listens on the given multiaddrs and closes with the test.
 func newHost(t *testing.T, listen ...string) corehost.Host {
 	t.Helper()
 	opts := []libp2p.Option{libp2p.DisableRelay(), libp2p.DisableMetrics()}
@@ -55,7 +54,7 @@ func startHost(t *testing.T, opts ...libp2p.Option) corehost.Host {
 	return h
 }
 
-// portOf returns the port a host listens on with the protocol ("tcp", "udp").
+// portOf returns the port on which a host listens for a protocol ("tcp", "udp").
 func portOf(t *testing.T, h corehost.Host, code int) string {
 	t.Helper()
 	for _, a := range h.Network().ListenAddresses() {
@@ -76,7 +75,7 @@ func mustParse(t *testing.T, text string) *Seed {
 	return s
 }
 
-// wantFound finds the seed and checks who it is and that a connection stays.
+// wantFound finds the seed, and checks its id and that a connection to it stays.
 func wantFound(t *testing.T, h, want corehost.Host, s *Seed) peer.AddrInfo {
 	t.Helper()
 	info, err := s.find(t.Context(), h)
@@ -93,7 +92,7 @@ func wantFound(t *testing.T, h, want corehost.Host, s *Seed) peer.AddrInfo {
 	return info
 }
 
-// wantNoJunk fails when the peerstore knows anybody but h and the peers given.
+// wantNoJunk fails if the peerstore knows other peers than h and the given ones.
 func wantNoJunk(t *testing.T, h corehost.Host, known ...peer.ID) {
 	t.Helper()
 	for _, p := range h.Peerstore().Peers() {
@@ -103,7 +102,7 @@ func wantNoJunk(t *testing.T, h corehost.Host, known ...peer.ID) {
 	}
 }
 
-// wantFails finds a seed in vain and returns the error, which must be one line.
+// wantFails fails to find a seed and returns the error, which must be one line.
 func wantFails(t *testing.T, h corehost.Host, s *Seed, kind error) error {
 	t.Helper()
 	info, err := s.find(t.Context(), h)
@@ -169,8 +168,8 @@ func TestFindWithIPv6(t *testing.T) {
 	wantFound(t, newHost(t), there, mustParse(t, "[::1]:"+portOf(t, there, ma.P_TCP)))
 }
 
-// closedPort returns a port on which nobody listens. It is below the range from
-// which the system takes ports by itself, or another process could get it next.
+// closedPort returns a port without a listener. It is below the range from which the system chooses
+// ports by itself, since another process could get the port next.
 func closedPort(t *testing.T) string {
 	t.Helper()
 	for range 100 {
@@ -184,8 +183,8 @@ func closedPort(t *testing.T) string {
 	return ""
 }
 
-// Without care the second try says "dial backoff" (threats M15), and a closed
-// port takes QUIC's 5 s although TCP was refused at once.
+// Without care the error of the second try is "dial backoff", and a closed port takes QUIC's 5 s
+// although TCP was refused at once.
 func TestFindSaysRefusedEachTimeAndSoon(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -210,7 +209,7 @@ func TestFindSaysRefusedEachTimeAndSoon(t *testing.T) {
 	}
 }
 
-func TestFindAnotherIdentityAtTheSameAddress(t *testing.T) {
+func TestSeedWithANewIdentityIsFound(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	first := newHost(t, "/ip4/127.0.0.1/tcp/0")
@@ -294,7 +293,7 @@ func serveTCP(t *testing.T, f func(net.Conn)) string {
 	return l.Addr().String()
 }
 
-func TestFindTellsWhoIsNotOfOurs(t *testing.T) {
+func TestFindSaysWhatAnsweredInsteadOfANode(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	web := httptest.NewServer(http.NotFoundHandler())
@@ -319,10 +318,10 @@ func TestFindEndsWithItsContext(t *testing.T) {
 		t.Errorf("after the deadline: %v", err)
 	}
 	gone := errors.New("gone")
-	cancelled, stop := context.WithCancelCause(t.Context())
+	canceled, stop := context.WithCancelCause(t.Context())
 	stop(gone)
-	if _, err := silent.find(cancelled, h); err != gone {
-		t.Errorf("cancelled: %v", err)
+	if _, err := silent.find(canceled, h); err != gone {
+		t.Errorf("canceled: %v", err)
 	}
 	wantNoJunk(t, h)
 }

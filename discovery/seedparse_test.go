@@ -147,8 +147,7 @@ func FuzzParseSeed(f *testing.F) {
 	})
 }
 
-// TestSeedTellsTheAddressesInItsText: the watchdog asks for a seed by these, so they are
-// what the text says, without a lookup.
+// The watchdog asks for a seed by these addresses.
 func TestSeedTellsTheAddressesInItsText(t *testing.T) {
 	for text, want := range map[string]string{
 		"192.168.2.100:8495":                                                 "[192.168.2.100:8495]",

@@ -49,7 +49,7 @@ func encode(t testing.TB, ticket Ticket) string {
 	return text
 }
 
-// seal makes the text of a ticket of any message.
+// seal makes the text of a ticket out of any message.
 func seal(message []byte) string {
 	b := binary.BigEndian.AppendUint32(slices.Clone(message), crc32.ChecksumIEEE(message))
 	return ticketWord + ticketVersion + ticketLetters.EncodeToString(b)
@@ -131,8 +131,8 @@ func TestTicketSaysWhereAndWho(t *testing.T) {
 	}
 }
 
-// A ticket is copied by hand and cut off by chats: whatever single letter is
-// wrong, missing, too much, or in its neighbor's place, it is refused.
+// People copy tickets by hand, and chats cut them off. A ticket is refused if one letter is wrong,
+// missing, too many, or swapped with the next.
 func TestTicketMistypedIsRefused(t *testing.T) {
 	text := encode(t, Ticket{ID: mustID(t, testID), Network: "kitchen", Addrs: addrs("/ip4/192.168.2.100/tcp/8495")})
 	refused := func(what, wrong string) {
@@ -218,8 +218,8 @@ func TestTicketRefusedInASentence(t *testing.T) {
 	}
 }
 
-// ticketOf makes a ticket with these addresses, also with a loopback one beside a
-// name, as no node does.
+// ticketOf makes a ticket with these addresses. Unlike Encode, it keeps a loopback address beside a
+// name.
 func ticketOf(t *testing.T, id peer.ID, at ...string) *Seed {
 	t.Helper()
 	b := frame.AppendBytes(nil, 1, string(id))
@@ -233,8 +233,8 @@ func tcpAddr(t *testing.T, h corehost.Host) string {
 	return "/ip4/127.0.0.1/tcp/" + portOf(t, h, ma.P_TCP)
 }
 
-// Of the places in a ticket one is silent, one refuses, one is somebody else's by
-// now and one is a name that nobody knows: the one that is right is found, at once.
+// One place in the ticket is silent, one refuses, one belongs to another node by now, and one is an
+// unknown name. The right place is found at once.
 func TestFindThroughATicket(t *testing.T) {
 	t.Parallel()
 	there, other := newHost(t, "/ip4/127.0.0.1/tcp/0"), newHost(t, "/ip4/127.0.0.1/tcp/0")
@@ -261,7 +261,7 @@ func TestFindThroughATicket(t *testing.T) {
 	wantNoJunk(t, h, there.ID())
 }
 
-// slowDNS knows nothing and does not say so before it has to.
+// slowDNS knows no names, and says so only at the end of the context.
 type slowDNS struct{}
 
 func (slowDNS) LookupIPAddr(ctx context.Context, _ string) ([]net.IPAddr, error) {
@@ -285,7 +285,7 @@ func TestFindThroughATicketSaysWhatIsWrong(t *testing.T) {
 	start := time.Now()
 	err := wantFails(t, newHost(t), ticketOf(t, id, plain...), ErrUnreachable)
 	if d := time.Since(start); !errors.Is(err, syscall.ECONNREFUSED) || d > 4*time.Second {
-		t.Errorf("nobody there: %v after %v", err, d)
+		t.Errorf("without a listener: %v after %v", err, d)
 	}
 	wantFails(t, newHost(t), ticketOf(t, id, append(plain, "/ip4/127.0.0.1/tcp/"+closedPort(t))...), syscall.ECONNREFUSED)
 
@@ -299,7 +299,7 @@ func TestFindThroughATicketSaysWhatIsWrong(t *testing.T) {
 			t.Errorf("somebody else there: %v", err)
 		}
 	}
-	// The ticket of another node that had this node's address before is no seed that
+	// The ticket of another node that had this node's address before is not a seed that
 	// is this node: that would never be tried again.
 	for _, s := range []*Seed{
 		ticketOf(t, id, tcpAddr(t, h)),
@@ -317,8 +317,8 @@ func TestFindThroughATicketSaysWhatIsWrong(t *testing.T) {
 	wantFails(t, newHost(t), s, ErrUnresolvable)
 }
 
-// A dnsaddr may stand for several nodes: one that answers is enough, and a name
-// among them that is unknown spoils nothing.
+// A dnsaddr may stand for several nodes. One that answers is enough, and an unknown name among them
+// does no harm.
 func TestFindOneOfADnsaddr(t *testing.T) {
 	t.Parallel()
 	there := newHost(t, "/ip4/127.0.0.1/tcp/0")
@@ -338,7 +338,7 @@ func TestFindOneOfADnsaddr(t *testing.T) {
 	}
 }
 
-// strictDNS says that it does not know a name, as name servers do.
+// strictDNS answers that a name does not exist, as name servers do.
 type strictDNS struct{ madns.MockResolver }
 
 func (s strictDNS) LookupIPAddr(ctx context.Context, name string) ([]net.IPAddr, error) {
@@ -355,7 +355,7 @@ func (s strictDNS) LookupTXT(ctx context.Context, name string) ([]string, error)
 	return s.MockResolver.LookupTXT(ctx, name)
 }
 
-func TestSeedErrorCutsATicket(t *testing.T) {
+func TestSeedErrorShortensATicket(t *testing.T) {
 	text := encode(t, Ticket{ID: mustID(t, testID), Addrs: addrs("/ip4/192.168.2.100/tcp/8495")})
 	e := &SeedError{Seed: text, Err: ErrFull}
 	if want := "seed " + text[:12] + "…" + text[len(text)-4:] + ": everybody is full"; e.Error() != want {
@@ -402,8 +402,7 @@ func FuzzParseTicket(f *testing.F) {
 	})
 }
 
-// TestTicketVectors: docs/vectors/ticket.json has what is inside tickets, whose text
-// is one of the fields.
+// docs/vectors/ticket.json holds the contents of tickets, with the text as one of the fields.
 func TestTicketVectors(t *testing.T) {
 	type fields struct {
 		Text    string   `json:"text"`

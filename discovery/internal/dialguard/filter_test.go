@@ -14,8 +14,8 @@ func manyAddrs(n int) (addrs []ma.Multiaddr) {
 	return addrs
 }
 
-// The three columns say whether a peer reached on this machine, in a Private
-// network and on the internet may name the address.
+// The three columns say whether a peer reached on this machine, in a private network and on the
+// internet may name the address.
 func TestFilterByClassOfSource(t *testing.T) {
 	const y, n = true, false
 	vias := []ma.Multiaddr{

@@ -9,9 +9,8 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 )
 
-// TestGuardSparesThirdParties: an address which nobody was reached at is dialled
-// three times in ten minutes, whoever claims it; its proven owner is not bound.
-func TestGuardSparesThirdParties(t *testing.T) {
+// Whatever identities claim it. The limit does not bind the peer that was reached there.
+func TestUnprovedAddressIsDialedThreeTimesInTenMinutes(t *testing.T) {
 	var g Guard
 	addr := []ma.Multiaddr{ma.StringCast("/ip4/192.0.2.1/tcp/80")}
 	now := time.Unix(1e9, 0)
@@ -39,8 +38,7 @@ func TestGuardSparesThirdParties(t *testing.T) {
 	}
 }
 
-// TestGuardIsBounded: addresses that strangers make up take a bounded place.
-func TestGuardIsBounded(t *testing.T) {
+func TestMadeUpAddressesUseBoundedMemory(t *testing.T) {
 	var g Guard
 	for i := range 3 * maxAddrs {
 		g.Allow("x", []ma.Multiaddr{ma.StringCast(fmt.Sprintf("/ip4/192.0.2.%d/tcp/%d", i%256, 1+i/256))}, time.Unix(1e9, 0))
@@ -50,9 +48,9 @@ func TestGuardIsBounded(t *testing.T) {
 	}
 }
 
-// TestClaimsOfSeveralCountForNobody: of nodes that are linked at the same time, and say
-// that they are at one address, nobody is believed; of one after the other each is.
-func TestClaimsOfSeveralCountForNobody(t *testing.T) {
+// Two nodes that are linked at the same time cannot both be at one address, so neither is believed.
+// Of two nodes that are linked one after the other, each is.
+func TestClaimOfAnAddressCountsUnlessItIsDisputed(t *testing.T) {
 	var g Guard
 	addr := ma.StringCast("/ip4/192.0.2.1/tcp/80")
 	now := time.Unix(1e9, 0)
@@ -68,7 +66,7 @@ func TestClaimsOfSeveralCountForNobody(t *testing.T) {
 	linked["a"], linked["b"] = false, true
 	g.Claim("b", addr, now, isLinked) // a was restarted
 	if n := dials("b"); n != 2*MaxUnproved {
-		t.Errorf("%d dials to who is there now, want all", n)
+		t.Errorf("%d dials to the node that is there now, want all", n)
 	}
 	linked["c"] = true
 	g.Claim("c", addr, now, isLinked)
@@ -79,6 +77,6 @@ func TestClaimsOfSeveralCountForNobody(t *testing.T) {
 	g.Reached("c", addr, now)
 	g.Claim("b", addr, now, isLinked)
 	if n := dials("c"); n != 2*MaxUnproved {
-		t.Errorf("%d dials to who was reached there, want all", n)
+		t.Errorf("%d dials to the node that was reached there, want all", n)
 	}
 }

@@ -14,7 +14,7 @@ const (
 	otherID = "12D3KooWJ4ct7gS3fLiVcQ7pgTTYG1kCHUEfLdmHXeWSBpwJHVJz"
 )
 
-// A node behind a relay may name the relay's address if he may name it as his own.
+// A peer may name an address behind a relay if it may name the relay's address as its own.
 func TestFilterRelayedByClassOfSource(t *testing.T) {
 	const y, n = true, false
 	vias := []string{"/ip4/127.0.0.1/tcp/4001", "/ip4/192.168.2.7/udp/4001/quic-v1", "/ip4/93.184.215.14/tcp/4001"}
@@ -55,10 +55,9 @@ func TestFilterRelayedByClassOfSource(t *testing.T) {
 	}
 }
 
-// TestGuardSparesThirdPartiesBehindCircuits: to call somebody's address a relay makes
-// it dialled no more often than to call it one's own; through one that is a relay go
-// many, and not without end.
-func TestGuardSparesThirdPartiesBehindCircuits(t *testing.T) {
+// An address that is called a relay is dialed no more often than one that a peer calls its own. Many
+// dials go through a relay that was reached, but not any number.
+func TestAddressThatIsCalledARelayIsDialedNoMoreOften(t *testing.T) {
 	var g Guard
 	at := ma.StringCast("/ip4/192.0.2.1/udp/80/quic-v1")
 	behind := func(relay string) ma.Multiaddr {
@@ -84,6 +83,6 @@ func TestGuardSparesThirdPartiesBehindCircuits(t *testing.T) {
 		t.Errorf("%d dials through a relay, want %d", through, MaxBehindRelay)
 	}
 	if !g.AllowBehindRelay("x", behind(testID), now) || g.AllowBehindRelay("y", behind(testID), now) {
-		t.Error("who was reached behind the relay is bound, or others are not")
+		t.Error("the peer that was reached behind the relay is limited, or others are not")
 	}
 }

@@ -27,9 +27,9 @@ import (
 // roleEnv tells the test binary which machine of the test it is.
 const roleEnv = "SMOKESIGNAL_LAN_ROLE"
 
-// TestLANInNamespaces runs two machines, which are network namespaces of its
-// own with a cable (veth) between them, so not a packet reaches a real network.
-func TestLANInNamespaces(t *testing.T) {
+// TestNodesFindEachOtherInNamespaces runs two machines, which are network namespaces of its
+// own with a cable (veth) between them. No packet reaches a real network.
+func TestNodesFindEachOtherInNamespaces(t *testing.T) {
 	switch os.Getenv(roleEnv) {
 	case "near":
 		lanNear(t)
@@ -50,7 +50,7 @@ func TestLANInNamespaces(t *testing.T) {
 		}
 		t.Fatal(err)
 	}
-	if !bytes.Contains(out, []byte("--- PASS: TestLANInNamespaces")) {
+	if !bytes.Contains(out, []byte("--- PASS: TestNodesFindEachOtherInNamespaces")) {
 		t.Fatal("the test did not run in the namespace")
 	}
 }
@@ -62,7 +62,7 @@ func namespaced(t *testing.T, role string) *exec.Cmd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), exe, "-test.run=^TestLANInNamespaces$", "-test.v", "-test.count=1")
+	cmd := exec.CommandContext(t.Context(), exe, "-test.run=^TestNodesFindEachOtherInNamespaces$", "-test.v", "-test.count=1")
 	cmd.Env = append(os.Environ(), roleEnv+"="+role)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	if os.Getuid() != 0 {
@@ -99,8 +99,8 @@ func hasIPv6() bool {
 	return err == nil
 }
 
-// lanFar is the other machine: a node of ours and a libp2p host with libp2p's
-// own mDNS. It prints whom they find.
+// lanFar is the other machine: a node of ours, and a libp2p host with libp2p's own mDNS. It prints
+// the nodes that they find.
 func lanFar(t *testing.T) {
 	in := bufio.NewReader(os.Stdin)
 	if _, err := in.ReadString('\n'); err != nil { // the cable is in
@@ -284,7 +284,7 @@ func lanNear(t *testing.T) {
 	happened.want(t, "everywhere found "+ours)
 	happened.want(t, "smokeB0 "+everywhere)
 	if !aside.saw(everywhere, "10.77.2.1") || aside.saw("10.77.1.1") || wire.saw("10.77.2.1") {
-		t.Error("an address of one network was told to the other")
+		t.Error("an address of one network was announced in the other")
 	}
 
 	if hasIPv6() {
@@ -306,8 +306,7 @@ func lanNear(t *testing.T) {
 	}
 }
 
-// A sniffer notes what is multicast for mDNS on one interface by this machine
-// and others.
+// A sniffer records the mDNS packets of one interface, of this machine and others.
 type sniffer struct {
 	mu      sync.Mutex
 	packets [][]byte

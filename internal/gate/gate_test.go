@@ -65,7 +65,7 @@ func TestGateShowsAdmittedPeersOnly(t *testing.T) {
 
 // One side admits first: within the time the other keeps its stream, and so
 // late that the stream was refused, several times.
-func TestGateOneSideAdmitsFirst(t *testing.T) {
+func TestGateLetsEitherSideAdmitFirst(t *testing.T) {
 	t.Parallel()
 	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		for _, early := range []time.Duration{0, 300 * time.Millisecond, 1500 * time.Millisecond} {
@@ -77,7 +77,7 @@ func TestGateOneSideAdmitsFirst(t *testing.T) {
 				a.gate.admit(b.host.ID())
 				time.Sleep(early) // the case under test
 				if !a.sees() {
-					t.Error("a sees who has not admitted it")
+					t.Error("a sees a peer that has not admitted it")
 				}
 				b.gate.admit(a.host.ID())
 				waitLinked(t, a, b)
@@ -157,7 +157,7 @@ func TestGateConfinesTheFlood(t *testing.T) {
 
 // However wildly both sides admit and evict, once they agree and see each
 // other, everything arrives.
-func TestGateFlaps(t *testing.T) {
+func TestGateSurvivesFlapping(t *testing.T) {
 	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		a, b := newGated(t, listen), newGated(t, listen)
 		connect(t, a, b)
@@ -217,9 +217,9 @@ func TestGateEvictsAndAdmitsAtOnce(t *testing.T) {
 	})
 }
 
-// Once a peer is seen on the topic, what is published goes to it, even if its
+// Once a peer is seen on the topic, messages go to it, even if its
 // stream was there long before ours.
-func TestGateSeenMeansReached(t *testing.T) {
+func TestGateReachesEveryPeerThatIsSeen(t *testing.T) {
 	a, b := newGated(t, hosttest.TCP), newGated(t, hosttest.TCP)
 	connect(t, a, b)
 	seen, err := a.topic.EventHandler()
@@ -311,7 +311,7 @@ func TestGateRepeatsTheLatestAnnouncement(t *testing.T) {
 			in := b.gate.peers[a.host.ID()].in
 			return in != nil && in != old
 		})
-		hosttest.Eventually(t, "what b publishes arrives", func() bool {
+		hosttest.Eventually(t, "a message of b arrives", func() bool {
 			b2.Publish(t.Context(), fmt.Append(nil, "b", round))
 			return a.has(fmt.Sprint("b", round))
 		})
@@ -429,7 +429,7 @@ func TestGateBoundsTheStreamsThatWait(t *testing.T) {
 	}
 }
 
-func TestGateRefusesWhoIsNotAdmittedInTime(t *testing.T) {
+func TestGateRefusesAPeerThatIsNotAdmittedInTime(t *testing.T) {
 	n := newGated(t, hosttest.TCP)
 	n.gate.cfg.Wait = 20 * time.Millisecond
 	s := open(t, stranger(t, n), n, pubsub.FloodSubID)

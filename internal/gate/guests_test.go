@@ -21,20 +21,17 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// nodeProtocol is by what nodes are told from foreign peers here.
+// nodeProtocol is the protocol by which the gates of these tests recognize nodes.
 const nodeProtocol = protocol.Overlay
 
-// newOpenTo is newGated with a gate that admits foreign peers.
-func newOpenTo(t *testing.T, maxForeign int, listen ...string) *gated {
+// newOpenTo is newGated with a gate that admits guests.
+func newOpenTo(t *testing.T, maxGuests int, listen ...string) *gated {
 	t.Helper()
 	n := newBare(t, listen...)
-	n.admitByRecords(maxForeign, nil)
+	n.admitByRecords(maxGuests, nil)
 	n.begin()
 	return n
 }
-
-// ungated is a host with a pubsub that knows no gate, on the same topic.
-type ungated = gated
 
 type newPubSub func(context.Context, *gated) (*pubsub.PubSub, error)
 
@@ -46,7 +43,7 @@ func gossipsub(ctx context.Context, n *gated) (*pubsub.PubSub, error) {
 	return pubsub.NewGossipSub(ctx, n.host)
 }
 
-func newPlain(t *testing.T, make newPubSub, listen ...string) *ungated {
+func newPlain(t *testing.T, make newPubSub, listen ...string) *gated {
 	t.Helper()
 	n := newBare(t, listen...)
 	n.gate.Close()
@@ -81,9 +78,9 @@ func (g *Gate) guestCount() int {
 	return n
 }
 
-// A peer that speaks pubsub and is no node is on the topic by itself, whoever has
+// A peer that speaks pubsub and is not a node is on the topic by itself, whoever has
 // dialled, and until it is gone.
-func TestGateAdmitsForeignPeers(t *testing.T) {
+func TestGateAdmitsGuests(t *testing.T) {
 	for name, make := range map[string]newPubSub{"floodsub": floodsub, "gossipsub": gossipsub} {
 		t.Run(name, func(t *testing.T) {
 			hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
@@ -105,8 +102,8 @@ func TestGateAdmitsForeignPeers(t *testing.T) {
 	}
 }
 
-// Who is connected when pubsub begins is judged as well.
-func TestGateAdmitsForeignPeersFromBefore(t *testing.T) {
+// A peer that is connected before pubsub begins is classified as well.
+func TestGateAdmitsGuestsFromBeforePubSub(t *testing.T) {
 	n := newBare(t, hosttest.TCP)
 	n.admitByRecords(0, nil)
 	f := newPlain(t, floodsub, hosttest.TCP)
@@ -117,8 +114,8 @@ func TestGateAdmitsForeignPeersFromBefore(t *testing.T) {
 	talk(t, n, f, "x")
 }
 
-// Who opens a stream of pubsub and has not said that it speaks it is asked once more.
-func TestGateDoubtsWhatPeersSay(t *testing.T) {
+// A peer that opens a pubsub stream without being known to speak pubsub is queried again.
+func TestGateRechecksPeersThatOpenAStream(t *testing.T) {
 	n, f := newOpenTo(t, 0, hosttest.TCP), hosttest.NewScripted(t)
 	f.Dial(n.host)
 	f.Next()("/x")
@@ -129,20 +126,20 @@ func TestGateDoubtsWhatPeersSay(t *testing.T) {
 
 // A node is admitted by Admit alone, and by Open; a host may become a node, and cease
 // to be one, while it is connected.
-func TestGateTellsNodesFromForeignPeers(t *testing.T) {
+func TestGateDistinguishesNodesFromGuests(t *testing.T) {
 	n := newOpenTo(t, 0, hosttest.TCP)
 	f := newPlain(t, floodsub, hosttest.TCP)
 	f.node(true)
 	connect(t, f, n)
 	hosttest.Eventually(t, "they know each other", func() bool { return n.gate.speaks(f.host.ID(), nodeProtocol) })
-	other := newPlain(t, floodsub, hosttest.TCP) // what came before it was judged before it
+	other := newPlain(t, floodsub, hosttest.TCP) // events before its own were handled before it
 	connect(t, other, n)
 	waitLinked(t, n, other)
 	if !n.sees(other) {
 		t.Error("a node that nobody has admitted is on the topic")
 	}
 	f.node(false)
-	hosttest.Eventually(t, "it is foreign", func() bool { return n.sees(f, other) })
+	hosttest.Eventually(t, "it is a guest", func() bool { return n.sees(f, other) })
 	f.node(true)
 	hosttest.Eventually(t, "it is a node", func() bool { return n.sees(other) })
 	n.gate.admit(f.host.ID())
@@ -161,13 +158,13 @@ func TestGateTellsNodesFromForeignPeers(t *testing.T) {
 	}
 }
 
-func TestGateBoundsForeignPeers(t *testing.T) {
+func TestGateBoundsGuests(t *testing.T) {
 	n := newOpenTo(t, 2, hosttest.TCP)
-	var list []*ungated
+	var list []*gated
 	for range 4 {
 		f := newPlain(t, floodsub, hosttest.TCP)
 		connect(t, f, n)
-		hosttest.Eventually(t, "it is judged", func() bool {
+		hosttest.Eventually(t, "it is classified", func() bool {
 			return n.records.TurnedAway()+uint64(n.gate.guestCount()) == uint64(len(list)+1)
 		})
 		list = append(list, f)
@@ -175,7 +172,7 @@ func TestGateBoundsForeignPeers(t *testing.T) {
 	hosttest.Eventually(t, "the first two are in", func() bool { return n.sees(list[0], list[1]) })
 	n.records.Spoke(list[3].host.ID(), peers.Abilities{PubSub: true})
 	if n.records.TurnedAway() != 2 {
-		t.Error("who was turned away is turned away again, though it has not gone meanwhile")
+		t.Error("a peer that was turned away is counted again, though it has not disconnected")
 	}
 	list[0].host.Close()
 	hosttest.Eventually(t, "another takes the place", func() bool { return n.sees(list[1], list[2]) || n.sees(list[1], list[3]) })
@@ -186,7 +183,7 @@ func TestGateBoundsForeignPeers(t *testing.T) {
 	connect(t, list[3], none)
 	hosttest.Eventually(t, "it is a guest", func() bool { return none.records.Standing(list[3].host.ID()).Role == peers.Guest })
 	if none.gate.guestCount() != 0 || none.records.TurnedAway() != 0 {
-		t.Errorf("%d foreign peers where none are wanted, %d turned away", none.gate.guestCount(), none.records.TurnedAway())
+		t.Errorf("%d guests where none are wanted, %d turned away", none.gate.guestCount(), none.records.TurnedAway())
 	}
 }
 
@@ -224,7 +221,7 @@ func TestGateOpensOneAfterTheOther(t *testing.T) {
 
 // Whatever breaks the stream of a peer without a gate, both hear each other again:
 // pubsub there forgets our topics with it, and they are announced to it anew.
-func TestGateHealsForeignPeers(t *testing.T) {
+func TestGateHealsGuests(t *testing.T) {
 	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		n, f := newOpenTo(t, 0, listen), newPlain(t, floodsub, listen)
 		connect(t, f, n)
@@ -248,8 +245,8 @@ func TestGateHealsForeignPeers(t *testing.T) {
 	})
 }
 
-// A foreign peer may send what is too large, as often as it likes.
-func TestGateSparesForeignPeersThatSendTooMuch(t *testing.T) {
+// A guest may send RPCs that are too large, as often as it likes.
+func TestGateKeepsGuestsThatSendTooMuch(t *testing.T) {
 	n, f := newOpenTo(t, 0, hosttest.TCP), newPlain(t, floodsub, hosttest.TCP)
 	connect(t, f, n)
 	waitLinked(t, n, f)
@@ -268,7 +265,7 @@ func TestGateSparesForeignPeersThatSendTooMuch(t *testing.T) {
 }
 
 // A guest that reads nothing costs the others nothing.
-func TestGateGuestThatReadsNothing(t *testing.T) {
+func TestGateDoesNotWaitForAGuestThatReadsNothing(t *testing.T) {
 	n, f := newOpenTo(t, 0, hosttest.TCP), newPlain(t, floodsub, hosttest.TCP)
 	connect(t, f, n)
 	waitLinked(t, n, f)
@@ -279,7 +276,7 @@ func TestGateGuestThatReadsNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Write((&foreign{t: t}).hello()); err != nil {
+	if _, err := s.Write((&handmade{t: t}).hello()); err != nil {
 		t.Fatal(err)
 	}
 	hosttest.Eventually(t, "it is on the topic", func() bool { return slices.Contains(n.topic.ListPeers(), frozen.ID()) })
@@ -302,8 +299,8 @@ func TestGateGuestThatReadsNothing(t *testing.T) {
 	}
 }
 
-// Who is reached through a relay is not there for pubsub, foreign or not.
-func TestGateIgnoresForeignPeersBehindARelay(t *testing.T) {
+// A peer that is connected through a relay does not exist for pubsub, guest or not.
+func TestGateIgnoresGuestsBehindARelay(t *testing.T) {
 	service := newBare(t, hosttest.TCP)
 	r, err := relay.New(service.host)
 	if err != nil {

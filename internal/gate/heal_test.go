@@ -45,19 +45,19 @@ func TestGateSurvivesTooLargeMessages(t *testing.T) {
 	})
 }
 
-// foreign is a peer of n that speaks floodsub by hand.
-type foreign struct {
+// A handmade is a peer of n that speaks floodsub by hand.
+type handmade struct {
 	corehost.Host
 	t   *testing.T
 	to  *gated
-	got chan string // what n publishes
+	got chan string // the messages of n
 }
 
-// newForeign returns a peer that n has admitted. It reads what n sends once
+// newHandmade returns a peer that n has admitted. It reads what n sends once
 // reading is closed.
-func newForeign(t *testing.T, n *gated, reading <-chan struct{}) *foreign {
+func newHandmade(t *testing.T, n *gated, reading <-chan struct{}) *handmade {
 	t.Helper()
-	f := &foreign{Host: stranger(t, n), t: t, to: n, got: make(chan string, 1<<16)}
+	f := &handmade{Host: stranger(t, n), t: t, to: n, got: make(chan string, 1<<16)}
 	f.SetStreamHandler(pubsub.FloodSubID, func(s network.Stream) {
 		<-reading
 		frames := frame.NewReader(bufio.NewReader(s), 1<<20)
@@ -80,7 +80,7 @@ func newForeign(t *testing.T, n *gated, reading <-chan struct{}) *foreign {
 	return f
 }
 
-// newUnsigned is newGated with messages that a foreign peer can make.
+// newUnsigned is newGated with messages that a guest can make.
 func newUnsigned(t *testing.T, listen string) *gated {
 	t.Helper()
 	n := newBare(t, listen)
@@ -97,7 +97,7 @@ func newUnsigned(t *testing.T, listen string) *gated {
 }
 
 // open opens a stream that carries these bytes.
-func (f *foreign) open(b []byte) network.Stream {
+func (f *handmade) open(b []byte) network.Stream {
 	f.t.Helper()
 	s, err := f.NewStream(f.t.Context(), f.to.host.ID(), pubsub.FloodSubID)
 	if err != nil {
@@ -109,7 +109,7 @@ func (f *foreign) open(b []byte) network.Stream {
 	return s
 }
 
-func (f *foreign) rpc(rpc *pb.RPC) []byte {
+func (f *handmade) rpc(rpc *pb.RPC) []byte {
 	f.t.Helper()
 	b, err := proto.Marshal(rpc)
 	if err != nil {
@@ -118,16 +118,16 @@ func (f *foreign) rpc(rpc *pb.RPC) []byte {
 	return frame.Append(nil, b)
 }
 
-func (f *foreign) hello() []byte {
+func (f *handmade) hello() []byte {
 	return f.rpc(&pb.RPC{Subscriptions: []*pb.RPC_SubOpts{{Subscribe: proto.Bool(true), Topicid: proto.String("topic")}}})
 }
 
-func (f *foreign) message(data string) []byte {
+func (f *handmade) message(data string) []byte {
 	return f.rpc(&pb.RPC{Publish: []*pb.Message{{Data: []byte(data), Topic: proto.String("topic")}}})
 }
 
 // seen waits until n sees the peer on the topic, or does not.
-func (f *foreign) seen(want bool) {
+func (f *handmade) seen(want bool) {
 	f.t.Helper()
 	hosttest.Eventually(f.t, fmt.Sprintf("the peer is on the topic: %v", want), func() bool {
 		return (len(f.to.topic.ListPeers()) == 1) == want
@@ -136,12 +136,12 @@ func (f *foreign) seen(want bool) {
 
 // A peer that ends its stream after each RPC announces its topics once. It
 // stays on them, is heard, and hears. Pubsub itself forgets it at once.
-func TestGatePeerWithAStreamForEachRPC(t *testing.T) {
+func TestGateAcceptsAStreamForEachRPC(t *testing.T) {
 	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		n := newUnsigned(t, listen)
 		reading := make(chan struct{})
 		close(reading)
-		f := newForeign(t, n, reading)
+		f := newHandmade(t, n, reading)
 		left := make(chan struct{})
 		events, err := n.topic.EventHandler()
 		if err != nil {
@@ -189,11 +189,11 @@ func TestGatePeerWithAStreamForEachRPC(t *testing.T) {
 }
 
 // A peer between two streams is gone when its connection is.
-func TestGatePeerGoneBetweenStreams(t *testing.T) {
+func TestGateNoticesAPeerGoneBetweenStreams(t *testing.T) {
 	n := newUnsigned(t, hosttest.TCP)
 	reading := make(chan struct{})
 	close(reading)
-	f := newForeign(t, n, reading)
+	f := newHandmade(t, n, reading)
 	f.open(f.hello()).Close()
 	f.seen(true)
 	f.open(f.message("1")).Close()
@@ -215,7 +215,7 @@ func TestGateCountsForAFrozenPeer(t *testing.T) {
 		n := newUnsigned(t, listen)
 		n.gate.cfg.StallTimeout = 200 * time.Millisecond
 		reading := make(chan struct{})
-		f := newForeign(t, n, reading)
+		f := newHandmade(t, n, reading)
 		f.open(f.hello())
 		f.seen(true)
 		published := 0

@@ -34,7 +34,7 @@ type gated struct {
 
 	mu   sync.Mutex
 	got  map[string]int   // messages by content
-	from map[peer.ID]bool // who passed them on
+	from map[peer.ID]bool // the peers that forwarded them
 	news chan struct{}    // closed when got changed
 }
 

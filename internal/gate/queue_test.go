@@ -36,7 +36,7 @@ func announce(topic string, on bool) []byte {
 	return frame.Append(nil, frame.AppendMessage(nil, fieldSubscriptions, sub))
 }
 
-// heard is what a peer reads from a stream.
+// heard returns the messages and announcements that a peer reads from a stream.
 func heard(t *testing.T, b []byte) (what []string) {
 	t.Helper()
 	for len(b) > 0 {
@@ -110,7 +110,7 @@ func TestQueueBoundsMemory(t *testing.T) {
 	}
 }
 
-func TestQueueStall(t *testing.T) {
+func TestQueueDropsMessagesDuringAStall(t *testing.T) {
 	now := time.Unix(1, 0)
 	b := rpcQueue{max: 100, timeout: 5 * time.Second}
 	decide := func(want decision, rpc []byte) {
@@ -166,7 +166,7 @@ func TestQueueStall(t *testing.T) {
 	}
 }
 
-func TestQueueCut(t *testing.T) {
+func TestQueueDropsAPartlyWrittenRPC(t *testing.T) {
 	now := time.Unix(1, 0)
 	size := len(message("1"))
 	for taken, want := range map[int][]string{
@@ -197,9 +197,9 @@ func TestQueueCut(t *testing.T) {
 	}
 }
 
-// When what a stalled peer has begun to take is all there was, the end of its stream is
-// the end of the stall; of what was announced it hears the latest.
-func TestQueueCutEndsAStall(t *testing.T) {
+// When the partly written RPC is the only one, the end of its stream ends the stall. The
+// peer then hears the latest announcement of each topic.
+func TestQueueEndsAStallWithItsLastRPC(t *testing.T) {
 	now := time.Unix(1, 0)
 	b := rpcQueue{max: 4 * chunkSize, timeout: time.Second}
 	b.push(announce("a", true), now)
@@ -244,7 +244,7 @@ func TestQueueCutEndsAStall(t *testing.T) {
 
 // Whatever happens, a message is written whole and in order, or counted, or
 // was taken by a stream that broke.
-func TestQueueCounts(t *testing.T) {
+func TestQueueCountsEveryDroppedMessage(t *testing.T) {
 	for seed := range uint64(40) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		now := time.Unix(1, 0)
@@ -299,7 +299,7 @@ func TestQueueCounts(t *testing.T) {
 	}
 }
 
-func TestSieveKnowsTheBoundaries(t *testing.T) {
+func TestFilterKnowsTheBoundaries(t *testing.T) {
 	b := slices.Concat(message("1"), messages(make([]byte, 300)), []byte{0}, message("2"))
 	ends := map[int]bool{0: true, len(message("1")): true, len(b) - len(message("2")) - 1: true, len(b) - len(message("2")): true, len(b): true}
 	for _, piece := range []int{1, 2, 7, len(b)} {
@@ -321,7 +321,7 @@ func TestSieveKnowsTheBoundaries(t *testing.T) {
 }
 
 // What is too long is left out wherever the reads end, also in place.
-func TestSieveLeavesOutWhatIsTooLong(t *testing.T) {
+func TestFilterLeavesOutOversizeRPCs(t *testing.T) {
 	largest := frame.Append(nil, make([]byte, maxRPC))
 	long := frame.Append(nil, make([]byte, maxRPC+1))
 	sent := slices.Concat(message("1"), long, long, message("2"), largest, long, message("3"))

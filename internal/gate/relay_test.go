@@ -80,7 +80,7 @@ func TestGateKeepsBroadcastsOffRelays(t *testing.T) {
 			if err := b.Connect(t.Context(), peer.AddrInfo{ID: a.ID(), Addrs: relayed(a)}); err != nil {
 				t.Fatal(err)
 			}
-			// Somebody who would send all the same is refused.
+			// A peer that opens a stream all the same is refused.
 			s, err := b.NewStream(network.WithAllowLimitedConn(t.Context(), "test"), a.ID(), pubsub.FloodSubID)
 			if err == nil {
 				s.SetReadDeadline(time.Now().Add(10 * time.Second))

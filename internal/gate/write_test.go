@@ -89,7 +89,7 @@ func (p *fakePeer) changed() {
 	p.change = make(chan struct{})
 }
 
-// got returns what the streams took, and in how many writes.
+// got returns the bytes that a stream accepted, and the number of writes.
 func (p *fakePeer) got(stream int) (b []byte, writes int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -210,7 +210,7 @@ func write(t *testing.T, s network.Stream, rpc []byte) {
 }
 
 // A lone message is written when Write returns, so it costs no wait for a
-// goroutine; what comes at once behind it is written together.
+// goroutine; messages that follow at once are written together.
 func TestGateGathersWrites(t *testing.T) {
 	withPeer(t, Config{}, func(t *testing.T, p *fakePeer, _ *Gate, s network.Stream) {
 		p.takes(1 << 20)
@@ -242,7 +242,7 @@ func TestGateGathersWrites(t *testing.T) {
 // A peer that takes nothing costs as much memory as it may, delays pubsub for
 // the timeout, and then nothing more; when it takes something again, all that
 // waited arrives, and what was announced meanwhile.
-func TestGateStalledPeer(t *testing.T) {
+func TestGateDropsMessagesForAStalledPeer(t *testing.T) {
 	withPeer(t, Config{MaxPending: 100, StallTimeout: 4 * time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		start := time.Now()
 		p.takes(3) // not a whole message
@@ -279,7 +279,7 @@ func TestGateStalledPeer(t *testing.T) {
 
 // As long as a peer takes something, nothing is dropped, but pubsub is not
 // held up longer than it wants to be.
-func TestGateSlowPeer(t *testing.T) {
+func TestGateDropsMessagesForASlowPeer(t *testing.T) {
 	withPeer(t, Config{MaxPending: 10, StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		slow, stop := context.WithCancel(t.Context())
 		var taking sync.WaitGroup
@@ -324,7 +324,7 @@ func TestGateSlowPeer(t *testing.T) {
 
 // What waits when a stream breaks goes to the next one, behind the
 // announcement, but for the message that was begun.
-func TestGateMovesWhatWaits(t *testing.T) {
+func TestGateMovesWaitingMessagesToTheNextStream(t *testing.T) {
 	withPeer(t, Config{}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		p.takes(1 << 10)
 		write(t, s, announce("topic", true))
@@ -349,7 +349,7 @@ func TestGateMovesWhatWaits(t *testing.T) {
 
 // A peer that stalled in the middle of the only message that waits is heard and sent to
 // again when its stream breaks: on the next one nothing is left of the stall.
-func TestGateStalledPeerOnAnotherStream(t *testing.T) {
+func TestGateKeepsAStallAcrossStreams(t *testing.T) {
 	withPeer(t, Config{StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		p.takes(1 << 10)
 		write(t, s, announce("a", true))
@@ -419,7 +419,7 @@ func TestGateOpensUntilAnnounced(t *testing.T) {
 }
 
 // An eviction ends pubsub's blocked Write at once and the writer too, even if
-// the connection is so frozen that a reset blocks; what waited is counted.
+// the connection is so frozen that a reset blocks; the waiting messages are counted.
 func TestGateEndsABlockedWriter(t *testing.T) {
 	for _, waiting := range []int{1, 5} { // in the first write, for room
 		withPeer(t, Config{MaxPending: 1, StallTimeout: time.Hour}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
@@ -452,7 +452,7 @@ func TestGateEndsABlockedWriter(t *testing.T) {
 }
 
 // What waits for a guest has a bound before the gate too: its messages are dropped as
-// soon as the outbox is full, and pubsub's writer never waits.
+// soon as the queue is full, and pubsub's writer never waits.
 func TestGateDoesNotWaitForAGuest(t *testing.T) {
 	withPeer(t, Config{MaxPending: 8 << 10}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		g.SetAdmission(fakeID, Admission{Guest: true})
@@ -465,7 +465,7 @@ func TestGateDoesNotWaitForAGuest(t *testing.T) {
 		if waited > g.cfg.StallTimeout/8 { // which is how long the first is tried
 			t.Errorf("the writes waited %v", waited)
 		}
-		// The first is being written, and what fills the outbox waits.
+		// The first is being written, and what fills the queue waits.
 		if n := g.Stats().Dropped; n < uint64(sent)-chunkSize>>10-9 || n >= uint64(sent) {
 			t.Errorf("%d of %d messages were dropped", n, sent)
 		}
@@ -524,7 +524,7 @@ func TestGateAwaitsRoom(t *testing.T) {
 
 // A guest that takes a little all the time, so that it never stalls, and never what
 // waits, is waited for once; again only when it has taken all.
-func TestGateAwaitsRoomInVainOnce(t *testing.T) {
+func TestGateAwaitsASlowPeerOnce(t *testing.T) {
 	const pending = 512 << 10
 	withPeer(t, Config{MaxPending: pending, StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		g.SetAdmission(fakeID, Admission{Guest: true})
@@ -567,7 +567,7 @@ func TestGateAwaitsRoomInVainOnce(t *testing.T) {
 		others.Wait()
 		for range 20 {
 			if d := awaits(); d != 0 {
-				t.Fatalf("a call has waited %v for whom another had waited for in vain", d)
+				t.Fatalf("a call has waited %v for a peer that another call had timed out on", d)
 			}
 			time.Sleep(time.Second)
 		}
@@ -590,7 +590,7 @@ func TestGateAwaitsRoomInVainOnce(t *testing.T) {
 			p.takes(pending)
 		}()
 		if d := awaits(); d != 200*time.Millisecond {
-			t.Errorf("a call has waited %v for whom had taken all, and took it again", d)
+			t.Errorf("a call has waited %v for a peer whose queue was empty in between", d)
 		}
 	})
 }

@@ -28,7 +28,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// A Node takes part in one network: it has links to a few peers, and sends and receives
+// A Node takes part in one network: it keeps links to a few peers, and sends and receives
 // events. Make it with New. All methods may be called from several goroutines, and from
 // handlers.
 type Node struct {
@@ -107,9 +107,9 @@ const (
 	stageClosed
 )
 
-// New makes a node. The node is not on the network before Start, and handlers that are
-// registered before Start miss nothing. The error has one sentence for each option that is
-// wrong. Close every node that New returned, even if it was never started.
+// New makes a node. It is on the network from Start on; handlers that are registered before
+// miss nothing. The error has one sentence for each option that is wrong. Close the node in the
+// end, even if it was never started. New does not listen or dial, and does not block.
 func New(opts ...Option) (*Node, error) {
 	cfg := defaultConfig()
 	for _, opt := range opts {
@@ -225,7 +225,7 @@ func watchedSeeds(seeds []*discovery.Seed) (list []health.WatchedSeed) {
 // Start listens, begins to look for peers and returns. It blocks only to look up names
 // given to Listen, for at most five seconds each. It fails if ctx has ended already; the end
 // of ctx has no effect later. If an address cannot be listened on, the error is a
-// *host.ListenError that names it, and the node can be started again. With WithHost it is
+// *ListenError that names it, and the node can be started again. With WithHost it is
 // an error that the host has got another pubsub since New. Start returns ErrStarted when
 // it is called twice, and ErrClosed after Close.
 func (n *Node) Start(ctx context.Context) error {

@@ -23,22 +23,21 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/testhook"
 )
 
-// WithHost puts the node on a libp2p host that the application has made and goes on
-// using. The node has the host's id, dials with it, and is reached where it listens, if
-// it does. Nodes on hosts that the application connects, at whatever time, need no seeds
-// to find each other. The node does not change, retune or close what is the
-// application's: it protects its peers from the connection manager under a tag of its
-// own, and corrects in the peerstore what they are said to speak. Close takes away its
-// stream handlers, streams and tags, and of the connections that it made those on which
-// there is nothing else. Close the node before the host. It is an error at New if the
-// host has another node, or the options that say how a node listens are given too:
-// Listen, Subnet, Advertise, IdentityFile, and those about NATs.
-// The host's key has to be in its peerstore, and of a kind that is a part of the id,
-// Ed25519 or Secp256k1: others read there who signed.
+// WithHost puts the node on a libp2p host that the application has made and goes on using. The
+// node has the id of the host, dials with it, and can be reached where it listens, if it does.
+// The key of the host has to be in its peerstore and part of its id (Ed25519 or Secp256k1),
+// because other nodes verify signatures with it. Close the node before the host.
 //
-// Alone it makes a pubsub of the node's own on the host, so there must be no other;
-// an application that has one, or is about to make one, lends it WithPubSub. A host
-// with limits of its own on resources wants AddLimits.
+// The node does not change or close anything of the application. It protects its peers from
+// the connection manager under a tag of its own, and corrects in the peerstore which
+// protocols its peers speak. Close removes its stream handlers, streams and tags, and those
+// connections that it made and nobody else uses. Nodes on hosts that the application connects
+// find each other without seeds, whenever that is.
+//
+// It is an error at New if there is a node on the host already, or if an option that says how a
+// node listens is given too: Listen, Subnet, Advertise, IdentityFile, or one about NATs.
+// Without WithPubSub the node makes a pubsub of its own on the host, so there must not be
+// another one. If the host limits its resources, use AddLimits.
 func WithHost(h corehost.Host) Option {
 	return func(c *config) {
 		if h == nil {
@@ -49,15 +48,14 @@ func WithHost(h corehost.Host) Option {
 	}
 }
 
-// WithPubSub broadcasts over a pubsub of the application's, floodsub or gossipsub, on
-// the host that is given WithHost. It has to sign messages (StrictSign, the default),
-// as the host, and to let pass those of 1 MiB (also the default); what it does not sign
-// is an error at New. Nothing is changed there but that the node joins one topic,
-// "smokesignal/" and the name of the network, which Close leaves. All promises about
-// broadcasts hold with its defaults. With PubSubOptions less has to be repaired.
+// WithPubSub broadcasts over a pubsub of the application, floodsub or gossipsub, on the host
+// given by WithHost. The node joins one topic on it, "smokesignal/" and the name of the network,
+// which Close leaves. All promises about broadcasts hold with the defaults of pubsub; with
+// PubSubOptions less has to be repaired.
 //
-// End the pubsub after the node: if it ends before, Emit returns
-// events.ErrPubSubEnded.
+// The pubsub has to sign messages as its host (StrictSign, the default) and to pass messages of
+// 1 MiB (also the default); otherwise it is an error at New. End it after the node: if it ends
+// before, Emit returns ErrPubSubEnded.
 func WithPubSub(ps *pubsub.PubSub) Option {
 	return func(c *config) {
 		if ps == nil {
@@ -68,9 +66,9 @@ func WithPubSub(ps *pubsub.PubSub) Option {
 	}
 }
 
-// WithTopic lends the node a topic that the application has joined on the pubsub
-// given WithPubSub, since a topic can be joined there only once. The node neither
-// closes it nor minds other subscriptions to it. Several calls add up.
+// WithTopic lends the node a topic that the application has joined on the pubsub given by
+// WithPubSub, since a topic can be joined only once there. The node does not close it, and other
+// subscriptions to it do no harm. Several calls add up.
 func WithTopic(t *pubsub.Topic) Option {
 	return func(c *config) {
 		if t == nil {
@@ -84,10 +82,10 @@ func WithTopic(t *pubsub.Topic) Option {
 	}
 }
 
-// PubSubOptions returns the options that suit a pubsub which the application makes for
-// itself and for WithPubSub: signed messages, queues that take a burst, and a bound on
-// what waits there. They refuse no topic of the application's. What is given after
-// them goes first. Call it again for another pubsub.
+// PubSubOptions returns options for a pubsub that the application makes for itself and for
+// WithPubSub: signed messages, queues that hold a burst, and a limit on what waits in them. They
+// refuse no topic of the application. Later options override them. They are for one pubsub;
+// call PubSubOptions again for another.
 func PubSubOptions() []pubsub.Option {
 	return events.PubSubOptions(events.PubSubConfig{Shared: true})
 }
@@ -100,12 +98,12 @@ func PubSubOptions() []pubsub.Option {
 //	manager, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits.AutoScale()))
 //	h, err := libp2p.New(libp2p.ResourceManager(manager))
 //
-// These are limits on its protocols and its service alone. Those of the whole system
-// and of each peer have to leave room: of one peer a node has four streams in each
-// direction for as long as there is a link, and up to 24 for moments.
+// These are limits on the node's own protocols and service. The limits of the whole system and
+// of each peer have to allow for them: with each linked peer a node has four streams in each
+// direction, and up to 24 for moments.
 func AddLimits(l *rcmgr.ScalingLimitConfig) { limits.Add(l) }
 
-// validateLent says what is wrong about what the application lends.
+// validateLent checks the host, the pubsub and the topics that the application lends.
 func (c *config) validateLent() {
 	if c.lentPubSub != nil && c.lentHost == nil {
 		c.bad("WithPubSub: give the host of the PubSub, too, by WithHost")
@@ -135,7 +133,7 @@ func (c *config) validateLent() {
 	}
 }
 
-// An endpoint is the node's host, made for it or lent.
+// An endpoint is the node's host, made for it or lent by the application.
 type endpoint interface {
 	corehost.Host // Close leaves a lent host open
 	// Listen makes a host reachable that was made for the node.

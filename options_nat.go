@@ -8,43 +8,42 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/errs"
 )
 
-// HolePunching lets the node link to others that are behind a NAT or firewall: it
-// dials them through their relay, and both ends then make a direct connection, from
-// whichever side that works. It is off by default.
+// HolePunching lets the node link to nodes that are behind a NAT or firewall: it dials them
+// through their relay, and both ends then make a direct connection, from whichever side that
+// works. It is off by default.
 //
-// Nothing but the agreement on that goes through a relay, no event and no broadcast;
-// where no direct connection comes about within five seconds there is no link, and
-// Ready, OnSeedError or Connect say so (ErrRelayed). Holes are punched for QUIC alone, so the node has to
-// listen on it, as it does by default. Two NATs that give each connection another
-// port cannot be passed.
+// Only that agreement goes through a relay, never an event. If no direct connection comes
+// about within five seconds, there is no link, and Ready, OnSeedError or Connect say so
+// (ErrRelayed). Holes are punched for QUIC only, so the node has to listen on it, as it does
+// by default. Two NATs that use another port for each connection cannot be passed.
 //
-// A node that only dials and is never dialed needs none of these options: it joins
-// through any node that can be dialed.
+// A node that only dials and is never dialed needs none of these options: it joins through
+// any node that can be dialed.
 func HolePunching() Option {
 	return func(c *config) { c.nat.HolePunching = true }
 }
 
-// Relays names relays through which this node can be dialed although it is behind a
-// NAT or firewall: nodes with RelayService, or any libp2p circuit relay (v2), as
-// multiaddrs with /p2p/ID. The node keeps a place at each of them, and tells the others
-// its address there for as long as none of its own is known to be dialable. It includes
-// HolePunching. Several calls add up.
+// Relays names relays through which this node can be dialed although it is behind a NAT or
+// firewall: nodes with RelayService, or any libp2p circuit relay (v2), as multiaddrs with
+// /p2p/ID. The node keeps a reservation at each of them, and tells the others its address there
+// while none of its own addresses is known to be dialable. It includes HolePunching. Several
+// calls add up.
 func Relays(addrs ...string) Option {
 	return func(c *config) { c.nat.Relays = append(c.nat.Relays, addrs...) }
 }
 
-// RelayService makes this node a relay for nodes that name it with Relays, and has it
-// tell those who ask whether their public addresses can be dialed (AutoNAT v2). It
-// should be a node that can be dialed from everywhere. libp2p's limits hold: 128
-// places, 8 for one IP address, and two minutes or 128 KiB a connection. It includes
-// HolePunching. It is off by default.
+// RelayService makes this node a relay for nodes that name it with Relays, and lets it tell
+// other nodes on request whether their public addresses can be dialed (AutoNAT v2). Use it on a
+// node that can be dialed from everywhere. The limits of libp2p hold: 128 reservations, 8 per IP
+// address, and two minutes or 128 KiB per connection. It includes HolePunching. It is off by
+// default.
 func RelayService() Option {
 	return func(c *config) { c.nat.RelayService = true }
 }
 
-// PortMapping asks the router by UPnP to forward the ports the node listens on, and tells
-// the others the addresses it gets. It is off by default. On systems other than Linux
-// libp2p asks by NAT-PMP, too.
+// PortMapping asks the router by UPnP to forward the ports that the node listens on, and tells
+// the others the resulting addresses. It is off by default. On systems other than Linux libp2p
+// also asks by NAT-PMP.
 func PortMapping() Option {
 	return func(c *config) { c.nat.PortMapping = true }
 }

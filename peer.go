@@ -16,8 +16,9 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
-// A Peer is a handle on another node. It stays valid when the link ends and comes
-// back. All methods may be called from several goroutines, and from handlers.
+// A Peer is a handle on another node, linked or not; Node.Peer and Peers return it. It stays
+// valid when the link ends and comes back. All methods may be called from several goroutines,
+// and from handlers.
 type Peer struct {
 	node *Node
 	id   ID
@@ -71,41 +72,25 @@ func (p *Peer) Addr() ma.Multiaddr {
 // AddrPort returns the IP address and port of Addr, the original's remoteAddress
 // and remotePort. It is the zero value if the peer is not connected.
 func (p *Peer) AddrPort() netip.AddrPort {
-	addr := p.Addr()
-	if addr == nil {
+	a := p.Addr()
+	if a == nil {
 		return netip.AddrPort{}
 	}
-	ip, err := manet.ToIP(addr)
-	if err != nil {
-		return netip.AddrPort{}
-	}
-	var port uint16
-	ma.ForEach(addr, func(c ma.Component) bool {
-		if code := c.Protocol().Code; code == ma.P_TCP || code == ma.P_UDP {
-			// The two bytes of the component are the port.
-			if b := c.RawValue(); len(b) == 2 {
-				port = uint16(b[0])<<8 | uint16(b[1])
-			}
-			return false
-		}
-		return true
-	})
-	a, _ := netip.AddrFromSlice(ip)
-	return netip.AddrPortFrom(a.Unmap(), port)
+	at, _, _ := addr.Split(a) // with its zone, if it has one
+	return at
 }
 
-// Emit sends an event to the peer alone. Events of one caller arrive in the order
-// of the calls, at most once. Nil means that the event is in the peer's queue.
-// Emit blocks while the queue is full, until ctx ends, or ErrStalled after ten
-// seconds in which nothing could be written to the peer. The arguments are
-// encoded before Emit returns.
+// Emit sends an event to the peer alone. Events of one caller arrive in the order of the
+// calls, at most once. Nil means that the event is in the peer's queue. The arguments belong
+// to the caller again when Emit returns.
 //
-// If there is no connection to the peer, Emit finds the peer through the network
-// and dials it, until ctx ends. The error is then ErrNotConnected together with
-// ErrUnknownPeer, when nobody knows where the peer is, or ErrUnreachable, when it
-// does not answer there; with ErrOtherNetwork or events.ErrRefused when the peer does not
-// take the events of this node. ErrNotStarted, ErrClosed, ErrBadName, ErrTooLarge and
-// events.ErrBadArgument come at once.
+// Emit blocks while the queue is full, until ctx ends; it returns ErrStalled when nothing could
+// be written to the peer for ten seconds. If there is no connection to the peer, Emit finds the
+// peer through the network and dials it, until ctx ends. The error is then ErrNotConnected,
+// together with ErrUnknownPeer (nobody knows where the peer is), ErrUnreachable (it does not
+// answer there), ErrOtherNetwork, or ErrRefused (it does not accept events from this node).
+// These errors come at once: ErrNotStarted, ErrClosed, ErrBadID, ErrBadName, ErrTooLarge and
+// ErrBadArgument. After an error the event is not sent.
 func (p *Peer) Emit(ctx context.Context, name string, args ...any) error {
 	if p.bad != nil {
 		return p.bad
@@ -113,9 +98,9 @@ func (p *Peer) Emit(ctx context.Context, name string, args ...any) error {
 	return p.node.direct.Emit(ctx, p.id, name, args...)
 }
 
-// TryEmit is Emit without waiting: it returns ErrQueueFull when the peer's queue
-// has no room. If there is no stream to the peer yet, the peer is found and the
-// stream opened in the background.
+// TryEmit is Emit without waiting: it returns ErrQueueFull when the peer's queue is full. If
+// there is no stream to the peer yet, the peer is found and the stream opened in the
+// background.
 func (p *Peer) TryEmit(name string, args ...any) error {
 	if p.bad != nil {
 		return p.bad
@@ -123,11 +108,11 @@ func (p *Peer) TryEmit(name string, args ...any) error {
 	return p.node.direct.TryEmit(p.id, name, args...)
 }
 
-// Call calls the handler of that name at the peer and waits for its answer, whose
-// arguments are the results. It waits until ctx ends, or ten seconds if ctx has no
-// deadline. A peer that is not connected is found as by Emit. A nil error means that
-// the handler has finished, ErrUnknownOutcome that it may have run; it never runs
-// twice. [events.Call.Do] is the same with types, and says more about errors.
+// Call calls the handler of that name at the peer and waits for its answer, whose arguments are
+// the results. It waits until ctx ends, or ten seconds if ctx has no deadline. A peer that is
+// not connected is found as by Emit. A nil error means that the handler has finished,
+// ErrUnknownOutcome that it may have run; it never runs twice. Call.Do is the same with types,
+// and names all errors.
 func (p *Peer) Call(ctx context.Context, name string, args ...any) (*Event, error) {
 	if p.bad != nil {
 		return nil, p.bad
@@ -136,24 +121,24 @@ func (p *Peer) Call(ctx context.Context, name string, args ...any) (*Event, erro
 	return (*Event)(answer), err
 }
 
-// Handle lets f answer the peer's calls of that name, or with "*" those that no
-// other handler answers; what f returns are the arguments of the answer. It goes
-// before a handler of node.Direct, which is for the calls of any peer. The
-// registration outlives the link. off removes it.
+// Handle lets f answer the peer's calls of that name, or with "*" those that no other handler
+// answers. The results of f are the arguments of the answer, and its error goes to the peer as
+// text. It goes before a handler of Direct.Handle, which is for the calls of any peer. The
+// registration outlives the link. off removes f.
 func (p *Peer) Handle(name string, f func(context.Context, *Event) (results []any, err error)) (off func()) {
 	return p.node.direct.HandleFrom(p.id, name, callHandler(f))
 }
 
-// On calls f for each event of that name, or of any if the name is "*", which the
-// peer sends to this node alone. The registration outlives the link. off removes
-// it.
+// On calls f for each event of that name that the peer sends to this node alone, or for each
+// of them if the name is "*". It follows the rules of Direct.On. The registration outlives the
+// link. off removes f.
 func (p *Peer) On(name string, f func(context.Context, *Event)) (off func()) {
 	return p.node.direct.OnFrom(p.id, name, handler(f))
 }
 
-// OnClose calls f each time the link to the peer ends. reason is a *CloseError
-// which says why and how many accepted events were not written. If the peer is
-// not linked, f waits for a link to be made and end.
+// OnClose calls f each time the link to the peer ends. reason is a *CloseError, which says why,
+// and how many accepted events were not written. If the peer is not linked, f waits for a link
+// to be made and end. off removes f.
 func (p *Peer) OnClose(f func(ctx context.Context, reason error)) (off func()) {
 	return p.node.peers.register(p).onClose.on(f)
 }
@@ -182,11 +167,10 @@ func (p *Peer) onBorrowed(name string, f func(context.Context, *Event)) (off fun
 
 func (p *Peer) closing() <-chan struct{} { return p.node.direct.Done() }
 
-// Disconnect ends the link to the peer. The node does not link to it by itself for
-// thirty seconds, unless it would be alone. The connection underneath is left to
-// libp2p, which others may be using. Closing a peer that is not linked does
-// nothing. It returns when the end of the link has begun. The error is ErrNotStarted or
-// ErrClosed.
+// Disconnect ends the link to the peer; the original calls it close. The node does not link to
+// the peer by itself for thirty seconds, unless it has no other. The connection stays, since
+// other libp2p code may use it. Disconnect does nothing if the peer is not linked. It does not
+// wait for the end of the link. The error is ErrNotStarted or ErrClosed.
 func (p *Peer) Disconnect() error {
 	if err := p.node.running(); err != nil {
 		return err
@@ -194,8 +178,8 @@ func (p *Peer) Disconnect() error {
 	return p.node.driver.DropPeer(context.Background(), p.id)
 }
 
-// Peers is the list of peers a node is linked to. All methods may be called from
-// several goroutines, and from handlers.
+// Peers is the list of the peers that a node is linked to. Node.Peers returns it. All methods
+// may be called from several goroutines, and from handlers.
 type Peers struct {
 	node *Node
 
@@ -247,11 +231,11 @@ func (l *Peers) Full() bool { return l.node.records.Full() }
 // Sufficient reports whether there are as many peers as PeerLimits wants.
 func (l *Peers) Sufficient() bool { return l.node.records.Sufficient() }
 
-// OnAdd calls f when a peer was added. The peer's direct events are read only
-// after all OnAdd handlers have returned, so handlers registered here miss none.
+// OnAdd calls f when a peer was added. The peer's direct events are read only after all OnAdd
+// handlers have returned, so handlers of events that f registers miss none. off removes f.
 func (l *Peers) OnAdd(f func(context.Context, *Peer)) (off func()) { return l.onAdd.on(f) }
 
-// OnRemove calls f when a peer was removed.
+// OnRemove calls f when a peer was removed. off removes f.
 func (l *Peers) OnRemove(f func(context.Context, *Peer)) (off func()) { return l.onRemove.on(f) }
 
 // handle returns the registered handle for id, or a new one.

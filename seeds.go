@@ -6,28 +6,28 @@ import (
 	"time"
 )
 
-// Seed is what a node knows of one of its seeds.
+// A Seed is what a node knows of one of its seeds.
 type Seed struct {
 	// Seed is the seed as it was given.
 	Seed string
-	// ID is empty until the seed was reached.
+	// ID is the node at the seed; empty until it was reached.
 	ID ID
-	// Self tells that the seed is this node, so it is left alone.
+	// Self reports that the seed is this node, which then ignores it.
 	Self bool
-	// Linked tells whether it is in the peer list.
+	// Linked reports whether the seed is in the peer list.
 	Linked bool
-	// Netsplit tells that it was heard once, and is not any more. LastHeard is when
-	// it was last heard through the overlay, zero for never.
-	Netsplit  bool
+	// Netsplit reports that the seed was heard once, and is not heard any more.
+	Netsplit bool
+	// LastHeard is when the seed was last heard through the overlay; zero for never.
 	LastHeard time.Time
-	// Err is why it cannot be used at present, nil if nothing is known against it.
-	// Next is when it is tried again, zero if that is not planned.
-	Err  error
+	// Err is why the seed cannot be used at present; nil if there is no known reason.
+	Err error
+	// Next is when the seed is tried next; zero if no try is planned.
 	Next time.Time
 }
 
-// Seeds returns the state of all seeds, in the order in which they were given. Before
-// Start only the field Seed is set; after Close there are none. The slice is the caller's.
+// Seeds returns the state of all seeds, in the order in which they were given. Before Start
+// only the field Seed is set; after Close there are none. The slice is the caller's.
 func (n *Node) Seeds() []Seed {
 	switch err := n.running(); {
 	case errors.Is(err, ErrNotStarted):
@@ -63,53 +63,51 @@ func (n *Node) seed(text string) Seed {
 	return Seed{Seed: text}
 }
 
-// OnConnect calls f when the first peer was added. Connected is true by then, and
-// a broadcast reaches that peer. The functions registered with this and the
-// other On methods of Node run in order, one at a time, on a goroutine of their
-// own; they may emit. off removes f.
+// OnConnect calls f when the first peer was added. Connected is true by then, and a broadcast
+// reaches that peer. The functions registered with this and the other On methods of Node run
+// in order, one at a time, on a goroutine of their own; they may emit and block. The ctx of f
+// ends when the node closes. off removes f.
 func (n *Node) OnConnect(f func(ctx context.Context)) (off func()) {
 	return n.on.connect.on(func(ctx context.Context, _ struct{}) { f(ctx) })
 }
 
-// OnDisconnect calls f when the last peer is gone. The node is already trying to
-// come back through its seeds and the addresses it knows.
+// OnDisconnect calls f when the last peer is gone. The node is already trying to come back
+// through its seeds and the addresses that it knows. off removes f.
 func (n *Node) OnDisconnect(f func(ctx context.Context)) (off func()) {
 	return n.on.disconnect.on(func(ctx context.Context, _ struct{}) { f(ctx) })
 }
 
-// OnPeerAdded calls f when a peer was added to the list: the original's "new
-// peer". The peer's direct events and calls are read only after f has returned,
-// and so it is at the peer: two nodes that both call the other in f, and wait for
-// the answer, wait until their ctx ends. Another goroutine can call at once.
+// OnPeerAdded calls f when a peer was added to the list: the original's "new peer". The peer's
+// direct events and calls are read only after f has returned, and the peer does the same. So
+// two nodes that both call the other in f wait for each other until their ctx ends; call from
+// another goroutine instead. off removes f.
 func (n *Node) OnPeerAdded(f func(ctx context.Context, p *Peer)) (off func()) {
 	return n.on.peerAdded.on(f)
 }
 
-// OnPeerRemoved calls f when a peer was removed from the list.
+// OnPeerRemoved calls f when a peer was removed from the list. off removes f.
 func (n *Node) OnPeerRemoved(f func(ctx context.Context, p *Peer)) (off func()) {
 	return n.on.peerRemoved.on(f)
 }
 
-// OnNetsplit calls f once when a seed is not heard any more through the overlay
-// although the node has peers.
+// OnNetsplit calls f once when a seed is not heard any more through the overlay although the
+// node has peers. off removes f.
 func (n *Node) OnNetsplit(f func(ctx context.Context, seed Seed)) (off func()) {
 	return n.on.netsplit.on(f)
 }
 
-// OnNetsplitResolved calls f once when a lost seed is heard again.
+// OnNetsplitResolved calls f once when a lost seed is heard again. off removes f.
 func (n *Node) OnNetsplitResolved(f func(ctx context.Context, seed Seed)) (off func()) {
 	return n.on.netsplitResolved.on(f)
 }
 
-// OnGap calls f when broadcasts of a sender are missing and will not come: no
-// neighbour has them any more, or the handlers here were so slow that they had to
-// make room. Who has to know it in its place among the events uses
-// Broadcast().OnGap.
+// OnGap calls f when broadcasts of a sender are missing and will not arrive. Broadcast.OnGap
+// reports the same in its place among the events. off removes f.
 func (n *Node) OnGap(f func(ctx context.Context, gap Gap)) (off func()) {
 	return n.on.gap.on(f)
 }
 
-// OnSeedError calls f when the reason why a seed cannot be used changes.
+// OnSeedError calls f when the reason why a seed cannot be used changes. off removes f.
 func (n *Node) OnSeedError(f func(ctx context.Context, err *SeedError)) (off func()) {
 	return n.on.seedError.on(f)
 }

@@ -57,6 +57,7 @@ func (c *core) spoke(p peer.ID, abilities Abilities) []Transition {
 
 // disconnected records that there is no connection to p.
 func (c *core) disconnected(p peer.ID) []Transition {
+	// Most connections are to peers of other protocols, which have no record.
 	if c.records[p] == nil {
 		return nil
 	}
@@ -73,6 +74,7 @@ func (c *core) pending(p peer.ID) []Transition {
 		return nil // the overlay ends a link before it makes it anew
 	}
 	r.link = Pending
+	// The hold of a handshake that is announced twice goes on.
 	if r.admission == 0 {
 		c.serial++
 		r.admission = c.serial
@@ -90,11 +92,13 @@ func (c *core) linked(p peer.ID, greeting []byte) []Transition {
 // unlinked records that the handshake with p has failed or its link has ended.
 func (c *core) unlinked(now time.Time, p peer.ID, reason error, how Ending) []Transition {
 	r := c.records[p]
+	// A handshake can fail before it was pending, and a draining link has ended before.
 	if r == nil || r.link != Pending && r.link != Linked {
 		return nil
 	}
 	r.admission = 0
 	if how == OnPurpose && r.link == Linked {
+		// Both nodes live on, and messages may be on their way.
 		r.link, r.drained = Draining, now.Add(drainTime)
 	} else {
 		// After a fault there is nothing to wait for, and a half link has carried nothing.
@@ -111,7 +115,7 @@ func (c *core) joined(p peer.ID) []Transition {
 
 // left records that p has left the topic.
 func (c *core) left(p peer.ID) []Transition {
-	if r := c.records[p]; r != nil {
+	if r := c.records[p]; r != nil { // a leave can come after close
 		r.onTopic = false
 	}
 	return c.settled(p, Transition{})
@@ -208,6 +212,7 @@ func (c *core) settle(p peer.ID, change Transition) {
 	if r == nil {
 		return
 	}
+	// A link that was made anew while it drained does not end at the old time.
 	if r.link != Draining {
 		r.drained = time.Time{}
 	}
@@ -228,6 +233,7 @@ func (c *core) settle(p peer.ID, change Transition) {
 	} else {
 		next = append(next, c.guests.release(p)...)
 	}
+	// Programs on other topics may be nodes, linked or not.
 	if c.openToAll && r.abilities.PubSub {
 		is.Place = true
 	}
@@ -238,6 +244,7 @@ func (c *core) settle(p peer.ID, change Transition) {
 	if is != was && !(c.closed && was.bound()) {
 		c.add(p, r, change, is)
 	}
+	// A record without facts is the same as none.
 	if *r == (record{}) || c.closed {
 		delete(c.records, p)
 	}

@@ -155,6 +155,7 @@ func (r *Registry) identified(p peer.ID) {
 // identify reads from the host what p speaks and how it is connected.
 func (r *Registry) identify(p peer.ID) {
 	host := r.cfg.Host
+	// The news of the protocols can come after that of the end of the connection.
 	if host.Network().Connectedness(p) == network.NotConnected {
 		r.change(func(c *core) []Transition { return c.disconnected(p) })
 		return
@@ -223,6 +224,7 @@ func (r *Registry) change(fact func(*core) []Transition) {
 	if r.following {
 		r.deliver(changes)
 	} else {
+		// The parts of a node that follow are made one after the other.
 		r.missed = append(r.missed, changes...)
 	}
 	if now := time.Now(); turnedAway > 0 && now.Sub(r.warned) >= warnInterval {

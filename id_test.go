@@ -1,6 +1,7 @@
 package smokesignal_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -31,7 +32,7 @@ func TestTextInPlaceOfAnID(t *testing.T) {
 		_, asked := smokesignal.Call[int, int]("x").Do(t.Context(), p, 1)
 		for what, err := range map[string]error{
 			"Emit": p.Emit(t.Context(), "x"), "TryEmit": p.TryEmit("x"), "Call": called, "Do": asked,
-			"Name.Emit": smokesignal.Name[[]byte]("x").Emit(t.Context(), p, nil),
+			"FindPeer": find(node, p.ID()), "Name.Emit": smokesignal.Name[[]byte]("x").Emit(t.Context(), p, nil),
 		} {
 			if !errors.Is(err, smokesignal.ErrBadID) || !strings.Contains(err.Error(), advice) {
 				t.Errorf("%s to %q returned %v", what, text, err)
@@ -47,4 +48,9 @@ func TestTextInPlaceOfAnID(t *testing.T) {
 	if _, err := smokesignal.ParseID("bogus"); !errors.Is(err, smokesignal.ErrBadID) {
 		t.Errorf("ParseID of rubbish returned %v", err)
 	}
+}
+
+func find(node *smokesignal.Node, id smokesignal.ID) error {
+	_, err := node.Routing().FindPeer(context.Background(), id)
+	return err
 }

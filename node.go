@@ -398,7 +398,9 @@ func (n *Node) Peers() *Peers { return &n.peers }
 
 // Peer returns a handle on the node with that id, linked or not. It does not block and is
 // never nil. If the node is not connected, the first Emit or Call finds it within its ctx:
-// it asks the neighbors, which ask theirs, for the node's signed address, and dials that.
+// it asks the neighbors, which ask theirs, for the node's signed address, and dials that. If
+// id is not an id, text for example, every Emit and Call returns ErrBadID at once, and the log
+// has an error.
 func (n *Node) Peer(id ID) *Peer { return n.peers.handle(id) }
 
 // running returns ErrNotStarted or ErrClosed when the node is not on the network.

@@ -246,6 +246,10 @@ func (l *Peers) handle(id ID) *Peer {
 		return p
 	}
 	p := &Peer{node: l.node, id: id, bad: checkID(id)}
+	if p.bad != nil {
+		// On, Handle and OnClose of such a peer can only wait in vain.
+		l.node.log.Error("a peer that cannot exist", "error", p.bad)
+	}
 	if l.node.records.Has(id) {
 		l.handles[id] = p
 	}

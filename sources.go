@@ -109,7 +109,7 @@ func (n *Node) locate(ctx context.Context, p peer.ID) error {
 // the neighbors, which ask theirs, for the node's signed addresses, connects to it, and
 // returns the addresses at which it was found. Its errors are ErrUnknownPeer, which is
 // routing.ErrNotFound, ErrUnreachable when the peer does not answer at its last known
-// addresses, ErrNotStarted, ErrClosed, and that of ctx.
+// addresses, ErrBadID, ErrNotStarted, ErrClosed, and that of ctx.
 func (n *Node) Routing() routing.PeerRouting { return (*nodeRouting)(n) }
 
 type nodeRouting Node
@@ -117,6 +117,9 @@ type nodeRouting Node
 func (r *nodeRouting) FindPeer(ctx context.Context, p peer.ID) (peer.AddrInfo, error) {
 	n := (*Node)(r)
 	err := n.running()
+	if err == nil {
+		err = checkID(p) // nobody has an id that is text, and the search would take its time
+	}
 	if err == nil {
 		var info peer.AddrInfo
 		if info, err = n.driver.FindPeer(ctx, p); err == nil {

@@ -14,9 +14,9 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// This file connects the parts of a node. The functions that bring news feed the records
-// of the peers or the callbacks; the followers carry out each change of a record. They run
-// on the goroutines of the parts and, but for admitBroadcast, do not block.
+// This file connects the parts of a node. Some functions feed the records of the peers, or
+// the callbacks, with what a part reports; the followers carry out each change of a record.
+// All run on the goroutines of the parts and, except for admitBroadcast, do not block.
 
 // leafTag protects the connection to a leaf, which cannot find another node by itself.
 const leafTag = "smokesignal leaf"
@@ -50,10 +50,10 @@ func (n *Node) gateFollows(c *peers.Transition) {
 
 // overlayFollows tells the overlay which peers are on the topic.
 func (n *Node) overlayFollows(c *peers.Transition) {
-	// On a pubsub that is lent, a peer is on the topic whether it is linked or not, so a
-	// handshake may begin when there is no news of the topic to come.
-	begins := n.gate == nil && c.Is.OnTopic && c.Is.Link == peers.Pending && c.Was.Link != peers.Pending
-	if c.Is.OnTopic != c.Was.OnTopic || begins {
+	// On a pubsub that is lent, a peer is on the topic whether it is linked or not, so
+	// after the beginning of a handshake there may be no news of the topic to come.
+	knownBefore := n.gate == nil && c.Begun() && c.Is.OnTopic
+	if c.Is.OnTopic != c.Was.OnTopic || knownBefore {
 		n.driver.TopicChanged(c.Peer, c.Is.OnTopic)
 	}
 	if c.Unclear() {

@@ -107,6 +107,9 @@ func (c *Transition) First() bool { return c.Added() && c.Neighbors == 1 }
 // Last reports whether the change leaves no neighbor.
 func (c *Transition) Last() bool { return c.Removed() && c.Neighbors == 0 }
 
+// Begun reports whether a handshake has begun.
+func (c *Transition) Begun() bool { return c.Is.Link == Pending && c.Was.Link != Pending }
+
 // Ended reports whether a handshake or a link of nodes has ended.
 func (c *Transition) Ended() bool { return c.Was.bound() && !c.Is.bound() }
 

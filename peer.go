@@ -190,37 +190,26 @@ type Peers struct {
 	onRemove listeners[*Peer]
 }
 
-// All iterates over the peers in the order they were added.
+// All iterates over the peers in the order in which they were added: those that are in the
+// list when the loop begins.
 func (l *Peers) All() iter.Seq[*Peer] {
 	return func(yield func(*Peer) bool) {
-		for _, p := range l.List() {
-			if !yield(p) {
+		for _, id := range l.node.records.Neighbors() {
+			if !yield(l.handle(id)) {
 				return
 			}
 		}
 	}
 }
 
-// List returns the peers in the order they were added. The slice is the caller's.
-func (l *Peers) List() []*Peer {
-	ids := l.node.records.Neighbors()
-	list := make([]*Peer, len(ids))
-	for i, id := range ids {
-		list[i] = l.handle(id)
-	}
-	return list
-}
-
-// Get returns the peer with that id, or nil if it is not in the list.
+// Get returns the peer with that id, or nil if it is not in the list. Peer.Linked reports
+// the same of a handle.
 func (l *Peers) Get(id ID) *Peer {
-	if !l.Has(id) {
+	if !l.node.records.Has(id) {
 		return nil
 	}
 	return l.handle(id)
 }
-
-// Has reports whether the peer with that id is in the list.
-func (l *Peers) Has(id ID) bool { return l.node.records.Has(id) }
 
 // Len returns the number of peers.
 func (l *Peers) Len() int { return l.node.records.Len() }

@@ -80,7 +80,7 @@ func introduce(t testing.TB, a, b *smokesignal.Node) {
 	if _, err := a.Connect(within(t, soon), addr(b)); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "both have each other", func() bool { return a.Peers().Has(b.ID()) && b.Peers().Has(a.ID()) })
+	until(t, "both have each other", func() bool { return a.Peer(b.ID()).Linked() && b.Peer(a.ID()).Linked() })
 }
 
 // until polls, for what tells nobody.
@@ -206,7 +206,7 @@ func TestNodeOnABorrowedHost(t *testing.T) {
 		if ev := next(t, sub.Out()).(smokesignal.EvtPeerAdded); ev.Peer != other.ID() {
 			t.Errorf("round %d: the event bus tells of %v", round, ev.Peer)
 		}
-		until(t, "the other has it", func() bool { return other.Peers().Has(node.ID()) })
+		until(t, "the other has it", func() bool { return other.Peer(node.ID()).Linked() })
 		here, there := listen(t, node.Broadcast(), "x"), listen(t, other.Broadcast(), "x")
 		direct := listen(t, other.Direct(), "x")
 		emitNumbers(t, node.Broadcast(), "x", 100)
@@ -244,7 +244,7 @@ func TestNodeOnABorrowedHost(t *testing.T) {
 		if connected := len(h.Network().ConnsToPeer(other.ID())) > 0; connected != (round == 1) || len(own) == 0 {
 			t.Errorf("round %d: connected after Close: %v", round, connected)
 		}
-		until(t, "the other has noticed", func() bool { return !other.Peers().Has(h.ID()) })
+		until(t, "the other has noticed", func() bool { return !other.Peer(h.ID()).Linked() })
 	}
 	ctx := within(t, 5*time.Second)
 	if err := other.Host().Connect(ctx, peer.AddrInfo{ID: h.ID()}); err != nil {

@@ -143,7 +143,7 @@ func TestFault05NetsplitIsToldOncePerSeed(t *testing.T) {
 	b := l.start(watched(cluster.Spec{Name: "b", Limits: manual}))
 	l.link(a, b)
 	for _, seed := range []*smokesignal.Node{one, two} {
-		if !a.Peers().Has(seed.ID()) {
+		if !a.Peer(seed.ID()).Linked() {
 			l.link(a, seed)
 		}
 	}

@@ -79,7 +79,7 @@ func TestFault11FullNetworkLetsNewcomersIn(t *testing.T) {
 	for i := range 6 {
 		n := l.start(cluster.Spec{Name: fmt.Sprintf("n%d", i)})
 		for _, other := range nodes {
-			if !n.Peers().Has(other.ID()) {
+			if !n.Peer(other.ID()).Linked() {
 				l.link(n, other)
 			}
 		}
@@ -154,7 +154,7 @@ func TestFault13NoBytesEndANode(t *testing.T) {
 	wantNumbers(t, "a", in.wait(10, soon), 10)
 	emitNumbers(t, a.Broadcast(), "x", 10)
 	wantNumbers(t, "honest", all.wait(10, soon), 10)
-	if a.Peers().Has(stranger.ID()) {
+	if a.Peer(stranger.ID()).Linked() {
 		t.Error("the stranger is a peer")
 	}
 	l.wantStory(honest, "connect", "peer added a", "add a")

@@ -285,7 +285,7 @@ func TestFault21SilenceEnds(t *testing.T) {
 		if total := time.Since(began); total > 20*slow*time.Second {
 			t.Errorf("it was a peer for %v", total)
 		}
-		if !keep.Peers().Has(a.ID()) {
+		if !keep.Peer(a.ID()).Linked() {
 			t.Error("the other peer was lost")
 		}
 	})

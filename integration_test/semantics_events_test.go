@@ -517,7 +517,7 @@ func TestAnsweringTwiceEndsInErrStalled(t *testing.T) {
 			t.Error(err)
 		}
 		in.wait(1, soon)
-		if !n.Peers().Has(other.ID()) {
+		if !n.Peer(other.ID()).Linked() {
 			t.Error("the link was lost")
 		}
 	}

@@ -200,7 +200,7 @@ func (n *Net) OneComponent() {
 			for p := range n.nodes[queue[0]].Peers().All() {
 				i, ok := number[p.ID()]
 				// A link counts when both ends have it.
-				if ok && !reached[i] && n.nodes[i].Peers().Has(n.nodes[queue[0]].ID()) {
+				if ok && !reached[i] && n.nodes[i].Peer(n.nodes[queue[0]].ID()).Linked() {
 					reached[i] = true
 					queue = append(queue, i)
 				}

@@ -165,7 +165,7 @@ func (d *drama) kill(name string) {
 	closed := make(chan error, 1)
 	go func() { closed <- node.Host().Close() }()
 	d.wait("everybody has noticed", func() bool {
-		return d.all(func(other *smokesignal.Node) bool { return !other.Peers().Has(node.ID()) })
+		return d.all(func(other *smokesignal.Node) bool { return !other.Peer(node.ID()).Linked() })
 	})
 	if d.err == nil {
 		d.err = <-closed
@@ -199,7 +199,7 @@ func (d *drama) whole() bool {
 		}
 		for peer := range node.Peers().All() {
 			other := byID[peer.ID()]
-			if other == nil || !other.Peers().Has(node.ID()) || !reached[other.ID()] && !visit(other) {
+			if other == nil || !other.Peer(node.ID()).Linked() || !reached[other.ID()] && !visit(other) {
 				return false
 			}
 		}

@@ -94,7 +94,7 @@ func TestWhole(t *testing.T) {
 			t.Fatal(err)
 		}
 		d.until(from+" and "+to+" have each other", func() bool {
-			return d.nodes[from].Peers().Has(d.nodes[to].ID()) && d.nodes[to].Peers().Has(d.nodes[from].ID())
+			return d.nodes[from].Peer(d.nodes[to].ID()).Linked() && d.nodes[to].Peer(d.nodes[from].ID()).Linked()
 		})
 	}
 	for _, names := range [][]string{{"a", "b"}, {"x", "y"}} {

@@ -95,9 +95,9 @@ func Example_chat() {
 		log.Fatal(err)
 	}
 	fmt.Println(<-bob.shown)
-	fmt.Println(alice.enter(ctx, "/msg bob psst") != nil, "for what is no id")
+	fmt.Println(alice.enter(ctx, "/msg bob psst") != nil, "for a name that is not an id")
 	// Output:
 	// bob: hello
 	// alice whispers: psst
-	// true for what is no id
+	// true for a name that is not an id
 }

@@ -142,7 +142,7 @@ type endpoint interface {
 	Dialable() []ma.Multiaddr
 	// Relayed returns the peers that are connected through relays only.
 	Relayed() []peer.ID
-	// Spare tells whether nobody but the node uses a connection.
+	// Spare reports whether nobody but the node uses a connection.
 	Spare(c network.Conn) bool
 }
 
@@ -174,11 +174,12 @@ func (n *Node) openHost() (key crypto.PrivKey, err error) {
 	}
 	made := h.(*host.Host)
 	n.host, n.face = madeHost{made}, made
-	n.unclaim, err = lent.Claim(made) // of a node's Host somebody may think as of any other
+	// The application may give what Host returns to WithHost of another node.
+	n.unclaim, err = lent.Claim(made)
 	return key, err
 }
 
-// borrowHost takes the host that is lent.
+// borrowHost puts the node on the host that is lent, and returns the key of the host.
 func (n *Node) borrowHost() (crypto.PrivKey, error) {
 	h := n.cfg.lentHost
 	var err error
@@ -186,12 +187,16 @@ func (n *Node) borrowHost() (crypto.PrivKey, error) {
 		return nil, errors.New("WithHost: there is a node on the host already, and they would take each other's streams; use that one, close it first, or give each a host")
 	}
 	key := h.Peerstore().PrivKey(h.ID())
-	if key == nil {
+	if key == nil { // a host may sign by other means than its peerstore; a node cannot
 		return nil, errors.New("WithHost: the private key of the host is not in its peerstore; put it there, since the node signs with it")
 	}
+	// Signatures of broadcasts are verified with the key in the sender's id. RSA keys are too
+	// long to be part of an id.
 	if _, err := h.ID().ExtractPublicKey(); err != nil {
 		return nil, fmt.Errorf("WithHost: the host's key is of type %s, which is not a part of its id, so others could not tell who signed; give a host with an Ed25519 key", key.Type())
 	}
+	// Two pubsubs on one host would register the same protocols, and the later one gets all
+	// streams.
 	if ids := lent.PubSubProtocols(h); len(ids) > 0 && n.cfg.lentPubSub == nil {
 		return nil, fmt.Errorf("WithHost: the host serves pubsub already (%s), and a second would take its streams; give that one by WithPubSub", ids[0])
 	}
@@ -219,8 +224,8 @@ func (n *Node) openPubSub() (err error) {
 	return err
 }
 
-// checkTopics finds topics that are not those of the pubsub: what is joined there
-// cannot be joined again.
+// checkTopics returns an error if a topic of WithTopic belongs to another pubsub. A topic that
+// is joined cannot be joined again, so a Join that succeeds shows that it was not joined.
 func (n *Node) checkTopics() error {
 	for name := range n.cfg.topics {
 		if t, err := n.pubsub.Join(name); err == nil {
@@ -257,10 +262,11 @@ func (n *Node) provePubSub(err error) error {
 	return fmt.Errorf("WithPubSub: %w; the PubSub's validators have to let the topic pass", err)
 }
 
-// sharesTopic tells whether a peer is on a topic of the application's, so that its
-// pubsub needs the connection.
+// sharesTopic reports whether p is on a topic of the application, whose pubsub then needs the
+// connection to p.
 func (n *Node) sharesTopic(p peer.ID) bool {
 	for _, topic := range n.pubsub.GetTopics() {
+		// The node's own topic is the application's only if the application has joined it.
 		if topic == n.topic && n.cfg.topics[topic] == nil {
 			continue
 		}
@@ -271,13 +277,14 @@ func (n *Node) sharesTopic(p peer.ID) bool {
 	return false
 }
 
-// servesAnother tells, of a lent host on which pubsub is the node's, whether the
-// application has made another since New, which took the streams of ours.
+// servesAnother returns an error if the application has made a pubsub on the lent host since
+// New, although the node has one of its own there.
 func (n *Node) servesAnother() error {
 	if n.cfg.lentHost == nil || n.cfg.lentPubSub != nil {
-		return nil
+		return nil // the node's pubsub is the only one, or the application's
 	}
 	for _, id := range lent.PubSubProtocols(n.face) {
+		// The node's pubsub is a floodsub; other protocols are those of another pubsub.
 		if id != pubsub.FloodSubID {
 			return fmt.Errorf("smokesignal: WithHost: the host serves another pubsub since New (%s), which takes the node's streams; make that first and give it by WithPubSub", id)
 		}

@@ -356,7 +356,7 @@ func TestEventsWaitForStart(t *testing.T) {
 			t.Fatalf("number %d did not come", want+1)
 		}
 	}
-	if err := node.Ready(ctx); err != nil { // there is no seed: it links to whom the application has connected
+	if err := node.Ready(ctx); err != nil { // without a seed it links to the nodes that the application has connected
 		t.Error(err)
 	}
 }

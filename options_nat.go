@@ -50,11 +50,13 @@ func PortMapping() Option {
 
 var errNoHolePunching = errors.New("it is behind a relay, which needs HolePunching or Relays")
 
-// whyRelayed says of the nodes that were reached through a relay, unless the known
-// causes do, and of the relays, what may keep this one alone.
+// whyRelayed returns what relays may have to do with the node having no peer: nodes that were
+// reached through a relay only, unless the known causes have that already, and relays that
+// gave no reservation.
 func (n *Node) whyRelayed(known []error) (parts []string, causes []error) {
 	switch only := n.host.Relayed(); {
 	case len(only) == 0 || errors.Is(errors.Join(known...), discovery.ErrRelayed):
+		// The seed's own error says it, with the name of the seed.
 	case len(only) == 1:
 		parts = append(parts, "node "+only[0].String()+" is "+errs.Text(discovery.ErrRelayed))
 		causes = append(causes, discovery.ErrRelayed)

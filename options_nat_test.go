@@ -31,7 +31,7 @@ func TestBadNATOptions(t *testing.T) {
 		case c.want == "" && err != nil:
 			t.Errorf("refused: %v", err)
 		case c.want == "":
-			node.Close() // it was not started, so nothing was dialled
+			node.Close() // it was not started, so nothing was dialed
 		case err == nil || !strings.Contains(err.Error(), c.want):
 			t.Errorf("%v, want %q", err, c.want)
 		}

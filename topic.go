@@ -114,8 +114,9 @@ type topics struct {
 // The error is ErrClosed, or says what is wrong with the name. The node's own topic,
 // smokesignal/NETWORK, is an error: use Broadcast().OnRaw to hear plain messages there.
 func (n *Node) Topic(name string) (*Topic, error) {
+	// Raw messages there would be mixed with batches of events.
 	if name == n.topic {
-		return nil, fmt.Errorf("smokesignal: topic %q is the network's own: emit events there with Broadcast(), and hear with Broadcast().OnRaw what is no event", name)
+		return nil, fmt.Errorf("smokesignal: topic %q is the network's own: emit events there with Broadcast(), and hear other messages with Broadcast().OnRaw", name)
 	}
 	n.topics.mu.Lock()
 	defer n.topics.mu.Unlock()
@@ -132,7 +133,7 @@ func (n *Node) Topic(name string) (*Topic, error) {
 		}
 	}
 	cfg := events.TopicConfig{Name: name, Joined: n.cfg.topics[name], Log: logging.Room("events", n.cfg.logger)}
-	if n.gate != nil {
+	if n.gate != nil { // a pubsub that is lent sends without our gate
 		cfg.AwaitRoom = n.gate.AwaitRoom
 	}
 	channel, err := events.NewTopic(n.pubsub, n.host, cfg)

@@ -29,9 +29,9 @@ const DefaultMaxEventSize = 512 << 10
 
 // The other defaults stand in the documentation of the options.
 const (
-	defaultNetwork      = discovery.DefaultNetwork // "default"
-	defaultMinPeers     = 3                        // the original's minPeerNo
-	defaultMaxPeers     = 5                        // the original's maxPeerNo
+	defaultNetwork      = protocol.DefaultNetwork // "default"
+	defaultMinPeers     = 3                       // the original's minPeerNo
+	defaultMaxPeers     = 5                       // the original's maxPeerNo
 	defaultPingInterval = 10 * time.Second
 	defaultPingTimeout  = 3 * time.Second // the original's pingTimeout
 	defaultCloseTimeout = 5 * time.Second

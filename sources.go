@@ -37,9 +37,7 @@ func (n *Node) openSources() (err error) {
 		if err != nil {
 			return fmt.Errorf("WithDiscovery: %w", err)
 		}
-		n.sources.rendezvous = append(n.sources.rendezvous, discovery.NewRendezvous(discovery.RendezvousConfig{
-			Discovery: d, Namespace: n.topic, Min: n.cfg.minPeers, Log: log,
-		}))
+		n.sources.rendezvous = append(n.sources.rendezvous, discovery.NewRendezvous(d, n.topic, n.cfg.minPeers, log))
 	}
 	return nil
 }

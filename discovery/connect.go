@@ -7,8 +7,9 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 const (
@@ -52,7 +53,7 @@ func overWebRTC(info peer.AddrInfo) bool {
 
 // isGuest reports whether p says that it speaks one of protocols and not the overlay's.
 func (d *Driver) isGuest(p peer.ID, protocols []protocol.ID) bool {
-	node, err := d.host.Peerstore().SupportsProtocols(p, Protocol)
+	node, err := d.host.Peerstore().SupportsProtocols(p, protocol.Overlay)
 	if err != nil || len(node) > 0 {
 		return false
 	}

@@ -26,9 +26,6 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// Protocol is the stream protocol of links and membership.
-const Protocol = protocol.Overlay
-
 // protectTag keeps the connection manager from closing the connections of links.
 const protectTag = "smokesignal"
 
@@ -196,7 +193,7 @@ func (d *Driver) Start() {
 
 // Serve accepts streams, which are answered from Start on. Call it before the host listens:
 // an early peer would otherwise learn that this host does not speak the protocol.
-func (d *Driver) Serve() { d.host.SetStreamHandler(Protocol, d.serve) }
+func (d *Driver) Serve() { d.host.SetStreamHandler(protocol.Overlay, d.serve) }
 
 // A callQueue holds the functions that wait for the loop. It has no bound, because hooks run
 // on the loop and may add to it. Strangers cannot fill it: the reader of a stream waits
@@ -498,7 +495,7 @@ func (d *Driver) Close() {
 	d.mu.Lock()
 	started := d.started
 	d.mu.Unlock()
-	d.host.RemoveStreamHandler(Protocol)
+	d.host.RemoveStreamHandler(protocol.Overlay)
 	if started {
 		d.host.Network().StopNotify((*notifiee)(d))
 		if d.lan != nil {

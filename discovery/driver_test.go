@@ -336,7 +336,7 @@ func TestHostileFramesEndTheirStream(t *testing.T) {
 		"oversize":         {0xff, 0xff, 0xff, 0x7f},
 		"another's record": append([]byte{byte(len(request)&0x7f) | 0x80, byte(len(request) >> 7)}, request...),
 	} {
-		s, err := h.NewStream(t.Context(), a.d.host.ID(), Protocol)
+		s, err := h.NewStream(t.Context(), a.d.host.ID(), protocol.Overlay)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -367,7 +367,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 		for _, x := range []*tester{b, a, never} {
 			x.d.Close()
 			for _, p := range x.d.host.Mux().Protocols() {
-				if p == Protocol {
+				if p == protocol.Overlay {
 					t.Error("the handler is still there")
 				}
 			}

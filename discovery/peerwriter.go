@@ -213,7 +213,7 @@ func (w *peerWriter) open(addrs []ma.Multiaddr, slots slots) (network.Stream, er
 	// The guard has not seen the addresses that libp2p would dial here if the connection
 	// has been lost meanwhile.
 	ctx = network.WithNoDial(ctx, "smokesignal dials by its own rules")
-	stream, err := w.d.host.NewStream(ctx, w.peer, Protocol)
+	stream, err := w.d.host.NewStream(ctx, w.peer, protocol.Overlay)
 	if err != nil {
 		return nil, err
 	}

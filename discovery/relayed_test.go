@@ -16,6 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
 
 	"github.com/go-smokesignal/smokesignal/internal/addr"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 const otherID = "12D3KooWJ4ct7gS3fLiVcQ7pgTTYG1kCHUEfLdmHXeWSBpwJHVJz"
@@ -170,7 +171,7 @@ func TestNothingIsReadOverARelay(t *testing.T) {
 	if err := h.Connect(t.Context(), *info); err != nil {
 		t.Fatal(err)
 	}
-	stream, err := h.NewStream(network.WithAllowLimitedConn(t.Context(), "test"), info.ID, Protocol)
+	stream, err := h.NewStream(network.WithAllowLimitedConn(t.Context(), "test"), info.ID, protocol.Overlay)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,19 +43,6 @@ const (
 	defaultTTL = time.Hour
 )
 
-// RendezvousConfig is the configuration of a Rendezvous. Discovery and Namespace are required.
-type RendezvousConfig struct {
-	// Discovery is where the nodes of the network advertise themselves. Its methods must
-	// end when the context that they get ends.
-	Discovery corediscovery.Discovery
-	// Namespace is the name under which nodes advertise and search.
-	Namespace string
-	// Min is how many links the node wants.
-	Min int
-	// Log is the logger. Nil means the default one.
-	Log *slog.Logger
-}
-
 // A Rendezvous finds the nodes of a network in a libp2p Discovery, such as a DHT, and keeps this
 // node advertised there. Its methods may be called from several goroutines.
 //
@@ -64,8 +51,12 @@ type RendezvousConfig struct {
 // to reach as far as this node's own ones: a node that is reached in a local network accepts
 // addresses there and on the internet, a node on the internet accepts only those there.
 type Rendezvous struct {
-	cfg     RendezvousConfig
-	source  rendezvousSource
+	source    corediscovery.Discovery
+	namespace string
+	min       int
+	log       *slog.Logger
+	driver    rendezvousDriver // nil before Start
+
 	changed notify.Signal // set when the links have changed
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup
@@ -75,26 +66,31 @@ type Rendezvous struct {
 	errs  map[string]error // the outcome of the last call, by its name
 }
 
-// A rendezvousSource is what a Rendezvous needs of the Driver.
-type rendezvousSource interface {
+// A rendezvousDriver is what a Rendezvous needs of the Driver.
+type rendezvousDriver interface {
 	linkCount() int
 	learnUnvouched(peer.AddrInfo) bool
 }
 
-// NewRendezvous returns a Rendezvous that does nothing until Start.
-func NewRendezvous(cfg RendezvousConfig) *Rendezvous {
-	if cfg.Log == nil {
-		cfg.Log = logging.Room("discovery", nil)
+// NewRendezvous returns a Rendezvous that does nothing until Start. The nodes of the network
+// advertise themselves in source under namespace. The methods of source must end when the
+// context that they get ends. min is how many links the node wants. log may be nil.
+func NewRendezvous(source corediscovery.Discovery, namespace string, min int, log *slog.Logger) *Rendezvous {
+	if log == nil {
+		log = logging.Room("discovery", nil)
 	}
-	return &Rendezvous{cfg: cfg, changed: notify.NewSignal(), errs: map[string]error{}}
+	return &Rendezvous{
+		source: source, namespace: namespace, min: min, log: log,
+		changed: notify.NewSignal(), errs: map[string]error{},
+	}
 }
 
 // Start begins to search and to advertise. It must be called once at most, after d.Start, and
 // not after Close.
 func (r *Rendezvous) Start(d *Driver) { r.start(d) }
 
-func (r *Rendezvous) start(source rendezvousSource) {
-	r.source = source
+func (r *Rendezvous) start(driver rendezvousDriver) {
+	r.driver = driver
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
 	r.tasks.Go(func() { r.searchLoop(ctx) })
@@ -138,7 +134,7 @@ func (r *Rendezvous) searchLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		links := r.source.linkCount()
+		links := r.driver.linkCount()
 		if alone != (links == 0) {
 			alone, rounds = links == 0, 0
 		}
@@ -151,7 +147,7 @@ func (r *Rendezvous) pause(links, rounds int) time.Duration {
 	switch {
 	case links == 0:
 		return min(firstInterval<<min(max(rounds-1, 0), 10), aloneInterval)
-	case links < r.cfg.Min:
+	case links < r.min:
 		return fewInterval
 	}
 	return enoughInterval
@@ -168,7 +164,7 @@ func (r *Rendezvous) search(ctx context.Context) {
 	life := ctx
 	ctx, cancel := context.WithTimeout(ctx, searchTimeout)
 	defer cancel()
-	list, err := r.cfg.Discovery.FindPeers(ctx, r.cfg.Namespace, corediscovery.Limit(maxFound))
+	list, err := r.source.FindPeers(ctx, r.namespace, corediscovery.Limit(maxFound))
 	if life.Err() != nil {
 		return // the error is that of Close
 	}
@@ -182,7 +178,7 @@ func (r *Rendezvous) search(ctx context.Context) {
 			if !ok {
 				return
 			}
-			if r.source.learnUnvouched(info) {
+			if r.driver.learnUnvouched(info) {
 				n++
 				r.mu.Lock()
 				r.found++
@@ -206,7 +202,7 @@ func (r *Rendezvous) advertiseLoop(ctx context.Context) {
 			return
 		}
 		limited, cancel := context.WithTimeout(ctx, advertiseTimeout)
-		ttl, err := r.cfg.Discovery.Advertise(limited, r.cfg.Namespace)
+		ttl, err := r.source.Advertise(limited, r.namespace)
 		cancel()
 		if ctx.Err() != nil {
 			return
@@ -239,6 +235,6 @@ func (r *Rendezvous) recordOutcome(call string, err error) {
 	r.errs[call] = err
 	r.mu.Unlock()
 	if err != nil && (before == nil || before.Error() != err.Error()) {
-		r.cfg.Log.Warn("a call of the Discovery has failed", "call", call, "namespace", r.cfg.Namespace, "error", err)
+		r.log.Warn("a call of the Discovery has failed", "call", call, "namespace", r.namespace, "error", err)
 	}
 }

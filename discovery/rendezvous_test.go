@@ -114,7 +114,7 @@ func (c *fakeLinks) learnUnvouched(info peer.AddrInfo) bool {
 
 func meetAt(m *meeting, min int) (*Rendezvous, *fakeLinks) {
 	m.began = time.Now()
-	r, c := NewRendezvous(RendezvousConfig{Discovery: m, Namespace: "smokesignal/home", Min: min}), &fakeLinks{}
+	r, c := NewRendezvous(m, "smokesignal/home", min, nil), &fakeLinks{}
 	r.start(c)
 	return r, c
 }

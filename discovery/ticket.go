@@ -21,9 +21,6 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// DefaultNetwork is the network of a node, and of a ticket, that names none.
-const DefaultNetwork = "default"
-
 const (
 	ticketWord    = "smoke"
 	ticketVersion = "1"
@@ -45,7 +42,7 @@ var ticketLetters = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithP
 type Ticket struct {
 	// ID is the node. No other is accepted at the addresses.
 	ID peer.ID
-	// Network is the name of the node's network. Empty means DefaultNetwork.
+	// Network is the name of the node's network. Empty means the network named "default".
 	Network string
 	// Addrs are the addresses of the node, the most reachable first. A /p2p/ part at the end
 	// is ignored.
@@ -69,7 +66,7 @@ func (t Ticket) Encode() (string, error) {
 		return "", errors.New("ticket: the node has no address that another can dial")
 	}
 	b := frame.AppendBytes(nil, 1, shortID(id))
-	if t.Network != DefaultNetwork {
+	if t.Network != protocol.DefaultNetwork {
 		b = frame.AppendBytes(b, 2, t.Network)
 	}
 	for _, ap := range endpoints {
@@ -177,7 +174,7 @@ func parseTicket(text string) (t Ticket, err error) {
 	if err != nil {
 		return t, err
 	}
-	t.Network = DefaultNetwork
+	t.Network = protocol.DefaultNetwork
 	places := 0
 	for f, err := range frame.Fields(b) {
 		if err != nil {

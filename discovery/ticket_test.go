@@ -21,6 +21,7 @@ import (
 	madns "github.com/multiformats/go-multiaddr-dns"
 
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 	"github.com/go-smokesignal/smokesignal/internal/vectors"
 )
 
@@ -99,7 +100,7 @@ func TestTicketSaysWhereAndWho(t *testing.T) {
 			}
 			want := Ticket{c.id, max(c.network, ""), addrs(c.out...)}
 			if want.Network == "" {
-				want.Network = DefaultNetwork
+				want.Network = protocol.DefaultNetwork
 			}
 			for _, text := range []string{text, strings.ToUpper(text)} {
 				got, err := ParseTicket(text)

@@ -17,10 +17,10 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/go-smokesignal/smokesignal"
-	"github.com/go-smokesignal/smokesignal/discovery"
 	"github.com/go-smokesignal/smokesignal/host"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // Fault 9: a node that dialled itself was told connect and disconnect.
@@ -201,7 +201,7 @@ func TestFault15OneIdentityIsOnePeer(t *testing.T) {
 		h := rawHost(t, libp2p.Identity(identity))
 		connect(t, h, a)
 		for range 20 {
-			say(t, h, a.ID(), discovery.Protocol, nil, 0)
+			say(t, h, a.ID(), protocol.Overlay, nil, 0)
 		}
 	}
 	if n := a.Peers().Len(); n != 0 {

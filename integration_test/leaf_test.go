@@ -12,14 +12,13 @@ import (
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
 	"github.com/libp2p/go-libp2p/p2p/protocol/identify/pb"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/go-smokesignal/smokesignal"
-	"github.com/go-smokesignal/smokesignal/discovery"
 	"github.com/go-smokesignal/smokesignal/events"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // leafHost is a host on the topic of a node, which lists some protocols of ours.
@@ -61,7 +60,7 @@ func TestLeavesHavePlaces(t *testing.T) {
 	startNode(t, node)
 	greeted := make(chan peer.ID, 100)
 	leafHost(t, node, greeted)
-	leafHost(t, node, greeted, events.ProtocolRepair, discovery.Protocol)
+	leafHost(t, node, greeted, events.ProtocolRepair, protocol.Overlay)
 	leaves := map[peer.ID]corehost.Host{}
 	for range 17 {
 		h := leafHost(t, node, greeted, events.ProtocolRepair)

@@ -14,9 +14,9 @@ import (
 	"time"
 
 	"github.com/go-smokesignal/smokesignal"
-	"github.com/go-smokesignal/smokesignal/discovery"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // The semantics tests take the rows of the original's behaviour one by one, as
@@ -268,7 +268,7 @@ func TestTimers(t *testing.T) {
 		stranger := rawHost(t)
 		connect(t, stranger, a)
 		const atMost = 12 * time.Second
-		lived := say(t, stranger, a.ID(), discovery.Protocol, []byte{0x7f}, atMost) // the beginning of a frame
+		lived := say(t, stranger, a.ID(), protocol.Overlay, []byte{0x7f}, atMost) // the beginning of a frame
 		t.Logf("the stream lived %v", lived.Round(time.Millisecond))
 		if lived >= atMost {
 			t.Errorf("a stream that never says anything lives for more than %v", atMost)

@@ -33,6 +33,9 @@ func IsOurs(id ID) bool { return strings.HasPrefix(string(id), prefix) }
 // of a node. The streams of pubsub are not among them.
 const Service = "smokesignal"
 
+// DefaultNetwork is the network of a node, and of a ticket, that does not name one.
+const DefaultNetwork = "default"
+
 // MaxNetwork is the longest network name that messages may carry, in bytes.
 const MaxNetwork = 128
 

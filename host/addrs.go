@@ -99,6 +99,7 @@ func parseListenMultiaddr(text string) (request, error) {
 		return req, errors.New("secure WebSocket needs a certificate, which a node does not have; listen on /ws behind a TLS proxy and Advertise the /wss address")
 	case has(ma.P_P2P):
 		return req, errors.New("an address to listen on has no /p2p part; the node's id comes from its key")
+	// As host:port, a name is looked up in Listen. libp2p does not listen on /dns addresses.
 	case has(ma.P_DNS) || has(ma.P_DNS4) || has(ma.P_DNS6) || has(ma.P_DNSADDR):
 		return req, errors.New("a multiaddr to listen on begins with an IP address, not a name")
 	}
@@ -128,6 +129,7 @@ func splitAddr(a ma.Multiaddr) (at netip.AddrPort, k kind, ok bool) {
 func splitHostPort(text string) (host string, port uint16, err error) {
 	digits := text
 	if strings.Trim(text, "0123456789") != "" || text == "" {
+		// For a bare IPv6 address, net.SplitHostPort complains about too many colons.
 		if _, err := netip.ParseAddr(text); err == nil {
 			return "", 0, errors.New("the port is missing (0 for a free one)")
 		}

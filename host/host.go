@@ -176,6 +176,7 @@ func (h *Host) parse(cfg Config, id peer.ID) error {
 	var listening []kind
 	for _, text := range texts {
 		r, err := parseListen(text)
+		// Names and "all interfaces" are checked in Listen, when they are known.
 		if err == nil && h.subnet.IsValid() && r.ip.IsValid() && !r.ip.IsUnspecified() && !h.subnet.Contains(r.ip.WithZone("")) {
 			err = outside(r.ip, h.subnet)
 		}
@@ -191,6 +192,7 @@ func (h *Host) parse(cfg Config, id peer.ID) error {
 			return &ConfigError{"Advertise", text, err}
 		}
 		addrs := a.expand(listening)
+		// host:port stands for TCP and QUIC only.
 		if len(addrs) == 0 {
 			return &ConfigError{"Advertise", text, errors.New("this node listens on neither TCP nor QUIC; give a multiaddr")}
 		}

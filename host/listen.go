@@ -118,7 +118,7 @@ func (m machine) plan(reqs []request, subnet netip.Prefix) ([]listenGroup, []Bin
 	var failed []BindError
 	for _, r := range reqs {
 		ips, err := m.expand(r)
-		if err == nil && subnet.IsValid() {
+		if err == nil && subnet.IsValid() { // otherwise all addresses are allowed
 			ips, err = m.restrict(ips, subnet)
 		}
 		if err != nil {
@@ -135,6 +135,7 @@ func (m machine) expand(r request) ([]netip.Addr, error) {
 	var ips []netip.Addr
 	switch {
 	case r.all:
+		// A machine may lack one of the families, and binding an address of it would fail.
 		if m.v4 {
 			ips = append(ips, netip.IPv4Unspecified())
 		}
@@ -144,6 +145,7 @@ func (m machine) expand(r request) ([]netip.Addr, error) {
 		if len(ips) == 0 {
 			return nil, errors.New("this machine has neither IPv4 nor IPv6")
 		}
+	// Not looked up: the answer may lack a family, or hold one that the machine lacks.
 	case strings.EqualFold(strings.TrimSuffix(r.name, "."), "localhost"):
 		for _, ip := range []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
 			if slices.Contains(m.ips, ip) {
@@ -224,6 +226,7 @@ func (b *binder) bind(groups []listenGroup) []BindError {
 	if len(b.failed) == 0 {
 		b.startUDP()
 	}
+	// All or none: with some of its addresses, a node would seem to work.
 	if len(b.failed) > 0 {
 		b.sw.ListenClose(b.sw.ListenAddresses()...)
 		b.sockets.closeAll()

@@ -45,7 +45,7 @@ type NAT struct {
 	Relays []string
 
 	// RelayService makes the host a relay for others, within libp2p's default limits (two
-	// minutes or 128 KiB per connection), and makes it answer others who ask whether they
+	// minutes or 128 KiB per connection), and makes it answer peers that ask whether they
 	// can be dialed. It includes HolePunching. It is useful on a host that can be dialed.
 	RelayService bool
 

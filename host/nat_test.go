@@ -23,7 +23,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/leaks"
 )
 
-// On loopback nobody has a public address, so no hole is ever punched: what is
+// On loopback nobody has a public address, so no hole is ever punched: a peer that is
 // connected through a relay stays so. The rest is in integration_test.
 
 func natHost(t *testing.T, cfg NAT, listen ...string) *Host {

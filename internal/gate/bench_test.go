@@ -25,7 +25,7 @@ import (
 // BenchmarkGate compares floodsub over the plain host with floodsub over the
 // gate: 64 bytes from one node to another, unsigned, so that the way of the
 // message is what costs. "burst" is as fast as it can be published, CPU time
-// of the process included; "lone" is one message each five milliseconds.
+// of the process included; "single" is one message each five milliseconds.
 func BenchmarkGate(b *testing.B) {
 	for _, gated := range []bool{false, true} {
 		over := map[bool]string{false: "plain", true: "gate"}[gated]
@@ -39,7 +39,7 @@ func BenchmarkGate(b *testing.B) {
 			b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "msgs/s")
 		})
 	}
-	b.Run("lone", func(b *testing.B) {
+	b.Run("single", func(b *testing.B) {
 		// Two of each, in turn, as neither pairs nor moments are alike.
 		pairs := []*pair{newPair(b, false), newPair(b, true), newPair(b, true), newPair(b, false)}
 		took := make([][]time.Duration, 2)
@@ -70,7 +70,7 @@ type pair struct {
 	topic *pubsub.Topic
 	msg   [64]byte
 	sent  uint64
-	want  chan uint64 // tells the subscriber after which message to answer
+	want  chan uint64 // the message after which the subscriber answers
 	done  chan struct{}
 }
 

@@ -123,8 +123,8 @@ var (
 // Pubsub learns of the peer when the gate offers it, by an event on pubsub's bus:
 // pubsub asks for the connectedness of the peer, then opens a stream. When that stream
 // ends, pubsub drops the peer: it forgets the peer's topics, then asks for the
-// connectedness again. It asks at no other time, so each question tells where pubsub
-// is.
+// connectedness again. It asks at no other time, so each question shows how far pubsub
+// has come.
 type peerRecord struct {
 	Admission
 

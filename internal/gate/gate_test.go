@@ -33,7 +33,7 @@ func TestGateAdmitsAndEvicts(t *testing.T) {
 			a.waitFor("b %d", round)
 			b.waitFor("a %d", round)
 			cut(a, b)
-			hosttest.Eventually(t, "both are alone", func() bool { return a.sees() && b.sees() })
+			hosttest.Eventually(t, "neither sees the other", func() bool { return a.sees() && b.sees() })
 		}
 		if c := a.gate.Host().Network().Connectedness(b.host.ID()); c != network.NotConnected {
 			t.Errorf("an evicted peer is %v", c)
@@ -90,7 +90,7 @@ func TestGateLetsEitherSideAdmitFirst(t *testing.T) {
 	})
 }
 
-// Everybody is connected to everybody, admitted are only the neighbours in a
+// Everybody is connected to everybody, admitted are only the neighbors in a
 // line; so a message has to take every hop, and a cut ends its way.
 func TestGateConfinesTheFlood(t *testing.T) {
 	const n = 8
@@ -101,7 +101,7 @@ func TestGateConfinesTheFlood(t *testing.T) {
 			connect(t, nodes[i], nodes[j])
 		}
 	}
-	neighbours := func(i int) (ns []*gated) {
+	neighbors := func(i int) (ns []*gated) {
 		if i > 0 {
 			ns = append(ns, nodes[i-1])
 		}
@@ -113,9 +113,9 @@ func TestGateConfinesTheFlood(t *testing.T) {
 	for i := range n - 1 {
 		link(nodes[i], nodes[i+1])
 	}
-	hosttest.Eventually(t, "everybody sees its neighbours only", func() bool {
+	hosttest.Eventually(t, "everybody sees its neighbors only", func() bool {
 		for i, node := range nodes {
-			if !node.sees(neighbours(i)...) {
+			if !node.sees(neighbors(i)...) {
 				return false
 			}
 		}
@@ -130,7 +130,7 @@ func TestGateConfinesTheFlood(t *testing.T) {
 		}
 		node.mu.Lock()
 		delete(node.from, node.host.ID())
-		for _, nb := range neighbours(i) {
+		for _, nb := range neighbors(i) {
 			delete(node.from, nb.host.ID())
 		}
 		if len(node.from) != 0 {
@@ -368,7 +368,7 @@ func TestGateSurvivesTheLossOfAConnection(t *testing.T) {
 		for _, c := range a.host.Network().ConnsToPeer(b.host.ID()) {
 			c.Close()
 		}
-		hosttest.Eventually(t, "both are alone", func() bool { return a.sees() && b.sees() })
+		hosttest.Eventually(t, "neither sees the other", func() bool { return a.sees() && b.sees() })
 		connect(t, a, b)
 		waitLinked(t, a, b)
 	}

@@ -79,7 +79,7 @@ func (g *Gate) guestCount() int {
 }
 
 // A peer that speaks pubsub and is not a node is on the topic by itself, whoever has
-// dialled, and until it is gone.
+// dialed, and until it is gone.
 func TestGateAdmitsGuests(t *testing.T) {
 	for name, make := range map[string]newPubSub{"floodsub": floodsub, "gossipsub": gossipsub} {
 		t.Run(name, func(t *testing.T) {
@@ -124,7 +124,7 @@ func TestGateRechecksPeersThatOpenAStream(t *testing.T) {
 	hosttest.Eventually(t, "it is a guest", func() bool { return n.gate.guestCount() == 1 })
 }
 
-// A node is admitted by Admit alone, and by Open; a host may become a node, and cease
+// A node is admitted only by its link, and by Open. A host may become a node, and cease
 // to be one, while it is connected.
 func TestGateDistinguishesNodesFromGuests(t *testing.T) {
 	n := newOpenTo(t, 0, hosttest.TCP)

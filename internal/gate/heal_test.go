@@ -208,7 +208,7 @@ func TestGateNoticesAPeerGoneBetweenStreams(t *testing.T) {
 	})
 }
 
-// Of what is published while a peer does not read, every message is delivered
+// Every message that is published while a peer does not read is delivered
 // later, in order, or counted.
 func TestGateCountsForAFrozenPeer(t *testing.T) {
 	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {

@@ -132,7 +132,7 @@ func TestQueueDropsMessagesDuringAStall(t *testing.T) {
 	b.written(1, now)
 	now = now.Add(5*time.Second - 1)
 	decide(full, message("2"))
-	// Then nothing comes for the timeout: messages are dropped, of what is
+	// Then the peer accepts nothing for the timeout: messages are dropped, of the
 	// announced the latest is kept.
 	now = now.Add(1)
 	decide(dropped, messages([]byte("2"), []byte("3")))
@@ -143,8 +143,8 @@ func TestQueueDropsMessagesDuringAStall(t *testing.T) {
 	if b.dropped != 2 || b.stalls != 1 {
 		t.Errorf("%d dropped, %d stalls", b.dropped, b.stalls)
 	}
-	// It takes something again: the rest of the RPC that was begun, what was
-	// announced, and what is new.
+	// It accepts something again: the rest of the RPC that was begun, the announcements,
+	// and new messages.
 	got := append([]byte{first}, b.writeAll(now, 1)...)
 	decide(accepted, message("4"))
 	b.push(message("4"), now)
@@ -226,7 +226,7 @@ func TestQueueEndsAStallWithItsLastRPC(t *testing.T) {
 		t.Errorf("%v is late, %d dropped, %d stalls", b.aside, b.dropped, b.stalls)
 	}
 
-	// As long as something waits, the next stream has to take it first; and what was
+	// As long as something waits, the next stream has to accept it first; and what was
 	// announced by an RPC that was cut is no news.
 	b.push(announce("a", true), now)
 	b.push(message("3"), now)

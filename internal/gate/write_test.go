@@ -209,7 +209,7 @@ func write(t *testing.T, s network.Stream, rpc []byte) {
 	}
 }
 
-// A lone message is written when Write returns, so it costs no wait for a
+// A single message is written when Write returns, so it costs no wait for a
 // goroutine; messages that follow at once are written together.
 func TestGateGathersWrites(t *testing.T) {
 	withPeer(t, Config{}, func(t *testing.T, p *fakePeer, _ *Gate, s network.Stream) {
@@ -217,7 +217,7 @@ func TestGateGathersWrites(t *testing.T) {
 		for i := range 3 {
 			write(t, s, message("%d", i))
 			if _, writes := p.got(0); writes != i+1 {
-				t.Fatalf("after the lone message %d: %d writes", i, writes)
+				t.Fatalf("after the single message %d: %d writes", i, writes)
 			}
 			time.Sleep(time.Millisecond)
 		}

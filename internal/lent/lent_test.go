@@ -99,7 +99,8 @@ func TestALentHostStaysAsItIs(t *testing.T) {
 
 func peerInfo(h corehost.Host) *peer.AddrInfo { return corehost.InfoFromHost(h) }
 
-// TestAConnectionIsSpareIfOnlyTheNodeUsesIt tells which connections may be closed.
+// TestAConnectionIsSpareIfOnlyTheNodeUsesIt: a connection with a stream of the
+// application, or to a peer that it protects, is not spare.
 func TestAConnectionIsSpareIfOnlyTheNodeUsesIt(t *testing.T) {
 	for _, c := range []struct {
 		what    string

@@ -280,9 +280,9 @@ func CloseTimeout(d time.Duration) Option {
 	return func(c *config) { c.closeTimeout = d }
 }
 
-// Logger sends the log of this node to h. Without it, or with nil, it goes to go-log,
-// which shows nothing of it, not even that a handler panicked, until GOLOG_LOG_LEVEL or
-// the application says so.
+// Logger sends the log of this node to h. Without it, or with nil, the log goes to go-log, which
+// shows it as GOLOG_LOG_LEVEL or the application says. As long as neither says anything, only
+// what a program must not miss is shown, by slog.Default: a panic in one of its functions.
 func Logger(h slog.Handler) Option {
 	return func(c *config) { c.logger = h }
 }

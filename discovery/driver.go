@@ -111,10 +111,10 @@ type Driver struct {
 	dialing dialing
 
 	// Owned by the loop.
-	seeds     []*seedState
+	seeds     []*seedProgress
 	writers   map[peer.ID]*peerWriter
 	adds      map[uint64]chan overlay.Added // calls of AddPeer, by token
-	finds     map[uint64]*lookup            // searches that the state machine runs, by token
+	finds     map[uint64]*peerLookup        // searches that the state machine runs, by token
 	token     uint64                        // the last one
 	callbacks int                           // dials under way to nodes that look for this one
 	leaving   bool                          // Leave or Close has begun
@@ -156,8 +156,8 @@ func New(cfg Config) *Driver {
 		adds:    map[uint64]chan overlay.Added{},
 		inbound: map[peer.ID]int{},
 		links:   map[peer.ID]bool{},
-		finds:   map[uint64]*lookup{},
-		lookups: lookups{byTarget: map[peer.ID]*lookup{}},
+		finds:   map[uint64]*peerLookup{},
+		lookups: lookups{byTarget: map[peer.ID]*peerLookup{}},
 		state: overlay.New(overlay.Config{
 			Self: cfg.Host.ID(), Session: overlay.Session(cfg.Session), Network: cfg.Network, Min: cfg.Min, Max: cfg.Max, Seeds: len(cfg.Seeds),
 			Rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
@@ -166,7 +166,7 @@ func New(cfg Config) *Driver {
 	d.ctx, d.cancel = context.WithCancelCause(context.Background())
 	d.dialCtx, d.stopDialing = context.WithCancelCause(d.ctx)
 	for _, s := range cfg.Seeds {
-		d.seeds = append(d.seeds, &seedState{seed: s})
+		d.seeds = append(d.seeds, &seedProgress{seed: s})
 	}
 	return d
 }

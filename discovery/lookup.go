@@ -34,19 +34,19 @@ const (
 // lookups holds the searches under way. Calls that look for the same peer share one.
 type lookups struct {
 	mu       sync.Mutex
-	byTarget map[peer.ID]*lookup
+	byTarget map[peer.ID]*peerLookup
 }
 
 // remove lets the next call for the peer begin a new search. It needs mu.
-func (s *lookups) remove(l *lookup) {
+func (s *lookups) remove(l *peerLookup) {
 	// A newer search may have taken the place already.
 	if s.byTarget[l.target] == l {
 		delete(s.byTarget, l.target)
 	}
 }
 
-// A lookup is a search for one peer.
-type lookup struct {
+// A peerLookup is a search for one peer.
+type peerLookup struct {
 	target  peer.ID
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -161,14 +161,14 @@ func withAddrs(info peer.AddrInfo, addrs []ma.Multiaddr) peer.AddrInfo {
 
 // joinLookup returns the search for p, a new one if there is none. The caller calls
 // leaveLookup.
-func (d *Driver) joinLookup(p peer.ID) (*lookup, error) {
+func (d *Driver) joinLookup(p peer.ID) (*peerLookup, error) {
 	d.lookups.mu.Lock()
 	defer d.lookups.mu.Unlock()
 	if l := d.lookups.byTarget[p]; l != nil {
 		l.waiters++
 		return l, nil
 	}
-	l := &lookup{target: p, waiters: 1, answers: make(chan overlay.Contact, maxAnswers), done: make(chan struct{})}
+	l := &peerLookup{target: p, waiters: 1, answers: make(chan overlay.Contact, maxAnswers), done: make(chan struct{})}
 	l.ctx, l.cancel = context.WithCancel(d.ctx)
 	// On the loop, since nothing may be added to tasks once the loop has ended.
 	if !d.run(func() { d.tasks.Go(func() { d.runLookup(l) }) }) {
@@ -180,7 +180,7 @@ func (d *Driver) joinLookup(p peer.ID) (*lookup, error) {
 }
 
 // leaveLookup ends a search for which no call waits any more.
-func (d *Driver) leaveLookup(l *lookup) {
+func (d *Driver) leaveLookup(l *peerLookup) {
 	d.lookups.mu.Lock()
 	defer d.lookups.mu.Unlock()
 	if l.waiters--; l.waiters == 0 {
@@ -190,7 +190,7 @@ func (d *Driver) leaveLookup(l *lookup) {
 }
 
 // runLookup runs a search to its end.
-func (d *Driver) runLookup(l *lookup) {
+func (d *Driver) runLookup(l *peerLookup) {
 	defer l.cancel()
 	l.info, l.err = d.search(l, func() { d.run(func() { d.askOverlay(l) }) })
 	d.run(func() { d.endQuestion(l) })
@@ -200,10 +200,10 @@ func (d *Driver) runLookup(l *lookup) {
 	close(l.done)
 }
 
-// A search is the part of a lookup that dials. One goroutine owns it.
-type search struct {
+// A dialSearch is the part of a lookup that dials. One goroutine owns it.
+type dialSearch struct {
 	d     *Driver
-	l     *lookup
+	l     *peerLookup
 	ctx   context.Context // of the dials
 	tasks sync.WaitGroup
 	ended chan error // one for each dial
@@ -221,15 +221,15 @@ type search struct {
 // search dials the remembered addresses of the peer, and then those that the overlay has
 // found once askOverlay was called. It ends when there is a connection, which the peer may
 // also have made.
-func (d *Driver) search(l *lookup, askOverlay func()) (peer.AddrInfo, error) {
+func (d *Driver) search(l *peerLookup, askOverlay func()) (peer.AddrInfo, error) {
 	ctx, cancel := context.WithCancel(l.ctx)
-	s := &search{d: d, l: l, ctx: ctx, ended: make(chan error), askOverlay: askOverlay}
+	s := &dialSearch{d: d, l: l, ctx: ctx, ended: make(chan error), askOverlay: askOverlay}
 	defer s.tasks.Wait()
 	defer cancel()
 	return s.run()
 }
 
-func (s *search) run() (peer.AddrInfo, error) {
+func (s *dialSearch) run() (peer.AddrInfo, error) {
 	connected := notify.NewSignal()
 	defer whenConnected(s.d.host.Network(), s.l.target, func(network.Conn) { connected.Set() })()
 	var late <-chan time.Time
@@ -268,7 +268,7 @@ func (s *search) run() (peer.AddrInfo, error) {
 }
 
 // ask asks the overlay, once.
-func (s *search) ask() {
+func (s *dialSearch) ask() {
 	if !s.asked {
 		s.asked, s.answers = true, s.l.answers
 		s.askOverlay()
@@ -276,7 +276,7 @@ func (s *search) ask() {
 }
 
 // dialAnswer dials the addresses in an answer that were not dialed before.
-func (s *search) dialAnswer(c overlay.Contact) {
+func (s *dialSearch) dialAnswer(c overlay.Contact) {
 	var fresh []ma.Multiaddr
 	for _, a := range c.Addrs {
 		if !ma.Contains(s.tried, a) {
@@ -289,7 +289,7 @@ func (s *search) dialAnswer(c overlay.Contact) {
 	}
 }
 
-func (s *search) dial(addrs []ma.Multiaddr, dial func() error) {
+func (s *dialSearch) dial(addrs []ma.Multiaddr, dial func() error) {
 	s.tried = append(s.tried, addrs...)
 	s.running++
 	s.tasks.Go(func() {
@@ -301,7 +301,7 @@ func (s *search) dial(addrs []ma.Multiaddr, dial func() error) {
 	})
 }
 
-func (s *search) recordFailure(err error) {
+func (s *dialSearch) recordFailure(err error) {
 	if err == nil {
 		return
 	}
@@ -330,7 +330,7 @@ func (d *Driver) dialKnown(ctx context.Context, p peer.ID) error {
 
 // askOverlay asks the state machine for the peer. Like endQuestion, located and callBack it
 // runs on the loop.
-func (d *Driver) askOverlay(l *lookup) {
+func (d *Driver) askOverlay(l *peerLookup) {
 	d.token++
 	l.token = d.token
 	d.finds[l.token] = l
@@ -338,7 +338,7 @@ func (d *Driver) askOverlay(l *lookup) {
 }
 
 // endQuestion ends the question of a lookup, if there are answers still to come.
-func (d *Driver) endQuestion(l *lookup) {
+func (d *Driver) endQuestion(l *peerLookup) {
 	if d.finds[l.token] == l {
 		delete(d.finds, l.token)
 		d.step(overlay.EndFind{Token: l.token})

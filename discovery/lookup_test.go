@@ -161,7 +161,7 @@ func TestFindPeerEndsWithItsContext(t *testing.T) {
 		_, err := x.d.FindPeer(ctx, stranger)
 		result <- err
 	}()
-	var l *lookup
+	var l *peerLookup
 	for l == nil {
 		time.Sleep(time.Millisecond)
 		x.d.lookups.mu.Lock()
@@ -191,7 +191,7 @@ func TestSearchGoesOnAfterAWrongAnswer(t *testing.T) {
 			if remembered != nil {
 				x.d.host.Peerstore().AddAddr(h.ID(), remembered(t), peerstore.TempAddrTTL)
 			}
-			l := &lookup{target: h.ID(), answers: make(chan overlay.Contact, 3)}
+			l := &peerLookup{target: h.ID(), answers: make(chan overlay.Contact, 3)}
 			l.ctx, l.cancel = context.WithTimeout(t.Context(), 15*time.Second)
 			defer l.cancel()
 			asked, began := 0, time.Now()
@@ -219,7 +219,7 @@ func TestSearchGoesOnAfterAWrongAnswer(t *testing.T) {
 func TestSearchPrefersRememberedAddresses(t *testing.T) {
 	x, h := newTester(t, testConfig{}).start(), targetHost(t)
 	x.d.host.Peerstore().AddAddrs(h.ID(), h.Addrs(), peerstore.TempAddrTTL)
-	l := &lookup{target: h.ID(), answers: make(chan overlay.Contact)}
+	l := &peerLookup{target: h.ID(), answers: make(chan overlay.Contact)}
 	l.ctx, l.cancel = context.WithTimeout(t.Context(), 15*time.Second)
 	defer l.cancel()
 	if _, err := x.d.search(l, func() { t.Error("the network was asked") }); err != nil {
@@ -234,7 +234,7 @@ func TestSearchObeysTheGuard(t *testing.T) {
 	at := deserted(t)
 	for i := range dialguard.MaxUnproved + 1 {
 		stranger := idOf(t, newKey(t)) // of one id, libp2p remembers the failure
-		l := &lookup{target: stranger, answers: make(chan overlay.Contact, 1)}
+		l := &peerLookup{target: stranger, answers: make(chan overlay.Contact, 1)}
 		l.ctx, l.cancel = context.WithTimeout(t.Context(), 15*time.Second)
 		_, err := x.d.search(l, func() {
 			l.answers <- overlay.Contact{ID: stranger, Addrs: []ma.Multiaddr{at}}

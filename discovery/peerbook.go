@@ -106,7 +106,7 @@ func OpenPeerBook(path, network string, log *slog.Logger) (*PeerBook, error) {
 		log = logging.Room("discovery", nil)
 	}
 	b := &PeerBook{name: path, path: path, network: network, log: log, opened: time.Now(), changed: notify.NewSignal()}
-	if err := b.open(); err != nil {
+	if err := b.load(); err != nil {
 		return nil, b.failed(err)
 	}
 	return b, nil
@@ -122,7 +122,7 @@ func (b *PeerBook) failed(err error) error {
 	return fmt.Errorf("discovery: peer book %s: %w", b.name, err)
 }
 
-func (b *PeerBook) open() error {
+func (b *PeerBook) load() error {
 	// The file itself gets replaced, and not a symbolic link to it.
 	if real, err := filepath.EvalSymlinks(b.path); err == nil {
 		b.path = real
@@ -155,9 +155,9 @@ func (b *PeerBook) createTemp() (*os.File, error) {
 // Keep gives the nodes in the book to d, and from then on writes the nodes that d knows into the
 // book: a second after a change of the links, but at most every thirty seconds, and at Close. It
 // must be called once at most, after d.Start, and not after Close.
-func (b *PeerBook) Keep(d *Driver) { b.keep(d) }
+func (b *PeerBook) Keep(d *Driver) { b.follow(d) }
 
-func (b *PeerBook) keep(source bookSource) {
+func (b *PeerBook) follow(source bookSource) {
 	b.source = source
 	source.learn(b.contacts(time.Now())...)
 	ctx, cancel := context.WithCancel(context.Background())

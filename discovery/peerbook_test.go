@@ -81,7 +81,7 @@ func openBook(t testing.TB, path, network string) *PeerBook {
 func keepOnce(t testing.TB, path string, o *fakeSource) {
 	t.Helper()
 	b := openBook(t, path, "home")
-	b.keep(o)
+	b.follow(o)
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +103,7 @@ func TestPeerBookRemembers(t *testing.T) {
 
 	o := &fakeSource{}
 	b := openBook(t, path, "home")
-	b.keep(o)
+	b.follow(o)
 	defer b.Close()
 	if len(o.learned) != 2 || o.learned[0].ID != link.ID || o.learned[1].ID != known.ID {
 		t.Fatalf("learned %v, want the link and then the known node", o.learned)
@@ -224,7 +224,7 @@ func TestOtherFilesAreNotPeerBooks(t *testing.T) {
 func TestPeerBookDoesNotOverwriteAnotherFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "book")
 	b := openBook(t, path, "home")
-	b.keep(&fakeSource{contacts: []overlay.Contact{nodeAt(t, "/ip4/192.0.2.1/tcp/1")}})
+	b.follow(&fakeSource{contacts: []overlay.Contact{nodeAt(t, "/ip4/192.0.2.1/tcp/1")}})
 	if err := os.WriteFile(path, []byte("Dear Sir,\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -286,7 +286,7 @@ func TestPeerBookKeepsAddressesBehindRelays(t *testing.T) {
 	keepOnce(t, path, &fakeSource{contacts: []overlay.Contact{a, b}})
 	o := &fakeSource{}
 	book := openBook(t, path, "home")
-	book.keep(o)
+	book.follow(o)
 	if err := book.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -315,8 +315,8 @@ func TestNodesThatShareAPeerBookKeepEachOthersEntries(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "book")
 	x, y := nodeAt(t, "/ip4/192.0.2.1/tcp/1"), nodeAt(t, "/ip4/192.0.2.2/tcp/1")
 	one, two := openBook(t, path, "home"), openBook(t, path, "home")
-	one.keep(&fakeSource{contacts: []overlay.Contact{x}})
-	two.keep(&fakeSource{contacts: []overlay.Contact{y}})
+	one.follow(&fakeSource{contacts: []overlay.Contact{x}})
+	two.follow(&fakeSource{contacts: []overlay.Contact{y}})
 	for _, b := range []*PeerBook{one, two} {
 		if err := b.Close(); err != nil {
 			t.Fatal(err)
@@ -334,7 +334,7 @@ func TestPeerBookIsWrittenEveryThirtySecondsAtMost(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		o := &fakeSource{}
 		b := openBook(t, path, "home")
-		b.keep(o)
+		b.follow(o)
 		want := func(n int, when string) {
 			t.Helper()
 			synctest.Wait()
@@ -366,7 +366,7 @@ func TestPeerBookIsWrittenEveryThirtySecondsAtMost(t *testing.T) {
 func TestPeerBookIsNotEmptiedByAClosedDriver(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "book")
 	b := openBook(t, path, "home")
-	b.keep(&fakeSource{closed: true})
+	b.follow(&fakeSource{closed: true})
 	if err := b.Close(); err != nil {
 		t.Error(err)
 	}

@@ -150,7 +150,7 @@ func (w *peerWriter) next() ([]overlay.Message, []ma.Multiaddr) {
 			w.ended = len(w.queue) == 0 // unless a message came at this very moment
 			w.mu.Unlock()
 		case <-w.d.ctx.Done():
-			w.end()
+			w.markEnded()
 		}
 	}
 }
@@ -174,7 +174,7 @@ func (w *peerWriter) flush(batch []overlay.Message, addrs []ma.Multiaddr) error 
 	if !slices.ContainsFunc(batch, func(m overlay.Message) bool { return !isAnswer(m) }) {
 		slots = w.d.answers
 	}
-	stream, err := w.open(addrs, slots)
+	stream, err := w.openStream(addrs, slots)
 	if err != nil {
 		return err
 	}
@@ -184,7 +184,7 @@ func (w *peerWriter) flush(batch []overlay.Message, addrs []ma.Multiaddr) error 
 
 // fail ends the writer and tells the state machine that the peer cannot be reached.
 func (w *peerWriter) fail(err error) {
-	w.end()
+	w.markEnded()
 	w.resetStream()
 	reason := overlay.ReasonUnreachable
 	switch {
@@ -197,14 +197,14 @@ func (w *peerWriter) fail(err error) {
 	w.d.run(func() { w.d.step(overlay.Unreachable{Peer: w.peer, Reason: reason}) })
 }
 
-func (w *peerWriter) end() {
+func (w *peerWriter) markEnded() {
 	w.mu.Lock()
 	w.ended = true
 	w.mu.Unlock()
 }
 
-// open opens a stream to the peer over a direct connection, which it makes if it has to.
-func (w *peerWriter) open(addrs []ma.Multiaddr, slots slots) (network.Stream, error) {
+// openStream opens a stream to the peer over a direct connection, which it makes if it has to.
+func (w *peerWriter) openStream(addrs []ma.Multiaddr, slots slots) (network.Stream, error) {
 	if err := w.d.reach(w.d.dialCtx, w.peer, addrs, slots); err != nil {
 		return nil, err
 	}

@@ -70,17 +70,17 @@ func closeStale(h corehost.Host, p peer.ID, age time.Duration) {
 }
 
 // findRelayed is meet for an address behind a relay.
-func (t target) findRelayed(ctx context.Context, h corehost.Host) answer {
+func (t target) findRelayed(ctx context.Context, h corehost.Host) targetResult {
 	relay, _, _ := addr.SplitRelay(t.addrs[0])
 	switch {
 	case t.id == h.ID():
-		return answer{target: t, err: withText(ErrSelf)}
+		return targetResult{target: t, err: withText(ErrSelf)}
 	case addr.HasDirect(h.Network(), t.id):
-		return answer{target: t, info: peer.AddrInfo{ID: t.id, Addrs: t.addrs}}
+		return targetResult{target: t, info: peer.AddrInfo{ID: t.id, Addrs: t.addrs}}
 	case relay == h.ID():
-		return answer{target: t, err: &failure{kind: ErrUnreachable, text: "this node is its relay, and it is not connected", rank: rankRefused}}
+		return targetResult{target: t, err: &failure{kind: ErrUnreachable, text: "this node is its relay, and it is not connected", rank: rankRefused}}
 	case !dialsRelays(h):
-		return answer{target: t, err: &failure{kind: ErrUnreachable, text: "it is behind a relay, and this node punches no holes", rank: rankSkipped}}
+		return targetResult{target: t, err: &failure{kind: ErrUnreachable, text: "it is behind a relay, and this node punches no holes", rank: rankSkipped}}
 	}
 	closeStale(h, t.id, staleAfter)
 	clearBackoff(h, t.id)
@@ -89,7 +89,7 @@ func (t target) findRelayed(ctx context.Context, h corehost.Host) answer {
 		return a
 	}
 	if err := awaitDirect(ctx, h, t.id); err != nil {
-		return answer{target: t, err: explain(err)}
+		return targetResult{target: t, err: explain(err)}
 	}
 	return a
 }

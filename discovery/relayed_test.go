@@ -143,7 +143,7 @@ func TestNoLinkIsMadeOverARelay(t *testing.T) {
 	s := &peerWriter{d: a.d, peer: b.d.host.ID()}
 	opened := make(chan error, 1)
 	go func() {
-		_, err := s.open(nil, a.d.dials)
+		_, err := s.openStream(nil, a.d.dials)
 		opened <- err
 	}()
 	a.until("the seed error", a.hasLine("seed "+at+": only reached through a relay, no direct connection"))

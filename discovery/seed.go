@@ -131,12 +131,12 @@ func (s *Seed) findOne(ctx context.Context, h corehost.Host) (peer.AddrInfo, err
 	if dialsRelays(h) || backoff(h) == nil {
 		direct = network.WithForceDirectDial(ctx, "smokesignal seed")
 	}
-	answers := make(chan answer, len(targets))
+	answers := make(chan targetResult, len(targets))
 	asked := 0
 	var failed failures
 	for _, t := range targets {
 		if own[t.at] { // a dial to it would only fail later
-			failed.add(answer{target: t, err: s.selfError(h)})
+			failed.add(targetResult{target: t, err: s.selfError(h)})
 			continue
 		}
 		asked++
@@ -171,13 +171,13 @@ func (s *Seed) findAny(ctx context.Context, h corehost.Host) (peer.AddrInfo, err
 	defer tasks.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	answers := make(chan answer, len(s.targets))
+	answers := make(chan targetResult, len(s.targets))
 	for _, t := range s.targets {
 		tasks.Go(func() {
 			one := *s
 			one.targets = []target{t}
 			info, err := one.findOne(ctx, h)
-			answers <- answer{target: t, info: info, err: explain(err)}
+			answers <- targetResult{target: t, info: info, err: explain(err)}
 		})
 	}
 	var failed failures
@@ -202,8 +202,8 @@ func (s *Seed) selfError(h corehost.Host) error {
 	return withText(ErrSelf)
 }
 
-// An answer is the outcome for one target.
-type answer struct {
+// A targetResult is the outcome for one target.
+type targetResult struct {
 	target
 	info peer.AddrInfo
 	err  error
@@ -212,10 +212,10 @@ type answer struct {
 // failures collects why no target of a seed could be used.
 type failures struct {
 	self bool // this node itself is at one of the targets
-	list []answer
+	list []targetResult
 }
 
-func (f *failures) add(a answer) {
+func (f *failures) add(a targetResult) {
 	if errors.Is(a.err, ErrSelf) {
 		f.self = true
 		return
@@ -259,7 +259,7 @@ func (f *failures) err() error {
 
 // meet asks at all addresses of t at once for the id of the node there, and connects to the
 // first node that answers.
-func meet(ctx context.Context, h corehost.Host, t target) answer {
+func meet(ctx context.Context, h corehost.Host, t target) targetResult {
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -283,9 +283,9 @@ func meet(ctx context.Context, h corehost.Host, t target) answer {
 		if r.err == nil {
 			switch {
 			case t.id != "" && r.id != t.id:
-				return answer{target: t, err: &WrongIDError{Expected: t.id, Actual: r.id}}
+				return targetResult{target: t, err: &WrongIDError{Expected: t.id, Actual: r.id}}
 			case r.id == h.ID():
-				return answer{target: t, err: withText(ErrSelf)}
+				return targetResult{target: t, err: withText(ErrSelf)}
 			}
 			addrs := []ma.Multiaddr{r.addr}
 			if dialsRelays(h) {
@@ -308,14 +308,14 @@ func meet(ctx context.Context, h corehost.Host, t target) answer {
 			defer late.Stop()
 		}
 	}
-	return answer{target: t, err: best}
+	return targetResult{target: t, err: best}
 }
 
 // connect connects to id at addrs.
-func connect(ctx context.Context, h corehost.Host, t target, id peer.ID, addrs []ma.Multiaddr) answer {
+func connect(ctx context.Context, h corehost.Host, t target, id peer.ID, addrs []ma.Multiaddr) targetResult {
 	info := peer.AddrInfo{ID: id, Addrs: addrs}
 	if id == h.ID() {
-		return answer{target: t, err: withText(ErrSelf)}
+		return targetResult{target: t, err: withText(ErrSelf)}
 	}
 	// The state machine decides how often a seed is tried, and the error "dial backoff"
 	// would hide the real cause.
@@ -327,9 +327,9 @@ func connect(ctx context.Context, h corehost.Host, t target, id peer.ID, addrs [
 		if _, wrong := errors.AsType[*WrongIDError](err); wrong {
 			h.Peerstore().SetAddrs(id, addrs, 0) // they belong to another node
 		}
-		return answer{target: t, err: err}
+		return targetResult{target: t, err: err}
 	}
-	return answer{target: t, info: info}
+	return targetResult{target: t, info: info}
 }
 
 // askID returns the id of the node at an address. It dials with an id that no node has. The

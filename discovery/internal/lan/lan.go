@@ -57,10 +57,10 @@ const (
 // The error is ErrLoopback, ErrNoMulticast, or says which interface fails. The search goes
 // on all the same, since an interface may come later. The caller must close it in any case.
 func Start(h corehost.Host, network string, found func(peer.AddrInfo), log *slog.Logger) (io.Closer, error) {
-	l := &search{
+	l := &finder{
 		host: h, tag: networkTag(network), found: found, log: log,
 		instance: randomLabel(),
-		sockets:  map[socketKey]*socket{},
+		sockets:  map[socketKey]*mdnsSocket{},
 		reported: map[peer.ID]time.Time{},
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
@@ -78,7 +78,7 @@ func Start(h corehost.Host, network string, found func(peer.AddrInfo), log *slog
 }
 
 // update opens and closes sockets to match the present interfaces.
-func (l *search) update() error {
+func (l *finder) update() error {
 	wanted, err := l.wanted()
 	if err != nil {
 		return err
@@ -86,9 +86,9 @@ func (l *search) update() error {
 	return l.apply(wanted)
 }
 
-// A search is one running search. It owns a socket for each address family on each
+// A finder is one running search. It owns a socket for each address family on each
 // interface.
-type search struct {
+type finder struct {
 	host     corehost.Host
 	tag      string
 	instance string
@@ -98,7 +98,7 @@ type search struct {
 	cancel   context.CancelFunc
 	tasks    sync.WaitGroup
 
-	sockets map[socketKey]*socket // owned by Start, then by refresh
+	sockets map[socketKey]*mdnsSocket // owned by Start, then by refresh
 
 	mu       sync.Mutex // held while found runs
 	reported map[peer.ID]time.Time
@@ -124,14 +124,14 @@ func (p place) same(q place) bool {
 
 // Close announces that the host leaves, and waits until everything has ended. It may be
 // called more than once.
-func (l *search) Close() error {
+func (l *finder) Close() error {
 	l.cancel()
 	l.tasks.Wait()
 	return nil
 }
 
 // refresh follows the interfaces until Close, and then closes the sockets.
-func (l *search) refresh() {
+func (l *finder) refresh() {
 	ticker := time.NewTicker(refreshInterval)
 	defer ticker.Stop()
 	for {
@@ -149,7 +149,7 @@ func (l *search) refresh() {
 
 // apply closes and opens sockets until exactly the wanted ones are open. The error names
 // those that cannot be opened.
-func (l *search) apply(wanted map[socketKey]place) error {
+func (l *finder) apply(wanted map[socketKey]place) error {
 	for key, sock := range l.sockets {
 		if place, ok := wanted[key]; !ok || !place.same(sock.place) {
 			sock.close()
@@ -173,7 +173,7 @@ func (l *search) apply(wanted map[socketKey]place) error {
 
 // wanted returns the sockets to open: on the interfaces that can send multicast packets and
 // have an address on which the host listens.
-func (l *search) wanted() (map[socketKey]place, error) {
+func (l *finder) wanted() (map[socketKey]place, error) {
 	listens := l.host.Network().ListenAddresses()
 	if len(listens) == 0 {
 		return nil, ErrLoopback
@@ -242,7 +242,7 @@ func forLAN(a ma.Multiaddr) bool {
 
 // report calls found for a node that was announced at a place, unless that was done less
 // than repeatInterval ago.
-func (l *search) report(place place, info peer.AddrInfo) {
+func (l *finder) report(place place, info peer.AddrInfo) {
 	var near []ma.Multiaddr
 	for _, a := range info.Addrs {
 		if forLAN(a) && dialguard.In(ipOf(a), place.prefixes) && !ma.Contains(near, a) {

@@ -111,7 +111,7 @@ func TestPacketsAreBounded(t *testing.T) {
 
 func TestOnlyNearAddressesAreReported(t *testing.T) {
 	var found []peer.AddrInfo
-	l := &search{
+	l := &finder{
 		host: hosttest.New(t), tag: networkTag("home"), reported: map[peer.ID]time.Time{},
 		found: func(info peer.AddrInfo) { found = append(found, info) },
 	}
@@ -158,7 +158,7 @@ func TestNothingIsSearchedOnLoopback(t *testing.T) {
 			t.Errorf("listening on %v: %v", h.listen, err)
 		}
 		closer.Close()
-		if n := len(closer.(*search).sockets); n > 0 {
+		if n := len(closer.(*finder).sockets); n > 0 {
 			t.Errorf("listening on %v: %d sockets", h.listen, n)
 		}
 	}

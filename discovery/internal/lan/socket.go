@@ -31,10 +31,10 @@ var (
 	mdnsGroup6 = net.ParseIP("ff02::fb")
 )
 
-// A socket is a multicast socket with two goroutines: one reads, the other asks and
+// An mdnsSocket is a multicast socket with two goroutines: one reads, the other asks and
 // announces.
-type socket struct {
-	owner *search
+type mdnsSocket struct {
+	owner *finder
 	place place
 	conn  *net.UDPConn
 	// send sends a multicast packet on this interface. read returns a packet and its
@@ -48,8 +48,8 @@ type socket struct {
 	tasks sync.WaitGroup
 }
 
-func openSocket(l *search, key socketKey, place place) (*socket, error) {
-	k := &socket{owner: l, place: place, asked: notify.NewSignal(), done: make(chan struct{})}
+func openSocket(l *finder, key socketKey, place place) (*mdnsSocket, error) {
+	k := &mdnsSocket{owner: l, place: place, asked: notify.NewSignal(), done: make(chan struct{})}
 	var err error
 	if key.v6 {
 		err = k.open6()
@@ -71,7 +71,7 @@ func openSocket(l *search, key socketKey, place place) (*socket, error) {
 // packets of interfaces on which other programs have joined the group. So each packet is
 // checked for the interface that it came in on. Where the system cannot say that
 // (Windows), the subnet of the source decides.
-func (k *socket) open4() (err error) {
+func (k *mdnsSocket) open4() (err error) {
 	k.conn, err = net.ListenMulticastUDP("udp4", &k.place.ifi, &net.UDPAddr{IP: mdnsGroup4, Port: mdnsPort})
 	if err != nil {
 		return err
@@ -98,7 +98,7 @@ func (k *socket) open4() (err error) {
 }
 
 // open6 is open4 for IPv6.
-func (k *socket) open6() (err error) {
+func (k *mdnsSocket) open6() (err error) {
 	k.conn, err = net.ListenMulticastUDP("udp6", &k.place.ifi, &net.UDPAddr{IP: mdnsGroup6, Port: mdnsPort})
 	if err != nil {
 		return err
@@ -125,14 +125,14 @@ func (k *socket) open6() (err error) {
 }
 
 // close announces that the node leaves, and ends both goroutines.
-func (k *socket) close() {
+func (k *mdnsSocket) close() {
 	close(k.done)
 	k.conn.SetReadDeadline(time.Unix(1, 0))
 	k.tasks.Wait()
 	k.conn.Close()
 }
 
-func (k *socket) readLoop() {
+func (k *mdnsSocket) readLoop() {
 	buf := make([]byte, maxPacket)
 	for {
 		n, from, ours, err := k.read(buf)
@@ -168,7 +168,7 @@ func (k *socket) readLoop() {
 
 // multicast sends a packet. A failure is logged once, since the system may forbid it for
 // good.
-func (k *socket) multicast(packet []byte) {
+func (k *mdnsSocket) multicast(packet []byte) {
 	if err := k.send(packet); err != nil && !k.mute {
 		k.mute = true
 		k.owner.log.Warn("cannot look for peers on the local network", "interface", k.place.ifi.Name, "error", err)
@@ -176,14 +176,14 @@ func (k *socket) multicast(packet []byte) {
 }
 
 // near reports whether the source of a packet is in the interface's subnet.
-func (k *socket) near(from *net.UDPAddr) bool {
+func (k *mdnsSocket) near(from *net.UDPAddr) bool {
 	ip, ok := netip.AddrFromSlice(from.IP)
 	return ok && dialguard.In(ip.Unmap(), k.place.prefixes)
 }
 
 // sendLoop asks and announces at once and a second later. Then it asks ever more rarely,
 // and announces when somebody asks.
-func (k *socket) sendLoop() {
+func (k *mdnsSocket) sendLoop() {
 	announce := func(ttl uint32) []byte {
 		return announcement(k.owner.instance, k.owner.tag, k.place.ips, k.place.addrs, ttl)
 	}

@@ -19,9 +19,9 @@ type SeedStatus struct {
 	Self bool      // it is this node
 }
 
-// A seedState is what is known of a seed. The state machine decides when the seed is tried.
+// A seedProgress is what is known of a seed. The state machine decides when the seed is tried.
 // The loop owns it.
-type seedState struct {
+type seedProgress struct {
 	seed *Seed
 	id   peer.ID // empty until it was reached
 	self bool    // it is this node
@@ -31,7 +31,7 @@ type seedState struct {
 	reported string // the text of the last error that was reported
 }
 
-func (s *seedState) clearError() { s.err, s.reported = nil, "" }
+func (s *seedProgress) clearError() { s.err, s.reported = nil, "" }
 
 // Seeds returns the state of all seeds in the order in which they were given, and none once
 // the driver is closed.
@@ -53,19 +53,19 @@ func (d *Driver) Seeds() (list []SeedStatus) {
 // SeedLost tells the driver that the seed is not heard through the overlay any more. The
 // driver tries the seed until SeedHeard, and makes a link to it even if it has enough.
 func (d *Driver) SeedLost(seed string) {
-	d.withSeed(seed, func(i int, _ *seedState) { d.step(overlay.SeedLost{Seed: i}) })
+	d.withSeed(seed, func(i int, _ *seedProgress) { d.step(overlay.SeedLost{Seed: i}) })
 }
 
 // SeedHeard ends the effect of SeedLost.
 func (d *Driver) SeedHeard(seed string) {
-	d.withSeed(seed, func(i int, s *seedState) {
+	d.withSeed(seed, func(i int, s *seedProgress) {
 		s.clearError()
 		d.step(overlay.SeedHeard{Seed: i})
 	})
 }
 
 // withSeed calls f on the loop for the seed of that text.
-func (d *Driver) withSeed(seed string, f func(i int, s *seedState)) {
+func (d *Driver) withSeed(seed string, f func(i int, s *seedProgress)) {
 	d.run(func() {
 		for i, s := range d.seeds {
 			if s.seed.String() == seed {
@@ -115,7 +115,7 @@ func (d *Driver) seedAnswered(o overlay.AskSeed, info peer.AddrInfo, err error) 
 	}
 }
 
-func (d *Driver) seedFound(i int, s *seedState, info peer.AddrInfo) {
+func (d *Driver) seedFound(i int, s *seedProgress, info peer.AddrInfo) {
 	if s.id != "" && s.id != info.ID {
 		d.log.Warn("a seed has a new identity", "seed", s.seed, "before", s.id, "now", info.ID)
 	}

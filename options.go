@@ -14,7 +14,6 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/discovery"
 	"github.com/go-smokesignal/smokesignal/events"
-	"github.com/go-smokesignal/smokesignal/health"
 	"github.com/go-smokesignal/smokesignal/host"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 	"github.com/go-smokesignal/smokesignal/internal/testhook"
@@ -357,14 +356,14 @@ func (c *config) validatePeers() {
 	switch {
 	case c.pingInterval < 0:
 		c.bad("PingInterval(%v): must not be negative; zero turns the watchdog off", c.pingInterval)
-	case c.pingInterval > health.MaxInterval:
-		c.bad("PingInterval(%v): must not be more than %v; zero turns the watchdog off", c.pingInterval, health.MaxInterval)
+	case c.pingInterval > protocol.MaxPingInterval:
+		c.bad("PingInterval(%v): must not be more than %v; zero turns the watchdog off", c.pingInterval, protocol.MaxPingInterval)
 	}
 	switch {
 	case c.pingTimeout < 0:
 		c.bad("PingTimeout(%v): must not be negative", c.pingTimeout)
-	case c.pingTimeout > health.MaxInterval:
-		c.bad("PingTimeout(%v): must not be more than %v", c.pingTimeout, health.MaxInterval)
+	case c.pingTimeout > protocol.MaxPingInterval:
+		c.bad("PingTimeout(%v): must not be more than %v", c.pingTimeout, protocol.MaxPingInterval)
 	}
 	if c.subnet != nil {
 		prefix, err := host.ParseSubnet(*c.subnet)

@@ -223,7 +223,7 @@ func parsePing(b []byte) (*parsedSignal, error) {
 		case fieldTarget:
 			p.target.id, err = readID(f.Bytes)
 		case fieldInterval:
-			p.interval = time.Duration(min(f.Uint, uint64(MaxInterval/time.Millisecond))) * time.Millisecond
+			p.interval = time.Duration(min(f.Uint, uint64(protocol.MaxPingInterval/time.Millisecond))) * time.Millisecond
 		}
 		return err
 	})

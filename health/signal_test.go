@@ -27,7 +27,7 @@ func TestSignalsSurviveSealAndParse(t *testing.T) {
 	for _, p := range []ping{
 		{stamp{me.id, protocol.Session{1, 2, 3, 4, 5, 6, 7, 8}, 1}, pingTarget{id: other.id}, interval},
 		{stamp{me.id, protocol.Session{}, 1<<64 - 1}, pingTarget{addrs: addrPorts(seedAddr)}, time.Millisecond},
-		{stamp{me.id, protocol.Session{}, 1}, pingTarget{id: other.id, addrs: addrPorts(many...)}, MaxInterval},
+		{stamp{me.id, protocol.Session{}, 1}, pingTarget{id: other.id, addrs: addrPorts(many...)}, protocol.MaxPingInterval},
 	} {
 		b, err := p.seal(me.key)
 		if err != nil || len(b) > maxSignalBytes {

@@ -14,10 +14,6 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// MaxInterval is the longest interval or timeout. It also bounds the interval that a
-// ping of another node names.
-const MaxInterval = 24 * time.Hour
-
 const (
 	// defaultInterval paces forwarding and answering on a node whose own watchdog is
 	// off.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 
 	"github.com/go-smokesignal/smokesignal/internal/notify"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 
 	"bytes"
 	"errors"
@@ -36,9 +37,10 @@ type Config struct {
 	Session [8]byte
 	// PingInterval is how long a seed may go unheard before a ping asks for it through
 	// the overlay. Zero turns the watchdog off: this node then reports nothing, but
-	// forwards and answers the pings of others.
+	// forwards and answers the pings of others. It is at most 24 hours.
 	PingInterval time.Duration
-	// PingTimeout is how long an answer may take. Zero means three seconds.
+	// PingTimeout is how long an answer may take. Zero means three seconds. It is at
+	// most 24 hours.
 	PingTimeout time.Duration
 	// Seeds are the seeds to watch.
 	Seeds []WatchedSeed
@@ -134,10 +136,10 @@ func New(cfg Config) (*Watchdog, error) {
 		return nil, errors.New("health: Config.Neighbors is missing")
 	case cfg.Flood == nil:
 		return nil, errors.New("health: Config.Flood is missing")
-	case cfg.PingInterval < 0 || cfg.PingInterval > MaxInterval:
-		return nil, fmt.Errorf("health: Config.PingInterval is %v; it must be between 0 (off) and %v", cfg.PingInterval, MaxInterval)
-	case cfg.PingTimeout < 0 || cfg.PingTimeout > MaxInterval:
-		return nil, fmt.Errorf("health: Config.PingTimeout is %v; it must be between 0 (%v) and %v", cfg.PingTimeout, defaultTimeout, MaxInterval)
+	case cfg.PingInterval < 0 || cfg.PingInterval > protocol.MaxPingInterval:
+		return nil, fmt.Errorf("health: Config.PingInterval is %v; it must be between 0 (off) and %v", cfg.PingInterval, protocol.MaxPingInterval)
+	case cfg.PingTimeout < 0 || cfg.PingTimeout > protocol.MaxPingInterval:
+		return nil, fmt.Errorf("health: Config.PingTimeout is %v; it must be between 0 (%v) and %v", cfg.PingTimeout, defaultTimeout, protocol.MaxPingInterval)
 	}
 	id, err := peer.IDFromPrivateKey(cfg.Key)
 	if err != nil {

@@ -5,6 +5,7 @@ package protocol
 import (
 	"crypto/rand"
 	"strings"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/protocol"
 )
@@ -38,6 +39,10 @@ const DefaultNetwork = "default"
 
 // MaxNetwork is the longest network name that messages may carry, in bytes.
 const MaxNetwork = 128
+
+// MaxPingInterval is the longest interval or timeout of the watchdog, also that of another
+// node which its pings name.
+const MaxPingInterval = 24 * time.Hour
 
 // Topic returns the pubsub topic on which the nodes of a network broadcast.
 func Topic(network string) string { return "smokesignal/" + network }

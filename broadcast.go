@@ -5,6 +5,8 @@ import (
 	"io"
 
 	"github.com/go-smokesignal/smokesignal/events"
+	"github.com/go-smokesignal/smokesignal/internal/handling"
+	"github.com/go-smokesignal/smokesignal/internal/payload"
 )
 
 // A Broadcast is the channel to all nodes of the network. Node.Broadcast returns it.
@@ -94,11 +96,11 @@ func (b *Broadcast) Pipe() io.ReadWriteCloser { return b.channel.Pipe() }
 // The methods below make typed events cheaper, see Name.
 
 func (b *Broadcast) emitBytes(ctx context.Context, name string, data []byte) error {
-	return b.channel.EmitBytes(ctx, name, data)
+	return b.channel.EmitBytes(ctx, name, payload.Raw{Bytes: data})
 }
 
 func (b *Broadcast) onBorrowed(name string, f func(context.Context, *Event)) (off func()) {
-	return b.channel.OnBorrowed(name, handler(f))
+	return b.channel.OnBorrowed(name, handling.Borrower[events.Event]{Handle: handler(f)})
 }
 
 func (b *Broadcast) closing() <-chan struct{} { return b.channel.Done() }

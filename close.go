@@ -3,6 +3,7 @@ package smokesignal
 import (
 	"context"
 	"errors"
+	"sync"
 
 	"github.com/go-smokesignal/smokesignal/events"
 )
@@ -82,11 +83,12 @@ func (n *Node) shutdown(caller context.Context) error {
 
 // finish refuses new events and waits until the accepted events have arrived.
 func (n *Node) finish(ctx context.Context) error {
-	n.direct.Refuse()
-	n.broadcast.Refuse()
-	err := n.Flush(ctx)
-	n.direct.Drain(ctx)
-	return err
+	var direct error
+	var draining sync.WaitGroup
+	draining.Go(func() { direct = n.direct.Drain(ctx) })
+	broadcast := n.broadcast.Drain(ctx)
+	draining.Wait()
+	return errors.Join(direct, broadcast)
 }
 
 // within calls f with a context that ends after CloseTimeout, or when the context of

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/go-smokesignal/smokesignal/events"
+	"github.com/go-smokesignal/smokesignal/internal/handling"
 )
 
 // A Direct is the channel on which events and calls arrive that any peer sends to this
@@ -43,7 +44,7 @@ func (d *Direct) Handle(name string, f func(context.Context, *Event) (results []
 // The methods below are for typed events, see Name.
 
 func (d *Direct) onBorrowed(name string, f func(context.Context, *Event)) (off func()) {
-	return d.channel.OnBorrowed(name, handler(f))
+	return d.channel.OnBorrowed("", name, handling.Borrower[events.Event]{Handle: handler(f)})
 }
 
 func (d *Direct) closing() <-chan struct{} { return d.channel.Done() }

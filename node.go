@@ -54,8 +54,8 @@ type Node struct {
 	driver    *discovery.Driver
 	sources   sources
 	watchdog  *health.Watchdog
-	// pubsubStats counts what pubsub loses below the events.
-	pubsubStats events.PubSubStats
+	// pubsubCounters counts what pubsub loses below the events.
+	pubsubCounters events.PubSubCounters
 
 	// What the methods return.
 	peers    Peers
@@ -174,11 +174,11 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	}
 	n.broadcast, err = events.NewBroadcast(n.pubsub, n.host, events.BroadcastConfig{
 		Began: began, Topic: n.topic, Joined: cfg.topics[n.topic], Session: n.session[:], MaxEventSize: cfg.maxEvent, Codec: cfg.codec,
-		Links: true, Guest: n.isGuest, Admit: n.admitBroadcast, Log: eventsLog,
+		Lent: cfg.lentPubSub != nil, Links: true, OnTopic: n.records.TopicChanged, Guest: n.isGuest, Admit: n.admitBroadcast, Log: eventsLog,
 		StoreAge: max(cfg.storeAge, 1), StoreBytes: cfg.storeBytes, Last: uint64(cfg.last),
 	})
-	if err := n.provePubSub(err); err != nil {
-		return err
+	if err != nil {
+		return n.explainPubSub(err)
 	}
 	n.driver = discovery.New(discovery.Config{
 		Host: n.host, Key: key, Network: cfg.network, Session: n.session,
@@ -201,7 +201,6 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	if err := n.openSources(); err != nil {
 		return err
 	}
-	n.broadcast.OnNeighbour(n.records.TopicChanged)
 	n.broadcast.OnGap(gapHandler(n.gap))
 	n.watchdog, err = health.New(health.Config{
 		Key: key, Session: n.session, PingInterval: cfg.pingInterval, PingTimeout: max(cfg.pingTimeout, 1), // zero means zero here

@@ -218,7 +218,7 @@ func (n *Node) openPubSub() (err error) {
 		Recheck: n.protocols.Recheck, Log: logging.Room("host", n.cfg.logger),
 	})
 	options := events.PubSubOptions(events.PubSubConfig{
-		Topic: n.topic, Log: logging.Dependency("pubsub", n.cfg.logger), Stats: &n.pubsubStats,
+		Topic: n.topic, Log: logging.Dependency("pubsub", n.cfg.logger), Counters: &n.pubsubCounters,
 	})
 	n.pubsub, err = pubsub.NewFloodSub(n.ctx, n.gate.Host(), options...)
 	return err
@@ -236,18 +236,13 @@ func (n *Node) checkTopics() error {
 	return nil
 }
 
-// provePubSub finds out whether the broadcast, which could be made unless err says
-// otherwise, gets through the pubsub that is lent.
-func (n *Node) provePubSub(err error) error {
+// explainPubSub adds to the error of a broadcast that could not be made how to lend a
+// pubsub on which it can.
+func (n *Node) explainPubSub(err error) error {
 	if n.cfg.lentPubSub == nil {
-		return err
-	}
-	if err == nil {
-		err = n.broadcast.Prove(context.Background())
+		return err // our own pubsub: nothing that the program has done
 	}
 	switch {
-	case err == nil:
-		return nil
 	case errors.Is(err, events.ErrOtherHost):
 		return fmt.Errorf("WithPubSub: %w; give its host by WithHost", err)
 	case errors.Is(err, events.ErrUnsigned):
@@ -256,10 +251,10 @@ func (n *Node) provePubSub(err error) error {
 		return fmt.Errorf("WithPubSub: %w; make it without pubsub.WithMessageAuthor", err)
 	case errors.Is(err, context.Canceled):
 		return fmt.Errorf("WithPubSub: %w: the PubSub has been ended; its context has to outlive the node", err)
-	case n.broadcast == nil:
-		return fmt.Errorf("WithPubSub: %w; if the application has joined it, give it by WithTopic, and if there is a subscription filter, let it pass", err)
+	case errors.Is(err, events.ErrNotPublished):
+		return fmt.Errorf("WithPubSub: %w; the PubSub's validators have to let the topic pass", err)
 	}
-	return fmt.Errorf("WithPubSub: %w; the PubSub's validators have to let the topic pass", err)
+	return fmt.Errorf("WithPubSub: %w; if the application has joined it, give it by WithTopic, and if there is a subscription filter, let it pass", err)
 }
 
 // sharesTopic reports whether p is on a topic of the application, whose pubsub then needs the

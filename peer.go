@@ -13,7 +13,10 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
+	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/internal/addr"
+	"github.com/go-smokesignal/smokesignal/internal/handling"
+	"github.com/go-smokesignal/smokesignal/internal/payload"
 )
 
 // A Peer is a handle on another node, linked or not; Node.Peer and Peers return it. It stays
@@ -158,11 +161,11 @@ func (p *Peer) emitBytes(ctx context.Context, name string, b []byte) error {
 	if p.bad != nil {
 		return p.bad
 	}
-	return p.node.direct.EmitBytes(ctx, p.id, name, b)
+	return p.node.direct.EmitBytes(ctx, p.id, name, payload.Raw{Bytes: b})
 }
 
 func (p *Peer) onBorrowed(name string, f func(context.Context, *Event)) (off func()) {
-	return p.node.direct.OnBorrowedFrom(p.id, name, handler(f))
+	return p.node.direct.OnBorrowed(p.id, name, handling.Borrower[events.Event]{Handle: handler(f)})
 }
 
 func (p *Peer) closing() <-chan struct{} { return p.node.direct.Done() }

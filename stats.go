@@ -66,17 +66,18 @@ type BroadcastStats struct {
 // Stats returns the counters, also before Start and after Close. It does not block.
 func (n *Node) Stats() Stats {
 	watchdog := n.watchdog.Stats()
+	pubsub := n.pubsubCounters.Stats()
 	s := Stats{
 		Direct:    DirectStats(n.direct.Stats()),
 		Broadcast: BroadcastStats(n.broadcast.Stats()),
 		PubSub: map[string]uint64{
-			"Dropped":       n.pubsubStats.Dropped.Load(),
-			"Overload":      n.pubsubStats.Overload.Load(),
-			"Rejected":      n.pubsubStats.Rejected.Load(),
-			"Refused":       n.pubsubStats.Refused.Load(),
-			"Undeliverable": n.pubsubStats.Undeliverable.Load(),
-			"Topics":        n.pubsubStats.Topics.Load(),
-			"Panics":        n.pubsubStats.Panics.Load(),
+			"Dropped":       pubsub.Dropped,
+			"Overload":      pubsub.Overload,
+			"Rejected":      pubsub.Rejected,
+			"Refused":       pubsub.Refused,
+			"Undeliverable": pubsub.Undeliverable,
+			"Topics":        pubsub.Topics,
+			"Panics":        pubsub.Panics,
 		},
 		Watchdog: map[string]uint64{
 			"Received":  watchdog.Received,

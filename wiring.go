@@ -68,12 +68,12 @@ func (n *Node) broadcastFollows(c *peers.Transition) {
 		n.broadcast.Unlink(c.Peer)
 	}
 	if c.Was.LinkedLeaf() && !c.Is.LinkedLeaf() {
-		n.broadcast.UnlinkLeaf(c.Peer)
+		n.broadcast.Unlink(c.Peer)
 		n.host.ConnManager().Unprotect(c.Peer, leafTag)
 	}
 	if c.Is.LinkedLeaf() && !c.Was.LinkedLeaf() {
 		n.host.ConnManager().Protect(c.Peer, leafTag)
-		n.broadcast.LinkLeaf(c.Peer)
+		n.broadcast.Link(c.Peer, nil) // greetings go over the streams of marks
 	}
 	if c.Added() {
 		if err := n.broadcast.Link(c.Peer, c.Greeting); err != nil {

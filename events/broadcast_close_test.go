@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // Whoever calls Flush and then Close loses nothing.
@@ -118,12 +120,12 @@ func TestBroadcastCloseLeavesNothing(t *testing.T) {
 		return !bytes.Contains(buf[:runtime.Stack(buf, true)], []byte("events.(*"))
 	})
 	for _, s := range pair {
-		if slices.Contains(s.host.Mux().Protocols(), ProtocolRepair) {
+		if slices.Contains(s.host.Mux().Protocols(), protocol.Repair) {
 			t.Error("a handler is left")
 		}
 		for _, c := range s.host.Network().Conns() {
 			for _, st := range c.GetStreams() {
-				if st.Protocol() == ProtocolRepair {
+				if st.Protocol() == protocol.Repair {
 					t.Error("a stream is left")
 				}
 			}

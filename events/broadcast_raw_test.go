@@ -315,17 +315,17 @@ func TestBroadcastAttacks(t *testing.T) {
 	if len(victim.received(victim)) != 0 {
 		t.Error("the victim heard itself")
 	}
-	st := victim.guard.stats
-	if n := st.Rejected.Load(); n != uint64(len(rejected)) {
+	st := victim.guard.counters.Stats()
+	if n := st.Rejected; n != uint64(len(rejected)) {
 		t.Errorf("%d rejected, want %d", n, len(rejected))
 	}
-	if n := st.Refused.Load(); n != uint64(len(refused)) {
+	if n := st.Refused; n != uint64(len(refused)) {
 		t.Errorf("%d refused, want %d", n, len(refused))
 	}
 	if st := victim.Stats(); st.Foreign != uint64(len(foreign)) || st.Undecodable != 4 {
 		t.Errorf("%+v", st)
 	}
-	if st := honest.guard.stats; st.Rejected.Load()+st.Refused.Load() != 0 {
+	if st := honest.guard.counters.Stats(); st.Rejected+st.Refused != 0 {
 		t.Error("forgeries were passed on")
 	}
 }
@@ -396,8 +396,8 @@ func TestBroadcastMemoryIsBounded(t *testing.T) {
 	clear(s.got)
 	s.mu.Unlock()
 	wantHeap(t, before, DefaultStoreBytes+8<<20)
-	st := s.guard.stats
-	if n := st.Topics.Load(); n != 20_000-maxTopics {
+	st := s.guard.counters.Stats()
+	if n := st.Topics; n != 20_000-maxTopics {
 		t.Errorf("%d topics refused", n)
 	}
 	s.guard.mu.Lock()
@@ -513,7 +513,7 @@ func TestPubSubUncheckedMessagesAreBounded(t *testing.T) {
 	if g.bytes != 0 || len(g.unchecked) != 0 {
 		t.Errorf("%d bytes of messages without a trace", g.bytes)
 	}
-	if g.stats.Overload.Load() != 3 || g.stats.Rejected.Load() != 1 {
+	if g.counters.overload.Load() != 3 || g.counters.rejected.Load() != 1 {
 		t.Error("wrong counts")
 	}
 }

@@ -14,6 +14,10 @@ import (
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/notify"
+	"github.com/go-smokesignal/smokesignal/internal/payload"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 func TestBroadcastPair(t *testing.T) {
@@ -103,7 +107,7 @@ func TestBroadcastBurst(t *testing.T) {
 		if st := s.Stats(); st.Delivered != n || st.Lost+st.Overrun != 0 {
 			t.Errorf("node %d: %+v", i+1, st)
 		}
-		if dropped := s.guard.stats.Dropped.Load() + s.guard.stats.Overload.Load(); dropped != 0 {
+		if dropped := s.guard.counters.dropped.Load() + s.guard.counters.overload.Load(); dropped != 0 {
 			t.Errorf("node %d: pubsub dropped %d", i+1, dropped)
 		}
 		eventually(t, "no message counts as unchecked", func() bool {
@@ -249,7 +253,9 @@ func TestBroadcastErrors(t *testing.T) {
 	if err := b.Flush(t.Context()); err != nil {
 		t.Error(err)
 	}
-	b.Refuse()
+	if err := b.Drain(t.Context()); err != nil {
+		t.Error(err)
+	}
 	emit(ErrClosed, "x")
 	if err := b.Flush(t.Context()); err != nil {
 		t.Error(err)
@@ -280,7 +286,7 @@ func TestBroadcastCloseBeforeStart(t *testing.T) {
 		t.Error(err)
 	}
 	b.Start()
-	if slices.Contains(s.host.Mux().Protocols(), ProtocolRepair) {
+	if slices.Contains(s.host.Mux().Protocols(), protocol.Repair) {
 		t.Error("a handler was left")
 	}
 }
@@ -396,7 +402,7 @@ func TestBroadcastStoreIsBounded(t *testing.T) {
 	eventually(t, "all is dealt with", func() bool {
 		b.deliverer.mu.Lock()
 		defer b.deliverer.mu.Unlock()
-		return len(b.deliverer.queues) == 0 && b.deliverer.workers == 0
+		return b.deliverer.turns.Len() == 0
 	})
 	st := b.Stats()
 	if st.Overrun == 0 || st.Delivered+st.Overrun != events+1 || st.Lost != 0 {
@@ -486,27 +492,26 @@ func TestBroadcastOnNeighbour(t *testing.T) {
 		t.Fatal(err)
 	}
 	connect(t, h, a.host)
-	b, err := NewBroadcast(ps, h, BroadcastConfig{Topic: testTopic})
-	if err != nil {
-		t.Fatal(err)
-	}
 	eventually(t, "a is there already", func() bool { return len(ps.ListPeers(testTopic)) == 1 })
 	type change struct {
 		p       peer.ID
 		present bool
 	}
-	changes := make(chan change)
+	changes, closing := make(chan change), make(chan struct{})
 	var inside atomic.Int32
-	b.OnNeighbour(func(p peer.ID, present bool) {
+	b, err := NewBroadcast(ps, h, BroadcastConfig{Topic: testTopic, OnTopic: func(p peer.ID, present bool) {
 		if inside.Add(1) > 1 {
 			t.Error("called twice at once")
 		}
 		defer inside.Add(-1)
 		select {
 		case changes <- change{p, present}:
-		case <-b.Done():
+		case <-closing:
 		}
-	})
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	b.Start()
 	for range 3 {
 		if c := <-changes; c.p != a.id() || !c.present {
@@ -518,6 +523,7 @@ func TestBroadcastOnNeighbour(t *testing.T) {
 		}
 		a.begin(BroadcastConfig{})
 	}
+	close(closing)
 	if err := b.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -578,7 +584,7 @@ func TestBroadcastTryEmit(t *testing.T) {
 		want = append(want, text)
 	}
 	want = append(want, "end")
-	if err := pair[0].EmitBytes(t.Context(), "x", []byte("end")); err != nil { // which waits
+	if err := pair[0].EmitBytes(t.Context(), "x", payload.Raw{Bytes: []byte("end")}); err != nil { // which waits
 		t.Fatal(err)
 	}
 	pair[1].wait(pair[0], want...)
@@ -593,12 +599,12 @@ func TestBroadcastTryEmit(t *testing.T) {
 func TestBroadcastRefusedByPubSub(t *testing.T) {
 	a, b := lendStation(t, BroadcastConfig{}), newStation(t, overTCP, BroadcastConfig{})
 	var refusing atomic.Bool
-	tried := make(chan struct{}, 1)
+	tried := notify.NewSignal()
 	err := a.ps.RegisterTopicValidator(testTopic, func(_ context.Context, from peer.ID, _ *pubsub.Message) bool {
 		if from != a.id() || !refusing.Load() {
 			return true
 		}
-		signal(tried)
+		tried.Set()
 		return false
 	})
 	if err != nil {

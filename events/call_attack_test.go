@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // rawAnswer is the frame of an answer, written by hand.
@@ -32,7 +33,7 @@ func bytesField(num protowire.Number, b string) []byte { return frame.AppendMess
 func rawCallee(t *testing.T, a *Direct, listen string, answer func(id uint64) []byte) *remote {
 	t.Helper()
 	h := newHost(t, listen)
-	h.SetStreamHandler(ProtocolDirect, func(s network.Stream) {
+	h.SetStreamHandler(protocol.Events, func(s network.Stream) {
 		defer s.Close()
 		r := frame.NewReader(s, 1<<20)
 		for {

@@ -103,9 +103,7 @@ func (d *Direct) serveCall(ctx context.Context, s *inStream, id uint64, ev *Even
 		results, a.status, a.text = d.handleCall(ctx, ev)
 	}
 	s.answer = a.appendFrame(s.answer[:0], &results)
-	if results.buf != nil {
-		results.buf.free()
-	}
+	results.buf.free()
 	err := s.write(s.answer, d.cfg.StallTimeout)
 	if cap(s.answer) > maxPooled {
 		s.answer = nil
@@ -120,13 +118,17 @@ func (d *Direct) handleCall(ctx context.Context, ev *Event) (results outgoingEve
 		d.dispatcher.nUnhandled.Add(1)
 		return results, statusNoHandler, ""
 	}
+	returned := false
 	defer func() {
-		if v := recover(); v != nil {
-			d.dispatcher.panicked(ev, v)
+		if !returned {
+			// Overwritten by nothing: a panic is caught below, and a handler that
+			// called runtime.Goexit ends this goroutine, so no answer is written.
 			results, status, text = outgoingEvent{}, statusFailed, "the handler panicked"
 		}
 	}()
+	defer d.dispatcher.catch("a handler of calls", ev.Name, ev.From, &returned)
 	args, err := h.f(ctx, ev)
+	returned = true
 	if bad, ok := errors.AsType[*handling.BadArgument](err); ok {
 		return results, statusBadArgument, errorText(bad.Err)
 	}

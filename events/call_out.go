@@ -35,19 +35,11 @@ type outcome struct {
 }
 
 func (d *Direct) call(ctx context.Context, to peer.ID, name string, args []any) (*Event, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	if d.refused.Load() {
-		return nil, ErrClosed
-	}
-	size, buf, err := prepare(d.cfg.Codec, name, args, d.cfg.MaxEventSize)
+	size, buf, err := d.prepare(ctx, name, args)
 	if err != nil {
 		return nil, err
 	}
-	if buf != nil {
-		defer buf.free()
-	}
+	defer buf.free()
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, d.cfg.CallTimeout)

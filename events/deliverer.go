@@ -2,287 +2,248 @@ package events
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
+	"github.com/go-smokesignal/smokesignal/internal/fair"
 )
 
-// deliverer call handlers for what is in order, which they read from the store.
-// Each sender's events are handled one after the other; senders take turns, on as
-// many goroutines as there are senders with something to handle, which end when
-// nothing waits. A slow handler delays its sender here, and nothing else: what
-// falls out of the store before it was read is a gap.
+// deliverer calls handlers for the events that are in order. It reads the events
+// from the store. The events of each sender are handled one after the other;
+// senders take turns on a bounded number of goroutines. A slow handler delays its
+// sender at this node and nothing else: events that are dropped from the store
+// before they were read are reported as a gap.
 type deliverer struct {
 	b *Broadcast
 
-	mu      sync.Mutex
-	closed  bool
-	queues  map[peer.ID]*deliveryQueue // of senders that wait or are being handled
-	ready   []*deliveryQueue           // those that wait for a goroutine
-	workers int
-	warned  logLimiter
+	mu     sync.Mutex
+	turns  *fair.Scheduler[peer.ID, *deliveryQueue]
+	warned logLimiter
 }
 
 const (
-	// maxWorkers bounds the goroutines that call handlers; beyond it senders wait.
+	// maxWorkers bounds the goroutines that call handlers.
 	maxWorkers = 1024
-	// maxQueues bounds the senders that wait: keys cost nothing, and a queue outlives
-	// what the store had of its sender. It is about as many as the store has room for.
+	// maxQueues bounds the senders that wait. Anybody can make as many keys as they
+	// like, and a queue outlives its sender's events in the store. It is about the
+	// number of senders for which the store has space.
 	maxQueues = 20_000
-	// maxRuns bounds what waits of one sender, which a sender could otherwise make
-	// grow by leaving out every other event.
-	maxRuns = 4096
+	// maxRanges bounds the queue of one sender, who could otherwise make it grow by
+	// leaving out every other event.
+	maxRanges = 4096
 )
 
+// deliveryQueue lists the events of one sender that wait for handlers.
 type deliveryQueue struct {
-	events eventArena
-	runs   []eventRange
+	arena  eventArena
+	ranges []eventRange
 }
 
-// eventRange is events [from, to) of a session, which are lost or in the store.
+// Empty implements [fair.Queue].
+func (q *deliveryQueue) Empty() bool { return len(q.ranges) == 0 }
+
+// eventRange is the events [from, to) of a session. They are in the store, or lost.
 type eventRange struct {
 	session  order.SessionKey
 	from, to uint64
 	lost     bool
 }
 
-func (r *deliverer) init(b *Broadcast) {
-	r.b = b
-	r.queues = make(map[peer.ID]*deliveryQueue)
+func (d *deliverer) init(b *Broadcast) {
+	d.b = b
+	d.turns = fair.New(&d.mu, fair.Config[peer.ID, *deliveryQueue]{
+		MaxWorkers: maxWorkers,
+		Go:         func(work func(context.Context)) { b.dispatcher.start(b.ctx, work) },
+		Turn:       d.deliver,
+	})
 }
 
-// enqueue adds events behind those of the same sender, or drops those of a new one if too
-// many senders wait. It does not block. It needs the inbox's mu.
-func (r *deliverer) enqueue(s *order.Step) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed {
-		r.countUndelivered(eventRange{from: s.From, to: s.To, lost: s.Lost})
-		return
+// enqueue adds events behind those of the same sender. It does not block. If too
+// many senders wait, the events of a new one are dropped, and enqueue reports
+// false.
+func (d *deliverer) enqueue(s *order.Step) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r := eventRange{s.Session, s.From, s.To, s.Lost}
+	if d.turns.Closed() {
+		d.countUndelivered(r)
+		return true
 	}
-	q := r.queues[s.Sender]
-	if q == nil && len(r.queues) >= maxQueues {
-		r.countUndelivered(eventRange{from: s.From, to: s.To, lost: s.Lost})
-		r.b.driver.engine.MarkHandled(s.Sender, s.Session, s.To) // or the store would keep them for us
-		r.warned.warn(r.b.log, time.Now(), s.To-s.From, "events of new senders were dropped since handlers are slow", "sender", s.Sender, "first", s.From, "last", s.To-1)
-		return
+	q, ok := d.turns.Queue(s.Sender)
+	if !ok {
+		if d.turns.Len() >= maxQueues {
+			d.countUndelivered(r)
+			d.warned.log(d.b.log, slog.LevelWarn, time.Now(), s.To-s.From, "events of new senders were dropped because handlers are slow", "sender", s.Sender, "first", s.From, "last", s.To-1)
+			return false
+		}
+		q = &deliveryQueue{arena: eventArena{from: s.Sender}}
+		d.turns.Add(s.Sender, q)
 	}
-	if q == nil {
-		q = &deliveryQueue{events: eventArena{from: s.Sender}}
-		r.queues[s.Sender] = q
-		r.ready = append(r.ready, q)
-		if r.workers < maxWorkers {
-			r.workers++
-			ctx, leave := r.b.dispatcher.enter(r.b.ctx)
-			go func() {
-				defer leave()
-				r.work(ctx)
-			}()
+	q.push(r)
+	return true
+}
+
+// push adds a range of events to the queue, or extends the last one.
+func (q *deliveryQueue) push(r eventRange) {
+	if n := len(q.ranges); n > 0 {
+		switch last := &q.ranges[n-1]; {
+		case last.session != r.session || last.to != r.from:
+			// They do not follow the last ones.
+		case last.lost == r.lost:
+			last.to = r.to
+			return
+		case n >= maxRanges:
+			// The sender mixes lost and present events to make the queue grow. It
+			// loses the present ones.
+			last.to, last.lost = r.to, true
+			return
 		}
 	}
-	if n := len(q.runs); n > 0 {
-		switch last := &q.runs[n-1]; {
-		case last.session != s.Session || last.to != s.From:
-		case last.lost == s.Lost:
-			last.to = s.To
-			return
-		case n >= maxRuns:
-			last.to, last.lost = s.To, true
-			return
-		}
-	}
-	q.runs = append(q.runs, eventRange{s.Session, s.From, s.To, s.Lost})
+	q.ranges = append(q.ranges, r)
 }
 
 // countUndelivered counts events that no handler will see.
-func (r *deliverer) countUndelivered(x eventRange) {
-	if x.lost {
-		r.b.stats.lost.Add(x.to - x.from)
+func (d *deliverer) countUndelivered(r eventRange) {
+	if r.lost {
+		d.b.stats.lost.Add(r.to - r.from)
 	} else {
-		r.b.stats.overrun.Add(x.to - x.from)
+		d.b.stats.overrun.Add(r.to - r.from)
 	}
 }
 
-// work handles whatever waits, until nothing does.
-func (r *deliverer) work(ctx context.Context) {
-	for {
-		q, x, ok := r.take()
-		if !ok {
-			return
-		}
-		r.deliver(ctx, q, x)
-		r.done(q)
-	}
-}
-
-// take returns the next events of the sender whose turn it is: a whole gap, or
-// what is in one batch.
-func (r *deliverer) take() (*deliveryQueue, eventRange, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.ready) == 0 || r.closed {
-		r.workers--
-		return nil, eventRange{}, false
-	}
-	q := r.ready[0]
-	r.ready[0] = nil
-	r.ready = r.ready[1:]
-	return q, q.runs[0], true
-}
-
-// done gives the sender its next turn.
-func (r *deliverer) done(q *deliveryQueue) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch {
-	case r.closed:
-	case len(q.runs) == 0:
-		delete(r.queues, q.events.from)
-	default:
-		r.ready = append(r.ready, q)
-	}
-}
-
-// advance says that the events of the first run below to are being dealt with. It
-// returns false if close has dealt with them.
-func (r *deliverer) advance(q *deliveryQueue, to uint64) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed {
+// advance removes the events below to from the first range, as they are being
+// handled or reported. It returns false if close has counted them already.
+func (d *deliverer) advance(q *deliveryQueue, to uint64) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.turns.Closed() {
 		return false
 	}
-	x := &q.runs[0]
-	if x.from = to; x.from >= x.to {
-		q.runs = q.runs[1:]
-		if len(q.runs) == 0 {
-			q.runs = nil
+	first := &q.ranges[0]
+	if first.from = to; first.from >= first.to {
+		q.ranges = q.ranges[1:]
+		if len(q.ranges) == 0 {
+			q.ranges = nil // so that a long array is not kept
 		}
 	}
 	return true
 }
 
-// deliver deals with the beginning of a run.
-func (r *deliverer) deliver(ctx context.Context, q *deliveryQueue, x eventRange) {
-	sender := q.events.from
-	if admit := r.b.cfg.Admit; admit != nil {
+// deliver is one turn of a sender: a whole gap, or the events of one batch.
+func (d *deliverer) deliver(ctx context.Context, sender peer.ID, q *deliveryQueue) {
+	d.mu.Lock()
+	closed := d.turns.Closed()
+	var r eventRange
+	if !closed {
+		r = q.ranges[0]
+	}
+	d.mu.Unlock()
+	if closed {
+		return
+	}
+	if admit := d.b.cfg.Admit; admit != nil {
 		if err := admit(ctx, sender); err != nil {
-			if r.advance(q, x.to) {
-				r.countUndelivered(x)
-				r.b.driver.releaseHandled(sender, x.session, x.to)
+			if d.advance(q, r.to) {
+				d.countUndelivered(r)
+				d.b.driver.releaseHandled(sender, r.session, r.to)
 			}
-			r.b.log.Debug("events of a sender that is not admitted", "sender", sender, "events", x.to-x.from, "error", err)
+			d.b.log.Debug("events of a sender that is not admitted were dropped", "sender", sender, "events", r.to-r.from, "error", err)
 			return
 		}
 	}
-	if x.lost {
-		if r.advance(q, x.to) {
-			r.reportGap(ctx, sender, x, false)
-			r.b.driver.releaseHandled(sender, x.session, x.to)
+	if r.lost {
+		if d.advance(q, r.to) {
+			d.reportGap(ctx, sender, r, false)
+			d.b.driver.releaseHandled(sender, r.session, r.to)
 		}
 		return
 	}
-	o, from, to, ok := r.b.driver.readStored(sender, x)
-	if !ok || from > x.from {
+	o, from, to, ok := d.b.driver.readStored(sender, r)
+	if !ok || from > r.from {
+		// The store has dropped the beginning of the range for lack of space.
 		if ok {
-			x.to = from
+			r.to = from
 		}
-		if r.advance(q, x.to) {
-			r.reportGap(ctx, sender, x, true)
+		if d.advance(q, r.to) {
+			d.reportGap(ctx, sender, r, true)
 		}
 		return
 	}
-	if r.advance(q, to) {
-		r.dispatch(ctx, q, o, from, to)
-		r.b.driver.releaseHandled(sender, x.session, to)
+	if d.advance(q, to) {
+		// Deferred, so that it also happens if a handler calls runtime.Goexit.
+		defer d.b.driver.releaseHandled(sender, r.session, to)
+		d.dispatch(ctx, q, o, from, to)
 	}
 }
 
 // dispatch calls the handlers for the events [from, to) of a batch.
-func (r *deliverer) dispatch(ctx context.Context, q *deliveryQueue, o *signedBatch, from, to uint64) {
+func (d *deliverer) dispatch(ctx context.Context, q *deliveryQueue, o *signedBatch, from, to uint64) {
 	data := o.data
-	run := ctx.(*turn) // by enter
+	t := ctx.(*turn) // made by dispatcher.start
 	var b []byte
 	for n := o.first; n < to; n++ {
+		// Events have no index, so those before from are skipped one by one.
 		if b, data = cutEvent(data); n < from {
 			continue
 		}
 		if ctx.Err() != nil {
-			r.b.stats.overrun.Add(to - n)
+			d.b.stats.overrun.Add(to - n)
 			return
 		}
-		r.b.stats.delivered.Add(1)
-		ev, err := q.events.borrowed(b)
+		d.b.stats.delivered.Add(1)
+		ev, err := q.arena.borrowed(b)
 		if err != nil {
-			r.b.stats.malformed.Add(1)
-			r.b.log.Debug("an event that cannot be decoded", "sender", q.events.from, "error", err)
+			d.b.stats.malformed.Add(1)
+			d.b.dispatcher.logMalformed(q.arena.from, err)
 			continue
 		}
-		handlers := run.handlersFor(ev)
-		if run.keeps {
-			body := ev.Args
-			if len(body) <= ownEvent {
-				body = run.Copy(body) // so that who keeps it does not keep the batch
+		handlers := t.handlersFor(ev)
+		if t.keeps {
+			args := ev.Args
+			if len(args) <= ownEvent {
+				args = t.Copy(args) // otherwise whoever keeps the event keeps the whole batch
 			}
-			ev = q.events.kept(body)
+			ev = q.arena.kept(args)
 		}
-		r.b.dispatcher.run(run, handlers, ev)
+		d.b.dispatcher.run(t, handlers, ev)
 	}
 }
 
-// reportGap reports events that are not delivered.
-func (r *deliverer) reportGap(ctx context.Context, sender peer.ID, x eventRange, slow bool) {
-	n := x.to - x.from
+// reportGap reports events that are not delivered. slow means that they were
+// dropped here; otherwise no neighbor had them.
+func (d *deliverer) reportGap(ctx context.Context, sender peer.ID, r eventRange, slow bool) {
+	n := r.to - r.from
 	if slow {
-		r.b.stats.overrun.Add(n)
+		d.b.stats.overrun.Add(n)
 	} else {
-		r.b.stats.lost.Add(n)
+		d.b.stats.lost.Add(n)
 	}
-	r.warnGap(n, sender, x, slow)
-	r.b.dispatcher.gap(ctx, Gap{From: sender, Session: x.session.ID, First: x.from, Last: x.to - 1, Slow: slow})
+	d.warnGap(n, sender, r, slow)
+	d.b.dispatcher.gap(ctx, Gap{From: sender, Session: r.session.ID, First: r.from, Last: r.to - 1, Slow: slow})
 }
 
-func (r *deliverer) warnGap(n uint64, sender peer.ID, x eventRange, slow bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (d *deliverer) warnGap(n uint64, sender peer.ID, r eventRange, slow bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	msg := "events were lost on the way"
 	if slow {
-		msg = "events were dropped since handlers are slow"
+		msg = "events were dropped because handlers are slow"
 	}
-	r.warned.warn(r.b.log, time.Now(), n, msg, "sender", sender, "first", x.from, "last", x.to-1)
+	d.warned.log(d.b.log, slog.LevelWarn, time.Now(), n, msg, "sender", sender, "first", r.from, "last", r.to-1)
 }
 
-// close drops what waits.
-func (r *deliverer) close() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.closed = true
-	for _, q := range r.queues {
-		for _, x := range q.runs {
-			r.countUndelivered(x)
+// close drops the waiting events, and counts them.
+func (d *deliverer) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, q := range d.turns.All() {
+		for _, r := range q.ranges {
+			d.countUndelivered(r)
 		}
 	}
-	clear(r.queues)
-	r.ready = nil
-}
-
-// readStored returns the batch with the first events of x that are in the store: those
-// from from to to.
-func (in *engineDriver) readStored(sender peer.ID, x eventRange) (o *signedBatch, from, to uint64, ok bool) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	b, ok := in.engine.NextEntry(sender, x.session, x.from, x.to)
-	if !ok {
-		return nil, 0, 0, false
-	}
-	return b.Value, max(x.from, b.First), min(x.to, b.End), true
-}
-
-// releaseHandled says that the events of a session below to need not be kept for handlers.
-func (in *engineDriver) releaseHandled(sender peer.ID, session order.SessionKey, to uint64) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.engine.MarkHandled(sender, session, to)
+	d.turns.Close()
 }

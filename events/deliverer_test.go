@@ -15,13 +15,14 @@ import (
 	"github.com/go-smokesignal/smokesignal/events/internal/store"
 	"github.com/go-smokesignal/smokesignal/internal/bubble"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
+	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
 // newInbox returns what of a Broadcast handles what comes, without a network.
 func newInbox(t *testing.T, admit func(context.Context, peer.ID) error) *Broadcast {
 	log := logging.Room("events", nil)
 	b := &Broadcast{log: log, dispatcher: newDispatcher(log), cfg: BroadcastConfig{Admit: admit}, ctx: t.Context()}
-	b.driver = engineDriver{b: b, capacity: make(chan struct{}, 1), engine: engine.New[*signedBatch]("ourselves", rawSession(0), engine.Config{
+	b.driver = engineDriver{b: b, capacity: notify.NewSignal(), engine: engine.New[*signedBatch]("ourselves", rawSession(0), engine.Config{
 		Order: order.Config{MaxSenders: 2 * maxQueues},
 		Store: store.Config{MaxBytes: 64 << 20}, // so that only the queues are short
 	})}
@@ -73,15 +74,15 @@ func TestReadersBoundSenders(t *testing.T) {
 			t.Errorf("%d batches are kept of a sender that was dropped, %d of one that waits", dropped, waiting)
 		}
 		receive(known, 2)
-		if n, st := len(b.deliverer.queues), b.Stats(); n != maxQueues || st.Overrun != more {
+		if n, st := b.deliverer.turns.Len(), b.Stats(); n != maxQueues || st.Overrun != more {
 			t.Errorf("%d senders wait, %d events were dropped, want %d and %d", n, st.Overrun, maxQueues, more)
 		}
 		close(admitted)
 		synctest.Wait()
 		receive("more 1", 2)
 		synctest.Wait()
-		if st := b.Stats(); st.Delivered != maxQueues+2 || st.Overrun != more || st.Lost != 0 || len(b.deliverer.queues) != 0 {
-			t.Errorf("%d senders are left, %+v", len(b.deliverer.queues), st)
+		if st := b.Stats(); st.Delivered != maxQueues+2 || st.Overrun != more || st.Lost != 0 || b.deliverer.turns.Len() != 0 {
+			t.Errorf("%d senders are left, %+v", b.deliverer.turns.Len(), st)
 		}
 	})
 }

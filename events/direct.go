@@ -1,8 +1,8 @@
 package events
 
 import (
+	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"io"
 	"log/slog"
@@ -13,81 +13,72 @@ import (
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/protocol"
 
+	"github.com/go-smokesignal/smokesignal/internal/handling"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
+	"github.com/go-smokesignal/smokesignal/internal/payload"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-const (
-	// ProtocolDirect is the protocol of direct events.
-	ProtocolDirect protocol.ID = "/smokesignal/events/1.0.0"
-	// ProtocolRepair is the protocol of sequence marks and repair.
-	ProtocolRepair protocol.ID = "/smokesignal/repair/1.0.0"
-)
-
-// Service is the name under which libp2p's resource manager accounts the
-// streams of this module.
-const Service = "smokesignal"
-
-// DefaultMaxEventSize is how many bytes an encoded event may have (its name,
-// its arguments, and a few bytes for each).
+// DefaultMaxEventSize is how many bytes an encoded event may have: its name, its
+// arguments, and a few bytes for each.
 const DefaultMaxEventSize = 512 << 10
 
-// DirectConfig configures a Direct. Its zero value works. Negative numbers make no sense
-// and are not checked.
+// DirectConfig configures a [Direct]. Its zero value works. Negative numbers are
+// not allowed, and not checked.
 type DirectConfig struct {
-	// Network is the name of the network. A peer that says another name is
+	// Network is the name of the network. A peer that gives another name is
 	// refused. The empty name is a network like any other.
 	Network string
-	// Session is eight random bytes that tell this run of the node from the
-	// next; nil makes them.
+	// Session is eight random bytes that distinguish this run of the node from the
+	// next; nil draws them.
 	Session []byte
-	// MaxEventSize in bytes bounds an encoded event, sent or received; 0 is
+	// MaxEventSize bounds an encoded event, sent or received, in bytes; 0 is
 	// DefaultMaxEventSize.
 	MaxEventSize int
 	// Codec encodes the arguments that are neither []byte nor proto.Message; the
 	// zero value is JSON.
 	Codec Codec
-	// QueueEvents and QueueBytes bound what waits for one peer, 0 is 512
-	// events and 1 MiB. As much again may be with the writer. One event that
-	// is larger than QueueBytes fits an empty queue.
+	// QueueEvents and QueueBytes bound the queue of events for one peer; 0 is 512
+	// events and 1 MiB. As much again may be with the writer. One event that is
+	// larger than QueueBytes fits an empty queue.
 	QueueEvents int
 	QueueBytes  int
-	// StallTimeout is how long nothing could be written to a peer before the
-	// Emits that wait for room fail; 0 is ten seconds.
+	// StallTimeout is how long no byte could be written to a peer before the Emits
+	// that wait for space in its queue fail; 0 is ten seconds.
 	StallTimeout time.Duration
 	// CallTimeout is how long a Call waits whose ctx has no deadline; 0 is ten
 	// seconds.
 	CallTimeout time.Duration
-	// MaxCalls bounds the calls to one peer that wait for their answers, 0 is
-	// 1,024. Further ones wait until there is room.
+	// MaxCalls bounds the unanswered calls to one peer; 0 is 1,024. Further calls
+	// wait.
 	MaxCalls int
-	// Admit is asked once for every stream a peer opens, before its first
-	// event is read: it may block while the peer is being linked (ctx ends at
-	// Close), and refuses the stream with an error. It is called from several
-	// goroutines. nil admits everybody.
+	// Admit is called once for every stream that a peer opens, before its first
+	// event is read. It may block while the peer is being linked; its ctx ends at
+	// Close. If it returns an error the stream is refused. It is called from several
+	// goroutines. nil admits all peers.
 	Admit func(ctx context.Context, p peer.ID) error
-	// Locate is called before a stream is opened to a peer that is not
-	// connected. It connects to it, wherever it is, or says why it cannot; ctx
-	// is that of the Emit or Call which opens the stream, or ends after the
-	// stall timeout. It is called from several goroutines, for one peer from
-	// one at a time. nil leaves the peer to what libp2p knows of it.
+	// Locate is called before a stream is opened to a peer that is not connected.
+	// It connects to the peer, wherever it is, or returns an error. ctx is that of
+	// the Emit or Call that opens the stream, or ends after the stall timeout. It is
+	// called from several goroutines, but from one at a time for one peer. nil
+	// leaves the peer to libp2p, which dials the addresses in its peerstore.
 	Locate func(ctx context.Context, p peer.ID) error
-	// Log is the room's logger, nil the default one.
+	// Log is the logger; nil is the default one.
 	Log *slog.Logger
 }
 
 func (c *DirectConfig) fill() {
 	if len(c.Session) == 0 {
-		c.Session = make([]byte, sessionLen)
-		rand.Read(c.Session) // never fails
+		session := protocol.NewSession()
+		c.Session = session[:]
 	}
-	c.MaxEventSize = orDefault(c.MaxEventSize, DefaultMaxEventSize)
-	c.QueueEvents = orDefault(c.QueueEvents, 512)
-	c.QueueBytes = orDefault(c.QueueBytes, 1<<20)
-	c.StallTimeout = orDefault(c.StallTimeout, 10*time.Second)
-	c.CallTimeout = orDefault(c.CallTimeout, 10*time.Second)
-	c.MaxCalls = orDefault(c.MaxCalls, 1024)
+	c.MaxEventSize = cmp.Or(c.MaxEventSize, DefaultMaxEventSize)
+	c.QueueEvents = cmp.Or(c.QueueEvents, 512)
+	c.QueueBytes = cmp.Or(c.QueueBytes, 1<<20)
+	c.StallTimeout = cmp.Or(c.StallTimeout, 10*time.Second)
+	c.CallTimeout = cmp.Or(c.CallTimeout, 10*time.Second)
+	c.MaxCalls = cmp.Or(c.MaxCalls, 1024)
 	if c.Admit == nil {
 		c.Admit = func(context.Context, peer.ID) error { return nil }
 	}
@@ -96,14 +87,7 @@ func (c *DirectConfig) fill() {
 	}
 }
 
-func orDefault[T ~int | ~int64](v, def T) T {
-	if v == 0 {
-		return def
-	}
-	return v
-}
-
-// Direct sends events to single peers and calls handlers for those that come.
+// Direct sends events to single peers and calls handlers for the events of peers.
 // All methods may be called from any goroutine, also from handlers.
 type Direct struct {
 	host       corehost.Host
@@ -111,29 +95,34 @@ type Direct struct {
 	log        *slog.Logger
 	dispatcher *dispatcher
 
-	ctx    context.Context // of handlers, Admit, and dials in the background
-	cancel context.CancelFunc
-	tasks  sync.WaitGroup            // writers and watchers of lanes, closing of streams
-	serial atomic.Uint64             // of the last stream opened
-	callID atomic.Uint64             // of the last call
-	once   sync.Once                 // of stop
-	recent atomic.Pointer[sendQueue] // the one used last, which is often the next
+	// Life. Goroutines are added to tasks only while the Direct is not closed.
+	ctx     context.Context // ends when Close begins; parent of the handlers' contexts
+	cancel  context.CancelFunc
+	tasks   sync.WaitGroup
+	once    sync.Once   // of stop
+	refused atomic.Bool // Drain was called: Emit fails, accepted events are still written
 
 	mu      sync.RWMutex
 	started bool
 	closed  bool
-	queues  map[peer.ID]*sendQueue // nil after Close
-	inbound map[peer.ID]*peerStreams
-	callers map[peer.ID]*callerState // of who called
 
-	refused    atomic.Bool // Refuse was called
+	// Sending; queues is guarded by mu.
+	queues map[peer.ID]*sendQueue    // nil after Close
+	recent atomic.Pointer[sendQueue] // the last one used, which is often the next
+	serial atomic.Uint64             // of the last stream opened
+	callID atomic.Uint64             // of the last call
+
+	// Receiving; guarded by mu.
+	inbound map[peer.ID]*peerStreams
+	callers map[peer.ID]*callerState
+
 	nUnwritten atomic.Uint64
 	nMalformed atomic.Uint64
 	nRefused   atomic.Uint64
 }
 
-// NewDirect returns a Direct on h that is not started: handlers can be
-// registered, nothing is sent or received. The host stays the caller's.
+// NewDirect returns a Direct on h that is not started: handlers can be registered,
+// but no event is sent or received. The host stays the caller's.
 func NewDirect(h corehost.Host, cfg DirectConfig) *Direct {
 	cfg.fill()
 	d := &Direct{
@@ -149,7 +138,7 @@ func NewDirect(h corehost.Host, cfg DirectConfig) *Direct {
 	return d
 }
 
-// Start begins to take streams of peers and allows Emit. It does nothing the
+// Start accepts streams of peers from now on and allows Emit. It does nothing the
 // second time and after Close.
 func (d *Direct) Start() {
 	d.mu.Lock()
@@ -158,57 +147,59 @@ func (d *Direct) Start() {
 		return
 	}
 	d.started = true
-	d.host.SetStreamHandler(ProtocolDirect, d.receive)
+	d.host.SetStreamHandler(protocol.Events, d.receive)
 }
 
 // Emit sends an event to one peer. nil means that the event was encoded and
-// accepted into the peer's queue: events of one caller arrive in the order of
-// its calls, each at most once. The arguments belong to the caller again when
-// it returns.
+// accepted into the peer's queue: the events of one caller arrive in the order of
+// its calls, each at most once. The arguments belong to the caller again when Emit
+// returns.
 //
-// Emit waits while the queue is full. It returns ctx's error when ctx ends,
-// ErrStalled when nothing could be written to the peer for the stall timeout,
-// and ErrNotConnected, with the cause, when the first event for an idle peer
+// Emit waits while the queue is full. It returns the error of ctx when ctx ends,
+// and ErrStalled when no byte could be written to the peer for the stall timeout.
+// It returns ErrNotConnected, with the cause, when the first event for an idle peer
 // could not open a stream within ctx (a peer that is not connected is looked for
-// with Locate) or the link ended meanwhile. ErrBadName, ErrBadArgument,
-// ErrTooLarge, ErrNotStarted and ErrClosed come at once. After any error the
-// event was not accepted and is not sent.
+// with Locate), and when the link ended meanwhile. ErrBadName, ErrBadArgument,
+// ErrTooLarge, ErrNotStarted and ErrClosed are returned at once. After any error
+// the event was not accepted and is not sent.
 func (d *Direct) Emit(ctx context.Context, to peer.ID, name string, args ...any) error {
-	if err := d.emit(ctx, to, name, args); err != nil {
+	size, buf, err := d.prepare(ctx, name, args)
+	if err == nil {
+		defer buf.free()
+		_, err = d.enqueue(ctx, to, &outgoingEvent{name: name, args: args, size: size, buf: buf}, nil)
+	}
+	if err != nil {
 		return d.emitFailed(to, name, err)
 	}
 	return nil
 }
 
-func (d *Direct) emit(ctx context.Context, to peer.ID, name string, args []any) error {
+// prepare checks and encodes an event for an Emit or Call with this ctx.
+func (d *Direct) prepare(ctx context.Context, name string, args []any) (size int, buf *buffer, err error) {
 	if err := ctx.Err(); err != nil {
-		return err
+		return 0, nil, err
 	}
 	if d.refused.Load() {
-		return ErrClosed
+		return 0, nil, ErrClosed
 	}
-	size, buf, err := prepare(d.cfg.Codec, name, args, d.cfg.MaxEventSize)
-	if err != nil {
-		return err
-	}
-	if buf != nil {
-		defer buf.free()
-	}
-	_, err = d.enqueue(ctx, to, &outgoingEvent{name: name, args: args, size: size, buf: buf}, nil)
-	return err
+	return prepare(d.cfg.Codec, name, args, d.cfg.MaxEventSize)
 }
 
-// emitFailed returns what an Emit says that failed because of err.
+// emitFailed returns the error of an Emit that failed because of err.
 func (d *Direct) emitFailed(to peer.ID, name string, err error) error {
 	if d.refused.Load() || d.ctx.Err() != nil {
-		err = ErrClosed // which may be why ctx or the link has ended
+		err = ErrClosed // closing may have ended the ctx or the link
 	}
 	return &emitError{"emit", to, name, err}
 }
 
-// EmitBytes is Emit with b as the only argument, and allocates nothing.
-func (d *Direct) EmitBytes(ctx context.Context, to peer.ID, name string, b []byte) error {
-	if l := d.recent.Load(); l != nil && l.peer == to && !d.refused.Load() && ctx.Err() == nil && l.pushRepeat(name, b) {
+// EmitBytes is Emit with data as the only argument. It allocates nothing, and is
+// for the typed events of package smokesignal: no other module can make a
+// [payload.Raw].
+func (d *Direct) EmitBytes(ctx context.Context, to peer.ID, name string, data payload.Raw) error {
+	b := data.Bytes
+	// A program that emits many events mostly emits similar ones to the same peer.
+	if q := d.recent.Load(); q != nil && q.peer == to && !d.refused.Load() && ctx.Err() == nil && q.pushRepeat(name, b) {
 		return nil
 	}
 	if err := d.emitBytes(ctx, to, name, b); err != nil {
@@ -232,32 +223,34 @@ func (d *Direct) emitBytes(ctx context.Context, to peer.ID, name string, b []byt
 	return err
 }
 
-// enqueue puts an event, or the call c with it, into the peer's lane, which it
-// returns.
-func (d *Direct) enqueue(ctx context.Context, to peer.ID, o *outgoingEvent, c *pendingCall) (l *sendQueue, err error) {
+// enqueue puts an event, with the call c unless that is nil, into the peer's queue,
+// which it returns.
+func (d *Direct) enqueue(ctx context.Context, to peer.ID, o *outgoingEvent, c *pendingCall) (q *sendQueue, err error) {
 	for {
-		l = d.recent.Load()
-		if l == nil || l.peer != to {
-			if l, err = d.queueFor(to); err != nil {
+		q = d.recent.Load()
+		if q == nil || q.peer != to {
+			if q, err = d.queueFor(to); err != nil {
 				return nil, err
 			}
-			d.recent.Store(l)
+			d.recent.Store(q)
 		}
-		err := l.push(ctx, o, c)
+		err := q.push(ctx, o, c)
 		if err == nil {
-			return l, nil
+			return q, nil
 		}
-		if !errors.Is(err, errEnded) {
-			d.removeIdle(l) // if it never came to anything
+		if !errors.Is(err, errQueueEnded) {
+			d.removeIdle(q) // it may be a new one that was never used
 			return nil, err
 		}
-		d.recent.CompareAndSwap(l, nil)
+		// The queue was removed between the look-up and the push. The next look-up
+		// makes a new one.
+		d.recent.CompareAndSwap(q, nil)
 	}
 }
 
-// TryEmit is Emit without waiting: it returns ErrQueueFull when the peer's
-// queue has no room. To an idle peer it opens the stream in the background; if
-// that fails for the stall timeout, what was accepted counts as unwritten.
+// TryEmit is Emit without waiting: it returns ErrQueueFull when the peer's queue is
+// full. For an idle peer it opens the stream in the background. If that fails for
+// the stall timeout, the accepted events count as unwritten.
 func (d *Direct) TryEmit(to peer.ID, name string, args ...any) error {
 	if err := d.tryEmit(to, name, args); err != nil {
 		return &emitError{"emit", to, name, err}
@@ -266,72 +259,55 @@ func (d *Direct) TryEmit(to peer.ID, name string, args ...any) error {
 }
 
 func (d *Direct) tryEmit(to peer.ID, name string, args []any) error {
-	if d.refused.Load() {
-		return ErrClosed
-	}
-	size, buf, err := prepare(d.cfg.Codec, name, args, d.cfg.MaxEventSize)
+	size, buf, err := d.prepare(context.Background(), name, args)
 	if err != nil {
 		return err
 	}
-	if buf != nil {
-		defer buf.free()
-	}
+	defer buf.free()
 	for {
-		l, err := d.queueFor(to)
+		q, err := d.queueFor(to)
 		if err != nil {
 			return err
 		}
-		if err = l.tryPush(&outgoingEvent{name: name, args: args, size: size, buf: buf}); !errors.Is(err, errEnded) {
+		if err = q.tryPush(&outgoingEvent{name: name, args: args, size: size, buf: buf}); !errors.Is(err, errQueueEnded) {
 			return err
 		}
 	}
 }
 
-// queueFor returns the peer's outgoing lane.
+// queueFor returns the queue of a peer.
 func (d *Direct) queueFor(p peer.ID) (*sendQueue, error) {
 	d.mu.RLock()
-	l, started, closed := d.queues[p], d.started, d.closed
+	q, started, closed := d.queues[p], d.started, d.closed
 	d.mu.RUnlock()
 	switch {
 	case closed:
 		return nil, ErrClosed
 	case !started:
 		return nil, ErrNotStarted
-	case l != nil:
-		return l, nil
+	case q != nil:
+		return q, nil
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
 		return nil, ErrClosed
 	}
-	if l = d.queues[p]; l == nil {
-		l = newSendQueue(d, p)
-		d.queues[p] = l
+	// Another goroutine may have made the queue while no lock was held.
+	if q = d.queues[p]; q == nil {
+		q = newSendQueue(d, p)
+		d.queues[p] = q
 	}
-	return l, nil
+	return q, nil
 }
 
-// On calls f for the events of a name from any peer, or for every event if the
-// name is "*". Events of one peer are handled one after the other, in order,
-// also across names; f may run for several peers at once. A slow f holds back
-// the peer whose event it handles and no other. f's ctx ends at Close. A panic
-// of f is caught, counted and logged.
+// On calls f for the events of a name from any peer, or for every event if the name
+// is "*". Events of one peer are handled one after the other, in order, also across
+// names; f may run for several peers at once. A slow f holds back the peer whose
+// event it handles and no other. The ctx of f ends at Close. A panic of f is caught,
+// counted and logged.
 func (d *Direct) On(name string, f func(context.Context, *Event)) (off func()) {
 	return d.dispatcher.on(name, f)
-}
-
-// OnBorrowed is On for an f that keeps neither the event nor its bytes, as
-// both are used again when it returns: events that all their handlers borrow
-// cost no allocation. What Decode puts into other variables than a []byte or
-// an any is a copy. [Name.On] borrows by itself.
-func (d *Direct) OnBorrowed(name string, f func(context.Context, *Event)) (off func()) {
-	return d.OnBorrowedFrom("", name, f)
-}
-
-// OnBorrowedFrom is OnBorrowed for the events of one peer.
-func (d *Direct) OnBorrowedFrom(p peer.ID, name string, f func(context.Context, *Event)) (off func()) {
-	return d.dispatcher.register(p, name, &handler{f: f, borrows: true})
 }
 
 // OnFrom is On for the events of one peer, however often it comes and goes.
@@ -339,49 +315,58 @@ func (d *Direct) OnFrom(p peer.ID, name string, f func(context.Context, *Event))
 	return d.dispatcher.onFrom(p, name, f)
 }
 
-// Pipe returns a view of the events named [StreamName] to and from p. It
-// takes part from now on and holds 64 KiB or 256 events; beyond that a reader
-// that does not read holds back p until the view is closed, so it must be read
-// or closed.
+// OnBorrowed is OnFrom, or On if p is empty, for an f that keeps neither the event
+// nor its bytes, because both are used again when f returns. Events for which all
+// handlers are such cost no allocation. Values that Decode puts into other variables
+// than a []byte or an any are copies. It is for the typed events of package
+// smokesignal: no other module can make a [handling.Borrower].
+func (d *Direct) OnBorrowed(p peer.ID, name string, f handling.Borrower[Event]) (off func()) {
+	return d.dispatcher.register(p, name, &handler{f: f.Handle, borrows: true})
+}
+
+// Pipe returns a duplex view of the events named [PipeName] to and from p. It
+// receives from now on and holds 64 KiB or 256 events. When it is full, p is held
+// back until the pipe is read or closed, so read it or close it. Write blocks and
+// fails as Emit does, and splits large writes; Read returns io.EOF after Close.
 func (d *Direct) Pipe(p peer.ID) io.ReadWriteCloser {
 	ctx, cancel := context.WithCancel(d.ctx)
-	v := newPipe(
-		func(b []byte) error { return d.Emit(ctx, p, StreamName, b) },
+	v := newPipe(d.cfg.MaxEventSize,
+		func(b []byte) error { return d.Emit(ctx, p, PipeName, b) },
 		func(f func(context.Context, *Event)) func() {
-			off := d.OnFrom(p, StreamName, f)
+			off := d.OnFrom(p, PipeName, f)
 			return func() { off(); cancel() }
 		})
-	context.AfterFunc(ctx, v.end)
+	context.AfterFunc(ctx, v.finish)
 	return v
 }
 
-// Release says that the link to p has ended for the reason given. Emits that
-// wait for p fail with ErrNotConnected and the reason, what is queued is
-// dropped. It returns how many events Emit had accepted, since the last
-// Release, that were not written to a stream. A later Emit opens a new stream.
+// Release ends the sending to p for the reason given. Emits that wait for p fail with
+// ErrNotConnected and the reason, and queued events are dropped. It returns how many
+// events were accepted since the last Release and not written to a stream. A later
+// Emit opens a new stream.
 func (d *Direct) Release(p peer.ID, reason error) (unwritten int) {
 	d.mu.Lock()
-	l := d.queues[p]
+	q := d.queues[p]
 	delete(d.queues, p)
 	d.mu.Unlock()
-	if l == nil {
+	if q == nil {
 		return 0
 	}
 	if reason == nil {
 		reason = errors.New("the link ended")
 	}
-	l.close(&causedError{ErrNotConnected, reason})
-	<-l.done
-	return l.unwritten()
+	q.close(&causedError{ErrNotConnected, reason})
+	<-q.done
+	return q.unwritten()
 }
 
-// Flush waits until all events accepted so far have been written to their
-// streams. That says nothing about their arrival. Its error counts what was
-// not written when ctx ended, or was dropped meanwhile.
+// Flush waits until all events that were accepted before the call have been written
+// to their streams. That does not mean that they have arrived. Its error counts the
+// events that were not written when ctx ended, or that were dropped meanwhile.
 func (d *Direct) Flush(ctx context.Context) error {
 	var errs []error
-	for _, l := range d.allQueues() {
-		if err := l.flush(ctx); err != nil {
+	for _, q := range d.allQueues() {
+		if err := q.flush(ctx); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -392,55 +377,55 @@ func (d *Direct) allQueues() []*sendQueue {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	all := make([]*sendQueue, 0, len(d.queues))
-	for _, l := range d.queues {
-		all = append(all, l)
+	for _, q := range d.queues {
+		all = append(all, q)
 	}
 	return all
 }
 
-// Refuse makes Emit return ErrClosed from now on. What was accepted before is
-// still written: the first step of a closing that flushes.
-func (d *Direct) Refuse() { d.refused.Store(true) }
+// readToEndTimeout bounds how long a Drain waits for peers that do not read.
+const readToEndTimeout = time.Second
 
-// drainTime is how long a Drain waits for peers that do not read.
-const drainTime = time.Second
-
-// Drain ends the streams on which events were sent and waits until the peers have read
-// them to the end, or ctx ends, or for a second: a connection that is closed at once takes
-// along what it has not yet sent. It comes after Refuse and Flush. What a peer has not
-// read then may still arrive.
-func (d *Direct) Drain(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, drainTime)
+// Drain refuses new events from now on (ErrClosed), writes the accepted ones as
+// [Direct.Flush] does, and returns the error of that. Then it ends the streams and
+// waits until the peers have read them to the end, for a second or until ctx ends:
+// a connection that is closed at once loses bytes that are still on their way. It
+// is the first step of a closing that loses nothing.
+func (d *Direct) Drain(ctx context.Context) error {
+	d.refused.Store(true)
+	err := d.Flush(ctx)
+	ctx, cancel := context.WithTimeout(ctx, readToEndTimeout)
 	defer cancel()
 	var draining sync.WaitGroup
-	for _, l := range d.allQueues() {
-		draining.Go(func() { l.drain(ctx) })
+	for _, q := range d.allQueues() {
+		draining.Go(func() { q.drain(ctx) })
 	}
 	draining.Wait()
+	return err
 }
 
 // Done is closed when Close begins.
 func (d *Direct) Done() <-chan struct{} { return d.ctx.Done() }
 
-// Close refuses new events (ErrClosed), drops those not written (see Flush),
-// stops reading, ends the contexts of handlers, and waits for them and for its
-// own goroutines until ctx ends, which is its only error. No stream handler
-// and no stream stays behind. A Close to which a handler gives its ctx does
-// not wait for that handler; of such a ctx only the deadline counts, or five
-// seconds. Close may be called again, then it waits again.
+// Close refuses new events (ErrClosed), drops events that were not written (see
+// Drain), stops reading, ends the contexts of handlers, and waits for them and for
+// its own goroutines until ctx ends, which is its only error. No stream handler and
+// no stream stays behind. If a handler calls Close with its own ctx, Close does not
+// wait for that handler; of such a ctx only the deadline counts, or five seconds if
+// it has none. Close may be called again, and then waits again.
 func (d *Direct) Close(ctx context.Context) error {
 	d.once.Do(d.stop)
 	return d.dispatcher.waitAll(ctx, &d.tasks, "streams are")
 }
 
-// stop begins the end of everything and waits for nothing.
+// stop begins to close everything and waits for nothing.
 func (d *Direct) stop() {
 	d.mu.Lock()
 	d.closed = true
 	if d.started {
-		d.host.RemoveStreamHandler(ProtocolDirect)
+		d.host.RemoveStreamHandler(protocol.Events)
 	}
-	lanes := d.queues
+	queues := d.queues
 	d.queues = nil
 	for _, in := range d.inbound {
 		for s := range in.streams {
@@ -450,22 +435,22 @@ func (d *Direct) stop() {
 	}
 	d.mu.Unlock()
 	d.cancel()
-	for _, l := range lanes {
-		l.close(ErrClosed)
+	for _, q := range queues {
+		q.close(ErrClosed)
 	}
 }
 
-// DirectStats counts what went wrong since the start.
+// DirectStats is a snapshot of counters of faults since the start.
 type DirectStats struct {
 	Unwritten   uint64 // events accepted by Emit and then not written to a stream
-	Malformed   uint64 // streams of peers reset for what they sent
+	Malformed   uint64 // streams of peers reset because of their bytes
 	Refused     uint64 // streams of peers refused: too many, other network, not admitted
-	Undecodable uint64 // events and calls that a typed handler could not read
-	Unhandled   uint64 // events that nobody listened to, calls without a handler
-	Panics      uint64 // of handlers
+	Undecodable uint64 // events and calls that a typed handler could not decode
+	Unhandled   uint64 // events and calls without a handler
+	Panics      uint64 // handlers that panicked or called runtime.Goexit
 }
 
-// Stats returns the counters.
+// Stats returns a snapshot of the counters.
 func (d *Direct) Stats() DirectStats {
 	return DirectStats{
 		Unwritten:   d.nUnwritten.Load(),

@@ -7,6 +7,9 @@ import (
 	"testing"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/handling"
+	"github.com/go-smokesignal/smokesignal/internal/payload"
 )
 
 // An event that all its handlers borrow is used again, one that somebody may
@@ -16,21 +19,21 @@ func TestBorrowedEvents(t *testing.T) {
 	var borrowed, kept []*Event
 	var values [][]byte
 	var anys []any
-	b.OnBorrowed("x", func(_ context.Context, ev *Event) { borrowed = append(borrowed, ev) })
+	b.OnBorrowed("", "x", borrower(func(ev *Event) { borrowed = append(borrowed, ev) }))
 	Name[[]byte]("x").On(b, func(_ context.Context, _ peer.ID, p []byte) { values = append(values, p) })
 	Name[any]("x").On(b, func(_ context.Context, _ peer.ID, p any) { anys = append(anys, p) })
 	off := b.On("keep", func(_ context.Context, ev *Event) { kept = append(kept, ev) })
-	b.OnBorrowedFrom(a.id(), "keep", func(_ context.Context, ev *Event) {
+	b.OnBorrowed(a.id(), "keep", borrower(func(ev *Event) {
 		if p, _ := ev.Bytes(0); len(p) == 0 || p[0] != byte(len(kept)) {
 			t.Error("a borrowed event beside a kept one:", p)
 		}
-	})
-	payload := func(i int) []byte { return bytes.Repeat([]byte{byte(i)}, i*i%3000+1) }
+	}))
+	content := func(i int) []byte { return bytes.Repeat([]byte{byte(i)}, i*i%3000+1) }
 	for i := 1; i <= 100; i++ {
-		if err := a.EmitBytes(t.Context(), b.id(), "x", payload(i)); err != nil {
+		if err := a.EmitBytes(t.Context(), b.id(), "x", payload.Raw{Bytes: content(i)}); err != nil {
 			t.Fatal(err)
 		}
-		emit(t, a, b.id(), "keep", payload(i))
+		emit(t, a, b.id(), "keep", content(i))
 	}
 	end := make(chan struct{})
 	b.On("end", func(context.Context, *Event) { close(end) })
@@ -41,7 +44,7 @@ func TestBorrowedEvents(t *testing.T) {
 		t.Fatal(len(borrowed), len(values), len(anys), len(kept))
 	}
 	for i := range 100 {
-		want := payload(i + 1)
+		want := content(i + 1)
 		p, _ := kept[i].Bytes(0)
 		if !bytes.Equal(values[i], want) || !bytes.Equal(anys[i].([]byte), want) || !bytes.Equal(p, want) || kept[i].Name != "keep" || kept[i].From != a.id() {
 			t.Fatalf("event %d has changed", i+1)
@@ -50,6 +53,10 @@ func TestBorrowedEvents(t *testing.T) {
 			t.Error("a borrowed event was not used again")
 		}
 	}
+}
+
+func borrower(f func(*Event)) handling.Borrower[Event] {
+	return handling.Borrower[Event]{Handle: func(_ context.Context, ev *Event) { f(ev) }}
 }
 
 // What an event costs both ends together, the transport included.
@@ -64,18 +71,18 @@ func TestAllocationsOfAnEvent(t *testing.T) {
 		}
 	}
 	b.On("event", func(context.Context, *Event) { count() })
-	b.OnBorrowed("borrowed", func(context.Context, *Event) { count() })
+	b.OnBorrowed("", "borrowed", borrower(func(*Event) { count() }))
 	bytes := Name[[]byte]("bytes")
 	bytes.On(b, func(context.Context, peer.ID, []byte) { count() })
-	to, payload := a.to(b.id()), make([]byte, 64)
+	to, content := a.to(b.id()), make([]byte, 64)
 	for _, c := range []struct {
 		name string
 		emit func() error
 		most float64
 	}{
-		{"an event", func() error { return a.Emit(t.Context(), b.id(), "event", payload) }, 2},
-		{"bytes with a type", func() error { return bytes.Emit(t.Context(), to, payload) }, 0.5},
-		{"a borrowed event", func() error { return a.EmitBytes(t.Context(), b.id(), "borrowed", payload) }, 0.5},
+		{"an event", func() error { return a.Emit(t.Context(), b.id(), "event", content) }, 2},
+		{"bytes with a type", func() error { return bytes.Emit(t.Context(), to, content) }, 0.5},
+		{"a borrowed event", func() error { return a.EmitBytes(t.Context(), b.id(), "borrowed", payload.Raw{Bytes: content}) }, 0.5},
 	} {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)

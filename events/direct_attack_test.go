@@ -17,6 +17,7 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 	"github.com/go-smokesignal/smokesignal/internal/payload"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // The attacker is a host that writes its streams by hand. The tests are named
@@ -80,7 +81,7 @@ func TestMalformedStreamsAreReset(t *testing.T) { // T1, T4, T5
 		off := b.On("*", func(context.Context, *Event) { events++ })
 		n := uint64(0)
 		attack := func(name string, bytes []byte) {
-			s, err := a.host.NewStream(t.Context(), b.id(), ProtocolDirect)
+			s, err := a.host.NewStream(t.Context(), b.id(), protocol.Events)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -118,7 +119,7 @@ func TestFramesOfLaterVersionsAreSkipped(t *testing.T) { // T5
 	got := collect(b)
 	h := frame.AppendMessage(frame.AppendUint(nil, 9, 1), fieldHello,
 		frame.AppendUint(frame.AppendMessage(nil, fieldSession, "attacker"), 99, 7))
-	s, err := a.host.NewStream(t.Context(), b.id(), ProtocolDirect)
+	s, err := a.host.NewStream(t.Context(), b.id(), protocol.Events)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,7 +204,7 @@ func TestSlowFramesAreReset(t *testing.T) { // T3
 			s.Reset()
 		}
 		drip(rawStream(t, a, b, good), rawEvent(t, "slow", make([]byte, 200)))
-		s, err := a.host.NewStream(t.Context(), b.id(), ProtocolDirect)
+		s, err := a.host.NewStream(t.Context(), b.id(), protocol.Events)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -236,7 +237,7 @@ func TestThousandsOfStreams(t *testing.T) { // T6
 	for range 8 {
 		wg.Go(func() {
 			for range total / 8 {
-				s, err := a.host.NewStream(t.Context(), b.id(), ProtocolDirect)
+				s, err := a.host.NewStream(t.Context(), b.id(), protocol.Events)
 				if err != nil {
 					continue // the resource manager's limit
 				}
@@ -332,7 +333,7 @@ func TestRubbish(t *testing.T) { // T1 to T5 at random
 			connect(t, a.host, b.host)
 			last = a
 			for range rounds {
-				s, err := a.host.NewStream(t.Context(), b.id(), ProtocolDirect)
+				s, err := a.host.NewStream(t.Context(), b.id(), protocol.Events)
 				if err != nil {
 					t.Fatal(err)
 				}

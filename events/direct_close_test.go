@@ -13,18 +13,19 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 
 	"github.com/go-smokesignal/smokesignal/internal/leaks"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // left returns what of ours is left behind on a host.
 func left(h corehost.Host) (streams int, handler bool) {
 	for _, c := range h.Network().Conns() {
 		for _, s := range c.GetStreams() {
-			if s.Protocol() == ProtocolDirect {
+			if s.Protocol() == protocol.Events {
 				streams++
 			}
 		}
 	}
-	return streams, slices.Contains(h.Mux().Protocols(), ProtocolDirect)
+	return streams, slices.Contains(h.Mux().Protocols(), protocol.Events)
 }
 
 // Close leaves no goroutine, stream or handler behind on a host that lives on,
@@ -33,8 +34,8 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 	overTransports(t, func(t *testing.T, listen string) {
 		ha, hb := newHost(t, listen), newHost(t, listen)
 		connect(t, ha, hb)
-		hb.SetStreamHandler(ProtocolDirect, func(network.Stream) {}) // hosts with one more handler
-		hb.RemoveStreamHandler(ProtocolDirect)
+		hb.SetStreamHandler(protocol.Events, func(network.Stream) {}) // hosts with one more handler
+		hb.RemoveStreamHandler(protocol.Events)
 		noneLeft := leaks.Watch(t)
 		for name, use := range map[string]func(a, b *Direct){
 			"unused": func(a, b *Direct) {},
@@ -54,7 +55,7 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 			"views that nobody reads": func(a, b *Direct) {
 				b.Pipe(a.id())
 				s := a.Pipe(b.id())
-				for range 2 * viewEvents {
+				for range 2 * pipeEvents {
 					s.Write([]byte("x"))
 				}
 			},
@@ -194,7 +195,7 @@ func TestCloseWithAStuckHandler(t *testing.T) {
 
 func TestCloseBeforeStart(t *testing.T) {
 	h := newHost(t, tcp)
-	h.SetStreamHandler(ProtocolDirect, func(network.Stream) {}) // somebody else's
+	h.SetStreamHandler(protocol.Events, func(network.Stream) {}) // somebody else's
 	d := NewDirect(h, DirectConfig{})
 	v := d.Pipe("somebody")
 	closeDirect(t, d)
@@ -241,7 +242,7 @@ func TestEmitThatWaitsIsToldOfTheClosing(t *testing.T) {
 		time.Sleep(50 * time.Millisecond) // no event says that nothing happens
 		return waiting > 0 && waiting == last && waiting == accepted.Load()
 	})
-	a.Refuse()
+	a.refused.Store(true) // as the first step of Drain does
 	a.Release(b.id(), errors.New("the node was closed"))
 	if err := <-failed; !errors.Is(err, ErrClosed) {
 		t.Error(err)

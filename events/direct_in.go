@@ -11,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 const (
@@ -122,7 +123,7 @@ func (d *Direct) handshake(s *inStream, r *frame.Reader) bool {
 	// reserved in its resource manager: a reservation large enough for any
 	// event would be refused for honest peers long before it is used, and
 	// frame.Reader allocates no more than what has come.
-	if err := s.Scope().SetService(Service); err != nil {
+	if err := s.Scope().SetService(protocol.Service); err != nil {
 		d.refuse(s, network.StreamResourceLimitExceeded, "resource limit", err)
 		return false
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // inboundOf returns the streams that p has open to d.
@@ -124,7 +125,7 @@ func TestOrderOverLostStreams(t *testing.T) {
 // rawStream opens a stream to d by hand and says hello.
 func rawStream(t testing.TB, from *Direct, to *Direct, h hello) network.Stream {
 	t.Helper()
-	s, err := from.host.NewStream(t.Context(), to.id(), ProtocolDirect)
+	s, err := from.host.NewStream(t.Context(), to.id(), protocol.Events)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,7 +233,7 @@ func TestPeerThatResetsEveryStream(t *testing.T) {
 	overTransports(t, func(t *testing.T, listen string) {
 		h := newHost(t, listen)
 		var opened atomic.Int64
-		h.SetStreamHandler(ProtocolDirect, func(s network.Stream) {
+		h.SetStreamHandler(protocol.Events, func(s network.Stream) {
 			opened.Add(1)
 			io.CopyN(io.Discard, s, 100<<10)
 			s.Reset()
@@ -271,7 +272,7 @@ func TestQueueSurvivesItsStream(t *testing.T) {
 	h := newHost(t, tcp)
 	frames := make(chan []byte, 10_000)
 	var streams atomic.Int64
-	h.SetStreamHandler(ProtocolDirect, func(s network.Stream) {
+	h.SetStreamHandler(protocol.Events, func(s network.Stream) {
 		defer s.Close()
 		if streams.Add(1) == 1 {
 			<-frames // the test says when

@@ -12,6 +12,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // frozen returns a started Direct and the id of a connected peer that takes
@@ -19,7 +21,7 @@ import (
 func frozen(t *testing.T, listen string, cfg DirectConfig) (*Direct, peer.ID) {
 	t.Helper()
 	h := newHost(t, listen)
-	h.SetStreamHandler(ProtocolDirect, func(network.Stream) {})
+	h.SetStreamHandler(protocol.Events, func(network.Stream) {})
 	a := newDirect(t, newHost(t, listen), cfg)
 	connect(t, a.host, h)
 	return a, h.ID()

@@ -15,33 +15,37 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-smokesignal/smokesignal/internal/handling"
+	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
-// anyName is what On takes for every name.
+// anyName is the name under which On registers a handler for all names.
 const anyName = "*"
 
-// dispatcher holds the handlers of one channel (direct or broadcast) and calls them.
-// Its methods may be called from any goroutine, also from handlers.
+// dispatcher holds the handlers of one channel (direct, broadcast or topic) and
+// calls them. Its methods may be called from any goroutine, also from handlers.
 type dispatcher struct {
 	log *slog.Logger
 
+	// Handlers.
 	mu           sync.RWMutex
 	seq          uint64 // of the last registration
 	handlers     map[handlerKey][]*handler
 	callHandlers map[handlerKey][]*callHandler
+	gaps         gapHandlers
+	generation   atomic.Uint64 // counts changes of handlers, from 1
 
-	gaps gapHandlers
+	// Goroutines that call handlers.
+	running sync.Map // *turn -> struct{}
 
-	generation atomic.Uint64 // counts changes of handlers, from 1
-
-	running sync.Map // *running -> struct{}: goroutines that call handlers
-
+	// Faults.
 	nPanics      atomic.Uint64
 	nUndecodable atomic.Uint64
 	nUnhandled   atomic.Uint64
+	logMu        sync.Mutex // guards unreadable
+	unreadable   logLimiter // of events that cannot be decoded
 }
 
-// handlerKey is the kind of events a handler is for; from is empty for any sender.
+// handlerKey is what a handler is registered for; an empty from is any sender.
 type handlerKey struct {
 	from peer.ID
 	name string
@@ -50,7 +54,7 @@ type handlerKey struct {
 type handler struct {
 	seq     uint64
 	f       func(context.Context, *Event)
-	borrows bool // f keeps nothing of the event
+	borrows bool // f keeps neither the event nor its bytes
 	off     atomic.Bool
 }
 
@@ -61,8 +65,8 @@ func newDispatcher(log *slog.Logger) *dispatcher {
 }
 
 // on registers f for the name, or for every name if it is "*". A handler for a
-// name that no event can have is never called; that is a programmer's slip and
-// logged as an error.
+// name that no event can have is never called. That is a mistake of the program,
+// and is logged as an error.
 func (m *dispatcher) on(name string, f func(context.Context, *Event)) (off func()) {
 	return m.onFrom("", name, f)
 }
@@ -75,7 +79,7 @@ func (m *dispatcher) onFrom(from peer.ID, name string, f func(context.Context, *
 func (m *dispatcher) register(from peer.ID, name string, h *handler) (off func()) {
 	if name != anyName {
 		if err := checkName(name); err != nil {
-			m.log.Error("a handler that can never be called", "error", err)
+			logging.Loud(m.log).Error("a handler can never be called, because no event can have its name", "error", err)
 			return func() {}
 		}
 	}
@@ -84,8 +88,8 @@ func (m *dispatcher) register(from peer.ID, name string, h *handler) (off func()
 	defer m.mu.Unlock()
 	m.seq++
 	h.seq = m.seq
-	// The slices are replaced and not changed, since dispatch goes through
-	// them without the lock.
+	// The slices are replaced and not changed, because run goes through them
+	// without the mutex.
 	old := m.handlers[k]
 	m.handlers[k] = append(old[:len(old):len(old)], h)
 	m.generation.Add(1)
@@ -113,29 +117,29 @@ func (m *dispatcher) remove(k handlerKey, h *handler) {
 	m.handlers[k] = list
 }
 
-// dispatch calls the event's handlers one after the other, in the order in
-// which they were registered, and returns when the last has returned. A panic
-// of one is caught, counted and logged; the next is called all the same. The
-// caller's ctx should come from enter; if it does not, dispatch enters for the
-// time of this event.
+// dispatch calls the event's handlers one after the other in the order of their
+// registration, and returns when the last has returned. A panic of one is caught,
+// counted and logged; the next is called all the same. ctx should come from enter;
+// otherwise dispatch enters for the time of this event.
 func (m *dispatcher) dispatch(ctx context.Context, ev *Event) {
-	r, ok := ctx.(*turn)
-	if !ok || r.m != m {
+	t, ok := ctx.(*turn)
+	if !ok || t.m != m {
 		var leave func()
 		ctx, leave = m.enter(ctx)
 		defer leave()
-		r = ctx.(*turn)
+		t = ctx.(*turn)
 	}
-	m.run(ctx, r.handlersFor(ev), ev)
+	m.run(ctx, t.handlersFor(ev), ev)
 }
 
-// run is dispatch to the handlers that were found for the event.
+// run calls the handlers that were found for the event.
 func (m *dispatcher) run(ctx context.Context, handlers []*handler, ev *Event) {
 	if len(handlers) == 0 {
 		m.nUnhandled.Add(1)
 		return
 	}
 	for _, h := range handlers {
+		// A handler may have been removed by one before it.
 		if !h.off.Load() {
 			m.call(ctx, h, ev)
 		}
@@ -157,123 +161,154 @@ func (m *dispatcher) handlersOf(ev *Event) []*handler {
 			merged = true
 		}
 	}
-	if merged {
+	if merged { // a single list is in order
 		slices.SortFunc(found, func(a, b *handler) int { return cmp.Compare(a.seq, b.seq) })
 	}
 	return found
 }
 
 func (m *dispatcher) call(ctx context.Context, h *handler, ev *Event) {
-	defer func() {
-		if v := recover(); v != nil {
-			m.panicked(ev, v)
-		}
-	}()
+	returned := false
+	defer m.catch("a handler", ev.Name, ev.From, &returned)
 	h.f(ctx, ev)
+	returned = true
 }
 
-// panicked counts and logs what was recovered from a handler.
-func (m *dispatcher) panicked(ev *Event, v any) {
-	m.nPanics.Add(1)
-	m.log.Error("a handler panicked", "event", quote(ev.Name), "from", ev.From, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
-}
-
-// recovered, deferred, catches the panic of a handler of something else than events.
-func (m *dispatcher) recovered(what string, from peer.ID) {
-	if v := recover(); v != nil {
-		m.nPanics.Add(1)
-		m.log.Error(what, "from", from, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+// catch catches a panic of a handler, and counts and logs it. It does the same for
+// a handler that called runtime.Goexit, which cannot be caught: *returned is then
+// still false. what names the handler; event is the name of its event, or empty.
+// It has to be deferred.
+func (m *dispatcher) catch(what, event string, from peer.ID, returned *bool) {
+	v := recover()
+	if v == nil && *returned {
+		return
 	}
+	m.nPanics.Add(1)
+	// Nobody looks for these in a log that is off by default, and without them the
+	// program just seems to ignore events.
+	log := logging.Loud(m.log)
+	if event != "" {
+		log = log.With("event", quote(event))
+	}
+	if v == nil {
+		log.Error(what+" called runtime.Goexit, which ends its goroutine", "from", from, "stack", string(debug.Stack()))
+		return
+	}
+	log.Error(what+" panicked", "from", from, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 }
 
-// panics returns how many handlers panicked.
+// panics returns how many handlers panicked or called runtime.Goexit.
 func (m *dispatcher) panics() uint64 { return m.nPanics.Load() }
 
-// turn is one goroutine that calls handlers of m, and their context.
+// logUnreadable logs that an event could not be decoded, at most once a second,
+// because any peer can send such events.
+func (m *dispatcher) logUnreadable(msg, event string, from peer.ID, err error) {
+	m.logMu.Lock()
+	defer m.logMu.Unlock()
+	// The message of the error may repeat bytes of the sender.
+	m.unreadable.log(logging.Loud(m.log), slog.LevelError, time.Now(), 1, msg, "event", event, "from", from, "error", cut(err.Error(), 256))
+}
+
+// logMalformed logs that the bytes of a sender are not an event.
+func (m *dispatcher) logMalformed(from peer.ID, err error) {
+	m.logUnreadable("an event is malformed", "", from, err)
+}
+
+// turn is one goroutine that calls handlers, and the context that it gives them.
 type turn struct {
 	context.Context
 	m    *dispatcher
 	done chan struct{}
 
-	// What find said last, as the next event is often like the last one.
+	// The result of handlersOf for the last event, as the next event often has the
+	// same sender and name.
 	from       peer.ID
 	name       string
 	generation uint64
 	found      []*handler
-	keeps      bool // one of them may keep the event
+	keeps      bool // a handler may keep the event
 
-	bytes []byte // see Copy
+	slab []byte // the rest of an allocation that copies share
 }
 
-// byteSlab is so many bytes that share an allocation: memory is most of what a
-// small event costs. A quarter of it or more has one of its own.
-const byteSlab = 8 << 10
+// slabSize is the size of an allocation that small copies share: most of the cost
+// of a small event is memory. Copies of a quarter of it or more are allocated alone.
+const slabSize = 8 << 10
 
 // Undecodable counts and logs that a handler could not decode an event.
-func (r *turn) Undecodable(name string, from peer.ID, err error) {
-	r.m.nUndecodable.Add(1)
-	// The message may repeat what the sender wrote.
-	r.m.log.Debug("undecodable event", "event", quote(name), "from", from, "error", cut(err.Error(), 256))
+func (t *turn) Undecodable(name string, from peer.ID, err error) {
+	t.m.nUndecodable.Add(1)
+	t.m.logUnreadable("a handler cannot decode an event; do both ends use the same types?", quote(name), from, err)
 }
 
 // Copy returns a copy of b, for the goroutine that runs the handlers. A small copy
 // shares its 8 KiB of memory with others, so keeping one keeps them all.
-func (r *turn) Copy(b []byte) []byte {
-	if len(b) > byteSlab/4 {
+func (t *turn) Copy(b []byte) []byte {
+	if len(b) > slabSize/4 {
 		return bytes.Clone(b)
 	}
-	if len(r.bytes) < len(b) {
-		r.bytes = make([]byte, byteSlab)
+	if len(t.slab) < len(b) {
+		t.slab = make([]byte, slabSize)
 	}
-	c := r.bytes[:len(b):len(b)]
-	r.bytes = r.bytes[len(b):]
+	c := t.slab[:len(b):len(b)]
+	t.slab = t.slab[len(b):]
 	copy(c, b)
 	return c
 }
 
-func (r *turn) handlersFor(ev *Event) []*handler {
-	gen := r.m.generation.Load()
-	if r.generation != gen || r.name != ev.Name || r.from != ev.From {
-		r.from, r.name, r.generation = ev.From, ev.Name, gen
-		r.found = r.m.handlersOf(ev)
-		r.keeps = slices.ContainsFunc(r.found, func(h *handler) bool { return !h.borrows })
+// handlersFor returns the handlers of an event, and sets keeps for them.
+func (t *turn) handlersFor(ev *Event) []*handler {
+	generation := t.m.generation.Load()
+	if t.generation != generation || t.name != ev.Name || t.from != ev.From {
+		t.from, t.name, t.generation = ev.From, ev.Name, generation
+		t.found = t.m.handlersOf(ev)
+		t.keeps = slices.ContainsFunc(t.found, func(h *handler) bool { return !h.borrows })
 	}
-	return r.found
+	return t.found
 }
 
-// enter notes that the calling goroutine is going to call handlers, until
-// leave. The returned context is the one to give to dispatch: through it a
+// enter registers the calling goroutine as one that calls handlers, until leave.
+// The returned context is a *turn, and the one to give to dispatch: through it a
 // Close that a handler calls knows which goroutine not to wait for.
 func (m *dispatcher) enter(ctx context.Context) (_ context.Context, leave func()) {
-	r := &turn{Context: ctx, m: m, done: make(chan struct{})}
-	m.running.Store(r, struct{}{})
-	return r, func() {
-		m.running.Delete(r)
-		close(r.done)
+	t := &turn{Context: ctx, m: m, done: make(chan struct{})}
+	m.running.Store(t, struct{}{})
+	return t, func() {
+		m.running.Delete(t)
+		close(t.done)
 	}
 }
 
-// Value is that of a context; under handling.Key it is the goroutine itself.
-func (r *turn) Value(key any) any {
+// start calls f on a new goroutine, with a context from enter.
+func (m *dispatcher) start(ctx context.Context, f func(context.Context)) {
+	ctx, leave := m.enter(ctx) // before the goroutine begins, so that wait sees it
+	go func() {
+		defer leave()
+		f(ctx)
+	}()
+}
+
+// Value implements [context.Context]; under handling.Key it returns the turn.
+func (t *turn) Value(key any) any {
 	if key == (handling.Key{}) {
-		return r
+		return t
 	}
-	return r.Context.Value(key)
+	return t.Context.Value(key)
 }
 
-// InHandler reports whether ctx is the context that a handler of this package
-// was called with, or comes from one.
+// InHandler reports whether ctx is the context of a handler of this package, or
+// derived from one.
 func InHandler(ctx context.Context) bool {
 	return ctx.Value(handling.Key{}) != nil
 }
 
-// handlersTimeout is how long a Close in a handler waits when it is given no
-// other end.
+// handlersTimeout is how long a Close in a handler waits if its ctx has no
+// deadline.
 const handlersTimeout = 5 * time.Second
 
-// waitContext returns the context for waiting in a Close called with ctx. As
-// closing ends the contexts of handlers, only the deadline of such a ctx
-// counts, or five seconds.
+// waitContext returns the context with which a Close that was called with ctx
+// waits. Closing cancels the contexts of handlers, so of such a ctx only the
+// deadline counts, or handlersTimeout.
 func waitContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	if !InHandler(ctx) {
 		return ctx, func() {}
@@ -285,18 +320,18 @@ func waitContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithDeadline(context.WithoutCancel(ctx), end)
 }
 
-// wait waits until every goroutine that has entered has left, or until ctx
-// ends. It does not wait for the goroutine whose handler was called with ctx.
+// wait waits until every goroutine that has entered has left, or until ctx ends.
+// It does not wait for the goroutine whose handler was called with ctx.
 func (m *dispatcher) wait(ctx context.Context) error {
 	self := ctx.Value(handling.Key{})
 	ctx, cancel := waitContext(ctx)
 	defer cancel()
-	for r := range m.running.Range {
-		if r == self {
-			continue
+	for t := range m.running.Range {
+		if t == self {
+			continue // it would wait for itself
 		}
 		select {
-		case <-r.(*turn).done:
+		case <-t.(*turn).done:
 		case <-ctx.Done():
 			return fmt.Errorf("events: a handler still runs: %w", ctx.Err())
 		}
@@ -304,8 +339,8 @@ func (m *dispatcher) wait(ctx context.Context) error {
 	return nil
 }
 
-// waitAll is wait for the end of a channel: handlers first, then its own tasks,
-// until ctx ends. what says who is late then.
+// waitAll waits for the end of a channel until ctx ends: for its handlers, then for
+// its tasks. what names the tasks, with a verb, for the error.
 func (m *dispatcher) waitAll(ctx context.Context, tasks *sync.WaitGroup, what string) error {
 	ctx, cancel := waitContext(ctx)
 	defer cancel()

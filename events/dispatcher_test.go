@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-smokesignal/smokesignal/internal/bubble"
+	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
 var discard = slog.New(slog.DiscardHandler)
@@ -212,4 +214,40 @@ func TestWait(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// Whoever writes a handler that panics, ends its goroutine or has the wrong type gets to
+// see that without asking for a log.
+func TestFaultsOfHandlersAreLoggedByDefault(t *testing.T) {
+	for what, c := range map[string]struct {
+		handle func(t *turn)
+		want   string
+	}{
+		"panic":     {func(*turn) { panic("a bug") }, "a handler panicked"},
+		"goexit":    {func(*turn) { runtime.Goexit() }, "a handler called runtime.Goexit"},
+		"undecoded": {func(r *turn) { r.Undecodable("x", "somebody", errors.New("not a number")) }, "a handler cannot decode an event"},
+	} {
+		var out bytes.Buffer
+		before := slog.Default()
+		slog.SetDefault(slog.New(slog.NewTextHandler(&out, nil)))
+		m := newDispatcher(logging.Room("events", nil))
+		m.on("x", func(ctx context.Context, _ *Event) { c.handle(ctx.(*turn)) })
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			m.dispatch(t.Context(), decoded(t, "x"))
+		}()
+		<-done
+		slog.SetDefault(before)
+		if !strings.Contains(out.String(), c.want) || !strings.Contains(out.String(), "level=ERROR") {
+			t.Errorf("%s: %q, want %q at level error", what, &out, c.want)
+		}
+		// A logger of the application's is used in its place.
+		var own bytes.Buffer
+		m = newDispatcher(logging.Room("events", slog.NewTextHandler(&own, nil)))
+		m.logMalformed("somebody", errors.New("rubbish"))
+		if !strings.Contains(own.String(), "rubbish") {
+			t.Errorf("the application's logger got %q", &own)
+		}
+	}
 }

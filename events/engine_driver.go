@@ -17,50 +17,67 @@ import (
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 	"github.com/go-smokesignal/smokesignal/events/internal/repair"
 	"github.com/go-smokesignal/smokesignal/events/internal/store"
+	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
-// engineDriver drives the engine: it tells it what comes from pubsub, neighbours and the
-// clock, and carries out what it decides. Messages are taken in pubsub's event
-// loop, before pubsub passes them on: a mark then covers all that a neighbour not
-// yet on the topic has missed.
+// engineDriver gives the engine its inputs (messages of pubsub, marks and repairs
+// of neighbors, the time) and carries out its decisions.
+//
+// Messages are received in pubsub's event loop, before pubsub passes them on. So
+// the marks that a node tells a new neighbor cover everything that was passed on
+// before the neighbor was on the topic.
+//
+// Whether a batch of our own may be published is decided here and used by
+// publisher, under two mutexes. The states are: idle; in flight (from
+// reservePublish, until the batch comes back through pubsub's event loop into the
+// engine); and waiting (no batch is in flight, and the neighbors lack too much).
+// capacity is set whenever the state may have changed to idle. The two mutexes
+// stay apart because Emit only encodes into the publisher's buffer, and must not
+// wait for the engine, which works through the marks of all neighbors meanwhile.
 type engineDriver struct {
-	b *Broadcast
+	b     *Broadcast
+	check atomic.Pointer[pubsubCheck] // a message that checkPubSub waits for
 
-	mu              sync.Mutex
-	closed          bool
-	engine          *engine.Engine[*signedBatch]
+	mu     sync.Mutex
+	closed bool
+	engine *engine.Engine[*signedBatch]
+
+	// Neighbors.
 	links           map[peer.ID]*markSender
-	hadNeighbor     atomic.Bool   // there was a neighbour
-	unlinkedStreams int           // streams of peers that are not yet neighbours
-	timer           *time.Timer   // calls advance
-	timerDue        time.Time     // when; zero: not set
-	warned          logLimiter    // of old sessions
-	change          chan struct{} // closed when somebody acknowledged, came or went; nil: nobody waits
+	hadNeighbor     atomic.Bool // there was a neighbor or guest, ever
+	unlinkedStreams int         // repair streams of peers that are not neighbors yet
+	changed         notify.Cond // a neighbor acknowledged, came or left
 
-	check atomic.Pointer[pubsubCheck] // that Prove waits for
+	// Time.
+	timer    *time.Timer // calls onTimer
+	timerDue time.Time   // when it does; zero: it is not set
 
-	inFlight bool          // a batch of ours is not yet through pubsub's event loop
-	capacity chan struct{} // has a value when another may be published
+	// Publishing.
+	inFlight bool          // an own batch is not yet through pubsub's event loop
+	capacity notify.Signal // another batch may be published
+
+	oldSessions logLimiter
 }
 
-// How long what is missing is waited for at most, after it has left every store. It
-// ends earlier, with an event or with the certainty that nobody has it: only a node
-// whose neighbours know nothing of the session waits so long, or one that is alone.
+// A missing event is given up at the latest this long after it has left every
+// store. Usually that is known earlier, from an event or from the answers of
+// neighbors. Only a node that is alone, or whose neighbors know nothing of the
+// session, waits so long.
 const (
 	doubtAfter = 5 * time.Second
 	gapAfter   = 10 * time.Second
 )
 
 // settleTimeout is how long the first broadcast of an unknown sender waits for
-// what it may have overtaken. It matters only when links appear while the sender
-// is at work; the first event of all is never held up.
+// earlier ones that it may have overtaken. It matters only when links are made
+// while the sender is emitting. The sender's very first event never waits.
 const settleTimeout = 5 * time.Second
 
-func (in *engineDriver) init(b *Broadcast) {
-	in.b = b
-	in.links = make(map[peer.ID]*markSender)
-	in.capacity = make(chan struct{}, 1)
-	in.engine = engine.New[*signedBatch](b.host.ID(), b.session, engine.Config{
+func (d *engineDriver) init(b *Broadcast) {
+	d.b = b
+	d.links = make(map[peer.ID]*markSender)
+	d.capacity = notify.NewSignal()
+	d.engine = engine.New[*signedBatch](b.host.ID(), b.session, engine.Config{
 		Order:  order.Config{GapTimeout: b.cfg.StoreAge + gapAfter, SettleTimeout: settleTimeout, MaxHeldPerSender: b.cfg.StoreBytes / 2, MaxHeld: b.cfg.StoreBytes},
 		Store:  store.Config{MaxAge: b.cfg.StoreAge, MaxBytes: b.cfg.StoreBytes},
 		Repair: repair.Config{UnseenTimeout: b.cfg.StoreAge + doubtAfter},
@@ -68,213 +85,227 @@ func (in *engineDriver) init(b *Broadcast) {
 	})
 }
 
-// receiveMessage is the subscription's filter. It runs in pubsub's event loop, so it does
-// not block, and keeps every message out of the subscription's own queue.
-func (in *engineDriver) receiveMessage(m *pubsub.Message) bool {
-	defer in.recover()
-	if in.isCheck(m) {
+// receiveMessage is the filter of the subscription, see subscribe.
+func (d *engineDriver) receiveMessage(m *pubsub.Message) bool {
+	defer d.recover()
+	if d.isCheck(m) {
 		return false
 	}
+	// Pubsub verifies signatures that are there, but one that the application has
+	// made may also accept messages without.
 	if len(m.Signature) == 0 {
-		in.b.stats.unsigned.Add(1) // pubsub checks those that are there
+		d.b.stats.unsigned.Add(1)
 		return false
 	}
 	sender := m.GetFrom() // proven by the signature
 	o, err := parseSignedBatch(m.Message)
 	switch {
 	case errors.Is(err, errBounds):
-		in.b.stats.malformed.Add(1)
-		in.b.log.Debug("a message that is padded", "sender", sender, "by", m.ReceivedFrom)
-		return false // what of it the sender has sent is repaired
+		// A peer on the way has padded the message. The sender's own message is
+		// repaired from another neighbor.
+		d.b.stats.malformed.Add(1)
+		d.b.log.Debug("a message with padding was dropped", "sender", sender, "by", m.ReceivedFrom)
+		return false
 	case err != nil:
-		// Others may speak on the topic what they like.
-		if sender != in.b.host.ID() && !in.b.raw.put(sender, m.Data) {
-			in.b.stats.foreign.Add(1)
-			in.b.log.Debug("a message that is no batch", "sender", sender, "error", err)
+		// The topic is open to any program, so this is not an offense.
+		if sender != d.b.host.ID() && !d.b.raw.enqueue(sender, m.Data) {
+			d.b.stats.foreign.Add(1)
+			d.b.log.Debug("a message on the topic is not a batch", "sender", sender, "error", err)
 		}
 		return false
 	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.closed {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
 		return false
 	}
 	now := time.Now()
-	if sender != in.b.host.ID() {
-		in.receiveBatch(now, sender, o, m.ReceivedFrom)
-	} else if o.session == in.b.session && o.first == in.engine.Published() {
-		in.engine.AddOwn(now, in.engineBatch(o))
-		in.inFlight = false
-		in.changed()
+	if sender != d.b.host.ID() {
+		d.receiveBatch(now, sender, o, m.ReceivedFrom)
+	} else if o.session == d.b.session && o.first == d.engine.Published() {
+		// Our own batch enters the store here. Other batches with our signature
+		// are copies, or come from a second process with the same key.
+		d.engine.AddOwn(now, d.engineBatch(o))
+		d.inFlight = false
+		d.changed.Broadcast()
 	}
-	in.carryOut(now)
+	d.carryOut(now)
 	return false
 }
 
-// receiveBatch gives a batch to the engine.
-func (in *engineDriver) receiveBatch(now time.Time, sender peer.ID, o *signedBatch, giver peer.ID) {
-	switch in.engine.Receive(now, sender, in.engineBatch(o), giver) {
+// receiveBatch gives a batch of another node to the engine. It needs mu.
+func (d *engineDriver) receiveBatch(now time.Time, sender peer.ID, o *signedBatch, giver peer.ID) {
+	switch d.engine.Receive(now, sender, d.engineBatch(o), giver) {
 	case order.Duplicate:
-		in.b.stats.duplicates.Add(1)
+		d.b.stats.duplicates.Add(1)
 	case order.OldSession:
-		in.b.stats.oldSessions.Add(1)
-		in.warned.warn(in.b.log, now, 1, "an event of an earlier run of its sender, which is ignored; was its clock set back?", "sender", sender)
+		d.b.stats.oldSessions.Add(1)
+		d.oldSessions.log(d.b.log, slog.LevelWarn, now, 1, "events of an earlier session of their sender were ignored; was its clock set back?", "sender", sender)
 	}
 }
 
-func (in *engineDriver) engineBatch(o *signedBatch) engine.Batch[*signedBatch] {
+func (d *engineDriver) engineBatch(o *signedBatch) engine.Batch[*signedBatch] {
 	return engine.Batch[*signedBatch]{Session: o.session, First: o.first, Count: o.count, Size: o.size(), Value: o}
 }
 
-// recover keeps a fault of ours from ending pubsub, and the program with it.
-func (in *engineDriver) recover() {
+// recover keeps a bug of this package from ending pubsub, and the program with it.
+func (d *engineDriver) recover() {
 	if v := recover(); v != nil {
-		in.b.log.Error("a panic in pubsub's event loop", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+		d.b.log.Error("panic in pubsub's event loop", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 	}
 }
 
-// withEngine lets f use the engine, and carries out what it decides, unless all is over.
-func (in *engineDriver) withEngine(f func(now time.Time, e *engine.Engine[*signedBatch])) bool {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.closed {
+// withEngine calls f with the engine and carries out its decisions. After close it
+// does nothing and reports false.
+func (d *engineDriver) withEngine(f func(now time.Time, e *engine.Engine[*signedBatch])) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
 		return false
 	}
 	now := time.Now()
-	f(now, in.engine)
-	in.carryOut(now)
+	f(now, d.engine)
+	d.carryOut(now)
 	return true
 }
 
-// onTimer is the timer's.
-func (in *engineDriver) onTimer() {
-	in.withEngine(func(time.Time, *engine.Engine[*signedBatch]) { in.timerDue = time.Time{} })
+func (d *engineDriver) onTimer() {
+	d.withEngine(func(time.Time, *engine.Engine[*signedBatch]) { d.timerDue = time.Time{} })
 }
 
-// carryOut carries out what the engine decided and sets the timer. It needs mu.
-func (in *engineDriver) carryOut(now time.Time) {
-	out := in.engine.Advance(now)
+// carryOut carries out the engine's decisions and sets the timer. It needs mu.
+func (d *engineDriver) carryOut(now time.Time) {
+	out := d.engine.Advance(now)
 	for i := range out.Steps {
-		in.b.deliverer.enqueue(&out.Steps[i])
+		if step := &out.Steps[i]; !d.b.deliverer.enqueue(step) {
+			// Nobody will read these events, so the store need not keep them.
+			d.engine.MarkHandled(step.Sender, step.Session, step.To)
+		}
 	}
 	for _, a := range out.Asks {
-		in.b.tasks.Go(func() { in.b.repairFrom(a) })
+		d.b.tasks.Go(func() { d.b.repairFrom(a) })
 	}
 	for _, id := range out.Tell {
-		if l := in.links[id]; l != nil {
-			signal(l.wake)
+		if l := d.links[id]; l != nil {
+			l.wake.Set()
 		}
 	}
-	if !in.inFlight && in.engine.CanPublish() {
-		signal(in.capacity)
+	if d.mayPublish() {
+		d.capacity.Set()
 	}
-	next := in.engine.Next()
-	if next.IsZero() || next.Equal(in.timerDue) || !in.timerDue.IsZero() && in.timerDue.After(now) && in.timerDue.Before(next) {
-		return // a timer that is early does no harm
+	d.setTimer(now)
+}
+
+// setTimer sets the timer for the engine's next deadline. It needs mu.
+func (d *engineDriver) setTimer(now time.Time) {
+	next := d.engine.Next()
+	switch {
+	case next.IsZero() || next.Equal(d.timerDue):
+		return
+	case !d.timerDue.IsZero() && d.timerDue.After(now) && d.timerDue.Before(next):
+		return // it goes off early and is set again then, which is cheaper
 	}
-	in.timerDue = next
-	if in.timer == nil {
-		in.timer = time.AfterFunc(next.Sub(now), in.onTimer)
+	d.timerDue = next
+	if d.timer == nil {
+		d.timer = time.AfterFunc(next.Sub(now), d.onTimer)
 	} else {
-		in.timer.Reset(next.Sub(now))
+		d.timer.Reset(next.Sub(now))
 	}
 }
 
-// signal puts a value into a channel that holds one.
-func signal(c chan<- struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
-// changed wakes who waits for an acknowledgement or a neighbour. It needs mu.
-func (in *engineDriver) changed() {
-	if in.change != nil {
-		close(in.change)
-		in.change = nil
-	}
-}
-
-// waitUntil waits until ok, which is asked with the lock, or until ctx or the
-// Broadcast ends.
-func (in *engineDriver) waitUntil(ctx context.Context, ok func() bool) error {
-	in.mu.Lock()
-	defer in.mu.Unlock()
+// waitUntil waits until ok returns true, or until ctx or the Broadcast ends. ok is
+// called with mu.
+func (d *engineDriver) waitUntil(ctx context.Context, ok func() bool) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	for !ok() {
-		if in.change == nil {
-			in.change = make(chan struct{})
-		}
-		change := in.change
-		in.mu.Unlock()
-		var err error
-		select {
-		case <-change:
-		case <-ctx.Done():
-			err = in.b.closedOr(ctx)
-		case <-in.b.ctx.Done():
-			err = ErrClosed
-		}
-		in.mu.Lock()
-		if err != nil {
+		if err := d.b.awaitChange(ctx, &d.changed, &d.mu); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// reservePublish reports whether a batch may be published now, which then has to be done.
-// The one before has to be through pubsub's event loop, as only there is it known
-// to the engine. With calm the neighbours must also have nearly all there is.
-func (in *engineDriver) reservePublish(calm bool) bool {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.inFlight || !in.engine.CanPublish() || calm && in.engine.Backlog() > calmBatches {
+// mayPublish reports whether an own batch may be published. It needs mu.
+func (d *engineDriver) mayPublish() bool {
+	// The engine counts a batch only when it has come through pubsub's event loop,
+	// so until then it cannot say what the neighbors lack.
+	return !d.inFlight && d.engine.CanPublish()
+}
+
+// reservePublish reports whether an own batch may be published now. If so, the
+// caller has to publish one. maxBehind is how many batches the slowest neighbor may
+// lack.
+func (d *engineDriver) reservePublish(maxBehind int) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.mayPublish() || d.engine.Backlog() > maxBehind {
 		return false
 	}
-	in.inFlight = true
+	d.inFlight = true
 	return true
 }
 
-// awaitCapacity waits until the neighbours can take another batch, and returns how many
-// they lack.
-func (in *engineDriver) awaitCapacity() (behind int, err error) {
+// awaitCapacity waits until another own batch may be published, and returns how
+// many the slowest neighbor lacks.
+func (d *engineDriver) awaitCapacity() (behind int, err error) {
 	for {
-		in.mu.Lock()
-		room, behind := !in.inFlight && in.engine.CanPublish(), in.engine.Backlog()
-		in.mu.Unlock()
-		if room {
+		d.mu.Lock()
+		ok, behind := d.mayPublish(), d.engine.Backlog()
+		d.mu.Unlock()
+		if ok {
 			return behind, nil
 		}
 		select {
-		case <-in.capacity:
-		case <-in.b.ctx.Done():
+		case <-d.capacity:
+		case <-d.b.ctx.Done():
 			return 0, ErrClosed
 		}
 	}
 }
 
-func (in *engineDriver) close() {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.closed = true
-	if in.timer != nil {
-		in.timer.Stop()
+// readStored returns the first stored batch with events of r, and which of its
+// events belong to r: those from from up to, but without, to.
+func (d *engineDriver) readStored(sender peer.ID, r eventRange) (o *signedBatch, from, to uint64, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	b, ok := d.engine.NextEntry(sender, r.session, r.from, r.to)
+	if !ok {
+		return nil, 0, 0, false
 	}
-	in.changed()
+	return b.Value, max(r.from, b.First), min(r.to, b.End), true
 }
 
-// logLimiter logs a warning at most once a second, with how many there were.
+// releaseHandled tells the engine that the events of a session below to need not
+// be kept for handlers any more.
+func (d *engineDriver) releaseHandled(sender peer.ID, session order.SessionKey, to uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.engine.MarkHandled(sender, session, to)
+}
+
+func (d *engineDriver) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	if d.timer != nil {
+		d.timer.Stop()
+	}
+	d.changed.Broadcast()
+}
+
+// logLimiter logs a line at most once a second, with the number of events that it
+// stands for.
 type logLimiter struct {
 	last  time.Time
 	count uint64
 }
 
-func (l *logLimiter) warn(log *slog.Logger, now time.Time, n uint64, msg string, args ...any) {
+func (l *logLimiter) log(log *slog.Logger, level slog.Level, now time.Time, n uint64, msg string, args ...any) {
 	l.count += n
 	if now.Sub(l.last) < time.Second {
 		return
 	}
-	log.Warn(msg, append(args, "events", l.count)...)
+	log.Log(context.Background(), level, msg, append(args, "events", l.count)...)
 	l.last, l.count = now, 0
 }

@@ -76,6 +76,12 @@ func checkRaw(name string, raw []byte, max int) (size int, err error) {
 	return size, nil
 }
 
+// rawEventOverhead returns the most that an event of at most max bytes has besides
+// the bytes of its only argument.
+func rawEventOverhead(name string, max int) int {
+	return 1 + protowire.SizeBytes(len(name)) + 2*(1+protowire.SizeVarint(uint64(max)))
+}
+
 func rawArgSize(raw []byte) int {
 	if len(raw) == 0 {
 		return 0

@@ -9,34 +9,32 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// UnconfirmedError says which neighbours did not confirm in time that they have
-// received what was sent. Has is how many of our events each has; Sent is how
-// many there are. Err is the end of the context.
+// UnconfirmedError is returned when neighbors have not confirmed in time that they
+// have received all events.
 type UnconfirmedError struct {
-	Peers []peer.ID
-	Has   []uint64
-	Sent  uint64
-	Err   error
+	Peers []peer.ID // the neighbors that lack events
+	Has   []uint64  // how many of our events each of Peers has
+	Sent  uint64    // how many there are
+	Err   error     // the error of the context
 }
 
 func (e *UnconfirmedError) Error() string {
 	if len(e.Peers) == 0 {
-		return fmt.Sprintf("events: %d broadcasts not confirmed by enough neighbours: %v", e.Sent, e.Err)
+		return fmt.Sprintf("events: %d broadcasts not confirmed by enough neighbors: %v", e.Sent, e.Err)
 	}
-	var who []string
+	var lacking []string
 	for i, p := range e.Peers {
-		who = append(who, fmt.Sprintf("%s (it has %d of %d)", p, e.Has[i], e.Sent))
+		lacking = append(lacking, fmt.Sprintf("%s (it has %d of %d)", p, e.Has[i], e.Sent))
 	}
-	return fmt.Sprintf("events: broadcasts not confirmed by %s: %v", strings.Join(who, ", "), e.Err)
+	return fmt.Sprintf("events: broadcasts not confirmed by %s: %v", strings.Join(lacking, ", "), e.Err)
 }
 
 func (e *UnconfirmedError) Unwrap() error { return e.Err }
 
-// Flush waits until every neighbour has received what was sent before the call.
-// Who ceases to be a neighbour meanwhile is not waited for, nor who became one
-// later; what a neighbour itself had to give up as lost counts as received. When
-// ctx ends the error is an [*UnconfirmedError]; it is ErrClosed when the Broadcast
-// closes.
+// Flush waits until every neighbor has received the events that were emitted before
+// the call. It does not wait for neighbors that are unlinked meanwhile or linked
+// later. Events that a neighbor has given up as lost count as received. When ctx
+// ends the error is an [*UnconfirmedError]; when the Broadcast closes, ErrClosed.
 func (b *Broadcast) Flush(ctx context.Context) error {
 	goal := b.publisher.nextNumber()
 	if goal == 1 {
@@ -45,11 +43,11 @@ func (b *Broadcast) Flush(ctx context.Context) error {
 	return b.confirm(ctx, goal, 0)
 }
 
-// confirm waits until k neighbours, or all if k is 0, have our events below goal.
+// confirm waits until k neighbors, or all if k is 0, have our events below goal.
 func (b *Broadcast) confirm(ctx context.Context, goal uint64, k int) error {
 	err := b.driver.waitUntil(ctx, func() bool {
 		if b.driver.engine.Published() < goal {
-			return false
+			return false // the engine does not know of the events yet
 		}
 		if k == 0 {
 			return len(b.driver.engine.NeighborsLacking(goal)) == 0
@@ -70,7 +68,7 @@ func (b *Broadcast) confirm(ctx context.Context, goal uint64, k int) error {
 	defer b.driver.mu.Unlock()
 	for _, p := range b.driver.engine.NeighborsLacking(goal) {
 		e.Peers = append(e.Peers, p)
-		e.Has = append(e.Has, max(b.driver.engine.ReceivedBy(p), 1)-1)
+		e.Has = append(e.Has, max(b.driver.engine.ReceivedBy(p), 1)-1) // Has is the next number
 	}
 	return e
 }

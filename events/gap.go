@@ -64,6 +64,8 @@ func (m *dispatcher) gap(ctx context.Context, g Gap) {
 }
 
 func (m *dispatcher) callGap(ctx context.Context, f func(context.Context, Gap), g Gap) {
-	defer m.recovered("a handler of gaps panicked", g.From)
+	returned := false
+	defer m.catch("a handler of gaps", "", g.From, &returned)
 	f(ctx, g)
+	returned = true
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/events/internal/engine"
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // handMade is a leaf as docs/wire.md describes it: it is on the topic, says nothing
@@ -37,7 +38,7 @@ func newHandMade(t *testing.T, s *station) *handMade {
 		t: t, host: newStationHost(t, overTCP), session: order.SessionKey{ID: [8]byte{1}, Start: 1},
 		told: make(chan []engine.Mark, 100), first: make(chan []engine.Mark, 100), wanted: make(chan repairRequest, 10), streams: make(chan network.Stream, 10),
 	}
-	l.host.SetStreamHandler(ProtocolRepair, l.serve)
+	l.host.SetStreamHandler(protocol.Repair, l.serve)
 	ps, err := pubsub.NewFloodSub(t.Context(), l.host)
 	if err != nil {
 		t.Fatal(err)
@@ -51,7 +52,7 @@ func newHandMade(t *testing.T, s *station) *handMade {
 	}
 	connect(t, s.host, l.host)
 	eventually(t, "the leaf is on the topic", func() bool { return slices.Contains(s.ps.ListPeers(testTopic), l.host.ID()) })
-	s.LinkLeaf(l.host.ID())
+	s.Link(l.host.ID(), nil)
 	return l
 }
 
@@ -99,7 +100,7 @@ func (l *handMade) tell(s *station, marks ...engine.Mark) {
 	l.t.Helper()
 	if l.out == nil {
 		var err error
-		if l.out, err = l.host.NewStream(l.t.Context(), s.id(), ProtocolRepair); err != nil {
+		if l.out, err = l.host.NewStream(l.t.Context(), s.id(), protocol.Repair); err != nil {
 			l.t.Fatal(err)
 		}
 	}
@@ -177,7 +178,7 @@ func TestLeafIsToldAndGivenWhatItLacks(t *testing.T) {
 	if err := s.Flush(short); err == nil {
 		t.Error("nobody waits for the leaf")
 	}
-	st, err := l.host.NewStream(t.Context(), s.id(), ProtocolRepair)
+	st, err := l.host.NewStream(t.Context(), s.id(), protocol.Repair)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,7 +263,7 @@ func TestLeafIsGreetedOnEachStream(t *testing.T) {
 		}
 		for _, c := range l.host.Network().ConnsToPeer(s.id()) {
 			for _, st := range c.GetStreams() {
-				if st.Protocol() == ProtocolRepair {
+				if st.Protocol() == protocol.Repair {
 					st.Reset()
 				}
 			}

@@ -9,33 +9,43 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/events/internal/engine"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/notify"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// A teller tells one neighbour how far we are with the senders it may be waiting
-// for, on one long stream. What changes while it writes goes into the next frame.
+// markSender is the link to one neighbor. It sends the neighbor our high-water
+// marks of the senders that the neighbor may be waiting for, on one long stream.
+// Marks that change while it writes go into the next frame.
 type markSender struct {
 	b    *Broadcast
 	peer peer.ID
 	leaf bool
-	wake chan struct{} // has a value when there is something to tell
+	wake notify.Signal // the engine has marks for the neighbor
 
-	ctx    context.Context
+	ctx    context.Context // ends with the link
 	cancel context.CancelFunc
-	// inbound are the streams that the neighbour has opened; the inbox's lock
+	// inbound are the streams that the neighbor has opened. The driver's mutex
 	// guards them.
 	inbound map[network.Stream]struct{}
 }
 
 const (
 	// Pauses after a stream could not be opened or broke.
-	minTellPause = 50 * time.Millisecond
-	maxTellPause = 5 * time.Second
+	minMarkPause = 50 * time.Millisecond
+	maxMarkPause = 5 * time.Second
 )
 
-// Link says that p is a neighbour: we wait until it has what we send, and ask it
-// for what we lack. greeting is what its Marks returned when it saw us on the
-// topic; nil if there is none. The error is ErrMalformed; the link is made all
-// the same. Linking twice takes the greeting again.
+// Link makes p a neighbor: Emit waits for it, and it is asked for missing events.
+// It is for a Broadcast whose config has Links.
+//
+// greeting is the result of p's Greeting when p saw this node on the topic. An
+// empty greeting means that there was no handshake that could carry one, as with a
+// leaf: then both sides begin every stream of marks with all their marks, and the
+// first ones are the greeting. Such a neighbor has to be on the topic already.
+//
+// Linking a neighbor again takes its greeting again, and does nothing without one.
+// The error is ErrMalformed, for a greeting that cannot be decoded; the link is
+// made all the same.
 func (b *Broadcast) Link(p peer.ID, greeting []byte) error {
 	marks, err := decodeMarks(greeting)
 	b.driver.mu.Lock()
@@ -43,85 +53,78 @@ func (b *Broadcast) Link(p peer.ID, greeting []byte) error {
 	if b.driver.closed {
 		return err
 	}
-	if l := b.driver.links[p]; l != nil && l.leaf {
-		b.driver.unlink(p) // it has become a node
-	}
-	b.driver.link(p, false)
+	l := b.driver.links[p]
 	now := time.Now()
-	if len(greeting) > 0 {
+	switch {
+	case len(greeting) > 0:
+		if l != nil && l.leaf {
+			b.driver.removeLink(p) // the leaf has become a node
+		}
+		b.driver.addLink(p, false)
 		b.driver.engine.ReceiveGreeting(now, p, marks)
+	case l == nil:
+		b.driver.addLink(p, true).wake.Set() // to send our own greeting
 	}
 	b.driver.carryOut(now)
-	b.driver.changed()
+	b.driver.changed.Broadcast()
 	return err
 }
 
-// LinkLeaf is Link for a neighbour with which there is no handshake that could carry
-// greetings: each of the two begins every stream on which it tells marks with all
-// that it has, and these are its greeting. The leaf has to be on the topic. Linking
-// twice does nothing.
-func (b *Broadcast) LinkLeaf(p peer.ID) {
-	b.driver.mu.Lock()
-	defer b.driver.mu.Unlock()
-	if b.driver.closed || b.driver.links[p] != nil {
+// addNeighbor links p without any greeting: neither side learns what the other
+// had before.
+func (d *engineDriver) addNeighbor(p peer.ID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
 		return
 	}
-	signal(b.driver.link(p, true).wake) // to greet
-	b.driver.carryOut(time.Now())
-	b.driver.changed()
+	d.addLink(p, false)
+	d.carryOut(time.Now())
+	d.changed.Broadcast()
 }
 
-// link adds a neighbour, unless it is one. It needs mu.
-func (in *engineDriver) link(p peer.ID, leaf bool) *markSender {
-	l := in.links[p]
+// addLink returns the link to p, which it makes if there is none. It needs mu.
+func (d *engineDriver) addLink(p peer.ID, leaf bool) *markSender {
+	l := d.links[p]
 	if l == nil {
-		l = &markSender{b: in.b, peer: p, leaf: leaf, wake: make(chan struct{}, 1), inbound: make(map[network.Stream]struct{})}
-		l.ctx, l.cancel = context.WithCancel(in.b.ctx)
-		in.links[p] = l
+		l = &markSender{b: d.b, peer: p, leaf: leaf, wake: notify.NewSignal(), inbound: make(map[network.Stream]struct{})}
+		l.ctx, l.cancel = context.WithCancel(d.b.ctx)
+		d.links[p] = l
 		if leaf {
-			in.engine.AddLeaf(p)
+			d.engine.AddLeaf(p)
 		} else {
-			in.engine.AddNeighbor(p)
+			d.engine.AddNeighbor(p)
 		}
-		in.hadNeighbor.Store(true)
-		in.b.tasks.Go(l.run)
+		d.hadNeighbor.Store(true)
+		d.b.tasks.Go(l.run)
 	}
 	return l
 }
 
-// Unlink says that p is no neighbour any more. It does nothing if p is none.
+// Unlink ends the link to p, if there is one.
 func (b *Broadcast) Unlink(p peer.ID) {
 	b.driver.mu.Lock()
 	defer b.driver.mu.Unlock()
 	if b.driver.links[p] != nil && !b.driver.closed {
-		b.driver.unlink(p)
+		b.driver.removeLink(p)
 	}
 }
 
-// UnlinkLeaf is Unlink if p is linked as a leaf.
-func (b *Broadcast) UnlinkLeaf(p peer.ID) {
-	b.driver.mu.Lock()
-	defer b.driver.mu.Unlock()
-	if l := b.driver.links[p]; l != nil && l.leaf && !b.driver.closed {
-		b.driver.unlink(p)
-	}
-}
-
-// unlink removes a neighbour. It needs mu.
-func (in *engineDriver) unlink(p peer.ID) {
-	l := in.links[p]
-	delete(in.links, p)
+// removeLink removes a neighbor. It needs mu.
+func (d *engineDriver) removeLink(p peer.ID) {
+	l := d.links[p]
+	delete(d.links, p)
 	l.cancel()
 	for s := range l.inbound {
-		in.b.tasks.Go(func() { s.Reset() }) // which may block on a frozen connection
+		d.b.tasks.Go(func() { s.Reset() }) // it may block on a frozen connection
 	}
 	now := time.Now()
-	in.engine.RemoveNeighbor(now, p)
-	in.carryOut(now)
-	in.changed()
+	d.engine.RemoveNeighbor(now, p)
+	d.carryOut(now)
+	d.changed.Broadcast()
 }
 
-// run writes marks until the link ends.
+// run sends marks until the link ends.
 func (l *markSender) run() {
 	var s network.Stream
 	defer func() {
@@ -129,7 +132,7 @@ func (l *markSender) run() {
 			s.Reset()
 		}
 	}()
-	pause := minTellPause
+	pause := minMarkPause
 	for {
 		select {
 		case <-l.wake:
@@ -137,6 +140,7 @@ func (l *markSender) run() {
 			return
 		}
 		marks := l.dueMarks()
+		// A leaf also gets the stream itself, because its beginning is the greeting.
 		if len(marks) == 0 && (!l.leaf || s != nil) {
 			continue
 		}
@@ -145,13 +149,13 @@ func (l *markSender) run() {
 			err = l.writeMarks(s, appendMarks(nil, marks))
 		}
 		if err == nil {
-			pause = minTellPause
+			pause = minMarkPause
 			continue
 		}
 		if l.ctx.Err() != nil {
 			return
 		}
-		l.b.log.Debug("a neighbour could not be told marks", "peer", l.peer, "error", err)
+		l.b.log.Debug("marks could not be sent to a neighbor", "peer", l.peer, "error", err)
 		if s != nil {
 			s.Reset()
 			s = nil
@@ -159,14 +163,15 @@ func (l *markSender) run() {
 		if sleep(l.ctx, pause) != nil {
 			return
 		}
-		pause = min(2*pause, maxTellPause)
+		pause = min(2*pause, maxMarkPause)
 		if l.leaf {
-			signal(l.wake)
+			l.wake.Set() // even without new marks the greeting has to arrive
 		}
 		l.b.driver.withEngine(func(now time.Time, e *engine.Engine[*signedBatch]) { e.RequeueMarks(now, l.peer, marks) })
 	}
 }
 
+// dueMarks returns the marks that the neighbor should get now.
 func (l *markSender) dueMarks() (marks []engine.Mark) {
 	l.b.driver.mu.Lock()
 	defer l.b.driver.mu.Unlock()
@@ -176,7 +181,7 @@ func (l *markSender) dueMarks() (marks []engine.Mark) {
 	return marks
 }
 
-// ensureStream opens the stream, unless it is, and greets a leaf on it.
+// ensureStream opens the stream if there is none, and greets a leaf on it.
 func (l *markSender) ensureStream(s *network.Stream) (err error) {
 	if *s != nil {
 		return nil
@@ -193,16 +198,18 @@ func (l *markSender) writeMarks(s network.Stream, marks []byte) error {
 	return err
 }
 
-// openRepair opens a stream of ProtocolRepair over an existing connection. It is
+// openRepair opens a stream of protocol.Repair over an existing connection. It is
 // reset when ctx ends.
 func (b *Broadcast) openRepair(ctx context.Context, p peer.ID) (network.Stream, error) {
 	open, cancel := context.WithTimeout(ctx, repairTimeout)
 	defer cancel()
-	s, err := b.host.NewStream(network.WithNoDial(open, "smokesignal repair"), p, ProtocolRepair)
+	// A neighbor without a connection is about to be unlinked; dialing it is left
+	// to those who keep the links.
+	s, err := b.host.NewStream(network.WithNoDial(open, "smokesignal repair"), p, protocol.Repair)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Scope().SetService(Service); err != nil {
+	if err := s.Scope().SetService(protocol.Service); err != nil {
 		s.Reset()
 		return nil, err
 	}

@@ -7,141 +7,146 @@ import (
 	"sync"
 )
 
-// StreamName is the name of the events behind a Stream: each Write emits one
-// of them with the bytes as its only argument.
-const StreamName = "data"
+// PipeName is the name of the events of a pipe: each of them has bytes as its
+// only argument.
+const PipeName = "data"
 
-// What a stream view holds for its reader; a larger event fits an empty one.
+// Bounds of the events that a pipe holds for its reader. A larger event fits an
+// empty pipe.
 const (
-	viewEvents = 256
-	viewBytes  = 64 << 10
+	pipeEvents = 256
+	pipeBytes  = 64 << 10
 )
 
-// pipe shows the events named StreamName as a byte stream in each
-// direction.
+// pipe shows the events named PipeName as a byte stream in each direction.
 type pipe struct {
-	emit func([]byte) error
-	off  func()
+	emit     func([]byte) error
+	maxWrite int // bytes of one event
+	off      func()
 
 	mu      sync.Mutex
-	change  sync.Cond // of what follows
-	queue   [][]byte  // events not read; the first may be read in part
+	changed sync.Cond // of the fields below
+	queue   [][]byte  // events that were not read; the first may be read in part
 	bytes   int       // in queue
-	drained bool      // nothing will come any more
+	drained bool      // no further event will arrive
 	closed  bool
 }
 
-// newPipe subscribes with on and returns the view. Its Close calls off,
-// so whoever makes the view can put there what ends a blocked emit. The view
-// of a channel that closes is to be ended, so that its reader sees io.EOF.
-func newPipe(emit func([]byte) error, on func(func(context.Context, *Event)) (off func())) *pipe {
-	v := &pipe{emit: emit}
-	v.change.L = &v.mu
-	v.off = on(v.deliver)
-	return v
+// newPipe subscribes with on and returns the pipe. Events have at most maxEvent
+// bytes. Close calls off, so the caller can also end a blocked emit there. When
+// the channel of the pipe closes, call finish, so that its reader gets io.EOF.
+func newPipe(maxEvent int, emit func([]byte) error, on func(func(context.Context, *Event)) (off func())) *pipe {
+	p := &pipe{emit: emit, maxWrite: max(maxEvent-rawEventOverhead(PipeName, maxEvent), 1)}
+	p.changed.L = &p.mu
+	p.off = on(p.deliver)
+	return p
 }
 
-// deliver is the handler: it blocks while the reader is behind, which holds
-// back the sender of this event.
-func (v *pipe) deliver(ctx context.Context, ev *Event) {
+// deliver is the handler. It blocks while the reader is behind, which holds back
+// the sender of this event.
+func (p *pipe) deliver(ctx context.Context, ev *Event) {
 	b, ok := ev.Bytes(0)
 	if !ok {
-		ev.undecodable(ctx, fmt.Errorf("%w: a stream takes one argument of raw bytes", ErrUndecodable))
+		ev.undecodable(ctx, fmt.Errorf("%w: a pipe needs one argument of raw bytes", ErrUndecodable))
 		return
 	}
 	if len(b) == 0 {
-		return
+		return // a Read must not return 0 bytes
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.full(b) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.full(b) {
 		stop := context.AfterFunc(ctx, func() {
-			v.mu.Lock()
-			defer v.mu.Unlock()
-			v.change.Broadcast()
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.changed.Broadcast()
 		})
 		defer stop()
-		for v.full(b) && !v.drained && ctx.Err() == nil {
-			v.change.Wait()
+		for p.full(b) && !p.drained && ctx.Err() == nil {
+			p.changed.Wait()
 		}
 	}
-	if v.drained || v.full(b) {
+	if p.drained || p.full(b) {
 		return
 	}
-	v.queue = append(v.queue, b)
-	v.bytes += len(b)
-	v.change.Broadcast()
+	p.queue = append(p.queue, b)
+	p.bytes += len(b)
+	p.changed.Broadcast()
 }
 
-func (v *pipe) full(b []byte) bool {
-	return len(v.queue) == viewEvents || len(v.queue) > 0 && v.bytes+len(b) > viewBytes
+// full reports whether b has to wait. It needs mu.
+func (p *pipe) full(b []byte) bool {
+	return len(p.queue) == pipeEvents || len(p.queue) > 0 && p.bytes+len(b) > pipeBytes
 }
 
-// Read waits for an event and returns its bytes, or as many as fit; the next
-// Read returns the rest. It never returns bytes of two events, so never of two
-// senders. After Close, and after the node has closed and everything was read,
-// it returns io.EOF.
-func (v *pipe) Read(p []byte) (int, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if len(p) == 0 {
+// Read waits for an event and returns its bytes, or as many as fit; the next Read
+// returns the rest. It never returns bytes of two events, so never of two senders.
+// After Close, and after the node has closed and everything was read, it returns
+// io.EOF.
+func (p *pipe) Read(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(b) == 0 {
 		return 0, nil
 	}
-	for len(v.queue) == 0 {
-		if v.drained {
+	for len(p.queue) == 0 {
+		if p.drained {
 			return 0, io.EOF
 		}
-		v.change.Wait()
+		p.changed.Wait()
 	}
-	n := copy(p, v.queue[0])
-	v.bytes -= n
-	if v.queue[0] = v.queue[0][n:]; len(v.queue[0]) == 0 {
-		v.queue[0] = nil
-		v.queue = v.queue[1:]
+	n := copy(b, p.queue[0])
+	p.bytes -= n
+	if p.queue[0] = p.queue[0][n:]; len(p.queue[0]) == 0 {
+		p.queue[0] = nil
+		p.queue = p.queue[1:]
 	}
-	v.change.Broadcast()
+	p.changed.Broadcast()
 	return n, nil
 }
 
-// Write emits p as one event, as Emit does. Nothing is sent for an empty p.
-func (v *pipe) Write(p []byte) (int, error) {
-	if v.isClosed() {
+// Write emits b as one event, or as several if b is larger than an event may be.
+// It blocks and fails as Emit does, and returns how many bytes were emitted. An
+// empty b sends nothing.
+func (p *pipe) Write(b []byte) (n int, err error) {
+	if p.isClosed() {
 		return 0, ErrClosed
 	}
-	if len(p) == 0 {
-		return 0, nil
-	}
-	if err := v.emit(p); err != nil {
-		if v.isClosed() { // which is what ended it
-			err = ErrClosed
+	for n < len(b) {
+		part := b[n:min(len(b), n+p.maxWrite)]
+		if err := p.emit(part); err != nil {
+			if p.isClosed() { // which is the reason why emit failed
+				err = ErrClosed
+			}
+			return n, err
 		}
-		return 0, err
+		n += len(part)
 	}
-	return len(p), nil
+	return n, nil
 }
 
-func (v *pipe) isClosed() bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.closed
+func (p *pipe) isClosed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closed
 }
 
-// Close ends the view: a blocked Read returns io.EOF, a blocked Write
-// ErrClosed, what was not read is dropped. It always returns nil.
-func (v *pipe) Close() error {
-	v.off()
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.drained, v.closed = true, true
-	v.queue, v.bytes = nil, 0
-	v.change.Broadcast()
+// Close ends the pipe: a blocked Read returns io.EOF, a blocked Write ErrClosed,
+// and events that were not read are dropped. It always returns nil.
+func (p *pipe) Close() error {
+	p.off()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.drained, p.closed = true, true
+	p.queue, p.bytes = nil, 0
+	p.changed.Broadcast()
 	return nil
 }
 
-// end lets the reader read what is left and then see io.EOF.
-func (v *pipe) end() {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.drained = true
-	v.change.Broadcast()
+// finish lets the reader read the remaining events and then get io.EOF.
+func (p *pipe) finish() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.drained = true
+	p.changed.Broadcast()
 }

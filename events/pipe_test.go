@@ -15,10 +15,10 @@ import (
 // its writes go.
 func newView(m *dispatcher) (v *pipe, written *[]string) {
 	written = new([]string)
-	return newPipe(func(b []byte) error {
+	return newPipe(DefaultMaxEventSize, func(b []byte) error {
 		*written = append(*written, string(b))
 		return nil
-	}, func(f func(context.Context, *Event)) func() { return m.on(StreamName, f) }), written
+	}, func(f func(context.Context, *Event)) func() { return m.on(PipeName, f) }), written
 }
 
 func read(t *testing.T, r io.Reader, n int, want string) {
@@ -34,10 +34,10 @@ func TestReadReturnsOneEventAtATime(t *testing.T) {
 	m := newDispatcher(discard)
 	v, _ := newView(m)
 	for _, s := range []string{"a long one", "", "b", "c"} {
-		m.dispatch(t.Context(), decoded(t, StreamName, []byte(s)))
+		m.dispatch(t.Context(), decoded(t, PipeName, []byte(s)))
 	}
-	m.dispatch(t.Context(), decoded(t, StreamName, "text"))
-	m.dispatch(t.Context(), decoded(t, StreamName))
+	m.dispatch(t.Context(), decoded(t, PipeName, "text"))
+	m.dispatch(t.Context(), decoded(t, PipeName))
 	m.dispatch(t.Context(), decoded(t, "other", []byte("x")))
 	read(t, v, 0, "")
 	read(t, v, 4, "a lo")
@@ -47,7 +47,7 @@ func TestReadReturnsOneEventAtATime(t *testing.T) {
 	if n := m.nUndecodable.Load(); n != 2 {
 		t.Errorf("%d undecodable events, want 2", n)
 	}
-	v.end()
+	v.finish()
 	if _, err := v.Read(make([]byte, 1)); err != io.EOF {
 		t.Error(err)
 	}
@@ -79,12 +79,12 @@ func TestUnreadViewHoldsBackUntilClosed(t *testing.T) {
 			sent := 0
 			go func() {
 				for range 1000 {
-					m.dispatch(context.Background(), decoded(t, StreamName, make([]byte, size)))
+					m.dispatch(context.Background(), decoded(t, PipeName, make([]byte, size)))
 					sent++
 				}
 			}()
 			synctest.Wait()
-			want := max(min(viewEvents, viewBytes/size), 1)
+			want := max(min(pipeEvents, pipeBytes/size), 1)
 			if sent != want {
 				t.Errorf("%d events of %d bytes held, want %d", sent, size, want)
 			}
@@ -110,16 +110,16 @@ func TestDeliveryEndsWithItsContext(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan struct{})
 		go func() {
-			for range viewEvents + 1 {
-				m.dispatch(ctx, decoded(t, StreamName, []byte("x")))
+			for range pipeEvents + 1 {
+				m.dispatch(ctx, decoded(t, PipeName, []byte("x")))
 			}
 			close(done)
 		}()
 		synctest.Wait()
 		cancel()
 		<-done
-		v.end()
-		if b, err := io.ReadAll(v); err != nil || len(b) != viewEvents {
+		v.finish()
+		if b, err := io.ReadAll(v); err != nil || len(b) != pipeEvents {
 			t.Error(len(b), err)
 		}
 	})
@@ -129,10 +129,10 @@ func TestCloseEndsReadAndWrite(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		m := newDispatcher(discard)
 		off := make(chan struct{})
-		v := newPipe(
+		v := newPipe(DefaultMaxEventSize,
 			func([]byte) error { <-off; return context.Canceled },
 			func(f func(context.Context, *Event)) func() {
-				off1 := m.on(StreamName, f)
+				off1 := m.on(PipeName, f)
 				return func() { off1(); close(off) }
 			})
 		got := make(chan error, 2)
@@ -153,7 +153,7 @@ func TestCloseEndsReadAndWrite(t *testing.T) {
 		if _, err := v.Read(make([]byte, 1)); err != io.EOF {
 			t.Error(err)
 		}
-		m.dispatch(t.Context(), decoded(t, StreamName, []byte("x")))
+		m.dispatch(t.Context(), decoded(t, PipeName, []byte("x")))
 		if n := m.nUnhandled.Load(); n != 1 {
 			t.Error("a closed view still listens")
 		}

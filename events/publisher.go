@@ -3,207 +3,199 @@ package events
 import (
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
-// publisher gathers our events into batches and publishes them, one batch after the
-// other. Signing, flooding and checking a message cost some hundred µs whatever
-// is in it; so what is emitted while a batch is published goes out as the next
-// one, and a lone event leaves at once.
+// publisher gathers own events into batches and publishes them, one batch after
+// the other. Signing, flooding and verifying a message cost some hundred µs
+// whatever its size. So the events that are emitted while a batch is published
+// go out as the next one, and a single event leaves at once. When a batch may be
+// published is decided by engineDriver.
 type publisher struct {
 	b *Broadcast
 
 	mu         sync.Mutex
-	nextEvent  uint64        // number of the next event
-	pending    []byte        // the batch that is gathered, ready to be published; nil: none
-	count      int           // events in it
-	publishing bool          // somebody publishes
-	detachedAt time.Time     // when a batch was taken
-	waiting    bool          // an event waits for room
-	full       chan struct{} // has a value when one has begun to wait
-	change     chan struct{} // closed when pending is taken or all is published; nil: nobody waits
+	nextEvent  uint64      // number of the next event
+	publishing bool        // an Emit or a goroutine publishes
+	detachedAt time.Time   // when the last batch was detached
+	changed    notify.Cond // the batch was detached, or nothing is being published
+
+	// The batch that is being gathered, ready to be published.
+	pending []byte // nil: there is none
+	count   int    // events in it
+	waiting bool   // an Emit waits for space in the next batch
+	full    notify.Signal
 }
 
+// spaceMode says what an Emit does that finds no space in the batch.
+type spaceMode int
+
 const (
-	// batchTarget is at which size a batch takes no more events: large enough
+	waitForSpace spaceMode = iota
+	failWithoutSpace
+)
+
+const (
+	// batchTarget is the size at which a batch accepts no more events: large enough
 	// for its cost to be shared by a thousand small ones, small enough for a
 	// window to hold several.
 	batchTarget = 128 << 10
-	// restTime is after how long without a batch the next event is published by its
-	// Emit, which saves the waking of another goroutine; before that it may be
-	// part of a burst, which is worth gathering.
-	restTime = time.Millisecond
-	// calmBatches is how many batches neighbours may lack before more is gathered
-	// although there is room: the last ones may be too young to be
-	// acknowledged. For each one they lack more, gatherTime is waited, or until a
-	// batch is full: the more there is to do for everybody, the larger batches are.
-	calmBatches = 3
+	// quietTime is the time without a batch after which an Emit publishes its event
+	// itself, which saves waking another goroutine. Within that time the event may
+	// be part of a burst, which is worth gathering.
+	quietTime = time.Millisecond
+	// freeBatches is how many batches neighbors may lack before events are gathered
+	// although another batch may be published: the last ones may be too young to be
+	// acknowledged. For each further batch that they lack, events are gathered for
+	// gatherTime longer, or until the batch is full: the busier everybody is, the
+	// larger batches become.
+	freeBatches = 3
 	gatherTime  = time.Millisecond
 	// publishRetry is the pause after pubsub has refused a batch.
 	publishRetry = 100 * time.Millisecond
 )
 
-// enqueue accepts an event and returns its number. It waits for room, unless it is a
-// try.
-func (o *publisher) enqueue(ctx context.Context, try bool, ev *outgoingEvent) (uint64, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+// enqueue adds an event to the batch and returns its number.
+func (p *publisher) enqueue(ctx context.Context, mode spaceMode, ev *outgoingEvent) (uint64, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for {
-		if err := o.b.mayEmit(); err != nil {
+		// Checked again after each wait: the Broadcast may have been closed.
+		if err := p.b.mayEmit(); err != nil {
 			return 0, err
 		}
-		if o.fits(ev.size) {
+		if p.fits(ev.size) {
 			break
 		}
-		if try {
+		if mode == failWithoutSpace {
 			return 0, ErrQueueFull
 		}
-		o.waiting = true
-		signal(o.full)
-		if err := o.wait(ctx); err != nil {
+		p.waiting = true
+		p.full.Set()
+		if err := p.b.awaitChange(ctx, &p.changed, &p.mu); err != nil {
 			return 0, err
 		}
 	}
-	number := o.appendEvent(ev)
+	number := p.appendEvent(ev)
 	switch {
-	case o.publishing:
-	case time.Since(o.detachedAt) >= restTime && o.b.driver.reservePublish(true):
-		o.publishing = true
-		o.publishOne()
+	case p.publishing:
+		// Whoever publishes comes back for this event.
+	case time.Since(p.detachedAt) >= quietTime && p.b.driver.reservePublish(freeBatches):
+		p.publishing = true
+		p.publishOne()
 	default:
-		o.publishing = true
-		o.b.tasks.Go(o.publishAll)
+		p.publishing = true
+		p.b.tasks.Go(p.publishAll)
 	}
 	return number, nil
 }
 
-// publishOne publishes the batch for which there is room, without the lock. What pubsub
-// refuses is left to a task, since the Emit that calls this has a ctx.
-func (o *publisher) publishOne() {
-	data := o.detachBatch()
-	o.mu.Unlock()
-	again := o.tryPublish(data)
-	o.mu.Lock()
+// publishOne publishes the batch that was reserved, without mu, on the goroutine
+// of an Emit. It needs mu.
+func (p *publisher) publishOne() {
+	data := p.detachBatch()
+	p.mu.Unlock()
+	again := p.tryPublish(data)
+	p.mu.Lock()
 	switch {
-	case o.b.stageNow() == broadcastClosed:
-		o.setIdle()
+	case p.b.stageNow() == broadcastClosed:
+		p.setIdle()
 	case again:
-		o.b.tasks.Go(func() {
-			if sleep(o.b.ctx, publishRetry) == nil {
-				o.publish(data)
-				o.publishAll()
+		// The Emit has a ctx, so it must not wait for the next try.
+		p.b.tasks.Go(func() {
+			if sleep(p.b.ctx, publishRetry) == nil {
+				p.publish(data)
+				p.publishAll()
 			}
 		})
-	case o.count > 0:
-		o.b.tasks.Go(o.publishAll)
+	case p.count > 0:
+		// Other Emits have added events meanwhile. They have returned already.
+		p.b.tasks.Go(p.publishAll)
 	default:
-		o.setIdle()
+		p.setIdle()
 	}
 }
 
-// fits reports whether an event of n bytes fits into the batch. As all below, it
-// needs mu.
-func (o *publisher) fits(n int) bool {
-	return o.count == 0 || o.count < maxBatchEvents && len(o.pending)+n+maxEventHeader <= batchTarget
+// fits reports whether an event of n bytes fits into the batch. It needs mu.
+func (p *publisher) fits(n int) bool {
+	// A batch of one event may have any size that an event may have.
+	return p.count == 0 || p.count < maxBatchEvents && len(p.pending)+n+maxEventHeader <= batchTarget
 }
 
-// appendEvent adds an event to the batch.
-func (o *publisher) appendEvent(ev *outgoingEvent) uint64 {
-	if o.count == 0 {
+// appendEvent adds an event to the batch and returns its number. It needs mu.
+func (p *publisher) appendEvent(ev *outgoingEvent) uint64 {
+	if p.count == 0 {
 		size := ev.size + maxBatchOverhead
-		if o.publishing {
-			size = max(size, 4<<10) // more is coming
+		if p.publishing {
+			size = max(size, 4<<10) // more events will follow, so allocate once
 		}
-		o.pending = appendBatchHeader(make([]byte, 0, size), o.b.session, o.nextEvent)
+		p.pending = appendBatchHeader(make([]byte, 0, size), p.b.session, p.nextEvent)
 	}
-	o.pending = frame.AppendHeader(o.pending, numBatchEvent, ev.size)
-	o.pending = ev.appendEvent(o.pending)
-	o.count++
-	o.nextEvent++
-	o.b.stats.emitted.Add(1)
-	return o.nextEvent - 1
+	p.pending = frame.AppendHeader(p.pending, numBatchEvent, ev.size)
+	p.pending = ev.appendEvent(p.pending)
+	p.count++
+	p.nextEvent++
+	p.b.stats.emitted.Add(1)
+	return p.nextEvent - 1
 }
 
-// detachBatch takes the batch away.
-func (o *publisher) detachBatch() []byte {
-	data := o.pending
-	o.pending, o.count, o.waiting = nil, 0, false
-	o.detachedAt = time.Now()
-	o.changed()
+// detachBatch returns the gathered batch and begins a new one. It needs mu.
+func (p *publisher) detachBatch() []byte {
+	data := p.pending
+	p.pending, p.count, p.waiting = nil, 0, false
+	p.detachedAt = time.Now()
+	p.changed.Broadcast()
 	return data
 }
 
-// setIdle says that nothing more is to be published for now.
-func (o *publisher) setIdle() {
-	o.publishing = false
-	o.changed()
+// setIdle notes that nothing is being published. It needs mu.
+func (p *publisher) setIdle() {
+	p.publishing = false
+	p.changed.Broadcast()
 }
 
-// wait waits, without the lock, until something has changed.
-func (o *publisher) wait(ctx context.Context) error {
-	if o.change == nil {
-		o.change = make(chan struct{})
-	}
-	change := o.change
-	o.mu.Unlock()
-	defer o.mu.Lock()
-	select {
-	case <-change:
-		return nil
-	case <-ctx.Done():
-		return o.b.closedOr(ctx)
-	case <-o.b.ctx.Done():
-		return ErrClosed
-	}
-}
-
-func (o *publisher) changed() {
-	if o.change != nil {
-		close(o.change)
-		o.change = nil
-	}
-}
-
-// publishAll publishes batches, each as soon as the neighbours have room for it,
-// until nothing waits.
-func (o *publisher) publishAll() {
+// publishAll publishes batches, each as soon as the neighbors can receive it, until
+// there are no more events.
+func (p *publisher) publishAll() {
 	for {
-		o.mu.Lock()
-		empty := o.count == 0
+		p.mu.Lock()
+		empty := p.count == 0
 		if empty {
-			o.setIdle()
+			p.setIdle()
 		}
-		o.mu.Unlock()
+		p.mu.Unlock()
 		if empty {
 			return
 		}
-		behind, err := o.b.driver.awaitCapacity()
+		behind, err := p.b.driver.awaitCapacity()
 		if err != nil {
-			return
+			return // closed: the rest is dropped
 		}
-		o.gatherMore(behind)
-		if !o.b.driver.reservePublish(false) {
-			continue // a neighbour came
+		p.gatherMore(behind)
+		if !p.b.driver.reservePublish(math.MaxInt) {
+			continue // a neighbor was added meanwhile, and may be far behind
 		}
-		o.mu.Lock()
-		data := o.detachBatch()
-		o.mu.Unlock()
-		o.publish(data)
+		p.mu.Lock()
+		data := p.detachBatch()
+		p.mu.Unlock()
+		p.publish(data)
 	}
 }
 
-// gatherMore waits for more to publish, the longer the more batches neighbours lack,
+// gatherMore waits for more events, the longer the more batches the neighbors lack,
 // counted from the last batch.
-func (o *publisher) gatherMore(behind int) {
-	o.mu.Lock()
-	full, last := o.waiting, o.detachedAt
-	o.mu.Unlock()
-	wait := time.Until(last.Add(time.Duration(behind-calmBatches) * gatherTime))
+func (p *publisher) gatherMore(behind int) {
+	p.mu.Lock()
+	full, last := p.waiting, p.detachedAt
+	p.mu.Unlock()
+	wait := time.Until(last.Add(time.Duration(behind-freeBatches) * gatherTime))
 	if full || wait <= 0 {
 		return
 	}
@@ -213,12 +205,13 @@ func (o *publisher) gatherMore(behind int) {
 		select {
 		case <-t.C:
 			return
-		case <-o.b.ctx.Done():
+		case <-p.b.ctx.Done():
 			return
-		case <-o.full: // perhaps of an earlier batch
-			o.mu.Lock()
-			full := o.waiting
-			o.mu.Unlock()
+		case <-p.full:
+			// The signal may be left over from an earlier batch.
+			p.mu.Lock()
+			full := p.waiting
+			p.mu.Unlock()
 			if full {
 				return
 			}
@@ -226,46 +219,48 @@ func (o *publisher) gatherMore(behind int) {
 	}
 }
 
-// publish hands a batch to pubsub, on its way through which it enters the store.
-func (o *publisher) publish(data []byte) {
-	for o.tryPublish(data) && sleep(o.b.ctx, publishRetry) == nil {
+// publish hands a batch to pubsub, which passes it to engineDriver on its way.
+func (p *publisher) publish(data []byte) {
+	for p.tryPublish(data) && sleep(p.b.ctx, publishRetry) == nil {
 	}
 }
 
-// tryPublish is publish once, and reports whether to do it again.
-func (o *publisher) tryPublish(data []byte) (again bool) {
-	err := o.b.topic.Publish(o.b.ctx, data)
-	if err == nil || o.b.ctx.Err() != nil {
+// tryPublish hands a batch to pubsub and reports whether to do it again.
+func (p *publisher) tryPublish(data []byte) (again bool) {
+	err := p.b.sub.topic.Publish(p.b.ctx, data)
+	if err == nil || p.b.ctx.Err() != nil {
 		return false
 	}
+	// These errors are those of a pubsub that its owner has ended: it never comes
+	// back. Validators, the only other cause, may change their mind.
 	if errors.Is(err, context.Canceled) || errors.Is(err, pubsub.ErrTopicClosed) {
-		o.b.log.Error("nothing more can be broadcast", "error", ErrPubSubEnded)
-		o.b.orphaned.Store(true)
-		o.mu.Lock()
-		o.changed()
-		o.mu.Unlock()
+		p.b.log.Error("nothing can be broadcast any more", "error", ErrPubSubEnded)
+		p.b.orphaned.Store(true)
+		p.mu.Lock()
+		p.changed.Broadcast()
+		p.mu.Unlock()
 		return false
 	}
-	o.b.log.Warn("a broadcast could not be published and is tried again", "error", err)
+	p.b.log.Warn("a broadcast could not be published and is tried again", "error", err)
 	return true
 }
 
 // nextNumber returns the number of the next event.
-func (o *publisher) nextNumber() uint64 {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.nextEvent
+func (p *publisher) nextNumber() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.nextEvent
 }
 
-// close waits for those who are about to put something, and wakes those who wait.
-// What was not published is dropped.
-func (o *publisher) close() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.changed()
+// close wakes the Emits that wait. Events that were not published are dropped.
+func (p *publisher) close() {
+	// Taking mu also waits for an Emit that is about to start a task.
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.changed.Broadcast()
 }
 
-// maxEventHeader is what an event has in a batch besides itself.
+// maxEventHeader is the size of an event's header in a batch.
 const maxEventHeader = 1 + 5
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -44,22 +44,42 @@ type PubSubConfig struct {
 	// Shared says that the pubsub is for others, too, so that nothing is wanted of it
 	// that they could have to do without.
 	Shared bool
-	// Stats is counted up, if it is not nil.
-	Stats *PubSubStats
+	// Counters counts the faults, if it is not nil.
+	Counters *PubSubCounters
 	// Log gets what pubsub logs, apart from a line for every RPC; nil is go-log's
 	// "pubsub", which is quiet by default.
 	Log *slog.Logger
 }
 
-// PubSubStats counts what pubsub did not pass on, since the start.
+// PubSubStats is a snapshot of counters of messages that pubsub did not pass on,
+// since the start.
 type PubSubStats struct {
-	Dropped       atomic.Uint64 // messages not sent to a peer, since its queue was full
-	Overload      atomic.Uint64 // messages dropped, since too many waited for their signature to be checked
-	Rejected      atomic.Uint64 // messages forged, unsigned, or said to be our own
-	Refused       atomic.Uint64 // messages with a field out of bounds
-	Undeliverable atomic.Uint64 // messages that a full subscription did not take
-	Topics        atomic.Uint64 // announcements of topics that were not remembered
-	Panics        atomic.Uint64 // of ours, on the goroutines of pubsub
+	Dropped       uint64 // messages not sent to a peer because its queue was full
+	Overload      uint64 // messages dropped because too many waited for their signature to be checked
+	Rejected      uint64 // messages that were forged, unsigned, or claimed to be from this node
+	Refused       uint64 // messages with a field out of bounds
+	Undeliverable uint64 // messages that did not fit into a full subscription
+	Topics        uint64 // announcements of topics that were not remembered
+	Panics        uint64 // panics of this package on the goroutines of pubsub
+}
+
+// PubSubCounters are the counters behind [PubSubStats]. The zero value is ready for
+// use, with one pubsub.
+type PubSubCounters struct {
+	dropped, overload, rejected, refused, undeliverable, topics, panics atomic.Uint64
+}
+
+// Stats returns a snapshot of the counters.
+func (c *PubSubCounters) Stats() PubSubStats {
+	return PubSubStats{
+		Dropped:       c.dropped.Load(),
+		Overload:      c.overload.Load(),
+		Rejected:      c.rejected.Load(),
+		Refused:       c.refused.Load(),
+		Undeliverable: c.undeliverable.Load(),
+		Topics:        c.topics.Load(),
+		Panics:        c.panics.Load(),
+	}
 }
 
 // PubSubOptions returns the options for the pubsub under a [Broadcast]: queues

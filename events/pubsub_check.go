@@ -12,50 +12,54 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// Reasons why a pubsub that others have made cannot carry broadcasts.
+// Reasons why a pubsub that the application has made cannot carry broadcasts.
 var (
-	// ErrOtherHost: it runs on another host.
+	// ErrOtherHost is returned by NewBroadcast when the pubsub is on another host.
 	ErrOtherHost = errors.New("events: the pubsub is on another host")
-	// ErrUnsigned: it does not sign what is published. Signatures are what tells nodes
-	// who sent an event, also when a neighbour repairs it.
+	// ErrUnsigned is returned by NewBroadcast when the pubsub does not sign
+	// messages. The signature proves the sender of an event, also when a neighbor
+	// repairs it.
 	ErrUnsigned = errors.New("events: the pubsub does not sign messages")
-	// ErrOtherAuthor: it signs with another identity than the host's.
+	// ErrOtherAuthor is returned by NewBroadcast when the pubsub signs with another
+	// identity than that of the host.
 	ErrOtherAuthor = errors.New("events: the pubsub signs as another author than its host")
+	// ErrNotPublished is returned by NewBroadcast when the pubsub, or a validator
+	// of its owner's, does not let messages of this node pass. The cause is wrapped
+	// beside it.
+	ErrNotPublished = errors.New("events: the pubsub does not publish on the topic")
 )
 
-// proveTimeout bounds how long a pubsub may take to hand a message to its own
-// subscription, which takes some microseconds.
-const proveTimeout = 5 * time.Second
+// checkTimeout bounds how long a pubsub may take to hand a message to its own
+// subscription. It normally takes some microseconds.
+const checkTimeout = 5 * time.Second
 
-// A proof is a message of which Prove wants to see what pubsub made of it.
+// pubsubCheck is a message that was published to see what pubsub makes of it.
 type pubsubCheck struct {
 	data []byte
 	got  chan checkResult
 }
 
-// checkResult is what the message said of its pubsub.
+// checkResult is what the message says about its pubsub.
 type checkResult struct {
 	host, author peer.ID
 	signed       bool
 }
 
-// Prove finds out whether a pubsub that somebody else has made can carry broadcasts.
-// It publishes a message that does not leave this process, where only another
-// subscription to the topic would see it. The error is ErrOtherHost, ErrUnsigned,
-// ErrOtherAuthor, or why pubsub, or a validator of its owner's, refused the message.
-// It blocks until the message has come back, five seconds at most, or until ctx ends.
-func (b *Broadcast) Prove(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, proveTimeout, errors.New("the pubsub does not get to it"))
+// checkPubSub finds out whether the pubsub can carry broadcasts. It publishes a
+// message that does not leave this process, and blocks until the message has come
+// back, or for five seconds.
+func (b *Broadcast) checkPubSub() error {
+	ctx, cancel := context.WithTimeoutCause(b.ctx, checkTimeout, errors.New("the message did not come back in time"))
 	defer cancel()
-	p := &pubsubCheck{data: make([]byte, 32), got: make(chan checkResult, 1)}
-	rand.Read(p.data) // never fails
-	b.driver.check.Store(p)
+	c := &pubsubCheck{data: make([]byte, 32), got: make(chan checkResult, 1)}
+	rand.Read(c.data) // never fails
+	b.driver.check.Store(c)
 	defer b.driver.check.Store(nil)
-	if err := b.topic.Publish(ctx, p.data, pubsub.WithLocalPublication(true)); err != nil {
-		return fmt.Errorf("events: publish on topic %s: %w", quote(b.cfg.Topic), err)
+	if err := b.sub.topic.Publish(ctx, c.data, pubsub.WithLocalPublication(true)); err != nil {
+		return &causedError{fmt.Errorf("%w %s", ErrNotPublished, quote(b.cfg.Topic)), err}
 	}
 	select {
-	case m := <-p.got:
+	case m := <-c.got:
 		switch {
 		case m.host != b.host.ID():
 			return fmt.Errorf("%w, %s", ErrOtherHost, m.host)
@@ -65,22 +69,23 @@ func (b *Broadcast) Prove(ctx context.Context) error {
 			return fmt.Errorf("%w, %s", ErrOtherAuthor, m.author)
 		}
 		return nil
-	case <-b.ctx.Done():
-		return ErrClosed
 	case <-ctx.Done():
-		return fmt.Errorf("events: publish on topic %s: %w", quote(b.cfg.Topic), context.Cause(ctx))
+		return &causedError{fmt.Errorf("%w %s", ErrNotPublished, quote(b.cfg.Topic)), context.Cause(ctx)}
 	}
 }
 
-// isCheck takes the message that Prove waits for.
-func (in *engineDriver) isCheck(m *pubsub.Message) bool {
-	p := in.check.Load()
-	if p == nil || !m.Local || !bytes.Equal(m.Data, p.data) {
+// isCheck reports whether m is the message of a check, which then gets its
+// result.
+func (d *engineDriver) isCheck(m *pubsub.Message) bool {
+	c := d.check.Load()
+	// A peer could have guessed the bytes only by having seen them, and they do
+	// not leave this process; Local makes sure of it.
+	if c == nil || !m.Local || !bytes.Equal(m.Data, c.data) {
 		return false
 	}
 	select {
-	case p.got <- checkResult{host: m.ReceivedFrom, author: m.GetFrom(), signed: len(m.Signature) > 0}:
-	default:
+	case c.got <- checkResult{host: m.ReceivedFrom, author: m.GetFrom(), signed: len(m.Signature) > 0}:
+	default: // the first copy has given the result
 	}
 	return true
 }

@@ -10,6 +10,7 @@ import (
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	pb "github.com/libp2p/go-libp2p-pubsub/pb"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -19,9 +20,9 @@ func lendStation(t *testing.T, cfg BroadcastConfig, options ...pubsub.Option) *s
 	return newStationOn(t, overTCP, cfg, options...)
 }
 
-// TestProve: it says whether a pubsub that others made can carry broadcasts, and what
-// it publishes for that stays here.
-func TestProve(t *testing.T) {
+// TestLentPubSubIsChecked: NewBroadcast fails on a pubsub that cannot carry broadcasts.
+func TestLentPubSubIsChecked(t *testing.T) {
+	refuseAll := func(context.Context, peer.ID, *pubsub.Message) bool { return false }
 	for _, c := range []struct {
 		what    string
 		options []pubsub.Option
@@ -30,17 +31,34 @@ func TestProve(t *testing.T) {
 		{"defaults", nil, nil},
 		{"lax, but signing", []pubsub.Option{pubsub.WithMessageSignaturePolicy(pubsub.LaxSign)}, nil},
 		{"not signing", []pubsub.Option{pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign)}, ErrUnsigned},
+		{"refusing", []pubsub.Option{pubsub.WithDefaultValidator(refuseAll)}, ErrNotPublished},
 		{"without authors", []pubsub.Option{pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign), pubsub.WithNoAuthor()}, ErrUnsigned},
 	} {
-		s := lendStation(t, BroadcastConfig{}, c.options...)
-		if err := s.Prove(t.Context()); !errors.Is(err, c.want) {
+		h := newStationHost(t, overTCP)
+		ps, err := pubsub.NewFloodSub(t.Context(), h, c.options...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := NewBroadcast(ps, h, BroadcastConfig{Topic: testTopic, Lent: true})
+		if !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", c.what, err, c.want)
 		}
+		if err == nil {
+			b.Close(t.Context())
+		}
+		// Whatever the result, the topic is free again.
+		if _, err := ps.Join(testTopic); err != nil {
+			t.Errorf("%s: %v", c.what, err)
+		}
 	}
+}
 
+// TestCheckStaysHere: the message with which a lent pubsub is checked does not leave
+// the process.
+func TestCheckStaysHere(t *testing.T) {
 	a, b := lendStation(t, BroadcastConfig{}), lendStation(t, BroadcastConfig{})
 	link(t, a, b)
-	if err := a.Prove(t.Context()); err != nil {
+	if err := a.checkPubSub(); err != nil {
 		t.Fatal(err)
 	}
 	a.emit("after")
@@ -50,12 +68,7 @@ func TestProve(t *testing.T) {
 	}
 
 	// A Broadcast of one host on the pubsub of another.
-	x, err := NewBroadcast(a.ps, b.host, BroadcastConfig{Topic: "another"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer x.Close(context.Background())
-	if err := x.Prove(t.Context()); !errors.Is(err, ErrOtherHost) {
+	if _, err := NewBroadcast(a.ps, b.host, BroadcastConfig{Topic: "another", Lent: true}); !errors.Is(err, ErrOtherHost) {
 		t.Errorf("%v, want ErrOtherHost", err)
 	}
 }
@@ -125,8 +138,8 @@ func TestEndedPubSub(t *testing.T) {
 	for what, end := range map[string]func(a *station, topic *pubsub.Topic){
 		"the pubsub": func(a *station, _ *pubsub.Topic) { a.stop() },
 		"the topic": func(a *station, topic *pubsub.Topic) {
-			a.sub.Cancel()
-			a.seen.Cancel()
+			a.sub.messages.Cancel()
+			a.sub.members.Cancel()
 			if err := topic.Close(); err != nil {
 				t.Fatal(err)
 			}
@@ -209,7 +222,7 @@ func TestSharedOptions(t *testing.T) {
 				m, err := to.subs[name].Next(ctx)
 				cancel()
 				if err != nil {
-					t.Fatalf("%s: %v; %+v", name, err, guard.stats)
+					t.Fatalf("%s: %v; %+v", name, err, guard.counters.Stats())
 				}
 				if m.ReceivedFrom == to.id() {
 					continue // its own
@@ -230,7 +243,7 @@ func TestSharedOptions(t *testing.T) {
 		t.Errorf("%d messages of %d bytes count as unchecked", len(guard.unchecked), guard.bytes)
 	}
 	guard.mu.Unlock()
-	if refused := guard.stats.Refused.Load() + guard.stats.Rejected.Load() + guard.stats.Overload.Load(); refused > 0 {
+	if refused := guard.counters.refused.Load() + guard.counters.rejected.Load() + guard.counters.overload.Load(); refused > 0 {
 		t.Errorf("%d messages were refused", refused)
 	}
 
@@ -259,5 +272,5 @@ func TestSharedOptions(t *testing.T) {
 	m.Topic, m.Seqno = proto.String(names[0]), make([]byte, maxSeqno+1)
 	sign(t, m, r.key())
 	r.publish(m)
-	eventually(t, "a message out of bounds is refused", func() bool { return guard.stats.Refused.Load() == 1 })
+	eventually(t, "a message out of bounds is refused", func() bool { return guard.counters.refused.Load() == 1 })
 }

@@ -21,9 +21,9 @@ import (
 // inspector, subscription filter and tracer at once: what the first lets in,
 // the last sees leave. Pubsub recovers from nothing, so the guard does.
 type pubsubGuard struct {
-	stats  *PubSubStats
-	log    *slog.Logger
-	shared bool // others use the pubsub, too; there is no subscription filter
+	counters *PubSubCounters
+	log      *slog.Logger
+	shared   bool // others use the pubsub, too; there is no subscription filter
 
 	mu        sync.Mutex
 	own       map[string]bool              // topics joined here
@@ -42,14 +42,14 @@ type uncheckedMsg struct {
 const uncheckedFor = 30 * time.Second
 
 func newPubSubGuard(cfg PubSubConfig) *pubsubGuard {
-	if cfg.Stats == nil {
-		cfg.Stats = new(PubSubStats)
+	if cfg.Counters == nil {
+		cfg.Counters = new(PubSubCounters)
 	}
 	if cfg.Log == nil {
 		cfg.Log = logging.Dependency("pubsub", nil)
 	}
 	g := &pubsubGuard{
-		stats: cfg.Stats, log: cfg.Log, shared: cfg.Shared,
+		counters: cfg.Counters, log: cfg.Log, shared: cfg.Shared,
 		own:       make(map[string]bool),
 		topics:    make(map[peer.ID]map[string]bool),
 		unchecked: make(map[*pb.Message]uncheckedMsg),
@@ -62,7 +62,7 @@ func newPubSubGuard(cfg PubSubConfig) *pubsubGuard {
 
 func (g *pubsubGuard) recover() {
 	if v := recover(); v != nil {
-		g.stats.Panics.Add(1)
+		g.counters.panics.Add(1)
 		g.log.Error("a panic in pubsub", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 	}
 }
@@ -91,14 +91,14 @@ func (g *pubsubGuard) admit(m *pb.Message, now time.Time) bool {
 	case !g.own[m.GetTopic()]:
 		return g.shared // of a topic for publishing only the guard never hears
 	case len(m.Seqno) > maxSeqno, len(m.From) > maxAuthor, len(m.Key) > maxKey, len(m.Signature) > maxKey, len(m.ProtoReflect().GetUnknown()) > maxKey:
-		g.stats.Refused.Add(1)
+		g.counters.refused.Add(1)
 		return false
 	}
 	size := len(m.Data) + len(m.ProtoReflect().GetUnknown()) + 512
 	if g.bytes+size > maxUnchecked {
 		g.sweep(now)
 		if g.bytes+size > maxUnchecked {
-			g.stats.Overload.Add(1)
+			g.counters.overload.Add(1)
 			return false
 		}
 	}
@@ -162,7 +162,7 @@ func (g *pubsubGuard) remember(p peer.ID, topic string, subscribe bool) bool {
 	case topics[topic]:
 		return true
 	case len(topics) >= maxTopics || len(topic) > maxTopicName:
-		g.stats.Topics.Add(1)
+		g.counters.topics.Add(1)
 		return false
 	}
 	if topics == nil {
@@ -187,14 +187,14 @@ func (g *pubsubGuard) OnClosedOutboundStream(p peer.ID) {
 func (g *pubsubGuard) RejectMessage(m *pubsub.Message, reason string) {
 	g.checked(m)
 	if reason == pubsub.RejectValidationQueueFull {
-		g.stats.Overload.Add(1)
+		g.counters.overload.Add(1)
 	} else {
-		g.stats.Rejected.Add(1)
+		g.counters.rejected.Add(1)
 	}
 }
 
 func (g *pubsubGuard) DropRPC(rpc *pubsub.RPC, _ peer.ID) {
-	g.stats.Dropped.Add(uint64(len(rpc.GetPublish())))
+	g.counters.dropped.Add(uint64(len(rpc.GetPublish())))
 }
 
 // Join tells of a topic from which on messages on it are looked at: without a filter
@@ -215,7 +215,7 @@ func (g *pubsubGuard) Leave(topic string) {
 
 func (g *pubsubGuard) ValidateMessage(m *pubsub.Message)        { g.checked(m) }
 func (g *pubsubGuard) DuplicateMessage(m *pubsub.Message)       { g.checked(m) }
-func (g *pubsubGuard) UndeliverableMessage(*pubsub.Message)     { g.stats.Undeliverable.Add(1) }
+func (g *pubsubGuard) UndeliverableMessage(*pubsub.Message)     { g.counters.undeliverable.Add(1) }
 func (g *pubsubGuard) OnNewOutboundStream(peer.ID, protocol.ID) {}
 func (g *pubsubGuard) Graft(peer.ID, string)                    {}
 func (g *pubsubGuard) Prune(peer.ID, string)                    {}

@@ -1,41 +1,40 @@
 package events
 
 import (
-	"bytes"
 	"context"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/fair"
 )
 
-// rawDeliverer hand messages that are just bytes to handlers. Nothing keeps a sender of
-// those from sending more than handlers are through with, so what waits has a
-// bound, and beyond it the latest of the sender of whom most waits is dropped.
-// The messages of one sender are handled one after the other; senders take turns, on
-// as many goroutines as there are senders with something to handle.
+// rawDeliverer hands messages that are just bytes to handlers. No window keeps
+// their senders from sending faster than handlers work, so the memory for waiting
+// messages is bounded: beyond the bound, the latest message of the sender with the
+// most waiting is dropped. The messages of one sender are handled one after the
+// other; senders take turns on a bounded number of goroutines.
 type rawDeliverer struct {
 	dispatcher *dispatcher
-	ctx        context.Context // of handlers
+	ctx        context.Context // parent of the handlers' contexts
 
 	mu       sync.Mutex
-	closed   bool
 	handlers []*rawHandler // replaced, not changed
-	queues   map[peer.ID]*rawQueue
-	ready    []*rawQueue // those that wait for a goroutine
-	workers  int
-	waiting  int // weight of all that waits or is being handled
+	turns    *fair.Scheduler[peer.ID, *rawQueue]
+	weight   int // of all messages that wait or are being handled
 	warned   logLimiter
 
 	delivered, dropped atomic.Uint64
 }
 
 const (
-	// maxRaw bounds what waits for handlers, and is four of the largest messages. A
-	// message counts its bytes and rawWeight, so of small ones 4096 wait at most, and
-	// those of 4096 senders.
+	// maxRaw bounds the weight of waiting messages: four of the largest. A message
+	// weighs its bytes and rawWeight, so at most 4,096 small ones wait, and those of
+	// at most 4,096 senders.
 	maxRaw    = 4 << 20
 	rawWeight = 1 << 10
 )
@@ -45,21 +44,27 @@ type rawHandler struct {
 	off atomic.Bool
 }
 
-// rawQueue is what waits of one sender.
+// rawQueue holds the waiting messages of one sender.
 type rawQueue struct {
-	from   peer.ID
 	list   [][]byte
-	weight int // of list, and of what is being handled
+	weight int // of list and of the message that is being handled
 }
+
+// Empty implements [fair.Queue].
+func (q *rawQueue) Empty() bool { return len(q.list) == 0 }
 
 func weigh(data []byte) int { return len(data) + rawWeight }
 
 func (r *rawDeliverer) init(ctx context.Context, m *dispatcher) {
 	r.ctx, r.dispatcher = ctx, m
-	r.queues = make(map[peer.ID]*rawQueue)
+	r.turns = fair.New(&r.mu, fair.Config[peer.ID, *rawQueue]{
+		MaxWorkers: maxWorkers,
+		Go:         func(work func(context.Context)) { m.start(ctx, work) },
+		Turn:       r.deliver,
+	})
 }
 
-// on registers f, which is given bytes of its own.
+// on registers f, which gets its own copy of the bytes.
 func (r *rawDeliverer) on(f func(context.Context, peer.ID, []byte)) (off func()) {
 	h := &rawHandler{f: f}
 	r.mu.Lock()
@@ -73,71 +78,61 @@ func (r *rawDeliverer) on(f func(context.Context, peer.ID, []byte)) (off func())
 	}
 }
 
-// put adds a message behind those of its sender, or drops one if there is no room. It
-// does not block. It returns false if nobody would handle it.
-func (r *rawDeliverer) put(from peer.ID, data []byte) bool {
+// enqueue adds a message behind those of its sender, or drops one if there is no
+// space. It does not block. It returns false if there is no handler.
+func (r *rawDeliverer) enqueue(from peer.ID, data []byte) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.handlers) == 0 {
 		return false
 	}
-	q := r.queues[from]
-	if r.closed || q == nil && r.crowded(from) || !r.makeRoom(from, weigh(data)) {
+	q, ok := r.turns.Queue(from)
+	if r.turns.Closed() || !ok && r.tooManySenders(from) || !r.makeSpace(from, weigh(data)) {
 		r.dropped.Add(1)
 		return true
 	}
-	if q == nil {
-		q = &rawQueue{from: from}
-		r.queues[from] = q
-		r.ready = append(r.ready, q)
-		if r.workers < maxWorkers {
-			r.workers++
-			ctx, leave := r.dispatcher.enter(r.ctx)
-			go func() {
-				defer leave()
-				r.work(ctx)
-			}()
-		}
-	}
-	if data == nil {
-		data = []byte{} // which nil is not: it stands for no message
+	if !ok {
+		q = new(rawQueue)
+		r.turns.Add(from, q)
 	}
 	q.list = append(q.list, data)
 	q.weight += weigh(data)
-	r.waiting += weigh(data)
+	r.weight += weigh(data)
 	return true
 }
 
-// crowded reports whether there is no room for another sender: one whose messages were
-// all dropped for others keeps its turn, and weighs nothing. It needs mu.
-func (r *rawDeliverer) crowded(from peer.ID) bool {
-	if len(r.queues) < maxRaw/rawWeight {
+// tooManySenders reports whether there is no space for another sender. The weights
+// do not bound their number: a sender whose messages were all dropped keeps its
+// queue until its turn. It needs mu.
+func (r *rawDeliverer) tooManySenders(from peer.ID) bool {
+	if r.turns.Len() < maxRaw/rawWeight {
 		return false
 	}
-	r.warned.warn(r.dispatcher.log, time.Now(), 1, "messages were dropped since handlers are slow", "sender", from)
+	r.warn(from)
 	return true
 }
 
-// makeRoom drops what waits of others, unless that would leave them with less than
-// the sender has. It needs mu.
-func (r *rawDeliverer) makeRoom(from peer.ID, weight int) bool {
+// makeSpace drops waiting messages of other senders, unless that would leave them
+// with less than from has. It needs mu.
+func (r *rawDeliverer) makeSpace(from peer.ID, weight int) bool {
 	own := weight
-	if q := r.queues[from]; q != nil {
+	if q, ok := r.turns.Queue(from); ok {
 		own += q.weight
 	}
-	for r.waiting+weight > maxRaw {
+	for r.weight+weight > maxRaw {
 		var most *rawQueue
-		for _, q := range r.queues {
+		for _, q := range r.turns.All() {
 			if len(q.list) > 0 && (most == nil || q.weight > most.weight) {
 				most = q
 			}
 		}
-		r.warned.warn(r.dispatcher.log, time.Now(), 1, "messages were dropped since handlers are slow", "sender", from)
+		r.warn(from)
+		// A sender that floods must not push out the messages of quieter ones.
 		if most == nil || most.weight <= own {
 			return false
 		}
 		last := len(most.list) - 1
-		r.took(most, most.list[last])
+		r.subtractWeight(most, most.list[last])
 		most.list[last] = nil
 		most.list = most.list[:last]
 		r.dropped.Add(1)
@@ -145,80 +140,63 @@ func (r *rawDeliverer) makeRoom(from peer.ID, weight int) bool {
 	return true
 }
 
-// took notes that a message of q waits no more. It needs mu.
-func (r *rawDeliverer) took(q *rawQueue, data []byte) {
+func (r *rawDeliverer) warn(from peer.ID) {
+	r.warned.log(r.dispatcher.log, slog.LevelWarn, time.Now(), 1, "messages were dropped because handlers are slow", "sender", from)
+}
+
+// subtractWeight notes that a message of q was dropped or handled. It needs mu.
+func (r *rawDeliverer) subtractWeight(q *rawQueue, data []byte) {
 	q.weight -= weigh(data)
-	r.waiting -= weigh(data)
+	r.weight -= weigh(data)
 }
 
-// work handles whatever waits, until nothing does.
-func (r *rawDeliverer) work(ctx context.Context) {
-	for {
-		q, data, handlers, ok := r.take()
-		if !ok {
-			return
+// deliver is one turn of a sender: one message.
+func (r *rawDeliverer) deliver(ctx context.Context, from peer.ID, q *rawQueue) {
+	data, handlers, ok := r.pop(q)
+	if !ok {
+		return // its messages were dropped meanwhile, or the channel was closed
+	}
+	// Deferred, so that it also happens if a handler calls runtime.Goexit.
+	defer func() {
+		r.delivered.Add(1)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.subtractWeight(q, data)
+	}()
+	for _, h := range handlers {
+		if !h.off.Load() {
+			r.call(ctx, h, from, append([]byte{}, data...)) // never nil
 		}
-		if data != nil {
-			for _, h := range handlers {
-				if !h.off.Load() {
-					r.call(ctx, h, q.from, bytes.Clone(data))
-				}
-			}
-			r.delivered.Add(1)
-		}
-		r.done(q, data)
 	}
 }
 
-// take returns the next message of the sender whose turn it is. It has none if that
-// was dropped meanwhile.
-func (r *rawDeliverer) take() (q *rawQueue, data []byte, handlers []*rawHandler, ok bool) {
+// pop removes the first message of the queue. Its weight counts until it has been
+// handled.
+func (r *rawDeliverer) pop(q *rawQueue) (data []byte, handlers []*rawHandler, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.ready) == 0 || r.closed {
-		r.workers--
-		return nil, nil, nil, false
+	if r.turns.Closed() || len(q.list) == 0 {
+		return nil, nil, false
 	}
-	q = r.ready[0]
-	r.ready[0] = nil
-	r.ready = r.ready[1:]
-	if len(q.list) > 0 {
-		data = q.list[0]
-		q.list[0] = nil
-		q.list = q.list[1:]
-	}
-	return q, data, r.handlers, true
-}
-
-// done gives the sender its next turn.
-func (r *rawDeliverer) done(q *rawQueue, data []byte) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if data != nil {
-		r.took(q, data)
-	}
-	switch {
-	case r.closed:
-	case len(q.list) == 0:
-		delete(r.queues, q.from)
-	default:
-		r.ready = append(r.ready, q)
-	}
+	data = q.list[0]
+	q.list[0] = nil
+	q.list = q.list[1:]
+	return data, r.handlers, true
 }
 
 func (r *rawDeliverer) call(ctx context.Context, h *rawHandler, from peer.ID, data []byte) {
-	defer r.dispatcher.recovered("a handler of raw messages panicked", from)
+	returned := false
+	defer r.dispatcher.catch("a handler of raw messages", "", from, &returned)
 	h.f(ctx, from, data)
+	returned = true
 }
 
-// close drops what waits.
+// close drops the waiting messages, and counts them.
 func (r *rawDeliverer) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.closed = true
-	for _, q := range r.queues {
+	for _, q := range r.turns.All() {
 		r.dropped.Add(uint64(len(q.list)))
 	}
-	clear(r.queues)
-	r.ready = nil
+	r.turns.Close()
 }

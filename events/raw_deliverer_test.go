@@ -37,7 +37,7 @@ func TestRawInOrderOfEachSender(t *testing.T) {
 		var want []string
 		for i := range 100 {
 			for _, from := range []peer.ID{"slow", "fast"} {
-				r.put(from, fmt.Append(nil, i))
+				r.enqueue(from, fmt.Append(nil, i))
 			}
 			want = append(want, fmt.Sprint(i))
 		}
@@ -50,8 +50,8 @@ func TestRawInOrderOfEachSender(t *testing.T) {
 		if !slices.Equal(got["slow"], want) {
 			t.Errorf("got %v of the slow", got["slow"])
 		}
-		if r.waiting != 0 || len(r.queues) != 0 || r.workers != 0 {
-			t.Errorf("%d bytes, %d senders and %d goroutines are left", r.waiting, len(r.queues), r.workers)
+		if r.weight != 0 || r.turns.Len() != 0 {
+			t.Errorf("%d bytes and %d senders are left", r.weight, r.turns.Len())
 		}
 	})
 }
@@ -70,17 +70,17 @@ func TestRawBoundsWhatWaits(t *testing.T) {
 		})
 		const flood = 10 * maxRaw / rawWeight
 		for range flood {
-			r.put("flood", nil)
+			r.enqueue("flood", nil)
 		}
-		if r.waiting > maxRaw {
-			t.Errorf("%d bytes wait, more than %d", r.waiting, maxRaw)
+		if r.weight > maxRaw {
+			t.Errorf("%d bytes wait, more than %d", r.weight, maxRaw)
 		}
 		for range 10 {
-			r.put("quiet", make([]byte, 1000))
+			r.enqueue("quiet", make([]byte, 1000))
 		}
-		r.put("large", make([]byte, 1<<20))
-		if r.waiting > maxRaw {
-			t.Errorf("%d bytes wait, more than %d", r.waiting, maxRaw)
+		r.enqueue("large", make([]byte, 1<<20))
+		if r.weight > maxRaw {
+			t.Errorf("%d bytes wait, more than %d", r.weight, maxRaw)
 		}
 		close(busy)
 		synctest.Wait()
@@ -90,8 +90,8 @@ func TestRawBoundsWhatWaits(t *testing.T) {
 		if n := uint64(got["flood"]); n < 2000 || n+r.dropped.Load() != flood || r.delivered.Load() != n+11 {
 			t.Errorf("%d of %d came, %d were dropped, %d are said to have come", n, flood, r.dropped.Load(), r.delivered.Load())
 		}
-		if r.waiting != 0 || len(r.queues) != 0 {
-			t.Errorf("%d bytes and %d senders are left", r.waiting, len(r.queues))
+		if r.weight != 0 || r.turns.Len() != 0 {
+			t.Errorf("%d bytes and %d senders are left", r.weight, r.turns.Len())
 		}
 	})
 }
@@ -105,27 +105,27 @@ func TestRawBoundsSenders(t *testing.T) {
 		r.on(func(context.Context, peer.ID, []byte) { <-busy })
 		const most, flood = maxRaw / rawWeight, 6000
 		for i := range maxWorkers {
-			r.put(peer.ID(fmt.Sprint("busy ", i)), nil)
+			r.enqueue(peer.ID(fmt.Sprint("busy ", i)), nil)
 		}
 		synctest.Wait() // all who could take a sender's turn are busy
 		for i := range flood {
-			r.put(peer.ID(fmt.Sprint(i)), make([]byte, flood-i))
+			r.enqueue(peer.ID(fmt.Sprint(i)), make([]byte, flood-i))
 		}
-		if n := len(r.queues); n > most || r.waiting > maxRaw {
-			t.Errorf("%d senders and %d bytes wait, more than %d and %d", n, r.waiting, most, maxRaw)
+		if n := r.turns.Len(); n > most || r.weight > maxRaw {
+			t.Errorf("%d senders and %d bytes wait, more than %d and %d", n, r.weight, most, maxRaw)
 		}
 		before := r.dropped.Load()
-		r.put("new", nil)
+		r.enqueue("new", nil)
 		if n := r.dropped.Load() - before; n != 1 {
 			t.Errorf("%d messages were dropped of a sender too many", n)
 		}
 		close(busy)
 		synctest.Wait()
 		const sent = maxWorkers + flood + 1
-		if got, dropped := r.delivered.Load(), r.dropped.Load(); got+dropped != sent || r.waiting != 0 || len(r.queues) != 0 {
-			t.Errorf("%d came, %d were dropped of %d; %d bytes and %d senders are left", got, dropped, sent, r.waiting, len(r.queues))
+		if got, dropped := r.delivered.Load(), r.dropped.Load(); got+dropped != sent || r.weight != 0 || r.turns.Len() != 0 {
+			t.Errorf("%d came, %d were dropped of %d; %d bytes and %d senders are left", got, dropped, sent, r.weight, r.turns.Len())
 		}
-		r.put("new", nil)
+		r.enqueue("new", nil)
 		synctest.Wait()
 		if n := r.dropped.Load() - before; n != 1 {
 			t.Error("a new sender is dropped though nobody waits")
@@ -138,7 +138,7 @@ func TestRawBoundsSenders(t *testing.T) {
 func TestRawHandlers(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		r := newRawReaders(t.Context())
-		if r.put("x", []byte("nobody")) {
+		if r.enqueue("x", []byte("nobody")) {
 			t.Error("a message without a handler is taken")
 		}
 		var kept []string
@@ -153,8 +153,8 @@ func TestRawHandlers(t *testing.T) {
 			kept = append(kept, string(data))
 		})
 		sent := []byte("1")
-		r.put("x", sent)
-		r.put("x", nil)
+		r.enqueue("x", sent)
+		r.enqueue("x", nil)
 		synctest.Wait()
 		if !slices.Equal(kept, []string{"1", ""}) || string(sent) != "1" || r.dispatcher.panics() != 2 {
 			t.Errorf("got %q, sent %q, %d panics", kept, sent, r.dispatcher.panics())
@@ -162,17 +162,17 @@ func TestRawHandlers(t *testing.T) {
 		offPanic()
 		off()
 		off()
-		if r.put("x", []byte("2")) || len(kept) != 2 {
+		if r.enqueue("x", []byte("2")) || len(kept) != 2 {
 			t.Error("a handler that was taken away is called")
 		}
 		busy := make(chan struct{})
 		r.on(func(ctx context.Context, _ peer.ID, _ []byte) { <-busy })
 		for range 5 {
-			r.put("x", nil)
+			r.enqueue("x", nil)
 		}
 		synctest.Wait()
 		r.close()
-		r.put("x", nil)
+		r.enqueue("x", nil)
 		close(busy)
 		if n := r.dropped.Load(); n != 5 {
 			t.Errorf("%d messages were dropped at the end, want 5", n)

@@ -15,15 +15,16 @@ import (
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 	"github.com/go-smokesignal/smokesignal/events/internal/repair"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// A stream of ProtocolRepair carries frames (an unsigned varint length, then a
+// A stream of protocol.Repair carries frames (an unsigned varint length, then a
 // message):
 //
 //	message RepairFrame { // exactly one field
-//	  Marks told = 1;     // by who opened the stream; no answer
-//	  Want want = 2;      // by who opened the stream
-//	  bytes original = 3; // an answer to want: a signed pubsub Message, any number of them ...
+//	  Marks told = 1;     // from the side that opened the stream; not answered
+//	  Want want = 2;      // from the side that opened the stream
+//	  bytes original = 3; // part of an answer: a signed pubsub Message; any number of them ...
 //	  Marks end = 4;      // ... and then this
 //	}
 //	message Want {
@@ -31,20 +32,21 @@ import (
 //	  bytes session = 2;   // as in Batch
 //	  uint64 start_ms = 3;
 //	  uint64 from = 4;     // the first number that is missing
-//	  uint64 to = 5;       // the first that is not
-//	  bool pass_on = 6;    // whoever does not have them asks its own neighbours
+//	  uint64 to = 5;       // the first after it that is not
+//	  bool pass_on = 6;    // a neighbor that lacks them asks its own neighbors
 //	}
 //
-// End is the mark of the sender, if it is known, as a Marks message.
+// End is the mark of the sender as a Marks message, or empty if the sender is not
+// known.
 //
-// A neighbour has one stream open on which it tells its marks as they change (to a
-// leaf, and a leaf itself, all of them first), and short ones on which it asks for
-// what it lacks. The originals of an answer are
-// those that hold any of the numbers, in ascending order, 1 MiB in all but at
-// least one; who wants more asks again. They prove themselves: nothing of what a
-// neighbour hands out has to be believed. A frame told or wanted has at most 64
-// KiB and a few bytes. Of one peer 8 streams are served; more, and those of peers
-// that are not neighbours, are reset.
+// A neighbor keeps one stream open on which it sends its marks as they change. To
+// a leaf, and from a leaf, that stream begins with all marks. On short streams it
+// asks for events that it lacks. The originals of an answer are the batches that
+// hold any of the numbers, in ascending order: at least one, and 1 MiB in all. To
+// get more, it asks again. Originals carry the signature of their sender, so a
+// neighbor cannot forge them. A told or want frame has at most 64 KiB and a few
+// bytes. Of one neighbor, 8 streams are served; further ones, and those of peers
+// that are not neighbors, are reset.
 const (
 	numRepairTold     = 1
 	numRepairWant     = 2
@@ -61,20 +63,20 @@ const (
 	maxRepairQuestion = maxMarksSize + 64
 	maxRepairAnswer   = 1<<20 + 64
 	maxRepairStreams  = 8
-	maxStrangers      = 64 // streams of those who may become neighbours
-	// maxMarksAtOnce is how many marks of the greatest size fit into a frame.
+	maxUnlinked       = 64 // streams of peers that may become neighbors
+	// maxMarksAtOnce is the number of marks of the largest size that fit into a frame.
 	maxMarksAtOnce = 400
-	// answerSize is how many bytes of originals an answer has.
+	// answerSize bounds the originals of an answer, in bytes.
 	answerSize = 1 << 20
 
 	// repairTimeout bounds every step of an exchange: opening, one write, one frame.
 	repairTimeout = 5 * time.Second
-	// passOnTimeout bounds the asking of others on behalf of a neighbour, which
-	// waits for a frame meanwhile.
+	// passOnTimeout bounds the questions to others on behalf of a neighbor, which
+	// meanwhile waits for a frame until repairTimeout.
 	passOnTimeout = 2 * time.Second
 )
 
-// repairRequest asks for events.
+// repairRequest is the Want message: a question for events.
 type repairRequest struct {
 	repair.Subject
 	from, to uint64
@@ -127,12 +129,12 @@ func decodeRepairRequest(b []byte) (w repairRequest, err error) {
 	return w, nil
 }
 
-// serve reads what a neighbour tells and answers what it asks. libp2p gives it a
-// goroutine a stream.
+// serve is the stream handler: it reads a neighbor's marks and answers its
+// questions. libp2p calls it on a goroutine per stream.
 func (b *Broadcast) serve(s network.Stream) {
 	p := s.Conn().RemotePeer()
 	if err := b.admitRepair(p, s); err != nil {
-		b.log.Debug("a stream of marks is refused", "peer", p, "error", err)
+		b.log.Debug("a repair stream was refused", "peer", p, "error", err)
 		s.ResetWithError(network.StreamRateLimited)
 		return
 	}
@@ -141,21 +143,21 @@ func (b *Broadcast) serve(s network.Stream) {
 	defer stop()
 	if err := b.serveFrames(p, s); err != nil {
 		s.ResetWithError(network.StreamProtocolViolation)
-		b.log.Debug("a stream of marks ended", "peer", p, "error", err)
+		b.log.Debug("a repair stream ended", "peer", p, "error", err)
 		return
 	}
 	s.Close()
 }
 
-// admitRepair lets a stream of a neighbour in. It waits for one that is about to
-// become a neighbour.
+// admitRepair admits a stream of a neighbor. If the peer is not a neighbor it waits
+// for the link, which one side always makes first.
 func (b *Broadcast) admitRepair(p peer.ID, s network.Stream) error {
 	ctx, cancel := context.WithTimeout(b.ctx, repairTimeout)
 	defer cancel()
 	b.driver.mu.Lock()
-	if b.driver.unlinkedStreams >= maxStrangers && b.driver.links[p] == nil {
+	if b.driver.unlinkedStreams >= maxUnlinked && b.driver.links[p] == nil {
 		b.driver.mu.Unlock()
-		return errors.New("events: too many wait to become neighbours")
+		return errors.New("events: too many peers without a link have opened streams")
 	}
 	b.driver.unlinkedStreams++
 	b.driver.mu.Unlock()
@@ -178,8 +180,8 @@ func (b *Broadcast) admitRepair(p peer.ID, s network.Stream) error {
 		return true
 	})
 	switch {
-	case admitted: // also if all ends now: leaveRepair has to come
-		return nil
+	case admitted:
+		return nil // even if ctx has ended, as the stream has been added
 	case full:
 		return fmt.Errorf("events: %d streams are open already", maxRepairStreams)
 	case err != nil:
@@ -198,7 +200,7 @@ func (b *Broadcast) leaveRepair(p peer.ID, s network.Stream) {
 }
 
 func (b *Broadcast) serveFrames(p peer.ID, s network.Stream) error {
-	if err := s.Scope().SetService(Service); err != nil {
+	if err := s.Scope().SetService(protocol.Service); err != nil {
 		return err
 	}
 	r := frame.NewReader(s, maxRepairQuestion)
@@ -232,7 +234,7 @@ func (b *Broadcast) serveFrames(p peer.ID, s network.Stream) error {
 	}
 }
 
-// repairField returns the field of a RepairFrame that is known here, 0 if none is.
+// repairField returns the field of a RepairFrame. If none is known here, num is 0.
 func repairField(b []byte) (num protowire.Number, body []byte, err error) {
 	for f, err := range frame.Fields(b) {
 		if err != nil {
@@ -245,8 +247,8 @@ func repairField(b []byte) (num protowire.Number, body []byte, err error) {
 	return num, body, nil
 }
 
-// receiveMarks takes marks that changed at a neighbour; a leaf's first ones on a stream are
-// its greeting.
+// receiveMarks gives the marks of a neighbor to the engine. first means that they
+// are the first ones on their stream: those of a leaf are its greeting.
 func (b *Broadcast) receiveMarks(p peer.ID, body []byte, first bool) error {
 	marks, err := decodeMarks(body)
 	if err != nil {
@@ -265,13 +267,14 @@ func (b *Broadcast) receiveMarks(p peer.ID, body []byte, first bool) error {
 		b.driver.engine.ReceiveMarks(now, p, marks)
 	}
 	b.driver.carryOut(now)
-	b.driver.changed()
+	b.driver.changed.Broadcast()
 	return nil
 }
 
-// answerRequest writes what is here of what a neighbour wants.
+// answerRequest writes the stored batches that a neighbor asks for.
 func (b *Broadcast) answerRequest(p peer.ID, s network.Stream, w repairRequest) error {
 	list := b.driver.stored(w)
+	// The first missing event holds up all later ones, so it is worth asking for.
 	if w.passOn && (len(list) == 0 || list[0].first > w.from) {
 		b.passOn(p, w)
 		list = b.driver.stored(w)
@@ -296,7 +299,8 @@ func (b *Broadcast) answerRequest(p peer.ID, s network.Stream, w repairRequest) 
 	return err
 }
 
-// passOn asks our other neighbours for what p wants, until one has it.
+// passOn asks the neighbors other than p for the events that p wants, until one
+// has them.
 func (b *Broadcast) passOn(p peer.ID, w repairRequest) {
 	ctx, cancel := context.WithTimeout(b.ctx, passOnTimeout)
 	defer cancel()
@@ -306,7 +310,7 @@ func (b *Broadcast) passOn(p peer.ID, w repairRequest) {
 		}
 		a := repair.Ask{Peer: other, Subject: w.Subject, From: w.from, To: w.to}
 		if _, err := b.fetch(ctx, a, false); err != nil {
-			b.log.Debug("a neighbour could not be asked", "peer", other, "error", err)
+			b.log.Debug("a neighbor could not be asked for events", "peer", other, "error", err)
 		}
 		if list := b.driver.stored(w); len(list) > 0 && list[0].first <= w.from {
 			return
@@ -314,22 +318,22 @@ func (b *Broadcast) passOn(p peer.ID, w repairRequest) {
 	}
 }
 
-// repairFrom carries out a question of the engine.
+// repairFrom asks a neighbor for events, as the engine has decided.
 func (b *Broadcast) repairFrom(a repair.Ask) {
 	got, err := b.fetch(b.ctx, a, !a.Backfill)
 	answer := repair.Found
 	switch {
 	case err != nil:
 		answer = repair.Failed
-		b.log.Debug("a neighbour could not be asked", "peer", a.Peer, "sender", a.Sender, "error", err)
+		b.log.Debug("a neighbor could not be asked for events", "peer", a.Peer, "sender", a.Sender, "error", err)
 	case got == 0:
 		answer = repair.NotFound
 	}
 	b.driver.withEngine(func(now time.Time, e *engine.Engine[*signedBatch]) { e.FinishAsk(now, a, got, answer) })
 }
 
-// fetch asks a neighbour for events and gives what it gets to the engine. It
-// returns the number after the last that came; 0 if nothing came.
+// fetch asks a neighbor for events and gives those that arrive to the engine. It
+// returns the number after the last one, or 0 if none arrived.
 func (b *Broadcast) fetch(ctx context.Context, a repair.Ask, passOn bool) (got uint64, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -374,7 +378,7 @@ func (b *Broadcast) fetch(ctx context.Context, a repair.Ask, passOn bool) (got u
 	}
 }
 
-// receiveEndMark takes the mark at the end of an answer.
+// receiveEndMark gives the mark at the end of an answer to the engine.
 func (b *Broadcast) receiveEndMark(a repair.Ask, body []byte) error {
 	if len(body) == 0 {
 		return nil
@@ -384,6 +388,7 @@ func (b *Broadcast) receiveEndMark(a repair.Ask, body []byte) error {
 		return err
 	}
 	b.driver.withEngine(func(now time.Time, e *engine.Engine[*signedBatch]) {
+		// The neighbor may have been unlinked since it was asked.
 		if b.driver.links[a.Peer] != nil {
 			e.ReceiveMarks(now, a.Peer, marks)
 		}
@@ -391,23 +396,23 @@ func (b *Broadcast) receiveEndMark(a repair.Ask, body []byte) error {
 	return nil
 }
 
-func (in *engineDriver) stored(w repairRequest) (list []*signedBatch) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	for _, b := range in.engine.StoredEntries(w.Sender, w.Session, w.from, w.to, answerSize) {
+func (d *engineDriver) stored(w repairRequest) (list []*signedBatch) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, b := range d.engine.StoredEntries(w.Sender, w.Session, w.from, w.to, answerSize) {
 		list = append(list, b.Value)
 	}
 	return list
 }
 
-func (in *engineDriver) others(p peer.ID) []peer.ID {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return in.engine.OtherNeighbors(p)
+func (d *engineDriver) others(p peer.ID) []peer.ID {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.engine.OtherNeighbors(p)
 }
 
-func (in *engineDriver) mark(p peer.ID) (engine.Mark, bool) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return in.engine.Mark(p)
+func (d *engineDriver) mark(p peer.ID) (engine.Mark, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.engine.Mark(p)
 }

@@ -14,12 +14,13 @@ import (
 	"github.com/go-smokesignal/smokesignal/events/internal/engine"
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // teach opens a stream of marks and questions.
 func teach(t *testing.T, from corehost.Host, to *station) (network.Stream, *frame.Reader) {
 	t.Helper()
-	s, err := from.NewStream(t.Context(), to.id(), ProtocolRepair)
+	s, err := from.NewStream(t.Context(), to.id(), protocol.Repair)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,14 +133,14 @@ func TestQuestionsAreBounded(t *testing.T) {
 	ask := questionFor(r, 1, 2).append(nil)
 	stranger := newStationHost(t, overTCP)
 	connect(t, stranger, s.host)
-	for range maxStrangers {
+	for range maxUnlinked {
 		stream, _ := teach(t, stranger, s)
 		stream.Write(frame.Append(nil, ask))
 	}
 	eventually(t, "they wait", func() bool {
 		s.driver.mu.Lock()
 		defer s.driver.mu.Unlock()
-		return s.driver.unlinkedStreams == maxStrangers
+		return s.driver.unlinkedStreams == maxUnlinked
 	})
 	stream, reader := teach(t, stranger, s)
 	if _, _, err := askFor(t, stream, reader, ask); err == nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 	"github.com/go-smokesignal/smokesignal/internal/errs"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // A lane carries events to one peer: a queue of encoded frames in one buffer,
@@ -69,9 +70,9 @@ type outStream struct {
 	closed   bool   // the lane closes it
 }
 
-// errEnded is returned by put if the lane had already ended, or was removed
+// errQueueEnded is returned by put if the lane had already ended, or was removed
 // for being idle; the event needs another one.
-var errEnded = errors.New("events: lane ended")
+var errQueueEnded = errors.New("events: lane ended")
 
 // refusedFor is how long a peer that refused us is not asked again.
 const refusedFor = 5 * time.Second
@@ -87,7 +88,7 @@ func (l *sendQueue) push(ctx context.Context, o *outgoingEvent, c *pendingCall) 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err != nil {
-		return errEnded // before this call
+		return errQueueEnded // before this call
 	}
 	for drops := l.drops; ; {
 		var err error
@@ -122,7 +123,7 @@ func (l *sendQueue) tryPush(o *outgoingEvent) error {
 	defer l.mu.Unlock()
 	switch {
 	case l.err != nil:
-		return errEnded
+		return errQueueEnded
 	case l.refused != nil && time.Now().Before(l.refusedUntil):
 		return l.refused
 	case !l.fits(o, nil):
@@ -284,7 +285,7 @@ func (l *sendQueue) newStream(ctx context.Context) (s network.Stream, lost bool,
 		}
 	}
 	before := n.ConnsToPeer(l.peer)
-	if s, err = l.d.host.NewStream(ctx, l.peer, ProtocolDirect); err == nil {
+	if s, err = l.d.host.NewStream(ctx, l.peer, protocol.Events); err == nil {
 		if err = l.sendHello(ctx, s); err == nil {
 			return s, false, nil
 		}
@@ -297,7 +298,7 @@ func (l *sendQueue) newStream(ctx context.Context) (s network.Stream, lost bool,
 }
 
 func (l *sendQueue) sendHello(ctx context.Context, s network.Stream) error {
-	if err := s.Scope().SetService(Service); err != nil {
+	if err := s.Scope().SetService(protocol.Service); err != nil {
 		return err
 	}
 	if err := s.SetWriteDeadline(time.Now().Add(l.d.cfg.StallTimeout)); err != nil {
@@ -493,7 +494,7 @@ func (d *Direct) removeIdle(l *sendQueue) {
 	defer l.mu.Unlock()
 	if l.idle() && d.queues[l.peer] == l {
 		delete(d.queues, l.peer)
-		l.err = errEnded
+		l.err = errQueueEnded
 		l.cancel()
 		l.changed()
 	}
@@ -510,6 +511,9 @@ func getBuffer() *buffer { return buffers.Get().(*buffer) }
 const maxBuffer = 2 << 20
 
 func (b *buffer) free() {
+	if b == nil {
+		return // the event was not encoded in advance
+	}
 	if cap(b.b) <= maxBuffer {
 		b.b = b.b[:0]
 		buffers.Put(b)

@@ -19,38 +19,40 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/internal/errs"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
+	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
 // A Topic takes part in a pubsub topic of any libp2p application, whatever its
-// language: what is published are the bytes given, without a prefix or an envelope,
-// and signed; what comes are the bytes that somebody published, with the author whom
-// the signature proves.
+// language. It publishes bytes as they are, without a prefix or an envelope, and
+// signed. Its handlers get the bytes that somebody published, and their author,
+// whom the signature proves.
 //
-// The promises of a [Broadcast] are not made here, as pubsub itself makes none: a
-// message reaches whoever is on the topic at that moment, at most once; what is lost on
-// the way is not repaired, and the order of an author can be another here. All methods
-// may be called from any goroutine, also from handlers.
+// It makes none of the promises of a [Broadcast], because pubsub itself makes
+// none: a message reaches the peers that are on the topic at that moment, at most
+// once. Messages that are lost on the way are not repaired, and may arrive in
+// another order than they were published. All methods may be called from any
+// goroutine, also from handlers.
 type Topic struct {
 	name       string
 	cfg        TopicConfig
 	self       peer.ID
 	maxSize    int // bytes of a message
+	sub        *subscription
 	dispatcher *dispatcher
 	raw        rawDeliverer
-	topic      *pubsub.Topic
-	sub        *pubsub.Subscription
-	seen       *pubsub.TopicEventHandler
 
-	ctx    context.Context // of handlers
+	// Life.
+	ctx    context.Context // parent of the handlers' contexts
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 	once   sync.Once // of Close
 
+	// Members.
 	mu      sync.Mutex
 	members map[peer.ID]bool
+	changed notify.Cond // of members
 	watches []*memberWatch
-	change  chan struct{} // closed and replaced when members changed
-	news    chan struct{} // has a value when watches may have something to tell
+	news    notify.Signal // watches may have to be told something
 
 	published, unsigned, unhandled atomic.Uint64
 }
@@ -59,32 +61,33 @@ type Topic struct {
 type TopicConfig struct {
 	// Name is the topic, exactly as the other applications spell it.
 	Name string
-	// Joined is a topic that the application has joined already. It stays joined when
-	// the Topic closes.
+	// Joined is the topic if the application has joined it already. It stays joined
+	// when the Topic closes.
 	Joined *pubsub.Topic
-	// AwaitRoom is called before each message is sent, and waits while somebody has
-	// much to take of what was sent before; nil does not wait.
+	// AwaitRoom is called before each message is published. It waits while too many
+	// messages are queued for a member; nil does not wait.
 	AwaitRoom func(ctx context.Context) error
-	// Log is the room's logger, nil the default one.
+	// Log is the logger; nil is the default one.
 	Log *slog.Logger
 }
 
-// TopicStats counts since the Topic was made.
+// TopicStats is a snapshot of counters since the Topic was made.
 type TopicStats struct {
-	Published uint64 // messages that Publish has sent
-	Received  uint64 // messages that handlers were given
+	Published uint64 // messages published here
+	Received  uint64 // messages that handlers got
 	Dropped   uint64 // messages dropped because handlers were too slow, or at Close
-	Unsigned  uint64 // messages without a signature, which nobody was given
-	Unhandled uint64 // messages that nobody listened to
-	Panics    uint64 // of handlers
+	Unsigned  uint64 // messages dropped because they have no signature
+	Unhandled uint64 // messages without a handler
+	Panics    uint64 // handlers that panicked or called runtime.Goexit
 }
 
-// maxTopicLen bounds the names of topics, which go with each message.
+// maxTopicLen bounds the names of topics: each message carries one.
 const maxTopicLen = maxTopicName
 
-// NewTopic joins the topic, which nobody else may have joined on ps. Both ps and h stay
-// the caller's and must outlive the Topic; h is the host that ps is on, behind a facade
-// or not. It fails if the name is empty, longer than 1 KiB, or taken.
+// NewTopic joins the topic. Nobody else may have joined it on ps, except if it is
+// the config's Joined. Both ps and h stay the caller's and must outlive the Topic;
+// h is the host of ps, or a wrapper of that host. NewTopic fails if the name is
+// empty, longer than 1 KiB, or taken.
 func NewTopic(ps *pubsub.PubSub, h corehost.Host, cfg TopicConfig) (*Topic, error) {
 	if cfg.Joined != nil {
 		cfg.Name = cfg.Joined.String()
@@ -100,46 +103,23 @@ func NewTopic(ps *pubsub.PubSub, h corehost.Host, cfg TopicConfig) (*Topic, erro
 		return nil, fmt.Errorf("events: topic %s: %w", quote(cfg.Name), err)
 	}
 	t := &Topic{
-		name: cfg.Name, cfg: cfg, self: h.ID(), maxSize: most, topic: cfg.Joined, dispatcher: newDispatcher(cfg.Log),
-		members: make(map[peer.ID]bool), change: make(chan struct{}), news: make(chan struct{}, 1),
+		name: cfg.Name, cfg: cfg, self: h.ID(), maxSize: most, dispatcher: newDispatcher(cfg.Log),
+		members: make(map[peer.ID]bool), news: notify.NewSignal(),
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.raw.init(t.ctx, t.dispatcher)
-	if err := t.join(ps); err != nil {
+	if t.sub, err = subscribe(ps, cfg.Name, cfg.Joined, t.receiveMessage); err != nil {
 		t.cancel()
-		return nil, fmt.Errorf("events: join topic %s: %w", quote(cfg.Name), err)
+		return nil, err
 	}
 	t.tasks.Go(t.watch)
-	ctx, leave := t.dispatcher.enter(t.ctx)
-	go func() {
-		defer leave()
-		t.notifyLoop(ctx)
-	}()
+	t.dispatcher.start(t.ctx, t.notifyLoop)
 	return t, nil
 }
 
-func (t *Topic) join(ps *pubsub.PubSub) (err error) {
-	if t.cfg.Joined == nil {
-		if t.topic, err = ps.Join(t.name); err != nil {
-			return err
-		}
-	}
-	if t.seen, err = t.topic.EventHandler(); err == nil {
-		// As with a Broadcast, the filter takes every message.
-		if t.sub, err = t.topic.Subscribe(pubsub.WithMessageFilter(t.receiveMessage), pubsub.WithBufferSize(1)); err == nil {
-			return nil
-		}
-		t.seen.Cancel()
-	}
-	if t.cfg.Joined == nil {
-		t.topic.Close()
-	}
-	return err
-}
-
-// maxPublish returns how many bytes fit into a message on the topic: an RPC with this
-// message alone has to be within pubsub's 1 MiB, or the stream that carries it ends at
-// a receiver, which from then on hears nothing of us.
+// maxPublish returns how many bytes fit into a message on the topic. The receiver
+// resets the stream for an RPC above pubsub's 1 MiB, and gets nothing from us from
+// then on. So an RPC with this message alone has to stay below.
 func maxPublish(h corehost.Host, topic string) (int, error) {
 	key := h.Peerstore().PrivKey(h.ID())
 	if key == nil {
@@ -151,33 +131,36 @@ func maxPublish(h corehost.Host, topic string) (int, error) {
 	}
 	m := &pb.Message{From: []byte(h.ID()), Seqno: make([]byte, 8), Topic: &topic, Signature: signature}
 	if key.Type() != crypto.Ed25519 && key.Type() != crypto.RSA {
-		m.Signature = append(m.Signature, make([]byte, 8)...) // their length differs
+		// The length of these signatures varies by a few bytes.
+		m.Signature = append(m.Signature, make([]byte, 8)...)
 	}
 	if public, err := h.ID().ExtractPublicKey(); err != nil || public == nil {
 		if m.Key, err = crypto.MarshalPublicKey(key.GetPublic()); err != nil {
 			return 0, fmt.Errorf("marshal the public key: %w", err)
 		}
 	}
-	// A tag of one byte and a length of three go before the data, and before the message.
+	// The data and the message each have a tag of one byte and a length of three.
 	return pubsub.DefaultMaxMessageSize - 4 - proto.Size(m) - 4, nil
 }
 
 // Name returns the name of the topic.
 func (t *Topic) Name() string { return t.name }
 
-// MaxSize returns how many bytes Publish takes at most: about 1 MiB less the envelope,
-// in which the name of the topic is.
+// MaxSize returns how many bytes a message may have: 1 MiB without the envelope,
+// which contains the name of the topic.
 func (t *Topic) MaxSize() int { return t.maxSize }
 
-// Publish sends data, exactly as it is and signed by this node, to everybody on the
-// topic; data may be empty, and belongs to the caller again when Publish returns. nil
-// means that it is on its way to the members: nobody confirms it, and a member that
-// does not take what was sent for five seconds misses what is sent to it then.
+// Publish sends data, exactly as it is and signed by this node, to all members of
+// the topic. data may be empty, and belongs to the caller again when Publish
+// returns. nil means that the message is queued for each member. Members do not
+// confirm it. A member that receives nothing for five seconds misses the messages
+// that are sent to it then.
 //
-// Publish waits, up to five seconds, while a member has much to take of what was sent
-// before, until ctx ends; not again for the same member until it has taken all.
-// ErrTooLarge (for more than MaxSize bytes), ErrNoPeers (nobody is on the topic, see
-// Ready) and ErrClosed come at once. After any error nothing was sent.
+// Publish waits until ctx ends, at most five seconds, while many messages are
+// queued for a member. A member for which one call has waited in vain is skipped
+// by later calls until its queue is empty. ErrTooLarge (for more than MaxSize
+// bytes), ErrNoPeers (the topic has no other member, see Ready) and ErrClosed are
+// returned at once. After any error nothing was sent.
 func (t *Topic) Publish(ctx context.Context, data []byte) error {
 	if err := t.publish(ctx, data); err != nil {
 		return &topicError{t.name, err}
@@ -201,9 +184,9 @@ func (t *Topic) publish(ctx context.Context, data []byte) error {
 			return err
 		}
 	}
-	// Pubsub keeps what it is given. Some readers miss a field that is left out, so
-	// nothing is sent as an empty one.
-	if err := t.topic.Publish(ctx, append([]byte{}, data...)); err != nil {
+	// Pubsub keeps the slice, so it gets a copy. The copy is not nil, because nil
+	// would be sent as a missing field, which some implementations reject.
+	if err := t.sub.topic.Publish(ctx, append([]byte{}, data...)); err != nil {
 		if t.ctx.Err() != nil {
 			return ErrClosed
 		}
@@ -213,7 +196,7 @@ func (t *Topic) publish(ctx context.Context, data []byte) error {
 	return nil
 }
 
-// topicError says on which topic something could not be published.
+// topicError names the topic on which a message could not be published.
 type topicError struct {
 	topic string
 	err   error
@@ -224,38 +207,39 @@ func (e *topicError) Error() string {
 }
 func (e *topicError) Unwrap() error { return e.err }
 
-// receiveMessage is the subscription's filter. It runs in pubsub's event loop, so it does not
-// block, and keeps every message out of the subscription's own queue.
+// receiveMessage is the filter of the subscription, see subscribe.
 func (t *Topic) receiveMessage(m *pubsub.Message) bool {
 	switch from := m.GetFrom(); {
 	case m.ReceivedFrom == t.self || from == t.self:
-		// Nobody hears itself.
+		// A node does not hear itself.
 	case len(m.Signature) == 0:
-		// Pubsub verifies the signatures that are there. Of one that the application
-		// lends, it is not known whether it insists on them.
+		// Pubsub verifies signatures that are there, but one that the application has
+		// made may also accept messages without.
 		t.unsigned.Add(1)
-	case !t.raw.put(from, m.Data):
+	case !t.raw.enqueue(from, m.Data):
 		t.unhandled.Add(1)
 	}
 	return false
 }
 
-// On calls f for what others publish on the topic. The signature has proven who the
-// author is. data belongs to f, and may be empty. The messages of one author are
-// handled one after the other as they came; f may be called for several authors at
-// once. f's ctx ends at Close; a panic of f is caught, counted and logged.
+// On calls f for the messages of others on the topic. The signature has proven the
+// author. data belongs to f, and may be empty. The messages of one author are
+// handled one after the other in the order of their arrival; f may run for several
+// authors at once. The ctx of f ends at Close; a panic of f is caught, counted and
+// logged.
 //
-// What waits for handlers has a bound of 4 MiB and of 4,096 authors; beyond it messages
-// are lost and counted, those of the author of whom most waits first.
+// Messages that wait for handlers take at most 4 MiB and come from at most 4,096
+// authors. Beyond that, messages of the author with the most waiting are dropped
+// and counted.
 func (t *Topic) On(f func(ctx context.Context, from peer.ID, data []byte)) (off func()) {
 	return t.raw.on(f)
 }
 
-// All returns what others publish as a loop, which runs on the caller's goroutine with
-// no lock held. It subscribes at once, so that nothing is missed that comes before the
-// loop begins, and can be looped over once. It ends when ctx or the Topic does. While
-// the body runs, messages wait as for a slow handler; so a loop that is not wanted
-// after all needs the end of its ctx.
+// All returns the messages of others as a loop on the caller's goroutine. It
+// subscribes at once, so messages that arrive before the loop begins are not
+// missed. The loop can be run once, and ends when ctx or the Topic does. While its
+// body runs, messages wait as for a slow handler. If the loop is never run, ctx has
+// to end to release them.
 func (t *Topic) All(ctx context.Context) iter.Seq2[peer.ID, []byte] {
 	type item struct {
 		from peer.ID
@@ -273,9 +257,9 @@ func (t *Topic) All(ctx context.Context) iter.Seq2[peer.ID, []byte] {
 		off()
 		close(left)
 	})
-	forget := context.AfterFunc(ctx, leave)
+	stopWaiting := context.AfterFunc(ctx, leave)
 	return func(yield func(peer.ID, []byte) bool) {
-		defer forget()
+		defer stopWaiting()
 		defer leave()
 		for ctx.Err() == nil {
 			select {
@@ -292,8 +276,8 @@ func (t *Topic) All(ctx context.Context) iter.Seq2[peer.ID, []byte] {
 	}
 }
 
-// Members returns who is on the topic, as far as this node is connected to them. The
-// slice is the caller's.
+// Members returns the peers on the topic to which this node is connected. The slice
+// belongs to the caller.
 func (t *Topic) Members() []peer.ID {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -310,14 +294,14 @@ func (t *Topic) isEmpty() bool {
 	return len(t.members) == 0
 }
 
-// Ready waits until somebody is on the topic, so that what is published reaches them;
-// to be connected is not enough. When ctx ends first the error is ErrNoPeers and that
-// of ctx. After Close it is ErrClosed.
+// Ready waits until the topic has another member, so that a message would reach
+// somebody. A connection alone is not enough. When ctx ends first the error wraps
+// ErrNoPeers and the error of ctx. After Close it is ErrClosed.
 func (t *Topic) Ready(ctx context.Context) error {
 	start := time.Now()
 	for {
 		t.mu.Lock()
-		ready, change := len(t.members) > 0, t.change
+		ready, change := len(t.members) > 0, t.changed.Changed()
 		t.mu.Unlock()
 		switch {
 		case t.ctx.Err() != nil:
@@ -334,7 +318,7 @@ func (t *Topic) Ready(ctx context.Context) error {
 	}
 }
 
-// notReady is why Ready gave up.
+// notReady is the error of a Ready whose ctx has ended.
 type notReady struct {
 	topic string
 	after time.Duration
@@ -355,16 +339,16 @@ type memberWatch struct {
 	off   atomic.Bool
 }
 
-// OnJoin calls f for each member of the topic: for those that are there already, and
-// for others when they come. When f is called, what is published goes to that member.
-// The handlers of OnJoin and OnLeave are called one at a time; who came and left again
-// while one was busy is not told. f's ctx ends at Close; a panic of f is caught,
-// counted and logged.
+// OnJoin calls f for each member of the topic: for the current ones, and for others
+// when they join. Messages that are published after the call go to that member. The
+// handlers of OnJoin and OnLeave are called one at a time; a peer that joins and
+// leaves again while one of them is busy is not reported. The ctx of f ends at
+// Close; a panic of f is caught, counted and logged.
 func (t *Topic) OnJoin(f func(ctx context.Context, p peer.ID)) (off func()) {
 	return t.watchMembers(&memberWatch{f: f, joins: true, known: make(map[peer.ID]bool)})
 }
 
-// OnLeave calls f when a member has left the topic, or is connected no more.
+// OnLeave calls f when a member has left the topic or is no longer connected.
 func (t *Topic) OnLeave(f func(ctx context.Context, p peer.ID)) (off func()) {
 	return t.watchMembers(&memberWatch{f: f})
 }
@@ -379,7 +363,7 @@ func (t *Topic) watchMembers(w *memberWatch) (off func()) {
 		}
 	}
 	t.watches = append(t.watches[:len(t.watches):len(t.watches)], w)
-	signal(t.news)
+	t.news.Set()
 	return func() {
 		w.off.Store(true)
 		t.mu.Lock()
@@ -394,26 +378,27 @@ func (t *Topic) watchMembers(w *memberWatch) (off func()) {
 	}
 }
 
-// watch follows who is on the topic. Without a gate, pubsub can hear of somebody there
-// before it has a stream to them, and loses until then what it should send. So one who
-// was seen there is a member when pubsub lists them, too.
+// watch follows the members of the topic. Without a gate, pubsub can report a peer
+// before it has a stream to it, and drops messages for that peer until then. So a
+// peer counts as a member only when pubsub also lists it.
 func (t *Topic) watch() {
 	seen := make(map[peer.ID]bool)
 	pause := time.Duration(0)
 	for {
 		ctx, cancel := t.ctx, context.CancelFunc(func() {})
 		if len(seen) > 0 {
+			// Pubsub does not report the moment at which it lists a peer.
 			pause = min(2*pause+time.Millisecond, time.Second)
 			ctx, cancel = context.WithTimeout(t.ctx, pause)
 		}
-		ev, err := t.seen.NextPeerEvent(ctx)
+		ev, err := t.sub.members.NextPeerEvent(ctx)
 		cancel()
 		switch {
 		case t.ctx.Err() != nil:
 			return
 		case err != nil:
 			if len(seen) == 0 {
-				return
+				return // not the timeout: the subscription has ended
 			}
 		case ev.Type == pubsub.PeerJoin:
 			seen[ev.Peer] = true
@@ -425,7 +410,7 @@ func (t *Topic) watch() {
 		if len(seen) == 0 {
 			continue
 		}
-		for _, p := range t.topic.ListPeers() {
+		for _, p := range t.sub.topic.ListPeers() {
 			if seen[p] {
 				delete(seen, p)
 				t.setMember(p, true)
@@ -434,7 +419,7 @@ func (t *Topic) watch() {
 	}
 }
 
-// setMember notes who came or left.
+// setMember notes that a peer has become a member, or has left.
 func (t *Topic) setMember(p peer.ID, is bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -443,12 +428,11 @@ func (t *Topic) setMember(p peer.ID, is bool) {
 	} else {
 		delete(t.members, p)
 	}
-	close(t.change)
-	t.change = make(chan struct{})
-	signal(t.news)
+	t.changed.Broadcast()
+	t.news.Set()
 }
 
-// notifyLoop calls the handlers of OnJoin and OnLeave.
+// notifyLoop calls the handlers of OnJoin and OnLeave until Close.
 func (t *Topic) notifyLoop(ctx context.Context) {
 	for {
 		if w, p, ok := t.nextChange(); ok {
@@ -465,7 +449,8 @@ func (t *Topic) notifyLoop(ctx context.Context) {
 	}
 }
 
-// nextChange returns what is to be told next, and notes it as told.
+// nextChange returns a handler and the peer that it has to be called for next. It
+// assumes that the caller does so.
 func (t *Topic) nextChange() (*memberWatch, peer.ID, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -494,11 +479,13 @@ func (t *Topic) nextChange() (*memberWatch, peer.ID, bool) {
 }
 
 func (t *Topic) call(ctx context.Context, f func(context.Context, peer.ID), p peer.ID) {
-	defer t.dispatcher.recovered("a handler of members panicked", p)
+	returned := false
+	defer t.dispatcher.catch("a handler of members", "", p, &returned)
 	f(ctx, p)
+	returned = true
 }
 
-// Stats returns the counters.
+// Stats returns a snapshot of the counters.
 func (t *Topic) Stats() TopicStats {
 	return TopicStats{
 		Published: t.published.Load(),
@@ -513,25 +500,21 @@ func (t *Topic) Stats() TopicStats {
 // Done is closed when Close begins.
 func (t *Topic) Done() <-chan struct{} { return t.ctx.Done() }
 
-// Close leaves the topic, drops what waits for handlers, and ends the contexts of
-// handlers, for which it does not wait. It may be called again, and from a handler.
+// Close leaves the topic, drops the messages that wait for handlers, and ends the
+// contexts of handlers, but does not wait for them. It may be called again, and
+// from a handler.
 func (t *Topic) Close() {
 	t.once.Do(func() {
 		t.cancel()
 		t.raw.close()
-		t.sub.Cancel()
-		t.seen.Cancel()
-		if t.cfg.Joined != nil {
-			return
-		}
-		if err := t.topic.Close(); err != nil {
-			t.cfg.Log.Debug("the topic stays joined", "topic", quote(t.name), "error", err)
+		if err := t.sub.close(); err != nil {
+			t.cfg.Log.Debug("cannot leave the topic", "topic", quote(t.name), "error", err)
 		}
 	})
 }
 
 // Shutdown closes the Topic and waits for its handlers until ctx ends, which is its
-// only error; a handler that gives its own ctx is not waited for.
+// only error. It does not wait for a handler whose ctx it was given.
 func (t *Topic) Shutdown(ctx context.Context) error {
 	t.Close()
 	return t.dispatcher.waitAll(ctx, &t.tasks, "the topic is")

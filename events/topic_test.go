@@ -459,7 +459,7 @@ func TestBroadcastOnRaw(t *testing.T) {
 	}
 	// What the application itself puts there is not heard by its own handlers.
 	s.OnRaw(func(_ context.Context, _ peer.ID, data []byte) { got <- string(data) })
-	if err := s.Broadcast.topic.Publish(t.Context(), []byte("own")); err != nil {
+	if err := s.Broadcast.sub.topic.Publish(t.Context(), []byte("own")); err != nil {
 		t.Fatal(err)
 	}
 	r.publish(r.message([]byte("last")))
@@ -472,17 +472,17 @@ func TestBroadcastOnRaw(t *testing.T) {
 // count.
 func TestBroadcastGuestsCount(t *testing.T) {
 	for _, counts := range []bool{false, true} {
-		s := newStation(t, overTCP, BroadcastConfig{Links: true, Guest: func(peer.ID) bool { return counts }})
+		seen := make(chan struct{})
+		onTopic := func(_ peer.ID, present bool) {
+			if present {
+				close(seen)
+			}
+		}
+		s := newStation(t, overTCP, BroadcastConfig{Links: true, OnTopic: onTopic, Guest: func(peer.ID) bool { return counts }})
 		if err := s.Emit(t.Context(), "x"); !errors.Is(err, ErrNoPeers) {
 			t.Errorf("alone: %v", err)
 		}
 		r := newRawPeer(t, s)
-		seen := make(chan struct{})
-		s.OnNeighbour(func(_ peer.ID, present bool) {
-			if present {
-				close(seen)
-			}
-		})
 		sp := &spy{t: t, host: r.host}
 		sp.announce(s.host, testTopic)
 		<-seen

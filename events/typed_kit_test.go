@@ -8,6 +8,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-smokesignal/smokesignal/internal/handling"
+	"github.com/go-smokesignal/smokesignal/internal/payload"
 )
 
 // Typed events and calls in the form in which package smokesignal has them, for tests
@@ -19,9 +20,9 @@ type Name[T any] string
 func (n Name[T]) Emit(ctx context.Context, e Emitter, v T) error {
 	if b, ok := any(v).([]byte); ok {
 		if e, ok := e.(interface {
-			EmitBytes(ctx context.Context, name string, b []byte) error
+			EmitBytes(ctx context.Context, name string, b payload.Raw) error
 		}); ok {
-			return e.EmitBytes(ctx, string(n), b)
+			return e.EmitBytes(ctx, string(n), payload.Raw{Bytes: b})
 		}
 	}
 	return e.Emit(ctx, string(n), v)
@@ -29,10 +30,15 @@ func (n Name[T]) Emit(ctx context.Context, e Emitter, v T) error {
 
 func (n Name[T]) On(src Source, f func(ctx context.Context, from peer.ID, v T)) (off func()) {
 	on := src.On
-	if src, ok := src.(interface {
-		OnBorrowed(name string, f func(context.Context, *Event)) (off func())
-	}); ok {
-		on = src.OnBorrowed
+	switch src := src.(type) {
+	case *Direct:
+		on = func(name string, f func(context.Context, *Event)) func() {
+			return src.OnBorrowed("", name, handling.Borrower[Event]{Handle: f})
+		}
+	case *station:
+		on = func(name string, f func(context.Context, *Event)) func() {
+			return src.OnBorrowed(name, handling.Borrower[Event]{Handle: f})
+		}
 	}
 	return on(string(n), func(ctx context.Context, ev *Event) {
 		v, err := copyAs[T](ctx, ev)
@@ -122,7 +128,7 @@ func (r *remote) Emit(ctx context.Context, name string, args ...any) error {
 	return r.Direct.Emit(ctx, r.peer, name, args...)
 }
 
-func (r *remote) EmitBytes(ctx context.Context, name string, b []byte) error {
+func (r *remote) EmitBytes(ctx context.Context, name string, b payload.Raw) error {
 	return r.Direct.EmitBytes(ctx, r.peer, name, b)
 }
 

@@ -17,7 +17,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/go-smokesignal/smokesignal"
-	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
@@ -31,7 +30,7 @@ func leafHost(t *testing.T, node *smokesignal.Node, greeted chan<- peer.ID, prot
 	t.Cleanup(func() { h.Close() })
 	for _, id := range protocols {
 		h.SetStreamHandler(id, func(s network.Stream) {
-			if id == events.ProtocolRepair {
+			if id == protocol.Repair {
 				greeted <- h.ID()
 			}
 		})
@@ -60,10 +59,10 @@ func TestLeavesHavePlaces(t *testing.T) {
 	startNode(t, node)
 	greeted := make(chan peer.ID, 100)
 	leafHost(t, node, greeted)
-	leafHost(t, node, greeted, events.ProtocolRepair, protocol.Overlay)
+	leafHost(t, node, greeted, protocol.Repair, protocol.Overlay)
 	leaves := map[peer.ID]corehost.Host{}
 	for range 17 {
-		h := leafHost(t, node, greeted, events.ProtocolRepair)
+		h := leafHost(t, node, greeted, protocol.Repair)
 		leaves[h.ID()] = h
 	}
 	next := func() peer.ID {
@@ -111,13 +110,13 @@ func TestLeafThatWasMisheard(t *testing.T) {
 			startNode(t, node)
 			h := rawHost(t)
 			greeted := make(chan struct{}, 1)
-			h.SetStreamHandler(events.ProtocolRepair, func(network.Stream) { greeted <- struct{}{} })
+			h.SetStreamHandler(protocol.Repair, func(network.Stream) { greeted <- struct{}{} })
 			ps := lentPubSub(t, h, pubsub.NewFloodSub)
 			var asked atomic.Int32
 			h.SetStreamHandler(identify.ID, func(s network.Stream) {
 				protocols := []string{identify.ID, string(pubsub.FloodSubID)}
 				if asked.Add(1) > 1 {
-					protocols = append(protocols, string(events.ProtocolRepair))
+					protocols = append(protocols, string(protocol.Repair))
 				}
 				b, err := proto.Marshal(&pb.Identify{Protocols: protocols})
 				if err != nil {
@@ -164,7 +163,7 @@ func TestLeafThatSpeaksLater(t *testing.T) {
 			<-identified.Out()
 			protected := func() bool { return node.Host().ConnManager().IsProtected(h.ID(), "smokesignal leaf") }
 			for round := range 3 {
-				h.SetStreamHandler(events.ProtocolRepair, func(s network.Stream) { greeted <- s.Conn().RemotePeer() })
+				h.SetStreamHandler(protocol.Repair, func(s network.Stream) { greeted <- s.Conn().RemotePeer() })
 				select {
 				case <-greeted:
 				case <-time.After(30 * time.Second):
@@ -174,13 +173,13 @@ func TestLeafThatSpeaksLater(t *testing.T) {
 				if !protected() {
 					t.Error("its connection is not protected")
 				}
-				h.RemoveStreamHandler(events.ProtocolRepair)
+				h.RemoveStreamHandler(protocol.Repair)
 				until(t, "it is no leaf any more", func() bool { return !protected() })
 				for len(greeted) > 0 {
 					<-greeted
 				}
 			}
-			h.SetStreamHandler(events.ProtocolRepair, func(s network.Stream) { greeted <- s.Conn().RemotePeer() })
+			h.SetStreamHandler(protocol.Repair, func(s network.Stream) { greeted <- s.Conn().RemotePeer() })
 			until(t, "it is a leaf", protected)
 			if err := node.Close(); err != nil {
 				t.Error(err)

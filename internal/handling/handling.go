@@ -36,3 +36,10 @@ type BadArgument struct{ Err error }
 
 func (e *BadArgument) Error() string { return e.Err.Error() }
 func (e *BadArgument) Unwrap() error { return e.Err }
+
+// A Borrower is a handler that keeps neither its event nor the bytes of it, because both
+// are used again when it returns. Only this module can make one: it keeps methods that
+// take it to the packages of this module.
+type Borrower[E any] struct {
+	Handle func(context.Context, *E)
+}

@@ -64,9 +64,33 @@ func Dependency(name string, h slog.Handler) *slog.Logger {
 func logger(name string, h slog.Handler) *slog.Logger {
 	if h == nil {
 		register(name)
-		h = golog.SlogHandler()
+		h = quietHandler{golog.SlogHandler()}
 	}
 	return slog.New(h.WithAttrs(loggerAttr(name)))
+}
+
+// Loud returns the logger for errors that nobody would look for in a quiet log,
+// such as a panic in a handler of the program: log itself or, if log goes to
+// go-log and nobody has configured go-log, [slog.Default], which writes to stderr
+// unless the application has changed it.
+func Loud(log *slog.Logger) *slog.Logger {
+	h, ok := log.Handler().(quietHandler)
+	if !ok || level(sentinel) <= slog.LevelError || h.Enabled(context.Background(), slog.LevelError) {
+		return log
+	}
+	return slog.Default().With("logger", root)
+}
+
+// quietHandler is go-log's handler in the loggers to which the application has
+// not given one of its own.
+type quietHandler struct{ slog.Handler }
+
+func (h quietHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return quietHandler{h.Handler.WithAttrs(attrs)}
+}
+
+func (h quietHandler) WithGroup(name string) slog.Handler {
+	return quietHandler{h.Handler.WithGroup(name)}
 }
 
 // Dependencies makes go-libp2p log through go-log and as quietly as we do,

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
 // listeners is a list of functions that a user registered for one occasion. Each gets an
@@ -129,7 +131,7 @@ func (c *callbacks) guard(f func()) {
 			v = "runtime.Goexit"
 		}
 		c.panics.Add(1)
-		c.log.Error("a callback panicked", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+		logging.Loud(c.log).Error("a callback panicked", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 	}()
 	f()
 	returned = true

@@ -46,6 +46,11 @@ func (n *Node) gateFollows(c *peers.Transition) {
 	n.gate.SetAdmission(c.Peer, gate.Admission{
 		Linked: c.Is.Served(), Guest: c.Is.Place, Plain: c.Is.Role != peers.Node,
 	})
+	// The streams of the link before are still open, so pubsub would announce nothing on
+	// them. The peer may have forgotten the announcement with the link.
+	if c.Was.Link == peers.Draining && c.Is.Link == peers.Pending {
+		n.gate.Announce(c.Peer)
+	}
 }
 
 // overlayFollows tells the overlay which peers are on the topic.

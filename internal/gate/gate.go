@@ -230,6 +230,17 @@ func (g *Gate) SetAdmission(p peer.ID, a Admission) {
 	g.removeUnusedLocked(p, r)
 }
 
+// Announce tells p the topics of pubsub once more, on the stream that pubsub has to p, if
+// there is one. A peer that forgets announcements with the link needs it when the link
+// comes back while the old streams are still open. Announce does not block.
+func (g *Gate) Announce(p peer.ID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if r := g.peers[p]; r != nil && r.admitted() && r.out != nil {
+		r.out.repeatAnnouncement()
+	}
+}
+
 // Close resets all streams, removes pubsub's handlers from the host, and waits for the
 // gate's goroutines, but at most two seconds for a connection that is frozen. It may be
 // called again.

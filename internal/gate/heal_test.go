@@ -51,13 +51,15 @@ type handmade struct {
 	t   *testing.T
 	to  *gated
 	got chan string // the messages of n
+	// topics are those that n announces.
+	topics chan string
 }
 
 // newHandmade returns a peer that n has admitted. It reads what n sends once
 // reading is closed.
 func newHandmade(t *testing.T, n *gated, reading <-chan struct{}) *handmade {
 	t.Helper()
-	f := &handmade{Host: stranger(t, n), t: t, to: n, got: make(chan string, 1<<16)}
+	f := &handmade{Host: stranger(t, n), t: t, to: n, got: make(chan string, 1<<16), topics: make(chan string, 1<<10)}
 	f.SetStreamHandler(pubsub.FloodSubID, func(s network.Stream) {
 		<-reading
 		frames := frame.NewReader(bufio.NewReader(s), 1<<20)
@@ -70,6 +72,9 @@ func newHandmade(t *testing.T, n *gated, reading <-chan struct{}) *handmade {
 			if err := proto.Unmarshal(b, &rpc); err != nil {
 				t.Error(err)
 				return
+			}
+			for _, sub := range rpc.Subscriptions {
+				f.topics <- sub.GetTopicid()
 			}
 			for _, m := range rpc.Publish {
 				f.got <- string(m.Data)
@@ -251,5 +256,41 @@ func TestGateCountsForAFrozenPeer(t *testing.T) {
 		if stats := n.gate.Stats(); stats.Stalls == 0 || stats.Reopened != 0 {
 			t.Errorf("%+v", stats)
 		}
+	})
+}
+
+// A peer that forgets announcements with the link hears one again when the link comes
+// back, on the stream that is still open; see docs/wire.md, A link.
+func TestGateAnnouncesAgainOnAnOpenStream(t *testing.T) {
+	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
+		n := newGated(t, listen)
+		reading := make(chan struct{})
+		close(reading)
+		f := newHandmade(t, n, reading)
+		announced := func() {
+			t.Helper()
+			select {
+			case topic := <-f.topics:
+				if topic != "topic" {
+					t.Errorf("%q is announced", topic)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatal("nothing is announced")
+			}
+		}
+		announced()
+		f.seen(false)
+		f.open(f.hello())
+		f.seen(true)
+		n.gate.Announce(f.ID())
+		announced()
+		n.publish("afterwards")
+		if got := <-f.got; got != "afterwards" {
+			t.Errorf("got %q", got)
+		}
+		if again := n.gate.Stats().Reopened; again != 0 {
+			t.Errorf("%d streams were replaced", again)
+		}
+		n.gate.Announce("nobody") // has no stream, and is ignored
 	})
 }

@@ -164,6 +164,26 @@ func (o *writeStream) pause(d time.Duration) error {
 	}
 }
 
+// repeatAnnouncement sends the announcement of topics once more on the present carrier.
+// It does not wait.
+func (o *writeStream) repeatAnnouncement() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	rpc := announcement(o.topics)
+	if o.ended || rpc == nil {
+		return
+	}
+	now := time.Now()
+	if o.queue.decide(rpc, now) != accepted {
+		return // the peer does not read; a stalled queue keeps announcements by itself
+	}
+	o.queue.push(rpc, now)
+	if !o.writing {
+		o.writing = true
+		go o.write(o.carrier)
+	}
+}
+
 // announceAgain makes the peer hear the announcement of topics again, on another
 // carrier.
 func (o *writeStream) announceAgain() {

@@ -43,7 +43,8 @@ func startWorker(ctx context.Context, seed string) (*smokesignal.Node, error) {
 		}
 		return n * n, nil
 	})
-	if err := node.Ready(ctx); err == nil {
+	err = node.Ready(ctx)
+	if err == nil {
 		err = free.Emit(ctx, node.Broadcast(), struct{}{})
 	}
 	if err != nil {

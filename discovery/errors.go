@@ -226,10 +226,10 @@ func explained(err error) error {
 		return w
 	}
 	for _, v := range []error{ErrSelf, ErrOtherNetwork, ErrUnreachable, ErrUnresolvable, ErrNotSmokesignal, ErrFull, ErrRelayed} {
-		if err == v {
+		switch {
+		case err == v: //nolint:errorlint // the bare variable, whose text says too little, and not an error that wraps it
 			return withText(v)
-		}
-		if errors.Is(err, v) {
+		case errors.Is(err, v):
 			return err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,12 +16,12 @@ import (
 // stream is a net.Pipe that counts how often its deadline is set.
 type stream struct {
 	net.Conn
-	deadlines int
+	deadlines atomic.Int32
 	broken    error
 }
 
 func (s *stream) SetWriteDeadline(t time.Time) error {
-	s.deadlines++
+	s.deadlines.Add(1)
 	return s.Conn.SetWriteDeadline(t)
 }
 
@@ -59,8 +60,8 @@ func TestOneDeadlineServesManyWrites(t *testing.T) {
 			}
 			time.Sleep(timeout / 10)
 		}
-		if s.deadlines != 4 { // one for each half second, and a bit
-			t.Errorf("%d deadlines were set for 20 writes in two seconds", s.deadlines)
+		if n := s.deadlines.Load(); n != 4 { // one for each half second, and a bit
+			t.Errorf("%d deadlines were set for 20 writes in two seconds", n)
 		}
 		far.Close()
 	})

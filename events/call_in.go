@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/go-smokesignal/smokesignal/internal/deadline"
 	"github.com/go-smokesignal/smokesignal/internal/errs"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 	"github.com/go-smokesignal/smokesignal/internal/handling"
@@ -185,17 +186,12 @@ var errUnreadAnswer = errors.New("events: the caller does not read its answers")
 // write writes an answer. Each part of it has at least half the timeout.
 func (s *inStream) write(b []byte, timeout time.Duration) error {
 	for len(b) > 0 {
-		if now := time.Now(); s.end.Sub(now) < timeout/2 {
-			// Not at every write, as that costs about as much as a write.
-			s.end = now.Add(timeout)
-			s.SetWriteDeadline(s.end)
-		}
-		n, err := s.Stream.Write(b[:min(len(b), writeChunk)])
+		n, err := s.writer.Write(b, timeout)
 		b = b[n:]
+		if errors.Is(err, deadline.ErrTimeout) {
+			return errUnreadAnswer
+		}
 		if err != nil {
-			if isTimeout(err) && !time.Now().Before(s.end) {
-				err = errUnreadAnswer
-			}
 			return err
 		}
 	}

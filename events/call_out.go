@@ -91,7 +91,7 @@ func (l *sendQueue) abandonCall(c *pendingCall, err error) outcome {
 func (l *sendQueue) finishCall(c *pendingCall, o outcome) {
 	delete(l.calls, c.id)
 	c.answer <- o
-	l.changed() // there is room for another one
+	l.change.Broadcast() // there is room for another one
 }
 
 // noteWritten notes that the calls up to last were written to the stream. The lock

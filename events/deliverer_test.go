@@ -18,8 +18,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
-// newInbox returns what of a Broadcast handles what comes, without a network.
-func newInbox(t *testing.T, admit func(context.Context, peer.ID) error) *Broadcast {
+// newReceiver returns the receiving part of a Broadcast, without a network.
+func newReceiver(t *testing.T, admit func(context.Context, peer.ID) error) *Broadcast {
 	log := logging.Room("events", nil)
 	b := &Broadcast{log: log, dispatcher: newDispatcher(log), cfg: BroadcastConfig{Admit: admit}, ctx: t.Context()}
 	b.driver = engineDriver{b: b, capacity: notify.NewSignal(), engine: engine.New[*signedBatch]("ourselves", rawSession(0), engine.Config{
@@ -36,7 +36,7 @@ func newInbox(t *testing.T, admit func(context.Context, peer.ID) error) *Broadca
 func TestReadersBoundSenders(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		admitted := make(chan struct{})
-		b := newInbox(t, func(context.Context, peer.ID) error {
+		b := newReceiver(t, func(context.Context, peer.ID) error {
 			<-admitted
 			return nil
 		})
@@ -50,7 +50,7 @@ func TestReadersBoundSenders(t *testing.T) {
 			b.driver.mu.Lock()
 			defer b.driver.mu.Unlock()
 			now := time.Now()
-			b.driver.receiveBatch(now, sender, o, "neighbour")
+			b.driver.receiveBatch(now, sender, o, "neighbor")
 			b.driver.carryOut(now)
 		}
 		stored := func(sender peer.ID) int {

@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/go-smokesignal/smokesignal/internal/deadline"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
@@ -42,8 +43,8 @@ type inStream struct {
 	caller *callerState  // the reader's
 	done   chan struct{} // closed when it was read to its end
 
-	answer []byte    // the reader's, for the frame of an answer
-	end    time.Time // the write deadline
+	answer []byte           // the reader's, for the frame of an answer
+	writer *deadline.Writer // of answers
 
 	retired atomic.Bool // a newer one waits
 }
@@ -71,7 +72,12 @@ func (s *inStream) retire() {
 
 // receive is the stream handler.
 func (d *Direct) receive(stream network.Stream) {
-	s := &inStream{Stream: stream, from: stream.Conn().RemotePeer(), done: make(chan struct{})}
+	s := &inStream{
+		Stream: stream,
+		from:   stream.Conn().RemotePeer(),
+		writer: deadline.NewWriter(stream),
+		done:   make(chan struct{}),
+	}
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()
@@ -236,7 +242,7 @@ func (d *Direct) closeFailed(s *inStream, err error) {
 		s.ResetWithError(network.StreamProtocolViolation)
 	case s.retired.Load():
 		s.ResetWithError(network.StreamSupplanted)
-	case isTimeout(err):
+	case deadline.IsTimeout(err):
 		d.nMalformed.Add(1)
 		d.log.Debug("slow direct events: a frame was begun and not ended in time", "peer", s.from)
 		s.ResetWithError(network.StreamProtocolViolation)

@@ -139,7 +139,7 @@ func waitUntilFull(t *testing.T, d *Direct, to peer.ID) {
 			continue
 		}
 		l.mu.Lock()
-		if l.accepted != last || l.change == nil {
+		if l.accepted != last || !l.change.Waited() {
 			last, since = l.accepted, time.Now()
 		}
 		l.mu.Unlock()

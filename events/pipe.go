@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"sync"
+
+	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
 // PipeName is the name of the events of a pipe: each of them has bytes as its
@@ -25,10 +27,10 @@ type pipe struct {
 	off      func()
 
 	mu      sync.Mutex
-	changed sync.Cond // of the fields below
-	queue   [][]byte  // events that were not read; the first may be read in part
-	bytes   int       // in queue
-	drained bool      // no further event will arrive
+	changed notify.Cond // of the fields below
+	queue   [][]byte    // events that were not read; the first may be read in part
+	bytes   int         // in queue
+	drained bool        // no further event will arrive
 	closed  bool
 }
 
@@ -37,7 +39,6 @@ type pipe struct {
 // the channel of the pipe closes, call finish, so that its reader gets io.EOF.
 func newPipe(maxEvent int, emit func([]byte) error, on func(func(context.Context, *Event)) (off func())) *pipe {
 	p := &pipe{emit: emit, maxWrite: max(maxEvent-rawEventOverhead(PipeName, maxEvent), 1)}
-	p.changed.L = &p.mu
 	p.off = on(p.deliver)
 	return p
 }
@@ -55,19 +56,13 @@ func (p *pipe) deliver(ctx context.Context, ev *Event) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.full(b) {
-		stop := context.AfterFunc(ctx, func() {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			p.changed.Broadcast()
-		})
-		defer stop()
-		for p.full(b) && !p.drained && ctx.Err() == nil {
-			p.changed.Wait()
+	for p.full(b) && !p.drained {
+		if p.changed.Wait(ctx, &p.mu) != nil {
+			return // the node closes: the event is dropped
 		}
 	}
-	if p.drained || p.full(b) {
-		return
+	if p.drained {
+		return // nobody will read it
 	}
 	p.queue = append(p.queue, b)
 	p.bytes += len(b)
@@ -93,7 +88,7 @@ func (p *pipe) Read(b []byte) (int, error) {
 		if p.drained {
 			return 0, io.EOF
 		}
-		p.changed.Wait()
+		p.changed.Wait(context.Background(), &p.mu) // Close and finish end it
 	}
 	n := copy(b, p.queue[0])
 	p.bytes -= n

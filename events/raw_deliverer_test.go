@@ -13,7 +13,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
-func newRawReaders(ctx context.Context) *rawDeliverer {
+func newTestRawDeliverer(ctx context.Context) *rawDeliverer {
 	r := new(rawDeliverer)
 	r.init(ctx, newDispatcher(logging.Room("events", nil)))
 	return r
@@ -23,7 +23,7 @@ func newRawReaders(ctx context.Context) *rawDeliverer {
 // does not hold up another.
 func TestRawInOrderOfEachSender(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
-		r := newRawReaders(t.Context())
+		r := newTestRawDeliverer(t.Context())
 		slow := make(chan struct{})
 		got := map[peer.ID][]string{}
 		r.on(func(_ context.Context, from peer.ID, data []byte) {
@@ -59,7 +59,7 @@ func TestRawInOrderOfEachSender(t *testing.T) {
 // What waits has a bound, who sends most pays for it, and all that is lost is counted.
 func TestRawBoundsWhatWaits(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
-		r := newRawReaders(t.Context())
+		r := newTestRawDeliverer(t.Context())
 		busy := make(chan struct{})
 		got := map[peer.ID]int{}
 		r.on(func(_ context.Context, from peer.ID, _ []byte) {
@@ -100,7 +100,7 @@ func TestRawBoundsWhatWaits(t *testing.T) {
 // last ones have said, and not more: the senders have a bound, too.
 func TestRawBoundsSenders(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
-		r := newRawReaders(t.Context())
+		r := newTestRawDeliverer(t.Context())
 		busy := make(chan struct{})
 		r.on(func(context.Context, peer.ID, []byte) { <-busy })
 		const most, flood = maxRaw / rawWeight, 6000
@@ -137,7 +137,7 @@ func TestRawBoundsSenders(t *testing.T) {
 // messages wait for it.
 func TestRawHandlers(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
-		r := newRawReaders(t.Context())
+		r := newTestRawDeliverer(t.Context())
 		if r.enqueue("x", []byte("nobody")) {
 			t.Error("a message without a handler is taken")
 		}

@@ -12,7 +12,9 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-smokesignal/smokesignal/internal/addr"
+	"github.com/go-smokesignal/smokesignal/internal/deadline"
 	"github.com/go-smokesignal/smokesignal/internal/errs"
+	"github.com/go-smokesignal/smokesignal/internal/notify"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
@@ -43,7 +45,7 @@ type sendQueue struct {
 	opening        bool                    // an Emit opens the stream
 	stalled        bool                    // nothing could be written for the stall timeout
 	stream         *outStream              // nil: the next Emit opens one, or the writer does
-	change         chan struct{}           // closed when any of this changes; nil if nobody waits
+	change         notify.Cond             // of any of these fields
 	calls          map[uint64]*pendingCall // whose answers are awaited, by id
 	lastCall       uint64                  // accepted
 	lastTakenCall  uint64                  // that a writer took from the queue
@@ -60,7 +62,7 @@ type sendQueue struct {
 type outStream struct {
 	network.Stream
 	opened time.Time
-	end    time.Time // its write deadline; the writer's
+	writer *deadline.Writer // for the frames after the hello
 
 	// Under the lane's lock:
 	sent     int    // events written
@@ -100,7 +102,7 @@ func (l *sendQueue) push(ctx context.Context, o *outgoingEvent, c *pendingCall) 
 		case l.drops != drops:
 			return l.dropReason // those before us in the queue were dropped
 		case l.opening:
-			err = l.wait(ctx)
+			err = l.change.Wait(ctx, &l.mu)
 		case l.stream == nil && !l.writing:
 			err = l.openFirst(ctx)
 		case l.fits(o, c):
@@ -109,7 +111,7 @@ func (l *sendQueue) push(ctx context.Context, o *outgoingEvent, c *pendingCall) 
 		case l.stalled:
 			return ErrStalled
 		default:
-			err = l.wait(ctx)
+			err = l.change.Wait(ctx, &l.mu)
 		}
 		if err != nil {
 			return err
@@ -194,35 +196,6 @@ func (l *sendQueue) fits(o *outgoingEvent, c *pendingCall) bool {
 	return l.events == 0 || l.events < l.d.cfg.QueueEvents && len(l.queue.b)+o.size <= l.d.cfg.QueueBytes
 }
 
-// wait waits, without the lock, until something about the lane has changed.
-func (l *sendQueue) wait(ctx context.Context) error {
-	if l.change == nil {
-		l.change = make(chan struct{})
-	}
-	change := l.change
-	l.mu.Unlock()
-	defer l.mu.Lock()
-	select {
-	case <-change:
-		return nil
-	case <-ctx.Done():
-		select {
-		case <-change: // which may say better why
-			return nil
-		default:
-			return ctx.Err()
-		}
-	}
-}
-
-// changed wakes who waits. The lock is held.
-func (l *sendQueue) changed() {
-	if l.change != nil {
-		close(l.change)
-		l.change = nil
-	}
-}
-
 // openFirst opens the stream for an Emit. The lock is held, but not meanwhile.
 func (l *sendQueue) openFirst(ctx context.Context) error {
 	l.opening = true
@@ -233,7 +206,7 @@ func (l *sendQueue) openFirst(ctx context.Context) error {
 	l.mu.Lock()
 	l.opening = false
 	l.refused = nil
-	l.changed()
+	l.change.Broadcast()
 	if l.err == nil {
 		defer l.startWriter() // for a TryEmit meanwhile
 	}
@@ -271,7 +244,7 @@ func (l *sendQueue) dial(ctx context.Context) (*outStream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &outStream{Stream: s, opened: time.Now()}, nil
+	return &outStream{Stream: s, opened: time.Now(), writer: deadline.NewWriter(s)}, nil
 }
 
 // newStream opens a stream to the peer, which is connected first if it is not, and says
@@ -316,7 +289,7 @@ func (l *sendQueue) readUntilEnd(out *outStream) {
 	err := l.readAnswers(out)
 	l.mu.Lock()
 	out.ended = true
-	l.changed()
+	l.change.Broadcast()
 	if out.closed {
 		l.mu.Unlock()
 		return
@@ -386,7 +359,7 @@ func (l *sendQueue) dropAll(err error, more int) {
 	l.events, l.flight = 0, 0
 	l.drops++
 	l.dropReason = err
-	l.changed()
+	l.change.Broadcast()
 	l.countUnwritten(n, err)
 }
 
@@ -410,9 +383,9 @@ func (l *sendQueue) close(err error) {
 	}
 	l.err = err
 	l.cancel()
-	l.changed()
+	l.change.Broadcast()
 	if l.stream != nil {
-		l.stream.SetWriteDeadline(time.Now()) // a blocked writer leaves
+		l.stream.writer.Stop() // a blocked writeLoop returns
 	}
 	if !l.writing {
 		l.finishClosing()
@@ -453,7 +426,7 @@ func (l *sendQueue) drain(ctx context.Context) {
 		return
 	}
 	l.d.tasks.Go(func() { out.CloseWrite() })
-	for !out.ended && l.err == nil && l.wait(ctx) == nil {
+	for !out.ended && l.err == nil && l.change.Wait(ctx, &l.mu) == nil {
 	}
 }
 
@@ -467,7 +440,7 @@ func (l *sendQueue) flush(ctx context.Context) error {
 		if left <= 0 {
 			break
 		}
-		if err := l.wait(ctx); err != nil {
+		if err := l.change.Wait(ctx, &l.mu); err != nil {
 			return fmt.Errorf("events: flush to %s: %d events not written: %w", l.peer, left, err)
 		}
 	}
@@ -496,7 +469,7 @@ func (d *Direct) removeIdle(l *sendQueue) {
 		delete(d.queues, l.peer)
 		l.err = errQueueEnded
 		l.cancel()
-		l.changed()
+		l.change.Broadcast()
 	}
 }
 

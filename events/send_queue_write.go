@@ -3,8 +3,9 @@ package events
 import (
 	"context"
 	"errors"
-	"net"
 	"time"
+
+	"github.com/go-smokesignal/smokesignal/internal/deadline"
 )
 
 // writeLoop is the writer. It leaves when there is nothing to write.
@@ -14,7 +15,7 @@ func (l *sendQueue) writeLoop() {
 		buf := l.queue
 		l.queue, l.flight, l.events = nil, l.events, 0
 		l.lastTakenCall = l.lastCall
-		l.changed() // there is room
+		l.change.Broadcast() // there is room
 		l.mu.Unlock()
 		l.writeFrames(buf.b)
 		buf.free()
@@ -26,7 +27,7 @@ func (l *sendQueue) writeLoop() {
 	} else if l.stream != nil && l.stream.broken != nil {
 		l.dropStream(l.stream)
 	}
-	l.changed()
+	l.change.Broadcast()
 	idle := l.idle()
 	l.mu.Unlock()
 	if idle {
@@ -79,9 +80,6 @@ func (l *sendQueue) writeFrames(buf []byte) {
 }
 
 const (
-	// writeChunk is the most that is given to a stream at once, so that a
-	// long write is seen to make progress.
-	writeChunk = 64 << 10
 	// quickLoss is how long a stream has to last before its loss counts as
 	// the first again.
 	quickLoss = time.Second
@@ -97,15 +95,7 @@ func (l *sendQueue) writeTo(out *outStream, buf []byte) (n int, err error) {
 	timeout := l.d.cfg.StallTimeout
 	last := time.Now() // of progress
 	for n < len(buf) {
-		if now := time.Now(); out.end.Sub(now) < timeout/16 {
-			// Not at every write, as that costs about as much as a write.
-			out.end = now.Add(timeout / 8)
-			out.SetWriteDeadline(out.end)
-		}
-		if l.ctx.Err() != nil { // end sets the deadline after this
-			return n, l.ctx.Err()
-		}
-		m, err := out.Write(buf[n:min(len(buf), n+writeChunk)])
+		m, err := out.writer.Write(buf[n:], timeout/8)
 		n += m
 		switch {
 		case m > 0:
@@ -114,18 +104,13 @@ func (l *sendQueue) writeTo(out *outStream, buf []byte) (n int, err error) {
 		case time.Since(last) >= timeout:
 			l.setStalled(true)
 		}
-		// libp2p's connections also end with errors that call themselves
-		// timeouts; those come before the deadline.
-		if err != nil && (!isTimeout(err) || time.Now().Before(out.end)) {
+		// A slow reader may still catch up. Any other error means that the stream
+		// is broken, or that the queue was closed.
+		if err != nil && !errors.Is(err, deadline.ErrTimeout) {
 			return n, err
 		}
 	}
 	return n, nil
-}
-
-func isTimeout(err error) bool {
-	t, ok := errors.AsType[net.Error](err)
-	return ok && t.Timeout()
 }
 
 func (l *sendQueue) setStalled(stalled bool) {
@@ -133,7 +118,7 @@ func (l *sendQueue) setStalled(stalled bool) {
 	defer l.mu.Unlock()
 	if l.stalled != stalled {
 		l.stalled = stalled
-		l.changed()
+		l.change.Broadcast()
 	}
 }
 

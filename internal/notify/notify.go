@@ -53,6 +53,9 @@ func (c *Cond) Changed() <-chan struct{} {
 	return c.changed
 }
 
+// Waited reports whether a goroutine has begun to wait since the last Broadcast.
+func (c *Cond) Waited() bool { return c.changed != nil }
+
 // Broadcast wakes all waiting goroutines.
 func (c *Cond) Broadcast() {
 	// Most changes happen while nobody waits; they cost no channel.

@@ -11,30 +11,31 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
-// On the topic travels one message, in the data of a signed pubsub message.
-// Who sent it is the author whom the signature proves:
+// One kind of message travels on the topic, in the data of a signed pubsub
+// message. The author that the signature proves is its sender:
 //
 //	message Batch {
 //	  bytes session = 1;     // 8 bytes: random, drawn when the sender started
-//	  uint64 start_ms = 2;   // when that was, ms since 1970; at least 1
+//	  uint64 start_ms = 2;   // the time of that start, ms since 1970; at least 1
 //	  uint64 first = 3;      // number of the first event, at least 1
 //	  repeated bytes event = 4; // Event messages, 1 to 16,384 of them
 //	}
 //
-// A sender numbers its events from 1 in each session and skips none; the events
-// of a batch have consecutive numbers. Of two sessions of one sender the later
-// has the greater start_ms, or the greater session if both are equal; once an
-// event of the later one was handled, no more of the earlier ones are. A batch
-// has at most 768 KiB, an event is not empty, all numbers are below 2^62.
-// Unknown fields are skipped. What breaks one of these rules is counted and
-// otherwise ignored, as is everything on the topic that is not a Batch.
+// A sender numbers its events from 1 in each session, without gaps; the events
+// of a batch have consecutive numbers. The later of two sessions of a sender is
+// the one with the greater start_ms, or with the greater session if the start_ms
+// are equal. After a node has handled an event of the later session, it handles
+// no more events of the earlier one. A batch has at most 768 KiB, an event is not
+// empty, and all numbers are below 2^62. Unknown fields are skipped. A message
+// that breaks one of these rules, or is not a Batch at all, is counted and
+// otherwise ignored.
 const (
 	// MaxBatch is the largest batch in bytes. With its signature it stays well
 	// below the 1 MiB at which pubsub peers of any kind cut the stream.
 	MaxBatch = 768 << 10
 	// maxBatchEvents bounds the events of one batch.
 	maxBatchEvents = 16384
-	// maxBatchOverhead is what a batch of one event has besides the event.
+	// maxBatchOverhead bounds the bytes that a batch of one event adds to the event.
 	maxBatchOverhead = 64
 )
 
@@ -45,15 +46,15 @@ const (
 	numBatchEvent   = 4
 )
 
-// appendBatchHeader appends what a batch has before its events, of which the first
-// has the number first.
+// appendBatchHeader appends the fields that a batch has before its events. first is
+// the number of its first event.
 func appendBatchHeader(dst []byte, session order.SessionKey, first uint64) []byte {
 	dst = frame.AppendBytes(dst, numBatchSession, session.ID[:])
 	dst = frame.AppendUint(dst, numBatchStart, session.Start)
 	return frame.AppendUint(dst, numBatchFirst, first)
 }
 
-// A batch is a Batch that arrived.
+// A batch is a Batch message that arrived.
 type batch struct {
 	session order.SessionKey
 	first   uint64
@@ -63,7 +64,7 @@ type batch struct {
 
 func (m *batch) end() uint64 { return m.first + uint64(m.count) }
 
-// parse reads a Batch. It copies nothing: the batch keeps b.
+// parse reads a Batch message. It copies nothing, so m keeps b alive.
 func (m *batch) parse(b []byte) error {
 	if len(b) > MaxBatch {
 		return fmt.Errorf("%w batch: %d bytes, at most %d", ErrMalformed, len(b), MaxBatch)
@@ -81,7 +82,7 @@ func (m *batch) parse(b []byte) error {
 			case len(f.Bytes) == 0:
 				return fmt.Errorf("%w batch: event %d is empty", ErrMalformed, m.count+1)
 			case m.count == 0:
-				m.data = b
+				m.data = b // cutEvent skips other fields between the events
 			}
 			m.count++
 		case f.Num == numBatchSession && f.Type == protowire.BytesType:
@@ -96,19 +97,20 @@ func (m *batch) parse(b []byte) error {
 	if err := parseSession(&m.session, session); err != nil {
 		return fmt.Errorf("%w batch: %w", ErrMalformed, err)
 	}
+	// The sum would overflow without the last check.
 	if m.first == 0 || m.count == 0 || m.first > order.MaxNumber-uint64(m.count) {
 		return fmt.Errorf("%w batch: %d events from %d", ErrMalformed, m.count, m.first)
 	}
 	return nil
 }
 
-// cutEvent returns the next event in data, a part of a batch, and what follows it;
-// nil if there is none.
+// cutEvent returns the next event in data, which is the end of a batch, and the data
+// after that event. ev is nil if there is no further event.
 func cutEvent(data []byte) (ev, rest []byte) {
 	for len(data) > 0 {
 		f, rest, err := frame.Cut(data)
 		if err != nil {
-			return nil, nil // parse has seen that it is good
+			return nil, nil // cannot happen: parse has read all fields
 		}
 		if f.Num == numBatchEvent && f.Type == protowire.BytesType {
 			return f.Bytes, rest
@@ -118,39 +120,40 @@ func cutEvent(data []byte) (ev, rest []byte) {
 	return nil, nil
 }
 
-// parseSession completes a session of which the start is set.
+// parseSession sets the id of s, and checks its start, which the caller has set.
 func parseSession(s *order.SessionKey, id []byte) error {
 	if len(id) != len(s.ID) {
 		return fmt.Errorf("a session of %d bytes", len(id))
 	}
 	if s.Start == 0 {
-		return fmt.Errorf("a session without a start")
+		return fmt.Errorf("a session without a start time")
 	}
 	copy(s.ID[:], id)
 	return nil
 }
 
-// How far a node is with the senders it knows travels as
+// A node tells a neighbor how far it has received the events of the senders that it
+// knows, as
 //
 //	message Marks { repeated Mark mark = 1; } // 1,024 and 64 KiB at most
 //	message Mark {
 //	  bytes sender = 1;     // peer id
-//	  bytes session = 2;    // its latest, as in Batch
+//	  bytes session = 2;    // the latest session of the sender, as in Batch
 //	  uint64 start_ms = 3;
-//	  uint64 next = 4;      // every number below was received, or given up as lost
-//	  uint64 above = 5;     // none from here on was received; 0 or left out: next
-//	  uint64 begin = 6;     // from here on it was received; 0 or left out: next
-//	  uint64 floor = 7;     // the lowest number that is still kept; 0: none
-//	  uint64 withheld = 8;  // who gave the events is asked to count only those below
+//	  uint64 next = 4;      // every number below it was received, or given up as lost
+//	  uint64 above = 5;     // no number from here on was received; 0 or left out: next
+//	  uint64 begin = 6;     // all from here to next were received; 0 or left out: next
+//	  uint64 floor = 7;     // the lowest number that is still stored; 0: none
+//	  uint64 withheld = 8;  // the receiver of the mark counts only the numbers below
 //	                        // next - withheld as acknowledged
-//	  bool ask = 9;         // the other's mark of the sender is wanted in turn
+//	  bool ask = 9;         // the receiver should send its own mark of the sender back
 //	}
 //
-// A neighbour gets the marks when the link is made, after it was seen on the
-// topic. What is sent or passed on after that goes to it as well, so from the
-// marks on (above, where it is given) it is owed everything. It believes a
-// sender about itself; the word of others it takes as a hint, which never makes
-// it skip anything for good.
+// A neighbor gets the marks when the link is made, after it was seen on the topic.
+// Everything that this node sends or forwards later also goes to the neighbor, so
+// the neighbor can expect every event after the marks (after above, if it is
+// given). A node believes the marks of a sender about itself. It takes the marks
+// of other nodes as hints, which never make it skip an event for good.
 const (
 	maxMarks     = 1024
 	maxMarksSize = 64 << 10
@@ -159,15 +162,13 @@ const (
 const (
 	numMarksMark = 1
 
-	numMarkSender  = 1
-	numMarkSession = 2
-	numMarkStart   = 3
-	numMarkNext    = 4
-	numMarkAbove   = 5
-	numMarkBegin   = 6
-	numMarkFloor   = 7
-	numMarkHeld    = 8
-	numMarkAsk     = 9
+	// 1 to 3 are those of runFields.
+	numMarkNext  = 4
+	numMarkAbove = 5
+	numMarkBegin = 6
+	numMarkFloor = 7
+	numMarkHeld  = 8
+	numMarkAsk   = 9
 )
 
 // appendMarks appends a Marks message with as many of the marks as fit.
@@ -175,9 +176,9 @@ func appendMarks(dst []byte, marks []engine.Mark) []byte {
 	start := len(dst)
 	var buf [192]byte
 	for _, m := range marks[:min(len(marks), maxMarks)] {
-		body := frame.AppendBytes(buf[:0], numMarkSender, m.Sender)
-		body = frame.AppendBytes(body, numMarkSession, m.Session.ID[:])
-		body = frame.AppendUint(body, numMarkStart, m.Session.Start)
+		body := frame.AppendBytes(buf[:0], numRunSender, m.Sender)
+		body = frame.AppendBytes(body, numRunSession, m.Session.ID[:])
+		body = frame.AppendUint(body, numRunStart, m.Session.Start)
 		body = frame.AppendUint(body, numMarkNext, m.Next)
 		if m.Above > m.Next {
 			body = frame.AppendUint(body, numMarkAbove, m.Above)
@@ -190,7 +191,7 @@ func appendMarks(dst []byte, marks []engine.Mark) []byte {
 		if m.Ask {
 			body = frame.AppendUint(body, numMarkAsk, 1)
 		}
-		if len(dst)-start+len(body)+4 > maxMarksSize {
+		if len(dst)-start+len(body)+4 > maxMarksSize { // 4: the tag and the length
 			break
 		}
 		dst = frame.AppendMessage(dst, numMarksMark, body)
@@ -209,7 +210,7 @@ func decodeMarks(b []byte) ([]engine.Mark, error) {
 		case err != nil:
 			return nil, fmt.Errorf("%w marks: %w", ErrMalformed, err)
 		case f.Num != numMarksMark || f.Type != protowire.BytesType:
-			continue
+			continue // a field of a later version
 		case len(marks) == maxMarks:
 			return nil, fmt.Errorf("%w marks: more than %d", ErrMalformed, maxMarks)
 		}
@@ -222,8 +223,8 @@ func decodeMarks(b []byte) ([]engine.Mark, error) {
 	return marks, nil
 }
 
-// readID reads a peer id. One of more than maxAuthor bytes is no sender's whose messages
-// pass.
+// readID reads a peer id. An id above maxAuthor bytes is refused: the messages of such
+// a sender are refused, too.
 func readID(b []byte) (peer.ID, error) {
 	if len(b) > maxAuthor {
 		return "", fmt.Errorf("a peer id of %d bytes, at most %d", len(b), maxAuthor)
@@ -231,24 +232,55 @@ func readID(b []byte) (peer.ID, error) {
 	return peer.IDFromBytes(b)
 }
 
+// The fields that Mark and Want have in common: a run of a sender.
+const (
+	numRunSender  = 1
+	numRunSession = 2
+	numRunStart   = 3
+)
+
+// A runFields collects the fields that name a run of a sender.
+type runFields struct {
+	sender  peer.ID
+	session []byte
+	start   uint64
+}
+
+// read reads f if it is one of these fields, and reports whether it is.
+func (r *runFields) read(f frame.Field) (found bool, err error) {
+	switch {
+	case f.Num == numRunSender && f.Type == protowire.BytesType:
+		r.sender, err = readID(f.Bytes)
+	case f.Num == numRunSession && f.Type == protowire.BytesType:
+		r.session = f.Bytes
+	case f.Num == numRunStart && f.Type == protowire.VarintType:
+		r.start = f.Uint
+	default:
+		return false, nil
+	}
+	return true, err
+}
+
+// key returns the session, once all fields were read.
+func (r *runFields) key() (order.SessionKey, error) {
+	s := order.SessionKey{Start: r.start}
+	return s, parseSession(&s, r.session)
+}
+
 func decodeMark(b []byte) (m engine.Mark, err error) {
-	var session []byte
+	var run runFields
 	var held uint64
 	for f, err := range frame.Fields(b) {
 		if err != nil {
 			return m, err
 		}
+		found, err := run.read(f)
+		if err != nil {
+			return m, err
+		}
 		switch {
-		case f.Num == numMarkSender && f.Type == protowire.BytesType:
-			if m.Sender, err = readID(f.Bytes); err != nil {
-				return m, err
-			}
-		case f.Num == numMarkSession && f.Type == protowire.BytesType:
-			session = f.Bytes
-		case f.Type != protowire.VarintType:
-			// Not a field of ours.
-		case f.Num == numMarkStart:
-			m.Session.Start = f.Uint
+		case found, f.Type != protowire.VarintType:
+			// Read already, or a field of a later version.
 		case f.Num == numMarkNext:
 			m.Next = f.Uint
 		case f.Num == numMarkAbove:
@@ -263,6 +295,7 @@ func decodeMark(b []byte) (m engine.Mark, err error) {
 			m.Ask = f.Uint != 0
 		}
 	}
+	m.Sender = run.sender
 	m.Above = max(m.Above, m.Next)
 	if m.Begin == 0 {
 		m.Begin = m.Next
@@ -274,5 +307,6 @@ func decodeMark(b []byte) (m engine.Mark, err error) {
 	case m.Next == 0 || m.Above > order.MaxNumber || m.Begin > m.Next || m.Floor > order.MaxNumber:
 		return m, fmt.Errorf("it is from %d to %d", m.Next, m.Above)
 	}
-	return m, parseSession(&m.Session, session)
+	m.Session, err = run.key()
+	return m, err
 }

@@ -9,31 +9,33 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/multiformats/go-multistream"
+
+	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
-// connectionEndWait is how long after its streams a connection may end: of QUIC they fail first.
-// It is milliseconds on a busy machine.
+// connectionEndWait is how long connectionEnded waits for a connection to end after one of
+// its streams failed. With QUIC the streams fail first, and the connection ends within
+// milliseconds, even on a busy machine.
 const connectionEndWait = 100 * time.Millisecond
 
-// connectionEnded tells whether one of these connections is at its end. err is why a stream on one
-// of them failed; where that may be the first sign of the end, ended waits for the rest.
+// connectionEnded reports whether one of conns has ended, or ends now. err is the error with
+// which a stream on one of them failed. If err may be the first sign of the end of the
+// connection, connectionEnded waits up to connectionEndWait for that end.
 func connectionEnded(ctx context.Context, n network.Network, conns []network.Conn, err error) bool {
-	gone := make(chan struct{}, 1)
-	hears := &network.NotifyBundle{DisconnectedF: func(_ network.Network, c network.Conn) {
+	gone := notify.NewSignal()
+	watch := &network.NotifyBundle{DisconnectedF: func(_ network.Network, c network.Conn) {
 		if slices.Contains(conns, c) {
-			select {
-			case gone <- struct{}{}:
-			default:
-			}
+			gone.Set()
 		}
 	}}
-	n.Notify(hears)
-	defer n.StopNotify(hears)
+	// Before IsClosed is asked, so that no end in between is missed.
+	n.Notify(watch)
+	defer n.StopNotify(watch)
 	switch {
 	case slices.ContainsFunc(conns, network.Conn.IsClosed):
 		return true
 	case len(conns) == 0 || isStreamRefusal(err):
-		return false
+		return false // the peer has answered, so the connection works
 	}
 	patience := time.NewTimer(connectionEndWait)
 	defer patience.Stop()
@@ -46,7 +48,8 @@ func connectionEnded(ctx context.Context, n network.Network, conns []network.Con
 	return false
 }
 
-// isStreamRefusal tells whether the peer itself ended a stream, or knows no protocol of ours.
+// isStreamRefusal reports whether err means that the peer reset the stream, or does not speak
+// our protocol.
 func isStreamRefusal(err error) bool {
 	_, reset := errors.AsType[*network.StreamError](err)
 	_, unknown := errors.AsType[multistream.ErrNotSupported[protocol.ID]](err)

@@ -53,12 +53,10 @@ const (
 	numRepairOriginal = 3
 	numRepairEnd      = 4
 
-	numWantSender  = 1
-	numWantSession = 2
-	numWantStart   = 3
-	numWantFrom    = 4
-	numWantTo      = 5
-	numWantPassOn  = 6
+	// 1 to 3 are those of runFields.
+	numWantFrom   = 4
+	numWantTo     = 5
+	numWantPassOn = 6
 
 	maxRepairQuestion = maxMarksSize + 64
 	maxRepairAnswer   = 1<<20 + 64
@@ -84,9 +82,9 @@ type repairRequest struct {
 }
 
 func (w repairRequest) append(dst []byte) []byte {
-	body := frame.AppendBytes(nil, numWantSender, w.Sender)
-	body = frame.AppendBytes(body, numWantSession, w.Session.ID[:])
-	body = frame.AppendUint(body, numWantStart, w.Session.Start)
+	body := frame.AppendBytes(nil, numRunSender, w.Sender)
+	body = frame.AppendBytes(body, numRunSession, w.Session.ID[:])
+	body = frame.AppendUint(body, numRunStart, w.Session.Start)
 	body = frame.AppendUint(body, numWantFrom, w.from)
 	body = frame.AppendUint(body, numWantTo, w.to)
 	if w.passOn {
@@ -96,22 +94,18 @@ func (w repairRequest) append(dst []byte) []byte {
 }
 
 func decodeRepairRequest(b []byte) (w repairRequest, err error) {
-	var session []byte
+	var run runFields
 	for f, err := range frame.Fields(b) {
 		if err != nil {
 			return w, fmt.Errorf("%w want: %w", ErrMalformed, err)
 		}
+		found, err := run.read(f)
+		if err != nil {
+			return w, fmt.Errorf("%w want: %w", ErrMalformed, err)
+		}
 		switch {
-		case f.Num == numWantSender && f.Type == protowire.BytesType:
-			if w.Sender, err = readID(f.Bytes); err != nil {
-				return w, fmt.Errorf("%w want: %w", ErrMalformed, err)
-			}
-		case f.Num == numWantSession && f.Type == protowire.BytesType:
-			session = f.Bytes
-		case f.Type != protowire.VarintType:
-			// Not a field of ours.
-		case f.Num == numWantStart:
-			w.Session.Start = f.Uint
+		case found, f.Type != protowire.VarintType:
+			// Read already, or a field of a later version.
 		case f.Num == numWantFrom:
 			w.from = f.Uint
 		case f.Num == numWantTo:
@@ -120,10 +114,11 @@ func decodeRepairRequest(b []byte) (w repairRequest, err error) {
 			w.passOn = f.Uint != 0
 		}
 	}
+	w.Sender = run.sender
 	if w.Sender == "" || w.from < 1 || w.from >= w.to || w.to > order.MaxNumber {
 		return w, fmt.Errorf("%w want: events %d to %d of sender %s", ErrMalformed, w.from, w.to, w.Sender)
 	}
-	if err := parseSession(&w.Session, session); err != nil {
+	if w.Session, err = run.key(); err != nil {
 		return w, fmt.Errorf("%w want: %w", ErrMalformed, err)
 	}
 	return w, nil

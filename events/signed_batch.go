@@ -11,20 +11,22 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// An original is a batch together with the pubsub message that its sender signed,
-// so that it can be handed to others who believe nobody but the sender.
+// A signedBatch is a batch with the pubsub message that its sender signed, so that a
+// node can forward it to nodes that trust only the sender. The wire format and the
+// errors call it an original.
 type signedBatch struct {
 	batch
 	msg *pb.Message
 }
 
-// signedBatchOverhead is about what an original takes besides its data, in bytes.
+// signedBatchOverhead is about how many bytes of memory a signedBatch takes besides its
+// data.
 const signedBatchOverhead = 640
 
-// size returns the bytes that it keeps alive.
+// size returns how many bytes of memory o keeps alive.
 func (o *signedBatch) size() int { return len(o.msg.Data) + signedBatchOverhead }
 
-// parseSignedBatch reads the message of a pubsub that has proven its signature.
+// parseSignedBatch reads a message whose signature pubsub has verified.
 func parseSignedBatch(msg *pb.Message) (*signedBatch, error) {
 	if err := checkBounds(msg); err != nil {
 		return nil, err
@@ -36,11 +38,11 @@ func parseSignedBatch(msg *pb.Message) (*signedBatch, error) {
 	return o, nil
 }
 
-// errUnsigned is returned for an original that its sender has not signed.
-var errUnsigned = errors.New("events: the signature is wrong")
+// errUnsigned is returned when a batch is not signed by its sender.
+var errUnsigned = errors.New("events: the signature of a batch is wrong")
 
-// decodeSignedBatch reads an original that somebody else than a pubsub brought, and
-// proves that the sender has signed it for the topic.
+// decodeSignedBatch reads a signed batch that came by repair instead of pubsub, and
+// verifies that the sender has signed it for the topic.
 func decodeSignedBatch(b []byte, sender peer.ID, topic string) (*signedBatch, error) {
 	msg := new(pb.Message)
 	if err := proto.Unmarshal(b, msg); err != nil {
@@ -52,6 +54,7 @@ func decodeSignedBatch(b []byte, sender peer.ID, topic string) (*signedBatch, er
 	case msg.GetTopic() != topic:
 		return nil, fmt.Errorf("%w original: it is of topic %s", ErrMalformed, quote(msg.GetTopic()))
 	}
+	// First, because it is much cheaper than the signature.
 	if err := checkBounds(msg); err != nil {
 		return nil, err
 	}
@@ -61,12 +64,13 @@ func decodeSignedBatch(b []byte, sender peer.ID, topic string) (*signedBatch, er
 	return parseSignedBatch(msg)
 }
 
-// errBounds is returned for a message that would keep more alive than its data.
+// errBounds is returned when a message has fields that would keep more memory alive than
+// is counted for it.
 var errBounds = fmt.Errorf("%w original: a field is out of bounds", ErrMalformed)
 
-// checkBounds refuses what is in a message besides its data, which is all that is counted
-// of it, if it is more than a message needs: who passes it on can add to it what the
-// sender has not signed.
+// checkBounds refuses a message whose fields other than the data are larger than a
+// message needs. Only the data is counted against the limits of memory, and a node that
+// forwards the message can add fields that the sender has not signed.
 func checkBounds(msg *pb.Message) error {
 	if len(msg.ProtoReflect().GetUnknown()) > 0 || len(msg.Seqno) > maxSeqno || len(msg.From) > maxAuthor || len(msg.Key) > maxKey || len(msg.Signature) > maxKey {
 		return errBounds
@@ -74,7 +78,7 @@ func checkBounds(msg *pb.Message) error {
 	return nil
 }
 
-// verifySignature is what pubsub does with StrictSign.
+// verifySignature checks the signature in the way of pubsub's StrictSign.
 func verifySignature(msg *pb.Message, sender peer.ID) error {
 	key, err := senderKey(msg, sender)
 	if err != nil {
@@ -92,18 +96,19 @@ func verifySignature(msg *pb.Message, sender peer.ID) error {
 }
 
 func senderKey(msg *pb.Message, sender peer.ID) (crypto.PubKey, error) {
-	if msg.Key == nil {
+	if msg.Key == nil { // then the peer id contains the key
 		return sender.ExtractPublicKey()
 	}
 	key, err := crypto.UnmarshalPublicKey(msg.Key)
 	if err != nil {
 		return nil, err
 	}
+	// Otherwise anybody could sign for the sender with a key of their own.
 	if !sender.MatchesPublicKey(key) {
 		return nil, errors.New("its key is of another sender")
 	}
 	return key, nil
 }
 
-// encode returns the message as it travels.
+// encode returns the message in its wire format.
 func (o *signedBatch) encode() ([]byte, error) { return proto.Marshal(o.msg) }

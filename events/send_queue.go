@@ -18,65 +18,65 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// A lane carries events to one peer: a queue of encoded frames in one buffer,
-// and a writer that takes the whole buffer whenever it is free. So what
-// gathers while a write is in progress goes out as one write, a lone event
-// leaves at once, and an event costs no allocation. The writer is a goroutine
-// only while there is something to write.
+// A sendQueue carries events to one peer: a queue of encoded frames in one buffer,
+// and a writer that takes the whole buffer whenever it is free. So the events
+// that gather during a write leave in the next one together, a single event leaves
+// at once, and an event costs no allocation. The writer is a goroutine only while
+// there is something to write.
 //
-// The stream is opened by the first Emit, within its ctx. When it breaks, what
-// was not handed to it goes to a fresh one, which the writer opens. Calls go
-// the same way; see call_out.go for what comes back.
+// The first Emit opens the stream, within its ctx. When the stream breaks, the
+// writer opens a new one and sends the frames on it that the old one did not
+// accept. Calls go the same way; call_out.go handles their answers.
 type sendQueue struct {
 	d    *Direct
 	peer peer.ID
 
 	ctx    context.Context // ends when err is set
 	cancel context.CancelFunc
-	done   chan struct{} // closed when the lane has ended and its writer has left
+	done   chan struct{} // closed when the queue has ended and its writer has returned
 
 	mu             sync.Mutex
-	err            error                   // why the lane has ended
-	queue          *buffer                 // accepted, not yet the writer's; nil if empty
+	err            error                   // why the queue has ended; nil before
+	queue          *buffer                 // accepted, not taken by the writer; nil if empty
 	events         int                     // in queue
 	flight         int                     // events with the writer
 	accepted       uint64                  // events, ever
-	writing        bool                    // there is a writer
-	opening        bool                    // an Emit opens the stream
+	writing        bool                    // the writer runs
+	opening        bool                    // an Emit is opening the stream
 	stalled        bool                    // nothing could be written for the stall timeout
 	stream         *outStream              // nil: the next Emit opens one, or the writer does
 	change         notify.Cond             // of any of these fields
-	calls          map[uint64]*pendingCall // whose answers are awaited, by id
-	lastCall       uint64                  // accepted
-	lastTakenCall  uint64                  // that a writer took from the queue
+	calls          map[uint64]*pendingCall // without an answer so far, by id
+	lastCall       uint64                  // id of the last call accepted
+	lastTakenCall  uint64                  // id of the last call that the writer took
 	drops          int                     // how often the queue was dropped ...
 	dropReason     error                   // ... and the reason of the last time
 	lastRaw        frameTemplate           // of the last event with one raw argument
 	unwrittenCount int                     // events accepted and not written ...
 	unwrittenCause error                   // ... and why the last of them was not
-	refused        error                   // the peer takes nothing from us, and is not asked
+	refused        error                   // why the peer refused us; it is not asked
 	refusedUntil   time.Time               // again before this
 }
 
-// outStream is a stream of a lane.
+// outStream is a stream of a sendQueue.
 type outStream struct {
 	network.Stream
 	opened time.Time
 	writer *deadline.Writer // for the frames after the hello
 
-	// Under the lane's lock:
+	// Guarded by the lock of the queue:
 	sent     int    // events written
-	lastCall uint64 // written, or before those written
-	broken   error  // what the watcher saw
-	ended    bool   // the watcher has left, no answer comes any more
-	closed   bool   // the lane closes it
+	lastCall uint64 // all calls up to this id have left the queue
+	broken   error  // why it broke; nil if it did not
+	ended    bool   // readUntilEnd has returned, so no further answer comes
+	closed   bool   // by the queue itself
 }
 
-// errQueueEnded is returned by put if the lane had already ended, or was removed
-// for being idle; the event needs another one.
-var errQueueEnded = errors.New("events: lane ended")
+// errQueueEnded is returned by push when the queue had ended before, or was removed
+// because it was idle. The caller tries again with a new queue.
+var errQueueEnded = errors.New("events: the send queue has ended")
 
-// refusedFor is how long a peer that refused us is not asked again.
+// refusedFor is how long no new stream is opened to a peer after it refused one.
 const refusedFor = 5 * time.Second
 
 func newSendQueue(d *Direct, p peer.ID) *sendQueue {
@@ -85,12 +85,13 @@ func newSendQueue(d *Direct, p peer.ID) *sendQueue {
 	return l
 }
 
-// push accepts an event, or the call c with it unless c is nil, or waits.
+// push queues an event, as the call c unless c is nil. It waits for the stream to be
+// opened and for room in the queue, until ctx ends.
 func (l *sendQueue) push(ctx context.Context, o *outgoingEvent, c *pendingCall) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err != nil {
-		return errQueueEnded // before this call
+		return errQueueEnded // nothing of this event was queued, so another queue can have it
 	}
 	for drops := l.drops; ; {
 		var err error
@@ -100,8 +101,9 @@ func (l *sendQueue) push(ctx context.Context, o *outgoingEvent, c *pendingCall) 
 		case l.refused != nil && time.Now().Before(l.refusedUntil):
 			return l.refused
 		case l.drops != drops:
-			return l.dropReason // those before us in the queue were dropped
+			return l.dropReason // earlier events were dropped, and order would break without them
 		case l.opening:
+			// Another Emit opens the stream; its result decides.
 			err = l.change.Wait(ctx, &l.mu)
 		case l.stream == nil && !l.writing:
 			err = l.openFirst(ctx)
@@ -109,6 +111,7 @@ func (l *sendQueue) push(ctx context.Context, o *outgoingEvent, c *pendingCall) 
 			l.appendFrame(o, c)
 			return nil
 		case l.stalled:
+			// The queue is full and the peer reads nothing: waiting would not help.
 			return ErrStalled
 		default:
 			err = l.change.Wait(ctx, &l.mu)
@@ -119,7 +122,8 @@ func (l *sendQueue) push(ctx context.Context, o *outgoingEvent, c *pendingCall) 
 	}
 }
 
-// tryPush accepts an event if it need not wait for that.
+// tryPush queues an event, or fails at once where push would wait. It also queues an event
+// before there is a stream.
 func (l *sendQueue) tryPush(o *outgoingEvent) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -146,7 +150,7 @@ func (l *sendQueue) appendFrame(o *outgoingEvent, c *pendingCall) {
 	l.queue.b = o.appendFrame(l.queue.b, c)
 	if o.isRaw && (o.name != l.lastRaw.name || len(o.raw) != l.lastRaw.size) {
 		header := l.queue.b[at : len(l.queue.b)-len(o.raw)]
-		// Cloned, as otherwise the arguments of every Emit would escape.
+		// Without the clone, the arguments of every Emit would escape to the heap.
 		l.lastRaw = frameTemplate{strings.Clone(o.name), len(o.raw), append(l.lastRaw.header[:0], header...)}
 	}
 	l.events++
@@ -154,21 +158,22 @@ func (l *sendQueue) appendFrame(o *outgoingEvent, c *pendingCall) {
 	l.startWriter()
 }
 
-// frameTemplate is all of a frame before its payload, an event's only argument of
-// raw bytes. The next event is often like the last one.
+// frameTemplate is the part of a frame before its payload, for an event whose only
+// argument is raw bytes. The next event often has the same name and size as the last
+// one, and then needs no encoding.
 type frameTemplate struct {
 	name   string
 	size   int // of the payload
 	header []byte
 }
 
-// pushRepeat is put for an event with the name and size of the last one, if it
-// need not wait. It reports whether it was that.
+// pushRepeat queues an event that has the name and size of the last one, if it need not
+// wait for that. It reports whether it has done so.
 func (l *sendQueue) pushRepeat(name string, raw []byte) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	// While something is in the queue there is a writer, unless there is no
-	// stream yet.
+	// With events in the queue, a writer runs already (or opening is set), so this
+	// fast path need not start one.
 	if l.err != nil || l.opening || l.events == 0 || l.events >= l.d.cfg.QueueEvents ||
 		len(l.queue.b)+len(raw) > l.d.cfg.QueueBytes || len(raw) != l.lastRaw.size || name != l.lastRaw.name {
 		return false
@@ -179,8 +184,8 @@ func (l *sendQueue) pushRepeat(name string, raw []byte) bool {
 	return true
 }
 
-// startWriter starts the writer if there is something for it to do; not while
-// an Emit opens the stream, which starts it then.
+// startWriter starts the writer if there is something to write. While an Emit opens the
+// stream it does nothing, as that Emit starts the writer afterwards. The lock is held.
 func (l *sendQueue) startWriter() {
 	if l.events > 0 && !l.writing && !l.opening {
 		l.writing = true
@@ -188,7 +193,8 @@ func (l *sendQueue) startWriter() {
 	}
 }
 
-// fits reports whether an event or a call may be queued.
+// fits reports whether there is room for an event, or for the call c unless c is nil. A
+// single event of any allowed size fits an empty queue. The lock is held.
 func (l *sendQueue) fits(o *outgoingEvent, c *pendingCall) bool {
 	if c != nil && len(l.calls) >= l.d.cfg.MaxCalls {
 		return false
@@ -196,10 +202,11 @@ func (l *sendQueue) fits(o *outgoingEvent, c *pendingCall) bool {
 	return l.events == 0 || l.events < l.d.cfg.QueueEvents && len(l.queue.b)+o.size <= l.d.cfg.QueueBytes
 }
 
-// openFirst opens the stream for an Emit. The lock is held, but not meanwhile.
+// openFirst opens the stream for an Emit. The lock is held before and after, but not while
+// the stream is opened.
 func (l *sendQueue) openFirst(ctx context.Context) error {
 	l.opening = true
-	l.d.tasks.Add(1) // as the lane has not ended, nobody waits yet
+	l.d.tasks.Add(1) // Close waits for the tasks only after it has ended all queues
 	defer l.d.tasks.Done()
 	l.mu.Unlock()
 	out, err := l.dial(ctx)
@@ -208,7 +215,7 @@ func (l *sendQueue) openFirst(ctx context.Context) error {
 	l.refused = nil
 	l.change.Broadcast()
 	if l.err == nil {
-		defer l.startWriter() // for a TryEmit meanwhile
+		defer l.startWriter() // a TryEmit may have queued events meanwhile
 	}
 	switch {
 	case err == nil:
@@ -216,12 +223,14 @@ func (l *sendQueue) openFirst(ctx context.Context) error {
 	case l.err != nil:
 		return l.err
 	case ctx.Err() != nil && !errors.Is(err, ctx.Err()):
+		// The caller should see that its ctx has ended, whatever libp2p returns then.
 		err = &causedError{ctx.Err(), err}
 	}
 	return &causedError{ErrNotConnected, err}
 }
 
-// setStream makes out the lane's stream, unless the lane has ended. The lock is held.
+// setStream makes out the stream of the queue. If the queue has ended it resets out and
+// returns why. The lock is held.
 func (l *sendQueue) setStream(out *outStream) error {
 	if l.err != nil {
 		l.d.tasks.Go(func() { out.Reset() })
@@ -232,13 +241,14 @@ func (l *sendQueue) setStream(out *outStream) error {
 	return nil
 }
 
-// dial opens a stream to the peer, wherever it is, and says hello.
+// dial opens a stream to the peer, which it looks up and connects to if necessary, and sends
+// the hello.
 func (l *sendQueue) dial(ctx context.Context) (*outStream, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(l.ctx, cancel)()
 	s, lost, err := l.newStream(ctx)
-	if lost {
+	if lost { // a connection of before had ended, and a second attempt makes a new one
 		s, _, err = l.newStream(ctx)
 	}
 	if err != nil {
@@ -247,9 +257,10 @@ func (l *sendQueue) dial(ctx context.Context) (*outStream, error) {
 	return &outStream{Stream: s, opened: time.Now(), writer: deadline.NewWriter(s)}, nil
 }
 
-// newStream opens a stream to the peer, which is connected first if it is not, and says
-// hello. lost tells that a connection came to its end: one to a process that is no more,
-// as only its use has shown, or one of two that both sides made at once.
+// newStream opens a stream to the peer, connects to the peer first if necessary, and sends
+// the hello. lost reports that the stream failed because a connection ended: the process at
+// its other end had died, which only its use has shown, or both sides had connected at once
+// and one of the two connections was closed.
 func (l *sendQueue) newStream(ctx context.Context) (s network.Stream, lost bool, err error) {
 	n := l.d.host.Network()
 	if find := l.d.cfg.Locate; find != nil && n.Connectedness(l.peer) != network.Connected {
@@ -264,12 +275,13 @@ func (l *sendQueue) newStream(ctx context.Context) (s network.Stream, lost bool,
 		}
 		s.Reset()
 	}
-	if addr.HasOnlyRelayed(n, l.peer) { // libp2p waited for a direct connection
+	if addr.HasOnlyRelayed(n, l.peer) { // libp2p has waited in vain for a direct connection
 		err = &causedError{errs.ErrRelayed, err}
 	}
 	return nil, connectionEnded(ctx, n, before, err) && ctx.Err() == nil, err
 }
 
+// sendHello writes the first frame of a stream, within ctx and the stall timeout.
 func (l *sendQueue) sendHello(ctx context.Context, s network.Stream) error {
 	if err := s.Scope().SetService(protocol.Service); err != nil {
 		return err
@@ -283,14 +295,15 @@ func (l *sendQueue) sendHello(ctx context.Context, s network.Stream) error {
 	return err
 }
 
-// readUntilEnd takes the answers that come back on the stream, until its end. Why it
-// ended is found in the code of its reset.
+// readUntilEnd reads the answers that come back on the stream until the stream ends. The
+// code of a reset says why the peer ended it.
 func (l *sendQueue) readUntilEnd(out *outStream) {
 	err := l.readAnswers(out)
 	l.mu.Lock()
 	out.ended = true
 	l.change.Broadcast()
 	if out.closed {
+		// The queue has ended the stream itself: it is not broken, and close resets nothing.
 		l.mu.Unlock()
 		return
 	}
@@ -298,6 +311,7 @@ func (l *sendQueue) readUntilEnd(out *outStream) {
 		out.broken = err
 	}
 	l.failWrittenCalls(out)
+	// A running writer finds out.broken itself and opens the next stream.
 	if l.stream == out && !l.writing {
 		l.dropStream(out)
 	}
@@ -306,11 +320,11 @@ func (l *sendQueue) readUntilEnd(out *outStream) {
 	if idle {
 		l.d.removeIdle(l)
 	}
-	out.Reset() // the writer notices, too
+	out.Reset() // ends a blocked write of the writer
 }
 
-// dropStream gives up a broken stream. If the peer said that it would not read
-// another one either, everything is dropped and lose returns why. The lock is
+// dropStream gives up a broken stream. If the peer has refused it in a way that holds for
+// the next stream too, dropStream drops all events and returns the reason. The lock is
 // held.
 func (l *sendQueue) dropStream(out *outStream) error {
 	l.stream = nil
@@ -320,7 +334,7 @@ func (l *sendQueue) dropStream(out *outStream) error {
 		return nil
 	}
 	more := 0
-	if unread {
+	if unread { // so the events that were written are lost as well
 		more = out.sent
 	}
 	l.refused = &causedError{ErrNotConnected, err}
@@ -329,12 +343,13 @@ func (l *sendQueue) dropStream(out *outStream) error {
 	return l.refused
 }
 
-// refusal returns why a peer whose stream broke with err reads no other one,
-// nil if it may; and whether it has read nothing of this one either.
+// refusal returns the reason for which the peer would not read another stream after one
+// that broke with err, or nil if it may read another. unread reports that the peer has
+// read nothing of the broken stream either.
 func refusal(err error) (why error, unread bool) {
 	reset, ok := errors.AsType[*network.StreamError](err)
 	if !ok || !reset.Remote {
-		return nil, false
+		return nil, false // the connection broke, or this side reset the stream
 	}
 	switch reset.ErrorCode {
 	case codeOtherNetwork:
@@ -347,8 +362,8 @@ func refusal(err error) (why error, unread bool) {
 	return nil, false
 }
 
-// dropAll drops what is queued and what the writer has, and fails who waits, for
-// err. Besides, more events were lost. The lock is held.
+// dropAll drops the queued events and those with the writer, and fails all calls and all
+// waiting pushes with err. It counts more events as lost in addition. The lock is held.
 func (l *sendQueue) dropAll(err error, more int) {
 	n := l.events + l.flight + more
 	if l.queue != nil {
@@ -363,18 +378,18 @@ func (l *sendQueue) dropAll(err error, more int) {
 	l.countUnwritten(n, err)
 }
 
-// countUnwritten notes that n accepted events were not written. The lock is held.
+// countUnwritten counts n accepted events that were lost because of err. The lock is held.
 func (l *sendQueue) countUnwritten(n int, err error) {
 	if n > 0 {
 		l.unwrittenCount += n
 		l.unwrittenCause = err
 		l.d.nUnwritten.Add(uint64(n))
-		l.d.log.Warn("direct events were not delivered", "peer", l.peer, "events", n, "error", err)
+		l.d.log.Warn("direct events were lost before they were sent", "peer", l.peer, "events", n, "error", err)
 	}
 }
 
-// close ends the lane for the reason err and waits for nothing; done is closed
-// when the writer has left.
+// close ends the queue with err as the reason. It does not block; done is closed when the
+// writer has returned.
 func (l *sendQueue) close(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -387,20 +402,21 @@ func (l *sendQueue) close(err error) {
 	if l.stream != nil {
 		l.stream.writer.Stop() // a blocked writeLoop returns
 	}
-	if !l.writing {
+	if !l.writing { // a running writer does it when it returns
 		l.finishClosing()
 	}
 }
 
-// finishClosing closes an ended lane that has no writer. The lock is held.
+// finishClosing closes the stream of an ended queue whose writer does not run. The lock is
+// held.
 func (l *sendQueue) finishClosing() {
 	l.dropAll(l.err, 0)
 	if out := l.stream; out != nil {
 		l.stream = nil
 		out.closed = true
-		// What was written may still arrive: close and do not reset. Closing
-		// the read side first ends the watcher, and with it the negotiation
-		// that libp2p's Close would wait for.
+		// A reset could discard written events on their way, so the stream is
+		// closed. Closing the read side first ends readUntilEnd, and with it the
+		// protocol negotiation that libp2p's Close would wait for.
 		l.d.tasks.Go(func() {
 			out.CloseRead()
 			out.Close()
@@ -409,28 +425,29 @@ func (l *sendQueue) finishClosing() {
 	close(l.done)
 }
 
-// unwritten returns how many accepted events were not written.
+// unwritten returns how many accepted events were lost before they were written.
 func (l *sendQueue) unwritten() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.unwrittenCount
 }
 
-// drain ends a stream on which everything was written, and waits until the peer has
-// read it to the end.
+// drain ends the stream, if everything was written, and waits until the peer has read it
+// to the end or ctx ends.
 func (l *sendQueue) drain(ctx context.Context) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	out := l.stream
 	if l.err != nil || out == nil || out.sent == 0 || l.writing || l.events > 0 {
-		return
+		return // there is nothing to wait for, or too much is left to write
 	}
 	l.d.tasks.Go(func() { out.CloseWrite() })
 	for !out.ended && l.err == nil && l.change.Wait(ctx, &l.mu) == nil {
 	}
 }
 
-// flush waits until what has been accepted is written.
+// flush waits until the events accepted so far are written, and returns an error if some
+// of them were lost or ctx ends.
 func (l *sendQueue) flush(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -454,17 +471,18 @@ func (l *sendQueue) flush(ctx context.Context) error {
 	return nil
 }
 
-// idle reports whether there is nothing to remember. The lock is held.
+// idle reports whether the queue holds nothing that is worth keeping. The lock is held.
 func (l *sendQueue) idle() bool {
 	return l.err == nil && l.stream == nil && !l.writing && !l.opening && l.refused == nil && l.unwrittenCount == 0
 }
 
-// removeIdle removes a lane if it is idle, so that peers of old cost no memory.
+// removeIdle removes a queue if it is idle, so that former peers take no memory.
 func (d *Direct) removeIdle(l *sendQueue) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	// An Emit may have used or replaced the queue while no lock was held.
 	if l.idle() && d.queues[l.peer] == l {
 		delete(d.queues, l.peer)
 		l.err = errQueueEnded
@@ -473,20 +491,22 @@ func (d *Direct) removeIdle(l *sendQueue) {
 	}
 }
 
-// buffer is a pooled byte slice. Whoever got it frees it, once.
+// buffer is a pooled byte slice. Whoever gets one must free it, once.
 type buffer struct{ b []byte }
 
 var buffers = sync.Pool{New: func() any { return &buffer{b: make([]byte, 0, 1<<10)} }}
 
 func getBuffer() *buffer { return buffers.Get().(*buffer) }
 
-// maxBuffer is more than a queue of the default size takes.
+// maxBuffer bounds the buffers that go back into the pool. A queue of the default size
+// stays below it.
 const maxBuffer = 2 << 20
 
 func (b *buffer) free() {
 	if b == nil {
 		return // the event was not encoded in advance
 	}
+	// A very large buffer is left to the garbage collector.
 	if cap(b.b) <= maxBuffer {
 		b.b = b.b[:0]
 		buffers.Put(b)

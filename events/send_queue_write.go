@@ -8,14 +8,14 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/deadline"
 )
 
-// writeLoop is the writer. It leaves when there is nothing to write.
+// writeLoop is the writer. It returns when there is nothing left to write.
 func (l *sendQueue) writeLoop() {
 	l.mu.Lock()
 	for l.err == nil && l.events > 0 {
 		buf := l.queue
 		l.queue, l.flight, l.events = nil, l.events, 0
 		l.lastTakenCall = l.lastCall
-		l.change.Broadcast() // there is room
+		l.change.Broadcast() // the queue has room again
 		l.mu.Unlock()
 		l.writeFrames(buf.b)
 		buf.free()
@@ -35,14 +35,14 @@ func (l *sendQueue) writeLoop() {
 	}
 }
 
-// writeFrames writes the frames in buf, to more than one stream if need be. Unless
-// the lane ends, they are all written or dropped when it returns.
+// writeFrames writes the frames in buf, and goes on with a new stream when one breaks.
+// When it returns, all of them are written or dropped, unless the queue has ended.
 func (l *sendQueue) writeFrames(buf []byte) {
 	var re redial
 	for len(buf) > 0 {
 		out := l.currentStream(&re)
 		if out == nil {
-			return
+			return // the queue has ended, or everything was dropped
 		}
 		n, err := l.writeTo(out, buf)
 		l.mu.Lock()
@@ -56,20 +56,23 @@ func (l *sendQueue) writeFrames(buf []byte) {
 		ended, end, call := framesWithin(buf, n)
 		buf = buf[end:]
 		l.flight -= ended
-		if l.err != nil {
+		if l.err != nil { // finishClosing counts the rest
 			l.mu.Unlock()
 			return
 		}
-		// A frame that was cut is not read by the peer, so it goes to the next
-		// stream; those before it may or may not have been read.
+		// The peer ignores a frame that was cut off, so that frame goes to the next
+		// stream. The peer may or may not have read the frames before it, so they
+		// count as lost and are not sent twice.
 		l.countUnwritten(ended, err)
 		if out.broken == nil {
 			out.broken = err
 		}
 		l.noteWritten(out, call)
+		// A stream that worked for a while shows that the peer is well: reopen at once.
 		if time.Since(out.opened) > quickLoss {
 			re.times = 0
 		}
+		// Progress, or the first failure, starts the stall timeout anew.
 		if ended > 0 || re.err == nil {
 			re.since = time.Now()
 		}
@@ -80,17 +83,17 @@ func (l *sendQueue) writeFrames(buf []byte) {
 }
 
 const (
-	// quickLoss is how long a stream has to last before its loss counts as
-	// the first again.
+	// quickLoss is how long a stream has to last for the pauses to begin with the
+	// shortest again.
 	quickLoss = time.Second
-	// Pauses between streams that break or cannot be opened.
+	// The pauses between attempts to open a stream double from minRedial to maxRedial.
 	minRedial = 50 * time.Millisecond
 	maxRedial = 2 * time.Second
 )
 
-// writeTo writes buf to the stream and returns how much of it was handed over.
-// While nothing can be written it goes on trying: what is queued waits for the
-// peer, only those that wait for room are told that it is stalled.
+// writeTo writes buf to the stream and returns how many bytes the stream accepted.
+// While the peer reads nothing it goes on trying, as queued events wait for the peer.
+// But it marks the queue as stalled, so that pushes without room fail.
 func (l *sendQueue) writeTo(out *outStream, buf []byte) (n int, err error) {
 	timeout := l.d.cfg.StallTimeout
 	last := time.Now() // of progress
@@ -113,6 +116,7 @@ func (l *sendQueue) writeTo(out *outStream, buf []byte) (n int, err error) {
 	return n, nil
 }
 
+// setStalled sets whether the peer counts as stalled.
 func (l *sendQueue) setStalled(stalled bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -122,16 +126,16 @@ func (l *sendQueue) setStalled(stalled bool) {
 	}
 }
 
-// redial is what a send remembers about broken streams.
+// redial is the history of broken streams during one writeFrames.
 type redial struct {
-	times int       // another one was opened, or tried
+	times int       // how often a stream was opened, or tried to
 	err   error     // why the last one broke or could not be opened
-	since time.Time // when that began: no frame was written from then on
+	since time.Time // no frame was written from then on
 }
 
-// currentStream returns the lane's stream. If that is broken it opens another one,
-// until the stall timeout is over; then everything is dropped and stream
-// returns nil, as it does when the lane has ended.
+// currentStream returns the stream of the queue. If that is broken it opens another one,
+// and tries so for the stall timeout. Then it drops everything and returns nil. It also
+// returns nil when the queue has ended or the peer refuses us.
 func (l *sendQueue) currentStream(re *redial) *outStream {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -163,9 +167,10 @@ func (l *sendQueue) currentStream(re *redial) *outStream {
 	return nil
 }
 
-// redialAfterPause dials after a pause.
+// redialAfterPause dials, after a pause unless this is the first attempt.
 func (l *sendQueue) redialAfterPause(re *redial) (*outStream, error) {
 	if re.times > 0 {
+		// Without the pause, a peer that resets each stream would keep both sides busy.
 		select {
 		case <-time.After(min(minRedial<<min(re.times-1, 10), maxRedial)):
 		case <-l.ctx.Done():

@@ -9,7 +9,7 @@ import (
 	corehost "github.com/libp2p/go-libp2p/core/host"
 )
 
-// How long one event takes from Emit to the handler of a neighbour when they
+// How long one event takes from Emit to the handler of a neighbor when they
 // come as fast as they can, beside what floodsub alone takes for the same.
 func BenchmarkBroadcastPair(b *testing.B) {
 	pair := line(b, 2, overTCP)

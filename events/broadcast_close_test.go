@@ -136,7 +136,7 @@ func TestBroadcastCloseLeavesNothing(t *testing.T) {
 	}
 }
 
-// A stream of a neighbour that is let in while all ends is one to be waited for, until
+// A stream of a neighbor that is let in while all ends is one to be waited for, until
 // it is left again, and no longer: Close once waited for ever.
 func TestBroadcastStreamLetInWhileClosing(t *testing.T) {
 	s, p := newStation(t, overTCP, BroadcastConfig{}), newStationHost(t, overTCP).ID()

@@ -26,7 +26,7 @@ const (
 	testTopic = "smokesignal/test"
 )
 
-// station is a host with a pubsub and a Broadcast. Its neighbours are those it
+// station is a host with a pubsub and a Broadcast. Its neighbors are those it
 // is connected to.
 type station struct {
 	*Broadcast
@@ -179,7 +179,7 @@ func linked(t testing.TB, a, b *station) {
 		// Other than the topic's events this says that there is a queue, which
 		// takes a gate otherwise.
 		return slices.Contains(a.ps.ListPeers(testTopic), b.id()) && slices.Contains(b.ps.ListPeers(testTopic), a.id()) &&
-			slices.Contains(a.neighbours(), b.id()) && slices.Contains(b.neighbours(), a.id())
+			slices.Contains(a.neighbors(), b.id()) && slices.Contains(b.neighbors(), a.id())
 	})
 	marks := a.Greeting()
 	if err := a.Link(b.id(), b.Greeting()); err != nil {
@@ -190,8 +190,8 @@ func linked(t testing.TB, a, b *station) {
 	}
 }
 
-// neighbours returns who counts as one.
-func (b *Broadcast) neighbours() (list []peer.ID) {
+// neighbors returns who counts as one.
+func (b *Broadcast) neighbors() (list []peer.ID) {
 	b.driver.mu.Lock()
 	defer b.driver.mu.Unlock()
 	for p := range b.driver.links {

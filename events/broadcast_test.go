@@ -233,7 +233,7 @@ func TestBroadcastErrors(t *testing.T) {
 	b.Start()
 	emit(ErrNoPeers, "x")
 	connect(t, h, other.host)
-	eventually(t, "a neighbour", func() bool { return len(b.neighbours()) == 1 && len(ps.ListPeers(testTopic)) == 1 })
+	eventually(t, "a neighbor", func() bool { return len(b.neighbors()) == 1 && len(ps.ListPeers(testTopic)) == 1 })
 	emit(nil, "x", []byte("1"))
 	emit(ErrTooLarge, "x", make([]byte, 1000))
 	emit(ErrBadName, "")
@@ -307,7 +307,7 @@ func TestBroadcastSenderRestarts(t *testing.T) {
 		if err := nodes[0].Close(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "it is gone", func() bool { return !slices.Contains(nodes[1].neighbours(), nodes[0].id()) })
+		eventually(t, "it is gone", func() bool { return !slices.Contains(nodes[1].neighbors(), nodes[0].id()) })
 		nodes[0].begin(BroadcastConfig{})
 		linked(t, nodes[0], nodes[1])
 	}
@@ -482,7 +482,7 @@ func TestBroadcastStream(t *testing.T) {
 	}
 }
 
-func TestBroadcastOnNeighbour(t *testing.T) {
+func TestBroadcastOnNeighbor(t *testing.T) {
 	a := newStation(t, overTCP, BroadcastConfig{})
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -529,7 +529,7 @@ func TestBroadcastOnNeighbour(t *testing.T) {
 	}
 }
 
-// A newcomer that asks for it begins with the last events that its neighbour keeps.
+// A newcomer that asks for it begins with the last events that its neighbor keeps.
 func TestNewcomerGetsTheLast(t *testing.T) {
 	a := newStation(t, overTCP, BroadcastConfig{})
 	b := newStation(t, overTCP, BroadcastConfig{})
@@ -565,7 +565,7 @@ func TestNewcomerGetsTheLast(t *testing.T) {
 	})
 }
 
-// TryEmit does not wait for a neighbour that acknowledges nothing; what it accepted
+// TryEmit does not wait for a neighbor that acknowledges nothing; what it accepted
 // arrives, what it refused does not.
 func TestBroadcastTryEmit(t *testing.T) {
 	pair := line(t, 2, overTCP)

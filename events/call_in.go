@@ -18,9 +18,9 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/handling"
 )
 
-// The handlers' side of calls. A call is handled in its sender's turn, by the
-// goroutine that reads the sender's stream, which then writes the answer: a
-// caller that does not read its answers holds back itself.
+// The receiving side of calls. The goroutine that reads the caller's stream handles a
+// call, in order with the other events of that caller, and then writes the answer. So
+// a caller that does not read its answers holds up only itself.
 
 // callHandler answers calls.
 type callHandler struct {
@@ -33,7 +33,7 @@ type callHandler struct {
 func (m *dispatcher) registerCall(from peer.ID, name string, f func(context.Context, *Event) ([]any, error)) (off func()) {
 	if name != anyName {
 		if err := checkName(name); err != nil {
-			m.log.Error("a handler that can never be called", "error", err)
+			m.log.Error("this handler of calls can never run, because its name is not valid", "error", err)
 			return func() {}
 		}
 	}
@@ -64,17 +64,18 @@ func (m *dispatcher) callHandlerFor(ev *Event) *callHandler {
 	return nil
 }
 
-// callerState is the id of the last call that a session has made here.
+// callerState remembers the last call that a session has made to this node.
 type callerState struct {
 	session string
 	last    uint64
 }
 
-// maxCallers bounds the peers whose marks are kept when they have no stream.
+// maxCallers bounds the peers whose callerState is kept when they have no stream.
 const maxCallers = 1024
 
-// callerOf returns the mark of the session that opened s. Only one goroutine
-// reads a peer's streams at a time, and so one uses the mark. d's lock is held.
+// callerOf returns the callerState of the session that opened s. Only one goroutine at
+// a time reads the streams of a peer, so only one uses the callerState. The lock of d
+// is held.
 func (d *Direct) callerOf(s *inStream) *callerState {
 	m := d.callers[s.from]
 	if m != nil && m.session == s.hello.session {
@@ -82,7 +83,7 @@ func (d *Direct) callerOf(s *inStream) *callerState {
 	}
 	if m == nil && len(d.callers) >= maxCallers {
 		for p := range d.callers {
-			if d.inbound[p] == nil {
+			if d.inbound[p] == nil { // any peer without a stream
 				delete(d.callers, p)
 				break
 			}
@@ -93,12 +94,12 @@ func (d *Direct) callerOf(s *inStream) *callerState {
 	return m
 }
 
-// serveCall handles a call and writes its answer. An error is the stream's.
+// serveCall handles a call and writes its answer. It returns an error if the stream fails.
 func (d *Direct) serveCall(ctx context.Context, s *inStream, id uint64, ev *Event) error {
 	a := answer{id: id, status: statusRepeated}
 	var results outgoingEvent
-	// The ids of a session grow, so no call runs twice, whatever the caller
-	// does when its stream breaks.
+	// The ids of a session grow, so a call that comes again on a new stream does not
+	// run twice.
 	if id > s.caller.last {
 		s.caller.last = id
 		results, a.status, a.text = d.handleCall(ctx, ev)
@@ -106,13 +107,13 @@ func (d *Direct) serveCall(ctx context.Context, s *inStream, id uint64, ev *Even
 	s.answer = a.appendFrame(s.answer[:0], &results)
 	results.buf.free()
 	err := s.write(s.answer, d.cfg.StallTimeout)
-	if cap(s.answer) > maxPooled {
+	if cap(s.answer) > maxPooled { // one large answer should not keep its memory
 		s.answer = nil
 	}
 	return err
 }
 
-// handleCall calls the handler and encodes what it returns.
+// handleCall calls the handler and encodes its results.
 func (d *Direct) handleCall(ctx context.Context, ev *Event) (results outgoingEvent, status uint64, text string) {
 	h := d.dispatcher.callHandlerFor(ev)
 	if h == nil || h.off.Load() {
@@ -122,8 +123,8 @@ func (d *Direct) handleCall(ctx context.Context, ev *Event) (results outgoingEve
 	returned := false
 	defer func() {
 		if !returned {
-			// Overwritten by nothing: a panic is caught below, and a handler that
-			// called runtime.Goexit ends this goroutine, so no answer is written.
+			// catch below has recovered from the panic, so these are the results. (If
+			// the handler called runtime.Goexit, no answer is written at all.)
 			results, status, text = outgoingEvent{}, statusFailed, "the handler panicked"
 		}
 	}()
@@ -144,7 +145,7 @@ func (d *Direct) handleCall(ctx context.Context, ev *Event) (results outgoingEve
 	return outgoingEvent{}, statusFailed, errorText(err)
 }
 
-// errorText returns an error's text as it goes over the wire.
+// errorText returns the text of an error for the wire: valid UTF-8 of limited length.
 func errorText(err error) string {
 	text := strings.ToValidUTF8(errs.Text(err), "\ufffd")
 	if len(text) <= maxErrorText {
@@ -180,10 +181,10 @@ func (a answer) appendFrame(dst []byte, results *outgoingEvent) []byte {
 	return frame.AppendBytes(dst, fieldError, a.text)
 }
 
-// errUnreadAnswer ends the stream of a caller that does not read.
+// errUnreadAnswer is returned when a caller does not read its answers.
 var errUnreadAnswer = errors.New("events: the caller does not read its answers")
 
-// write writes an answer. Each part of it has at least half the timeout.
+// write writes an answer. The caller has at least half of timeout to read each chunk of it.
 func (s *inStream) write(b []byte, timeout time.Duration) error {
 	for len(b) > 0 {
 		n, err := s.writer.Write(b, timeout)

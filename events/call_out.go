@@ -14,18 +14,18 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
-// The caller's side of calls. A call travels in the lane as events do. Its
-// answer comes back on the same stream, in the other direction, where nothing
-// waits behind a handler: so a node that is inside a handler for a peer can
-// call that peer. What was written to a stream that then breaks has an unknown
-// outcome; it is not written again.
+// The calling side of calls. A call goes through the send queue as events do. Its
+// answer comes back on the same stream, in the other direction, where no answer has
+// to wait for a handler. So a handler of a peer's event can call that peer. A call
+// that was written to a stream that then broke has an unknown outcome, and is not
+// written again.
 
-// pendingCall is a call whose answer is awaited.
+// pendingCall is a call that waits for its answer.
 type pendingCall struct {
 	name   string
 	id     uint64
-	at     int          // where its field begins in the queue, while it is there
-	answer chan outcome // gets one
+	at     int          // where its field begins in the queue, until the writer takes it
+	answer chan outcome // gets one value; buffered
 }
 
 // outcome is how a call ended.
@@ -59,7 +59,7 @@ func (d *Direct) call(ctx context.Context, to peer.ID, name string, args []any) 
 	}
 }
 
-// addCall gives the call its id and waits for its answer. The lock is held.
+// addCall gives the call its id and registers it for its answer. The lock is held.
 func (l *sendQueue) addCall(c *pendingCall) {
 	c.id = l.d.callID.Add(1)
 	l.lastCall = c.id
@@ -69,8 +69,8 @@ func (l *sendQueue) addCall(c *pendingCall) {
 	l.calls[c.id] = c
 }
 
-// abandonCall ends a call for err, unless it has ended meanwhile. If it is still in
-// the queue it is taken back.
+// abandonCall ends a call with err, unless it has ended meanwhile. A call that is still
+// in the queue is not sent.
 func (l *sendQueue) abandonCall(c *pendingCall, err error) outcome {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -78,7 +78,8 @@ func (l *sendQueue) abandonCall(c *pendingCall, err error) outcome {
 		return <-c.answer
 	}
 	if c.id > l.lastTakenCall {
-		// As a frame that its reader skips it takes no counting again.
+		// It was not sent. Its frame stays, as one that the reader skips, so that the
+		// counts of the queue remain right.
 		l.queue.b[c.at] = fieldBlank<<3 | byte(protowire.BytesType)
 	} else {
 		err = &causedError{ErrUnknownOutcome, err}
@@ -91,11 +92,11 @@ func (l *sendQueue) abandonCall(c *pendingCall, err error) outcome {
 func (l *sendQueue) finishCall(c *pendingCall, o outcome) {
 	delete(l.calls, c.id)
 	c.answer <- o
-	l.change.Broadcast() // there is room for another one
+	l.change.Broadcast() // a push may wait for MaxCalls
 }
 
-// noteWritten notes that the calls up to last were written to the stream. The lock
-// is held.
+// noteWritten records that the calls up to the id last were written to the stream. The
+// lock is held.
 func (l *sendQueue) noteWritten(out *outStream, last uint64) {
 	out.lastCall = max(out.lastCall, last)
 	if out.ended {
@@ -121,10 +122,10 @@ func (l *sendQueue) failWrittenCalls(out *outStream) {
 	}
 }
 
-// failAllCalls ends all calls as the queue is dropped for err. The lock is held.
+// failAllCalls ends all calls, because the queue is dropped with err. The lock is held.
 func (l *sendQueue) failAllCalls(err error) {
 	unknown := err
-	if !errors.Is(err, ErrRefused) && !errors.Is(err, ErrOtherNetwork) { // for then nothing was read
+	if !errors.Is(err, ErrRefused) && !errors.Is(err, ErrOtherNetwork) { // then the peer has read nothing
 		unknown = &causedError{ErrUnknownOutcome, err}
 	}
 	for id, c := range l.calls {
@@ -137,7 +138,7 @@ func (l *sendQueue) failAllCalls(err error) {
 	l.lastTakenCall = l.lastCall
 }
 
-// readAnswers hands over the answers that come on a stream, until it ends.
+// readAnswers handles the answers that arrive on a stream, until the stream ends.
 func (l *sendQueue) readAnswers(out *outStream) error {
 	r := frame.NewReader(out, max(l.d.cfg.MaxEventSize, maxErrorText)+envelope)
 	r.SetTimeout(out, frameTimeout)
@@ -159,7 +160,7 @@ func (l *sendQueue) readAnswers(out *outStream) error {
 	}
 }
 
-// rejectAnswer resets the stream if err says that its bytes make no sense, and
+// rejectAnswer resets the stream if err means that the peer broke the protocol, and
 // returns err.
 func (l *sendQueue) rejectAnswer(out *outStream, err error) error {
 	if errors.Is(err, ErrMalformed) || errors.Is(err, frame.ErrMalformed) || errors.Is(err, frame.ErrTooLarge) {
@@ -170,8 +171,8 @@ func (l *sendQueue) rejectAnswer(out *outStream, err error) error {
 	return err
 }
 
-// handleAnswer ends the call that an answer is for. One that has ended already is
-// no fault; one that was never sent is.
+// handleAnswer ends the call that the answer belongs to. It ignores an answer to a call
+// that has ended already. An answer to a call that was never sent is an error.
 func (l *sendQueue) handleAnswer(a answer) error {
 	l.mu.Lock()
 	c, left := l.calls[a.id], l.lastTakenCall
@@ -179,7 +180,7 @@ func (l *sendQueue) handleAnswer(a answer) error {
 	if a.id > left {
 		return fmt.Errorf("%w: an answer to call %d, the last is %d", ErrMalformed, a.id, left)
 	}
-	if c == nil {
+	if c == nil { // its ctx has ended before the answer came
 		return nil
 	}
 	o, err := a.outcome(l.peer, c.name)
@@ -194,7 +195,7 @@ func (l *sendQueue) handleAnswer(a answer) error {
 	return nil
 }
 
-// answer is what comes back of a call.
+// answer is the message that answers a call.
 type answer struct {
 	id     uint64
 	event  []byte // of status done

@@ -567,7 +567,7 @@ func TestWhichHandlerAnswers(t *testing.T) {
 		check(step[1])
 	}
 	b.Handle("", is("never"))
-	b.On("x", func(context.Context, *Event) { t.Error("a call is no event") })
+	b.On("x", func(context.Context, *Event) { t.Error("a call is not an event") })
 	check("all")
 	offs["all"]()
 	if _, err := a.Call(t.Context(), b.id(), "x"); !errors.Is(err, ErrNoHandler) {

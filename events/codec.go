@@ -50,7 +50,7 @@ const (
 	codecCBOR  = 3 // RFC 8949, one data item
 )
 
-// appendValue appends v, which is no []byte, to dst and returns the codec id
+// appendValue appends v, which is not a []byte, to dst and returns the codec id
 // that goes with it.
 func (c Codec) appendValue(dst []byte, v any) (_ []byte, id uint32, err error) {
 	if m, ok := v.(proto.Message); ok {
@@ -58,7 +58,7 @@ func (c Codec) appendValue(dst []byte, v any) (_ []byte, id uint32, err error) {
 		return dst, codecProto, err
 	}
 	if s, ok := v.(string); ok && !utf8.ValidString(s) {
-		// encoding/json would replace the bad bytes without a word.
+		// encoding/json would silently replace the invalid bytes.
 		return dst, 0, errNotUTF8
 	}
 	switch c {
@@ -88,15 +88,15 @@ func (c Codec) appendValue(dst []byte, v any) (_ []byte, id uint32, err error) {
 
 var errNotUTF8 = errors.New("the string is not valid UTF-8 (send other bytes as []byte)")
 
-// encoder is what encoding takes, with its buffer; they are pooled, as an Emit
-// should leave no garbage behind. What its methods return is in the buffer.
+// encoder is an encoder with its buffer. Encoders are pooled, so that Emit leaves no
+// garbage behind. The results of its methods share the memory of the buffer.
 type encoder struct {
 	buf  bytes.Buffer
 	json *json.Encoder
 }
 
 // maxPooled bounds the buffers that go back into a pool, so that one large
-// event does not keep its memory for ever.
+// event does not keep its memory forever.
 const maxPooled = 64 << 10
 
 var encoders = sync.Pool{New: func() any {
@@ -143,8 +143,8 @@ func decodeArg(a payload.Arg, ptr any) error {
 	return fmt.Errorf("unknown codec %d", a.Codec)
 }
 
-// fitsCodec refuses the variables whose values go by another codec than the
-// given one, which can be taken undecoded by a variable of the type raw.
+// fitsCodec returns an error if the variable belongs to another codec than the given
+// one. A variable of the type raw takes the argument without decoding it.
 func fitsCodec(ptr any, codec, raw string) error {
 	if _, ok := ptr.(*[]byte); ok {
 		return fmt.Errorf("it is %s, not raw bytes (%s takes it as it is)", codec, raw)

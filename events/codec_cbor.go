@@ -52,8 +52,8 @@ func cborModes() (cbor.UserBufferEncMode, cbor.DecMode) {
 	return enc, dec
 }
 
-// encodeCBOR refuses what would be refused when it is decoded: beyond the
-// limits, text that is not UTF-8, and what a MarshalCBOR made that is no CBOR.
+// encodeCBOR encodes v. It refuses values that the receiver would refuse: values beyond
+// the limits, text that is not UTF-8, and invalid CBOR from a MarshalCBOR method.
 func (e *encoder) encodeCBOR(v any) ([]byte, error) {
 	if err := cborEncoding.MarshalToBuffer(v, &e.buf); err != nil {
 		return nil, err
@@ -69,9 +69,9 @@ func (e *encoder) encodeCBOR(v any) ([]byte, error) {
 }
 
 // textIsUTF8 reports whether each text string in b, which is well-formed CBOR,
-// is UTF-8. It goes from head to head (RFC 8949 section 3): what is inside an
-// array, a map or a tag follows its head like all else. Indefinite lengths are
-// not deterministic, so there are none.
+// is UTF-8. It goes from head to head (RFC 8949 section 3): the items inside an
+// array, a map or a tag simply follow its head. Indefinite lengths do not occur, as
+// the encoding is deterministic.
 func textIsUTF8(b []byte) bool {
 	for len(b) > 0 {
 		major, n := b[0]>>5, uint64(b[0]&31)

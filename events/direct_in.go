@@ -17,7 +17,7 @@ import (
 
 const (
 	maxInbound = 4        // streams of one peer at a time
-	readBuffer = 32 << 10 // bytes for each stream on which much comes
+	readBuffer = 32 << 10 // bytes for each stream with much traffic
 )
 
 // Variables only for the tests.
@@ -33,7 +33,7 @@ type peerStreams struct {
 	last    *inStream // the newest that said hello
 }
 
-// inStream is one of them. A peer's streams are read one after the other, in
+// inStream is a stream that a peer has opened. A peer's streams are read one after the other, in
 // the order in which it opened them, as a stream that broke may still hold
 // events that come before those of its successor.
 type inStream struct {
@@ -46,7 +46,7 @@ type inStream struct {
 	answer []byte           // the reader's, for the frame of an answer
 	writer *deadline.Writer // of answers
 
-	retired atomic.Bool // a newer one waits
+	retired atomic.Bool // a newer stream of the peer waits for its end
 }
 
 // SetReadDeadline is what the frame reader sets.
@@ -59,7 +59,7 @@ func (s *inStream) SetReadDeadline(t time.Time) error {
 
 func (s *inStream) Read(p []byte) (int, error) {
 	if s.retired.Load() {
-		// Only silence ends it: a slow handler may take longer to get here.
+		// Anew at each Read, so that only silence ends the stream, and not a slow handler.
 		s.Stream.SetReadDeadline(time.Now().Add(drainTimeout))
 	}
 	return s.Stream.Read(p)
@@ -152,8 +152,8 @@ func (d *Direct) handshake(s *inStream, r *frame.Reader) bool {
 		return false
 	}
 	if older != nil {
-		// Waiting comes before Admit, so that nobody leaves the line from its
-		// middle.
+		// Before Admit: if a refused stream ended earlier than its predecessor, its
+		// successor would not wait for that one.
 		older.retire()
 		select {
 		case <-older.done:
@@ -201,14 +201,14 @@ func (d *Direct) readEvents(ctx context.Context, s *inStream, r *frame.Reader) {
 			return
 		}
 		if b == nil {
-			continue // a kind of frame that is not known here
+			continue // an abandoned call, or a frame of a later version
 		}
 		ev, err := events.borrowed(b)
 		if err != nil {
 			d.closeFailed(s, err)
 			return
 		}
-		if d.ctx.Err() != nil {
+		if d.ctx.Err() != nil { // Close was called: no handler may begin now
 			s.ResetWithError(network.StreamShutdown)
 			return
 		}

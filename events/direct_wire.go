@@ -12,10 +12,10 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/payload"
 )
 
-// The events and calls of a stream go one way, its other direction brings the
-// answers to those calls. Its first frame is a hello, every later one an event
-// or a call. A frame with neither is of a later version, or a call that was
-// taken back, and skipped. As in docs/wire.md:
+// Events and calls go one way on a stream, and the answers to its calls come back in
+// the other direction. The first frame is a hello, every later one an event or a
+// call. A frame with neither is skipped: it is of a later version, or a call that was
+// abandoned before it was sent. As in docs/wire.md:
 //
 //	message DirectFrame { Hello hello = 1; Event event = 2; Call call = 3; Answer answer = 4; }
 //	message Hello       { bytes session = 1; string network = 2; uint64 serial = 3; }
@@ -30,7 +30,7 @@ const (
 	fieldEvent  = 2
 	fieldCall   = 3
 	fieldAnswer = 4
-	fieldBlank  = 15 // nothing; what was there was taken back
+	fieldBlank  = 15 // nothing; replaces an abandoned call
 
 	fieldSession = 1
 	fieldNetwork = 2
@@ -92,7 +92,7 @@ func parseHello(b []byte) (hello, error) {
 		}
 	}
 	if !found {
-		return h, fmt.Errorf("%w: the first frame is no hello", ErrMalformed)
+		return h, fmt.Errorf("%w: the first frame is not a hello", ErrMalformed)
 	}
 	if len(h.session) != sessionLen {
 		return h, fmt.Errorf("%w: a session of %d bytes", ErrMalformed, len(h.session))
@@ -162,7 +162,7 @@ func (o *outgoingEvent) appendEvent(dst []byte) []byte {
 // is a call's, call is the call's id, which is never 0.
 func parseDirectFrame(b []byte) (ev []byte, call uint64, err error) {
 	if tag, event, rest := frame.CutShort(b); tag == tagEvent && len(rest) == 0 {
-		return event, 0, nil // as nearly all are
+		return event, 0, nil // the fast path, for nearly all frames
 	}
 	for len(b) > 0 {
 		f, rest, err := frame.Cut(b)
@@ -209,10 +209,10 @@ func parseCall(b []byte) (ev []byte, id uint64, err error) {
 const tagEvent = fieldEvent<<3 | byte(protowire.BytesType)
 
 // eventArena makes the events of one stream. There is one event which is used
-// again and again, with its bytes where they were read; what a handler may
-// keep is a copy of it. Small copies share allocations: who keeps an event may
-// keep seven others with it, and their bytes, at most 32 KiB together. An event
-// above 4 KiB comes alone.
+// again and again, with its bytes where they were read; a handler that may
+// keep its event gets a copy. Small copies share allocations: keeping one event may
+// keep seven others and their bytes in memory, at most 32 KiB together. An event
+// above 4 KiB has an allocation of its own.
 type eventArena struct {
 	from   peer.ID
 	event  Event // the last one

@@ -54,28 +54,28 @@
 // request had left when ctx ended, the stream broke, or this side closed. It
 // never runs twice, and after any other error it has not run and will not,
 // except for ErrRemoteHandler (it ran and failed) and ErrUndecodable (its answer
-// is not what was expected). Every call has a deadline, ten seconds if its ctx
+// has other results than expected). Every call has a deadline, ten seconds if its ctx
 // has none.
 //
 // A broadcast comes once to every node that is linked to the network; the
 // sender does not hear itself. A nil error means that it was encoded, numbered
 // and queued. What pubsub drops on the way, or a cut link keeps away, is fetched
-// from neighbours, which keep the latest broadcasts ([BroadcastConfig.StoreAge]).
+// from neighbors, which keep the latest broadcasts ([BroadcastConfig.StoreAge]).
 // What none of them has any more is reported as a [Gap], in its place. For each
 // run of a sender, from where a node first heard of it, what is delivered and
 // what is reported add up to what was sent.
 //
-// What is published raw, on a [Topic] that others made or beside the events of a
+// Bytes that are published raw, on a [Topic] that others made or beside the events of a
 // Broadcast ([Broadcast.OnRaw]), has no such promise: pubsub delivers it at most once,
 // and nothing is repaired. What is dropped here is counted.
 //
 // # What a slow handler does to others
 //
 // A handler that takes its time with a direct event holds back the peer that
-// sent it, and nobody else: this node stops reading from that peer, whose
+// sent it, and no other peer: this node stops reading from that peer, whose
 // queue fills, whose Emit then waits. So no memory fills up, and it also means
 // that two nodes which flood each other from their handlers can come to wait
-// for each other. Therefore Emit does not wait for ever: it gives up with its
+// for each other. Therefore Emit does not wait forever: it gives up with its
 // ctx, or with [ErrStalled] when for ten seconds nothing could be written.
 //
 // A call waits in the turn of its caller's events, but its answer waits for no
@@ -85,14 +85,14 @@
 //
 // A slow handler of a broadcast hurts its own node only: events wait for it in
 // the node's store, and what has to make room there before the handler came to it
-// is a gap. Neighbours do not wait for handlers. What Emit waits for is that
-// neighbours have received what was sent, see [Broadcast.Emit].
+// is a gap. Neighbors do not wait for handlers. Emit waits until
+// neighbors have received the events, see [Broadcast.Emit].
 //
 // Handlers never run on the goroutine of Emit. They may use everything here,
 // Emit, On, off and Close included. A panic of one is caught, logged with its
 // stack, and counted.
 //
-// # What is known about the sender
+// # How far to trust the sender
 //
 // Event.From is proven, by the connection for a direct event and by a
 // signature for a broadcast. That the sender means well is not: names,
@@ -103,11 +103,11 @@
 //
 // # Who owns the bytes
 //
-// What is given to Emit and Call belongs to the caller again when they return:
-// it was encoded into a pooled buffer that is the queue's. What a handler gets,
+// The arguments of Emit and Call belong to the caller again when they return:
+// they were encoded into a pooled buffer that is the queue's. What a handler gets,
 // the event, its bytes and the values decoded from it, is not used again and may
-// be kept, but not changed, as other handlers share it. Who keeps a small event
-// may keep up to 32 KiB of its neighbours with it. Only the
+// be kept, but not changed, as other handlers share it. Keeping a small event may
+// keep up to 32 KiB of the events around it in memory. Only the
 // OnBorrowed methods are different: their events end with the handler and cost no
 // allocation. Of a Direct the bytes end, too; of a Broadcast they may be kept, and keep
 // the whole message, up to 768 KiB.

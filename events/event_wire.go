@@ -97,7 +97,7 @@ func appendRaw(dst, raw []byte) []byte {
 	return append(frame.AppendHeader(dst, payload.FieldData, len(raw)), raw...)
 }
 
-// appendArg appends the Arg of v, which is no []byte.
+// appendArg appends the Arg of v, which is not a []byte.
 func (c Codec) appendArg(dst []byte, v any) ([]byte, error) {
 	// The value's length is known only afterwards, so it is written a little
 	// to the right of its place, and its headers put in front of it.

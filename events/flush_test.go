@@ -10,7 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// Flush waits for the arrival at the neighbours, and not for handlers.
+// Flush waits for the arrival at the neighbors, and not for handlers.
 func TestFlushWaitsForArrival(t *testing.T) {
 	pair := line(t, 2, overTCP)
 	release := make(chan struct{})
@@ -72,12 +72,12 @@ func TestFlushNamesWhoDidNotConfirm(t *testing.T) {
 	defer end()
 	for _, k := range []int{0, 2} {
 		if err := a.EmitConfirmed(ctx, k, "x", []byte("3")); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("%d neighbours confirmed: %v", k, err)
+			t.Errorf("%d neighbors confirmed: %v", k, err)
 		}
 	}
 }
 
-// Who is no neighbour any more is not waited for.
+// Who is no neighbor any more is not waited for.
 func TestFlushDoesNotWaitForWhoLeft(t *testing.T) {
 	pair := line(t, 2, overTCP)
 	deaf(pair[1])

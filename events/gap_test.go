@@ -52,7 +52,7 @@ func TestGapIsReportedInItsPlace(t *testing.T) {
 	}
 }
 
-// What a neighbour says of a sender's events that nobody ever sees does not keep the
+// What a neighbor says of a sender's events that nobody ever sees does not keep the
 // sender from being heard.
 func TestLieAboutASenderIsNoSilence(t *testing.T) {
 	s := newStation(t, overTCP, BroadcastConfig{})

@@ -271,7 +271,7 @@ func TestLeafIsGreetedOnEachStream(t *testing.T) {
 		s.emit("%d", i) // the nudge finds the stream broken
 	}
 	s.Unlink(l.host.ID())
-	if got := s.neighbours(); len(got) != 1 {
-		t.Errorf("the neighbours are %v", got)
+	if got := s.neighbors(); len(got) != 1 {
+		t.Errorf("the neighbors are %v", got)
 	}
 }

@@ -17,9 +17,10 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
-// pubsubGuard bounds what strangers can make a pubsub keep. It is the pubsub's
-// inspector, subscription filter and tracer at once: what the first lets in,
-// the last sees leave. Pubsub recovers from nothing, so the guard does.
+// pubsubGuard bounds the memory that any peer can make a pubsub use. It is the
+// inspector, the subscription filter and the tracer of the pubsub: it counts a
+// message in as the inspector, and out as the tracer. Pubsub does not recover from
+// panics, so the guard does.
 type pubsubGuard struct {
 	counters *PubSubCounters
 	log      *slog.Logger
@@ -37,8 +38,8 @@ type uncheckedMsg struct {
 	at   time.Time
 }
 
-// uncheckedFor is after how long a message counts as gone without a trace, as
-// are those on a topic that was left meanwhile.
+// uncheckedFor is how long a message counts as unchecked at most. Pubsub drops
+// messages on a topic that was left meanwhile without a word to the tracer.
 const uncheckedFor = 30 * time.Second
 
 func newPubSubGuard(cfg PubSubConfig) *pubsubGuard {
@@ -69,8 +70,8 @@ func (g *pubsubGuard) recover() {
 
 var errInspector = errors.New("events: the inspector panicked")
 
-// inspect sees every RPC first, in the event loop. It removes what is out of
-// bounds and leaves the rest of the RPC.
+// inspect sees every RPC first, in the event loop of pubsub. It removes the messages
+// that are out of bounds and leaves the rest of the RPC.
 func (g *pubsubGuard) inspect(from peer.ID, rpc *pubsub.RPC) (err error) {
 	err = errInspector
 	defer g.recover()
@@ -83,19 +84,19 @@ func (g *pubsubGuard) inspect(from peer.ID, rpc *pubsub.RPC) (err error) {
 	return nil
 }
 
-// admit reports whether a message may go on.
+// admit reports whether pubsub may go on with a message.
 func (g *pubsubGuard) admit(m *pb.Message, now time.Time) bool {
 	switch {
 	case m == nil:
 		return false
 	case !g.own[m.GetTopic()]:
-		return g.shared // of a topic for publishing only the guard never hears
+		return g.shared // a topic that others only publish on is not known to the guard
 	case len(m.Seqno) > maxSeqno, len(m.From) > maxAuthor, len(m.Key) > maxKey, len(m.Signature) > maxKey, len(m.ProtoReflect().GetUnknown()) > maxKey:
 		g.counters.refused.Add(1)
 		return false
 	}
 	size := len(m.Data) + len(m.ProtoReflect().GetUnknown()) + 512
-	if g.bytes+size > maxUnchecked {
+	if g.bytes+size > maxUnchecked { // some of it may be gone without a word
 		g.sweep(now)
 		if g.bytes+size > maxUnchecked {
 			g.counters.overload.Add(1)
@@ -116,7 +117,7 @@ func (g *pubsubGuard) sweep(now time.Time) {
 	}
 }
 
-// checked notes that nothing more waits for m.
+// checked counts m out: its check is over.
 func (g *pubsubGuard) checked(m *pubsub.Message) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -126,7 +127,7 @@ func (g *pubsubGuard) checked(m *pubsub.Message) {
 	}
 }
 
-// CanSubscribe is asked when a topic is joined here. It allows all.
+// CanSubscribe is called when a topic is joined here. It allows every topic.
 func (g *pubsubGuard) CanSubscribe(topic string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -134,9 +135,9 @@ func (g *pubsubGuard) CanSubscribe(topic string) bool {
 	return true
 }
 
-// FilterIncomingSubscriptions is asked what to remember of a peer's
-// announcements. What it leaves out is never asked again; so of the topics that
-// are not joined here a number is remembered, as they may be joined later.
+// FilterIncomingSubscriptions returns the announcements of a peer that pubsub is to
+// remember. A peer announces a topic once only, and the topic may be joined here
+// later. So a limited number of topics that are not joined here is remembered too.
 func (g *pubsubGuard) FilterIncomingSubscriptions(p peer.ID, subs []*pb.RPC_SubOpts) (keep []*pb.RPC_SubOpts, err error) {
 	err = errInspector
 	defer g.recover()
@@ -156,7 +157,7 @@ func (g *pubsubGuard) remember(p peer.ID, topic string, subscribe bool) bool {
 	case g.own[topic]:
 		return true
 	case !subscribe:
-		known := topics[topic]
+		known := topics[topic] // pubsub only needs the end of an announcement it has seen
 		delete(topics, topic)
 		return known
 	case topics[topic]:
@@ -167,7 +168,7 @@ func (g *pubsubGuard) remember(p peer.ID, topic string, subscribe bool) bool {
 	}
 	if topics == nil {
 		if len(g.topics) >= maxTopicPeers {
-			clear(g.topics) // the count begins anew
+			clear(g.topics) // bounds our own memory; the counts begin anew
 		}
 		topics = make(map[string]bool)
 		g.topics[p] = topics
@@ -176,7 +177,7 @@ func (g *pubsubGuard) remember(p peer.ID, topic string, subscribe bool) bool {
 	return true
 }
 
-// The tracer. Pubsub calls it in its event loop and in its validation worker.
+// The methods of the tracer. Pubsub calls them in its event loop and its validation workers.
 
 func (g *pubsubGuard) OnClosedOutboundStream(p peer.ID) {
 	g.mu.Lock()
@@ -197,8 +198,8 @@ func (g *pubsubGuard) DropRPC(rpc *pubsub.RPC, _ peer.ID) {
 	g.counters.dropped.Add(uint64(len(rpc.GetPublish())))
 }
 
-// Join tells of a topic from which on messages on it are looked at: without a filter
-// nobody asked before.
+// Join starts the checks of messages on a topic. On a shared pubsub there is no
+// subscription filter, so CanSubscribe was not called for it.
 func (g *pubsubGuard) Join(topic string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -209,7 +210,7 @@ func (g *pubsubGuard) Leave(topic string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.shared {
-		delete(g.own, topic) // an application may have new ones without end
+		delete(g.own, topic) // an application may join any number of topics in turn
 	}
 }
 

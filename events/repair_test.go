@@ -58,7 +58,7 @@ func questionFor(r *rawPeer, from, to uint64) repairRequest {
 	return q
 }
 
-// A neighbour that asks gets the originals, and how far we are.
+// A neighbor that asks gets the originals, and how far we are.
 func TestQuestionsAreAnswered(t *testing.T) {
 	s := newStation(t, overTCP, BroadcastConfig{})
 	r := newRawPeer(t, s)
@@ -124,7 +124,7 @@ func TestBadQuestionsEndTheStream(t *testing.T) {
 	}
 }
 
-// Streams of strangers and too many of a neighbour are refused; Close ends the rest.
+// Streams of strangers and too many of a neighbor are refused; Close ends the rest.
 func TestQuestionsAreBounded(t *testing.T) {
 	s := newStation(t, overTCP, BroadcastConfig{})
 	other := newStation(t, overTCP, BroadcastConfig{})

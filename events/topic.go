@@ -25,7 +25,7 @@ import (
 // A Topic takes part in a pubsub topic of any libp2p application, whatever its
 // language. It publishes bytes as they are, without a prefix or an envelope, and
 // signed. Its handlers get the bytes that somebody published, and their author,
-// whom the signature proves.
+// which the signature proves.
 //
 // It makes none of the promises of a [Broadcast], because pubsub itself makes
 // none: a message reaches the peers that are on the topic at that moment, at most

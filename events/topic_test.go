@@ -119,8 +119,8 @@ func topicPair(t *testing.T) (a, b *onTopic) {
 	return a, b
 }
 
-// The bytes that come are those that were given, whatever they are, in order, by whom
-// they were sent, and nobody hears itself.
+// The bytes arrive unchanged, whatever they are, in order and with their author, and a
+// member does not receive its own.
 func TestTopicPassesBytesAsTheyAre(t *testing.T) {
 	a, b := topicPair(t)
 	messages := [][]byte{[]byte("text"), {}, nil, {0}, {0xff, 0, 0xfe}, bytes.Repeat([]byte{0, 0xff}, 50_000), []byte("end")}

@@ -17,7 +17,7 @@ import (
 var (
 	// ErrTooLarge is returned when a frame's length is above the reader's limit.
 	ErrTooLarge = errors.New("frame: too large")
-	// ErrMalformed is returned for a length that is no minimal varint of at
+	// ErrMalformed is returned for a length that is not a minimal varint of at
 	// most five bytes, and for a message that is not well-formed protobuf.
 	ErrMalformed = errors.New("frame: malformed")
 )

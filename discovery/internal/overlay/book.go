@@ -220,7 +220,7 @@ func (e *entry) isolatedRetryAt() time.Time {
 	case e.lastTry.IsZero():
 		return time.Time{}
 	case e.fails > 0:
-		// The first failure made the address lost; it was no attempt of the isolated node.
+		// The first failure made the address lost; the isolated node did not make that attempt.
 		return e.lastTry.Add(isolatedBackoff.after(e.fails - 1))
 	}
 	return e.lastTry.Add(isolatedAskAgain)

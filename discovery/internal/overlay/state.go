@@ -144,7 +144,7 @@ func (s *State) Step(now time.Time, in Input) []Output {
 		s.becomeOwner(now) // a node that knows nobody is a part of its own
 	}
 	// The driver calls at nextDue at the latest. If it is much later than that, this
-	// process was suspended, and the silence of the others is no sign of their death.
+	// process was suspended, and the silence of the others does not mean that they are dead.
 	if !s.nextDue.IsZero() && now.Sub(s.nextDue) > sleepThreshold {
 		s.forgiveSilence(now)
 	}

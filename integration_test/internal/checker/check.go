@@ -233,7 +233,7 @@ func (c *check) faultNear(from, until time.Time) bool {
 	})
 }
 
-// list applies the rules on who is linked to whom, after a link came or went.
+// list applies the rules about links between nodes, after a link came or went.
 func (c *check) list(r Record) {
 	n, p := c.node(r.Proc), c.state.Proc(r.Proc)
 	n.snapshot = nil

@@ -1,7 +1,7 @@
 // Package checker adds up what the nodes of a test run reported. Every node
 // writes Records, one for each thing that happened to it, in the order in
-// which it happened; Check reads the records of all nodes together and says
-// which promise was broken, by whom and when.
+// which it happened; Check reads the records of all nodes together and reports
+// which promise was broken, by which node and when.
 //
 // The package knows neither processes nor smokesignal: it sees records only,
 // so that a log can be written by hand to see each rule fail.

@@ -178,7 +178,7 @@ func (c *Cluster) Never(d time.Duration, what string, happened func(*checker.Sta
 	}
 }
 
-// Standing is one line a process: whom it has, what it heard.
+// Standing returns one line per process: its peers, and the events it received.
 func (c *Cluster) Standing() string {
 	var b strings.Builder
 	c.Log.Look(func(s *checker.State) {

@@ -27,7 +27,7 @@ type Flow struct {
 	paused  bool
 	drop    bool
 	delay   time.Duration
-	rate    int       // bytes a second, 0 is no limit
+	rate    int       // bytes per second; 0 means unlimited
 	free    time.Time // when the limit lets the next byte through
 	cutAt   int64     // bytes until the cut, negative for none
 	cutHow  End
@@ -68,12 +68,12 @@ func (f *Flow) Drop(yes bool) { f.order(func() { f.drop = yes }) }
 // A negative n forgets the order. It holds for one cut.
 func (f *Flow) CutAt(n int64, how End) { f.order(func() { f.cutAt, f.cutHow = max(n, -1), how }) }
 
-// Delay makes each byte take d from now on; zero or less is no delay. The order
-// of bytes holds.
+// Delay makes each byte take d from now on; zero or less means none. The order
+// of bytes stays the same.
 func (f *Flow) Delay(d time.Duration) { f.order(func() { f.delay = d }) }
 
-// Limit bounds what goes through, of all connections together, to so many bytes
-// a second; zero or less is no limit.
+// Limit bounds the bytes per second of all connections together; zero or less means
+// unlimited.
 func (f *Flow) Limit(rate int) { f.order(func() { f.rate, f.free = max(rate, 0), time.Time{} }) }
 
 func (f *Flow) stats() FlowStats {

@@ -157,7 +157,7 @@ func (w *World) linked(n *node, i int32) {
 	kept := n.partings[:0]
 	for _, p := range n.partings {
 		switch {
-		// Older partings are forgotten; a new link to the same peer is no flap any more.
+		// Older partings are forgotten; a new link to the same peer does not count as a flap any more.
 		case w.now-p.at > flapTime:
 		case p.peer != i:
 			kept = append(kept, p)

@@ -45,9 +45,9 @@
 //
 // A direct event never comes twice. A nil error of Emit means that it was
 // accepted into the peer's queue, not that it arrived: it is lost if the link
-// ends before it was written ([Direct.Release] says how many were), or with
-// what was on its way when a stream broke. What was still queued when a stream
-// broke goes to the next one. After any error of Emit the event is not sent.
+// ends before it was written ([Direct.Release] returns how many were), or if
+// it was on its way when a stream broke. Events that were still queued then go to
+// the next stream. After any error of Emit the event is not sent.
 //
 // A call ([Direct.Call]) is an event that is answered. Its nil error means that the
 // other handler has finished. ErrUnknownOutcome means that it may have run: the
@@ -59,15 +59,15 @@
 //
 // A broadcast comes once to every node that is linked to the network; the
 // sender does not hear itself. A nil error means that it was encoded, numbered
-// and queued. What pubsub drops on the way, or a cut link keeps away, is fetched
+// and queued. A broadcast that pubsub or a cut link loses on the way is fetched
 // from neighbors, which keep the latest broadcasts ([BroadcastConfig.StoreAge]).
-// What none of them has any more is reported as a [Gap], in its place. For each
-// run of a sender, from where a node first heard of it, what is delivered and
-// what is reported add up to what was sent.
+// One that none of them has any more is reported as a [Gap], in its place. For each
+// run of a sender, from where a node first heard of it, its delivered
+// events and its reported gaps add up to all events that it sent.
 //
 // Bytes that are published raw, on a [Topic] that others made or beside the events of a
-// Broadcast ([Broadcast.OnRaw]), has no such promise: pubsub delivers it at most once,
-// and nothing is repaired. What is dropped here is counted.
+// Broadcast ([Broadcast.OnRaw]), have no such promise: pubsub delivers them at most once,
+// and nothing is repaired. Messages that this node drops are counted.
 //
 // # What a slow handler does to others
 //
@@ -84,9 +84,9 @@
 // one of the calls ends with its deadline.
 //
 // A slow handler of a broadcast hurts its own node only: events wait for it in
-// the node's store, and what has to make room there before the handler came to it
-// is a gap. Neighbors do not wait for handlers. Emit waits until
-// neighbors have received the events, see [Broadcast.Emit].
+// the node's store, and an event that has to make room there before the handler
+// reached it becomes a gap. Neighbors do not wait for handlers. Emit waits for room,
+// which neighbors make by receiving the events, see [Broadcast.Emit].
 //
 // Handlers never run on the goroutine of Emit. They may use everything here,
 // Emit, On, off and Close included. A panic of one is caught, logged with its

@@ -276,7 +276,7 @@ func (n *Node) sharesTopic(p peer.ID) bool {
 // New, although the node has one of its own there.
 func (n *Node) servesAnother() error {
 	if n.cfg.lentHost == nil || n.cfg.lentPubSub != nil {
-		return nil // the node's pubsub is the only one, or the application's
+		return nil // the host is the node's, or the node uses the application's pubsub: there is one only
 	}
 	for _, id := range lent.PubSubProtocols(n.face) {
 		// The node's pubsub is a floodsub; other protocols are those of another pubsub.

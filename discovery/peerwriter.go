@@ -22,8 +22,9 @@ import (
 const (
 	// dialTimeout bounds a dial, and the opening of a stream.
 	dialTimeout = 5 * time.Second
-	// writeTimeout bounds one write. A peer that reads nothing for that long has sent
-	// nothing either, and its link is about to end.
+	// writeTimeout bounds one write. A write blocks that long only if the process or the
+	// network of the peer has stopped; then keepalives stay away as well, and the link is
+	// about to end.
 	writeTimeout = 5 * time.Second
 	// idleTimeout closes an outbound stream on which nothing was sent.
 	idleTimeout = 20 * time.Second

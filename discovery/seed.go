@@ -289,9 +289,9 @@ func meet(ctx context.Context, h corehost.Host, t target) targetResult {
 			}
 			addrs := []ma.Multiaddr{r.addr}
 			if dialsRelays(h) {
-				// Holes are punched for QUIC, once a connection over QUIC has shown from
-				// which address this node is seen. TCP answers sooner, but if it may
-				// choose, libp2p prefers QUIC.
+				// Hole punching needs a QUIC connection first: it shows the address under
+				// which others see this node. The address that answered first is usually
+				// TCP, so libp2p gets all of them and prefers QUIC by itself.
 				addrs = t.addrs
 			}
 			return connect(ctx, h, t, r.id, addrs)

@@ -28,9 +28,9 @@ type deliverer struct {
 const (
 	// maxWorkers bounds the goroutines that call handlers.
 	maxWorkers = 1024
-	// maxQueues bounds the senders that wait. Anybody can make as many keys as they
-	// like, and a queue outlives its sender's events in the store. It is about the
-	// number of senders for which the store has space.
+	// maxQueues bounds the senders whose events wait for handlers. A limit is needed
+	// because anybody can make any number of keys, and a queue outlives its sender's
+	// events in the store. The store has space for about this many senders.
 	maxQueues = 20_000
 	// maxRanges bounds the queue of one sender, who could otherwise make it grow by
 	// leaving out every other event.
@@ -43,7 +43,7 @@ type deliveryQueue struct {
 	ranges []eventRange
 }
 
-// Empty implements [fair.Queue].
+// Empty implements [fair.Backlog].
 func (q *deliveryQueue) Empty() bool { return len(q.ranges) == 0 }
 
 // eventRange is the events [from, to) of a session. They are in the store, or lost.

@@ -50,7 +50,7 @@ type rawQueue struct {
 	weight int // of list and of the message that is being handled
 }
 
-// Empty implements [fair.Queue].
+// Empty implements [fair.Backlog].
 func (q *rawQueue) Empty() bool { return len(q.list) == 0 }
 
 func weigh(data []byte) int { return len(data) + rawWeight }

@@ -277,7 +277,8 @@ func (w *watchCore) advance(now time.Time, drift time.Duration) (out []effect, n
 	// Often enough to notice lateness.
 	next = now.Add(w.interval / 2)
 	for _, s := range w.seeds {
-		// A name that discovery has not found yet cannot be asked for.
+		// This node is not watched. A seed that is a name has no address to ask for until
+		// discovery has resolved it.
 		if w.isSelf(s) || s.target().empty() {
 			continue
 		}

@@ -215,8 +215,8 @@ func (w *Watchdog) Heard(from peer.ID) {
 	}
 }
 
-// SeedFound reports that discovery reached the seed, the id of the node there, and its
-// addresses. The seed then counts as heard. If the id is this node's own, the seed is no
+// SeedFound tells the watchdog that discovery reached the seed: the node there has this id
+// and these addresses. The seed then counts as heard. If the id is this node's own, the seed is no
 // longer watched. A call with another id than the one in [WatchedSeed] is ignored.
 func (w *Watchdog) SeedFound(seed string, id peer.ID, addrs []ma.Multiaddr) {
 	w.mu.Lock()

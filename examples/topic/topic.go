@@ -14,7 +14,7 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
-// patience is how long a message waits for somebody to publish it to.
+// patience is how long a message waits until there is a peer to publish it to.
 const patience = 10 * time.Second
 
 // run is the whole program.

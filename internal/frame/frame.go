@@ -60,9 +60,9 @@ const (
 	// shrinkAfter is how many reads in a row have to leave three quarters of
 	// the buffer empty before it shrinks.
 	shrinkAfter = 64
-	// firstRead is how much of a large frame is allocated before any of it has
-	// come; after that at most as much again as came. More than that a reader
-	// does not keep between frames.
+	// firstRead is the memory allocated for a large frame before any of its bytes has
+	// arrived. Later the memory at most doubles with the bytes that did arrive. Between
+	// frames a reader keeps a buffer of at most this size.
 	firstRead = 64 << 10
 )
 

@@ -132,8 +132,8 @@ type peerRecord struct {
 	offered bool                // pubsub has an offer and has not asked about it yet
 	opening *context.CancelFunc // pubsub is opening its stream
 	out     *writeStream        // the stream that pubsub has; nil: none
-	ending  *writeStream        // out, when it has ended and pubsub has not dropped the peer yet
-	dropped *time.Timer         // assumes that pubsub has dropped the peer of ending
+	ending  *writeStream        // the stream that was out; pubsub has not dropped the peer yet
+	dropped *time.Timer         // when it fires, pubsub is taken to have dropped the peer
 	delay   time.Duration       // before the next offer
 	retry   *time.Timer         // makes the next offer
 

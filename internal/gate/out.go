@@ -52,7 +52,7 @@ type writeStream struct {
 	wrote   time.Time // when writing was last set to false
 }
 
-// A carrier is a stream that carries a writeStream.
+// A carrier is the libp2p stream that a writeStream uses at present.
 type carrier struct {
 	network.Stream
 	writer *deadline.Writer

@@ -101,7 +101,8 @@ func (c *core) unlinked(now time.Time, p peer.ID, reason error, how Ending) []Tr
 		// Both nodes live on, and messages may be on their way.
 		r.link, r.drained = Draining, now.Add(drainTime)
 	} else {
-		// After a fault there is nothing to wait for, and a half link has carried nothing.
+		// After a fault no message arrives any more, and a link that was never complete has
+		// carried none. So nothing is gained by draining.
 		r.link = None
 	}
 	return c.settled(p, Transition{Reason: reason})
@@ -240,7 +241,8 @@ func (c *core) settle(p peer.ID, change Transition) {
 	if c.closed {
 		is = Standing{}
 	}
-	// A link that outlives the overlay's end has nobody left to be told to.
+	// When the registry is closed, the overlay has ended, and nobody wants to hear that its
+	// links end.
 	if is != was && !(c.closed && was.bound()) {
 		c.add(p, r, change, is)
 	}

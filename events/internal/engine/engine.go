@@ -46,7 +46,7 @@ func (b *Batch[V]) entry() store.Entry[V] {
 type Mark struct {
 	order.Progress
 	Floor   uint64 // the lowest number that the node has stored; zero: none
-	Through uint64 // no node behind it lacks a lower number
+	Through uint64 // lower numbers have also reached the nodes that this node passes them on to
 	Ask     bool   // the node asks for the mark of the other
 }
 

@@ -119,7 +119,7 @@ type openHole struct {
 
 	// The round of asking all neighbors.
 	asking    peer.ID              // the neighbor being asked; empty: none
-	renewed   bool                 // that neighbor has claimed meanwhile to have the events
+	renewed   bool                 // since it was asked, that neighbor has claimed to have the events
 	tried     map[peer.ID]struct{} // neighbors that were asked in this round
 	failed    bool                 // one of them did not answer
 	nextRound time.Time            // when the next round may begin

@@ -216,8 +216,8 @@ func over(rounds []Round, f func(Round) float64) Spread {
 	return spread(values)
 }
 
-// factors compares rounds of the same turn. A turn in which the other has no
-// figure is left out.
+// factors divides f of each round by f of the round with the same index in other. An
+// index at which other has no figure is left out.
 func factors(rounds, other []Round, f func(Round) float64) Spread {
 	var values []float64
 	for i, r := range rounds {

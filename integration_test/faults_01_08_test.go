@@ -19,7 +19,7 @@ import (
 // smokesignal; each comment says what went wrong there.
 
 // Fault 1: peer.write delivered 0 of 10,000.
-func TestFault01PeerWriteDelivers(t *testing.T) {
+func TestPeerWriteDelivers(t *testing.T) {
 	t.Parallel()
 	n := many(10_000)
 	_, a, b := pair(t)
@@ -51,7 +51,7 @@ func TestFault01PeerWriteDelivers(t *testing.T) {
 
 // Fault 2: peer.emit with arguments delivered nothing, without arguments it
 // crashed the receiver.
-func TestFault02PeerEmitDelivers(t *testing.T) {
+func TestPeerEmitDelivers(t *testing.T) {
 	t.Parallel()
 	n := many(10_000)
 	_, a, b := pair(t)
@@ -72,7 +72,7 @@ func TestFault02PeerEmitDelivers(t *testing.T) {
 }
 
 // Fault 3: the receiver passed all arguments as one array.
-func TestFault03ArgumentsArriveOneByOne(t *testing.T) {
+func TestArgumentsArriveOneByOne(t *testing.T) {
 	t.Parallel()
 	type point struct{ X, Y int }
 	_, a, b := pair(t)
@@ -109,7 +109,7 @@ func watched(spec cluster.Spec) cluster.Spec {
 }
 
 // Fault 4: a misspelt name kept "netsplit resolved" from ever firing.
-func TestFault04NetsplitIsResolved(t *testing.T) {
+func TestNetsplitIsResolved(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t)
 	at := hostPort(freePort(t))
@@ -133,7 +133,7 @@ func TestFault04NetsplitIsResolved(t *testing.T) {
 
 // Fault 5: one netsplit variable for all seeds, and the event came again every
 // ten seconds.
-func TestFault05NetsplitIsToldOncePerSeed(t *testing.T) {
+func TestNetsplitIsReportedOncePerSeed(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t)
 	at := []string{hostPort(freePort(t)), hostPort(freePort(t))}
@@ -180,7 +180,7 @@ func TestFault05NetsplitIsToldOncePerSeed(t *testing.T) {
 }
 
 // Fault 6: stop() threw as soon as there was a peer, and left its links alive.
-func TestFault06CloseWithPeersCloses(t *testing.T) {
+func TestCloseWithPeersCloses(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t)
 	a := l.start(cluster.Spec{Name: "a", Limits: manual})
@@ -218,7 +218,7 @@ func TestFault06CloseWithPeersCloses(t *testing.T) {
 
 // Fault 7: stop before start threw, start twice broke, stop and start left a
 // dead node, and a process stayed up for 60 s after a broadcast.
-func TestFault07StartAndCloseInAnyOrder(t *testing.T) {
+func TestStartAndCloseInAnyOrder(t *testing.T) {
 	t.Parallel()
 	t.Run("close before start", func(t *testing.T) {
 		n := newLocal(t).create(cluster.Spec{Name: "a"})
@@ -265,7 +265,7 @@ func TestFault07StartAndCloseInAnyOrder(t *testing.T) {
 }
 
 // Fault 8: when two nodes dialled each other at once both links died, 20 of 20.
-func TestFault08SimultaneousDialsMakeOneLink(t *testing.T) {
+func TestSimultaneousDialsMakeOneLink(t *testing.T) {
 	t.Parallel()
 	for round := range many(20) {
 		l := newLocal(t)

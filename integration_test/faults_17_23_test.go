@@ -21,7 +21,7 @@ import (
 
 // Fault 17: anybody could send in another's name, and a wrong payload under a
 // known id kept the true one out.
-func TestFault17NobodySpeaksInAnothersName(t *testing.T) {
+func TestNobodySpeaksInAnothersName(t *testing.T) {
 	t.Parallel()
 	l, a, b := pair(t)
 	attacker := l.start(cluster.Spec{Name: "attacker", Limits: manual})
@@ -68,7 +68,7 @@ func TestFault17NobodySpeaksInAnothersName(t *testing.T) {
 
 // Fault 18: nodes of one process shared their listeners, and so did all peers
 // of one node.
-func TestFault18NodesOfOneProcessAreApart(t *testing.T) {
+func TestNodesOfOneProcessAreApart(t *testing.T) {
 	t.Parallel()
 	l, a, b := pair(t)
 	idle := l.create(cluster.Spec{Name: "idle"}) // never started
@@ -98,7 +98,7 @@ func TestFault18NodesOfOneProcessAreApart(t *testing.T) {
 }
 
 // Fault 19: remoteAddress and remotePort were undefined, and close came twice.
-func TestFault19PeersHaveAddressesAndCloseOnce(t *testing.T) {
+func TestPeersHaveAddressesAndCloseOnce(t *testing.T) {
 	t.Parallel()
 	l, a, b := pair(t)
 	for _, side := range []struct{ n, other *smokesignal.Node }{{a, b}, {b, a}} {
@@ -138,7 +138,7 @@ func TestFault19PeersHaveAddressesAndCloseOnce(t *testing.T) {
 
 // Fault 20: falsy options were replaced, a port as text or a hostname silently
 // never joined, port 0 was advertised, and the server bound every interface.
-func TestFault20OptionsAreTakenAtTheirWord(t *testing.T) {
+func TestOptionsAreTakenAtTheirWord(t *testing.T) {
 	t.Parallel()
 	t.Run("zero is zero", func(t *testing.T) {
 		l := newLocal(t)
@@ -229,7 +229,7 @@ func TestFault20OptionsAreTakenAtTheirWord(t *testing.T) {
 
 // Fault 21: a dial that was never answered leaked, frozen peers were kept for
 // ever, and what was written to them piled up in memory.
-func TestFault21SilenceEnds(t *testing.T) {
+func TestSilenceEnds(t *testing.T) {
 	t.Parallel()
 	t.Run("who accepts and says nothing", func(t *testing.T) {
 		t.Parallel()
@@ -292,7 +292,7 @@ func TestFault21SilenceEnds(t *testing.T) {
 }
 
 // Fault 22: pings shared a queue with events, so a flood looked like a netsplit.
-func TestFault22FloodIsNoNetsplit(t *testing.T) {
+func TestFloodIsNotANetsplit(t *testing.T) {
 	t.Parallel()
 	each, size := many(1000), 1024
 	l := newLocal(t)
@@ -354,7 +354,7 @@ func TestFault22FloodIsNoNetsplit(t *testing.T) {
 }
 
 // Fault 23: the example listened to "disconnected", the event is "disconnect".
-func TestFault23ChatIsToldOfDisconnect(t *testing.T) {
+func TestChatIsToldOfDisconnect(t *testing.T) {
 	t.Parallel()
 	at := hostPort(freePort(t))
 	first := startChat(t, "first", "-listen", at)

@@ -20,7 +20,7 @@ import (
 )
 
 // TestMethods: the methods and properties of a node, its list and its peers.
-// Start and stop have tests of their own: fault 6, fault 7, TestCloseLeavesNothing.
+// Start and stop have tests of their own: TestCloseWithPeersCloses, TestStartAndCloseInAnyOrder, TestCloseLeavesNothing.
 func TestMethods(t *testing.T) {
 	t.Parallel()
 	t.Run("start: emitting before it is an error", func(t *testing.T) {

@@ -24,6 +24,8 @@ func BenchmarkJSON(b *testing.B)      { compare(b) }
 func BenchmarkLone(b *testing.B)      { compare(b) }
 func BenchmarkDirect(b *testing.B)    { compare(b) }
 func BenchmarkCall(b *testing.B)      { compare(b) }
+func BenchmarkSize(b *testing.B)      { compare(b) }
+func BenchmarkNodes(b *testing.B)     { compare(b) }
 
 // benchTurns is the default of -benchtime: medians of five, or one turn of a
 // short run.

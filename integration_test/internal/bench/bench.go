@@ -1,11 +1,11 @@
-// Package bench measures smokesignal beside what one would use in its place:
-// raw floodsub, raw gossipsub, one raw libp2p stream. The benchmarks of
-// integration_test and the command that writes docs/benchmarks.md share it.
+// Package bench measures smokesignal beside its alternatives: raw floodsub, raw
+// gossipsub and one raw libp2p stream. The benchmarks of integration_test run it.
 //
-// A [Case] is a question, such as how fast a burst crosses a line of five
+// A [Case] asks one question, such as how fast a burst crosses a line of five
 // nodes. Its entrants are set up side by side and take turns, so that a machine
-// which is slow for a while is slow for all of them. Figures are medians over
-// the turns; a factor is the median of the factors within each turn.
+// that is slow for a while slows all of them. Figures are medians over the
+// turns. A factor compares two entrants: it is computed within each turn, and
+// the median is reported.
 package bench
 
 import (
@@ -17,57 +17,57 @@ import (
 	"time"
 )
 
-// A Round is one measurement of one entrant. What does not apply is zero.
+// A Round is one measurement of one entrant. Fields that do not apply are zero.
 type Round struct {
-	Sent       int           // events
-	Arrived    int           // distinct events at the receiver that got the fewest
+	Sent       int           // number of events
+	Arrived    int           // distinct events at the receiver with the fewest
 	Elapsed    time.Duration // from the first Emit to the last arrival
-	CPU        time.Duration // of the whole process, so of all nodes together
-	Allocs     uint64        // by the same
-	Inversions int           // events that came behind a later one, at all receivers together
+	CPU        time.Duration // of the whole process, which runs all nodes
+	Allocs     uint64        // allocations of the whole process
+	Inversions int           // events that arrived after a later one, summed over the receivers
 	P50, P99   time.Duration // of single events
 }
 
-// rate is how many events arrived in a second.
+// rate returns the events that arrived per second.
 func (r Round) rate() float64 {
 	return float64(r.Arrived) / r.Elapsed.Seconds()
 }
 
-// Kind says which figures of a case mean something.
+// Kind decides which figures of a case are reported.
 type Kind string
 
 const (
-	Burst   Kind = "burst"   // events as fast as they are accepted
-	Latency Kind = "latency" // single events, or questions and answers
+	Burst   Kind = "burst"   // events sent as fast as they are accepted
+	Latency Kind = "latency" // single events, or requests and their answers
 )
 
 // A Case compares its entrants in one situation.
 type Case struct {
-	Name string `json:"name"` // as a benchmark's, with slashes
-	Text string `json:"text"` // for people
-	Kind Kind   `json:"kind"`
-	// Yardstick is the entrant to which the others are compared.
-	Yardstick string `json:"yardstick"`
+	Name string // of the benchmark, with slashes
+	Text string // describes the case to a reader
+	Kind Kind
+	// Yardstick is the entrant that the others are compared with.
+	Yardstick string
 	// Against names the yardstick in the unit of a factor: x-floodsub.
-	Against string `json:"against"`
+	Against string
 
 	entrants []entrant
 }
 
-// An entrant is one way to pass events.
+// An entrant is one way to send events.
 type entrant struct {
 	name  string
-	count int // events in a round
+	count int // events per round
 	open  func(context.Context) (*rig, error)
 }
 
-// A rig is an entrant that is set up.
+// A rig is an entrant that has been set up.
 type rig struct {
 	round func(ctx context.Context, count int) (Round, error)
 	close func()
 }
 
-// A Match is a case that is set up. One goroutine at a time may use it.
+// A Match is a case that has been set up. One goroutine at a time may use it.
 type Match struct {
 	Case
 	rigs   []*rig
@@ -75,7 +75,7 @@ type Match struct {
 	turns  int
 }
 
-// Open sets up all entrants and warms them with a small round. The caller has
+// Open sets up all entrants and warms them up with a small round. The caller has
 // to close the match.
 func (c Case) Open(ctx context.Context) (*Match, error) {
 	m := &Match{Case: c, rounds: make([][]Round, len(c.entrants))}
@@ -93,12 +93,12 @@ func (c Case) Open(ctx context.Context) (*Match, error) {
 	return m, nil
 }
 
-// Turn takes one round of every entrant. Each turn begins with another one, and
-// the garbage of one is not left to the next.
+// Turn runs one round of every entrant. Each turn begins with a different entrant,
+// so that none has the advantage of always being first.
 func (m *Match) Turn(ctx context.Context) error {
 	for i := range m.rigs {
 		i = (i + m.turns) % len(m.rigs)
-		runtime.GC()
+		runtime.GC() // so that no entrant pays for the garbage of the one before
 		r, err := m.rigs[i].round(ctx, m.entrants[i].count)
 		if err != nil {
 			return fmt.Errorf("bench: %s: %s: %w", m.Name, m.entrants[i].name, err)
@@ -109,17 +109,17 @@ func (m *Match) Turn(ctx context.Context) error {
 	return nil
 }
 
-// Turns is how many turns have been taken.
+// Turns returns how many turns have been run.
 func (m *Match) Turns() int { return m.turns }
 
-// Close ends all entrants.
+// Close closes all entrants.
 func (m *Match) Close() {
 	for _, r := range m.rigs {
 		r.close()
 	}
 }
 
-// Entrants returns the names in the order of the results.
+// Entrants returns the names of the entrants, in the order of the results.
 func (c Case) Entrants() (names []string) {
 	for _, e := range c.entrants {
 		names = append(names, e.name)
@@ -127,19 +127,12 @@ func (c Case) Entrants() (names []string) {
 	return names
 }
 
-// A Spread is a median and what it was taken from.
+// A Spread is the median of some values with their smallest and largest.
 type Spread struct {
-	Median float64 `json:"median"`
-	Min    float64 `json:"min"`
-	Max    float64 `json:"max"`
+	Median, Min, Max float64
 }
 
-// MarshalJSON leaves out the digits that are noise.
-func (s Spread) MarshalJSON() ([]byte, error) {
-	return fmt.Appendf(nil, `{"median":%.4g,"min":%.4g,"max":%.4g}`, s.Median, s.Min, s.Max), nil
-}
-
-// spread returns the zero Spread for no values.
+// spread returns the Spread of values, the zero Spread if there are none.
 func spread(values []float64) Spread {
 	if len(values) == 0 {
 		return Spread{}
@@ -149,29 +142,29 @@ func spread(values []float64) Spread {
 	return Spread{Median: (v[(n-1)/2] + v[n/2]) / 2, Min: v[0], Max: v[n-1]}
 }
 
-// A Result is what the turns of a match say about one entrant.
+// A Result holds the figures of one entrant over all turns of a match.
 type Result struct {
-	Entrant string `json:"entrant"`
-	Rounds  int    `json:"rounds"`
-	Events  int    `json:"events"` // sent in a round
+	Entrant string
+	Rounds  int
+	Events  int // sent per round
 
-	Rate   Spread `json:"rate,omitzero"`   // events per second, at the receiver that got the fewest
-	CPU    Spread `json:"cpu,omitzero"`    // microseconds per event sent, all nodes together
-	Allocs Spread `json:"allocs,omitzero"` // per event sent, all nodes together
-	P50    Spread `json:"p50,omitzero"`    // microseconds
-	P99    Spread `json:"p99,omitzero"`    // microseconds
+	Rate   Spread // events per second at the receiver with the fewest
+	CPU    Spread // microseconds per event sent, all nodes together
+	Allocs Spread // per event sent, all nodes together
+	P50    Spread // microseconds
+	P99    Spread // microseconds
 
-	// Delivered is the part of what was sent, in all rounds together, that came
-	// to the receiver which got the fewest. It is 1 only if nothing was lost.
-	Delivered float64 `json:"delivered"`
-	// Inversions is the mean of the rounds. It is 0 only if there were none.
-	Inversions float64 `json:"inversions"`
+	// Delivered is the share of the events sent in all rounds that reached the
+	// receiver with the fewest. It is 1 only if no event was lost.
+	Delivered float64
+	// Inversions is the mean over the rounds. It is 0 only if there were none.
+	Inversions float64
 
-	// How often the yardstick's rate, or latencies, this is. Zero for the
-	// yardstick itself.
-	Factor    Spread `json:"factor,omitzero"` // of the rate
-	FactorP50 Spread `json:"factorP50,omitzero"`
-	FactorP99 Spread `json:"factorP99,omitzero"`
+	// The rate and the latencies divided by those of the yardstick. Zero for
+	// the yardstick itself.
+	Factor    Spread // of the rate
+	FactorP50 Spread
+	FactorP99 Spread
 }
 
 // Results returns the figures so far, one per entrant.
@@ -208,6 +201,7 @@ func (m *Match) Results() []Result {
 	return results
 }
 
+// over returns the Spread of f over the rounds.
 func over(rounds []Round, f func(Round) float64) Spread {
 	var values []float64
 	for _, r := range rounds {
@@ -216,8 +210,8 @@ func over(rounds []Round, f func(Round) float64) Spread {
 	return spread(values)
 }
 
-// factors divides f of each round by f of the round with the same index in other. An
-// index at which other has no figure is left out.
+// factors divides f of each round by f of the other entrant's round in the same
+// turn. Turns in which the other's figure is zero are skipped.
 func factors(rounds, other []Round, f func(Round) float64) Spread {
 	var values []float64
 	for i, r := range rounds {
@@ -230,7 +224,8 @@ func factors(rounds, other []Round, f func(Round) float64) Spread {
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
-// meter measures what the process uses between start and stop.
+// A meter measures the processor time and the allocations of the process between
+// start and stop.
 type meter struct {
 	cpu    time.Duration
 	allocs uint64
@@ -249,6 +244,5 @@ func (m meter) stop(r *Round) {
 	r.Allocs = now.Mallocs - m.allocs
 }
 
-// errNothing ends a round in which no event arrived, of which no rate can be
-// told.
+// errNothing is returned by a round in which no event arrived: it has no rate.
 var errNothing = errors.New("nothing arrived")

@@ -10,25 +10,32 @@ import (
 )
 
 const (
-	// sending bounds a burst: who is slow sends fewer events than asked for, and
-	// the round says how many.
-	sending = 5 * time.Second
-	// patience is how long nothing new may come before a round is over, for an
-	// entrant that promises to lose nothing. It is as long as smokesignal waits
-	// for an event that is missing.
-	patience = 12 * time.Second
-	// haste is the same for one that loses events as a matter of course.
-	haste = 500 * time.Millisecond
-	// pace is the pause between lone events.
+	// maxSending ends a burst: a slow entrant sends fewer events than asked for,
+	// and Round.Sent says how many.
+	maxSending = 5 * time.Second
+	// losslessSilence ends a round in which nothing new arrives, for an entrant
+	// that promises to lose nothing. smokesignal waits as long for a missing event.
+	losslessSilence = 12 * time.Second
+	// lossySilence is the same for an entrant that may lose events.
+	lossySilence = 500 * time.Millisecond
+	// pace is the interval between lone events.
 	pace = 5 * time.Millisecond
 )
 
-// A flow is one sender and those who receive from it.
+// A pattern is the way in which the events of a round are sent.
+type pattern int
+
+const (
+	inBurst pattern = iota // as fast as they are accepted
+	paced                  // one every pace; the latency of each is measured
+)
+
+// A flow is one sender and its receivers.
 type flow struct {
-	// send passes an event on. The flow's rounds call it from one goroutine.
+	// send sends one event. Rounds call it from one goroutine at a time.
 	send func(ctx context.Context, round, no uint32) error
 	to   []*receiver
-	// lossy is whether events are lost as a matter of course.
+	// lossy is set for an entrant that may lose events.
 	lossy bool
 	round uint32
 }
@@ -38,23 +45,22 @@ type receiver struct {
 	tally atomic.Pointer[tally]
 }
 
-// A tally is what one receiver got in one round. take is called by one
-// goroutine at a time, and the rest may be read meanwhile.
+// A tally counts the events of one round at one receiver. One goroutine at a
+// time calls receiver.count; the atomic fields may be read meanwhile.
 type tally struct {
 	round      uint32
-	seen       []uint64 // a bit per event, used by take alone
-	last       uint32   // the same
+	seen       []uint64 // a bit per event, used by count alone
+	last       uint32   // the largest number so far, used by count alone
 	got        atomic.Int64
 	inversions atomic.Int64
-	at         []atomic.Int64 // when each came, in nanoseconds after began; nil unless asked for
+	at         []atomic.Int64 // arrival of each event, in nanoseconds after began; nil in a burst
 	began      time.Time
-	want       *atomic.Int64 // of all receivers
-	full       func()
+	want       *atomic.Int64 // events that every receiver should get
+	full       func()        // called once got reaches want
 }
 
-// take notes that an event came. Those of another round are none of this one's
-// business, and those that come again do not count.
-func (r *receiver) take(round, no uint32) {
+// count counts one event. Events of another round and duplicates are ignored.
+func (r *receiver) count(round, no uint32) {
 	t := r.tally.Load()
 	if t == nil || t.round != round || int(no/64) >= len(t.seen) {
 		return
@@ -77,17 +83,18 @@ func (r *receiver) take(round, no uint32) {
 	}
 }
 
-// takeBytes is take for an event which begins with its round and number.
-func (r *receiver) takeBytes(b []byte) {
+// countBytes counts an event whose bytes begin with its round and number.
+func (r *receiver) countBytes(b []byte) {
 	if len(b) >= minSize {
-		r.take(binary.BigEndian.Uint32(b), binary.BigEndian.Uint32(b[4:]))
+		r.count(binary.BigEndian.Uint32(b), binary.BigEndian.Uint32(b[4:]))
 	}
 }
 
-// minSize is what the numbers of an event take.
+// minSize is the size of the round and the number in an event.
 const minSize = 8
 
-// fill writes the numbers of an event into b, which is minSize long at least.
+// fill writes the round and the number of an event into b, which must have at
+// least minSize bytes.
 func fill(b []byte, round, no uint32) {
 	binary.BigEndian.PutUint32(b, round)
 	binary.BigEndian.PutUint32(b[4:], no)
@@ -95,13 +102,13 @@ func fill(b []byte, round, no uint32) {
 
 // burst sends count events as fast as they are accepted.
 func (f *flow) burst(ctx context.Context, count int) (Round, error) {
-	r, _, err := f.run(ctx, count, false)
+	r, _, err := f.run(ctx, count, inBurst)
 	return r, err
 }
 
-// lone sends an event every pace and measures how long each takes.
-func (f *flow) lone(ctx context.Context, count int) (Round, error) {
-	r, took, err := f.run(ctx, count, true)
+// sendPaced sends one event every pace and measures the latency of each.
+func (f *flow) sendPaced(ctx context.Context, count int) (Round, error) {
+	r, took, err := f.run(ctx, count, paced)
 	if err != nil {
 		return r, err
 	}
@@ -109,9 +116,9 @@ func (f *flow) lone(ctx context.Context, count int) (Round, error) {
 	return r, nil
 }
 
-// run is one round. took is how long the events that arrived have taken, if they
-// were lone.
-func (f *flow) run(ctx context.Context, count int, lone bool) (r Round, took []time.Duration, err error) {
+// run runs one round. took has the latencies of the events that arrived, if they
+// were paced.
+func (f *flow) run(ctx context.Context, count int, p pattern) (r Round, took []time.Duration, err error) {
 	f.round++
 	var want, missing atomic.Int64
 	want.Store(int64(count))
@@ -127,7 +134,7 @@ func (f *flow) run(ctx context.Context, count int, lone bool) (r Round, took []t
 				done <- time.Now()
 			}
 		}
-		if lone {
+		if p == paced {
 			t.at = make([]atomic.Int64, count)
 		}
 		tallies[i] = t
@@ -139,12 +146,12 @@ func (f *flow) run(ctx context.Context, count int, lone bool) (r Round, took []t
 	first := time.Now()
 	sent := make([]time.Duration, 0, count)
 	var tick *time.Ticker
-	if lone {
+	if p == paced {
 		tick = time.NewTicker(pace)
 		defer tick.Stop()
 	}
 	for no := range count {
-		if lone {
+		if p == paced {
 			<-tick.C
 			sent = append(sent, time.Since(began))
 		}
@@ -152,11 +159,13 @@ func (f *flow) run(ctx context.Context, count int, lone bool) (r Round, took []t
 			return r, nil, fmt.Errorf("send event %d of %d: %w", no+1, count, err)
 		}
 		r.Sent++
-		if !lone && no%64 == 0 && time.Since(first) > sending {
-			break
+		if p == inBurst && no%64 == 0 && time.Since(first) > maxSending {
+			break // a slow sender: the round goes on with fewer events
 		}
 	}
 	if want.Store(int64(r.Sent)); r.Sent < count {
+		// A receiver that has all of the fewer events already gets no further
+		// event that would make it notice.
 		for _, t := range tallies {
 			if t.got.Load() == int64(r.Sent) {
 				t.full()
@@ -186,15 +195,15 @@ func (f *flow) run(ctx context.Context, count int, lone bool) (r Round, took []t
 	return r, took, nil
 }
 
-// await returns when the last event came: the last of all, or the last before
-// nothing came for long.
+// await returns when the last event arrived: either every receiver has all
+// events, or nothing new has arrived for so long that the rest counts as lost.
 func (f *flow) await(ctx context.Context, tallies []*tally, done <-chan time.Time) (time.Time, error) {
-	silence := patience
+	silence := losslessSilence
 	if f.lossy {
-		silence = haste
+		silence = lossySilence
 	}
-	look := time.NewTicker(5 * time.Millisecond)
-	defer look.Stop()
+	poll := time.NewTicker(5 * time.Millisecond)
+	defer poll.Stop()
 	last, sum := time.Now(), int64(-1)
 	for {
 		select {
@@ -202,7 +211,7 @@ func (f *flow) await(ctx context.Context, tallies []*tally, done <-chan time.Tim
 			return at, nil
 		case <-ctx.Done():
 			return last, context.Cause(ctx)
-		case <-look.C:
+		case <-poll.C:
 		}
 		now := int64(0)
 		for _, t := range tallies {
@@ -216,7 +225,7 @@ func (f *flow) await(ctx context.Context, tallies []*tally, done <-chan time.Tim
 	}
 }
 
-// quantiles returns the median and the 99th of a hundred.
+// quantiles returns the median and the 99th percentile.
 func quantiles(took []time.Duration) (p50, p99 time.Duration) {
 	if len(took) == 0 {
 		return 0, 0
@@ -225,15 +234,15 @@ func quantiles(took []time.Duration) (p50, p99 time.Duration) {
 	return took[len(took)/2], took[len(took)*99/100]
 }
 
-// questions asks count times, each when the last was answered.
-func questions(ctx context.Context, count int, ask func(context.Context) error) (r Round, err error) {
+// requests calls ask count times, one after the other, and measures each.
+func requests(ctx context.Context, count int, ask func(context.Context) error) (r Round, err error) {
 	took := make([]time.Duration, count)
 	use := start()
 	first := time.Now()
 	for i := range took {
 		asked := time.Now()
 		if err := ask(ctx); err != nil {
-			return r, fmt.Errorf("question %d of %d: %w", i+1, count, err)
+			return r, fmt.Errorf("request %d of %d: %w", i+1, count, err)
 		}
 		took[i] = time.Since(asked)
 	}

@@ -1,15 +1,18 @@
 package bench
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
-// The numbers of events in a round. Those of smokesignal are larger where it is
-// so much faster that a burst of the others' size would be over in milliseconds.
+// The number of events per round. smokesignal gets larger bursts than pubsub: it
+// would send a burst of pubsub's size in milliseconds, too short to measure.
 const (
 	pairBurst   = 200_000
 	lineBurst   = 100_000
 	graphBurst  = 50_000
 	pubsubBurst = 10_000
-	pubsubGraph = 2_000 // of twenty nodes
+	pubsubGraph = 2_000 // in the network of twenty nodes
 	streamBurst = 1_000_000
 	loneEvents  = 600
 	pings       = 3_000
@@ -18,11 +21,12 @@ const (
 // scale divides the numbers of events of a short run.
 const scale = 100
 
-// times is how many events a round has: few in a short run, enough to see that
-// everything works.
-type times func(count int) int
+// scaling turns the number of events of a full round into that of this run.
+type scaling func(count int) int
 
-func counts(short bool) times {
+// scaled returns the scaling of a run. A short run has just enough events per
+// round to show that everything works.
+func scaled(short bool) scaling {
 	return func(n int) int {
 		if short {
 			return max(20, n/scale)
@@ -31,10 +35,10 @@ func counts(short bool) times {
 	}
 }
 
-// Cases returns what the benchmarks compare. Short ones have a hundredth of the
-// events, which says nothing about speed.
+// Cases returns the cases of all benchmarks. If short is true, a round has a
+// hundredth of the events: the figures then mean nothing.
 func Cases(short bool) []Case {
-	n := counts(short)
+	n := scaled(short)
 	cases := []Case{
 		broadcastCase("pair", "pair", line(2), 64, n(pairBurst), n(pubsubBurst),
 			FloodsubRaised, FloodsubDefault, GossipsubDefault),
@@ -46,55 +50,57 @@ func Cases(short bool) []Case {
 			Name: "JSON/pair", Text: "broadcast of a struct of two fields as JSON beside 64 B of raw bytes, pair",
 			Kind: Burst, Yardstick: Smokesignal, Against: "raw",
 			entrants: []entrant{
-				broadcastEntrant(SmokesignalJSON, line(2), 0, n(pairBurst), false),
-				broadcastEntrant(Smokesignal, line(2), 64, n(pairBurst), false),
+				broadcastEntrant(SmokesignalJSON, line(2), 0, n(pairBurst), inBurst),
+				broadcastEntrant(Smokesignal, line(2), 64, n(pairBurst), inBurst),
 			},
 		},
 		{
 			Name: "Lone/pair/64B", Text: "lone broadcast of 64 B, one each 5 ms, idle pair",
 			Kind: Latency, Yardstick: FloodsubDefault, Against: "floodsub",
 			entrants: []entrant{
-				broadcastEntrant(Smokesignal, line(2), 64, n(loneEvents), true),
-				pubsubEntrant(FloodsubDefault, line(2), 64, n(loneEvents), true),
+				broadcastEntrant(Smokesignal, line(2), 64, n(loneEvents), paced),
+				pubsubEntrant(FloodsubDefault, line(2), 64, n(loneEvents), paced),
 			},
 		},
 	}
 	cases[0].entrants = append(cases[0].entrants, streamEntrant(tcp, 64, n(streamBurst)))
 	for _, tr := range []struct{ name, text, listen string }{{"tcp", "TCP", tcp}, {"quic", "QUIC", quic}} {
 		for _, size := range []int{64, 1 << 10} {
-			// About as much time for every size and transport.
+			// So that rounds of every size and transport take about the same time.
 			count := n(streamBurst / max(1, size/200))
 			cases = append(cases, Case{
-				Name: fmt.Sprintf("Direct/%s/%s", tr.name, bytes(size, "")),
-				Text: fmt.Sprintf("direct, %s, %s", tr.text, bytes(size, " ")),
+				Name: fmt.Sprintf("Direct/%s/%s", tr.name, formatSize(size, "")),
+				Text: fmt.Sprintf("direct, %s, %s", tr.text, formatSize(size, " ")),
 				Kind: Burst, Yardstick: Stream, Against: "stream",
 				entrants: []entrant{directEntrant(tr.listen, size, count), streamEntrant(tr.listen, size, count)},
 			})
 		}
 	}
-	return append(cases, Case{
+	cases = append(cases, Case{
 		Name: "Call/tcp/64B", Text: "call of 64 B, one at a time, TCP",
 		Kind: Latency, Yardstick: Stream, Against: "stream",
 		entrants: []entrant{callEntrant(tcp, 64, n(pings)), answerEntrant(tcp, 64, n(pings)), pingPongEntrant(tcp, 64, n(pings))},
 	})
+	return slices.Concat(cases, sizeCases(n), nodeCases(n))
 }
 
-// broadcastCase compares bursts over a graph with raw pubsubs.
+// broadcastCase compares bursts of smokesignal over a graph with those of raw
+// pubsubs, named in others.
 func broadcastCase(name, text string, g graph, size, count, pubsubCount int, others ...string) Case {
 	c := Case{
-		Name: fmt.Sprintf("Broadcast/%s/%s", name, bytes(size, "")),
-		Text: fmt.Sprintf("broadcast, %s, %s", text, bytes(size, " ")),
+		Name: fmt.Sprintf("Broadcast/%s/%s", name, formatSize(size, "")),
+		Text: fmt.Sprintf("broadcast, %s, %s", text, formatSize(size, " ")),
 		Kind: Burst, Yardstick: FloodsubRaised, Against: "floodsub",
-		entrants: []entrant{broadcastEntrant(Smokesignal, g, size, count, false)},
+		entrants: []entrant{broadcastEntrant(Smokesignal, g, size, count, inBurst)},
 	}
 	for _, other := range others {
-		c.entrants = append(c.entrants, pubsubEntrant(other, g, size, pubsubCount, false))
+		c.entrants = append(c.entrants, pubsubEntrant(other, g, size, pubsubCount, inBurst))
 	}
 	return c
 }
 
-// bytes writes a size, with space between the number and its unit.
-func bytes(n int, space string) string {
+// formatSize writes a size in bytes with space between the number and its unit.
+func formatSize(n int, space string) string {
 	unit := "B"
 	if n >= 1<<10 && n%(1<<10) == 0 {
 		n, unit = n>>10, "KiB"
@@ -102,37 +108,26 @@ func bytes(n int, space string) string {
 	return fmt.Sprint(n) + space + unit
 }
 
-// A Curve is a row of cases that differ in one number.
-type Curve struct {
-	Name   string // of its file
-	Title  string
-	Axis   string // what X is
-	Points []Point
-}
-
-// A Point is one case of a curve.
-type Point struct {
-	X    int
-	Text string // X as it stands at the axis
-	Case Case
-}
-
-// Curves returns what is drawn.
-func Curves(short bool) []Curve {
-	n := counts(short)
-	sizes := Curve{Name: "rate-size", Title: "Broadcast on a pair: events per second against their size", Axis: "bytes of an event"}
+// sizeCases compares bursts on a pair by the size of an event.
+func sizeCases(n scaling) (cases []Case) {
 	for _, size := range []int{16, 64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10} {
-		// No more than 64 MiB for the fast and 32 MiB for the slow.
-		c := broadcastCase("pair", "pair", line(2), size, n(min(pairBurst/2, 64<<20/size)), n(min(pubsubBurst/2, 32<<20/size)),
+		// At most 64 MiB per round for the fast entrants and 32 MiB for the slow ones.
+		c := broadcastCase("", "pair", line(2), size, n(min(pairBurst/2, 64<<20/size)), n(min(pubsubBurst/2, 32<<20/size)),
 			FloodsubRaised, GossipsubRaised)
+		c.Name = "Size/" + formatSize(size, "")
 		c.entrants = append(c.entrants, streamEntrant(tcp, size, n(min(streamBurst/2, 64<<20/size))))
-		sizes.Points = append(sizes.Points, Point{size, bytes(size, " "), c})
+		cases = append(cases, c)
 	}
-	many := Curve{Name: "rate-nodes", Title: "Broadcast of 64 B: events per second against nodes, each linked to four", Axis: "nodes"}
+	return cases
+}
+
+// nodeCases compares bursts by the number of nodes.
+func nodeCases(n scaling) (cases []Case) {
 	for _, nodes := range []int{2, 3, 5, 10, 20, 40} {
-		c := broadcastCase(fmt.Sprintf("graph%d", nodes), fmt.Sprintf("%d nodes of degree 4", nodes), degree4(nodes), 64,
+		c := broadcastCase("", fmt.Sprintf("%d nodes of degree 4", nodes), degree4(nodes), 64,
 			n(2*pairBurst/nodes/4), n(min(pubsubBurst/2, 40_000/nodes)), FloodsubRaised, GossipsubRaised)
-		many.Points = append(many.Points, Point{nodes, fmt.Sprint(nodes), c})
+		c.Name = fmt.Sprintf("Nodes/%d", nodes)
+		cases = append(cases, c)
 	}
-	return []Curve{sizes, many}
+	return cases
 }

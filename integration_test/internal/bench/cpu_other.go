@@ -4,5 +4,6 @@ package bench
 
 import "time"
 
-// cpuTime is not known here, and the figures per event are zero.
+// cpuTime returns zero, as the processor time is not known on this system. The
+// tables show a dash.
 func cpuTime() time.Duration { return 0 }

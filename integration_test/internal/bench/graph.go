@@ -3,7 +3,7 @@ package bench
 // An edge links two nodes, given by their numbers.
 type edge [2]int
 
-// A graph is which of n nodes are linked.
+// A graph has n nodes and the links between them.
 type graph struct {
 	n     int
 	edges []edge
@@ -18,8 +18,9 @@ func line(n int) graph {
 	return g
 }
 
-// degree4 links each of n nodes to four others: around a ring, one step and a
-// third of the ring away. Up to five nodes are each linked to all others.
+// degree4 links each of n nodes to four others. The nodes stand in a ring, and a
+// link spans one step or a third of the ring. With five nodes or fewer, every
+// node is linked to all others.
 func degree4(n int) graph {
 	g := graph{n: n}
 	if n <= 5 {
@@ -36,8 +37,8 @@ func degree4(n int) graph {
 	return g
 }
 
-// neighbours returns the nodes linked to i.
-func (g graph) neighbours(i int) (list []int) {
+// neighbors returns the nodes linked to node i.
+func (g graph) neighbors(i int) (list []int) {
 	for _, e := range g.edges {
 		switch i {
 		case e[0]:

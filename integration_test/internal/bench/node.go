@@ -14,22 +14,22 @@ import (
 const (
 	Smokesignal     = "smokesignal"
 	SmokesignalJSON = "smokesignal-json"
-	// SmokesignalCall is a call, SmokesignalAnswer a direct event that is answered
-	// with another.
+	// SmokesignalCall makes a call. SmokesignalAnswer sends a direct event, which
+	// the receiver answers with another.
 	SmokesignalCall   = "smokesignal-call"
 	SmokesignalAnswer = "smokesignal-answer"
 )
 
 const eventName = "bench"
 
-// numbers is the struct of two fields that is sent as JSON.
+// numbers is the argument of the events that are sent as JSON.
 type numbers struct {
 	Round uint32 `json:"round"`
 	No    uint32 `json:"no"`
 }
 
-// nodes are whole nodes that are linked as the graph says, and not otherwise:
-// with a minimum of zero peers and no seeds a node looks for nobody.
+// nodes are smokesignal nodes with exactly the links of the graph. A node with a
+// minimum of zero peers and without seeds makes no links by itself.
 type nodes struct {
 	graph graph
 	list  []*smokesignal.Node
@@ -70,7 +70,7 @@ func openNodes(ctx context.Context, g graph, listen string) (*nodes, error) {
 func (ns *nodes) check() error {
 	for i, n := range ns.list {
 		var want, got []smokesignal.ID
-		for _, j := range ns.graph.neighbours(i) {
+		for _, j := range ns.graph.neighbors(i) {
 			want = append(want, ns.list[j].ID())
 		}
 		for p := range n.Peers().All() {
@@ -79,7 +79,7 @@ func (ns *nodes) check() error {
 		slices.Sort(want)
 		slices.Sort(got)
 		if !slices.Equal(got, want) {
-			return fmt.Errorf("node %d has %d peers instead of its %d neighbours: the links have changed", i, len(got), len(want))
+			return fmt.Errorf("node %d has %d peers instead of its %d neighbors: the links have changed", i, len(got), len(want))
 		}
 	}
 	return nil
@@ -93,9 +93,9 @@ func (ns *nodes) close() {
 	closing.Wait()
 }
 
-// broadcastEntrant is a smokesignal node on every node of the graph, of which
-// the first broadcasts events of that many bytes, or numbers as JSON.
-func broadcastEntrant(name string, g graph, size, count int, lone bool) entrant {
+// broadcastEntrant runs smokesignal on every node of the graph. The first node
+// broadcasts events of size bytes, or numbers as JSON.
+func broadcastEntrant(name string, g graph, size, count int, p pattern) entrant {
 	return entrant{name, count, func(ctx context.Context) (*rig, error) {
 		ns, err := openNodes(ctx, g, tcp)
 		if err != nil {
@@ -108,12 +108,12 @@ func broadcastEntrant(name string, g graph, size, count int, lone bool) entrant 
 			f.to = append(f.to, r)
 			r.listen(name, n.Broadcast())
 		}
-		f.send = sender(name, ns.list[0].Broadcast(), size)
-		return ns.checked(f.rig(lone, ns.close)), nil
+		f.send = emitTo(name, ns.list[0].Broadcast(), size)
+		return ns.checked(f.rig(p, ns.close)), nil
 	}}
 }
 
-// directEntrant is a pair of which one sends direct events to the other.
+// directEntrant sends direct events from one node of a pair to the other.
 func directEntrant(listen string, size, count int) entrant {
 	return entrant{Smokesignal, count, func(ctx context.Context) (*rig, error) {
 		ns, err := openNodes(ctx, line(2), listen)
@@ -123,12 +123,12 @@ func directEntrant(listen string, size, count int) entrant {
 		}
 		r := new(receiver)
 		r.listen(Smokesignal, ns.list[1].Direct())
-		f := &flow{to: []*receiver{r}, send: sender(Smokesignal, ns.list[0].Peer(ns.list[1].ID()), size)}
-		return ns.checked(f.rig(false, ns.close)), nil
+		f := &flow{to: []*receiver{r}, send: emitTo(Smokesignal, ns.list[0].Peer(ns.list[1].ID()), size)}
+		return ns.checked(f.rig(inBurst, ns.close)), nil
 	}}
 }
 
-// checked fails a round in which the links changed.
+// checked makes a round fail if the links have changed.
 func (ns *nodes) checked(r *rig) *rig {
 	round := r.round
 	r.round = func(ctx context.Context, count int) (Round, error) {
@@ -138,31 +138,31 @@ func (ns *nodes) checked(r *rig) *rig {
 	return r
 }
 
-// listen takes what comes from a source.
+// listen counts the events of a source.
 func (r *receiver) listen(name string, from smokesignal.Source) {
 	if name == SmokesignalJSON {
-		smokesignal.Name[numbers](eventName).On(from, func(_ context.Context, _ smokesignal.ID, v numbers) { r.take(v.Round, v.No) })
+		smokesignal.Name[numbers](eventName).On(from, func(_ context.Context, _ smokesignal.ID, v numbers) { r.count(v.Round, v.No) })
 		return
 	}
-	smokesignal.Name[[]byte](eventName).On(from, func(_ context.Context, _ smokesignal.ID, b []byte) { r.takeBytes(b) })
+	smokesignal.Name[[]byte](eventName).On(from, func(_ context.Context, _ smokesignal.ID, b []byte) { r.countBytes(b) })
 }
 
-// sender sends to where the emitter reaches.
-func sender(name string, to smokesignal.Emitter, size int) func(context.Context, uint32, uint32) error {
+// emitTo returns a flow.send that emits to the given emitter.
+func emitTo(name string, to smokesignal.Emitter, size int) func(context.Context, uint32, uint32) error {
 	if name == SmokesignalJSON {
 		return func(ctx context.Context, round, no uint32) error {
 			return smokesignal.Name[numbers](eventName).Emit(ctx, to, numbers{round, no})
 		}
 	}
-	b := make([]byte, size) // encoded before Emit returns, so one is enough
+	b := make([]byte, size) // Emit copies it, so one is enough
 	return func(ctx context.Context, round, no uint32) error {
 		fill(b, round, no)
 		return smokesignal.Name[[]byte](eventName).Emit(ctx, to, b)
 	}
 }
 
-// answerEntrant asks with a direct event, which the other side answers with one
-// from its handler.
+// answerEntrant sends a direct event, which the handler of the other node answers
+// with another direct event.
 func answerEntrant(listen string, size, count int) entrant {
 	return entrant{SmokesignalAnswer, count, func(ctx context.Context) (*rig, error) {
 		ns, err := openNodes(ctx, line(2), listen)
@@ -179,9 +179,9 @@ func answerEntrant(listen string, size, count int) entrant {
 		})
 		answers := make(chan struct{}, 1)
 		a.Direct().On(eventName, func(context.Context, *smokesignal.Event) { answers <- struct{}{} })
-		to, question := a.Peer(b.ID()), make([]byte, size)
+		to, request := a.Peer(b.ID()), make([]byte, size)
 		ask := func(ctx context.Context) error {
-			if err := to.Emit(ctx, eventName, question); err != nil {
+			if err := to.Emit(ctx, eventName, request); err != nil {
 				return err
 			}
 			select {
@@ -192,13 +192,13 @@ func answerEntrant(listen string, size, count int) entrant {
 			}
 		}
 		return ns.checked(&rig{
-			round: func(ctx context.Context, n int) (Round, error) { return questions(ctx, n, ask) },
+			round: func(ctx context.Context, n int) (Round, error) { return requests(ctx, n, ask) },
 			close: ns.close,
 		}), nil
 	}}
 }
 
-// callEntrant calls a handler which returns what it is given.
+// callEntrant calls a handler that returns its argument.
 func callEntrant(listen string, size, count int) entrant {
 	return entrant{SmokesignalCall, count, func(ctx context.Context) (*rig, error) {
 		ns, err := openNodes(ctx, line(2), listen)
@@ -208,13 +208,13 @@ func callEntrant(listen string, size, count int) entrant {
 		}
 		echo := smokesignal.Call[[]byte, []byte](eventName)
 		echo.Handle(ns.list[1].Direct(), func(_ context.Context, _ smokesignal.ID, b []byte) ([]byte, error) { return b, nil })
-		to, question := ns.list[0].Peer(ns.list[1].ID()), make([]byte, size)
+		to, request := ns.list[0].Peer(ns.list[1].ID()), make([]byte, size)
 		ask := func(ctx context.Context) error {
-			_, err := echo.Do(ctx, to, question)
+			_, err := echo.Do(ctx, to, request)
 			return err
 		}
 		return ns.checked(&rig{
-			round: func(ctx context.Context, n int) (Round, error) { return questions(ctx, n, ask) },
+			round: func(ctx context.Context, n int) (Round, error) { return requests(ctx, n, ask) },
 			close: ns.close,
 		}), nil
 	}}

@@ -7,27 +7,26 @@ import (
 	"time"
 )
 
-// A Watch tells how much of the machine's processor time others took, who then
-// had a part in the figures.
+// A Watch measures how much of the machine's processor time other processes use.
+// If they use much, the figures of a benchmark mean little.
 type Watch struct {
 	then machineTime
 	own  time.Duration
 	ok   bool
 }
 
-// machineTime is what all processors together have spent so far.
+// machineTime is the time that all processors together have spent so far.
 type machineTime struct{ busy, all time.Duration }
 
-// Observe begins to watch.
+// Observe starts a Watch.
 func Observe() Watch {
 	text, err := os.ReadFile("/proc/stat")
 	then, ok := parseStat(string(text))
 	return Watch{then, cpuTime(), ok && err == nil}
 }
 
-// Others returns the part of the processor time since Observe that went
-// neither to this process nor to nobody, from 0 to 1. It is not known on every
-// system.
+// Others returns the share of the processor time since Observe that other
+// processes used, from 0 to 1. ok is false on systems that do not report it.
 func (w Watch) Others() (part float64, ok bool) {
 	now := Observe()
 	all := now.then.all - w.then.all
@@ -41,8 +40,8 @@ func (w Watch) Others() (part float64, ok bool) {
 // tick is the unit of /proc/stat on every Linux.
 const tick = 10 * time.Millisecond
 
-// parseStat reads the first line of /proc/stat: user, nice, system, idle, waiting
-// for a disk, two kinds of interrupts, and what a hypervisor took away.
+// parseStat reads the first line of /proc/stat: the time in user, nice, system,
+// idle, iowait, irq, softirq and steal.
 func parseStat(text string) (m machineTime, ok bool) {
 	line, _, _ := strings.Cut(text, "\n")
 	fields := strings.Fields(line)
@@ -55,7 +54,7 @@ func parseStat(text string) (m machineTime, ok bool) {
 			return m, false
 		}
 		m.all += time.Duration(n) * tick
-		if i != 3 && i != 4 {
+		if i != 3 && i != 4 { // neither idle nor waiting for a disk
 			m.busy += time.Duration(n) * tick
 		}
 	}

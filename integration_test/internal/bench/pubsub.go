@@ -14,15 +14,15 @@ import (
 
 // The yardsticks of a broadcast.
 const (
-	FloodsubRaised   = "floodsub-raised"   // with queues that hold a whole burst, so that nothing is lost
-	FloodsubDefault  = "floodsub-default"  // as the library comes
-	GossipsubRaised  = "gossipsub-raised"  // as the first
-	GossipsubDefault = "gossipsub-default" // as the second
+	FloodsubRaised   = "floodsub-raised"  // with queues that hold a whole burst, so that nothing is lost
+	FloodsubDefault  = "floodsub-default" // with the defaults of the library
+	GossipsubRaised  = "gossipsub-raised"
+	GossipsubDefault = "gossipsub-default"
 )
 
 const (
 	topicName = "bench"
-	// The queues when raised. One worker validates, since more of them reorder.
+	// The lengths of the raised queues.
 	raisedOutbound     = 1 << 20
 	raisedValidate     = 1 << 16
 	raisedSubscription = 1 << 16
@@ -30,10 +30,9 @@ const (
 
 type newPubSub func(context.Context, corehost.Host, ...pubsub.Option) (*pubsub.PubSub, error)
 
-// pubsubEntrant is a raw pubsub on every node of the graph, of which all are
-// subscribed and the first publishes. Messages are signed and checked, as by
-// default.
-func pubsubEntrant(name string, g graph, size, count int, lone bool) entrant {
+// pubsubEntrant runs a raw pubsub on every node of the graph. All nodes subscribe
+// and the first publishes. Messages are signed and verified, as by default.
+func pubsubEntrant(name string, g graph, size, count int, p pattern) entrant {
 	ctor, raised := newPubSub(pubsub.NewFloodSub), false
 	switch name {
 	case FloodsubRaised:
@@ -57,19 +56,19 @@ func pubsubEntrant(name string, g graph, size, count int, lone bool) entrant {
 				return nil, err
 			}
 		}
-		return f.rig(lone, net.close), nil
+		return f.rig(p, net.close), nil
 	}}
 }
 
-// rig makes rounds of bursts, or of lone events.
-func (f *flow) rig(lone bool, closing func()) *rig {
-	if lone {
-		return &rig{f.lone, closing}
+// rig returns a rig whose rounds send by the pattern.
+func (f *flow) rig(p pattern, closing func()) *rig {
+	if p == paced {
+		return &rig{f.sendPaced, closing}
 	}
 	return &rig{f.burst, closing}
 }
 
-// pubsubNet is what has to be closed.
+// pubsubNet holds everything that close has to end.
 type pubsubNet struct {
 	cancel context.CancelFunc
 	hosts  []corehost.Host
@@ -95,7 +94,7 @@ func (p *pubsubNet) open(ctx context.Context, g graph, ctor newPubSub, raised bo
 		options = []pubsub.Option{
 			pubsub.WithPeerOutboundQueueSize(raisedOutbound),
 			pubsub.WithValidateQueueSize(raisedValidate),
-			pubsub.WithValidateWorkers(1),
+			pubsub.WithValidateWorkers(1), // several workers would reorder the events
 		}
 		subscription = []pubsub.SubOpt{pubsub.WithBufferSize(raisedSubscription)}
 	}
@@ -118,11 +117,11 @@ func (p *pubsubNet) open(ctx context.Context, g graph, ctor newPubSub, raised bo
 		if err != nil {
 			return nil, err
 		}
-		take := func([]byte) {}
+		count := func([]byte) {} // the publisher does not count its own events
 		if i > 0 {
 			r := new(receiver)
 			f.to = append(f.to, r)
-			take = r.takeBytes
+			count = r.countBytes
 		}
 		p.tasks.Go(func() {
 			for {
@@ -130,7 +129,7 @@ func (p *pubsubNet) open(ctx context.Context, g graph, ctor newPubSub, raised bo
 				if err != nil {
 					return
 				}
-				take(m.Data)
+				count(m.Data)
 			}
 		})
 	}
@@ -140,19 +139,19 @@ func (p *pubsubNet) open(ctx context.Context, g graph, ctor newPubSub, raised bo
 		}
 	}
 	for i, topic := range topics {
-		if err := awaitPeers(ctx, topic, len(g.neighbours(i))); err != nil {
+		if err := awaitPeers(ctx, topic, len(g.neighbors(i))); err != nil {
 			return nil, err
 		}
 	}
 	f.send = func(ctx context.Context, round, no uint32) error {
-		b := make([]byte, size) // pubsub keeps it
+		b := make([]byte, size) // a new one each time, as pubsub keeps it
 		fill(b, round, no)
 		return topics[0].Publish(ctx, b)
 	}
 	return f, nil
 }
 
-// awaitPeers waits until n peers are seen on the topic.
+// awaitPeers waits until the topic has n peers.
 func awaitPeers(ctx context.Context, topic *pubsub.Topic, n int) error {
 	seen, err := topic.EventHandler()
 	if err != nil {
@@ -173,8 +172,8 @@ func awaitPeers(ctx context.Context, topic *pubsub.Topic, n int) error {
 	return nil
 }
 
-// settling is two heartbeats of gossipsub, in which it makes its mesh. Nothing
-// tells when that is done, short of a tracer, which would slow it down.
+// settling is two heartbeats of gossipsub, in which it builds its mesh. Only a
+// tracer could report when the mesh is complete, and it would slow gossipsub down.
 const settling = 2 * time.Second
 
 func settle(ctx context.Context) error {

@@ -10,19 +10,19 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 )
 
-// Stream is the yardstick of a direct event: what a program would write by hand
-// on libp2p.
+// Stream is the yardstick of a direct event: the code that a program on libp2p
+// would have without this module.
 const Stream = "stream"
 
 const (
 	streamProtocol = "/bench"
 	streamBuffer   = 32 << 10
-	// streamQueue is as long as smokesignal's queue of a peer.
+	// streamQueue is the length of smokesignal's queue for one peer.
 	streamQueue = 256
 )
 
-// streamEntrant is one raw libp2p stream: frames with a varint length, a queue,
-// and a writer which gathers what waits and flushes when nothing does.
+// streamEntrant sends over one raw libp2p stream. Each frame has a varint length.
+// A writer takes frames from a queue and flushes when the queue is empty.
 func streamEntrant(listen string, size, count int) entrant {
 	return entrant{Stream, count, func(ctx context.Context) (*rig, error) {
 		to := new(receiver)
@@ -33,7 +33,7 @@ func streamEntrant(listen string, size, count int) entrant {
 				if err != nil {
 					return
 				}
-				to.takeBytes(b)
+				to.countBytes(b)
 			}
 		})
 		if err != nil {
@@ -56,7 +56,8 @@ func streamEntrant(listen string, size, count int) entrant {
 				}
 			}
 		}()
-		// As many buffers as can be on their way, so that none has to be made.
+		// As many buffers as can be queued or being written, so that sending does
+		// not allocate.
 		ring := make([][]byte, 2*streamQueue)
 		for i := range ring {
 			ring[i] = make([]byte, size)
@@ -71,7 +72,7 @@ func streamEntrant(listen string, size, count int) entrant {
 				return context.Cause(ctx)
 			}
 		}}
-		return f.rig(false, func() {
+		return f.rig(inBurst, func() {
 			close(queue)
 			s.Reset()
 			<-written
@@ -80,7 +81,8 @@ func streamEntrant(listen string, size, count int) entrant {
 	}}
 }
 
-// pingPongEntrant asks and answers over one raw libp2p stream, one at a time.
+// pingPongEntrant sends a request and waits for its answer over one raw libp2p
+// stream, one request at a time.
 func pingPongEntrant(listen string, size, count int) entrant {
 	return entrant{Stream, count, func(ctx context.Context) (*rig, error) {
 		from, end, err := streamPair(listen, func(s network.Stream) {
@@ -105,9 +107,9 @@ func pingPongEntrant(listen string, size, count int) entrant {
 			return nil, err
 		}
 		r, w := bufio.NewReaderSize(s, streamBuffer), bufio.NewWriterSize(s, streamBuffer)
-		question := make([]byte, size)
+		request := make([]byte, size)
 		ask := func(context.Context) error {
-			writeFrame(w, question)
+			writeFrame(w, request)
 			if err := w.Flush(); err != nil {
 				return err
 			}
@@ -117,7 +119,7 @@ func pingPongEntrant(listen string, size, count int) entrant {
 		return &rig{
 			round: func(ctx context.Context, n int) (Round, error) {
 				defer context.AfterFunc(ctx, func() { s.Reset() })() // unblocks the read
-				return questions(ctx, n, ask)
+				return requests(ctx, n, ask)
 			},
 			close: func() {
 				s.Reset()
@@ -127,7 +129,7 @@ func pingPongEntrant(listen string, size, count int) entrant {
 	}}
 }
 
-// streamPair makes two hosts, of which the second serves streams.
+// streamPair makes two hosts. The second calls serve for each incoming stream.
 func streamPair(listen string, serve network.StreamHandler) (from, to corehost.Host, err error) {
 	if from, err = newHost(listen); err != nil {
 		return nil, nil, err
@@ -156,13 +158,13 @@ func closeHosts(hosts ...corehost.Host) {
 	}
 }
 
-// writeFrame leaves its error to the next flush.
+// writeFrame ignores errors: the next Flush returns them.
 func writeFrame(w *bufio.Writer, b []byte) {
 	w.Write(binary.AppendUvarint(w.AvailableBuffer(), uint64(len(b))))
 	w.Write(b)
 }
 
-// readFrame returns bytes that are the caller's, as a handler may keep them.
+// readFrame returns a new slice for each frame, as a handler may keep it.
 func readFrame(r *bufio.Reader) ([]byte, error) {
 	n, err := binary.ReadUvarint(r)
 	if err != nil {

@@ -6,8 +6,7 @@ import (
 	"strings"
 )
 
-// Table lays the results of a case out in Markdown, which also reads well as it
-// is.
+// Table formats the results of a case as a Markdown table with aligned columns.
 func (c Case) Table(results []Result) string {
 	rows := [][]string{c.head()}
 	for _, r := range results {
@@ -51,39 +50,40 @@ func (c Case) head() []string {
 }
 
 func (c Case) row(r Result) []string {
-	cpu := short(r.CPU.Median)
+	cpu := formatNumber(r.CPU.Median)
 	if r.CPU.Max == 0 {
 		cpu = "-" // not known on this system
 	}
 	if c.Kind == Latency {
-		return []string{r.Entrant, short(r.P50.Median), short(r.P99.Median), factor(r.FactorP50), factor(r.FactorP99),
-			part(r.Delivered), cpu, short(r.Allocs.Median)}
+		return []string{r.Entrant, formatNumber(r.P50.Median), formatNumber(r.P99.Median), formatFactor(r.FactorP50), formatFactor(r.FactorP99),
+			formatShare(r.Delivered), cpu, formatNumber(r.Allocs.Median)}
 	}
-	return []string{r.Entrant, short(r.Rate.Median), fmt.Sprintf("%s to %s", short(r.Rate.Min), short(r.Rate.Max)), factor(r.Factor),
-		part(r.Delivered), short(r.Inversions), cpu, short(r.Allocs.Median), short(float64(r.Events))}
+	return []string{r.Entrant, formatNumber(r.Rate.Median), fmt.Sprintf("%s to %s", formatNumber(r.Rate.Min), formatNumber(r.Rate.Max)), formatFactor(r.Factor),
+		formatShare(r.Delivered), formatNumber(r.Inversions), cpu, formatNumber(r.Allocs.Median), formatNumber(float64(r.Events))}
 }
 
-// factor is empty for what is compared to.
-func factor(s Spread) string {
+// formatFactor returns the empty string for the yardstick.
+func formatFactor(s Spread) string {
 	if s.Max == 0 {
 		return ""
 	}
 	if s.Median >= 10 {
-		return short(s.Median)
+		return formatNumber(s.Median)
 	}
 	return fmt.Sprintf("%.2f", s.Median)
 }
 
-// part is "1" only for the whole.
-func part(f float64) string {
+// formatShare rounds down, so that it returns "1" only if nothing was lost.
+func formatShare(f float64) string {
 	if f == 1 {
 		return "1"
 	}
 	return fmt.Sprintf("%.3f", math.Floor(f*1000)/1000)
 }
 
-// short writes a number with three digits that count, and thousands apart.
-func short(f float64) string {
+// formatNumber writes a number with three significant digits and with spaces
+// between the thousands.
+func formatNumber(f float64) string {
 	switch {
 	case f == math.Trunc(f) && f < 1000:
 		return fmt.Sprint(int(f))

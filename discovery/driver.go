@@ -159,7 +159,7 @@ func New(cfg Config) *Driver {
 		finds:   map[uint64]*peerLookup{},
 		lookups: lookups{byTarget: map[peer.ID]*peerLookup{}},
 		state: overlay.New(overlay.Config{
-			Self: cfg.Host.ID(), Session: overlay.Session(cfg.Session), Network: cfg.Network, Min: cfg.Min, Max: cfg.Max, Seeds: len(cfg.Seeds),
+			Self: cfg.Host.ID(), Session: cfg.Session, Network: cfg.Network, Min: cfg.Min, Max: cfg.Max, Seeds: len(cfg.Seeds),
 			Rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		}),
 	}

@@ -15,7 +15,7 @@ import (
 )
 
 func TestTicketsAgreeWithTheProtoFile(t *testing.T) {
-	schema.Codec[Ticket]{
+	schema.HandCodec[Ticket]{
 		Message: "Ticket",
 		Decode: func(b []byte) (Ticket, error) {
 			b = binary.BigEndian.AppendUint32(b[:len(b):len(b)], crc32.ChecksumIEEE(b))

@@ -54,18 +54,19 @@ func appendBatchHeader(dst []byte, session order.SessionKey, first uint64) []byt
 	return frame.AppendUint(dst, numBatchFirst, first)
 }
 
-// A batch is a Batch message that arrived.
-type batch struct {
+// An arrivedBatch is a Batch message that arrived.
+type arrivedBatch struct {
 	session order.SessionKey
 	first   uint64
 	count   int    // events
 	data    []byte // the message from its first event on
 }
 
-func (m *batch) end() uint64 { return m.first + uint64(m.count) }
+// nextSeq returns the number of the first event after the batch.
+func (m *arrivedBatch) nextSeq() uint64 { return m.first + uint64(m.count) }
 
 // parse reads a Batch message. It copies nothing, so m keeps b alive.
-func (m *batch) parse(b []byte) error {
+func (m *arrivedBatch) parse(b []byte) error {
 	if len(b) > MaxBatch {
 		return fmt.Errorf("%w batch: %d bytes, at most %d", ErrMalformed, len(b), MaxBatch)
 	}

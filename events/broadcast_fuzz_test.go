@@ -21,11 +21,11 @@ func FuzzBatch(f *testing.F) {
 	f.Add(appendBatch(nil, order.SessionKey{}, 0, nil))
 	f.Add([]byte("hello"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		var m, again batch
+		var m, again arrivedBatch
 		if m.parse(b) != nil {
 			return
 		}
-		if m.count == 0 || m.count > maxBatchEvents || m.first == 0 || m.end() > order.MaxNumber || m.session.Start == 0 {
+		if m.count == 0 || m.count > maxBatchEvents || m.first == 0 || m.nextSeq() > order.MaxNumber || m.session.Start == 0 {
 			t.Fatalf("%+v", m)
 		}
 		var list [][]byte

@@ -24,12 +24,12 @@ import (
 type pendingCall struct {
 	name   string
 	id     uint64
-	at     int          // where its field begins in the queue, until the writer takes it
-	answer chan outcome // gets one value; buffered
+	at     int             // where its field begins in the queue, until the writer takes it
+	answer chan callResult // gets one value; buffered
 }
 
-// outcome is how a call ended.
-type outcome struct {
+// A callResult is the answer or the error with which a call ended.
+type callResult struct {
 	ev  *Event
 	err error
 }
@@ -45,7 +45,7 @@ func (d *Direct) call(ctx context.Context, to peer.ID, name string, args []any) 
 		ctx, cancel = context.WithTimeout(ctx, d.cfg.CallTimeout)
 		defer cancel()
 	}
-	c := &pendingCall{name: name, answer: make(chan outcome, 1)}
+	c := &pendingCall{name: name, answer: make(chan callResult, 1)}
 	l, err := d.enqueue(ctx, to, &outgoingEvent{name: name, args: args, size: size, buf: buf}, c)
 	if err != nil {
 		return nil, err
@@ -71,7 +71,7 @@ func (l *sendQueue) addCall(c *pendingCall) {
 
 // abandonCall ends a call with err, unless it has ended meanwhile. A call that is still
 // in the queue is not sent.
-func (l *sendQueue) abandonCall(c *pendingCall, err error) outcome {
+func (l *sendQueue) abandonCall(c *pendingCall, err error) callResult {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.calls[c.id] != c {
@@ -84,12 +84,12 @@ func (l *sendQueue) abandonCall(c *pendingCall, err error) outcome {
 	} else {
 		err = &causedError{ErrUnknownOutcome, err}
 	}
-	l.finishCall(c, outcome{err: err})
+	l.finishCall(c, callResult{err: err})
 	return <-c.answer
 }
 
 // finishCall ends a call. The lock is held.
-func (l *sendQueue) finishCall(c *pendingCall, o outcome) {
+func (l *sendQueue) finishCall(c *pendingCall, o callResult) {
 	delete(l.calls, c.id)
 	c.answer <- o
 	l.change.Broadcast() // a push may wait for MaxCalls
@@ -117,7 +117,7 @@ func (l *sendQueue) failWrittenCalls(out *outStream) {
 	}
 	for id, c := range l.calls {
 		if id <= out.lastCall {
-			l.finishCall(c, outcome{err: err})
+			l.finishCall(c, callResult{err: err})
 		}
 	}
 }
@@ -130,9 +130,9 @@ func (l *sendQueue) failAllCalls(err error) {
 	}
 	for id, c := range l.calls {
 		if id > l.lastTakenCall {
-			l.finishCall(c, outcome{err: err})
+			l.finishCall(c, callResult{err: err})
 		} else {
-			l.finishCall(c, outcome{err: unknown})
+			l.finishCall(c, callResult{err: unknown})
 		}
 	}
 	l.lastTakenCall = l.lastCall
@@ -255,25 +255,25 @@ func parseAnswer(b []byte) (answer, error) {
 
 // outcome returns what the answer means for the call of that name. The event
 // keeps the answer's bytes.
-func (a answer) outcome(from peer.ID, name string) (outcome, error) {
+func (a answer) outcome(from peer.ID, name string) (callResult, error) {
 	switch a.status {
 	case statusDone:
 		ev := &Event{From: from}
 		if err := ev.parse(a.event, name); err != nil {
-			return outcome{}, err
+			return callResult{}, err
 		}
 		if ev.Name != name {
-			return outcome{}, fmt.Errorf("%w: an answer of another name", ErrMalformed)
+			return callResult{}, fmt.Errorf("%w: an answer of another name", ErrMalformed)
 		}
-		return outcome{ev: ev}, nil
+		return callResult{ev: ev}, nil
 	case statusFailed:
-		return outcome{err: &RemoteError{a.text}}, nil
+		return callResult{err: &RemoteError{a.text}}, nil
 	case statusNoHandler:
-		return outcome{err: ErrNoHandler}, nil
+		return callResult{err: ErrNoHandler}, nil
 	case statusBadArgument:
-		return outcome{err: fmt.Errorf("%w: the other node says %q", ErrBadArgument, a.text)}, nil
+		return callResult{err: fmt.Errorf("%w: the other node says %q", ErrBadArgument, a.text)}, nil
 	case statusRepeated:
-		return outcome{err: fmt.Errorf("%w: the other node has had this call before", ErrUnknownOutcome)}, nil
+		return callResult{err: fmt.Errorf("%w: the other node has had this call before", ErrUnknownOutcome)}, nil
 	}
-	return outcome{err: fmt.Errorf("%w: the other node answers with status %d", ErrUnknownOutcome, a.status)}, nil
+	return callResult{err: fmt.Errorf("%w: the other node answers with status %d", ErrUnknownOutcome, a.status)}, nil
 }

@@ -183,7 +183,7 @@ func (d *deliverer) deliver(ctx context.Context, sender peer.ID, q *deliveryQueu
 // dispatch calls the handlers for the events [from, to) of a batch.
 func (d *deliverer) dispatch(ctx context.Context, q *deliveryQueue, o *signedBatch, from, to uint64) {
 	data := o.data
-	t := ctx.(*turn) // made by dispatcher.start
+	t := ctx.(*handlerTurn) // made by dispatcher.start
 	var b []byte
 	for n := o.first; n < to; n++ {
 		// Events have no index, so those before from are skipped one by one.

@@ -189,7 +189,7 @@ func (d *Direct) lineUp(s *inStream) (older *inStream, ok bool) {
 // readEvents calls the handlers for the stream's events and calls until it ends.
 func (d *Direct) readEvents(ctx context.Context, s *inStream, r *frame.Reader) {
 	events := eventArena{from: s.from}
-	run := ctx.(*turn) // by enter
+	run := ctx.(*handlerTurn) // by enter
 	for {
 		b, err := r.Next()
 		var call uint64

@@ -122,12 +122,12 @@ func (m *dispatcher) remove(k handlerKey, h *handler) {
 // counted and logged; the next is called all the same. ctx should come from enter;
 // otherwise dispatch enters for the time of this event.
 func (m *dispatcher) dispatch(ctx context.Context, ev *Event) {
-	t, ok := ctx.(*turn)
+	t, ok := ctx.(*handlerTurn)
 	if !ok || t.m != m {
 		var leave func()
 		ctx, leave = m.enter(ctx)
 		defer leave()
-		t = ctx.(*turn)
+		t = ctx.(*handlerTurn)
 	}
 	m.run(ctx, t.handlersFor(ev), ev)
 }
@@ -214,8 +214,8 @@ func (m *dispatcher) logMalformed(from peer.ID, err error) {
 	m.logUnreadable("an event is malformed", "", from, err)
 }
 
-// turn is one goroutine that calls handlers, and the context that it gives them.
-type turn struct {
+// handlerTurn is one goroutine that calls handlers, and the context that it gives them.
+type handlerTurn struct {
 	context.Context
 	m    *dispatcher
 	done chan struct{}
@@ -236,14 +236,14 @@ type turn struct {
 const slabSize = 8 << 10
 
 // Undecodable counts and logs that a handler could not decode an event.
-func (t *turn) Undecodable(name string, from peer.ID, err error) {
+func (t *handlerTurn) Undecodable(name string, from peer.ID, err error) {
 	t.m.nUndecodable.Add(1)
 	t.m.logUnreadable("a handler cannot decode an event; do both ends use the same types?", quote(name), from, err)
 }
 
 // Copy returns a copy of b, for the goroutine that runs the handlers. A small copy
 // shares its 8 KiB of memory with others, so keeping one keeps them all.
-func (t *turn) Copy(b []byte) []byte {
+func (t *handlerTurn) Copy(b []byte) []byte {
 	if len(b) > slabSize/4 {
 		return bytes.Clone(b)
 	}
@@ -257,7 +257,7 @@ func (t *turn) Copy(b []byte) []byte {
 }
 
 // handlersFor returns the handlers of an event, and sets keeps for them.
-func (t *turn) handlersFor(ev *Event) []*handler {
+func (t *handlerTurn) handlersFor(ev *Event) []*handler {
 	generation := t.m.generation.Load()
 	if t.generation != generation || t.name != ev.Name || t.from != ev.From {
 		t.from, t.name, t.generation = ev.From, ev.Name, generation
@@ -271,7 +271,7 @@ func (t *turn) handlersFor(ev *Event) []*handler {
 // The returned context is a *turn, and the one to give to dispatch: through it a
 // Close that a handler calls knows which goroutine not to wait for.
 func (m *dispatcher) enter(ctx context.Context) (_ context.Context, leave func()) {
-	t := &turn{Context: ctx, m: m, done: make(chan struct{})}
+	t := &handlerTurn{Context: ctx, m: m, done: make(chan struct{})}
 	m.running.Store(t, struct{}{})
 	return t, func() {
 		m.running.Delete(t)
@@ -289,7 +289,7 @@ func (m *dispatcher) start(ctx context.Context, f func(context.Context)) {
 }
 
 // Value implements [context.Context]; under handling.Key it returns the turn.
-func (t *turn) Value(key any) any {
+func (t *handlerTurn) Value(key any) any {
 	if key == (handling.Key{}) {
 		return t
 	}
@@ -331,7 +331,7 @@ func (m *dispatcher) wait(ctx context.Context) error {
 			continue // it would wait for itself
 		}
 		select {
-		case <-t.(*turn).done:
+		case <-t.(*handlerTurn).done:
 		case <-ctx.Done():
 			return fmt.Errorf("events: a handler still runs: %w", ctx.Err())
 		}

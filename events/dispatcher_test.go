@@ -220,18 +220,18 @@ func TestWait(t *testing.T) {
 // see that without asking for a log.
 func TestFaultsOfHandlersAreLoggedByDefault(t *testing.T) {
 	for what, c := range map[string]struct {
-		handle func(t *turn)
+		handle func(t *handlerTurn)
 		want   string
 	}{
-		"panic":     {func(*turn) { panic("a bug") }, "a handler panicked"},
-		"goexit":    {func(*turn) { runtime.Goexit() }, "a handler called runtime.Goexit"},
-		"undecoded": {func(r *turn) { r.Undecodable("x", "somebody", errors.New("not a number")) }, "a handler cannot decode an event"},
+		"panic":     {func(*handlerTurn) { panic("a bug") }, "a handler panicked"},
+		"goexit":    {func(*handlerTurn) { runtime.Goexit() }, "a handler called runtime.Goexit"},
+		"undecoded": {func(r *handlerTurn) { r.Undecodable("x", "somebody", errors.New("not a number")) }, "a handler cannot decode an event"},
 	} {
 		var out bytes.Buffer
 		before := slog.Default()
 		slog.SetDefault(slog.New(slog.NewTextHandler(&out, nil)))
 		m := newDispatcher(logging.Room("events", nil))
-		m.on("x", func(ctx context.Context, _ *Event) { c.handle(ctx.(*turn)) })
+		m.on("x", func(ctx context.Context, _ *Event) { c.handle(ctx.(*handlerTurn)) })
 		done := make(chan struct{})
 		go func() {
 			defer close(done)

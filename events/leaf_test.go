@@ -198,7 +198,7 @@ func TestLeafIsToldAndGivenWhatItLacks(t *testing.T) {
 			if err != nil || o.first != next {
 				t.Fatalf("events from %d on, want %d; %v", o.first, next, err)
 			}
-			next = o.end()
+			next = o.nextSeq()
 		case numRepairEnd:
 			ended = true
 		}

@@ -359,10 +359,10 @@ func (b *Broadcast) fetch(ctx context.Context, a repair.Ask, passOn bool) (got u
 			if err != nil {
 				return got, err
 			}
-			if size += len(body); o.session != a.Session || o.end() <= a.From || o.first >= a.To || size > answerSize+maxRepairAnswer {
-				return got, fmt.Errorf("%w answer: events %d to %d were not asked for", ErrMalformed, o.first, o.end())
+			if size += len(body); o.session != a.Session || o.nextSeq() <= a.From || o.first >= a.To || size > answerSize+maxRepairAnswer {
+				return got, fmt.Errorf("%w answer: events %d to %d were not asked for", ErrMalformed, o.first, o.nextSeq())
 			}
-			got = max(got, o.end())
+			got = max(got, o.nextSeq())
 			b.driver.withEngine(func(now time.Time, e *engine.Engine[*signedBatch]) {
 				e.ReceiveRepair(now, a, b.driver.engineBatch(o))
 			})

@@ -42,10 +42,10 @@ func TestVectorsOfBatches(t *testing.T) {
 	batchCodec.Random(t, 1000)
 }
 
-var batchCodec = schema.Codec[batchVector]{
+var batchCodec = schema.HandCodec[batchVector]{
 	Message: "Batch",
 	Decode: func(b []byte) (v batchVector, err error) {
-		var m batch
+		var m arrivedBatch
 		if err := m.parse(b); err != nil {
 			return v, err
 		}
@@ -137,7 +137,7 @@ func TestVectorsOfRepair(t *testing.T) {
 	repairCodec.Random(t, 2000)
 }
 
-var repairCodec = schema.Codec[repairVector]{
+var repairCodec = schema.HandCodec[repairVector]{
 	Message: "RepairFrame",
 	Decode: func(b []byte) (v repairVector, err error) {
 		num, body, err := repairField(b)

@@ -15,7 +15,7 @@ import (
 // node can forward it to nodes that trust only the sender. The wire format and the
 // errors call it an original.
 type signedBatch struct {
-	batch
+	arrivedBatch
 	msg *pb.Message
 }
 
@@ -32,7 +32,7 @@ func parseSignedBatch(msg *pb.Message) (*signedBatch, error) {
 		return nil, err
 	}
 	o := &signedBatch{msg: msg}
-	if err := o.batch.parse(msg.Data); err != nil {
+	if err := o.arrivedBatch.parse(msg.Data); err != nil {
 		return nil, err
 	}
 	return o, nil

@@ -41,7 +41,7 @@ type argVector struct {
 // TestVectorsOfEvents: docs/vectors/event.json has Event messages.
 func TestVectorsOfEvents(t *testing.T) {
 	vectors.Test(t, "event.json", decodeVector, eventVector.encode)
-	codec := schema.Codec[eventVector]{
+	codec := schema.HandCodec[eventVector]{
 		Message: "Event", Decode: decodeVector, Encode: eventVector.encode,
 		Rules: func(r *rand.Rand, m protoreflect.Message) { validEvent(m) },
 	}
@@ -226,7 +226,7 @@ func TestDirectFramesAgreeWithTheProtoFile(t *testing.T) {
 		Event  string
 		Answer answer
 	}
-	schema.Codec[direct]{
+	schema.HandCodec[direct]{
 		Message: "DirectFrame",
 		Decode: func(b []byte) (d direct, err error) {
 			switch b[0] >> 3 {

@@ -21,7 +21,7 @@ type fixedKey struct {
 func (k fixedKey) Sign([]byte) ([]byte, error) { return k.signature, nil }
 
 func TestSignalsAgreeWithTheProtoFile(t *testing.T) {
-	schema.Codec[*parsedSignal]{
+	schema.HandCodec[*parsedSignal]{
 		Message: "Signal",
 		Decode:  parseSignal,
 		Encode: func(s *parsedSignal) ([]byte, error) {

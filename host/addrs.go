@@ -50,8 +50,8 @@ func (k kind) transport(port uint16) string {
 	return fmt.Sprintf("%s/%d%s", k.net, port, k.rest)
 }
 
-// A request is a parsed Listen text. One of all, name and ip is set.
-type request struct {
+// A listenRequest is a parsed Listen text. One of all, name and ip is set.
+type listenRequest struct {
 	text  string
 	all   bool       // every interface, with IPv4 and IPv6
 	name  string     // to be looked up
@@ -62,11 +62,11 @@ type request struct {
 
 const listenForms = `want host:port, :port for all interfaces, or a multiaddr as /ip4/192.168.2.1/udp/8495/quic-v1`
 
-func parseListen(text string) (request, error) {
+func parseListen(text string) (listenRequest, error) {
 	if strings.HasPrefix(text, "/") {
 		return parseListenMultiaddr(text)
 	}
-	req := request{text: text, kinds: plain}
+	req := listenRequest{text: text, kinds: plain}
 	host, port, err := splitHostPort(text)
 	if err != nil {
 		return req, fmt.Errorf("%w; %s", err, listenForms)
@@ -87,8 +87,8 @@ func parseListen(text string) (request, error) {
 	return req, nil
 }
 
-func parseListenMultiaddr(text string) (request, error) {
-	req := request{text: text}
+func parseListenMultiaddr(text string) (listenRequest, error) {
+	req := listenRequest{text: text}
 	addr, err := ma.NewMultiaddr(text)
 	if err != nil {
 		return req, err

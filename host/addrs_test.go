@@ -130,11 +130,11 @@ func FuzzAddressTexts(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		if r, err := parseListen(text); err == nil {
-			m := machine{v4: true, lookup: func(string) ([]netip.Addr, error) { return []netip.Addr{testNet()}, nil }}
+			m := computer{v4: true, lookup: func(string) ([]netip.Addr, error) { return []netip.Addr{testNet()}, nil }}
 			if r.name != "" && strings.EqualFold(strings.TrimSuffix(r.name, "."), "localhost") {
 				return
 			}
-			groups, failed := m.plan([]request{r}, netip.Prefix{})
+			groups, failed := m.plan([]listenRequest{r}, netip.Prefix{})
 			if len(failed) > 0 || len(groups) != 1 || len(groups[0].ips) == 0 {
 				t.Fatalf("%q: %v", text, failed)
 			}
@@ -162,7 +162,7 @@ func TestRequestsStandForAddresses(t *testing.T) {
 		}
 		return ips
 	}
-	both := machine{
+	both := computer{
 		ips: ips("127.0.0.1", "192.168.2.7", "192.168.2.8", "10.0.0.1", "::1", "fd00::7", "fe80::1%eth0"),
 		v4:  true, v6: true,
 		lookup: func(name string) ([]netip.Addr, error) {
@@ -172,22 +172,22 @@ func TestRequestsStandForAddresses(t *testing.T) {
 			return nil, errors.New("no such host")
 		},
 	}
-	only4 := machine{ips: ips("127.0.0.1", "192.168.2.7"), v4: true}
-	only6 := machine{ips: ips("::1"), v6: true}
+	only4 := computer{ips: ips("127.0.0.1", "192.168.2.7"), v4: true}
+	only6 := computer{ips: ips("::1"), v6: true}
 	for _, tt := range []struct {
 		name, listen, subnet string
-		m                    machine
+		m                    computer
 		want, fails          string
 	}{
 		{name: "all", m: both, listen: ":1", want: "0.0.0.0, ::"},
 		{name: "all, no IPv6", m: only4, listen: ":1", want: "0.0.0.0"},
 		{name: "all, no IPv4", m: only6, listen: ":1", want: "::"},
-		{name: "all, nothing", m: machine{}, listen: ":1", fails: "neither IPv4 nor IPv6"},
+		{name: "all, nothing", m: computer{}, listen: ":1", fails: "neither IPv4 nor IPv6"},
 		{name: "IPv4", m: both, listen: "0.0.0.0:1", want: "0.0.0.0"},
 		{name: "IPv6", m: both, listen: "[::]:1", want: "::"},
 		{name: "localhost", m: both, listen: "localhost:1", want: "127.0.0.1, ::1"},
 		{name: "localhost, no IPv6", m: only4, listen: "LOCALHOST.:1", want: "127.0.0.1"},
-		{name: "localhost, none", m: machine{}, listen: "localhost:1", fails: "no loopback"},
+		{name: "localhost, none", m: computer{}, listen: "localhost:1", fails: "no loopback"},
 		{name: "name", m: both, listen: "me:1", want: "192.168.2.7, fd00::7"},
 		{name: "unknown name", m: both, listen: "you:1", fails: "no such host"},
 		{name: "subnet", m: both, subnet: "192.168.2.0/24", listen: ":1", want: "192.168.2.7, 192.168.2.8"},
@@ -209,7 +209,7 @@ func TestRequestsStandForAddresses(t *testing.T) {
 			if tt.subnet != "" {
 				subnet = netip.MustParsePrefix(tt.subnet)
 			}
-			groups, failed := tt.m.plan([]request{r}, subnet)
+			groups, failed := tt.m.plan([]listenRequest{r}, subnet)
 			if tt.fails != "" {
 				if len(failed) != 1 || !strings.Contains(failed[0].Error(), tt.fails) || !strings.Contains(failed[0].Error(), tt.listen) {
 					t.Errorf("got %v %v, want %q", groups, failed, tt.fails)

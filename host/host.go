@@ -107,10 +107,10 @@ type Host struct {
 	swarm   *swarm.Swarm
 	quic    *quicreuse.ConnManager
 	sockets sockets
-	nat     nat
+	nat     runningNAT
 
 	// The parsed configuration.
-	requests []request
+	requests []listenRequest
 	subnet   netip.Prefix
 	announce []ma.Multiaddr // empty: the addresses that the host listens on
 
@@ -134,7 +134,7 @@ func init() {
 func newWithSockets(cfg Config, listen testhook.Listener) (*Host, error) {
 	logging.Dependencies()
 	h := &Host{
-		log: cmp.Or(cfg.Log, logging.Room("host", nil)), subnet: cfg.Subnet, nat: nat{cfg: cfg.NAT}, sockets: sockets{listen: listen},
+		log: cmp.Or(cfg.Log, logging.Room("host", nil)), subnet: cfg.Subnet, nat: runningNAT{cfg: cfg.NAT}, sockets: sockets{listen: listen},
 	}
 	key := cfg.Key
 	if key == nil {

@@ -162,7 +162,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 		"new":    func(h *Host) {},
 		"listen": func(h *Host) { h.Listen() },
 		"failed listen": func(h *Host) {
-			h.requests = append(h.requests, request{text: "x", ip: testNet(), kinds: plain})
+			h.requests = append(h.requests, listenRequest{text: "x", ip: testNet(), kinds: plain})
 			if h.Listen() == nil {
 				t.Error("listening on an address that is not ours")
 			}

@@ -80,17 +80,17 @@ type listenGroup struct {
 	port  uint16
 }
 
-// A machine holds the properties of this computer that decide which addresses a request
+// A computer holds the properties of this computer that decide which addresses a request
 // stands for.
-type machine struct {
+type computer struct {
 	ips    []netip.Addr
 	v4, v6 bool
 	lookup func(name string) ([]netip.Addr, error)
 }
 
-func thisMachine() (machine, error) {
+func thisMachine() (computer, error) {
 	ips, err := interfaceIPs()
-	return machine{
+	return computer{
 		ips: ips,
 		v4:  canBind("udp4"),
 		v6:  canBind("udp6"),
@@ -113,7 +113,7 @@ func canBind(network string) bool {
 
 // plan returns the addresses that the requests stand for. An invalid subnet excludes
 // none.
-func (m machine) plan(reqs []request, subnet netip.Prefix) ([]listenGroup, []BindError) {
+func (m computer) plan(reqs []listenRequest, subnet netip.Prefix) ([]listenGroup, []BindError) {
 	var groups []listenGroup
 	var failed []BindError
 	for _, r := range reqs {
@@ -131,7 +131,7 @@ func (m machine) plan(reqs []request, subnet netip.Prefix) ([]listenGroup, []Bin
 }
 
 // expand returns the IP addresses that a request stands for.
-func (m machine) expand(r request) ([]netip.Addr, error) {
+func (m computer) expand(r listenRequest) ([]netip.Addr, error) {
 	var ips []netip.Addr
 	switch {
 	case r.all:
@@ -173,7 +173,7 @@ func (m machine) expand(r request) ([]netip.Addr, error) {
 
 // restrict replaces unspecified addresses by those of this machine in the subnet, and
 // refuses addresses outside of the subnet.
-func (m machine) restrict(ips []netip.Addr, subnet netip.Prefix) ([]netip.Addr, error) {
+func (m computer) restrict(ips []netip.Addr, subnet netip.Prefix) ([]netip.Addr, error) {
 	var in []netip.Addr
 	for _, ip := range ips {
 		if !ip.IsUnspecified() {

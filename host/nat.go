@@ -93,8 +93,8 @@ func (n NAT) ranker() network.DialRanker {
 // circuitListen is the address that makes libp2p accept relayed connections.
 var circuitListen = ma.StringCast("/p2p-circuit")
 
-// nat is the running part of a NAT.
-type nat struct {
+// A runningNAT is a NAT while its host runs.
+type runningNAT struct {
 	cfg          NAT
 	relays       []peer.AddrInfo
 	closers      []func() error // for the parts that libp2p does not close, in this order

@@ -12,8 +12,8 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
-// A received is one broadcast event as a node got it.
-type received struct {
+// A heardEvent is one broadcast event as a node got it.
+type heardEvent struct {
 	from smokesignal.ID
 	name string
 	args string // as JSON
@@ -22,7 +22,7 @@ type received struct {
 // A recorder holds the broadcast events that each process of each node got.
 type recorder struct {
 	mu        sync.Mutex
-	processes map[int][][]received // by node, the present process last
+	processes map[int][][]heardEvent // by node, the present process last
 }
 
 // follow records the events of a process that is about to start.
@@ -30,12 +30,12 @@ func (r *recorder) follow(i int, node *smokesignal.Node) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.processes == nil {
-		r.processes = map[int][][]received{}
+		r.processes = map[int][][]heardEvent{}
 	}
 	r.processes[i] = append(r.processes[i], nil)
 	process := len(r.processes[i]) - 1
 	node.Broadcast().On("*", func(_ context.Context, ev *smokesignal.Event) {
-		got := received{ev.From, ev.Name, text(ev)}
+		got := heardEvent{ev.From, ev.Name, text(ev)}
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.processes[i][process] = append(r.processes[i][process], got)
@@ -43,14 +43,14 @@ func (r *recorder) follow(i int, node *smokesignal.Node) {
 }
 
 // all returns everything that node i got, of all its processes.
-func (r *recorder) all(i int) []received {
+func (r *recorder) all(i int) []heardEvent {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Concat(r.processes[i]...)
 }
 
 // runs returns what each process of node i got.
-func (r *recorder) runs(i int) [][]received {
+func (r *recorder) runs(i int) [][]heardEvent {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.processes[i])

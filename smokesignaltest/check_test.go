@@ -70,13 +70,13 @@ func TestInOrderComparesTheNodes(t *testing.T) {
 		{"1 2 3", "1 3 2", "in the other order"},
 		{"1 2 2", "1 2", "twice"},
 	} {
-		record := func(events string) (list []received) {
+		record := func(events string) (list []heardEvent) {
 			for _, e := range strings.Fields(events) {
-				list = append(list, received{from: "sender", name: e})
+				list = append(list, heardEvent{from: "sender", name: e})
 			}
 			return list
 		}
-		net.log.processes = map[int][][]received{0: {record(c.a)}, 1: {record(c.b)}}
+		net.log.processes = map[int][][]heardEvent{0: {record(c.a)}, 1: {record(c.b)}}
 		if got := failure(t, net, net.InOrder); !strings.Contains(got, c.want) || c.want == "" && got != "" {
 			t.Errorf("%s and %s: %q, want %q", c.a, c.b, got, c.want)
 		}

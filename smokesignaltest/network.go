@@ -40,9 +40,9 @@ const Timeout = time.Minute
 const port = 8495
 
 // An Option sets a property of a Net at Network.
-type Option func(*options)
+type Option func(*netOptions)
 
-type options struct {
+type netOptions struct {
 	seed       uint64
 	least      time.Duration
 	most       time.Duration
@@ -52,34 +52,34 @@ type options struct {
 }
 
 // Seed makes chance another one (default 1).
-func Seed(seed uint64) Option { return func(o *options) { o.seed = seed } }
+func Seed(seed uint64) Option { return func(o *netOptions) { o.seed = seed } }
 
 // Options gives every node these options, in addition to those of the kit, which
 // are Listen, Seeds and IdentityFile.
 func Options(opts ...smokesignal.Option) Option {
-	return func(o *options) { o.node = append(o.node, opts...) }
+	return func(o *netOptions) { o.node = append(o.node, opts...) }
 }
 
 // Latency sets how long a packet takes one way, from least to most (default 5 to
 // 50 ms). It is the same for all packets between two nodes.
 func Latency(least, most time.Duration) Option {
-	return func(o *options) { o.least, o.most = least, most }
+	return func(o *netOptions) { o.least, o.most = least, most }
 }
 
 // Loss sets the share of packets that is lost, from 0 (the default) to 1, once the
 // nodes have found each other.
-func Loss(share float64) Option { return func(o *options) { o.loss = share } }
+func Loss(share float64) Option { return func(o *netOptions) { o.loss = share } }
 
 // Apart makes Network return when the nodes have started, without waiting until
 // they have found each other.
-func Apart() Option { return func(o *options) { o.unattended = true } }
+func Apart() Option { return func(o *netOptions) { o.unattended = true } }
 
 // A Net is a network of nodes, numbered from 0, in the memory of a test. Its methods
 // fail the test when they cannot do what they say. They are for the goroutine of the
 // test.
 type Net struct {
 	t       testing.TB
-	options options
+	options netOptions
 	packets *vnet.Network
 	dir     string // of the identity files
 	log     recorder
@@ -100,7 +100,7 @@ type Net struct {
 // linked to one another, directly or through others.
 func Network(t testing.TB, n int, opts ...Option) *Net {
 	t.Helper()
-	o := options{seed: 1, least: 5 * time.Millisecond, most: 50 * time.Millisecond}
+	o := netOptions{seed: 1, least: 5 * time.Millisecond, most: 50 * time.Millisecond}
 	for _, opt := range opts {
 		opt(&o)
 	}

@@ -73,9 +73,9 @@ func Compile(t testing.TB, sources map[string]string) map[string]protoreflect.Me
 	return messages
 }
 
-// A Codec is a codec written by hand, of the message of that name. Decode and Encode
-// have the form that vectors.Test wants: T holds everything that the message says.
-type Codec[T any] struct {
+// A HandCodec is the hand-written codec of the message named Message. Decode and Encode
+// have the form that vectors.Test needs. T holds every field of the message.
+type HandCodec[T any] struct {
 	Message string
 	Decode  func([]byte) (T, error)
 	Encode  func(T) ([]byte, error)
@@ -87,7 +87,7 @@ type Codec[T any] struct {
 // Vectors decodes every vector of docs/vectors/file that is to be accepted by the
 // .proto file, without anything left over unless the vector is ReadOnly, and the
 // bytes that generated code writes for it by the codec.
-func (c Codec[T]) Vectors(t *testing.T, file string) {
+func (c HandCodec[T]) Vectors(t *testing.T, file string) {
 	t.Helper()
 	kind := Message(t, c.Message)
 	for _, v := range vectors.Read(t, file) {
@@ -113,7 +113,7 @@ func (c Codec[T]) Vectors(t *testing.T, file string) {
 
 // Random makes n messages from the .proto file, and holds the codec against each:
 // what generated code writes, the codec reads, and the reverse, with the same fields.
-func (c Codec[T]) Random(t *testing.T, n int) {
+func (c HandCodec[T]) Random(t *testing.T, n int) {
 	t.Helper()
 	kind := Message(t, c.Message)
 	for i := range n {
@@ -144,7 +144,7 @@ func (c Codec[T]) Random(t *testing.T, n int) {
 }
 
 // same checks that the codec reads in the bytes of generated code what it read in its own.
-func (c Codec[T]) same(t *testing.T, what string, m proto.Message, want T) {
+func (c HandCodec[T]) same(t *testing.T, what string, m proto.Message, want T) {
 	t.Helper()
 	got, err := c.Decode(marshal(t, m))
 	if err != nil || !reflect.DeepEqual(got, want) {

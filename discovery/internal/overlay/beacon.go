@@ -29,10 +29,10 @@ const (
 	maxFormer = 8
 )
 
-// beacon is the tag of this node's part of the network. Of all nodes in a part, the one
+// partTag is the tag of this node's part of the network. Of all nodes in a part, the one
 // with the lowest rank owns the tag. So two parts that come together agree on an owner,
 // whichever of them notices first.
-type beacon struct {
+type partTag struct {
 	ownRank uint64
 	ownSeq  uint64 // the sequence number of this node's newest record
 

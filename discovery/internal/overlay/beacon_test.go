@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // idsByRank returns ids with a lower rank than the node of the script, and ids with a
@@ -192,7 +194,7 @@ func TestTagsTellPartsApart(t *testing.T) {
 func TestNodeOfAnotherPartIsAcceptedBeyondMax(t *testing.T) {
 	c := newSeedless(t, 0, 1, 1, "a")
 	c.settleTag()
-	ask := Request{Session: Session{2}, Network: "home", Degree: 1, Tag: Tag{"z", 1}}
+	ask := Request{Session: protocol.Session{2}, Network: "home", Degree: 1, Tag: Tag{"z", 1}}
 	c.receive("x", ask, "pending x", "accept x")
 	ask.Tag = Tag{"me", 100}
 	c.receive("y", ask, "reject y (its peer list is full) 1")
@@ -204,7 +206,7 @@ func TestNodeOfAnotherPartIsAcceptedBeyondMax(t *testing.T) {
 // node that has not heard yet which part it is in.
 func TestNewTagIsNotCompared(t *testing.T) {
 	c := newSeedless(t, 0, 1, 1, "a")
-	foreign := Request{Session: Session{2}, Network: "home", Degree: 1, Tag: Tag{"z", 1}}
+	foreign := Request{Session: protocol.Session{2}, Network: "home", Degree: 1, Tag: Tag{"z", 1}}
 	tag := func() Tag {
 		t.Helper()
 		for _, o := range slices.Clone(c.s.Step(c.now, Received{From: Contact{ID: "x"}, Message: foreign})) {

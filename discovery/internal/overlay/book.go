@@ -40,8 +40,8 @@ func (b backoff) after(fails int) time.Duration {
 	return min(b.first<<min(max(fails-1, 0)/b.perStep, 10), b.last)
 }
 
-// An entry is the address of a node that could become a neighbor.
-type entry struct {
+// A candidate is a node that could become a neighbor.
+type candidate struct {
 	Contact
 	signedAddrs []ma.Multiaddr // those of Addrs that are in the record
 	wasNeighbor bool
@@ -61,11 +61,11 @@ type entry struct {
 type book struct {
 	self  peer.ID
 	rand  *rand.Rand
-	known []*entry
-	lost  []*entry
+	known []*candidate
+	lost  []*candidate
 }
 
-func findEntry(list []*entry, id peer.ID) *entry {
+func findEntry(list []*candidate, id peer.ID) *candidate {
 	for _, e := range list {
 		if e.ID == id {
 			return e
@@ -75,10 +75,10 @@ func findEntry(list []*entry, id peer.ID) *entry {
 }
 
 // findKnown returns the known address of a node, or nil.
-func (b *book) findKnown(id peer.ID) *entry { return findEntry(b.known, id) }
+func (b *book) findKnown(id peer.ID) *candidate { return findEntry(b.known, id) }
 
 // find returns the known or lost address of a node, or nil.
-func (b *book) find(id peer.ID) *entry {
+func (b *book) find(id peer.ID) *candidate {
 	if e := b.findKnown(id); e != nil {
 		return e
 	}
@@ -86,7 +86,7 @@ func (b *book) find(id peer.ID) *entry {
 }
 
 // update replaces what c has in a newer form.
-func (e *entry) update(c Contact) {
+func (e *candidate) update(c Contact) {
 	if len(c.Record) > 0 && c.Seq >= e.Seq {
 		e.Record, e.Seq = c.Record, c.Seq
 		// No address of a new record may be dialable from here; the old ones may still work.
@@ -118,7 +118,7 @@ func (b *book) learn(c Contact) {
 		e.update(c)
 		return
 	}
-	e := &entry{}
+	e := &candidate{}
 	e.ID = c.ID
 	e.update(c)
 	b.addKnown(e)
@@ -127,7 +127,7 @@ func (b *book) learn(c Contact) {
 // markAlive notes a message of c itself, and moves c to the known addresses.
 func (b *book) markAlive(c Contact, now time.Time) {
 	if e := findEntry(b.lost, c.ID); e != nil {
-		b.lost = slices.DeleteFunc(b.lost, func(x *entry) bool { return x == e })
+		b.lost = slices.DeleteFunc(b.lost, func(x *candidate) bool { return x == e })
 		b.addKnown(e)
 	}
 	b.learn(c)
@@ -138,7 +138,7 @@ func (b *book) markAlive(c Contact, now time.Time) {
 
 // addKnown adds e, and evicts a random known address if there are too many, as HyParView
 // does.
-func (b *book) addKnown(e *entry) {
+func (b *book) addKnown(e *candidate) {
 	if len(b.known) >= maxKnown {
 		i := b.rand.IntN(len(b.known))
 		b.known = slices.Delete(b.known, i, i+1)
@@ -159,7 +159,7 @@ func (b *book) markNeighbor(c Contact, now time.Time) {
 func (b *book) markFailed(id peer.ID, now time.Time, spread func(time.Duration) time.Duration) {
 	e := b.findKnown(id)
 	if e != nil {
-		b.known = slices.DeleteFunc(b.known, func(x *entry) bool { return x == e })
+		b.known = slices.DeleteFunc(b.known, func(x *candidate) bool { return x == e })
 		if len(b.lost) >= maxLost {
 			b.evictLost()
 		}
@@ -197,14 +197,14 @@ func (b *book) evictLost() {
 }
 
 func (b *book) remove(id peer.ID) {
-	match := func(e *entry) bool { return e.ID == id }
+	match := func(e *candidate) bool { return e.ID == id }
 	b.known = slices.DeleteFunc(b.known, match)
 	b.lost = slices.DeleteFunc(b.lost, match)
 }
 
 // dueKnown returns the usable known addresses that may be asked for a link now, in
 // random order.
-func (b *book) dueKnown(now time.Time, usable func(*entry) bool) (list []*entry) {
+func (b *book) dueKnown(now time.Time, usable func(*candidate) bool) (list []*candidate) {
 	for _, e := range b.known {
 		if !now.Before(e.retryAt) && usable(e) {
 			list = append(list, e)
@@ -215,7 +215,7 @@ func (b *book) dueKnown(now time.Time, usable func(*entry) bool) (list []*entry)
 }
 
 // isolatedRetryAt returns when a node without links may ask e again.
-func (e *entry) isolatedRetryAt() time.Time {
+func (e *candidate) isolatedRetryAt() time.Time {
 	switch {
 	case e.lastTry.IsZero():
 		return time.Time{}
@@ -228,7 +228,7 @@ func (e *entry) isolatedRetryAt() time.Time {
 
 // retryAll lets a node that has become isolated try all addresses at once.
 func (b *book) retryAll() {
-	for _, list := range [][]*entry{b.known, b.lost} {
+	for _, list := range [][]*candidate{b.known, b.lost} {
 		for _, e := range list {
 			e.lastTry, e.fails = time.Time{}, min(e.fails, 1)
 		}
@@ -236,16 +236,16 @@ func (b *book) retryAll() {
 }
 
 // hasUntried reports whether a usable address was not tried since retryAll.
-func (b *book) hasUntried(usable func(*entry) bool) bool {
-	untried := func(e *entry) bool { return e.lastTry.IsZero() && usable(e) }
+func (b *book) hasUntried(usable func(*candidate) bool) bool {
+	untried := func(e *candidate) bool { return e.lastTry.IsZero() && usable(e) }
 	return slices.ContainsFunc(b.known, untried) || slices.ContainsFunc(b.lost, untried)
 }
 
 // dueIsolated returns the addresses that a node without links may ask now: the known
 // ones in random order, and then the lost ones. Of those, former neighbors come first,
 // and then those that were tried the longest ago.
-func (b *book) dueIsolated(now time.Time, usable func(*entry) bool) (list []*entry) {
-	due := func(e *entry) bool { return !now.Before(e.isolatedRetryAt()) && usable(e) }
+func (b *book) dueIsolated(now time.Time, usable func(*candidate) bool) (list []*candidate) {
+	due := func(e *candidate) bool { return !now.Before(e.isolatedRetryAt()) && usable(e) }
 	for _, e := range b.known {
 		if due(e) {
 			list = append(list, e)
@@ -258,7 +258,7 @@ func (b *book) dueIsolated(now time.Time, usable func(*entry) bool) (list []*ent
 			list = append(list, e)
 		}
 	}
-	slices.SortStableFunc(list[known:], func(a, b *entry) int {
+	slices.SortStableFunc(list[known:], func(a, b *candidate) int {
 		if a.wasNeighbor != b.wasNeighbor {
 			return bit(b.wasNeighbor) - bit(a.wasNeighbor)
 		}
@@ -269,7 +269,7 @@ func (b *book) dueIsolated(now time.Time, usable func(*entry) bool) (list []*ent
 
 // stalestKnown returns the usable known node that has not been heard for the longest
 // time, or nil.
-func (b *book) stalestKnown(usable func(*entry) bool) (stalest *entry) {
+func (b *book) stalestKnown(usable func(*candidate) bool) (stalest *candidate) {
 	for _, e := range b.known {
 		if usable(e) && (stalest == nil || e.lastCheck.Before(stalest.lastCheck)) {
 			stalest = e
@@ -279,7 +279,7 @@ func (b *book) stalestKnown(usable func(*entry) bool) (stalest *entry) {
 }
 
 // nextLost returns the usable lost node whose next attempt is due first, or nil.
-func (b *book) nextLost(usable func(*entry) bool) (first *entry) {
+func (b *book) nextLost(usable func(*candidate) bool) (first *candidate) {
 	for _, e := range b.lost {
 		if usable(e) && (first == nil || e.retryAt.Before(first.retryAt)) {
 			first = e

@@ -8,6 +8,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // unreachable makes the dials to these nodes fail.
@@ -89,7 +91,7 @@ func TestHearsayDoesNotReviveLostNodes(t *testing.T) {
 		}
 	}
 	for name, in := range map[string]Message{
-		"request": Request{Session: Session{2}, Network: "home", Degree: 1, Record: []byte("x")},
+		"request": Request{Session: protocol.Session{2}, Network: "home", Degree: 1, Record: []byte("x")},
 		"shuffle": Shuffle{Path: []peer.ID{"x"}, Origin: newer},
 	} {
 		c := newSeedless(t, 0, 5, 1, "a")

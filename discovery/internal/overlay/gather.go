@@ -74,7 +74,7 @@ func (s *State) needsUrgently() bool {
 
 // candidates returns the nodes that may be asked for a link, and how many of them to ask
 // now.
-func (s *State) candidates(now time.Time, missing int) ([]*entry, int) {
+func (s *State) candidates(now time.Time, missing int) ([]*candidate, int) {
 	pending, fresh := s.pendingDials(now)
 	free := s.dialLimit() - pending
 	if free <= 0 || s.activeRefusals(now) >= maxRefusals {
@@ -91,9 +91,9 @@ func (s *State) candidates(now time.Time, missing int) ([]*entry, int) {
 
 // linkable returns a function that reports whether a node may be asked for a link: it
 // is not linked and not cooling down. A node without links ignores the cooldown.
-func (s *State) linkable(now time.Time) func(*entry) bool {
+func (s *State) linkable(now time.Time) func(*candidate) bool {
 	ignoreCooldown := s.occupied() == 0
-	return func(e *entry) bool { return s.isIdle(e) && (ignoreCooldown || !s.coolingDown(now, e.ID)) }
+	return func(e *candidate) bool { return s.isIdle(e) && (ignoreCooldown || !s.coolingDown(now, e.ID)) }
 }
 
 // dialLimit returns how many requests and checks may be under way.
@@ -139,7 +139,7 @@ func (s *State) requestsDue(now time.Time) (t time.Time) {
 		// The hundredth keeps a rounding error from making this tick a little early.
 		t = earlier(t, now.Add(time.Duration((excess+0.01)*float64(s.refusalPause()))))
 	case s.isolated():
-		for _, list := range [][]*entry{s.book.known, s.book.lost} {
+		for _, list := range [][]*candidate{s.book.known, s.book.lost} {
 			for _, e := range list {
 				if at := e.isolatedRetryAt(); at.After(now) && linkable(e) {
 					t = earlier(t, at)

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // addKnown adds n known addresses, p0 and on.
@@ -37,7 +39,7 @@ func TestSuspectIsReplaced(t *testing.T) {
 	if c.s.Degree() != 1 {
 		t.Error("the suspect is no neighbor any more")
 	}
-	c.receive("x", Accept{Session: Session{2}}, "pending x")
+	c.receive("x", Accept{Session: protocol.Session{2}}, "pending x")
 	c.receive("a", Keepalive{})
 	if got := c.s.occupied(); got != 2 {
 		t.Errorf("%d places taken when the suspect is back, want 2", got)
@@ -50,7 +52,7 @@ func TestSuspectsLeaveRoomUpToMaxPlusTwo(t *testing.T) {
 	c.advance(suspectTimeout)
 	c.link("d", 1)
 	c.link("e", 1)
-	c.receive("f", Request{Session: Session{2}, Network: "home", Degree: 0}, "reject f (its peer list is full) 2")
+	c.receive("f", Request{Session: protocol.Session{2}, Network: "home", Degree: 0}, "reject f (its peer list is full) 2")
 	if c.s.Degree() != 5 || c.s.occupied() != 2 {
 		t.Errorf("%d links, %d places taken; want 5 and 2", c.s.Degree(), c.s.occupied())
 	}
@@ -182,7 +184,7 @@ func newOverfull(t *testing.T, maxPeers int, link func(*script)) *script {
 	t.Helper()
 	c := newScript(t, 0, maxPeers)
 	link(c)
-	c.receive("j", Request{Session: Session{2}, Network: "home", Record: []byte("j")}, "pending j", "accept j")
+	c.receive("j", Request{Session: protocol.Session{2}, Network: "home", Record: []byte("j")}, "pending j", "accept j")
 	c.step(OnTopic{Peer: "j", Present: true}, "ready j")
 	c.receive("j", Ready{}, "linked j")
 	return c
@@ -226,7 +228,7 @@ func TestHandoverLeavesOnlyForAStandingLink(t *testing.T) {
 	c.step(Tick{}, "ask seed")
 	c.link("s", 3)
 	c.receive("s", Handover{To: Contact{ID: "j", Record: []byte("j")}}, "request j")
-	c.receive("j", Accept{Session: Session{4}}, "pending j")
+	c.receive("j", Accept{Session: protocol.Session{4}}, "pending j")
 	c.step(OnTopic{Peer: "j", Present: true}, "ready j")
 	c.receive("j", Ready{}, "linked j", "leave s (the link was handed over to another peer)", "unlinked s (the link was handed over to another peer)")
 }

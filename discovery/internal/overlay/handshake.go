@@ -359,13 +359,13 @@ func (s *State) endLink(now time.Time, l *link, why Reason) {
 
 // startCooldown notes that the link to id ended without a fault.
 func (s *State) startCooldown(now time.Time, id peer.ID) {
-	s.partings = slices.DeleteFunc(s.partings, func(p parting) bool { return p.id == id || now.Sub(p.at) >= relinkCooldown })
-	s.partings = append(s.partings, parting{id, now})
+	s.partings = slices.DeleteFunc(s.partings, func(p endedLink) bool { return p.id == id || now.Sub(p.at) >= relinkCooldown })
+	s.partings = append(s.partings, endedLink{id, now})
 }
 
 // coolingDown reports whether the link to id ended a moment ago without a fault.
 func (s *State) coolingDown(now time.Time, id peer.ID) bool {
-	return slices.ContainsFunc(s.partings, func(p parting) bool { return p.id == id && now.Sub(p.at) < relinkCooldown })
+	return slices.ContainsFunc(s.partings, func(p endedLink) bool { return p.id == id && now.Sub(p.at) < relinkCooldown })
 }
 
 // isFault reports whether the link ended by a fault, so that it may be set up again at
@@ -452,16 +452,16 @@ func (s *State) answerAdds(l *link, why Reason, network string) {
 	l.tokens = nil
 }
 
-// urgency says whether the peer should accept a request even if it is full.
-type urgency bool
+// A requestUrgency is whether the peer should accept a request even if it is full.
+type requestUrgency bool
 
 const (
-	ordinary urgency = false
-	urgent   urgency = true
+	ordinary requestUrgency = false
+	urgent   requestUrgency = true
 )
 
 // requestLink sends a request for a link.
-func (s *State) requestLink(now time.Time, to Contact, u urgency) *link {
+func (s *State) requestLink(now time.Time, to Contact, u requestUrgency) *link {
 	return s.sendRequest(now, to, Request{Urgent: bool(u)})
 }
 

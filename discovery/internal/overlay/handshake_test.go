@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // A link stands only when each node sees the other on the topic, and both have said so.
@@ -13,7 +15,7 @@ func TestLinkNeedsBothSides(t *testing.T) {
 	c := newScript(t, 1, 5)
 	c.step(Tick{}, "ask seed")
 	c.step(SeedFound{Contact: Contact{ID: "a", Addrs: somewhere}}, "request a")
-	c.receive("a", Accept{Session: Session{2}}, "pending a")
+	c.receive("a", Accept{Session: protocol.Session{2}}, "pending a")
 	c.receive("a", Ready{Greeting: []byte("g")}) // the peer is ready before this node
 	c.step(OnTopic{Peer: "a", Present: true}, "ready a", "linked a")
 	c.step(OnTopic{Peer: "a", Present: true})
@@ -28,8 +30,8 @@ func TestCrossedRequestsMakeOneLink(t *testing.T) {
 	c := newScript(t, 1, 5)
 	c.step(Tick{}, "ask seed")
 	c.step(SeedFound{Contact: Contact{ID: "a", Addrs: somewhere}}, "request a")
-	c.receive("a", Request{Session: Session{2}, Network: "home"}, "pending a", "accept a")
-	c.receive("a", Accept{Session: Session{2}})
+	c.receive("a", Request{Session: protocol.Session{2}, Network: "home"}, "pending a", "accept a")
+	c.receive("a", Accept{Session: protocol.Session{2}})
 	c.step(OnTopic{Peer: "a", Present: true}, "ready a")
 	c.receive("a", Ready{}, "linked a")
 }
@@ -38,7 +40,7 @@ func TestCrossedRequestsMakeOneLink(t *testing.T) {
 // whether pubsub has missed the peer.
 func TestStalledHandshakeIsGivenUp(t *testing.T) {
 	c := newScript(t, 0, 5)
-	c.receive("a", Request{Session: Session{2}, Network: "home"}, "pending a", "accept a")
+	c.receive("a", Request{Session: protocol.Session{2}, Network: "home"}, "pending a", "accept a")
 	c.tick(probeInterval, "probe a")
 	c.tick(acceptTimeout-probeInterval, "leave a (the handshake was not completed in time)", "given up a")
 }
@@ -47,14 +49,14 @@ func TestStalledHandshakeIsGivenUp(t *testing.T) {
 // last one with other contacts. A node without links is accepted beyond Max.
 func TestRequestsThatAreRefused(t *testing.T) {
 	c := newScript(t, 0, 1)
-	c.receive("a", Request{Session: Session{2}, Network: "lab"}, "reject a (it belongs to another network) 0")
-	c.receive("me", Request{Session: Session{2}, Network: "home"})
+	c.receive("a", Request{Session: protocol.Session{2}, Network: "lab"}, "reject a (it belongs to another network) 0")
+	c.receive("me", Request{Session: protocol.Session{2}, Network: "home"})
 	c.link("b", 1)
-	c.receive("a", Request{Session: Session{2}, Network: "home", Degree: 2}, "reject a (its peer list is full) 1")
-	c.receive("a", Request{Session: Session{2}, Network: "home", Degree: 0}, "pending a", "accept a")
+	c.receive("a", Request{Session: protocol.Session{2}, Network: "home", Degree: 2}, "reject a (its peer list is full) 1")
+	c.receive("a", Request{Session: protocol.Session{2}, Network: "home", Degree: 0}, "pending a", "accept a")
 
 	none := newScript(t, 0, 0)
-	none.receive("a", Request{Session: Session{2}, Network: "home", Degree: 0}, "reject a (its peer list is full) 0")
+	none.receive("a", Request{Session: protocol.Session{2}, Network: "home", Degree: 0}, "reject a (its peer list is full) 0")
 
 	all := newScript(t, 0, -1)
 	for i := range 50 {
@@ -69,7 +71,7 @@ func TestPairIsNotLinkedDuringTheCooldown(t *testing.T) {
 	c.link("a", 1)
 	c.link("b", 1)
 	c.receive("a", Leave{Reason: ReasonMoved}, "unlinked a (the link was handed over to another peer)")
-	ask := Request{Session: Session{2}, Network: "home", Degree: 1}
+	ask := Request{Session: protocol.Session{2}, Network: "home", Degree: 1}
 	c.receive("a", ask, "reject a (the two nodes parted a moment ago) 1")
 	lone := ask
 	lone.Degree = 0
@@ -88,7 +90,7 @@ func TestHalfLinkEnds(t *testing.T) {
 	c := newScript(t, 0, 5)
 	c.receive("a", Keepalive{}, "leave a (the other side does not know the link)")
 	c.link("a", 1)
-	c.receive("a", Request{Session: Session{3}, Network: "home"}, "unlinked a (it was restarted)", "pending a", "accept a")
+	c.receive("a", Request{Session: protocol.Session{3}, Network: "home"}, "unlinked a (it was restarted)", "pending a", "accept a")
 	c.receive("b", Ready{}, "leave b (the other side does not know the link)")
 	c.receive("b", Accept{}, "leave b (the handshake was not completed in time)")
 	c.receive("b", Leave{})
@@ -133,7 +135,7 @@ func TestAddIsAnsweredOnce(t *testing.T) {
 	c.step(Add{Contact: Contact{ID: "me"}, Token: 1}, "added 1 (it is this node itself)")
 	c.step(Add{Contact: Contact{ID: "a"}, Token: 2}, "request a")
 	c.step(Add{Contact: Contact{ID: "a"}, Token: 3})
-	c.receive("a", Accept{Session: Session{2}}, "pending a")
+	c.receive("a", Accept{Session: protocol.Session{2}}, "pending a")
 	c.step(OnTopic{Peer: "a", Present: true}, "ready a")
 	c.receive("a", Ready{}, "linked a", "added 2 (no reason given)", "added 3 (no reason given)")
 	c.step(Add{Contact: Contact{ID: "a"}, Token: 4}, "added 4 (no reason given)")
@@ -159,8 +161,8 @@ func TestAddIsAnsweredWhenTheListFillsMeanwhile(t *testing.T) {
 	c := newScript(t, 0, 1)
 	c.step(Add{Contact: Contact{ID: "a"}, Token: 1}, "request a")
 	c.step(Add{Contact: Contact{ID: "b"}, Token: 2}, "request b")
-	c.receive("a", Accept{Session: Session{2}}, "pending a")
-	c.receive("b", Accept{Session: Session{3}}, "added 2 (its peer list is full)", "leave b (enough peers were found meanwhile)")
+	c.receive("a", Accept{Session: protocol.Session{2}}, "pending a")
+	c.receive("b", Accept{Session: protocol.Session{3}}, "added 2 (its peer list is full)", "leave b (enough peers were found meanwhile)")
 }
 
 // The round trip time is known after the handshake, and then measured by the stamps of
@@ -170,7 +172,7 @@ func TestRoundTripTimeIsMeasured(t *testing.T) {
 	c.step(Tick{}, "ask seed")
 	c.step(SeedFound{Contact: Contact{ID: "a", Addrs: somewhere}}, "request a")
 	c.now = c.now.Add(40 * time.Millisecond)
-	c.receive("a", Accept{Session: Session{2}}, "pending a")
+	c.receive("a", Accept{Session: protocol.Session{2}}, "pending a")
 	if rtt := c.s.RTT("a"); rtt != 40*time.Millisecond {
 		t.Errorf("rtt of the handshake %v", rtt)
 	}

@@ -5,6 +5,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"golang.org/x/time/rate"
+
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 const (
@@ -69,7 +71,7 @@ type link struct {
 	leavingReplaced bool    // leaving gets another neighbor in exchange
 
 	// What the peer said.
-	session     Session
+	session     protocol.Session
 	degree      int // number of its links
 	heard       time.Time
 	peerStamp   time.Duration // the Stamp of its last keepalive

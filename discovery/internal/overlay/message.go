@@ -7,11 +7,9 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	"google.golang.org/protobuf/encoding/protowire"
-)
 
-// A Session is drawn at random when a process starts. It distinguishes a node that was
-// restarted from the one that was linked before.
-type Session [8]byte
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
+)
 
 // A Contact says how to reach a node. Only Record, the node's signed peer record, travels
 // between nodes; the state machine never looks into it. The driver that received the
@@ -93,7 +91,7 @@ type Message interface{ number() protowire.Number }
 type (
 	// Request asks for a link.
 	Request struct {
-		Session Session
+		Session protocol.Session // differs after a restart
 		Network string
 		Record  []byte // the requester's
 		Degree  int    // number of links of the requester
@@ -106,7 +104,7 @@ type (
 	}
 	// Accept answers a Request: the link may be set up.
 	Accept struct {
-		Session  Session
+		Session  protocol.Session
 		Record   []byte
 		Degree   int
 		Exchange bool // Leaving will get a neighbor of the sender

@@ -10,7 +10,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/schema"
 )
 
-var codec = schema.Codec[vector]{
+var codec = schema.HandCodec[vector]{
 	Message: "Overlay",
 	Decode: func(b []byte) (vector, error) {
 		m, err := Decode(b)

@@ -9,6 +9,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // somewhere stands for the addresses of a node; the state machine does not look at them.
@@ -25,7 +27,7 @@ type script struct {
 
 func newScript(t *testing.T, minPeers, maxPeers int) *script {
 	s := New(Config{
-		Self: "me", Session: Session{1}, Network: "home", Min: minPeers, Max: maxPeers, Seeds: 1,
+		Self: "me", Session: protocol.Session{1}, Network: "home", Min: minPeers, Max: maxPeers, Seeds: 1,
 		Rand: rand.New(rand.NewPCG(1, 2)),
 	})
 	return &script{T: t, s: s, now: time.Unix(1e9, 0)}
@@ -171,7 +173,7 @@ func (c *script) wantPauses(times []time.Time, turn time.Duration, seconds ...in
 // link makes a link with p, at the request of p.
 func (c *script) link(p peer.ID, degree int) {
 	c.Helper()
-	c.receive(p, Request{Session: Session{2}, Network: "home", Record: []byte(p), Degree: degree}, "pending "+string(p), "accept "+string(p))
+	c.receive(p, Request{Session: protocol.Session{2}, Network: "home", Record: []byte(p), Degree: degree}, "pending "+string(p), "accept "+string(p))
 	c.step(OnTopic{Peer: p, Present: true}, "ready "+string(p))
 	c.receive(p, Ready{Degree: degree}, "linked "+string(p))
 }

@@ -120,7 +120,7 @@ func (s *State) handleSeedFound(now time.Time, in SeedFound) {
 		return // linked already, or no links are wanted
 	}
 	if merge || s.hasRoom(0) {
-		l := s.requestLink(now, in.Contact, urgency(merge))
+		l := s.requestLink(now, in.Contact, requestUrgency(merge))
 		l.wanted, l.overflow = true, merge
 	}
 }

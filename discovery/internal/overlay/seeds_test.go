@@ -3,6 +3,8 @@ package overlay
 import (
 	"testing"
 	"time"
+
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // seedAttempts returns the times of the attempts at the seed.
@@ -59,7 +61,7 @@ func TestLostSeedIsTriedAgain(t *testing.T) {
 	}
 	c.step(SeedLost{}, "ask seed")
 	c.step(SeedFound{Contact: node("s")}, "request s urgently")
-	c.receive("s", Accept{Session: Session{2}}, "pending s")
+	c.receive("s", Accept{Session: protocol.Session{2}}, "pending s")
 }
 
 // A seed whose link ended by a fault is tried after a second, and linked again even
@@ -68,7 +70,7 @@ func TestSeedThatWentAwayIsTriedAgain(t *testing.T) {
 	for why, sought := range map[Reason]bool{ReasonGone: true, ReasonClosed: true, ReasonMoved: false} {
 		c := newSeeded(t, 2)
 		c.step(SeedFound{Contact: node("s")}, "request s")
-		c.receive("s", Accept{Session: Session{2}}, "pending s")
+		c.receive("s", Accept{Session: protocol.Session{2}}, "pending s")
 		c.step(OnTopic{Peer: "s", Present: true}, "ready s")
 		c.receive("s", Ready{}, "linked s")
 		c.feed(Received{From: node("s"), Message: Leave{Reason: why}})

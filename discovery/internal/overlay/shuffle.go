@@ -115,7 +115,7 @@ func (s *State) shufflesDue() time.Time {
 }
 
 // isIdle reports whether there is neither a link to e nor a check of e.
-func (s *State) isIdle(e *entry) bool { return s.link(e.ID) == nil && s.checkIndex(e.ID) < 0 }
+func (s *State) isIdle(e *candidate) bool { return s.link(e.ID) == nil && s.checkIndex(e.ID) < 0 }
 
 // checkIndex returns the index of the check of id, or -1.
 func (s *State) checkIndex(id peer.ID) int {
@@ -123,7 +123,7 @@ func (s *State) checkIndex(id peer.ID) int {
 }
 
 // sendCheck asks a node directly for a sign of life, by a shuffle of no hops.
-func (s *State) sendCheck(now time.Time, e *entry) {
+func (s *State) sendCheck(now time.Time, e *candidate) {
 	e.lastTry = now
 	s.shuffles.checks = append(s.shuffles.checks, check{e.ID, now, e.wasNeighbor && e.fails > 0})
 	s.send(e.Contact, Shuffle{

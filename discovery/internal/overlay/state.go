@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 const (
@@ -21,7 +23,7 @@ const (
 // Config configures a State. All fields but Min, Max and Seeds are required.
 type Config struct {
 	Self    peer.ID
-	Session Session
+	Session protocol.Session
 	Network string
 	// Min and Max bound the number of links. Zero means none. A negative Max means
 	// that there is no upper bound.
@@ -45,11 +47,11 @@ type State struct {
 	// Links, and the addresses of other nodes.
 	links    []*link // in the order of their handshakes
 	book     book
-	partings []parting
+	partings []endedLink
 
 	// Each of these has its own file.
 	seeds    []*seedState
-	beacon   beacon
+	beacon   partTag
 	shuffles shuffleState
 	swaps    swapState
 	searches []*findState
@@ -71,8 +73,8 @@ type State struct {
 	handoverAsked []peer.ID // the neighbors asked in this round
 }
 
-// A parting is the end of a link without a fault.
-type parting struct {
+// An endedLink is a link that ended without a fault.
+type endedLink struct {
 	id peer.ID
 	at time.Time
 }
@@ -114,8 +116,8 @@ func (s *State) Known() (list []Contact) {
 	return list
 }
 
-// A NetworkView is what a node knows of its part of the network.
-type NetworkView struct {
+// A PartView is what a node knows of its part of the network.
+type PartView struct {
 	Links int // neighbors
 	Known int // nodes believed to live, neighbors included
 	Lost  int // nodes that did not answer; they are tried now and then
@@ -124,8 +126,8 @@ type NetworkView struct {
 }
 
 // View returns what this node knows of its part of the network.
-func (s *State) View() NetworkView {
-	return NetworkView{Links: s.Degree(), Known: len(s.Known()), Lost: len(s.book.lost), Tag: s.Tag(), Since: s.beacon.since}
+func (s *State) View() PartView {
+	return PartView{Links: s.Degree(), Known: len(s.Known()), Lost: len(s.book.lost), Tag: s.Tag(), Since: s.beacon.since}
 }
 
 // Step feeds one input to the protocol and returns what the driver has to do. The time
@@ -255,7 +257,7 @@ func (s *State) forgiveSilence(now time.Time) {
 	for i := range s.shuffles.checks {
 		s.shuffles.checks[i].at = now
 	}
-	for _, list := range [][]*entry{s.book.known, s.book.lost} {
+	for _, list := range [][]*candidate{s.book.known, s.book.lost} {
 		for _, e := range list {
 			e.retryAt = now
 		}

@@ -56,7 +56,7 @@ func (s *State) startSwap(now time.Time) {
 		return
 	}
 	linkable := s.linkable(now)
-	list := slices.DeleteFunc(slices.Clone(s.book.known), func(e *entry) bool { return !linkable(e) || len(e.Record) == 0 || now.Before(e.retryAt) })
+	list := slices.DeleteFunc(slices.Clone(s.book.known), func(e *candidate) bool { return !linkable(e) || len(e.Record) == 0 || now.Before(e.retryAt) })
 	if len(list) == 0 {
 		return
 	}

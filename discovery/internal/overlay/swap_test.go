@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // swapRequest lets time pass until the node sends a request, and returns its description.
@@ -40,7 +42,7 @@ func TestSwapLeavesOneForAnother(t *testing.T) {
 	} else {
 		named = got[len(got)-1:]
 	}
-	c.receive("x", Accept{Session: Session{2}, Exchange: true}, "pending x")
+	c.receive("x", Accept{Session: protocol.Session{2}, Exchange: true}, "pending x")
 	c.step(OnTopic{Peer: "x", Present: true}, "ready x")
 	moved := " (the link was handed over to another peer)"
 	c.receive("x", Ready{}, "leave "+named+moved, "unlinked "+named+moved, "linked x")
@@ -56,7 +58,7 @@ func TestSwapWithFewLinksKeepsThem(t *testing.T) {
 	if got := c.swapRequest("a", "b"); got != "request x" {
 		t.Fatalf("asked %q, want x", got)
 	}
-	c.receive("x", Accept{Session: Session{2}}, "pending x")
+	c.receive("x", Accept{Session: protocol.Session{2}}, "pending x")
 	c.step(OnTopic{Peer: "x", Present: true}, "ready x")
 	c.receive("x", Ready{}, "linked x")
 }
@@ -76,7 +78,7 @@ func TestSwapLeavesNoNeighborInNeed(t *testing.T) {
 		t.Fatalf("asked %q, want to leave a, which has most links", got)
 	}
 	c.receive("a", Keepalive{Degree: 3})
-	c.receive("x", Accept{Session: Session{2}}, "pending x")
+	c.receive("x", Accept{Session: protocol.Session{2}}, "pending x")
 	c.step(OnTopic{Peer: "x", Present: true}, "ready x")
 	c.receive("x", Ready{}, "linked x")
 	if c.s.Degree() != 4 {
@@ -100,7 +102,7 @@ func TestNodeWithMinZeroAsksNobody(t *testing.T) {
 
 // swapWith is a request of x, which has two links and leaves one of them for this link.
 func swapWith(leaving Contact) Request {
-	return Request{Session: Session{2}, Network: "home", Record: []byte("x"), Degree: 2, Leaving: leaving}
+	return Request{Session: protocol.Session{2}, Network: "home", Record: []byte("x"), Degree: 2, Leaving: leaving}
 }
 
 // A full node accepts the requester, and sends a neighbor to the node that the requester

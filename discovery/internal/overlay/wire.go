@@ -63,63 +63,63 @@ func (Beacon) number() protowire.Number       { return numBeacon }
 func (Lookup) number() protowire.Number       { return numLookup }
 func (Found) number() protowire.Number        { return numFound }
 
-func (m *Request) fields() []field {
-	return []field{
+func (m *Request) fields() []fieldCodec {
+	return []fieldCodec{
 		session(&m.Session), text(&m.Network, protocol.MaxNetwork), octets(&m.Record, MaxRecord), number(&m.Degree, maxDegree),
 		flag(&m.Urgent), flag(&m.Manual), tag(&m.Tag), optionalContact(&m.Leaving),
 	}
 }
 
-func (m *Accept) fields() []field {
-	return []field{session(&m.Session), octets(&m.Record, MaxRecord), number(&m.Degree, maxDegree), contacts(&m.Contacts), flag(&m.Exchange)}
+func (m *Accept) fields() []fieldCodec {
+	return []fieldCodec{session(&m.Session), octets(&m.Record, MaxRecord), number(&m.Degree, maxDegree), contacts(&m.Contacts), flag(&m.Exchange)}
 }
 
-func (m *Reject) fields() []field {
-	return []field{reason(&m.Reason), text(&m.Network, protocol.MaxNetwork), contacts(&m.Contacts), tag(&m.Tag)}
+func (m *Reject) fields() []fieldCodec {
+	return []fieldCodec{reason(&m.Reason), text(&m.Network, protocol.MaxNetwork), contacts(&m.Contacts), tag(&m.Tag)}
 }
 
-func (m *Ready) fields() []field {
-	return []field{number(&m.Degree, maxDegree), octets(&m.Greeting, MaxFrame)}
+func (m *Ready) fields() []fieldCodec {
+	return []fieldCodec{number(&m.Degree, maxDegree), octets(&m.Greeting, MaxFrame)}
 }
 
-func (m *Keepalive) fields() []field {
-	return []field{number(&m.Degree, maxDegree), micros(&m.Stamp), micros(&m.Echo), micros(&m.Hold)}
+func (m *Keepalive) fields() []fieldCodec {
+	return []fieldCodec{number(&m.Degree, maxDegree), micros(&m.Stamp), micros(&m.Echo), micros(&m.Hold)}
 }
 
-func (m *Leave) fields() []field { return []field{reason(&m.Reason), contacts(&m.Contacts)} }
+func (m *Leave) fields() []fieldCodec { return []fieldCodec{reason(&m.Reason), contacts(&m.Contacts)} }
 
-func (m *Walk) fields() []field {
-	return []field{contact(&m.Origin), number(&m.TTL, maxWalkTTL), flag(&m.Urgent)}
+func (m *Walk) fields() []fieldCodec {
+	return []fieldCodec{contact(&m.Origin), number(&m.TTL, maxWalkTTL), flag(&m.Urgent)}
 }
 
-func (m *Handover) fields() []field { return []field{optionalContact(&m.To)} }
+func (m *Handover) fields() []fieldCodec { return []fieldCodec{optionalContact(&m.To)} }
 
-func (m *Shuffle) fields() []field {
-	return []field{path(&m.Path), number(&m.TTL, maxTTL), tag(&m.Tag), contact(&m.Origin), contacts(&m.Contacts)}
+func (m *Shuffle) fields() []fieldCodec {
+	return []fieldCodec{path(&m.Path), number(&m.TTL, maxTTL), tag(&m.Tag), contact(&m.Origin), contacts(&m.Contacts)}
 }
 
-func (m *ShuffleReply) fields() []field {
-	return []field{path(&m.Path), tag(&m.Tag), contacts(&m.Contacts)}
+func (m *ShuffleReply) fields() []fieldCodec {
+	return []fieldCodec{path(&m.Path), tag(&m.Tag), contacts(&m.Contacts)}
 }
 
-func (m *Beacon) fields() []field { return []field{contact(&m.Owner)} }
+func (m *Beacon) fields() []fieldCodec { return []fieldCodec{contact(&m.Owner)} }
 
-func (m *Lookup) fields() []field {
-	return []field{path(&m.Path), number(&m.TTL, maxTTL), integer(&m.Token), text(&m.Target, maxID), contact(&m.Origin)}
+func (m *Lookup) fields() []fieldCodec {
+	return []fieldCodec{path(&m.Path), number(&m.TTL, maxTTL), integer(&m.Token), text(&m.Target, maxID), contact(&m.Origin)}
 }
 
-func (m *Found) fields() []field {
-	return []field{path(&m.Path), integer(&m.Token), contact(&m.Target)}
+func (m *Found) fields() []fieldCodec {
+	return []fieldCodec{path(&m.Path), integer(&m.Token), contact(&m.Target)}
 }
 
 // A layout returns the fields of a copy of m, or of a zero message if m is nil, and a
 // function that returns the copy with the present values of its fields.
-type layout func(m Message) (fields []field, message func() Message)
+type layout func(m Message) (fields []fieldCodec, message func() Message)
 
 func layoutOf[M Message, P interface {
 	*M
-	fields() []field
-}](m Message) ([]field, func() Message) {
+	fields() []fieldCodec
+}](m Message) ([]fieldCodec, func() Message) {
 	message := new(M)
 	if m != nil {
 		*message = m.(M)
@@ -192,7 +192,7 @@ func decodeBody(num protowire.Number, b []byte) (Message, error) {
 }
 
 // readFields decodes b into fields; the first of them has number 1.
-func readFields(b []byte, fields []field) error {
+func readFields(b []byte, fields []fieldCodec) error {
 	for f, err := range frame.Fields(b) {
 		if err != nil {
 			return err
@@ -224,8 +224,8 @@ func OpenRecords(m Message, open func(record []byte) (Contact, bool)) (Message, 
 	return message(), true
 }
 
-// A field encodes and decodes one field of a message.
-type field struct {
+// A fieldCodec encodes and decodes one field of a message.
+type fieldCodec struct {
 	append func(b []byte, num protowire.Number) []byte
 	read   func(frame.Field) error // keeps no reference to the bytes of the field
 	// open, if set, fills in the contacts of the field from their records, and reports
@@ -234,8 +234,8 @@ type field struct {
 }
 
 // octets reads up to limit bytes; more are an error.
-func octets(v *[]byte, limit int) field {
-	return field{
+func octets(v *[]byte, limit int) fieldCodec {
+	return fieldCodec{
 		append: func(b []byte, num protowire.Number) []byte { return frame.AppendBytes(b, num, *v) },
 		read: func(f frame.Field) error {
 			if len(f.Bytes) > limit {
@@ -247,8 +247,8 @@ func octets(v *[]byte, limit int) field {
 	}
 }
 
-func text[T ~string](v *T, limit int) field {
-	return field{
+func text[T ~string](v *T, limit int) fieldCodec {
+	return fieldCodec{
 		append: func(b []byte, num protowire.Number) []byte { return frame.AppendBytes(b, num, *v) },
 		read: func(f frame.Field) error {
 			var b []byte
@@ -260,8 +260,8 @@ func text[T ~string](v *T, limit int) field {
 }
 
 // number reads a value above limit as limit.
-func number(v *int, limit int) field {
-	return field{
+func number(v *int, limit int) fieldCodec {
+	return fieldCodec{
 		append: func(b []byte, num protowire.Number) []byte { return frame.AppendUint(b, num, uint64(*v)) },
 		read: func(f frame.Field) error {
 			*v = int(min(f.Uint, uint64(limit)))
@@ -270,8 +270,8 @@ func number(v *int, limit int) field {
 	}
 }
 
-func integer(v *uint64) field {
-	return field{
+func integer(v *uint64) fieldCodec {
+	return fieldCodec{
 		append: func(b []byte, num protowire.Number) []byte { return frame.AppendUint(b, num, *v) },
 		read: func(f frame.Field) error {
 			*v = f.Uint
@@ -280,8 +280,8 @@ func integer(v *uint64) field {
 	}
 }
 
-func flag(v *bool) field {
-	return field{
+func flag(v *bool) fieldCodec {
+	return fieldCodec{
 		append: func(b []byte, num protowire.Number) []byte { return frame.AppendUint(b, num, uint64(bit(*v))) },
 		read: func(f frame.Field) error {
 			*v = f.Uint != 0
@@ -290,8 +290,8 @@ func flag(v *bool) field {
 	}
 }
 
-func micros(v *time.Duration) field {
-	return field{
+func micros(v *time.Duration) fieldCodec {
+	return fieldCodec{
 		append: func(b []byte, num protowire.Number) []byte {
 			return frame.AppendUint(b, num, uint64(v.Microseconds()))
 		},
@@ -303,8 +303,8 @@ func micros(v *time.Duration) field {
 }
 
 // reason reads a reason of a later version as ReasonNone.
-func reason(v *Reason) field {
-	return field{
+func reason(v *Reason) fieldCodec {
+	return fieldCodec{
 		append: func(b []byte, num protowire.Number) []byte { return frame.AppendUint(b, num, uint64(*v)) },
 		read: func(f frame.Field) error {
 			*v = ReasonNone
@@ -316,8 +316,8 @@ func reason(v *Reason) field {
 	}
 }
 
-func session(v *Session) field {
-	return field{
+func session(v *protocol.Session) fieldCodec {
+	return fieldCodec{
 		append: func(b []byte, num protowire.Number) []byte { return frame.AppendBytes(b, num, v[:]) },
 		read: func(f frame.Field) error {
 			if len(f.Bytes) != len(v) {
@@ -330,7 +330,7 @@ func session(v *Session) field {
 }
 
 // contact is a contact that the message cannot do without.
-func contact(v *Contact) field {
+func contact(v *Contact) fieldCodec {
 	f := octets(&v.Record, MaxRecord)
 	f.open = func(open func([]byte) (Contact, bool)) bool {
 		c, ok := open(v.Record)
@@ -343,7 +343,7 @@ func contact(v *Contact) field {
 }
 
 // optionalContact is a contact that may be missing, but must be valid if it is there.
-func optionalContact(v *Contact) field {
+func optionalContact(v *Contact) fieldCodec {
 	f := contact(v)
 	required := f.open
 	f.open = func(open func([]byte) (Contact, bool)) bool { return len(v.Record) == 0 || required(open) }
@@ -351,8 +351,8 @@ func optionalContact(v *Contact) field {
 }
 
 // contacts reads the first MaxContacts.
-func contacts(v *[]Contact) field {
-	return field{
+func contacts(v *[]Contact) fieldCodec {
+	return fieldCodec{
 		append: func(b []byte, num protowire.Number) []byte {
 			for _, c := range *v {
 				if len(c.Record) > 0 {
@@ -383,8 +383,8 @@ func contacts(v *[]Contact) field {
 	}
 }
 
-func path(v *[]peer.ID) field {
-	return field{
+func path(v *[]peer.ID) fieldCodec {
+	return fieldCodec{
 		append: func(b []byte, num protowire.Number) []byte {
 			for _, id := range *v {
 				b = frame.AppendMessage(b, num, id)
@@ -403,8 +403,8 @@ func path(v *[]peer.ID) field {
 	}
 }
 
-func tag(v *Tag) field {
-	return field{
+func tag(v *Tag) fieldCodec {
+	return fieldCodec{
 		append: func(b []byte, num protowire.Number) []byte {
 			if v.ID == "" {
 				return b
@@ -412,7 +412,7 @@ func tag(v *Tag) field {
 			return frame.AppendMessage(b, num, frame.AppendUint(frame.AppendBytes(nil, 1, string(v.ID)), 2, v.Seq))
 		},
 		read: func(f frame.Field) error {
-			return readFields(f.Bytes, []field{text(&v.ID, maxID), integer(&v.Seq)})
+			return readFields(f.Bytes, []fieldCodec{text(&v.ID, maxID), integer(&v.Seq)})
 		},
 	}
 }

@@ -16,8 +16,8 @@ func everyMessage() []Message {
 	contacts := []Contact{{Record: []byte("r1")}, {Record: []byte("r2")}}
 	path, tag := []peer.ID{"a", "b"}, Tag{"owner", 1e18}
 	return []Message{
-		Request{Session: Session{1, 2}, Network: "home", Record: []byte("r"), Degree: 4, Urgent: true, Manual: true, Tag: tag, Leaving: Contact{Record: []byte("l")}},
-		Accept{Session: Session{3}, Record: []byte("r"), Degree: 2, Exchange: true, Contacts: contacts},
+		Request{Session: protocol.Session{1, 2}, Network: "home", Record: []byte("r"), Degree: 4, Urgent: true, Manual: true, Tag: tag, Leaving: Contact{Record: []byte("l")}},
+		Accept{Session: protocol.Session{3}, Record: []byte("r"), Degree: 2, Exchange: true, Contacts: contacts},
 		Reject{Reason: ReasonNetwork, Network: "lab", Tag: tag, Contacts: contacts},
 		Ready{Degree: 1, Greeting: []byte("marks")},
 		Keepalive{Degree: 3, Stamp: time.Second, Echo: time.Millisecond, Hold: time.Minute},

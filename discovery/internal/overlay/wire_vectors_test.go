@@ -7,6 +7,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 	"github.com/go-smokesignal/smokesignal/internal/vectors"
 )
 
@@ -161,10 +162,10 @@ func fromVector(v vector) Message {
 	switch {
 	case v.Request != nil:
 		r := v.Request
-		return Request{Session(r.Session), r.Network, r.Record, r.Degree, r.Urgent, r.Manual, tagFrom(r.Tag), Contact{Record: r.Leaving}}
+		return Request{protocol.Session(r.Session), r.Network, r.Record, r.Degree, r.Urgent, r.Manual, tagFrom(r.Tag), Contact{Record: r.Leaving}}
 	case v.Accept != nil:
 		a := v.Accept
-		return Accept{Session(a.Session), a.Record, a.Degree, a.Exchange, toContacts(a.Contacts)}
+		return Accept{protocol.Session(a.Session), a.Record, a.Degree, a.Exchange, toContacts(a.Contacts)}
 	case v.Reject != nil:
 		return Reject{Reason(v.Reject.Reason), v.Reject.Network, tagFrom(v.Reject.Tag), toContacts(v.Reject.Contacts)}
 	case v.Ready != nil:

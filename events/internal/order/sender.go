@@ -78,17 +78,17 @@ type sessionState struct {
 	settleEnd  time.Time     // until when a lower number may become the first; zero: first is certain
 
 	// Evidence for numbers that have not arrived.
-	announced   []announcement // by the sender, ascending, above next
-	firstMissed time.Time      // when the number next was noticed to be missing; zero: see missingSince
-	claimed     uint64         // third parties claim that everything below was sent
-	claimedAt   time.Time      // when the first of them claimed that
+	announced   []sentMark // by the sender, ascending, above next
+	firstMissed time.Time  // when the number next was noticed to be missing; zero: see missingSince
+	claimed     uint64     // third parties claim that everything below was sent
+	claimedAt   time.Time  // when the first of them claimed that
 	// givenUpOnClaim is the first number that was given up because of a claim alone;
 	// zero: none.
 	givenUpOnClaim uint64
 }
 
-// An announcement is the word of the sender itself that it has sent everything below to.
-type announcement struct {
+// A sentMark is the sender's own statement that it has sent all events below to.
+type sentMark struct {
 	to uint64
 	at time.Time
 }
@@ -167,9 +167,9 @@ func (s *sessionState) announce(to uint64, now time.Time) {
 	case to <= s.next || n > 0 && to <= s.announced[n-1].to:
 		// It is received already, or announced.
 	case n == maxAnnounced:
-		s.announced[n-1] = announcement{to, now}
+		s.announced[n-1] = sentMark{to, now}
 	default:
-		s.announced = append(s.announced, announcement{to, now})
+		s.announced = append(s.announced, sentMark{to, now})
 	}
 }
 

@@ -53,16 +53,16 @@ func (c *Controller) Announce(now time.Time, author peer.ID) {
 	}
 }
 
-// urgency is when a neighbor is told something.
-type urgency int
+// An ackUrgency is how soon an acknowledgement is sent to a neighbor.
+type ackUrgency int
 
 const (
-	soon urgency = iota // after AckDelay, together with whatever else there is by then
+	soon ackUrgency = iota // after AckDelay, together with whatever else there is by then
 	atOnce
 )
 
 // markDirty notes that there is something to tell a neighbor about an author.
-func (c *Controller) markDirty(now time.Time, n *neighbor, p *pair, when urgency) {
+func (c *Controller) markDirty(now time.Time, n *neighbor, p *pair, when ackUrgency) {
 	if !p.dirty {
 		p.dirty = true
 		n.dirty = append(n.dirty, p)

@@ -42,7 +42,7 @@ var kindNames = [kinds]string{
 
 func kindOf(m overlay.Message) int {
 	switch m := m.(type) {
-	case *signal:
+	case *pingSignal:
 		if m.pong {
 			return kindPong
 		}
@@ -73,7 +73,7 @@ func kindOf(m overlay.Message) int {
 		return kindLookup
 	case overlay.Found:
 		return kindFound
-	case *packet:
+	case *originalPacket:
 		switch m.what {
 		case packetPing:
 			return kindPing

@@ -27,8 +27,8 @@ type peerState struct {
 	halfSince time.Duration // when the peer was first seen not to know of the link; zero if it does
 }
 
-// A parting is the end of a link.
-type parting struct {
+// A pastLink is a link that has ended.
+type pastLink struct {
 	peer int32
 	at   time.Duration
 }
@@ -174,7 +174,7 @@ func (w *World) linked(n *node, i int32) {
 
 // explainedByFault reports whether a fault explains that n was unlinked from a peer and
 // linked to it again: one that hit either of them, or their neighbors.
-func (w *World) explainedByFault(n *node, p parting) bool {
+func (w *World) explainedByFault(n *node, p pastLink) bool {
 	f := max(n.lastFault, w.nodes[p.peer].lastFault)
 	return f != 0 && p.at <= f+faultTime
 }
@@ -187,7 +187,7 @@ func (w *World) unlinked(n *node, i int32, o overlay.Unlinked) {
 	n.removePeerState(i)
 	w.scheduleTopic(n, i)
 	if o.WasLinked {
-		n.partings = append(n.partings, parting{i, w.now})
+		n.partings = append(n.partings, pastLink{i, w.now})
 	}
 	if w.Trace != nil {
 		word := "gives up"

@@ -36,7 +36,7 @@ func (w *World) Silence(i int32) {
 	w.noteFault(n)
 	n.status = silent
 	n.peerStates, n.dials, n.deliveries = nil, nil, nil
-	w.schedule(w.connTimeout(), event{kind: connTimedOut, node: n.index, incarnation: n.incarnation})
+	w.schedule(w.connTimeout(), simEvent{kind: connTimedOut, node: n.index, incarnation: n.incarnation})
 }
 
 // Leave closes a node as its user would, and ends the process a second later.
@@ -71,7 +71,7 @@ func (w *World) Split(side func(i int32) int8) {
 		for _, c := range n.conns {
 			// Each connection is listed at both of its ends; one timeout is enough.
 			if c.ends[0] == n && c.ends[1].side != n.side {
-				w.schedule(w.connTimeout(), event{kind: connTimedOut, node: n.index, incarnation: uint32(w.cuts), conn: c.conn})
+				w.schedule(w.connTimeout(), simEvent{kind: connTimedOut, node: n.index, incarnation: uint32(w.cuts), conn: c.conn})
 			}
 		}
 	}

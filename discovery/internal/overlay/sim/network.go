@@ -52,8 +52,8 @@ func (c *conn) side(n *node) int {
 
 func (c *conn) other(n *node) *node { return c.ends[1-c.side(n)] }
 
-// An endpoint is the end of a connection at one node.
-type endpoint struct {
+// A connEnd is the end of a connection at one node.
+type connEnd struct {
 	peer int32 // a copy beside the pointer, as it is compared very often
 	*conn
 }
@@ -96,7 +96,7 @@ func (w *World) latency(a, b int32) time.Duration {
 
 // send sends a message over the present connection, or dials.
 func (w *World) send(n *node, to int32, m overlay.Message) {
-	p, ok := m.(*packet)
+	p, ok := m.(*originalPacket)
 	fresh := ok && p.needsNewSocket()
 	if c := n.conn(to); c != nil && !fresh {
 		w.transmit(n, c, m)
@@ -141,7 +141,7 @@ func (w *World) beginDial(n *node, d *dial) {
 		// The machine is there and the process is not: one round trip to a refusal.
 		took, d.refused = 2*there, true
 	}
-	w.schedule(took, event{kind: dialEnd, node: n.index, incarnation: n.incarnation, dial: d})
+	w.schedule(took, simEvent{kind: dialEnd, node: n.index, incarnation: n.incarnation, dial: d})
 }
 
 func (w *World) dialEnded(n *node, d *dial) {
@@ -157,7 +157,7 @@ func (w *World) dialEnded(n *node, d *dial) {
 		if p.status == absent && n.side == p.side {
 			left = w.latency(n.index, p.index)
 		}
-		w.schedule(left, event{kind: dialEnd, node: n.index, incarnation: n.incarnation, dial: d})
+		w.schedule(left, simEvent{kind: dialEnd, node: n.index, incarnation: n.incarnation, dial: d})
 		return
 	}
 	w.endDial(n, d)
@@ -192,8 +192,8 @@ func (w *World) connect(n, p *node, d *dial) {
 	c := n.conn(p.index)
 	if c == nil {
 		c = &conn{ends: [2]*node{n, p}, open: [2]bool{true, true}, openedAt: w.now}
-		n.conns = append(n.conns, endpoint{p.index, c})
-		p.conns = append(p.conns, endpoint{n.index, c})
+		n.conns = append(n.conns, connEnd{p.index, c})
+		p.conns = append(p.conns, connEnd{n.index, c})
 		w.trimConns(n)
 		w.trimConns(p)
 	}
@@ -253,7 +253,7 @@ func (w *World) transmit(n *node, c *conn, m overlay.Message) {
 	if w.Encode {
 		m = w.throughWire(m)
 	}
-	w.queue.push(at, event{kind: messageArrival, node: to.index, peer: n.index, conn: c, msg: m})
+	w.queue.push(at, simEvent{kind: messageArrival, node: to.index, peer: n.index, conn: c, msg: m})
 }
 
 func (w *World) arrive(n *node, c *conn, m overlay.Message) {
@@ -268,11 +268,11 @@ func (w *World) arrive(n *node, c *conn, m overlay.Message) {
 	// This end is closed already: the sender gets a reset.
 	case !c.open[side]:
 		if c.open[1-side] && from.status == running {
-			w.schedule(w.latency(n.index, from.index), event{kind: connClosed, node: from.index, peer: n.index, conn: c})
+			w.schedule(w.latency(n.index, from.index), simEvent{kind: connClosed, node: from.index, peer: n.index, conn: c})
 		}
 	default:
 		w.heardOver(n, from.index)
-		if s, ok := m.(*signal); ok {
+		if s, ok := m.(*pingSignal); ok {
 			if n.linkedTo(from.index) {
 				w.deliver(n, delivery{from: from.index, signal: s})
 			}
@@ -290,7 +290,7 @@ func (w *World) holdLost(from *node, c *conn, m overlay.Message) {
 	}
 	if c.resendPause[side] == 0 {
 		c.resendPause[side] = minResend
-		w.schedule(minResend, event{kind: resendDue, node: from.index, peer: c.other(from).index, conn: c})
+		w.schedule(minResend, simEvent{kind: resendDue, node: from.index, peer: c.other(from).index, conn: c})
 	}
 }
 
@@ -303,13 +303,13 @@ func (w *World) resendHeld(n *node, c *conn) {
 		c.unsent[side] = nil
 	case n.side != to.side:
 		c.resendPause[side] = min(2*c.resendPause[side], maxResend)
-		w.schedule(c.resendPause[side], event{kind: resendDue, node: n.index, peer: to.index, conn: c})
+		w.schedule(c.resendPause[side], simEvent{kind: resendDue, node: n.index, peer: to.index, conn: c})
 	default:
 		c.resendPause[side] = 0
 		at := max(w.now+w.latency(n.index, to.index), c.lastArrival[side])
 		c.lastArrival[side] = at
 		for _, m := range c.unsent[side] {
-			w.queue.push(at, event{kind: messageArrival, node: to.index, peer: n.index, conn: c, msg: m})
+			w.queue.push(at, simEvent{kind: messageArrival, node: to.index, peer: n.index, conn: c, msg: m})
 		}
 		c.unsent[side] = nil
 	}
@@ -320,14 +320,14 @@ func (w *World) hangUp(n *node, c *conn) {
 	w.closeEnd(n, c)
 	if to := c.other(n); c.open[c.side(to)] {
 		at := max(w.now+w.latency(n.index, to.index), c.lastArrival[c.side(n)]) // after the messages that were written before
-		w.queue.push(at, event{kind: connClosed, node: to.index, peer: n.index, conn: c})
+		w.queue.push(at, simEvent{kind: connClosed, node: to.index, peer: n.index, conn: c})
 	}
 }
 
 // closeEnd removes n's end of a connection.
 func (w *World) closeEnd(n *node, c *conn) {
 	c.open[c.side(n)] = false
-	n.conns = slices.DeleteFunc(n.conns, func(x endpoint) bool { return x.conn == c })
+	n.conns = slices.DeleteFunc(n.conns, func(x connEnd) bool { return x.conn == c })
 }
 
 func (w *World) handleHangUp(n *node, c *conn) {
@@ -367,7 +367,7 @@ func (w *World) connTimeout() time.Duration {
 
 // handleConnTimeout ends a connection that has been cut for too long. Without a
 // connection in the event, it ends all those of a node that has been silent for as long.
-func (w *World) handleConnTimeout(n *node, e event) {
+func (w *World) handleConnTimeout(n *node, e simEvent) {
 	if e.conn == nil {
 		if n.status == silent && e.incarnation == n.incarnation {
 			for _, c := range slices.Clone(n.conns) {
@@ -392,8 +392,8 @@ func (w *World) scheduleTopic(n *node, peer int32) {
 		return
 	}
 	there := 2 * w.latency(n.index, peer)
-	w.schedule(there, event{kind: topicUpdate, node: n.index, peer: peer})
-	w.schedule(there, event{kind: topicUpdate, node: peer, peer: n.index})
+	w.schedule(there, simEvent{kind: topicUpdate, node: n.index, peer: peer})
+	w.schedule(there, simEvent{kind: topicUpdate, node: peer, peer: n.index})
 }
 
 // onTopic reports whether n can see the peer on the topic.

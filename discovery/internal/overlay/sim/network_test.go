@@ -40,7 +40,7 @@ func (p *probe) Step(_ time.Time, in overlay.Input) []overlay.Output {
 func probes(t *testing.T, n int) *World {
 	t.Helper()
 	var w *World
-	w = New(Rules{Name: "probe", New: func(peer.ID, uint64, []peer.ID, *rand.Rand) Machine { return &probe{w: w} }}, 1)
+	w = New(Rules{Name: "probe", New: func(peer.ID, uint64, []peer.ID, *rand.Rand) Membership { return &probe{w: w} }}, 1)
 	for range n {
 		w.Add(0)
 	}

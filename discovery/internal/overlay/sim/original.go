@@ -17,7 +17,7 @@ import (
 var Original = Rules{
 	Name:        "original",
 	ConnTimeout: 15 * time.Minute,
-	New: func(id peer.ID, _ uint64, seeds []peer.ID, r *rand.Rand) Machine {
+	New: func(id peer.ID, _ uint64, seeds []peer.ID, r *rand.Rand) Membership {
 		return &original{id: id, seeds: seeds, rand: r, seen: map[uint64]struct{}{}}
 	},
 }
@@ -27,8 +27,8 @@ const (
 	oldPingTimeout = 3 * time.Second
 )
 
-// A packet is one message of the original's protocol.
-type packet struct {
+// An originalPacket is one message of the original's protocol.
+type originalPacket struct {
 	overlay.Message
 	what   packetKind
 	number uint64  // identifies a flooded packet
@@ -51,7 +51,7 @@ const (
 
 // needsNewSocket reports whether the original opens a socket for p, to the address that
 // the receiver has advertised, even if there is one already.
-func (p *packet) needsNewSocket() bool {
+func (p *originalPacket) needsNewSocket() bool {
 	return p.what == packetAsk || p.what == packetHandshake || p.what == packetPong
 }
 
@@ -93,7 +93,7 @@ func (s *original) Step(now time.Time, in overlay.Input) []overlay.Output {
 	s.out = s.out[:0]
 	switch in := in.(type) {
 	case overlay.Received:
-		if p, ok := in.Message.(*packet); ok {
+		if p, ok := in.Message.(*originalPacket); ok {
 			s.handlePacket(in.From.ID, p)
 		}
 	case overlay.Disconnected:
@@ -123,7 +123,7 @@ func (s *original) timers(now time.Time) {
 	}
 	for _, seed := range s.seeds {
 		if seed != s.id {
-			p := s.flood(&packet{what: packetPing, origin: s.id, target: seed})
+			p := s.flood(&originalPacket{what: packetPing, origin: s.id, target: seed})
 			s.pings = append(s.pings, oldPing{p.number, now.Add(oldPingTimeout)})
 		}
 	}
@@ -131,24 +131,24 @@ func (s *original) timers(now time.Time) {
 		s.askSeeds()
 	}
 	if len(s.peers) < Min {
-		s.flood(&packet{what: packetRequest, origin: s.id})
+		s.flood(&originalPacket{what: packetRequest, origin: s.id})
 	}
 }
 
 func (s *original) askSeeds() {
 	for _, seed := range s.seeds {
 		if seed != s.id {
-			s.send(seed, &packet{what: packetAsk, origin: s.id})
+			s.send(seed, &originalPacket{what: packetAsk, origin: s.id})
 		}
 	}
 }
 
-func (s *original) send(to peer.ID, p *packet) {
+func (s *original) send(to peer.ID, p *originalPacket) {
 	s.out = append(s.out, overlay.Send{To: overlay.Contact{ID: to}, Message: p})
 }
 
 // flood sends a new packet to all peers.
-func (s *original) flood(p *packet) *packet {
+func (s *original) flood(p *originalPacket) *originalPacket {
 	p.number = s.rand.Uint64()
 	s.seen[p.number] = struct{}{}
 	for _, x := range s.peers {
@@ -157,7 +157,7 @@ func (s *original) flood(p *packet) *packet {
 	return p
 }
 
-func (s *original) forward(p *packet, from peer.ID) {
+func (s *original) forward(p *originalPacket, from peer.ID) {
 	for _, x := range s.peers {
 		if x.id != from {
 			s.send(x.id, p)
@@ -169,7 +169,7 @@ func (s *original) hasPeer(id peer.ID) bool {
 	return slices.ContainsFunc(s.peers, func(p oldPeer) bool { return p.id == id })
 }
 
-func (s *original) handlePacket(from peer.ID, p *packet) {
+func (s *original) handlePacket(from peer.ID, p *originalPacket) {
 	if p.what == packetRequest || p.what == packetPing {
 		// A flood is passed on once, and only if it came from a peer.
 		if _, ok := s.seen[p.number]; ok || !s.hasPeer(from) {
@@ -179,7 +179,7 @@ func (s *original) handlePacket(from peer.ID, p *packet) {
 	}
 	switch p.what {
 	case packetAsk:
-		s.flood(&packet{what: packetRequest, origin: p.origin})
+		s.flood(&originalPacket{what: packetRequest, origin: p.origin})
 		s.answerRequest(p.origin)
 	case packetRequest:
 		// The first node with room keeps the request; the others pass it on.
@@ -188,7 +188,7 @@ func (s *original) handlePacket(from peer.ID, p *packet) {
 		}
 	case packetPing:
 		if p.target == s.id {
-			s.send(p.origin, &packet{what: packetPong, number: p.number})
+			s.send(p.origin, &originalPacket{what: packetPong, number: p.number})
 		} else {
 			s.forward(p, from)
 		}
@@ -196,7 +196,7 @@ func (s *original) handlePacket(from peer.ID, p *packet) {
 		s.pings = slices.DeleteFunc(s.pings, func(x oldPing) bool { return x.number == p.number })
 	case packetHandshake:
 		if s.addPeer(oldPeer{from, p.socket}) {
-			s.send(from, &packet{what: packetAck, socket: p.socket})
+			s.send(from, &originalPacket{what: packetAck, socket: p.socket})
 		}
 	case packetAck:
 		s.handshakes = slices.DeleteFunc(s.handshakes, func(x oldPeer) bool { return x.socket == p.socket })
@@ -215,7 +215,7 @@ func (s *original) answerRequest(origin peer.ID) bool {
 	case len(s.peers) >= Min && s.rand.IntN(2) == 0:
 		return false
 	}
-	p := &packet{what: packetHandshake, socket: s.rand.Uint64()}
+	p := &originalPacket{what: packetHandshake, socket: s.rand.Uint64()}
 	s.handshakes = append(s.handshakes, oldPeer{origin, p.socket})
 	s.send(origin, p)
 	return true
@@ -225,7 +225,7 @@ func (s *original) answerRequest(origin peer.ID) bool {
 // two nodes that dial each other at once have two sockets, and end up with none.
 func (s *original) addPeer(p oldPeer) bool {
 	if len(s.peers) >= Max || s.hasPeer(p.id) {
-		s.send(p.id, &packet{what: packetClose, socket: p.socket})
+		s.send(p.id, &originalPacket{what: packetClose, socket: p.socket})
 		return false
 	}
 	s.peers = append(s.peers, p)

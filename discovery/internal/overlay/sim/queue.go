@@ -6,26 +6,26 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
-// A kind says what an event is.
-type kind uint8
+// An eventKind is the kind of a simEvent.
+type eventKind uint8
 
 const (
-	nodeStart      kind = iota // node starts
-	timerDue                   // the machine of node wanted to be called
-	watchdogDue                // the watchdog of node wanted to be called
-	messageArrival             // a message of peer arrives at node over conn
-	dialEnd                    // the dial of node has ended
-	connClosed                 // peer has closed conn, and node hears of it
-	connTimedOut               // conn was cut for too long, or its peer silent
-	resendDue                  // node sends the lost messages on conn again
-	topicUpdate                // node may see that peer has joined or left the topic
-	lateDeliveries             // node, which is slow, handles its deliveries
-	script                     // a fault, or another step of the scenario
+	nodeStart      eventKind = iota // node starts
+	timerDue                        // the machine of node wanted to be called
+	watchdogDue                     // the watchdog of node wanted to be called
+	messageArrival                  // a message of peer arrives at node over conn
+	dialEnd                         // the dial of node has ended
+	connClosed                      // peer has closed conn, and node hears of it
+	connTimedOut                    // conn was cut for too long, or its peer silent
+	resendDue                       // node sends the lost messages on conn again
+	topicUpdate                     // node may see that peer has joined or left the topic
+	lateDeliveries                  // node, which is slow, handles its deliveries
+	script                          // a fault, or another step of the scenario
 )
 
-// An event happens to node. Some events count only if node has not been restarted since.
-type event struct {
-	kind        kind
+// A simEvent happens to node at a time. Some events count only if node has not been restarted since.
+type simEvent struct {
+	kind        eventKind
 	node        int32
 	peer        int32
 	incarnation uint32
@@ -39,21 +39,21 @@ type event struct {
 // has no pointers, so the garbage collector skips it; the events themselves never move.
 // Of two events at one time, the one that was added first comes first.
 type queue struct {
-	heap   []key
-	events []event
+	heap   []eventKey
+	events []simEvent
 	free   []int32
 	added  uint64
 }
 
-type key struct {
+type eventKey struct {
 	at   time.Duration
 	n    uint64
 	slot int32
 }
 
-func (k key) before(x key) bool { return k.at < x.at || k.at == x.at && k.n < x.n }
+func (k eventKey) before(x eventKey) bool { return k.at < x.at || k.at == x.at && k.n < x.n }
 
-func (q *queue) push(at time.Duration, e event) {
+func (q *queue) push(at time.Duration, e simEvent) {
 	var slot int32
 	if last := len(q.free) - 1; last >= 0 {
 		slot, q.free = q.free[last], q.free[:last]
@@ -63,7 +63,7 @@ func (q *queue) push(at time.Duration, e event) {
 		q.events = append(q.events, e)
 	}
 	q.added++
-	k := key{at, q.added, slot}
+	k := eventKey{at, q.added, slot}
 	q.heap = append(q.heap, k)
 	i := len(q.heap) - 1
 	for i > 0 {
@@ -86,10 +86,10 @@ func (q *queue) nextTime() (time.Duration, bool) {
 }
 
 // pop removes and returns the first event.
-func (q *queue) pop() event {
+func (q *queue) pop() simEvent {
 	slot := q.heap[0].slot
 	e := q.events[slot]
-	q.events[slot] = event{}
+	q.events[slot] = simEvent{}
 	q.free = append(q.free, slot)
 
 	last := len(q.heap) - 1

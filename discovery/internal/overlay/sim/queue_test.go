@@ -11,12 +11,12 @@ import (
 func TestQueueKeepsOrder(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
 	var q queue
-	added, last := int32(0), event{}
+	added, last := int32(0), simEvent{}
 	var now time.Duration
 	for range 10_000 {
 		for range r.IntN(4) {
 			added++
-			q.push(now+time.Duration(r.IntN(50)), event{node: added})
+			q.push(now+time.Duration(r.IntN(50)), simEvent{node: added})
 		}
 		at, ok := q.nextTime()
 		if !ok {
@@ -37,12 +37,12 @@ func BenchmarkQueue(b *testing.B) {
 	r := rand.New(rand.NewPCG(1, 1))
 	var q queue
 	for range 100_000 {
-		q.push(time.Duration(r.IntN(1e9)), event{})
+		q.push(time.Duration(r.IntN(1e9)), simEvent{})
 	}
 	b.ReportAllocs()
 	for b.Loop() {
 		at, _ := q.nextTime()
 		q.pop()
-		q.push(at+time.Duration(r.IntN(1e9)), event{})
+		q.push(at+time.Duration(r.IntN(1e9)), simEvent{})
 	}
 }

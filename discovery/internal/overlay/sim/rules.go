@@ -8,10 +8,11 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// A Machine is the membership protocol of one node, as [overlay.State] is.
-type Machine interface {
+// A Membership is the membership protocol of one node, as [overlay.State] is.
+type Membership interface {
 	Step(now time.Time, in overlay.Input) []overlay.Output
 	Next(now time.Time) time.Time
 }
@@ -21,7 +22,7 @@ type Rules struct {
 	Name string
 	// New returns the machine of a node. The number life distinguishes it from earlier
 	// ones with that id. All its randomness must come from r.
-	New func(id peer.ID, life uint64, seeds []peer.ID, r *rand.Rand) Machine
+	New func(id peer.ID, life uint64, seeds []peer.ID, r *rand.Rand) Membership
 	// Watchdog adds the watchdog of package health to each node.
 	Watchdog bool
 	// Pending says that the machine emits Pending before Linked.
@@ -42,8 +43,8 @@ var Smokesignal = Rules{
 	Name:     "smokesignal",
 	Watchdog: true,
 	Pending:  true,
-	New: func(id peer.ID, life uint64, seeds []peer.ID, r *rand.Rand) Machine {
-		var session overlay.Session
+	New: func(id peer.ID, life uint64, seeds []peer.ID, r *rand.Rand) Membership {
+		var session protocol.Session
 		binary.BigEndian.PutUint64(session[:], life)
 		return overlay.New(overlay.Config{
 			Self: id, Session: session, Network: "sim", Min: Min, Max: Max, Seeds: len(seeds), Rand: r,

@@ -19,8 +19,8 @@ const (
 	pingTimeout  = 3 * time.Second
 )
 
-// A signal is flooded: a ping for a seed, or the answer of the seed.
-type signal struct {
+// A pingSignal is a ping for a seed or the answer of the seed. It is flooded.
+type pingSignal struct {
 	overlay.Message // always nil; it makes a signal a Message
 	pong            bool
 	target          int32
@@ -151,7 +151,7 @@ func (w *World) armWatch(n *node) {
 		return
 	}
 	n.watch.armed = max(next, w.now+time.Millisecond)
-	w.queue.push(n.watch.armed, event{kind: watchdogDue, node: n.index, incarnation: n.incarnation})
+	w.queue.push(n.watch.armed, simEvent{kind: watchdogDue, node: n.index, incarnation: n.incarnation})
 }
 
 func (w *World) watchDue(n *node, life uint32) {
@@ -176,7 +176,7 @@ func (w *World) watchDue(n *node, life uint32) {
 			} else {
 				w.pings++
 				w.notePing(n, x, true)
-				w.flood(n, &signal{target: x.target, number: w.pings}, -1)
+				w.flood(n, &pingSignal{target: x.target, number: w.pings}, -1)
 			}
 		}
 		if at := x.verdict(); at != 0 && w.now >= at {
@@ -206,7 +206,7 @@ func (w *World) notePing(n *node, x *seedWatch, own bool) {
 	x.next = w.now + pingInterval*33/64 + w.randomBelow(jitter)
 }
 
-func (w *World) flood(n *node, s *signal, except int32) {
+func (w *World) flood(n *node, s *pingSignal, except int32) {
 	for i := range n.peerStates {
 		if b := &n.peerStates[i]; b.linked && b.peer != except {
 			w.send(n, b.peer, s)
@@ -214,7 +214,7 @@ func (w *World) flood(n *node, s *signal, except int32) {
 	}
 }
 
-func (w *World) hearSignal(n *node, from int32, s *signal) {
+func (w *World) hearSignal(n *node, from int32, s *pingSignal) {
 	x := n.watchedSeed(s.target)
 	if s.pong {
 		// Only a newer answer is passed on, so the flood ends.
@@ -236,7 +236,7 @@ func (w *World) hearSignal(n *node, from int32, s *signal) {
 	if s.target == n.index {
 		x.lastPing = w.now
 		w.pings++
-		w.flood(n, &signal{pong: true, target: n.index, number: w.pings}, -1)
+		w.flood(n, &pingSignal{pong: true, target: n.index, number: w.pings}, -1)
 		return
 	}
 	w.notePing(n, x, false)

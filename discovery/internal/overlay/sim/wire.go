@@ -56,7 +56,7 @@ func (w *World) senderContact(from *node, m overlay.Message) overlay.Contact {
 
 // throughWire encodes and decodes m, and opens its records as package discovery does.
 func (w *World) throughWire(m overlay.Message) overlay.Message {
-	if s, ok := m.(*signal); ok {
+	if s, ok := m.(*pingSignal); ok {
 		return s
 	}
 	m, err := overlay.Decode(overlay.Append(nil, m))

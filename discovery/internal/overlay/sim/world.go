@@ -42,12 +42,13 @@ type World struct {
 	scratch   scratch
 }
 
-type status uint8
+// A nodeStatus is the state of the process of a node.
+type nodeStatus uint8
 
 const (
-	absent  status = iota // not started, crashed or left: its machine refuses dials
-	running               //
-	silent                // dead, and no peer was told
+	absent  nodeStatus = iota // not started, crashed or left: its machine refuses dials
+	running                   //
+	silent                    // dead, and no peer was told
 )
 
 // A node is one node of the network.
@@ -55,9 +56,9 @@ type node struct {
 	id          peer.ID
 	index       int32
 	incarnation uint32 // number of starts
-	status      status
+	status      nodeStatus
 	startedAt   time.Duration
-	machine     Machine
+	machine     Membership
 	seeds       []int32
 	record      uint64 // sequence number of its record
 
@@ -72,12 +73,12 @@ type node struct {
 	turnAt     time.Duration
 	deliveries []delivery
 
-	conns       []endpoint    // the oldest first
+	conns       []connEnd     // the oldest first
 	trimmedAt   time.Duration // when connections were trimmed last
 	dials       []*dial
 	activeDials int // dials that count against the bound
 	peerStates  []peerState
-	partings    []parting
+	partings    []pastLink
 	watch       watch
 }
 
@@ -86,7 +87,7 @@ type node struct {
 type delivery struct {
 	from   int32
 	in     overlay.Input
-	signal *signal
+	signal *pingSignal
 }
 
 // maxDeliveries bounds the waiting deliveries of a node.
@@ -141,7 +142,7 @@ func (w *World) newID(text string) peer.ID {
 // Start starts a node that was not started yet, or has crashed. It has the same id and
 // has forgotten everything.
 func (w *World) Start(i int32, delay time.Duration) {
-	w.schedule(delay, event{kind: nodeStart, node: i})
+	w.schedule(delay, simEvent{kind: nodeStart, node: i})
 }
 
 // index returns the number of the node with that id.
@@ -156,10 +157,10 @@ func (w *World) index(id peer.ID) (int32, bool) {
 	return int32(i), true
 }
 
-func (w *World) schedule(d time.Duration, e event) { w.queue.push(w.now+d, e) }
+func (w *World) schedule(d time.Duration, e simEvent) { w.queue.push(w.now+d, e) }
 
 // At calls do after d.
-func (w *World) At(d time.Duration, do func()) { w.schedule(d, event{kind: script, do: do}) }
+func (w *World) At(d time.Duration, do func()) { w.schedule(d, simEvent{kind: script, do: do}) }
 
 // Run plays the events of the next d.
 func (w *World) Run(d time.Duration) {
@@ -180,7 +181,7 @@ func (w *World) mixHash(x uint64) {
 	w.hash ^= w.hash >> 29
 }
 
-func (w *World) handle(e event) {
+func (w *World) handle(e simEvent) {
 	w.Events++
 	w.mixHash(uint64(w.now)<<8 | uint64(e.kind))
 	w.mixHash(uint64(e.node)<<32 | uint64(e.peer))
@@ -268,7 +269,7 @@ func (w *World) deliver(n *node, l delivery) {
 	if !n.asleep && n.turnAt == 0 {
 		late := time.Duration(w.rand.Int64N(int64(n.maxLateness)))
 		n.turnAt = w.now + late
-		w.schedule(late, event{kind: lateDeliveries, node: n.index, incarnation: n.incarnation})
+		w.schedule(late, simEvent{kind: lateDeliveries, node: n.index, incarnation: n.incarnation})
 	}
 }
 
@@ -333,7 +334,7 @@ func (w *World) armTimer(n *node) {
 		return
 	}
 	n.timerAt = max(n.wakeAt, w.now)
-	w.queue.push(n.timerAt, event{kind: timerDue, node: n.index, incarnation: n.incarnation})
+	w.queue.push(n.timerAt, simEvent{kind: timerDue, node: n.index, incarnation: n.incarnation})
 }
 
 func (w *World) trace(n *node, format string, args ...any) {

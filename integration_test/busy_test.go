@@ -49,7 +49,7 @@ func TestBusyMachine(t *testing.T) {
 		return false
 	})
 	stop.Store(true)
-	c.Log.Look(func(s *checker.State) {
+	c.Log.Inspect(func(s *checker.State) {
 		unlinked := 0
 		for _, p := range s.Running() {
 			unlinked += p.Counts[checker.PeerRemoved]

@@ -104,7 +104,7 @@ func TestRelayRestarts(t *testing.T) {
 	c.Wait(soon, "a line", line)
 	const every = 10 * time.Millisecond
 	count := int((away + 4*time.Second) / every)
-	emitting := sender.Tell(cluster.Command{Do: cluster.Emit, Name: "x", Seq: 1, Count: count, Size: 100, Every: every})
+	emitting := sender.Send(cluster.Command{Do: cluster.Emit, Name: "x", Seq: 1, Count: count, Size: 100, Every: every})
 	heard := func(s *checker.State) uint64 {
 		return s.Proc(last.Name).Heard[checker.Stream{Run: "sender", Channel: checker.Broadcast}]
 	}
@@ -173,7 +173,7 @@ func frozenNeighbour(t *testing.T, frozen time.Duration) {
 	took := c.Wait(soon, "everything at the frozen one", func(s *checker.State) bool {
 		return heard(s, "n2")+s.Proc("n2").Lost[senderID] >= uint64(events)
 	})
-	c.Log.Look(func(s *checker.State) {
+	c.Log.Inspect(func(s *checker.State) {
 		t.Logf("the frozen one has %d after %v", heard(s, "n2"), took.Round(time.Millisecond))
 		if frozen < 10*time.Second && heard(s, "n2") != uint64(events) {
 			t.Errorf("%d of %d", heard(s, "n2"), events)

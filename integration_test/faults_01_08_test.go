@@ -149,7 +149,7 @@ func TestNetsplitIsReportedOncePerSeed(t *testing.T) {
 	}
 	splits := func(k checker.Kind) map[string]int {
 		by := map[string]int{}
-		for _, r := range l.log.Of("a", k) {
+		for _, r := range l.log.RecordsOf("a", k) {
 			by[r.Seed]++
 		}
 		return by

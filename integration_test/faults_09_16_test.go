@@ -30,7 +30,7 @@ func TestDialingOneselfRaisesNoEvent(t *testing.T) {
 	at := hostPort(freePort(t))
 	a := l.start(cluster.Spec{Name: "a", Listen: []string{at}, Seeds: []string{at}})
 	l.wait(soon, "the seed error that says so", func(s *checker.State) bool { return s.Proc("a").Counts[checker.SeedError] > 0 })
-	if rs := l.log.Of("a", checker.SeedError); rs[0].Code != "ErrSelf" {
+	if rs := l.log.RecordsOf("a", checker.SeedError); rs[0].Code != "ErrSelf" {
 		t.Errorf("the own address as seed is reported as %v, want ErrSelf", rs[0])
 	}
 	for _, alone := range []bool{true, false} {

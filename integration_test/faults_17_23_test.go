@@ -332,7 +332,7 @@ func TestFloodIsNotANetsplit(t *testing.T) {
 		return false
 	})
 	for _, n := range nodes {
-		for _, r := range l.log.Of(l.name(n), checker.PeerClose) {
+		for _, r := range l.log.RecordsOf(l.name(n), checker.PeerClose) {
 			// The overlay may move a link in good order at any time.
 			reordered := strings.Contains(r.Err, "the link was handed over to another peer") ||
 				strings.Contains(r.Err, "the link was exchanged for one to another peer")

@@ -64,7 +64,7 @@ func gather(t *testing.T, listen string, n int, gap time.Duration) {
 	}
 	began := time.Now()
 	took := c.Wait(gatherWithin, "one component, enough peers for everybody", func(s *checker.State) bool { return s.Gathered(n) })
-	c.Log.Look(func(s *checker.State) {
+	c.Log.Inspect(func(s *checker.State) {
 		t.Logf("gathered %v after the last of %d started; degrees %v, above max %v", took.Round(time.Millisecond), n, s.Degrees(), s.AboveMax())
 	})
 

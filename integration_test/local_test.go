@@ -194,7 +194,7 @@ func (l *local) check(cfg checker.Config) {
 // "peer added b", "add b" ...
 func (l *local) story(n *smokesignal.Node) []string {
 	var story []string
-	for _, r := range l.log.Of(l.name(n), checker.Connect, checker.Disconnect, checker.PeerAdded,
+	for _, r := range l.log.RecordsOf(l.name(n), checker.Connect, checker.Disconnect, checker.PeerAdded,
 		checker.PeerRemoved, checker.ListAdd, checker.ListRemove, checker.PeerClose) {
 		line := string(r.Kind)
 		if r.Peer != "" {

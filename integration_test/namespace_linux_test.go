@@ -118,7 +118,7 @@ func toldOf(s *checker.State, p *cluster.Proc) told {
 
 // told is what everybody was told so far.
 func (b *namespaceBed) told() (list []told) {
-	b.Log.Look(func(s *checker.State) {
+	b.Log.Inspect(func(s *checker.State) {
 		for _, p := range b.procs {
 			list = append(list, toldOf(s, p))
 		}
@@ -166,7 +166,7 @@ func (b *namespaceBed) cycle(cycle int) {
 	})
 	last := time.Since(began)
 	time.Sleep(b.cut - last) // how long it is cut is what is tested
-	b.Log.Look(func(s *checker.State) {
+	b.Log.Inspect(func(s *checker.State) {
 		if parts := s.Components(); len(parts) != 2 {
 			b.t.Errorf("cut %d: at its end there are %d components: %v", cycle, len(parts), parts)
 		}
@@ -186,7 +186,7 @@ func (b *namespaceBed) cycle(cycle int) {
 	b.neverTold("after the heal", b.quiet)
 	for i, p := range b.procs {
 		n := map[string]int{}
-		for _, r := range b.Log.Of(p.Name, checker.Netsplit) {
+		for _, r := range b.Log.RecordsOf(p.Name, checker.Netsplit) {
 			n[r.Seed]++
 		}
 		// A seed on the same side is lost too while that side has not come together.

@@ -171,7 +171,7 @@ func exchange(t *testing.T, c *cluster.Cluster, n int, procs ...*cluster.Proc) {
 	heard := func(s *checker.State, by, from *cluster.Proc) uint64 {
 		return s.Proc(by.Name).Heard[checker.Stream{Run: from.Name, Channel: checker.Broadcast}]
 	}
-	c.Log.Look(func(s *checker.State) {
+	c.Log.Inspect(func(s *checker.State) {
 		for _, by := range procs {
 			for _, from := range procs {
 				before[[2]string{by.Name, from.Name}] = heard(s, by, from)
@@ -249,7 +249,7 @@ func natImpossible(t *testing.T) {
 	if ready.Code != "ErrRelayed" {
 		t.Errorf("Ready returns %s", ready.Code)
 	}
-	told := c.Log.Of(lone.Name, checker.SeedError)
+	told := c.Log.RecordsOf(lone.Name, checker.SeedError)
 	if len(told) != 1 || told[0].Code != "ErrRelayed" {
 		t.Errorf("OnSeedError was told %v", told)
 	}
@@ -267,19 +267,19 @@ func natImpossible(t *testing.T) {
 		t.Errorf("then Ready says %q (%s)", ready.Err, ready.Code)
 	}
 	// A direct event to a node behind the relay is refused in words, too.
-	direct := added.Tell(cluster.Command{Do: cluster.Direct, To: b.ID(), Name: "d", Count: 1, Size: 8})
+	direct := added.Send(cluster.Command{Do: cluster.Direct, To: b.ID(), Name: "d", Count: 1, Size: 8})
 	if r := added.Answer(direct, soon); r.Code != "ErrRelayed" {
 		t.Errorf("Emit to a node behind a relay returns %q", r.Err)
 	}
 
 	exchange(t, c, 20, relay, a, b)
 	both := linked(a, b)
-	c.Log.Look(func(s *checker.State) {
+	c.Log.Inspect(func(s *checker.State) {
 		if both(s) || len(s.Proc(lone.Name).Peers) > 0 || s.Proc(lone.Name).Counts[checker.PeerAdded] > 0 {
 			t.Error("there is a link over a relay")
 		}
 	})
-	if heard := c.Log.Of(lone.Name, checker.Received); len(heard) > 0 {
+	if heard := c.Log.RecordsOf(lone.Name, checker.Received); len(heard) > 0 {
 		t.Errorf("%d events came through a relay", len(heard))
 	}
 }

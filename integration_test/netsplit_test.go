@@ -84,7 +84,7 @@ func TestNetsplit(t *testing.T) {
 	})
 	t.Logf("resolved %v after the restart", took.Round(time.Millisecond))
 	quiet("the seed is back", 1, 1)
-	c.Log.Look(func(s *checker.State) {
+	c.Log.Inspect(func(s *checker.State) {
 		for _, name := range []string{"middle", "far"} {
 			if n := s.Proc(name).Counts[checker.Disconnect]; n != 0 {
 				t.Errorf("%s was told disconnect %d times, it always had a peer", name, n)

@@ -234,7 +234,7 @@ func TestOptions(t *testing.T) {
 			t.Errorf("Connect of a node of network one returned %v", err)
 		}
 		l.wait(soon, "a seed error that says so", func(s *checker.State) bool { return s.Proc("b").Counts[checker.SeedError] > 0 })
-		if r := l.log.Of("b", checker.SeedError)[0]; r.Code != "ErrOtherNetwork" {
+		if r := l.log.RecordsOf("b", checker.SeedError)[0]; r.Code != "ErrOtherNetwork" {
 			t.Errorf("the seed error is %v", r)
 		}
 		l.wantStory(a)
@@ -281,7 +281,7 @@ func TestTimers(t *testing.T) {
 		at := hostPort(freePort(t))
 		a := l.start(cluster.Spec{Name: "a", Seeds: []string{at}})
 		l.wait(soon, "the seed error", func(s *checker.State) bool { return s.Proc("a").Counts[checker.SeedError] > 0 })
-		if r := l.log.Of("a", checker.SeedError)[0]; r.Code != "ErrUnreachable" || r.Seed != at {
+		if r := l.log.RecordsOf("a", checker.SeedError)[0]; r.Code != "ErrUnreachable" || r.Seed != at {
 			t.Errorf("the seed error is %v", r)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)

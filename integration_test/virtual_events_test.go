@@ -51,7 +51,7 @@ func toldWithin(t *testing.T, within time.Duration, more ...smokesignal.Option) 
 			virtually(t, func(t *testing.T, v *virtual, n int) {
 				v.gather(n, []int{0}, more...)
 				neighbours := map[*virtualNode]bool{}
-				v.log.Look(func(s *checker.State) {
+				v.log.Inspect(func(s *checker.State) {
 					for _, m := range v.nodes {
 						neighbours[m] = s.Proc("n0").Has(m.ID().String())
 					}
@@ -68,7 +68,7 @@ func toldWithin(t *testing.T, within time.Duration, more ...smokesignal.Option) 
 					if i == 0 || !crash && v.cuts(i, 0) == 0 {
 						continue
 					}
-					records := v.log.Of(m.name, checker.Netsplit)
+					records := v.log.RecordsOf(m.name, checker.Netsplit)
 					if len(records) != 1 {
 						t.Errorf("%s was told of %d netsplits", m.name, len(records))
 						continue

@@ -25,7 +25,7 @@ func TestVirtualJoin(t *testing.T) {
 		const moment = time.Second
 		above := map[string]time.Time{}
 		for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-			v.log.Look(func(s *checker.State) {
+			v.log.Inspect(func(s *checker.State) {
 				now := map[string]time.Time{}
 				for _, name := range s.AboveMax() {
 					now[name] = time.Now()
@@ -48,7 +48,7 @@ func TestVirtualJoin(t *testing.T) {
 			}
 		}
 		v.wantQuiet("after joining")
-		v.log.Look(func(s *checker.State) { t.Log("degrees", s.Degrees(), v.net.Stats()) })
+		v.log.Inspect(func(s *checker.State) { t.Log("degrees", s.Degrees(), v.net.Stats()) })
 		v.finish()
 	})
 }
@@ -125,7 +125,7 @@ func TestVirtualPartition(t *testing.T) {
 				took := v.wait(60*time.Second, "a component on each side", func(s *checker.State) bool { return len(s.Components()) == 2 })
 				t.Log("one component on each side after", tenth(took))
 				time.Sleep(60*time.Second - took)
-				v.log.Look(func(s *checker.State) {
+				v.log.Inspect(func(s *checker.State) {
 					if parts := s.Components(); len(parts) != 2 {
 						t.Errorf("at the end of the cut there are %d components: %v", len(parts), parts)
 					}

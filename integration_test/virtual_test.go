@@ -136,7 +136,7 @@ func (v *virtual) gather(n int, seeds []int, more ...smokesignal.Option) {
 // wantQuiet fails if anybody was told of a netsplit, or to be alone.
 func (v *virtual) wantQuiet(when string) {
 	v.t.Helper()
-	v.log.Look(func(s *checker.State) {
+	v.log.Inspect(func(s *checker.State) {
 		for _, p := range s.Running() {
 			if n := p.Counts[checker.Netsplit] + p.Counts[checker.Disconnect]; n > 0 {
 				v.t.Errorf("%s: %s was told of %d netsplits, and %d times disconnect", when, p.Name, p.Counts[checker.Netsplit], p.Counts[checker.Disconnect])
@@ -255,7 +255,7 @@ func whole(s *checker.State) bool { return len(s.Components()) == 1 }
 
 // splits counts what a node was told of one seed.
 func (v *virtual) splits(m *virtualNode, seed int) (netsplits, resolved int) {
-	for _, r := range v.log.Of(m.name, checker.Netsplit, checker.Resolved) {
+	for _, r := range v.log.RecordsOf(m.name, checker.Netsplit, checker.Resolved) {
 		if r.Seed != at(seed) {
 			continue
 		}

@@ -12,7 +12,7 @@ import (
 // numbers here are the library's, which counts what Emit accepted from 1 in each
 // session; those in the payloads also count what Emit refused.
 type account struct {
-	owed      uint64 // the first number, as far as the log can tell; 0 for none
+	first     uint64 // the first number, as far as the log can tell; 0 for none
 	delivered spans
 	lost      spans
 }
@@ -22,7 +22,7 @@ func (a *account) next() uint64 {
 	if last := max(a.delivered.last(), a.lost.last()); last > 0 {
 		return last + 1
 	}
-	return a.owed
+	return a.first
 }
 
 func (c *check) account(receiver, run string) *account {
@@ -38,7 +38,7 @@ func (c *check) account(receiver, run string) *account {
 // accepted returns the payload numbers of the broadcasts that a run was told to
 // emit and not seen to refuse.
 func (c *check) accepted(run string) spans {
-	told := c.told[sendKey(run, Broadcast, "")]
+	told := c.commanded[sendKey(run, Broadcast, "")]
 	if told == nil {
 		return nil
 	}
@@ -53,23 +53,23 @@ func (s spans) count(n uint64) (count uint64) {
 	return count
 }
 
-// owe notes that everybody who is linked to a sender, on both sides, when it
+// openAccounts notes that everybody who is linked to a sender, on both sides, when it
 // is told to emit knows its mark by then.
-func (c *check) owe(told Record) {
+func (c *check) openAccounts(told Record) {
 	sender := c.state.Proc(told.Proc)
 	for _, p := range c.state.Running() {
 		if p == sender || told.Channel != Broadcast || !p.Has(sender.ID) || !sender.Has(p.ID) {
 			continue
 		}
 		if a := c.account(p.Name, told.Proc); a.next() == 0 {
-			a.owed = c.accepted(told.Proc).count(told.Seq-1) + 1
+			a.first = c.accepted(told.Proc).count(told.Seq-1) + 1
 		}
 	}
 }
 
-// give enters delivered broadcasts, which received has already judged by
+// addDelivery enters delivered broadcasts, which received has already judged by
 // their own.
-func (c *check) give(r Record) {
+func (c *check) addDelivery(r Record) {
 	accepted := c.accepted(r.Run)
 	if r.Channel != Broadcast || len(accepted) == 0 {
 		return
@@ -80,13 +80,13 @@ func (c *check) give(r Record) {
 	case a.lost.overlaps(from, to):
 		c.report(RuleGap, r, "%v of %s was delivered after it had been reported as lost", span{from, to}, r.Run)
 	default:
-		c.inTurn(r, a, from, r.Run)
+		c.checkTurn(r, a, from, r.Run)
 	}
 	a.delivered.add(from, to)
 }
 
-// gap enters what was reported as lost.
-func (c *check) gap(r Record) {
+// addGap enters what was reported as lost.
+func (c *check) addGap(r Record) {
 	run, why := c.runOf(r)
 	if run == "" {
 		c.report(RuleGap, r, "%v of session %s of %s: %s", span{r.Seq, r.To}, r.Session, c.name(r.Peer), why)
@@ -103,7 +103,7 @@ func (c *check) gap(r Record) {
 	case a.lost.overlaps(r.Seq, r.To):
 		c.report(RuleGap, r, "%v of %s was reported as lost twice", lost, run)
 	default:
-		c.inTurn(r, a, r.Seq, run)
+		c.checkTurn(r, a, r.Seq, run)
 	}
 	if all := c.accepted(run); r.To > all.count(all.last()) {
 		c.report(RuleGap, r, "%v of %s was reported as lost, it emitted %d", lost, run, all.count(all.last()))
@@ -111,8 +111,8 @@ func (c *check) gap(r Record) {
 	a.lost.add(r.Seq, r.To)
 }
 
-// inTurn demands that what comes begins with the number whose turn it is.
-func (c *check) inTurn(r Record, a *account, from uint64, run string) {
+// checkTurn demands that what comes begins with the number whose turn it is.
+func (c *check) checkTurn(r Record, a *account, from uint64, run string) {
 	next := a.next()
 	switch {
 	case next == 0 || from == next:
@@ -148,9 +148,9 @@ func (c *check) runOf(r Record) (run, why string) {
 	return "", fmt.Sprintf("is it that of %s? Started has to say the session", strings.Join(fit, " or "))
 }
 
-// settled demands that everybody's accounts with a run end at the same number:
+// checkAccounts demands that everybody's accounts with a run end at the same number:
 // all that a living sender emitted, else the most that anybody who lives knows of.
-func (c *check) settled(at Record) {
+func (c *check) checkAccounts(at Record) {
 	for _, run := range slices.Sorted(maps.Keys(c.state.Procs)) {
 		accepted := c.accepted(run)
 		if len(accepted) == 0 {

@@ -53,7 +53,7 @@ func TestGoodAccountsPass(t *testing.T) {
 				add("c", Received, Record{Peer: id("a"), Run: "a+1", Channel: Broadcast, Seq: 1, To: 5})
 		}(),
 		"direct events have no gaps": twenty().heard("b", "a", 11, 20).heard("c", "a", 11, 20).
-			add("a", Told, Record{Channel: Direct, Peer: id("b"), Seq: 1, To: 9}).add("b", Received, Record{Peer: id("a"), Run: "a", Channel: Direct, Seq: 5, To: 5}),
+			add("a", Commanded, Record{Channel: Direct, Peer: id("b"), Seq: 1, To: 9}).add("b", Received, Record{Peer: id("a"), Run: "a", Channel: Direct, Seq: 5, To: 5}),
 	} {
 		cfg := accounted
 		if strings.HasPrefix(name, "refused") {

@@ -82,14 +82,14 @@ type Config struct {
 // Check returns every breach of a rule in the records, in the order in which
 // they showed. The records have to be in the order of Log.Records.
 func Check(records []Record, cfg Config) []Violation {
-	c := &check{cfg: cfg, state: NewState(), nodes: map[string]*node{}, half: map[link]time.Time{}, told: map[string]*spans{}, refused: map[string]*spans{}}
+	c := &check{cfg: cfg, state: NewState(), nodes: map[string]*node{}, half: map[link]time.Time{}, commanded: map[string]*spans{}, refused: map[string]*spans{}}
 	for _, r := range records {
 		if r.Kind == Fault {
 			c.faults = append(c.faults, r)
 		}
-		if r.Kind == Told {
-			c.toldTo(r)
-			c.tasks = append(c.tasks, r)
+		if r.Kind == Commanded {
+			c.addCommand(r)
+			c.commands = append(c.commands, r)
 		}
 		if r.Kind == Failed && r.Channel == Broadcast {
 			if c.refused[r.Proc] == nil {
@@ -102,34 +102,34 @@ func Check(records []Record, cfg Config) []Violation {
 		c.step(r)
 	}
 	if len(records) > 0 {
-		c.end(records[len(records)-1].Time())
+		c.finish(records[len(records)-1].Time())
 	}
 	return c.found
 }
 
 // check is the running sum.
 type check struct {
-	cfg     Config
-	state   *State
-	nodes   map[string]*node
-	faults  []Record
-	half    map[link]time.Time // links that only the first end has, since when
-	told    map[string]*spans  // by sender, channel, receiver
-	refused map[string]*spans  // the broadcasts that Emit refused, by sender
-	tasks   []Record           // the Told records
-	found   []Violation
+	cfg       Config
+	state     *State
+	nodes     map[string]*node
+	faults    []Record
+	half      map[link]time.Time // links that only the first end has, since when
+	commanded map[string]*spans  // by sender, channel, receiver
+	refused   map[string]*spans  // the broadcasts that Emit refused, by sender
+	commands  []Record           // the Told records
+	found     []Violation
 }
 
 type link struct{ a, b string } // names
 
 // excess is a number of peers above a limit.
 type excess struct {
-	since time.Time // zero while there is none
-	told  bool      // it was reported already
+	since    time.Time // zero while there is none
+	reported bool      // it was reported already
 }
 
-// note keeps the books, now that there are too many peers, or not.
-func (e *excess) note(is bool, now time.Time) {
+// update keeps the books, now that there are too many peers, or not.
+func (e *excess) update(is bool, now time.Time) {
 	switch {
 	case !is:
 		*e = excess{}
@@ -138,12 +138,12 @@ func (e *excess) note(is bool, now time.Time) {
 	}
 }
 
-// over reports once that it has lasted for longer than most.
-func (e *excess) over(most time.Duration, now time.Time) bool {
-	if e.since.IsZero() || e.told || now.Sub(e.since) <= most {
+// exceeds reports once that it has lasted for longer than most.
+func (e *excess) exceeds(most time.Duration, now time.Time) bool {
+	if e.since.IsZero() || e.reported || now.Sub(e.since) <= most {
 		return false
 	}
-	e.told = true
+	e.reported = true
 	return true
 }
 
@@ -190,26 +190,26 @@ func (c *check) name(id string) string {
 
 // step feeds one record to every rule, then to the state.
 func (c *check) step(r Record) {
-	c.overtime(r.Time())
+	c.reportOverdue(r.Time())
 	switch r.Kind {
 	case Connect, Disconnect, PeerAdded, PeerRemoved, ListAdd, ListRemove, PeerClose:
-		c.order(r)
+		c.checkOrder(r)
 	case Received:
-		c.received(r)
+		c.checkReceived(r)
 	case Gap:
-		c.gap(r)
-	case Told:
-		c.owe(r)
+		c.addGap(r)
+	case Commanded:
+		c.openAccounts(r)
 	case Damaged:
 		c.report(RuleInvented, r, "from %s, name %q: %s", c.name(r.Peer), r.Name, r.Err)
 	case Sent:
-		c.sentBy(r)
+		c.addSent(r)
 	case Failed:
 		if !c.cfg.Refusals {
 			c.report(RuleUnexpected, r, "emit of %s %d failed: %s", r.Channel, r.Seq, r.Err)
 		}
 	case Netsplit, Resolved:
-		c.netsplit(r)
+		c.checkNetsplit(r)
 	case Snapshot:
 		c.node(r.Proc).snapshot = &r
 	case Started:
@@ -218,9 +218,9 @@ func (c *check) step(r Record) {
 	c.state.Apply(r)
 	switch r.Kind {
 	case ListAdd, PeerClose:
-		c.list(r)
+		c.linkChanged(r)
 	case Started, Exited, Fault:
-		c.processes(r)
+		c.processChanged(r)
 	}
 }
 
@@ -233,8 +233,8 @@ func (c *check) faultNear(from, until time.Time) bool {
 	})
 }
 
-// list applies the rules about links between nodes, after a link came or went.
-func (c *check) list(r Record) {
+// linkChanged applies the rules about links between nodes, after a link came or went.
+func (c *check) linkChanged(r Record) {
 	n, p := c.node(r.Proc), c.state.Proc(r.Proc)
 	n.snapshot = nil
 	switch r.Kind {
@@ -249,13 +249,13 @@ func (c *check) list(r Record) {
 			n.wentDown[r.Peer] = true
 		}
 	}
-	n.above.note(p.Max >= 0 && len(p.Peers) > p.Max, r.Time())
-	n.far.note(p.Max >= 0 && len(p.Peers) > p.Max+aboveExtra, r.Time())
-	c.halves(r.Time())
+	n.above.update(p.Max >= 0 && len(p.Peers) > p.Max, r.Time())
+	n.far.update(p.Max >= 0 && len(p.Peers) > p.Max+aboveExtra, r.Time())
+	c.updateHalfLinks(r.Time())
 }
 
-// processes keeps the books on who runs, after a process came or went.
-func (c *check) processes(r Record) {
+// processChanged keeps the books on who runs, after a process came or went.
+func (c *check) processChanged(r Record) {
 	for _, p := range c.state.Procs {
 		n := c.node(p.Name)
 		if !p.Up {
@@ -273,11 +273,11 @@ func (c *check) processes(r Record) {
 			}
 		}
 	}
-	c.halves(r.Time())
+	c.updateHalfLinks(r.Time())
 }
 
-// halves brings the books on half links up to date.
-func (c *check) halves(now time.Time) {
+// updateHalfLinks brings the books on half links up to date.
+func (c *check) updateHalfLinks(now time.Time) {
 	fresh := map[link]time.Time{}
 	for _, p := range c.state.Running() {
 		for id := range p.Peers {
@@ -296,8 +296,8 @@ func (c *check) halves(now time.Time) {
 	c.half = fresh
 }
 
-// overtime reports what has lasted too long at now.
-func (c *check) overtime(now time.Time) {
+// reportOverdue reports what has lasted too long at now.
+func (c *check) reportOverdue(now time.Time) {
 	for l, since := range c.half {
 		limit := halfAtMost
 		if c.faultNear(since, now) {
@@ -315,17 +315,17 @@ func (c *check) overtime(now time.Time) {
 				n.gone[id] = now.Add(time.Hour)
 			}
 		}
-		if n.above.over(aboveAtMost, now) {
+		if n.above.exceeds(aboveAtMost, now) {
 			c.found = append(c.found, Violation{RuleMax, name, now, fmt.Sprintf("above its maximum of %d for more than %v", c.state.Proc(name).Max, aboveAtMost)})
 		}
-		if n.far.over(handover, now) {
+		if n.far.exceeds(handover, now) {
 			c.found = append(c.found, Violation{RuleMax, name, now, fmt.Sprintf("more than %d above its maximum of %d for more than %v", aboveExtra, c.state.Proc(name).Max, handover)})
 		}
 	}
 }
 
-// netsplit: one netsplit for each loss of a seed, one end for each netsplit.
-func (c *check) netsplit(r Record) {
+// checkNetsplit: one netsplit for each loss of a seed, one end for each netsplit.
+func (c *check) checkNetsplit(r Record) {
 	n := c.node(r.Proc)
 	split := r.Kind == Netsplit
 	if n.lost[r.Seed] == split {
@@ -337,9 +337,9 @@ func (c *check) netsplit(r Record) {
 	n.lost[r.Seed] = split
 }
 
-// end applies the rules that only the whole log can answer.
-func (c *check) end(now time.Time) {
-	c.overtime(now)
+// finish applies the rules that only the whole log can answer.
+func (c *check) finish(now time.Time) {
+	c.reportOverdue(now)
 	at := Record{At: now.UnixNano()}
 	for _, p := range c.state.Running() {
 		n := c.node(p.Name)
@@ -348,22 +348,22 @@ func (c *check) end(now time.Time) {
 			c.report(RuleEvents, at, "%q of %s never came", n.next, c.name(n.nextPeer))
 		}
 		if n.snapshot != nil {
-			c.agrees(*n.snapshot, p)
+			c.checkSnapshot(*n.snapshot, p)
 		}
 	}
 	if c.cfg.Whole {
-		c.whole(at)
+		c.checkWhole(at)
 	}
 	if !c.cfg.CompleteFrom.IsZero() {
-		c.complete(at)
+		c.checkComplete(at)
 	}
 	if c.cfg.Accounted {
-		c.settled(at)
+		c.checkAccounts(at)
 	}
 }
 
-// agrees compares the list as the node read it with the sum of its events.
-func (c *check) agrees(snap Record, p *Proc) {
+// checkSnapshot compares the list as the node read it with the sum of its events.
+func (c *check) checkSnapshot(snap Record, p *Proc) {
 	for _, id := range snap.Peers {
 		if !p.Has(id) {
 			c.report(RuleSnapshot, snap, "%s is in the list, no event told", c.name(id))
@@ -376,7 +376,7 @@ func (c *check) agrees(snap Record, p *Proc) {
 	}
 }
 
-func (c *check) whole(at Record) {
+func (c *check) checkWhole(at Record) {
 	up := c.state.Running()
 	at.Proc = "all"
 	if parts := c.state.Components(); len(parts) > 1 {

@@ -53,7 +53,7 @@ func (s *script) lose(a, b string, last bool) *script {
 }
 
 func (s *script) told(a string, from, to uint64) *script {
-	return s.add(a, Told, Record{Channel: Broadcast, Name: "n", Seq: from, To: to})
+	return s.add(a, Commanded, Record{Channel: Broadcast, Name: "n", Seq: from, To: to})
 }
 
 func (s *script) sent(a string, from, to uint64) *script {
@@ -125,14 +125,14 @@ func TestEachRuleFails(t *testing.T) {
 		{RuleInvented, "never told", three().heard("b", "a", 11, 11), Config{}},
 		{RuleInvented, "in another's name", three().add("b", Received, Record{Peer: id("c"), Run: "a", Channel: Broadcast, Seq: 1, To: 1}), Config{}},
 		{RuleInvented, "unknown sender", three().heard("b", "nobody", 1, 1), Config{}},
-		{RuleInvented, "direct event to somebody else", three().add("a", Told, Record{Channel: Direct, Peer: id("c"), Seq: 1, To: 1}).
+		{RuleInvented, "direct event to somebody else", three().add("a", Commanded, Record{Channel: Direct, Peer: id("c"), Seq: 1, To: 1}).
 			add("b", Received, Record{Peer: id("a"), Run: "a", Channel: Direct, Seq: 1, To: 1}), Config{}},
 		{RuleInvented, "damaged payload", three().add("b", Damaged, Record{Peer: id("a")}), Config{}},
 		{RuleSelf, "own broadcast", three().heard("a", "a", 1, 1), Config{}},
 		{RuleMissing, "broadcast", three().told("a", 11, 20).sent("a", 11, 20).heard("b", "a", 11, 20).heard("c", "a", 11, 19), whole},
 		{RuleMissing, "a hole in the middle", three().told("a", 11, 20).sent("a", 11, 20).heard("b", "a", 11, 20).heard("c", "a", 11, 14).heard("c", "a", 16, 20), whole},
 		{RuleMissing, "at a node that heard nothing", three().told("c", 1, 1).sent("c", 1, 1).heard("b", "c", 1, 1), whole},
-		{RuleMissing, "direct", three().add("a", Told, Record{Channel: Direct, Peer: id("b"), Seq: 1, To: 2}).
+		{RuleMissing, "direct", three().add("a", Commanded, Record{Channel: Direct, Peer: id("b"), Seq: 1, To: 2}).
 			add("a", Sent, Record{Channel: Direct, Peer: id("b"), Seq: 1, To: 2}).
 			add("b", Received, Record{Peer: id("a"), Run: "a", Channel: Direct, Seq: 1, To: 1}), whole},
 		{RuleUnexpected, "emit failed", three().add("a", Failed, Record{Channel: Broadcast, Seq: 11}), Config{}},
@@ -289,7 +289,7 @@ func TestLogWaits(t *testing.T) {
 	if err := l.Wait(ctx, all); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(l.Of("b", Received)); n != 1 {
+	if n := len(l.RecordsOf("b", Received)); n != 1 {
 		t.Errorf("%d records for 100 events in order, want 1", n)
 	}
 	cause := errors.New("enough")

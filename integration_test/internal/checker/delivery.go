@@ -6,27 +6,27 @@ import (
 	"strings"
 )
 
-// toldTo notes which numbers a sender was told to emit: whatever else arrives
+// addCommand notes which numbers a sender was told to emit: whatever else arrives
 // in its name was invented.
-func (c *check) toldTo(r Record) {
+func (c *check) addCommand(r Record) {
 	key := sendKey(r.Proc, r.Channel, r.Peer)
-	if c.told[key] == nil {
-		c.told[key] = &spans{}
+	if c.commanded[key] == nil {
+		c.commanded[key] = &spans{}
 	}
-	c.told[key].add(r.Seq, r.To)
+	c.commanded[key].add(r.Seq, r.To)
 }
 
 func sendKey(proc, channel, to string) string { return proc + "|" + channel + "|" + to }
 
-// received checks one run of consecutive numbers that arrived.
-func (c *check) received(r Record) {
+// checkReceived checks one run of consecutive numbers that arrived.
+func (c *check) checkReceived(r Record) {
 	n, p := c.node(r.Proc), c.state.Proc(r.Proc)
 	to := ""
 	if r.Channel == Direct {
 		to = p.ID
 	}
 	from := c.state.Procs[r.Run]
-	switch told := c.told[sendKey(r.Run, r.Channel, to)]; {
+	switch told := c.commanded[sendKey(r.Run, r.Channel, to)]; {
 	case from == nil || from.ID != r.Peer:
 		c.report(RuleInvented, r, "%s %s-events of %q came in the name of %s", r.Channel, r.Name, r.Run, c.name(r.Peer))
 	case told == nil || !told.contains(r.Seq, r.To):
@@ -48,10 +48,10 @@ func (c *check) received(r Record) {
 		c.report(RuleOrder, r, "%s %d-%d of %s after %d", r.Channel, r.Seq, r.To, r.Run, heard.last())
 	}
 	heard.add(r.Seq, r.To)
-	c.give(r)
+	c.addDelivery(r)
 }
 
-func (c *check) sentBy(r Record) {
+func (c *check) addSent(r Record) {
 	n := c.node(r.Proc)
 	key := sendKey("", r.Channel, r.Peer)
 	if n.sent[key] == nil {
@@ -60,9 +60,9 @@ func (c *check) sentBy(r Record) {
 	n.sent[key].add(r.Seq, r.To)
 }
 
-// complete demands that what was accepted since CompleteFrom arrived.
-func (c *check) complete(at Record) {
-	for _, told := range c.tasks {
+// checkComplete demands that what was accepted since CompleteFrom arrived.
+func (c *check) checkComplete(at Record) {
+	for _, told := range c.commands {
 		sender := c.state.Proc(told.Proc)
 		if told.Time().Before(c.cfg.CompleteFrom) || !c.untouched(sender) {
 			continue

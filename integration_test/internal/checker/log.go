@@ -35,8 +35,8 @@ func (l *Log) Add(r Record) {
 	l.changed = make(chan struct{})
 }
 
-// Look calls f with the present state. f must not keep what it is given.
-func (l *Log) Look(f func(*State)) {
+// Inspect calls f with the present state. f must not keep what it is given.
+func (l *Log) Inspect(f func(*State)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f(l.state)
@@ -137,9 +137,9 @@ func (l *Log) sorted() []Record {
 	return all
 }
 
-// Of returns the records of one process of the given kinds, of every kind if
+// RecordsOf returns the records of one process of the given kinds, of every kind if
 // none is given.
-func (l *Log) Of(proc string, kinds ...Kind) []Record {
+func (l *Log) RecordsOf(proc string, kinds ...Kind) []Record {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var rs []Record

@@ -1,12 +1,12 @@
 package checker
 
-// order is promise 1: on adding, connect (only if the list was empty), peer
+// checkOrder is promise 1: on adding, connect (only if the list was empty), peer
 // added, the list's add; on removing, disconnect (only if the list becomes
 // empty), peer removed, the list's remove, the peer's close. All of them come
 // one after the other, so nothing of another peer may stand in between.
 //
 // It is called before the state has seen the record.
-func (c *check) order(r Record) {
+func (c *check) checkOrder(r Record) {
 	n, p := c.node(r.Proc), c.state.Proc(r.Proc)
 	if n.next != "" && (r.Kind != n.next || (n.nextPeer != "" && r.Peer != n.nextPeer)) {
 		c.report(RuleEvents, r, "%q of %s where %q of %s had to come", r.Kind, c.name(r.Peer), n.next, c.name(n.nextPeer))

@@ -41,9 +41,9 @@ const (
 
 // The kinds that the test itself adds.
 const (
-	Told   Kind = "told"   // Proc was told to emit the numbers Seq to To
-	Fault  Kind = "fault"  // Text says what was done to Proc: see the Fault... texts
-	Exited Kind = "exited" // Proc is no more
+	Commanded Kind = "told"   // Proc was told to emit the numbers Seq to To
+	Fault     Kind = "fault"  // Text says what was done to Proc: see the Fault... texts
+	Exited    Kind = "exited" // Proc is no more
 )
 
 // What a Fault record's Text may say. A frozen process runs on after
@@ -90,9 +90,9 @@ type Record struct {
 // Time is the moment of the record.
 func (r Record) Time() time.Time { return time.Unix(0, r.At) }
 
-// extends reports whether r tells the number that follows the last of b, so
+// continues reports whether r tells the number that follows the last of b, so
 // that both can be told in one record.
-func (r Record) extends(b Record) bool {
+func (r Record) continues(b Record) bool {
 	if r.Kind != b.Kind || (r.Kind != Received && r.Kind != Sent) {
 		return false
 	}
@@ -106,7 +106,7 @@ func Merge(log []Record, r Record) []Record {
 	if r.To == 0 {
 		r.To = r.Seq
 	}
-	if n := len(log); n > 0 && r.extends(log[n-1]) {
+	if n := len(log); n > 0 && r.continues(log[n-1]) {
 		log[n-1].To = r.To
 		return log
 	}

@@ -11,20 +11,20 @@ type Stream struct{ Run, Channel string }
 
 // Proc is what is known of one process, or of one node within a test.
 type Proc struct {
-	Name     string
-	ID       string
-	Session  string // empty if the process did not tell
-	Addrs    []string
-	Min, Max int
-	Up       bool // it has started and neither exited nor been killed
-	Frozen   bool
-	Peers    map[string]time.Time // the ids linked, and since when
-	Telling  bool                 // of the events of an addition or a removal some are still to come
-	Read     *Record              // the list as it was read last, nil again when it changes
-	Counts   map[Kind]int
-	Heard    map[Stream]uint64 // how many events, however often and in whatever order
-	HeardBy  map[string]int    // how many by event name
-	Lost     map[string]uint64 // how many broadcasts were reported as lost, by the sender's id
+	Name         string
+	ID           string
+	Session      string // empty if the process did not tell
+	Addrs        []string
+	Min, Max     int
+	Up           bool // it has started and neither exited nor been killed
+	Frozen       bool
+	Peers        map[string]time.Time // the ids linked, and since when
+	MidChange    bool                 // of the events of an addition or a removal some are still to come
+	LastSnapshot *Record              // the list as it was read last, nil again when it changes
+	Counts       map[Kind]int
+	Heard        map[Stream]uint64 // how many events, however often and in whatever order
+	HeardBy      map[string]int    // how many by event name
+	Lost         map[string]uint64 // how many broadcasts were reported as lost, by the sender's id
 }
 
 // Has reports whether the peer with this id is linked.
@@ -81,13 +81,13 @@ func (s *State) Apply(r Record) {
 	p.Counts[r.Kind] += n
 	switch r.Kind {
 	case Connect, PeerAdded, Disconnect, PeerRemoved, ListRemove:
-		p.Telling = true
+		p.MidChange = true
 	case ListAdd, PeerClose:
-		p.Telling, p.Read = false, nil
+		p.MidChange, p.LastSnapshot = false, nil
 	case Snapshot:
-		p.Read = &r
+		p.LastSnapshot = &r
 	case Started:
-		p.Telling, p.Read = false, nil
+		p.MidChange, p.LastSnapshot = false, nil
 	}
 	switch r.Kind {
 	case Started:
@@ -199,7 +199,7 @@ func (s *State) Gathered(n int) bool {
 func (s *State) Settled(whole bool) bool {
 	up := s.Running()
 	for _, p := range up {
-		if !p.Frozen && (p.Telling || p.Read != nil && (len(p.Read.Peers) != len(p.Peers) || !all(p.Read.Peers, p.Has))) {
+		if !p.Frozen && (p.MidChange || p.LastSnapshot != nil && (len(p.LastSnapshot.Peers) != len(p.Peers) || !all(p.LastSnapshot.Peers, p.Has))) {
 			return false
 		}
 	}

@@ -53,20 +53,20 @@ type Cluster struct {
 func New(t testing.TB) *Cluster {
 	c := &Cluster{Log: checker.NewLog(), t: t, names: map[string]int{}}
 	t.Cleanup(func() {
-		for _, p := range c.all() {
+		for _, p := range c.processes() {
 			if t.Failed() {
-				p.confess()
+				p.dumpGoroutines()
 			}
-			p.end()
+			p.terminate()
 		}
 		if t.Failed() {
-			c.dump()
+			c.writeLog()
 		}
 	})
 	return c
 }
 
-func (c *Cluster) all() []*Proc {
+func (c *Cluster) processes() []*Proc {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.procs)
@@ -103,7 +103,7 @@ func (c *Cluster) Start(spec Spec) *Proc {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	p := &Proc{Name: spec.Name, Spec: spec, c: c, errs: &tail{}, done: make(chan struct{}), told: map[string]uint64{}}
+	p := &Proc{Name: spec.Name, Spec: spec, c: c, errs: &tail{}, done: make(chan struct{}), lastNumber: map[string]uint64{}}
 	p.cmd = exec.Command(self)
 	p.cmd.Env = append(append(os.Environ(), spec.Env...), EnvSpec+"="+string(text))
 	p.cmd.Stderr = p.errs
@@ -143,7 +143,7 @@ func (c *Cluster) Restart(p *Proc) *Proc {
 // Kill ends all processes at once, as kill -9 does.
 func (c *Cluster) Kill() {
 	var wg sync.WaitGroup
-	for _, p := range c.all() {
+	for _, p := range c.processes() {
 		if !p.ended() {
 			wg.Go(p.Kill)
 		}
@@ -165,7 +165,7 @@ func (c *Cluster) wait(within time.Duration, what func() string, done func(*chec
 	ctx, cancel := context.WithTimeout(c.t.Context(), within)
 	defer cancel()
 	if err := c.Log.Wait(ctx, done); err != nil {
-		c.t.Fatalf("%v after %v; %s\n%s", err, time.Since(began).Round(time.Millisecond), what(), c.Standing())
+		c.t.Fatalf("%v after %v; %s\n%s", err, time.Since(began).Round(time.Millisecond), what(), c.Summary())
 	}
 	return time.Since(began)
 }
@@ -174,15 +174,15 @@ func (c *Cluster) wait(within time.Duration, what func() string, done func(*chec
 func (c *Cluster) Never(d time.Duration, what string, happened func(*checker.State) bool) {
 	c.t.Helper()
 	if err := c.Log.Never(d, happened); err != nil {
-		c.t.Fatalf("%s: %v\n%s", what, err, c.Standing())
+		c.t.Fatalf("%s: %v\n%s", what, err, c.Summary())
 	}
 }
 
-// Standing returns one line per process: its peers, and the events it received.
-func (c *Cluster) Standing() string {
+// Summary returns one line per process: its peers, and the events it received.
+func (c *Cluster) Summary() string {
 	var b strings.Builder
-	c.Log.Look(func(s *checker.State) {
-		for _, p := range c.all() {
+	c.Log.Inspect(func(s *checker.State) {
+		for _, p := range c.processes() {
 			st := s.Proc(p.Name)
 			var peers []string
 			for id := range st.Peers {
@@ -210,15 +210,15 @@ func (c *Cluster) Check(cfg checker.Config) {
 	ctx, cancel := context.WithTimeout(c.t.Context(), checker.SettleWithin)
 	defer cancel()
 	found := c.Log.Check(ctx, cfg, func() {
-		for _, p := range c.all() {
+		for _, p := range c.processes() {
 			var ask bool
-			c.Log.Look(func(s *checker.State) { st := s.Proc(p.Name); ask = st.Up && !st.Frozen })
+			c.Log.Inspect(func(s *checker.State) { st := s.Proc(p.Name); ask = st.Up && !st.Frozen })
 			if ask {
 				p.Ask(Command{Do: Peers})
 			}
 		}
 	})
-	for _, p := range c.all() {
+	for _, p := range c.processes() {
 		if text := p.Stderr(); text != "" && len(p.Spec.Env) == 0 {
 			c.t.Errorf("%s wrote to standard error: %s", p.Name, text)
 		}
@@ -228,14 +228,14 @@ func (c *Cluster) Check(cfg checker.Config) {
 	}
 }
 
-// dump leaves what happened for whoever looks into a failed test.
-func (c *Cluster) dump() {
+// writeLog leaves what happened for whoever looks into a failed test.
+func (c *Cluster) writeLog() {
 	var b strings.Builder
 	for _, r := range c.Log.Records() {
 		b.WriteString(r.String() + "\n")
 	}
 	log := b.String()
-	for _, p := range c.all() {
+	for _, p := range c.processes() {
 		if text := p.Stderr(); text != "" {
 			fmt.Fprintf(&b, "standard error of %s:\n%s\n", p.Name, text)
 		}

@@ -67,10 +67,10 @@ func TestCommandsAreAnswered(t *testing.T) {
 	}
 	a.Answer(a.Broadcast("x", 1000, 10), 10*time.Second)
 	a.Answer(a.Broadcast("x", 1000, 10), 10*time.Second)
-	if rs := c.Log.Of("a", checker.Sent); len(rs) != 2 || rs[0].To != 1000 || rs[1].Seq != 1001 || rs[1].To != 2000 {
+	if rs := c.Log.RecordsOf("a", checker.Sent); len(rs) != 2 || rs[0].To != 1000 || rs[1].Seq != 1001 || rs[1].To != 2000 {
 		t.Errorf("twice 1000 events in order are told as %v, want a record each", rs)
 	}
-	if rs := c.Log.Of("a", checker.Told); len(rs) != 2 || rs[1].Seq != 1001 || rs[1].To != 2000 {
+	if rs := c.Log.RecordsOf("a", checker.Commanded); len(rs) != 2 || rs[1].Seq != 1001 || rs[1].To != 2000 {
 		t.Errorf("told %v, want 1 to 1000 and 1001 to 2000", rs)
 	}
 }
@@ -80,7 +80,7 @@ func TestStopAndContinue(t *testing.T) {
 	a := c.Start(Spec{Name: "a"})
 	a.ID()
 	a.Stop()
-	no := a.Tell(Command{Do: Ready})
+	no := a.Send(Command{Do: Ready})
 	if err := c.Log.Never(100*time.Millisecond, func(s *checker.State) bool { _, ok := s.Answered("a", no); return ok }); err != nil {
 		t.Error("a frozen process answered:", err)
 	}
@@ -94,7 +94,7 @@ func TestKillAndRestart(t *testing.T) {
 	a.ID()
 	a.Stop() // a frozen process dies as well
 	a.Kill()
-	c.Log.Look(func(s *checker.State) {
+	c.Log.Inspect(func(s *checker.State) {
 		if s.Proc("a").Up {
 			t.Error("still up after Kill")
 		}
@@ -126,7 +126,7 @@ func TestNoProcessIsLeft(t *testing.T) {
 			p.ID()
 			pids = append(pids, p.PID())
 		}
-		c.all()[2].Stop()
+		c.processes()[2].Stop()
 	})
 	for _, pid := range pids {
 		state, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))

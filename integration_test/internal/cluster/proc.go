@@ -24,10 +24,10 @@ type Proc struct {
 	errs *tail         // standard error
 	done chan struct{} // closed when the process has ended and all it wrote is in the log
 
-	mu    sync.Mutex
-	stdin io.WriteCloser
-	no    int
-	told  map[string]uint64 // the last number told, by channel and receiver
+	mu         sync.Mutex
+	stdin      io.WriteCloser
+	no         int
+	lastNumber map[string]uint64 // the last number told, by channel and receiver
 }
 
 // follow copies what the process writes into the log until it ends.
@@ -58,7 +58,7 @@ func (p *Proc) started() checker.Record {
 	p.c.wait(30*time.Second, func() string { return p.Name + " does not start: " + p.errs.String() }, func(s *checker.State) bool {
 		return s.Proc(p.Name).ID != "" || p.ended()
 	})
-	rs := p.c.Log.Of(p.Name, checker.Started)
+	rs := p.c.Log.RecordsOf(p.Name, checker.Started)
 	if len(rs) == 0 {
 		p.c.t.Fatalf("%s ended before it had started: %s", p.Name, p.errs)
 	}
@@ -89,15 +89,15 @@ func (p *Proc) ended() bool {
 	}
 }
 
-// Tell sends a command and returns its number; it does not wait for the answer.
-func (p *Proc) Tell(cmd Command) int {
+// Send sends a command and returns its number; it does not wait for the answer.
+func (p *Proc) Send(cmd Command) int {
 	p.c.t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.no++
 	cmd.No = p.no
 	if cmd.Do == Emit || cmd.Do == Direct {
-		cmd.Seq = p.number(cmd)
+		cmd.Seq = p.assignNumbers(cmd)
 	}
 	line, err := json.Marshal(cmd)
 	if err != nil {
@@ -109,18 +109,18 @@ func (p *Proc) Tell(cmd Command) int {
 	return cmd.No
 }
 
-// number gives the events of a command their numbers and tells the checker, so
+// assignNumbers gives the events of a command their numbers and tells the checker, so
 // that what was never told is known to be invented.
-func (p *Proc) number(cmd Command) uint64 {
+func (p *Proc) assignNumbers(cmd Command) uint64 {
 	channel := checker.Broadcast
 	if cmd.Do == Direct {
 		channel = checker.Direct
 	}
 	key := channel + cmd.To
-	first := p.told[key] + 1
-	p.told[key] += uint64(cmd.Count)
+	first := p.lastNumber[key] + 1
+	p.lastNumber[key] += uint64(cmd.Count)
 	p.c.Log.Add(checker.Record{
-		Proc: p.Name, Kind: checker.Told, Peer: cmd.To, Channel: channel, Name: cmd.Name, Seq: first, To: p.told[key],
+		Proc: p.Name, Kind: checker.Commanded, Peer: cmd.To, Channel: channel, Name: cmd.Name, Seq: first, To: p.lastNumber[key],
 	})
 	return first
 }
@@ -143,30 +143,30 @@ func (p *Proc) Answer(no int, within time.Duration) checker.Record {
 // Ask sends a command and waits for its answer, a minute at most.
 func (p *Proc) Ask(cmd Command) checker.Record {
 	p.c.t.Helper()
-	return p.Answer(p.Tell(cmd), time.Minute)
+	return p.Answer(p.Send(cmd), time.Minute)
 }
 
 // Broadcast tells the node to emit count events of size bytes to all; the
 // result is for Answer.
 func (p *Proc) Broadcast(name string, count, size int) int {
 	p.c.t.Helper()
-	return p.Tell(Command{Do: Emit, Name: name, Count: count, Size: size})
+	return p.Send(Command{Do: Emit, Name: name, Count: count, Size: size})
 }
 
 // Direct tells the node to emit count events of size bytes to the other.
 func (p *Proc) Direct(to *Proc, name string, count, size int) int {
 	p.c.t.Helper()
-	return p.Tell(Command{Do: Direct, To: to.ID(), Name: name, Count: count, Size: size})
+	return p.Send(Command{Do: Direct, To: to.ID(), Name: name, Count: count, Size: size})
 }
 
 // Kill ends the process at once, as kill -9 does, and waits until it is gone.
 func (p *Proc) Kill() {
 	p.c.Log.Add(checker.Record{Proc: p.Name, Kind: checker.Fault, Text: checker.FaultKill})
-	p.end()
+	p.terminate()
 }
 
-// end kills the process by its id and waits for it.
-func (p *Proc) end() {
+// terminate kills the process by its id and waits for it.
+func (p *Proc) terminate() {
 	p.cmd.Process.Kill() // nothing happens if it has ended by itself
 	<-p.done
 }
@@ -207,18 +207,18 @@ type tail struct {
 	first, last []byte
 }
 
-const tailKeep = 128 << 10
+const tailSize = 128 << 10
 
 func (t *tail) Write(b []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	rest := b
-	if room := tailKeep - len(t.first); room > 0 {
+	if room := tailSize - len(t.first); room > 0 {
 		n := min(room, len(rest))
 		t.first, rest = append(t.first, rest[:n]...), rest[n:]
 	}
 	t.last = append(t.last, rest...)
-	if over := len(t.last) - tailKeep; over > 0 {
+	if over := len(t.last) - tailSize; over > 0 {
 		t.last = append([]byte(nil), t.last[over:]...)
 	}
 	return len(b), nil

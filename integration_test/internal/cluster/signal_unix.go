@@ -16,9 +16,9 @@ func (p *Proc) Stop() { p.signal(syscall.SIGSTOP, checker.FaultStop) }
 // Continue wakes a frozen process.
 func (p *Proc) Continue() { p.signal(syscall.SIGCONT, checker.FaultContinue) }
 
-// confess makes the process write to its standard error what each of its
+// dumpGoroutines makes the process write to its standard error what each of its
 // goroutines is doing, and end.
-func (p *Proc) confess() {
+func (p *Proc) dumpGoroutines() {
 	if p.ended() || p.cmd.Process.Signal(syscall.SIGQUIT) != nil {
 		return
 	}

@@ -42,8 +42,8 @@ type FlowStats struct {
 
 func newFlow() *Flow { return &Flow{changed: make(chan struct{}), cutAt: -1} }
 
-// order changes the Flow and wakes whoever waits.
-func (f *Flow) order(change func()) {
+// change changes the Flow and wakes whoever waits.
+func (f *Flow) change(change func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	change()
@@ -53,28 +53,28 @@ func (f *Flow) order(change func()) {
 
 // Pause holds everything back, the end of a stream too, until Resume. A sender
 // is not told; after 256 KiB and what the system buffers its writes block.
-func (f *Flow) Pause() { f.order(func() { f.paused = true }) }
+func (f *Flow) Pause() { f.change(func() { f.paused = true }) }
 
 // Resume ends a Pause. Nothing was lost.
-func (f *Flow) Resume() { f.order(func() { f.paused = false }) }
+func (f *Flow) Resume() { f.change(func() { f.paused = false }) }
 
 // Drop says whether bytes are discarded, as by a path that leads nowhere. A
 // connection that lost any stays like that in this direction until it is cut,
 // since no path delivers a stream with a hole.
-func (f *Flow) Drop(yes bool) { f.order(func() { f.drop = yes }) }
+func (f *Flow) Drop(yes bool) { f.change(func() { f.drop = yes }) }
 
 // CutAt ends the connection that carries the nth byte from now on, counted over
 // all connections, right behind that byte; zero cuts in front of the next one.
 // A negative n forgets the order. It holds for one cut.
-func (f *Flow) CutAt(n int64, how End) { f.order(func() { f.cutAt, f.cutHow = max(n, -1), how }) }
+func (f *Flow) CutAt(n int64, how End) { f.change(func() { f.cutAt, f.cutHow = max(n, -1), how }) }
 
 // Delay makes each byte take d from now on; zero or less means none. The order
 // of bytes stays the same.
-func (f *Flow) Delay(d time.Duration) { f.order(func() { f.delay = d }) }
+func (f *Flow) Delay(d time.Duration) { f.change(func() { f.delay = d }) }
 
 // Limit bounds the bytes per second of all connections together; zero or less means
 // unlimited.
-func (f *Flow) Limit(rate int) { f.order(func() { f.rate, f.free = max(rate, 0), time.Time{} }) }
+func (f *Flow) Limit(rate int) { f.change(func() { f.rate, f.free = max(rate, 0), time.Time{} }) }
 
 func (f *Flow) stats() FlowStats {
 	f.mu.Lock()
@@ -88,9 +88,9 @@ type chunk struct {
 	at time.Time
 }
 
-// pass passes on what comes from one end of c to the other, until that is over or
+// forward passes on what comes from one end of c to the other, until that is over or
 // c is cut.
-func (f *Flow) pass(c *conn, from, to *net.TCPConn) {
+func (f *Flow) forward(c *conn, from, to *net.TCPConn) {
 	queue := make(chan chunk, chunks)
 	var broken error // of the reading side, once queue is closed
 	var reading sync.WaitGroup
@@ -123,7 +123,7 @@ func (f *Flow) pass(c *conn, from, to *net.TCPConn) {
 			case gone:
 				return
 			case cutNow:
-				c.cut(f.how())
+				c.cut(f.cutMode())
 				return
 			case discard:
 				lost = true
@@ -133,7 +133,7 @@ func (f *Flow) pass(c *conn, from, to *net.TCPConn) {
 					return
 				}
 				if do == writeAndCut {
-					c.cut(f.how())
+					c.cut(f.cutMode())
 					return
 				}
 			}
@@ -153,10 +153,10 @@ func (f *Flow) pass(c *conn, from, to *net.TCPConn) {
 }
 
 // What to do with the first bytes of a chunk.
-type deed int
+type action int
 
 const (
-	write deed = iota
+	write action = iota
 	writeAndCut
 	cutNow
 	discard
@@ -165,7 +165,7 @@ const (
 
 // next waits until something can be done with the beginning of ch, and says with
 // how many bytes. An empty chunk is the end of the stream.
-func (f *Flow) next(c *conn, ch chunk, lost bool) (n int, do deed) {
+func (f *Flow) next(c *conn, ch chunk, lost bool) (n int, do action) {
 	for {
 		f.mu.Lock()
 		var wait time.Duration
@@ -177,7 +177,7 @@ func (f *Flow) next(c *conn, ch chunk, lost bool) (n int, do deed) {
 			wait = max(wait, f.free.Sub(now))
 		}
 		if !f.paused && wait <= 0 {
-			n, do = f.take(len(ch.b), now, lost)
+			n, do = f.account(len(ch.b), now, lost)
 			f.mu.Unlock()
 			return n, do
 		}
@@ -196,8 +196,8 @@ func (f *Flow) next(c *conn, ch chunk, lost bool) (n int, do deed) {
 	}
 }
 
-// take books up to n bytes and says what to do with them. f.mu is held.
-func (f *Flow) take(n int, now time.Time, lost bool) (int, deed) {
+// account books up to n bytes and says what to do with them. f.mu is held.
+func (f *Flow) account(n int, now time.Time, lost bool) (int, action) {
 	if f.drop || lost {
 		f.count.Dropped += int64(n)
 		return n, discard
@@ -229,7 +229,7 @@ func (f *Flow) take(n int, now time.Time, lost bool) (int, deed) {
 	return n, do
 }
 
-func (f *Flow) how() End {
+func (f *Flow) cutMode() End {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.cutHow

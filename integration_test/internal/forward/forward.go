@@ -158,8 +158,8 @@ func (f *Forwarder) connect(near *net.TCPConn) {
 	f.conns[c] = true
 	f.mu.Unlock()
 	var both sync.WaitGroup
-	both.Go(func() { f.Up.pass(c, c.ends[0], c.ends[1]) })
-	both.Go(func() { f.Down.pass(c, c.ends[1], c.ends[0]) })
+	both.Go(func() { f.Up.forward(c, c.ends[0], c.ends[1]) })
+	both.Go(func() { f.Down.forward(c, c.ends[1], c.ends[0]) })
 	both.Wait()
 	c.cut(Close)
 	f.mu.Lock()

@@ -69,7 +69,7 @@ func (h *Halves) Machine(side int) (*Machine, error) {
 
 // Cut drops all IP packets between the sides. No machine is told.
 func (h *Halves) Cut() error {
-	return h.switches.Feed(`
+	return h.switches.RunWithInput(`
 table bridge halves {
 	chain forward {
 		type filter hook forward priority 0

@@ -22,7 +22,7 @@ type Namespace struct{ file *os.File }
 func New() (*Namespace, error) {
 	runtime.LockOSThread() // a namespace is a thread's
 	defer runtime.UnlockOSThread()
-	home, err := own()
+	home, err := currentNamespace()
 	if err != nil {
 		return nil, err
 	}
@@ -30,8 +30,8 @@ func New() (*Namespace, error) {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return nil, fmt.Errorf("netns: make a network namespace: %w", err)
 	}
-	file, err := own()
-	enter(home)
+	file, err := currentNamespace()
+	joinNamespace(home)
 	if err != nil {
 		return nil, err
 	}
@@ -43,12 +43,12 @@ func New() (*Namespace, error) {
 	return n, nil
 }
 
-// own returns the namespace of the calling thread.
-func own() (*os.File, error) { return os.Open("/proc/thread-self/ns/net") }
+// currentNamespace returns the namespace of the calling thread.
+func currentNamespace() (*os.File, error) { return os.Open("/proc/thread-self/ns/net") }
 
-// enter takes the calling thread to a namespace. A thread that does not find back
+// joinNamespace takes the calling thread to a namespace. A thread that does not find back
 // must not run anything else.
-func enter(file *os.File) {
+func joinNamespace(file *os.File) {
 	if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
 		panic(fmt.Sprintf("netns: enter %s: %v", file.Name(), err))
 	}
@@ -59,23 +59,23 @@ func enter(file *os.File) {
 func (n *Namespace) Do(f func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	home, err := own()
+	home, err := currentNamespace()
 	if err != nil {
 		return err
 	}
 	defer home.Close()
-	enter(n.file)
-	defer enter(home)
+	joinNamespace(n.file)
+	defer joinNamespace(home)
 	return f()
 }
 
 // Run runs a command in the namespace and waits for it. The error has what it said.
 func (n *Namespace) Run(command ...string) error {
-	return n.Feed("", command...)
+	return n.RunWithInput("", command...)
 }
 
-// Feed is Run with something to read on standard input.
-func (n *Namespace) Feed(input string, command ...string) error {
+// RunWithInput is Run with something to read on standard input.
+func (n *Namespace) RunWithInput(input string, command ...string) error {
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stdin = strings.NewReader(input)
 	var said strings.Builder

@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// entered makes the halves with a machine on each side and two on the first, or
+// newHalves makes the halves with a machine on each side and two on the first, or
 // skips the test.
-func entered(t *testing.T) *Halves {
+func newHalves(t *testing.T) *Halves {
 	t.Helper()
 	inside, err := Enter(t)
 	if err != nil {
@@ -36,7 +36,7 @@ func entered(t *testing.T) *Halves {
 }
 
 func TestHalvesAreCutAndHealed(t *testing.T) {
-	h := entered(t)
+	h := newHalves(t)
 	if h == nil {
 		return
 	}
@@ -70,7 +70,7 @@ func TestHalvesAreCutAndHealed(t *testing.T) {
 
 // A thread that stayed in a namespace would take others' sockets there.
 func TestThreadComesBack(t *testing.T) {
-	h := entered(t)
+	h := newHalves(t)
 	if h == nil {
 		return
 	}

@@ -55,9 +55,9 @@ func Observe(node *smokesignal.Node, proc string, add func(checker.Record)) {
 	})
 }
 
-// hear reports every event that arrives and, in its place, every gap. All events
+// observeEvents reports every event that arrives and, in its place, every gap. All events
 // have to be numbered ones as node programs emit them.
-func hear(node *smokesignal.Node, add func(checker.Record)) {
+func observeEvents(node *smokesignal.Node, add func(checker.Record)) {
 	node.Broadcast().OnGap(func(_ context.Context, g smokesignal.Gap) {
 		add(checker.Record{
 			Kind: checker.Gap, Peer: g.From.String(), Session: hex.EncodeToString(g.Session[:]),

@@ -58,7 +58,7 @@ func run(spec cluster.Spec) error {
 	}
 	defer n.Close()
 	Observe(n.Node, spec.Name, n.out.add)
-	hear(n.Node, n.out.add)
+	observeEvents(n.Node, n.out.add)
 	if err := n.Start(context.Background()); err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func run(spec cluster.Spec) error {
 		case cluster.Emit, cluster.Direct:
 			n.lane(cmd) <- cmd
 		default:
-			go n.do(cmd)
+			go n.execute(cmd)
 		}
 	}
 	time.AfterFunc(closeAtMost, func() { os.Exit(3) })
@@ -152,8 +152,8 @@ func (n *node) answer(cmd cluster.Command, err error, r checker.Record) {
 	n.out.add(r)
 }
 
-// do carries out one command that is not about emitting; it may block.
-func (n *node) do(cmd cluster.Command) {
+// execute carries out one command that is not about emitting; it may block.
+func (n *node) execute(cmd cluster.Command) {
 	ctx, cancel := context.WithTimeout(context.Background(), max(cmd.Within, 0))
 	if cmd.Within == 0 {
 		ctx, cancel = context.WithCancel(context.Background())

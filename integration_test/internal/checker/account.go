@@ -7,17 +7,18 @@ import (
 	"strings"
 )
 
-// The account of a receiver with one run of a sender: of every broadcast it is
-// owed it was either given or told that it is lost, once and in order. The
-// numbers here are the library's, which counts what Emit accepted from 1 in each
-// session; those in the payloads also count what Emit refused.
+// An account covers the broadcasts of one run of a sender at one receiver. From
+// the first broadcast on, each must be either delivered or reported as lost,
+// once and in order. The numbers are those of the library, which counts the
+// broadcasts that Emit accepted, from 1 in each session. The numbers in the
+// payloads also count the broadcasts that Emit refused.
 type account struct {
-	first     uint64 // the first number, as far as the log can tell; 0 for none
+	first     uint64 // the first number that must arrive; 0 if the log does not show it
 	delivered spans
 	lost      spans
 }
 
-// next is the number that has to come next, 0 if any may be the first.
+// next returns the number that must come next, 0 if any number may be the first.
 func (a *account) next() uint64 {
 	if last := max(a.delivered.last(), a.lost.last()); last > 0 {
 		return last + 1
@@ -35,17 +36,17 @@ func (c *check) account(receiver, run string) *account {
 	return a
 }
 
-// accepted returns the payload numbers of the broadcasts that a run was told to
-// emit and not seen to refuse.
+// accepted returns the payload numbers of the broadcasts that a run was commanded
+// to emit and that Emit did not refuse.
 func (c *check) accepted(run string) spans {
-	told := c.commanded[sendKey(run, Broadcast, "")]
-	if told == nil {
+	commanded := c.commanded[sendKey(run, Broadcast, "")]
+	if commanded == nil {
 		return nil
 	}
-	return told.without(c.refused[run])
+	return commanded.without(c.refused[run])
 }
 
-// count is how many numbers of s are at most n.
+// count returns how many numbers of s are at most n.
 func (s spans) count(n uint64) (count uint64) {
 	for _, sp := range s.within(1, n) {
 		count += sp.to - sp.from + 1
@@ -53,22 +54,23 @@ func (s spans) count(n uint64) (count uint64) {
 	return count
 }
 
-// openAccounts notes that everybody who is linked to a sender, on both sides, when it
-// is told to emit knows its mark by then.
-func (c *check) openAccounts(told Record) {
-	sender := c.state.Proc(told.Proc)
+// openAccounts fixes the first broadcast that each receiver must get: a node that is
+// linked to the sender on both sides when the command comes knows the sender's high-water
+// mark by then.
+func (c *check) openAccounts(cmd Record) {
+	sender := c.state.Proc(cmd.Proc)
 	for _, p := range c.state.Running() {
-		if p == sender || told.Channel != Broadcast || !p.Has(sender.ID) || !sender.Has(p.ID) {
+		if p == sender || cmd.Channel != Broadcast || !p.Has(sender.ID) || !sender.Has(p.ID) {
 			continue
 		}
-		if a := c.account(p.Name, told.Proc); a.next() == 0 {
-			a.first = c.accepted(told.Proc).count(told.Seq-1) + 1
+		if a := c.account(p.Name, cmd.Proc); a.next() == 0 {
+			a.first = c.accepted(cmd.Proc).count(cmd.Seq-1) + 1
 		}
 	}
 }
 
-// addDelivery enters delivered broadcasts, which received has already judged by
-// their own.
+// addDelivery adds delivered broadcasts to the account of their sender. checkReceived
+// has already compared them with the other deliveries.
 func (c *check) addDelivery(r Record) {
 	accepted := c.accepted(r.Run)
 	if r.Channel != Broadcast || len(accepted) == 0 {
@@ -85,7 +87,7 @@ func (c *check) addDelivery(r Record) {
 	a.delivered.add(from, to)
 }
 
-// addGap enters what was reported as lost.
+// addGap adds broadcasts that were reported as lost to the account of their sender.
 func (c *check) addGap(r Record) {
 	run, why := c.runOf(r)
 	if run == "" {
@@ -96,7 +98,7 @@ func (c *check) addGap(r Record) {
 	lost := span{r.Seq, r.To}
 	switch {
 	case r.Seq == 0 || r.To < r.Seq:
-		c.report(RuleGap, r, "from %d to %d of %s is no range", r.Seq, r.To, run)
+		c.report(RuleGap, r, "%d to %d of %s is not a range", r.Seq, r.To, run)
 		return
 	case a.delivered.overlaps(r.Seq, r.To):
 		c.report(RuleGap, r, "%v of %s was reported as lost after it had been delivered", lost, run)
@@ -106,12 +108,12 @@ func (c *check) addGap(r Record) {
 		c.checkTurn(r, a, r.Seq, run)
 	}
 	if all := c.accepted(run); r.To > all.count(all.last()) {
-		c.report(RuleGap, r, "%v of %s was reported as lost, it emitted %d", lost, run, all.count(all.last()))
+		c.report(RuleGap, r, "%v of %s was reported as lost, but it emitted only %d", lost, run, all.count(all.last()))
 	}
 	a.lost.add(r.Seq, r.To)
 }
 
-// checkTurn demands that what comes begins with the number whose turn it is.
+// checkTurn reports a delivery or a gap that does not begin with the next number.
 func (c *check) checkTurn(r Record, a *account, from uint64, run string) {
 	next := a.next()
 	switch {
@@ -120,13 +122,14 @@ func (c *check) checkTurn(r Record, a *account, from uint64, run string) {
 		if c.cfg.Accounted {
 			c.report(RuleAccount, r, "%v of %s was neither delivered nor reported as lost", span{next, from - 1}, run)
 		}
-	case r.Kind == Gap || from > a.delivered.last(): // deliveries among themselves are judged by received
+	case r.Kind == Gap || from > a.delivered.last(): // checkReceived reports deliveries in the wrong order
 		c.report(RuleOrder, r, "%s of %d of %s after %d", r.Kind, from, run, next-1)
 	}
 }
 
-// runOf returns the run that a gap is of: the one that said so when it started,
-// else the only one that it can be.
+// runOf returns the run of the sender in a gap. Runs of the same peer differ by the
+// session that they reported when they started. Without one, the gap must fit a
+// single run; why says what is wrong if it does not.
 func (c *check) runOf(r Record) (run, why string) {
 	var fit []string
 	for _, name := range slices.Sorted(maps.Keys(c.state.Procs)) {
@@ -141,15 +144,16 @@ func (c *check) runOf(r Record) (run, why string) {
 	}
 	switch len(fit) {
 	case 0:
-		return "", "nobody had it"
+		return "", "no run had it"
 	case 1:
 		return fit[0], ""
 	}
-	return "", fmt.Sprintf("is it that of %s? Started has to say the session", strings.Join(fit, " or "))
+	return "", fmt.Sprintf("it could be that of %s; set the session in Started", strings.Join(fit, " or "))
 }
 
-// checkAccounts demands that everybody's accounts with a run end at the same number:
-// all that a living sender emitted, else the most that anybody who lives knows of.
+// checkAccounts reports receivers whose account with a run ends too early. If the
+// sender still runs, every account must reach the last broadcast it emitted.
+// Otherwise all must reach the last number that any running receiver knows of.
 func (c *check) checkAccounts(at Record) {
 	for _, run := range slices.Sorted(maps.Keys(c.state.Procs)) {
 		accepted := c.accepted(run)

@@ -12,27 +12,27 @@ const (
 	RuleDuplicate  = "no duplicate"
 	RuleInvented   = "nothing invented"
 	RuleMissing    = "nothing missing"
-	RuleGap        = "a gap is what did not come"
+	RuleGap        = "a gap covers lost events only"
 	RuleAccount    = "delivered + reported = sent"
-	RuleSelf       = "own broadcasts are not heard"
-	RuleEvents     = "events in the order of promise 1"
+	RuleSelf       = "no own broadcasts"
+	RuleEvents     = "order of the link events"
 	RuleConnected  = "Connected inside handlers"
-	RuleSnapshot   = "the list agrees with its events"
+	RuleSnapshot   = "the peer list agrees with its events"
 	RuleHalf       = "links are symmetric"
 	RuleGhost      = "dead peers are removed"
 	RuleFlapping   = "no flapping"
-	RuleMax        = "nobody above max"
+	RuleMax        = "no node above max"
 	RuleComponent  = "one component"
 	RuleDegree     = "degree of at least min"
 	RuleNetsplit   = "netsplit once per loss"
-	RuleUnexpected = "no failure that nobody caused"
+	RuleUnexpected = "no unexpected failure"
 )
 
-// A Violation is one promise broken.
+// A Violation is one broken rule.
 type Violation struct {
 	Rule string
 	Proc string
-	At   time.Time // when it showed, zero for what is missing at the end
+	At   time.Time // when the log shows it
 	Text string
 }
 
@@ -44,43 +44,43 @@ func (v Violation) String() string {
 	return fmt.Sprintf("[%s] %s%s: %s", v.Rule, v.Proc, at, v.Text)
 }
 
-// SettleWithin is how long a log may take to settle at the end: as a half link to end,
-// by promise 1.
+// SettleWithin is how long a log may take to settle at the end of a test: as long as a
+// half link may last.
 const SettleWithin = halfAtMost
 
-// Limits of the promises, the same for every run.
+// Limits of the rules, the same for every run. docs/promises.md has the promises.
 const (
-	flapWithin   = 30 * time.Second // promise 1
-	halfAtMost   = 10 * time.Second // promise 1
-	halfCut      = 13 * time.Second // where the farewell was lost in a cut: the keepalive timeout
-	aboveAtMost  = 30 * time.Second // promise 5: max + aboveExtra for at most this long
+	flapWithin   = 30 * time.Second // a peer must not return so soon after it was removed
+	halfAtMost   = 10 * time.Second // only one side has the link
+	halfCut      = 13 * time.Second // the same after a fault that may have lost the farewell: the keepalive timeout
+	aboveAtMost  = 30 * time.Second // up to max + aboveExtra peers
 	aboveExtra   = 2
-	handover     = time.Second      // one link more, until the one it takes the place of is left
-	ghostAtMost  = 20 * time.Second // keepalive timeout of 12.5 s and some air
-	faultExcuses = 20 * time.Second // how long after a fault a link may still break because of it
+	handover     = time.Second      // one more link while a new link replaces an old one
+	ghostAtMost  = 20 * time.Second // the keepalive timeout of 12.5 s plus a margin
+	faultExcuses = 20 * time.Second // a link may break because of a fault for this long
 )
 
-// Config says what holds of a run beyond the rules that always do.
+// Config selects rules beyond those that hold in every run.
 type Config struct {
-	// Whole demands one component, symmetric links and enough peers for
-	// everybody at the end.
+	// Whole requires one component, symmetric links and enough peers for every
+	// node at the end.
 	Whole bool
-	// CompleteFrom demands that every event that a node was told to emit after
-	// this time and that Emit accepted reached all nodes (broadcast) or the one
-	// it was for (direct), as far as both ends ran without a fault from then
-	// on. Zero demands nothing.
+	// CompleteFrom, if set, requires that every event that a node was commanded to
+	// emit after this time, and that Emit accepted, reached all nodes (broadcast)
+	// or its receiver (direct). Nodes that suffered a fault since then are exempt.
 	CompleteFrom time.Time
-	// Accounted demands that of every run of a sender each node was given, or
-	// told to have lost, all broadcasts from the first it knew of: at the latest
-	// from what the sender was told to emit when both had each other as a peer.
-	// At the end nothing may be on its way, and the network be whole.
+	// Accounted requires that each node got, or reported as lost, all broadcasts
+	// of every run of a sender since the first one that the node knew of. It
+	// knows of a broadcast at the latest if the two were linked on both sides
+	// when the sender was commanded to emit it. At the end no broadcast may be
+	// under way, and the network must be whole.
 	Accounted bool
-	// Refusals allows Emit to fail.
+	// Refusals permits Emit to fail.
 	Refusals bool
 }
 
-// Check returns every breach of a rule in the records, in the order in which
-// they showed. The records have to be in the order of Log.Records.
+// Check returns all violations in the records, in the order in which the records
+// show them. The records must have the order of Log.Records.
 func Check(records []Record, cfg Config) []Violation {
 	c := &check{cfg: cfg, state: NewState(), nodes: map[string]*node{}, half: map[link]time.Time{}, commanded: map[string]*spans{}, refused: map[string]*spans{}}
 	for _, r := range records {
@@ -107,38 +107,39 @@ func Check(records []Record, cfg Config) []Violation {
 	return c.found
 }
 
-// check is the running sum.
+// check holds what the rules remember while Check goes through the records.
 type check struct {
 	cfg       Config
 	state     *State
 	nodes     map[string]*node
 	faults    []Record
-	half      map[link]time.Time // links that only the first end has, since when
-	commanded map[string]*spans  // by sender, channel, receiver
-	refused   map[string]*spans  // the broadcasts that Emit refused, by sender
-	commands  []Record           // the Told records
+	half      map[link]time.Time // since when only the first end has the link
+	commanded map[string]*spans  // numbers that the sender should emit, by sendKey
+	refused   map[string]*spans  // broadcasts that Emit refused, by sender
+	commands  []Record           // the Commanded records
 	found     []Violation
 }
 
 type link struct{ a, b string } // names
 
-// excess is a number of peers above a limit.
+// An excess is a time with more peers than a limit.
 type excess struct {
-	since    time.Time // zero while there is none
-	reported bool      // it was reported already
+	since    time.Time // zero if there is none now
+	reported bool      // exceeds has returned true
 }
 
-// update keeps the books, now that there are too many peers, or not.
-func (e *excess) update(is bool, now time.Time) {
+// update begins or ends the excess: above reports whether there are too many peers now.
+func (e *excess) update(above bool, now time.Time) {
 	switch {
-	case !is:
+	case !above:
 		*e = excess{}
 	case e.since.IsZero():
 		e.since = now
 	}
 }
 
-// exceeds reports once that it has lasted for longer than most.
+// exceeds reports whether the excess has lasted for longer than most. It returns true
+// only once per excess.
 func (e *excess) exceeds(most time.Duration, now time.Time) bool {
 	if e.since.IsZero() || e.reported || now.Sub(e.since) <= most {
 		return false
@@ -147,20 +148,20 @@ func (e *excess) exceeds(most time.Duration, now time.Time) bool {
 	return true
 }
 
-// node is what the rules remember of one process.
+// A node is the memory of the rules for one process.
 type node struct {
 	started  time.Time
-	next     Kind   // the event that has to come now, "" for none
-	nextPeer string // its peer, "" for any
+	next     Kind   // the event that must come next, "" for none
+	nextPeer string // the peer of that event, "" for any
 	removed  map[string]time.Time
-	gone     map[string]time.Time // linked peers whose process ended, since when
+	gone     map[string]time.Time // when the processes of linked peers ended
 	above    excess               // more than max
 	far      excess               // more than max + aboveExtra
 	heard    map[Stream]*spans
 	accounts map[string]*account // by run of the sender
 	sent     map[string]*spans   // by channel and receiver
 	lost     map[string]bool     // seeds in netsplit
-	snapshot *Record             // of the list, nil again when the list changes
+	snapshot *Record             // the last one; nil once the list has changed
 	wentDown map[string]bool     // ids of peers whose link ended after CompleteFrom
 }
 
@@ -180,7 +181,7 @@ func (c *check) report(rule string, r Record, format string, args ...any) {
 	c.found = append(c.found, Violation{Rule: rule, Proc: r.Proc, At: r.Time(), Text: fmt.Sprintf(format, args...)})
 }
 
-// name is how a report names a peer id.
+// name returns the name of a peer for a report.
 func (c *check) name(id string) string {
 	if p := c.state.ByID(id); p != nil {
 		return p.Name
@@ -188,7 +189,7 @@ func (c *check) name(id string) string {
 	return "…" + short(id)
 }
 
-// step feeds one record to every rule, then to the state.
+// step applies every rule to one record, and then the record to the state.
 func (c *check) step(r Record) {
 	c.reportOverdue(r.Time())
 	switch r.Kind {
@@ -224,23 +225,23 @@ func (c *check) step(r Record) {
 	}
 }
 
-// faultNear reports whether one of the nodes suffered something in the time
-// before until that may still explain what happened there. A killed peer also
-// moves the links of the others, so any fault counts for all.
+// faultNear reports whether a fault between from and until, or shortly before from,
+// may explain a broken link. A fault of any node counts: when a peer is killed, the
+// others move their links too.
 func (c *check) faultNear(from, until time.Time) bool {
 	return slices.ContainsFunc(c.faults, func(f Record) bool {
 		return f.Time().After(from.Add(-faultExcuses)) && !f.Time().After(until)
 	})
 }
 
-// linkChanged applies the rules about links between nodes, after a link came or went.
+// linkChanged applies the rules for links after a link was added or removed.
 func (c *check) linkChanged(r Record) {
 	n, p := c.node(r.Proc), c.state.Proc(r.Proc)
 	n.snapshot = nil
 	switch r.Kind {
 	case ListAdd:
 		if t, ok := n.removed[r.Peer]; ok && r.Time().Sub(t) < flapWithin && !c.faultNear(t, r.Time()) {
-			c.report(RuleFlapping, r, "%s was removed and is back after %v without a fault", c.name(r.Peer), r.Time().Sub(t).Round(time.Millisecond))
+			c.report(RuleFlapping, r, "%s was removed and added again after %v without a fault", c.name(r.Peer), r.Time().Sub(t).Round(time.Millisecond))
 		}
 	case PeerClose:
 		n.removed[r.Peer] = r.Time()
@@ -254,7 +255,8 @@ func (c *check) linkChanged(r Record) {
 	c.updateHalfLinks(r.Time())
 }
 
-// processChanged keeps the books on who runs, after a process came or went.
+// processChanged notes which linked peers are dead, after a process started, stopped or
+// suffered a fault.
 func (c *check) processChanged(r Record) {
 	for _, p := range c.state.Procs {
 		n := c.node(p.Name)
@@ -276,7 +278,7 @@ func (c *check) processChanged(r Record) {
 	c.updateHalfLinks(r.Time())
 }
 
-// updateHalfLinks brings the books on half links up to date.
+// updateHalfLinks finds the links that only one side has and remembers since when.
 func (c *check) updateHalfLinks(now time.Time) {
 	fresh := map[link]time.Time{}
 	for _, p := range c.state.Running() {
@@ -296,7 +298,7 @@ func (c *check) updateHalfLinks(now time.Time) {
 	c.half = fresh
 }
 
-// reportOverdue reports what has lasted too long at now.
+// reportOverdue reports the states that have lasted longer than their limit at now.
 func (c *check) reportOverdue(now time.Time) {
 	for l, since := range c.half {
 		limit := halfAtMost
@@ -304,22 +306,22 @@ func (c *check) reportOverdue(now time.Time) {
 			limit = halfCut
 		}
 		if now.Sub(since) > limit {
-			c.found = append(c.found, Violation{RuleHalf, l.a, now, fmt.Sprintf("has %s, which has not had %s for %v", l.b, l.a, now.Sub(since).Round(time.Second))})
-			c.half[l] = now.Add(time.Hour) // said once
+			c.found = append(c.found, Violation{RuleHalf, l.a, now, fmt.Sprintf("has a link to %s, which has had no link to %s for %v", l.b, l.a, now.Sub(since).Round(time.Second))})
+			c.half[l] = now.Add(time.Hour) // so that it is reported once
 		}
 	}
 	for name, n := range c.nodes {
 		for id, since := range n.gone {
 			if !since.IsZero() && now.Sub(since) > ghostAtMost {
-				c.found = append(c.found, Violation{RuleGhost, name, now, fmt.Sprintf("still has %s, dead or frozen for %v", c.name(id), now.Sub(since).Round(time.Second))})
+				c.found = append(c.found, Violation{RuleGhost, name, now, fmt.Sprintf("still has a link to %s, which has been dead or frozen for %v", c.name(id), now.Sub(since).Round(time.Second))})
 				n.gone[id] = now.Add(time.Hour)
 			}
 		}
 		if n.above.exceeds(aboveAtMost, now) {
-			c.found = append(c.found, Violation{RuleMax, name, now, fmt.Sprintf("above its maximum of %d for more than %v", c.state.Proc(name).Max, aboveAtMost)})
+			c.found = append(c.found, Violation{RuleMax, name, now, fmt.Sprintf("more peers than its maximum of %d for longer than %v", c.state.Proc(name).Max, aboveAtMost)})
 		}
 		if n.far.exceeds(handover, now) {
-			c.found = append(c.found, Violation{RuleMax, name, now, fmt.Sprintf("more than %d above its maximum of %d for more than %v", aboveExtra, c.state.Proc(name).Max, handover)})
+			c.found = append(c.found, Violation{RuleMax, name, now, fmt.Sprintf("more than %d peers above its maximum of %d for longer than %v", aboveExtra, c.state.Proc(name).Max, handover)})
 		}
 	}
 }
@@ -329,15 +331,15 @@ func (c *check) checkNetsplit(r Record) {
 	n := c.node(r.Proc)
 	split := r.Kind == Netsplit
 	if n.lost[r.Seed] == split {
-		c.report(RuleNetsplit, r, "%s of %s twice, nothing in between", r.Kind, r.Seed)
+		c.report(RuleNetsplit, r, "%s of %s twice in a row", r.Kind, r.Seed)
 	}
 	if split && len(c.faults) == 0 {
-		c.report(RuleNetsplit, r, "netsplit of %s with every node alive", r.Seed)
+		c.report(RuleNetsplit, r, "netsplit of %s without a fault", r.Seed)
 	}
 	n.lost[r.Seed] = split
 }
 
-// finish applies the rules that only the whole log can answer.
+// finish applies the rules that need the whole log.
 func (c *check) finish(now time.Time) {
 	c.reportOverdue(now)
 	at := Record{At: now.UnixNano()}
@@ -345,7 +347,7 @@ func (c *check) finish(now time.Time) {
 		n := c.node(p.Name)
 		at.Proc = p.Name
 		if n.next != "" && !p.Frozen {
-			c.report(RuleEvents, at, "%q of %s never came", n.next, c.name(n.nextPeer))
+			c.report(RuleEvents, at, "%q of %s is missing at the end", n.next, c.name(n.nextPeer))
 		}
 		if n.snapshot != nil {
 			c.checkSnapshot(*n.snapshot, p)
@@ -362,16 +364,16 @@ func (c *check) finish(now time.Time) {
 	}
 }
 
-// checkSnapshot compares the list as the node read it with the sum of its events.
+// checkSnapshot compares the peer list that the node read with the events of its links.
 func (c *check) checkSnapshot(snap Record, p *Proc) {
 	for _, id := range snap.Peers {
 		if !p.Has(id) {
-			c.report(RuleSnapshot, snap, "%s is in the list, no event told", c.name(id))
+			c.report(RuleSnapshot, snap, "%s is in the list, but no event added it", c.name(id))
 		}
 	}
 	for id := range p.Peers {
 		if !slices.Contains(snap.Peers, id) {
-			c.report(RuleSnapshot, snap, "%s is not in the list, no event told", c.name(id))
+			c.report(RuleSnapshot, snap, "%s is not in the list, but no event removed it", c.name(id))
 		}
 	}
 }
@@ -380,15 +382,15 @@ func (c *check) checkWhole(at Record) {
 	up := c.state.Running()
 	at.Proc = "all"
 	if parts := c.state.Components(); len(parts) > 1 {
-		c.report(RuleComponent, at, "%d parts: %v", len(parts), parts)
+		c.report(RuleComponent, at, "%d components: %v", len(parts), parts)
 	}
 	for _, half := range c.state.Half() {
-		c.report(RuleHalf, at, "%s at the end, not the other way round", half)
+		c.report(RuleHalf, at, "%s at the end, but not the other way round", half)
 	}
 	for _, p := range up {
 		at.Proc = p.Name
 		if got, want := len(p.Peers), p.Want(len(up)); got < want {
-			c.report(RuleDegree, at, "%d peers of %d", got, want)
+			c.report(RuleDegree, at, "%d peers, want at least %d", got, want)
 		}
 		if p.Max >= 0 && len(p.Peers) > p.Max && c.cfg.Whole {
 			c.report(RuleMax, at, "%d peers at the end, the maximum is %d", len(p.Peers), p.Max)

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// script writes a log by hand: what happens, to whom, at which second.
+// A script is a log written by hand.
 type script struct {
 	log []Record
 	now time.Duration
@@ -37,7 +37,7 @@ func (s *script) start(procs ...string) *script {
 	return s
 }
 
-// gain tells the events of promise 1 for a getting b, lose those for losing it.
+// gain adds the events of a when it gets the peer b, lose those when it loses b.
 func (s *script) gain(a, b string, first bool) *script {
 	if first {
 		s.add(a, Connect, Record{Up: true})
@@ -52,7 +52,7 @@ func (s *script) lose(a, b string, last bool) *script {
 	return s.add(a, PeerRemoved, Record{Peer: id(b), Up: !last}).add(a, ListRemove, Record{Peer: id(b)}).add(a, PeerClose, Record{Peer: id(b)})
 }
 
-func (s *script) told(a string, from, to uint64) *script {
+func (s *script) commanded(a string, from, to uint64) *script {
 	return s.add(a, Commanded, Record{Channel: Broadcast, Name: "n", Seq: from, To: to})
 }
 
@@ -64,12 +64,13 @@ func (s *script) heard(a, from string, first, last uint64) *script {
 	return s.add(a, Received, Record{Peer: id(from), Run: from, Channel: Broadcast, Name: "n", Seq: first, To: last})
 }
 
-// three is a good run: three nodes, all linked, ten broadcasts from a.
+// three returns a run without violations: three nodes, all linked, ten broadcasts
+// from a.
 func three() *script {
 	s := (&script{}).start("a", "b", "c")
 	s.at(time.Second).gain("a", "b", true).gain("b", "a", true).gain("c", "a", true).gain("a", "c", false)
 	s.gain("b", "c", false).gain("c", "b", false)
-	s.at(2*time.Second).told("a", 1, 10).sent("a", 1, 10)
+	s.at(2*time.Second).commanded("a", 1, 10).sent("a", 1, 10)
 	return s.at(3*time.Second).heard("b", "a", 1, 10).heard("c", "a", 1, 4).heard("c", "a", 5, 10)
 }
 
@@ -94,7 +95,7 @@ func TestGoodLogsPass(t *testing.T) {
 			at(4*time.Second).lose("a", "c", false).lose("c", "a", false).
 			at(40*time.Second).gain("a", "c", false).gain("c", "a", false),
 		"above max + 2 for a moment": many(8, time.Second).lose("a", "b", false).lose("b", "a", true).lose("a", "c", false).lose("c", "a", true).
-			lose("a", "d", false).lose("d", "a", true).at(5*time.Second).told("a", 1, 1),
+			lose("a", "d", false).lose("d", "a", true).at(5*time.Second).commanded("a", 1, 1),
 		"gone for good, the rest goes on": three().at(4*time.Second).add("c", Fault, Record{Text: FaultClose}).
 			lose("c", "a", false).lose("c", "b", true).add("c", Exited, Record{}).lose("a", "c", false).lose("b", "c", false),
 	}
@@ -107,31 +108,31 @@ func TestGoodLogsPass(t *testing.T) {
 	}
 }
 
-// breach is a log in which the rule is broken.
+// A breach is a log that breaks the rule.
 type breach struct {
 	rule, name string
 	log        *script
 	cfg        Config
 }
 
-// TestEachRuleFails feeds a log with one thing wrong to every rule. A rule
-// that this test does not see fail would prove nothing in the others.
+// TestEachRuleFails checks a log with one violation for every rule. A rule that cannot
+// fail would prove nothing in other tests.
 func TestEachRuleFails(t *testing.T) {
 	const sec = time.Second
 	bad := []breach{
-		{RuleOrder, "late number", three().told("a", 11, 14).heard("b", "a", 13, 14).heard("b", "a", 11, 12), Config{}},
+		{RuleOrder, "late number", three().commanded("a", 11, 14).heard("b", "a", 13, 14).heard("b", "a", 11, 12), Config{}},
 		{RuleDuplicate, "one number twice", three().heard("b", "a", 10, 10), Config{}},
-		{RuleDuplicate, "overlap", three().told("a", 11, 12).heard("b", "a", 10, 12), Config{}},
-		{RuleInvented, "never told", three().heard("b", "a", 11, 11), Config{}},
+		{RuleDuplicate, "overlap", three().commanded("a", 11, 12).heard("b", "a", 10, 12), Config{}},
+		{RuleInvented, "never commanded", three().heard("b", "a", 11, 11), Config{}},
 		{RuleInvented, "in another's name", three().add("b", Received, Record{Peer: id("c"), Run: "a", Channel: Broadcast, Seq: 1, To: 1}), Config{}},
 		{RuleInvented, "unknown sender", three().heard("b", "nobody", 1, 1), Config{}},
 		{RuleInvented, "direct event to somebody else", three().add("a", Commanded, Record{Channel: Direct, Peer: id("c"), Seq: 1, To: 1}).
 			add("b", Received, Record{Peer: id("a"), Run: "a", Channel: Direct, Seq: 1, To: 1}), Config{}},
 		{RuleInvented, "damaged payload", three().add("b", Damaged, Record{Peer: id("a")}), Config{}},
 		{RuleSelf, "own broadcast", three().heard("a", "a", 1, 1), Config{}},
-		{RuleMissing, "broadcast", three().told("a", 11, 20).sent("a", 11, 20).heard("b", "a", 11, 20).heard("c", "a", 11, 19), whole},
-		{RuleMissing, "a hole in the middle", three().told("a", 11, 20).sent("a", 11, 20).heard("b", "a", 11, 20).heard("c", "a", 11, 14).heard("c", "a", 16, 20), whole},
-		{RuleMissing, "at a node that heard nothing", three().told("c", 1, 1).sent("c", 1, 1).heard("b", "c", 1, 1), whole},
+		{RuleMissing, "broadcast", three().commanded("a", 11, 20).sent("a", 11, 20).heard("b", "a", 11, 20).heard("c", "a", 11, 19), whole},
+		{RuleMissing, "a hole in the middle", three().commanded("a", 11, 20).sent("a", 11, 20).heard("b", "a", 11, 20).heard("c", "a", 11, 14).heard("c", "a", 16, 20), whole},
+		{RuleMissing, "at a node that heard nothing", three().commanded("c", 1, 1).sent("c", 1, 1).heard("b", "c", 1, 1), whole},
 		{RuleMissing, "direct", three().add("a", Commanded, Record{Channel: Direct, Peer: id("b"), Seq: 1, To: 2}).
 			add("a", Sent, Record{Channel: Direct, Peer: id("b"), Seq: 1, To: 2}).
 			add("b", Received, Record{Peer: id("a"), Run: "a", Channel: Direct, Seq: 1, To: 1}), whole},
@@ -156,15 +157,15 @@ func TestEachRuleFails(t *testing.T) {
 		{RuleConnected, "true in disconnect", three().at(9*sec).lose("a", "b", false).add("a", Disconnect, Record{Up: true}), Config{}},
 		{RuleSnapshot, "too many", three().start("d").add("a", Snapshot, Record{Peers: []string{id("b"), id("c"), id("d")}}), Config{}},
 		{RuleSnapshot, "too few", three().add("a", Snapshot, Record{Peers: []string{id("b")}}), Config{}},
-		{RuleHalf, "for more than ten seconds", (&script{}).start("a", "b").gain("a", "b", true).at(11*sec).told("a", 1, 1), Config{}},
+		{RuleHalf, "for more than ten seconds", (&script{}).start("a", "b").gain("a", "b", true).at(11*sec).commanded("a", 1, 1), Config{}},
 		{RuleHalf, "at the end", three().at(4*sec).lose("c", "b", false), whole},
-		{RuleGhost, "killed and kept", three().at(4*sec).add("c", Fault, Record{Text: FaultKill}).at(5*sec).lose("b", "c", false).at(25*sec).told("a", 11, 11), Config{}},
-		{RuleGhost, "frozen and kept", three().at(4*sec).add("c", Fault, Record{Text: FaultStop}).at(5*sec).lose("b", "c", false).at(25*sec).told("a", 11, 11), Config{}},
+		{RuleGhost, "killed and kept", three().at(4*sec).add("c", Fault, Record{Text: FaultKill}).at(5*sec).lose("b", "c", false).at(25*sec).commanded("a", 11, 11), Config{}},
+		{RuleGhost, "frozen and kept", three().at(4*sec).add("c", Fault, Record{Text: FaultStop}).at(5*sec).lose("b", "c", false).at(25*sec).commanded("a", 11, 11), Config{}},
 		{RuleFlapping, "removed and back", three().at(40*sec).lose("a", "b", false).at(45*sec).gain("a", "b", false), Config{}},
 		{RuleFlapping, "a fault long ago is no excuse", three().at(4*sec).add("c", Fault, Record{Text: FaultLink}).
 			at(60*sec).lose("a", "b", false).at(65*sec).gain("a", "b", false), Config{}},
-		{RuleMax, "above max + 2", many(8, 8*sec).at(10*sec).told("a", 1, 1), Config{}},
-		{RuleMax, "above max for 31 s", many(6, 8*sec).at(40*sec).told("a", 1, 1), Config{}},
+		{RuleMax, "above max + 2", many(8, 8*sec).at(10*sec).commanded("a", 1, 1), Config{}},
+		{RuleMax, "above max for 31 s", many(6, 8*sec).at(40*sec).commanded("a", 1, 1), Config{}},
 		{RuleMax, "above max at the end", many(6, 8*sec), Config{Whole: true}},
 		{RuleComponent, "two parts", three().start("d", "e").gain("d", "e", true).gain("e", "d", true), whole},
 		{RuleComponent, "an isolated node", three().start("d"), whole},
@@ -191,7 +192,7 @@ func TestEachRuleFails(t *testing.T) {
 	}
 }
 
-// many is a star: a with n peers, all linked at the same moment.
+// many returns a star: a gets n peers at the same moment.
 func many(n int, at time.Duration) *script {
 	s := (&script{}).start("a").at(at)
 	for i := range n {
@@ -201,8 +202,8 @@ func many(n int, at time.Duration) *script {
 	return s
 }
 
-// TestOneBreachOneReport: a single slip must not cover the log with
-// consequences, or nobody reads it.
+// A single mistake is reported once. A report full of its consequences would be hard to
+// read.
 func TestOneBreachOneReport(t *testing.T) {
 	found := Check(three().heard("b", "a", 10, 10).log, whole)
 	if len(found) != 1 || found[0].Rule != RuleDuplicate || found[0].Proc != "b" || !strings.Contains(found[0].String(), "broadcast 10-10 of a") {
@@ -210,7 +211,7 @@ func TestOneBreachOneReport(t *testing.T) {
 	}
 }
 
-func TestMergeKeepsWhatMatters(t *testing.T) {
+func TestMergeKeepsInformation(t *testing.T) {
 	event := func(run string, seq uint64) Record {
 		return Record{Kind: Received, Peer: id(run), Run: run, Channel: Broadcast, Name: "n", Seq: seq}
 	}
@@ -306,8 +307,7 @@ func TestLogWaits(t *testing.T) {
 	}
 }
 
-// TestLogSettles: at the end of a test links may be on their way, and nodes in the
-// middle of telling of them.
+// Settle waits for links that are being added or removed at the end of a test.
 func TestLogSettles(t *testing.T) {
 	full := new(script).start("a", "b").gain("a", "b", true).gain("b", "a", true)
 	full.add("a", Snapshot, Record{Peers: []string{id("b")}}).add("b", Snapshot, Record{Peers: []string{id("a")}})
@@ -344,9 +344,8 @@ func TestLogSettles(t *testing.T) {
 	}
 }
 
-// TestLogChecksWhatIsStillComing: what was missing when it was first looked for, and has
-// come meanwhile.
-func TestLogChecksWhatIsStillComing(t *testing.T) {
+// Check accepts a record that was missing at first and arrives before ctx ends.
+func TestCheckWaitsForMissingRecords(t *testing.T) {
 	whole := new(script).start("a", "b").gain("a", "b", true).gain("b", "a", true).log
 	l := NewLog()
 	for _, r := range whole[:2] {
@@ -366,7 +365,7 @@ func TestLogChecksWhatIsStillComing(t *testing.T) {
 	}
 }
 
-// TestRecordsKeepAProcessesOrder: also when the wall clock steps back.
+// The records of a process keep their order even if the clock steps back.
 func TestRecordsKeepAProcessesOrder(t *testing.T) {
 	l := NewLog()
 	l.Add(Record{Proc: "a", At: 10, Kind: Connect})

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// addCommand notes which numbers a sender was told to emit: whatever else arrives
-// in its name was invented.
+// addCommand notes the numbers that a sender was commanded to emit. Any other number
+// that arrives in its name was invented.
 func (c *check) addCommand(r Record) {
 	key := sendKey(r.Proc, r.Channel, r.Peer)
 	if c.commanded[key] == nil {
@@ -18,7 +18,7 @@ func (c *check) addCommand(r Record) {
 
 func sendKey(proc, channel, to string) string { return proc + "|" + channel + "|" + to }
 
-// checkReceived checks one run of consecutive numbers that arrived.
+// checkReceived checks consecutive events that arrived in one record.
 func (c *check) checkReceived(r Record) {
 	n, p := c.node(r.Proc), c.state.Proc(r.Proc)
 	to := ""
@@ -26,14 +26,14 @@ func (c *check) checkReceived(r Record) {
 		to = p.ID
 	}
 	from := c.state.Procs[r.Run]
-	switch told := c.commanded[sendKey(r.Run, r.Channel, to)]; {
+	switch commanded := c.commanded[sendKey(r.Run, r.Channel, to)]; {
 	case from == nil || from.ID != r.Peer:
-		c.report(RuleInvented, r, "%s %s-events of %q came in the name of %s", r.Channel, r.Name, r.Run, c.name(r.Peer))
-	case told == nil || !told.contains(r.Seq, r.To):
-		c.report(RuleInvented, r, "%s %d-%d of %s, which it was never told to emit", r.Channel, r.Seq, r.To, r.Run)
+		c.report(RuleInvented, r, "%s event %s claims to be from %q, but %s sent it", r.Channel, r.Name, r.Run, c.name(r.Peer))
+	case commanded == nil || !commanded.contains(r.Seq, r.To):
+		c.report(RuleInvented, r, "%s %d-%d of %s, which was not commanded to emit it", r.Channel, r.Seq, r.To, r.Run)
 	}
 	if r.Run == r.Proc {
-		c.report(RuleSelf, r, "%s %d-%d of its own", r.Channel, r.Seq, r.To)
+		c.report(RuleSelf, r, "its own %s %d-%d", r.Channel, r.Seq, r.To)
 	}
 	key := Stream{r.Run, r.Channel}
 	heard := n.heard[key]
@@ -60,35 +60,34 @@ func (c *check) addSent(r Record) {
 	n.sent[key].add(r.Seq, r.To)
 }
 
-// checkComplete demands that what was accepted since CompleteFrom arrived.
+// checkComplete reports events accepted since CompleteFrom that did not arrive.
 func (c *check) checkComplete(at Record) {
-	for _, told := range c.commands {
-		sender := c.state.Proc(told.Proc)
-		if told.Time().Before(c.cfg.CompleteFrom) || !c.untouched(sender) {
+	for _, cmd := range c.commands {
+		sender := c.state.Proc(cmd.Proc)
+		if cmd.Time().Before(c.cfg.CompleteFrom) || !c.untouched(sender) {
 			continue
 		}
-		sent := c.node(told.Proc).sent[sendKey("", told.Channel, told.Peer)]
+		sent := c.node(cmd.Proc).sent[sendKey("", cmd.Channel, cmd.Peer)]
 		if sent == nil {
 			continue
 		}
 		for _, p := range c.state.Running() {
-			if p == sender || !c.untouched(p) || (told.Channel == Direct && told.Peer != p.ID) {
+			if p == sender || !c.untouched(p) || (cmd.Channel == Direct && cmd.Peer != p.ID) {
 				continue
 			}
-			if told.Channel == Direct && (c.node(told.Proc).wentDown[p.ID] || c.node(p.Name).wentDown[sender.ID]) {
-				continue // at most once: the link ended
+			if cmd.Channel == Direct && (c.node(cmd.Proc).wentDown[p.ID] || c.node(p.Name).wentDown[sender.ID]) {
+				continue // direct events are delivered at most once: those on a link that ended may be lost
 			}
-			heard := c.node(p.Name).heard[Stream{told.Proc, told.Channel}]
-			if missing := sent.within(told.Seq, told.To).without(heard); len(missing) > 0 {
+			heard := c.node(p.Name).heard[Stream{cmd.Proc, cmd.Channel}]
+			if missing := sent.within(cmd.Seq, cmd.To).without(heard); len(missing) > 0 {
 				at.Proc = p.Name
-				c.report(RuleMissing, at, "%s %v of %s", told.Channel, missing, told.Proc)
+				c.report(RuleMissing, at, "%s %v of %s", cmd.Channel, missing, cmd.Proc)
 			}
 		}
 	}
 }
 
-// untouched reports whether the process ran all the time since CompleteFrom
-// without a fault.
+// untouched reports whether the process has run since CompleteFrom without a fault.
 func (c *check) untouched(p *Proc) bool {
 	started := c.node(p.Name).started
 	if started.IsZero() || started.After(c.cfg.CompleteFrom) || !p.Up || p.Frozen {
@@ -99,8 +98,8 @@ func (c *check) untouched(p *Proc) bool {
 	})
 }
 
-// spans is a set of numbers, kept as sorted, disjoint, closed intervals. The
-// zero value is empty. Numbers mostly come in order, so adding is cheap.
+// spans is a set of numbers, kept as sorted, disjoint, closed intervals. The zero
+// value is empty. Adding is cheap when numbers come in order, as they mostly do.
 type spans []span
 
 type span struct{ from, to uint64 }
@@ -136,7 +135,7 @@ func (s spans) search(n uint64) int {
 }
 
 func (s *spans) add(from, to uint64) {
-	i := s.search(max(from, 1) - 1) // an interval that ends right before joins too
+	i := s.search(max(from, 1) - 1) // also joins an interval that ends right before from
 	j := i
 	for ; j < len(*s) && (*s)[j].from <= to+1; j++ {
 		from, to = min(from, (*s)[j].from), max(to, (*s)[j].to)
@@ -161,7 +160,7 @@ func (s spans) contains(from, to uint64) bool {
 	return i < len(s) && s[i].from <= from && s[i].to >= to
 }
 
-// within returns the part of s from from to to.
+// within returns the numbers of s between from and to, both included.
 func (s spans) within(from, to uint64) spans {
 	var part spans
 	for _, sp := range s {
@@ -172,7 +171,7 @@ func (s spans) within(from, to uint64) spans {
 	return part
 }
 
-// without returns what is in s and not in other, which may be nil.
+// without returns the numbers of s that are not in other, which may be nil.
 func (s spans) without(other *spans) spans {
 	rest := slices.Clone(s)
 	if other == nil {

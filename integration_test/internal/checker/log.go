@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// A Log gathers records from any number of goroutines and lets a test wait for
-// what they add up to. The zero value is not usable, see NewLog.
+// A Log collects records, and lets a test wait until their State meets a condition.
+// It may be used by several goroutines. The zero value is not usable, see NewLog.
 type Log struct {
 	mu      sync.Mutex
 	records map[string][]Record // by process, each in its own order
@@ -22,7 +22,7 @@ func NewLog() *Log {
 	return &Log{records: map[string][]Record{}, state: NewState(), changed: make(chan struct{})}
 }
 
-// Add appends a record. A record without a time gets the present.
+// Add appends a record. A record without a time gets the current time.
 func (l *Log) Add(r Record) {
 	if r.At == 0 {
 		r.At = time.Now().UnixNano()
@@ -35,15 +35,15 @@ func (l *Log) Add(r Record) {
 	l.changed = make(chan struct{})
 }
 
-// Inspect calls f with the present state. f must not keep what it is given.
+// Inspect calls f with the current state. f must not keep the state.
 func (l *Log) Inspect(f func(*State)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f(l.state)
 }
 
-// Wait blocks until done holds, which it asks whenever records have come. It
-// returns the cause of ctx when that ends first.
+// Wait blocks until done returns true. It calls done again after every new record.
+// If ctx ends first, it returns the cause of ctx.
 func (l *Log) Wait(ctx context.Context, done func(*State) bool) error {
 	for {
 		l.mu.Lock()
@@ -60,28 +60,28 @@ func (l *Log) Wait(ctx context.Context, done func(*State) bool) error {
 	}
 }
 
-// Never blocks for d and returns an error as soon as happened holds within
-// that time: for what must not happen, which no event can announce.
+// Never blocks for d. It returns an error as soon as happened returns true. Use it for
+// states that must not occur: no record can announce that they will not.
 func (l *Log) Never(d time.Duration, happened func(*State) bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	if l.Wait(ctx, happened) == nil {
-		return fmt.Errorf("it happened within %v", d)
+		return fmt.Errorf("the condition was met within %v", d)
 	}
 	return nil
 }
 
-// Records returns all records so far: those of one process in its own order,
-// between processes by time.
+// Records returns all records so far, sorted by time. The records of one process keep
+// their order even if the clock stepped back.
 func (l *Log) Records() []Record {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.sorted()
 }
 
-// Settle returns all records at a moment at which the state is settled, or when ctx
-// ends, if there is none before: a link that is being made or given up at the end of a
-// test breaks no promise. ask has every node's list read.
+// Settle waits until the state is settled, or ctx ends, and returns all records of that
+// moment. A link that is being added or removed when the test ends breaks no rule. ask
+// makes every node report its peer list.
 func (l *Log) Settle(ctx context.Context, whole bool, ask func()) []Record {
 	for {
 		ask()
@@ -95,9 +95,9 @@ func (l *Log) Settle(ctx context.Context, whole bool, ask func()) []Record {
 	}
 }
 
-// Check applies the rules to all records, once what is happening has come to its end:
-// what is missing then, or half done, may still come until ctx ends. ask has every node's
-// list read.
+// Check applies the rules to all records once the state has settled. If it finds
+// violations, it waits for more records and tries again until ctx ends, since a missing
+// record may still arrive. ask makes every node report its peer list.
 func (l *Log) Check(ctx context.Context, cfg Config, ask func()) []Violation {
 	for {
 		found := Check(l.Settle(ctx, cfg.Whole, ask), cfg)
@@ -105,17 +105,17 @@ func (l *Log) Check(ctx context.Context, cfg Config, ask func()) []Violation {
 			return found
 		}
 		select {
-		case <-time.After(100 * time.Millisecond): // for more records; what was broken stays
+		case <-time.After(100 * time.Millisecond): // a real violation is found again
 		case <-ctx.Done():
 		}
 	}
 }
 
-// sorted is called with the lock held.
+// sorted returns the records in the order of Records. l.mu is held.
 func (l *Log) sorted() []Record {
 	var all []Record
 	for _, rs := range l.records {
-		// The wall clock may step back; the order of one process stands.
+		// The clock may step back; the records of one process keep their order.
 		last := int64(0)
 		for _, r := range rs {
 			r.At = max(r.At, last)
@@ -137,8 +137,8 @@ func (l *Log) sorted() []Record {
 	return all
 }
 
-// RecordsOf returns the records of one process of the given kinds, of every kind if
-// none is given.
+// RecordsOf returns the records of one process with the given kinds, all of them if no
+// kind is given.
 func (l *Log) RecordsOf(proc string, kinds ...Kind) []Record {
 	l.mu.Lock()
 	defer l.mu.Unlock()

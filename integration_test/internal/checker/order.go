@@ -1,15 +1,15 @@
 package checker
 
-// checkOrder is promise 1: on adding, connect (only if the list was empty), peer
-// added, the list's add; on removing, disconnect (only if the list becomes
-// empty), peer removed, the list's remove, the peer's close. All of them come
-// one after the other, so nothing of another peer may stand in between.
+// checkOrder checks the order of the events of a link. When a peer is added, they are:
+// connect (only if the list was empty), peer added, the list's add. When a peer is
+// removed: disconnect (only if the list becomes empty), peer removed, the list's
+// remove, the peer's close. No event of another peer may come in between.
 //
-// It is called before the state has seen the record.
+// It must be called before the record is applied to the state.
 func (c *check) checkOrder(r Record) {
 	n, p := c.node(r.Proc), c.state.Proc(r.Proc)
 	if n.next != "" && (r.Kind != n.next || (n.nextPeer != "" && r.Peer != n.nextPeer)) {
-		c.report(RuleEvents, r, "%q of %s where %q of %s had to come", r.Kind, c.name(r.Peer), n.next, c.name(n.nextPeer))
+		c.report(RuleEvents, r, "%q of %s, want %q of %s", r.Kind, c.name(r.Peer), n.next, c.name(n.nextPeer))
 		n.next = ""
 	}
 	expected := n.next != ""
@@ -17,12 +17,12 @@ func (c *check) checkOrder(r Record) {
 	switch r.Kind {
 	case Connect:
 		if len(p.Peers) != 0 {
-			c.report(RuleEvents, r, "connect with %d peers already", len(p.Peers))
+			c.report(RuleEvents, r, "connect while it has %d peers", len(p.Peers))
 		}
 		n.next, n.nextPeer = PeerAdded, ""
 	case PeerAdded:
 		if p.Has(r.Peer) {
-			c.report(RuleEvents, r, "%s was added already", c.name(r.Peer))
+			c.report(RuleEvents, r, "%s was added twice", c.name(r.Peer))
 		}
 		if len(p.Peers) == 0 && !expected {
 			c.report(RuleEvents, r, "the first peer %s was added without connect", c.name(r.Peer))
@@ -34,7 +34,7 @@ func (c *check) checkOrder(r Record) {
 		}
 	case Disconnect:
 		if len(p.Peers) != 1 {
-			c.report(RuleEvents, r, "disconnect with %d peers", len(p.Peers))
+			c.report(RuleEvents, r, "disconnect while it has %d peers", len(p.Peers))
 		}
 		n.next, n.nextPeer = PeerRemoved, ""
 	case PeerRemoved:

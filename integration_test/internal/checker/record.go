@@ -1,10 +1,10 @@
-// Package checker adds up what the nodes of a test run reported. Every node
-// writes Records, one for each thing that happened to it, in the order in
-// which it happened; Check reads the records of all nodes together and reports
-// which promise was broken, by which node and when.
+// Package checker checks the reports of all nodes of a test run against rules. Every
+// node writes a Record for each event that happens to it, in order. Check reads the
+// records of all nodes together and returns the violations: which rule, which node,
+// and when.
 //
-// The package knows neither processes nor smokesignal: it sees records only,
-// so that a log can be written by hand to see each rule fail.
+// The package knows neither processes nor smokesignal. It sees only records, so a test
+// can write a log by hand and see each rule fail.
 package checker
 
 import (
@@ -13,63 +13,63 @@ import (
 	"time"
 )
 
-// A Kind names what a Record tells.
+// A Kind is the kind of event that a Record describes.
 type Kind string
 
 // The kinds that a node reports about itself.
 const (
-	Started     Kind = "started"      // Peer is the node's own id; Addrs, Min, Max; Session if it is known
-	AddrsChange Kind = "addresses"    // Addrs, whenever they have changed since
-	Connect     Kind = "connect"      // Up is what Connected said inside the handler
-	Disconnect  Kind = "disconnect"   // Up as above
+	Started     Kind = "started"      // Peer is the node's own id; also Addrs, Min, Max, and Session if known
+	AddrsChange Kind = "addresses"    // Addrs, after each change
+	Connect     Kind = "connect"      // Up is the result of Connected inside the handler
+	Disconnect  Kind = "disconnect"   // Up
 	PeerAdded   Kind = "peer added"   // Peer, Up
 	PeerRemoved Kind = "peer removed" // Peer, Up
-	ListAdd     Kind = "add"          // Peer: the peer list's own event
+	ListAdd     Kind = "add"          // Peer; an event of the peer list
 	ListRemove  Kind = "remove"       // Peer
-	PeerClose   Kind = "close"        // Peer, Err is the reason
+	PeerClose   Kind = "close"        // Peer, and the reason in Err
 	Netsplit    Kind = "netsplit"     // Seed
 	Resolved    Kind = "resolved"     // Seed
 	SeedError   Kind = "seed error"   // Seed, Err, Code
 	Sent        Kind = "sent"         // Emit returned nil for the numbers Seq to To
 	Failed      Kind = "failed"       // Emit returned Err for the number Seq
 	Received    Kind = "received"     // Peer, Run, Channel, Name, Seq to To
-	Gap         Kind = "gap"          // broadcasts Seq to To of Peer's Session are lost; its own numbers, which count what Emit accepted
-	Damaged     Kind = "damaged"      // an event whose payload is not what its sender wrote
-	Answer      Kind = "answer"       // the answer to command number Cmd
-	Snapshot    Kind = "snapshot"     // Peers is the list as the node reads it
+	Gap         Kind = "gap"          // broadcasts Seq to To of Peer's Session are lost, counted as the library does
+	Damaged     Kind = "damaged"      // an event arrived with a changed payload
+	Answer      Kind = "answer"       // the answer to the command with number Cmd
+	Snapshot    Kind = "snapshot"     // Peers is the node's peer list
 )
 
 // The kinds that the test itself adds.
 const (
-	Commanded Kind = "told"   // Proc was told to emit the numbers Seq to To
-	Fault     Kind = "fault"  // Text says what was done to Proc: see the Fault... texts
-	Exited    Kind = "exited" // Proc is no more
+	Commanded Kind = "told"   // Proc was commanded to emit the numbers Seq to To
+	Fault     Kind = "fault"  // Text is the fault that the test caused at Proc, one of the Fault constants
+	Exited    Kind = "exited" // Proc has ended
 )
 
-// What a Fault record's Text may say. A frozen process runs on after
-// FaultContinue, a killed or closed one has ended.
+// The faults, as the Text of a Fault record. FaultContinue ends FaultStop; a killed or
+// closed process has ended.
 const (
 	FaultKill     = "kill"
 	FaultStop     = "stop"
 	FaultContinue = "continue"
 	FaultClose    = "close"
-	FaultLink     = "link" // one of its links was cut on purpose
+	FaultLink     = "link" // the test cut one of its links
 )
 
-// The channels an event can take.
+// The channels of events.
 const (
 	Broadcast = "broadcast"
 	Direct    = "direct"
 )
 
-// A Record is one thing that happened to one node. Which fields it uses is
-// said at its Kind.
+// A Record is one event that happened to one node. The comment of its Kind lists the
+// fields it uses.
 type Record struct {
-	At      int64    `json:"t"` // nanoseconds since 1970, on the clock of the machine that all nodes share
+	At      int64    `json:"t"` // nanoseconds since 1970; all nodes run on one machine and share its clock
 	Proc    string   `json:"proc,omitempty"`
 	Kind    Kind     `json:"k"`
-	Peer    string   `json:"p,omitempty"` // a peer id: the other side, for Direct events sent the receiver
-	Run     string   `json:"r,omitempty"` // the Proc that sent it, as it says itself
+	Peer    string   `json:"p,omitempty"` // the id of the other peer; for a sent direct event, the receiver
+	Run     string   `json:"r,omitempty"` // the Proc of the sender, from the payload
 	Channel string   `json:"c,omitempty"`
 	Name    string   `json:"n,omitempty"`
 	Seq     uint64   `json:"s,omitempty"` // first number, counted from 1 per sender and channel (and receiver, if direct)
@@ -87,11 +87,11 @@ type Record struct {
 	Text    string   `json:"text,omitempty"`
 }
 
-// Time is the moment of the record.
+// Time returns the time of the record.
 func (r Record) Time() time.Time { return time.Unix(0, r.At) }
 
-// continues reports whether r tells the number that follows the last of b, so
-// that both can be told in one record.
+// continues reports whether r begins with the number after the last of b, so that one
+// record can hold both.
 func (r Record) continues(b Record) bool {
 	if r.Kind != b.Kind || (r.Kind != Received && r.Kind != Sent) {
 		return false
@@ -99,9 +99,9 @@ func (r Record) continues(b Record) bool {
 	return r.Peer == b.Peer && r.Run == b.Run && r.Channel == b.Channel && r.Name == b.Name && r.Seq == b.To+1
 }
 
-// Merge appends r to log, or widens the last record when r only carries its
-// numbers on: thousands of events in order take one line. Nothing is lost by
-// it, as a gap, a repetition or anything in between starts a new record.
+// Merge appends r to log. If r continues the last record, Merge widens that record
+// instead, so that thousands of events in order take one line. This loses no
+// information: a gap, a repetition or any other record in between starts a new record.
 func Merge(log []Record, r Record) []Record {
 	if r.To == 0 {
 		r.To = r.Seq
@@ -113,7 +113,7 @@ func Merge(log []Record, r Record) []Record {
 	return append(log, r)
 }
 
-// String is one readable line.
+// String returns the record as one readable line.
 func (r Record) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %-8s %-12s", r.Time().Format("15:04:05.000"), r.Proc, r.Kind)
@@ -143,7 +143,7 @@ func (r Record) String() string {
 	return b.String()
 }
 
-// short is the end of a peer id, which is what differs between ids.
+// short returns the end of a peer id. The beginning is the same for all ids.
 func short(id string) string {
 	if len(id) > 8 {
 		return id[len(id)-8:]

@@ -6,35 +6,35 @@ import (
 	"time"
 )
 
-// A Stream is what one node hears of one run of a sender on one channel.
+// A Stream names the events of one run of a sender on one channel.
 type Stream struct{ Run, Channel string }
 
-// Proc is what is known of one process, or of one node within a test.
+// A Proc is the state of one process, or of one node inside the test's process.
 type Proc struct {
 	Name         string
 	ID           string
-	Session      string // empty if the process did not tell
+	Session      string // empty if the process did not report it
 	Addrs        []string
 	Min, Max     int
-	Up           bool // it has started and neither exited nor been killed
+	Up           bool // it has started, and has neither exited nor been killed
 	Frozen       bool
-	Peers        map[string]time.Time // the ids linked, and since when
-	MidChange    bool                 // of the events of an addition or a removal some are still to come
-	LastSnapshot *Record              // the list as it was read last, nil again when it changes
+	Peers        map[string]time.Time // the linked peers by id, and since when
+	MidChange    bool                 // more events of the same addition or removal must follow
+	LastSnapshot *Record              // the last peer list reported; nil once the list has changed
 	Counts       map[Kind]int
-	Heard        map[Stream]uint64 // how many events, however often and in whatever order
-	HeardBy      map[string]int    // how many by event name
-	Lost         map[string]uint64 // how many broadcasts were reported as lost, by the sender's id
+	Heard        map[Stream]uint64 // number of events, duplicates included
+	HeardBy      map[string]int    // number of events by event name
+	Lost         map[string]uint64 // number of broadcasts reported as lost, by the sender's id
 }
 
 // Has reports whether the peer with this id is linked.
 func (p *Proc) Has(id string) bool { _, ok := p.Peers[id]; return ok }
 
-// State is what a log adds up to so far. The zero value is not usable, see
-// NewState. It is not safe for concurrent use.
+// A State is the sum of all records so far. The zero value is not usable, see NewState.
+// It is not safe for concurrent use.
 type State struct {
 	Procs  map[string]*Proc
-	byID   map[string]string // id to the newest process that has it
+	byID   map[string]string // the newest process with this peer id
 	answer map[answerKey]Record
 }
 
@@ -48,8 +48,8 @@ func NewState() *State {
 	return &State{Procs: map[string]*Proc{}, byID: map[string]string{}, answer: map[answerKey]Record{}}
 }
 
-// Proc returns the process of that name, with empty fields if it has not been
-// heard of; it is never nil.
+// Proc returns the process with this name. It is never nil: a process without records
+// has empty fields.
 func (s *State) Proc(name string) *Proc {
 	p := s.Procs[name]
 	if p == nil {
@@ -65,13 +65,13 @@ func (s *State) Proc(name string) *Proc {
 // ByID returns the newest process with this peer id, nil if there was none.
 func (s *State) ByID(id string) *Proc { return s.Procs[s.byID[id]] }
 
-// Answered returns the answer of a process to its command number cmd.
+// Answered returns the answer of a process to the command with number cmd.
 func (s *State) Answered(proc string, cmd int) (Record, bool) {
 	r, ok := s.answer[answerKey{proc, cmd}]
 	return r, ok
 }
 
-// Apply carries the state on by one record.
+// Apply adds one record to the state.
 func (s *State) Apply(r Record) {
 	p := s.Proc(r.Proc)
 	n := 1
@@ -95,9 +95,9 @@ func (s *State) Apply(r Record) {
 		s.byID[r.Peer] = r.Proc
 	case AddrsChange:
 		p.Addrs = r.Addrs
-	case ListAdd: // the last that is told of an addition
+	case ListAdd: // the last event of an addition
 		p.Peers[r.Peer] = r.Time()
-	case PeerClose: // and of a removal
+	case PeerClose: // the last event of a removal
 		delete(p.Peers, r.Peer)
 	case Received:
 		p.Heard[Stream{r.Run, r.Channel}] += uint64(n)
@@ -131,8 +131,8 @@ func (s *State) Running() []*Proc {
 	return up
 }
 
-// Components returns the connected parts of the graph of the running nodes, a
-// link counting only when both sides have it; the largest part comes first.
+// Components returns the connected components of the running nodes, the largest first.
+// A link counts only if both sides have it.
 func (s *State) Components() [][]string {
 	seen := map[string]bool{}
 	var parts [][]string
@@ -160,8 +160,7 @@ func (s *State) Components() [][]string {
 	return parts
 }
 
-// Half returns the links that one running node has and the other, running too,
-// has not, as "a has b".
+// Half returns the links between running nodes that only one side has, as "a has b".
 func (s *State) Half() []string {
 	var half []string
 	for _, p := range s.Running() {
@@ -175,12 +174,12 @@ func (s *State) Half() []string {
 	return half
 }
 
-// Want is the number of peers that node should reach among n running ones.
+// Want returns the number of peers that the node should have if n nodes run.
 func (p *Proc) Want(n int) int { return max(0, min(p.Min, n-1)) }
 
-// Gathered reports whether the n running nodes are in one component, with no
-// half link, and everybody has as many peers as it wants. Nodes above their
-// maximum may still be handing over, see AboveMax.
+// Gathered reports whether exactly n nodes run, they form one component without half
+// links, and every node has enough peers. Nodes may still be above their maximum while
+// they hand links over, see AboveMax.
 func (s *State) Gathered(n int) bool {
 	up := s.Running()
 	if len(up) != n || len(s.Components()) != 1 || len(s.Half()) > 0 {
@@ -194,20 +193,21 @@ func (s *State) Gathered(n int) bool {
 	return true
 }
 
-// Settled reports whether no node is in the middle of an addition or a removal, and
-// with whole whether there is nothing at present that Config.Whole forbids.
+// Settled reports whether no node is in the middle of adding or removing a peer. If
+// whole is true, the network must also meet Config.Whole.
 func (s *State) Settled(whole bool) bool {
 	up := s.Running()
 	for _, p := range up {
-		if !p.Frozen && (p.MidChange || p.LastSnapshot != nil && (len(p.LastSnapshot.Peers) != len(p.Peers) || !all(p.LastSnapshot.Peers, p.Has))) {
+		if !p.Frozen && (p.MidChange || p.LastSnapshot != nil && (len(p.LastSnapshot.Peers) != len(p.Peers) || !allMatch(p.LastSnapshot.Peers, p.Has))) {
 			return false
 		}
 	}
 	return !whole || s.Gathered(len(up)) && len(s.AboveMax()) == 0
 }
 
-func all(ids []string, is func(string) bool) bool {
-	return !slices.ContainsFunc(ids, func(id string) bool { return !is(id) })
+// allMatch reports whether match is true for every id.
+func allMatch(ids []string, match func(string) bool) bool {
+	return !slices.ContainsFunc(ids, func(id string) bool { return !match(id) })
 }
 
 // AboveMax returns the names of the running nodes with more peers than their
@@ -222,7 +222,7 @@ func (s *State) AboveMax() []string {
 	return above
 }
 
-// Degrees counts how many running nodes have how many peers.
+// Degrees returns the number of running nodes by their number of peers.
 func (s *State) Degrees() map[int]int {
 	d := map[int]int{}
 	for _, p := range s.Running() {

@@ -1,6 +1,6 @@
-// Package cluster runs nodes as real processes: the test binary starts itself
-// again, once for each node, and tells it what to do. What the nodes report is
-// gathered in one checker.Log, for which a test waits by condition.
+// Package cluster runs nodes as real processes. The test binary starts itself once
+// more for each node and sends it commands. A checker.Log collects the reports of all
+// nodes, and a test waits until the log meets a condition.
 //
 //	func TestMain(m *testing.M) {
 //		if spec, ok, err := cluster.SpecFromEnv(); ok {
@@ -15,9 +15,9 @@
 //	c.Wait(10*time.Second, "gathered", func(s *checker.State) bool { return s.Gathered(2) })
 //	c.Check(checker.Config{Whole: true})
 //
-// No process outlives its test: they are killed by id when it ends, they end
-// when their standard input closes, and on Linux the kernel kills them with
-// their parent.
+// No process outlives its test. The test kills its processes by id when it ends, a
+// process ends when its standard input closes, and on Linux the kernel kills it with
+// its parent.
 package cluster
 
 import (
@@ -37,7 +37,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 )
 
-// A Cluster is the processes of one test.
+// A Cluster holds the processes of one test.
 type Cluster struct {
 	Log *checker.Log
 	t   testing.TB
@@ -47,9 +47,9 @@ type Cluster struct {
 	names map[string]int
 }
 
-// New returns an empty cluster which ends with the test. If the test fails,
-// the log is written to its artifacts, with what the goroutines of the nodes were
-// doing, and the end of it to its output.
+// New returns an empty cluster that ends with the test. If the test fails, New's
+// cleanup writes the log and the goroutine stacks of the nodes to the test's artifacts,
+// and the end of the log to its output.
 func New(t testing.TB) *Cluster {
 	c := &Cluster{Log: checker.NewLog(), t: t, names: map[string]int{}}
 	t.Cleanup(func() {
@@ -72,8 +72,8 @@ func (c *Cluster) processes() []*Proc {
 	return slices.Clone(c.procs)
 }
 
-// launch runs f on the one goroutine, on the one thread, that starts
-// processes: Linux kills a child when the thread that started it ends.
+// launch returns the channel of the goroutine that starts all processes. It stays on
+// one thread, since Linux kills a child when the thread that started it ends.
 var launch = sync.OnceValue(func() chan<- func() {
 	work := make(chan func())
 	go func() {
@@ -85,7 +85,7 @@ var launch = sync.OnceValue(func() chan<- func() {
 	return work
 })
 
-// Start starts a node and returns without waiting for it.
+// Start starts the process of a node. It does not wait until the node listens.
 func (c *Cluster) Start(spec Spec) *Proc {
 	c.t.Helper()
 	c.mu.Lock()
@@ -124,15 +124,15 @@ func (c *Cluster) Start(spec Spec) *Proc {
 		started <- p.cmd.Start()
 	}
 	if err := <-started; err != nil {
-		c.t.Fatalf("starting %s: %v", p.Name, err)
+		c.t.Fatalf("start %s: %v", p.Name, err)
 	}
 	c.procs = append(c.procs, p)
 	go p.follow(stdout)
 	return p
 }
 
-// Restart starts a process anew as it was, under the next name. Its identity
-// is the same only if the Spec names a file for it.
+// Restart starts a process with the Spec of p under the next name. It has the same
+// identity only if the Spec names an identity file.
 func (c *Cluster) Restart(p *Proc) *Proc {
 	c.t.Helper()
 	spec := p.Spec
@@ -140,7 +140,8 @@ func (c *Cluster) Restart(p *Proc) *Proc {
 	return c.Start(spec)
 }
 
-// Kill ends all processes at once, as kill -9 does.
+// Kill kills all processes at the same time, as kill -9 does, and waits until they have
+// ended.
 func (c *Cluster) Kill() {
 	var wg sync.WaitGroup
 	for _, p := range c.processes() {
@@ -151,12 +152,12 @@ func (c *Cluster) Kill() {
 	wg.Wait()
 }
 
-// Wait blocks until done holds and returns how long that took. It asks anew
-// whenever a node has reported something; when it still does not hold after
-// the given time, the test ends with what was waited for and how things stand.
+// Wait blocks until done returns true, and returns how long that took. It calls done
+// again after every record. If done is still false after the given time, the test ends
+// with a message that contains what and the state of all processes.
 func (c *Cluster) Wait(within time.Duration, what string, done func(*checker.State) bool) time.Duration {
 	c.t.Helper()
-	return c.wait(within, func() string { return "waiting for: " + what }, done)
+	return c.wait(within, func() string { return "wait for " + what }, done)
 }
 
 func (c *Cluster) wait(within time.Duration, what func() string, done func(*checker.State) bool) time.Duration {
@@ -170,7 +171,7 @@ func (c *Cluster) wait(within time.Duration, what func() string, done func(*chec
 	return time.Since(began)
 }
 
-// Never lets the given time pass and ends the test if happened holds meanwhile.
+// Never blocks for d. It ends the test as soon as happened returns true.
 func (c *Cluster) Never(d time.Duration, what string, happened func(*checker.State) bool) {
 	c.t.Helper()
 	if err := c.Log.Never(d, happened); err != nil {
@@ -178,7 +179,7 @@ func (c *Cluster) Never(d time.Duration, what string, happened func(*checker.Sta
 	}
 }
 
-// Summary returns one line per process: its peers, and the events it received.
+// Summary returns one line per process with its peers and its number of events.
 func (c *Cluster) Summary() string {
 	var b strings.Builder
 	c.Log.Inspect(func(s *checker.State) {
@@ -201,10 +202,10 @@ func (c *Cluster) Summary() string {
 	return b.String()
 }
 
-// Check asks every running node for its list, waits for what is happening to its
-// end, applies the rules of package checker, and reports what was broken. Whatever a node
-// that was not killed wrote to its standard error is reported too: nothing
-// writes there uninvited.
+// Check applies the rules of package checker and fails the test for each violation.
+// Before, it asks every running node for its peer list and waits until the log has
+// settled. Output on the standard error of a node fails the test too, unless the Spec
+// sets environment variables, which may turn logging on.
 func (c *Cluster) Check(cfg checker.Config) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), checker.SettleWithin)
@@ -228,7 +229,7 @@ func (c *Cluster) Check(cfg checker.Config) {
 	}
 }
 
-// writeLog leaves what happened for whoever looks into a failed test.
+// writeLog writes the log of a failed test to its artifacts.
 func (c *Cluster) writeLog() {
 	var b strings.Builder
 	for _, r := range c.Log.Records() {
@@ -247,7 +248,7 @@ func (c *Cluster) writeLog() {
 	lines := strings.Split(strings.TrimSpace(log), "\n")
 	lines = slices.DeleteFunc(lines, func(s string) bool { return strings.Contains(s, string(checker.Received)) })
 	if over := len(lines) - 80; over > 0 {
-		lines = append([]string{fmt.Sprintf("[%d lines before, all of them in %s with -artifacts]", over, file)}, lines[over:]...)
+		lines = append([]string{fmt.Sprintf("[%d earlier lines; with -artifacts the whole log is in %s]", over, file)}, lines[over:]...)
 	}
 	c.t.Logf("the end of the log:\n%s", strings.Join(lines, "\n"))
 }

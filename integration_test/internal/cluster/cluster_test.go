@@ -14,8 +14,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 )
 
-// TestMain makes this binary a stand-in for a node: it answers every command
-// and knows nothing of smokesignal, so that the kit itself is tested alone.
+// TestMain lets this binary act as a node that answers every command without using
+// smokesignal, so that the kit is tested by itself.
 func TestMain(m *testing.M) {
 	if spec, ok, err := SpecFromEnv(); ok {
 		standIn(spec, err)
@@ -30,11 +30,11 @@ func standIn(spec Spec, err error) {
 		os.Exit(1)
 	}
 	out := json.NewEncoder(os.Stdout)
-	tell := func(r checker.Record) {
+	report := func(r checker.Record) {
 		r.At = time.Now().UnixNano()
 		out.Encode(r)
 	}
-	tell(checker.Record{Kind: checker.Started, Peer: "id-of-" + spec.Name, Addrs: []string{"nowhere"}})
+	report(checker.Record{Kind: checker.Started, Peer: "id-of-" + spec.Name, Addrs: []string{"nowhere"}})
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
 		var cmd Command
@@ -43,13 +43,13 @@ func standIn(spec Spec, err error) {
 		}
 		if cmd.Do == Emit {
 			for i := range uint64(cmd.Count) {
-				tell(checker.Record{Kind: checker.Sent, Channel: checker.Broadcast, Name: cmd.Name, Seq: cmd.Seq + i})
+				report(checker.Record{Kind: checker.Sent, Channel: checker.Broadcast, Name: cmd.Name, Seq: cmd.Seq + i})
 			}
 		}
 		if cmd.Do == Flush {
-			fmt.Fprintln(os.Stderr, "a word nobody asked for")
+			fmt.Fprintln(os.Stderr, "unexpected output")
 		}
-		tell(checker.Record{Kind: checker.Answer, Cmd: cmd.No, Text: string(cmd.Do)})
+		report(checker.Record{Kind: checker.Answer, Cmd: cmd.No, Text: string(cmd.Do)})
 		if cmd.Do == Close {
 			return
 		}
@@ -68,10 +68,10 @@ func TestCommandsAreAnswered(t *testing.T) {
 	a.Answer(a.Broadcast("x", 1000, 10), 10*time.Second)
 	a.Answer(a.Broadcast("x", 1000, 10), 10*time.Second)
 	if rs := c.Log.RecordsOf("a", checker.Sent); len(rs) != 2 || rs[0].To != 1000 || rs[1].Seq != 1001 || rs[1].To != 2000 {
-		t.Errorf("twice 1000 events in order are told as %v, want a record each", rs)
+		t.Errorf("two commands of 1000 events are recorded as %v, want one record each", rs)
 	}
 	if rs := c.Log.RecordsOf("a", checker.Commanded); len(rs) != 2 || rs[1].Seq != 1001 || rs[1].To != 2000 {
-		t.Errorf("told %v, want 1 to 1000 and 1001 to 2000", rs)
+		t.Errorf("commanded %v, want 1 to 1000 and 1001 to 2000", rs)
 	}
 }
 
@@ -92,7 +92,7 @@ func TestKillAndRestart(t *testing.T) {
 	c := New(t)
 	a := c.Start(Spec{Name: "a"})
 	a.ID()
-	a.Stop() // a frozen process dies as well
+	a.Stop() // Kill must work on a frozen process too
 	a.Kill()
 	c.Log.Inspect(func(s *checker.State) {
 		if s.Proc("a").Up {
@@ -116,7 +116,7 @@ func TestKillAndRestart(t *testing.T) {
 	}
 }
 
-// TestNoProcessIsLeft: after a test its processes are gone, frozen ones too.
+// After a test all its processes have ended, also frozen ones.
 func TestNoProcessIsLeft(t *testing.T) {
 	var pids []int
 	t.Run("a test that cleans nothing up", func(t *testing.T) {
@@ -136,8 +136,8 @@ func TestNoProcessIsLeft(t *testing.T) {
 	}
 }
 
-// TestCheckHearsStandardError: a node that writes there uninvited fails a run.
-func TestCheckHearsStandardError(t *testing.T) {
+// Output on the standard error of a node fails Check.
+func TestCheckReportsStandardError(t *testing.T) {
 	rec := &recorder{TB: t}
 	c := New(rec)
 	a := c.Start(Spec{Name: "a"})
@@ -147,14 +147,14 @@ func TestCheckHearsStandardError(t *testing.T) {
 		t.Fatalf("a quiet run fails: %v", rec.errors)
 	}
 	a.Ask(Command{Do: Flush})
-	a.Close() // all it wrote has been read
+	a.Close() // waits until all its output has been read
 	c.Check(checker.Config{})
-	if len(rec.errors) != 1 || !strings.Contains(rec.errors[0], "nobody asked for") {
+	if len(rec.errors) != 1 || !strings.Contains(rec.errors[0], "unexpected output") {
 		t.Errorf("errors %q", rec.errors)
 	}
 }
 
-// recorder takes the errors of a test instead of failing it.
+// A recorder collects the errors of a test instead of failing it.
 type recorder struct {
 	testing.TB
 	errors []string

@@ -5,8 +5,8 @@ import (
 	"syscall"
 )
 
-// dieWithParent has the kernel kill the child when the test dies without
-// clean-up, also a child that is frozen and so cannot see its input close.
+// dieWithParent makes the kernel kill the child if the test dies without cleanup. A
+// frozen child needs this: it does not notice that its input has closed.
 func dieWithParent(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 }

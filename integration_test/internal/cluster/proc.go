@@ -11,26 +11,26 @@ import (
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 )
 
-// maxLine bounds one record on a node's standard output.
+// maxLine is the most bytes of one record on a node's standard output.
 const maxLine = 4 << 20
 
-// A Proc is one node in a process of its own. Its methods may be used from
-// several goroutines; those that fail end the test.
+// A Proc is the process of one node. Its methods may be called from several
+// goroutines. A method that fails ends the test.
 type Proc struct {
 	Name string // in the cluster and in its log
 	Spec Spec
 	c    *Cluster
 	cmd  *exec.Cmd
 	errs *tail         // standard error
-	done chan struct{} // closed when the process has ended and all it wrote is in the log
+	done chan struct{} // closed once the process has ended and all its records are in the log
 
 	mu         sync.Mutex
 	stdin      io.WriteCloser
 	no         int
-	lastNumber map[string]uint64 // the last number told, by channel and receiver
+	lastNumber map[string]uint64 // the last number assigned, by channel and receiver
 }
 
-// follow copies what the process writes into the log until it ends.
+// follow copies the records of the process into the log until the process ends.
 func (p *Proc) follow(stdout io.Reader) {
 	defer close(p.done)
 	lines := bufio.NewScanner(stdout)
@@ -49,10 +49,10 @@ func (p *Proc) follow(stdout io.Reader) {
 	p.c.Log.Add(checker.Record{Proc: p.Name, Kind: checker.Exited, Text: p.cmd.ProcessState.String()})
 }
 
-// PID is the process id.
+// PID returns the process id.
 func (p *Proc) PID() int { return p.cmd.Process.Pid }
 
-// started waits until the node listens, and returns what it said then.
+// started waits until the node listens, and returns its Started record.
 func (p *Proc) started() checker.Record {
 	p.c.t.Helper()
 	p.c.wait(30*time.Second, func() string { return p.Name + " does not start: " + p.errs.String() }, func(s *checker.State) bool {
@@ -65,11 +65,10 @@ func (p *Proc) started() checker.Record {
 	return rs[0]
 }
 
-// ID is the peer id. It waits until the node listens.
+// ID waits until the node listens, and returns its peer id.
 func (p *Proc) ID() string { p.c.t.Helper(); return p.started().Peer }
 
-// Addr is the first address of the node, with its id. It waits until the node
-// listens.
+// Addr waits until the node listens, and returns its first address with its id.
 func (p *Proc) Addr() string {
 	p.c.t.Helper()
 	r := p.started()
@@ -79,7 +78,7 @@ func (p *Proc) Addr() string {
 	return r.Addrs[0]
 }
 
-// ended reports whether the process is no more.
+// ended reports whether the process has ended.
 func (p *Proc) ended() bool {
 	select {
 	case <-p.done:
@@ -89,7 +88,7 @@ func (p *Proc) ended() bool {
 	}
 }
 
-// Send sends a command and returns its number; it does not wait for the answer.
+// Send sends a command and returns its number. It does not wait for the answer.
 func (p *Proc) Send(cmd Command) int {
 	p.c.t.Helper()
 	p.mu.Lock()
@@ -104,13 +103,13 @@ func (p *Proc) Send(cmd Command) int {
 		p.c.t.Fatal(err)
 	}
 	if _, err := p.stdin.Write(append(line, '\n')); err != nil {
-		p.c.t.Fatalf("telling %s to %s: %v; %s", p.Name, cmd.Do, err, p.errs)
+		p.c.t.Fatalf("send %[2]s to %[1]s: %[3]v; %[4]s", p.Name, cmd.Do, err, p.errs)
 	}
 	return cmd.No
 }
 
-// assignNumbers gives the events of a command their numbers and tells the checker, so
-// that what was never told is known to be invented.
+// assignNumbers returns the first number for the events of a command, and adds the
+// command to the log. The checker reports events with other numbers as invented.
 func (p *Proc) assignNumbers(cmd Command) uint64 {
 	channel := checker.Broadcast
 	if cmd.Do == Direct {
@@ -125,7 +124,7 @@ func (p *Proc) assignNumbers(cmd Command) uint64 {
 	return first
 }
 
-// Answer waits for the answer to command number no.
+// Answer waits for the answer to the command with number no.
 func (p *Proc) Answer(no int, within time.Duration) checker.Record {
 	p.c.t.Helper()
 	var answer checker.Record
@@ -140,26 +139,27 @@ func (p *Proc) Answer(no int, within time.Duration) checker.Record {
 	return answer
 }
 
-// Ask sends a command and waits for its answer, a minute at most.
+// Ask sends a command and waits for its answer, at most one minute.
 func (p *Proc) Ask(cmd Command) checker.Record {
 	p.c.t.Helper()
 	return p.Answer(p.Send(cmd), time.Minute)
 }
 
-// Broadcast tells the node to emit count events of size bytes to all; the
-// result is for Answer.
+// Broadcast makes the node broadcast count events of size bytes. It returns the number
+// of the command, for Answer.
 func (p *Proc) Broadcast(name string, count, size int) int {
 	p.c.t.Helper()
 	return p.Send(Command{Do: Emit, Name: name, Count: count, Size: size})
 }
 
-// Direct tells the node to emit count events of size bytes to the other.
+// Direct makes the node send count direct events of size bytes to another node. It
+// returns the number of the command, for Answer.
 func (p *Proc) Direct(to *Proc, name string, count, size int) int {
 	p.c.t.Helper()
 	return p.Send(Command{Do: Direct, To: to.ID(), Name: name, Count: count, Size: size})
 }
 
-// Kill ends the process at once, as kill -9 does, and waits until it is gone.
+// Kill kills the process, as kill -9 does, and waits until it has ended.
 func (p *Proc) Kill() {
 	p.c.Log.Add(checker.Record{Proc: p.Name, Kind: checker.Fault, Text: checker.FaultKill})
 	p.terminate()
@@ -167,12 +167,12 @@ func (p *Proc) Kill() {
 
 // terminate kills the process by its id and waits for it.
 func (p *Proc) terminate() {
-	p.cmd.Process.Kill() // nothing happens if it has ended by itself
+	p.cmd.Process.Kill() // has no effect if the process has ended already
 	<-p.done
 }
 
-// Close tells the node to close, and waits until its process has ended by
-// itself. It returns the node's answer.
+// Close makes the node close, waits until its process has ended, and returns the
+// node's answer.
 func (p *Proc) Close() checker.Record {
 	p.c.t.Helper()
 	p.c.Log.Add(checker.Record{Proc: p.Name, Kind: checker.Fault, Text: checker.FaultClose})
@@ -180,13 +180,13 @@ func (p *Proc) Close() checker.Record {
 	select {
 	case <-p.done:
 	case <-time.After(10 * time.Second):
-		p.c.t.Fatalf("%s has closed its node but does not end", p.Name)
+		p.c.t.Fatalf("%s has closed its node, but its process does not end", p.Name)
 	}
 	return answer
 }
 
-// CloseInput closes the standard input of the process, upon which it ends by
-// itself, as it does when the test dies.
+// CloseInput closes the standard input of the process, as happens when the test dies.
+// The process then ends by itself.
 func (p *Proc) CloseInput() {
 	p.c.Log.Add(checker.Record{Proc: p.Name, Kind: checker.Fault, Text: checker.FaultClose})
 	p.mu.Lock()
@@ -194,14 +194,15 @@ func (p *Proc) CloseInput() {
 	p.stdin.Close()
 }
 
-// Done is closed when the process has ended and all it wrote is in the log.
+// Done returns a channel that is closed once the process has ended and all its records
+// are in the log.
 func (p *Proc) Done() <-chan struct{} { return p.done }
 
-// Stderr is what the process wrote to its standard error, its beginning and
-// its end if that was much.
+// Stderr returns the output of the process on its standard error. Of long output, it
+// returns the beginning and the end.
 func (p *Proc) Stderr() string { return p.errs.String() }
 
-// tail is a writer that keeps the first and the last of what it is given.
+// A tail is a writer that keeps the first and the last tailSize bytes.
 type tail struct {
 	mu          sync.Mutex
 	first, last []byte

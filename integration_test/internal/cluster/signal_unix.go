@@ -9,20 +9,20 @@ import (
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 )
 
-// Stop freezes the process: the kernel goes on acknowledging for it, it does
-// nothing itself.
+// Stop freezes the process. The kernel still acknowledges packets for it, but the
+// process does nothing.
 func (p *Proc) Stop() { p.signal(syscall.SIGSTOP, checker.FaultStop) }
 
-// Continue wakes a frozen process.
+// Continue resumes a frozen process.
 func (p *Proc) Continue() { p.signal(syscall.SIGCONT, checker.FaultContinue) }
 
-// dumpGoroutines makes the process write to its standard error what each of its
-// goroutines is doing, and end.
+// dumpGoroutines makes the process write its goroutine stacks to its standard error and
+// end.
 func (p *Proc) dumpGoroutines() {
 	if p.ended() || p.cmd.Process.Signal(syscall.SIGQUIT) != nil {
 		return
 	}
-	p.cmd.Process.Signal(syscall.SIGCONT) // it may be frozen
+	p.cmd.Process.Signal(syscall.SIGCONT) // a frozen process handles SIGQUIT only once it runs again
 	select {
 	case <-p.done:
 	case <-time.After(5 * time.Second):

@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// EnvSpec is the environment variable that turns a test binary into a node:
-// its value is a Spec as JSON.
+// EnvSpec is the environment variable that makes a test binary run as a node. Its value
+// is a Spec as JSON.
 const EnvSpec = "SMOKESIGNAL_TEST_NODE"
 
-// A Spec says how a node is made. Zero fields leave the library's defaults.
+// A Spec describes a node. Zero fields mean the defaults of the library.
 type Spec struct {
-	Name         string        `json:"name"`             // unique within a cluster; Start adds +1, +2 ... when it is taken
-	Listen       []string      `json:"listen,omitempty"` // as smokesignal.Listen takes them
+	Name         string        `json:"name"`             // if another process has the name, Start adds +1, +2 and so on
+	Listen       []string      `json:"listen,omitempty"` // arguments of smokesignal.Listen
 	Seeds        []string      `json:"seeds,omitempty"`
 	Advertise    []string      `json:"advertise,omitempty"`
 	Limits       *[2]int       `json:"limits,omitempty"` // min and max peers
@@ -28,8 +28,8 @@ type Spec struct {
 	RelayService bool          `json:"relayService,omitempty"`
 	PortMapping  bool          `json:"portMapping,omitempty"`
 	Env          []string      `json:"-"` // added to the environment
-	// In calls start, on the calling goroutine, where the process is to be started:
-	// in another network namespace. Nil calls it here.
+	// In, if set, must call start on the calling goroutine. It can enter another
+	// network namespace first, so that the process starts there.
 	In func(start func() error) error `json:"-"`
 }
 
@@ -39,8 +39,8 @@ const (
 	QUIC = "/ip4/127.0.0.1/udp/0/quic-v1"
 )
 
-// SpecFromEnv returns the Spec this process was started with, false if it was
-// not started as a node.
+// SpecFromEnv returns the Spec of this process, or false if the process was not started
+// as a node.
 func SpecFromEnv() (Spec, bool, error) {
 	text, ok := os.LookupEnv(EnvSpec)
 	if !ok {
@@ -53,22 +53,21 @@ func SpecFromEnv() (Spec, bool, error) {
 	return s, true, nil
 }
 
-// A Do names what a Command orders.
+// A Do is the action of a Command.
 type Do string
 
-// The orders a node understands. Every one is answered by a checker.Answer
-// record with the command's number once it is carried out; Err and Code say
-// what went wrong.
+// The actions of a node. After each, the node writes a checker.Answer record with the
+// number of the command, and with Err and Code if the action failed.
 const (
-	Emit      Do = "emit"       // broadcast Count events Name of Size bytes, numbered from Seq
-	Direct    Do = "direct"     // the same to the peer To
-	AddPeer   Do = "add peer"   // To is an address; the answer's Peer is its id
-	ClosePeer Do = "close peer" // To is an id
-	Peers     Do = "peers"      // a checker.Snapshot record comes before the answer
-	Seeds     Do = "seeds"      // the answer's Text is the JSON of node.Seeds()
-	Ready     Do = "ready"      // within Within
-	Flush     Do = "flush"      // within Within
-	Close     Do = "close"      // the process ends after its answer
+	Emit      Do = "emit"       // broadcast Count events named Name with Size bytes, numbered from Seq
+	Direct    Do = "direct"     // send the same to the peer To
+	AddPeer   Do = "add peer"   // connect to the address To; Peer of the answer is the id
+	ClosePeer Do = "close peer" // disconnect the peer with the id To
+	Peers     Do = "peers"      // write a checker.Snapshot record before the answer
+	Seeds     Do = "seeds"      // Text of the answer is node.Seeds() as JSON
+	Ready     Do = "ready"      // wait for Ready, at most Within
+	Flush     Do = "flush"      // flush, at most Within
+	Close     Do = "close"      // close the node; the process ends after the answer
 )
 
 // A Command is one line of JSON on a node's standard input.
@@ -81,5 +80,5 @@ type Command struct {
 	Count  int           `json:"count,omitempty"`
 	Size   int           `json:"size,omitempty"`
 	Within time.Duration `json:"within,omitempty"`
-	Every  time.Duration `json:"every,omitempty"` // from one event emitted to the next; zero: as fast as Emit returns
+	Every  time.Duration `json:"every,omitempty"` // interval between events; zero: as fast as Emit returns
 }

@@ -8,33 +8,31 @@ import (
 	"time"
 )
 
-// What is on its way within one direction of a connection: 256 KiB at most. When
-// it is full, as during a pause, the sender feels it. It also bounds what gets
-// through a Delay: 256 KiB in that time.
+// One direction of a connection buffers at most 256 KiB. When the buffer is full, as
+// during a pause, the writes of the sender block. So at most 256 KiB pass per Delay.
 const (
 	chunkSize = 4 << 10
 	chunks    = 64
 )
 
-// catchUp is how far a Limit makes up for timers that were late, or for silence.
+// catchUp is how much unused time a Limit makes up for, after a late timer or silence.
 const catchUp = 20 * time.Millisecond
 
-// A Flow is one direction of all connections of a Forwarder, also of those that
-// come later.
+// A Flow is one direction of all connections of a Forwarder, present and future.
 type Flow struct {
 	mu      sync.Mutex
-	changed chan struct{} // closed and replaced with every order
+	changed chan struct{} // closed and replaced with every change
 	paused  bool
 	drop    bool
 	delay   time.Duration
 	rate    int       // bytes per second; 0 means unlimited
-	free    time.Time // when the limit lets the next byte through
-	cutAt   int64     // bytes until the cut, negative for none
+	free    time.Time // when the limit permits the next byte
+	cutAt   int64     // bytes until the cut; negative: no cut
 	cutHow  End
 	count   FlowStats
 }
 
-// FlowStats counts bytes of one direction.
+// FlowStats counts the bytes of one direction.
 type FlowStats struct {
 	Forwarded int64
 	Dropped   int64
@@ -42,37 +40,37 @@ type FlowStats struct {
 
 func newFlow() *Flow { return &Flow{changed: make(chan struct{}), cutAt: -1} }
 
-// change changes the Flow and wakes whoever waits.
-func (f *Flow) change(change func()) {
+// change applies a setting and wakes the waiting goroutines.
+func (f *Flow) change(set func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	change()
+	set()
 	close(f.changed)
 	f.changed = make(chan struct{})
 }
 
-// Pause holds everything back, the end of a stream too, until Resume. A sender
-// is not told; after 256 KiB and what the system buffers its writes block.
+// Pause holds back all bytes and the end of a stream until Resume. The sender does not
+// notice until the buffers of the Flow and of the system are full; then its writes
+// block.
 func (f *Flow) Pause() { f.change(func() { f.paused = true }) }
 
-// Resume ends a Pause. Nothing was lost.
+// Resume ends a Pause. No bytes are lost.
 func (f *Flow) Resume() { f.change(func() { f.paused = false }) }
 
-// Drop says whether bytes are discarded, as by a path that leads nowhere. A
-// connection that lost any stays like that in this direction until it is cut,
-// since no path delivers a stream with a hole.
+// Drop discards all bytes if yes is true, as a broken path does. A connection that has
+// lost bytes stays silent in this direction until it is cut, even after Drop(false),
+// since no real path delivers a stream with missing bytes.
 func (f *Flow) Drop(yes bool) { f.change(func() { f.drop = yes }) }
 
-// CutAt ends the connection that carries the nth byte from now on, counted over
-// all connections, right behind that byte; zero cuts in front of the next one.
-// A negative n forgets the order. It holds for one cut.
+// CutAt cuts one connection right after the nth byte from now on, counted over all
+// connections. Zero cuts before the next byte, and a negative n cancels CutAt.
 func (f *Flow) CutAt(n int64, how End) { f.change(func() { f.cutAt, f.cutHow = max(n, -1), how }) }
 
-// Delay makes each byte take d from now on; zero or less means none. The order
-// of bytes stays the same.
+// Delay delays each byte by d from now on. Zero or less means no delay. The order of
+// the bytes stays the same.
 func (f *Flow) Delay(d time.Duration) { f.change(func() { f.delay = d }) }
 
-// Limit bounds the bytes per second of all connections together; zero or less means
+// Limit sets the most bytes per second of all connections together. Zero or less means
 // unlimited.
 func (f *Flow) Limit(rate int) { f.change(func() { f.rate, f.free = max(rate, 0), time.Time{} }) }
 
@@ -82,17 +80,16 @@ func (f *Flow) stats() FlowStats {
 	return f.count
 }
 
-// chunk is some bytes that came at a time.
+// A chunk holds bytes and the time of their arrival.
 type chunk struct {
 	b  []byte
 	at time.Time
 }
 
-// forward passes on what comes from one end of c to the other, until that is over or
-// c is cut.
+// forward copies the bytes of one direction of c until the stream ends or c is cut.
 func (f *Flow) forward(c *conn, from, to *net.TCPConn) {
 	queue := make(chan chunk, chunks)
-	var broken error // of the reading side, once queue is closed
+	var broken error // error of the reading side, set before queue is closed
 	var reading sync.WaitGroup
 	defer reading.Wait()
 	reading.Go(func() {
@@ -140,7 +137,7 @@ func (f *Flow) forward(c *conn, from, to *net.TCPConn) {
 			ch.b = ch.b[n:]
 		}
 	}
-	// The end is held back like bytes are.
+	// A pause or a delay holds back the end of the stream too.
 	switch _, do := f.next(c, chunk{at: time.Now()}, lost); {
 	case do == gone:
 	case do == discard:
@@ -152,7 +149,7 @@ func (f *Flow) forward(c *conn, from, to *net.TCPConn) {
 	}
 }
 
-// What to do with the first bytes of a chunk.
+// An action is what happens to the first bytes of a chunk.
 type action int
 
 const (
@@ -160,11 +157,11 @@ const (
 	writeAndCut
 	cutNow
 	discard
-	gone // the connection was cut meanwhile
+	gone // the connection has been cut
 )
 
-// next waits until something can be done with the beginning of ch, and says with
-// how many bytes. An empty chunk is the end of the stream.
+// next waits until the first bytes of ch are due. It returns how many and the action for
+// them. An empty chunk is the end of the stream.
 func (f *Flow) next(c *conn, ch chunk, lost bool) (n int, do action) {
 	for {
 		f.mu.Lock()
@@ -196,7 +193,8 @@ func (f *Flow) next(c *conn, ch chunk, lost bool) (n int, do action) {
 	}
 }
 
-// account books up to n bytes and says what to do with them. f.mu is held.
+// account counts up to n bytes and returns how many and the action for them. f.mu is
+// held.
 func (f *Flow) account(n int, now time.Time, lost bool) (int, action) {
 	if f.drop || lost {
 		f.count.Dropped += int64(n)
@@ -207,7 +205,7 @@ func (f *Flow) account(n int, now time.Time, lost bool) (int, action) {
 	}
 	do := write
 	if f.rate > 0 {
-		n = min(n, max(f.rate/100, 1)) // ten milliseconds' worth
+		n = min(n, max(f.rate/100, 1)) // the bytes of ten milliseconds
 	}
 	if f.cutAt >= 0 {
 		if f.cutAt == 0 {

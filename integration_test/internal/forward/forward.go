@@ -1,15 +1,14 @@
-// Package forward is a TCP forwarder that breaks on command: a test puts it
-// between two nodes and pauses, delays, limits, swallows or cuts what goes
-// through, in each direction by itself.
+// Package forward is a TCP forwarder with faults. A test puts it between two nodes, and
+// pauses, delays, limits, drops or cuts the traffic of each direction.
 //
 //	f, err := forward.New("127.0.0.1:8495")
 //	defer f.Close()
-//	// somebody connects to f.Addr() ...
-//	f.Up.Pause()              // what they send waits
-//	f.Down.CutAt(100, forward.Reset) // and after 100 more bytes of answers both ends are reset
+//	// a node connects to f.Addr() ...
+//	f.Up.Pause()              // bytes to the target wait
+//	f.Down.CutAt(100, forward.Reset) // after 100 more bytes from the target both ends are reset
 //
-// A node is reached through it alone if it listens on an address that nobody is
-// told and advertises that of the forwarder.
+// Peers reach a node only through the forwarder if the node advertises the address of
+// the forwarder in place of its own.
 package forward
 
 import (
@@ -20,24 +19,22 @@ import (
 	"time"
 )
 
-// An End is how a connection is cut.
+// An End is a way to cut a connection.
 type End int
 
 const (
-	// Close ends both streams behind what was forwarded. An end that sends at
-	// that moment may see a reset instead.
+	// Close ends both streams after the bytes forwarded so far. An end that is
+	// sending may see a reset instead.
 	Close End = iota
-	// Reset lets both ends see a reset, which may take with it what was
-	// forwarded last.
+	// Reset resets both streams. The bytes forwarded last may be lost.
 	Reset
 )
 
-// A Forwarder listens on the loopback interface and passes every connection
-// on to its target. All methods, also those of its Flows, may be called from any
-// goroutine.
+// A Forwarder listens on the loopback interface and forwards every connection to its
+// target. Its methods and those of its Flows may be called from several goroutines.
 type Forwarder struct {
-	Up   *Flow // what goes to the target
-	Down *Flow // what comes from it
+	Up   *Flow // to the target
+	Down *Flow // from the target
 
 	target   string
 	listener *net.TCPListener
@@ -51,16 +48,16 @@ type Forwarder struct {
 	conns    map[*conn]bool // nil after Close
 }
 
-// Stats counts what a Forwarder did so far.
+// Stats are the counters of a Forwarder.
 type Stats struct {
-	Open     int // connections that stand now
-	Accepted int // connections ever, refused ones too
+	Open     int // connections open now
+	Accepted int // connections so far, including refused ones
 	Up, Down FlowStats
 }
 
-// New returns a Forwarder from a free port of 127.0.0.1 to target, a host:port,
-// which is dialled anew for each connection: nobody has to listen there yet. A
-// connection whose target cannot be reached is reset. Close has to be called.
+// New returns a Forwarder from a free port of 127.0.0.1 to target, a host:port. It
+// dials target for each connection, so target need not listen yet. A connection is
+// reset if target cannot be reached. The caller has to call Close.
 func New(target string) (*Forwarder, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -72,18 +69,18 @@ func New(target string) (*Forwarder, error) {
 	return f, nil
 }
 
-// Addr is the host:port to connect to.
+// Addr returns the host:port to connect to.
 func (f *Forwarder) Addr() string { return f.listener.Addr().String() }
 
-// Refuse says whether new connections are reset as soon as they come. Those
-// that stand are not touched, see Cut.
+// Refuse makes the Forwarder reset new connections if yes is true. It leaves open
+// connections alone; see Cut.
 func (f *Forwarder) Refuse(yes bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.refusing = yes
 }
 
-// Cut ends all connections that stand, with what is still on its way in them.
+// Cut cuts all open connections. Bytes that the Forwarder has buffered are lost.
 func (f *Forwarder) Cut(how End) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -103,8 +100,8 @@ func (f *Forwarder) Stats() Stats {
 	return Stats{Open: len(f.conns), Accepted: f.accepted, Up: f.Up.stats(), Down: f.Down.stats()}
 }
 
-// Close stops listening, resets all connections and waits until nothing of the
-// Forwarder is left. It may be called more than once.
+// Close stops listening, resets all connections and waits for all goroutines. It may be
+// called more than once.
 func (f *Forwarder) Close() {
 	f.cancel()
 	f.listener.Close()
@@ -140,7 +137,7 @@ func (f *Forwarder) accept() {
 	}
 }
 
-// connect passes one connection on until it ends.
+// connect forwards one connection until it ends.
 func (f *Forwarder) connect(near *net.TCPConn) {
 	var d net.Dialer
 	far, err := d.DialContext(f.ctx, "tcp", f.target)
@@ -167,11 +164,11 @@ func (f *Forwarder) connect(near *net.TCPConn) {
 	f.mu.Unlock()
 }
 
-// conn is one connection with both its ends.
+// A conn is one connection with its two ends.
 type conn struct {
 	ends [2]*net.TCPConn
 	once sync.Once
-	done chan struct{} // closed when it was cut
+	done chan struct{} // closed by cut
 }
 
 func (c *conn) cut(how End) {
@@ -187,7 +184,7 @@ func (c *conn) cut(how End) {
 	})
 }
 
-// reset makes the other side see a reset instead of an end.
+// reset closes c with a reset in place of an orderly end.
 func reset(c *net.TCPConn) {
 	c.SetLinger(0)
 	c.Close()

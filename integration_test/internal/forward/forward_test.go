@@ -14,11 +14,11 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/leaks"
 )
 
-// soon is how long a test waits for what takes milliseconds.
+// soon is how long a test waits for an operation that takes milliseconds.
 const soon = 30 * time.Second
 
-// line is a Forwarder with a connection through it: near is the end that
-// connected, far the target's.
+// A line is a Forwarder with one connection. near is the end that connected, far is
+// the end at the target.
 type line struct {
 	*Forwarder
 	t      *testing.T
@@ -42,8 +42,7 @@ func newLine(t *testing.T) *line {
 	return &line{f, t, target.(*net.TCPListener)}
 }
 
-// connect opens one more connection. Both ends fail reads and writes that take
-// longer than soon.
+// connect opens another connection. Reads and writes at both ends fail after soon.
 func (l *line) connect() (near, far *net.TCPConn) {
 	l.t.Helper()
 	c, err := net.Dial("tcp", l.Addr())
@@ -63,7 +62,7 @@ func (l *line) connect() (near, far *net.TCPConn) {
 	return near, far
 }
 
-// data is n bytes of which no two stretches look alike.
+// data returns n bytes in which every part differs from the others.
 func data(n int) []byte {
 	b := make([]byte, n)
 	x := uint32(1)
@@ -89,7 +88,7 @@ func want(t *testing.T, c net.Conn, b []byte) {
 	}
 }
 
-// nothing fails the test if something can be read from c for a moment.
+// nothing fails the test if c delivers bytes within a short time.
 func nothing(t *testing.T, c net.Conn) {
 	t.Helper()
 	c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
@@ -124,7 +123,7 @@ func TestBothWaysAndHalfClose(t *testing.T) {
 	l.until("both ended, so it is gone", func(s Stats) bool { return s.Open == 0 })
 }
 
-// until waits for the counters to be as wanted.
+// until waits until the counters meet the condition ok.
 func (l *line) until(what string, ok func(Stats) bool) {
 	l.t.Helper()
 	for end := time.Now().Add(soon); !ok(l.Stats()); time.Sleep(time.Millisecond) {
@@ -145,13 +144,13 @@ func TestPauseHoldsBackAndLosesNothing(t *testing.T) {
 	l.Up.Resume()
 	want(t, far, []byte("one"))
 
-	// What comes in a pause is felt by who sends it, and so is its end held back.
+	// During a long pause the sender blocks, and the end of the stream is held back too.
 	l.Up.Pause()
 	big := data(64 << 20)
 	near.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
 	sent, err := near.Write(big)
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Fatalf("%d bytes went into a pause, %v", sent, err)
+		t.Fatalf("%d bytes were accepted during a pause, %v", sent, err)
 	}
 	near.CloseWrite()
 	nothing(t, far)
@@ -202,7 +201,7 @@ func TestCutAtAByte(t *testing.T) {
 			if got := l.Stats().Up.Forwarded; got != int64(6+n) {
 				t.Errorf("cut at %d: %d bytes were forwarded", n, got)
 			}
-			near, far = l.connect() // once is enough
+			near, far = l.connect() // CutAt applies once
 			send(t, near, all)
 			want(t, far, all)
 			l.Down.CutAt(3, Close)
@@ -220,7 +219,7 @@ func TestDelay(t *testing.T) {
 	l.Up.Delay(d)
 	l.Down.Delay(d)
 	began := time.Now()
-	for i := range byte(10) { // in order, and each delayed by itself, not in a queue
+	for i := range byte(10) { // in order; the delays of the bytes overlap
 		send(t, near, []byte{i})
 	}
 	want(t, far, []byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9})
@@ -232,7 +231,7 @@ func TestDelay(t *testing.T) {
 	l.Up.Delay(time.Hour)
 	send(t, near, []byte("late"))
 	nothing(t, far)
-	l.Up.Delay(0) // also for what is on its way
+	l.Up.Delay(0) // applies to buffered bytes too
 	want(t, far, []byte("late"))
 }
 
@@ -248,7 +247,7 @@ func TestLimit(t *testing.T) {
 	}
 	l.Up.Limit(1)
 	send(t, near, data(1 << 20)[:100_000])
-	l.Up.Limit(0) // holds for what waits
+	l.Up.Limit(0) // applies to waiting bytes too
 	want(t, far, data(1 << 20)[:100_000])
 }
 
@@ -281,7 +280,7 @@ func TestTargetThatDoesNotListen(t *testing.T) {
 	l.wantReset()
 }
 
-// wantReset connects and expects to be reset, be it during the dial.
+// wantReset connects and expects a reset, during the dial or after it.
 func (l *line) wantReset() {
 	l.t.Helper()
 	c, err := net.Dial("tcp", l.Addr())
@@ -291,11 +290,11 @@ func (l *line) wantReset() {
 		_, err = c.Read(make([]byte, 1))
 	}
 	if !errors.Is(err, syscall.ECONNRESET) {
-		l.t.Errorf("a connection that goes nowhere: %v", err)
+		l.t.Errorf("connected to a target that does not listen: %v", err)
 	}
 }
 
-// TestCloseLeavesNothing: whatever its connections wait for.
+// Close ends all connections and goroutines, no matter what they wait for.
 func TestCloseLeavesNothing(t *testing.T) {
 	noneLeft := leaks.Watch(t)
 	l := newLine(t)
@@ -319,8 +318,8 @@ func TestCloseLeavesNothing(t *testing.T) {
 	noneLeft()
 }
 
-// TestOrdersAtAnyTime is for the race detector: orders and bytes at once.
-func TestOrdersAtAnyTime(t *testing.T) {
+// Settings may change while bytes are forwarded. This test is for the race detector.
+func TestSettingsChangeAtAnyTime(t *testing.T) {
 	l := newLine(t)
 	all := data(2 << 20)
 	stop := make(chan struct{})

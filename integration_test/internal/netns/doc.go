@@ -1,6 +1,6 @@
-// Package netns makes networks for tests out of network namespaces of Linux:
-// machines with addresses, routes and cables of their own, on which real processes
-// run. Not a packet leaves them.
+// Package netns builds networks for tests from Linux network namespaces. Each namespace
+// is a machine with its own addresses, routes and cables, and real processes run on it.
+// No packet leaves these networks.
 //
 //	if inside, err := netns.Enter(t); !inside {
 //		if err != nil {
@@ -14,9 +14,8 @@
 //	err = machine.Do(cmd.Start) // the process runs on that machine
 //	err = halves.Cut()
 //
-// A namespace has no name, but is held by an open file. So it is gone with all that
-// is in it once it is closed and its processes have ended, also if the test was
-// killed.
+// An open file keeps a namespace alive; it has no name. So the kernel removes it once
+// the file is closed and its processes have ended, even if the test was killed.
 //
-// It needs the commands ip and, to cut, nft (packages iproute2 and nftables).
+// The package runs the command ip and, for cuts, nft (packages iproute2 and nftables).
 package netns

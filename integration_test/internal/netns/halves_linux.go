@@ -6,27 +6,27 @@ import (
 )
 
 // Halves is a network of two switches with a cable between them. It is not safe for
-// use by several goroutines.
+// concurrent use.
 type Halves struct {
 	switches *Namespace
 	machines []*Machine
 	perSide  [2]int
 }
 
-// A Machine is plugged into one of the switches.
+// A Machine is a namespace that is connected to one of the switches.
 type Machine struct {
 	*Namespace
 	Side int
 	IP   string
 }
 
-// The bridges and the ends of the cable between them, by side.
+// The bridges, and the ends of the cable between them, by side.
 var (
 	bridges = [2]string{"switch0", "switch1"}
 	trunk   = [2]string{"trunk0", "trunk1"}
 )
 
-// NewHalves makes the switches.
+// NewHalves makes the two switches and the cable. The caller has to call Close.
 func NewHalves() (*Halves, error) {
 	n, err := New()
 	if err != nil {
@@ -41,7 +41,7 @@ func NewHalves() (*Halves, error) {
 			[]string{"ip", "link", "set", trunk[side], "up"},
 			[]string{"ip", "link", "set", bridges[side], "up"})
 	}
-	commands = append(commands, []string{"nft", "add", "table", "bridge", "halves"}) // is it there?
+	commands = append(commands, []string{"nft", "add", "table", "bridge", "halves"}) // fails now if nft is missing, and not at Cut
 	for _, command := range commands {
 		if err := n.Run(command...); err != nil {
 			return nil, errors.Join(err, h.Close())
@@ -50,8 +50,8 @@ func NewHalves() (*Halves, error) {
 	return h, nil
 }
 
-// Machine makes a machine on one side, 0 or 1. Its address is 10.88.side.number, the
-// numbers from 1 on.
+// Machine adds a machine on one side, 0 or 1. Its address is 10.88.side.number. The
+// numbers of each side begin with 1.
 func (h *Halves) Machine(side int) (*Machine, error) {
 	n, err := New()
 	if err != nil {
@@ -67,7 +67,7 @@ func (h *Halves) Machine(side int) (*Machine, error) {
 	return m, h.switches.Run("ip", "link", "set", port, "master", bridges[side])
 }
 
-// Cut drops all IP packets between the sides. No machine is told.
+// Cut drops all IP packets between the sides. The machines get no error.
 func (h *Halves) Cut() error {
 	return h.switches.RunWithInput(`
 table bridge halves {
@@ -80,12 +80,12 @@ table bridge halves {
 `, "nft", "-f", "-")
 }
 
-// Heal ends what Cut did.
+// Heal ends a Cut.
 func (h *Halves) Heal() error {
 	return h.switches.Run("nft", "delete", "chain", "bridge", "halves", "forward")
 }
 
-// Close gives everything back. The processes on the machines should have ended.
+// Close releases all namespaces. The processes on the machines should have ended.
 func (h *Halves) Close() error {
 	errs := []error{h.switches.Close()}
 	for _, m := range h.machines {

@@ -13,14 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Namespace is a machine as far as its network goes. All methods may be called
-// from several goroutines.
+// A Namespace is a network namespace. Its methods may be called from several
+// goroutines.
 type Namespace struct{ file *os.File }
 
-// New makes a namespace with nothing but a loopback interface that is up. It fails
-// where that is not allowed, see [Enter].
+// New makes a namespace with only a loopback interface, which is up. It fails if the
+// process may not make namespaces; see [Enter].
 func New() (*Namespace, error) {
-	runtime.LockOSThread() // a namespace is a thread's
+	runtime.LockOSThread() // each thread has its own namespace
 	defer runtime.UnlockOSThread()
 	home, err := currentNamespace()
 	if err != nil {
@@ -43,19 +43,19 @@ func New() (*Namespace, error) {
 	return n, nil
 }
 
-// currentNamespace returns the namespace of the calling thread.
+// currentNamespace opens the namespace of the calling thread.
 func currentNamespace() (*os.File, error) { return os.Open("/proc/thread-self/ns/net") }
 
-// joinNamespace takes the calling thread to a namespace. A thread that does not find back
-// must not run anything else.
+// joinNamespace moves the calling thread to a namespace. It panics on failure: a thread in
+// the wrong namespace must not run other goroutines.
 func joinNamespace(file *os.File) {
 	if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
 		panic(fmt.Sprintf("netns: enter %s: %v", file.Name(), err))
 	}
 }
 
-// Do calls f in the namespace, on the calling goroutine. Sockets that f itself makes
-// and processes that it starts are in it, not what other goroutines do for f.
+// Do calls f in the namespace, on the calling goroutine. Sockets and processes that f
+// makes belong to the namespace, but not those of goroutines that f starts.
 func (n *Namespace) Do(f func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -69,34 +69,34 @@ func (n *Namespace) Do(f func() error) error {
 	return f()
 }
 
-// Run runs a command in the namespace and waits for it. The error has what it said.
+// Run runs a command in the namespace and waits for it. An error contains its output.
 func (n *Namespace) Run(command ...string) error {
 	return n.RunWithInput("", command...)
 }
 
-// RunWithInput is Run with something to read on standard input.
+// RunWithInput is Run with the given standard input.
 func (n *Namespace) RunWithInput(input string, command ...string) error {
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stdin = strings.NewReader(input)
-	var said strings.Builder
-	cmd.Stdout, cmd.Stderr = &said, &said
+	var output strings.Builder
+	cmd.Stdout, cmd.Stderr = &output, &output
 	err := n.Do(cmd.Start)
 	if err == nil {
 		err = cmd.Wait()
 	}
 	if err != nil {
-		return fmt.Errorf("netns: %s: %w: %s", strings.Join(command, " "), err, strings.TrimSpace(said.String()))
+		return fmt.Errorf("netns: %s: %w: %s", strings.Join(command, " "), err, strings.TrimSpace(output.String()))
 	}
 	return nil
 }
 
-// Close gives the namespace back. It lives on while a process is in it.
+// Close releases the namespace. It exists until its last process has ended.
 func (n *Namespace) Close() error { return n.file.Close() }
 
-// Plug connects two namespaces by a cable and names its ends, which are up. An
-// address, as "10.0.0.1/24", may be empty.
+// Plug connects two namespaces by a cable and brings up its ends, which get the names
+// and the addresses. An address is written as "10.0.0.1/24"; it may be empty.
 func Plug(a *Namespace, nameA, addrA string, b *Namespace, nameB, addrB string) error {
-	// The ends must not meet an interface of the same name before they are apart.
+	// The second end is made inside b at once, as a may have an interface of its name.
 	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), b.file.Fd())
 	if err := a.Run("ip", "link", "add", nameA, "type", "veth", "peer", "name", nameB, "netns", path); err != nil {
 		return err
@@ -117,13 +117,13 @@ func Plug(a *Namespace, nameA, addrA string, b *Namespace, nameB, addrB string) 
 	return nil
 }
 
-// enteredEnv tells a test that it was started by Enter.
+// enteredEnv is set in a test that Enter has started.
 const enteredEnv = "SMOKESIGNAL_NETNS"
 
-// Enter returns true where the test may make namespaces. Where it may not, as it is
-// not root, it runs the test once more, in a process that is root of a user namespace
-// of its own, and returns false with nil: the caller returns. The error says why
-// neither can be.
+// Enter returns true if the test may make namespaces. Otherwise, as the test is not
+// root, Enter runs the same test in a new process that is root of its own user
+// namespace. It then returns false and nil, and the caller should return. It returns an
+// error if neither is possible.
 func Enter(t *testing.T) (inside bool, err error) {
 	t.Helper()
 	n, err := New()

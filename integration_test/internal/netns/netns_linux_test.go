@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// newHalves makes the halves with a machine on each side and two on the first, or
-// skips the test.
+// newHalves makes the halves with two machines on side 0 and one on side 1. It skips
+// the test if it may not. It returns nil if the test has run in another process.
 func newHalves(t *testing.T) *Halves {
 	t.Helper()
 	inside, err := Enter(t)
@@ -43,10 +43,10 @@ func TestHalvesAreCutAndHealed(t *testing.T) {
 	a, b, c := h.machines[0], h.machines[1], h.machines[2]
 	reaches := func(from, to *Machine, want bool) {
 		t.Helper()
-		// A connection nobody listens for is refused by the machine, if it is reached.
+		// If the machine is reached, it refuses the connection, as the port is closed.
 		err := from.Run("bash", "-c", "exec timeout 2 bash -c '</dev/tcp/"+to.IP+"/9'")
 		if err == nil {
-			t.Fatal("somebody listens there")
+			t.Fatal("port 9 is open")
 		}
 		if got := strings.Contains(err.Error(), "refused"); got != want {
 			t.Errorf("from %s to %s: %v", from.IP, to.IP, err)
@@ -68,7 +68,8 @@ func TestHalvesAreCutAndHealed(t *testing.T) {
 	reaches(c, a, true)
 }
 
-// A thread that stayed in a namespace would take others' sockets there.
+// Do returns the thread to its own namespace. Otherwise later sockets of other
+// goroutines would be made in the wrong one.
 func TestThreadComesBack(t *testing.T) {
 	h := newHalves(t)
 	if h == nil {

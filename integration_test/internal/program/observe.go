@@ -11,16 +11,15 @@ import (
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 )
 
-// Observe reports what node tells the handlers of its links and seeds as
-// records of the process proc. It has to be called before Start. add must not
-// block.
+// Observe sets handlers for the links and seeds of node. They call add with records of
+// the process proc. Observe must be called before Start, and add must not block.
 func Observe(node *smokesignal.Node, proc string, add func(checker.Record)) {
-	tell := func(k checker.Kind, r checker.Record) {
+	report := func(k checker.Kind, r checker.Record) {
 		r.Proc, r.Kind = proc, k
 		add(r)
 	}
-	node.OnConnect(func(context.Context) { tell(checker.Connect, checker.Record{Up: node.Connected()}) })
-	node.OnDisconnect(func(context.Context) { tell(checker.Disconnect, checker.Record{Up: node.Connected()}) })
+	node.OnConnect(func(context.Context) { report(checker.Connect, checker.Record{Up: node.Connected()}) })
+	node.OnDisconnect(func(context.Context) { report(checker.Disconnect, checker.Record{Up: node.Connected()}) })
 	var mu sync.Mutex
 	known := map[smokesignal.ID]bool{}
 	node.OnPeerAdded(func(_ context.Context, p *smokesignal.Peer) {
@@ -28,35 +27,35 @@ func Observe(node *smokesignal.Node, proc string, add func(checker.Record)) {
 		first := !known[p.ID()]
 		known[p.ID()] = true
 		mu.Unlock()
-		if first { // handlers of a peer outlast its links
+		if first { // the handlers of a peer stay when it is linked again
 			p.OnClose(func(_ context.Context, reason error) {
-				tell(checker.PeerClose, checker.Record{Peer: p.ID().String(), Err: errText(reason), Code: Code(reason)})
+				report(checker.PeerClose, checker.Record{Peer: p.ID().String(), Err: errText(reason), Code: Code(reason)})
 			})
 		}
-		tell(checker.PeerAdded, checker.Record{Peer: p.ID().String(), Up: node.Connected()})
+		report(checker.PeerAdded, checker.Record{Peer: p.ID().String(), Up: node.Connected()})
 	})
 	node.OnPeerRemoved(func(_ context.Context, p *smokesignal.Peer) {
-		tell(checker.PeerRemoved, checker.Record{Peer: p.ID().String(), Up: node.Connected()})
+		report(checker.PeerRemoved, checker.Record{Peer: p.ID().String(), Up: node.Connected()})
 	})
 	node.Peers().OnAdd(func(_ context.Context, p *smokesignal.Peer) {
-		tell(checker.ListAdd, checker.Record{Peer: p.ID().String(), Up: node.Connected()})
+		report(checker.ListAdd, checker.Record{Peer: p.ID().String(), Up: node.Connected()})
 	})
 	node.Peers().OnRemove(func(_ context.Context, p *smokesignal.Peer) {
-		tell(checker.ListRemove, checker.Record{Peer: p.ID().String(), Up: node.Connected()})
+		report(checker.ListRemove, checker.Record{Peer: p.ID().String(), Up: node.Connected()})
 	})
 	node.OnNetsplit(func(_ context.Context, s smokesignal.Seed) {
-		tell(checker.Netsplit, checker.Record{Seed: s.Seed})
+		report(checker.Netsplit, checker.Record{Seed: s.Seed})
 	})
 	node.OnNetsplitResolved(func(_ context.Context, s smokesignal.Seed) {
-		tell(checker.Resolved, checker.Record{Seed: s.Seed})
+		report(checker.Resolved, checker.Record{Seed: s.Seed})
 	})
 	node.OnSeedError(func(_ context.Context, err *smokesignal.SeedError) {
-		tell(checker.SeedError, checker.Record{Seed: err.Seed, Err: err.Error(), Code: Code(err)})
+		report(checker.SeedError, checker.Record{Seed: err.Seed, Err: err.Error(), Code: Code(err)})
 	})
 }
 
-// observeEvents reports every event that arrives and, in its place, every gap. All events
-// have to be numbered ones as node programs emit them.
+// observeEvents reports every event and every gap, in order. The events must have the
+// arguments that node.emit writes.
 func observeEvents(node *smokesignal.Node, add func(checker.Record)) {
 	node.Broadcast().OnGap(func(_ context.Context, g smokesignal.Gap) {
 		add(checker.Record{
@@ -80,8 +79,8 @@ func observeEvents(node *smokesignal.Node, add func(checker.Record)) {
 	}
 }
 
-// padding is the payload of event number seq: size bytes that nothing but the
-// sender of this event would write.
+// padding returns the payload of the event with number seq: size bytes that differ from
+// those of the events before and after it.
 func padding(seq uint64, size int) []byte {
 	pad := make([]byte, size)
 	for i := range pad {
@@ -90,8 +89,8 @@ func padding(seq uint64, size int) []byte {
 	return pad
 }
 
-// damage returns the index of the first byte that padding would not have
-// written, -1 if there is none.
+// damage returns the index of the first byte that differs from padding, or -1 if pad is
+// intact.
 func damage(pad []byte, seq uint64) int {
 	for i, b := range pad {
 		if b != byte(seq+uint64(i)) {
@@ -108,9 +107,9 @@ func errText(err error) string {
 	return err.Error()
 }
 
-// Code is the short word for an error that a record carries: the name of the
-// library's variable or type, "deadline" for an ended context, "other" for
-// the rest and "" for nil.
+// Code returns a short word for an error, for Record.Code: the name of the library's
+// error variable or type, "deadline" for a context deadline, "other" for any other error
+// and "" for nil.
 func Code(err error) string {
 	if err == nil {
 		return ""

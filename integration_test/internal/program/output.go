@@ -10,8 +10,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 )
 
-// output writes records as lines of JSON. add never blocks: what gathers while
-// a write is in progress waits in memory, events in order as one record.
+// An output writes records as lines of JSON. add never blocks: records wait in memory
+// while a write is in progress. Consecutive events are merged into one record.
 type output struct {
 	w       *bufio.Writer
 	mu      sync.Mutex
@@ -28,7 +28,7 @@ func newOutput(w io.Writer) *output {
 	return o
 }
 
-// add appends a record, in the order of the calls, with the present time.
+// add appends a record with the current time.
 func (o *output) add(r checker.Record) {
 	r.At = time.Now().UnixNano()
 	o.mu.Lock()
@@ -37,7 +37,7 @@ func (o *output) add(r checker.Record) {
 	o.more.Signal()
 }
 
-// close returns when everything has been written.
+// close waits until all records have been written.
 func (o *output) close() {
 	o.mu.Lock()
 	o.closed = true
@@ -58,7 +58,7 @@ func (o *output) run() {
 		o.pending = nil
 		o.mu.Unlock()
 		for _, r := range batch {
-			enc.Encode(r) // nobody is left to tell when the test is gone
+			enc.Encode(r) // an error means that the test has ended, so there is no place to report it
 		}
 		o.w.Flush()
 		if closed && len(batch) == 0 {

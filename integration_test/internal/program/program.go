@@ -1,6 +1,6 @@
-// Package program is the node that the processes of package cluster run: it
-// obeys commands from its standard input and reports all that happens on its
-// standard output. It ends when its input ends.
+// Package program is the program of the processes that package cluster starts. It runs
+// one node, reads commands from standard input and writes records to standard output.
+// It ends when its input ends.
 package program
 
 import (
@@ -23,12 +23,12 @@ import (
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
 )
 
-// closeAtMost is when a process whose input has ended gives up closing in
-// peace: a test that is gone must not leave it behind.
+// closeAtMost is how long a process may take to close its node after its input has
+// ended. Then it exits, so that a test that died leaves no process behind.
 const closeAtMost = 15 * time.Second
 
-// Main runs a node made as spec says and returns the exit code of the process;
-// err is what SpecFromEnv returned.
+// Main runs a node with the given spec and returns the exit code of the process. err is
+// the error of SpecFromEnv.
 func Main(spec cluster.Spec, err error) int {
 	if err == nil {
 		err = run(spec)
@@ -40,13 +40,13 @@ func Main(spec cluster.Spec, err error) int {
 	return 0
 }
 
-// node is one node and the lanes on which it emits.
+// A node is a smokesignal node with the queues of its emit commands.
 type node struct {
 	*smokesignal.Node
 	spec  cluster.Spec
 	out   *output
 	mu    sync.Mutex
-	lanes map[string]chan cluster.Command // by channel and receiver; each emits in order
+	lanes map[string]chan cluster.Command // by channel and receiver; each is carried out in order
 }
 
 func run(spec cluster.Spec) error {
@@ -93,7 +93,7 @@ func run(spec cluster.Spec) error {
 	return in.Err()
 }
 
-// Options are the library's options for a Spec.
+// Options returns the options of the library for a Spec.
 func Options(spec cluster.Spec) []smokesignal.Option {
 	opts := []smokesignal.Option{smokesignal.Listen(spec.Listen...), smokesignal.Seeds(spec.Seeds...), smokesignal.Advertise(spec.Advertise...)}
 	if spec.Limits != nil {
@@ -152,7 +152,7 @@ func (n *node) answer(cmd cluster.Command, err error, r checker.Record) {
 	n.out.add(r)
 }
 
-// execute carries out one command that is not about emitting; it may block.
+// execute carries out a command that does not emit. It may block.
 func (n *node) execute(cmd cluster.Command) {
 	ctx, cancel := context.WithTimeout(context.Background(), max(cmd.Within, 0))
 	if cmd.Within == 0 {
@@ -191,8 +191,8 @@ func (n *node) execute(cmd cluster.Command) {
 	n.answer(cmd, err, r)
 }
 
-// lane returns the queue whose goroutine carries out the emits of one channel
-// to one receiver, one after the other.
+// lane returns the queue for the channel and the receiver of cmd. Its goroutine carries
+// out the emit commands one after the other.
 func (n *node) lane(cmd cluster.Command) chan<- cluster.Command {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -210,8 +210,8 @@ func (n *node) lane(cmd cluster.Command) chan<- cluster.Command {
 	return lane
 }
 
-// emit emits the events of one command. It goes on after an error, except when
-// the node is closed, and returns the first.
+// emit emits the events of one command and returns the first error. It continues after
+// an error unless the node is closed.
 func (n *node) emit(cmd cluster.Command) error {
 	var to interface {
 		Emit(context.Context, string, ...any) error

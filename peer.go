@@ -36,8 +36,8 @@ func (p *Peer) ID() ID { return p.id }
 // Linked reports whether the peer is in the peer list.
 func (p *Peer) Linked() bool { return p.node.records.Has(p.id) }
 
-// RTT returns the round trip time that was last measured on the link. It is zero if there
-// was no measurement yet, before Start, and after Close.
+// RTT returns the round trip time that was last measured on the link. It is zero before the
+// first measurement, before Start, and after Close.
 func (p *Peer) RTT() time.Duration {
 	if p.node.running() != nil {
 		return 0

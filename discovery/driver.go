@@ -72,7 +72,7 @@ type Hooks struct {
 	Unlinked func(p peer.ID, reason error, was bool)
 	// OnTopic reports whether p is seen on the pubsub topic.
 	OnTopic func(p peer.ID) bool
-	// Greeting returns what is sent to a new neighbor once it is seen on the topic.
+	// Greeting returns the greeting for a new neighbor that has been seen on the topic.
 	Greeting func() []byte
 	// Heard reports that a linked peer sent a message of any kind. May be nil.
 	Heard func(from peer.ID)

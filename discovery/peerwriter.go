@@ -101,8 +101,8 @@ func (w *peerWriter) finish(ctx context.Context) {
 	}
 }
 
-// run writes what is queued until the peer cannot be reached, nothing was sent for
-// idleTimeout, or the driver ends.
+// run writes the queued messages until the peer cannot be reached, no message was sent
+// for idleTimeout, or the driver ends.
 func (w *peerWriter) run() {
 	defer close(w.done)
 	defer w.d.run(func() {

@@ -105,8 +105,8 @@ func (s *Seed) find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error)
 	if err == nil {
 		return info, nil
 	}
-	// The caller gave up, so the address is not at fault. A deadline is different: there
-	// was no answer in time.
+	// The caller gave up, so the address is not at fault. A deadline is different: the
+	// address did not answer in time.
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return peer.AddrInfo{}, context.Cause(ctx)
 	}

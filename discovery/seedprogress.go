@@ -10,7 +10,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
-// A SeedStatus is what is known of a seed.
+// A SeedStatus is the state of a seed.
 type SeedStatus struct {
 	Seed string    // as the user wrote it
 	ID   peer.ID   // empty until it was reached
@@ -19,7 +19,7 @@ type SeedStatus struct {
 	Self bool      // it is this node
 }
 
-// A seedProgress is what is known of a seed. The state machine decides when the seed is tried.
+// A seedProgress is the driver's state of a seed. The state machine decides when to try the seed.
 // The loop owns it.
 type seedProgress struct {
 	seed *Seed
@@ -156,7 +156,7 @@ func (d *Driver) seedRefused(o overlay.Refused) {
 			s.full = true // see askSeed
 		case overlay.ReasonNetwork, overlay.ReasonProtocol, overlay.ReasonTimeout:
 			// ReasonUnreachable is not reported: the dial may have been to an identity that
-			// the seed had before, and askSeed says better what is wrong with the address.
+			// the seed had before, and askSeed reports the fault of the address more exactly.
 			d.seedFailed(i, refusal(o.Peer, o.Reason, d.cfg.Network, o.Network))
 		}
 	}

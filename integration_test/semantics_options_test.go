@@ -261,7 +261,7 @@ func TestOptions(t *testing.T) {
 // TestTimers: what the original did after a time, and what is bounded now.
 func TestTimers(t *testing.T) {
 	t.Parallel()
-	t.Run("a connection without a handshake is no peer and its stream ends", func(t *testing.T) {
+	t.Run("a connection without a handshake is not a peer, and its stream ends", func(t *testing.T) {
 		t.Parallel()
 		l := newLocal(t)
 		a := l.start(cluster.Spec{Name: "a", Limits: manual})

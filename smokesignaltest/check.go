@@ -25,7 +25,7 @@ type recorder struct {
 	processes map[int][][]heardEvent // by node, the present process last
 }
 
-// follow records the events of a process that is about to start.
+// follow records the events of a new process of node i. It must be called before Start.
 func (r *recorder) follow(i int, node *smokesignal.Node) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -42,21 +42,21 @@ func (r *recorder) follow(i int, node *smokesignal.Node) {
 	})
 }
 
-// all returns everything that node i got, of all its processes.
+// all returns the events that all processes of node i got.
 func (r *recorder) all(i int) []heardEvent {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Concat(r.processes[i]...)
 }
 
-// runs returns what each process of node i got.
+// runs returns the events of node i by process.
 func (r *recorder) runs(i int) [][]heardEvent {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.processes[i])
 }
 
-// text is the arguments of ev as a JSON array, in which raw bytes are base64.
+// text returns the arguments of ev as a JSON array. Raw bytes are in base64.
 func text(ev *smokesignal.Event) string {
 	args := make([]any, ev.Len())
 	ptrs := make([]any, len(args))
@@ -77,8 +77,9 @@ func encode(args []any) string {
 	return string(b)
 }
 
-// Got returns the first argument of each broadcast event of that name which node i
-// received, in the order of arrival, as encoding/json decodes it into an any.
+// Got returns the first argument of each broadcast event with this name that node i
+// received, in order of arrival. The values have the types that encoding/json decodes
+// into an any.
 func (n *Net) Got(i int, name string) []any {
 	n.t.Helper()
 	n.Node(i)
@@ -92,9 +93,8 @@ func (n *Net) Got(i int, name string) []any {
 	return values
 }
 
-// EverybodyGot waits until every node that is alive, but for the sender, has
-// received a broadcast event of that name with these arguments. Arguments are
-// compared in their JSON form.
+// EverybodyGot waits until every living node except the sender has received a broadcast
+// event with this name and these arguments. It compares arguments in their JSON form.
 func (n *Net) EverybodyGot(name string, args ...any) {
 	n.t.Helper()
 	want := encode(args)
@@ -123,7 +123,7 @@ func (n *Net) EverybodyGot(name string, args ...any) {
 	})
 }
 
-// sent reports whether node i is the sender of what others got.
+// sent reports whether node i sent the event that the others got.
 func (n *Net) sent(i int, got map[int]smokesignal.ID) bool {
 	for _, from := range got {
 		if from == n.nodes[i].ID() {
@@ -133,10 +133,10 @@ func (n *Net) sent(i int, got map[int]smokesignal.ID) bool {
 	return false
 }
 
-// InOrder fails the test unless, for every sender and every two nodes, both received
-// the broadcast events that both have of that sender in the same order, and none of
-// them twice. Events with the same name and arguments count as different ones only
-// if their order shows it, so number what you send.
+// InOrder checks the broadcast events that every two nodes received from the same sender.
+// It fails the test if a node received an event twice, or if the two nodes received the
+// events that both have in different orders. It can tell two events apart only by name
+// and arguments, so number the events that you send.
 func (n *Net) InOrder() {
 	n.t.Helper()
 	type flow struct {
@@ -182,8 +182,8 @@ func (n *Net) InOrder() {
 	}
 }
 
-// OneComponent waits until the nodes that are alive are one network: every two of
-// them are linked, directly or through others.
+// OneComponent waits until all living nodes form one network, in which every two nodes are
+// linked directly or through others.
 func (n *Net) OneComponent() {
 	n.t.Helper()
 	n.wait(func() string {
@@ -219,8 +219,8 @@ func (n *Net) OneComponent() {
 	})
 }
 
-// wait returns when why returns the empty string, and fails the test with the last
-// reason after Timeout.
+// wait waits until why returns the empty string. After Timeout, it fails the test with
+// the last reason.
 func (n *Net) wait(why func() string) {
 	n.t.Helper()
 	began := time.Now()

@@ -9,7 +9,7 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
-// A witness is a testing.TB that notes failures instead of failing the test.
+// A witness is a testing.TB that records failures instead of failing the test.
 type witness struct {
 	testing.TB
 	failures []string
@@ -66,7 +66,7 @@ func TestInOrderComparesTheNodes(t *testing.T) {
 	net := &Net{nodes: make([]*smokesignal.Node, 2)}
 	for _, c := range []struct{ a, b, want string }{
 		{"1 2 3", "1 2 3", ""},
-		{"1 2 3", "2 4", ""}, // what one of them has not got says nothing about order
+		{"1 2 3", "2 4", ""}, // only events that both nodes have are compared
 		{"1 2 3", "1 3 2", "in the other order"},
 		{"1 2 2", "1 2", "twice"},
 	} {

@@ -12,8 +12,8 @@
 //		})
 //	}
 //
-// In [Run] a minute takes as long as the work that is done in it: time.Sleep, timers
-// and deadlines use virtual time, which moves on when every goroutine waits. Run is
+// Inside [Run], time is virtual: it moves on only while every goroutine waits, so a
+// minute takes only the time of its work. time.Sleep, timers and deadlines use it. Run is
 // synctest.Test of the package testing/synctest, and its rules hold: no t.Run and no
 // t.Parallel inside, and every goroutine of the test has to end with it. A Network
 // also works outside of Run, in real time.
@@ -21,10 +21,9 @@
 // The nodes listen on QUIC at addresses of their own, 10.8.0.1 and so on, which
 // exist only in the test. Node 0 is the seed of all. Nothing leaves the process.
 //
-// Chance is seeded: with the same [Seed] the nodes have the same ids, and packets the
-// same latencies. The order in which goroutines run, and random numbers that nodes
-// draw themselves, are not repeated, so two runs with the same seed are alike and not
-// equal.
+// With the same [Seed], nodes have the same ids and packets the same latencies. The
+// order of goroutines and the random numbers inside the nodes still differ, so two runs
+// with the same seed are similar but not identical.
 //
 // The test fails at its end if a node cannot be closed. A test that wants to know
 // what the nodes do can give them a logger: Options(smokesignal.Logger(h)).

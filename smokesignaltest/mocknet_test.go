@@ -15,9 +15,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/smokesignaltest"
 )
 
-// An application that tests its own protocols on libp2p's mocknet puts its nodes
-// there with WithHost. The keys have to be Ed25519 keys; mocknet makes others by
-// itself.
+// An application can run nodes on libp2p's mocknet, beside its own protocols, by
+// WithHost. The hosts need Ed25519 keys, which mocknet does not make by itself.
 func TestNodesOnMocknet(t *testing.T) {
 	smokesignaltest.Run(t, func(t *testing.T) {
 		network := mocknet.New()

@@ -25,18 +25,18 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/vnet"
 )
 
-// Run runs f in virtual time. It is synctest.Test, and with the race detector also
-// avoids a fault of Go 1.26 that ends the process (go.dev/issue/78156).
+// Run runs f in virtual time. It is synctest.Test. With the race detector, it also works
+// around a bug of Go 1.26 that crashes the process (go.dev/issue/78156).
 func Run(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	bubble.Test(t, f)
 }
 
-// Timeout is how long the checks of this package wait for what they check, and
-// Network for its nodes to find each other. It is used up by a failure only.
+// Timeout is how long a check waits for its condition, and how long Network waits until
+// its nodes have found each other. Only a failure takes that long.
 const Timeout = time.Minute
 
-// port is the port at which every node listens, on an address of its own.
+// port is the port of every node. Each node has its own IP address.
 const port = 8495
 
 // An Option sets a property of a Net at Network.
@@ -51,22 +51,22 @@ type netOptions struct {
 	unattended bool
 }
 
-// Seed makes chance another one (default 1).
+// Seed sets the seed of the random ids and of the packet losses (default 1).
 func Seed(seed uint64) Option { return func(o *netOptions) { o.seed = seed } }
 
-// Options gives every node these options, in addition to those of the kit, which
-// are Listen, Seeds and IdentityFile.
+// Options adds options for every node. The kit itself sets Listen, Seeds and
+// IdentityFile.
 func Options(opts ...smokesignal.Option) Option {
 	return func(o *netOptions) { o.node = append(o.node, opts...) }
 }
 
-// Latency sets how long a packet takes one way, from least to most (default 5 to
-// 50 ms). It is the same for all packets between two nodes.
+// Latency sets the range of the one-way latency (default 5 to 50 ms). All packets between
+// two nodes have the same latency.
 func Latency(least, most time.Duration) Option {
 	return func(o *netOptions) { o.least, o.most = least, most }
 }
 
-// Loss sets the share of packets that is lost, from 0 (the default) to 1, once the
+// Loss sets the share of lost packets, from 0 (the default) to 1. It applies once the
 // nodes have found each other.
 func Loss(share float64) Option { return func(o *netOptions) { o.loss = share } }
 
@@ -74,9 +74,8 @@ func Loss(share float64) Option { return func(o *netOptions) { o.loss = share } 
 // they have found each other.
 func Apart() Option { return func(o *netOptions) { o.unattended = true } }
 
-// A Net is a network of nodes, numbered from 0, in the memory of a test. Its methods
-// fail the test when they cannot do what they say. They are for the goroutine of the
-// test.
+// A Net is a network of nodes in the memory of a test. Nodes are numbered from 0. Only
+// the goroutine of the test may call its methods. A method that fails ends the test.
 type Net struct {
 	t       testing.TB
 	options netOptions
@@ -89,15 +88,15 @@ type Net struct {
 	dying  sync.WaitGroup
 
 	mu    sync.Mutex
-	rand  *rand.Rand // which packets are lost
+	rand  *rand.Rand // decides which packets are lost
 	side  map[netip.Addr]int
 	gone  map[netip.Addr]bool // neither sends nor receives
 	loss  float64
 	delay map[[2]netip.Addr]time.Duration
 }
 
-// Network starts n nodes, which are closed with the test, and waits until all are
-// linked to one another, directly or through others.
+// Network starts n nodes and waits until all of them form one network. The nodes close
+// when the test ends.
 func Network(t testing.TB, n int, opts ...Option) *Net {
 	t.Helper()
 	o := netOptions{seed: 1, least: 5 * time.Millisecond, most: 50 * time.Millisecond}
@@ -135,7 +134,7 @@ func Network(t testing.TB, n int, opts ...Option) *Net {
 	return net
 }
 
-// Len returns the number of nodes, dead ones included.
+// Len returns the number of nodes, including dead ones.
 func (n *Net) Len() int { return len(n.nodes) }
 
 // Node returns node i.
@@ -147,7 +146,7 @@ func (n *Net) Node(i int) *smokesignal.Node {
 	return n.nodes[i]
 }
 
-// Alive returns the numbers of the nodes that were not killed, in ascending order.
+// Alive returns the numbers of the living nodes, in ascending order.
 func (n *Net) Alive() []int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -160,8 +159,8 @@ func (n *Net) Alive() []int {
 	return alive
 }
 
-// Cut cuts the given nodes off from the others: no packet passes between the two
-// groups until Heal. A second Cut takes the place of the first.
+// Cut separates the given nodes from the others: no packet passes between the two groups
+// until Heal. A second Cut replaces the first.
 func (n *Net) Cut(nodes ...int) {
 	n.t.Helper()
 	side := map[netip.Addr]int{}
@@ -181,30 +180,30 @@ func (n *Net) Heal() {
 	n.side = nil
 }
 
-// Kill ends node i as a power cut does: from now on nothing that it sends arrives,
-// and nothing arrives there. The others are not told.
+// Kill ends node i as a power cut does. From now on, no packet to it or from it arrives,
+// and the other nodes get no notice.
 func (n *Net) Kill(i int) {
 	n.t.Helper()
 	node := n.Node(i)
 	n.setGone(i, true)
-	// What is left of the process ends in its own time; nobody hears of it.
+	// The goroutines of the node still end, but the other nodes cannot notice.
 	n.dying.Go(func() { node.Close() })
 }
 
-// Restart kills node i, if it is alive, and starts a new process with the same
-// identity at the same address. It returns the new node.
+// Restart kills node i if it is alive, and starts a new node with the same identity and
+// address. It returns the new node.
 func (n *Net) Restart(i int) *smokesignal.Node {
 	n.t.Helper()
 	n.Kill(i)
-	n.nodes[i].Close() // before its address can be bound again
+	n.nodes[i].Close() // frees its address
 	n.setGone(i, false)
 	n.start(i)
 	return n.nodes[i]
 }
 
-// Sleep lets the machine of node i sleep for d, and returns when it wakes up.
-// Meanwhile no packet arrives there or leaves. The timers of its node go on, which
-// they would not on a machine: they cannot be stopped for one node alone.
+// Sleep simulates that the machine of node i sleeps for d, and returns when it wakes up.
+// Meanwhile no packet to it or from it arrives. Unlike on a real machine, the timers of
+// the node go on, since virtual time cannot stop for one node.
 func (n *Net) Sleep(i int, d time.Duration) {
 	n.t.Helper()
 	n.Node(i)
@@ -213,7 +212,7 @@ func (n *Net) Sleep(i int, d time.Duration) {
 	n.setGone(i, false)
 }
 
-// Latency sets how long packets between nodes i and j take, each way.
+// Latency sets the one-way latency between nodes i and j, in both directions.
 func (n *Net) Latency(i, j int, d time.Duration) {
 	n.t.Helper()
 	n.Node(i)
@@ -224,24 +223,23 @@ func (n *Net) Latency(i, j int, d time.Duration) {
 	n.delay[[2]netip.Addr{ip(j), ip(i)}] = d
 }
 
-// Loss sets the share of all packets that is lost from now on, from 0 to 1.
+// Loss sets the share of packets that are lost from now on, from 0 to 1.
 func (n *Net) Loss(share float64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.loss = share
 }
 
-// Clock sets the wall clock of node i to be off by d from its next Restart on: the
-// sessions of a sender are ordered by their starts, so a clock that was set back is
-// a fault worth testing.
+// Clock makes the wall clock of node i wrong by d from its next Restart on. The start time
+// of a node orders its sessions, so it matters if the clock was set back.
 func (n *Net) Clock(i int, d time.Duration) {
 	n.t.Helper()
 	n.Node(i)
 	n.clocks[i] = d
 }
 
-// Emit broadcasts an event from node i. It waits as the node's Broadcast does, for
-// at most Timeout.
+// Emit broadcasts an event from node i. It blocks as the Emit of the node's Broadcast
+// does, for at most Timeout.
 func (n *Net) Emit(i int, name string, args ...any) {
 	n.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Timeout)
@@ -298,7 +296,8 @@ func (n *Net) close() {
 
 func (n *Net) identityFile(i int) string { return filepath.Join(n.dir, fmt.Sprint("node", i)) }
 
-// writeIdentity gives node i the key that belongs to the seed of the Net.
+// writeIdentity writes the identity file of node i. The key follows from the seed of the
+// Net.
 func (n *Net) writeIdentity(i int) {
 	n.t.Helper()
 	seed := make([]byte, ed25519.SeedSize)
@@ -322,10 +321,10 @@ func (n *Net) writeIdentity(i int) {
 	}
 }
 
-// ip is the address of the machine of node i.
+// ip returns the IP address of node i.
 func ip(i int) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, 8, byte(i / 250), byte(i%250 + 1)})
 }
 
-// addr is where node i listens, as Listen and Seeds take it.
+// addr returns the address of node i for Listen and Seeds.
 func addr(i int) string { return fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", ip(i), port) }

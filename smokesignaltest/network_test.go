@@ -117,8 +117,8 @@ func TestIdsAreThoseOfTheSeed(t *testing.T) {
 	}
 }
 
-// A restarted sender whose clock was set back is mute: the others take its session
-// for an old one, and count what it sends.
+// If the clock of a restarted sender was set back, the others take its session for an old
+// one. They ignore its events and count them.
 func TestAClockThatWasSetBackShows(t *testing.T) {
 	smokesignaltest.Run(t, func(t *testing.T) {
 		net := smokesignaltest.Network(t, 3)
@@ -130,12 +130,12 @@ func TestAClockThatWasSetBackShows(t *testing.T) {
 		net.Emit(1, "count", 2)
 		time.Sleep(10 * time.Second)
 		if n := net.Node(0).Stats().Broadcast.OldSessions; n == 0 {
-			t.Error("node 0 took the session of a clock that was set back for a new one")
+			t.Error("node 0 accepted a session that began before the last one")
 		}
 	})
 }
 
-// Outside of Run the network is the same, and time is real.
+// A network also works outside of Run, in real time.
 func TestANetworkInRealTime(t *testing.T) {
 	net := smokesignaltest.Network(t, 3, smokesignaltest.Latency(0, time.Millisecond))
 	net.Emit(0, "chat", "hello")

@@ -18,7 +18,8 @@ var vague = []string{
 // own, and is read with the package's name before it.
 var mayRepeat = []string{"Config", "Stats", "config", "stats"}
 
-// count counts what the types of the module show.
+// count counts identifiers: the exported ones, vague method names, repeated type names
+// and the fields of Node.
 func (m *module) count() *counts {
 	all := &counts{}
 	for _, p := range m.packages {
@@ -46,9 +47,9 @@ func (m *module) count() *counts {
 	return all
 }
 
-// exported counts the exported identifiers of p as its documentation shows them:
-// also methods and fields of types, those that an alias or an embedded type of this
-// module brings along included.
+// exported counts the exported identifiers of p that its documentation shows. Methods and
+// fields count too, also those that come from an alias or an embedded type of this
+// module.
 func (m *module) exported(p *pkg, all *counts) {
 	name := "exported:" + m.short(p.path)
 	add := func(id string) {
@@ -78,7 +79,7 @@ func (m *module) ours(t types.Type) bool {
 	return ok && named.Obj().Pkg() != nil && strings.HasPrefix(named.Obj().Pkg().Path(), m.path)
 }
 
-// members returns the exported fields and methods of t and of what it embeds.
+// members returns the exported fields and methods of t and of the types it embeds.
 func members(t types.Type) []string {
 	found := map[string]bool{}
 	var visit func(t types.Type)
@@ -135,9 +136,9 @@ func (m *module) methodNames(all *counts) {
 	}
 }
 
-// typeNames counts type names that stand for two things: declared, not as an
-// alias, in more than one package or in more than one form. What the root
-// declares is the public API, and may repeat a name of the package that it wraps.
+// typeNames counts type names that are declared more than once in the module, without
+// regard to upper and lower case. Aliases do not count. Nor do the exported types of
+// the root: the public API may repeat a name of the package that it wraps.
 func (m *module) typeNames(all *counts) {
 	where := map[string][]string{}
 	var order []string

@@ -1,13 +1,13 @@
-// Counts prints how large and how readable the module is: exported identifiers,
-// repeated type names, vague method names, fields of Node, and phrases that the
-// style of this project avoids.
+// Counts measures the size and the readability of the module. It counts exported
+// identifiers, repeated type names, vague method names, fields of Node, and phrases
+// that the style of this project avoids.
 //
 //	go run ./internal/counts              print the counts of the module in this folder
-//	go run ./internal/counts -v           print also where each one is
+//	go run ./internal/counts -v           also print the place of each one
 //	go run ./internal/counts -check FILE  fail if a count is above its limit in FILE
 //
-// A limit is a line "name number". A commit may raise one, and says why in a
-// comment beside it.
+// A limit is a line "name number". A commit may raise a limit if a comment on the line
+// gives the reason.
 package main
 
 import (
@@ -30,7 +30,7 @@ func main() {
 
 func run(out io.Writer, args []string) error {
 	flags := flag.NewFlagSet("counts", flag.ContinueOnError)
-	verbose := flags.Bool("v", false, "print where each one is")
+	verbose := flags.Bool("v", false, "also print the place of each one")
 	limits := flags.String("check", "", "the `file` with the limits")
 	dir := flags.String("dir", ".", "the top `folder` of the module")
 	if err := flags.Parse(args); err != nil {
@@ -56,14 +56,14 @@ func run(out io.Writer, args []string) error {
 	return all.check(f)
 }
 
-// counts are the places found, by the name of what was counted, in the order in
-// which the names were first used.
+// counts holds the places of the items counted, by the name of the count. names keeps
+// the order in which the counts are printed.
 type counts struct {
 	names  []string
 	places map[string][]string
 }
 
-// declare makes name appear in the output even if nothing is counted under it.
+// declare makes name appear in the output even if its count is zero.
 func (c *counts) declare(name string) {
 	if c.places == nil {
 		c.places = map[string][]string{}
@@ -91,8 +91,8 @@ func (c *counts) print(out io.Writer, verbose bool) {
 	}
 }
 
-// check compares the counts with limits, one "name number" on each line, and
-// reports every count that is above its limit or has none.
+// check compares the counts with limits, which has one "name number" per line. The
+// error lists every count that is above its limit or has no limit.
 func (c *counts) check(limits io.Reader) error {
 	max := map[string]int{}
 	lines := bufio.NewScanner(limits)

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// sample is a copy of testdata/sample, outside of this module.
+// sample copies testdata/sample to a directory outside of this module.
 func sample(t *testing.T) string {
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, os.DirFS(filepath.Join("testdata", "sample"))); err != nil {

@@ -32,7 +32,7 @@ type pkg struct {
 	files []*ast.File
 }
 
-// listed is what "go list -json" prints of a package.
+// listed is the output of "go list -json" for a package.
 type listed struct {
 	ImportPath, Dir, Name, Export string
 	GoFiles, CgoFiles             []string
@@ -42,8 +42,8 @@ type listed struct {
 	}
 }
 
-// load type-checks the module in dir. The types of its dependencies come from the
-// export data of the compiler, so nothing but the Go tool is needed.
+// load type-checks the module in dir. It takes the types of dependencies from the
+// compiler's export data, so only the Go tool is needed.
 func load(dir string) (*module, error) {
 	cmd := exec.Command("go", "list", "-export", "-deps", "-json=ImportPath,Dir,Name,Export,GoFiles,CgoFiles,Module", "./...")
 	cmd.Dir, cmd.Stderr = dir, os.Stderr
@@ -94,7 +94,7 @@ func load(dir string) (*module, error) {
 	return m, nil
 }
 
-// short is the path of a package within the module, "." for the root.
+// short returns the path of a package within the module, "." for the root.
 func (m *module) short(path string) string {
 	if path == m.path {
 		return "."

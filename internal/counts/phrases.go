@@ -9,8 +9,7 @@ import (
 	"strings"
 )
 
-// avoided are phrases that make a sentence hard to read, with the name under which
-// they are counted.
+// avoided lists phrases that make a sentence hard to read, and the name of each count.
 var avoided = []struct {
 	name    string
 	pattern *regexp.Regexp
@@ -22,11 +21,11 @@ var avoided = []struct {
 	{"phrase:british", regexp.MustCompile(`(?i)\b(?:neighbour|dialled|dialling|cancelled|behaviour|synchronis|recognis|colour|favour)\w*`)},
 }
 
-// longer are phrases in which "is no" is part of good English.
+// longer matches phrases in which "is no" is good English.
 var longer = regexp.MustCompile(`(?i)\b(?:is|are|was|were) no (?:longer|more|less|need|other|room|way|one|such)\b|\bthere (?:is|are|was|were) no\b`)
 
-// phrases counts the avoided phrases in the comments of the library's Go files, of
-// its JavaScript files, and in the documents.
+// phrases counts the avoided phrases in the comments of the module's Go files, except
+// tests, and in all .js, .md and .proto files.
 func (m *module) phrases(dir string, all *counts) error {
 	for _, a := range avoided {
 		all.declare(a.name)

@@ -36,9 +36,9 @@ func Append(dst, payload []byte) []byte {
 type Reader struct {
 	rd   io.Reader
 	max  int
-	buf  []byte // what was read and not returned is buf[r:w]
+	buf  []byte // buf[r:w] has been read and not yet returned
 	r, w int
-	err  error  // of rd, once what came before it is used up
+	err  error  // the error of rd; returned after the bytes before it
 	most int    // bytes that buf may grow to
 	idly int    // how many reads in a row brought little
 	big  []byte // for frames larger than buf
@@ -198,8 +198,8 @@ func (r *Reader) fill(n int) error {
 	return nil
 }
 
-// resize makes the buffer, after a read, as large as what comes. It has room
-// for n bytes, and keeps it.
+// resize adapts the size of the buffer to the size of the last reads. The buffer always
+// keeps space for n bytes.
 func (r *Reader) resize(n int) {
 	size := len(r.buf)
 	switch {

@@ -1,5 +1,5 @@
-// Package schema holds codecs that are written by hand against the .proto files of
-// docs/proto, in tests of the packages that have such codecs.
+// Package schema compares hand-written codecs with the .proto files of docs/proto. The
+// tests of the packages with such codecs use it.
 package schema
 
 import (
@@ -30,7 +30,8 @@ var compiled struct {
 	messages map[string]protoreflect.MessageDescriptor
 }
 
-// Message returns the message of that name, such as "Overlay", from the .proto files.
+// Message returns the message with the given name, such as "Overlay", from the .proto
+// files.
 func Message(t testing.TB, name string) protoreflect.MessageDescriptor {
 	t.Helper()
 	compiled.Lock()
@@ -55,7 +56,7 @@ func Message(t testing.TB, name string) protoreflect.MessageDescriptor {
 	return m
 }
 
-// Compile returns the messages of .proto sources, which are given by file name.
+// Compile compiles .proto sources, given by file name, and returns their messages.
 func Compile(t testing.TB, sources map[string]string) map[string]protoreflect.MessageDescriptor {
 	t.Helper()
 	c := protocompile.Compiler{Resolver: &protocompile.SourceResolver{Accessor: protocompile.SourceAccessorFromMap(sources)}}
@@ -79,14 +80,15 @@ type HandCodec[T any] struct {
 	Message string
 	Decode  func([]byte) (T, error)
 	Encode  func(T) ([]byte, error)
-	// Rules changes a random message so that Decode has to accept it, where
-	// docs/wire.md asks for more than the .proto file can say. May be nil.
+	// Rules, if set, changes a random message so that it meets the rules of
+	// docs/wire.md that a .proto file cannot express. Decode must accept the result.
 	Rules func(r *rand.Rand, m protoreflect.Message)
 }
 
-// Vectors decodes every vector of docs/vectors/file that is to be accepted by the
-// .proto file, without anything left over unless the vector is ReadOnly, and the
-// bytes that generated code writes for it by the codec.
+// Vectors checks the codec with the vectors of docs/vectors/file, except those that a
+// reader must refuse. The .proto file must be able to read each vector, without unknown
+// fields unless the vector is ReadOnly. Generated code then writes the message again, and
+// the codec must read the same from these bytes as from the vector.
 func (c HandCodec[T]) Vectors(t *testing.T, file string) {
 	t.Helper()
 	kind := Message(t, c.Message)
@@ -100,7 +102,7 @@ func (c HandCodec[T]) Vectors(t *testing.T, file string) {
 			continue
 		}
 		if left := unknown(m); left != "" && !v.ReadOnly {
-			t.Errorf("%s, %s: the .proto file does not have %s", file, v.Name, left)
+			t.Errorf("%s, %s: fields unknown to the .proto file: %s", file, v.Name, left)
 		}
 		want, err := c.Decode(v.Hex)
 		if err != nil {
@@ -111,8 +113,9 @@ func (c HandCodec[T]) Vectors(t *testing.T, file string) {
 	}
 }
 
-// Random makes n messages from the .proto file, and holds the codec against each:
-// what generated code writes, the codec reads, and the reverse, with the same fields.
+// Random checks the codec with n random messages of the .proto file. The codec must read
+// the bytes of generated code, and generated code must read the bytes of the codec, with
+// the same fields.
 func (c HandCodec[T]) Random(t *testing.T, n int) {
 	t.Helper()
 	kind := Message(t, c.Message)
@@ -143,7 +146,7 @@ func (c HandCodec[T]) Random(t *testing.T, n int) {
 	}
 }
 
-// same checks that the codec reads in the bytes of generated code what it read in its own.
+// same checks that the codec reads want from the bytes that generated code writes for m.
 func (c HandCodec[T]) same(t *testing.T, what string, m proto.Message, want T) {
 	t.Helper()
 	got, err := c.Decode(marshal(t, m))
@@ -161,7 +164,8 @@ func marshal(t *testing.T, m proto.Message) []byte {
 	return b
 }
 
-// unknown returns the fields in m or its messages that the .proto file does not have.
+// unknown returns the fields of m, and of the messages inside, that the .proto file
+// lacks.
 func unknown(m protoreflect.Message) string {
 	var left []string
 	if b := m.GetUnknown(); len(b) > 0 {
@@ -182,8 +186,8 @@ func unknown(m protoreflect.Message) string {
 	return strings.TrimSpace(strings.Join(left, " "))
 }
 
-// fill sets a random half of the fields of m to random values. Of a message that
-// stands for exactly one of several kinds it sets one.
+// fill sets about half of the fields of m, chosen at random, to random values. In a
+// message with OneKind it sets exactly one.
 func fill(r *rand.Rand, m protoreflect.Message) {
 	fields := m.Descriptor().Fields()
 	if OneKind(m.Descriptor()) {
@@ -207,7 +211,7 @@ func fill(r *rand.Rand, m protoreflect.Message) {
 	}
 }
 
-// OneKind reports whether exactly one field of the message is set.
+// OneKind reports whether the message must have exactly one field set.
 func OneKind(m protoreflect.MessageDescriptor) bool {
 	switch m.Name() {
 	case "Overlay", "DirectFrame", "RepairFrame", "Signal":
@@ -236,7 +240,7 @@ func random(r *rand.Rand, m protoreflect.Message, f protoreflect.FieldDescriptor
 		fill(r, x.Message())
 		return x
 	}
-	panic("no random " + f.Kind().String())
+	panic("schema: random values of the kind " + f.Kind().String() + " are not supported")
 }
 
 // Bytes returns n random bytes.
@@ -253,18 +257,18 @@ func PeerID(r *rand.Rand) []byte {
 	return append([]byte{0, 36, 8, 1, 18, 32}, Bytes(r, 32)...)
 }
 
-// Set gives the field of that name the value, zero included.
+// Set sets the field with the given name. A zero value counts as set.
 func Set(m protoreflect.Message, name string, value any) {
 	f := m.Descriptor().Fields().ByName(protoreflect.Name(name))
 	m.Set(f, protoreflect.ValueOf(value))
 }
 
-// Get returns the value of the field of that name.
+// Get returns the value of the field with the given name.
 func Get(m protoreflect.Message, name string) protoreflect.Value {
 	return m.Get(m.Descriptor().Fields().ByName(protoreflect.Name(name)))
 }
 
-// Each calls f for m and every message in it, with the messages inside first.
+// Each calls f for every message inside m, at any depth, and then for m.
 func Each(m protoreflect.Message, f func(protoreflect.Message)) {
 	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		switch {

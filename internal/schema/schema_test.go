@@ -13,8 +13,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/vectors"
 )
 
-// TestTheSpecificationHasTheMessagesOfTheProtoFiles: the blocks in docs/wire.md and
-// the files in docs/proto are the same messages.
+// The message definitions in docs/wire.md and in docs/proto are the same.
 func TestTheSpecificationHasTheMessagesOfTheProtoFiles(t *testing.T) {
 	b, err := os.ReadFile(filepath.Join(vectors.Docs(t), "wire.md"))
 	if err != nil {

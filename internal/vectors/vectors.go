@@ -37,10 +37,10 @@ func (b *Bytes) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// Test holds decode and encode, whose T is the form of the file's fields, against
-// every vector of docs/vectors/file: what is to be refused is refused, the rest
-// decodes to its fields, and they encode to the same bytes unless the vector is
-// ReadOnly. Fields that T does not have are an error, those left out are zero.
+// Test checks decode and encode with every vector of docs/vectors/file. T has the form of
+// the file's fields. decode must refuse a vector with an error and decode any other to
+// its fields. encode must make the same bytes of these fields, unless the vector is
+// ReadOnly. A field that T does not have is an error. A field left out is zero.
 func Test[T any](t *testing.T, file string, decode func([]byte) (T, error), encode func(T) ([]byte, error)) {
 	t.Helper()
 	list := Read(t, file)

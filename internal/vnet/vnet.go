@@ -1,5 +1,5 @@
 // Package vnet is a network of UDP packets in memory. It is made for bubbles of
-// testing/synctest, where a minute on it takes as long as what is done within:
+// testing/synctest, where a minute of network time takes only the time of its work:
 //
 //	bubble.Test(t, func(t *testing.T) {
 //		network := vnet.New(vnet.Between(5*time.Millisecond, 50*time.Millisecond))
@@ -9,7 +9,7 @@
 //		network.Cut(func(from, to netip.Addr) bool { return from == b.IP })
 //	})
 //
-// Packets take their time and may be dropped, and nothing else happens to them.
+// The network delays packets and may drop them. It does nothing else to them.
 package vnet
 
 import (
@@ -70,8 +70,9 @@ func Between(least, most time.Duration) func(from, to netip.Addr) time.Duration 
 	}
 }
 
-// Cut drops from now on each packet for which dropped holds, nil none. What is on
-// its way arrives. dropped is called with the network locked and must not block.
+// Cut drops each packet from now on for which dropped returns true. Nil drops no packet.
+// Packets already on their way arrive. dropped is called with the network locked and must
+// not block.
 func (n *Network) Cut(dropped func(from, to netip.Addr) bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

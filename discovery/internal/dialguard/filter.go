@@ -60,8 +60,8 @@ func Filter(addrs []ma.Multiaddr, via ma.Multiaddr) []ma.Multiaddr {
 // /p2p/RELAY/p2p-circuit must follow it, and nothing else. At most 4 are kept, without
 // duplicates.
 //
-// Only a node that punches holes needs them. A dial to such an address is no worse than a
-// dial to an address that the peer names as its own: the relay's address is of the same
+// Only a node that punches holes needs them. A dial to such an address is not worse
+// than a dial to an address that the peer names as its own: the relay's address is of the same
 // class, the relay has to prove its id before it hears a word, and a [Guard] counts the
 // dials to it over all the peers that name it.
 func FilterRelayed(addrs []ma.Multiaddr, via ma.Multiaddr) []ma.Multiaddr {

@@ -118,7 +118,7 @@ func (g *Guard) Claim(p peer.ID, a ma.Multiaddr, now time.Time, linked func(peer
 	}
 }
 
-// entry returns what is known of an address, with a new count if the last window is over.
+// entry returns the count of an address, a new one if the last window is over.
 func (g *Guard) entry(a ma.Multiaddr, now time.Time) *dialCount {
 	base, _ := peer.SplitAddr(a)
 	key := string(base.Bytes())

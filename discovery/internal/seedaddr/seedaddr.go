@@ -1,5 +1,5 @@
-// Package seedaddr reads the addresses that people write down for a node, and says in a
-// sentence what is wrong with them. It looks up no names.
+// Package seedaddr parses the addresses that people write down for a node. Its errors
+// explain a mistake in one sentence. It does not look up names.
 package seedaddr
 
 import (

@@ -31,7 +31,7 @@ func newScript(t *testing.T, cfg Config) *script {
 
 var first = order.SessionKey{Start: 1}
 
-// mark is a neighbour's word that it has [begin, next), of which it keeps all.
+// mark is a neighbor's word that it has [begin, next), of which it keeps all.
 func mark(begin, next uint64) []Mark {
 	return []Mark{{Progress: order.Progress{Sender: "s", Session: first, Begin: begin, Next: next, Above: next}, Floor: begin, Through: next}}
 }
@@ -99,7 +99,7 @@ func (s *script) answer(from, to uint64) {
 	s.e.FinishAsk(s.now, a, to, answer)
 }
 
-// wantTold compares what a neighbour is told of s, like "5-9?" for a mark that
+// wantTold compares what a neighbor is told of s, like "5-9?" for a mark that
 // begins with 5, is at 9, and asks.
 func (s *script) wantTold(id peer.ID, want string) {
 	s.t.Helper()
@@ -117,7 +117,7 @@ func (s *script) wantTold(id peer.ID, want string) {
 }
 
 // A newcomer fills its store and delivers what comes after its greeting, also when
-// the neighbour's next mark comes before the batch.
+// the neighbor's next mark comes before the batch.
 func TestNewcomerBeginsWithTheGreeting(t *testing.T) {
 	s := newScript(t, Config{})
 	s.greet("a", mark(1, 100))
@@ -138,7 +138,7 @@ func TestLastOfBeforeIsDelivered(t *testing.T) {
 	s.want(200*time.Millisecond, "fill a? 1-90, a? 90-100")
 }
 
-// Of a sender that the neighbour did not know when it greeted, all is owed that it
+// Of a sender that the neighbor did not know when it greeted, all is owed that it
 // has received.
 // A leaf keeps nothing of others, and nobody has chosen it: what it says of others makes
 // nobody ask, wait, or report a gap.
@@ -194,7 +194,7 @@ func TestClaimsOfBeforeTheFirstBatch(t *testing.T) {
 	s.want(0, "1-9, a? 9-20")
 }
 
-// What was sent to a neighbour between our greeting and the link is told to it, as
+// What was sent to a neighbor between our greeting and the link is told to it, as
 // it may have been dropped.
 func TestSentBeforeTheLinkIsTold(t *testing.T) {
 	s := newScript(t, Config{})
@@ -306,7 +306,7 @@ func TestOwnEvents(t *testing.T) {
 		t.Errorf("room %v, a has %d", s.e.CanPublish(), s.e.ReceivedBy("a"))
 	}
 	if v := s.e.Receive(s.now, "me", batch(1, 3), "a"); v != order.Invalid {
-		t.Errorf("an own batch from a neighbour is %v", v)
+		t.Errorf("an own batch from a neighbor is %v", v)
 	}
 	if marks := s.e.Greeting(1); len(marks) != 1 || marks[0].Sender != "me" || marks[0].Next != 33 || marks[0].Floor != 1 {
 		t.Errorf("marks %+v", marks)

@@ -12,7 +12,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/events/internal/store"
 )
 
-// Whatever neighbours tell, give and answer: no panic, all bounds kept, no question
+// Whatever neighbors tell, give and answer: no panic, all bounds kept, no question
 // to strangers, and no time at which there is always something more to do.
 func FuzzEngine(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 1, 0, 0, 5, 1, 3, 0, 5, 1, 13, 0, 0, 4, 0, 100, 6, 0, 0})

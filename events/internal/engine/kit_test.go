@@ -74,7 +74,7 @@ type msg struct {
 	size       int
 }
 
-// Pubsub's queue of messages to one neighbour.
+// Pubsub's queue of messages to one neighbor.
 const queueLen = 32
 
 // A node is a place in the network.
@@ -95,7 +95,7 @@ type life struct {
 	dead    bool
 	seen    map[*msg]bool
 	out     map[peer.ID]*pipe   // pubsub's streams
-	links   map[peer.ID]*teller // neighbours
+	links   map[peer.ID]*teller // neighbors
 	pending int                 // batches to be published
 	flying  bool                // one is not yet through pubsub's event loop
 	tracks  map[session]*track
@@ -110,7 +110,7 @@ type track struct {
 	begin, next     uint64
 	last            uint64 // the number after the last that was delivered
 	delivered, lost uint64
-	got             map[uint64]bool // only where a neighbour lies
+	got             map[uint64]bool // only where a neighbor lies
 }
 
 // pipe is a stream of pubsub.
@@ -147,7 +147,7 @@ type edge struct {
 	forbid bool
 }
 
-// A teller is the goroutine that tells a neighbour marks.
+// A teller is the goroutine that tells a neighbor marks.
 type teller struct {
 	p          *life
 	link       *link
@@ -203,7 +203,7 @@ func newSim(t testing.TB, seed uint64, o scenario) *sim {
 		join(o.nodes-1, 0)
 	}
 	if o.graph == "regular" {
-		// A second ring, in random order, gives each four neighbours.
+		// A second ring, in random order, gives each four neighbors.
 		order := s.rnd.Perm(o.nodes)
 		for i := range order {
 			join(order[i], order[(i+1)%len(order)])
@@ -291,7 +291,7 @@ func (s *sim) restart(n *node, same bool) {
 func (s *sim) freeze(n *node, d time.Duration) { n.frozen = s.now.Add(d) }
 
 // connect makes the link of an edge: each end sees the other on the topic, says so
-// with its marks, and has a neighbour when it has heard the same.
+// with its marks, and has a neighbor when it has heard the same.
 func (s *sim) connect(e *edge) {
 	if e.a.life == nil || e.b.life == nil || e.forbid {
 		s.after(200*time.Millisecond, func() { s.connect(e) })
@@ -317,7 +317,7 @@ func (s *sim) connect(e *edge) {
 	}
 }
 
-// meet makes a neighbour of the other end when both are ready.
+// meet makes a neighbor of the other end when both are ready.
 func (p *life) meet(l *link) {
 	i := l.side(p)
 	q := l.other(p)
@@ -661,7 +661,7 @@ func (p *life) ask(a repair.Ask) {
 	})
 }
 
-// fetch asks a neighbour and takes what it gives.
+// fetch asks a neighbor and takes what it gives.
 func (p *life) fetch(a repair.Ask, passOn bool, done func(got uint64, ok bool)) {
 	s := p.s
 	var got uint64
@@ -709,7 +709,7 @@ func (p *life) fetch(a repair.Ask, passOn bool, done func(got uint64, ok bool)) 
 	})
 }
 
-// answer answers a neighbour, which may mean to ask others first.
+// answer answers a neighbor, which may mean to ask others first.
 func (p *life) answer(from peer.ID, a repair.Ask, passOn bool, reply func([]store.Entry[*msg], []Mark)) {
 	if p.n.lies {
 		reply(nil, p.lie(nil))

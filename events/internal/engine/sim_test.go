@@ -253,9 +253,9 @@ func TestRandomScenario(t *testing.T) {
 	})
 }
 
-// A neighbour that claims what does not exist cannot silence a sender, nor make the
+// A neighbor that claims what does not exist cannot silence a sender, nor make the
 // others ask without end or remember without bounds.
-func TestLyingNeighbour(t *testing.T) {
+func TestLyingNeighbor(t *testing.T) {
 	ghosts := 0
 	lies := func(s *sim, marks []Mark) []Mark {
 		for i := range marks {

@@ -192,7 +192,7 @@ func TestUnknownSenderBeginsWithWhatComesFirst(t *testing.T) {
 	s.wantVerdict(Duplicate)
 }
 
-func TestMarkOfANeighbourIsTheBaseline(t *testing.T) {
+func TestMarkOfANeighborIsTheBaseline(t *testing.T) {
 	s := newScript(t, Config{})
 	s.hint(1, 98)
 	s.recv(1, 100, 1)
@@ -488,7 +488,7 @@ func TestFirstOfAnUnknownSenderSettles(t *testing.T) {
 	s = newScript(t, Config{SettleTimeout: time.Second})
 	s.hint(1, 5)
 	s.recv(1, 5, 1)
-	s.want("a neighbour told where to begin", "1:5")
+	s.want("a neighbor told where to begin", "1:5")
 
 	// So it is not when others may still bring what came before.
 	s = newScript(t, Config{SettleTimeout: time.Second})

@@ -20,9 +20,9 @@ type script struct {
 	open []Ask // questions not yet answered
 }
 
-func newScript(t *testing.T, cfg Config, neighbours ...peer.ID) *script {
+func newScript(t *testing.T, cfg Config, neighbors ...peer.ID) *script {
 	s := &script{t: t, core: New(cfg), now: time.Unix(1000, 0)}
-	for _, id := range neighbours {
+	for _, id := range neighbors {
 		s.core.AddNeighbor(id)
 	}
 	return s
@@ -43,7 +43,7 @@ func (s *script) needs(from, to uint64, since time.Time, hearsay bool) {
 	s.core.SetHole("s", order.Hole{Session: life(1), From: from, To: to, Since: since, Hearsay: hearsay})
 }
 
-// claim says that a neighbour has [begin, next), and keeps what is from floor on.
+// claim says that a neighbor has [begin, next), and keeps what is from floor on.
 func (s *script) claim(id peer.ID, begin, next, floor uint64) {
 	s.core.ReceiveClaim(id, "s", Claim{Session: life(1), Begin: begin, Next: next, Floor: floor})
 }
@@ -74,7 +74,7 @@ func (s *script) want(after time.Duration, want string) {
 	}
 }
 
-// answer answers the oldest question to a neighbour.
+// answer answers the oldest question to a neighbor.
 func (s *script) answer(id peer.ID, got uint64, answer Outcome) {
 	s.t.Helper()
 	i := slices.IndexFunc(s.open, func(a Ask) bool { return a.Peer == id })
@@ -119,7 +119,7 @@ func TestWhatComesByItselfIsNotAskedFor(t *testing.T) {
 	s.want(time.Hour, "")
 }
 
-// What an answer leaves open is asked for at once, of the same neighbour as long
+// What an answer leaves open is asked for at once, of the same neighbor as long
 // as it brings something.
 func TestGoesOnWhileSomethingComes(t *testing.T) {
 	s := newScript(t, Config{}, "a", "b")
@@ -228,7 +228,7 @@ func TestLaterWordIsHeeded(t *testing.T) {
 	}
 }
 
-// What a neighbour begins to tell of lower numbers it does not have yet.
+// What a neighbor begins to tell of lower numbers it does not have yet.
 func TestLowerBeginningTakesBack(t *testing.T) {
 	s := newScript(t, Config{}, "a")
 	s.claim("a", 17, 42, 17)
@@ -271,7 +271,7 @@ func TestHearsay(t *testing.T) {
 	s.want(0, "a 5-7")
 }
 
-// A neighbour has its share of the questions, and no two neighbours can take those of a
+// A neighbor has its share of the questions, and no two neighbors can take those of a
 // third by not answering.
 func TestQuestionsAreBounded(t *testing.T) {
 	s := newScript(t, Config{MaxAsks: 5, MaxPerPeer: 3}, "a", "b")
@@ -296,8 +296,8 @@ func TestQuestionsAreBounded(t *testing.T) {
 	}
 }
 
-// The count of questions survives that a neighbour leaves and comes back.
-func TestNeighbourComesBackWhileItIsAsked(t *testing.T) {
+// The count of questions survives that a neighbor leaves and comes back.
+func TestNeighborComesBackWhileItIsAsked(t *testing.T) {
 	s := newScript(t, Config{MaxPerPeer: 1}, "a")
 	s.need(5, 9)
 	s.want(time.Second, "a 5-9")

@@ -20,9 +20,9 @@ type script struct {
 	now  time.Time
 }
 
-func newScript(t *testing.T, cfg Config, neighbours ...peer.ID) *script {
+func newScript(t *testing.T, cfg Config, neighbors ...peer.ID) *script {
 	s := &script{t, New("me", cfg), time.Unix(1000, 0)}
-	for _, id := range neighbours {
+	for _, id := range neighbors {
 		s.core.AddNeighbor(id)
 	}
 	return s
@@ -43,7 +43,7 @@ func (s *script) publish(from, to uint64) {
 	}
 }
 
-// acked says that a neighbour has, and those behind it have, what is below next.
+// acked says that a neighbor has, and those behind it have, what is below next.
 func (s *script) acked(id, author peer.ID, next uint64) {
 	s.core.ReceiveAck(s.now, id, Ack{Author: author, Session: life(1), Next: next, Through: next})
 }
@@ -71,7 +71,7 @@ func (s *script) wantRoom(author peer.ID, want bool) {
 	}
 }
 
-// wantTold compares what a neighbour is told, like "a 5/3" for everything below 5
+// wantTold compares what a neighbor is told, like "a 5/3" for everything below 5
 // here and below 3 behind us, with "?" if it is asked.
 func (s *script) wantTold(id peer.ID, want string) {
 	s.t.Helper()
@@ -98,7 +98,7 @@ func (s *script) wantDue(want ...peer.ID) {
 	}
 }
 
-func TestRoomWaitsForTheSlowestNeighbour(t *testing.T) {
+func TestRoomWaitsForTheSlowestNeighbor(t *testing.T) {
 	s := newScript(t, Config{Batches: 4}, "a", "b")
 	s.publish(1, 3)
 	s.wantRoom("me", true)
@@ -158,7 +158,7 @@ func TestNewcomerIsNotOwedWhatOthersLack(t *testing.T) {
 	}
 }
 
-// A neighbour that tells nothing is waited for once, not five seconds for each
+// A neighbor that tells nothing is waited for once, not five seconds for each
 // window.
 func TestGivenUpUntilItTellsMore(t *testing.T) {
 	s := newScript(t, Config{Batches: 2}, "a")
@@ -274,7 +274,7 @@ func TestAcksWaitForMore(t *testing.T) {
 	s.wantDue("giver")
 }
 
-// A neighbour that takes long in being told does not make the caller spin.
+// A neighbor that takes long in being told does not make the caller spin.
 func TestDueOnceUntilCollected(t *testing.T) {
 	s := newScript(t, Config{}, "giver")
 	s.took("author", 1, "giver")
@@ -323,7 +323,7 @@ func TestAskIsAnsweredThoughNothingChanged(t *testing.T) {
 	s.wantTold("n", "author 2/2")
 }
 
-// What is given up is told to a neighbour that came after the last batch.
+// What is given up is told to a neighbor that came after the last batch.
 func TestNewcomerIsToldOfProgress(t *testing.T) {
 	s := newScript(t, Config{}, "n")
 	s.took("author", 1, "n")
@@ -332,7 +332,7 @@ func TestNewcomerIsToldOfProgress(t *testing.T) {
 	s.wantTold("new", "author 5/5")
 }
 
-// A new neighbour is told of what was under way, or told, while it was greeted.
+// A new neighbor is told of what was under way, or told, while it was greeted.
 func TestGreetedIsToldOfTheRecent(t *testing.T) {
 	s := newScript(t, Config{}, "n")
 	s.took("old", 1, "n")

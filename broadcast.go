@@ -11,10 +11,11 @@ import (
 
 // A Broadcast is the channel to all nodes of the network. Node.Broadcast returns it.
 //
-// Every node gets the events of one sender once and in the order in which the sender
-// emitted them. What was dropped on the way is fetched from neighbors, and what no
-// neighbor has any more is reported as a Gap. A node does not hear its own events. All
-// methods may be called from several goroutines, and from handlers.
+// Every node gets each event once, and the events of one sender in the order in which
+// the sender emitted them. An event that was dropped on the way is fetched from a
+// neighbor; an event that no neighbor has any more is reported as part of a Gap. A node
+// does not receive its own events. All methods may be called from several goroutines,
+// and from handlers.
 type Broadcast struct {
 	channel *events.Broadcast
 }
@@ -24,8 +25,8 @@ func (n *Node) Broadcast() *Broadcast { return &n.channels.broadcast }
 
 // Emit sends an event to all nodes of the network. Nil means that the event was encoded,
 // numbered, stored and queued. The arguments belong to the caller again when Emit
-// returns. What is emitted while the node has no peer is kept, see KeepFor and KeepBytes,
-// for the next one.
+// returns. Events emitted while the node has no peer are kept for the next peer, within
+// the limits of KeepFor and KeepBytes.
 //
 // Emit waits while more events could overrun a neighbor, until that neighbor catches up
 // or ctx ends; it waits at most five seconds for a neighbor that makes no progress. These
@@ -41,13 +42,14 @@ func (b *Broadcast) TryEmit(name string, args ...any) error {
 	return b.channel.TryEmit(name, args...)
 }
 
-// EmitConfirmed is Emit that returns when k neighbors have received the event or, if k
-// is 0, all neighbors to which it was sent. Neighbors pass the event on; whether it was
-// handled anywhere is not known. With fewer than k neighbors it waits for more, so give
-// ctx a deadline. A negative k waits for nobody.
+// EmitConfirmed emits an event and waits until k neighbors have received it. If k is 0,
+// it waits for all neighbors to which the event was sent; if k is negative, it does not
+// wait. A neighbor that has received the event passes it on, but has not necessarily
+// handled it. While the node has fewer than k neighbors, EmitConfirmed waits for more,
+// so give ctx a deadline.
 //
-// When ctx ends first the error is an *UnconfirmedError, and the event may arrive all the
-// same. With any other error, those of Emit, nothing was sent.
+// If ctx ends first, the error is an *UnconfirmedError, and the event may still arrive.
+// All other errors are those of Emit; nothing was sent then.
 func (b *Broadcast) EmitConfirmed(ctx context.Context, k int, name string, args ...any) error {
 	return b.channel.EmitConfirmed(ctx, k, name, args...)
 }
@@ -58,42 +60,45 @@ func (b *Broadcast) EmitConfirmed(ctx context.Context, k int, name string, args 
 //
 // The events of one sender are handled one after the other, in order, also across names;
 // f may run for several senders at once. A slow f delays the events of that sender at this
-// node and nothing elsewhere. Events that have to make room before f gets to them are
-// reported as a Gap, see KeepBytes. The ctx of f ends when the node closes. A panic of f
+// node and nothing elsewhere. When the events that wait for f exceed KeepBytes, the oldest
+// are dropped and reported as a Gap. The ctx of f ends when the node closes. A panic of f
 // is caught, counted and logged.
 func (b *Broadcast) On(name string, f func(context.Context, *Event)) (off func()) {
 	return b.channel.On(name, handler(f))
 }
 
 // OnRaw calls f for messages that plain pubsub peers publish on the network's topic: bytes
-// that are not events of this library. The signature has proven the author, and nothing
-// else is known. data belongs to f, and may be empty. off removes f.
+// that are not events of this library. from is the author, proven by its signature. data
+// may be empty, and f may keep and change it. off removes f.
 //
 // The messages of one author are handled one after the other in the order of their
-// arrival; f may run for several authors at once. At most 4 MiB and 4,096 authors wait for
-// handlers; beyond that, messages of the author with the most waiting are dropped and
-// counted. Without a handler messages are counted as Foreign in Stats.
+// arrival; f may run for several authors at once. At most 4 MiB of messages, from at most
+// 4,096 authors, wait for handlers; beyond that, messages of the author with the most
+// waiting bytes are dropped and counted. Messages that arrive while there is no handler
+// are counted in Stats as "foreign".
 func (b *Broadcast) OnRaw(f func(ctx context.Context, from ID, data []byte)) (off func()) {
 	return b.channel.OnRaw(f)
 }
 
-// OnGap calls f for missing events in their place: after the handlers of the event before
-// them have returned, and before those of the next one are called. f may run for several
-// senders at once. Node.OnGap reports the same without the order. off removes f.
+// OnGap calls f for each range of missing events, at its place in the sender's order: after
+// the handlers of the event before the gap have returned, and before the handlers of the
+// event after it are called. f may run for several senders at once. Node.OnGap reports the
+// same gaps, but not in order with the events. off removes f.
 func (b *Broadcast) OnGap(f func(context.Context, Gap)) (off func()) {
 	return b.channel.OnGap(gapHandler(f))
 }
 
-// Pipe returns a duplex view of the events named "data" to and from all nodes, as the
-// original library has it: each Write emits one event and blocks and fails as Emit does;
-// a Read returns bytes of one event, never of two. Read returns io.EOF after Close and,
-// when everything was read, after the node has closed.
+// Pipe returns a reader and writer of the broadcast events named "data", as the Node.js
+// library smokesignal has it. Each Write emits one event, and blocks and fails as Emit does.
+// Each Read returns bytes of one event, never of two. Read returns io.EOF after the Pipe is
+// closed; after the node has closed, it returns io.EOF once all received bytes were read.
 //
-// A Pipe receives from now on and holds 64 KiB or 256 events. When it is full, no handler
-// at this node gets further events of that sender, so read it or close it.
+// A Pipe receives the events that arrive after this call, and buffers up to 64 KiB or 256
+// events. While the buffer is full, no handler at this node gets further events of the
+// sender whose event is next, so read the Pipe or close it.
 func (b *Broadcast) Pipe() io.ReadWriteCloser { return b.channel.Pipe() }
 
-// The methods below make typed events cheaper, see Name.
+// The methods below save Name, which has the typed events, an allocation per event.
 
 func (b *Broadcast) emitBytes(ctx context.Context, name string, data []byte) error {
 	return b.channel.EmitBytes(ctx, name, payload.Raw{Bytes: data})

@@ -25,9 +25,11 @@ type (
 		Peer   ID
 		Reason error
 	}
-	// EvtNetsplit is emitted when a seed is not heard any more through the overlay.
+	// EvtNetsplit is emitted when a seed can no longer be heard through the network, although
+	// this node has peers. Seed is the seed's text as it was given to Seeds.
 	EvtNetsplit struct{ Seed string }
-	// EvtNetsplitResolved is emitted when the seed is heard again.
+	// EvtNetsplitResolved is emitted when a seed for which EvtNetsplit was emitted is heard
+	// again.
 	EvtNetsplitResolved struct{ Seed string }
 	// EvtGap is emitted when broadcasts of a sender are missing and will not arrive.
 	EvtGap struct{ Gap Gap }
@@ -35,8 +37,8 @@ type (
 	EvtSeedError struct{ Err *SeedError }
 )
 
-// busEvents puts events on the event bus of a host, in order. A subscriber that does not
-// read delays them, but not the callbacks.
+// busEvents emits events on the event bus of a host, in order. A subscriber that does not
+// read delays the events that follow, but does not delay the callbacks of Node.
 type busEvents struct {
 	bus   event.Bus
 	queue *callbacks
@@ -47,7 +49,8 @@ type busEvents struct {
 	closed   bool
 }
 
-// emit puts evt, a struct, on the bus soon.
+// emit queues evt, which is a struct, for the goroutine that emits events on the bus. It
+// does not wait for subscribers.
 func emit[E any](b *busEvents, evt E) {
 	b.queue.post(func() {
 		emitter, err := emitterFor[E](b)

@@ -7,8 +7,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/handling"
 )
 
-// A Call is the name of a question to another node together with the types of the
-// question and its answer. Both ends agree on them:
+// A Call is the name of a request to another node together with the types of its argument
+// In and its result Out. Both nodes must use the same name and types:
 //
 //	var sum = smokesignal.Call[[]int, int]("sum")
 //
@@ -24,13 +24,13 @@ type Call[In, Out any] string
 // by Peer.Emit. Calls share the queue of direct events to that peer, and their order: if
 // you emit and then call, the emitted event has been handled when the call returns.
 //
-// A nil error means that the handler has finished. It has finished, too, with
-// ErrRemoteHandler (a *RemoteError holds its text) and with ErrUndecodable (its answer
-// is not an Out). With ErrUnknownOutcome it may have run, and the cause is wrapped beside
-// it. With any other error it has not run and will not: ErrNoHandler, ErrBadArgument
-// (in cannot be encoded, or the other node expects another type), ErrNotConnected
-// with its causes, ErrBadID, ErrBadName, ErrTooLarge, ErrNotStarted, ErrClosed, or the
-// error of ctx. Whatever happens, no call runs twice.
+// A nil error means that the handler has finished without an error. The handler has also
+// finished if the error is ErrRemoteHandler (it failed; a *RemoteError holds its text) or
+// ErrUndecodable (its answer is not an Out). ErrUnknownOutcome means that the handler may
+// have run; the cause is wrapped beside it. After any other error the handler has not run
+// and will not run: ErrNoHandler, ErrBadArgument (in cannot be encoded, or the other node
+// expects another type), ErrNotConnected with its causes, ErrBadID, ErrBadName,
+// ErrTooLarge, ErrNotStarted, ErrClosed, or the error of ctx. No call runs twice.
 func (c Call[In, Out]) Do(ctx context.Context, p *Peer, in In) (Out, error) {
 	var zero Out
 	answer, err := p.Call(ctx, string(c), arguments(in)...)
@@ -44,13 +44,14 @@ func (c Call[In, Out]) Do(ctx context.Context, p *Peer, in In) (Out, error) {
 	return out, nil
 }
 
-// Handle lets f answer the calls of the name: with node.Direct() those of any node, with
-// a Peer those of that peer. off removes f. Of several handlers for one name the last
-// one answers, and one for the caller goes before one for any node.
+// Handle registers f to answer the calls named c: the calls of any node if src is
+// node.Direct(), or the calls of one peer if src is that Peer. If several handlers have the
+// same name, the one registered last answers; a handler for one peer takes precedence over
+// a handler for any node. off removes f.
 //
-// The error of f goes to the caller as text, cut to 1 KiB. f runs as a handler of events
-// does: the caller's next events and calls wait for it. A call whose argument is not an In is
-// answered with ErrBadArgument and counted in Stats (Undecodable); f does not get it.
+// The error of f goes to the caller as text, cut to 1 KiB. As with handlers of events, the
+// caller's next events and calls wait until f returns. A call whose argument is not an In is
+// answered with ErrBadArgument and counted in Stats as "undecodable"; f does not get it.
 func (c Call[In, Out]) Handle(src CallSource, f func(ctx context.Context, from ID, in In) (Out, error)) (off func()) {
 	return src.Handle(string(c), func(ctx context.Context, ev *Event) ([]any, error) {
 		in, err := decodeAs[In](ev)
@@ -66,8 +67,8 @@ func (c Call[In, Out]) Handle(src CallSource, f func(ctx context.Context, from I
 	})
 }
 
-// A CallSource is where calls are answered: node.Direct() for those of any node, a Peer
-// for its own.
+// A CallSource is an argument of Call.Handle: node.Direct() for the calls of any node, or a
+// Peer for the calls of that peer.
 type CallSource interface {
 	Handle(name string, f func(context.Context, *Event) (results []any, err error)) (off func())
 }

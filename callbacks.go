@@ -12,8 +12,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
-// listeners is a list of functions that a user registered for one occasion. Each gets an
-// argument of type A.
+// listeners is a list of the functions that a user registered for one kind of event, such
+// as "a peer was added". Each function gets an argument of type A.
 type listeners[A any] struct {
 	mu   sync.Mutex
 	list []*func(context.Context, A)
@@ -29,12 +29,12 @@ func (h *listeners[A]) on(f func(context.Context, A)) (off func()) {
 	return func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		// A call that runs goes on with the list that it has, so the list is copied.
+		// A call that is running still reads the old list, so the old list is not changed.
 		h.list = slices.DeleteFunc(slices.Clone(h.list), func(x *func(context.Context, A)) bool { return x == entry })
 	}
 }
 
-// call calls every function, in the order of registration, on the goroutine of c.
+// call calls every function in the order of registration. It runs on the goroutine of c.
 func (h *listeners[A]) call(c *callbacks, arg A) {
 	h.mu.Lock()
 	list := h.list[:len(h.list):len(h.list)]
@@ -44,7 +44,8 @@ func (h *listeners[A]) call(c *callbacks, arg A) {
 	}
 }
 
-// notifyAll has c call every function that is registered when its turn comes.
+// notifyAll queues a call of every function in h, with arg, on the goroutine of c. The
+// functions called are those that are registered when the queue has reached this entry.
 func notifyAll[A any](c *callbacks, h *listeners[A], arg A) {
 	c.post(func() { h.call(c, arg) })
 }
@@ -55,8 +56,8 @@ func (h *listeners[A]) empty() bool {
 	return len(h.list) == 0
 }
 
-// callbacks runs functions one after the other on a goroutine of its own, so that a node
-// reports in order, and the user's functions may block.
+// callbacks is a queue of functions with one goroutine that runs them one after the other.
+// So a user's callbacks run in order, and may block without blocking the node.
 type callbacks struct {
 	log *slog.Logger
 	ctx context.Context // of the user's functions
@@ -96,8 +97,8 @@ func (c *callbacks) run() {
 	done := false
 	defer func() {
 		if !done {
-			// A function has ended this goroutine with runtime.Goexit; the rest still
-			// have to run.
+			// A callback ended this goroutine with runtime.Goexit. The callbacks that
+			// are still in the queue need a new goroutine.
 			go c.run()
 		}
 	}()
@@ -117,9 +118,9 @@ func (c *callbacks) run() {
 	}
 }
 
-// guard calls one function of the user. A panic is caught, counted and logged. After
-// runtime.Goexit the functions behind f for the same occasion do not run, and all others
-// do.
+// guard calls one callback of the user. A panic is caught, counted and logged. If f calls
+// runtime.Goexit, the callbacks registered after f for the same kind of event do not run
+// this time; all other queued functions do.
 func (c *callbacks) guard(f func()) {
 	returned := false
 	defer func() {
@@ -137,8 +138,8 @@ func (c *callbacks) guard(f func()) {
 	returned = true
 }
 
-// wait returns when the queue is empty, or with the cause of ctx when ctx ends. If caller
-// is the context of a callback, it returns nil at once.
+// wait returns nil when the queue is empty, or the cause of ctx when ctx ends first. If
+// caller is the context of a callback, waiting would deadlock, so it returns nil at once.
 func (c *callbacks) wait(ctx, caller context.Context) error {
 	// The callback would wait for itself.
 	if caller.Value(callbackKey{}) == c {

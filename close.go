@@ -8,28 +8,35 @@ import (
 	"github.com/go-smokesignal/smokesignal/events"
 )
 
-// Close ends the node. It refuses new events, waits until the neighbors have acknowledged
-// the broadcasts, gives the peers a second to read the direct events to their end, ends
-// the links, which fires disconnect, and ends the contexts of handlers and waits for them.
-// It waits at most CloseTimeout for the acknowledgements, as long for the callbacks of the
-// disconnect, and as long for handlers. Afterwards nothing of the node is left but
-// handlers that have not returned.
+// Close ends the node. It does the following, one after the other:
 //
-// Broadcasts that were not acknowledged, and handlers that still run, are logged and are
-// not an error; call Flush first where they matter. The error means that the peer book,
-// the host or the identity file could not be written or closed.
+//   - refuse new events;
+//   - wait until the neighbors have acknowledged the broadcasts, at most CloseTimeout;
+//   - give the peers a second to read the direct events that were sent to them;
+//   - end the links, and wait for the callbacks of OnDisconnect and the like, at most
+//     CloseTimeout;
+//   - end the contexts of handlers, and wait for the handlers, at most CloseTimeout.
+//
+// Afterwards nothing of the node is left, except handlers that have not returned.
+//
+// Broadcasts that were not acknowledged and handlers that still run are logged; they are
+// not an error. Call Flush before Close where they matter. The error means that the peer
+// book, the host or the identity file could not be written or closed.
 //
 // Close may be called more than once, from several goroutines and before Start; every
-// call returns the same error. Called from a handler it waits for that handler at most
-// CloseTimeout; a Shutdown that is given the handler's context does not wait for it.
+// call returns the same error. A handler that calls Close is itself waited for until
+// CloseTimeout has passed; call Shutdown with the handler's context instead.
 func (n *Node) Close() error {
 	return n.Shutdown(context.Background())
 }
 
-// Shutdown is Close that waits no longer than ctx. Handlers that still run then are left
-// to end by themselves. While another call is closing the node, Shutdown returns the error
-// of that call, or the cause of ctx if ctx ends first, or nil at once if ctx is that of a
-// handler.
+// Shutdown does the same as Close, but stops waiting when ctx ends. Handlers that still run
+// then end by themselves. If ctx is the context of a handler, Shutdown does not wait for
+// that handler.
+//
+// While another call of Close or Shutdown is closing the node, Shutdown waits for it and
+// returns its error, or the cause of ctx if ctx ends first. If ctx is the context of a
+// handler, it returns nil at once.
 func (n *Node) Shutdown(ctx context.Context) error {
 	if n.life.closing.CompareAndSwap(false, true) {
 		n.life.err = n.shutdown(ctx)
@@ -37,7 +44,7 @@ func (n *Node) Shutdown(ctx context.Context) error {
 		return n.life.err
 	}
 	if inHandler(ctx) {
-		// Another call is at work and may be waiting for this very handler.
+		// Another call is closing the node, and may be waiting for this handler to return.
 		return nil
 	}
 	select {
@@ -65,8 +72,8 @@ func (n *Node) shutdown(caller context.Context) error {
 			n.log.Warn("closing: not everything sent was confirmed", "error", err)
 		}
 		n.watchdog.Close()
-		written = n.sources.close() // while the peer book can still note the links
-		n.driver.Leave(n.ctx)       // fires disconnect
+		written = n.sources.close() // before Leave, so that the peer book has the neighbors
+		n.driver.Leave(n.ctx)       // ends the links, so OnDisconnect is called
 		if err := n.within(caller, func(ctx context.Context) error { return n.callbacks.wait(ctx, caller) }); err != nil {
 			n.log.Warn("closing: a callback still runs", "error", err)
 		}
@@ -81,7 +88,8 @@ func (n *Node) shutdown(caller context.Context) error {
 	return errors.Join(written, n.release())
 }
 
-// finish refuses new events and waits until the accepted events have arrived.
+// finish refuses new events, and waits until the accepted broadcasts have been acknowledged
+// and the accepted direct events have been sent.
 func (n *Node) finish(ctx context.Context) error {
 	var direct error
 	var draining sync.WaitGroup
@@ -91,13 +99,14 @@ func (n *Node) finish(ctx context.Context) error {
 	return errors.Join(direct, broadcast)
 }
 
-// within calls f with a context that ends after CloseTimeout, or when the context of
-// Shutdown's caller ends. It keeps the values of the caller's context, by which the
-// channels recognize a handler that closes its own node.
+// within calls f with a context that ends after CloseTimeout, or when caller ends, which is
+// the context given to Shutdown. The new context keeps the values of caller, so that the
+// channels can see that a handler is closing its own node.
 func (n *Node) within(caller context.Context, f func(context.Context) error) error {
 	ctx := caller
 	if inHandler(caller) {
-		// Closing ends the contexts of handlers, this one too.
+		// Closing the node ends the contexts of handlers. This one must live on, because
+		// f is to wait until CloseTimeout.
 		ctx = context.WithoutCancel(caller)
 	}
 	ctx, cancel := context.WithTimeout(ctx, n.cfg.closeTimeout)
@@ -105,8 +114,8 @@ func (n *Node) within(caller context.Context, f func(context.Context) error) err
 	return f(ctx)
 }
 
-// release closes all that build has made, also after a build that failed halfway. The
-// order is that of use: each part is closed before the parts it uses.
+// release closes everything that build has made, also after a build that failed halfway.
+// Each part is closed before the parts that it uses.
 func (n *Node) release() error {
 	var errs []error
 	if n.driver != nil {

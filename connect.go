@@ -10,10 +10,11 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/lent"
 )
 
-// Connect links to the node at addr, which is given as for Seeds, and returns when the link
-// stands. It may go beyond the minimum of PeerLimits, up to the maximum. If the node there
-// is a peer already, Connect returns at once. The original calls it addPeer;
-// Peer.Disconnect undoes it. To connect to a program that is not a node use Dial.
+// Connect links to the node at addr, which has one of the forms of Seeds, and returns when
+// the link has been made. The node may have more peers than the minimum of PeerLimits, but
+// not more than the maximum. If the node at addr is a peer already, Connect returns at
+// once. Peer.Disconnect ends the link. The Node.js library calls this method addPeer. To
+// connect to a program that is not a node use Dial.
 //
 // Connect blocks until ctx ends. The error is ErrFull (this peer list, or that of the other
 // node), ErrSelf, ErrOtherNetwork, ErrUnreachable, ErrRelayed, ErrUnresolvable,
@@ -25,7 +26,7 @@ func (n *Node) Connect(ctx context.Context, addr string) (*Peer, error) {
 	}
 	id, err := n.driver.AddPeer(ctx, addr)
 	if err != nil {
-		// Closing ends the dials, and their errors would hide why.
+		// Close cancels dials. ErrClosed says why; the error of the dial would not.
 		if err := n.running(); err != nil {
 			return nil, err
 		}
@@ -34,9 +35,9 @@ func (n *Node) Connect(ctx context.Context, addr string) (*Peer, error) {
 	return n.Peer(id), nil
 }
 
-// Dial makes a connection to the libp2p program at addr, which is given as for Seeds, and
-// returns its id. It makes no link: use it to meet a program on a Topic, whether it is a
-// node or not.
+// Dial makes a connection to the libp2p program at addr, which has one of the forms of
+// Seeds, and returns the program's id. It does not make a link. Use it to meet a program
+// on a Topic; the program need not be a node.
 //
 // Dial blocks until ctx ends, and at most five seconds. The error is ErrSelf,
 // ErrUnreachable, ErrRelayed, ErrUnresolvable, ErrNotSmokesignal (the program at addr does
@@ -58,5 +59,6 @@ func (n *Node) Dial(ctx context.Context, addr string) (ID, error) {
 
 // LocalIP returns this machine's first address in the subnet, which is given as
 // "192.168.2.0/24" or "192.168.2.1/255.255.255.0". Host bits are ignored; IPv6 and
-// loopback are allowed. The error lists the addresses that there are.
+// loopback are allowed. If no address is in the subnet, the error lists the machine's
+// addresses.
 func LocalIP(subnet string) (netip.Addr, error) { return host.LocalIP(subnet) }

@@ -13,7 +13,7 @@ import (
 
 // Errors of sending. Test for them with errors.Is. After any of them nothing was sent.
 var (
-	// ErrNotStarted is returned by a call that needs Start first.
+	// ErrNotStarted is returned by methods that need a started node, before Start.
 	ErrNotStarted = errs.ErrNotStarted
 	// ErrClosed is returned once Close has begun, also by a call that was waiting at that
 	// moment.
@@ -25,10 +25,10 @@ var (
 	// by Emit and Call of a Peer that cannot be reached, with the cause.
 	ErrNotConnected = errs.ErrNotConnected
 	// ErrUnknownPeer is returned when no node that could be asked knows where the peer is.
-	// It is routing.ErrNotFound of libp2p, too.
+	// errors.Is also finds routing.ErrNotFound of libp2p in it.
 	ErrUnknownPeer = discovery.ErrUnknownPeer
 	// ErrRefused is returned by Emit and Call when the peer does not accept events from
-	// this node now. It is ErrNotConnected, too.
+	// this node now. errors.Is also finds ErrNotConnected in it.
 	ErrRefused = events.ErrRefused
 	// ErrStalled is returned by the Emit of a Peer when nothing could be written to it for
 	// ten seconds.
@@ -51,18 +51,18 @@ var (
 
 // Errors of receiving and of calls.
 var (
-	// ErrUndecodable is returned by Event.Decode and in the loop of Name.All when an
-	// argument is missing or does not fit the variable, and by Call.Do when the answer is
-	// not what was expected; the handler has finished then.
+	// ErrUndecodable is returned by Event.Decode, and in the loop of Name.All, when an
+	// argument is missing or does not fit the type of the variable. It is returned by
+	// Call.Do when the answer does not fit; the handler has finished then.
 	ErrUndecodable = events.ErrUndecodable
 	// ErrNoHandler is returned by a call when the other node has no handler of that name.
 	ErrNoHandler = events.ErrNoHandler
 	// ErrRemoteHandler is returned by a call whose handler ran and failed. The error is a
 	// *RemoteError, which has its text.
 	ErrRemoteHandler = events.ErrRemoteHandler
-	// ErrUnknownOutcome is returned by a call to which no answer came: its handler may have
-	// run, may still run, or never will. The cause is wrapped beside it, such as
-	// context.DeadlineExceeded, ErrNotConnected or ErrClosed.
+	// ErrUnknownOutcome is returned by a call that was sent and got no answer: its handler
+	// may have run, may be running, or may never run. The cause is wrapped beside it, such
+	// as context.DeadlineExceeded, ErrNotConnected or ErrClosed.
 	ErrUnknownOutcome = events.ErrUnknownOutcome
 )
 
@@ -87,14 +87,14 @@ var (
 	ErrRelayed = errs.ErrRelayed
 	// ErrUnresolvable is returned when DNS has no address for the name.
 	ErrUnresolvable = discovery.ErrUnresolvable
-	// ErrNotSmokesignal is returned when a program answers that is not a node. For Dial
-	// that is one which does not speak libp2p; other calls also return it for a libp2p
-	// program without this library.
+	// ErrNotSmokesignal is returned when the program that answers at an address is not a
+	// node. Dial accepts any libp2p program, so it returns this error only for a program
+	// that does not speak libp2p.
 	ErrNotSmokesignal = discovery.ErrNotSmokesignal
 )
 
-// A RemoteError is returned by a call whose handler at the other node failed. It is
-// ErrRemoteHandler.
+// A RemoteError is returned by a call whose handler at the other node failed. errors.Is
+// finds ErrRemoteHandler in it.
 //
 //	type RemoteError struct {
 //		// Text is the text of the handler's error, at most 1 KiB of UTF-8. A stranger
@@ -108,9 +108,9 @@ type RemoteError = events.RemoteError
 //
 //	type UnconfirmedError struct {
 //		Peers []ID     // the neighbors that have not confirmed
-//		Has   []uint64 // how many broadcasts of this node each of them has
-//		Sent  uint64   // how many there are
-//		Err   error    // why the waiting ended, which Unwrap returns
+//		Has   []uint64 // for each of Peers: how many broadcasts of this node it has confirmed
+//		Sent  uint64   // how many broadcasts this node has sent
+//		Err   error    // why the waiting ended; Unwrap returns it
 //	}
 type UnconfirmedError = events.UnconfirmedError
 
@@ -143,11 +143,11 @@ func (e *SeedError) Error() string { return (*discovery.SeedError)(e).Error() }
 // Unwrap returns the cause.
 func (e *SeedError) Unwrap() error { return e.Err }
 
-// A CloseError is the reason that Peer.OnClose gets.
+// A CloseError says why a link ended. It is the reason that handlers of Peer.OnClose get.
 type CloseError struct {
 	Peer ID
-	// Unwritten counts the direct events that Emit accepted and that were not written to
-	// the peer.
+	// Unwritten is the number of direct events that Emit had accepted but that were not
+	// sent to the peer before the link ended.
 	Unwritten int
 	// Err says why the link ended.
 	Err error

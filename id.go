@@ -11,8 +11,8 @@ import (
 // bytes. String returns it as text, and ParseID reads that text.
 type ID = peer.ID
 
-// ErrBadID is returned by the Emit, TryEmit and Call of a Peer whose id is not the id of
-// any node. Most often it was given as text: ParseID makes an ID of the text.
+// ErrBadID is returned by Emit, TryEmit and Call of a Peer whose id cannot be the id of any
+// node. The most frequent mistake is to convert text to an ID; use ParseID for that.
 var ErrBadID = errors.New("smokesignal: bad id")
 
 // ParseID reads an id as ID.String writes it: "12D3KooW...". The error is ErrBadID.
@@ -24,10 +24,12 @@ func ParseID(text string) (ID, error) {
 	return id, nil
 }
 
-// checkID returns nil or an error that is ErrBadID and says how to mend the id.
+// checkID returns nil if id can be the id of a node. Otherwise the error is ErrBadID, and
+// its text says what to do.
 func checkID(id ID) error {
-	// The text of an id comes first: by chance it has the form of an id, too, as its
-	// second character is the length of the rest. No id is the text of another.
+	// The text of an id is looked for first, because by chance the text also has the form of
+	// an id: its second character is read as the length of the rest, and fits. No real id
+	// is at the same time the text of an id.
 	if _, err := peer.Decode(string(id)); err == nil {
 		return fmt.Errorf("%w: %q is the text of an id; give Peer what ParseID returns for it", ErrBadID, string(id))
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/handling"
 )
 
-// A Name is the name of an event together with the type of its argument. Both ends
-// agree on them:
+// A Name is the name of an event together with the type of its argument. The sender and
+// the receivers must use the same name and type:
 //
 //	var chat = smokesignal.Name[string]("chat")
 //
@@ -26,15 +26,15 @@ type Name[T any] string
 // A Message is an event of a Name, in the loop of Name.All.
 type Message[T any] struct {
 	From  ID // the sender, proven by its signature or its connection
-	Value T  // the decoded argument; the zero value if there was an error
+	Value T  // the decoded argument; the zero value if the loop got an error
 }
 
 // Emit sends v: with node.Broadcast() to all nodes of the network, with node.Peer(id)
 // to that node. It blocks and fails as the Emit of e does.
 func (n Name[T]) Emit(ctx context.Context, e Emitter, v T) error {
 	if b, ok := any(v).([]byte); ok {
-		// Bytes need no encoding, and the channels of this package have a way for
-		// them that costs no allocation.
+		// Bytes need no encoding. The types of this package can emit them without an
+		// allocation.
 		if e, ok := e.(bytesEmitter); ok {
 			return e.emitBytes(ctx, string(n), b)
 		}
@@ -68,8 +68,9 @@ func arguments(v any) []any {
 // those of one peer. off removes f: no call begins after off has returned.
 //
 // Events of one sender are handled one after the other; f may run for several senders at
-// once. f does not get an event whose argument is not a T: that is counted in Stats
-// (Undecodable) and logged. Arguments after the first are ignored. A []byte belongs to f.
+// once. An event whose argument is not a T is not given to f; it is logged, and counted in
+// Stats as "undecodable". Arguments after the first are ignored. If T is []byte, f may keep
+// and change the value.
 func (n Name[T]) On(src Source, f func(ctx context.Context, from ID, v T)) (off func()) {
 	on := src.On
 	if src, ok := src.(borrowingSource); ok {
@@ -98,11 +99,10 @@ func (n Name[T]) On(src Source, f func(ctx context.Context, from ID, v T)) (off 
 // The loop ends when ctx ends or the node begins to close. It can be run once.
 //
 // An event whose argument is not a T gives an error that is ErrUndecodable, and its
-// From. Broadcasts that are missing give a *GapError, whatever their names were.
+// From. Broadcasts that are missing give a Gap as the error, whatever their names were.
 //
-// While the body of the loop runs, and before the loop begins, the sender of the next
-// event is held back as by a slow handler. If the loop is never run, ctx has to end to
-// release the senders.
+// While the body of the loop runs, and before the loop begins, the next events wait, as
+// they do for a slow handler. If the loop is never run, they wait until ctx ends.
 func (n Name[T]) All(ctx context.Context, src Source) iter.Seq2[Message[T], error] {
 	type item struct {
 		msg Message[T]
@@ -126,7 +126,7 @@ func (n Name[T]) All(ctx context.Context, src Source) iter.Seq2[Message[T], erro
 	offGap := func() {}
 	if s, ok := src.(gapSource); ok {
 		offGap = s.OnGap(func(hctx context.Context, g Gap) {
-			handOver(hctx, item{Message[T]{From: g.From}, &GapError{g}})
+			handOver(hctx, item{Message[T]{From: g.From}, g})
 		})
 	}
 	leave := sync.OnceFunc(func() {
@@ -135,7 +135,7 @@ func (n Name[T]) All(ctx context.Context, src Source) iter.Seq2[Message[T], erro
 		close(left)
 	})
 	stopWaiting := context.AfterFunc(ctx, leave)
-	var closed <-chan struct{} // nil, which blocks, for a source of the application
+	var closed <-chan struct{} // stays nil, so that it never ends the loop, if src is not of this package
 	if s, ok := src.(closingSource); ok {
 		closed = s.closing()
 	}
@@ -157,14 +157,16 @@ func (n Name[T]) All(ctx context.Context, src Source) iter.Seq2[Message[T], erro
 	}
 }
 
-// The interfaces below are what the channels of this package offer to typed events
-// beyond Emitter and Source. A source or emitter of the application need not have them.
+// Broadcast, Direct and Peer have the methods of these interfaces beside those of Emitter
+// and Source; typed events use them to save allocations. An application's own Emitter or
+// Source need not have them.
 type (
 	// bytesEmitter sends one []byte without an allocation.
 	bytesEmitter interface {
 		emitBytes(ctx context.Context, name string, b []byte) error
 	}
-	// borrowingSource lends events to handlers that do not keep them.
+	// borrowingSource calls handlers with events that are valid only until the handler
+	// returns.
 	borrowingSource interface {
 		onBorrowed(name string, f func(context.Context, *Event)) (off func())
 	}
@@ -176,16 +178,16 @@ type (
 	closingSource interface{ closing() <-chan struct{} }
 )
 
-// noteUndecodable counts and logs, in the channel that called the handler with ctx, that
-// ev could not be decoded.
+// noteUndecodable counts and logs that ev could not be decoded. ctx is the context of the
+// handler that got ev; it leads to the counters of the Broadcast or Direct.
 func noteUndecodable(ctx context.Context, ev *Event, err error) {
 	if t := handling.Of(ctx); t != nil {
 		t.Undecodable(ev.Name, ev.From, err)
 	}
 }
 
-// copyAs is decodeAs for a borrowed event: the value outlives the event, so bytes are
-// copied.
+// copyAs is decodeAs for an event that is valid only until the handler returns: a []byte is
+// copied, so that the handler may keep it.
 func copyAs[T any](ctx context.Context, ev *Event) (T, error) {
 	var v T
 	if p, ok := any(&v).(*[]byte); ok {
@@ -201,7 +203,7 @@ func copyAs[T any](ctx context.Context, ev *Event) (T, error) {
 	return copyOther[T](ev)
 }
 
-// copyOther is a function of its own so that v in copyAs stays on the stack.
+// copyOther is not part of copyAs, so that the variable v of copyAs stays on the stack.
 func copyOther[T any](ev *Event) (T, error) {
 	v, err := decodeAs[T](ev)
 	if p, ok := any(&v).(*any); ok {
@@ -212,8 +214,8 @@ func copyOther[T any](ev *Event) (T, error) {
 	return v, err
 }
 
-// decodeAs decodes the first argument of ev. After an error the value is zero, not half
-// filled in.
+// decodeAs decodes the first argument of ev. If that fails, it returns the zero value, not
+// a value of which some fields are set.
 func decodeAs[T any](ev *Event) (T, error) {
 	var v T
 	if _, none := any(v).(struct{}); none {

@@ -330,8 +330,8 @@ func TestLoopReportsGaps(t *testing.T) {
 		loop := Name[struct{}]("n").All(t.Context(), src)
 		go src.gaps(t.Context(), Gap{From: "sender", First: 2, Last: 4})
 		for msg, err := range loop {
-			gap, ok := errors.AsType[*GapError](err)
-			if !ok || gap.Gap.Len() != 3 || msg.From != "sender" || !strings.Contains(err.Error(), "events 2 to 4 of") {
+			gap, ok := errors.AsType[Gap](err)
+			if !ok || gap.Len() != 3 || msg.From != "sender" || !strings.Contains(err.Error(), "events 2 to 4 of") {
 				t.Errorf("%+v, %v", msg, err)
 			}
 			break

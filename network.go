@@ -2,24 +2,25 @@ package smokesignal
 
 import "time"
 
-// A NetworkView is what a node knows of its network: all of it, or its own part while the
-// network is split. The zero value is the view of a node that is not running.
+// A NetworkView describes the network as one node sees it. While the network is split, it
+// describes the part that the node is in. It is the zero value if the node is not running.
 type NetworkView struct {
 	// Links is the number of peers in the peer list.
 	Links int
-	// Known is the number of nodes that the node knows and believes to be alive, its peers
-	// included. In a large network that is a sample.
+	// Known is the number of nodes that this node knows and believes to be alive, its peers
+	// included. In a large network a node knows only a sample of all nodes.
 	Known int
-	// Lost is the number of nodes that the node knows and that do not answer. It tries them
-	// now and then; so parts of a network find each other without seeds.
+	// Lost is the number of known nodes that do not answer at present. They are tried again
+	// now and then, by which the parts of a split network find each other without seeds.
 	Lost int
-	// Tag names the part of the network: it is the id of one of its nodes, whose beacon is
-	// heard in all of it. Nodes with the same tag are in one part. A node that is cut off
-	// from that one has another tag within 40 seconds; parts that meet have one tag within
-	// seconds. A node without peers becomes its own tag.
+	// Tag is the id of one node of the part of the network that this node is in. Every node
+	// of that part has the same tag, so two nodes with the same tag can reach each other.
+	// After a split, nodes that lost the tagged node have a new tag within 40 seconds; after
+	// parts have met, they share one tag within seconds. The tag of a node without peers is
+	// its own id.
 	Tag ID
-	// Since is when Tag became the tag. A change shows a split or a merge, also without
-	// seeds.
+	// Since is when Tag last changed. A change means that the network was split or that
+	// two parts have met.
 	Since time.Time
 }
 

@@ -35,7 +35,7 @@ type Node struct {
 	// What New was given or drew.
 	cfg     config
 	log     *slog.Logger
-	session [8]byte // tells this run of the node from the next
+	session [8]byte // random bytes that distinguish this run of the node from other runs
 	topic   string
 
 	// The libp2p host.
@@ -44,7 +44,7 @@ type Node struct {
 	face     corehost.Host // what Host returns
 	unclaim  func()        // lets another node have the host
 
-	// What the peers are, and the parts that follow it.
+	// The records of the peers, and the parts of the node that follow their changes.
 	protocols *identify.Tracker
 	records   *peers.Registry
 	gate      *gate.Gate // nil on a pubsub that is lent
@@ -54,7 +54,7 @@ type Node struct {
 	driver    *discovery.Driver
 	sources   sources
 	watchdog  *health.Watchdog
-	// pubsubCounters counts what pubsub loses below the events.
+	// pubsubCounters counts the messages that pubsub drops. Stats.PubSub shows them.
 	pubsubCounters events.PubSubCounters
 
 	// What the methods return.
@@ -71,13 +71,14 @@ type Node struct {
 	endCallbacks context.CancelFunc // ends the contexts of callbacks
 	bus          *busEvents
 
-	// How far the node is in its life.
+	// The state that Start and Close change.
 	life   life
 	ctx    context.Context // of pubsub
 	cancel context.CancelFunc
 }
 
-// occasions are those for which a user can register functions with a node.
+// occasions holds the functions that a user registered with OnConnect and the other On
+// methods of a Node.
 type occasions struct {
 	connect, disconnect        listeners[struct{}]
 	peerAdded, peerRemoved     listeners[*Peer]
@@ -91,7 +92,7 @@ type life struct {
 	mu        sync.Mutex
 	stage     stage
 	startedAt time.Time
-	changed   notify.Cond   // the node has its first peer, or has lost its last
+	changed   notify.Cond   // wakes Ready when the node gets its first peer or loses its last
 	closing   atomic.Bool   // Close has begun
 	begun     chan struct{} // closed by Start
 	done      chan struct{} // closed when Close has ended
@@ -107,9 +108,10 @@ const (
 	stageClosed
 )
 
-// New makes a node. It is on the network from Start on; handlers that are registered before
-// miss nothing. The error has one sentence for each option that is wrong. Close the node in the
-// end, even if it was never started. New does not listen or dial, and does not block.
+// New makes a node. The node joins the network when Start is called, so handlers that are
+// registered before Start miss no event. The error has one sentence for each option that is
+// wrong. Close the node in the end, even if it was never started. New does not listen or
+// dial, and does not block.
 func New(opts ...Option) (*Node, error) {
 	cfg := defaultConfig()
 	for _, opt := range opts {
@@ -128,7 +130,7 @@ func New(opts ...Option) (*Node, error) {
 	n.peers.handles = map[ID]*Peer{}
 	if err := n.build(seeds); err != nil {
 		if n.broadcast != nil {
-			// A pubsub that is lent lives on, so the topic has to be left.
+			// The application goes on using a lent pubsub, so the node leaves its topic there.
 			n.broadcast.Close(context.Background())
 		}
 		n.release()
@@ -138,8 +140,8 @@ func New(opts ...Option) (*Node, error) {
 	return n, nil
 }
 
-// build makes the parts of the node and connects them. Each part is made after the parts it
-// uses; the records of peers begin to be followed last.
+// build makes the parts of the node and connects them. Each part is made after the parts
+// that it uses. Last, the parts begin to follow the records of the peers.
 func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	cfg := n.cfg
 	n.ctx, n.cancel = context.WithCancel(context.Background())
@@ -153,7 +155,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	}
 	n.bus = &busEvents{bus: n.host.EventBus(), queue: newCallbacks(handlers, n.log), log: n.log}
 	n.records = peers.New(peers.Config{Host: n.host, Min: cfg.minPeers, Max: cfg.maxPeers, Log: logging.Room("host", cfg.logger)})
-	// The protocols by which the records tell nodes, leaves and guests from each other.
+	// A peer's protocols show whether it is a node, a leaf or a guest.
 	n.protocols, err = identify.Track(n.host, logging.Room("host", cfg.logger), protocol.Overlay, protocol.Repair, pubsub.FloodSubID)
 	if err != nil {
 		return err
@@ -168,7 +170,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	if err := n.openPubSub(); err != nil {
 		return err
 	}
-	var began time.Time // zero: now, by the clock of this machine
+	var began time.Time // the start of the session; zero means now
 	if cfg.now != nil {
 		began = cfg.now()
 	}
@@ -213,7 +215,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 	return n.follow()
 }
 
-// watchedSeeds returns the seeds as the watchdog wants them.
+// watchedSeeds returns seeds in the form that package health needs.
 func watchedSeeds(seeds []*discovery.Seed) (list []health.WatchedSeed) {
 	for _, s := range seeds {
 		list = append(list, health.WatchedSeed{Text: s.String(), ID: s.ID(), Addrs: s.AddrPorts()})
@@ -224,9 +226,9 @@ func watchedSeeds(seeds []*discovery.Seed) (list []health.WatchedSeed) {
 // Start listens, begins to look for peers and returns. It blocks only to look up names
 // given to Listen, for at most five seconds each. It fails if ctx has ended already; the end
 // of ctx has no effect later. If an address cannot be listened on, the error is a
-// *ListenError that names it, and the node can be started again. With WithHost it is
-// an error that the host has got another pubsub since New. Start returns ErrStarted when
-// it is called twice, and ErrClosed after Close.
+// *ListenError that names it, and the node can be started again. With WithHost, Start
+// fails if the application has made a pubsub on the host since New. Start returns
+// ErrStarted when it is called twice, and ErrClosed after Close.
 func (n *Node) Start(ctx context.Context) error {
 	n.life.mu.Lock()
 	defer n.life.mu.Unlock()
@@ -241,7 +243,8 @@ func (n *Node) Start(ctx context.Context) error {
 	if err := n.servesAnother(); err != nil {
 		return err
 	}
-	// Before anybody can connect and find that this host is not a node.
+	// The protocol handlers are set before the host listens. Otherwise a peer could connect
+	// in between and conclude that this host is not a node.
 	n.driver.Serve()
 	if err := n.host.Listen(); err != nil {
 		return fmt.Errorf("smokesignal: %w", err)
@@ -260,8 +263,8 @@ func (n *Node) Start(ctx context.Context) error {
 }
 
 // Run starts the node, waits until ctx ends or the node is closed, and closes it. It
-// returns the error of Start or Close. If Start fails, the node is closed as well, unless
-// it had been started before.
+// returns the error of Start or Close. If Start fails, Run closes the node, except after
+// ErrStarted.
 func (n *Node) Run(ctx context.Context) error {
 	if err := n.Start(ctx); err != nil {
 		if !errors.Is(err, ErrStarted) {
@@ -277,10 +280,10 @@ func (n *Node) Run(ctx context.Context) error {
 }
 
 // Ready returns nil as soon as the node has a peer, so that a broadcast reaches somebody.
-// It returns ErrNotStarted at once before Start, and ErrClosed after Close. When ctx ends
-// first, the error says why there is no peer. It is ErrNotConnected, not the error of ctx;
-// it wraps the error of each seed, and ErrRelayed if a node was reached through a relay
-// only.
+// It returns ErrNotStarted at once before Start, and ErrClosed after Close. If ctx ends
+// first, the error is ErrNotConnected, not the error of ctx. Its text says why there is no
+// peer; it wraps the error of each seed, and ErrRelayed if a node was reached only through
+// a relay.
 func (n *Node) Ready(ctx context.Context) error {
 	for {
 		n.life.mu.Lock()
@@ -303,7 +306,7 @@ func (n *Node) Ready(ctx context.Context) error {
 	}
 }
 
-// notConnected is the error of Ready when ctx ended first.
+// notConnected is the error that Ready returns when its ctx ends before there is a peer.
 type notConnected struct {
 	text   string
 	causes []error
@@ -346,8 +349,8 @@ func (n *Node) notConnectedError() error {
 }
 
 // Flush returns when the accepted direct events have been written to their peers and the
-// accepted broadcasts have reached every neighbor, or when ctx ends. The error counts the
-// direct events that were not written; if neighbors have not confirmed the broadcasts, it
+// accepted broadcasts have reached every neighbor, or when ctx ends. The error says how
+// many direct events were not written. If neighbors have not confirmed the broadcasts, it
 // is or wraps an *UnconfirmedError that names them.
 func (n *Node) Flush(ctx context.Context) error {
 	direct, broadcast := n.direct.Flush(ctx), n.broadcast.Flush(ctx)
@@ -396,13 +399,13 @@ func (n *Node) Host() corehost.Host { return n.face }
 func (n *Node) Peers() *Peers { return &n.peers }
 
 // Peer returns a handle on the node with that id, linked or not. It does not block and is
-// never nil. If the node is not connected, the first Emit or Call finds it within its ctx:
-// it asks the neighbors, which ask theirs, for the node's signed address, and dials that. If
-// id is not an id, text for example, every Emit and Call returns ErrBadID at once, and the log
-// has an error.
+// never nil. If there is no connection to that node, the first Emit or Call looks for it
+// until its ctx ends: it asks the neighbors, which ask theirs, for the node's signed
+// addresses, and dials them. If id cannot be the id of a node, for example because it is
+// text, every Emit and Call returns ErrBadID at once, and an error is logged.
 func (n *Node) Peer(id ID) *Peer { return n.peers.handle(id) }
 
-// running returns ErrNotStarted or ErrClosed when the node is not on the network.
+// running returns nil between Start and Close, ErrNotStarted before and ErrClosed after.
 func (n *Node) running() error {
 	n.life.mu.Lock()
 	stage := n.life.stage

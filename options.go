@@ -19,14 +19,14 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/testhook"
 )
 
-// Unlimited, given as the max of PeerLimits, means that there is no maximum. No other
-// option accepts it.
+// Unlimited, as the max of PeerLimits, means that there is no maximum. Only PeerLimits
+// accepts it.
 const Unlimited = -1
 
 // DefaultMaxEventSize is the largest event in bytes, unless MaxEventSize sets another.
 const DefaultMaxEventSize = 512 << 10
 
-// The other defaults stand in the documentation of the options.
+// These are the defaults that users find in the documentation of the options.
 const (
 	defaultNetwork      = protocol.DefaultNetwork // "default"
 	defaultMinPeers     = 3                       // the original's minPeerNo
@@ -36,16 +36,16 @@ const (
 	defaultCloseTimeout = 5 * time.Second
 )
 
-// maxMaxEventSize keeps an event with its envelope within the 768 KiB of a batch,
-// which is within what pubsub peers of any kind accept.
+// maxMaxEventSize is the highest limit that MaxEventSize accepts. An event and its envelope
+// have to fit into a batch of 768 KiB, the size that every kind of pubsub peer accepts.
 const maxMaxEventSize = 767 << 10
 
-// An Option sets one property of a node at New. Options cannot fail; New checks
-// them all and has one sentence for each that is wrong.
+// An Option sets one property of a node. An option cannot fail by itself: New checks all
+// of them together, and its error has one sentence for each that is wrong.
 type Option func(*config)
 
-// config is what the options set. A pointer is nil until its option is given, where the
-// zero value would be a mistake of the user.
+// config holds what the options set. A field is a pointer where the zero value would be a
+// mistake of the user; it is nil until the option is given.
 type config struct {
 	// Where the node is.
 	identity  *string // path
@@ -55,7 +55,7 @@ type config struct {
 	advertise []string
 	nat       host.NAT
 
-	// Which network it is in, and how it finds the others.
+	// The network of the node, and where it looks for other nodes.
 	network    string
 	netName    *string // as Network was given; validate sets network
 	seeds      []string
@@ -90,7 +90,7 @@ type config struct {
 	problems []error // one sentence for each option that is wrong
 }
 
-// bad adds a problem. The sentence begins with the option.
+// bad adds a sentence to problems. The sentence begins with the name of the option.
 func (c *config) bad(format string, args ...any) {
 	c.problems = append(c.problems, fmt.Errorf("smokesignal: "+format, args...))
 }
@@ -137,9 +137,9 @@ func Seeds(addrs ...string) Option {
 
 // PeerLimits sets how many peers the node wants at least and accepts at most (default 3 and
 // 5). Below min it looks for more. A min of zero means that it looks for nobody but its
-// seeds, a max of zero that it accepts nobody, and Unlimited that there is no maximum. For a
-// moment there may be two more than max, because a node that has no peer at all is never
-// turned away. A negative min, a negative max other than Unlimited, and a min above max are
+// seeds, a max of zero that it accepts nobody, and Unlimited that there is no maximum. A
+// node that has no peer at all is never turned away, so there may be two more peers than max
+// for a moment. A negative min, a negative max other than Unlimited, and a min above max are
 // errors at New.
 func PeerLimits(min, max int) Option {
 	return func(c *config) { c.minPeers, c.maxPeers = min, max }
@@ -153,9 +153,10 @@ func PingInterval(d time.Duration) Option {
 	return func(c *config) { c.pingInterval = d }
 }
 
-// PingTimeout sets how long an answer may take beyond two PingIntervals (default three
-// seconds). Zero adds nothing to the intervals. A negative timeout, or one of more than 24
-// hours, is an error at New.
+// PingTimeout sets how long the watchdog waits for the answer to a ping (default three
+// seconds). A netsplit is reported when a seed was not heard for two PingIntervals and one
+// PingTimeout. Zero adds nothing to the two intervals. A negative timeout, or one of more
+// than 24 hours, is an error at New.
 func PingTimeout(d time.Duration) Option {
 	return func(c *config) { c.pingTimeout = d }
 }
@@ -179,14 +180,15 @@ func LAN() Option {
 // Subnet binds and advertises only this machine's addresses in the subnet, given as
 // "192.168.2.0/24" or "192.168.2.1/255.255.255.0". It narrows Listen addresses without a
 // host. It is an error at New if a Listen address is outside the subnet, or if this machine
-// has no address in it, and an error at Start if a name leads outside.
+// has no address in it. It is an error at Start if a name given to Listen has an address
+// outside the subnet.
 func Subnet(subnet string) Option {
 	return func(c *config) { c.subnet = &subnet }
 }
 
-// Advertise sets the addresses that others are told, as host:port or multiaddr, in place of
-// those the node listens on. It is meant for a node behind a port forwarding. Several calls
-// add up.
+// Advertise sets the addresses that the node tells other nodes, as host:port or multiaddr, in
+// place of the addresses that it listens on. Use it for a node behind a forwarded port.
+// Several calls add up.
 func Advertise(addrs ...string) Option {
 	return func(c *config) { c.advertise = append(c.advertise, addrs...) }
 }
@@ -221,9 +223,9 @@ func PeerBook(path string) Option {
 //
 // A node without peers looks after 1, 2, 4, 8, 8 ... seconds, one with too few after 30
 // seconds, and one with enough after 5 minutes. It advertises again before the time to live
-// ends. Addresses found there are dialed as carefully as those that strangers tell: a few
-// times only, and addresses of the local network only by a node that cannot be reached from
-// outside it. What open has made is the application's to close, after the node.
+// of its entry ends. An address found there is dialed three times in ten minutes at most, and
+// addresses of private networks are dialed only by a node that has no public address. The
+// application closes what open returned, after it has closed the node.
 func WithDiscovery(open func(h corehost.Host) (corediscovery.Discovery, error)) Option {
 	return func(c *config) {
 		if open == nil {
@@ -242,9 +244,9 @@ func MaxEventSize(n int) Option {
 }
 
 // KeepFor sets how long broadcasts are kept for neighbors that have missed them (default one
-// minute). After a longer cut the nodes behind it miss what was sent during it, and get a
-// Gap. Zero keeps broadcasts until the handlers here have returned. A negative time is an
-// error at New.
+// minute). Nodes that are cut off for longer miss broadcasts, which are reported to them as a
+// Gap. Zero keeps broadcasts only until the handlers of this node have returned. A negative
+// time is an error at New.
 func KeepFor(d time.Duration) Option {
 	return func(c *config) { c.storeAge = d }
 }
@@ -257,10 +259,10 @@ func KeepBytes(n int) Option {
 	return func(c *config) { c.storeBytes = n }
 }
 
-// Last makes a node that joins begin with the last n broadcasts of each sender, if neighbors
-// still keep them; it also gets those that were sent in one batch with the first of them. The
-// default is zero: the node begins with what is sent from now on. A negative number is an
-// error at New.
+// Last lets a node that joins receive the last n broadcasts of each sender, as far as its
+// neighbors still keep them. It may receive a few more, because the broadcasts of one batch
+// come together. The default is zero: the node receives only broadcasts that are sent after
+// it has joined. A negative number is an error at New.
 func Last(n int) Option {
 	return func(c *config) { c.last = n }
 }
@@ -279,9 +281,9 @@ func CloseTimeout(d time.Duration) Option {
 	return func(c *config) { c.closeTimeout = d }
 }
 
-// Logger sends the log of this node to h. Without it, or with nil, the log goes to go-log, which
-// shows it as GOLOG_LOG_LEVEL or the application says. As long as neither says anything, only
-// what a program must not miss is shown, by slog.Default: a panic in one of its functions.
+// Logger sends the log of this node to h. Without this option, or with nil, the log goes to
+// go-log, whose level is set by GOLOG_LOG_LEVEL or by the application. If neither sets a
+// level, only panics in the application's own functions are shown, by slog.Default.
 func Logger(h slog.Handler) Option {
 	return func(c *config) { c.logger = h }
 }
@@ -314,7 +316,7 @@ func (c *config) validateSeeds() (seeds []*discovery.Seed) {
 			c.bad("Seeds: %w", err)
 			continue
 		}
-		// A host of the application may punch holes whatever our options say.
+		// Whether the application's own host punches holes does not depend on our options.
 		if seed.Relayed() && !c.nat.Punches() && c.lentHost == nil {
 			c.bad("Seeds: seed %q: %w", text, errNoHolePunching)
 		}

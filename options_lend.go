@@ -31,8 +31,8 @@ import (
 // The node does not change or close anything of the application. It protects its peers from
 // the connection manager under a tag of its own, and corrects in the peerstore which
 // protocols its peers speak. Close removes its stream handlers, streams and tags, and those
-// connections that it made and nobody else uses. Nodes on hosts that the application connects
-// find each other without seeds, whenever that is.
+// connections that it made and nobody else uses. Two nodes whose hosts the application
+// connects find each other without seeds, before or after Start.
 //
 // It is an error at New if there is a node on the host already, or if an option that says how a
 // node listens is given too: Listen, Subnet, Advertise, IdentityFile, or one about NATs.
@@ -66,9 +66,10 @@ func WithPubSub(ps *pubsub.PubSub) Option {
 	}
 }
 
-// WithTopic lends the node a topic that the application has joined on the pubsub given by
-// WithPubSub, since a topic can be joined only once there. The node does not close it, and other
-// subscriptions to it do no harm. Several calls add up.
+// WithTopic lends the node a topic that the application has already joined on the pubsub
+// given by WithPubSub, because a topic can be joined only once per pubsub. The node does not
+// close the topic, and the application may have subscriptions of its own to it. Several calls
+// add up.
 func WithTopic(t *pubsub.Topic) Option {
 	return func(c *config) {
 		if t == nil {
@@ -82,10 +83,10 @@ func WithTopic(t *pubsub.Topic) Option {
 	}
 }
 
-// PubSubOptions returns options for a pubsub that the application makes for itself and for
-// WithPubSub: signed messages, queues that hold a burst, and a limit on what waits in them. They
-// refuse no topic of the application. Later options override them. They are for one pubsub;
-// call PubSubOptions again for another.
+// PubSubOptions returns options for a pubsub that the application makes and lends to a node by
+// WithPubSub: messages are signed, and queues hold a burst but are limited in bytes. The
+// options do not restrict the application's own topics. Options given after them override
+// them. They can be used for one pubsub; call PubSubOptions again for another.
 func PubSubOptions() []pubsub.Option {
 	return events.PubSubOptions(events.PubSubConfig{Shared: true})
 }
@@ -98,9 +99,9 @@ func PubSubOptions() []pubsub.Option {
 //	manager, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits.AutoScale()))
 //	h, err := libp2p.New(libp2p.ResourceManager(manager))
 //
-// These are limits on the node's own protocols and service. The limits of the whole system and
-// of each peer have to allow for them: with each linked peer a node has four streams in each
-// direction, and up to 24 for moments.
+// These limits concern the node's own protocols and service only. The limits of the whole
+// system and of each peer have to be high enough as well: a node has four streams in each
+// direction with each linked peer, and up to 24 for short times.
 func AddLimits(l *rcmgr.ScalingLimitConfig) { limits.Add(l) }
 
 // validateLent checks the host, the pubsub and the topics that the application lends.
@@ -136,13 +137,13 @@ func (c *config) validateLent() {
 // An endpoint is the node's host, made for it or lent by the application.
 type endpoint interface {
 	corehost.Host // Close leaves a lent host open
-	// Listen makes a host reachable that was made for the node.
+	// Listen opens the listening addresses. It does nothing on a lent host.
 	Listen() error
-	// Dialable returns the addresses at which others can dial it, with its id.
+	// Dialable returns the addresses at which others can dial the host, each with its id.
 	Dialable() []ma.Multiaddr
-	// Relayed returns the peers that are connected through relays only.
+	// Relayed returns the peers that are connected through relays and not directly.
 	Relayed() []peer.ID
-	// Spare reports whether nobody but the node uses a connection.
+	// Spare reports whether only the node uses the connection c, so that it may close it.
 	Spare(c network.Conn) bool
 }
 
@@ -151,7 +152,8 @@ type madeHost struct{ *host.Host }
 
 func (madeHost) Spare(c network.Conn) bool { return !lent.UsedByOthers(c, nil) }
 
-// openHost makes the node's host, or takes the one that is lent, and returns its key.
+// openHost makes the node's host, or uses the host that the application lends, and returns
+// the key of the host.
 func (n *Node) openHost() (key crypto.PrivKey, err error) {
 	if n.cfg.lentHost != nil {
 		return n.borrowHost()
@@ -174,7 +176,8 @@ func (n *Node) openHost() (key crypto.PrivKey, err error) {
 	}
 	made := h.(*host.Host)
 	n.host, n.face = madeHost{made}, made
-	// The application may give what Host returns to WithHost of another node.
+	// The claim makes New fail if the application gives this host, which Node.Host returns,
+	// to another node by WithHost.
 	n.unclaim, err = lent.Claim(made)
 	return key, err
 }
@@ -187,7 +190,7 @@ func (n *Node) borrowHost() (crypto.PrivKey, error) {
 		return nil, errors.New("WithHost: there is a node on the host already, and they would take each other's streams; use that one, close it first, or give each a host")
 	}
 	key := h.Peerstore().PrivKey(h.ID())
-	if key == nil { // a host may sign by other means than its peerstore; a node cannot
+	if key == nil { // a host may keep its key elsewhere, but the node needs it for signing
 		return nil, errors.New("WithHost: the private key of the host is not in its peerstore; put it there, since the node signs with it")
 	}
 	// Signatures of broadcasts are verified with the key in the sender's id. RSA keys are too
@@ -208,7 +211,8 @@ func (n *Node) borrowHost() (crypto.PrivKey, error) {
 	return key, nil
 }
 
-// openPubSub makes the node's pubsub behind the gate, or takes the one that is lent.
+// openPubSub makes a pubsub for the node, behind the gate, or uses the pubsub that the
+// application lends.
 func (n *Node) openPubSub() (err error) {
 	if n.cfg.lentPubSub != nil {
 		n.pubsub = n.cfg.lentPubSub
@@ -224,8 +228,9 @@ func (n *Node) openPubSub() (err error) {
 	return err
 }
 
-// checkTopics returns an error if a topic of WithTopic belongs to another pubsub. A topic that
-// is joined cannot be joined again, so a Join that succeeds shows that it was not joined.
+// checkTopics returns an error if a topic of WithTopic belongs to another pubsub than the
+// lent one. To find out, it joins the topic on the lent pubsub. A topic can be joined only
+// once, so if that succeeds, the application had not joined it there.
 func (n *Node) checkTopics() error {
 	for name := range n.cfg.topics {
 		if t, err := n.pubsub.Join(name); err == nil {
@@ -236,11 +241,11 @@ func (n *Node) checkTopics() error {
 	return nil
 }
 
-// explainPubSub adds to the error of a broadcast that could not be made how to lend a
-// pubsub on which it can.
+// explainPubSub adds advice to err, the error of a broadcast that could not be made on a lent
+// pubsub: how to make a pubsub on which it can.
 func (n *Node) explainPubSub(err error) error {
 	if n.cfg.lentPubSub == nil {
-		return err // our own pubsub: nothing that the program has done
+		return err // the node's own pubsub: there is nothing that the application could change
 	}
 	switch {
 	case errors.Is(err, events.ErrOtherHost):
@@ -257,8 +262,8 @@ func (n *Node) explainPubSub(err error) error {
 	return fmt.Errorf("WithPubSub: %w; if the application has joined it, give it by WithTopic, and if there is a subscription filter, let it pass", err)
 }
 
-// sharesTopic reports whether p is on a topic of the application, whose pubsub then needs the
-// connection to p.
+// sharesTopic reports whether p is on a topic of the application. If so, the application's
+// pubsub needs the connection to p, and the node must not close it.
 func (n *Node) sharesTopic(p peer.ID) bool {
 	for _, topic := range n.pubsub.GetTopics() {
 		// The node's own topic is the application's only if the application has joined it.
@@ -276,7 +281,7 @@ func (n *Node) sharesTopic(p peer.ID) bool {
 // New, although the node has one of its own there.
 func (n *Node) servesAnother() error {
 	if n.cfg.lentHost == nil || n.cfg.lentPubSub != nil {
-		return nil // the host is the node's, or the node uses the application's pubsub: there is one only
+		return nil // the host is not lent, or the node uses the application's pubsub, so there is only one
 	}
 	for _, id := range lent.PubSubProtocols(n.face) {
 		// The node's pubsub is a floodsub; other protocols are those of another pubsub.

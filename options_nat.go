@@ -9,13 +9,13 @@ import (
 )
 
 // HolePunching lets the node link to nodes that are behind a NAT or firewall: it dials them
-// through their relay, and both ends then make a direct connection, from whichever side that
-// works. It is off by default.
+// through their relay, over which both nodes agree to open a direct connection at the same
+// moment. It is off by default.
 //
-// Only that agreement goes through a relay, never an event. If no direct connection comes
-// about within five seconds, there is no link, and Ready, OnSeedError or Connect say so
-// (ErrRelayed). Holes are punched for QUIC only, so the node has to listen on it, as it does
-// by default. Two NATs that use another port for each connection cannot be passed.
+// Events never go through a relay. If no direct connection could be made within five seconds,
+// there is no link, and Ready, OnSeedError or Connect report ErrRelayed. Hole punching works
+// over QUIC only, so the node has to listen on QUIC, as it does by default. It does not work
+// if both NATs use a different port for each connection.
 //
 // A node that only dials and is never dialed needs none of these options: it joins through
 // any node that can be dialed.
@@ -50,13 +50,13 @@ func PortMapping() Option {
 
 var errNoHolePunching = errors.New("it is behind a relay, which needs HolePunching or Relays")
 
-// whyRelayed returns what relays may have to do with the node having no peer: nodes that were
-// reached through a relay only, unless the known causes have that already, and relays that
-// gave no reservation.
+// whyRelayed returns reasons, concerning relays, why the node has no peer: nodes that were
+// reached only through a relay, and relays at which the node got no reservation. Nodes are
+// left out if the errors in known contain ErrRelayed already.
 func (n *Node) whyRelayed(known []error) (parts []string, causes []error) {
 	switch only := n.host.Relayed(); {
 	case len(only) == 0 || errors.Is(errors.Join(known...), discovery.ErrRelayed):
-		// The seed's own error says it, with the name of the seed.
+		// The error of the seed in known says the same, and names the seed.
 	case len(only) == 1:
 		parts = append(parts, "node "+only[0].String()+" is "+errs.Text(discovery.ErrRelayed))
 		causes = append(causes, discovery.ErrRelayed)
@@ -65,7 +65,7 @@ func (n *Node) whyRelayed(known []error) (parts []string, causes []error) {
 		causes = append(causes, discovery.ErrRelayed)
 	}
 	made, ok := n.host.(madeHost)
-	if !ok { // the application chooses the relays of a host that it lends
+	if !ok { // a lent host: the application chooses the relays, so the node knows none
 		return parts, causes
 	}
 	for _, r := range made.Relays() {

@@ -19,13 +19,13 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/payload"
 )
 
-// A Peer is a handle on another node, linked or not; Node.Peer and Peers return it. It stays
-// valid when the link ends and comes back. All methods may be called from several goroutines,
-// and from handlers.
+// A Peer is a handle on another node, which need not be linked to this one. Node.Peer and
+// Peers return it. It stays valid when the link ends and is made again. All methods may be
+// called from several goroutines, and from handlers.
 type Peer struct {
 	node *Node
 	id   ID
-	bad  error // why id is not an id, or nil
+	bad  error // why id cannot be the id of a node; nil if it can
 
 	onClose listeners[error]
 }
@@ -45,9 +45,9 @@ func (p *Peer) RTT() time.Duration {
 	return p.node.driver.RTT(p.id)
 }
 
-// Addr returns the address of the peer, or nil if the peer is not connected: the address at
-// which this node dialed it, else an address at which it says it listens, else the far
-// end of its connection to this node.
+// Addr returns the address of the peer, or nil if the peer is not connected. If this node
+// dialed the peer, it is the address that was dialed. Otherwise it is an address on which the
+// peer says that it listens or, if there is none, the remote address of the connection.
 func (p *Peer) Addr() ma.Multiaddr {
 	conns := slices.DeleteFunc(p.node.host.Network().ConnsToPeer(p.id), func(c network.Conn) bool {
 		return addr.IsRelayed(c.RemoteMultiaddr()) // the relay's address is not the peer's
@@ -72,8 +72,8 @@ func (p *Peer) Addr() ma.Multiaddr {
 	return nil
 }
 
-// AddrPort returns the IP address and port of Addr, the original's remoteAddress
-// and remotePort. It is the zero value if the peer is not connected.
+// AddrPort returns the IP address and port of Addr. It is the zero value if the peer is not
+// connected. The Node.js library calls the two remoteAddress and remotePort.
 func (p *Peer) AddrPort() netip.AddrPort {
 	a := p.Addr()
 	if a == nil {
@@ -88,10 +88,11 @@ func (p *Peer) AddrPort() netip.AddrPort {
 // to the caller again when Emit returns.
 //
 // Emit blocks while the queue is full, until ctx ends; it returns ErrStalled when nothing could
-// be written to the peer for ten seconds. If there is no connection to the peer, Emit finds the
-// peer through the network and dials it, until ctx ends. The error is then ErrNotConnected,
-// together with ErrUnknownPeer (nobody knows where the peer is), ErrUnreachable (it does not
-// answer there), ErrOtherNetwork, or ErrRefused (it does not accept events from this node).
+// be written to the peer for ten seconds. If there is no connection to the peer, Emit looks for
+// the peer in the network and dials it, until ctx ends. If that fails, the error is
+// ErrNotConnected and wraps the cause: ErrUnknownPeer (nobody knows where the peer is),
+// ErrUnreachable (it does not answer at its addresses), ErrOtherNetwork, or ErrRefused (it does
+// not accept events from this node).
 // These errors come at once: ErrNotStarted, ErrClosed, ErrBadID, ErrBadName, ErrTooLarge and
 // ErrBadArgument. After an error the event is not sent.
 func (p *Peer) Emit(ctx context.Context, name string, args ...any) error {
@@ -124,38 +125,39 @@ func (p *Peer) Call(ctx context.Context, name string, args ...any) (*Event, erro
 	return (*Event)(answer), err
 }
 
-// Handle lets f answer the peer's calls of that name, or with "*" those that no other handler
-// answers. The results of f are the arguments of the answer, and its error goes to the peer as
-// text. It goes before a handler of Direct.Handle, which is for the calls of any peer. The
-// registration outlives the link. off removes f.
+// Handle registers f to answer the calls of that name that the peer makes; with the name "*",
+// f answers the peer's calls that no other handler answers. The results of f are the arguments
+// of the answer, and its error goes to the peer as text. f takes precedence over a handler of
+// Direct.Handle, which is for the calls of any peer. It stays registered when the link ends.
+// off removes f.
 func (p *Peer) Handle(name string, f func(context.Context, *Event) (results []any, err error)) (off func()) {
 	return p.node.direct.HandleFrom(p.id, name, callHandler(f))
 }
 
 // On calls f for each event of that name that the peer sends to this node alone, or for each
-// of them if the name is "*". It follows the rules of Direct.On. The registration outlives the
-// link. off removes f.
+// such event of any name if the name is "*". The rules are those of Direct.On. f stays
+// registered when the link ends. off removes f.
 func (p *Peer) On(name string, f func(context.Context, *Event)) (off func()) {
 	return p.node.direct.OnFrom(p.id, name, handler(f))
 }
 
-// OnClose calls f each time the link to the peer ends. reason is a *CloseError, which says why,
-// and how many accepted events were not written. If the peer is not linked, f waits for a link
-// to be made and end. off removes f.
+// OnClose calls f each time the link to the peer ends. reason is a *CloseError, which says why
+// the link ended and how many accepted events were not sent. If the peer is not linked now, f
+// is called at the end of its next link. off removes f.
 func (p *Peer) OnClose(f func(ctx context.Context, reason error)) (off func()) {
 	return p.node.peers.register(p).onClose.on(f)
 }
 
-// Pipe returns a duplex view of the events named "data" between the two nodes, as the
-// original library has it: each Write emits one event and blocks and fails as Emit does;
-// a Read returns bytes of one event of the peer. Read returns io.EOF after Close, which
-// ends the view and not the link.
+// Pipe returns a reader and writer of the direct events named "data" between this node and
+// the peer, as the Node.js library smokesignal has it. Each Write emits one event, and blocks
+// and fails as Emit does. Each Read returns bytes of one event of the peer, never of two. Close
+// closes the Pipe, not the link; Read returns io.EOF then.
 //
-// A Pipe receives from now on and holds 64 KiB or 256 events. When it is full, all events
-// of the peer are held back, so read it or close it.
+// A Pipe receives the events that arrive after this call, and buffers up to 64 KiB or 256
+// events. While the buffer is full, all events of the peer wait, so read the Pipe or close it.
 func (p *Peer) Pipe() io.ReadWriteCloser { return p.node.direct.Pipe(p.id) }
 
-// The methods below are for typed events, see Name.
+// The methods below save Name, which has the typed events, an allocation per event.
 
 func (p *Peer) emitBytes(ctx context.Context, name string, b []byte) error {
 	if p.bad != nil {
@@ -170,10 +172,10 @@ func (p *Peer) onBorrowed(name string, f func(context.Context, *Event)) (off fun
 
 func (p *Peer) closing() <-chan struct{} { return p.node.direct.Done() }
 
-// Disconnect ends the link to the peer; the original calls it close. The node does not link to
-// the peer by itself for thirty seconds, unless it has no other. The connection stays, since
-// other libp2p code may use it. Disconnect does nothing if the peer is not linked. It does not
-// wait for the end of the link. The error is ErrNotStarted or ErrClosed.
+// Disconnect ends the link to the peer, and returns before the link has ended. It does nothing
+// if the peer is not linked. For thirty seconds the node does not link to the peer again by
+// itself, unless it has no other peer. The connection stays open, since other libp2p code may
+// use it. The error is ErrNotStarted or ErrClosed. The Node.js library calls this method close.
 func (p *Peer) Disconnect() error {
 	if err := p.node.running(); err != nil {
 		return err
@@ -187,14 +189,14 @@ type Peers struct {
 	node *Node
 
 	mu      sync.Mutex
-	handles map[ID]*Peer // of linked peers, and those with OnClose handlers
+	handles map[ID]*Peer // of peers that are linked or that have OnClose handlers
 
 	onAdd    listeners[*Peer]
 	onRemove listeners[*Peer]
 }
 
-// All iterates over the peers in the order in which they were added: those that are in the
-// list when the loop begins.
+// All iterates over the peers that are in the list when the loop begins, in the order in
+// which they were added.
 func (l *Peers) All() iter.Seq[*Peer] {
 	return func(yield func(*Peer) bool) {
 		for _, id := range l.node.records.Neighbors() {
@@ -205,8 +207,8 @@ func (l *Peers) All() iter.Seq[*Peer] {
 	}
 }
 
-// Get returns the peer with that id, or nil if it is not in the list. Peer.Linked reports
-// the same of a handle.
+// Get returns the peer with that id, or nil if it is not in the list. For a Peer that you
+// have, Peer.Linked reports whether it is in the list.
 func (l *Peers) Get(id ID) *Peer {
 	if !l.node.records.Has(id) {
 		return nil
@@ -217,14 +219,15 @@ func (l *Peers) Get(id ID) *Peer {
 // Len returns the number of peers.
 func (l *Peers) Len() int { return l.node.records.Len() }
 
-// Full reports whether there are as many peers as PeerLimits allows.
+// Full reports whether the list has reached the maximum of PeerLimits.
 func (l *Peers) Full() bool { return l.node.records.Full() }
 
-// Sufficient reports whether there are as many peers as PeerLimits wants.
+// Sufficient reports whether the list has reached the minimum of PeerLimits.
 func (l *Peers) Sufficient() bool { return l.node.records.Sufficient() }
 
 // OnAdd calls f when a peer was added. The peer's direct events are read only after all OnAdd
-// handlers have returned, so handlers of events that f registers miss none. off removes f.
+// handlers have returned, so an event handler that f registers misses none of them. off
+// removes f.
 func (l *Peers) OnAdd(f func(context.Context, *Peer)) (off func()) { return l.onAdd.on(f) }
 
 // OnRemove calls f when a peer was removed. off removes f.
@@ -239,7 +242,7 @@ func (l *Peers) handle(id ID) *Peer {
 	}
 	p := &Peer{node: l.node, id: id, bad: checkID(id)}
 	if p.bad != nil {
-		// On, Handle and OnClose of such a peer can only wait in vain.
+		// Handlers that the application registers with this handle will never be called.
 		l.node.log.Error("a peer that cannot exist", "error", p.bad)
 	}
 	if l.node.records.Has(id) {
@@ -259,7 +262,8 @@ func (l *Peers) register(p *Peer) *Peer {
 	return p
 }
 
-// unregister drops the handle of a peer that was removed, unless it has OnClose handlers.
+// unregister forgets the handle of a peer that was removed, unless the handle has OnClose
+// handlers, which are called again when the next link ends.
 func (l *Peers) unregister(p *Peer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -8,17 +8,17 @@ import (
 
 // A Seed is what a node knows of one of its seeds.
 type Seed struct {
-	// Seed is the seed as it was given.
+	// Seed is the text of the seed, as it was given to Seeds.
 	Seed string
-	// ID is the node at the seed; empty until it was reached.
+	// ID is the id of the node at the seed's address; empty until that node was reached.
 	ID ID
-	// Self reports that the seed is this node, which then ignores it.
+	// Self is true if the seed leads to this node itself. Such a seed is ignored.
 	Self bool
 	// Linked reports whether the seed is in the peer list.
 	Linked bool
-	// Netsplit reports that the seed was heard once, and is not heard any more.
+	// Netsplit is true if the seed was heard before and cannot be heard now, see OnNetsplit.
 	Netsplit bool
-	// LastHeard is when the seed was last heard through the overlay; zero for never.
+	// LastHeard is when the watchdog last heard the seed; zero if it never did.
 	LastHeard time.Time
 	// Err is why the seed cannot be used at present; nil if there is no known reason.
 	Err error
@@ -63,24 +63,24 @@ func (n *Node) seed(text string) Seed {
 	return Seed{Seed: text}
 }
 
-// OnConnect calls f when the first peer was added. Connected is true by then, and a broadcast
-// reaches that peer. The functions registered with this and the other On methods of Node run
-// in order, one at a time, on a goroutine of their own; they may emit and block. The ctx of f
-// ends when the node closes. off removes f.
+// OnConnect calls f when the first peer was added. Connected is true then, and a broadcast
+// that f emits reaches that peer. All functions registered with the On methods of Node run in
+// order, one at a time, on one goroutine that does nothing else; they may emit and block. The
+// ctx of f ends when the node closes. off removes f.
 func (n *Node) OnConnect(f func(ctx context.Context)) (off func()) {
 	return n.on.connect.on(func(ctx context.Context, _ struct{}) { f(ctx) })
 }
 
-// OnDisconnect calls f when the last peer is gone. The node is already trying to come back
-// through its seeds and the addresses that it knows. off removes f.
+// OnDisconnect calls f when the last peer was removed. By then the node is already trying to
+// join again, through its seeds and all addresses that it knows. off removes f.
 func (n *Node) OnDisconnect(f func(ctx context.Context)) (off func()) {
 	return n.on.disconnect.on(func(ctx context.Context, _ struct{}) { f(ctx) })
 }
 
-// OnPeerAdded calls f when a peer was added to the list: the original's "new peer". The peer's
-// direct events and calls are read only after f has returned, and the peer does the same. So
-// two nodes that both call the other in f wait for each other until their ctx ends; call from
-// another goroutine instead. off removes f.
+// OnPeerAdded calls f when a peer was added to the list; the Node.js library calls this event
+// "new peer". The peer's direct events and calls are read only after f has returned, and the
+// peer does the same. So if both nodes make a Call inside f, both wait until their ctx ends;
+// make the call on another goroutine. off removes f.
 func (n *Node) OnPeerAdded(f func(ctx context.Context, p *Peer)) (off func()) {
 	return n.on.peerAdded.on(f)
 }
@@ -90,19 +90,20 @@ func (n *Node) OnPeerRemoved(f func(ctx context.Context, p *Peer)) (off func()) 
 	return n.on.peerRemoved.on(f)
 }
 
-// OnNetsplit calls f once when a seed is not heard any more through the overlay although the
-// node has peers. off removes f.
+// OnNetsplit calls f when a seed can no longer be heard through the network although the node
+// has peers: once for each time that the seed is lost. off removes f.
 func (n *Node) OnNetsplit(f func(ctx context.Context, seed Seed)) (off func()) {
 	return n.on.netsplit.on(f)
 }
 
-// OnNetsplitResolved calls f once when a lost seed is heard again. off removes f.
+// OnNetsplitResolved calls f when a seed that OnNetsplit reported is heard again. off removes
+// f.
 func (n *Node) OnNetsplitResolved(f func(ctx context.Context, seed Seed)) (off func()) {
 	return n.on.netsplitResolved.on(f)
 }
 
 // OnGap calls f when broadcasts of a sender are missing and will not arrive. Broadcast.OnGap
-// reports the same in its place among the events. off removes f.
+// reports the same gaps in order with the sender's events. off removes f.
 func (n *Node) OnGap(f func(ctx context.Context, gap Gap)) (off func()) {
 	return n.on.gap.on(f)
 }

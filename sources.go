@@ -71,7 +71,8 @@ func (s *sources) close() error {
 	return s.book.Close()
 }
 
-// outcomes returns one sentence for each source, for a node that has no peer.
+// outcomes returns one sentence for each source about what was found there. The error of
+// Ready uses them to say why the node has no peer.
 func (s *sources) outcomes() (list []error) {
 	if s.book != nil {
 		if n := s.book.Len(); n == 0 {
@@ -94,7 +95,7 @@ func (s *sources) outcomes() (list []error) {
 	return list
 }
 
-// locate connects to a peer to which direct events are sent.
+// locate looks for p in the network and connects to it, so that a direct event can be sent.
 func (n *Node) locate(ctx context.Context, p peer.ID) error {
 	if p == n.ID() {
 		return ErrSelf
@@ -116,7 +117,7 @@ func (r *nodeRouting) FindPeer(ctx context.Context, p peer.ID) (peer.AddrInfo, e
 	n := (*Node)(r)
 	err := n.running()
 	if err == nil {
-		err = checkID(p) // nobody has an id that is text, and the search would take its time
+		err = checkID(p) // an impossible id is an error at once, not after a search in vain
 	}
 	if err == nil {
 		var info peer.AddrInfo
@@ -128,15 +129,15 @@ func (r *nodeRouting) FindPeer(ctx context.Context, p peer.ID) (peer.AddrInfo, e
 }
 
 // Discovery lets other libp2p code find the nodes of the network. FindPeers returns at
-// once the peers, then the other nodes that this node knows, with their addresses, as many
-// as the option Limit allows. It ignores the namespace: all nodes of one network are
-// taken to run the same application. Advertise only returns the TTL, since the network
-// knows its nodes anyway. Both return ErrNotStarted and ErrClosed.
+// once: first the peers, then the other nodes that this node knows, with their addresses, up
+// to the option Limit. It ignores the namespace, because all nodes of one network are assumed
+// to run the same application. Advertise returns the TTL and does nothing else, since the
+// network knows its nodes anyway. Both may return ErrNotStarted or ErrClosed.
 func (n *Node) Discovery() corediscovery.Discovery { return (*nodeDiscovery)(n) }
 
 type nodeDiscovery Node
 
-// memberTTL is what Advertise returns unless it is given a TTL.
+// memberTTL is the time to live that Advertise returns if the caller gives none.
 const memberTTL = time.Hour
 
 func (d *nodeDiscovery) Advertise(_ context.Context, _ string, opts ...corediscovery.Option) (time.Duration, error) {

@@ -8,9 +8,10 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery"
 )
 
-// A Ticket is what a node's Ticket says: everything that is needed to join through it.
+// A Ticket is the content of the string that Node.Ticket returns: what another program needs
+// to join the network through that node.
 type Ticket struct {
-	// ID is the node, the only one that is accepted at the addresses.
+	// ID is the id of the node. A node with another id is not accepted at the addresses.
 	ID ID
 	// Network is the name of its network.
 	Network string
@@ -18,9 +19,9 @@ type Ticket struct {
 	Addrs []ma.Multiaddr
 }
 
-// ParseTicket reads the string that a node's Ticket returned, for a program that wants to
-// show what is in it; Seeds, Connect and Dial take the string itself. The error says whether
-// the string is damaged or of another version.
+// ParseTicket decodes a string that Node.Ticket returned, for a program that wants to show its
+// content. Seeds, Connect and Dial accept the string itself. The error says whether the string
+// is damaged or of another version.
 func ParseTicket(text string) (Ticket, error) {
 	t, err := discovery.ParseTicket(text)
 	if err != nil {
@@ -32,8 +33,8 @@ func ParseTicket(text string) (Ticket, error) {
 // Ticket returns one string with which others join through this node: its id, the name of
 // its network, and at most eight addresses at which it is reached, the most reachable first.
 // It consists of letters and digits, eighty for one address, and can be pasted into a chat
-// or on a command line; Seeds and Connect take it. It is not a secret. It is good as long as
-// the node keeps its id, for which there is IdentityFile, and one of its addresses.
+// or on a command line; Seeds and Connect accept it. It is not a secret. It is valid as long
+// as the node keeps its id (see IdentityFile) and at least one of its addresses.
 //
 // Ticket returns ErrNotStarted before Start, ErrClosed after Close, and an error if nobody
 // can dial any address of the node. It does not block.

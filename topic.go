@@ -19,8 +19,8 @@ import (
 // returns it.
 //
 // Pubsub delivers each message at most once, and nothing is repaired. A message reaches the
-// peers on the topic to which this node is connected; whether they pass it on is up to
-// their pubsub. All methods may be called from several goroutines, and from handlers.
+// peers on the topic to which this node is connected; their pubsub decides whether to pass
+// it on. All methods may be called from several goroutines, and from handlers.
 type Topic struct {
 	channel *events.Topic
 }
@@ -33,11 +33,11 @@ func (t *Topic) MaxSize() int { return t.channel.MaxSize() }
 
 // Publish sends data, exactly as it is and signed by this node, to everybody on the topic.
 // data may be empty, and belongs to the caller again when Publish returns. Nil means that
-// it is on its way to the members; nobody confirms it, and a member that reads nothing for
-// five seconds misses what is sent to it then.
+// data was sent to the members. Members do not confirm messages, and a member that reads
+// nothing for five seconds misses the messages that are sent to it in the meantime.
 //
-// Publish waits, at most five seconds, while a member is far behind, until ctx ends. Later
-// calls do not wait for that member until it has caught up. These errors come at once:
+// While a member is far behind, Publish waits for it, at most five seconds or until ctx ends.
+// Later calls do not wait for that member until it has caught up. These errors come at once:
 // ErrTooLarge (data has more than MaxSize bytes), ErrNoPeers (nobody is on the topic, see
 // Ready) and ErrClosed. After an error nothing was sent.
 func (t *Topic) Publish(ctx context.Context, data []byte) error { return t.channel.Publish(ctx, data) }
@@ -46,32 +46,34 @@ func (t *Topic) Publish(ctx context.Context, data []byte) error { return t.chann
 // author. data belongs to f, and may be empty. off removes f.
 //
 // The messages of one author are handled one after the other in the order of their arrival;
-// f may run for several authors at once. At most 4 MiB and 4,096 authors wait for handlers;
-// beyond that, messages of the author with the most waiting are dropped and counted. The
-// ctx of f ends when the Topic closes. A panic of f is caught, counted and logged.
+// f may run for several authors at once. At most 4 MiB of messages, from at most 4,096
+// authors, wait for handlers; beyond that, messages of the author with the most waiting bytes
+// are dropped and counted. The ctx of f ends when the Topic closes. A panic of f is caught,
+// counted and logged.
 func (t *Topic) On(f func(ctx context.Context, from ID, data []byte)) (off func()) {
 	return t.channel.On(f)
 }
 
 // All returns what others publish as a loop on the caller's goroutine. It subscribes at
 // once, so messages that arrive before the loop begins are not missed. The loop ends when
-// ctx ends or the Topic closes. It can be run once. While its body runs, messages wait as
-// for a slow handler; if the loop is never run, ctx has to end to release them.
+// ctx ends or the Topic closes. It can be run once. While the body of the loop runs, the next
+// messages wait, as they do for a slow handler. If the loop is never run, they wait until ctx
+// ends.
 func (t *Topic) All(ctx context.Context) iter.Seq2[ID, []byte] { return t.channel.All(ctx) }
 
 // Members returns the peers on the topic to which this node is connected. The slice is the
 // caller's.
 func (t *Topic) Members() []ID { return t.channel.Members() }
 
-// Ready waits until somebody is on the topic, so that Publish reaches them. A connection is
-// not enough for that. When ctx ends first the error is ErrNoPeers and that of ctx. After
-// Close it is ErrClosed.
+// Ready waits until at least one connected peer is on the topic, so that Publish reaches
+// somebody. If ctx ends first, the error wraps ErrNoPeers and the error of ctx. After Close
+// it is ErrClosed.
 func (t *Topic) Ready(ctx context.Context) error { return t.channel.Ready(ctx) }
 
-// OnJoin calls f for each member of the topic: for those that are there already, and for
-// others when they come. When f is called, what is published goes to that member. The
-// handlers of OnJoin and OnLeave run one at a time; a member that came and left while one
-// was busy is not reported. off removes f.
+// OnJoin calls f for each member of the topic: at once for the present members, and for
+// others when they join. From the call of f on, published messages reach that member. The
+// handlers of OnJoin and OnLeave run one at a time; a member that joins and leaves while a
+// handler runs is not reported. off removes f.
 func (t *Topic) OnJoin(f func(ctx context.Context, p ID)) (off func()) { return t.channel.OnJoin(f) }
 
 // OnLeave calls f when a member has left the topic, or is no longer connected. off removes f.
@@ -90,23 +92,23 @@ type TopicStats struct {
 // Stats returns the counters. It does not block.
 func (t *Topic) Stats() TopicStats { return TopicStats(t.channel.Stats()) }
 
-// Close leaves the topic, drops what waits for handlers, and ends the contexts of handlers,
-// for which it does not wait. It may be called again, and from a handler. The node closes
-// its topics by itself.
+// Close leaves the topic, drops the messages that wait for handlers, and ends the contexts of
+// running handlers. It does not wait for handlers to return. It may be called again, and from
+// a handler. Closing the node closes its topics.
 func (t *Topic) Close() { t.channel.Close() }
 
 // topics are the Topics of a node.
 type topics struct {
 	mu     sync.Mutex
 	closed bool
-	open   map[string]*Topic // by name; also a Topic that was closed a moment ago
-	all    map[*Topic]bool   // also closed Topics with handlers that still run
+	open   map[string]*Topic // by name; may hold a Topic that was closed a moment ago
+	all    map[*Topic]bool   // the open Topics, and closed ones whose handlers still run
 	tasks  sync.WaitGroup
 }
 
-// Topic takes part in the pubsub topic of that name. It may be called before Start. A second
-// call with the same name returns the same Topic until that is closed. From the first Topic
-// on, the node speaks pubsub with everybody it is connected to.
+// Topic joins the pubsub topic of that name. It may be called before Start. A second call with
+// the same name returns the same Topic until that is closed. As soon as a node has a Topic, it
+// exchanges pubsub messages with all connected peers, not only with its neighbors.
 //
 // Peers on the topic need not be nodes, and the node makes no links to them: Dial connects
 // to them, or they connect to this node.
@@ -114,7 +116,7 @@ type topics struct {
 // The error is ErrClosed, or says what is wrong with the name. The node's own topic,
 // smokesignal/NETWORK, is an error: use Broadcast().OnRaw to hear plain messages there.
 func (n *Node) Topic(name string) (*Topic, error) {
-	// Raw messages there would be mixed with batches of events.
+	// A Topic of that name would receive the batches in which the node's broadcasts travel.
 	if name == n.topic {
 		return nil, fmt.Errorf("smokesignal: topic %q is the network's own: emit events there with Broadcast(), and hear other messages with Broadcast().OnRaw", name)
 	}
@@ -126,14 +128,14 @@ func (n *Node) Topic(name string) (*Topic, error) {
 	if t := n.topics.open[name]; t != nil {
 		select {
 		case <-t.channel.Done():
-			// Close waits until the topic is left; before, it cannot be joined again.
+			// A topic can be joined again only after it was left. Close waits for that.
 			t.Close()
 		default:
 			return t, nil
 		}
 	}
 	cfg := events.TopicConfig{Name: name, Joined: n.cfg.topics[name], Log: logging.Room("events", n.cfg.logger)}
-	if n.gate != nil { // a pubsub that is lent sends without our gate
+	if n.gate != nil { // there is no gate in front of a lent pubsub
 		cfg.AwaitRoom = n.gate.AwaitRoom
 	}
 	channel, err := events.NewTopic(n.pubsub, n.host, cfg)
@@ -176,7 +178,7 @@ func (l *topics) close(ctx context.Context) error {
 		errs = append(errs, t.channel.Shutdown(ctx))
 	}
 	err := errors.Join(errs...)
-	// In a handler of a topic the tasks wait for that very handler.
+	// A handler that closes its node must not wait for itself.
 	if err == nil && !inHandler(ctx) {
 		l.tasks.Wait()
 	}

@@ -14,11 +14,13 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// This file connects the parts of a node. Some functions feed the records of the peers, or
-// the callbacks, with what a part reports; the followers carry out each change of a record.
-// All run on the goroutines of the parts and, except for admitBroadcast, do not block.
+// This file connects the parts of a node. Some of its functions write what a part reports
+// into the records of the peers, or call the user's callbacks. The others, the followers, are
+// called when a record has changed, and change a part accordingly. All of them run on
+// goroutines of the parts, and none blocks except admitBroadcast.
 
-// leafTag protects the connection to a leaf, which cannot find another node by itself.
+// leafTag is the tag by which the connection to a leaf is protected from libp2p's connection
+// manager. A leaf is not in the overlay, so it cannot find another node by itself.
 const leafTag = "smokesignal leaf"
 
 // follow makes the parts of the node follow the records of its peers. The order is that
@@ -34,20 +36,23 @@ func (n *Node) follow() error {
 		},
 	}
 	if n.gate == nil {
-		// A pubsub that is lent serves the peers that it likes, so there are no places.
+		// On a lent pubsub the node does not choose which guests are served, so it has no
+		// places for guests to give.
 		return n.records.Follow(followers)
 	}
 	followers.Gate = n.gateFollows
 	return n.records.Follow(followers, pubsub.FloodSubID)
 }
 
-// gateFollows lets pubsub exchange streams with a peer as long as the record says.
+// gateFollows opens and closes the gate for a peer: pubsub has streams with the peer only
+// while the record of the peer allows it.
 func (n *Node) gateFollows(c *peers.Transition) {
 	n.gate.SetAdmission(c.Peer, gate.Admission{
 		Linked: c.Is.Served(), Guest: c.Is.Place, Plain: c.Is.Role != peers.Node,
 	})
-	// The streams of the link before are still open, so pubsub would announce nothing on
-	// them. The peer may have forgotten the announcement with the link.
+	// The peer is being linked again while the streams of its former link are still open.
+	// Pubsub announces its topics only on new streams, and the peer may have dropped the
+	// earlier announcement when the former link ended.
 	if c.Was.Link == peers.Draining && c.Is.Link == peers.Pending {
 		n.gate.Announce(c.Peer)
 	}
@@ -55,14 +60,14 @@ func (n *Node) gateFollows(c *peers.Transition) {
 
 // overlayFollows tells the overlay which peers are on the topic.
 func (n *Node) overlayFollows(c *peers.Transition) {
-	// On a pubsub that is lent, a peer is on the topic whether it is linked or not, so
-	// after the beginning of a handshake there may be no news of the topic to come.
+	// On a lent pubsub, a peer can be on the topic before it is linked. Then no change of
+	// the topic follows the beginning of the handshake, so the overlay is told here.
 	knownBefore := n.gate == nil && c.Begun() && c.Is.OnTopic
 	if c.Is.OnTopic != c.Was.OnTopic || knownBefore {
 		n.driver.TopicChanged(c.Peer, c.Is.OnTopic)
 	}
 	if c.Unclear() {
-		// Identify may have missed what the peer speaks.
+		// The peer may have added protocols since libp2p's identify asked it.
 		n.protocols.Recheck(c.Peer, protocol.Overlay, protocol.Repair)
 	}
 }
@@ -106,8 +111,8 @@ func (n *Node) sourcesFollow(c *peers.Transition) {
 	}
 }
 
-// callbacksFollow calls back in the order of the original: connect, peer added, peers
-// add; disconnect, peer removed, peers remove, peer close.
+// callbacksFollow calls the user's callbacks in the order of the Node.js library: connect,
+// peer added, peers add; disconnect, peer removed, peers remove, peer close.
 func (n *Node) callbacksFollow(c *peers.Transition) {
 	switch {
 	case c.Added():
@@ -145,15 +150,15 @@ func (n *Node) peerRemoved(c *peers.Transition) {
 	emit(n.bus, EvtPeerRemoved{Peer: c.Peer, Reason: reason})
 }
 
-// wake lets those who wait for a change of the peer list look again.
+// wake wakes the goroutines that wait in Ready, because the peer list has changed.
 func (n *Node) wake() {
 	n.life.mu.Lock()
 	defer n.life.mu.Unlock()
 	n.life.changed.Broadcast()
 }
 
-// admitBroadcast holds broadcasts back until Start, since on a lent host they arrive from
-// New on, and handlers may be registered in between.
+// admitBroadcast blocks the delivery of broadcasts until Start. On a lent host they arrive
+// already after New, but the user may register handlers until Start.
 func (n *Node) admitBroadcast(ctx context.Context, p peer.ID) error {
 	select {
 	case <-n.life.begun:
@@ -163,7 +168,7 @@ func (n *Node) admitBroadcast(ctx context.Context, p peer.ID) error {
 	}
 }
 
-// unlinked takes from the overlay that a handshake failed or a link ended.
+// unlinked is called by the overlay when a handshake with p failed or a link to p ended.
 func (n *Node) unlinked(p peer.ID, reason error, _ bool) {
 	how := peers.Broken
 	if e, ok := errors.AsType[*discovery.LinkError](reason); ok && e.OnPurpose() {
@@ -175,11 +180,12 @@ func (n *Node) unlinked(p peer.ID, reason error, _ bool) {
 // onTopic reports to the overlay whether pubsub sees p on the topic.
 func (n *Node) onTopic(p peer.ID) bool {
 	if n.gate == nil {
-		// The list of a pubsub that is lent lacks the peers to which it has no stream yet.
+		// The list of a lent pubsub lacks peers to which it has not opened a stream yet. The
+		// record is complete.
 		return n.records.Standing(p).OnTopic
 	}
-	// The gate may have taken p away from pubsub a moment ago, which the record learns
-	// later.
+	// The gate may have closed the streams of p a moment ago. Pubsub knows that already; the
+	// record does not yet.
 	return slices.Contains(n.pubsub.ListPeers(n.topic), p)
 }
 

@@ -9,17 +9,17 @@ import (
 )
 
 const (
-	// signalsPerSecond and signalBurst bound the signals that one neighbor may send.
-	// A seed costs two signals in a ping interval, so they suffice for hundreds of
-	// seeds.
+	// signalsPerSecond and signalBurst limit how many signals (pings and answers to pings)
+	// are read from one neighbor. Each seed causes two signals per ping interval, so this
+	// is enough for hundreds of seeds.
 	signalsPerSecond = 100
 	signalBurst      = 128
-	// maxLimiters bounds the neighbors that are counted at a time.
+	// maxLimiters is the largest number of neighbors whose signals are counted at one time.
 	maxLimiters = 256
 )
 
-// neighborLimits bounds how many signals of each neighbor are read, so that a neighbor
-// that floods is the only one whose signals are dropped.
+// neighborLimits limits how many signals are read from each neighbor. When one neighbor
+// sends too many, only the signals of that neighbor are dropped.
 type neighborLimits map[peer.ID]*rate.Limiter
 
 // allow reports whether another signal of p may be read at now.
@@ -29,8 +29,8 @@ func (l neighborLimits) allow(p peer.ID, now time.Time) bool {
 		if len(l) >= maxLimiters {
 			l.removeIdle(now)
 		}
-		// All of them are in use. There are never so many neighbors; somebody may be
-		// linking under one identity after the other.
+		// All limiters are in use. A node never has so many neighbors, so somebody may be
+		// linking under one identity after the other. Signals of new peers are dropped.
 		if len(l) >= maxLimiters {
 			return false
 		}
@@ -40,8 +40,8 @@ func (l neighborLimits) allow(p peer.ID, now time.Time) bool {
 	return limiter.AllowN(now, 1)
 }
 
-// removeIdle removes the limiters that are as good as new: their neighbors have sent
-// nothing for a while.
+// removeIdle removes the limiters of neighbors that have sent nothing for so long that a
+// new limiter would allow just as much.
 func (l neighborLimits) removeIdle(now time.Time) {
 	maps.DeleteFunc(l, func(_ peer.ID, limiter *rate.Limiter) bool { return limiter.TokensAt(now) >= signalBurst })
 }

@@ -17,7 +17,8 @@ func (w *watchCore) receive(now time.Time, from peer.ID, msg []byte) []effect {
 		return nil
 	}
 	key := seenKey{s.stamp(), s.pong != nil}
-	// A flood arrives over several links, and an own one comes back.
+	// A flooded signal arrives once over each of several links, and this node's own signals
+	// come back to it. Each is processed once.
 	if w.seen.Contains(key) || key.sender == w.id {
 		w.stats.Duplicate++
 		return nil
@@ -28,8 +29,9 @@ func (w *watchCore) receive(now time.Time, from peer.ID, msg []byte) []effect {
 	return w.receivePong(now, from, msg, s, key)
 }
 
-// verify reports whether the sender has signed s, and remembers s if so. A forgery is
-// not remembered, since it must not keep the true signal out.
+// verify reports whether s has a valid signature of its sender. If so, it remembers s as
+// seen. A forged signal is not remembered; otherwise the genuine signal with the same
+// counter would be dropped as a duplicate.
 func (w *watchCore) verify(s *parsedSignal, key seenKey) bool {
 	if !s.verified() {
 		w.stats.Forged++
@@ -39,8 +41,8 @@ func (w *watchCore) verify(s *parsedSignal, key seenKey) bool {
 	return true
 }
 
-// pingSpacing returns the least time between two pings for one target that are
-// forwarded: half the interval of the sender or of this node, the shorter one.
+// pingSpacing returns the shortest time between two forwarded pings for one target: half
+// the ping interval of the sender or half that of this node, whichever is shorter.
 func (w *watchCore) pingSpacing(p *ping) time.Duration {
 	interval := w.interval
 	if interval == 0 {
@@ -52,7 +54,7 @@ func (w *watchCore) pingSpacing(p *ping) time.Duration {
 	return max(interval/2, minSpacing)
 }
 
-// receivePing answers a ping that is for this node, and forwards any other.
+// receivePing answers the ping if this node is its target, and otherwise forwards it.
 func (w *watchCore) receivePing(now time.Time, from peer.ID, msg []byte, s *parsedSignal, key seenKey) []effect {
 	p := s.ping
 	isTarget := p.target.id == w.id || slices.ContainsFunc(p.target.addrs, w.hasAddr)
@@ -60,8 +62,9 @@ func (w *watchCore) receivePing(now time.Time, from peer.ID, msg []byte, s *pars
 	if isTarget {
 		last, ok = w.answered, !w.answered.IsZero()
 	}
-	// The answer to the ping before serves everybody who asks now. Without this bound,
-	// the cost of a seed would grow with the number of nodes that watch it.
+	// A ping for the same target was answered or forwarded a moment ago, and its answer
+	// reaches all nodes. If every ping caused an answer, the cost of a seed would grow with
+	// the number of nodes that watch it.
 	if ok && now.Sub(last) < w.pingSpacing(p) {
 		w.stats.Spared++
 		return nil
@@ -76,8 +79,8 @@ func (w *watchCore) receivePing(now time.Time, from peer.ID, msg []byte, s *pars
 	return []effect{flood{msg: slices.Clone(msg), except: from}}
 }
 
-// answerPing floods a pong with the addresses of this node. Those that the ping asks
-// for come first, since at most 16 fit.
+// answerPing floods a pong with the addresses of this node. At most 16 addresses fit, so
+// the addresses that the ping asks for come first.
 func (w *watchCore) answerPing(now time.Time, p *ping) []effect {
 	w.answered = now
 	addrs := slices.DeleteFunc(slices.Clone(p.target.addrs), func(at netip.AddrPort) bool { return !w.hasAddr(at) })
@@ -94,8 +97,8 @@ func (w *watchCore) answerPing(now time.Time, p *ping) []effect {
 	return []effect{flood{msg: msg}}
 }
 
-// receivePong records that the seeds which the pong stands for are heard, and forwards
-// it.
+// receivePong records that the seeds at the sender's addresses, or with its id, were heard,
+// and forwards the pong.
 func (w *watchCore) receivePong(now time.Time, from peer.ID, msg []byte, s *parsedSignal, key seenKey) []effect {
 	p := s.pong
 	if !w.verify(s, key) {
@@ -109,8 +112,9 @@ func (w *watchCore) receivePong(now time.Time, from peer.ID, msg []byte, s *pars
 		}
 		switch {
 		case s.id == p.sender:
-			// Counters rise, so a lower one is an old answer played again. But an answer
-			// to our own last ping is new: then only the clock of the seed went back.
+			// The counters of a sender only rise, so a lower counter means that somebody
+			// repeats an old answer. The exception is an answer to this node's own last
+			// ping, which is new: then the seed has restarted with its clock set back.
 			ours := p.answers == stamp{w.id, w.nextStamp.session, s.lastPing} && s.lastPing != 0
 			if p.counter <= s.lastCounter && !ours {
 				replayed = true
@@ -118,7 +122,7 @@ func (w *watchCore) receivePong(now time.Time, from peer.ID, msg []byte, s *pars
 			}
 			s.lastCounter = p.counter
 			out = append(out, w.heard(now, s)...)
-		// Whoever is at the address of a seed without a pinned id is the seed, also
+		// A seed that was given without an id is whichever node has its address, also
 		// after a restart with a new identity.
 		case !s.pinned && slices.ContainsFunc(s.addrs, func(at netip.AddrPort) bool { return slices.Contains(p.addrs, at) }):
 			out = append(out, w.heard(now, s)...)

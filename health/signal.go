@@ -20,7 +20,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
-// Limits of a signal. All are checked before its signature, which costs most.
+// Limits of a signal. They are checked before the signature, which is the costliest check.
 const (
 	maxSignalBytes    = 2 << 10
 	maxSignalAddrs    = 16
@@ -29,15 +29,15 @@ const (
 	maxAddrBytes      = 256
 )
 
-// The signed bytes begin with one of these, so that a signature made for something
-// else, or for the other kind of signal, is not valid here.
+// The signed bytes of a signal begin with one of these texts. So a signature that was made
+// for the other kind of signal, or for another purpose, is not valid.
 const (
 	pingDomain = "smokesignal/health/1.0.0 ping\x00"
 	pongDomain = "smokesignal/health/1.0.0 pong\x00"
 )
 
-// Numbers of fields. The signature is the last field of its message and covers all
-// bytes before it, those of fields that this version does not know included.
+// These are the protobuf field numbers. The signature is the last field of its message and
+// covers all bytes before it, including fields that this version does not know.
 const (
 	fieldPing = 1
 	fieldPong = 2
@@ -55,17 +55,17 @@ const (
 	fieldPongSignature = 9
 )
 
-// A stamp names one signal by its sender, the run of the sender's process, and a
-// counter. Counters rise, also from run to run, as they begin with the milliseconds of
-// the clock.
+// A stamp identifies one signal by its sender, the session of the sender, and a counter. A
+// sender's counter rises with each signal, and also from session to session, because it
+// begins with the milliseconds of the clock.
 type stamp struct {
 	sender  peer.ID
 	session protocol.Session
 	counter uint64
 }
 
-// A target is the node with this id, or a node that is reached at one of these
-// addresses.
+// A pingTarget names the node that a ping asks for: by its id, by the addresses at which it
+// is reached, or both.
 type pingTarget struct {
 	id    peer.ID
 	addrs []netip.AddrPort // sorted, no duplicates
@@ -86,7 +86,7 @@ func (t pingTarget) covers(u pingTarget) bool {
 	return true
 }
 
-// key returns a text that is equal for equal targets.
+// key returns a text that is the same for equal targets, as a key for maps.
 func (t pingTarget) key() string {
 	var b strings.Builder
 	b.WriteString(string(t.id))
@@ -104,7 +104,7 @@ type ping struct {
 	interval time.Duration // of the sender's watchdog
 }
 
-// A pong says that its sender is there, and at which addresses.
+// A pong is the answer to a ping: it shows that its sender is alive, and has its addresses.
 type pong struct {
 	stamp
 	addrs   []netip.AddrPort
@@ -132,7 +132,8 @@ func (p pong) seal(key crypto.PrivKey) ([]byte, error) {
 	return sealSignal(key, fieldPong, pongDomain, b, fieldPongSignature)
 }
 
-// sealSignal signs a message and puts it into the field of its kind.
+// sealSignal appends a signature to an encoded ping or pong, and wraps the result into the
+// field of the signal for that kind of message.
 func sealSignal(key crypto.PrivKey, kind int, domain string, unsigned []byte, field int) ([]byte, error) {
 	sig, err := key.Sign(append([]byte(domain), unsigned...))
 	if err != nil {
@@ -159,7 +160,8 @@ func appendAddrs(b []byte, addrs []netip.AddrPort) []byte {
 
 var errSignal = errors.New("health: malformed signal")
 
-// A signal is a received ping or pong. Its signature is not verified yet.
+// A parsedSignal is a ping or pong that was received and decoded. Its signature has not been
+// verified.
 type parsedSignal struct {
 	ping      *ping
 	pong      *pong
@@ -175,8 +177,8 @@ func (s *parsedSignal) stamp() stamp {
 	return s.pong.stamp
 }
 
-// verified reports whether the sender that s names has signed it. The sender's key must
-// be inside its id, as Ed25519 keys are.
+// verified reports whether s has a valid signature of the sender that it names. The public
+// key is taken from the sender's id, which has to contain it, as ids with Ed25519 keys do.
 func (s *parsedSignal) verified() bool {
 	key, err := s.stamp().sender.ExtractPublicKey()
 	if err != nil {
@@ -197,7 +199,7 @@ func parseSignal(b []byte) (*parsedSignal, error) {
 		case err != nil:
 			return nil, err
 		case f.Num != fieldPing && f.Num != fieldPong:
-			continue // a kind of signal that a later version has
+			continue // a kind of signal that only a later version knows
 		case s != nil || f.Bytes == nil:
 			return nil, fmt.Errorf("%w: more than one ping or pong, or an empty one", errSignal)
 		case f.Num == fieldPing:
@@ -250,13 +252,14 @@ func parsePong(b []byte) (*parsedSignal, error) {
 	return s, err
 }
 
-// parse decodes the fields that both kinds share and passes the others to other.
+// parse decodes the fields that pings and pongs have in common, and passes each other field
+// to the function other.
 func (s *parsedSignal) parse(b []byte, domain string, signature int, from *stamp, addrs *[]netip.AddrPort, other func(frame.Field) error) error {
 	for f, err := range frame.Fields(b) {
 		if err != nil {
 			return err
 		}
-		// A field behind the signature would not be signed.
+		// The signature covers only the fields before it, so no field may follow it.
 		if s.signature != nil {
 			return fmt.Errorf("%w: the signature is not last", errSignal)
 		}
@@ -292,8 +295,8 @@ func (s *parsedSignal) parse(b []byte, domain string, signature int, from *stamp
 		return fmt.Errorf("%w: no sender or no signature", errSignal)
 	}
 	*addrs = sortUnique(*addrs)
-	// This takes the shortest encoding of the signature field. With a longer one, too
-	// few bytes are cut off, and the signature does not match.
+	// The signed bytes are those before the signature field. Its length is computed for the
+	// shortest encoding; if a sender used a longer one, the signature does not match.
 	field := frame.AppendMessage(nil, protowire.Number(signature), s.signature)
 	if len(field) > len(b) {
 		return errSignal
@@ -333,8 +336,8 @@ func readAddr(b []byte) (netip.AddrPort, bool) {
 	return endpoint(a)
 }
 
-// endpoint returns the IP address and port that a begins with, if a node can be reached
-// there.
+// endpoint returns the IP address and port at the beginning of a. It reports false if a does
+// not begin with both, or if nobody can be reached there.
 func endpoint(a ma.Multiaddr) (netip.AddrPort, bool) {
 	at, ok := addr.AddrPort(a)
 	return at, ok && at.Port() != 0 && !at.Addr().IsUnspecified()

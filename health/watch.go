@@ -15,25 +15,29 @@ import (
 )
 
 const (
-	// defaultInterval paces forwarding and answering on a node whose own watchdog is
-	// off.
+	// defaultInterval is used in place of the ping interval on a node whose own watchdog is
+	// off. Such a node still forwards and answers the pings of others.
 	defaultInterval = 10 * time.Second
-	// minSpacing bounds how often a ping that names a tiny interval makes others act.
+	// minSpacing is the shortest time between two pings for one target that a node forwards
+	// or answers, even if the pings name a shorter interval.
 	minSpacing = 10 * time.Millisecond
-	// usualLateness is how late timers can fire without anything being wrong: a
-	// millisecond on an idle machine, tens of them on a busy one or on Windows.
-	// Lateness up to here changes no verdict, however short interval and timeout are.
+	// usualLateness is how late timers may fire on a machine that works normally: one
+	// millisecond on an idle machine, tens of milliseconds on a busy one or on Windows.
+	// Up to this lateness nothing is changed, however short the interval and timeout are.
 	usualLateness = 100 * time.Millisecond
-	// maxSeen bounds the signals that are remembered in order to forward each once.
+	// maxSeen is the number of signals that a node remembers, so that it forwards each only
+	// once.
 	maxSeen = 4096
-	// maxAsked bounds the targets whose last ping is remembered.
+	// maxAsked is the number of targets for which a node remembers when they were last
+	// pinged.
 	maxAsked = 1024
 )
 
-// An effect is something that the driver has to do: a flood or a netsplitChange.
+// An effect is an action that the core asks its driver to perform: a flood or a
+// netsplitChange.
 type effect interface{ effect() }
 
-// A flood is sent to all neighbors but one.
+// A flood is a signal that the driver has to send to all neighbors but one.
 type flood struct {
 	msg    []byte
 	except peer.ID
@@ -43,20 +47,20 @@ type flood struct {
 type netsplitChange struct {
 	seed   string
 	lost   bool
-	silent time.Duration // how long a lost seed has not been heard
+	silent time.Duration // if the seed is lost: for how long it was not heard
 }
 
 func (flood) effect()          {}
 func (netsplitChange) effect() {}
 
-// A watchCore decides when seeds are lost and when they are back, and does this
-// node's share of the pinging. It performs no I/O and reads no clock. One goroutine at
-// a time may use it.
+// A watchCore decides when seeds are lost and when they are back, and when this node sends,
+// forwards and answers pings. It performs no I/O and reads no clock. One goroutine at a time
+// may use it.
 type watchCore struct {
 	// Set once.
 	key      crypto.PrivKey
 	id       peer.ID
-	interval time.Duration // 0: this node watches no seed, but forwards and answers
+	interval time.Duration // the ping interval; 0 if this node only forwards and answers pings
 	timeout  time.Duration
 	rand     *rand.Rand
 
@@ -72,13 +76,14 @@ type watchCore struct {
 	answered  time.Time                         // when this node last answered a ping
 
 	// Verdicts.
-	due             time.Time // when advance asked to be called; zero for never
-	noVerdictBefore time.Time // because this machine was late
+	due             time.Time // when advance has to be called next; zero for never
+	noVerdictBefore time.Time // no seed is lost before this time, because this machine was late
 
 	stats Stats
 }
 
-// A seenKey names a signal. Pings and pongs share the counters of their sender.
+// A seenKey identifies a signal among those that this node has seen. A sender uses one
+// counter for its pings and pongs.
 type seenKey struct {
 	stamp
 	pong bool
@@ -89,7 +94,7 @@ type seedRecord struct {
 	// As configured.
 	text    string
 	pinned  bool // only the node with this id is accepted as the seed
-	literal bool // addrs are in the text, so they never change
+	literal bool // the text of the seed contains addrs, so they never change
 
 	// As found out by discovery.
 	id    peer.ID
@@ -97,11 +102,11 @@ type seedRecord struct {
 	self  bool // discovery found this node there; see watchCore.isSelf
 
 	// Heard or lost.
-	known     bool // it was heard at least once, so it can be lost
+	known     bool // the seed was heard at least once; only then can it be lost
 	lost      bool
 	lastHeard time.Time
-	since     time.Time // the silence is counted from here: the seed was heard, or we began to listen
-	asked     time.Time // of the first ping since then, whoever sent it; zero for none
+	since     time.Time // when the present silence began: the seed was heard, or this node got its first neighbor
+	asked     time.Time // when any node sent the first ping since then; zero for none
 
 	// Own pings, and answers.
 	nextPing    time.Time
@@ -137,8 +142,8 @@ func (w *watchCore) findSeed(text string) *seedRecord {
 	return nil
 }
 
-// target returns the target of a ping for the seed. A pinned seed is named by its id
-// alone; any other by its addresses, and by the id that was found there.
+// target returns the target of a ping for the seed. If the seed was given with an id, the
+// target is that id; otherwise it is the seed's addresses and the id that was found there.
 func (s *seedRecord) target() pingTarget {
 	if s.pinned {
 		return pingTarget{id: s.id}
@@ -146,13 +151,14 @@ func (s *seedRecord) target() pingTarget {
 	return pingTarget{id: s.id, addrs: s.addrs}
 }
 
-// isSelf reports whether the seed is this node: by its id, by what discovery found, or
-// by an address of this node.
+// isSelf reports whether the seed is this node: because the ids are equal, because discovery
+// found this node there, or because the seed's address is one of this node.
 func (w *watchCore) isSelf(s *seedRecord) bool {
 	if s.self || s.id == w.id {
 		return true
 	}
-	// Names are looked up by discovery, which reports when it finds this node there.
+	// Only addresses that are part of the seed's text are compared here. For a name,
+	// discovery reports when it finds this node at the name's addresses.
 	return !s.pinned && s.literal && slices.ContainsFunc(s.addrs, w.hasAddr)
 }
 
@@ -167,13 +173,13 @@ func (w *watchCore) setOwnAddrs(addrs []netip.AddrPort) { w.ownAddrs = addrs }
 
 // setNeighbors sets the linked peers.
 func (w *watchCore) setNeighbors(now time.Time, list []peer.ID) (out []effect) {
-	// Alone, this node could hear nobody. Every seed gets a full round from now on
-	// before it can be lost.
+	// This node had no neighbor until now, so it could not hear any seed. The silence of
+	// every seed is counted from now on.
 	if len(w.neighbors) == 0 && len(list) > 0 {
 		w.restartSilence(now, w.interval/2, w.interval/2)
 	}
 	for _, id := range list {
-		// Both ends have agreed to a new link, so the peer is there.
+		// A new link needed an answer of the peer, so the peer was heard.
 		if !slices.Contains(w.neighbors, id) {
 			out = append(out, w.heardPeer(now, id)...)
 		}
@@ -182,8 +188,8 @@ func (w *watchCore) setNeighbors(now time.Time, list []peer.ID) (out []effect) {
 	return out
 }
 
-// heardPeer records that something arrived over the link to a neighbor. The existence
-// of the link says less: one that was cut exists until its keepalives are missed.
+// heardPeer records that a message arrived over the link to a neighbor. That a link exists
+// is not enough: after a cut, a link still exists until its keepalives are missed.
 func (w *watchCore) heardPeer(now time.Time, id peer.ID) (out []effect) {
 	for _, s := range w.seeds {
 		if s.id == id {
@@ -193,8 +199,8 @@ func (w *watchCore) heardPeer(now time.Time, id peer.ID) (out []effect) {
 	return out
 }
 
-// restartSilence counts the silence of every seed from now on, and plans the next own
-// ping after the pause and a random time up to jitter.
+// restartSilence sets the beginning of the silence of every seed to now, and plans this
+// node's next pings for after the pause plus a random time up to jitter.
 func (w *watchCore) restartSilence(now time.Time, pause, jitter time.Duration) {
 	for _, s := range w.seeds {
 		s.since, s.asked = now, time.Time{}
@@ -215,8 +221,8 @@ func (w *watchCore) randomUpTo(d time.Duration) time.Duration {
 func (w *watchCore) heard(now time.Time, s *seedRecord) []effect {
 	s.known, s.lastHeard = true, now
 	s.since, s.asked = now, time.Time{}
-	// A random time, so that one node pings and the others, which see that ping, do
-	// not.
+	// The time is random, so that usually one node pings first, and the others do not ping
+	// because they see that ping.
 	s.nextPing = now.Add(w.interval + w.randomUpTo(w.interval/2))
 	return s.resolve()
 }
@@ -236,16 +242,17 @@ func (w *watchCore) seedFound(now time.Time, text string, id peer.ID, addrs []ma
 		return w.seedIsSelf(text)
 	}
 	s := w.findSeed(text)
-	// Another node at the address of a pinned seed is not the seed.
+	// The seed was given with an id, so a node with another id at its address is not the
+	// seed.
 	if s == nil || s.pinned && s.id != id {
 		return nil
 	}
 	s.self = false
-	// The seed came back with a new identity, whose counters begin anew.
+	// The seed has restarted with a new id. Counters of the former id do not apply to it.
 	if s.id != id {
 		s.id, s.lastCounter = id, 0
 	}
-	// The addresses of a name are those where discovery found it last.
+	// The seed is a name. Its addresses are those at which discovery found it last.
 	if !s.literal {
 		found := endpoints(addrs)
 		s.addrs = found[:min(len(found), maxSignalAddrs)]
@@ -263,12 +270,12 @@ func (w *watchCore) seedIsSelf(text string) []effect {
 	return s.resolve()
 }
 
-// advance sends the pings and gives the verdicts that are due at now, and returns when
-// to call it again; the zero time means not before a neighbor comes. drift is how much
-// further than the monotonic clock the wall clock went since the last call: the
-// monotonic one stands still while a machine sleeps.
+// advance sends the pings that are due at now, and decides which seeds are lost. It returns
+// when to call it again; the zero time means not before this node has a neighbor. drift is
+// the time by which the wall clock moved further than the monotonic clock since the last
+// call. It shows that the machine was asleep, when the monotonic clock stands still.
 func (w *watchCore) advance(now time.Time, drift time.Duration) (out []effect, next time.Time) {
-	// A node without neighbors is alone, which is not a netsplit: it hears nobody.
+	// A node without neighbors cannot hear anybody. That is a disconnect, not a netsplit.
 	if w.interval == 0 || len(w.neighbors) == 0 {
 		w.due = time.Time{}
 		return nil, w.due
@@ -277,8 +284,8 @@ func (w *watchCore) advance(now time.Time, drift time.Duration) (out []effect, n
 	// Often enough to notice lateness.
 	next = now.Add(w.interval / 2)
 	for _, s := range w.seeds {
-		// This node is not watched. A seed that is a name has no address to ask for until
-		// discovery has resolved it.
+		// A seed that is this node is not watched. A seed that is a name cannot be pinged
+		// until discovery has found its addresses.
 		if w.isSelf(s) || s.target().empty() {
 			continue
 		}
@@ -299,9 +306,9 @@ func (w *watchCore) advance(now time.Time, drift time.Duration) (out []effect, n
 	return out, next
 }
 
-// allowForLateness keeps the seeds from being lost because this machine was asleep or
-// busy. The two bounds are at least what timers are usually late by: below that, every
-// call would be late, and no verdict would ever be given.
+// allowForLateness keeps seeds from being reported as lost because this machine was asleep
+// or busy. Both of its bounds are at least usualLateness; if they were shorter, every call
+// would count as late, and a seed could never be lost.
 func (w *watchCore) allowForLateness(now time.Time, drift time.Duration) {
 	late := time.Duration(0)
 	if !w.due.IsZero() {
@@ -311,19 +318,19 @@ func (w *watchCore) allowForLateness(now time.Time, drift time.Duration) {
 	grace := max(w.timeout, 2*usualLateness)
 	switch {
 	case late > asleep, drift.Abs() > asleep:
-		// The silence is this machine's, not the seeds'.
+		// This machine did not run, so it could not hear the seeds.
 		w.restartSilence(now, 0, w.interval/2)
 	case late > grace/2:
-		// Signals that arrived meanwhile may still be on their way through this machine.
+		// Signals that arrived while the machine was busy may not have been read yet.
 		w.noVerdictBefore = now.Add(grace)
 	}
 }
 
-// verdictAt returns when the seed is lost unless it is heard before; the zero time
-// means never.
+// verdictAt returns the time at which the seed is lost unless it is heard before. The zero
+// time means never.
 func (w *watchCore) verdictAt(s *seedRecord) time.Time {
-	// Only a seed that was heard can be lost. And a seed that nobody has asked for had no
-	// reason to answer.
+	// Only a seed that was heard can be lost, and only once. And a seed that nobody has
+	// pinged during this silence had no reason to answer.
 	if !s.known || s.lost || s.asked.IsZero() {
 		return time.Time{}
 	}
@@ -359,15 +366,17 @@ func (w *watchCore) pingIfDue(now time.Time, s *seedRecord) []effect {
 	return []effect{flood{msg: msg}}
 }
 
-// notePing records that a ping, ours or another's, is on its way. It serves all nodes,
-// so for the seeds that it covers an own ping is due only if no answer comes.
+// notePing records that a ping was sent, by this node or another. Its answer reaches all
+// nodes, so for the seeds that it asks for, this node sends a ping of its own only if no
+// answer comes.
 func (w *watchCore) notePing(now time.Time, p *ping) {
 	w.asked.Add(p.target.key(), now)
 	for _, s := range w.seeds {
 		if t := s.target(); t.empty() || !p.target.covers(t) {
 			continue
 		}
-		// Its answer, or the one to another ping, was faster than the ping itself.
+		// The seed was heard a moment ago: the answer to this ping, or to another, arrived
+		// before the ping itself.
 		if p.sender != w.id && s.known && now.Sub(s.lastHeard) < w.interval/2 {
 			continue
 		}
@@ -381,19 +390,22 @@ func (w *watchCore) notePing(now time.Time, p *ping) {
 	}
 }
 
-// answerPatience returns how long to wait for the answer to a ping before the next
-// ping: as long as an answer may take, and as neighbors forward no other ping. Two or
-// three pings fit in before the verdict.
+// answerPatience returns how long this node waits for the answer to a ping before it sends
+// the next one: at least the ping timeout, and at least as long as neighbors would not
+// forward another ping for the same target. Two or three pings are sent before a seed is
+// reported as lost.
 func (w *watchCore) answerPatience(s *seedRecord) time.Duration {
 	jitter := w.interval / 16
-	// There is no hurry any more, so the nodes may take turns.
+	// The netsplit is reported already, so the pings need not be frequent. The random part
+	// lets the nodes take turns.
 	if s.lost {
 		jitter = w.interval / 2
 	}
 	return max(w.timeout, w.interval*33/64) + w.randomUpTo(jitter)
 }
 
-// stampNext returns the stamp of a new signal.
+// stampNext returns the stamp (sender, session, counter) of the next signal that this node
+// sends.
 func (w *watchCore) stampNext() stamp {
 	s := w.nextStamp
 	w.nextStamp.counter++

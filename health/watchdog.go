@@ -24,7 +24,8 @@ import (
 
 const (
 	defaultTimeout = 3 * time.Second
-	// maxWaiting bounds the received signals that are not read yet, of 2 KiB each.
+	// maxWaiting is the number of received signals that may wait for the loop. Each has at
+	// most 2 KiB. Further signals are dropped and counted.
 	maxWaiting = 1024
 )
 
@@ -104,7 +105,7 @@ type Watchdog struct {
 	core    *watchCore
 	limits  neighborLimits
 	waiting []receivedSignal
-	outputs []effect // of calls from outside the loop, which performs them
+	outputs []effect // effects of calls from other goroutines, which the loop has to perform
 	dropped uint64   // see Stats
 
 	// The loop.
@@ -113,7 +114,7 @@ type Watchdog struct {
 	tasks sync.WaitGroup
 }
 
-// A state is one of the three that a Watchdog goes through.
+// A lifecycle says whether a Watchdog has been started and closed.
 type lifecycle int
 
 const (
@@ -187,9 +188,9 @@ func (w *Watchdog) Close() {
 	w.tasks.Wait()
 }
 
-// Receive hands the watchdog a signal that arrived from a linked peer. It copies the
-// signal and returns at once. Bad signals are counted, see Stats. More than a hundred
-// signals per second from one neighbor are dropped.
+// Receive gives the watchdog a signal that arrived from a linked peer. It copies the signal
+// and returns at once. Bad signals are dropped and counted, see Stats. Of one neighbor, at
+// most a hundred signals per second are accepted.
 func (w *Watchdog) Receive(from peer.ID, msg []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -204,8 +205,8 @@ func (w *Watchdog) Receive(from peer.ID, msg []byte) {
 	}
 }
 
-// Heard reports that something arrived over the link to a peer, whatever it was. If the
-// peer is a seed, the seed is there. Heard does not block.
+// Heard tells the watchdog that a message of any kind arrived over the link to a peer. If
+// the peer is a seed, the seed counts as heard. Heard does not block.
 func (w *Watchdog) Heard(from peer.ID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -225,7 +226,8 @@ func (w *Watchdog) SeedFound(seed string, id peer.ID, addrs []ma.Multiaddr) {
 	w.wake.Set()
 }
 
-// NeighborsChanged reports that Neighbors returns something else now.
+// NeighborsChanged tells the watchdog to call Config.Neighbors again, because its result has
+// changed.
 func (w *Watchdog) NeighborsChanged() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -256,20 +258,22 @@ func (w *Watchdog) Stats() Stats {
 	return s
 }
 
-// loop gives the core time, neighbors and signals until Close.
+// loop passes the time, the neighbors and received signals to the core, and performs the
+// effects, until Close.
 func (w *Watchdog) loop() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	last := time.Now()
 	for {
-		// Called without mu held, as these functions may hold locks of their own.
+		// These functions of the user may lock, so they are called before mu is locked.
 		neighbors := w.cfg.Neighbors()
 		var own []ma.Multiaddr
 		if w.cfg.Addrs != nil {
 			own = w.cfg.Addrs()
 		}
 		now := time.Now()
-		// Round(0) strips the monotonic clock, so this compares the wall clock with it.
+		// Round(0) removes the reading of the monotonic clock, so the first difference is
+		// that of the wall clock and the second that of the monotonic clock.
 		drift := now.Round(0).Sub(last.Round(0)) - now.Sub(last)
 		last = now
 		out, next := w.step(now, drift, neighbors, own)

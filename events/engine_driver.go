@@ -185,7 +185,7 @@ func (d *engineDriver) carryOut(now time.Time) {
 	for _, a := range out.Asks {
 		d.b.tasks.Go(func() { d.b.repairFrom(a) })
 	}
-	for _, id := range out.Tell {
+	for _, id := range out.MarksDue {
 		if l := d.links[id]; l != nil {
 			l.wake.Set()
 		}

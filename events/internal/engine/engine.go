@@ -1,8 +1,9 @@
-// Package engine is everything that a node knows and decides about broadcasts: their
-// order, which neighbor lacks which of them, which are stored, and which have to be
-// fetched. It joins the cores order, store, window and repair, performs no I/O and reads
-// no clock. Its driver reports what happened, and then carries out what
-// [Engine.Advance] returns.
+// Package engine decides what a node does about broadcasts: in which order events are
+// delivered, which batches are stored, which neighbor lacks which batches, and which
+// missing events are requested from which neighbor. It combines the packages order,
+// store, window and repair (called cores below). It performs no I/O and reads no clock.
+// Its driver reports everything that happens by calling methods, and then carries out
+// the actions that [Engine.Advance] returns.
 package engine
 
 import (
@@ -22,18 +23,20 @@ type Config struct {
 	Store  store.Config
 	Window window.Config
 	Repair repair.Config
-	// Last is how many events of each sender from before this node joined are
-	// delivered, as far as neighbors have them.
+	// Last is how many events of each sender, sent before this node joined, are
+	// delivered here, as far as neighbors still store them. Zero means none.
 	Last uint64
 }
 
-// A Batch is a run of consecutive events of one session. Value is the caller's.
+// A Batch is a run of consecutively numbered events of one session. The engine stores
+// Value for the caller and does not look at it.
 type Batch[V any] struct {
 	Session order.SessionKey
 	First   uint64
 	Count   int
-	Size    int // bytes of memory that Value keeps in use
-	Value   V
+	// Size is how many bytes of memory Value occupies.
+	Size  int
+	Value V
 }
 
 func (b *Batch[V]) limit() uint64 { return b.First + uint64(b.Count) }
@@ -42,29 +45,41 @@ func (b *Batch[V]) entry() store.Entry[V] {
 	return store.Entry[V]{First: b.First, End: b.limit(), Size: b.Size, Value: b.Value}
 }
 
-// A Mark is the high-water mark of a node for a session of a sender.
+// A Mark says how far a node has received a session of a sender. Neighbors send marks
+// to each other, as acknowledgments and so that each can notice what it lacks.
 type Mark struct {
 	order.Progress
-	Floor   uint64 // the lowest number that the node has stored; zero: none
-	Through uint64 // lower numbers have also reached the nodes that this node passes them on to
-	Ask     bool   // the node asks for the mark of the other
+	// Floor is the lowest event number of the session that the node still stores; zero
+	// means that it stores no events of the session.
+	Floor uint64
+	// Through says that the events numbered below it have also been received by the
+	// neighbors to which the node forwarded them.
+	Through uint64
+	// Ask requests the receiver's own mark of the same sender.
+	Ask bool
 }
 
-// Actions is what the driver has to do.
+// Actions lists what the driver has to do.
 type Actions struct {
-	Steps []order.Step // to be carried out in order; valid until the next call of Advance
-	Asks  []repair.Ask // to be sent, and ended by FinishAsk
-	// Tell lists neighbors for which CollectMarks returns something. Each is listed
-	// once until CollectMarks is called for it.
-	Tell []peer.ID
+	// Steps are events to deliver or to report as lost, in this order. The slice is
+	// valid until the next call of Advance.
+	Steps []order.Step
+	// Asks are requests for missing events, to be sent to neighbors. Each must be ended
+	// by a call of FinishAsk.
+	Asks []repair.Ask
+	// MarksDue lists the neighbors to which marks must be sent: see CollectMarks. A
+	// neighbor is listed once, and again only after CollectMarks was called for it.
+	MarksDue []peer.ID
 }
 
-// An Engine is not safe for concurrent use.
+// An Engine holds all that a node knows about broadcasts. It is not safe for concurrent
+// use.
 type Engine[V any] struct {
-	cfg       Config
-	self      peer.ID
-	session   order.SessionKey
-	published uint64 // the number after the last event of our own
+	cfg     Config
+	self    peer.ID
+	session order.SessionKey
+	// published is the number that this node's next event will get.
+	published uint64
 
 	// The cores.
 	order  *order.Sequencer
@@ -72,15 +87,20 @@ type Engine[V any] struct {
 	window *window.Controller
 	repair *repair.Planner
 
-	// Neighbors.
-	greeted map[peer.ID]bool // neighbors that have sent their greeting
+	// greeted holds the neighbors whose greeting (the marks that a neighbor sends
+	// first) has arrived.
+	greeted map[peer.ID]bool
 	leaves  map[peer.ID]bool
 
 	// Work between calls of Advance.
-	steps         []order.Step
-	holes         map[peer.ID][]order.Hole       // as the repair core knows them
-	hintHoleSince map[order.SessionKey]time.Time // when a session known from hints first had a hole
-	sweep         time.Time                      // when to remove old batches from the store
+	steps []order.Step
+	// holes holds the missing ranges of events by sender, as last passed to repair.
+	holes map[peer.ID][]order.Hole
+	// hintHoleSince holds, for sessions of which only other nodes' marks have arrived,
+	// the time at which events were first known to be missing.
+	hintHoleSince map[order.SessionKey]time.Time
+	// sweep is when old batches are next removed from the store.
+	sweep time.Time
 }
 
 // sweepInterval is how often old batches are removed from the store.
@@ -101,14 +121,16 @@ func New[V any](self peer.ID, session order.SessionKey, cfg Config) *Engine[V] {
 	}
 }
 
-// AddNeighbor adds a neighbor. It is to receive the events published from now on.
+// AddNeighbor adds a neighbor. It is expected to acknowledge the batches that arrive or
+// are published from now on.
 func (e *Engine[V]) AddNeighbor(id peer.ID) {
 	e.repair.AddNeighbor(id)
 	e.window.AddNeighbor(id)
 }
 
-// AddLeaf adds a leaf, as AddNeighbor does. A leaf stores nothing of others, and this
-// node has not chosen it, so only its marks about itself count.
+// AddLeaf adds a leaf, as AddNeighbor does. This node has not chosen the leaf and
+// cannot trust it, so marks in which the leaf claims to have another sender's events
+// are not used to search for missing events.
 func (e *Engine[V]) AddLeaf(id peer.ID) {
 	e.leaves[id] = true
 	e.AddNeighbor(id)
@@ -122,34 +144,44 @@ func (e *Engine[V]) RemoveNeighbor(now time.Time, id peer.ID) {
 	e.repair.RemoveNeighbor(id)
 }
 
-// origin is how a neighbor's mark came to this node.
+// origin says in which message a neighbor's mark arrived, and how certain it makes the
+// beginning of the session.
 type origin int
 
 const (
-	fromUpdate       origin = iota // the neighbor announces a change
-	fromGreeting                   // it is in the greeting; lower numbers may come from other neighbors
-	fromSoleGreeting               // it is in the greeting, and lower numbers cannot come another way
+	// fromUpdate means that the neighbor announced that its mark changed.
+	fromUpdate origin = iota
+	// fromGreeting means that the mark was in the neighbor's greeting. Events below it
+	// may still arrive from other neighbors.
+	fromGreeting
+	// fromSoleGreeting means that the mark was in the neighbor's greeting, and that no
+	// other neighbor can deliver events below it.
+	fromSoleGreeting
 )
 
-// ReceiveGreeting handles the greeting of a neighbor: the marks of all senders it knows.
-// The neighbor passes on to us what it receives from now on.
+// ReceiveGreeting handles the greeting of a neighbor: its marks of all senders that it
+// knows. From then on the neighbor forwards every new batch to this node.
 func (e *Engine[V]) ReceiveGreeting(now time.Time, id peer.ID, marks []Mark) {
 	e.greeted[id] = true
 	e.window.CatchUp(now, id)
 	sole := len(e.repair.OtherNeighbors(id)) == 0
 	for _, m := range marks {
-		// Of our own events we know everything but how far the neighbor is.
+		// About our own events the mark is only news of how far the neighbor has
+		// received them.
 		if m.Sender == e.self {
 			e.acknowledge(now, id, m)
 			continue
 		}
 		begin, from := max(m.Above, m.Next), fromGreeting
-		// Events from before we joined are wanted, and the neighbor has some.
+		// Config.Last asks for events from before this node joined, and this neighbor
+		// stores some. The session begins at most Last events lower, but not below the
+		// Floor.
 		if last := e.cfg.Last; last > 0 && m.Floor > 0 && m.Floor < begin {
 			begin = max(m.Floor, begin-min(begin, last))
 		}
-		// Another neighbor may be passing on lower numbers at this moment. Without
-		// one, or if Last has set the beginning, it stays where it is.
+		// Another neighbor may be forwarding lower numbers at this moment, so the
+		// beginning stays tentative. If there is no other neighbor, or if Config.Last
+		// has moved the beginning down, it is final.
 		if sole || begin < m.Above {
 			from = fromSoleGreeting
 		}
@@ -157,15 +189,17 @@ func (e *Engine[V]) ReceiveGreeting(now time.Time, id peer.ID, marks []Mark) {
 	}
 }
 
-// ReceiveMarks handles marks that have changed at a neighbor. A sender may be unknown
-// here, and may have been unknown to the neighbor when it greeted. Then we want
-// everything of the sender that the neighbor itself wants. Of a neighbor that has not
-// greeted yet, we want what it receives from now on.
+// ReceiveMarks handles marks that a neighbor sends because they changed. This node may
+// not know the sender of a mark yet, and the neighbor may not have known it when it
+// greeted. In that case the session begins here with the same number as at the
+// neighbor. If the neighbor has not greeted yet, the session begins with the first
+// event that the neighbor has not received.
 func (e *Engine[V]) ReceiveMarks(now time.Time, id peer.ID, marks []Mark) {
 	for _, m := range marks {
 		if m.Sender != e.self {
 			begin := m.Begin
-			// Its greeting said where to begin, or is still to come.
+			// The neighbor's greeting has decided where the session begins, or it will
+			// when it arrives. Until then, events from earlier are not wanted.
 			if !e.greeted[id] || e.repair.HasGreetedWith(id, repair.Subject{Sender: m.Sender, Session: m.Session}) {
 				begin = max(m.Next, m.Above)
 			}
@@ -176,22 +210,25 @@ func (e *Engine[V]) ReceiveMarks(now time.Time, id peer.ID, marks []Mark) {
 }
 
 func (e *Engine[V]) acknowledge(now time.Time, id peer.ID, m Mark) {
-	e.window.ReceiveAck(now, id, window.Ack{Author: m.Sender, Session: m.Session, Next: m.Next, Through: m.Through, Ask: m.Ask})
+	e.window.ReceiveAck(now, id, window.Ack{Sender: m.Sender, Session: m.Session, Next: m.Next, Through: m.Through, Ask: m.Ask})
 }
 
-// applyMark hands a neighbor's mark to the cores. If the session is unknown here, or may
-// still begin lower, it begins with begin.
+// applyMark passes a neighbor's mark to the order and repair cores. begin is the number
+// of the first event of the session to deliver here. It counts only if the session is
+// unknown here or its beginning is still tentative.
 func (e *Engine[V]) applyMark(now time.Time, id peer.ID, m Mark, begin uint64, from origin) {
 	if m.Next < 1 || m.Next > order.MaxNumber || begin < 1 {
 		return
 	}
-	// Anybody can be a leaf. It could make us search for events that do not exist.
+	// Anybody can connect as a leaf. By lying about other senders, a leaf could make
+	// this node search for events that do not exist.
 	if e.leaves[id] && m.Sender != id {
 		return
 	}
 	_, known := e.order.Progress(m.Sender)
 	_, hinted := e.order.Hint(m.Sender)
-	// The sender is new to us. Store its earlier events, for neighbors that want them.
+	// The sender is new to this node. Fetch its earlier events, not to deliver them but
+	// to store them for neighbors that want them.
 	if !known && !hinted && m.Floor > 0 {
 		e.repair.AddBackfill(id, repair.Subject{Sender: m.Sender, Session: m.Session}, m.Floor, begin)
 	}
@@ -209,14 +246,15 @@ func (e *Engine[V]) applyMark(now time.Time, id peer.ID, m Mark, begin uint64, f
 		hint.Begin, hint.Next, hint.Above = begin, begin, begin
 		e.order.AddHint(hint, beginning)
 	}
-	// The sender itself knows best.
+	// The sender itself knows for certain how many events it has sent; every other node
+	// may be lying.
 	if id == m.Sender {
 		e.steps = e.order.ReceiveOwnMark(now, m.Progress, beginning, e.steps)
 	}
 	e.updateHoles(now, m.Sender)
 }
 
-// AddOwn adds a batch of our own, which is being published.
+// AddOwn adds a batch that this node is publishing.
 func (e *Engine[V]) AddOwn(now time.Time, b Batch[V]) {
 	e.published = b.limit()
 	e.store.Add(now, e.self, e.session, b.entry())
@@ -224,10 +262,10 @@ func (e *Engine[V]) AddOwn(now time.Time, b Batch[V]) {
 	e.window.SetReceived(now, e.self, e.session, b.limit())
 }
 
-// Receive handles a batch that the neighbor giver passed on. An empty giver means that
-// the batch did not come by pubsub.
+// Receive handles a batch that arrived from the neighbor giver through pubsub. giver is
+// empty if the batch did not arrive through pubsub.
 func (e *Engine[V]) Receive(now time.Time, sender peer.ID, b Batch[V], giver peer.ID) order.Disposition {
-	// Our own events enter by AddOwn alone.
+	// Our own events are added by AddOwn. A copy that comes back is not new.
 	if sender == e.self {
 		return order.Invalid
 	}
@@ -241,8 +279,9 @@ func (e *Engine[V]) Receive(now time.Time, sender peer.ID, b Batch[V], giver pee
 		e.store.AwaitReading(sender, b.Session, b.limit())
 		e.window.AddBatch(now, sender, b.Session, b.First, b.limit(), b.Size, giver)
 	}
-	// Claims count only for a session that is under way. It is now, so the claims that
-	// came before it count from now on.
+	// The order core ignores claims about a session until the session has begun here.
+	// This batch may have begun it, so pass on the furthest claim that neighbors made
+	// before.
 	if !began {
 		m := order.Progress{Sender: sender, Session: b.Session, Next: e.repair.FurthestClaim(repair.Subject{Sender: sender, Session: b.Session})}
 		e.steps = e.order.ReceiveClaim(now, m, e.steps)
@@ -251,33 +290,36 @@ func (e *Engine[V]) Receive(now time.Time, sender peer.ID, b Batch[V], giver pee
 	return disposition
 }
 
-// ReceiveRepair handles a batch that the ask a brought.
+// ReceiveRepair handles a batch that arrived in answer to the ask a.
 func (e *Engine[V]) ReceiveRepair(now time.Time, a repair.Ask, b Batch[V]) {
 	if !a.Backfill && e.Receive(now, a.Sender, b, "") != order.Duplicate {
 		return
 	}
-	// The batch is older than our interest in the sender. It is stored for others.
+	// The events of the batch are not to be delivered here: they were delivered already
+	// or are from before this node joined. They are stored for neighbors.
 	if e.store.AddBackfill(now, a.Sender, b.Session, b.entry()) {
-		// Neighbors may lack it, and not know who has it.
+		// Neighbors may lack the batch. The new mark shows them that it is stored here.
 		e.window.Announce(now, a.Sender)
 	}
 }
 
-// FinishAsk reports the outcome of an ask. got is the number up to which it brought
-// events.
+// FinishAsk reports the outcome of an ask. The ask brought events up to the number
+// before got.
 func (e *Engine[V]) FinishAsk(now time.Time, a repair.Ask, got uint64, outcome repair.Outcome) {
 	e.updateHoles(now, a.Sender)
 	e.repair.FinishAsk(now, a, got, outcome)
 }
 
-// updateHoles tells the window and repair cores how far a sender has been received.
+// updateHoles informs the window core how far a sender has been received, and the
+// repair core which of its events are missing.
 func (e *Engine[V]) updateHoles(now time.Time, sender peer.ID) {
 	if m, ok := e.order.Progress(sender); ok {
 		e.window.SetReceived(now, sender, m.Session, m.Next)
 	}
 	holes := e.order.Holes(sender)
-	// A session that has not begun has no holes in the order core. But a neighbor may
-	// claim events behind the number with which it is going to begin.
+	// The order core reports no holes of a session of which no batch has arrived. But
+	// if a neighbor claims to have events from the session's future beginning on, they
+	// are missing here.
 	if h, ok := e.order.Hint(sender); ok {
 		claimed := e.repair.FurthestClaim(repair.Subject{Sender: sender, Session: h.Session})
 		if claimed > h.Above {
@@ -291,7 +333,7 @@ func (e *Engine[V]) updateHoles(now time.Time, sender peer.ID) {
 	}
 	before := e.holes[sender]
 	if len(holes) == 0 && len(before) == 0 {
-		return // as nearly always
+		return // no event is missing, as is nearly always the case
 	}
 	for _, g := range before {
 		if !hasSession(holes, g.Session) {
@@ -318,8 +360,8 @@ func hasSession(holes []order.Hole, s order.SessionKey) bool {
 	return false
 }
 
-// Advance applies the timeouts that are due at now, and returns what the driver has to
-// do.
+// Advance applies the timeouts that are due at now, and returns everything that the
+// driver has to do.
 func (e *Engine[V]) Advance(now time.Time) Actions {
 	if next := e.order.Next(); !next.IsZero() && !next.After(now) {
 		n := len(e.steps)
@@ -343,13 +385,13 @@ func (e *Engine[V]) Advance(now time.Time) Actions {
 			e.store.StartReading(s.Sender, s.Session, s.From)
 		}
 	}
-	actions := Actions{Steps: e.steps, Asks: asks, Tell: e.window.Due(now)}
+	actions := Actions{Steps: e.steps, Asks: asks, MarksDue: e.window.Due(now)}
 	e.steps = e.steps[:0]
 	return actions
 }
 
-// Next returns when to call Advance although nothing happened; the zero time means
-// never.
+// Next returns when to call Advance even if nothing happens until then. The zero time
+// means that no such call is needed.
 func (e *Engine[V]) Next() time.Time {
 	next := order.Earlier(e.order.Next(), order.Earlier(e.window.Next(), e.repair.Next()))
 	// An empty store has nothing to remove.
@@ -359,20 +401,22 @@ func (e *Engine[V]) Next() time.Time {
 	return next
 }
 
-// CollectMarks returns at most limit of the marks that a neighbor has to be told. If
-// they cannot be sent, hand them to RequeueMarks.
+// CollectMarks returns at most limit of the marks that must be sent to a neighbor. If
+// they cannot be sent, pass them to RequeueMarks.
 func (e *Engine[V]) CollectMarks(now time.Time, id peer.ID, limit int) (marks []Mark) {
 	for _, a := range e.window.CollectAcks(now, id, limit) {
-		m, ok := e.Mark(a.Author)
+		m, ok := e.Mark(a.Sender)
 		if !ok {
-			// Nothing of the sender has arrived, but we may have stored its past.
-			h, hinted := e.order.Hint(a.Author)
+			// No batch of the sender has arrived, but its earlier events may be stored
+			// here, so that neighbors can fetch them.
+			h, hinted := e.order.Hint(a.Sender)
 			if !hinted {
 				continue
 			}
 			m = e.fullMark(h)
 		}
-		// The ack may be about an earlier session, whose Through means nothing here.
+		// The window may know only an earlier session of the sender. How far that one
+		// has been forwarded says nothing about the session of m.
 		if m.Session == a.Session {
 			m.Through = min(a.Through, m.Next)
 		}
@@ -382,16 +426,19 @@ func (e *Engine[V]) CollectMarks(now time.Time, id peer.ID, limit int) (marks []
 	return marks
 }
 
-// RequeueMarks notes that marks which CollectMarks returned were not sent.
+// RequeueMarks takes back marks that CollectMarks returned but that could not be sent.
+// CollectMarks will return them again.
 func (e *Engine[V]) RequeueMarks(now time.Time, id peer.ID, marks []Mark) {
 	acks := make([]window.Ack, len(marks))
 	for i, m := range marks {
-		acks[i] = window.Ack{Author: m.Sender, Ask: m.Ask}
+		acks[i] = window.Ack{Sender: m.Sender, Ask: m.Ask}
 	}
 	e.window.RequeueAcks(now, id, acks)
 }
 
-// Mark returns this node's mark of a sender, which may be the node itself.
+// Mark returns this node's mark of the latest session of a sender. The sender may be
+// this node itself. It returns false if no batch or mark of the sender itself has
+// arrived.
 func (e *Engine[V]) Mark(sender peer.ID) (Mark, bool) {
 	if sender == e.self {
 		return e.fullMark(order.Progress{Sender: e.self, Session: e.session, Begin: 1, Next: e.published, Above: e.published}), true
@@ -400,8 +447,9 @@ func (e *Engine[V]) Mark(sender peer.ID) (Mark, bool) {
 	return e.fullMark(m), ok
 }
 
-// Greeting returns the marks for a new neighbor: our own, then those of at most n-1
-// senders, the last heard first.
+// Greeting returns the marks to send to a new neighbor: the mark of this node's own
+// session first, then those of at most n-1 senders, in the order in which they were
+// last heard, the latest first.
 func (e *Engine[V]) Greeting(n int) []Mark {
 	own, _ := e.Mark(e.self)
 	marks := []Mark{own}
@@ -411,12 +459,14 @@ func (e *Engine[V]) Greeting(n int) []Mark {
 	return marks
 }
 
+// fullMark returns the mark for m, with the Floor from the store. Its Through is a
+// default: no neighbor is known to lack an event below Next.
 func (e *Engine[V]) fullMark(m order.Progress) Mark {
 	return Mark{Progress: m, Floor: e.store.Floor(m.Sender, m.Session), Through: m.Next}
 }
 
-// NextEntry returns the stored batch that holds number n of a session. If that is not
-// stored any more, it returns the next batch that is, if it begins below to.
+// NextEntry returns the stored batch that contains event n of a session. If that event
+// is no longer stored, it returns the next stored batch that begins below to.
 func (e *Engine[V]) NextEntry(sender peer.ID, session order.SessionKey, n, to uint64) (store.Entry[V], bool) {
 	if b, ok := e.store.At(sender, session, n); ok {
 		return b, true
@@ -427,37 +477,42 @@ func (e *Engine[V]) NextEntry(sender peer.ID, session order.SessionKey, n, to ui
 	return store.Entry[V]{}, false
 }
 
-// MarkHandled notes that handlers are done with the events of a session below to.
+// MarkHandled notes that all handlers have run for the events of a session below the
+// number to.
 func (e *Engine[V]) MarkHandled(sender peer.ID, session order.SessionKey, to uint64) {
 	e.store.MarkRead(sender, session, to)
 }
 
-// StoredEntries returns the stored batches that hold numbers of [from, to): as many as
-// fit into bytes, but at least one if there is any.
+// StoredEntries returns the stored batches that contain events with numbers in [from,
+// to), in order. Their total size is at most bytes, except that one batch is returned
+// whatever its size.
 func (e *Engine[V]) StoredEntries(sender peer.ID, session order.SessionKey, from, to uint64, bytes int) []store.Entry[V] {
 	return e.store.Range(sender, session, from, to, bytes)
 }
 
-// CanPublish reports whether the neighbors keep up, so that another batch of our own may
-// be published.
+// CanPublish reports whether this node may publish another batch: no neighbor that it
+// waits for lacks too much of what it published before.
 func (e *Engine[V]) CanPublish() bool { return e.window.CanPublish(e.self) }
 
-// Backlog returns how many of our batches the slowest neighbor that we wait for lacks.
+// Backlog returns how many of this node's batches the slowest neighbor has not
+// acknowledged. Neighbors that publishing no longer waits for do not count.
 func (e *Engine[V]) Backlog() int {
 	batches, _ := e.window.Backlog(e.self)
 	return batches
 }
 
-// NeighborsLacking returns the neighbors that have not received all our events below
-// goal. Neighbors that joined after the last of them was published do not count.
+// NeighborsLacking returns the neighbors that have not received all of this node's
+// events below the number goal. Neighbors that joined after the latest event was
+// published do not count.
 func (e *Engine[V]) NeighborsLacking(goal uint64) []peer.ID {
 	return e.window.NeighborsLacking(e.self, goal)
 }
 
-// ReceivedBy returns the number up to which a neighbor has received our events.
+// ReceivedBy returns the number below which a neighbor has received all of this node's
+// events; zero means that it has acknowledged none.
 func (e *Engine[V]) ReceivedBy(id peer.ID) uint64 { return e.window.ReceivedBy(id, e.self, e.session) }
 
-// Published returns the number after the last event that we have published.
+// Published returns the number that this node's next event will get.
 func (e *Engine[V]) Published() uint64 { return e.published }
 
 // OtherNeighbors returns the neighbors other than id.

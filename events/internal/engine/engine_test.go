@@ -255,7 +255,7 @@ func TestFilledIsTold(t *testing.T) {
 	s.wantTold("a", "")
 	s.answer(90, 100)
 	s.now = s.now.Add(10 * time.Millisecond)
-	if due := s.e.Advance(s.now).Tell; !slices.Contains(due, "a") {
+	if due := s.e.Advance(s.now).MarksDue; !slices.Contains(due, "a") {
 		t.Errorf("due are %v", due)
 	}
 	s.wantTold("a", "100-100")

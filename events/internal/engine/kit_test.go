@@ -482,8 +482,8 @@ func (p *life) perform() {
 		for _, a := range out.Asks {
 			p.ask(a)
 		}
-		slices.Sort(out.Tell)
-		for _, id := range out.Tell {
+		slices.Sort(out.MarksDue)
+		for _, id := range out.MarksDue {
 			if t := p.links[id]; t != nil {
 				t.signal()
 			}

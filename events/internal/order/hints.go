@@ -7,16 +7,18 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// hints holds the progress of senders that only third parties have mentioned. They
-// have their own limit, so that no neighbor can use hearsay to push out senders of
-// which batches have arrived.
+// hints remembers marks about senders of which no batch and no mark of their own has
+// arrived. Other nodes sent these marks and may be lying. Hints have a limit of their
+// own, so that lies cannot push out senders whose batches have arrived.
 type hints struct {
 	max    int
 	byPeer map[peer.ID]*list.Element
-	order  *list.List // of hint, the latest in front
+	// order contains values of type hint, the most recently added first.
+	order *list.List
 }
 
-// hint is the progress that a third party has mentioned.
+// A hint is how far another node claims to have received a session, and so where the
+// session will begin for this node.
 type hint struct {
 	Progress
 	beginning Beginning
@@ -26,7 +28,8 @@ func newHints(n int) hints {
 	return hints{max: n, byPeer: make(map[peer.ID]*list.Element), order: list.New()}
 }
 
-// add remembers m. A later session replaces an earlier one.
+// add remembers m. A hint about a later session of the sender replaces one about an
+// earlier session.
 func (h *hints) add(m hint) {
 	if e, ok := h.byPeer[m.Sender]; ok {
 		old := e.Value.(hint)
@@ -34,8 +37,8 @@ func (h *hints) add(m hint) {
 		case c > 0:
 			e.Value = m
 		case c == 0 && m.Above < old.Above:
-			// The lowest beginning counts: whoever knew the session then passes on
-			// everything from there.
+			// Several neighbors said where the session begins. The lowest number
+			// counts, as that neighbor forwards every event from there on.
 			m.beginning = max(m.beginning, old.beginning)
 			e.Value = m
 		}
@@ -57,7 +60,8 @@ func (h *hints) remove(id peer.ID) (hint, bool) {
 	return h.order.Remove(e).(hint), true
 }
 
-// raise moves the beginning of a session up to to.
+// raise moves the beginning of a session up to the number to. It does nothing if there
+// is no hint about that session, or if the session begins at to or higher.
 func (h *hints) raise(id peer.ID, session SessionKey, to uint64) {
 	if e, ok := h.byPeer[id]; ok {
 		if m := e.Value.(hint); m.Session == session && m.Above < to {
@@ -77,7 +81,7 @@ func (h *hints) get(id peer.ID) (Progress, bool) {
 
 func (h *hints) len() int { return h.order.Len() }
 
-// all yields the hints, the latest first.
+// all yields the hints, the most recently added first.
 func (h *hints) all() iter.Seq[Progress] {
 	return func(yield func(Progress) bool) {
 		for e := h.order.Front(); e != nil; e = e.Next() {

@@ -4,17 +4,18 @@
 // argument.
 //
 // A sender numbers its events from 1 in each of its sessions (one session per run of
-// the program), and a batch is a run of such numbers. The sequencer answers every input
-// with steps: runs of numbers that are either delivered or lost. The steps of a session
-// have no hole between them and never overlap, so that delivered and lost add up to the
-// number of sent events.
+// its program), and a batch is a run of consecutive numbers. The sequencer answers
+// every input with steps: ranges of numbers that are either to be delivered or lost.
+// The steps of a session follow each other without a hole and never overlap, so
+// delivered and lost events add up to the events that were sent.
 //
-// Missing numbers are awaited for [Config.GapTimeout]. The time counts from the arrival
-// of something behind them, or of the batch before them if that is later: while a slow
-// path delivers, the events of a short cut wait. Whoever fetches missing numbers
-// ([Sequencer.Holes]) can end the wait with [Sequencer.GiveUp]. A newer session waits
-// until the older one has no holes, for at most [Config.SessionTimeout]. After that the
-// older session is never delivered again.
+// Missing events are awaited for [Config.GapTimeout]. The wait begins when a later
+// batch or a mark shows that they are missing. It begins again whenever a batch arrives
+// in order, since missing events are then still arriving over a slow path. The caller
+// may try to fetch missing events ([Sequencer.Holes]) and end the wait early
+// ([Sequencer.GiveUp]). A newer session of a sender waits until the older one has no
+// holes, for at most [Config.SessionTimeout]. After that nothing of the older session
+// is delivered any more.
 package order
 
 import (
@@ -29,26 +30,29 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// MaxNumber is above the number of every event.
+// MaxNumber is greater than the number of any event. Batches and marks with greater
+// numbers are invalid.
 const MaxNumber = 1 << 62
 
-// Config holds the bounds of a sequencer. Zero means the default in brackets.
+// Config holds the limits of a sequencer. A zero field means the default in brackets.
 type Config struct {
-	// GapTimeout is how long a missing event is awaited [2 s].
+	// GapTimeout is how long a missing event is awaited before it is given up as lost
+	// [2 s].
 	GapTimeout time.Duration
-	// SessionTimeout is how long a newer session waits for the missing events of the
-	// older one [2 s, but no longer than GapTimeout].
+	// SessionTimeout is how long a newer session of a sender waits for the missing
+	// events of the older session [2 s, but no longer than GapTimeout].
 	SessionTimeout time.Duration
-	// SettleTimeout is how long the first batch of an unknown sender waits for lower
-	// numbers, which may come by a slower way, unless a neighbor has said where to
-	// begin [not at all].
+	// SettleTimeout is how long the first batch of an unknown sender is held back
+	// because batches with lower numbers may still arrive over a slower path. It is not
+	// held back if the beginning of the session is [Firm] [0, so it is never held
+	// back].
 	SettleTimeout time.Duration
 
-	MaxSilence       time.Duration // how long a silent sender is remembered [1 h]
-	MaxSenders       int           // senders remembered; the longest silent ones go first [10,000]
-	MaxHints         int           // senders known from hearsay only [4,096]
-	MaxHeldPerSender int           // bytes of one sender's batches that wait [4 MiB]
-	MaxHeld          int           // bytes of all batches that wait [16 MiB]
+	MaxSilence       time.Duration // how long a sender is remembered after its last batch or mark [1 h]
+	MaxSenders       int           // senders remembered at once; those silent for longest are forgotten first [10,000]
+	MaxHints         int           // senders remembered of which only other nodes' marks have arrived [4,096]
+	MaxHeldPerSender int           // bytes of batches of one sender that are held back until missing events arrive [4 MiB]
+	MaxHeld          int           // bytes of batches of all senders that are held back [16 MiB]
 }
 
 func (c Config) withDefaults() Config {
@@ -62,15 +66,16 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// maxSessions bounds the sessions of one sender: the one being delivered and the ones
-// that wait for it.
+// maxSessions is how many sessions of one sender are remembered at once: the one being
+// delivered, and later ones that wait for it to end.
 const maxSessions = 4
 
-// A SessionKey names a session, and orders it among the sessions of its sender: the
-// later one has the greater Start, or the greater ID if both starts are equal.
+// A SessionKey identifies a session of a sender. It also orders the sessions of one
+// sender: the later session has the greater Start, or the greater ID if both starts are
+// equal.
 type SessionKey struct {
 	ID    protocol.Session
-	Start uint64 // milliseconds since 1970
+	Start uint64 // when the session began by its sender's clock, in milliseconds since 1970
 }
 
 // Compare returns -1 if s is the earlier session, +1 if it is the later one.
@@ -78,17 +83,19 @@ func (s SessionKey) Compare(t SessionKey) int {
 	return cmp.Or(cmp.Compare(s.Start, t.Start), bytes.Compare(s.ID[:], t.ID[:]))
 }
 
-// An Arrival is a batch that arrived: a run of consecutive events of one session.
+// An Arrival describes a batch that arrived: a run of consecutive events of one
+// session.
 type Arrival struct {
 	Session SessionKey
-	First   uint64 // number of the first event, at least 1
-	Count   int    // events, at least 1
-	Size    int    // bytes that count toward the limits while the batch waits
+	First   uint64 // number of the first event; at least 1
+	Count   int    // how many events the batch contains; at least 1
+	Size    int    // bytes that count toward the limits of Config while the batch is held back
 }
 
 func (b *Arrival) limit() uint64 { return b.First + uint64(b.Count) }
 
-// A Step says that the events [From, To) of a session are lost, or are to be delivered.
+// A Step tells the caller what becomes of the events numbered [From, To) of a session:
+// they are to be delivered, or if Lost is set, they are given up.
 type Step struct {
 	Sender   peer.ID
 	Session  SessionKey
@@ -96,40 +103,42 @@ type Step struct {
 	Lost     bool
 }
 
-// Progress is how far a session of a sender has been received.
+// Progress is how far a node has received a session of a sender.
 type Progress struct {
 	Sender  peer.ID
 	Session SessionKey
-	Begin   uint64 // the first number that was or will be delivered here
-	Next    uint64 // every lower number was received, or given up as lost
-	Above   uint64 // no number from here on was received; at least Next
+	Begin   uint64 // number of the first event that was or will be delivered at the node
+	Next    uint64 // every event from Begin to below Next was received, or given up as lost
+	Above   uint64 // no event numbered Above or higher was received; Above is at least Next
 }
 
-// A Hole is the first run [From, To) of missing numbers of a session.
+// A Hole is the first range [From, To) of events of a session that were sent but have
+// not arrived.
 type Hole struct {
 	Session  SessionKey
 	From, To uint64
-	Since    time.Time // when it was noticed, or when a batch last arrived in its turn
-	Hearsay  bool      // only third parties say that the events were sent
+	Since    time.Time // when the hole was noticed, or when a batch last arrived in order, whichever is later
+	Hearsay  bool      // only nodes other than the sender claim that the events were sent; they may be lying
 }
 
-// A Disposition says what happened to a batch.
+// A Disposition says what became of a batch that was passed to Receive.
 type Disposition int
 
 const (
-	Accepted   Disposition = iota // delivered, or held back for its turn
-	Duplicate                     // nothing new in it
-	OldSession                    // of a session that a later one has replaced
-	Invalid                       // Count or First out of bounds
+	Accepted   Disposition = iota // the batch is delivered now, or is held back until earlier events arrive
+	Duplicate                     // every event in the batch had arrived before
+	OldSession                    // a later session of the sender is being delivered, so this one is over
+	Invalid                       // Count or First is outside its limits
 )
 
-// A Sequencer orders the batches of all senders. One goroutine at a time may use it.
+// A Sequencer puts the batches of all senders into order. It is not safe for concurrent
+// use.
 type Sequencer struct {
 	cfg         Config
 	senders     map[peer.ID]*senderState
-	byLastHeard *list.List   // of *senderState, the last heard in front
-	byDeadline  deadlineHeap // the senders that wait for something
-	held        int          // bytes of all batches that wait
+	byLastHeard *list.List   // values are *senderState, the most recently heard first
+	byDeadline  deadlineHeap // the senders that wait for missing events
+	held        int          // bytes of all batches that are held back
 	hints       hints
 }
 
@@ -144,10 +153,11 @@ func New(cfg Config) *Sequencer {
 	}
 }
 
-// Receive handles a batch that arrived at now, and appends to steps the events that can
-// be delivered now, in order. The first session of an unknown sender begins with the
-// first number that arrives, or lower if a hint says so. A later session of a known
-// sender begins with 1, unless a hint says otherwise.
+// Receive handles a batch that arrived at the time now, and appends to steps the events
+// that can be delivered now, in order. The first session of an unknown sender begins
+// with the number of the first event that arrives, or with a lower number if a hint
+// says so. A later session of a known sender begins with 1, unless there is a hint
+// about it.
 func (c *Sequencer) Receive(now time.Time, id peer.ID, b Arrival, steps []Step) (Disposition, []Step) {
 	if b.Count < 1 || b.First < 1 || b.First > MaxNumber-uint64(b.Count) {
 		return Invalid, steps
@@ -160,20 +170,21 @@ func (c *Sequencer) Receive(now time.Time, id peer.ID, b Arrival, steps []Step) 
 	c.markHeard(s, now)
 	ses, ok := s.findSession(b.Session)
 	if !ok {
-		// Sessions are delivered in their order, so the time for an earlier one than
-		// the one being delivered is over.
+		// Sessions of one sender are delivered one after the other. A session earlier
+		// than the one being delivered is over, and its late batches are dropped.
 		if known && b.Session.Compare(s.sessions[0].SessionKey) < 0 {
 			return OldSession, steps
 		}
 		ses = c.beginSession(now, s, known, &b)
 	}
-	// The first batch of an unknown sender was overtaken by later ones. While the
-	// session settles, the lower number becomes its beginning.
+	// This batch was overtaken by later ones on its way. The beginning of the session
+	// is still open, so the session begins with this batch instead.
 	if ses.settling() && b.First < ses.next {
-		ses.first, ses.next = b.First, b.First
+		ses.begin, ses.next = b.First, b.First
 		ses.startSettling(c.cfg.SettleTimeout, now)
 	}
-	// The sender has restarted, so the older session must not hold up the newer one.
+	// The sender has restarted. Nothing of the new session can be delivered while the
+	// old one still waits for its beginning.
 	if len(s.sessions) > 1 {
 		s.sessions[0].endSettling()
 	}
@@ -182,9 +193,9 @@ func (c *Sequencer) Receive(now time.Time, id peer.ID, b Arrival, steps []Step) 
 	case b.limit() <= ses.next:
 		return Duplicate, steps
 	case ses == s.sessions[0] && b.First <= ses.next && !ses.settling():
-		// It is the next one in order, as nearly all batches are.
+		// The batch is the next one in order, as nearly all batches are.
 		steps = ses.deliver(s.id, &b, steps)
-		ses.progressed = now
+		ses.lastInOrderAt = now
 	case ses.hold(&b, now):
 		s.held += b.Size
 		c.held += b.Size
@@ -194,22 +205,24 @@ func (c *Sequencer) Receive(now time.Time, id peer.ID, b Arrival, steps []Step) 
 	return Accepted, c.enforceMaxHeld(c.deliverReady(s, steps))
 }
 
-// beginSession begins the session of which b is the first batch to arrive. known says
-// that the sender had a session before.
+// beginSession adds the session whose first batch to arrive is b. known reports whether
+// the sender had a session before.
 func (c *Sequencer) beginSession(now time.Time, s *senderState, known bool, b *Arrival) *sessionState {
 	next, settle := b.First, time.Duration(0)
 	if h, ok := c.hints.remove(s.id); ok && h.Session == b.Session {
-		// A hint may only make us wait for more. So a neighbor that lies with a
-		// number that is too high cannot silence the sender.
+		// A hint may lower the beginning but not raise it above the first batch that
+		// arrived. So no neighbor can suppress a sender's events by naming a high
+		// number.
 		next = min(next, h.Above)
 		if !known && h.beginning == Tentative {
 			settle = c.cfg.SettleTimeout
 		}
 	} else if known {
-		// We were there when the sender restarted, so all of the new session is ours.
+		// This node saw the sender's previous session, so every event of the new one
+		// was sent while this node was listening.
 		next = 1
 	} else {
-		// Nobody has said where to begin.
+		// No neighbor has said where the session begins.
 		settle = c.cfg.SettleTimeout
 	}
 	ses := s.addSession(b.Session, next, now)
@@ -217,17 +230,18 @@ func (c *Sequencer) beginSession(now time.Time, s *senderState, known bool, b *A
 	return ses
 }
 
-// Advance gives up the events that are missing for too long at now, and appends to
-// steps the events that can be delivered without them.
+// Advance gives up the events that have been missing for too long at the time now, and
+// appends to steps both these losses and the events that can be delivered after them.
 func (c *Sequencer) Advance(now time.Time, steps []Step) []Step {
 	for len(c.byDeadline) > 0 && !c.byDeadline[0].deadline.After(now) {
 		s := c.byDeadline[0]
 		head := s.sessions[0]
 		switch {
 		case head.settling():
-			// The time for lower numbers is over; nothing is given up yet.
+			// No lower number has arrived in time, so the session begins where it is.
+			// Nothing is given up.
 			head.endSettling()
-		case len(s.sessions) > 1 && !s.sessions[1].born.Add(c.cfg.SessionTimeout).After(now):
+		case len(s.sessions) > 1 && !s.sessions[1].begunAt.Add(c.cfg.SessionTimeout).After(now):
 			// The newer session has waited long enough for the older one.
 			steps = c.giveUpAllHoles(s, steps)
 		default:
@@ -238,7 +252,7 @@ func (c *Sequencer) Advance(now time.Time, steps []Step) []Step {
 	return c.removeSilentSenders(now, steps)
 }
 
-// Earlier returns the earlier of two moments; the zero time means never.
+// Earlier returns the earlier of two times. A zero time means never.
 func Earlier(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b
@@ -246,8 +260,8 @@ func Earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// Next returns when to call Advance. The zero time means not before the next Receive,
-// ReceiveOwnMark or ReceiveClaim.
+// Next returns when to call Advance. The zero time means that Advance has nothing to do
+// until another method was called.
 func (c *Sequencer) Next() time.Time {
 	if len(c.byDeadline) == 0 {
 		return time.Time{}
@@ -255,18 +269,19 @@ func (c *Sequencer) Next() time.Time {
 	return c.byDeadline[0].deadline
 }
 
-// A Beginning says how certain it is where a session begins for this node.
+// A Beginning says how certain the number is with which a session begins for this node.
 type Beginning int
 
 const (
-	Tentative Beginning = iota // lower numbers may still arrive by another way
-	Firm                       // nothing lower can arrive any more
+	Tentative Beginning = iota // events with lower numbers may still arrive over another path
+	Firm                       // no events with lower numbers can arrive any more
 )
 
-// AddHint remembers that a third party has received m. If a batch of that session
-// arrives later, the session begins with m.Above: lower numbers are not awaited, and
-// every number from there on is. A [Tentative] beginning may still move down for
-// [Config.SettleTimeout]. The third party may lie, so a hint never changes a session of
+// AddHint remembers that another node, which is not the sender, has received a session
+// as far as m says. If a batch of that session arrives later, the session begins with
+// m.Above: events below it are not awaited, and all others are. If beginning is
+// [Tentative], lower numbers can still become the beginning during
+// [Config.SettleTimeout]. The other node may lie, so a hint never changes a session of
 // which a batch has arrived.
 func (c *Sequencer) AddHint(m Progress, beginning Beginning) {
 	m.Above = max(m.Next, m.Above)
@@ -274,7 +289,8 @@ func (c *Sequencer) AddHint(m Progress, beginning Beginning) {
 		return
 	}
 	if s, known := c.senders[m.Sender]; known {
-		// A session that is under way has begun, and an earlier one is over.
+		// If the session has begun already, its beginning is known. If it is an earlier
+		// session of the sender, it is over.
 		if _, ok := s.findSession(m.Session); ok || m.Session.Compare(s.sessions[0].SessionKey) < 0 {
 			return
 		}
@@ -282,10 +298,10 @@ func (c *Sequencer) AddHint(m Progress, beginning Beginning) {
 	c.hints.add(hint{m, beginning})
 }
 
-// ReceiveOwnMark handles the mark that a sender announced about itself at now. The
-// sender has sent everything below m.Above, so events below it that do not arrive
-// within the gap timeout are lost, even if nothing behind them ever arrives. A session
-// that was unknown begins there, or lower if a hint says so; for beginning see
+// ReceiveOwnMark handles a mark that a sender announced about itself at the time now.
+// The sender has sent every event below m.Above. So events below that do not arrive
+// within GapTimeout are lost, even if no later event ever arrives. If the session was
+// unknown, it begins with m.Above, or lower if a hint says so. For beginning see
 // [Sequencer.AddHint].
 func (c *Sequencer) ReceiveOwnMark(now time.Time, m Progress, beginning Beginning, steps []Step) []Step {
 	m.Above = max(m.Next, m.Above)
@@ -298,7 +314,7 @@ func (c *Sequencer) ReceiveOwnMark(now time.Time, m Progress, beginning Beginnin
 			ses.announce(m.Above, now)
 			return c.deliverReady(s, steps)
 		}
-		// A sender does not go back to an earlier session.
+		// A sender does not return to an earlier session, so the mark is out of date.
 		if m.Session.Compare(s.sessions[0].SessionKey) < 0 {
 			return steps
 		}
@@ -307,26 +323,28 @@ func (c *Sequencer) ReceiveOwnMark(now time.Time, m Progress, beginning Beginnin
 	}
 	c.markHeard(s, now)
 	next := m.Above
-	// A neighbor that knew the session earlier owes us the events since then, too.
+	// A neighbor knew the session earlier. It forwards every event from then on, so
+	// these events count, too.
 	if h, ok := c.hints.remove(m.Sender); ok && h.Session == m.Session {
 		next = min(next, h.Above)
 		beginning = max(beginning, h.beginning)
 	}
 	ses := s.addSession(m.Session, next, now)
 	ses.announce(m.Above, now)
-	// Batches of a new sender may come by a slower way than its mark. A known sender's
-	// next session is counted from its mark at once.
+	// Batches of a new sender may arrive over a slower path than its mark, and could
+	// still lower the beginning. The next session of a known sender begins at once.
 	if !known && beginning == Tentative {
 		ses.startSettling(c.cfg.SettleTimeout, now)
 	}
 	return c.enforceMaxHeld(c.deliverReady(s, steps))
 }
 
-// ReceiveClaim handles the claim of a third party that the session of m was sent up to
-// m.Next. It counts only for a session that is under way. Numbers that are missing
-// because of it are awaited like others. But the claim may be a lie, so events that are
-// given up because of a claim alone are delivered all the same if they arrive later.
-// While the session settles, it may begin as low as m.Begin, unless that is zero.
+// ReceiveClaim handles the claim of a node other than the sender that events of m's
+// session were sent up to m.Next. It does nothing if the session has not begun here.
+// Events that are missing only because of a claim are awaited like others. But the
+// claim may be a lie, so if such events are given up and arrive later, they are
+// delivered all the same. While the session settles (see [Config.SettleTimeout]),
+// m.Begin lowers its beginning, unless it is zero.
 func (c *Sequencer) ReceiveClaim(now time.Time, m Progress, steps []Step) []Step {
 	s, known := c.senders[m.Sender]
 	if !known || m.Next > MaxNumber {
@@ -337,16 +355,17 @@ func (c *Sequencer) ReceiveClaim(now time.Time, m Progress, steps []Step) []Step
 		return steps
 	}
 	if ses.settling() && 0 < m.Begin && m.Begin < ses.next {
-		ses.first, ses.next = m.Begin, m.Begin
-		// No number is lower than 1, so there is nothing left to wait for.
+		ses.begin, ses.next = m.Begin, m.Begin
+		// No event has a number below 1, so the beginning cannot change again.
 		if m.Begin == 1 {
 			ses.endSettling()
 		}
 	} else if m.Next <= max(ses.next, ses.claimed) {
-		return steps // nothing new
+		return steps // the claim adds nothing to what is known
 	}
 	if m.Next > max(ses.next, ses.claimed) {
-		// The wait counts from the first claim, so repeated claims cannot prolong it.
+		// The wait is counted from the first claim, so nobody can prolong it by
+		// repeating claims.
 		if ses.claimed <= ses.next {
 			ses.claimedAt = now
 		}
@@ -355,7 +374,8 @@ func (c *Sequencer) ReceiveClaim(now time.Time, m Progress, steps []Step) []Step
 	return c.deliverReady(s, steps)
 }
 
-// Holes returns the first hole of each session of a sender that has one.
+// Holes returns the first hole of each session of a sender. Sessions without a hole are
+// left out.
 func (c *Sequencer) Holes(id peer.ID) []Hole {
 	s, known := c.senders[id]
 	if !known {
@@ -370,11 +390,12 @@ func (c *Sequencer) Holes(id peer.ID) []Hole {
 	return holes
 }
 
-// GiveUp ends the wait for the missing numbers of a session below to. It does nothing
-// while an earlier session of the sender is under way. The numbers of a session that is
-// known from hints only are lost, too.
+// GiveUp stops waiting for the missing events of a session below the number to: they
+// are lost. It does nothing while an earlier session of the sender is being delivered.
+// If the session has not begun here, it applies to the events from the hinted beginning
+// on.
 func (c *Sequencer) GiveUp(id peer.ID, session SessionKey, to uint64, steps []Step) []Step {
-	// The session has not begun here. Its beginning moves up instead.
+	// No batch of the session has arrived. The session will begin with to instead.
 	if h, ok := c.hints.get(id); ok && h.Session == session && h.Above < to {
 		c.hints.raise(id, session, to)
 		return append(steps, Step{Sender: id, Session: session, From: h.Above, To: to, Lost: true})
@@ -391,7 +412,7 @@ func (c *Sequencer) GiveUp(id peer.ID, session SessionKey, to uint64, steps []St
 	return c.deliverReady(s, steps)
 }
 
-// HasSession reports whether a session is under way here.
+// HasSession reports whether a session has begun here and is not over.
 func (c *Sequencer) HasSession(id peer.ID, session SessionKey) bool {
 	s, known := c.senders[id]
 	if known {
@@ -400,12 +421,12 @@ func (c *Sequencer) HasSession(id peer.ID, session SessionKey) bool {
 	return known
 }
 
-// Hint returns the hint about a session that has not begun here. It will begin with
-// Above.
+// Hint returns the hint about a session of the sender that has not begun here. The
+// session will begin with the Above of the hint.
 func (c *Sequencer) Hint(id peer.ID) (Progress, bool) { return c.hints.get(id) }
 
-// Progress returns how far the latest session of a sender has been received. Hints do
-// not count.
+// Progress returns how far this node has received the latest session of a sender. It
+// returns false if only hints are known about the sender.
 func (c *Sequencer) Progress(id peer.ID) (Progress, bool) {
 	s, ok := c.senders[id]
 	if !ok {
@@ -414,8 +435,8 @@ func (c *Sequencer) Progress(id peer.ID) (Progress, bool) {
 	return s.progress(), true
 }
 
-// AllProgress returns the progress of at most n senders: first the ones heard last,
-// then the ones known from hints.
+// AllProgress returns the progress of at most n senders: first those heard most
+// recently, then those known only from hints.
 func (c *Sequencer) AllProgress(n int) []Progress {
 	list := make([]Progress, 0, min(n, len(c.senders)+c.hints.len()))
 	for e := c.byLastHeard.Front(); e != nil && len(list) < n; e = e.Next() {
@@ -425,7 +446,7 @@ func (c *Sequencer) AllProgress(n int) []Progress {
 		if len(list) == n {
 			break
 		}
-		// The hint may be about a later session of a sender that is listed already.
+		// A known sender is listed already. Its hint is about a session still to come.
 		if _, known := c.senders[m.Sender]; !known {
 			list = append(list, m)
 		}
@@ -433,21 +454,22 @@ func (c *Sequencer) AllProgress(n int) []Progress {
 	return list
 }
 
-// SenderCount returns the number of senders remembered. Hints do not count.
+// SenderCount returns the number of senders remembered, without those known only from
+// hints.
 func (c *Sequencer) SenderCount() int { return len(c.senders) }
 
-// HeldBytes returns the size of the batches that wait.
+// HeldBytes returns the size of all batches that are held back.
 func (c *Sequencer) HeldBytes() int { return c.held }
 
-// deliverReady delivers the batches of s that are next in order, keeps s within its
-// bounds, and sets its deadline.
+// deliverReady delivers the held batches of a sender that are next in order, keeps the
+// sender within its limits, and sets its deadline.
 func (c *Sequencer) deliverReady(s *senderState, steps []Step) []Step {
 	for {
 		steps = c.deliverHeld(s, steps)
 		head := s.sessions[0]
 		switch {
 		case !head.hasHole() && len(s.sessions) > 1:
-			// The older session is complete, and the next one has its turn.
+			// The older session is complete, so the next session can be delivered.
 			s.sessions[0] = nil
 			s.sessions = s.sessions[1:]
 		case len(s.sessions) > maxSessions:
@@ -463,12 +485,12 @@ func (c *Sequencer) deliverReady(s *senderState, steps []Step) []Step {
 	}
 }
 
-// enforceMaxHeld gives up holes of the senders that hold most, until all waiting
-// batches together are within their bound.
+// enforceMaxHeld gives up holes of the senders with the most held bytes, until the
+// total is within Config.MaxHeld.
 func (c *Sequencer) enforceMaxHeld(steps []Step) []Step {
 	for c.held > c.cfg.MaxHeld {
 		var most *senderState
-		// Batches only wait behind something that has a deadline, so this finds all.
+		// A sender with held batches always has a deadline, so this heap contains it.
 		for _, s := range c.byDeadline {
 			if most == nil || s.held > most.held {
 				most = s
@@ -482,18 +504,18 @@ func (c *Sequencer) enforceMaxHeld(steps []Step) []Step {
 	return steps
 }
 
-// deliverHeld delivers the waiting batches of the first session that are next in order.
+// deliverHeld delivers the held batches of the first session that are next in order.
 func (c *Sequencer) deliverHeld(s *senderState, steps []Step) []Step {
 	head := s.sessions[0]
 	n := 0
 	if head.settling() {
-		return steps // a lower number may still become the first one
+		return steps // a batch with lower numbers may still arrive
 	}
 	for ; n < len(head.held) && head.held[n].First <= head.next; n++ {
 		b := &head.held[n]
 		s.held -= b.Size
 		c.held -= b.Size
-		// A batch that overlaps the one before may have nothing new left.
+		// A batch that overlaps the one before it may contain nothing new.
 		if b.limit() > head.next {
 			steps = head.deliver(s.id, &b.Arrival, steps)
 		}
@@ -507,8 +529,9 @@ func (c *Sequencer) giveUpFirstHole(s *senderState, steps []Step) []Step {
 	head := s.sessions[0]
 	to := head.holeEnd()
 	steps = append(steps, Step{Sender: s.id, Session: head.SessionKey, From: head.next, To: to, Lost: true})
-	// Neither a batch nor the sender proves that the events exist. Remember where the
-	// doubt begins, so that they are delivered if they turn out to exist.
+	// Only claims of other nodes say that these events were sent, and claims can be
+	// lies. Remember where the doubtful events begin, so that they are still delivered
+	// if they arrive after all.
 	if head.givenUpOnClaim == 0 && len(head.held) == 0 && len(head.announced) == 0 {
 		head.givenUpOnClaim = head.next
 	}
@@ -525,19 +548,21 @@ func (c *Sequencer) giveUpAllHoles(s *senderState, steps []Step) []Step {
 	return steps
 }
 
-// setDeadline computes when something of s is given up next, and sorts s by that.
+// setDeadline computes the deadline of s, at which Advance has to act on it, and moves
+// s to its place in the heap.
 func (c *Sequencer) setDeadline(s *senderState) {
 	head := s.sessions[0]
 	s.deadline = head.settleEnd
-	// While the session settles, its holes have no deadline: where they begin is open.
+	// Where a settling session begins is not decided yet, so it is unknown which of its
+	// events are missing.
 	if since := head.missingSince(); !head.settling() && !since.IsZero() {
-		// A slow path that still delivers gets more time.
-		if since.Before(head.progressed) {
-			since = head.progressed
+		// Batches still arrive in order over a slow path. Give it more time.
+		if since.Before(head.lastInOrderAt) {
+			since = head.lastInOrderAt
 		}
 		s.deadline = since.Add(c.cfg.GapTimeout)
 		if len(s.sessions) > 1 {
-			if end := s.sessions[1].born.Add(c.cfg.SessionTimeout); end.Before(s.deadline) {
+			if end := s.sessions[1].begunAt.Add(c.cfg.SessionTimeout); end.Before(s.deadline) {
 				s.deadline = end
 			}
 		}
@@ -552,8 +577,8 @@ func (c *Sequencer) setDeadline(s *senderState) {
 	}
 }
 
-// addSender adds a sender without a session. If there are too many senders, it removes
-// the ones that are silent for longest.
+// addSender adds a sender that has no session yet. If there are too many senders, it
+// removes those that have been silent for longest.
 func (c *Sequencer) addSender(id peer.ID, steps []Step) (*senderState, []Step) {
 	for len(c.senders) >= c.cfg.MaxSenders {
 		steps = c.removeSender(c.byLastHeard.Back().Value.(*senderState), steps)
@@ -569,19 +594,21 @@ func (c *Sequencer) markHeard(s *senderState, now time.Time) {
 	c.byLastHeard.MoveToFront(s.element)
 }
 
-// removeSilentSenders removes the senders that were silent for longer than MaxSilence.
+// removeSilentSenders removes the senders from which nothing has arrived for
+// MaxSilence.
 func (c *Sequencer) removeSilentSenders(now time.Time, steps []Step) []Step {
 	for e := c.byLastHeard.Back(); e != nil; e = c.byLastHeard.Back() {
 		s := e.Value.(*senderState)
 		if s.lastHeard.Add(c.cfg.MaxSilence).After(now) {
-			break // the others were heard later
+			break // all others in the list were heard more recently
 		}
 		steps = c.removeSender(s, steps)
 	}
 	return steps
 }
 
-// removeSender delivers the waiting batches of s and then removes it.
+// removeSender removes s. Before that it delivers the held batches of s and gives up
+// the holes between them.
 func (c *Sequencer) removeSender(s *senderState, steps []Step) []Step {
 	for s.deadline != (time.Time{}) {
 		steps = c.deliverReady(s, c.giveUpAllHoles(s, steps))

@@ -9,18 +9,20 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// senderState is what the sequencer knows about one sender. It has at least one session
-// from its first batch on.
+// senderState is what the sequencer knows about one sender. Except while the sender is
+// being added, it has at least one session.
 type senderState struct {
-	id       peer.ID
-	sessions []*sessionState // the earliest first: it is being delivered, the others wait
-	held     int             // bytes of the batches that wait
+	id peer.ID
+	// sessions has the earliest session first. That one is being delivered, and the
+	// others wait for it.
+	sessions []*sessionState
+	held     int // bytes of this sender's batches that are held back
 
 	// Position among the senders.
 	lastHeard time.Time
-	element   *list.Element // in Sequencer.byLastHeard
-	deadline  time.Time     // when something is given up; zero: nothing is missing
-	index     int           // in Sequencer.byDeadline, or -1
+	element   *list.Element // this sender's element of Sequencer.byLastHeard
+	deadline  time.Time     // when Sequencer.Advance must act on this sender; zero: never
+	index     int           // index in Sequencer.byDeadline; -1: the sender has no deadline
 }
 
 func (s *senderState) findSession(key SessionKey) (*sessionState, bool) {
@@ -32,10 +34,10 @@ func (s *senderState) findSession(key SessionKey) (*sessionState, bool) {
 	return nil, false
 }
 
-// addSession adds a session that begins with the number next, in its place among the
-// others.
+// addSession inserts a session that begins with the number next into the sender's
+// sessions, which stay sorted from the earliest to the latest.
 func (s *senderState) addSession(key SessionKey, next uint64, now time.Time) *sessionState {
-	ses := &sessionState{SessionKey: key, first: next, next: next, born: now}
+	ses := &sessionState{SessionKey: key, begin: next, next: next, begunAt: now}
 	i := len(s.sessions)
 	for i > 0 && s.sessions[i-1].Compare(key) > 0 {
 		i--
@@ -44,18 +46,19 @@ func (s *senderState) addSession(key SessionKey, next uint64, now time.Time) *se
 	return ses
 }
 
-// progress returns how far the latest session has been received.
+// progress returns how far the sender's latest session has been received.
 func (s *senderState) progress() Progress {
 	ses := s.sessions[len(s.sessions)-1]
-	m := Progress{Sender: s.id, Session: ses.SessionKey, Begin: ses.first, Next: ses.next}
-	// Numbers given up on a claim alone may not exist. Passing them on as received
-	// would spread the lie.
+	m := Progress{Sender: s.id, Session: ses.SessionKey, Begin: ses.begin, Next: ses.next}
+	// Events that were given up because of a mere claim may never have been sent. A
+	// mark that counted them as received would spread the lie to other nodes.
 	if ses.givenUpOnClaim != 0 {
 		m.Next = ses.givenUpOnClaim
 	}
 	for i := range ses.held {
 		b := &ses.held[i]
-		// It has arrived in order, and waits for an earlier session.
+		// The batch follows in order. It is held back only until an earlier session
+		// ends.
 		if b.First <= m.Next {
 			m.Next = max(m.Next, b.limit())
 		}
@@ -70,40 +73,54 @@ type sessionState struct {
 	SessionKey
 
 	// Delivery.
-	first      uint64        // where the session began here
-	next       uint64        // the first number that is not delivered
-	held       []heldArrival // sorted by First; in the session being delivered, all are behind a hole
-	born       time.Time     // when the session began here
-	progressed time.Time     // when a batch last arrived in its turn
-	settleEnd  time.Time     // until when a lower number may become the first; zero: first is certain
+	begin uint64 // number of the first event that counts for this node
+	next  uint64 // number of the first event that is neither delivered nor given up
+	// held contains the batches that cannot be delivered yet, sorted by First. In the
+	// session being delivered, each of them is behind a hole.
+	held          []heldArrival
+	begunAt       time.Time // when this node first heard of the session from its sender
+	lastInOrderAt time.Time // when a batch last arrived in order
+	// settleEnd is until when a batch with lower numbers may still become the
+	// beginning. It is zero once the beginning is certain.
+	settleEnd time.Time
 
-	// Evidence for numbers that have not arrived.
-	announced   []sentMark // by the sender, ascending, above next
-	firstMissed time.Time  // when the number next was noticed to be missing; zero: see missingSince
-	claimed     uint64     // third parties claim that everything below was sent
-	claimedAt   time.Time  // when the first of them claimed that
-	// givenUpOnClaim is the first number that was given up because of a claim alone;
-	// zero: none.
+	// Evidence that events which have not arrived were sent.
+	// announced lists the marks of the sender itself that are above next, in ascending
+	// order.
+	announced []sentMark
+	// firstMissed is when the event with the number next was first known to be missing.
+	// It is zero if that was not computed yet: see missingSince.
+	firstMissed time.Time
+	// claimed is the highest number of which other nodes claim that every event below
+	// it was sent.
+	claimed uint64
+	// claimedAt is when the first claim above next arrived.
+	claimedAt time.Time
+	// givenUpOnClaim is the number of the first event that was given up although only
+	// other nodes claimed that it was sent; zero: there is no such event.
 	givenUpOnClaim uint64
 }
 
-// A sentMark is the sender's own statement that it has sent all events below to.
+// A sentMark is the sender's own statement, received at the time at, that it has sent
+// all events below the number to.
 type sentMark struct {
 	to uint64
 	at time.Time
 }
 
-// maxAnnounced bounds the announcements of a sender that are remembered one by one.
+// maxAnnounced is how many marks of the sender itself are remembered one by one, each
+// with its own time. Further marks only raise the last one.
 const maxAnnounced = 16
 
-// heldArrival is a batch that waits for its turn.
+// heldArrival is a batch that is held back, and when it arrived.
 type heldArrival struct {
 	Arrival
 	at time.Time
 }
 
-// reopen takes back that the numbers [from, to) were given up because of a claim. A
-// batch has now proved that the sender has sent them.
+// reopen is called for a batch with the numbers [from, to), which proves that these
+// events were sent. If they were given up because of a mere claim, reopen makes them
+// missing again, so that the batch is delivered.
 func (s *sessionState) reopen(from, to uint64) {
 	if s.givenUpOnClaim == 0 || to <= s.givenUpOnClaim {
 		return
@@ -113,43 +130,49 @@ func (s *sessionState) reopen(from, to uint64) {
 	if from < given {
 		s.next = from
 		s.firstMissed = time.Time{}
-		// The numbers behind the batch are as doubtful as before.
+		// The events after this batch may still never have been sent.
 		if to < given {
 			s.givenUpOnClaim = to
 		}
 	}
 }
 
-// startSettling lets lower numbers than next become the beginning for the time d.
+// startSettling allows batches with lower numbers than next to become the beginning of
+// the session for the duration d.
 func (s *sessionState) startSettling(d time.Duration, now time.Time) {
 	s.settleEnd = time.Time{}
-	if d > 0 && s.next > 1 { // no number is lower than 1
+	if d > 0 && s.next > 1 { // numbers begin with 1
 		s.settleEnd = now.Add(d)
 	}
 }
 
+// settling reports whether a lower number can still become the beginning of the
+// session.
 func (s *sessionState) settling() bool { return !s.settleEnd.IsZero() }
 
 func (s *sessionState) endSettling() { s.settleEnd = time.Time{} }
 
-// deliver appends the step that delivers the new events of b, which is next in order.
+// deliver appends the step that delivers the new events of b, the next batch in order.
 func (s *sessionState) deliver(id peer.ID, b *Arrival, steps []Step) []Step {
 	steps = append(steps, Step{Sender: id, Session: s.SessionKey, From: s.next, To: b.limit()})
 	s.advance(b.limit())
 	return steps
 }
 
-// hold lets a batch wait for its turn. It reports whether anything in it is new.
+// hold adds a batch to the held ones. It returns false, and does not add it, if the
+// batch contains nothing new.
 func (s *sessionState) hold(b *Arrival, now time.Time) bool {
-	// Equal batches compare as greater, so i is behind all that begin lower.
+	// The comparison never returns 0, so i is the first index whose batch does not
+	// begin lower than b.
 	i, _ := slices.BinarySearchFunc(s.held, b.First, func(w heldArrival, first uint64) int {
 		if w.First < first {
 			return -1
 		}
 		return 1
 	})
-	// Only the batches beside it need a look, since those of an honest sender do not
-	// overlap. If a sender gave numbers twice, the overlap is cut at delivery.
+	// The batches of an honest sender do not overlap, so only the two batches beside it
+	// can contain the same events. If a sender used a number twice, delivery cuts the
+	// overlap.
 	if i > 0 && s.held[i-1].limit() >= b.limit() {
 		return false
 	}
@@ -160,12 +183,13 @@ func (s *sessionState) hold(b *Arrival, now time.Time) bool {
 	return true
 }
 
-// announce notes that the sender says it has sent everything below to.
+// announce notes that the sender itself says it has sent every event below the number
+// to.
 func (s *sessionState) announce(to uint64, now time.Time) {
 	n := len(s.announced)
 	switch {
 	case to <= s.next || n > 0 && to <= s.announced[n-1].to:
-		// It is received already, or announced.
+		// Every event below to was received, or an earlier mark said as much.
 	case n == maxAnnounced:
 		s.announced[n-1] = sentMark{to, now}
 	default:
@@ -173,7 +197,7 @@ func (s *sessionState) announce(to uint64, now time.Time) {
 	}
 }
 
-// advance moves next up to to: everything below is delivered or lost.
+// advance moves next up to the number to: every event below is delivered or lost.
 func (s *sessionState) advance(to uint64) {
 	s.next = to
 	s.firstMissed = time.Time{}
@@ -182,7 +206,7 @@ func (s *sessionState) advance(to uint64) {
 	}
 }
 
-// dropHeld removes the first n waiting batches.
+// dropHeld removes the first n held batches.
 func (s *sessionState) dropHeld(n int) {
 	if n == 0 {
 		return
@@ -195,13 +219,15 @@ func (s *sessionState) dropHeld(n int) {
 	s.held = s.held[n:]
 }
 
-// hasHole reports whether a number is known to be missing.
+// hasHole reports whether the session has a hole: an event that was sent and has not
+// arrived.
 func (s *sessionState) hasHole() bool {
 	return len(s.held) > 0 || len(s.announced) > 0 || s.claimed > s.next
 }
 
-// holeEnd returns the end of the hole that begins with next, as far as it was noticed at
-// the same moment. There must be a hole.
+// holeEnd returns where the first hole, which begins with next, ends. If several pieces
+// of evidence name different ends, the lowest counts, since the events after it were
+// noticed at another time. The session must have a hole.
 func (s *sessionState) holeEnd() uint64 {
 	end := uint64(MaxNumber)
 	if len(s.held) > 0 {
@@ -216,8 +242,9 @@ func (s *sessionState) holeEnd() uint64 {
 	return end
 }
 
-// firstHole returns the first hole, which is empty if nothing is missing. Unlike
-// holeEnd it joins all that the sender has announced.
+// firstHole returns the first hole of the session, which is empty if nothing is
+// missing. Unlike holeEnd it takes account of all marks of the sender, not only the
+// first.
 func (s *sessionState) firstHole() Hole {
 	g := Hole{Session: s.SessionKey, From: s.next, Since: s.missingSince()}
 	for i := range s.held {
@@ -226,25 +253,27 @@ func (s *sessionState) firstHole() Hole {
 			g.To = b.First
 			break
 		}
-		// This batch is here, although it waits for an earlier session or for the
-		// session to settle.
+		// This batch has arrived. It is held back only until an earlier session ends or
+		// the beginning is certain.
 		g.From = max(g.From, b.limit())
 	}
 	if n := len(s.announced); n > 0 && g.To == 0 {
 		g.To = s.announced[n-1].to
 	}
-	// Better evidence than a claim comes first.
+	// A held batch or the sender's own mark is better evidence than another node's
+	// claim, so the claim counts only without them.
 	if g.To <= g.From && s.claimed > g.From {
 		g.To, g.Hearsay = s.claimed, true
 	}
-	if g.Since.Before(s.progressed) {
-		g.Since = s.progressed
+	if g.Since.Before(s.lastInOrderAt) {
+		g.Since = s.lastInOrderAt
 	}
 	return g
 }
 
-// missingSince returns when the number next was noticed to be missing: when the first
-// evidence for it arrived. It is zero if nothing is missing.
+// missingSince returns when the event with the number next was first known to be
+// missing, which is when the first evidence of it arrived. It is zero if nothing is
+// missing.
 func (s *sessionState) missingSince() time.Time {
 	if s.firstMissed.IsZero() && s.hasHole() {
 		if len(s.announced) > 0 {
@@ -262,7 +291,7 @@ func (s *sessionState) missingSince() time.Time {
 	return s.firstMissed
 }
 
-// deadlineHeap has the sender with the earliest deadline in front.
+// deadlineHeap is a heap of senders, the one with the earliest deadline first.
 type deadlineHeap []*senderState
 
 var _ heap.Interface = (*deadlineHeap)(nil)

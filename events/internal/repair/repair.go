@@ -1,12 +1,15 @@
-// Package repair decides which neighbor to ask for missing events, and when to give
-// them up. It performs no I/O and reads no clock.
+// Package repair decides which neighbor is asked for missing events, and when missing
+// events are given up as lost. It performs no I/O and reads no clock.
 //
-// Events that are missing for [Config.Grace] are asked for, one neighbor after the
-// other: first the neighbors that claim to have them, then the others, which ask their
-// own neighbors once. The others are asked only if it is certain that the events were
-// sent. When all have answered that they do not have the events, and one of them knew
-// the session when the events were sent, the events are given up. The word of neighbors
-// that never heard of the session proves nothing.
+// Events that have been missing for [Config.Grace] are asked of one neighbor after the
+// other: first of the neighbors that claim to have them, then of the others. Those
+// others pass the question on to their own neighbors once. They are asked only if it is
+// certain that the events were sent.
+//
+// Events are given up after [Config.GiveUpTimeout] if no neighbor has them and at least
+// one neighbor knew the session when they were sent. Neighbors that did not know the
+// session could not have received the events, so their answers prove nothing. If all
+// neighbors are like that, the events are given up only after [Config.UnseenTimeout].
 package repair
 
 import (
@@ -19,23 +22,25 @@ import (
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 )
 
-// Config holds the bounds of a planner. Zero means the default in brackets.
+// Config holds the limits of a planner. A zero field means the default in brackets.
 type Config struct {
-	// Grace is how long events are missing before they are asked for [150 ms].
+	// Grace is how long events must be missing before they are asked for [150 ms].
 	Grace time.Duration
-	// Pause is the time between two rounds of asking all neighbors [500 ms].
+	// Pause is the time between two rounds; each round asks all neighbors [500 ms].
 	Pause time.Duration
-	// GiveUpTimeout is how long events are missing before they are given up [2 s].
+	// GiveUpTimeout is how long events must be missing before they can be given up [2
+	// s].
 	GiveUpTimeout time.Duration
-	// UnseenTimeout is the same if no neighbor knew the session in time [30 s].
+	// UnseenTimeout is how long events must be missing before they can be given up if
+	// no neighbor knew their session when they were sent [30 s].
 	UnseenTimeout time.Duration
 
-	// MaxAsks bounds the asks in progress [16, or MaxPerPeer for each neighbor if that
-	// is more, so that no neighbor can keep the others from being asked].
+	// MaxAsks is how many asks may be in progress at once [16, or MaxPerPeer times the
+	// number of neighbors if that is more, so that no neighbor can use up all of them].
 	MaxAsks int
-	// MaxPerPeer bounds the asks in progress to one neighbor [4].
+	// MaxPerPeer is how many asks to one neighbor may be in progress at once [4].
 	MaxPerPeer int
-	// MaxClaims bounds the sessions of which a neighbor's claim is remembered [10,000].
+	// MaxClaims is how many senders one neighbor's claims are remembered for [10,000].
 	MaxClaims int
 }
 
@@ -56,27 +61,28 @@ type Subject struct {
 	Session order.SessionKey
 }
 
-// A Claim is a neighbor's word about a session: it has received, or given up, everything
-// from Begin to Next, and still stores the events from Floor on (0: none).
+// A Claim is what a neighbor says about a session: it has received, or given up as
+// lost, every event from Begin to below Next, and it still stores the events from Floor
+// on (zero: it stores none).
 type Claim struct {
 	Session            order.SessionKey
 	Begin, Next, Floor uint64
-	Greeting           bool // the neighbor greeted with it
+	Greeting           bool // the claim was part of the neighbor's greeting
 }
 
-// covers reports whether the neighbor has received, or given up, the beginning of the
-// hole. It then knew the session when the event was sent.
+// covers reports whether the neighbor has received, or given up, the first event of the
+// hole. If so, it knew the session when that event was sent.
 func (c Claim) covers(h *openHole) bool {
 	return c.Session == h.Session && c.Begin <= h.from && h.from < c.Next
 }
 
-// An Ask is a request to a neighbor for the events [From, To).
+// An Ask is a request to a neighbor for the events [From, To) of a session.
 type Ask struct {
 	Peer peer.ID
 	Subject
 	From, To uint64
 	// Backfill means that the events were sent before this node knew the session. They
-	// are stored for others, and not delivered.
+	// are stored so that other nodes can fetch them, and not delivered here.
 	Backfill bool
 }
 
@@ -84,12 +90,13 @@ type Ask struct {
 type Outcome int
 
 const (
-	Found    Outcome = iota // some of the events came; there may be more
+	Found    Outcome = iota // some of the events arrived; the neighbor may have more of them
 	NotFound                // the neighbor does not have them
-	Failed                  // no answer came
+	Failed                  // the neighbor did not answer
 )
 
-// A Planner is not safe for concurrent use.
+// A Planner keeps the holes of all sessions and decides which neighbor to ask next. It
+// is not safe for concurrent use.
 type Planner struct {
 	cfg       Config
 	neighbors map[peer.ID]claims
@@ -98,54 +105,58 @@ type Planner struct {
 
 	// Asks in progress.
 	asks       int
-	asksByPeer map[peer.ID]int // also by peers that are not neighbors any more
+	asksByPeer map[peer.ID]int // peers that are no longer neighbors are included
 
-	// When Advance has something to do.
+	// When Advance has to do something.
 	due         time.Time // for a hole; zero: never
-	pausedUntil time.Time // no hole is looked at before
-	backfillDue time.Time // for a backfill that failed; zero: never
+	pausedUntil time.Time // Advance ignores all holes until then
+	backfillDue time.Time // for trying a failed backfill again; zero: never
 }
 
 // claims holds the claims of one neighbor, by sender.
 type claims map[peer.ID]Claim
 
-// openHole is the first hole of a session.
+// openHole is the first hole of a session: the first range [from, to) of its events
+// that were sent but have not arrived.
 type openHole struct {
 	Subject
 	from, to   uint64
-	hearsay    bool // only claims say that the events were sent
+	hearsay    bool // only other nodes' claims say that the events were sent
 	since      time.Time
-	progressed bool // the last ask brought something
+	progressed bool // the last ask brought some of the events
 
-	// The round of asking all neighbors.
-	asking    peer.ID              // the neighbor being asked; empty: none
-	renewed   bool                 // since it was asked, that neighbor has claimed to have the events
-	tried     map[peer.ID]struct{} // neighbors that were asked in this round
-	failed    bool                 // one of them did not answer
-	nextRound time.Time            // when the next round may begin
+	// The current round of asking all neighbors, one after the other.
+	askedPeer        peer.ID              // the neighbor that is being asked; empty: none is
+	claimedMeanwhile bool                 // after it was asked, that neighbor has claimed to have the events
+	tried            map[peer.ID]struct{} // the neighbors that were asked in this round
+	failed           bool                 // one of the tried neighbors did not answer
+	nextRound        time.Time            // no neighbor is asked before that
 }
 
-// backfill is a range of events that were sent before this node knew the session.
+// backfill is a range [from, to) of events that were sent before this node knew the
+// session. They are fetched from one neighbor, so that others can get them from this
+// node.
 type backfill struct {
 	Subject
 	from, to uint64
 	peer     peer.ID
 	asking   bool
-	failed   int       // failed asks in a row
-	nextTry  time.Time // when it may be asked for again
+	failures int       // how many asks in a row were not answered
+	nextTry  time.Time // when the next ask may be sent
 }
 
-// maxFailed is the number of failed asks after which a backfill is given up.
+// maxFailed is the number of unanswered asks in a row after which a backfill is given
+// up.
 const maxFailed = 3
 
-// While more than manyHoles sessions have holes, the planner looks at them only once per
-// manyPause. Lies can make so many.
+// If more than manyHoles sessions have holes, the planner examines them only once per
+// manyPause, to limit the CPU time it uses. Only lies can cause so many holes.
 const (
 	manyHoles = 64
 	manyPause = 10 * time.Millisecond
 )
 
-// maxBackfills bounds the sessions that wait for their backfill.
+// maxBackfills is how many backfills may be planned at once.
 const maxBackfills = 10_000
 
 // New returns a planner without neighbors.
@@ -158,7 +169,7 @@ func New(cfg Config) *Planner {
 	}
 }
 
-// AddNeighbor adds a neighbor that can be asked.
+// AddNeighbor adds a neighbor, which can be asked from now on.
 func (c *Planner) AddNeighbor(id peer.ID) {
 	if c.neighbors[id] == nil {
 		c.neighbors[id] = make(claims)
@@ -175,27 +186,29 @@ func (c *Planner) OtherNeighbors(id peer.ID) (list []peer.ID) {
 	return list
 }
 
-// RemoveNeighbor removes a neighbor. Asks to it that are in progress still need
-// FinishAsk.
+// RemoveNeighbor removes a neighbor. Asks to it that are still in progress must be
+// ended by FinishAsk all the same.
 func (c *Planner) RemoveNeighbor(id peer.ID) {
 	delete(c.neighbors, id)
 	c.backfills = slices.DeleteFunc(c.backfills, func(f *backfill) bool { return f.peer == id && !f.asking })
 }
 
-// ReceiveClaim handles a neighbor's claim about a sender.
+// ReceiveClaim handles a neighbor's claim about a session of a sender.
 func (c *Planner) ReceiveClaim(id, sender peer.ID, claim Claim) {
 	n := c.neighbors[id]
 	if n == nil {
 		return
 	}
 	old, known := n[sender]
-	// The claim is about an earlier session, or the neighbor claims too much.
+	// The claim is ignored if it is about an earlier session than the one before, or if
+	// the neighbor makes claims about too many senders.
 	if known && old.Session.Compare(claim.Session) > 0 || !known && len(n) >= c.cfg.MaxClaims {
 		return
 	}
 	if known && old.Session == claim.Session {
-		// Claims may overtake each other, so the furthest one counts. But a neighbor
-		// that finds out that the session begins lower has received less at first.
+		// Claims can overtake each other on their way, so the furthest one counts. But
+		// a neighbor that learns that the session begins lower starts to receive from
+		// there, so then its Next may become less.
 		if claim.Begin > old.Begin {
 			claim.Begin, claim.Next = old.Begin, old.Next
 		} else if claim.Begin == old.Begin {
@@ -204,23 +217,24 @@ func (c *Planner) ReceiveClaim(id, sender peer.ID, claim Claim) {
 		claim.Greeting = claim.Greeting || old.Greeting
 	}
 	n[sender] = claim
-	// The neighbor may not have had the events when it was asked. It has them now.
+	// The neighbor claims only now to have the missing events. It can be asked for
+	// them, even if it was asked before.
 	if h := c.holes[Subject{sender, claim.Session}]; h != nil && claim.covers(h) && !old.covers(h) {
-		h.renewed = h.renewed || h.asking == id
+		h.claimedMeanwhile = h.claimedMeanwhile || h.askedPeer == id
 		delete(h.tried, id)
 		h.nextRound = time.Time{}
 		c.schedule(h)
 	}
 }
 
-// HasGreetedWith reports whether a neighbor's greeting mentioned a session.
+// HasGreetedWith reports whether a neighbor's greeting contained a mark of a session.
 func (c *Planner) HasGreetedWith(id peer.ID, key Subject) bool {
 	claim, ok := c.neighbors[id][key.Sender]
 	return ok && claim.Session == key.Session && claim.Greeting
 }
 
-// FurthestClaim returns the highest Next that a neighbor claims for a session; zero: no
-// neighbor knows the session.
+// FurthestClaim returns the highest Next that any neighbor has claimed for a session;
+// zero means that no neighbor knows the session.
 func (c *Planner) FurthestClaim(key Subject) (next uint64) {
 	for _, n := range c.neighbors {
 		if claim, ok := n[key.Sender]; ok && claim.Session == key.Session {
@@ -230,9 +244,10 @@ func (c *Planner) FurthestClaim(key Subject) (next uint64) {
 	return next
 }
 
-// SetHole sets the first hole of a session. Events that are missing by hearsay are asked
-// only of the neighbors that claim to have them, and of the sender. So a neighbor that
-// lies about them cannot make us bother the others.
+// SetHole sets the first hole of a session. If only hearsay says that its events were
+// sent, they are asked only of the neighbors that claim to have them, and of the
+// sender. So a neighbor that lies about events cannot make this node trouble all the
+// others.
 func (c *Planner) SetHole(sender peer.ID, g order.Hole) {
 	key := Subject{sender, g.Session}
 	h := c.holes[key]
@@ -240,8 +255,8 @@ func (c *Planner) SetHole(sender peer.ID, g order.Hole) {
 		h = &openHole{Subject: key, from: g.From, tried: make(map[peer.ID]struct{})}
 		c.holes[key] = h
 	}
-	// Other events are missing now, or now it is certain that they were sent. Neighbors
-	// that could not help before may help now.
+	// The hole begins with another event than before, or it has become certain that the
+	// events were sent. Neighbors that could not help before may now be able to.
 	if g.From != h.from || h.hearsay && !g.Hearsay {
 		h.from = g.From
 		clear(h.tried)
@@ -252,28 +267,28 @@ func (c *Planner) SetHole(sender peer.ID, g order.Hole) {
 	c.schedule(h)
 }
 
-// schedule makes Advance look at a hole in time.
+// schedule makes sure that Advance is called when something is to be done about a hole.
 func (c *Planner) schedule(h *openHole) {
-	// During an ask there is nothing to decide.
-	if h.asking == "" {
+	// While a neighbor is being asked there is nothing to decide.
+	if h.askedPeer == "" {
 		c.due = order.Earlier(c.due, h.due(&c.cfg))
 	}
 }
 
-// ClearHole notes that nothing is missing of a session any more.
+// ClearHole notes that a session has no hole any more.
 func (c *Planner) ClearHole(key Subject) {
-	if h := c.holes[key]; h != nil && h.asking == "" {
+	if h := c.holes[key]; h != nil && h.askedPeer == "" {
 		delete(c.holes, key)
 	} else if h != nil {
-		h.to = h.from // empty; FinishAsk removes it
+		h.to = h.from // FinishAsk removes the hole, as it is now empty
 	}
 }
 
 // HoleCount returns the number of sessions that have a hole.
 func (c *Planner) HoleCount() int { return len(c.holes) }
 
-// AddBackfill plans to fetch the events [from, to) of a session, which a neighbor has
-// and which were sent before this node knew the session.
+// AddBackfill plans to fetch the events [from, to) of a session from a neighbor that
+// stores them. They were sent before this node knew the session.
 func (c *Planner) AddBackfill(id peer.ID, key Subject, from, to uint64) {
 	if from < to && c.neighbors[id] != nil && len(c.backfills) < maxBackfills {
 		c.backfills = append(c.backfills, &backfill{Subject: key, from: from, to: to, peer: id})
@@ -282,12 +297,12 @@ func (c *Planner) AddBackfill(id peer.ID, key Subject, from, to uint64) {
 
 func (c *Planner) maxAsks() int { return max(c.cfg.MaxAsks, c.cfg.MaxPerPeer*len(c.neighbors)) }
 
-// Advance returns the asks to send at now, and the events to give up. Every ask has to
-// be ended by FinishAsk. In given, Peer is empty.
+// Advance returns the asks to send at the time now, and in given the events to give up
+// as lost (with an empty Peer). Every ask must be ended by FinishAsk.
 func (c *Planner) Advance(now time.Time) (asks, given []Ask) {
 	asks, given = c.advanceHoles(now)
 	c.backfillDue = time.Time{}
-	// Holes come first; backfills get the asks that are left.
+	// Backfills use only the asks that the holes have left over.
 	for i := 0; i < len(c.backfills) && c.asks < c.maxAsks(); i++ {
 		f := c.backfills[i]
 		if f.nextTry.After(now) {
@@ -300,7 +315,7 @@ func (c *Planner) Advance(now time.Time) (asks, given []Ask) {
 	return asks, given
 }
 
-// advanceHoles is Advance for holes.
+// advanceHoles does the work of Advance for holes.
 func (c *Planner) advanceHoles(now time.Time) (asks, given []Ask) {
 	if c.due.IsZero() || c.due.After(now) || c.pausedUntil.After(now) || c.asks >= c.maxAsks() {
 		return nil, nil
@@ -310,7 +325,7 @@ func (c *Planner) advanceHoles(now time.Time) (asks, given []Ask) {
 		c.pausedUntil = now.Add(manyPause)
 	}
 	for _, h := range c.holes {
-		if h.asking == "" && !now.Before(h.due(&c.cfg)) && c.asks < c.maxAsks() {
+		if h.askedPeer == "" && !now.Before(h.due(&c.cfg)) && c.asks < c.maxAsks() {
 			if a, ok := c.advanceHole(now, h); ok && a.Peer == "" {
 				given = append(given, a)
 			} else if ok {
@@ -322,21 +337,22 @@ func (c *Planner) advanceHoles(now time.Time) (asks, given []Ask) {
 	return asks, given
 }
 
-// advanceHole returns an ask, or with an empty Peer the events to give up. It returns
-// false if there is nothing to do.
+// advanceHole returns an ask, or if its Peer is empty, events to give up as lost. It
+// returns false if there is nothing to do.
 func (c *Planner) advanceHole(now time.Time, h *openHole) (a Ask, ok bool) {
 	a = Ask{Subject: h.Subject, From: h.from, To: h.to}
 	id, left := c.chooseNeighbor(h)
 	switch {
 	case left && id == "":
-		h.nextRound = now.Add(c.cfg.Grace) // all that are left are busy
+		h.nextRound = now.Add(c.cfg.Grace) // the neighbors not asked yet all have MaxPerPeer asks in progress
 		return a, false
 	case left:
-		h.asking, h.renewed = id, false
+		h.askedPeer, h.claimedMeanwhile = id, false
 		a.Peer = id
 		return a, true
 	}
-	// All neighbors were asked in vain.
+	// Every neighbor was asked and none had the events. The next round begins after a
+	// pause.
 	ok = c.canGiveUp(h, now)
 	clear(h.tried)
 	h.failed = false
@@ -350,11 +366,11 @@ func (c *Planner) countAsk(a Ask) Ask {
 	return a
 }
 
-// due returns when Advance has to look at a hole.
+// due returns when Advance has to act on a hole.
 func (h *openHole) due(cfg *Config) time.Time {
 	at := h.since
-	// Missing events may still arrive by themselves. If the events before them did not,
-	// these will not either.
+	// Missing events may still arrive by themselves, so they get some time. But if the
+	// events before them had to be fetched, these are missing for the same reason.
 	if !h.progressed {
 		at = at.Add(cfg.Grace)
 	}
@@ -364,8 +380,8 @@ func (h *openHole) due(cfg *Config) time.Time {
 	return h.nextRound
 }
 
-// chooseNeighbor returns the neighbor to ask next, or an empty id if all are busy. ok is
-// false when no neighbor is left to ask in this round.
+// chooseNeighbor returns the neighbor to ask next. The id is empty if each candidate
+// has too many asks in progress. ok is false if every neighbor was asked in this round.
 func (c *Planner) chooseNeighbor(h *openHole) (best peer.ID, ok bool) {
 	rank := 0
 	for id, claims := range c.neighbors {
@@ -375,15 +391,16 @@ func (c *Planner) chooseNeighbor(h *openHole) (best peer.ID, ok bool) {
 		r := 1
 		switch claim := claims[h.Sender]; {
 		case claim.Session != h.Session || claim.Next <= h.from:
-			// It has not received the event. The sender may have it all the same, but
-			// the others would ask their neighbors, which hearsay must not cause.
+			// The neighbor has not received the event. The sender has it in all
+			// likelihood. Any other neighbor would pass the question on to its own
+			// neighbors, so it is asked only if the event is certain to exist.
 			if id == h.Sender {
 				r = 2
 			} else if h.hearsay {
 				continue
 			}
 		case claim.Floor == 0 || claim.Floor > h.from:
-			r = 3 // it has received the event, but does not store it any more
+			r = 3 // the neighbor has received the event but no longer stores it
 		default:
 			r = 4
 		}
@@ -398,7 +415,7 @@ func (c *Planner) chooseNeighbor(h *openHole) (best peer.ID, ok bool) {
 	return best, ok || len(c.neighbors) == 0
 }
 
-// canGiveUp reports whether a hole can be given up after all neighbors were asked.
+// canGiveUp reports whether a hole can be given up, after every neighbor was asked.
 func (c *Planner) canGiveUp(h *openHole, now time.Time) bool {
 	missing := now.Sub(h.since)
 	// A neighbor that did not answer may have the events.
@@ -406,7 +423,8 @@ func (c *Planner) canGiveUp(h *openHole, now time.Time) bool {
 		return false
 	}
 	for _, claims := range c.neighbors {
-		// It knew the session in time and has lost the events, so they are lost.
+		// This neighbor knew the session when the events were sent, and cannot provide
+		// them any more. So they are lost.
 		if claims[h.Sender].covers(h) {
 			return true
 		}
@@ -414,11 +432,12 @@ func (c *Planner) canGiveUp(h *openHole, now time.Time) bool {
 	return missing >= c.cfg.UnseenTimeout
 }
 
-// FinishAsk reports the outcome of an ask, after SetHole or ClearHole has taken account
-// of the events that came. got is the number up to which a backfill brought events.
+// FinishAsk reports the outcome of an ask. SetHole or ClearHole must have been called
+// before for the events that arrived. For a backfill, got is the number below which the
+// ask brought the events.
 func (c *Planner) FinishAsk(now time.Time, a Ask, got uint64, outcome Outcome) {
 	c.asks--
-	c.due = order.Earlier(c.due, now) // another ask may be sent
+	c.due = order.Earlier(c.due, now) // one more ask can be sent now
 	if c.asksByPeer[a.Peer]--; c.asksByPeer[a.Peer] == 0 {
 		delete(c.asksByPeer, a.Peer)
 	}
@@ -427,24 +446,26 @@ func (c *Planner) FinishAsk(now time.Time, a Ask, got uint64, outcome Outcome) {
 		return
 	}
 	h := c.holes[a.Subject]
-	if h == nil || h.asking != a.Peer {
+	if h == nil || h.askedPeer != a.Peer {
 		return
 	}
-	h.asking = ""
+	h.askedPeer = ""
 	h.progressed = outcome == Found && (h.from != a.From || h.to < a.To)
 	if h.from >= h.to {
 		delete(c.holes, a.Subject)
 		return
 	}
-	// If other events are missing now, the neighbor was not asked for them. If it has
-	// claimed meanwhile to have the events, its answer is out of date.
-	if !h.renewed && h.from == a.From && (outcome != Found || h.to >= a.To) {
+	// The neighbor counts as asked in vain if the same events are still missing. It
+	// does not if it has claimed meanwhile to have them: then its answer is out of
+	// date.
+	if !h.claimedMeanwhile && h.from == a.From && (outcome != Found || h.to >= a.To) {
 		h.tried[a.Peer] = struct{}{}
 		h.failed = h.failed || outcome == Failed
 	}
 }
 
-// finishBackfill continues a backfill from got on, as long as it brings something.
+// finishBackfill handles the outcome of a backfill's ask. The backfill goes on with the
+// number got, unless the ask brought nothing.
 func (c *Planner) finishBackfill(now time.Time, a Ask, got uint64, outcome Outcome) {
 	i := slices.IndexFunc(c.backfills, func(f *backfill) bool { return f.asking && f.peer == a.Peer && f.Subject == a.Subject })
 	if i < 0 {
@@ -453,23 +474,24 @@ func (c *Planner) finishBackfill(now time.Time, a Ask, got uint64, outcome Outco
 	f := c.backfills[i]
 	f.asking = false
 	if outcome == Failed {
-		f.failed++
+		f.failures++
 		f.nextTry = now.Add(c.cfg.Pause)
 	} else {
-		f.failed = 0
+		f.failures = 0
 	}
 	f.from = max(f.from, got)
 	stuck := outcome == Found && got <= a.From
-	if outcome == NotFound || stuck || f.failed == maxFailed || f.from >= f.to || c.neighbors[a.Peer] == nil {
+	if outcome == NotFound || stuck || f.failures == maxFailed || f.from >= f.to || c.neighbors[a.Peer] == nil {
 		c.backfills = slices.Delete(c.backfills, i, i+1)
 	}
 }
 
-// Next returns when to call Advance; zero: not before the next input.
+// Next returns when to call Advance. The zero time means that nothing is to be done
+// until another method was called.
 func (c *Planner) Next() time.Time {
 	switch {
 	case c.asks >= c.maxAsks() || len(c.neighbors) == 0:
-		return time.Time{} // nothing can be asked
+		return time.Time{} // no further ask can be sent
 	case c.due.IsZero():
 		return c.backfillDue
 	case c.due.Before(c.pausedUntil):

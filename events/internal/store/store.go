@@ -1,11 +1,11 @@
-// Package store keeps the latest batches of every sender for a while. Handlers read them
-// from here, and neighbors that lack some get them from here. It performs no I/O and
-// reads no clock.
+// Package store keeps the latest batches of every sender for a while. Handlers read
+// them from here, and neighbors that lack some of them are given them from here. It
+// performs no I/O and reads no clock.
 //
-// A batch is removed when it is older than [Config.MaxAge] and no handler is going to
-// read it. When all batches together are larger than [Config.MaxBytes], the oldest batch
-// of the sender that uses the most space is removed, read or not. So a sender that
-// floods the network displaces its own batches, not those of others.
+// A batch is removed when it is older than [Config.MaxAge], unless a handler still has
+// to read it. When all batches together are larger than [Config.MaxBytes], the oldest
+// batch of the sender that uses the most space is removed, even if it was not read. So
+// a sender that floods the network displaces its own batches and not those of others.
 package store
 
 import (
@@ -19,47 +19,50 @@ import (
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 )
 
-// Config holds the bounds of a store. Zero means the default in brackets.
+// Config holds the limits of a store. A zero field means the default in brackets.
 type Config struct {
-	MaxAge   time.Duration // how long a batch is kept, while there is space [60 s]
-	MaxBytes int           // size of all batches together [16 MiB]
+	MaxAge   time.Duration // how long a batch is kept at most, unless a handler still has to read it [60 s]
+	MaxBytes int           // total size of the stored batches [16 MiB]
 }
 
-// An Entry is a stored batch: a run of consecutive events [First, End) of one session.
+// An Entry is a stored batch: the consecutive events [First, End) of one session.
 type Entry[V any] struct {
 	First, End uint64
-	Size       int // bytes of memory that Value keeps in use
-	Value      V
+	// Size is how many bytes of memory Value occupies.
+	Size  int
+	Value V
 
-	at time.Time // when it arrived
+	at time.Time // when the batch arrived
 }
 
-// A Store is not safe for concurrent use.
+// A Store holds the batches of all senders. It is not safe for concurrent use.
 type Store[V any] struct {
 	cfg      Config
 	senders  map[peer.ID]*senderEntries[V]
 	heaviest bySize[V]
-	size     int // of all entries
+	size     int // of all entries, in bytes
 }
 
-// maxOverlap is how many entries are searched for a number of which the sender has sent
-// several events. Honest senders never do that.
+// maxOverlap is how many entries At searches for one event. More than one can matter
+// only if a sender has used a number for several events, which honest senders never do.
 const maxOverlap = 8
 
-// maxSessions is how many sessions of a sender are kept.
+// maxSessions is how many sessions of one sender are kept.
 const maxSessions = 4
 
+// senderEntries are the stored batches of one sender.
 type senderEntries[V any] struct {
 	sessions []*sessionEntries[V] // the earliest first
-	size     int
-	index    int // in Store.heaviest
+	bytes    int
+	index    int // index in Store.heaviest
 }
 
+// sessionEntries are the stored batches of one session.
 type sessionEntries[V any] struct {
 	order.SessionKey
-	entries  []Entry[V] // sorted by First; no two begin alike
-	readTo   uint64     // handlers have read everything below
-	neededTo uint64     // handlers are going to read everything below
+	entries  []Entry[V] // sorted by First, which differs for each entry
+	readTo   uint64     // handlers have read every event below
+	neededTo uint64     // handlers have to read every event below
 }
 
 // New returns an empty store.
@@ -69,9 +72,9 @@ func New[V any](cfg Config) *Store[V] {
 	return &Store[V]{cfg: cfg, senders: make(map[peer.ID]*senderEntries[V])}
 }
 
-// Add keeps a batch that arrived at now. It reports whether the batch was added. It is
-// not if it is stored already, larger than MaxBytes, or of a session before the latest
-// four of its sender.
+// Add stores a batch that arrived at the time now. It returns false, and does not store
+// the batch, if the batch is stored already, is larger than MaxBytes, or is of a
+// session before the latest four of its sender.
 func (s *Store[V]) Add(now time.Time, id peer.ID, key order.SessionKey, b Entry[V]) bool {
 	if b.Size > s.cfg.MaxBytes || !s.insert(now, id, key, b) {
 		return false
@@ -82,8 +85,8 @@ func (s *Store[V]) Add(now time.Time, id peer.ID, key order.SessionKey, b Entry[
 	return true
 }
 
-// AddBackfill is Add for a batch that was sent before this node joined. It displaces
-// nothing, and fills the store to no more than half.
+// AddBackfill stores a batch that was sent before this node joined, as Add does. But it
+// removes no other batch, and does not fill the store to more than half.
 func (s *Store[V]) AddBackfill(now time.Time, id peer.ID, key order.SessionKey, b Entry[V]) bool {
 	return s.size+b.Size <= s.cfg.MaxBytes/2 && s.insert(now, id, key, b)
 }
@@ -100,11 +103,13 @@ func (s *Store[V]) insert(now time.Time, id peer.ID, key order.SessionKey, b Ent
 	b.at = now
 	switch {
 	case found && ses.entries[i].End < b.End:
-		// The sender gave the numbers twice. The longer batch holds more of them.
+		// The sender used the number twice. The longer batch is kept, as it has more
+		// events.
 		s.addSize(snd, b.Size-ses.entries[i].Size)
 		ses.entries[i] = b
 	case found || i > 0 && ses.entries[i-1].End >= b.End:
-		// Everything in it is here. The session may have been made in vain.
+		// All events of the batch are stored already. If a session was added above for
+		// this batch, it is empty.
 		s.removeIfEmpty(id, snd)
 		return false
 	default:
@@ -115,11 +120,11 @@ func (s *Store[V]) insert(now time.Time, id peer.ID, key order.SessionKey, b Ent
 		s.dropFirst(snd, snd.sessions[0], len(snd.sessions[0].entries))
 		snd.sessions = slices.Delete(snd.sessions, 0, 1)
 	}
-	// If its own session was the one that had to go, it was not added.
+	// If the batch belongs to the session just removed, it was not added.
 	return snd.sessions[0].Compare(key) <= 0
 }
 
-// At returns the batch that holds number n of a session.
+// At returns the stored batch that contains event n of a session.
 func (s *Store[V]) At(id peer.ID, key order.SessionKey, n uint64) (Entry[V], bool) {
 	ses := s.findSession(id, key)
 	if ses == nil {
@@ -129,8 +134,8 @@ func (s *Store[V]) At(id peer.ID, key order.SessionKey, n uint64) (Entry[V], boo
 	if found {
 		return ses.entries[i], true
 	}
-	// It is in the entry before. If the sender gave numbers twice, it may be in an
-	// earlier one.
+	// The event is in the entry before i. If the sender used a number twice, it may be
+	// in one of the entries before that.
 	for _, b := range slices.Backward(ses.entries[max(0, i-maxOverlap):i]) {
 		if b.End > n {
 			return b, true
@@ -139,15 +144,16 @@ func (s *Store[V]) At(id peer.ID, key order.SessionKey, n uint64) (Entry[V], boo
 	return Entry[V]{}, false
 }
 
-// Range returns the batches that hold numbers of [from, to): as many as fit into bytes,
-// but at least one if there is any.
+// Range returns the stored batches that contain events with numbers in [from, to), in
+// order. Their total size is at most bytes, except that one batch is returned whatever
+// its size.
 func (s *Store[V]) Range(id peer.ID, key order.SessionKey, from, to uint64, bytes int) []Entry[V] {
 	ses := s.findSession(id, key)
 	if ses == nil {
 		return nil
 	}
 	i, found := ses.search(from)
-	// The entry before may hold from, too.
+	// The entry before may contain the event from, too.
 	if !found && i > 0 && ses.entries[i-1].End > from {
 		i--
 	}
@@ -160,7 +166,7 @@ func (s *Store[V]) Range(id peer.ID, key order.SessionKey, from, to uint64, byte
 	return slices.Clone(ses.entries[i:end])
 }
 
-// Floor returns the lowest number of a session that is stored; zero: none.
+// Floor returns the lowest event number of a session that is stored; zero means none.
 func (s *Store[V]) Floor(id peer.ID, key order.SessionKey) uint64 {
 	if ses := s.findSession(id, key); ses != nil && len(ses.entries) > 0 {
 		return ses.entries[0].First
@@ -168,40 +174,40 @@ func (s *Store[V]) Floor(id peer.ID, key order.SessionKey) uint64 {
 	return 0
 }
 
-// AwaitReading notes that handlers are going to read everything of a session below to.
-// Until they have, none of it is removed because of its age. AwaitReading does nothing
-// if no batch of the session is stored.
+// AwaitReading notes that handlers have to read every event of a session below the
+// number to. Until they have read them, these batches are not removed because of their
+// age. AwaitReading does nothing if no batch of the session is stored.
 func (s *Store[V]) AwaitReading(id peer.ID, key order.SessionKey, to uint64) {
 	if ses := s.findSession(id, key); ses != nil {
 		ses.neededTo = max(ses.neededTo, to)
 	}
 }
 
-// MarkRead notes that handlers have read everything of a session below to. It does
-// nothing if no batch of the session is stored.
+// MarkRead notes that handlers have read every event of a session below the number to.
+// It does nothing if no batch of the session is stored.
 func (s *Store[V]) MarkRead(id peer.ID, key order.SessionKey, to uint64) {
 	if ses := s.findSession(id, key); ses != nil {
 		ses.readTo = max(ses.readTo, to)
 	}
 }
 
-// StartReading notes that handlers begin to read at from, unless they have begun.
-// Earlier batches are stored only for neighbors.
+// StartReading notes that handlers begin to read a session with the number from, unless
+// they have begun already. Batches below from are stored only for neighbors.
 func (s *Store[V]) StartReading(id peer.ID, key order.SessionKey, from uint64) {
 	if ses := s.findSession(id, key); ses != nil && ses.readTo == 0 {
 		ses.readTo = from
 	}
 }
 
-// RemoveOld removes the batches that are too old at now. Its time grows with the number
-// of senders, so call it about once per second.
+// RemoveOld removes the batches that are too old at the time now. It examines every
+// sender, so call it only about once per second.
 func (s *Store[V]) RemoveOld(now time.Time) {
 	for id, snd := range s.senders {
 		for _, ses := range snd.sessions {
 			n := 0
 			for n < len(ses.entries) {
 				b := &ses.entries[n]
-				// It is young, or a slow handler has yet to read it.
+				// The batch is not old enough, or a slow handler still has to read it.
 				if now.Sub(b.at) < s.cfg.MaxAge || b.End > ses.readTo && b.First < ses.neededTo {
 					break
 				}
@@ -213,7 +219,7 @@ func (s *Store[V]) RemoveOld(now time.Time) {
 	}
 }
 
-// Bytes returns the size of all batches.
+// Bytes returns the total size of the stored batches.
 func (s *Store[V]) Bytes() int { return s.size }
 
 func (s *Store[V]) findSession(id peer.ID, key order.SessionKey) *sessionEntries[V] {
@@ -229,7 +235,7 @@ func (s *Store[V]) findSession(id peer.ID, key order.SessionKey) *sessionEntries
 	return nil
 }
 
-// session returns a session of the sender, and adds it if it is new.
+// session returns a session of the sender, and adds it if there is none.
 func (snd *senderEntries[V]) session(key order.SessionKey) *sessionEntries[V] {
 	i, found := slices.BinarySearchFunc(snd.sessions, key, func(ses *sessionEntries[V], key order.SessionKey) int { return ses.Compare(key) })
 	if !found {
@@ -238,8 +244,8 @@ func (snd *senderEntries[V]) session(key order.SessionKey) *sessionEntries[V] {
 	return snd.sessions[i]
 }
 
-// search returns the index of the entry that begins with n, or the index where it would
-// be inserted.
+// search returns the index of the entry whose first event is n and true, or the index
+// where such an entry would be inserted and false.
 func (ses *sessionEntries[V]) search(n uint64) (int, bool) {
 	if last := len(ses.entries); last > 0 && ses.entries[last-1].First < n {
 		return last, false // batches nearly always arrive in order
@@ -274,11 +280,12 @@ func (s *Store[V]) dropFirst(snd *senderEntries[V], ses *sessionEntries[V], n in
 
 func (s *Store[V]) addSize(snd *senderEntries[V], size int) {
 	s.size += size
-	snd.size += size
+	snd.bytes += size
 	heap.Fix(&s.heaviest, snd.index)
 }
 
-// removeIfEmpty removes the empty sessions of a sender, and the sender if none is left.
+// removeIfEmpty removes the empty sessions of a sender, and the sender if it has no
+// other sessions.
 func (s *Store[V]) removeIfEmpty(id peer.ID, snd *senderEntries[V]) {
 	snd.sessions = slices.DeleteFunc(snd.sessions, func(ses *sessionEntries[V]) bool {
 		return len(ses.entries) == 0
@@ -289,11 +296,11 @@ func (s *Store[V]) removeIfEmpty(id peer.ID, snd *senderEntries[V]) {
 	}
 }
 
-// bySize has the sender that uses the most space in front.
+// bySize is a heap of senders, the one that uses the most space first.
 type bySize[V any] []*senderEntries[V]
 
 func (h bySize[V]) Len() int           { return len(h) }
-func (h bySize[V]) Less(i, j int) bool { return h[i].size > h[j].size }
+func (h bySize[V]) Less(i, j int) bool { return h[i].bytes > h[j].bytes }
 func (h bySize[V]) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
 	h[i].index, h[j].index = i, j

@@ -291,10 +291,10 @@ func TestBoundsHold(t *testing.T) {
 						}
 					}
 				}
-				if n != snd.size || s.heaviest[snd.index] != snd || len(snd.sessions) > maxSessions {
-					t.Fatalf("seed %d: %s has %d bytes, not %d, in %d sessions", seed, id, n, snd.size, len(snd.sessions))
+				if n != snd.bytes || s.heaviest[snd.index] != snd || len(snd.sessions) > maxSessions {
+					t.Fatalf("seed %d: %s has %d bytes, not %d, in %d sessions", seed, id, n, snd.bytes, len(snd.sessions))
 				}
-				if n > s.heaviest[0].size {
+				if n > s.heaviest[0].bytes {
 					t.Fatalf("seed %d: %s has more than the heaviest", seed, id)
 				}
 				sum += n

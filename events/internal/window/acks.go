@@ -10,58 +10,61 @@ import (
 
 // This file decides which acknowledgments are sent to neighbors, and when.
 
-// catchUpAge is how old the greeting of a new neighbor may be.
+// catchUpAge is how long the greeting to a new neighbor may take to arrive. Events from
+// within this time may be missing in it.
 const catchUpAge = 15 * time.Second
 
-// CatchUp tells a new neighbor our marks of the authors of which something was added or
-// announced recently. Our greeting may be older than that, so the neighbor may have been
-// sent batches without knowing where they belong, and nobody waits for it to acknowledge
-// them.
+// CatchUp sends a new neighbor acknowledgments of all senders whose batches were added
+// recently or that were announced recently. The greeting may have been written before
+// that. Then the neighbor has missed batches that it need not acknowledge, so that no
+// nudge would make it notice them.
 func (c *Controller) CatchUp(now time.Time, id peer.ID) {
 	n := c.neighbors[id]
 	if n == nil {
 		return
 	}
-	tell := func(author peer.ID) {
-		if p := c.pair(n, author); p != nil {
+	tell := func(sender peer.ID) {
+		if p := c.pair(n, sender); p != nil {
 			c.markDirty(now, n, p, soon)
 		}
 	}
-	for author, f := range c.flows {
-		if now.Sub(f.lastTaken) < catchUpAge {
-			tell(author)
+	for sender, f := range c.flows {
+		if now.Sub(f.lastAddedAt) < catchUpAge {
+			tell(sender)
 		}
 	}
-	for author, at := range c.announced {
+	for sender, at := range c.announced {
 		if now.Sub(at) < catchUpAge {
-			tell(author)
+			tell(sender)
 		} else {
-			delete(c.announced, author) // no neighbor needs it any more
+			delete(c.announced, sender) // old enough that every greeting contains it
 		}
 	}
 }
 
-// Announce tells every neighbor our mark of an author.
-func (c *Controller) Announce(now time.Time, author peer.ID) {
-	if len(c.announced) < c.cfg.MaxAuthors {
-		c.announced[author] = now
+// Announce sends an acknowledgment about a sender to every neighbor, because what this
+// node stores of the sender has changed.
+func (c *Controller) Announce(now time.Time, sender peer.ID) {
+	if len(c.announced) < c.cfg.MaxSenders {
+		c.announced[sender] = now
 	}
 	for _, n := range c.neighbors {
-		if p := c.pair(n, author); p != nil {
+		if p := c.pair(n, sender); p != nil {
 			c.markDirty(now, n, p, soon)
 		}
 	}
 }
 
-// An ackUrgency is how soon an acknowledgement is sent to a neighbor.
+// An ackUrgency says how soon an acknowledgment is sent to a neighbor.
 type ackUrgency int
 
 const (
-	soon ackUrgency = iota // after AckDelay, together with whatever else there is by then
+	soon ackUrgency = iota // after Config.AckDelay, together with other acknowledgments that are due by then
 	atOnce
 )
 
-// markDirty notes that there is something to tell a neighbor about an author.
+// markDirty notes that an acknowledgment about the sender of p must be sent to a
+// neighbor.
 func (c *Controller) markDirty(now time.Time, n *neighbor, p *pair, when ackUrgency) {
 	if !p.dirty {
 		p.dirty = true
@@ -71,18 +74,19 @@ func (c *Controller) markDirty(now time.Time, n *neighbor, p *pair, when ackUrge
 	if when == soon {
 		at = now.Add(c.cfg.AckDelay)
 	}
-	n.due = order.Earlier(n.due, at)
+	n.marksDue = order.Earlier(n.marksDue, at)
 }
 
-// ack returns the acknowledgment of a flow for a neighbor.
+// ack returns the acknowledgment about a flow's sender for a neighbor.
 func (c *Controller) ack(n *neighbor, f *flow) Ack {
-	a := Ack{Author: f.author, Session: f.session, Next: f.next, Through: f.next}
+	a := Ack{Sender: f.sender, Session: f.session, Next: f.next, Through: f.next}
 	for i := range f.batches {
 		b := &f.batches[i]
 		if b.first >= a.Through {
 			break
 		}
-		// The giver waits until our other neighbors have the batch, too.
+		// The neighbor gave us this batch, so it is not told that the batch got through
+		// until our other neighbors have it.
 		if b.giver == n.id && c.isAwaited(f, b) {
 			a.Through = b.first
 			break
@@ -91,59 +95,60 @@ func (c *Controller) ack(n *neighbor, f *flow) Ack {
 	return a
 }
 
-// Due returns the neighbors that have to be told something at now. Each is returned once
-// until CollectAcks is called for it. That may be long after, as a neighbor may read
-// slowly.
+// Due returns the neighbors to which acknowledgments must be sent at the time now. It
+// returns a neighbor only once until CollectAcks is called for it, which can take long
+// if the neighbor reads slowly.
 func (c *Controller) Due(now time.Time) (list []peer.ID) {
 	for id, n := range c.neighbors {
-		if !n.reported && !n.due.IsZero() && !n.due.After(now) {
-			n.reported = true
+		if !n.marksReported && !n.marksDue.IsZero() && !n.marksDue.After(now) {
+			n.marksReported = true
 			list = append(list, id)
 		}
 	}
 	return list
 }
 
-// CollectAcks returns at most limit acknowledgments for a neighbor. If no batch of the
-// author was added here, only Author and Ask are set.
+// CollectAcks returns at most limit acknowledgments to send to a neighbor. If no batch
+// of a sender was added, only Sender and Ask are set.
 func (c *Controller) CollectAcks(now time.Time, id peer.ID, limit int) []Ack {
 	n := c.neighbors[id]
 	if n == nil {
 		return nil
 	}
-	n.due, n.reported = time.Time{}, false
+	n.marksDue, n.marksReported = time.Time{}, false
 	var acks []Ack
 	for len(n.dirty) > 0 && len(acks) < limit {
 		p := n.dirty[0]
 		n.dirty[0] = nil
 		n.dirty = n.dirty[1:]
-		p.dirty, p.owing, p.owingSize = false, 0, 0
-		a := Ack{Author: p.author}
-		if f := c.flows[p.author]; f != nil {
+		p.dirty, p.unsentBatches, p.unsentBytes = false, 0, 0
+		a := Ack{Sender: p.sender}
+		if f := c.flows[p.sender]; f != nil {
 			a = c.ack(n, f)
 		}
-		// Without Ask, since p.sent is compared with the next acknowledgment.
+		// p.sent is compared with later acknowledgments, for which Ask does not matter.
 		p.sent = a
 		a.Ask = p.ask
 		acks = append(acks, a)
 		p.ask = false
 	}
 	if len(n.dirty) > 0 {
-		n.due = now // more than limit; go on with the rest
+		n.marksDue = now // there are more than limit; the rest is due at once
 	} else {
 		n.dirty = nil
 	}
 	return acks
 }
 
-// RequeueAcks notes that acknowledgments which CollectAcks returned were not sent.
+// RequeueAcks takes back acknowledgments that CollectAcks returned but that could not
+// be sent. CollectAcks will return them again.
 func (c *Controller) RequeueAcks(now time.Time, id peer.ID, acks []Ack) {
 	n := c.neighbors[id]
 	if n == nil {
 		return
 	}
 	for _, a := range acks {
-		if p := n.pairs[a.Author]; p != nil {
+		if p := n.pairs[a.Sender]; p != nil {
 			p.ask = p.ask || a.Ask
 			c.markDirty(now, n, p, soon)
 		}

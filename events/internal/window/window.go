@@ -1,17 +1,18 @@
-// Package window decides how much a sender may publish before its neighbors have
-// received it. Pubsub has no back pressure: it drops what does not fit into a neighbor's
-// queue. So every node acknowledges to its neighbors how far it has received each
-// sender, and a sender publishes only while each of its neighbors lacks little. The
-// package performs no I/O and reads no clock.
+// Package window decides how much a node may publish before its neighbors have received
+// it. Pubsub gives no back pressure: it silently drops what does not fit into the queue
+// for a neighbor. So every node acknowledges to its neighbors how far it has received
+// each sender, and a sender publishes only while each of its neighbors lacks little
+// (the window). The package performs no I/O and reads no clock.
 //
-// A relay acknowledges a batch to its giver, the neighbor from which the batch came
-// first, only when its own other neighbors have acknowledged it. So the sender goes as
-// fast as the slowest link of the network, and cannot overrun relays. To its other
-// neighbors a relay acknowledges at once. The givers of a batch form a tree, so no cycle
-// of links can wait for itself.
+// A relay is a node that forwards batches. The neighbor from which it got a batch first
+// is the giver of the batch. To the giver, the relay acknowledges a batch only when its
+// other neighbors have acknowledged it; to the other neighbors it acknowledges at once.
+// So the sender goes as fast as the slowest link of the network and cannot overrun
+// relays. The givers of a batch form a tree, so no cycle of nodes can wait for each
+// other.
 //
-// A neighbor that acknowledges nothing of a sender for [Config.GiveUp] is no longer
-// waited for until it does.
+// If a neighbor acknowledges nothing of a sender for [Config.GiveUp], this node stops
+// waiting for it until it acknowledges something.
 package window
 
 import (
@@ -24,29 +25,31 @@ import (
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 )
 
-// Config holds the bounds of a controller. Zero means the default in brackets.
+// Config holds the limits of a controller. A zero field means the default in brackets.
 type Config struct {
-	// Batches and Bytes are how much of a sender a neighbor may lack before nothing
-	// more is published. 16 batches are half of the queue of a pubsub with its defaults
-	// [16, 1 MiB].
+	// Batches and Bytes limit how many batches, and how many bytes of them, a neighbor
+	// may lack of a sender while the sender goes on publishing. 16 batches are half of
+	// a neighbor's queue in a pubsub with default settings [16, 1 MiB].
 	Batches int
 	Bytes   int
-	// GiveUp is how long a neighbor that acknowledges nothing is waited for [5 s].
+	// GiveUp is how long this node waits for a neighbor that acknowledges nothing [5
+	// s].
 	GiveUp time.Duration
-	// AckDelay is how long an acknowledgment may wait for others to be sent with it.
-	// One for AckBatches or AckBytes is sent at once [3 ms, a quarter of a window]. With
-	// 10 ms a lone event every 5 ms took a tenth longer, as the acknowledgment of the
-	// event before the last was always in its way.
+	// AckDelay is how long an acknowledgment waits, so that others can be sent together
+	// with it. An acknowledgment of at least AckBatches batches or AckBytes bytes does
+	// not wait [3 ms, a quarter of Batches, a quarter of Bytes]. With a delay of 10 ms,
+	// acknowledgments slowed down a sender of one event every 5 ms by a tenth.
 	AckDelay   time.Duration
 	AckBatches int
 	AckBytes   int
-	// Nudge is how long a neighbor may acknowledge nothing before it is told our mark,
-	// in case it has noticed nothing. The time doubles with each nudge. A neighbor that
-	// is no longer waited for gets a few more [300 ms].
+	// Nudge is how long a neighbor may acknowledge nothing before this node sends it a
+	// mark, in case it has not noticed that it lacks something. The time doubles with
+	// each such nudge. A neighbor that this node has stopped waiting for gets some more
+	// nudges [300 ms].
 	Nudge time.Duration
-	// MaxAuthors bounds the senders of which a neighbor's acknowledgments are
-	// remembered [10,000].
-	MaxAuthors int
+	// MaxSenders is of how many senders a neighbor's acknowledgments are remembered
+	// [10,000].
+	MaxSenders int
 }
 
 func (c Config) withDefaults() Config {
@@ -57,94 +60,104 @@ func (c Config) withDefaults() Config {
 	c.AckBatches = cmp.Or(c.AckBatches, c.Batches/4)
 	c.AckBytes = cmp.Or(c.AckBytes, c.Bytes/4)
 	c.Nudge = cmp.Or(c.Nudge, 300*time.Millisecond)
-	c.MaxAuthors = cmp.Or(c.MaxAuthors, 10_000)
+	c.MaxSenders = cmp.Or(c.MaxSenders, 10_000)
 	return c
 }
 
-// maxBatches bounds the batches of one sender that are remembered. Only a sender that
-// ignores the window can reach it.
+// maxBatches is how many batches of one sender are remembered as not yet acknowledged.
+// Only a sender that ignores its window can reach it.
 const maxBatches = 4096
 
-// maxPauses is how long the time between nudges grows, in units of GiveUp, before they
-// end.
+// maxPauses is the longest time between two nudges, as a multiple of Config.GiveUp.
+// When it would be exceeded, the nudges end.
 const maxPauses = 8
 
-// maxTries is how many entries are examined to find one that can be dropped.
+// maxTries is how many entries of a full map are examined, at most, to find one that
+// can be removed. It keeps the cost of adding an entry constant.
 const maxTries = 16
 
-// An Ack is how far a node has received a session of an author.
+// An Ack is an acknowledgment: how far a node has received a session of a sender.
 type Ack struct {
-	Author  peer.ID
+	Sender  peer.ID
 	Session order.SessionKey
-	Next    uint64 // the node has everything below
-	Through uint64 // no node behind it lacks anything below
-	Ask     bool   // the node asks for the other's mark
+	Next    uint64 // the node has received every event below Next
+	Through uint64 // the neighbors to which the node forwards events have received every event below Through
+	Ask     bool   // the node asks its neighbor to send an Ack of the same sender
 }
 
-// A Controller is not safe for concurrent use.
+// A Controller keeps the windows of all senders, and the acknowledgments to and from
+// all neighbors. It is not safe for concurrent use.
 type Controller struct {
 	cfg       Config
 	self      peer.ID
 	neighbors map[peer.ID]*neighbor
-	announced map[peer.ID]time.Time // when Announce was called for an author; for neighbors to come
+	// announced says when Announce was last called for a sender. Later neighbors need
+	// the announcement, too.
+	announced map[peer.ID]time.Time
 
-	// Batches under way.
-	count uint64            // batches added so far, to tell which came before a neighbor joined
-	flows map[peer.ID]*flow // by author
-	busy  map[peer.ID]*flow // the flows that a neighbor lacks something of
-	due   time.Time         // when Advance has something to do; zero: never
+	// Batches that neighbors have not acknowledged yet.
+	// count is how many batches were added in all. It shows which batches were added
+	// before a neighbor joined.
+	count uint64
+	flows map[peer.ID]*flow // by sender
+	// busy contains the flows of which some neighbor lacks a batch.
+	busy      map[peer.ID]*flow
+	advanceAt time.Time // when Advance has to do something; zero: never
 }
 
-// flow is the latest session of one author, and its batches under way.
+// flow is the latest session of one sender, with its batches that neighbors may still
+// lack.
 type flow struct {
-	author    peer.ID
-	session   order.SessionKey
-	next      uint64    // everything below is here
-	last      uint64    // Controller.count at the latest batch
-	lastTaken time.Time // when that was added
-	batches   []unacked // ascending
+	sender      peer.ID
+	session     order.SessionKey
+	next        uint64    // this node has every event below
+	lastAdded   uint64    // Controller.count when the latest batch was added
+	lastAddedAt time.Time // when the latest batch was added
+	batches     []unacked // in ascending order of their numbers
 }
 
-// unacked is a batch that a neighbor may lack.
+// unacked is a batch [first, end) that a neighbor may lack.
 type unacked struct {
 	first, end uint64
 	size       int
 	count      uint64  // Controller.count when it was added
-	giver      peer.ID // from which it came first; empty: it did not come by pubsub
+	giver      peer.ID // the neighbor that sent it first; empty: it did not arrive through pubsub
 }
 
+// neighbor is what this node knows about a neighbor's acknowledgments.
 type neighbor struct {
-	id       peer.ID
-	joinedAt uint64 // Controller.count when it joined; it is not owed earlier batches
-	pairs    map[peer.ID]*pair
-	dirty    []*pair // pairs with something to tell the neighbor
-	due      time.Time
-	reported bool // Due has returned it, and CollectAcks was not called since
+	id            peer.ID
+	joinedAt      uint64 // Controller.count when the neighbor was added; it need not acknowledge earlier batches
+	pairs         map[peer.ID]*pair
+	dirty         []*pair // the pairs whose acknowledgment must be sent to the neighbor
+	marksDue      time.Time
+	marksReported bool // Due has returned this neighbor, and CollectAcks was not called for it since
 }
 
-// pair is what a neighbor and this node have acknowledged to each other about an author.
+// pair is what a neighbor and this node have acknowledged to each other about one
+// sender.
 type pair struct {
-	author  peer.ID
+	sender  peer.ID
 	session order.SessionKey
 
-	// What the neighbor has acknowledged.
+	// What the neighbor has acknowledged, as in Ack.
 	next, through uint64
-	owed          uint64    // it is owed the flow's session up to here
-	progress      time.Time // of its last acknowledgment, or of the first batch that it lacks
-	lacks         bool      // it lacks something that it is owed
-	givenUp       bool      // it is not waited for until it acknowledges more
+	owedTo        uint64    // the neighbor must acknowledge the flow's session up to this number
+	progressAt    time.Time // when the neighbor last acknowledged something, or when it first lacked a batch if that is later
+	lacks         bool      // the neighbor lacks something below owedTo
+	givenUp       bool      // this node does not wait for the neighbor until it acknowledges more
 
 	// What this node has acknowledged to the neighbor.
-	sent       Ack
-	owing      int // batches added since
-	owingSize  int
-	dirty      bool // it is in neighbor.dirty
-	ask        bool // the next acknowledgment asks for the neighbor's mark
-	nextNudge  time.Time
-	nudgePause time.Duration
+	sent          Ack
+	unsentBatches int // batches added since the last acknowledgment was sent
+	unsentBytes   int
+	dirty         bool // this pair is in neighbor.dirty
+	ask           bool // the next acknowledgment sent asks for the neighbor's own
+	nextNudge     time.Time
+	nudgePause    time.Duration
 }
 
-// New returns the controller of the node self, without neighbors.
+// New returns a controller for the node self, without neighbors.
 func New(self peer.ID, cfg Config) *Controller {
 	return &Controller{
 		cfg:       cfg.withDefaults(),
@@ -156,14 +169,15 @@ func New(self peer.ID, cfg Config) *Controller {
 	}
 }
 
-// AddNeighbor adds a neighbor. It is owed the batches that are added from now on.
+// AddNeighbor adds a neighbor, which must acknowledge the batches that are added from
+// now on.
 func (c *Controller) AddNeighbor(id peer.ID) {
 	if c.neighbors[id] == nil {
 		c.neighbors[id] = &neighbor{id: id, joinedAt: c.count, pairs: make(map[peer.ID]*pair)}
 	}
 }
 
-// RemoveNeighbor removes a neighbor. Nobody waits for it any more.
+// RemoveNeighbor removes a neighbor. Nothing waits for its acknowledgments any more.
 func (c *Controller) RemoveNeighbor(now time.Time, id peer.ID) {
 	if c.neighbors[id] == nil {
 		return
@@ -174,28 +188,28 @@ func (c *Controller) RemoveNeighbor(now time.Time, id peer.ID) {
 	}
 }
 
-// AddBatch adds a batch [first, end) of an author that was published here, or that came
-// for the first time from the neighbor giver. With an empty giver, no neighbor waits for
-// its acknowledgment.
-func (c *Controller) AddBatch(now time.Time, author peer.ID, session order.SessionKey, first, end uint64, size int, giver peer.ID) {
-	f := c.flows[author]
+// AddBatch adds a batch [first, end) of a sender. This node published it, or received
+// it first from the neighbor giver. If giver is empty, no neighbor waits for this node
+// to acknowledge the batch.
+func (c *Controller) AddBatch(now time.Time, sender peer.ID, session order.SessionKey, first, end uint64, size int, giver peer.ID) {
+	f := c.flows[sender]
 	if f == nil || f.session.Compare(session) < 0 {
 		if f == nil {
 			c.makeRoom()
 		}
-		f = &flow{author: author, session: session, next: first}
-		c.flows[author] = f
-		// Nobody is owed the rest of the earlier session.
+		f = &flow{sender: sender, session: session, next: first}
+		c.flows[sender] = f
+		// The sender has restarted, so nobody needs to acknowledge its earlier session.
 		for _, n := range c.neighbors {
-			if p := n.pairs[author]; p != nil {
-				p.owed, p.lacks = 0, false
+			if p := n.pairs[sender]; p != nil {
+				p.owedTo, p.lacks = 0, false
 			}
 		}
 	} else if f.session != session {
-		return // the author has restarted since
+		return // the batch is of an earlier session, and nobody waits for those
 	}
 	c.count++
-	f.last, f.lastTaken = c.count, now
+	f.lastAdded, f.lastAddedAt = c.count, now
 	b := unacked{first, end, size, c.count, giver}
 	i := len(f.batches)
 	for i > 0 && f.batches[i-1].first > first {
@@ -206,40 +220,40 @@ func (c *Controller) AddBatch(now time.Time, author peer.ID, session order.Sessi
 		f.batches = slices.Delete(f.batches, 0, 1)
 	}
 	for _, n := range c.neighbors {
-		p := c.pair(n, author)
+		p := c.pair(n, sender)
 		if p == nil {
 			continue
 		}
-		p.owing++
-		p.owingSize += size
+		p.unsentBatches++
+		p.unsentBytes += size
 		if f.lacks(n, p, &b) {
-			p.owed = max(p.owed, end)
+			p.owedTo = max(p.owedTo, end)
 		}
 	}
 	c.updateFlow(now, f)
 }
 
-// scheduleNudge sets the time until the neighbor is nudged, after it was heard or was
-// nudged.
+// scheduleNudge lets the next nudge of the neighbor happen after pause. It is called
+// when the neighbor has acknowledged something or was nudged.
 func (p *pair) scheduleNudge(now time.Time, pause time.Duration) {
 	p.nudgePause = pause
 	p.nextNudge = now.Add(pause)
 }
 
-// makeRoom removes an author if there are too many, if possible one without batches
-// under way.
+// makeRoom removes a sender if MaxSenders are remembered. It prefers one of whose
+// batches no neighbor lacks any.
 func (c *Controller) makeRoom() {
-	if len(c.flows) < c.cfg.MaxAuthors {
+	if len(c.flows) < c.cfg.MaxSenders {
 		return
 	}
 	var victim peer.ID
 	tries := 0
-	for author := range c.flows {
-		if author == c.self {
+	for sender := range c.flows {
+		if sender == c.self {
 			continue
 		}
-		victim = author
-		if tries++; c.busy[author] == nil || tries == maxTries {
+		victim = sender
+		if tries++; c.busy[sender] == nil || tries == maxTries {
 			break
 		}
 	}
@@ -247,8 +261,8 @@ func (c *Controller) makeRoom() {
 	delete(c.busy, victim)
 	for _, n := range c.neighbors {
 		if p := n.pairs[victim]; p != nil {
-			p.owed, p.lacks = 0, false
-			// CollectAcks still needs a dirty pair.
+			p.owedTo, p.lacks = 0, false
+			// CollectAcks still has to send the acknowledgment of a dirty pair.
 			if !p.dirty {
 				delete(n.pairs, victim)
 			}
@@ -256,9 +270,10 @@ func (c *Controller) makeRoom() {
 	}
 }
 
-// SetReceived notes that everything of the author below next is here, or lost.
-func (c *Controller) SetReceived(now time.Time, author peer.ID, session order.SessionKey, next uint64) {
-	f := c.flows[author]
+// SetReceived notes that this node has received, or given up as lost, every event of a
+// sender below the number next.
+func (c *Controller) SetReceived(now time.Time, sender peer.ID, session order.SessionKey, next uint64) {
+	f := c.flows[sender]
 	if f == nil || f.session != session || next <= f.next {
 		return
 	}
@@ -266,19 +281,19 @@ func (c *Controller) SetReceived(now time.Time, author peer.ID, session order.Se
 	c.updateFlow(now, f)
 }
 
-// ReceiveAck handles an acknowledgment of a neighbor.
+// ReceiveAck handles an acknowledgment from a neighbor.
 func (c *Controller) ReceiveAck(now time.Time, id peer.ID, a Ack) {
 	n := c.neighbors[id]
 	if n == nil {
 		return
 	}
-	p := c.pair(n, a.Author)
+	p := c.pair(n, a.Sender)
 	if p == nil {
 		return
 	}
 	switch order := p.session.Compare(a.Session); {
 	case order > 0:
-		return // it was overtaken by one about a later session
+		return // an acknowledgment of a later session has overtaken this one
 	case order < 0:
 		p.session, p.next, p.through = a.Session, 0, 0
 	}
@@ -287,31 +302,32 @@ func (c *Controller) ReceiveAck(now time.Time, id peer.ID, a Ack) {
 	}
 	a.Through = min(a.Through, a.Next)
 	if a.Next <= p.next && a.Through <= p.through {
-		return // nothing new; the neighbor is not making progress
+		return // nothing new, so the neighbor is not making progress
 	}
 	p.next, p.through = max(p.next, a.Next), max(p.through, a.Through)
-	p.progress, p.givenUp = now, false
+	p.progressAt, p.givenUp = now, false
 	p.scheduleNudge(now, c.cfg.Nudge)
-	if f := c.flows[a.Author]; f != nil {
+	if f := c.flows[a.Sender]; f != nil {
 		c.updateFlow(now, f)
 	}
 }
 
-// CanPublish reports whether the author may publish another batch.
-func (c *Controller) CanPublish(author peer.ID) bool {
-	batches, bytes := c.Backlog(author)
+// CanPublish reports whether the sender may publish another batch: its window has
+// space.
+func (c *Controller) CanPublish(sender peer.ID) bool {
+	batches, bytes := c.Backlog(sender)
 	return batches < c.cfg.Batches && bytes < c.cfg.Bytes
 }
 
-// Backlog returns how many batches and bytes of an author the neighbor lacks that lacks
-// most. Neighbors that are not waited for do not count.
-func (c *Controller) Backlog(author peer.ID) (batches, bytes int) {
-	f := c.flows[author]
+// Backlog returns how many batches of a sender, and how many bytes, its slowest
+// neighbor lacks. Neighbors that this node has stopped waiting for do not count.
+func (c *Controller) Backlog(sender peer.ID) (batches, bytes int) {
+	f := c.flows[sender]
 	if f == nil {
 		return 0, 0
 	}
 	for _, n := range c.neighbors {
-		p := n.pairs[author]
+		p := n.pairs[sender]
 		if p == nil || p.givenUp {
 			continue
 		}
@@ -327,54 +343,54 @@ func (c *Controller) Backlog(author peer.ID) (batches, bytes int) {
 	return batches, bytes
 }
 
-// lacks reports whether a neighbor is owed a batch that it has not acknowledged. The
-// batch is not owed to the neighbors that sent it.
+// lacks reports whether a neighbor must still acknowledge a batch. Neighbors that have
+// sent the batch themselves, the sender and the giver, need not.
 func (f *flow) lacks(n *neighbor, p *pair, b *unacked) bool {
-	return b.count > n.joinedAt && b.giver != n.id && n.id != f.author && f.behind(p, b.end)
+	return b.count > n.joinedAt && b.giver != n.id && n.id != f.sender && f.behind(p, b.end)
 }
 
-// behind reports whether a neighbor has not acknowledged everything below end. A
-// neighbor that has received a later session is not behind in this one.
+// behind reports whether a neighbor has not acknowledged every event below end. A
+// neighbor that has acknowledged a later session of the sender is not behind.
 func (f *flow) behind(p *pair, end uint64) bool {
 	c := p.session.Compare(f.session)
 	return c < 0 || c == 0 && p.through < end
 }
 
-// NeighborsLacking returns the neighbors that have not received everything of the author
-// below goal. Neighbors that joined after the latest batch do not count.
-func (c *Controller) NeighborsLacking(author peer.ID, goal uint64) []peer.ID {
-	f := c.flows[author]
+// NeighborsLacking returns the neighbors that have not received every event of a sender
+// below the number goal. Neighbors that joined after the latest batch do not count.
+func (c *Controller) NeighborsLacking(sender peer.ID, goal uint64) []peer.ID {
+	f := c.flows[sender]
 	if f == nil {
 		return nil
 	}
 	var list []peer.ID
 	for id, n := range c.neighbors {
-		if p := n.pairs[author]; n.joinedAt < f.last && (p == nil || p.session != f.session || p.next < goal) {
+		if p := n.pairs[sender]; n.joinedAt < f.lastAdded && (p == nil || p.session != f.session || p.next < goal) {
 			list = append(list, id)
 		}
 	}
 	return list
 }
 
-// ReceivedBy returns the number up to which a neighbor has received a session; zero:
-// nothing.
-func (c *Controller) ReceivedBy(id, author peer.ID, session order.SessionKey) uint64 {
+// ReceivedBy returns the number below which a neighbor has received every event of a
+// session; zero means that it has acknowledged none.
+func (c *Controller) ReceivedBy(id, sender peer.ID, session order.SessionKey) uint64 {
 	if n := c.neighbors[id]; n != nil {
-		if p := n.pairs[author]; p != nil && p.session == session {
+		if p := n.pairs[sender]; p != nil && p.session == session {
 			return p.next
 		}
 	}
 	return 0
 }
 
-// pair returns the pair of a neighbor and an author, and adds it if it is new. If the
-// neighbor has too many, one that is not needed makes way. If none of a few is
-// unneeded, pair returns nil.
-func (c *Controller) pair(n *neighbor, author peer.ID) *pair {
-	if p := n.pairs[author]; p != nil {
+// pair returns the pair of a neighbor and a sender, and adds it if there is none. If
+// the neighbor has MaxSenders pairs already, one that is not needed is removed. If none
+// is found in a few tries, pair returns nil.
+func (c *Controller) pair(n *neighbor, sender peer.ID) *pair {
+	if p := n.pairs[sender]; p != nil {
 		return p
 	}
-	if len(n.pairs) >= c.cfg.MaxAuthors {
+	if len(n.pairs) >= c.cfg.MaxSenders {
 		tries := 0
 		for other, p := range n.pairs {
 			if !p.dirty && !p.lacks && other != c.self {
@@ -386,15 +402,16 @@ func (c *Controller) pair(n *neighbor, author peer.ID) *pair {
 			}
 		}
 	}
-	p := &pair{author: author}
-	n.pairs[author] = p
+	p := &pair{sender: sender}
+	n.pairs[sender] = p
 	return p
 }
 
-// updateFlow computes which neighbors lack something of a flow, and what each of them
-// has to be told.
+// updateFlow recomputes which neighbors lack something of a flow, and which
+// acknowledgments have to be sent because of it.
 func (c *Controller) updateFlow(now time.Time, f *flow) {
-	// Batches that every neighbor has are done with.
+	// The oldest batches are removed once this node and every awaited neighbor have
+	// them.
 	n := 0
 	for n < len(f.batches) && f.batches[n].end <= f.next && !c.isAwaited(f, &f.batches[n]) {
 		n++
@@ -402,36 +419,38 @@ func (c *Controller) updateFlow(now time.Time, f *flow) {
 	f.batches = slices.Delete(f.batches, 0, n)
 	busy := len(f.batches) > 0
 	for _, nb := range c.neighbors {
-		p := c.pair(nb, f.author)
+		p := c.pair(nb, f.sender)
 		if p == nil {
 			continue
 		}
-		lacks := p.owed > 0 && f.behind(p, p.owed)
-		// The time to acknowledge begins with the first batch that it lacks.
+		lacks := p.owedTo > 0 && f.behind(p, p.owedTo)
+		// The time limit for an acknowledgment starts with the first batch that the
+		// neighbor lacks.
 		if lacks && !p.lacks {
-			p.progress = now
+			p.progressAt = now
 			p.scheduleNudge(now, c.cfg.Nudge)
 		}
 		p.lacks = lacks
 		busy = busy || lacks
-		c.due = order.Earlier(c.due, c.deadline(p))
-		// Our own batches tell a neighbor how far we are, or a nudge does.
-		if f.author != c.self && c.ack(nb, f) != p.sent {
+		c.advanceAt = order.Earlier(c.advanceAt, c.deadline(p))
+		// No acknowledgments are sent for this node's own batches: the batches
+		// themselves show neighbors how far it is.
+		if f.sender != c.self && c.ack(nb, f) != p.sent {
 			at := soon
-			if p.owing >= c.cfg.AckBatches || p.owingSize >= c.cfg.AckBytes {
+			if p.unsentBatches >= c.cfg.AckBatches || p.unsentBytes >= c.cfg.AckBytes {
 				at = atOnce
 			}
 			c.markDirty(now, nb, p, at)
 		}
 	}
 	if busy {
-		c.busy[f.author] = f
+		c.busy[f.sender] = f
 	} else {
-		delete(c.busy, f.author)
+		delete(c.busy, f.sender)
 	}
 }
 
-// deadline returns when Advance has to look at a pair; zero: never.
+// deadline returns when Advance has to act on a pair; zero means never.
 func (c *Controller) deadline(p *pair) time.Time {
 	switch {
 	case !p.lacks:
@@ -439,37 +458,38 @@ func (c *Controller) deadline(p *pair) time.Time {
 	case p.givenUp:
 		return p.nextNudge
 	}
-	return order.Earlier(p.nextNudge, p.progress.Add(c.cfg.GiveUp))
+	return order.Earlier(p.nextNudge, p.progressAt.Add(c.cfg.GiveUp))
 }
 
-// isAwaited reports whether a neighbor that is waited for lacks a batch.
+// isAwaited reports whether some neighbor lacks a batch and this node waits for it.
 func (c *Controller) isAwaited(f *flow, b *unacked) bool {
 	for _, n := range c.neighbors {
-		if p := n.pairs[f.author]; p != nil && !p.givenUp && f.lacks(n, p, b) {
+		if p := n.pairs[f.sender]; p != nil && !p.givenUp && f.lacks(n, p, b) {
 			return true
 		}
 	}
 	return false
 }
 
-// Advance stops waiting for neighbors that have acknowledged nothing for too long, and
-// nudges neighbors that may not have noticed new events.
+// Advance stops waiting for neighbors that have acknowledged nothing for GiveUp. It
+// also nudges neighbors that may not have noticed new events: it has this node's mark
+// sent to them.
 func (c *Controller) Advance(now time.Time) {
-	if c.due.IsZero() || c.due.After(now) {
+	if c.advanceAt.IsZero() || c.advanceAt.After(now) {
 		return
 	}
 	for _, f := range c.busy {
 		changed := false
 		for _, n := range c.neighbors {
-			p := n.pairs[f.author]
+			p := n.pairs[f.sender]
 			if p == nil || !p.lacks {
 				continue
 			}
-			if !p.givenUp && now.Sub(p.progress) >= c.cfg.GiveUp {
+			if !p.givenUp && now.Sub(p.progressAt) >= c.cfg.GiveUp {
 				p.givenUp, changed = true, true
 			}
 			if !p.nextNudge.IsZero() && !p.nextNudge.After(now) {
-				// After some nudges without an answer there is no point in more.
+				// A neighbor that answered none of several nudges gets no more of them.
 				if p.scheduleNudge(now, 2*p.nudgePause); p.nudgePause > maxPauses*c.cfg.GiveUp {
 					p.nextNudge = time.Time{}
 				}
@@ -477,28 +497,29 @@ func (c *Controller) Advance(now time.Time) {
 				c.markDirty(now, n, p, atOnce)
 			}
 		}
-		// Batches that only the given-up neighbor lacks are done with.
+		// Batches that only this neighbor lacked need not be remembered any more.
 		if changed {
 			c.updateFlow(now, f)
 		}
 	}
-	c.due = time.Time{}
+	c.advanceAt = time.Time{}
 	for _, f := range c.busy {
 		for _, n := range c.neighbors {
-			if p := n.pairs[f.author]; p != nil {
-				c.due = order.Earlier(c.due, c.deadline(p))
+			if p := n.pairs[f.sender]; p != nil {
+				c.advanceAt = order.Earlier(c.advanceAt, c.deadline(p))
 			}
 		}
 	}
 }
 
-// Next returns when to call Advance and Due; zero: not before the next input.
+// Next returns when to call Advance and Due. The zero time means that nothing is to be
+// done until another method was called.
 func (c *Controller) Next() time.Time {
-	next := c.due
+	next := c.advanceAt
 	for _, n := range c.neighbors {
-		// A reported neighbor waits for CollectAcks, not for the clock.
-		if !n.reported {
-			next = order.Earlier(next, n.due)
+		// Due has reported this neighbor. It now waits for CollectAcks, not for a time.
+		if !n.marksReported {
+			next = order.Earlier(next, n.marksDue)
 		}
 	}
 	return next

@@ -45,7 +45,7 @@ func (s *script) publish(from, to uint64) {
 
 // acked says that a neighbor has, and those behind it have, what is below next.
 func (s *script) acked(id, author peer.ID, next uint64) {
-	s.core.ReceiveAck(s.now, id, Ack{Author: author, Session: life(1), Next: next, Through: next})
+	s.core.ReceiveAck(s.now, id, Ack{Sender: author, Session: life(1), Next: next, Through: next})
 }
 
 // advance lets time pass, and what is due be done in time.
@@ -77,7 +77,7 @@ func (s *script) wantTold(id peer.ID, want string) {
 	s.t.Helper()
 	var got []string
 	for _, a := range s.core.CollectAcks(s.now, id, 100) {
-		text := fmt.Sprintf("%s %d/%d", string(a.Author), a.Next, a.Through)
+		text := fmt.Sprintf("%s %d/%d", string(a.Sender), a.Next, a.Through)
 		if a.Ask {
 			text += "?"
 		}
@@ -296,7 +296,7 @@ func TestCollectAndAgainLoseNothing(t *testing.T) {
 	for _, author := range []peer.ID{"a", "b", "c"} {
 		s.took(author, 1, "n")
 	}
-	s.core.ReceiveAck(s.now, "n", Ack{Author: "d", Session: life(1), Next: 1, Ask: true})
+	s.core.ReceiveAck(s.now, "n", Ack{Sender: "d", Session: life(1), Next: 1, Ask: true})
 	s.now = s.now.Add(10 * time.Millisecond)
 	first := s.core.CollectAcks(s.now, "n", 3)
 	s.wantDue("n")
@@ -318,7 +318,7 @@ func TestAskIsAnsweredThoughNothingChanged(t *testing.T) {
 	s := newScript(t, Config{}, "n")
 	s.took("author", 1, "n")
 	s.wantTold("n", "author 2/2")
-	s.core.ReceiveAck(s.now, "n", Ack{Author: "author", Session: life(1), Next: 2, Through: 2, Ask: true})
+	s.core.ReceiveAck(s.now, "n", Ack{Sender: "author", Session: life(1), Next: 2, Through: 2, Ask: true})
 	s.advance(10 * time.Millisecond)
 	s.wantTold("n", "author 2/2")
 }
@@ -357,16 +357,16 @@ func TestLaterSessionReplacesTheEarlier(t *testing.T) {
 	s.acked("n", "author", 3)
 	s.wantTold("giver", "author 2/1")
 	// Who has come to a later session yet has done with this one.
-	s.core.ReceiveAck(s.now, "n", Ack{Author: "author", Session: life(3), Next: 1, Through: 1})
+	s.core.ReceiveAck(s.now, "n", Ack{Sender: "author", Session: life(3), Next: 1, Through: 1})
 	s.wantTold("giver", "author 2/2")
 }
 
 func TestAuthorsAreBounded(t *testing.T) {
-	s := newScript(t, Config{MaxAuthors: 20}, "n", "m")
+	s := newScript(t, Config{MaxSenders: 20}, "n", "m")
 	for i := range 1000 {
 		author := peer.ID(fmt.Sprint("author ", i))
 		s.took(author, 1, "n") // m never acknowledges
-		s.core.ReceiveAck(s.now, "n", Ack{Author: peer.ID(fmt.Sprint("ghost ", i)), Session: life(1), Next: 1 << 60, Through: 1 << 60})
+		s.core.ReceiveAck(s.now, "n", Ack{Sender: peer.ID(fmt.Sprint("ghost ", i)), Session: life(1), Next: 1 << 60, Through: 1 << 60})
 		s.core.CollectAcks(s.now, "n", 100)
 		s.core.CollectAcks(s.now, "m", 100)
 	}

@@ -16,7 +16,8 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 )
 
-// A kind is a transport, as it is written in a multiaddr after the IP address.
+// A kind is a transport, such as TCP or QUIC, and how multiaddrs name it after the IP
+// address.
 type kind struct {
 	net  string // "tcp" or "udp"
 	rest string // the part behind the port
@@ -28,9 +29,10 @@ var (
 	kindWebSocket    = kind{"tcp", "/ws"}
 	kindWebTransport = kind{"udp", "/quic-v1/webtransport"}
 	kindWebRTC       = kind{"udp", "/webrtc-direct"}
-	// plain are the kinds that host:port stands for.
+	// plain holds the transports that are meant by an address in the form host:port.
 	plain = []kind{kindTCP, kindQUIC}
-	// kinds are all kinds. Those that can share the socket of QUIC come behind it.
+	// kinds holds all transports. WebTransport and WebRTC can share the socket of QUIC, so
+	// they come after it.
 	kinds = []kind{kindTCP, kindQUIC, kindWebSocket, kindWebTransport, kindWebRTC}
 )
 
@@ -50,13 +52,14 @@ func (k kind) transport(port uint16) string {
 	return fmt.Sprintf("%s/%d%s", k.net, port, k.rest)
 }
 
-// A listenRequest is a parsed Listen text. One of all, name and ip is set.
+// A listenRequest is a parsed entry of Config.Listen. Exactly one of the fields all, name
+// and ip is set.
 type listenRequest struct {
 	text  string
 	all   bool       // every interface, with IPv4 and IPv6
 	name  string     // to be looked up
 	ip    netip.Addr // may be unspecified
-	port  uint16     // 0: a free one, the same for all kinds
+	port  uint16     // 0 means a free port, the same one for all kinds
 	kinds []kind
 }
 
@@ -99,9 +102,10 @@ func parseListenMultiaddr(text string) (listenRequest, error) {
 		return req, errors.New("secure WebSocket needs a certificate, which a node does not have; listen on /ws behind a TLS proxy and Advertise the /wss address")
 	case has(ma.P_P2P):
 		return req, errors.New("an address to listen on has no /p2p part; the node's id comes from its key")
-	// As host:port, a name is looked up in Listen. libp2p does not listen on /dns addresses.
+	// libp2p cannot listen on a /dns multiaddr. A name is possible as host:port only, which
+	// Listen looks up.
 	case has(ma.P_DNS) || has(ma.P_DNS4) || has(ma.P_DNS6) || has(ma.P_DNSADDR):
-		return req, errors.New("a multiaddr to listen on begins with an IP address, not a name")
+		return req, errors.New("a multiaddr to listen on begins with an IP address, not a name; give a name as host:port")
 	}
 	at, k, ok := splitAddr(addr)
 	if !ok || !slices.Contains(kinds, k) {
@@ -129,7 +133,8 @@ func splitAddr(a ma.Multiaddr) (at netip.AddrPort, k kind, ok bool) {
 func splitHostPort(text string) (host string, port uint16, err error) {
 	digits := text
 	if strings.Trim(text, "0123456789") != "" || text == "" {
-		// For a bare IPv6 address, net.SplitHostPort complains about too many colons.
+		// The error of net.SplitHostPort for an IPv6 address without port, "too many
+		// colons", would not help the user.
 		if _, err := netip.ParseAddr(text); err == nil {
 			return "", 0, errors.New("the port is missing (0 for a free one)")
 		}
@@ -162,7 +167,8 @@ func checkName(name string) error {
 	return nil
 }
 
-// An announcement is a parsed Advertise text: a whole address, or host and port.
+// An announcement is a parsed entry of Config.Advertise: either a whole multiaddr, or a host
+// and a port.
 type announcement struct {
 	addr ma.Multiaddr // nil for host and port
 	host ma.Multiaddr // the IP address or DNS name
@@ -227,8 +233,8 @@ func parseAdvertiseMultiaddr(text string, id peer.ID) (announcement, error) {
 	return a, nil
 }
 
-// expand returns the addresses of an announcement by a node that listens with the given
-// kinds.
+// expand returns the multiaddrs that a means on a host that listens with the given kinds of
+// transports.
 func (a announcement) expand(listening []kind) []ma.Multiaddr {
 	if a.addr != nil {
 		return []ma.Multiaddr{a.addr}

@@ -112,7 +112,7 @@ type Host struct {
 	// The parsed configuration.
 	requests []listenRequest
 	subnet   netip.Prefix
-	announce []ma.Multiaddr // empty: the addresses that the host listens on
+	announce []ma.Multiaddr // the addresses of Config.Advertise; if empty, those that it listens on are announced
 
 	mu        sync.Mutex // held while Listen runs
 	closed    bool
@@ -130,7 +130,8 @@ func init() {
 	testhook.NewHost = func(cfg any, listen testhook.Listener) (any, error) { return newWithSockets(cfg.(Config), listen) }
 }
 
-// newWithSockets is New on the UDP sockets of listen, or on the system's if listen is nil.
+// newWithSockets is New, but opens UDP sockets with listen. If listen is nil, it opens
+// sockets of the operating system.
 func newWithSockets(cfg Config, listen testhook.Listener) (*Host, error) {
 	logging.Dependencies()
 	h := &Host{
@@ -176,7 +177,7 @@ func (h *Host) parse(cfg Config, id peer.ID) error {
 	var listening []kind
 	for _, text := range texts {
 		r, err := parseListen(text)
-		// Names and "all interfaces" are checked in Listen, when they are known.
+		// Names and "all interfaces" become addresses only in Listen, which checks them.
 		if err == nil && h.subnet.IsValid() && r.ip.IsValid() && !r.ip.IsUnspecified() && !h.subnet.Contains(r.ip.WithZone("")) {
 			err = outside(r.ip, h.subnet)
 		}
@@ -231,9 +232,9 @@ func (h *Host) build(key crypto.PrivKey, id peer.ID) (err error) {
 	}
 	undo = append(undo, limits.Close)
 	bus := eventbus.NewBus()
-	// After a hundred failed dials, libp2p's black hole detectors allow only one dial in a
-	// hundred. A seed on QUIC that was down for some minutes would be found again only
-	// after many more.
+	// libp2p's black hole detectors are left out. After a hundred failed dials they allow
+	// only one dial in a hundred, so a seed on QUIC that was down for some minutes would be
+	// found again only after many more.
 	h.swarm, err = swarm.NewSwarm(id, store, bus, swarm.WithResourceManager(limits), swarm.WithDialRanker(h.nat.cfg.ranker()),
 		swarm.WithUDPBlackHoleSuccessCounter(nil), swarm.WithIPv6BlackHoleSuccessCounter(nil))
 	if err != nil {
@@ -276,15 +277,17 @@ func (h *Host) build(key crypto.PrivKey, id peer.ID) (err error) {
 	}
 	basic.Start()
 	if h.nat.cfg.enabled() && !h.nat.cfg.RelayService {
-		// This host asks others whether it can be dialed, and does not answer them.
+		// Without RelayService this host asks others whether it can be dialed, but does not
+		// answer such requests.
 		basic.RemoveStreamHandler(autonatv2.DialProtocol)
 	}
 	h.Host = basic
 	return nil
 }
 
-// newQUIC returns the part that the transports on UDP share. Like libp2p.New, it asks the
-// resource manager before a handshake begins.
+// newQUIC returns the manager of UDP sockets and QUIC connections that all transports over
+// UDP share. As libp2p.New does, it lets the resource manager refuse a connection before its
+// handshake.
 func (h *Host) newQUIC(key crypto.PrivKey, limits network.ResourceManager) (*quicreuse.ConnManager, error) {
 	resetKey, err := config.PrivKeyToStatelessResetKey(key)
 	if err != nil {
@@ -313,7 +316,7 @@ func (h *Host) newQUIC(key crypto.PrivKey, limits network.ResourceManager) (*qui
 	}
 	if h.sockets.listen != nil {
 		options = append(options, quicreuse.OverrideSourceIPSelector(func() (quicreuse.SourceIPSelector, error) {
-			return &h.sockets, nil // the routes of this machine are not those of lent sockets
+			return &h.sockets, nil // sockets that listen opened have routes of their own, not this machine's
 		}))
 	}
 	return quicreuse.NewConnManager(resetKey, tokenKey, options...)
@@ -334,8 +337,8 @@ func newUpgrader(key crypto.PrivKey, limits network.ResourceManager) (transport.
 	return upgrader.New([]sec.SecureTransport{tlsSecurity, noiseSecurity}, muxers, nil, limits, nil)
 }
 
-// addTransports adds all transports, since a node must be able to dial any other. The
-// three besides TCP and QUIC cost 0.2 ms together.
+// addTransports adds all transports, because a node must be able to dial every other node.
+// WebSocket, WebTransport and WebRTC together add 0.2 ms.
 func (h *Host) addTransports(key crypto.PrivKey, up transport.Upgrader, limits network.ResourceManager) error {
 	add := func(t transport.Transport, err error) error {
 		if err != nil {
@@ -380,7 +383,8 @@ func (h *Host) announced(listening []ma.Multiaddr) []ma.Multiaddr {
 	if len(listening) == 0 || len(h.announce) == 0 {
 		return listening
 	}
-	// Advertise does not know the addresses behind relays, which are needed all the same.
+	// Config.Advertise cannot contain the addresses behind relays, because they depend on
+	// the reservations. They are always announced.
 	return append(slices.Clone(h.announce), onlyRelayed(listening)...)
 }
 
@@ -439,7 +443,7 @@ const wantReceiveBuffer = 7 << 20
 // interface, and port 0 by the real port.
 func (h *Host) Dialable() []ma.Multiaddr {
 	if !h.listening.Load() {
-		return nil // after a failed Listen, libp2p returns the addresses for a while
+		return nil // after a failed Listen, libp2p still returns addresses for a short time
 	}
 	return addr.Dialable(h.Addrs(), h.ID())
 }
@@ -453,13 +457,14 @@ func (h *Host) shutdown() error {
 	defer h.mu.Unlock()
 	h.closed = true
 	h.stopNAT()
-	// Connections first: otherwise libp2p waits five seconds for a frozen peer, to send it
-	// the protocols that are gone.
+	// Connections are closed before the host. Otherwise libp2p tells each peer which
+	// protocols are removed, and waits five seconds for a peer that is frozen.
 	var conns sync.WaitGroup
 	for _, c := range h.Network().Conns() {
 		conns.Go(func() { c.Close() })
 	}
 	conns.Wait()
-	// Sockets last: swarm and transports still send the ends of connections.
+	// The sockets are closed last, because swarm and transports use them to tell peers that
+	// connections end.
 	return errors.Join(h.Host.Close(), h.closeNAT(), h.quic.Close())
 }

@@ -71,7 +71,8 @@ func OpenIdentity(path string) (*Identity, error) {
 func (i *Identity) Close() error { return i.close() }
 
 func openIdentity(path string) (*Identity, error) {
-	// Another round is needed when the file is created or removed between two steps.
+	// The file may be created or removed by another process between two of these steps. Then
+	// all steps are repeated.
 	for range 10 {
 		f, err := openRegular(path)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -95,8 +96,8 @@ func openIdentity(path string) (*Identity, error) {
 	return nil, errors.New("the file appears and disappears; is it a dangling link?")
 }
 
-// openRegular opens the file, for writing if that is allowed: on a network file system
-// only a writable file can be locked.
+// openRegular opens the regular file at path: for writing if permissions allow it, because
+// on a network file system only a file that is open for writing can be locked.
 func openRegular(path string) (*os.File, error) {
 	// Opening a pipe would block.
 	info, err := os.Stat(path)
@@ -138,7 +139,8 @@ func readIdentity(f *os.File, path string) (*Identity, error) {
 	if err != nil {
 		return nil, reason(err)
 	}
-	// A lock on a file that is not at path any more would exclude nobody.
+	// If another file is at path by now, other nodes would lock that one, so the lock on f
+	// would be useless.
 	if at, err := os.Stat(path); err != nil || !os.SameFile(info, at) {
 		return nil, errReplaced
 	}
@@ -181,8 +183,8 @@ func createIdentity(path string) error {
 	if err != nil {
 		return fmt.Errorf("cannot write it: %w", err)
 	}
-	// Unlike rename, link fails if another node has created the file meanwhile. Then that
-	// node's key is the identity.
+	// If another node has created the file in the meantime, link fails, whereas rename would
+	// replace the file. The key of that node is then used.
 	err = linkFile(temp.Name(), path)
 	if errors.Is(err, fs.ErrExist) {
 		return nil
@@ -194,11 +196,11 @@ func createIdentity(path string) error {
 	return nil
 }
 
-// linkFile is a variable so that a test can do without hard links.
+// linkFile is a variable so that a test can simulate a file system without hard links.
 var linkFile = os.Link
 
-// writeExclusive creates the file on a file system without hard links. It never
-// overwrites a file either, but a crash can leave a part of one, which OpenIdentity then
+// writeExclusive creates the file at path on a file system without hard links. It does not
+// overwrite an existing file. A crash can leave an incomplete file, which OpenIdentity then
 // reports as damaged.
 func writeExclusive(path string, text []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
@@ -208,7 +210,8 @@ func writeExclusive(path string, text []byte) error {
 	if err != nil {
 		return fmt.Errorf("cannot create it: %w", err)
 	}
-	// A node that opens the file now finds it locked rather than empty.
+	// The file is locked before text is written, so that another node gets
+	// ErrIdentityInUse and does not read an empty file.
 	unlock, lockErr := lockFile(f)
 	_, err = f.Write(text)
 	err = errors.Join(err, f.Sync())
@@ -222,7 +225,8 @@ func writeExclusive(path string, text []byte) error {
 	return nil
 }
 
-// syncDir makes the new name survive a power failure, on systems that can do so.
+// syncDir writes the entry of a new file in dir to the disk, on systems that can, so that the
+// file is still there after a power failure.
 func syncDir(dir string) {
 	if d, err := os.Open(dir); err == nil {
 		d.Sync()
@@ -230,7 +234,8 @@ func syncDir(dir string) {
 	}
 }
 
-// encodeIdentity returns the text of an identity file. There is only one text for a key.
+// encodeIdentity returns the text of the identity file for key. It is always the same text
+// for the same key.
 func encodeIdentity(key crypto.PrivKey) ([]byte, error) {
 	id, err := peer.IDFromPrivateKey(key)
 	if err != nil {
@@ -267,8 +272,9 @@ func decodeIdentity(text []byte) (crypto.PrivKey, peer.ID, error) {
 	if t := key.Type(); t != crypto.Ed25519 {
 		return nil, "", fmt.Errorf("holds a key of type %v; an identity is an Ed25519 key", t)
 	}
-	// The key contains its public half, which libp2p does not check. A flipped bit in the
-	// secret half would show only when others reject our signatures.
+	// An Ed25519 key contains its public half, and libp2p does not check that the halves
+	// match. Without this check a damaged secret half would be noticed only when other
+	// nodes reject the signatures of this one.
 	raw, err := key.Raw()
 	if err != nil {
 		return nil, "", fmt.Errorf("damaged: %w", err)
@@ -293,7 +299,8 @@ func decodeIdentity(text []byte) (crypto.PrivKey, peer.ID, error) {
 	return key, id, nil
 }
 
-// reason removes the operation and the path from an error that names the path elsewhere.
+// reason returns the cause inside an error of package os, without the operation and path. The
+// caller's own error names the path.
 func reason(err error) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		return pe.Err

@@ -11,7 +11,8 @@ import (
 // lockFile locks f against every other open file, also of this process, or
 // returns [ErrIdentityInUse]. The system unlocks it when the process ends.
 func lockFile(f *os.File) (unlock func() error, err error) {
-	// Beyond the end of the file, since a locked range cannot be read by others.
+	// The locked range is beyond the end of the file, because on Windows other processes
+	// cannot read a range that is locked.
 	at := windows.Overlapped{OffsetHigh: math.MaxInt32}
 	h := windows.Handle(f.Fd())
 	err = windows.LockFileEx(h, windows.LOCKFILE_EXCLUSIVE_LOCK|windows.LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, &at)

@@ -21,8 +21,8 @@ import (
 // lookupTimeout bounds the lookup of a name in Listen.
 const lookupTimeout = 5 * time.Second
 
-// portTries bounds the search for a port that is free for all sockets of a group. Usually
-// fewer than half of the ports are taken.
+// portTries is the number of tries to find a port that is free for all sockets of a group.
+// Usually fewer than half of the ports are in use, so a few tries are enough.
 const portTries = 32
 
 // A ListenError is returned by [Host.Listen]. errors.Is finds the causes in it, such as
@@ -36,7 +36,7 @@ type ListenError struct {
 // A BindError says why one address could not be bound.
 type BindError struct {
 	Text string       // as it was configured
-	Addr ma.Multiaddr // an address that Text stands for; nil if none could be found
+	Addr ma.Multiaddr // the address, one of those that Text means; nil if a name could not be looked up
 	Err  error
 }
 
@@ -65,14 +65,14 @@ func (e BindError) Error() string {
 	if errors.Is(e.Err, syscall.EADDRNOTAVAIL) {
 		text = "not an address of this machine"
 	} else if errno, ok := errors.AsType[syscall.Errno](e.Err); ok {
-		text = errno.Error() // the whole error names the address once more
+		text = errno.Error() // without the address, which is already in the message
 	}
 	return fmt.Sprintf("%s: %s", e.Addr, text)
 }
 
 func (e BindError) Unwrap() error { return e.Err }
 
-// A listenGroup holds the addresses that one request stands for. They share a port.
+// A listenGroup holds the addresses that one listenRequest means. All have the same port.
 type listenGroup struct {
 	text  string
 	ips   []netip.Addr
@@ -80,8 +80,8 @@ type listenGroup struct {
 	port  uint16
 }
 
-// A computer holds the properties of this computer that decide which addresses a request
-// stands for.
+// A computer describes a machine as far as it matters for the addresses that a listenRequest
+// means: its IP addresses, and what it can bind and look up. Tests describe other machines.
 type computer struct {
 	ips    []netip.Addr
 	v4, v6 bool
@@ -111,8 +111,8 @@ func canBind(network string) bool {
 	return true
 }
 
-// plan returns the addresses that the requests stand for. An invalid subnet excludes
-// none.
+// plan returns the addresses to bind for the requests. If subnet is valid, only addresses in
+// it are allowed.
 func (m computer) plan(reqs []listenRequest, subnet netip.Prefix) ([]listenGroup, []BindError) {
 	var groups []listenGroup
 	var failed []BindError
@@ -130,12 +130,13 @@ func (m computer) plan(reqs []listenRequest, subnet netip.Prefix) ([]listenGroup
 	return groups, failed
 }
 
-// expand returns the IP addresses that a request stands for.
+// expand returns the IP addresses that the request r means on this machine.
 func (m computer) expand(r listenRequest) ([]netip.Addr, error) {
 	var ips []netip.Addr
 	switch {
 	case r.all:
-		// A machine may lack one of the families, and binding an address of it would fail.
+		// A machine may have only IPv4 or only IPv6. Binding an address of the other family
+		// would fail.
 		if m.v4 {
 			ips = append(ips, netip.IPv4Unspecified())
 		}
@@ -145,7 +146,8 @@ func (m computer) expand(r listenRequest) ([]netip.Addr, error) {
 		if len(ips) == 0 {
 			return nil, errors.New("this machine has neither IPv4 nor IPv6")
 		}
-	// Not looked up: the answer may lack a family, or hold one that the machine lacks.
+	// "localhost" is not looked up: the answer might lack IPv4 or IPv6, or contain one that
+	// this machine does not have.
 	case strings.EqualFold(strings.TrimSuffix(r.name, "."), "localhost"):
 		for _, ip := range []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
 			if slices.Contains(m.ips, ip) {
@@ -199,9 +201,10 @@ func outside(ip netip.Addr, subnet netip.Prefix) error {
 	return fmt.Errorf("%v is not in Subnet %v", ip, subnet)
 }
 
-// A binder binds the addresses of groups, all or none. It binds the UDP sockets itself,
-// and hands them to the transports when every other address is bound, too, because a
-// QUIC listener does not release its socket at once.
+// A binder binds the addresses of all groups, or none if one of them fails. It opens the UDP
+// sockets itself and gives them to the transports after every address was bound. Otherwise,
+// after a failure, the ports would stay in use for a while, because a closed QUIC listener
+// does not release its socket at once.
 type binder struct {
 	sw      *swarm.Swarm
 	sockets *sockets
@@ -210,7 +213,7 @@ type binder struct {
 	failed  []BindError
 }
 
-// A boundUDP is an address whose socket is bound, and that no transport listens on yet.
+// A boundUDP is a UDP address whose socket is open, but on which no transport listens yet.
 type boundUDP struct {
 	text string
 	addr ma.Multiaddr
@@ -226,7 +229,7 @@ func (b *binder) bind(groups []listenGroup) []BindError {
 	if len(b.failed) == 0 {
 		b.startUDP()
 	}
-	// All or none: with some of its addresses, a node would seem to work.
+	// With only some of its addresses a node would seem to work, so all are released.
 	if len(b.failed) > 0 {
 		b.sw.ListenClose(b.sw.ListenAddresses()...)
 		b.sockets.closeAll()
@@ -234,14 +237,16 @@ func (b *binder) bind(groups []listenGroup) []BindError {
 	return b.failed
 }
 
-// bindGroup binds one group, at a common free port if it has none.
+// bindGroup binds the addresses of one group. If the group has no port, it looks for a port
+// that is free for all of them.
 func (b *binder) bindGroup(g listenGroup) {
 	if g.port != 0 {
 		_, failed := b.bindAt(g, g.port)
 		b.failed = append(b.failed, failed...)
 		return
 	}
-	// A port that is free for one socket of the group may be taken for another.
+	// A port that is free for one address of the group may be in use for another, so
+	// several ports are tried.
 	var failed []BindError
 	for range portTries {
 		var port uint16
@@ -276,8 +281,8 @@ func (b *binder) freePort(g listenGroup) (uint16, []BindError) {
 	return 0, []BindError{{g.text, k.multiaddr(ip, 0), err}}
 }
 
-// bindAt binds the addresses of the group with the given port. undo releases those that
-// could be bound.
+// bindAt binds the addresses of the group with the given port. undo releases the addresses
+// that were bound; failed has the others.
 func (b *binder) bindAt(g listenGroup, port uint16) (undo func(), failed []BindError) {
 	tcp, udp := len(b.tcp), len(b.udp)
 	before := b.sw.ListenAddresses()
@@ -307,7 +312,8 @@ func (b *binder) bindAt(g listenGroup, port uint16) (undo func(), failed []BindE
 		}
 	}
 	return func() {
-		// b.tcp does not help, since the address of a listener may lack the zone.
+		// The swarm closes listeners by their addresses. These may lack the IPv6 zone, so
+		// they are taken from the swarm and not from the group.
 		b.sw.ListenClose(slices.DeleteFunc(b.sw.ListenAddresses(), func(a ma.Multiaddr) bool {
 			return slices.ContainsFunc(before, a.Equal)
 		})...)
@@ -318,8 +324,8 @@ func (b *binder) bindAt(g listenGroup, port uint16) (undo func(), failed []BindE
 	}, failed
 }
 
-// startUDP makes the transports listen on the bound sockets. Transports that can share a
-// socket with QUIC look for it, so QUIC comes first.
+// startUDP makes the transports listen on the sockets that were bound. QUIC comes first, so
+// that the transports which can share its socket find it.
 func (b *binder) startUDP() {
 	slices.SortStableFunc(b.udp, func(x, y boundUDP) int {
 		return slices.Index(kinds, x.kind) - slices.Index(kinds, y.kind)
@@ -331,8 +337,8 @@ func (b *binder) startUDP() {
 	}
 }
 
-// networkName returns the name of a network for one IP family. Without the digit, Go
-// makes sockets for both.
+// networkName returns the name that package net uses, such as "tcp4" or "udp6". Without the
+// digit, package net would make a socket for both IPv4 and IPv6.
 func networkName(k kind, ip netip.Addr) string {
 	if ip.Is4() {
 		return k.net + "4"
@@ -340,7 +346,7 @@ func networkName(k kind, ip netip.Addr) string {
 	return k.net + "6"
 }
 
-// sockets are the UDP sockets of a host that are bound for listening.
+// sockets holds the UDP sockets that a host has bound for listening.
 type sockets struct {
 	listen testhook.Listener // nil: the system's sockets
 
@@ -357,7 +363,8 @@ func (s *sockets) newSocket(network string, at *net.UDPAddr) (net.PacketConn, er
 	return net.ListenUDP(network, at)
 }
 
-// bind binds a socket, unless there is one that can be shared.
+// bind binds a socket at the address. If the host has one there already, which transports
+// can share, it does nothing and fresh is false.
 func (s *sockets) bind(network string, at netip.AddrPort) (fresh bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -375,7 +382,8 @@ func (s *sockets) bind(network string, at netip.AddrPort) (fresh bool, err error
 	return true, nil
 }
 
-// listenUDP gives a transport its socket, for listening or for dialing.
+// listenUDP returns the UDP socket at the address for a transport that wants to listen or
+// dial: the one that was bound before, or else a new one.
 func (s *sockets) listenUDP(network string, at *net.UDPAddr) (net.PacketConn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -388,8 +396,8 @@ func (s *sockets) listenUDP(network string, at *net.UDPAddr) (net.PacketConn, er
 	return s.newSocket(network, at)
 }
 
-// PreferredSourceIPForDestination replaces the routes of the machine for sockets that are
-// not the system's.
+// PreferredSourceIPForDestination tells QUIC from which address to dial. It is used for
+// sockets that are not the operating system's, to which the system's routes do not apply.
 func (s *sockets) PreferredSourceIPForDestination(to *net.UDPAddr) (net.IP, error) {
 	for _, c := range s.listening() {
 		if at, ok := c.LocalAddr().(*net.UDPAddr); ok && (at.IP.To4() != nil) == (to.IP.To4() != nil) {

@@ -60,16 +60,17 @@ func (n NAT) Punches() bool { return n.HolePunching || len(n.Relays) > 0 || n.Re
 // enabled reports whether n makes the host do anything.
 func (n NAT) enabled() bool { return n.Punches() || n.PortMapping }
 
-// punchTimeout bounds one attempt at a direct connection. The dial through the relay and
-// two attempts have to fit into the five seconds of a dial.
+// punchTimeout limits one attempt at a direct connection. The five seconds of a dial have to
+// be enough for the dial through the relay and two attempts.
 const punchTimeout = 2 * time.Second
 
-// tcpHandicap is how much later than by default TCP is dialed if the peer has QUIC.
+// tcpHandicap is added to the delay after which libp2p dials TCP, if the peer also has QUIC.
 const tcpHandicap = time.Second
 
-// ranker returns the order in which the addresses of a node are dialed. A host that
-// punches holes learns from a QUIC connection at which address others see it. A node is
-// dialed once, so on a slow network QUIC must not lose to TCP by a few milliseconds.
+// ranker returns the rule by which libp2p orders the addresses of a peer for dialing. A host
+// that punches holes needs QUIC connections, because they show it the address at which
+// others see it. So TCP is dialed later than usual; otherwise it could win by a few
+// milliseconds on a slow network.
 func (n NAT) ranker() network.DialRanker {
 	if !n.Punches() {
 		return swarm.DefaultDialRanker
@@ -93,16 +94,17 @@ func (n NAT) ranker() network.DialRanker {
 // circuitListen is the address that makes libp2p accept relayed connections.
 var circuitListen = ma.StringCast("/p2p-circuit")
 
-// A runningNAT is a NAT while its host runs.
+// A runningNAT holds the parts that carry out the NAT configuration of a running host.
 type runningNAT struct {
 	cfg          NAT
 	relays       []peer.AddrInfo
-	closers      []func() error // for the parts that libp2p does not close, in this order
+	closers      []func() error // close the parts that libp2p does not close, called in this order
 	reservations *reservations
 	service      *relay.Relay
 }
 
-// parseRelays parses the texts of NAT.Relays. It joins the addresses of each relay.
+// parseRelays parses the texts of NAT.Relays. Texts with the same id become one relay with
+// several addresses.
 func parseRelays(texts []string, self peer.ID) ([]peer.AddrInfo, error) {
 	var list []peer.AddrInfo
 	for _, text := range texts {
@@ -150,7 +152,7 @@ func parseRelay(text string, self peer.ID) (ma.Multiaddr, peer.ID, error) {
 	return a, id, nil
 }
 
-// prepareNAT adds to the options of the libp2p host that is being made.
+// prepareNAT adds the options for NATs to opts, from which the libp2p host will be made.
 func (h *Host) prepareNAT(opts *basichost.HostOpts, limits network.ResourceManager) (err error) {
 	cfg := h.nat.cfg
 	if !cfg.enabled() {
@@ -178,9 +180,9 @@ func (h *Host) prepareNAT(opts *basichost.HostOpts, limits network.ResourceManag
 	return err
 }
 
-// newDialer returns the host with which AutoNAT dials the peers that ask whether they can
-// be dialed. It has no listeners and another identity. Without RelayService no peer is
-// answered, so it has no transports.
+// newDialer returns a second host, which AutoNAT uses to dial the peers that ask whether they
+// can be dialed. It has an identity of its own and does not listen. Without RelayService such
+// peers are not answered, so it has no transports.
 func (h *Host) newDialer(limits network.ResourceManager) (*blankhost.BlankHost, error) {
 	key, err := NewIdentity()
 	if err != nil {
@@ -248,8 +250,8 @@ func (h *Host) addNAT(basic *basichost.BasicHost, up transport.Upgrader) error {
 	return nil
 }
 
-// startNAT makes the host reachable through relays, and a relay. Listen has succeeded
-// before.
+// startNAT starts the reservations at relays and the relay service, as far as they are
+// configured. Listen calls it after all addresses were bound.
 func (h *Host) startNAT() error {
 	cfg := h.nat.cfg
 	if !cfg.Punches() {
@@ -276,7 +278,8 @@ func (h *Host) startNAT() error {
 	return nil
 }
 
-// stopNAT stops the parts that use the libp2p host, before that is closed.
+// stopNAT stops the parts for NATs that use the libp2p host. It is called before that host is
+// closed.
 func (h *Host) stopNAT() {
 	if h.nat.reservations != nil {
 		h.nat.reservations.close()
@@ -286,7 +289,8 @@ func (h *Host) stopNAT() {
 	}
 }
 
-// closeNAT closes the parts that libp2p does not close, after the libp2p host.
+// closeNAT closes the parts for NATs that libp2p does not close. It is called after the
+// libp2p host was closed.
 func (h *Host) closeNAT() error {
 	var errs []error
 	for _, f := range h.nat.closers {

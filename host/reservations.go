@@ -28,8 +28,8 @@ import (
 const (
 	// reserveTimeout bounds the dial to a relay and the request for a reservation.
 	reserveTimeout = 10 * time.Second
-	// renewBefore is how long before its end a reservation is renewed. A short one is
-	// renewed half way.
+	// renewBefore is how long before its end a reservation is renewed. A reservation shorter
+	// than twice that is renewed when half of its time has passed.
 	renewBefore = 5 * time.Minute
 	// A relay that refuses is asked again after 1, 2, 4 ... seconds.
 	minReservePause = time.Second
@@ -41,8 +41,8 @@ const (
 var errNotAsked = errors.New("not asked yet")
 
 // reservations keeps a reservation at each of the relays that the user named. libp2p's
-// AutoRelay is made to choose among unknown relays: it waits for half a minute before it
-// tries again, for an hour after a refusal, and does not report the reason.
+// AutoRelay is not used, because it is made for choosing among unknown relays: it waits half
+// a minute before it tries again, an hour after a refusal, and does not report the reason.
 type reservations struct {
 	host   corehost.Host
 	log    *slog.Logger
@@ -60,7 +60,7 @@ type reservations struct {
 // fields.
 type reservation struct {
 	relay  peer.AddrInfo
-	lost   notify.Signal // the connection was lost, and the reservation with it
+	lost   notify.Signal // set when the connection to the relay ended, which ends the reservation
 	addrs  []ma.Multiaddr
 	err    error
 	until  time.Time
@@ -76,9 +76,9 @@ func startReservations(h corehost.Host, relays []peer.AddrInfo, emitter event.Em
 	s.notify = &network.NotifyBundle{DisconnectedF: s.disconnected}
 	h.Network().Notify(s.notify)
 	for _, p := range s.list {
-		// The relay may also be a seed that was given with a TCP address. With these
-		// addresses it is dialed over QUIC, which libp2p prefers, and so it sees the port
-		// for which holes are punched.
+		// The relay may also be a seed that was given with a TCP address only. With all its
+		// addresses in the peerstore it is dialed over QUIC, which libp2p prefers. Over QUIC
+		// it sees the port that other nodes need for hole punching.
 		h.Peerstore().AddAddrs(p.relay.ID, p.relay.Addrs, peerstore.PermanentAddrTTL)
 		s.tasks.Go(func() { s.maintain(p) })
 	}
@@ -113,7 +113,7 @@ func (s *reservations) maintain(p *reservation) {
 		}
 		lost := p.lost
 		if err != nil {
-			lost = nil // the connection of a failed attempt does not matter
+			lost = nil // without a reservation it does not matter whether the connection ends
 		}
 		if s.wait(pause, lost) {
 			s.setState(p, time.Time{}, errors.New("the connection was lost"))
@@ -121,8 +121,8 @@ func (s *reservations) maintain(p *reservation) {
 	}
 }
 
-// wait waits for the pause, for a loss, or until the host closes. It reports whether there
-// was a loss.
+// wait waits until the pause is over, lost receives a value, or the host closes. It reports
+// whether lost received a value.
 func (s *reservations) wait(pause time.Duration, lost <-chan struct{}) bool {
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
@@ -139,7 +139,8 @@ func (s *reservations) wait(pause time.Duration, lost <-chan struct{}) bool {
 func (s *reservations) reserve(p *reservation) (time.Time, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, reserveTimeout)
 	defer cancel()
-	// Forcing a direct dial skips the swarm's backoff; maintain has one.
+	// A forced direct dial is not subject to the swarm's backoff, which may be minutes long.
+	// maintain has pauses of its own.
 	ctx = network.WithForceDirectDial(ctx, "smokesignal relay")
 	if err := s.host.Connect(ctx, p.relay); err != nil {
 		return time.Time{}, reserveError(err)
@@ -180,8 +181,8 @@ func reserveError(err error) error {
 	return err
 }
 
-// setState records the outcome of an attempt, and announces the addresses if they have
-// changed.
+// setState records the outcome of an attempt to reserve. If that changes the addresses at
+// which the host is reached through relays, they are announced.
 func (s *reservations) setState(p *reservation, until time.Time, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -203,7 +204,7 @@ func (s *reservations) setState(p *reservation, until time.Time, err error) {
 	}
 }
 
-// logChange logs the state of a reservation if it has changed.
+// logChange logs the state of a reservation if it differs from the last logged state.
 func (s *reservations) logChange(p *reservation) {
 	text := ""
 	if p.err != nil {

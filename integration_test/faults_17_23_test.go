@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -289,68 +288,6 @@ func TestSilenceEnds(t *testing.T) {
 			t.Error("the other peer was lost")
 		}
 	})
-}
-
-// Fault 22: pings shared a queue with events, so a flood looked like a netsplit.
-func TestFloodIsNotANetsplit(t *testing.T) {
-	t.Parallel()
-	each, size := many(1000), 1024
-	l := newLocal(t)
-	seed := l.start(watched(cluster.Spec{Name: "seed"}))
-	nodes := []*smokesignal.Node{seed}
-	for i := range 3 {
-		nodes = append(nodes, l.start(watched(cluster.Spec{Name: fmt.Sprintf("n%d", i), Seeds: []string{addr(seed)}})))
-	}
-	l.wait(soon, "four gathered", func(s *checker.State) bool { return s.Gathered(4) })
-	ins := map[*smokesignal.Node]*inbox{}
-	for _, n := range nodes {
-		ins[n] = listen(t, n.Broadcast(), "flood")
-	}
-	began := time.Now()
-	var wg sync.WaitGroup
-	for _, n := range nodes {
-		wg.Go(func() {
-			for i := range each {
-				if err := n.Broadcast().Emit(context.Background(), "flood", i, make([]byte, size)); err != nil {
-					t.Errorf("%s: %v", l.name(n), err)
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	for _, in := range ins {
-		in.wait(3*each, 2*soon)
-	}
-	t.Logf("%d events of %d bytes to 3 others took %v", 4*each, size, time.Since(began).Round(time.Millisecond))
-	l.never(4*time.Second, "netsplit with every node alive", func(s *checker.State) bool {
-		for _, p := range s.Running() {
-			if p.Counts[checker.Netsplit] > 0 {
-				return true
-			}
-		}
-		return false
-	})
-	for _, n := range nodes {
-		for _, r := range l.log.RecordsOf(l.name(n), checker.PeerClose) {
-			// The overlay may move a link in good order at any time.
-			reordered := strings.Contains(r.Err, "the link was handed over to another peer") ||
-				strings.Contains(r.Err, "the link was exchanged for one to another peer")
-			if !reordered {
-				t.Errorf("%s lost a link: %s", l.name(n), r.Err)
-			}
-		}
-	}
-	for _, n := range nodes {
-		next := map[peer.ID]int{}
-		for _, h := range ins[n].wait(3*each, 0) {
-			if i := numbers(t, []heard{h})[0]; i != next[h.From] {
-				t.Fatalf("%s got %d of %s, want %d", l.name(n), i, l.names[h.From.String()], next[h.From])
-			}
-			next[h.From]++
-		}
-	}
-	l.check(checker.Config{Whole: true})
 }
 
 // Fault 23: the example listened to "disconnected", the event is "disconnect".

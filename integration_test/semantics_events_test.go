@@ -143,15 +143,6 @@ func TestEventsAndOrder(t *testing.T) {
 			t.Error("no close")
 		}
 	})
-	t.Run("netsplit: never on a node without peers", func(t *testing.T) {
-		l := newLocal(t)
-		seed := l.start(watched(cluster.Spec{Name: "seed", Limits: manual}))
-		a := l.start(watched(cluster.Spec{Name: "a", Limits: joins, Seeds: []string{addr(seed)}}))
-		l.wait(soon, "linked", func(s *checker.State) bool { return a.Connected() && len(s.Proc("a").Peers) == 1 })
-		l.close(seed)
-		l.wait(soon, "disconnect", func(s *checker.State) bool { return s.Proc("a").Counts[checker.Disconnect] == 1 })
-		l.never(4*time.Second, "netsplit of a node that is alone", func(s *checker.State) bool { return s.Proc("a").Counts[checker.Netsplit] > 0 })
-	})
 	t.Run("callbacks: none runs inside the call that causes it", func(t *testing.T) {
 		l := newLocal(t)
 		a := l.create(cluster.Spec{Name: "a", Limits: manual})

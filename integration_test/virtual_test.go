@@ -63,6 +63,23 @@ func virtually(t *testing.T, f func(t *testing.T, v *virtual, n int)) {
 	}
 }
 
+// inVirtualTime runs f once, in virtual time. f starts the nodes that it needs with
+// startOn. Unlike virtually, it is for few nodes and may run beside other tests.
+func inVirtualTime(t *testing.T, f func(t *testing.T, v *virtual)) {
+	t.Helper()
+	bubble.Test(t, func(t *testing.T) { f(t, newVirtual(t, 0)) })
+}
+
+// startOn starts a node on machine i. It listens there unless spec says otherwise.
+func (v *virtual) startOn(i int, spec cluster.Spec, more ...smokesignal.Option) *smokesignal.Node {
+	v.t.Helper()
+	if spec.Listen == nil {
+		spec.Listen = []string{at(i)}
+	}
+	machine := v.net.Machine(machineIP(i))
+	return v.start(spec, append(more, testhook.ListenUDP(machine.ListenUDP).(smokesignal.Option))...)
+}
+
 // newVirtual has latencies of 5 to 50 ms each way. What the test itself draws by
 // lot is the same for the same seed; the nodes draw lots of their own.
 func newVirtual(t *testing.T, seed uint64) *virtual {

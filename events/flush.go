@@ -10,12 +10,12 @@ import (
 )
 
 // UnconfirmedError is returned when neighbors have not confirmed in time that they
-// have received all events.
+// received all events of this node.
 type UnconfirmedError struct {
 	Peers []peer.ID // the neighbors that lack events
-	Has   []uint64  // how many of our events each of Peers has
-	Sent  uint64    // how many there are
-	Err   error     // the error of the context
+	Has   []uint64  // for each of Peers, how many of this node's events it has received
+	Sent  uint64    // how many events this node has emitted
+	Err   error     // the error of the context that ended the wait
 }
 
 func (e *UnconfirmedError) Error() string {
@@ -31,23 +31,24 @@ func (e *UnconfirmedError) Error() string {
 
 func (e *UnconfirmedError) Unwrap() error { return e.Err }
 
-// Flush waits until every neighbor has received the events that were emitted before
-// the call. It does not wait for neighbors that are unlinked meanwhile or linked
-// later. Events that a neighbor has given up as lost count as received. When ctx
-// ends the error is an [*UnconfirmedError]; when the Broadcast closes, ErrClosed.
+// Flush waits until every neighbor has received the events that were emitted before the
+// call. It does not wait for neighbors that are removed during the call or added later.
+// Events that a neighbor has given up as lost count as received. If ctx ends first, the
+// error is an [*UnconfirmedError]; if the Broadcast is closed, it is ErrClosed.
 func (b *Broadcast) Flush(ctx context.Context) error {
 	goal := b.publisher.nextNumber()
 	if goal == 1 {
-		return nil // nothing was ever sent
+		return nil // no event was ever emitted
 	}
 	return b.confirm(ctx, goal, 0)
 }
 
-// confirm waits until k neighbors, or all if k is 0, have our events below goal.
+// confirm waits until k neighbors, or all of them if k is 0, have received this node's
+// events below the number goal.
 func (b *Broadcast) confirm(ctx context.Context, goal uint64, k int) error {
 	err := b.driver.waitUntil(ctx, func() bool {
 		if b.driver.engine.Published() < goal {
-			return false // the engine does not know of the events yet
+			return false // the last event is still on its way through pubsub
 		}
 		if k == 0 {
 			return len(b.driver.engine.NeighborsLacking(goal)) == 0
@@ -68,7 +69,7 @@ func (b *Broadcast) confirm(ctx context.Context, goal uint64, k int) error {
 	defer b.driver.mu.Unlock()
 	for _, p := range b.driver.engine.NeighborsLacking(goal) {
 		e.Peers = append(e.Peers, p)
-		e.Has = append(e.Has, max(b.driver.engine.ReceivedBy(p), 1)-1) // Has is the next number
+		e.Has = append(e.Has, max(b.driver.engine.ReceivedBy(p), 1)-1) // ReceivedBy returns the number after the last event
 	}
 	return e
 }

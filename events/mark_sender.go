@@ -13,39 +13,41 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// markSender is the link to one neighbor. It sends the neighbor our high-water
-// marks of the senders that the neighbor may be waiting for, on one long stream.
-// Marks that change while it writes go into the next frame.
+// markSender is the link to one neighbor. On one long-lived stream it sends the
+// neighbor this node's marks: how far this node has received each sender. If marks
+// change while it writes, they go into the next frame.
 type markSender struct {
 	b    *Broadcast
 	peer peer.ID
 	leaf bool
-	wake notify.Signal // the engine has marks for the neighbor
+	// wake is set when the engine has marks to send to the neighbor.
+	wake notify.Signal
 
-	ctx    context.Context // ends with the link
+	ctx    context.Context // ends when the link ends
 	cancel context.CancelFunc
-	// inbound are the streams that the neighbor has opened. The driver's mutex
-	// guards them.
+	// inbound holds the open repair streams that the neighbor has opened. The mutex of
+	// engineDriver guards it.
 	inbound map[network.Stream]struct{}
 }
 
 const (
-	// Pauses after a stream could not be opened or broke.
+	// After a stream could not be opened or has broken, the next attempt is made after
+	// a pause, which grows from minMarkPause to maxMarkPause.
 	minMarkPause = 50 * time.Millisecond
 	maxMarkPause = 5 * time.Second
 )
 
-// Link makes p a neighbor: Emit waits for it, and it is asked for missing events.
-// It is for a Broadcast whose config has Links.
+// Link makes p a neighbor: Emit waits until p has received the events, and p is asked
+// for missing events. It is for a Broadcast whose config has Links.
 //
-// greeting is the result of p's Greeting when p saw this node on the topic. An
-// empty greeting means that there was no handshake that could carry one, as with a
-// leaf: then both sides begin every stream of marks with all their marks, and the
-// first ones are the greeting. Such a neighbor has to be on the topic already.
+// greeting is what p's Greeting returned after p had seen this node on the topic. It is
+// empty if no message could carry it, as with a leaf. Then each side sends all its
+// marks first on every stream of marks that it opens, and the first marks to arrive are
+// taken as the greeting. Such a peer must be on the topic before Link is called.
 //
-// Linking a neighbor again takes its greeting again, and does nothing without one.
-// The error is ErrMalformed, for a greeting that cannot be decoded; the link is
-// made all the same.
+// If p is a neighbor already, a greeting is handled again, and an empty one does
+// nothing. Link returns ErrMalformed if the greeting cannot be decoded; p becomes a
+// neighbor all the same.
 func (b *Broadcast) Link(p peer.ID, greeting []byte) error {
 	marks, err := decodeMarks(greeting)
 	b.driver.mu.Lock()
@@ -58,20 +60,20 @@ func (b *Broadcast) Link(p peer.ID, greeting []byte) error {
 	switch {
 	case len(greeting) > 0:
 		if l != nil && l.leaf {
-			b.driver.removeLink(p) // the leaf has become a node
+			b.driver.removeLink(p) // a leaf greets only if its program was replaced by a node
 		}
 		b.driver.addLink(p, false)
 		b.driver.engine.ReceiveGreeting(now, p, marks)
 	case l == nil:
-		b.driver.addLink(p, true).wake.Set() // to send our own greeting
+		b.driver.addLink(p, true).wake.Set() // the stream of marks begins with our greeting
 	}
 	b.driver.carryOut(now)
 	b.driver.changed.Broadcast()
 	return err
 }
 
-// addNeighbor links p without any greeting: neither side learns what the other
-// had before.
+// addNeighbor makes p a neighbor without greetings. So neither side learns which events
+// the other had received before.
 func (d *engineDriver) addNeighbor(p peer.ID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -83,7 +85,8 @@ func (d *engineDriver) addNeighbor(p peer.ID) {
 	d.changed.Broadcast()
 }
 
-// addLink returns the link to p, which it makes if there is none. It needs mu.
+// addLink returns the link to p, and makes it if there is none. The caller must hold
+// mu.
 func (d *engineDriver) addLink(p peer.ID, leaf bool) *markSender {
 	l := d.links[p]
 	if l == nil {
@@ -101,7 +104,7 @@ func (d *engineDriver) addLink(p peer.ID, leaf bool) *markSender {
 	return l
 }
 
-// Unlink ends the link to p, if there is one.
+// Unlink ends the link to p. It does nothing if p is not a neighbor.
 func (b *Broadcast) Unlink(p peer.ID) {
 	b.driver.mu.Lock()
 	defer b.driver.mu.Unlock()
@@ -110,13 +113,13 @@ func (b *Broadcast) Unlink(p peer.ID) {
 	}
 }
 
-// removeLink removes a neighbor. It needs mu.
+// removeLink ends the link to p. The caller must hold mu.
 func (d *engineDriver) removeLink(p peer.ID) {
 	l := d.links[p]
 	delete(d.links, p)
 	l.cancel()
 	for s := range l.inbound {
-		d.b.tasks.Go(func() { s.Reset() }) // it may block on a frozen connection
+		d.b.tasks.Go(func() { s.Reset() }) // Reset may block if the connection hangs
 	}
 	now := time.Now()
 	d.engine.RemoveNeighbor(now, p)
@@ -124,7 +127,7 @@ func (d *engineDriver) removeLink(p peer.ID) {
 	d.changed.Broadcast()
 }
 
-// run sends marks until the link ends.
+// run sends marks to the neighbor until the link ends.
 func (l *markSender) run() {
 	var s network.Stream
 	defer func() {
@@ -140,7 +143,8 @@ func (l *markSender) run() {
 			return
 		}
 		marks := l.dueMarks()
-		// A leaf also gets the stream itself, because its beginning is the greeting.
+		// A stream to a leaf is opened even without new marks, because the greeting is
+		// sent at its beginning.
 		if len(marks) == 0 && (!l.leaf || s != nil) {
 			continue
 		}
@@ -165,13 +169,13 @@ func (l *markSender) run() {
 		}
 		pause = min(2*pause, maxMarkPause)
 		if l.leaf {
-			l.wake.Set() // even without new marks the greeting has to arrive
+			l.wake.Set() // the greeting must arrive even if there are no new marks
 		}
 		l.b.driver.withEngine(func(now time.Time, e *engine.Engine[*signedBatch]) { e.RequeueMarks(now, l.peer, marks) })
 	}
 }
 
-// dueMarks returns the marks that the neighbor should get now.
+// dueMarks returns the marks that must be sent to the neighbor now.
 func (l *markSender) dueMarks() (marks []engine.Mark) {
 	l.b.driver.mu.Lock()
 	defer l.b.driver.mu.Unlock()
@@ -181,7 +185,8 @@ func (l *markSender) dueMarks() (marks []engine.Mark) {
 	return marks
 }
 
-// ensureStream opens the stream if there is none, and greets a leaf on it.
+// ensureStream opens the stream of marks if it is not open. To a leaf it sends the
+// greeting first.
 func (l *markSender) ensureStream(s *network.Stream) (err error) {
 	if *s != nil {
 		return nil
@@ -198,13 +203,13 @@ func (l *markSender) writeMarks(s network.Stream, marks []byte) error {
 	return err
 }
 
-// openRepair opens a stream of protocol.Repair over an existing connection. It is
-// reset when ctx ends.
+// openRepair opens a stream of protocol.Repair to p over an existing connection. The
+// stream is reset when ctx ends.
 func (b *Broadcast) openRepair(ctx context.Context, p peer.ID) (network.Stream, error) {
 	open, cancel := context.WithTimeout(ctx, repairTimeout)
 	defer cancel()
-	// A neighbor without a connection is about to be unlinked; dialing it is left
-	// to those who keep the links.
+	// A neighbor without a connection will soon be unlinked. Whether to dial it again
+	// is not decided here.
 	s, err := b.host.NewStream(network.WithNoDial(open, "smokesignal repair"), p, protocol.Repair)
 	if err != nil {
 		return nil, err

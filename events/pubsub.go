@@ -11,60 +11,63 @@ import (
 	pb "github.com/libp2p/go-libp2p-pubsub/pb"
 )
 
-// Bounds of a pubsub of our own. With the queues' defaults of 32 a burst of
-// 10,000 messages over a line of five loses half of them, and reorders.
+// Limits of a pubsub that uses PubSubOptions. With pubsub's default queue length of 32,
+// half of a burst of 10,000 messages was lost on a line of five nodes, and the rest
+// came out of order.
 const (
-	outboundQueue = 1 << 16 // RPCs per peer; a slice that grows, so it costs nothing unused
-	validateQueue = 1 << 16 // messages that wait for their signature to be checked
-	// maxUnchecked bounds the same messages in bytes. A queue of 32 was a bound
-	// for memory too.
+	outboundQueue = 1 << 16 // RPCs queued per peer; the queue is a growing slice, so an empty one costs no memory
+	validateQueue = 1 << 16 // messages that wait until their signature is checked
+	// maxUnchecked limits the size of the messages that wait until their signature is
+	// checked, in bytes. validateQueue alone would let them use too much memory.
 	maxUnchecked = 64 << 20
-	// maxControl bounds what an RPC holds besides the data of its messages, in
-	// bytes. The least message takes two bytes there, and some 200 decoded.
+	// maxControl limits what an RPC contains besides the data of its messages, in
+	// bytes. An empty message takes two bytes there, and some 200 bytes of memory when
+	// decoded.
 	maxControl = 64 << 10
-	// Bounds of the fields of one message. Sequence numbers have 8 bytes, and 20
-	// with rust; author and key are those of any kind of peer id (of at most 42 bytes).
+	// Limits of the fields of one message, in bytes. Sequence numbers have 8 bytes, in
+	// rust-libp2p 20. The author is a peer id, which has at most 42 bytes, and the key
+	// is that of the author.
 	maxSeqno  = 64
 	maxAuthor = 64
 	maxKey    = 4 << 10
-	// maxTopics bounds the topics that are remembered of a peer, besides the
-	// topics that were joined here, and maxTopicName their length.
+	// maxTopics is how many topics are remembered of one peer, not counting topics that
+	// this node has joined. maxTopicName is the greatest length of their names in
+	// bytes.
 	maxTopics    = 64
 	maxTopicName = 1 << 10
-	// maxTopicPeers bounds of how many peers topics are counted.
+	// maxTopicPeers is for how many peers such topics are remembered.
 	maxTopicPeers = 4096
 )
 
 // PubSubConfig configures [PubSubOptions]. Its zero value works.
 type PubSubConfig struct {
-	// Topic is a topic that will be joined. It does not count into the topics
-	// that are remembered of a peer, nor do those that were joined before the
-	// peer came.
+	// Topic is a topic that this node is going to join. Joined topics do not count
+	// against the limit of 64 topics that pubsub remembers of one peer.
 	Topic string
-	// Shared says that the pubsub is for others, too, so that nothing is wanted of it
-	// that they could have to do without.
+	// Shared means that others use the pubsub, too. Then options that could restrict
+	// them are left out.
 	Shared bool
-	// Counters counts the faults, if it is not nil.
+	// Counters counts dropped and refused messages; nil counts nothing.
 	Counters *PubSubCounters
-	// Log gets what pubsub logs, apart from a line for every RPC; nil is go-log's
-	// "pubsub", which is quiet by default.
+	// Log receives the log lines of pubsub, except its debug lines for each RPC. nil is
+	// go-log's logger "pubsub", which is silent by default.
 	Log *slog.Logger
 }
 
-// PubSubStats is a snapshot of counters of messages that pubsub did not pass on,
-// since the start.
+// PubSubStats is a snapshot of counters, since the start, of messages that pubsub did
+// not send or deliver.
 type PubSubStats struct {
-	Dropped       uint64 // messages not sent to a peer because its queue was full
-	Overload      uint64 // messages dropped because too many waited for their signature to be checked
+	Dropped       uint64 // messages not sent to a peer because the queue for that peer was full
+	Overload      uint64 // messages dropped because too many waited for the check of their signature
 	Rejected      uint64 // messages that were forged, unsigned, or claimed to be from this node
-	Refused       uint64 // messages with a field out of bounds
-	Undeliverable uint64 // messages that did not fit into a full subscription
-	Topics        uint64 // announcements of topics that were not remembered
-	Panics        uint64 // panics of this package on the goroutines of pubsub
+	Refused       uint64 // messages with a field that is larger than allowed
+	Undeliverable uint64 // messages dropped because the subscription's queue was full
+	Topics        uint64 // topics that peers announced and that were not remembered, as there were too many
+	Panics        uint64 // panics in this package on goroutines of pubsub
 }
 
-// PubSubCounters are the counters behind [PubSubStats]. The zero value is ready for
-// use, with one pubsub.
+// PubSubCounters are the counters behind [PubSubStats]. The zero value is ready to use,
+// for one pubsub.
 type PubSubCounters struct {
 	dropped, overload, rejected, refused, undeliverable, topics, panics atomic.Uint64
 }
@@ -82,15 +85,16 @@ func (c *PubSubCounters) Stats() PubSubStats {
 	}
 }
 
-// PubSubOptions returns the options for the pubsub under a [Broadcast]: queues
-// that take a burst, one validation worker, as more of them reorder, signed
-// messages only, and bounds on what a stranger's message can cost, which
-// pubsub's defaults lack. A Broadcast works on a pubsub without them, but loses
-// more. They are for one pubsub; call it again for another.
+// PubSubOptions returns options for the pubsub under a [Broadcast]: queues large enough
+// for a burst, a single worker that checks signatures (several would change the order
+// of messages), signed messages only, and limits on the memory that a message can use,
+// which pubsub lacks by default. A Broadcast also works without these options, but then
+// more messages are lost and must be repaired. The options are for one pubsub; call
+// PubSubOptions again for another.
 //
-// For a pubsub that is shared they are fewer, as its other users may have topics
-// without number, ids of messages that all their nodes have to agree on, large control
-// messages, and checks that take all cores; in what order they end is put right here.
+// With Shared there are fewer options, because the pubsub's other users may need any
+// number of topics, message ids that all their nodes agree on, large control messages,
+// and several workers. The Broadcast restores the order of its own messages itself.
 func PubSubOptions(cfg PubSubConfig) []pubsub.Option {
 	return newPubSubGuard(cfg).options()
 }
@@ -116,8 +120,9 @@ func (g *pubsubGuard) options() []pubsub.Option {
 	)
 }
 
-// messageID digests author and sequence number. By default they are kept
-// themselves, for minutes, however long a stranger made them.
+// messageID returns a hash of the author and the sequence number of a message. By
+// default pubsub keeps these two fields themselves for minutes, however long a peer
+// made them.
 func messageID(m *pb.Message) string {
 	var buf [256]byte
 	b := binary.BigEndian.AppendUint32(buf[:0], uint32(len(m.From)))
@@ -126,7 +131,7 @@ func messageID(m *pb.Message) string {
 	return string(sum[:])
 }
 
-// withoutDebug leaves out the debug lines, of which pubsub writes two an RPC.
+// withoutDebug drops debug lines. Pubsub writes two of them for each RPC.
 type withoutDebug struct{ slog.Handler }
 
 func (h withoutDebug) Enabled(ctx context.Context, level slog.Level) bool {

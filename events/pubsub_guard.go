@@ -17,29 +17,30 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
-// pubsubGuard bounds the memory that any peer can make a pubsub use. It is the
-// inspector, the subscription filter and the tracer of the pubsub: it counts a
-// message in as the inspector, and out as the tracer. Pubsub does not recover from
-// panics, so the guard does.
+// pubsubGuard limits the memory that any peer can make a pubsub use. It is installed in
+// the pubsub as RPC inspector, subscription filter and tracer. As the inspector it
+// counts each arriving message, as the tracer it notices when the message's signature
+// was checked. Pubsub does not recover from panics, so the guard's methods do.
 type pubsubGuard struct {
 	counters *PubSubCounters
 	log      *slog.Logger
-	shared   bool // others use the pubsub, too; there is no subscription filter
+	shared   bool // others use the pubsub, too, so the guard is not its subscription filter
 
 	mu        sync.Mutex
-	own       map[string]bool              // topics joined here
-	topics    map[peer.ID]map[string]bool  // others, of each peer
-	unchecked map[*pb.Message]uncheckedMsg // messages whose signature is being checked
-	bytes     int                          // of unchecked
+	own       map[string]bool              // topics that this node has joined
+	topics    map[peer.ID]map[string]bool  // other topics that each peer has announced
+	unchecked map[*pb.Message]uncheckedMsg // messages whose signature was not checked yet
+	bytes     int                          // size of all unchecked messages
 }
 
+// uncheckedMsg is the size of a message that is not checked yet, and when it arrived.
 type uncheckedMsg struct {
 	size int
 	at   time.Time
 }
 
-// uncheckedFor is how long a message counts as unchecked at most. Pubsub drops
-// messages on a topic that was left meanwhile without a word to the tracer.
+// uncheckedFor is how long a message counts as unchecked at most. If its topic was left
+// in the meantime, pubsub drops the message without calling the tracer.
 const uncheckedFor = 30 * time.Second
 
 func newPubSubGuard(cfg PubSubConfig) *pubsubGuard {
@@ -70,8 +71,8 @@ func (g *pubsubGuard) recover() {
 
 var errInspector = errors.New("events: the inspector panicked")
 
-// inspect sees every RPC first, in the event loop of pubsub. It removes the messages
-// that are out of bounds and leaves the rest of the RPC.
+// inspect is called with every RPC that arrives, in the event loop of pubsub. It
+// removes the messages that break a limit, and leaves the rest of the RPC as it is.
 func (g *pubsubGuard) inspect(from peer.ID, rpc *pubsub.RPC) (err error) {
 	err = errInspector
 	defer g.recover()
@@ -84,19 +85,19 @@ func (g *pubsubGuard) inspect(from peer.ID, rpc *pubsub.RPC) (err error) {
 	return nil
 }
 
-// admit reports whether pubsub may go on with a message.
+// admit reports whether pubsub may go on to check a message.
 func (g *pubsubGuard) admit(m *pb.Message, now time.Time) bool {
 	switch {
 	case m == nil:
 		return false
 	case !g.own[m.GetTopic()]:
-		return g.shared // a topic that others only publish on is not known to the guard
+		return g.shared // not our topic; on a shared pubsub it may be one of the application's
 	case len(m.Seqno) > maxSeqno, len(m.From) > maxAuthor, len(m.Key) > maxKey, len(m.Signature) > maxKey, len(m.ProtoReflect().GetUnknown()) > maxKey:
 		g.counters.refused.Add(1)
 		return false
 	}
 	size := len(m.Data) + len(m.ProtoReflect().GetUnknown()) + 512
-	if g.bytes+size > maxUnchecked { // some of it may be gone without a word
+	if g.bytes+size > maxUnchecked { // old messages may have been dropped without notice
 		g.sweep(now)
 		if g.bytes+size > maxUnchecked {
 			g.counters.overload.Add(1)
@@ -108,6 +109,7 @@ func (g *pubsubGuard) admit(m *pb.Message, now time.Time) bool {
 	return true
 }
 
+// sweep stops counting messages that arrived more than uncheckedFor ago.
 func (g *pubsubGuard) sweep(now time.Time) {
 	for m, u := range g.unchecked {
 		if now.Sub(u.at) > uncheckedFor {
@@ -117,7 +119,8 @@ func (g *pubsubGuard) sweep(now time.Time) {
 	}
 }
 
-// checked counts m out: its check is over.
+// checked notes that the signature of m was checked, so m no longer counts as
+// unchecked.
 func (g *pubsubGuard) checked(m *pubsub.Message) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -127,7 +130,7 @@ func (g *pubsubGuard) checked(m *pubsub.Message) {
 	}
 }
 
-// CanSubscribe is called when a topic is joined here. It allows every topic.
+// CanSubscribe is called by pubsub when this node joins a topic. It allows every topic.
 func (g *pubsubGuard) CanSubscribe(topic string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -135,9 +138,10 @@ func (g *pubsubGuard) CanSubscribe(topic string) bool {
 	return true
 }
 
-// FilterIncomingSubscriptions returns the announcements of a peer that pubsub is to
-// remember. A peer announces a topic once only, and the topic may be joined here
-// later. So a limited number of topics that are not joined here is remembered too.
+// FilterIncomingSubscriptions returns those topic announcements of a peer that pubsub
+// is to remember. A peer announces each topic only once, and this node may join the
+// topic later. So a limited number of topics that this node has not joined is
+// remembered, too.
 func (g *pubsubGuard) FilterIncomingSubscriptions(p peer.ID, subs []*pb.RPC_SubOpts) (keep []*pb.RPC_SubOpts, err error) {
 	err = errInspector
 	defer g.recover()
@@ -151,13 +155,15 @@ func (g *pubsubGuard) FilterIncomingSubscriptions(p peer.ID, subs []*pb.RPC_SubO
 	return keep, nil
 }
 
+// remember reports whether pubsub is to process the announcement that a peer subscribes
+// to a topic, or with subscribe false that it leaves the topic.
 func (g *pubsubGuard) remember(p peer.ID, topic string, subscribe bool) bool {
 	topics := g.topics[p]
 	switch {
 	case g.own[topic]:
 		return true
 	case !subscribe:
-		known := topics[topic] // pubsub only needs the end of an announcement it has seen
+		known := topics[topic] // pubsub knows only topics whose announcement was let through
 		delete(topics, topic)
 		return known
 	case topics[topic]:
@@ -168,7 +174,7 @@ func (g *pubsubGuard) remember(p peer.ID, topic string, subscribe bool) bool {
 	}
 	if topics == nil {
 		if len(g.topics) >= maxTopicPeers {
-			clear(g.topics) // bounds our own memory; the counts begin anew
+			clear(g.topics) // limits the guard's own memory; counting starts again
 		}
 		topics = make(map[string]bool)
 		g.topics[p] = topics
@@ -177,7 +183,8 @@ func (g *pubsubGuard) remember(p peer.ID, topic string, subscribe bool) bool {
 	return true
 }
 
-// The methods of the tracer. Pubsub calls them in its event loop and its validation workers.
+// The guard's methods as a tracer follow. Pubsub calls them in its event loop and in
+// its validation workers.
 
 func (g *pubsubGuard) OnClosedOutboundStream(p peer.ID) {
 	g.mu.Lock()
@@ -198,8 +205,8 @@ func (g *pubsubGuard) DropRPC(rpc *pubsub.RPC, _ peer.ID) {
 	g.counters.dropped.Add(uint64(len(rpc.GetPublish())))
 }
 
-// Join starts the checks of messages on a topic. On a shared pubsub there is no
-// subscription filter, so CanSubscribe was not called for it.
+// Join is called when this node has joined a topic, whose messages are checked from now
+// on. On a shared pubsub CanSubscribe is not called.
 func (g *pubsubGuard) Join(topic string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -210,7 +217,7 @@ func (g *pubsubGuard) Leave(topic string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.shared {
-		delete(g.own, topic) // an application may join any number of topics in turn
+		delete(g.own, topic) // or the map would grow with each topic that the application joins and leaves
 	}
 }
 
@@ -225,5 +232,6 @@ func (g *pubsubGuard) ThrottlePeer(peer.ID)                     {}
 func (g *pubsubGuard) RecvRPC(*pubsub.RPC)                      {}
 func (g *pubsubGuard) SendRPC(*pubsub.RPC, peer.ID)             {}
 
-// SendRPCCompleted is part of pubsub.RawTracer from v0.19 on; older versions ignore it.
+// SendRPCCompleted is a method of pubsub.RawTracer since v0.19; older versions ignore
+// it.
 func (g *pubsubGuard) SendRPCCompleted(*pubsub.RPC, peer.ID, time.Duration) {}

@@ -6,19 +6,19 @@ import (
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 )
 
-// subscription is a node's part in a pubsub topic: the topic, all its messages,
-// and the peers that join and leave it.
+// subscription is a node's membership in a pubsub topic: the topic itself, the messages
+// on it, and the peers that join and leave it.
 type subscription struct {
 	topic    *pubsub.Topic
 	members  *pubsub.TopicEventHandler
 	messages *pubsub.Subscription
-	lent     bool // the application has joined the topic, and leaves it
+	lent     bool // the application has joined the topic, so close does not leave it
 }
 
-// subscribe joins the topic of that name, or uses joined if that is not nil.
-// receive is called in pubsub's event loop for every message before pubsub
-// passes it on. It must not block. It should return false, so that no message
-// waits in pubsub's own queue, which drops messages when it is full.
+// subscribe joins the topic with the given name, or uses joined if that is not nil.
+// Pubsub's event loop calls receive for every message before pubsub forwards the
+// message. receive must not block. It should return false: then no message enters
+// pubsub's own queue, which drops messages when it is full.
 func subscribe(ps *pubsub.PubSub, name string, joined *pubsub.Topic, receive func(*pubsub.Message) bool) (s *subscription, err error) {
 	s = &subscription{topic: joined, lent: joined != nil}
 	if !s.lent {
@@ -38,8 +38,8 @@ func subscribe(ps *pubsub.PubSub, name string, joined *pubsub.Topic, receive fun
 	return nil, fmt.Errorf("events: subscribe to topic %s: %w", quote(name), err)
 }
 
-// close ends the subscription, and leaves the topic unless the application has
-// joined it. After an error the topic stays joined.
+// close ends the subscription. It also leaves the topic, unless the application has
+// joined it. If close returns an error, the topic is still joined.
 func (s *subscription) close() error {
 	s.messages.Cancel()
 	s.members.Cancel()

@@ -9,15 +9,16 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
-// The events of the chat. All who take part agree on their names and types.
+// The events of the chat. Every chat program uses the same names and types for them.
 var (
-	chatted = smokesignal.Name[string]("chat")    // a line to everybody
-	told    = smokesignal.Name[string]("tell")    // a line to one
-	hello   = smokesignal.Name[greeting]("hello") // who I am, and maybe: who else is here?
-	bye     = smokesignal.Name[string]("bye")     // I am leaving
+	publicLine  = smokesignal.Name[string]("chat")    // a line to everybody
+	privateLine = smokesignal.Name[string]("tell")    // a line to one person
+	hello       = smokesignal.Name[greeting]("hello") // the sender's name, possibly with a request for all other names
+	bye         = smokesignal.Name[string]("bye")     // the sender is leaving
 )
 
-// chat connects v with everybody else until its lines or ctx end.
+// chat runs the program: it joins the network, sends the lines that the user writes in v,
+// and shows in v the lines of the other members. It returns when the user's input or ctx ends.
 func chat(ctx context.Context, o options, v view) error {
 	node, err := smokesignal.New(o.node()...)
 	if err != nil {
@@ -26,27 +27,27 @@ func chat(ctx context.Context, o options, v view) error {
 	defer node.Close()
 	s := newSession(node, o, v)
 
-	chatted.On(node.Broadcast(), func(ctx context.Context, from smokesignal.ID, text string) {
-		v.said(s.nameOf(ctx, from), clean(text, maxText))
+	publicLine.On(node.Broadcast(), func(ctx context.Context, from smokesignal.ID, text string) {
+		v.showReceived(s.nameOf(ctx, from), clean(text, maxText))
 	})
-	told.On(node.Direct(), func(ctx context.Context, from smokesignal.ID, text string) {
-		v.said(s.nameOf(ctx, from)+" → you", clean(text, maxText))
+	privateLine.On(node.Direct(), func(ctx context.Context, from smokesignal.ID, text string) {
+		v.showReceived(s.nameOf(ctx, from)+" → you", clean(text, maxText))
 	})
-	hello.On(node.Broadcast(), s.greeted)
-	bye.On(node.Broadcast(), func(_ context.Context, from smokesignal.ID, _ string) { s.left(from) })
+	hello.On(node.Broadcast(), s.handleGreeting)
+	bye.On(node.Broadcast(), func(_ context.Context, from smokesignal.ID, _ string) { s.handleBye(from) })
 
 	node.OnConnect(s.connected)
 	node.OnPeerAdded(s.peerAdded)
 	node.OnPeerRemoved(s.peerRemoved)
-	node.OnSeedError(func(ctx context.Context, e *smokesignal.SeedError) { s.trouble(ctx, e.Seed, e.Err) })
-	defer node.OnDisconnect(s.disconnected)() // to the one who leaves that is no news
+	node.OnSeedError(func(ctx context.Context, e *smokesignal.SeedError) { s.reportSeedError(ctx, e.Seed, e.Err) })
+	defer node.OnDisconnect(s.disconnected)() // unregistered before Close, so a user who quits is not told about it
 
 	if err := node.Start(ctx); err != nil {
 		return err
 	}
 	s.introduce()
 	for text := range s.lines(ctx) {
-		if err = s.obey(ctx, text); err != nil {
+		if err = s.handleInput(ctx, text); err != nil {
 			break
 		}
 	}
@@ -57,8 +58,8 @@ func chat(ctx context.Context, o options, v view) error {
 	return err
 }
 
-// sendTimeout bounds a line to one peer, who may have to be dialled, and how long
-// the others may take to confirm what they got before we leave.
+// sendTimeout limits how long sending one private line may take, which may include dialing
+// the peer, and how long a leaving chat waits for its neighbors to confirm its last lines.
 const sendTimeout = 5 * time.Second
 
 func (s *session) broadcastName(ctx context.Context, ask bool) error {
@@ -66,17 +67,17 @@ func (s *session) broadcastName(ctx context.Context, ask bool) error {
 }
 
 func (s *session) broadcastLine(ctx context.Context, text string) error {
-	return chatted.Emit(ctx, s.node.Broadcast(), text)
+	return publicLine.Emit(ctx, s.node.Broadcast(), text)
 }
 
 func (s *session) sendLine(ctx context.Context, to smokesignal.ID, text string) error {
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
-	return told.Emit(ctx, s.node.Peer(to), text)
+	return privateLine.Emit(ctx, s.node.Peer(to), text)
 }
 
-// leave says goodbye and waits for the neighbours to confirm all that was sent.
-// The ctx of the chat may have ended by now.
+// leave broadcasts a goodbye and waits until the neighbors have confirmed everything that
+// this chat sent. It uses a context of its own, because the chat's ctx may have ended already.
 func (s *session) leave() error {
 	ctx, cancel := context.WithTimeout(context.Background(), sendTimeout)
 	defer cancel()

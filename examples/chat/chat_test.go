@@ -329,7 +329,7 @@ func TestPipeWithoutListener(t *testing.T) {
 	start := time.Now()
 	bob.in.Close()
 	err := bob.end()
-	if err == nil || !strings.Contains(err.Error(), "lines not sent: 2") || !strings.Contains(err.Error(), "connection refused") {
+	if err == nil || !strings.Contains(err.Error(), "2 lines not sent") || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("got %v", err)
 	}
 	if d := time.Since(start); d < patience || d > patience+patient {
@@ -379,7 +379,7 @@ func TestSaysWhyNot(t *testing.T) {
 		{"wrong id", fmt.Sprintf("/ip4/%s/tcp/%s/p2p/%s", host, port, otherID), nil, "wrong id: .*; ask again for the address.*"},
 		{"other network", seed, []string{"-network", "elsewhere"}, ".*another network.*; both need the same -network"},
 		{"no such name", "nowhere.onion:8495", nil, ".*; is the name spelled right.*"},
-		{"everybody full", full.Addrs()[0].String(), nil, ".*full.*; it goes on trying.*"},
+		{"everybody full", full.Addrs()[0].String(), nil, ".*full.*; still trying.*"},
 		{"itself", own, []string{"-listen", own}, ".*this is the node itself; give the address of another chat"},
 		{"no answer", silent.Addr().String(), nil, "no answer yet.*"},
 	} {
@@ -391,7 +391,7 @@ func TestSaysWhyNot(t *testing.T) {
 		})
 	}
 	// A chat of the loopback interface alone looks for nobody, and says so.
-	alice.wait(`\* not looking on the local network, .*`, 3*time.Second)
+	alice.wait(`\* not looking for others on the local network, .*`, 3*time.Second)
 }
 
 // TestStartFails: an address in use is an error that names it.

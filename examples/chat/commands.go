@@ -10,18 +10,18 @@ import (
 )
 
 var help = [][]string{
-	{"/peers", "who is here, and how they are reached"},
-	{"/msg NAME TEXT", "a line to one person alone"},
-	{"/netsplit", "what is known about the seeds"},
-	{"//TEXT", "a line that begins with a slash"},
-	{"/help", "this"},
+	{"/peers", "list the people here and how this chat reaches each of them"},
+	{"/msg NAME TEXT", "send a line to one person only"},
+	{"/netsplit", "show for each seed whether this chat can still reach it"},
+	{"//TEXT", "send a line that begins with a slash"},
+	{"/help", "list the commands"},
 	{"/quit", "leave; so do ctrl-c, and ctrl-d on an empty line"},
-	{"up, down", "lines written before; tab completes a name"},
+	{"up, down", "bring back earlier lines; tab completes a name"},
 }
 
-// parseLine reports whether a typed text is a command, and returns what to say if it is not.
-// With two slashes at its beginning, a line says what follows the first one. A pasted text of
-// several lines is never a command, and is said as it is.
+// parseLine reports whether a typed text is a command. If it is not, say is the text to send
+// to everybody: of a line that begins with two slashes, the first slash is removed. A pasted
+// text of several lines is never a command and is sent unchanged.
 func parseLine(text string) (say string, command bool) {
 	switch {
 	case strings.Contains(text, "\n"), !strings.HasPrefix(text, "/"):
@@ -32,31 +32,31 @@ func parseLine(text string) (say string, command bool) {
 	return "", true
 }
 
-// command carries out what a person typed after a slash.
+// command carries out a command, such as /peers, that the user typed.
 func (s *session) command(ctx context.Context, text string) error {
 	word, rest, _ := strings.Cut(strings.TrimSpace(text), " ")
 	switch word {
 	case "/help":
-		s.view.table(help)
+		s.view.showTable(help)
 	case "/peers":
-		s.view.table(s.peers())
+		s.view.showTable(s.peers())
 	case "/netsplit":
-		s.view.table(s.seeds(time.Now()))
+		s.view.showTable(s.seeds(time.Now()))
 	case "/msg":
 		name, line, _ := strings.Cut(strings.TrimSpace(rest), " ")
-		return s.whisper(ctx, name, strings.TrimSpace(line))
+		return s.sendPrivate(ctx, name, strings.TrimSpace(line))
 	default:
-		return fmt.Errorf("unknown command %s; to say it, begin the line with //; /help lists the commands", fit(word, 20))
+		return fmt.Errorf("unknown command %s; to send it as text, begin the line with //; /help lists the commands", fit(word, 20))
 	}
 	return nil
 }
 
-// whisper sends a line to one peer alone.
-func (s *session) whisper(ctx context.Context, name, line string) error {
+// sendPrivate sends a line to one person only.
+func (s *session) sendPrivate(ctx context.Context, name, line string) error {
 	if name == "" || line == "" {
-		return errors.New("say to whom and what: /msg NAME TEXT")
+		return errors.New("give a name and a text: /msg NAME TEXT")
 	}
-	id, ok := s.who.find(strings.TrimSuffix(name, ":"))
+	id, ok := s.roster.find(strings.TrimSuffix(name, ":"))
 	if !ok {
 		return fmt.Errorf("not sent: nobody here is called %s; /peers lists who is", fit(name, maxName))
 	}
@@ -64,14 +64,14 @@ func (s *session) whisper(ctx context.Context, name, line string) error {
 		if err := s.sendLine(ctx, id, piece); err != nil {
 			return fmt.Errorf("not sent to %s: %w", name, err)
 		}
-		s.view.sent("you → "+name, clean(piece, maxText))
+		s.view.showSent("you → "+name, clean(piece, maxText))
 	}
 	return nil
 }
 
-// peers lists everybody who is here.
+// peers returns a table of everybody who is here, for the command /peers.
 func (s *session) peers() [][]string {
-	all := s.who.all()
+	all := s.roster.all()
 	for p := range s.node.Peers().All() {
 		if _, known := all[p.ID()]; !known {
 			all[p.ID()] = shortID(p.ID())
@@ -79,38 +79,38 @@ func (s *session) peers() [][]string {
 	}
 	var rows [][]string
 	for id, name := range all {
-		how := "through others"
+		how := "through other chats"
 		if p := s.node.Peers().Get(id); p != nil {
-			how = fmt.Sprintf("linked, at %v", p.AddrPort())
+			how = fmt.Sprintf("directly, at %v", p.AddrPort())
 			if rtt := p.RTT(); rtt > 0 {
-				how += fmt.Sprintf(", %v away", rtt.Round(10*time.Microsecond))
+				how += fmt.Sprintf(", round trip %v", rtt.Round(10*time.Microsecond))
 			}
 		}
 		rows = append(rows, []string{name, shortID(id), how})
 	}
 	slices.SortFunc(rows, func(a, b []string) int { return strings.Compare(a[0], b[0]) })
 	return append([][]string{
-		{"NAME", "ID", "HOW"},
+		{"NAME", "ID", "REACHED"},
 		{s.name, shortID(s.node.ID()), "you"},
 	}, rows...)
 }
 
-// seeds tells how the seeds are doing.
+// seeds returns a table with the state of each seed, for the command /netsplit.
 func (s *session) seeds(now time.Time) [][]string {
 	rows := [][]string{{"SEED", "STATE"}}
 	for _, seed := range s.node.Seeds() {
-		heard := "not heard of yet"
+		heard := "nothing received from it yet"
 		if !seed.LastHeard.IsZero() {
-			heard = fmt.Sprintf("heard of %v ago", now.Sub(seed.LastHeard).Round(time.Second))
+			heard = fmt.Sprintf("last heard %v ago", now.Sub(seed.LastHeard).Round(time.Second))
 		}
 		state := heard
 		switch {
 		case seed.Self:
-			state = "that is this chat itself"
+			state = "this chat itself"
 		case seed.Linked:
-			state = "linked"
+			state = "connected directly"
 		case seed.Netsplit:
-			state = "netsplit: " + heard
+			state = "netsplit: no longer reachable from here, " + heard
 		case seed.Err != nil:
 			state = fmt.Sprintf("%v; %s", seed.Err, heard)
 		}
@@ -120,7 +120,7 @@ func (s *session) seeds(now time.Time) [][]string {
 		rows = append(rows, []string{seedName(seed.Seed), state})
 	}
 	if len(rows) == 1 {
-		return [][]string{{"no seeds were given, so nobody watches for a netsplit"}}
+		return [][]string{{"This chat was started without -seed, so it cannot notice that the network was split in two."}}
 	}
 	return rows
 }

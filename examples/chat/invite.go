@@ -11,8 +11,8 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
-// introduce tells where this chat can be reached, what another person types to
-// join it, and the ticket that says the same and more where one can paste.
+// introduce shows the user where this chat can be reached, the command that another person
+// types to join it, and a ticket: a longer text that can be pasted in place of the address.
 func (s *session) introduce() {
 	defer close(s.introduced)
 	addrs := s.node.Addrs()
@@ -27,22 +27,22 @@ func (s *session) introduce() {
 			at = append(at, a.String())
 		}
 	}
-	s.view.status("listening on %s; id %s", strings.Join(at, ", "), s.node.ID())
+	s.view.showStatus("listening on %s; id %s", strings.Join(at, ", "), s.node.ID())
 	if ticket, err := s.node.Ticket(); err != nil {
-		s.view.status("nobody can be invited: %v", err)
+		s.view.showStatus("nobody can be invited: %v", err)
 	} else {
-		s.view.command("to join, another person types:", invitation(at[0], networkOf(ticket)))
-		s.view.command("or gives this ticket as the -seed:", ticket)
+		s.view.showCommand("to join, another person types:", invitation(at[0], networkOf(ticket)))
+		s.view.showCommand("or gives this ticket as the -seed:", ticket)
 	}
-	s.view.status("connecting")
-	if s.opts.alone() {
-		s.view.status("not looking on the local network, which cannot reach this loopback address; " +
+	s.view.showStatus("connecting")
+	if s.opts.isolated() {
+		s.view.showStatus("not looking for others on the local network, which cannot reach this loopback address; " +
 			"give a -seed, or let others join with the command above")
 	}
 	s.showWho()
 }
 
-// networkOf returns the network of a ticket, empty for the default one.
+// networkOf returns the network that a ticket names, or "" if it is the default network.
 func networkOf(ticket string) string {
 	t, err := smokesignal.ParseTicket(ticket)
 	if err != nil || t.Network == defaultNetwork {
@@ -51,7 +51,8 @@ func networkOf(ticket string) string {
 	return t.Network
 }
 
-// seedName is what a seed is called on the screen, where a ticket takes much room.
+// seedName returns the text that stands for a seed on the screen: the seed itself, or a
+// short form of a ticket, which would fill several rows.
 func seedName(seed string) string {
 	if isTicket(seed) {
 		return "ticket " + fit(seed, 13)
@@ -59,7 +60,8 @@ func seedName(seed string) string {
 	return seed
 }
 
-// hostPort returns the short form of an address that is nothing but TCP.
+// hostPort returns a plain TCP address, with or without a peer id, as host:port. It reports
+// false for all other addresses, such as QUIC or WebSocket ones.
 func hostPort(a ma.Multiaddr) (string, bool) {
 	if id, err := a.ValueForProtocol(ma.P_P2P); err == nil {
 		a = a.Decapsulate(ma.StringCast("/p2p/" + id))
@@ -74,7 +76,7 @@ func hostPort(a ma.Multiaddr) (string, bool) {
 	return "", false
 }
 
-// invitation is the command that joins the chat at addr.
+// invitation returns the shell command that joins the chat at addr.
 func invitation(addr, network string) string {
 	words := []string{"go", "run", "./examples/chat", "-seed", addr}
 	if network != "" {
@@ -86,7 +88,7 @@ func invitation(addr, network string) string {
 	return strings.Join(words, " ")
 }
 
-// quoted makes one word of w for a shell.
+// quoted puts w in quotes where a shell would not read it as one word.
 func quoted(w string) string {
 	plain := func(r rune) bool {
 		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./:@%+=,", r)
@@ -97,7 +99,7 @@ func quoted(w string) string {
 	return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 }
 
-// loopback reports whether nobody outside this machine can reach addr, an
+// loopback reports whether only programs on this machine can reach addr, which is an
 // address to listen on.
 func loopback(addr string) bool {
 	host := addr

@@ -116,13 +116,13 @@ func TestParse(t *testing.T) {
 	if err != nil || len(o.seeds) != 2 || len(o.listen) != 1 || o.name != "n" {
 		t.Errorf("got %+v, %v", o, err)
 	}
-	if o.alone() {
+	if o.isolated() {
 		t.Error("alone with two seeds")
 	}
-	if o, _ = parse([]string{"-listen", "127.0.0.1:0"}, &help); !o.alone() {
+	if o, _ = parse([]string{"-listen", "127.0.0.1:0"}, &help); !o.isolated() {
 		t.Error("not alone on loopback without a seed")
 	}
-	if o, _ = parse(nil, &help); o.alone() {
+	if o, _ = parse(nil, &help); o.isolated() {
 		t.Error("alone on all interfaces")
 	}
 }

@@ -6,12 +6,12 @@ import (
 	"unicode/utf8"
 )
 
-// key is one thing done on the keyboard.
+// key is a key of the keyboard, or what it does in the line editor.
 type key int
 
 const (
 	keyNone key = iota
-	keyText     // with its text: a character, or a paste of any length
+	keyText     // a typed character or a pasted text; press.text holds it
 	keyEnter
 	keyLeft
 	keyRight
@@ -28,7 +28,7 @@ const (
 	keyCutRight
 	keyComplete
 	keyRedraw
-	keyEOF // ctrl-d: delete, or the end on an empty line
+	keyEOF // ctrl-d: deletes a character, or ends the input if the line is empty
 	keyQuit
 )
 
@@ -44,8 +44,8 @@ var controls = map[byte]key{
 	ctrl('P'): keyUp, ctrl('U'): keyCutLeft, ctrl('W'): keyCutWord,
 }
 
-// sequences are what follows ESC, as xterm, the Linux console, tmux and the
-// Windows terminal send it.
+// sequences maps the bytes that a terminal sends after ESC to a key. They are those of
+// xterm, the Linux console, tmux and the Windows terminal.
 var sequences = map[string]key{
 	"[A": keyUp, "[B": keyDown, "[C": keyRight, "[D": keyLeft, "[H": keyHome, "[F": keyEnd,
 	"OA": keyUp, "OB": keyDown, "OC": keyRight, "OD": keyLeft, "OH": keyHome, "OF": keyEnd, "OM": keyEnter,
@@ -66,12 +66,13 @@ const (
 
 // keyboard turns the bytes of a terminal into key presses. The zero value works.
 type keyboard struct {
-	rest    []byte // an unfinished sequence, character or end of paste
+	rest    []byte // bytes read already that begin an escape sequence, a character or the end of a paste
 	pasting bool
 	paste   []byte
 }
 
-// read takes the bytes of one read and returns the presses they complete.
+// read returns the key presses that are complete with b, the bytes of one read from the
+// terminal. Bytes of an incomplete key are kept for the next call.
 func (k *keyboard) read(b []byte) []press {
 	var done []press
 	b = append(k.rest, b...)
@@ -93,7 +94,7 @@ func (k *keyboard) read(b []byte) []press {
 			}
 		}
 		if n == 0 {
-			break // the rest comes with the next read
+			break // incomplete: the missing bytes come with the next read
 		}
 		if b = b[n:]; p.key != keyNone {
 			done = append(done, p)
@@ -103,20 +104,21 @@ func (k *keyboard) read(b []byte) []press {
 	return done
 }
 
-// readSequence reads what begins with ESC; n is 0 while it is unfinished.
+// readSequence decodes an escape sequence at the beginning of b and returns its length n,
+// which is 0 while the sequence is incomplete.
 func (k *keyboard) readSequence(b []byte) (p press, n int) {
 	if len(b) == 1 {
 		return p, 0
 	}
 	if len(k.rest) == 1 && b[1] != '[' && b[1] != 'O' {
-		return p, 1 // the Escape key by itself, some time ago
+		return p, 1 // the ESC came alone in an earlier read, so it was the Escape key itself
 	}
 	switch b[1] {
 	case '[':
 		n = 2
 		for n < len(b) && (b[n] < 0x40 || b[n] > 0x7e) {
 			if b[n] < ' ' {
-				return p, n // broken off by another control character
+				return p, n // a control character inside a sequence ends it
 			}
 			n++
 		}
@@ -140,11 +142,11 @@ func (k *keyboard) readSequence(b []byte) (p press, n int) {
 	return press{key: sequences[string(b[1:n])]}, n
 }
 
-// readPaste reads up to the end of the paste and keeps back what may be the
-// beginning of that end.
+// readPaste collects pasted text up to the terminal's mark for the end of a paste. Bytes
+// that may be the beginning of this mark stay unread until more bytes have come.
 func (k *keyboard) readPaste(b []byte) (p press, n int) {
 	if i := bytes.Index(b, []byte(pasteEnd)); i >= 0 {
-		k.keep(b[:i])
+		k.appendPaste(b[:i])
 		p = press{keyText, pasted(k.paste)}
 		k.pasting, k.paste = false, nil
 		return p, i + len(pasteEnd)
@@ -153,16 +155,15 @@ func (k *keyboard) readPaste(b []byte) (p press, n int) {
 	if i := bytes.LastIndexByte(b, esc); i >= 0 && bytes.HasPrefix([]byte(pasteEnd), b[i:]) {
 		n = i
 	}
-	k.keep(b[:n])
+	k.appendPaste(b[:n])
 	return p, n
 }
 
-func (k *keyboard) keep(b []byte) {
+func (k *keyboard) appendPaste(b []byte) {
 	k.paste = append(k.paste, b[:min(len(b), maxPaste-len(k.paste))]...)
 }
 
-// pasted returns the text of a paste: lines end with "\n", and there are no
-// other control characters.
+// pasted returns the text of a paste with "\n" at line ends and without other control characters.
 func pasted(b []byte) string {
 	var text []rune
 	for i, r := range string(b) {
@@ -178,7 +179,7 @@ func pasted(b []byte) string {
 		}
 	}
 	for len(text) > 0 && text[len(text)-1] == '\n' {
-		text = text[:len(text)-1] // a copied line; Enter is the writer's to press
+		text = text[:len(text)-1] // a pasted line is not sent until the user presses Enter
 	}
 	return string(text)
 }

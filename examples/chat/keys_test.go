@@ -74,7 +74,7 @@ func FuzzLine(f *testing.F) {
 		var l line
 		for _, p := range k.read(b) {
 			if p.key == keyEnter {
-				l.take()
+				l.finish()
 			}
 			l.edit(p)
 			if l.at < 0 || l.at > len(l.text) {

@@ -11,15 +11,15 @@ const (
 	maxHistory = 200
 )
 
-// line is the line being written, and those written before. The cursor stands
-// before text[at]. A pasted line break is one character, shown as ⏎.
+// line is an editor for one line of input, with a history of earlier lines. The cursor is
+// before text[at]. A line break inside a pasted text is one character, shown as ⏎.
 type line struct {
 	text []rune
 	at   int
 
 	history []string
-	back    int    // how far up in history; 0 is the new line
-	draft   string // the new line, while looking at older ones
+	back    int    // which line is shown: 0 the new one, 1 the last of history, and so on
+	draft   string // keeps the new line while an older one is shown
 }
 
 func (l *line) String() string { return string(l.text) }
@@ -29,7 +29,7 @@ func (l *line) set(s string) {
 	l.at = len(l.text)
 }
 
-// insert puts s before the cursor and reports whether there was room.
+// insert inserts s before the cursor and reports whether all of it fitted into maxLine.
 func (l *line) insert(s string) bool {
 	r := []rune(s)
 	room := maxLine - len(l.text)
@@ -40,8 +40,8 @@ func (l *line) insert(s string) bool {
 	return fits
 }
 
-// left and right are the places beside the cursor; accents and joined emoji
-// belong to the character before them.
+// left returns the position of the character before the cursor. Accents and joined emoji
+// count as a part of the character that they follow; the same is true in right.
 func (l *line) left() int {
 	i := l.at
 	for i > 0 {
@@ -88,14 +88,15 @@ func (l *line) wordRight() int {
 
 func wordy(r rune) bool { return !unicode.IsSpace(r) }
 
-// cut removes what lies between the cursor and i.
+// cut removes the text between the cursor and position i.
 func (l *line) cut(i int) {
 	from, to := min(l.at, i), max(l.at, i)
 	l.text = slices.Delete(l.text, from, to)
 	l.at = from
 }
 
-// browse goes n lines up in history, down if n is negative.
+// browse shows the line n steps earlier in history, or later if n is negative. It reports
+// whether there is such a line.
 func (l *line) browse(n int) bool {
 	to := l.back + n
 	if to < 0 || to > len(l.history) {
@@ -112,8 +113,8 @@ func (l *line) browse(n int) bool {
 	return true
 }
 
-// take ends the line and returns it.
-func (l *line) take() string {
+// finish returns the written line, adds it to history and empties the editor.
+func (l *line) finish() string {
 	s := l.String()
 	if strings.TrimSpace(s) != "" && (len(l.history) == 0 || l.history[len(l.history)-1] != s) {
 		l.history = append(l.history, s)
@@ -124,8 +125,8 @@ func (l *line) take() string {
 	return s
 }
 
-// edit applies a press and reports whether it did anything. Keys that are not
-// about the line are left to the caller.
+// edit applies a key press to the line and reports whether it changed the text or the
+// cursor. It ignores keys that do not edit, such as Enter.
 func (l *line) edit(p press) bool {
 	was := l.at
 	switch p.key {
@@ -166,14 +167,14 @@ func (l *line) edit(p press) bool {
 }
 
 // view returns the part of the line to show in room columns, and the cursor's
-// column in it. What is cut off at an end is marked with ‹ or ›.
+// column in it. An end that is cut off is marked with ‹ or ›.
 func (l *line) view(room int) (shown string, cursor int) {
 	if room < 6 {
 		return "", 0
 	}
 	from := 0
 	if width(l.text) >= room {
-		// Two thirds for what is before the cursor, the rest for what follows.
+		// Two thirds of the room show text before the cursor, the rest text after it.
 		from = l.at
 		for n := room * 2 / 3; from > 0 && n >= glyphWidth(l.text[from-1]); from-- {
 			n -= glyphWidth(l.text[from-1])
@@ -197,7 +198,7 @@ func (l *line) view(room int) (shown string, cursor int) {
 	return b.String(), cursor
 }
 
-// glyph is how r is shown in the line.
+// glyph returns the character that stands for r on the screen.
 func glyph(r rune) rune {
 	if r == '\n' {
 		return '⏎'

@@ -1,11 +1,11 @@
-// Chat talks to everybody in a smokesignal network: in a terminal with a small
-// screen, otherwise in plain lines that can be piped.
+// Chat lets people talk in a smokesignal network. In a terminal it shows a small screen;
+// otherwise it reads and writes plain lines, so it can be used in a pipe.
 //
 //	go run ./examples/chat                        # find others on the local network
 //	go run ./examples/chat -seed 192.168.2.100:8495
 //	echo "dinner is ready" | go run ./examples/chat -seed 192.168.2.100:8495
 //
-// It begins with the command another person types to join it, and a ticket to paste.
+// At its start it shows the command with which another person can join.
 package main
 
 import (
@@ -30,11 +30,11 @@ Flags:
 `
 
 const usageEnd = `
-In a terminal /help lists the commands. With a pipe at either end the lines are
-plain: "name: text", and those about the chat itself begin with "* ". What comes
-from a pipe is text, never a command; it is sent once somebody is connected, and
-at its end chat leaves. If nobody is connected by then it waits ten seconds and
-fails.
+In a terminal, /help lists the commands. If the input or the output is a pipe,
+chat shows plain lines: "name: text" for what people write, and "* text" for
+messages of the program itself. Text from a pipe is never a command. It is sent
+as soon as somebody is connected, and chat leaves when the input ends. If nobody
+is connected then, chat waits ten seconds and fails.
 `
 
 type options struct {
@@ -42,15 +42,15 @@ type options struct {
 	name, network, identity string
 }
 
-// parse reads the command line; help goes to out.
+// parse reads the command line. It prints the help, if the user asks for it, to out.
 func parse(args []string, out io.Writer) (o options, err error) {
 	fs := flag.NewFlagSet("chat", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // main prints the error, once
 	fs.Func("listen", "`address` to listen on, host:port or multiaddr; repeatable (default a free port, reachable from everywhere)", add(&o.listen))
-	fs.Func("seed", "`address` of somebody in the chat, host:port or multiaddr, or a ticket; repeatable (default whoever is on the local network)", add(&o.seeds))
+	fs.Func("seed", "`address` of somebody in the chat, host:port or multiaddr, or a ticket; repeatable (default chats on the local network)", add(&o.seeds))
 	fs.StringVar(&o.name, "name", userName(), "`name` shown to the others")
-	fs.StringVar(&o.network, "network", "", "`name` of the network; only chats with the same one see each other (default that of the ticket, or chat)")
-	fs.StringVar(&o.identity, "identity", "", "`file` that keeps this chat's identity; made if missing (default a new identity every time)")
+	fs.StringVar(&o.network, "network", "", "`name` of the network; only chats in the same network see each other (default the network of the ticket, or chat)")
+	fs.StringVar(&o.identity, "identity", "", "`file` that keeps this chat's identity; created if missing (default a new identity every time)")
 	err = fs.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		fs.SetOutput(out)
@@ -75,7 +75,7 @@ func add(list *[]string) func(string) error {
 	}
 }
 
-// userName is what the user is called on this machine, without a domain.
+// userName returns the name of the user on this machine, without a Windows domain.
 func userName() string {
 	u, err := user.Current()
 	if err != nil {
@@ -84,9 +84,9 @@ func userName() string {
 	return u.Username[strings.LastIndexByte(u.Username, '\\')+1:]
 }
 
-// alone is whether nobody can be found: there is no seed, and the local network
-// cannot reach this chat.
-func (o options) alone() bool {
+// isolated reports whether this chat has no means to find others: no seed was given, and it
+// listens only on loopback addresses, which the local network cannot reach.
+func (o options) isolated() bool {
 	if len(o.seeds) > 0 || len(o.listen) == 0 {
 		return false
 	}
@@ -98,8 +98,7 @@ func (o options) alone() bool {
 	return true
 }
 
-// defaultNetwork is the network of the chats that are not told another one, in a terminal
-// and in a browser.
+// defaultNetwork is the network name of a chat without -network, here and in examples/web.
 const defaultNetwork = "chat"
 
 func isTicket(seed string) bool {
@@ -118,13 +117,13 @@ func (o options) node() []smokesignal.Option {
 	if o.identity != "" {
 		opts = append(opts, smokesignal.IdentityFile(o.identity))
 	}
-	if len(o.seeds) == 0 && !o.alone() {
+	if len(o.seeds) == 0 && !o.isolated() {
 		opts = append(opts, smokesignal.LAN())
 	}
 	return opts
 }
 
-// run is the whole program: it returns when ctx or the input ends.
+// run is the whole program. It returns when ctx or the input ends.
 func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
 	o, err := parse(args, out)
 	if errors.Is(err, flag.ErrHelp) {
@@ -135,7 +134,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	}
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
-	v, err := open(ctx, in, out, quit)
+	v, err := newView(ctx, in, out, quit)
 	if err != nil {
 		return err
 	}

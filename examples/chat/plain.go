@@ -10,8 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// plain is a view of lines: "name: text", and "* " before everything the chat
-// itself has to say.
+// plain is a view that prints lines: "name: text" for what people write, and "* text" for
+// messages of the program itself.
 type plain struct {
 	mu     sync.Mutex
 	out    io.Writer
@@ -20,8 +20,9 @@ type plain struct {
 	end    chan struct{}
 }
 
-// newPlain's channel lets a small input be read to its end before anybody is
-// connected, since how long to wait depends on that end.
+// newPlain returns a plain view. Its channel holds 1024 lines, so that a small input is
+// read to its end even before somebody is connected: from that end on, chat waits only a
+// limited time for a connection.
 func newPlain(out io.Writer, person bool) *plain {
 	return &plain{out: out, person: person, typed: make(chan string, 1024), end: make(chan struct{})}
 }
@@ -31,13 +32,13 @@ func (p *plain) ended() <-chan struct{} { return p.end }
 func (p *plain) typing() bool           { return p.person }
 func (p *plain) close()                 {}
 
-func (p *plain) said(name, text string)              { p.print(name + ": " + text) }
-func (p *plain) sent(name, text string)              {}
-func (p *plain) status(format string, args ...any)   { p.print("* " + fmt.Sprintf(format, args...)) }
-func (p *plain) command(label, line string)          { p.print("* " + label + " " + line) }
-func (p *plain) here(summary string, names []string) {}
+func (p *plain) showReceived(name, text string)             { p.print(name + ": " + text) }
+func (p *plain) showSent(name, text string)                 {}
+func (p *plain) showStatus(format string, args ...any)      { p.print("* " + fmt.Sprintf(format, args...)) }
+func (p *plain) showCommand(label, line string)             { p.print("* " + label + " " + line) }
+func (p *plain) showMembers(summary string, names []string) {}
 
-func (p *plain) table(rows [][]string) {
+func (p *plain) showTable(rows [][]string) {
 	for _, row := range aligned(rows) {
 		p.print("* " + row)
 	}
@@ -49,13 +50,13 @@ func (p *plain) print(line string) {
 	io.WriteString(p.out, line+"\n")
 }
 
-// run reads in to its end, or until done is closed, and closes lines() then.
-// Blank lines are left out; one too long for the buffer comes in parts.
+// run reads lines from in until its end, or until done is closed, and then closes lines().
+// It skips blank lines and splits lines that are longer than its buffer.
 func (p *plain) run(in io.Reader, done <-chan struct{}) {
 	defer close(p.typed)
 	defer close(p.end)
 	r := bufio.NewReaderSize(in, 64<<10)
-	var rest string // of a character cut in two
+	var rest string // the first bytes of a character that the end of the buffer cut in two
 	for {
 		b, err := r.ReadSlice('\n')
 		text := rest + string(b)
@@ -77,7 +78,7 @@ func (p *plain) run(in io.Reader, done <-chan struct{}) {
 	}
 }
 
-// wholeRunes splits off the beginning of a character at the end of s.
+// wholeRunes splits s before an incomplete character at its end.
 func wholeRunes(s string) (whole, rest string) {
 	for i := 1; i < utf8.UTFMax && i <= len(s); i++ {
 		if at := len(s) - i; utf8.RuneStart(s[at]) {

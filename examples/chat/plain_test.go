@@ -67,12 +67,12 @@ func TestPlainLetsGoWhenDone(t *testing.T) {
 func TestPlainPrints(t *testing.T) {
 	var out bytes.Buffer
 	p := newPlain(&out, false)
-	p.said("alice", "hi")
-	p.sent("me", "not shown: who pipes it in knows it")
-	p.status("%d here", 2)
-	p.command("to join:", "go run x")
-	p.table([][]string{{"a", "b"}, {"ccc", "d"}})
-	p.here("2 here", nil)
+	p.showReceived("alice", "hi")
+	p.showSent("me", "not shown: who pipes it in knows it")
+	p.showStatus("%d here", 2)
+	p.showCommand("to join:", "go run x")
+	p.showTable([][]string{{"a", "b"}, {"ccc", "d"}})
+	p.showMembers("2 here", nil)
 	want := "alice: hi\n* 2 here\n* to join: go run x\n* a    b\n* ccc  d\n"
 	if out.String() != want {
 		t.Errorf("got %q, want %q", out.String(), want)

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// onResize calls f twice a second until ctx ends, since nothing tells that a
-// terminal changed its size here.
+// onResize calls f twice a second until ctx ends, because this system does not report
+// changes of the terminal's size.
 func onResize(ctx context.Context, f func()) {
 	t := time.NewTicker(500 * time.Millisecond)
 	defer t.Stop()

@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// onResize calls f whenever the terminal changed its size, until ctx ends.
+// onResize calls f whenever the size of the terminal has changed, until ctx ends.
 func onResize(ctx context.Context, f func()) {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGWINCH)

@@ -10,45 +10,47 @@ import (
 )
 
 const (
-	// absence is how long after a roll call a silent one counts as gone.
+	// absence is the time within which everybody has to answer a roll call (a greeting that
+	// asks for greetings). People who do not answer count as gone.
 	absence = 5 * time.Second
-	// maxRoster bounds what strangers can make us remember.
+	// maxRoster is the largest number of people in a roster, so that strangers cannot fill
+	// the memory of this program.
 	maxRoster = 1000
 )
 
-// greeting tells a name to everybody. Whoever hears one that asks answers with
-// one that does not, so it is also a roll call: who stays silent is gone.
+// greeting announces the sender's name to everybody. A greeting with Ask is a roll call:
+// everybody answers it with a greeting without Ask, and people who do not answer count as gone.
 type greeting struct {
 	Name string `json:"name"`
 	Ask  bool   `json:"ask,omitempty"`
 }
 
-// roster is who is here, and under what names. The node's peers are only a few
-// of them: the others are known by their greetings. It performs no I/O and reads
+// roster lists the people who are here and their names. It is built from greetings, because
+// the node's own list of peers has only its direct neighbors. It performs no I/O and reads
 // no clock.
 type roster struct {
 	self string
 
 	mu     sync.Mutex
 	people map[smokesignal.ID]*person
-	called time.Time // the last roll call not settled yet; zero if none
+	called time.Time // when the last roll call began; zero once its silent people were removed
 }
 
 type person struct {
-	name    string // as shown
-	claimed string // as told; empty until a greeting came
-	heard   time.Time
+	name    string    // the name shown here, unique in the roster
+	claimed string    // the name in the person's last greeting; empty before the first one
+	heard   time.Time // when the last sign of life came
 }
 
 func newRoster(self string) *roster {
 	return &roster{self: self, people: make(map[smokesignal.ID]*person)}
 }
 
-// heard notes a sign of life of id, with the name it claims or none, and returns
-// how it is shown here: under that name, with the short id after it if somebody
-// else has the name, or under the short id while no name is known. News is
-// whether id, or its name, is new.
-func (r *roster) heard(id smokesignal.ID, claimed string, now time.Time) (shown string, news bool) {
+// noteAlive records a sign of life of id and, unless it is empty, the name that id claims.
+// It returns the name shown for id: the claimed name, followed by the short id if somebody
+// else has this name, or the short id while no name is known. news reports whether id or
+// its name is new.
+func (r *roster) noteAlive(id smokesignal.ID, claimed string, now time.Time) (shown string, news bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	claimed = cleanName(claimed)
@@ -69,7 +71,7 @@ func (r *roster) heard(id smokesignal.ID, claimed string, now time.Time) (shown 
 		name += "-" + shortID(id)
 	}
 	for r.taken(name) {
-		name += "-" // somebody took that one on purpose
+		name += "-" // somebody claimed even the name with the short id
 	}
 	r.people[id] = &person{name, claimed, now}
 	return name, true
@@ -87,8 +89,9 @@ func (r *roster) taken(name string) bool {
 	return false
 }
 
-// left strikes id and returns the name it had; known is false if it had none.
-func (r *roster) left(id smokesignal.ID) (shown string, known bool) {
+// remove removes id and returns the name that was shown for it. known reports whether id
+// was in the roster.
+func (r *roster) remove(id smokesignal.ID) (shown string, known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p, ok := r.people[id]
@@ -99,16 +102,16 @@ func (r *roster) left(id smokesignal.ID) (shown string, known bool) {
 	return p.name, true
 }
 
-// call notes that everybody was asked to answer.
-func (r *roster) call(now time.Time) {
+// startRollCall records that everybody was asked for a greeting at now.
+func (r *roster) startRollCall(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.called = now
 }
 
-// settle strikes those who did not answer the last roll call, once they had
-// time for it, and returns their names.
-func (r *roster) settle(now time.Time) (gone []string) {
+// removeSilent removes the people who did not answer the last roll call and returns their
+// names. It does nothing until absence has passed since the roll call.
+func (r *roster) removeSilent(now time.Time) (gone []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.called.IsZero() || now.Sub(r.called) < absence {
@@ -125,7 +128,7 @@ func (r *roster) settle(now time.Time) (gone []string) {
 	return gone
 }
 
-// clear strikes everybody.
+// clear removes everybody.
 func (r *roster) clear() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -147,7 +150,7 @@ func (r *roster) names() []string {
 	return names
 }
 
-// all returns the names by id.
+// all returns everybody's name, by id.
 func (r *roster) all() map[smokesignal.ID]string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -158,7 +161,7 @@ func (r *roster) all() map[smokesignal.ID]string {
 	return all
 }
 
-// find returns who has that name, whatever its case, or that short id.
+// find returns the id of the person with this name, in upper or lower case, or with this short id.
 func (r *roster) find(name string) (smokesignal.ID, bool) {
 	for id, n := range r.all() {
 		if strings.EqualFold(n, name) || shortID(id) == name {
@@ -168,8 +171,8 @@ func (r *roster) find(name string) (smokesignal.ID, bool) {
 	return "", false
 }
 
-// shortID is enough of an id to tell a few people apart: its end, since the
-// beginning is the same for all keys of one kind.
+// shortID returns the last six characters of an id, which are enough to tell a few people
+// apart. The first characters are the same in all ids of one key type.
 func shortID(id smokesignal.ID) string {
 	s := id.String()
 	return s[max(0, len(s)-6):]

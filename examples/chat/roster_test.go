@@ -28,7 +28,7 @@ func TestRosterNames(t *testing.T) {
 		{"somebody has mine", c, "me", "me-" + shortID(c), true},
 		{"and changes it", c, "cy", "cy", true},
 	} {
-		if got, news := r.heard(tc.id, tc.claimed, now); got != tc.want || news != tc.news {
+		if got, news := r.noteAlive(tc.id, tc.claimed, now); got != tc.want || news != tc.news {
 			t.Errorf("%s: got %q, news %v; want %q, %v", tc.step, got, news, tc.want, tc.news)
 		}
 	}
@@ -43,10 +43,10 @@ func TestRosterNames(t *testing.T) {
 	if _, ok := r.find("nobody"); ok {
 		t.Error("found nobody")
 	}
-	if name, known := r.left(b); !known || name != "ann-"+shortID(b) {
+	if name, known := r.remove(b); !known || name != "ann-"+shortID(b) {
 		t.Errorf("left: %q, %v", name, known)
 	}
-	if _, known := r.left(b); known {
+	if _, known := r.remove(b); known {
 		t.Error("left twice")
 	}
 }
@@ -55,8 +55,8 @@ func TestRosterNames(t *testing.T) {
 func TestRosterTakenOnPurpose(t *testing.T) {
 	a, b := smokesignal.ID("idA-aaaaaa"), smokesignal.ID("idB-bbbbbb")
 	r := newRoster("bob")
-	first, _ := r.heard(a, "bob-"+shortID(b), time.Unix(0, 0))
-	second, _ := r.heard(b, "bob", time.Unix(0, 0))
+	first, _ := r.noteAlive(a, "bob-"+shortID(b), time.Unix(0, 0))
+	second, _ := r.noteAlive(b, "bob", time.Unix(0, 0))
 	if first == second {
 		t.Errorf("both are %q", first)
 	}
@@ -65,7 +65,7 @@ func TestRosterTakenOnPurpose(t *testing.T) {
 func TestRosterBounded(t *testing.T) {
 	r := newRoster("me")
 	for i := range maxRoster + 10 {
-		r.heard(smokesignal.ID(time.Unix(int64(i), 0).String()), "x", time.Unix(0, 0))
+		r.noteAlive(smokesignal.ID(time.Unix(int64(i), 0).String()), "x", time.Unix(0, 0))
 	}
 	if n := len(r.names()); n != maxRoster {
 		t.Errorf("%d names", n)
@@ -78,23 +78,23 @@ func TestRollCall(t *testing.T) {
 	start := time.Unix(0, 0)
 	at := func(d time.Duration) time.Time { return start.Add(d) }
 	r := newRoster("me")
-	r.heard(a, "ann", start)
-	r.heard(b, "bob", start)
-	r.heard(c, "cy", start)
+	r.noteAlive(a, "ann", start)
+	r.noteAlive(b, "bob", start)
+	r.noteAlive(c, "cy", start)
 
-	if gone := r.settle(at(time.Hour)); gone != nil {
+	if gone := r.removeSilent(at(time.Hour)); gone != nil {
 		t.Errorf("nobody was called, yet gone: %q", gone)
 	}
-	r.heard(c, "", at(time.Second)) // before the call: no answer
-	r.call(at(2 * time.Second))
-	r.heard(a, "ann", at(3*time.Second))
-	if gone := r.settle(at(2*time.Second + absence - 1)); gone != nil {
+	r.noteAlive(c, "", at(time.Second)) // before the call: no answer
+	r.startRollCall(at(2 * time.Second))
+	r.noteAlive(a, "ann", at(3*time.Second))
+	if gone := r.removeSilent(at(2*time.Second + absence - 1)); gone != nil {
 		t.Errorf("too early: %q", gone)
 	}
-	if gone, want := r.settle(at(2*time.Second+absence)), []string{"bob", "cy"}; !slices.Equal(gone, want) {
+	if gone, want := r.removeSilent(at(2*time.Second+absence)), []string{"bob", "cy"}; !slices.Equal(gone, want) {
 		t.Errorf("gone: %q, want %q", gone, want)
 	}
-	if gone := r.settle(at(time.Hour)); gone != nil {
+	if gone := r.removeSilent(at(time.Hour)); gone != nil {
 		t.Errorf("settled twice: %q", gone)
 	}
 	if got := r.names(); !slices.Equal(got, []string{"ann"}) {

@@ -9,8 +9,8 @@ import (
 	"sync"
 )
 
-// What the screen says to a terminal. All of it is understood by anything that
-// has called itself xterm or vt100 in the last thirty years.
+// Escape sequences that the screen writes. Every terminal that is compatible with xterm
+// or vt100 understands them.
 const (
 	clearBelow  = "\x1b[J"
 	hideCursor  = "\x1b[?25l"
@@ -26,34 +26,35 @@ const (
 
 const prompt = "> "
 
-// screen is a view for a terminal in raw mode. Lines run upwards into the
-// terminal's own scrollback; below them stay two rows, who is here and the line
-// being written. Its methods may be called from several goroutines.
+// screen is a view for a terminal in raw mode. It keeps two rows at the bottom: the list of
+// people who are here, and the line that the user is writing. Everything else is printed
+// above them and scrolls up into the terminal's own scrollback. The methods of a screen may
+// be called from several goroutines.
 type screen struct {
-	out    io.Writer
-	size   func() int // columns; 0 if unknown
-	colour bool
-	typed  chan string
-	end    chan struct{}
-	// restore gives the terminal back its own mode.
+	out   io.Writer
+	size  func() int // returns the terminal's width in columns; 0 if unknown
+	color bool
+	typed chan string
+	end   chan struct{}
+	// restore switches the terminal back from raw mode.
 	restore func()
 
 	mu     sync.Mutex
 	kb     keyboard
 	line   line
-	width  int    // columns when last drawn
-	who    string // the row above the line
-	names  []string
-	drawn  bool
-	rowLen int // columns of the who row as drawn
-	cursor int // column of the cursor as drawn
+	width  int      // the terminal's width when the two rows were last drawn
+	who    string   // the text of the upper row: the people who are here
+	names  []string // their names, for completion
+	drawn  bool     // the two rows are on the terminal now
+	rowLen int      // the width of the upper row when it was last drawn
+	cursor int      // the column of the cursor when the rows were last drawn
 	buf    bytes.Buffer
 	closed bool
 }
 
-// newScreen shows itself on out, whose width size returns.
+// newScreen draws a new screen on the terminal out. size returns the terminal's width.
 func newScreen(out io.Writer, size func() int, colour bool) *screen {
-	s := &screen{out: out, size: size, colour: colour, typed: make(chan string, 16), end: make(chan struct{}), restore: func() {}}
+	s := &screen{out: out, size: size, color: colour, typed: make(chan string, 16), end: make(chan struct{}), restore: func() {}}
 	s.buf.WriteString(pasteMode)
 	s.redraw()
 	return s
@@ -63,44 +64,44 @@ func (s *screen) lines() <-chan string   { return s.typed }
 func (s *screen) ended() <-chan struct{} { return s.end }
 func (s *screen) typing() bool           { return true }
 
-func (s *screen) said(name, text string) {
+func (s *screen) showReceived(name, text string) {
 	who, _, _ := strings.Cut(name, " ")
 	name += ":"
-	s.print(s.paint(colourOf(who), name) + wrap(" "+text, width([]rune(name)), s.columns()))
+	s.print(s.paint(colorOf(who), name) + wrap(" "+text, width([]rune(name)), s.columns()))
 }
 
-func (s *screen) sent(name, text string) { s.said(name, text) }
+func (s *screen) showSent(name, text string) { s.showReceived(name, text) }
 
-func (s *screen) status(format string, args ...any) {
+func (s *screen) showStatus(format string, args ...any) {
 	s.print(s.paint(dim, wrap("* "+fmt.Sprintf(format, args...), 0, s.columns())))
 }
 
-// command has a line of its own, so that a triple click takes it and no more.
-func (s *screen) command(label, line string) {
+// showCommand shows the command on a line of its own, so that a triple click selects just it.
+func (s *screen) showCommand(label, line string) {
 	s.print(s.paint(dim, "* "+label) + newline + newline + s.paint(bold, line) + newline)
 }
 
-func (s *screen) table(rows [][]string) {
+func (s *screen) showTable(rows [][]string) {
 	for _, row := range aligned(rows) {
 		s.print("    " + row)
 	}
 }
 
-func (s *screen) here(summary string, names []string) {
+func (s *screen) showMembers(summary string, names []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.who, s.names = summary, names
 	s.redraw()
 }
 
-// resized draws anew for the terminal's present width.
+// resized draws the two rows again after the terminal's width has changed.
 func (s *screen) resized() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.redraw()
 }
 
-// print puts a line, which may fill several rows, above the two of ours.
+// print prints a text, which may fill several rows, above the two rows at the bottom.
 func (s *screen) print(text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,9 +110,8 @@ func (s *screen) print(text string) {
 	s.redraw()
 }
 
-// run reads keys from in until ctrl-c, ctrl-d on an empty line or the end of in,
-// and closes lines() then. Ctrl-C also calls quit at once, whatever lines are
-// still waiting to be taken.
+// run reads keys from in until ctrl-c, ctrl-d on an empty line or the end of in, and then
+// closes lines(). Ctrl-c also calls quit at once, even if written lines are not sent yet.
 func (s *screen) run(in io.Reader, done <-chan struct{}, quit func()) {
 	defer close(s.typed)
 	defer close(s.end)
@@ -135,8 +135,8 @@ func (s *screen) run(in io.Reader, done <-chan struct{}, quit func()) {
 	}
 }
 
-// press applies what was read from the keyboard. It returns the lines that were
-// ended, and the key that ended the session if there was one.
+// press applies bytes that were read from the keyboard. It returns the lines that the user
+// finished with Enter, and the key that ended the chat, or keyNone.
 func (s *screen) press(b []byte) (ended []string, last key) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -146,7 +146,7 @@ func (s *screen) press(b []byte) (ended []string, last key) {
 			s.redraw()
 			return ended, p.key
 		case p.key == keyEnter:
-			if text := s.line.take(); strings.TrimSpace(text) != "" {
+			if text := s.line.finish(); strings.TrimSpace(text) != "" {
 				ended = append(ended, text)
 			}
 		case p.key == keyComplete:
@@ -162,7 +162,8 @@ func (s *screen) press(b []byte) (ended []string, last key) {
 	return ended, keyNone
 }
 
-// complete finishes the name before the cursor.
+// complete completes the name before the cursor, or rings the bell if no name or more than
+// one name begins with the written letters.
 func (s *screen) complete() {
 	start := s.line.wordLeft()
 	if start == s.line.at || s.line.at > 0 && !wordy(s.line.text[s.line.at-1]) {
@@ -188,8 +189,8 @@ func (s *screen) complete() {
 	s.line.insert(found[0] + after)
 }
 
-// close takes the two rows away and leaves the cursor where a shell can go on.
-// What is printed later still appears.
+// close erases the two rows and leaves the cursor on an empty line for the shell. Text that
+// is printed later still appears.
 func (s *screen) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -203,8 +204,8 @@ func (s *screen) close() {
 	s.restore()
 }
 
-// erase removes our two rows; the cursor is then where the next line goes. If
-// the terminal became narrower they may fill more rows than when drawn.
+// erase erases the two rows at the bottom and puts the cursor where the next line is to be
+// printed. If the terminal became narrower, it has broken the two rows into more than two.
 func (s *screen) erase() {
 	if s.closed {
 		return
@@ -221,7 +222,7 @@ func (s *screen) erase() {
 	s.drawn = false
 }
 
-// redraw draws our two rows and sends everything to the terminal at once.
+// redraw draws the two rows at the bottom and writes everything to the terminal in one write.
 func (s *screen) redraw() {
 	if s.closed {
 		s.flush()
@@ -237,7 +238,7 @@ func (s *screen) redraw() {
 }
 
 func (s *screen) flush() {
-	s.out.Write(s.buf.Bytes()) // a terminal that is gone ends the program by its signal
+	s.out.Write(s.buf.Bytes()) // an error is ignored: if the terminal is gone, SIGHUP ends the program
 	s.buf.Reset()
 }
 
@@ -249,21 +250,21 @@ func (s *screen) columns() int {
 }
 
 func (s *screen) paint(how, text string) string {
-	if !s.colour {
+	if !s.color {
 		return text
 	}
 	return how + text + reset
 }
 
-// colourOf gives a name its colour, the same everywhere: one of six that can be
-// read on light and dark.
-func colourOf(name string) string {
+// colorOf returns the color of a name. It depends on the name alone, and is one of six
+// colors that can be read on light and dark backgrounds.
+func colorOf(name string) string {
 	h := fnv.New32a()
 	io.WriteString(h, name)
 	return fmt.Sprintf("\x1b[1;%dm", 31+h.Sum32()%6)
 }
 
-// aligned pads the columns of a table.
+// aligned returns the rows of a table as lines whose columns are aligned.
 func aligned(rows [][]string) []string {
 	var widths []int
 	for _, row := range rows {

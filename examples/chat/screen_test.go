@@ -85,13 +85,13 @@ func playScenario(t *testing.T, script string) string {
 			}
 		case "said":
 			name, text, _ := strings.Cut(rest, " ")
-			s.said(name, text)
+			s.showReceived(name, text)
 		case "status":
-			s.status("%s", rest)
+			s.showStatus("%s", rest)
 		case "command":
-			s.command("to join:", rest)
+			s.showCommand("to join:", rest)
 		case "here":
-			s.here(rest, strings.Fields(rest))
+			s.showMembers(rest, strings.Fields(rest))
 		case "keys":
 			keys, err := strconv.Unquote(`"` + rest + `"`)
 			if err != nil {
@@ -149,10 +149,10 @@ func TestScreenRestores(t *testing.T) {
 	if !tty.paste {
 		t.Error("bracketed paste is off")
 	}
-	s.here("2 here", nil)
+	s.showMembers("2 here", nil)
 	s.close()
 	s.close()
-	s.status("late")
+	s.showStatus("late")
 	s.resized()
 	if restored != 1 || tty.paste {
 		t.Errorf("restored %d times, bracketed paste %v", restored, tty.paste)
@@ -188,14 +188,14 @@ func TestScreenLetsGoWhenDone(t *testing.T) {
 	})
 }
 
-// TestScreenColours: a name has the same colour wherever it stands.
-func TestScreenColours(t *testing.T) {
+// TestScreenColors: a name has the same color wherever it stands.
+func TestScreenColors(t *testing.T) {
 	var b bytes.Buffer
 	s := newScreen(&b, func() int { return 40 }, true)
 	b.Reset()
-	s.said("alice", "hi")
-	s.said("alice → you", "psst")
-	if c := colourOf("alice"); strings.Count(b.String(), c) != 2 {
+	s.showReceived("alice", "hi")
+	s.showReceived("alice → you", "psst")
+	if c := colorOf("alice"); strings.Count(b.String(), c) != 2 {
 		t.Errorf("want %q twice in %q", c, b.String())
 	}
 }

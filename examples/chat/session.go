@@ -13,38 +13,39 @@ import (
 )
 
 const (
-	// patience is how long what was piped in waits, after its end, for somebody
-	// it can be sent to.
+	// patience is how long chat waits for a connection after the end of piped input,
+	// before it gives up.
 	patience = 10 * time.Second
-	// explainAfter is how long a chat may try to connect without a word about
-	// what takes so long.
+	// explainAfter is how long chat tries to connect before it tells the user what may
+	// be wrong.
 	explainAfter = 2500 * time.Millisecond
-	// greetEvery is the least time between two greetings, so that many who ask
-	// at once get one answer.
+	// greetEvery is the shortest time between two greetings of this chat, so that one
+	// greeting answers many people who ask at the same time.
 	greetEvery = 400 * time.Millisecond
-	// overtaken is how long something heard waits for the news of the connection
-	// over which it came.
-	overtaken = time.Second
+	// connectWait is how long a received event waits for the OnConnect callback, which
+	// may be called after the first events of a new neighbor arrived.
+	connectWait = time.Second
 )
 
-// session is one chat: who takes part, and what the user is told about it.
+// session is the running chat: its node, the people who are here, and the state of what
+// the user has been told.
 type session struct {
-	node *smokesignal.Node
-	opts options
-	view view
-	name string
-	who  *roster
-	tick *time.Ticker
+	node   *smokesignal.Node
+	opts   options
+	view   view
+	name   string
+	roster *roster
+	tick   *time.Ticker
 
-	introduced chan struct{} // closed when the user has been told how to join us
+	introduced chan struct{} // closed when the user has been shown how others can join
 
-	mu        sync.Mutex
-	online    chan struct{} // closed while connected and the others were told our name
-	greetedAt time.Time
-	owed      bool // a greeting, as soon as greetEvery is over
-	owedAsk   bool
-	waiting   time.Time         // since when it tries to connect; zero if that was explained
-	troubles  map[string]string // by seed, what was last said about it
+	mu              sync.Mutex
+	online          chan struct{}     // closed while connected, after the first greeting was sent
+	greetedAt       time.Time         // when the last greeting was sent
+	greetingDue     bool              // a greeting is to be sent as soon as greetEvery has passed
+	rollCallDue     bool              // that greeting is to be a roll call
+	connectingSince time.Time         // when the attempts to connect began; zero if connected or explained to the user
+	troubles        map[string]string // by seed, the last message shown about it
 }
 
 func newSession(node *smokesignal.Node, o options, v view) *session {
@@ -53,16 +54,17 @@ func newSession(node *smokesignal.Node, o options, v view) *session {
 		name = shortID(node.ID())
 	}
 	return &session{
-		node: node, opts: o, view: v, name: name, who: newRoster(name),
-		tick:       time.NewTicker(greetEvery / 2),
-		introduced: make(chan struct{}),
-		online:     make(chan struct{}),
-		waiting:    time.Now(),
-		troubles:   make(map[string]string),
+		node: node, opts: o, view: v, name: name, roster: newRoster(name),
+		tick:            time.NewTicker(greetEvery / 2),
+		introduced:      make(chan struct{}),
+		online:          make(chan struct{}),
+		connectingSince: time.Now(),
+		troubles:        make(map[string]string),
 	}
 }
 
-// afterIntroduction holds back the callbacks, which may come before Start returns.
+// afterIntroduction blocks until the user has been shown how others can join. Callbacks
+// call it first, because the node may run them before Start returns.
 func (s *session) afterIntroduction(ctx context.Context) {
 	select {
 	case <-s.introduced:
@@ -70,88 +72,89 @@ func (s *session) afterIntroduction(ctx context.Context) {
 	}
 }
 
-// connected is called when the first peer has been added.
+// connected is the node's OnConnect callback: the node has its first neighbor.
 func (s *session) connected(ctx context.Context) {
 	s.afterIntroduction(ctx)
 	s.mu.Lock()
 	clear(s.troubles)
-	s.waiting = time.Time{}
+	s.connectingSince = time.Time{}
 	s.greetedAt = time.Time{}
 	online := s.online
 	s.mu.Unlock()
 
-	s.view.status("connected. Happy chatting!")
+	s.view.showStatus("connected. Happy chatting!")
 	s.greet(ctx, true)
 	close(online)
 	s.showWho()
 }
 
-// disconnected is called when the last peer is gone.
+// disconnected is the node's OnDisconnect callback: the node has lost its last neighbor.
 func (s *session) disconnected(context.Context) {
 	s.mu.Lock()
 	s.online = make(chan struct{})
-	s.waiting = time.Now()
+	s.connectingSince = time.Now()
 	s.mu.Unlock()
 
-	s.view.status("disconnected. Sorry.")
-	s.who.clear()
+	s.view.showStatus("disconnected. Sorry.")
+	s.roster.clear()
 	s.showWho()
 }
 
-// peerAdded asks for the names behind a new neighbour. It may be one newcomer,
-// or the first link to a part of the network that was cut off.
+// peerAdded asks everybody for names when a neighbor is new here. The neighbor may have just
+// joined, or may link this chat to a part of the network that was cut off, with people in it
+// who are not in the roster.
 func (s *session) peerAdded(ctx context.Context, p *smokesignal.Peer) {
-	if _, known := s.who.all()[p.ID()]; !known && s.node.Peers().Len() > 1 {
+	if _, known := s.roster.all()[p.ID()]; !known && s.node.Peers().Len() > 1 {
 		s.greet(ctx, true)
 	}
 }
 
-// peerRemoved holds a roll call: the neighbour may have been killed, or only
-// linked itself elsewhere.
+// peerRemoved holds a roll call to find out whether the lost neighbor is gone or still in
+// the chat with other neighbors.
 func (s *session) peerRemoved(ctx context.Context, p *smokesignal.Peer) {
-	if _, known := s.who.all()[p.ID()]; known {
+	if _, known := s.roster.all()[p.ID()]; known {
 		s.greet(ctx, true)
 	}
 }
 
-// settled waits a moment for connected to be called, if something heard has
-// overtaken it: first one is connected, then others are there.
-func (s *session) settled(ctx context.Context) {
+// waitConnected waits at most connectWait for the connected callback to finish. Handlers of
+// events call it, so that the user reads "connected" before "alice joined".
+func (s *session) waitConnected(ctx context.Context) {
 	s.mu.Lock()
 	online := s.online
 	s.mu.Unlock()
 	select {
 	case <-online:
 	case <-ctx.Done():
-	case <-time.After(overtaken):
+	case <-time.After(connectWait):
 	}
 }
 
-func (s *session) greeted(ctx context.Context, from smokesignal.ID, g greeting) {
-	s.settled(ctx)
-	now := time.Now() // once: who asks has been heard in that roll call
-	if name, news := s.who.heard(from, g.Name, now); news {
-		s.view.status("%s joined", name)
+func (s *session) handleGreeting(ctx context.Context, from smokesignal.ID, g greeting) {
+	s.waitConnected(ctx)
+	now := time.Now() // used for both below: the sender counts as heard in the roll call it starts
+	if name, news := s.roster.noteAlive(from, g.Name, now); news {
+		s.view.showStatus("%s joined", name)
 		s.showWho()
 	}
 	if g.Ask {
-		s.who.call(now)
+		s.roster.startRollCall(now)
 		s.greet(ctx, false)
 	}
 }
 
-func (s *session) left(id smokesignal.ID) {
-	if name, known := s.who.left(id); known {
-		s.view.status("%s left", name)
+func (s *session) handleBye(id smokesignal.ID) {
+	if name, known := s.roster.remove(id); known {
+		s.view.showStatus("%s left", name)
 		s.showWho()
 	}
 }
 
-// nameOf returns the name of somebody who just spoke, and asks for it if it is
-// not known.
+// nameOf returns the name of the sender of a line that just arrived. If the sender is new,
+// it also asks everybody for names.
 func (s *session) nameOf(ctx context.Context, id smokesignal.ID) string {
-	s.settled(ctx)
-	name, news := s.who.heard(id, "", time.Now())
+	s.waitConnected(ctx)
+	name, news := s.roster.noteAlive(id, "", time.Now())
 	if news {
 		s.greet(ctx, true)
 		s.showWho()
@@ -159,52 +162,54 @@ func (s *session) nameOf(ctx context.Context, id smokesignal.ID) string {
 	return name
 }
 
-// greet tells our name to everybody, now or when greetEvery is over.
+// greet broadcasts a greeting with this chat's name: now, or when greetEvery has passed since
+// the last one. With ask, the greeting is a roll call.
 func (s *session) greet(ctx context.Context, ask bool) {
 	now := time.Now()
 	s.mu.Lock()
 	if now.Sub(s.greetedAt) < greetEvery {
-		s.owed, s.owedAsk = true, s.owedAsk || ask
+		s.greetingDue, s.rollCallDue = true, s.rollCallDue || ask
 		s.mu.Unlock()
 		return
 	}
-	ask = ask || s.owedAsk
-	s.greetedAt, s.owed, s.owedAsk = now, false, false
+	ask = ask || s.rollCallDue
+	s.greetedAt, s.greetingDue, s.rollCallDue = now, false, false
 	s.mu.Unlock()
 
 	if ask {
-		s.who.call(now)
+		s.roster.startRollCall(now)
 	}
-	// A greeting that fails, because everybody just left, is owed to nobody.
+	// The error is ignored: it means that everybody just left.
 	_ = s.broadcastName(ctx, ask)
 }
 
-// housekeep does what is due: it strikes those who missed a roll call, greets,
-// and explains why it takes so long to connect.
-func (s *session) housekeep(ctx context.Context) {
+// runDue runs what is due now: it removes people who did not answer a roll call, sends a
+// delayed greeting, and tells the user why connecting takes so long.
+func (s *session) runDue(ctx context.Context) {
 	now := time.Now()
-	if gone := s.who.settle(now); len(gone) > 0 {
+	if gone := s.roster.removeSilent(now); len(gone) > 0 {
 		for _, name := range gone {
-			s.view.status("%s left", name)
+			s.view.showStatus("%s left", name)
 		}
 		s.showWho()
 	}
 	s.mu.Lock()
-	greet := s.owed && now.Sub(s.greetedAt) >= greetEvery
-	explain := !s.waiting.IsZero() && now.Sub(s.waiting) >= explainAfter
+	greet := s.greetingDue && now.Sub(s.greetedAt) >= greetEvery
+	explain := !s.connectingSince.IsZero() && now.Sub(s.connectingSince) >= explainAfter
 	if explain {
-		s.waiting = time.Time{}
+		s.connectingSince = time.Time{}
 	}
 	s.mu.Unlock()
 	if greet {
 		s.greet(ctx, false)
 	}
 	if explain {
-		s.explain()
+		s.explainDelay()
 	}
 }
 
-// lines yields what the user wrote until that or ctx ends, or /quit.
+// lines yields the lines that the user wrote. It ends at /quit, at the end of the input, or
+// when ctx ends.
 func (s *session) lines(ctx context.Context) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		defer s.tick.Stop()
@@ -213,7 +218,7 @@ func (s *session) lines(ctx context.Context) iter.Seq[string] {
 			case <-ctx.Done():
 				return
 			case <-s.tick.C:
-				s.housekeep(ctx)
+				s.runDue(ctx)
 			case text, ok := <-s.view.lines():
 				if !ok || s.view.typing() && strings.TrimSpace(text) == "/quit" || !yield(text) {
 					return
@@ -223,12 +228,12 @@ func (s *session) lines(ctx context.Context) iter.Seq[string] {
 	}
 }
 
-// obey sends a text to everybody, or carries out the command it is. An error
-// ends the chat; a person is told and may go on.
-func (s *session) obey(ctx context.Context, text string) error {
-	err := s.await(ctx)
+// handleInput sends a text to everybody or, if it is a command, carries it out. In a
+// terminal, errors are shown to the user; otherwise they are returned and end the chat.
+func (s *session) handleInput(ctx context.Context, text string) error {
+	err := s.waitOnline(ctx)
 	say, command := text, false
-	if s.view.typing() { // a line from a pipe is always said as it is
+	if s.view.typing() { // a line from a pipe is never a command
 		say, command = parseLine(text)
 	}
 	switch {
@@ -242,16 +247,16 @@ func (s *session) obey(ctx context.Context, text string) error {
 	case ctx.Err() != nil:
 		return nil
 	case err != nil && s.view.typing():
-		s.view.status("%v", err)
+		s.view.showStatus("%v", err)
 		return nil
 	}
 	return err
 }
 
-// send broadcasts a text line by line, in pieces if a line is long.
+// send broadcasts each line of a text. It splits lines of more than maxText characters.
 func (s *session) send(ctx context.Context, text string) error {
 	if s.view.typing() && !s.node.Connected() {
-		return errors.New("not sent: nobody is here (the up key brings the line back)")
+		return errors.New("not sent: nobody is here yet (the up key brings the line back)")
 	}
 	for row := range strings.SplitSeq(text, "\n") {
 		if strings.TrimSpace(row) == "" {
@@ -261,15 +266,16 @@ func (s *session) send(ctx context.Context, text string) error {
 			if err := s.broadcastLine(ctx, piece); err != nil {
 				return fmt.Errorf("not sent: %q: %w", fit(piece, 40), err)
 			}
-			s.view.sent(s.name, clean(piece, maxText))
+			s.view.showSent(s.name, clean(piece, maxText))
 		}
 	}
 	return nil
 }
 
-// await waits until what was piped in can be sent. It gives up patience after
-// the end of the input, or when ctx ends.
-func (s *session) await(ctx context.Context) error {
+// waitOnline waits until a line from a pipe can be sent to somebody. It returns an error if
+// nobody is connected at the time patience after the end of the input, or when ctx ends. It
+// does not wait for a line that a person typed.
+func (s *session) waitOnline(ctx context.Context) error {
 	if s.view.typing() {
 		return nil
 	}
@@ -285,24 +291,26 @@ func (s *session) await(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.tick.C:
-			s.housekeep(ctx)
+			s.runDue(ctx)
 		case <-ended:
 			ended, enough = nil, time.After(patience)
 		case <-enough:
-			return fmt.Errorf("lines not sent: %d; nobody connected within %v: %s",
+			return fmt.Errorf("%d lines not sent, since nobody connected within %v: %s",
 				1+len(s.view.lines()), patience, s.whyNot())
 		}
 	}
 }
 
+// showWho shows the names of the people who are here.
 func (s *session) showWho() {
-	names := s.who.names()
+	names := s.roster.names()
 	summary := "connecting"
-	if s.node.Connected() {
-		summary = fmt.Sprintf("%d here: %s (you)", 1+len(names), s.name)
-		if len(names) > 0 {
-			summary += ", " + strings.Join(names, ", ")
-		}
+	switch {
+	case len(names) > 0:
+		summary = fmt.Sprintf("%d here: %s (you), %s", 1+len(names), s.name, strings.Join(names, ", "))
+	case s.node.Connected():
+		// Somebody else is here, so "1 here" would be wrong.
+		summary = fmt.Sprintf("connected as %s, waiting for the others' names", s.name)
 	}
-	s.view.here(summary, names)
+	s.view.showMembers(summary, names)
 }

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/term"
 )
 
-// open chooses the view for in and out and starts reading lines: a screen if
-// both are a terminal, else plain lines. Ctrl-C in a screen calls quit.
-func open(ctx context.Context, in io.Reader, out io.Writer, quit func()) (view, error) {
+// newView returns a view for in and out and starts to read lines from in. The view is a
+// screen if both are terminals, and plain otherwise. Ctrl-c in a screen calls quit.
+func newView(ctx context.Context, in io.Reader, out io.Writer, quit func()) (view, error) {
 	keys, typed := terminal(in)
 	tty, shown := terminal(out)
 	if !typed || !shown || os.Getenv("TERM") == "dumb" {
@@ -30,13 +30,14 @@ func open(ctx context.Context, in io.Reader, out io.Writer, quit func()) (view, 
 		return w
 	}, os.Getenv("NO_COLOR") == "")
 	s.restore = restore
-	// Panics elsewhere unwind through the deferred close of run.
+	// A panic in these two goroutines would leave the terminal in raw mode; guard restores
+	// it. A panic in the main goroutine runs the deferred close in run.
 	go s.guard(func() { s.run(in, ctx.Done(), quit) })
 	go s.guard(func() { onResize(ctx, s.resized) })
 	return s, nil
 }
 
-// guard calls f and gives the terminal back before a panic of f is printed.
+// guard calls f. If f panics, guard restores the terminal before the panic is printed.
 func (s *screen) guard(f func()) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -47,7 +48,7 @@ func (s *screen) guard(f func()) {
 	f()
 }
 
-// terminal returns x as the terminal it is.
+// terminal returns x as a file and reports whether it is a terminal.
 func terminal(x any) (*os.File, bool) {
 	f, ok := x.(*os.File)
 	return f, ok && term.IsTerminal(int(f.Fd()))

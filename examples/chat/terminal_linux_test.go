@@ -74,7 +74,7 @@ func TestTerminal(t *testing.T) {
 			k.cleanup(func() { cmd.Process.Kill() })
 			go io.Copy(k.out, person)
 
-			k.wait(`.*\* not looking on the local network,.*\r`, patient)
+			k.wait(`.*\* not looking for others on the local network,.*\r`, patient)
 			io.WriteString(person, "hello\r/nonsense\r")
 			k.wait(`.*\* not sent: nobody is here.*\r`, patient)
 			k.wait(`.*\* unknown command /nonsense.*\r`, patient)

@@ -6,20 +6,20 @@ import (
 	"unicode/utf8"
 )
 
-// What others send is shown up to these many characters; what is typed or piped
-// in is sent in pieces of at most maxText.
+// Limits, in characters, of the texts and names of other people that are shown. Longer texts
+// of this user are sent in pieces of maxText.
 const (
 	maxText = 2000
 	maxName = 24
 )
 
-// maxMarks is how many accents one letter may carry; more of them climb over
-// the lines above.
+// maxMarks is the largest number of accents shown on one letter. A terminal draws more of
+// them over the lines above.
 const maxMarks = 4
 
-// clean makes a stranger's text fit to be shown on one line: it has no control
-// characters (so no escape sequences and no line breaks), nothing that reverses
-// or hides what follows, and at most limit characters.
+// clean makes a text from the network safe to show on one line. The result has no control
+// characters (and so no escape sequences and no line breaks), no invisible characters that
+// reverse or hide the text after them, and at most limit characters.
 func clean(s string, limit int) string {
 	var b strings.Builder
 	n, marks := 0, 0
@@ -50,10 +50,10 @@ func printable(r rune) rune {
 	case r == '\t' || unicode.Is(unicode.Zs, r):
 		return ' '
 	case r < ' ':
-		return '␀' + r // the control pictures stand in the same order
+		return '␀' + r // Unicode has visible symbols for control characters, in the same order
 	case r == 0x7f:
 		return '␡'
-	case r == zwnj || r == zwj: // scripts and emoji need them
+	case r == zwnj || r == zwj: // invisible, but some scripts and emoji need them
 		return r
 	case unicode.Is(unicode.Cf, r):
 		return -1
@@ -63,13 +63,13 @@ func printable(r rune) rune {
 	return r
 }
 
-// cleanName makes one word of a name somebody gave themselves, so that it can
-// be typed after /msg and cannot pose as a status line. It may return "".
+// cleanName turns a name from the network into one word, so that it can be typed after /msg
+// and does not look like a status line. It returns "" if no usable character is left.
 func cleanName(s string) string {
 	s = strings.Map(func(r rune) rune {
 		switch {
 		case r == zwj || r == zwnj:
-			return -1 // nobody should be able to copy a name invisibly
+			return -1 // a name that differs only by an invisible character would look like another's
 		case r == ' ' || r == ':' || r == '*' || r == ',':
 			return '_'
 		}
@@ -96,8 +96,8 @@ const (
 	zwj  = '\u200d'
 )
 
-// wide holds the characters that fill two columns of a terminal: East Asian
-// wide and full width, and emoji (Unicode TR 11 and the terminals' habit).
+// wide holds the characters that fill two columns of a terminal: East Asian wide and
+// full-width characters (Unicode TR 11), and emoji.
 var wide = &unicode.RangeTable{
 	R16: []unicode.Range16{
 		{0x1100, 0x115f, 1}, {0x231a, 0x231b, 1}, {0x2329, 0x232a, 1}, {0x23e9, 0x23ec, 1},
@@ -125,7 +125,7 @@ var wide = &unicode.RangeTable{
 	},
 }
 
-// columns is how many columns of a terminal r fills.
+// columns returns the number of terminal columns that r fills.
 func columns(r rune) int {
 	switch {
 	case r < 0x300:
@@ -138,7 +138,7 @@ func columns(r rune) int {
 	return 1
 }
 
-// fit cuts s to at most room columns, ending a cut with "…".
+// fit shortens s to at most room columns. A shortened text ends with "…".
 func fit(s string, room int) string {
 	used, cut := 0, 0
 	for i, r := range s {
@@ -156,9 +156,9 @@ func fit(s string, room int) string {
 	return s
 }
 
-// wrap breaks s, which begins at column at, at spaces into rows of at most room
-// columns. A word wider than that is left to the terminal, so that it can be
-// copied whole.
+// wrap breaks s at spaces into rows of at most room columns. The first row begins at column
+// at. wrap does not break a word that is wider than room: the terminal does, and the word can
+// still be copied in one piece.
 func wrap(s string, at, room int) string {
 	var b strings.Builder
 	for i, word := range strings.Split(s, " ") {

@@ -8,7 +8,7 @@ import (
 )
 
 // TestCleanNeutralises: nothing a stranger sends moves the cursor, changes
-// colours, begins a new line, or turns around what follows.
+// colors, begins a new line, or turns around what follows.
 func TestCleanNeutralises(t *testing.T) {
 	for in, want := range map[string]string{
 		"hello, wörld 你好 👋":           "hello, wörld 你好 👋",

@@ -1,25 +1,26 @@
 package main
 
-// view is what the chat is seen through: a screen in a terminal, plain lines
-// everywhere else. Its methods may be called from several goroutines.
+// view is the user interface of the chat: a screen in a terminal, plain lines everywhere
+// else. Its methods may be called from several goroutines.
 type view interface {
-	// lines yields what is to be sent and is closed at the end of the input. In
-	// a terminal one text may hold several lines, from a paste.
+	// lines returns the channel of the user's texts. It is closed at the end of the input.
+	// A text that was pasted into a terminal may have several lines.
 	lines() <-chan string
-	// ended is closed when the input has ended, even if lines still holds some.
+	// ended returns a channel that is closed at the end of the input, even while lines
+	// still has unread texts.
 	ended() <-chan struct{}
-	// typing is whether a person writes the lines, who may give commands and
-	// would rather be told that nobody is there than wait. What comes from a
-	// pipe is text and nothing else.
+	// typing reports whether a person types the lines. Typed lines may be commands, and
+	// fail at once if nobody is connected; lines from a pipe are always text, and wait
+	// for a connection.
 	typing() bool
 
-	said(name, text string)              // by somebody else
-	sent(name, text string)              // by this user
-	status(format string, args ...any)   // one line about the chat itself
-	command(label, line string)          // something to copy and run
-	table(rows [][]string)               // the answer to a command
-	here(summary string, names []string) // who is here; names can be completed
+	showReceived(name, text string)             // shows a line that somebody else wrote
+	showSent(name, text string)                 // shows a line that this user wrote
+	showStatus(format string, args ...any)      // shows a message of the program itself
+	showCommand(label, line string)             // shows a text to copy, such as a shell command
+	showTable(rows [][]string)                  // shows the answer to a command
+	showMembers(summary string, names []string) // shows the people who are here; tab completes names
 
-	// close gives the terminal back. What is shown later still appears.
+	// close restores the terminal. Texts that are shown later still appear.
 	close()
 }

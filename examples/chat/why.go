@@ -12,7 +12,8 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
-// whyNot says what is wrong with a seed, and what to do about it.
+// whyNot returns what is wrong with a seed, given the error of an attempt to reach it, and
+// what the user can do about it.
 func whyNot(err error) string { return fmt.Sprintf("%v; %s", err, advice(err)) }
 
 func advice(err error) string {
@@ -34,12 +35,12 @@ func advice(err error) string {
 	case ok && timeout.Timeout(), errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.EHOSTUNREACH):
 		return "is that machine on, and does its firewall let the port through?"
 	}
-	return "it goes on trying" // when everybody is full, among others
+	return "still trying" // for example, when every member there has all the neighbors it may have
 }
 
-// trouble tells the user what is wrong with a seed, unless that was the last
-// thing told about it.
-func (s *session) trouble(ctx context.Context, seed string, err error) {
+// reportSeedError shows the user what is wrong with a seed, unless the last message about
+// this seed was the same.
+func (s *session) reportSeedError(ctx context.Context, seed string, err error) {
 	s.afterIntroduction(ctx)
 	why := whyNot(err)
 	s.mu.Lock()
@@ -47,15 +48,16 @@ func (s *session) trouble(ctx context.Context, seed string, err error) {
 	s.troubles[seed] = why
 	s.mu.Unlock()
 	if news {
-		s.view.status("seed %s: %s", seedName(seed), why)
+		s.view.showStatus("seed %s: %s", seedName(seed), why)
 	}
 }
 
-// explain says why there is no connection yet where trouble did not.
-func (s *session) explain() {
+// explainDelay tells the user why there is no connection yet. It leaves out the seeds about
+// which reportSeedError has shown a message.
+func (s *session) explainDelay() {
 	if len(s.opts.seeds) == 0 {
-		if !s.opts.alone() {
-			s.view.status("nobody found on the local network yet; still looking. Others can join with the command above")
+		if !s.opts.isolated() {
+			s.view.showStatus("nobody found on the local network yet, still looking; others can join with the command above")
 		}
 		return
 	}
@@ -64,12 +66,12 @@ func (s *session) explain() {
 		_, told := s.troubles[seed.Seed]
 		s.mu.Unlock()
 		if !told {
-			s.view.status("seed %s: no answer yet; still trying. Is its machine on, and does a firewall let this port through?", seedName(seed.Seed))
+			s.view.showStatus("seed %s: no answer yet; still trying. Is its machine on, and does a firewall let this port through?", seedName(seed.Seed))
 		}
 	}
 }
 
-// whyNot sums up for an error message why there is no connection.
+// whyNot returns, for an error message, the reasons why there is no connection.
 func (s *session) whyNot() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -4,10 +4,10 @@ import (
 	"context"
 	"net/netip"
 
-	"github.com/go-smokesignal/smokesignal/discovery"
 	"github.com/go-smokesignal/smokesignal/host"
 	"github.com/go-smokesignal/smokesignal/internal/errs"
 	"github.com/go-smokesignal/smokesignal/internal/lent"
+	"github.com/go-smokesignal/smokesignal/internal/seed"
 )
 
 // Connect links to the node at addr, which has one of the forms of Seeds, and returns when
@@ -46,7 +46,7 @@ func (n *Node) Dial(ctx context.Context, addr string) (ID, error) {
 	if err := n.running(); err != nil {
 		return "", err
 	}
-	seed, err := discovery.ParseSeed(addr)
+	seed, err := seed.Parse(addr)
 	if err != nil {
 		return "", errs.Wrap("smokesignal: dial", err)
 	}

@@ -26,6 +26,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 	"github.com/go-smokesignal/smokesignal/internal/peers"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
+	"github.com/go-smokesignal/smokesignal/internal/seed"
 )
 
 // A Node takes part in one network: it keeps links to a few peers, and sends and receives
@@ -142,7 +143,7 @@ func New(opts ...Option) (*Node, error) {
 
 // build makes the parts of the node and connects them. Each part is made after the parts
 // that it uses. Last, the parts begin to follow the records of the peers.
-func (n *Node) build(seeds []*discovery.Seed) (err error) {
+func (n *Node) build(seeds []*seed.Seed) (err error) {
 	cfg := n.cfg
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	handlers, end := context.WithCancel(context.Background())
@@ -216,7 +217,7 @@ func (n *Node) build(seeds []*discovery.Seed) (err error) {
 }
 
 // watchedSeeds returns seeds in the form that package health needs.
-func watchedSeeds(seeds []*discovery.Seed) (list []health.WatchedSeed) {
+func watchedSeeds(seeds []*seed.Seed) (list []health.WatchedSeed) {
 	for _, s := range seeds {
 		list = append(list, health.WatchedSeed{Text: s.String(), ID: s.ID(), Addrs: s.AddrPorts()})
 	}

@@ -12,10 +12,10 @@ import (
 	corediscovery "github.com/libp2p/go-libp2p/core/discovery"
 	corehost "github.com/libp2p/go-libp2p/core/host"
 
-	"github.com/go-smokesignal/smokesignal/discovery"
 	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/host"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
+	"github.com/go-smokesignal/smokesignal/internal/seed"
 	"github.com/go-smokesignal/smokesignal/internal/testhook"
 )
 
@@ -299,7 +299,7 @@ func init() {
 
 // validate returns the seeds, and an error with one sentence for each option that is
 // wrong.
-func (c *config) validate() ([]*discovery.Seed, error) {
+func (c *config) validate() ([]*seed.Seed, error) {
 	seeds := c.validateSeeds()
 	c.validateNetwork(seeds)
 	c.validatePeers()
@@ -309,9 +309,9 @@ func (c *config) validate() ([]*discovery.Seed, error) {
 	return seeds, errors.Join(c.problems...)
 }
 
-func (c *config) validateSeeds() (seeds []*discovery.Seed) {
+func (c *config) validateSeeds() (seeds []*seed.Seed) {
 	for _, text := range c.seeds {
-		seed, err := discovery.ParseSeed(text)
+		seed, err := seed.Parse(text)
 		if err != nil {
 			c.bad("Seeds: %w", err)
 			continue
@@ -325,7 +325,7 @@ func (c *config) validateSeeds() (seeds []*discovery.Seed) {
 	return seeds
 }
 
-func (c *config) validateNetwork(seeds []*discovery.Seed) {
+func (c *config) validateNetwork(seeds []*seed.Seed) {
 	if c.netName != nil {
 		c.network = *c.netName
 	}

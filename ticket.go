@@ -5,7 +5,7 @@ import (
 
 	ma "github.com/multiformats/go-multiaddr"
 
-	"github.com/go-smokesignal/smokesignal/discovery"
+	"github.com/go-smokesignal/smokesignal/internal/seed"
 )
 
 // A Ticket is the content of the string that Node.Ticket returns: what another program needs
@@ -23,7 +23,7 @@ type Ticket struct {
 // content. Seeds, Connect and Dial accept the string itself. The error says whether the string
 // is damaged or of another version.
 func ParseTicket(text string) (Ticket, error) {
-	t, err := discovery.ParseTicket(text)
+	t, err := seed.ParseTicket(text)
 	if err != nil {
 		return Ticket{}, fmt.Errorf("smokesignal: %w", err)
 	}
@@ -42,7 +42,7 @@ func (n *Node) Ticket() (string, error) {
 	if err := n.running(); err != nil {
 		return "", err
 	}
-	text, err := discovery.Ticket{ID: n.ID(), Network: n.cfg.network, Addrs: n.Addrs()}.Encode()
+	text, err := seed.Ticket{ID: n.ID(), Network: n.cfg.network, Addrs: n.Addrs()}.Encode()
 	if err != nil {
 		return "", fmt.Errorf("smokesignal: %w; see Listen and Advertise", err)
 	}
@@ -51,8 +51,8 @@ func (n *Node) Ticket() (string, error) {
 
 // joinTickets takes the name of the network from the tickets among the seeds,
 // unless the user gave one. Either way they have to agree.
-func (c *config) joinTickets(seeds []*discovery.Seed) error {
-	var first *discovery.Seed
+func (c *config) joinTickets(seeds []*seed.Seed) error {
+	var first *seed.Seed
 	for _, s := range seeds {
 		switch {
 		case s.Network() == "":

@@ -8,7 +8,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal"
-	"github.com/go-smokesignal/smokesignal/discovery"
+	"github.com/go-smokesignal/smokesignal/internal/seed"
 )
 
 // ticketFor makes a ticket of a node that is not there.
@@ -19,7 +19,7 @@ func ticketFor(t *testing.T, network string) string {
 		t.Fatal(err)
 	}
 	defer node.Close()
-	text, err := discovery.Ticket{ID: node.ID(), Network: network, Addrs: []ma.Multiaddr{ma.StringCast("/ip4/127.0.0.1/tcp/1")}}.Encode()
+	text, err := seed.Ticket{ID: node.ID(), Network: network, Addrs: []ma.Multiaddr{ma.StringCast("/ip4/127.0.0.1/tcp/1")}}.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}

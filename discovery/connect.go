@@ -10,6 +10,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
+	"github.com/go-smokesignal/smokesignal/internal/seed"
 )
 
 const (
@@ -27,15 +28,15 @@ const (
 // is ErrSelf, ErrUnreachable, ErrRelayed, ErrUnresolvable, ErrNotSmokesignal (if the answer
 // was not that of a libp2p host), a *WrongIDError, or that of ctx if it was canceled. Without
 // an answer it is ErrUnreachable after five seconds.
-func (d *Driver) Connect(ctx context.Context, seed *Seed, protocols []protocol.ID) (peer.ID, error) {
+func (d *Driver) Connect(ctx context.Context, s *seed.Seed, protocols []protocol.ID) (peer.ID, error) {
 	began := time.Now()
-	info, err := seed.find(ctx, d.host)
+	info, err := findSeed(ctx, d.host, s)
 	if err != nil {
 		return "", err
 	}
 	// Only a dial that asked for the peer's id leaves a dead connection behind, and only
 	// over WebRTC. A node opens its streams over the overlay's own rules.
-	asked := seed.ID() == "" && overWebRTC(info)
+	asked := s.ID() == "" && overWebRTC(info)
 	if asked && d.isGuest(info.ID, protocols) && !d.awaitStream(ctx, info.ID, protocols) {
 		if err := d.reconnect(ctx, info, began); err != nil {
 			return "", err
@@ -97,9 +98,9 @@ func (d *Driver) reconnect(ctx context.Context, info peer.AddrInfo, began time.T
 			c.Close()
 		}
 	}
-	known, err := ParseSeed(info.Addrs[0].String() + "/p2p/" + info.ID.String())
+	known, err := seed.Parse(info.Addrs[0].String() + "/p2p/" + info.ID.String())
 	if err == nil {
-		_, err = known.find(ctx, d.host)
+		_, err = findSeed(ctx, d.host, known)
 	}
 	return err
 }

@@ -2,7 +2,7 @@
 // heals itself, on any host. It knows where nodes can be found, dials them, and decides which
 // of them to keep as neighbors.
 //
-//	seed, err := discovery.ParseSeed("192.168.2.100:8495")
+//	s, err := seed.Parse("192.168.2.100:8495")
 //	if err != nil {
 //		return err
 //	}

@@ -24,6 +24,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
+	"github.com/go-smokesignal/smokesignal/internal/seed"
 )
 
 // protectTag keeps the connection manager from closing the connections of links.
@@ -42,7 +43,7 @@ type Config struct {
 	Session protocol.Session
 	// Min and Max are the limits of the number of links. A negative Max means no limit.
 	Min, Max int
-	Seeds    []*Seed
+	Seeds    []*seed.Seed
 	// LAN also looks for nodes by mDNS.
 	LAN bool
 	// Addrs returns the node's own addresses, as others can dial them.
@@ -437,13 +438,13 @@ func (d *Driver) Flood(payload []byte, except peer.ID) {
 // AddPeer makes a link to the node at addr, which is written like a seed. It returns when the
 // link stands. The error is ErrFull (this node or the other), ErrSelf, ErrOtherNetwork,
 // ErrUnreachable, ErrUnresolvable, ErrRelayed, ErrNotSmokesignal, a *WrongIDError, ErrClosed,
-// or that of ParseSeed.
+// or says what is wrong with addr.
 func (d *Driver) AddPeer(ctx context.Context, addr string) (peer.ID, error) {
-	seed, err := ParseSeed(addr)
+	s, err := seed.Parse(addr)
 	if err != nil {
 		return "", err
 	}
-	info, err := seed.find(ctx, d.host)
+	info, err := findSeed(ctx, d.host, s)
 	if err != nil {
 		return "", err
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/peerrecord"
 	"github.com/go-smokesignal/smokesignal/internal/leaks"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
+	"github.com/go-smokesignal/smokesignal/internal/seed"
 )
 
 // A tester is a driver over a real host. It sees a peer on the topic as soon as the link is
@@ -61,9 +62,9 @@ func newTester(t *testing.T, cfg testConfig) *tester {
 			t.Fatal(err)
 		}
 	}
-	var seeds []*Seed
+	var seeds []*seed.Seed
 	for _, text := range cfg.seeds {
-		s, err := ParseSeed(text)
+		s, err := seed.Parse(text)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -251,12 +252,12 @@ func TestEachFaultOfASeedHasItsOwnError(t *testing.T) {
 // It is reported once, and not tried again.
 func TestSeedThatIsThisNodeIsLeftAlone(t *testing.T) {
 	x := newTester(t, testConfig{min: 1, max: 5})
-	seed, err := ParseSeed(x.addr())
+	self, err := seed.Parse(x.addr())
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg := x.d.cfg
-	cfg.Seeds = []*Seed{seed} // which is known only now
+	cfg.Seeds = []*seed.Seed{self} // which is known only now
 	x.d = New(cfg)
 	x.start()
 	x.until("self", x.hasLine("self"))

@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 	"github.com/go-smokesignal/smokesignal/internal/errs"
+	"github.com/go-smokesignal/smokesignal/internal/seed"
 )
 
 // Why an address did not lead to a link, or a call failed.
@@ -80,7 +82,7 @@ type SeedError struct {
 
 // Error returns one line that ends with the time until the next try, as of this call.
 func (e *SeedError) Error() string {
-	text := fmt.Sprintf("seed %s: %s", shortenTicket(e.Seed), errs.Text(e.Err))
+	text := fmt.Sprintf("seed %s: %s", seed.Shorten(e.Seed), errs.Text(e.Err))
 	if e.Next.IsZero() {
 		return text
 	}
@@ -281,7 +283,7 @@ func classify(err error) *failure {
 	case speaksOtherwise(err):
 		return f(rankAnswer, ErrNotSmokesignal, errs.Text(ErrNotSmokesignal))
 	}
-	return f(rankRefused, ErrUnreachable, oneLine(err))
+	return f(rankRefused, ErrUnreachable, cmp.Or(errs.OneLine(err), errs.Text(ErrUnreachable)))
 }
 
 // speaksOtherwise reports whether the answer was not that of a libp2p host. multistream (TCP,
@@ -327,24 +329,4 @@ func dnsText(err *net.DNSError) string {
 		return "the name server does not answer"
 	}
 	return "the name cannot be looked up"
-}
-
-// oneLine returns the innermost text of err, cut to what fits on a line.
-func oneLine(err error) string {
-	for {
-		inner := errors.Unwrap(err)
-		if inner == nil {
-			break
-		}
-		err = inner
-	}
-	text, _, _ := strings.Cut(strings.TrimSpace(err.Error()), "\n")
-	const most = 100
-	if r := []rune(text); len(r) > most {
-		text = string(r[:most]) + "..."
-	}
-	if text == "" {
-		return errs.Text(ErrUnreachable)
-	}
-	return text
 }

@@ -3,7 +3,6 @@ package discovery
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	corehost "github.com/libp2p/go-libp2p/core/host"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 	"github.com/go-smokesignal/smokesignal/internal/notify"
+	"github.com/go-smokesignal/smokesignal/internal/seed"
 )
 
 var circuitAddr = ma.StringCast("/p2p-circuit")
@@ -70,33 +70,26 @@ func closeStale(h corehost.Host, p peer.ID, age time.Duration) {
 }
 
 // findRelayed is meet for an address behind a relay.
-func (t target) findRelayed(ctx context.Context, h corehost.Host) targetResult {
-	relay, _, _ := addr.SplitRelay(t.addrs[0])
+func findRelayed(ctx context.Context, h corehost.Host, t seed.Target) targetResult {
+	relay, _, _ := addr.SplitRelay(t.Addrs[0])
 	switch {
-	case t.id == h.ID():
+	case t.ID == h.ID():
 		return targetResult{target: t, err: withText(ErrSelf)}
-	case addr.HasDirect(h.Network(), t.id):
-		return targetResult{target: t, info: peer.AddrInfo{ID: t.id, Addrs: t.addrs}}
+	case addr.HasDirect(h.Network(), t.ID):
+		return targetResult{target: t, info: peer.AddrInfo{ID: t.ID, Addrs: t.Addrs}}
 	case relay == h.ID():
 		return targetResult{target: t, err: &failure{kind: ErrUnreachable, text: "this node is its relay, and it is not connected", rank: rankRefused}}
 	case !dialsRelays(h):
 		return targetResult{target: t, err: &failure{kind: ErrUnreachable, text: "it is behind a relay, and this node punches no holes", rank: rankSkipped}}
 	}
-	closeStale(h, t.id, staleAfter)
-	clearBackoff(h, t.id)
-	a := connect(ctx, h, t, t.id, t.addrs)
+	closeStale(h, t.ID, staleAfter)
+	clearBackoff(h, t.ID)
+	a := connect(ctx, h, t, t.ID, t.Addrs)
 	if a.err != nil {
 		return a
 	}
-	if err := awaitDirect(ctx, h, t.id); err != nil {
+	if err := awaitDirect(ctx, h, t.ID); err != nil {
 		return targetResult{target: t, err: explain(err)}
 	}
 	return a
 }
-
-// relayed reports whether the target is behind a relay.
-func (t target) relayed() bool { return addr.IsRelayed(t.addrs[0]) }
-
-// Relayed reports whether the seed is an address behind a relay. Only a host that punches
-// holes can use it.
-func (s *Seed) Relayed() bool { return slices.ContainsFunc(s.targets, target.relayed) }

@@ -17,32 +17,10 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
+	"github.com/go-smokesignal/smokesignal/internal/seed"
 )
 
 const otherID = "12D3KooWJ4ct7gS3fLiVcQ7pgTTYG1kCHUEfLdmHXeWSBpwJHVJz"
-
-func TestParseSeedBehindRelay(t *testing.T) {
-	at := "/ip4/10.0.0.1/udp/8495/quic-v1"
-	s := mustParse(t, at+"/p2p/"+testID+"/p2p-circuit/p2p/"+otherID)
-	if !s.Relayed() || s.ID().String() != otherID || mustParse(t, at+"/p2p/"+testID).Relayed() {
-		t.Errorf("read as %+v", s)
-	}
-	mustParse(t, "/dns4/relay.example.org/udp/8495/quic-v1/p2p/"+testID+"/p2p-circuit/p2p/"+otherID)
-	for text, want := range map[string]string{
-		at + "/p2p-circuit/p2p/" + otherID:                                                    "behind a relay is written",
-		at + "/p2p/" + testID + "/p2p-circuit":                                                "behind a relay is written",
-		"/p2p/" + testID + "/p2p-circuit/p2p/" + otherID:                                      "behind a relay is written",
-		at + "/p2p/" + testID + "/p2p-circuit" + at + "/p2p/" + otherID:                       "behind a relay is written",
-		at + "/p2p/" + testID + "/p2p-circuit/p2p/" + testID:                                  "behind itself",
-		"/ip4/10.0.0.1/udp/8495/p2p/" + testID + "/p2p-circuit/p2p/" + otherID:                "the protocol over UDP is missing",
-		"/ip4/0.0.0.0/tcp/8495/p2p/" + testID + "/p2p-circuit/p2p/" + otherID:                 "every address",
-		at + "/p2p/" + testID + "/p2p-circuit/p2p/" + otherID + "/p2p-circuit/p2p/" + otherID: "behind a relay is written",
-	} {
-		if _, err := ParseSeed(text); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v, want %q", text, err, want)
-		}
-	}
-}
 
 // relayFor starts a relay on which h has a reservation, and returns h's address there.
 func relayFor(t *testing.T, h corehost.Host) (service corehost.Host, at string) {
@@ -63,35 +41,35 @@ func relayFor(t *testing.T, h corehost.Host) (service corehost.Host, at string) 
 // On loopback libp2p punches no holes, so the test makes the direct connection. Without it the
 // error is ErrRelayed.
 func TestSeedBehindARelayIsFoundOverADirectConnection(t *testing.T) {
-	seed := startHost(t, libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.EnableRelay())
-	service, at := relayFor(t, seed)
+	there := startHost(t, libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.EnableRelay())
+	service, at := relayFor(t, there)
 	s := mustParse(t, at)
 
 	h := startHost(t, libp2p.NoListenAddrs, libp2p.EnableRelay())
 	short, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
-	_, err := s.find(short, h)
+	_, err := findSeed(short, h, s)
 	if !errors.Is(err, ErrRelayed) || err.Error() != "only reached through a relay, no direct connection" {
 		t.Errorf("without a direct connection: %v", err)
 	}
 	// A hole may yet be punched over the connection through the relay; when it is old
 	// it makes room for the next.
-	closeStale(h, seed.ID(), staleAfter)
-	if !addr.HasOnlyRelayed(h.Network(), seed.ID()) {
+	closeStale(h, there.ID(), staleAfter)
+	if !addr.HasOnlyRelayed(h.Network(), there.ID()) {
 		t.Error("the connection through the relay was closed")
 	}
-	closeStale(&dialHost{Host: h, isSpare: func(network.Conn) bool { return false }}, seed.ID(), 0)
-	if !addr.HasOnlyRelayed(h.Network(), seed.ID()) {
+	closeStale(&dialHost{Host: h, isSpare: func(network.Conn) bool { return false }}, there.ID(), 0)
+	if !addr.HasOnlyRelayed(h.Network(), there.ID()) {
 		t.Error("a connection through the relay was closed that others use")
 	}
-	closeStale(h, seed.ID(), 0)
-	if len(h.Network().ConnsToPeer(seed.ID())) > 0 {
+	closeStale(h, there.ID(), 0)
+	if len(h.Network().ConnsToPeer(there.ID())) > 0 {
 		t.Error("an old connection through a relay is kept")
 	}
 	h = startHost(t, libp2p.NoListenAddrs, libp2p.EnableRelay()) // which does not know its addresses yet
 	found := make(chan error, 1)
 	go func() {
-		_, err := s.find(t.Context(), h)
+		_, err := findSeed(t.Context(), h, s)
 		found <- err
 	}()
 	select {
@@ -100,30 +78,30 @@ func TestSeedBehindARelayIsFoundOverADirectConnection(t *testing.T) {
 	case <-time.After(100 * time.Millisecond): // nothing may happen
 	}
 	direct := network.WithForceDirectDial(t.Context(), "test")
-	if err := h.Connect(direct, peer.AddrInfo{ID: seed.ID(), Addrs: seed.Addrs()}); err != nil {
+	if err := h.Connect(direct, peer.AddrInfo{ID: there.ID(), Addrs: there.Addrs()}); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-found; err != nil {
 		t.Errorf("with a direct connection: %v", err)
 	}
-	closeStale(h, seed.ID(), 0)
-	if !addr.HasDirect(h.Network(), seed.ID()) {
+	closeStale(h, there.ID(), 0)
+	if !addr.HasDirect(h.Network(), there.ID()) {
 		t.Error("a direct connection was closed")
 	}
 
-	unknown := mustParse(t, strings.Replace(at, seed.ID().String(), otherID, 1))
+	unknown := mustParse(t, strings.Replace(at, there.ID().String(), otherID, 1))
 	for name, c := range map[string]struct {
 		host corehost.Host
-		seed *Seed
+		from *seed.Seed
 		kind error
 		text string
 	}{
 		"by a host without relays": {startHost(t, libp2p.NoListenAddrs, libp2p.DisableRelay()), s, ErrUnreachable, "it is behind a relay, and this node punches no holes"},
-		"by itself":                {seed, s, ErrSelf, "this is the node itself"},
+		"by itself":                {there, s, ErrSelf, "this is the node itself"},
 		"without a reservation":    {startHost(t, libp2p.NoListenAddrs, libp2p.EnableRelay()), unknown, ErrUnreachable, "its relay does not know it"},
 		"by its relay":             {service, unknown, ErrUnreachable, "this node is its relay, and it is not connected"},
 	} {
-		if _, err := c.seed.find(t.Context(), c.host); !errors.Is(err, c.kind) || err.Error() != c.text {
+		if _, err := findSeed(t.Context(), c.host, c.from); !errors.Is(err, c.kind) || err.Error() != c.text {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -18,9 +17,9 @@ import (
 	"github.com/libp2p/go-libp2p/core/sec"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
-	madns "github.com/multiformats/go-multiaddr-dns"
 
 	"github.com/go-smokesignal/smokesignal/internal/addr"
+	"github.com/go-smokesignal/smokesignal/internal/seed"
 )
 
 const (
@@ -29,79 +28,28 @@ const (
 	// quicGrace is how much longer QUIC may take once TCP on the same port was refused. A
 	// closed UDP port answers nothing, so only waiting tells.
 	quicGrace = time.Second
-	// maxTargets bounds the targets that a name may stand for.
-	maxTargets = 16
-	// maxDNSAddrs bounds the chain of dnsaddr records that refer to others.
-	maxDNSAddrs = 4
 )
 
-// A Seed is an address at which a network can be joined, as a user wrote it. It does not
-// change, and its methods may be called from several goroutines.
-type Seed struct {
-	text    string
-	id      peer.ID  // pinned by /p2p/ID or a ticket, or empty
-	network string   // of a ticket; empty for other seeds
-	targets []target // none for name:port, several for a ticket, else one
-	name    string   // of name:port
-	port    uint16   // of name:port
-	dns     madns.BasicResolver
-}
-
-// A target is one place at which a node may be: addresses that belong to the same node, such
-// as TCP and QUIC on one port.
-type target struct {
-	addrs []ma.Multiaddr
-	id    peer.ID        // that the node has to prove; empty if any will do
-	at    netip.AddrPort // zero if addrs hold a name
-}
-
-var systemDNS madns.BasicResolver = net.DefaultResolver
-
-// String returns the text that the seed was parsed from.
-func (s *Seed) String() string { return s.text }
-
-// Short returns the text of the seed for a log or an error. Of a ticket it is the beginning
-// and the end.
-func (s *Seed) Short() string { return shortenTicket(s.text) }
-
-// ID returns the id pinned by /p2p/ID or a ticket, or the empty id.
-func (s *Seed) ID() peer.ID { return s.id }
-
-// AddrPorts returns the IP addresses and ports that the text gives, and none for a name or
-// an address behind a relay.
-func (s *Seed) AddrPorts() (list []netip.AddrPort) {
-	for _, t := range s.targets {
-		if t.at.IsValid() {
-			list = append(list, t.at)
-		}
-	}
-	return list
-}
-
-// Network returns the name of the network that a ticket is for. It is empty for other
-// seeds.
-func (s *Seed) Network() string { return s.network }
-
-// find finds out which node is at the seed's address, and leaves a connection to it. It asks
+// findSeed finds out which node is at the address of s, and leaves a connection to it. It asks
 // anew each time, so it finds a seed that came back with another identity, unless /p2p/ID or a
 // ticket pins the id. The result holds the addresses that answered.
 //
-// find blocks for five seconds at most, and not longer than ctx. It looks a name up each
+// findSeed blocks for five seconds at most, and not longer than ctx. It looks a name up each
 // time. All addresses of a name or a ticket are tried at once. The error is ErrSelf,
 // ErrUnresolvable, ErrUnreachable, ErrRelayed, ErrNotSmokesignal (the answer was not that of a
 // libp2p host) or *WrongIDError, each in one line with the cause wrapped, or the cause of ctx if
 // ctx was canceled.
-func (s *Seed) find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error) {
-	if s.id != "" && s.id == h.ID() {
+func findSeed(ctx context.Context, h corehost.Host, s *seed.Seed) (peer.AddrInfo, error) {
+	if s.ID() != "" && s.ID() == h.ID() {
 		return peer.AddrInfo{}, withText(ErrSelf)
 	}
 	limited, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
-	find := s.findOne
-	if len(s.targets) > 1 {
-		find = s.findAny
+	find := findOne
+	if len(s.Targets()) > 1 {
+		find = findAny
 	}
-	info, err := find(limited, h)
+	info, err := find(limited, h, s)
 	if err == nil {
 		return info, nil
 	}
@@ -113,9 +61,9 @@ func (s *Seed) find(ctx context.Context, h corehost.Host) (peer.AddrInfo, error)
 	return peer.AddrInfo{}, explain(err)
 }
 
-// findOne is find for a seed that is not a ticket with several targets.
-func (s *Seed) findOne(ctx context.Context, h corehost.Host) (peer.AddrInfo, error) {
-	targets, err := s.resolve(ctx)
+// findOne is findSeed for a seed that is not a ticket with several targets.
+func findOne(ctx context.Context, h corehost.Host, s *seed.Seed) (peer.AddrInfo, error) {
+	targets, err := s.Resolve(ctx)
 	if err != nil {
 		return peer.AddrInfo{}, err
 	}
@@ -135,20 +83,20 @@ func (s *Seed) findOne(ctx context.Context, h corehost.Host) (peer.AddrInfo, err
 	asked := 0
 	var failed failures
 	for _, t := range targets {
-		if own[t.at] { // a dial to it would only fail later
-			failed.add(targetResult{target: t, err: s.selfError(h)})
+		if own[t.At] { // a dial to it would only fail later
+			failed.add(targetResult{target: t, err: selfError(h, s)})
 			continue
 		}
 		asked++
 		tasks.Go(func() {
 			switch {
-			case t.relayed():
-				answers <- t.findRelayed(ctx, h)
-			case len(targets) == 1 && t.id != "" && len(t.addrs) == 1 && !s.isTicket():
+			case t.Relayed():
+				answers <- findRelayed(ctx, h, t)
+			case len(targets) == 1 && t.ID != "" && len(t.Addrs) == 1 && !s.IsTicket():
 				// The id is known and there is one address, so there is no need to ask for
 				// the id first. A ticket may have more addresses of the same id, and the
 				// swarm would wait for one of them before it dials the next.
-				answers <- connect(direct, h, t, t.id, t.addrs)
+				answers <- connect(direct, h, t, t.ID, t.Addrs)
 			default:
 				answers <- meet(direct, h, t)
 			}
@@ -166,22 +114,20 @@ func (s *Seed) findOne(ctx context.Context, h corehost.Host) (peer.AddrInfo, err
 
 // findAny tries all targets at once, of which each may be a name to look up, and returns the
 // first node that is found.
-func (s *Seed) findAny(ctx context.Context, h corehost.Host) (peer.AddrInfo, error) {
+func findAny(ctx context.Context, h corehost.Host, s *seed.Seed) (peer.AddrInfo, error) {
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	answers := make(chan targetResult, len(s.targets))
-	for _, t := range s.targets {
+	answers := make(chan targetResult, len(s.Targets()))
+	for _, t := range s.Targets() {
 		tasks.Go(func() {
-			one := *s
-			one.targets = []target{t}
-			info, err := one.findOne(ctx, h)
+			info, err := findOne(ctx, h, s.Only(t))
 			answers <- targetResult{target: t, info: info, err: explain(err)}
 		})
 	}
 	var failed failures
-	for range s.targets {
+	for range s.Targets() {
 		a := <-answers
 		if a.err == nil {
 			return a.info, nil
@@ -191,22 +137,20 @@ func (s *Seed) findAny(ctx context.Context, h corehost.Host) (peer.AddrInfo, err
 	return peer.AddrInfo{}, failed.err()
 }
 
-func (s *Seed) isTicket() bool { return s.network != "" }
-
 // selfError returns the error for a seed at whose address this node itself is. A pinned seed
 // is another node, which may come back there.
-func (s *Seed) selfError(h corehost.Host) error {
-	if s.id != "" {
-		return &WrongIDError{Expected: s.id, Actual: h.ID()}
+func selfError(h corehost.Host, s *seed.Seed) error {
+	if s.ID() != "" {
+		return &WrongIDError{Expected: s.ID(), Actual: h.ID()}
 	}
 	return withText(ErrSelf)
 }
 
 // A targetResult is the outcome for one target.
 type targetResult struct {
-	target
-	info peer.AddrInfo
-	err  error
+	target seed.Target
+	info   peer.AddrInfo
+	err    error
 }
 
 // failures collects why no target of a seed could be used.
@@ -231,7 +175,7 @@ func (f *failures) err() error {
 	var highest rank
 	var all []error
 	for _, a := range f.list {
-		if f.self && a.at.Addr().IsLoopback() {
+		if f.self && a.target.At.Addr().IsLoopback() {
 			continue
 		}
 		all = append(all, a.err)
@@ -259,7 +203,7 @@ func (f *failures) err() error {
 
 // meet asks at all addresses of t at once for the id of the node there, and connects to the
 // first node that answers.
-func meet(ctx context.Context, h corehost.Host, t target) targetResult {
+func meet(ctx context.Context, h corehost.Host, t seed.Target) targetResult {
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -269,21 +213,21 @@ func meet(ctx context.Context, h corehost.Host, t target) targetResult {
 		addr ma.Multiaddr
 		err  error
 	}
-	replies := make(chan reply, len(t.addrs))
+	replies := make(chan reply, len(t.Addrs))
 	start := time.Now()
-	for _, a := range t.addrs {
+	for _, a := range t.Addrs {
 		tasks.Go(func() {
 			id, err := askID(ctx, h, a)
 			replies <- reply{id, a, err}
 		})
 	}
 	var best *failure
-	for range t.addrs {
+	for range t.Addrs {
 		r := <-replies
 		if r.err == nil {
 			switch {
-			case t.id != "" && r.id != t.id:
-				return targetResult{target: t, err: &WrongIDError{Expected: t.id, Actual: r.id}}
+			case t.ID != "" && r.id != t.ID:
+				return targetResult{target: t, err: &WrongIDError{Expected: t.ID, Actual: r.id}}
 			case r.id == h.ID():
 				return targetResult{target: t, err: withText(ErrSelf)}
 			}
@@ -292,7 +236,7 @@ func meet(ctx context.Context, h corehost.Host, t target) targetResult {
 				// Hole punching needs a QUIC connection first: it shows the address under
 				// which others see this node. The address that answered first is usually
 				// TCP, so libp2p gets all of them and prefers QUIC by itself.
-				addrs = t.addrs
+				addrs = t.Addrs
 			}
 			return connect(ctx, h, t, r.id, addrs)
 		}
@@ -312,7 +256,7 @@ func meet(ctx context.Context, h corehost.Host, t target) targetResult {
 }
 
 // connect connects to id at addrs.
-func connect(ctx context.Context, h corehost.Host, t target, id peer.ID, addrs []ma.Multiaddr) targetResult {
+func connect(ctx context.Context, h corehost.Host, t seed.Target, id peer.ID, addrs []ma.Multiaddr) targetResult {
 	info := peer.AddrInfo{ID: id, Addrs: addrs}
 	if id == h.ID() {
 		return targetResult{target: t, err: withText(ErrSelf)}

@@ -30,6 +30,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/bubble"
 	"github.com/go-smokesignal/smokesignal/internal/errs"
 	"github.com/go-smokesignal/smokesignal/internal/leaks"
+	"github.com/go-smokesignal/smokesignal/internal/seed"
 )
 
 // newHost returns a host that listens on the given multiaddrs and closes with the test.
@@ -66,9 +67,9 @@ func portOf(t *testing.T, h corehost.Host, code int) string {
 	return ""
 }
 
-func mustParse(t *testing.T, text string) *Seed {
+func mustParse(t *testing.T, text string) *seed.Seed {
 	t.Helper()
-	s, err := ParseSeed(text)
+	s, err := seed.Parse(text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,9 +77,9 @@ func mustParse(t *testing.T, text string) *Seed {
 }
 
 // wantFound finds the seed, and checks its id and that a connection to it stays.
-func wantFound(t *testing.T, h, want corehost.Host, s *Seed) peer.AddrInfo {
+func wantFound(t *testing.T, h, want corehost.Host, s *seed.Seed) peer.AddrInfo {
 	t.Helper()
-	info, err := s.find(t.Context(), h)
+	info, err := findSeed(t.Context(), h, s)
 	if err != nil {
 		t.Fatalf("seed %s: %v", s, err)
 	}
@@ -103,9 +104,9 @@ func wantNoJunk(t *testing.T, h corehost.Host, known ...peer.ID) {
 }
 
 // wantFails fails to find a seed and returns the error, which must be one line.
-func wantFails(t *testing.T, h corehost.Host, s *Seed, kind error) error {
+func wantFails(t *testing.T, h corehost.Host, s *seed.Seed, kind error) error {
 	t.Helper()
-	info, err := s.find(t.Context(), h)
+	info, err := findSeed(t.Context(), h, s)
 	if err == nil {
 		t.Fatalf("seed %s: found %v, want %v", s, info, kind)
 	}
@@ -135,7 +136,7 @@ func TestFindOnEveryTransport(t *testing.T) {
 			wantFound(t, newHost(t), there, mustParse(t, addr+"/p2p/"+there.ID().String()))
 
 			other := testID
-			_, err := mustParse(t, addr+"/p2p/"+other).find(t.Context(), newHost(t))
+			_, err := findSeed(t.Context(), newHost(t), mustParse(t, addr+"/p2p/"+other))
 			wrong, ok := errors.AsType[*WrongIDError](err)
 			if !ok || wrong.Actual != there.ID() || wrong.Expected.String() != other {
 				t.Errorf("the wrong id: %v", err)
@@ -198,7 +199,7 @@ func TestFindSaysRefusedEachTimeAndSoon(t *testing.T) {
 		for range 3 {
 			start := time.Now()
 			s := mustParse(t, text)
-			_, err := s.find(t.Context(), h)
+			_, err := findSeed(t.Context(), h, s)
 			if !errors.Is(err, ErrUnreachable) || !errors.Is(err, syscall.ECONNREFUSED) || err.Error() != "connection refused" {
 				t.Errorf("%s: %v", text, err)
 			}
@@ -217,13 +218,13 @@ func TestSeedWithANewIdentityIsFound(t *testing.T) {
 	wantFound(t, h, first, s)
 	first.Close()
 	second := newHost(t, "/ip4/127.0.0.1/tcp/"+portOf2(s))
-	info, err := s.find(t.Context(), h)
+	info, err := findSeed(t.Context(), h, s)
 	if err != nil || info.ID != second.ID() {
 		t.Fatalf("found %v, %v, want %s", info, err, second.ID())
 	}
 }
 
-func portOf2(s *Seed) string { return strconv.Itoa(int(s.targets[0].at.Port())) }
+func portOf2(s *seed.Seed) string { return strconv.Itoa(int(s.Targets()[0].At.Port())) }
 
 func TestFindKnowsItself(t *testing.T) {
 	t.Parallel()
@@ -242,7 +243,7 @@ func TestFindKnowsItself(t *testing.T) {
 	wantFails(t, h, mustParse(t, forward(t, "127.0.0.1:"+tcp)), ErrSelf)
 
 	s := mustParse(t, "localhost:"+tcp)
-	s.dns = &madns.MockResolver{IP: map[string][]net.IPAddr{"localhost": {{IP: net.IPv6loopback}, {IP: net.IPv4(127, 0, 0, 1)}}}}
+	s.DNS = &madns.MockResolver{IP: map[string][]net.IPAddr{"localhost": {{IP: net.IPv6loopback}, {IP: net.IPv4(127, 0, 0, 1)}}}}
 	wantFails(t, h, s, ErrSelf)
 }
 
@@ -313,14 +314,14 @@ func TestFindEndsWithItsContext(t *testing.T) {
 	silent := mustParse(t, serveTCP(t, func(c net.Conn) { io.Copy(io.Discard, c) }))
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	_, err := silent.find(ctx, h)
+	_, err := findSeed(ctx, h, silent)
 	if !errors.Is(err, ErrUnreachable) || !errors.Is(err, context.DeadlineExceeded) || err.Error() != "timeout" {
 		t.Errorf("after the deadline: %v", err)
 	}
 	gone := errors.New("gone")
 	canceled, stop := context.WithCancelCause(t.Context())
 	stop(gone)
-	if _, err := silent.find(canceled, h); err != gone {
+	if _, err := findSeed(canceled, h, silent); err != gone {
 		t.Errorf("canceled: %v", err)
 	}
 	wantNoJunk(t, h)
@@ -357,9 +358,9 @@ func TestFindNames(t *testing.T) {
 			"_dnsaddr.wrong.test": text("/ip4/127.0.0.1/tcp/" + port + "/p2p/" + testID),
 		},
 	}
-	with := func(text string) *Seed {
+	with := func(text string) *seed.Seed {
 		s := mustParse(t, text)
-		s.dns = dns
+		s.DNS = dns
 		return s
 	}
 	for _, text := range []string{
@@ -380,7 +381,7 @@ func TestFindNames(t *testing.T) {
 	for _, text := range []string{"odd.test:" + port, "/dns6/seed.test/tcp/" + port, "/dnsaddr/round.test", "/dnsaddr/none.test", "/dnsaddr/one.test/p2p/" + testID} {
 		wantFails(t, h, with(text), ErrUnresolvable)
 	}
-	if _, err := with("/dnsaddr/wrong.test").find(t.Context(), h); err == nil {
+	if _, err := findSeed(t.Context(), h, with("/dnsaddr/wrong.test")); err == nil {
 		t.Error("a record that names another id led to a node")
 	} else if _, ok := errors.AsType[*WrongIDError](err); !ok {
 		t.Errorf("a record that names another id: %v", err)
@@ -395,7 +396,7 @@ func TestFindNames(t *testing.T) {
 	} {
 		for _, seed := range []string{"x.test:1", "/dns4/x.test/tcp/1", "/dns4/x.test/tcp/1/wss", "/dnsaddr/x.test"} {
 			s := mustParse(t, seed)
-			s.dns = brokenDNS{c.err}
+			s.DNS = brokenDNS{c.err}
 			if err := wantFails(t, h, s, ErrUnresolvable); err.Error() != c.text {
 				t.Errorf("%s: %q, want %q", seed, err, c.text)
 			}
@@ -416,7 +417,7 @@ func TestFindThroughAWrappedHost(t *testing.T) {
 	wantFound(t, h, there, mustParse(t, "127.0.0.1:"+portOf(t, there, ma.P_TCP)))
 	refused := mustParse(t, "/ip4/127.0.0.1/tcp/"+closedPort(t)+"/p2p/"+testID)
 	for range 3 {
-		if _, err := refused.find(t.Context(), h); !errors.Is(err, syscall.ECONNREFUSED) {
+		if _, err := findSeed(t.Context(), h, refused); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Error(err)
 		}
 	}
@@ -434,13 +435,13 @@ func TestFindLeavesNoGoroutine(t *testing.T) {
 	s := mustParse(t, "127.0.0.1:"+portOf(t, there, ma.P_TCP))
 	wantFound(t, h, there, s) // what libp2p keeps for a connection is there now
 	refused := mustParse(t, "127.0.0.1:"+closedPort(t))
-	refused.find(t.Context(), h)
+	findSeed(t.Context(), h, refused)
 	noneLeft := leaks.Watch(t, goleak.IgnoreAnyFunction("github.com/libp2p/go-libp2p/p2p/net/swarm.(*dialSync).getActiveDial"))
 	for range 3 {
-		if _, err := s.find(t.Context(), h); err != nil {
+		if _, err := findSeed(t.Context(), h, s); err != nil {
 			t.Fatal(err)
 		}
-		refused.find(t.Context(), h)
+		findSeed(t.Context(), h, refused)
 	}
 	noneLeft()
 }
@@ -448,7 +449,7 @@ func TestFindLeavesNoGoroutine(t *testing.T) {
 func TestSeedErrorReadsAsOneLine(t *testing.T) {
 	h := newHost(t)
 	s := mustParse(t, "127.0.0.1:"+closedPort(t))
-	_, err := s.find(t.Context(), h)
+	_, err := findSeed(t.Context(), h, s)
 	e := &SeedError{Seed: s.String(), Err: err, Next: time.Now().Add(4100 * time.Millisecond)}
 	if want := "seed " + s.String() + ": connection refused, next try in 4s"; e.Error() != want {
 		t.Errorf("%q, want %q", e, want)

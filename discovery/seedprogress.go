@@ -8,6 +8,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
+	"github.com/go-smokesignal/smokesignal/internal/seed"
 )
 
 // A SeedStatus is the state of a seed.
@@ -22,7 +23,7 @@ type SeedStatus struct {
 // A seedProgress is the driver's state of a seed. The state machine decides when to try the seed.
 // The loop owns it.
 type seedProgress struct {
-	seed *Seed
+	seed *seed.Seed
 	id   peer.ID // empty until it was reached
 	self bool    // it is this node
 	full bool    // it refused a link because it has too many
@@ -88,7 +89,7 @@ func (d *Driver) askSeed(o overlay.AskSeed) {
 	d.tasks.Go(func() {
 		ctx, cancel := context.WithTimeout(d.ctx, dialTimeout)
 		defer cancel()
-		info, err := s.seed.find(ctx, d.host)
+		info, err := findSeed(ctx, d.host, s.seed)
 		d.run(func() { d.seedAnswered(o, info, err) })
 	})
 }

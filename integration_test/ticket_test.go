@@ -10,9 +10,9 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal"
-	"github.com/go-smokesignal/smokesignal/discovery"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
+	"github.com/go-smokesignal/smokesignal/internal/seed"
 )
 
 func ticket(t *testing.T, n *smokesignal.Node) string {
@@ -63,7 +63,7 @@ func TestTicketPinsTheNode(t *testing.T) {
 	other := l.start(cluster.Spec{Name: "other", Limits: manual})
 	encode := func(addrs ...ma.Multiaddr) string {
 		t.Helper()
-		text, err := discovery.Ticket{ID: host.ID(), Addrs: addrs}.Encode()
+		text, err := seed.Ticket{ID: host.ID(), Addrs: addrs}.Encode()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -17,7 +17,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal"
-	"github.com/go-smokesignal/smokesignal/discovery"
+	"github.com/go-smokesignal/smokesignal/internal/seed"
 )
 
 // The page of examples/web in Chromium, through examples/web/test/browser.js.
@@ -370,7 +370,7 @@ func TestWebTransports(t *testing.T) {
 			_, err := a.ValueForProtocol(over)
 			return err != nil
 		})
-		text, err := discovery.Ticket(one).Encode()
+		text, err := seed.Ticket(one).Encode()
 		if err != nil {
 			t.Fatal(err)
 		}

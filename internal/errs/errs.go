@@ -49,3 +49,21 @@ type wrapped struct {
 
 func (e *wrapped) Error() string { return e.text }
 func (e *wrapped) Unwrap() error { return e.err }
+
+// OneLine returns the first line of the innermost text of err, at most 100 characters of
+// it.
+func OneLine(err error) string {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			break
+		}
+		err = inner
+	}
+	text, _, _ := strings.Cut(strings.TrimSpace(err.Error()), "\n")
+	const most = 100
+	if r := []rune(text); len(r) > most {
+		text = string(r[:most]) + "..."
+	}
+	return text
+}

@@ -9,8 +9,8 @@ import (
 
 	ma "github.com/multiformats/go-multiaddr"
 
-	"github.com/go-smokesignal/smokesignal/discovery/internal/seedaddr"
 	"github.com/go-smokesignal/smokesignal/internal/addr"
+	"github.com/go-smokesignal/smokesignal/internal/seedaddr"
 )
 
 const (

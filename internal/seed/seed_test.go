@@ -1,10 +1,12 @@
-package discovery
+package seed
 
 import (
 	"fmt"
 	"strings"
 	"testing"
 )
+
+const otherID = "12D3KooWJ4ct7gS3fLiVcQ7pgTTYG1kCHUEfLdmHXeWSBpwJHVJz"
 
 const testID = "12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf"
 
@@ -32,14 +34,14 @@ func TestParseSeedAcceptsWhatPeopleWrite(t *testing.T) {
 		{"/dnsaddr/example.org", "/dnsaddr/example.org", ""},
 		{"/dnsaddr/example.org/p2p/" + testID, "/dnsaddr/example.org", ""},
 	} {
-		s, err := ParseSeed(c.text)
+		s, err := Parse(c.text)
 		if err != nil {
 			t.Errorf("%s: %v", c.text, err)
 			continue
 		}
 		var got []string
 		for _, target := range s.targets {
-			for _, a := range target.addrs {
+			for _, a := range target.Addrs {
 				got = append(got, a.String())
 			}
 		}
@@ -114,7 +116,7 @@ func TestParseSeedRefusesInASentence(t *testing.T) {
 		{"/ip4/10.0.0.1/tcp/8495/http", "not a transport"},
 		{"/dns4/10.0.0.1/tcp/8495", "neither an IP address nor a name"},
 	} {
-		s, err := ParseSeed(c.text)
+		s, err := Parse(c.text)
 		if err == nil {
 			t.Errorf("%q: accepted as %+v", c.text, s.targets)
 			continue
@@ -126,12 +128,12 @@ func TestParseSeedRefusesInASentence(t *testing.T) {
 	}
 }
 
-func FuzzParseSeed(f *testing.F) {
+func FuzzParse(f *testing.F) {
 	for _, s := range []string{"10.0.0.1:8495", "[::1]:1", "a.b:2", "/ip4/1.2.3.4/tcp/1/p2p/" + testID, "/dnsaddr/a.b", ":", "[", "/"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		s, err := ParseSeed(text)
+		s, err := Parse(text)
 		if err != nil {
 			if strings.Contains(err.Error(), "\n") {
 				t.Fatalf("more than one line: %q", err)
@@ -159,7 +161,7 @@ func TestSeedTellsTheAddressesInItsText(t *testing.T) {
 		"/dns4/seed.example.org/tcp/8495/p2p/" + testID:                      "[]",
 		"/ip4/192.0.2.1/tcp/1/p2p/" + testID + "/p2p-circuit/p2p/" + otherID: "[]",
 	} {
-		s, err := ParseSeed(text)
+		s, err := Parse(text)
 		if err != nil {
 			t.Error(err)
 			continue
@@ -168,4 +170,36 @@ func TestSeedTellsTheAddressesInItsText(t *testing.T) {
 			t.Errorf("%s: %s, want %s", text, got, want)
 		}
 	}
+}
+
+func TestParseSeedBehindRelay(t *testing.T) {
+	at := "/ip4/10.0.0.1/udp/8495/quic-v1"
+	s := mustParse(t, at+"/p2p/"+testID+"/p2p-circuit/p2p/"+otherID)
+	if !s.Relayed() || s.ID().String() != otherID || mustParse(t, at+"/p2p/"+testID).Relayed() {
+		t.Errorf("read as %+v", s)
+	}
+	mustParse(t, "/dns4/relay.example.org/udp/8495/quic-v1/p2p/"+testID+"/p2p-circuit/p2p/"+otherID)
+	for text, want := range map[string]string{
+		at + "/p2p-circuit/p2p/" + otherID:                                                    "behind a relay is written",
+		at + "/p2p/" + testID + "/p2p-circuit":                                                "behind a relay is written",
+		"/p2p/" + testID + "/p2p-circuit/p2p/" + otherID:                                      "behind a relay is written",
+		at + "/p2p/" + testID + "/p2p-circuit" + at + "/p2p/" + otherID:                       "behind a relay is written",
+		at + "/p2p/" + testID + "/p2p-circuit/p2p/" + testID:                                  "behind itself",
+		"/ip4/10.0.0.1/udp/8495/p2p/" + testID + "/p2p-circuit/p2p/" + otherID:                "the protocol over UDP is missing",
+		"/ip4/0.0.0.0/tcp/8495/p2p/" + testID + "/p2p-circuit/p2p/" + otherID:                 "every address",
+		at + "/p2p/" + testID + "/p2p-circuit/p2p/" + otherID + "/p2p-circuit/p2p/" + otherID: "behind a relay is written",
+	} {
+		if _, err := Parse(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
+
+func mustParse(t testing.TB, text string) *Seed {
+	t.Helper()
+	s, err := Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }

@@ -1,4 +1,4 @@
-package discovery
+package seed
 
 import (
 	"encoding/base32"
@@ -15,10 +15,10 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
-	"github.com/go-smokesignal/smokesignal/discovery/internal/seedaddr"
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
+	"github.com/go-smokesignal/smokesignal/internal/seedaddr"
 )
 
 const (
@@ -101,7 +101,7 @@ func places(addrs []ma.Multiaddr) (endpoints []netip.AddrPort, others []ma.Multi
 		ap, ok := addr.AddrPort(a)
 		both := ok && isPlain(a)
 		if both {
-			for _, b := range hostPort(ap).addrs {
+			for _, b := range hostPort(ap).Addrs {
 				both = both && ma.Contains(usable, b)
 			}
 		}
@@ -164,7 +164,7 @@ func checkNetwork(name string) error {
 func ParseTicket(text string) (Ticket, error) {
 	t, err := parseTicket(text)
 	if err != nil {
-		return Ticket{}, fmt.Errorf("ticket %q: %w", shortenTicket(text), err)
+		return Ticket{}, fmt.Errorf("ticket %q: %w", Shorten(text), err)
 	}
 	return t, nil
 }
@@ -244,7 +244,7 @@ func readPlace(f frame.Field) []ma.Multiaddr {
 		if !ok || seedaddr.CheckIP(ip) != nil || port == 0 {
 			return nil
 		}
-		return hostPort(netip.AddrPortFrom(ip, port)).addrs
+		return hostPort(netip.AddrPortFrom(ip, port)).Addrs
 	}
 	a, err := ma.NewMultiaddrBytes(f.Bytes)
 	if err != nil || len(a) == 0 || seedaddr.CheckTransport(a) != nil {
@@ -253,19 +253,19 @@ func readPlace(f frame.Field) []ma.Multiaddr {
 	return []ma.Multiaddr{a}
 }
 
-// shortenTicket returns the beginning and the end of a text that looks like a ticket, which is
+// Shorten returns the beginning and the end of a text that looks like a ticket, which is
 // too long for an error or a log. Other texts stay as they are.
-func shortenTicket(text string) string {
+func Shorten(text string) string {
 	const begin, end = 12, 4
-	if !isTicket(text) || len(text) <= begin+end+1 {
+	if !looksLikeTicket(text) || len(text) <= begin+end+1 {
 		return text
 	}
 	return text[:begin] + "…" + text[len(text)-end:]
 }
 
-// isTicket reports whether text is meant as a ticket: it begins like one, and is neither a name
+// looksLikeTicket reports whether text is meant as a ticket: it begins like one, and is neither a name
 // with a port nor a name with its port missing.
-func isTicket(text string) bool {
+func looksLikeTicket(text string) bool {
 	n := len(ticketWord)
 	return len(text) > n && strings.EqualFold(text[:n], ticketWord) &&
 		text[n] >= '0' && text[n] <= '9' && !strings.ContainsAny(text, ":.")
@@ -281,8 +281,8 @@ func (s *Seed) parseTicket(text string) error {
 	s.id, s.network = t.ID, t.Network
 	for _, a := range t.Addrs {
 		next := newTarget(a, t.ID)
-		if last := len(s.targets) - 1; last >= 0 && next.at.IsValid() && next.at == s.targets[last].at {
-			s.targets[last].addrs = append(s.targets[last].addrs, a) // QUIC beside TCP
+		if last := len(s.targets) - 1; last >= 0 && next.At.IsValid() && next.At == s.targets[last].At {
+			s.targets[last].Addrs = append(s.targets[last].Addrs, a) // QUIC beside TCP
 			continue
 		}
 		s.targets = append(s.targets, next)

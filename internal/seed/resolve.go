@@ -1,4 +1,4 @@
-package discovery
+package seed
 
 import (
 	"context"
@@ -9,27 +9,34 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	madns "github.com/multiformats/go-multiaddr-dns"
 
-	"github.com/go-smokesignal/smokesignal/discovery/internal/seedaddr"
+	"github.com/go-smokesignal/smokesignal/internal/seedaddr"
 )
 
-// resolve returns the targets that the seed stands for, at most maxTargets. The error is that
+const (
+	// maxTargets bounds the targets that a name may stand for.
+	maxTargets = 16
+	// maxDNSAddrs bounds the chain of dnsaddr records that refer to others.
+	maxDNSAddrs = 4
+)
+
+// Resolve returns the targets that the seed stands for, at most maxTargets. The error is that
 // of the name server.
-func (s *Seed) resolve(ctx context.Context) ([]target, error) {
+func (s *Seed) Resolve(ctx context.Context) ([]Target, error) {
 	if s.name != "" {
 		return s.resolveName(ctx)
 	}
-	resolver, err := madns.NewResolver(madns.WithDefaultResolver(s.dns))
+	resolver, err := madns.NewResolver(madns.WithDefaultResolver(s.DNS))
 	if err != nil {
 		return nil, err
 	}
-	var found []target
+	var found []Target
 	var failed error // of one name; others may be found
 	todo := s.targets
 	for range maxDNSAddrs {
-		var next []target
+		var next []Target
 		for _, t := range todo {
 			// libp2p itself looks up the name of a relay.
-			if !isName(t.addrs[0]) || t.relayed() {
+			if !isName(t.Addrs[0]) || t.Relayed() {
 				found = append(found, t)
 				continue
 			}
@@ -38,7 +45,7 @@ func (s *Seed) resolve(ctx context.Context) ([]target, error) {
 				failed = err
 				continue
 			}
-			if needsName(t.addrs[0]) {
+			if needsName(t.Addrs[0]) {
 				found = append(found, t) // the name exists, and the transport needs it
 				continue
 			}
@@ -61,12 +68,12 @@ func (s *Seed) resolve(ctx context.Context) ([]target, error) {
 }
 
 // resolveName looks up the name of name:port.
-func (s *Seed) resolveName(ctx context.Context) ([]target, error) {
-	ips, err := s.dns.LookupIPAddr(ctx, s.name)
+func (s *Seed) resolveName(ctx context.Context) ([]Target, error) {
+	ips, err := s.DNS.LookupIPAddr(ctx, s.name)
 	if err != nil {
 		return nil, err
 	}
-	var found []target
+	var found []Target
 	for _, ip := range ips {
 		if a, ok := netip.AddrFromSlice(ip.IP); ok && seedaddr.CheckIP(a.Unmap()) == nil && len(found) < maxTargets {
 			found = append(found, hostPort(netip.AddrPortFrom(a, s.port)))
@@ -76,11 +83,11 @@ func (s *Seed) resolveName(ctx context.Context) ([]target, error) {
 }
 
 // full returns the address with its /p2p/ID, which selects among the records of a dnsaddr.
-func (t target) full() ma.Multiaddr {
-	if t.id == "" {
-		return t.addrs[0]
+func (t Target) full() ma.Multiaddr {
+	if t.ID == "" {
+		return t.Addrs[0]
 	}
-	return t.addrs[0].Encapsulate(ma.StringCast("/p2p/" + t.id.String()))
+	return t.Addrs[0].Encapsulate(ma.StringCast("/p2p/" + t.ID.String()))
 }
 
 func isName(addr ma.Multiaddr) bool {

@@ -11,7 +11,8 @@ import (
 // Close ends the node. It does the following, one after the other:
 //
 //   - refuse new events;
-//   - wait until the neighbors have acknowledged the broadcasts, at most CloseTimeout;
+//   - wait until the neighbors have acknowledged the broadcasts, at most CloseTimeout, but
+//     not for a neighbor that answers nothing for a second;
 //   - give the peers a second to read the direct events that were sent to them;
 //   - end the links, and wait for the callbacks of OnDisconnect and the like, at most
 //     CloseTimeout;

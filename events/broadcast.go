@@ -504,18 +504,6 @@ func (b *Broadcast) Stats() BroadcastStats {
 	}
 }
 
-// Drain refuses new events from now on (ErrClosed), and waits as [Broadcast.Flush]
-// does until the neighbors have received the accepted ones. It is the first step
-// of a closing that loses nothing.
-func (b *Broadcast) Drain(ctx context.Context) error {
-	b.mu.Lock()
-	if b.stageNow() < broadcastDraining {
-		b.setStage(broadcastDraining)
-	}
-	b.mu.Unlock()
-	return b.Flush(ctx)
-}
-
 // Done is closed when Close begins.
 func (b *Broadcast) Done() <-chan struct{} { return b.ctx.Done() }
 

@@ -68,8 +68,7 @@ func (b *Broadcast) confirm(ctx context.Context, goal uint64, k int) error {
 	b.driver.mu.Lock()
 	defer b.driver.mu.Unlock()
 	for _, p := range b.driver.engine.NeighborsLacking(goal) {
-		e.Peers = append(e.Peers, p)
-		e.Has = append(e.Has, max(b.driver.engine.ReceivedBy(p), 1)-1) // ReceivedBy returns the number after the last event
+		e.add(p, b.driver.engine.ReceivedBy(p))
 	}
 	return e
 }

@@ -268,6 +268,7 @@ func (b *Broadcast) receiveMarks(p peer.ID, body []byte, first bool) error {
 
 // answerRequest writes the stored batches that a neighbor asks for.
 func (b *Broadcast) answerRequest(p peer.ID, s network.Stream, w repairRequest) error {
+	b.driver.withEngine(func(now time.Time, e *engine.Engine[*signedBatch]) { e.Heard(now, p) })
 	list := b.driver.stored(w)
 	// The first missing event holds up all later ones, so it is worth asking for.
 	if w.passOn && (len(list) == 0 || list[0].first > w.from) {

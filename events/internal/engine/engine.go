@@ -163,6 +163,7 @@ const (
 // knows. From then on the neighbor forwards every new batch to this node.
 func (e *Engine[V]) ReceiveGreeting(now time.Time, id peer.ID, marks []Mark) {
 	e.greeted[id] = true
+	e.window.Heard(now, id)
 	e.window.CatchUp(now, id)
 	sole := len(e.repair.OtherNeighbors(id)) == 0
 	for _, m := range marks {
@@ -195,6 +196,7 @@ func (e *Engine[V]) ReceiveGreeting(now time.Time, id peer.ID, marks []Mark) {
 // neighbor. If the neighbor has not greeted yet, the session begins with the first
 // event that the neighbor has not received.
 func (e *Engine[V]) ReceiveMarks(now time.Time, id peer.ID, marks []Mark) {
+	e.window.Heard(now, id)
 	for _, m := range marks {
 		if m.Sender != e.self {
 			begin := m.Begin
@@ -511,6 +513,19 @@ func (e *Engine[V]) NeighborsLacking(goal uint64) []peer.ID {
 // ReceivedBy returns the number below which a neighbor has received all of this node's
 // events; zero means that it has acknowledged none.
 func (e *Engine[V]) ReceivedBy(id peer.ID) uint64 { return e.window.ReceivedBy(id, e.self, e.session) }
+
+// Heard notes that a neighbor has sent something else than marks.
+func (e *Engine[V]) Heard(now time.Time, id peer.ID) { e.window.Heard(now, id) }
+
+// HeardAt returns when a neighbor last sent something; the zero time means never.
+func (e *Engine[V]) HeardAt(id peer.ID) time.Time { return e.window.HeardAt(id) }
+
+// BytesLacked returns the size of our batches that a neighbor lacks.
+func (e *Engine[V]) BytesLacked(id peer.ID) int { return e.window.BytesLacked(id, e.self) }
+
+// AskForMark asks a neighbor for its mark of our events. The neighbor answers even if it
+// has received nothing new.
+func (e *Engine[V]) AskForMark(now time.Time, id peer.ID) { e.window.AskForAck(now, id, e.self) }
 
 // Published returns the number that this node's next event will get.
 func (e *Engine[V]) Published() uint64 { return e.published }

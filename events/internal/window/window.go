@@ -131,7 +131,8 @@ type neighbor struct {
 	pairs         map[peer.ID]*pair
 	dirty         []*pair // the pairs whose acknowledgment must be sent to the neighbor
 	marksDue      time.Time
-	marksReported bool // Due has returned this neighbor, and CollectAcks was not called for it since
+	marksReported bool      // Due has returned this neighbor, and CollectAcks was not called for it since
+	heardAt       time.Time // when the neighbor last sent marks or a request; zero: never
 }
 
 // pair is what a neighbor and this node have acknowledged to each other about one
@@ -370,6 +371,53 @@ func (c *Controller) NeighborsLacking(sender peer.ID, goal uint64) []peer.ID {
 		}
 	}
 	return list
+}
+
+// Heard notes that a neighbor has sent something.
+func (c *Controller) Heard(now time.Time, id peer.ID) {
+	if n := c.neighbors[id]; n != nil {
+		n.heardAt = now
+	}
+}
+
+// HeardAt returns when a neighbor last sent something; the zero time means never.
+func (c *Controller) HeardAt(id peer.ID) time.Time {
+	if n := c.neighbors[id]; n != nil {
+		return n.heardAt
+	}
+	return time.Time{}
+}
+
+// BytesLacked returns the size of the batches of a sender that a neighbor lacks. Batches
+// for which the neighbor is no longer waited for may not count.
+func (c *Controller) BytesLacked(id, sender peer.ID) (size int) {
+	n, f := c.neighbors[id], c.flows[sender]
+	if n == nil || f == nil {
+		return 0
+	}
+	p := n.pairs[sender]
+	if p == nil {
+		return 0
+	}
+	for i := range f.batches {
+		if b := &f.batches[i]; f.lacks(n, p, b) {
+			size += b.size
+		}
+	}
+	return size
+}
+
+// AskForAck asks a neighbor for its acknowledgment of a sender at once. The neighbor
+// answers even if it has received nothing new, so no answer means that it is gone.
+func (c *Controller) AskForAck(now time.Time, id, sender peer.ID) {
+	n := c.neighbors[id]
+	if n == nil {
+		return
+	}
+	if p := c.pair(n, sender); p != nil {
+		p.ask = true
+		c.markDirty(now, n, p, atOnce)
+	}
 }
 
 // ReceivedBy returns the number below which a neighbor has received every event of a

@@ -13,12 +13,13 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
-// An app is what there was before: a host, and a topic on which prices are told.
+// An app is an application that existed before smokesignal was added to it: a host, and a
+// pubsub topic on which it publishes prices.
 type app struct {
-	host   host.Host
-	pubsub *pubsub.PubSub
-	prices *pubsub.Topic
-	heard  *pubsub.Subscription
+	host     host.Host
+	pubsub   *pubsub.PubSub
+	prices   *pubsub.Topic
+	incoming *pubsub.Subscription
 }
 
 func newApp(ctx context.Context) (a app, err error) {
@@ -31,12 +32,12 @@ func newApp(ctx context.Context) (a app, err error) {
 	if a.prices, err = a.pubsub.Join("prices"); err != nil {
 		return a, err
 	}
-	a.heard, err = a.prices.Subscribe()
+	a.incoming, err = a.prices.Subscribe()
 	return a, err
 }
 
-// add is all it takes to add smokesignal.
-func (a app) add(ctx context.Context, seeds ...string) (*smokesignal.Node, error) {
+// addSmokesignal starts a node that uses the application's own host and pubsub.
+func (a app) addSmokesignal(ctx context.Context, seeds ...string) (*smokesignal.Node, error) {
 	node, err := smokesignal.New(smokesignal.WithHost(a.host), smokesignal.WithPubSub(a.pubsub), smokesignal.Seeds(seeds...))
 	if err != nil {
 		return nil, err
@@ -44,10 +45,11 @@ func (a app) add(ctx context.Context, seeds ...string) (*smokesignal.Node, error
 	return node, node.Start(ctx)
 }
 
-var order = smokesignal.Call[int, string]("order") // asked of one node
-var sold = smokesignal.Name[int]("sold")           // told to all
+var order = smokesignal.Call[int, string]("order") // a call to one node, which answers
+var sold = smokesignal.Name[int]("sold")           // a broadcast to all nodes
 
-// run has Alice tell prices to Bob over their topic, and Bob buy by smokesignal.
+// run lets Alice publish prices on the application's own topic, and lets Bob buy with a call
+// of smokesignal.
 func run(ctx context.Context, out io.Writer) error {
 	alice, err1 := newApp(ctx)
 	bob, err2 := newApp(ctx)
@@ -61,21 +63,21 @@ func run(ctx context.Context, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		msg, err := bob.heard.Next(ctx)
+		msg, err := bob.incoming.Next(ctx)
 		if err == nil {
 			fmt.Fprintf(out, "the application's topic: the price is %s\n", msg.Data)
 		}
 		return err
 	}
 
-	seller, err := alice.add(ctx)
+	seller, err := alice.addSmokesignal(ctx)
 	if err != nil {
 		return err
 	}
 	order.Handle(seller.Direct(), func(ctx context.Context, _ smokesignal.ID, price int) (string, error) {
 		return "it is yours", sold.Emit(ctx, seller.Broadcast(), price)
 	})
-	buyer, err := bob.add(ctx, seller.Addrs()[0].String())
+	buyer, err := bob.addSmokesignal(ctx, seller.Addrs()[0].String())
 	if err != nil {
 		return err
 	}
@@ -90,7 +92,7 @@ func run(ctx context.Context, out io.Writer) error {
 	}
 	fmt.Fprintf(out, "a call of smokesignal: %s\na broadcast of smokesignal: sold at %d\n", answer, <-done)
 
-	if err := errors.Join(buyer.Close(), seller.Close()); err != nil { // their hosts stay open
+	if err := errors.Join(buyer.Close(), seller.Close()); err != nil { // closes the nodes; the hosts stay open
 		return err
 	}
 	fmt.Fprintln(out, "smokesignal is closed, the application goes on")

@@ -14,7 +14,7 @@ import (
 
 func main() {
 	flag.Usage = func() {
-		fmt.Fprint(flag.CommandLine.Output(), "Usage: embed\n\nAn application with a libp2p host and a gossipsub topic adds smokesignal to them,\nuses it, and goes on without it. It takes no arguments.\n")
+		fmt.Fprint(flag.CommandLine.Output(), "Usage: embed\n\nAn application that has a libp2p host and a gossipsub topic adds smokesignal to them,\nuses it, closes it, and goes on. The program takes no arguments.\n")
 	}
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

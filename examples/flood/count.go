@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// runID tells one flood from another.
+// runID identifies one run of the sender.
 type runID [8]byte
 
 func newRunID() (id runID) {
@@ -14,10 +14,11 @@ func newRunID() (id runID) {
 	return id
 }
 
-// An event of a flood is the run's id, the number of the event, and padding.
+// minSize is the number of bytes in the smallest event: 8 for the run's id and 8 for the
+// number of the event. Larger events are padded.
 const minSize = 16
 
-// fill makes event number n of a run out of b, which is minSize long at least.
+// fill writes the run's id and the event number n into b, which must have at least minSize bytes.
 func fill(b []byte, run runID, n uint64) {
 	copy(b, run[:])
 	binary.BigEndian.PutUint64(b[8:], n)
@@ -30,19 +31,19 @@ func read(b []byte) (run runID, n uint64, ok bool) {
 	return runID(b), binary.BigEndian.Uint64(b[8:]), true
 }
 
-// maxEvents bounds the memory of a receiver: one bit each.
+// maxEvents is the largest number of events in a run. A receiver keeps one bit for each.
 const maxEvents = 100_000_000
 
 // tally counts the events of one run at one receiver.
 type tally struct {
 	run      runID
 	expected uint64
-	seen     []uint64 // bits
+	seen     []uint64 // a bit for each event number, set when the event arrived
 
-	received   uint64 // different events
-	twice      uint64
-	disordered uint64 // came after a later one
-	next       uint64 // one more than the highest number seen
+	received   uint64 // number of different events that arrived
+	duplicates uint64 // number of events that arrived again
+	disordered uint64 // number of events that arrived after a later event
+	next       uint64 // one more than the highest event number that arrived
 	first      time.Time
 	last       time.Time
 }
@@ -51,15 +52,15 @@ func newTally(run runID, expected uint64) *tally {
 	return &tally{run: run, expected: expected, seen: make([]uint64, (expected+63)/64)}
 }
 
-// take counts event number n, which arrived at now.
-func (t *tally) take(n uint64, now time.Time) {
+// count counts event number n, which arrived at now.
+func (t *tally) count(n uint64, now time.Time) {
 	if n >= t.expected {
 		return
 	}
 	t.last = now
 	word, bit := &t.seen[n/64], uint64(1)<<(n%64)
 	if *word&bit != 0 {
-		t.twice++
+		t.duplicates++
 		return
 	}
 	*word |= bit
@@ -74,14 +75,14 @@ func (t *tally) take(n uint64, now time.Time) {
 }
 
 func (t *tally) report() report {
-	r := report{Run: t.run, Received: t.received, Twice: t.twice, Disordered: t.disordered}
+	r := report{Run: t.run, Received: t.received, Twice: t.duplicates, Disordered: t.disordered}
 	if t.received > 0 {
 		r.Took = t.last.Sub(t.first)
 	}
 	return r
 }
 
-// report is what a receiver tells the sender.
+// report is a receiver's answer to the sender: its counts at the end of a run.
 type report struct {
 	Run        runID         `json:"run"`
 	Received   uint64        `json:"received"`

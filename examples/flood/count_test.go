@@ -22,7 +22,7 @@ func TestTally(t *testing.T) {
 	} {
 		tally := newTally(run, 4)
 		for i, n := range tc.got {
-			tally.take(n, at(i))
+			tally.count(n, at(i))
 		}
 		if got := tally.report(); got != tc.want {
 			t.Errorf("%s: got %+v, want %+v", tc.name, got, tc.want)

@@ -11,14 +11,14 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
-// The events of a flood, in the order in which they are broadcast.
+// The events of a run, in the order in which they are broadcast.
 var (
-	hail   = smokesignal.Name[runID]("flood/hail")     // sender: who takes part?
-	here   = smokesignal.Name[runID]("flood/here")     // receiver: I do
-	begin  = smokesignal.Name[announce]("flood/begin") // sender: so many events will come
-	drop   = smokesignal.Name[[]byte]("flood/event")   // one of them
-	end    = smokesignal.Name[runID]("flood/end")      // sender: that was all; what did you get?
-	answer = smokesignal.Name[report]("flood/report")  // receiver: this
+	askReceivers = smokesignal.Name[runID]("flood/hail")     // from the sender: asks who takes part
+	takesPart    = smokesignal.Name[runID]("flood/here")     // from a receiver: it takes part
+	announceRun  = smokesignal.Name[announce]("flood/begin") // from the sender: the number and size of the events that follow
+	floodEvent   = smokesignal.Name[[]byte]("flood/event")   // from the sender: one of these events
+	askReports   = smokesignal.Name[runID]("flood/end")      // from the sender: all events are sent, and receivers are to report
+	sendReport   = smokesignal.Name[report]("flood/report")  // from a receiver: its counts
 )
 
 type announce struct {
@@ -28,42 +28,42 @@ type announce struct {
 }
 
 const (
-	// repeat is how often a question is asked again.
-	repeat = 500 * time.Millisecond
-	// silence is how long a receiver which misses events waits for more before
-	// it reports.
+	// askInterval is the time after which the sender repeats a question.
+	askInterval = 500 * time.Millisecond
+	// silence is the time without events after which a receiver that misses events reports
+	// them as lost.
 	silence = 2 * time.Second
-	// patience is how long the sender waits for anything new: for receivers at
-	// first, for reports in the end.
+	// patience is how long the sender waits for the next receiver at the beginning of a run,
+	// and for the next report at its end.
 	patience = 30 * time.Second
 )
 
-// receiver counts the floods of others.
+// receiver counts the events that a sender broadcasts.
 type receiver struct {
 	node *smokesignal.Node
-	// told is called with each new report.
-	told func(from smokesignal.ID, a announce, r report)
+	// onReport is called with each report that differs from the last one.
+	onReport func(from smokesignal.ID, a announce, r report)
 
 	mu    sync.Mutex
 	from  smokesignal.ID
 	run   announce
 	tally *tally
-	last  report // as told
+	last  report // the last report passed to onReport
 }
 
-// receive makes node take part in floods. It must not be started yet.
-func receive(node *smokesignal.Node, told func(smokesignal.ID, announce, report)) *receiver {
-	r := &receiver{node: node, told: told}
-	hail.On(node.Broadcast(), func(ctx context.Context, _ smokesignal.ID, run runID) {
-		_ = here.Emit(ctx, node.Broadcast(), run) // if it is lost, the sender asks again
+// newReceiver makes node count the events of senders. The node must not be started yet.
+func newReceiver(node *smokesignal.Node, told func(smokesignal.ID, announce, report)) *receiver {
+	r := &receiver{node: node, onReport: told}
+	askReceivers.On(node.Broadcast(), func(ctx context.Context, _ smokesignal.ID, run runID) {
+		_ = takesPart.Emit(ctx, node.Broadcast(), run) // if it is lost, the sender asks again
 	})
-	begin.On(node.Broadcast(), r.begin)
-	drop.On(node.Broadcast(), r.drop)
-	end.On(node.Broadcast(), r.end)
+	announceRun.On(node.Broadcast(), r.handleAnnounce)
+	floodEvent.On(node.Broadcast(), r.handleEvent)
+	askReports.On(node.Broadcast(), r.handleEnd)
 	return r
 }
 
-func (r *receiver) begin(_ context.Context, from smokesignal.ID, a announce) {
+func (r *receiver) handleAnnounce(_ context.Context, from smokesignal.ID, a announce) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if a.Count <= maxEvents && (r.tally == nil || r.run.Run != a.Run) {
@@ -71,18 +71,18 @@ func (r *receiver) begin(_ context.Context, from smokesignal.ID, a announce) {
 	}
 }
 
-func (r *receiver) drop(_ context.Context, from smokesignal.ID, b []byte) {
+func (r *receiver) handleEvent(_ context.Context, from smokesignal.ID, b []byte) {
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if run, n, ok := read(b); ok && r.tally != nil && from == r.from && run == r.run.Run && len(b) == r.run.Size {
-		r.tally.take(n, now)
+		r.tally.count(n, now)
 	}
 }
 
-// end reports what has come, if that is all or no more seems to come. Otherwise
-// the sender will ask again.
-func (r *receiver) end(ctx context.Context, from smokesignal.ID, run runID) {
+// handleEnd reports the counts to the sender if all events have arrived, or if none has
+// arrived for the time silence. Otherwise it does nothing, and the sender asks again.
+func (r *receiver) handleEnd(ctx context.Context, from smokesignal.ID, run runID) {
 	r.mu.Lock()
 	if r.tally == nil || from != r.from || run != r.run.Run {
 		r.mu.Unlock()
@@ -102,12 +102,12 @@ func (r *receiver) end(ctx context.Context, from smokesignal.ID, run runID) {
 	r.last = rep
 	r.mu.Unlock()
 	if news {
-		r.told(from, a, rep)
+		r.onReport(from, a, rep)
 	}
-	_ = answer.Emit(ctx, r.node.Broadcast(), rep)
+	_ = sendReport.Emit(ctx, r.node.Broadcast(), rep)
 }
 
-// progress returns how many events of the present run have come.
+// progress returns how many of the current run's events have arrived, and how many there are.
 func (r *receiver) progress() (n, of uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -117,46 +117,46 @@ func (r *receiver) progress() (n, of uint64) {
 	return r.tally.received, r.run.Count
 }
 
-// outcome is what became of a flood.
+// outcome is the result of a run.
 type outcome struct {
 	announce
-	took    time.Duration              // of all Emit calls together
-	reports map[smokesignal.ID]*report // nil for those who did not report
+	took    time.Duration              // the duration of all Emit calls together
+	reports map[smokesignal.ID]*report // by receiver; nil for a receiver that did not report
 }
 
-// sender floods the others.
+// sender broadcasts the events of a run and collects the receivers' reports.
 type sender struct {
 	node *smokesignal.Node
 
 	mu      sync.Mutex
 	run     announce
 	reports map[smokesignal.ID]*report
-	news    chan struct{} // has one element after reports changed
+	changed chan struct{} // has an element after reports changed
 	sent    atomic.Uint64
 }
 
-// send makes node a sender. It must not be started yet.
-func send(node *smokesignal.Node, count uint64, size int) *sender {
+// newSender makes node a sender. The node must not be started yet.
+func newSender(node *smokesignal.Node, count uint64, size int) *sender {
 	s := &sender{
 		node:    node,
 		run:     announce{newRunID(), count, size},
 		reports: make(map[smokesignal.ID]*report),
-		news:    make(chan struct{}, 1),
+		changed: make(chan struct{}, 1),
 	}
-	here.On(node.Broadcast(), func(_ context.Context, from smokesignal.ID, run runID) {
+	takesPart.On(node.Broadcast(), func(_ context.Context, from smokesignal.ID, run runID) {
 		if run == s.run.Run {
-			s.note(from, nil)
+			s.recordReceiver(from, nil)
 		}
 	})
-	answer.On(node.Broadcast(), func(_ context.Context, from smokesignal.ID, r report) {
+	sendReport.On(node.Broadcast(), func(_ context.Context, from smokesignal.ID, r report) {
 		if r.Run == s.run.Run {
-			s.note(from, &r)
+			s.recordReceiver(from, &r)
 		}
 	})
 	return s
 }
 
-func (s *sender) note(from smokesignal.ID, r *report) {
+func (s *sender) recordReceiver(from smokesignal.ID, r *report) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if old, known := s.reports[from]; known && (old != nil || r == nil) {
@@ -164,12 +164,13 @@ func (s *sender) note(from smokesignal.ID, r *report) {
 	}
 	s.reports[from] = r
 	select {
-	case s.news <- struct{}{}:
+	case s.changed <- struct{}{}:
 	default:
 	}
 }
 
-// flood waits for so many receivers, sends the events and collects the reports.
+// flood waits until the given number of receivers takes part, sends the events and collects
+// the reports.
 func (s *sender) flood(ctx context.Context, receivers int) (*outcome, error) {
 	run := s.run.Run
 	all := s.node.Broadcast()
@@ -178,40 +179,40 @@ func (s *sender) flood(ctx context.Context, receivers int) (*outcome, error) {
 	if err := s.node.Ready(ready); err != nil {
 		return nil, err
 	}
-	err := s.ask(ctx, func() bool { return len(s.reports) >= receivers }, func(ctx context.Context) error {
-		return hail.Emit(ctx, all, run)
+	err := s.askUntil(ctx, func() bool { return len(s.reports) >= receivers }, func(ctx context.Context) error {
+		return askReceivers.Emit(ctx, all, run)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("%d of %d receivers take part: %w", s.known(), receivers, err)
+		return nil, fmt.Errorf("%d of %d receivers take part: %w", s.receiverCount(), receivers, err)
 	}
-	if err := begin.Emit(ctx, all, s.run); err != nil {
+	if err := announceRun.Emit(ctx, all, s.run); err != nil {
 		return nil, fmt.Errorf("announce the flood: %w", err)
 	}
 	start := time.Now()
 	b := make([]byte, s.run.Size)
 	for n := range s.run.Count {
 		fill(b, run, n)
-		if err := drop.Emit(ctx, all, b); err != nil {
+		if err := floodEvent.Emit(ctx, all, b); err != nil {
 			return nil, fmt.Errorf("broadcast event %d of %d: %w", n+1, s.run.Count, err)
 		}
 		s.sent.Add(1)
 	}
 	o := &outcome{announce: s.run, took: time.Since(start)}
-	// Those who do not report are left without one.
-	_ = s.ask(ctx, s.complete, func(ctx context.Context) error { return end.Emit(ctx, all, run) })
+	// The error is ignored: a receiver that did not report has a nil report in the outcome.
+	_ = s.askUntil(ctx, s.complete, func(ctx context.Context) error { return askReports.Emit(ctx, all, run) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	o.reports = maps.Clone(s.reports)
 	return o, context.Cause(ctx)
 }
 
-func (s *sender) known() int {
+func (s *sender) receiverCount() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.reports)
 }
 
-// complete is called with the lock held.
+// complete reports whether every receiver has reported. The caller holds mu.
 func (s *sender) complete() bool {
 	for _, r := range s.reports {
 		if r == nil {
@@ -224,12 +225,12 @@ func (s *sender) complete() bool {
 // progress returns how many events have been sent.
 func (s *sender) progress() (n, of uint64) { return s.sent.Load(), s.run.Count }
 
-// ask calls question again and again until done, which is called with the lock
-// held, or until nothing new has come for long.
-func (s *sender) ask(ctx context.Context, done func() bool, question func(context.Context) error) error {
+// askUntil calls question again and again until done returns true. It fails if no receiver
+// and no report arrives for the time patience. It holds mu while it calls done.
+func (s *sender) askUntil(ctx context.Context, done func() bool, question func(context.Context) error) error {
 	enough := time.NewTimer(patience)
 	defer enough.Stop()
-	again := time.NewTicker(repeat)
+	again := time.NewTicker(askInterval)
 	defer again.Stop()
 	err := question(ctx)
 	for {
@@ -240,7 +241,7 @@ func (s *sender) ask(ctx context.Context, done func() bool, question func(contex
 			return nil
 		}
 		select {
-		case <-s.news:
+		case <-s.changed:
 			enough.Reset(patience)
 		case <-again.C:
 			err = question(ctx)

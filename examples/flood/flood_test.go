@@ -125,22 +125,22 @@ func TestReceiverReportsLoss(t *testing.T) {
 	}
 	defer node.Close()
 	var told []report
-	r := receive(node, func(_ smokesignal.ID, _ announce, rep report) { told = append(told, rep) })
+	r := newReceiver(node, func(_ smokesignal.ID, _ announce, rep report) { told = append(told, rep) })
 	a := announce{newRunID(), 3, minSize}
-	r.begin(t.Context(), "them", a)
+	r.handleAnnounce(t.Context(), "them", a)
 	b := make([]byte, minSize)
 	for _, n := range []uint64{0, 2} {
 		fill(b, a.Run, n)
-		r.drop(t.Context(), "them", b)
-		r.drop(t.Context(), "somebody else", b)
+		r.handleEvent(t.Context(), "them", b)
+		r.handleEvent(t.Context(), "somebody else", b)
 	}
-	r.end(t.Context(), "them", a.Run)
+	r.handleEnd(t.Context(), "them", a.Run)
 	if len(told) != 0 {
 		t.Error("reported before it could know that no more comes")
 	}
 	r.tally.last = r.tally.last.Add(-silence)
-	r.end(t.Context(), "them", a.Run)
-	r.end(t.Context(), "them", a.Run)
+	r.handleEnd(t.Context(), "them", a.Run)
+	r.handleEnd(t.Context(), "them", a.Run)
 	if len(told) != 1 || told[0].Received != 2 || told[0].Twice != 0 {
 		t.Errorf("told %+v", told)
 	}
@@ -165,7 +165,7 @@ func TestBar(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	out := newOutput()
-	stop := show(out, "sent", func() (uint64, uint64) { return 1, 1 })
+	stop := showProgress(out, "sent", func() (uint64, uint64) { return 1, 1 })
 	out.wait(t, `sent █{30} 100% 1 of 1`)
 	stop()
 	if !strings.HasSuffix(out.String(), clearLine(out)) {

@@ -1,5 +1,5 @@
-// Flood measures broadcasts: one node sends many events, the others count them.
-// It fails if one is lost.
+// Flood measures broadcasts: one node sends many events, and the others count them.
+// It fails if an event is lost, arrives twice or arrives out of order.
 //
 //	go run ./examples/flood -n 5 -m 10000 -s 64     # five nodes in this process
 //
@@ -25,9 +25,10 @@ import (
 
 const usage = `Usage: flood [flags]
 
-Without -listen, -seed and -send all nodes are in this process, on the loopback
-interface. With one of them this process is one node: it counts what others send
-until it is interrupted or, with -send, sends and prints what they counted.
+Without -listen, -seed and -send, all nodes are in this process, on the loopback
+interface. With one of these flags, this process is one node. With -send it sends
+events to the others and prints their counts; without, it counts the events that
+others send, until it is interrupted.
 
 Flags:
 `
@@ -43,14 +44,14 @@ type options struct {
 	network      string
 }
 
-// parse reads the command line; help goes to out.
+// parse reads the command line. It prints the help, if the user asks for it, to out.
 func parse(args []string, out io.Writer) (o options, err error) {
 	fs := flag.NewFlagSet("flood", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // main prints the error, once
-	fs.IntVar(&o.nodes, "n", 5, "`number` of nodes, the sender included; with -send so many take part before it begins")
+	fs.IntVar(&o.nodes, "n", 5, "`number` of nodes, the sender included; with -send, the sender waits for that many")
 	fs.Uint64Var(&o.count, "m", 10000, "`number` of events")
 	fs.IntVar(&o.size, "s", 64, "`bytes` of an event")
-	fs.BoolVar(&o.send, "send", false, "send, as one node of several processes (-n is 2 by default then)")
+	fs.BoolVar(&o.send, "send", false, "send events to nodes in other processes (-n is then 2 by default)")
 	fs.Func("listen", "`address` to listen on, host:port or multiaddr; repeatable (default a free port)", add(&o.listen))
 	fs.Func("seed", "`address` of another flood, host:port or multiaddr; repeatable", add(&o.seed))
 	fs.StringVar(&o.network, "network", defaultNetwork, "`name` of the network")
@@ -61,7 +62,7 @@ func parse(args []string, out io.Writer) (o options, err error) {
 		fs.PrintDefaults()
 		return o, err
 	}
-	if o.send && !given(fs, "n") {
+	if o.send && !isSet(fs, "n") {
 		o.nodes = 2
 	}
 	switch {
@@ -69,11 +70,11 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	case fs.NArg() > 0:
 		err = fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	case o.nodes < 2:
-		err = fmt.Errorf("-n %d: a flood needs a sender and a receiver, so at least 2", o.nodes)
+		err = fmt.Errorf("-n %d: must be at least 2, a sender and a receiver", o.nodes)
 	case o.count < 1 || o.count > maxEvents:
 		err = fmt.Errorf("-m %d: must be between 1 and %d", o.count, maxEvents)
 	case o.size < minSize || o.size > maxSize:
-		err = fmt.Errorf("-s %d: must be between %d, which hold the number of the event, and %d", o.size, minSize, maxSize)
+		err = fmt.Errorf("-s %d: must be between %d, the size of an event's number, and %d", o.size, minSize, maxSize)
 	}
 	if err != nil {
 		err = fmt.Errorf("%w; flood -help lists the flags", err)
@@ -81,7 +82,8 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	return o, err
 }
 
-// maxSize leaves room for the name within the default MaxEventSize.
+// maxSize is the largest size of an event in bytes. With its name, the event must fit into
+// the default MaxEventSize.
 const maxSize = smokesignal.DefaultMaxEventSize - 1024
 
 func add(list *[]string) func(string) error {
@@ -91,12 +93,12 @@ func add(list *[]string) func(string) error {
 	}
 }
 
-func given(fs *flag.FlagSet, name string) (found bool) {
+func isSet(fs *flag.FlagSet, name string) (found bool) {
 	fs.Visit(func(f *flag.Flag) { found = found || f.Name == name })
 	return found
 }
 
-// run is the whole program. Progress goes to bar if that is not nil.
+// run is the whole program. It draws its progress on bar, which may be nil.
 func run(ctx context.Context, args []string, out, bar io.Writer) error {
 	o, err := parse(args, out)
 	switch {
@@ -116,7 +118,8 @@ func (o options) node() (*smokesignal.Node, error) {
 	return smokesignal.New(smokesignal.Listen(o.listen...), smokesignal.Seeds(o.seed...), smokesignal.Network(o.network))
 }
 
-// runAll floods n nodes of this process, which join through the first.
+// runAll runs o.nodes nodes in this process, which join through the first one; the last one
+// is the sender.
 func runAll(ctx context.Context, o options, out, bar io.Writer) error {
 	o.listen = []string{"127.0.0.1:0"}
 	names := make(map[smokesignal.ID]string)
@@ -138,9 +141,9 @@ func runAll(ctx context.Context, o options, out, bar io.Writer) error {
 		nodes = append(nodes, node)
 		names[node.ID()] = fmt.Sprintf("node %d", i+1)
 		if i < o.nodes-1 {
-			receivers[i] = receive(node, func(smokesignal.ID, announce, report) {})
+			receivers[i] = newReceiver(node, func(smokesignal.ID, announce, report) {})
 		} else {
-			s = send(node, o.count, o.size)
+			s = newSender(node, o.count, o.size)
 		}
 		if err := node.Start(ctx); err != nil {
 			return err
@@ -150,7 +153,7 @@ func runAll(ctx context.Context, o options, out, bar io.Writer) error {
 			names[node.ID()] = "node 1, the seed"
 		}
 	}
-	stop := show(bar, "slowest receiver", func() (n, of uint64) {
+	stop := showProgress(bar, "slowest receiver", func() (n, of uint64) {
 		n = o.count
 		for _, r := range receivers {
 			got, _ := r.progress()
@@ -166,28 +169,29 @@ func runAll(ctx context.Context, o options, out, bar io.Writer) error {
 	return result.print(out, func(id smokesignal.ID) string { return names[id] })
 }
 
-// runSender floods the receivers in other processes.
+// runSender sends events to receivers in other processes.
 func runSender(ctx context.Context, o options, out, bar io.Writer) error {
 	node, err := o.node()
 	if err != nil {
 		return err
 	}
 	defer node.Close()
-	s := send(node, o.count, o.size)
+	s := newSender(node, o.count, o.size)
 	if err := node.Start(ctx); err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "to take part: %s\n", invitation(node, o.network))
-	stop := show(bar, "sent", s.progress)
+	stop := showProgress(bar, "sent", s.progress)
 	result, err := s.flood(ctx, o.nodes-1)
 	stop()
 	if err != nil {
 		return err
 	}
-	return result.print(out, short)
+	return result.print(out, shortID)
 }
 
-// runReceiver counts until ctx ends, and fails if an event was lost.
+// runReceiver counts events until ctx ends. It fails if an event was lost, arrived twice or
+// arrived out of order.
 func runReceiver(ctx context.Context, o options, out, bar io.Writer) error {
 	node, err := o.node()
 	if err != nil {
@@ -195,14 +199,14 @@ func runReceiver(ctx context.Context, o options, out, bar io.Writer) error {
 	}
 	defer node.Close()
 	var mu sync.Mutex
-	runs := make(map[runID]func(*faults)) // a later report replaces an earlier one
+	runs := make(map[runID]func(*faults)) // adds the faults of the last report of each run
 	say := func(format string, args ...any) {
 		mu.Lock()
 		defer mu.Unlock()
 		fmt.Fprintf(out, clearLine(bar)+format+"\n", args...)
 	}
-	r := receive(node, func(from smokesignal.ID, a announce, r report) {
-		say("from %s: %s", short(from), r.line(a))
+	r := newReceiver(node, func(from smokesignal.ID, a announce, r report) {
+		say("from %s: %s", shortID(from), r.summary(a))
 		mu.Lock()
 		defer mu.Unlock()
 		runs[a.Run] = func(f *faults) { f.add(a, r) }
@@ -214,7 +218,7 @@ func runReceiver(ctx context.Context, o options, out, bar io.Writer) error {
 		return err
 	}
 	say("to take part: %s", invitation(node, o.network))
-	stop := show(bar, "received", r.progress)
+	stop := showProgress(bar, "received", r.progress)
 	<-ctx.Done()
 	stop()
 
@@ -227,7 +231,7 @@ func runReceiver(ctx context.Context, o options, out, bar io.Writer) error {
 	return f.err()
 }
 
-// invitation is the command by which another process takes part.
+// invitation returns the shell command with which another process takes part.
 func invitation(node *smokesignal.Node, network string) string {
 	command := "go run ./examples/flood"
 	if addrs := node.Addrs(); len(addrs) > 0 {
@@ -239,7 +243,7 @@ func invitation(node *smokesignal.Node, network string) string {
 	return command
 }
 
-// quoted makes one word of w for a shell.
+// quoted puts w in quotes, so that a shell reads it as one word.
 func quoted(w string) string { return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'" }
 
 func main() {

@@ -16,7 +16,8 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
-// terminal returns f if it is one, so that progress is not written to a file.
+// terminal returns f if it is a terminal, and nil otherwise, so that the progress bar is not
+// written to a file.
 func terminal(f *os.File) io.Writer {
 	if !term.IsTerminal(int(f.Fd())) {
 		return nil
@@ -24,8 +25,8 @@ func terminal(f *os.File) io.Writer {
 	return f
 }
 
-// show draws a progress bar on w, if that is not nil, until stop is called.
-func show(w io.Writer, label string, progress func() (n, of uint64)) (stop func()) {
+// showProgress draws a progress bar on w until stop is called. With a nil w it does nothing.
+func showProgress(w io.Writer, label string, progress func() (n, of uint64)) (stop func()) {
 	if w == nil {
 		return func() {}
 	}
@@ -52,7 +53,7 @@ func show(w io.Writer, label string, progress func() (n, of uint64)) (stop func(
 	}
 }
 
-// clearLine removes the bar for what is to be printed.
+// clearLine returns the escape sequence that removes the progress bar, or "" if bar is nil.
 func clearLine(bar io.Writer) string {
 	if bar == nil {
 		return ""
@@ -60,7 +61,7 @@ func clearLine(bar io.Writer) string {
 	return "\r\x1b[K"
 }
 
-// bar draws n of so many.
+// bar returns a progress bar that shows n of a total of of.
 func bar(label string, n, of uint64) string {
 	const width = 30
 	full := int(n * width / of)
@@ -68,8 +69,8 @@ func bar(label string, n, of uint64) string {
 		strings.Repeat("█", full), strings.Repeat("░", width-full), n*100/of, n, of)
 }
 
-// print shows what each receiver counted, and returns an error if that is less
-// than what was sent.
+// print prints the counts of each receiver. It returns an error if an event was lost, arrived
+// twice or out of order, or if a receiver did not report.
 func (o *outcome) print(w io.Writer, name func(smokesignal.ID) string) error {
 	fmt.Fprintf(w, "%d events of %d bytes, accepted in %s: %s\n\n",
 		o.Count, o.Size, seconds(o.took), rate(o.Count, o.Size, o.took))
@@ -100,7 +101,7 @@ func (o *outcome) print(w io.Writer, name func(smokesignal.ID) string) error {
 	return f.err()
 }
 
-// faults sums up what should not have happened.
+// faults adds up the faults in the reports of all receivers.
 type faults struct {
 	silent                  int // receivers that did not report
 	lost, twice, disordered uint64
@@ -112,7 +113,7 @@ func (f *faults) add(a announce, r report) {
 	f.disordered += r.Disordered
 }
 
-// err is nil if there were none.
+// err returns an error that lists the faults, or nil if there are none.
 func (f *faults) err() error {
 	if *f == (faults{}) {
 		return nil
@@ -128,7 +129,7 @@ func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds())
 
 func perSecond(n uint64, d time.Duration) float64 {
 	if d <= 0 {
-		return 0 // a single event has no rate
+		return 0 // the time from the first event to the last is zero if there is only one
 	}
 	return float64(n) / d.Seconds()
 }
@@ -138,15 +139,15 @@ func rate(n uint64, size int, d time.Duration) string {
 	return fmt.Sprintf("%.0f events/s, %.2f MiB/s", r, r*float64(size)/(1<<20))
 }
 
-// short is enough of an id to tell a few nodes apart: its end, since all begin
-// alike.
-func short(id smokesignal.ID) string {
+// shortID returns the last six characters of an id, which are enough to tell a few nodes
+// apart. The first characters are the same in all ids.
+func shortID(id smokesignal.ID) string {
 	s := id.String()
 	return s[max(0, len(s)-6):]
 }
 
-// line is a report for a receiver's own user.
-func (r report) line(a announce) string {
+// summary returns a report as one line of text for the receiver's own user.
+func (r report) summary(a announce) string {
 	return fmt.Sprintf("%d of %d events of %d bytes in %s: %s; %d lost, %d twice, %d out of order",
 		r.Received, a.Count, a.Size, seconds(r.Took), rate(r.Received, a.Size, r.Took),
 		a.Count-r.Received, r.Twice, r.Disordered)

@@ -14,69 +14,69 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
-// demo lets five nodes find each other through one of them, kills that one, and
-// lets it come back. A line appears when what it says has happened, with the time
-// since the beginning; nothing waits for anything else. The demo fails if ctx ends
-// first.
+// demo starts five nodes that find each other through one of them, kills this one, and
+// starts it again. It prints a line as soon as the event in the line has happened, with the
+// time since the demo began. There are no fixed delays. demo fails if ctx ends before the
+// last line.
 func demo(ctx context.Context, out io.Writer) error {
-	d := &drama{ctx: ctx, out: out, began: time.Now(), nodes: map[string]*smokesignal.Node{}, news: make(chan struct{}, 1)}
-	defer d.end()
+	d := &story{ctx: ctx, out: out, began: time.Now(), nodes: map[string]*smokesignal.Node{}, changed: make(chan struct{}, 1)}
+	defer d.closeAll()
 
-	d.enter("alice", smokesignal.Listen("127.0.0.1:0"))
+	d.start("alice", smokesignal.Listen("127.0.0.1:0"))
 	at := d.address("alice")
-	d.line("alice listens at %s", at)
+	d.printLine("alice listens at %s", at)
 	for _, name := range []string{"bob", "carol", "dave", "erin"} {
-		d.enter(name, smokesignal.Listen("127.0.0.1:0"), smokesignal.Seeds(at))
+		d.start(name, smokesignal.Listen("127.0.0.1:0"), smokesignal.Seeds(at))
 	}
-	d.line("bob, carol, dave and erin start; all they know is this address, their seed")
-	d.wait("everybody is connected", func() bool { return d.all((*smokesignal.Node).Connected) })
-	d.wait("the network is whole", d.whole)
+	d.printLine("bob, carol, dave and erin start; they know only this address, their seed")
+	d.waitAndPrint("everybody is connected", func() bool { return d.each((*smokesignal.Node).Connected) })
+	d.waitAndPrint("the network is whole", d.isWhole)
 	d.broadcast("bob", "HEYO! I'm here")
 
 	d.kill("alice")
-	d.wait("the network is whole without its seed", d.whole)
+	d.waitAndPrint("the network is whole without its seed", d.isWhole)
 	d.broadcast("carol", "Still there?")
 
 	ticket := d.ticket("dave")
-	d.enter("alice", smokesignal.Listen(at), smokesignal.Seeds(ticket))
-	d.line("alice starts again, with a new id; all she knows is a ticket of dave")
-	d.wait("the network is whole again", d.whole)
+	d.start("alice", smokesignal.Listen(at), smokesignal.Seeds(ticket))
+	d.printLine("alice starts again, with a new id; she knows only a ticket of dave")
+	d.waitAndPrint("the network is whole again", d.isWhole)
 	d.broadcast("alice", "I'm back!")
 	return d.err
 }
 
-// drama is who plays in the demo, and what happens to them. After an error its
-// methods do nothing.
-type drama struct {
+// story holds the nodes of the demo and the events they received. After an error its methods
+// do nothing.
+type story struct {
 	ctx   context.Context
 	out   io.Writer
 	began time.Time
-	err   error // the first one
+	err   error // the first error
 
-	names []string // of who is alive, in order
-	nodes map[string]*smokesignal.Node
-	dead  []*smokesignal.Node
+	living []string                     // the names of the running nodes, sorted
+	nodes  map[string]*smokesignal.Node // the running nodes, by name
+	dead   []*smokesignal.Node          // the killed nodes
 
-	news  chan struct{} // a token when something has happened
-	mu    sync.Mutex
-	heard []string // by whom, each text once it has arrived
+	changed  chan struct{} // has an element after links or received events changed
+	mu       sync.Mutex
+	received []string // an entry "NAME TEXT" for each text that a node received
 }
 
-// Few links, so that it shows when one is missing: with the three to five of the
-// default these five would all be linked to each other.
+// The least and the largest number of links per node. With the defaults, 3 and 5, each of the
+// five nodes could be linked to all the others, and a lost node would leave no hole to mend.
 const minLinks, maxLinks = 2, 3
 
-var said = smokesignal.Name[string]("said")
+var announced = smokesignal.Name[string]("said")
 
-// line writes a line.
-func (d *drama) line(format string, args ...any) {
+// printLine prints a line that begins with the time since the demo began.
+func (d *story) printLine(format string, args ...any) {
 	if d.err == nil {
 		_, d.err = fmt.Fprintf(d.out, "%6d ms  %s\n", time.Since(d.began).Milliseconds(), fmt.Sprintf(format, args...))
 	}
 }
 
-// enter starts a node.
-func (d *drama) enter(name string, opts ...smokesignal.Option) {
+// start starts a node and calls it name.
+func (d *story) start(name string, opts ...smokesignal.Option) {
 	if d.err != nil {
 		return
 	}
@@ -86,94 +86,94 @@ func (d *drama) enter(name string, opts ...smokesignal.Option) {
 		return
 	}
 	d.nodes[name] = node
-	d.names = append(d.names, name)
-	slices.Sort(d.names)
-	said.On(node.Broadcast(), func(_ context.Context, _ smokesignal.ID, text string) {
+	d.living = append(d.living, name)
+	slices.Sort(d.living)
+	announced.On(node.Broadcast(), func(_ context.Context, _ smokesignal.ID, text string) {
 		d.mu.Lock()
-		d.heard = append(d.heard, name+" "+text)
+		d.received = append(d.received, name+" "+text)
 		d.mu.Unlock()
-		d.tell()
+		d.signalChange()
 	})
-	node.OnPeerAdded(func(context.Context, *smokesignal.Peer) { d.tell() })
-	node.OnPeerRemoved(func(context.Context, *smokesignal.Peer) { d.tell() })
+	node.OnPeerAdded(func(context.Context, *smokesignal.Peer) { d.signalChange() })
+	node.OnPeerRemoved(func(context.Context, *smokesignal.Peer) { d.signalChange() })
 	d.err = node.Start(d.ctx)
 }
 
-// tell wakes up until.
-func (d *drama) tell() {
+// signalChange makes waitUntil check its condition again.
+func (d *story) signalChange() {
 	select {
-	case d.news <- struct{}{}:
-	default: // there is a token already
+	case d.changed <- struct{}{}:
+	default: // waitUntil has not taken the last signal yet, and one is enough
 	}
 }
 
-// until waits until done holds; what says that in words.
-func (d *drama) until(what string, done func() bool) {
+// waitUntil waits until done returns true. what describes this state, for the error message.
+func (d *story) waitUntil(what string, done func() bool) {
 	for d.err == nil && !done() {
 		select {
-		case <-d.news:
+		case <-d.changed:
 		case <-d.ctx.Done():
-			d.err = fmt.Errorf("%w after %v, before it came true that %s; links: %s",
+			d.err = fmt.Errorf("%w after %v, before this was true: %s; links: %s",
 				context.Cause(d.ctx), time.Since(d.began).Round(time.Millisecond), what, d.links())
 		}
 	}
 }
 
-// wait writes what has come true when it has, and who has how many links then.
-func (d *drama) wait(what string, done func() bool) {
-	d.until(what, done)
-	d.line("%s; links: %s", what, d.links())
+// waitAndPrint waits until done returns true, and prints what and the number of each node's links.
+func (d *story) waitAndPrint(what string, done func() bool) {
+	d.waitUntil(what, done)
+	d.printLine("%s; links: %s", what, d.links())
 }
 
-// broadcast lets a node speak to all, and waits until all the others have heard it.
-func (d *drama) broadcast(from, text string) {
+// broadcast sends a text from one node to all, and waits until all others have received it.
+func (d *story) broadcast(from, text string) {
 	if d.err != nil {
 		return
 	}
 	var others []string
-	for _, name := range d.names {
+	for _, name := range d.living {
 		if name != from {
 			others = append(others, name)
 		}
 	}
 	sent := time.Now()
-	d.err = said.Emit(d.ctx, d.nodes[from].Broadcast(), text)
-	d.until(fmt.Sprintf("%q of %s is heard by %s", text, from, list(others)), func() bool {
+	d.err = announced.Emit(d.ctx, d.nodes[from].Broadcast(), text)
+	d.waitUntil(fmt.Sprintf("the broadcast %q of %s has arrived at %s", text, from, list(others)), func() bool {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		for _, name := range others {
-			if !slices.Contains(d.heard, name+" "+text) {
+			if !slices.Contains(d.received, name+" "+text) {
 				return false
 			}
 		}
 		return true
 	})
-	d.line("%s broadcasts %q; %s have it %s later", from, text, list(others), since(sent))
+	d.printLine("%s broadcasts %q; %s have received it %s later", from, text, list(others), since(sent))
 }
 
-// kill ends all connections of a node at once, without the goodbye of Close, as when
-// its process is killed.
-func (d *drama) kill(name string) {
+// kill breaks all connections of a node at once, without the goodbye that Close sends, as if
+// its process had been killed.
+func (d *story) kill(name string) {
 	if d.err != nil {
 		return
 	}
 	node := d.nodes[name]
 	delete(d.nodes, name)
-	d.names = slices.DeleteFunc(d.names, func(n string) bool { return n == name })
+	d.living = slices.DeleteFunc(d.living, func(n string) bool { return n == name })
 	d.dead = append(d.dead, node)
-	d.line("%s is killed: her connections break off without a goodbye", name)
+	d.printLine("%s is killed: her connections break without a goodbye", name)
 	closed := make(chan error, 1)
 	go func() { closed <- node.Host().Close() }()
-	d.wait("everybody has noticed", func() bool {
-		return d.all(func(other *smokesignal.Node) bool { return !other.Peer(node.ID()).Linked() })
+	d.waitAndPrint("everybody has noticed", func() bool {
+		return d.each(func(other *smokesignal.Node) bool { return !other.Peer(node.ID()).Linked() })
 	})
 	if d.err == nil {
 		d.err = <-closed
 	}
 }
 
-// all tells whether something is true of all who are alive.
-func (d *drama) all(is func(*smokesignal.Node) bool) bool {
+// each reports whether is returns true for every running node.
+func (d *story) each(is func(*smokesignal.Node) bool) bool {
 	for _, node := range d.nodes {
 		if !is(node) {
 			return false
@@ -182,9 +182,10 @@ func (d *drama) all(is func(*smokesignal.Node) bool) bool {
 	return true
 }
 
-// whole tells whether everybody has enough links, all of them to others who are
-// alive and have them too, and all are reached from each over links.
-func (d *drama) whole() bool {
+// isWhole reports whether the running nodes form one network: every node has enough links,
+// both ends of each link are running and know the link, and a path of links leads from every
+// node to every other.
+func (d *story) isWhole() bool {
 	byID := map[smokesignal.ID]*smokesignal.Node{}
 	for _, node := range d.nodes {
 		byID[node.ID()] = node
@@ -205,35 +206,35 @@ func (d *drama) whole() bool {
 		}
 		return true
 	}
-	return visit(d.nodes[d.names[0]]) && len(reached) == len(d.nodes)
+	return visit(d.nodes[d.living[0]]) && len(reached) == len(d.nodes)
 }
 
-// links tells who has how many.
-func (d *drama) links() string {
+// links returns each node's name and number of links.
+func (d *story) links() string {
 	var parts []string
-	for _, name := range d.names {
+	for _, name := range d.living {
 		parts = append(parts, fmt.Sprintf("%s %d", name, d.nodes[name].Peers().Len()))
 	}
 	return strings.Join(parts, ", ")
 }
 
-// address is where a node listens.
-func (d *drama) address(name string) (at string) {
+// address returns the host:port at which a node listens.
+func (d *story) address(name string) (at string) {
 	if d.err == nil {
 		at, d.err = d.nodes[name].Addrs()[0].ValueForProtocol(multiaddr.P_TCP)
 	}
 	return "127.0.0.1:" + at
 }
 
-func (d *drama) ticket(name string) (text string) {
+func (d *story) ticket(name string) (text string) {
 	if d.err == nil {
 		text, d.err = d.nodes[name].Ticket()
 	}
 	return text
 }
 
-// end closes all nodes at once.
-func (d *drama) end() {
+// closeAll closes all nodes, the killed ones too, at the same time.
+func (d *story) closeAll() {
 	var closing sync.WaitGroup
 	for _, node := range d.nodes {
 		closing.Go(func() { node.Close() })

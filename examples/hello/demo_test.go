@@ -48,7 +48,7 @@ func TestDemoFailsIfItStops(t *testing.T) {
 	for after, want := range map[string]string{
 		"bob, carol":              "everybody is connected",
 		"is killed":               "everybody has noticed",
-		"all she knows":           "the network is whole again",
+		"she knows only":          "the network is whole again",
 		"is whole without its se": "broadcast",
 	} {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -78,44 +78,44 @@ func (s *stopAt) Write(b []byte) (int, error) {
 	return s.Buffer.Write(b)
 }
 
-// TestWhole: two networks, in each of which everybody has enough links, are whole
+// TestWholeNetwork: two networks, in each of which everybody has enough links, are whole
 // when they are one.
-func TestWhole(t *testing.T) {
+func TestWholeNetwork(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
-	d := &drama{ctx: ctx, out: &bytes.Buffer{}, began: time.Now(), nodes: map[string]*smokesignal.Node{}, news: make(chan struct{}, 1)}
-	defer d.end()
+	d := &story{ctx: ctx, out: &bytes.Buffer{}, began: time.Now(), nodes: map[string]*smokesignal.Node{}, changed: make(chan struct{}, 1)}
+	defer d.closeAll()
 	for _, name := range []string{"a", "b", "c", "x", "y", "z"} {
-		d.enter(name, smokesignal.Listen("127.0.0.1:0"))
+		d.start(name, smokesignal.Listen("127.0.0.1:0"))
 	}
 	link := func(from, to string) {
 		t.Helper()
 		if _, err := d.nodes[from].Connect(ctx, d.ticket(to)); err != nil {
 			t.Fatal(err)
 		}
-		d.until(from+" and "+to+" have each other", func() bool {
+		d.waitUntil(from+" and "+to+" have each other", func() bool {
 			return d.nodes[from].Peer(d.nodes[to].ID()).Linked() && d.nodes[to].Peer(d.nodes[from].ID()).Linked()
 		})
 	}
 	for _, names := range [][]string{{"a", "b"}, {"x", "y"}} {
-		if link(names[0], names[1]); d.whole() {
+		if link(names[0], names[1]); d.isWhole() {
 			t.Fatal("whole although somebody is alone")
 		}
 	}
 	link("b", "c")
 	link("y", "z")
 	// The third side of each triangle they find by themselves.
-	d.until("all have two links", func() bool {
-		return d.all(func(n *smokesignal.Node) bool { return n.Peers().Len() == 2 })
+	d.waitUntil("all have two links", func() bool {
+		return d.each(func(n *smokesignal.Node) bool { return n.Peers().Len() == 2 })
 	})
 	if d.err != nil {
 		t.Fatal(d.err)
 	}
-	if d.whole() {
+	if d.isWhole() {
 		t.Error("two networks are taken for a whole one")
 	}
 	link("a", "x")
-	if d.until("the network is whole", d.whole); d.err != nil {
+	if d.waitUntil("the network is whole", d.isWhole); d.err != nil {
 		t.Error(d.err)
 	}
 }

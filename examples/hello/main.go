@@ -1,5 +1,5 @@
 // Hello runs two nodes that exchange one event: see hello.go. With -demo it runs
-// five nodes that lose one and recover: see demo.go.
+// five nodes, kills one of them and shows how the others recover: see demo.go.
 package main
 
 import (
@@ -13,7 +13,7 @@ import (
 )
 
 func main() {
-	five := flag.Bool("demo", false, "show how five nodes gather, lose their seed, and recover")
+	five := flag.Bool("demo", false, "show how five nodes find each other, lose their seed, and recover")
 	flag.Usage = func() {
 		fmt.Fprint(flag.CommandLine.Output(), "Usage: hello [-demo]\n\nTwo nodes in this process exchange one event.\n\n")
 		flag.PrintDefaults()

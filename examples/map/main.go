@@ -12,7 +12,7 @@ import (
 )
 
 func main() {
-	listen := flag.String("listen", ":0", "`address` to listen on, host:port or multiaddr; 127.0.0.1:0 is for this machine alone")
+	listen := flag.String("listen", ":0", "`address` to listen on, host:port or multiaddr; 127.0.0.1:0 can be reached from this machine only")
 	flag.Usage = func() {
 		fmt.Fprint(flag.CommandLine.Output(), "Usage: map [-listen ADDRESS] [SEED...]\n\nSEED is an address or ticket of another map; without one it looks on the local network.\n\n")
 		flag.PrintDefaults()

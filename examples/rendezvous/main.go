@@ -1,14 +1,14 @@
-// Rendezvous is a node that finds the others of its network without knowing any of
-// them: they meet in a DHT, in which each advertises itself under the name of the
-// network. Somebody has to know a way into the DHT; whoever is in it will do, also a
-// node of another network.
+// Rendezvous runs a node that finds the other members of its network without knowing any of
+// them. The members meet in a DHT, in which each advertises itself under the name of the
+// network. To join the DHT, a node needs the address of any node in it, which may belong to
+// another network.
 //
-//	go run . -network home                     prints the address at which it is in the DHT
+//	go run . -network home                     prints its address in the DHT
 //	go run . -network home -dht ADDRESS        in another terminal
 //	go run . -network home -dht ADDRESS        and in a third one
 //
-// What is typed in one terminal is said in all. The example is a module of its own,
-// since a DHT brings a hundred others along that no node needs.
+// A line that is typed in one terminal appears in all. The example is a Go module of its own,
+// because a DHT needs about a hundred modules that a node does not need.
 package main
 
 import (
@@ -30,9 +30,9 @@ func main() {
 	}
 }
 
-// options is what the command line says.
+// options holds the flags of the command line.
 type options struct {
-	network, listen, way string
+	network, listen, bootstrap string
 }
 
 func parse(args []string, errors io.Writer) (o options, err error) {
@@ -40,6 +40,6 @@ func parse(args []string, errors io.Writer) (o options, err error) {
 	flags.SetOutput(errors)
 	flags.StringVar(&o.network, "network", "home", "the name of the network")
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:0", "the address to listen on")
-	flags.StringVar(&o.way, "dht", "", "the address of anybody in the DHT, as another rendezvous prints it")
+	flags.StringVar(&o.bootstrap, "dht", "", "the address of any node in the DHT, as another rendezvous prints it")
 	return o, flags.Parse(args)
 }

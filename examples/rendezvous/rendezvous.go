@@ -21,7 +21,7 @@ import (
 
 var said = smokesignal.Name[string]("said")
 
-// run is a node until in or ctx ends.
+// run is the whole program. It runs a node until in or ctx ends.
 func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
 	o, err := parse(args, os.Stderr)
 	if errors.Is(err, flag.ErrHelp) {
@@ -30,25 +30,26 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	if err != nil {
 		return err
 	}
-	var ways []peer.AddrInfo
-	if o.way != "" {
-		way, err := peer.AddrInfoFromString(o.way)
+	var contacts []peer.AddrInfo
+	if o.bootstrap != "" {
+		contact, err := peer.AddrInfoFromString(o.bootstrap)
 		if err != nil {
-			return fmt.Errorf("-dht %s: %w; it has to end in /p2p/ and an id", o.way, err)
+			return fmt.Errorf("-dht %s: %w; the address must end in /p2p/ID", o.bootstrap, err)
 		}
-		ways = append(ways, *way)
+		contacts = append(contacts, *contact)
 	}
 
-	// The DHT lives on the node's host, so it is made when that is there. A server
-	// answers others; the prefix keeps it apart from the DHT of IPFS.
+	// The DHT uses the node's host, so it is made in a function that New calls with the host.
+	// In server mode it answers other nodes' queries. The protocol prefix keeps it separate
+	// from the DHT of IPFS.
 	var kad *dht.IpfsDHT
 	defer func() {
 		if kad != nil {
-			kad.Close() // after the node, which uses it
+			kad.Close() // deferred calls run in reverse order: the node, which uses the DHT, closes first
 		}
 	}()
 	meet := func(h host.Host) (_ discovery.Discovery, err error) {
-		kad, err = dht.New(ctx, h, dht.Mode(dht.ModeServer), dht.ProtocolPrefix("/rendezvous"), dht.BootstrapPeers(ways...))
+		kad, err = dht.New(ctx, h, dht.Mode(dht.ModeServer), dht.ProtocolPrefix("/rendezvous"), dht.BootstrapPeers(contacts...))
 		return routing.NewRoutingDiscovery(kad), err
 	}
 	node, err := smokesignal.New(
@@ -56,7 +57,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	if err != nil {
 		return err
 	}
-	defer node.Close() // waits until what was sent has arrived
+	defer node.Close() // waits until the neighbors have this node's events
 
 	screen := &lines{to: out}
 	node.OnPeerAdded(func(_ context.Context, p *smokesignal.Peer) { screen.print("met %s", p.ID()) })
@@ -64,7 +65,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	if err := node.Start(ctx); err != nil {
 		return err
 	}
-	if err := kad.Bootstrap(ctx); err != nil { // dials the way into the DHT
+	if err := kad.Bootstrap(ctx); err != nil { // joins the DHT through the node named by -dht
 		return err
 	}
 	screen.print("in the DHT at %s", node.Addrs()[0])
@@ -99,7 +100,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	}
 }
 
-// lines prints whole lines for several goroutines.
+// lines prints whole lines. Several goroutines may use it.
 type lines struct {
 	mu sync.Mutex
 	to io.Writer

@@ -1,6 +1,6 @@
-// Topic takes part in a pubsub topic of any libp2p application, from the shell: what is
-// typed is published, byte for byte, and what others publish is printed. It is to
-// pubsub what netcat is to TCP.
+// Topic takes part in a pubsub topic of any libp2p application, from the shell. It publishes
+// each line of its input, byte for byte, and prints the messages that others publish: a
+// netcat for pubsub.
 //
 //	go run ./examples/topic -dial 192.168.2.7:4001 chat-room
 //	date | go run ./examples/topic -dial /ip4/192.168.2.7/tcp/4001 chat-room
@@ -20,9 +20,9 @@ import (
 
 const usage = `Usage: topic [flags] NAME
 
-Takes part in the pubsub topic NAME, floodsub or gossipsub. Each line of the standard
-input is published as one message, without its newline; what others publish is printed
-likewise. Everything else goes to the standard error.
+Takes part in the pubsub topic NAME, floodsub or gossipsub. Each line of standard input
+is published as one message, without its newline. Each message that others publish is
+printed as one line. Everything else goes to standard error.
 
 Flags:
 `
@@ -34,15 +34,15 @@ type options struct {
 	wait         time.Duration
 }
 
-// parse reads the command line; help goes to out.
+// parse reads the command line. It prints the help, if the user asks for it, to out.
 func parse(args []string, out io.Writer) (o options, err error) {
 	fs := flag.NewFlagSet("topic", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // main prints the error, once
 	fs.Func("dial", "`address` of a peer on the topic, host:port or multiaddr; repeatable", add(&o.dial))
 	fs.Func("listen", "`address` to listen on, host:port or multiaddr; repeatable (default a free port)", add(&o.listen))
-	fs.BoolVar(&o.whole, "whole", false, "publish the whole input as one message, and print messages without a newline behind them")
-	fs.BoolVar(&o.who, "who", false, "tell who comes and goes")
-	fs.DurationVar(&o.wait, "wait", time.Second, "how long to go on after the input has ended; negative: until interrupted")
+	fs.BoolVar(&o.whole, "whole", false, "publish the whole input as one message, and print messages without adding a newline")
+	fs.BoolVar(&o.who, "who", false, "print the ids of peers that join or leave the topic")
+	fs.DurationVar(&o.wait, "wait", time.Second, "how long to stay after the end of the input; negative: until interrupted")
 	switch err = fs.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		fs.SetOutput(out)
@@ -51,7 +51,7 @@ func parse(args []string, out io.Writer) (o options, err error) {
 		return o, err
 	case err != nil:
 	case fs.NArg() != 1:
-		err = fmt.Errorf("one topic is to be named behind the flags, not %d", fs.NArg())
+		err = fmt.Errorf("give one topic name after the flags, not %d", fs.NArg())
 	}
 	if err != nil {
 		return o, fmt.Errorf("%w; topic -help lists the flags", err)

@@ -14,7 +14,7 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
-// patience is how long a message waits until there is a peer to publish it to.
+// patience is how long a message waits for a peer on the topic.
 const patience = 10 * time.Second
 
 // run is the whole program.
@@ -26,7 +26,8 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 	case err != nil:
 		return err
 	}
-	// The node is in no network of its own: it takes no peers.
+	// The example uses only the pubsub topic, so its node joins no smokesignal network:
+	// with these limits it accepts no neighbors.
 	node, err := smokesignal.New(smokesignal.Listen(o.listen...), smokesignal.PeerLimits(0, 0))
 	if err != nil {
 		return err
@@ -55,7 +56,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 	}
 
 	published := make(chan error, 1)
-	go func() { published <- publishAll(ctx, topic, o, in) }() // a read cannot be interrupted
+	go func() { published <- publishAll(ctx, topic, o, in) }() // in a goroutine, since a read of in cannot be interrupted
 	select {
 	case err := <-published:
 		if err != nil {
@@ -69,15 +70,15 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 		return nil
 	}
 	select {
-	case <-time.After(o.wait): // for answers, and for what is still on its way
+	case <-time.After(o.wait): // time for answers, and for the last messages to be sent
 	case <-ctx.Done():
 	}
 	return nil
 }
 
-// printAll prints what others publish.
+// printAll prints the messages that others publish.
 func printAll(topic *smokesignal.Topic, o options, out io.Writer) {
-	var mu sync.Mutex // handlers run at once for several authors
+	var mu sync.Mutex // handlers for messages of different authors run at the same time
 	topic.On(func(_ context.Context, _ smokesignal.ID, data []byte) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -88,7 +89,7 @@ func printAll(topic *smokesignal.Topic, o options, out io.Writer) {
 	})
 }
 
-// dial connects to all addresses at once. One that answers is enough.
+// dial dials all addresses at the same time. It succeeds if one of them answers.
 func dial(ctx context.Context, node *smokesignal.Node, addrs []string, say *lines) error {
 	var tasks sync.WaitGroup
 	errs := make([]error, len(addrs))
@@ -109,7 +110,8 @@ func dial(ctx context.Context, node *smokesignal.Node, addrs []string, say *line
 	return errors.Join(errs...)
 }
 
-// publishAll publishes the input, line by line or as a whole.
+// publishAll publishes each line of the input as one message, or with -whole the whole input
+// as one message.
 func publishAll(ctx context.Context, topic *smokesignal.Topic, o options, in io.Reader) error {
 	most := topic.MaxSize()
 	if o.whole {
@@ -133,7 +135,8 @@ func publishAll(ctx context.Context, topic *smokesignal.Topic, o options, in io.
 	return input.Err()
 }
 
-// cutLine is bufio.ScanLines which leaves a carriage return where it is.
+// cutLine splits input into lines like bufio.ScanLines, but keeps a carriage return at the
+// end of a line, because lines are published byte for byte.
 func cutLine(data []byte, atEOF bool) (advance int, line []byte, err error) {
 	if i := bytes.IndexByte(data, '\n'); i >= 0 {
 		return i + 1, data[:i], nil
@@ -144,7 +147,8 @@ func cutLine(data []byte, atEOF bool) (advance int, line []byte, err error) {
 	return 0, nil, nil
 }
 
-// publish waits until somebody is there, as a message to nobody is lost.
+// publish waits for a peer on the topic and then publishes data. Without a peer the message
+// would be lost.
 func publish(ctx context.Context, topic *smokesignal.Topic, data []byte) error {
 	ready, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -154,7 +158,7 @@ func publish(ctx context.Context, topic *smokesignal.Topic, data []byte) error {
 	return topic.Publish(ctx, data)
 }
 
-// lines writes lines from several goroutines.
+// lines writes lines to out. Several goroutines may use it.
 type lines struct {
 	mu  sync.Mutex
 	out io.Writer

@@ -166,8 +166,8 @@ func TestSaysWhatIsWrong(t *testing.T) {
 		input string
 		want  string
 	}{
-		{nil, "", "one topic is to be named"},
-		{[]string{"a", "b"}, "", "one topic is to be named"},
+		{nil, "", "give one topic name"},
+		{[]string{"a", "b"}, "", "give one topic name"},
 		{[]string{"-x", "a"}, "", "flag provided but not defined"},
 		{[]string{"-listen", "127.0.0.1:0", "-dial", "127.0.0.1:1", "room"}, "", "127.0.0.1:1"},
 		{[]string{"-listen", "127.0.0.1:0", "-dial", "nonsense", "room"}, "", "nonsense"},

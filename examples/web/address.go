@@ -31,7 +31,7 @@ func listens(given []string) []string {
 		case host == "localhost":
 			ip = netip.MustParseAddr("127.0.0.1")
 		case err != nil:
-			continue // a host name, or a mistake that New reports
+			continue // a host name, or an invalid address, for which New returns an error
 		}
 		at := "/ip4/"
 		if ip.Is6() {
@@ -46,7 +46,8 @@ func listens(given []string) []string {
 	return all
 }
 
-// over returns the host and port of an address of one form, such as TCP alone.
+// over returns the host and port of a if its protocols above IP are exactly those in
+// transport, such as TCP alone. Otherwise it reports false.
 func over(a ma.Multiaddr, transport ...int) (string, bool) {
 	var codes []int
 	var host, port string
@@ -65,7 +66,7 @@ func over(a ma.Multiaddr, transport ...int) (string, bool) {
 	return net.JoinHostPort(host, port), host != "" && slices.Equal(codes, transport)
 }
 
-// command returns the command with which a terminal joins.
+// command returns the shell command with which a terminal joins the chat.
 func command(node *smokesignal.Node) (string, error) {
 	ticket, err := node.Ticket()
 	if err != nil {
@@ -83,7 +84,7 @@ func command(node *smokesignal.Node) (string, error) {
 	return "go run ./examples/chat -seed " + ticket, nil
 }
 
-// allLoopback reports whether all addresses to listen on can be reached from this machine only.
+// allLoopback reports whether none of the addresses to listen on can be reached from other machines.
 func allLoopback(listen []string) bool {
 	return len(listen) > 0 && !slices.ContainsFunc(listen, func(text string) bool {
 		host, _, err := net.SplitHostPort(text)
@@ -95,28 +96,29 @@ func allLoopback(listen []string) bool {
 	})
 }
 
-// urls returns the addresses of the page.
+// urls returns the addresses at which a browser can open the page.
 func urls(at *net.TCPAddr) []string {
 	if !at.IP.IsUnspecified() {
 		return []string{fmt.Sprintf("http://%s/", at)}
 	}
 	var list []string
-	for _, ip := range append(outside(), "127.0.0.1") {
+	for _, ip := range append(externalIPs(), "127.0.0.1") {
 		list = append(list, fmt.Sprintf("http://%s/", net.JoinHostPort(ip, fmt.Sprint(at.Port))))
 	}
 	return list
 }
 
-// phoneAddress returns an address that other machines reach, or a description of one.
+// phoneAddress returns an address of the page for other machines, or a text that describes
+// one if this machine has no such address.
 func phoneAddress(port int) string {
-	if ips := outside(); len(ips) > 0 {
+	if ips := externalIPs(); len(ips) > 0 {
 		return net.JoinHostPort(ips[0], fmt.Sprint(port))
 	}
-	return fmt.Sprintf("ADDRESS:%d, an address of this machine in the network of the phone", port)
+	return fmt.Sprintf("ADDRESS:%d, where ADDRESS is this machine's address in the phone's network", port)
 }
 
-// outside returns the IPv4 addresses of this machine that other machines may reach.
-func outside() (ips []string) {
+// externalIPs returns the IPv4 addresses of this machine that other machines may reach.
+func externalIPs() (ips []string) {
 	addrs, _ := net.InterfaceAddrs()
 	for _, a := range addrs {
 		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && n.IP.IsGlobalUnicast() {

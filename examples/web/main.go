@@ -1,6 +1,6 @@
-// Web serves a chat page. The page is a peer of its own, in the same chat as the terminals of
-// examples/chat. It joins through the node of this program, which relays messages, as every
-// node does, and says nothing itself.
+// Web serves a chat page. The page is a peer of its own and takes part in the same chat as the
+// terminals of examples/chat. It joins through the node of this program. This node only relays
+// messages, as every node does, and writes nothing in the chat itself.
 //
 //	go run ./examples/web                            # http://127.0.0.1:8080, with everybody on the local network
 //	go run ./examples/web -http 192.168.2.100:8080   # for phones on that network
@@ -31,15 +31,15 @@ type options struct {
 	network, identity string
 }
 
-// parse reads the command line; help goes to out.
+// parse reads the command line. It prints the help, if the user asks for it, to out.
 func parse(args []string, out io.Writer) (o options, err error) {
 	fs := flag.NewFlagSet("web", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // main prints the error, once
-	fs.StringVar(&o.http, "http", "127.0.0.1:8080", "host:port or :port the page is served at; browsers need no other port")
+	fs.StringVar(&o.http, "http", "127.0.0.1:8080", "host:port or :port at which the page is served; browsers need no other port")
 	fs.Func("listen", "`address` to listen on for other nodes, host:port or multiaddr; repeatable (default a free port, reachable from everywhere)", add(&o.listen))
-	fs.Func("seed", "`address` of somebody in the chat, host:port or multiaddr, or a ticket; repeatable (default whoever is on the local network)", add(&o.seeds))
-	fs.StringVar(&o.network, "network", "", "`name` of the network; only chats with the same one see each other (default that of the ticket, or chat)")
-	fs.StringVar(&o.identity, "identity", "", "`file` that keeps the node's identity; made if missing (default a new identity every time)")
+	fs.Func("seed", "`address` of somebody in the chat, host:port or multiaddr, or a ticket; repeatable (default chats on the local network)", add(&o.seeds))
+	fs.StringVar(&o.network, "network", "", "`name` of the network; only chats in the same network see each other (default the network of the ticket, or chat)")
+	fs.StringVar(&o.identity, "identity", "", "`file` that keeps the node's identity; created if missing (default a new identity every time)")
 	err = fs.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		fs.SetOutput(out)
@@ -63,8 +63,7 @@ func add(list *[]string) func(string) error {
 	}
 }
 
-// defaultNetwork is the network of all chats without another name, in terminals and in
-// browsers.
+// defaultNetwork is the network name of a chat without -network, here and in examples/chat.
 const defaultNetwork = "chat"
 
 func isTicket(seed string) bool {

@@ -18,8 +18,8 @@ import (
 //go:embed page/index.html page/style.css page/icon.svg page/*.js page/LICENSES.txt
 var files embed.FS
 
-// site serves the page, and forwards the page's WebSocket to the node. So everybody who sees
-// the page can join through the same port, also behind a proxy with TLS.
+// site serves the page and forwards the page's WebSocket to the node. So a browser that can
+// load the page can also join the chat through the same port, even behind a proxy with TLS.
 type site struct {
 	files   http.Handler
 	proxy   http.Handler
@@ -27,7 +27,7 @@ type site struct {
 	command string
 }
 
-// newSite returns the site of a node that was started.
+// newSite returns the site of node, which must have been started.
 func newSite(node *smokesignal.Node) (*site, error) {
 	var target string
 	for _, a := range node.Addrs() {
@@ -66,7 +66,8 @@ func newSite(node *smokesignal.Node) (*site, error) {
 	}, err
 }
 
-// policy keeps the page from loading anything from elsewhere, but lets it connect to nodes.
+// policy is the page's Content-Security-Policy. The page may load files only from this server,
+// but may connect to any node.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; " +
 	"connect-src 'self' ws: wss: https:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 

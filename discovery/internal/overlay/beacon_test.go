@@ -119,8 +119,8 @@ func TestSilentOwnerIsReplaced(t *testing.T) {
 	lower, _ := idsByRank()
 	c := newBeaconScript(t)
 	c.s.Step(c.now, Received{From: Contact{ID: "a"}, Message: beaconOf(lower[0], 5)})
-	turn := time.Duration(float64(beaconTurn) * float64(rank("me")) / (1 << 64))
-	c.advance(beaconLife+turn-time.Millisecond, "a", "b", "c")
+	turn := time.Duration(float64(takeoverSpan) * float64(rank("me")) / (1 << 64))
+	c.advance(beaconTimeout+turn-time.Millisecond, "a", "b", "c")
 	if got := c.s.Tag().ID; got != lower[0] {
 		t.Fatalf("%s took over too early", got)
 	}
@@ -138,7 +138,7 @@ func TestOverdueOwnerGivesWayToAnyOther(t *testing.T) {
 	lower, higher := idsByRank()
 	c := newBeaconScript(t)
 	c.s.Step(c.now, Received{From: Contact{ID: "a"}, Message: beaconOf(lower[0], 5)})
-	c.advance(beaconLife-time.Millisecond, "a", "b", "c")
+	c.advance(beaconTimeout-time.Millisecond, "a", "b", "c")
 	c.s.Step(c.now, Received{From: Contact{ID: "b"}, Message: beaconOf(higher[0], 1)})
 	if got := c.s.Tag().ID; got != lower[0] {
 		t.Fatalf("%s took over too early", got)
@@ -160,7 +160,7 @@ func TestLowestRankFollowsFirst(t *testing.T) {
 		s := New(Config{Self: id})
 		s.beacon.owner, s.beacon.heard = node(lower[0]), time.Unix(1e9, 0)
 		due := s.beaconDue()
-		if late := due.Sub(s.beacon.heard); late < beaconLife || late > beaconLife+beaconTurn || due.Before(last) {
+		if late := due.Sub(s.beacon.heard); late < beaconTimeout || late > beaconTimeout+takeoverSpan || due.Before(last) {
 			t.Errorf("the turn of %s comes after %v", id, late)
 		}
 		last = due
@@ -173,7 +173,7 @@ func TestTagsTellPartsApart(t *testing.T) {
 	c := newSeedless(t, 0, 5, 0)
 	c.step(RecordRenewed{Record: []byte("me"), Seq: 1e12})
 	c.settleTag()
-	lag := uint64(beaconLag)
+	lag := uint64(maxBeaconLag)
 	for tag, want := range map[Tag]bool{
 		{}:                     false,
 		{"z", 1e12}:            true,
@@ -221,14 +221,14 @@ func TestNewTagIsNotCompared(t *testing.T) {
 	if got := tag(); got != (Tag{}) {
 		t.Errorf("at first the tag told is %v", got)
 	}
-	c.advance(beaconSettle, "a")
+	c.advance(newOwnerDelay, "a")
 	if got := tag(); got.ID != "accepted" {
 		t.Errorf("a node of another part is refused, with tag %v", got)
 	}
 }
 
 // settleTag makes the tag old enough to be compared.
-func (c *script) settleTag() { c.s.beacon.since = c.now.Add(-beaconSettle) }
+func (c *script) settleTag() { c.s.beacon.since = c.now.Add(-newOwnerDelay) }
 
 // A node that a check or a refusal shows to be in another part is asked urgently, even if
 // this node is full. If it refuses that, too, it is not asked again and again.

@@ -37,8 +37,8 @@ const (
 	walksPerRound = 2
 	// After so many rounds of walks that found nothing, or requests that full nodes
 	// refused, somebody has to make room.
-	maxVainRounds   = 2
-	maxVainRequests = 4
+	maxFailedWalkRounds   = 2
+	maxRefusalsInRow = 4
 	// After maxRefusals by full nodes the next one is asked after refusalPause, so that
 	// a full network is not flooded with requests. A node without links waits only
 	// isolatedRefusalPause.
@@ -55,7 +55,7 @@ func (s *State) requestLinks(now time.Time) {
 	}
 	candidates, want := s.candidates(now, missing)
 	for _, e := range candidates[:max(0, min(want, len(candidates)))] {
-		l := s.sendRequest(now, e.Contact, Request{Urgent: s.needsUrgently()})
+		l := s.sendRequest(now, e.Contact, Request{Urgent: s.needsUrgentLink()})
 		// A lost node that answers proves that a cut has healed: keep that link even if
 		// there are enough others meanwhile.
 		l.wanted = e.fails > 0
@@ -66,10 +66,10 @@ func (s *State) requestLinks(now time.Time) {
 	}
 }
 
-// needsUrgently reports whether the node has looked for a second link in vain for so
+// needsUrgentLink reports whether the node has looked for a second link in vain for so
 // long that somebody has to make room: no node should depend on a single neighbor.
-func (s *State) needsUrgently() bool {
-	return s.occupied() < 2 && (s.vainRounds >= maxVainRounds || s.refusalsInRow >= maxVainRequests)
+func (s *State) needsUrgentLink() bool {
+	return s.occupied() < 2 && (s.failedWalkRounds >= maxFailedWalkRounds || s.refusalsInRow >= maxRefusalsInRow)
 }
 
 // candidates returns the nodes that may be asked for a link, and how many of them to ask
@@ -174,14 +174,14 @@ func (s *State) refusalPause() time.Duration {
 
 // sendWalks looks for nodes with room beyond the known addresses.
 func (s *State) sendWalks(now time.Time) {
-	m := Walk{Origin: s.ownContact(), TTL: walkTTL, Urgent: s.vainRounds >= maxVainRounds}
+	m := Walk{Origin: s.ownContact(), TTL: walkTTL, Urgent: s.failedWalkRounds >= maxFailedWalkRounds}
 	for range walksPerRound {
 		if to := s.randomNeighbor(); to != nil {
 			s.send(to.Contact, m)
 		}
 	}
-	s.nextWalks = now.Add(s.spread(min(time.Second<<min(s.vainRounds, 3), 8*time.Second)))
-	s.vainRounds++
+	s.nextWalks = now.Add(s.spread(min(time.Second<<min(s.failedWalkRounds, 3), 8*time.Second)))
+	s.failedWalkRounds++
 }
 
 // handleWalk passes a walk on, or ends it by asking its origin for a link.

@@ -139,7 +139,7 @@ func TestNodeWithOneNeighborAsksUrgently(t *testing.T) {
 		refused := 0
 		c.react = func(o Output) Input {
 			if send, ok := o.(Send); ok {
-				if m, ok := send.Message.(Request); ok && m.Urgent != (refused >= maxVainRequests && len(neighbors) == 1) {
+				if m, ok := send.Message.(Request); ok && m.Urgent != (refused >= maxRefusalsInRow && len(neighbors) == 1) {
 					t.Errorf("%d links: urgent is %v after %d refusals", len(neighbors), m.Urgent, refused)
 				}
 			}

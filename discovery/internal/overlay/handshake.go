@@ -9,19 +9,21 @@ import (
 
 // This file is the life of one link: requested, accepted, linked, ended.
 
-// relinkCooldown is how long a pair whose link ended without a fault is not linked
-// again, so that the peer list does not flap.
+// Two nodes whose link one of them ended by decision, and not because of a fault, are not
+// linked again for relinkCooldown. So the peer list does not flap.
 const relinkCooldown = 30 * time.Second
 
-// handleMessage handles a message of a peer.
+// handleMessage passes a message to the handler for its kind.
 func (s *State) handleMessage(now time.Time, from Contact, m Message) {
-	// Two machines with one identity can meet; a link to oneself is useless.
+	// The sender has the identity of this node, as when two machines share one key. A
+	// node cannot link to itself.
 	if from.ID == s.cfg.Self {
 		return
 	}
 	l := s.link(from.ID)
 	if l != nil {
 		l.heard = now
+		// Most messages carry no addresses; then the ones that are known stay.
 		if len(from.Addrs) > 0 {
 			l.Addrs = from.Addrs
 		}
@@ -44,10 +46,12 @@ func (s *State) handleMessage(now time.Time, from Contact, m Message) {
 	case Leave:
 		s.handleLeave(now, l, m)
 	case Walk:
+		// Walks travel over links only, and no neighbor may flood the network with them.
 		if isNeighbor && l.allowWalk(now, walkCost) {
 			s.handleWalk(now, l, m)
 		}
 	case Handover:
+		// Only a neighbor has a link that it could hand over.
 		if isNeighbor {
 			s.handleHandover(now, l, m.To)
 		}
@@ -56,7 +60,8 @@ func (s *State) handleMessage(now time.Time, from Contact, m Message) {
 	case ShuffleReply:
 		s.handleShuffleReply(now, from, l, m)
 	case Beacon:
-		// A beacon counts only if it came over links, or parts could not be told apart.
+		// A beacon that traveled outside the links would reach other parts of a split
+		// network, which then could not notice that they are apart.
 		if isNeighbor {
 			s.handleBeacon(now, l, m.Owner)
 		}
@@ -67,7 +72,8 @@ func (s *State) handleMessage(now time.Time, from Contact, m Message) {
 	}
 }
 
-// handleRequest answers a request for a link. l is the link to that peer, or nil.
+// handleRequest answers a request for a link. l is the link to the requester, or nil if
+// there is none.
 func (s *State) handleRequest(now time.Time, from Contact, l *link, m Request) {
 	if m.Network != s.cfg.Network {
 		s.send(from, Reject{Reason: ReasonNetwork, Network: s.cfg.Network})
@@ -75,25 +81,27 @@ func (s *State) handleRequest(now time.Time, from Contact, l *link, m Request) {
 	}
 	if l != nil && l.phase != requested {
 		if l.session == m.Session && l.phase == accepted {
-			s.send(from, s.acceptMessage(l)) // our first answer was lost, or requests crossed
+			s.send(from, s.acceptMessage(l)) // the first Accept was lost, or two requests crossed
 			return
 		}
-		// A node does not ask a neighbor, so the peer has lost its half of the link.
+		// A node sends no Request to a neighbor, so the peer no longer knows of this link.
 		s.endLink(now, l, ReasonRestarted)
 		l = nil
 	}
-	// These three would be cut off if this node refused: a node without links, one that
-	// was refused for long, and one in another part of the network.
+	// A full node also accepts three kinds of requesters that could be cut off otherwise:
+	// a node without links, a node that many others refused, and a node in another part
+	// of the network, with which this link would connect this part.
 	needy := m.Degree == 0 || m.Urgent || s.inOtherPart(m.Tag) && !m.Manual
 	exchange := false
 	switch {
 	case s.coolingDown(now, from.ID) && m.Degree > 0 && !m.Manual && s.occupied() > 0:
-		// The pair parted a moment ago, and both have other links.
+		// The two nodes ended a link a moment ago, and both have other links.
 		s.reject(from, ReasonCooldown)
 		return
 	case s.hasRoom(0):
 	case needy && s.hasRoom(maxOverflow):
 	case s.canExchange(now, from, m.Leaving):
+		// This node is full, but can give up a neighbor to the node that from leaves.
 		exchange = true
 	default:
 		s.reject(from, ReasonFull)
@@ -103,7 +111,7 @@ func (s *State) handleRequest(now time.Time, from Contact, l *link, m Request) {
 		l = newLink(from)
 		s.links = append(s.links, l)
 	} else {
-		// The requests crossed: one link serves both.
+		// Both nodes sent a Request to each other. The two requests become one link.
 		l.Record, l.Seq, l.Addrs = from.Record, from.Seq, from.Addrs
 	}
 	l.session, l.degree, l.manual = m.Session, m.Degree, l.manual || m.Manual
@@ -114,6 +122,7 @@ func (s *State) handleRequest(now time.Time, from Contact, l *link, m Request) {
 	s.send(from, s.acceptMessage(l))
 }
 
+// acceptMessage returns the Accept for the peer of l.
 func (s *State) acceptMessage(l *link) Accept {
 	return Accept{
 		Session: s.cfg.Session, Record: s.record, Degree: s.count(linked), Exchange: l.leaving.ID != "",
@@ -121,15 +130,15 @@ func (s *State) acceptMessage(l *link) Accept {
 	}
 }
 
-// reject refuses a link. The requester is remembered all the same: since it looks for
-// links, it is a good contact for the next requester.
+// reject refuses a request for a link. It stores the requester in the book all the same:
+// a node that looks for links is a good contact to name to the next requester.
 func (s *State) reject(to Contact, why Reason) {
 	s.book.markAlive(to, s.now)
 	s.send(to, Reject{Reason: why, Tag: s.advertisedTag(), Contacts: s.sampleContacts(redirectSize, to.ID)})
 }
 
-// withKnownAddrs returns c with the record and addresses that the book has, unless c
-// has its own.
+// withKnownAddrs returns c, with the record and the addresses in the book for its node if
+// c has none.
 func (s *State) withKnownAddrs(c Contact) Contact {
 	if e := s.book.find(c.ID); e != nil && len(c.Record) == 0 {
 		c.Record, c.Seq = e.Record, e.Seq
@@ -140,11 +149,12 @@ func (s *State) withKnownAddrs(c Contact) Contact {
 	return c
 }
 
-// handleAccept goes on with a request that the peer accepted.
+// handleAccept continues the handshake after the peer has accepted this node's request.
 func (s *State) handleAccept(now time.Time, from Contact, l *link, m Accept) {
 	s.learnContacts(m.Contacts)
 	if l == nil || l.phase != requested {
-		// The request timed out here. The peer must hear so, or it would keep half a link.
+		// If this node's request has timed out, it tells the peer, which otherwise would
+		// wait for a link that this node has given up.
 		if l == nil {
 			s.send(from, Leave{Reason: ReasonTimeout})
 		}
@@ -156,14 +166,16 @@ func (s *State) handleAccept(now time.Time, from Contact, l *link, m Accept) {
 	l.session, l.degree = m.Session, m.Degree
 	l.rtt, l.leavingReplaced = now.Sub(l.since), m.Exchange
 	if l.swap && s.link(l.leaving.ID) == nil {
-		// The neighbor to be left has gone by itself, so this is an ordinary link now.
+		// The neighbor that this node wanted to leave is gone already. So this request is
+		// no longer part of a swap, and the link needs a free place like any other.
 		l.swap, l.overflow = false, false
 	}
-	// More nodes are asked than links are needed, so others may have been faster.
+	// A node asks more nodes than it lacks links, so it may have found enough by now. A
+	// link that is marked wanted, or that the user asked for, is made all the same.
 	enough := s.occupied() > s.cfg.Min && !l.wanted && len(l.tokens) == 0
 	if !l.overflow && (enough || !s.hasRoom(0)) || !s.hasRoom(maxOverflow) {
 		s.removeLink(l)
-		s.answerAdds(l, ReasonFull, "") // a link that an Add waits for ends only for want of room
+		s.answerAdds(l, ReasonFull, "") // only a lack of room ends a link that an Add waits for
 		s.book.markAlive(l.Contact, now)
 		s.send(l.Contact, Leave{Reason: ReasonEnough})
 		return
@@ -171,20 +183,22 @@ func (s *State) handleAccept(now time.Time, from Contact, l *link, m Accept) {
 	s.markAccepted(now, l)
 }
 
-// handleReject ends a request that the peer rejected.
+// handleReject ends a request of this node that the peer has rejected.
 func (s *State) handleReject(now time.Time, l *link, m Reject) {
 	s.learnContacts(m.Contacts)
 	if l == nil || l.phase != requested {
 		return // the request has timed out already
 	}
 	s.handleRefusal(now, l, m.Reason, m.Network)
-	// A full node in another part of the network would have accepted an urgent request.
+	// If the tag shows that the peer is in another part of the network, an urgent request
+	// follows, which a full node accepts.
 	if m.Reason == ReasonFull && !l.urgent && !l.manual {
 		s.joinOtherPart(now, l.Contact, m.Tag)
 	}
 }
 
-// markAccepted moves l to the phase in which both let each other onto the topic.
+// markAccepted moves l to the phase in which both nodes let each other onto the pubsub
+// topic and wait until they see each other there.
 func (s *State) markAccepted(now time.Time, l *link) {
 	l.phase, l.since, l.heard = accepted, now, now
 	l.nextProbe = now.Add(probeInterval)
@@ -192,7 +206,7 @@ func (s *State) markAccepted(now time.Time, l *link) {
 	s.emit(Pending{Peer: l.ID})
 }
 
-// handleOnTopic handles a peer that joined or left the topic.
+// handleOnTopic handles the news that a peer has joined or left the pubsub topic.
 func (s *State) handleOnTopic(now time.Time, id peer.ID, present bool) {
 	l := s.link(id)
 	if l == nil || l.phase == requested || l.onTopic == present {
@@ -201,10 +215,11 @@ func (s *State) handleOnTopic(now time.Time, id peer.ID, present bool) {
 	l.onTopic = present
 	switch {
 	case !present && l.phase == linked:
-		// It may be back at once; checkLinkTimers ends the link if it is not.
+		// The peer may be back soon; if it is not, checkLinkTimers ends the link.
 		l.offTopicSince = now
 	case present:
 		l.offTopicSince = time.Time{}
+		// Ready is sent once for each link, even if the peer leaves the topic and returns.
 		if !l.readySent {
 			l.readySent = true
 			s.send(l.Contact, Ready{Degree: s.count(linked)})
@@ -213,84 +228,93 @@ func (s *State) handleOnTopic(now time.Time, id peer.ID, present bool) {
 	}
 }
 
+// handleReady notes that the peer sees this node on the topic.
 func (s *State) handleReady(now time.Time, from Contact, l *link, m Ready) {
+	// The peer believes that both nodes accepted a link, but this node knows of none.
 	if l == nil || l.phase == requested {
 		s.send(from, Leave{Reason: ReasonUnknown})
 		return
 	}
 	l.degree = m.Degree
-	// A repeated Ready must not replace the greeting that was passed on.
+	// The greeting in the first Ready may have been passed on already, so a second Ready
+	// must not replace it.
 	if l.peerReady == nil {
 		l.peerReady = &m
 		s.completeHandshake(now, l)
 	}
 }
 
-// completeHandshake turns an accepted link into a link once both sides are ready.
+// completeHandshake makes the peer of l a neighbor if both nodes have sent Ready and the
+// peer is still on the topic. Otherwise it does nothing.
 func (s *State) completeHandshake(now time.Time, l *link) {
 	if l.phase != accepted || !l.readySent || l.peerReady == nil || !l.onTopic {
 		return
 	}
+	// In a swap, another link has to end first. If none can, there is no room for this one.
 	if l.swap && !s.finishSwap(now, l) {
 		s.leaveLink(now, l, ReasonEnough)
 		return
 	}
 	l.phase, l.since, l.heard = linked, now, now
-	// The first keepalive follows soon, as it measures the round trip. The later ones
-	// are spread over the interval.
+	// The first keepalive is sent early, since it measures the round trip time. Its random
+	// delay keeps the keepalives to different neighbors apart.
 	l.nextKeepalive = now.Add(s.jitter(keepaliveInterval / 4))
-	s.vainRounds, s.refusals, s.refusalsInRow = 0, 0, 0
+	s.failedWalkRounds, s.refusals, s.refusalsInRow = 0, 0, 0
 	s.book.markNeighbor(l.Contact, now)
 	s.emit(Linked{Peer: l.ID, Addrs: l.Addrs, Greeting: l.peerReady.Greeting})
 	s.answerAdds(l, ReasonNone, "")
 	s.announceDegree(now)
 	s.sendBeacon(now, l)
-	// The link was asked for by a handover: it stands, so the old one may go.
+	// If this link was made for a handover, the neighbor that asked for it is left now.
 	if old := s.link(l.replaces); old != nil && old.phase == linked {
 		s.leaveLink(now, old, ReasonMoved)
 	}
 	l.replaces = ""
-	// This is the first link of this node: its place in the network is a matter of
-	// chance, and should be mixed soon.
+	// No swap was planned yet, so this is the first link of this node. Its place in the
+	// network depends on the order of arrivals, so a swap should change it soon.
 	if s.swaps.next.IsZero() {
 		s.swapSoon(now)
 	}
 }
 
+// handleKeepalive notes the peer's number of links, and measures the round trip time.
 func (s *State) handleKeepalive(now time.Time, from Contact, l *link, m Keepalive) {
 	switch {
 	case l == nil:
-		// The peer believes in a link that does not exist here: end its half.
+		// The peer believes that it has a link to this node. The answer ends that link.
 		s.send(from, Leave{Reason: ReasonUnknown})
 	case l.phase == linked:
 		l.degree, l.peerStamp, l.peerStampAt = m.Degree, m.Stamp, now
-		// Echo is this node's own clock, so clocks of peers do not matter. An echo of an
-		// earlier session could give a negative time.
+		// Echo is a reading of this node's own clock, so the peer's clock does not matter.
+		// An Echo from before a restart of this node could give a negative time.
 		if rtt := now.Sub(s.started) - m.Echo - m.Hold; m.Echo > 0 && rtt > 0 {
 			l.rtt = rtt
 		}
 	}
 }
 
-// handleLeave ends the link on the peer's wish.
+// handleLeave ends a link because the peer has left it.
 func (s *State) handleLeave(now time.Time, l *link, m Leave) {
 	s.learnContacts(m.Contacts)
 	if l == nil {
 		return
 	}
-	s.leftByPeer(now, l, m.Reason)
+	s.endLinkByPeer(now, l, m.Reason)
+	// The peer left in a swap, and names another node that has lost a link as well.
 	if m.Reason == ReasonSwapped {
 		s.handleSwappedOut(now, m.Contacts)
 	}
 }
 
-func (s *State) leftByPeer(now time.Time, l *link, why Reason) {
+// endLinkByPeer ends the link l, which the peer has left for the reason why.
+func (s *State) endLinkByPeer(now time.Time, l *link, why Reason) {
 	switch {
 	case l.phase == requested:
 		s.handleRefusal(now, l, why, "")
 		return
 	case why == ReasonClosed:
-		// The node may be restarted, so its address is tried again, like a lost one.
+		// The node was closed, but may be started again, so its address is kept with the
+		// lost addresses, which are tried now and then.
 		s.endLink(now, l, why)
 		s.book.markFailed(l.ID, now, s.spread)
 		return
@@ -300,17 +324,17 @@ func (s *State) leftByPeer(now time.Time, l *link, why Reason) {
 	s.endLink(now, l, why)
 }
 
-// leaveLink ends a link on purpose and tells the peer.
+// leaveLink ends a link by a decision of this node, and tells the peer.
 func (s *State) leaveLink(now time.Time, l *link, why Reason) {
 	var contacts []Contact
-	// These two leave the peer with one link less, so it needs others to ask.
+	// For these two reasons the peer may need a new link, so it gets contacts to ask.
 	if why == ReasonMoved || why == ReasonFull {
 		contacts = s.sampleContacts(redirectSize, l.ID)
 	}
 	s.leaveLinkWith(now, l, why, contacts)
 }
 
-// leaveLinkWith ends a link on purpose and names contacts to the peer.
+// leaveLinkWith is like leaveLink, but the caller chooses the contacts for the peer.
 func (s *State) leaveLinkWith(now time.Time, l *link, why Reason, contacts []Contact) {
 	s.send(l.Contact, Leave{Reason: why, Contacts: contacts})
 	if l.phase == linked && !why.isFault() {
@@ -319,28 +343,31 @@ func (s *State) leaveLinkWith(now time.Time, l *link, why Reason, contacts []Con
 	s.endLink(now, l, why)
 }
 
-// removeLink takes the link out of the list.
+// removeLink removes l from the list of links, and does nothing else.
 func (s *State) removeLink(l *link) {
 	s.links = slices.DeleteFunc(s.links, func(x *link) bool { return x == l })
 }
 
-// endLink drops a link and does what follows from its end. It does not start a
-// cooldown: after a fault the link may be set up again at once.
+// endLink removes the link l, tells the driver, and updates the book, handovers and seeds.
+// It sends nothing to the peer. It starts no cooldown, since after a fault the two nodes
+// may link again at once.
 func (s *State) endLink(now time.Time, l *link, why Reason) {
 	s.removeLink(l)
 	s.answerAdds(l, why, "")
 	if l.phase == requested {
-		return // the driver has heard nothing of it yet
+		return // the driver does not know of this link yet
 	}
-	// After the three named reasons the node is still there, and its address is good.
+	// After the three reasons in the condition the peer is still alive at its address.
+	// After any other fault it may be dead.
 	if why.isFault() && why != ReasonRestarted && why != ReasonOffTopic && why != ReasonUnknown {
 		s.book.markFailed(l.ID, now, s.spread)
 	} else if e := s.book.find(l.ID); e != nil && e.retryAt.Before(now) {
-		e.retryAt = now.Add(s.jitter(time.Second)) // both ends would ask each other at once
+		e.retryAt = now.Add(s.jitter(time.Second)) // so that the two do not ask each other at once
 	}
 	s.emit(Unlinked{Peer: l.ID, Reason: why, WasLinked: l.phase == linked})
 	for _, x := range slices.Clone(s.links) {
-		// x was to replace l, so it had a place beyond Max only for as long as l stood.
+		// In a handover, x was to replace l, and could exceed Max only for that reason. l
+		// is gone, so x needs a free place like any other link.
 		if x.replaces == l.ID {
 			x.replaces, x.overflow = "", false
 			if x.phase == accepted && !s.hasRoom(1) {
@@ -357,34 +384,36 @@ func (s *State) endLink(now time.Time, l *link, why Reason) {
 	}
 }
 
-// startCooldown notes that the link to id ended without a fault.
+// startCooldown notes that the link to id ended by decision. For relinkCooldown, the two
+// nodes will not link again.
 func (s *State) startCooldown(now time.Time, id peer.ID) {
-	s.partings = slices.DeleteFunc(s.partings, func(p endedLink) bool { return p.id == id || now.Sub(p.at) >= relinkCooldown })
-	s.partings = append(s.partings, endedLink{id, now})
+	s.endedLinks = slices.DeleteFunc(s.endedLinks, func(p endedLink) bool { return p.id == id || now.Sub(p.at) >= relinkCooldown })
+	s.endedLinks = append(s.endedLinks, endedLink{id, now})
 }
 
-// coolingDown reports whether the link to id ended a moment ago without a fault.
+// coolingDown reports whether the link to id ended by decision within relinkCooldown.
 func (s *State) coolingDown(now time.Time, id peer.ID) bool {
-	return slices.ContainsFunc(s.partings, func(p endedLink) bool { return p.id == id && now.Sub(p.at) < relinkCooldown })
+	return slices.ContainsFunc(s.endedLinks, func(p endedLink) bool { return p.id == id && now.Sub(p.at) < relinkCooldown })
 }
 
-// isFault reports whether the link ended by a fault, so that it may be set up again at
-// once. All other reasons are decisions of one of the two nodes.
+// isFault reports whether r is a fault, after which a link may be made again at once. All
+// other reasons are decisions of one of the two nodes.
 func (r Reason) isFault() bool {
 	return r != ReasonMoved && r != ReasonFull && r != ReasonEnough && r != ReasonDropped && r != ReasonClosed &&
 		r != ReasonSwapped
 }
 
-// handleRefusal ends a request of this node that the peer refused.
+// handleRefusal ends a request of this node that the peer has refused.
 func (s *State) handleRefusal(now time.Time, l *link, why Reason, network string) {
 	s.removeLink(l)
 	s.noteSeedRefused(l.ID, why)
 	if why == ReasonNetwork || why == ReasonSelf || why == ReasonProtocol {
-		s.book.remove(l.ID) // no link to it will ever be possible
+		s.book.remove(l.ID) // a link to this peer will never be possible
 	} else {
-		s.book.markAlive(l.Contact, now) // it has answered
+		s.book.markAlive(l.Contact, now) // the peer has answered, so it is alive
 		if e := s.book.find(l.ID); e != nil {
 			pause := fullPause
+			// Until the cooldown is over, the peer would refuse again.
 			if why == ReasonCooldown {
 				pause = relinkCooldown / 3
 			}
@@ -398,11 +427,12 @@ func (s *State) handleRefusal(now time.Time, l *link, why Reason, network string
 	s.answerAdds(l, why, network)
 }
 
-// handleUnreachable handles a peer that could not be dialed or written to.
+// handleUnreachable handles the news that a peer could not be dialed, or that a message
+// could not be sent to it.
 func (s *State) handleUnreachable(now time.Time, id peer.ID, why Reason) {
 	l := s.link(id)
-	// A failed check has marked the address already. An established link may still have
-	// another connection, and marks it when it ends.
+	// failCheck moves the peer to the lost addresses by itself. So does endLink, below,
+	// for a link whose request was accepted. In all other cases it is done here.
 	if checked := s.failCheck(now, id); !checked && (l == nil || l.phase == requested) {
 		s.book.markFailed(id, now, s.spread)
 	}
@@ -412,7 +442,7 @@ func (s *State) handleUnreachable(now time.Time, id peer.ID, why Reason) {
 		s.removeLink(l)
 		s.noteSeedRefused(id, why)
 		if why == ReasonProtocol {
-			s.book.remove(id) // a libp2p node of another kind
+			s.book.remove(id) // the peer runs another program on libp2p
 		}
 		s.emit(Refused{Peer: id, Reason: why})
 		s.answerAdds(l, why, "")
@@ -421,7 +451,7 @@ func (s *State) handleUnreachable(now time.Time, id peer.ID, why Reason) {
 	}
 }
 
-// handleAdd asks for a link that the user wants.
+// handleAdd requests a link to a node that the user named.
 func (s *State) handleAdd(now time.Time, in Add) {
 	answer := func(why Reason) { s.emit(Added{Token: in.Token, Peer: in.Contact.ID, Reason: why}) }
 	if in.Contact.ID == s.cfg.Self {
@@ -433,7 +463,7 @@ func (s *State) handleAdd(now time.Time, in Add) {
 	case l != nil && l.phase == linked:
 		answer(ReasonNone)
 	case l != nil:
-		l.tokens = append(l.tokens, in.Token) // the handshake that is under way answers
+		l.tokens = append(l.tokens, in.Token) // the end of the running handshake is the answer
 	case !s.hasRoom(0):
 		answer(ReasonFull)
 	default:
@@ -444,7 +474,7 @@ func (s *State) handleAdd(now time.Time, in Add) {
 	}
 }
 
-// answerAdds answers the Adds that wait for the link.
+// answerAdds tells the driver the outcome of each Add that waits for the link l.
 func (s *State) answerAdds(l *link, why Reason, network string) {
 	for _, token := range l.tokens {
 		s.emit(Added{Token: token, Peer: l.ID, Reason: why, Network: network})
@@ -452,7 +482,8 @@ func (s *State) answerAdds(l *link, why Reason, network string) {
 	l.tokens = nil
 }
 
-// A requestUrgency is whether the peer should accept a request even if it is full.
+// A requestUrgency says whether a request asks the peer to accept it even if the peer has
+// Max links.
 type requestUrgency bool
 
 const (
@@ -460,12 +491,13 @@ const (
 	urgent   requestUrgency = true
 )
 
-// requestLink sends a request for a link.
+// requestLink sends the peer a request for a link, and returns the link that it may become.
 func (s *State) requestLink(now time.Time, to Contact, u requestUrgency) *link {
 	return s.sendRequest(now, to, Request{Urgent: bool(u)})
 }
 
-// sendRequest sends m after it has filled in the fields that all requests share.
+// sendRequest sends the request m after it has filled in the fields that all requests
+// share. It returns the link that the request may become.
 func (s *State) sendRequest(now time.Time, to Contact, m Request) *link {
 	if e := s.book.find(to.ID); e != nil {
 		e.lastTry = now

@@ -103,7 +103,7 @@ func TestSilenceEndsTheLink(t *testing.T) {
 	c.tick(3*time.Second, "keepalive a")
 	c.tick(5*time.Second, "keepalive a")
 	c.tick(4400 * time.Millisecond)
-	c.tick(100*time.Millisecond, "leave a (nothing was heard of it)", "unlinked a (nothing was heard of it)")
+	c.tick(100*time.Millisecond, "leave a (it was silent for too long)", "unlinked a (it was silent for too long)")
 
 	c = newScript(t, 0, 5)
 	c.link("a", 1)

@@ -10,29 +10,33 @@ import (
 )
 
 const (
-	// keepaliveInterval is half of the ten seconds that a half link may last.
+	// keepaliveInterval is the time between two keepalives on a link. A link that only
+	// one end knows of may last ten seconds, which is two intervals.
 	keepaliveInterval = 5 * time.Second
-	// silenceTimeout ends a link: two missed keepalives and half an interval more.
+	// A link ends when the neighbor was silent for silenceTimeout: it missed two
+	// keepalives, and half an interval is left for delays.
 	silenceTimeout = 12500 * time.Millisecond
-	// suspectTimeout is the silence after which a neighbor is suspect: one missed
-	// keepalive and half an interval more. A suspect keeps its link, but the node looks
-	// for others as if the link were gone.
+	// A neighbor is suspect when it was silent for suspectTimeout: it missed one
+	// keepalive, and half an interval is left for delays. The link to a suspect neighbor
+	// remains, but the node looks for a replacement.
 	suspectTimeout = 7500 * time.Millisecond
-	// requestTimeout bounds a request: a dial of five seconds and the answer.
+	// requestTimeout bounds the time from a Request to its answer: five seconds for the
+	// dial, and two for the answer.
 	requestTimeout = 7 * time.Second
-	// acceptTimeout bounds the time from Accept to Ready. It is less than the ten
-	// seconds that a half link may last, as the other side may have begun to count
-	// later.
+	// acceptTimeout bounds the time from Accept to Ready. It is shorter than the ten
+	// seconds that a link may last of which only one end knows, since the other end may
+	// have accepted later.
 	acceptTimeout = 5 * time.Second
-	// probeInterval is how often pubsub is asked for a peer that it has not reported
-	// on the topic yet.
+	// probeInterval is the time between two questions to pubsub whether a peer has
+	// joined the topic, while a handshake waits for that.
 	probeInterval = 300 * time.Millisecond
-	// offTopicTimeout is how long a neighbor may be off the topic.
+	// A link ends when the neighbor has been off the pubsub topic for offTopicTimeout.
 	offTopicTimeout = 3 * time.Second
 )
 
-// A neighbor may have this node pass on walkRate units per second, and walkBurst units at
-// once. A walk or shuffle costs walkCost units, a lookup lookupCost.
+// Messages that this node passes on for a neighbor cost units: walkCost for a walk or a
+// shuffle, lookupCost for a lookup. Each neighbor may use walkRate units per second on
+// average, and walkBurst units at once.
 const (
 	walkRate   = 32
 	walkBurst  = 64
@@ -40,53 +44,53 @@ const (
 	lookupCost = 1
 )
 
-// A phase is the phase of a link.
+// A phase says how far a link has come in its handshake.
 type phase uint8
 
 const (
-	requested phase = iota // this node sent a request
-	accepted               // both agreed; each waits for the other on the topic
-	linked                 // both are ready
+	requested phase = iota // this node sent a Request and waits for the answer
+	accepted               // both nodes agreed; each waits to see the other on the topic
+	linked                 // the link is complete: both nodes have sent and received Ready
 )
 
-// A link is a link to a peer, or one that is being made.
+// A link is a link to a peer: a complete one, or one whose handshake is under way.
 type link struct {
 	Contact
 	phase phase
-	since time.Time // start of the phase
+	since time.Time // when the phase began
 
-	// Why the link is made.
-	dialed   bool     // this node sent the request, so the peer can be reached
-	urgent   bool     // the request was urgent
+	// The reason for which the link was made.
+	dialed   bool     // this node sent the request, so it is able to dial the peer
+	urgent   bool     // the request asked the peer to accept even if it has Max links
 	manual   bool     // the user asked for the link
-	wanted   bool     // keep it even if there are Min links meanwhile
-	overflow bool     // keep it even if there are Max links meanwhile
-	tokens   []uint64 // the Adds that wait for the link
-	replaces peer.ID  // a handover: the neighbor to leave once this link stands
+	wanted   bool     // complete the handshake even if this node has Min links by then
+	overflow bool     // complete the handshake even if this node has Max links by then
+	tokens   []uint64 // the Token of each Add that waits for this link
+	replaces peer.ID  // in a handover: the neighbor to leave once this link is complete
 
-	// A swap: the requester leaves one neighbor for this link. The node that takes the
-	// request may send one of its own neighbors to the one that is left.
+	// In a swap, the requester leaves one neighbor in exchange for this link. A full
+	// node that accepts the request sends one of its own neighbors to that neighbor.
 	swap            bool
 	leaving         Contact // the neighbor that the requester leaves
-	leavingReplaced bool    // leaving gets another neighbor in exchange
+	leavingReplaced bool    // another node will link to leaving, so it loses no link
 
-	// What the peer said.
+	// The state of the peer, from its messages.
 	session     protocol.Session
-	degree      int // number of its links
-	heard       time.Time
-	peerStamp   time.Duration // the Stamp of its last keepalive
-	peerStampAt time.Time
-	rtt         time.Duration
-	peerReady   *Ready
+	degree      int           // the peer's number of links
+	heard       time.Time     // when the peer's last message arrived
+	peerStamp   time.Duration // Stamp in the peer's last Keepalive
+	peerStampAt time.Time     // when that Keepalive arrived
+	rtt         time.Duration // the round trip time; zero if not measured yet
+	peerReady   *Ready        // the peer's first Ready
 
-	// Keepalive and topic.
+	// Keepalives, and the presence of the peer on the topic.
 	nextKeepalive time.Time
 	onTopic       bool
-	offTopicSince time.Time
+	offTopicSince time.Time // when a neighbor left the topic; zero while it is on it
 	nextProbe     time.Time
 	readySent     bool
-	beaconSentAt  time.Time // when the peer was last told of a better beacon
-	walkLimit     *rate.Limiter
+	beaconSentAt  time.Time     // when this node last sent a beacon to this peer alone
+	walkLimit     *rate.Limiter // of the walks passed on for the peer
 }
 
 func newLink(c Contact) *link {
@@ -98,11 +102,11 @@ func (l *link) suspect(now time.Time) bool {
 	return l.phase == linked && now.Sub(l.heard) >= suspectTimeout
 }
 
-// allowWalk reports whether the neighbor may have this node pass on a message of that
-// cost, and counts it.
+// allowWalk reports whether this node may pass on one more message for the neighbor, and
+// charges the cost of that message to the neighbor.
 func (l *link) allowWalk(now time.Time, cost int) bool { return l.walkLimit.AllowN(now, cost) }
 
-// due returns when the next timer of the link ends.
+// due returns when the next timeout, keepalive or probe of the link is due.
 func (l *link) due(now time.Time) (t time.Time) {
 	switch l.phase {
 	case requested:
@@ -114,7 +118,8 @@ func (l *link) due(now time.Time) (t time.Time) {
 		}
 	case linked:
 		t = earlier(l.nextKeepalive, l.heard.Add(silenceTimeout))
-		// Nothing marks a suspect, but its place becomes free at that moment.
+		// A neighbor that becomes suspect no longer counts as a link, so the node has to
+		// look for another one at that moment.
 		if !l.suspect(now) {
 			t = earlier(t, l.heard.Add(suspectTimeout))
 		}
@@ -128,7 +133,7 @@ func (l *link) due(now time.Time) (t time.Time) {
 // checkLinkTimers applies the timeouts of all links and sends the keepalives that are
 // due.
 func (s *State) checkLinkTimers(now time.Time) {
-	// A link that ends removes itself from s.links.
+	// The loop runs over a copy, since ending a link removes it from s.links.
 	for _, l := range append([]*link(nil), s.links...) {
 		switch l.phase {
 		case requested:
@@ -139,7 +144,7 @@ func (s *State) checkLinkTimers(now time.Time) {
 			if now.Sub(l.since) >= acceptTimeout {
 				s.leaveLink(now, l, ReasonTimeout)
 			} else if !l.onTopic && !now.Before(l.nextProbe) {
-				// Pubsub reports a join once, and can miss one that follows a leave.
+				// Pubsub reports each join once, and can miss a join right after a leave.
 				l.nextProbe = now.Add(probeInterval)
 				s.emit(Probe{Peer: l.ID})
 			}
@@ -159,7 +164,8 @@ func (s *State) checkLinkTimers(now time.Time) {
 func (s *State) sendKeepalive(now time.Time, l *link) {
 	l.nextKeepalive = now.Add(keepaliveInterval)
 	m := Keepalive{Degree: s.count(linked), Stamp: now.Sub(s.started)}
-	// Echoing the peer's clock lets it measure the round trip.
+	// If the peer has sent its clock, return it, so that the peer can measure the round
+	// trip time.
 	if l.peerStamp > 0 {
 		m.Echo, m.Hold = l.peerStamp, now.Sub(l.peerStampAt)
 	}

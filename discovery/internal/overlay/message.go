@@ -11,15 +11,13 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// A Contact says how to reach a node. Only Record, the node's signed peer record, travels
-// between nodes; the state machine never looks into it. The driver that received the
-// record sets Addrs, the addresses that this node may dial, and Seq, the sequence number
-// in the record: of two records of one node, the higher number is the newer one.
+// A Contact says how to reach a node. Only Record travels between nodes. The driver fills
+// in the other fields from the record; the state machine itself never decodes a record.
 type Contact struct {
 	ID     peer.ID
-	Record []byte
-	Seq    uint64
-	Addrs  []ma.Multiaddr
+	Record []byte         // the node's signed peer record
+	Seq    uint64         // the sequence number in Record; a newer record has a higher one
+	Addrs  []ma.Multiaddr // the addresses in Record that this node may dial
 }
 
 // A Reason says why a link was refused or ended.
@@ -30,22 +28,22 @@ const (
 	ReasonFull               // the node has no room for another link
 	ReasonNetwork            // the nodes belong to networks of different names
 	ReasonSelf               // the address belongs to the requester itself
-	ReasonCooldown           // a link between the two ended less than thirty seconds ago
-	ReasonEnough             // the requester has found enough links meanwhile
+	ReasonCooldown           // a link between the two nodes ended less than thirty seconds ago
+	ReasonEnough             // the sender found enough links before the handshake ended
 	ReasonClosed             // the node is closing
 	ReasonDropped            // the user closed the peer
-	ReasonMoved              // the link was handed over to another node
-	ReasonUnknown            // a message for a link that does not exist here
-	ReasonSilent             // nothing was heard for too long
-	ReasonGone               // the last connection was lost
-	ReasonUnreachable        // the node could not be dialed, or a message not be sent
+	ReasonMoved              // the sender has a link to another node in its place
+	ReasonUnknown            // a message was received for a link that does not exist
+	ReasonSilent             // the neighbor sent nothing for too long
+	ReasonGone               // the last connection to the peer was lost
+	ReasonUnreachable        // the peer could not be dialed, or a message could not be sent to it
 	ReasonTimeout            // the handshake took too long
-	ReasonRestarted          // the peer was restarted, or has lost its half of the link
+	ReasonRestarted          // the peer was restarted, or no longer knows the link
 	ReasonOffTopic           // the peer left the pubsub topic
-	ReasonProtocol           // the node does not speak this protocol
-	ReasonSwapped            // replaced by another link; the contact has lost a link as well
-	ReasonRelayed            // the node was reached through a relay, but not directly
-	reasonEnd
+	ReasonProtocol           // the peer does not speak this protocol
+	ReasonSwapped            // the sender swaps links; the receiver may link to the node in Contacts
+	ReasonRelayed            // the peer was reached through a relay, but not directly
+	reasonEnd                // the number of reasons
 )
 
 var reasonText = [...]string{
@@ -59,7 +57,7 @@ var reasonText = [...]string{
 	ReasonDropped:     "the peer was closed",
 	ReasonMoved:       "the link was handed over to another peer",
 	ReasonUnknown:     "the other side does not know the link",
-	ReasonSilent:      "nothing was heard of it",
+	ReasonSilent:      "it was silent for too long",
 	ReasonGone:        "the connection was lost",
 	ReasonUnreachable: "it could not be reached",
 	ReasonTimeout:     "the handshake was not completed in time",
@@ -67,7 +65,7 @@ var reasonText = [...]string{
 	ReasonOffTopic:    "it left the topic",
 	ReasonProtocol:    "it is not a smokesignal node",
 	ReasonSwapped:     "the link was exchanged for one to another peer",
-	ReasonRelayed:     "it was only reached through a relay, no direct connection came about",
+	ReasonRelayed:     "it was reached through a relay only, and no direct connection could be made",
 }
 
 func (r Reason) String() string {
@@ -77,15 +75,15 @@ func (r Reason) String() string {
 	return fmt.Sprintf("reason %d", uint8(r))
 }
 
-// A Tag names a part of the network: the id of the node whose beacon is heard in all of
-// it, and the sequence number of the record in the newest beacon. That number is the
-// node's clock in nanoseconds.
+// A Tag names a part of the network, which is a set of nodes that links connect. In each
+// part, one node, the owner of the tag, floods beacons to all others.
 type Tag struct {
-	ID  peer.ID
-	Seq uint64
+	ID  peer.ID // the owner
+	Seq uint64  // the number of the owner's newest beacon: its clock in nanoseconds
 }
 
-// A Message travels between two nodes. The package documentation says when each is sent.
+// A Message travels from one node to another. The package documentation says when each
+// kind is sent.
 type Message interface{ number() protowire.Number }
 
 type (
@@ -93,95 +91,96 @@ type (
 	Request struct {
 		Session protocol.Session // differs after a restart
 		Network string
-		Record  []byte // the requester's
-		Degree  int    // number of links of the requester
-		Urgent  bool   // accept it even if there are Max links
-		Manual  bool   // the user wants it: accept it even during the cooldown
-		Tag     Tag
-		// Leaving, if it has a record, is the neighbor that the requester will leave for
-		// this link. A full node may send one of its own neighbors there.
+		Record  []byte // the requester's signed peer record
+		Degree  int    // the number of links of the requester
+		Urgent  bool   // asks the receiver to accept even if it has Max links
+		Manual  bool   // a user asked for this link, so the cooldown of a pair is ignored
+		Tag     Tag    // the requester's part of the network
+		// Leaving, if it has a record, is the neighbor that the requester will leave in
+		// exchange for this link. A full receiver may send one of its neighbors there.
 		Leaving Contact
 	}
-	// Accept answers a Request: the link may be set up.
+	// Accept answers a Request: the receiver may set up the link.
 	Accept struct {
 		Session  protocol.Session
-		Record   []byte
-		Degree   int
-		Exchange bool // Leaving will get a neighbor of the sender
-		Contacts []Contact
+		Record   []byte    // the sender's signed peer record
+		Degree   int       // the number of links of the sender
+		Exchange bool      // the sender will send one of its neighbors to Request.Leaving
+		Contacts []Contact // other nodes that the receiver may link to
 	}
-	// Reject answers a Request with a reason and other nodes to ask.
+	// Reject answers a Request: the sender refuses the link.
 	Reject struct {
 		Reason   Reason
-		Network  string // with ReasonNetwork, that of the sender
-		Tag      Tag
-		Contacts []Contact
+		Network  string    // the sender's network, if Reason is ReasonNetwork
+		Tag      Tag       // the sender's part of the network
+		Contacts []Contact // other nodes that the receiver may ask
 	}
-	// Ready says that the sender sees the receiver on the topic. Greeting belongs to the
-	// layer above: its sequence marks.
+	// Ready means that the sender sees the receiver on the pubsub topic. A link is
+	// complete when both nodes have sent and received it.
 	Ready struct {
-		Degree   int
-		Greeting []byte
+		Degree   int    // the number of links of the sender
+		Greeting []byte // opaque here; package events puts its high-water marks into it
 	}
-	// Keepalive says that the sender lives. Stamp is the sender's clock. Echo is the last
-	// Stamp that it got from the receiver, and Hold how long ago that was. So both ends
-	// can measure the round trip without another message.
+	// Keepalive shows that the sender is alive. With its durations, both ends measure the
+	// round trip time without another message.
 	Keepalive struct {
-		Degree int
-		Stamp  time.Duration
-		Echo   time.Duration
-		Hold   time.Duration
+		Degree int           // the number of links of the sender
+		Stamp  time.Duration // the sender's clock, since its start
+		Echo   time.Duration // the Stamp in the last Keepalive from the receiver
+		Hold   time.Duration // the time since that Keepalive arrived
 	}
 	// Leave ends a link.
 	Leave struct {
 		Reason   Reason
-		Contacts []Contact
+		Contacts []Contact // other nodes that the receiver may link to
 	}
-	// Walk looks for a node that has room for Origin, at most TTL hops away.
+	// Walk travels over random links, at most TTL hops, until it meets a node that has
+	// room for a link. That node sends Origin a Request.
 	Walk struct {
 		Origin Contact
 		TTL    int
-		Urgent bool // the node at the end of the walk makes room
+		Urgent bool // the node at the end of the walk accepts even if it has Max links
 	}
-	// Handover asks the receiver to link to To in place of the sender. Without To, it
-	// asks the receiver to leave the sender if the receiver can spare the link.
+	// Handover asks the receiver to link to the node To, and then to leave the sender.
+	// If To is empty, it asks the receiver to leave the sender at once, unless the
+	// receiver would then have fewer than Min links.
 	Handover struct{ To Contact }
-	// Shuffle exchanges addresses with the node at the end of a walk of TTL hops. With a
-	// TTL of zero it is a check: the node that receives it shows that it lives. Path has
-	// the nodes that passed it on, its origin first.
+	// Shuffle exchanges contacts with the node at the end of a random walk of TTL hops.
+	// With a TTL of zero it is a check: the receiver answers, and so shows that it is
+	// alive.
 	Shuffle struct {
-		Path     []peer.ID
+		Path     []peer.ID // the nodes that it has passed, its origin first
 		TTL      int
-		Tag      Tag
-		Origin   Contact
-		Contacts []Contact
+		Tag      Tag       // the origin's part of the network
+		Origin   Contact   // the node that sent it first
+		Contacts []Contact // nodes that the origin knows
 	}
-	// ShuffleReply goes back the way the Shuffle came. Path has the nodes that have yet
-	// to pass it on, the next one last. It is empty at the origin.
+	// ShuffleReply answers a Shuffle. It returns along the same nodes.
 	ShuffleReply struct {
-		Path     []peer.ID
-		Tag      Tag
-		Contacts []Contact
+		Path     []peer.ID // the nodes ahead of it, the next one last; empty at the origin
+		Tag      Tag       // the part of the node that answered
+		Contacts []Contact // nodes that it knows
 	}
-	// Beacon is the newest record of the node that owns the tag of its part of the
-	// network. It is flooded.
+	// Beacon names the owner of the tag of the sender's part of the network. The owner
+	// floods one over all links every ten seconds.
 	Beacon struct{ Owner Contact }
-	// Lookup walks until it reaches Target, or a node that knows the record of Target.
+	// Lookup walks until it reaches the node Target, or a node that knows the signed
+	// record of Target.
 	Lookup struct {
-		Path   []peer.ID
+		Path   []peer.ID // the nodes that it has passed, its origin first
 		TTL    int
-		Token  uint64 // chosen by the origin
+		Token  uint64 // a number chosen by the origin, which Found repeats
 		Target peer.ID
-		Origin Contact // for Target to dial, in case it cannot be dialed itself
+		Origin Contact // lets Target dial the origin, in case Target cannot be dialed
 	}
-	// Found goes back the way the Lookup came, like a ShuffleReply.
+	// Found answers a Lookup. It returns along the same nodes.
 	Found struct {
-		Path   []peer.ID
-		Token  uint64
+		Path   []peer.ID // the nodes ahead of it, the next one last; empty at the origin
+		Token  uint64    // the number in the Lookup
 		Target Contact
 	}
-	// Signal is flooded over the links for the layer above. The state machine never sees
-	// one.
+	// Signal carries bytes of the layer above. The driver floods it over the links; the
+	// state machine never receives one.
 	Signal struct{ Payload []byte }
 )
 
@@ -189,68 +188,69 @@ type (
 type Input interface{ input() }
 
 type (
-	// Tick says only that time has passed.
+	// Tick means only that time has passed.
 	Tick struct{}
 	// Received is a message from a peer whose identity the connection has proved.
 	Received struct {
-		From    Contact // its ID, and the addresses in its Record if it sent one
+		From    Contact // only ID, unless the message carries the sender's record
 		Message Message
 	}
-	// Unreachable says that the peer could not be dialed or written to. Reason is
-	// ReasonUnreachable, ReasonRelayed or ReasonProtocol.
+	// Unreachable means that the peer could not be dialed, or that a message could not be
+	// sent to it. Reason is ReasonUnreachable, ReasonRelayed or ReasonProtocol.
 	Unreachable struct {
 		Peer   peer.ID
 		Reason Reason
 	}
-	// Disconnected says that the last connection to the peer was lost.
+	// Disconnected means that the last connection to the peer was lost.
 	Disconnected struct{ Peer peer.ID }
-	// OnTopic says that the peer joined or left the topic.
+	// OnTopic means that the peer joined or left the pubsub topic.
 	OnTopic struct {
 		Peer    peer.ID
-		Present bool
+		Present bool // true if it joined
 	}
-	// SeedFound, SeedFailed and SeedSelf answer an AskSeed: a node was found at the
-	// seed's address, nobody was reached there, or it is this node. Seeds are numbered
-	// from zero.
+	// SeedFound, SeedFailed and SeedSelf answer an AskSeed: another node was found at the
+	// seed's address, no node was reached there, or this node itself was. Seed is the
+	// index of the seed.
 	SeedFound struct {
 		Seed    int
 		Contact Contact
 	}
 	SeedFailed struct{ Seed int }
 	SeedSelf   struct{ Seed int }
-	// SeedLost says that the seed can no longer be heard through the overlay, and
-	// SeedHeard that it can be again.
+	// SeedLost means that the watchdog no longer hears the seed through the overlay, and
+	// SeedHeard that it hears the seed again.
 	SeedLost  struct{ Seed int }
 	SeedHeard struct{ Seed int }
-	// Learned is an address from elsewhere, such as mDNS.
+	// Learned is the contact of a node that was found outside the overlay, as by mDNS.
 	Learned struct{ Contact Contact }
-	// Find asks for the address of a node of the network. One or more Located with the
-	// Token follow; the last of them is Done.
+	// Find asks for the address of a member. One or more Located with the same Token
+	// follow; the last one has Done set.
 	Find struct {
 		Target peer.ID
 		Token  uint64
 	}
-	// EndFind ends a Find.
+	// EndFind stops the search that a Find with the same Token began.
 	EndFind struct{ Token uint64 }
-	// RecordRenewed is this node's own signed peer record. The driver sends it when the
-	// addresses have changed, and as the answer to RenewRecord. Each has a higher number
-	// than the one before.
+	// RecordRenewed brings this node's own signed peer record. The driver sends it when
+	// this node's addresses have changed, and as the answer to RenewRecord. Seq grows
+	// with each new record.
 	RecordRenewed struct {
 		Record []byte
 		Seq    uint64
 	}
-	// Woke says that this machine was asleep. The silence of others in that time is no
-	// sign of their death.
+	// Woke means that this machine was asleep, so that the silence of other nodes does
+	// not mean that they are dead.
 	Woke struct{}
-	// Add asks for a link to one node, even if there are Min links, but not beyond Max.
-	// Exactly one Added with the Token follows.
+	// Add asks for a link to one node, even if this node has Min links, but not if it has
+	// Max. Exactly one Added with the same Token follows.
 	Add struct {
 		Contact Contact
 		Token   uint64
 	}
-	// Drop ends the link to a peer on the user's wish.
+	// Drop ends the link to a peer because the user asked for that.
 	Drop struct{ Peer peer.ID }
-	// Close ends all links. After it the state machine does nothing.
+	// Close ends all links. After that, the state machine only answers each Add with an
+	// error.
 	Close struct{}
 )
 
@@ -273,60 +273,61 @@ func (Add) input()           {}
 func (Drop) input()          {}
 func (Close) input()         {}
 
-// An Output is something that the driver has to do. Outputs are done in their order.
+// An Output is something that the driver has to do. It performs them in the order in which
+// Step returns them.
 type Output interface{ output() }
 
 type (
-	// Send sends a message. The driver dials first if there is no connection.
+	// Send asks for a message to be sent. Without a connection, the driver dials first.
 	Send struct {
 		To      Contact
 		Message Message
 	}
-	// Pending says that a link to the peer is being set up: the driver lets the peer onto
-	// the topic and holds back its direct events. Linked or Unlinked follows.
+	// Pending means that a link to the peer is being set up. The driver lets the peer onto
+	// the pubsub topic and holds back direct events from it. Linked or Unlinked follows.
 	Pending struct{ Peer peer.ID }
-	// Probe asks for an OnTopic with the present state, as pubsub can miss a join that
-	// follows a leave.
+	// Probe asks for an OnTopic that says whether the peer is on the topic now. Pubsub can
+	// miss a peer that joins right after it left.
 	Probe struct{ Peer peer.ID }
-	// Linked says that the link stands on both sides. Greeting is the peer's.
+	// Linked means that both nodes have completed the link.
 	Linked struct {
 		Peer     peer.ID
-		Addrs    []ma.Multiaddr // its addresses that this node may dial
-		Greeting []byte
+		Addrs    []ma.Multiaddr // the addresses of the peer that this node may dial
+		Greeting []byte         // from the peer's Ready
 	}
-	// Unlinked ends a link after Pending or Linked. WasLinked reports whether there was a
-	// Linked.
+	// Unlinked means that a link has ended, after Pending or after Linked.
 	Unlinked struct {
 		Peer      peer.ID
 		Reason    Reason
-		WasLinked bool
+		WasLinked bool // there was a Linked
 	}
-	// Refused says why a request of this node failed.
+	// Refused means that a request of this node for a link failed.
 	Refused struct {
 		Peer    peer.ID
 		Reason  Reason
-		Network string
+		Network string // the peer's network, if Reason is ReasonNetwork
 	}
-	// AskSeed asks which node is at that seed's address. SeedNext returns the time of the
-	// next attempt.
+	// AskSeed asks which node is at the seed's address. Seed is the index of the seed. One
+	// SeedFound, SeedFailed or SeedSelf follows.
 	AskSeed struct{ Seed int }
-	// RenewRecord asks for a RecordRenewed with a new number.
+	// RenewRecord asks for a RecordRenewed with a higher number.
 	RenewRecord struct{}
-	// DialBack asks for a connection to a node that looks for this one. Nothing is sent.
+	// DialBack asks for a connection to a node that looks for this node. No message is
+	// sent over it.
 	DialBack struct{ To Contact }
-	// Located is an answer to a Find. An answer may be out of date, so others may follow.
-	// Done says that none will; the last one may have no Contact.
+	// Located is an answer to a Find. The address in it may be out of date, so further
+	// answers may follow.
 	Located struct {
 		Token   uint64
-		Contact Contact
-		Done    bool
+		Contact Contact // empty in the last answer if nothing more was found
+		Done    bool    // this is the last answer
 	}
-	// Added is the outcome of an Add. ReasonNone is success.
+	// Added is the outcome of an Add.
 	Added struct {
 		Token   uint64
 		Peer    peer.ID
-		Reason  Reason
-		Network string
+		Reason  Reason // ReasonNone means that the link exists
+		Network string // the peer's network, if Reason is ReasonNetwork
 	}
 )
 

@@ -6,16 +6,17 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// This file decides when each seed is tried. A node without links tries all of them at
-// once; see startRejoin. For a node with links, a seed is a way to join two networks, so
-// one that was never reached, or is lost, is tried at leisure.
+// This file decides when to try each seed. A node without links tries all seeds at once.
+// A node with links tries a seed only to connect two parts of a network: if the seed was
+// never reached, or if the watchdog no longer hears it. It does so with longer pauses.
 
-// seedBackoff has the pauses between the rounds of attempts of a node without links,
-// each ± 20 %. The last one repeats.
+// seedBackoff holds the pauses between the rounds in which a node without links tries all
+// its seeds. Each pause is varied by 20 %, and the last one repeats.
 var seedBackoff = []time.Duration{1 * time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second}
 
-// The pause between the attempts of a node with links at one seed doubles from
-// firstSeedPause to one of the others.
+// A node with links pauses between its attempts at one seed. The pause doubles, from
+// firstSeedPause to maxLostSeedPause for a seed that the watchdog no longer hears, and to
+// maxSeedPause for a seed that was never reached.
 const (
 	firstSeedPause   = time.Second
 	maxLostSeedPause = 8 * time.Second
@@ -23,26 +24,27 @@ const (
 )
 
 type seedState struct {
-	id       peer.ID // of the node that was found there last
+	id       peer.ID // the node that was last found at the seed's address
 	self     bool    // the seed's address leads to this node
-	asked    bool    // an attempt is under way
-	reached  bool    // it was reached and did not turn this node down
-	lost     bool    // the watchdog does not hear it any more
-	unlinked bool    // the link to it has ended, and it was not reached since
-	tries    int
+	asked    bool    // the driver has not yet answered the last AskSeed
+	reached  bool    // a node was found, and it has not refused this node for good
+	lost     bool    // the watchdog no longer hears the seed
+	unlinked bool    // the link to the seed has ended, and it was not reached since
+	tries    int     // attempts since next was last reset
 	next     time.Time
 }
 
+// isWanted reports whether a node with links should try the seed, once its pause is over.
 func (x *seedState) isWanted() bool { return !x.self && !x.asked && (!x.reached || x.lost) }
 
-// startRejoin begins the way back of a node without links: it may try all known
-// addresses and all seeds now.
+// startRejoin lets a node without links try all seeds and all addresses in its book now,
+// and begins the pauses between such rounds anew.
 func (s *State) startRejoin(now time.Time) {
 	s.seedRound, s.nextSeedRound = 0, now
 	s.book.retryAll()
 }
 
-// askSeeds asks for the seeds that are due.
+// askSeeds asks the driver which node is at the address of each seed that is due.
 func (s *State) askSeeds(now time.Time) {
 	if s.isolated() {
 		s.askAllSeeds(now)
@@ -51,8 +53,8 @@ func (s *State) askSeeds(now time.Time) {
 	for i, x := range s.seeds {
 		if x.isWanted() && !now.Before(x.next) {
 			limit := maxSeedPause
-			// A seed that was there before is likely to be in another part of a split
-			// network, and worth more attempts.
+			// A seed that was heard before is probably in another part of a split network,
+			// so it is worth more attempts than a seed that was never reached.
 			if x.lost {
 				limit = maxLostSeedPause
 			}
@@ -63,13 +65,15 @@ func (s *State) askSeeds(now time.Time) {
 	}
 }
 
-// askAllSeeds makes the next round of attempts of a node without links, if it is due.
+// askAllSeeds asks about all seeds, for a node without links, if the next round is due.
 func (s *State) askAllSeeds(now time.Time) {
-	// The node has never had a link, or its last neighbor is a suspect.
+	// No round was ever planned: this is the first step of the node, or its first neighbor
+	// has just become suspect.
 	if s.nextSeedRound.IsZero() && s.occupied() == 0 {
 		s.startRejoin(now)
 	}
-	// The time is zero while a handshake is under way: its outcome decides.
+	// The time is still zero if the first handshake of this node is under way. Its seeds
+	// are tried only if that handshake fails.
 	if s.nextSeedRound.IsZero() || now.Before(s.nextSeedRound) {
 		return
 	}
@@ -83,15 +87,16 @@ func (s *State) askAllSeeds(now time.Time) {
 	}
 }
 
+// askSeed asks the driver which node is at the address of seed i, whose state is x.
 func (s *State) askSeed(i int, x *seedState) {
-	// The driver is promised one question at a time for each seed.
+	// At most one question per seed is open at a time.
 	if !x.asked {
 		x.asked = true
 		s.emit(AskSeed{Seed: i})
 	}
 }
 
-// seedsDue returns when askSeeds has something to do; zero means never.
+// seedsDue returns when askSeeds has to act next; zero means never.
 func (s *State) seedsDue() (t time.Time) {
 	if s.isolated() {
 		return s.nextSeedRound
@@ -104,13 +109,14 @@ func (s *State) seedsDue() (t time.Time) {
 	return t
 }
 
-// handleSeedFound links to a seed if there is room. If the seed was lost, it links in
-// any case, since the seed may be in another part of a split network.
+// handleSeedFound requests a link to the node at a seed's address if there is room. If the
+// watchdog did not hear the seed, or the link to it has ended, the request is urgent, since
+// the seed may be in another part of a split network.
 func (s *State) handleSeedFound(now time.Time, in SeedFound) {
 	x := s.seeds[in.Seed]
 	x.asked = false
 	if in.Contact.ID == s.cfg.Self {
-		x.self = true
+		x.self = true // the address of this seed leads to this node
 		return
 	}
 	merge := x.lost || x.unlinked
@@ -125,19 +131,21 @@ func (s *State) handleSeedFound(now time.Time, in SeedFound) {
 	}
 }
 
-// setSeedLost notes that the watchdog has lost a seed, or hears it again.
+// setSeedLost notes that the watchdog no longer hears seed i, or hears it again. In both
+// cases the pauses between attempts begin anew.
 func (s *State) setSeedLost(now time.Time, i int, lost bool) {
 	if x := s.seeds[i]; x.lost != lost {
 		x.lost, x.tries, x.next = lost, 0, now
-		x.reached = x.reached || !lost // a seed that is heard again has been reached
+		x.reached = x.reached || !lost // the overlay has reached a seed that is heard again
 	}
 }
 
-// noteSeedUnlinked looks for a seed whose link has ended by a fault, or because it was
-// closed. A seed without seeds of its own depends on others to call it after a restart.
+// noteSeedUnlinked makes this node try a seed again soon whose link has ended by a fault,
+// or because the seed was closed. If the seed is restarted and has no seeds of its own, it
+// knows nobody, so other nodes have to contact it.
 func (s *State) noteSeedUnlinked(now time.Time, id peer.ID, why Reason) {
 	if !why.isFault() && why != ReasonClosed {
-		return // the overlay moved the link elsewhere: the seed is still in the network
+		return // a decision ended the link, so the seed is still in this part of the network
 	}
 	for _, x := range s.seeds {
 		if x.id == id {
@@ -146,10 +154,11 @@ func (s *State) noteSeedUnlinked(now time.Time, id peer.ID, why Reason) {
 	}
 }
 
-// noteSeedRefused looks for a seed again that turned out not to be usable.
+// noteSeedRefused makes this node try a seed again after the node found at its address
+// turned out to be the wrong one: it has another network or protocol, or it did not answer.
 func (s *State) noteSeedRefused(id peer.ID, why Reason) {
-	// ReasonUnreachable is missing: that may be a dial to an identity that the seed had
-	// before.
+	// ReasonUnreachable does not count: id may be an earlier identity of the seed, and
+	// the seed may be reachable under its present one.
 	if why != ReasonNetwork && why != ReasonProtocol && why != ReasonTimeout {
 		return
 	}
@@ -160,8 +169,8 @@ func (s *State) noteSeedRefused(id peer.ID, why Reason) {
 	}
 }
 
-// SeedNext returns when the seed is tried again if nothing changes. Zero means that it is
-// not.
+// SeedNext returns when seed i is tried next if nothing changes before. Zero means that no
+// attempt is planned.
 func (s *State) SeedNext(i int) time.Time {
 	switch x := s.seeds[i]; {
 	case x.self:

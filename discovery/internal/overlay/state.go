@@ -11,24 +11,27 @@ import (
 )
 
 const (
-	// sleepThreshold is how late a timer of this node must be for the node to assume
-	// that it was away itself, and not the others. wakeGrace is how long the others
-	// then have to be heard.
+	// A timer of this node that fires sleepThreshold too late means that this machine was
+	// asleep, so the silence of its neighbors does not mean that they are dead.
 	sleepThreshold = 6 * time.Second
-	wakeGrace      = keepaliveInterval + time.Second
-	// redirectSize is how many contacts an answer names (Cyclon exchanges 8).
+	// wakeGrace is the time that each neighbor has, after this machine was asleep, to send
+	// a message before its link ends.
+	wakeGrace = keepaliveInterval + time.Second
+	// redirectSize is the number of other nodes that an answer to a request for a link
+	// names, as contacts for the requester (Cyclon exchanges 8).
 	redirectSize = 8
 )
 
-// Config configures a State. All fields but Min, Max and Seeds are required.
+// Config configures a State. Min, Max and Seeds may be zero; all other fields are required.
 type Config struct {
 	Self    peer.ID
 	Session protocol.Session
 	Network string
-	// Min and Max bound the number of links. Zero means none. A negative Max means
-	// that there is no upper bound.
+	// The node seeks Min links and accepts at most Max. If Min is zero, it requests no
+	// links; if Max is zero, it has none. A negative Max means that there is no upper bound.
 	Min, Max int
-	// Seeds is the number of seeds. Inputs and outputs name a seed by its index.
+	// Seeds is the number of seeds. Inputs and outputs name a seed by its index, from 0
+	// to Seeds-1.
 	Seeds int
 	Rand  *rand.Rand
 }
@@ -38,42 +41,43 @@ type Config struct {
 type State struct {
 	cfg     Config
 	record  []byte    // this node's signed peer record
-	started time.Time // the first step
-	now     time.Time // the present step
-	nextDue time.Time // when the next step was due
+	started time.Time // the time of the first step
+	now     time.Time // the time of the present step
+	nextDue time.Time // the latest time for the next step
 	closed  bool
-	outputs []Output // of the present step
+	outputs []Output // the outputs of the present step
 
 	// Links, and the addresses of other nodes.
-	links    []*link // in the order of their handshakes
-	book     book
-	partings []endedLink
+	links      []*link // in the order in which their handshakes began
+	book       book
+	endedLinks []endedLink // for the cooldown, see startCooldown
 
-	// Each of these has its own file.
+	// The state of the other parts of the protocol. Each part has its own file.
 	seeds    []*seedState
 	beacon   partTag
 	shuffles shuffleState
 	swaps    swapState
 	searches []*findState
 
-	// The way back of a node without links.
-	seedRound     int       // attempts at all seeds since the last link ended
-	nextSeedRound time.Time // zero while the node has links
+	// A node without links tries all seeds in rounds until it has a link.
+	seedRound     int       // rounds since the last link ended
+	nextSeedRound time.Time // zero before the first round
 
-	// The search for more links. All but the times are reset by a new link.
-	nextWalks     time.Time
-	vainRounds    int     // rounds of walks that found nothing
-	refusals      float64 // less those that are old enough to be forgiven
-	lastRefusal   time.Time
-	refusalsInRow int
+	// The search for more links. A new link resets the three counters.
+	nextWalks        time.Time // when random walks may be sent again
+	failedWalkRounds int       // rounds of walks since the last new link
+	refusals         float64   // refused requests at lastRefusal, see activeRefusals
+	lastRefusal      time.Time
+	refusalsInRow    int // refused requests since the last new link
 
-	// Too many links; see shedLinks.
-	overSince     time.Time // zero while there are at most Max links
+	// A node with more than Max links hands some over; see shedLinks.
+	overSince     time.Time // when the node exceeded Max links; zero if it does not
 	nextHandover  time.Time
-	handoverAsked []peer.ID // the neighbors asked in this round
+	handoverAsked []peer.ID // the neighbors already asked to link to another node
 }
 
-// An endedLink is a link that ended without a fault.
+// An endedLink is a link that one of its two nodes ended by decision, without a fault. The
+// two nodes make no new link for a while.
 type endedLink struct {
 	id peer.ID
 	at time.Time
@@ -91,11 +95,11 @@ func New(cfg Config) *State {
 	return s
 }
 
-// Degree returns the number of links.
+// Degree returns the number of complete links, which is the number of neighbors.
 func (s *State) Degree() int { return s.count(linked) }
 
-// RTT returns the last round trip time measured on the link to id. It is zero if there
-// is no such link, or no measurement yet.
+// RTT returns the round trip time last measured on the link to id. It returns zero if
+// there is no link to id, or if nothing was measured yet.
 func (s *State) RTT(id peer.ID) time.Duration {
 	if l := s.link(id); l != nil {
 		return l.rtt
@@ -103,7 +107,8 @@ func (s *State) RTT(id peer.ID) time.Duration {
 	return 0
 }
 
-// Known returns the contacts of the neighbors and of the nodes believed to live.
+// Known returns the contacts of the neighbors and of all other nodes that this node
+// believes to be alive.
 func (s *State) Known() (list []Contact) {
 	for _, l := range s.links {
 		if l.phase == linked && s.book.findKnown(l.ID) == nil {
@@ -116,13 +121,14 @@ func (s *State) Known() (list []Contact) {
 	return list
 }
 
-// A PartView is what a node knows of its part of the network.
+// A PartView says what a node knows of its part of the network. A part is a set of nodes
+// that are connected by links; a network that is cut has several.
 type PartView struct {
-	Links int // neighbors
-	Known int // nodes believed to live, neighbors included
-	Lost  int // nodes that did not answer; they are tried now and then
-	Tag   Tag
-	Since time.Time // when the present owner of the tag was first heard
+	Links int       // neighbors
+	Known int       // nodes believed to be alive, neighbors included
+	Lost  int       // nodes that did not answer; this node tries them again now and then
+	Tag   Tag       // the name of the part
+	Since time.Time // when this node first received a beacon from the owner of Tag
 }
 
 // View returns what this node knows of its part of the network.
@@ -131,11 +137,12 @@ func (s *State) View() PartView {
 }
 
 // Step feeds one input to the protocol and returns what the driver has to do. The time
-// now must not go back. The result is valid until the next call.
+// now must not be earlier than at the previous call. The result is valid until the next
+// call.
 func (s *State) Step(now time.Time, in Input) []Output {
 	s.outputs = s.outputs[:0]
 	if s.closed {
-		// Every Add is promised an Added, even after Close.
+		// The driver waits for an Added after every Add, even after Close.
 		if add, ok := in.(Add); ok {
 			s.emit(Added{Token: add.Token, Peer: add.Contact.ID, Reason: ReasonClosed})
 		}
@@ -143,10 +150,10 @@ func (s *State) Step(now time.Time, in Input) []Output {
 	}
 	if s.started.IsZero() {
 		s.started = now
-		s.becomeOwner(now) // a node that knows nobody is a part of its own
+		s.becomeOwner(now) // a node without links is a part of its own, and owns its tag
 	}
-	// The driver calls at nextDue at the latest. If it is much later than that, this
-	// process was suspended, and the silence of the others does not mean that they are dead.
+	// The driver calls Step at nextDue at the latest. If the call is much later, this
+	// process was suspended, and the silence of others does not mean that they are dead.
 	if !s.nextDue.IsZero() && now.Sub(s.nextDue) > sleepThreshold {
 		s.forgiveSilence(now)
 	}
@@ -156,6 +163,7 @@ func (s *State) Step(now time.Time, in Input) []Output {
 	return s.outputs
 }
 
+// handle applies one input, and then does everything that is due at the time now.
 func (s *State) handle(now time.Time, in Input) {
 	switch in := in.(type) {
 	case Tick:
@@ -164,7 +172,8 @@ func (s *State) handle(now time.Time, in Input) {
 	case Unreachable:
 		s.handleUnreachable(now, in.Peer, in.Reason)
 	case Disconnected:
-		// A request that is under way dials by itself and has its own timeout.
+		// A request needs no connection: sending it dials the peer, and it has a timeout
+		// of its own.
 		if l := s.link(in.Peer); l != nil && l.phase != requested {
 			s.endLink(now, l, ReasonGone)
 		}
@@ -213,8 +222,8 @@ func (s *State) handle(now time.Time, in Input) {
 	s.sendLookups(now)
 }
 
-// Next returns when Step has to be called with a Tick at the latest, given the time of
-// the last step. Zero means never.
+// Next returns the time at which the driver has to call Step with a Tick if no other input
+// comes before. now is the time of the last step. Zero means that no Tick is needed.
 func (s *State) Next(now time.Time) (t time.Time) {
 	if s.closed {
 		return t
@@ -224,6 +233,7 @@ func (s *State) Next(now time.Time) (t time.Time) {
 	}
 	t = earlier(t, s.seedsDue())
 	t = earlier(t, s.requestsDue(now))
+	// Only a node with more than Max links hands links over.
 	if !s.overSince.IsZero() {
 		t = earlier(t, s.nextHandover)
 	}
@@ -235,15 +245,17 @@ func (s *State) Next(now time.Time) (t time.Time) {
 	return earlier(t, s.lookupsDue())
 }
 
-// forgiveSilence is called after this machine was asleep: the others get time to be
-// heard, and all pauses begin anew.
+// forgiveSilence is called after this machine was asleep. It gives every neighbor some time
+// to send a message before its link ends, and ends all waiting for new attempts.
 func (s *State) forgiveSilence(now time.Time) {
 	for _, l := range s.links {
-		// Each link ends wakeGrace from now unless the neighbor is heard.
+		// The link ends after wakeGrace unless the neighbor sends something by then.
 		if limit := now.Add(wakeGrace - silenceTimeout); l.heard.Before(limit) {
 			l.heard = limit
 		}
 		l.nextKeepalive = now
+		// The timeouts of a handshake, and of a neighbor that is not on the topic, begin
+		// again, since no answer could arrive during the sleep.
 		if l.phase != linked {
 			l.since = now
 		}
@@ -251,6 +263,9 @@ func (s *State) forgiveSilence(now time.Time) {
 			l.offTopicSince = now
 		}
 	}
+	// A node without links tries all addresses and seeds now, and not after a pause that
+	// earlier failures have made long. With links, this changes nothing but the start of
+	// a later series of attempts.
 	if !s.nextSeedRound.IsZero() {
 		s.startRejoin(now)
 	}
@@ -265,8 +280,9 @@ func (s *State) forgiveSilence(now time.Time) {
 	for _, x := range s.seeds {
 		x.tries, x.next = 0, now
 	}
-	// The owner of the tag gets one interval to be heard before others follow it.
-	if limit := now.Add(beaconInterval + wakeGrace - beaconLife); s.beacon.heard.Before(limit) {
+	// The owner of the tag has one beacon interval and wakeGrace to flood a beacon before
+	// another node takes its place.
+	if limit := now.Add(beaconInterval + wakeGrace - beaconTimeout); s.beacon.heard.Before(limit) {
 		s.beacon.heard = limit
 	}
 }
@@ -285,6 +301,7 @@ func (s *State) link(id peer.ID) *link {
 	return nil
 }
 
+// count returns the number of links in phase p.
 func (s *State) count(p phase) (n int) {
 	for _, l := range s.links {
 		if l.phase == p {
@@ -294,7 +311,8 @@ func (s *State) count(p phase) (n int) {
 	return n
 }
 
-// healthy returns the number of links that are not suspect.
+// healthy returns the number of links to neighbors that are not suspect, which means that
+// they were heard recently.
 func (s *State) healthy() (n int) {
 	for _, l := range s.links {
 		if l.phase == linked && !l.suspect(s.now) {
@@ -304,27 +322,29 @@ func (s *State) healthy() (n int) {
 	return n
 }
 
-// occupied returns the number of places taken: links and accepted links. Links to
-// suspects do not count.
+// occupied returns the number of links that count toward Min and Max: healthy links, and
+// links whose handshake the peer or this node has accepted. Suspect neighbors, which have
+// been silent for long, do not count.
 func (s *State) occupied() int { return s.healthy() + s.count(accepted) }
 
-// hasRoom reports whether a place is free, counted up to Max+extra. A link to a suspect
-// counts as free as long as all links together stay within Max+maxOverflow.
+// hasRoom reports whether one more link stays within Max+extra. A link to a suspect
+// neighbor, which may be dead, is not counted, but together with those links there may
+// never be more than Max+maxOverflow.
 func (s *State) hasRoom(extra int) bool {
 	if s.cfg.Max < 0 {
 		return true
 	}
-	// A user who asks for no links gets none, not even for an isolated node.
+	// With Max zero the user wants no links, not even for nodes that have no other.
 	if s.cfg.Max == 0 {
 		return false
 	}
 	return s.occupied() < s.cfg.Max+extra && s.Degree()+s.count(accepted) < s.cfg.Max+maxOverflow
 }
 
-// isolated reports whether the node has no link, although it may have one.
+// isolated reports whether this node is allowed to have links but has no healthy one.
 func (s *State) isolated() bool { return s.cfg.Max != 0 && s.healthy() == 0 }
 
-// pickNeighbor returns a random neighbor that accept accepts, or nil.
+// pickNeighbor returns a random neighbor for which accept returns true, or nil.
 func (s *State) pickNeighbor(accept func(*link) bool) *link {
 	var list []*link
 	for _, l := range s.links {
@@ -343,8 +363,8 @@ func (s *State) randomNeighbor(except ...peer.ID) *link {
 	return s.pickNeighbor(func(l *link) bool { return !slices.Contains(except, l.ID) })
 }
 
-// sampleContacts returns up to n contacts that have a record, of neighbors and known
-// nodes alike, in random order. The node except is left out.
+// sampleContacts returns the contacts of up to n random nodes that have a signed record:
+// neighbors, and nodes believed to be alive. The node except is left out.
 func (s *State) sampleContacts(n int, except peer.ID) []Contact {
 	var list []Contact
 	for _, l := range s.links {
@@ -376,7 +396,7 @@ func (s *State) jitter(d time.Duration) time.Duration {
 	return d + time.Duration(s.cfg.Rand.Int64N(int64(d)))
 }
 
-// spread returns d ± 20 %.
+// spread returns a random duration within 20 % of d, so that nodes do not act in step.
 func (s *State) spread(d time.Duration) time.Duration {
 	return d*4/5 + time.Duration(s.cfg.Rand.Int64N(int64(d)*2/5))
 }

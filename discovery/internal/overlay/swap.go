@@ -5,25 +5,26 @@ import (
 	"time"
 )
 
-// This file reorders the network: links to random nodes replace those that the order of
-// arrival, or a cut, has made.
+// This file holds the swaps. In a swap, a node exchanges the link to one of its neighbors
+// for a link to a random node. Without swaps, the links of a network would depend on the
+// order in which its nodes arrived.
 
 const (
-	// The pause between swaps doubles from minSwapPause to maxSwapPause, plus as much
-	// again by chance. A network that has just gathered, or come together, mixes within
-	// two minutes, and then each node swaps about once in a quarter of an hour.
+	// The pause between the swaps of a node doubles from minSwapPause to maxSwapPause,
+	// and a random time of up to the same length is added. The links of a new network are
+	// mixed within two minutes. Later each node swaps about once in a quarter of an hour.
 	minSwapPause = 20 * time.Second
 	maxSwapPause = 10 * time.Minute
-	// minSwapAge is how old a link must be to be given up in a swap.
+	// minSwapAge is the least age of a link that a node gives up in a swap.
 	minSwapAge = 15 * time.Second
 )
 
 type swapState struct {
-	next  time.Time
-	pause time.Duration
+	next  time.Time     // when this node begins its next swap
+	pause time.Duration // the pause after that swap
 }
 
-// swapSoon resets the pause between swaps.
+// swapSoon makes this node swap within 40 seconds, and resets the pause between swaps.
 func (s *State) swapSoon(now time.Time) {
 	s.swaps.pause = minSwapPause
 	if soon := now.Add(s.jitter(minSwapPause)); s.swaps.next.IsZero() || soon.Before(s.swaps.next) {
@@ -31,18 +32,21 @@ func (s *State) swapSoon(now time.Time) {
 	}
 }
 
-// targetDegree is how many links a node seeks without need: the middle between Min and
-// Max, so that places are left for nodes in need.
+// targetDegree returns the number of links above which a node seeks no more of its own
+// accord. It is the middle between Min and Max, so that room is left for other nodes that
+// lack links.
 func (s *State) targetDegree() int {
+	// Without an upper bound there is no middle.
 	if s.cfg.Max < 0 {
 		return s.cfg.Min
 	}
 	return (s.cfg.Min + s.cfg.Max + 1) / 2
 }
 
-// startSwap asks a random known node for a link: in place of a neighbor, or, if this
-// node has few links, beside them. If the node asked has no room, it gives one of its
-// own neighbors to the one that is left. So every node keeps its number of links.
+// startSwap asks a random known node for a link, if a swap is due. A node with few links
+// adds the new link; any other node leaves a neighbor in exchange. If the node asked is
+// full, it sends one of its own neighbors to the one that was left. So every node keeps its
+// number of links.
 func (s *State) startSwap(now time.Time) {
 	sw := &s.swaps
 	if s.Degree() == 0 || now.Before(sw.next) {
@@ -50,8 +54,8 @@ func (s *State) startSwap(now time.Time) {
 	}
 	sw.next = now.Add(s.jitter(sw.pause))
 	sw.pause = min(sw.pause*2, maxSwapPause)
-	// A node with Min zero links only when others ask it. Below Min or above Max,
-	// requestLinks and shedLinks are at work.
+	// A node with Min zero requests no links. Below Min, requestLinks adds links, and above
+	// Max, shedLinks removes some, so a swap would interfere.
 	if s.cfg.Min == 0 || s.occupied() < s.cfg.Min || s.Degree() > s.cfg.Max && s.cfg.Max >= 0 {
 		return
 	}
@@ -67,18 +71,19 @@ func (s *State) startSwap(now time.Time) {
 	}
 	leaving := s.pickSpareNeighbor(now, to.Contact)
 	if leaving == nil || s.cfg.Max < 0 {
-		return // every neighbor needs this node, or nobody is ever full
+		return // every neighbor needs its link, or, without a Max, links are never exchanged
 	}
 	l := s.sendRequest(now, to.Contact, Request{Leaving: leaving.Contact})
 	l.swap, l.overflow, l.leaving = true, true, leaving.Contact
 }
 
-// minSpareDegree is the least number of links of a neighbor that may be left: enough for
-// a second neighbor to leave it at the same moment.
+// minSpareDegree returns the number of links that a neighbor must have for this node to
+// leave it in a swap. It is far enough above Min that other nodes may leave that neighbor
+// at the same moment.
 func (s *State) minSpareDegree() int { return s.cfg.Min + (s.cfg.Max-s.cfg.Min)/2 + 1 }
 
-// pickSpareNeighbor returns a random neighbor that can do without this node, or nil. It
-// leaves out those in except.
+// pickSpareNeighbor returns a random neighbor that has enough links without the one to
+// this node, or nil. It never returns one of the nodes in except.
 func (s *State) pickSpareNeighbor(now time.Time, except ...Contact) *link {
 	return s.pickNeighbor(func(l *link) bool {
 		return !l.manual && len(l.Record) > 0 && l.degree >= s.minSpareDegree() && now.Sub(l.since) >= minSwapAge &&
@@ -86,24 +91,26 @@ func (s *State) pickSpareNeighbor(now time.Time, except ...Contact) *link {
 	})
 }
 
-// canExchange reports whether this node, which is full, can accept a requester by giving
-// a neighbor to the node that the requester leaves.
+// canExchange reports whether this node, which is full, can accept the requester from in a
+// swap: it would send one of its neighbors to the node leaving, which the requester leaves.
 func (s *State) canExchange(now time.Time, from, leaving Contact) bool {
-	// The node that is left must be new to this node, or the exchange would double a link.
+	// A node that is already linked to leaving would itself be connected to it twice.
 	return len(leaving.Record) > 0 && leaving.ID != s.cfg.Self && s.link(leaving.ID) == nil && s.hasRoom(1) &&
 		s.pickSpareNeighbor(now, from, leaving) != nil
 }
 
-// finishSwap makes room for the link l, which is about to stand, so that neither end is
-// above Max even for a moment. The requester leaves the neighbor that it named. The node
-// asked, if it is full, leaves one of its own, and sends it to the one that was named.
-// finishSwap reports whether there is room.
+// finishSwap ends another link in favor of l, just before l is complete, so that neither
+// node is above Max even for a moment. It runs at both ends. The requester leaves the
+// neighbor that it named in its request. The other node, if it is full, leaves one of its
+// own neighbors and sends it to the neighbor that the requester left. finishSwap reports
+// whether there is room for l.
 func (s *State) finishSwap(now time.Time, l *link) bool {
 	l.swap = false
-	full := s.occupied() > s.cfg.Max // l itself counts, and so do other accepted links
+	full := s.occupied() > s.cfg.Max // this count includes l and other accepted links
+	// This node did not send the request.
 	if !l.dialed {
 		if !full {
-			return true // a place has become free since the request
+			return true // another link has ended since the request, so none has to end now
 		}
 		given := s.pickSpareNeighbor(now, l.Contact, l.leaving)
 		if given != nil {
@@ -113,20 +120,22 @@ func (s *State) finishSwap(now time.Time, l *link) bool {
 	}
 	old := s.link(l.leaving.ID)
 	if old == nil && full {
-		old = s.pickSpareNeighbor(now, l.Contact) // the one named has gone, and others came
+		old = s.pickSpareNeighbor(now, l.Contact) // the neighbor that was named is gone already
 	}
-	// The neighbor may be left if it gets another in exchange, if it can spare the link,
-	// or if there is no other way to make room.
+	// The neighbor is left if it gets another link in exchange, if it has enough links, or
+	// if there is no other way to make room.
 	if old != nil && old.phase == linked && (l.leavingReplaced || old.degree >= s.minSpareDegree() || full) {
 		s.leaveLink(now, old, ReasonMoved)
 	}
 	return s.occupied() <= s.cfg.Max
 }
 
-// handleSwappedOut asks for the link that the swap of another node has left room for.
+// handleSwappedOut is called when a neighbor has left this node in a swap. The neighbor
+// names one node that has lost a link in the same swap, and this node requests a link to
+// it.
 func (s *State) handleSwappedOut(now time.Time, contacts []Contact) {
 	if len(contacts) != 1 || !s.hasRoom(0) {
-		return
+		return // the message is malformed, or the free place is taken already
 	}
 	if e := s.book.findKnown(contacts[0].ID); e != nil && s.linkable(now)(e) {
 		s.requestLink(now, e.Contact, ordinary).wanted = true

@@ -9,45 +9,49 @@ import (
 // are too few, and hands neighbors over when there are too many.
 
 const (
-	// hedgeDelay is how long a request holds back the next one. A node that lives has
-	// answered by then; a dead one takes the five seconds of a dial.
+	// A request that has no answer after hedgeDelay no longer keeps the node from asking
+	// another one: a live node has answered by then, while the dial of a dead one takes
+	// five seconds.
 	hedgeDelay = time.Second
-	// maxDials bounds the requests and checks under way.
+	// maxDials bounds the requests and checks that a node has under way.
 	maxDials = 8
-	// MaxDials is the same bound for a node without links that has not tried all the
-	// nodes it knows. In the simulation in which 95 % of a thousand nodes die in
-	// silence, each dead node costs a dial of five seconds, and eight dials at a time
-	// left nodes isolated for two minutes.
+	// MaxDials is that bound for a node without links that has not yet tried all nodes in
+	// its book. In the simulation in which 95 % of a thousand nodes die without a
+	// message, each dead node costs a dial of five seconds, and with eight dials at a time
+	// some nodes had no links for two minutes.
 	MaxDials = 24
-	// maxOverflow is how many links beyond Max are accepted from nodes in need.
+	// maxOverflow is the number of links that a node may have beyond Max, for other nodes
+	// that would be cut off otherwise.
 	maxOverflow = 2
-	// A node that is above Max waits handoverDelay to twice that before it sheds a
-	// link, so that its neighbors do not all do so at once.
+	// A node above Max waits for one to two times handoverDelay before it acts, so that
+	// several neighbors above Max do not act at the same moment.
 	handoverDelay = 500 * time.Millisecond
-	// handoverInterval is how long a neighbor has to follow a handover before another
-	// one is asked. After handoverPatience any neighbor that can spare the link may
-	// leave. After four times that, this node leaves one itself.
+	// A neighbor that was asked to link to another node, and then to leave, has
+	// handoverInterval to do so before a second one is asked. A node that is still above
+	// Max after handoverPatience asks neighbors to leave at once, if they have more than
+	// Min links. After four times that, it leaves a neighbor itself.
 	handoverInterval = 2 * time.Second
 	handoverPatience = 5 * time.Second
-	// degreeDelay is how soon neighbors are told of a new number of links.
+	// degreeDelay bounds the time until this node tells its neighbors that its number of
+	// links has changed: one to two times this delay.
 	degreeDelay = 100 * time.Millisecond
-	// walkTTL is the length of the active random walk of HyParView. walksPerRound is
-	// how many walks are sent at once.
+	// walkTTL is the number of hops of a random walk, as in HyParView. A node that looks
+	// for links sends walksPerRound walks at once.
 	walkTTL       = 6
 	walksPerRound = 2
-	// After so many rounds of walks that found nothing, or requests that full nodes
-	// refused, somebody has to make room.
-	maxFailedWalkRounds   = 2
-	maxRefusalsInRow = 4
-	// After maxRefusals by full nodes the next one is asked after refusalPause, so that
-	// a full network is not flooded with requests. A node without links waits only
+	// After maxFailedWalkRounds rounds of walks without a new link, or maxRefusalsInRow
+	// refused requests, the node asks urgently: then full nodes accept it as well.
+	maxFailedWalkRounds = 2
+	maxRefusalsInRow    = 4
+	// After maxRefusals refused requests, a node asks only one node per refusalPause, so
+	// that it does not flood a full network with requests. Without links, it asks one per
 	// isolatedRefusalPause.
 	maxRefusals          = 8
 	refusalPause         = 2 * time.Second
 	isolatedRefusalPause = 250 * time.Millisecond
 )
 
-// requestLinks asks for links while there are fewer than Min.
+// requestLinks sends requests for links, and walks, while there are fewer than Min links.
 func (s *State) requestLinks(now time.Time) {
 	missing := s.cfg.Min - s.occupied()
 	if missing <= 0 || !s.hasRoom(0) {
@@ -56,32 +60,34 @@ func (s *State) requestLinks(now time.Time) {
 	candidates, want := s.candidates(now, missing)
 	for _, e := range candidates[:max(0, min(want, len(candidates)))] {
 		l := s.sendRequest(now, e.Contact, Request{Urgent: s.needsUrgentLink()})
-		// A lost node that answers proves that a cut has healed: keep that link even if
-		// there are enough others meanwhile.
+		// A lost node that answers may be on the other side of a cut that has healed. So
+		// the link to it is made even if there are enough links by then.
 		l.wanted = e.fails > 0
 	}
-	// Walks reach beyond the known addresses, so they are for when those are used up.
+	// When there is no more node in the book to ask, walks look for other nodes.
 	if s.count(requested) == 0 && s.Degree() > 0 && !now.Before(s.nextWalks) {
 		s.sendWalks(now)
 	}
 }
 
-// needsUrgentLink reports whether the node has looked for a second link in vain for so
-// long that somebody has to make room: no node should depend on a single neighbor.
+// needsUrgentLink reports whether requests of this node are urgent, so that full nodes
+// accept them. They are if it has long found no second link, since a node with a single
+// neighbor is cut off when that neighbor dies.
 func (s *State) needsUrgentLink() bool {
 	return s.occupied() < 2 && (s.failedWalkRounds >= maxFailedWalkRounds || s.refusalsInRow >= maxRefusalsInRow)
 }
 
-// candidates returns the nodes that may be asked for a link, and how many of them to ask
-// now.
+// candidates returns the nodes that may be asked for a link, best first, and the number of
+// them to ask now. missing is the number of links that this node lacks.
 func (s *State) candidates(now time.Time, missing int) ([]*candidate, int) {
 	pending, fresh := s.pendingDials(now)
 	free := s.dialLimit() - pending
+	// Too many dials are under way, or full nodes have refused many requests.
 	if free <= 0 || s.activeRefusals(now) >= maxRefusals {
 		return nil, 0
 	}
-	// One more than missing, as some do not answer. Requests that are older than
-	// hedgeDelay are not counted on any more.
+	// One node more than missing is asked, since some do not answer. Fresh requests are
+	// likely to be answered; older ones do not count.
 	want := min(missing+1-fresh, free)
 	if s.isolated() {
 		return s.book.dueIsolated(now, s.linkable(now)), want
@@ -89,14 +95,15 @@ func (s *State) candidates(now time.Time, missing int) ([]*candidate, int) {
 	return s.book.dueKnown(now, s.linkable(now)), want
 }
 
-// linkable returns a function that reports whether a node may be asked for a link: it
-// is not linked and not cooling down. A node without links ignores the cooldown.
+// linkable returns a function that reports whether a node may be asked for a link. It may
+// not if there is a link to it or a check of it, or if the last link to it ended by
+// decision less than thirty seconds ago. A node without links ignores that last rule.
 func (s *State) linkable(now time.Time) func(*candidate) bool {
 	ignoreCooldown := s.occupied() == 0
 	return func(e *candidate) bool { return s.isIdle(e) && (ignoreCooldown || !s.coolingDown(now, e.ID)) }
 }
 
-// dialLimit returns how many requests and checks may be under way.
+// dialLimit returns the number of requests and checks that may be under way together.
 func (s *State) dialLimit() int {
 	if s.isolated() && s.book.hasUntried(s.isIdle) {
 		return MaxDials
@@ -104,8 +111,8 @@ func (s *State) dialLimit() int {
 	return maxDials
 }
 
-// pendingDials returns how many requests and checks are under way, and how many of the
-// requests are so new that an answer is likely to come.
+// pendingDials returns the number of requests and checks that are under way, and the number
+// of fresh requests among them, which are so new that an answer is still likely.
 func (s *State) pendingDials(now time.Time) (all, fresh int) {
 	for _, l := range s.links {
 		if l.phase == requested {
@@ -118,14 +125,14 @@ func (s *State) pendingDials(now time.Time) (all, fresh int) {
 	return all + len(s.shuffles.checks), fresh
 }
 
-// requestsDue returns when requestLinks has something to do; zero means never.
+// requestsDue returns when requestLinks has to act next; zero means never.
 func (s *State) requestsDue(now time.Time) (t time.Time) {
 	if s.occupied() >= s.cfg.Min || !s.hasRoom(0) {
 		return t
 	}
 	all, _ := s.pendingDials(now)
 	if all >= s.dialLimit() {
-		return t // the answer to a dial is an input of its own
+		return t // the end of a dial is an input, after which requestLinks runs again
 	}
 	for _, l := range s.links {
 		if l.phase == requested && now.Sub(l.since) < hedgeDelay {
@@ -136,7 +143,8 @@ func (s *State) requestsDue(now time.Time) (t time.Time) {
 	excess := s.activeRefusals(now) - maxRefusals
 	switch {
 	case excess >= 0:
-		// The hundredth keeps a rounding error from making this tick a little early.
+		// The time at which enough refusals are forgiven. The hundredth makes sure that
+		// rounding does not make it a little too early.
 		t = earlier(t, now.Add(time.Duration((excess+0.01)*float64(s.refusalPause()))))
 	case s.isolated():
 		for _, list := range [][]*candidate{s.book.known, s.book.lost} {
@@ -159,7 +167,7 @@ func (s *State) requestsDue(now time.Time) (t time.Time) {
 	return t
 }
 
-// activeRefusals returns the number of refusals less those that are forgiven: one per
+// activeRefusals returns the number of recent refused requests. It falls by one per
 // refusalPause.
 func (s *State) activeRefusals(now time.Time) float64 {
 	return max(0, s.refusals-now.Sub(s.lastRefusal).Seconds()/s.refusalPause().Seconds())
@@ -172,7 +180,8 @@ func (s *State) refusalPause() time.Duration {
 	return refusalPause
 }
 
-// sendWalks looks for nodes with room beyond the known addresses.
+// sendWalks sends random walks, which look for nodes that have room and that need not be
+// in this node's book.
 func (s *State) sendWalks(now time.Time) {
 	m := Walk{Origin: s.ownContact(), TTL: walkTTL, Urgent: s.failedWalkRounds >= maxFailedWalkRounds}
 	for range walksPerRound {
@@ -184,23 +193,25 @@ func (s *State) sendWalks(now time.Time) {
 	s.failedWalkRounds++
 }
 
-// handleWalk passes a walk on, or ends it by asking its origin for a link.
+// handleWalk passes a walk on, or ends it with a request for a link to its origin.
 func (s *State) handleWalk(now time.Time, from *link, m Walk) {
 	origin := m.Origin
 	if origin.ID == s.cfg.Self || origin.ID == "" {
-		return // it has come back to where it began
+		return // this node's own walk has come back
 	}
 	s.book.learn(origin)
 	next := s.randomNeighbor(from.ID, origin.ID)
 	last := m.TTL <= 0 || next == nil
-	// An origin that was lost before is hearsay until it is heard by itself.
+	// An origin that is among the lost nodes gets no request: a walk that others passed
+	// on does not prove that it is alive.
 	e := s.book.findKnown(origin.ID)
 	free := e != nil && s.linkable(now)(e) && s.count(requested) < maxDials
 	switch {
-	// A node with Min links takes every second walk only, as in the Node.js library, so
-	// that the links spread over the network.
+	// A node that has room and at least Min links ends only every second walk, as in the
+	// Node.js library, so that the links are spread over the network.
 	case free && s.hasRoom(0) && (last || s.occupied() < s.cfg.Min || s.cfg.Rand.IntN(2) == 0):
 		s.requestLink(now, origin, ordinary).wanted = true
+	// At the end of an urgent walk, a full node exceeds Max for the origin.
 	case free && last && m.Urgent && s.hasRoom(maxOverflow):
 		s.requestLink(now, origin, ordinary).overflow = true
 	case !last:
@@ -209,15 +220,17 @@ func (s *State) handleWalk(now time.Time, from *link, m Walk) {
 	}
 }
 
-// shedLinks brings the number of links back to Max after nodes in need were accepted
-// beyond it. The package documentation describes the handover.
+// shedLinks reduces the number of links to Max, step by step, after this node has accepted
+// more for nodes that would be cut off otherwise. The package documentation describes it
+// in the section on the number of links.
 func (s *State) shedLinks(now time.Time) {
 	if s.cfg.Max < 0 || s.Degree() <= s.cfg.Max {
 		s.overSince, s.nextHandover, s.handoverAsked = time.Time{}, time.Time{}, nil
 		return
 	}
 	if s.overSince.IsZero() {
-		// The neighbors have to hear of it first, and should not all act at once.
+		// First the neighbors have to learn this node's number of links. The random delay
+		// keeps several nodes above Max from acting at the same moment.
 		s.overSince, s.nextHandover = now, now.Add(s.jitter(handoverDelay))
 	}
 	if now.Before(s.nextHandover) {
@@ -225,17 +238,19 @@ func (s *State) shedLinks(now time.Time) {
 	}
 	late := now.Sub(s.overSince)
 	if late >= 4*handoverPatience {
-		// Nobody followed a handover. The neighbor with the most links is hurt least.
+		// No neighbor did as it was asked. The neighbor with the most links needs its link
+		// least.
 		s.nextHandover = now.Add(s.jitter(handoverDelay))
 		s.leaveLink(now, s.highestDegree(), ReasonFull)
 		return
 	}
-	// A neighbor above Max wants to lose a link itself. After a while, one above Min
-	// has to do.
+	// A neighbor that is above Max as well has to lose a link anyway. After a while, a
+	// neighbor above Min is asked to leave, too.
 	least := s.cfg.Max
 	if late >= handoverPatience {
 		least = s.cfg.Min
 	}
+	// Such a neighbor can leave without a new link in exchange.
 	if to := s.pickNeighbor(func(l *link) bool { return l.degree > least }); to != nil {
 		s.nextHandover = now.Add(s.jitter(handoverDelay))
 		s.send(to.Contact, Handover{})
@@ -245,7 +260,7 @@ func (s *State) shedLinks(now time.Time) {
 	for range s.Degree() - s.cfg.Max {
 		target, asked := s.pickHandover()
 		if asked == nil {
-			s.handoverAsked = nil // everybody was asked: begin again in the next round
+			s.handoverAsked = nil // all neighbors were asked, so the next round begins anew
 			return
 		}
 		s.handoverAsked = append(s.handoverAsked, asked.ID)
@@ -253,8 +268,8 @@ func (s *State) shedLinks(now time.Time) {
 	}
 }
 
-// announceDegree lets the neighbors know the number of links soon, as they decide by it
-// which link they can spare.
+// announceDegree makes this node send its number of links to all neighbors soon. They need
+// it to decide which of their own links to end.
 func (s *State) announceDegree(now time.Time) {
 	soon := now.Add(s.jitter(degreeDelay))
 	for _, l := range s.links {
@@ -264,10 +279,11 @@ func (s *State) announceDegree(now time.Time) {
 	}
 }
 
-// pickHandover returns two neighbors to be linked to each other: asked shall link to
-// target and then leave this node. The target is a neighbor that can be dialed; of
-// those, the one with the fewest links, and then the newest. The one asked has the most
-// links of those that were not asked yet.
+// pickHandover returns two neighbors for a handover: this node will ask the neighbor asked
+// to link to the neighbor target, and then to leave. For target it prefers, in this order,
+// a neighbor that this node has dialed, one with few links, and one that was linked late.
+// For asked it takes the neighbor with the most links that was not asked yet; asked is nil
+// if there is none.
 func (s *State) pickHandover() (target, asked *link) {
 	for _, l := range s.links {
 		switch {
@@ -288,7 +304,7 @@ func (s *State) pickHandover() (target, asked *link) {
 	return target, asked
 }
 
-// highestDegree returns the neighbor with the most links.
+// highestDegree returns the neighbor that has the most links.
 func (s *State) highestDegree() (best *link) {
 	for _, l := range s.links {
 		if l.phase == linked && (best == nil || l.degree > best.degree) {
@@ -298,11 +314,12 @@ func (s *State) highestDegree() (best *link) {
 	return best
 }
 
-// handleHandover handles the wish of the neighbor from to be left. With a contact, this
-// node links to that first. Without one, it leaves at once, but only if it can spare the
-// link: from cannot know how many others are leaving this node at this moment.
+// handleHandover handles the request of the neighbor from that this node leave it. If to
+// is a node, this node links to it first. Otherwise it leaves at once.
 func (s *State) handleHandover(now time.Time, from *link, to Contact) {
 	if to.ID == "" {
+		// This node refuses if it would have fewer than Min links. The neighbor cannot
+		// know that, since other neighbors may be leaving this node at the same moment.
 		if s.Degree() > s.cfg.Min && s.occupied() > s.cfg.Min {
 			s.leaveLink(now, from, ReasonFull)
 		}
@@ -314,13 +331,13 @@ func (s *State) handleHandover(now time.Time, from *link, to Contact) {
 	s.book.learn(to)
 	switch l := s.link(to.ID); {
 	case l != nil && l.phase == linked:
-		// The link exists already, so the path from the neighbor over it to this node
-		// stands: leave now, if this node can spare the link.
+		// The link to the other node exists already, so this node can leave now and stay
+		// connected to from, unless it would have fewer than Min links.
 		if s.Degree() > s.cfg.Min {
 			s.leaveLink(now, from, ReasonMoved)
 		}
 	case l != nil:
-		l.replaces, l.overflow = from.ID, true // the request under way serves as well
+		l.replaces, l.overflow = from.ID, true // the handshake is under way already
 	case s.hasRoom(maxOverflow):
 		if e := s.book.findKnown(to.ID); e != nil && s.linkable(now)(e) {
 			l := s.requestLink(now, to, ordinary)

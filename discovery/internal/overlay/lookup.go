@@ -7,24 +7,26 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// This file finds nodes that are not neighbors. Each node knows up to 128 addresses, so
-// a few random walks soon meet a node that knows the address of the target.
+// This file finds the addresses of nodes that are not neighbors. Each node knows up to 128
+// addresses, so one of a few random walks soon meets a node that knows the address.
 
 const (
+	// maxTTL bounds the number of hops of a walk.
 	maxTTL = 16
-	// maxPath is the longest path of a message that is answered along its path.
+	// maxPath bounds the number of nodes in the path of a message.
 	maxPath = maxTTL + 1
-	// answerPause is how long the next round waits after an answer, which may turn out
-	// to be out of date.
+	// answerPause is the time after an answer before a search goes on. The caller uses it
+	// to try the address in the answer, which may be out of date.
 	answerPause = 3 * time.Second
-	maxSearches = 64 // at once; others wait for their turn
+	// maxSearches is the number of searches that run at once; others wait.
+	maxSearches = 64
 )
 
-// rounds are the walks of a search: first a handful, then enough to ask nearly all of
-// several thousand nodes.
+// rounds lists the rounds of a search, each with its number of walks and the hops of each
+// walk. The first rounds are cheap. All together ask nearly all of several thousand nodes.
 var rounds = []struct {
 	walks, ttl int
-	wait       time.Duration // until the next round
+	wait       time.Duration // the time before the next round
 }{
 	{3, 4, 750 * time.Millisecond},
 	{4, 8, 1250 * time.Millisecond},
@@ -33,15 +35,16 @@ var rounds = []struct {
 	{8, 16, 2 * time.Second},
 }
 
-// findState is a Find that is under way.
+// findState is a search that is under way, begun by a Find.
 type findState struct {
 	target peer.ID
 	token  uint64
-	round  int
-	next   time.Time // the next round
+	round  int       // the index in rounds of the next round
+	next   time.Time // when the next round begins
 }
 
-// startFind answers a Find with what this node knows itself, and begins a search.
+// startFind answers a Find with the address in this node's book, if there is one, and
+// begins a search in the network.
 func (s *State) startFind(now time.Time, in Find) {
 	if l := s.link(in.Target); l != nil && l.phase == linked {
 		s.emit(Located{Token: in.Token, Contact: l.Contact, Done: true})
@@ -53,14 +56,16 @@ func (s *State) startFind(now time.Time, in Find) {
 		return
 	}
 	if s.Degree() == 0 {
-		// There is nobody to ask, so the address in the book is the only answer.
+		// Without links there is nobody to ask, so the address in the book is the only
+		// answer.
 		s.emit(Located{Token: in.Token, Contact: e.Contact, Done: true})
 		return
 	}
 	x := &findState{target: in.Target, token: in.Token, next: now}
 	if e != nil {
 		s.emit(Located{Token: in.Token, Contact: e.Contact})
-		// A known address is likely to be good; a lost one is not worth waiting for.
+		// If the node did not fail before, its address probably works, so the search
+		// begins only after answerPause.
 		if e.fails == 0 {
 			x.next = now.Add(answerPause)
 		}
@@ -68,11 +73,12 @@ func (s *State) startFind(now time.Time, in Find) {
 	s.searches = append(s.searches, x)
 }
 
+// endFind removes the search with that token.
 func (s *State) endFind(token uint64) {
 	s.searches = slices.DeleteFunc(s.searches, func(x *findState) bool { return x.token == token })
 }
 
-// sendLookups sends the walks that are due.
+// sendLookups sends the walks of each search whose next round is due.
 func (s *State) sendLookups(now time.Time) {
 	for _, x := range slices.Clone(s.activeSearches()) {
 		if now.Before(x.next) {
@@ -94,16 +100,17 @@ func (s *State) sendLookups(now time.Time) {
 			}
 		}
 		s.cfg.Rand.Shuffle(len(neighbors), func(i, j int) { neighbors[i], neighbors[j] = neighbors[j], neighbors[i] })
-		// At most two walks per neighbor, which limits the walks that it passes on.
+		// A neighbor gets at most two walks, since it limits the walks that it passes on.
 		for i := range min(r.walks, len(neighbors)*2) {
 			s.send(neighbors[i%len(neighbors)].Contact, m)
 		}
 	}
 }
 
+// activeSearches returns the searches that may run now; later ones wait for their turn.
 func (s *State) activeSearches() []*findState { return s.searches[:min(len(s.searches), maxSearches)] }
 
-// lookupsDue returns when sendLookups has something to do; zero means never.
+// lookupsDue returns when sendLookups has to act next; zero means never.
 func (s *State) lookupsDue() (t time.Time) {
 	for _, x := range s.activeSearches() {
 		t = earlier(t, x.next)
@@ -111,10 +118,11 @@ func (s *State) lookupsDue() (t time.Time) {
 	return t
 }
 
-// handleLookup answers a Lookup or passes it on.
+// handleLookup answers a Lookup if this node is the target or knows its address, and
+// passes it on otherwise.
 func (s *State) handleLookup(now time.Time, l *link, m Lookup) {
-	// A lookup travels over links only, and its origin must be the node where its path
-	// begins, so that nobody can have a third node called back.
+	// A lookup travels over links only. Its origin must be the first node of its path,
+	// since otherwise anybody could make the target dial a third node.
 	if l == nil || l.phase != linked || !s.validPath(m.Path, l.ID) || m.Origin.ID != m.Path[0] || !l.allowWalk(now, lookupCost) {
 		return
 	}
@@ -129,7 +137,7 @@ func (s *State) handleLookup(now time.Time, l *link, m Lookup) {
 		s.send(to.Contact, m)
 	}
 	if t := s.link(m.Target); t != nil && t.phase == linked {
-		pass(t) // the target knows its addresses best, and can dial back
+		pass(t) // the target knows its own address best, and can dial the origin
 		return
 	}
 	if e := s.book.findKnown(m.Target); e != nil && len(e.Record) > 0 {
@@ -141,8 +149,8 @@ func (s *State) handleLookup(now time.Time, l *link, m Lookup) {
 	}
 }
 
-// handleFound passes an answer on along the path of its Lookup. At the origin it reports
-// the answer to the driver.
+// handleFound passes an answer back along the path of its Lookup. At the origin of that
+// Lookup, it reports the answer to the driver.
 func (s *State) handleFound(now time.Time, l *link, m Found) {
 	if len(m.Path) > 0 {
 		if next := s.returnHop(l, m.Path); next != nil {
@@ -152,7 +160,8 @@ func (s *State) handleFound(now time.Time, l *link, m Found) {
 		return
 	}
 	for _, x := range s.searches {
-		// An answer to another question is dropped: nobody can fill the book this way.
+		// Only an answer to a question of this node counts; otherwise anybody could fill
+		// its book.
 		if x.token == m.Token && x.target == m.Target.ID {
 			x.next = now.Add(answerPause)
 			s.book.learn(m.Target)

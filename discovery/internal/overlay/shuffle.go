@@ -7,47 +7,48 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// This file keeps the known addresses fresh: it exchanges some with other nodes, and
-// checks one after the other whether the node is still there.
+// This file keeps the addresses in the book fresh, in two ways. Shuffles exchange addresses
+// with random nodes. Checks ask one node of the book after the other to show that it is
+// alive.
 
 const (
-	// shuffleSize is how many addresses an exchange has in each direction (HyParView: 3
-	// neighbors and 4 others).
+	// shuffleSize is the number of contacts that a shuffle carries in each direction. In
+	// HyParView it is 7: 3 neighbors and 4 other nodes.
 	shuffleSize = 8
-	// shuffleInterval is the pause between shuffles. The first earlyShuffles come every
-	// earlyShuffleInterval, as a newcomer knows few nodes.
+	// shuffleInterval is the pause between shuffles. The first few, earlyShuffles, have
+	// pauses of earlyShuffleInterval, since a new node knows few others.
 	shuffleInterval      = 30 * time.Second
 	earlyShuffleInterval = 4 * time.Second
 	earlyShuffles        = 5
-	// The pause between checks doubles when a node answers and halves when not, so that
-	// a book full of dead nodes is cleared in a minute or two.
+	// The pause between checks doubles when a node answers, and halves when it does not.
+	// So a book full of dead nodes is cleared in a minute or two.
 	firstCheckPause = 20 * time.Second
 	minCheckPause   = time.Second
 	maxCheckPause   = time.Minute
-	// lostCheckInterval bounds the dials to lost addresses, which may belong to somebody
-	// else by now.
+	// lostCheckInterval is the least time between two checks of lost addresses. They may
+	// belong to other programs by now, which should not be dialed often.
 	lostCheckInterval = 2 * time.Second
 )
 
 type shuffleState struct {
 	nextWalk      time.Time
 	walks         int
-	awaitingReply bool // a shuffle was sent whose reply has not come
+	awaitingReply bool // the last shuffle has no reply yet
 
 	nextCheck     time.Time
 	checkPause    time.Duration
 	nextLostCheck time.Time
-	checks        []check // under way
+	checks        []check // the checks that have no answer yet
 }
 
-// A check is a known or lost node that was asked for a sign of life.
+// A check is a question to a node of the book whether it is still alive.
 type check struct {
 	id          peer.ID
-	at          time.Time
-	wasNeighbor bool // it is lost, and was a neighbor before
+	at          time.Time // when the question was sent
+	wasNeighbor bool      // the node is a lost one, and was a neighbor before
 }
 
-// runShuffles sends the shuffles and checks that are due.
+// runShuffles sends the shuffle and the checks that are due, and ends old checks.
 func (s *State) runShuffles(now time.Time) {
 	sh := &s.shuffles
 	for _, c := range slices.Clone(sh.checks) {
@@ -55,8 +56,8 @@ func (s *State) runShuffles(now time.Time) {
 			s.failCheck(now, c.id)
 		}
 	}
-	// A node without links asks all addresses anyway. A node that wants no links needs
-	// no addresses.
+	// A node without links asks all nodes in its book for links anyway. A node with Min
+	// zero requests no links, so it needs no addresses.
 	if s.Degree() == 0 || s.cfg.Min == 0 {
 		return
 	}
@@ -76,7 +77,8 @@ func (s *State) runShuffles(now time.Time) {
 			})
 		}
 	}
-	// Half of the dials are kept for lost addresses and requests.
+	// Checks of known nodes use at most half of the dials, so that lost nodes are checked
+	// as well.
 	if !now.Before(sh.nextCheck) && len(sh.checks) < maxDials/2 {
 		sh.nextCheck = now.Add(s.spread(sh.checkPause))
 		if e := s.book.stalestKnown(s.isIdle); e != nil {
@@ -90,7 +92,7 @@ func (s *State) runShuffles(now time.Time) {
 	}
 }
 
-// shufflesDue returns when runShuffles has something to do; zero means never.
+// shufflesDue returns when runShuffles has to act next; zero means never.
 func (s *State) shufflesDue() time.Time {
 	sh := &s.shuffles
 	var t time.Time
@@ -114,15 +116,15 @@ func (s *State) shufflesDue() time.Time {
 	return t
 }
 
-// isIdle reports whether there is neither a link to e nor a check of e.
+// isIdle reports whether this node has neither a link to e nor a check of e under way.
 func (s *State) isIdle(e *candidate) bool { return s.link(e.ID) == nil && s.checkIndex(e.ID) < 0 }
 
-// checkIndex returns the index of the check of id, or -1.
+// checkIndex returns the index in checks of the check of id, or -1.
 func (s *State) checkIndex(id peer.ID) int {
 	return slices.IndexFunc(s.shuffles.checks, func(c check) bool { return c.id == id })
 }
 
-// sendCheck asks a node directly for a sign of life, by a shuffle of no hops.
+// sendCheck asks a node to show that it is alive, with a Shuffle of no hops.
 func (s *State) sendCheck(now time.Time, e *candidate) {
 	e.lastTry = now
 	s.shuffles.checks = append(s.shuffles.checks, check{e.ID, now, e.wasNeighbor && e.fails > 0})
@@ -131,15 +133,16 @@ func (s *State) sendCheck(now time.Time, e *candidate) {
 	})
 }
 
-// failCheck ends a check of id that got no answer. It reports whether there was one.
+// failCheck ends the check of id, which got no answer. It reports whether there was a check
+// of id.
 func (s *State) failCheck(now time.Time, id peer.ID) bool {
 	i := s.checkIndex(id)
 	if i < 0 {
 		return false
 	}
 	s.shuffles.checks = slices.Delete(s.shuffles.checks, i, i+1)
-	// A known node that is dead suggests that more of them are. A lost node that is
-	// still lost suggests nothing.
+	// A dead node among the known ones suggests that more of them are dead, so the next
+	// check comes sooner. A lost node that does not answer suggests nothing.
 	if s.book.findKnown(id) != nil {
 		s.shuffles.checkPause = max(s.shuffles.checkPause/2, minCheckPause)
 		s.shuffles.nextCheck = earlier(s.shuffles.nextCheck, now.Add(s.shuffles.checkPause))
@@ -148,13 +151,14 @@ func (s *State) failCheck(now time.Time, id peer.ID) bool {
 	return true
 }
 
-// handleShuffle passes a Shuffle on, or answers it.
+// handleShuffle passes a Shuffle on to a random neighbor, or answers it.
 func (s *State) handleShuffle(now time.Time, from Contact, l *link, m Shuffle) {
 	if !s.validPath(m.Path, from.ID) {
-		return
+		return // an answer returns along the path, so a wrong path would mislead it
 	}
 	isNeighbor := l != nil && l.phase == linked
-	// A walk over the limit is not dropped but ends here, so its origin gets an answer.
+	// If the neighbor exceeds its limit for walks, the walk is not dropped but ends at
+	// this node, so that its origin gets an answer.
 	if isNeighbor && m.TTL > 0 && l.allowWalk(now, walkCost) {
 		if next := s.randomNeighbor(m.Path...); next != nil {
 			m.Path, m.TTL = append(slices.Clone(m.Path), s.cfg.Self), m.TTL-1
@@ -163,26 +167,28 @@ func (s *State) handleShuffle(now time.Time, from Contact, l *link, m Shuffle) {
 		}
 	}
 	if !isNeighbor && len(m.Path) > 1 {
-		return // a walk travels over links only; a check has a path of one node
+		return // walks travel over links only; a check has a path of one node
 	}
 	reply := ShuffleReply{Path: m.Path[:len(m.Path)-1], Tag: s.advertisedTag(), Contacts: s.sampleContacts(shuffleSize, m.Path[0])}
 	s.send(from, reply)
+	// A message with an origin that is not the first node of its path is forged.
 	if m.Origin.ID == m.Path[0] {
 		if len(m.Path) == 1 {
-			// The origin itself sent this, so it lives. It may be in another part.
+			// The origin itself sent this message, so it is alive. It may be in another
+			// part of the network.
 			m.Origin.Addrs = from.Addrs
 			s.book.markAlive(m.Origin, now)
 			s.joinOtherPart(now, m.Origin, m.Tag)
 		} else {
-			// The walk came over links, so the origin is in this part.
+			// The message came over links, so its origin is in this part of the network.
 			s.book.learn(m.Origin)
 		}
 	}
 	s.learnContacts(m.Contacts)
 }
 
-// handleShuffleReply passes a reply on along the path of its Shuffle. At the origin it
-// ends a check or a shuffle.
+// handleShuffleReply passes a reply back along the path of its Shuffle. At the origin of
+// that Shuffle, it ends a check or a shuffle of this node.
 func (s *State) handleShuffleReply(now time.Time, from Contact, l *link, m ShuffleReply) {
 	if len(m.Path) > 0 {
 		if next := s.returnHop(l, m.Path); next != nil {
@@ -196,37 +202,41 @@ func (s *State) handleShuffleReply(now time.Time, from Contact, l *link, m Shuff
 		s.shuffles.checks = slices.Delete(s.shuffles.checks, i, i+1)
 		s.checkAnswered(now, from, l, c, m.Tag)
 	} else if l == nil || !s.shuffles.awaitingReply {
-		return // this node did not ask, and unasked contacts could fill the book
+		return // this node did not ask; contacts from anybody could fill its book
 	} else {
 		s.shuffles.awaitingReply = false
 	}
 	s.learnContacts(m.Contacts)
 }
 
-// checkAnswered handles the sign of life of a node that was checked.
+// checkAnswered handles the answer of the node from to the check c. t is the tag of the
+// part of the network in which that node is.
 func (s *State) checkAnswered(now time.Time, from Contact, l *link, c check, t Tag) {
 	wasKnown := s.book.findKnown(from.ID) != nil
 	s.book.markAlive(from, now)
+	// Known nodes that are alive need fewer checks.
 	if wasKnown {
 		s.shuffles.checkPause = min(s.shuffles.checkPause*2, maxCheckPause)
 	}
 	e := s.book.find(from.ID)
 	switch {
 	case e == nil || l != nil:
-		// There is a link already, or no address to make one.
+		// A link exists already, or there is no address to make one.
 	case s.inOtherPart(t):
 		s.joinOtherPart(now, e.Contact, t)
 	case c.wasNeighbor && s.hasRoom(0) && s.linkable(now)(e):
-		// A neighbor that was lost has come back.
+		// The node was lost and had been a neighbor before, so it may come from the other
+		// side of a cut.
 		s.requestLink(now, e.Contact, ordinary).wanted = true
 	}
 }
 
-// joinOtherPart asks a node for a link if its tag t shows that it is in another part of
-// the network. The link joins the two parts, so the request is urgent.
+// joinOtherPart asks the node c for a link if its tag t shows that it is in another part of
+// the network. The link would join the two parts, so the request is urgent.
 func (s *State) joinOtherPart(now time.Time, c Contact, t Tag) {
-	// A pair that has just parted, or a node that wants no links, is not the one to join
-	// parts. The bound on requests keeps a crowd of other nodes from causing a flood.
+	// This node does not ask if it ended a link to c a moment ago, if it wants no links, or
+	// if it has too many. The bound on requests keeps a crowd of nodes from another part
+	// from causing as many requests.
 	if !s.inOtherPart(t) || s.link(c.ID) != nil || s.coolingDown(now, c.ID) || s.cfg.Max == 0 || s.cfg.Min == 0 ||
 		!s.hasRoom(maxOverflow) || s.count(requested) >= maxDials {
 		return
@@ -235,14 +245,16 @@ func (s *State) joinOtherPart(now time.Time, c Contact, t Tag) {
 	l.wanted, l.overflow = true, true
 }
 
-// validPath reports whether path is a possible path of a message that came from the peer
-// from: it ends there, is not too long, and does not contain this node.
+// validPath reports whether path can be the list of nodes that a message has passed before
+// this node received it from the peer from. It must end with that peer, must not be too
+// long, and must not contain this node.
 func (s *State) validPath(path []peer.ID, from peer.ID) bool {
 	return len(path) > 0 && len(path) <= maxPath && path[len(path)-1] == from && !slices.Contains(path, s.cfg.Self)
 }
 
-// returnHop returns the next node on the way back of an answer: the last of its path. It
-// returns nil if that node, or the sender from, is not a neighbor.
+// returnHop returns the link over which an answer goes on to the origin of the question:
+// the link to the last node in path. It returns nil if that node, or the peer that sent the
+// answer, is not a neighbor.
 func (s *State) returnHop(from *link, path []peer.ID) *link {
 	if from == nil || from.phase != linked {
 		return nil

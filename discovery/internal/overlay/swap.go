@@ -94,7 +94,8 @@ func (s *State) pickSpareNeighbor(now time.Time, except ...Contact) *link {
 // canExchange reports whether this node, which is full, can accept the requester from in a
 // swap: it would send one of its neighbors to the node leaving, which the requester leaves.
 func (s *State) canExchange(now time.Time, from, leaving Contact) bool {
-	// A node that is already linked to leaving would itself be connected to it twice.
+	// A swap mixes nodes that are far apart, so leaving must not be this node or one of
+	// its neighbors.
 	return len(leaving.Record) > 0 && leaving.ID != s.cfg.Self && s.link(leaving.ID) == nil && s.hasRoom(1) &&
 		s.pickSpareNeighbor(now, from, leaving) != nil
 }

@@ -11,25 +11,27 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// This file is the wire format of the messages. Each message lists its fields once,
-// in the order of their numbers; encoding, decoding and OpenRecords follow that list.
-// docs/wire.md describes the same format as protobuf.
+// This file encodes and decodes the messages. Each message lists its fields once, in the
+// order of their protobuf field numbers; encoding, decoding and OpenRecords follow that
+// list. docs/wire.md describes the same format as protobuf.
 
-// Limits of a decoded message; docs/wire.md lists them.
+// The limits of a message that is received. docs/wire.md lists them.
 const (
-	// MaxFrame is the largest frame in bytes: 1024 sequence marks and a little more.
+	// MaxFrame is the largest size of a frame in bytes. A Ready with 1024 high-water marks
+	// of package events in its Greeting fits.
 	MaxFrame = 128 << 10
-	// MaxContacts is how many contacts of a message are read; more are dropped.
+	// MaxContacts is the number of contacts that are read from a list; later ones are
+	// dropped.
 	MaxContacts = 16
-	// MaxRecord is the largest signed peer record in bytes.
+	// MaxRecord is the largest size of a signed peer record in bytes.
 	MaxRecord = 4 << 10
 
-	maxDegree  = 1 << 16
-	maxWalkTTL = 8
-	maxID      = 64
+	maxDegree  = 1 << 16 // the largest number of links that a message can state
+	maxWalkTTL = 8       // the largest number of hops of a Walk
+	maxID      = 64      // the largest size of a peer id in bytes
 )
 
-// The field number of each message in a frame.
+// A frame is a protobuf message with one field, whose number is the kind of the message.
 const (
 	numRequest = iota + 1
 	numAccept
@@ -112,8 +114,9 @@ func (m *Found) fields() []fieldCodec {
 	return []fieldCodec{path(&m.Path), integer(&m.Token), contact(&m.Target)}
 }
 
-// A layout returns the fields of a copy of m, or of a zero message if m is nil, and a
-// function that returns the copy with the present values of its fields.
+// A layout makes a copy of the message m, or an empty message if m is nil. It returns the
+// codecs for the fields of that copy, and a function that returns the copy after the
+// codecs have changed its fields.
 type layout func(m Message) (fields []fieldCodec, message func() Message)
 
 func layoutOf[M Message, P interface {
@@ -127,8 +130,8 @@ func layoutOf[M Message, P interface {
 	return P(message).fields(), func() Message { return *message }
 }
 
-// layouts has the layout of each message by its number. Signal has none: its payload
-// is the whole body.
+// layouts holds the layout of each message, by the number of the message. Signal has no
+// layout, since its whole body is its payload.
 var layouts = [numEnd]layout{
 	numRequest:      layoutOf[Request],
 	numAccept:       layoutOf[Accept],
@@ -145,7 +148,7 @@ var layouts = [numEnd]layout{
 	numFound:        layoutOf[Found],
 }
 
-// Append appends the encoding of m, without a frame, to b.
+// Append appends the encoding of m to b, without the length that begins a frame.
 func Append(b []byte, m Message) []byte {
 	if signal, ok := m.(Signal); ok {
 		return frame.AppendMessage(b, numSignal, signal.Payload)
@@ -158,9 +161,9 @@ func Append(b []byte, m Message) []byte {
 	return frame.AppendMessage(b, m.number(), body)
 }
 
-// Decode reads one message. Its contacts have only their Record: OpenRecords fills in
-// the rest. Decode returns nil and no error for a message of a kind that this version
-// does not know. The message does not refer to b.
+// Decode decodes one message. Of its contacts, only Record is set; OpenRecords fills in the
+// other fields. For a kind of message that this version does not know, Decode returns nil
+// and no error. The message keeps no reference to b.
 func Decode(b []byte) (Message, error) {
 	var m Message
 	for f, err := range frame.Fields(b) {
@@ -191,7 +194,7 @@ func decodeBody(num protowire.Number, b []byte) (Message, error) {
 	return message(), nil
 }
 
-// readFields decodes b into fields; the first of them has number 1.
+// readFields decodes b into fields. fields[0] has the protobuf field number 1.
 func readFields(b []byte, fields []fieldCodec) error {
 	for f, err := range frame.Fields(b) {
 		if err != nil {
@@ -207,13 +210,13 @@ func readFields(b []byte, fields []fieldCodec) error {
 	return nil
 }
 
-// OpenRecords returns m with its contacts filled in from their records by open, which
-// reports whether a record is valid. OpenRecords reports false if a contact that the
-// message is about, such as the origin of a walk, has no valid record. From a list of
-// contacts, those without a valid record or without an address to dial are dropped.
+// OpenRecords returns m after it has filled in each contact from its signed record. open
+// decodes one record and reports whether it is valid. If a required contact, such as the
+// origin of a walk, has no valid record, OpenRecords reports false. In a list, contacts
+// without a valid record or without an address to dial are dropped.
 func OpenRecords(m Message, open func(record []byte) (Contact, bool)) (Message, bool) {
 	if _, ok := m.(Signal); ok {
-		return m, true // it carries no records
+		return m, true // a Signal carries no records
 	}
 	fields, message := layouts[m.number()](m)
 	for _, f := range fields {
@@ -227,13 +230,13 @@ func OpenRecords(m Message, open func(record []byte) (Contact, bool)) (Message, 
 // A fieldCodec encodes and decodes one field of a message.
 type fieldCodec struct {
 	append func(b []byte, num protowire.Number) []byte
-	read   func(frame.Field) error // keeps no reference to the bytes of the field
-	// open, if set, fills in the contacts of the field from their records, and reports
-	// false if one that the message needs is not valid.
+	read   func(frame.Field) error // must not keep a reference to the bytes of the field
+	// open, if not nil, fills in the contacts of the field from their records. It reports
+	// false if the record of a required contact is not valid.
 	open func(func(record []byte) (Contact, bool)) bool
 }
 
-// octets reads up to limit bytes; more are an error.
+// octets is the codec of a byte slice. More than limit bytes are an error.
 func octets(v *[]byte, limit int) fieldCodec {
 	return fieldCodec{
 		append: func(b []byte, num protowire.Number) []byte { return frame.AppendBytes(b, num, *v) },
@@ -247,6 +250,7 @@ func octets(v *[]byte, limit int) fieldCodec {
 	}
 }
 
+// text is the codec of a string. More than limit bytes are an error.
 func text[T ~string](v *T, limit int) fieldCodec {
 	return fieldCodec{
 		append: func(b []byte, num protowire.Number) []byte { return frame.AppendBytes(b, num, *v) },
@@ -259,7 +263,7 @@ func text[T ~string](v *T, limit int) fieldCodec {
 	}
 }
 
-// number reads a value above limit as limit.
+// number is the codec of an int. It reads a value above limit as limit.
 func number(v *int, limit int) fieldCodec {
 	return fieldCodec{
 		append: func(b []byte, num protowire.Number) []byte { return frame.AppendUint(b, num, uint64(*v)) },
@@ -302,7 +306,8 @@ func micros(v *time.Duration) fieldCodec {
 	}
 }
 
-// reason reads a reason of a later version as ReasonNone.
+// reason is the codec of a Reason. It reads a reason that only a later version knows as
+// ReasonNone.
 func reason(v *Reason) fieldCodec {
 	return fieldCodec{
 		append: func(b []byte, num protowire.Number) []byte { return frame.AppendUint(b, num, uint64(*v)) },
@@ -329,7 +334,8 @@ func session(v *protocol.Session) fieldCodec {
 	}
 }
 
-// contact is a contact that the message cannot do without.
+// contact is the codec of a required contact: OpenRecords reports false if the contact has
+// no valid record.
 func contact(v *Contact) fieldCodec {
 	f := octets(&v.Record, MaxRecord)
 	f.open = func(open func([]byte) (Contact, bool)) bool {
@@ -342,7 +348,8 @@ func contact(v *Contact) fieldCodec {
 	return f
 }
 
-// optionalContact is a contact that may be missing, but must be valid if it is there.
+// optionalContact is the codec of a contact that may be missing, but must have a valid
+// record if it is present.
 func optionalContact(v *Contact) fieldCodec {
 	f := contact(v)
 	required := f.open
@@ -350,7 +357,7 @@ func optionalContact(v *Contact) fieldCodec {
 	return f
 }
 
-// contacts reads the first MaxContacts.
+// contacts is the codec of a list of contacts. It reads only the first MaxContacts.
 func contacts(v *[]Contact) fieldCodec {
 	return fieldCodec{
 		append: func(b []byte, num protowire.Number) []byte {
@@ -378,7 +385,7 @@ func contacts(v *[]Contact) fieldCodec {
 				}
 			}
 			*v = valid
-			return true // one bad entry says nothing about the others
+			return true // one invalid contact does not make the message invalid
 		},
 	}
 }

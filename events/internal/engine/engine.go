@@ -319,9 +319,9 @@ func (e *Engine[V]) updateHoles(now time.Time, sender peer.ID) {
 		e.window.SetReceived(now, sender, m.Session, m.Next)
 	}
 	holes := e.order.Holes(sender)
-	// The order core reports no holes of a session of which no batch has arrived. But
-	// if a neighbor claims to have events from the session's future beginning on, they
-	// are missing here.
+	// The order core does not know which events are missing in a session of which no
+	// batch has arrived. But if a neighbor claims to have later events of it, they are
+	// missing here.
 	if h, ok := e.order.Hint(sender); ok {
 		claimed := e.repair.FurthestClaim(repair.Subject{Sender: sender, Session: h.Session})
 		if claimed > h.Above {

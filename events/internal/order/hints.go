@@ -60,8 +60,8 @@ func (h *hints) remove(id peer.ID) (hint, bool) {
 	return h.order.Remove(e).(hint), true
 }
 
-// raise moves the beginning of a session up to the number to. It does nothing if there
-// is no hint about that session, or if the session begins at to or higher.
+// raise moves the number with which a session will begin up to the number to. It does
+// nothing if there is no hint about that session, or if it begins at to or higher.
 func (h *hints) raise(id peer.ID, session SessionKey, to uint64) {
 	if e, ok := h.byPeer[id]; ok {
 		if m := e.Value.(hint); m.Session == session && m.Above < to {

@@ -43,9 +43,9 @@ type Config struct {
 	// events of the older session [2 s, but no longer than GapTimeout].
 	SessionTimeout time.Duration
 	// SettleTimeout is how long the first batch of an unknown sender is held back
-	// because batches with lower numbers may still arrive over a slower path. It is not
-	// held back if the beginning of the session is [Firm] [0, so it is never held
-	// back].
+	// because batches with lower numbers may still arrive over a slower path. If the
+	// beginning of the session is [Firm], it is not held back, and by default it never
+	// is.
 	SettleTimeout time.Duration
 
 	MaxSilence       time.Duration // how long a sender is remembered after its last batch or mark [1 h]
@@ -155,9 +155,9 @@ func New(cfg Config) *Sequencer {
 
 // Receive handles a batch that arrived at the time now, and appends to steps the events
 // that can be delivered now, in order. The first session of an unknown sender begins
-// with the number of the first event that arrives, or with a lower number if a hint
-// says so. A later session of a known sender begins with 1, unless there is a hint
-// about it.
+// with the number of the first event that arrives, or with a lower number if another
+// node's mark has said so (see AddHint). A later session of a known sender begins with
+// 1, unless there is such a hint about it.
 func (c *Sequencer) Receive(now time.Time, id peer.ID, b Arrival, steps []Step) (Disposition, []Step) {
 	if b.Count < 1 || b.First < 1 || b.First > MaxNumber-uint64(b.Count) {
 		return Invalid, steps
@@ -210,9 +210,9 @@ func (c *Sequencer) Receive(now time.Time, id peer.ID, b Arrival, steps []Step) 
 func (c *Sequencer) beginSession(now time.Time, s *senderState, known bool, b *Arrival) *sessionState {
 	next, settle := b.First, time.Duration(0)
 	if h, ok := c.hints.remove(s.id); ok && h.Session == b.Session {
-		// A hint may lower the beginning but not raise it above the first batch that
-		// arrived. So no neighbor can suppress a sender's events by naming a high
-		// number.
+		// Another node's word (a hint) may lower the beginning but not raise it above
+		// the first batch that arrived. So no neighbor can suppress a sender's events
+		// by naming a high number.
 		next = min(next, h.Above)
 		if !known && h.beginning == Tentative {
 			settle = c.cfg.SettleTimeout
@@ -301,8 +301,8 @@ func (c *Sequencer) AddHint(m Progress, beginning Beginning) {
 // ReceiveOwnMark handles a mark that a sender announced about itself at the time now.
 // The sender has sent every event below m.Above. So events below that do not arrive
 // within GapTimeout are lost, even if no later event ever arrives. If the session was
-// unknown, it begins with m.Above, or lower if a hint says so. For beginning see
-// [Sequencer.AddHint].
+// unknown, it begins with m.Above, or lower if another node's mark has said so (see
+// AddHint, also for beginning).
 func (c *Sequencer) ReceiveOwnMark(now time.Time, m Progress, beginning Beginning, steps []Step) []Step {
 	m.Above = max(m.Next, m.Above)
 	if m.Above < 1 || m.Above > MaxNumber {
@@ -392,8 +392,8 @@ func (c *Sequencer) Holes(id peer.ID) []Hole {
 
 // GiveUp stops waiting for the missing events of a session below the number to: they
 // are lost. It does nothing while an earlier session of the sender is being delivered.
-// If the session has not begun here, it applies to the events from the hinted beginning
-// on.
+// If no batch of the session has arrived, the events are lost from the number on with
+// which the session would have begun.
 func (c *Sequencer) GiveUp(id peer.ID, session SessionKey, to uint64, steps []Step) []Step {
 	// No batch of the session has arrived. The session will begin with to instead.
 	if h, ok := c.hints.get(id); ok && h.Session == session && h.Above < to {
@@ -421,12 +421,12 @@ func (c *Sequencer) HasSession(id peer.ID, session SessionKey) bool {
 	return known
 }
 
-// Hint returns the hint about a session of the sender that has not begun here. The
-// session will begin with the Above of the hint.
+// Hint returns what other nodes' marks say about a session of the sender that has not
+// begun here. The session will begin with the Above of the result.
 func (c *Sequencer) Hint(id peer.ID) (Progress, bool) { return c.hints.get(id) }
 
 // Progress returns how far this node has received the latest session of a sender. It
-// returns false if only hints are known about the sender.
+// returns false if only marks of other nodes mention the sender.
 func (c *Sequencer) Progress(id peer.ID) (Progress, bool) {
 	s, ok := c.senders[id]
 	if !ok {
@@ -435,8 +435,8 @@ func (c *Sequencer) Progress(id peer.ID) (Progress, bool) {
 	return s.progress(), true
 }
 
-// AllProgress returns the progress of at most n senders: first those heard most
-// recently, then those known only from hints.
+// AllProgress returns the progress of at most n senders: first the most recently heard
+// ones, then those that only other nodes' marks mention.
 func (c *Sequencer) AllProgress(n int) []Progress {
 	list := make([]Progress, 0, min(n, len(c.senders)+c.hints.len()))
 	for e := c.byLastHeard.Front(); e != nil && len(list) < n; e = e.Next() {
@@ -446,7 +446,7 @@ func (c *Sequencer) AllProgress(n int) []Progress {
 		if len(list) == n {
 			break
 		}
-		// A known sender is listed already. Its hint is about a session still to come.
+		// A known sender is listed already. This hint is about a later session of it.
 		if _, known := c.senders[m.Sender]; !known {
 			list = append(list, m)
 		}
@@ -454,8 +454,8 @@ func (c *Sequencer) AllProgress(n int) []Progress {
 	return list
 }
 
-// SenderCount returns the number of senders remembered, without those known only from
-// hints.
+// SenderCount returns the number of senders remembered. Senders that only other nodes'
+// marks mention do not count.
 func (c *Sequencer) SenderCount() int { return len(c.senders) }
 
 // HeldBytes returns the size of all batches that are held back.

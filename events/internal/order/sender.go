@@ -73,7 +73,7 @@ type sessionState struct {
 	SessionKey
 
 	// Delivery.
-	begin uint64 // number of the first event that counts for this node
+	begin uint64 // number of the first event of the session to be delivered at this node
 	next  uint64 // number of the first event that is neither delivered nor given up
 	// held contains the batches that cannot be delivered yet, sorted by First. In the
 	// session being delivered, each of them is behind a hole.

@@ -28,8 +28,8 @@ type Config struct {
 	Grace time.Duration
 	// Pause is the time between two rounds; each round asks all neighbors [500 ms].
 	Pause time.Duration
-	// GiveUpTimeout is how long events must be missing before they can be given up [2
-	// s].
+	// GiveUpTimeout is how long events must be missing before they can be given up
+	// [2 s].
 	GiveUpTimeout time.Duration
 	// UnseenTimeout is how long events must be missing before they can be given up if
 	// no neighbor knew their session when they were sent [30 s].
@@ -40,7 +40,8 @@ type Config struct {
 	MaxAsks int
 	// MaxPerPeer is how many asks to one neighbor may be in progress at once [4].
 	MaxPerPeer int
-	// MaxClaims is how many senders one neighbor's claims are remembered for [10,000].
+	// MaxClaims is for how many senders the claims of one neighbor are remembered
+	// [10,000].
 	MaxClaims int
 }
 
@@ -156,7 +157,8 @@ const (
 	manyPause = 10 * time.Millisecond
 )
 
-// maxBackfills is how many backfills may be planned at once.
+// maxBackfills is how many sessions may wait at once for their earlier events to be
+// fetched.
 const maxBackfills = 10_000
 
 // New returns a planner without neighbors.
@@ -244,10 +246,10 @@ func (c *Planner) FurthestClaim(key Subject) (next uint64) {
 	return next
 }
 
-// SetHole sets the first hole of a session. If only hearsay says that its events were
-// sent, they are asked only of the neighbors that claim to have them, and of the
-// sender. So a neighbor that lies about events cannot make this node trouble all the
-// others.
+// SetHole sets the first hole of a session, the first range of its events that are
+// missing. If only hearsay says that these events were sent, they are asked only of the
+// neighbors that claim to have them, and of the sender. So a neighbor that lies about
+// events cannot make this node trouble all the others.
 func (c *Planner) SetHole(sender peer.ID, g order.Hole) {
 	key := Subject{sender, g.Session}
 	h := c.holes[key]
@@ -275,7 +277,7 @@ func (c *Planner) schedule(h *openHole) {
 	}
 }
 
-// ClearHole notes that a session has no hole any more.
+// ClearHole notes that no event of a session is missing any more.
 func (c *Planner) ClearHole(key Subject) {
 	if h := c.holes[key]; h != nil && h.askedPeer == "" {
 		delete(c.holes, key)
@@ -284,7 +286,7 @@ func (c *Planner) ClearHole(key Subject) {
 	}
 }
 
-// HoleCount returns the number of sessions that have a hole.
+// HoleCount returns the number of sessions with missing events.
 func (c *Planner) HoleCount() int { return len(c.holes) }
 
 // AddBackfill plans to fetch the events [from, to) of a session from a neighbor that
@@ -302,7 +304,8 @@ func (c *Planner) maxAsks() int { return max(c.cfg.MaxAsks, c.cfg.MaxPerPeer*len
 func (c *Planner) Advance(now time.Time) (asks, given []Ask) {
 	asks, given = c.advanceHoles(now)
 	c.backfillDue = time.Time{}
-	// Backfills use only the asks that the holes have left over.
+	// Fetching events from before this node knew a session (a backfill) may use only
+	// the asks that missing events have left over.
 	for i := 0; i < len(c.backfills) && c.asks < c.maxAsks(); i++ {
 		f := c.backfills[i]
 		if f.nextTry.After(now) {
@@ -337,8 +340,8 @@ func (c *Planner) advanceHoles(now time.Time) (asks, given []Ask) {
 	return asks, given
 }
 
-// advanceHole returns an ask, or if its Peer is empty, events to give up as lost. It
-// returns false if there is nothing to do.
+// advanceHole returns an ask for the missing events of h. If the ask's Peer is empty,
+// they are to be given up as lost. It returns false if there is nothing to do.
 func (c *Planner) advanceHole(now time.Time, h *openHole) (a Ask, ok bool) {
 	a = Ask{Subject: h.Subject, From: h.from, To: h.to}
 	id, left := c.chooseNeighbor(h)
@@ -366,7 +369,7 @@ func (c *Planner) countAsk(a Ask) Ask {
 	return a
 }
 
-// due returns when Advance has to act on a hole.
+// due returns when Advance has to act on the missing events of h.
 func (h *openHole) due(cfg *Config) time.Time {
 	at := h.since
 	// Missing events may still arrive by themselves, so they get some time. But if the
@@ -415,7 +418,8 @@ func (c *Planner) chooseNeighbor(h *openHole) (best peer.ID, ok bool) {
 	return best, ok || len(c.neighbors) == 0
 }
 
-// canGiveUp reports whether a hole can be given up, after every neighbor was asked.
+// canGiveUp reports whether the missing events of h can be given up as lost, after
+// every neighbor was asked.
 func (c *Planner) canGiveUp(h *openHole, now time.Time) bool {
 	missing := now.Sub(h.since)
 	// A neighbor that did not answer may have the events.

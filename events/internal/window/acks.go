@@ -16,8 +16,8 @@ const catchUpAge = 15 * time.Second
 
 // CatchUp sends a new neighbor acknowledgments of all senders whose batches were added
 // recently or that were announced recently. The greeting may have been written before
-// that. Then the neighbor has missed batches that it need not acknowledge, so that no
-// nudge would make it notice them.
+// that and not mention them. Nothing else would mention them, since the neighbor need
+// not acknowledge batches from before it was added.
 func (c *Controller) CatchUp(now time.Time, id peer.ID) {
 	n := c.neighbors[id]
 	if n == nil {
@@ -77,7 +77,7 @@ func (c *Controller) markDirty(now time.Time, n *neighbor, p *pair, when ackUrge
 	n.marksDue = order.Earlier(n.marksDue, at)
 }
 
-// ack returns the acknowledgment about a flow's sender for a neighbor.
+// ack returns the acknowledgment to send to a neighbor about the sender of f.
 func (c *Controller) ack(n *neighbor, f *flow) Ack {
 	a := Ack{Sender: f.sender, Session: f.session, Next: f.next, Through: f.next}
 	for i := range f.batches {
@@ -126,7 +126,8 @@ func (c *Controller) CollectAcks(now time.Time, id peer.ID, limit int) []Ack {
 		if f := c.flows[p.sender]; f != nil {
 			a = c.ack(n, f)
 		}
-		// p.sent is compared with later acknowledgments, for which Ask does not matter.
+		// p.sent is compared with later acknowledgments to see whether something new
+		// has to be sent. For that Ask does not matter.
 		p.sent = a
 		a.Ask = p.ask
 		acks = append(acks, a)

@@ -32,8 +32,8 @@ type Config struct {
 	// a neighbor's queue in a pubsub with default settings [16, 1 MiB].
 	Batches int
 	Bytes   int
-	// GiveUp is how long this node waits for a neighbor that acknowledges nothing [5
-	// s].
+	// GiveUp is how long this node waits for a neighbor that acknowledges nothing
+	// [5 s].
 	GiveUp time.Duration
 	// AckDelay is how long an acknowledgment waits, so that others can be sent together
 	// with it. An acknowledgment of at least AckBatches batches or AckBytes bytes does
@@ -47,8 +47,8 @@ type Config struct {
 	// each such nudge. A neighbor that this node has stopped waiting for gets some more
 	// nudges [300 ms].
 	Nudge time.Duration
-	// MaxSenders is of how many senders a neighbor's acknowledgments are remembered
-	// [10,000].
+	// MaxSenders is for how many senders the acknowledgments of one neighbor are
+	// remembered [10,000].
 	MaxSenders int
 }
 
@@ -68,8 +68,9 @@ func (c Config) withDefaults() Config {
 // Only a sender that ignores its window can reach it.
 const maxBatches = 4096
 
-// maxPauses is the longest time between two nudges, as a multiple of Config.GiveUp.
-// When it would be exceeded, the nudges end.
+// maxPauses limits the growing time between two nudges (marks sent to a neighbor that
+// acknowledges nothing), as a multiple of Config.GiveUp. When the time would be longer,
+// no more nudges are sent.
 const maxPauses = 8
 
 // maxTries is how many entries of a full map are examined, at most, to find one that
@@ -100,7 +101,8 @@ type Controller struct {
 	// before a neighbor joined.
 	count uint64
 	flows map[peer.ID]*flow // by sender
-	// busy contains the flows of which some neighbor lacks a batch.
+	// busy contains the flows (latest sessions of senders) of which some neighbor lacks
+	// a batch.
 	busy      map[peer.ID]*flow
 	advanceAt time.Time // when Advance has to do something; zero: never
 }
@@ -234,15 +236,16 @@ func (c *Controller) AddBatch(now time.Time, sender peer.ID, session order.Sessi
 	c.updateFlow(now, f)
 }
 
-// scheduleNudge lets the next nudge of the neighbor happen after pause. It is called
-// when the neighbor has acknowledged something or was nudged.
+// scheduleNudge schedules the next nudge, a mark that shows the neighbor what it may
+// lack, for the time after pause. It is called when the neighbor has acknowledged
+// something or was nudged.
 func (p *pair) scheduleNudge(now time.Time, pause time.Duration) {
 	p.nudgePause = pause
 	p.nextNudge = now.Add(pause)
 }
 
-// makeRoom removes a sender if MaxSenders are remembered. It prefers one of whose
-// batches no neighbor lacks any.
+// makeRoom removes a sender if MaxSenders are remembered. It prefers a sender of which
+// no neighbor lacks a batch.
 func (c *Controller) makeRoom() {
 	if len(c.flows) < c.cfg.MaxSenders {
 		return
@@ -455,8 +458,8 @@ func (c *Controller) pair(n *neighbor, sender peer.ID) *pair {
 	return p
 }
 
-// updateFlow recomputes which neighbors lack something of a flow, and which
-// acknowledgments have to be sent because of it.
+// updateFlow recomputes which neighbors lack batches of a sender, and which
+// acknowledgments have to be sent to them because something has changed.
 func (c *Controller) updateFlow(now time.Time, f *flow) {
 	// The oldest batches are removed once this node and every awaited neighbor have
 	// them.
@@ -498,7 +501,8 @@ func (c *Controller) updateFlow(now time.Time, f *flow) {
 	}
 }
 
-// deadline returns when Advance has to act on a pair; zero means never.
+// deadline returns when Advance has to stop waiting for, or nudge, the neighbor of a
+// pair; zero means never.
 func (c *Controller) deadline(p *pair) time.Time {
 	switch {
 	case !p.lacks:

@@ -49,14 +49,11 @@ func TestIdentityFileKeepsTheID(t *testing.T) {
 	}
 }
 
-// TestTwoNodesWithOneKeyAreOnePeer shows that two nodes with copies of one key are one
-// peer at a time, and leave nothing behind in the list.
-func TestTwoNodesWithOneKeyAreOnePeer(t *testing.T) {
+// TestStreamsWithoutAHandshakeAreNotPeers shows that five hosts with one key and twenty
+// streams each are not peers, since none of them has done the handshake.
+func TestStreamsWithoutAHandshakeAreNotPeers(t *testing.T) {
 	t.Parallel()
-	l := newLocal(t)
-	a := l.start(cluster.Spec{Name: "a", Limits: manual})
-
-	// Five hosts of one identity and many streams each, none with a handshake.
+	a := newLocal(t).start(cluster.Spec{Name: "a", Limits: manual})
 	identity, err := host.NewIdentity()
 	if err != nil {
 		t.Fatal(err)
@@ -69,41 +66,47 @@ func TestTwoNodesWithOneKeyAreOnePeer(t *testing.T) {
 		}
 	}
 	if n := a.Peers().Len(); n != 0 {
-		t.Errorf("%d peers, none has shaken hands", n)
+		t.Errorf("%d peers, none has done the handshake", n)
 	}
+}
 
-	// Two nodes with copies of one key: one peer at a time, and no ghost.
-	dir := t.TempDir()
-	key := filepath.Join(dir, "key")
-	b := l.start(cluster.Spec{Name: "b", Limits: manual, Identity: key})
-	copied, err := os.ReadFile(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(key+"2", copied, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	twin := l.start(cluster.Spec{Name: "twin", Limits: manual, Identity: key + "2"})
-	if twin.ID() != b.ID() {
-		t.Fatalf("ids %s and %s of one key", b.ID(), twin.ID())
-	}
-	var most atomic.Int64
-	a.Peers().OnAdd(func(context.Context, *smokesignal.Peer) {
-		most.Store(max(most.Load(), int64(a.Peers().Len())))
+// TestTwoNodesWithOneKeyAreOnePeer shows that two nodes with copies of one key are one
+// peer at a time, and leave nothing behind in the list of peers.
+func TestTwoNodesWithOneKeyAreOnePeer(t *testing.T) {
+	t.Parallel()
+	key := filepath.Join(t.TempDir(), "key")
+	inVirtualTime(t, func(t *testing.T, v *virtual) {
+		a := v.startOn(0, cluster.Spec{Name: "a", Limits: manual})
+		b := v.startOn(1, cluster.Spec{Name: "b", Limits: manual, Identity: key})
+		copied, err := os.ReadFile(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(key+"2", copied, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		twin := v.startOn(2, cluster.Spec{Name: "twin", Limits: manual, Identity: key + "2"})
+		if twin.ID() != b.ID() {
+			t.Fatalf("ids %s and %s of one key", b.ID(), twin.ID())
+		}
+		var most atomic.Int64
+		a.Peers().OnAdd(func(context.Context, *smokesignal.Peer) {
+			most.Store(max(most.Load(), int64(a.Peers().Len())))
+		})
+		if _, err := b.Connect(within(t, soon), addr(a)); err != nil {
+			t.Error(err)
+		}
+		twin.Connect(within(t, soon), addr(a)) // either of the two may win
+		if got := most.Load(); got > 1 {
+			t.Errorf("one id was %d peers", got)
+		}
+		b.Close()
+		twin.Close()
+		v.wait(soon, "both are gone", func(s *checker.State) bool { return len(s.Proc("a").Peers) == 0 })
+		if n := a.Peers().Len(); n != 0 {
+			t.Errorf("%d peers are left in the list", n)
+		}
 	})
-	if _, err := b.Connect(within(t, soon), addr(a)); err != nil {
-		t.Error(err)
-	}
-	twin.Connect(within(t, soon), addr(a)) // which of the two wins is not promised
-	if got := most.Load(); got > 1 {
-		t.Errorf("one id was %d peers", got)
-	}
-	b.Close()
-	twin.Close()
-	l.wait(soon, "both are gone", func(s *checker.State) bool { return len(s.Proc("a").Peers) == 0 })
-	if n := a.Peers().Len(); n != 0 {
-		t.Errorf("%d ghosts in the list", n)
-	}
 }
 
 // TestNobodySpeaksInAnothersName shows that forged broadcasts in the name of a node
@@ -127,12 +130,12 @@ func TestNobodySpeaksInAnothersName(t *testing.T) {
 	for seq := range uint64(50) {
 		for _, data := range [][]byte{nil, []byte("null"), everyField(0), everyField(2), make([]byte, 100)} {
 			lies = append(lies, rpc(t,
-				forged(t, b.ID(), nil, topic, seq, data),        // without a signature that holds
-				forged(t, b.ID(), key, topic, seq, data),        // signed by nobody
+				forged(t, b.ID(), nil, topic, seq, data),        // without a valid signature
+				forged(t, b.ID(), key, topic, seq, data),        // signed with an unrelated key
 				forged(t, b.ID(), own, topic, seq, data),        // signed by the attacker
-				forged(t, a.ID(), own, topic, seq, data),        // in the receiver's own name
-				forged(t, peer.ID("x"), own, topic, seq, data),  // of no id at all
-				forged(t, attacker.ID(), own, topic, seq, data), // truly its own, but no batch of ours
+				forged(t, a.ID(), own, topic, seq, data),        // in the name of the receiver
+				forged(t, peer.ID("x"), own, topic, seq, data),  // from something that is not an id
+				forged(t, attacker.ID(), own, topic, seq, data), // in the attacker's name, but not a batch
 			)...)
 		}
 	}

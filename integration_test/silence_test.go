@@ -22,7 +22,7 @@ func TestConnectToASilentServerFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer mute.Close() // the kernel accepts for it
+	defer mute.Close() // the kernel accepts connections to it
 	l := newLocal(t)
 	a := l.start(cluster.Spec{Name: "a", Limits: manual})
 	began := time.Now()
@@ -79,20 +79,21 @@ func TestFrozenPeerIsRemoved(t *testing.T) {
 }
 
 // TestStreamWithoutHandshakeEnds shows that a stream on which a handshake does not come
-// is closed, and that its host never becomes a peer.
+// is closed, and that its host does not become a peer.
 func TestStreamWithoutHandshakeEnds(t *testing.T) {
 	t.Parallel()
-	l := newLocal(t)
-	a := l.start(cluster.Spec{Name: "a", Limits: manual})
-	stranger := rawHost(t)
-	connect(t, stranger, a)
-	const atMost = 12 * time.Second
-	lived := say(t, stranger, a.ID(), protocol.Overlay, []byte{0x7f}, atMost) // the beginning of a frame
-	t.Logf("the stream lived %v", lived.Round(time.Millisecond))
-	if lived >= atMost {
-		t.Errorf("a stream that never says anything lives for more than %v", atMost)
-	}
-	l.wantStory(a)
+	inVirtualTime(t, func(t *testing.T, v *virtual) {
+		a := v.startOn(0, cluster.Spec{Name: "a", Limits: manual})
+		b := v.startOn(1, cluster.Spec{Name: "b", Limits: manual})
+		connect(t, b.Host(), a)
+		const most = 12 * time.Second
+		lived := say(t, b.Host(), a.ID(), protocol.Overlay, []byte{0x7f}, most) // the beginning of a frame
+		t.Logf("the stream lived %v", lived)
+		if lived >= most {
+			t.Errorf("a stream without a handshake lives for more than %v", most)
+		}
+		v.wantStory(a)
+	})
 }
 
 // TestAnsweringTwiceEndsInErrStalled shows that two nodes that answer each event with
@@ -100,44 +101,48 @@ func TestStreamWithoutHandshakeEnds(t *testing.T) {
 // queue is long enough for such answers, so both nodes write while neither reads.
 func TestAnsweringTwiceEndsInErrStalled(t *testing.T) {
 	t.Parallel()
-	_, a, b := pair(t)
-	var stop atomic.Bool
-	stalled := make(chan error, 2)
-	for n, other := range map[*smokesignal.Node]*smokesignal.Node{a: b, b: a} {
-		n.Direct().On("ball", func(ctx context.Context, _ *smokesignal.Event) {
-			for range 2 {
-				if stop.Load() {
-					return
+	inVirtualTime(t, func(t *testing.T, v *virtual) {
+		a, b := v.pair()
+		var stop atomic.Bool
+		stalled := make(chan error, 2)
+		answerTwice := func(n, other *smokesignal.Node) {
+			n.Direct().On("ball", func(ctx context.Context, _ *smokesignal.Event) {
+				for range 2 {
+					if stop.Load() {
+						return
+					}
+					if err := n.Peer(other.ID()).Emit(ctx, "ball", make([]byte, 4096)); err != nil {
+						stop.Store(true)
+						stalled <- err
+						return
+					}
 				}
-				if err := n.Peer(other.ID()).Emit(ctx, "ball", make([]byte, 4096)); err != nil {
-					stop.Store(true)
-					stalled <- err
-					return
-				}
+			})
+		}
+		answerTwice(a, b)
+		answerTwice(b, a)
+		if err := a.Peer(b.ID()).Emit(t.Context(), "ball", make([]byte, 4096)); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		select {
+		case err := <-stalled:
+			t.Logf("after %v: %v", time.Since(began), err)
+			if !errors.Is(err, smokesignal.ErrStalled) {
+				t.Errorf("Emit returned %v, want ErrStalled", err)
 			}
-		})
-	}
-	if err := a.Peer(b.ID()).Emit(t.Context(), "ball", make([]byte, 4096)); err != nil {
-		t.Fatal(err)
-	}
-	began := time.Now()
-	select {
-	case err := <-stalled:
-		t.Logf("after %v: %v", time.Since(began).Round(time.Millisecond), err)
-		if !errors.Is(err, smokesignal.ErrStalled) {
-			t.Errorf("Emit returned %v, want ErrStalled", err)
+		case <-time.After(soon):
+			t.Fatal("neither node gives up: both are blocked, or use memory without a bound")
 		}
-	case <-time.After(soon):
-		t.Fatal("nobody gives up: locked up, or memory without end")
-	}
-	for n, other := range map[*smokesignal.Node]*smokesignal.Node{a: b, b: a} {
-		in := listen(t, other.Direct(), "still there?")
-		if err := n.Peer(other.ID()).Emit(within(t, soon), "still there?"); err != nil {
-			t.Error(err)
+		for n, other := range map[*smokesignal.Node]*smokesignal.Node{a: b, b: a} {
+			in := listen(t, other.Direct(), "still there?")
+			if err := n.Peer(other.ID()).Emit(within(t, soon), "still there?"); err != nil {
+				t.Error(err)
+			}
+			in.wait(1, soon)
+			if !n.Peer(other.ID()).Linked() {
+				t.Error("the link was lost")
+			}
 		}
-		in.wait(1, soon)
-		if !n.Peer(other.ID()).Linked() {
-			t.Error("the link was lost")
-		}
-	}
+	})
 }

@@ -70,14 +70,26 @@ func inVirtualTime(t *testing.T, f func(t *testing.T, v *virtual)) {
 	bubble.Test(t, func(t *testing.T) { f(t, newVirtual(t, 0)) })
 }
 
-// startOn starts a node on machine i. It listens there unless spec says otherwise.
+// startOn starts a node on machine i. It replaces a node that ran there before.
 func (v *virtual) startOn(i int, spec cluster.Spec, more ...smokesignal.Option) *smokesignal.Node {
 	v.t.Helper()
-	if spec.Listen == nil {
-		spec.Listen = []string{at(i)}
+	m := &virtualNode{Machine: v.net.Machine(machineIP(i)), name: spec.Name}
+	spec.Listen = []string{at(i)}
+	m.Node = v.start(spec, append(more, testhook.ListenUDP(m.ListenUDP).(smokesignal.Option))...)
+	for len(v.nodes) <= i {
+		v.nodes = append(v.nodes, nil)
 	}
-	machine := v.net.Machine(machineIP(i))
-	return v.start(spec, append(more, testhook.ListenUDP(machine.ListenUDP).(smokesignal.Option))...)
+	v.nodes[i] = m
+	return m.Node
+}
+
+// pair starts two nodes on machines 0 and 1 and links them.
+func (v *virtual) pair() (a, b *smokesignal.Node) {
+	v.t.Helper()
+	a = v.startOn(0, cluster.Spec{Name: "a", Limits: manual})
+	b = v.startOn(1, cluster.Spec{Name: "b", Limits: manual})
+	v.link(a, b)
+	return a, b
 }
 
 // newVirtual has latencies of 5 to 50 ms each way. What the test itself draws by
@@ -131,13 +143,11 @@ func (v *virtual) join(n int, seeds []int, more ...smokesignal.Option) {
 	began := time.Now()
 	for turn, i := range order {
 		time.Sleep(time.Until(began.Add(delays[turn])))
-		m := &virtualNode{Machine: v.net.Machine(machineIP(i)), name: fmt.Sprint("n", i)}
-		spec := cluster.Spec{Name: m.name, Listen: []string{at(i)}}
+		spec := cluster.Spec{Name: fmt.Sprint("n", i)}
 		for _, s := range seeds {
 			spec.Seeds = append(spec.Seeds, at(s))
 		}
-		m.Node = v.start(spec, append(more, testhook.ListenUDP(m.ListenUDP).(smokesignal.Option))...)
-		v.nodes[i] = m
+		v.startOn(i, spec, more...)
 	}
 }
 
@@ -182,7 +192,7 @@ func (v *virtual) crash(numbers []int) {
 		v.set(v.deaf, m.IP, true) // what it is told from now on it does not act on
 		m.Host().Close()
 		v.set(v.deaf, m.IP, false)
-		v.refuse(m)
+		v.refuse(m.Machine, func() {})
 	})
 }
 
@@ -210,8 +220,8 @@ func (v *virtual) buried(numbers []int, die func(*virtualNode)) {
 	}
 }
 
-// refuse answers for a machine whose node is gone that nobody listens there.
-func (v *virtual) refuse(m *virtualNode) {
+// refuse makes a machine without a node refuse all connections. It calls dialed for each.
+func (v *virtual) refuse(m *vnet.Machine, dialed func()) {
 	conn, err := m.ListenUDP("udp4", &net.UDPAddr{Port: virtualPort})
 	if err != nil {
 		v.t.Error(err)
@@ -219,7 +229,10 @@ func (v *virtual) refuse(m *virtualNode) {
 	}
 	transport := &quic.Transport{Conn: conn}
 	_, err = transport.Listen(&tls.Config{}, &quic.Config{
-		GetConfigForClient: func(*quic.ClientInfo) (*quic.Config, error) { return nil, syscall.ECONNREFUSED },
+		GetConfigForClient: func(*quic.ClientInfo) (*quic.Config, error) {
+			dialed()
+			return nil, syscall.ECONNREFUSED
+		},
 	})
 	if err != nil {
 		v.t.Error(err)

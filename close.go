@@ -73,8 +73,7 @@ func (n *Node) shutdown(caller context.Context) error {
 			n.log.Warn("closing: not everything sent was confirmed", "error", err)
 		}
 		n.watchdog.Close()
-		written = n.sources.close() // before Leave, so that the peer book has the neighbors
-		n.driver.Leave(n.ctx)       // ends the links, so OnDisconnect is called
+		written = n.overlay.Leave(n.ctx) // ends the links, so OnDisconnect is called
 		if err := n.within(caller, func(ctx context.Context) error { return n.callbacks.wait(ctx, caller) }); err != nil {
 			n.log.Warn("closing: a callback still runs", "error", err)
 		}
@@ -120,7 +119,7 @@ func (n *Node) within(caller context.Context, f func(context.Context) error) err
 func (n *Node) release() error {
 	var errs []error
 	if n.driver != nil {
-		n.driver.Close()
+		n.driver.Close() // shutdown has the error, which is that of Leave
 	}
 	if n.records != nil {
 		n.records.Close()

@@ -24,7 +24,7 @@ func (n *Node) Connect(ctx context.Context, addr string) (*Peer, error) {
 	if err := n.running(); err != nil {
 		return nil, err
 	}
-	id, err := n.driver.AddPeer(ctx, addr)
+	id, err := n.driver.Connect(ctx, addr)
 	if err != nil {
 		// Close cancels dials. ErrClosed says why; the error of the dial would not.
 		if err := n.running(); err != nil {
@@ -50,7 +50,7 @@ func (n *Node) Dial(ctx context.Context, addr string) (ID, error) {
 	if err != nil {
 		return "", errs.Wrap("smokesignal: dial", err)
 	}
-	id, err := n.driver.Connect(ctx, seed, lent.PubSubProtocols(n.host))
+	id, err := n.overlay.Dial(ctx, seed, lent.PubSubProtocols(n.host))
 	if err != nil {
 		return "", errs.Wrap("smokesignal: dial "+addr, err)
 	}

@@ -30,6 +30,6 @@ func (n *Node) Network() NetworkView {
 	if n.running() != nil {
 		return NetworkView{}
 	}
-	x := n.driver.Network()
+	x := n.driver.Status()
 	return NetworkView{Links: x.Links, Known: x.Known, Lost: x.Lost, Tag: x.Tag, Since: x.Since}
 }

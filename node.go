@@ -27,6 +27,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/peers"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 	"github.com/go-smokesignal/smokesignal/internal/seed"
+	"github.com/go-smokesignal/smokesignal/internal/wiring"
 )
 
 // A Node takes part in one network: it keeps links to a few peers, and sends and receives
@@ -36,7 +37,7 @@ type Node struct {
 	// What New was given or drew.
 	cfg     config
 	log     *slog.Logger
-	session [8]byte // random bytes that distinguish this run of the node from other runs
+	session protocol.Session // random bytes that distinguish this run of the node from other runs
 	topic   string
 
 	// The libp2p host.
@@ -53,7 +54,7 @@ type Node struct {
 	direct    *events.Direct
 	broadcast *events.Broadcast
 	driver    *discovery.Driver
-	sources   sources
+	overlay   wiring.Overlay // what the driver and the other parts call of each other
 	watchdog  *health.Watchdog
 	// pubsubCounters counts the messages that pubsub drops. Stats.PubSub shows them.
 	pubsubCounters events.PubSubCounters
@@ -183,25 +184,7 @@ func (n *Node) build(seeds []*seed.Seed) (err error) {
 	if err != nil {
 		return n.explainPubSub(err)
 	}
-	n.driver = discovery.New(discovery.Config{
-		Host: n.host, Key: key, Network: cfg.network, Session: n.session,
-		Min: cfg.minPeers, Max: cfg.maxPeers, Seeds: seeds, LAN: cfg.lan,
-		Addrs: n.host.Dialable, Spare: n.host.Spare, Lent: cfg.lentHost != nil,
-		Hooks: discovery.Hooks{
-			Pending: n.records.Pending, Linked: n.records.Linked, Unlinked: n.unlinked,
-			OnTopic:   n.onTopic,
-			Greeting:  n.broadcast.Greeting,
-			SeedError: n.seedError,
-			Heard:     func(from peer.ID) { n.watchdog.Heard(from) },
-			Signal:    func(from peer.ID, b []byte) { n.watchdog.Receive(from, b) },
-			SeedFound: func(seed string, info peer.AddrInfo) {
-				n.watchdog.SeedFound(seed, info.ID, info.Addrs)
-			},
-			SeedIsSelf: func(seed string) { n.watchdog.SeedFound(seed, n.host.ID(), nil) },
-		},
-		Log: logging.Room("discovery", cfg.logger),
-	})
-	if err := n.openSources(); err != nil {
+	if err := n.openOverlay(seeds); err != nil {
 		return err
 	}
 	n.broadcast.OnGap(gapHandler(n.gap))
@@ -214,6 +197,38 @@ func (n *Node) build(seeds []*seed.Seed) (err error) {
 		return err
 	}
 	return n.follow()
+}
+
+// openOverlay makes the part that links the node to others.
+func (n *Node) openOverlay(seeds []*seed.Seed) error {
+	cfg := n.cfg
+	rendezvous, err := n.openRendezvous()
+	if err != nil {
+		return err
+	}
+	n.overlay = wiring.Overlay{
+		Session: n.session, Seeds: seeds, Addrs: n.host.Dialable, Connected: n.records.Nodes,
+		Lent: cfg.lentHost != nil, Spare: n.host.Spare,
+		Pending: n.records.Pending, Linked: n.records.Linked, Unlinked: n.records.Unlinked,
+		OnTopic:    n.onTopic,
+		Greeting:   n.broadcast.Greeting,
+		Heard:      func(from peer.ID) { n.watchdog.Heard(from) },
+		SeedFound:  func(seed string, info peer.AddrInfo) { n.watchdog.SeedFound(seed, info.ID, info.Addrs) },
+		SeedIsSelf: func(seed string) { n.watchdog.SeedFound(seed, n.host.ID(), nil) },
+	}
+	book := ""
+	if cfg.book != nil {
+		book = *cfg.book
+	}
+	n.driver, err = discovery.New(discovery.Config{
+		Host: n.host, Network: cfg.network, Min: cfg.minPeers, Max: cfg.maxPeers,
+		LAN: cfg.lan, PeerBook: book, Rendezvous: rendezvous,
+		OnSignal:    func(from peer.ID, b []byte) { n.watchdog.Receive(from, b) },
+		OnSeedError: n.seedError,
+		Log:         logging.Room("discovery", cfg.logger),
+		Node:        &n.overlay,
+	})
+	return err
 }
 
 // watchedSeeds returns seeds in the form that package health needs.
@@ -246,7 +261,7 @@ func (n *Node) Start(ctx context.Context) error {
 	}
 	// The protocol handlers are set before the host listens. Otherwise a peer could connect
 	// in between and conclude that this host is not a node.
-	n.driver.Serve()
+	n.overlay.Serve()
 	if err := n.host.Listen(); err != nil {
 		return fmt.Errorf("smokesignal: %w", err)
 	}
@@ -255,10 +270,6 @@ func (n *Node) Start(ctx context.Context) error {
 	n.broadcast.Start()
 	n.watchdog.Start()
 	n.driver.Start()
-	for _, p := range n.records.Nodes() {
-		n.driver.NodeConnected(p)
-	}
-	n.sources.start(n.driver)
 	close(n.life.begun)
 	return nil
 }
@@ -328,7 +339,7 @@ func (n *Node) notConnectedError() error {
 		parts = append(parts, seed.Error())
 		e.causes = append(e.causes, seed)
 	}
-	for _, err := range n.sources.outcomes() {
+	for _, err := range n.overlay.Sources() {
 		parts = append(parts, err.Error())
 		e.causes = append(e.causes, err)
 	}

@@ -2,6 +2,7 @@ package smokesignal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -12,7 +13,6 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/event"
 
-	"github.com/go-smokesignal/smokesignal/discovery"
 	"github.com/go-smokesignal/smokesignal/internal/peers"
 )
 
@@ -93,11 +93,8 @@ var orderTable = map[string][]orderStep{
 	},
 }
 
-// orderReasons are the ends of links that the table names, by the numbers that they have
-// in docs/wire.md: silent, swapped, closed.
-var orderReasons = map[string]discovery.LinkError{
-	"dead": {Reason: 10}, "purpose": {Reason: 17}, "closed": {Reason: 6},
-}
+// orderEnds are the ends of links that the table names.
+var orderEnds = map[string]peers.Ending{"dead": peers.Broken, "purpose": peers.OnPurpose, "closed": peers.Broken}
 
 // TestOrderOfCallbacks: connect, peer added, peers add; disconnect, peer removed, peers
 // remove, peer close. The direct events of a peer are held until the callbacks of its
@@ -172,8 +169,8 @@ func (s *orderSubject) note(format string, args ...any) {
 
 // reason returns the word of the table for the reason of a CloseError.
 func (s *orderSubject) reason(err error) string {
-	for word, reason := range orderReasons {
-		if strings.HasSuffix(err.Error(), reason.Reason.String()) {
+	for word := range orderEnds {
+		if strings.HasSuffix(err.Error(), word) {
 			return word
 		}
 	}
@@ -218,9 +215,7 @@ func (s *orderSubject) input(verb string, p ID, args []string) {
 	case "linked":
 		n.records.Linked(p, nil)
 	case "unlinked":
-		reason := orderReasons[args[0]]
-		reason.Peer = p
-		n.unlinked(p, &reason, n.records.Has(p))
+		n.overlay.Unlinked(p, errors.New(args[0]), orderEnds[args[0]])
 	case "topic":
 		n.records.TopicChanged(p, true)
 	case "away":

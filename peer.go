@@ -180,7 +180,7 @@ func (p *Peer) Disconnect() error {
 	if err := p.node.running(); err != nil {
 		return err
 	}
-	return p.node.driver.DropPeer(context.Background(), p.id)
+	return p.node.driver.Remove(context.Background(), p.id)
 }
 
 // Peers is the list of the peers that a node is linked to. Node.Peers returns it. All methods

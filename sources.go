@@ -9,90 +9,21 @@ import (
 	corediscovery "github.com/libp2p/go-libp2p/core/discovery"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/routing"
-
-	"github.com/go-smokesignal/smokesignal/discovery"
-	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
-// sources are the places, besides seeds and neighbors, where a node looks for other
-// nodes.
-type sources struct {
-	book       *discovery.PeerBook // nil without the option PeerBook
-	rendezvous []*discovery.Rendezvous
-}
-
-// openSources makes the sources for the options PeerBook and WithDiscovery.
-func (n *Node) openSources() (err error) {
-	log := logging.Room("discovery", n.cfg.logger)
-	if n.cfg.book != nil {
-		if n.sources.book, err = discovery.OpenPeerBook(*n.cfg.book, n.cfg.network, log); err != nil {
-			return err
-		}
-	}
+// openRendezvous calls the functions of WithDiscovery.
+func (n *Node) openRendezvous() (list []corediscovery.Discovery, err error) {
 	for _, open := range n.cfg.rendezvous {
 		d, err := open(n.face)
 		if err == nil && d == nil {
 			err = errors.New("the function returned no Discovery")
 		}
 		if err != nil {
-			return fmt.Errorf("WithDiscovery: %w", err)
+			return nil, fmt.Errorf("WithDiscovery: %w", err)
 		}
-		n.sources.rendezvous = append(n.sources.rendezvous, discovery.NewRendezvous(d, n.topic, n.cfg.minPeers, log))
+		list = append(list, d)
 	}
-	return nil
-}
-
-func (s *sources) start(d *discovery.Driver) {
-	if s.book != nil {
-		s.book.Keep(d)
-	}
-	for _, r := range s.rendezvous {
-		r.Start(d)
-	}
-}
-
-func (s *sources) linksChanged() {
-	if s.book != nil {
-		s.book.LinksChanged()
-	}
-	for _, r := range s.rendezvous {
-		r.LinksChanged()
-	}
-}
-
-// close ends the sources. The error means that the peer book cannot be written.
-func (s *sources) close() error {
-	for _, r := range s.rendezvous {
-		r.Close()
-	}
-	if s.book == nil {
-		return nil
-	}
-	return s.book.Close()
-}
-
-// outcomes returns one sentence for each source about what was found there. The error of
-// Ready uses them to say why the node has no peer.
-func (s *sources) outcomes() (list []error) {
-	if s.book != nil {
-		if n := s.book.Len(); n == 0 {
-			list = append(list, errors.New("the peer book is empty"))
-		} else {
-			list = append(list, fmt.Errorf("no link yet to any of %d nodes in the peer book", n))
-		}
-	}
-	for _, r := range s.rendezvous {
-		found, err := r.Status()
-		switch {
-		case err != nil:
-			list = append(list, fmt.Errorf("discovery: %w", err))
-		case found == 0:
-			list = append(list, errors.New("discovery has found no node"))
-		default:
-			list = append(list, errors.New("no link yet to the nodes that discovery has found"))
-		}
-	}
-	return list
+	return list, nil
 }
 
 // locate looks for p in the network and connects to it, so that a direct event can be sent.

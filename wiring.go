@@ -2,7 +2,6 @@ package smokesignal
 
 import (
 	"context"
-	"errors"
 	"slices"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
@@ -28,10 +27,10 @@ const leafTag = "smokesignal leaf"
 func (n *Node) follow() error {
 	followers := peers.Followers{
 		Overlay: n.overlayFollows, Broadcast: n.broadcastFollows, Direct: n.directFollows,
-		Watchdog: n.watchdogFollows, Sources: n.sourcesFollow, Callbacks: n.callbacksFollow,
+		Watchdog: n.watchdogFollows, Callbacks: n.callbacksFollow,
 		Identified: func(p peer.ID, is peers.Standing) {
 			if is.Role == peers.Node {
-				n.driver.NodeConnected(p)
+				n.overlay.NodeConnected(p)
 			}
 		},
 	}
@@ -64,7 +63,7 @@ func (n *Node) overlayFollows(c *peers.Transition) {
 	// the topic follows the beginning of the handshake, so the overlay is told here.
 	knownBefore := n.gate == nil && c.Begun() && c.Is.OnTopic
 	if c.Is.OnTopic != c.Was.OnTopic || knownBefore {
-		n.driver.TopicChanged(c.Peer, c.Is.OnTopic)
+		n.overlay.TopicChanged(c.Peer, c.Is.OnTopic)
 	}
 	if c.Unclear() {
 		// The peer may have added protocols since libp2p's identify asked it.
@@ -102,12 +101,6 @@ func (n *Node) directFollows(c *peers.Transition) {
 func (n *Node) watchdogFollows(c *peers.Transition) {
 	if c.Added() || c.Removed() {
 		n.watchdog.NeighborsChanged()
-	}
-}
-
-func (n *Node) sourcesFollow(c *peers.Transition) {
-	if c.Added() || c.Removed() {
-		n.sources.linksChanged()
 	}
 }
 
@@ -168,15 +161,6 @@ func (n *Node) admitBroadcast(ctx context.Context, p peer.ID) error {
 	}
 }
 
-// unlinked is called by the overlay when a handshake with p failed or a link to p ended.
-func (n *Node) unlinked(p peer.ID, reason error, _ bool) {
-	how := peers.Broken
-	if e, ok := errors.AsType[*discovery.LinkError](reason); ok && e.OnPurpose() {
-		how = peers.OnPurpose
-	}
-	n.records.Unlinked(p, reason, how)
-}
-
 // onTopic reports to the overlay whether pubsub sees p on the topic.
 func (n *Node) onTopic(p peer.ID) bool {
 	if n.gate == nil {
@@ -203,13 +187,13 @@ func (n *Node) seedError(e *discovery.SeedError) {
 }
 
 func (n *Node) netsplit(seed string) {
-	n.driver.SeedLost(seed)
+	n.overlay.SeedLost(seed)
 	n.callbacks.post(func() { n.on.netsplit.call(n.callbacks, n.seed(seed)) })
 	emit(n.bus, EvtNetsplit{Seed: seed})
 }
 
 func (n *Node) resolved(seed string) {
-	n.driver.SeedHeard(seed)
+	n.overlay.SeedHeard(seed)
 	n.callbacks.post(func() { n.on.netsplitResolved.call(n.callbacks, n.seed(seed)) })
 	emit(n.bus, EvtNetsplitResolved{Seed: seed})
 }

@@ -64,7 +64,7 @@ func TestCloseDoesNotWaitForAPeerThatIsGone(t *testing.T) {
 	a, b := linkedPair(t)
 	b.d.ask(t.Context(), func() {
 		a.closeHost(b)
-		b.d.leave() // before the loop hears of the lost connection
+		b.d.leaveAll() // before the loop hears of the lost connection
 	})
 	b.wantQuickClose()
 	a.d.Close()

@@ -14,21 +14,21 @@ import (
 )
 
 const (
-	// firstStreamTimeout is how long Connect waits for the first stream of another
+	// firstStreamTimeout is how long dial waits for the first stream of another
 	// program. Pubsub opens its stream as soon as it sees the connection.
 	firstStreamTimeout = 3 * time.Second
-	// firstStreamPoll is how often Connect looks for that stream. libp2p does not report
+	// firstStreamPoll is how often dial looks for that stream. libp2p does not report
 	// new streams of protocols that somebody else handles.
 	firstStreamPoll = 10 * time.Millisecond
 )
 
-// Connect connects to the peer at the seed's address, which may run any libp2p program,
+// dial connects to the peer at the seed's address, which may run any libp2p program,
 // and makes no link. A peer that speaks one of protocols and is not a node is expected to
 // open a stream of one of them; see reconnect for the one case in which it cannot. The error
 // is ErrSelf, ErrUnreachable, ErrRelayed, ErrUnresolvable, ErrNotSmokesignal (if the answer
 // was not that of a libp2p host), a *WrongIDError, or that of ctx if it was canceled. Without
 // an answer it is ErrUnreachable after five seconds.
-func (d *Driver) Connect(ctx context.Context, s *seed.Seed, protocols []protocol.ID) (peer.ID, error) {
+func (d *Driver) dial(ctx context.Context, s *seed.Seed, protocols []protocol.ID) (peer.ID, error) {
 	began := time.Now()
 	info, err := findSeed(ctx, d.host, s)
 	if err != nil {

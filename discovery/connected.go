@@ -9,15 +9,15 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
-// NodeConnected tells the driver that the host is connected to p, which is a node. If the host
+// nodeConnected tells the driver that the host is connected to p, which is a node. If the host
 // is lent and the application has dialed p, the driver learns p's address: two hosts that are
-// connected need no seed to find each other. Call it for each new connection, and after Start
-// once for each node that was connected before.
-func (d *Driver) NodeConnected(p peer.ID) {
+// connected need no seed to find each other. It is called for each new connection, and by
+// Start for each node that was connected before.
+func (d *Driver) nodeConnected(p peer.ID) {
 	d.mu.Lock()
 	started := d.started
 	d.mu.Unlock()
-	if !started || !d.cfg.Lent {
+	if !started || !d.node.Lent {
 		return // a host of our own dials only relays by itself
 	}
 	c := d.host.dialedByOthers(p)

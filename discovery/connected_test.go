@@ -21,7 +21,7 @@ func TestConnectedHostsLink(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a, b := newTester(t, testConfig{min: 1, max: 5}), newTester(t, testConfig{min: 1, max: 5})
 			for _, x := range []*tester{a, b} {
-				x.d.cfg.Lent = true
+				x.d.node.Lent = true
 			}
 			recordsA, recordsB := follow(t, a.d), follow(t, b.d)
 			for _, step := range order {
@@ -52,7 +52,7 @@ func follow(t *testing.T, d *Driver) *peers.Registry {
 	t.Cleanup(records.Close)
 	err := records.Follow(peers.Followers{Identified: func(p peer.ID, is peers.Standing) {
 		if is.Role == peers.Node {
-			d.NodeConnected(p)
+			d.nodeConnected(p)
 		}
 	}})
 	if err != nil {
@@ -64,7 +64,7 @@ func follow(t *testing.T, d *Driver) *peers.Registry {
 // hearNodes tells d, which was just started, of the nodes from before.
 func hearNodes(d *Driver, records *peers.Registry) {
 	for _, p := range records.Nodes() {
-		d.NodeConnected(p)
+		d.nodeConnected(p)
 	}
 }
 

@@ -16,13 +16,13 @@ func TestCloseLeavesConnectionsThatOthersUse(t *testing.T) {
 	x := newTester(t, testConfig{min: 0, max: 9})
 	busy := map[peer.ID]bool{}
 	x.d.host.isSpare = func(c network.Conn) bool { return !busy[c.RemotePeer()] }
-	x.d.cfg.Lent = true
+	x.d.node.Lent = true
 	x.d.Start()
 	add := func() *tester {
 		y := newTester(t, testConfig{min: 0, max: 9}).start()
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
-		if _, err := x.d.AddPeer(ctx, y.d.cfg.Addrs()[0].String()); err != nil {
+		if _, err := x.d.Connect(ctx, y.d.node.Addrs()[0].String()); err != nil {
 			t.Fatal(err)
 		}
 		return y
@@ -40,7 +40,7 @@ func TestCloseLeavesConnectionsThatOthersUse(t *testing.T) {
 	caller := newTester(t, testConfig{min: 0, max: 9}).start()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	if _, err := caller.d.AddPeer(ctx, x.d.cfg.Addrs()[0].String()); err != nil {
+	if _, err := caller.d.Connect(ctx, x.d.node.Addrs()[0].String()); err != nil {
 		t.Fatal(err)
 	}
 
@@ -85,13 +85,13 @@ func TestProtectionEndsWithTheLink(t *testing.T) {
 	conns.Protect(id, "app")
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	if _, err := x.d.AddPeer(ctx, y.d.cfg.Addrs()[0].String()); err != nil {
+	if _, err := x.d.Connect(ctx, y.d.node.Addrs()[0].String()); err != nil {
 		t.Fatal(err)
 	}
 	if !conns.IsProtected(id, protectTag) {
 		t.Error("a linked peer is not protected")
 	}
-	if err := x.d.Leave(ctx); err != nil {
+	if err := x.d.leave(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if conns.IsProtected(id, protectTag) || !conns.IsProtected(id, "app") {

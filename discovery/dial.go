@@ -120,7 +120,7 @@ func (x *dialing) begin(p peer.ID, release, first func()) (end func()) {
 // connected. libp2p would dial them as well, and the guard has not seen them. On a lent host
 // they stay, since the application may want them.
 func (d *Driver) forgetUnvouched(p peer.ID) {
-	if d.cfg.Lent {
+	if d.node.Lent {
 		return
 	}
 	for _, ttl := range []time.Duration{peerstore.RecentlyConnectedAddrTTL, peerstore.TempAddrTTL} {

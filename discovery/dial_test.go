@@ -34,7 +34,7 @@ func TestConnectedPeersNeedNoSlot(t *testing.T) {
 	b.d.answers.fill()
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 	defer cancel()
-	if _, err := a.d.AddPeer(ctx, b.addr()); err != nil {
+	if _, err := a.d.Connect(ctx, b.addr()); err != nil {
 		t.Error(err)
 	}
 }
@@ -143,7 +143,7 @@ func TestErrorOfASeedEndsWhenTheSeedIsFound(t *testing.T) {
 func TestNeighborsMayBeDialedAgain(t *testing.T) {
 	a := newTester(t, testConfig{max: 4}).start()
 	b := newTester(t, testConfig{max: 4}).start()
-	if _, err := b.d.AddPeer(t.Context(), a.addr()); err != nil {
+	if _, err := b.d.Connect(t.Context(), a.addr()); err != nil {
 		t.Fatal(err)
 	}
 	a.until("linked", a.hasLinks(1))

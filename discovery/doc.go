@@ -2,30 +2,27 @@
 // heals itself, on any host. It knows where nodes can be found, dials them, and decides which
 // of them to keep as neighbors.
 //
-//	s, err := seed.Parse("192.168.2.100:8495")
+//	d, err := discovery.New(discovery.Config{
+//		Host: host, Network: "home", Min: 3, Max: 6,
+//		Seeds:    []string{"192.168.2.100:8495"},
+//		OnLinked: func(p peer.ID) { fmt.Println("new neighbor", p) },
+//	})
 //	if err != nil {
 //		return err
 //	}
-//	d := discovery.New(discovery.Config{
-//		Host: host, Key: key, Network: "home", Session: session, Min: 3, Max: 6,
-//		Seeds: []*discovery.Seed{seed},
-//		Addrs: addrs, // the node's own addresses
-//		Hooks: hooks, // what happens to links, and whether a peer is on the pubsub topic
-//	})
 //	d.Start()
 //	defer d.Close()
 //
 // A [Driver] finds nodes through its seeds, through the addresses that other nodes tell, on the
-// local network, and among the connections of the application. A [PeerBook] also remembers
-// them in a file, and a [Rendezvous] finds them in a DHT. A [Ticket] is a seed in one string
-// that names the network as well.
+// local network, in a file of the nodes that it knew before, and in a DHT. A seed may also be the
+// ticket of a node of package smokesignal: one string with its id, its addresses and its network.
 //
 // # How it runs
 //
 // A Driver has one goroutine, the loop, that owns the state machine of the membership protocol
 // and the state of the seeds. Everything that happens elsewhere (messages read, dials that
 // failed, connections lost) comes to the loop as functions to run. The loop never waits for
-// the network. Hooks are called on it and must not block. Each link has one long stream for
+// the network. The functions of [Config] are called on it and must not block. Each link has one long stream for
 // each direction.
 //
 // On a host that punches holes, addresses behind relays are dialed as well. A connection through

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
+	corediscovery "github.com/libp2p/go-libp2p/core/discovery"
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -25,6 +26,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 	"github.com/go-smokesignal/smokesignal/internal/seed"
+	"github.com/go-smokesignal/smokesignal/internal/wiring"
 )
 
 // protectTag keeps the connection manager from closing the connections of links.
@@ -33,64 +35,56 @@ const protectTag = "smokesignal"
 // leaveTimeout is how long Close waits at most until the farewells are written.
 const leaveTimeout = time.Second
 
-// Config is the configuration of a Driver. Host, Key, Addrs and the hooks Pending, Linked,
-// Unlinked, OnTopic and Greeting are required.
+// Config is the configuration of a Driver. Host and Network are required.
 type Config struct {
-	Host    corehost.Host
-	Key     crypto.PrivKey // of the host
-	Network string         // the name that all nodes of the network have in common
-	// Session tells this run of the node from the next, which may have the same id.
-	Session protocol.Session
-	// Min and Max are the limits of the number of links. A negative Max means no limit.
+	// Host is the host to keep linked. Its peerstore must hold its private key. The driver
+	// closes the host's connections to neighbors that do not answer.
+	Host corehost.Host
+	// Network is the name that all nodes of the network have in common.
+	Network string
+	// Min is the number of links that the node wants. While it has fewer, it looks for
+	// nodes. Max is the number that it may have; a negative Max means no limit.
 	Min, Max int
-	Seeds    []*seed.Seed
+	// Seeds say where the network can be found, each as host:port, as a multiaddr, or as
+	// the ticket of a node.
+	Seeds []string
 	// LAN also looks for nodes by mDNS.
 	LAN bool
-	// Addrs returns the node's own addresses, as others can dial them.
-	Addrs func() []ma.Multiaddr
-	// Spare reports whether only the node uses a connection, so that it may be closed.
-	// Nil means that the node uses all of them alone.
-	Spare func(network.Conn) bool
-	// Lent means that the host belongs to an application. Nodes to which the application
-	// connects are asked for links, and Close closes the connections that the driver
-	// has made and only the node uses.
-	Lent  bool
-	Hooks Hooks
-	Log   *slog.Logger // nil means the default logger
-}
+	// PeerBook is the path of a file in which the driver keeps the nodes of the network, so
+	// that a node that is started again finds the network even if all seeds are gone. Nodes
+	// of one network may share the file. Empty means none.
+	PeerBook string
+	// Rendezvous are services, such as a DHT, in which the driver advertises this node and
+	// finds others. Their methods must return when their context ends.
+	Rendezvous []corediscovery.Discovery
 
-// Hooks report to the rest of the node. They are called one at a time on the driver's
-// goroutine, except for Heard and Signal, which are called on the goroutine of a stream. They
-// must not block, nor call methods that wait for the driver (AddPeer, Seeds, RTT).
-type Hooks struct {
-	// Pending reports that a link to p is being made. Linked or Unlinked follows.
-	Pending func(p peer.ID)
-	// Linked reports that the link stands on both sides. greeting is what the peer's own
-	// Greeting returned.
-	Linked func(p peer.ID, greeting []byte)
-	// Unlinked reports that the link ended. If was is false, it had not been completed.
-	// reason is a *LinkError.
-	Unlinked func(p peer.ID, reason error, was bool)
-	// OnTopic reports whether p is seen on the pubsub topic.
-	OnTopic func(p peer.ID) bool
-	// Greeting returns the greeting for a new neighbor that has been seen on the topic.
-	Greeting func() []byte
-	// Heard reports that a linked peer sent a message of any kind. May be nil.
-	Heard func(from peer.ID)
-	// Signal delivers a payload that a linked peer gave to Flood. May be nil.
-	Signal func(from peer.ID, payload []byte)
-	// SeedError reports that the reason why a seed cannot be used has changed. May be nil.
-	SeedError func(*SeedError)
-	// SeedFound reports that the seed was reached, and is info. May be nil.
-	SeedFound func(seed string, info peer.AddrInfo)
-	// SeedIsSelf reports that the seed is this node. May be nil.
-	SeedIsSelf func(seed string)
+	// The functions below may be nil. They are called one at a time on the driver's
+	// goroutine, except for OnSignal, which is called on the goroutine of a stream. They must
+	// not block, nor call a method that waits for the driver: Connect, Remove, Nodes, RTT,
+	// Seeds, Status and Close.
+
+	// OnLinked is called when the link to p is complete on both sides.
+	OnLinked func(p peer.ID)
+	// OnUnlinked is called when the link to p has ended.
+	OnUnlinked func(p peer.ID, reason error)
+	// OnSignal is called with a payload that a neighbor has given to Flood.
+	OnSignal func(from peer.ID, payload []byte)
+	// OnSeedError is called when the reason why a seed cannot be used has changed.
+	OnSeedError func(*SeedError)
+
+	// Log is where the driver logs. Nil means the logger "smokesignal/discovery" of go-log.
+	Log *slog.Logger
+
+	// Node is set by package smokesignal, and nil for everybody else.
+	Node *wiring.Overlay
 }
 
 // A Driver keeps a libp2p host linked to nodes of its network: it runs the membership
 // protocol, finds nodes, and dials them. Its methods may be called from several goroutines.
 type Driver struct {
 	cfg   Config
+	node  wiring.Overlay // a copy of Config.Node, without nil functions
+	key   crypto.PrivKey // of the host
 	host  *dialHost
 	log   *slog.Logger
 	state *overlay.State // owned by the loop
@@ -114,15 +108,16 @@ type Driver struct {
 	// Owned by the loop.
 	seeds     []*seedProgress
 	writers   map[peer.ID]*peerWriter
-	adds      map[uint64]chan overlay.Added // calls of AddPeer, by token
+	adds      map[uint64]chan overlay.Added // calls of Connect, by token
 	finds     map[uint64]*peerLookup        // searches that the state machine runs, by token
 	token     uint64                        // the last one
 	callbacks int                           // dials under way to nodes that look for this one
-	leaving   bool                          // Leave or Close has begun
+	leaving   bool                          // leave or Close has begun
 	sealed    string                        // the addresses in the own record
 	seq       uint64                        // the sequence number of the own record
 
 	lookups lookups
+	sources sources
 	lan     io.Closer // nil if it was not started
 
 	mu      sync.Mutex
@@ -140,14 +135,17 @@ const (
 	sleepDrift = 6 * time.Second
 )
 
-// New returns a Driver that does nothing until Start.
-func New(cfg Config) *Driver {
+// New returns a Driver that does nothing until Start. The error says which field of the
+// configuration is wrong, or why the peer book cannot be used.
+func New(cfg Config) (*Driver, error) {
 	if cfg.Log == nil {
 		cfg.Log = logging.Room("discovery", nil)
 	}
+	if err := check(&cfg); err != nil {
+		return nil, fmt.Errorf("discovery: %w", err)
+	}
 	d := &Driver{
-		cfg: cfg, log: cfg.Log,
-		host:    &dialHost{Host: cfg.Host, isSpare: cfg.Spare, making: map[peer.ID]int{}, made: map[network.Conn]struct{}{}},
+		cfg: cfg, log: cfg.Log, node: withDefaults(cfg), key: cfg.Host.Peerstore().PrivKey(cfg.Host.ID()),
 		queue:   callQueue{wake: notify.NewSignal()},
 		done:    make(chan struct{}),
 		dials:   make(slots, overlay.MaxDials),
@@ -159,20 +157,34 @@ func New(cfg Config) *Driver {
 		links:   map[peer.ID]bool{},
 		finds:   map[uint64]*peerLookup{},
 		lookups: lookups{byTarget: map[peer.ID]*peerLookup{}},
-		state: overlay.New(overlay.Config{
-			Self: cfg.Host.ID(), Session: cfg.Session, Network: cfg.Network, Min: cfg.Min, Max: cfg.Max, Seeds: len(cfg.Seeds),
-			Rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
-		}),
 	}
+	for _, text := range cfg.Seeds {
+		s, err := seed.Parse(text)
+		if err != nil {
+			return nil, fmt.Errorf("discovery: %w", err)
+		}
+		d.node.Seeds = append(d.node.Seeds, s)
+	}
+	if err := d.openSources(); err != nil {
+		return nil, err
+	}
+	d.host = &dialHost{Host: cfg.Host, isSpare: d.node.Spare, making: map[peer.ID]int{}, made: map[network.Conn]struct{}{}}
+	d.state = overlay.New(overlay.Config{
+		Self: cfg.Host.ID(), Session: d.node.Session, Network: cfg.Network, Min: cfg.Min, Max: cfg.Max, Seeds: len(d.node.Seeds),
+		Rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+	})
 	d.ctx, d.cancel = context.WithCancelCause(context.Background())
 	d.dialCtx, d.stopDialing = context.WithCancelCause(d.ctx)
-	for _, s := range cfg.Seeds {
+	for _, s := range d.node.Seeds {
 		d.seeds = append(d.seeds, &seedProgress{seed: s})
 	}
-	return d
+	if cfg.Node != nil {
+		d.connectTo(cfg.Node)
+	}
+	return d, nil
 }
 
-// Start begins to serve and to look for peers. It must be called once.
+// Start begins to serve and to look for nodes. It must be called once.
 func (d *Driver) Start() {
 	if d.cfg.LAN {
 		search, err := lan.Start(d.host, d.cfg.Network, func(info peer.AddrInfo) {
@@ -188,13 +200,16 @@ func (d *Driver) Start() {
 	d.started = true
 	d.mu.Unlock()
 	d.host.Network().Notify((*notifiee)(d))
-	d.Serve()
+	d.acceptStreams()
 	d.tasks.Go(d.loop)
+	for _, p := range d.node.Connected() {
+		d.nodeConnected(p)
+	}
+	d.sources.start(d)
 }
 
-// Serve accepts streams, which are answered from Start on. Call it before the host listens:
-// an early peer would otherwise learn that this host does not speak the protocol.
-func (d *Driver) Serve() { d.host.SetStreamHandler(protocol.Overlay, d.serve) }
+// acceptStreams accepts streams, which are answered from Start on.
+func (d *Driver) acceptStreams() { d.host.SetStreamHandler(protocol.Overlay, d.serve) }
 
 // A callQueue holds the functions that wait for the loop. It has no bound, because hooks run
 // on the loop and may add to it. Strangers cannot fill it: the reader of a stream waits
@@ -303,24 +318,28 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 	case overlay.Send:
 		// The greeting has to be as of now: broadcasts are repaired from it on.
 		if ready, ok := o.Message.(overlay.Ready); ok {
-			ready.Greeting = d.cfg.Hooks.Greeting()
+			ready.Greeting = d.node.Greeting()
 			o.Message = ready
 		}
 		d.send(o.To, o.Message)
 	case overlay.Pending:
 		d.host.ConnManager().Protect(o.Peer, protectTag)
-		d.cfg.Hooks.Pending(o.Peer)
+		d.node.Pending(o.Peer)
 	case overlay.Probe:
 		// Pubsub does not report a peer that left the topic and came back at once, so the
 		// state machine asks. If the peer is not there yet, TopicChanged will come.
-		if d.cfg.Hooks.OnTopic(o.Peer) {
+		if d.node.OnTopic(o.Peer) {
 			return overlay.OnTopic{Peer: o.Peer, Present: true}
 		}
 	case overlay.Linked:
 		d.addLink(o.Peer)
 		d.recordClaims(o.Peer, o.Addrs)
 		d.log.Info("linked", "peer", o.Peer)
-		d.cfg.Hooks.Linked(o.Peer, o.Greeting)
+		d.node.Linked(o.Peer, o.Greeting)
+		if d.cfg.OnLinked != nil {
+			d.cfg.OnLinked(o.Peer)
+		}
+		d.sources.linksChanged()
 		d.seedLinked(o.Peer)
 	case overlay.Unlinked:
 		// Close waits for the last messages of this node's own farewell only. A peer that
@@ -338,7 +357,7 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 		if o.WasLinked { // a link that was never completed is not news
 			d.log.Info("unlinked", "peer", o.Peer, "reason", o.Reason)
 		}
-		d.cfg.Hooks.Unlinked(o.Peer, &LinkError{Peer: o.Peer, Reason: o.Reason}, o.WasLinked)
+		d.reportEnd(o)
 	case overlay.Refused:
 		d.log.Debug("refused", "peer", o.Peer, "reason", o.Reason)
 		// The peer took the connection, and said nothing on it.
@@ -349,7 +368,7 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 	case overlay.AskSeed:
 		d.askSeed(o)
 	case overlay.RenewRecord:
-		return d.seal(d.cfg.Addrs())
+		return d.seal(d.node.Addrs())
 	case overlay.Located:
 		d.located(o)
 	case overlay.DialBack:
@@ -361,6 +380,19 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 		}
 	}
 	return nil
+}
+
+// reportEnd reports the end of a link, or of a handshake.
+func (d *Driver) reportEnd(o overlay.Unlinked) {
+	err := &linkError{Peer: o.Peer, Reason: o.Reason}
+	d.node.Unlinked(o.Peer, err, err.ending())
+	if !o.WasLinked {
+		return // the user has not heard of a link
+	}
+	if d.cfg.OnUnlinked != nil {
+		d.cfg.OnUnlinked(o.Peer, err)
+	}
+	d.sources.linksChanged()
 }
 
 // closeConns closes the connections to a peer that does not answer, except those that others
@@ -386,7 +418,7 @@ func (d *Driver) removeLink(p peer.ID) {
 // sealIfChanged signs a new record if the addresses have changed since the last one. It
 // returns nil if the record stays as it is.
 func (d *Driver) sealIfChanged() overlay.Input {
-	if addrs := d.cfg.Addrs(); fmt.Sprint(addrs) != d.sealed {
+	if addrs := d.node.Addrs(); fmt.Sprint(addrs) != d.sealed {
 		return d.seal(addrs)
 	}
 	return nil
@@ -395,7 +427,7 @@ func (d *Driver) sealIfChanged() overlay.Input {
 // seal signs a new record of the node's own addresses. It returns nil if that fails.
 func (d *Driver) seal(addrs []ma.Multiaddr) overlay.Input {
 	d.seq = max(d.seq+1, uint64(time.Now().UnixNano())) // it grows even if the clock goes back
-	record, err := peerrecord.Seal(d.cfg.Key, addrs, d.seq)
+	record, err := peerrecord.Seal(d.key, addrs, d.seq)
 	if err != nil {
 		d.log.Error("cannot sign the own addresses", "addrs", addrs, "error", err)
 		return nil
@@ -413,12 +445,13 @@ func (d *Driver) tick() {
 	d.step(overlay.Tick{})
 }
 
-// TopicChanged reports that a peer joined or left the pubsub topic.
-func (d *Driver) TopicChanged(p peer.ID, present bool) {
+// topicChanged reports that a peer joined or left the pubsub topic.
+func (d *Driver) topicChanged(p peer.ID, present bool) {
 	d.run(func() { d.step(overlay.OnTopic{Peer: p, Present: present}) })
 }
 
-// Flood sends payload to all linked peers but one. It does not block.
+// Flood sends payload to all neighbors except one, where OnSignal gets it. It does not
+// block.
 func (d *Driver) Flood(payload []byte, except peer.ID) {
 	d.mu.Lock()
 	to := make([]peer.ID, 0, len(d.links))
@@ -435,11 +468,11 @@ func (d *Driver) Flood(payload []byte, except peer.ID) {
 	})
 }
 
-// AddPeer makes a link to the node at addr, which is written like a seed. It returns when the
+// Connect makes a link to the node at addr, which is written like a seed. It returns when the
 // link stands. The error is ErrFull (this node or the other), ErrSelf, ErrOtherNetwork,
 // ErrUnreachable, ErrUnresolvable, ErrRelayed, ErrNotSmokesignal, a *WrongIDError, ErrClosed,
 // or says what is wrong with addr.
-func (d *Driver) AddPeer(ctx context.Context, addr string) (peer.ID, error) {
+func (d *Driver) Connect(ctx context.Context, addr string) (peer.ID, error) {
 	s, err := seed.Parse(addr)
 	if err != nil {
 		return "", err
@@ -470,18 +503,21 @@ func (d *Driver) AddPeer(ctx context.Context, addr string) (peer.ID, error) {
 	}
 }
 
-// DropPeer ends the link to p. It returns once the farewell to the peer is queued.
-func (d *Driver) DropPeer(ctx context.Context, p peer.ID) error {
+// Remove ends the link to p. It returns once the farewell to the peer is queued.
+func (d *Driver) Remove(ctx context.Context, p peer.ID) error {
 	return d.ask(ctx, func() { d.step(overlay.Drop{Peer: p}) })
 }
 
-// Leave ends all links and tells the peers. The driver makes no new links.
-func (d *Driver) Leave(ctx context.Context) error {
-	return d.ask(ctx, d.leave)
+// leave writes the peer book, ends all links and tells the peers. The driver makes no new
+// links. The error is that of the peer book.
+func (d *Driver) leave(ctx context.Context) error {
+	err := d.sources.close() // before the links end, so that the book has the neighbors
+	d.ask(ctx, d.leaveAll)
+	return err
 }
 
-// leave ends all links. It runs on the loop.
-func (d *Driver) leave() {
+// leaveAll ends all links. It runs on the loop.
+func (d *Driver) leaveAll() {
 	d.leaving = true
 	// A peer that is not connected any more has noticed that the link is gone. A dial
 	// to it would only delay Close, which waits for the farewells.
@@ -490,12 +526,13 @@ func (d *Driver) leave() {
 }
 
 // Close ends all links and leaves no goroutine, handler or stream behind. It waits until the
-// farewells to the connected neighbors are written, for a second at most. It must not be
-// called twice.
-func (d *Driver) Close() {
+// farewells to the connected neighbors are written, for a second at most. The error says that
+// the peer book could not be written. Close must not be called twice.
+func (d *Driver) Close() error {
 	d.mu.Lock()
 	started := d.started
 	d.mu.Unlock()
+	written := d.sources.close()
 	d.host.RemoveStreamHandler(protocol.Overlay)
 	if started {
 		d.host.Network().StopNotify((*notifiee)(d))
@@ -504,7 +541,7 @@ func (d *Driver) Close() {
 		}
 		var farewells []*peerWriter
 		d.ask(context.Background(), func() {
-			d.leave()
+			d.leaveAll()
 			for _, w := range d.writers {
 				// Links only: a peer that was merely asked something waits for nothing.
 				if w.farewell {
@@ -524,9 +561,10 @@ func (d *Driver) Close() {
 	d.cancel(ErrClosed)
 	d.mu.Unlock()
 	d.tasks.Wait()
-	if d.cfg.Lent { // an own host closes all connections itself
+	if d.node.Lent { // an own host closes all connections itself
 		d.host.closeSpareConns()
 	}
+	return written
 }
 
 // A notifiee hears of closed connections, which is how a killed process is noticed at once.

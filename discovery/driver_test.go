@@ -19,15 +19,17 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 	"github.com/go-smokesignal/smokesignal/discovery/internal/peerrecord"
 	"github.com/go-smokesignal/smokesignal/internal/leaks"
+	"github.com/go-smokesignal/smokesignal/internal/peers"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
-	"github.com/go-smokesignal/smokesignal/internal/seed"
+	"github.com/go-smokesignal/smokesignal/internal/wiring"
 )
 
 // A tester is a driver over a real host. It sees a peer on the topic as soon as the link is
 // pending.
 type tester struct {
 	*testing.T
-	d *Driver
+	cfg Config
+	d   *Driver
 
 	mu      sync.Mutex
 	linked  []peer.ID
@@ -62,35 +64,26 @@ func newTester(t *testing.T, cfg testConfig) *tester {
 			t.Fatal(err)
 		}
 	}
-	var seeds []*seed.Seed
-	for _, text := range cfg.seeds {
-		s, err := seed.Parse(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		seeds = append(seeds, s)
-	}
 	x := &tester{T: t, pending: map[peer.ID]bool{}, changed: make(chan struct{})}
-	x.d = New(Config{
-		Host: h, Key: h.Peerstore().PrivKey(h.ID()), Network: cfg.network,
-		Session: protocol.Session([]byte(h.ID())[len(h.ID())-8:]), Min: cfg.min, Max: cfg.max, Seeds: seeds,
-		Addrs: func() (list []ma.Multiaddr) {
-			for _, a := range h.Addrs() {
-				list = append(list, a.Encapsulate(ma.StringCast("/p2p/"+h.ID().String())))
-			}
-			return list
-		},
-		Hooks: Hooks{
+	x.cfg = Config{
+		Host: h, Network: cfg.network, Min: cfg.min, Max: cfg.max, Seeds: cfg.seeds,
+		OnUnlinked:  func(_ peer.ID, reason error) { x.note("unlinked "+reason.Error(), nil) },
+		OnSignal:    func(_ peer.ID, b []byte) { x.note("", func() { x.signals = append(x.signals, string(b)) }) },
+		OnSeedError: func(e *SeedError) { x.note(e.Error(), nil) },
+		Node: &wiring.Overlay{
+			Session: protocol.Session([]byte(h.ID())[len(h.ID())-8:]),
+			Addrs: func() (list []ma.Multiaddr) {
+				for _, a := range h.Addrs() {
+					list = append(list, a.Encapsulate(ma.StringCast("/p2p/"+h.ID().String())))
+				}
+				return list
+			},
 			Pending: func(p peer.ID) { x.note("", func() { x.pending[p] = true }) },
 			Linked: func(p peer.ID, greeting []byte) {
 				x.note("linked "+string(greeting), func() { x.linked = append(x.linked, p) })
 			},
-			Unlinked: func(p peer.ID, reason error, was bool) {
-				text := ""
-				if was {
-					text = "unlinked " + reason.Error()
-				}
-				x.note(text, func() {
+			Unlinked: func(p peer.ID, _ error, _ peers.Ending) {
+				x.note("", func() {
 					delete(x.pending, p)
 					x.linked = slices.DeleteFunc(x.linked, func(q peer.ID) bool { return p == q })
 				})
@@ -101,19 +94,32 @@ func newTester(t *testing.T, cfg testConfig) *tester {
 			},
 			Greeting:   func() []byte { return []byte("hello") },
 			Heard:      func(p peer.ID) { x.note("", func() { x.heard = append(x.heard, p) }) },
-			Signal:     func(_ peer.ID, b []byte) { x.note("", func() { x.signals = append(x.signals, string(b)) }) },
-			SeedError:  func(e *SeedError) { x.note(e.Error(), nil) },
 			SeedIsSelf: func(string) { x.note("self", nil) },
 		},
-	})
+	}
+	x.make(x.cfg)
 	t.Cleanup(func() { h.Close() })
 	return x
+}
+
+// make makes the driver.
+func (x *tester) make(cfg Config) {
+	x.Helper()
+	d, err := New(cfg)
+	if err != nil {
+		x.Fatal(err)
+	}
+	x.d = d
 }
 
 func (x *tester) start() *tester {
 	x.Helper()
 	x.d.Start()
-	x.Cleanup(x.d.Close)
+	x.Cleanup(func() {
+		if err := x.d.Close(); err != nil {
+			x.Error(err)
+		}
+	})
 	return x
 }
 
@@ -149,7 +155,7 @@ func (x *tester) until(what string, ok func() bool) {
 	}
 }
 
-func (x *tester) addr() string { return x.d.cfg.Addrs()[0].String() }
+func (x *tester) addr() string { return x.d.node.Addrs()[0].String() }
 
 func (x *tester) hasLine(part string) func() bool {
 	return func() bool {
@@ -177,7 +183,7 @@ func TestTwoNodesLinkThroughASeed(t *testing.T) {
 		a.until("signal", func() bool { return len(a.signals) == 1 })
 		a.until("signal heard", func() bool { return slices.Contains(a.heard, b.d.host.ID()) })
 		b.until("keepalive heard", func() bool { return slices.Contains(b.heard, a.d.host.ID()) })
-		if err := b.d.Leave(t.Context()); err != nil {
+		if err := b.d.leave(t.Context()); err != nil {
 			t.Error(err)
 		}
 		a.until("farewell", a.hasLine("the node was closed"))
@@ -220,7 +226,7 @@ func TestEachFaultOfASeedHasItsOwnError(t *testing.T) {
 			t.Parallel()
 			x := newTester(t, testConfig{min: 1, max: 5, seeds: []string{c.seed}})
 			reports := make(chan *SeedError, 10)
-			x.d.cfg.Hooks.SeedError = func(e *SeedError) { reports <- e }
+			x.d.cfg.OnSeedError = func(e *SeedError) { reports <- e }
 			x.start()
 			select {
 			case e := <-reports:
@@ -252,13 +258,8 @@ func TestEachFaultOfASeedHasItsOwnError(t *testing.T) {
 // It is reported once, and not tried again.
 func TestSeedThatIsThisNodeIsLeftAlone(t *testing.T) {
 	x := newTester(t, testConfig{min: 1, max: 5})
-	self, err := seed.Parse(x.addr())
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := x.d.cfg
-	cfg.Seeds = []*seed.Seed{self} // which is known only now
-	x.d = New(cfg)
+	x.cfg.Seeds = []string{x.addr()} // which is known only now
+	x.make(x.cfg)
 	x.start()
 	x.until("self", x.hasLine("self"))
 	if s := x.d.Seeds()[0]; !s.Self || !errors.Is(s.Err, ErrSelf) || !s.Next.IsZero() {
@@ -266,32 +267,32 @@ func TestSeedThatIsThisNodeIsLeftAlone(t *testing.T) {
 	}
 }
 
-// AddPeer links beyond Min.
-func TestEachFailureOfAddPeerHasItsOwnError(t *testing.T) {
+// Connect links beyond Min.
+func TestEachFailureOfConnectHasItsOwnError(t *testing.T) {
 	a := newTester(t, testConfig{max: 1}).start()
 	b := newTester(t, testConfig{max: 5}).start()
 	lab := newTester(t, testConfig{network: "lab", max: 5}).start()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	if id, err := a.d.AddPeer(ctx, b.addr()); err != nil || id != b.d.host.ID() {
+	if id, err := a.d.Connect(ctx, b.addr()); err != nil || id != b.d.host.ID() {
 		t.Fatalf("add: %v, %v", id, err)
 	}
-	if _, err := a.d.AddPeer(ctx, b.addr()); err != nil {
+	if _, err := a.d.Connect(ctx, b.addr()); err != nil {
 		t.Errorf("add a peer that is linked: %v", err)
 	}
-	if _, err := a.d.AddPeer(ctx, lab.addr()); !errors.Is(err, ErrFull) {
+	if _, err := a.d.Connect(ctx, lab.addr()); !errors.Is(err, ErrFull) {
 		t.Errorf("beyond max: %v", err)
 	}
-	if _, err := b.d.AddPeer(ctx, lab.addr()); !errors.Is(err, ErrOtherNetwork) {
+	if _, err := b.d.Connect(ctx, lab.addr()); !errors.Is(err, ErrOtherNetwork) {
 		t.Errorf("other network: %v", err)
 	}
-	if _, err := b.d.AddPeer(ctx, b.addr()); !errors.Is(err, ErrSelf) {
+	if _, err := b.d.Connect(ctx, b.addr()); !errors.Is(err, ErrSelf) {
 		t.Errorf("self: %v", err)
 	}
-	if _, err := b.d.AddPeer(ctx, "nonsense"); err == nil {
+	if _, err := b.d.Connect(ctx, "nonsense"); err == nil {
 		t.Error("nonsense was accepted")
 	}
-	if err := a.d.DropPeer(ctx, b.d.host.ID()); err != nil {
+	if err := a.d.Remove(ctx, b.d.host.ID()); err != nil {
 		t.Error(err)
 	}
 	b.until("drop", b.hasLine("the peer was closed"))
@@ -326,7 +327,7 @@ func TestHostileFramesEndTheirStream(t *testing.T) {
 	if err := h.Connect(t.Context(), peer.AddrInfo{ID: a.d.host.ID(), Addrs: a.d.host.Addrs()}); err != nil {
 		t.Fatal(err)
 	}
-	record, err := peerrecord.Seal(other.d.cfg.Key, other.d.cfg.Addrs(), uint64(time.Now().UnixNano()))
+	record, err := peerrecord.Seal(other.d.key, other.d.node.Addrs(), uint64(time.Now().UnixNano()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -383,7 +384,7 @@ func TestLinkErrorTellsPurposeFromFault(t *testing.T) {
 		overlay.ReasonMoved: true, overlay.ReasonSwapped: true, overlay.ReasonFull: true, overlay.ReasonEnough: true, overlay.ReasonDropped: true,
 		overlay.ReasonSilent: false, overlay.ReasonGone: false, overlay.ReasonClosed: false, overlay.ReasonRestarted: false,
 	} {
-		if got := (&LinkError{Reason: reason}).OnPurpose(); got != want {
+		if got := (&linkError{Reason: reason}).ending() == peers.OnPurpose; got != want {
 			t.Errorf("%q is on purpose: %v", reason, got)
 		}
 	}

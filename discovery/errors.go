@@ -19,12 +19,13 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 	"github.com/go-smokesignal/smokesignal/internal/errs"
+	"github.com/go-smokesignal/smokesignal/internal/peers"
 	"github.com/go-smokesignal/smokesignal/internal/seed"
 )
 
 // Why an address did not lead to a link, or a call failed.
 //
-// The errors of AddPeer, Connect and FindPeer, and those inside a [SeedError], often carry
+// The errors of Connect and FindPeer, and those inside a [SeedError], often carry
 // more detail than these variables: the networks' names, or the answer of libp2p or the
 // system. They are one short line then, without the name of the package, because they stand
 // behind an address. errors.Is finds the variable, and the cause:
@@ -93,16 +94,16 @@ func (e *SeedError) Error() string {
 	return fmt.Sprintf("%s, next try in %v", text, max(wait.Round(unit), unit))
 }
 
-// A LinkError says why a link ended or could not be made.
-type LinkError struct {
+// A linkError says why a link ended or could not be made.
+type linkError struct {
 	Peer   peer.ID
 	Reason overlay.Reason
 }
 
-func (e *LinkError) Error() string { return fmt.Sprintf("peer %s: %s", e.Peer, e.Reason) }
+func (e *linkError) Error() string { return fmt.Sprintf("peer %s: %s", e.Peer, e.Reason) }
 
 // Unwrap returns the matching variable of this package, or nil.
-func (e *LinkError) Unwrap() error {
+func (e *linkError) Unwrap() error {
 	switch e.Reason {
 	case overlay.ReasonFull:
 		return ErrFull
@@ -122,14 +123,14 @@ func (e *LinkError) Unwrap() error {
 	return nil
 }
 
-// OnPurpose reports whether the link was ended to reorder the overlay, and not because of a
-// fault or because one of the nodes closes.
-func (e *LinkError) OnPurpose() bool {
+// ending says whether the nodes have ended the link to reorder the overlay, or whether a
+// fault or the closing of a node has ended it.
+func (e *linkError) ending() peers.Ending {
 	switch e.Reason {
 	case overlay.ReasonMoved, overlay.ReasonSwapped, overlay.ReasonFull, overlay.ReasonEnough, overlay.ReasonDropped:
-		return true
+		return peers.OnPurpose
 	}
-	return false
+	return peers.Broken
 }
 
 func (e *SeedError) Unwrap() error { return e.Err }

@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -13,8 +14,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
-// A NetworkView is what a node knows of the part of the network that it is in.
-type NetworkView struct {
+// A NetworkStatus is what a node knows of the part of the network that it is in.
+type NetworkStatus struct {
 	Links int // neighbors
 	Known int // nodes that it knows and takes for alive, neighbors included
 	Lost  int // nodes that did not answer, and are tried again now and then
@@ -24,12 +25,12 @@ type NetworkView struct {
 	Since time.Time
 }
 
-// Network returns what the node knows of the part of the network that it is in. It is zero once
+// Status returns what the node knows of the part of the network that it is in. It is zero once
 // the driver is closed.
-func (d *Driver) Network() (v NetworkView) {
+func (d *Driver) Status() (v NetworkStatus) {
 	d.ask(context.Background(), func() {
 		n := d.state.View()
-		v = NetworkView{Links: n.Links, Known: n.Known, Lost: n.Lost, Tag: n.Tag.ID, Since: n.Since}
+		v = NetworkStatus{Links: n.Links, Known: n.Known, Lost: n.Lost, Tag: n.Tag.ID, Since: n.Since}
 	})
 	return v
 }
@@ -49,6 +50,13 @@ func (d *Driver) Nodes(ctx context.Context) (list []peer.AddrInfo, err error) {
 		}
 	}
 	return list, nil
+}
+
+// Neighbors returns the nodes to which there is a link, in no particular order.
+func (d *Driver) Neighbors() []peer.ID {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Collect(maps.Keys(d.links))
 }
 
 // RTT returns the round trip time last measured on the link to p, or zero.
@@ -117,7 +125,7 @@ func (d *Driver) filterUnvouched(info peer.AddrInfo) []ma.Multiaddr {
 		return nil
 	}
 	var own ma.Multiaddr
-	if addrs := d.cfg.Addrs(); len(addrs) > 0 {
+	if addrs := d.node.Addrs(); len(addrs) > 0 {
 		own = addrs[0] // the one that reaches farthest
 	}
 	return dialguard.Filter(info.Addrs, own)

@@ -78,7 +78,7 @@ func (d *Driver) FindPeer(ctx context.Context, p peer.ID) (peer.AddrInfo, error)
 	}
 	if p == d.host.ID() {
 		self := peer.AddrInfo{ID: p}
-		for _, a := range d.cfg.Addrs() {
+		for _, a := range d.node.Addrs() {
 			at, _ := peer.SplitAddr(a)
 			self.Addrs = append(self.Addrs, at)
 		}

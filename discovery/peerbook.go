@@ -49,7 +49,7 @@ const (
 	bookVersion = 1
 )
 
-// A PeerBook keeps the nodes of a network in a file, so that a node that is started again finds
+// A peerBook keeps the nodes of a network in a file, so that a node that is started again finds
 // the network even if all seeds are gone. It holds the linked nodes, the other known nodes, and
 // the nodes that were in the book before, 256 at most. A node that was not found for seven days
 // is dropped.
@@ -60,7 +60,7 @@ const (
 // file. Each keeps the entries of the others.
 //
 // Its methods may be called from several goroutines.
-type PeerBook struct {
+type peerBook struct {
 	name    string // the path as it was given
 	path    string // without symbolic links
 	network string
@@ -71,12 +71,12 @@ type PeerBook struct {
 	changed notify.Signal // set when the links have changed
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup
-	source  bookSource // nil before Keep
+	source  bookSource // nil before start
 
 	lastWarning string // owned by run
 }
 
-// A bookSource is what a PeerBook needs of the Driver.
+// A bookSource is what a peerBook needs of the Driver.
 type bookSource interface {
 	known(context.Context) (contacts []overlay.Contact, linked map[peer.ID]bool, err error)
 	learn(...overlay.Contact)
@@ -96,23 +96,23 @@ type bookHeader struct {
 	Network string `json:"network"`
 }
 
-// OpenPeerBook reads the book of the network from the file at path. The file need not exist, but
+// openPeerBook reads the book of the network from the file at path. The file need not exist, but
 // its directory must. An empty file is a book without nodes. Damaged lines are left out, with a
 // warning in the log. The error names the file. It says that the file cannot be read or
 // written, or that it is not a peer book, belongs to another network, or was written by a later
 // version of this package; such a file is not touched. log may be nil.
-func OpenPeerBook(path, network string, log *slog.Logger) (*PeerBook, error) {
+func openPeerBook(path, network string, log *slog.Logger) (*peerBook, error) {
 	if log == nil {
 		log = logging.Room("discovery", nil)
 	}
-	b := &PeerBook{name: path, path: path, network: network, log: log, opened: time.Now(), changed: notify.NewSignal()}
+	b := &peerBook{name: path, path: path, network: network, log: log, opened: time.Now(), changed: notify.NewSignal()}
 	if err := b.load(); err != nil {
 		return nil, b.failed(err)
 	}
 	return b, nil
 }
 
-func (b *PeerBook) failed(err error) error {
+func (b *peerBook) failed(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -122,7 +122,7 @@ func (b *PeerBook) failed(err error) error {
 	return fmt.Errorf("discovery: peer book %s: %w", b.name, err)
 }
 
-func (b *PeerBook) load() error {
+func (b *peerBook) load() error {
 	// The file itself gets replaced, and not a symbolic link to it.
 	if real, err := filepath.EvalSymlinks(b.path); err == nil {
 		b.path = real
@@ -148,16 +148,14 @@ func (b *PeerBook) load() error {
 }
 
 // createTemp creates a file beside the book, which only this user can read.
-func (b *PeerBook) createTemp() (*os.File, error) {
+func (b *peerBook) createTemp() (*os.File, error) {
 	return os.CreateTemp(filepath.Dir(b.path), "."+filepath.Base(b.path)+".*")
 }
 
-// Keep gives the nodes in the book to d, and from then on writes the nodes that d knows into the
-// book: a second after a change of the links, but at most every thirty seconds, and at Close. It
-// must be called once at most, after d.Start, and not after Close.
-func (b *PeerBook) Keep(d *Driver) { b.follow(d) }
-
-func (b *PeerBook) follow(source bookSource) {
+// start gives the nodes in the book to source, and from then on writes the nodes that source
+// knows into the book: a second after a change of the links, but at most every thirty seconds,
+// and at close. It must be called once at most, and not after close.
+func (b *peerBook) start(source bookSource) {
 	b.source = source
 	source.learn(b.contacts(time.Now())...)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -165,15 +163,15 @@ func (b *PeerBook) follow(source bookSource) {
 	b.tasks.Go(func() { b.run(ctx) })
 }
 
-// Len returns how many nodes were in the book when it was opened.
-func (b *PeerBook) Len() int { return len(b.first) }
+// len returns how many nodes were in the book when it was opened.
+func (b *peerBook) len() int { return len(b.first) }
 
-// LinksChanged reports that a link was made or ended. It does not block.
-func (b *PeerBook) LinksChanged() { b.changed.Set() }
+// linksChanged reports that a link was made or ended. It does not block.
+func (b *peerBook) linksChanged() { b.changed.Set() }
 
-// Close writes the book a last time. Call it before the driver leaves. If Keep was not called,
+// close writes the book a last time. Call it before the driver leaves. If start was not called,
 // nothing is written. The error names the file.
-func (b *PeerBook) Close() error {
+func (b *peerBook) close() error {
 	if b.cancel == nil {
 		return nil
 	}
@@ -182,7 +180,7 @@ func (b *PeerBook) Close() error {
 	return b.save(context.Background())
 }
 
-func (b *PeerBook) run(ctx context.Context) {
+func (b *peerBook) run(ctx context.Context) {
 	last := b.opened.Add(-bookWriteInterval)
 	timer := time.NewTimer(bookRefreshInterval)
 	defer timer.Stop()
@@ -205,7 +203,7 @@ func (b *PeerBook) run(ctx context.Context) {
 }
 
 // warn logs an error, unless it is the same as last time.
-func (b *PeerBook) warn(err error) {
+func (b *peerBook) warn(err error) {
 	text := ""
 	if err != nil {
 		text = err.Error()
@@ -217,7 +215,7 @@ func (b *PeerBook) warn(err error) {
 }
 
 // save writes the nodes that the driver knows.
-func (b *PeerBook) save(ctx context.Context) error {
+func (b *peerBook) save(ctx context.Context) error {
 	contacts, linked, err := b.source.known(ctx)
 	if err != nil {
 		return nil // a closed driver knows nothing, and the old book is better than that
@@ -234,7 +232,7 @@ func (b *PeerBook) save(ctx context.Context) error {
 // contacts and the entries from before, in the order in which they were seen last. A contact
 // that the overlay has from the book alone keeps its time, until the node was linked, has a new
 // record, or has been known for bookProofTime.
-func (b *PeerBook) merge(now time.Time, before []bookEntry, contacts []overlay.Contact, linked map[peer.ID]bool) []bookEntry {
+func (b *peerBook) merge(now time.Time, before []bookEntry, contacts []overlay.Contact, linked map[peer.ID]bool) []bookEntry {
 	entries := map[peer.ID]bookEntry{}
 	for _, e := range slices.Concat(b.first, before) {
 		if old, ok := entries[e.ID]; !ok || e.Seen.After(old.Seen) {
@@ -279,7 +277,7 @@ func (b *PeerBook) merge(now time.Time, before []bookEntry, contacts []overlay.C
 
 // contacts returns the nodes that the overlay gets from the book: the first ones whose records
 // are genuine, with the addresses that can belong to a node.
-func (b *PeerBook) contacts(now time.Time) (list []overlay.Contact) {
+func (b *peerBook) contacts(now time.Time) (list []overlay.Contact) {
 	for _, e := range b.first {
 		if len(list) == maxBookContacts {
 			break
@@ -319,7 +317,7 @@ var thisMachine = ma.StringCast("/ip4/127.0.0.1/tcp/1")
 
 // read returns the entries of the file and the number of damaged lines. A file that does not
 // exist has no entries.
-func (b *PeerBook) read() (list []bookEntry, damaged int, err error) {
+func (b *peerBook) read() (list []bookEntry, damaged int, err error) {
 	// Opening a pipe would block, so check first.
 	info, err := os.Stat(b.path)
 	switch {
@@ -371,7 +369,7 @@ func (b *PeerBook) read() (list []bookEntry, damaged int, err error) {
 }
 
 // write replaces the file.
-func (b *PeerBook) write(list []bookEntry) error {
+func (b *peerBook) write(list []bookEntry) error {
 	var text bytes.Buffer
 	lines := json.NewEncoder(&text)
 	err := lines.Encode(bookHeader{bookVersion, b.network})

@@ -68,9 +68,9 @@ func nodeAt(t testing.TB, addr string) overlay.Contact {
 	return overlay.Contact{ID: idOf(t, key), Record: record, Addrs: addrs}
 }
 
-func openBook(t testing.TB, path, network string) *PeerBook {
+func openBook(t testing.TB, path, network string) *peerBook {
 	t.Helper()
-	b, err := OpenPeerBook(path, network, nil)
+	b, err := openPeerBook(path, network, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,8 +81,8 @@ func openBook(t testing.TB, path, network string) *PeerBook {
 func keepOnce(t testing.TB, path string, o *fakeSource) {
 	t.Helper()
 	b := openBook(t, path, "home")
-	b.follow(o)
-	if err := b.Close(); err != nil {
+	b.start(o)
+	if err := b.close(); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -103,8 +103,8 @@ func TestPeerBookRemembers(t *testing.T) {
 
 	o := &fakeSource{}
 	b := openBook(t, path, "home")
-	b.follow(o)
-	defer b.Close()
+	b.start(o)
+	defer b.close()
 	if len(o.learned) != 2 || o.learned[0].ID != link.ID || o.learned[1].ID != known.ID {
 		t.Fatalf("learned %v, want the link and then the known node", o.learned)
 	}
@@ -113,8 +113,8 @@ func TestPeerBookRemembers(t *testing.T) {
 			t.Errorf("learned %v, want %v", got, want)
 		}
 	}
-	if b.Len() != 2 {
-		t.Errorf("Len is %d, want 2", b.Len())
+	if b.len() != 2 {
+		t.Errorf("Len is %d, want 2", b.len())
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 && runtime.GOOS != "windows" {
 		t.Errorf("%v, %v: want it readable by its owner alone", info.Mode(), err)
@@ -173,7 +173,7 @@ func TestPeerBookDropsNodesNotFoundForSevenDays(t *testing.T) {
 
 func TestPeerBookIsBounded(t *testing.T) {
 	now := time.Now()
-	b := &PeerBook{opened: now}
+	b := &peerBook{opened: now}
 	var contacts []overlay.Contact
 	links := map[peer.ID]bool{}
 	for i := range 2 * maxBook {
@@ -210,7 +210,7 @@ func TestOtherFilesAreNotPeerBooks(t *testing.T) {
 		{"no directory", filepath.Join(dir, "none", "book"), "does not exist"},
 	} {
 		before, _ := os.ReadFile(c.path)
-		_, err := OpenPeerBook(c.path, "home", nil)
+		_, err := openPeerBook(c.path, "home", nil)
 		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "discovery: peer book "+c.path+": ") {
 			t.Errorf("%s: %v, want %q in it", c.name, err, c.want)
 		}
@@ -224,11 +224,11 @@ func TestOtherFilesAreNotPeerBooks(t *testing.T) {
 func TestPeerBookDoesNotOverwriteAnotherFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "book")
 	b := openBook(t, path, "home")
-	b.follow(&fakeSource{contacts: []overlay.Contact{nodeAt(t, "/ip4/192.0.2.1/tcp/1")}})
+	b.start(&fakeSource{contacts: []overlay.Contact{nodeAt(t, "/ip4/192.0.2.1/tcp/1")}})
 	if err := os.WriteFile(path, []byte("Dear Sir,\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Close(); err == nil || !strings.Contains(err.Error(), "not a peer book") {
+	if err := b.close(); err == nil || !strings.Contains(err.Error(), "not a peer book") {
 		t.Errorf("Close returned %v", err)
 	}
 	if text, _ := os.ReadFile(path); string(text) != "Dear Sir,\n" {
@@ -264,14 +264,14 @@ func TestPeerBookSkipsDamagedLines(t *testing.T) {
 			t.Fatal(err)
 		}
 		book := openBook(t, path, "home")
-		if n := book.Len(); n != 2 {
+		if n := book.len(); n != 2 {
 			t.Errorf("%s: %d nodes are left, want 2", name, n)
 		}
 	}
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if n := openBook(t, path, "home").Len(); n != 0 {
+	if n := openBook(t, path, "home").len(); n != 0 {
 		t.Errorf("%d nodes in an empty file", n)
 	}
 }
@@ -286,8 +286,8 @@ func TestPeerBookKeepsAddressesBehindRelays(t *testing.T) {
 	keepOnce(t, path, &fakeSource{contacts: []overlay.Contact{a, b}})
 	o := &fakeSource{}
 	book := openBook(t, path, "home")
-	book.follow(o)
-	if err := book.Close(); err != nil {
+	book.start(o)
+	if err := book.close(); err != nil {
 		t.Fatal(err)
 	}
 	got := map[peer.ID]int{}
@@ -306,7 +306,7 @@ func TestPeerBookKeepsAddressesBehindRelays(t *testing.T) {
 			}
 		}
 	})
-	if n := x.d.Network().Known; n != 1 {
+	if n := x.d.Status().Known; n != 1 {
 		t.Errorf("without relays it knows %d nodes, want 1", n)
 	}
 }
@@ -315,10 +315,10 @@ func TestNodesThatShareAPeerBookKeepEachOthersEntries(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "book")
 	x, y := nodeAt(t, "/ip4/192.0.2.1/tcp/1"), nodeAt(t, "/ip4/192.0.2.2/tcp/1")
 	one, two := openBook(t, path, "home"), openBook(t, path, "home")
-	one.follow(&fakeSource{contacts: []overlay.Contact{x}})
-	two.follow(&fakeSource{contacts: []overlay.Contact{y}})
-	for _, b := range []*PeerBook{one, two} {
-		if err := b.Close(); err != nil {
+	one.start(&fakeSource{contacts: []overlay.Contact{x}})
+	two.start(&fakeSource{contacts: []overlay.Contact{y}})
+	for _, b := range []*peerBook{one, two} {
+		if err := b.close(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -334,7 +334,7 @@ func TestPeerBookIsWrittenEveryThirtySecondsAtMost(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		o := &fakeSource{}
 		b := openBook(t, path, "home")
-		b.follow(o)
+		b.start(o)
 		want := func(n int, when string) {
 			t.Helper()
 			synctest.Wait()
@@ -344,11 +344,11 @@ func TestPeerBookIsWrittenEveryThirtySecondsAtMost(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		want(0, "nothing has changed")
-		b.LinksChanged()
+		b.linksChanged()
 		time.Sleep(bookSettleTime)
 		want(1, "a second after a change")
 		for range 290 {
-			b.LinksChanged()
+			b.linksChanged()
 			time.Sleep(100 * time.Millisecond)
 		}
 		want(1, "29 s of changes")
@@ -356,7 +356,7 @@ func TestPeerBookIsWrittenEveryThirtySecondsAtMost(t *testing.T) {
 		want(2, "thirty seconds after the first")
 		time.Sleep(bookRefreshInterval)
 		want(3, "ten minutes later")
-		if err := b.Close(); err != nil {
+		if err := b.close(); err != nil {
 			t.Error(err)
 		}
 		want(4, "at Close")
@@ -366,8 +366,8 @@ func TestPeerBookIsWrittenEveryThirtySecondsAtMost(t *testing.T) {
 func TestPeerBookIsNotEmptiedByAClosedDriver(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "book")
 	b := openBook(t, path, "home")
-	b.follow(&fakeSource{closed: true})
-	if err := b.Close(); err != nil {
+	b.start(&fakeSource{closed: true})
+	if err := b.close(); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(path); err == nil {

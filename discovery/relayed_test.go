@@ -114,8 +114,8 @@ func TestNoLinkIsMadeOverARelay(t *testing.T) {
 	a := newTester(t, testConfig{min: 3, max: 5, seeds: []string{at}}).start()
 	short, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
-	if _, err := a.d.AddPeer(short, at); !errors.Is(err, ErrRelayed) {
-		t.Errorf("AddPeer: %v", err)
+	if _, err := a.d.Connect(short, at); !errors.Is(err, ErrRelayed) {
+		t.Errorf("Connect: %v", err)
 	}
 	// The state machine's own dials say the same.
 	s := &peerWriter{d: a.d, peer: b.d.host.ID()}

@@ -43,53 +43,51 @@ const (
 	defaultTTL = time.Hour
 )
 
-// A Rendezvous finds the nodes of a network in a libp2p Discovery, such as a DHT, and keeps this
+// A rendezvous finds the nodes of a network in a libp2p Discovery, such as a DHT, and keeps this
 // node advertised there. Its methods may be called from several goroutines.
 //
 // Anybody can write into a DHT, so the addresses found are treated like those that strangers
 // tell, although the user chose the source. The number of dials is limited, and an address has
 // to reach as far as this node's own ones: a node that is reached in a local network accepts
 // addresses there and on the internet, a node on the internet accepts only those there.
-type Rendezvous struct {
+type rendezvous struct {
 	source    corediscovery.Discovery
 	namespace string
 	min       int
 	log       *slog.Logger
-	driver    rendezvousDriver // nil before Start
+	driver    rendezvousDriver // nil before start
 
 	changed notify.Signal // set when the links have changed
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup
 
 	mu    sync.Mutex
-	found int              // other nodes, since Start
+	found int              // other nodes, since start
 	errs  map[string]error // the outcome of the last call, by its name
 }
 
-// A rendezvousDriver is what a Rendezvous needs of the Driver.
+// A rendezvousDriver is what a rendezvous needs of the Driver.
 type rendezvousDriver interface {
 	linkCount() int
 	learnUnvouched(peer.AddrInfo) bool
 }
 
-// NewRendezvous returns a Rendezvous that does nothing until Start. The nodes of the network
+// newRendezvous returns a rendezvous that does nothing until start. The nodes of the network
 // advertise themselves in source under namespace. The methods of source must end when the
 // context that they get ends. min is how many links the node wants. log may be nil.
-func NewRendezvous(source corediscovery.Discovery, namespace string, min int, log *slog.Logger) *Rendezvous {
+func newRendezvous(source corediscovery.Discovery, namespace string, min int, log *slog.Logger) *rendezvous {
 	if log == nil {
 		log = logging.Room("discovery", nil)
 	}
-	return &Rendezvous{
+	return &rendezvous{
 		source: source, namespace: namespace, min: min, log: log,
 		changed: notify.NewSignal(), errs: map[string]error{},
 	}
 }
 
-// Start begins to search and to advertise. It must be called once at most, after d.Start, and
-// not after Close.
-func (r *Rendezvous) Start(d *Driver) { r.start(d) }
-
-func (r *Rendezvous) start(driver rendezvousDriver) {
+// start begins to search and to advertise. It must be called once at most, and not after
+// close.
+func (r *rendezvous) start(driver rendezvousDriver) {
 	r.driver = driver
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
@@ -97,28 +95,28 @@ func (r *Rendezvous) start(driver rendezvousDriver) {
 	r.tasks.Go(func() { r.advertiseLoop(ctx) })
 }
 
-// LinksChanged reports that a link was made or ended. It does not block.
-func (r *Rendezvous) LinksChanged() { r.changed.Set() }
+// linksChanged reports that a link was made or ended. It does not block.
+func (r *rendezvous) linksChanged() { r.changed.Set() }
 
-// Close ends the goroutines of Start and waits for them. An advertisement stays until its time
+// close ends the goroutines of start and waits for them. An advertisement stays until its time
 // is over.
-func (r *Rendezvous) Close() {
+func (r *rendezvous) close() {
 	if r.cancel != nil { // it was started
 		r.cancel()
 		r.tasks.Wait()
 	}
 }
 
-// Status returns how many other nodes have been found so far, and why the last search failed, or
+// status returns how many other nodes have been found so far, and why the last search failed, or
 // nil.
-func (r *Rendezvous) Status() (found int, err error) {
+func (r *rendezvous) status() (found int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.found, r.errs["search"]
 }
 
 // searchLoop searches for others, the more often the fewer links there are.
-func (r *Rendezvous) searchLoop(ctx context.Context) {
+func (r *rendezvous) searchLoop(ctx context.Context) {
 	rounds := 0 // since the node lost its last link, or got its first
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -143,7 +141,7 @@ func (r *Rendezvous) searchLoop(ctx context.Context) {
 }
 
 // pause returns the time from the last search to the next one.
-func (r *Rendezvous) pause(links, rounds int) time.Duration {
+func (r *rendezvous) pause(links, rounds int) time.Duration {
 	switch {
 	case links == 0:
 		return min(firstInterval<<min(max(rounds-1, 0), 10), aloneInterval)
@@ -160,13 +158,13 @@ func jitter(d time.Duration) time.Duration {
 }
 
 // search searches once.
-func (r *Rendezvous) search(ctx context.Context) {
+func (r *rendezvous) search(ctx context.Context) {
 	life := ctx
 	ctx, cancel := context.WithTimeout(ctx, searchTimeout)
 	defer cancel()
 	list, err := r.source.FindPeers(ctx, r.namespace, corediscovery.Limit(maxFound))
 	if life.Err() != nil {
-		return // the error is that of Close
+		return // the error is that of close
 	}
 	r.recordOutcome("search", err)
 	if err != nil || list == nil {
@@ -191,7 +189,7 @@ func (r *Rendezvous) search(ctx context.Context) {
 }
 
 // advertiseLoop keeps this node advertised.
-func (r *Rendezvous) advertiseLoop(ctx context.Context) {
+func (r *rendezvous) advertiseLoop(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	failed, first := 0, true
@@ -229,7 +227,7 @@ func (r *Rendezvous) advertiseLoop(ctx context.Context) {
 
 // recordOutcome records the outcome of a call. It logs an error if it is not the same as last
 // time.
-func (r *Rendezvous) recordOutcome(call string, err error) {
+func (r *rendezvous) recordOutcome(call string, err error) {
 	r.mu.Lock()
 	before := r.errs[call]
 	r.errs[call] = err

@@ -112,18 +112,18 @@ func (c *fakeLinks) learnUnvouched(info peer.AddrInfo) bool {
 	return len(info.Addrs) > 0
 }
 
-func meetAt(m *meeting, min int) (*Rendezvous, *fakeLinks) {
+func meetAt(m *meeting, min int) (*rendezvous, *fakeLinks) {
 	m.began = time.Now()
-	r, c := NewRendezvous(m, "smokesignal/home", min, nil), &fakeLinks{}
+	r, c := newRendezvous(m, "smokesignal/home", min, nil), &fakeLinks{}
 	r.start(c)
 	return r, c
 }
 
-func (r *Rendezvous) links(c *fakeLinks, n int) {
+func (r *rendezvous) links(c *fakeLinks, n int) {
 	c.mu.Lock()
 	c.links = n
 	c.mu.Unlock()
-	r.LinksChanged()
+	r.linksChanged()
 }
 
 // The searches are frequent without links, rare with few, rarer with enough, and one follows at once
@@ -132,7 +132,7 @@ func TestFewerLinksMeanMoreSearches(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		m := &meeting{ttl: time.Hour}
 		r, c := meetAt(m, 3)
-		defer r.Close()
+		defer r.close()
 
 		time.Sleep(time.Minute)
 		looks, _ := m.seen(t)
@@ -185,13 +185,13 @@ func TestAdvertisementsAreRepeated(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		m := &meeting{ttl: 2 * time.Hour, err: errors.New("no other nodes in the table")}
 		r, _ := meetAt(m, 3)
-		defer r.Close()
+		defer r.close()
 		time.Sleep(10 * time.Minute)
 		_, adverts := m.seen(t)
 		if n := len(adverts); n < 10 || n > 20 || adverts[0] != 0 {
 			t.Errorf("while it failed: advertised after %v", adverts)
 		}
-		if _, err := r.Status(); !errors.Is(err, m.err) {
+		if _, err := r.status(); !errors.Is(err, m.err) {
 			t.Errorf("Status says %v, want %v", err, m.err)
 		}
 		m.mu.Lock()
@@ -207,7 +207,7 @@ func TestAdvertisementsAreRepeated(t *testing.T) {
 				t.Errorf("advertised again after %v; the time to live is 2 h", d)
 			}
 		}
-		if _, err := r.Status(); err != nil {
+		if _, err := r.status(); err != nil {
 			t.Errorf("Status says %v", err)
 		}
 	})
@@ -227,14 +227,14 @@ func TestFoundNodesGoToTheOverlay(t *testing.T) {
 			t.Errorf("told %v", c.learned)
 		}
 		c.mu.Unlock()
-		if n, _ := r.Status(); n != 2 {
+		if n, _ := r.status(); n != 2 {
 			t.Errorf("found %d, want 2", n)
 		}
 		time.Sleep(searchTimeout + firstInterval)
 		if looks, _ := m.seen(t); len(looks) != 2 {
 			t.Errorf("looked after %v; a search ends after %v", looks, searchTimeout)
 		}
-		r.Close() // in the middle of both calls
+		r.close() // in the middle of both calls
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		for i := range 10 * maxFound {
@@ -246,7 +246,7 @@ func TestFoundNodesGoToTheOverlay(t *testing.T) {
 		if len(c.learned) > maxFound+1 {
 			t.Errorf("%d nodes taken of one search, want %d", len(c.learned)-1, maxFound)
 		}
-		r.Close()
+		r.close()
 	})
 }
 
@@ -262,7 +262,7 @@ func TestFoundAddressesReachAsFarAsOwnOnes(t *testing.T) {
 		{"", "[" + public + "]"},
 	} {
 		x := newTester(t, testConfig{max: 3})
-		x.d.cfg.Addrs = func() []ma.Multiaddr {
+		x.d.node.Addrs = func() []ma.Multiaddr {
 			if c.own == "" {
 				return nil
 			}

@@ -51,14 +51,14 @@ func (d *Driver) Seeds() (list []SeedStatus) {
 	return list
 }
 
-// SeedLost tells the driver that the seed is not heard through the overlay any more. The
-// driver tries the seed until SeedHeard, and makes a link to it even if it has enough.
-func (d *Driver) SeedLost(seed string) {
+// seedLost tells the driver that the seed is not heard through the overlay any more. The
+// driver tries the seed until seedHeard, and makes a link to it even if it has enough.
+func (d *Driver) seedLost(seed string) {
 	d.withSeed(seed, func(i int, _ *seedProgress) { d.step(overlay.SeedLost{Seed: i}) })
 }
 
-// SeedHeard ends the effect of SeedLost.
-func (d *Driver) SeedHeard(seed string) {
+// seedHeard ends the effect of seedLost.
+func (d *Driver) seedHeard(seed string) {
 	d.withSeed(seed, func(i int, s *seedProgress) {
 		s.clearError()
 		d.step(overlay.SeedHeard{Seed: i})
@@ -103,9 +103,7 @@ func (d *Driver) seedAnswered(o overlay.AskSeed, info peer.AddrInfo, err error) 
 	case errors.Is(err, ErrSelf):
 		s.self = true
 		d.seedFailed(o.Seed, err)
-		if d.cfg.Hooks.SeedIsSelf != nil {
-			d.cfg.Hooks.SeedIsSelf(s.seed.String())
-		}
+		d.node.SeedIsSelf(s.seed.String())
 		d.step(overlay.SeedSelf(o))
 	default:
 		// Close ends the dials, which is not a fault of the seed.
@@ -123,12 +121,10 @@ func (d *Driver) seedFound(i int, s *seedProgress, info peer.AddrInfo) {
 	s.id = info.ID
 	// Whatever kept the seed from being found is over. If it was found before and refused a
 	// link, it may well do so again.
-	if _, refused := errors.AsType[*LinkError](s.err); !refused && !errors.Is(s.err, ErrFull) && !errors.Is(s.err, ErrOtherNetwork) {
+	if _, refused := errors.AsType[*linkError](s.err); !refused && !errors.Is(s.err, ErrFull) && !errors.Is(s.err, ErrOtherNetwork) {
 		s.clearError()
 	}
-	if d.cfg.Hooks.SeedFound != nil {
-		d.cfg.Hooks.SeedFound(s.seed.String(), info)
-	}
+	d.node.SeedFound(s.seed.String(), info)
 	d.step(overlay.SeedFound{Seed: i, Contact: overlay.Contact{ID: info.ID, Addrs: info.Addrs}})
 }
 
@@ -178,8 +174,8 @@ func (d *Driver) seedFailed(i int, err error) {
 		e.Next = d.state.SeedNext(i)
 	}
 	d.log.Warn("cannot use a seed", "seed", s.seed.Short(), "error", err, "next", e.Next)
-	if d.cfg.Hooks.SeedError != nil {
-		d.cfg.Hooks.SeedError(e)
+	if d.cfg.OnSeedError != nil {
+		d.cfg.OnSeedError(e)
 	}
 }
 
@@ -188,5 +184,5 @@ func refusal(p peer.ID, why overlay.Reason, ours, theirs string) error {
 	if why == overlay.ReasonNetwork {
 		return otherNetwork(theirs, ours)
 	}
-	return &LinkError{Peer: p, Reason: why}
+	return &linkError{Peer: p, Reason: why}
 }

@@ -75,8 +75,8 @@ func (d *Driver) receive(p peer.ID, via ma.Multiaddr, b []byte) error {
 	if err != nil {
 		return err
 	}
-	if d.cfg.Hooks.Heard != nil && d.linked(p) {
-		d.cfg.Hooks.Heard(p)
+	if d.linked(p) {
+		d.node.Heard(p)
 	}
 	if m == nil {
 		return nil // a kind of message that only later versions know
@@ -87,8 +87,8 @@ func (d *Driver) receive(p peer.ID, via ma.Multiaddr, b []byte) error {
 	}
 	// Signals are for the layer above; the state machine does not know them.
 	if signal, ok := m.(overlay.Signal); ok {
-		if d.cfg.Hooks.Signal != nil && d.linked(p) {
-			d.cfg.Hooks.Signal(p, signal.Payload)
+		if d.cfg.OnSignal != nil && d.linked(p) {
+			d.cfg.OnSignal(p, signal.Payload)
 		}
 		return nil
 	}

@@ -6,7 +6,7 @@
 // change records, and each change is told to the followers, one change after the other
 // and every follower in the same order:
 //
-//	gate, overlay, broadcast, direct, list of neighbors, watchdog, sources, callbacks
+//	gate, overlay, broadcast, direct, list of neighbors, watchdog, callbacks
 //
 // The order is what keeps the promises of a node. The gate comes first, so that pubsub
 // exchanges streams with a peer before the peer is told that the link stands. The
@@ -14,7 +14,7 @@
 // callback, or after a look at the list, reaches the new neighbor. The callbacks come
 // last, and the peer's direct events are held until they have run.
 //
-// The decisions are in core, which performs no I/O and reads no clock. [Tracker] feeds it
+// The decisions are in core, which performs no I/O and reads no clock. [Registry] feeds it
 // from a libp2p host and delivers the changes.
 package peers
 

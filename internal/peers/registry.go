@@ -45,7 +45,6 @@ type Followers struct {
 	Direct    func(*Transition)
 	// The list of neighbors changes here.
 	Watchdog  func(*Transition)
-	Sources   func(*Transition)
 	Callbacks func(*Transition)
 	// Identified is told of each connection whose peer has said what it speaks, also
 	// if that changes nothing.
@@ -256,7 +255,7 @@ func (r *Registry) advance() {
 func (r *Registry) deliver(changes []Transition) {
 	f := &r.followers
 	for i := range changes {
-		for _, follow := range []func(*Transition){f.Gate, f.Overlay, f.Broadcast, f.Direct, r.list, f.Watchdog, f.Sources, f.Callbacks} {
+		for _, follow := range []func(*Transition){f.Gate, f.Overlay, f.Broadcast, f.Direct, r.list, f.Watchdog, f.Callbacks} {
 			if follow != nil {
 				follow(&changes[i])
 			}

@@ -51,20 +51,20 @@ func TestFollowersFollowInOrder(t *testing.T) {
 	}
 	r.Pending("a")
 	err := r.Follow(Followers{
-		Callbacks: follower("callbacks"), Sources: follower("sources"), Watchdog: follower("watchdog"), Direct: follower("direct"),
+		Callbacks: follower("callbacks"), Watchdog: follower("watchdog"), Direct: follower("direct"),
 		Broadcast: follower("broadcast"), Overlay: follower("overlay"), Gate: follower("gate"),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want("gate a pending", "overlay a pending", "broadcast a pending", "direct a pending",
-		"watchdog a pending", "sources a pending", "callbacks a pending")
+		"watchdog a pending", "callbacks a pending")
 	r.Linked("a", nil)
 	want("gate a linked", "overlay a linked", "broadcast a linked", "direct a linked",
-		"watchdog a linked listed", "sources a linked listed", "callbacks a linked listed")
+		"watchdog a linked listed", "callbacks a linked listed")
 	r.Unlinked("a", errReason, Broken)
 	want("gate a none listed", "overlay a none listed", "broadcast a none listed", "direct a none listed",
-		"watchdog a none", "sources a none", "callbacks a none")
+		"watchdog a none", "callbacks a none")
 }
 
 // The list has the neighbors in the order in which they were added, and knows the limits.

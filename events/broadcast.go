@@ -95,8 +95,8 @@ func (c *BroadcastConfig) fill() error {
 		session := protocol.NewSession()
 		c.Session = session[:]
 	}
-	if len(c.Session) != sessionLen {
-		return fmt.Errorf("events: a session has %d bytes, not %d", sessionLen, len(c.Session))
+	if most := len(protocol.Session{}); len(c.Session) != most {
+		return fmt.Errorf("events: a session has %d bytes, not %d", most, len(c.Session))
 	}
 	c.MaxEventSize = cmp.Or(c.MaxEventSize, DefaultMaxEventSize)
 	if most := MaxBatch - maxBatchOverhead; c.MaxEventSize > most {
@@ -140,6 +140,7 @@ type Broadcast struct {
 	dispatcher *dispatcher
 	deliverer  deliverer
 	raw        rawDeliverer
+	gaps       gapHandlers
 
 	// Life. Goroutines are added to tasks only under a mutex that Close locks
 	// before it waits.
@@ -441,7 +442,7 @@ func (b *Broadcast) On(name string, f func(context.Context, *Event)) (off func()
 // alive in which the event came. It is for the typed events of package
 // smokesignal: no other module can make a [handling.Borrower].
 func (b *Broadcast) OnBorrowed(name string, f handling.Borrower[Event]) (off func()) {
-	return b.dispatcher.register("", name, &handler{f: f.Handle, borrows: true})
+	return b.dispatcher.onBorrowed("", name, f)
 }
 
 // OnRaw calls f for messages on the topic that are not batches of events. They may
@@ -463,7 +464,7 @@ func (b *Broadcast) OnRaw(f func(ctx context.Context, from peer.ID, data []byte)
 // OnGap calls f for missing events in their place: after the handlers of the event
 // before them have returned, and before those of the next one are called. f may
 // run for several senders at once.
-func (b *Broadcast) OnGap(f func(context.Context, Gap)) (off func()) { return b.dispatcher.gaps.on(f) }
+func (b *Broadcast) OnGap(f func(context.Context, Gap)) (off func()) { return b.gaps.on(f) }
 
 // Pipe returns a duplex view of the events named [PipeName] to and from all
 // nodes. It receives from now on and holds 64 KiB or 256 events. When it is full,
@@ -485,6 +486,7 @@ func (b *Broadcast) Pipe() io.ReadWriteCloser {
 
 // Stats returns a snapshot of the counters.
 func (b *Broadcast) Stats() BroadcastStats {
+	raw, rawDropped := b.raw.counts()
 	return BroadcastStats{
 		Emitted:     b.stats.emitted.Load(),
 		Delivered:   b.stats.delivered.Load(),
@@ -495,11 +497,11 @@ func (b *Broadcast) Stats() BroadcastStats {
 		Duplicates:  b.stats.duplicates.Load(),
 		OldSessions: b.stats.oldSessions.Load(),
 		Foreign:     b.stats.foreign.Load(),
-		Raw:         b.raw.delivered.Load(),
-		RawDropped:  b.raw.dropped.Load(),
+		Raw:         raw,
+		RawDropped:  rawDropped,
 		Unsigned:    b.stats.unsigned.Load(),
-		Undecodable: b.stats.malformed.Load() + b.dispatcher.nUndecodable.Load(),
-		Unhandled:   b.dispatcher.nUnhandled.Load(),
+		Undecodable: b.stats.malformed.Load() + b.dispatcher.undecodable(),
+		Unhandled:   b.dispatcher.unhandled(),
 		Panics:      b.dispatcher.panics(),
 	}
 }

@@ -176,7 +176,7 @@ func TestRepeatedCallRunsOnce(t *testing.T) {
 	double.Handle(b, func(_ context.Context, _ peer.ID, n int) (int, error) { ran.Add(1); return 2 * n, nil })
 	ev := encoded(t, "double", 1)
 	call := func(id uint64) []byte {
-		return (&outgoingEvent{size: len(ev), buf: &buffer{ev}}).appendFrame(nil, &pendingCall{id: id})
+		return appendFrame(nil, &outgoingEvent{size: len(ev), buf: &buffer{ev}}, &pendingCall{id: id})
 	}
 	for _, c := range []struct {
 		session  string
@@ -243,7 +243,7 @@ func TestCallerThatReadsNoAnswers(t *testing.T) {
 		go func() {
 			defer close(ended)
 			for id := uint64(1); ; id++ {
-				if _, err := s.Write((&outgoingEvent{size: len(ev), buf: &buffer{ev}}).appendFrame(nil, &pendingCall{id: id})); err != nil {
+				if _, err := s.Write(appendFrame(nil, &outgoingEvent{size: len(ev), buf: &buffer{ev}}, &pendingCall{id: id})); err != nil {
 					return
 				}
 			}

@@ -3,8 +3,10 @@ package events
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -28,36 +30,51 @@ type callHandler struct {
 	off atomic.Bool
 }
 
-// registerCall registers a handler for the calls of a name, or for the name "*", from
+// callKey is what a handler of calls is registered for; an empty from is any caller.
+type callKey struct {
+	from peer.ID
+	name string
+}
+
+// callHandlers are the handlers of calls of a Direct.
+type callHandlers struct {
+	mu   sync.RWMutex
+	list map[callKey][]*callHandler
+}
+
+// register registers a handler for the calls of a name, or for the name "*", from
 // one sender, or any if from is empty.
-func (m *dispatcher) registerCall(from peer.ID, name string, f func(context.Context, *Event) ([]any, error)) (off func()) {
+func (m *callHandlers) register(log *slog.Logger, from peer.ID, name string, f func(context.Context, *Event) ([]any, error)) (off func()) {
 	if name != anyName {
 		if err := checkName(name); err != nil {
-			m.log.Error("this handler of calls can never run, because its name is not valid", "error", err)
+			log.Error("this handler of calls can never run, because its name is not valid", "error", err)
 			return func() {}
 		}
 	}
-	k, h := handlerKey{from, name}, &callHandler{f: f}
+	k, h := callKey{from, name}, &callHandler{f: f}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.callHandlers[k] = append(m.callHandlers[k], h)
+	if m.list == nil {
+		m.list = make(map[callKey][]*callHandler)
+	}
+	m.list[k] = append(m.list[k], h)
 	return func() {
 		h.off.Store(true)
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		list := slices.DeleteFunc(m.callHandlers[k], func(other *callHandler) bool { return other == h })
-		if m.callHandlers[k] = list; len(list) == 0 {
-			delete(m.callHandlers, k)
+		list := slices.DeleteFunc(m.list[k], func(other *callHandler) bool { return other == h })
+		if m.list[k] = list; len(list) == 0 {
+			delete(m.list, k)
 		}
 	}
 }
 
-// callHandlerFor returns the handler for a call, nil if there is none.
-func (m *dispatcher) callHandlerFor(ev *Event) *callHandler {
+// find returns the handler for a call, nil if there is none.
+func (m *callHandlers) find(ev *Event) *callHandler {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	for _, k := range [...]handlerKey{{ev.From, ev.Name}, {"", ev.Name}, {ev.From, anyName}, {"", anyName}} {
-		if list := m.callHandlers[k]; len(list) > 0 {
+	for _, k := range [...]callKey{{ev.From, ev.Name}, {"", ev.Name}, {ev.From, anyName}, {"", anyName}} {
+		if list := m.list[k]; len(list) > 0 {
 			return list[len(list)-1]
 		}
 	}
@@ -94,6 +111,9 @@ func (d *Direct) callerOf(s *inStream) *callerState {
 	return m
 }
 
+// maxAnswerBuffer bounds the buffer that a stream keeps for its next answer, in bytes.
+const maxAnswerBuffer = 64 << 10
+
 // serveCall handles a call and writes its answer. It returns an error if the stream fails.
 func (d *Direct) serveCall(ctx context.Context, s *inStream, id uint64, ev *Event) error {
 	a := answer{id: id, status: statusRepeated}
@@ -107,7 +127,7 @@ func (d *Direct) serveCall(ctx context.Context, s *inStream, id uint64, ev *Even
 	s.answer = a.appendFrame(s.answer[:0], &results)
 	results.buf.free()
 	err := s.write(s.answer, d.cfg.StallTimeout)
-	if cap(s.answer) > maxPooled { // one large answer should not keep its memory
+	if cap(s.answer) > maxAnswerBuffer { // one large answer should not keep its memory
 		s.answer = nil
 	}
 	return err
@@ -115,9 +135,9 @@ func (d *Direct) serveCall(ctx context.Context, s *inStream, id uint64, ev *Even
 
 // handleCall calls the handler and encodes its results.
 func (d *Direct) handleCall(ctx context.Context, ev *Event) (results outgoingEvent, status uint64, text string) {
-	h := d.dispatcher.callHandlerFor(ev)
+	h := d.calls.find(ev)
 	if h == nil || h.off.Load() {
-		d.dispatcher.nUnhandled.Add(1)
+		d.dispatcher.countUnhandled()
 		return results, statusNoHandler, ""
 	}
 	returned := false
@@ -140,7 +160,7 @@ func (d *Direct) handleCall(ctx context.Context, ev *Event) (results outgoingEve
 			return results, statusDone, ""
 		}
 		d.log.Error("a call's results cannot be sent", "call", quote(ev.Name), "error", err)
-		err = &causedError{errors.New("its results cannot be sent"), err}
+		err = errs.Because(errors.New("its results cannot be sent"), err)
 	}
 	return outgoingEvent{}, statusFailed, errorText(err)
 }

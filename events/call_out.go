@@ -11,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/go-smokesignal/smokesignal/internal/errs"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
@@ -82,7 +83,7 @@ func (l *sendQueue) abandonCall(c *pendingCall, err error) callResult {
 		// counts of the queue remain right.
 		l.queue.b[c.at] = fieldBlank<<3 | byte(protowire.BytesType)
 	} else {
-		err = &causedError{ErrUnknownOutcome, err}
+		err = errs.Because(ErrUnknownOutcome, err)
 	}
 	l.finishCall(c, callResult{err: err})
 	return <-c.answer
@@ -111,9 +112,9 @@ func (l *sendQueue) failWrittenCalls(out *outStream) {
 	if why == nil {
 		why = out.broken
 	}
-	var err error = &causedError{ErrNotConnected, why}
+	var err error = errs.Because(ErrNotConnected, why)
 	if !unread {
-		err = &causedError{ErrUnknownOutcome, err}
+		err = errs.Because(ErrUnknownOutcome, err)
 	}
 	for id, c := range l.calls {
 		if id <= out.lastCall {
@@ -126,7 +127,7 @@ func (l *sendQueue) failWrittenCalls(out *outStream) {
 func (l *sendQueue) failAllCalls(err error) {
 	unknown := err
 	if !errors.Is(err, ErrRefused) && !errors.Is(err, ErrOtherNetwork) { // then the peer has read nothing
-		unknown = &causedError{ErrUnknownOutcome, err}
+		unknown = errs.Because(ErrUnknownOutcome, err)
 	}
 	for id, c := range l.calls {
 		if id > l.lastTakenCall {
@@ -258,8 +259,8 @@ func parseAnswer(b []byte) (answer, error) {
 func (a answer) outcome(from peer.ID, name string) (callResult, error) {
 	switch a.status {
 	case statusDone:
-		ev := &Event{From: from}
-		if err := ev.parse(a.event, name); err != nil {
+		ev, err := parseNamed(from, a.event, name)
+		if err != nil {
 			return callResult{}, err
 		}
 		if ev.Name != name {

@@ -2,7 +2,6 @@ package events
 
 import (
 	"bytes"
-	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -17,7 +16,6 @@ import (
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
-	"github.com/libp2p/go-libp2p/core/peer"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -259,34 +257,6 @@ func TestProtobufMessages(t *testing.T) {
 		t.Error("the message shares the event's bytes")
 	}
 }
-
-// TestNameOfAMessage: a typed event whose type is a protobuf message.
-func TestNameOfAMessage(t *testing.T) {
-	src := newDispatcher(slog.New(slog.DiscardHandler))
-	text := Name[*wrapperspb.StringValue]("e")
-	var got []string
-	text.On(muxSource{src}, func(_ context.Context, _ peer.ID, m *wrapperspb.StringValue) { got = append(got, m.GetValue()) })
-	for _, ev := range []*Event{
-		arrived(t, JSON, wrapperspb.String("one")),
-		arrived(t, JSON, `text`),
-		arrived(t, CBOR, map[string]string{"Value": "no"}),
-		arrived(t, JSON, []byte("\x0a\x02no")),
-		argument(t, codecProto, []byte{0xff}),
-		arrived(t, CBOR, wrapperspb.String("two")),
-	} {
-		src.dispatch(t.Context(), ev)
-	}
-	if want := []string{"one", "two"}; !reflect.DeepEqual(got, want) {
-		t.Errorf("handled %q, want %q", got, want)
-	}
-	if n := src.nUndecodable.Load(); n != 4 {
-		t.Errorf("%d counted as undecodable, want 4", n)
-	}
-}
-
-type muxSource struct{ *dispatcher }
-
-func (s muxSource) On(name string, f func(context.Context, *Event)) func() { return s.on(name, f) }
 
 func TestCodecMismatches(t *testing.T) {
 	var (

@@ -26,8 +26,6 @@ type deliverer struct {
 }
 
 const (
-	// maxWorkers bounds the goroutines that call handlers.
-	maxWorkers = 1024
 	// maxQueues bounds the senders whose events wait for handlers. A limit is needed
 	// because anybody can make any number of keys, and a queue outlives its sender's
 	// events in the store. The store has space for about this many senders.
@@ -183,7 +181,7 @@ func (d *deliverer) deliver(ctx context.Context, sender peer.ID, q *deliveryQueu
 // dispatch calls the handlers for the events [from, to) of a batch.
 func (d *deliverer) dispatch(ctx context.Context, q *deliveryQueue, o *signedBatch, from, to uint64) {
 	data := o.data
-	t := ctx.(*handlerTurn) // made by dispatcher.start
+	t := turnOf(ctx)
 	var b []byte
 	for n := o.first; n < to; n++ {
 		// Events have no index, so those before from are skipped one by one.
@@ -201,15 +199,14 @@ func (d *deliverer) dispatch(ctx context.Context, q *deliveryQueue, o *signedBat
 			d.b.dispatcher.logMalformed(q.arena.from, err)
 			continue
 		}
-		handlers := t.handlersFor(ev)
-		if t.keeps {
+		if t.find(ev) {
 			args := ev.Args
 			if len(args) <= ownEvent {
 				args = t.Copy(args) // otherwise whoever keeps the event keeps the whole batch
 			}
 			ev = q.arena.kept(args)
 		}
-		d.b.dispatcher.run(t, handlers, ev)
+		t.run(ev)
 	}
 }
 
@@ -223,7 +220,7 @@ func (d *deliverer) reportGap(ctx context.Context, sender peer.ID, r eventRange,
 		d.b.stats.lost.Add(n)
 	}
 	d.warnGap(n, sender, r, slow)
-	d.b.dispatcher.gap(ctx, Gap{From: sender, Session: r.session.ID, First: r.from, Last: r.to - 1, Slow: slow})
+	d.b.gaps.report(ctx, d.b.dispatcher, Gap{From: sender, Session: r.session.ID, First: r.from, Last: r.to - 1, Slow: slow})
 }
 
 func (d *deliverer) warnGap(n uint64, sender peer.ID, r eventRange, slow bool) {

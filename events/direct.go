@@ -14,15 +14,12 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/go-smokesignal/smokesignal/internal/errs"
 	"github.com/go-smokesignal/smokesignal/internal/handling"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 	"github.com/go-smokesignal/smokesignal/internal/payload"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
-
-// DefaultMaxEventSize is how many bytes an encoded event may have: its name, its
-// arguments, and a few bytes for each.
-const DefaultMaxEventSize = 512 << 10
 
 // DirectConfig configures a [Direct]. Its zero value works. Negative numbers are
 // not allowed, and not checked.
@@ -94,6 +91,7 @@ type Direct struct {
 	cfg        DirectConfig
 	log        *slog.Logger
 	dispatcher *dispatcher
+	calls      callHandlers
 
 	// Life. Goroutines are added to tasks only while the Direct is not closed.
 	ctx     context.Context // ends when Close begins; parent of the handlers' contexts
@@ -321,7 +319,7 @@ func (d *Direct) OnFrom(p peer.ID, name string, f func(context.Context, *Event))
 // than a []byte or an any are copies. It is for the typed events of package
 // smokesignal: no other module can make a [handling.Borrower].
 func (d *Direct) OnBorrowed(p peer.ID, name string, f handling.Borrower[Event]) (off func()) {
-	return d.dispatcher.register(p, name, &handler{f: f.Handle, borrows: true})
+	return d.dispatcher.onBorrowed(p, name, f)
 }
 
 // Pipe returns a duplex view of the events named [PipeName] to and from p. It
@@ -355,7 +353,7 @@ func (d *Direct) Release(p peer.ID, reason error) (unwritten int) {
 	if reason == nil {
 		reason = errors.New("the link ended")
 	}
-	q.close(&causedError{ErrNotConnected, reason})
+	q.close(errs.Because(ErrNotConnected, reason))
 	<-q.done
 	return q.unwritten()
 }
@@ -456,8 +454,8 @@ func (d *Direct) Stats() DirectStats {
 		Unwritten:   d.nUnwritten.Load(),
 		Malformed:   d.nMalformed.Load(),
 		Refused:     d.nRefused.Load(),
-		Undecodable: d.dispatcher.nUndecodable.Load(),
-		Unhandled:   d.dispatcher.nUnhandled.Load(),
+		Undecodable: d.dispatcher.undecodable(),
+		Unhandled:   d.dispatcher.unhandled(),
 		Panics:      d.dispatcher.panics(),
 	}
 }

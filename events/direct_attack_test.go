@@ -377,7 +377,7 @@ func FuzzDirectFrame(f *testing.F) {
 			if id != 0 {
 				c = &pendingCall{id: id}
 			}
-			whole := o.appendFrame(nil, c)
+			whole := appendFrame(nil, o, c)
 			if n, end, last := framesWithin(whole, len(whole)); n != 1 || end != len(whole) || last != id {
 				t.Fatal(n, end, last)
 			}

@@ -5,6 +5,8 @@ import (
 	"errors"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/errs"
 )
 
 // Call calls the handler of that name at a peer and waits for its answer: an
@@ -28,7 +30,7 @@ func (d *Direct) Call(ctx context.Context, to peer.ID, name string, args ...any)
 	// caller learns the reason, and still that the handler may have run.
 	if d.ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, ErrNotConnected)) {
 		if errors.Is(err, ErrUnknownOutcome) {
-			err = &causedError{ErrUnknownOutcome, ErrClosed}
+			err = errs.Because(ErrUnknownOutcome, ErrClosed)
 		} else {
 			err = ErrClosed
 		}
@@ -44,10 +46,10 @@ func (d *Direct) Call(ctx context.Context, to peer.ID, name string, args ...any)
 // runs in the peer's turn, as a handler of [Direct.On] does: the peer's next
 // events and calls wait for it.
 func (d *Direct) Handle(name string, f func(context.Context, *Event) (results []any, err error)) (off func()) {
-	return d.dispatcher.registerCall("", name, f)
+	return d.calls.register(d.log, "", name, f)
 }
 
 // HandleFrom is Handle for the calls of one peer.
 func (d *Direct) HandleFrom(p peer.ID, name string, f func(context.Context, *Event) (results []any, err error)) (off func()) {
-	return d.dispatcher.registerCall(p, name, f)
+	return d.calls.register(d.log, p, name, f)
 }

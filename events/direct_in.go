@@ -189,7 +189,7 @@ func (d *Direct) lineUp(s *inStream) (older *inStream, ok bool) {
 // readEvents calls the handlers for the stream's events and calls until it ends.
 func (d *Direct) readEvents(ctx context.Context, s *inStream, r *frame.Reader) {
 	events := eventArena{from: s.from}
-	run := ctx.(*handlerTurn) // by enter
+	run := turnOf(ctx)
 	for {
 		b, err := r.Next()
 		var call uint64
@@ -212,8 +212,7 @@ func (d *Direct) readEvents(ctx context.Context, s *inStream, r *frame.Reader) {
 			s.ResetWithError(network.StreamShutdown)
 			return
 		}
-		handlers := run.handlersFor(ev)
-		if run.keeps || call != 0 {
+		if keeps := run.find(ev); keeps || call != 0 {
 			body := ev.Args
 			if !r.Take() {
 				body = run.Copy(body)
@@ -221,7 +220,7 @@ func (d *Direct) readEvents(ctx context.Context, s *inStream, r *frame.Reader) {
 			ev = events.kept(body)
 		}
 		if call == 0 {
-			d.dispatcher.run(run, handlers, ev)
+			run.run(ev)
 		} else if err := d.serveCall(run, s, call, ev); err != nil {
 			d.closeFailed(s, err)
 			return

@@ -138,7 +138,7 @@ func rawStream(t testing.TB, from *Direct, to *Direct, h hello) network.Stream {
 
 func rawEvent(t testing.TB, name string, args ...any) []byte {
 	ev := encoded(t, name, args...)
-	return (&outgoingEvent{size: len(ev), buf: &buffer{ev}}).appendFrame(nil, nil)
+	return appendFrame(nil, &outgoingEvent{size: len(ev), buf: &buffer{ev}}, nil)
 }
 
 // A newer stream waits until the older one has been silent for a second or has

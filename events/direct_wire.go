@@ -5,11 +5,10 @@ import (
 	"slices"
 
 	"github.com/libp2p/go-libp2p/core/network"
-	"github.com/libp2p/go-libp2p/core/peer"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/go-smokesignal/smokesignal/internal/frame"
-	"github.com/go-smokesignal/smokesignal/internal/payload"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // Events and calls go one way on a stream, and the answers to its calls come back in
@@ -41,9 +40,8 @@ const (
 	fieldStatus    = 3
 	fieldError     = 4
 
-	sessionLen = 8
-	maxHello   = 1 << 10 // bytes of the first frame
-	envelope   = 64      // bytes of a frame beside its event
+	maxHello = 1 << 10 // bytes of the first frame
+	envelope = 64      // bytes of a frame beside its event
 )
 
 // The codes with which a reader resets a stream. Those of libp2p that say the
@@ -94,42 +92,15 @@ func parseHello(b []byte) (hello, error) {
 	if !found {
 		return h, fmt.Errorf("%w: the first frame is not a hello", ErrMalformed)
 	}
-	if len(h.session) != sessionLen {
+	if len(h.session) != len(protocol.Session{}) {
 		return h, fmt.Errorf("%w: a session of %d bytes", ErrMalformed, len(h.session))
 	}
 	return h, nil
 }
 
-// outgoingEvent is an event on its way into a queue. If all its arguments are raw
-// bytes it is encoded right there; else before, as encoding runs code of the
-// user that must not run under a lock.
-type outgoingEvent struct {
-	name  string
-	args  []any
-	raw   []byte // the only argument, if isRaw
-	isRaw bool
-	size  int     // of the encoded event
-	buf   *buffer // the encoded event, or nil
-}
-
-// prepare checks an event, and encodes it unless all its arguments are raw
-// bytes. The parts of an outgoing come one by one so that args can stay on the
-// caller's stack; for the same reason a call is not one of them.
-func prepare(codec Codec, name string, args []any, max int) (size int, buf *buffer, err error) {
-	if size, ok := rawSize(name, args); ok && size <= max && len(args) <= maxArgs {
-		return size, nil, checkName(name)
-	}
-	buf = getBuffer()
-	if buf.b, err = codec.encodeEvent(buf.b, name, args, max); err != nil {
-		buf.free()
-		return 0, nil, err
-	}
-	return len(buf.b), buf, nil
-}
-
-// appendFrame appends the frame of the event to dst; of the call c with that
+// appendFrame appends the frame of an event to dst; of the call c with that
 // event unless c is nil.
-func (o *outgoingEvent) appendFrame(dst []byte, c *pendingCall) []byte {
+func appendFrame(dst []byte, o *outgoingEvent, c *pendingCall) []byte {
 	dst = slices.Grow(dst, o.size+envelope)
 	if c != nil {
 		n := protowire.SizeTag(fieldCallID) + protowire.SizeVarint(c.id) + 1 + protowire.SizeBytes(o.size)
@@ -143,26 +114,11 @@ func (o *outgoingEvent) appendFrame(dst []byte, c *pendingCall) []byte {
 	return o.appendEvent(frame.AppendHeader(dst, fieldEvent, o.size)) // which is also fieldCallEvent
 }
 
-// appendEvent appends the event's message to dst.
-func (o *outgoingEvent) appendEvent(dst []byte) []byte {
-	if o.buf != nil {
-		return append(dst, o.buf.b...)
-	}
-	dst = append(frame.AppendHeader(dst, payload.FieldName, len(o.name)), o.name...)
-	if o.isRaw {
-		return appendRaw(dst, o.raw)
-	}
-	for _, a := range o.args {
-		dst = appendRaw(dst, a.([]byte))
-	}
-	return dst
-}
-
 // parseDirectFrame returns the event in a frame, nil if there is none. If it
 // is a call's, call is the call's id, which is never 0.
 func parseDirectFrame(b []byte) (ev []byte, call uint64, err error) {
-	if tag, event, rest := frame.CutShort(b); tag == tagEvent && len(rest) == 0 {
-		return event, 0, nil // the fast path, for nearly all frames
+	if tag, body, rest := frame.CutShort(b); tag == tagEvent && len(rest) == 0 {
+		return body, 0, nil // the fast path, for nearly all frames
 	}
 	for len(b) > 0 {
 		f, rest, err := frame.Cut(b)
@@ -207,52 +163,6 @@ func parseCall(b []byte) (ev []byte, id uint64, err error) {
 }
 
 const tagEvent = fieldEvent<<3 | byte(protowire.BytesType)
-
-// eventArena makes the events of one stream. There is one event which is used
-// again and again, with its bytes where they were read; a handler that may
-// keep its event gets a copy. Small copies share allocations: keeping one event may
-// keep seven others and their bytes in memory, at most 32 KiB together. An event
-// above 4 KiB has an allocation of its own.
-type eventArena struct {
-	from   peer.ID
-	event  Event // the last one
-	events []Event
-}
-
-const (
-	eventSlab = 8       // events, which are 448 bytes, a size class of Go
-	ownEvent  = 4 << 10 // bytes above which an event has an allocation of its own
-)
-
-// borrowed returns the event in b, which is valid as long as b is, until the
-// next call.
-func (m *eventArena) borrowed(b []byte) (*Event, error) {
-	e := &m.event
-	if err := e.parse(b, e.Name); err != nil {
-		return nil, err
-	}
-	if e.From == "" {
-		e.From = m.from
-	}
-	return e, nil
-}
-
-// kept returns the event that borrowed returned last for good. body is the
-// event's own or a copy.
-func (m *eventArena) kept(body []byte) *Event {
-	var e *Event
-	if len(body) > ownEvent {
-		e = new(Event)
-	} else {
-		if len(m.events) == 0 {
-			m.events = make([]Event, eventSlab)
-		}
-		e = &m.events[0]
-		m.events = m.events[1:]
-	}
-	*e = Event{m.event.From, m.event.Name, body}
-	return e
-}
 
 // framesWithin returns how many frames of buf end within its first n bytes,
 // where the last of them ends, and the id of the last call among them. buf

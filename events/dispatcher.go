@@ -21,18 +21,19 @@ import (
 // anyName is the name under which On registers a handler for all names.
 const anyName = "*"
 
+// maxWorkers bounds the goroutines that call handlers for the senders of one channel.
+const maxWorkers = 1024
+
 // dispatcher holds the handlers of one channel (direct, broadcast or topic) and
 // calls them. Its methods may be called from any goroutine, also from handlers.
 type dispatcher struct {
 	log *slog.Logger
 
 	// Handlers.
-	mu           sync.RWMutex
-	seq          uint64 // of the last registration
-	handlers     map[handlerKey][]*handler
-	callHandlers map[handlerKey][]*callHandler
-	gaps         gapHandlers
-	generation   atomic.Uint64 // counts changes of handlers, from 1
+	mu         sync.RWMutex
+	seq        uint64 // of the last registration
+	handlers   map[handlerKey][]*handler
+	generation atomic.Uint64 // counts changes of handlers, from 1
 
 	// Goroutines that call handlers.
 	running sync.Map // *turn -> struct{}
@@ -59,7 +60,7 @@ type handler struct {
 }
 
 func newDispatcher(log *slog.Logger) *dispatcher {
-	m := &dispatcher{log: log, handlers: make(map[handlerKey][]*handler), callHandlers: make(map[handlerKey][]*callHandler)}
+	m := &dispatcher{log: log, handlers: make(map[handlerKey][]*handler)}
 	m.generation.Store(1)
 	return m
 }
@@ -74,6 +75,11 @@ func (m *dispatcher) on(name string, f func(context.Context, *Event)) (off func(
 // onFrom is on for the events of one sender.
 func (m *dispatcher) onFrom(from peer.ID, name string, f func(context.Context, *Event)) (off func()) {
 	return m.register(from, name, &handler{f: f})
+}
+
+// onBorrowed is onFrom for an f that keeps neither the event nor its bytes.
+func (m *dispatcher) onBorrowed(from peer.ID, name string, f handling.Borrower[Event]) (off func()) {
+	return m.register(from, name, &handler{f: f.Handle, borrows: true})
 }
 
 func (m *dispatcher) register(from peer.ID, name string, h *handler) (off func()) {
@@ -127,23 +133,10 @@ func (m *dispatcher) dispatch(ctx context.Context, ev *Event) {
 		var leave func()
 		ctx, leave = m.enter(ctx)
 		defer leave()
-		t = ctx.(*handlerTurn)
+		t = turnOf(ctx)
 	}
-	m.run(ctx, t.handlersFor(ev), ev)
-}
-
-// run calls the handlers that were found for the event.
-func (m *dispatcher) run(ctx context.Context, handlers []*handler, ev *Event) {
-	if len(handlers) == 0 {
-		m.nUnhandled.Add(1)
-		return
-	}
-	for _, h := range handlers {
-		// A handler may have been removed by one before it.
-		if !h.off.Load() {
-			m.call(ctx, h, ev)
-		}
-	}
+	t.find(ev)
+	t.run(ev)
 }
 
 // handlersOf returns the handlers of an event in the order of their registration.
@@ -196,6 +189,15 @@ func (m *dispatcher) catch(what, event string, from peer.ID, returned *bool) {
 	}
 	log.Error(what+" panicked", "from", from, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 }
+
+// undecodable returns how many events a handler could not decode.
+func (m *dispatcher) undecodable() uint64 { return m.nUndecodable.Load() }
+
+// unhandled returns how many events had no handler.
+func (m *dispatcher) unhandled() uint64 { return m.nUnhandled.Load() }
+
+// countUnhandled counts an event or call without a handler.
+func (m *dispatcher) countUnhandled() { m.nUnhandled.Add(1) }
 
 // panics returns how many handlers panicked or called runtime.Goexit.
 func (m *dispatcher) panics() uint64 { return m.nPanics.Load() }
@@ -256,16 +258,34 @@ func (t *handlerTurn) Copy(b []byte) []byte {
 	return c
 }
 
-// handlersFor returns the handlers of an event, and sets keeps for them.
-func (t *handlerTurn) handlersFor(ev *Event) []*handler {
+// find finds the handlers of an event for run, and reports whether one of them may
+// keep the event.
+func (t *handlerTurn) find(ev *Event) (keeps bool) {
 	generation := t.m.generation.Load()
 	if t.generation != generation || t.name != ev.Name || t.from != ev.From {
 		t.from, t.name, t.generation = ev.From, ev.Name, generation
 		t.found = t.m.handlersOf(ev)
 		t.keeps = slices.ContainsFunc(t.found, func(h *handler) bool { return !h.borrows })
 	}
-	return t.found
+	return t.keeps
 }
+
+// run calls the handlers that find has found for the event.
+func (t *handlerTurn) run(ev *Event) {
+	if len(t.found) == 0 {
+		t.m.nUnhandled.Add(1)
+		return
+	}
+	for _, h := range t.found {
+		// A handler may have been removed by one before it.
+		if !h.off.Load() {
+			t.m.call(t, h, ev)
+		}
+	}
+}
+
+// turnOf returns the turn in a context that enter or start has made.
+func turnOf(ctx context.Context) *handlerTurn { return ctx.(*handlerTurn) }
 
 // enter registers the calling goroutine as one that calls handlers, until leave.
 // The returned context is a *turn, and the one to give to dispatch: through it a

@@ -41,7 +41,7 @@ func (c *calls) want(t *testing.T, want ...string) {
 	*c = nil
 }
 
-func event(from peer.ID, name string) *Event { return &Event{From: from, Name: name} }
+func eventFrom(from peer.ID, name string) *Event { return &Event{From: from, Name: name} }
 
 func TestHandlersAreCalledInOrderOfRegistration(t *testing.T) {
 	m := newDispatcher(discard)
@@ -56,23 +56,23 @@ func TestHandlersAreCalledInOrderOfRegistration(t *testing.T) {
 		m.on("b", got.note("b")),
 		m.onFrom("q", "a", got.note("q/a")),
 	}
-	m.dispatch(ctx, event("p", "a"))
+	m.dispatch(ctx, eventFrom("p", "a"))
 	got.want(t, "p/a", "*", "a", "p/*", "a again")
-	m.dispatch(ctx, event("r", "a"))
+	m.dispatch(ctx, eventFrom("r", "a"))
 	got.want(t, "*", "a", "a again")
-	m.dispatch(ctx, event("q", "b"))
+	m.dispatch(ctx, eventFrom("q", "b"))
 	got.want(t, "*", "b")
 
 	offs[2]()
 	offs[2]() // twice is fine
-	m.dispatch(ctx, event("p", "a"))
+	m.dispatch(ctx, eventFrom("p", "a"))
 	got.want(t, "p/a", "*", "p/*", "a again")
 	for _, off := range offs {
 		off()
 	}
-	m.dispatch(ctx, event("p", "a"))
+	m.dispatch(ctx, eventFrom("p", "a"))
 	got.want(t)
-	if n := m.nUnhandled.Load(); n != 1 {
+	if n := m.unhandled(); n != 1 {
 		t.Errorf("%d events unhandled, want 1", n)
 	}
 	if len(m.handlers) != 0 {
@@ -92,9 +92,9 @@ func TestHandlersChangeHandlers(t *testing.T) {
 	})
 	offNext = m.on("a", got.note("second"))
 	m.on("a", got.note("third"))
-	m.dispatch(t.Context(), event("p", "a"))
+	m.dispatch(t.Context(), eventFrom("p", "a"))
 	got.want(t, "first", "third")
-	m.dispatch(t.Context(), event("p", "a"))
+	m.dispatch(t.Context(), eventFrom("p", "a"))
 	got.want(t, "third", "new")
 }
 
@@ -104,15 +104,15 @@ func TestEnteredGoroutineSeesChanges(t *testing.T) {
 	ctx, leave := m.enter(t.Context())
 	defer leave()
 	var got calls
-	m.dispatch(ctx, event("p", "a"))
+	m.dispatch(ctx, eventFrom("p", "a"))
 	off := m.on("a", got.note("a"))
-	m.dispatch(ctx, event("p", "a"))
-	m.dispatch(ctx, event("p", "b"))
+	m.dispatch(ctx, eventFrom("p", "a"))
+	m.dispatch(ctx, eventFrom("p", "b"))
 	m.onFrom("q", "a", got.note("q"))
-	m.dispatch(ctx, event("q", "a"))
+	m.dispatch(ctx, eventFrom("q", "a"))
 	off()
-	m.dispatch(ctx, event("q", "a"))
-	m.dispatch(ctx, event("p", "a"))
+	m.dispatch(ctx, eventFrom("q", "a"))
+	m.dispatch(ctx, eventFrom("p", "a"))
 	got.want(t, "a", "a", "q", "q")
 }
 
@@ -123,7 +123,7 @@ func TestPanicsAreCaughtLoggedAndCounted(t *testing.T) {
 	m.on("a", func(context.Context, *Event) { panic("oh no") })
 	m.on("a", func(context.Context, *Event) { var e *Event; e.Name = "" })
 	m.on("a", got.note("last"))
-	m.dispatch(t.Context(), event("p", "a"))
+	m.dispatch(t.Context(), eventFrom("p", "a"))
 	got.want(t, "last")
 	if n := m.panics(); n != 2 {
 		t.Errorf("%d panics counted, want 2", n)
@@ -159,7 +159,7 @@ func TestHandlersAndDispatchAtOnce(t *testing.T) {
 			ctx, leave := m.enter(context.Background())
 			defer leave()
 			for range 1000 {
-				m.dispatch(ctx, event("p", "a"))
+				m.dispatch(ctx, eventFrom("p", "a"))
 			}
 		})
 	}
@@ -200,7 +200,7 @@ func TestWait(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		go m.dispatch(base, event("p", "block"))
+		go m.dispatch(base, eventFrom("p", "block"))
 		synctest.Wait()
 		ended, end := context.WithCancel(context.Background())
 		end()
@@ -208,7 +208,7 @@ func TestWait(t *testing.T) {
 			t.Error(err)
 		}
 		ctx, leave := m.enter(base)
-		m.dispatch(ctx, event("p", "self"))
+		m.dispatch(ctx, eventFrom("p", "self"))
 		leave()
 		if err := m.wait(context.Background()); err != nil {
 			t.Error(err)

@@ -1,30 +1,14 @@
 package events
 
 import (
-	"context"
 	"fmt"
 	"strconv"
 	"unicode/utf8"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
-	"github.com/go-smokesignal/smokesignal/internal/handling"
 	"github.com/go-smokesignal/smokesignal/internal/payload"
 )
-
-// An Emitter sends events: to all nodes, or to one peer. Emit encodes the
-// arguments before it returns, so the caller may change them afterwards.
-type Emitter interface {
-	Emit(ctx context.Context, name string, args ...any) error
-}
-
-// A Source calls f for every event of a name that arrives, or for every event
-// at all if the name is "*". Events of one sender arrive one after the other;
-// f may run for several senders at once. After off has returned, no further
-// call of f begins; off does not wait for a call that is running.
-type Source interface {
-	On(name string, f func(context.Context, *Event)) (off func())
-}
 
 const (
 	maxName = 128 // bytes of an event's name
@@ -82,14 +66,6 @@ func (e *Event) Bytes(i int) ([]byte, bool) {
 		return nil, false
 	}
 	return a.Data, a.Codec == codecRaw
-}
-
-// undecodable counts and logs that a handler could not read the event. ctx is
-// the handler's.
-func (e *Event) undecodable(ctx context.Context, err error) {
-	if t := handling.Of(ctx); t != nil {
-		t.Undecodable(e.Name, e.From, err)
-	}
 }
 
 func checkName(name string) error {

@@ -194,28 +194,6 @@ func TestWhatCannotBeSentIsRefused(t *testing.T) {
 	}
 }
 
-// There are two ways to encode an event of raw bytes; they agree.
-func TestFramesOfRawEvents(t *testing.T) {
-	for _, args := range [][]any{
-		{}, {[]byte{}}, {[]byte(nil)}, {make([]byte, 1)}, {make([]byte, 123)}, {make([]byte, 124)}, {make([]byte, 125)}, {make([]byte, 126)}, {make([]byte, 127)}, {make([]byte, 128)},
-		{make([]byte, 20000), []byte("x"), []byte{}},
-	} {
-		size, buf, err := prepare(JSON, "name", args, DefaultMaxEventSize)
-		if err != nil || buf != nil {
-			t.Fatal(buf, err)
-		}
-		got := (&outgoingEvent{name: "name", args: args, size: size}).appendFrame(nil, nil)
-		ev := encoded(t, "name", args...)
-		want := frame.Append(nil, frame.AppendMessage(nil, fieldEvent, ev))
-		if !bytes.Equal(got, want) {
-			t.Errorf("%d arguments: %x, want %x", len(args), got, want)
-		}
-		if other := (&outgoingEvent{size: len(ev), buf: &buffer{ev}}).appendFrame(nil, nil); !bytes.Equal(other, want) {
-			t.Errorf("%d arguments, encoded: %x, want %x", len(args), other, want)
-		}
-	}
-}
-
 func TestBadEvents(t *testing.T) {
 	field := func(num protowire.Number, b string) []byte { return frame.AppendMessage(nil, num, b) }
 	long := bytes.Repeat(field(payload.FieldArgs, ""), maxArgs+1)

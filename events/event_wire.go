@@ -126,9 +126,13 @@ const maxArgHeader = 2*(1+binary.MaxVarintLen64) + 2
 
 // decodeEvent reads an event's message. It copies nothing: the event keeps b,
 // which nobody may change from now on. The error wraps [ErrMalformed].
-func decodeEvent(from peer.ID, b []byte) (*Event, error) {
+func decodeEvent(from peer.ID, b []byte) (*Event, error) { return parseNamed(from, b, "") }
+
+// parseNamed is decodeEvent for an event that should have the given name. If it has, it
+// shares the string, which saves an allocation.
+func parseNamed(from peer.ID, b []byte, name string) (*Event, error) {
 	e := &Event{From: from}
-	if err := e.parse(b, ""); err != nil {
+	if err := e.parse(b, name); err != nil {
 		return nil, err
 	}
 	return e, nil

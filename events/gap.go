@@ -56,16 +56,17 @@ func (h *gapHandlers) all() []*func(context.Context, Gap) {
 	return h.list
 }
 
-// gap calls the handlers of gaps one after the other.
-func (m *dispatcher) gap(ctx context.Context, g Gap) {
-	for _, f := range m.gaps.all() {
-		m.callGap(ctx, *f, g)
+// report calls the handlers one after the other. A panic of one is caught, and the
+// next is called all the same.
+func (h *gapHandlers) report(ctx context.Context, d *dispatcher, g Gap) {
+	for _, f := range h.all() {
+		callGap(ctx, d, *f, g)
 	}
 }
 
-func (m *dispatcher) callGap(ctx context.Context, f func(context.Context, Gap), g Gap) {
+func callGap(ctx context.Context, d *dispatcher, f func(context.Context, Gap), g Gap) {
 	returned := false
-	defer m.catch("a handler of gaps", "", g.From, &returned)
+	defer d.catch("a handler of gaps", "", g.From, &returned)
 	f(ctx, g)
 	returned = true
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"sync"
 
+	"github.com/go-smokesignal/smokesignal/internal/handling"
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
@@ -48,7 +49,9 @@ func newPipe(maxEvent int, emit func([]byte) error, on func(func(context.Context
 func (p *pipe) deliver(ctx context.Context, ev *Event) {
 	b, ok := ev.Bytes(0)
 	if !ok {
-		ev.undecodable(ctx, fmt.Errorf("%w: a pipe needs one argument of raw bytes", ErrUndecodable))
+		if t := handling.Of(ctx); t != nil {
+			t.Undecodable(ev.Name, ev.From, fmt.Errorf("%w: a pipe needs one argument of raw bytes", ErrUndecodable))
+		}
 		return
 	}
 	if len(b) == 0 {

@@ -44,7 +44,7 @@ func TestReadReturnsOneEventAtATime(t *testing.T) {
 	read(t, v, 100, "ng one")
 	read(t, v, 100, "b")
 	read(t, v, 100, "c")
-	if n := m.nUndecodable.Load(); n != 2 {
+	if n := m.undecodable(); n != 2 {
 		t.Errorf("%d undecodable events, want 2", n)
 	}
 	v.finish()
@@ -154,7 +154,7 @@ func TestCloseEndsReadAndWrite(t *testing.T) {
 			t.Error(err)
 		}
 		m.dispatch(t.Context(), decoded(t, PipeName, []byte("x")))
-		if n := m.nUnhandled.Load(); n != 1 {
+		if n := m.unhandled(); n != 1 {
 			t.Error("a closed view still listens")
 		}
 	})

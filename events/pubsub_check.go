@@ -10,6 +10,8 @@ import (
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/errs"
 )
 
 // Reasons why a pubsub that the application has made cannot carry broadcasts.
@@ -56,7 +58,7 @@ func (b *Broadcast) checkPubSub() error {
 	b.driver.check.Store(c)
 	defer b.driver.check.Store(nil)
 	if err := b.sub.topic.Publish(ctx, c.data, pubsub.WithLocalPublication(true)); err != nil {
-		return &causedError{fmt.Errorf("%w %s", ErrNotPublished, quote(b.cfg.Topic)), err}
+		return errs.Because(fmt.Errorf("%w %s", ErrNotPublished, quote(b.cfg.Topic)), err)
 	}
 	select {
 	case m := <-c.got:
@@ -70,7 +72,7 @@ func (b *Broadcast) checkPubSub() error {
 		}
 		return nil
 	case <-ctx.Done():
-		return &causedError{fmt.Errorf("%w %s", ErrNotPublished, quote(b.cfg.Topic)), context.Cause(ctx)}
+		return errs.Because(fmt.Errorf("%w %s", ErrNotPublished, quote(b.cfg.Topic)), context.Cause(ctx))
 	}
 }
 

@@ -78,7 +78,7 @@ func TestCheckStaysHere(t *testing.T) {
 func TestUnsignedIsDropped(t *testing.T) {
 	s := lendStation(t, BroadcastConfig{}, pubsub.WithMessageSignaturePolicy(pubsub.LaxSign))
 	r := newRawPeer(t, s)
-	session := newSession(make([]byte, sessionLen), time.Time{})
+	session := newSession(make([]byte, 8), time.Time{})
 	unsigned := func(m *pb.Message) *pb.Message { m.Signature, m.Key = nil, nil; return m }
 	r.publish(unsigned(r.message(batchOf(t, session, 1, "forged"))))
 	forged := r.message(batchOf(t, session, 1, "forged"))

@@ -191,6 +191,11 @@ func (r *rawDeliverer) call(ctx context.Context, h *rawHandler, from peer.ID, da
 	returned = true
 }
 
+// counts returns how many messages handlers got, and how many were dropped.
+func (r *rawDeliverer) counts() (delivered, dropped uint64) {
+	return r.delivered.Load(), r.dropped.Load()
+}
+
 // close drops the waiting messages, and counts them.
 func (r *rawDeliverer) close() {
 	r.mu.Lock()

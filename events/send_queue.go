@@ -147,7 +147,7 @@ func (l *sendQueue) appendFrame(o *outgoingEvent, c *pendingCall) {
 		l.addCall(c)
 	}
 	at := len(l.queue.b)
-	l.queue.b = o.appendFrame(l.queue.b, c)
+	l.queue.b = appendFrame(l.queue.b, o, c)
 	if o.isRaw && (o.name != l.lastRaw.name || len(o.raw) != l.lastRaw.size) {
 		header := l.queue.b[at : len(l.queue.b)-len(o.raw)]
 		// Without the clone, the arguments of every Emit would escape to the heap.
@@ -224,9 +224,9 @@ func (l *sendQueue) openFirst(ctx context.Context) error {
 		return l.err
 	case ctx.Err() != nil && !errors.Is(err, ctx.Err()):
 		// The caller should see that its ctx has ended, whatever libp2p returns then.
-		err = &causedError{ctx.Err(), err}
+		err = errs.Because(ctx.Err(), err)
 	}
-	return &causedError{ErrNotConnected, err}
+	return errs.Because(ErrNotConnected, err)
 }
 
 // setStream makes out the stream of the queue. If the queue has ended it resets out and
@@ -276,7 +276,7 @@ func (l *sendQueue) newStream(ctx context.Context) (s network.Stream, lost bool,
 		s.Reset()
 	}
 	if addr.HasOnlyRelayed(n, l.peer) { // libp2p has waited in vain for a direct connection
-		err = &causedError{errs.ErrRelayed, err}
+		err = errs.Because(errs.ErrRelayed, err)
 	}
 	return nil, connectionEnded(ctx, n, before, err) && ctx.Err() == nil, err
 }
@@ -337,7 +337,7 @@ func (l *sendQueue) dropStream(out *outStream) error {
 	if unread { // so the events that were written are lost as well
 		more = out.sent
 	}
-	l.refused = &causedError{ErrNotConnected, err}
+	l.refused = errs.Because(ErrNotConnected, err)
 	l.refusedUntil = time.Now().Add(refusedFor)
 	l.dropAll(l.refused, more)
 	return l.refused
@@ -464,7 +464,7 @@ func (l *sendQueue) flush(ctx context.Context) error {
 	if n := l.unwrittenCount - lost; n > 0 {
 		cause := l.unwrittenCause
 		if !errors.Is(cause, ErrNotConnected) {
-			cause = &causedError{ErrNotConnected, cause}
+			cause = errs.Because(ErrNotConnected, cause)
 		}
 		return fmt.Errorf("events: flush to %s: %d events were dropped: %w", l.peer, n, cause)
 	}
@@ -488,27 +488,5 @@ func (d *Direct) removeIdle(l *sendQueue) {
 		l.err = errQueueEnded
 		l.cancel()
 		l.change.Broadcast()
-	}
-}
-
-// buffer is a pooled byte slice. Whoever gets one must free it, once.
-type buffer struct{ b []byte }
-
-var buffers = sync.Pool{New: func() any { return &buffer{b: make([]byte, 0, 1<<10)} }}
-
-func getBuffer() *buffer { return buffers.Get().(*buffer) }
-
-// maxBuffer bounds the buffers that go back into the pool. A queue of the default size
-// stays below it.
-const maxBuffer = 2 << 20
-
-func (b *buffer) free() {
-	if b == nil {
-		return // the event was not encoded in advance
-	}
-	// A very large buffer is left to the garbage collector.
-	if cap(b.b) <= maxBuffer {
-		b.b = b.b[:0]
-		buffers.Put(b)
 	}
 }

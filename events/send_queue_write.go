@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/go-smokesignal/smokesignal/internal/deadline"
+	"github.com/go-smokesignal/smokesignal/internal/errs"
 )
 
 // writeLoop is the writer. It returns when there is nothing left to write.
@@ -152,7 +153,7 @@ func (l *sendQueue) currentStream(re *redial) *outStream {
 	}
 	for l.err == nil {
 		if re.err != nil && time.Since(re.since) >= l.d.cfg.StallTimeout {
-			l.dropAll(&causedError{ErrNotConnected, re.err}, 0)
+			l.dropAll(errs.Because(ErrNotConnected, re.err), 0)
 			return nil
 		}
 		l.mu.Unlock()

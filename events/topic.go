@@ -82,7 +82,7 @@ type TopicStats struct {
 }
 
 // maxTopicLen bounds the names of topics: each message carries one.
-const maxTopicLen = maxTopicName
+const maxTopicLen = 1 << 10
 
 // NewTopic joins the topic. Nobody else may have joined it on ps, except if it is
 // the config's Joined. Both ps and h stay the caller's and must outlive the Topic;
@@ -487,10 +487,11 @@ func (t *Topic) call(ctx context.Context, f func(context.Context, peer.ID), p pe
 
 // Stats returns a snapshot of the counters.
 func (t *Topic) Stats() TopicStats {
+	received, dropped := t.raw.counts()
 	return TopicStats{
 		Published: t.published.Load(),
-		Received:  t.raw.delivered.Load(),
-		Dropped:   t.raw.dropped.Load(),
+		Received:  received,
+		Dropped:   dropped,
 		Unsigned:  t.unsigned.Load(),
 		Unhandled: t.unhandled.Load(),
 		Panics:    t.dispatcher.panics(),

@@ -19,6 +19,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
 // onTopic is a Topic on a host of its own, and what it got.
@@ -173,7 +174,7 @@ func TestTopicMaxSize(t *testing.T) {
 				b.host.RemoveStreamHandler(pubsub.FloodSubID) // and a spy in its place
 				spy := newSpy(t, b.host)
 				connect(t, a.host, b.host)
-				spy.announce(a.host, topic)
+				hosttest.Announce(t, b.host, a.host, topic)
 				a.ready()
 				a.publish(make([]byte, a.MaxSize()))
 				largest = <-spy.sizes
@@ -219,19 +220,6 @@ func newSpy(t *testing.T, h corehost.Host) *spy {
 		}
 	})
 	return s
-}
-
-// announce says that the host is on the topic.
-func (s *spy) announce(to corehost.Host, topic string) {
-	s.t.Helper()
-	stream, err := s.host.NewStream(s.t.Context(), to.ID(), pubsub.FloodSubID)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	sub := frame.AppendMessage(frame.AppendUint(nil, 1, 1), 2, []byte(topic))
-	if _, err := stream.Write(frame.Append(nil, frame.AppendMessage(nil, 1, sub))); err != nil {
-		s.t.Fatal(err)
-	}
 }
 
 // To be connected is not to be on the topic: Publish and Ready say so, and what to do.
@@ -423,71 +411,6 @@ func TestTopicBadNames(t *testing.T) {
 		if topic, err := NewTopic(a.ps, a.host, TopicConfig{Name: name}); err == nil {
 			topic.Close()
 			t.Errorf("a topic of %d bytes was joined", len(name))
-		}
-	}
-}
-
-// What others put on the topic of a Broadcast is heard, and the events on it as well.
-func TestBroadcastOnRaw(t *testing.T) {
-	s := newStation(t, overTCP, BroadcastConfig{})
-	r := newRawPeer(t, s)
-	r.publish(r.message([]byte("nobody listens")))
-	eventually(t, "it is counted", func() bool { return s.Stats().Foreign == 1 })
-	got := make(chan string, 16)
-	off := s.OnRaw(func(ctx context.Context, from peer.ID, data []byte) {
-		if from != r.host.ID() || !InHandler(ctx) {
-			t.Errorf("from %v, in a handler: %v", from, InHandler(ctx))
-		}
-		got <- string(data)
-	})
-	session := rawSession(1)
-	r.publish(r.message([]byte("text\x00\xff")))
-	r.batch(session, 1, "1")
-	r.publish(r.message(nil))
-	r.batch(session, 2, "2")
-	s.wait(r.asStation(), "1", "2")
-	for _, want := range []string{"text\x00\xff", ""} {
-		if m := <-got; m != want {
-			t.Errorf("got %q, want %q", m, want)
-		}
-	}
-	off()
-	r.publish(r.message([]byte("nobody listens")))
-	eventually(t, "it is counted", func() bool { return s.Stats().Foreign == 2 })
-	if st := s.Stats(); st.Raw != 2 || st.RawDropped != 0 {
-		t.Errorf("%+v", st)
-	}
-	// What the application itself puts there is not heard by its own handlers.
-	s.OnRaw(func(_ context.Context, _ peer.ID, data []byte) { got <- string(data) })
-	if err := s.Broadcast.sub.topic.Publish(t.Context(), []byte("own")); err != nil {
-		t.Fatal(err)
-	}
-	r.publish(r.message([]byte("last")))
-	if m := <-got; m != "last" {
-		t.Errorf("got %q, want the last", m)
-	}
-}
-
-// With a guest on the topic there is somebody to send to; without Guest only links
-// count.
-func TestBroadcastGuestsCount(t *testing.T) {
-	for _, counts := range []bool{false, true} {
-		seen := make(chan struct{})
-		onTopic := func(_ peer.ID, present bool) {
-			if present {
-				close(seen)
-			}
-		}
-		s := newStation(t, overTCP, BroadcastConfig{Links: true, OnTopic: onTopic, Guest: func(peer.ID) bool { return counts }})
-		if err := s.Emit(t.Context(), "x"); !errors.Is(err, ErrNoPeers) {
-			t.Errorf("alone: %v", err)
-		}
-		r := newRawPeer(t, s)
-		sp := &spy{t: t, host: r.host}
-		sp.announce(s.host, testTopic)
-		<-seen
-		if err := s.Emit(t.Context(), "x"); (err == nil) != counts {
-			t.Errorf("guests count: %v, and Emit returned %v", counts, err)
 		}
 	}
 }

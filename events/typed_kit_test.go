@@ -14,6 +14,20 @@ import (
 // Typed events and calls in the form in which package smokesignal has them, for tests
 // and benchmarks of the channels below.
 
+// An Emitter sends events: to all nodes, or to one peer. Emit encodes the
+// arguments before it returns, so the caller may change them afterwards.
+type Emitter interface {
+	Emit(ctx context.Context, name string, args ...any) error
+}
+
+// A Source calls f for every event of a name that arrives, or for every event
+// at all if the name is "*". Events of one sender arrive one after the other;
+// f may run for several senders at once. After off has returned, no further
+// call of f begins; off does not wait for a call that is running.
+type Source interface {
+	On(name string, f func(context.Context, *Event)) (off func())
+}
+
 // Name is a typed event.
 type Name[T any] string
 
@@ -35,15 +49,11 @@ func (n Name[T]) On(src Source, f func(ctx context.Context, from peer.ID, v T)) 
 		on = func(name string, f func(context.Context, *Event)) func() {
 			return src.OnBorrowed("", name, handling.Borrower[Event]{Handle: f})
 		}
-	case *station:
-		on = func(name string, f func(context.Context, *Event)) func() {
-			return src.OnBorrowed(name, handling.Borrower[Event]{Handle: f})
-		}
 	}
 	return on(string(n), func(ctx context.Context, ev *Event) {
 		v, err := copyAs[T](ctx, ev)
 		if err != nil {
-			ev.undecodable(ctx, err)
+			handling.Of(ctx).Undecodable(ev.Name, ev.From, err)
 			return
 		}
 		f(ctx, ev.From, v)
@@ -105,7 +115,7 @@ func (c Call[In, Out]) Handle(src callSource, f func(ctx context.Context, from p
 	return src.Handle(string(c), func(ctx context.Context, ev *Event) ([]any, error) {
 		in, err := decodeAs[In](ev)
 		if err != nil {
-			ev.undecodable(ctx, err)
+			handling.Of(ctx).Undecodable(ev.Name, ev.From, err)
 			return nil, &handling.BadArgument{Err: err}
 		}
 		out, err := f(ctx, ev.From, in)

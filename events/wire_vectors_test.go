@@ -211,7 +211,7 @@ func TestVectorsOfDirectEvents(t *testing.T) {
 			if e.Call != 0 {
 				id = &pendingCall{id: e.Call}
 			}
-			b = (&outgoingEvent{name: e.Name, args: args, size: size, buf: buf}).appendFrame(b, id)
+			b = appendFrame(b, &outgoingEvent{name: e.Name, args: args, size: size, buf: buf}, id)
 		}
 		return b, nil
 	})
@@ -254,7 +254,7 @@ func TestDirectFramesAgreeWithTheProtoFile(t *testing.T) {
 				if d.Call != 0 {
 					id = &pendingCall{id: d.Call}
 				}
-				b = (&outgoingEvent{size: len(d.Event), buf: &buffer{[]byte(d.Event)}}).appendFrame(b, id)
+				b = appendFrame(b, &outgoingEvent{size: len(d.Event), buf: &buffer{[]byte(d.Event)}}, id)
 			}
 			return frame.NewReader(bytes.NewReader(b), len(b)).Next()
 		},

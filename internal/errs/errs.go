@@ -19,6 +19,10 @@ var (
 	ErrNotConnected = errors.New("smokesignal: not connected")
 	// ErrOtherNetwork is returned when a peer belongs to a network of another name.
 	ErrOtherNetwork = errors.New("smokesignal: the peer belongs to another network")
+	// ErrNoPeers is returned when there is nobody to send to.
+	ErrNoPeers = errors.New("events: no peers")
+	// ErrQueueFull is returned by a TryEmit when the queue is full.
+	ErrQueueFull = errors.New("events: queue full")
 	// ErrSelf is returned when an address or an id is that of this node itself.
 	ErrSelf = errors.New("smokesignal: this is the node itself")
 	// ErrRelayed is returned when a peer was reached through a relay and no direct
@@ -67,3 +71,11 @@ func OneLine(err error) string {
 	}
 	return text
 }
+
+// Because returns an error that is what and names its cause, and wraps both.
+func Because(what, cause error) error { return &caused{what, cause} }
+
+type caused struct{ what, why error }
+
+func (e *caused) Error() string   { return e.what.Error() + ": " + Text(e.why) }
+func (e *caused) Unwrap() []error { return []error{e.what, e.why} }

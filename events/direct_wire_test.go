@@ -1,0 +1,30 @@
+package events
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/go-smokesignal/smokesignal/internal/frame"
+)
+
+// There are two ways to encode an event of raw bytes; they agree.
+func TestFramesOfRawEvents(t *testing.T) {
+	for _, args := range [][]any{
+		{}, {[]byte{}}, {[]byte(nil)}, {make([]byte, 1)}, {make([]byte, 123)}, {make([]byte, 124)}, {make([]byte, 125)}, {make([]byte, 126)}, {make([]byte, 127)}, {make([]byte, 128)},
+		{make([]byte, 20000), []byte("x"), []byte{}},
+	} {
+		size, buf, err := prepare(JSON, "name", args, DefaultMaxEventSize)
+		if err != nil || buf != nil {
+			t.Fatal(buf, err)
+		}
+		got := appendFrame(nil, &outgoingEvent{name: "name", args: args, size: size}, nil)
+		ev := encoded(t, "name", args...)
+		want := frame.Append(nil, frame.AppendMessage(nil, fieldEvent, ev))
+		if !bytes.Equal(got, want) {
+			t.Errorf("%d arguments: %x, want %x", len(args), got, want)
+		}
+		if other := appendFrame(nil, &outgoingEvent{size: len(ev), buf: &buffer{ev}}, nil); !bytes.Equal(other, want) {
+			t.Errorf("%d arguments, encoded: %x, want %x", len(args), other, want)
+		}
+	}
+}

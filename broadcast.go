@@ -5,6 +5,7 @@ import (
 	"io"
 
 	"github.com/go-smokesignal/smokesignal/events"
+	"github.com/go-smokesignal/smokesignal/internal/event"
 	"github.com/go-smokesignal/smokesignal/internal/handling"
 	"github.com/go-smokesignal/smokesignal/internal/payload"
 )
@@ -105,7 +106,7 @@ func (b *Broadcast) emitBytes(ctx context.Context, name string, data []byte) err
 }
 
 func (b *Broadcast) onBorrowed(name string, f func(context.Context, *Event)) (off func()) {
-	return b.channel.OnBorrowed(name, handling.Borrower[events.Event]{Handle: handler(f)})
+	return b.channel.OnBorrowed(name, handling.Borrower[event.Event]{Handle: handler(f)})
 }
 
 func (b *Broadcast) closing() <-chan struct{} { return b.channel.Done() }

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"sync"
 
-	"github.com/go-smokesignal/smokesignal/events"
+	"github.com/go-smokesignal/smokesignal/internal/dispatch"
 )
 
 // Close ends the node. It does the following, one after the other:
@@ -58,7 +58,7 @@ func (n *Node) Shutdown(ctx context.Context) error {
 
 // inHandler reports whether ctx belongs to an event handler or a callback.
 func inHandler(ctx context.Context) bool {
-	return events.InHandler(ctx) || ctx.Value(callbackKey{}) != nil
+	return dispatch.InHandler(ctx) || ctx.Value(callbackKey{}) != nil
 }
 
 func (n *Node) shutdown(caller context.Context) error {

@@ -3,7 +3,8 @@ package smokesignal
 import (
 	"context"
 
-	"github.com/go-smokesignal/smokesignal/events"
+	"github.com/go-smokesignal/smokesignal/internal/direct"
+	"github.com/go-smokesignal/smokesignal/internal/event"
 	"github.com/go-smokesignal/smokesignal/internal/handling"
 )
 
@@ -11,7 +12,7 @@ import (
 // returns it. To send a direct event, or to receive the events of one peer only, use a
 // Peer. All methods may be called from several goroutines, and from handlers.
 type Direct struct {
-	channel *events.Direct
+	channel *direct.Direct
 }
 
 // Direct returns the receiver of the events and calls that peers send to this node alone.
@@ -45,7 +46,7 @@ func (d *Direct) Handle(name string, f func(context.Context, *Event) (results []
 // The methods below save Name, which has the typed events, an allocation per event.
 
 func (d *Direct) onBorrowed(name string, f func(context.Context, *Event)) (off func()) {
-	return d.channel.OnBorrowed("", name, handling.Borrower[events.Event]{Handle: handler(f)})
+	return d.channel.OnBorrowed("", name, handling.Borrower[event.Event]{Handle: handler(f)})
 }
 
 func (d *Direct) closing() <-chan struct{} { return d.channel.Done() }

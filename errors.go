@@ -8,7 +8,9 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery"
 	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/host"
+	"github.com/go-smokesignal/smokesignal/internal/direct"
 	"github.com/go-smokesignal/smokesignal/internal/errs"
+	"github.com/go-smokesignal/smokesignal/internal/event"
 )
 
 // Errors of sending. Test for them with errors.Is. After any of them nothing was sent.
@@ -29,21 +31,21 @@ var (
 	ErrUnknownPeer = discovery.ErrUnknownPeer
 	// ErrRefused is returned by Emit and Call when the peer does not accept events from
 	// this node now. errors.Is also finds ErrNotConnected in it.
-	ErrRefused = events.ErrRefused
+	ErrRefused = direct.ErrRefused
 	// ErrStalled is returned by the Emit of a Peer when nothing could be written to it for
 	// ten seconds.
-	ErrStalled = events.ErrStalled
+	ErrStalled = direct.ErrStalled
 	// ErrQueueFull is returned by a TryEmit that would have to wait.
 	ErrQueueFull = events.ErrQueueFull
 	// ErrTooLarge is returned for an event larger than MaxEventSize or with more than 64
 	// arguments, and by Topic.Publish for a message larger than Topic.MaxSize.
-	ErrTooLarge = events.ErrTooLarge
+	ErrTooLarge = event.ErrTooLarge
 	// ErrBadName is returned for the name of an event that is not 1 to 128 bytes of UTF-8,
 	// or is "*".
-	ErrBadName = events.ErrBadName
+	ErrBadName = event.ErrBadName
 	// ErrBadArgument is returned for an argument that cannot be encoded, and by a Call
 	// whose handler cannot decode its argument. The text says which one, and why.
-	ErrBadArgument = events.ErrBadArgument
+	ErrBadArgument = event.ErrBadArgument
 	// ErrPubSubEnded is returned by a broadcast when the application has ended the pubsub
 	// or closed the topic that it lent to the node.
 	ErrPubSubEnded = events.ErrPubSubEnded
@@ -54,16 +56,16 @@ var (
 	// ErrUndecodable is returned by Event.Decode, and in the loop of Name.All, when an
 	// argument is missing or does not fit the type of the variable. It is returned by
 	// Call.Do when the answer does not fit; the handler has finished then.
-	ErrUndecodable = events.ErrUndecodable
+	ErrUndecodable = event.ErrUndecodable
 	// ErrNoHandler is returned by a call when the other node has no handler of that name.
-	ErrNoHandler = events.ErrNoHandler
+	ErrNoHandler = direct.ErrNoHandler
 	// ErrRemoteHandler is returned by a call whose handler ran and failed. The error is a
 	// *RemoteError, which has its text.
-	ErrRemoteHandler = events.ErrRemoteHandler
+	ErrRemoteHandler = direct.ErrRemoteHandler
 	// ErrUnknownOutcome is returned by a call that was sent and got no answer: its handler
 	// may have run, may be running, or may never run. The cause is wrapped beside it, such
 	// as context.DeadlineExceeded, ErrNotConnected or ErrClosed.
-	ErrUnknownOutcome = events.ErrUnknownOutcome
+	ErrUnknownOutcome = direct.ErrUnknownOutcome
 )
 
 // Errors of starting and joining.
@@ -101,7 +103,7 @@ var (
 //		// wrote it: it may contain line breaks and escape sequences.
 //		Text string
 //	}
-type RemoteError = events.RemoteError
+type RemoteError = direct.RemoteError
 
 // An UnconfirmedError is returned by EmitConfirmed and Flush when neighbors have not confirmed
 // in time that they have received the broadcasts of this node.

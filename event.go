@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/go-smokesignal/smokesignal/events"
+	"github.com/go-smokesignal/smokesignal/internal/event"
 	"github.com/go-smokesignal/smokesignal/internal/payload"
 )
 
@@ -30,11 +31,11 @@ func (e *Event) Len() int { return e.Args.Len() }
 //
 // The error is ErrUndecodable and names the argument, counted from 1; the variables before
 // that argument are set.
-func (e *Event) Decode(ptrs ...any) error { return (*events.Event)(e).Decode(ptrs...) }
+func (e *Event) Decode(ptrs ...any) error { return (*event.Event)(e).Decode(ptrs...) }
 
 // Bytes returns argument i, counted from 0, and whether it was emitted as a []byte. The
 // bytes may be kept but not changed.
-func (e *Event) Bytes(i int) ([]byte, bool) { return (*events.Event)(e).Bytes(i) }
+func (e *Event) Bytes(i int) ([]byte, bool) { return (*event.Event)(e).Bytes(i) }
 
 // An Emitter is what events can be sent with: a *Broadcast or a *Peer.
 type Emitter interface {
@@ -55,13 +56,13 @@ type Source interface {
 }
 
 // handler returns f as a handler of package events. Its events convert without a copy.
-func handler(f func(context.Context, *Event)) func(context.Context, *events.Event) {
-	return func(ctx context.Context, ev *events.Event) { f(ctx, (*Event)(ev)) }
+func handler(f func(context.Context, *Event)) func(context.Context, *event.Event) {
+	return func(ctx context.Context, ev *event.Event) { f(ctx, (*Event)(ev)) }
 }
 
 // callHandler returns f as a handler of calls of package events.
-func callHandler(f func(context.Context, *Event) ([]any, error)) func(context.Context, *events.Event) ([]any, error) {
-	return func(ctx context.Context, ev *events.Event) ([]any, error) { return f(ctx, (*Event)(ev)) }
+func callHandler(f func(context.Context, *Event) ([]any, error)) func(context.Context, *event.Event) ([]any, error) {
+	return func(ctx context.Context, ev *event.Event) ([]any, error) { return f(ctx, (*Event)(ev)) }
 }
 
 // gapHandler returns f as a handler of gaps of package events.

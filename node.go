@@ -20,6 +20,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/health"
 	"github.com/go-smokesignal/smokesignal/host"
+	"github.com/go-smokesignal/smokesignal/internal/direct"
 	"github.com/go-smokesignal/smokesignal/internal/gate"
 	"github.com/go-smokesignal/smokesignal/internal/identify"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
@@ -51,7 +52,7 @@ type Node struct {
 	records   *peers.Registry
 	gate      *gate.Gate // nil on a pubsub that is lent
 	pubsub    *pubsub.PubSub
-	direct    *events.Direct
+	direct    *direct.Direct
 	broadcast *events.Broadcast
 	driver    *discovery.Driver
 	overlay   wiring.Overlay // what the driver and the other parts call of each other
@@ -165,7 +166,7 @@ func (n *Node) build(seeds []*seed.Seed) (err error) {
 
 	rand.Read(n.session[:]) // never fails
 	eventsLog := logging.Room("events", cfg.logger)
-	n.direct = events.NewDirect(n.host, events.DirectConfig{
+	n.direct = direct.New(n.host, direct.Config{
 		Network: cfg.network, Session: n.session[:], MaxEventSize: cfg.maxEvent, Codec: cfg.codec,
 		Admit: n.records.Admit, Locate: n.locate, Log: eventsLog,
 	})

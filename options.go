@@ -14,6 +14,7 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/host"
+	"github.com/go-smokesignal/smokesignal/internal/event"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 	"github.com/go-smokesignal/smokesignal/internal/seed"
 	"github.com/go-smokesignal/smokesignal/internal/testhook"
@@ -71,7 +72,7 @@ type config struct {
 
 	// Events.
 	maxEvent   int
-	codec      events.Codec
+	codec      event.Codec
 	storeAge   time.Duration
 	storeBytes int
 	last       int
@@ -271,7 +272,7 @@ func Last(n int) Option {
 // as it is, and a proto.Message, which is sent as protobuf. The default is JSON. Each
 // argument says how it was encoded, so every node reads what the others send.
 func CBOR() Option {
-	return func(c *config) { c.codec = events.CBOR }
+	return func(c *config) { c.codec = event.CBOR }
 }
 
 // CloseTimeout limits each of the three waits of Close: for neighbors to acknowledge what was

@@ -13,8 +13,8 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
-	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/internal/addr"
+	"github.com/go-smokesignal/smokesignal/internal/event"
 	"github.com/go-smokesignal/smokesignal/internal/handling"
 	"github.com/go-smokesignal/smokesignal/internal/payload"
 )
@@ -167,7 +167,7 @@ func (p *Peer) emitBytes(ctx context.Context, name string, b []byte) error {
 }
 
 func (p *Peer) onBorrowed(name string, f func(context.Context, *Event)) (off func()) {
-	return p.node.direct.OnBorrowed(p.id, name, handling.Borrower[events.Event]{Handle: handler(f)})
+	return p.node.direct.OnBorrowed(p.id, name, handling.Borrower[event.Event]{Handle: handler(f)})
 }
 
 func (p *Peer) closing() <-chan struct{} { return p.node.direct.Done() }

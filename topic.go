@@ -9,8 +9,8 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
+	"github.com/go-smokesignal/smokesignal/internal/topic"
 )
 
 // A Topic takes part in a pubsub topic of any libp2p application: floodsub or gossipsub, in
@@ -22,7 +22,7 @@ import (
 // peers on the topic to which this node is connected; their pubsub decides whether to pass
 // it on. All methods may be called from several goroutines, and from handlers.
 type Topic struct {
-	channel *events.Topic
+	channel *topic.Topic
 }
 
 // Name returns the name of the topic.
@@ -134,11 +134,11 @@ func (n *Node) Topic(name string) (*Topic, error) {
 			return t, nil
 		}
 	}
-	cfg := events.TopicConfig{Name: name, Joined: n.cfg.topics[name], Log: logging.Room("events", n.cfg.logger)}
+	cfg := topic.Config{Name: name, Joined: n.cfg.topics[name], Log: logging.Room("events", n.cfg.logger)}
 	if n.gate != nil { // there is no gate in front of a lent pubsub
 		cfg.AwaitRoom = n.gate.AwaitRoom
 	}
-	channel, err := events.NewTopic(n.pubsub, n.host, cfg)
+	channel, err := topic.New(n.pubsub, n.host, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("smokesignal: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/events/internal/engine"
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
+	"github.com/go-smokesignal/smokesignal/internal/event"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
@@ -68,20 +69,20 @@ func (m *arrivedBatch) nextSeq() uint64 { return m.first + uint64(m.count) }
 // parse reads a Batch message. It copies nothing, so m keeps b alive.
 func (m *arrivedBatch) parse(b []byte) error {
 	if len(b) > MaxBatch {
-		return fmt.Errorf("%w batch: %d bytes, at most %d", ErrMalformed, len(b), MaxBatch)
+		return fmt.Errorf("%w batch: %d bytes, at most %d", event.ErrMalformed, len(b), MaxBatch)
 	}
 	var session []byte
 	for len(b) > 0 {
 		f, rest, err := frame.Cut(b)
 		switch {
 		case err != nil:
-			return fmt.Errorf("%w batch: %w", ErrMalformed, err)
+			return fmt.Errorf("%w batch: %w", event.ErrMalformed, err)
 		case f.Num == numBatchEvent && f.Type == protowire.BytesType:
 			switch {
 			case m.count == maxBatchEvents:
-				return fmt.Errorf("%w batch: more than %d events", ErrMalformed, maxBatchEvents)
+				return fmt.Errorf("%w batch: more than %d events", event.ErrMalformed, maxBatchEvents)
 			case len(f.Bytes) == 0:
-				return fmt.Errorf("%w batch: event %d is empty", ErrMalformed, m.count+1)
+				return fmt.Errorf("%w batch: event %d is empty", event.ErrMalformed, m.count+1)
 			case m.count == 0:
 				m.data = b // cutEvent skips other fields between the events
 			}
@@ -96,11 +97,11 @@ func (m *arrivedBatch) parse(b []byte) error {
 		b = rest
 	}
 	if err := parseSession(&m.session, session); err != nil {
-		return fmt.Errorf("%w batch: %w", ErrMalformed, err)
+		return fmt.Errorf("%w batch: %w", event.ErrMalformed, err)
 	}
 	// The sum would overflow without the last check.
 	if m.first == 0 || m.count == 0 || m.first > order.MaxNumber-uint64(m.count) {
-		return fmt.Errorf("%w batch: %d events from %d", ErrMalformed, m.count, m.first)
+		return fmt.Errorf("%w batch: %d events from %d", event.ErrMalformed, m.count, m.first)
 	}
 	return nil
 }
@@ -203,21 +204,21 @@ func appendMarks(dst []byte, marks []engine.Mark) []byte {
 // decodeMarks reads a Marks message.
 func decodeMarks(b []byte) ([]engine.Mark, error) {
 	if len(b) > maxMarksSize {
-		return nil, fmt.Errorf("%w marks: %d bytes, at most %d", ErrMalformed, len(b), maxMarksSize)
+		return nil, fmt.Errorf("%w marks: %d bytes, at most %d", event.ErrMalformed, len(b), maxMarksSize)
 	}
 	var marks []engine.Mark
 	for f, err := range frame.Fields(b) {
 		switch {
 		case err != nil:
-			return nil, fmt.Errorf("%w marks: %w", ErrMalformed, err)
+			return nil, fmt.Errorf("%w marks: %w", event.ErrMalformed, err)
 		case f.Num != numMarksMark || f.Type != protowire.BytesType:
 			continue // a field of a later version
 		case len(marks) == maxMarks:
-			return nil, fmt.Errorf("%w marks: more than %d", ErrMalformed, maxMarks)
+			return nil, fmt.Errorf("%w marks: more than %d", event.ErrMalformed, maxMarks)
 		}
 		m, err := decodeMark(f.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("%w marks: mark %d: %w", ErrMalformed, len(marks)+1, err)
+			return nil, fmt.Errorf("%w marks: mark %d: %w", event.ErrMalformed, len(marks)+1, err)
 		}
 		marks = append(marks, m)
 	}

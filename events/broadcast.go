@@ -16,12 +16,16 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
+	"github.com/go-smokesignal/smokesignal/internal/dispatch"
 	"github.com/go-smokesignal/smokesignal/internal/errs"
+	"github.com/go-smokesignal/smokesignal/internal/event"
 	"github.com/go-smokesignal/smokesignal/internal/handling"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 	"github.com/go-smokesignal/smokesignal/internal/payload"
+	"github.com/go-smokesignal/smokesignal/internal/pipe"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
+	"github.com/go-smokesignal/smokesignal/internal/subscription"
 )
 
 // Defaults of the space and time for broadcasts that neighbors may still lack.
@@ -49,11 +53,11 @@ type BroadcastConfig struct {
 	// current one. Zero means now, but later than every session of this process.
 	Began time.Time
 	// MaxEventSize bounds an encoded event that is sent, in bytes; 0 is
-	// DefaultMaxEventSize. An event has to fit into a batch.
+	// 512 KiB. An event has to fit into a batch.
 	MaxEventSize int
 	// Codec encodes the arguments that are neither []byte nor proto.Message; the
 	// zero value is JSON.
-	Codec Codec
+	Codec event.Codec
 	// StoreAge is how long events are kept for neighbors that may lack them; 0 is
 	// DefaultStoreAge. Events that wait for handlers are kept longer.
 	StoreAge time.Duration
@@ -98,7 +102,7 @@ func (c *BroadcastConfig) fill() error {
 	if most := len(protocol.Session{}); len(c.Session) != most {
 		return fmt.Errorf("events: a session has %d bytes, not %d", most, len(c.Session))
 	}
-	c.MaxEventSize = cmp.Or(c.MaxEventSize, DefaultMaxEventSize)
+	c.MaxEventSize = cmp.Or(c.MaxEventSize, event.DefaultMaxSize)
 	if most := MaxBatch - maxBatchOverhead; c.MaxEventSize > most {
 		return fmt.Errorf("events: a broadcast event has at most %d bytes, so %d as maximum is too much", most, c.MaxEventSize)
 	}
@@ -128,7 +132,7 @@ type Broadcast struct {
 	cfg     BroadcastConfig
 	log     *slog.Logger
 	session order.SessionKey
-	sub     *subscription
+	sub     *subscription.Subscription
 
 	// Sending.
 	publisher publisher
@@ -137,9 +141,9 @@ type Broadcast struct {
 	driver engineDriver
 
 	// Handling.
-	dispatcher *dispatcher
+	dispatcher *dispatch.Dispatcher
 	deliverer  deliverer
-	raw        rawDeliverer
+	raw        dispatch.RawDeliverer
 	gaps       gapHandlers
 
 	// Life. Goroutines are added to tasks only under a mutex that Close locks
@@ -224,16 +228,16 @@ func NewBroadcast(ps *pubsub.PubSub, h corehost.Host, cfg BroadcastConfig) (*Bro
 		host:       h,
 		cfg:        cfg,
 		log:        cfg.Log,
-		dispatcher: newDispatcher(cfg.Log),
+		dispatcher: dispatch.New(cfg.Log),
 		session:    newSession(cfg.Session, cfg.Began),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.driver.init(b)
 	b.publisher = publisher{b: b, nextEvent: 1, full: notify.NewSignal()}
 	b.deliverer.init(b)
-	b.raw.init(b.ctx, b.dispatcher)
+	b.raw.Init(b.ctx, b.dispatcher)
 	var err error
-	if b.sub, err = subscribe(ps, cfg.Topic, cfg.Joined, b.driver.receiveMessage); err != nil {
+	if b.sub, err = subscription.Join(ps, cfg.Topic, cfg.Joined, b.driver.receiveMessage); err != nil {
 		b.cancel()
 		return nil, err
 	}
@@ -262,7 +266,7 @@ func (b *Broadcast) Start() {
 // watchTopic follows the peers on the topic.
 func (b *Broadcast) watchTopic() {
 	for {
-		ev, err := b.sub.members.NextPeerEvent(b.ctx)
+		ev, err := b.sub.Members.NextPeerEvent(b.ctx)
 		if err != nil {
 			return
 		}
@@ -350,7 +354,7 @@ type broadcastError struct {
 }
 
 func (e *broadcastError) Error() string {
-	return fmt.Sprintf("events: broadcast %s: %s", quote(e.name), errs.Text(e.err))
+	return fmt.Sprintf("events: broadcast %s: %s", event.Quote(e.name), errs.Text(e.err))
 }
 func (e *broadcastError) Unwrap() error { return e.err }
 
@@ -359,23 +363,23 @@ func (b *Broadcast) emit(ctx context.Context, mode spaceMode, name string, args 
 	if ctx.Err() != nil {
 		return 0, b.closedOr(ctx)
 	}
-	size, buf, err := prepare(b.cfg.Codec, name, args, b.cfg.MaxEventSize)
+	size, buf, err := event.Prepare(b.cfg.Codec, name, args, b.cfg.MaxEventSize)
 	if err != nil {
 		return 0, err
 	}
-	defer buf.free()
-	return b.publisher.enqueue(ctx, mode, &outgoingEvent{name: name, args: args, size: size, buf: buf})
+	defer buf.Free()
+	return b.publisher.enqueue(ctx, mode, &event.Outgoing{Name: name, Args: args, Size: size, Buf: buf})
 }
 
 func (b *Broadcast) emitBytes(ctx context.Context, name string, data []byte) error {
 	if ctx.Err() != nil {
 		return b.closedOr(ctx)
 	}
-	size, err := checkRaw(name, data, b.cfg.MaxEventSize)
+	size, err := event.CheckRaw(name, data, b.cfg.MaxEventSize)
 	if err != nil {
 		return err
 	}
-	_, err = b.publisher.enqueue(ctx, waitForSpace, &outgoingEvent{name: name, raw: data, isRaw: true, size: size})
+	_, err = b.publisher.enqueue(ctx, waitForSpace, &event.Outgoing{Name: name, Raw: data, IsRaw: true, Size: size})
 	return err
 }
 
@@ -433,16 +437,16 @@ func (b *Broadcast) stageNow() broadcastStage { return broadcastStage(b.stage.Lo
 // events of its sender here and nothing at other nodes. Events that have to be
 // dropped before f gets to them are reported as a [Gap], see [BroadcastConfig]. The
 // ctx of f ends at Close. A panic of f is caught, counted and logged.
-func (b *Broadcast) On(name string, f func(context.Context, *Event)) (off func()) {
-	return b.dispatcher.on(name, f)
+func (b *Broadcast) On(name string, f func(context.Context, *event.Event)) (off func()) {
+	return b.dispatcher.On(name, f)
 }
 
 // OnBorrowed is On for an f that does not keep the event, which is used again when
 // f returns. The results of Decode and Bytes may be kept, and keep the message
 // alive in which the event came. It is for the typed events of package
 // smokesignal: no other module can make a [handling.Borrower].
-func (b *Broadcast) OnBorrowed(name string, f handling.Borrower[Event]) (off func()) {
-	return b.dispatcher.onBorrowed("", name, f)
+func (b *Broadcast) OnBorrowed(name string, f handling.Borrower[event.Event]) (off func()) {
+	return b.dispatcher.OnBorrowed("", name, f)
 }
 
 // OnRaw calls f for messages on the topic that are not batches of events. They may
@@ -458,7 +462,7 @@ func (b *Broadcast) OnBorrowed(name string, f handling.Borrower[Event]) (off fun
 // and counted. Without a handler, messages are counted as Foreign. On a lent
 // pubsub they come from NewBroadcast on.
 func (b *Broadcast) OnRaw(f func(ctx context.Context, from peer.ID, data []byte)) (off func()) {
-	return b.raw.on(f)
+	return b.raw.On(f)
 }
 
 // OnGap calls f for missing events in their place: after the handlers of the event
@@ -466,7 +470,7 @@ func (b *Broadcast) OnRaw(f func(ctx context.Context, from peer.ID, data []byte)
 // run for several senders at once.
 func (b *Broadcast) OnGap(f func(context.Context, Gap)) (off func()) { return b.gaps.on(f) }
 
-// Pipe returns a duplex view of the events named [PipeName] to and from all
+// Pipe returns a duplex view of the events named [pipe.EventName] to and from all
 // nodes. It receives from now on and holds 64 KiB or 256 events. When it is full,
 // no handler at this node gets further events of that sender until the pipe is
 // read or closed; they wait in the store, and events that are dropped there are
@@ -474,19 +478,19 @@ func (b *Broadcast) OnGap(f func(context.Context, Gap)) (off func()) { return b.
 // does, and splits large writes; Read returns io.EOF after Close.
 func (b *Broadcast) Pipe() io.ReadWriteCloser {
 	ctx, cancel := context.WithCancel(b.ctx)
-	p := newPipe(b.cfg.MaxEventSize,
-		func(data []byte) error { return b.Emit(ctx, PipeName, data) },
-		func(f func(context.Context, *Event)) func() {
-			off := b.On(PipeName, f)
+	p := pipe.New(b.cfg.MaxEventSize,
+		func(data []byte) error { return b.Emit(ctx, pipe.EventName, data) },
+		func(f func(context.Context, *event.Event)) func() {
+			off := b.On(pipe.EventName, f)
 			return func() { off(); cancel() }
 		})
-	context.AfterFunc(ctx, p.finish)
+	context.AfterFunc(ctx, p.Finish)
 	return p
 }
 
 // Stats returns a snapshot of the counters.
 func (b *Broadcast) Stats() BroadcastStats {
-	raw, rawDropped := b.raw.counts()
+	raw, rawDropped := b.raw.Counts()
 	return BroadcastStats{
 		Emitted:     b.stats.emitted.Load(),
 		Delivered:   b.stats.delivered.Load(),
@@ -500,9 +504,9 @@ func (b *Broadcast) Stats() BroadcastStats {
 		Raw:         raw,
 		RawDropped:  rawDropped,
 		Unsigned:    b.stats.unsigned.Load(),
-		Undecodable: b.stats.malformed.Load() + b.dispatcher.undecodable(),
-		Unhandled:   b.dispatcher.unhandled(),
-		Panics:      b.dispatcher.panics(),
+		Undecodable: b.stats.malformed.Load() + b.dispatcher.Undecodable(),
+		Unhandled:   b.dispatcher.Unhandled(),
+		Panics:      b.dispatcher.Panics(),
 	}
 }
 
@@ -517,7 +521,7 @@ func (b *Broadcast) Done() <-chan struct{} { return b.ctx.Done() }
 // if it has none. Close may be called again, and then waits again.
 func (b *Broadcast) Close(ctx context.Context) error {
 	b.once.Do(b.stop)
-	return b.dispatcher.waitAll(ctx, &b.tasks, "the broadcast is")
+	return b.dispatcher.WaitAll(ctx, &b.tasks, "the broadcast is")
 }
 
 // stop begins to close everything. It waits for pubsub alone.
@@ -533,8 +537,8 @@ func (b *Broadcast) stop() {
 	b.driver.close()
 	b.publisher.close()
 	b.deliverer.close()
-	b.raw.close()
-	if err := b.sub.close(); err != nil {
+	b.raw.Close()
+	if err := b.sub.Close(); err != nil {
 		b.log.Debug("cannot leave the topic", "error", err)
 	}
 }

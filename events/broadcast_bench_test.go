@@ -7,6 +7,9 @@ import (
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	corehost "github.com/libp2p/go-libp2p/core/host"
+
+	"github.com/go-smokesignal/smokesignal/internal/event"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
 // How long one event takes from Emit to the handler of a neighbor when they
@@ -14,7 +17,7 @@ import (
 func BenchmarkBroadcastPair(b *testing.B) {
 	pair := line(b, 2, overTCP)
 	arrived := make(chan struct{}, 1<<16)
-	pair[1].On("bench", func(context.Context, *Event) { arrived <- struct{}{} })
+	pair[1].On("bench", func(context.Context, *event.Event) { arrived <- struct{}{} })
 	payload := bytes.Repeat([]byte("x"), 64)
 	b.ReportAllocs()
 	flood(b, arrived, func() error { return pair[0].Emit(context.Background(), "bench", payload) })
@@ -26,7 +29,7 @@ func BenchmarkFloodsubPair(b *testing.B) {
 	var topics [2]*pubsub.Topic
 	arrived := make(chan struct{}, 1<<16)
 	from, to := newStationHost(b, overTCP), newStationHost(b, overTCP)
-	connect(b, from, to)
+	hosttest.Connect(b, from, to)
 	for i, h := range []corehost.Host{from, to} {
 		ps, err := pubsub.NewFloodSub(ctx, h, PubSubOptions(PubSubConfig{})...)
 		if err != nil {

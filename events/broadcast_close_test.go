@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-smokesignal/smokesignal/internal/event"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
@@ -42,7 +43,7 @@ func TestBroadcastCloseInsideAHandler(t *testing.T) {
 	pair := line(t, 2, overTCP)
 	closed := make(chan error, 1)
 	ended := make(chan struct{})
-	pair[1].On("close", func(ctx context.Context, ev *Event) {
+	pair[1].On("close", func(ctx context.Context, ev *event.Event) {
 		closed <- pair[1].Close(ctx)
 		if ctx.Err() == nil {
 			t.Error("the handler's context goes on")
@@ -65,7 +66,7 @@ func TestBroadcastCloseInsideAHandler(t *testing.T) {
 func TestBroadcastCloseWaitsForHandlers(t *testing.T) {
 	pair := line(t, 2, overTCP)
 	running, release := make(chan struct{}), make(chan struct{})
-	pair[1].On("x", func(ctx context.Context, ev *Event) {
+	pair[1].On("x", func(ctx context.Context, ev *event.Event) {
 		close(running)
 		<-ctx.Done() // Close ends it
 		<-release

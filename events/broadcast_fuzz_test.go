@@ -10,6 +10,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/events/internal/engine"
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 	"github.com/go-smokesignal/smokesignal/events/internal/repair"
+	"github.com/go-smokesignal/smokesignal/internal/event"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
@@ -31,7 +32,7 @@ func FuzzBatch(f *testing.F) {
 		var list [][]byte
 		for ev, rest := cutEvent(m.data); ev != nil; ev, rest = cutEvent(rest) {
 			list = append(list, ev)
-			decodeEvent("sender", ev)
+			event.Parse("sender", ev)
 		}
 		if err := again.parse(appendBatch(nil, m.session, m.first, list...)); err != nil {
 			t.Fatal(err)

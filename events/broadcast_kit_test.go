@@ -16,7 +16,9 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/events/internal/engine"
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
+	"github.com/go-smokesignal/smokesignal/internal/event"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
 const (
@@ -86,7 +88,7 @@ func (s *station) begin(cfg BroadcastConfig) {
 		s.t.Fatal(err)
 	}
 	s.Broadcast = b
-	b.On("x", func(_ context.Context, ev *Event) {
+	b.On("x", func(_ context.Context, ev *event.Event) {
 		data, _ := ev.Bytes(0)
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -169,7 +171,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 // see each other.
 func link(t testing.TB, a, b *station) {
 	t.Helper()
-	connect(t, a.host, b.host)
+	hosttest.Connect(t, a.host, b.host)
 	linked(t, a, b)
 }
 

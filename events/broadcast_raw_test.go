@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -23,7 +22,10 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/events/internal/engine"
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
+	"github.com/go-smokesignal/smokesignal/internal/event"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
+	"github.com/go-smokesignal/smokesignal/internal/leaks"
 )
 
 // rawPeer speaks floodsub by hand to one station.
@@ -45,7 +47,7 @@ func newRawPeer(t testing.TB, to *station) *rawPeer {
 		}
 		s.Reset()
 	})
-	connect(t, r.host, to.host)
+	hosttest.Connect(t, r.host, to.host)
 	r.open(to)
 	return r
 }
@@ -108,7 +110,7 @@ func batchOf(t testing.TB, session order.SessionKey, first uint64, texts ...stri
 	t.Helper()
 	var evs [][]byte
 	for _, text := range texts {
-		ev, err := encodeEvent(nil, "x", []any{[]byte(text)}, MaxBatch)
+		ev, err := event.JSON.Encode(nil, "x", []any{[]byte(text)}, MaxBatch)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -302,7 +304,7 @@ func TestBroadcastAttacks(t *testing.T) {
 		r.publish(m)
 	}
 	// Events that cannot be decoded count, the others of their batch are heard.
-	good, _ := encodeEvent(nil, "x", []any{[]byte("8")}, 100)
+	good, _ := event.JSON.Encode(nil, "x", []any{[]byte("8")}, 100)
 	r.publish(r.message(appendBatch(nil, rawSession(2), 9, []byte{0xff}, []byte("text"), good, []byte{0x0a, 1, '*'})))
 	victim.wait(r.asStation(), "0", "1", "2", "3", "4", "5", "6", "7", "8")
 
@@ -362,7 +364,7 @@ func TestBroadcastMemoryIsBounded(t *testing.T) {
 	r := newRawPeer(t, s)
 	r.batch(rawSession(1), 1, "begin")
 	s.wait(r.asStation(), "begin")
-	before := heap()
+	before := leaks.Heap()
 	var rpc pb.RPC
 	for i := range 20_000 { // topics
 		sub := &pb.RPC_SubOpts{Subscribe: proto.Bool(true), Topicid: proto.String(fmt.Sprintf("topic %d %s", i, strings.Repeat("x", 100)))}
@@ -395,7 +397,7 @@ func TestBroadcastMemoryIsBounded(t *testing.T) {
 	s.mu.Lock()
 	clear(s.got)
 	s.mu.Unlock()
-	wantHeap(t, before, DefaultStoreBytes+8<<20)
+	leaks.WantHeap(t, before, DefaultStoreBytes+8<<20)
 	st := s.guard.counters.Stats()
 	if n := st.Topics; n != 20_000-maxTopics {
 		t.Errorf("%d topics refused", n)
@@ -404,26 +406,6 @@ func TestBroadcastMemoryIsBounded(t *testing.T) {
 	defer s.guard.mu.Unlock()
 	if topics := len(s.guard.topics[r.host.ID()]); topics != maxTopics {
 		t.Errorf("%d topics remembered", topics)
-	}
-}
-
-func heap() int {
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return int(m.HeapAlloc)
-}
-
-// wantHeap fails unless the heap comes back to most bytes above before: pools and
-// finalizers hold some until a later collection, and what libp2p is still closing too.
-func wantHeap(t *testing.T, before, most int) {
-	t.Helper()
-	grown := heap() - before
-	for began := time.Now(); grown > most && time.Since(began) < patience; grown = heap() - before {
-		time.Sleep(10 * time.Millisecond)
-	}
-	if grown > most {
-		t.Errorf("the heap has grown by %d KiB, and may by %d", grown>>10, most>>10)
 	}
 }
 

@@ -15,6 +15,8 @@ import (
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/go-smokesignal/smokesignal/internal/event"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 	"github.com/go-smokesignal/smokesignal/internal/payload"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
@@ -25,7 +27,7 @@ func TestBroadcastPair(t *testing.T) {
 		pair := line(t, 2, listen)
 		a, b := pair[0], pair[1]
 		own := make(chan string, 1)
-		a.On("*", func(_ context.Context, ev *Event) {
+		a.On("*", func(_ context.Context, ev *event.Event) {
 			if ev.From == a.id() {
 				own <- ev.Name
 			}
@@ -58,7 +60,7 @@ func TestBroadcastArguments(t *testing.T) {
 		from peer.ID
 	}
 	got := make(chan result, 1)
-	pair[1].On("move", func(_ context.Context, ev *Event) {
+	pair[1].On("move", func(_ context.Context, ev *event.Event) {
 		var r result
 		if err := ev.Decode(&r.n, &r.s, &r.raw); err != nil {
 			t.Error(err)
@@ -232,14 +234,14 @@ func TestBroadcastErrors(t *testing.T) {
 	b.Start()
 	b.Start()
 	emit(ErrNoPeers, "x")
-	connect(t, h, other.host)
+	hosttest.Connect(t, h, other.host)
 	eventually(t, "a neighbor", func() bool { return len(b.neighbors()) == 1 && len(ps.ListPeers(testTopic)) == 1 })
 	emit(nil, "x", []byte("1"))
-	emit(ErrTooLarge, "x", make([]byte, 1000))
-	emit(ErrBadName, "")
-	emit(ErrBadName, "*")
-	emit(ErrBadName, strings.Repeat("x", 129))
-	emit(ErrBadArgument, "x", make(chan int))
+	emit(event.ErrTooLarge, "x", make([]byte, 1000))
+	emit(event.ErrBadName, "")
+	emit(event.ErrBadName, "*")
+	emit(event.ErrBadName, strings.Repeat("x", 129))
+	emit(event.ErrBadArgument, "x", make(chan int))
 	gone, end := context.WithCancel(t.Context())
 	end()
 	if err := b.Emit(gone, "x"); !errors.Is(err, context.Canceled) {
@@ -269,7 +271,7 @@ func TestBroadcastErrors(t *testing.T) {
 	emit(ErrClosed, "x")
 	b.Start()
 	emit(ErrClosed, "x")
-	if err := b.Link(other.id(), []byte{0xff}); !errors.Is(err, ErrMalformed) {
+	if err := b.Link(other.id(), []byte{0xff}); !errors.Is(err, event.ErrMalformed) {
 		t.Error(err)
 	}
 }
@@ -326,7 +328,7 @@ func TestBroadcastSlowHandler(t *testing.T) {
 	nodes := line(t, 3, overTCP)
 	slow, mid, fast := nodes[0], nodes[1], nodes[2]
 	release := make(chan struct{})
-	mid.On("x", func(_ context.Context, ev *Event) {
+	mid.On("x", func(_ context.Context, ev *event.Event) {
 		if ev.From == slow.id() {
 			<-release
 		}
@@ -358,7 +360,7 @@ func TestBroadcastStoreIsBounded(t *testing.T) {
 	var mu sync.Mutex
 	var missing []Gap
 	last := byte(0)
-	b.On("large", func(_ context.Context, ev *Event) {
+	b.On("large", func(_ context.Context, ev *event.Event) {
 		once.Do(func() { close(blocked) })
 		<-release
 		data, _ := ev.Bytes(0)
@@ -415,7 +417,7 @@ func TestBroadcastStoreIsBounded(t *testing.T) {
 
 func TestBroadcastPanic(t *testing.T) {
 	pair := line(t, 2, overTCP)
-	off := pair[1].On("x", func(context.Context, *Event) { panic("of the handler") })
+	off := pair[1].On("x", func(context.Context, *event.Event) { panic("of the handler") })
 	for i := range 3 {
 		pair[0].emit("%d", i)
 	}
@@ -491,7 +493,7 @@ func TestBroadcastOnNeighbor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	connect(t, h, a.host)
+	hosttest.Connect(t, h, a.host)
 	eventually(t, "a is there already", func() bool { return len(ps.ListPeers(testTopic)) == 1 })
 	type change struct {
 		p       peer.ID
@@ -588,7 +590,7 @@ func TestBroadcastTryEmit(t *testing.T) {
 		t.Fatal(err)
 	}
 	pair[1].wait(pair[0], want...)
-	if err := pair[0].TryEmit("*"); !errors.Is(err, ErrBadName) {
+	if err := pair[0].TryEmit("*"); !errors.Is(err, event.ErrBadName) {
 		t.Error(err)
 	}
 }

@@ -9,7 +9,10 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
+	"github.com/go-smokesignal/smokesignal/internal/dispatch"
+	"github.com/go-smokesignal/smokesignal/internal/event"
 	"github.com/go-smokesignal/smokesignal/internal/fair"
+	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
 // deliverer calls handlers for the events that are in order. It reads the events
@@ -22,7 +25,7 @@ type deliverer struct {
 
 	mu     sync.Mutex
 	turns  *fair.Scheduler[peer.ID, *deliveryQueue]
-	warned logLimiter
+	warned logging.Limiter
 }
 
 const (
@@ -37,7 +40,7 @@ const (
 
 // deliveryQueue lists the events of one sender that wait for handlers.
 type deliveryQueue struct {
-	arena  eventArena
+	arena  event.Arena
 	ranges []eventRange
 }
 
@@ -54,8 +57,8 @@ type eventRange struct {
 func (d *deliverer) init(b *Broadcast) {
 	d.b = b
 	d.turns = fair.New(&d.mu, fair.Config[peer.ID, *deliveryQueue]{
-		MaxWorkers: maxWorkers,
-		Go:         func(work func(context.Context)) { b.dispatcher.start(b.ctx, work) },
+		MaxWorkers: dispatch.MaxWorkers,
+		Go:         func(work func(context.Context)) { b.dispatcher.Start(b.ctx, work) },
 		Turn:       d.deliver,
 	})
 }
@@ -75,10 +78,10 @@ func (d *deliverer) enqueue(s *order.Step) bool {
 	if !ok {
 		if d.turns.Len() >= maxQueues {
 			d.countUndelivered(r)
-			d.warned.log(d.b.log, slog.LevelWarn, time.Now(), s.To-s.From, "events of new senders were dropped because handlers are slow", "sender", s.Sender, "first", s.From, "last", s.To-1)
+			d.warned.Log(d.b.log, slog.LevelWarn, time.Now(), s.To-s.From, "events of new senders were dropped because handlers are slow", "sender", s.Sender, "first", s.From, "last", s.To-1)
 			return false
 		}
-		q = &deliveryQueue{arena: eventArena{from: s.Sender}}
+		q = &deliveryQueue{arena: event.Arena{From: s.Sender}}
 		d.turns.Add(s.Sender, q)
 	}
 	q.push(r)
@@ -181,7 +184,7 @@ func (d *deliverer) deliver(ctx context.Context, sender peer.ID, q *deliveryQueu
 // dispatch calls the handlers for the events [from, to) of a batch.
 func (d *deliverer) dispatch(ctx context.Context, q *deliveryQueue, o *signedBatch, from, to uint64) {
 	data := o.data
-	t := turnOf(ctx)
+	t := dispatch.TurnOf(ctx)
 	var b []byte
 	for n := o.first; n < to; n++ {
 		// Events have no index, so those before from are skipped one by one.
@@ -193,20 +196,20 @@ func (d *deliverer) dispatch(ctx context.Context, q *deliveryQueue, o *signedBat
 			return
 		}
 		d.b.stats.delivered.Add(1)
-		ev, err := q.arena.borrowed(b)
+		ev, err := q.arena.Borrowed(b)
 		if err != nil {
 			d.b.stats.malformed.Add(1)
-			d.b.dispatcher.logMalformed(q.arena.from, err)
+			d.b.dispatcher.LogMalformed(q.arena.From, err)
 			continue
 		}
-		if t.find(ev) {
+		if t.Find(ev) {
 			args := ev.Args
-			if len(args) <= ownEvent {
+			if len(args) <= event.OwnEvent {
 				args = t.Copy(args) // otherwise whoever keeps the event keeps the whole batch
 			}
-			ev = q.arena.kept(args)
+			ev = q.arena.Kept(args)
 		}
-		t.run(ev)
+		t.Run(ev)
 	}
 }
 
@@ -230,7 +233,7 @@ func (d *deliverer) warnGap(n uint64, sender peer.ID, r eventRange, slow bool) {
 	if slow {
 		msg = "events were dropped because handlers are slow"
 	}
-	d.warned.log(d.b.log, slog.LevelWarn, time.Now(), n, msg, "sender", sender, "first", r.from, "last", r.to-1)
+	d.warned.Log(d.b.log, slog.LevelWarn, time.Now(), n, msg, "sender", sender, "first", r.from, "last", r.to-1)
 }
 
 // close drops the waiting events, and counts them.

@@ -14,6 +14,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 	"github.com/go-smokesignal/smokesignal/events/internal/store"
 	"github.com/go-smokesignal/smokesignal/internal/bubble"
+	"github.com/go-smokesignal/smokesignal/internal/dispatch"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
@@ -21,7 +22,7 @@ import (
 // newReceiver returns the receiving part of a Broadcast, without a network.
 func newReceiver(t *testing.T, admit func(context.Context, peer.ID) error) *Broadcast {
 	log := logging.Room("events", nil)
-	b := &Broadcast{log: log, dispatcher: newDispatcher(log), cfg: BroadcastConfig{Admit: admit}, ctx: t.Context()}
+	b := &Broadcast{log: log, dispatcher: dispatch.New(log), cfg: BroadcastConfig{Admit: admit}, ctx: t.Context()}
 	b.driver = engineDriver{b: b, capacity: notify.NewSignal(), engine: engine.New[*signedBatch]("ourselves", rawSession(0), engine.Config{
 		Order: order.Config{MaxSenders: 2 * maxQueues},
 		Store: store.Config{MaxBytes: 64 << 20}, // so that only the queues are short

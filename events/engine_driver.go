@@ -17,6 +17,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 	"github.com/go-smokesignal/smokesignal/events/internal/repair"
 	"github.com/go-smokesignal/smokesignal/events/internal/store"
+	"github.com/go-smokesignal/smokesignal/internal/logging"
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
@@ -56,7 +57,7 @@ type engineDriver struct {
 	inFlight bool          // an own batch is not yet through pubsub's event loop
 	capacity notify.Signal // another batch may be published
 
-	oldSessions logLimiter
+	oldSessions logging.Limiter
 }
 
 // A missing event is given up at the latest this long after it has left every
@@ -108,7 +109,7 @@ func (d *engineDriver) receiveMessage(m *pubsub.Message) bool {
 		return false
 	case err != nil:
 		// The topic is open to any program, so this is not an offense.
-		if sender != d.b.host.ID() && !d.b.raw.enqueue(sender, m.Data) {
+		if sender != d.b.host.ID() && !d.b.raw.Enqueue(sender, m.Data) {
 			d.b.stats.foreign.Add(1)
 			d.b.log.Debug("a message on the topic is not a batch", "sender", sender, "error", err)
 		}
@@ -140,7 +141,7 @@ func (d *engineDriver) receiveBatch(now time.Time, sender peer.ID, o *signedBatc
 		d.b.stats.duplicates.Add(1)
 	case order.OldSession:
 		d.b.stats.oldSessions.Add(1)
-		d.oldSessions.log(d.b.log, slog.LevelWarn, now, 1, "events of an earlier session of their sender were ignored; was its clock set back?", "sender", sender)
+		d.oldSessions.Log(d.b.log, slog.LevelWarn, now, 1, "events of an earlier session of their sender were ignored; was its clock set back?", "sender", sender)
 	}
 }
 

@@ -4,19 +4,32 @@ import (
 	"errors"
 
 	"github.com/go-smokesignal/smokesignal/internal/errs"
+	"github.com/go-smokesignal/smokesignal/internal/event"
 )
 
 var (
-	// ErrClosed is returned after Close has begun, and by calls that were waiting
-	// at that moment.
+	// ErrClosed is returned after Close or Drain has begun, and by calls that were
+	// waiting at that moment.
 	ErrClosed = errs.ErrClosed
 	// ErrNotStarted is returned by an Emit before Start.
 	ErrNotStarted = errs.ErrNotStarted
-	// ErrNoPeers is returned by a broadcast before the first neighbor came.
+	// ErrNoPeers is returned by an Emit before the first neighbor came.
 	ErrNoPeers = errs.ErrNoPeers
-	// ErrPubSubEnded is returned by Broadcast.Emit when the owner of the pubsub
-	// has ended it, or has closed the topic that it lent.
+	// ErrPubSubEnded is returned by an Emit when the owner of the pubsub has ended it,
+	// or has closed the topic that it lent.
 	ErrPubSubEnded = errors.New("events: the pubsub below was ended, or its topic closed")
-	// ErrQueueFull is returned by a TryEmit when the queue is full.
+	// ErrQueueFull is returned by TryEmit when it would have to wait.
 	ErrQueueFull = errs.ErrQueueFull
+	// ErrTooLarge is returned for an event above MaxEventSize of the config, and for an
+	// event with more than 64 arguments. Nothing was sent.
+	ErrTooLarge = event.ErrTooLarge
+	// ErrBadName is returned for an event name that is not 1 to 128 bytes of UTF-8, or
+	// that is "*". Nothing was sent.
+	ErrBadName = event.ErrBadName
+	// ErrBadArgument is returned for an argument that cannot be encoded. The message gives
+	// the index of the argument and the cause. Nothing was sent.
+	ErrBadArgument = event.ErrBadArgument
+	// ErrUndecodable is returned by Event.Decode when an argument is missing or does not
+	// fit the variable. The message gives the index of the argument.
+	ErrUndecodable = event.ErrUndecodable
 )

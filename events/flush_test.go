@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/event"
 )
 
 // Flush waits for the arrival at the neighbors, and not for handlers.
@@ -15,7 +17,7 @@ func TestFlushWaitsForArrival(t *testing.T) {
 	pair := line(t, 2, overTCP)
 	release := make(chan struct{})
 	defer close(release)
-	pair[1].On("x", func(context.Context, *Event) { <-release })
+	pair[1].On("x", func(context.Context, *event.Event) { <-release })
 	for range 20 {
 		for i := range 50 {
 			pair[0].emit("%d", i)

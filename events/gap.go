@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/dispatch"
 )
 
 // A Gap is a range of broadcasts of one sender that are missing and will not arrive. It is
@@ -58,15 +60,15 @@ func (h *gapHandlers) all() []*func(context.Context, Gap) {
 
 // report calls the handlers one after the other. A panic of one is caught, and the
 // next is called all the same.
-func (h *gapHandlers) report(ctx context.Context, d *dispatcher, g Gap) {
+func (h *gapHandlers) report(ctx context.Context, d *dispatch.Dispatcher, g Gap) {
 	for _, f := range h.all() {
 		callGap(ctx, d, *f, g)
 	}
 }
 
-func callGap(ctx context.Context, d *dispatcher, f func(context.Context, Gap), g Gap) {
+func callGap(ctx context.Context, d *dispatch.Dispatcher, f func(context.Context, Gap), g Gap) {
 	returned := false
-	defer d.catch("a handler of gaps", "", g.From, &returned)
+	defer d.Catch("a handler of gaps", "", g.From, &returned)
 	f(ctx, g)
 	returned = true
 }

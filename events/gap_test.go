@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/go-smokesignal/smokesignal/events/internal/engine"
+	"github.com/go-smokesignal/smokesignal/internal/event"
 )
 
 // What nobody has any more is reported in its place, to handlers, and
@@ -23,7 +24,7 @@ func TestGapIsReportedInItsPlace(t *testing.T) {
 			close(done)
 		}
 	}
-	s.On("x", func(_ context.Context, ev *Event) {
+	s.On("x", func(_ context.Context, ev *event.Event) {
 		b, _ := ev.Bytes(0)
 		note(string(b))
 	})

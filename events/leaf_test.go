@@ -15,7 +15,9 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/events/internal/engine"
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
+	"github.com/go-smokesignal/smokesignal/internal/event"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
@@ -50,7 +52,7 @@ func newHandMade(t *testing.T, s *station) *handMade {
 	if _, err := topic.Subscribe(); err != nil {
 		t.Fatal(err)
 	}
-	connect(t, s.host, l.host)
+	hosttest.Connect(t, s.host, l.host)
 	eventually(t, "the leaf is on the topic", func() bool { return slices.Contains(s.ps.ListPeers(testTopic), l.host.ID()) })
 	s.Link(l.host.ID(), nil)
 	return l
@@ -137,7 +139,7 @@ func (l *handMade) original(first uint64, texts ...string) []byte {
 	l.t.Helper()
 	var evs [][]byte
 	for _, text := range texts {
-		ev, err := JSON.encodeEvent(nil, "x", []any{[]byte(text)}, DefaultMaxEventSize)
+		ev, err := event.JSON.Encode(nil, "x", []any{[]byte(text)}, event.DefaultMaxSize)
 		if err != nil {
 			l.t.Fatal(err)
 		}
@@ -243,7 +245,7 @@ func TestLeafIsAskedForWhatIsMissing(t *testing.T) {
 // that follows another.
 func TestLeafIsGreetedOnEachStream(t *testing.T) {
 	s, far := newStation(t, overTCP, BroadcastConfig{Links: true}), newStation(t, overTCP, BroadcastConfig{})
-	connect(t, s.host, far.host)
+	hosttest.Connect(t, s.host, far.host)
 	eventually(t, "both see each other", func() bool {
 		return slices.Contains(s.ps.ListPeers(testTopic), far.id()) && slices.Contains(far.ps.ListPeers(testTopic), s.id())
 	})

@@ -10,6 +10,6 @@ import (
 // Nothing that the tests started runs when they are done. They make handlers panic,
 // which would fill the terminal.
 func TestMain(m *testing.M) {
-	slog.SetDefault(discard)
+	slog.SetDefault(slog.New(slog.DiscardHandler))
 	leaks.Main(m)
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/go-smokesignal/smokesignal/internal/dispatch"
 	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
@@ -18,8 +19,8 @@ func TestBroadcastOnRaw(t *testing.T) {
 	eventually(t, "it is counted", func() bool { return s.Stats().Foreign == 1 })
 	got := make(chan string, 16)
 	off := s.OnRaw(func(ctx context.Context, from peer.ID, data []byte) {
-		if from != r.host.ID() || !InHandler(ctx) {
-			t.Errorf("from %v, in a handler: %v", from, InHandler(ctx))
+		if from != r.host.ID() || !dispatch.InHandler(ctx) {
+			t.Errorf("from %v, in a handler: %v", from, dispatch.InHandler(ctx))
 		}
 		got <- string(data)
 	})
@@ -42,7 +43,7 @@ func TestBroadcastOnRaw(t *testing.T) {
 	}
 	// What the application itself puts there is not heard by its own handlers.
 	s.OnRaw(func(_ context.Context, _ peer.ID, data []byte) { got <- string(data) })
-	if err := s.Broadcast.sub.topic.Publish(t.Context(), []byte("own")); err != nil {
+	if err := s.Broadcast.sub.Topic.Publish(t.Context(), []byte("own")); err != nil {
 		t.Fatal(err)
 	}
 	r.publish(r.message([]byte("last")))

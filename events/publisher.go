@@ -9,6 +9,7 @@ import (
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 
+	"github.com/go-smokesignal/smokesignal/internal/event"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
@@ -63,7 +64,7 @@ const (
 )
 
 // enqueue adds an event to the batch and returns its number.
-func (p *publisher) enqueue(ctx context.Context, mode spaceMode, ev *outgoingEvent) (uint64, error) {
+func (p *publisher) enqueue(ctx context.Context, mode spaceMode, ev *event.Outgoing) (uint64, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for {
@@ -71,7 +72,7 @@ func (p *publisher) enqueue(ctx context.Context, mode spaceMode, ev *outgoingEve
 		if err := p.b.mayEmit(); err != nil {
 			return 0, err
 		}
-		if p.fits(ev.size) {
+		if p.fits(ev.Size) {
 			break
 		}
 		if mode == failWithoutSpace {
@@ -130,16 +131,16 @@ func (p *publisher) fits(n int) bool {
 }
 
 // appendEvent adds an event to the batch and returns its number. It needs mu.
-func (p *publisher) appendEvent(ev *outgoingEvent) uint64 {
+func (p *publisher) appendEvent(ev *event.Outgoing) uint64 {
 	if p.count == 0 {
-		size := ev.size + maxBatchOverhead
+		size := ev.Size + maxBatchOverhead
 		if p.publishing {
 			size = max(size, 4<<10) // more events will follow, so allocate once
 		}
 		p.pending = appendBatchHeader(make([]byte, 0, size), p.b.session, p.nextEvent)
 	}
-	p.pending = frame.AppendHeader(p.pending, numBatchEvent, ev.size)
-	p.pending = ev.appendEvent(p.pending)
+	p.pending = frame.AppendHeader(p.pending, numBatchEvent, ev.Size)
+	p.pending = ev.AppendTo(p.pending)
 	p.count++
 	p.nextEvent++
 	p.b.stats.emitted.Add(1)
@@ -227,7 +228,7 @@ func (p *publisher) publish(data []byte) {
 
 // tryPublish hands a batch to pubsub and reports whether to do it again.
 func (p *publisher) tryPublish(data []byte) (again bool) {
-	err := p.b.sub.topic.Publish(p.b.ctx, data)
+	err := p.b.sub.Topic.Publish(p.b.ctx, data)
 	if err == nil || p.b.ctx.Err() != nil {
 		return false
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-smokesignal/smokesignal/internal/errs"
+	"github.com/go-smokesignal/smokesignal/internal/event"
 )
 
 // Reasons why a pubsub that the application has made cannot carry broadcasts.
@@ -57,8 +58,8 @@ func (b *Broadcast) checkPubSub() error {
 	rand.Read(c.data) // never fails
 	b.driver.check.Store(c)
 	defer b.driver.check.Store(nil)
-	if err := b.sub.topic.Publish(ctx, c.data, pubsub.WithLocalPublication(true)); err != nil {
-		return errs.Because(fmt.Errorf("%w %s", ErrNotPublished, quote(b.cfg.Topic)), err)
+	if err := b.sub.Topic.Publish(ctx, c.data, pubsub.WithLocalPublication(true)); err != nil {
+		return errs.Because(fmt.Errorf("%w %s", ErrNotPublished, event.Quote(b.cfg.Topic)), err)
 	}
 	select {
 	case m := <-c.got:
@@ -72,7 +73,7 @@ func (b *Broadcast) checkPubSub() error {
 		}
 		return nil
 	case <-ctx.Done():
-		return errs.Because(fmt.Errorf("%w %s", ErrNotPublished, quote(b.cfg.Topic)), context.Cause(ctx))
+		return errs.Because(fmt.Errorf("%w %s", ErrNotPublished, event.Quote(b.cfg.Topic)), context.Cause(ctx))
 	}
 }
 

@@ -138,8 +138,8 @@ func TestEndedPubSub(t *testing.T) {
 	for what, end := range map[string]func(a *station, topic *pubsub.Topic){
 		"the pubsub": func(a *station, _ *pubsub.Topic) { a.stop() },
 		"the topic": func(a *station, topic *pubsub.Topic) {
-			a.sub.messages.Cancel()
-			a.sub.members.Cancel()
+			a.sub.Messages.Cancel()
+			a.sub.Members.Cancel()
 			if err := topic.Close(); err != nil {
 				t.Fatal(err)
 			}

@@ -14,6 +14,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/events/internal/engine"
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 	"github.com/go-smokesignal/smokesignal/events/internal/repair"
+	"github.com/go-smokesignal/smokesignal/internal/event"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
@@ -97,11 +98,11 @@ func decodeRepairRequest(b []byte) (w repairRequest, err error) {
 	var run runFields
 	for f, err := range frame.Fields(b) {
 		if err != nil {
-			return w, fmt.Errorf("%w want: %w", ErrMalformed, err)
+			return w, fmt.Errorf("%w want: %w", event.ErrMalformed, err)
 		}
 		found, err := run.read(f)
 		if err != nil {
-			return w, fmt.Errorf("%w want: %w", ErrMalformed, err)
+			return w, fmt.Errorf("%w want: %w", event.ErrMalformed, err)
 		}
 		switch {
 		case found, f.Type != protowire.VarintType:
@@ -116,10 +117,10 @@ func decodeRepairRequest(b []byte) (w repairRequest, err error) {
 	}
 	w.Sender = run.sender
 	if w.Sender == "" || w.from < 1 || w.from >= w.to || w.to > order.MaxNumber {
-		return w, fmt.Errorf("%w want: events %d to %d of sender %s", ErrMalformed, w.from, w.to, w.Sender)
+		return w, fmt.Errorf("%w want: events %d to %d of sender %s", event.ErrMalformed, w.from, w.to, w.Sender)
 	}
 	if w.Session, err = run.key(); err != nil {
-		return w, fmt.Errorf("%w want: %w", ErrMalformed, err)
+		return w, fmt.Errorf("%w want: %w", event.ErrMalformed, err)
 	}
 	return w, nil
 }
@@ -361,7 +362,7 @@ func (b *Broadcast) fetch(ctx context.Context, a repair.Ask, passOn bool) (got u
 				return got, err
 			}
 			if size += len(body); o.session != a.Session || o.nextSeq() <= a.From || o.first >= a.To || size > answerSize+maxRepairAnswer {
-				return got, fmt.Errorf("%w answer: events %d to %d were not asked for", ErrMalformed, o.first, o.nextSeq())
+				return got, fmt.Errorf("%w answer: events %d to %d were not asked for", event.ErrMalformed, o.first, o.nextSeq())
 			}
 			got = max(got, o.nextSeq())
 			b.driver.withEngine(func(now time.Time, e *engine.Engine[*signedBatch]) {

@@ -14,6 +14,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/events/internal/engine"
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
@@ -132,7 +133,7 @@ func TestQuestionsAreBounded(t *testing.T) {
 	r := &rawPeer{t: t, host: other.host}
 	ask := questionFor(r, 1, 2).append(nil)
 	stranger := newStationHost(t, overTCP)
-	connect(t, stranger, s.host)
+	hosttest.Connect(t, stranger, s.host)
 	for range maxUnlinked {
 		stream, _ := teach(t, stranger, s)
 		stream.Write(frame.Append(nil, ask))

@@ -9,6 +9,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/go-smokesignal/smokesignal/internal/event"
 )
 
 // A signedBatch is a batch with the pubsub message that its sender signed, so that a
@@ -46,13 +48,13 @@ var errUnsigned = errors.New("events: the signature of a batch is wrong")
 func decodeSignedBatch(b []byte, sender peer.ID, topic string) (*signedBatch, error) {
 	msg := new(pb.Message)
 	if err := proto.Unmarshal(b, msg); err != nil {
-		return nil, fmt.Errorf("%w original: %w", ErrMalformed, err)
+		return nil, fmt.Errorf("%w original: %w", event.ErrMalformed, err)
 	}
 	switch {
 	case peer.ID(msg.From) != sender:
-		return nil, fmt.Errorf("%w original: it is of another sender", ErrMalformed)
+		return nil, fmt.Errorf("%w original: it is of another sender", event.ErrMalformed)
 	case msg.GetTopic() != topic:
-		return nil, fmt.Errorf("%w original: it is of topic %s", ErrMalformed, quote(msg.GetTopic()))
+		return nil, fmt.Errorf("%w original: it is of topic %s", event.ErrMalformed, event.Quote(msg.GetTopic()))
 	}
 	// First, because it is much cheaper than the signature.
 	if err := checkBounds(msg); err != nil {
@@ -66,7 +68,7 @@ func decodeSignedBatch(b []byte, sender peer.ID, topic string) (*signedBatch, er
 
 // errBounds is returned when a message has fields that would keep more memory alive than
 // is counted for it.
-var errBounds = fmt.Errorf("%w original: a field is out of bounds", ErrMalformed)
+var errBounds = fmt.Errorf("%w original: a field is out of bounds", event.ErrMalformed)
 
 // checkBounds refuses a message whose fields other than the data are larger than a
 // message needs. Only the data is counted against the limits of memory, and a node that

@@ -1,0 +1,464 @@
+package direct
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	corehost "github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/dispatch"
+	"github.com/go-smokesignal/smokesignal/internal/errs"
+	"github.com/go-smokesignal/smokesignal/internal/event"
+	"github.com/go-smokesignal/smokesignal/internal/handling"
+	"github.com/go-smokesignal/smokesignal/internal/logging"
+	"github.com/go-smokesignal/smokesignal/internal/payload"
+	"github.com/go-smokesignal/smokesignal/internal/pipe"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
+)
+
+// Config configures a [Direct]. Its zero value works. Negative numbers are
+// not allowed, and not checked.
+type Config struct {
+	// Network is the name of the network. A peer that gives another name is
+	// refused. The empty name is a network like any other.
+	Network string
+	// Session is eight random bytes that distinguish this run of the node from the
+	// next; nil draws them.
+	Session []byte
+	// MaxEventSize bounds an encoded event, sent or received, in bytes; 0 is
+	// event.DefaultMaxSize.
+	MaxEventSize int
+	// Codec encodes the arguments that are neither []byte nor proto.Message; the
+	// zero value is JSON.
+	Codec event.Codec
+	// QueueEvents and QueueBytes bound the queue of events for one peer; 0 is 512
+	// events and 1 MiB. As much again may be with the writer. One event that is
+	// larger than QueueBytes fits an empty queue.
+	QueueEvents int
+	QueueBytes  int
+	// StallTimeout is how long no byte could be written to a peer before the Emits
+	// that wait for space in its queue fail; 0 is ten seconds.
+	StallTimeout time.Duration
+	// CallTimeout is how long a Call waits whose ctx has no deadline; 0 is ten
+	// seconds.
+	CallTimeout time.Duration
+	// MaxCalls bounds the unanswered calls to one peer; 0 is 1,024. Further calls
+	// wait.
+	MaxCalls int
+	// Admit is called once for every stream that a peer opens, before its first
+	// event is read. It may block while the peer is being linked; its ctx ends at
+	// Close. If it returns an error the stream is refused. It is called from several
+	// goroutines. nil admits all peers.
+	Admit func(ctx context.Context, p peer.ID) error
+	// Locate is called before a stream is opened to a peer that is not connected.
+	// It connects to the peer, wherever it is, or returns an error. ctx is that of
+	// the Emit or Call that opens the stream, or ends after the stall timeout. It is
+	// called from several goroutines, but from one at a time for one peer. nil
+	// leaves the peer to libp2p, which dials the addresses in its peerstore.
+	Locate func(ctx context.Context, p peer.ID) error
+	// Log is the logger; nil is the default one.
+	Log *slog.Logger
+}
+
+func (c *Config) fill() {
+	if len(c.Session) == 0 {
+		session := protocol.NewSession()
+		c.Session = session[:]
+	}
+	c.MaxEventSize = cmp.Or(c.MaxEventSize, event.DefaultMaxSize)
+	c.QueueEvents = cmp.Or(c.QueueEvents, 512)
+	c.QueueBytes = cmp.Or(c.QueueBytes, 1<<20)
+	c.StallTimeout = cmp.Or(c.StallTimeout, 10*time.Second)
+	c.CallTimeout = cmp.Or(c.CallTimeout, 10*time.Second)
+	c.MaxCalls = cmp.Or(c.MaxCalls, 1024)
+	if c.Admit == nil {
+		c.Admit = func(context.Context, peer.ID) error { return nil }
+	}
+	if c.Log == nil {
+		c.Log = logging.Room("events", nil)
+	}
+}
+
+// Direct sends events to single peers and calls handlers for the events of peers.
+// All methods may be called from any goroutine, also from handlers.
+type Direct struct {
+	host       corehost.Host
+	cfg        Config
+	log        *slog.Logger
+	dispatcher *dispatch.Dispatcher
+	calls      callHandlers
+
+	// Life. Goroutines are added to tasks only while the Direct is not closed.
+	ctx     context.Context // ends when Close begins; parent of the handlers' contexts
+	cancel  context.CancelFunc
+	tasks   sync.WaitGroup
+	once    sync.Once   // of stop
+	refused atomic.Bool // Drain was called: Emit fails, accepted events are still written
+
+	mu      sync.RWMutex
+	started bool
+	closed  bool
+
+	// Sending; queues is guarded by mu.
+	queues map[peer.ID]*sendQueue    // nil after Close
+	recent atomic.Pointer[sendQueue] // the last one used, which is often the next
+	serial atomic.Uint64             // of the last stream opened
+	callID atomic.Uint64             // of the last call
+
+	// Receiving; guarded by mu.
+	inbound map[peer.ID]*peerStreams
+	callers map[peer.ID]*callerState
+
+	nUnwritten atomic.Uint64
+	nMalformed atomic.Uint64
+	nRefused   atomic.Uint64
+}
+
+// New returns a Direct on h that is not started: handlers can be registered,
+// but no event is sent or received. The host stays the caller's.
+func New(h corehost.Host, cfg Config) *Direct {
+	cfg.fill()
+	d := &Direct{
+		host:       h,
+		cfg:        cfg,
+		log:        cfg.Log,
+		dispatcher: dispatch.New(cfg.Log),
+		queues:     make(map[peer.ID]*sendQueue),
+		inbound:    make(map[peer.ID]*peerStreams),
+		callers:    make(map[peer.ID]*callerState),
+	}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	return d
+}
+
+// Start accepts streams of peers from now on and allows Emit. It does nothing the
+// second time and after Close.
+func (d *Direct) Start() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.started || d.closed {
+		return
+	}
+	d.started = true
+	d.host.SetStreamHandler(protocol.Events, d.receive)
+}
+
+// Emit sends an event to one peer. nil means that the event was encoded and
+// accepted into the peer's queue: the events of one caller arrive in the order of
+// its calls, each at most once. The arguments belong to the caller again when Emit
+// returns.
+//
+// Emit waits while the queue is full. It returns the error of ctx when ctx ends,
+// and ErrStalled when no byte could be written to the peer for the stall timeout.
+// It returns ErrNotConnected, with the cause, when the first event for an idle peer
+// could not open a stream within ctx (a peer that is not connected is looked for
+// with Locate), and when the link ended meanwhile. ErrBadName, ErrBadArgument,
+// ErrTooLarge, ErrNotStarted and ErrClosed are returned at once. After any error
+// the event was not accepted and is not sent.
+func (d *Direct) Emit(ctx context.Context, to peer.ID, name string, args ...any) error {
+	size, buf, err := d.prepare(ctx, name, args)
+	if err == nil {
+		defer buf.Free()
+		_, err = d.enqueue(ctx, to, &event.Outgoing{Name: name, Args: args, Size: size, Buf: buf}, nil)
+	}
+	if err != nil {
+		return d.emitFailed(to, name, err)
+	}
+	return nil
+}
+
+// prepare checks and encodes an event for an Emit or Call with this ctx.
+func (d *Direct) prepare(ctx context.Context, name string, args []any) (size int, buf *event.Buffer, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, nil, err
+	}
+	if d.refused.Load() {
+		return 0, nil, errs.ErrClosed
+	}
+	return event.Prepare(d.cfg.Codec, name, args, d.cfg.MaxEventSize)
+}
+
+// emitFailed returns the error of an Emit that failed because of err.
+func (d *Direct) emitFailed(to peer.ID, name string, err error) error {
+	if d.refused.Load() || d.ctx.Err() != nil {
+		err = errs.ErrClosed // closing may have ended the ctx or the link
+	}
+	return &emitError{"emit", to, name, err}
+}
+
+// EmitBytes is Emit with data as the only argument. It allocates nothing, and is
+// for the typed events of package smokesignal: no other module can make a
+// [payload.Raw].
+func (d *Direct) EmitBytes(ctx context.Context, to peer.ID, name string, data payload.Raw) error {
+	b := data.Bytes
+	// A program that emits many events mostly emits similar ones to the same peer.
+	if q := d.recent.Load(); q != nil && q.peer == to && !d.refused.Load() && ctx.Err() == nil && q.pushRepeat(name, b) {
+		return nil
+	}
+	if err := d.emitBytes(ctx, to, name, b); err != nil {
+		return d.emitFailed(to, name, err)
+	}
+	return nil
+}
+
+func (d *Direct) emitBytes(ctx context.Context, to peer.ID, name string, b []byte) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if d.refused.Load() {
+		return errs.ErrClosed
+	}
+	size, err := event.CheckRaw(name, b, d.cfg.MaxEventSize)
+	if err != nil {
+		return err
+	}
+	_, err = d.enqueue(ctx, to, &event.Outgoing{Name: name, Raw: b, IsRaw: true, Size: size}, nil)
+	return err
+}
+
+// enqueue puts an event, with the call c unless that is nil, into the peer's queue,
+// which it returns.
+func (d *Direct) enqueue(ctx context.Context, to peer.ID, o *event.Outgoing, c *pendingCall) (q *sendQueue, err error) {
+	for {
+		q = d.recent.Load()
+		if q == nil || q.peer != to {
+			if q, err = d.queueFor(to); err != nil {
+				return nil, err
+			}
+			d.recent.Store(q)
+		}
+		err := q.push(ctx, o, c)
+		if err == nil {
+			return q, nil
+		}
+		if !errors.Is(err, errQueueEnded) {
+			d.removeIdle(q) // it may be a new one that was never used
+			return nil, err
+		}
+		// The queue was removed between the look-up and the push. The next look-up
+		// makes a new one.
+		d.recent.CompareAndSwap(q, nil)
+	}
+}
+
+// TryEmit is Emit without waiting: it returns ErrQueueFull when the peer's queue is
+// full. For an idle peer it opens the stream in the background. If that fails for
+// the stall timeout, the accepted events count as unwritten.
+func (d *Direct) TryEmit(to peer.ID, name string, args ...any) error {
+	if err := d.tryEmit(to, name, args); err != nil {
+		return &emitError{"emit", to, name, err}
+	}
+	return nil
+}
+
+func (d *Direct) tryEmit(to peer.ID, name string, args []any) error {
+	size, buf, err := d.prepare(context.Background(), name, args)
+	if err != nil {
+		return err
+	}
+	defer buf.Free()
+	for {
+		q, err := d.queueFor(to)
+		if err != nil {
+			return err
+		}
+		if err = q.tryPush(&event.Outgoing{Name: name, Args: args, Size: size, Buf: buf}); !errors.Is(err, errQueueEnded) {
+			return err
+		}
+	}
+}
+
+// queueFor returns the queue of a peer.
+func (d *Direct) queueFor(p peer.ID) (*sendQueue, error) {
+	d.mu.RLock()
+	q, started, closed := d.queues[p], d.started, d.closed
+	d.mu.RUnlock()
+	switch {
+	case closed:
+		return nil, errs.ErrClosed
+	case !started:
+		return nil, errs.ErrNotStarted
+	case q != nil:
+		return q, nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil, errs.ErrClosed
+	}
+	// Another goroutine may have made the queue while no lock was held.
+	if q = d.queues[p]; q == nil {
+		q = newSendQueue(d, p)
+		d.queues[p] = q
+	}
+	return q, nil
+}
+
+// On calls f for the events of a name from any peer, or for every event if the name
+// is "*". Events of one peer are handled one after the other, in order, also across
+// names; f may run for several peers at once. A slow f holds back the peer whose
+// event it handles and no other. The ctx of f ends at Close. A panic of f is caught,
+// counted and logged.
+func (d *Direct) On(name string, f func(context.Context, *event.Event)) (off func()) {
+	return d.dispatcher.On(name, f)
+}
+
+// OnFrom is On for the events of one peer, however often it comes and goes.
+func (d *Direct) OnFrom(p peer.ID, name string, f func(context.Context, *event.Event)) (off func()) {
+	return d.dispatcher.OnFrom(p, name, f)
+}
+
+// OnBorrowed is OnFrom, or On if p is empty, for an f that keeps neither the event
+// nor its bytes, because both are used again when f returns. Events for which all
+// handlers are such cost no allocation. Values that Decode puts into other variables
+// than a []byte or an any are copies. It is for the typed events of package
+// smokesignal: no other module can make a [handling.Borrower].
+func (d *Direct) OnBorrowed(p peer.ID, name string, f handling.Borrower[event.Event]) (off func()) {
+	return d.dispatcher.OnBorrowed(p, name, f)
+}
+
+// Pipe returns a duplex view of the events named [pipe.EventName] to and from p. It
+// receives from now on and holds 64 KiB or 256 events. When it is full, p is held
+// back until the pipe is read or closed, so read it or close it. Write blocks and
+// fails as Emit does, and splits large writes; Read returns io.EOF after Close.
+func (d *Direct) Pipe(p peer.ID) io.ReadWriteCloser {
+	ctx, cancel := context.WithCancel(d.ctx)
+	v := pipe.New(d.cfg.MaxEventSize,
+		func(b []byte) error { return d.Emit(ctx, p, pipe.EventName, b) },
+		func(f func(context.Context, *event.Event)) func() {
+			off := d.OnFrom(p, pipe.EventName, f)
+			return func() { off(); cancel() }
+		})
+	context.AfterFunc(ctx, v.Finish)
+	return v
+}
+
+// Release ends the sending to p for the reason given. Emits that wait for p fail with
+// ErrNotConnected and the reason, and queued events are dropped. It returns how many
+// events were accepted since the last Release and not written to a stream. A later
+// Emit opens a new stream.
+func (d *Direct) Release(p peer.ID, reason error) (unwritten int) {
+	d.mu.Lock()
+	q := d.queues[p]
+	delete(d.queues, p)
+	d.mu.Unlock()
+	if q == nil {
+		return 0
+	}
+	if reason == nil {
+		reason = errors.New("the link ended")
+	}
+	q.close(errs.Because(ErrNotConnected, reason))
+	<-q.done
+	return q.unwritten()
+}
+
+// Flush waits until all events that were accepted before the call have been written
+// to their streams. That does not mean that they have arrived. Its error counts the
+// events that were not written when ctx ended, or that were dropped meanwhile.
+func (d *Direct) Flush(ctx context.Context) error {
+	var errs []error
+	for _, q := range d.allQueues() {
+		if err := q.flush(ctx); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (d *Direct) allQueues() []*sendQueue {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	all := make([]*sendQueue, 0, len(d.queues))
+	for _, q := range d.queues {
+		all = append(all, q)
+	}
+	return all
+}
+
+// readToEndTimeout bounds how long a Drain waits for peers that do not read.
+const readToEndTimeout = time.Second
+
+// Drain refuses new events from now on (ErrClosed), writes the accepted ones as
+// [Direct.Flush] does, and returns the error of that. Then it ends the streams and
+// waits until the peers have read them to the end, for a second or until ctx ends:
+// a connection that is closed at once loses bytes that are still on their way. It
+// is the first step of a closing that loses nothing.
+func (d *Direct) Drain(ctx context.Context) error {
+	d.refused.Store(true)
+	err := d.Flush(ctx)
+	ctx, cancel := context.WithTimeout(ctx, readToEndTimeout)
+	defer cancel()
+	var draining sync.WaitGroup
+	for _, q := range d.allQueues() {
+		draining.Go(func() { q.drain(ctx) })
+	}
+	draining.Wait()
+	return err
+}
+
+// Done is closed when Close begins.
+func (d *Direct) Done() <-chan struct{} { return d.ctx.Done() }
+
+// Close refuses new events (ErrClosed), drops events that were not written (see
+// Drain), stops reading, ends the contexts of handlers, and waits for them and for
+// its own goroutines until ctx ends, which is its only error. No stream handler and
+// no stream stays behind. If a handler calls Close with its own ctx, Close does not
+// wait for that handler; of such a ctx only the deadline counts, or five seconds if
+// it has none. Close may be called again, and then waits again.
+func (d *Direct) Close(ctx context.Context) error {
+	d.once.Do(d.stop)
+	return d.dispatcher.WaitAll(ctx, &d.tasks, "streams are")
+}
+
+// stop begins to close everything and waits for nothing.
+func (d *Direct) stop() {
+	d.mu.Lock()
+	d.closed = true
+	if d.started {
+		d.host.RemoveStreamHandler(protocol.Events)
+	}
+	queues := d.queues
+	d.queues = nil
+	for _, in := range d.inbound {
+		for s := range in.streams {
+			// A reset may block on a frozen connection.
+			d.tasks.Go(func() { s.ResetWithError(network.StreamShutdown) })
+		}
+	}
+	d.mu.Unlock()
+	d.cancel()
+	for _, q := range queues {
+		q.close(errs.ErrClosed)
+	}
+}
+
+// Stats is a snapshot of counters of faults since the start.
+type Stats struct {
+	Unwritten   uint64 // events accepted by Emit and then not written to a stream
+	Malformed   uint64 // streams of peers reset because of their bytes
+	Refused     uint64 // streams of peers refused: too many, other network, not admitted
+	Undecodable uint64 // events and calls that a typed handler could not decode
+	Unhandled   uint64 // events and calls without a handler
+	Panics      uint64 // handlers that panicked or called runtime.Goexit
+}
+
+// Stats returns a snapshot of the counters.
+func (d *Direct) Stats() Stats {
+	return Stats{
+		Unwritten:   d.nUnwritten.Load(),
+		Malformed:   d.nMalformed.Load(),
+		Refused:     d.nRefused.Load(),
+		Undecodable: d.dispatcher.Undecodable(),
+		Unhandled:   d.dispatcher.Unhandled(),
+		Panics:      d.dispatcher.Panics(),
+	}
+}

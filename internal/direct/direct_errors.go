@@ -1,0 +1,64 @@
+package direct
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/errs"
+	"github.com/go-smokesignal/smokesignal/internal/event"
+)
+
+var (
+	// ErrNotConnected is returned by a direct Emit when the peer cannot be
+	// reached or its link ended; the cause is wrapped beside it.
+	ErrNotConnected = errs.ErrNotConnected
+	// ErrOtherNetwork is returned by a direct Emit to a peer that said it
+	// belongs to another network. The error also wraps ErrNotConnected.
+	ErrOtherNetwork = errs.ErrOtherNetwork
+	// ErrRefused is returned by a direct Emit to a peer that does not accept
+	// events from this node now. The error also wraps ErrNotConnected.
+	ErrRefused = errors.New("events: refused by the peer")
+	// ErrStalled is returned by an Emit that waited for space in the queue while
+	// nothing could be written to the peer for the stall timeout.
+	ErrStalled = errors.New("events: stalled")
+	// ErrNoHandler is returned by a call for which the other node has no
+	// handler. Nothing has run.
+	ErrNoHandler = errors.New("events: the other node has no handler for this call")
+	// ErrRemoteHandler is returned by a call whose handler ran and failed. The
+	// error is a *RemoteError with the other side's text.
+	ErrRemoteHandler = errors.New("events: the other node's handler failed")
+	// ErrUnknownOutcome is returned by a call that may have reached the other
+	// node and was not answered: its handler may have run, may still run, or
+	// may never run. The cause is wrapped beside it, such as
+	// context.DeadlineExceeded, ErrNotConnected or ErrClosed.
+	ErrUnknownOutcome = errors.New("events: unknown outcome")
+)
+
+// RemoteError is the error that the handler of a call returned. errors.Is
+// reports it as ErrRemoteHandler.
+type RemoteError struct {
+	// Text is the error's text, at most 1 KiB of UTF-8. The other node chose it:
+	// it may contain line breaks and escape sequences.
+	Text string
+}
+
+func (e *RemoteError) Error() string { return ErrRemoteHandler.Error() + ": " + strconv.Quote(e.Text) }
+
+// Is reports whether target is ErrRemoteHandler.
+func (e *RemoteError) Is(target error) bool { return target == ErrRemoteHandler }
+
+// emitError names the event or call that failed and its peer.
+type emitError struct {
+	what string // "emit" or "call"
+	to   peer.ID
+	name string
+	err  error
+}
+
+func (e *emitError) Error() string {
+	return fmt.Sprintf("events: %s %s to %s: %s", e.what, event.Quote(e.name), e.to, errs.Text(e.err))
+}
+func (e *emitError) Unwrap() error { return e.err }

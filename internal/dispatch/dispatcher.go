@@ -1,0 +1,385 @@
+// Package dispatch calls the handlers of a channel, and knows the goroutines on which they
+// run, so that closing the channel can wait for them. A channel is the direct events of a
+// node, its broadcasts, or a topic.
+package dispatch
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-smokesignal/smokesignal/internal/event"
+	"github.com/go-smokesignal/smokesignal/internal/handling"
+	"github.com/go-smokesignal/smokesignal/internal/logging"
+)
+
+// AnyName is the name under which On registers a handler for all names.
+const AnyName = "*"
+
+// MaxWorkers bounds the goroutines that call handlers for the senders of one channel.
+const MaxWorkers = 1024
+
+// Dispatcher holds the handlers of one channel (direct, broadcast or topic) and
+// calls them. Its methods may be called from any goroutine, also from handlers.
+type Dispatcher struct {
+	log *slog.Logger
+
+	// Handlers.
+	mu         sync.RWMutex
+	seq        uint64 // of the last registration
+	handlers   map[handlerKey][]*handler
+	generation atomic.Uint64 // counts changes of handlers, from 1
+
+	// Goroutines that call handlers.
+	running sync.Map // *turn -> struct{}
+
+	// Faults.
+	nPanics      atomic.Uint64
+	nUndecodable atomic.Uint64
+	nUnhandled   atomic.Uint64
+	logMu        sync.Mutex      // guards unreadable
+	unreadable   logging.Limiter // of events that cannot be decoded
+}
+
+// handlerKey is what a handler is registered for; an empty from is any sender.
+type handlerKey struct {
+	from peer.ID
+	name string
+}
+
+type handler struct {
+	seq     uint64
+	f       func(context.Context, *event.Event)
+	borrows bool // f keeps neither the event nor its bytes
+	off     atomic.Bool
+}
+
+func New(log *slog.Logger) *Dispatcher {
+	m := &Dispatcher{log: log, handlers: make(map[handlerKey][]*handler)}
+	m.generation.Store(1)
+	return m
+}
+
+// On registers f for the name, or for every name if it is "*". A handler for a
+// name that no event can have is never called. That is a mistake of the program,
+// and is logged as an error.
+func (m *Dispatcher) On(name string, f func(context.Context, *event.Event)) (off func()) {
+	return m.OnFrom("", name, f)
+}
+
+// OnFrom is on for the events of one sender.
+func (m *Dispatcher) OnFrom(from peer.ID, name string, f func(context.Context, *event.Event)) (off func()) {
+	return m.register(from, name, &handler{f: f})
+}
+
+// OnBorrowed is onFrom for an f that keeps neither the event nor its bytes.
+func (m *Dispatcher) OnBorrowed(from peer.ID, name string, f handling.Borrower[event.Event]) (off func()) {
+	return m.register(from, name, &handler{f: f.Handle, borrows: true})
+}
+
+func (m *Dispatcher) register(from peer.ID, name string, h *handler) (off func()) {
+	if name != AnyName {
+		if err := event.CheckName(name); err != nil {
+			logging.Loud(m.log).Error("a handler can never be called, because no event can have its name", "error", err)
+			return func() {}
+		}
+	}
+	k := handlerKey{from, name}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.seq++
+	h.seq = m.seq
+	// The slices are replaced and not changed, because run goes through them
+	// without the mutex.
+	old := m.handlers[k]
+	m.handlers[k] = append(old[:len(old):len(old)], h)
+	m.generation.Add(1)
+	return func() { m.remove(k, h) }
+}
+
+func (m *Dispatcher) remove(k handlerKey, h *handler) {
+	if h.off.Swap(true) {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	defer m.generation.Add(1)
+	old := m.handlers[k]
+	if len(old) == 1 {
+		delete(m.handlers, k)
+		return
+	}
+	list := make([]*handler, 0, len(old)-1)
+	for _, other := range old {
+		if other != h {
+			list = append(list, other)
+		}
+	}
+	m.handlers[k] = list
+}
+
+// Dispatch calls the event's handlers one after the other in the order of their
+// registration, and returns when the last has returned. A panic of one is caught,
+// counted and logged; the next is called all the same. ctx should come from enter;
+// otherwise dispatch enters for the time of this event.
+func (m *Dispatcher) Dispatch(ctx context.Context, ev *event.Event) {
+	t, ok := ctx.(*Turn)
+	if !ok || t.m != m {
+		var leave func()
+		ctx, leave = m.Enter(ctx)
+		defer leave()
+		t = TurnOf(ctx)
+	}
+	t.Find(ev)
+	t.Run(ev)
+}
+
+// handlersOf returns the handlers of an event in the order of their registration.
+func (m *Dispatcher) handlersOf(ev *event.Event) []*handler {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var found []*handler
+	merged := false
+	for _, k := range [...]handlerKey{{"", ev.Name}, {"", AnyName}, {ev.From, ev.Name}, {ev.From, AnyName}} {
+		l := m.handlers[k]
+		if len(found) == 0 {
+			found = l
+		} else if len(l) > 0 {
+			found = append(found[:len(found):len(found)], l...)
+			merged = true
+		}
+	}
+	if merged { // a single list is in order
+		slices.SortFunc(found, func(a, b *handler) int { return cmp.Compare(a.seq, b.seq) })
+	}
+	return found
+}
+
+func (m *Dispatcher) call(ctx context.Context, h *handler, ev *event.Event) {
+	returned := false
+	defer m.Catch("a handler", ev.Name, ev.From, &returned)
+	h.f(ctx, ev)
+	returned = true
+}
+
+// Catch catches a panic of a handler, and counts and logs it. It does the same for
+// a handler that called runtime.Goexit, which cannot be caught: *returned is then
+// still false. what names the handler; name is that of its event, or empty.
+// It has to be deferred.
+func (m *Dispatcher) Catch(what, name string, from peer.ID, returned *bool) {
+	v := recover()
+	if v == nil && *returned {
+		return
+	}
+	m.nPanics.Add(1)
+	// Nobody looks for these in a log that is off by default, and without them the
+	// program just seems to ignore events.
+	log := logging.Loud(m.log)
+	if name != "" {
+		log = log.With("event", event.Quote(name))
+	}
+	if v == nil {
+		log.Error(what+" called runtime.Goexit, which ends its goroutine", "from", from, "stack", string(debug.Stack()))
+		return
+	}
+	log.Error(what+" panicked", "from", from, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+}
+
+// Undecodable returns how many events a handler could not decode.
+func (m *Dispatcher) Undecodable() uint64 { return m.nUndecodable.Load() }
+
+// Unhandled returns how many events had no handler.
+func (m *Dispatcher) Unhandled() uint64 { return m.nUnhandled.Load() }
+
+// CountUnhandled counts an event or call without a handler.
+func (m *Dispatcher) CountUnhandled() { m.nUnhandled.Add(1) }
+
+// Panics returns how many handlers panicked or called runtime.Goexit.
+func (m *Dispatcher) Panics() uint64 { return m.nPanics.Load() }
+
+// logUnreadable logs that an event could not be decoded, at most once a second,
+// because any peer can send such events.
+func (m *Dispatcher) logUnreadable(msg, name string, from peer.ID, err error) {
+	m.logMu.Lock()
+	defer m.logMu.Unlock()
+	// The message of the error may repeat bytes of the sender.
+	m.unreadable.Log(logging.Loud(m.log), slog.LevelError, time.Now(), 1, msg, "event", name, "from", from, "error", event.Cut(err.Error(), 256))
+}
+
+// LogMalformed logs that the bytes of a sender are not an event.
+func (m *Dispatcher) LogMalformed(from peer.ID, err error) {
+	m.logUnreadable("an event is malformed", "", from, err)
+}
+
+// Turn is one goroutine that calls handlers, and the context that it gives them.
+type Turn struct {
+	context.Context
+	m    *Dispatcher
+	done chan struct{}
+
+	// The result of handlersOf for the last event, as the next event often has the
+	// same sender and name.
+	from       peer.ID
+	name       string
+	generation uint64
+	found      []*handler
+	keeps      bool // a handler may keep the event
+
+	slab []byte // the rest of an allocation that copies share
+}
+
+// slabSize is the size of an allocation that small copies share: most of the cost
+// of a small event is memory. Copies of a quarter of it or more are allocated alone.
+const slabSize = 8 << 10
+
+// Undecodable counts and logs that a handler could not decode an event.
+func (t *Turn) Undecodable(name string, from peer.ID, err error) {
+	t.m.nUndecodable.Add(1)
+	t.m.logUnreadable("a handler cannot decode an event; do both ends use the same types?", event.Quote(name), from, err)
+}
+
+// Copy returns a copy of b, for the goroutine that runs the handlers. A small copy
+// shares its 8 KiB of memory with others, so keeping one keeps them all.
+func (t *Turn) Copy(b []byte) []byte {
+	if len(b) > slabSize/4 {
+		return bytes.Clone(b)
+	}
+	if len(t.slab) < len(b) {
+		t.slab = make([]byte, slabSize)
+	}
+	c := t.slab[:len(b):len(b)]
+	t.slab = t.slab[len(b):]
+	copy(c, b)
+	return c
+}
+
+// Find finds the handlers of an event for run, and reports whether one of them may
+// keep the event.
+func (t *Turn) Find(ev *event.Event) (keeps bool) {
+	generation := t.m.generation.Load()
+	if t.generation != generation || t.name != ev.Name || t.from != ev.From {
+		t.from, t.name, t.generation = ev.From, ev.Name, generation
+		t.found = t.m.handlersOf(ev)
+		t.keeps = slices.ContainsFunc(t.found, func(h *handler) bool { return !h.borrows })
+	}
+	return t.keeps
+}
+
+// Run calls the handlers that find has found for the event.
+func (t *Turn) Run(ev *event.Event) {
+	if len(t.found) == 0 {
+		t.m.nUnhandled.Add(1)
+		return
+	}
+	for _, h := range t.found {
+		// A handler may have been removed by one before it.
+		if !h.off.Load() {
+			t.m.call(t, h, ev)
+		}
+	}
+}
+
+// TurnOf returns the turn in a context that enter or start has made.
+func TurnOf(ctx context.Context) *Turn { return ctx.(*Turn) }
+
+// Enter registers the calling goroutine as one that calls handlers, until leave.
+// The returned context is a *turn, and the one to give to dispatch: through it a
+// Close that a handler calls knows which goroutine not to wait for.
+func (m *Dispatcher) Enter(ctx context.Context) (_ context.Context, leave func()) {
+	t := &Turn{Context: ctx, m: m, done: make(chan struct{})}
+	m.running.Store(t, struct{}{})
+	return t, func() {
+		m.running.Delete(t)
+		close(t.done)
+	}
+}
+
+// Start calls f on a new goroutine, with a context from enter.
+func (m *Dispatcher) Start(ctx context.Context, f func(context.Context)) {
+	ctx, leave := m.Enter(ctx) // before the goroutine begins, so that wait sees it
+	go func() {
+		defer leave()
+		f(ctx)
+	}()
+}
+
+// Value implements [context.Context]; under handling.Key it returns the turn.
+func (t *Turn) Value(key any) any {
+	if key == (handling.Key{}) {
+		return t
+	}
+	return t.Context.Value(key)
+}
+
+// InHandler reports whether ctx is the context of a handler of this package, or
+// derived from one.
+func InHandler(ctx context.Context) bool {
+	return ctx.Value(handling.Key{}) != nil
+}
+
+// handlersTimeout is how long a Close in a handler waits if its ctx has no
+// deadline.
+const handlersTimeout = 5 * time.Second
+
+// waitContext returns the context with which a Close that was called with ctx
+// waits. Closing cancels the contexts of handlers, so of such a ctx only the
+// deadline counts, or handlersTimeout.
+func waitContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	if !InHandler(ctx) {
+		return ctx, func() {}
+	}
+	end, ok := ctx.Deadline()
+	if !ok {
+		end = time.Now().Add(handlersTimeout)
+	}
+	return context.WithDeadline(context.WithoutCancel(ctx), end)
+}
+
+// wait waits until every goroutine that has entered has left, or until ctx ends.
+// It does not wait for the goroutine whose handler was called with ctx.
+func (m *Dispatcher) wait(ctx context.Context) error {
+	self := ctx.Value(handling.Key{})
+	ctx, cancel := waitContext(ctx)
+	defer cancel()
+	for t := range m.running.Range {
+		if t == self {
+			continue // it would wait for itself
+		}
+		select {
+		case <-t.(*Turn).done:
+		case <-ctx.Done():
+			return fmt.Errorf("events: a handler still runs: %w", ctx.Err())
+		}
+	}
+	return nil
+}
+
+// WaitAll waits for the end of a channel until ctx ends: for its handlers, then for
+// its tasks. what names the tasks, with a verb, for the error.
+func (m *Dispatcher) WaitAll(ctx context.Context, tasks *sync.WaitGroup, what string) error {
+	ctx, cancel := waitContext(ctx)
+	defer cancel()
+	if err := m.wait(ctx); err != nil {
+		return err
+	}
+	idle := make(chan struct{})
+	go func() {
+		tasks.Wait()
+		close(idle)
+	}()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("events: %s still closing: %w", what, ctx.Err())
+	}
+}

@@ -1,0 +1,153 @@
+// Package pipe shows events with bytes as a stream that can be read and written.
+package pipe
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/go-smokesignal/smokesignal/internal/errs"
+	"github.com/go-smokesignal/smokesignal/internal/event"
+	"github.com/go-smokesignal/smokesignal/internal/handling"
+	"github.com/go-smokesignal/smokesignal/internal/notify"
+)
+
+// EventName is the name of the events of a pipe: each of them has bytes as its
+// only argument.
+const EventName = "data"
+
+// Bounds of the events that a pipe holds for its reader. A larger event fits an
+// empty pipe.
+const (
+	MaxEvents = 256
+	pipeBytes = 64 << 10
+)
+
+// Pipe shows the events named EventName as a byte stream in each direction.
+type pipe struct {
+	emit     func([]byte) error
+	maxWrite int // bytes of one event
+	off      func()
+
+	mu      sync.Mutex
+	changed notify.Cond // of the fields below
+	queue   [][]byte    // events that were not read; the first may be read in part
+	bytes   int         // in queue
+	drained bool        // no further event will arrive
+	closed  bool
+}
+
+// New subscribes with on and returns the pipe. Events have at most maxEvent
+// bytes. Close calls off, so the caller can also end a blocked emit there. When
+// the channel of the pipe closes, call finish, so that its reader gets io.EOF.
+func New(maxEvent int, emit func([]byte) error, on func(func(context.Context, *event.Event)) (off func())) *pipe {
+	p := &pipe{emit: emit, maxWrite: max(maxEvent-event.RawOverhead(EventName, maxEvent), 1)}
+	p.off = on(p.deliver)
+	return p
+}
+
+// deliver is the handler. It blocks while the reader is behind, which holds back
+// the sender of this event.
+func (p *pipe) deliver(ctx context.Context, ev *event.Event) {
+	b, ok := ev.Bytes(0)
+	if !ok {
+		if t := handling.Of(ctx); t != nil {
+			t.Undecodable(ev.Name, ev.From, fmt.Errorf("%w: a pipe needs one argument of raw bytes", event.ErrUndecodable))
+		}
+		return
+	}
+	if len(b) == 0 {
+		return // a Read must not return 0 bytes
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.full(b) && !p.drained {
+		if p.changed.Wait(ctx, &p.mu) != nil {
+			return // the node closes: the event is dropped
+		}
+	}
+	if p.drained {
+		return // nobody will read it
+	}
+	p.queue = append(p.queue, b)
+	p.bytes += len(b)
+	p.changed.Broadcast()
+}
+
+// full reports whether b has to wait. It needs mu.
+func (p *pipe) full(b []byte) bool {
+	return len(p.queue) == MaxEvents || len(p.queue) > 0 && p.bytes+len(b) > pipeBytes
+}
+
+// Read waits for an event and returns its bytes, or as many as fit; the next Read
+// returns the rest. It never returns bytes of two events, so never of two senders.
+// After Close, and after the node has closed and everything was read, it returns
+// io.EOF.
+func (p *pipe) Read(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(b) == 0 {
+		return 0, nil
+	}
+	for len(p.queue) == 0 {
+		if p.drained {
+			return 0, io.EOF
+		}
+		p.changed.Wait(context.Background(), &p.mu) // Close and finish end it
+	}
+	n := copy(b, p.queue[0])
+	p.bytes -= n
+	if p.queue[0] = p.queue[0][n:]; len(p.queue[0]) == 0 {
+		p.queue[0] = nil
+		p.queue = p.queue[1:]
+	}
+	p.changed.Broadcast()
+	return n, nil
+}
+
+// Write emits b as one event, or as several if b is larger than an event may be.
+// It blocks and fails as Emit does, and returns how many bytes were emitted. An
+// empty b sends nothing.
+func (p *pipe) Write(b []byte) (n int, err error) {
+	if p.isClosed() {
+		return 0, errs.ErrClosed
+	}
+	for n < len(b) {
+		part := b[n:min(len(b), n+p.maxWrite)]
+		if err := p.emit(part); err != nil {
+			if p.isClosed() { // which is the reason why emit failed
+				err = errs.ErrClosed
+			}
+			return n, err
+		}
+		n += len(part)
+	}
+	return n, nil
+}
+
+func (p *pipe) isClosed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closed
+}
+
+// Close ends the pipe: a blocked Read returns io.EOF, a blocked Write ErrClosed,
+// and events that were not read are dropped. It always returns nil.
+func (p *pipe) Close() error {
+	p.off()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.drained, p.closed = true, true
+	p.queue, p.bytes = nil, 0
+	p.changed.Broadcast()
+	return nil
+}
+
+// Finish lets the reader read the remaining events and then get io.EOF.
+func (p *pipe) Finish() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.drained = true
+	p.changed.Broadcast()
+}

@@ -1,0 +1,526 @@
+// Package topic takes part in pubsub topics of any application, with messages that are bytes.
+package topic
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	pb "github.com/libp2p/go-libp2p-pubsub/pb"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	corehost "github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/go-smokesignal/smokesignal/internal/dispatch"
+	"github.com/go-smokesignal/smokesignal/internal/errs"
+	"github.com/go-smokesignal/smokesignal/internal/event"
+	"github.com/go-smokesignal/smokesignal/internal/logging"
+	"github.com/go-smokesignal/smokesignal/internal/notify"
+	"github.com/go-smokesignal/smokesignal/internal/subscription"
+)
+
+// A Topic takes part in a pubsub topic of any libp2p application, whatever its
+// language. It publishes bytes as they are, without a prefix or an envelope, and
+// signed. Its handlers get the bytes that somebody published, and their author,
+// which the signature proves.
+//
+// It makes none of the promises of a [Broadcast], because pubsub itself makes
+// none: a message reaches the peers that are on the topic at that moment, at most
+// once. Messages that are lost on the way are not repaired, and may arrive in
+// another order than they were published. All methods may be called from any
+// goroutine, also from handlers.
+type Topic struct {
+	name       string
+	cfg        Config
+	self       peer.ID
+	maxSize    int // bytes of a message
+	sub        *subscription.Subscription
+	dispatcher *dispatch.Dispatcher
+	raw        dispatch.RawDeliverer
+
+	// Life.
+	ctx    context.Context // parent of the handlers' contexts
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
+	once   sync.Once // of Close
+
+	// Members.
+	mu      sync.Mutex
+	members map[peer.ID]bool
+	changed notify.Cond // of members
+	watches []*memberWatch
+	news    notify.Signal // watches may have to be told something
+
+	published, unsigned, unhandled atomic.Uint64
+}
+
+// Config configures a [Topic]. Either Name or Joined is required.
+type Config struct {
+	// Name is the topic, exactly as the other applications spell it.
+	Name string
+	// Joined is the topic if the application has joined it already. It stays joined
+	// when the Topic closes.
+	Joined *pubsub.Topic
+	// AwaitRoom is called before each message is published. It waits while too many
+	// messages are queued for a member; nil does not wait.
+	AwaitRoom func(ctx context.Context) error
+	// Log is the logger; nil is the default one.
+	Log *slog.Logger
+}
+
+// Stats is a snapshot of counters since the Topic was made.
+type Stats struct {
+	Published uint64 // messages published here
+	Received  uint64 // messages that handlers got
+	Dropped   uint64 // messages dropped because handlers were too slow, or at Close
+	Unsigned  uint64 // messages dropped because they have no signature
+	Unhandled uint64 // messages without a handler
+	Panics    uint64 // handlers that panicked or called runtime.Goexit
+}
+
+// maxTopicLen bounds the names of topics: each message carries one.
+const maxTopicLen = 1 << 10
+
+// New joins the topic. Nobody else may have joined it on ps, except if it is
+// the config's Joined. Both ps and h stay the caller's and must outlive the Topic;
+// h is the host of ps, or a wrapper of that host. New fails if the name is
+// empty, longer than 1 KiB, or taken.
+func New(ps *pubsub.PubSub, h corehost.Host, cfg Config) (*Topic, error) {
+	if cfg.Joined != nil {
+		cfg.Name = cfg.Joined.String()
+	}
+	if n := len(cfg.Name); n == 0 || n > maxTopicLen {
+		return nil, fmt.Errorf("events: the name of a topic has 1 to %d bytes, not %d", maxTopicLen, n)
+	}
+	if cfg.Log == nil {
+		cfg.Log = logging.Room("events", nil)
+	}
+	most, err := maxPublish(h, cfg.Name)
+	if err != nil {
+		return nil, fmt.Errorf("events: topic %s: %w", event.Quote(cfg.Name), err)
+	}
+	t := &Topic{
+		name: cfg.Name, cfg: cfg, self: h.ID(), maxSize: most, dispatcher: dispatch.New(cfg.Log),
+		members: make(map[peer.ID]bool), news: notify.NewSignal(),
+	}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	t.raw.Init(t.ctx, t.dispatcher)
+	if t.sub, err = subscription.Join(ps, cfg.Name, cfg.Joined, t.receiveMessage); err != nil {
+		t.cancel()
+		return nil, err
+	}
+	t.tasks.Go(t.watch)
+	t.dispatcher.Start(t.ctx, t.notifyLoop)
+	return t, nil
+}
+
+// maxPublish returns how many bytes fit into a message on the topic. The receiver
+// resets the stream for an RPC above pubsub's 1 MiB, and gets nothing from us from
+// then on. So an RPC with this message alone has to stay below.
+func maxPublish(h corehost.Host, topic string) (int, error) {
+	key := h.Peerstore().PrivKey(h.ID())
+	if key == nil {
+		return 0, errors.New("the host has no private key, so messages cannot be signed")
+	}
+	signature, err := key.Sign([]byte(pubsub.SignPrefix))
+	if err != nil {
+		return 0, fmt.Errorf("sign a message: %w", err)
+	}
+	m := &pb.Message{From: []byte(h.ID()), Seqno: make([]byte, 8), Topic: &topic, Signature: signature}
+	if key.Type() != crypto.Ed25519 && key.Type() != crypto.RSA {
+		// The length of these signatures varies by a few bytes.
+		m.Signature = append(m.Signature, make([]byte, 8)...)
+	}
+	if public, err := h.ID().ExtractPublicKey(); err != nil || public == nil {
+		if m.Key, err = crypto.MarshalPublicKey(key.GetPublic()); err != nil {
+			return 0, fmt.Errorf("marshal the public key: %w", err)
+		}
+	}
+	// The data and the message each have a tag of one byte and a length of three.
+	return pubsub.DefaultMaxMessageSize - 4 - proto.Size(m) - 4, nil
+}
+
+// Name returns the name of the topic.
+func (t *Topic) Name() string { return t.name }
+
+// MaxSize returns how many bytes a message may have: 1 MiB without the envelope,
+// which contains the name of the topic.
+func (t *Topic) MaxSize() int { return t.maxSize }
+
+// Publish sends data, exactly as it is and signed by this node, to all members of
+// the topic. data may be empty, and belongs to the caller again when Publish
+// returns. nil means that the message is queued for each member. Members do not
+// confirm it. A member that receives nothing for five seconds misses the messages
+// that are sent to it then.
+//
+// Publish waits until ctx ends, at most five seconds, while many messages are
+// queued for a member. A member for which one call has waited in vain is skipped
+// by later calls until its queue is empty. ErrTooLarge (for more than MaxSize
+// bytes), ErrNoPeers (the topic has no other member, see Ready) and ErrClosed are
+// returned at once. After any error nothing was sent.
+func (t *Topic) Publish(ctx context.Context, data []byte) error {
+	if err := t.publish(ctx, data); err != nil {
+		return &topicError{t.name, err}
+	}
+	return nil
+}
+
+func (t *Topic) publish(ctx context.Context, data []byte) error {
+	switch {
+	case t.ctx.Err() != nil:
+		return errs.ErrClosed
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case len(data) > t.maxSize:
+		return fmt.Errorf("%w: %d bytes, at most %d fit", event.ErrTooLarge, len(data), t.maxSize)
+	case t.isEmpty():
+		return errs.ErrNoPeers
+	}
+	if t.cfg.AwaitRoom != nil {
+		if err := t.cfg.AwaitRoom(ctx); err != nil {
+			return err
+		}
+	}
+	// Pubsub keeps the slice, so it gets a copy. The copy is not nil, because nil
+	// would be sent as a missing field, which some implementations reject.
+	if err := t.sub.Topic.Publish(ctx, append([]byte{}, data...)); err != nil {
+		if t.ctx.Err() != nil {
+			return errs.ErrClosed
+		}
+		return err
+	}
+	t.published.Add(1)
+	return nil
+}
+
+// topicError names the topic on which a message could not be published.
+type topicError struct {
+	topic string
+	err   error
+}
+
+func (e *topicError) Error() string {
+	return fmt.Sprintf("events: publish on topic %s: %s", event.Quote(e.topic), errs.Text(e.err))
+}
+func (e *topicError) Unwrap() error { return e.err }
+
+// receiveMessage is the filter of the subscription, see subscribe.
+func (t *Topic) receiveMessage(m *pubsub.Message) bool {
+	switch from := m.GetFrom(); {
+	case m.ReceivedFrom == t.self || from == t.self:
+		// A node does not hear itself.
+	case len(m.Signature) == 0:
+		// Pubsub verifies signatures that are there, but one that the application has
+		// made may also accept messages without.
+		t.unsigned.Add(1)
+	case !t.raw.Enqueue(from, m.Data):
+		t.unhandled.Add(1)
+	}
+	return false
+}
+
+// On calls f for the messages of others on the topic. The signature has proven the
+// author. data belongs to f, and may be empty. The messages of one author are
+// handled one after the other in the order of their arrival; f may run for several
+// authors at once. The ctx of f ends at Close; a panic of f is caught, counted and
+// logged.
+//
+// Messages that wait for handlers take at most 4 MiB and come from at most 4,096
+// authors. Beyond that, messages of the author with the most waiting are dropped
+// and counted.
+func (t *Topic) On(f func(ctx context.Context, from peer.ID, data []byte)) (off func()) {
+	return t.raw.On(f)
+}
+
+// All returns the messages of others as a loop on the caller's goroutine. It
+// subscribes at once, so messages that arrive before the loop begins are not
+// missed. The loop can be run once, and ends when ctx or the Topic does. While its
+// body runs, messages wait as for a slow handler. If the loop is never run, ctx has
+// to end to release them.
+func (t *Topic) All(ctx context.Context) iter.Seq2[peer.ID, []byte] {
+	type item struct {
+		from peer.ID
+		data []byte
+	}
+	next, left := make(chan item), make(chan struct{})
+	off := t.On(func(hctx context.Context, from peer.ID, data []byte) {
+		select {
+		case next <- item{from, data}:
+		case <-left:
+		case <-hctx.Done():
+		}
+	})
+	leave := sync.OnceFunc(func() {
+		off()
+		close(left)
+	})
+	stopWaiting := context.AfterFunc(ctx, leave)
+	return func(yield func(peer.ID, []byte) bool) {
+		defer stopWaiting()
+		defer leave()
+		for ctx.Err() == nil {
+			select {
+			case it := <-next:
+				if !yield(it.from, it.data) {
+					return
+				}
+			case <-left:
+				return
+			case <-t.ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// Members returns the peers on the topic to which this node is connected. The slice
+// belongs to the caller.
+func (t *Topic) Members() []peer.ID {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := make([]peer.ID, 0, len(t.members))
+	for p := range t.members {
+		list = append(list, p)
+	}
+	return list
+}
+
+func (t *Topic) isEmpty() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.members) == 0
+}
+
+// Ready waits until the topic has another member, so that a message would reach
+// somebody. A connection alone is not enough. When ctx ends first the error wraps
+// ErrNoPeers and the error of ctx. After Close it is ErrClosed.
+func (t *Topic) Ready(ctx context.Context) error {
+	start := time.Now()
+	for {
+		t.mu.Lock()
+		ready, change := len(t.members) > 0, t.changed.Changed()
+		t.mu.Unlock()
+		switch {
+		case t.ctx.Err() != nil:
+			return errs.ErrClosed
+		case ready:
+			return nil
+		}
+		select {
+		case <-change:
+		case <-t.ctx.Done():
+		case <-ctx.Done():
+			return &notReady{t.name, time.Since(start), context.Cause(ctx)}
+		}
+	}
+}
+
+// notReady is the error of a Ready whose ctx has ended.
+type notReady struct {
+	topic string
+	after time.Duration
+	cause error
+}
+
+func (e *notReady) Error() string {
+	return fmt.Sprintf("events: nobody is on topic %s after %v: connect to a peer that takes part in it, and spell its name the same",
+		event.Quote(e.topic), e.after.Round(100*time.Millisecond))
+}
+func (e *notReady) Unwrap() []error { return []error{errs.ErrNoPeers, e.cause} }
+
+// memberWatch is a handler of OnJoin or OnLeave.
+type memberWatch struct {
+	f     func(context.Context, peer.ID)
+	joins bool
+	known map[peer.ID]bool // the members as f knows them
+	off   atomic.Bool
+}
+
+// OnJoin calls f for each member of the topic: for the current ones, and for others
+// when they join. Messages that are published after the call go to that member. The
+// handlers of OnJoin and OnLeave are called one at a time; a peer that joins and
+// leaves again while one of them is busy is not reported. The ctx of f ends at
+// Close; a panic of f is caught, counted and logged.
+func (t *Topic) OnJoin(f func(ctx context.Context, p peer.ID)) (off func()) {
+	return t.watchMembers(&memberWatch{f: f, joins: true, known: make(map[peer.ID]bool)})
+}
+
+// OnLeave calls f when a member has left the topic or is no longer connected.
+func (t *Topic) OnLeave(f func(ctx context.Context, p peer.ID)) (off func()) {
+	return t.watchMembers(&memberWatch{f: f})
+}
+
+func (t *Topic) watchMembers(w *memberWatch) (off func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if w.known == nil {
+		w.known = make(map[peer.ID]bool)
+		for p := range t.members {
+			w.known[p] = true
+		}
+	}
+	t.watches = append(t.watches[:len(t.watches):len(t.watches)], w)
+	t.news.Set()
+	return func() {
+		w.off.Store(true)
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		var rest []*memberWatch
+		for _, other := range t.watches {
+			if other != w {
+				rest = append(rest, other)
+			}
+		}
+		t.watches = rest
+	}
+}
+
+// watch follows the members of the topic. Without a gate, pubsub can report a peer
+// before it has a stream to it, and drops messages for that peer until then. So a
+// peer counts as a member only when pubsub also lists it.
+func (t *Topic) watch() {
+	seen := make(map[peer.ID]bool)
+	pause := time.Duration(0)
+	for {
+		ctx, cancel := t.ctx, context.CancelFunc(func() {})
+		if len(seen) > 0 {
+			// Pubsub does not report the moment at which it lists a peer.
+			pause = min(2*pause+time.Millisecond, time.Second)
+			ctx, cancel = context.WithTimeout(t.ctx, pause)
+		}
+		ev, err := t.sub.Members.NextPeerEvent(ctx)
+		cancel()
+		switch {
+		case t.ctx.Err() != nil:
+			return
+		case err != nil:
+			if len(seen) == 0 {
+				return // not the timeout: the subscription has ended
+			}
+		case ev.Type == pubsub.PeerJoin:
+			seen[ev.Peer] = true
+			pause = 0
+		default:
+			delete(seen, ev.Peer)
+			t.setMember(ev.Peer, false)
+		}
+		if len(seen) == 0 {
+			continue
+		}
+		for _, p := range t.sub.Topic.ListPeers() {
+			if seen[p] {
+				delete(seen, p)
+				t.setMember(p, true)
+			}
+		}
+	}
+}
+
+// setMember notes that a peer has become a member, or has left.
+func (t *Topic) setMember(p peer.ID, is bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if is {
+		t.members[p] = true
+	} else {
+		delete(t.members, p)
+	}
+	t.changed.Broadcast()
+	t.news.Set()
+}
+
+// notifyLoop calls the handlers of OnJoin and OnLeave until Close.
+func (t *Topic) notifyLoop(ctx context.Context) {
+	for {
+		if w, p, ok := t.nextChange(); ok {
+			if !w.off.Load() {
+				t.call(ctx, w.f, p)
+			}
+			continue
+		}
+		select {
+		case <-t.news:
+		case <-t.ctx.Done():
+			return
+		}
+	}
+}
+
+// nextChange returns a handler and the peer that it has to be called for next. It
+// assumes that the caller does so.
+func (t *Topic) nextChange() (*memberWatch, peer.ID, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ctx.Err() != nil {
+		return nil, "", false
+	}
+	for _, w := range t.watches {
+		for p := range w.known {
+			if !t.members[p] {
+				delete(w.known, p)
+				if !w.joins {
+					return w, p, true
+				}
+			}
+		}
+		for p := range t.members {
+			if !w.known[p] {
+				w.known[p] = true
+				if w.joins {
+					return w, p, true
+				}
+			}
+		}
+	}
+	return nil, "", false
+}
+
+func (t *Topic) call(ctx context.Context, f func(context.Context, peer.ID), p peer.ID) {
+	returned := false
+	defer t.dispatcher.Catch("a handler of members", "", p, &returned)
+	f(ctx, p)
+	returned = true
+}
+
+// Stats returns a snapshot of the counters.
+func (t *Topic) Stats() Stats {
+	received, dropped := t.raw.Counts()
+	return Stats{
+		Published: t.published.Load(),
+		Received:  received,
+		Dropped:   dropped,
+		Unsigned:  t.unsigned.Load(),
+		Unhandled: t.unhandled.Load(),
+		Panics:    t.dispatcher.Panics(),
+	}
+}
+
+// Done is closed when Close begins.
+func (t *Topic) Done() <-chan struct{} { return t.ctx.Done() }
+
+// Close leaves the topic, drops the messages that wait for handlers, and ends the
+// contexts of handlers, but does not wait for them. It may be called again, and
+// from a handler.
+func (t *Topic) Close() {
+	t.once.Do(func() {
+		t.cancel()
+		t.raw.Close()
+		if err := t.sub.Close(); err != nil {
+			t.cfg.Log.Debug("cannot leave the topic", "topic", event.Quote(t.name), "error", err)
+		}
+	})
+}
+
+// Shutdown closes the Topic and waits for its handlers until ctx ends, which is its
+// only error. It does not wait for a handler whose ctx it was given.
+func (t *Topic) Shutdown(ctx context.Context) error {
+	t.Close()
+	return t.dispatcher.WaitAll(ctx, &t.tasks, "the topic is")
+}

@@ -14,7 +14,7 @@ import (
 type Subscription struct {
 	Topic    *pubsub.Topic
 	Members  *pubsub.TopicEventHandler
-	messages *pubsub.Subscription
+	Messages *pubsub.Subscription
 	lent     bool // the application has joined the topic, so Close does not leave it
 }
 
@@ -30,7 +30,7 @@ func Join(ps *pubsub.PubSub, name string, joined *pubsub.Topic, receive func(*pu
 		}
 	}
 	if s.Members, err = s.Topic.EventHandler(); err == nil {
-		if s.messages, err = s.Topic.Subscribe(pubsub.WithMessageFilter(receive), pubsub.WithBufferSize(1)); err == nil {
+		if s.Messages, err = s.Topic.Subscribe(pubsub.WithMessageFilter(receive), pubsub.WithBufferSize(1)); err == nil {
 			return s, nil
 		}
 		s.Members.Cancel()
@@ -44,7 +44,7 @@ func Join(ps *pubsub.PubSub, name string, joined *pubsub.Topic, receive func(*pu
 // Close ends the subscription. It also leaves the topic, unless the application has
 // joined it. If Close returns an error, the topic is still joined.
 func (s *Subscription) Close() error {
-	s.messages.Cancel()
+	s.Messages.Cancel()
 	s.Members.Cancel()
 	if s.lent {
 		return nil

@@ -5,12 +5,11 @@ import (
 	"time"
 )
 
-// AwaitRoom waits while more than half of [Config.MaxPending] waits for a peer that
-// reads it. A caller that calls it before each message loses no message for a peer that
-// is merely slow. It returns after [Config.StallTimeout] at the latest; its only error
-// is the cause of ctx, if that ends before. A peer that one call timed out on is
-// skipped by later calls until its queue is empty, so a slow peer can delay callers
-// only once.
+// AwaitRoom waits while more than half of [Config.MaxPending] bytes are queued for some
+// peer that is reading. A caller that calls it before each message loses no messages to a
+// slow peer. It returns after [Config.StallTimeout] at the latest. Its only error is the
+// cause of ctx, if ctx ends earlier. After one call has timed out on a peer, later calls
+// ignore this peer until its queue is empty, so a slow peer delays callers only once.
 func (g *Gate) AwaitRoom(ctx context.Context) error {
 	var timeout <-chan time.Time
 	for ctx.Err() == nil {
@@ -18,7 +17,7 @@ func (g *Gate) AwaitRoom(ctx context.Context) error {
 		if change == nil {
 			return nil
 		}
-		// Most calls do not get here, so the timer is made late.
+		// Most calls return above, so only the others pay for a timer.
 		if timeout == nil {
 			t := time.NewTimer(g.cfg.StallTimeout)
 			defer t.Stop()
@@ -37,8 +36,8 @@ func (g *Gate) AwaitRoom(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// crowdedChange returns a channel that is closed when something changes at a peer that
-// AwaitRoom waits for, or nil if there is no such peer.
+// crowdedChange returns a channel that is closed when the queue of a peer that AwaitRoom
+// waits for changes. It returns nil if AwaitRoom need not wait.
 func (g *Gate) crowdedChange() <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -62,7 +61,8 @@ func (o *writeStream) crowdedChange() <-chan struct{} {
 	return o.changed.Changed()
 }
 
-// skipCrowded makes AwaitRoom skip the peers that it has waited for.
+// skipCrowded makes later calls of AwaitRoom ignore the peers whose queues are now more
+// than half full.
 func (g *Gate) skipCrowded() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -12,15 +12,15 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
-// A facade is the host that pubsub sees. Pubsub uses the methods defined here, the id,
-// and the private key in the peerstore.
+// A facade is the libp2p host that pubsub gets. Pubsub uses only the methods defined here,
+// the host's id, and the private key in the peerstore.
 type facade struct {
 	corehost.Host
 	gate    *Gate
 	network *facadeNetwork
 }
 
-// A facadeNetwork shows the admitted peers only.
+// A facadeNetwork is the network of a facade: only admitted peers are connected to it.
 type facadeNetwork struct {
 	network.Network
 	gate *Gate
@@ -59,15 +59,15 @@ func (f *facade) SetStreamHandlerMatch(id protocol.ID, match func(protocol.ID) b
 	}
 }
 
-// addProtocol records a protocol that pubsub handles. It returns false if the gate is
-// closed, which could no longer remove the handler.
+// addProtocol records a protocol for which pubsub sets a stream handler. It returns false
+// if the gate is closed; then no handler may be set, because Close would not remove it.
 func (g *Gate) addProtocol(id protocol.ID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
 		return false
 	}
-	// The old slice may be in use without mu.
+	// A copy, because makeOffers may be using the old slice without mu.
 	g.protocols = append(g.protocols[:len(g.protocols):len(g.protocols)], id)
 	for p, r := range g.peers {
 		g.offerLocked(p, r)
@@ -75,7 +75,7 @@ func (g *Gate) addProtocol(id protocol.ID) bool {
 	return true
 }
 
-// NewStream opens pubsub's stream to an admitted peer.
+// NewStream opens the stream on which pubsub sends to p. It fails if p is not admitted.
 func (f *facade) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (network.Stream, error) {
 	g := f.gate
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
@@ -100,8 +100,8 @@ func (f *facade) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (
 	return o, nil
 }
 
-// streamOpened records the outcome of opening pubsub's stream. The attempt is known by
-// its cancel function.
+// streamOpened records whether NewStream could open pubsub's stream to p. The pointer cancel
+// identifies the attempt: if the record has another one, p was evicted during the attempt.
 func (g *Gate) streamOpened(p peer.ID, r *peerRecord, cancel *context.CancelFunc, s network.Stream, ids []protocol.ID, err error) (*writeStream, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -111,8 +111,8 @@ func (g *Gate) streamOpened(p peer.ID, r *peerRecord, cancel *context.CancelFunc
 		err = errNotAdmitted // the peer was evicted meanwhile
 	}
 	if err != nil {
-		// Pubsub drops the peer only after this returns, and would ignore an offer that
-		// is made at once.
+		// Pubsub forgets the peer only after NewStream returns, and would ignore an offer
+		// (a notification that the peer is there) that is made before.
 		g.offerLaterLocked(p, r)
 		return nil, err
 	}
@@ -122,9 +122,9 @@ func (g *Gate) streamOpened(p peer.ID, r *peerRecord, cancel *context.CancelFunc
 	return r.out, nil
 }
 
-// openStream opens a stream over an existing connection that is not relayed.
+// openStream opens a stream to p over an existing direct connection. It does not dial.
 func (g *Gate) openStream(ctx context.Context, p peer.ID, ids []protocol.ID) (network.Stream, error) {
-	// libp2p would wait for a direct connection until ctx ends.
+	// Without this check, NewStream would wait for a direct connection until ctx ends.
 	if !addr.HasDirect(g.host.Network(), p) {
 		return nil, errRelayed
 	}

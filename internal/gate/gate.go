@@ -23,142 +23,144 @@ import (
 // A Gate stands between pubsub and the libp2p host, see the package documentation. All
 // methods may be called from any goroutine. SetAdmission does not block.
 //
-// Methods whose names end in Locked need mu.
+// The caller of a method whose name ends in Locked holds mu.
 type Gate struct {
 	// Set once.
 	host    corehost.Host
 	facade  *facade
 	cfg     Config
 	log     *slog.Logger
-	bus     event.Bus // pubsub's
+	bus     event.Bus // the event bus of the host that pubsub gets
 	emitter event.Emitter
 
 	// Goroutines.
 	ctx         context.Context
 	cancel      context.CancelFunc
 	tasks       sync.WaitGroup // Add only under mu and before closed
-	offersReady notify.Signal  // offers is not empty
+	offersReady notify.Signal  // set when an element was added to offers
 
 	mu        sync.Mutex
 	closed    bool
-	protocols []protocol.ID // that pubsub handles
+	protocols []protocol.ID // the protocols for which pubsub has set a handler
 	peers     map[peer.ID]*peerRecord
-	offers    []peer.ID // peers that pubsub is to hear of
+	offers    []peer.ID // peers about which makeOffers is to notify pubsub
 
-	// earlyStreams counts the waiting streams of peers that are not admitted.
+	// earlyStreams is the number of streams kept for peers that are not admitted yet.
 	earlyStreams int
 
-	// See Stats.
+	// The counters that Stats returns.
 	dropped, stalls, reopened, oversize atomic.Uint64
 }
 
 // Config configures a Gate. Its zero value works.
 type Config struct {
-	// Wait is how long a stream of a peer that is not admitted yet is kept. 0 means two
-	// seconds.
+	// Wait is how long the gate keeps a pubsub stream from a peer that is not admitted
+	// yet. 0 means two seconds.
 	Wait time.Duration
-	// MaxWaiting bounds the number of these streams. 0 means 64. Only the latest stream
-	// of each peer is kept.
+	// MaxWaiting is the largest number of streams kept for peers that are not admitted
+	// yet. 0 means 64. Only the latest stream of each peer is kept.
 	MaxWaiting int
-	// MaxPending is how many bytes may wait to be written to one peer, plus one RPC of
-	// pubsub (at most 1 MiB). 0 means 2 MiB.
+	// MaxPending is the number of bytes that may be queued for one peer; one more RPC of
+	// pubsub (at most 1 MiB) may exceed it. 0 means 2 MiB.
 	MaxPending int
-	// StallTimeout is how long a peer may accept nothing of the waiting messages before
-	// messages for it are dropped, give or take an eighth. 0 means five seconds.
+	// StallTimeout is how long a peer may read nothing, while messages are queued for it,
+	// before messages for it are dropped. It is exact to an eighth. 0 means five seconds.
 	StallTimeout time.Duration
-	// Recheck is called for a peer that opens a pubsub stream although it is not known
-	// to speak that protocol, see identify.Tracker.Recheck. It must not block. May be
-	// nil.
+	// Recheck is called for a peer that opens a pubsub stream although the host does not
+	// know that the peer speaks this protocol, see identify.Tracker.Recheck. It must not
+	// block. May be nil.
 	Recheck func(p peer.ID, protocols ...protocol.ID)
 	// Log defaults to the logger "smokesignal/host" of go-log.
 	Log *slog.Logger
 }
 
-// Stats counts since New.
+// Stats holds counters. They count from New on.
 type Stats struct {
-	// Dropped is the number of messages that were certainly not delivered to an admitted
-	// peer, counted once for each peer: the peer was stalled, or the stream ended or
-	// broke before the message was written. Messages that a stream had accepted when it
-	// broke may be lost as well, and pubsub drops some itself; the gate knows of neither.
+	// Dropped is the number of messages that the gate did not deliver to an admitted peer,
+	// counted once for each peer, because the peer was stalled, or because the stream ended
+	// or broke before the message was written. It does not count messages that were written
+	// to a stream which then broke, nor messages that pubsub itself drops.
 	Dropped uint64
-	// Stalls is how often a peer accepted nothing, or too little for pubsub's patience.
+	// Stalls is the number of times that the gate began to drop messages for a peer,
+	// because the peer read nothing or too little.
 	Stalls uint64
-	// Reopened is how often a broken stream was replaced, unseen by pubsub.
+	// Reopened is the number of broken streams that the gate replaced, unseen by pubsub.
 	Reopened uint64
-	// Oversize is the number of RPCs of more than 1 MiB that peers sent. Pubsub has not
-	// seen them.
+	// Oversize is the number of RPCs of more than 1 MiB that peers sent, and that the gate
+	// did not pass to pubsub.
 	Oversize uint64
 }
 
 const (
-	// openTimeout bounds the opening of a stream, and how long the stream of an admitted
-	// peer is kept until ours is open.
+	// openTimeout limits how long opening a stream to a peer may take. It is also how long
+	// the stream from an admitted peer waits until the node's own stream to the peer is open.
 	openTimeout = 10 * time.Second
-	// dropTimeout is how long the gate waits for pubsub to drop a peer after the end of
-	// a stream. Pubsub does so at once, or has never known the stream.
+	// dropTimeout is how long the gate waits for pubsub to forget a peer after the end of
+	// pubsub's stream to it. Pubsub normally does so at once; it never does if NewStream
+	// had not returned the stream yet.
 	dropTimeout = 5 * time.Second
-	// minDelay and maxDelay bound the pauses between attempts to open a stream.
+	// minDelay and maxDelay are the shortest and the longest pause between two attempts to
+	// open a stream to a peer.
 	minDelay = 20 * time.Millisecond
 	maxDelay = 2 * time.Second
-	// maxGuestDelay is maxDelay for a guest, which may never admit us. If it does, it
-	// opens a stream itself, and that ends the pause.
+	// maxGuestDelay is the longest pause between two attempts to open a stream to a guest,
+	// which may never accept one. When the guest opens a stream itself, the pause ends.
 	maxGuestDelay = 30 * time.Second
-	// soundAfter is how long a stream must have lived for the next one to be opened
-	// without a pause.
+	// soundAfter is the least age of a broken stream for which the next stream is opened
+	// without a pause. Younger ones suggest that the next one will break soon, too.
 	soundAfter = 10 * time.Second
-	// closeTimeout bounds how long Close waits. A reset can take as long as the
-	// connection to a frozen peer lives.
+	// closeTimeout limits how long Close waits for stream resets, which block until a
+	// connection to a frozen peer times out.
 	closeTimeout = 2 * time.Second
 )
 
 var (
 	errNotAdmitted = errors.New("gate: the peer is not admitted")
-	errRelayed     = errors.New("gate: the peer is connected through a relay only")
+	errRelayed     = errors.New("gate: the peer is connected only through a relay")
 	errClosed      = errors.New("gate: closed")
 	errReplaced    = errors.New("gate: the peer opened another stream")
 )
 
-// A peerRecord is what the gate knows of one peer. Gate.mu guards it.
+// A peerRecord is the gate's state about one peer. Gate.mu guards it.
 //
-// Pubsub learns of the peer when the gate offers it, by an event on pubsub's bus:
-// pubsub asks for the connectedness of the peer, then opens a stream. When that stream
-// ends, pubsub drops the peer: it forgets the peer's topics, then asks for the
-// connectedness again. It asks at no other time, so each question shows how far pubsub
-// has come.
+// The gate offers a peer to pubsub with an event on the facade's event bus. Pubsub then
+// calls Connectedness for the peer and opens a stream to it. When this stream ends, pubsub
+// drops the peer: it forgets the peer's topics and calls Connectedness again. It calls
+// Connectedness at no other time, so each call shows the gate how far pubsub has come.
 type peerRecord struct {
 	Admission
 
 	// Pubsub's stream to the peer.
-	offered bool                // pubsub has an offer and has not asked about it yet
-	opening *context.CancelFunc // pubsub is opening its stream
-	out     *writeStream        // the stream that pubsub has; nil: none
-	ending  *writeStream        // the stream that was out; pubsub has not dropped the peer yet
-	dropped *time.Timer         // when it fires, pubsub is taken to have dropped the peer
-	delay   time.Duration       // before the next offer
+	offered bool                // the peer was offered to pubsub, which has not called Connectedness yet
+	opening *context.CancelFunc // cancels the NewStream call of pubsub that is running; nil: none
+	out     *writeStream        // the stream on which pubsub sends to the peer; nil: none
+	ending  *writeStream        // the stream that was out before; pubsub has not dropped the peer yet
+	dropped *time.Timer         // when it fires, the gate assumes that pubsub has dropped the peer
+	delay   time.Duration       // the pause before the next offer
 	retry   *time.Timer         // makes the next offer
 
 	// The peer's streams to pubsub.
-	in      *readStream // pubsub reads it
-	waiting *readStream // it waits for its turn
+	in      *readStream // the stream that pubsub reads; nil: none
+	waiting *readStream // a newer stream of the peer, which pubsub may not read yet; nil: none
 	hadIn   bool        // pubsub has read a stream of the peer since out was opened
 
-	changed notify.Cond // of everything that a waiting stream depends on
+	changed notify.Cond // broadcast when awaitTurn has to look at the record again
 }
 
-// An Admission says why pubsub may have streams with a peer. The zero value admits
-// nobody.
+// An Admission says whether pubsub may have streams with a peer, and why. The zero value
+// means that it may not.
 type Admission struct {
-	// Linked is a peer with which the node has a link, or is making one.
+	// Linked means that the node has a link with the peer, or is making one.
 	Linked bool
-	// Guest is a peer that is served without a link.
+	// Guest means that the peer gets broadcasts without a link.
 	Guest bool
-	// Plain is a peer that is not a node, so there is no gate at its end.
+	// Plain means that the peer is not a smokesignal node, so it has no gate itself.
 	Plain bool
 }
 
 func (a Admission) admitted() bool { return a.Linked || a.Guest }
 
-// New returns a gate that admits nobody yet. The host stays the caller's.
+// New returns a gate in front of h that admits nobody yet. Close does not close h.
 func New(h corehost.Host, cfg Config) *Gate {
 	cfg.Wait = cmp.Or(cfg.Wait, 2*time.Second)
 	cfg.MaxWaiting = cmp.Or(cfg.MaxWaiting, 64)
@@ -180,15 +182,15 @@ func New(h corehost.Host, cfg Config) *Gate {
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	emitter, err := g.bus.Emitter(new(event.EvtPeerIdentificationCompleted))
 	if err != nil {
-		panic(err) // it fails only for a type that is not a pointer
+		panic(err) // impossible: Emitter fails only if its argument is not a pointer
 	}
 	g.emitter = emitter
 	g.tasks.Go(g.makeOffers)
 	return g
 }
 
-// Host returns the host for pubsub. Its Close does nothing, since the host behind it
-// does not belong to pubsub.
+// Host returns the host to create pubsub with. Its Close does nothing, because pubsub does
+// not own the node's host.
 func (g *Gate) Host() corehost.Host { return g.facade }
 
 // Stats returns the counters.
@@ -199,13 +201,13 @@ func (g *Gate) Stats() Stats {
 	}
 }
 
-// SetAdmission changes why p is admitted, and begins or ends pubsub's streams with it.
-// When p is no longer admitted, they are reset in both directions, and further ones are
-// refused.
+// SetAdmission sets whether p is admitted, and why. When p becomes admitted, pubsub opens
+// its stream to p. When p is no longer admitted, the streams in both directions are reset,
+// and further ones are refused.
 func (g *Gate) SetAdmission(p peer.ID, a Admission) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	// Peers that pubsub has nothing to do with need no record.
+	// A peer that was not admitted and is not now needs no record.
 	if g.closed || p == g.host.ID() || g.peers[p] == nil && !a.admitted() {
 		return
 	}
@@ -230,9 +232,9 @@ func (g *Gate) SetAdmission(p peer.ID, a Admission) {
 	g.removeUnusedLocked(p, r)
 }
 
-// Announce tells p the topics of pubsub once more, on the stream that pubsub has to p, if
-// there is one. A peer that forgets announcements with the link needs it when the link
-// comes back while the old streams are still open. Announce does not block.
+// Announce sends the announcement of pubsub's topics to p again, on pubsub's stream to p, if
+// there is one. It is needed when a link comes back while the old streams are still open and
+// p has forgotten the topics with the old link. Announce does not block.
 func (g *Gate) Announce(p peer.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -242,8 +244,8 @@ func (g *Gate) Announce(p peer.ID) {
 }
 
 // Close resets all streams, removes pubsub's handlers from the host, and waits for the
-// gate's goroutines, but at most two seconds for a connection that is frozen. It may be
-// called again.
+// gate's goroutines. It waits at most two seconds, since a frozen connection can block a
+// reset for longer. It may be called again.
 func (g *Gate) Close() {
 	g.mu.Lock()
 	if !g.closed {
@@ -258,15 +260,15 @@ func (g *Gate) Close() {
 		g.cancel()
 	}
 	g.mu.Unlock()
-	// A goroutine that is left behind may still emit.
+	// After a timeout, a goroutine that still runs may use the emitter, so it stays open.
 	if tasks.Wait(&g.tasks, closeTimeout) {
 		g.emitter.Close()
 	} else {
-		g.log.Debug("the gate closes while a connection is frozen")
+		g.log.Debug("closed the gate while a frozen connection still blocks a stream reset")
 	}
 }
 
-// recordLocked returns the record of p, a new one if there is none.
+// recordLocked returns the record of p. It makes one if there is none.
 func (g *Gate) recordLocked(p peer.ID) *peerRecord {
 	r := g.peers[p]
 	if r == nil {
@@ -283,8 +285,8 @@ func (g *Gate) removeUnusedLocked(p peer.ID, r *peerRecord) {
 	}
 }
 
-// retryNowLocked ends the pause before the peer's broken stream is opened again, if
-// there is one.
+// retryNowLocked opens a broken stream to the peer again now, if the gate pauses before the
+// next attempt to do so.
 func (r *peerRecord) retryNowLocked() {
 	if r.out != nil {
 		r.out.retryNow.Set()

@@ -14,42 +14,42 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
-// A readStream is a peer's stream that pubsub reads. It buffers, since pubsub reads the
-// length of an RPC byte by byte.
+// A readStream is the stream on which pubsub receives the RPCs of a peer. It has a read
+// buffer, because pubsub reads the length of an RPC byte by byte.
 //
-// Some peers end their stream after each RPC. If pubsub saw that, it would forget the
-// topics of the peer, which are not announced again. So the end of a stream between two
-// RPCs is hidden: the next stream of the peer continues where this one ended.
+// Some peers end their libp2p stream after each RPC and open another. If pubsub saw that, it
+// would forget the peer's topics, and the peer does not announce them again. So a readStream
+// hides an end between two RPCs, and continues with the peer's next libp2p stream.
 type readStream struct {
-	network.Stream // the first one, for its id, connection, protocol and scope
+	network.Stream // the peer's first libp2p stream, for its id, connection, protocol and scope
 
 	gate *Gate
 	peer peer.ID
 
 	// Gate.mu guards these.
-	early   bool           // the peer was not admitted when the stream came
-	current network.Stream // nil: between two streams
+	early   bool           // the peer was not admitted when it opened the stream
+	current network.Stream // the peer's libp2p stream that is read; nil: it ended, and the next has not come
 	ended   bool
 
-	next   chan network.Stream // a stream that has become current; capacity 1
-	ctx    context.Context     // ends with the stream
+	next   chan network.Stream // passes a new current stream to Read; capacity 1
+	ctx    context.Context     // ends when the readStream ends
 	cancel context.CancelFunc
 
 	// Read state, for the one goroutine that reads.
 	from network.Stream
 	buf  []byte
-	r, w int  // buf[r:w] was read from the stream and is not returned yet
-	full bool // the last read has filled buf
+	r, w int  // buf[r:w] was read from the libp2p stream, and Read has not returned it yet
+	full bool // the last read from the libp2p stream filled buf
 	rpcs rpcFilter
 }
 
 const (
-	// A read buffer begins small and grows while reads fill it. Twice the maximum was
-	// measured to be no faster.
+	// The size of a read buffer at first, and at most: it doubles while reads fill it. In
+	// measurements, a maximum of twice that was not faster.
 	minReadBuffer = 2 << 10
 	maxReadBuffer = 32 << 10
-	// handoverTimeout is how long pubsub may go on reading from a peer's stream when the
-	// peer has opened another.
+	// handoverTimeout is how long pubsub may continue to read from a peer's old stream
+	// after the peer has opened a new one.
 	handoverTimeout = 250 * time.Millisecond
 )
 
@@ -59,11 +59,12 @@ func newReadStream(g *Gate, s network.Stream) *readStream {
 	return in
 }
 
-// Read reads from the peer's streams, one after the other.
+// Read reads from the peer's libp2p streams, one after the other.
 func (in *readStream) Read(p []byte) (int, error) {
 	for in.r == in.w {
 		err := in.fill()
-		// With an error there may still be bytes. The next read returns the error again.
+		// The read may have returned bytes and an error. Then the bytes are returned first,
+		// and the next read returns the error again.
 		if in.w > 0 || err == nil {
 			continue
 		}
@@ -77,7 +78,7 @@ func (in *readStream) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// fill reads once into the buffer, and leaves oversize RPCs out.
+// fill reads once from the libp2p stream into the buffer, and removes RPCs of more than 1 MiB.
 func (in *readStream) fill() error {
 	if in.buf == nil || in.full && len(in.buf) < maxReadBuffer {
 		in.buf = make([]byte, max(2*len(in.buf), minReadBuffer))
@@ -89,13 +90,13 @@ func (in *readStream) fill() error {
 	in.r, in.w = 0, len(passed)
 	if oversize > 0 {
 		in.gate.oversize.Add(uint64(oversize))
-		in.gate.log.Info("an RPC that is larger than pubsub accepts is left out", "peer", in.peer, "most", maxRPC)
+		in.gate.log.Info("dropped an RPC that is larger than pubsub accepts", "peer", in.peer, "max", maxRPC)
 	}
 	return err
 }
 
-// awaitNext waits for the peer's next stream after the current one has ended. It
-// returns false if in ends before.
+// awaitNext waits for the peer's next libp2p stream after the current one has ended. It
+// returns false if the readStream ends first.
 func (in *readStream) awaitNext() bool {
 	g := in.gate
 	g.mu.Lock()
@@ -118,7 +119,7 @@ func (in *readStream) awaitNext() bool {
 	}
 }
 
-// endLocked ends the stream for pubsub. It needs Gate.mu.
+// endLocked ends the readStream, so that pubsub's Read fails. The caller holds Gate.mu.
 func (in *readStream) endLocked() {
 	if in.ended {
 		return
@@ -126,12 +127,12 @@ func (in *readStream) endLocked() {
 	in.ended = true
 	in.cancel()
 	if s := in.current; s != nil {
-		in.gate.tasks.Go(func() { s.Reset() }) // not under mu, as it can block
+		in.gate.tasks.Go(func() { s.Reset() }) // in a goroutine, because it can block and mu is held
 	}
 }
 
-// Pubsub closes or resets the stream only when it is done with it.
-
+// Close ends the stream. Pubsub calls it, or one of the methods below, only when it reads no
+// more from the stream.
 func (in *readStream) Close() error {
 	in.gate.mu.Lock()
 	defer in.gate.mu.Unlock()
@@ -145,8 +146,8 @@ func (in *readStream) Reset() error      { return in.Close() }
 
 func (in *readStream) ResetWithError(network.StreamErrorCode) error { return in.Close() }
 
-// accept returns the handler for the real host. It passes the streams of admitted peers
-// to handle, which is pubsub's.
+// accept returns the stream handler that is set on the real host. It passes the streams of
+// admitted peers to handle, the stream handler of pubsub.
 func (g *Gate) accept(handle network.StreamHandler) network.StreamHandler {
 	return func(s network.Stream) {
 		g.mu.Lock()
@@ -159,15 +160,15 @@ func (g *Gate) accept(handle network.StreamHandler) network.StreamHandler {
 		g.mu.Unlock()
 		defer g.tasks.Done()
 
-		// A relay carries too little for broadcasts.
+		// Relays limit the data of a connection to less than broadcasts need.
 		if addr.IsRelayed(s.Conn().RemoteMultiaddr()) {
 			s.ResetWithError(network.StreamGated)
 			return
 		}
 		in := newReadStream(g, s)
 		defer in.cancel()
-		// The peer speaks pubsub, since it opened this stream. If libp2p has missed that,
-		// the peer would never become a guest.
+		// The peer speaks pubsub, since it opened this stream. If libp2p's records lack
+		// this protocol of the peer, the peer would never become a guest.
 		if !g.speaks(in.peer, s.Protocol()) {
 			g.cfg.Recheck(in.peer, s.Protocol())
 		}
@@ -183,17 +184,17 @@ func (g *Gate) accept(handle network.StreamHandler) network.StreamHandler {
 	}
 }
 
-// A readStart says how pubsub starts to read a stream.
+// A readStart says how pubsub starts to read a stream of a peer.
 type readStart int
 
 const (
 	notYet    readStart = iota
-	begins              // pubsub reads it as a stream of its own
-	continues           // it continues the stream that pubsub reads
+	begins              // pubsub gets a new readStream
+	continues           // the readStream that pubsub reads continues with this stream
 )
 
-// awaitTurn waits until pubsub may have the stream. An error means that pubsub shall
-// not have it.
+// awaitTurn waits until pubsub may read the stream. It returns an error if pubsub must not
+// read it.
 func (g *Gate) awaitTurn(in *readStream) (readStart, error) {
 	until := time.Now().Add(g.cfg.Wait)
 	g.mu.Lock()
@@ -210,7 +211,8 @@ func (g *Gate) awaitTurn(in *readStream) (readStart, error) {
 		if t, err := g.handOverLocked(r, in); t != notYet || err != nil {
 			return t, err
 		}
-		// The peer is admitted now, so only our stream to it is missing.
+		// The peer is admitted, so the stream waits only until this node's own stream to the
+		// peer is open, which may take longer.
 		if r.admitted() && !extended {
 			extended = true
 			until = time.Now().Add(openTimeout)
@@ -224,10 +226,11 @@ func (g *Gate) awaitTurn(in *readStream) (readStart, error) {
 	}
 }
 
-// enqueueLocked makes in the stream of its peer that waits.
+// enqueueLocked makes in the waiting stream of its peer, in place of an older one. It fails
+// if too many streams of peers that are not admitted are waiting.
 func (g *Gate) enqueueLocked(r *peerRecord, in *readStream) error {
 	if !r.admitted() {
-		// Anybody can open streams, so few of them may wait.
+		// Any peer can open streams, so the number of waiting ones is limited.
 		if g.earlyStreams >= g.cfg.MaxWaiting {
 			g.removeUnusedLocked(in.peer, r)
 			return fmt.Errorf("gate: %d streams of peers that are not admitted are waiting already", g.earlyStreams)
@@ -235,9 +238,9 @@ func (g *Gate) enqueueLocked(r *peerRecord, in *readStream) error {
 		in.early = true
 		g.earlyStreams++
 	}
-	r.waiting = in // the stream that waited before sees this, and gives up
+	r.waiting = in // if another stream of the peer was waiting, its awaitTurn now fails
 	r.changed.Broadcast()
-	// The peer has just admitted us, so it accepts our stream now.
+	// The peer opened a stream, so it admits this node and accepts this node's stream now.
 	if r.admitted() {
 		r.retryNowLocked()
 	}
@@ -254,11 +257,11 @@ func (g *Gate) dequeueLocked(r *peerRecord, in *readStream) {
 	}
 }
 
-// endPreviousSoonLocked ends the stream that pubsub reads from the peer, if there is
-// one, shortly after the peer has opened another: with that the peer has given the
-// previous one up. Pubsub must be done with the previous stream before it gets the next,
-// or it takes the end of the one for the end of the other. The delay lets pubsub read
-// the rest. stop ends the waiting.
+// endPreviousSoonLocked ends the stream that pubsub reads from the peer, if there is one,
+// handoverTimeout after the peer has opened another stream: the peer no longer uses the
+// previous one. Pubsub must have finished with the previous stream before it gets the next,
+// or it would mistake the end of the one for the end of the other. The delay lets pubsub
+// read the rest of the previous stream. A call of stop keeps that stream open.
 func (g *Gate) endPreviousSoonLocked(r *peerRecord, in *readStream) (stop func() bool) {
 	previous := r.in
 	if previous == nil || previous.current == nil {
@@ -273,21 +276,22 @@ func (g *Gate) endPreviousSoonLocked(r *peerRecord, in *readStream) (stop func()
 	}).Stop
 }
 
-// handOverLocked reports whether it is the stream's turn, and makes it the one that pubsub
-// reads if so.
+// handOverLocked makes in the stream that pubsub reads if that is possible now, and returns
+// how. It returns an error if in must never be read.
 func (g *Gate) handOverLocked(r *peerRecord, in *readStream) (readStart, error) {
 	switch {
 	case g.closed:
 		return notYet, errClosed
 	case r.waiting != in:
 		return notYet, errReplaced
-	// Pubsub forgets what a peer announces while it has no stream to the peer.
+	// Pubsub ignores topics that a peer announces while pubsub has no stream to the peer.
 	case !r.admitted() || r.out == nil:
 		return notYet, nil
 	case r.in == nil:
 		r.in = in
-		// The other end's pubsub has lost the stream before, and with it our topics. A
-		// node's gate would have hidden that from it.
+		// A plain peer has lost its previous stream to this node, and with it the topics that
+		// this node announced, so they are announced again. At the other end of a link, the
+		// gate would have hidden the loss from pubsub.
 		if r.hadIn && r.Plain {
 			r.out.announceAgain()
 		}
@@ -301,11 +305,11 @@ func (g *Gate) handOverLocked(r *peerRecord, in *readStream) (readStart, error) 
 	return notYet, nil
 }
 
-// release records that pubsub is done with the stream.
+// release records that pubsub has stopped reading the stream.
 func (g *Gate) release(in *readStream) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	// Pubsub leaves a stream open if its context ends while it hands over an RPC.
+	// Pubsub does not close the stream itself if pubsub's context ends at certain moments.
 	in.endLocked()
 	if r := g.peers[in.peer]; r != nil {
 		if r.in == in {

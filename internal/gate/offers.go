@@ -10,7 +10,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
-// offerLocked makes pubsub hear of p, unless pubsub has, opens or ends a stream to p.
+// offerLocked offers p to pubsub, that is, notifies pubsub that p is connected, so that
+// pubsub opens a stream to it. It does nothing while pubsub has, opens or ends a stream to p.
 func (g *Gate) offerLocked(p peer.ID, r *peerRecord) {
 	r.stopRetryLocked()
 	if g.closed || !r.admitted() || r.offered || r.opening != nil || r.out != nil || r.ending != nil {
@@ -21,7 +22,8 @@ func (g *Gate) offerLocked(p peer.ID, r *peerRecord) {
 	g.offersReady.Set()
 }
 
-// offerLaterLocked makes an offer after a pause, in case the last one has no effect.
+// offerLaterLocked offers p to pubsub after a pause. The offer has no effect if pubsub has a
+// stream to p by then.
 func (g *Gate) offerLaterLocked(p peer.ID, r *peerRecord) {
 	if g.closed || !r.admitted() || r.retry != nil {
 		return
@@ -43,8 +45,8 @@ func (r *peerRecord) stopRetryLocked() {
 	}
 }
 
-// makeOffers emits the events by which pubsub learns of peers. Pubsub asks for the
-// connectedness of the peer once for each event.
+// makeOffers emits an event for each peer in offers, with which pubsub learns of the peer.
+// For each event, pubsub calls Connectedness once.
 func (g *Gate) makeOffers() {
 	for {
 		select {
@@ -59,15 +61,15 @@ func (g *Gate) makeOffers() {
 		for _, p := range offers {
 			g.mu.Lock()
 			r := g.peers[p]
-			// It may have been evicted meanwhile. Without a protocol there is no pubsub
-			// yet; it makes its handlers known when it starts, and all are offered then.
+			// The peer may have been evicted meanwhile. Without a protocol, pubsub has not
+			// started yet; when it does, addProtocol offers all peers.
 			valid := r != nil && r.admitted() && len(protocols) > 0
 			if r != nil && !valid {
 				r.offered = false
 				g.removeUnusedLocked(p, r)
 			}
 			g.mu.Unlock()
-			// Without mu, since the bus blocks until pubsub has room for the event.
+			// mu is not held, because Emit blocks until pubsub's event queue has space.
 			if valid {
 				g.emitter.Emit(event.EvtPeerIdentificationCompleted{Peer: p, Protocols: protocols})
 			}
@@ -75,8 +77,9 @@ func (g *Gate) makeOffers() {
 	}
 }
 
-// connectedness answers pubsub's question whether it should have a stream to p. The
-// record shows which of two questions it is, see peerRecord.
+// connectedness answers pubsub's call of Connectedness. Pubsub opens a stream to p if the
+// answer is Connected. It calls in two situations, after an offer and when it drops a peer;
+// the record shows which one it is, see peerRecord.
 func (g *Gate) connectedness(p peer.ID) network.Connectedness {
 	c := network.NotConnected
 	if n := g.host.Network(); addr.HasDirect(n, p) {
@@ -88,9 +91,9 @@ func (g *Gate) connectedness(p peer.ID) network.Connectedness {
 	if r == nil {
 		return network.NotConnected
 	}
-	// There is no offer, so pubsub asks because it drops the peer after the end of its
-	// stream. If it heard that the peer is connected, it would open another stream, and
-	// it does so only four times in ten minutes.
+	// Without an offer, pubsub calls because it drops the peer after the end of its stream.
+	// If the answer were Connected, pubsub would open another stream, which it does only
+	// four times within ten minutes. So the gate answers NotConnected and makes a new offer.
 	if r.ending != nil && !r.offered {
 		g.peerDroppedLocked(p, r)
 		g.removeUnusedLocked(p, r)
@@ -102,19 +105,20 @@ func (g *Gate) connectedness(p peer.ID) network.Connectedness {
 	case !r.admitted() || r.ending != nil:
 		return network.NotConnected
 	case r.out == nil:
-		// Pubsub opens a stream now, unless it is not done with the last one yet.
+		// Pubsub opens a stream now. It does not if it still uses the last one, so another
+		// offer follows later.
 		g.offerLaterLocked(p, r)
 	}
 	return c
 }
 
-// peerDroppedLocked records that pubsub has dropped the peer. So the peer can be
-// offered again, and pubsub will remember the topics that it announces.
+// peerDroppedLocked records that pubsub has dropped the peer, and offers the peer again if it
+// is admitted.
 func (g *Gate) peerDroppedLocked(p peer.ID, r *peerRecord) {
 	r.ending = nil
 	r.dropped.Stop()
 	r.changed.Broadcast()
-	// The last stream did not live long, so the next might not, either.
+	// A delay above zero means that the last stream broke soon. The next might, too.
 	if r.admitted() && r.delay > 0 {
 		g.offerLaterLocked(p, r)
 	} else {
@@ -122,7 +126,7 @@ func (g *Gate) peerDroppedLocked(p peer.ID, r *peerRecord) {
 	}
 }
 
-// endStreamsLocked ends pubsub's streams with p, and the opening of one.
+// endStreamsLocked ends pubsub's streams to and from p, and cancels an attempt to open one.
 func (g *Gate) endStreamsLocked(p peer.ID, r *peerRecord) {
 	if r.opening != nil {
 		(*r.opening)()
@@ -132,7 +136,8 @@ func (g *Gate) endStreamsLocked(p peer.ID, r *peerRecord) {
 	if o := r.out; o != nil {
 		r.out, r.ending = nil, o
 		o.endForPubSub()
-		// If pubsub has not known the stream yet, it does not drop the peer.
+		// Pubsub does not drop the peer if it has not received this stream from NewStream
+		// yet. The timer then does what pubsub's call of Connectedness does otherwise.
 		r.dropped = time.AfterFunc(dropTimeout, func() {
 			g.mu.Lock()
 			defer g.mu.Unlock()
@@ -149,7 +154,7 @@ func (g *Gate) endStreamsLocked(p peer.ID, r *peerRecord) {
 	r.changed.Broadcast()
 }
 
-// outLost ends pubsub's streams with the peer of o, since o cannot go on.
+// outLost ends pubsub's streams to and from the peer of o, because o cannot be continued.
 func (g *Gate) outLost(o *writeStream) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -15,15 +15,15 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
-// A writeStream is the stream to which pubsub writes. It outlives the streams that carry
-// it: when one breaks, it opens another and repeats the announcement of topics there.
-// RPCs that the broken carrier had accepted and not delivered are lost; RPCs that still
-// waited go to the next.
+// A writeStream is the stream on which pubsub sends RPCs to a peer. It sends them over a
+// libp2p stream, its carrier. When the carrier breaks, the writeStream opens another and
+// repeats the announcement of pubsub's topics on it. RPCs that the broken carrier had
+// accepted and not delivered are lost. RPCs that are still queued go to the next carrier.
 //
-// Pubsub writes one whole RPC at a time, from one goroutine. Another goroutine of
-// pubsub blocks in Read until the stream ends; that one opens the carriers.
+// Pubsub writes one whole RPC at a time, from one goroutine. Another goroutine of pubsub
+// blocks in Read until the writeStream ends; Read uses this goroutine to open carriers.
 //
-// Methods whose names end in Locked need mu.
+// The caller of a method whose name ends in Locked holds mu.
 type writeStream struct {
 	network.Stream // the first carrier, for its id, connection, protocol and scope
 
@@ -33,26 +33,26 @@ type writeStream struct {
 	ids   []protocol.ID
 	began time.Time
 
-	ctx      context.Context // ends with the stream
+	ctx      context.Context // ends when the writeStream ends
 	cancel   context.CancelFunc
 	guest    atomic.Bool   // the peer has no link
 	retryNow notify.Signal // ends the pause before the next attempt to open a carrier
 
 	mu      sync.Mutex
-	changed notify.Cond // of carrier, ended and queue
-	carrier *carrier    // nil while another is being opened
+	changed notify.Cond // broadcast when carrier, ended or queue changed
+	carrier *carrier    // nil after one broke, until the next is open
 	ended   bool
 
-	// What pubsub has announced and wants to send.
-	timeout time.Duration     // of a Write; 0: none
-	topics  map[string][]byte // the announced topics: an RPC's SubOpts
-	version int               // of topics
+	// The topics that pubsub announced, and the RPCs that it wants to send.
+	timeout time.Duration     // how long a Write may wait for space in queue; 0: without a limit of its own
+	topics  map[string][]byte // the announced topics; each value is the encoded SubOpts of an RPC
+	version int               // incremented when topics changes
 	queue   rpcQueue
-	writing bool      // queue and carrier are in use by the writer, or by a Write
+	writing bool      // a goroutine is writing to the carrier: the writer, or pubsub's in Write
 	wrote   time.Time // when writing was last set to false
 }
 
-// A carrier is the libp2p stream that a writeStream uses at present.
+// A carrier is the libp2p stream over which a writeStream currently sends.
 type carrier struct {
 	network.Stream
 	writer *deadline.Writer
@@ -62,8 +62,8 @@ func newCarrier(s network.Stream) *carrier { return &carrier{s, deadline.NewWrit
 
 var errEnded = errors.New("gate: the stream has ended")
 
-// newWriteStream returns a stream that is one of the gate's tasks until it has ended. The
-// gate must not be closed.
+// newWriteStream returns a writeStream whose first carrier is s. It is one of the gate's
+// tasks until it has ended. The gate must not be closed.
 func newWriteStream(g *Gate, p peer.ID, ids []protocol.ID, s network.Stream) *writeStream {
 	o := &writeStream{
 		Stream: s, gate: g, peer: p, ids: ids, began: time.Now(),
@@ -75,7 +75,8 @@ func newWriteStream(g *Gate, p peer.ID, ids []protocol.ID, s network.Stream) *wr
 	return o
 }
 
-// endForPubSub ends the stream for pubsub. It is called once and does not block.
+// endForPubSub ends the writeStream, so that pubsub's Read and Write fail. It is called once
+// and does not block.
 func (o *writeStream) endForPubSub() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -83,26 +84,27 @@ func (o *writeStream) endForPubSub() {
 	o.dropCarrierLocked(o.carrier)
 	o.cancel()
 	o.changed.Broadcast()
-	// Otherwise the writer finishes.
+	// If a write is in progress, endWritingLocked calls finishLocked after it.
 	if !o.writing {
 		o.finishLocked()
 	}
 }
 
-// dropCarrierLocked resets a carrier that broke or is not needed, unless it was dropped
-// before.
+// dropCarrierLocked resets carrier c, which broke or is not needed. It does nothing if c is
+// nil or no longer the current carrier.
 func (o *writeStream) dropCarrierLocked(c *carrier) {
 	if c == nil || o.carrier != c {
 		return
 	}
 	o.carrier = nil
 	c.writer.Stop()
-	// A reset can block. The stream is a task of the gate and has not ended, so another
-	// task may begin.
+	// The reset is a task of its own, because it can block. Adding a task is allowed: this
+	// writeStream is a task that has not ended, so Close is still waiting for tasks.
 	o.gate.tasks.Go(func() { c.Reset() })
 }
 
-// Read opens a carrier whenever there is none, and returns when the stream has ended.
+// Read opens a new carrier whenever the old one has broken. It returns, with an error, when
+// the writeStream has ended. Pubsub calls it to learn when the stream ends.
 func (o *writeStream) Read([]byte) (int, error) {
 	o.mu.Lock()
 	c := o.carrier
@@ -123,7 +125,8 @@ func (o *writeStream) Read([]byte) (int, error) {
 		var err error
 		if c, err = o.openCarrier(); err != nil {
 			c = nil
-			// Pubsub has to know, since the peer may announce other topics when it is back.
+			// The peer is gone. Pubsub must see the stream end, so that it forgets the peer's
+			// topics: the peer may announce others when it is back.
 			if o.gate.host.Network().Connectedness(o.peer) != network.Connected {
 				o.gate.outLost(o)
 			}
@@ -131,12 +134,12 @@ func (o *writeStream) Read([]byte) (int, error) {
 	}
 }
 
-// awaitBreak waits until the other end is done with a carrier, drops it, and returns how
-// long that took.
+// awaitBreak waits until carrier c breaks or the other end closes it, drops it, and returns
+// how long it was open.
 func (o *writeStream) awaitBreak(c *carrier) time.Duration {
 	opened := time.Now()
-	// Pubsub never sends on the streams that it reads from, so the other end has closed
-	// the stream or misuses it.
+	// The peer's pubsub only reads from this stream and never writes to it. So Read returns
+	// when the peer has closed the stream or violates the protocol.
 	_, err := c.Read(make([]byte, 1))
 	o.mu.Lock()
 	o.dropCarrierLocked(c)
@@ -147,7 +150,8 @@ func (o *writeStream) awaitBreak(c *carrier) time.Duration {
 	return time.Since(opened)
 }
 
-// pause waits for d, until retryNow, or until the stream ends.
+// pause waits for the duration d, or until retryNow is set. It returns an error if the
+// writeStream ends.
 func (o *writeStream) pause(d time.Duration) error {
 	if d == 0 {
 		return o.ctx.Err()
@@ -164,8 +168,8 @@ func (o *writeStream) pause(d time.Duration) error {
 	}
 }
 
-// repeatAnnouncement sends the announcement of topics once more on the present carrier.
-// It does not wait.
+// repeatAnnouncement sends the announcement of pubsub's topics again, on the current carrier.
+// It does not block.
 func (o *writeStream) repeatAnnouncement() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -175,7 +179,7 @@ func (o *writeStream) repeatAnnouncement() {
 	}
 	now := time.Now()
 	if o.queue.decide(rpc, now) != accepted {
-		return // the peer does not read; a stalled queue keeps announcements by itself
+		return // the peer does not read; a stalled queue keeps the announcement for later
 	}
 	o.queue.push(rpc, now)
 	if !o.writing {
@@ -184,8 +188,7 @@ func (o *writeStream) repeatAnnouncement() {
 	}
 }
 
-// announceAgain makes the peer hear the announcement of topics again, on another
-// carrier.
+// announceAgain sends the announcement of pubsub's topics again, on a new carrier.
 func (o *writeStream) announceAgain() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -193,7 +196,7 @@ func (o *writeStream) announceAgain() {
 	o.retryNow.Set()
 }
 
-// openCarrier opens a carrier and announces the topics on it.
+// openCarrier opens a new carrier and announces pubsub's topics on it.
 func (o *writeStream) openCarrier() (*carrier, error) {
 	ctx, cancel := context.WithTimeout(o.ctx, openTimeout)
 	defer cancel()
@@ -203,17 +206,18 @@ func (o *writeStream) openCarrier() (*carrier, error) {
 	}
 	c := newCarrier(s)
 	s.SetWriteDeadline(time.Now().Add(openTimeout))
-	stop := context.AfterFunc(o.ctx, func() { // unblocks the write below
+	stop := context.AfterFunc(o.ctx, func() { // if the writeStream ends, the write below returns
 		c.writer.Stop()
 		c.Reset()
 	})
 	defer stop()
-	// Pubsub may announce other topics meanwhile.
+	// Pubsub may change its topics during the write. So the announcement is repeated until it
+	// has the current version.
 	for announced := -1; ; {
 		o.mu.Lock()
 		if o.ended {
 			o.mu.Unlock()
-			return nil, errEnded // and it is being reset
+			return nil, errEnded // the AfterFunc above resets the carrier
 		}
 		if announced == o.version {
 			o.carrier = c
@@ -248,7 +252,8 @@ func (o *writeStream) recordTopicsLocked(rpc []byte) {
 	}
 }
 
-// SetWriteDeadline sets how long a Write may wait for space in the queue.
+// SetWriteDeadline limits how long later calls of Write may wait for space in the queue: the
+// time from now to t. The zero time means no limit.
 func (o *writeStream) SetWriteDeadline(t time.Time) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -262,8 +267,8 @@ func (o *writeStream) SetWriteDeadline(t time.Time) error {
 func (o *writeStream) SetDeadline(t time.Time) error   { return o.SetWriteDeadline(t) }
 func (o *writeStream) SetReadDeadline(time.Time) error { return nil }
 
-// Pubsub closes or resets the stream only when it is done with the peer.
-
+// Close ends the streams to and from the peer. Pubsub calls it, or one of the methods below,
+// only when it has dropped the peer.
 func (o *writeStream) Close() error      { o.gate.outLost(o); return nil }
 func (o *writeStream) CloseRead() error  { return o.Close() }
 func (o *writeStream) CloseWrite() error { return o.Close() }

@@ -5,50 +5,50 @@ import (
 	"time"
 )
 
-// An rpcQueue holds the RPCs that wait to be written to one peer. It decides which of
-// them wait, which are dropped, and when the peer is stalled. It performs no I/O and
-// reads no clock. One goroutine at a time may use it.
+// An rpcQueue holds the RPCs that wait to be written to one peer. It decides which RPCs
+// wait, which are dropped, and when the peer is stalled. It performs no I/O and reads no
+// clock. One goroutine at a time may use it.
 //
-// A peer is stalled when it has accepted nothing for the timeout while something
-// waited. From then on messages are dropped at once, until the queue is half empty.
-// Announcements of topics are not dropped: the latest one of each topic is set aside,
+// A peer is stalled when it has accepted no bytes for the timeout while RPCs were queued.
+// From then on messages for it are dropped at once, until the queue is half empty.
+// Announcements of topics are not dropped: the latest one of each topic is kept in aside,
 // and is sent when the stall is over.
 type rpcQueue struct {
-	max     int           // bytes that may wait, plus one RPC
-	timeout time.Duration // without progress until the peer is stalled
+	max     int           // the number of bytes that may be queued; one more RPC may exceed it
+	timeout time.Duration // a peer that accepts nothing for this time is stalled
 
 	// The RPCs.
-	chunks [][]byte // whole RPCs, in order
-	sent   int      // bytes of the first chunk that were written
-	size   int      // memory of the chunks
+	chunks [][]byte // the queued RPCs, in order; a chunk has one or more whole RPCs
+	sent   int      // the number of bytes of the first chunk that were written
+	size   int      // the memory of all chunks, in bytes
 
 	// The stall.
 	progress time.Time // when the peer last accepted something, or the queue became non-empty
 	stalled  bool
-	skipped  bool              // AwaitRoom skips the peer until the queue is empty
-	aside    map[string][]byte // SubOpts that a stalled peer has missed, by topic
+	skipped  bool              // AwaitRoom ignores this peer until the queue is empty
+	aside    map[string][]byte // by topic, the last announcement (an encoded SubOpts) that was not sent because of the stall
 
-	// Counters, which the owner resets.
+	// Counters since the writeStream last reset them.
 	dropped uint64 // messages
 	stalls  uint64
 }
 
-// chunkSize is the memory that small RPCs share. It is less than yamux and noise send
-// in one piece.
+// chunkSize is the size in bytes of the buffer that several small RPCs share. The libp2p
+// layers below (yamux, noise) send at least that much in one piece.
 const chunkSize = 32 << 10
 
 var chunkPool = sync.Pool{New: func() any { return new([chunkSize]byte) }}
 
-// A decision says what happens to an RPC.
+// A decision says what is to be done with an RPC that pubsub wants to send.
 type decision int
 
 const (
-	accepted decision = iota // it may be written, or pushed
-	dropped                  // it will not be written
-	full                     // it has to wait for space, but not beyond stallsAt
+	accepted decision = iota // write the RPC, or push it
+	dropped                  // the RPC was dropped and counted
+	full                     // wait for space in the queue, until stallsAt at the latest
 )
 
-// decide decides about an RPC that pubsub wants to send, and counts it if it is dropped.
+// decide decides what to do with an RPC that pubsub wants to send. It counts a dropped RPC.
 func (q *rpcQueue) decide(rpc []byte, now time.Time) decision {
 	q.detectStall(now)
 	switch {
@@ -61,7 +61,7 @@ func (q *rpcQueue) decide(rpc []byte, now time.Time) decision {
 	return accepted
 }
 
-// stallsAt returns when the peer is stalled unless it accepts something before.
+// stallsAt returns the time at which the peer is stalled if it accepts nothing until then.
 func (q *rpcQueue) stallsAt() time.Time { return q.progress.Add(q.timeout) }
 
 // detectStall declares the peer stalled if it has accepted nothing for the timeout.
@@ -77,8 +77,8 @@ func (q *rpcQueue) stall() {
 	q.stalls++
 }
 
-// drop counts the messages of an RPC that is not written, and sets its announcements
-// aside.
+// drop counts the messages of an RPC that will not be written, and keeps its announcements
+// of topics in aside.
 func (q *rpcQueue) drop(rpc []byte) {
 	subs, messages := inspect(rpc)
 	q.dropped += uint64(messages)
@@ -92,7 +92,7 @@ func (q *rpcQueue) drop(rpc []byte) {
 
 func (q *rpcQueue) empty() bool { return len(q.chunks) == 0 }
 
-// crowded reports whether more is waiting than for a peer that keeps up.
+// crowded reports whether the queue is more than half full. It is not for a peer that keeps up.
 func (q *rpcQueue) crowded() bool { return q.size > q.max/2 }
 
 // push appends a copy of an RPC.
@@ -104,7 +104,7 @@ func (q *rpcQueue) push(rpc []byte, now time.Time) {
 	if last < 0 || cap(q.chunks[last])-len(q.chunks[last]) < len(rpc) {
 		var chunk []byte
 		if len(rpc) > chunkSize/4 {
-			chunk = make([]byte, 0, len(rpc)) // a shared chunk would waste more
+			chunk = make([]byte, 0, len(rpc)) // in a shared chunk, more memory would stay unused
 		} else {
 			chunk = chunkPool.Get().(*[chunkSize]byte)[:0]
 		}
@@ -115,11 +115,12 @@ func (q *rpcQueue) push(rpc []byte, now time.Time) {
 	q.chunks[last] = append(q.chunks[last], rpc...)
 }
 
-// head returns the bytes to write next. They stay valid until all of them are written,
-// also while more is pushed.
+// head returns the bytes to write next. They stay valid until all of them are written, even
+// if more RPCs are pushed meanwhile.
 func (q *rpcQueue) head() []byte { return q.chunks[0][q.sent:] }
 
-// written removes n bytes of head, which the peer has accepted.
+// written removes the first n bytes of head, which were written to the peer. If n is 0, it
+// checks whether the peer is stalled now.
 func (q *rpcQueue) written(n int, now time.Time) {
 	if n == 0 {
 		q.detectStall(now)
@@ -127,13 +128,14 @@ func (q *rpcQueue) written(n int, now time.Time) {
 	}
 	q.progress = now
 	q.remove(n)
-	// Half a queue must be free, or the next RPC would be the next stall.
+	// The stall ends only when half the queue is free. With less, the next RPCs would fill
+	// the queue and start another stall.
 	if q.stalled && !q.crowded() {
 		q.endStall(now)
 	}
 }
 
-// endStall ends a stall, and queues the announcements that were set aside.
+// endStall ends a stall, and queues the announcements of topics that were kept in aside.
 func (q *rpcQueue) endStall(now time.Time) {
 	q.stalled = false
 	if rpc := announcement(q.aside); rpc != nil {
@@ -156,9 +158,9 @@ func (q *rpcQueue) remove(n int) {
 	q.chunks, q.sent = q.chunks[1:], 0
 }
 
-// dropPartial drops the first RPC if the carrier that accepted a part of it is gone. The
-// rest of it alone is useless, and the whole may be why the carrier broke. The RPCs
-// behind it go to the next carrier.
+// dropPartial drops the first RPC if a part of it was written. It is called when the carrier
+// (the libp2p stream) has broken: the rest alone would be useless on the next carrier, and the
+// whole RPC may be what broke the old one. The RPCs behind it go to the next carrier.
 func (q *rpcQueue) dropPartial(now time.Time) {
 	if q.sent == 0 {
 		return
@@ -171,12 +173,12 @@ func (q *rpcQueue) dropPartial(now time.Time) {
 	if end == q.sent {
 		return // the carrier broke between two RPCs
 	}
-	// Its announcements are not set aside: those that are there are newer, and the next
-	// carrier begins with all topics.
+	// The announcements in this RPC need not be kept: aside has newer ones, and the next
+	// carrier begins with an announcement of all topics.
 	_, messages := inspect(q.chunks[0][begin:end])
 	q.dropped += uint64(messages)
 	q.remove(end - q.sent)
-	// Nothing is left that the peer could accept to end the stall.
+	// A stall ends when the peer accepts bytes, but none are queued any more. So it ends here.
 	if q.stalled && q.empty() {
 		q.endStall(now)
 	}

@@ -8,23 +8,24 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
-// The fields of floodsub's messages that the gate reads.
+// The protobuf field numbers that the gate reads in floodsub's RPC and SubOpts messages.
 const (
-	fieldSubscriptions = 1 // of RPC: SubOpts
-	fieldPublish       = 2 // of RPC: Message
-	fieldSubscribe     = 1 // of SubOpts: bool
-	fieldTopic         = 2 // of SubOpts: string
+	fieldSubscriptions = 1 // in RPC: SubOpts
+	fieldPublish       = 2 // in RPC: Message
+	fieldSubscribe     = 1 // in SubOpts: bool
+	fieldTopic         = 2 // in SubOpts: string
 )
 
-// A subOpts is one entry of an announcement: a topic that the sender is on, or has left.
+// A subOpts is one entry of an announcement of topics: a topic that the sender has
+// subscribed to or left.
 type subOpts struct {
 	topic string
 	on    bool
-	raw   []byte // its encoding, pointing into the RPC
+	raw   []byte // the encoded entry, a part of the RPC's memory
 }
 
-// inspect returns the topics that an RPC announces and the number of its messages. A
-// malformed RPC announces nothing.
+// inspect returns the topics that an RPC announces and the number of its messages. In a
+// malformed RPC it stops at the first error.
 func inspect(rpc []byte) (subs []subOpts, messages int) {
 	_, n := protowire.ConsumeVarint(rpc)
 	if n < 0 {
@@ -34,7 +35,7 @@ func inspect(rpc []byte) (subs []subOpts, messages int) {
 		switch {
 		case err != nil:
 			return subs, messages
-		case f.Type != protowire.BytesType: // not a field that floodsub has
+		case f.Type != protowire.BytesType: // floodsub's RPC has only fields of this type
 		case f.Num == fieldPublish:
 			messages++
 		case f.Num == fieldSubscriptions:
@@ -55,7 +56,7 @@ func inspect(rpc []byte) (subs []subOpts, messages int) {
 	return subs, messages
 }
 
-// announcement returns the RPC that announces these SubOpts, or nil if there are none.
+// announcement returns an RPC with the encoded SubOpts in topics, or nil if there are none.
 func announcement(topics map[string][]byte) []byte {
 	var rpc []byte
 	for _, sub := range topics {
@@ -67,40 +68,42 @@ func announcement(topics map[string][]byte) []byte {
 	return frame.Append(nil, rpc)
 }
 
-// frameEnd returns the length of the first RPC in b, which holds only whole ones.
+// frameEnd returns the length of the first RPC in b. All RPCs in b are complete.
 func frameEnd(b []byte) int {
 	size, n := protowire.ConsumeVarint(b)
 	if n < 0 || size > uint64(len(b)-n) {
-		return len(b) // pubsub wrote something that is not an RPC
+		return len(b) // pubsub wrote bytes that are not an RPC
 	}
 	return n + int(size)
 }
 
 const (
-	// maxRPC is the longest RPC that pubsub reads, in bytes.
+	// maxRPC is the length in bytes of the longest RPC that pubsub accepts.
 	maxRPC = 1 << 20
-	// maxOversize bounds the RPCs that are left out for being longer. A peer that sends
-	// even longer ones does not speak pubsub, and is left to pubsub.
+	// maxOversize is the length in bytes of the longest RPC that the gate removes. A peer
+	// that sends longer ones does not speak pubsub; they go to pubsub, which resets the
+	// stream.
 	maxOversize = 64 << 20
-	// maxHeld is how many bytes of earlier calls of filter can come out of the next.
+	// maxHeld is the largest number of bytes that filter keeps from earlier calls and adds
+	// to the result of the next: an incomplete length.
 	maxHeld = binary.MaxVarintLen64
 )
 
-// An rpcFilter follows the RPCs in the bytes that are read from a stream, and removes
-// those that are too long.
+// An rpcFilter removes RPCs that are too long for pubsub from the bytes read from a stream.
+// It keeps track of where each RPC begins and ends.
 type rpcFilter struct {
-	left    uint64 // bytes of the current RPC that are still to come
-	discard bool   // the current RPC is too long
-	length  []byte // the part of the next RPC's length that was read
-	lost    bool   // a length was invalid, so nothing is removed any more
+	left    uint64 // how many bytes of the current RPC have not been read yet
+	discard bool   // the current RPC is too long and is being removed
+	length  []byte // the bytes read so far of the next RPC's length
+	lost    bool   // a length was invalid; from then on, all bytes pass
 }
 
-// filter appends the bytes of b that pubsub shall read to dst, and returns how many RPCs
-// began that are left out. The two may share memory if b begins at least maxHeld bytes
-// behind the end of dst.
+// filter appends to dst the bytes of b that pubsub may read. oversize is the number of RPCs
+// that begin in b and are removed. dst and b may share memory if b begins at least maxHeld
+// bytes after the end of dst.
 func (f *rpcFilter) filter(dst, b []byte) (_ []byte, oversize int) {
 	for len(b) > 0 && !f.lost {
-		// Inside an RPC.
+		// b begins inside an RPC.
 		if f.left > 0 {
 			n := int(min(f.left, uint64(len(b))))
 			if !f.discard {
@@ -110,7 +113,7 @@ func (f *rpcFilter) filter(dst, b []byte) (_ []byte, oversize int) {
 			b = b[n:]
 			continue
 		}
-		// Inside its length.
+		// b begins inside the length of an RPC.
 		f.length = append(f.length, b[0])
 		last := b[0] < 0x80
 		b = b[1:]

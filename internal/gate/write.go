@@ -8,17 +8,17 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/deadline"
 )
 
-// directAfter is how long nothing was written before an RPC is written without a
-// goroutine in between. When RPCs follow faster, those that gather during one write go
-// out with the next.
+// directAfter is the pause after which an RPC is written directly by the goroutine that calls
+// Write. RPCs that follow each other faster are queued for the writer goroutine, which sends
+// all RPCs that were queued during one write with its next write.
 const directAfter = time.Millisecond
 
-// Write sends one RPC, or queues it for the writer. When the queue is full it waits for
-// space while the peer reads, but at most as long as SetWriteDeadline allowed, and not
-// at all for a guest. After that, or when the peer is stalled, the RPC is dropped and
-// counted, and Write succeeds. An RPC that is partly written when a carrier breaks is
-// dropped as well; those behind it go to the next carrier. Only the end of the stream is
-// an error.
+// Write sends one RPC, or queues it for the writer goroutine. If the queue is full, Write
+// waits for space, at most until the peer is stalled or the time set by SetWriteDeadline is
+// over; for a guest it does not wait. If there is still no space, or if the peer is stalled
+// already, the RPC is dropped and counted, and Write succeeds. If a carrier breaks, its partly
+// written RPC is dropped, and the RPCs behind it go to the next carrier. Write fails only if
+// the writeStream has ended.
 func (o *writeStream) Write(rpc []byte) (int, error) {
 	start := time.Now()
 	o.mu.Lock()
@@ -37,8 +37,8 @@ func (o *writeStream) Write(rpc []byte) (int, error) {
 			o.sendLocked(rpc, now)
 			return len(rpc), nil
 		}
-		// Pubsub queues without bound in front of the gate, so a guest may not make it
-		// wait.
+		// While Write waits, pubsub queues messages for the peer without a limit. So Write
+		// does not wait for a guest.
 		if o.guest.Load() {
 			o.queue.stall()
 			continue
@@ -47,7 +47,7 @@ func (o *writeStream) Write(rpc []byte) (int, error) {
 		if o.timeout > 0 {
 			limit := start.Add(o.timeout)
 			if !now.Before(limit) {
-				o.queue.stall() // it reads, but too slowly
+				o.queue.stall() // the peer reads, but too slowly
 				continue
 			}
 			if limit.Before(until) {
@@ -55,13 +55,13 @@ func (o *writeStream) Write(rpc []byte) (int, error) {
 			}
 		}
 		ctx, cancel := context.WithDeadline(context.Background(), until)
-		o.changed.Wait(ctx, &o.mu) // the loop looks at the clock
+		o.changed.Wait(ctx, &o.mu) // after a timeout, decide finds that the peer is stalled
 		cancel()
 	}
 }
 
-// sendLocked writes an RPC now if nothing else is being written, and otherwise queues it
-// for the writer.
+// sendLocked writes an RPC now if nothing else is being written. Otherwise it queues the RPC
+// for the writer goroutine.
 func (o *writeStream) sendLocked(rpc []byte, now time.Time) {
 	if o.writing {
 		o.queue.push(rpc, now)
@@ -69,7 +69,8 @@ func (o *writeStream) sendLocked(rpc []byte, now time.Time) {
 	}
 	o.writing = true
 	c := o.carrier
-	// Others are likely to follow, so they are gathered.
+	// The last write is recent, so more RPCs are likely to follow soon. They are queued and
+	// written together. Without a carrier, the writer goroutine waits for the next one.
 	if c == nil || now.Sub(o.wrote) < directAfter {
 		o.queue.push(rpc, now)
 		go o.write(c)
@@ -90,7 +91,8 @@ func (o *writeStream) sendLocked(rpc []byte, now time.Time) {
 	o.endWritingLocked()
 }
 
-// writeDirectly writes rpc for as long as each write succeeds in full.
+// writeDirectly writes rpc and returns the number of bytes written. It stops after a write
+// that timed out, without an error, or that failed.
 func (o *writeStream) writeDirectly(c *carrier, rpc []byte) (sent int, err error) {
 	for sent < len(rpc) {
 		n, err := c.writer.Write(rpc[sent:], o.writeTimeout())
@@ -105,8 +107,8 @@ func (o *writeStream) writeDirectly(c *carrier, rpc []byte) (sent int, err error
 	return sent, nil
 }
 
-// write is the writer. It returns when the queue is empty. c is the carrier that has
-// begun with the first RPC of the queue.
+// write is the writer goroutine: it writes the queued RPCs and returns when the queue is
+// empty. c is the carrier on which a part of the first RPC may have been written already.
 func (o *writeStream) write(c *carrier) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -117,7 +119,7 @@ func (o *writeStream) write(c *carrier) {
 			c = o.carrier
 			continue
 		case c == nil:
-			o.changed.Wait(context.Background(), &o.mu) // end and openCarrier change it
+			o.changed.Wait(context.Background(), &o.mu) // endForPubSub or openCarrier wakes it
 			continue
 		}
 		b := o.queue.head()
@@ -125,7 +127,8 @@ func (o *writeStream) write(c *carrier) {
 		n, err := c.writer.Write(b, o.writeTimeout())
 		o.mu.Lock()
 		o.queue.written(n, time.Now())
-		// After a timeout the carrier is intact; the queue notices when it is a stall.
+		// A timeout does not mean that the carrier broke: the peer may be slow. The queue
+		// decides when the peer is stalled.
 		if err != nil && !errors.Is(err, deadline.ErrTimeout) {
 			o.dropCarrierLocked(c)
 		}
@@ -135,7 +138,7 @@ func (o *writeStream) write(c *carrier) {
 	o.endWritingLocked()
 }
 
-// endWritingLocked ends the writing that sendLocked has begun.
+// endWritingLocked records that nothing is being written any more.
 func (o *writeStream) endWritingLocked() {
 	o.writing = false
 	o.wrote = time.Now()
@@ -144,7 +147,8 @@ func (o *writeStream) endWritingLocked() {
 	}
 }
 
-// finishLocked is called once, when the stream has ended and nothing is being written.
+// finishLocked drops the queued RPCs and ends the gate's task for this stream. It is called
+// once, when the writeStream has ended and nothing is being written.
 func (o *writeStream) finishLocked() {
 	o.queue.clear(time.Now())
 	o.reportCountsLocked()
@@ -164,5 +168,6 @@ func (o *writeStream) reportCountsLocked() {
 	}
 }
 
-// writeTimeout is how long a write may take until the queue looks for a stall.
+// writeTimeout returns how long one write to the carrier may take. After each write, the
+// queue checks whether the peer is stalled.
 func (o *writeStream) writeTimeout() time.Duration { return o.gate.cfg.StallTimeout / 8 }

@@ -35,19 +35,21 @@ func TestConnectLinksBothSides(t *testing.T) {
 // already, and that no callback runs.
 func TestConnectToANeighborChangesNothing(t *testing.T) {
 	t.Parallel()
-	l, a, b := pair(t)
-	for range 3 {
-		for from, to := range map[*smokesignal.Node]*smokesignal.Node{a: b, b: a} {
-			if p, err := from.Connect(within(t, soon), addr(to)); err != nil || p.ID() != to.ID() {
-				t.Errorf("Connect of a peer returned %v, %v", p, err)
+	inVirtualTime(t, func(t *testing.T, v *virtual) {
+		a, b := v.pair()
+		for range 3 {
+			for from, to := range map[*smokesignal.Node]*smokesignal.Node{a: b, b: a} {
+				if p, err := from.Connect(within(t, soon), addr(to)); err != nil || p.ID() != to.ID() {
+					t.Errorf("Connect to a neighbor returned %v, %v", p, err)
+				}
 			}
 		}
-	}
-	l.never(300*time.Millisecond, "an event", func(s *checker.State) bool {
-		return s.Proc("a").Counts[checker.PeerAdded]+s.Proc("b").Counts[checker.PeerAdded] > 2
+		v.never(time.Minute, "a callback", func(s *checker.State) bool {
+			return s.Proc("a").Counts[checker.PeerAdded]+s.Proc("b").Counts[checker.PeerAdded] > 2
+		})
+		v.wantStory(a, "connect", "peer added b", "add b")
+		v.wantStory(b, "connect", "peer added a", "add a")
 	})
-	l.wantStory(a, "connect", "peer added b", "add b")
-	l.wantStory(b, "connect", "peer added a", "add a")
 }
 
 // TestSimultaneousDialsMakeOneLink shows that two nodes that connect to each other at
@@ -64,7 +66,7 @@ func TestSimultaneousDialsMakeOneLink(t *testing.T) {
 			wg.Go(func() {
 				<-ready
 				if p, err := from.Connect(within(t, soon), addr(to)); err != nil || p.ID() != to.ID() {
-					t.Errorf("round %d: %s adds %s: %v, %v", round, l.name(from), l.name(to), p, err)
+					t.Errorf("round %d: %s connects to %s: %v, %v", round, l.name(from), l.name(to), p, err)
 				}
 			})
 		}
@@ -89,9 +91,9 @@ func TestConnectToOneselfIsAnError(t *testing.T) {
 	l := newLocal(t)
 	at := hostPort(freePort(t))
 	a := l.start(cluster.Spec{Name: "a", Listen: []string{at}, Seeds: []string{at}})
-	l.wait(soon, "the seed error that says so", func(s *checker.State) bool { return s.Proc("a").Counts[checker.SeedError] > 0 })
+	l.wait(soon, "the seed error", func(s *checker.State) bool { return s.Proc("a").Counts[checker.SeedError] > 0 })
 	if rs := l.log.RecordsOf("a", checker.SeedError); rs[0].Code != "ErrSelf" {
-		t.Errorf("the own address as seed is reported as %v, want ErrSelf", rs[0])
+		t.Errorf("the error of the own address as seed is %v, want ErrSelf", rs[0])
 	}
 	for _, alone := range []bool{true, false} {
 		if !alone {
@@ -112,15 +114,15 @@ func TestConnectToOneselfIsAnError(t *testing.T) {
 func TestConnectToAFullNodeIsAnError(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t)
-	fullNode := l.start(cluster.Spec{Name: "full", Limits: &[2]int{0, 1}})
+	remote := l.start(cluster.Spec{Name: "full", Limits: &[2]int{0, 1}})
 	b := l.start(cluster.Spec{Name: "b", Limits: manual})
-	l.link(fullNode, b)
+	l.link(remote, b)
 	c := l.start(cluster.Spec{Name: "c", Limits: manual})
-	l.link(c, l.start(cluster.Spec{Name: "d", Limits: manual})) // who is alone is taken in
-	if _, err := c.Connect(within(t, soon), addr(fullNode)); !errors.Is(err, smokesignal.ErrFull) {
-		t.Errorf("Connect of a full node returned %v, want ErrFull", err)
+	l.link(c, l.start(cluster.Spec{Name: "d", Limits: manual})) // a full node would accept a node that is alone
+	if _, err := c.Connect(within(t, soon), addr(remote)); !errors.Is(err, smokesignal.ErrFull) {
+		t.Errorf("Connect to a full node returned %v, want ErrFull", err)
 	}
-	l.wantStory(fullNode, "connect", "peer added b", "add b")
+	l.wantStory(remote, "connect", "peer added b", "add b")
 	l.wantStory(c, "connect", "peer added d", "add d")
 }
 
@@ -128,25 +130,26 @@ func TestConnectToAFullNodeIsAnError(t *testing.T) {
 // has its maximum of peers, and that no callback runs.
 func TestConnectOfAFullNodeIsAnError(t *testing.T) {
 	t.Parallel()
-	l := newLocal(t)
-	a := l.start(cluster.Spec{Name: "a", Limits: &[2]int{0, 1}})
-	b := l.start(cluster.Spec{Name: "b", Limits: manual})
-	remote := l.start(cluster.Spec{Name: "remote", Limits: manual})
-	l.link(a, b)
-	if !a.Peers().Full() {
-		t.Error("Full is false with as many peers as allowed")
-	}
-	for range 3 {
-		if p, err := a.Connect(within(t, soon), addr(remote)); !errors.Is(err, smokesignal.ErrFull) {
-			t.Errorf("Connect of a full node returned %v, %v; want ErrFull", p, err)
+	inVirtualTime(t, func(t *testing.T, v *virtual) {
+		a := v.startOn(0, cluster.Spec{Name: "a", Limits: &[2]int{0, 1}})
+		b := v.startOn(1, cluster.Spec{Name: "b", Limits: manual})
+		remote := v.startOn(2, cluster.Spec{Name: "remote", Limits: manual})
+		v.link(a, b)
+		if !a.Peers().Full() {
+			t.Error("Full is false with as many peers as allowed")
 		}
-	}
-	l.never(time.Second, "the remote was told something", func(s *checker.State) bool {
-		p := s.Proc("remote")
-		return p.Counts[checker.Connect]+p.Counts[checker.PeerAdded] > 0
+		for range 3 {
+			if p, err := a.Connect(within(t, soon), addr(remote)); !errors.Is(err, smokesignal.ErrFull) {
+				t.Errorf("Connect of a full node returned %v, %v; want ErrFull", p, err)
+			}
+		}
+		v.never(time.Minute, "a callback of the other node", func(s *checker.State) bool {
+			p := s.Proc("remote")
+			return p.Counts[checker.Connect]+p.Counts[checker.PeerAdded] > 0
+		})
+		v.wantStory(a, "connect", "peer added b", "add b")
+		v.check(checker.Config{})
 	})
-	l.wantStory(a, "connect", "peer added b", "add b")
-	l.check(checker.Config{})
 }
 
 // TestConnectErrors shows that each kind of failure of Connect has an error of its own,
@@ -157,20 +160,20 @@ func TestConnectErrors(t *testing.T) {
 	a := l.start(cluster.Spec{Name: "a", Limits: manual})
 	b := l.start(cluster.Spec{Name: "b", Limits: manual})
 	other := l.start(cluster.Spec{Name: "other", Limits: manual, Network: "other"})
-	web := httptest.NewServer(http.NotFoundHandler()) // speaks, but not as we do
+	web := httptest.NewServer(http.NotFoundHandler()) // it answers, but not with our protocol
 	defer web.Close()
-	stranger := rawHost(t)
-	nobody := l.create(cluster.Spec{Name: "nobody"}).ID()
-	wrong := strings.TrimSuffix(addr(b), b.ID().String()) + nobody.String()
+	outsider := rawHost(t)
+	absent := l.create(cluster.Spec{Name: "absent"}).ID()
+	wrong := strings.TrimSuffix(addr(b), b.ID().String()) + absent.String()
 	for _, tt := range []struct {
 		name, to string
 		want     error
 	}{
-		{"nobody there", hostPort(freePort(t)), smokesignal.ErrUnreachable},
+		{"a port that is not in use", hostPort(freePort(t)), smokesignal.ErrUnreachable},
 		{"no such name", "no-such-host.invalid:8495", smokesignal.ErrUnresolvable},
 		{"another network", addr(other), smokesignal.ErrOtherNetwork},
 		{"itself", addr(a), smokesignal.ErrSelf},
-		{"libp2p without us", stranger.Addrs()[0].String(), smokesignal.ErrNotSmokesignal},
+		{"a libp2p host without smokesignal", outsider.Addrs()[0].String(), smokesignal.ErrNotSmokesignal},
 		{"a web server", web.Listener.Addr().String(), smokesignal.ErrNotSmokesignal},
 	} {
 		began := time.Now()
@@ -179,15 +182,15 @@ func TestConnectErrors(t *testing.T) {
 			t.Errorf("%s: Connect(%s) returned %v, %v; want %v", tt.name, tt.to, p, err, tt.want)
 		}
 		if took := time.Since(began); took > 6*slow*time.Second {
-			t.Errorf("%s: known after %v", tt.name, took)
+			t.Errorf("%s: the error came after %v", tt.name, took)
 		}
 	}
 	_, err := a.Connect(within(t, soon), wrong)
-	if e, ok := errors.AsType[*smokesignal.WrongIDError](err); !ok || e.Expected != nobody || e.Actual != b.ID() {
+	if e, ok := errors.AsType[*smokesignal.WrongIDError](err); !ok || e.Expected != absent || e.Actual != b.ID() {
 		t.Errorf("a wrong id: Connect returned %v", err)
 	}
 	if _, err := a.Connect(within(t, soon), "what is this?"); err == nil {
-		t.Error("nonsense was added")
+		t.Error("Connect to something that is not an address returned nil")
 	}
 	l.wantStory(a)
 	l.wantStory(b)

@@ -17,12 +17,12 @@ import (
 func TestNodeBelowItsMinimumFindsPeers(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t)
-	// A star first: everybody knows the hub alone.
+	// At first, each node knows only the hub.
 	hub := l.start(cluster.Spec{Name: "hub", Limits: &[2]int{0, 10}})
 	for i := range 4 {
 		l.start(cluster.Spec{Name: fmt.Sprintf("n%d", i), Seeds: []string{addr(hub)}})
 	}
-	took := l.wait(gatherWithin, "everybody has three", func(s *checker.State) bool { return s.Gathered(5) })
+	took := l.wait(gatherWithin, "each has three peers", func(s *checker.State) bool { return s.Gathered(5) })
 	t.Logf("three peers each after %v", took.Round(time.Millisecond))
 	for _, n := range l.nodes {
 		if !n.Peers().Sufficient() {
@@ -41,24 +41,23 @@ func TestJoinerGetsPeersBeyondItsSeed(t *testing.T) {
 	for i := range 3 {
 		l.start(cluster.Spec{Name: fmt.Sprintf("n%d", i), Seeds: []string{addr(seed)}})
 	}
-	l.wait(gatherWithin, "four complete", func(s *checker.State) bool { return s.Gathered(4) })
+	l.wait(gatherWithin, "all four have enough peers", func(s *checker.State) bool { return s.Gathered(4) })
 	l.check(checker.Config{Whole: true})
 }
 
-// TestNodeWithoutMinimumLooksForNobody shows that a node with a minimum of zero keeps
-// the peers that it was given.
+// TestNodeWithoutMinimumLooksForNobody shows that a node with a minimum of zero keeps the
+// peers that it was given.
 func TestNodeWithoutMinimumLooksForNobody(t *testing.T) {
 	t.Parallel()
-	l := newLocal(t)
-	a := l.start(cluster.Spec{Name: "a", Limits: manual})
-	b := l.start(cluster.Spec{Name: "b", Limits: manual})
-	c := l.start(cluster.Spec{Name: "c", Limits: manual})
-	l.link(a, b)
-	l.link(b, c)
-	l.never(2*time.Second, "a node without a minimum looked for peers", func(s *checker.State) bool { return len(s.Proc("a").Peers) > 1 || len(s.Proc("c").Peers) > 1 })
-	if !a.Peers().Sufficient() {
-		t.Error("Sufficient is false without a minimum")
-	}
+	inVirtualTime(t, func(t *testing.T, v *virtual) {
+		a, b := v.pair()
+		c := v.startOn(2, cluster.Spec{Name: "c", Limits: manual})
+		v.link(b, c)
+		v.never(time.Minute, "a node without a minimum looked for peers", func(s *checker.State) bool { return len(s.Proc("a").Peers) > 1 || len(s.Proc("c").Peers) > 1 })
+		if !a.Peers().Sufficient() {
+			t.Error("Sufficient is false without a minimum")
+		}
+	})
 }
 
 // TestMaximumHoldsBothWays shows that a full node gets no more peers, neither by its
@@ -70,7 +69,7 @@ func TestMaximumHoldsBothWays(t *testing.T) {
 	var others []*smokesignal.Node
 	for i := range 4 {
 		n := l.start(cluster.Spec{Name: fmt.Sprintf("n%d", i), Limits: manual})
-		if i > 1 { // not alone, so not taken in beyond the maximum
+		if i > 1 { // a full node would accept a node that is alone
 			l.link(n, others[0])
 		}
 		others = append(others, n)
@@ -78,10 +77,10 @@ func TestMaximumHoldsBothWays(t *testing.T) {
 	l.link(a, others[0])
 	l.link(others[1], a)
 	if _, err := a.Connect(within(t, soon), addr(others[2])); !errors.Is(err, smokesignal.ErrFull) {
-		t.Errorf("a full node added a peer: %v", err)
+		t.Errorf("Connect of a full node returned %v, want ErrFull", err)
 	}
 	if _, err := others[3].Connect(within(t, soon), addr(a)); !errors.Is(err, smokesignal.ErrFull) {
-		t.Errorf("a full node was added: %v", err)
+		t.Errorf("Connect to a full node returned %v, want ErrFull", err)
 	}
 	if a.Peers().Len() != 2 || !a.Peers().Full() {
 		t.Errorf("%d peers, Full=%v; want 2, true", a.Peers().Len(), a.Peers().Full())
@@ -96,10 +95,10 @@ func TestMaximumZeroTakesNobody(t *testing.T) {
 	none := l.start(cluster.Spec{Name: "none", Limits: &[2]int{0, 0}})
 	b := l.start(cluster.Spec{Name: "b", Limits: manual})
 	if _, err := b.Connect(within(t, soon), addr(none)); !errors.Is(err, smokesignal.ErrFull) {
-		t.Errorf("a node with max 0 was added: %v", err)
+		t.Errorf("Connect to a node with maximum 0 returned %v, want ErrFull", err)
 	}
 	if _, err := none.Connect(within(t, soon), addr(b)); !errors.Is(err, smokesignal.ErrFull) {
-		t.Errorf("a node with max 0 added another: %v", err)
+		t.Errorf("Connect of a node with maximum 0 returned %v, want ErrFull", err)
 	}
 	l.wantStory(none)
 	l.wantStory(b)
@@ -118,31 +117,32 @@ func TestUnlimitedTakesAll(t *testing.T) {
 	}
 }
 
-// TestFullNetworkLetsNewcomersIn shows that a seventh node joins six nodes that all
-// have their maximum of five peers, and that nobody stays above the maximum.
+// TestFullNetworkLetsNewcomersIn shows that a seventh node joins six nodes that all have
+// their maximum of five peers, and that no node stays above the maximum.
 func TestFullNetworkLetsNewcomersIn(t *testing.T) {
 	t.Parallel()
-	l := newLocal(t)
-	var nodes []*smokesignal.Node
-	for i := range 6 {
-		n := l.start(cluster.Spec{Name: fmt.Sprintf("n%d", i)})
-		for _, other := range nodes {
-			if !n.Peer(other.ID()).Linked() {
-				l.link(n, other)
+	inVirtualTime(t, func(t *testing.T, v *virtual) {
+		var nodes []*smokesignal.Node
+		for i := range 6 {
+			n := v.startOn(i, cluster.Spec{Name: fmt.Sprintf("n%d", i)})
+			for _, other := range nodes {
+				if !n.Peer(other.ID()).Linked() {
+					v.link(n, other)
+				}
 			}
+			nodes = append(nodes, n)
 		}
-		nodes = append(nodes, n)
-	}
-	l.wait(soon, "everybody is full", func(s *checker.State) bool { return s.Degrees()[5] == 6 })
-	late := l.start(cluster.Spec{Name: "late", Seeds: []string{addr(nodes[0])}})
-	took := l.wait(gatherWithin, "the newcomer is in", func(s *checker.State) bool { return s.Gathered(7) })
-	t.Logf("the seventh was in after %v", took.Round(time.Millisecond))
-	in := listen(t, nodes[5].Broadcast(), "x")
-	emitNumbers(t, late.Broadcast(), "x", 5)
-	wantNumbers(t, "n5", in.wait(5, soon), 5)
-	took = l.wait(31*time.Second, "nobody above max", func(s *checker.State) bool { return s.Gathered(7) && len(s.AboveMax()) == 0 })
-	t.Logf("nobody was above max %v later", took.Round(time.Millisecond))
-	l.check(checker.Config{Whole: true})
+		v.wait(soon, "all six are full", func(s *checker.State) bool { return s.Degrees()[5] == 6 })
+		late := v.startOn(6, cluster.Spec{Name: "late", Seeds: []string{at(0)}})
+		took := v.wait(gatherWithin, "the newcomer has enough peers", func(s *checker.State) bool { return s.Gathered(7) })
+		t.Logf("the seventh had enough peers after %v", took)
+		in := listen(t, nodes[5].Broadcast(), "x")
+		emitNumbers(t, late.Broadcast(), "x", 5)
+		wantNumbers(t, "n5", in.wait(5, soon), 5)
+		took = v.wait(31*time.Second, "no node above its maximum", func(s *checker.State) bool { return s.Gathered(7) && len(s.AboveMax()) == 0 })
+		t.Logf("no node was above its maximum %v later", took)
+		v.check(checker.Config{Whole: true})
+	})
 }
 
 // TestNobodyStaysAlone shows that nodes that start at the same moment all find enough
@@ -166,9 +166,9 @@ func TestNobodyStaysAlone(t *testing.T) {
 			}
 		}()
 	}
-	took := l.wait(gatherWithin, "one component, enough peers for everybody", func(s *checker.State) bool { return s.Gathered(n) })
+	took := l.wait(gatherWithin, "one network, and enough peers for each", func(s *checker.State) bool { return s.Gathered(n) })
 	t.Logf("%d nodes gathered within %v", n, took.Round(time.Millisecond))
-	l.never(2*time.Second, "somebody is alone again", func(s *checker.State) bool { return s.Degrees()[0] > 0 })
-	l.wait(31*time.Second, "nobody above max", func(s *checker.State) bool { return s.Gathered(n) && len(s.AboveMax()) == 0 })
+	l.never(2*time.Second, "a node is alone again", func(s *checker.State) bool { return s.Degrees()[0] > 0 })
+	l.wait(31*time.Second, "no node above its maximum", func(s *checker.State) bool { return s.Gathered(n) && len(s.AboveMax()) == 0 })
 	l.check(checker.Config{Whole: true})
 }

@@ -629,7 +629,7 @@ func stacks() map[string]string {
 // TestApplicationGetsANode: an application at work does not notice that a node is added
 // to it, works beside it, and is closed again. It runs alone, as it counts goroutines.
 func TestApplicationGetsANode(t *testing.T) {
-	lasts := map[size]time.Duration{byDefault: 5 * time.Second, long: time.Minute, full: 5 * time.Minute}[chosen()]
+	lasts := map[size]time.Duration{byDefault: 3 * time.Second, long: time.Minute, full: 5 * time.Minute}[chosen()]
 	// A node of this process has been here, so that what libraries start once is there.
 	guest(t, rawHost(t)).Close()
 
@@ -840,6 +840,7 @@ func TestClosedNodeIsForgotten(t *testing.T) {
 // TestTopicOnABorrowedPubSub: on a pubsub that is lent, a node takes part in a topic that
 // it joins itself, and in one that the application has joined and goes on using.
 func TestTopicOnABorrowedPubSub(t *testing.T) {
+	t.Parallel()
 	for name, maker := range pubsubs {
 		t.Run(name, func(t *testing.T) {
 			app, other := rawHost(t), rawHost(t)

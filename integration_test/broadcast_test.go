@@ -80,6 +80,7 @@ func TestEmitAndCloseAtOnce(t *testing.T) {
 // of what one of them broadcasts 100 times a second, nor of what the others
 // broadcast now and then.
 func TestLinksComeAndGo(t *testing.T) {
+	t.Parallel()
 	const n = 20
 	lasts := map[size]time.Duration{byDefault: 4 * time.Second, long: 30 * time.Second, full: 5 * time.Minute}[chosen()]
 	l := newLocal(t)

@@ -55,6 +55,7 @@ func leafHost(t *testing.T, node *smokesignal.Node, greeted chan<- peer.ID, prot
 // A node greets the leaves on its topic, 16 at a time; who comes later is greeted when
 // another leaves. Who lists the overlay is no leaf, nor is who does not list repair.
 func TestLeavesHavePlaces(t *testing.T) {
+	t.Parallel()
 	node := newNode(t, smokesignal.Listen("127.0.0.1:0"))
 	startNode(t, node)
 	greeted := make(chan peer.ID, 100)
@@ -104,6 +105,7 @@ var leafHomes = map[string]func(t *testing.T) []smokesignal.Option{
 // A leaf of which the node has heard only what it spoke before it spoke repair is asked
 // once more when it comes to the topic.
 func TestLeafThatWasMisheard(t *testing.T) {
+	t.Parallel()
 	for name, lend := range leafHomes {
 		t.Run(name, func(t *testing.T) {
 			node := newNode(t, lend(t)...)
@@ -147,6 +149,7 @@ func TestLeafThatWasMisheard(t *testing.T) {
 // A leaf may say only after it has come to the topic that it speaks repair, and stop
 // speaking it: one that leaves and joins again over the same connection does both.
 func TestLeafThatSpeaksLater(t *testing.T) {
+	t.Parallel()
 	for name, lend := range leafHomes {
 		t.Run(name, func(t *testing.T) {
 			node := newNode(t, lend(t)...)

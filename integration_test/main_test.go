@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	if !isSet("test.parallel") {
 		// Most of these tests wait for timers of the library, not for a core.
-		flag.Set("test.parallel", "8")
+		flag.Set("test.parallel", "32")
 	}
 	if !isSet("test.benchtime") {
 		flag.Set("test.benchtime", fmt.Sprintf("%dx", benchTurns()))

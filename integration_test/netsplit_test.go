@@ -15,7 +15,7 @@ import (
 func TestNetsplit(t *testing.T) {
 	t.Parallel()
 	const (
-		interval = 2 * time.Second
+		interval = time.Second
 		timeout  = time.Second
 		due      = 2*interval + timeout // promise 4
 	)

@@ -12,6 +12,7 @@ import (
 // TestVirtualEveryCutIsToldOnce: three cuts of a minute, a minute apart, are three
 // netsplits of the seed on the other side for everybody, and three ends of them.
 func TestVirtualEveryCutIsToldOnce(t *testing.T) {
+	parallelInVirtualTime(t)
 	needs(t, long)
 	virtually(t, func(t *testing.T, v *virtual, n int) {
 		seeds := []int{0, 1}
@@ -36,12 +37,16 @@ func TestVirtualEveryCutIsToldOnce(t *testing.T) {
 // netsplit is told within six seconds, whether the seed crashed or was cut off, to its
 // neighbours too: that their links to it stand for 12.5 s more does not matter.
 func TestVirtualShortPings(t *testing.T) {
+	parallelInVirtualTime(t)
 	toldWithin(t, 6*time.Second, smokesignal.PingInterval(2*time.Second), smokesignal.PingTimeout(time.Second))
 }
 
 // TestVirtualDefaultPings: as TestVirtualShortPings, within 25 s, as nodes are unless
 // they are told otherwise.
-func TestVirtualDefaultPings(t *testing.T) { toldWithin(t, 25*time.Second) }
+func TestVirtualDefaultPings(t *testing.T) {
+	parallelInVirtualTime(t)
+	toldWithin(t, 25*time.Second)
+}
 
 // toldWithin fails unless everybody else is told once and in time that the seed crashed,
 // and those who were cut off from it that it is lost.
@@ -93,6 +98,7 @@ func toldWithin(t *testing.T, within time.Duration, more ...smokesignal.Option) 
 // which is shorter than it is kept, is delivered to everybody after it, once and in
 // order.
 func TestVirtualBothSidesAreHeard(t *testing.T) {
+	parallelInVirtualTime(t)
 	virtually(t, func(t *testing.T, v *virtual, n int) {
 		seeds := []int{0, 1}
 		v.join(n, seeds)
@@ -135,6 +141,7 @@ func TestVirtualBothSidesAreHeard(t *testing.T) {
 // and connect when they are together again, in the order of promise 1. Nobody is
 // told of a netsplit: who is alone has not lost the seed but everybody.
 func TestVirtualPairIsCut(t *testing.T) {
+	parallelInVirtualTime(t)
 	virtually(t, func(t *testing.T, v *virtual, _ int) {
 		v.join(2, []int{0})
 		v.wait(10*time.Second, "linked", func(s *checker.State) bool { return s.Gathered(2) })

@@ -11,15 +11,15 @@ import (
 	"time"
 
 	"github.com/go-smokesignal/smokesignal"
-	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
 // TestVirtualFlushGoesOn: Flush waits for the broadcasts too when direct events turned
 // out to be lost, and its error tells of both.
 func TestVirtualFlushGoesOn(t *testing.T) {
+	parallelInVirtualTime(t)
 	for name, heals := range map[string]bool{"the broadcast arrives": true, "it does not": false} {
 		t.Run(name, func(t *testing.T) {
-			bubble.Test(t, func(t *testing.T) {
+			inVirtualTime(t, func(t *testing.T) {
 				v := newVirtual(t, 0)
 				v.gather(3, []int{0})
 				a, near, far := v.nodes[0], v.nodes[1], v.nodes[2]
@@ -76,7 +76,8 @@ func TestVirtualFlushGoesOn(t *testing.T) {
 // TestVirtualCloseDelivers: what was emitted arrives though the node is closed at once,
 // also what QUIC has yet to send.
 func TestVirtualCloseDelivers(t *testing.T) {
-	bubble.Test(t, func(t *testing.T) {
+	parallelInVirtualTime(t)
+	inVirtualTime(t, func(t *testing.T) {
 		v := newVirtual(t, 0)
 		v.gather(2, []int{0})
 		a, b := v.nodes[0], v.nodes[1]

@@ -6,7 +6,6 @@ import (
 
 	"github.com/go-smokesignal/smokesignal"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
-	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
 // onePart waits until the nodes have one tag, which is the id of one of them, and
@@ -41,11 +40,12 @@ func (v *virtual) onePart(within time.Duration, what string, nodes ...*virtualNo
 // are cut from each other have different ones, and one again when they meet, or when the
 // node whose tag it was is gone.
 func TestVirtualNetwork(t *testing.T) {
+	parallelInVirtualTime(t)
 	const (
 		meeting = 10 * time.Second
 		parting = 41 * time.Second // 40, and what a flood takes
 	)
-	bubble.Test(t, func(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T) {
 		v := newVirtual(t, 0)
 		const n = 6
 		v.join(n, []int{0})
@@ -104,7 +104,8 @@ func TestVirtualNetwork(t *testing.T) {
 // TestVirtualLongCut: after a cut of minutes everybody dials everybody again, also
 // those who were dialled before and never dialled themselves.
 func TestVirtualLongCut(t *testing.T) {
-	bubble.Test(t, func(t *testing.T) {
+	parallelInVirtualTime(t)
+	inVirtualTime(t, func(t *testing.T) {
 		v := newVirtual(t, 0)
 		const n = 6
 		v.gather(n, []int{0}, smokesignal.PeerLimits(n-1, n))

@@ -50,15 +50,36 @@ type virtualNode struct {
 	dead bool
 }
 
-// virtually runs f, in virtual time, as often as this run's size wants, for so many
-// nodes as it wants. It does not run beside other tests: it needs all of a core,
-// and they would not get it.
+// virtualTime is held by the test that runs in virtual time. Such a test needs all of
+// a core, so no two of them run at once; the tests that wait for real timers run
+// beside it, on the other cores.
+var virtualTime sync.Mutex
+
+// parallelInVirtualTime is t.Parallel for a test that runs in virtual time. With the
+// race detector such a test runs alone, because a bubble then leaves the process one
+// processor.
+func parallelInVirtualTime(t *testing.T) {
+	if slow == 1 {
+		t.Parallel()
+	}
+}
+
+// inVirtualTime runs f in virtual time when no other test does.
+func inVirtualTime(t *testing.T, f func(*testing.T)) {
+	t.Helper()
+	virtualTime.Lock()
+	defer virtualTime.Unlock()
+	bubble.Test(t, f)
+}
+
+// virtually runs f in virtual time, with the number of nodes and the number of runs
+// of this run's size.
 func virtually(t *testing.T, f func(t *testing.T, v *virtual, n int)) {
 	t.Helper()
 	scale := []struct{ nodes, runs int }{byDefault: {12, 1}, long: {50, 1}, full: {50, 5}}[chosen()]
 	for run := range scale.runs {
 		t.Run(fmt.Sprint("run ", run), func(t *testing.T) {
-			bubble.Test(t, func(t *testing.T) { f(t, newVirtual(t, uint64(run)), scale.nodes) })
+			inVirtualTime(t, func(t *testing.T) { f(t, newVirtual(t, uint64(run)), scale.nodes) })
 		})
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/program"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
 func TestMain(m *testing.M) {
@@ -23,14 +24,10 @@ func TestMain(m *testing.M) {
 		os.Exit(program.Main(spec, err)) // this process is a node
 	}
 	flag.Parse()
-	if !isSet("test.parallel") {
-		// Most of these tests wait for timers of the library, not for a core.
-		flag.Set("test.parallel", "32")
-	}
 	if !isSet("test.benchtime") {
 		flag.Set("test.benchtime", fmt.Sprintf("%dx", benchTurns()))
 	}
-	code := m.Run()
+	code := hosttest.Main(m)
 	sideBySide.print(os.Stdout)
 	removeChat()
 	skipped.report()

@@ -22,6 +22,7 @@ import (
 )
 
 func TestGateAdmitsAndEvicts(t *testing.T) {
+	t.Parallel()
 	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		a, b := newGated(t, listen), newGated(t, listen)
 		connect(t, a, b)
@@ -42,6 +43,7 @@ func TestGateAdmitsAndEvicts(t *testing.T) {
 }
 
 func TestGateShowsAdmittedPeersOnly(t *testing.T) {
+	t.Parallel()
 	a, b, c := newGated(t, hosttest.TCP), newGated(t, hosttest.TCP), newGated(t, hosttest.TCP)
 	connect(t, a, b)
 	connect(t, a, c)
@@ -93,6 +95,7 @@ func TestGateLetsEitherSideAdmitFirst(t *testing.T) {
 // Everybody is connected to everybody, admitted are only the neighbors in a
 // line; so a message has to take every hop, and a cut ends its way.
 func TestGateConfinesTheFlood(t *testing.T) {
+	t.Parallel()
 	const n = 8
 	nodes := make([]*gated, n)
 	for i := range nodes {
@@ -158,6 +161,7 @@ func TestGateConfinesTheFlood(t *testing.T) {
 // However wildly both sides admit and evict, once they agree and see each
 // other, everything arrives.
 func TestGateSurvivesFlapping(t *testing.T) {
+	t.Parallel()
 	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		a, b := newGated(t, listen), newGated(t, listen)
 		connect(t, a, b)
@@ -200,6 +204,7 @@ func TestGateSurvivesFlapping(t *testing.T) {
 // Pubsub must not confuse the end of the old streams with the beginning of the
 // new ones: then one side would be deaf for good.
 func TestGateEvictsAndAdmitsAtOnce(t *testing.T) {
+	t.Parallel()
 	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		a, b := newGated(t, listen), newGated(t, listen)
 		connect(t, a, b)
@@ -220,6 +225,7 @@ func TestGateEvictsAndAdmitsAtOnce(t *testing.T) {
 // Once a peer is seen on the topic, messages go to it, even if its
 // stream was there long before ours.
 func TestGateReachesEveryPeerThatIsSeen(t *testing.T) {
+	t.Parallel()
 	a, b := newGated(t, hosttest.TCP), newGated(t, hosttest.TCP)
 	connect(t, a, b)
 	seen, err := a.topic.EventHandler()
@@ -252,6 +258,7 @@ func TestGateReachesEveryPeerThatIsSeen(t *testing.T) {
 // A stream that breaks while the peer stays admitted and connected is opened
 // again. Without the gate one side would be deaf for good.
 func TestGateHealsBrokenStreams(t *testing.T) {
+	t.Parallel()
 	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		a, b := newGated(t, listen), newGated(t, listen)
 		connect(t, a, b)
@@ -284,6 +291,7 @@ func TestGateHealsBrokenStreams(t *testing.T) {
 // The announcement that is repeated is the latest, also of topics joined and
 // left while a stream was open.
 func TestGateRepeatsTheLatestAnnouncement(t *testing.T) {
+	t.Parallel()
 	a, b := newGated(t, hosttest.TCP), newGated(t, hosttest.TCP)
 	connect(t, a, b)
 	link(a, b)
@@ -335,6 +343,7 @@ func (n *gated) streams(dir network.Direction) (count int) {
 
 // Of two connections one is closed; the other has to take over.
 func TestGateSurvivesTheLossOfAConnection(t *testing.T) {
+	t.Parallel()
 	doubled := 0
 	for range 8 {
 		// Each dials the other at the same moment, over another transport.
@@ -403,6 +412,7 @@ func open(t *testing.T, from corehost.Host, to *gated, id protocol.ID) network.S
 }
 
 func TestGateBoundsTheStreamsThatWait(t *testing.T) {
+	t.Parallel()
 	n := newGated(t, hosttest.TCP)
 	n.gate.cfg.MaxWaiting = 3
 	n.gate.cfg.Wait = time.Hour
@@ -430,6 +440,7 @@ func TestGateBoundsTheStreamsThatWait(t *testing.T) {
 }
 
 func TestGateRefusesAPeerThatIsNotAdmittedInTime(t *testing.T) {
+	t.Parallel()
 	n := newGated(t, hosttest.TCP)
 	n.gate.cfg.Wait = 20 * time.Millisecond
 	s := open(t, stranger(t, n), n, pubsub.FloodSubID)
@@ -446,6 +457,7 @@ func TestGateRefusesAPeerThatIsNotAdmittedInTime(t *testing.T) {
 // Pubsub tells itself of the end of a stream only after it has taken the next,
 // and then takes it for the end of that one.
 func TestGateHandsOverOneStreamAfterTheOther(t *testing.T) {
+	t.Parallel()
 	const id = "/test"
 	n := newBare(t, hosttest.TCP)
 	h := stranger(t, n)
@@ -490,6 +502,7 @@ func TestGateHandsOverOneStreamAfterTheOther(t *testing.T) {
 // Of an admitted peer that opens stream after stream one is read and the
 // latest waits.
 func TestGateBoundsTheStreamsOfAnAdmittedPeer(t *testing.T) {
+	t.Parallel()
 	a, b := newGated(t, hosttest.TCP), newGated(t, hosttest.TCP)
 	connect(t, a, b)
 	link(a, b)

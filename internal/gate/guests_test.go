@@ -81,6 +81,7 @@ func (g *Gate) guestCount() int {
 // A peer that speaks pubsub and is not a node is on the topic by itself, whoever has
 // dialed, and until it is gone.
 func TestGateAdmitsGuests(t *testing.T) {
+	t.Parallel()
 	for name, make := range map[string]newPubSub{"floodsub": floodsub, "gossipsub": gossipsub} {
 		t.Run(name, func(t *testing.T) {
 			hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
@@ -104,6 +105,7 @@ func TestGateAdmitsGuests(t *testing.T) {
 
 // A peer that is connected before pubsub begins is classified as well.
 func TestGateAdmitsGuestsFromBeforePubSub(t *testing.T) {
+	t.Parallel()
 	n := newBare(t, hosttest.TCP)
 	n.admitByRecords(0, nil)
 	f := newPlain(t, floodsub, hosttest.TCP)
@@ -116,6 +118,7 @@ func TestGateAdmitsGuestsFromBeforePubSub(t *testing.T) {
 
 // A peer that opens a pubsub stream without being known to speak pubsub is queried again.
 func TestGateRechecksPeersThatOpenAStream(t *testing.T) {
+	t.Parallel()
 	n, f := newOpenTo(t, 0, hosttest.TCP), hosttest.NewScripted(t)
 	f.Dial(n.host)
 	f.Next()("/x")
@@ -127,6 +130,7 @@ func TestGateRechecksPeersThatOpenAStream(t *testing.T) {
 // A node is admitted only by its link, and by Open. A host may become a node, and cease
 // to be one, while it is connected.
 func TestGateDistinguishesNodesFromGuests(t *testing.T) {
+	t.Parallel()
 	n := newOpenTo(t, 0, hosttest.TCP)
 	f := newPlain(t, floodsub, hosttest.TCP)
 	f.node(true)
@@ -159,6 +163,7 @@ func TestGateDistinguishesNodesFromGuests(t *testing.T) {
 }
 
 func TestGateBoundsGuests(t *testing.T) {
+	t.Parallel()
 	n := newOpenTo(t, 2, hosttest.TCP)
 	var list []*gated
 	for range 4 {
@@ -222,6 +227,7 @@ func TestGateOpensOneAfterTheOther(t *testing.T) {
 // Whatever breaks the stream of a peer without a gate, both hear each other again:
 // pubsub there forgets our topics with it, and they are announced to it anew.
 func TestGateHealsGuests(t *testing.T) {
+	t.Parallel()
 	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		n, f := newOpenTo(t, 0, listen), newPlain(t, floodsub, listen)
 		connect(t, f, n)
@@ -247,6 +253,7 @@ func TestGateHealsGuests(t *testing.T) {
 
 // A guest may send RPCs that are too large, as often as it likes.
 func TestGateKeepsGuestsThatSendTooMuch(t *testing.T) {
+	t.Parallel()
 	n, f := newOpenTo(t, 0, hosttest.TCP), newPlain(t, floodsub, hosttest.TCP)
 	connect(t, f, n)
 	waitLinked(t, n, f)
@@ -266,6 +273,7 @@ func TestGateKeepsGuestsThatSendTooMuch(t *testing.T) {
 
 // A guest that reads nothing costs the others nothing.
 func TestGateDoesNotWaitForAGuestThatReadsNothing(t *testing.T) {
+	t.Parallel()
 	n, f := newOpenTo(t, 0, hosttest.TCP), newPlain(t, floodsub, hosttest.TCP)
 	connect(t, f, n)
 	waitLinked(t, n, f)
@@ -301,6 +309,7 @@ func TestGateDoesNotWaitForAGuestThatReadsNothing(t *testing.T) {
 
 // A peer that is connected through a relay does not exist for pubsub, guest or not.
 func TestGateIgnoresGuestsBehindARelay(t *testing.T) {
+	t.Parallel()
 	service := newBare(t, hosttest.TCP)
 	r, err := relay.New(service.host)
 	if err != nil {

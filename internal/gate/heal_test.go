@@ -23,6 +23,7 @@ import (
 // nothing else happens. Without a gate it ends the stream, and after the fourth both
 // are deaf.
 func TestGateSurvivesTooLargeMessages(t *testing.T) {
+	t.Parallel()
 	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		a, b := newGated(t, listen), newGated(t, listen)
 		connect(t, a, b)
@@ -142,6 +143,7 @@ func (f *handmade) seen(want bool) {
 // A peer that ends its stream after each RPC announces its topics once. It
 // stays on them, is heard, and hears. Pubsub itself forgets it at once.
 func TestGateAcceptsAStreamForEachRPC(t *testing.T) {
+	t.Parallel()
 	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		n := newUnsigned(t, listen)
 		reading := make(chan struct{})
@@ -195,6 +197,7 @@ func TestGateAcceptsAStreamForEachRPC(t *testing.T) {
 
 // A peer between two streams is gone when its connection is.
 func TestGateNoticesAPeerGoneBetweenStreams(t *testing.T) {
+	t.Parallel()
 	n := newUnsigned(t, hosttest.TCP)
 	reading := make(chan struct{})
 	close(reading)
@@ -216,6 +219,7 @@ func TestGateNoticesAPeerGoneBetweenStreams(t *testing.T) {
 // Every message that is published while a peer does not read is delivered
 // later, in order, or counted.
 func TestGateCountsForAFrozenPeer(t *testing.T) {
+	t.Parallel()
 	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		n := newUnsigned(t, listen)
 		n.gate.cfg.StallTimeout = 200 * time.Millisecond
@@ -262,6 +266,7 @@ func TestGateCountsForAFrozenPeer(t *testing.T) {
 // A peer that forgets announcements with the link hears one again when the link comes
 // back, on the stream that is still open; see docs/wire.md, A link.
 func TestGateAnnouncesAgainOnAnOpenStream(t *testing.T) {
+	t.Parallel()
 	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		n := newGated(t, listen)
 		reading := make(chan struct{})

@@ -86,6 +86,7 @@ func wantHeard(t *testing.T, got []byte, want ...string) {
 // What waits keeps its memory within the limit and one RPC, however large the
 // RPCs are.
 func TestQueueBoundsMemory(t *testing.T) {
+	t.Parallel()
 	now := time.Unix(1, 0)
 	const limit = 256 << 10
 	for _, size := range []int{0, 1, 100, 5000, chunkSize/4 - 10, chunkSize / 4, chunkSize - 8, chunkSize, 1 << 20} {
@@ -111,6 +112,7 @@ func TestQueueBoundsMemory(t *testing.T) {
 }
 
 func TestQueueDropsMessagesDuringAStall(t *testing.T) {
+	t.Parallel()
 	now := time.Unix(1, 0)
 	b := rpcQueue{max: 100, timeout: 5 * time.Second}
 	decide := func(want decision, rpc []byte) {
@@ -167,6 +169,7 @@ func TestQueueDropsMessagesDuringAStall(t *testing.T) {
 }
 
 func TestQueueDropsAPartlyWrittenRPC(t *testing.T) {
+	t.Parallel()
 	now := time.Unix(1, 0)
 	size := len(message("1"))
 	for taken, want := range map[int][]string{
@@ -200,6 +203,7 @@ func TestQueueDropsAPartlyWrittenRPC(t *testing.T) {
 // When the partly written RPC is the only one, the end of its stream ends the stall. The
 // peer then hears the latest announcement of each topic.
 func TestQueueEndsAStallWithItsLastRPC(t *testing.T) {
+	t.Parallel()
 	now := time.Unix(1, 0)
 	b := rpcQueue{max: 4 * chunkSize, timeout: time.Second}
 	b.push(announce("a", true), now)
@@ -245,6 +249,7 @@ func TestQueueEndsAStallWithItsLastRPC(t *testing.T) {
 // Whatever happens, a message is written whole and in order, or counted, or
 // was taken by a stream that broke.
 func TestQueueCountsEveryDroppedMessage(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(40) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		now := time.Unix(1, 0)
@@ -300,6 +305,7 @@ func TestQueueCountsEveryDroppedMessage(t *testing.T) {
 }
 
 func TestFilterKnowsTheBoundaries(t *testing.T) {
+	t.Parallel()
 	b := slices.Concat(message("1"), messages(make([]byte, 300)), []byte{0}, message("2"))
 	ends := map[int]bool{0: true, len(message("1")): true, len(b) - len(message("2")) - 1: true, len(b) - len(message("2")): true, len(b): true}
 	for _, piece := range []int{1, 2, 7, len(b)} {
@@ -322,6 +328,7 @@ func TestFilterKnowsTheBoundaries(t *testing.T) {
 
 // What is too long is left out wherever the reads end, also in place.
 func TestFilterLeavesOutOversizeRPCs(t *testing.T) {
+	t.Parallel()
 	largest := frame.Append(nil, make([]byte, maxRPC))
 	long := frame.Append(nil, make([]byte, maxRPC+1))
 	sent := slices.Concat(message("1"), long, long, message("2"), largest, long, message("3"))

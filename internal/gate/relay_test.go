@@ -57,6 +57,7 @@ func relayed(h *host.Host) []ma.Multiaddr {
 // connected directly, and not while it is connected through a relay, even one that
 // says it has no limits.
 func TestGateKeepsBroadcastsOffRelays(t *testing.T) {
+	t.Parallel()
 	service, err := libp2p.New(libp2p.ListenAddrStrings(hosttest.QUIC), libp2p.DisableMetrics())
 	if err != nil {
 		t.Fatal(err)

@@ -212,6 +212,7 @@ func write(t *testing.T, s network.Stream, rpc []byte) {
 // A single message is written when Write returns, so it costs no wait for a
 // goroutine; messages that follow at once are written together.
 func TestGateGathersWrites(t *testing.T) {
+	t.Parallel()
 	withPeer(t, Config{}, func(t *testing.T, p *fakePeer, _ *Gate, s network.Stream) {
 		p.takes(1 << 20)
 		for i := range 3 {
@@ -243,6 +244,7 @@ func TestGateGathersWrites(t *testing.T) {
 // the timeout, and then nothing more; when it takes something again, all that
 // waited arrives, and what was announced meanwhile.
 func TestGateDropsMessagesForAStalledPeer(t *testing.T) {
+	t.Parallel()
 	withPeer(t, Config{MaxPending: 100, StallTimeout: 4 * time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		start := time.Now()
 		p.takes(3) // not a whole message
@@ -280,6 +282,7 @@ func TestGateDropsMessagesForAStalledPeer(t *testing.T) {
 // As long as a peer takes something, nothing is dropped, but pubsub is not
 // held up longer than it wants to be.
 func TestGateDropsMessagesForASlowPeer(t *testing.T) {
+	t.Parallel()
 	withPeer(t, Config{MaxPending: 10, StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		slow, stop := context.WithCancel(t.Context())
 		var taking sync.WaitGroup
@@ -325,6 +328,7 @@ func TestGateDropsMessagesForASlowPeer(t *testing.T) {
 // What waits when a stream breaks goes to the next one, behind the
 // announcement, but for the message that was begun.
 func TestGateMovesWaitingMessagesToTheNextStream(t *testing.T) {
+	t.Parallel()
 	withPeer(t, Config{}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		p.takes(1 << 10)
 		write(t, s, announce("topic", true))
@@ -350,6 +354,7 @@ func TestGateMovesWaitingMessagesToTheNextStream(t *testing.T) {
 // A peer that stalled in the middle of the only message that waits is heard and sent to
 // again when its stream breaks: on the next one nothing is left of the stall.
 func TestGateKeepsAStallAcrossStreams(t *testing.T) {
+	t.Parallel()
 	withPeer(t, Config{StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		p.takes(1 << 10)
 		write(t, s, announce("a", true))
@@ -388,6 +393,7 @@ func TestGateKeepsAStallAcrossStreams(t *testing.T) {
 // A stream on which not even the announcement can be written is given up for
 // another, and an eviction ends that at once.
 func TestGateOpensUntilAnnounced(t *testing.T) {
+	t.Parallel()
 	withPeer(t, Config{}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		p.takes(1 << 10)
 		write(t, s, announce("topic", true))
@@ -421,6 +427,7 @@ func TestGateOpensUntilAnnounced(t *testing.T) {
 // An eviction ends pubsub's blocked Write at once and the writer too, even if
 // the connection is so frozen that a reset blocks; the waiting messages are counted.
 func TestGateEndsABlockedWriter(t *testing.T) {
+	t.Parallel()
 	for _, waiting := range []int{1, 5} { // in the first write, for room
 		withPeer(t, Config{MaxPending: 1, StallTimeout: time.Hour}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 			p.mu.Lock()
@@ -454,6 +461,7 @@ func TestGateEndsABlockedWriter(t *testing.T) {
 // What waits for a guest has a bound before the gate too: its messages are dropped as
 // soon as the queue is full, and pubsub's writer never waits.
 func TestGateDoesNotWaitForAGuest(t *testing.T) {
+	t.Parallel()
 	withPeer(t, Config{MaxPending: 8 << 10}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		g.SetAdmission(fakeID, Admission{Guest: true})
 		start, sent := time.Now(), 0
@@ -485,6 +493,7 @@ func TestGateDoesNotWaitForAGuest(t *testing.T) {
 // Whoever asks for room before each message makes a slow peer miss none, and is not
 // held up by one that takes nothing for longer than StallTimeout.
 func TestGateAwaitsRoom(t *testing.T) {
+	t.Parallel()
 	withPeer(t, Config{MaxPending: 64 << 10, StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		g.SetAdmission(fakeID, Admission{Guest: true})
 		const size = 20 << 10
@@ -525,6 +534,7 @@ func TestGateAwaitsRoom(t *testing.T) {
 // A guest that takes a little all the time, so that it never stalls, and never what
 // waits, is waited for once; again only when it has taken all.
 func TestGateAwaitsASlowPeerOnce(t *testing.T) {
+	t.Parallel()
 	const pending = 512 << 10
 	withPeer(t, Config{MaxPending: pending, StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		g.SetAdmission(fakeID, Admission{Guest: true})

@@ -2,6 +2,7 @@
 package hosttest
 
 import (
+	"flag"
 	"testing"
 	"time"
 
@@ -43,8 +44,26 @@ func Eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// OverTCPAndQUIC runs the test once with each transport's listen address.
+// OverTCPAndQUIC runs the test with each transport's listen address, in two parallel
+// subtests.
 func OverTCPAndQUIC(t *testing.T, test func(t *testing.T, listen string)) {
-	t.Run("tcp", func(t *testing.T) { test(t, TCP) })
-	t.Run("quic", func(t *testing.T) { test(t, QUIC) })
+	for name, listen := range map[string]string{"tcp": TCP, "quic": QUIC} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, listen)
+		})
+	}
+}
+
+// Main runs the tests of a package and returns the exit code, for its TestMain. At most
+// 32 parallel tests run at once, unless the flag -parallel says otherwise: they wait for
+// timers most of the time, and not for a core.
+func Main(m *testing.M) (code int) {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		flag.Set("test.parallel", "32")
+	}
+	return m.Run()
 }

@@ -3,6 +3,7 @@ package identify
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -20,6 +21,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
+
+func TestMain(m *testing.M) { os.Exit(hosttest.Main(m)) }
 
 // newListener returns a host that tracks which peers speak two protocols, and the updates
 // on its bus.
@@ -71,7 +74,6 @@ func TestAnOlderAnswerDoesNotStay(t *testing.T) {
 }
 
 func testAnOlderAnswerDoesNotStay(t *testing.T, listen string) {
-	t.Parallel()
 	h, _, updates := newListener(t, listen)
 	n := hosttest.NewScripted(t)
 	n.Dial(h)

@@ -18,6 +18,10 @@ const patience = 5 * time.Second
 // Watch ends within five seconds. The test has to close everything by then, also the
 // host at the other end: QUIC goes on with half a handshake for that long and more.
 func Watch(t testing.TB, ignore ...goleak.Option) (check func()) {
+	return watch(t, patience, ignore...)
+}
+
+func watch(t testing.TB, patience time.Duration, ignore ...goleak.Option) (check func()) {
 	ignore = append(ignore, goleak.IgnoreCurrent())
 	return func() {
 		t.Helper()

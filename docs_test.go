@@ -16,6 +16,7 @@ import (
 // run on any machine: the second one joins with the ticket that the first prints, and both
 // have one line to say.
 func TestProgramsOfTheDocumentsRun(t *testing.T) {
+	t.Parallel()
 	replace := map[string]string{} // files that exist for the compiler only
 	root, err := filepath.Abs(".")
 	if err != nil {

@@ -12,10 +12,11 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
+// patience is how long chat waits for a connection after the end of piped input,
+// before it gives up.
+var patience = 10 * time.Second
+
 const (
-	// patience is how long chat waits for a connection after the end of piped input,
-	// before it gives up.
-	patience = 10 * time.Second
 	// explainAfter is how long chat tries to connect before it tells the user what may
 	// be wrong.
 	explainAfter = 2500 * time.Millisecond

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/go-smokesignal/smokesignal"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
 // patient bounds what a loaded machine may take.
@@ -29,7 +30,7 @@ var said output
 
 func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.NewTextHandler(&said, nil)))
-	os.Exit(m.Run())
+	os.Exit(hosttest.Main(m))
 }
 
 // output collects what is written.

@@ -120,7 +120,7 @@ func TestConnectTakesATicket(t *testing.T) {
 func TestChatByTicket(t *testing.T) {
 	t.Parallel()
 	const label = "* or gives this ticket as the -seed: "
-	first := startChat(t, "alice", "-listen", "127.0.0.1:0", "-network", "our kitchen")
+	first := startChat(t, "alice", "-listen", cluster.TCP, "-network", "our kitchen") // TCP, so that its end is noticed at once
 	text := strings.TrimPrefix(first.want(soon, label), label)
 	second := startChat(t, "bob", "-listen", "127.0.0.1:0", "-seed", text)
 	if command := second.want(soon, "to join, another person types:"); !strings.Contains(command, "-network 'our kitchen'") {

@@ -38,21 +38,25 @@ func TestVirtualEveryCutIsToldOnce(t *testing.T) {
 // neighbours too: that their links to it stand for 12.5 s more does not matter.
 func TestVirtualShortPings(t *testing.T) {
 	parallelInVirtualTime(t)
-	toldWithin(t, 6*time.Second, smokesignal.PingInterval(2*time.Second), smokesignal.PingTimeout(time.Second))
+	toldWithin(t, 6*time.Second, byDefault, smokesignal.PingInterval(2*time.Second), smokesignal.PingTimeout(time.Second))
 }
 
 // TestVirtualDefaultPings: as TestVirtualShortPings, within 25 s, as nodes are unless
 // they are told otherwise.
 func TestVirtualDefaultPings(t *testing.T) {
 	parallelInVirtualTime(t)
-	toldWithin(t, 25*time.Second)
+	toldWithin(t, 25*time.Second, long)
 }
 
 // toldWithin fails unless everybody else is told once and in time that the seed crashed,
-// and those who were cut off from it that it is lost.
-func toldWithin(t *testing.T, within time.Duration, more ...smokesignal.Option) {
+// and those who were cut off from it that it is lost. Runs below the size crashFrom leave the
+// crash out.
+func toldWithin(t *testing.T, within time.Duration, crashFrom size, more ...smokesignal.Option) {
 	for _, crash := range []bool{true, false} {
 		t.Run(fmt.Sprint("crash ", crash), func(t *testing.T) {
+			if crash {
+				needs(t, crashFrom)
+			}
 			virtually(t, func(t *testing.T, v *virtual, n int) {
 				v.gather(n, []int{0}, more...)
 				neighbours := map[*virtualNode]bool{}

@@ -159,9 +159,9 @@ func TestGateConfinesTheFlood(t *testing.T) {
 }
 
 // However wildly both sides admit and evict, once they agree and see each
-// other, everything arrives.
+// other, everything arrives. It runs beside no other test, since a machine that is busy
+// for a second makes the gate drop messages.
 func TestGateSurvivesFlapping(t *testing.T) {
-	t.Parallel()
 	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
 		a, b := newGated(t, listen), newGated(t, listen)
 		connect(t, a, b)
@@ -343,7 +343,6 @@ func (n *gated) streams(dir network.Direction) (count int) {
 
 // Of two connections one is closed; the other has to take over.
 func TestGateSurvivesTheLossOfAConnection(t *testing.T) {
-	t.Parallel()
 	doubled := 0
 	for range 8 {
 		// Each dials the other at the same moment, over another transport.

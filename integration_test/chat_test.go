@@ -167,14 +167,3 @@ func TestChatJoinsAFullNetwork(t *testing.T) {
 	c.enter("let me in")
 	in.wait(1, soon)
 }
-
-// TestChatReportsDisconnect shows that the chat prints a line when its last peer leaves.
-func TestChatReportsDisconnect(t *testing.T) {
-	t.Parallel()
-	at := hostPort(freePort(t))
-	first := startChat(t, "first", "-listen", at)
-	second := startChat(t, "second", "-listen", "127.0.0.1:0", "-seed", at)
-	second.want(soon, "* connected. Happy chatting!")
-	first.stdin.Close() // it leaves; TestChatOfTwo kills it
-	second.want(soon, "* disconnected. Sorry.")
-}

@@ -19,8 +19,7 @@ func TestVirtualFlushGoesOn(t *testing.T) {
 	parallelInVirtualTime(t)
 	for name, heals := range map[string]bool{"the broadcast arrives": true, "it does not": false} {
 		t.Run(name, func(t *testing.T) {
-			inVirtualTime(t, func(t *testing.T) {
-				v := newVirtual(t, 0)
+			inVirtualTime(t, func(t *testing.T, v *virtual) {
 				v.gather(3, []int{0})
 				a, near, far := v.nodes[0], v.nodes[1], v.nodes[2]
 				var heard atomic.Int64
@@ -77,8 +76,7 @@ func TestVirtualFlushGoesOn(t *testing.T) {
 // also what QUIC has yet to send.
 func TestVirtualCloseDelivers(t *testing.T) {
 	parallelInVirtualTime(t)
-	inVirtualTime(t, func(t *testing.T) {
-		v := newVirtual(t, 0)
+	inVirtualTime(t, func(t *testing.T, v *virtual) {
 		v.gather(2, []int{0})
 		a, b := v.nodes[0], v.nodes[1]
 		var arrived atomic.Int64

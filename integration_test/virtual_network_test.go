@@ -45,8 +45,7 @@ func TestVirtualNetwork(t *testing.T) {
 		meeting = 10 * time.Second
 		parting = 41 * time.Second // 40, and what a flood takes
 	)
-	inVirtualTime(t, func(t *testing.T) {
-		v := newVirtual(t, 0)
+	inVirtualTime(t, func(t *testing.T, v *virtual) {
 		const n = 6
 		v.join(n, []int{0})
 		all := v.nodes
@@ -105,8 +104,7 @@ func TestVirtualNetwork(t *testing.T) {
 // those who were dialled before and never dialled themselves.
 func TestVirtualLongCut(t *testing.T) {
 	parallelInVirtualTime(t)
-	inVirtualTime(t, func(t *testing.T) {
-		v := newVirtual(t, 0)
+	inVirtualTime(t, func(t *testing.T, v *virtual) {
 		const n = 6
 		v.gather(n, []int{0}, smokesignal.PeerLimits(n-1, n))
 		// Whom a node knows by hearsay alone it dials three times in ten minutes at most.

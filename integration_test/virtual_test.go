@@ -50,10 +50,10 @@ type virtualNode struct {
 	dead bool
 }
 
-// virtualTime is held by the test that runs in virtual time. Such a test needs all of
-// a core, so no two of them run at once; the tests that wait for real timers run
+// manyNodes is held by the test that runs many nodes in virtual time. Such a test needs
+// all of a core, so no two of them run at once; the tests that wait for real timers run
 // beside it, on the other cores.
-var virtualTime sync.Mutex
+var manyNodes sync.Mutex
 
 // parallelInVirtualTime is t.Parallel for a test that runs in virtual time. With the
 // race detector such a test runs alone, because a bubble then leaves the process one
@@ -64,14 +64,6 @@ func parallelInVirtualTime(t *testing.T) {
 	}
 }
 
-// inVirtualTime runs f in virtual time when no other test does.
-func inVirtualTime(t *testing.T, f func(*testing.T)) {
-	t.Helper()
-	virtualTime.Lock()
-	defer virtualTime.Unlock()
-	bubble.Test(t, f)
-}
-
 // virtually runs f in virtual time, with the number of nodes and the number of runs
 // of this run's size.
 func virtually(t *testing.T, f func(t *testing.T, v *virtual, n int)) {
@@ -79,7 +71,9 @@ func virtually(t *testing.T, f func(t *testing.T, v *virtual, n int)) {
 	scale := []struct{ nodes, runs int }{byDefault: {12, 1}, long: {50, 1}, full: {50, 5}}[chosen()]
 	for run := range scale.runs {
 		t.Run(fmt.Sprint("run ", run), func(t *testing.T) {
-			inVirtualTime(t, func(t *testing.T) { f(t, newVirtual(t, uint64(run)), scale.nodes) })
+			manyNodes.Lock()
+			defer manyNodes.Unlock()
+			bubble.Test(t, func(t *testing.T) { f(t, newVirtual(t, uint64(run)), scale.nodes) })
 		})
 	}
 }

@@ -1,6 +1,6 @@
-// Package dialguard decides which of the addresses that other peers tell may be dialed:
-// [Filter] by where an address leads and who named it, [Guard] by how often it was dialed
-// in vain.
+// Package dialguard decides which addresses from other peers this node may dial. [Filter]
+// decides by the address itself and by the peer that stated it. [Guard] decides by the
+// number of earlier dials to the address.
 package dialguard
 
 import (
@@ -14,33 +14,33 @@ import (
 )
 
 const (
-	// maxDirect bounds the direct addresses that Filter accepts from one peer.
+	// maxDirect bounds the addresses that Filter accepts from one peer.
 	maxDirect = 8
-	// maxRelayed bounds those that FilterRelayed accepts.
+	// maxRelayed bounds the addresses behind relays that FilterRelayed accepts from one peer.
 	maxRelayed = 4
 )
 
-// A Class is how far an address reaches. A peer may name addresses that reach as far as the
-// one at which the peer itself is reached, or farther. A stranger on the internet must not
-// make us dial into the local network, and a neighbor in that network must not make us
-// dial ourselves.
+// A Class says from where an IP address can be reached; a greater Class means from more
+// places. A peer may state only addresses of the class of its own address, or of a greater
+// one. So a peer on the internet cannot make this node dial into the local network, and a
+// peer in the local network cannot make this node dial programs on its own machine.
 type Class int
 
 const (
-	Unusable Class = iota // of no host, or of many
-	Loopback              // this machine
-	Private               // a local network, or otherwise not the internet
-	Public                // the internet
+	Unusable Class = iota // not the address of a single host
+	Loopback              // only from the same machine
+	Private               // only from a local network
+	Public                // from the internet
 )
 
-// Filter returns the addresses in addrs that a peer reached at via may name as its own. A
-// peer on this machine may name any, a peer in a private network private and public ones,
-// and a peer on the internet public ones only. A via that does not begin with an IP
-// address counts as the internet.
+// Filter returns the addresses in addrs that a peer may state as its own. via is the address
+// at which this node is connected to the peer. If via is on this machine, all addresses are
+// allowed; if it is in a private network, private and public ones; otherwise, or if via does
+// not begin with an IP address, only public ones.
 //
-// Filter drops names, addresses behind relays, the ports 0 and 22, unknown transports, and
-// addresses that are unspecified, link-local, multicast or reserved. It keeps the first 8
-// of the rest, without duplicates. The slice is new.
+// Filter drops addresses with a host name, addresses behind relays, the ports 0 and 22,
+// unknown transports, and addresses that are unspecified, link-local, multicast or reserved.
+// It returns at most 8 addresses, without duplicates, in a new slice.
 func Filter(addrs []ma.Multiaddr, via ma.Multiaddr) []ma.Multiaddr {
 	least := leastClass(via)
 	var kept []ma.Multiaddr
@@ -55,15 +55,14 @@ func Filter(addrs []ma.Multiaddr, via ma.Multiaddr) []ma.Multiaddr {
 	return kept
 }
 
-// FilterRelayed returns the addresses behind relays that a peer reached at via may name as
-// its own. The relay's address must be one that the peer may name, and
-// /p2p/RELAY/p2p-circuit must follow it, and nothing else. At most 4 are kept, without
-// duplicates.
+// FilterRelayed returns the addresses behind relays that a peer, connected at via, may state
+// as its own. Such an address has the form ADDRESS/p2p/RELAY/p2p-circuit, where [Filter]
+// would allow ADDRESS. At most 4 addresses are returned, without duplicates.
 //
-// Only a node that punches holes needs them. A dial to such an address is not worse
-// than a dial to an address that the peer names as its own: the relay's address is of the same
-// class, the relay has to prove its id before it hears a word, and a [Guard] counts the
-// dials to it over all the peers that name it.
+// Only a node that punches holes needs such addresses. They are not more dangerous than
+// others: the address of the relay has an allowed class, the relay has to prove its id
+// before this node sends it anything, and a [Guard] counts the dials to the relay for all
+// peers together.
 func FilterRelayed(addrs []ma.Multiaddr, via ma.Multiaddr) []ma.Multiaddr {
 	least := leastClass(via)
 	var kept []ma.Multiaddr
@@ -78,7 +77,7 @@ func FilterRelayed(addrs []ma.Multiaddr, via ma.Multiaddr) []ma.Multiaddr {
 	return kept
 }
 
-// leastClass returns the narrowest class that a peer reached at via may name.
+// leastClass returns the smallest class of address that a peer, connected at via, may state.
 func leastClass(via ma.Multiaddr) Class {
 	if ap, ok := addr.AddrPort(via); ok {
 		if c := classOf(ap.Addr()); c != Unusable {
@@ -88,37 +87,39 @@ func leastClass(via ma.Multiaddr) Class {
 	return Public
 }
 
-// Dialable reports whether a is an address of one of our transports, at an IP address of
-// class least or wider.
+// Dialable reports whether a uses a transport that this library knows, at an IP address of
+// the class least or a greater one.
 func Dialable(a ma.Multiaddr, least Class) bool {
 	ap, ok := addr.AddrPort(a)
 	if !ok || seedaddr.CheckTransport(a) != nil {
 		return false
 	}
-	// A node does not listen on port 22, and a knock on SSH raises alarms.
+	// No node listens on port 22, which is for SSH, and dials to it would look like an
+	// attack.
 	return ap.Port() != 0 && ap.Port() != 22 && classOf(ap.Addr()) >= least
 }
 
-// Ranges that net/netip does not know by name (RFC 6890 and its registries).
+// The special ranges of addresses for which package netip has no method. They come from RFC
+// 6890 and its registries.
 var (
 	unusableRanges = prefixes(
-		"0.0.0.0/8",      // this network
-		"240.0.0.0/4",    // reserved, and broadcast
-		"::/96",          // IPv4-compatible, deprecated; ::1 is handled before
-		"64:ff9b:1::/48", // local translation to IPv4, to unknown addresses
-		"2001::/32",      // Teredo: hides an IPv4 address
+		"0.0.0.0/8",      // "this network"
+		"240.0.0.0/4",    // reserved addresses, and the broadcast address
+		"::/96",          // IPv4-compatible, deprecated; classOf handles ::1 before
+		"64:ff9b:1::/48", // local translation to an IPv4 address that is not known here
+		"2001::/32",      // Teredo, which contains an IPv4 address in another form
 		"fec0::/10",      // site-local, deprecated
 		"100::/64",       // discard
 		"192.88.99.0/24", // 6to4 relays
 	)
 	privateRanges = prefixes(
-		"100.64.0.0/10",   // shared by the customers of a provider
-		"192.0.0.0/24",    // protocol assignments
-		"192.0.2.0/24",    // documentation, and so on
-		"198.51.100.0/24", //
-		"203.0.113.0/24",  //
-		"2001:db8::/32",   //
-		"3fff::/20",       //
+		"100.64.0.0/10",   // shared by the customers of a provider (carrier-grade NAT)
+		"192.0.0.0/24",    // IETF protocol assignments
+		"192.0.2.0/24",    // documentation
+		"198.51.100.0/24", // documentation
+		"203.0.113.0/24",  // documentation
+		"2001:db8::/32",   // documentation
+		"3fff::/20",       // documentation
 		"198.18.0.0/15",   // benchmarks
 	)
 	nat64  = netip.MustParsePrefix("64:ff9b::/96")
@@ -132,8 +133,8 @@ func prefixes(texts ...string) (list []netip.Prefix) {
 	return list
 }
 
-// classOf returns the class of an IP address. It looks through the forms in which IPv6
-// carries an IPv4 address, since one class could pass for another in them.
+// classOf returns the class of an IP address. An IPv6 address that contains an IPv4 address
+// has the class of that IPv4 address, so that a private address cannot pass for a public one.
 func classOf(ip netip.Addr) Class {
 	ip = ip.Unmap()
 	b := ip.As16()

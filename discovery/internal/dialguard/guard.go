@@ -11,49 +11,49 @@ import (
 )
 
 const (
-	// MaxUnproved is how often an address may be dialed within Window, over all the
-	// peers that are said to be there, before one of them has been reached there.
+	// MaxUnproved bounds the dials to one address within Window, whatever peers are said to
+	// be there, as long as none of them was reached there.
 	MaxUnproved = 3
-	// MaxBehindRelay is the same for addresses behind one relay. Many nodes rightly
-	// share such an address.
+	// MaxBehindRelay is that bound for an address behind a relay. All nodes behind the
+	// relay share such an address, so the bound is higher.
 	MaxBehindRelay = 64
-	// Window is the time in which dials are counted.
+	// Window is the time after which the dials to an address are counted anew.
 	Window = 10 * time.Minute
 	// maxAddrs bounds the addresses that a Guard remembers.
 	maxAddrs = 4096
 )
 
-// A Guard counts dials per address, so that a stranger cannot make a network hammer a third
-// party by naming its address. An address is proved for a peer once the peer was reached
-// there, or was linked while it spoke from the address's machine. Dials to the peer that an
-// address is proved for are not counted. All other dials share the address's count,
-// whatever identities claim it.
+// A Guard limits the dials to each address. Without it, somebody could state the address of
+// a third party as that of many nodes, and so make a network dial it all the time. An
+// address is proved for a peer once the peer was reached at that address, or once it was
+// linked while its connection came from the same machine. Dials to the peer for which an
+// address is proved are not limited. All other dials to the address share one count.
 //
 // The zero value is ready for use. All methods may be called from several goroutines.
 type Guard struct {
 	mu    sync.Mutex
-	dials map[string]*dialCount // by address without /p2p/ID
+	dials map[string]*dialCount // the key is an address without /p2p/ID
 }
 
-// A dialCount holds the dials to one address.
+// A dialCount counts the dials to one address.
 type dialCount struct {
-	since time.Time
-	count int     // dials since then to peers that the address is not proved for
-	owner peer.ID // the peer it is proved for, or empty
-	// claimed means that the owner was linked and spoke from that machine, but was not
-	// reached there. disputed means that several linked peers did so at the same time,
-	// so the word of none counts.
+	since time.Time // when the present window began
+	count int       // dials in this window to peers for which the address is not proved
+	owner peer.ID   // the peer for which the address is proved, or empty
+	// claimed means that the owner was never reached at the address; it was linked, and its
+	// connection came from the same machine. disputed means that several linked peers
+	// stated the address in this way, so it is proved for none of them.
 	claimed, disputed bool
 }
 
-// Allow returns the addresses at which p may be dialed now, and counts the dials.
+// Allow returns the addresses in addrs at which p may be dialed now, and counts those dials.
 func (g *Guard) Allow(p peer.ID, addrs []ma.Multiaddr, now time.Time) (allowed []ma.Multiaddr) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, a := range addrs {
 		ok := false
 		if relay, at, relayed := addr.SplitRelay(a); relayed {
-			// The packets go to the relay, so its own address is counted as well.
+			// The dial sends packets to the address of the relay, so that one is counted, too.
 			ok = g.count(a, p, MaxBehindRelay, now) && g.count(at, relay, MaxUnproved, now)
 		} else {
 			ok = g.count(a, p, MaxUnproved, now)
@@ -65,15 +65,16 @@ func (g *Guard) Allow(p peer.ID, addrs []ma.Multiaddr, now time.Time) (allowed [
 	return allowed
 }
 
-// AllowBehindRelay is Allow for one address behind a relay that is connected. Nothing is
-// dialed at the relay's address then.
+// AllowBehindRelay is like Allow for one address behind a relay to which this node is already
+// connected. So the address of the relay itself is not dialed and not counted.
 func (g *Guard) AllowBehindRelay(p peer.ID, a ma.Multiaddr, now time.Time) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.count(a, p, MaxBehindRelay, now)
 }
 
-// count reports whether p may be dialed at a, and counts the dial unless a is proved for p.
+// count reports whether p may be dialed at the address a. It counts the dial, unless a is
+// proved for p.
 func (g *Guard) count(a ma.Multiaddr, p peer.ID, limit int, now time.Time) bool {
 	x := g.entry(a, now)
 	if x.owner == p {
@@ -86,39 +87,39 @@ func (g *Guard) count(a ma.Multiaddr, p peer.ID, limit int, now time.Time) bool 
 	return true
 }
 
-// Reached records that p was reached at the address.
+// Reached notes that p was reached at the address a, which is now proved for p.
 func (g *Guard) Reached(p peer.ID, a ma.Multiaddr, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	x := g.entry(a, now)
 	*x = dialCount{since: x.since, owner: p}
-	// The relay was reached on the way, so its address is proved for it.
+	// The relay was reached on the way, so its address is proved for the relay.
 	if relay, at, ok := addr.SplitRelay(a); ok {
 		x = g.entry(at, now)
 		*x = dialCount{since: x.since, owner: relay}
 	}
 }
 
-// Claim records that p, which is linked, claims an address on the machine from which it
-// speaks. linked reports whether a peer is linked: two that are linked at once cannot both
-// be at one address.
+// Claim notes that p, a neighbor, states the address a, and that its connection comes from
+// the machine with that address. linked reports whether a peer is a neighbor. Two neighbors
+// cannot both be at one address, so if both state it, it is proved for neither.
 func (g *Guard) Claim(p peer.ID, a ma.Multiaddr, now time.Time, linked func(peer.ID) bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch x := g.entry(a, now); {
 	case x.owner == p, x.disputed:
 	case x.owner != "" && !x.claimed:
-		// Somebody was really reached there, which says more than any claim.
+		// Another peer was reached at this address, which proves more than a claim does.
 	case x.owner != "" && linked(x.owner):
 		x.owner, x.claimed, x.disputed = "", false, true
 	default:
-		// The former owner is not linked any more: it was restarted with another
-		// identity, say.
+		// The earlier owner is no longer linked. Perhaps it was restarted with another
+		// identity.
 		x.owner, x.claimed = p, true
 	}
 }
 
-// entry returns the count of an address, a new one if the last window is over.
+// entry returns the dialCount of an address. If its window is over, a new one begins.
 func (g *Guard) entry(a ma.Multiaddr, now time.Time) *dialCount {
 	base, _ := peer.SplitAddr(a)
 	key := string(base.Bytes())
@@ -139,8 +140,8 @@ func (g *Guard) entry(a ma.Multiaddr, now time.Time) *dialCount {
 	return x
 }
 
-// purge frees memory for new addresses: those whose window is over are forgotten. If there
-// are none, all are forgotten, since a table that strangers have filled is worth nothing.
+// purge frees space for new addresses. It removes all addresses whose window is over. If the
+// table is still full, it was probably filled on purpose, so purge removes all addresses.
 func (g *Guard) purge(now time.Time) {
 	for key, x := range g.dials {
 		if now.Sub(x.since) >= Window {

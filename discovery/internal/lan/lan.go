@@ -22,7 +22,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
-// Why a search finds nobody at present.
+// The reasons for which a search cannot find any node at present.
 var (
 	// ErrLoopback is returned when the host listens on loopback addresses only.
 	ErrLoopback = errors.New("discovery: no search of the local network: the node listens on loopback only")
@@ -32,30 +32,31 @@ var (
 )
 
 const (
-	// refreshInterval is how often the interfaces are read again: a laptop joins another
-	// network while the program runs.
+	// refreshInterval is the time between two looks at the network interfaces of this
+	// machine, which change when a laptop joins another network.
 	refreshInterval = 10 * time.Second
-	// repeatInterval is how soon the same node is reported again.
+	// repeatInterval is the least time between two reports of the same node.
 	repeatInterval = 30 * time.Second
-	// maxPeers bounds the nodes remembered for repeatInterval, and so the calls of found
-	// that strangers can cause in that time.
+	// maxPeers bounds the nodes that are reported within repeatInterval. So a machine that
+	// announces made-up nodes cannot cause endless calls of the function found.
 	maxPeers = 256
 )
 
 // Start announces the host on the local network by mDNS, and calls found for each node of
-// the same network that announces itself there. It calls found for one node once in 30 s at
-// most, and from one goroutine at a time. Close ends the search and waits for a running
-// call of found.
+// the smokesignal network with that name that announces itself there. It calls found at most
+// once in 30 s for each node, and not from several goroutines at once. Close ends the search
+// and waits for a running call of found.
 //
-// Start uses only interfaces on which the host listens, and announces on each interface only
-// the addresses that the host has there. An address is reported only if it is in the
-// interface's own subnet: a packet from the local network must not make us dial elsewhere.
-// libp2p's own mDNS is not used, because it cannot be told which interfaces to use,
-// answers questions that came in on others, writes to stderr, and remembers what strangers
-// sent for as long as they say.
+// Start uses only the interfaces on which the host listens, and announces on each of them
+// only the addresses that the host has there. It reports only addresses in the subnet of the
+// interface, so that a packet from the local network cannot make this node dial elsewhere.
+// libp2p's own mDNS is not used. It cannot be limited to some interfaces, it answers
+// questions from other interfaces, it writes to stderr, and it stores received records for
+// as long as their sender wants.
 //
 // The error is ErrLoopback, ErrNoMulticast, or says which interface fails. The search goes
-// on all the same, since an interface may come later. The caller must close it in any case.
+// on even after an error, since an interface may appear later, so the caller must always
+// close it.
 func Start(h corehost.Host, network string, found func(peer.AddrInfo), log *slog.Logger) (io.Closer, error) {
 	l := &finder{
 		host: h, tag: networkTag(network), found: found, log: log,
@@ -68,16 +69,16 @@ func Start(h corehost.Host, network string, found func(peer.AddrInfo), log *slog
 	searches := len(l.sockets) > 0
 	l.tasks.Go(l.refresh)
 	switch {
-	case !searches && err == nil: // there was nothing to open
+	case !searches && err == nil: // no interface can be used, and so none failed
 		err = ErrNoMulticast
-	case searches && err != nil: // some interfaces fail, others work
+	case searches && err != nil: // some interfaces work, and others failed
 		log.Warn("not looking for peers everywhere on the local network", "error", err)
 		err = nil
 	}
 	return l, err
 }
 
-// update opens and closes sockets to match the present interfaces.
+// update opens and closes sockets, so that they match the present network interfaces.
 func (l *finder) update() error {
 	wanted, err := l.wanted()
 	if err != nil {
@@ -98,9 +99,9 @@ type finder struct {
 	cancel   context.CancelFunc
 	tasks    sync.WaitGroup
 
-	sockets map[socketKey]*mdnsSocket // owned by Start, then by refresh
+	sockets map[socketKey]*mdnsSocket // used by Start first, and later only by refresh
 
-	mu       sync.Mutex // held while found runs
+	mu       sync.Mutex // held during each call of found
 	reported map[peer.ID]time.Time
 }
 
@@ -110,27 +111,29 @@ type socketKey struct {
 	v6    bool
 }
 
-// A place says what to announce on an interface.
+// A place is an interface, and the addresses to announce on it.
 type place struct {
 	ifi      net.Interface
-	prefixes []netip.Prefix // of the interface
-	ips      []netip.Addr   // on which the host listens
-	addrs    []ma.Multiaddr // with /p2p/ID
+	prefixes []netip.Prefix // the subnets of the interface
+	ips      []netip.Addr   // the addresses of the interface on which the host listens
+	addrs    []ma.Multiaddr // the addresses to announce, each with /p2p/ID at the end
 }
 
+// same reports whether p and q have the same addresses, so that a socket for one serves for
+// the other.
 func (p place) same(q place) bool {
 	return fmt.Sprint(p.prefixes, p.ips, p.addrs) == fmt.Sprint(q.prefixes, q.ips, q.addrs)
 }
 
-// Close announces that the host leaves, and waits until everything has ended. It may be
-// called more than once.
+// Close announces that the host leaves, and waits until all goroutines have ended. It may
+// be called more than once.
 func (l *finder) Close() error {
 	l.cancel()
 	l.tasks.Wait()
 	return nil
 }
 
-// refresh follows the interfaces until Close, and then closes the sockets.
+// refresh calls update regularly until Close is called, and then closes all sockets.
 func (l *finder) refresh() {
 	ticker := time.NewTicker(refreshInterval)
 	defer ticker.Stop()
@@ -147,8 +150,8 @@ func (l *finder) refresh() {
 	}
 }
 
-// apply closes and opens sockets until exactly the wanted ones are open. The error names
-// those that cannot be opened.
+// apply closes and opens sockets so that exactly the wanted ones are open. Its error names
+// the interfaces on which a socket could not be opened.
 func (l *finder) apply(wanted map[socketKey]place) error {
 	for key, sock := range l.sockets {
 		if place, ok := wanted[key]; !ok || !place.same(sock.place) {
@@ -171,14 +174,15 @@ func (l *finder) apply(wanted map[socketKey]place) error {
 	return errors.Join(failed...)
 }
 
-// wanted returns the sockets to open: on the interfaces that can send multicast packets and
-// have an address on which the host listens.
+// wanted returns the sockets that should be open. An interface gets sockets if it can send
+// multicast packets and has an address on which the host listens.
 func (l *finder) wanted() (map[socketKey]place, error) {
 	listens := l.host.Network().ListenAddresses()
 	if len(listens) == 0 {
 		return nil, ErrLoopback
 	}
-	// Not the swarm's own InterfaceListenAddresses, which may be a minute old.
+	// The swarm's own InterfaceListenAddresses would be simpler, but its result may be a
+	// minute old.
 	addrs, err := manet.ResolveUnspecifiedAddresses(listens, nil)
 	if err != nil {
 		return nil, fmt.Errorf("discovery: no search of the local network: %w", err)
@@ -205,7 +209,7 @@ func (l *finder) wanted() (map[socketKey]place, error) {
 		}
 		place := place{ifi: ifi}
 		v4, v6 := false, false
-		nets, _ := ifi.Addrs() // an error means that the interface has just gone
+		nets, _ := ifi.Addrs() // an error means that the interface has just disappeared
 		for _, n := range nets {
 			prefix, err := netip.ParsePrefix(n.String())
 			if err != nil {
@@ -229,8 +233,9 @@ func (l *finder) wanted() (map[socketKey]place, error) {
 	return wanted, nil
 }
 
-// forLAN reports whether a is worth announcing: TCP or QUIC at an address that others in
-// the local network can dial. The other transports are for browsers, which have no mDNS.
+// forLAN reports whether a should be announced: it must be TCP or QUIC, at an address that
+// others in the local network can dial. Other transports are for browsers, which do not use
+// mDNS.
 func forLAN(a ma.Multiaddr) bool {
 	if !dialguard.Dialable(a, dialguard.Private) {
 		return false
@@ -240,16 +245,18 @@ func forLAN(a ma.Multiaddr) bool {
 	return tcp || quic
 }
 
-// report calls found for a node that was announced at a place, unless that was done less
-// than repeatInterval ago.
+// report calls found for a node that announced itself at a place, unless it was reported
+// less than repeatInterval ago.
 func (l *finder) report(place place, info peer.AddrInfo) {
 	var near []ma.Multiaddr
 	for _, a := range info.Addrs {
+		// An address outside the subnet could be that of a third party.
 		if forLAN(a) && dialguard.In(ipOf(a), place.prefixes) && !ma.Contains(near, a) {
 			near = append(near, a)
 		}
 	}
-	// Our own announcement comes back to us.
+	// This host receives its own announcements, too. Without an address, a node cannot be
+	// dialed.
 	if info.ID == l.host.ID() || len(near) == 0 {
 		return
 	}
@@ -266,7 +273,7 @@ func (l *finder) report(place place, info peer.AddrInfo) {
 			}
 		}
 		if len(l.reported) >= maxPeers {
-			return // a crowd, or a stranger that makes up ids
+			return // very many nodes are here, or a program announces made-up ones
 		}
 	}
 	l.reported[info.ID] = now
@@ -279,7 +286,8 @@ func ipOf(a ma.Multiaddr) netip.Addr {
 	return ap.Addr()
 }
 
-// randomLabel returns the 32 random characters under which a node appears.
+// randomLabel returns 32 random characters. A node announces itself under such a name, which
+// the specification wants to have no meaning.
 func randomLabel() string {
 	const alphabet = "abcdefghijklmnopqrstuvwxyz0123456789"
 	b := make([]byte, 32)

@@ -17,12 +17,12 @@ import (
 const (
 	mdnsPort = 5353
 	// announceInterval is the least time between two announcements on an interface,
-	// however many ask (RFC 6762 section 6).
+	// whatever the number of questions (RFC 6762 section 6).
 	announceInterval = time.Second
-	// maxQueryInterval is the longest pause between two questions. The pause doubles
-	// from a second.
+	// maxQueryInterval is the longest pause between two questions of this node. The pause
+	// begins with one second and doubles.
 	maxQueryInterval = time.Minute
-	// maxPacket is the largest mDNS packet (RFC 6762 section 17).
+	// maxPacket is the largest size of an mDNS packet in bytes (RFC 6762 section 17).
 	maxPacket = 9000
 )
 
@@ -31,19 +31,20 @@ var (
 	mdnsGroup6 = net.ParseIP("ff02::fb")
 )
 
-// An mdnsSocket is a multicast socket with two goroutines: one reads, the other asks and
-// announces.
+// An mdnsSocket is a multicast socket with two goroutines. One reads packets; the other
+// sends questions and announcements.
 type mdnsSocket struct {
 	owner *finder
 	place place
 	conn  *net.UDPConn
-	// send sends a multicast packet on this interface. read returns a packet and its
-	// source, and false for a packet that came in elsewhere or was not sent to the group.
+	// send sends a multicast packet on this interface. read reads a packet and returns its
+	// source. ours is false for a packet that arrived on another interface, or that was not
+	// sent to the multicast group.
 	send func([]byte) error
-	mute bool // send has failed, which was logged; owned by sendLoop
+	mute bool // a failure of send was logged already; used only by sendLoop
 	read func([]byte) (n int, from net.Addr, ours bool, err error)
 
-	asked notify.Signal // set when somebody asks
+	asked notify.Signal // set when another node asks for announcements
 	done  chan struct{}
 	tasks sync.WaitGroup
 }
@@ -67,10 +68,10 @@ func openSocket(l *finder, key socketKey, place place) (*mdnsSocket, error) {
 	return k, nil
 }
 
-// open4 opens the socket for IPv4. It is bound to the wildcard address, so it also receives
-// packets of interfaces on which other programs have joined the group. So each packet is
-// checked for the interface that it came in on. Where the system cannot say that
-// (Windows), the subnet of the source decides.
+// open4 opens the socket for IPv4. The socket is bound to the wildcard address, so it also
+// receives packets from other interfaces on which some program has joined the group.
+// Therefore read checks on which interface each packet arrived. Where the system cannot tell
+// that (Windows), only the subnet of the source is checked.
 func (k *mdnsSocket) open4() (err error) {
 	k.conn, err = net.ListenMulticastUDP("udp4", &k.place.ifi, &net.UDPAddr{IP: mdnsGroup4, Port: mdnsPort})
 	if err != nil {
@@ -82,7 +83,7 @@ func (k *mdnsSocket) open4() (err error) {
 	if err := p.SetMulticastInterface(&k.place.ifi); err != nil {
 		return err
 	}
-	if err := p.SetMulticastLoopback(true); err != nil { // for other nodes on this machine
+	if err := p.SetMulticastLoopback(true); err != nil { // so that nodes on this machine receive it
 		return err
 	}
 	to := &net.UDPAddr{IP: mdnsGroup4, Port: mdnsPort}
@@ -97,7 +98,7 @@ func (k *mdnsSocket) open4() (err error) {
 	return nil
 }
 
-// open6 is open4 for IPv6.
+// open6 opens the socket for IPv6, in the same way as open4.
 func (k *mdnsSocket) open6() (err error) {
 	k.conn, err = net.ListenMulticastUDP("udp6", &k.place.ifi, &net.UDPAddr{IP: mdnsGroup6, Port: mdnsPort})
 	if err != nil {
@@ -142,7 +143,7 @@ func (k *mdnsSocket) readLoop() {
 		default:
 		}
 		if err != nil {
-			// The interface went down. refresh will close this socket.
+			// The interface is down. The finder will close this socket; until then, wait.
 			select {
 			case <-time.After(time.Second):
 			case <-k.done:
@@ -150,8 +151,8 @@ func (k *mdnsSocket) readLoop() {
 			}
 			continue
 		}
-		// A packet from another port or another subnet does not come from this network
-		// (RFC 6762 sections 6.7 and 11).
+		// A packet from another port, or from another subnet, does not come from a node on
+		// this local network (RFC 6762 sections 6.7 and 11).
 		udp, ok := from.(*net.UDPAddr)
 		if !ours || !ok || udp.Port != mdnsPort || !k.near(udp) {
 			continue
@@ -166,8 +167,8 @@ func (k *mdnsSocket) readLoop() {
 	}
 }
 
-// multicast sends a packet. A failure is logged once, since the system may forbid it for
-// good.
+// multicast sends a packet. It logs only the first failure, since the system may forbid all
+// packets.
 func (k *mdnsSocket) multicast(packet []byte) {
 	if err := k.send(packet); err != nil && !k.mute {
 		k.mute = true
@@ -175,27 +176,28 @@ func (k *mdnsSocket) multicast(packet []byte) {
 	}
 }
 
-// near reports whether the source of a packet is in the interface's subnet.
+// near reports whether the source of a packet is in a subnet of the interface.
 func (k *mdnsSocket) near(from *net.UDPAddr) bool {
 	ip, ok := netip.AddrFromSlice(from.IP)
 	return ok && dialguard.In(ip.Unmap(), k.place.prefixes)
 }
 
-// sendLoop asks and announces at once and a second later. Then it asks ever more rarely,
-// and announces when somebody asks.
+// sendLoop sends a question and an announcement at once, and again a second later. Then it
+// asks with growing pauses, and announces this node when another one asks.
 func (k *mdnsSocket) sendLoop() {
 	announce := func(ttl uint32) []byte {
 		return announcement(k.owner.instance, k.owner.tag, k.place.ips, k.place.addrs, ttl)
 	}
 	hello, question := announce(ttlSeconds), query()
-	// A random start, so that machines switched on together do not all send at once.
+	// The random delay keeps machines that were switched on together from sending at the
+	// same moment.
 	ask := time.NewTimer(rand.N(120 * time.Millisecond))
 	defer ask.Stop()
 	answer := time.NewTimer(time.Hour)
 	answer.Stop()
 	pause := announceInterval
-	unasked := 2     // announcements still to be made without a question
-	waiting := false // answer is set
+	unasked := 2     // announcements that are still to be sent without a question
+	waiting := false // the timer answer runs
 	var last time.Time
 	for {
 		select {
@@ -219,8 +221,8 @@ func (k *mdnsSocket) sendLoop() {
 		}
 		if !waiting {
 			waiting = true
-			// A random delay of up to 120 ms, since all others answer the same question
-			// (RFC 6762 section 6).
+			// The random delay, of up to 120 ms, keeps all nodes from answering the same
+			// question at the same moment (RFC 6762 section 6).
 			answer.Reset(max(announceInterval-time.Since(last), 20*time.Millisecond+rand.N(100*time.Millisecond)))
 		}
 	}

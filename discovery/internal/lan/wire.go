@@ -13,20 +13,21 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
-// The packets have the form of the libp2p specification (discovery/mdns.md) and its service
-// name, so other libp2p programs see our nodes. One more TXT string, the network tag, tells
-// the nodes of one network from all others. It is a digest, since the name of a network is
-// private.
+// The packets have the form and the service name of the libp2p specification
+// (discovery/mdns.md), so that other libp2p programs find smokesignal nodes. One more TXT
+// string, the network tag, is the same for all nodes of one network. It is a digest of the
+// name of the network, since that name is private.
 const (
 	serviceName   = "_p2p._udp.local."
-	ttlSeconds    = 120 // seconds, RFC 6762 section 10
+	ttlSeconds    = 120 // RFC 6762 section 10
 	dnsaddrPrefix = "dnsaddr="
 	networkPrefix = "smokesignal="
-	// maxRecords bounds the records read from one packet. maxAddrs bounds the addresses
-	// announced, and those read from one node.
+	// maxRecords bounds the records that are read from one packet.
 	maxRecords = 64
-	maxAddrs   = 8
-	// cacheFlush marks records that only their sender has (RFC 6762 section 10.2).
+	// maxAddrs bounds the addresses that this node announces, and the addresses that it
+	// reads from the announcement of another node.
+	maxAddrs = 8
+	// cacheFlush marks a record as the only valid one for its name (RFC 6762 section 10.2).
 	cacheFlush = dnsmessage.ClassINET | 1<<15
 )
 
@@ -36,7 +37,7 @@ func networkTag(network string) string {
 	return networkPrefix + hex.EncodeToString(sum[:8])
 }
 
-// query returns the packet that asks for nodes.
+// query returns the packet that asks all nodes to announce themselves.
 func query() []byte {
 	b := dnsmessage.NewBuilder(nil, dnsmessage.Header{})
 	b.EnableCompression()
@@ -47,9 +48,9 @@ func query() []byte {
 	return finish(b)
 }
 
-// announcement returns the packet that announces this node. instance is a random label, in
-// which the specification wants no meaning. ips are those of the interface, and addrs end
-// in /p2p/ID. A ttl of zero means that the node leaves.
+// announcement returns the packet that announces this node under the name instance. tag is
+// the network tag, ips are the addresses of the interface, and each of addrs ends in
+// /p2p/ID. A ttl of zero means that the node leaves.
 func announcement(instance, tag string, ips []netip.Addr, addrs []ma.Multiaddr, ttl uint32) []byte {
 	service := dnsmessage.MustNewName(serviceName)
 	name := dnsmessage.MustNewName(instance + "." + serviceName)
@@ -61,7 +62,7 @@ func announcement(instance, tag string, ips []netip.Addr, addrs []ma.Multiaddr, 
 	var port uint16
 	for _, a := range addrs {
 		text := dnsaddrPrefix + a.String()
-		// A TXT string has at most 255 bytes.
+		// A TXT string has at most 255 bytes. texts has the tag and at most maxAddrs addresses.
 		if len(text) > 255 || len(texts) > maxAddrs {
 			continue
 		}
@@ -75,7 +76,7 @@ func announcement(instance, tag string, ips []netip.Addr, addrs []ma.Multiaddr, 
 	check(b.StartAnswers())
 	check(b.PTRResource(header(service, dnsmessage.ClassINET), dnsmessage.PTRResource{PTR: name}))
 	check(b.StartAdditionals())
-	// libp2p itself reads only TXT, but the resolvers below it need the rest.
+	// libp2p itself reads only the TXT record, but general mDNS resolvers need the others.
 	check(b.SRVResource(header(name, cacheFlush), dnsmessage.SRVResource{Port: port, Target: host}))
 	check(b.TXTResource(header(name, cacheFlush), dnsmessage.TXTResource{TXT: texts}))
 	for _, ip := range ips {
@@ -100,16 +101,17 @@ func finish(b dnsmessage.Builder) []byte {
 	return packet
 }
 
-// check panics on an error: the builder fails only on wrong names and on calls in a wrong
-// order, and both are fixed here.
+// check panics if the builder fails. It fails only for an invalid name or for calls in the
+// wrong order, and both would be an error in this file.
 func check(err error) {
 	if err != nil {
 		panic(err)
 	}
 }
 
-// parsePacket reads a packet of a stranger. It reports whether the packet asks for nodes,
-// and returns the nodes with our tag that it announces. Unknown records are skipped.
+// parsePacket parses a packet from the local network. It reports whether the packet asks
+// nodes to announce themselves, and returns the announced nodes that have the given network
+// tag. Unknown records are skipped.
 func parsePacket(packet []byte, tag string) (asked bool, nodes []peer.AddrInfo) {
 	var p dnsmessage.Parser
 	header, err := p.Start(packet)
@@ -139,7 +141,8 @@ func parsePacket(packet []byte, tag string) (asked bool, nodes []peer.AddrInfo) 
 	return false, append(nodes, readTexts(&p, p.AdditionalHeader, p.SkipAdditional, tag, &budget)...)
 }
 
-// readTexts reads the TXT records of one section.
+// readTexts returns the nodes in the TXT records of one section of a packet. budget is the
+// number of records that may still be read from the packet.
 func readTexts(p *dnsmessage.Parser, next func() (dnsmessage.ResourceHeader, error), skip func() error, tag string, budget *int) (nodes []peer.AddrInfo) {
 	for ; *budget > 0; *budget-- {
 		h, err := next()
@@ -165,8 +168,9 @@ func readTexts(p *dnsmessage.Parser, next func() (dnsmessage.ResourceHeader, err
 	return nodes
 }
 
-// readNode reads the strings of one TXT record, which belongs to one node. Addresses with
-// another id than the first are skipped.
+// readNode returns the node in the strings of one TXT record. It reports false if the
+// strings have another network tag or no address. Addresses with another id than that of
+// the first address are skipped.
 func readNode(texts []string, tag string) (info peer.AddrInfo, ok bool) {
 	tagged := false
 	for _, t := range texts {

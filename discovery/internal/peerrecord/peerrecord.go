@@ -1,6 +1,6 @@
-// Package peerrecord makes and reads libp2p's signed peer records, the form in which
-// addresses travel between nodes: only the holder of a key can say where its node is
-// reached.
+// Package peerrecord makes and reads libp2p's signed peer records. Nodes send each other
+// addresses in this form: since a record is signed, only a node itself can state its
+// addresses.
 package peerrecord
 
 import (
@@ -14,14 +14,14 @@ import (
 )
 
 const (
-	maxBytes = 4 << 10
-	maxAddrs = 16
+	maxBytes = 4 << 10 // the largest size of a record in bytes
+	maxAddrs = 16      // the largest number of addresses in a record
 )
 
-// Seal returns addrs in an envelope signed with key. A /p2p/ part at the end of an address
-// is left out. The record holds at most 16 addresses and 4 KiB, and later addresses are
-// dropped first. A node that cannot be dialed has a record without addresses. Of two
-// records of one node the one with the higher seq is the newer.
+// Seal returns a record of addrs, signed with key. It removes a /p2p/ID at the end of an
+// address. If there are more than 16 addresses, or the record would exceed 4 KiB, it drops
+// addresses from the end of the list. An empty list is allowed, for a node that cannot be
+// dialed. Of two records of one node, the one with the higher seq is newer.
 func Seal(key crypto.PrivKey, addrs []ma.Multiaddr, seq uint64) ([]byte, error) {
 	id, err := peer.IDFromPrivateKey(key)
 	if err != nil {
@@ -45,19 +45,20 @@ func Seal(key crypto.PrivKey, addrs []ma.Multiaddr, seq uint64) ([]byte, error) 
 		if len(b) <= maxBytes {
 			return b, nil
 		}
-		if len(rec.Addrs) == 0 { // a huge key
+		if len(rec.Addrs) == 0 { // the key is so large that no record fits
 			return nil, fmt.Errorf("discovery: seal record: %d bytes without any address, the limit is %d", len(b), maxBytes)
 		}
 		rec.Addrs = rec.Addrs[:len(rec.Addrs)-1]
 	}
 }
 
-// Open returns the node that sealed a record, the addresses at which it says to be
-// reached, and the sequence number. It fails when the record has more than 4 KiB or 16
-// addresses, when the signature is wrong, or when the signing key is not that of the id.
-// The addresses are claims of a stranger: filter them before a dial.
+// Open checks a record and returns the id of the node that signed it, its addresses, and
+// the sequence number. It fails if the record has more than 4 KiB or 16 addresses, if the
+// signature is wrong, or if the signing key does not belong to the id. The node may have
+// stated any addresses, also those of others, so filter them before a dial.
 func Open(b []byte) (info peer.AddrInfo, seq uint64, err error) {
-	// Before anything is parsed, so that a stranger cannot make that expensive.
+	// The size is checked before anything is parsed, so that a peer cannot make parsing
+	// expensive.
 	if len(b) > maxBytes {
 		return peer.AddrInfo{}, 0, fmt.Errorf("discovery: record of %d bytes, the limit is %d", len(b), maxBytes)
 	}
@@ -66,11 +67,12 @@ func Open(b []byte) (info peer.AddrInfo, seq uint64, err error) {
 	if err != nil {
 		return peer.AddrInfo{}, 0, fmt.Errorf("discovery: bad record: %w", err)
 	}
-	// The signature covers the type, but libp2p does not compare it with the type asked for.
+	// libp2p checks that the signature covers the type in the envelope, but not that this is
+	// the type of a peer record.
 	if string(env.PayloadType) != string(rec.Codec()) {
 		return peer.AddrInfo{}, 0, errors.New("discovery: bad record: the envelope does not hold a peer record")
 	}
-	// Anybody can sign a record that names another's id.
+	// Anybody can sign, with a key of their own, a record that holds the id of another node.
 	if !rec.PeerID.MatchesPublicKey(env.PublicKey) {
 		return peer.AddrInfo{}, 0, fmt.Errorf("discovery: bad record: not signed by %s", rec.PeerID)
 	}

@@ -1,13 +1,14 @@
 // Simulate plays whole networks of nodes with faults, in one process and in virtual
-// time. It prints what it measured beside the limits ("bars") of each figure:
+// time. It prints each measured figure beside its limit, which is called its bar:
 //
 //	go run ./discovery/internal/simulate                      # all cases, 10 and 100 nodes
 //	go run ./discovery/internal/simulate -n 1000 -kill 80     # four in five nodes crash at once
 //	go run ./discovery/internal/simulate -case split-none -n 100 -svg /tmp
 //	go run ./discovery/internal/simulate -case burst -rules both
 //
-// It fails when a figure misses its bar. The package documentation of
-// discovery/internal/overlay/sim describes the model, and what it leaves out.
+// It fails when a figure misses its bar. While it runs, it reports its progress on standard
+// error. The package documentation of discovery/internal/overlay/sim describes the model
+// and its limits.
 package main
 
 import (
@@ -26,7 +27,7 @@ import (
 )
 
 func main() {
-	debug.SetGCPercent(400) // there is much garbage and little live memory
+	debug.SetGCPercent(400) // the simulation makes much garbage but keeps little memory
 	switch err := run(os.Args[1:], os.Stdout, os.Stderr); {
 	case errors.Is(err, flag.ErrHelp):
 		os.Exit(2)
@@ -38,8 +39,8 @@ func main() {
 
 var errMissed = errors.New("a bar was missed")
 
-// run plays the cases that args ask for. The tables go to out, the trace and the names of
-// the pictures to log.
+// run plays the cases that args ask for. It writes the tables to out. The trace, the progress
+// and the names of the pictures go to log.
 func run(args []string, out, log io.Writer) error {
 	flags := flag.NewFlagSet("simulate", flag.ContinueOnError)
 	flags.SetOutput(log)
@@ -94,7 +95,7 @@ func run(args []string, out, log io.Writer) error {
 	return nil
 }
 
-// sizes returns the numbers in text, which are separated by commas.
+// sizes parses text, a list of numbers of nodes that are separated by commas.
 func sizes(text string) (list []int, err error) {
 	for part := range strings.SplitSeq(text, ",") {
 		n, err := strconv.Atoi(part)
@@ -105,6 +106,10 @@ func sizes(text string) (list []int, err error) {
 	}
 	return list, nil
 }
+
+// progressInterval is the least time between two lines of progress in one case. A case with
+// many nodes takes minutes.
+const progressInterval = 5 * time.Second
 
 // A player plays cases and prints their tables.
 type player struct {
@@ -117,7 +122,7 @@ type player struct {
 	missed    bool
 }
 
-// play plays one case at all sizes that fit.
+// play plays one case with each number of nodes in sizes for which the case makes sense.
 func (p *player) play(c sim.Case, sizes []int) error {
 	if c.FixedNodes != 0 {
 		sizes = []int{c.FixedNodes}
@@ -141,7 +146,8 @@ func (p *player) play(c sim.Case, sizes []int) error {
 	return nil
 }
 
-// measure plays one case at one size, and prints and draws the result.
+// measure plays all runs of one case with one number of nodes, and prints and draws the
+// result. With beside, it does the same with the rules of the original, for comparison.
 func (p *player) measure(c sim.Case, nodes int, beside bool) error {
 	o := p.o
 	o.Nodes = nodes
@@ -153,13 +159,14 @@ func (p *player) measure(c sim.Case, nodes int, beside bool) error {
 	if runs <= 0 {
 		runs = sim.DefaultRuns(nodes)
 	}
-	rows := sim.Measure(c, o, runs)
+	rows := p.playRuns(c, o, runs)
 	p.missed = p.missed || len(sim.Missed(rows)) > 0
 	var others []sim.Row
 	if beside {
 		o.Rules, o.Trace, o.Frame = sim.Original, nil, nil
-		others = sim.Measure(c, o, runs)
+		others = p.playRuns(c, o, runs)
 	}
+	// Without -bars, figures without a limit are printed, too.
 	if p.bars {
 		rows, others = sim.WithBar(rows), sim.WithBar(others)
 	}
@@ -180,7 +187,25 @@ func (p *player) measure(c sim.Case, nodes int, beside bool) error {
 	return err
 }
 
-// chooseCases returns the cases that the flags ask for.
+// playRuns plays all runs of one case with the rules in o, and reports the progress.
+func (p *player) playRuns(c sim.Case, o sim.Options, runs int) []sim.Row {
+	nodes := o.Nodes
+	if c.FixedNodes != 0 {
+		nodes = c.FixedNodes
+	}
+	fmt.Fprintf(p.log, "%s with %d nodes and the rules of %s: %d runs\n", c.Name, nodes, o.Rules.Name, runs)
+	finished, printed := 0, time.Now()
+	o.RunDone = func() {
+		finished++
+		if time.Since(printed) >= progressInterval {
+			printed = time.Now()
+			fmt.Fprintf(p.log, "%s with %d nodes: %d of %d runs done\n", c.Name, nodes, finished, runs)
+		}
+	}
+	return sim.Measure(c, o, runs)
+}
+
+// chooseCases returns the cases that the flags -case, -kill and -silent ask for.
 func chooseCases(name string, kill, silent int) (list []sim.Case, err error) {
 	for _, percent := range []int{kill, silent} {
 		if percent < 0 || percent > 99 {

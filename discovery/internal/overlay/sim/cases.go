@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Cases returns all cases in the order of the tables.
+// Cases returns all cases, in the order in which they are printed.
 func Cases() []Case {
 	list := []Case{
 		{Name: "burst", Description: "all nodes start within a second, through one seed", play: burst},
@@ -40,7 +40,7 @@ func burst(r *run) {
 	r.addJoinFigures(0)
 }
 
-// pace returns how many nodes start per second.
+// pace returns the number of nodes that start per second in a network of n nodes.
 func pace(n int) int {
 	switch {
 	case n >= 10_000:
@@ -61,7 +61,8 @@ func paced(r *run) {
 	r.addJoinFigures(last)
 }
 
-// addJoinFigures measures how the network gathers. Its last node starts at last.
+// addJoinFigures measures a network whose nodes join. last is the time at which the last
+// node starts.
 func (r *run) addJoinFigures(last time.Duration) {
 	soon := atMost(10)
 	soon.Median = 2
@@ -96,7 +97,7 @@ func (r *run) addJoinFigures(last time.Duration) {
 	r.addFigure("dials per node", "", float64(r.w.Dials)/float64(r.n), Bar{})
 }
 
-// Crash returns the case in which that share of the nodes crashes at once.
+// Crash returns the case in which percent of the nodes crash at the same time.
 func Crash(percent int) Case {
 	return Case{
 		Name: fmt.Sprint("crash-", percent), Description: fmt.Sprintf("%d %% of the nodes crash at once, the seed among them", percent),
@@ -123,7 +124,8 @@ func crash(r *run) {
 	r.addCosts(begin)
 }
 
-// Silent returns the case in which that share of the nodes dies without a word.
+// Silent returns the case in which percent of the nodes die at the same time without a
+// message or a reset.
 func Silent(percent int) Case {
 	c := Case{
 		Name: fmt.Sprint("silent-", percent), Description: fmt.Sprintf("%d %% of the nodes fall silent at once, the seed among them", percent),
@@ -188,7 +190,8 @@ func (r *run) split(s split, d time.Duration) {
 		r.w.Crash(0)
 		r.w.Run(10 * time.Second)
 	}
-	// The halves are random, but node 0 is on one side and node 1 on the other.
+	// The two halves are random, but nodes 0 and 1, which may be seeds, are on different
+	// sides.
 	sides := make([]int8, r.n)
 	for k, i := range r.rand.Perm(r.n - 2) {
 		sides[i+2] = int8(k % 2)
@@ -212,9 +215,9 @@ func (r *run) split(s split, d time.Duration) {
 	r.addFigure("in one part at the end", "%", 100*r.w.Share(0), atLeast(100))
 }
 
-// churn replaces nodes all the time. The seed stays.
+// churn ends nodes and starts new ones all the time. The seed, node 0, is never ended.
 func churn(r *run) {
-	// Younger nodes are still joining.
+	// Nodes below this age may still be joining, so they are not measured.
 	const old = 15 * time.Second
 	r.startSettled(0)
 	gap := time.Duration(float64(time.Minute) / (0.3 * float64(r.n)))
@@ -285,7 +288,8 @@ func undialable(percent int) Case {
 	}
 }
 
-// rest measures two minutes, beginning three minutes after the start.
+// rest measures the cost of a network without faults. It counts for two minutes, beginning
+// three minutes after the start.
 func rest(r *run) {
 	r.startSettled(0)
 	r.w.Run(2 * time.Minute)
@@ -303,7 +307,8 @@ func rest(r *run) {
 	r.addFigure("in one part at the end", "%", 100*r.w.Share(0), atLeast(100))
 }
 
-// lookup lets nodes look for each other, one pair after the other.
+// lookup measures how one node finds the address of another, for one random pair after the
+// other.
 func lookup(r *run) {
 	r.startSettled(0)
 	slowest, dearest, lost, sum := 0.0, 0.0, 0, 0.0

@@ -2,19 +2,19 @@ package sim
 
 import "github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 
-// Counts is what all nodes did together.
+// Counts has the sums over all nodes since the world began.
 type Counts struct {
-	Sent   [kinds]int64 // messages written to a connection; every hop counts
+	Sent   [kinds]int64 // messages sent over connections, by kind; each hop counts
 	Dials  int64
-	Events int64
-	Flaps  int
-	// Violations counts broken promises to the driver: Pending comes before Linked, one
-	// Unlinked after it, and a seed is asked for once at a time.
+	Events int64 // events of the simulator
+	Flaps  int   // links that two nodes made again too soon, without a fault
+	// Violations counts outputs that break the contract with the driver: a Pending comes
+	// before each Linked, one Unlinked ends it, and each AskSeed waits for its answer.
 	Violations int
 	pings      uint64
 }
 
-// The kinds of messages that are counted separately.
+// The kinds of messages, each with a count of its own.
 const (
 	kindRequest = iota
 	kindAccept

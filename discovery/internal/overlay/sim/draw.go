@@ -12,14 +12,14 @@ import (
 // A Picture is the network at one moment.
 type Picture struct {
 	Title string
-	parts []int32 // the part of each node, the largest part being 0; or gone
+	parts []int32 // the part of each node, where 0 is the largest part; or gone
 	links [][2]int32
 	seeds []int32
 }
 
 const gone = -1
 
-// Picture returns the network as it is now.
+// Picture returns a picture of the network at the present time. name begins its title.
 func (w *World) Picture(name string) Picture {
 	p := Picture{parts: make([]int32, w.Len())}
 	s := w.components()
@@ -66,18 +66,19 @@ func (w *World) Picture(name string) Picture {
 }
 
 const (
-	canvas = 640 // width and height of one picture
+	canvas = 640 // the width and the height of one picture
 	header = 40
-	// Up to exact nodes, their places are computed by forces, whose cost grows with the
-	// square of the number of nodes.
-	exact = 2000
+	// With more than maxForceNodes nodes, all are drawn on a circle. Computing their places
+	// by forces would take too long, since the time grows with the square of their number.
+	maxForceNodes = 2000
 )
 
-// colors of the parts, the largest first. All further parts share the last color.
+// colors has the colors of the parts, the largest part first. When there are more parts, the
+// smallest ones all have the last color.
 var colors = []string{"#1f4e9c", "#d1495b", "#2a9d60", "#e08e1b", "#7b4ab5", "#00848c", "#8a6d3b"}
 
-// Draw writes the pictures side by side, as SVG. A node has the same place in all of
-// them, computed from the picture with the most parts, so that these lie apart.
+// Draw writes the pictures side by side, as SVG. A node has the same place in all pictures.
+// The places follow from the picture with the most parts, so that the parts do not overlap.
 func Draw(out io.Writer, pictures []Picture) error {
 	if len(pictures) == 0 {
 		return nil
@@ -128,12 +129,12 @@ func Draw(out io.Writer, pictures []Picture) error {
 
 type point struct{ x, y float64 }
 
-// place returns where the nodes are drawn: every two push each other apart, and links
-// pull them together (Fruchterman and Reingold, 1991). Too many nodes are placed on a
-// circle.
+// place returns the position of each node in the pictures. Every two nodes repel each other,
+// and links pull their ends together (Fruchterman and Reingold, 1991). More than
+// maxForceNodes nodes are placed on a circle.
 func place(pictures []Picture, nodes int) []point {
 	at := make([]point, nodes)
-	if nodes > exact {
+	if nodes > maxForceNodes {
 		for i := range at {
 			sin, cos := math.Sincos(2 * math.Pi * float64(i) / float64(nodes))
 			at[i] = point{canvas/2 + 0.47*canvas*cos, canvas/2 + 0.47*canvas*sin}
@@ -150,7 +151,7 @@ func place(pictures []Picture, nodes int) []point {
 	for i := range at {
 		at[i] = point{r.Float64(), r.Float64()}
 	}
-	length := 0.8 / math.Sqrt(float64(nodes)) // of a link, in a square with sides of one
+	length := 0.8 / math.Sqrt(float64(nodes)) // the length of a link, in a square with sides of 1
 	move := make([]point, nodes)
 	rounds := max(60, min(300, 200_000/nodes))
 	for round := range rounds {

@@ -9,26 +9,27 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
-// This file carries out the outputs of a machine, as package discovery does.
+// This file performs the outputs of the state machines, as package discovery does.
 
 const (
-	// flapTime is how long a pair whose link ended without a fault must stay apart.
+	// If two nodes link again within flapTime after their link ended, that counts as a
+	// flap, unless a fault explains it.
 	flapTime = 30 * time.Second
-	// faultTime is how long after a fault a broken link counts as its consequence.
+	// A link that ends within faultTime after a fault may have ended because of it.
 	faultTime = 60 * time.Second
 )
 
-// A peerState is what a node knows of a peer beyond its connection.
+// A peerState says what a node knows of a peer, connections aside.
 type peerState struct {
 	peer      int32
-	admitted  bool // to the topic
-	onTopic   bool // the peer is seen there
+	admitted  bool // the node lets the peer onto the topic
+	onTopic   bool // the node sees the peer on the topic
 	linked    bool
-	halfSince time.Duration // when the peer was first seen not to know of the link; zero if it does
+	halfSince time.Duration // when the peer was first seen without this link; zero if it has it
 }
 
-// A pastLink is a link that has ended.
-type pastLink struct {
+// A endedLink is a link that has ended.
+type endedLink struct {
 	peer int32
 	at   time.Duration
 }
@@ -62,7 +63,7 @@ func (w *World) perform(n *node, o overlay.Output) {
 		if w.Trace != nil {
 			w.trace(n, "is refused by %s: %s", string(o.Peer), o.Reason)
 		}
-		// The peer does not answer, so its connection is likely to be dead.
+		// The peer did not answer, so the connection to it is probably dead.
 		if i, ok := w.index(o.Peer); ok && o.Reason == overlay.ReasonTimeout {
 			w.closeConns(n, i)
 		}
@@ -81,7 +82,7 @@ func (w *World) perform(n *node, o overlay.Output) {
 	}
 }
 
-// peerState returns what n knows of a peer, or nil.
+// peerState returns n's state of a peer, or nil if there is none.
 func (n *node) peerState(peer int32) *peerState {
 	for i := range n.peerStates {
 		if n.peerStates[i].peer == peer {
@@ -91,7 +92,7 @@ func (n *node) peerState(peer int32) *peerState {
 	return nil
 }
 
-// addPeerState returns what n knows of a peer, which it may have met just now.
+// addPeerState returns n's state of a peer. If there is none, it adds an empty one.
 func (n *node) addPeerState(peer int32) *peerState {
 	if b := n.peerState(peer); b != nil {
 		return b
@@ -114,7 +115,7 @@ func (n *node) linkedTo(peer int32) bool {
 	return b != nil && b.linked
 }
 
-// degree returns the number of links that n believes in.
+// degree returns the number of links of n, as far as n itself knows.
 func (n *node) degree() (d int) {
 	for i := range n.peerStates {
 		if n.peerStates[i].linked {
@@ -126,7 +127,7 @@ func (n *node) degree() (d int) {
 
 func (w *World) askSeed(n *node, seed int) {
 	i := n.seeds[seed]
-	// A machine promises to ask one question at a time for each seed.
+	// A state machine must not ask about a seed before the last answer has arrived.
 	if slices.ContainsFunc(n.dials, func(d *dial) bool { return d.seed == seed }) {
 		w.violation(n, "asks for seed %s while the answer is due", w.nodes[i].id)
 	}
@@ -137,7 +138,8 @@ func (w *World) askSeed(n *node, seed int) {
 	w.dial(n, &dial{peer: i, seed: seed})
 }
 
-// violation counts an output that breaks the promises to the driver.
+// violation counts an output that breaks the contract between a state machine and its
+// driver.
 func (w *World) violation(n *node, format string, p peer.ID) {
 	w.Violations++
 	w.trace(n, "VIOLATION: "+format, string(p))
@@ -145,7 +147,8 @@ func (w *World) violation(n *node, format string, p peer.ID) {
 
 func (w *World) linked(n *node, i int32) {
 	b := n.addPeerState(i)
-	// Package overlay promises a Pending before each Linked, and one Linked only.
+	// Package overlay promises that a Pending comes before each Linked, and that Linked
+	// comes once.
 	if w.rules.Pending && (!b.admitted || b.linked) {
 		w.violation(n, "Linked to %s out of turn", w.nodes[i].id)
 	}
@@ -154,10 +157,10 @@ func (w *World) linked(n *node, i int32) {
 	if w.Trace != nil {
 		w.trace(n, "links %s", string(w.nodes[i].id))
 	}
-	kept := n.partings[:0]
-	for _, p := range n.partings {
+	kept := n.endedLinks[:0]
+	for _, p := range n.endedLinks {
 		switch {
-		// Older partings are forgotten; a new link to the same peer does not count as a flap any more.
+		// This link ended so long ago that a new one to the same peer is not a flap.
 		case w.now-p.at > flapTime:
 		case p.peer != i:
 			kept = append(kept, p)
@@ -168,13 +171,13 @@ func (w *World) linked(n *node, i int32) {
 			}
 		}
 	}
-	n.partings = kept
+	n.endedLinks = kept
 	w.watchNewNeighbor(n, i)
 }
 
-// explainedByFault reports whether a fault explains that n was unlinked from a peer and
-// linked to it again: one that hit either of them, or their neighbors.
-func (w *World) explainedByFault(n *node, p pastLink) bool {
+// explainedByFault reports whether the link p may have ended because of a fault of one of its
+// two nodes or of one of their neighbors.
+func (w *World) explainedByFault(n *node, p endedLink) bool {
 	f := max(n.lastFault, w.nodes[p.peer].lastFault)
 	return f != 0 && p.at <= f+faultTime
 }
@@ -187,7 +190,7 @@ func (w *World) unlinked(n *node, i int32, o overlay.Unlinked) {
 	n.removePeerState(i)
 	w.scheduleTopic(n, i)
 	if o.WasLinked {
-		n.partings = append(n.partings, pastLink{i, w.now})
+		n.endedLinks = append(n.endedLinks, endedLink{i, w.now})
 	}
 	if w.Trace != nil {
 		word := "gives up"
@@ -197,11 +200,11 @@ func (w *World) unlinked(n *node, i int32, o overlay.Unlinked) {
 		w.trace(n, "%s %s: %s", word, string(w.nodes[i].id), o.Reason)
 	}
 	if o.Reason == overlay.ReasonSilent {
-		w.closeConns(n, i) // the driver closes the connections of a silent peer, too
+		w.closeConns(n, i) // package discovery closes the connections to a silent peer, too
 	}
 }
 
-// seedAnswer gives n the answer to an AskSeed.
+// seedAnswer gives n the answer to an AskSeed. good means that the seed was reached.
 func (w *World) seedAnswer(n *node, seed int, good bool) {
 	if !good {
 		w.deliver(n, delivery{in: overlay.SeedFailed{Seed: seed}})
@@ -211,8 +214,9 @@ func (w *World) seedAnswer(n *node, seed int, good bool) {
 	w.deliver(n, delivery{in: overlay.SeedFound{Seed: seed, Contact: overlay.Contact{ID: w.nodes[n.seeds[seed]].id, Addrs: dialable}}})
 }
 
-// Find lets node a look for node b. It returns the time until b was found, or a negative
-// time if it was not, and the number of messages.
+// Find lets node a look for the address of node b. It returns the time until the address
+// was found, or a negative time if it was not found within limit, and the number of messages
+// that the search took.
 func (w *World) Find(a, b int32, limit time.Duration) (found time.Duration, sent int64) {
 	before := w.Sent[kindLookup] + w.Sent[kindFound]
 	begin := w.now
@@ -225,7 +229,7 @@ func (w *World) Find(a, b int32, limit time.Duration) (found time.Duration, sent
 		case o.Token != token:
 		case o.Contact.ID == w.nodes[b].id && found < 0:
 			found = w.now - begin
-			w.deliver(n, delivery{in: overlay.EndFind{Token: token}}) // as if a had reached b at that address
+			w.deliver(n, delivery{in: overlay.EndFind{Token: token}}) // a real node would end the search once it has reached b
 		default:
 			done = done || o.Done
 		}
@@ -234,7 +238,7 @@ func (w *World) Find(a, b int32, limit time.Duration) (found time.Duration, sent
 	for found < 0 && !done && w.now < begin+limit {
 		w.Run(10 * time.Millisecond)
 	}
-	w.Run(time.Second) // messages that are still on their way count, too
+	w.Run(time.Second) // to count the messages that are still on their way
 	w.onLocated = nil
 	return found, w.Sent[kindLookup] + w.Sent[kindFound] - before
 }

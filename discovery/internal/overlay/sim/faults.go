@@ -7,7 +7,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
-// Crash ends a process: its connections are reset, and dials to it are refused.
+// Crash ends the process of a node. Its connections are reset, and dials to it are refused.
 func (w *World) Crash(i int32) {
 	n := w.nodes[i]
 	if n.status != running {
@@ -19,6 +19,7 @@ func (w *World) Crash(i int32) {
 	w.resetAll(n)
 }
 
+// resetAll closes all connections of n, whose process has ended.
 func (w *World) resetAll(n *node) {
 	for _, c := range slices.Clone(n.conns) {
 		w.hangUp(n, c.conn)
@@ -26,7 +27,8 @@ func (w *World) resetAll(n *node) {
 	n.peerStates, n.dials, n.deliveries = nil, nil, nil
 }
 
-// Silence ends a machine: no peer is told, and packets to it are lost.
+// Silence ends a node like a power cut of its computer: its connections are not reset, and
+// packets to it are lost.
 func (w *World) Silence(i int32) {
 	n := w.nodes[i]
 	if n.status != running {
@@ -39,7 +41,7 @@ func (w *World) Silence(i int32) {
 	w.schedule(w.connTimeout(), simEvent{kind: connTimedOut, node: n.index, incarnation: n.incarnation})
 }
 
-// Leave closes a node as its user would, and ends the process a second later.
+// Leave closes a node in an orderly way, and ends its process a second later.
 func (w *World) Leave(i int32) {
 	n := w.nodes[i]
 	if n.status != running || n.asleep {
@@ -58,8 +60,8 @@ func (w *World) Leave(i int32) {
 	})
 }
 
-// Split divides the network. The function side returns the side of each node; no packet
-// crosses between sides until Heal.
+// Split divides the network until Heal is called. side returns the side of each node.
+// Packets between nodes on different sides are lost.
 func (w *World) Split(side func(i int32) int8) {
 	w.cuts++
 	w.side = side
@@ -69,7 +71,7 @@ func (w *World) Split(side func(i int32) int8) {
 	}
 	for _, n := range w.nodes {
 		for _, c := range n.conns {
-			// Each connection is listed at both of its ends; one timeout is enough.
+			// Each connection is in the lists of both of its nodes, but needs one timeout.
 			if c.ends[0] == n && c.ends[1].side != n.side {
 				w.schedule(w.connTimeout(), simEvent{kind: connTimedOut, node: n.index, incarnation: uint32(w.cuts), conn: c.conn})
 			}
@@ -77,7 +79,7 @@ func (w *World) Split(side func(i int32) int8) {
 	}
 }
 
-// Heal ends a partition.
+// Heal ends the partition that Split began.
 func (w *World) Heal() {
 	w.side = nil
 	for _, n := range w.nodes {
@@ -86,8 +88,8 @@ func (w *World) Heal() {
 	}
 }
 
-// Sleep suspends a node: its connections stay, messages to it wait, up to a limit, and
-// its timers stop.
+// Sleep suspends the computer of a node. Its connections stay, its timers stop, and up to
+// maxDeliveries messages to it wait.
 func (w *World) Sleep(i int32) {
 	n := w.nodes[i]
 	if n.status == running && !n.asleep {
@@ -97,7 +99,7 @@ func (w *World) Sleep(i int32) {
 	}
 }
 
-// Wake ends the sleep.
+// Wake ends the sleep of a node, which then handles the messages that have waited.
 func (w *World) Wake(i int32) {
 	n := w.nodes[i]
 	if n.status != running || !n.asleep {
@@ -118,13 +120,13 @@ func (w *World) Wake(i int32) {
 	}
 }
 
-// Undialable makes all dials to a node fail. Its own dials work.
+// Undialable makes all dials to a node fail, while its own dials work.
 func (w *World) Undialable(i int32) { w.nodes[i].undialable = true }
 
-// Slow makes a node handle messages and timers up to d too late.
+// Slow makes a node handle messages and timers late, by a random time below d.
 func (w *World) Slow(i int32, d time.Duration) { w.nodes[i].maxLateness = d }
 
-// noteFault notes a fault that explains broken links of n and of its neighbors.
+// noteFault notes a fault of n, which may explain why links of n and of its neighbors end.
 func (w *World) noteFault(n *node) {
 	n.lastFault = max(w.now, 1)
 	for i := range n.peerStates {

@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// scratch is memory that is reused, as the network is measured several times a second.
+// scratch is memory that all measurements share, since the network is measured several times
+// a second.
 type scratch struct {
 	parent []int32
 	size   []int32
@@ -13,7 +14,8 @@ type scratch struct {
 	dist   []int32
 }
 
-// eachLink calls f once for each link that both ends believe in.
+// eachLink calls f once for each link that both ends know of, if no partition is between
+// them.
 func (w *World) eachLink(f func(a, b int32)) {
 	for _, n := range w.nodes {
 		if n.status != running {
@@ -28,15 +30,15 @@ func (w *World) eachLink(f func(a, b int32)) {
 	}
 }
 
-// linkStands reports whether a peer that n is linked to knows of the link and can be
-// reached.
+// linkStands reports whether the peer, to which n has a link, runs, has the link as well,
+// and is on the same side of a partition.
 func (w *World) linkStands(n *node, peer int32) bool {
 	p := w.nodes[peer]
 	return p.status == running && p.side == n.side && p.linkedTo(n.index)
 }
 
-// root returns the node that stands for the part of node i. It shortens the path to it
-// for the next call.
+// root returns the node that represents the part of node i: all nodes of a part have the
+// same root. Like every union-find, it shortens the path to the root for later calls.
 func (s *scratch) root(i int32) int32 {
 	for s.parent[i] != i {
 		s.parent[i] = s.parent[s.parent[i]]
@@ -45,8 +47,8 @@ func (s *scratch) root(i int32) int32 {
 	return i
 }
 
-// components finds the parts of the network. Half links and links across a partition do
-// not count.
+// components finds the parts of the network, which root then tells. Links that only one end
+// knows of, and links across a partition, do not count.
 func (w *World) components() *scratch {
 	s := &w.scratch
 	s.parent, s.size = s.parent[:0], s.size[:0]
@@ -61,8 +63,8 @@ func (w *World) components() *scratch {
 	return s
 }
 
-// Parts returns the sizes of the parts of the network, the largest first. It counts only
-// running nodes that are at least that old.
+// Parts returns the number of nodes in each part of the network, the largest first. It
+// counts only running nodes that were started at least age ago.
 func (w *World) Parts(age time.Duration) []int {
 	s := w.components()
 	for _, n := range w.nodes {
@@ -80,7 +82,8 @@ func (w *World) Parts(age time.Duration) []int {
 	return parts
 }
 
-// Share returns the share of the largest part in all running nodes of at least that age.
+// Share returns the fraction of the running nodes that are in the largest part, from 0 to
+// 1. It counts only nodes that were started at least age ago.
 func (w *World) Share(age time.Duration) float64 {
 	parts := w.Parts(age)
 	if len(parts) == 0 {
@@ -111,8 +114,8 @@ func (w *World) Whole() bool {
 	return true
 }
 
-// Degrees returns how many running nodes have 0, 1, 2 ... links that both ends believe
-// in.
+// Degrees returns the number of running nodes with 0, 1, 2 ... links. It counts only links
+// that both ends know of.
 func (w *World) Degrees() []int {
 	counts := make([]int, w.Len())
 	w.eachLink(func(a, b int32) {
@@ -132,8 +135,9 @@ func (w *World) Degrees() []int {
 	return degrees
 }
 
-// Diameter returns the longest distance between two running nodes in hops. From 2,000
-// nodes on it measures from 64 of them only, and so may miss the very longest.
+// Diameter returns the longest distance between two running nodes, in hops. With more than
+// 2,000 nodes it measures the distances from only 64 of them, so the result may be too
+// small.
 func (w *World) Diameter() int {
 	adjacent := make([][]int32, w.Len())
 	w.eachLink(func(a, b int32) {
@@ -176,7 +180,8 @@ func (w *World) Diameter() int {
 	return int(longest)
 }
 
-// Crossing returns the share of links between nodes of different sides.
+// Crossing returns the fraction of all links that connect nodes for which side returns
+// different values.
 func (w *World) Crossing(side func(i int32) int8) float64 {
 	all, cross := 0, 0
 	w.eachLink(func(a, b int32) {
@@ -188,10 +193,10 @@ func (w *World) Crossing(side func(i int32) int8) float64 {
 	return float64(cross) / float64(max(all, 1))
 }
 
-// OldestHalfLink returns the age of the oldest half link: one that only one of its ends
-// believes in. It sees changes only when it is called, so call it about every second.
-// Links to nodes that are dead, asleep or cut off do not count, as the other end cannot
-// know yet.
+// OldestHalfLink returns the age of the oldest half link, which is a link that only one of
+// its ends knows of. It notices changes only when it is called, so it should be called about
+// once a second. Links to nodes that are dead, asleep or cut off do not count, since no
+// message can tell the other end.
 func (w *World) OldestHalfLink() (oldest time.Duration) {
 	for _, n := range w.nodes {
 		if n.status != running {

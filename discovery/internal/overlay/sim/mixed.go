@@ -2,8 +2,8 @@ package sim
 
 import "time"
 
-// mixed lets all kinds of faults happen to a small network for five minutes, one after
-// the other, and then lets it rest for four.
+// mixed plays random faults of all kinds in a small network for five minutes, and then
+// four minutes without faults, in which the network has to heal.
 func mixed(r *run) {
 	seeds := []int32{0, 1}[:1+r.rand.IntN(2)]
 	r.w.Loss = 0.05 * r.rand.Float64()
@@ -18,7 +18,7 @@ func mixed(r *run) {
 		r.w.Slow(int32(r.rand.IntN(r.n)), time.Second)
 	}
 	for range r.rand.IntN(r.n / 4) {
-		// The seeds, nodes 0 and 1, stay dialable.
+		// Nodes 0 and 1 may be seeds, which have to be dialable.
 		if i := int32(r.rand.IntN(r.n)); i > 1 {
 			r.w.Undialable(i)
 		}
@@ -55,7 +55,8 @@ func mixed(r *run) {
 	r.addFigure("contract violations", "", float64(r.w.Violations), atMost(0))
 }
 
-// injectFault makes one fault, which ends by itself or when a later one takes its place.
+// injectFault plays one random fault and schedules its end. split reports whether the
+// network is split at the moment.
 func (r *run) injectFault(split *bool) {
 	i := int32(r.rand.IntN(r.w.Len()))
 	some := func(d time.Duration) time.Duration { return time.Duration(r.rand.Int64N(int64(d))) }
@@ -66,7 +67,7 @@ func (r *run) injectFault(split *bool) {
 		}
 	}
 	kind := r.rand.IntN(7)
-	// Half of the nodes must survive, or there is no network to measure.
+	// Without at least half of the nodes there would be no network to measure.
 	if running <= r.n/2 && kind < 3 {
 		return
 	}

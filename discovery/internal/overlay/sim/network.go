@@ -8,41 +8,44 @@ import (
 )
 
 const (
-	// The latency of a pair is drawn between minLatency and maxLatency. Each message
-	// takes up to a tenth more.
+	// The latency between two nodes is drawn once for each pair, between minLatency and
+	// maxLatency. Each message takes up to a tenth more.
 	minLatency = 5 * time.Millisecond
 	maxLatency = 45 * time.Millisecond
-	// dialTimeout is the one of package discovery.
+	// dialTimeout bounds a dial. Package discovery uses the same value.
 	dialTimeout = 5 * time.Second
-	// The pause before TCP sends again doubles from minResend to maxResend.
+	// TCP sends a lost packet again after minResend. The pause doubles with each attempt,
+	// up to maxResend.
 	minResend = 200 * time.Millisecond
 	maxResend = 2 * time.Minute
-	// A connection that is not answered is given up after minConnTimeout to
-	// connTimeoutJitter more.
+	// A connection on which no answer arrives ends after minConnTimeout, plus a random
+	// time below connTimeoutJitter.
 	minConnTimeout    = 30 * time.Second
 	connTimeoutJitter = 10 * time.Second
-	// The water marks of the connection manager of the host, the age from which it closes
-	// a connection, and its interval.
+	// The connection manager of the host closes connections when there are more than
+	// highWater, until lowWater are left. It spares connections that are younger than
+	// connGrace, and acts at most once per trimInterval.
 	highWater    = 192
 	lowWater     = 160
 	connGrace    = time.Minute
 	trimInterval = 10 * time.Second
-	// maxUnsent bounds the messages that a sender holds for a peer that does not take
-	// them.
+	// maxUnsent bounds the messages that a sender stores for a peer that it cannot reach;
+	// later ones are lost.
 	maxUnsent = 512
 )
 
-// A conn is a connection between two nodes. Each node has an end of its own: one may have
-// closed it while the other does not know that yet. The arrays are indexed by end.
+// A conn is a connection between two nodes. One node may have closed its end while the
+// other does not know that yet. The index of each array is 0 or 1, for the two ends.
 type conn struct {
 	ends        [2]*node
 	openedAt    time.Duration
 	open        [2]bool
-	lastArrival [2]time.Duration     // when the last message from that end arrives: streams keep their order
-	unsent      [2][]overlay.Message // messages from that end that were lost, to be sent again
-	resendPause [2]time.Duration     // before the next attempt; zero if no message is lost
+	lastArrival [2]time.Duration     // when the last message from that end arrives; later ones must not overtake it
+	unsent      [2][]overlay.Message // lost messages from that end, which will be sent again
+	resendPause [2]time.Duration     // the pause before they are sent again; zero if none is lost
 }
 
+// side returns the index of n's end of c.
 func (c *conn) side(n *node) int {
 	if c.ends[0] == n {
 		return 0
@@ -54,7 +57,7 @@ func (c *conn) other(n *node) *node { return c.ends[1-c.side(n)] }
 
 // A connEnd is the end of a connection at one node.
 type connEnd struct {
-	peer int32 // a copy beside the pointer, as it is compared very often
+	peer int32 // the node at the other end; a copy, since it is compared very often
 	*conn
 }
 
@@ -68,24 +71,25 @@ func (n *node) conn(peer int32) *conn {
 	return nil
 }
 
-// A dial is under way, or waits until one of MaxDials others has ended.
+// A dial is an attempt of a node to connect to a peer. It is under way, or waits while
+// overlay.MaxDials others are under way.
 type dial struct {
 	peer      int32
-	seed      int  // the index of the seed that is looked for, or -1
-	fresh     bool // a connection that the peer has dialed does not serve
-	active    bool
-	refused   bool
+	seed      int  // the index of the seed that the dial looks for, or -1 for no seed
+	fresh     bool // an existing connection does not serve: the original opens a new socket
+	active    bool // the dial has begun
+	refused   bool // the computer of the peer has refused it
 	startedAt time.Duration
-	waiting   []overlay.Message
+	waiting   []overlay.Message // messages to send over the connection
 }
 
-// canReach reports whether packets from a reach b and are answered.
+// canReach reports whether packets from a reach b, and b's computer answers them.
 func (w *World) canReach(a, b *node) bool {
 	return a.side == b.side && b.status != silent && !b.asleep
 }
 
-// latency draws the time that one message takes. Its base depends only on the pair of
-// nodes and the seed.
+// latency returns the time that one message from a to b takes. All but a random tenth of it
+// follows from the two nodes and the seed of the world.
 func (w *World) latency(a, b int32) time.Duration {
 	x := w.seed ^ uint64(min(a, b))<<32 ^ uint64(max(a, b))
 	x = (x ^ x>>31) * 0x9e3779b97f4a7c15
@@ -94,7 +98,7 @@ func (w *World) latency(a, b int32) time.Duration {
 	return base + time.Duration(w.rand.Uint64N(uint64(base)/10))
 }
 
-// send sends a message over the present connection, or dials.
+// send sends a message over an existing connection, or dials the peer.
 func (w *World) send(n *node, to int32, m overlay.Message) {
 	p, ok := m.(*originalPacket)
 	fresh := ok && p.needsNewSocket()
@@ -103,7 +107,7 @@ func (w *World) send(n *node, to int32, m overlay.Message) {
 		return
 	}
 	for _, d := range n.dials {
-		// A dial to that peer is under way: the message waits for it.
+		// If a dial to that peer is under way, the message waits for its connection.
 		if d.peer == to && d.seed < 0 && !d.fresh && !fresh {
 			if len(d.waiting) < maxUnsent {
 				d.waiting = append(d.waiting, m)
@@ -116,7 +120,7 @@ func (w *World) send(n *node, to int32, m overlay.Message) {
 
 func (w *World) dial(n *node, d *dial) {
 	n.dials = append(n.dials, d)
-	// Seeds are looked for beside the bound on dials, as in package discovery.
+	// Dials of seeds do not count against the bound on dials, as in package discovery.
 	if d.seed >= 0 || n.activeDials < overlay.MaxDials {
 		w.beginDial(n, d)
 	}
@@ -132,13 +136,14 @@ func (w *World) beginDial(n *node, d *dial) {
 	there := w.latency(n.index, d.peer)
 	took := dialTimeout
 	switch {
-	// Packets are lost, so the dial runs into its timeout.
+	// Packets to the peer are lost, so the dial ends with its timeout.
 	case !w.canReach(n, p) || p.undialable:
 	case p.status == running:
 		// Two round trips: TCP, and then the handshakes of libp2p.
 		took = 4 * there
 	default:
-		// The machine is there and the process is not: one round trip to a refusal.
+		// The peer's computer runs, but its process does not, so the refusal arrives after
+		// one round trip.
 		took, d.refused = 2*there, true
 	}
 	w.schedule(took, simEvent{kind: dialEnd, node: n.index, incarnation: n.incarnation, dial: d})
@@ -151,8 +156,8 @@ func (w *World) dialEnded(n *node, d *dial) {
 	}
 	good := !d.refused && p.status == running && w.canReach(n, p) && !p.undialable && !n.asleep
 	if left := d.startedAt + dialTimeout - w.now; !good && !d.refused && left > 0 {
-		// The peer went away during the dial. If its machine is there, it refuses at
-		// once; otherwise the dial runs into its timeout.
+		// The peer ended during the dial. If only its process ended, its computer refuses
+		// the dial soon; otherwise the dial ends with its timeout.
 		d.refused = true
 		if p.status == absent && n.side == p.side {
 			left = w.latency(n.index, p.index)
@@ -171,11 +176,11 @@ func (w *World) dialEnded(n *node, d *dial) {
 	}
 }
 
-// endDial removes a dial and begins the next one that waits.
+// endDial removes a dial that has ended, and begins the next one that waits.
 func (w *World) endDial(n *node, d *dial) {
 	n.dials = slices.DeleteFunc(n.dials, func(x *dial) bool { return x == d })
 	if !d.active || d.seed >= 0 {
-		return // it did not count against the bound
+		return // this dial did not count against the bound, so it frees no place
 	}
 	n.activeDials--
 	for _, x := range n.dials {
@@ -186,8 +191,8 @@ func (w *World) endDial(n *node, d *dial) {
 	}
 }
 
-// connect makes the connection for d, and sends the messages that wait for it at both
-// ends.
+// connect makes the connection that the dial d asked for, and sends the messages that wait
+// for it at both ends.
 func (w *World) connect(n, p *node, d *dial) {
 	c := n.conn(p.index)
 	if c == nil {
@@ -201,7 +206,7 @@ func (w *World) connect(n, p *node, d *dial) {
 		w.transmit(n, c, m)
 	}
 	for _, back := range p.dials {
-		// The peer was dialing this node: the new connection serves both.
+		// If the peer was dialing this node at the same time, it uses this connection, too.
 		if back.peer == n.index && back.seed < 0 && !back.fresh {
 			w.endDial(p, back)
 			for _, m := range back.waiting {
@@ -212,15 +217,16 @@ func (w *World) connect(n, p *node, d *dial) {
 	}
 }
 
-// trimConns closes connections that no link needs if there are too many, the oldest
-// first.
+// trimConns closes connections of n that no link needs, the oldest first, if n has more
+// than highWater.
 func (w *World) trimConns(n *node) {
 	if len(n.conns) <= highWater || n.trimmedAt != 0 && w.now-n.trimmedAt < trimInterval {
 		return
 	}
 	n.trimmedAt = w.now
 	for _, c := range slices.Clone(n.conns) {
-		// The list is in the order of age, so all later ones are young, too.
+		// The list is in the order of age. So when one connection is too young to close,
+		// all later ones are, too.
 		if len(n.conns) <= lowWater || w.now-c.openedAt < connGrace {
 			return
 		}
@@ -230,13 +236,14 @@ func (w *World) trimConns(n *node) {
 	}
 }
 
-// transmit writes a message to a connection.
+// transmit sends a message over the connection c, and schedules its arrival.
 func (w *World) transmit(n *node, c *conn, m overlay.Message) {
 	if k := kindOf(m); k >= 0 {
 		w.Sent[k]++
 	}
 	side := c.side(n)
-	// An earlier message is lost, and this one must not overtake it.
+	// An earlier message was lost and waits to be sent again. This one must not overtake
+	// it.
 	if c.resendPause[side] != 0 {
 		if len(c.unsent[side]) < maxUnsent {
 			c.unsent[side] = append(c.unsent[side], m)
@@ -256,22 +263,23 @@ func (w *World) transmit(n *node, c *conn, m overlay.Message) {
 	w.queue.push(at, simEvent{kind: messageArrival, node: to.index, peer: n.index, conn: c, msg: m})
 }
 
+// arrive handles the arrival of a message for n over the connection c.
 func (w *World) arrive(n *node, c *conn, m overlay.Message) {
 	from := c.other(n)
 	side := c.side(n)
 	switch {
-	// A dead machine does not answer.
+	// The computer of n is dead, so the message is lost.
 	case n.status == silent:
 	// The network was cut while the message was on its way.
 	case from.side != n.side:
 		w.holdLost(from, c, m)
-	// This end is closed already: the sender gets a reset.
+	// n has closed its end already, so the sender gets a reset.
 	case !c.open[side]:
 		if c.open[1-side] && from.status == running {
 			w.schedule(w.latency(n.index, from.index), simEvent{kind: connClosed, node: from.index, peer: n.index, conn: c})
 		}
 	default:
-		w.heardOver(n, from.index)
+		w.noteMessageFrom(n, from.index)
 		if s, ok := m.(*pingSignal); ok {
 			if n.linkedTo(from.index) {
 				w.deliver(n, delivery{from: from.index, signal: s})
@@ -282,7 +290,8 @@ func (w *World) arrive(n *node, c *conn, m overlay.Message) {
 	}
 }
 
-// holdLost keeps a message that was lost, until it is sent again.
+// holdLost stores a lost message of the node from, and schedules the next attempt to send
+// it.
 func (w *World) holdLost(from *node, c *conn, m overlay.Message) {
 	side := c.side(from)
 	if len(c.unsent[side]) < maxUnsent {
@@ -294,7 +303,8 @@ func (w *World) holdLost(from *node, c *conn, m overlay.Message) {
 	}
 }
 
-// resendHeld sends lost messages again, or waits longer if the network is still cut.
+// resendHeld sends the lost messages of n on c again. If the network is still cut, it
+// doubles the pause and waits.
 func (w *World) resendHeld(n *node, c *conn) {
 	side := c.side(n)
 	to := c.other(n)
@@ -315,35 +325,39 @@ func (w *World) resendHeld(n *node, c *conn) {
 	}
 }
 
-// hangUp closes n's end of a connection. The other end hears of it one message later.
+// hangUp closes n's end of a connection. The other node notices that after the latency of
+// one message.
 func (w *World) hangUp(n *node, c *conn) {
 	w.closeEnd(n, c)
 	if to := c.other(n); c.open[c.side(to)] {
-		at := max(w.now+w.latency(n.index, to.index), c.lastArrival[c.side(n)]) // after the messages that were written before
+		at := max(w.now+w.latency(n.index, to.index), c.lastArrival[c.side(n)]) // after all messages that n sent before
 		w.queue.push(at, simEvent{kind: connClosed, node: to.index, peer: n.index, conn: c})
 	}
 }
 
-// closeEnd removes n's end of a connection.
+// closeEnd removes n's end of a connection, and tells nobody.
 func (w *World) closeEnd(n *node, c *conn) {
 	c.open[c.side(n)] = false
 	n.conns = slices.DeleteFunc(n.conns, func(x connEnd) bool { return x.conn == c })
 }
 
+// handleHangUp handles the reset that n gets after the other node has closed its end of c.
 func (w *World) handleHangUp(n *node, c *conn) {
-	// During a cut the reset is lost, and the timeout ends the connection.
+	// While the network is cut, the reset is lost, and the timeout of the connection
+	// ends it later.
 	if from := c.other(n); n.side == from.side {
 		w.loseConn(n, c)
 	}
 }
 
-// loseConn ends n's end of a connection whose other end is gone.
+// loseConn closes n's end of a connection that the other node has closed or that has timed
+// out, and tells n's state machine.
 func (w *World) loseConn(n *node, c *conn) {
 	if !c.open[c.side(n)] || n.status != running {
 		return
 	}
 	w.closeEnd(n, c)
-	// Disconnected means that the last connection to the peer is gone.
+	// The state machine hears of it only if this was the last connection to the peer.
 	if p := c.other(n); n.conn(p.index) == nil {
 		w.deliver(n, delivery{in: overlay.Disconnected{Peer: p.id}})
 	}
@@ -356,7 +370,7 @@ func (w *World) closeConns(n *node, peer int32) {
 	}
 }
 
-// connTimeout returns how long a connection lives on which no answer comes back.
+// connTimeout returns the time after which a connection ends if no answer arrives on it.
 func (w *World) connTimeout() time.Duration {
 	life := w.rules.ConnTimeout
 	if life == 0 {
@@ -365,8 +379,9 @@ func (w *World) connTimeout() time.Duration {
 	return life + w.randomBelow(connTimeoutJitter)
 }
 
-// handleConnTimeout ends a connection that has been cut for too long. Without a
-// connection in the event, it ends all those of a node that has been silent for as long.
+// handleConnTimeout ends the connection in the event, over which a partition has lost all
+// packets for too long. If the event has no connection, it ends all connections of n, whose
+// computer has died.
 func (w *World) handleConnTimeout(n *node, e simEvent) {
 	if e.conn == nil {
 		if n.status == silent && e.incarnation == n.incarnation {
@@ -377,15 +392,17 @@ func (w *World) handleConnTimeout(n *node, e simEvent) {
 		}
 		return
 	}
-	// The number of the cut shows that it is still the same one.
+	// The event holds the number of the partition. If the network has healed since, the
+	// connection lives on.
 	if a, b := e.conn.ends[0], e.conn.ends[1]; a.side != b.side && int(e.incarnation) == w.cuts {
 		w.loseConn(a, e.conn)
 		w.loseConn(b, e.conn)
 	}
 }
 
-// scheduleTopic models pubsub: some time after both nodes have admitted each other to the
-// topic, both see that; and so when one of them ends it.
+// scheduleTopic models pubsub. A round trip after two nodes have both admitted each other to
+// the topic, each sees the other there. When one of them removes the other, both notice
+// after the same time.
 func (w *World) scheduleTopic(n *node, peer int32) {
 	p := w.nodes[peer]
 	if b := p.peerState(n.index); b == nil || !b.admitted {
@@ -396,13 +413,15 @@ func (w *World) scheduleTopic(n *node, peer int32) {
 	w.schedule(there, simEvent{kind: topicUpdate, node: peer, peer: n.index})
 }
 
-// onTopic reports whether n can see the peer on the topic.
+// onTopic reports whether n sees the peer on the topic: both have admitted each other, and
+// they are connected.
 func (w *World) onTopic(n *node, peer int32) bool {
 	p := w.nodes[peer]
 	b, back := n.peerState(peer), p.peerState(n.index)
 	return b != nil && b.admitted && back != nil && back.admitted && p.status == running && n.conn(peer) != nil && p.conn(n.index) != nil
 }
 
+// updateTopic tells n's state machine if the peer has joined or left the topic.
 func (w *World) updateTopic(n *node, peer int32) {
 	p := w.nodes[peer]
 	if n.status != running || p.status == silent || n.side != p.side {

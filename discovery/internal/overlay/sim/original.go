@@ -10,10 +10,10 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
-// Original is the membership protocol of the Node.js library, version 0.2.2, as read from
-// its source and seen in runs. It is the yardstick. Its peers are TCP connections without
-// a keepalive: a link to a dead machine ends when TCP gives up, after a quarter of an
-// hour. The library pings the address of the seed; this model pings the seed.
+// Original are the rules of the Node.js library, version 0.2.2, taken from its source and
+// from runs of it. They serve for comparison. In that library, a peer is a TCP connection
+// without a keepalive: a link to a dead machine ends when TCP gives up, after a quarter of
+// an hour. The library pings the address of a seed; this model pings the node of the seed.
 var Original = Rules{
 	Name:        "original",
 	ConnTimeout: 15 * time.Minute,
@@ -27,30 +27,30 @@ const (
 	oldPingTimeout = 3 * time.Second
 )
 
-// An originalPacket is one message of the original's protocol.
+// An originalPacket is a message of the Node.js library.
 type originalPacket struct {
 	overlay.Message
 	what   packetKind
-	number uint64  // identifies a flooded packet
-	origin peer.ID // the node that asks
-	target peer.ID // of a ping
+	number uint64  // identifies a packet that is flooded
+	origin peer.ID // the node that looks for a peer, or that pings
+	target peer.ID // the seed that a ping is for
 	socket uint64  // identifies the socket of a handshake
 }
 
 type packetKind uint8
 
 const (
-	packetAsk       packetKind = iota // a peer request from a node outside the network
-	packetRequest                     // a peer request, flooded
-	packetPing                        // flooded
-	packetPong                        // sent directly to the node that pinged
-	packetHandshake                   // sent by the node that accepts a peer request, which dials
-	packetAck
-	packetClose // the end of a socket, which is not a message
+	packetAsk       packetKind = iota // a node without peers asks a seed for a peer
+	packetRequest                     // that question, flooded by the seed
+	packetPing                        // flooded to find out whether a seed is reachable
+	packetPong                        // the answer of the seed, sent directly
+	packetHandshake                   // the node that answers a request dials and sends this
+	packetAck                         // answers a handshake
+	packetClose                       // the end of a socket; it does not count as a message
 )
 
-// needsNewSocket reports whether the original opens a socket for p, to the address that
-// the receiver has advertised, even if there is one already.
+// needsNewSocket reports whether the original opens a new socket to send p, even if the two
+// nodes have one already.
 func (p *originalPacket) needsNewSocket() bool {
 	return p.what == packetAsk || p.what == packetHandshake || p.what == packetPong
 }
@@ -62,10 +62,10 @@ type original struct {
 
 	tick       time.Time
 	peers      []oldPeer
-	handshakes []oldPeer // under way
-	seen       map[uint64]struct{}
-	pings      []oldPing
-	netsplit   bool // never reset: the original misspells the name where it means to
+	handshakes []oldPeer           // handshakes that this node has begun
+	seen       map[uint64]struct{} // the numbers of flooded packets that it has handled
+	pings      []oldPing           // pings without an answer
+	netsplit   bool                // never set back to false, because of a typo in the original
 	out        []overlay.Output
 }
 
@@ -147,7 +147,7 @@ func (s *original) send(to peer.ID, p *originalPacket) {
 	s.out = append(s.out, overlay.Send{To: overlay.Contact{ID: to}, Message: p})
 }
 
-// flood sends a new packet to all peers.
+// flood gives the packet p a number and sends it to all peers.
 func (s *original) flood(p *originalPacket) *originalPacket {
 	p.number = s.rand.Uint64()
 	s.seen[p.number] = struct{}{}
@@ -171,7 +171,7 @@ func (s *original) hasPeer(id peer.ID) bool {
 
 func (s *original) handlePacket(from peer.ID, p *originalPacket) {
 	if p.what == packetRequest || p.what == packetPing {
-		// A flood is passed on once, and only if it came from a peer.
+		// A flooded packet counts once, and only if it came from a peer.
 		if _, ok := s.seen[p.number]; ok || !s.hasPeer(from) {
 			return
 		}
@@ -182,7 +182,7 @@ func (s *original) handlePacket(from peer.ID, p *originalPacket) {
 		s.flood(&originalPacket{what: packetRequest, origin: p.origin})
 		s.answerRequest(p.origin)
 	case packetRequest:
-		// The first node with room keeps the request; the others pass it on.
+		// A node that answers the request does not pass it on.
 		if p.origin != s.id && !s.answerRequest(p.origin) {
 			s.forward(p, from)
 		}
@@ -206,8 +206,8 @@ func (s *original) handlePacket(from peer.ID, p *originalPacket) {
 	}
 }
 
-// answerRequest accepts a peer request, by a dial, or reports false: then other nodes
-// have to.
+// answerRequest begins a handshake with the node origin, which looks for a peer. It reports
+// false if this node does not want to, so that other nodes get the request.
 func (s *original) answerRequest(origin peer.ID) bool {
 	switch {
 	case origin == s.id || len(s.peers) >= Max || s.hasPeer(origin):
@@ -221,8 +221,9 @@ func (s *original) answerRequest(origin peer.ID) bool {
 	return true
 }
 
-// addPeer makes the node at the other end of a socket a peer, or closes the socket. So
-// two nodes that dial each other at once have two sockets, and end up with none.
+// addPeer makes the node at the other end of a socket a peer. If that node is a peer
+// already, or there are too many, it closes the socket and reports false. So when two nodes
+// dial each other at the same time, both sockets get closed.
 func (s *original) addPeer(p oldPeer) bool {
 	if len(s.peers) >= Max || s.hasPeer(p.id) {
 		s.send(p.id, &originalPacket{what: packetClose, socket: p.socket})
@@ -233,7 +234,7 @@ func (s *original) addPeer(p oldPeer) bool {
 	return true
 }
 
-// endSockets ends the sockets that match.
+// endSockets ends the handshakes and the links on all sockets for which match returns true.
 func (s *original) endSockets(match func(oldPeer) bool) {
 	s.handshakes = slices.DeleteFunc(s.handshakes, match)
 	s.peers = slices.DeleteFunc(s.peers, func(p oldPeer) bool {

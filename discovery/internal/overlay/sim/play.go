@@ -6,32 +6,32 @@ import (
 	"time"
 )
 
-// A Case is a scenario that is played many times, each time with another seed, and the
-// figures that are measured in it.
+// A Case is a scenario with faults, and the figures to measure in it. It is played many
+// times, each time with another seed of the random numbers.
 type Case struct {
 	Name        string
 	Description string
-	// Percent is the share of the nodes that the scenario is about; zero if it is about
-	// all.
+	// Percent is the share of the nodes that a fault hits. Zero means that there is no
+	// such share.
 	Percent int
-	// MinNodes is the smallest network that the case makes sense with. FixedNodes is its
-	// size if that never varies.
+	// MinNodes is the smallest number of nodes for which the case makes sense. FixedNodes,
+	// if not zero, is the number of nodes in all runs of this case.
 	MinNodes, FixedNodes int
 
-	smokesignalOnly bool // the original cannot do this
+	smokesignalOnly bool // the rules of the original have nothing to compare here
 	play            func(r *run)
 }
 
 // MaxNodes is the largest number of nodes in a World.
 const MaxNodes = 500_000
 
-// Fits reports whether the case makes sense with these rules and that number of nodes.
+// Fits reports whether the case makes sense with the given rules and number of nodes.
 func (c Case) Fits(rules Rules, nodes int) bool {
 	return nodes >= c.MinNodes && (!c.smokesignalOnly || rules.Name == Smokesignal.Name)
 }
 
-// A Figure is a value that one run measured. A duration is infinite if the event never
-// happened.
+// A Figure is one value measured in a run. The time until something happens is infinite if
+// it did not happen.
 type Figure struct {
 	Name  string
 	Unit  string // "s", "%", or empty
@@ -39,13 +39,13 @@ type Figure struct {
 	Bar   Bar
 }
 
-// A Bar is the limit of a figure: for the worst of all runs, and sometimes for their
-// median too. The zero Bar has no limit.
+// A Bar is the limit of a figure. It applies to the worst run, and it may have a second
+// limit for the median of all runs. The zero Bar means that there is no limit.
 type Bar struct {
 	Set     bool
-	AtLeast bool // Worst and Median are lower limits instead of upper ones
+	AtLeast bool // Worst and Median are lower limits, not upper ones
 	Worst   float64
-	Median  float64 // NaN for no limit
+	Median  float64 // NaN means no limit
 }
 
 func atMost(x float64) Bar  { return Bar{Set: true, Worst: x, Median: math.NaN()} }
@@ -56,15 +56,18 @@ type Options struct {
 	Rules Rules
 	Nodes int
 	Seed  uint64
-	// Encode sends every message through its encoding.
+	// Encode makes the world encode and decode every message, as on the wire.
 	Encode bool
-	// Trace is called with what happens to nodes and links, and Frame when there is
-	// something to draw. Both may be nil.
+	// Trace is called for each change of a node or a link, and Frame at each moment of the
+	// case that a picture can show. Both may be nil.
 	Trace func(at time.Duration, text string)
 	Frame func(name string, w *World)
+	// RunDone, if not nil, is called by Measure after each run, one call at a time.
+	RunDone func()
 }
 
-// Play plays a case once. It returns the figures and a hash of all events.
+// Play plays a case once. It returns the figures, and a hash of all events by which two runs
+// can be compared.
 func (c Case) Play(o Options) (figures []Figure, hash uint64) {
 	w := New(o.Rules, o.Seed)
 	w.Trace, w.Encode = o.Trace, o.Encode
@@ -86,7 +89,7 @@ type run struct {
 	n       int
 	percent int
 	rand    *rand.Rand
-	before  Counts // the counts at the time of startCount
+	before  Counts // the counts when startCount was last called
 	figures []Figure
 	draw    func(name string, w *World)
 }
@@ -101,7 +104,8 @@ func (r *run) addFigure(name, unit string, value float64, bar Bar) {
 	r.figures = append(r.figures, Figure{name, unit, value, bar})
 }
 
-// isLarge reports whether the network is so large that it is measured less often.
+// isLarge reports whether the network has so many nodes that measuring it often would take
+// too long.
 func (r *run) isLarge() bool { return r.n >= 10_000 }
 
 func (r *run) sampleInterval() time.Duration {
@@ -111,8 +115,9 @@ func (r *run) sampleInterval() time.Duration {
 	return 200 * time.Millisecond
 }
 
-// timeUntilWhole runs for d. It returns the seconds until the network was in one part and
-// stayed so, measured once per sampleInterval; infinity if it ends in several parts.
+// timeUntilWhole runs the world for d. It returns the time in seconds after which the
+// network stayed in one part, measured once per sampleInterval. It returns infinity if the
+// network is in several parts at the end.
 func (r *run) timeUntilWhole(d time.Duration) float64 {
 	begin, last := r.w.Now(), time.Duration(0)
 	parted := !r.w.Whole()
@@ -131,8 +136,8 @@ func (r *run) timeUntilWhole(d time.Duration) float64 {
 	return last.Seconds()
 }
 
-// startBurst starts all nodes within a second. The seeds, which are the first nodes,
-// start at once.
+// startBurst starts all nodes within one second. The seeds, which must be the first nodes,
+// start without a delay.
 func (r *run) startBurst(seeds ...int32) {
 	for i := range r.n {
 		delay := r.w.randomBelow(time.Second)
@@ -143,16 +148,16 @@ func (r *run) startBurst(seeds ...int32) {
 	}
 }
 
-// startSettled starts all nodes, and returns after they have gathered and mixed for a
-// minute.
+// startSettled starts all nodes, and returns after a minute, in which they have linked to
+// each other and swapped links.
 func (r *run) startSettled(seeds ...int32) {
 	r.startBurst(seeds...)
 	r.w.Run(time.Minute)
 	r.drawFrame("before")
 }
 
-// chooseNodes returns a random share of the nodes in percent, which includes those in
-// among.
+// chooseNodes returns percent of the nodes, chosen at random. The nodes in among are always
+// part of them.
 func (r *run) chooseNodes(percent int, among ...int32) []int32 {
 	picked := make([]bool, r.n)
 	list := append([]int32(nil), among...)
@@ -170,14 +175,15 @@ func (r *run) chooseNodes(percent int, among ...int32) []int32 {
 	return list
 }
 
-// startCount begins to count messages and dials anew, and returns the time.
+// startCount stores the present counts of messages and dials, for addCosts, and returns the
+// present time.
 func (r *run) startCount() time.Duration {
 	r.before = r.w.Counts
 	return r.w.Now()
 }
 
-// addCosts adds what the running nodes did per second since begin, the time of
-// startCount.
+// addCosts adds two figures: the messages and the dials per running node per second since
+// begin, which is the time that startCount returned.
 func (r *run) addCosts(begin time.Duration) {
 	alive := 0
 	for i := range r.w.Len() {

@@ -10,20 +10,21 @@ import (
 type eventKind uint8
 
 const (
-	nodeStart      eventKind = iota // node starts
-	timerDue                        // the machine of node wanted to be called
-	watchdogDue                     // the watchdog of node wanted to be called
-	messageArrival                  // a message of peer arrives at node over conn
-	dialEnd                         // the dial of node has ended
-	connClosed                      // peer has closed conn, and node hears of it
-	connTimedOut                    // conn was cut for too long, or its peer silent
-	resendDue                       // node sends the lost messages on conn again
-	topicUpdate                     // node may see that peer has joined or left the topic
-	lateDeliveries                  // node, which is slow, handles its deliveries
-	script                          // a fault, or another step of the scenario
+	nodeStart      eventKind = iota // the node starts
+	timerDue                        // the state machine of the node wanted a Tick now
+	watchdogDue                     // the watchdog of the node wanted to be called now
+	messageArrival                  // a message from the peer arrives at the node
+	dialEnd                         // a dial of the node has ended
+	connClosed                      // the node notices that the peer has closed a connection
+	connTimedOut                    // a connection had no answer for too long
+	resendDue                       // the node sends lost messages again
+	topicUpdate                     // the node may see that the peer joined or left the topic
+	lateDeliveries                  // the node, which is slow, handles its waiting messages
+	script                          // the world calls do: a fault, or another step of the case
 )
 
-// A simEvent happens to node at a time. Some events count only if node has not been restarted since.
+// A simEvent is something that happens to a node. Some kinds have no effect if the node was
+// restarted after the event was scheduled; incarnation shows that.
 type simEvent struct {
 	kind        eventKind
 	node        int32
@@ -35,9 +36,10 @@ type simEvent struct {
 	do          func()
 }
 
-// A queue holds the future events. It is a heap with four children per element. The heap
-// has no pointers, so the garbage collector skips it; the events themselves never move.
-// Of two events at one time, the one that was added first comes first.
+// A queue holds the future events in the order of their times. Of two events with the same
+// time, the one that was added first comes first. It is a heap with four children per
+// element. The heap holds slots, not pointers, so the garbage collector skips it and the
+// events themselves never move.
 type queue struct {
 	heap   []eventKey
 	events []simEvent
@@ -77,7 +79,7 @@ func (q *queue) push(at time.Duration, e simEvent) {
 	q.heap[i] = k
 }
 
-// nextTime returns the time of the first event.
+// nextTime returns the time of the first event. It reports false if there is no event.
 func (q *queue) nextTime() (time.Duration, bool) {
 	if len(q.heap) == 0 {
 		return 0, false

@@ -11,34 +11,36 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// A Membership is the membership protocol of one node, as [overlay.State] is.
+// A Membership is the state machine of one node: [overlay.State], or the one of the
+// original.
 type Membership interface {
 	Step(now time.Time, in overlay.Input) []overlay.Output
 	Next(now time.Time) time.Time
 }
 
-// Rules are the membership protocol of a run.
+// Rules choose the membership protocol of a run.
 type Rules struct {
 	Name string
-	// New returns the machine of a node. The number life distinguishes it from earlier
-	// ones with that id. All its randomness must come from r.
+	// New returns the state machine of a node. life differs each time the node starts.
+	// The machine must take all its randomness from r.
 	New func(id peer.ID, life uint64, seeds []peer.ID, r *rand.Rand) Membership
 	// Watchdog adds the watchdog of package health to each node.
 	Watchdog bool
-	// Pending says that the machine emits Pending before Linked.
+	// Pending means that the state machine promises a Pending before each Linked.
 	Pending bool
-	// ConnTimeout is how long a connection lives on which no answer comes back. Zero
-	// means 30 to 40 seconds, as with yamux and QUIC.
+	// ConnTimeout is the time after which a connection without answers ends, plus up to
+	// ten seconds. Zero means 30 seconds, which is about the value of yamux and QUIC.
 	ConnTimeout time.Duration
 }
 
-// The limits of the peer list in all runs, which are the defaults of smokesignal.
+// In all runs, a node seeks Min links and accepts at most Max. These are the defaults of
+// smokesignal.
 const (
 	Min = 3
 	Max = 5
 )
 
-// Smokesignal is the protocol of package overlay.
+// Smokesignal are the rules of package overlay.
 var Smokesignal = Rules{
 	Name:     "smokesignal",
 	Watchdog: true,

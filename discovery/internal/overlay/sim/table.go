@@ -10,16 +10,16 @@ import (
 	"sync"
 )
 
-// A Row is one figure over all runs of a case at one size.
+// A Row has one figure of a case, over all runs with one number of nodes.
 type Row struct {
 	Figure
 	Nodes  int
 	Median float64
 	Worst  float64
-	Seed   uint64 // of the worst run
+	Seed   uint64 // the seed of the run with the worst value
 }
 
-// Met reports whether the row is within its bar.
+// Met reports whether the values of the row are within its bar.
 func (r Row) Met() bool {
 	switch {
 	case !r.Bar.Set:
@@ -32,13 +32,13 @@ func (r Row) Met() bool {
 	return r.Worst <= r.Bar.Worst && !(r.Median > r.Bar.Median)
 }
 
-// Missed returns the rows that are not within their bars.
+// Missed returns the rows whose values are not within their bars.
 func Missed(rows []Row) []Row {
 	return slices.DeleteFunc(slices.Clone(rows), Row.Met)
 }
 
-// DefaultRuns returns how often a case is played with that number of nodes, so that the
-// worst run says something.
+// DefaultRuns returns the number of times that a case is played by default. It is smaller for
+// more nodes, since those runs take longer.
 func DefaultRuns(nodes int) int {
 	switch {
 	case nodes >= 10_000:
@@ -49,15 +49,18 @@ func DefaultRuns(nodes int) int {
 	return 20
 }
 
-// Measure plays a case that many times, with o.Seed and the seeds that follow it, as many
-// runs at once as there are processors. Only the first run is traced and drawn.
+// Measure plays a case runs times, with the seeds o.Seed, o.Seed+1 and so on, and returns one
+// row for each figure. As many runs as there are processors go on at once. Only the first
+// run calls o.Trace and o.Frame.
 func Measure(c Case, o Options, runs int) []Row {
 	all := make([][]Figure, runs)
 	var tasks sync.WaitGroup
+	var done sync.Mutex // held while RunDone runs
 	places := make(chan struct{}, runtime.GOMAXPROCS(0))
 	for k := range all {
 		one := o
 		one.Seed += uint64(k)
+		// A trace or a drawing of several runs at once would be useless.
 		if k > 0 {
 			one.Trace, one.Frame = nil, nil
 		}
@@ -65,6 +68,11 @@ func Measure(c Case, o Options, runs int) []Row {
 		tasks.Go(func() {
 			all[k], _ = c.Play(one)
 			<-places
+			if o.RunDone != nil {
+				done.Lock()
+				defer done.Unlock()
+				o.RunDone()
+			}
 		})
 	}
 	tasks.Wait()
@@ -86,13 +94,13 @@ func Measure(c Case, o Options, runs int) []Row {
 	return rows
 }
 
-// WithBar returns the rows that have a bar.
+// WithBar returns the rows whose figure has a bar.
 func WithBar(rows []Row) []Row {
 	return slices.DeleteFunc(slices.Clone(rows), func(r Row) bool { return !r.Bar.Set })
 }
 
-// PrintHead writes the title of a case and the head of its table, in Markdown. With a
-// yardstick the table has two more columns.
+// PrintHead writes the title of a case and the head of its table, in Markdown. If yardstick
+// is true, the table has two more columns, for the values of the original.
 func PrintHead(out io.Writer, c Case, yardstick bool) error {
 	head := "| nodes | | median | worst | bar | |\n|---|---|---|---|---|---|"
 	if yardstick {
@@ -102,8 +110,8 @@ func PrintHead(out io.Writer, c Case, yardstick bool) error {
 	return err
 }
 
-// PrintRows writes rows below a head, beside the rows of the yardstick unless those are
-// nil.
+// PrintRows writes one line of the table for each row. yardstick has the rows of the
+// original for the last two columns; nil means that the table has no such columns.
 func PrintRows(out io.Writer, rows, yardstick []Row) error {
 	for i, r := range rows {
 		bar, verdict := "", ""

@@ -19,36 +19,38 @@ const (
 	pingTimeout  = 3 * time.Second
 )
 
-// A pingSignal is a ping for a seed or the answer of the seed. It is flooded.
+// A pingSignal is a ping for a seed, or the answer of that seed. Both are flooded over the
+// links.
 type pingSignal struct {
-	overlay.Message // always nil; it makes a signal a Message
+	overlay.Message // always nil; it makes a pingSignal a Message
 	pong            bool
-	target          int32
-	number          uint64 // higher than in all signals before
+	target          int32  // the seed
+	number          uint64 // grows with each signal of the whole world
 }
 
-// watch is what a node knows of the seeds, its own and those of other nodes.
+// watch is the watchdog of one node. It watches the seeds of the node, and it remembers
+// pings of other nodes for other seeds.
 type watch struct {
 	list  []seedWatch
-	wake  time.Duration
-	armed time.Duration
+	wake  time.Duration // when the watchdog wants to be called; zero for never
+	armed time.Duration // the watchdog event in the queue; zero for none
 }
 
-// seedWatch is one seed; its fields are those of package health.
+// seedWatch is the state of one seed. Its fields are modeled on those of package health.
 type seedWatch struct {
 	target      int32
-	seed        int // its index among the seeds of the node, or -1
-	known       bool
-	lost        bool
+	seed        int  // the index of target among the seeds of the node, or -1
+	known       bool // the node has reached or heard the seed
+	lost        bool // the watchdog has reported that it no longer hears the seed
 	lastHeard   time.Duration
-	silentSince time.Duration
-	pingSince   time.Duration // when the first unanswered ping was sent; zero if there is none
-	next        time.Duration
-	lastPing    time.Duration // when a ping was last passed on or answered; -1 for never
-	lastAnswer  uint64        // the number of the last answer
+	silentSince time.Duration // when the present silence of the seed began
+	pingSince   time.Duration // when the first ping without an answer was sent; zero for none
+	next        time.Duration // when the node sends its next ping
+	lastPing    time.Duration // when the node last passed on or answered a ping; -1 for never
+	lastAnswer  uint64        // the number of the newest answer of the seed
 }
 
-// watchedSeed returns what n knows of the seed target.
+// watchedSeed returns n's state of the seed target, which is added if it is missing.
 func (n *node) watchedSeed(target int32) *seedWatch {
 	for i := range n.watch.list {
 		if n.watch.list[i].target == target {
@@ -73,21 +75,23 @@ func (w *World) randomBelow(d time.Duration) time.Duration {
 	return time.Duration(w.rand.Uint64N(uint64(d)))
 }
 
-// watchNewNeighbor is called when n has a new link to peer.
+// watchNewNeighbor updates the watchdog of n after n has linked to peer.
 func (w *World) watchNewNeighbor(n *node, peer int32) {
 	if !w.rules.Watchdog {
 		return
 	}
-	// Without links no seed could be heard, so its silence begins now.
+	// Before this first link, n could hear no seed through the overlay, so the silence of
+	// each seed begins now.
 	if n.degree() == 1 {
 		w.restartWatch(n, pingInterval/2, pingInterval/2)
 	}
-	w.heardOver(n, peer)
+	w.noteMessageFrom(n, peer)
 	w.armWatch(n)
 }
 
-// heardOver notes a message over the link to a peer, which may be a seed.
-func (w *World) heardOver(n *node, peer int32) {
+// noteMessageFrom notes that n received a message from a peer. If the peer is a neighbor and
+// a seed of n, the seed was heard.
+func (w *World) noteMessageFrom(n *node, peer int32) {
 	if !w.rules.Watchdog || !slices.Contains(n.seeds, peer) || !n.linkedTo(peer) {
 		return
 	}
@@ -97,7 +101,8 @@ func (w *World) heardOver(n *node, peer int32) {
 	}
 }
 
-// restartWatch lets the silence of every seed begin now.
+// restartWatch makes the silence of every seed of n begin now. The next ping follows after
+// pause, plus a random time below jitter.
 func (w *World) restartWatch(n *node, pause, jitter time.Duration) {
 	for _, s := range n.seeds {
 		if x := n.watchedSeed(s); x.seed >= 0 {
@@ -107,6 +112,7 @@ func (w *World) restartWatch(n *node, pause, jitter time.Duration) {
 	}
 }
 
+// heardSeed notes that n has heard the seed x.
 func (w *World) heardSeed(n *node, x *seedWatch) {
 	x.known, x.lastHeard = true, w.now
 	x.silentSince, x.pingSince = w.now, 0
@@ -117,7 +123,7 @@ func (w *World) heardSeed(n *node, x *seedWatch) {
 	}
 }
 
-// foundSeed notes that the node has reached a seed by a dial.
+// foundSeed notes that n has reached one of its seeds by a dial.
 func (w *World) foundSeed(n *node, seed int) {
 	if w.rules.Watchdog {
 		w.heardSeed(n, n.watchedSeed(n.seeds[seed]))
@@ -125,14 +131,17 @@ func (w *World) foundSeed(n *node, seed int) {
 	}
 }
 
-// verdict returns when x is lost unless it is heard before; zero means never.
-func (x *seedWatch) verdict() time.Duration {
+// lossDue returns when the watchdog will report that it no longer hears the seed x, unless
+// the seed is heard before. Zero means never.
+func (x *seedWatch) lossDue() time.Duration {
 	if !x.known || x.lost || x.pingSince == 0 {
 		return 0
 	}
 	return max(x.silentSince+2*pingInterval+pingTimeout, x.pingSince+pingTimeout)
 }
 
+// armWatch adds an event to the queue for the time at which the watchdog of n has to act
+// next, unless there is an earlier one.
 func (w *World) armWatch(n *node) {
 	next := time.Duration(0)
 	for i := range n.watch.list {
@@ -140,7 +149,7 @@ func (w *World) armWatch(n *node) {
 		if x.seed < 0 {
 			continue
 		}
-		for _, t := range [2]time.Duration{x.next, x.verdict()} {
+		for _, t := range [2]time.Duration{x.next, x.lossDue()} {
 			if t != 0 && (next == 0 || t < next) {
 				next = t
 			}
@@ -169,8 +178,8 @@ func (w *World) watchDue(n *node, life uint32) {
 			continue
 		}
 		if w.now >= x.next {
-			// A ping of another node is under way, and its answer will be heard here,
-			// too.
+			// A ping of another node is under way. Its answer is flooded and will reach
+			// this node, too.
 			if x.lastPing >= 0 && w.now-x.lastPing < pingInterval/2 {
 				x.next = x.lastPing + pingInterval/2
 			} else {
@@ -179,7 +188,7 @@ func (w *World) watchDue(n *node, life uint32) {
 				w.flood(n, &pingSignal{target: x.target, number: w.pings}, -1)
 			}
 		}
-		if at := x.verdict(); at != 0 && w.now >= at {
+		if at := x.lossDue(); at != 0 && w.now >= at {
 			x.lost = true
 			w.trace(n, "misses seed %d", x.target)
 			w.deliver(n, delivery{in: overlay.SeedLost{Seed: x.seed}})
@@ -188,11 +197,11 @@ func (w *World) watchDue(n *node, life uint32) {
 	w.armWatch(n)
 }
 
-// notePing records that a ping is under way.
+// notePing notes that a ping for the seed x is under way. own means that n itself sent it.
 func (w *World) notePing(n *node, x *seedWatch, own bool) {
 	x.lastPing = w.now
-	// A seed that was heard just now is not under suspicion because another node pings
-	// it.
+	// If n has heard the seed a moment ago, a ping of another node does not mean that the
+	// seed may be lost.
 	if x.seed < 0 || !own && x.known && w.now-x.lastHeard < pingInterval/2 {
 		return
 	}
@@ -214,10 +223,10 @@ func (w *World) flood(n *node, s *pingSignal, except int32) {
 	}
 }
 
-func (w *World) hearSignal(n *node, from int32, s *pingSignal) {
+func (w *World) handleSignal(n *node, from int32, s *pingSignal) {
 	x := n.watchedSeed(s.target)
 	if s.pong {
-		// Only a newer answer is passed on, so the flood ends.
+		// An answer that is not newer was passed on before. Dropping it ends the flood.
 		if s.number <= x.lastAnswer || s.target == n.index {
 			return
 		}
@@ -229,7 +238,8 @@ func (w *World) hearSignal(n *node, from int32, s *pingSignal) {
 		w.armWatch(n)
 		return
 	}
-	// One ping per half an interval is passed on, from whichever node it comes.
+	// A node passes on at most one ping per half an interval for each seed, since its
+	// answer serves all nodes.
 	if x.lastPing >= 0 && w.now-x.lastPing < pingInterval/2 {
 		return
 	}

@@ -10,17 +10,18 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
-// dialable stands for the addresses of any node.
+// dialable is used as the addresses of every node. In the model, an id is enough to dial.
 var dialable = []ma.Multiaddr{ma.StringCast("/ip4/127.0.0.1/tcp/8495")}
 
-// newRecord returns a new record of n: its id and the time.
+// newRecord returns a new record of n. In the model, a record is an id and a time in
+// nanoseconds, without a signature.
 func (w *World) newRecord(n *node) overlay.RecordRenewed {
 	n.record = max(n.record+1, uint64(w.wallClock().UnixNano()))
 	return overlay.RecordRenewed{Record: binary.BigEndian.AppendUint64([]byte(n.id), n.record), Seq: n.record}
 }
 
-// contactFromRecord returns the contact in a record. All contacts of a node share its id,
-// so that comparing ids finds them in the cache of the processor.
+// contactFromRecord decodes a record, and returns an empty Contact if it is not valid. The
+// contact uses the same id string as the node, so that comparing ids is fast.
 func (w *World) contactFromRecord(record []byte) overlay.Contact {
 	cut := len(record) - 8
 	if cut < idLen {
@@ -34,7 +35,8 @@ func (w *World) contactFromRecord(record []byte) overlay.Contact {
 	return overlay.Contact{ID: w.nodes[i].id, Record: record, Seq: binary.BigEndian.Uint64(record[cut:]), Addrs: dialable}
 }
 
-// senderContact returns what the receiver of m knows of the sender.
+// senderContact returns the contact of the sender of m, as far as m tells it: with a record
+// if m carries one of the sender, otherwise with the id only.
 func (w *World) senderContact(from *node, m overlay.Message) overlay.Contact {
 	var record []byte
 	switch m := m.(type) {
@@ -43,7 +45,7 @@ func (w *World) senderContact(from *node, m overlay.Message) overlay.Contact {
 	case overlay.Accept:
 		record = m.Record
 	case overlay.Shuffle:
-		// Its sender is the origin only if nobody has passed it on.
+		// The sender is the origin only if no other node has passed the message on.
 		if len(m.Path) == 1 {
 			record = m.Origin.Record
 		}
@@ -54,7 +56,8 @@ func (w *World) senderContact(from *node, m overlay.Message) overlay.Contact {
 	return overlay.Contact{ID: from.id}
 }
 
-// throughWire encodes and decodes m, and opens its records as package discovery does.
+// throughWire encodes and decodes m, and decodes the records in it, as package discovery
+// does.
 func (w *World) throughWire(m overlay.Message) overlay.Message {
 	if s, ok := m.(*pingSignal); ok {
 		return s

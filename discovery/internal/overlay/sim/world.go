@@ -15,11 +15,11 @@ import (
 // A World is a network of simulated nodes. Everything in it follows from its seed. One
 // goroutine at a time may use it.
 type World struct {
-	// Trace, if set, is called with what happens to links and nodes.
+	// Trace, if not nil, is called for each change of a link or a node.
 	Trace func(at time.Duration, text string)
-	// Encode sends every message through its encoding.
+	// Encode makes the world encode and decode every message, as on the wire.
 	Encode bool
-	// Loss is the probability that a message has to be sent again.
+	// Loss is the probability that a message is lost, so that it has to be sent again.
 	Loss float64
 
 	rules Rules
@@ -29,13 +29,13 @@ type World struct {
 	rand  *rand.Rand
 	nodes []*node
 	ids   strings.Builder
-	cuts  int                // number of partitions so far
-	side  func(i int32) int8 // the side of each node in the present partition, or nil
-	finds uint64             // number of searches so far
+	cuts  int                // the number of partitions so far
+	side  func(i int32) int8 // returns the side of a node in the partition; nil without one
+	finds uint64             // the number of calls of Find so far
 	hash  uint64
 
-	stepping   *node           // the node whose machine is called at this moment
-	nextInputs []overlay.Input // inputs for that machine when the call has returned
+	stepping   *node           // the node whose state machine is called at this moment
+	nextInputs []overlay.Input // inputs for that machine, for when the call has returned
 
 	Counts
 	onLocated func(n *node, o overlay.Located)
@@ -46,51 +46,51 @@ type World struct {
 type nodeStatus uint8
 
 const (
-	absent  nodeStatus = iota // not started, crashed or left: its machine refuses dials
-	running                   //
-	silent                    // dead, and no peer was told
+	absent  nodeStatus = iota // not started, crashed or closed; its computer refuses dials
+	running                   // started and not ended
+	silent                    // its computer died, and packets to it are lost
 )
 
 // A node is one node of the network.
 type node struct {
 	id          peer.ID
 	index       int32
-	incarnation uint32 // number of starts
+	incarnation uint32 // the number of starts so far
 	status      nodeStatus
 	startedAt   time.Duration
-	machine     Membership
-	seeds       []int32
-	record      uint64 // sequence number of its record
+	machine     Membership // the state machine under test
+	seeds       []int32    // the indexes of the nodes that are its seeds
+	record      uint64     // the sequence number of its newest record
 
 	asleep      bool
 	undialable  bool
-	maxLateness time.Duration // the most that it handles messages and timers too late
-	side        int8          // of the partition
-	lastFault   time.Duration // the time of the last fault that hit it
+	maxLateness time.Duration // a slow node handles messages and timers up to this late
+	side        int8          // its side of the partition
+	lastFault   time.Duration // the time of the last fault of this node or of a neighbor
 
-	wakeAt     time.Duration // when the machine wants to be called; zero for never
-	timerAt    time.Duration // the earliest timer in the queue; zero for none
-	turnAt     time.Duration
+	wakeAt     time.Duration // when the state machine wants a Tick; zero for never
+	timerAt    time.Duration // the earliest timer event in the queue; zero for none
+	lateTurnAt time.Duration // when a slow node handles its deliveries; zero for never
 	deliveries []delivery
 
-	conns       []connEnd     // the oldest first
-	trimmedAt   time.Duration // when connections were trimmed last
+	conns       []connEnd     // in the order of their age, the oldest first
+	trimmedAt   time.Duration // when trimConns last closed connections
 	dials       []*dial
-	activeDials int // dials that count against the bound
+	activeDials int // dials under way, without those of seeds
 	peerStates  []peerState
-	partings    []pastLink
+	endedLinks  []endedLink
 	watch       watch
 }
 
-// A delivery is a message or another input for a node. It waits while the node is slow or
-// asleep.
+// A delivery is a message or another input for a node. While the node is slow or asleep, it
+// waits.
 type delivery struct {
 	from   int32
 	in     overlay.Input
 	signal *pingSignal
 }
 
-// maxDeliveries bounds the waiting deliveries of a node.
+// maxDeliveries bounds the waiting deliveries of a node; later ones are lost.
 const maxDeliveries = 1024
 
 // epoch is the time of day at which every run begins.
@@ -110,13 +110,16 @@ func (w *World) Hash() uint64 { return w.hash }
 // Len returns the number of nodes that were ever added.
 func (w *World) Len() int { return len(w.nodes) }
 
-// idLen is the length of the part of an id that holds the number of the node.
+// idLen is the length of the beginning of an id, which has the form n000042 and holds the
+// index of the node.
 const idLen = 7
 
-// Add adds a node that starts after delay. Its seeds are the nodes with those numbers.
+// Add adds a node that starts after delay, and returns its index. seeds has the indexes of
+// the nodes that are its seeds.
 func (w *World) Add(delay time.Duration, seeds ...int32) int32 {
 	i := int32(len(w.nodes))
-	// The rest of the id is random, since the rules may prefer some ids.
+	// The rest of the id is random, since the protocol may treat ids differently by their
+	// order.
 	n := &node{id: w.newID(fmt.Sprintf("n%06d-%08x", i, w.rand.Uint32())), index: i, seeds: seeds}
 	w.nodes = append(w.nodes, n)
 	if w.side != nil {
@@ -126,8 +129,8 @@ func (w *World) Add(delay time.Duration, seeds ...int32) int32 {
 	return i
 }
 
-// newID returns text as an id. Ids share blocks of memory, as they are compared very
-// often.
+// newID returns text as an id. Many ids share one block of memory, so that comparing them,
+// which happens very often, uses the cache of the processor well.
 func (w *World) newID(text string) peer.ID {
 	const block = 1024
 	if w.ids.Len()+len(text) > w.ids.Cap() || w.ids.Cap() == 0 {
@@ -139,13 +142,13 @@ func (w *World) newID(text string) peer.ID {
 	return peer.ID(w.ids.String()[begin:])
 }
 
-// Start starts a node that was not started yet, or has crashed. It has the same id and
-// has forgotten everything.
+// Start starts the process of a node after delay, if it does not run. A node that ran
+// before has the same id and has forgotten everything else.
 func (w *World) Start(i int32, delay time.Duration) {
 	w.schedule(delay, simEvent{kind: nodeStart, node: i})
 }
 
-// index returns the number of the node with that id.
+// index returns the index of the node with that id. It reports false if there is none.
 func (w *World) index(id peer.ID) (int32, bool) {
 	if len(id) < idLen {
 		return 0, false
@@ -159,10 +162,10 @@ func (w *World) index(id peer.ID) (int32, bool) {
 
 func (w *World) schedule(d time.Duration, e simEvent) { w.queue.push(w.now+d, e) }
 
-// At calls do after d.
+// At makes the world call do when d has passed.
 func (w *World) At(d time.Duration, do func()) { w.schedule(d, simEvent{kind: script, do: do}) }
 
-// Run plays the events of the next d.
+// Run plays all events of the next d, and advances the time by d.
 func (w *World) Run(d time.Duration) {
 	end := w.now + d
 	for {
@@ -176,6 +179,7 @@ func (w *World) Run(d time.Duration) {
 	w.now = end
 }
 
+// mixHash adds x to the digest of all events.
 func (w *World) mixHash(x uint64) {
 	w.hash = (w.hash ^ x) * 0x9e3779b97f4a7c15
 	w.hash ^= w.hash >> 29
@@ -194,10 +198,11 @@ func (w *World) handle(e simEvent) {
 	case nodeStart:
 		w.startNode(n)
 	case timerDue:
-		// An earlier timer has taken the place of this one, or the node was restarted.
+		// The event is void if an earlier timer was set after it, or if the node was
+		// restarted.
 		if e.incarnation == n.incarnation && n.timerAt == w.now {
 			n.timerAt = 0
-			// The machine may have put off its timer since.
+			// The state machine may want its Tick later than when this timer was set.
 			if n.wakeAt != 0 && n.wakeAt <= w.now {
 				n.wakeAt = 0
 				w.deliver(n, delivery{in: overlay.Tick{}})
@@ -232,13 +237,13 @@ func (w *World) startNode(n *node) {
 	if n.status == running {
 		return
 	}
-	n.incarnation++
+	n.incarnation++ // events for the earlier process no longer count
 	n.status, n.startedAt = running, w.now
-	n.asleep, n.wakeAt, n.timerAt, n.turnAt = false, 0, 0, 0
+	n.asleep, n.wakeAt, n.timerAt, n.lateTurnAt = false, 0, 0, 0
 	for _, c := range n.conns {
-		c.open[c.side(n)] = false // the kernel answers messages for the dead process with a reset
+		c.open[c.side(n)] = false // messages on a connection of the earlier process are answered with a reset
 	}
-	n.deliveries, n.conns, n.dials, n.activeDials, n.peerStates, n.partings = nil, nil, nil, 0, nil, nil
+	n.deliveries, n.conns, n.dials, n.activeDials, n.peerStates, n.endedLinks = nil, nil, nil, 0, nil, nil
 	n.watch = watch{}
 	seeds := make([]peer.ID, len(n.seeds))
 	for i, s := range n.seeds {
@@ -251,7 +256,8 @@ func (w *World) startNode(n *node) {
 	w.step(n, overlay.Tick{})
 }
 
-// deliver gives an input to a node: at once, or when a slow or sleeping node gets to it.
+// deliver gives an input to a node. A slow node handles it later, a sleeping node when it
+// wakes up.
 func (w *World) deliver(n *node, l delivery) {
 	if n.status != running {
 		return
@@ -261,21 +267,21 @@ func (w *World) deliver(n *node, l delivery) {
 		return
 	}
 	if _, ok := l.in.(overlay.Tick); ok && (n.asleep || len(n.deliveries) > 0) {
-		return // the node gets a Tick after its deliveries in any case
+		return // the node gets a Tick anyway after it has handled its deliveries
 	}
 	if len(n.deliveries) < maxDeliveries {
 		n.deliveries = append(n.deliveries, l)
 	}
-	if !n.asleep && n.turnAt == 0 {
+	if !n.asleep && n.lateTurnAt == 0 {
 		late := time.Duration(w.rand.Int64N(int64(n.maxLateness)))
-		n.turnAt = w.now + late
+		n.lateTurnAt = w.now + late
 		w.schedule(late, simEvent{kind: lateDeliveries, node: n.index, incarnation: n.incarnation})
 	}
 }
 
-// handleLateDeliveries lets a slow node handle all its deliveries.
+// handleLateDeliveries makes a slow node handle all its waiting deliveries.
 func (w *World) handleLateDeliveries(n *node) {
-	n.turnAt = 0
+	n.lateTurnAt = 0
 	if n.asleep || n.status != running {
 		return
 	}
@@ -289,11 +295,11 @@ func (w *World) handleLateDeliveries(n *node) {
 
 func (w *World) handleDelivery(n *node, l delivery) {
 	if l.signal != nil {
-		w.hearSignal(n, l.from, l.signal)
+		w.handleSignal(n, l.from, l.signal)
 		return
 	}
-	// The machine cannot be called while it is called: the input waits until it has
-	// returned.
+	// A state machine cannot be called while a call of it is running, so the input waits
+	// until that call has returned.
 	if w.stepping == n {
 		w.nextInputs = append(w.nextInputs, l.in)
 		return
@@ -303,7 +309,7 @@ func (w *World) handleDelivery(n *node, l delivery) {
 
 func (w *World) wallClock() time.Time { return epoch.Add(w.now) }
 
-// step feeds one input to a node's machine and carries out the outputs.
+// step feeds one input to the state machine of a node, and performs the outputs.
 func (w *World) step(n *node, in overlay.Input) {
 	if n.status != running || n.asleep {
 		return
@@ -328,7 +334,8 @@ func (w *World) step(n *node, in overlay.Input) {
 	w.armTimer(n)
 }
 
-// armTimer makes sure that there is a timer event when the node wants to be woken.
+// armTimer adds a timer event for the time at which the state machine of n wants a Tick, if
+// no earlier one is in the queue.
 func (w *World) armTimer(n *node) {
 	if n.wakeAt == 0 || n.timerAt != 0 && n.timerAt <= n.wakeAt {
 		return

@@ -9,72 +9,80 @@ import (
 )
 
 const (
-	// maxLeaves bounds the leaves that are linked at a time. Each can make everybody's
-	// broadcasts wait for it, as a neighbor can, but nobody has chosen it.
+	// maxLeaves is how many leaves may be linked at a time. Broadcasts may wait for a
+	// leaf as for a neighbor, but this node has not chosen it, so their number is
+	// limited.
 	maxLeaves = 16
 	// maxGuests is the default of Config.MaxGuests.
 	maxGuests = 64
-	// drainTime is how long pubsub keeps a peer whose link ended on purpose, so that
+	// drainTime is how long pubsub keeps a peer after a link ended on purpose, so that
 	// messages on their way over that link still arrive.
 	drainTime = 10 * time.Second
 )
 
-// core owns the records. It performs no I/O and reads no clock. Each method takes one
-// fact and returns the changes that follow from it, in order. One goroutine at a time
-// may use it.
+// core holds the records of all peers. It performs no I/O and reads no clock. Each
+// method records one fact and returns the changes that follow from it, in order. It is
+// not safe for concurrent use.
 type core struct {
 	records   map[peer.ID]*record
 	leaves    quota
 	guests    quota
 	neighbors int
-	serial    uint64 // of the last admission
+	serial    uint64 // number of the last admission: see record.admission
 	openToAll bool   // pubsub serves every peer that speaks it
 	closed    bool
 
-	changes []Transition // of the method that runs
+	changes []Transition // changes made by the method that is running
 }
 
-// record holds the facts about one peer, and the standing that settle derives from them.
+// record holds the facts about one peer, and the Standing that settle derives from
+// them.
 type record struct {
 	abilities Abilities
-	link      LinkState // of nodes; that of a leaf follows from its place
-	drained   time.Time
-	onTopic   bool
-	admission uint64 // the direct events of the peer are held; zero: they are not
+	// link is the state of the link to a node. Whether a leaf is linked follows from
+	// its place instead.
+	link LinkState
+	// drained is when a draining link is over.
+	drained time.Time
+	onTopic bool
+	// admission is not zero while direct events of the peer are held back, because it
+	// is being added. It tells this adding of the peer from earlier ones.
+	admission uint64
 
-	standing Standing // as last told to the followers
+	standing Standing // the standing that the followers were last informed of
 }
 
 func newCore(maxGuests int) *core {
 	return &core{records: map[peer.ID]*record{}, leaves: newQuota(maxLeaves), guests: newQuota(maxGuests)}
 }
 
-// spoke records the protocols that p says it speaks.
+// spoke records which protocols p says it speaks.
 func (c *core) spoke(p peer.ID, abilities Abilities) []Transition {
 	c.record(p).abilities = abilities
 	return c.settled(p, Transition{})
 }
 
-// disconnected records that there is no connection to p.
+// disconnected records that there is no connection to p any more.
 func (c *core) disconnected(p peer.ID) []Transition {
-	// Most connections are to peers of other protocols, which have no record.
+	// Most connections are to peers that speak none of our protocols and have no
+	// record.
 	if c.records[p] == nil {
 		return nil
 	}
-	// What it speaks may be different when it comes back. The link and the topic have
-	// ends of their own.
+	// The peer may speak other protocols when it comes back. That its link ends, and
+	// that it leaves the topic, is recorded by other calls.
 	return c.spoke(p, Abilities{})
 }
 
-// pending records that a handshake with p begins. From now on the direct events of p are
-// held.
+// pending records that a handshake with p begins. From then on the direct events of p
+// are held back.
 func (c *core) pending(p peer.ID) []Transition {
 	r := c.record(p)
 	if r.link == Linked {
-		return nil // the overlay ends a link before it makes it anew
+		return nil // not a fact that can occur: the overlay ends a link before it makes it again
 	}
 	r.link = Pending
-	// The hold of a handshake that is announced twice goes on.
+	// If the handshake was announced before, its admission stays.
 	if r.admission == 0 {
 		c.serial++
 		r.admission = c.serial
@@ -82,27 +90,30 @@ func (c *core) pending(p peer.ID) []Transition {
 	return c.settled(p, Transition{})
 }
 
-// linked records that the link to p stands.
+// linked records that the link to p is complete. greeting is what p said in the
+// handshake.
 func (c *core) linked(p peer.ID, greeting []byte) []Transition {
 	r := c.record(p)
 	r.link = Linked
 	return c.settled(p, Transition{Greeting: greeting, Admission: r.admission})
 }
 
-// unlinked records that the handshake with p has failed or its link has ended.
+// unlinked records that the handshake with p has failed or that its link has ended, and
+// why.
 func (c *core) unlinked(now time.Time, p peer.ID, reason error, how Ending) []Transition {
 	r := c.records[p]
-	// A handshake can fail before it was pending, and a draining link has ended before.
+	// There is nothing to end if the handshake failed before it was announced, or if
+	// the link has ended before and is draining.
 	if r == nil || r.link != Pending && r.link != Linked {
 		return nil
 	}
 	r.admission = 0
 	if how == OnPurpose && r.link == Linked {
-		// Both nodes live on, and messages may be on their way.
+		// Both nodes continue to run, and messages may be on their way over the link.
 		r.link, r.drained = Draining, now.Add(drainTime)
 	} else {
-		// After a fault no message arrives any more, and a link that was never complete has
-		// carried none. So nothing is gained by draining.
+		// After a fault no message arrives any more, and a link that was never complete
+		// has carried none. So there is nothing to wait for.
 		r.link = None
 	}
 	return c.settled(p, Transition{Reason: reason})
@@ -116,14 +127,15 @@ func (c *core) joined(p peer.ID) []Transition {
 
 // left records that p has left the topic.
 func (c *core) left(p peer.ID) []Transition {
-	if r := c.records[p]; r != nil { // a leave can come after close
+	if r := c.records[p]; r != nil { // p may leave after close has removed its record
 		r.onTopic = false
 	}
 	return c.settled(p, Transition{})
 }
 
-// release ends the holding of direct events that began with that admission. An older
-// admission changes nothing, because the peer is being added anew.
+// release ends the holding of the direct events of p, if they are held because of the
+// given admission. It does nothing for an older admission, since the peer is being
+// added again.
 func (c *core) release(p peer.ID, admission uint64) {
 	if r := c.records[p]; r != nil && r.admission == admission {
 		r.admission = 0
@@ -136,8 +148,9 @@ func (c *core) held(p peer.ID) bool {
 	return r != nil && r.admission != 0
 }
 
-// openPubSub makes pubsub serve every peer that speaks it, without bound, from now on: on
-// a topic that others made, nobody is linked to anybody.
+// openPubSub makes pubsub serve every peer that speaks it, in any number, from now on.
+// It is called when the node joins a topic of other programs, on which there are no
+// links.
 func (c *core) openPubSub() []Transition {
 	c.openToAll = true
 	c.changes = nil
@@ -147,7 +160,7 @@ func (c *core) openPubSub() []Transition {
 	return c.changes
 }
 
-// advance ends the draining of links that is over at now.
+// advance ends the draining of links for which drainTime is over at now.
 func (c *core) advance(now time.Time) []Transition {
 	c.changes = nil
 	for _, p := range c.known() {
@@ -169,8 +182,8 @@ func (c *core) next() (next time.Time) {
 	return next
 }
 
-// close ends all records. Later facts change nothing. The overlay has ended its links
-// before.
+// close removes all records. Later facts change nothing. The overlay has ended its
+// links before.
 func (c *core) close() []Transition {
 	c.changes, c.closed = nil, true
 	for _, p := range c.known() {
@@ -179,7 +192,7 @@ func (c *core) close() []Transition {
 	return c.changes
 }
 
-// standing returns the standing of p.
+// standing returns what the record of p says; the zero value if there is none.
 func (c *core) standing(p peer.ID) Standing {
 	if r := c.records[p]; r != nil {
 		return r.standing
@@ -187,9 +200,10 @@ func (c *core) standing(p peer.ID) Standing {
 	return Standing{}
 }
 
-// known returns the peers that have a record, in the same order for the same records.
+// known returns the peers that have a record, sorted by their ids.
 func (c *core) known() []peer.ID { return slices.Sorted(maps.Keys(c.records)) }
 
+// record returns the record of p, which it makes if there is none.
 func (c *core) record(p peer.ID) *record {
 	r := c.records[p]
 	if r == nil {
@@ -199,28 +213,31 @@ func (c *core) record(p peer.ID) *record {
 	return r
 }
 
+// settled calls settle and returns the changes that it made.
 func (c *core) settled(p peer.ID, change Transition) []Transition {
 	c.changes = nil
 	c.settle(p, change)
 	return c.changes
 }
 
-// settle derives the standing of p from the facts. If the standing is new, it adds the
-// given change, which carries what else the fact said. A place that becomes free goes to
-// the peer that has waited longest, whose change follows.
+// settle derives the standing of p from the facts. If the standing has changed, it adds
+// the given change, in which the caller has set what else belongs to it. If p gives up
+// one of the limited places, settle then gives the place to the peer that has waited
+// longest.
 func (c *core) settle(p peer.ID, change Transition) {
 	r := c.records[p]
 	if r == nil {
 		return
 	}
-	// A link that was made anew while it drained does not end at the old time.
+	// If a link was made again while it drained, it must not end at the old time.
 	if r.link != Draining {
 		r.drained = time.Time{}
 	}
 	was := r.standing
 	is := Standing{Role: r.role(), Link: r.link, OnTopic: r.onTopic}
 	var next []peer.ID
-	// A leaf has no handshake. It is linked as soon as it is on the topic.
+	// A leaf has no handshake. It is linked as soon as it is on the topic and there is
+	// a place for it.
 	if is.Role == Leaf && is.Link == None && is.OnTopic && !c.closed {
 		if c.leaves.request(p) {
 			is.Link = Linked
@@ -228,25 +245,26 @@ func (c *core) settle(p peer.ID, change Transition) {
 	} else {
 		next = append(next, c.leaves.release(p)...)
 	}
-	// Nodes have links, and a place would make the gate serve them without one.
+	// Plain pubsub peers and leaves need a place. A node must not have one, since the
+	// gate would then serve it without a link.
 	if r.abilities.PubSub && is.Role != Node && c.guests.max > 0 && !c.openToAll && !c.closed {
 		is.Place = c.guests.request(p)
 	} else {
 		next = append(next, c.guests.release(p)...)
 	}
-	// Programs on other topics may be nodes, linked or not.
+	// On topics of other programs any peer may be a member, also a node without a link.
 	if c.openToAll && r.abilities.PubSub {
 		is.Place = true
 	}
 	if c.closed {
 		is = Standing{}
 	}
-	// When the registry is closed, the overlay has ended, and nobody wants to hear that its
-	// links end.
+	// When the registry is closed, the overlay has ended already, and no follower needs
+	// to know that its links end.
 	if is != was && !(c.closed && was.bound()) {
 		c.add(p, r, change, is)
 	}
-	// A record without facts is the same as none.
+	// A record without any fact is like no record.
 	if *r == (record{}) || c.closed {
 		delete(c.records, p)
 	}
@@ -255,7 +273,7 @@ func (c *core) settle(p peer.ID, change Transition) {
 	}
 }
 
-// add adds the change of p to is.
+// add adds to changes that the standing of p has become is.
 func (c *core) add(p peer.ID, r *record, change Transition, is Standing) {
 	change.Peer, change.Was, change.Is = p, r.standing, is
 	r.standing = is
@@ -269,11 +287,12 @@ func (c *core) add(p peer.ID, r *record, change Transition, is Standing) {
 	c.changes = append(c.changes, change)
 }
 
-// role returns what the peer is.
+// role returns what the peer is, by what it speaks and by its link.
 func (r *record) role() Role {
 	switch {
 	case r.link != None:
-		// It has spoken the overlay with this node, even if it does not list the protocol.
+		// The peer has made a handshake in the overlay with this node, even if it does
+		// not list the protocol.
 		return Node
 	case r.abilities.Overlay:
 		return Node

@@ -6,8 +6,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// list follows the changes in its place among the followers. So a peer is in the list only
-// after broadcasts reach it.
+// list updates the list of neighbors after a change. It is called in the order of the
+// followers, after Broadcast. So a peer is in the list only when broadcasts reach it.
 func (r *Registry) list(c *Transition) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -19,8 +19,8 @@ func (r *Registry) list(c *Transition) {
 	}
 }
 
-// Neighbors returns the neighbors in the order in which they were added. The slice is the
-// caller's.
+// Neighbors returns the neighbors in the order in which they were added. The caller may
+// change the slice.
 func (r *Registry) Neighbors() []peer.ID {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -41,8 +41,8 @@ func (r *Registry) Len() int {
 	return len(r.neighbors)
 }
 
-// Full reports whether there are as many neighbors as the limits allow.
+// Full reports whether the node has as many neighbors as Config.Max allows.
 func (r *Registry) Full() bool { return r.cfg.Max >= 0 && r.Len() >= r.cfg.Max }
 
-// Sufficient reports whether there are as many neighbors as the limits want.
+// Sufficient reports whether the node has at least Config.Min neighbors.
 func (r *Registry) Sufficient() bool { return r.Len() >= r.cfg.Min }

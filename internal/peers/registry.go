@@ -19,74 +19,77 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// warnInterval is how often it is logged that guests are turned away.
+// warnInterval is how often it is logged that there is no place for guests.
 const warnInterval = time.Minute
 
-// Config is what a Registry needs.
+// Config configures a Registry.
 type Config struct {
 	Host corehost.Host
-	// Min and Max are the limits that Sufficient and Full report. They are not enforced.
-	// A negative Max means no limit.
+	// Min and Max are the limits on which Sufficient and Full report. The Registry does
+	// not enforce them. A negative Max means no limit.
 	Min, Max int
-	// MaxGuests bounds the guests and leaves that have a place on pubsub at a time. 0 is
-	// 64, a negative number means none.
+	// MaxGuests is how many guests and leaves may have a place on pubsub at a time. 0
+	// means 64, and a negative number means none.
 	MaxGuests int
 	Log       *slog.Logger
 }
 
-// Followers are the parts of a node that follow the changes. Each gets every change, in
-// the order of the fields, on the goroutine that brought the fact. A follower must not
-// wait, nor feed the registry. It may ask the registry, which answers with the
-// standing after the change, except that the list of neighbors changes after Direct.
+// Followers are functions of the parts of a node that follow the changes. Each is
+// called with every change, in the order of the fields, on the goroutine that recorded
+// the fact. A follower must not wait, and must not call methods that record a fact. It
+// may ask the Registry, whose answers take account of the change, except that the list
+// of neighbors changes only after Direct was called.
 type Followers struct {
 	Gate      func(*Transition)
 	Overlay   func(*Transition)
 	Broadcast func(*Transition)
 	Direct    func(*Transition)
-	// The list of neighbors changes here.
+	// The list of neighbors changes at this point.
 	Watchdog  func(*Transition)
 	Callbacks func(*Transition)
-	// Identified is told of each connection whose peer has said what it speaks, also
-	// if that changes nothing.
+	// Identified is called each time a connected peer has said which protocols it
+	// speaks, even if no record changes.
 	Identified func(p peer.ID, is Standing)
 }
 
 // A Registry keeps the records of the peers of one node. All methods may be called from
-// several goroutines; a follower must not call those that record a fact.
+// several goroutines, but followers must not call those that record a fact.
 type Registry struct {
 	cfg   Config
 	sub   event.Subscription
 	tasks sync.WaitGroup
 
-	// facts is held from a fact until its changes are delivered, so that all followers
-	// see the same order. It is locked before mu.
+	// facts is locked while a fact is recorded and its changes are delivered, so that
+	// all followers get the changes in the same order. It is locked before mu.
 	facts     sync.Mutex
 	followers Followers
 	pubsub    []protocol.ID
 	following bool
-	missed    []Transition // before Follow
+	missed    []Transition // changes from before Follow was called
 	warned    time.Time
 	timer     *time.Timer
 
 	mu        sync.Mutex
 	core      *core
 	neighbors []peer.ID   // in the order in which they were added
-	admitted  notify.Cond // direct events of a peer are no longer held
+	admitted  notify.Cond // broadcast when direct events of a peer are no longer held back
 	closed    bool
 }
 
-// New returns a Registry that takes facts. Changes wait for Follow.
+// New returns a Registry to which facts can be given. It delivers no changes until
+// Follow is called.
 func New(cfg Config) *Registry {
 	cfg.MaxGuests = cmp.Or(cfg.MaxGuests, maxGuests)
 	return &Registry{cfg: cfg, core: newCore(cfg.MaxGuests)}
 }
 
-// Follow begins to deliver changes to the followers, first those from before. From now on
-// the registry learns from the host what its peers speak, which of them are connected,
-// and by pubsub which protocols make a peer a guest. It must be called once.
+// Follow begins to deliver changes to the followers, beginning with the changes from
+// before. It must be called once. From then on the Registry learns from the host which
+// peers are connected and what they speak. pubsub lists the protocols that make a peer
+// a guest.
 func (r *Registry) Follow(followers Followers, pubsub ...protocol.ID) error {
-	// The bus waits for its subscribers, so the buffer covers the time in which the
-	// followers are at work.
+	// The event bus waits for a slow subscriber. The buffer is large enough for the
+	// time in which followers are at work.
 	sub, err := r.cfg.Host.EventBus().Subscribe([]any{
 		new(event.EvtPeerIdentificationCompleted), new(event.EvtPeerProtocolsUpdated), new(event.EvtPeerConnectednessChanged),
 	}, eventbus.BufSize(256), eventbus.Name("smokesignal peers"))
@@ -102,8 +105,8 @@ func (r *Registry) Follow(followers Followers, pubsub ...protocol.ID) error {
 	return nil
 }
 
-// Close ends all records, tells the followers, and ends the registry's goroutine. It may
-// be called again, and without Follow.
+// Close removes all records, informs the followers, and ends the Registry's goroutine.
+// It may be called again, and without Follow.
 func (r *Registry) Close() {
 	r.facts.Lock()
 	sub := r.sub
@@ -115,15 +118,15 @@ func (r *Registry) Close() {
 	}
 	r.change(func(c *core) []Transition {
 		r.closed = true
-		r.admitted.Broadcast() // nothing is held any more
+		r.admitted.Broadcast() // direct events are not held back any more
 		return c.close()
 	})
 }
 
-// watch records what the host says of its peers. It is the only goroutine that does, so
-// the fact that is recorded last was also read last.
+// watch records what the host says about its peers. No other goroutine does that, so
+// what was read last from the host is also recorded last.
 func (r *Registry) watch(sub event.Subscription) {
-	for _, p := range r.cfg.Host.Network().Peers() { // connected before Follow
+	for _, p := range r.cfg.Host.Network().Peers() { // these were connected before Follow was called
 		r.identify(p)
 	}
 	for ev := range sub.Out() {
@@ -133,7 +136,7 @@ func (r *Registry) watch(sub event.Subscription) {
 		case event.EvtPeerProtocolsUpdated:
 			r.identified(ev.Peer)
 		case event.EvtPeerConnectednessChanged:
-			// A new connection says nothing until identify is done.
+			// When a peer connects, nothing is known about it until it was identified.
 			if ev.Connectedness != network.Connected {
 				r.identify(ev.Peer)
 			}
@@ -141,7 +144,8 @@ func (r *Registry) watch(sub event.Subscription) {
 	}
 }
 
-// identified reads what p has just said that it speaks, and tells the follower.
+// identified records what p has just said that it speaks, and then calls the follower
+// Identified.
 func (r *Registry) identified(p peer.ID) {
 	r.identify(p)
 	r.facts.Lock()
@@ -151,10 +155,11 @@ func (r *Registry) identified(p peer.ID) {
 	}
 }
 
-// identify reads from the host what p speaks and how it is connected.
+// identify reads from the host what p speaks and how it is connected, and records it.
 func (r *Registry) identify(p peer.ID) {
 	host := r.cfg.Host
-	// The news of the protocols can come after that of the end of the connection.
+	// The event with the protocols can arrive after the one with the end of the
+	// connection.
 	if host.Network().Connectedness(p) == network.NotConnected {
 		r.change(func(c *core) []Transition { return c.disconnected(p) })
 		return
@@ -166,29 +171,31 @@ func (r *Registry) identify(p peer.ID) {
 	})
 }
 
-// Spoke records the protocols that p says it speaks. After Follow the registry learns them
-// from the host.
+// Spoke records which protocols p says it speaks. After Follow was called, the Registry
+// learns this from the host.
 func (r *Registry) Spoke(p peer.ID, abilities Abilities) {
 	r.change(func(c *core) []Transition { return c.spoke(p, abilities) })
 }
 
-// speaks reports whether p has said that it speaks one of the protocols.
+// speaks reports whether p has said that it speaks at least one of the protocols.
 func (r *Registry) speaks(p peer.ID, protocols ...protocol.ID) bool {
 	known, err := r.cfg.Host.Peerstore().SupportsProtocols(p, protocols...)
 	return err == nil && len(known) > 0
 }
 
-// Pending records that a handshake with p begins. From now on Admit(p) waits.
+// Pending records that a handshake with p begins. From then on Admit waits for p.
 func (r *Registry) Pending(p peer.ID) {
 	r.change(func(c *core) []Transition { return c.pending(p) })
 }
 
-// Linked records that the link to p stands.
+// Linked records that the link to p is complete. greeting is what p said in the
+// handshake.
 func (r *Registry) Linked(p peer.ID, greeting []byte) {
 	r.change(func(c *core) []Transition { return c.linked(p, greeting) })
 }
 
-// Unlinked records that the handshake with p has failed or its link has ended.
+// Unlinked records that the handshake with p has failed or that its link has ended, and
+// why.
 func (r *Registry) Unlinked(p peer.ID, reason error, how Ending) {
 	r.change(func(c *core) []Transition {
 		r.admitted.Broadcast()
@@ -206,11 +213,11 @@ func (r *Registry) TopicChanged(p peer.ID, present bool) {
 	})
 }
 
-// OpenPubSub makes pubsub serve every peer that speaks it, from now on. It cannot be
-// taken back.
+// OpenPubSub makes pubsub serve every peer that speaks it, from now on. This cannot be
+// undone.
 func (r *Registry) OpenPubSub() { r.change((*core).openPubSub) }
 
-// change gives a fact to the core and delivers the changes that follow.
+// change passes a fact to the core and delivers the changes that follow from it.
 func (r *Registry) change(fact func(*core) []Transition) {
 	r.facts.Lock()
 	defer r.facts.Unlock()
@@ -223,17 +230,18 @@ func (r *Registry) change(fact func(*core) []Transition) {
 	if r.following {
 		r.deliver(changes)
 	} else {
-		// The parts of a node that follow are made one after the other.
+		// The parts of a node are created one after the other, before Follow can be
+		// called.
 		r.missed = append(r.missed, changes...)
 	}
 	if now := time.Now(); turnedAway > 0 && now.Sub(r.warned) >= warnInterval {
 		r.warned = now
-		r.cfg.Log.Warn("guests are turned away from pubsub, since there are as many as allowed", "max", r.cfg.MaxGuests)
+		r.cfg.Log.Warn("no place on pubsub for another guest; allow more guests to serve it", "max", r.cfg.MaxGuests)
 	}
 	r.schedule(next)
 }
 
-// schedule sets the timer for the next change that time brings. It needs facts.
+// schedule sets the timer for the next call of advance. The caller must hold facts.
 func (r *Registry) schedule(next time.Time) {
 	switch {
 	case next.IsZero():
@@ -251,7 +259,7 @@ func (r *Registry) advance() {
 	r.change(func(c *core) []Transition { return c.advance(time.Now()) })
 }
 
-// deliver tells the followers. It needs facts.
+// deliver passes the changes to the followers. The caller must hold facts.
 func (r *Registry) deliver(changes []Transition) {
 	f := &r.followers
 	for i := range changes {
@@ -263,21 +271,21 @@ func (r *Registry) deliver(changes []Transition) {
 	}
 }
 
-// Standing returns the standing of p.
+// Standing returns what the record of p says; the zero value if there is none.
 func (r *Registry) Standing(p peer.ID) Standing {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.core.standing(p)
 }
 
-// TurnedAway returns how many guests found no place.
+// TurnedAway returns how often a guest or leaf found no place on pubsub.
 func (r *Registry) TurnedAway() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.core.guests.turnedAway
 }
 
-// Nodes returns the connected nodes, linked or not.
+// Nodes returns the connected nodes, whether they are linked or not.
 func (r *Registry) Nodes() (nodes []peer.ID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -289,9 +297,9 @@ func (r *Registry) Nodes() (nodes []peer.ID) {
 	return nodes
 }
 
-// Admit waits while the direct events of p are held: from the beginning of a handshake
-// until the callbacks of its adding have run, or the handshake fails. It returns the
-// cause of ctx if that ends first.
+// Admit waits while the direct events of p are held back. They are held from the
+// beginning of a handshake until the callbacks for the added peer have run, or until
+// the handshake fails. It returns the cause of ctx if ctx ends first.
 func (r *Registry) Admit(ctx context.Context, p peer.ID) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -303,8 +311,8 @@ func (r *Registry) Admit(ctx context.Context, p peer.ID) error {
 	return nil
 }
 
-// Release ends the waiting of Admit for an added peer. Call it when the callbacks of the
-// change that added the peer have run.
+// Release ends the holding of direct events of an added peer. It must be called when
+// the callbacks for the change that added the peer have run.
 func (r *Registry) Release(added *Transition) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -219,8 +219,8 @@ func (n *Net) OneComponent() {
 	})
 }
 
-// wait waits until why returns the empty string. After Timeout, it fails the test with
-// the last reason.
+// wait waits for a condition. why returns the empty string if the condition is met, and
+// otherwise says why not. After Timeout, wait fails the test with the last reason.
 func (n *Net) wait(why func() string) {
 	n.t.Helper()
 	began := time.Now()

@@ -26,7 +26,7 @@ func TestCallbacksOfANewLink(t *testing.T) {
 	l.wantStory(b, "connect", "peer added a", "add a")
 	c := l.start(cluster.Spec{Name: "c", Limits: manual})
 	l.link(c, a)
-	l.wantStory(a, "connect", "peer added b", "add b", "peer added c", "add c") // connect for the first alone
+	l.wantStory(a, "connect", "peer added b", "add b", "peer added c", "add c") // connect only for the first
 	l.check(checker.Config{})
 }
 
@@ -47,7 +47,7 @@ func TestCallbacksOfALinkThatEnds(t *testing.T) {
 	l.close(b)
 	l.wait(soon, "b is gone", closed(2))
 	l.wantStory(a, "connect", "peer added b", "add b", "peer added c", "add c", "peer removed c", "remove c", "close c",
-		"disconnect", "peer removed b", "remove b", "close b") // disconnect for the last alone
+		"disconnect", "peer removed b", "remove b", "close b") // disconnect only for the last
 	l.wantStory(b, "connect", "peer added a", "add a", "disconnect", "peer removed a", "remove a", "close a")
 	l.check(checker.Config{})
 }
@@ -60,17 +60,17 @@ func TestBroadcastInsideOnConnectArrives(t *testing.T) {
 		l := newLocal(t)
 		a := l.create(cluster.Spec{Name: "a", Limits: manual})
 		b := l.create(cluster.Spec{Name: "b", Limits: manual})
-		type said struct {
+		type state struct {
 			connected bool
 			err       error
 		}
-		inside := make(chan said, 2)
+		inside := make(chan state, 2)
 		ins := map[*smokesignal.Node]*inbox{}
 		for _, n := range []*smokesignal.Node{a, b} {
 			ins[n] = listen(t, n.Broadcast(), "HEYO")
 			n.OnConnect(func(ctx context.Context) {
 				connected := n.Connected()
-				inside <- said{connected, n.Broadcast().Emit(ctx, "HEYO", 0)}
+				inside <- state{connected, n.Broadcast().Emit(ctx, "HEYO", 0)}
 			})
 			if err := n.Start(t.Context()); err != nil {
 				t.Fatal(err)
@@ -79,7 +79,7 @@ func TestBroadcastInsideOnConnectArrives(t *testing.T) {
 		l.link(a, b)
 		for range 2 {
 			if s := <-inside; !s.connected || s.err != nil {
-				t.Errorf("round %d: inside connect, connected=%v, Emit returned %v", round, s.connected, s.err)
+				t.Errorf("round %d: inside OnConnect, Connected is %v, Emit returned %v", round, s.connected, s.err)
 			}
 		}
 		for n, in := range ins {
@@ -103,7 +103,7 @@ func TestDirectEventsComeAfterOnAdd(t *testing.T) {
 		got := make(chan struct{}, 1)
 		b.Peers().OnAdd(func(_ context.Context, p *smokesignal.Peer) {
 			p.On("x", func(context.Context, *smokesignal.Event) { note("event"); got <- struct{}{} })
-			time.Sleep(20 * time.Millisecond) // a slow handler, which the event must not overtake
+			time.Sleep(20 * time.Millisecond) // a slow callback: the event must wait for it
 			note("added")
 		})
 		a.Peers().OnAdd(func(ctx context.Context, p *smokesignal.Peer) { p.Emit(ctx, "x") })
@@ -116,7 +116,7 @@ func TestDirectEventsComeAfterOnAdd(t *testing.T) {
 		select {
 		case <-got:
 		case <-time.After(soon):
-			t.Fatal("the event sent from the add handler is lost")
+			t.Fatal("the event that OnAdd sent is lost")
 		}
 		mu.Lock()
 		if !slices.Equal(order, []string{"added", "event"}) {
@@ -139,10 +139,10 @@ func TestConnectedIsFalseInsideOnDisconnect(t *testing.T) {
 	select {
 	case connected := <-inside:
 		if connected {
-			t.Error("connected inside disconnect")
+			t.Error("Connected is true inside OnDisconnect")
 		}
 	case <-time.After(soon):
-		t.Error("no disconnect")
+		t.Error("OnDisconnect did not run")
 	}
 }
 
@@ -160,7 +160,7 @@ func TestCloseErrorCountsUnwrittenEvents(t *testing.T) {
 			t.Errorf("the reason is %#v", err)
 		}
 	case <-time.After(soon):
-		t.Error("no close")
+		t.Error("OnClose did not run")
 	}
 }
 
@@ -177,15 +177,15 @@ func TestBlockedCallbackBlocksNoCall(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := a.Connect(within(t, soon), addr(b)); err != nil {
-		t.Errorf("Connect beside a callback that blocks: %v", err)
+		t.Errorf("Connect while OnConnect blocks: %v", err)
 	}
 	in := listen(t, b.Broadcast(), "x")
 	b.Broadcast().On("x", func(context.Context, *smokesignal.Event) { <-release })
-	emitNumbers(t, a.Broadcast(), "x", 50) // nor a handler inside Emit
+	emitNumbers(t, a.Broadcast(), "x", 50) // Emit does not wait for the handler
 	in.wait(1, soon)
 	close(release)
 	wantNumbers(t, "b", in.wait(50, soon), 50)
-	l.wait(soon, "the callbacks go on", func(s *checker.State) bool { return len(s.Proc("a").Peers) == 1 })
+	l.wait(soon, "the other callbacks ran", func(s *checker.State) bool { return len(s.Proc("a").Peers) == 1 })
 }
 
 // TestBusCarriesTheCallbacks shows that the host's event bus gets the same changes in
@@ -223,10 +223,10 @@ func TestBusCarriesTheCallbacks(t *testing.T) {
 				}
 			}
 		case <-time.After(soon):
-			t.Fatalf("only %v came", got)
+			t.Fatalf("the bus carried only %v", got)
 		}
 	}
 	if want := []string{"EvtConnected", "EvtPeerAdded", "EvtDisconnected", "EvtPeerRemoved"}; !slices.Equal(got, want) {
-		t.Errorf("the bus told %v, want %v", got, want)
+		t.Errorf("the bus carried %v, want %v", got, want)
 	}
 }

@@ -39,7 +39,7 @@ func TestTypedBroadcastArrives(t *testing.T) {
 			t.Errorf("got %v", r)
 		}
 	case <-time.After(soon):
-		t.Error("nothing came")
+		t.Error("the broadcast did not arrive")
 	}
 }
 
@@ -82,15 +82,15 @@ func TestNodeDoesNotGetItsOwnEvents(t *testing.T) {
 	emitNumbers(t, a.Broadcast(), "x", 10)
 	in.wait(10, soon)
 	back := listen(t, a.Broadcast(), "back")
-	emitNumbers(t, b.Broadcast(), "back", 1) // behind whatever might have come back
+	emitNumbers(t, b.Broadcast(), "back", 1) // arrives after any of its own broadcasts that came back
 	back.wait(1, soon)
 	for _, h := range own.wait(1, soon) {
 		if h.From == a.ID() {
-			t.Errorf("a heard its own %q", h.Name)
+			t.Errorf("a got its own %q", h.Name)
 		}
 	}
 	if n := all.count(); n != 0 {
-		t.Errorf("a heard %d direct events", n)
+		t.Errorf("a got %d direct events", n)
 	}
 }
 
@@ -123,7 +123,7 @@ func TestBroadcastsPassCyclesOnce(t *testing.T) {
 			by[h.From] = append(by[h.From], h)
 		}
 		if len(by) != n-1 {
-			t.Errorf("n%d heard %d senders", i, len(by))
+			t.Errorf("n%d got broadcasts of %d senders", i, len(by))
 		}
 		for from, got := range by {
 			wantNumbers(t, fmt.Sprintf("n%d from %s", i, l.names[from.String()]), got, each)
@@ -148,7 +148,7 @@ func TestNewLinkKeepsTheOrder(t *testing.T) {
 	sent := make(chan struct{})
 	go func() { defer close(sent); emitNumbers(t, line[0].Broadcast(), "x", n) }()
 	in.wait(n/10, soon)
-	l.link(line[0], line[3]) // a short cut
+	l.link(line[0], line[3]) // a shorter way
 	<-sent
 	wantNumbers(t, "the far end", in.wait(n, soon), n)
 }
@@ -161,7 +161,7 @@ func TestNodeWithoutHandlerPassesEventsOn(t *testing.T) {
 	a, b, c := l.start(cluster.Spec{Name: "a", Limits: manual}), l.start(cluster.Spec{Name: "b", Limits: manual}), l.start(cluster.Spec{Name: "c", Limits: manual})
 	l.link(a, b)
 	l.link(b, c)
-	in := listen(t, c.Broadcast(), "x") // b listens to nothing
+	in := listen(t, c.Broadcast(), "x") // b has no handler
 	emitNumbers(t, a.Broadcast(), "x", 100)
 	wantNumbers(t, "c", in.wait(100, soon), 100)
 }

@@ -51,14 +51,14 @@ func TestDirectEventsArrive(t *testing.T) {
 	bare := listen(t, b.Direct(), "bare")
 	emitNumbers(t, a.Peer(b.ID()), "count", n)
 	wantNumbers(t, "b", got.wait(n, soon), n)
-	wantNumbers(t, "b, listening to a alone", fromA.wait(n, soon), n)
+	wantNumbers(t, "b, from a,", fromA.wait(n, soon), n)
 
 	if err := a.Peer(b.ID()).Emit(t.Context(), "bare"); err != nil {
 		t.Fatal(err)
 	}
 	ev := bare.wait(1, soon)[0]
 	if ev.Ev.Len() != 0 || ev.From != a.ID() {
-		t.Errorf("an event without arguments came with %d, from %s", ev.Ev.Len(), ev.From)
+		t.Errorf("an event without arguments arrived with %d arguments, from %s", ev.Ev.Len(), ev.From)
 	}
 }
 

@@ -3,7 +3,6 @@ package integration_test
 import (
 	"context"
 	"errors"
-	"slices"
 	"testing"
 	"time"
 
@@ -106,18 +105,15 @@ func TestCloseEndsAllLinks(t *testing.T) {
 		t.Errorf("a broadcast after Close returned %v, want ErrClosed", err)
 	}
 	if a.Connected() || a.Peers().Len() != 0 {
-		t.Errorf("closed and connected=%v with %d peers", a.Connected(), a.Peers().Len())
+		t.Errorf("after Close, Connected is %v and there are %d peers", a.Connected(), a.Peers().Len())
 	}
 	select {
 	case <-a.Done():
 	default:
-		t.Error("Done is open after Close")
+		t.Error("Done is not closed after Close")
 	}
 	for _, n := range others {
-		story := l.story(n)
-		if want := []string{"connect", "peer added a", "add a", "disconnect", "peer removed a", "remove a", "close a"}; !slices.Equal(story, want) {
-			t.Errorf("%s was told %q, want %q", l.name(n), story, want)
-		}
+		l.wantStory(n, "connect", "peer added a", "add a", "disconnect", "peer removed a", "remove a", "close a")
 	}
 	l.check(checker.Config{})
 }
@@ -184,7 +180,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	defer cancel()
 	go func() { ran <- a.Run(ctx) }()
 	for len(a.Addrs()) == 0 {
-		time.Sleep(time.Millisecond) // Run does not say when it listens
+		time.Sleep(time.Millisecond) // nothing reports that Run listens
 	}
 	b := l.start(cluster.Spec{Name: "b", Limits: joins, Seeds: []string{addr(a)}})
 	l.wait(soon, "linked", func(s *checker.State) bool { return s.Gathered(2) })
@@ -195,34 +191,33 @@ func TestRunEndsWithItsContext(t *testing.T) {
 			t.Errorf("Run returned %v", err)
 		}
 	case <-time.After(soon):
-		t.Fatal("Run does not end")
+		t.Fatal("Run does not return")
 	}
-	l.wait(soon, "b was told", func(s *checker.State) bool { return s.Proc("b").Counts[checker.PeerClose] == 1 })
+	l.wait(soon, "b lost its peer", closedBy("b"))
 	if b.Connected() {
 		t.Error("b is still connected")
 	}
 }
 
-// TestRunThatCannotStart shows that Run closes a node that cannot start, and leaves a
-// node alone that runs already.
+// TestRunThatCannotStart shows that Run closes a node that cannot start, and does not
+// close a node that runs already.
 func TestRunThatCannotStart(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t)
 	running := l.start(cluster.Spec{Name: "a", Limits: manual})
 	if err := running.Run(t.Context()); !errors.Is(err, smokesignal.ErrStarted) || len(running.Addrs()) == 0 {
-		t.Errorf("Run returned %v, and the node that runs has addresses %v", err, running.Addrs())
+		t.Errorf("Run of a running node returned %v, and the node has addresses %v", err, running.Addrs())
 	}
-	taken := running.Addrs()[0]
-	at, _ := peer.SplitAddr(taken)
+	at, _ := peer.SplitAddr(running.Addrs()[0])
 	n, err := smokesignal.New(smokesignal.Listen(at.String()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer n.Close()
 	if err := n.Run(t.Context()); err == nil {
-		t.Errorf("Run listens at %s, which is taken", at)
+		t.Errorf("Run listens at %s, which another node uses", at)
 	}
 	if err := n.Start(t.Context()); !errors.Is(err, smokesignal.ErrClosed) {
-		t.Errorf("Start after a Run in vain returned %v, want ErrClosed", err)
+		t.Errorf("Start after a failed Run returned %v, want ErrClosed", err)
 	}
 }

@@ -32,19 +32,6 @@ func TestNodeBelowItsMinimumFindsPeers(t *testing.T) {
 	l.check(checker.Config{Whole: true})
 }
 
-// TestJoinerGetsPeersBeyondItsSeed shows that nodes that know one seed get other peers
-// through it.
-func TestJoinerGetsPeersBeyondItsSeed(t *testing.T) {
-	t.Parallel()
-	l := newLocal(t)
-	seed := l.start(cluster.Spec{Name: "seed"})
-	for i := range 3 {
-		l.start(cluster.Spec{Name: fmt.Sprintf("n%d", i), Seeds: []string{addr(seed)}})
-	}
-	l.wait(gatherWithin, "all four have enough peers", func(s *checker.State) bool { return s.Gathered(4) })
-	l.check(checker.Config{Whole: true})
-}
-
 // TestNodeWithoutMinimumLooksForNobody shows that a node with a minimum of zero keeps the
 // peers that it was given.
 func TestNodeWithoutMinimumLooksForNobody(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -33,7 +32,7 @@ func TestListenOnABusyPortIsAnError(t *testing.T) {
 		t.Fatalf("Start on a port in use returned %v", err)
 	}
 	busy.Close()
-	if err := a.Start(t.Context()); err != nil { // Start that failed can be tried again
+	if err := a.Start(t.Context()); err != nil { // after a failure, Start may be called again
 		t.Errorf("Start once the port is free: %v", err)
 	}
 }
@@ -42,7 +41,6 @@ func TestListenOnABusyPortIsAnError(t *testing.T) {
 // TCP and QUIC.
 func TestPortZeroListensOnTCPAndQUIC(t *testing.T) {
 	t.Parallel()
-	// Listen without a port to choose: loopback, so that nothing else is bound.
 	l := newLocal(t)
 	a := l.start(cluster.Spec{Name: "a", Listen: []string{"127.0.0.1:0"}})
 	b := l.start(cluster.Spec{Name: "b", Listen: []string{"127.0.0.1:0"}, Seeds: []string{addr(a)}})
@@ -72,7 +70,7 @@ func TestPortZeroIsAdvertisedAsTheRealPort(t *testing.T) {
 		}
 		b := l.start(cluster.Spec{Name: "b" + m.String(), Limits: manual})
 		if _, err := b.Connect(within(t, soon), m.String()); err != nil {
-			t.Errorf("%s does not join: %v", m, err)
+			t.Errorf("Connect to %s: %v", m, err)
 		}
 	}
 }
@@ -88,8 +86,8 @@ func TestListenBindsOnlyTheGivenAddress(t *testing.T) {
 			t.Errorf("bound %s", m)
 		}
 	}
-	// All of 127.0.0.0/8 is this machine on Linux; elsewhere nothing answers
-	// there anyhow.
+	// On Linux, all of 127.0.0.0/8 is this machine. On other systems, nothing answers at
+	// 127.0.0.2 in any case.
 	if c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.2:%d", port), time.Second); err == nil {
 		c.Close()
 		t.Error("the port is bound on 127.0.0.2 as well")
@@ -121,10 +119,10 @@ func TestLocalIPFindsTheAddressInASubnet(t *testing.T) {
 			t.Errorf("LocalIP(%q) returned %v, %v", subnet, ip, err)
 		}
 	}
-	// Nothing is sent there: the documentation range is on no machine.
+	// This range is reserved for documentation, so no machine has an address in it.
 	_, err := smokesignal.LocalIP("203.0.113.0/24")
 	if err == nil || !strings.Contains(err.Error(), "127.0.0.1") {
-		t.Errorf("the error for a subnet without an address does not list what there is: %v", err)
+		t.Errorf("the error for a subnet without an address does not list the addresses of the machine: %v", err)
 	}
 }
 
@@ -159,7 +157,7 @@ func TestErrorOfNewNamesTheWrongOption(t *testing.T) {
 		n, err := smokesignal.New(tt.opt)
 		if err == nil {
 			n.Close()
-			t.Errorf("a wrong %s is no error", tt.word)
+			t.Errorf("a wrong %s is not an error", tt.word)
 		} else if !strings.Contains(err.Error(), tt.word) {
 			t.Errorf("the error %q does not name %s", err, tt.word)
 		}
@@ -190,7 +188,7 @@ func TestNodesOfOtherNetworksDoNotLink(t *testing.T) {
 	if !errors.Is(err, smokesignal.ErrOtherNetwork) || !strings.Contains(err.Error(), "one") {
 		t.Errorf("Connect of a node of network one returned %v", err)
 	}
-	l.wait(soon, "a seed error that says so", func(s *checker.State) bool { return s.Proc("b").Counts[checker.SeedError] > 0 })
+	l.wait(soon, "the seed error", func(s *checker.State) bool { return s.Proc("b").Counts[checker.SeedError] > 0 })
 	if r := l.log.RecordsOf("b", checker.SeedError)[0]; r.Code != "ErrOtherNetwork" {
 		t.Errorf("the seed error is %v", r)
 	}
@@ -217,5 +215,5 @@ func (s *logSink) Handle(_ context.Context, r slog.Record) error {
 func (s *logSink) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return strings.Join(slices.Clone(s.lines), "\n")
+	return strings.Join(s.lines, "\n")
 }

@@ -128,5 +128,5 @@ func TestNodesRejoinThroughKnownAddresses(t *testing.T) {
 	l.start(cluster.Spec{Name: "b", Seeds: []string{addr(hub)}})
 	l.wait(soon, "three linked", func(s *checker.State) bool { return s.Gathered(3) })
 	l.close(hub)
-	l.wait(soon, "a and b have each other", func(s *checker.State) bool { return s.Gathered(2) })
+	l.wait(soon, "a and b are linked", func(s *checker.State) bool { return s.Gathered(2) })
 }

@@ -30,7 +30,7 @@ func TestConnectToASilentServerFails(t *testing.T) {
 		t.Errorf("Connect returned %v, %v; want ErrUnreachable", p, err)
 	}
 	if took := time.Since(began); took > 12*slow*time.Second {
-		t.Errorf("it took %v to give up", took)
+		t.Errorf("Connect gave up after %v", took)
 	}
 	if n := len(a.Host().Network().Conns()); n != 0 {
 		t.Errorf("%d connections are left", n)
@@ -71,7 +71,7 @@ func TestFrozenPeerIsRemoved(t *testing.T) {
 	took := l.wait(soon, "the frozen peer is removed", func(s *checker.State) bool { return s.Proc("a").Counts[checker.PeerClose] == 1 })
 	t.Logf("removed %v later: %v", took.Round(time.Millisecond), reason.Load())
 	if total := time.Since(began); total > 20*slow*time.Second {
-		t.Errorf("it was a peer for %v", total)
+		t.Errorf("the frozen peer was removed after %v", total)
 	}
 	if !keep.Peer(a.ID()).Linked() {
 		t.Error("the other peer was lost")

@@ -20,9 +20,9 @@ func withShortPings(spec cluster.Spec) cluster.Spec {
 	return spec
 }
 
-// never is how long a test in virtual time waits for a report that must not come. It is
+// quietFor is how long a test in virtual time waits for a report that must not come. It is
 // many times the time after which a watchdog with short pings reports a netsplit.
-const never = 30 * time.Second
+const quietFor = 30 * time.Second
 
 // netsplits counts the netsplits that the node of that name has reported.
 func netsplits(s *checker.State, name string) int { return s.Proc(name).Counts[checker.Netsplit] }
@@ -44,7 +44,7 @@ func TestNetsplitIsResolved(t *testing.T) {
 		v.wait(soon, "netsplit at a and b", func(s *checker.State) bool { return netsplits(s, "a") == 1 && netsplits(s, "b") == 1 })
 		v.startOn(0, withShortPings(cluster.Spec{Name: "seed+1", Limits: manual}))
 		v.wait(soon, "netsplit resolved at a and b", func(s *checker.State) bool { return resolved(s, "a") == 1 && resolved(s, "b") == 1 })
-		v.never(never, "more than one netsplit and one end of it", func(s *checker.State) bool {
+		v.never(quietFor, "more than one netsplit and one end of it", func(s *checker.State) bool {
 			return netsplits(s, "a")+netsplits(s, "b") != 2 || resolved(s, "a")+resolved(s, "b") != 2
 		})
 		v.check(checker.Config{})
@@ -66,12 +66,12 @@ func TestNetsplitIsReportedOncePerSeed(t *testing.T) {
 				v.link(a, seed)
 			}
 		}
-		v.never(never, "netsplit with both seeds alive", func(s *checker.State) bool { return netsplits(s, "a") > 0 })
+		v.never(quietFor, "netsplit with both seeds alive", func(s *checker.State) bool { return netsplits(s, "a") > 0 })
 		v.close(one)
 		v.wait(soon, "netsplit of the first seed", func(s *checker.State) bool { return netsplits(s, "a") == 1 })
 		v.close(two)
 		v.wait(soon, "netsplit of the second seed", func(s *checker.State) bool { return netsplits(s, "a") == 2 })
-		v.never(never, "a third netsplit", func(s *checker.State) bool { return netsplits(s, "a") > 2 })
+		v.never(quietFor, "a third netsplit", func(s *checker.State) bool { return netsplits(s, "a") > 2 })
 		seeds := map[string]bool{}
 		for _, r := range v.log.RecordsOf("a", checker.Netsplit) {
 			seeds[r.Seed] = true
@@ -83,7 +83,7 @@ func TestNetsplitIsReportedOncePerSeed(t *testing.T) {
 
 		v.startOn(0, withShortPings(cluster.Spec{Name: "one+1", Limits: manual}))
 		v.wait(soon, "the first seed is heard again", func(s *checker.State) bool { return resolved(s, "a") == 1 })
-		v.never(never, "the dead seed is resolved too", func(s *checker.State) bool { return resolved(s, "a") > 1 })
+		v.never(quietFor, "the dead seed is resolved too", func(s *checker.State) bool { return resolved(s, "a") > 1 })
 		wantLost(t, a, false, true)
 		v.check(checker.Config{})
 	})
@@ -113,7 +113,7 @@ func TestNodeWithoutPeersReportsNoNetsplit(t *testing.T) {
 		v.wait(soon, "linked", func(s *checker.State) bool { return len(s.Proc("a").Peers) == 1 })
 		v.close(seed)
 		v.wait(soon, "disconnect", func(s *checker.State) bool { return s.Proc("a").Counts[checker.Disconnect] == 1 })
-		v.never(never, "netsplit of a node that is alone", func(s *checker.State) bool { return netsplits(s, "a") > 0 })
+		v.never(quietFor, "netsplit of a node that is alone", func(s *checker.State) bool { return netsplits(s, "a") > 0 })
 	})
 }
 
@@ -129,7 +129,7 @@ func TestNetsplitShowsAfterTwoIntervalsAndTheTimeout(t *testing.T) {
 		seed := start(0, "seed")
 		a, b := start(1, "a", at(0)), start(2, "b")
 		v.link(a, b)
-		v.never(never, "netsplit while the seed lives", func(s *checker.State) bool { return netsplits(s, "a") > 0 })
+		v.never(quietFor, "netsplit while the seed lives", func(s *checker.State) bool { return netsplits(s, "a") > 0 })
 		v.close(seed)
 		took := v.wait(soon, "netsplit", func(s *checker.State) bool { return netsplits(s, "a") == 1 })
 		t.Logf("netsplit after %v", took)
@@ -150,7 +150,7 @@ func TestPingIntervalZeroTurnsTheWatchdogOff(t *testing.T) {
 		v.link(a, v.startOn(2, cluster.Spec{Name: "b", Limits: manual}))
 		v.wait(soon, "seed linked", func(s *checker.State) bool { return len(s.Proc("a").Peers) == 2 })
 		v.close(seed)
-		v.never(never, "netsplit without a watchdog", func(s *checker.State) bool { return netsplits(s, "a") > 0 })
+		v.never(quietFor, "netsplit without a watchdog", func(s *checker.State) bool { return netsplits(s, "a") > 0 })
 	})
 }
 

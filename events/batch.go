@@ -12,31 +12,31 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
-// One kind of message travels on the topic, in the data of a signed pubsub
-// message. The author that the signature proves is its sender:
+// One kind of message travels on the topic, in the data of a signed pubsub message. The
+// author of the pubsub message, which the signature proves, is the sender of the batch:
 //
 //	message Batch {
-//	  bytes session = 1;     // 8 bytes: random, drawn when the sender started
-//	  uint64 start_ms = 2;   // the time of that start, ms since 1970; at least 1
+//	  bytes session = 1;     // 8 random bytes, drawn when the sender started
+//	  uint64 start_ms = 2;   // when the sender started, in ms since 1970; at least 1
 //	  uint64 first = 3;      // number of the first event, at least 1
 //	  repeated bytes event = 4; // Event messages, 1 to 16,384 of them
 //	}
 //
-// A sender numbers its events from 1 in each session, without gaps; the events
-// of a batch have consecutive numbers. The later of two sessions of a sender is
-// the one with the greater start_ms, or with the greater session if the start_ms
-// are equal. After a node has handled an event of the later session, it handles
-// no more events of the earlier one. A batch has at most 768 KiB, an event is not
-// empty, and all numbers are below 2^62. Unknown fields are skipped. A message
-// that breaks one of these rules, or is not a Batch at all, is counted and
-// otherwise ignored.
+// A sender numbers its events from 1 in each session, without gaps; the events of a
+// batch have consecutive numbers. The later of two sessions of a sender is the one with
+// the greater start_ms, or with the greater session if the start_ms are equal. After a
+// node has handled an event of the later session, it handles no more events of the
+// earlier one. A batch has at most 768 KiB, an event is not empty, and all numbers are
+// below 2^62. Unknown fields are skipped. A message that breaks one of these rules, or
+// is not a Batch at all, is counted and otherwise ignored.
 const (
-	// MaxBatch is the largest batch in bytes. With its signature it stays well
-	// below the 1 MiB at which pubsub peers of any kind cut the stream.
+	// MaxBatch is the largest size of a batch in bytes. Together with its signature it
+	// is well below 1 MiB, which is the limit of every pubsub implementation.
 	MaxBatch = 768 << 10
-	// maxBatchEvents bounds the events of one batch.
+	// maxBatchEvents is how many events one batch may contain.
 	maxBatchEvents = 16384
-	// maxBatchOverhead bounds the bytes that a batch of one event adds to the event.
+	// maxBatchOverhead is how many bytes a batch takes at most besides its event if it
+	// contains one event.
 	maxBatchOverhead = 64
 )
 
@@ -47,26 +47,26 @@ const (
 	numBatchEvent   = 4
 )
 
-// appendBatchHeader appends the fields that a batch has before its events. first is
-// the number of its first event.
+// appendBatchHeader appends the fields that stand before the events in a batch. first
+// is the number of the first event.
 func appendBatchHeader(dst []byte, session order.SessionKey, first uint64) []byte {
 	dst = frame.AppendBytes(dst, numBatchSession, session.ID[:])
 	dst = frame.AppendUint(dst, numBatchStart, session.Start)
 	return frame.AppendUint(dst, numBatchFirst, first)
 }
 
-// An arrivedBatch is a Batch message that arrived.
+// An arrivedBatch is a Batch message that this node has received.
 type arrivedBatch struct {
 	session order.SessionKey
 	first   uint64
-	count   int    // events
-	data    []byte // the message from its first event on
+	count   int    // how many events data contains
+	data    []byte // the part of the message that begins with its first event
 }
 
-// nextSeq returns the number of the first event after the batch.
+// nextSeq returns the number after that of the last event in the batch.
 func (m *arrivedBatch) nextSeq() uint64 { return m.first + uint64(m.count) }
 
-// parse reads a Batch message. It copies nothing, so m keeps b alive.
+// parse decodes a Batch message. It does not copy b, so m refers to b afterwards.
 func (m *arrivedBatch) parse(b []byte) error {
 	if len(b) > MaxBatch {
 		return fmt.Errorf("%w batch: %d bytes, at most %d", event.ErrMalformed, len(b), MaxBatch)
@@ -84,7 +84,7 @@ func (m *arrivedBatch) parse(b []byte) error {
 			case len(f.Bytes) == 0:
 				return fmt.Errorf("%w batch: event %d is empty", event.ErrMalformed, m.count+1)
 			case m.count == 0:
-				m.data = b // cutEvent skips other fields between the events
+				m.data = b // other fields between the events stay in; cutEvent skips them
 			}
 			m.count++
 		case f.Num == numBatchSession && f.Type == protowire.BytesType:
@@ -99,20 +99,20 @@ func (m *arrivedBatch) parse(b []byte) error {
 	if err := parseSession(&m.session, session); err != nil {
 		return fmt.Errorf("%w batch: %w", event.ErrMalformed, err)
 	}
-	// The sum would overflow without the last check.
+	// The last condition also excludes that first+count overflows.
 	if m.first == 0 || m.count == 0 || m.first > order.MaxNumber-uint64(m.count) {
 		return fmt.Errorf("%w batch: %d events from %d", event.ErrMalformed, m.count, m.first)
 	}
 	return nil
 }
 
-// cutEvent returns the next event in data, which is the end of a batch, and the data
-// after that event. ev is nil if there is no further event.
+// cutEvent returns the first event in data, which is the rest of a batch, and the data
+// after that event. ev is nil if there is no event.
 func cutEvent(data []byte) (ev, rest []byte) {
 	for len(data) > 0 {
 		f, rest, err := frame.Cut(data)
 		if err != nil {
-			return nil, nil // cannot happen: parse has read all fields
+			return nil, nil // cannot happen, since parse has read all fields before
 		}
 		if f.Num == numBatchEvent && f.Type == protowire.BytesType {
 			return f.Bytes, rest
@@ -122,7 +122,8 @@ func cutEvent(data []byte) (ev, rest []byte) {
 	return nil, nil
 }
 
-// parseSession sets the id of s, and checks its start, which the caller has set.
+// parseSession sets the id of s, and checks the start of s, which the caller must have
+// set.
 func parseSession(s *order.SessionKey, id []byte) error {
 	if len(id) != len(s.ID) {
 		return fmt.Errorf("a session of %d bytes", len(id))
@@ -134,16 +135,16 @@ func parseSession(s *order.SessionKey, id []byte) error {
 	return nil
 }
 
-// A node tells a neighbor how far it has received the events of the senders that it
-// knows, as
+// A node informs each neighbor how far it has received the events of the senders that
+// it knows:
 //
-//	message Marks { repeated Mark mark = 1; } // 1,024 and 64 KiB at most
+//	message Marks { repeated Mark mark = 1; } // at most 1,024 marks and 64 KiB
 //	message Mark {
 //	  bytes sender = 1;     // peer id
 //	  bytes session = 2;    // the latest session of the sender, as in Batch
 //	  uint64 start_ms = 3;
-//	  uint64 next = 4;      // every number below it was received, or given up as lost
-//	  uint64 above = 5;     // no number from here on was received; 0 or left out: next
+//	  uint64 next = 4;      // every event below it was received, or given up as lost
+//	  uint64 above = 5;     // no event from this number on was received; 0 or left out: next
 //	  uint64 begin = 6;     // all from here to next were received; 0 or left out: next
 //	  uint64 floor = 7;     // the lowest number that is still stored; 0: none
 //	  uint64 withheld = 8;  // the receiver of the mark counts only the numbers below
@@ -151,11 +152,11 @@ func parseSession(s *order.SessionKey, id []byte) error {
 //	  bool ask = 9;         // the receiver should send its own mark of the sender back
 //	}
 //
-// A neighbor gets the marks when the link is made, after it was seen on the topic.
-// Everything that this node sends or forwards later also goes to the neighbor, so
-// the neighbor can expect every event after the marks (after above, if it is
-// given). A node believes the marks of a sender about itself. It takes the marks
-// of other nodes as hints, which never make it skip an event for good.
+// A neighbor gets all marks when the link is made, after it was seen on the topic.
+// Every event that this node sends or forwards later also goes to the neighbor. So the
+// neighbor can expect every event after the marks (after above, if it is given). A node
+// believes the marks of a sender about itself. It takes the marks of other nodes as
+// hints, which never make it skip an event for good.
 const (
 	maxMarks     = 1024
 	maxMarksSize = 64 << 10
@@ -164,7 +165,7 @@ const (
 const (
 	numMarksMark = 1
 
-	// 1 to 3 are those of runFields.
+	// Fields 1 to 3 are those of runFields.
 	numMarkNext  = 4
 	numMarkAbove = 5
 	numMarkBegin = 6
@@ -173,7 +174,8 @@ const (
 	numMarkAsk   = 9
 )
 
-// appendMarks appends a Marks message with as many of the marks as fit.
+// appendMarks appends a Marks message that contains as many of the marks as fit into
+// it.
 func appendMarks(dst []byte, marks []engine.Mark) []byte {
 	start := len(dst)
 	var buf [192]byte
@@ -193,7 +195,7 @@ func appendMarks(dst []byte, marks []engine.Mark) []byte {
 		if m.Ask {
 			body = frame.AppendUint(body, numMarkAsk, 1)
 		}
-		if len(dst)-start+len(body)+4 > maxMarksSize { // 4: the tag and the length
+		if len(dst)-start+len(body)+4 > maxMarksSize { // 4 bytes are for the tag and the length
 			break
 		}
 		dst = frame.AppendMessage(dst, numMarksMark, body)
@@ -201,7 +203,7 @@ func appendMarks(dst []byte, marks []engine.Mark) []byte {
 	return dst
 }
 
-// decodeMarks reads a Marks message.
+// decodeMarks decodes a Marks message.
 func decodeMarks(b []byte) ([]engine.Mark, error) {
 	if len(b) > maxMarksSize {
 		return nil, fmt.Errorf("%w marks: %d bytes, at most %d", event.ErrMalformed, len(b), maxMarksSize)
@@ -212,7 +214,7 @@ func decodeMarks(b []byte) ([]engine.Mark, error) {
 		case err != nil:
 			return nil, fmt.Errorf("%w marks: %w", event.ErrMalformed, err)
 		case f.Num != numMarksMark || f.Type != protowire.BytesType:
-			continue // a field of a later version
+			continue // the field is of a later version of the protocol
 		case len(marks) == maxMarks:
 			return nil, fmt.Errorf("%w marks: more than %d", event.ErrMalformed, maxMarks)
 		}
@@ -225,8 +227,8 @@ func decodeMarks(b []byte) ([]engine.Mark, error) {
 	return marks, nil
 }
 
-// readID reads a peer id. An id above maxAuthor bytes is refused: the messages of such
-// a sender are refused, too.
+// readID decodes a peer id. It refuses an id of more than maxAuthor bytes, because
+// messages of such a sender are refused, too.
 func readID(b []byte) (peer.ID, error) {
 	if len(b) > maxAuthor {
 		return "", fmt.Errorf("a peer id of %d bytes, at most %d", len(b), maxAuthor)
@@ -234,21 +236,22 @@ func readID(b []byte) (peer.ID, error) {
 	return peer.IDFromBytes(b)
 }
 
-// The fields that Mark and Want have in common: a run of a sender.
+// Numbers of the fields that the messages Mark and Want have in common. Together these
+// fields name a run (session) of a sender.
 const (
 	numRunSender  = 1
 	numRunSession = 2
 	numRunStart   = 3
 )
 
-// A runFields collects the fields that name a run of a sender.
+// runFields holds the fields of a Mark or Want message that name a session of a sender.
 type runFields struct {
 	sender  peer.ID
 	session []byte
 	start   uint64
 }
 
-// read reads f if it is one of these fields, and reports whether it is.
+// read decodes f if it is one of these fields, and reports whether it is.
 func (r *runFields) read(f frame.Field) (found bool, err error) {
 	switch {
 	case f.Num == numRunSender && f.Type == protowire.BytesType:
@@ -263,7 +266,7 @@ func (r *runFields) read(f frame.Field) (found bool, err error) {
 	return true, err
 }
 
-// key returns the session, once all fields were read.
+// key returns the session, after all fields of the message were read.
 func (r *runFields) key() (order.SessionKey, error) {
 	s := order.SessionKey{Start: r.start}
 	return s, parseSession(&s, r.session)
@@ -282,7 +285,7 @@ func decodeMark(b []byte) (m engine.Mark, err error) {
 		}
 		switch {
 		case found, f.Type != protowire.VarintType:
-			// Read already, or a field of a later version.
+			// The field was read above, or is of a later version.
 		case f.Num == numMarkNext:
 			m.Next = f.Uint
 		case f.Num == numMarkAbove:

@@ -15,11 +15,11 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
-// deliverer calls handlers for the events that are in order. It reads the events
-// from the store. The events of each sender are handled one after the other;
-// senders take turns on a bounded number of goroutines. A slow handler delays its
-// sender at this node and nothing else: events that are dropped from the store
-// before they were read are reported as a gap.
+// deliverer calls handlers for the events that are in order. It reads the events from
+// the store. The events of one sender are handled one after the other; senders take
+// turns on a limited number of goroutines. A slow handler delays only its sender's
+// events at this node. If the store drops events before they were read, they are
+// reported as a gap.
 type deliverer struct {
 	b *Broadcast
 
@@ -29,12 +29,13 @@ type deliverer struct {
 }
 
 const (
-	// maxQueues bounds the senders whose events wait for handlers. A limit is needed
-	// because anybody can make any number of keys, and a queue outlives its sender's
-	// events in the store. The store has space for about this many senders.
+	// maxQueues is how many senders may have events that wait for handlers. There must
+	// be a limit because anybody can use any number of keys, and a queue can outlive
+	// its sender's events in the store. The store has space for about this many
+	// senders.
 	maxQueues = 20_000
-	// maxRanges bounds the queue of one sender, who could otherwise make it grow by
-	// leaving out every other event.
+	// maxRanges is how many ranges of events may wait for one sender. A sender could
+	// make their number grow by leaving out every other event.
 	maxRanges = 4096
 )
 
@@ -63,9 +64,8 @@ func (d *deliverer) init(b *Broadcast) {
 	})
 }
 
-// enqueue adds events behind those of the same sender. It does not block. If too
-// many senders wait, the events of a new one are dropped, and enqueue reports
-// false.
+// enqueue adds events to the queue of their sender. It does not block. If too many
+// senders have a queue, it drops the events of a new sender and returns false.
 func (d *deliverer) enqueue(s *order.Step) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -88,18 +88,18 @@ func (d *deliverer) enqueue(s *order.Step) bool {
 	return true
 }
 
-// push adds a range of events to the queue, or extends the last one.
+// push adds a range of events to the queue, or extends the last range.
 func (q *deliveryQueue) push(r eventRange) {
 	if n := len(q.ranges); n > 0 {
 		switch last := &q.ranges[n-1]; {
 		case last.session != r.session || last.to != r.from:
-			// They do not follow the last ones.
+			// The events do not follow those of the last range.
 		case last.lost == r.lost:
 			last.to = r.to
 			return
 		case n >= maxRanges:
-			// The sender mixes lost and present events to make the queue grow. It
-			// loses the present ones.
+			// The sender mixes lost and present events to make the queue grow. Its
+			// present events are dropped.
 			last.to, last.lost = r.to, true
 			return
 		}
@@ -116,8 +116,8 @@ func (d *deliverer) countUndelivered(r eventRange) {
 	}
 }
 
-// advance removes the events below to from the first range, as they are being
-// handled or reported. It returns false if close has counted them already.
+// advance removes the events below to from the first range, because they are about to
+// be handled or reported. It returns false if close has counted them already.
 func (d *deliverer) advance(q *deliveryQueue, to uint64) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -128,13 +128,13 @@ func (d *deliverer) advance(q *deliveryQueue, to uint64) bool {
 	if first.from = to; first.from >= first.to {
 		q.ranges = q.ranges[1:]
 		if len(q.ranges) == 0 {
-			q.ranges = nil // so that a long array is not kept
+			q.ranges = nil // so that no long empty array is kept
 		}
 	}
 	return true
 }
 
-// deliver is one turn of a sender: a whole gap, or the events of one batch.
+// deliver is one turn of a sender: it handles a whole gap, or the events of one batch.
 func (d *deliverer) deliver(ctx context.Context, sender peer.ID, q *deliveryQueue) {
 	d.mu.Lock()
 	closed := d.turns.Closed()
@@ -165,7 +165,7 @@ func (d *deliverer) deliver(ctx context.Context, sender peer.ID, q *deliveryQueu
 	}
 	o, from, to, ok := d.b.driver.readStored(sender, r)
 	if !ok || from > r.from {
-		// The store has dropped the beginning of the range for lack of space.
+		// The store has dropped the first events of the range for lack of space.
 		if ok {
 			r.to = from
 		}
@@ -175,7 +175,7 @@ func (d *deliverer) deliver(ctx context.Context, sender peer.ID, q *deliveryQueu
 		return
 	}
 	if d.advance(q, to) {
-		// Deferred, so that it also happens if a handler calls runtime.Goexit.
+		// This is deferred so that it also happens if a handler calls runtime.Goexit.
 		defer d.b.driver.releaseHandled(sender, r.session, to)
 		d.dispatch(ctx, q, o, from, to)
 	}
@@ -187,7 +187,8 @@ func (d *deliverer) dispatch(ctx context.Context, q *deliveryQueue, o *signedBat
 	t := dispatch.TurnOf(ctx)
 	var b []byte
 	for n := o.first; n < to; n++ {
-		// Events have no index, so those before from are skipped one by one.
+		// A batch has no index of its events, so those before from are skipped one by
+		// one.
 		if b, data = cutEvent(data); n < from {
 			continue
 		}
@@ -205,7 +206,7 @@ func (d *deliverer) dispatch(ctx context.Context, q *deliveryQueue, o *signedBat
 		if t.Find(ev) {
 			args := ev.Args
 			if len(args) <= event.OwnEvent {
-				args = t.Copy(args) // otherwise whoever keeps the event keeps the whole batch
+				args = t.Copy(args) // without a copy, keeping the event would keep the whole batch in memory
 			}
 			ev = q.arena.Kept(args)
 		}
@@ -213,8 +214,8 @@ func (d *deliverer) dispatch(ctx context.Context, q *deliveryQueue, o *signedBat
 	}
 }
 
-// reportGap reports events that are not delivered. slow means that they were
-// dropped here; otherwise no neighbor had them.
+// reportGap reports events that are not delivered. slow means that this node dropped
+// them because handlers were slow; otherwise no neighbor had them.
 func (d *deliverer) reportGap(ctx context.Context, sender peer.ID, r eventRange, slow bool) {
 	n := r.to - r.from
 	if slow {

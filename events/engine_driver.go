@@ -21,23 +21,23 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
-// engineDriver gives the engine its inputs (messages of pubsub, marks and repairs
-// of neighbors, the time) and carries out its decisions.
+// engineDriver feeds the engine with its inputs (messages from pubsub, marks and
+// repairs from neighbors, the time) and carries out the engine's decisions.
 //
-// Messages are received in pubsub's event loop, before pubsub passes them on. So
-// the marks that a node tells a new neighbor cover everything that was passed on
-// before the neighbor was on the topic.
+// It receives messages in pubsub's event loop, before pubsub forwards them. So the
+// marks with which a node greets a new neighbor cover every message that was forwarded
+// before the neighbor came to the topic.
 //
-// Whether a batch of our own may be published is decided here and used by
-// publisher, under two mutexes. The states are: idle; in flight (from
-// reservePublish, until the batch comes back through pubsub's event loop into the
-// engine); and waiting (no batch is in flight, and the neighbors lack too much).
-// capacity is set whenever the state may have changed to idle. The two mutexes
-// stay apart because Emit only encodes into the publisher's buffer, and must not
-// wait for the engine, which works through the marks of all neighbors meanwhile.
+// engineDriver also decides whether this node may publish another batch; publisher asks
+// for it. There are three states. Idle: a batch may be published. In flight: from
+// reservePublish until the batch has come through pubsub's event loop and is in the
+// engine. Waiting: the neighbors lack too much. The signal capacity is set whenever the
+// state may have become idle. publisher has a mutex of its own, because Emit only
+// encodes an event into the publisher's buffer and must not wait while the engine
+// handles the marks of all neighbors.
 type engineDriver struct {
 	b     *Broadcast
-	check atomic.Pointer[pubsubCheck] // a message that checkPubSub waits for
+	check atomic.Pointer[pubsubCheck] // the test message for which checkPubSub is waiting
 
 	mu     sync.Mutex
 	closed bool
@@ -45,33 +45,33 @@ type engineDriver struct {
 
 	// Neighbors.
 	links           map[peer.ID]*markSender
-	hadNeighbor     atomic.Bool // there was a neighbor or guest, ever
-	unlinkedStreams int         // repair streams of peers that are not neighbors yet
-	changed         notify.Cond // a neighbor acknowledged, came or left
+	hadNeighbor     atomic.Bool // this node has had a neighbor or guest at some time
+	unlinkedStreams int         // open repair streams of peers that are not neighbors yet
+	changed         notify.Cond // broadcast when a neighbor has acknowledged, was added or was removed
 
 	// Time.
 	timer    *time.Timer // calls onTimer
-	timerDue time.Time   // when it does; zero: it is not set
+	timerDue time.Time   // when timer fires; zero: it is not set
 
 	// Publishing.
-	inFlight bool          // an own batch is not yet through pubsub's event loop
-	capacity notify.Signal // another batch may be published
+	inFlight bool          // a batch of this node is not through pubsub's event loop yet
+	capacity notify.Signal // set when another batch may be published
 
 	oldSessions logging.Limiter
 }
 
-// A missing event is given up at the latest this long after it has left every
-// store. Usually that is known earlier, from an event or from the answers of
-// neighbors. Only a node that is alone, or whose neighbors know nothing of the
-// session, waits so long.
+// A missing event is given up at the latest when it is older than StoreAge, so that no
+// node stores it any more, and then one of these times has passed: doubtAfter if
+// neighbors were asked but none knew the session, gapAfter in any case. Nearly always
+// an event is given up much earlier, because of the neighbors' answers.
 const (
 	doubtAfter = 5 * time.Second
 	gapAfter   = 10 * time.Second
 )
 
-// settleTimeout is how long the first broadcast of an unknown sender waits for
-// earlier ones that it may have overtaken. It matters only when links are made
-// while the sender is emitting. The sender's very first event never waits.
+// settleTimeout is how long the first broadcast of an unknown sender is held back for
+// earlier ones that it may have overtaken. That happens only if links are made while
+// the sender emits. The event with number 1 is never held back.
 const settleTimeout = 5 * time.Second
 
 func (d *engineDriver) init(b *Broadcast) {
@@ -86,29 +86,30 @@ func (d *engineDriver) init(b *Broadcast) {
 	})
 }
 
-// receiveMessage is the filter of the subscription, see subscribe.
+// receiveMessage is the message filter of the subscription: see subscribe.
 func (d *engineDriver) receiveMessage(m *pubsub.Message) bool {
 	defer d.recover()
 	if d.isCheck(m) {
 		return false
 	}
-	// Pubsub verifies signatures that are there, but one that the application has
-	// made may also accept messages without.
+	// Pubsub always verifies a signature that is present. But a pubsub that the
+	// application has made may also accept messages without one.
 	if len(m.Signature) == 0 {
 		d.b.stats.unsigned.Add(1)
 		return false
 	}
-	sender := m.GetFrom() // proven by the signature
+	sender := m.GetFrom() // pubsub has verified the sender's signature
 	o, err := parseSignedBatch(m.Message)
 	switch {
 	case errors.Is(err, errBounds):
-		// A peer on the way has padded the message. The sender's own message is
-		// repaired from another neighbor.
+		// A peer that forwarded the message has added to it. The message as its sender
+		// wrote it will be repaired from another neighbor.
 		d.b.stats.malformed.Add(1)
 		d.b.log.Debug("a message with padding was dropped", "sender", sender, "by", m.ReceivedFrom)
 		return false
 	case err != nil:
-		// The topic is open to any program, so this is not an offense.
+		// Any program may publish on the topic, so such a message is not an offense. It
+		// is passed to the handlers of OnRaw.
 		if sender != d.b.host.ID() && !d.b.raw.Enqueue(sender, m.Data) {
 			d.b.stats.foreign.Add(1)
 			d.b.log.Debug("a message on the topic is not a batch", "sender", sender, "error", err)
@@ -124,8 +125,8 @@ func (d *engineDriver) receiveMessage(m *pubsub.Message) bool {
 	if sender != d.b.host.ID() {
 		d.receiveBatch(now, sender, o, m.ReceivedFrom)
 	} else if o.session == d.b.session && o.first == d.engine.Published() {
-		// Our own batch enters the store here. Other batches with our signature
-		// are copies, or come from a second process with the same key.
+		// This is the batch that publisher is publishing. Other batches with this
+		// node's signature are copies, or a second process uses the same key.
 		d.engine.AddOwn(now, d.engineBatch(o))
 		d.inFlight = false
 		d.changed.Broadcast()
@@ -134,7 +135,7 @@ func (d *engineDriver) receiveMessage(m *pubsub.Message) bool {
 	return false
 }
 
-// receiveBatch gives a batch of another node to the engine. It needs mu.
+// receiveBatch passes a batch of another node to the engine. The caller must hold mu.
 func (d *engineDriver) receiveBatch(now time.Time, sender peer.ID, o *signedBatch, giver peer.ID) {
 	switch d.engine.Receive(now, sender, d.engineBatch(o), giver) {
 	case order.Duplicate:
@@ -149,15 +150,16 @@ func (d *engineDriver) engineBatch(o *signedBatch) engine.Batch[*signedBatch] {
 	return engine.Batch[*signedBatch]{Session: o.session, First: o.first, Count: o.count, Size: o.size(), Value: o}
 }
 
-// recover keeps a bug of this package from ending pubsub, and the program with it.
+// recover catches a panic of this package, which would otherwise end pubsub and the
+// whole program.
 func (d *engineDriver) recover() {
 	if v := recover(); v != nil {
 		d.b.log.Error("panic in pubsub's event loop", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 	}
 }
 
-// withEngine calls f with the engine and carries out its decisions. After close it
-// does nothing and reports false.
+// withEngine calls f with the engine and carries out the engine's decisions. After
+// close it does nothing and returns false.
 func (d *engineDriver) withEngine(f func(now time.Time, e *engine.Engine[*signedBatch])) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -174,12 +176,13 @@ func (d *engineDriver) onTimer() {
 	d.withEngine(func(time.Time, *engine.Engine[*signedBatch]) { d.timerDue = time.Time{} })
 }
 
-// carryOut carries out the engine's decisions and sets the timer. It needs mu.
+// carryOut carries out the engine's decisions and sets the timer. The caller must hold
+// mu.
 func (d *engineDriver) carryOut(now time.Time) {
 	out := d.engine.Advance(now)
 	for i := range out.Steps {
 		if step := &out.Steps[i]; !d.b.deliverer.enqueue(step) {
-			// Nobody will read these events, so the store need not keep them.
+			// No handler will read these events, so the store need not keep them.
 			d.engine.MarkHandled(step.Sender, step.Session, step.To)
 		}
 	}
@@ -197,14 +200,14 @@ func (d *engineDriver) carryOut(now time.Time) {
 	d.setTimer(now)
 }
 
-// setTimer sets the timer for the engine's next deadline. It needs mu.
+// setTimer sets the timer for the engine's next deadline. The caller must hold mu.
 func (d *engineDriver) setTimer(now time.Time) {
 	next := d.engine.Next()
 	switch {
 	case next.IsZero() || next.Equal(d.timerDue):
 		return
 	case !d.timerDue.IsZero() && d.timerDue.After(now) && d.timerDue.Before(next):
-		return // it goes off early and is set again then, which is cheaper
+		return // the timer fires too early and is set again then, which is cheaper than setting it now
 	}
 	d.timerDue = next
 	if d.timer == nil {
@@ -214,8 +217,8 @@ func (d *engineDriver) setTimer(now time.Time) {
 	}
 }
 
-// waitUntil waits until ok returns true, or until ctx or the Broadcast ends. ok is
-// called with mu.
+// waitUntil waits until ok returns true, ctx ends or the Broadcast is closed. It calls
+// ok with mu held.
 func (d *engineDriver) waitUntil(ctx context.Context, ok func() bool) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -227,16 +230,16 @@ func (d *engineDriver) waitUntil(ctx context.Context, ok func() bool) error {
 	return nil
 }
 
-// mayPublish reports whether an own batch may be published. It needs mu.
+// mayPublish reports whether this node may publish a batch. The caller must hold mu.
 func (d *engineDriver) mayPublish() bool {
-	// The engine counts a batch only when it has come through pubsub's event loop,
-	// so until then it cannot say what the neighbors lack.
+	// The engine counts a batch only after it has come through pubsub's event loop.
+	// Until then it does not know what the neighbors lack.
 	return !d.inFlight && d.engine.CanPublish()
 }
 
-// reservePublish reports whether an own batch may be published now. If so, the
-// caller has to publish one. maxBehind is how many batches the slowest neighbor may
-// lack.
+// reservePublish reports whether this node may publish a batch now. If it returns true,
+// the caller must publish one. It returns false if the slowest neighbor lacks more than
+// maxBehind batches.
 func (d *engineDriver) reservePublish(maxBehind int) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -247,8 +250,8 @@ func (d *engineDriver) reservePublish(maxBehind int) bool {
 	return true
 }
 
-// awaitCapacity waits until another own batch may be published, and returns how
-// many the slowest neighbor lacks.
+// awaitCapacity waits until this node may publish another batch. It returns how many
+// batches the slowest neighbor lacks.
 func (d *engineDriver) awaitCapacity() (behind int, err error) {
 	for {
 		d.mu.Lock()
@@ -265,8 +268,8 @@ func (d *engineDriver) awaitCapacity() (behind int, err error) {
 	}
 }
 
-// readStored returns the first stored batch with events of r, and which of its
-// events belong to r: those from from up to, but without, to.
+// readStored returns the first stored batch that contains events of the range r, and
+// the numbers [from, to) of those of its events that belong to r.
 func (d *engineDriver) readStored(sender peer.ID, r eventRange) (o *signedBatch, from, to uint64, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -277,8 +280,8 @@ func (d *engineDriver) readStored(sender peer.ID, r eventRange) (o *signedBatch,
 	return b.Value, max(r.from, b.First), min(r.to, b.End), true
 }
 
-// releaseHandled tells the engine that the events of a session below to need not
-// be kept for handlers any more.
+// releaseHandled informs the engine that the handlers have run for the events of a
+// session below the number to, so the store need not keep them for handlers.
 func (d *engineDriver) releaseHandled(sender peer.ID, session order.SessionKey, to uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -11,16 +11,16 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/dispatch"
 )
 
-// A Gap is a range of broadcasts of one sender that are missing and will not arrive. It is
-// reported in its place among the events of that sender.
+// A Gap is a range of broadcasts of one sender that are missing and will not arrive. It
+// is reported in its place among the events of that sender.
 type Gap struct {
 	From    peer.ID // the sender of the missing events
-	Session [8]byte // the run of the sender that they belong to
-	// First and Last are the sequence numbers of the first and the last missing event.
-	// A sender numbers the events of each run from 1.
+	Session [8]byte // the session (the run of the sender's program) to which they belong
+	// First and Last are the numbers of the first and the last missing event. A sender
+	// numbers the events of each session from 1.
 	First, Last uint64
-	// Slow reports that the events arrived but were dropped because the handlers here
-	// were too slow. Otherwise no neighbor had them any more.
+	// Slow means that the events arrived but were dropped, because handlers at this
+	// node were too slow. If it is false, no neighbor had the events any more.
 	Slow bool
 }
 
@@ -35,10 +35,10 @@ func (g Gap) String() string {
 	return fmt.Sprintf("events %d to %d of %s %s", g.First, g.Last, g.From, why)
 }
 
-// gapHandlers are the handlers of gaps.
+// gapHandlers are the handlers registered with OnGap.
 type gapHandlers struct {
 	mu   sync.RWMutex
-	list []*func(context.Context, Gap) // replaced, not changed
+	list []*func(context.Context, Gap) // copied on each change, so that it can be read without mu
 }
 
 func (h *gapHandlers) on(f func(context.Context, Gap)) (off func()) {

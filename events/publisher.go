@@ -14,28 +14,29 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
-// publisher gathers own events into batches and publishes them, one batch after
-// the other. Signing, flooding and verifying a message cost some hundred µs
-// whatever its size. So the events that are emitted while a batch is published
-// go out as the next one, and a single event leaves at once. When a batch may be
-// published is decided by engineDriver.
+// publisher collects the events of this node in batches and publishes one batch after
+// the other. Signing, flooding and verifying a message costs several hundred µs
+// whatever its size. So the events that are emitted while one batch is being published
+// form the next batch. A single event is published at once. engineDriver decides when a
+// batch may be published.
 type publisher struct {
 	b *Broadcast
 
 	mu         sync.Mutex
-	nextEvent  uint64      // number of the next event
-	publishing bool        // an Emit or a goroutine publishes
-	detachedAt time.Time   // when the last batch was detached
-	changed    notify.Cond // the batch was detached, or nothing is being published
+	nextEvent  uint64      // the number that the next event gets
+	publishing bool        // an Emit call or a goroutine of the publisher is publishing batches
+	detachedAt time.Time   // when the last batch was taken for publishing
+	changed    notify.Cond // broadcast when a new batch begins, or when publishing has stopped
 
-	// The batch that is being gathered, ready to be published.
-	pending []byte // nil: there is none
-	count   int    // events in it
-	waiting bool   // an Emit waits for space in the next batch
-	full    notify.Signal
+	// The next batch, which collects events until it is published.
+	pending []byte // the encoded batch; nil: it has no events
+	count   int    // how many events pending contains
+	waiting bool   // an Emit call waits because the batch is full
+	// full wakes gatherMore when waiting becomes true.
+	full notify.Signal
 }
 
-// spaceMode says what an Emit does that finds no space in the batch.
+// spaceMode says what Emit does if the batch has no space for another event.
 type spaceMode int
 
 const (
@@ -44,31 +45,30 @@ const (
 )
 
 const (
-	// batchTarget is the size at which a batch accepts no more events: large enough
-	// for its cost to be shared by a thousand small ones, small enough for a
-	// window to hold several.
+	// batchTarget is the size in bytes at which a batch accepts no more events. It is
+	// large enough that a thousand small events share the cost of a signature, and
+	// small enough that a window (what neighbors may lack) holds several batches.
 	batchTarget = 128 << 10
-	// quietTime is the time without a batch after which an Emit publishes its event
-	// itself, which saves waking another goroutine. Within that time the event may
-	// be part of a burst, which is worth gathering.
+	// quietTime is how long no batch must have been published for an Emit to publish
+	// its event itself, which saves the time to wake another goroutine. An event within
+	// that time after a batch may be part of a burst, which is better collected.
 	quietTime = time.Millisecond
-	// freeBatches is how many batches neighbors may lack before events are gathered
-	// although another batch may be published: the last ones may be too young to be
-	// acknowledged. For each further batch that they lack, events are gathered for
-	// gatherTime longer, or until the batch is full: the busier everybody is, the
-	// larger batches become.
+	// freeBatches is how many batches neighbors may lack without any delay for the next
+	// batch, since the last ones may be too young to be acknowledged. For each further
+	// batch that they lack, the publisher collects events for gatherTime longer, or
+	// until the batch is full. So batches become larger under load.
 	freeBatches = 3
 	gatherTime  = time.Millisecond
-	// publishRetry is the pause after pubsub has refused a batch.
+	// publishRetry is the pause after pubsub has refused to publish a batch.
 	publishRetry = 100 * time.Millisecond
 )
 
-// enqueue adds an event to the batch and returns its number.
+// enqueue adds an event to the batch and returns the event's number.
 func (p *publisher) enqueue(ctx context.Context, mode spaceMode, ev *event.Outgoing) (uint64, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for {
-		// Checked again after each wait: the Broadcast may have been closed.
+		// This is checked after each wait, too: the Broadcast may have been closed.
 		if err := p.b.mayEmit(); err != nil {
 			return 0, err
 		}
@@ -87,7 +87,8 @@ func (p *publisher) enqueue(ctx context.Context, mode spaceMode, ev *event.Outgo
 	number := p.appendEvent(ev)
 	switch {
 	case p.publishing:
-		// Whoever publishes comes back for this event.
+		// The goroutine that is publishing will find this event afterwards.
+	// Nothing is going on, so this event need not wait for others.
 	case time.Since(p.detachedAt) >= quietTime && p.b.driver.reservePublish(freeBatches):
 		p.publishing = true
 		p.publishOne()
@@ -98,8 +99,8 @@ func (p *publisher) enqueue(ctx context.Context, mode spaceMode, ev *event.Outgo
 	return number, nil
 }
 
-// publishOne publishes the batch that was reserved, without mu, on the goroutine
-// of an Emit. It needs mu.
+// publishOne publishes the batch on the goroutine of an Emit, which has reserved the
+// right to publish. The caller must hold mu, which is released meanwhile.
 func (p *publisher) publishOne() {
 	data := p.detachBatch()
 	p.mu.Unlock()
@@ -109,7 +110,8 @@ func (p *publisher) publishOne() {
 	case p.b.stageNow() == broadcastClosed:
 		p.setIdle()
 	case again:
-		// The Emit has a ctx, so it must not wait for the next try.
+		// Emit must return when its ctx ends, so another goroutine waits and tries
+		// again.
 		p.b.tasks.Go(func() {
 			if sleep(p.b.ctx, publishRetry) == nil {
 				p.publish(data)
@@ -117,25 +119,28 @@ func (p *publisher) publishOne() {
 			}
 		})
 	case p.count > 0:
-		// Other Emits have added events meanwhile. They have returned already.
+		// Other Emit calls have added events meanwhile and have returned already.
 		p.b.tasks.Go(p.publishAll)
 	default:
 		p.setIdle()
 	}
 }
 
-// fits reports whether an event of n bytes fits into the batch. It needs mu.
+// fits reports whether an event of n bytes fits into the batch. The caller must hold
+// mu.
 func (p *publisher) fits(n int) bool {
-	// A batch of one event may have any size that an event may have.
+	// The first event of a batch always fits: batchTarget may be less than the largest
+	// event.
 	return p.count == 0 || p.count < maxBatchEvents && len(p.pending)+n+maxEventHeader <= batchTarget
 }
 
-// appendEvent adds an event to the batch and returns its number. It needs mu.
+// appendEvent adds an event to the batch and returns the event's number. The caller
+// must hold mu.
 func (p *publisher) appendEvent(ev *event.Outgoing) uint64 {
 	if p.count == 0 {
 		size := ev.Size + maxBatchOverhead
 		if p.publishing {
-			size = max(size, 4<<10) // more events will follow, so allocate once
+			size = max(size, 4<<10) // more events are likely to follow, so allocate for them at once
 		}
 		p.pending = appendBatchHeader(make([]byte, 0, size), p.b.session, p.nextEvent)
 	}
@@ -147,7 +152,8 @@ func (p *publisher) appendEvent(ev *event.Outgoing) uint64 {
 	return p.nextEvent - 1
 }
 
-// detachBatch returns the gathered batch and begins a new one. It needs mu.
+// detachBatch returns the collected batch and begins a new one. The caller must hold
+// mu.
 func (p *publisher) detachBatch() []byte {
 	data := p.pending
 	p.pending, p.count, p.waiting = nil, 0, false
@@ -156,14 +162,14 @@ func (p *publisher) detachBatch() []byte {
 	return data
 }
 
-// setIdle notes that nothing is being published. It needs mu.
+// setIdle notes that no batch is being published. The caller must hold mu.
 func (p *publisher) setIdle() {
 	p.publishing = false
 	p.changed.Broadcast()
 }
 
-// publishAll publishes batches, each as soon as the neighbors can receive it, until
-// there are no more events.
+// publishAll publishes batches until there are no more events. It publishes each batch
+// as soon as the neighbors can receive it.
 func (p *publisher) publishAll() {
 	for {
 		p.mu.Lock()
@@ -177,11 +183,11 @@ func (p *publisher) publishAll() {
 		}
 		behind, err := p.b.driver.awaitCapacity()
 		if err != nil {
-			return // closed: the rest is dropped
+			return // the Broadcast was closed; the remaining events are dropped
 		}
 		p.gatherMore(behind)
 		if !p.b.driver.reservePublish(math.MaxInt) {
-			continue // a neighbor was added meanwhile, and may be far behind
+			continue // a neighbor was added meanwhile that lacks too much
 		}
 		p.mu.Lock()
 		data := p.detachBatch()
@@ -190,8 +196,8 @@ func (p *publisher) publishAll() {
 	}
 }
 
-// gatherMore waits for more events, the longer the more batches the neighbors lack,
-// counted from the last batch.
+// gatherMore lets the batch collect events for a while. The time is counted from the
+// last batch, and is the longer the more batches the neighbors lack (behind).
 func (p *publisher) gatherMore(behind int) {
 	p.mu.Lock()
 	full, last := p.waiting, p.detachedAt
@@ -209,7 +215,7 @@ func (p *publisher) gatherMore(behind int) {
 		case <-p.b.ctx.Done():
 			return
 		case <-p.full:
-			// The signal may be left over from an earlier batch.
+			// The signal may have been set for an earlier batch.
 			p.mu.Lock()
 			full := p.waiting
 			p.mu.Unlock()
@@ -220,20 +226,21 @@ func (p *publisher) gatherMore(behind int) {
 	}
 }
 
-// publish hands a batch to pubsub, which passes it to engineDriver on its way.
+// publish passes a batch to pubsub until pubsub accepts it. Pubsub's event loop in turn
+// passes it to engineDriver.
 func (p *publisher) publish(data []byte) {
 	for p.tryPublish(data) && sleep(p.b.ctx, publishRetry) == nil {
 	}
 }
 
-// tryPublish hands a batch to pubsub and reports whether to do it again.
+// tryPublish passes a batch to pubsub. It reports whether that must be tried again.
 func (p *publisher) tryPublish(data []byte) (again bool) {
 	err := p.b.sub.Topic.Publish(p.b.ctx, data)
 	if err == nil || p.b.ctx.Err() != nil {
 		return false
 	}
-	// These errors are those of a pubsub that its owner has ended: it never comes
-	// back. Validators, the only other cause, may change their mind.
+	// These errors mean that the owner of the pubsub has ended it, for good. Any other
+	// error comes from a validator, which may accept the batch later.
 	if errors.Is(err, context.Canceled) || errors.Is(err, pubsub.ErrTopicClosed) {
 		p.b.log.Error("nothing can be broadcast any more", "error", ErrPubSubEnded)
 		p.b.orphaned.Store(true)
@@ -246,24 +253,27 @@ func (p *publisher) tryPublish(data []byte) (again bool) {
 	return true
 }
 
-// nextNumber returns the number of the next event.
+// nextNumber returns the number that the next event gets.
 func (p *publisher) nextNumber() uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.nextEvent
 }
 
-// close wakes the Emits that wait. Events that were not published are dropped.
+// close wakes the Emit calls that wait for space. Events that were not published are
+// dropped.
 func (p *publisher) close() {
-	// Taking mu also waits for an Emit that is about to start a task.
+	// Locking mu also waits for an Emit call that is about to start a goroutine.
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.changed.Broadcast()
 }
 
-// maxEventHeader is the size of an event's header in a batch.
+// maxEventHeader is how many bytes the header of an event takes in a batch at most: a
+// tag and a length.
 const maxEventHeader = 1 + 5
 
+// sleep waits for the duration d, or until ctx ends, whose error it then returns.
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()

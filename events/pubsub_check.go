@@ -19,38 +19,37 @@ import (
 var (
 	// ErrOtherHost is returned by NewBroadcast when the pubsub is on another host.
 	ErrOtherHost = errors.New("events: the pubsub is on another host")
-	// ErrUnsigned is returned by NewBroadcast when the pubsub does not sign
-	// messages. The signature proves the sender of an event, also when a neighbor
-	// repairs it.
+	// ErrUnsigned is returned by NewBroadcast when the pubsub does not sign messages.
+	// Without the signature nobody could verify who sent an event.
 	ErrUnsigned = errors.New("events: the pubsub does not sign messages")
-	// ErrOtherAuthor is returned by NewBroadcast when the pubsub signs with another
-	// identity than that of the host.
+	// ErrOtherAuthor is returned by NewBroadcast when the pubsub signs messages with an
+	// identity other than the host's.
 	ErrOtherAuthor = errors.New("events: the pubsub signs as another author than its host")
-	// ErrNotPublished is returned by NewBroadcast when the pubsub, or a validator
-	// of its owner's, does not let messages of this node pass. The cause is wrapped
-	// beside it.
+	// ErrNotPublished is returned by NewBroadcast when the pubsub does not publish
+	// messages of this node, often because a validator of the application refuses them.
+	// The error also wraps the cause.
 	ErrNotPublished = errors.New("events: the pubsub does not publish on the topic")
 )
 
-// checkTimeout bounds how long a pubsub may take to hand a message to its own
-// subscription. It normally takes some microseconds.
+// checkTimeout is how long a pubsub may take to deliver a message to its own
+// subscription. Normally that takes some microseconds.
 const checkTimeout = 5 * time.Second
 
-// pubsubCheck is a message that was published to see what pubsub makes of it.
+// pubsubCheck is a test message, published to see what the pubsub does with it.
 type pubsubCheck struct {
 	data []byte
 	got  chan checkResult
 }
 
-// checkResult is what the message says about its pubsub.
+// checkResult is what the test message shows about the pubsub.
 type checkResult struct {
 	host, author peer.ID
 	signed       bool
 }
 
-// checkPubSub finds out whether the pubsub can carry broadcasts. It publishes a
-// message that does not leave this process, and blocks until the message has come
-// back, or for five seconds.
+// checkPubSub checks whether the pubsub can carry broadcasts. It publishes a test
+// message that does not leave this process, and waits until the pubsub has delivered
+// it, for at most five seconds.
 func (b *Broadcast) checkPubSub() error {
 	ctx, cancel := context.WithTimeoutCause(b.ctx, checkTimeout, errors.New("the message did not come back in time"))
 	defer cancel()
@@ -77,12 +76,12 @@ func (b *Broadcast) checkPubSub() error {
 	}
 }
 
-// isCheck reports whether m is the message of a check, which then gets its
-// result.
+// isCheck reports whether m is the test message of a check. If so, it passes the result
+// to the waiting checkPubSub.
 func (d *engineDriver) isCheck(m *pubsub.Message) bool {
 	c := d.check.Load()
-	// A peer could have guessed the bytes only by having seen them, and they do
-	// not leave this process; Local makes sure of it.
+	// The message must come from this process itself. A peer cannot know the random
+	// bytes, and Local excludes it for certain.
 	if c == nil || !m.Local || !bytes.Equal(m.Data, c.data) {
 		return false
 	}

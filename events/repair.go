@@ -32,29 +32,29 @@ import (
 //	  bytes sender = 1;
 //	  bytes session = 2;   // as in Batch
 //	  uint64 start_ms = 3;
-//	  uint64 from = 4;     // the first number that is missing
-//	  uint64 to = 5;       // the first after it that is not
-//	  bool pass_on = 6;    // a neighbor that lacks them asks its own neighbors
+//	  uint64 from = 4;     // number of the first missing event
+//	  uint64 to = 5;       // number of the next event that is not missing
+//	  bool pass_on = 6;    // a neighbor that lacks the events asks its own neighbors
 //	}
 //
-// End is the mark of the sender as a Marks message, or empty if the sender is not
-// known.
+// The field end holds the answering node's mark of the wanted sender, as a Marks
+// message. It is empty if that node does not know the sender.
 //
-// A neighbor keeps one stream open on which it sends its marks as they change. To
-// a leaf, and from a leaf, that stream begins with all marks. On short streams it
-// asks for events that it lacks. The originals of an answer are the batches that
-// hold any of the numbers, in ascending order: at least one, and 1 MiB in all. To
-// get more, it asks again. Originals carry the signature of their sender, so a
-// neighbor cannot forge them. A told or want frame has at most 64 KiB and a few
-// bytes. Of one neighbor, 8 streams are served; further ones, and those of peers
-// that are not neighbors, are reset.
+// A node keeps one stream open to each neighbor, on which it sends its marks when they
+// change. If one of the two is a leaf, that stream begins with all marks. On other,
+// short streams a node asks for events that it lacks. The originals in an answer are
+// the batches that contain any of the wanted events, in ascending order: at least one,
+// and at most 1 MiB in all. To get more, the node asks again. Each original has its
+// sender's signature, so the neighbor cannot forge it. A frame with told or want has at
+// most 64 KiB and a few bytes. A node serves 8 streams of one neighbor. It resets
+// further ones, and streams of peers that are not neighbors.
 const (
 	numRepairTold     = 1
 	numRepairWant     = 2
 	numRepairOriginal = 3
 	numRepairEnd      = 4
 
-	// 1 to 3 are those of runFields.
+	// Fields 1 to 3 are those of runFields.
 	numWantFrom   = 4
 	numWantTo     = 5
 	numWantPassOn = 6
@@ -62,20 +62,22 @@ const (
 	maxRepairQuestion = maxMarksSize + 64
 	maxRepairAnswer   = 1<<20 + 64
 	maxRepairStreams  = 8
-	maxUnlinked       = 64 // streams of peers that may become neighbors
-	// maxMarksAtOnce is the number of marks of the largest size that fit into a frame.
+	maxUnlinked       = 64 // open streams of peers that are not neighbors yet, which may become neighbors
+	// maxMarksAtOnce is how many marks of the largest possible size fit into one frame.
 	maxMarksAtOnce = 400
-	// answerSize bounds the originals of an answer, in bytes.
+	// answerSize is the most bytes of originals in one answer.
 	answerSize = 1 << 20
 
-	// repairTimeout bounds every step of an exchange: opening, one write, one frame.
+	// repairTimeout is how long each step may take: opening a stream, writing once, or
+	// reading one frame.
 	repairTimeout = 5 * time.Second
-	// passOnTimeout bounds the questions to others on behalf of a neighbor, which
-	// meanwhile waits for a frame until repairTimeout.
+	// passOnTimeout is how long a node may ask its neighbors on behalf of the neighbor
+	// that waits for the answer. It is less than repairTimeout, after which the waiting
+	// neighbor gives up.
 	passOnTimeout = 2 * time.Second
 )
 
-// repairRequest is the Want message: a question for events.
+// repairRequest is a Want message: a request for events.
 type repairRequest struct {
 	repair.Subject
 	from, to uint64
@@ -106,7 +108,7 @@ func decodeRepairRequest(b []byte) (w repairRequest, err error) {
 		}
 		switch {
 		case found, f.Type != protowire.VarintType:
-			// Read already, or a field of a later version.
+			// The field was read above, or is of a later version.
 		case f.Num == numWantFrom:
 			w.from = f.Uint
 		case f.Num == numWantTo:
@@ -125,8 +127,8 @@ func decodeRepairRequest(b []byte) (w repairRequest, err error) {
 	return w, nil
 }
 
-// serve is the stream handler: it reads a neighbor's marks and answers its
-// questions. libp2p calls it on a goroutine per stream.
+// serve handles a stream that a peer has opened: it receives the neighbor's marks and
+// answers its requests. libp2p calls it on a new goroutine for each stream.
 func (b *Broadcast) serve(s network.Stream) {
 	p := s.Conn().RemotePeer()
 	if err := b.admitRepair(p, s); err != nil {
@@ -145,8 +147,9 @@ func (b *Broadcast) serve(s network.Stream) {
 	s.Close()
 }
 
-// admitRepair admits a stream of a neighbor. If the peer is not a neighbor it waits
-// for the link, which one side always makes first.
+// admitRepair waits until p is a neighbor and then adds the stream to its link. One
+// side of a new link always has it earlier than the other, so the stream may come
+// before the link.
 func (b *Broadcast) admitRepair(p peer.ID, s network.Stream) error {
 	ctx, cancel := context.WithTimeout(b.ctx, repairTimeout)
 	defer cancel()
@@ -177,7 +180,7 @@ func (b *Broadcast) admitRepair(p peer.ID, s network.Stream) error {
 	})
 	switch {
 	case admitted:
-		return nil // even if ctx has ended, as the stream has been added
+		return nil // the stream was added, even if ctx has ended since
 	case full:
 		return fmt.Errorf("events: %d streams are open already", maxRepairStreams)
 	case err != nil:
@@ -186,6 +189,7 @@ func (b *Broadcast) admitRepair(p peer.ID, s network.Stream) error {
 	return ErrClosed
 }
 
+// leaveRepair removes an ended stream from the link to p.
 func (b *Broadcast) leaveRepair(p peer.ID, s network.Stream) {
 	b.driver.mu.Lock()
 	defer b.driver.mu.Unlock()
@@ -195,6 +199,7 @@ func (b *Broadcast) leaveRepair(p peer.ID, s network.Stream) {
 	b.tasks.Done()
 }
 
+// serveFrames handles the frames of a stream until p closes it.
 func (b *Broadcast) serveFrames(p peer.ID, s network.Stream) error {
 	if err := s.Scope().SetService(protocol.Service); err != nil {
 		return err
@@ -230,7 +235,8 @@ func (b *Broadcast) serveFrames(p peer.ID, s network.Stream) error {
 	}
 }
 
-// repairField returns the field of a RepairFrame. If none is known here, num is 0.
+// repairField returns the field that a RepairFrame contains. num is 0 if the frame
+// contains no known field.
 func repairField(b []byte) (num protowire.Number, body []byte, err error) {
 	for f, err := range frame.Fields(b) {
 		if err != nil {
@@ -243,8 +249,8 @@ func repairField(b []byte) (num protowire.Number, body []byte, err error) {
 	return num, body, nil
 }
 
-// receiveMarks gives the marks of a neighbor to the engine. first means that they
-// are the first ones on their stream: those of a leaf are its greeting.
+// receiveMarks passes the marks of a neighbor to the engine. first means that they are
+// the first ones on their stream; a leaf's first marks are its greeting.
 func (b *Broadcast) receiveMarks(p peer.ID, body []byte, first bool) error {
 	marks, err := decodeMarks(body)
 	if err != nil {
@@ -267,11 +273,12 @@ func (b *Broadcast) receiveMarks(p peer.ID, body []byte, first bool) error {
 	return nil
 }
 
-// answerRequest writes the stored batches that a neighbor asks for.
+// answerRequest sends a neighbor the stored batches that it asks for.
 func (b *Broadcast) answerRequest(p peer.ID, s network.Stream, w repairRequest) error {
 	b.driver.withEngine(func(now time.Time, e *engine.Engine[*signedBatch]) { e.Heard(now, p) })
 	list := b.driver.stored(w)
-	// The first missing event holds up all later ones, so it is worth asking for.
+	// Without the first missing event the neighbor can deliver none of the others, so
+	// ask other neighbors for it.
 	if w.passOn && (len(list) == 0 || list[0].first > w.from) {
 		b.passOn(p, w)
 		list = b.driver.stored(w)
@@ -289,15 +296,15 @@ func (b *Broadcast) answerRequest(p peer.ID, s network.Stream, w repairRequest) 
 	}
 	var end []byte
 	if m, ok := b.driver.mark(w.Sender); ok {
-		end = appendMarks(nil, []engine.Mark{m}) // a Marks with one mark is an End
+		end = appendMarks(nil, []engine.Mark{m}) // the End of an answer is a Marks message with a single mark
 	}
 	s.SetWriteDeadline(time.Now().Add(repairTimeout))
 	_, err := s.Write(frame.Append(nil, frame.AppendMessage(nil, numRepairEnd, end)))
 	return err
 }
 
-// passOn asks the neighbors other than p for the events that p wants, until one
-// has them.
+// passOn asks the neighbors other than p for the events that p wants, one after the
+// other, until one has the first of them.
 func (b *Broadcast) passOn(p peer.ID, w repairRequest) {
 	ctx, cancel := context.WithTimeout(b.ctx, passOnTimeout)
 	defer cancel()
@@ -315,7 +322,8 @@ func (b *Broadcast) passOn(p peer.ID, w repairRequest) {
 	}
 }
 
-// repairFrom asks a neighbor for events, as the engine has decided.
+// repairFrom asks a neighbor for events, as the engine has decided, and reports the
+// outcome to the engine.
 func (b *Broadcast) repairFrom(a repair.Ask) {
 	got, err := b.fetch(b.ctx, a, !a.Backfill)
 	answer := repair.Found
@@ -329,8 +337,8 @@ func (b *Broadcast) repairFrom(a repair.Ask) {
 	b.driver.withEngine(func(now time.Time, e *engine.Engine[*signedBatch]) { e.FinishAsk(now, a, got, answer) })
 }
 
-// fetch asks a neighbor for events and gives those that arrive to the engine. It
-// returns the number after the last one, or 0 if none arrived.
+// fetch asks a neighbor for events and passes those that arrive to the engine. It
+// returns the number after the last of them, or 0 if none arrived.
 func (b *Broadcast) fetch(ctx context.Context, a repair.Ask, passOn bool) (got uint64, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -375,7 +383,7 @@ func (b *Broadcast) fetch(ctx context.Context, a repair.Ask, passOn bool) (got u
 	}
 }
 
-// receiveEndMark gives the mark at the end of an answer to the engine.
+// receiveEndMark passes the mark at the end of an answer to the engine.
 func (b *Broadcast) receiveEndMark(a repair.Ask, body []byte) error {
 	if len(body) == 0 {
 		return nil
@@ -385,7 +393,7 @@ func (b *Broadcast) receiveEndMark(a repair.Ask, body []byte) error {
 		return err
 	}
 	b.driver.withEngine(func(now time.Time, e *engine.Engine[*signedBatch]) {
-		// The neighbor may have been unlinked since it was asked.
+		// The link may have ended while the neighbor was being asked.
 		if b.driver.links[a.Peer] != nil {
 			e.ReceiveMarks(now, a.Peer, marks)
 		}
@@ -393,6 +401,7 @@ func (b *Broadcast) receiveEndMark(a repair.Ask, body []byte) error {
 	return nil
 }
 
+// stored returns the stored batches that contain events of a request.
 func (d *engineDriver) stored(w repairRequest) (list []*signedBatch) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -402,12 +411,14 @@ func (d *engineDriver) stored(w repairRequest) (list []*signedBatch) {
 	return list
 }
 
+// others returns the neighbors other than p.
 func (d *engineDriver) others(p peer.ID) []peer.ID {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.engine.OtherNeighbors(p)
 }
 
+// mark returns this node's mark of the sender p.
 func (d *engineDriver) mark(p peer.ID) (engine.Mark, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

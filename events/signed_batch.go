@@ -13,22 +13,22 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/event"
 )
 
-// A signedBatch is a batch with the pubsub message that its sender signed, so that a
-// node can forward it to nodes that trust only the sender. The wire format and the
-// errors call it an original.
+// A signedBatch is a batch together with the signed pubsub message in which its sender
+// published it. So a node can give the batch to nodes that trust only the sender's
+// signature. The wire format and the errors call it an original.
 type signedBatch struct {
 	arrivedBatch
 	msg *pb.Message
 }
 
-// signedBatchOverhead is about how many bytes of memory a signedBatch takes besides its
-// data.
+// signedBatchOverhead is roughly how many bytes of memory a signedBatch uses besides
+// the data of its message.
 const signedBatchOverhead = 640
 
-// size returns how many bytes of memory o keeps alive.
+// size returns how many bytes of memory o uses.
 func (o *signedBatch) size() int { return len(o.msg.Data) + signedBatchOverhead }
 
-// parseSignedBatch reads a message whose signature pubsub has verified.
+// parseSignedBatch decodes a message whose signature pubsub has verified already.
 func parseSignedBatch(msg *pb.Message) (*signedBatch, error) {
 	if err := checkBounds(msg); err != nil {
 		return nil, err
@@ -40,11 +40,11 @@ func parseSignedBatch(msg *pb.Message) (*signedBatch, error) {
 	return o, nil
 }
 
-// errUnsigned is returned when a batch is not signed by its sender.
+// errUnsigned is returned when the signature of a batch is not that of its sender.
 var errUnsigned = errors.New("events: the signature of a batch is wrong")
 
-// decodeSignedBatch reads a signed batch that came by repair instead of pubsub, and
-// verifies that the sender has signed it for the topic.
+// decodeSignedBatch decodes a signed batch that a neighbor sent in answer to a repair
+// request. It verifies that the sender has signed the batch for the topic.
 func decodeSignedBatch(b []byte, sender peer.ID, topic string) (*signedBatch, error) {
 	msg := new(pb.Message)
 	if err := proto.Unmarshal(b, msg); err != nil {
@@ -56,7 +56,7 @@ func decodeSignedBatch(b []byte, sender peer.ID, topic string) (*signedBatch, er
 	case msg.GetTopic() != topic:
 		return nil, fmt.Errorf("%w original: it is of topic %s", event.ErrMalformed, event.Quote(msg.GetTopic()))
 	}
-	// First, because it is much cheaper than the signature.
+	// This check comes first because it is much cheaper than that of the signature.
 	if err := checkBounds(msg); err != nil {
 		return nil, err
 	}
@@ -66,13 +66,13 @@ func decodeSignedBatch(b []byte, sender peer.ID, topic string) (*signedBatch, er
 	return parseSignedBatch(msg)
 }
 
-// errBounds is returned when a message has fields that would keep more memory alive than
-// is counted for it.
+// errBounds is returned when a message has fields that would use memory which the
+// limits do not count.
 var errBounds = fmt.Errorf("%w original: a field is out of bounds", event.ErrMalformed)
 
-// checkBounds refuses a message whose fields other than the data are larger than a
-// message needs. Only the data is counted against the limits of memory, and a node that
-// forwards the message can add fields that the sender has not signed.
+// checkBounds returns errBounds if a field of the message other than its data is larger
+// than necessary. The memory limits count only the data, and a node that forwards the
+// message could add fields that the sender has not signed.
 func checkBounds(msg *pb.Message) error {
 	if len(msg.ProtoReflect().GetUnknown()) > 0 || len(msg.Seqno) > maxSeqno || len(msg.From) > maxAuthor || len(msg.Key) > maxKey || len(msg.Signature) > maxKey {
 		return errBounds
@@ -80,7 +80,7 @@ func checkBounds(msg *pb.Message) error {
 	return nil
 }
 
-// verifySignature checks the signature in the way of pubsub's StrictSign.
+// verifySignature verifies the signature as pubsub does with the policy StrictSign.
 func verifySignature(msg *pb.Message, sender peer.ID) error {
 	key, err := senderKey(msg, sender)
 	if err != nil {
@@ -97,15 +97,16 @@ func verifySignature(msg *pb.Message, sender peer.ID) error {
 	return nil
 }
 
+// senderKey returns the public key with which the sender signed the message.
 func senderKey(msg *pb.Message, sender peer.ID) (crypto.PubKey, error) {
-	if msg.Key == nil { // then the peer id contains the key
+	if msg.Key == nil { // short keys are contained in the peer id itself
 		return sender.ExtractPublicKey()
 	}
 	key, err := crypto.UnmarshalPublicKey(msg.Key)
 	if err != nil {
 		return nil, err
 	}
-	// Otherwise anybody could sign for the sender with a key of their own.
+	// Anybody can sign with a key of their own. Only the sender's key counts.
 	if !sender.MatchesPublicKey(key) {
 		return nil, errors.New("its key is of another sender")
 	}

@@ -22,30 +22,30 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/handling"
 )
 
-// The receiving side of calls. The goroutine that reads the caller's stream handles a
-// call, in order with the other events of that caller, and then writes the answer. So
-// a caller that does not read its answers holds up only itself.
+// This file is the receiving side of calls. The goroutine that reads a caller's stream
+// handles each call, in order with the caller's other events, and then writes the
+// answer. So a caller that does not read its answers holds up only itself.
 
-// callHandler answers calls.
+// callHandler is a function that answers calls, and whether it was removed.
 type callHandler struct {
 	f   func(context.Context, *event.Event) ([]any, error)
 	off atomic.Bool
 }
 
-// callKey is what a handler of calls is registered for; an empty from is any caller.
+// callKey says which calls a handler answers; an empty from means those of any caller.
 type callKey struct {
 	from peer.ID
 	name string
 }
 
-// callHandlers are the handlers of calls of a Direct.
+// callHandlers are the registered handlers of calls.
 type callHandlers struct {
 	mu   sync.RWMutex
 	list map[callKey][]*callHandler
 }
 
-// register registers a handler for the calls of a name, or for the name "*", from
-// one sender, or any if from is empty.
+// register registers a handler for the calls with the given name, or for all calls if
+// the name is "*". If from is not empty, only calls of that peer count.
 func (m *callHandlers) register(log *slog.Logger, from peer.ID, name string, f func(context.Context, *event.Event) ([]any, error)) (off func()) {
 	if name != dispatch.AnyName {
 		if err := event.CheckName(name); err != nil {
@@ -71,7 +71,7 @@ func (m *callHandlers) register(log *slog.Logger, from peer.ID, name string, f f
 	}
 }
 
-// find returns the handler for a call, nil if there is none.
+// find returns the handler for a call, or nil if there is none.
 func (m *callHandlers) find(ev *event.Event) *callHandler {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -83,18 +83,20 @@ func (m *callHandlers) find(ev *event.Event) *callHandler {
 	return nil
 }
 
-// callerState remembers the last call that a session has made to this node.
+// callerState is the id of the last call that a session of a peer has made to this
+// node. A call with this id or a lower one has been handled already.
 type callerState struct {
 	session string
 	last    uint64
 }
 
-// maxCallers bounds the peers whose callerState is kept when they have no stream.
+// maxCallers is how many peers may have a callerState before those of peers without a
+// stream are removed.
 const maxCallers = 1024
 
-// callerOf returns the callerState of the session that opened s. Only one goroutine at
-// a time reads the streams of a peer, so only one uses the callerState. The lock of d
-// is held.
+// callerOf returns the callerState of the session that opened s. It needs no lock of
+// its own, as only one goroutine at a time reads the streams of a peer. The caller must
+// hold d.mu.
 func (d *Direct) callerOf(s *inStream) *callerState {
 	m := d.callers[s.from]
 	if m != nil && m.session == s.hello.session {
@@ -102,7 +104,7 @@ func (d *Direct) callerOf(s *inStream) *callerState {
 	}
 	if m == nil && len(d.callers) >= maxCallers {
 		for p := range d.callers {
-			if d.inbound[p] == nil { // any peer without a stream
+			if d.inbound[p] == nil { // any peer without an open stream
 				delete(d.callers, p)
 				break
 			}
@@ -113,15 +115,16 @@ func (d *Direct) callerOf(s *inStream) *callerState {
 	return m
 }
 
-// maxAnswerBuffer bounds the buffer that a stream keeps for its next answer, in bytes.
+// maxAnswerBuffer is the most bytes of buffer that a stream keeps for its next answer.
 const maxAnswerBuffer = 64 << 10
 
-// serveCall handles a call and writes its answer. It returns an error if the stream fails.
+// serveCall handles a call and writes its answer. It returns an error if the stream
+// fails.
 func (d *Direct) serveCall(ctx context.Context, s *inStream, id uint64, ev *event.Event) error {
 	a := answer{id: id, status: statusRepeated}
 	var results event.Outgoing
-	// The ids of a session grow, so a call that comes again on a new stream does not
-	// run twice.
+	// The ids within a session increase. So a call that the peer sends again on a new
+	// stream is recognized, and does not run twice.
 	if id > s.caller.last {
 		s.caller.last = id
 		results, a.status, a.text = d.handleCall(ctx, ev)
@@ -129,13 +132,13 @@ func (d *Direct) serveCall(ctx context.Context, s *inStream, id uint64, ev *even
 	s.answer = a.appendFrame(s.answer[:0], &results)
 	results.Buf.Free()
 	err := s.write(s.answer, d.cfg.StallTimeout)
-	if cap(s.answer) > maxAnswerBuffer { // one large answer should not keep its memory
+	if cap(s.answer) > maxAnswerBuffer { // a single large answer should not occupy its memory for long
 		s.answer = nil
 	}
 	return err
 }
 
-// handleCall calls the handler and encodes its results.
+// handleCall calls the handler of a call and encodes its results.
 func (d *Direct) handleCall(ctx context.Context, ev *event.Event) (results event.Outgoing, status uint64, text string) {
 	h := d.calls.find(ev)
 	if h == nil || h.off.Load() {
@@ -145,8 +148,8 @@ func (d *Direct) handleCall(ctx context.Context, ev *event.Event) (results event
 	returned := false
 	defer func() {
 		if !returned {
-			// catch below has recovered from the panic, so these are the results. (If
-			// the handler called runtime.Goexit, no answer is written at all.)
+			// Catch, deferred below, has caught a panic, so this is the answer. (If the
+			// handler called runtime.Goexit, no answer is written at all.)
 			results, status, text = event.Outgoing{}, statusFailed, "the handler panicked"
 		}
 	}()
@@ -167,7 +170,8 @@ func (d *Direct) handleCall(ctx context.Context, ev *event.Event) (results event
 	return event.Outgoing{}, statusFailed, errorText(err)
 }
 
-// errorText returns the text of an error for the wire: valid UTF-8 of limited length.
+// errorText returns the text of an error as it is sent: valid UTF-8 of at most
+// maxErrorText bytes.
 func errorText(err error) string {
 	text := strings.ToValidUTF8(errs.Text(err), "\ufffd")
 	if len(text) <= maxErrorText {
@@ -180,8 +184,8 @@ func errorText(err error) string {
 	return text[:n]
 }
 
-// appendFrame appends the answer's frame to dst, with the results if the
-// status is done.
+// appendFrame appends the frame of the answer to dst. It includes the results if the
+// status is statusDone.
 func (a answer) appendFrame(dst []byte, results *event.Outgoing) []byte {
 	n := protowire.SizeTag(fieldCallID) + protowire.SizeVarint(a.id)
 	if a.status == statusDone {
@@ -206,7 +210,8 @@ func (a answer) appendFrame(dst []byte, results *event.Outgoing) []byte {
 // errUnreadAnswer is returned when a caller does not read its answers.
 var errUnreadAnswer = errors.New("events: the caller does not read its answers")
 
-// write writes an answer. The caller has at least half of timeout to read each chunk of it.
+// write writes an answer. The caller of the call has at least half of timeout to read
+// each chunk of it.
 func (s *inStream) write(b []byte, timeout time.Duration) error {
 	for len(b) > 0 {
 		n, err := s.writer.Write(b, timeout)

@@ -16,18 +16,18 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
-// The calling side of calls. A call goes through the send queue as events do. Its
-// answer comes back on the same stream, in the other direction, where no answer has
-// to wait for a handler. So a handler of a peer's event can call that peer. A call
-// that was written to a stream that then broke has an unknown outcome, and is not
-// written again.
+// This file is the calling side of calls. A call goes through the send queue, like an
+// event. Its answer arrives on the same stream in the other direction, where it never
+// waits for a handler. So a handler of a peer's event can call that peer. If a call was
+// written to a stream that then broke, its outcome is unknown, and it is not sent
+// again.
 
 // pendingCall is a call that waits for its answer.
 type pendingCall struct {
 	name   string
 	id     uint64
-	at     int             // where its field begins in the queue, until the writer takes it
-	answer chan callResult // gets one value; buffered
+	at     int             // where its field begins in the queue's buffer; valid until the writer takes that
+	answer chan callResult // receives one value; buffered, so that sending never blocks
 }
 
 // A callResult is the answer or the error with which a call ended.
@@ -61,7 +61,8 @@ func (d *Direct) call(ctx context.Context, to peer.ID, name string, args []any) 
 	}
 }
 
-// addCall gives the call its id and registers it for its answer. The lock is held.
+// addCall gives the call its id and registers it, so that its answer can be found. The
+// caller must hold mu.
 func (l *sendQueue) addCall(c *pendingCall) {
 	c.id = l.d.callID.Add(1)
 	l.lastCall = c.id
@@ -71,8 +72,8 @@ func (l *sendQueue) addCall(c *pendingCall) {
 	l.calls[c.id] = c
 }
 
-// abandonCall ends a call with err, unless it has ended meanwhile. A call that is still
-// in the queue is not sent.
+// abandonCall ends a call with err, unless the call has ended meanwhile. A call that is
+// still in the queue is not sent.
 func (l *sendQueue) abandonCall(c *pendingCall, err error) callResult {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -80,8 +81,8 @@ func (l *sendQueue) abandonCall(c *pendingCall, err error) callResult {
 		return <-c.answer
 	}
 	if c.id > l.lastTakenCall {
-		// It was not sent. Its frame stays, as one that the reader skips, so that the
-		// counts of the queue remain right.
+		// The call was not sent yet. Its frame stays in the queue, so that the queue's
+		// counts remain right, but as a field that the reader skips.
 		l.queue.B[c.at] = fieldBlank<<3 | byte(protowire.BytesType)
 	} else {
 		err = errs.Because(ErrUnknownOutcome, err)
@@ -90,15 +91,15 @@ func (l *sendQueue) abandonCall(c *pendingCall, err error) callResult {
 	return <-c.answer
 }
 
-// finishCall ends a call. The lock is held.
+// finishCall ends a call with the result o. The caller must hold mu.
 func (l *sendQueue) finishCall(c *pendingCall, o callResult) {
 	delete(l.calls, c.id)
 	c.answer <- o
-	l.change.Broadcast() // a push may wait for MaxCalls
+	l.change.Broadcast() // a push may be waiting because there were MaxCalls calls
 }
 
-// noteWritten records that the calls up to the id last were written to the stream. The
-// lock is held.
+// noteWritten records that the calls with ids up to last were written to the stream.
+// The caller must hold mu.
 func (l *sendQueue) noteWritten(out *outStream, last uint64) {
 	out.lastCall = max(out.lastCall, last)
 	if out.ended {
@@ -106,8 +107,8 @@ func (l *sendQueue) noteWritten(out *outStream, last uint64) {
 	}
 }
 
-// failWrittenCalls ends the calls that were written to a broken stream. The lock is
-// held.
+// failWrittenCalls ends the calls that were written to a broken stream. The caller must
+// hold mu.
 func (l *sendQueue) failWrittenCalls(out *outStream) {
 	why, unread := refusal(out.broken)
 	if why == nil {
@@ -124,10 +125,11 @@ func (l *sendQueue) failWrittenCalls(out *outStream) {
 	}
 }
 
-// failAllCalls ends all calls, because the queue is dropped with err. The lock is held.
+// failAllCalls ends all calls, because the queue is dropped with err. The caller must
+// hold mu.
 func (l *sendQueue) failAllCalls(err error) {
 	unknown := err
-	if !errors.Is(err, ErrRefused) && !errors.Is(err, ErrOtherNetwork) { // then the peer has read nothing
+	if !errors.Is(err, ErrRefused) && !errors.Is(err, ErrOtherNetwork) { // after these two errors the peer has read nothing
 		unknown = errs.Because(ErrUnknownOutcome, err)
 	}
 	for id, c := range l.calls {
@@ -162,7 +164,7 @@ func (l *sendQueue) readAnswers(out *outStream) error {
 	}
 }
 
-// rejectAnswer resets the stream if err means that the peer broke the protocol, and
+// rejectAnswer resets the stream if err means that the peer broke the protocol. It
 // returns err.
 func (l *sendQueue) rejectAnswer(out *outStream, err error) error {
 	if errors.Is(err, event.ErrMalformed) || errors.Is(err, frame.ErrMalformed) || errors.Is(err, frame.ErrTooLarge) {
@@ -173,8 +175,8 @@ func (l *sendQueue) rejectAnswer(out *outStream, err error) error {
 	return err
 }
 
-// handleAnswer ends the call that the answer belongs to. It ignores an answer to a call
-// that has ended already. An answer to a call that was never sent is an error.
+// handleAnswer ends the call to which the answer belongs. It ignores an answer to a
+// call that has ended already. An answer to a call that was never sent is an error.
 func (l *sendQueue) handleAnswer(a answer) error {
 	l.mu.Lock()
 	c, left := l.calls[a.id], l.lastTakenCall
@@ -182,7 +184,7 @@ func (l *sendQueue) handleAnswer(a answer) error {
 	if a.id > left {
 		return fmt.Errorf("%w: an answer to call %d, the last is %d", event.ErrMalformed, a.id, left)
 	}
-	if c == nil { // its ctx has ended before the answer came
+	if c == nil { // the call's ctx ended before the answer arrived
 		return nil
 	}
 	o, err := a.outcome(l.peer, c.name)
@@ -200,24 +202,25 @@ func (l *sendQueue) handleAnswer(a answer) error {
 // answer is the message that answers a call.
 type answer struct {
 	id     uint64
-	event  []byte // of status done
+	event  []byte // the event with the results, if status is statusDone
 	status uint64
-	text   string // of other ones
+	text   string // text of the error, for other statuses
 }
 
 // The statuses of an answer.
 const (
-	statusDone        = 0 // the handler has run, its results are the event's arguments
+	statusDone        = 0 // the handler has run; its results are the event's arguments
 	statusFailed      = 1 // the handler has run and returned an error
-	statusNoHandler   = 2 // nothing has run
-	statusBadArgument = 3 // nothing has run, the handler cannot read the arguments
-	statusRepeated    = 4 // a call with this id, or a later one, came before
+	statusNoHandler   = 2 // no handler has run, as there is none
+	statusBadArgument = 3 // no handler has run, as it cannot read the arguments
+	statusRepeated    = 4 // the node has received a call with this id, or with a later one, before
 )
 
-// maxErrorText is how many bytes of an error go over the wire.
+// maxErrorText is how many bytes of an error's text are sent in an answer.
 const maxErrorText = 1 << 10
 
-// parseAnswer reads the answer in a frame. Its id is 0 if there is none.
+// parseAnswer decodes the answer in a frame. Its id is 0 if the frame contains no
+// answer.
 func parseAnswer(b []byte) (answer, error) {
 	var a answer
 	for f, err := range frame.Fields(b) {
@@ -255,8 +258,8 @@ func parseAnswer(b []byte) (answer, error) {
 	return a, nil
 }
 
-// outcome returns what the answer means for the call of that name. The event
-// keeps the answer's bytes.
+// outcome returns the result that the answer means for a call with the given name. The
+// returned event shares memory with the answer.
 func (a answer) outcome(from peer.ID, name string) (callResult, error) {
 	switch a.status {
 	case statusDone:

@@ -13,14 +13,14 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
-// connectionEndWait is how long connectionEnded waits for a connection to end after one of
-// its streams failed. With QUIC the streams fail first, and the connection ends within
-// milliseconds, even on a busy machine.
+// connectionEndWait is how long connectionEnded waits for a connection to end after one
+// of its streams has failed. With QUIC the streams fail first, and the connection ends
+// within milliseconds, even on a busy machine.
 const connectionEndWait = 100 * time.Millisecond
 
-// connectionEnded reports whether one of conns has ended, or ends now. err is the error with
-// which a stream on one of them failed. If err may be the first sign of the end of the
-// connection, connectionEnded waits up to connectionEndWait for that end.
+// connectionEnded reports whether one of conns has ended, or ends within
+// connectionEndWait. err is the error with which a stream on one of them failed. If err
+// cannot be a sign of the end of a connection, connectionEnded does not wait.
 func connectionEnded(ctx context.Context, n network.Network, conns []network.Conn, err error) bool {
 	gone := notify.NewSignal()
 	watch := &network.NotifyBundle{DisconnectedF: func(_ network.Network, c network.Conn) {
@@ -28,14 +28,15 @@ func connectionEnded(ctx context.Context, n network.Network, conns []network.Con
 			gone.Set()
 		}
 	}}
-	// Before IsClosed is asked, so that no end in between is missed.
+	// The notification is registered before IsClosed is called, so that an end between
+	// the two is not missed.
 	n.Notify(watch)
 	defer n.StopNotify(watch)
 	switch {
 	case slices.ContainsFunc(conns, network.Conn.IsClosed):
 		return true
 	case len(conns) == 0 || isStreamRefusal(err):
-		return false // the peer has answered, so the connection works
+		return false // the peer has answered, so its connection works
 	}
 	patience := time.NewTimer(connectionEndWait)
 	defer patience.Stop()
@@ -48,8 +49,8 @@ func connectionEnded(ctx context.Context, n network.Network, conns []network.Con
 	return false
 }
 
-// isStreamRefusal reports whether err means that the peer reset the stream, or does not speak
-// our protocol.
+// isStreamRefusal reports whether err means that the peer has reset the stream, or does
+// not speak our protocol.
 func isStreamRefusal(err error) bool {
 	_, reset := errors.AsType[*network.StreamError](err)
 	_, unknown := errors.AsType[multistream.ErrNotSupported[protocol.ID]](err)

@@ -24,45 +24,46 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// Config configures a [Direct]. Its zero value works. Negative numbers are
-// not allowed, and not checked.
+// Config configures a [Direct]. Its zero value works. Negative numbers are not allowed,
+// and not checked.
 type Config struct {
-	// Network is the name of the network. A peer that gives another name is
-	// refused. The empty name is a network like any other.
+	// Network is the name of this node's network. Peers of a network with another name
+	// are refused. The empty name is a network like any other.
 	Network string
-	// Session is eight random bytes that distinguish this run of the node from the
-	// next; nil draws them.
+	// Session is eight random bytes that identify this run of the node's program; nil
+	// lets New draw them.
 	Session []byte
-	// MaxEventSize bounds an encoded event, sent or received, in bytes; 0 is
-	// event.DefaultMaxSize.
+	// MaxEventSize is the largest size in bytes of an encoded event, sent or received;
+	// 0 means event.DefaultMaxSize.
 	MaxEventSize int
-	// Codec encodes the arguments that are neither []byte nor proto.Message; the
-	// zero value is JSON.
+	// Codec encodes the arguments that are neither []byte nor proto.Message; the zero
+	// value is JSON.
 	Codec event.Codec
-	// QueueEvents and QueueBytes bound the queue of events for one peer; 0 is 512
-	// events and 1 MiB. As much again may be with the writer. One event that is
-	// larger than QueueBytes fits an empty queue.
+	// QueueEvents and QueueBytes limit the queue of events for one peer; 0 means 512
+	// events and 1 MiB. In addition, as many events may be in the hands of the
+	// goroutine that writes them. A single event larger than QueueBytes fits into an
+	// empty queue.
 	QueueEvents int
 	QueueBytes  int
-	// StallTimeout is how long no byte could be written to a peer before the Emits
-	// that wait for space in its queue fail; 0 is ten seconds.
+	// StallTimeout is how long a peer may read nothing before the Emit calls that wait
+	// for space in its queue fail; 0 means ten seconds.
 	StallTimeout time.Duration
-	// CallTimeout is how long a Call waits whose ctx has no deadline; 0 is ten
-	// seconds.
+	// CallTimeout is how long a Call waits for its answer if its ctx has no deadline; 0
+	// means ten seconds.
 	CallTimeout time.Duration
-	// MaxCalls bounds the unanswered calls to one peer; 0 is 1,024. Further calls
-	// wait.
+	// MaxCalls is how many calls to one peer may be without an answer; 0 means 1,024.
+	// Further calls wait.
 	MaxCalls int
-	// Admit is called once for every stream that a peer opens, before its first
-	// event is read. It may block while the peer is being linked; its ctx ends at
-	// Close. If it returns an error the stream is refused. It is called from several
-	// goroutines. nil admits all peers.
+	// Admit is called once for each stream that a peer opens, before the first event is
+	// read from it. If it returns an error, the stream is refused. It may block while
+	// the link to the peer is being made; its ctx ends at Close. It is called from
+	// several goroutines. nil admits every peer.
 	Admit func(ctx context.Context, p peer.ID) error
-	// Locate is called before a stream is opened to a peer that is not connected.
-	// It connects to the peer, wherever it is, or returns an error. ctx is that of
-	// the Emit or Call that opens the stream, or ends after the stall timeout. It is
-	// called from several goroutines, but from one at a time for one peer. nil
-	// leaves the peer to libp2p, which dials the addresses in its peerstore.
+	// Locate is called before a stream is opened to a peer that is not connected. It
+	// finds and connects to the peer, or returns an error. Its ctx is that of the Emit
+	// or Call that opens the stream, or ends after StallTimeout. It is called from
+	// several goroutines, but from only one at a time for each peer. If it is nil,
+	// libp2p dials the addresses that it knows.
 	Locate func(ctx context.Context, p peer.ID) error
 	// Log is the logger; nil is the default one.
 	Log *slog.Logger
@@ -87,8 +88,8 @@ func (c *Config) fill() {
 	}
 }
 
-// Direct sends events to single peers and calls handlers for the events of peers.
-// All methods may be called from any goroutine, also from handlers.
+// Direct sends events to single peers and calls handlers for the events of peers. All
+// methods may be called from any goroutine, and from handlers.
 type Direct struct {
 	host       corehost.Host
 	cfg        Config
@@ -100,20 +101,20 @@ type Direct struct {
 	ctx     context.Context // ends when Close begins; parent of the handlers' contexts
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup
-	once    sync.Once   // of stop
+	once    sync.Once   // runs stop
 	refused atomic.Bool // Drain was called: Emit fails, accepted events are still written
 
 	mu      sync.RWMutex
 	started bool
 	closed  bool
 
-	// Sending; queues is guarded by mu.
+	// Sending. mu guards queues.
 	queues map[peer.ID]*sendQueue    // nil after Close
-	recent atomic.Pointer[sendQueue] // the last one used, which is often the next
-	serial atomic.Uint64             // of the last stream opened
-	callID atomic.Uint64             // of the last call
+	recent atomic.Pointer[sendQueue] // the queue that was used last, which is often the next one
+	serial atomic.Uint64             // number of the last stream that this node opened
+	callID atomic.Uint64             // id of the last call that this node made
 
-	// Receiving; guarded by mu.
+	// Receiving. mu guards both.
 	inbound map[peer.ID]*peerStreams
 	callers map[peer.ID]*callerState
 
@@ -122,8 +123,8 @@ type Direct struct {
 	nRefused   atomic.Uint64
 }
 
-// New returns a Direct on h that is not started: handlers can be registered,
-// but no event is sent or received. The host stays the caller's.
+// New returns a Direct on h that is not started yet: handlers can be registered, but no
+// event is sent or received. The host remains the caller's.
 func New(h corehost.Host, cfg Config) *Direct {
 	cfg.fill()
 	d := &Direct{
@@ -139,8 +140,8 @@ func New(h corehost.Host, cfg Config) *Direct {
 	return d
 }
 
-// Start accepts streams of peers from now on and allows Emit. It does nothing the
-// second time and after Close.
+// Start begins to accept streams from peers and allows Emit. It does nothing if it was
+// called before, or after Close.
 func (d *Direct) Start() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -151,18 +152,17 @@ func (d *Direct) Start() {
 	d.host.SetStreamHandler(protocol.Events, d.receive)
 }
 
-// Emit sends an event to one peer. nil means that the event was encoded and
-// accepted into the peer's queue: the events of one caller arrive in the order of
-// its calls, each at most once. The arguments belong to the caller again when Emit
-// returns.
+// Emit sends an event to one peer. A nil error means that the event was encoded and
+// accepted into the queue for the peer. The events of one caller arrive in the order of
+// its calls, each at most once. After Emit has returned, the caller may change the
+// arguments.
 //
-// Emit waits while the queue is full. It returns the error of ctx when ctx ends,
-// and ErrStalled when no byte could be written to the peer for the stall timeout.
-// It returns ErrNotConnected, with the cause, when the first event for an idle peer
-// could not open a stream within ctx (a peer that is not connected is looked for
-// with Locate), and when the link ended meanwhile. ErrBadName, ErrBadArgument,
-// ErrTooLarge, ErrNotStarted and ErrClosed are returned at once. After any error
-// the event was not accepted and is not sent.
+// Emit waits while the queue is full. It returns the error of ctx when ctx ends, and
+// ErrStalled when no byte could be written to the peer for StallTimeout. It returns
+// ErrNotConnected, with the cause, when no stream to the peer could be opened within
+// ctx (for a peer that is not connected, Config.Locate finds it), or when the link
+// ended meanwhile. It returns ErrBadName, ErrBadArgument, ErrTooLarge, ErrNotStarted
+// and ErrClosed at once. After any error the event was not accepted and is not sent.
 func (d *Direct) Emit(ctx context.Context, to peer.ID, name string, args ...any) error {
 	size, buf, err := d.prepare(ctx, name, args)
 	if err == nil {
@@ -175,7 +175,7 @@ func (d *Direct) Emit(ctx context.Context, to peer.ID, name string, args ...any)
 	return nil
 }
 
-// prepare checks and encodes an event for an Emit or Call with this ctx.
+// prepare checks and encodes an event for an Emit or Call that was given ctx.
 func (d *Direct) prepare(ctx context.Context, name string, args []any) (size int, buf *event.Buffer, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, nil, err
@@ -186,20 +186,20 @@ func (d *Direct) prepare(ctx context.Context, name string, args []any) (size int
 	return event.Prepare(d.cfg.Codec, name, args, d.cfg.MaxEventSize)
 }
 
-// emitFailed returns the error of an Emit that failed because of err.
+// emitFailed returns the error for an Emit that failed because of err.
 func (d *Direct) emitFailed(to peer.ID, name string, err error) error {
 	if d.refused.Load() || d.ctx.Err() != nil {
-		err = errs.ErrClosed // closing may have ended the ctx or the link
+		err = errs.ErrClosed // the closing of this Direct may be what ended the ctx or the link
 	}
 	return &emitError{"emit", to, name, err}
 }
 
-// EmitBytes is Emit with data as the only argument. It allocates nothing, and is
-// for the typed events of package smokesignal: no other module can make a
-// [payload.Raw].
+// EmitBytes is Emit with data as the only argument. It allocates no memory. Only
+// package smokesignal can make a [payload.Raw], for its typed events.
 func (d *Direct) EmitBytes(ctx context.Context, to peer.ID, name string, data payload.Raw) error {
 	b := data.Bytes
-	// A program that emits many events mostly emits similar ones to the same peer.
+	// A program that emits many events mostly emits similar ones to the same peer, so
+	// the queue that was used last is tried first.
 	if q := d.recent.Load(); q != nil && q.peer == to && !d.refused.Load() && ctx.Err() == nil && q.pushRepeat(name, b) {
 		return nil
 	}
@@ -224,8 +224,8 @@ func (d *Direct) emitBytes(ctx context.Context, to peer.ID, name string, b []byt
 	return err
 }
 
-// enqueue puts an event, with the call c unless that is nil, into the peer's queue,
-// which it returns.
+// enqueue adds an event to the queue for the peer and returns the queue. If c is not
+// nil, the event is that call.
 func (d *Direct) enqueue(ctx context.Context, to peer.ID, o *event.Outgoing, c *pendingCall) (q *sendQueue, err error) {
 	for {
 		q = d.recent.Load()
@@ -240,18 +240,18 @@ func (d *Direct) enqueue(ctx context.Context, to peer.ID, o *event.Outgoing, c *
 			return q, nil
 		}
 		if !errors.Is(err, errQueueEnded) {
-			d.removeIdle(q) // it may be a new one that was never used
+			d.removeIdle(q) // the queue may be new and was then never used
 			return nil, err
 		}
-		// The queue was removed between the look-up and the push. The next look-up
-		// makes a new one.
+		// The queue was removed after it was looked up and before the push. The next
+		// look-up makes a new one.
 		d.recent.CompareAndSwap(q, nil)
 	}
 }
 
-// TryEmit is Emit without waiting: it returns ErrQueueFull when the peer's queue is
-// full. For an idle peer it opens the stream in the background. If that fails for
-// the stall timeout, the accepted events count as unwritten.
+// TryEmit is Emit that does not wait: it returns ErrQueueFull if the queue for the peer
+// is full. If no stream to the peer is open, one is opened in the background. If that
+// fails for StallTimeout, the accepted events count as unwritten.
 func (d *Direct) TryEmit(to peer.ID, name string, args ...any) error {
 	if err := d.tryEmit(to, name, args); err != nil {
 		return &emitError{"emit", to, name, err}
@@ -276,7 +276,7 @@ func (d *Direct) tryEmit(to peer.ID, name string, args []any) error {
 	}
 }
 
-// queueFor returns the queue of a peer.
+// queueFor returns the queue for a peer, which it makes if there is none.
 func (d *Direct) queueFor(p peer.ID) (*sendQueue, error) {
 	d.mu.RLock()
 	q, started, closed := d.queues[p], d.started, d.closed
@@ -294,7 +294,7 @@ func (d *Direct) queueFor(p peer.ID) (*sendQueue, error) {
 	if d.closed {
 		return nil, errs.ErrClosed
 	}
-	// Another goroutine may have made the queue while no lock was held.
+	// Another goroutine may have made the queue between RUnlock and Lock.
 	if q = d.queues[p]; q == nil {
 		q = newSendQueue(d, p)
 		d.queues[p] = q
@@ -302,33 +302,34 @@ func (d *Direct) queueFor(p peer.ID) (*sendQueue, error) {
 	return q, nil
 }
 
-// On calls f for the events of a name from any peer, or for every event if the name
-// is "*". Events of one peer are handled one after the other, in order, also across
-// names; f may run for several peers at once. A slow f holds back the peer whose
-// event it handles and no other. The ctx of f ends at Close. A panic of f is caught,
+// On calls f for the events with the given name from any peer, or for all events if the
+// name is "*". The events of one peer are handled one after the other, in order,
+// whatever their names. f may run for several peers at once. A slow f holds back only
+// the peer whose event it handles. The ctx of f ends at Close. A panic of f is caught,
 // counted and logged.
 func (d *Direct) On(name string, f func(context.Context, *event.Event)) (off func()) {
 	return d.dispatcher.On(name, f)
 }
 
-// OnFrom is On for the events of one peer, however often it comes and goes.
+// OnFrom is On for the events of one peer. It stays registered when the peer
+// disconnects.
 func (d *Direct) OnFrom(p peer.ID, name string, f func(context.Context, *event.Event)) (off func()) {
 	return d.dispatcher.OnFrom(p, name, f)
 }
 
-// OnBorrowed is OnFrom, or On if p is empty, for an f that keeps neither the event
-// nor its bytes, because both are used again when f returns. Events for which all
-// handlers are such cost no allocation. Values that Decode puts into other variables
-// than a []byte or an any are copies. It is for the typed events of package
-// smokesignal: no other module can make a [handling.Borrower].
+// OnBorrowed is OnFrom, or On if p is empty, for an f that must not keep the event or
+// its bytes: both are reused when f returns. An event whose handlers are all of this
+// kind costs no allocation. Decode copies the values that it stores, except into a
+// []byte or an any. Only package smokesignal can make a [handling.Borrower], for its
+// typed events.
 func (d *Direct) OnBorrowed(p peer.ID, name string, f handling.Borrower[event.Event]) (off func()) {
 	return d.dispatcher.OnBorrowed(p, name, f)
 }
 
-// Pipe returns a duplex view of the events named [pipe.EventName] to and from p. It
-// receives from now on and holds 64 KiB or 256 events. When it is full, p is held
-// back until the pipe is read or closed, so read it or close it. Write blocks and
-// fails as Emit does, and splits large writes; Read returns io.EOF after Close.
+// Pipe returns a two-way stream of bytes to and from p, made of the events named
+// [pipe.EventName]. It receives from now on and holds 64 KiB or 256 events. When it is
+// full, p is held back until the pipe is read or closed. Write blocks and fails as Emit
+// does, and splits large writes. Read returns io.EOF after Close.
 func (d *Direct) Pipe(p peer.ID) io.ReadWriteCloser {
 	ctx, cancel := context.WithCancel(d.ctx)
 	v := pipe.New(d.cfg.MaxEventSize,
@@ -341,10 +342,10 @@ func (d *Direct) Pipe(p peer.ID) io.ReadWriteCloser {
 	return v
 }
 
-// Release ends the sending to p for the reason given. Emits that wait for p fail with
-// ErrNotConnected and the reason, and queued events are dropped. It returns how many
-// events were accepted since the last Release and not written to a stream. A later
-// Emit opens a new stream.
+// Release ends the sending to p for the given reason. Emit calls that wait for p fail
+// with ErrNotConnected and the reason, and queued events are dropped. Release returns
+// how many events were accepted since the last Release and not written to a stream. A
+// later Emit opens a new stream.
 func (d *Direct) Release(p peer.ID, reason error) (unwritten int) {
 	d.mu.Lock()
 	q := d.queues[p]
@@ -361,9 +362,9 @@ func (d *Direct) Release(p peer.ID, reason error) (unwritten int) {
 	return q.unwritten()
 }
 
-// Flush waits until all events that were accepted before the call have been written
-// to their streams. That does not mean that they have arrived. Its error counts the
-// events that were not written when ctx ended, or that were dropped meanwhile.
+// Flush waits until all events that were accepted before the call were written to their
+// streams. That does not mean that they have arrived. Its error says how many events
+// were not written when ctx ended, or were dropped meanwhile.
 func (d *Direct) Flush(ctx context.Context) error {
 	var errs []error
 	for _, q := range d.allQueues() {
@@ -384,14 +385,14 @@ func (d *Direct) allQueues() []*sendQueue {
 	return all
 }
 
-// readToEndTimeout bounds how long a Drain waits for peers that do not read.
+// readToEndTimeout is how long Drain waits for peers that do not read.
 const readToEndTimeout = time.Second
 
-// Drain refuses new events from now on (ErrClosed), writes the accepted ones as
-// [Direct.Flush] does, and returns the error of that. Then it ends the streams and
-// waits until the peers have read them to the end, for a second or until ctx ends:
-// a connection that is closed at once loses bytes that are still on their way. It
-// is the first step of a closing that loses nothing.
+// Drain refuses new events from now on (ErrClosed) and writes the accepted ones, as
+// [Direct.Flush] does, whose error it returns. Then it ends the streams and waits until
+// the peers have read them to the end, for one second or until ctx ends: if a
+// connection is closed at once, bytes on their way are lost. Drain is the first step of
+// closing without loss.
 func (d *Direct) Drain(ctx context.Context) error {
 	d.refused.Store(true)
 	err := d.Flush(ctx)
@@ -405,21 +406,23 @@ func (d *Direct) Drain(ctx context.Context) error {
 	return err
 }
 
-// Done is closed when Close begins.
+// Done returns a channel that is closed when Close begins.
 func (d *Direct) Done() <-chan struct{} { return d.ctx.Done() }
 
-// Close refuses new events (ErrClosed), drops events that were not written (see
-// Drain), stops reading, ends the contexts of handlers, and waits for them and for
-// its own goroutines until ctx ends, which is its only error. No stream handler and
-// no stream stays behind. If a handler calls Close with its own ctx, Close does not
-// wait for that handler; of such a ctx only the deadline counts, or five seconds if
-// it has none. Close may be called again, and then waits again.
+// Close refuses new events (ErrClosed), drops events that were not written (see Drain),
+// stops reading, and ends the contexts of handlers. It waits for the handlers and for
+// its own goroutines until ctx ends, which is its only error. No stream and no stream
+// handler is left.
+//
+// If a handler calls Close with its own ctx, Close does not wait for that handler.
+// Since closing cancels such a ctx, only its deadline counts; without a deadline Close
+// waits five seconds. Close may be called again, and then waits again.
 func (d *Direct) Close(ctx context.Context) error {
 	d.once.Do(d.stop)
 	return d.dispatcher.WaitAll(ctx, &d.tasks, "streams are")
 }
 
-// stop begins to close everything and waits for nothing.
+// stop begins to close everything. It does not wait.
 func (d *Direct) stop() {
 	d.mu.Lock()
 	d.closed = true
@@ -430,7 +433,7 @@ func (d *Direct) stop() {
 	d.queues = nil
 	for _, in := range d.inbound {
 		for s := range in.streams {
-			// A reset may block on a frozen connection.
+			// A reset may block if the connection hangs.
 			d.tasks.Go(func() { s.ResetWithError(network.StreamShutdown) })
 		}
 	}
@@ -443,9 +446,9 @@ func (d *Direct) stop() {
 
 // Stats is a snapshot of counters of faults since the start.
 type Stats struct {
-	Unwritten   uint64 // events accepted by Emit and then not written to a stream
-	Malformed   uint64 // streams of peers reset because of their bytes
-	Refused     uint64 // streams of peers refused: too many, other network, not admitted
+	Unwritten   uint64 // events that Emit accepted and that were not written to a stream
+	Malformed   uint64 // streams of peers that were reset because their bytes were malformed
+	Refused     uint64 // streams of peers that were refused: too many, other network, or not admitted
 	Undecodable uint64 // events and calls that a typed handler could not decode
 	Unhandled   uint64 // events and calls without a handler
 	Panics      uint64 // handlers that panicked or called runtime.Goexit

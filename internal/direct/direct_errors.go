@@ -12,36 +12,36 @@ import (
 )
 
 var (
-	// ErrNotConnected is returned by a direct Emit when the peer cannot be
-	// reached or its link ended; the cause is wrapped beside it.
+	// ErrNotConnected is returned when the peer cannot be reached or the link to it
+	// ended. The error also wraps the cause.
 	ErrNotConnected = errs.ErrNotConnected
-	// ErrOtherNetwork is returned by a direct Emit to a peer that said it
-	// belongs to another network. The error also wraps ErrNotConnected.
+	// ErrOtherNetwork is returned when the peer said that it belongs to another
+	// network. The error also wraps ErrNotConnected.
 	ErrOtherNetwork = errs.ErrOtherNetwork
-	// ErrRefused is returned by a direct Emit to a peer that does not accept
-	// events from this node now. The error also wraps ErrNotConnected.
+	// ErrRefused is returned when the peer does not accept events from this node at
+	// present. The error also wraps ErrNotConnected.
 	ErrRefused = errors.New("events: refused by the peer")
-	// ErrStalled is returned by an Emit that waited for space in the queue while
-	// nothing could be written to the peer for the stall timeout.
+	// ErrStalled is returned by an Emit that waited for space in the queue while no
+	// byte could be written to the peer for the stall timeout.
 	ErrStalled = errors.New("events: stalled")
-	// ErrNoHandler is returned by a call for which the other node has no
-	// handler. Nothing has run.
+	// ErrNoHandler is returned by a call for which the other node has no handler.
+	// Nothing has run.
 	ErrNoHandler = errors.New("events: the other node has no handler for this call")
-	// ErrRemoteHandler is returned by a call whose handler ran and failed. The
-	// error is a *RemoteError with the other side's text.
+	// ErrRemoteHandler is returned by a call whose handler ran and failed. The error is
+	// a *RemoteError with the text of the handler's error.
 	ErrRemoteHandler = errors.New("events: the other node's handler failed")
-	// ErrUnknownOutcome is returned by a call that may have reached the other
-	// node and was not answered: its handler may have run, may still run, or
-	// may never run. The cause is wrapped beside it, such as
-	// context.DeadlineExceeded, ErrNotConnected or ErrClosed.
+	// ErrUnknownOutcome is returned by a call that may have reached the other node and
+	// was not answered: its handler may have run, may still run, or may never run. The
+	// error also wraps the cause, such as context.DeadlineExceeded, ErrNotConnected or
+	// ErrClosed.
 	ErrUnknownOutcome = errors.New("events: unknown outcome")
 )
 
-// RemoteError is the error that the handler of a call returned. errors.Is
-// reports it as ErrRemoteHandler.
+// RemoteError is the error that the handler of a call returned at the other node.
+// errors.Is reports it as ErrRemoteHandler.
 type RemoteError struct {
-	// Text is the error's text, at most 1 KiB of UTF-8. The other node chose it:
-	// it may contain line breaks and escape sequences.
+	// Text is the text of the error, at most 1 KiB of UTF-8. The other node chose it,
+	// so it may contain line breaks and escape sequences.
 	Text string
 }
 
@@ -50,7 +50,7 @@ func (e *RemoteError) Error() string { return ErrRemoteHandler.Error() + ": " + 
 // Is reports whether target is ErrRemoteHandler.
 func (e *RemoteError) Is(target error) bool { return target == ErrRemoteHandler }
 
-// emitError names the event or call that failed and its peer.
+// emitError adds the name of the event or call, and the peer, to an error.
 type emitError struct {
 	what string // "emit" or "call"
 	to   peer.ID

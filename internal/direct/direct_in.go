@@ -18,40 +18,41 @@ import (
 )
 
 const (
-	maxInbound = 4        // streams of one peer at a time
-	readBuffer = 32 << 10 // bytes for each stream with much traffic
+	maxInbound = 4        // streams that one peer may have open at a time
+	readBuffer = 32 << 10 // size in bytes of the buffer of a stream with much traffic
 )
 
-// Variables only for the tests.
+// These are variables only so that tests can change them.
 var (
-	helloTimeout = 5 * time.Second  // from a stream's beginning to its hello
-	frameTimeout = 10 * time.Second // from a frame's first byte to its last
-	drainTimeout = time.Second      // silence on a stream that has a successor
+	helloTimeout = 5 * time.Second  // from the beginning of a stream until its first frame, the hello, has arrived
+	frameTimeout = 10 * time.Second // from the first byte of a frame until the last has arrived
+	drainTimeout = time.Second      // how long an old stream may be silent while a newer stream waits for it to end
 )
 
-// peerStreams is the streams that a peer has opened.
+// peerStreams are the streams that one peer has opened.
 type peerStreams struct {
 	streams map[*inStream]struct{}
-	last    *inStream // the newest that said hello
+	last    *inStream // the newest one whose hello has arrived
 }
 
-// inStream is a stream that a peer has opened. A peer's streams are read one after the other, in
-// the order in which it opened them, as a stream that broke may still hold
-// events that come before those of its successor.
+// inStream is a stream that a peer has opened. The streams of one peer are read one
+// after the other, in the order in which the peer opened them, because a stream that
+// broke may still contain events that were sent before those of the next stream.
 type inStream struct {
 	network.Stream
 	from   peer.ID
 	hello  hello
-	caller *callerState  // the reader's
-	done   chan struct{} // closed when it was read to its end
+	caller *callerState  // used only by the goroutine that reads the stream
+	done   chan struct{} // closed when the stream was read to its end
 
-	answer []byte           // the reader's, for the frame of an answer
-	writer *deadline.Writer // of answers
+	answer []byte           // buffer for the frame of an answer; used only by the reading goroutine
+	writer *deadline.Writer // writes the answers to calls
 
-	retired atomic.Bool // a newer stream of the peer waits for its end
+	retired atomic.Bool // a newer stream of the peer waits until this one ends
 }
 
-// SetReadDeadline is what the frame reader sets.
+// SetReadDeadline is called by the frame reader. On a retired stream it sets the
+// shorter drainTimeout instead.
 func (s *inStream) SetReadDeadline(t time.Time) error {
 	if s.retired.Load() {
 		t = time.Now().Add(drainTimeout)
@@ -59,20 +60,25 @@ func (s *inStream) SetReadDeadline(t time.Time) error {
 	return s.Stream.SetReadDeadline(t)
 }
 
+// Read reads from the stream, as its embedded type does, but on a retired stream for at
+// most drainTimeout.
 func (s *inStream) Read(p []byte) (int, error) {
 	if s.retired.Load() {
-		// Anew at each Read, so that only silence ends the stream, and not a slow handler.
+		// The deadline is set at each Read, so that only silence of the peer ends the
+		// stream, and not a slow handler.
 		s.Stream.SetReadDeadline(time.Now().Add(drainTimeout))
 	}
 	return s.Stream.Read(p)
 }
 
+// retire gives the stream only drainTimeout of silence, because a newer stream waits
+// for its end.
 func (s *inStream) retire() {
 	s.retired.Store(true)
 	s.Stream.SetReadDeadline(time.Now().Add(drainTimeout))
 }
 
-// receive is the stream handler.
+// receive is the stream handler: it starts to read a stream that a peer has opened.
 func (d *Direct) receive(stream network.Stream) {
 	s := &inStream{
 		Stream: stream,
@@ -99,8 +105,8 @@ func (d *Direct) receive(stream network.Stream) {
 	in.streams[s] = struct{}{}
 	ctx, leave := d.dispatcher.Enter(d.ctx)
 	d.mu.Unlock()
-	// Not on libp2p's goroutine: a handler may end the one it is called on
-	// (runtime.Goexit), and libp2p has something left to do on its own.
+	// libp2p's own goroutine is not used, because a handler may end its goroutine with
+	// runtime.Goexit, and libp2p still has work to do on its own.
 	go func() {
 		defer leave()
 		defer func() {
@@ -124,13 +130,13 @@ func (d *Direct) serve(ctx context.Context, s *inStream) {
 	}
 }
 
-// handshake reads the hello and reports whether the stream's events may be read.
-// It waits for that moment.
+// handshake reads the hello and then waits until it is this stream's turn. It reports
+// whether the stream's events may be read.
 func (d *Direct) handshake(s *inStream, r *frame.Reader) bool {
-	// The streams' windows are accounted by libp2p. Our own buffers are not
-	// reserved in its resource manager: a reservation large enough for any
-	// event would be refused for honest peers long before it is used, and
-	// frame.Reader allocates no more than what has come.
+	// libp2p accounts for the windows of streams. The buffers of this package are not
+	// reserved in its resource manager: a reservation large enough for any event would
+	// be refused for honest peers although they rarely need it. frame.Reader allocates
+	// only as much as has arrived.
 	if err := s.Scope().SetService(protocol.Service); err != nil {
 		d.refuse(s, network.StreamResourceLimitExceeded, "resource limit", err)
 		return false
@@ -154,8 +160,8 @@ func (d *Direct) handshake(s *inStream, r *frame.Reader) bool {
 		return false
 	}
 	if older != nil {
-		// Before Admit: if a refused stream ended earlier than its predecessor, its
-		// successor would not wait for that one.
+		// This wait comes before Admit. If a refused stream ended before an older
+		// stream, a newer one would no longer wait for the older one.
 		older.retire()
 		select {
 		case <-older.done:
@@ -173,8 +179,8 @@ func (d *Direct) handshake(s *inStream, r *frame.Reader) bool {
 	return true
 }
 
-// lineUp makes s the newest stream of its peer and returns the one before it.
-// It refuses a stream that was overtaken by one which its sender opened later.
+// lineUp makes s the newest stream of its peer and returns the one before it. It
+// returns false if a stream that the peer opened later was accepted before s.
 func (d *Direct) lineUp(s *inStream) (older *inStream, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -188,7 +194,7 @@ func (d *Direct) lineUp(s *inStream) (older *inStream, ok bool) {
 	return older, true
 }
 
-// readEvents calls the handlers for the stream's events and calls until it ends.
+// readEvents calls the handlers for the events and calls on the stream until it ends.
 func (d *Direct) readEvents(ctx context.Context, s *inStream, r *frame.Reader) {
 	events := event.Arena{From: s.from}
 	run := dispatch.TurnOf(ctx)
@@ -203,14 +209,14 @@ func (d *Direct) readEvents(ctx context.Context, s *inStream, r *frame.Reader) {
 			return
 		}
 		if b == nil {
-			continue // an abandoned call, or a frame of a later version
+			continue // the frame is an abandoned call, or of a later version
 		}
 		ev, err := events.Borrowed(b)
 		if err != nil {
 			d.closeFailed(s, err)
 			return
 		}
-		if d.ctx.Err() != nil { // Close was called: no handler may begin now
+		if d.ctx.Err() != nil { // Close was called, so no further handler may begin
 			s.ResetWithError(network.StreamShutdown)
 			return
 		}
@@ -230,7 +236,7 @@ func (d *Direct) readEvents(ctx context.Context, s *inStream, r *frame.Reader) {
 	}
 }
 
-// closeFailed ends a stream on which a read failed.
+// closeFailed ends a stream on which reading failed with err.
 func (d *Direct) closeFailed(s *inStream, err error) {
 	switch {
 	case errors.Is(err, io.EOF):
@@ -253,7 +259,7 @@ func (d *Direct) closeFailed(s *inStream, err error) {
 	}
 }
 
-// refuse resets a stream before its events were read.
+// refuse resets a stream of which no event was read yet.
 func (d *Direct) refuse(s *inStream, code network.StreamErrorCode, why string, err error) {
 	d.nRefused.Add(1)
 	d.log.Debug("stream of direct events refused", "peer", s.from, "reason", why, "error", err)

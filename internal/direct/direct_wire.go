@@ -12,9 +12,9 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// Events and calls go one way on a stream, and the answers to its calls come back in
-// the other direction. The first frame is a hello, every later one an event or a
-// call. A frame with neither is skipped: it is of a later version, or a call that was
+// On one stream, events and calls go in one direction, and the answers to its calls
+// come back in the other. The first frame is a hello, and each later one is an event or
+// a call. A frame with neither is skipped: it is of a later version, or a call that was
 // abandoned before it was sent. As in docs/wire.md:
 //
 //	message DirectFrame { Hello hello = 1; Event event = 2; Call call = 3; Answer answer = 4; }
@@ -22,15 +22,14 @@ import (
 //	message Call        { uint64 id = 1; Event event = 2; }
 //	message Answer      { uint64 id = 1; Event event = 2; uint32 status = 3; string error = 4; }
 //
-// serial counts the streams that a session has opened, so that a reader can
-// tell which of two streams is the older one. 0 is unknown. The ids of a
-// session's calls grow.
+// serial numbers the streams that a session has opened, so that the reader knows which
+// of two streams is older; 0 means unknown. The ids of a session's calls increase.
 const (
 	fieldHello  = 1
 	fieldEvent  = 2
 	fieldCall   = 3
 	fieldAnswer = 4
-	fieldBlank  = 15 // nothing; replaces an abandoned call
+	fieldBlank  = 15 // has no meaning; replaces the field of an abandoned call
 
 	fieldSession = 1
 	fieldNetwork = 2
@@ -41,17 +40,18 @@ const (
 	fieldStatus    = 3
 	fieldError     = 4
 
-	maxHello = 1 << 10 // bytes of the first frame
-	envelope = 64      // bytes of a frame beside its event
+	maxHello = 1 << 10 // most bytes of the first frame
+	envelope = 64      // most bytes of a frame besides its event
 )
 
-// The codes with which a reader resets a stream. Those of libp2p that say the
-// same are used as they are.
+// Error codes with which a reader resets a stream. For other reasons libp2p's own codes
+// are used.
 const (
 	codeOtherNetwork network.StreamErrorCode = 0x5301 // 'S', 1
 	codeRefused      network.StreamErrorCode = 0x5302
 )
 
+// hello is the first frame of a stream. It says who sends on it.
 type hello struct {
 	session string
 	network string
@@ -99,8 +99,8 @@ func parseHello(b []byte) (hello, error) {
 	return h, nil
 }
 
-// appendFrame appends the frame of an event to dst; of the call c with that
-// event unless c is nil.
+// appendFrame appends the frame of an event to dst. If c is not nil, it is the frame of
+// that call.
 func appendFrame(dst []byte, o *event.Outgoing, c *pendingCall) []byte {
 	dst = slices.Grow(dst, o.Size+envelope)
 	if c != nil {
@@ -112,11 +112,11 @@ func appendFrame(dst []byte, o *event.Outgoing, c *pendingCall) []byte {
 	} else {
 		dst = frame.AppendLength(dst, 1+protowire.SizeBytes(o.Size))
 	}
-	return o.AppendTo(frame.AppendHeader(dst, fieldEvent, o.Size)) // which is also fieldCallEvent
+	return o.AppendTo(frame.AppendHeader(dst, fieldEvent, o.Size)) // fieldEvent and fieldCallEvent are the same number
 }
 
-// parseDirectFrame returns the event in a frame, nil if there is none. If it
-// is a call's, call is the call's id, which is never 0.
+// parseDirectFrame returns the event in a frame, or nil if there is none. If the event
+// is a call's, call is the id of the call; otherwise call is 0.
 func parseDirectFrame(b []byte) (ev []byte, call uint64, err error) {
 	if tag, body, rest := frame.CutShort(b); tag == tagEvent && len(rest) == 0 {
 		return body, 0, nil // the fast path, for nearly all frames
@@ -165,9 +165,9 @@ func parseCall(b []byte) (ev []byte, id uint64, err error) {
 
 const tagEvent = fieldEvent<<3 | byte(protowire.BytesType)
 
-// framesWithin returns how many frames of buf end within its first n bytes,
-// where the last of them ends, and the id of the last call among them. buf
-// holds whole frames that this process made.
+// framesWithin returns how many frames of buf end within its first n bytes, where the
+// last of them ends, and the id of the last call among them. buf must contain whole
+// frames that this process has encoded.
 func framesWithin(buf []byte, n int) (frames, end int, call uint64) {
 	for end < n {
 		size, k := protowire.ConsumeVarint(buf[end:])

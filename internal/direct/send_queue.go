@@ -19,15 +19,15 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// A sendQueue carries events to one peer: a queue of encoded frames in one buffer,
-// and a writer that takes the whole buffer whenever it is free. So the events
-// that gather during a write leave in the next one together, a single event leaves
-// at once, and an event costs no allocation. The writer is a goroutine only while
-// there is something to write.
+// A sendQueue sends events to one peer. It collects encoded frames in one buffer. A
+// writer, which is a goroutine only while there is something to write, takes the whole
+// buffer whenever it has written the one before. So the events that are emitted during
+// one write are sent together in the next, a single event is sent at once, and an event
+// costs no allocation.
 //
-// The first Emit opens the stream, within its ctx. When the stream breaks, the
-// writer opens a new one and sends the frames on it that the old one did not
-// accept. Calls go the same way; call_out.go handles their answers.
+// The first Emit opens the stream, within its ctx. When the stream breaks, the writer
+// opens a new one and sends the frames that the old stream had not accepted. Calls are
+// sent in the same way; call_out.go handles their answers.
 type sendQueue struct {
 	d    *Direct
 	peer peer.ID
@@ -37,47 +37,47 @@ type sendQueue struct {
 	done   chan struct{} // closed when the queue has ended and its writer has returned
 
 	mu             sync.Mutex
-	err            error                   // why the queue has ended; nil before
-	queue          *event.Buffer           // accepted, not taken by the writer; nil if empty
-	events         int                     // in queue
-	flight         int                     // events with the writer
-	accepted       uint64                  // events, ever
-	writing        bool                    // the writer runs
-	opening        bool                    // an Emit is opening the stream
-	stalled        bool                    // nothing could be written for the stall timeout
-	stream         *outStream              // nil: the next Emit opens one, or the writer does
-	change         notify.Cond             // of any of these fields
-	calls          map[uint64]*pendingCall // without an answer so far, by id
-	lastCall       uint64                  // id of the last call accepted
+	err            error                   // why the queue has ended; nil: it has not
+	queue          *event.Buffer           // frames of accepted events that the writer has not taken; nil if empty
+	events         int                     // how many events are in queue
+	flight         int                     // how many events the writer has taken and not written yet
+	accepted       uint64                  // how many events were ever accepted
+	writing        bool                    // the writer's goroutine runs
+	opening        bool                    // an Emit call is opening the stream
+	stalled        bool                    // no byte could be written for the stall timeout
+	stream         *outStream              // nil: the writer or the next Emit opens one
+	change         notify.Cond             // broadcast when any of these fields changes
+	calls          map[uint64]*pendingCall // calls without an answer so far, by id
+	lastCall       uint64                  // id of the last call accepted into the queue
 	lastTakenCall  uint64                  // id of the last call that the writer took
-	drops          int                     // how often the queue was dropped ...
-	dropReason     error                   // ... and the reason of the last time
-	lastRaw        frameTemplate           // of the last event with one raw argument
-	unwrittenCount int                     // events accepted and not written ...
-	unwrittenCause error                   // ... and why the last of them was not
-	refused        error                   // why the peer refused us; it is not asked
-	refusedUntil   time.Time               // again before this
+	drops          int                     // how often all queued events were dropped
+	dropReason     error                   // why they were dropped the last time
+	lastRaw        frameTemplate           // made from the last event with one raw argument
+	unwrittenCount int                     // how many accepted events were lost before they were written
+	unwrittenCause error                   // why the last of these events was lost
+	refused        error                   // why the peer has refused this node; nil: it has not
+	refusedUntil   time.Time               // no new stream is opened before this time
 }
 
-// outStream is a stream of a sendQueue.
+// outStream is a stream that a sendQueue has opened to its peer.
 type outStream struct {
 	network.Stream
 	opened time.Time
-	writer *deadline.Writer // for the frames after the hello
+	writer *deadline.Writer // writes the frames after the hello
 
-	// Guarded by the lock of the queue:
-	sent     int    // events written
-	lastCall uint64 // all calls up to this id have left the queue
-	broken   error  // why it broke; nil if it did not
-	ended    bool   // readUntilEnd has returned, so no further answer comes
-	closed   bool   // by the queue itself
+	// The fields below are guarded by the queue's mu.
+	sent     int    // how many events were written to this stream
+	lastCall uint64 // all calls with ids up to this one have left the queue
+	broken   error  // why the stream broke; nil: it did not
+	ended    bool   // readUntilEnd has returned, so no further answer arrives
+	closed   bool   // the queue itself has closed the stream
 }
 
-// errQueueEnded is returned by push when the queue had ended before, or was removed
-// because it was idle. The caller tries again with a new queue.
+// errQueueEnded is returned by push when the queue has ended, or was removed because it
+// was idle. The caller tries again with a new queue.
 var errQueueEnded = errors.New("events: the send queue has ended")
 
-// refusedFor is how long no new stream is opened to a peer after it refused one.
+// refusedFor is how long no new stream is opened to a peer after it has refused one.
 const refusedFor = 5 * time.Second
 
 func newSendQueue(d *Direct, p peer.ID) *sendQueue {
@@ -86,13 +86,13 @@ func newSendQueue(d *Direct, p peer.ID) *sendQueue {
 	return l
 }
 
-// push queues an event, as the call c unless c is nil. It waits for the stream to be
-// opened and for room in the queue, until ctx ends.
+// push adds an event to the queue. If c is not nil, the event is that call. push waits
+// until the stream is open and the queue has space, or until ctx ends.
 func (l *sendQueue) push(ctx context.Context, o *event.Outgoing, c *pendingCall) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err != nil {
-		return errQueueEnded // nothing of this event was queued, so another queue can have it
+		return errQueueEnded // this event is not queued, so another queue can accept it
 	}
 	for drops := l.drops; ; {
 		var err error
@@ -102,9 +102,9 @@ func (l *sendQueue) push(ctx context.Context, o *event.Outgoing, c *pendingCall)
 		case l.refused != nil && time.Now().Before(l.refusedUntil):
 			return l.refused
 		case l.drops != drops:
-			return l.dropReason // earlier events were dropped, and order would break without them
+			return l.dropReason // earlier events were dropped; sending this one would break the order
 		case l.opening:
-			// Another Emit opens the stream; its result decides.
+			// Another Emit is opening the stream. Its result counts for this one, too.
 			err = l.change.Wait(ctx, &l.mu)
 		case l.stream == nil && !l.writing:
 			err = l.openFirst(ctx)
@@ -112,7 +112,7 @@ func (l *sendQueue) push(ctx context.Context, o *event.Outgoing, c *pendingCall)
 			l.appendFrame(o, c)
 			return nil
 		case l.stalled:
-			// The queue is full and the peer reads nothing: waiting would not help.
+			// The queue is full and the peer reads nothing, so waiting would not help.
 			return ErrStalled
 		default:
 			err = l.change.Wait(ctx, &l.mu)
@@ -123,8 +123,9 @@ func (l *sendQueue) push(ctx context.Context, o *event.Outgoing, c *pendingCall)
 	}
 }
 
-// tryPush queues an event, or fails at once where push would wait. It also queues an event
-// before there is a stream.
+// tryPush adds an event to the queue. It never waits: it returns ErrQueueFull if there
+// is no space. It accepts events before the stream is open, which the writer then
+// opens.
 func (l *sendQueue) tryPush(o *event.Outgoing) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -140,6 +141,8 @@ func (l *sendQueue) tryPush(o *event.Outgoing) error {
 	return nil
 }
 
+// appendFrame encodes an event, or the call c unless that is nil, into the queue and
+// starts the writer. The caller must hold mu.
 func (l *sendQueue) appendFrame(o *event.Outgoing, c *pendingCall) {
 	if l.queue == nil {
 		l.queue = event.GetBuffer()
@@ -151,7 +154,8 @@ func (l *sendQueue) appendFrame(o *event.Outgoing, c *pendingCall) {
 	l.queue.B = appendFrame(l.queue.B, o, c)
 	if o.IsRaw && (o.Name != l.lastRaw.name || len(o.Raw) != l.lastRaw.size) {
 		header := l.queue.B[at : len(l.queue.B)-len(o.Raw)]
-		// Without the clone, the arguments of every Emit would escape to the heap.
+		// The name is cloned because otherwise the arguments of every Emit would be
+		// allocated on the heap.
 		l.lastRaw = frameTemplate{strings.Clone(o.Name), len(o.Raw), append(l.lastRaw.header[:0], header...)}
 	}
 	l.events++
@@ -160,21 +164,21 @@ func (l *sendQueue) appendFrame(o *event.Outgoing, c *pendingCall) {
 }
 
 // frameTemplate is the part of a frame before its payload, for an event whose only
-// argument is raw bytes. The next event often has the same name and size as the last
-// one, and then needs no encoding.
+// argument is raw bytes. The next event often has the same name and size. Then its
+// frame is made from the template, without encoding.
 type frameTemplate struct {
 	name   string
-	size   int // of the payload
+	size   int // size of the payload in bytes
 	header []byte
 }
 
-// pushRepeat queues an event that has the name and size of the last one, if it need not
-// wait for that. It reports whether it has done so.
+// pushRepeat adds an event that has the same name and size as the last one. It returns
+// false, and does nothing, if the event differs or would have to wait.
 func (l *sendQueue) pushRepeat(name string, raw []byte) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	// With events in the queue, a writer runs already (or opening is set), so this
-	// fast path need not start one.
+	// If the queue contains events, the writer runs already or is about to be started.
+	// So this fast path need not start it.
 	if l.err != nil || l.opening || l.events == 0 || l.events >= l.d.cfg.QueueEvents ||
 		len(l.queue.B)+len(raw) > l.d.cfg.QueueBytes || len(raw) != l.lastRaw.size || name != l.lastRaw.name {
 		return false
@@ -185,8 +189,9 @@ func (l *sendQueue) pushRepeat(name string, raw []byte) bool {
 	return true
 }
 
-// startWriter starts the writer if there is something to write. While an Emit opens the
-// stream it does nothing, as that Emit starts the writer afterwards. The lock is held.
+// startWriter starts the writer if there is something to write. It does nothing while
+// an Emit opens the stream, since that Emit starts the writer afterwards. The caller
+// must hold mu.
 func (l *sendQueue) startWriter() {
 	if l.events > 0 && !l.writing && !l.opening {
 		l.writing = true
@@ -194,8 +199,9 @@ func (l *sendQueue) startWriter() {
 	}
 }
 
-// fits reports whether there is room for an event, or for the call c unless c is nil. A
-// single event of any allowed size fits an empty queue. The lock is held.
+// fits reports whether there is space for an event, and for the call c unless that is
+// nil. A single event of any allowed size fits into an empty queue. The caller must
+// hold mu.
 func (l *sendQueue) fits(o *event.Outgoing, c *pendingCall) bool {
 	if c != nil && len(l.calls) >= l.d.cfg.MaxCalls {
 		return false
@@ -203,11 +209,11 @@ func (l *sendQueue) fits(o *event.Outgoing, c *pendingCall) bool {
 	return l.events == 0 || l.events < l.d.cfg.QueueEvents && len(l.queue.B)+o.Size <= l.d.cfg.QueueBytes
 }
 
-// openFirst opens the stream for an Emit. The lock is held before and after, but not while
-// the stream is opened.
+// openFirst opens the stream for an Emit. The caller must hold mu, which is released
+// while the stream is being opened.
 func (l *sendQueue) openFirst(ctx context.Context) error {
 	l.opening = true
-	l.d.tasks.Add(1) // Close waits for the tasks only after it has ended all queues
+	l.d.tasks.Add(1) // safe, since Close ends all queues before it waits for tasks
 	defer l.d.tasks.Done()
 	l.mu.Unlock()
 	out, err := l.dial(ctx)
@@ -224,14 +230,15 @@ func (l *sendQueue) openFirst(ctx context.Context) error {
 	case l.err != nil:
 		return l.err
 	case ctx.Err() != nil && !errors.Is(err, ctx.Err()):
-		// The caller should see that its ctx has ended, whatever libp2p returns then.
+		// libp2p may return any error when ctx ends. The caller should see that it was
+		// ctx.
 		err = errs.Because(ctx.Err(), err)
 	}
 	return errs.Because(ErrNotConnected, err)
 }
 
-// setStream makes out the stream of the queue. If the queue has ended it resets out and
-// returns why. The lock is held.
+// setStream makes out the stream of the queue. If the queue has ended, it resets out
+// and returns the reason. The caller must hold mu.
 func (l *sendQueue) setStream(out *outStream) error {
 	if l.err != nil {
 		l.d.tasks.Go(func() { out.Reset() })
@@ -242,14 +249,14 @@ func (l *sendQueue) setStream(out *outStream) error {
 	return nil
 }
 
-// dial opens a stream to the peer, which it looks up and connects to if necessary, and sends
-// the hello.
+// dial opens a stream to the peer and sends the hello. If the peer is not connected,
+// dial looks it up and connects to it first.
 func (l *sendQueue) dial(ctx context.Context) (*outStream, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(l.ctx, cancel)()
 	s, lost, err := l.newStream(ctx)
-	if lost { // a connection of before had ended, and a second attempt makes a new one
+	if lost { // an existing connection turned out to be dead; the second attempt makes a new one
 		s, _, err = l.newStream(ctx)
 	}
 	if err != nil {
@@ -258,10 +265,11 @@ func (l *sendQueue) dial(ctx context.Context) (*outStream, error) {
 	return &outStream{Stream: s, opened: time.Now(), writer: deadline.NewWriter(s)}, nil
 }
 
-// newStream opens a stream to the peer, connects to the peer first if necessary, and sends
-// the hello. lost reports that the stream failed because a connection ended: the process at
-// its other end had died, which only its use has shown, or both sides had connected at once
-// and one of the two connections was closed.
+// newStream opens a stream to the peer, connecting to the peer first if necessary, and
+// sends the hello. lost reports that it failed because a connection ended. That happens
+// if the process at its other end has died, which shows only when the connection is
+// used. It also happens if both sides connected at once and one of the two connections
+// was closed.
 func (l *sendQueue) newStream(ctx context.Context) (s network.Stream, lost bool, err error) {
 	n := l.d.host.Network()
 	if find := l.d.cfg.Locate; find != nil && n.Connectedness(l.peer) != network.Connected {
@@ -282,7 +290,8 @@ func (l *sendQueue) newStream(ctx context.Context) (s network.Stream, lost bool,
 	return nil, connectionEnded(ctx, n, before, err) && ctx.Err() == nil, err
 }
 
-// sendHello writes the first frame of a stream, within ctx and the stall timeout.
+// sendHello writes the hello, the first frame of a stream. It ends with ctx, or after
+// the stall timeout.
 func (l *sendQueue) sendHello(ctx context.Context, s network.Stream) error {
 	if err := s.Scope().SetService(protocol.Service); err != nil {
 		return err
@@ -296,15 +305,16 @@ func (l *sendQueue) sendHello(ctx context.Context, s network.Stream) error {
 	return err
 }
 
-// readUntilEnd reads the answers that come back on the stream until the stream ends. The
-// code of a reset says why the peer ended it.
+// readUntilEnd reads the answers that arrive on the stream until the stream ends. If
+// the peer has reset the stream, the error code of the reset says why.
 func (l *sendQueue) readUntilEnd(out *outStream) {
 	err := l.readAnswers(out)
 	l.mu.Lock()
 	out.ended = true
 	l.change.Broadcast()
 	if out.closed {
-		// The queue has ended the stream itself: it is not broken, and close resets nothing.
+		// The queue has closed the stream itself. So the stream is not broken, and must
+		// not be reset.
 		l.mu.Unlock()
 		return
 	}
@@ -312,7 +322,7 @@ func (l *sendQueue) readUntilEnd(out *outStream) {
 		out.broken = err
 	}
 	l.failWrittenCalls(out)
-	// A running writer finds out.broken itself and opens the next stream.
+	// A running writer notices out.broken by itself and opens the next stream.
 	if l.stream == out && !l.writing {
 		l.dropStream(out)
 	}
@@ -321,12 +331,12 @@ func (l *sendQueue) readUntilEnd(out *outStream) {
 	if idle {
 		l.d.removeIdle(l)
 	}
-	out.Reset() // ends a blocked write of the writer
+	out.Reset() // ends a write of the writer that is blocked
 }
 
-// dropStream gives up a broken stream. If the peer has refused it in a way that holds for
-// the next stream too, dropStream drops all events and returns the reason. The lock is
-// held.
+// dropStream forgets a broken stream. If the peer has refused the stream for a reason
+// that also holds for the next one, dropStream drops all events and returns the reason.
+// The caller must hold mu.
 func (l *sendQueue) dropStream(out *outStream) error {
 	l.stream = nil
 	l.stalled = false
@@ -335,7 +345,7 @@ func (l *sendQueue) dropStream(out *outStream) error {
 		return nil
 	}
 	more := 0
-	if unread { // so the events that were written are lost as well
+	if unread { // then the events that were written are lost, too
 		more = out.sent
 	}
 	l.refused = errs.Because(ErrNotConnected, err)
@@ -344,13 +354,13 @@ func (l *sendQueue) dropStream(out *outStream) error {
 	return l.refused
 }
 
-// refusal returns the reason for which the peer would not read another stream after one
-// that broke with err, or nil if it may read another. unread reports that the peer has
-// read nothing of the broken stream either.
+// refusal returns the reason why the peer would not read another stream after one that
+// broke with err. It returns nil if the peer may read another. unread reports that the
+// peer has read nothing of the broken stream either.
 func refusal(err error) (why error, unread bool) {
 	reset, ok := errors.AsType[*network.StreamError](err)
 	if !ok || !reset.Remote {
-		return nil, false // the connection broke, or this side reset the stream
+		return nil, false // the connection broke, or this side has reset the stream
 	}
 	switch reset.ErrorCode {
 	case codeOtherNetwork:
@@ -363,8 +373,9 @@ func refusal(err error) (why error, unread bool) {
 	return nil, false
 }
 
-// dropAll drops the queued events and those with the writer, and fails all calls and all
-// waiting pushes with err. It counts more events as lost in addition. The lock is held.
+// dropAll drops all events that are in the queue or with the writer. It fails all calls
+// and all waiting pushes with err. It counts more additional events as lost. The caller
+// must hold mu.
 func (l *sendQueue) dropAll(err error, more int) {
 	n := l.events + l.flight + more
 	if l.queue != nil {
@@ -379,7 +390,8 @@ func (l *sendQueue) dropAll(err error, more int) {
 	l.countUnwritten(n, err)
 }
 
-// countUnwritten counts n accepted events that were lost because of err. The lock is held.
+// countUnwritten counts n accepted events that were lost because of err. The caller
+// must hold mu.
 func (l *sendQueue) countUnwritten(n int, err error) {
 	if n > 0 {
 		l.unwrittenCount += n
@@ -389,8 +401,8 @@ func (l *sendQueue) countUnwritten(n int, err error) {
 	}
 }
 
-// close ends the queue with err as the reason. It does not block; done is closed when the
-// writer has returned.
+// close ends the queue with err as the reason. It does not block. done is closed when
+// the writer has returned.
 func (l *sendQueue) close(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -401,23 +413,23 @@ func (l *sendQueue) close(err error) {
 	l.cancel()
 	l.change.Broadcast()
 	if l.stream != nil {
-		l.stream.writer.Stop() // a blocked writeLoop returns
+		l.stream.writer.Stop() // a blocked writeLoop returns then
 	}
-	if !l.writing { // a running writer does it when it returns
+	if !l.writing { // a running writer does this itself when it returns
 		l.finishClosing()
 	}
 }
 
-// finishClosing closes the stream of an ended queue whose writer does not run. The lock is
-// held.
+// finishClosing closes the stream of an ended queue whose writer has returned. The
+// caller must hold mu.
 func (l *sendQueue) finishClosing() {
 	l.dropAll(l.err, 0)
 	if out := l.stream; out != nil {
 		l.stream = nil
 		out.closed = true
-		// A reset could discard written events on their way, so the stream is
-		// closed. Closing the read side first ends readUntilEnd, and with it the
-		// protocol negotiation that libp2p's Close would wait for.
+		// The stream is closed and not reset, since a reset could discard written
+		// events on their way. Closing the read side first ends readUntilEnd, and with
+		// it the protocol negotiation for which libp2p's Close would wait.
 		l.d.tasks.Go(func() {
 			out.CloseRead()
 			out.Close()
@@ -433,22 +445,22 @@ func (l *sendQueue) unwritten() int {
 	return l.unwrittenCount
 }
 
-// drain ends the stream, if everything was written, and waits until the peer has read it
-// to the end or ctx ends.
+// drain ends the stream if everything was written, and waits until the peer has read
+// the stream to its end or ctx ends.
 func (l *sendQueue) drain(ctx context.Context) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	out := l.stream
 	if l.err != nil || out == nil || out.sent == 0 || l.writing || l.events > 0 {
-		return // there is nothing to wait for, or too much is left to write
+		return // there is nothing to wait for, or not everything was written
 	}
 	l.d.tasks.Go(func() { out.CloseWrite() })
 	for !out.ended && l.err == nil && l.change.Wait(ctx, &l.mu) == nil {
 	}
 }
 
-// flush waits until the events accepted so far are written, and returns an error if some
-// of them were lost or ctx ends.
+// flush waits until the events accepted before the call are written. It returns an
+// error if some of them were lost or ctx ends.
 func (l *sendQueue) flush(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -472,12 +484,13 @@ func (l *sendQueue) flush(ctx context.Context) error {
 	return nil
 }
 
-// idle reports whether the queue holds nothing that is worth keeping. The lock is held.
+// idle reports whether the queue can be removed without losing anything. The caller
+// must hold mu.
 func (l *sendQueue) idle() bool {
 	return l.err == nil && l.stream == nil && !l.writing && !l.opening && l.refused == nil && l.unwrittenCount == 0
 }
 
-// removeIdle removes a queue if it is idle, so that former peers take no memory.
+// removeIdle removes a queue if it is idle, so that former peers use no memory.
 func (d *Direct) removeIdle(l *sendQueue) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -9,14 +9,14 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/errs"
 )
 
-// writeLoop is the writer. It returns when there is nothing left to write.
+// writeLoop is the writer: it writes queued events until none is left.
 func (l *sendQueue) writeLoop() {
 	l.mu.Lock()
 	for l.err == nil && l.events > 0 {
 		buf := l.queue
 		l.queue, l.flight, l.events = nil, l.events, 0
 		l.lastTakenCall = l.lastCall
-		l.change.Broadcast() // the queue has room again
+		l.change.Broadcast() // the queue has space again
 		l.mu.Unlock()
 		l.writeFrames(buf.B)
 		buf.Free()
@@ -36,14 +36,14 @@ func (l *sendQueue) writeLoop() {
 	}
 }
 
-// writeFrames writes the frames in buf, and goes on with a new stream when one breaks.
-// When it returns, all of them are written or dropped, unless the queue has ended.
+// writeFrames writes the frames in buf. If the stream breaks, it continues on a new
+// one. When it returns, all frames were written or dropped, unless the queue has ended.
 func (l *sendQueue) writeFrames(buf []byte) {
 	var re redial
 	for len(buf) > 0 {
 		out := l.currentStream(&re)
 		if out == nil {
-			return // the queue has ended, or everything was dropped
+			return // the queue has ended, or all events were dropped
 		}
 		n, err := l.writeTo(out, buf)
 		l.mu.Lock()
@@ -57,23 +57,24 @@ func (l *sendQueue) writeFrames(buf []byte) {
 		ended, end, call := framesWithin(buf, n)
 		buf = buf[end:]
 		l.flight -= ended
-		if l.err != nil { // finishClosing counts the rest
+		if l.err != nil { // finishClosing counts the events that are left
 			l.mu.Unlock()
 			return
 		}
-		// The peer ignores a frame that was cut off, so that frame goes to the next
-		// stream. The peer may or may not have read the frames before it, so they
-		// count as lost and are not sent twice.
+		// The peer ignores a frame that was cut off, so that frame is sent again on the
+		// next stream. The peer may or may not have read the frames before it. They
+		// count as lost and are not sent again, so that none arrives twice.
 		l.countUnwritten(ended, err)
 		if out.broken == nil {
 			out.broken = err
 		}
 		l.noteWritten(out, call)
-		// A stream that worked for a while shows that the peer is well: reopen at once.
+		// A stream that worked for a while shows that the peer is well, so the next
+		// stream is opened at once.
 		if time.Since(out.opened) > quickLoss {
 			re.times = 0
 		}
-		// Progress, or the first failure, starts the stall timeout anew.
+		// The stall timeout starts again after progress, and at the first failure.
 		if ended > 0 || re.err == nil {
 			re.since = time.Now()
 		}
@@ -84,20 +85,20 @@ func (l *sendQueue) writeFrames(buf []byte) {
 }
 
 const (
-	// quickLoss is how long a stream has to last for the pauses to begin with the
-	// shortest again.
+	// quickLoss is how long a stream must have worked for the next one to be opened
+	// without a pause.
 	quickLoss = time.Second
-	// The pauses between attempts to open a stream double from minRedial to maxRedial.
+	// The pauses between attempts to open a stream double, from minRedial to maxRedial.
 	minRedial = 50 * time.Millisecond
 	maxRedial = 2 * time.Second
 )
 
-// writeTo writes buf to the stream and returns how many bytes the stream accepted.
-// While the peer reads nothing it goes on trying, as queued events wait for the peer.
-// But it marks the queue as stalled, so that pushes without room fail.
+// writeTo writes buf to the stream and returns how many bytes the stream accepted. If
+// the peer reads nothing, writeTo keeps trying, but after the stall timeout it marks
+// the queue as stalled, so that pushes without space fail.
 func (l *sendQueue) writeTo(out *outStream, buf []byte) (n int, err error) {
 	timeout := l.d.cfg.StallTimeout
-	last := time.Now() // of progress
+	last := time.Now() // when a byte was last written
 	for n < len(buf) {
 		m, err := out.writer.Write(buf[n:], timeout/8)
 		n += m
@@ -108,8 +109,8 @@ func (l *sendQueue) writeTo(out *outStream, buf []byte) (n int, err error) {
 		case time.Since(last) >= timeout:
 			l.setStalled(true)
 		}
-		// A slow reader may still catch up. Any other error means that the stream
-		// is broken, or that the queue was closed.
+		// After a timeout the peer may still continue to read. Any other error means
+		// that the stream is broken, or that the queue was closed.
 		if err != nil && !errors.Is(err, deadline.ErrTimeout) {
 			return n, err
 		}
@@ -117,7 +118,7 @@ func (l *sendQueue) writeTo(out *outStream, buf []byte) (n int, err error) {
 	return n, nil
 }
 
-// setStalled sets whether the peer counts as stalled.
+// setStalled sets whether the peer counts as stalled, that is, reads nothing.
 func (l *sendQueue) setStalled(stalled bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -127,16 +128,16 @@ func (l *sendQueue) setStalled(stalled bool) {
 	}
 }
 
-// redial is the history of broken streams during one writeFrames.
+// redial records the failures of streams during one call of writeFrames.
 type redial struct {
-	times int       // how often a stream was opened, or tried to
-	err   error     // why the last one broke or could not be opened
-	since time.Time // no frame was written from then on
+	times int       // how many attempts to open a stream were made
+	err   error     // why the last stream broke or could not be opened
+	since time.Time // since when no frame was written
 }
 
-// currentStream returns the stream of the queue. If that is broken it opens another one,
-// and tries so for the stall timeout. Then it drops everything and returns nil. It also
-// returns nil when the queue has ended or the peer refuses us.
+// currentStream returns the stream of the queue. If that is broken, it tries to open
+// another one until the stall timeout. If that fails, it drops all events and returns
+// nil. It also returns nil if the queue has ended or the peer refuses this node.
 func (l *sendQueue) currentStream(re *redial) *outStream {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -168,10 +169,10 @@ func (l *sendQueue) currentStream(re *redial) *outStream {
 	return nil
 }
 
-// redialAfterPause dials, after a pause unless this is the first attempt.
+// redialAfterPause opens a stream. Before all attempts but the first it pauses.
 func (l *sendQueue) redialAfterPause(re *redial) (*outStream, error) {
 	if re.times > 0 {
-		// Without the pause, a peer that resets each stream would keep both sides busy.
+		// Without a pause, a peer that resets every stream would keep both sides busy.
 		select {
 		case <-time.After(min(minRedial<<min(re.times-1, 10), maxRedial)):
 		case <-l.ctx.Done():

@@ -22,66 +22,71 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
-// AnyName is the name under which On registers a handler for all names.
+// AnyName is the name with which a handler is registered for events of all names.
 const AnyName = "*"
 
-// MaxWorkers bounds the goroutines that call handlers for the senders of one channel.
+// MaxWorkers is how many goroutines call the handlers of one channel (direct, broadcast
+// or topic) at once, at most.
 const MaxWorkers = 1024
 
-// Dispatcher holds the handlers of one channel (direct, broadcast or topic) and
-// calls them. Its methods may be called from any goroutine, also from handlers.
+// Dispatcher holds the handlers of one channel (direct, broadcast or topic) and calls
+// them. Its methods may be called from any goroutine, and from handlers.
 type Dispatcher struct {
 	log *slog.Logger
 
 	// Handlers.
 	mu         sync.RWMutex
-	seq        uint64 // of the last registration
+	seq        uint64 // number of the last registration
 	handlers   map[handlerKey][]*handler
-	generation atomic.Uint64 // counts changes of handlers, from 1
+	generation atomic.Uint64 // counts the changes of handlers, beginning with 1
 
 	// Goroutines that call handlers.
-	running sync.Map // *turn -> struct{}
+	running sync.Map // a set: the keys are *Turn
 
 	// Faults.
 	nPanics      atomic.Uint64
 	nUndecodable atomic.Uint64
 	nUnhandled   atomic.Uint64
 	logMu        sync.Mutex      // guards unreadable
-	unreadable   logging.Limiter // of events that cannot be decoded
+	unreadable   logging.Limiter // limits the log lines about events that cannot be decoded
 }
 
-// handlerKey is what a handler is registered for; an empty from is any sender.
+// handlerKey says for which events a handler is registered; an empty from means those
+// of any sender.
 type handlerKey struct {
 	from peer.ID
 	name string
 }
 
+// handler is a registered function for events.
 type handler struct {
 	seq     uint64
 	f       func(context.Context, *event.Event)
-	borrows bool // f keeps neither the event nor its bytes
+	borrows bool // f keeps neither the event nor its bytes after it returns
 	off     atomic.Bool
 }
 
+// New returns a Dispatcher without handlers.
 func New(log *slog.Logger) *Dispatcher {
 	m := &Dispatcher{log: log, handlers: make(map[handlerKey][]*handler)}
 	m.generation.Store(1)
 	return m
 }
 
-// On registers f for the name, or for every name if it is "*". A handler for a
-// name that no event can have is never called. That is a mistake of the program,
-// and is logged as an error.
+// On registers f for events with the given name, or for all events if the name is "*".
+// No event can have an invalid name, so to register a handler for one is a mistake in
+// the program. It is logged as an error.
 func (m *Dispatcher) On(name string, f func(context.Context, *event.Event)) (off func()) {
 	return m.OnFrom("", name, f)
 }
 
-// OnFrom is on for the events of one sender.
+// OnFrom is On for the events of one sender.
 func (m *Dispatcher) OnFrom(from peer.ID, name string, f func(context.Context, *event.Event)) (off func()) {
 	return m.register(from, name, &handler{f: f})
 }
 
-// OnBorrowed is onFrom for an f that keeps neither the event nor its bytes.
+// OnBorrowed is OnFrom for an f that keeps neither the event nor its bytes after it
+// returns.
 func (m *Dispatcher) OnBorrowed(from peer.ID, name string, f handling.Borrower[event.Event]) (off func()) {
 	return m.register(from, name, &handler{f: f.Handle, borrows: true})
 }
@@ -98,8 +103,8 @@ func (m *Dispatcher) register(from peer.ID, name string, h *handler) (off func()
 	defer m.mu.Unlock()
 	m.seq++
 	h.seq = m.seq
-	// The slices are replaced and not changed, because run goes through them
-	// without the mutex.
+	// Turn.Run reads these slices without the mutex, so they are replaced and never
+	// changed.
 	old := m.handlers[k]
 	m.handlers[k] = append(old[:len(old):len(old)], h)
 	m.generation.Add(1)
@@ -127,10 +132,10 @@ func (m *Dispatcher) remove(k handlerKey, h *handler) {
 	m.handlers[k] = list
 }
 
-// Dispatch calls the event's handlers one after the other in the order of their
-// registration, and returns when the last has returned. A panic of one is caught,
-// counted and logged; the next is called all the same. ctx should come from enter;
-// otherwise dispatch enters for the time of this event.
+// Dispatch calls the handlers of an event one after the other, in the order of their
+// registration, and returns when the last has returned. A panic of a handler is caught,
+// counted and logged, and the next handler is called all the same. ctx should come from
+// Enter or Start; otherwise Dispatch calls Enter for this one event.
 func (m *Dispatcher) Dispatch(ctx context.Context, ev *event.Event) {
 	t, ok := ctx.(*Turn)
 	if !ok || t.m != m {
@@ -158,7 +163,7 @@ func (m *Dispatcher) handlersOf(ev *event.Event) []*handler {
 			merged = true
 		}
 	}
-	if merged { // a single list is in order
+	if merged { // a single list is already in the order of registration
 		slices.SortFunc(found, func(a, b *handler) int { return cmp.Compare(a.seq, b.seq) })
 	}
 	return found
@@ -171,18 +176,18 @@ func (m *Dispatcher) call(ctx context.Context, h *handler, ev *event.Event) {
 	returned = true
 }
 
-// Catch catches a panic of a handler, and counts and logs it. It does the same for
-// a handler that called runtime.Goexit, which cannot be caught: *returned is then
-// still false. what names the handler; name is that of its event, or empty.
-// It has to be deferred.
+// Catch must be deferred by a function that calls a handler. It catches a panic of the
+// handler, counts it and logs it. It counts and logs a call of runtime.Goexit, too,
+// which cannot be caught: then *returned is still false. what describes the handler for
+// the log; name is the name of its event, or empty.
 func (m *Dispatcher) Catch(what, name string, from peer.ID, returned *bool) {
 	v := recover()
 	if v == nil && *returned {
 		return
 	}
 	m.nPanics.Add(1)
-	// Nobody looks for these in a log that is off by default, and without them the
-	// program just seems to ignore events.
+	// These lines are logged even if logging is off, as it is by default. Otherwise the
+	// program would only seem to ignore events.
 	log := logging.Loud(m.log)
 	if name != "" {
 		log = log.With("event", event.Quote(name))
@@ -200,45 +205,47 @@ func (m *Dispatcher) Undecodable() uint64 { return m.nUndecodable.Load() }
 // Unhandled returns how many events had no handler.
 func (m *Dispatcher) Unhandled() uint64 { return m.nUnhandled.Load() }
 
-// CountUnhandled counts an event or call without a handler.
+// CountUnhandled counts an event or call for which there is no handler.
 func (m *Dispatcher) CountUnhandled() { m.nUnhandled.Add(1) }
 
 // Panics returns how many handlers panicked or called runtime.Goexit.
 func (m *Dispatcher) Panics() uint64 { return m.nPanics.Load() }
 
-// logUnreadable logs that an event could not be decoded, at most once a second,
-// because any peer can send such events.
+// logUnreadable logs that an event could not be decoded. It logs at most once per
+// second, because any peer can send such events.
 func (m *Dispatcher) logUnreadable(msg, name string, from peer.ID, err error) {
 	m.logMu.Lock()
 	defer m.logMu.Unlock()
-	// The message of the error may repeat bytes of the sender.
+	// The text of the error may contain bytes that the sender chose, so it is cut.
 	m.unreadable.Log(logging.Loud(m.log), slog.LevelError, time.Now(), 1, msg, "event", name, "from", from, "error", event.Cut(err.Error(), 256))
 }
 
-// LogMalformed logs that the bytes of a sender are not an event.
+// LogMalformed logs that bytes from a sender are not a valid event.
 func (m *Dispatcher) LogMalformed(from peer.ID, err error) {
 	m.logUnreadable("an event is malformed", "", from, err)
 }
 
-// Turn is one goroutine that calls handlers, and the context that it gives them.
+// Turn is a goroutine that calls handlers. It is also the context that it passes to
+// them.
 type Turn struct {
 	context.Context
 	m    *Dispatcher
 	done chan struct{}
 
-	// The result of handlersOf for the last event, as the next event often has the
-	// same sender and name.
+	// The result of handlersOf for the last event. It is kept because the next event
+	// often has the same sender and name.
 	from       peer.ID
 	name       string
 	generation uint64
 	found      []*handler
-	keeps      bool // a handler may keep the event
+	keeps      bool // one of found may keep the event
 
-	slab []byte // the rest of an allocation that copies share
+	slab []byte // the unused rest of an allocation that small copies share
 }
 
-// slabSize is the size of an allocation that small copies share: most of the cost
-// of a small event is memory. Copies of a quarter of it or more are allocated alone.
+// slabSize is the size in bytes of an allocation that small copies share, since
+// allocating memory is most of the cost of a small event. A copy of more than a quarter
+// of slabSize has an allocation of its own.
 const slabSize = 8 << 10
 
 // Undecodable counts and logs that a handler could not decode an event.
@@ -247,8 +254,8 @@ func (t *Turn) Undecodable(name string, from peer.ID, err error) {
 	t.m.logUnreadable("a handler cannot decode an event; do both ends use the same types?", event.Quote(name), from, err)
 }
 
-// Copy returns a copy of b, for the goroutine that runs the handlers. A small copy
-// shares its 8 KiB of memory with others, so keeping one keeps them all.
+// Copy returns a copy of b. Only the goroutine of t may call it. A small copy shares an
+// allocation of 8 KiB with others, so keeping one copy keeps all of them in memory.
 func (t *Turn) Copy(b []byte) []byte {
 	if len(b) > slabSize/4 {
 		return bytes.Clone(b)
@@ -262,8 +269,8 @@ func (t *Turn) Copy(b []byte) []byte {
 	return c
 }
 
-// Find finds the handlers of an event for run, and reports whether one of them may
-// keep the event.
+// Find looks up the handlers of an event for the next call of Run. It reports whether
+// one of them may keep the event.
 func (t *Turn) Find(ev *event.Event) (keeps bool) {
 	generation := t.m.generation.Load()
 	if t.generation != generation || t.name != ev.Name || t.from != ev.From {
@@ -274,26 +281,27 @@ func (t *Turn) Find(ev *event.Event) (keeps bool) {
 	return t.keeps
 }
 
-// Run calls the handlers that find has found for the event.
+// Run calls the handlers that Find has looked up for the event.
 func (t *Turn) Run(ev *event.Event) {
 	if len(t.found) == 0 {
 		t.m.nUnhandled.Add(1)
 		return
 	}
 	for _, h := range t.found {
-		// A handler may have been removed by one before it.
+		// A handler may have been removed by the one before it.
 		if !h.off.Load() {
 			t.m.call(t, h, ev)
 		}
 	}
 }
 
-// TurnOf returns the turn in a context that enter or start has made.
+// TurnOf returns the Turn of a context that Enter or Start has made.
 func TurnOf(ctx context.Context) *Turn { return ctx.(*Turn) }
 
-// Enter registers the calling goroutine as one that calls handlers, until leave.
-// The returned context is a *turn, and the one to give to dispatch: through it a
-// Close that a handler calls knows which goroutine not to wait for.
+// Enter registers the calling goroutine as one that calls handlers, until it calls
+// leave. The returned context is a *Turn, which it must pass to Dispatch. If a handler
+// calls Close with that context, Close knows by it for which goroutine it must not
+// wait.
 func (m *Dispatcher) Enter(ctx context.Context) (_ context.Context, leave func()) {
 	t := &Turn{Context: ctx, m: m, done: make(chan struct{})}
 	m.running.Store(t, struct{}{})
@@ -303,16 +311,16 @@ func (m *Dispatcher) Enter(ctx context.Context) (_ context.Context, leave func()
 	}
 }
 
-// Start calls f on a new goroutine, with a context from enter.
+// Start calls f on a new goroutine, with a context from Enter.
 func (m *Dispatcher) Start(ctx context.Context, f func(context.Context)) {
-	ctx, leave := m.Enter(ctx) // before the goroutine begins, so that wait sees it
+	ctx, leave := m.Enter(ctx) // called here and not on the new goroutine, so that wait cannot miss it
 	go func() {
 		defer leave()
 		f(ctx)
 	}()
 }
 
-// Value implements [context.Context]; under handling.Key it returns the turn.
+// Value implements [context.Context]. For the key handling.Key it returns the Turn.
 func (t *Turn) Value(key any) any {
 	if key == (handling.Key{}) {
 		return t
@@ -320,19 +328,19 @@ func (t *Turn) Value(key any) any {
 	return t.Context.Value(key)
 }
 
-// InHandler reports whether ctx is the context of a handler of this package, or
-// derived from one.
+// InHandler reports whether ctx is the context of a handler of this package, or derived
+// from one.
 func InHandler(ctx context.Context) bool {
 	return ctx.Value(handling.Key{}) != nil
 }
 
-// handlersTimeout is how long a Close in a handler waits if its ctx has no
+// handlersTimeout is how long a Close that a handler calls waits if its ctx has no
 // deadline.
 const handlersTimeout = 5 * time.Second
 
-// waitContext returns the context with which a Close that was called with ctx
-// waits. Closing cancels the contexts of handlers, so of such a ctx only the
-// deadline counts, or handlersTimeout.
+// waitContext returns the context with which a Close waits that was called with ctx.
+// Closing cancels the contexts of handlers, so of such a ctx only the deadline counts;
+// without a deadline it is handlersTimeout.
 func waitContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	if !InHandler(ctx) {
 		return ctx, func() {}
@@ -344,15 +352,15 @@ func waitContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithDeadline(context.WithoutCancel(ctx), end)
 }
 
-// wait waits until every goroutine that has entered has left, or until ctx ends.
-// It does not wait for the goroutine whose handler was called with ctx.
+// wait waits until every goroutine that has called Enter has left, or until ctx ends.
+// It does not wait for the goroutine whose handler was given ctx.
 func (m *Dispatcher) wait(ctx context.Context) error {
 	self := ctx.Value(handling.Key{})
 	ctx, cancel := waitContext(ctx)
 	defer cancel()
 	for t := range m.running.Range {
 		if t == self {
-			continue // it would wait for itself
+			continue // this goroutine would wait for itself
 		}
 		select {
 		case <-t.(*Turn).done:
@@ -363,8 +371,9 @@ func (m *Dispatcher) wait(ctx context.Context) error {
 	return nil
 }
 
-// WaitAll waits for the end of a channel until ctx ends: for its handlers, then for
-// its tasks. what names the tasks, with a verb, for the error.
+// WaitAll waits until a closed channel has ended, or until ctx ends: it waits for the
+// handlers and then for the tasks. what is the subject and verb with which its error
+// names the tasks, such as "streams are".
 func (m *Dispatcher) WaitAll(ctx context.Context, tasks *sync.WaitGroup, what string) error {
 	ctx, cancel := waitContext(ctx)
 	defer cancel()

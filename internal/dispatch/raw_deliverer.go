@@ -14,32 +14,33 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
-// RawDeliverer hands messages that are just bytes to handlers. No window keeps
-// their senders from sending faster than handlers work, so the memory for waiting
-// messages is bounded: beyond the bound, the latest message of the sender with the
-// most waiting is dropped. The messages of one sender are handled one after the
-// other; senders take turns on a bounded number of goroutines.
+// RawDeliverer passes messages that are just bytes to handlers. Their senders are not
+// slowed down if they send faster than handlers work. So the memory for waiting
+// messages is limited: at the limit, the latest message of the sender with the most
+// waiting is dropped. The messages of one sender are handled one after the other;
+// senders take turns on a limited number of goroutines.
 type RawDeliverer struct {
 	dispatcher *Dispatcher
-	ctx        context.Context // parent of the handlers' contexts
+	ctx        context.Context // parent of the contexts given to handlers
 
 	mu       sync.Mutex
-	handlers []*rawHandler // replaced, not changed
+	handlers []*rawHandler // copied on each change, so that it can be read without mu
 	turns    *fair.Scheduler[peer.ID, *rawQueue]
-	weight   int // of all messages that wait or are being handled
+	weight   int // of all messages that wait or are being handled; see rawWeight
 	warned   logging.Limiter
 
 	delivered, dropped atomic.Uint64
 }
 
 const (
-	// maxRaw bounds the weight of waiting messages: four of the largest. A message
-	// weighs its bytes and rawWeight, so at most 4,096 small ones wait, and those of
-	// at most 4,096 senders.
+	// maxRaw is the greatest weight of all waiting messages together. A message weighs
+	// its size in bytes plus rawWeight. So four messages of the largest size can wait,
+	// or 4,096 small ones, from at most 4,096 senders.
 	maxRaw    = 4 << 20
 	rawWeight = 1 << 10
 )
 
+// rawHandler is a registered function for raw messages.
 type rawHandler struct {
 	f   func(context.Context, peer.ID, []byte)
 	off atomic.Bool
@@ -48,14 +49,17 @@ type rawHandler struct {
 // rawQueue holds the waiting messages of one sender.
 type rawQueue struct {
 	list   [][]byte
-	weight int // of list and of the message that is being handled
+	weight int // weight of the messages in list and of the one that is being handled
 }
 
 // Empty implements [fair.Backlog].
 func (q *rawQueue) Empty() bool { return len(q.list) == 0 }
 
+// weigh returns how much a message counts toward maxRaw.
 func weigh(data []byte) int { return len(data) + rawWeight }
 
+// Init must be called before all other methods. ctx is the parent of the handlers'
+// contexts.
 func (r *RawDeliverer) Init(ctx context.Context, m *Dispatcher) {
 	r.ctx, r.dispatcher = ctx, m
 	r.turns = fair.New(&r.mu, fair.Config[peer.ID, *rawQueue]{
@@ -65,7 +69,7 @@ func (r *RawDeliverer) Init(ctx context.Context, m *Dispatcher) {
 	})
 }
 
-// On registers f, which gets its own copy of the bytes.
+// On registers f, which gets its own copy of each message.
 func (r *RawDeliverer) On(f func(context.Context, peer.ID, []byte)) (off func()) {
 	h := &rawHandler{f: f}
 	r.mu.Lock()
@@ -79,8 +83,8 @@ func (r *RawDeliverer) On(f func(context.Context, peer.ID, []byte)) (off func())
 	}
 }
 
-// Enqueue adds a message behind those of its sender, or drops one if there is no
-// space. It does not block. It returns false if there is no handler.
+// Enqueue adds a message to the queue of its sender. If there is no space, it drops
+// this or another message. It does not block. It returns false if there is no handler.
 func (r *RawDeliverer) Enqueue(from peer.ID, data []byte) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -102,9 +106,9 @@ func (r *RawDeliverer) Enqueue(from peer.ID, data []byte) bool {
 	return true
 }
 
-// tooManySenders reports whether there is no space for another sender. The weights
-// do not bound their number: a sender whose messages were all dropped keeps its
-// queue until its turn. It needs mu.
+// tooManySenders reports whether there is no space for another sender. The weights do
+// not limit the number of senders: a sender whose messages were all dropped keeps its
+// queue until it has its turn. The caller must hold mu.
 func (r *RawDeliverer) tooManySenders(from peer.ID) bool {
 	if r.turns.Len() < maxRaw/rawWeight {
 		return false
@@ -113,8 +117,9 @@ func (r *RawDeliverer) tooManySenders(from peer.ID) bool {
 	return true
 }
 
-// makeSpace drops waiting messages of other senders, unless that would leave them
-// with less than from has. It needs mu.
+// makeSpace drops waiting messages of the senders with the most weight until there is
+// space for a message of from. It returns false if that would leave them with less than
+// from has. The caller must hold mu.
 func (r *RawDeliverer) makeSpace(from peer.ID, weight int) bool {
 	own := weight
 	if q, ok := r.turns.Queue(from); ok {
@@ -128,7 +133,7 @@ func (r *RawDeliverer) makeSpace(from peer.ID, weight int) bool {
 			}
 		}
 		r.warn(from)
-		// A sender that floods must not push out the messages of quieter ones.
+		// A sender that floods must not displace the messages of quieter ones.
 		if most == nil || most.weight <= own {
 			return false
 		}
@@ -145,19 +150,20 @@ func (r *RawDeliverer) warn(from peer.ID) {
 	r.warned.Log(r.dispatcher.log, slog.LevelWarn, time.Now(), 1, "messages were dropped because handlers are slow", "sender", from)
 }
 
-// subtractWeight notes that a message of q was dropped or handled. It needs mu.
+// subtractWeight notes that a message of q was dropped or handled. The caller must hold
+// mu.
 func (r *RawDeliverer) subtractWeight(q *rawQueue, data []byte) {
 	q.weight -= weigh(data)
 	r.weight -= weigh(data)
 }
 
-// deliver is one turn of a sender: one message.
+// deliver is one turn of a sender: it passes one message to the handlers.
 func (r *RawDeliverer) deliver(ctx context.Context, from peer.ID, q *rawQueue) {
 	data, handlers, ok := r.pop(q)
 	if !ok {
 		return // its messages were dropped meanwhile, or the channel was closed
 	}
-	// Deferred, so that it also happens if a handler calls runtime.Goexit.
+	// This is deferred so that it also happens if a handler calls runtime.Goexit.
 	defer func() {
 		r.delivered.Add(1)
 		r.mu.Lock()
@@ -166,13 +172,13 @@ func (r *RawDeliverer) deliver(ctx context.Context, from peer.ID, q *rawQueue) {
 	}()
 	for _, h := range handlers {
 		if !h.off.Load() {
-			r.call(ctx, h, from, append([]byte{}, data...)) // never nil
+			r.call(ctx, h, from, append([]byte{}, data...)) // never nil, even if empty
 		}
 	}
 }
 
-// pop removes the first message of the queue. Its weight counts until it has been
-// handled.
+// pop removes the first message from the queue. The message still counts by its weight
+// until it was handled.
 func (r *RawDeliverer) pop(q *rawQueue) (data []byte, handlers []*rawHandler, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -192,12 +198,12 @@ func (r *RawDeliverer) call(ctx context.Context, h *rawHandler, from peer.ID, da
 	returned = true
 }
 
-// Counts returns how many messages handlers got, and how many were dropped.
+// Counts returns how many messages were passed to handlers, and how many were dropped.
 func (r *RawDeliverer) Counts() (delivered, dropped uint64) {
 	return r.delivered.Load(), r.dropped.Load()
 }
 
-// Close drops the waiting messages, and counts them.
+// Close drops the waiting messages, and counts them as dropped.
 func (r *RawDeliverer) Close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

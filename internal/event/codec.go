@@ -13,19 +13,20 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/payload"
 )
 
-// A Codec says how a node encodes the arguments of its events that are neither
-// a []byte, which goes as it is, nor a proto.Message, which goes as protobuf.
-// Each argument carries how it was encoded, so nodes with different codecs
-// understand each other.
+// A Codec says how a node encodes those arguments of its events that are neither
+// []byte, which is sent as it is, nor proto.Message, which is sent as protobuf. Each
+// argument says how it was encoded, so nodes with different codecs understand each
+// other.
 type Codec uint8
 
 const (
-	// JSON is RFC 8259 by the rules of encoding/json: what every language
-	// reads. It is the default.
+	// JSON is RFC 8259 by the rules of encoding/json. Every language can read it. It is
+	// the default.
 	JSON Codec = iota
-	// CBOR is RFC 8949: smaller and faster than JSON, and bytes, integers of 64
-	// bits and NaN stay what they are. Struct tags named cbor apply, else those
-	// named json; what has MarshalCBOR, MarshalBinary or MarshalText uses it.
+	// CBOR is RFC 8949. It is smaller and faster than JSON, and preserves bytes,
+	// integers of 64 bits and NaN. Struct tags named cbor apply, or if there are none,
+	// those named json. A type with a method MarshalCBOR, MarshalBinary or MarshalText
+	// is encoded by it.
 	CBOR
 )
 
@@ -39,19 +40,19 @@ func (c Codec) String() string {
 	return fmt.Sprintf("Codec(%d)", uint8(c))
 }
 
-// Valid reports whether there is such a codec.
+// Valid reports whether c is one of the constants above.
 func (c Codec) Valid() bool { return c <= CBOR }
 
-// The codec ids of arguments on the wire.
+// Ids on the wire that say how an argument is encoded.
 const (
-	CodecRaw   = 0 // the bytes themselves: exactly the Go type []byte
+	CodecRaw   = 0 // the bytes themselves, for an argument of the Go type []byte
 	CodecJSON  = 1 // RFC 8259, one value
-	CodecProto = 2 // a protobuf message, of which both ends know the type
+	CodecProto = 2 // a protobuf message, whose type both ends must know
 	CodecCBOR  = 3 // RFC 8949, one data item
 )
 
-// appendValue appends v, which is not a []byte, to dst and returns the codec id
-// that goes with it.
+// appendValue appends the encoded v, which is not a []byte, to dst and returns the id
+// of the codec it used.
 func (c Codec) appendValue(dst []byte, v any) (_ []byte, id uint32, err error) {
 	if m, ok := v.(proto.Message); ok {
 		dst, err = appendProto(dst, m)
@@ -88,21 +89,21 @@ func (c Codec) appendValue(dst []byte, v any) (_ []byte, id uint32, err error) {
 
 var errNotUTF8 = errors.New("the string is not valid UTF-8 (send other bytes as []byte)")
 
-// encoder is an encoder with its buffer. Encoders are pooled, so that Emit leaves no
-// garbage behind. The results of its methods share the memory of the buffer.
+// encoder is a JSON and CBOR encoder with its buffer. Encoders are pooled, so that Emit
+// creates no garbage. The results of its methods share memory with the buffer.
 type encoder struct {
 	buf  bytes.Buffer
 	json *json.Encoder
 }
 
-// maxPooled bounds the buffers that go back into a pool, so that one large
-// event does not keep its memory forever.
+// maxPooled is the largest buffer in bytes that is put back into a pool, so that a
+// single large event does not occupy its memory forever.
 const maxPooled = 64 << 10
 
 var encoders = sync.Pool{New: func() any {
 	e := new(encoder)
 	e.json = json.NewEncoder(&e.buf)
-	e.json.SetEscapeHTML(false) // events are not put into web pages by us
+	e.json.SetEscapeHTML(false) // this library does not put events into web pages
 	return e
 }}
 
@@ -110,11 +111,11 @@ func (e *encoder) encodeJSON(v any) ([]byte, error) {
 	if err := e.json.Encode(v); err != nil {
 		return nil, err
 	}
-	return bytes.TrimSuffix(e.buf.Bytes(), []byte("\n")), nil // the encoder's
+	return bytes.TrimSuffix(e.buf.Bytes(), []byte("\n")), nil // Encode ends with a line break
 }
 
-// decodeArg stores the argument in the variable that ptr points to. Only raw
-// bytes share memory with the argument afterwards.
+// decodeArg stores the argument in the variable to which ptr points. Only raw bytes
+// share memory with the argument afterwards.
 func decodeArg(a payload.Arg, ptr any) error {
 	switch a.Codec {
 	case CodecRaw:
@@ -143,8 +144,9 @@ func decodeArg(a payload.Arg, ptr any) error {
 	return fmt.Errorf("unknown codec %d", a.Codec)
 }
 
-// fitsCodec returns an error if the variable belongs to another codec than the given
-// one. A variable of the type raw takes the argument without decoding it.
+// fitsCodec returns an error if the variable is a type that only another codec fills.
+// codec is the name of the argument's codec, and raw names the type of variable that
+// takes the argument without decoding it.
 func fitsCodec(ptr any, codec, raw string) error {
 	if _, ok := ptr.(*[]byte); ok {
 		return fmt.Errorf("it is %s, not raw bytes (%s takes it as it is)", codec, raw)

@@ -8,39 +8,40 @@ import (
 	"github.com/fxamacker/cbor/v2"
 )
 
-// Limits of CBOR, sent or received. The event's size bounds the rest: the
-// decoder sees that all that is announced has come before it allocates.
+// Limits of CBOR, sent or received. Everything else is limited by the size of the
+// event: the decoder allocates nothing before the data for it has arrived.
 const (
-	// maxCBORDepth bounds arrays, maps and tags inside each other, each a frame
-	// of the decoder's stack: a tree of thirty levels.
+	// maxCBORDepth is how deep arrays, maps and tags may be nested. Each level takes a
+	// frame of the decoder's stack. It is enough for a tree of thirty levels.
 	maxCBORDepth = 64
-	// maxCBORElements bounds what one array or map has: an element can be a
-	// single byte and become a large struct. It is the library's default.
+	// maxCBORElements is how many elements one array or map may have. An element can be
+	// a single byte that becomes a large struct. This is the default of the CBOR
+	// library.
 	maxCBORElements = 128 << 10
 )
 
 var cborEncoding, cborDecoding = cborModes()
 
 func cborModes() (cbor.UserBufferEncMode, cbor.DecMode) {
-	// Core Deterministic Encoding (RFC 8949 section 4.2.1) as encoding/json does
-	// it: equal values are equal bytes, maps sorted. It loses nothing, since a
-	// float is shortened only if it stays the same number.
+	// Core Deterministic Encoding (RFC 8949 section 4.2.1) encodes equal values as
+	// equal bytes, with sorted maps, as encoding/json does. It loses nothing, since a
+	// float is shortened only if its value stays the same.
 	eo := cbor.CoreDetEncOptions()
-	eo.Time = cbor.TimeRFC3339Nano // like JSON; the default cuts to seconds
+	eo.Time = cbor.TimeRFC3339Nano // as in JSON; the default cuts times to seconds
 	eo.TimeTag = cbor.EncTagRequired
-	eo.TextMarshaler = cbor.TextMarshalerTextString // like JSON; else a type that hides its fields becomes an empty map
+	eo.TextMarshaler = cbor.TextMarshalerTextString // as in JSON; otherwise a type without exported fields becomes an empty map
 	enc, err := eo.UserBufferEncMode()
 	if err != nil {
-		panic(err) // options that contradict each other
+		panic(err) // only if the options contradict each other
 	}
 	do := cbor.DecOptions{
 		MaxNestedLevels:  maxCBORDepth,
 		MaxArrayElements: maxCBORElements,
 		MaxMapPairs:      maxCBORElements,
-		// Two readers of a key that comes twice could read different values.
+		// If a key occurred twice, two readers could take different values for it.
 		DupMapKey: cbor.DupMapKeyEnforcedAPF,
 		UTF8:      cbor.UTF8RejectInvalid,
-		// An any has what JSON has for the same value, but for its numbers.
+		// An any gets the same types as from JSON, except for numbers.
 		DefaultMapType:  reflect.TypeFor[map[string]any](),
 		IntDec:          cbor.IntDecConvertSignedOrBigInt,
 		TextUnmarshaler: cbor.TextUnmarshalerTextString,
@@ -68,10 +69,10 @@ func (e *encoder) encodeCBOR(v any) ([]byte, error) {
 	return b, nil
 }
 
-// textIsUTF8 reports whether each text string in b, which is well-formed CBOR,
-// is UTF-8. It goes from head to head (RFC 8949 section 3): the items inside an
-// array, a map or a tag simply follow its head. Indefinite lengths do not occur, as
-// the encoding is deterministic.
+// textIsUTF8 reports whether each text string in b is UTF-8. b must be well-formed CBOR
+// of the deterministic encoding, which has no indefinite lengths. The function reads
+// one head (type and length, RFC 8949 section 3) after the other: the items inside an
+// array, a map or a tag simply follow its head.
 func textIsUTF8(b []byte) bool {
 	for len(b) > 0 {
 		major, n := b[0]>>5, uint64(b[0]&31)

@@ -8,15 +8,15 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// appendProto appends m to dst; a nil pointer counts as an empty message.
+// appendProto appends the encoded m to dst. A nil pointer counts as an empty message.
 func appendProto(dst []byte, m proto.Message) ([]byte, error) {
-	// The options are protobuf's own. The bytes of one message may differ from
-	// process to process; nothing here compares them.
+	// These are protobuf's default options, which are not deterministic: the bytes of
+	// one message may differ between processes. Nothing here compares them.
 	return proto.MarshalOptions{}.MarshalAppend(dst, m)
 }
 
-// decodeProto reads a message into ptr: a message, or a pointer to a pointer to
-// one, which gets a new message.
+// decodeProto decodes a message into ptr. ptr is a message, or points to a variable for
+// a message, which then gets a new one.
 func decodeProto(data []byte, ptr any) error {
 	switch p := ptr.(type) {
 	case proto.Message:
@@ -44,8 +44,7 @@ func decodeProto(data []byte, ptr any) error {
 
 var protoMessage = reflect.TypeFor[proto.Message]()
 
-// isProto reports whether ptr is a protobuf message, or a pointer to a pointer
-// to one, as a variable of a message's type has it.
+// isProto reports whether ptr is a protobuf message, or points to a variable for one.
 func isProto(ptr any) bool {
 	if _, ok := ptr.(proto.Message); ok {
 		return true

@@ -11,8 +11,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/payload"
 )
 
-// Encode appends the event's message to dst. The message may have max
-// bytes; after an error dst is returned as it was given.
+// Encode appends the encoded event to dst. It returns ErrTooLarge if the encoded event
+// would have more than max bytes. After an error it returns dst unchanged.
 func (c Codec) Encode(dst []byte, name string, args []any, max int) ([]byte, error) {
 	start := len(dst)
 	if err := CheckName(name); err != nil {
@@ -25,7 +25,7 @@ func (c Codec) Encode(dst []byte, name string, args []any, max int) ([]byte, err
 	for i, a := range args {
 		var err error
 		if raw, ok := a.([]byte); ok {
-			if len(raw) <= max { // else do not copy what cannot be sent
+			if len(raw) <= max { // larger bytes cannot be sent, so they are not copied
 				dst = appendRaw(dst, raw)
 			} else {
 				err = errTooLong(name, len(raw), max)
@@ -50,10 +50,10 @@ func errTooLong(name string, n, max int) error {
 	return fmt.Errorf("%w: event %s of at least %d bytes, at most %d", ErrTooLarge, Quote(name), n, max)
 }
 
-// rawSize returns the size of the event's message if all its arguments are raw
+// rawSize returns the size of the encoded event, and true, if all its arguments are raw
 // bytes.
 func rawSize(name string, args []any) (n int, ok bool) {
-	n = 1 + protowire.SizeBytes(len(name)) // the tags are of one byte
+	n = 1 + protowire.SizeBytes(len(name)) // each tag is one byte
 	for _, a := range args {
 		raw, ok := a.([]byte)
 		if !ok {
@@ -64,7 +64,7 @@ func rawSize(name string, args []any) (n int, ok bool) {
 	return n, true
 }
 
-// CheckRaw checks an event with raw as the only argument, and returns its size.
+// CheckRaw checks an event with raw as its only argument, and returns its encoded size.
 func CheckRaw(name string, raw []byte, max int) (size int, err error) {
 	if err := CheckName(name); err != nil {
 		return 0, err
@@ -76,12 +76,13 @@ func CheckRaw(name string, raw []byte, max int) (size int, err error) {
 	return size, nil
 }
 
-// rawEventOverhead returns the most that an event of at most max bytes has besides
-// the bytes of its only argument.
+// RawOverhead returns how many bytes an encoded event of at most max bytes can have
+// besides the bytes of its only argument.
 func RawOverhead(name string, max int) int {
 	return 1 + protowire.SizeBytes(len(name)) + 2*(1+protowire.SizeVarint(uint64(max)))
 }
 
+// rawArgSize returns the size of the encoded argument raw, without its header.
 func rawArgSize(raw []byte) int {
 	if len(raw) == 0 {
 		return 0
@@ -89,6 +90,7 @@ func rawArgSize(raw []byte) int {
 	return 1 + protowire.SizeBytes(len(raw))
 }
 
+// appendRaw appends the encoded argument raw.
 func appendRaw(dst, raw []byte) []byte {
 	dst = frame.AppendHeader(dst, payload.FieldArgs, rawArgSize(raw))
 	if len(raw) == 0 {
@@ -97,10 +99,10 @@ func appendRaw(dst, raw []byte) []byte {
 	return append(frame.AppendHeader(dst, payload.FieldData, len(raw)), raw...)
 }
 
-// appendArg appends the Arg of v, which is not a []byte.
+// appendArg appends the encoded argument v, which is not a []byte.
 func (c Codec) appendArg(dst []byte, v any) ([]byte, error) {
-	// The value's length is known only afterwards, so it is written a little
-	// to the right of its place, and its headers put in front of it.
+	// The length of the value is known only after it was encoded. So the value is
+	// written a little behind its place, and then moved there, behind its header.
 	var room [maxArgHeader]byte
 	start := len(dst)
 	dst, id, err := c.appendValue(append(dst, room[:]...), v)
@@ -121,15 +123,16 @@ func (c Codec) appendArg(dst []byte, v any) ([]byte, error) {
 	return append(dst, value...), nil
 }
 
-// maxArgHeader is room for the headers of an Arg and of its data, and its codec.
+// maxArgHeader is the most bytes of an argument besides its data: the headers of both,
+// and the codec id.
 const maxArgHeader = 2*(1+binary.MaxVarintLen64) + 2
 
-// Parse reads an event's message. It copies nothing: the event keeps b,
-// which nobody may change from now on. The error wraps [ErrMalformed].
+// Parse decodes an event. It does not copy b: the event uses it, so nobody may change b
+// from then on. The error wraps [ErrMalformed].
 func Parse(from peer.ID, b []byte) (*Event, error) { return ParseNamed(from, b, "") }
 
-// ParseNamed is Parse for an event that should have the given name. If it has, it
-// shares the string, which saves an allocation.
+// ParseNamed is Parse for an event that is expected to have the given name. If it has,
+// it shares that string, which saves an allocation.
 func ParseNamed(from peer.ID, b []byte, name string) (*Event, error) {
 	e := &Event{From: from}
 	if err := e.parse(b, name); err != nil {
@@ -138,10 +141,10 @@ func ParseNamed(from peer.ID, b []byte, name string) (*Event, error) {
 	return e, nil
 }
 
-// parse fills in an event. If the name is the same as last, which must
-// be a good name or empty, it shares that string.
+// parse fills in e from the encoded event b. If the event's name is last, it shares
+// that string. last must be empty or a valid name.
 func (e *Event) parse(b []byte, last string) error {
-	// Nearly every event begins with its name, and that is the last one's.
+	// Nearly every event begins with its name, and has the same name as the last one.
 	if n := 2 + len(last); n <= len(b) && b[0] == payload.TagName && b[1] < 0x80 && string(b[2:n]) == last && int(b[1]) == len(last) {
 		if e.Name != last {
 			e.Name = last
@@ -166,7 +169,7 @@ func (e *Event) parse(b []byte, last string) error {
 		case err != nil:
 			return fmt.Errorf("%w event: %w", ErrMalformed, err)
 		case f.Type != protowire.BytesType:
-			// Not a field of ours; a later version may have put it there.
+			// The field is not known here; a later version may have added it.
 		case f.Num == payload.FieldName:
 			if len(f.Bytes) > maxName {
 				return fmt.Errorf("%w event: a name of %d bytes", ErrMalformed, len(f.Bytes))

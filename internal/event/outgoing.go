@@ -7,25 +7,26 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/payload"
 )
 
-// DefaultMaxSize is how many bytes an encoded event may have: its name, its
-// arguments, and a few bytes for each.
+// DefaultMaxSize is how many bytes an encoded event may have by default: its name, its
+// arguments, and a few bytes for each of them.
 const DefaultMaxSize = 512 << 10
 
-// Outgoing is an event on its way into a queue. If all its arguments are raw
-// bytes it is encoded right there; else before, as encoding runs code of the
-// user that must not run under a lock.
+// Outgoing is an event that is about to be put into a queue. If all its arguments are
+// raw bytes, it is encoded straight into the queue. Otherwise it was encoded before
+// into Buf, because encoding can run code of the user, which must not run while a lock
+// is held.
 type Outgoing struct {
 	Name  string
 	Args  []any
-	Raw   []byte // the only argument, if isRaw
+	Raw   []byte // the only argument, if IsRaw is set
 	IsRaw bool
-	Size  int     // of the encoded event
-	Buf   *Buffer // the encoded event, or nil
+	Size  int     // size of the encoded event
+	Buf   *Buffer // the encoded event; nil: all arguments are raw bytes
 }
 
-// Prepare checks an event, and encodes it unless all its arguments are raw
-// bytes. The parts of an outgoing come one by one so that args can stay on the
-// caller's stack; for the same reason a call is not one of them.
+// Prepare checks an event, and encodes it unless all its arguments are raw bytes. It
+// returns the parts of an Outgoing one by one, so that args can stay on the caller's
+// stack.
 func Prepare(codec Codec, name string, args []any, max int) (size int, buf *Buffer, err error) {
 	if size, ok := rawSize(name, args); ok && size <= max && len(args) <= maxArgs {
 		return size, nil, CheckName(name)
@@ -38,7 +39,7 @@ func Prepare(codec Codec, name string, args []any, max int) (size int, buf *Buff
 	return len(buf.B), buf, nil
 }
 
-// AppendTo appends the event's message to dst.
+// AppendTo appends the encoded event to dst.
 func (o *Outgoing) AppendTo(dst []byte) []byte {
 	if o.Buf != nil {
 		return append(dst, o.Buf.B...)
@@ -53,17 +54,19 @@ func (o *Outgoing) AppendTo(dst []byte) []byte {
 	return dst
 }
 
-// Buffer is a pooled byte slice. Whoever gets one must free it, once.
+// Buffer is a pooled byte slice. Whoever gets one must call Free, once.
 type Buffer struct{ B []byte }
 
 var buffers = sync.Pool{New: func() any { return &Buffer{B: make([]byte, 0, 1<<10)} }}
 
+// GetBuffer returns an empty buffer from the pool.
 func GetBuffer() *Buffer { return buffers.Get().(*Buffer) }
 
-// maxBuffer bounds the buffers that go back into the pool. A queue of the default size
-// stays below it.
+// maxBuffer is the largest buffer in bytes that is put back into the pool. The buffer
+// of a queue of the default size is smaller.
 const maxBuffer = 2 << 20
 
+// Free puts the buffer back into the pool. It does nothing for nil.
 func (b *Buffer) Free() {
 	if b == nil {
 		return // the event was not encoded in advance

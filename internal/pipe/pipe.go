@@ -13,42 +13,42 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
-// EventName is the name of the events of a pipe: each of them has bytes as its
-// only argument.
+// EventName is the name of the events of a pipe. Each has bytes as its only argument.
 const EventName = "data"
 
-// Bounds of the events that a pipe holds for its reader. A larger event fits an
-// empty pipe.
+// Limits of the events that a pipe holds for its reader. One event larger than
+// pipeBytes fits into an empty pipe.
 const (
 	MaxEvents = 256
 	pipeBytes = 64 << 10
 )
 
-// Pipe shows the events named EventName as a byte stream in each direction.
+// pipe is a stream of bytes in each direction, made of the events named EventName.
 type pipe struct {
 	emit     func([]byte) error
-	maxWrite int // bytes of one event
+	maxWrite int // most bytes in one event
 	off      func()
 
 	mu      sync.Mutex
-	changed notify.Cond // of the fields below
-	queue   [][]byte    // events that were not read; the first may be read in part
-	bytes   int         // in queue
+	changed notify.Cond // broadcast when one of the fields below changes
+	queue   [][]byte    // events that were not read yet; the first may have been read in part
+	bytes   int         // how many bytes queue contains
 	drained bool        // no further event will arrive
 	closed  bool
 }
 
-// New subscribes with on and returns the pipe. Events have at most maxEvent
-// bytes. Close calls off, so the caller can also end a blocked emit there. When
-// the channel of the pipe closes, call finish, so that its reader gets io.EOF.
+// New returns a pipe that emits with emit and receives by registering a handler with
+// on. An encoded event has at most maxEvent bytes. Close calls the function that on
+// returned, so that function can also end a blocked emit. When the channel of the pipe
+// (direct or broadcast) closes, Finish must be called, so that the reader gets io.EOF.
 func New(maxEvent int, emit func([]byte) error, on func(func(context.Context, *event.Event)) (off func())) *pipe {
 	p := &pipe{emit: emit, maxWrite: max(maxEvent-event.RawOverhead(EventName, maxEvent), 1)}
 	p.off = on(p.deliver)
 	return p
 }
 
-// deliver is the handler. It blocks while the reader is behind, which holds back
-// the sender of this event.
+// deliver is the handler of the events. It blocks while the reader is slow, which holds
+// back the sender of the event.
 func (p *pipe) deliver(ctx context.Context, ev *event.Event) {
 	b, ok := ev.Bytes(0)
 	if !ok {
@@ -64,26 +64,26 @@ func (p *pipe) deliver(ctx context.Context, ev *event.Event) {
 	defer p.mu.Unlock()
 	for p.full(b) && !p.drained {
 		if p.changed.Wait(ctx, &p.mu) != nil {
-			return // the node closes: the event is dropped
+			return // the node closes, so the event is dropped
 		}
 	}
 	if p.drained {
-		return // nobody will read it
+		return // nothing will be read any more
 	}
 	p.queue = append(p.queue, b)
 	p.bytes += len(b)
 	p.changed.Broadcast()
 }
 
-// full reports whether b has to wait. It needs mu.
+// full reports whether b must wait because the pipe is full. The caller must hold mu.
 func (p *pipe) full(b []byte) bool {
 	return len(p.queue) == MaxEvents || len(p.queue) > 0 && p.bytes+len(b) > pipeBytes
 }
 
-// Read waits for an event and returns its bytes, or as many as fit; the next Read
-// returns the rest. It never returns bytes of two events, so never of two senders.
-// After Close, and after the node has closed and everything was read, it returns
-// io.EOF.
+// Read waits for an event and returns its bytes. If b is too small for them, the next
+// Read returns the rest. It never mixes the bytes of two events, so never those of two
+// senders. It returns io.EOF after Close. When the node closes, it returns io.EOF after
+// everything was read.
 func (p *pipe) Read(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -94,7 +94,7 @@ func (p *pipe) Read(b []byte) (int, error) {
 		if p.drained {
 			return 0, io.EOF
 		}
-		p.changed.Wait(context.Background(), &p.mu) // Close and finish end it
+		p.changed.Wait(context.Background(), &p.mu) // Close and Finish end this wait
 	}
 	n := copy(b, p.queue[0])
 	p.bytes -= n
@@ -106,9 +106,9 @@ func (p *pipe) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// Write emits b as one event, or as several if b is larger than an event may be.
-// It blocks and fails as Emit does, and returns how many bytes were emitted. An
-// empty b sends nothing.
+// Write emits b as one event, or as several if b is too large for one. It blocks and
+// fails as Emit does, and returns how many bytes were emitted. An empty b sends
+// nothing.
 func (p *pipe) Write(b []byte) (n int, err error) {
 	if p.isClosed() {
 		return 0, errs.ErrClosed
@@ -116,7 +116,7 @@ func (p *pipe) Write(b []byte) (n int, err error) {
 	for n < len(b) {
 		part := b[n:min(len(b), n+p.maxWrite)]
 		if err := p.emit(part); err != nil {
-			if p.isClosed() { // which is the reason why emit failed
+			if p.isClosed() { // Close is what made emit fail
 				err = errs.ErrClosed
 			}
 			return n, err
@@ -132,8 +132,8 @@ func (p *pipe) isClosed() bool {
 	return p.closed
 }
 
-// Close ends the pipe: a blocked Read returns io.EOF, a blocked Write ErrClosed,
-// and events that were not read are dropped. It always returns nil.
+// Close ends the pipe: a blocked Read returns io.EOF, a blocked Write returns
+// ErrClosed, and events that were not read are dropped. It always returns nil.
 func (p *pipe) Close() error {
 	p.off()
 	p.mu.Lock()

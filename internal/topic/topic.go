@@ -26,50 +26,49 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/subscription"
 )
 
-// A Topic takes part in a pubsub topic of any libp2p application, whatever its
-// language. It publishes bytes as they are, without a prefix or an envelope, and
-// signed. Its handlers get the bytes that somebody published, and their author,
-// which the signature proves.
+// A Topic is a membership in a pubsub topic that may belong to any libp2p application
+// in any language. It publishes bytes as they are, signed, without a prefix or an
+// envelope of its own. Its handlers get the bytes that somebody published, and their
+// author, which the signature proves.
 //
-// It makes none of the promises of a [Broadcast], because pubsub itself makes
-// none: a message reaches the peers that are on the topic at that moment, at most
-// once. Messages that are lost on the way are not repaired, and may arrive in
-// another order than they were published. All methods may be called from any
-// goroutine, also from handlers.
+// Pubsub promises nothing, so neither does Topic: a message reaches the peers that are
+// on the topic at that moment, at most once. Lost messages are not repaired, and
+// messages may arrive in another order than they were published. All methods may be
+// called from any goroutine, and from handlers.
 type Topic struct {
 	name       string
 	cfg        Config
 	self       peer.ID
-	maxSize    int // bytes of a message
+	maxSize    int // largest size of a message in bytes
 	sub        *subscription.Subscription
 	dispatcher *dispatch.Dispatcher
 	raw        dispatch.RawDeliverer
 
 	// Life.
-	ctx    context.Context // parent of the handlers' contexts
+	ctx    context.Context // parent of the contexts given to handlers
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
-	once   sync.Once // of Close
+	once   sync.Once // runs the body of Close
 
 	// Members.
 	mu      sync.Mutex
 	members map[peer.ID]bool
-	changed notify.Cond // of members
+	changed notify.Cond // broadcast when members changes
 	watches []*memberWatch
-	news    notify.Signal // watches may have to be told something
+	news    notify.Signal // set when members or watches may have changed
 
 	published, unsigned, unhandled atomic.Uint64
 }
 
 // Config configures a [Topic]. Either Name or Joined is required.
 type Config struct {
-	// Name is the topic, exactly as the other applications spell it.
+	// Name is the name of the topic, exactly as the other applications spell it.
 	Name string
-	// Joined is the topic if the application has joined it already. It stays joined
-	// when the Topic closes.
+	// Joined is the topic if the application has joined it already. Close does not
+	// leave it.
 	Joined *pubsub.Topic
 	// AwaitRoom is called before each message is published. It waits while too many
-	// messages are queued for a member; nil does not wait.
+	// messages are queued for a member. nil does not wait.
 	AwaitRoom func(ctx context.Context) error
 	// Log is the logger; nil is the default one.
 	Log *slog.Logger
@@ -77,21 +76,22 @@ type Config struct {
 
 // Stats is a snapshot of counters since the Topic was made.
 type Stats struct {
-	Published uint64 // messages published here
-	Received  uint64 // messages that handlers got
+	Published uint64 // messages that this node has published
+	Received  uint64 // messages that were passed to handlers
 	Dropped   uint64 // messages dropped because handlers were too slow, or at Close
 	Unsigned  uint64 // messages dropped because they have no signature
 	Unhandled uint64 // messages without a handler
 	Panics    uint64 // handlers that panicked or called runtime.Goexit
 }
 
-// maxTopicLen bounds the names of topics: each message carries one.
+// maxTopicLen is the greatest length of a topic's name in bytes. Each message contains
+// it.
 const maxTopicLen = 1 << 10
 
-// New joins the topic. Nobody else may have joined it on ps, except if it is
-// the config's Joined. Both ps and h stay the caller's and must outlive the Topic;
-// h is the host of ps, or a wrapper of that host. New fails if the name is
-// empty, longer than 1 KiB, or taken.
+// New joins the topic. Nothing else may have joined it on ps, unless it is
+// Config.Joined. h is the host of ps, or a wrapper of that host. Both ps and h remain
+// the caller's and must outlive the Topic. New fails if the name is empty, longer than
+// 1 KiB, or joined already.
 func New(ps *pubsub.PubSub, h corehost.Host, cfg Config) (*Topic, error) {
 	if cfg.Joined != nil {
 		cfg.Name = cfg.Joined.String()
@@ -121,9 +121,9 @@ func New(ps *pubsub.PubSub, h corehost.Host, cfg Config) (*Topic, error) {
 	return t, nil
 }
 
-// maxPublish returns how many bytes fit into a message on the topic. The receiver
-// resets the stream for an RPC above pubsub's 1 MiB, and gets nothing from us from
-// then on. So an RPC with this message alone has to stay below.
+// maxPublish returns how many bytes fit into a message on the topic. If an RPC is
+// larger than pubsub's 1 MiB, the receiver resets the stream and receives nothing from
+// this node afterwards. So an RPC that contains this message alone must be smaller.
 func maxPublish(h corehost.Host, topic string) (int, error) {
 	key := h.Peerstore().PrivKey(h.ID())
 	if key == nil {
@@ -135,7 +135,7 @@ func maxPublish(h corehost.Host, topic string) (int, error) {
 	}
 	m := &pb.Message{From: []byte(h.ID()), Seqno: make([]byte, 8), Topic: &topic, Signature: signature}
 	if key.Type() != crypto.Ed25519 && key.Type() != crypto.RSA {
-		// The length of these signatures varies by a few bytes.
+		// The length of such signatures varies by a few bytes.
 		m.Signature = append(m.Signature, make([]byte, 8)...)
 	}
 	if public, err := h.ID().ExtractPublicKey(); err != nil || public == nil {
@@ -143,28 +143,28 @@ func maxPublish(h corehost.Host, topic string) (int, error) {
 			return 0, fmt.Errorf("marshal the public key: %w", err)
 		}
 	}
-	// The data and the message each have a tag of one byte and a length of three.
+	// The data and the message each have a tag of one byte and a length of three bytes.
 	return pubsub.DefaultMaxMessageSize - 4 - proto.Size(m) - 4, nil
 }
 
 // Name returns the name of the topic.
 func (t *Topic) Name() string { return t.name }
 
-// MaxSize returns how many bytes a message may have: 1 MiB without the envelope,
-// which contains the name of the topic.
+// MaxSize returns how many bytes a message may have: 1 MiB less the other fields of a
+// pubsub message, such as the topic's name.
 func (t *Topic) MaxSize() int { return t.maxSize }
 
-// Publish sends data, exactly as it is and signed by this node, to all members of
-// the topic. data may be empty, and belongs to the caller again when Publish
-// returns. nil means that the message is queued for each member. Members do not
-// confirm it. A member that receives nothing for five seconds misses the messages
-// that are sent to it then.
+// Publish sends data, exactly as it is and signed by this node, to all members of the
+// topic. data may be empty. After Publish has returned, the caller may change it. A nil
+// error means that the message was queued for each member; members do not confirm it. A
+// member that receives nothing for five seconds misses messages that are sent to it in
+// that time.
 //
-// Publish waits until ctx ends, at most five seconds, while many messages are
-// queued for a member. A member for which one call has waited in vain is skipped
-// by later calls until its queue is empty. ErrTooLarge (for more than MaxSize
-// bytes), ErrNoPeers (the topic has no other member, see Ready) and ErrClosed are
-// returned at once. After any error nothing was sent.
+// While many messages are queued for a member, Publish waits for it, until ctx ends and
+// at most five seconds. If that was in vain, later calls do not wait for the same
+// member until its queue is empty. Publish returns ErrTooLarge (for more than MaxSize
+// bytes), ErrNoPeers (the topic has no other member, see Ready) and ErrClosed at once.
+// After any error nothing was sent.
 func (t *Topic) Publish(ctx context.Context, data []byte) error {
 	if err := t.publish(ctx, data); err != nil {
 		return &topicError{t.name, err}
@@ -188,7 +188,7 @@ func (t *Topic) publish(ctx context.Context, data []byte) error {
 			return err
 		}
 	}
-	// Pubsub keeps the slice, so it gets a copy. The copy is not nil, because nil
+	// Pubsub keeps the slice, so it is given a copy. The copy is never nil, because nil
 	// would be sent as a missing field, which some implementations reject.
 	if err := t.sub.Topic.Publish(ctx, append([]byte{}, data...)); err != nil {
 		if t.ctx.Err() != nil {
@@ -200,7 +200,7 @@ func (t *Topic) publish(ctx context.Context, data []byte) error {
 	return nil
 }
 
-// topicError names the topic on which a message could not be published.
+// topicError adds the name of the topic to an error of Publish.
 type topicError struct {
 	topic string
 	err   error
@@ -211,14 +211,14 @@ func (e *topicError) Error() string {
 }
 func (e *topicError) Unwrap() error { return e.err }
 
-// receiveMessage is the filter of the subscription, see subscribe.
+// receiveMessage is the message filter of the subscription: see subscription.Join.
 func (t *Topic) receiveMessage(m *pubsub.Message) bool {
 	switch from := m.GetFrom(); {
 	case m.ReceivedFrom == t.self || from == t.self:
-		// A node does not hear itself.
+		// A node does not receive its own messages.
 	case len(m.Signature) == 0:
-		// Pubsub verifies signatures that are there, but one that the application has
-		// made may also accept messages without.
+		// Pubsub always verifies a signature that is present. But a pubsub that the
+		// application has made may also accept messages without one.
 		t.unsigned.Add(1)
 	case !t.raw.Enqueue(from, m.Data):
 		t.unhandled.Add(1)
@@ -226,24 +226,23 @@ func (t *Topic) receiveMessage(m *pubsub.Message) bool {
 	return false
 }
 
-// On calls f for the messages of others on the topic. The signature has proven the
-// author. data belongs to f, and may be empty. The messages of one author are
-// handled one after the other in the order of their arrival; f may run for several
-// authors at once. The ctx of f ends at Close; a panic of f is caught, counted and
-// logged.
+// On calls f for the messages of other nodes on the topic. The signature proves the
+// author. data belongs to f, and may be empty. The messages of one author are handled
+// one after the other in the order of their arrival; f may run for several authors at
+// once. The ctx of f ends at Close. A panic of f is caught, counted and logged.
 //
 // Messages that wait for handlers take at most 4 MiB and come from at most 4,096
-// authors. Beyond that, messages of the author with the most waiting are dropped
-// and counted.
+// authors. At the limit, messages of the author with the most waiting are dropped and
+// counted.
 func (t *Topic) On(f func(ctx context.Context, from peer.ID, data []byte)) (off func()) {
 	return t.raw.On(f)
 }
 
-// All returns the messages of others as a loop on the caller's goroutine. It
-// subscribes at once, so messages that arrive before the loop begins are not
-// missed. The loop can be run once, and ends when ctx or the Topic does. While its
-// body runs, messages wait as for a slow handler. If the loop is never run, ctx has
-// to end to release them.
+// All returns the messages of other nodes as a loop that runs on the caller's
+// goroutine. It subscribes at once, so that messages which arrive before the loop
+// begins are not missed. The loop can be run once. It ends when ctx ends or the Topic
+// is closed. While its body runs, messages wait as for a slow handler. If the loop is
+// never run, ctx must end to release the messages.
 func (t *Topic) All(ctx context.Context) iter.Seq2[peer.ID, []byte] {
 	type item struct {
 		from peer.ID
@@ -280,8 +279,8 @@ func (t *Topic) All(ctx context.Context) iter.Seq2[peer.ID, []byte] {
 	}
 }
 
-// Members returns the peers on the topic to which this node is connected. The slice
-// belongs to the caller.
+// Members returns the connected peers that are on the topic. The caller may change the
+// slice.
 func (t *Topic) Members() []peer.ID {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -299,7 +298,7 @@ func (t *Topic) isEmpty() bool {
 }
 
 // Ready waits until the topic has another member, so that a message would reach
-// somebody. A connection alone is not enough. When ctx ends first the error wraps
+// somebody. A connection alone is not enough. If ctx ends first, the error wraps
 // ErrNoPeers and the error of ctx. After Close it is ErrClosed.
 func (t *Topic) Ready(ctx context.Context) error {
 	start := time.Now()
@@ -339,15 +338,15 @@ func (e *notReady) Unwrap() []error { return []error{errs.ErrNoPeers, e.cause} }
 type memberWatch struct {
 	f     func(context.Context, peer.ID)
 	joins bool
-	known map[peer.ID]bool // the members as f knows them
+	known map[peer.ID]bool // the members of which f was informed
 	off   atomic.Bool
 }
 
-// OnJoin calls f for each member of the topic: for the current ones, and for others
-// when they join. Messages that are published after the call go to that member. The
-// handlers of OnJoin and OnLeave are called one at a time; a peer that joins and
-// leaves again while one of them is busy is not reported. The ctx of f ends at
-// Close; a panic of f is caught, counted and logged.
+// OnJoin calls f for each member of the topic: for the current members at once, and for
+// others when they join. Messages that are published after the call of f go to that
+// member. Handlers of OnJoin and OnLeave are called one at a time. A peer that joins
+// and leaves while such a handler runs is not reported. The ctx of f ends at Close. A
+// panic of f is caught, counted and logged.
 func (t *Topic) OnJoin(f func(ctx context.Context, p peer.ID)) (off func()) {
 	return t.watchMembers(&memberWatch{f: f, joins: true, known: make(map[peer.ID]bool)})
 }
@@ -382,16 +381,17 @@ func (t *Topic) watchMembers(w *memberWatch) (off func()) {
 	}
 }
 
-// watch follows the members of the topic. Without a gate, pubsub can report a peer
-// before it has a stream to it, and drops messages for that peer until then. So a
-// peer counts as a member only when pubsub also lists it.
+// watch follows the members of the topic. Pubsub can report a peer before it has a
+// stream to it, and drops messages for that peer until then. So a peer counts as a
+// member only when pubsub lists it, too.
 func (t *Topic) watch() {
 	seen := make(map[peer.ID]bool)
 	pause := time.Duration(0)
 	for {
 		ctx, cancel := t.ctx, context.CancelFunc(func() {})
 		if len(seen) > 0 {
-			// Pubsub does not report the moment at which it lists a peer.
+			// Pubsub does not report when it begins to list a peer, so ask again after
+			// a pause.
 			pause = min(2*pause+time.Millisecond, time.Second)
 			ctx, cancel = context.WithTimeout(t.ctx, pause)
 		}
@@ -402,7 +402,7 @@ func (t *Topic) watch() {
 			return
 		case err != nil:
 			if len(seen) == 0 {
-				return // not the timeout: the subscription has ended
+				return // this is not the timeout, so the subscription has ended
 			}
 		case ev.Type == pubsub.PeerJoin:
 			seen[ev.Peer] = true
@@ -423,7 +423,7 @@ func (t *Topic) watch() {
 	}
 }
 
-// setMember notes that a peer has become a member, or has left.
+// setMember notes that a peer has become a member, or with is false that it has left.
 func (t *Topic) setMember(p peer.ID, is bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -453,8 +453,8 @@ func (t *Topic) notifyLoop(ctx context.Context) {
 	}
 }
 
-// nextChange returns a handler and the peer that it has to be called for next. It
-// assumes that the caller does so.
+// nextChange returns the next call of a handler that is due: the handler and the peer.
+// It notes that the handler knows of the change, so the caller must call it.
 func (t *Topic) nextChange() (*memberWatch, peer.ID, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -502,12 +502,12 @@ func (t *Topic) Stats() Stats {
 	}
 }
 
-// Done is closed when Close begins.
+// Done returns a channel that is closed when Close begins.
 func (t *Topic) Done() <-chan struct{} { return t.ctx.Done() }
 
 // Close leaves the topic, drops the messages that wait for handlers, and ends the
-// contexts of handlers, but does not wait for them. It may be called again, and
-// from a handler.
+// contexts of handlers, but does not wait for them. It may be called again, and from a
+// handler.
 func (t *Topic) Close() {
 	t.once.Do(func() {
 		t.cancel()
@@ -519,7 +519,7 @@ func (t *Topic) Close() {
 }
 
 // Shutdown closes the Topic and waits for its handlers until ctx ends, which is its
-// only error. It does not wait for a handler whose ctx it was given.
+// only error. It does not wait for a handler whose own ctx it was given.
 func (t *Topic) Shutdown(ctx context.Context) error {
 	t.Close()
 	return t.dispatcher.WaitAll(ctx, &t.tasks, "the topic is")

@@ -1,6 +1,9 @@
 package discovery
 
 import (
+	"context"
+	"errors"
+	"net"
 	"testing"
 	"time"
 
@@ -100,5 +103,44 @@ func TestCloseEndsStreamsWithoutDeadlines(t *testing.T) {
 	}
 	for _, x := range nodes {
 		x.wantQuickClose()
+	}
+}
+
+// A dial of Connect or AddPeer ends at Close, and Close waits for it: libp2p's swarm may panic
+// if it is closed before.
+func TestCloseEndsTheDialsOfItsCallers(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // says nothing to whoever connects
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	for name, dial := range map[string]func(d *Driver, at string) error{
+		"Connect": func(d *Driver, at string) error {
+			_, err := d.Connect(context.Background(), mustParse(t, at), nil)
+			return err
+		},
+		"AddPeer": func(d *Driver, at string) error {
+			_, err := d.AddPeer(context.Background(), at)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := newTester(t, testConfig{max: 5})
+			x.d.Start()
+			result := make(chan error, 1)
+			go func() { result <- dial(x.d, silent.Addr().String()) }()
+			c, err := silent.Accept() // the dial is under way
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			x.d.Close()
+			if err := <-result; !errors.Is(err, ErrClosed) {
+				t.Errorf("under way at Close: %v", err)
+			}
+			if err := dial(x.d, silent.Addr().String()); !errors.Is(err, ErrClosed) {
+				t.Errorf("after Close: %v", err)
+			}
+		})
 	}
 }

@@ -30,7 +30,7 @@ const (
 // an answer it is ErrUnreachable after five seconds.
 func (d *Driver) dial(ctx context.Context, s *seed.Seed, protocols []protocol.ID) (peer.ID, error) {
 	began := time.Now()
-	info, err := findSeed(ctx, d.host, s)
+	info, err := d.findSeed(ctx, s)
 	if err != nil {
 		return "", err
 	}
@@ -100,7 +100,7 @@ func (d *Driver) reconnect(ctx context.Context, info peer.AddrInfo, began time.T
 	}
 	known, err := seed.Parse(info.Addrs[0].String() + "/p2p/" + info.ID.String())
 	if err == nil {
-		_, err = findSeed(ctx, d.host, known)
+		_, err = d.findSeed(ctx, known)
 	}
 	return err
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 	"github.com/go-smokesignal/smokesignal/discovery/internal/peerrecord"
 	"github.com/go-smokesignal/smokesignal/internal/addr"
+	"github.com/go-smokesignal/smokesignal/internal/directdial"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
@@ -104,6 +105,8 @@ type Driver struct {
 	dials   slots // for dials in search of others
 	answers slots // for dials that are made to answer
 	dialing dialing
+	// seedDials counts the dials to seeds and to the addresses given to Connect and AddPeer.
+	seedDials *directdial.Guard
 
 	// Owned by the loop.
 	seeds     []*seedProgress
@@ -146,17 +149,18 @@ func New(cfg Config) (*Driver, error) {
 	}
 	d := &Driver{
 		cfg: cfg, log: cfg.Log, node: withDefaults(cfg), key: cfg.Host.Peerstore().PrivKey(cfg.Host.ID()),
-		queue:   callQueue{wake: notify.NewSignal()},
-		done:    make(chan struct{}),
-		dials:   make(slots, overlay.MaxDials),
-		answers: make(slots, maxAnswerDials),
-		dialing: dialing{byPeer: map[peer.ID]int{}},
-		writers: map[peer.ID]*peerWriter{},
-		adds:    map[uint64]chan overlay.Added{},
-		inbound: map[peer.ID]int{},
-		links:   map[peer.ID]bool{},
-		finds:   map[uint64]*peerLookup{},
-		lookups: lookups{byTarget: map[peer.ID]*peerLookup{}},
+		queue:     callQueue{wake: notify.NewSignal()},
+		done:      make(chan struct{}),
+		dials:     make(slots, overlay.MaxDials),
+		answers:   make(slots, maxAnswerDials),
+		dialing:   dialing{byPeer: map[peer.ID]int{}},
+		seedDials: directdial.New(),
+		writers:   map[peer.ID]*peerWriter{},
+		adds:      map[uint64]chan overlay.Added{},
+		inbound:   map[peer.ID]int{},
+		links:     map[peer.ID]bool{},
+		finds:     map[uint64]*peerLookup{},
+		lookups:   lookups{byTarget: map[peer.ID]*peerLookup{}},
 	}
 	for _, text := range cfg.Seeds {
 		s, err := seed.Parse(text)
@@ -477,7 +481,7 @@ func (d *Driver) Connect(ctx context.Context, addr string) (peer.ID, error) {
 	if err != nil {
 		return "", err
 	}
-	info, err := findSeed(ctx, d.host, s)
+	info, err := d.findSeed(ctx, s)
 	if err != nil {
 		return "", err
 	}
@@ -560,6 +564,7 @@ func (d *Driver) Close() error {
 	d.mu.Lock() // under which countStream checks ctx and adds to tasks
 	d.cancel(ErrClosed)
 	d.mu.Unlock()
+	d.seedDials.Close(ErrClosed)
 	d.tasks.Wait()
 	if d.node.Lent { // an own host closes all connections itself
 		d.host.closeSpareConns()

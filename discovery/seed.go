@@ -19,6 +19,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal/internal/addr"
+	"github.com/go-smokesignal/smokesignal/internal/directdial"
 	"github.com/go-smokesignal/smokesignal/internal/seed"
 )
 
@@ -61,6 +62,26 @@ func findSeed(ctx context.Context, h corehost.Host, s *seed.Seed) (peer.AddrInfo
 	return peer.AddrInfo{}, explain(err)
 }
 
+// findSeed is the function of the same name on the driver's host. Close ends it.
+func (d *Driver) findSeed(ctx context.Context, s *seed.Seed) (peer.AddrInfo, error) {
+	kind := directdial.Plain
+	if forcesDirect(d.host) {
+		kind = directdial.Forced
+	}
+	ctx, end, err := d.seedDials.Begin(ctx, kind)
+	if err != nil {
+		return peer.AddrInfo{}, err
+	}
+	defer end()
+	return findSeed(ctx, d.host, s)
+}
+
+// forcesDirect reports whether seeds are dialed with network.WithForceDirectDial. On a host
+// that dials relays, a direct address must not be reached through one. And where the
+// swarm's back-off cannot be cleared, a forced direct dial ignores it. On other hosts
+// nothing is forced, because libp2p's swarm panics if it is closed at that moment.
+func forcesDirect(h corehost.Host) bool { return dialsRelays(h) || backoff(h) == nil }
+
 // findOne is findSeed for a seed that is not a ticket with several targets.
 func findOne(ctx context.Context, h corehost.Host, s *seed.Seed) (peer.AddrInfo, error) {
 	targets, err := s.Resolve(ctx)
@@ -72,11 +93,8 @@ func findOne(ctx context.Context, h corehost.Host, s *seed.Seed) (peer.AddrInfo,
 	defer tasks.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	// On a host that dials relays, a direct address must not be reached through one. And
-	// where the swarm's back-off cannot be cleared, a forced direct dial ignores it. On
-	// other hosts nothing is forced: libp2p's swarm panics if it is closed at that moment.
 	direct := ctx
-	if dialsRelays(h) || backoff(h) == nil {
+	if forcesDirect(h) {
 		direct = network.WithForceDirectDial(ctx, "smokesignal seed")
 	}
 	answers := make(chan targetResult, len(targets))

@@ -89,7 +89,7 @@ func (d *Driver) askSeed(o overlay.AskSeed) {
 	d.tasks.Go(func() {
 		ctx, cancel := context.WithTimeout(d.ctx, dialTimeout)
 		defer cancel()
-		info, err := findSeed(ctx, d.host, s.seed)
+		info, err := d.findSeed(ctx, s.seed)
 		d.run(func() { d.seedAnswered(o, info, err) })
 	})
 }

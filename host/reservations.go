@@ -22,6 +22,7 @@ import (
 	"github.com/multiformats/go-multistream"
 
 	"github.com/go-smokesignal/smokesignal/internal/addr"
+	"github.com/go-smokesignal/smokesignal/internal/directdial"
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
@@ -49,6 +50,7 @@ type reservations struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
+	dials  *directdial.Guard
 	notify *network.NotifyBundle
 
 	mu      sync.Mutex
@@ -68,7 +70,7 @@ type reservation struct {
 }
 
 func startReservations(h corehost.Host, relays []peer.AddrInfo, emitter event.Emitter, log *slog.Logger) *reservations {
-	s := &reservations{host: h, log: log, emitter: emitter}
+	s := &reservations{host: h, log: log, emitter: emitter, dials: directdial.New()}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	for _, r := range relays {
 		s.list = append(s.list, &reservation{relay: r, lost: notify.NewSignal(), err: errNotAsked})
@@ -88,6 +90,7 @@ func startReservations(h corehost.Host, relays []peer.AddrInfo, emitter event.Em
 func (s *reservations) close() {
 	s.host.Network().StopNotify(s.notify)
 	s.cancel()
+	s.dials.Close(context.Canceled)
 	s.tasks.Wait()
 	s.emitter.Close()
 }
@@ -141,7 +144,11 @@ func (s *reservations) reserve(p *reservation) (time.Time, error) {
 	defer cancel()
 	// A forced direct dial is not subject to the swarm's backoff, which may be minutes long.
 	// maintain has pauses of its own.
-	ctx = network.WithForceDirectDial(ctx, "smokesignal relay")
+	ctx, end, err := s.dials.Begin(network.WithForceDirectDial(ctx, "smokesignal relay"), directdial.Forced)
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer end()
 	if err := s.host.Connect(ctx, p.relay); err != nil {
 		return time.Time{}, reserveError(err)
 	}

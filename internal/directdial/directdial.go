@@ -1,0 +1,88 @@
+// Package directdial keeps libp2p's swarm from a panic: a swarm that is closed while a dial
+// with network.WithForceDirectDial chooses its addresses dereferences nil.
+package directdial
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// settleTime is how long Close waits after the last forced dial has ended. The dial of a
+// canceled context returns at once, but the swarm chooses the addresses on a goroutine of
+// its own, which takes some microseconds more and which nothing else shows.
+const settleTime = 50 * time.Millisecond
+
+// A Kind of dial.
+type Kind int
+
+const (
+	// Plain is a dial that any connection satisfies. Closing the swarm during such a dial
+	// is harmless.
+	Plain Kind = iota
+	// Forced is a dial with network.WithForceDirectDial.
+	Forced
+)
+
+// A Guard counts the dials on one host, and waits for them before the host is closed.
+type Guard struct {
+	ctx    context.Context // ends when Close begins
+	cancel context.CancelCauseFunc
+	dials  sync.WaitGroup
+
+	mu          sync.Mutex
+	closed      bool
+	forcedEnded time.Time // when a forced dial last ended
+}
+
+// New returns a Guard without dials.
+func New() *Guard {
+	g := &Guard{}
+	g.ctx, g.cancel = context.WithCancelCause(context.Background())
+	return g
+}
+
+// Begin counts a dial, or several, until end is called. The dial must use the returned
+// context, which ends with ctx or when Close begins. After Close the error is the cause
+// that Close was given.
+func (g *Guard) Begin(ctx context.Context, kind Kind) (dial context.Context, end func(), err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return nil, nil, context.Cause(g.ctx)
+	}
+	g.dials.Add(1)
+	dial, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(g.ctx, func() { cancel(context.Cause(g.ctx)) })
+	return dial, func() {
+		stop()
+		cancel(nil)
+		g.end(kind)
+	}, nil
+}
+
+func (g *Guard) end(kind Kind) {
+	if kind == Forced {
+		g.mu.Lock()
+		g.forcedEnded = time.Now()
+		g.mu.Unlock()
+	}
+	g.dials.Done()
+}
+
+// Close refuses new dials, ends the contexts of the dials under way with the cause, and
+// returns when the dials have ended and the swarm may be closed. That takes settleTime if
+// there was a forced dial a moment ago. Close may be called again.
+func (g *Guard) Close(cause error) {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.cancel(cause)
+	g.dials.Wait()
+	g.mu.Lock()
+	ended := g.forcedEnded
+	g.mu.Unlock()
+	if !ended.IsZero() {
+		time.Sleep(time.Until(ended.Add(settleTime))) // negative if that is long ago: no wait
+	}
+}

@@ -106,7 +106,7 @@ func TestCloseEndsStreamsWithoutDeadlines(t *testing.T) {
 	}
 }
 
-// A dial of Connect or AddPeer ends at Close, and Close waits for it: libp2p's swarm may panic
+// A dial that a caller waits for ends at Close, and Close waits for it: libp2p's swarm may panic
 // if it is closed before.
 func TestCloseEndsTheDialsOfItsCallers(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // says nothing to whoever connects
@@ -115,12 +115,12 @@ func TestCloseEndsTheDialsOfItsCallers(t *testing.T) {
 	}
 	defer silent.Close()
 	for name, dial := range map[string]func(d *Driver, at string) error{
-		"Connect": func(d *Driver, at string) error {
-			_, err := d.Connect(context.Background(), mustParse(t, at), nil)
+		"dial": func(d *Driver, at string) error {
+			_, err := d.dial(context.Background(), mustParse(t, at), nil)
 			return err
 		},
-		"AddPeer": func(d *Driver, at string) error {
-			_, err := d.AddPeer(context.Background(), at)
+		"Connect": func(d *Driver, at string) error {
+			_, err := d.Connect(context.Background(), at)
 			return err
 		},
 	} {

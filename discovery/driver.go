@@ -105,7 +105,7 @@ type Driver struct {
 	dials   slots // for dials in search of others
 	answers slots // for dials that are made to answer
 	dialing dialing
-	// seedDials counts the dials to seeds and to the addresses given to Connect and AddPeer.
+	// seedDials counts the dials to seeds and to the addresses given to dial and Connect.
 	seedDials *directdial.Guard
 
 	// Owned by the loop.

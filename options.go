@@ -14,6 +14,7 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/host"
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 	"github.com/go-smokesignal/smokesignal/internal/event"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 	"github.com/go-smokesignal/smokesignal/internal/seed"
@@ -318,12 +319,17 @@ func (c *config) validateSeeds() (seeds []*seed.Seed) {
 			continue
 		}
 		// Whether the application's own host punches holes does not depend on our options.
-		if seed.Relayed() && !c.nat.Punches() && c.lentHost == nil {
+		if seed.Relayed() && !c.punchesHoles() && c.lentHost == nil {
 			c.bad("Seeds: seed %q: %w", text, errNoHolePunching)
 		}
 		seeds = append(seeds, seed)
 	}
 	return seeds
+}
+
+// punchesHoles reports whether the options include HolePunching.
+func (c *config) punchesHoles() bool {
+	return c.nat.HolePunching || len(c.nat.Relays) > 0 || c.nat.RelayService
 }
 
 func (c *config) validateNetwork(seeds []*seed.Seed) {
@@ -369,7 +375,7 @@ func (c *config) validatePeers() {
 		c.bad("PingTimeout(%v): must not be more than %v", c.pingTimeout, protocol.MaxPingInterval)
 	}
 	if c.subnet != nil {
-		prefix, err := host.ParseSubnet(*c.subnet)
+		prefix, err := addr.ParseSubnet(*c.subnet)
 		if err != nil {
 			c.bad("Subnet(%q): %w", *c.subnet, err)
 		}

@@ -16,11 +16,12 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/host"
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 	"github.com/go-smokesignal/smokesignal/internal/gate"
 	"github.com/go-smokesignal/smokesignal/internal/lent"
 	"github.com/go-smokesignal/smokesignal/internal/limits"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
-	"github.com/go-smokesignal/smokesignal/internal/testhook"
+	"github.com/go-smokesignal/smokesignal/internal/wiring"
 )
 
 // WithHost puts the node on a libp2p host that the application has made and goes on using. The
@@ -148,7 +149,17 @@ type endpoint interface {
 }
 
 // madeHost is a host that was made for the node.
-type madeHost struct{ *host.Host }
+type madeHost struct {
+	corehost.Host
+	made *host.Host
+	node *wiring.Host
+}
+
+func (h madeHost) Listen() error { return h.made.Listen() }
+
+func (h madeHost) Dialable() []ma.Multiaddr { return h.made.Dialable() }
+
+func (h madeHost) Relayed() []peer.ID { return addr.RelayedPeers(h.Network()) }
 
 func (madeHost) Spare(c network.Conn) bool { return !lent.UsedByOthers(c, nil) }
 
@@ -163,23 +174,21 @@ func (n *Node) openHost() (key crypto.PrivKey, err error) {
 			return nil, err
 		}
 		key = n.identity.Key
-	} else if key, err = host.NewIdentity(); err != nil {
-		return nil, err
 	}
-	cfg := host.Config{
+	node := &wiring.Host{ListenUDP: n.cfg.listenUDP}
+	made, err := host.New(host.Config{
 		Key: key, Listen: n.cfg.listen, Subnet: n.cfg.within, Advertise: n.cfg.advertise,
-		NAT: n.cfg.nat, Log: logging.Room("host", n.cfg.logger),
-	}
-	h, err := testhook.NewHost(cfg, n.cfg.listenUDP) // host.New, unless a test lends the sockets
+		NAT: n.cfg.nat, Log: logging.Room("host", n.cfg.logger), Node: node,
+	})
 	if err != nil {
 		return nil, err
 	}
-	made := h.(*host.Host)
-	n.host, n.face = madeHost{made}, made
+	n.face = made.Host()
+	n.host = madeHost{n.face, made, node}
 	// The claim makes New fail if the application gives this host, which Node.Host returns,
 	// to another node by WithHost.
-	n.unclaim, err = lent.Claim(made)
-	return key, err
+	n.unclaim, err = lent.Claim(n.face)
+	return n.face.Peerstore().PrivKey(n.face.ID()), err
 }
 
 // borrowHost puts the node on the host that is lent, and returns the key of the host.

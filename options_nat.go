@@ -68,7 +68,7 @@ func (n *Node) whyRelayed(known []error) (parts []string, causes []error) {
 	if !ok { // a lent host: the application chooses the relays, so the node knows none
 		return parts, causes
 	}
-	for _, r := range made.Relays() {
+	for _, r := range made.node.Relays() {
 		if r.Err != nil {
 			parts = append(parts, fmt.Sprintf("no reservation at relay %v: %v", r.Relay, r.Err))
 			causes = append(causes, r.Err)

@@ -56,7 +56,7 @@ func TestListenTextsAreUnderstood(t *testing.T) {
 // Every bad text is an error that names the option and the text, and says what
 // would have been right.
 func TestBadTextsNameTheOption(t *testing.T) {
-	other, err := NewIdentity()
+	other, err := newKey()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func TestBadTextsNameTheOption(t *testing.T) {
 			t.Errorf("%s %q: accepted", tt.option, tt.text)
 			continue
 		}
-		ce, ok := errors.AsType[*ConfigError](err)
+		ce, ok := errors.AsType[*configError](err)
 		if !ok || ce.Option != tt.option || ce.Value != tt.text || !strings.Contains(ce.Err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s %q: got %v, want %q", tt.option, tt.text, err, tt.want)
 		}
@@ -224,7 +224,7 @@ func TestRequestsStandForAddresses(t *testing.T) {
 }
 
 func TestAdvertiseReplacesWhatIsAnnounced(t *testing.T) {
-	key, err := NewIdentity()
+	key, err := newKey()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -267,7 +267,7 @@ func TestAdvertiseReplacesWhatIsAnnounced(t *testing.T) {
 		}
 	}
 	_, err = New(Config{Listen: []string{"/ip4/127.0.0.1/tcp/0/ws"}, Advertise: []string{"8.8.8.8:80"}})
-	if ce, ok := errors.AsType[*ConfigError](err); !ok || ce.Option != "Advertise" || !strings.Contains(err.Error(), "multiaddr") {
+	if ce, ok := errors.AsType[*configError](err); !ok || ce.Option != "Advertise" || !strings.Contains(err.Error(), "multiaddr") {
 		t.Errorf("host:port with WebSocket only: %v", err)
 	}
 }

@@ -6,13 +6,14 @@
 //		return err
 //	}
 //	defer h.Close()
-//	h.SetStreamHandler("/hello/1.0.0", hello) // before anybody can call
+//	h.Host().SetStreamHandler("/hello/1.0.0", hello) // before anybody can call
 //	if err := h.Listen(); err != nil {
 //		return err
 //	}
 //	fmt.Println(h.Dialable()) // ready to paste: /ip4/192.168.2.100/tcp/8495/p2p/12D3KooW...
 //
-// A [Host] is an ordinary libp2p host with three additional promises:
+// The libp2p host that the method Host of a [Host] returns keeps three promises beyond those of
+// libp2p:
 //
 //   - Either exactly the configured addresses are bound, or none. The error names each
 //     address that could not be bound.

@@ -21,7 +21,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer listener.Close()
-	listener.SetStreamHandler("/hello/1.0.0", func(s network.Stream) { // before anybody can call
+	listener.Host().SetStreamHandler("/hello/1.0.0", func(s network.Stream) { // before anybody can call
 		io.WriteString(s, "hello")
 		s.Close()
 	})
@@ -39,10 +39,10 @@ func Example() {
 		log.Fatal(err)
 	}
 	ctx := context.Background()
-	if err := dialer.Connect(ctx, *info); err != nil {
+	if err := dialer.Host().Connect(ctx, *info); err != nil {
 		log.Fatal(err)
 	}
-	s, err := dialer.NewStream(ctx, info.ID, "/hello/1.0.0")
+	s, err := dialer.Host().NewStream(ctx, info.ID, "/hello/1.0.0")
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func ExampleOpenIdentity() {
 		log.Fatal(err)
 	}
 	defer again.Close()
-	fmt.Println(again.ID == first.ID)
+	fmt.Println(again.Key.Equals(first.Key))
 	// Output:
 	// : in use by another node
 	// true

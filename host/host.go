@@ -45,19 +45,18 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/limits"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 	"github.com/go-smokesignal/smokesignal/internal/testhook"
+	"github.com/go-smokesignal/smokesignal/internal/wiring"
 )
 
-var (
-	// ErrClosed is returned by [Host.Listen] after Close.
-	ErrClosed = errs.ErrClosed
-	// ErrListening is returned by [Host.Listen] after it has succeeded.
-	ErrListening = errors.New("host: already listening")
-)
+// ErrClosed is returned by [Host.Listen] after Close.
+var ErrClosed = errs.ErrClosed
+
+var errListening = errors.New("host: already listening")
 
 // Config configures a [Host]. The zero value is a host with a new identity that listens
 // on a free port of all interfaces.
 type Config struct {
-	// Key is the identity. Nil means a new one, as [NewIdentity] makes it.
+	// Key is the identity. Nil means a new Ed25519 key.
 	Key crypto.PrivKey
 
 	// Listen holds the addresses to listen on. Empty means ":0". "host:port" means TCP
@@ -81,26 +80,30 @@ type Config struct {
 
 	// Log defaults to the logger "smokesignal/host" of go-log.
 	Log *slog.Logger
+
+	// Node is set by package smokesignal, and nil for everybody else.
+	Node *wiring.Host
 }
 
-// A ConfigError is returned by [New] for an invalid value.
-type ConfigError struct {
+// A configError says which value of a [Config] is invalid, and why.
+type configError struct {
 	Option string // the field of [Config]
 	Value  string
 	Err    error
 }
 
-func (e *ConfigError) Error() string {
+func (e *configError) Error() string {
 	return fmt.Sprintf("host: %s %q: %v", e.Option, e.Value, e.Err)
 }
 
-func (e *ConfigError) Unwrap() error { return e.Err }
+func (e *configError) Unwrap() error { return e.Err }
 
-// A Host is a libp2p host that dials over all transports and listens on the addresses of
-// its [Config]. See the package documentation for what it promises. Its own methods may
-// be called from several goroutines.
+// A Host makes and closes a libp2p host that dials over all transports and listens on the
+// addresses of its [Config]. See the package documentation for what it promises. Its methods
+// may be called from several goroutines.
 type Host struct {
-	corehost.Host
+	basic corehost.Host // made by libp2p
+	face  corehost.Host // basic, with a Close that closes this Host
 
 	// Parts of the libp2p host.
 	log     *slog.Logger
@@ -121,18 +124,14 @@ type Host struct {
 }
 
 // New makes a host that does not listen yet, so that handlers can be registered before
-// anybody connects. It returns a [*ConfigError] for a bad Listen, Advertise or Relays
-// text and for a Subnet without an address of this machine. Names in Listen are looked
-// up later, by [Host.Listen].
-func New(cfg Config) (*Host, error) { return newWithSockets(cfg, nil) }
-
-func init() {
-	testhook.NewHost = func(cfg any, listen testhook.Listener) (any, error) { return newWithSockets(cfg.(Config), listen) }
-}
-
-// newWithSockets is New, but opens UDP sockets with listen. If listen is nil, it opens
-// sockets of the operating system.
-func newWithSockets(cfg Config, listen testhook.Listener) (*Host, error) {
+// anybody connects. The error names the field of the configuration that is wrong: a bad text
+// in Listen, Advertise or NAT.Relays, or a Subnet without an address of this machine. Names in
+// Listen are looked up later, by [Host.Listen].
+func New(cfg Config) (*Host, error) {
+	var listen testhook.Listener
+	if cfg.Node != nil {
+		listen = cfg.Node.ListenUDP
+	}
 	logging.Dependencies()
 	h := &Host{
 		log: cmp.Or(cfg.Log, logging.Room("host", nil)), subnet: cfg.Subnet, nat: runningNAT{cfg: cfg.NAT}, sockets: sockets{listen: listen},
@@ -140,7 +139,7 @@ func newWithSockets(cfg Config, listen testhook.Listener) (*Host, error) {
 	key := cfg.Key
 	if key == nil {
 		var err error
-		if key, err = NewIdentity(); err != nil {
+		if key, err = newKey(); err != nil {
 			return nil, err
 		}
 	}
@@ -155,6 +154,10 @@ func newWithSockets(cfg Config, listen testhook.Listener) (*Host, error) {
 		return nil, fmt.Errorf("host: make libp2p host: %w", err)
 	}
 	h.close = sync.OnceValue(h.shutdown)
+	h.face = &closingHost{h.basic, h}
+	if cfg.Node != nil {
+		cfg.Node.Relays = h.relays
+	}
 	return h, nil
 }
 
@@ -167,7 +170,7 @@ func (h *Host) parse(cfg Config, id peer.ID) error {
 			return err
 		}
 		if _, err := ipsIn(h.subnet, ips); err != nil {
-			return &ConfigError{"Subnet", h.subnet.String(), err}
+			return &configError{"Subnet", h.subnet.String(), err}
 		}
 	}
 	texts := cfg.Listen
@@ -182,7 +185,7 @@ func (h *Host) parse(cfg Config, id peer.ID) error {
 			err = outside(r.ip, h.subnet)
 		}
 		if err != nil {
-			return &ConfigError{"Listen", text, err}
+			return &configError{"Listen", text, err}
 		}
 		h.requests = append(h.requests, r)
 		listening = append(listening, r.kinds...)
@@ -190,12 +193,12 @@ func (h *Host) parse(cfg Config, id peer.ID) error {
 	for _, text := range cfg.Advertise {
 		a, err := parseAdvertise(text, id)
 		if err != nil {
-			return &ConfigError{"Advertise", text, err}
+			return &configError{"Advertise", text, err}
 		}
 		addrs := a.expand(listening)
 		// host:port stands for TCP and QUIC only.
 		if len(addrs) == 0 {
-			return &ConfigError{"Advertise", text, errors.New("this node listens on neither TCP nor QUIC; give a multiaddr")}
+			return &configError{"Advertise", text, errors.New("this node listens on neither TCP nor QUIC; give a multiaddr")}
 		}
 		h.announce = append(h.announce, addrs...)
 	}
@@ -281,7 +284,7 @@ func (h *Host) build(key crypto.PrivKey, id peer.ID) (err error) {
 		// answer such requests.
 		basic.RemoveStreamHandler(autonatv2.DialProtocol)
 	}
-	h.Host = basic
+	h.basic = basic
 	return nil
 }
 
@@ -391,7 +394,7 @@ func (h *Host) announced(listening []ma.Multiaddr) []ma.Multiaddr {
 // Listen binds every configured address and begins to accept connections. If an address
 // cannot be bound, it returns a [*ListenError] that names each such address. Nothing
 // stays bound then, and Listen may be called again. After a successful call it returns
-// [ErrListening], after Close [ErrClosed].
+// an error, after Close [ErrClosed].
 //
 // It blocks only to look up host names, for at most five seconds each.
 func (h *Host) Listen() error {
@@ -401,7 +404,7 @@ func (h *Host) Listen() error {
 		return ErrClosed
 	}
 	if h.listening.Load() {
-		return ErrListening
+		return errListening
 	}
 	m, err := thisMachine()
 	if err != nil {
@@ -419,7 +422,7 @@ func (h *Host) Listen() error {
 		return fmt.Errorf("host: relays: %w", err)
 	}
 	h.listening.Store(true)
-	h.log.Info("listening", "id", h.ID(), "addrs", h.swarm.ListenAddresses())
+	h.log.Info("listening", "id", h.basic.ID(), "addrs", h.swarm.ListenAddresses())
 	h.logBuffers()
 	return nil
 }
@@ -437,6 +440,18 @@ func (h *Host) logBuffers() {
 // wantReceiveBuffer is the size that quic-go asks the system for.
 const wantReceiveBuffer = 7 << 20
 
+// A closingHost is the libp2p host of a Host. Its Close closes the Host, which has sockets and
+// services that libp2p does not close.
+type closingHost struct {
+	corehost.Host
+	owner *Host
+}
+
+func (h *closingHost) Close() error { return h.owner.Close() }
+
+// Host returns the libp2p host. Closing it is the same as closing h.
+func (h *Host) Host() corehost.Host { return h.face }
+
 // Dialable returns the addresses at which others can dial this host, each with /p2p/ID:
 // first public ones, then those behind a public relay, private ones, and loopback. It
 // returns none before Listen. "All interfaces" is replaced by the address of each
@@ -445,7 +460,7 @@ func (h *Host) Dialable() []ma.Multiaddr {
 	if !h.listening.Load() {
 		return nil // after a failed Listen, libp2p still returns addresses for a short time
 	}
-	return addr.Dialable(h.Addrs(), h.ID())
+	return addr.Dialable(h.basic.Addrs(), h.basic.ID())
 }
 
 // Close closes all connections and listeners and waits until the goroutines of the host
@@ -460,11 +475,11 @@ func (h *Host) shutdown() error {
 	// Connections are closed before the host. Otherwise libp2p tells each peer which
 	// protocols are removed, and waits five seconds for a peer that is frozen.
 	var conns sync.WaitGroup
-	for _, c := range h.Network().Conns() {
+	for _, c := range h.basic.Network().Conns() {
 		conns.Go(func() { c.Close() })
 	}
 	conns.Wait()
 	// The sockets are closed last, because swarm and transports use them to tell peers that
 	// connections end.
-	return errors.Join(h.Host.Close(), h.closeNAT(), h.quic.Close())
+	return errors.Join(h.basic.Close(), h.closeNAT(), h.quic.Close())
 }

@@ -99,13 +99,13 @@ func TestEveryTransportCanBeDialed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := d.Connect(t.Context(), *info); err != nil {
+		if err := d.Host().Connect(t.Context(), *info); err != nil {
 			t.Errorf("%v: %v", addr, err)
 			continue
 		}
-		conn := d.Network().ConnsToPeer(h.ID())[0]
+		conn := d.Host().Network().ConnsToPeer(h.Host().ID())[0]
 		names = append(names, conn.ConnState().Transport)
-		if agent, err := d.Peerstore().Get(h.ID(), "AgentVersion"); agent != "smokesignal" {
+		if agent, err := d.Host().Peerstore().Get(h.Host().ID(), "AgentVersion"); agent != "smokesignal" {
 			t.Errorf("user agent %v %v", agent, err)
 		}
 	}
@@ -116,10 +116,10 @@ func TestEveryTransportCanBeDialed(t *testing.T) {
 
 func TestIDAndBusWorkBeforeListen(t *testing.T) {
 	h := newHost(t)
-	if h.ID().Validate() != nil || len(h.Dialable()) != 0 || len(h.Network().ListenAddresses()) != 0 {
-		t.Errorf("id %q, dialable %v, listening on %v", h.ID(), h.Dialable(), h.Network().ListenAddresses())
+	if h.Host().ID().Validate() != nil || len(h.Dialable()) != 0 || len(h.Host().Network().ListenAddresses()) != 0 {
+		t.Errorf("id %q, dialable %v, listening on %v", h.Host().ID(), h.Dialable(), h.Host().Network().ListenAddresses())
 	}
-	sub, err := h.EventBus().Subscribe(new(event.EvtLocalAddressesUpdated))
+	sub, err := h.Host().EventBus().Subscribe(new(event.EvtLocalAddressesUpdated))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,13 +128,13 @@ func TestIDAndBusWorkBeforeListen(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-sub.Out()
-	if err := h.Listen(); !errors.Is(err, ErrListening) {
+	if err := h.Listen(); !errors.Is(err, errListening) {
 		t.Errorf("second Listen: %v", err)
 	}
 }
 
 func TestKeyIsTheIdentity(t *testing.T) {
-	key, err := NewIdentity()
+	key, err := newKey()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,8 +148,8 @@ func TestKeyIsTheIdentity(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer h.Close()
-		if h.ID() != want {
-			t.Errorf("id %s, want %s", h.ID(), want)
+		if h.Host().ID() != want {
+			t.Errorf("id %s, want %s", h.Host().ID(), want)
 		}
 	}
 }
@@ -172,7 +172,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 			d := newHost(t)
 			for _, a := range h.Dialable() {
 				info, _ := peer.AddrInfoFromP2pAddr(a)
-				if err := d.Connect(network.WithForceDirectDial(t.Context(), "test"), *info); err != nil {
+				if err := d.Host().Connect(network.WithForceDirectDial(t.Context(), "test"), *info); err != nil {
 					t.Error(err)
 				}
 			}
@@ -249,7 +249,7 @@ func childProvokesErrors() {
 	if os.Getenv("APP") == "go-log" {
 		golog.SetLogLevel("*", "error")
 	}
-	inner, err := NewIdentity()
+	inner, err := newKey()
 	if err != nil {
 		panic(err)
 	}
@@ -318,7 +318,7 @@ func TestLogsToTheGivenLogger(t *testing.T) {
 	if err := h.Listen(); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(b.String(), "listening") || !strings.Contains(b.String(), h.ID().String()) {
+	if !strings.Contains(b.String(), "listening") || !strings.Contains(b.String(), h.Host().ID().String()) {
 		t.Errorf("logged %q", b.String())
 	}
 }

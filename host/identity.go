@@ -35,14 +35,12 @@ const (
 // open, no other node can open it. Its methods may be used by several goroutines.
 type Identity struct {
 	Key crypto.PrivKey
-	// ID is the peer id that belongs to Key.
-	ID peer.ID
 
 	close func() error
 }
 
-// NewIdentity returns a new Ed25519 key, which lives in memory only.
-func NewIdentity() (crypto.PrivKey, error) {
+// newKey returns a new Ed25519 key.
+func newKey() (crypto.PrivKey, error) {
 	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("host: new identity: %w", err)
@@ -152,16 +150,16 @@ func readIdentity(f *os.File, path string) (*Identity, error) {
 	if err != nil {
 		return nil, reason(err)
 	}
-	key, id, err := decodeIdentity(b)
+	key, _, err := decodeIdentity(b)
 	if err != nil {
 		return nil, err
 	}
-	return &Identity{Key: key, ID: id}, nil
+	return &Identity{Key: key}, nil
 }
 
 // createIdentity creates the file at path, unless it exists.
 func createIdentity(path string) error {
-	key, err := NewIdentity()
+	key, err := newKey()
 	if err != nil {
 		return err
 	}

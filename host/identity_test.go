@@ -18,9 +18,18 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
+// idOf returns the peer id of an identity.
+func idOf(i *Identity) peer.ID {
+	id, err := peer.IDFromPrivateKey(i.Key)
+	if err != nil {
+		panic(err)
+	}
+	return id
+}
+
 func newIdentityText(t *testing.T) (peer.ID, []byte) {
 	t.Helper()
-	key, err := NewIdentity()
+	key, err := newKey()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +61,7 @@ func TestIdentityIsKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(text), "Peer-Id: "+first.ID.String()) {
+	if !strings.Contains(string(text), "Peer-Id: "+idOf(first).String()) {
 		t.Errorf("a person cannot read the id in\n%s", text)
 	}
 	if entries, _ := os.ReadDir(filepath.Dir(path)); len(entries) != 1 {
@@ -67,8 +76,8 @@ func TestIdentityIsKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer again.Close()
-	if !again.Key.Equals(first.Key) || again.ID != first.ID {
-		t.Errorf("was %s, is %s", first.ID, again.ID)
+	if !again.Key.Equals(first.Key) || idOf(again) != idOf(first) {
+		t.Errorf("was %s, is %s", idOf(first), idOf(again))
 	}
 	if after, _ := os.ReadFile(path); !bytes.Equal(after, text) {
 		t.Error("reading changed the file")
@@ -90,7 +99,7 @@ func TestIdentityIsLocked(t *testing.T) {
 		t.Errorf("second process: %s", out)
 	}
 	first.Close()
-	if out := childOpens(t, path); !strings.HasSuffix(out, first.ID.String()) {
+	if out := childOpens(t, path); !strings.HasSuffix(out, idOf(first).String()) {
 		t.Errorf("after Close: %s", out)
 	}
 	// The child ended without Close, as by a crash.
@@ -114,7 +123,7 @@ func childOpensIdentity() {
 		fmt.Println(err)
 		return
 	}
-	fmt.Println(id.ID)
+	fmt.Println(idOf(id))
 }
 
 // Two nodes started at once with the same new file: one has it, and the key is
@@ -145,7 +154,7 @@ func TestTwoStartsAtOnceGetOneIdentity(t *testing.T) {
 				for i, id := range opened {
 					switch {
 					case id != nil && winner != nil:
-						t.Fatalf("both %s and %s", winner.ID, id.ID)
+						t.Fatalf("both %s and %s", idOf(winner), idOf(id))
 					case id != nil:
 						winner = id
 					case links && !errors.Is(errs[i], ErrIdentityInUse):
@@ -163,8 +172,8 @@ func TestTwoStartsAtOnceGetOneIdentity(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if later.ID != winner.ID {
-					t.Fatalf("the winner had %s, the file has %s", winner.ID, later.ID)
+				if idOf(later) != idOf(winner) {
+					t.Fatalf("the winner had %s, the file has %s", idOf(winner), idOf(later))
 				}
 				later.Close()
 			}
@@ -276,7 +285,7 @@ func TestIdentityDetectsEveryTruncationAndBitFlip(t *testing.T) {
 }
 
 func FuzzDecodeIdentity(f *testing.F) {
-	key, err := NewIdentity()
+	key, err := newKey()
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -348,8 +357,8 @@ func TestAnIdentityReplacedWhileOpeningIsReadAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer got.Close()
-	if got.ID != id {
-		t.Errorf("got %s, want %s", got.ID, id)
+	if idOf(got) != id {
+		t.Errorf("got %s, want %s", idOf(got), id)
 	}
 }
 
@@ -369,8 +378,8 @@ func TestAnIdentityMayBeASymbolicLink(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer got.Close()
-	if got.ID != id {
-		t.Errorf("got %s, want %s", got.ID, id)
+	if idOf(got) != id {
+		t.Errorf("got %s, want %s", idOf(got), id)
 	}
 	if _, err := OpenIdentity(filepath.Join(dir, "secret")); !errors.Is(err, ErrIdentityInUse) {
 		t.Errorf("the lock is on the link only: %v", err)

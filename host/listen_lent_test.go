@@ -12,12 +12,13 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/internal/bubble"
 	"github.com/go-smokesignal/smokesignal/internal/vnet"
+	"github.com/go-smokesignal/smokesignal/internal/wiring"
 )
 
 // onSockets returns a host that listens at addr of a network in memory.
 func onSockets(t *testing.T, n *vnet.Network, ip, addr string) *Host {
 	t.Helper()
-	h, err := newWithSockets(Config{Listen: []string{addr}}, n.Machine(ip).ListenUDP)
+	h, err := New(Config{Listen: []string{addr}, Node: &wiring.Host{ListenUDP: n.Machine(ip).ListenUDP}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,12 +38,12 @@ func TestHostsOnOtherSocketsReachEachOther(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := b.Connect(t.Context(), peer.AddrInfo{ID: a.ID(), Addrs: a.Addrs()}); err != nil {
+		if err := b.Host().Connect(t.Context(), peer.AddrInfo{ID: a.Host().ID(), Addrs: a.Host().Addrs()}); err != nil {
 			t.Fatal(err)
 		}
-		conns := a.Network().ConnsToPeer(b.ID())
-		if len(conns) != 1 || conns[0].Stat().Direction != network.DirInbound || !conns[0].RemoteMultiaddr().Equal(b.Addrs()[0]) {
-			t.Errorf("connected by %v, want one from %v", conns, b.Addrs())
+		conns := a.Host().Network().ConnsToPeer(b.Host().ID())
+		if len(conns) != 1 || conns[0].Stat().Direction != network.DirInbound || !conns[0].RemoteMultiaddr().Equal(b.Host().Addrs()[0]) {
+			t.Errorf("connected by %v, want one from %v", conns, b.Host().Addrs())
 		}
 		a.Close()
 		b.Close()

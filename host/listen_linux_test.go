@@ -138,7 +138,7 @@ func TestOnlyWhatWasAskedForIsBound(t *testing.T) {
 			if err := h.Listen(); err != nil {
 				t.Fatal(err)
 			}
-			at, _, _ := splitAddr(h.Network().ListenAddresses()[0])
+			at, _, _ := splitAddr(h.Host().Network().ListenAddresses()[0])
 			got := newlyBound(t, before)
 			for _, want := range tt.want {
 				want = fmt.Sprintf(want, at.Port())
@@ -216,7 +216,7 @@ func childFindsCommonPort() {
 		h, err := New(Config{Listen: []string{"127.0.0.1:0"}})
 		check(err)
 		check(h.Listen())
-		for _, a := range h.Network().ListenAddresses() {
+		for _, a := range h.Host().Network().ListenAddresses() {
 			if at, _, _ := splitAddr(a); at.Port() != 40001 {
 				panic(a)
 			}
@@ -246,22 +246,22 @@ func childJoinsFromOneIP() {
 	check(err)
 	check(hub.Listen())
 	var addrs []ma.Multiaddr
-	for _, a := range hub.Addrs() {
+	for _, a := range hub.Host().Addrs() {
 		if strings.Contains(a.String(), os.Getenv("TRANSPORT")) {
 			addrs = append(addrs, a)
 		}
 	}
 	connected := make(chan struct{}, 128)
-	hub.Network().Notify(&network.NotifyBundle{ConnectedF: func(network.Network, network.Conn) { connected <- struct{}{} }})
+	hub.Host().Network().Notify(&network.NotifyBundle{ConnectedF: func(network.Network, network.Conn) { connected <- struct{}{} }})
 	// One by one: of QUIC connections that are ready at once libp2p drops what
 	// is beyond sixteen, which is another matter.
 	for range 64 {
 		h, err := New(Config{})
 		check(err)
-		check(h.Connect(context.Background(), peer.AddrInfo{ID: hub.ID(), Addrs: addrs}))
+		check(h.Host().Connect(context.Background(), peer.AddrInfo{ID: hub.Host().ID(), Addrs: addrs}))
 		<-connected
 	}
-	fmt.Print(len(hub.Network().Peers()))
+	fmt.Print(len(hub.Host().Network().Peers()))
 }
 
 func TestManyNodesBehindOneIP(t *testing.T) {

@@ -16,7 +16,7 @@ import (
 
 func TestFreePortIsTheSameAndAnnouncedTruthfully(t *testing.T) {
 	h := listening(t, "127.0.0.1:0")
-	addrs := h.Network().ListenAddresses()
+	addrs := h.Host().Network().ListenAddresses()
 	if len(addrs) != 2 {
 		t.Fatalf("listening on %v", addrs)
 	}
@@ -38,7 +38,7 @@ func TestAllInterfacesAreAnnouncedOneByOne(t *testing.T) {
 	var loopback bool
 	for _, a := range addrs {
 		at, _, ok := splitAddr(a)
-		if !ok || at.Port() == 0 || at.Addr().IsUnspecified() || !strings.HasSuffix(a.String(), "/p2p/"+h.ID().String()) {
+		if !ok || at.Port() == 0 || at.Addr().IsUnspecified() || !strings.HasSuffix(a.String(), "/p2p/"+h.Host().ID().String()) {
 			t.Errorf("cannot be dialed: %v", a)
 		}
 		loopback = loopback || manet.IsIPLoopback(a)
@@ -58,7 +58,7 @@ func TestASubnetRestrictsAllInterfaces(t *testing.T) {
 	if err := h.Listen(); err != nil {
 		t.Fatal(err)
 	}
-	for _, a := range slices.Concat(h.Network().ListenAddresses(), h.Dialable()) {
+	for _, a := range slices.Concat(h.Host().Network().ListenAddresses(), h.Dialable()) {
 		if at, _, _ := splitAddr(a); at.Addr().String() != "127.0.0.1" {
 			t.Errorf("%v is not in the subnet", a)
 		}
@@ -68,7 +68,7 @@ func TestASubnetRestrictsAllInterfaces(t *testing.T) {
 		{"203.0.113.1:0", "127.0.0.0/8", "Listen", "not in Subnet 127.0.0.0/8"},
 	} {
 		_, err := New(Config{Listen: []string{tt.listen}, Subnet: netip.MustParsePrefix(tt.subnet)})
-		if ce, ok := errors.AsType[*ConfigError](err); !ok || ce.Option != tt.option || !strings.Contains(err.Error(), tt.want) {
+		if ce, ok := errors.AsType[*configError](err); !ok || ce.Option != tt.option || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s in %s: got %v, want %q", tt.listen, tt.subnet, err, tt.want)
 		}
 	}
@@ -151,7 +151,7 @@ func TestAPortInUseIsNamed(t *testing.T) {
 			if !slices.Equal(got, want) {
 				t.Errorf("failed %v, want %v", got, want)
 			}
-			if addrs := h.Network().ListenAddresses(); len(addrs) != 0 || len(h.Dialable()) != 0 {
+			if addrs := h.Host().Network().ListenAddresses(); len(addrs) != 0 || len(h.Dialable()) != 0 {
 				t.Errorf("listening on %v, announcing %v", addrs, h.Dialable())
 			}
 			wantFree(t, free, true, true)
@@ -161,7 +161,7 @@ func TestAPortInUseIsNamed(t *testing.T) {
 			if err := h.Listen(); err != nil {
 				t.Fatalf("when the port was free again: %v", err)
 			}
-			if addrs := h.Network().ListenAddresses(); len(addrs) != 4 {
+			if addrs := h.Host().Network().ListenAddresses(); len(addrs) != 4 {
 				t.Errorf("listening on %v", addrs)
 			}
 		})
@@ -193,7 +193,7 @@ func TestAnAddressOfAnotherMachineIsNamed(t *testing.T) {
 			t.Errorf("%q is missing in: %v", want, err)
 		}
 	}
-	if addrs := h.Network().ListenAddresses(); len(addrs) != 0 {
+	if addrs := h.Host().Network().ListenAddresses(); len(addrs) != 0 {
 		t.Errorf("listening on %v", addrs)
 	}
 }
@@ -214,7 +214,7 @@ func TestUDPTransportsShareASocket(t *testing.T) {
 	webTransport := fmt.Sprintf("/ip4/127.0.0.1/udp/%d/quic-v1/webtransport", port)
 	both := fmt.Sprintf("127.0.0.1:%d", port)
 	h := listening(t, webRTC, webTransport, both, both)
-	if addrs := h.Network().ListenAddresses(); len(addrs) != 4 {
+	if addrs := h.Host().Network().ListenAddresses(); len(addrs) != 4 {
 		t.Errorf("listening on %v", addrs)
 	}
 	if waiting := len(h.sockets.ready); waiting != 0 || len(h.sockets.inUse) != 1 {
@@ -235,7 +235,7 @@ func TestAFailingTransportReleasesAllSockets(t *testing.T) {
 		t.Fatalf("got %v", failed)
 	}
 	wantFree(t, port, true, true)
-	if addrs := h.Network().ListenAddresses(); len(addrs) != 0 {
+	if addrs := h.Host().Network().ListenAddresses(); len(addrs) != 0 {
 		t.Errorf("listening on %v", addrs)
 	}
 	// Not in use, so no hindrance for the next attempt.

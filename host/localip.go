@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+
+	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
 // LocalIP returns the first address of this machine in a subnet, in the order of the
@@ -16,7 +18,7 @@ import (
 //
 // If the machine has no address in the subnet, the error lists its addresses.
 func LocalIP(subnet string) (netip.Addr, error) {
-	prefix, err := ParseSubnet(subnet)
+	prefix, err := addr.ParseSubnet(subnet)
 	if err != nil {
 		return netip.Addr{}, err
 	}
@@ -29,39 +31,6 @@ func LocalIP(subnet string) (netip.Addr, error) {
 		return netip.Addr{}, fmt.Errorf("host: local IP: %w", err)
 	}
 	return in[0], nil
-}
-
-// ParseSubnet parses a subnet in the notations of [LocalIP]. The host bits of the result
-// are zero.
-func ParseSubnet(text string) (netip.Prefix, error) {
-	addr, mask, _ := strings.Cut(text, "/")
-	ip, err := netip.ParseAddr(addr)
-	if err != nil || ip.Zone() != "" || ip.Is4In6() {
-		return netip.Prefix{}, badSubnet(text)
-	}
-	prefix, err := netip.ParsePrefix(text)
-	if err != nil {
-		bits, ok := maskBits(ip, mask)
-		if !ok {
-			return netip.Prefix{}, badSubnet(text)
-		}
-		prefix = netip.PrefixFrom(ip, bits)
-	}
-	return prefix.Masked(), nil
-}
-
-func badSubnet(text string) error {
-	return fmt.Errorf("host: subnet %q: want an address and a netmask, as in 192.168.2.1/255.255.255.0, or CIDR, as in 192.168.2.0/24 or fd00::/64", text)
-}
-
-// maskBits returns the number of ones in a netmask of the family of ip.
-func maskBits(ip netip.Addr, text string) (int, bool) {
-	mask, err := netip.ParseAddr(text)
-	if err != nil || mask.BitLen() != ip.BitLen() {
-		return 0, false
-	}
-	ones, size := net.IPMask(mask.AsSlice()).Size() // 0, 0 if the ones have a gap
-	return ones, size != 0
 }
 
 // ipsIn returns the addresses in have that are inside prefix, or an error that lists

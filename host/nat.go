@@ -25,6 +25,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal/internal/addr"
+	"github.com/go-smokesignal/smokesignal/internal/wiring"
 )
 
 // NAT configures how a host behind a router or firewall is reached, and how it helps
@@ -54,11 +55,11 @@ type NAT struct {
 	PortMapping bool
 }
 
-// Punches reports whether n makes the host punch holes.
-func (n NAT) Punches() bool { return n.HolePunching || len(n.Relays) > 0 || n.RelayService }
+// punches reports whether n makes the host punch holes.
+func (n NAT) punches() bool { return n.HolePunching || len(n.Relays) > 0 || n.RelayService }
 
 // enabled reports whether n makes the host do anything.
-func (n NAT) enabled() bool { return n.Punches() || n.PortMapping }
+func (n NAT) enabled() bool { return n.punches() || n.PortMapping }
 
 // punchTimeout limits one attempt at a direct connection. The five seconds of a dial have to
 // be enough for the dial through the relay and two attempts.
@@ -72,7 +73,7 @@ const tcpHandicap = time.Second
 // others see it. So TCP is dialed later than usual; otherwise it could win by a few
 // milliseconds on a slow network.
 func (n NAT) ranker() network.DialRanker {
-	if !n.Punches() {
+	if !n.punches() {
 		return swarm.DefaultDialRanker
 	}
 	return func(addrs []ma.Multiaddr) []network.AddrDelay {
@@ -110,7 +111,7 @@ func parseRelays(texts []string, self peer.ID) ([]peer.AddrInfo, error) {
 	for _, text := range texts {
 		addr, id, err := parseRelay(text, self)
 		if err != nil {
-			return nil, &ConfigError{"Relays", text, err}
+			return nil, &configError{"Relays", text, err}
 		}
 		i := slices.IndexFunc(list, func(r peer.AddrInfo) bool { return r.ID == id })
 		if i < 0 {
@@ -161,7 +162,7 @@ func (h *Host) prepareNAT(opts *basichost.HostOpts, limits network.ResourceManag
 	if cfg.PortMapping {
 		opts.NATManager = func(n network.Network) basichost.NATManager { return basichost.NewNATManager(n) }
 	}
-	if cfg.Punches() {
+	if cfg.punches() {
 		opts.EnableHolePunching = true
 		opts.HolePunchingOptions = []holepunch.Option{holepunch.DirectDialTimeout(punchTimeout)}
 	}
@@ -184,7 +185,7 @@ func (h *Host) prepareNAT(opts *basichost.HostOpts, limits network.ResourceManag
 // can be dialed. It has an identity of its own and does not listen. Without RelayService such
 // peers are not answered, so it has no transports.
 func (h *Host) newDialer(limits network.ResourceManager) (*blankhost.BlankHost, error) {
-	key, err := NewIdentity()
+	key, err := newKey()
 	if err != nil {
 		return nil, err
 	}
@@ -236,7 +237,7 @@ func (h *Host) newDialer(limits network.ResourceManager) (*blankhost.BlankHost, 
 
 // addNAT adds the relay transport to the libp2p host, which is not started yet.
 func (h *Host) addNAT(basic *basichost.BasicHost, up transport.Upgrader) error {
-	if !h.nat.cfg.Punches() {
+	if !h.nat.cfg.punches() {
 		return nil
 	}
 	c, err := client.New(basic, up)
@@ -254,14 +255,14 @@ func (h *Host) addNAT(basic *basichost.BasicHost, up transport.Upgrader) error {
 // configured. Listen calls it after all addresses were bound.
 func (h *Host) startNAT() error {
 	cfg := h.nat.cfg
-	if !cfg.Punches() {
+	if !cfg.punches() {
 		return nil
 	}
 	if err := h.swarm.Listen(circuitListen); err != nil {
 		return err
 	}
 	if cfg.RelayService {
-		service, err := relay.New(h.Host)
+		service, err := relay.New(h.basic)
 		if err != nil {
 			return err
 		}
@@ -270,11 +271,11 @@ func (h *Host) startNAT() error {
 	if len(h.nat.relays) == 0 {
 		return nil
 	}
-	emitter, err := h.EventBus().Emitter(new(event.EvtAutoRelayAddrsUpdated), eventbus.Stateful)
+	emitter, err := h.basic.EventBus().Emitter(new(event.EvtAutoRelayAddrsUpdated), eventbus.Stateful)
 	if err != nil {
 		return err
 	}
-	h.nat.reservations = startReservations(h.Host, h.nat.relays, emitter, h.log)
+	h.nat.reservations = startReservations(h.basic, h.nat.relays, emitter, h.log)
 	return nil
 }
 
@@ -309,28 +310,10 @@ func onlyRelayed(addrs []ma.Multiaddr) (list []ma.Multiaddr) {
 	return list
 }
 
-// A RelayStatus is the state of the reservation at one of NAT.Relays.
-type RelayStatus struct {
-	Relay ma.Multiaddr // its first address, with its id
-	Err   error        // why there is no reservation, or nil
-	Until time.Time    // when the reservation ends; zero without one
-}
-
-// Relays returns the state of all relays in the order of NAT.Relays. The slice is the
-// caller's.
-func (h *Host) Relays() []RelayStatus {
+// relays returns the state of all relays in the order of NAT.Relays.
+func (h *Host) relays() []wiring.RelayStatus {
 	if !h.listening.Load() || h.nat.reservations == nil {
 		return nil
 	}
 	return h.nat.reservations.status()
-}
-
-// Relayed returns the peers that are connected through relays only.
-func (h *Host) Relayed() (list []peer.ID) {
-	for _, p := range h.Network().Peers() {
-		if addr.HasOnlyRelayed(h.Network(), p) {
-			list = append(list, p)
-		}
-	}
-	return list
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/bubble"
 	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 	"github.com/go-smokesignal/smokesignal/internal/leaks"
+	"github.com/go-smokesignal/smokesignal/internal/wiring"
 )
 
 // On loopback nobody has a public address, so no hole is ever punched: a peer that is
@@ -72,7 +73,7 @@ func TestBadRelaysAreSentences(t *testing.T) {
 		"/ip4/192.168.2.1/tcp/8495/p2p/" + other + "/p2p-circuit/p2p/" + other: "behind a relay",
 	} {
 		_, err := New(Config{Key: key, NAT: NAT{Relays: []string{text}}})
-		if bad, ok := errors.AsType[*ConfigError](err); !ok || bad.Option != "Relays" || bad.Value != text || !strings.Contains(err.Error(), want) {
+		if bad, ok := errors.AsType[*configError](err); !ok || bad.Option != "Relays" || bad.Value != text || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", text, err, want)
 		}
 	}
@@ -100,28 +101,28 @@ func TestAReservationIsKeptAtEachRelay(t *testing.T) {
 	at2 := gone.Dialable()[0].String()
 	gone.Close()
 	h := natHost(t, NAT{Relays: []string{at.String(), overQUIC(t, plain).String(), at2}})
-	want := ma.StringCast(fmt.Sprintf("%v/p2p-circuit/p2p/%v", at, h.ID()))
+	want := ma.StringCast(fmt.Sprintf("%v/p2p-circuit/p2p/%v", at, h.Host().ID()))
 	announced := func() bool { return ma.Contains(h.Dialable(), want) }
 	hosttest.Eventually(t, "the address behind the relay is announced", announced)
 	if list := relayed(h); len(list) != 1 {
 		t.Errorf("behind relays: %v, want %v", list, want)
 	}
 	hosttest.Eventually(t, "all were asked", func() bool {
-		return !slices.ContainsFunc(h.Relays(), func(r RelayStatus) bool { return errors.Is(r.Err, errNotAsked) })
+		return !slices.ContainsFunc(h.relays(), func(r wiring.RelayStatus) bool { return errors.Is(r.Err, errNotAsked) })
 	})
-	if s := h.Relays(); s[0].Err != nil || time.Until(s[0].Until) < time.Minute || !s[0].Relay.Equal(at) ||
+	if s := h.relays(); s[0].Err != nil || time.Until(s[0].Until) < time.Minute || !s[0].Relay.Equal(at) ||
 		fmt.Sprint(s[1].Err, ", ", s[2].Err) != "it is not a relay, connection refused" {
 		t.Errorf("relays: %+v", s)
 	}
 
 	d := natHost(t, NAT{HolePunching: true})
-	if err := d.Connect(t.Context(), peer.AddrInfo{ID: h.ID(), Addrs: []ma.Multiaddr{want}}); err != nil {
+	if err := d.Host().Connect(t.Context(), peer.AddrInfo{ID: h.Host().ID(), Addrs: []ma.Multiaddr{want}}); err != nil {
 		t.Fatal(err)
 	}
-	if c := d.Network().Connectedness(h.ID()); c != network.Limited || addr.HasDirect(d.Network(), h.ID()) {
+	if c := d.Host().Network().Connectedness(h.Host().ID()); c != network.Limited || addr.HasDirect(d.Host().Network(), h.Host().ID()) {
 		t.Errorf("connected through a relay it is %v", c)
 	}
-	if list := d.Relayed(); !slices.Equal(list, []peer.ID{h.ID()}) {
+	if list := addr.RelayedPeers(d.Host().Network()); !slices.Equal(list, []peer.ID{h.Host().ID()}) {
 		t.Errorf("reached through a relay only: %v", list)
 	}
 
@@ -130,7 +131,7 @@ func TestAReservationIsKeptAtEachRelay(t *testing.T) {
 	addr, _ := peer.SplitAddr(at)
 	open(addr.String())
 	hosttest.Eventually(t, "the relay is found again", announced)
-	if s := h.Relays()[0]; s.Err != nil || !strings.HasSuffix(at.String(), id.String()) {
+	if s := h.relays()[0]; s.Err != nil || !strings.HasSuffix(at.String(), id.String()) {
 		t.Errorf("then it is %+v", s)
 	}
 }
@@ -162,12 +163,12 @@ func TestNATOptionsServeOnlyTheirProtocols(t *testing.T) {
 	} {
 		h := natHost(t, c.cfg)
 		for _, id := range all {
-			if got, want := slices.Contains(h.Mux().Protocols(), id), slices.Contains(c.want, id); got != want {
+			if got, want := slices.Contains(h.Host().Mux().Protocols(), id), slices.Contains(c.want, id); got != want {
 				t.Errorf("%s: %s is spoken: %v, want %v", name, id, got, want)
 			}
 		}
-		listens := ma.Contains(h.Network().ListenAddresses(), circuitListen)
-		if listens != c.cfg.Punches() {
+		listens := ma.Contains(h.Host().Network().ListenAddresses(), circuitListen)
+		if listens != c.cfg.punches() {
 			t.Errorf("%s: it listens behind relays: %v", name, listens)
 		}
 	}
@@ -212,7 +213,7 @@ func TestCloseLeavesNothingOfNAT(t *testing.T) {
 			if err := h.Close(); err != nil {
 				t.Error(err)
 			}
-			hosttest.Eventually(t, "the relay has noticed", func() bool { return len(r.Network().Peers()) == 0 })
+			hosttest.Eventually(t, "the relay has noticed", func() bool { return len(r.Host().Network().Peers()) == 0 })
 			r.Close()
 			noneLeft()
 		})
@@ -244,7 +245,7 @@ func TestALossEndsThePauseBeforeTheNextReservation(t *testing.T) {
 
 func mustIdentity(t *testing.T) (crypto.PrivKey, peer.ID) {
 	t.Helper()
-	key, err := NewIdentity()
+	key, err := newKey()
 	if err != nil {
 		t.Fatal(err)
 	}

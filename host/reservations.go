@@ -24,6 +24,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 	"github.com/go-smokesignal/smokesignal/internal/directdial"
 	"github.com/go-smokesignal/smokesignal/internal/notify"
+	"github.com/go-smokesignal/smokesignal/internal/wiring"
 )
 
 const (
@@ -258,11 +259,11 @@ func (s *reservations) disconnected(n network.Network, c network.Conn) {
 }
 
 // status returns the state of all reservations.
-func (s *reservations) status() (list []RelayStatus) {
+func (s *reservations) status() (list []wiring.RelayStatus) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.list {
-		list = append(list, RelayStatus{
+		list = append(list, wiring.RelayStatus{
 			Relay: p.relay.Addrs[0].Encapsulate(ma.StringCast("/p2p/" + p.relay.ID.String())), Err: p.err, Until: p.until,
 		})
 	}

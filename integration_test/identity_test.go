@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"context"
+	"crypto/rand"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -13,7 +14,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-smokesignal/smokesignal"
-	"github.com/go-smokesignal/smokesignal/host"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
@@ -54,7 +54,7 @@ func TestIdentityFileKeepsTheID(t *testing.T) {
 func TestStreamsWithoutAHandshakeAreNotPeers(t *testing.T) {
 	t.Parallel()
 	a := newLocal(t).start(cluster.Spec{Name: "a", Limits: manual})
-	identity, err := host.NewIdentity()
+	identity, _, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,3 +47,13 @@ func HasDirect(n network.Network, p peer.ID) bool {
 func HasOnlyRelayed(n network.Network, p peer.ID) bool {
 	return len(n.ConnsToPeer(p)) > 0 && !HasDirect(n, p)
 }
+
+// RelayedPeers returns the peers to which n is connected through relays only.
+func RelayedPeers(n network.Network) (list []peer.ID) {
+	for _, p := range n.Peers() {
+		if HasOnlyRelayed(n, p) {
+			list = append(list, p)
+		}
+	}
+	return list
+}

@@ -78,11 +78,11 @@ func TestGateKeepsBroadcastsOffRelays(t *testing.T) {
 			ga, gb := gatedOn(t, a), gatedOn(t, b)
 			hosttest.Eventually(t, "a place", func() bool { return len(relayed(a)) == 1 })
 			link(ga, gb)
-			if err := b.Connect(t.Context(), peer.AddrInfo{ID: a.ID(), Addrs: relayed(a)}); err != nil {
+			if err := b.Host().Connect(t.Context(), peer.AddrInfo{ID: a.Host().ID(), Addrs: relayed(a)}); err != nil {
 				t.Fatal(err)
 			}
 			// A peer that opens a stream all the same is refused.
-			s, err := b.NewStream(network.WithAllowLimitedConn(t.Context(), "test"), a.ID(), pubsub.FloodSubID)
+			s, err := b.Host().NewStream(network.WithAllowLimitedConn(t.Context(), "test"), a.Host().ID(), pubsub.FloodSubID)
 			if err == nil {
 				s.SetReadDeadline(time.Now().Add(10 * time.Second))
 				_, err = s.Read(make([]byte, 1))
@@ -92,18 +92,18 @@ func TestGateKeepsBroadcastsOffRelays(t *testing.T) {
 				t.Errorf("a pubsub stream through a relay: %v", err)
 			}
 			for _, g := range []*gated{gb, ga} {
-				if c := g.gate.Host().Network(); len(c.Peers()) > 0 || c.Connectedness(a.ID()) != network.NotConnected || c.Connectedness(b.ID()) != network.NotConnected {
+				if c := g.gate.Host().Network(); len(c.Peers()) > 0 || c.Connectedness(a.Host().ID()) != network.NotConnected || c.Connectedness(b.Host().ID()) != network.NotConnected {
 					t.Error("pubsub is shown a peer behind a relay")
 				}
 			}
-			if _, err := gb.gate.openStream(t.Context(), a.ID(), []protocol.ID{pubsub.FloodSubID}); !errors.Is(err, errRelayed) {
+			if _, err := gb.gate.openStream(t.Context(), a.Host().ID(), []protocol.ID{pubsub.FloodSubID}); !errors.Is(err, errRelayed) {
 				t.Errorf("the gate opens a stream through a relay: %v", err)
 			}
 			if ga.sees(gb) || gb.sees(ga) {
 				t.Error("they see each other through a relay")
 			}
 			direct := network.WithForceDirectDial(t.Context(), "test")
-			if err := b.Connect(direct, peer.AddrInfo{ID: a.ID(), Addrs: []ma.Multiaddr{overQUIC(t, a)}}); err != nil {
+			if err := b.Host().Connect(direct, peer.AddrInfo{ID: a.Host().ID(), Addrs: []ma.Multiaddr{overQUIC(t, a)}}); err != nil {
 				t.Fatal(err)
 			}
 			waitLinked(t, ga, gb)
@@ -115,7 +115,7 @@ func TestGateKeepsBroadcastsOffRelays(t *testing.T) {
 // gatedOn puts a floodsub behind a gate on h.
 func gatedOn(t *testing.T, h *host.Host) *gated {
 	t.Helper()
-	n := gate(t, h, Config{})
+	n := gate(t, h.Host(), Config{})
 	var ctx context.Context
 	ctx, n.stop = context.WithCancel(context.Background())
 	var err error

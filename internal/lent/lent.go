@@ -160,10 +160,7 @@ func hasPortZero(a ma.Multiaddr) bool {
 // Relayed returns the nodes that are connected through relays only. Other peers that the
 // application has connected through relays are not returned.
 func (h *Wrapper) Relayed() (list []peer.ID) {
-	for _, p := range h.Network().Peers() {
-		if !addr.HasOnlyRelayed(h.Network(), p) {
-			continue
-		}
+	for _, p := range addr.RelayedPeers(h.Network()) {
 		if ids, err := h.Peerstore().GetProtocols(p); err == nil && slices.ContainsFunc(ids, protocol.IsOurs) {
 			list = append(list, p)
 		}

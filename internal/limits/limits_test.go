@@ -31,14 +31,14 @@ func listening(t *testing.T) *host.Host {
 // A peer that opens more streams than a link needs is refused the rest.
 func TestStreamsPerPeerAreLimited(t *testing.T) {
 	h, d := listening(t), listening(t)
-	if err := d.Connect(t.Context(), peer.AddrInfo{ID: h.ID(), Addrs: h.Addrs()}); err != nil {
+	if err := d.Host().Connect(t.Context(), peer.AddrInfo{ID: h.Host().ID(), Addrs: h.Host().Addrs()}); err != nil {
 		t.Fatal(err)
 	}
 	for id, perPeer := range limits.PerPeer() {
-		h.SetStreamHandler(id, func(s network.Stream) { s.Write([]byte{1}) }) // and keeps it
+		h.Host().SetStreamHandler(id, func(s network.Stream) { s.Write([]byte{1}) }) // and keeps it
 		var served int
 		for range perPeer + 3 {
-			s, err := dialStream(t.Context(), d, h.ID(), id)
+			s, err := dialStream(t.Context(), d, h.Host().ID(), id)
 			if err != nil {
 				continue
 			}
@@ -55,7 +55,7 @@ func TestStreamsPerPeerAreLimited(t *testing.T) {
 
 // dialStream opens a stream without regard to the limits of the dialer.
 func dialStream(ctx context.Context, d *host.Host, to peer.ID, id protocol.ID) (network.Stream, error) {
-	s, err := d.Network().NewStream(ctx, to)
+	s, err := d.Host().Network().NewStream(ctx, to)
 	if err != nil {
 		return nil, err
 	}

@@ -23,8 +23,4 @@ var (
 	// Clock returns a smokesignal.Option by which a node takes the start of its session
 	// from now, the wall clock of its machine.
 	Clock func(now func() time.Time) any
-
-	// NewHost is host.New with a Listener: it takes a host.Config and returns a
-	// *host.Host.
-	NewHost func(cfg any, listen Listener) (any, error)
 )

@@ -11,12 +11,12 @@ import (
 // errNoAnswer is returned when a neighbor that lacks events does not answer any more.
 var errNoAnswer = errors.New("the neighbor does not answer any more")
 
-// Drain refuses new events from now on (ErrClosed), and waits as [Broadcast.Flush]
-// does until the neighbors have received the accepted ones. Unlike Flush it does not
-// wait for neighbors that are gone: it unlinks each neighbor that lacks events and does
-// not answer for a second, and for a second more per 128 KiB that the neighbor lacks. The
-// error names these neighbors, too. Drain is the first step of a closing that loses
-// nothing.
+// Drain refuses new events from now on (ErrClosed), and then waits as [Broadcast.Flush]
+// does until the neighbors have received the accepted ones. Unlike Flush, it does not
+// wait for neighbors that have died: it ends the link to a neighbor that lacks events
+// if the neighbor does not answer within one second, plus one second per 128 KiB that
+// it lacks. The error contains these neighbors, too. Drain is the first step of closing
+// without loss.
 func (b *Broadcast) Drain(ctx context.Context) error {
 	b.mu.Lock()
 	if b.stageNow() < broadcastDraining {
@@ -25,7 +25,7 @@ func (b *Broadcast) Drain(ctx context.Context) error {
 	b.mu.Unlock()
 	goal := b.publisher.nextNumber()
 	if goal == 1 {
-		return nil // nothing was ever sent
+		return nil // no event was ever emitted
 	}
 	watching, stop := context.WithCancel(ctx)
 	gone := make(chan *UnconfirmedError, 1)
@@ -35,8 +35,8 @@ func (b *Broadcast) Drain(ctx context.Context) error {
 	return joinUnconfirmed(err, <-gone)
 }
 
-// joinUnconfirmed returns the error of a Drain: err, together with the neighbors that are
-// gone.
+// joinUnconfirmed returns the error of a Drain: err, together with the neighbors in
+// gone, which did not answer.
 func joinUnconfirmed(err error, gone *UnconfirmedError) error {
 	if len(gone.Peers) == 0 {
 		return err
@@ -48,8 +48,9 @@ func joinUnconfirmed(err error, gone *UnconfirmedError) error {
 	return errors.Join(gone, err)
 }
 
-// unlinkGone unlinks neighbors that lack events below goal and do not answer, until ctx
-// ends. It returns them as an error, without any if there were none.
+// unlinkGone ends the links to neighbors that lack events below the number goal and do
+// not answer, until ctx ends. It returns these neighbors as an error, which may contain
+// none.
 func (b *Broadcast) unlinkGone(ctx context.Context, goal uint64) *UnconfirmedError {
 	e := &UnconfirmedError{Sent: goal - 1, Err: errNoAnswer}
 	f := newFarewell()
@@ -65,8 +66,8 @@ func (b *Broadcast) unlinkGone(ctx context.Context, goal uint64) *UnconfirmedErr
 	}
 }
 
-// unlinkGone carries out the decisions of f at this moment, and adds the neighbors that it
-// unlinks to e.
+// unlinkGone carries out what f decides at this moment, and adds to e the neighbors
+// whose links it ends.
 func (d *engineDriver) unlinkGone(f *farewell, goal uint64, e *UnconfirmedError) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -86,10 +87,11 @@ func (d *engineDriver) unlinkGone(f *farewell, goal uint64, e *UnconfirmedError)
 	d.carryOut(now)
 }
 
-// lackingNeighbors returns the neighbors that lack events of ours below goal. It needs mu.
+// lackingNeighbors returns the neighbors that lack events of this node below the number
+// goal. The caller must hold mu.
 func (d *engineDriver) lackingNeighbors(goal uint64) (list []lackingNeighbor) {
 	for _, p := range d.engine.NeighborsLacking(goal) {
-		// The engine may know a neighbor that is being unlinked.
+		// The engine may still know a neighbor whose link has ended.
 		if d.links[p] != nil {
 			list = append(list, lackingNeighbor{id: p, heardAt: d.engine.HeardAt(p), lacked: d.engine.BytesLacked(p)})
 		}
@@ -97,8 +99,8 @@ func (d *engineDriver) lackingNeighbors(goal uint64) (list []lackingNeighbor) {
 	return list
 }
 
-// add names a neighbor that lacks events. next is the number of the first of them.
+// add adds a neighbor that lacks events. next is the number of the first of them.
 func (e *UnconfirmedError) add(p peer.ID, next uint64) {
 	e.Peers = append(e.Peers, p)
-	e.Has = append(e.Has, max(next, 1)-1) // next is zero for a neighbor that has confirmed nothing
+	e.Has = append(e.Has, max(next, 1)-1) // next is zero if the neighbor has confirmed nothing
 }

@@ -13,23 +13,23 @@ var (
 	ErrClosed = errs.ErrClosed
 	// ErrNotStarted is returned by an Emit before Start.
 	ErrNotStarted = errs.ErrNotStarted
-	// ErrNoPeers is returned by an Emit before the first neighbor came.
+	// ErrNoPeers is returned by an Emit before this node has had its first neighbor.
 	ErrNoPeers = errs.ErrNoPeers
-	// ErrPubSubEnded is returned by an Emit when the owner of the pubsub has ended it,
-	// or has closed the topic that it lent.
-	ErrPubSubEnded = errors.New("events: the pubsub below was ended, or its topic closed")
+	// ErrPubSubEnded is returned by an Emit when the application has ended the pubsub
+	// that it lent, or has closed the topic.
+	ErrPubSubEnded = errors.New("events: the pubsub was ended, or its topic closed")
 	// ErrQueueFull is returned by TryEmit when it would have to wait.
 	ErrQueueFull = errs.ErrQueueFull
-	// ErrTooLarge is returned for an event above MaxEventSize of the config, and for an
-	// event with more than 64 arguments. Nothing was sent.
+	// ErrTooLarge is returned for an event that is larger than MaxEventSize of the
+	// config, and for one with more than 64 arguments. Nothing was sent.
 	ErrTooLarge = event.ErrTooLarge
 	// ErrBadName is returned for an event name that is not 1 to 128 bytes of UTF-8, or
 	// that is "*". Nothing was sent.
 	ErrBadName = event.ErrBadName
-	// ErrBadArgument is returned for an argument that cannot be encoded. The message gives
-	// the index of the argument and the cause. Nothing was sent.
+	// ErrBadArgument is returned for an argument that cannot be encoded. The error
+	// gives the number of the argument and the cause. Nothing was sent.
 	ErrBadArgument = event.ErrBadArgument
-	// ErrUndecodable is returned by Event.Decode when an argument is missing or does not
-	// fit the variable. The message gives the index of the argument.
+	// ErrUndecodable is returned by Event.Decode when an argument is missing or does
+	// not fit its variable. The error gives the number of the argument.
 	ErrUndecodable = event.ErrUndecodable
 )

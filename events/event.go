@@ -2,6 +2,6 @@ package events
 
 import "github.com/go-smokesignal/smokesignal/internal/event"
 
-// An Event is one event that arrived. All its handlers share it. They may use it
+// An Event is an event that arrived. All its handlers share it. They may use it
 // concurrently and keep it, but must not change its bytes.
 type Event = event.Event

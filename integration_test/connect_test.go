@@ -34,7 +34,7 @@ func TestConnectLinksBothSides(t *testing.T) {
 // TestConnectToANeighborChangesNothing shows that Connect returns a peer that is linked
 // already, and that no callback runs.
 func TestConnectToANeighborChangesNothing(t *testing.T) {
-	t.Parallel()
+	parallelInVirtualTime(t)
 	inVirtualTime(t, func(t *testing.T, v *virtual) {
 		a, b := v.pair()
 		for range 3 {
@@ -129,7 +129,7 @@ func TestConnectToAFullNodeIsAnError(t *testing.T) {
 // TestConnectOfAFullNodeIsAnError shows that Connect returns ErrFull if the node itself
 // has its maximum of peers, and that no callback runs.
 func TestConnectOfAFullNodeIsAnError(t *testing.T) {
-	t.Parallel()
+	parallelInVirtualTime(t)
 	inVirtualTime(t, func(t *testing.T, v *virtual) {
 		a := v.startOn(0, cluster.Spec{Name: "a", Limits: &[2]int{0, 1}})
 		b := v.startOn(1, cluster.Spec{Name: "b", Limits: manual})

@@ -51,7 +51,7 @@ func TestNoBytesEndANode(t *testing.T) {
 // TestNobodyDialsAVictim shows that nodes dial an address only a few times that 20
 // attackers advertise as theirs.
 func TestNobodyDialsAVictim(t *testing.T) {
-	t.Parallel()
+	parallelInVirtualTime(t)
 	const (
 		nodes     = 5
 		attackers = 20

@@ -73,7 +73,7 @@ func TestStreamsWithoutAHandshakeAreNotPeers(t *testing.T) {
 // TestTwoNodesWithOneKeyAreOnePeer shows that two nodes with copies of one key are one
 // peer at a time, and leave nothing behind in the list of peers.
 func TestTwoNodesWithOneKeyAreOnePeer(t *testing.T) {
-	t.Parallel()
+	parallelInVirtualTime(t)
 	key := filepath.Join(t.TempDir(), "key")
 	inVirtualTime(t, func(t *testing.T, v *virtual) {
 		a := v.startOn(0, cluster.Spec{Name: "a", Limits: manual})

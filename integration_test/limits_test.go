@@ -35,7 +35,7 @@ func TestNodeBelowItsMinimumFindsPeers(t *testing.T) {
 // TestNodeWithoutMinimumLooksForNobody shows that a node with a minimum of zero keeps the
 // peers that it was given.
 func TestNodeWithoutMinimumLooksForNobody(t *testing.T) {
-	t.Parallel()
+	parallelInVirtualTime(t)
 	inVirtualTime(t, func(t *testing.T, v *virtual) {
 		a, b := v.pair()
 		c := v.startOn(2, cluster.Spec{Name: "c", Limits: manual})
@@ -107,7 +107,7 @@ func TestUnlimitedTakesAll(t *testing.T) {
 // TestFullNetworkLetsNewcomersIn shows that a seventh node joins six nodes that all have
 // their maximum of five peers, and that no node stays above the maximum.
 func TestFullNetworkLetsNewcomersIn(t *testing.T) {
-	t.Parallel()
+	parallelInVirtualTime(t)
 	inVirtualTime(t, func(t *testing.T, v *virtual) {
 		var nodes []*smokesignal.Node
 		for i := range 6 {

@@ -69,7 +69,7 @@ func TestHandleOfAnUnknownPeer(t *testing.T) {
 // TestDisconnectedPeersStayApart shows that Disconnect ends the link on both sides, and
 // that neither node links again by itself.
 func TestDisconnectedPeersStayApart(t *testing.T) {
-	t.Parallel()
+	parallelInVirtualTime(t)
 	inVirtualTime(t, func(t *testing.T, v *virtual) {
 		a, b := v.pair()
 		c := v.startOn(2, cluster.Spec{Name: "c", Limits: manual}) // a node that is alone would look for peers
@@ -149,7 +149,7 @@ func TestOnCloseRunsOnce(t *testing.T) {
 // TestBothSidesMeasureTheRoundTrip shows that both sides of a link know the round-trip
 // time between them after the first keepalive.
 func TestBothSidesMeasureTheRoundTrip(t *testing.T) {
-	t.Parallel()
+	parallelInVirtualTime(t)
 	inVirtualTime(t, func(t *testing.T, v *virtual) {
 		a, b := v.pair()
 		time.Sleep(15 * time.Second) // a keepalive is sent every five seconds

@@ -81,7 +81,7 @@ func TestFrozenPeerIsRemoved(t *testing.T) {
 // TestStreamWithoutHandshakeEnds shows that a stream on which a handshake does not come
 // is closed, and that its host does not become a peer.
 func TestStreamWithoutHandshakeEnds(t *testing.T) {
-	t.Parallel()
+	parallelInVirtualTime(t)
 	inVirtualTime(t, func(t *testing.T, v *virtual) {
 		a := v.startOn(0, cluster.Spec{Name: "a", Limits: manual})
 		b := v.startOn(1, cluster.Spec{Name: "b", Limits: manual})
@@ -100,7 +100,7 @@ func TestStreamWithoutHandshakeEnds(t *testing.T) {
 // two more do not lock up: Emit gives up with ErrStalled, and the link works again. No
 // queue is long enough for such answers, so both nodes write while neither reads.
 func TestAnsweringTwiceEndsInErrStalled(t *testing.T) {
-	t.Parallel()
+	parallelInVirtualTime(t)
 	inVirtualTime(t, func(t *testing.T, v *virtual) {
 		a, b := v.pair()
 		var stop atomic.Bool

@@ -33,7 +33,7 @@ func resolved(s *checker.State, name string) int { return s.Proc(name).Counts[ch
 // TestNetsplitIsResolved shows that every node that reported the loss of its seed
 // reports its return, once.
 func TestNetsplitIsResolved(t *testing.T) {
-	t.Parallel()
+	parallelInVirtualTime(t)
 	inVirtualTime(t, func(t *testing.T, v *virtual) {
 		seed := v.startOn(0, withShortPings(cluster.Spec{Name: "seed", Limits: manual}))
 		a := v.startOn(1, withShortPings(cluster.Spec{Name: "a", Seeds: []string{at(0)}, Limits: joins}))
@@ -54,7 +54,7 @@ func TestNetsplitIsResolved(t *testing.T) {
 // TestNetsplitIsReportedOncePerSeed shows that each of two seeds has its own netsplit
 // and its own end of it.
 func TestNetsplitIsReportedOncePerSeed(t *testing.T) {
-	t.Parallel()
+	parallelInVirtualTime(t)
 	inVirtualTime(t, func(t *testing.T, v *virtual) {
 		one := v.startOn(0, withShortPings(cluster.Spec{Name: "one", Limits: manual}))
 		two := v.startOn(1, withShortPings(cluster.Spec{Name: "two", Limits: manual}))
@@ -106,7 +106,7 @@ func wantLost(t *testing.T, n *smokesignal.Node, want ...bool) {
 // TestNodeWithoutPeersReportsNoNetsplit shows that a node whose only peer was its seed
 // reports OnDisconnect and no netsplit when the seed is gone.
 func TestNodeWithoutPeersReportsNoNetsplit(t *testing.T) {
-	t.Parallel()
+	parallelInVirtualTime(t)
 	inVirtualTime(t, func(t *testing.T, v *virtual) {
 		seed := v.startOn(0, withShortPings(cluster.Spec{Name: "seed", Limits: manual}))
 		v.startOn(1, withShortPings(cluster.Spec{Name: "a", Limits: joins, Seeds: []string{at(0)}}))
@@ -120,7 +120,7 @@ func TestNodeWithoutPeersReportsNoNetsplit(t *testing.T) {
 // TestNetsplitShowsAfterTwoIntervalsAndTheTimeout shows how soon a node reports that its
 // seed is gone, and that it reports nothing while the seed lives.
 func TestNetsplitShowsAfterTwoIntervalsAndTheTimeout(t *testing.T) {
-	t.Parallel()
+	parallelInVirtualTime(t)
 	const interval, timeout = 400 * time.Millisecond, 200 * time.Millisecond
 	inVirtualTime(t, func(t *testing.T, v *virtual) {
 		start := func(i int, name string, seeds ...string) *smokesignal.Node {
@@ -142,7 +142,7 @@ func TestNetsplitShowsAfterTwoIntervalsAndTheTimeout(t *testing.T) {
 // TestPingIntervalZeroTurnsTheWatchdogOff shows that a node without pings reports no
 // netsplit when its seed is gone.
 func TestPingIntervalZeroTurnsTheWatchdogOff(t *testing.T) {
-	t.Parallel()
+	parallelInVirtualTime(t)
 	inVirtualTime(t, func(t *testing.T, v *virtual) {
 		seed := v.startOn(0, cluster.Spec{Name: "seed", Limits: manual})
 		a := v.startOn(1, cluster.Spec{Name: "a", Limits: joins, Seeds: []string{at(0)}},

@@ -125,7 +125,7 @@ func New(opts ...Option) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{
-		cfg: cfg, log: logging.Room("node", cfg.logger),
+		cfg: cfg, log: logging.Package("node", cfg.logger),
 		topic: protocol.Topic(cfg.network),
 		life:  life{begun: make(chan struct{}), done: make(chan struct{})},
 	}
@@ -157,15 +157,15 @@ func (n *Node) build(seeds []*seed.Seed) (err error) {
 		return err
 	}
 	n.bus = &busEvents{bus: n.host.EventBus(), queue: newCallbacks(handlers, n.log), log: n.log}
-	n.records = peers.New(peers.Config{Host: n.host, Min: cfg.minPeers, Max: cfg.maxPeers, Log: logging.Room("host", cfg.logger)})
+	n.records = peers.New(peers.Config{Host: n.host, Min: cfg.minPeers, Max: cfg.maxPeers, Log: logging.Package("host", cfg.logger)})
 	// A peer's protocols show whether it is a node, a leaf or a guest.
-	n.protocols, err = identify.Track(n.host, logging.Room("host", cfg.logger), protocol.Overlay, protocol.Repair, pubsub.FloodSubID)
+	n.protocols, err = identify.Track(n.host, logging.Package("host", cfg.logger), protocol.Overlay, protocol.Repair, pubsub.FloodSubID)
 	if err != nil {
 		return err
 	}
 
 	rand.Read(n.session[:]) // never fails
-	eventsLog := logging.Room("events", cfg.logger)
+	eventsLog := logging.Package("events", cfg.logger)
 	n.direct = direct.New(n.host, direct.Config{
 		Network: cfg.network, Session: n.session[:], MaxEventSize: cfg.maxEvent, Codec: cfg.codec,
 		Admit: n.records.Admit, Locate: n.locate, Log: eventsLog,
@@ -192,7 +192,7 @@ func (n *Node) build(seeds []*seed.Seed) (err error) {
 	n.watchdog, err = health.New(health.Config{
 		Key: key, Session: n.session, PingInterval: cfg.pingInterval, PingTimeout: max(cfg.pingTimeout, 1), // zero means zero here
 		Seeds: watchedSeeds(seeds), Addrs: n.host.Dialable, Neighbors: n.records.Neighbors, Flood: n.driver.Flood,
-		OnNetsplit: n.netsplit, OnResolved: n.resolved, Log: logging.Room("health", cfg.logger),
+		OnNetsplit: n.netsplit, OnResolved: n.resolved, Log: logging.Package("health", cfg.logger),
 	})
 	if err != nil {
 		return err
@@ -226,7 +226,7 @@ func (n *Node) openOverlay(seeds []*seed.Seed) error {
 		LAN: cfg.lan, PeerBook: book, Rendezvous: rendezvous,
 		OnSignal:    func(from peer.ID, b []byte) { n.watchdog.Receive(from, b) },
 		OnSeedError: n.seedError,
-		Log:         logging.Room("discovery", cfg.logger),
+		Log:         logging.Package("discovery", cfg.logger),
 		Node:        &n.overlay,
 	})
 	return err

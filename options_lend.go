@@ -178,7 +178,7 @@ func (n *Node) openHost() (key crypto.PrivKey, err error) {
 	node := &wiring.Host{ListenUDP: n.cfg.listenUDP}
 	made, err := host.New(host.Config{
 		Key: key, Listen: n.cfg.listen, Subnet: n.cfg.within, Advertise: n.cfg.advertise,
-		NAT: n.cfg.nat, Log: logging.Room("host", n.cfg.logger), Node: node,
+		NAT: n.cfg.nat, Log: logging.Package("host", n.cfg.logger), Node: node,
 	})
 	if err != nil {
 		return nil, err
@@ -228,7 +228,7 @@ func (n *Node) openPubSub() (err error) {
 		return n.checkTopics()
 	}
 	n.gate = gate.New(n.host, gate.Config{
-		Recheck: n.protocols.Recheck, Log: logging.Room("host", n.cfg.logger),
+		Recheck: n.protocols.Recheck, Log: logging.Package("host", n.cfg.logger),
 	})
 	options := events.PubSubOptions(events.PubSubConfig{
 		Topic: n.topic, Log: logging.Dependency("pubsub", n.cfg.logger), Counters: &n.pubsubCounters,

@@ -134,7 +134,7 @@ func (n *Node) Topic(name string) (*Topic, error) {
 			return t, nil
 		}
 	}
-	cfg := topic.Config{Name: name, Joined: n.cfg.topics[name], Log: logging.Room("events", n.cfg.logger)}
+	cfg := topic.Config{Name: name, Joined: n.cfg.topics[name], Log: logging.Package("events", n.cfg.logger)}
 	if n.gate != nil { // there is no gate in front of a lent pubsub
 		cfg.AwaitRoom = n.gate.AwaitRoom
 	}

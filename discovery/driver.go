@@ -142,7 +142,7 @@ const (
 // configuration is wrong, or why the peer book cannot be used.
 func New(cfg Config) (*Driver, error) {
 	if cfg.Log == nil {
-		cfg.Log = logging.Room("discovery", nil)
+		cfg.Log = logging.Package("discovery", nil)
 	}
 	if err := check(&cfg); err != nil {
 		return nil, fmt.Errorf("discovery: %w", err)

@@ -103,7 +103,7 @@ type bookHeader struct {
 // version of this package; such a file is not touched. log may be nil.
 func openPeerBook(path, network string, log *slog.Logger) (*peerBook, error) {
 	if log == nil {
-		log = logging.Room("discovery", nil)
+		log = logging.Package("discovery", nil)
 	}
 	b := &peerBook{name: path, path: path, network: network, log: log, opened: time.Now(), changed: notify.NewSignal()}
 	if err := b.load(); err != nil {

@@ -77,7 +77,7 @@ type rendezvousDriver interface {
 // context that they get ends. min is how many links the node wants. log may be nil.
 func newRendezvous(source corediscovery.Discovery, namespace string, min int, log *slog.Logger) *rendezvous {
 	if log == nil {
-		log = logging.Room("discovery", nil)
+		log = logging.Package("discovery", nil)
 	}
 	return &rendezvous{
 		source: source, namespace: namespace, min: min, log: log,

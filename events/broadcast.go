@@ -112,7 +112,7 @@ func (c *BroadcastConfig) fill() error {
 	c.StoreAge = cmp.Or(c.StoreAge, DefaultStoreAge)
 	c.StoreBytes = cmp.Or(c.StoreBytes, DefaultStoreBytes)
 	if c.Log == nil {
-		c.Log = logging.Room("events", nil)
+		c.Log = logging.Package("events", nil)
 	}
 	return nil
 }

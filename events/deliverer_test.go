@@ -21,7 +21,7 @@ import (
 
 // newReceiver returns the receiving part of a Broadcast, without a network.
 func newReceiver(t *testing.T, admit func(context.Context, peer.ID) error) *Broadcast {
-	log := logging.Room("events", nil)
+	log := logging.Package("events", nil)
 	b := &Broadcast{log: log, dispatcher: dispatch.New(log), cfg: BroadcastConfig{Admit: admit}, ctx: t.Context()}
 	b.driver = engineDriver{b: b, capacity: notify.NewSignal(), engine: engine.New[*signedBatch]("ourselves", rawSession(0), engine.Config{
 		Order: order.Config{MaxSenders: 2 * maxQueues},

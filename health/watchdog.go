@@ -150,7 +150,7 @@ func New(cfg Config) (*Watchdog, error) {
 		return nil, fmt.Errorf("health: Config.Key is of type %s; others cannot verify it by the peer id alone, use Ed25519", cfg.Key.Type())
 	}
 	cfg.PingTimeout = cmp.Or(cfg.PingTimeout, defaultTimeout)
-	cfg.Log = cmp.Or(cfg.Log, logging.Room("health", nil))
+	cfg.Log = cmp.Or(cfg.Log, logging.Package("health", nil))
 	random := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 	counter := uint64(max(time.Now().UnixMilli(), 1))
 	core := newWatchCore(cfg.Key, id, cfg.Session, counter, cfg.PingInterval, cfg.PingTimeout, cfg.Seeds, random)

@@ -134,7 +134,7 @@ func New(cfg Config) (*Host, error) {
 	}
 	logging.Dependencies()
 	h := &Host{
-		log: cmp.Or(cfg.Log, logging.Room("host", nil)), subnet: cfg.Subnet, nat: runningNAT{cfg: cfg.NAT}, sockets: sockets{listen: listen},
+		log: cmp.Or(cfg.Log, logging.Package("host", nil)), subnet: cfg.Subnet, nat: runningNAT{cfg: cfg.NAT}, sockets: sockets{listen: listen},
 	}
 	key := cfg.Key
 	if key == nil {

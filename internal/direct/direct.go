@@ -84,7 +84,7 @@ func (c *Config) fill() {
 		c.Admit = func(context.Context, peer.ID) error { return nil }
 	}
 	if c.Log == nil {
-		c.Log = logging.Room("events", nil)
+		c.Log = logging.Package("events", nil)
 	}
 }
 

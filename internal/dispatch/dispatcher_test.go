@@ -227,7 +227,7 @@ func TestFaultsOfHandlersAreLoggedByDefault(t *testing.T) {
 		var out bytes.Buffer
 		before := slog.Default()
 		slog.SetDefault(slog.New(slog.NewTextHandler(&out, nil)))
-		m := New(logging.Room("events", nil))
+		m := New(logging.Package("events", nil))
 		m.On("x", func(ctx context.Context, _ *event.Event) { c.handle(ctx.(*Turn)) })
 		done := make(chan struct{})
 		go func() {
@@ -241,7 +241,7 @@ func TestFaultsOfHandlersAreLoggedByDefault(t *testing.T) {
 		}
 		// A logger of the application's is used in its place.
 		var own bytes.Buffer
-		m = New(logging.Room("events", slog.NewTextHandler(&own, nil)))
+		m = New(logging.Package("events", slog.NewTextHandler(&own, nil)))
 		m.LogMalformed("somebody", errors.New("rubbish"))
 		if !strings.Contains(own.String(), "rubbish") {
 			t.Errorf("the application's logger got %q", &own)

@@ -15,7 +15,7 @@ import (
 
 func newTestRawDeliverer(ctx context.Context) *RawDeliverer {
 	r := new(RawDeliverer)
-	r.Init(ctx, New(logging.Room("events", nil)))
+	r.Init(ctx, New(logging.Package("events", nil)))
 	return r
 }
 

@@ -1,7 +1,7 @@
-// Package frame is the framing shared by every stream of smokesignal: an
-// unsigned varint length, then that many bytes of one protobuf message. It
-// also holds the few helpers with which the rooms read and write such messages
-// field by field, so that a limit can be checked before anything is allocated.
+// Package frame reads and writes the frames of every stream of smokesignal. A frame is
+// an unsigned varint length, followed by that many bytes of one protobuf message. The
+// package also has helpers that read and write such messages field by field, so that
+// limits can be checked before anything is allocated.
 package frame
 
 import (

@@ -166,7 +166,7 @@ func New(h corehost.Host, cfg Config) *Gate {
 	cfg.MaxWaiting = cmp.Or(cfg.MaxWaiting, 64)
 	cfg.MaxPending = cmp.Or(cfg.MaxPending, 2<<20)
 	cfg.StallTimeout = cmp.Or(cfg.StallTimeout, 5*time.Second)
-	cfg.Log = cmp.Or(cfg.Log, logging.Room("host", nil))
+	cfg.Log = cmp.Or(cfg.Log, logging.Package("host", nil))
 	if cfg.Recheck == nil {
 		cfg.Recheck = func(peer.ID, ...protocol.ID) {}
 	}

@@ -100,7 +100,7 @@ type answers struct {
 // Track begins to track the given protocols. A nil log means the logger
 // "smokesignal/host" of go-log. The host stays the caller's; close the Tracker first.
 func Track(h corehost.Host, log *slog.Logger, protocols ...protocol.ID) (*Tracker, error) {
-	log = cmp.Or(log, logging.Room("host", nil))
+	log = cmp.Or(log, logging.Package("host", nil))
 	sub, err := h.EventBus().Subscribe([]any{new(event.EvtPeerIdentificationCompleted), new(event.EvtPeerIdentificationFailed)},
 		eventbus.BufSize(256), eventbus.Name("smokesignal protocols"))
 	if err != nil {

@@ -1,14 +1,15 @@
-// Package logging gives every room its logger:
+// Package logging gives every package of the module its logger:
 //
-//	log := logging.Room("host", nil) // go-log's "smokesignal/host"
+//	log := logging.Package("host", nil) // go-log's "smokesignal/host"
 //	log.Debug("listening", "addrs", addrs)
 //
-// A library does not write to its user's terminal uninvited. So as long as
-// nobody has configured go-log, the loggers of smokesignal, and those of
-// libp2p once [Dependencies] was called, are set to a level above error. They
-// are ordinary go-log loggers: GOLOG_LOG_LEVEL, golog.SetLogLevel,
-// golog.SetLogLevelRegex and golog.SetupLogging work on them by name, and what
-// the application says, before or after, is what holds.
+// A library should not write to its user's terminal unasked. So as long as
+// neither the application nor the environment has configured go-log, the loggers
+// of smokesignal are set to a level above error and print nothing. After a call of
+// [Dependencies] the same is true for the loggers of libp2p. All of them are
+// ordinary go-log loggers: GOLOG_LOG_LEVEL, golog.SetLogLevel,
+// golog.SetLogLevelRegex and golog.SetupLogging work on them by name, before or
+// after this package has set their levels.
 package logging
 
 import (
@@ -23,40 +24,45 @@ import (
 
 const (
 	root = "smokesignal"
-	// quietLevel is above all that slog can express.
+	// quietLevel is a level of go-log above all levels of slog: a logger at this level
+	// prints nothing.
 	quietLevel = "fatal"
-	// sentinel is a level in go-log's table that belongs to no logger. Nobody
-	// sets it by name, so when it moves, somebody has set all levels at once.
+	// sentinel is the name of a logger that is never used. Nobody sets its level by
+	// name, so if its level changes, the application has set all levels at once.
 	sentinel = root + "/quiet"
-	// quicWarning turns off what quic-go says on stderr about the size of UDP
-	// buffers. The host room logs the same at debug.
+	// quicWarning is an environment variable that turns off the warning about the
+	// size of UDP buffers, which quic-go prints to stderr. Package host logs the same
+	// warning at debug level.
 	quicWarning = "QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING"
 )
 
-var rooms = []string{"", "node", "host", "events", "discovery", "health"}
+// packages holds the names for which [Package] has loggers. The empty name is that of
+// the module.
+var packages = []string{"", "node", "host", "events", "discovery", "health"}
 
-// Only our own names are touched here, so importing smokesignal changes
-// nothing for anybody else. It happens this early so that whatever the
-// application does to go-log comes later.
+// init sets the levels of smokesignal's own loggers only, so importing smokesignal does
+// not change the log of other packages. It runs before main, so that a level which the
+// application sets later is kept.
 func init() {
 	if !configured() {
 		must(golog.SetLogLevel(sentinel, quietLevel))
 	}
-	for _, name := range rooms {
+	for _, name := range packages {
 		register(fullName(name))
 	}
 }
 
-// Room returns the logger of a room: "host" logs as "smokesignal/host", the
-// empty name as "smokesignal". It logs to h, with the name as attribute
-// "logger"; if h is nil, to go-log, which prints nothing until GOLOG_LOG_LEVEL
-// or the application asks for it.
-func Room(name string, h slog.Handler) *slog.Logger {
+// Package returns the logger of a package of this module: "host" logs as
+// "smokesignal/host", the empty name as "smokesignal". The logger writes to h and adds
+// the attribute "logger" with its name. If h is nil it writes to go-log, which prints
+// nothing unless GOLOG_LOG_LEVEL or the application sets a level.
+func Package(name string, h slog.Handler) *slog.Logger {
 	return logger(fullName(name), h)
 }
 
-// Dependency is [Room] for a library which logs under a name of its own and
-// takes a logger as option, as go-libp2p-pubsub does ("pubsub").
+// Dependency returns the logger for a library that takes a logger as an option and has
+// a name of its own, such as go-libp2p-pubsub ("pubsub"). h has the same meaning as for
+// [Package].
 func Dependency(name string, h slog.Handler) *slog.Logger {
 	return logger(name, h)
 }
@@ -69,10 +75,10 @@ func logger(name string, h slog.Handler) *slog.Logger {
 	return slog.New(h.WithAttrs(loggerAttr(name)))
 }
 
-// Loud returns the logger for errors that nobody would look for in a quiet log,
-// such as a panic in a handler of the program: log itself or, if log goes to
-// go-log and nobody has configured go-log, [slog.Default], which writes to stderr
-// unless the application has changed it.
+// Loud returns a logger for errors that the user must not miss, such as a panic in a
+// handler of the program. If log would print nothing, because it writes to go-log and
+// nobody has configured go-log, Loud returns [slog.Default], which writes to stderr unless
+// the application has changed it. Otherwise it returns log.
 func Loud(log *slog.Logger) *slog.Logger {
 	h, ok := log.Handler().(quietHandler)
 	if !ok || level(sentinel) <= slog.LevelError || h.Enabled(context.Background(), slog.LevelError) {
@@ -81,8 +87,8 @@ func Loud(log *slog.Logger) *slog.Logger {
 	return slog.Default().With("logger", root)
 }
 
-// quietHandler is go-log's handler in the loggers to which the application has
-// not given one of its own.
+// quietHandler is go-log's handler. Loggers have it if the application has not given
+// them a handler.
 type quietHandler struct{ slog.Handler }
 
 func (h quietHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
@@ -93,19 +99,18 @@ func (h quietHandler) WithGroup(name string) slog.Handler {
 	return quietHandler{h.Handler.WithGroup(name)}
 }
 
-// Dependencies makes go-libp2p log through go-log and as quietly as we do,
-// and quic-go keep its warning about UDP buffers to itself. Whoever makes a
-// libp2p host calls it first; calls after the first do nothing.
+// Dependencies makes go-libp2p log through go-log, silences libp2p's loggers as [Package]
+// does those of this module, and turns off quic-go's warning about UDP buffers. It must be
+// called before a libp2p host is made; calls after the first do nothing.
 //
-// This is process-wide state which smokesignal shares with the application,
-// so it yields: a handler which the application gave to
-// gologshim.SetDefaultHandler stays, as does a value of
-// QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING, and libp2p's loggers are silenced
-// only while they and go-log as a whole are at go-log's defaults. A libp2p
-// logger that has logged before keeps what it had then.
+// All this is state of the whole process, so the settings of the application take
+// precedence: a handler given to gologshim.SetDefaultHandler is kept, and so is a value of
+// QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING. Libp2p's loggers are silenced only if the
+// application has changed neither their levels nor the level of go-log as a whole. A libp2p
+// logger that has already logged something keeps its handler.
 //
-// One thing cannot be told from the default: level error, asked for by the
-// name of a single libp2p logger before that logger's first line. "warn" can.
+// One setting cannot be distinguished from the default and is lost: the level "error",
+// set by name for a single libp2p logger before that logger has logged anything.
 func Dependencies() { dependencies() }
 
 var dependencies = sync.OnceFunc(func() {
@@ -117,8 +122,8 @@ var dependencies = sync.OnceFunc(func() {
 	}
 })
 
-// shim is what libp2p's loggers find when they first log. They introduce
-// themselves by WithAttrs, which is when their level can be set.
+// shim is the handler that Dependencies gives to libp2p's loggers. Each of them calls
+// WithAttrs with its name before it first logs, and is silenced at that moment.
 type shim struct{ slog.Handler }
 
 func (s shim) WithAttrs(attrs []slog.Attr) slog.Handler {
@@ -130,14 +135,15 @@ func (s shim) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return s.Handler.WithAttrs(attrs)
 }
 
-// shimIsFallback reports whether go-libp2p would log to stderr by its own
-// handler, that is, whether the application has not given it another.
+// shimIsFallback reports whether go-libp2p still logs to stderr by its own handler, because
+// the application has not given it another one.
 func shimIsFallback() bool {
 	const probe = root + "/probe"
 	h := gologshim.Logger(probe).Handler().WithAttrs(nil)
 	switch h.(type) {
 	case *slog.TextHandler, *slog.JSONHandler:
-		// The fallback's level is known; that of an application is hardly this one.
+		// A handler of the application may be of the same type. The fallback is recognized
+		// by its level, which an application is unlikely to use.
 		least := gologshim.ConfigFromEnv().LevelForSystem(probe)
 		return h.Enabled(context.Background(), least) && !h.Enabled(context.Background(), least-1)
 	default:
@@ -145,8 +151,8 @@ func shimIsFallback() bool {
 	}
 }
 
-// register lists a logger with go-log, and silences it if neither its level
-// nor go-log as a whole were configured by anybody.
+// register makes a logger of that name known to go-log. It silences the logger unless the
+// application or the environment has set its level or that of go-log as a whole.
 func register(name string) {
 	golog.Logger(name)
 	if level(sentinel) > slog.LevelError && level(name) == slog.LevelError {
@@ -154,8 +160,8 @@ func register(name string) {
 	}
 }
 
-// level returns the least level at which go-log prints what name logs, or one
-// above error if it prints nothing.
+// level returns the lowest level at which go-log prints messages of the logger with that
+// name, or a level above error if it prints none.
 func level(name string) slog.Level {
 	h := golog.SlogHandler().WithAttrs(loggerAttr(name))
 	for _, l := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError} {
@@ -166,8 +172,8 @@ func level(name string) slog.Level {
 	return slog.LevelError + 1
 }
 
-// configured reports whether go-log was told anything, by the environment or
-// by a package initialised before this one.
+// configured reports whether go-log has been configured, by the environment or by a package
+// that was initialized before this one.
 func configured() bool {
 	for _, env := range []string{"GOLOG_LOG_LEVEL", "IPFS_LOGGING"} {
 		if os.Getenv(env) != "" {
@@ -179,11 +185,11 @@ func configured() bool {
 		!c.Stderr || c.Stdout || c.File != "" || c.URL != ""
 }
 
-func fullName(room string) string {
-	if room == "" {
+func fullName(name string) string {
+	if name == "" {
 		return root
 	}
-	return root + "/" + room
+	return root + "/" + name
 }
 
 func loggerAttr(name string) []slog.Attr {

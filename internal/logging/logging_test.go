@@ -25,11 +25,11 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// shout logs at every level as a room, as libp2p, as pubsub, and as an
+// shout logs at every level as a package of the module, as libp2p, as pubsub, and as an
 // application which uses go-log itself.
 func shout() {
 	libp2p := gologshim.Logger("swarm2")
-	for _, l := range []*slog.Logger{Room("host", nil), Room("", nil), libp2p, Dependency("pubsub", nil)} {
+	for _, l := range []*slog.Logger{Package("host", nil), Package("", nil), libp2p, Dependency("pubsub", nil)} {
 		l.Debug("a debug line")
 		l.Info("an info line")
 		l.Warn("a warn line")
@@ -57,7 +57,7 @@ var children = map[string]func(){
 		Dependencies()
 		shout()
 	},
-	"one room": func() {
+	"one package": func() {
 		Dependencies()
 		must(golog.SetLogLevel("smokesignal/host", "warn"))
 		shout()
@@ -134,7 +134,7 @@ func TestQuietUnlessAsked(t *testing.T) {
 		{child: "all at error", host: 1, root: 1, swarm: 1, pubs: 1, app: 1},
 		{child: "all at error, later", host: 1, root: 1, swarm: 1, pubs: 1, app: 1},
 		{child: "set up", host: 1, root: 1, swarm: 1, pubs: 1, app: 1},
-		{child: "one room", host: 2, app: 1},
+		{child: "one package", host: 2, app: 1},
 		{child: "one of libp2p", swarm: 2, app: 1},
 		{child: "regex", host: 3, swarm: 1, app: 1}, // no Dependencies: libp2p prints as it does alone
 		{child: "own handler for libp2p", swarm: 2, app: 1},
@@ -163,7 +163,7 @@ func TestQuietUnlessAsked(t *testing.T) {
 	}
 }
 
-func TestRoomsAreListed(t *testing.T) {
+func TestPackagesAreListed(t *testing.T) {
 	listed := golog.GetSubsystems()
 	for _, want := range []string{"smokesignal", "smokesignal/node", "smokesignal/host", "smokesignal/events", "smokesignal/discovery", "smokesignal/health"} {
 		if !slices.Contains(listed, want) {
@@ -175,9 +175,9 @@ func TestRoomsAreListed(t *testing.T) {
 	}
 }
 
-func TestRoomLogsToTheHandlerGiven(t *testing.T) {
+func TestPackageLogsToTheHandlerGiven(t *testing.T) {
 	var b bytes.Buffer
-	Room("events", slog.NewTextHandler(&b, nil)).Info("hello", "n", 1)
+	Package("events", slog.NewTextHandler(&b, nil)).Info("hello", "n", 1)
 	if got := b.String(); !strings.Contains(got, "logger=smokesignal/events") || !strings.Contains(got, "n=1") {
 		t.Errorf("got %q", got)
 	}

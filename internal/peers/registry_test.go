@@ -23,7 +23,7 @@ func newRegistry(t *testing.T) *Registry {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { h.Close() })
-	r := New(Config{Host: h, Min: 1, Max: 2, Log: logging.Room("host", nil)})
+	r := New(Config{Host: h, Min: 1, Max: 2, Log: logging.Package("host", nil)})
 	t.Cleanup(r.Close)
 	return r
 }
@@ -167,7 +167,7 @@ func TestRegistryLearnsFromTheHost(t *testing.T) {
 	if _, err := net.ConnectPeers(hosts[0].ID(), before.ID()); err != nil {
 		t.Fatal(err)
 	}
-	r := New(Config{Host: hosts[0], Log: logging.Room("host", nil)})
+	r := New(Config{Host: hosts[0], Log: logging.Package("host", nil)})
 	defer r.Close()
 	changes := make(chan Transition, 100)
 	identified := make(chan peer.ID, 100)

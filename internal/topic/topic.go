@@ -100,7 +100,7 @@ func New(ps *pubsub.PubSub, h corehost.Host, cfg Config) (*Topic, error) {
 		return nil, fmt.Errorf("events: the name of a topic has 1 to %d bytes, not %d", maxTopicLen, n)
 	}
 	if cfg.Log == nil {
-		cfg.Log = logging.Room("events", nil)
+		cfg.Log = logging.Package("events", nil)
 	}
 	most, err := maxPublish(h, cfg.Name)
 	if err != nil {

@@ -134,7 +134,8 @@ func (d *deliverer) advance(q *deliveryQueue, to uint64) bool {
 	return true
 }
 
-// deliver is one turn of a sender: it handles a whole gap, or the events of one batch.
+// deliver is called when it is a sender's turn. It reports a whole gap, or handles the
+// events of one batch.
 func (d *deliverer) deliver(ctx context.Context, sender peer.ID, q *deliveryQueue) {
 	d.mu.Lock()
 	closed := d.turns.Closed()

@@ -60,10 +60,11 @@ type engineDriver struct {
 	oldSessions logging.Limiter
 }
 
-// A missing event is given up at the latest when it is older than StoreAge, so that no
-// node stores it any more, and then one of these times has passed: doubtAfter if
-// neighbors were asked but none knew the session, gapAfter in any case. Nearly always
-// an event is given up much earlier, because of the neighbors' answers.
+// A missing event is given up at the latest when no node stores it any more, which is
+// after StoreAge, and one of these times has passed as well: doubtAfter if the
+// neighbors answer but none of them knew the session, gapAfter in any other case.
+// Nearly always an event is given up much earlier, because the neighbors that knew the
+// session do not have it.
 const (
 	doubtAfter = 5 * time.Second
 	gapAfter   = 10 * time.Second
@@ -86,7 +87,7 @@ func (d *engineDriver) init(b *Broadcast) {
 	})
 }
 
-// receiveMessage is the message filter of the subscription: see subscribe.
+// receiveMessage is the message filter of the subscription: see subscription.Join.
 func (d *engineDriver) receiveMessage(m *pubsub.Message) bool {
 	defer d.recover()
 	if d.isCheck(m) {

@@ -15,7 +15,7 @@ type UnconfirmedError struct {
 	Peers []peer.ID // the neighbors that lack events
 	Has   []uint64  // for each of Peers, how many of this node's events it has received
 	Sent  uint64    // how many events this node has emitted
-	Err   error     // the error of the context that ended the wait
+	Err   error     // why the wait ended: the error of the context, or that the neighbors do not answer
 }
 
 func (e *UnconfirmedError) Error() string {

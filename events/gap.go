@@ -15,7 +15,7 @@ import (
 // is reported in its place among the events of that sender.
 type Gap struct {
 	From    peer.ID // the sender of the missing events
-	Session [8]byte // the session (the run of the sender's program) to which they belong
+	Session [8]byte // the session (the run of the sender's program) to which the missing events belong
 	// First and Last are the numbers of the first and the last missing event. A sender
 	// numbers the events of each session from 1.
 	First, Last uint64

@@ -49,14 +49,15 @@ const (
 	// large enough that a thousand small events share the cost of a signature, and
 	// small enough that a window (what neighbors may lack) holds several batches.
 	batchTarget = 128 << 10
-	// quietTime is how long no batch must have been published for an Emit to publish
-	// its event itself, which saves the time to wake another goroutine. An event within
-	// that time after a batch may be part of a burst, which is better collected.
+	// If no batch was published for quietTime, an Emit publishes its event itself,
+	// which saves the time to wake another goroutine. An event that is emitted sooner
+	// may be part of a burst, whose events are better collected in a batch.
 	quietTime = time.Millisecond
-	// freeBatches is how many batches neighbors may lack without any delay for the next
-	// batch, since the last ones may be too young to be acknowledged. For each further
-	// batch that they lack, the publisher collects events for gatherTime longer, or
-	// until the batch is full. So batches become larger under load.
+	// freeBatches is how many batches neighbors may lack before the next batch is
+	// delayed. They may lack a few just because their acknowledgments are still on the
+	// way. For each further batch that they lack, the publisher collects events for
+	// gatherTime longer, or until the batch is full. So batches become larger under
+	// load.
 	freeBatches = 3
 	gatherTime  = time.Millisecond
 	// publishRetry is the pause after pubsub has refused to publish a batch.
@@ -90,6 +91,7 @@ func (p *publisher) enqueue(ctx context.Context, mode spaceMode, ev *event.Outgo
 		// The goroutine that is publishing will find this event afterwards.
 	// Nothing is going on, so this event need not wait for others.
 	case time.Since(p.detachedAt) >= quietTime && p.b.driver.reservePublish(freeBatches):
+		// No batch is under way, so this event need not wait for others.
 		p.publishing = true
 		p.publishOne()
 	default:
@@ -196,8 +198,8 @@ func (p *publisher) publishAll() {
 	}
 }
 
-// gatherMore lets the batch collect events for a while. The time is counted from the
-// last batch, and is the longer the more batches the neighbors lack (behind).
+// gatherMore waits while the batch collects events. It waits the longer the more
+// batches the neighbors lack (behind). The time is counted from the last batch.
 func (p *publisher) gatherMore(behind int) {
 	p.mu.Lock()
 	full, last := p.waiting, p.detachedAt

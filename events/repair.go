@@ -147,9 +147,9 @@ func (b *Broadcast) serve(s network.Stream) {
 	s.Close()
 }
 
-// admitRepair waits until p is a neighbor and then adds the stream to its link. One
-// side of a new link always has it earlier than the other, so the stream may come
-// before the link.
+// admitRepair waits until p is a neighbor and then adds the stream to its link. Of two
+// new neighbors, one always completes the link first, so its stream can arrive before
+// the other has completed the link.
 func (b *Broadcast) admitRepair(p peer.ID, s network.Stream) error {
 	ctx, cancel := context.WithTimeout(b.ctx, repairTimeout)
 	defer cancel()

@@ -94,9 +94,9 @@ type callerState struct {
 // stream are removed.
 const maxCallers = 1024
 
-// callerOf returns the callerState of the session that opened s. It needs no lock of
-// its own, as only one goroutine at a time reads the streams of a peer. The caller must
-// hold d.mu.
+// callerOf returns the callerState of the session that opened s. The callerState needs
+// no lock of its own, as only one goroutine at a time reads the streams of a peer. The
+// caller must hold d.mu.
 func (d *Direct) callerOf(s *inStream) *callerState {
 	m := d.callers[s.from]
 	if m != nil && m.session == s.hello.session {
@@ -210,8 +210,8 @@ func (a answer) appendFrame(dst []byte, results *event.Outgoing) []byte {
 // errUnreadAnswer is returned when a caller does not read its answers.
 var errUnreadAnswer = errors.New("events: the caller does not read its answers")
 
-// write writes an answer. The caller of the call has at least half of timeout to read
-// each chunk of it.
+// write writes an answer. The peer that made the call has at least half of timeout to
+// read each chunk of the answer.
 func (s *inStream) write(b []byte, timeout time.Duration) error {
 	for len(b) > 0 {
 		n, err := s.writer.Write(b, timeout)

@@ -371,9 +371,9 @@ func (m *Dispatcher) wait(ctx context.Context) error {
 	return nil
 }
 
-// WaitAll waits until a closed channel has ended, or until ctx ends: it waits for the
-// handlers and then for the tasks. what is the subject and verb with which its error
-// names the tasks, such as "streams are".
+// WaitAll waits for the end of a channel (direct, broadcast or topic) that was closed,
+// until ctx ends: first for its handlers, then for its tasks. what is the subject and
+// verb with which the error names the tasks, such as "streams are".
 func (m *Dispatcher) WaitAll(ctx context.Context, tasks *sync.WaitGroup, what string) error {
 	ctx, cancel := waitContext(ctx)
 	defer cancel()

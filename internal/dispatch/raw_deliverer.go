@@ -118,8 +118,8 @@ func (r *RawDeliverer) tooManySenders(from peer.ID) bool {
 }
 
 // makeSpace drops waiting messages of the senders with the most weight until there is
-// space for a message of from. It returns false if that would leave them with less than
-// from has. The caller must hold mu.
+// space for a message of from. It returns false if no other sender has more weight than
+// from would have. The caller must hold mu.
 func (r *RawDeliverer) makeSpace(from peer.ID, weight int) bool {
 	own := weight
 	if q, ok := r.turns.Queue(from); ok {
@@ -157,11 +157,11 @@ func (r *RawDeliverer) subtractWeight(q *rawQueue, data []byte) {
 	r.weight -= weigh(data)
 }
 
-// deliver is one turn of a sender: it passes one message to the handlers.
+// deliver is called when it is a sender's turn. It passes one message to the handlers.
 func (r *RawDeliverer) deliver(ctx context.Context, from peer.ID, q *rawQueue) {
 	data, handlers, ok := r.pop(q)
 	if !ok {
-		return // its messages were dropped meanwhile, or the channel was closed
+		return // its messages were dropped meanwhile, or Close was called
 	}
 	// This is deferred so that it also happens if a handler calls runtime.Goexit.
 	defer func() {

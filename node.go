@@ -22,6 +22,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/host"
 	"github.com/go-smokesignal/smokesignal/internal/direct"
 	"github.com/go-smokesignal/smokesignal/internal/gate"
+	"github.com/go-smokesignal/smokesignal/internal/guard"
 	"github.com/go-smokesignal/smokesignal/internal/identify"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 	"github.com/go-smokesignal/smokesignal/internal/notify"
@@ -58,7 +59,7 @@ type Node struct {
 	overlay   wiring.Overlay // what the driver and the other parts call of each other
 	watchdog  *health.Watchdog
 	// pubsubCounters counts the messages that pubsub drops. Stats.PubSub shows them.
-	pubsubCounters events.PubSubCounters
+	pubsubCounters guard.Counters
 
 	// What the methods return.
 	peers    Peers

@@ -18,6 +18,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/host"
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 	"github.com/go-smokesignal/smokesignal/internal/gate"
+	"github.com/go-smokesignal/smokesignal/internal/guard"
 	"github.com/go-smokesignal/smokesignal/internal/lent"
 	"github.com/go-smokesignal/smokesignal/internal/limits"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
@@ -89,7 +90,7 @@ func WithTopic(t *pubsub.Topic) Option {
 // options do not restrict the application's own topics. Options given after them override
 // them. They can be used for one pubsub; call PubSubOptions again for another.
 func PubSubOptions() []pubsub.Option {
-	return events.PubSubOptions(events.PubSubConfig{Shared: true})
+	return guard.New(guard.Config{Shared: true}).Options()
 }
 
 // AddLimits adds what a node needs to the limits of the resource manager of an
@@ -230,9 +231,9 @@ func (n *Node) openPubSub() (err error) {
 	n.gate = gate.New(n.host, gate.Config{
 		Recheck: n.protocols.Recheck, Log: logging.Package("host", n.cfg.logger),
 	})
-	options := events.PubSubOptions(events.PubSubConfig{
+	options := guard.New(guard.Config{
 		Topic: n.topic, Log: logging.Dependency("pubsub", n.cfg.logger), Counters: &n.pubsubCounters,
-	})
+	}).Options()
 	n.pubsub, err = pubsub.NewFloodSub(n.ctx, n.gate.Host(), options...)
 	return err
 }

@@ -70,15 +70,7 @@ func (n *Node) Stats() Stats {
 	s := Stats{
 		Direct:    DirectStats(n.direct.Stats()),
 		Broadcast: BroadcastStats(n.broadcast.Stats()),
-		PubSub: map[string]uint64{
-			"Dropped":       pubsub.Dropped,
-			"Overload":      pubsub.Overload,
-			"Rejected":      pubsub.Rejected,
-			"Refused":       pubsub.Refused,
-			"Undeliverable": pubsub.Undeliverable,
-			"Topics":        pubsub.Topics,
-			"Panics":        pubsub.Panics,
-		},
+		PubSub:    pubsub,
 		Watchdog: map[string]uint64{
 			"Received":  watchdog.Received,
 			"Malformed": watchdog.Malformed,

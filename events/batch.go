@@ -10,6 +10,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 	"github.com/go-smokesignal/smokesignal/internal/event"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // One kind of message travels on the topic, in the data of a signed pubsub message. The
@@ -227,11 +228,11 @@ func decodeMarks(b []byte) ([]engine.Mark, error) {
 	return marks, nil
 }
 
-// readID decodes a peer id. It refuses an id of more than maxAuthor bytes, because
+// readID decodes a peer id. It refuses an id of more than protocol.MaxAuthor bytes, because
 // messages of such a sender are refused, too.
 func readID(b []byte) (peer.ID, error) {
-	if len(b) > maxAuthor {
-		return "", fmt.Errorf("a peer id of %d bytes, at most %d", len(b), maxAuthor)
+	if len(b) > protocol.MaxAuthor {
+		return "", fmt.Errorf("a peer id of %d bytes, at most %d", len(b), protocol.MaxAuthor)
 	}
 	return peer.IDFromBytes(b)
 }

@@ -31,7 +31,7 @@ func BenchmarkFloodsubPair(b *testing.B) {
 	from, to := newStationHost(b, overTCP), newStationHost(b, overTCP)
 	hosttest.Connect(b, from, to)
 	for i, h := range []corehost.Host{from, to} {
-		ps, err := pubsub.NewFloodSub(ctx, h, PubSubOptions(PubSubConfig{})...)
+		ps, err := pubsub.NewFloodSub(ctx, h, PubSubOptions(testTopic)...)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 	"github.com/go-smokesignal/smokesignal/internal/event"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
+	"github.com/go-smokesignal/smokesignal/internal/guard"
 	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
@@ -35,7 +36,7 @@ type station struct {
 	t     testing.TB
 	host  corehost.Host
 	ps    *pubsub.PubSub
-	guard *pubsubGuard
+	guard *guard.Guard
 	stop  context.CancelFunc
 
 	mu   sync.Mutex
@@ -57,9 +58,9 @@ func newStationHost(t testing.TB, listen ...string) corehost.Host {
 // named "x".
 func newStation(t testing.TB, listen string, cfg BroadcastConfig) *station {
 	t.Helper()
-	guard := newPubSubGuard(PubSubConfig{Topic: testTopic})
-	s := newStationOn(t, listen, cfg, guard.options()...)
-	s.guard = guard
+	g := guard.New(guard.Config{Topic: testTopic})
+	s := newStationOn(t, listen, cfg, g.Options()...)
+	s.guard = g
 	return s
 }
 

@@ -109,13 +109,12 @@ func TestBroadcastBurst(t *testing.T) {
 		if st := s.Stats(); st.Delivered != n || st.Lost+st.Overrun != 0 {
 			t.Errorf("node %d: %+v", i+1, st)
 		}
-		if dropped := s.guard.counters.dropped.Load() + s.guard.counters.overload.Load(); dropped != 0 {
-			t.Errorf("node %d: pubsub dropped %d", i+1, dropped)
+		if st := s.guard.Stats(); st["dropped"]+st["overload"] != 0 {
+			t.Errorf("node %d: pubsub dropped messages: %v", i+1, st)
 		}
 		eventually(t, "no message counts as unchecked", func() bool {
-			s.guard.mu.Lock()
-			defer s.guard.mu.Unlock()
-			return s.guard.bytes == 0 && len(s.guard.unchecked) == 0
+			messages, bytes := s.guard.Unchecked()
+			return messages == 0 && bytes == 0
 		})
 	}
 }
@@ -198,7 +197,7 @@ func TestBroadcastErrors(t *testing.T) {
 	h := newStationHost(t, overTCP)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	ps, err := pubsub.NewFloodSub(ctx, h, PubSubOptions(PubSubConfig{})...)
+	ps, err := pubsub.NewFloodSub(ctx, h, PubSubOptions(testTopic)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -489,7 +488,7 @@ func TestBroadcastOnNeighbor(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	h := newStationHost(t, overTCP)
-	ps, err := pubsub.NewFloodSub(ctx, h, PubSubOptions(PubSubConfig{})...)
+	ps, err := pubsub.NewFloodSub(ctx, h, PubSubOptions(testTopic)...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,7 +21,7 @@ func join(ctx context.Context, topic string) (corehost.Host, *events.Broadcast) 
 	if err != nil {
 		log.Fatal(err)
 	}
-	ps, err := pubsub.NewFloodSub(ctx, h, events.PubSubOptions(events.PubSubConfig{})...)
+	ps, err := pubsub.NewFloodSub(ctx, h, events.PubSubOptions(topic)...)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -12,6 +12,9 @@ import (
 	pb "github.com/libp2p/go-libp2p-pubsub/pb"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/go-smokesignal/smokesignal/internal/guard"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // lendStation is a station whose pubsub has the options of an application.
@@ -174,7 +177,7 @@ func TestEndedPubSub(t *testing.T) {
 // pubsub of our own remembers, joined before and after their peers came, and ids of
 // messages as everybody else has them.
 func TestSharedOptions(t *testing.T) {
-	const n = maxTopics + 10
+	const n = 64 + 10 // a pubsub of our own remembers 64 topics of a peer
 	type side struct {
 		*station
 		topics map[string]*pubsub.Topic
@@ -193,8 +196,8 @@ func TestSharedOptions(t *testing.T) {
 		}
 		s.topics[name] = topic
 	}
-	guard := newPubSubGuard(PubSubConfig{Shared: true})
-	a, b := newSide(guard.options()...), newSide()
+	shared := guard.New(guard.Config{Shared: true})
+	a, b := newSide(shared.Options()...), newSide()
 	var names []string
 	for i := range n {
 		names = append(names, fmt.Sprint("application/", i))
@@ -222,7 +225,7 @@ func TestSharedOptions(t *testing.T) {
 				m, err := to.subs[name].Next(ctx)
 				cancel()
 				if err != nil {
-					t.Fatalf("%s: %v; %+v", name, err, guard.counters.Stats())
+					t.Fatalf("%s: %v; %+v", name, err, shared.Stats())
 				}
 				if m.ReceivedFrom == to.id() {
 					continue // its own
@@ -238,13 +241,11 @@ func TestSharedOptions(t *testing.T) {
 	b.emit("two")
 	b.wait(a.station, "one")
 	a.wait(b.station, "two")
-	guard.mu.Lock()
-	if len(guard.unchecked) > 0 || guard.bytes != 0 {
-		t.Errorf("%d messages of %d bytes count as unchecked", len(guard.unchecked), guard.bytes)
+	if messages, bytes := shared.Unchecked(); messages > 0 || bytes != 0 {
+		t.Errorf("%d messages of %d bytes count as unchecked", messages, bytes)
 	}
-	guard.mu.Unlock()
-	if refused := guard.counters.refused.Load() + guard.counters.rejected.Load() + guard.counters.overload.Load(); refused > 0 {
-		t.Errorf("%d messages were refused", refused)
+	if st := shared.Stats(); st["refused"]+st["rejected"]+st["overload"] > 0 {
+		t.Errorf("messages were refused: %v", st)
 	}
 
 	// A topic for publishing only is joined in name alone.
@@ -269,8 +270,8 @@ func TestSharedOptions(t *testing.T) {
 
 	// What is not allowed to be so large is refused here as well.
 	m = r.message([]byte("x"))
-	m.Topic, m.Seqno = proto.String(names[0]), make([]byte, maxSeqno+1)
+	m.Topic, m.Seqno = proto.String(names[0]), make([]byte, protocol.MaxSeqno+1)
 	sign(t, m, r.key())
 	r.publish(m)
-	eventually(t, "a message out of bounds is refused", func() bool { return guard.counters.refused.Load() == 1 })
+	eventually(t, "a message out of bounds is refused", func() bool { return shared.Stats()["refused"] == 1 })
 }

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/go-smokesignal/smokesignal/internal/event"
+	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
 // A signedBatch is a batch together with the signed pubsub message in which its sender
@@ -74,7 +75,7 @@ var errBounds = fmt.Errorf("%w original: a field is out of bounds", event.ErrMal
 // than necessary. The memory limits count only the data, and a node that forwards the
 // message could add fields that the sender has not signed.
 func checkBounds(msg *pb.Message) error {
-	if len(msg.ProtoReflect().GetUnknown()) > 0 || len(msg.Seqno) > maxSeqno || len(msg.From) > maxAuthor || len(msg.Key) > maxKey || len(msg.Signature) > maxKey {
+	if len(msg.ProtoReflect().GetUnknown()) > 0 || len(msg.Seqno) > protocol.MaxSeqno || len(msg.From) > protocol.MaxAuthor || len(msg.Key) > protocol.MaxKey || len(msg.Signature) > protocol.MaxKey {
 		return errBounds
 	}
 	return nil

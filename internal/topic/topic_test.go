@@ -48,7 +48,7 @@ func newOnTopicOf(t *testing.T, h corehost.Host, name string, options ...pubsub.
 	t.Cleanup(stop)
 	o := &onTopic{t: t, host: h, got: make(map[peer.ID][][]byte), news: make(chan struct{})}
 	if options == nil {
-		options = events.PubSubOptions(events.PubSubConfig{}) // others reorder
+		options = events.PubSubOptions(name) // others reorder
 	}
 	var err error
 	if o.ps, err = pubsub.NewFloodSub(ctx, h, options...); err != nil {

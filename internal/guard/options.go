@@ -1,4 +1,4 @@
-package events
+package guard
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 	pb "github.com/libp2p/go-libp2p-pubsub/pb"
 )
 
-// Limits of a pubsub that uses PubSubOptions. With pubsub's default queue length of 32,
+// Limits of a pubsub that uses these options. With pubsub's default queue length of 32,
 // half of a burst of 10,000 messages was lost on a line of five nodes, and the rest
 // came out of order.
 const (
@@ -24,12 +24,6 @@ const (
 	// bytes. An empty message takes two bytes there, and some 200 bytes of memory when
 	// decoded.
 	maxControl = 64 << 10
-	// Limits of the fields of one message, in bytes. Sequence numbers have 8 bytes, in
-	// rust-libp2p 20. The author is a peer id, which has at most 42 bytes, and the key
-	// is that of the author.
-	maxSeqno  = 64
-	maxAuthor = 64
-	maxKey    = 4 << 10
 	// maxTopics is how many topics are remembered of one peer, not counting topics that
 	// this node has joined. maxTopicName is the greatest length of their names in
 	// bytes.
@@ -39,8 +33,8 @@ const (
 	maxTopicPeers = 4096
 )
 
-// PubSubConfig configures [PubSubOptions]. Its zero value works.
-type PubSubConfig struct {
+// Config configures a [Guard]. Its zero value works.
+type Config struct {
 	// Topic is a topic that this node is going to join. Joined topics do not count
 	// against the limit of 64 topics that pubsub remembers of one peer.
 	Topic string
@@ -48,58 +42,47 @@ type PubSubConfig struct {
 	// them are left out.
 	Shared bool
 	// Counters counts dropped and refused messages; nil counts nothing.
-	Counters *PubSubCounters
+	Counters *Counters
 	// Log receives the log lines of pubsub, except its debug lines for each RPC. nil is
 	// go-log's logger "pubsub", which is silent by default.
 	Log *slog.Logger
 }
 
-// PubSubStats is a snapshot of counters, since the start, of messages that pubsub did
-// not send or deliver.
-type PubSubStats struct {
-	Dropped       uint64 // messages not sent to a peer because the queue for that peer was full
-	Overload      uint64 // messages dropped because too many waited for the check of their signature
-	Rejected      uint64 // messages that were forged, unsigned, or claimed to be from this node
-	Refused       uint64 // messages with a field that is larger than allowed
-	Undeliverable uint64 // messages dropped because the subscription's queue was full
-	Topics        uint64 // topics that peers announced and that were not remembered, as there were too many
-	Panics        uint64 // panics in this package on goroutines of pubsub
-}
-
-// PubSubCounters are the counters behind [PubSubStats]. The zero value is ready to use,
-// for one pubsub.
-type PubSubCounters struct {
+// Counters counts, since the start, messages that pubsub did not send or deliver. The
+// zero value is ready to use, for one pubsub.
+type Counters struct {
 	dropped, overload, rejected, refused, undeliverable, topics, panics atomic.Uint64
 }
 
-// Stats returns a snapshot of the counters.
-func (c *PubSubCounters) Stats() PubSubStats {
-	return PubSubStats{
-		Dropped:       c.dropped.Load(),
-		Overload:      c.overload.Load(),
-		Rejected:      c.rejected.Load(),
-		Refused:       c.refused.Load(),
-		Undeliverable: c.undeliverable.Load(),
-		Topics:        c.topics.Load(),
-		Panics:        c.panics.Load(),
+// Stats returns the counters.
+func (c *Counters) Stats() map[string]uint64 {
+	return map[string]uint64{
+		// Messages that were not sent to a peer because the queue for that peer was full.
+		"dropped": c.dropped.Load(),
+		// Messages dropped because too many waited for the check of their signature.
+		"overload": c.overload.Load(),
+		// Messages that were forged, unsigned, or claimed to be from this node.
+		"rejected": c.rejected.Load(),
+		// Messages with a field that is larger than allowed.
+		"refused": c.refused.Load(),
+		// Messages dropped because the queue of the subscription was full.
+		"undeliverable": c.undeliverable.Load(),
+		// Topics that peers announced and that were not remembered, because there were too many.
+		"topics": c.topics.Load(),
+		// Panics in this package on goroutines of pubsub.
+		"panics": c.panics.Load(),
 	}
 }
 
-// PubSubOptions returns options for the pubsub under a [Broadcast]: queues large enough
-// for a burst, a single worker that checks signatures (several would change the order
-// of messages), signed messages only, and limits on the memory that a message can use,
-// which pubsub lacks by default. A Broadcast also works without these options, but then
-// more messages are lost and must be repaired. The options are for one pubsub; call
-// PubSubOptions again for another.
+// Options returns options for the pubsub under a broadcast: queues large enough for a
+// burst, a single worker that checks signatures (several would change the order of
+// messages), signed messages only, and limits on the memory that a message can use, which
+// pubsub lacks by default. They are for one pubsub.
 //
 // With Shared there are fewer options, because the pubsub's other users may need any
 // number of topics, message ids that all their nodes agree on, large control messages,
-// and several workers. The Broadcast restores the order of its own messages itself.
-func PubSubOptions(cfg PubSubConfig) []pubsub.Option {
-	return newPubSubGuard(cfg).options()
-}
-
-func (g *pubsubGuard) options() []pubsub.Option {
+// and several workers. A broadcast restores the order of its own messages itself.
+func (g *Guard) Options() []pubsub.Option {
 	options := []pubsub.Option{
 		pubsub.WithMessageSignaturePolicy(pubsub.StrictSign),
 		pubsub.WithPeerOutboundQueueSize(outboundQueue),

@@ -5,9 +5,7 @@ import (
 	"io"
 
 	"github.com/go-smokesignal/smokesignal/events"
-	"github.com/go-smokesignal/smokesignal/internal/event"
-	"github.com/go-smokesignal/smokesignal/internal/handling"
-	"github.com/go-smokesignal/smokesignal/internal/payload"
+	"github.com/go-smokesignal/smokesignal/internal/wiring"
 )
 
 // A Broadcast is the channel to all nodes of the network. Node.Broadcast returns it.
@@ -19,6 +17,7 @@ import (
 // and from handlers.
 type Broadcast struct {
 	channel *events.Broadcast
+	wiring  wiring.Broadcasts // what the node and the channel call of each other
 }
 
 // Broadcast returns the channel to all nodes of the network.
@@ -97,16 +96,16 @@ func (b *Broadcast) OnGap(f func(context.Context, Gap)) (off func()) {
 // A Pipe receives the events that arrive after this call, and buffers up to 64 KiB or 256
 // events. While the buffer is full, no handler at this node gets further events of the
 // sender whose event is next, so read the Pipe or close it.
-func (b *Broadcast) Pipe() io.ReadWriteCloser { return b.channel.Pipe() }
+func (b *Broadcast) Pipe() io.ReadWriteCloser { return b.wiring.Pipe() }
 
 // The methods below save Name, which has the typed events, an allocation per event.
 
 func (b *Broadcast) emitBytes(ctx context.Context, name string, data []byte) error {
-	return b.channel.EmitBytes(ctx, name, payload.Raw{Bytes: data})
+	return b.wiring.EmitBytes(ctx, name, data)
 }
 
 func (b *Broadcast) onBorrowed(name string, f func(context.Context, *Event)) (off func()) {
-	return b.channel.OnBorrowed(name, handling.Borrower[event.Event]{Handle: handler(f)})
+	return b.wiring.OnBorrowed(name, handler(f))
 }
 
 func (b *Broadcast) closing() <-chan struct{} { return b.channel.Done() }

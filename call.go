@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/go-smokesignal/smokesignal/internal/handling"
+	"github.com/go-smokesignal/smokesignal/internal/direct"
 )
 
 // A Call is the name of a request to another node together with the types of its argument
@@ -57,7 +57,7 @@ func (c Call[In, Out]) Handle(src CallSource, f func(ctx context.Context, from I
 		in, err := decodeAs[In](ev)
 		if err != nil {
 			noteUndecodable(ctx, ev, err)
-			return nil, &handling.BadArgument{Err: err}
+			return nil, &direct.BadArgument{Err: err}
 		}
 		out, err := f(ctx, ev.From, in)
 		if err != nil {

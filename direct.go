@@ -4,8 +4,6 @@ import (
 	"context"
 
 	"github.com/go-smokesignal/smokesignal/internal/direct"
-	"github.com/go-smokesignal/smokesignal/internal/event"
-	"github.com/go-smokesignal/smokesignal/internal/handling"
 )
 
 // A Direct receives the events and calls that peers send to this node alone. Node.Direct
@@ -46,7 +44,7 @@ func (d *Direct) Handle(name string, f func(context.Context, *Event) (results []
 // The methods below save Name, which has the typed events, an allocation per event.
 
 func (d *Direct) onBorrowed(name string, f func(context.Context, *Event)) (off func()) {
-	return d.channel.OnBorrowed("", name, handling.Borrower[event.Event]{Handle: handler(f)})
+	return d.channel.OnBorrowed("", name, handler(f))
 }
 
 func (d *Direct) closing() <-chan struct{} { return d.channel.Done() }

@@ -6,7 +6,7 @@ import (
 	"iter"
 	"sync"
 
-	"github.com/go-smokesignal/smokesignal/internal/handling"
+	"github.com/go-smokesignal/smokesignal/internal/dispatch"
 )
 
 // A Name is the name of an event together with the type of its argument. The sender and
@@ -181,7 +181,7 @@ type (
 // noteUndecodable counts and logs that ev could not be decoded. ctx is the context of the
 // handler that got ev; it leads to the counters of the Broadcast or Direct.
 func noteUndecodable(ctx context.Context, ev *Event, err error) {
-	if t := handling.Of(ctx); t != nil {
+	if t := dispatch.TurnOf(ctx); t != nil {
 		t.Undecodable(ev.Name, ev.From, err)
 	}
 }
@@ -192,7 +192,7 @@ func copyAs[T any](ctx context.Context, ev *Event) (T, error) {
 	var v T
 	if p, ok := any(&v).(*[]byte); ok {
 		if b, ok := ev.Bytes(0); ok {
-			if t := handling.Of(ctx); t != nil {
+			if t := dispatch.TurnOf(ctx); t != nil {
 				*p = t.Copy(b)
 			} else {
 				*p = bytes.Clone(b)

@@ -162,7 +162,7 @@ func TestUndecodableEventsAreCounted(t *testing.T) {
 	if n := receive(t, got); n != 7 {
 		t.Errorf("the handler got %d", n)
 	}
-	if bad := b.Stats().Direct.Undecodable; bad != 3 {
+	if bad := b.Stats().Direct["undecodable"]; bad != 3 {
 		t.Errorf("%d events are counted as undecodable, want 3", bad)
 	}
 	off()
@@ -370,7 +370,7 @@ func TestCallsOfOtherTypes(t *testing.T) {
 	if _, err := (Call[int, int])("halve").Do(ctx, to, 1); !errors.Is(err, ErrNoHandler) {
 		t.Error(err)
 	}
-	if bad := b.Stats().Direct.Undecodable; bad != 1 {
+	if bad := b.Stats().Direct["undecodable"]; bad != 1 {
 		t.Errorf("%d events are counted as undecodable, want 1", bad)
 	}
 }

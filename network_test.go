@@ -51,7 +51,7 @@ func TestStatsCountPanics(t *testing.T) {
 			close(told)
 		}
 	})
-	if s := node.Stats(); s.Panics != 0 || s.PubSub["Panics"] != 0 {
+	if s := node.Stats(); s.Panics != 0 || s.PubSub["panics"] != 0 {
 		t.Errorf("before Start: %d panics", s.Panics)
 	}
 	if err := node.Start(t.Context()); err != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/health"
 	"github.com/go-smokesignal/smokesignal/host"
 	"github.com/go-smokesignal/smokesignal/internal/direct"
+	"github.com/go-smokesignal/smokesignal/internal/event"
 	"github.com/go-smokesignal/smokesignal/internal/gate"
 	"github.com/go-smokesignal/smokesignal/internal/guard"
 	"github.com/go-smokesignal/smokesignal/internal/identify"
@@ -168,7 +169,7 @@ func (n *Node) build(seeds []*seed.Seed) (err error) {
 	rand.Read(n.session[:]) // never fails
 	eventsLog := logging.Package("events", cfg.logger)
 	n.direct = direct.New(n.host, direct.Config{
-		Network: cfg.network, Session: n.session[:], MaxEventSize: cfg.maxEvent, Codec: cfg.codec,
+		Network: cfg.network, Session: n.session[:], MaxEventSize: cfg.maxEvent, Codec: event.CodecFor(cfg.cbor),
 		Admit: n.records.Admit, Locate: n.locate, Log: eventsLog,
 	})
 	if err := n.openPubSub(); err != nil {
@@ -178,10 +179,13 @@ func (n *Node) build(seeds []*seed.Seed) (err error) {
 	if cfg.now != nil {
 		began = cfg.now()
 	}
-	n.broadcast, err = events.NewBroadcast(n.pubsub, n.host, events.BroadcastConfig{
-		Began: began, Topic: n.topic, Joined: cfg.topics[n.topic], Session: n.session[:], MaxEventSize: cfg.maxEvent, Codec: cfg.codec,
-		Lent: cfg.lentPubSub != nil, Links: true, OnTopic: n.records.TopicChanged, Guest: n.isGuest, Admit: n.admitBroadcast, Log: eventsLog,
-		StoreAge: max(cfg.storeAge, 1), StoreBytes: cfg.storeBytes, Last: uint64(cfg.last),
+	n.channels.broadcast.wiring = wiring.Broadcasts{
+		Session: n.session, Began: began, OwnPubSub: cfg.lentPubSub == nil,
+		OnTopic: n.records.TopicChanged, Guest: n.isGuest, Admit: n.admitBroadcast,
+	}
+	n.broadcast, err = events.New(n.pubsub, n.host, events.Config{
+		Topic: n.topic, Joined: cfg.topics[n.topic], MaxEventSize: cfg.maxEvent, CBOR: cfg.cbor,
+		StoreAge: max(cfg.storeAge, 1), StoreBytes: cfg.storeBytes, Last: uint64(cfg.last), Log: eventsLog, Node: &n.channels.broadcast.wiring,
 	})
 	if err != nil {
 		return n.explainPubSub(err)
@@ -213,7 +217,7 @@ func (n *Node) openOverlay(seeds []*seed.Seed) error {
 		Lent: cfg.lentHost != nil, Spare: n.host.Spare,
 		Pending: n.records.Pending, Linked: n.records.Linked, Unlinked: n.records.Unlinked,
 		OnTopic:    n.onTopic,
-		Greeting:   n.broadcast.Greeting,
+		Greeting:   n.channels.broadcast.wiring.Greeting,
 		Heard:      func(from peer.ID) { n.watchdog.Heard(from) },
 		SeedFound:  func(seed string, info peer.AddrInfo) { n.watchdog.SeedFound(seed, info.ID, info.Addrs) },
 		SeedIsSelf: func(seed string) { n.watchdog.SeedFound(seed, n.host.ID(), nil) },
@@ -269,7 +273,7 @@ func (n *Node) Start(ctx context.Context) error {
 	}
 	n.life.stage, n.life.startedAt = stageStarted, time.Now()
 	n.direct.Start()
-	n.broadcast.Start()
+	n.channels.broadcast.wiring.Start()
 	n.watchdog.Start()
 	n.driver.Start()
 	close(n.life.begun)

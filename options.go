@@ -12,10 +12,8 @@ import (
 	corediscovery "github.com/libp2p/go-libp2p/core/discovery"
 	corehost "github.com/libp2p/go-libp2p/core/host"
 
-	"github.com/go-smokesignal/smokesignal/events"
 	"github.com/go-smokesignal/smokesignal/host"
 	"github.com/go-smokesignal/smokesignal/internal/addr"
-	"github.com/go-smokesignal/smokesignal/internal/event"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 	"github.com/go-smokesignal/smokesignal/internal/seed"
 	"github.com/go-smokesignal/smokesignal/internal/testhook"
@@ -73,7 +71,7 @@ type config struct {
 
 	// Events.
 	maxEvent   int
-	codec      event.Codec
+	cbor       bool // events are encoded as CBOR, not JSON
 	storeAge   time.Duration
 	storeBytes int
 	last       int
@@ -106,8 +104,8 @@ func defaultConfig() config {
 		network:      defaultNetwork,
 		maxEvent:     DefaultMaxEventSize,
 		closeTimeout: defaultCloseTimeout,
-		storeAge:     events.DefaultStoreAge,
-		storeBytes:   events.DefaultStoreBytes,
+		storeAge:     time.Minute,
+		storeBytes:   16 << 20,
 	}
 }
 
@@ -273,7 +271,7 @@ func Last(n int) Option {
 // as it is, and a proto.Message, which is sent as protobuf. The default is JSON. Each
 // argument says how it was encoded, so every node reads what the others send.
 func CBOR() Option {
-	return func(c *config) { c.codec = event.CBOR }
+	return func(c *config) { c.cbor = true }
 }
 
 // CloseTimeout limits each of the three waits of Close: for neighbors to acknowledge what was

@@ -335,7 +335,7 @@ func TestEventsWaitForStart(t *testing.T) {
 	// Of a sender whose beginning nobody has told, the first events wait for five seconds.
 	// Nothing tells that they are not handled then.
 	time.Sleep(6 * time.Second)
-	if n := node.Stats().Broadcast.Delivered; n > 0 {
+	if n := node.Stats().Broadcast["delivered"]; n > 0 {
 		t.Errorf("%d events were given to no handler", n)
 	}
 	got := make(chan int, 2)

@@ -14,9 +14,6 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/go-smokesignal/smokesignal/internal/addr"
-	"github.com/go-smokesignal/smokesignal/internal/event"
-	"github.com/go-smokesignal/smokesignal/internal/handling"
-	"github.com/go-smokesignal/smokesignal/internal/payload"
 )
 
 // A Peer is a handle on another node, which need not be linked to this one. Node.Peer and
@@ -163,11 +160,11 @@ func (p *Peer) emitBytes(ctx context.Context, name string, b []byte) error {
 	if p.bad != nil {
 		return p.bad
 	}
-	return p.node.direct.EmitBytes(ctx, p.id, name, payload.Raw{Bytes: b})
+	return p.node.direct.EmitBytes(ctx, p.id, name, b)
 }
 
 func (p *Peer) onBorrowed(name string, f func(context.Context, *Event)) (off func()) {
-	return p.node.direct.OnBorrowed(p.id, name, handling.Borrower[event.Event]{Handle: handler(f)})
+	return p.node.direct.OnBorrowed(p.id, name, handler(f))
 }
 
 func (p *Peer) closing() <-chan struct{} { return p.node.direct.Done() }

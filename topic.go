@@ -79,18 +79,15 @@ func (t *Topic) OnJoin(f func(ctx context.Context, p ID)) (off func()) { return 
 // OnLeave calls f when a member has left the topic, or is no longer connected. off removes f.
 func (t *Topic) OnLeave(f func(ctx context.Context, p ID)) (off func()) { return t.channel.OnLeave(f) }
 
-// TopicStats counts since the Topic was made.
-type TopicStats struct {
-	Published uint64 // messages that Publish has sent
-	Received  uint64 // messages that handlers got
-	Dropped   uint64 // messages dropped because handlers were too slow, or at Close
-	Unsigned  uint64 // messages without a signature, which were dropped
-	Unhandled uint64 // messages without a handler
-	Panics    uint64 // of handlers
-}
-
-// Stats returns the counters. It does not block.
-func (t *Topic) Stats() TopicStats { return TopicStats(t.channel.Stats()) }
+// Stats returns counters since the Topic was made. It does not block.
+//
+//	published  messages that Publish has sent
+//	received   messages that handlers got
+//	dropped    messages dropped because handlers were too slow, or at Close
+//	unsigned   messages without a signature, which were dropped
+//	unhandled  messages without a handler
+//	panics     handlers that panicked or called runtime.Goexit
+func (t *Topic) Stats() map[string]uint64 { return t.channel.Stats() }
 
 // Close leaves the topic, drops the messages that wait for handlers, and ends the contexts of
 // running handlers. It does not wait for handlers to return. It may be called again, and from

@@ -74,18 +74,18 @@ func (n *Node) overlayFollows(c *peers.Transition) {
 // broadcastFollows links neighbors and leaves for broadcasts.
 func (n *Node) broadcastFollows(c *peers.Transition) {
 	if c.Removed() {
-		n.broadcast.Unlink(c.Peer)
+		n.channels.broadcast.wiring.Unlink(c.Peer)
 	}
 	if c.Was.LinkedLeaf() && !c.Is.LinkedLeaf() {
-		n.broadcast.Unlink(c.Peer)
+		n.channels.broadcast.wiring.Unlink(c.Peer)
 		n.host.ConnManager().Unprotect(c.Peer, leafTag)
 	}
 	if c.Is.LinkedLeaf() && !c.Was.LinkedLeaf() {
 		n.host.ConnManager().Protect(c.Peer, leafTag)
-		n.broadcast.Link(c.Peer, nil) // greetings go over the streams of marks
+		n.channels.broadcast.wiring.Link(c.Peer, nil) // greetings go over the streams of marks
 	}
 	if c.Added() {
-		if err := n.broadcast.Link(c.Peer, c.Greeting); err != nil {
+		if err := n.channels.broadcast.wiring.Link(c.Peer, c.Greeting); err != nil {
 			n.log.Debug("a neighbor's greeting cannot be read", "peer", c.Peer, "error", err)
 		}
 	}

@@ -31,9 +31,9 @@ import (
 // below 2^62. Unknown fields are skipped. A message that breaks one of these rules, or
 // is not a Batch at all, is counted and otherwise ignored.
 const (
-	// MaxBatch is the largest size of a batch in bytes. Together with its signature it
+	// maxBatch is the largest size of a batch in bytes. Together with its signature it
 	// is well below 1 MiB, which is the limit of every pubsub implementation.
-	MaxBatch = 768 << 10
+	maxBatch = 768 << 10
 	// maxBatchEvents is how many events one batch may contain.
 	maxBatchEvents = 16384
 	// maxBatchOverhead is how many bytes a batch takes at most besides its event if it
@@ -69,8 +69,8 @@ func (m *arrivedBatch) nextSeq() uint64 { return m.first + uint64(m.count) }
 
 // parse decodes a Batch message. It does not copy b, so m refers to b afterwards.
 func (m *arrivedBatch) parse(b []byte) error {
-	if len(b) > MaxBatch {
-		return fmt.Errorf("%w batch: %d bytes, at most %d", event.ErrMalformed, len(b), MaxBatch)
+	if len(b) > maxBatch {
+		return fmt.Errorf("%w batch: %d bytes, at most %d", event.ErrMalformed, len(b), maxBatch)
 	}
 	var session []byte
 	for len(b) > 0 {

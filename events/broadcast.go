@@ -19,98 +19,60 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/dispatch"
 	"github.com/go-smokesignal/smokesignal/internal/errs"
 	"github.com/go-smokesignal/smokesignal/internal/event"
-	"github.com/go-smokesignal/smokesignal/internal/handling"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 	"github.com/go-smokesignal/smokesignal/internal/notify"
-	"github.com/go-smokesignal/smokesignal/internal/payload"
 	"github.com/go-smokesignal/smokesignal/internal/pipe"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 	"github.com/go-smokesignal/smokesignal/internal/subscription"
+	"github.com/go-smokesignal/smokesignal/internal/wiring"
 )
 
-// Defaults of the space and time for broadcasts that neighbors may still lack.
-const (
-	DefaultStoreAge   = time.Minute
-	DefaultStoreBytes = 16 << 20
-)
-
-// BroadcastConfig configures a [Broadcast]. Only Topic is required.
-type BroadcastConfig struct {
-	// Topic is the pubsub topic. The Broadcast has it for itself unless Joined is
-	// set.
+// Config configures a [Broadcast]. Only Topic is required.
+type Config struct {
+	// Topic is the name of the pubsub topic. Nothing else may join the topic on the same
+	// pubsub, unless Joined is set.
 	Topic string
-	// Joined is the topic if the application has joined it on the pubsub already.
-	// It stays the application's: Close does not leave it.
+	// Joined is the topic, if the application has joined it on the pubsub already. Close
+	// does not leave it.
 	Joined *pubsub.Topic
-	// Lent means that the application has made the pubsub. NewBroadcast then checks
-	// that it can carry broadcasts, which may take up to five seconds.
-	Lent bool
-	// Session is eight random bytes that distinguish this run of the node from the
-	// next; nil draws them.
-	Session []byte
-	// Began is the start of the session, which travels in milliseconds since 1970. Of
-	// two sessions of one sender, receivers take the one that began later as the
-	// current one. Zero means now, but later than every session of this process.
-	Began time.Time
-	// MaxEventSize bounds an encoded event that is sent, in bytes; 0 is
-	// 512 KiB. An event has to fit into a batch.
+	// MaxEventSize limits an event that is sent, in bytes: its name, its encoded arguments,
+	// and a few bytes for each. 0 stands for 512 KiB; the most is 64 bytes less than 768 KiB.
 	MaxEventSize int
-	// Codec encodes the arguments that are neither []byte nor proto.Message; the
-	// zero value is JSON.
-	Codec event.Codec
-	// StoreAge is how long events are kept for neighbors that may lack them; 0 is
-	// DefaultStoreAge. Events that wait for handlers are kept longer.
+	// CBOR encodes arguments that are neither []byte nor proto.Message as CBOR (RFC 8949),
+	// which is smaller and faster than JSON. Receivers understand both.
+	CBOR bool
+	// StoreAge is how long events are kept for neighbors that may lack them; 0 stands for a
+	// minute. Events that wait for handlers are kept longer.
 	StoreAge time.Duration
-	// StoreBytes bounds the memory for events that are kept for neighbors and for
-	// handlers; 0 is DefaultStoreBytes. When the bound is reached, the oldest events
-	// of the sender that uses the most memory are dropped. Dropped events that were
-	// still waiting for a handler are reported as a [Gap].
+	// StoreBytes limits the memory for events that are kept for neighbors and for handlers,
+	// in bytes; 0 stands for 16 MiB. At the limit, the oldest events of the sender that uses
+	// the most memory are dropped. Dropped events that a handler has not seen yet are
+	// reported as a [Gap].
 	StoreBytes int
-	// Last is how many earlier events of each sender are handled first, as far as
-	// neighbors still have them. The other events of the same batch come with
-	// them. 0 begins with the events that are sent from now on.
+	// Last is how many earlier events of each sender are handled first, as far as neighbors
+	// still have them. The other events of the same batch are handled, too. 0 begins with
+	// the events that are sent from now on.
 	Last uint64
-	// Links means that the neighbors are the peers given to Link, until Unlink.
-	// Otherwise they are all peers on the topic.
-	Links bool
-	// OnTopic is called when a peer announces the topic (present) and when it leaves
-	// it: in order, from one goroutine, from Start on, beginning with the peers that
-	// are on the topic already. Events that are sent after the call go to that
-	// peer. nil is not called.
-	OnTopic func(p peer.ID, present bool)
-	// Guest reports whether a peer on the topic stays there without being linked.
-	// From the first such peer on, Emit has somebody to send to. It is called with
-	// Links only, and must not block; nil reports no.
-	Guest func(p peer.ID) bool
-	// Admit is called before events of a sender are handled, from the goroutine
-	// that handles them. It may block while the sender is being linked; its ctx
-	// ends at Close. If it returns an error the events are dropped. nil admits
-	// all senders.
-	Admit func(ctx context.Context, sender peer.ID) error
-	// Log is the logger; nil is the default one.
+	// Log is the logger; nil stands for the go-log logger "smokesignal/events".
 	Log *slog.Logger
+	// Node is set by package smokesignal; nil for everybody else. It replaces the neighbors:
+	// with nil, all peers on the topic are neighbors.
+	Node *wiring.Broadcasts
 }
 
-func (c *BroadcastConfig) fill() error {
+func (c *Config) fill() error {
 	if c.Topic == "" {
 		return errors.New("events: a broadcast needs a topic")
 	}
-	if c.Session == nil {
-		session := protocol.NewSession()
-		c.Session = session[:]
-	}
-	if most := len(protocol.Session{}); len(c.Session) != most {
-		return fmt.Errorf("events: a session has %d bytes, not %d", most, len(c.Session))
-	}
 	c.MaxEventSize = cmp.Or(c.MaxEventSize, event.DefaultMaxSize)
-	if most := MaxBatch - maxBatchOverhead; c.MaxEventSize > most {
+	if most := maxBatch - maxBatchOverhead; c.MaxEventSize > most {
 		return fmt.Errorf("events: a broadcast event has at most %d bytes, so %d as maximum is too much", most, c.MaxEventSize)
 	}
 	if c.StoreAge < 0 || c.StoreBytes < 0 {
 		return fmt.Errorf("events: a store of %d bytes for %v: neither can be negative", c.StoreBytes, c.StoreAge)
 	}
-	c.StoreAge = cmp.Or(c.StoreAge, DefaultStoreAge)
-	c.StoreBytes = cmp.Or(c.StoreBytes, DefaultStoreBytes)
+	c.StoreAge = cmp.Or(c.StoreAge, time.Minute)
+	c.StoreBytes = cmp.Or(c.StoreBytes, 16<<20)
 	if c.Log == nil {
 		c.Log = logging.Package("events", nil)
 	}
@@ -129,8 +91,11 @@ func (c *BroadcastConfig) fill() error {
 // deliverer and dispatcher.
 type Broadcast struct {
 	host    corehost.Host
-	cfg     BroadcastConfig
+	cfg     Config
+	links   bool               // the neighbors are those that the node links
+	node    *wiring.Broadcasts // never nil
 	log     *slog.Logger
+	codec   event.Codec
 	session order.SessionKey
 	sub     *subscription.Subscription
 
@@ -169,27 +134,6 @@ const (
 	broadcastClosed
 )
 
-// BroadcastStats is a snapshot of counters since the start. For each session of a
-// sender, counted from its first mark or event that arrived here, Delivered, Lost
-// and Overrun add up to what the sender has sent.
-type BroadcastStats struct {
-	Emitted     uint64 // own events
-	Delivered   uint64 // events that were handled
-	Lost        uint64 // events that no neighbor had any more
-	Overrun     uint64 // events dropped because handlers were too slow, the sender was not admitted, or at Close
-	Repaired    uint64 // batches fetched from a neighbor
-	Repairs     uint64 // batches given to neighbors that asked
-	Duplicates  uint64 // batches that had arrived already, or that arrived after they were given up
-	OldSessions uint64 // batches of a session before the sender's current one
-	Foreign     uint64 // messages on the topic that are not batches, and for which there was no handler of OnRaw
-	Raw         uint64 // messages that handlers of OnRaw got
-	RawDropped  uint64 // messages for OnRaw dropped because handlers were too slow, or at Close
-	Unsigned    uint64 // messages that a lax pubsub let through without a signature
-	Undecodable uint64 // events that are malformed, or that a typed handler could not decode
-	Unhandled   uint64 // events without a handler
-	Panics      uint64 // handlers that panicked or called runtime.Goexit
-}
-
 type broadcastCounters struct {
 	emitted, delivered, lost, overrun, repaired, repairs, duplicates, oldSessions, foreign, unsigned, malformed atomic.Uint64
 }
@@ -199,8 +143,11 @@ type broadcastCounters struct {
 // and growing starts.
 var lastStart atomic.Uint64
 
-func newSession(id []byte, began time.Time) (s order.SessionKey) {
-	copy(s.ID[:], id)
+func newSession(id protocol.Session, began time.Time) (s order.SessionKey) {
+	if id.IsZero() {
+		id = protocol.NewSession()
+	}
+	s.ID = id
 	if !began.IsZero() {
 		s.Start = uint64(max(began.UnixMilli(), 1)) // zero is not a start
 		return s
@@ -214,22 +161,29 @@ func newSession(id []byte, began time.Time) (s order.SessionKey) {
 	}
 }
 
-// NewBroadcast joins the topic. Nobody else may have joined it on ps, except if
-// it is the config's Joined. Events are handled from now on and can be sent from
-// Start on. Both ps and h stay the caller's and must outlive the Broadcast; h is
-// the host of ps, or a wrapper of that host. NewBroadcast fails for a bad config
-// and if the topic is taken. If the config says Lent it also returns
-// ErrOtherHost, ErrUnsigned, ErrOtherAuthor or ErrNotPublished.
-func NewBroadcast(ps *pubsub.PubSub, h corehost.Host, cfg BroadcastConfig) (*Broadcast, error) {
+// New joins the topic and begins to send and receive. It may block for five seconds while it
+// checks that the pubsub can carry broadcasts. Both ps and h stay the caller's and must outlive
+// the Broadcast; h is the host of ps, or a wrapper of that host.
+//
+// New fails for a bad config, if the topic is taken, and with ErrOtherHost, ErrUnsigned,
+// ErrOtherAuthor or ErrNotPublished if the pubsub cannot carry broadcasts.
+func New(ps *pubsub.PubSub, h corehost.Host, cfg Config) (*Broadcast, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
+	node := cfg.Node
+	if node == nil {
+		node = new(wiring.Broadcasts)
+	}
 	b := &Broadcast{
+		links:      cfg.Node != nil,
+		node:       node,
 		host:       h,
 		cfg:        cfg,
 		log:        cfg.Log,
 		dispatcher: dispatch.New(cfg.Log),
-		session:    newSession(cfg.Session, cfg.Began),
+		codec:      event.CodecFor(cfg.CBOR),
+		session:    newSession(node.Session, node.Began),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.driver.init(b)
@@ -241,18 +195,23 @@ func NewBroadcast(ps *pubsub.PubSub, h corehost.Host, cfg BroadcastConfig) (*Bro
 		b.cancel()
 		return nil, err
 	}
-	if cfg.Lent {
+	if !node.OwnPubSub {
 		if err := b.checkPubSub(); err != nil {
 			b.once.Do(b.stop)
 			return nil, err
 		}
 	}
+	node.Start, node.Link, node.Unlink, node.Greeting = b.start, b.link, b.unlink, b.greeting
+	node.EmitBytes, node.OnBorrowed, node.Pipe = b.emitBytes, b.onBorrowed, b.pipe
+	if !b.links {
+		b.start()
+	}
 	return b, nil
 }
 
-// Start allows Emit, begins to serve marks and repairs, and calls OnTopic of the
-// config from now on. It does nothing the second time and after Close.
-func (b *Broadcast) Start() {
+// start allows Emit, begins to serve marks and repairs, and follows the peers on the topic.
+// It does nothing the second time and after Close.
+func (b *Broadcast) start() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.stageNow() != broadcastNew {
@@ -277,45 +236,35 @@ func (b *Broadcast) watchTopic() {
 // topicChanged notes that a peer announced the topic or left it.
 func (b *Broadcast) topicChanged(p peer.ID, present bool) {
 	switch {
-	case b.cfg.Links:
+	case b.links:
 		// A guest is never linked, but receives broadcasts, so Emit may begin.
-		if present && b.cfg.Guest != nil && b.cfg.Guest(p) {
+		if present && b.node.Guest != nil && b.node.Guest(p) {
 			b.driver.hadNeighbor.Store(true)
 		}
 	case present:
 		b.driver.addNeighbor(p)
 	default:
-		b.Unlink(p)
+		b.unlink(p)
 	}
-	if b.cfg.OnTopic != nil {
-		b.cfg.OnTopic(p, present)
+	if b.node.OnTopic != nil {
+		b.node.OnTopic(p, present)
 	}
 }
 
 // Emit sends an event to all nodes of the network. nil means that it was encoded,
 // numbered and queued: every node gets the events of this node in the order of
 // these calls. Events that are emitted while there is no neighbor are kept for
-// later ones, see [BroadcastConfig]. The arguments belong to the caller again when
+// later ones, see [Config]. The arguments belong to the caller again when
 // Emit returns.
 //
 // Emit waits while a neighbor lacks so many events that more could overrun it,
 // until the neighbor catches up or ctx ends. It waits at most five seconds for a
 // neighbor that makes no progress. ErrNoPeers (there was never a neighbor),
-// ErrNotStarted, ErrClosed, ErrBadName, ErrBadArgument, ErrTooLarge and
+// ErrClosed, ErrBadName, ErrBadArgument, ErrTooLarge and
 // ErrPubSubEnded are returned at once. After any error nothing was numbered or
 // sent.
 func (b *Broadcast) Emit(ctx context.Context, name string, args ...any) error {
 	if _, err := b.emit(ctx, waitForSpace, name, args); err != nil {
-		return &broadcastError{name, err}
-	}
-	return nil
-}
-
-// EmitBytes is Emit with data as the only argument. It allocates nothing, and is
-// for the typed events of package smokesignal: no other module can make a
-// [payload.Raw].
-func (b *Broadcast) EmitBytes(ctx context.Context, name string, data payload.Raw) error {
-	if err := b.emitBytes(ctx, name, data.Bytes); err != nil {
 		return &broadcastError{name, err}
 	}
 	return nil
@@ -363,7 +312,7 @@ func (b *Broadcast) emit(ctx context.Context, mode spaceMode, name string, args 
 	if ctx.Err() != nil {
 		return 0, b.closedOr(ctx)
 	}
-	size, buf, err := event.Prepare(b.cfg.Codec, name, args, b.cfg.MaxEventSize)
+	size, buf, err := event.Prepare(b.codec, name, args, b.cfg.MaxEventSize)
 	if err != nil {
 		return 0, err
 	}
@@ -371,7 +320,15 @@ func (b *Broadcast) emit(ctx context.Context, mode spaceMode, name string, args 
 	return b.publisher.enqueue(ctx, mode, &event.Outgoing{Name: name, Args: args, Size: size, Buf: buf})
 }
 
+// emitBytes is Emit with data as the only argument. It allocates nothing.
 func (b *Broadcast) emitBytes(ctx context.Context, name string, data []byte) error {
+	if err := b.enqueueBytes(ctx, name, data); err != nil {
+		return &broadcastError{name, err}
+	}
+	return nil
+}
+
+func (b *Broadcast) enqueueBytes(ctx context.Context, name string, data []byte) error {
 	if ctx.Err() != nil {
 		return b.closedOr(ctx)
 	}
@@ -387,7 +344,7 @@ func (b *Broadcast) emitBytes(ctx context.Context, name string, data []byte) err
 func (b *Broadcast) mayEmit() error {
 	switch b.stageNow() {
 	case broadcastNew:
-		return ErrNotStarted
+		return errs.ErrNotStarted
 	case broadcastDraining, broadcastClosed:
 		return ErrClosed
 	}
@@ -435,17 +392,15 @@ func (b *Broadcast) stageNow() broadcastStage { return broadcastStage(b.stage.Lo
 // name is "*". Events of one sender are handled one after the other, in order,
 // also across names; f may run for several senders at once. A slow f delays the
 // events of its sender here and nothing at other nodes. Events that have to be
-// dropped before f gets to them are reported as a [Gap], see [BroadcastConfig]. The
+// dropped before f gets to them are reported as a [Gap], see [Config]. The
 // ctx of f ends at Close. A panic of f is caught, counted and logged.
-func (b *Broadcast) On(name string, f func(context.Context, *event.Event)) (off func()) {
+func (b *Broadcast) On(name string, f func(context.Context, *Event)) (off func()) {
 	return b.dispatcher.On(name, f)
 }
 
-// OnBorrowed is On for an f that does not keep the event, which is used again when
-// f returns. The results of Decode and Bytes may be kept, and keep the message
-// alive in which the event came. It is for the typed events of package
-// smokesignal: no other module can make a [handling.Borrower].
-func (b *Broadcast) OnBorrowed(name string, f handling.Borrower[event.Event]) (off func()) {
+// onBorrowed is On for an f that does not keep the event, which is used again when f
+// returns. The bytes of the event may be kept; they keep the whole batch in memory.
+func (b *Broadcast) onBorrowed(name string, f func(context.Context, *event.Event)) (off func()) {
 	return b.dispatcher.OnBorrowed("", name, f)
 }
 
@@ -459,8 +414,7 @@ func (b *Broadcast) OnBorrowed(name string, f handling.Borrower[event.Event]) (o
 //
 // Messages that wait for handlers take at most 4 MiB and come from at most 4,096
 // authors. Beyond that, messages of the author with the most waiting are dropped
-// and counted. Without a handler, messages are counted as Foreign. On a lent
-// pubsub they come from NewBroadcast on.
+// and counted. Without a handler, messages are counted as "foreign" in Stats.
 func (b *Broadcast) OnRaw(f func(ctx context.Context, from peer.ID, data []byte)) (off func()) {
 	return b.raw.On(f)
 }
@@ -470,13 +424,13 @@ func (b *Broadcast) OnRaw(f func(ctx context.Context, from peer.ID, data []byte)
 // run for several senders at once.
 func (b *Broadcast) OnGap(f func(context.Context, Gap)) (off func()) { return b.gaps.on(f) }
 
-// Pipe returns a duplex view of the events named [pipe.EventName] to and from all
+// pipe returns a duplex view of the events named [pipe.EventName] to and from all
 // nodes. It receives from now on and holds 64 KiB or 256 events. When it is full,
 // no handler at this node gets further events of that sender until the pipe is
 // read or closed; they wait in the store, and events that are dropped there are
 // reported as a [Gap]. So read it or close it. Write blocks and fails as Emit
 // does, and splits large writes; Read returns io.EOF after Close.
-func (b *Broadcast) Pipe() io.ReadWriteCloser {
+func (b *Broadcast) pipe() io.ReadWriteCloser {
 	ctx, cancel := context.WithCancel(b.ctx)
 	p := pipe.New(b.cfg.MaxEventSize,
 		func(data []byte) error { return b.Emit(ctx, pipe.EventName, data) },
@@ -488,25 +442,42 @@ func (b *Broadcast) Pipe() io.ReadWriteCloser {
 	return p
 }
 
-// Stats returns a snapshot of the counters.
-func (b *Broadcast) Stats() BroadcastStats {
+// Stats returns counters since New. For each session of a sender, counted from its first event
+// that this node learned of, delivered, lost and overrun add up to what the sender has sent.
+//
+//	emitted      events that this node sent
+//	delivered    events that were handled
+//	lost         events that no neighbor had any more
+//	overrun      events dropped because handlers were too slow, or at Close
+//	repaired     batches that neighbors gave to this node on request
+//	repairs      batches that this node gave to neighbors on request
+//	duplicates   batches that arrived again, or after they were given up
+//	old_sessions batches of a session before the current one of their sender
+//	foreign      messages that were not events, while there was no handler of OnRaw
+//	raw          messages that handlers of OnRaw got
+//	raw_dropped  messages for OnRaw dropped because handlers were too slow, or at Close
+//	unsigned     messages without a signature, which were dropped
+//	undecodable  events that are malformed, or that a typed handler could not decode
+//	unhandled    events without a handler
+//	panics       handlers that panicked or called runtime.Goexit
+func (b *Broadcast) Stats() map[string]uint64 {
 	raw, rawDropped := b.raw.Counts()
-	return BroadcastStats{
-		Emitted:     b.stats.emitted.Load(),
-		Delivered:   b.stats.delivered.Load(),
-		Lost:        b.stats.lost.Load(),
-		Overrun:     b.stats.overrun.Load(),
-		Repaired:    b.stats.repaired.Load(),
-		Repairs:     b.stats.repairs.Load(),
-		Duplicates:  b.stats.duplicates.Load(),
-		OldSessions: b.stats.oldSessions.Load(),
-		Foreign:     b.stats.foreign.Load(),
-		Raw:         raw,
-		RawDropped:  rawDropped,
-		Unsigned:    b.stats.unsigned.Load(),
-		Undecodable: b.stats.malformed.Load() + b.dispatcher.Undecodable(),
-		Unhandled:   b.dispatcher.Unhandled(),
-		Panics:      b.dispatcher.Panics(),
+	return map[string]uint64{
+		"emitted":      b.stats.emitted.Load(),
+		"delivered":    b.stats.delivered.Load(),
+		"lost":         b.stats.lost.Load(),
+		"overrun":      b.stats.overrun.Load(),
+		"repaired":     b.stats.repaired.Load(),
+		"repairs":      b.stats.repairs.Load(),
+		"duplicates":   b.stats.duplicates.Load(),
+		"old_sessions": b.stats.oldSessions.Load(),
+		"foreign":      b.stats.foreign.Load(),
+		"raw":          raw,
+		"raw_dropped":  rawDropped,
+		"unsigned":     b.stats.unsigned.Load(),
+		"undecodable":  b.stats.malformed.Load() + b.dispatcher.Undecodable(),
+		"unhandled":    b.dispatcher.Unhandled(),
+		"panics":       b.dispatcher.Panics(),
 	}
 }
 
@@ -543,12 +514,12 @@ func (b *Broadcast) stop() {
 	}
 }
 
-// Greeting returns, encoded, how far this node is with each sender, itself first,
-// for a new neighbor to give to its Link. Call it after the neighbor was seen on
+// greeting returns, encoded, how far this node is with each sender, itself first,
+// for a new neighbor to give to its link. Call it after the neighbor was seen on
 // the topic: everything that this node sends or passes on after that goes to the
 // neighbor, so the neighbor will get every event from these marks on. A greeting
 // has at most 64 KiB.
-func (b *Broadcast) Greeting() []byte {
+func (b *Broadcast) greeting() []byte {
 	b.driver.mu.Lock()
 	defer b.driver.mu.Unlock()
 	return appendMarks(nil, b.driver.engine.Greeting(maxMarks))

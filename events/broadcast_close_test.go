@@ -86,7 +86,7 @@ func TestBroadcastCloseWaitsForHandlers(t *testing.T) {
 	if err := pair[1].Close(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if st := pair[1].Stats(); st.Delivered != 1 || st.Overrun != 1 {
+	if st := pair[1].Stats(); st["delivered"] != 1 || st["overrun"] != 1 {
 		t.Errorf("%+v", st)
 	}
 }
@@ -140,8 +140,8 @@ func TestBroadcastCloseLeavesNothing(t *testing.T) {
 // A stream of a neighbor that is let in while all ends is one to be waited for, until
 // it is left again, and no longer: Close once waited for ever.
 func TestBroadcastStreamLetInWhileClosing(t *testing.T) {
-	s, p := newStation(t, overTCP, BroadcastConfig{}), newStationHost(t, overTCP).ID()
-	s.Link(p, nil)
+	s, p := newStation(t, overTCP, Config{}), newStationHost(t, overTCP).ID()
+	s.link(p, nil)
 	s.cancel() // as the first step of Close does
 	if err := s.admitRepair(p, nil); err == nil {
 		s.leaveRepair(p, nil)

@@ -147,7 +147,7 @@ func (d *deliverer) deliver(ctx context.Context, sender peer.ID, q *deliveryQueu
 	if closed {
 		return
 	}
-	if admit := d.b.cfg.Admit; admit != nil {
+	if admit := d.b.node.Admit; admit != nil {
 		if err := admit(ctx, sender); err != nil {
 			if d.advance(q, r.to) {
 				d.countUndelivered(r)

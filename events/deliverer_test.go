@@ -17,12 +17,13 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/dispatch"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 	"github.com/go-smokesignal/smokesignal/internal/notify"
+	"github.com/go-smokesignal/smokesignal/internal/wiring"
 )
 
 // newReceiver returns the receiving part of a Broadcast, without a network.
 func newReceiver(t *testing.T, admit func(context.Context, peer.ID) error) *Broadcast {
 	log := logging.Package("events", nil)
-	b := &Broadcast{log: log, dispatcher: dispatch.New(log), cfg: BroadcastConfig{Admit: admit}, ctx: t.Context()}
+	b := &Broadcast{log: log, dispatcher: dispatch.New(log), node: &wiring.Broadcasts{Admit: admit}, ctx: t.Context()}
 	b.driver = engineDriver{b: b, capacity: notify.NewSignal(), engine: engine.New[*signedBatch]("ourselves", rawSession(0), engine.Config{
 		Order: order.Config{MaxSenders: 2 * maxQueues},
 		Store: store.Config{MaxBytes: 64 << 20}, // so that only the queues are short
@@ -62,8 +63,8 @@ func TestReadersBoundSenders(t *testing.T) {
 		for i := range maxQueues {
 			receive(peer.ID(fmt.Sprint(i)), 1)
 		}
-		if st := b.Stats(); st.Overrun != 0 {
-			t.Fatalf("%d events are dropped of as many senders as may wait", st.Overrun)
+		if st := b.Stats(); st["overrun"] != 0 {
+			t.Fatalf("%d events are dropped of as many senders as may wait", st["overrun"])
 		}
 		const more = 100
 		for i := range more {
@@ -75,14 +76,14 @@ func TestReadersBoundSenders(t *testing.T) {
 			t.Errorf("%d batches are kept of a sender that was dropped, %d of one that waits", dropped, waiting)
 		}
 		receive(known, 2)
-		if n, st := b.deliverer.turns.Len(), b.Stats(); n != maxQueues || st.Overrun != more {
-			t.Errorf("%d senders wait, %d events were dropped, want %d and %d", n, st.Overrun, maxQueues, more)
+		if n, st := b.deliverer.turns.Len(), b.Stats(); n != maxQueues || st["overrun"] != more {
+			t.Errorf("%d senders wait, %d events were dropped, want %d and %d", n, st["overrun"], maxQueues, more)
 		}
 		close(admitted)
 		synctest.Wait()
 		receive("more 1", 2)
 		synctest.Wait()
-		if st := b.Stats(); st.Delivered != maxQueues+2 || st.Overrun != more || st.Lost != 0 || b.deliverer.turns.Len() != 0 {
+		if st := b.Stats(); st["delivered"] != maxQueues+2 || st["overrun"] != more || st["lost"] != 0 || b.deliverer.turns.Len() != 0 {
 			t.Errorf("%d senders are left, %+v", b.deliverer.turns.Len(), st)
 		}
 	})

@@ -11,8 +11,6 @@ var (
 	// ErrClosed is returned after Close or Drain has begun, and by calls that were
 	// waiting at that moment.
 	ErrClosed = errs.ErrClosed
-	// ErrNotStarted is returned by an Emit before Start.
-	ErrNotStarted = errs.ErrNotStarted
 	// ErrNoPeers is returned by an Emit before this node has had its first neighbor.
 	ErrNoPeers = errs.ErrNoPeers
 	// ErrPubSubEnded is returned by an Emit when the application has ended the pubsub

@@ -25,11 +25,10 @@ func join(ctx context.Context, topic string) (corehost.Host, *events.Broadcast) 
 	if err != nil {
 		log.Fatal(err)
 	}
-	b, err := events.NewBroadcast(ps, h, events.BroadcastConfig{Topic: topic})
+	b, err := events.New(ps, h, events.Config{Topic: topic})
 	if err != nil {
 		log.Fatal(err)
 	}
-	b.Start()
 	return h, b
 }
 

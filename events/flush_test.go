@@ -42,9 +42,9 @@ func deaf(s *station) {
 
 // Who does not confirm is named, with what it has, when the time is over.
 func TestFlushNamesWhoDidNotConfirm(t *testing.T) {
-	a := newStation(t, overTCP, BroadcastConfig{})
-	good := newStation(t, overTCP, BroadcastConfig{})
-	silent := newStation(t, overTCP, BroadcastConfig{})
+	a := newStation(t, overTCP, Config{})
+	good := newStation(t, overTCP, Config{})
+	silent := newStation(t, overTCP, Config{})
 	link(t, a, good)
 	link(t, a, silent)
 	if err := a.Flush(t.Context()); err != nil { // nothing was sent

@@ -12,7 +12,7 @@ import (
 // What nobody has any more is reported in its place, to handlers, and
 // counted; a handler that panics does not keep it from the others.
 func TestGapIsReportedInItsPlace(t *testing.T) {
-	s := newStation(t, overTCP, BroadcastConfig{})
+	s := newStation(t, overTCP, Config{})
 	r := newRawPeer(t, s)
 	s.OnGap(func(context.Context, Gap) { panic("of the handler") })
 	gaps := make(chan Gap, 10)
@@ -40,7 +40,7 @@ func TestGapIsReportedInItsPlace(t *testing.T) {
 	if want := []string{"1", g.String(), "5", "next 1"}; !slices.Equal(story, want) {
 		t.Errorf("%q, want %q", story, want)
 	}
-	if st := s.Stats(); st.Lost != 3 || st.Delivered != 3 || st.Panics != 1 {
+	if st := s.Stats(); st["lost"] != 3 || st["delivered"] != 3 || st["panics"] != 1 {
 		t.Errorf("%+v", st)
 	}
 	off()
@@ -56,13 +56,13 @@ func TestGapIsReportedInItsPlace(t *testing.T) {
 // What a neighbor says of a sender's events that nobody ever sees does not keep the
 // sender from being heard.
 func TestLieAboutASenderIsNoSilence(t *testing.T) {
-	s := newStation(t, overTCP, BroadcastConfig{})
+	s := newStation(t, overTCP, Config{})
 	r := newRawPeer(t, s)
 	r.batch(rawSession(1), 1, "1")
 	s.wait(r.asStation(), "1")
-	liar := newStation(t, overTCP, BroadcastConfig{})
+	liar := newStation(t, overTCP, Config{})
 	link(t, s, liar)
-	s.Link(liar.id(), appendMarks(nil, []engine.Mark{markOf(r.host.ID(), rawSession(1), 1<<60)}))
+	s.link(liar.id(), appendMarks(nil, []engine.Mark{markOf(r.host.ID(), rawSession(1), 1<<60)}))
 	r.batch(rawSession(1), 2, "2")
 	r.batch(rawSession(1), 3, "3")
 	s.wait(r.asStation(), "1", "2", "3")

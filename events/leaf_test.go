@@ -19,6 +19,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
+	"github.com/go-smokesignal/smokesignal/internal/wiring"
 )
 
 // handMade is a leaf as docs/wire.md describes it: it is on the topic, says nothing
@@ -54,7 +55,7 @@ func newHandMade(t *testing.T, s *station) *handMade {
 	}
 	hosttest.Connect(t, s.host, l.host)
 	eventually(t, "the leaf is on the topic", func() bool { return slices.Contains(s.ps.ListPeers(testTopic), l.host.ID()) })
-	s.Link(l.host.ID(), nil)
+	s.link(l.host.ID(), nil)
 	return l
 }
 
@@ -165,7 +166,7 @@ func (l *handMade) original(first uint64, texts ...string) []byte {
 // A leaf that gets nothing by pubsub learns from marks what there is, gets it by asking
 // for it, and is waited for until it acknowledges.
 func TestLeafIsToldAndGivenWhatItLacks(t *testing.T) {
-	s := newStation(t, overTCP, BroadcastConfig{Links: true})
+	s := newStation(t, overTCP, Config{Node: new(wiring.Broadcasts)})
 	l := newHandMade(t, s)
 	if m := l.await(s, func(engine.Mark) bool { return true }); m.Next != 1 {
 		t.Errorf("the greeting is %+v", m)
@@ -218,7 +219,7 @@ func TestLeafIsToldAndGivenWhatItLacks(t *testing.T) {
 
 // What a leaf says that it has sent is asked of it, from its greeting on.
 func TestLeafIsAskedForWhatIsMissing(t *testing.T) {
-	s := newStation(t, overTCP, BroadcastConfig{Links: true})
+	s := newStation(t, overTCP, Config{Node: new(wiring.Broadcasts)})
 	l := newHandMade(t, s)
 	l.tell(s, l.mark(3)) // the greeting: what is below is of before the station's time
 	l.tell(s, l.mark(6))
@@ -244,12 +245,12 @@ func TestLeafIsAskedForWhatIsMissing(t *testing.T) {
 // Each stream on which a leaf is told begins with the marks of all senders, also one
 // that follows another.
 func TestLeafIsGreetedOnEachStream(t *testing.T) {
-	s, far := newStation(t, overTCP, BroadcastConfig{Links: true}), newStation(t, overTCP, BroadcastConfig{})
+	s, far := newStation(t, overTCP, Config{Node: new(wiring.Broadcasts)}), newStation(t, overTCP, Config{})
 	hosttest.Connect(t, s.host, far.host)
 	eventually(t, "both see each other", func() bool {
 		return slices.Contains(s.ps.ListPeers(testTopic), far.id()) && slices.Contains(far.ps.ListPeers(testTopic), s.id())
 	})
-	if err := s.Link(far.id(), far.Greeting()); err != nil {
+	if err := s.link(far.id(), far.greeting()); err != nil {
 		t.Fatal(err)
 	}
 	far.emit("far")
@@ -272,7 +273,7 @@ func TestLeafIsGreetedOnEachStream(t *testing.T) {
 		}
 		s.emit("%d", i) // the nudge finds the stream broken
 	}
-	s.Unlink(l.host.ID())
+	s.unlink(l.host.ID())
 	if got := s.neighbors(); len(got) != 1 {
 		t.Errorf("the neighbors are %v", got)
 	}

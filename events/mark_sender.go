@@ -37,10 +37,10 @@ const (
 	maxMarkPause = 5 * time.Second
 )
 
-// Link makes p a neighbor: Emit waits until p has received the events, and p is asked
+// link makes p a neighbor: Emit waits until p has received the events, and p is asked
 // for missing events. It is for a Broadcast whose config has Links.
 //
-// greeting is what p's Greeting returned after p had seen this node on the topic. It is
+// greeting is what p's greeting returned after p had seen this node on the topic. It is
 // empty if no message could carry it, as with a leaf. Then each side sends all its
 // marks first on every stream of marks that it opens, and the first marks to arrive are
 // taken as the greeting. Such a peer must be on the topic before Link is called.
@@ -48,7 +48,7 @@ const (
 // If p is a neighbor already, a greeting is handled again, and an empty one does
 // nothing. Link returns ErrMalformed if the greeting cannot be decoded; p becomes a
 // neighbor all the same.
-func (b *Broadcast) Link(p peer.ID, greeting []byte) error {
+func (b *Broadcast) link(p peer.ID, greeting []byte) error {
 	marks, err := decodeMarks(greeting)
 	b.driver.mu.Lock()
 	defer b.driver.mu.Unlock()
@@ -104,8 +104,8 @@ func (d *engineDriver) addLink(p peer.ID, leaf bool) *markSender {
 	return l
 }
 
-// Unlink ends the link to p. It does nothing if p is not a neighbor.
-func (b *Broadcast) Unlink(p peer.ID) {
+// unlink ends the link to p. It does nothing if p is not a neighbor.
+func (b *Broadcast) unlink(p peer.ID) {
 	b.driver.mu.Lock()
 	defer b.driver.mu.Unlock()
 	if b.driver.links[p] != nil && !b.driver.closed {
@@ -194,7 +194,7 @@ func (l *markSender) ensureStream(s *network.Stream) (err error) {
 	if *s, err = l.b.openRepair(l.ctx, l.peer); err != nil || !l.leaf {
 		return err
 	}
-	return l.writeMarks(*s, l.b.Greeting())
+	return l.writeMarks(*s, l.b.greeting())
 }
 
 func (l *markSender) writeMarks(s network.Stream, marks []byte) error {

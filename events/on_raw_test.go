@@ -9,14 +9,15 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/internal/dispatch"
 	"github.com/go-smokesignal/smokesignal/internal/hosttest"
+	"github.com/go-smokesignal/smokesignal/internal/wiring"
 )
 
 // What others put on the topic of a Broadcast is heard, and the events on it as well.
 func TestBroadcastOnRaw(t *testing.T) {
-	s := newStation(t, overTCP, BroadcastConfig{})
+	s := newStation(t, overTCP, Config{})
 	r := newRawPeer(t, s)
 	r.publish(r.message([]byte("nobody listens")))
-	eventually(t, "it is counted", func() bool { return s.Stats().Foreign == 1 })
+	eventually(t, "it is counted", func() bool { return s.Stats()["foreign"] == 1 })
 	got := make(chan string, 16)
 	off := s.OnRaw(func(ctx context.Context, from peer.ID, data []byte) {
 		if from != r.host.ID() || !dispatch.InHandler(ctx) {
@@ -37,8 +38,8 @@ func TestBroadcastOnRaw(t *testing.T) {
 	}
 	off()
 	r.publish(r.message([]byte("nobody listens")))
-	eventually(t, "it is counted", func() bool { return s.Stats().Foreign == 2 })
-	if st := s.Stats(); st.Raw != 2 || st.RawDropped != 0 {
+	eventually(t, "it is counted", func() bool { return s.Stats()["foreign"] == 2 })
+	if st := s.Stats(); st["raw"] != 2 || st["raw_dropped"] != 0 {
 		t.Errorf("%+v", st)
 	}
 	// What the application itself puts there is not heard by its own handlers.
@@ -62,7 +63,7 @@ func TestBroadcastGuestsCount(t *testing.T) {
 				close(seen)
 			}
 		}
-		s := newStation(t, overTCP, BroadcastConfig{Links: true, OnTopic: onTopic, Guest: func(peer.ID) bool { return counts }})
+		s := newStation(t, overTCP, Config{Node: &wiring.Broadcasts{OnTopic: onTopic, Guest: func(peer.ID) bool { return counts }}})
 		if err := s.Emit(t.Context(), "x"); !errors.Is(err, ErrNoPeers) {
 			t.Errorf("alone: %v", err)
 		}

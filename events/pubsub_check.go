@@ -17,15 +17,15 @@ import (
 
 // Reasons why a pubsub that the application has made cannot carry broadcasts.
 var (
-	// ErrOtherHost is returned by NewBroadcast when the pubsub is on another host.
+	// ErrOtherHost is returned by New when the pubsub is on another host.
 	ErrOtherHost = errors.New("events: the pubsub is on another host")
-	// ErrUnsigned is returned by NewBroadcast when the pubsub does not sign messages.
+	// ErrUnsigned is returned by New when the pubsub does not sign messages.
 	// Without the signature nobody could verify who sent an event.
 	ErrUnsigned = errors.New("events: the pubsub does not sign messages")
-	// ErrOtherAuthor is returned by NewBroadcast when the pubsub signs messages with an
+	// ErrOtherAuthor is returned by New when the pubsub signs messages with an
 	// identity other than the host's.
 	ErrOtherAuthor = errors.New("events: the pubsub signs as another author than its host")
-	// ErrNotPublished is returned by NewBroadcast when the pubsub does not publish
+	// ErrNotPublished is returned by New when the pubsub does not publish
 	// messages of this node, often because a validator of the application refuses them.
 	// The error also wraps the cause.
 	ErrNotPublished = errors.New("events: the pubsub does not publish on the topic")

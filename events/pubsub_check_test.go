@@ -18,12 +18,12 @@ import (
 )
 
 // lendStation is a station whose pubsub has the options of an application.
-func lendStation(t *testing.T, cfg BroadcastConfig, options ...pubsub.Option) *station {
+func lendStation(t *testing.T, cfg Config, options ...pubsub.Option) *station {
 	t.Helper()
 	return newStationOn(t, overTCP, cfg, options...)
 }
 
-// TestLentPubSubIsChecked: NewBroadcast fails on a pubsub that cannot carry broadcasts.
+// TestLentPubSubIsChecked: New fails on a pubsub that cannot carry broadcasts.
 func TestLentPubSubIsChecked(t *testing.T) {
 	refuseAll := func(context.Context, peer.ID, *pubsub.Message) bool { return false }
 	for _, c := range []struct {
@@ -42,7 +42,7 @@ func TestLentPubSubIsChecked(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b, err := NewBroadcast(ps, h, BroadcastConfig{Topic: testTopic, Lent: true})
+		b, err := New(ps, h, Config{Topic: testTopic})
 		if !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", c.what, err, c.want)
 		}
@@ -59,19 +59,19 @@ func TestLentPubSubIsChecked(t *testing.T) {
 // TestCheckStaysHere: the message with which a lent pubsub is checked does not leave
 // the process.
 func TestCheckStaysHere(t *testing.T) {
-	a, b := lendStation(t, BroadcastConfig{}), lendStation(t, BroadcastConfig{})
+	a, b := lendStation(t, Config{}), lendStation(t, Config{})
 	link(t, a, b)
 	if err := a.checkPubSub(); err != nil {
 		t.Fatal(err)
 	}
 	a.emit("after")
 	b.wait(a, "after")
-	if n := b.Stats().Foreign + a.Stats().Foreign; n > 0 {
+	if n := b.Stats()["foreign"] + a.Stats()["foreign"]; n > 0 {
 		t.Errorf("%d messages reached somebody", n)
 	}
 
 	// A Broadcast of one host on the pubsub of another.
-	if _, err := NewBroadcast(a.ps, b.host, BroadcastConfig{Topic: "another", Lent: true}); !errors.Is(err, ErrOtherHost) {
+	if _, err := New(a.ps, b.host, Config{Topic: "another"}); !errors.Is(err, ErrOtherHost) {
 		t.Errorf("%v, want ErrOtherHost", err)
 	}
 }
@@ -79,9 +79,9 @@ func TestCheckStaysHere(t *testing.T) {
 // TestUnsignedIsDropped: a pubsub that lets messages without a signature pass must not
 // make anybody speak in another's name, nor in his own.
 func TestUnsignedIsDropped(t *testing.T) {
-	s := lendStation(t, BroadcastConfig{}, pubsub.WithMessageSignaturePolicy(pubsub.LaxSign))
+	s := lendStation(t, Config{}, pubsub.WithMessageSignaturePolicy(pubsub.LaxSign))
 	r := newRawPeer(t, s)
-	session := newSession(make([]byte, 8), time.Time{})
+	session := newSession(protocol.Session{1}, time.Time{})
 	unsigned := func(m *pb.Message) *pb.Message { m.Signature, m.Key = nil, nil; return m }
 	r.publish(unsigned(r.message(batchOf(t, session, 1, "forged"))))
 	forged := r.message(batchOf(t, session, 1, "forged"))
@@ -90,15 +90,15 @@ func TestUnsignedIsDropped(t *testing.T) {
 	r.batch(session, 1, "signed")
 	from := &station{host: r.host}
 	s.wait(from, "signed")
-	if got := s.Stats(); got.Unsigned != 1 || got.Delivered != 1 {
+	if got := s.Stats(); got["unsigned"] != 1 || got["delivered"] != 1 {
 		t.Errorf("%+v, want one message without a signature and one event", got)
 	}
 }
 
 // TestJoinedTopicStays: a topic that somebody else has joined is used and not closed.
 func TestJoinedTopicStays(t *testing.T) {
-	a := lendStation(t, BroadcastConfig{})
-	b := lendStation(t, BroadcastConfig{})
+	a := lendStation(t, Config{})
+	b := lendStation(t, Config{})
 	a.Close(context.Background())
 	topic, err := a.ps.Join(testTopic)
 	if err != nil {
@@ -108,7 +108,7 @@ func TestJoinedTopicStays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.begin(BroadcastConfig{Joined: topic})
+	a.begin(Config{Joined: topic})
 	link(t, a, b)
 	b.emit("one")
 	a.wait(b, "one")
@@ -148,13 +148,13 @@ func TestEndedPubSub(t *testing.T) {
 			}
 		},
 	} {
-		a, b := lendStation(t, BroadcastConfig{}), lendStation(t, BroadcastConfig{})
+		a, b := lendStation(t, Config{}), lendStation(t, Config{})
 		a.Close(context.Background())
 		topic, err := a.ps.Join(testTopic)
 		if err != nil {
 			t.Fatal(err)
 		}
-		a.begin(BroadcastConfig{Joined: topic})
+		a.begin(Config{Joined: topic})
 		link(t, a, b)
 		a.emit("one")
 		b.wait(a, "one")
@@ -184,7 +184,7 @@ func TestSharedOptions(t *testing.T) {
 		subs   map[string]*pubsub.Subscription
 	}
 	newSide := func(options ...pubsub.Option) *side {
-		return &side{lendStation(t, BroadcastConfig{}, options...), map[string]*pubsub.Topic{}, map[string]*pubsub.Subscription{}}
+		return &side{lendStation(t, Config{}, options...), map[string]*pubsub.Topic{}, map[string]*pubsub.Subscription{}}
 	}
 	join := func(s *side, name string) {
 		topic, err := s.ps.Join(name)

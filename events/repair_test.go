@@ -61,14 +61,14 @@ func questionFor(r *rawPeer, from, to uint64) repairRequest {
 
 // A neighbor that asks gets the originals, and how far we are.
 func TestQuestionsAreAnswered(t *testing.T) {
-	s := newStation(t, overTCP, BroadcastConfig{})
+	s := newStation(t, overTCP, Config{})
 	r := newRawPeer(t, s)
 	r.batch(rawSession(1), 1, "1", "2")
 	r.batch(rawSession(1), 3, "3")
 	r.batch(rawSession(1), 7, "7")
 	s.wait(r.asStation(), "1", "2", "3")
 	eventually(t, "the one behind the gap came", func() bool { m, _ := s.driver.mark(r.host.ID()); return m.Above == 8 })
-	other := newStation(t, overTCP, BroadcastConfig{})
+	other := newStation(t, overTCP, Config{})
 	link(t, other, s)
 	stream, reader := teach(t, other.host, s)
 	for _, c := range []struct {
@@ -98,8 +98,8 @@ func TestQuestionsAreAnswered(t *testing.T) {
 }
 
 func TestBadQuestionsEndTheStream(t *testing.T) {
-	s := newStation(t, overTCP, BroadcastConfig{})
-	other := newStation(t, overTCP, BroadcastConfig{})
+	s := newStation(t, overTCP, Config{})
+	other := newStation(t, overTCP, Config{})
 	link(t, other, s)
 	r := &rawPeer{t: t, host: other.host}
 	none := questionFor(r, 5, 5)
@@ -127,8 +127,8 @@ func TestBadQuestionsEndTheStream(t *testing.T) {
 
 // Streams of strangers and too many of a neighbor are refused; Close ends the rest.
 func TestQuestionsAreBounded(t *testing.T) {
-	s := newStation(t, overTCP, BroadcastConfig{})
-	other := newStation(t, overTCP, BroadcastConfig{})
+	s := newStation(t, overTCP, Config{})
+	other := newStation(t, overTCP, Config{})
 	link(t, other, s)
 	r := &rawPeer{t: t, host: other.host}
 	ask := questionFor(r, 1, 2).append(nil)

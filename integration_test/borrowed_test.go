@@ -175,7 +175,7 @@ func burst(t *testing.T, nodes, senders []*smokesignal.Node, each uint64) {
 	}
 	var repaired uint64
 	for _, n := range nodes {
-		repaired += n.Stats().Broadcast.Repaired
+		repaired += n.Stats().Broadcast["repaired"]
 	}
 	if reported > 0 {
 		t.Errorf("%d were reported as lost, and nobody was cut off", reported)

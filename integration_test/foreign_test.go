@@ -398,7 +398,7 @@ func foreignCell(t *testing.T, router, listen string, nodeDials bool) {
 	if n.Peers().Len() != 0 || n.Connected() {
 		t.Error("an outsider is a peer")
 	}
-	if st := topic.Stats(); st.Dropped != 0 || st.Received != uint64(len(payloads)) {
+	if st := topic.Stats(); st["dropped"] != 0 || st["received"] != uint64(len(payloads)) {
 		t.Errorf("%+v", st)
 	}
 }

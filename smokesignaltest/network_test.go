@@ -129,7 +129,7 @@ func TestAClockThatWasSetBackShows(t *testing.T) {
 		net.OneComponent()
 		net.Emit(1, "count", 2)
 		time.Sleep(10 * time.Second)
-		if n := net.Node(0).Stats().Broadcast.OldSessions; n == 0 {
+		if n := net.Node(0).Stats().Broadcast["old_sessions"]; n == 0 {
 			t.Error("node 0 accepted a session that began before the last one")
 		}
 	})

@@ -19,7 +19,6 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/errs"
 	"github.com/go-smokesignal/smokesignal/internal/event"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
-	"github.com/go-smokesignal/smokesignal/internal/handling"
 )
 
 // This file is the receiving side of calls. The goroutine that reads a caller's stream
@@ -156,7 +155,7 @@ func (d *Direct) handleCall(ctx context.Context, ev *event.Event) (results event
 	defer d.dispatcher.Catch("a handler of calls", ev.Name, ev.From, &returned)
 	args, err := h.f(ctx, ev)
 	returned = true
-	if bad, ok := errors.AsType[*handling.BadArgument](err); ok {
+	if bad, ok := errors.AsType[*BadArgument](err); ok {
 		return results, statusBadArgument, errorText(bad.Err)
 	}
 	if err == nil {

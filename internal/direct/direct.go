@@ -17,9 +17,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/dispatch"
 	"github.com/go-smokesignal/smokesignal/internal/errs"
 	"github.com/go-smokesignal/smokesignal/internal/event"
-	"github.com/go-smokesignal/smokesignal/internal/handling"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
-	"github.com/go-smokesignal/smokesignal/internal/payload"
 	"github.com/go-smokesignal/smokesignal/internal/pipe"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
@@ -194,16 +192,14 @@ func (d *Direct) emitFailed(to peer.ID, name string, err error) error {
 	return &emitError{"emit", to, name, err}
 }
 
-// EmitBytes is Emit with data as the only argument. It allocates no memory. Only
-// package smokesignal can make a [payload.Raw], for its typed events.
-func (d *Direct) EmitBytes(ctx context.Context, to peer.ID, name string, data payload.Raw) error {
-	b := data.Bytes
+// EmitBytes is Emit with data as the only argument, for typed events. It allocates no memory.
+func (d *Direct) EmitBytes(ctx context.Context, to peer.ID, name string, data []byte) error {
 	// A program that emits many events mostly emits similar ones to the same peer, so
 	// the queue that was used last is tried first.
-	if q := d.recent.Load(); q != nil && q.peer == to && !d.refused.Load() && ctx.Err() == nil && q.pushRepeat(name, b) {
+	if q := d.recent.Load(); q != nil && q.peer == to && !d.refused.Load() && ctx.Err() == nil && q.pushRepeat(name, data) {
 		return nil
 	}
-	if err := d.emitBytes(ctx, to, name, b); err != nil {
+	if err := d.emitBytes(ctx, to, name, data); err != nil {
 		return d.emitFailed(to, name, err)
 	}
 	return nil
@@ -320,9 +316,8 @@ func (d *Direct) OnFrom(p peer.ID, name string, f func(context.Context, *event.E
 // OnBorrowed is OnFrom, or On if p is empty, for an f that must not keep the event or
 // its bytes: both are reused when f returns. An event whose handlers are all of this
 // kind costs no allocation. Decode copies the values that it stores, except into a
-// []byte or an any. Only package smokesignal can make a [handling.Borrower], for its
-// typed events.
-func (d *Direct) OnBorrowed(p peer.ID, name string, f handling.Borrower[event.Event]) (off func()) {
+// []byte or an any. It is for typed events.
+func (d *Direct) OnBorrowed(p peer.ID, name string, f func(context.Context, *event.Event)) (off func()) {
 	return d.dispatcher.OnBorrowed(p, name, f)
 }
 
@@ -444,24 +439,21 @@ func (d *Direct) stop() {
 	}
 }
 
-// Stats is a snapshot of counters of faults since the start.
-type Stats struct {
-	Unwritten   uint64 // events that Emit accepted and that were not written to a stream
-	Malformed   uint64 // streams of peers that were reset because their bytes were malformed
-	Refused     uint64 // streams of peers that were refused: too many, other network, or not admitted
-	Undecodable uint64 // events and calls that a typed handler could not decode
-	Unhandled   uint64 // events and calls without a handler
-	Panics      uint64 // handlers that panicked or called runtime.Goexit
-}
-
-// Stats returns a snapshot of the counters.
-func (d *Direct) Stats() Stats {
-	return Stats{
-		Unwritten:   d.nUnwritten.Load(),
-		Malformed:   d.nMalformed.Load(),
-		Refused:     d.nRefused.Load(),
-		Undecodable: d.dispatcher.Undecodable(),
-		Unhandled:   d.dispatcher.Unhandled(),
-		Panics:      d.dispatcher.Panics(),
+// Stats returns counters of faults since New.
+//
+//	unwritten    events that Emit accepted and that were not written to a stream
+//	malformed    streams that were reset because a peer sent bytes that are not events
+//	refused      streams that were refused: too many, another network, not admitted
+//	undecodable  events and calls that a typed handler could not decode
+//	unhandled    events and calls without a handler
+//	panics       handlers that panicked or called runtime.Goexit
+func (d *Direct) Stats() map[string]uint64 {
+	return map[string]uint64{
+		"unwritten":   d.nUnwritten.Load(),
+		"malformed":   d.nMalformed.Load(),
+		"refused":     d.nRefused.Load(),
+		"undecodable": d.dispatcher.Undecodable(),
+		"unhandled":   d.dispatcher.Unhandled(),
+		"panics":      d.dispatcher.Panics(),
 	}
 }

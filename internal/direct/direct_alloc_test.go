@@ -9,8 +9,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-smokesignal/smokesignal/internal/event"
-	"github.com/go-smokesignal/smokesignal/internal/handling"
-	"github.com/go-smokesignal/smokesignal/internal/payload"
 )
 
 // An event that all its handlers borrow is used again, one that somebody may
@@ -31,7 +29,7 @@ func TestBorrowedEvents(t *testing.T) {
 	}))
 	content := func(i int) []byte { return bytes.Repeat([]byte{byte(i)}, i*i%3000+1) }
 	for i := 1; i <= 100; i++ {
-		if err := a.EmitBytes(t.Context(), b.id(), "x", payload.Raw{Bytes: content(i)}); err != nil {
+		if err := a.EmitBytes(t.Context(), b.id(), "x", content(i)); err != nil {
 			t.Fatal(err)
 		}
 		emit(t, a, b.id(), "keep", content(i))
@@ -56,8 +54,8 @@ func TestBorrowedEvents(t *testing.T) {
 	}
 }
 
-func borrower(f func(*event.Event)) handling.Borrower[event.Event] {
-	return handling.Borrower[event.Event]{Handle: func(_ context.Context, ev *event.Event) { f(ev) }}
+func borrower(f func(*event.Event)) func(context.Context, *event.Event) {
+	return func(_ context.Context, ev *event.Event) { f(ev) }
 }
 
 // What an event costs both ends together, the transport included.
@@ -83,7 +81,7 @@ func TestAllocationsOfAnEvent(t *testing.T) {
 	}{
 		{"an event", func() error { return a.Emit(t.Context(), b.id(), "event", content) }, 2},
 		{"bytes with a type", func() error { return bytes.Emit(t.Context(), to, content) }, 0.5},
-		{"a borrowed event", func() error { return a.EmitBytes(t.Context(), b.id(), "borrowed", payload.Raw{Bytes: content}) }, 0.5},
+		{"a borrowed event", func() error { return a.EmitBytes(t.Context(), b.id(), "borrowed", content) }, 0.5},
 	} {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)

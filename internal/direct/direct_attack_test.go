@@ -96,7 +96,7 @@ func TestMalformedStreamsAreReset(t *testing.T) { // T1, T4, T5
 			s.Reset()
 			// One stream at a time, so that none is refused for being many.
 			waitFor(t, func() bool { return len(inboundOf(b, a.id())) == 0 })
-			if n++; b.Stats().Malformed != n {
+			if n++; b.Stats()["malformed"] != n {
 				t.Fatalf("%s is not counted: %+v", name, b.Stats())
 			}
 		}
@@ -214,7 +214,7 @@ func TestSlowFramesAreReset(t *testing.T) { // T3
 		}
 		drip(s, hello{"attacker", strings.Repeat("n", 200), 1}.append(nil))
 		drips.Wait()
-		if s := b.Stats(); s.Malformed != 2 {
+		if s := b.Stats(); s["malformed"] != 2 {
 			t.Errorf("%+v", s)
 		}
 		idle.Write(rawEvent(t, "after"))
@@ -278,7 +278,7 @@ func TestFifthStreamIsRefused(t *testing.T) { // T6
 	if code := resetCode(t, rawStream(t, a, b, good)); code != network.StreamResourceLimitExceeded {
 		t.Errorf("code %x", code)
 	}
-	if s := b.Stats(); s.Refused != 1 {
+	if s := b.Stats(); s["refused"] != 1 {
 		t.Errorf("%+v", s)
 	}
 }

@@ -50,6 +50,15 @@ func (e *RemoteError) Error() string { return ErrRemoteHandler.Error() + ": " + 
 // Is reports whether target is ErrRemoteHandler.
 func (e *RemoteError) Is(target error) bool { return target == ErrRemoteHandler }
 
+// BadArgument is returned by the handler of a call that cannot decode its arguments: the
+// caller then gets another error than from a handler that ran and failed.
+type BadArgument struct{ Err error }
+
+func (e *BadArgument) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *BadArgument) Unwrap() error { return e.Err }
+
 // emitError adds the name of the event or call, and the peer, to an error.
 type emitError struct {
 	what string // "emit" or "call"

@@ -116,8 +116,8 @@ func TestOrderOverLostStreams(t *testing.T) {
 					time.Sleep(time.Millisecond)
 				}
 				ends.Wait()
-				t.Logf("%d of %d arrived, %d counted as unwritten", got, sent.Load(), a.Stats().Unwritten)
-				if got == 0 || uint64(sent.Load()) < uint64(got)+a.Stats().Unwritten {
+				t.Logf("%d of %d arrived, %d counted as unwritten", got, sent.Load(), a.Stats()["unwritten"])
+				if got == 0 || uint64(sent.Load()) < uint64(got)+a.Stats()["unwritten"] {
 					t.Error("more than was sent")
 				}
 			})
@@ -257,7 +257,7 @@ func TestPeerThatResetsEveryStream(t *testing.T) {
 		if opened := opened.Load(); opened > 10 {
 			t.Errorf("%d streams in a second", opened)
 		}
-		if s := a.Stats(); s.Unwritten != uint64(n) {
+		if s := a.Stats(); s["unwritten"] != uint64(n) {
 			t.Errorf("%d accepted, %+v", n, s)
 		}
 		if err := a.Flush(t.Context()); err != nil {

@@ -73,7 +73,7 @@ func TestFrozenPeerStallsEmit(t *testing.T) {
 			t.Error(err)
 		}
 		lost := a.Release(to, errors.New("it is frozen"))
-		if lost == 0 || lost > n || uint64(lost) != a.Stats().Unwritten {
+		if lost == 0 || lost > n || uint64(lost) != a.Stats()["unwritten"] {
 			t.Errorf("%d of %d unwritten, %+v", lost, n, a.Stats())
 		}
 	})
@@ -114,7 +114,7 @@ func TestWhatEndsAWaitingEmit(t *testing.T) {
 					}
 				}
 				closeDirect(t, a)
-				lost := a.Stats().Unwritten
+				lost := a.Stats()["unwritten"]
 				if lost == 0 || lost > uint64(accepted.Load()) {
 					t.Errorf("%d of %d unwritten", lost, accepted.Load())
 				}
@@ -174,7 +174,7 @@ func TestThawedPeerGetsEverything(t *testing.T) {
 			t.Fatal(err)
 		}
 		<-all
-		if got != n || a.Stats().Unwritten != 0 {
+		if got != n || a.Stats()["unwritten"] != 0 {
 			t.Errorf("%d of %d events, %+v", got, n, a.Stats())
 		}
 

@@ -105,6 +105,14 @@ func collect(d *Direct) <-chan string {
 	return c
 }
 
+// faults returns the sum of the counters.
+func faults(stats map[string]uint64) (n uint64) {
+	for _, v := range stats {
+		n += v
+	}
+	return n
+}
+
 func read(t *testing.T, r io.Reader, want string) {
 	t.Helper()
 	b := make([]byte, 100)
@@ -227,7 +235,7 @@ func TestOrderAndNoLoss(t *testing.T) {
 				}
 				wg.Wait()
 				<-done
-				if s := a.Stats(); s != (Stats{}) {
+				if s := a.Stats(); faults(s) > 0 {
 					t.Errorf("%+v", s)
 				}
 			})
@@ -313,7 +321,7 @@ func TestInsideAHandler(t *testing.T) {
 	emit(t, a, b.id(), "once")
 	emit(t, a, b.id(), "again")
 	want(t, atB, "again")
-	if s := b.Stats(); s.Panics != 1 || s.Unhandled != 1 {
+	if s := b.Stats(); s["panics"] != 1 || s["unhandled"] != 1 {
 		t.Errorf("%+v", s)
 	}
 }
@@ -484,10 +492,10 @@ func TestAdmit(t *testing.T) {
 	if !errors.Is(err, ErrRefused) || !errors.Is(err, ErrNotConnected) {
 		t.Error(err)
 	}
-	if n := a.Release(b.id(), nil); n < 2 || uint64(n) != a.Stats().Unwritten {
+	if n := a.Release(b.id(), nil); n < 2 || uint64(n) != a.Stats()["unwritten"] {
 		t.Errorf("%d events unwritten, %+v", n, a.Stats())
 	}
-	if s := b.Stats(); s.Refused != 1 {
+	if s := b.Stats(); s["refused"] != 1 {
 		t.Errorf("%+v", s)
 	}
 	select {
@@ -513,14 +521,14 @@ func TestOtherNetwork(t *testing.T) {
 			t.Error(err)
 		}
 		// For a while it is remembered, and nothing more is accepted to be lost.
-		waitFor(t, func() bool { return b.Stats().Refused > 0 })
-		refused := b.Stats().Refused
+		waitFor(t, func() bool { return b.Stats()["refused"] > 0 })
+		refused := b.Stats()["refused"]
 		for range 100 {
 			if err := a.Emit(t.Context(), b.id(), "x"); !errors.Is(err, ErrOtherNetwork) {
 				t.Fatal(err)
 			}
 		}
-		if n := b.Stats().Refused; n != refused {
+		if n := b.Stats()["refused"]; n != refused {
 			t.Errorf("asked %d times more", n-refused)
 		}
 		if n := a.Release(b.id(), nil); n != sent {

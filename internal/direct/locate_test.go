@@ -78,7 +78,7 @@ func TestEmitSaysWhyThePeerWasNotLocated(t *testing.T) {
 	if _, err := a.Call(t.Context(), hb.ID(), "sum"); !errors.Is(err, nowhere) || errors.Is(err, ErrUnknownOutcome) {
 		t.Errorf("Call returned %v", err)
 	}
-	if n := a.Stats().Unwritten; n != 0 {
+	if n := a.Stats()["unwritten"]; n != 0 {
 		t.Errorf("%d events were accepted", n)
 	}
 	if ha.Network().Connectedness(hb.ID()) == network.Connected {

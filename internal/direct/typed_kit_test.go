@@ -7,9 +7,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/go-smokesignal/smokesignal/internal/dispatch"
 	"github.com/go-smokesignal/smokesignal/internal/event"
-	"github.com/go-smokesignal/smokesignal/internal/handling"
-	"github.com/go-smokesignal/smokesignal/internal/payload"
 )
 
 // Typed events and calls in the form in which package smokesignal has them, for tests
@@ -35,9 +34,9 @@ type Name[T any] string
 func (n Name[T]) Emit(ctx context.Context, e Emitter, v T) error {
 	if b, ok := any(v).([]byte); ok {
 		if e, ok := e.(interface {
-			EmitBytes(ctx context.Context, name string, b payload.Raw) error
+			EmitBytes(ctx context.Context, name string, b []byte) error
 		}); ok {
-			return e.EmitBytes(ctx, string(n), payload.Raw{Bytes: b})
+			return e.EmitBytes(ctx, string(n), b)
 		}
 	}
 	return e.Emit(ctx, string(n), v)
@@ -48,13 +47,13 @@ func (n Name[T]) On(src Source, f func(ctx context.Context, from peer.ID, v T)) 
 	switch src := src.(type) {
 	case *Direct:
 		on = func(name string, f func(context.Context, *event.Event)) func() {
-			return src.OnBorrowed("", name, handling.Borrower[event.Event]{Handle: f})
+			return src.OnBorrowed("", name, f)
 		}
 	}
 	return on(string(n), func(ctx context.Context, ev *event.Event) {
 		v, err := copyAs[T](ctx, ev)
 		if err != nil {
-			handling.Of(ctx).Undecodable(ev.Name, ev.From, err)
+			dispatch.TurnOf(ctx).Undecodable(ev.Name, ev.From, err)
 			return
 		}
 		f(ctx, ev.From, v)
@@ -65,7 +64,7 @@ func copyAs[T any](ctx context.Context, ev *event.Event) (T, error) {
 	var v T
 	if p, ok := any(&v).(*[]byte); ok {
 		if b, ok := ev.Bytes(0); ok {
-			*p = handling.Of(ctx).Copy(b)
+			*p = dispatch.TurnOf(ctx).Copy(b)
 			return v, nil
 		}
 	}
@@ -116,8 +115,8 @@ func (c Call[In, Out]) Handle(src callSource, f func(ctx context.Context, from p
 	return src.Handle(string(c), func(ctx context.Context, ev *event.Event) ([]any, error) {
 		in, err := decodeAs[In](ev)
 		if err != nil {
-			handling.Of(ctx).Undecodable(ev.Name, ev.From, err)
-			return nil, &handling.BadArgument{Err: err}
+			dispatch.TurnOf(ctx).Undecodable(ev.Name, ev.From, err)
+			return nil, &BadArgument{Err: err}
 		}
 		out, err := f(ctx, ev.From, in)
 		if _, none := any(out).(struct{}); none || err != nil {
@@ -139,7 +138,7 @@ func (r *remote) Emit(ctx context.Context, name string, args ...any) error {
 	return r.Direct.Emit(ctx, r.peer, name, args...)
 }
 
-func (r *remote) EmitBytes(ctx context.Context, name string, b payload.Raw) error {
+func (r *remote) EmitBytes(ctx context.Context, name string, b []byte) error {
 	return r.Direct.EmitBytes(ctx, r.peer, name, b)
 }
 

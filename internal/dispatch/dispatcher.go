@@ -18,7 +18,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-smokesignal/smokesignal/internal/event"
-	"github.com/go-smokesignal/smokesignal/internal/handling"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 )
 
@@ -87,8 +86,8 @@ func (m *Dispatcher) OnFrom(from peer.ID, name string, f func(context.Context, *
 
 // OnBorrowed is OnFrom for an f that keeps neither the event nor its bytes after it
 // returns.
-func (m *Dispatcher) OnBorrowed(from peer.ID, name string, f handling.Borrower[event.Event]) (off func()) {
-	return m.register(from, name, &handler{f: f.Handle, borrows: true})
+func (m *Dispatcher) OnBorrowed(from peer.ID, name string, f func(context.Context, *event.Event)) (off func()) {
+	return m.register(from, name, &handler{f: f, borrows: true})
 }
 
 func (m *Dispatcher) register(from peer.ID, name string, h *handler) (off func()) {
@@ -295,8 +294,18 @@ func (t *Turn) Run(ev *event.Event) {
 	}
 }
 
-// TurnOf returns the Turn of a context that Enter or Start has made.
-func TurnOf(ctx context.Context) *Turn { return ctx.(*Turn) }
+// turnKey is the key under which the context of a handler holds its [Turn].
+type turnKey struct{}
+
+// TurnOf returns the turn whose handler was called with ctx, or nil if ctx is not the
+// context of a handler, nor derived from one.
+func TurnOf(ctx context.Context) *Turn {
+	if t, ok := ctx.(*Turn); ok { // the usual case; the search below costs more
+		return t
+	}
+	t, _ := ctx.Value(turnKey{}).(*Turn)
+	return t
+}
 
 // Enter registers the calling goroutine as one that calls handlers, until it calls
 // leave. The returned context is a *Turn, which it must pass to Dispatch. If a handler
@@ -320,9 +329,9 @@ func (m *Dispatcher) Start(ctx context.Context, f func(context.Context)) {
 	}()
 }
 
-// Value implements [context.Context]. For the key handling.Key it returns the Turn.
+// Value implements [context.Context]. For turnKey it returns the Turn.
 func (t *Turn) Value(key any) any {
-	if key == (handling.Key{}) {
+	if key == (turnKey{}) {
 		return t
 	}
 	return t.Context.Value(key)
@@ -331,7 +340,7 @@ func (t *Turn) Value(key any) any {
 // InHandler reports whether ctx is the context of a handler of this package, or derived
 // from one.
 func InHandler(ctx context.Context) bool {
-	return ctx.Value(handling.Key{}) != nil
+	return TurnOf(ctx) != nil
 }
 
 // handlersTimeout is how long a Close that a handler calls waits if its ctx has no
@@ -355,7 +364,7 @@ func waitContext(ctx context.Context) (context.Context, context.CancelFunc) {
 // wait waits until every goroutine that has called Enter has left, or until ctx ends.
 // It does not wait for the goroutine whose handler was given ctx.
 func (m *Dispatcher) wait(ctx context.Context) error {
-	self := ctx.Value(handling.Key{})
+	self := TurnOf(ctx)
 	ctx, cancel := waitContext(ctx)
 	defer cancel()
 	for t := range m.running.Range {

@@ -40,6 +40,14 @@ func (c Codec) String() string {
 	return fmt.Sprintf("Codec(%d)", uint8(c))
 }
 
+// CodecFor returns CBOR or JSON.
+func CodecFor(cbor bool) Codec {
+	if cbor {
+		return CBOR
+	}
+	return JSON
+}
+
 // Valid reports whether c is one of the constants above.
 func (c Codec) Valid() bool { return c <= CBOR }
 

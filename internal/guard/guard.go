@@ -19,11 +19,11 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// Guard limits the memory that any peer can make a pubsub use. It is installed in
+// An Inspector limits the memory that any peer can make a pubsub use. It is installed in
 // the pubsub as RPC inspector, subscription filter and tracer. As the inspector it
 // counts each arriving message, as the tracer it notices when the message's signature
 // was checked. Pubsub does not recover from panics, so the guard's methods do.
-type Guard struct {
+type Inspector struct {
 	counters *Counters
 	log      *slog.Logger
 	shared   bool // others use the pubsub, too, so the guard is not its subscription filter
@@ -46,14 +46,14 @@ type uncheckedMsg struct {
 const uncheckedFor = 30 * time.Second
 
 // New returns a guard for one pubsub, which has to be made with its Options.
-func New(cfg Config) *Guard {
+func New(cfg Config) *Inspector {
 	if cfg.Counters == nil {
 		cfg.Counters = new(Counters)
 	}
 	if cfg.Log == nil {
 		cfg.Log = logging.Dependency("pubsub", nil)
 	}
-	g := &Guard{
+	g := &Inspector{
 		counters: cfg.Counters, log: cfg.Log, shared: cfg.Shared,
 		own:       make(map[string]bool),
 		topics:    make(map[peer.ID]map[string]bool),
@@ -65,7 +65,7 @@ func New(cfg Config) *Guard {
 	return g
 }
 
-func (g *Guard) recover() {
+func (g *Inspector) recover() {
 	if v := recover(); v != nil {
 		g.counters.panics.Add(1)
 		g.log.Error("a panic in pubsub", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
@@ -76,7 +76,7 @@ var errInspector = errors.New("events: the inspector panicked")
 
 // inspect is called with every RPC that arrives, in the event loop of pubsub. It
 // removes the messages that break a limit, and leaves the rest of the RPC as it is.
-func (g *Guard) inspect(from peer.ID, rpc *pubsub.RPC) (err error) {
+func (g *Inspector) inspect(from peer.ID, rpc *pubsub.RPC) (err error) {
 	err = errInspector
 	defer g.recover()
 	if len(rpc.Publish) > 0 {
@@ -89,7 +89,7 @@ func (g *Guard) inspect(from peer.ID, rpc *pubsub.RPC) (err error) {
 }
 
 // admit reports whether pubsub may go on to check a message.
-func (g *Guard) admit(m *pb.Message, now time.Time) bool {
+func (g *Inspector) admit(m *pb.Message, now time.Time) bool {
 	switch {
 	case m == nil:
 		return false
@@ -113,7 +113,7 @@ func (g *Guard) admit(m *pb.Message, now time.Time) bool {
 }
 
 // sweep stops counting messages that arrived more than uncheckedFor ago.
-func (g *Guard) sweep(now time.Time) {
+func (g *Inspector) sweep(now time.Time) {
 	for m, u := range g.unchecked {
 		if now.Sub(u.at) > uncheckedFor {
 			delete(g.unchecked, m)
@@ -124,7 +124,7 @@ func (g *Guard) sweep(now time.Time) {
 
 // checked notes that the signature of m was checked, so m no longer counts as
 // unchecked.
-func (g *Guard) checked(m *pubsub.Message) {
+func (g *Inspector) checked(m *pubsub.Message) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if u, ok := g.unchecked[m.Message]; ok {
@@ -134,25 +134,25 @@ func (g *Guard) checked(m *pubsub.Message) {
 }
 
 // Stats returns the counters of the guard.
-func (g *Guard) Stats() map[string]uint64 { return g.counters.Stats() }
+func (g *Inspector) Stats() map[string]uint64 { return g.counters.Stats() }
 
 // Unchecked returns how many messages wait for the check of their signature, and their
 // size.
-func (g *Guard) Unchecked() (messages, bytes int) {
+func (g *Inspector) Unchecked() (messages, bytes int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return len(g.unchecked), g.bytes
 }
 
 // TopicsOf returns how many topics of a peer are remembered that this node has not joined.
-func (g *Guard) TopicsOf(p peer.ID) int {
+func (g *Inspector) TopicsOf(p peer.ID) int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return len(g.topics[p])
 }
 
 // CanSubscribe is called by pubsub when this node joins a topic. It allows every topic.
-func (g *Guard) CanSubscribe(topic string) bool {
+func (g *Inspector) CanSubscribe(topic string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.own[topic] = true
@@ -163,7 +163,7 @@ func (g *Guard) CanSubscribe(topic string) bool {
 // is to remember. A peer announces each topic only once, and this node may join the
 // topic later. So a limited number of topics that this node has not joined is
 // remembered, too.
-func (g *Guard) FilterIncomingSubscriptions(p peer.ID, subs []*pb.RPC_SubOpts) (keep []*pb.RPC_SubOpts, err error) {
+func (g *Inspector) FilterIncomingSubscriptions(p peer.ID, subs []*pb.RPC_SubOpts) (keep []*pb.RPC_SubOpts, err error) {
 	err = errInspector
 	defer g.recover()
 	g.mu.Lock()
@@ -178,7 +178,7 @@ func (g *Guard) FilterIncomingSubscriptions(p peer.ID, subs []*pb.RPC_SubOpts) (
 
 // remember reports whether pubsub is to process the announcement that a peer subscribes
 // to a topic, or with subscribe false that it leaves the topic.
-func (g *Guard) remember(p peer.ID, topic string, subscribe bool) bool {
+func (g *Inspector) remember(p peer.ID, topic string, subscribe bool) bool {
 	topics := g.topics[p]
 	switch {
 	case g.own[topic]:
@@ -207,13 +207,13 @@ func (g *Guard) remember(p peer.ID, topic string, subscribe bool) bool {
 // The guard's methods as a tracer follow. Pubsub calls them in its event loop and in
 // its validation workers.
 
-func (g *Guard) OnClosedOutboundStream(p peer.ID) {
+func (g *Inspector) OnClosedOutboundStream(p peer.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.topics, p)
 }
 
-func (g *Guard) RejectMessage(m *pubsub.Message, reason string) {
+func (g *Inspector) RejectMessage(m *pubsub.Message, reason string) {
 	g.checked(m)
 	if reason == pubsub.RejectValidationQueueFull {
 		g.counters.overload.Add(1)
@@ -222,19 +222,19 @@ func (g *Guard) RejectMessage(m *pubsub.Message, reason string) {
 	}
 }
 
-func (g *Guard) DropRPC(rpc *pubsub.RPC, _ peer.ID) {
+func (g *Inspector) DropRPC(rpc *pubsub.RPC, _ peer.ID) {
 	g.counters.dropped.Add(uint64(len(rpc.GetPublish())))
 }
 
 // Join is called when this node has joined a topic, whose messages are checked from now
 // on. On a shared pubsub CanSubscribe is not called.
-func (g *Guard) Join(topic string) {
+func (g *Inspector) Join(topic string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.own[topic] = true
 }
 
-func (g *Guard) Leave(topic string) {
+func (g *Inspector) Leave(topic string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.shared {
@@ -242,17 +242,17 @@ func (g *Guard) Leave(topic string) {
 	}
 }
 
-func (g *Guard) ValidateMessage(m *pubsub.Message)        { g.checked(m) }
-func (g *Guard) DuplicateMessage(m *pubsub.Message)       { g.checked(m) }
-func (g *Guard) UndeliverableMessage(*pubsub.Message)     { g.counters.undeliverable.Add(1) }
-func (g *Guard) OnNewOutboundStream(peer.ID, protocol.ID) {}
-func (g *Guard) Graft(peer.ID, string)                    {}
-func (g *Guard) Prune(peer.ID, string)                    {}
-func (g *Guard) DeliverMessage(*pubsub.Message)           {}
-func (g *Guard) ThrottlePeer(peer.ID)                     {}
-func (g *Guard) RecvRPC(*pubsub.RPC)                      {}
-func (g *Guard) SendRPC(*pubsub.RPC, peer.ID)             {}
+func (g *Inspector) ValidateMessage(m *pubsub.Message)        { g.checked(m) }
+func (g *Inspector) DuplicateMessage(m *pubsub.Message)       { g.checked(m) }
+func (g *Inspector) UndeliverableMessage(*pubsub.Message)     { g.counters.undeliverable.Add(1) }
+func (g *Inspector) OnNewOutboundStream(peer.ID, protocol.ID) {}
+func (g *Inspector) Graft(peer.ID, string)                    {}
+func (g *Inspector) Prune(peer.ID, string)                    {}
+func (g *Inspector) DeliverMessage(*pubsub.Message)           {}
+func (g *Inspector) ThrottlePeer(peer.ID)                     {}
+func (g *Inspector) RecvRPC(*pubsub.RPC)                      {}
+func (g *Inspector) SendRPC(*pubsub.RPC, peer.ID)             {}
 
 // SendRPCCompleted is a method of pubsub.RawTracer since v0.19; older versions ignore
 // it.
-func (g *Guard) SendRPCCompleted(*pubsub.RPC, peer.ID, time.Duration) {}
+func (g *Inspector) SendRPCCompleted(*pubsub.RPC, peer.ID, time.Duration) {}

@@ -33,7 +33,7 @@ const (
 	maxTopicPeers = 4096
 )
 
-// Config configures a [Guard]. Its zero value works.
+// Config configures a [Inspector]. Its zero value works.
 type Config struct {
 	// Topic is a topic that this node is going to join. Joined topics do not count
 	// against the limit of 64 topics that pubsub remembers of one peer.
@@ -82,7 +82,7 @@ func (c *Counters) Stats() map[string]uint64 {
 // With Shared there are fewer options, because the pubsub's other users may need any
 // number of topics, message ids that all their nodes agree on, large control messages,
 // and several workers. A broadcast restores the order of its own messages itself.
-func (g *Guard) Options() []pubsub.Option {
+func (g *Inspector) Options() []pubsub.Option {
 	options := []pubsub.Option{
 		pubsub.WithMessageSignaturePolicy(pubsub.StrictSign),
 		pubsub.WithPeerOutboundQueueSize(outboundQueue),

@@ -118,7 +118,3 @@ func ParseArg(b []byte) (Arg, error) {
 	}
 	return a, nil
 }
-
-// Raw holds the bytes that are the only argument of an event. Only this module can
-// make one: it keeps methods that take it to the packages of this module.
-type Raw struct{ Bytes []byte }

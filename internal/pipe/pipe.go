@@ -7,9 +7,9 @@ import (
 	"io"
 	"sync"
 
+	"github.com/go-smokesignal/smokesignal/internal/dispatch"
 	"github.com/go-smokesignal/smokesignal/internal/errs"
 	"github.com/go-smokesignal/smokesignal/internal/event"
-	"github.com/go-smokesignal/smokesignal/internal/handling"
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
@@ -52,7 +52,7 @@ func New(maxEvent int, emit func([]byte) error, on func(func(context.Context, *e
 func (p *pipe) deliver(ctx context.Context, ev *event.Event) {
 	b, ok := ev.Bytes(0)
 	if !ok {
-		if t := handling.Of(ctx); t != nil {
+		if t := dispatch.TurnOf(ctx); t != nil {
 			t.Undecodable(ev.Name, ev.From, fmt.Errorf("%w: a pipe needs one argument of raw bytes", event.ErrUndecodable))
 		}
 		return

@@ -74,16 +74,6 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// Stats is a snapshot of counters since the Topic was made.
-type Stats struct {
-	Published uint64 // messages that this node has published
-	Received  uint64 // messages that were passed to handlers
-	Dropped   uint64 // messages dropped because handlers were too slow, or at Close
-	Unsigned  uint64 // messages dropped because they have no signature
-	Unhandled uint64 // messages without a handler
-	Panics    uint64 // handlers that panicked or called runtime.Goexit
-}
-
 // maxTopicLen is the greatest length of a topic's name in bytes. Each message contains
 // it.
 const maxTopicLen = 1 << 10
@@ -489,16 +479,23 @@ func (t *Topic) call(ctx context.Context, f func(context.Context, peer.ID), p pe
 	returned = true
 }
 
-// Stats returns a snapshot of the counters.
-func (t *Topic) Stats() Stats {
+// Stats returns counters since New.
+//
+//	published  messages that Publish has sent
+//	received   messages that handlers got
+//	dropped    messages dropped because handlers were too slow, or at Close
+//	unsigned   messages without a signature, which were dropped
+//	unhandled  messages without a handler
+//	panics     handlers that panicked or called runtime.Goexit
+func (t *Topic) Stats() map[string]uint64 {
 	received, dropped := t.raw.Counts()
-	return Stats{
-		Published: t.published.Load(),
-		Received:  received,
-		Dropped:   dropped,
-		Unsigned:  t.unsigned.Load(),
-		Unhandled: t.unhandled.Load(),
-		Panics:    t.dispatcher.Panics(),
+	return map[string]uint64{
+		"published": t.published.Load(),
+		"received":  received,
+		"dropped":   dropped,
+		"unsigned":  t.unsigned.Load(),
+		"unhandled": t.unhandled.Load(),
+		"panics":    t.dispatcher.Panics(),
 	}
 }
 

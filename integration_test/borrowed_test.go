@@ -83,16 +83,6 @@ func introduce(t testing.TB, a, b *smokesignal.Node) {
 	until(t, "both have each other", func() bool { return a.Peer(b.ID()).Linked() && b.Peer(a.ID()).Linked() })
 }
 
-// until polls, for what tells nobody.
-func until(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(soon); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", soon, what)
-		}
-	}
-}
-
 // TestBurstThroughBorrowedPubSub: through pubsubs at their defaults, with queues of 32,
 // nothing is lost without a report and nothing comes out of order. In the line a relay
 // has to pass everything on; with gossipsub it may be that the mesh leaves a neighbour
@@ -257,17 +247,6 @@ func TestNodeOnABorrowedHost(t *testing.T) {
 	}
 	if err == nil || ctx.Err() != nil {
 		t.Errorf("a stream to the pubsub that is no more: %v (%v), want a refusal at once", err, ctx.Err())
-	}
-}
-
-func next[T any](t testing.TB, c <-chan T) T {
-	t.Helper()
-	select {
-	case v := <-c:
-		return v
-	case <-time.After(soon):
-		t.Fatalf("no %T within %v", *new(T), soon)
-		panic("unreachable")
 	}
 }
 

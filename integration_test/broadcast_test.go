@@ -12,20 +12,6 @@ import (
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
 )
 
-// lineOf returns n linked nodes, each a neighbour of the next.
-func lineOf(t testing.TB, n int, more ...smokesignal.Option) (*local, []*smokesignal.Node) {
-	t.Helper()
-	l := newLocal(t)
-	var nodes []*smokesignal.Node
-	for i := range n {
-		nodes = append(nodes, l.start(cluster.Spec{Name: fmt.Sprintf("n%d", i), Limits: manual}, more...))
-		if i > 0 {
-			l.link(nodes[i-1], nodes[i])
-		}
-	}
-	return l, nodes
-}
-
 // TestBurstOverALine: 10,000 events as fast as Emit returns, over up to nine hops,
 // with all defaults. Floodsub alone loses 2 % of them over one hop, 70 % over four.
 func TestBurstOverALine(t *testing.T) {
@@ -34,7 +20,7 @@ func TestBurstOverALine(t *testing.T) {
 	for _, n := range []int{3, 5, 10} {
 		t.Run(fmt.Sprintf("%d nodes", n), func(t *testing.T) {
 			for range runs {
-				l, nodes := lineOf(t, n)
+				l, nodes := line(t, n)
 				var tallies []*tally
 				for i, node := range nodes[1:] {
 					tallies = append(tallies, newTally(t, fmt.Sprintf("n%d", i+1), node, nodes[0].ID(), nil))
@@ -60,7 +46,7 @@ func TestEmitAndCloseAtOnce(t *testing.T) {
 	const events = 10_000
 	runs := map[size]int{byDefault: 2, long: 5, full: 20}[chosen()]
 	for run := range runs {
-		l, nodes := lineOf(t, 3)
+		l, nodes := line(t, 3)
 		near := newTally(t, "near", nodes[1], nodes[0].ID(), nil)
 		far := newTally(t, "far", nodes[2], nodes[0].ID(), nil)
 		if err := emitNumbered(within(t, soon), nodes[0], 1, events+1, 64); err != nil {

@@ -163,7 +163,7 @@ func TestConnectErrors(t *testing.T) {
 	web := httptest.NewServer(http.NotFoundHandler()) // it answers, but not with our protocol
 	defer web.Close()
 	outsider := rawHost(t)
-	absent := l.create(cluster.Spec{Name: "absent"}).ID()
+	absent := unknownID(t)
 	wrong := strings.TrimSuffix(addr(b), b.ID().String()) + absent.String()
 	for _, tt := range []struct {
 		name, to string

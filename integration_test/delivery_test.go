@@ -7,7 +7,6 @@ import (
 	"io"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/go-smokesignal/smokesignal"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
@@ -33,13 +32,8 @@ func TestTypedBroadcastArrives(t *testing.T) {
 	if err := kitchen.Emit(t.Context(), a.Broadcast(), reading{"kitchen", 21.5}); err != nil {
 		t.Fatal(err)
 	}
-	select {
-	case r := <-got:
-		if r != (reading{"kitchen", 21.5}) {
-			t.Errorf("got %v", r)
-		}
-	case <-time.After(soon):
-		t.Error("the broadcast did not arrive")
+	if r := next(t, got); r != (reading{"kitchen", 21.5}) {
+		t.Errorf("got %v", r)
 	}
 }
 
@@ -47,17 +41,15 @@ func TestTypedBroadcastArrives(t *testing.T) {
 // at every other node.
 func TestBroadcastPipeKeepsWrites(t *testing.T) {
 	t.Parallel()
-	l, a, b := pair(t)
-	c := l.start(cluster.Spec{Name: "c", Limits: manual})
-	l.link(b, c)
-	from, atB, atC := a.Broadcast().Pipe(), b.Broadcast().Pipe(), c.Broadcast().Pipe()
+	_, nodes := line(t, 3)
+	from, at1, at2 := nodes[0].Broadcast().Pipe(), nodes[1].Broadcast().Pipe(), nodes[2].Broadcast().Pipe()
 	defer from.Close()
 	for _, text := range []string{"one", "two two", "", "three"} {
 		if n, err := io.WriteString(from, text); n != len(text) || err != nil {
 			t.Fatalf("write %q: %d, %v", text, n, err)
 		}
 	}
-	for name, s := range map[string]io.ReadCloser{"b": atB, "c": atC} {
+	for name, s := range map[string]io.ReadCloser{"n1": at1, "n2": at2} {
 		buf := make([]byte, 100)
 		for _, want := range []string{"one", "two two", "three"} {
 			n, err := s.Read(buf)
@@ -136,19 +128,12 @@ func TestBroadcastsPassCyclesOnce(t *testing.T) {
 func TestNewLinkKeepsTheOrder(t *testing.T) {
 	t.Parallel()
 	n := many(1000)
-	l := newLocal(t)
-	var line []*smokesignal.Node
-	for i := range 4 {
-		line = append(line, l.start(cluster.Spec{Name: fmt.Sprintf("n%d", i), Limits: manual}))
-		if i > 0 {
-			l.link(line[i-1], line[i])
-		}
-	}
-	in := listen(t, line[3].Broadcast(), "x")
+	l, nodes := line(t, 4)
+	in := listen(t, nodes[3].Broadcast(), "x")
 	sent := make(chan struct{})
-	go func() { defer close(sent); emitNumbers(t, line[0].Broadcast(), "x", n) }()
+	go func() { defer close(sent); emitNumbers(t, nodes[0].Broadcast(), "x", n) }()
 	in.wait(n/10, soon)
-	l.link(line[0], line[3]) // a shorter way
+	l.link(nodes[0], nodes[3]) // a shorter way
 	<-sent
 	wantNumbers(t, "the far end", in.wait(n, soon), n)
 }
@@ -157,13 +142,10 @@ func TestNewLinkKeepsTheOrder(t *testing.T) {
 // handler for them.
 func TestNodeWithoutHandlerPassesEventsOn(t *testing.T) {
 	t.Parallel()
-	l := newLocal(t)
-	a, b, c := l.start(cluster.Spec{Name: "a", Limits: manual}), l.start(cluster.Spec{Name: "b", Limits: manual}), l.start(cluster.Spec{Name: "c", Limits: manual})
-	l.link(a, b)
-	l.link(b, c)
-	in := listen(t, c.Broadcast(), "x") // b has no handler
-	emitNumbers(t, a.Broadcast(), "x", 100)
-	wantNumbers(t, "c", in.wait(100, soon), 100)
+	_, nodes := line(t, 3)
+	in := listen(t, nodes[2].Broadcast(), "x") // the node between them has no handler
+	emitNumbers(t, nodes[0].Broadcast(), "x", 100)
+	wantNumbers(t, "n2", in.wait(100, soon), 100)
 }
 
 // TestBroadcastNeedsAFirstPeer shows that Emit returns ErrNoPeers before a node has its

@@ -184,22 +184,7 @@ func (o *outsider) publish(topic string, data []byte) {
 func (o *outsider) sees(n *smokesignal.Node, topics ...string) {
 	o.t.Helper()
 	for _, name := range topics {
-		waitUntil(o.t, "the outsider sees the node on "+name, func() bool { return slices.Contains(o.ps.ListPeers(name), n.ID()) })
-	}
-}
-
-// waitUntil polls, for what nobody tells.
-func waitUntil(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	timeout := time.After(soon)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-timeout:
-			t.Fatalf("not within %v: %s", soon, what)
-		}
+		until(o.t, "the outsider sees the node on "+name, func() bool { return slices.Contains(o.ps.ListPeers(name), n.ID()) })
 	}
 }
 
@@ -334,7 +319,7 @@ func foreignCell(t *testing.T, router, listen string, nodeDials bool) {
 	if nodeDials {
 		// The address does not say who is there. On a busy machine, with all cells at
 		// once, WebRTC takes longer than the five seconds that Connect allows.
-		waitUntil(t, "connected", func() bool {
+		until(t, "connected", func() bool {
 			_, err = n.Dial(within(t, soon), o.host.Addrs()[0].String())
 			return err == nil || !errors.Is(err, smokesignal.ErrUnreachable)
 		})
@@ -424,7 +409,7 @@ func TestForeignThroughANode(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	waitUntil(t, "a sees both on the topic", func() bool { return len(topicA.Members()) == 2 })
+	until(t, "a sees both on the topic", func() bool { return len(topicA.Members()) == 2 })
 	far := collectFrom(t, b, o.host.ID())
 	topicB.On(far.from("topic", o.host.ID()))
 	o.publish("room", []byte("room"))
@@ -477,7 +462,7 @@ func TestForeignGarbageDeafensNobody(t *testing.T) {
 			return slices.ContainsFunc(list, func(b []byte) bool { return string(b) == what })
 		}
 		events++
-		waitUntil(t, "they hear each other after "+what, func() bool {
+		until(t, "they hear each other after "+what, func() bool {
 			if err := topic.Publish(t.Context(), []byte(what)); err != nil && !errors.Is(err, smokesignal.ErrNoPeers) {
 				t.Fatal(err)
 			}

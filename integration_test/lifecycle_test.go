@@ -179,19 +179,12 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	ran := make(chan error)
 	defer cancel()
 	go func() { ran <- a.Run(ctx) }()
-	for len(a.Addrs()) == 0 {
-		time.Sleep(time.Millisecond) // nothing reports that Run listens
-	}
+	until(t, "the node listens", func() bool { return len(a.Addrs()) > 0 })
 	b := l.start(cluster.Spec{Name: "b", Limits: joins, Seeds: []string{addr(a)}})
 	l.wait(soon, "linked", func(s *checker.State) bool { return s.Gathered(2) })
 	cancel()
-	select {
-	case err := <-ran:
-		if err != nil {
-			t.Errorf("Run returned %v", err)
-		}
-	case <-time.After(soon):
-		t.Fatal("Run does not return")
+	if err := next(t, ran); err != nil {
+		t.Errorf("Run returned %v", err)
 	}
 	l.wait(soon, "b lost its peer", closedBy("b"))
 	if b.Connected() {

@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"net"
 	"slices"
@@ -10,6 +11,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-smokesignal/smokesignal"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
@@ -24,8 +28,8 @@ const soon = 60 * time.Second
 // many is n, or less where everything is slow.
 func many(n int) int { return n / slow }
 
-// local is a network of nodes within the test's process. What their handlers
-// are told goes to one log, as with a cluster of processes.
+// local is a network of nodes in the process of the test. The calls of their handlers
+// and callbacks go to one log, as with a cluster of processes.
 type local struct {
 	t   testing.TB
 	log *checker.Log
@@ -40,7 +44,7 @@ func newLocal(t testing.TB) *local {
 	t.Cleanup(func() {
 		var end string
 		if t.Failed() {
-			end = l.tail(80) // without what closing adds
+			end = l.tail(80) // before Close adds lines of its own
 		}
 		l.closeAll()
 		if t.Failed() {
@@ -70,8 +74,8 @@ func (l *local) tail(n int) string {
 	return strings.Join(lines, "\n")
 }
 
-// create makes a node that is observed and not started. Its listen address is
-// a free port of the loopback interface unless the spec says otherwise.
+// create makes a node whose callbacks are logged, and does not start it. The node listens
+// on a free port of the loopback interface unless spec says otherwise.
 func (l *local) create(spec cluster.Spec, more ...smokesignal.Option) *smokesignal.Node {
 	l.t.Helper()
 	if spec.Listen == nil {
@@ -94,7 +98,7 @@ func (l *local) create(spec cluster.Spec, more ...smokesignal.Option) *smokesign
 	return node
 }
 
-// start makes a node and starts it.
+// start makes a node as create does, and starts it.
 func (l *local) start(spec cluster.Spec, more ...smokesignal.Option) *smokesignal.Node {
 	l.t.Helper()
 	node := l.create(spec, more...)
@@ -104,14 +108,14 @@ func (l *local) start(spec cluster.Spec, more ...smokesignal.Option) *smokesigna
 	return node
 }
 
-// manual are the limits of a node that takes whom it is given, up to ten, and
-// looks for nobody: with them a test lays the links itself.
+// manual are the limits of a node that accepts up to ten peers and never looks for any:
+// with them, a test makes the links itself.
 var manual = &[2]int{0, 10}
 
-// joins are those of one that is content with the first peer its seeds give it.
+// joins are the limits of a node that looks for only one peer, at its seeds.
 var joins = &[2]int{1, 10}
 
-// pair is two linked nodes, a and b, and nothing else.
+// pair starts two nodes, a and b, and links them.
 func pair(t *testing.T) (l *local, a, b *smokesignal.Node) {
 	t.Helper()
 	l = newLocal(t)
@@ -121,19 +125,47 @@ func pair(t *testing.T) (l *local, a, b *smokesignal.Node) {
 	return l, a, b
 }
 
+// line starts n nodes, n0 and so on, and links each to the next.
+func line(t testing.TB, n int, more ...smokesignal.Option) (*local, []*smokesignal.Node) {
+	t.Helper()
+	l := newLocal(t)
+	var nodes []*smokesignal.Node
+	for i := range n {
+		nodes = append(nodes, l.start(cluster.Spec{Name: fmt.Sprint("n", i), Limits: manual}, more...))
+		if i > 0 {
+			l.link(nodes[i-1], nodes[i])
+		}
+	}
+	return l, nodes
+}
+
+// unknownID returns the id of a node that does not exist.
+func unknownID(t testing.TB) smokesignal.ID {
+	t.Helper()
+	_, pub, err := crypto.GenerateEd25519Key(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := peer.IDFromPublicKey(pub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
 // addr is the first address of a node, with its id.
 func addr(n *smokesignal.Node) string { return n.Addrs()[0].String() }
 
-// link makes a add b, and waits until both have told their handlers.
+// link connects a to b and waits until the callbacks of both have run.
 func (l *local) link(a, b *smokesignal.Node) *smokesignal.Peer {
 	l.t.Helper()
 	ctx, cancel := context.WithTimeout(l.t.Context(), soon)
 	defer cancel()
 	p, err := a.Connect(ctx, addr(b))
 	if err != nil {
-		l.t.Fatalf("%s adds %s: %v", l.name(a), l.name(b), err)
+		l.t.Fatalf("%s connects to %s: %v", l.name(a), l.name(b), err)
 	}
-	l.wait(soon, fmt.Sprintf("%s and %s have each other", l.name(a), l.name(b)), func(s *checker.State) bool {
+	l.wait(soon, fmt.Sprintf("%s and %s are linked", l.name(a), l.name(b)), func(s *checker.State) bool {
 		return s.Proc(l.name(a)).Has(b.ID().String()) && s.Proc(l.name(b)).Has(a.ID().String())
 	})
 	return p
@@ -145,7 +177,7 @@ func (l *local) name(n *smokesignal.Node) string {
 	return l.names[n.ID().String()]
 }
 
-// close closes a node and tells the checker.
+// close closes a node and logs that the test did so.
 func (l *local) close(n *smokesignal.Node) error {
 	l.fault(n, checker.FaultClose)
 	err := n.Close()
@@ -153,13 +185,13 @@ func (l *local) close(n *smokesignal.Node) error {
 	return err
 }
 
-// fault tells the checker what the test did on purpose.
+// fault logs what the test did to a node, so that the checker expects its effects.
 func (l *local) fault(n *smokesignal.Node, text string) {
 	l.log.Add(checker.Record{Proc: l.name(n), Kind: checker.Fault, Text: text})
 }
 
-// wait blocks until done holds of the log and ends the test if it does not in
-// time.
+// wait blocks until done reports true, and returns how long that took. It ends the test
+// if that takes longer than within.
 func (l *local) wait(within time.Duration, what string, done func(*checker.State) bool) time.Duration {
 	l.t.Helper()
 	began := time.Now()
@@ -171,7 +203,7 @@ func (l *local) wait(within time.Duration, what string, done func(*checker.State
 	return time.Since(began)
 }
 
-// never lets d pass and ends the test if happened holds meanwhile.
+// never waits for d and ends the test if happened reports true in that time.
 func (l *local) never(d time.Duration, what string, happened func(*checker.State) bool) {
 	l.t.Helper()
 	if err := l.log.Never(d, happened); err != nil {
@@ -179,8 +211,7 @@ func (l *local) never(d time.Duration, what string, happened func(*checker.State
 	}
 }
 
-// check applies the rules to all that happened, once what is happening has come to its
-// end.
+// check applies the rules of the checker to the whole log, once nothing changes any more.
 func (l *local) check(cfg checker.Config) {
 	l.t.Helper()
 	ctx, cancel := context.WithTimeout(l.t.Context(), checker.SettleWithin)
@@ -190,8 +221,8 @@ func (l *local) check(cfg checker.Config) {
 	}
 }
 
-// story is what the handlers of a node were told, in short: "connect",
-// "peer added b", "add b" ...
+// story lists the callbacks of a node that have run, in order: "connect", "peer added b",
+// "add b" and so on.
 func (l *local) story(n *smokesignal.Node) []string {
 	var story []string
 	for _, r := range l.log.RecordsOf(l.name(n), checker.Connect, checker.Disconnect, checker.PeerAdded,
@@ -207,15 +238,15 @@ func (l *local) story(n *smokesignal.Node) []string {
 	return story
 }
 
-// wantStory fails unless the handlers of the node were told exactly this so far.
+// wantStory fails unless exactly these callbacks of the node have run, in this order.
 func (l *local) wantStory(n *smokesignal.Node, want ...string) {
 	l.t.Helper()
 	if got := l.story(n); !slices.Equal(got, want) {
-		l.t.Errorf("%s was told %q, want %q", l.name(n), got, want)
+		l.t.Errorf("the callbacks of %s were %q, want %q", l.name(n), got, want)
 	}
 }
 
-// heard is one event that arrived.
+// heard is an event that arrived.
 type heard struct {
 	From smokesignal.ID
 	Name string
@@ -223,7 +254,7 @@ type heard struct {
 	At   time.Time
 }
 
-// inbox gathers the events of one name. Methods may be used from any goroutine.
+// inbox gathers the events of one name. Any goroutine may call its methods.
 type inbox struct {
 	t       *testing.T
 	what    string
@@ -232,7 +263,7 @@ type inbox struct {
 	changed chan struct{}
 }
 
-// listen gathers the events of a name that come from a source, "*" for all.
+// listen gathers the events of a source with this name, or all if the name is "*".
 func listen(t *testing.T, src smokesignal.Source, name string) *inbox {
 	in := &inbox{t: t, what: name, changed: make(chan struct{})}
 	src.On(name, func(_ context.Context, ev *smokesignal.Event) {
@@ -245,7 +276,7 @@ func listen(t *testing.T, src smokesignal.Source, name string) *inbox {
 	return in
 }
 
-// wait blocks until n events have come and returns all there are.
+// wait blocks until n events have arrived, and returns all events so far.
 func (in *inbox) wait(n int, within time.Duration) []heard {
 	in.t.Helper()
 	timeout := time.After(within)
@@ -264,14 +295,14 @@ func (in *inbox) wait(n int, within time.Duration) []heard {
 	}
 }
 
-// count is how many have come so far.
+// count returns the number of events that have arrived so far.
 func (in *inbox) count() int {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return len(in.got)
 }
 
-// numbers decodes the first argument of the events as a number.
+// numbers returns the first argument of each event, a number.
 func numbers(t *testing.T, got []heard) []int {
 	t.Helper()
 	ns := make([]int, len(got))
@@ -292,7 +323,7 @@ func upTo(n int) []int {
 	return ns
 }
 
-// wantNumbers fails unless exactly 0 to n-1 came, in order.
+// wantNumbers fails unless the numbers 0 to n-1 arrived, in order and nothing else.
 func wantNumbers(t *testing.T, who string, got []heard, n int) {
 	t.Helper()
 	if ns := numbers(t, got); !slices.Equal(ns, upTo(n)) {
@@ -304,7 +335,7 @@ func wantNumbers(t *testing.T, who string, got []heard, n int) {
 	}
 }
 
-// emitNumbers emits 0 to n-1 under that name. Any goroutine may call it.
+// emitNumbers emits the numbers 0 to n-1 in events of that name. Any goroutine may call it.
 func emitNumbers(t *testing.T, to smokesignal.Emitter, name string, n int) {
 	t.Helper()
 	for i := range n {
@@ -315,7 +346,30 @@ func emitNumbers(t *testing.T, to smokesignal.Emitter, name string, n int) {
 	}
 }
 
-// within bounds a call of the library; the test ends if it takes longer.
+// until polls until ok reports true, for changes that no callback reports. It ends the
+// test if that takes too long.
+func until(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(soon); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", soon, what)
+		}
+	}
+}
+
+// next receives a value from c. It ends the test if none arrives in time.
+func next[T any](t testing.TB, c <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(soon):
+		t.Fatalf("no %T within %v", *new(T), soon)
+		panic("unreachable")
+	}
+}
+
+// within returns a context that ends after d, to bound a call of the library.
 func within(t testing.TB, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	t.Cleanup(cancel)

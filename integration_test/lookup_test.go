@@ -2,7 +2,6 @@ package integration_test
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
@@ -10,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/routing"
@@ -19,33 +17,6 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
 )
-
-// line is nodes of which each is linked to the next one and knows no others.
-func line(t *testing.T, n int) (*local, []*smokesignal.Node) {
-	t.Helper()
-	l := newLocal(t)
-	var nodes []*smokesignal.Node
-	for i := range n {
-		nodes = append(nodes, l.start(cluster.Spec{Name: fmt.Sprint("n", i), Limits: manual}))
-		if i > 0 {
-			l.link(nodes[i-1], nodes[i])
-		}
-	}
-	return l, nodes
-}
-
-func stranger(t *testing.T) smokesignal.ID {
-	t.Helper()
-	_, pub, err := crypto.GenerateEd25519Key(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, err := peer.IDFromPublicKey(pub)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
-}
 
 // TestAnyNodeByID: the first Emit to a node that is no neighbour finds it through
 // the network, and so does a Call, or a TryEmit; many at once do not disturb each
@@ -138,7 +109,7 @@ func TestNodeThatMovedIsFound(t *testing.T) {
 func TestUnknownPeer(t *testing.T) {
 	t.Parallel()
 	l, nodes := line(t, 2)
-	id := stranger(t)
+	id := unknownID(t)
 	err := nodes[0].Peer(id).Emit(within(t, soon), "hello")
 	if !errors.Is(err, smokesignal.ErrUnknownPeer) || !errors.Is(err, smokesignal.ErrNotConnected) || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Emit returned %v", err)
@@ -175,7 +146,7 @@ func TestRouting(t *testing.T) {
 			t.Errorf("FindPeer returned %v, want of %v", a, last.Host().Addrs())
 		}
 	}
-	id := stranger(t)
+	id := unknownID(t)
 	_, err = first.Routing().FindPeer(within(t, soon), id)
 	if !errors.Is(err, routing.ErrNotFound) || !errors.Is(err, smokesignal.ErrUnknownPeer) || !strings.HasPrefix(err.Error(), "smokesignal: find peer "+id.String()+": unknown peer: ") {
 		t.Errorf("FindPeer of nobody returned %v", err)
@@ -196,7 +167,7 @@ func TestRouting(t *testing.T) {
 func TestCloseEndsALookup(t *testing.T) {
 	t.Parallel()
 	l, nodes := line(t, 2)
-	id := stranger(t)
+	id := unknownID(t)
 	result := make(chan error, 1)
 	go func() {
 		_, err := nodes[0].Routing().FindPeer(context.WithoutCancel(t.Context()), id)

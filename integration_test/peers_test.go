@@ -54,7 +54,7 @@ func TestHandleOfAnUnknownPeer(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t)
 	a := l.start(cluster.Spec{Name: "a", Limits: manual})
-	p := a.Peer(l.create(cluster.Spec{Name: "unknown"}).ID())
+	p := a.Peer(unknownID(t))
 	if p == nil || p.Linked() || p.Addr() != nil || p.AddrPort().IsValid() || p.RTT() != 0 {
 		t.Errorf("the handle of an unknown peer is %+v", p)
 	}

@@ -21,8 +21,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
-// rawHost is a libp2p host that knows nothing of smokesignal: a stranger, or
-// one who means harm. It speaks by hand.
+// rawHost starts a libp2p host without smokesignal. A test writes its streams by hand, as
+// an attacker would.
 func rawHost(t *testing.T, opts ...libp2p.Option) corehost.Host {
 	t.Helper()
 	h, err := libp2p.New(append([]libp2p.Option{libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableMetrics()}, opts...)...)
@@ -41,15 +41,15 @@ func connect(t *testing.T, h corehost.Host, n *smokesignal.Node) {
 	}
 }
 
-// say opens a stream and writes to it, as far as the other side lets it. It
-// reports how long the stream then lived, at most d.
+// say opens a stream and writes b to it, or as much as the other side accepts. It returns
+// how long the stream then lived, at most d.
 func say(t *testing.T, h corehost.Host, to peer.ID, proto protocol.ID, b []byte, d time.Duration) time.Duration {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), soon)
 	defer cancel()
 	s, err := h.NewStream(network.WithNoDial(ctx, "the connection is what is tested"), to, proto)
 	if err != nil {
-		return 0 // refused, or the connection is gone
+		return 0 // the other side refused the stream, or closed the connection
 	}
 	defer s.Reset()
 	began := time.Now()
@@ -60,31 +60,31 @@ func say(t *testing.T, h corehost.Host, to peer.ID, proto protocol.ID, b []byte,
 	return time.Since(began)
 }
 
-// badBytes are what a stranger may write instead of a frame. The first are the
-// lines that ended nodes of the original.
+// badBytes are bytes that an attacker may write in place of a frame. The first two ended
+// nodes of the original library.
 var badBytes = map[string][]byte{
-	"a handshake of the original":         []byte("[\"smoke\",\"handshake\",null]\n"),
-	"null":                                []byte("null\n"),
-	"nothing":                             nil,
-	"an empty frame":                      {0},
-	"null in a frame":                     frame.Append(nil, []byte("null")),
-	"a length cut off":                    {0x80},
-	"a frame cut off":                     {0x20, 1, 2, 3},
-	"a length without end":                {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff},
-	"a length of 2^34":                    {0x80, 0x80, 0x80, 0x80, 0x40},
-	"a length of 2^63":                    binary.AppendUvarint(nil, 1<<63),
-	"a group, which protobuf has no more": frame.Append(nil, []byte{0x0b, 0x0c}),
-	"field number zero":                   frame.Append(nil, []byte{0x00, 0x01}),
-	"a field longer than its frame":       frame.Append(nil, []byte{0x0a, 0x7f, 1}),
-	"every field, empty":                  frame.Append(nil, everyField(0)),
-	"every field, of one byte":            frame.Append(nil, everyField(1)),
-	"every field, of nested fields":       frame.Append(nil, everyField(2)),
-	"many frames at once":                 manyFrames(),
-	"text of 100 KiB":                     make([]byte, 100<<10),
+	"a handshake of the original":           []byte("[\"smoke\",\"handshake\",null]\n"),
+	"null":                                  []byte("null\n"),
+	"nothing":                               nil,
+	"an empty frame":                        {0},
+	"null in a frame":                       frame.Append(nil, []byte("null")),
+	"a length cut off":                      {0x80},
+	"a frame cut off":                       {0x20, 1, 2, 3},
+	"a length without end":                  {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff},
+	"a length of 2^34":                      {0x80, 0x80, 0x80, 0x80, 0x40},
+	"a length of 2^63":                      binary.AppendUvarint(nil, 1<<63),
+	"a group, which protobuf no longer has": frame.Append(nil, []byte{0x0b, 0x0c}),
+	"field number zero":                     frame.Append(nil, []byte{0x00, 0x01}),
+	"a field longer than its frame":         frame.Append(nil, []byte{0x0a, 0x7f, 1}),
+	"every field, empty":                    frame.Append(nil, everyField(0)),
+	"every field, of one byte":              frame.Append(nil, everyField(1)),
+	"every field, of nested fields":         frame.Append(nil, everyField(2)),
+	"many frames at once":                   manyFrames(),
+	"text of 100 KiB":                       make([]byte, 100<<10),
 }
 
-// everyField is a message with the fields 1 to 15, as bytes of that depth and
-// as numbers.
+// everyField returns a message with the fields 1 to 15, each once as a number and once as
+// bytes: empty, one byte, or such a message again, for depth 0, 1 and 2.
 func everyField(depth int) []byte {
 	var inner []byte
 	switch depth {
@@ -111,8 +111,8 @@ func manyFrames() (b []byte) {
 	return b
 }
 
-// forged is a pubsub message that claims to come from author. With a key it is
-// signed with that key; without it carries some bytes in place of a signature.
+// forged returns a pubsub message that claims to come from author. It is signed with key.
+// If key is nil, it carries zeros in place of a signature.
 func forged(t *testing.T, author peer.ID, key crypto.PrivKey, topic string, seqno uint64, data []byte) *pb.Message {
 	t.Helper()
 	m := &pb.Message{
@@ -136,7 +136,7 @@ func forged(t *testing.T, author peer.ID, key crypto.PrivKey, topic string, seqn
 	return m
 }
 
-// rpc is one pubsub frame.
+// rpc returns one pubsub frame with these messages.
 func rpc(t *testing.T, msgs ...*pb.Message) []byte {
 	t.Helper()
 	b, err := proto.Marshal(&pb.RPC{Publish: msgs})

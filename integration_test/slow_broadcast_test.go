@@ -20,7 +20,7 @@ func TestSlowBroadcastHandler(t *testing.T) {
 	if chosen() < full {
 		keep = append(keep, smokesignal.KeepBytes(2<<20)) // so that less is more than is kept
 	}
-	l, nodes := lineOf(t, 3, keep...)
+	l, nodes := line(t, 3, keep...)
 	sender, relay, slowNode := nodes[0], nodes[1], nodes[2]
 	near := newTally(t, "relay", relay, sender.ID(), nil)
 	late := newTally(t, "slow", slowNode, sender.ID(), func() { time.Sleep(time.Millisecond) })
@@ -66,7 +66,7 @@ func BenchmarkSlowBroadcastHandler(b *testing.B) {
 // rateBeside returns how many events a second arrive at all but one of the nodes
 // behind a sender; the handler of that one takes its time.
 func rateBeside(b *testing.B, events uint64, pause time.Duration) float64 {
-	l, nodes := lineOf(b, 3)
+	l, nodes := line(b, 3)
 	defer l.closeAll()
 	beside := l.start(cluster.Spec{Name: "beside", Limits: manual})
 	l.link(nodes[1], beside)

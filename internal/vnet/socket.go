@@ -7,6 +7,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
 // A packet is on its way to a socket.
@@ -42,21 +44,13 @@ func (p *packets) Pop() any {
 type socket struct {
 	net     *Network
 	at      netip.AddrPort
-	arrived chan struct{} // a token: look again
+	arrived notify.Signal // a packet is on its way, or the deadline has changed: a reader looks again
 	closed  chan struct{}
 	close   sync.Once
 
 	// Guarded by the network's lock.
 	queue    packets
 	deadline time.Time // for reading
-}
-
-// wake makes a reader look again.
-func (s *socket) wake() {
-	select {
-	case s.arrived <- struct{}{}:
-	default:
-	}
 }
 
 // next returns the packet that has arrived, or else when to look again, zero for
@@ -144,7 +138,7 @@ func (s *socket) SetReadDeadline(t time.Time) error {
 	s.net.mu.Lock()
 	defer s.net.mu.Unlock()
 	s.deadline = t
-	s.wake()
+	s.arrived.Set()
 	return nil
 }
 

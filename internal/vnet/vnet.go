@@ -21,6 +21,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
 // maxQueued bounds the packets on their way to one socket; the rest is dropped, as
@@ -123,7 +125,7 @@ func (m *Machine) ListenUDP(network string, at *net.UDPAddr) (net.PacketConn, er
 	} else if m.net.sockets[bound] != nil {
 		return fail(os.NewSyscallError("bind", syscall.EADDRINUSE))
 	}
-	s := &socket{net: m.net, at: bound, arrived: make(chan struct{}, 1), closed: make(chan struct{})}
+	s := &socket{net: m.net, at: bound, arrived: notify.NewSignal(), closed: make(chan struct{})}
 	m.net.sockets[bound] = s
 	return s, nil
 }
@@ -147,5 +149,5 @@ func (n *Network) send(from, to netip.AddrPort, data []byte) {
 		due: time.Now().Add(n.latency(from.Addr(), to.Addr())), order: n.order,
 		from: from, data: append([]byte(nil), data...),
 	})
-	s.wake()
+	s.arrived.Set()
 }

@@ -72,8 +72,9 @@ export class Chat {
   }
 
   /**
-   * Sends a line to one person only, as direct events. Those reach a node or a page to which
-   * this page is connected; the error says so for everybody else.
+   * Sends a line to one person only, as direct events. Those reach only the nodes to which
+   * this page is connected, usually the server of the page: a browser cannot dial a terminal,
+   * which listens on TCP and QUIC, nor another page, which does not listen. The error says so.
    * @param {string} name @param {string} text
    * @returns {Promise<string>} the name as it is shown
    */
@@ -84,7 +85,8 @@ export class Chat {
       for (const piece of pieces(text)) await this.#leaf.peer(found.id).emit('tell', piece)
     } catch (err) {
       if (/** @type {Error} */ (err).name !== 'NotConnectedError') throw err
-      throw new Error(`this page has no connection to ${found.name}, and a private line takes no other way`)
+      throw new Error(`no connection to ${found.name}: a page can send a private line only to the node that it is connected to. ` +
+        'Say it to everybody, or use examples/chat in a terminal, which reaches every terminal')
     }
     return found.name
   }

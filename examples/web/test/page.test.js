@@ -156,7 +156,7 @@ test('a line to one person is a direct event, and never a broadcast', async () =
   leaf.heard.hello('id-bobbob', { name: 'Bob' })
   assert.equal(await chat.sendTo('alice', 'secret'), 'Alice')
   assert.equal(await chat.sendTo('alices', 'another'), 'Alice') // by the short id
-  await assert.rejects(chat.sendTo('bob', 'secret'), /no connection to Bob/)
+  await assert.rejects(chat.sendTo('bob', 'secret'), /no connection to Bob: .* Say it to everybody, or use examples\/chat/)
   await assert.rejects(chat.sendTo('nobody', 'secret'), /nobody here is called nobody/)
   assert.deepEqual(leaf.sent, [['id-alices', 'tell', 'secret'], ['id-alices', 'tell', 'another']])
   await chat.close()

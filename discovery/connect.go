@@ -14,28 +14,29 @@ import (
 )
 
 const (
-	// firstStreamTimeout is how long dial waits for the first stream of another
-	// program. Pubsub opens its stream as soon as it sees the connection.
+	// firstStreamTimeout bounds the time for which dial waits until a peer that is not a
+	// node opens a stream. A peer with pubsub opens one as soon as it is connected.
 	firstStreamTimeout = 3 * time.Second
-	// firstStreamPoll is how often dial looks for that stream. libp2p does not report
-	// new streams of protocols that somebody else handles.
+	// firstStreamPoll is the interval at which dial looks for that stream. libp2p does not
+	// report new streams to code other than the handler of their protocol.
 	firstStreamPoll = 10 * time.Millisecond
 )
 
-// dial connects to the peer at the seed's address, which may run any libp2p program,
-// and makes no link. A peer that speaks one of protocols and is not a node is expected to
-// open a stream of one of them; see reconnect for the one case in which it cannot. The error
-// is ErrSelf, ErrUnreachable, ErrRelayed, ErrUnresolvable, ErrNotSmokesignal (if the answer
-// was not that of a libp2p host), a *WrongIDError, or that of ctx if it was canceled. Without
-// an answer it is ErrUnreachable after five seconds.
+// dial connects to the peer at the seed's address, which may run any libp2p program, and
+// makes no link. If the peer is not a node but speaks one of protocols, dial makes sure that
+// it can open a stream of such a protocol; see reconnect. The error is ErrSelf,
+// ErrUnreachable, ErrRelayed, ErrUnresolvable, ErrNotSmokesignal (if a program without libp2p
+// answered), a *WrongIDError, or the cause of ctx if it was canceled. A peer that does not
+// answer is ErrUnreachable after five seconds.
 func (d *Driver) dial(ctx context.Context, s *seed.Seed, protocols []protocol.ID) (peer.ID, error) {
 	began := time.Now()
 	info, err := d.findSeed(ctx, s)
 	if err != nil {
 		return "", err
 	}
-	// Only a dial that asked for the peer's id leaves a dead connection behind, and only
-	// over WebRTC. A node opens its streams over the overlay's own rules.
+	// A seed without an id was first dialed to learn the id. Over WebRTC, that dial leaves a
+	// dead connection at the peer. Only guests are affected, since a node opens its streams
+	// by other rules.
 	asked := s.ID() == "" && overWebRTC(info)
 	if asked && d.isGuest(info.ID, protocols) && !d.awaitStream(ctx, info.ID, protocols) {
 		if err := d.reconnect(ctx, info, began); err != nil {
@@ -52,7 +53,8 @@ func overWebRTC(info peer.AddrInfo) bool {
 	})
 }
 
-// isGuest reports whether p says that it speaks one of protocols and not the overlay's.
+// isGuest reports whether p is known to speak one of protocols, but not the protocol of the
+// overlay.
 func (d *Driver) isGuest(p peer.ID, protocols []protocol.ID) bool {
 	node, err := d.host.Peerstore().SupportsProtocols(p, protocol.Overlay)
 	if err != nil || len(node) > 0 {
@@ -62,8 +64,8 @@ func (d *Driver) isGuest(p peer.ID, protocols []protocol.ID) bool {
 	return err == nil && len(spoken) > 0
 }
 
-// awaitStream waits until p, which is connected, has opened a stream of one of protocols.
-// It reports false if none came in time.
+// awaitStream waits until p, which is connected, opens a stream of one of protocols. It
+// reports false if p does not do so within firstStreamTimeout.
 func (d *Driver) awaitStream(ctx context.Context, p peer.ID, protocols []protocol.ID) bool {
 	late := time.NewTimer(firstStreamTimeout)
 	defer late.Stop()
@@ -82,16 +84,17 @@ func (d *Driver) awaitStream(ctx context.Context, p peer.ID, protocols []protoco
 		case <-late.C:
 			return false
 		case <-ctx.Done():
-			return true // the peer is connected, which is all that was promised
+			return true // the caller gives up; the peer is connected, so that is not an error
 		}
 	}
 }
 
-// reconnect replaces the connections to a peer that were made since began. To learn the
-// id of the peer at an address, a dial is given up in its handshake. With WebRTC the other
-// side has finished its own part by then, and its pubsub may choose that dead connection
-// for its stream. It does not try again as long as it has any other connection, so all of
-// ours are closed before the next dial, which knows the id and needs no such question.
+// reconnect closes the connections to a peer that this host made since began, and dials the
+// peer again. The first dial to an address learns the id of the peer and ends during the
+// handshake. Over WebRTC, the peer has completed its side by then, so for the peer this is a
+// connection, although a dead one. If the pubsub of the peer chooses it for its stream, it
+// does not try another connection as long as it has one. The second dial knows the id, so it
+// leaves no dead connection.
 func (d *Driver) reconnect(ctx context.Context, info peer.AddrInfo, began time.Time) error {
 	for _, c := range d.host.Network().ConnsToPeer(info.ID) {
 		if c.Stat().Direction == network.DirOutbound && !c.Stat().Opened.Before(began) {

@@ -12,18 +12,19 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
-// A dialHost is the host as the driver uses it. It remembers the connections that were made
-// by dialing with it, and knows which of them only the node uses.
+// A dialHost wraps the host for the driver. It remembers which connections the driver has
+// made with it, and can tell whether other parts of the program use a connection.
 type dialHost struct {
 	corehost.Host
-	isSpare func(network.Conn) bool // nil means that all are
+	isSpare func(network.Conn) bool // reports whether only the node uses a connection; nil means yes
 
 	mu     sync.Mutex
-	making map[peer.ID]int // calls of Connect under way
+	making map[peer.ID]int // the running calls of Connect
 	made   map[network.Conn]struct{}
 }
 
-// Connect connects to p, and remembers the connections that it has made.
+// Connect connects to p like the method of the host, and remembers the connections that it
+// has made.
 func (h *dialHost) Connect(ctx context.Context, p peer.AddrInfo) error {
 	before := h.Network().ConnsToPeer(p.ID)
 	h.mu.Lock()
@@ -36,7 +37,7 @@ func (h *dialHost) Connect(ctx context.Context, p peer.AddrInfo) error {
 		delete(h.making, p.ID)
 	}
 	for c := range h.made {
-		if c.IsClosed() {
+		if c.IsClosed() { // so that the map does not grow for ever
 			delete(h.made, c)
 		}
 	}
@@ -48,13 +49,13 @@ func (h *dialHost) Connect(ctx context.Context, p peer.AddrInfo) error {
 	return err
 }
 
-// dialedByOthers returns a direct connection to p that others have dialed on this host, or
-// nil.
+// dialedByOthers returns a direct connection to p that another part of the program, and not
+// the driver, has dialed on this host. It returns nil if there is none.
 func (h *dialHost) dialedByOthers(p peer.ID) network.Conn {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.making[p] > 0 {
-		return nil // a new connection may be ours
+		return nil // a new connection may come from the driver's own dial
 	}
 	for _, c := range h.Network().ConnsToPeer(p) {
 		if _, ours := h.made[c]; !ours && c.Stat().Direction == network.DirOutbound && !addr.IsRelayed(c.RemoteMultiaddr()) {
@@ -64,7 +65,8 @@ func (h *dialHost) dialedByOthers(p peer.ID) network.Conn {
 	return nil
 }
 
-// closeSpareConns closes the connections that were made here and that only the node uses.
+// closeSpareConns closes the connections that the driver has made and that no other part of
+// the program uses.
 func (h *dialHost) closeSpareConns() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -77,14 +79,16 @@ func (h *dialHost) closeSpareConns() {
 	})
 }
 
-// isSpare reports whether only the node uses a connection, so that it may be closed.
+// isSpare reports whether no other part of the program uses a connection, so that the driver
+// may close it.
 func isSpare(h corehost.Host, c network.Conn) bool {
 	d, ok := h.(*dialHost)
 	return !ok || d.isSpare == nil || d.isSpare(c)
 }
 
-// closeSpare closes the connections that only the node uses. It returns when that is done,
-// which takes a tenth of a second at most, even if the other end is frozen.
+// closeSpare closes those of the connections that no other part of the program uses. It waits
+// until they are closed, which takes at most a tenth of a second even if the other end does
+// not answer.
 func closeSpare(h corehost.Host, conns func(yield func(network.Conn) bool)) {
 	var closing sync.WaitGroup
 	defer closing.Wait()

@@ -16,21 +16,22 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
-// maxAnswerDials bounds the dials at once that are made only to answer a peer that is not
-// connected any more. Strangers that ask and hang up use up none of the other slots.
+// maxAnswerDials bounds the dials under way that only serve to answer a peer which has
+// disconnected. They have slots of their own, so that peers which ask and disconnect cannot
+// use up the other slots.
 const maxAnswerDials = 8
 
 var (
-	// errBusy is returned when a dial was given up before it began.
+	// errBusy is returned when no slot for a dial became free in time.
 	errBusy = errors.New("discovery: not dialed, because too many dials were under way")
-	// errNoAddress is returned when the guard allows none of a peer's addresses.
+	// errNoAddress is returned when the guard forbids a dial to all addresses of a peer.
 	errNoAddress = errors.New("discovery: no address that may be dialed")
 )
 
-// slots bounds the dials that are under way.
+// slots is a semaphore that bounds the dials under way.
 type slots chan struct{}
 
-// acquire waits for a slot, for dialTimeout at most.
+// acquire waits for a free slot, at most for dialTimeout. release frees the slot.
 func (s slots) acquire(ctx context.Context) (release func(), err error) {
 	select {
 	case s <- struct{}{}:
@@ -42,17 +43,17 @@ func (s slots) acquire(ctx context.Context) (release func(), err error) {
 	}
 }
 
-// reach returns when there is a direct connection to p. If there is none, it dials the
-// addresses that the guard allows, if need be through a relay at first. The addresses come
-// from other nodes. reach waits for a slot for dialTimeout at most, and dials for as long.
-// The slot is free again when the dial has ended, which may be seconds after reach has
-// returned. It is called in one of tasks.
+// reach makes sure that there is a direct connection to p. If there is none, it dials those
+// of addrs that the guard allows; they come from other nodes. A dial through a relay counts
+// when it leads to a direct connection. reach waits for a slot for at most dialTimeout, and
+// then dials for at most dialTimeout. The slot becomes free when the dial has ended, which may
+// be after reach has returned. It is called on a goroutine of tasks.
 func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, slots slots) error {
 	if addr.HasDirect(d.host.Network(), p) {
 		return nil
 	}
 	if ctx.Err() != nil {
-		return context.Cause(ctx) // acquire might choose a free slot all the same
+		return context.Cause(ctx) // if a slot is free, acquire may succeed although ctx has ended
 	}
 	release, err := slots.acquire(ctx)
 	if err != nil {
@@ -61,7 +62,7 @@ func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, slo
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	addrs = d.allowed(p, addrs)
-	// A connection through a relay may become a direct one without a dial of ours.
+	// If there is a connection through a relay, it may lead to a direct one without a dial.
 	if len(addrs) == 0 && !addr.HasOnlyRelayed(d.host.Network(), p) {
 		release()
 		return errNoAddress
@@ -69,8 +70,8 @@ func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, slo
 	release = d.dialing.begin(p, release, func() { d.forgetUnvouched(p) })
 	if len(addrs) > 0 {
 		closeStale(d.host, p, staleAfter)
-		// The state machine and the guard decide how often a peer is tried. The swarm's own
-		// back-off would forbid dials for half a minute after a cut of a minute.
+		// The state machine and the guard decide how often to dial a peer. The swarm's own
+		// back-off would forbid dials for half a minute after a cut of one minute.
 		clearBackoff(d.host, p)
 	}
 	d.host.Peerstore().AddAddrs(p, addrs, peerstore.TempAddrTTL)
@@ -92,14 +93,14 @@ func (d *Driver) recordReached(p peer.ID) {
 	}
 }
 
-// dialing counts the dials under way to each peer.
+// dialing counts the dials that are under way to each peer.
 type dialing struct {
 	mu     sync.Mutex
 	byPeer map[peer.ID]int
 }
 
-// begin counts a dial until the returned function is called, which also calls release. If
-// no other dial to p is under way, begin calls first.
+// begin counts a dial to p. If no other dial to p is under way, it calls first. The caller
+// calls end after the dial; end also calls release.
 func (x *dialing) begin(p peer.ID, release, first func()) (end func()) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -116,9 +117,9 @@ func (x *dialing) begin(p peer.ID, release, first func()) (end func()) {
 	}
 }
 
-// forgetUnvouched drops the addresses from the peerstore that p itself named while it was
-// connected. libp2p would dial them as well, and the guard has not seen them. On a lent host
-// they stay, since the application may want them.
+// forgetUnvouched removes from the peerstore the addresses that p itself stated while it was
+// connected. libp2p would dial them as well, although the guard has not checked them. On the
+// host of an application they stay, since the application may need them.
 func (d *Driver) forgetUnvouched(p peer.ID) {
 	if d.node.Lent {
 		return
@@ -128,10 +129,10 @@ func (d *Driver) forgetUnvouched(p peer.ID) {
 	}
 }
 
-// connect dials p. It returns before the dial has ended if a direct connection comes about
-// in another way: p has dialed us, or was reached at an address that is not in addrs. The
-// dial then goes on. If it were given up in the middle of its handshake, the other side might
-// take it for a connection and use it, or hold it for half a minute.
+// connect dials p, and calls release when the dial has ended. It returns earlier if there is a
+// direct connection in another way: p has dialed this node, or was reached at an address that
+// is not in addrs. Then the dial goes on in the background. If it were canceled during its
+// handshake, the peer might already use this connection, or keep it for half a minute.
 func (d *Driver) connect(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, release func()) error {
 	connected := notify.NewSignal()
 	defer whenConnected(d.host.Network(), p, func(c network.Conn) {
@@ -146,7 +147,7 @@ func (d *Driver) connect(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, r
 		ctx, cancel := context.WithTimeout(network.WithDialPeerTimeout(d.ctx, dialTimeout), dialTimeout)
 		defer cancel()
 		err := d.host.Connect(ctx, peer.AddrInfo{ID: p})
-		d.recordReached(p) // also after an error: p may have been reached in another way
+		d.recordReached(p) // even after an error, since p may be connected in another way
 		dialed <- err
 	})
 	select {
@@ -159,9 +160,9 @@ func (d *Driver) connect(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, r
 	}
 }
 
-// recordClaims tells the guard where a neighbor says to be, of its addresses on the machine
-// from which it speaks. A neighbor that dialed us may never have been dialed itself, but after
-// a cut both sides have to be able to dial.
+// recordClaims tells the guard which of the addresses that a neighbor states are on the
+// machine from which its connection comes. So this node may dial a neighbor at such an address
+// even if it never did so before, which it needs when a cut has ended the connection.
 func (d *Driver) recordClaims(p peer.ID, addrs []ma.Multiaddr) {
 	now := time.Now()
 	for _, c := range d.host.Network().ConnsToPeer(p) {
@@ -184,7 +185,8 @@ func (d *Driver) allowed(p peer.ID, addrs []ma.Multiaddr) (list []ma.Multiaddr) 
 		relay, _, relayed := addr.SplitRelay(a)
 		switch {
 		case relayed && relay == d.host.ID():
-			// A peer behind this node is connected to it, or gone.
+			// This node is the relay itself. A peer that uses it is either connected already
+			// or gone.
 		case relayed && addr.HasDirect(d.host.Network(), relay):
 			if d.guard.AllowBehindRelay(p, a, now) {
 				list = append(list, a)
@@ -196,8 +198,8 @@ func (d *Driver) allowed(p peer.ID, addrs []ma.Multiaddr) (list []ma.Multiaddr) 
 	return list
 }
 
-// whenConnected calls f for each connection to p, present or new, until stop is called. f
-// must not block.
+// whenConnected calls f for each existing connection to p, and then for each new one until
+// stop is called. f must not block.
 func whenConnected(n network.Network, p peer.ID, f func(network.Conn)) (stop func()) {
 	notifiee := &network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
 		if c.RemotePeer() == p {

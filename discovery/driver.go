@@ -30,10 +30,12 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/wiring"
 )
 
-// protectTag keeps the connection manager from closing the connections of links.
+// protectTag is the tag with which the connections to neighbors are protected from the
+// connection manager of the host.
 const protectTag = "smokesignal"
 
-// leaveTimeout is how long Close waits at most until the farewells are written.
+// leaveTimeout bounds the time for which Close waits until the neighbors have been told that
+// this node closes.
 const leaveTimeout = time.Second
 
 // Config is the configuration of a Driver. Host and Network are required.
@@ -41,19 +43,19 @@ type Config struct {
 	// Host is the host to keep linked. Its peerstore must hold its private key. The driver
 	// closes the host's connections to neighbors that do not answer.
 	Host corehost.Host
-	// Network is the name that all nodes of the network have in common.
+	// Network is the name of the network. Only nodes with the same name link to each other.
 	Network string
 	// Min is the number of links that the node wants. While it has fewer, it looks for
 	// nodes. Max is the number that it may have; a negative Max means no limit.
 	Min, Max int
-	// Seeds say where the network can be found, each as host:port, as a multiaddr, or as
-	// the ticket of a node.
+	// Seeds are texts that say where the network can be found. Each is a host:port, a
+	// multiaddr, or the ticket of a node.
 	Seeds []string
-	// LAN also looks for nodes by mDNS.
+	// LAN makes the driver look for nodes on the local network as well, by mDNS.
 	LAN bool
-	// PeerBook is the path of a file in which the driver keeps the nodes of the network, so
-	// that a node that is started again finds the network even if all seeds are gone. Nodes
-	// of one network may share the file. Empty means none.
+	// PeerBook is the path of a file in which the driver stores the nodes of the network. A
+	// node that is started again then finds the network even if all seeds are gone. Nodes
+	// of one network may share the file. Empty means that there is no file.
 	PeerBook string
 	// Rendezvous are services, such as a DHT, in which the driver advertises this node and
 	// finds others. Their methods must return when their context ends.
@@ -61,19 +63,20 @@ type Config struct {
 
 	// The functions below may be nil. They are called one at a time on the driver's
 	// goroutine, except for OnSignal, which is called on the goroutine of a stream. They must
-	// not block, nor call a method that waits for the driver: Connect, Remove, Nodes, RTT,
-	// Seeds, Status and Close.
+	// not block, and they must not call a method that waits for that goroutine: Connect,
+	// Remove, Nodes, RTT, Seeds, Status and Close.
 
-	// OnLinked is called when the link to p is complete on both sides.
+	// OnLinked is called when p has become a neighbor.
 	OnLinked func(p peer.ID)
 	// OnUnlinked is called when the link to p has ended.
 	OnUnlinked func(p peer.ID, reason error)
-	// OnSignal is called with a payload that a neighbor has given to Flood.
+	// OnSignal is called for each payload that the neighbor from has sent with Flood.
 	OnSignal func(from peer.ID, payload []byte)
-	// OnSeedError is called when the reason why a seed cannot be used has changed.
+	// OnSeedError is called when a seed cannot be used, and again when the reason changes.
 	OnSeedError func(*SeedError)
 
-	// Log is where the driver logs. Nil means the logger "smokesignal/discovery" of go-log.
+	// Log receives the log lines of the driver. Nil means the logger
+	// "smokesignal/discovery" of go-log.
 	Log *slog.Logger
 
 	// Node is set by package smokesignal, and nil for everybody else.
@@ -85,61 +88,64 @@ type Config struct {
 type Driver struct {
 	cfg   Config
 	node  wiring.Overlay // a copy of Config.Node, without nil functions
-	key   crypto.PrivKey // of the host
+	key   crypto.PrivKey // the private key of the host
 	host  *dialHost
 	log   *slog.Logger
-	state *overlay.State // owned by the loop
+	state *overlay.State // used only by the loop
 
-	// The loop and other goroutines.
+	// The loop, and the other goroutines of the driver.
 	queue  callQueue
-	tasks  sync.WaitGroup
-	done   chan struct{} // closed when the loop has ended
+	tasks  sync.WaitGroup // all goroutines
+	done   chan struct{}  // closed when the loop has ended
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	// dialCtx ends before ctx does: once the node leaves, no message is worth a dial.
+	// dialCtx ends when the node begins to leave, before ctx does: a message that says so is
+	// sent over existing connections only.
 	dialCtx     context.Context
 	stopDialing context.CancelCauseFunc
 
 	// Dials.
 	guard   dialguard.Guard
-	dials   slots // for dials in search of others
-	answers slots // for dials that are made to answer
+	dials   slots // bounds the dials by which this node looks for others
+	answers slots // bounds the dials that only serve to answer a peer
 	dialing dialing
 	// seedDials counts the dials to seeds and to the addresses given to dial and Connect.
 	seedDials *directdial.Guard
 
-	// Owned by the loop.
+	// Used only by the loop.
 	seeds     []*seedProgress
 	writers   map[peer.ID]*peerWriter
-	adds      map[uint64]chan overlay.Added // calls of Connect, by token
-	finds     map[uint64]*peerLookup        // searches that the state machine runs, by token
-	token     uint64                        // the last one
+	adds      map[uint64]chan overlay.Added // the running calls of Connect, by token
+	finds     map[uint64]*peerLookup        // the searches of the state machine, by token
+	token     uint64                        // the token that was used last
 	callbacks int                           // dials under way to nodes that look for this one
 	leaving   bool                          // leave or Close has begun
-	sealed    string                        // the addresses in the own record
-	seq       uint64                        // the sequence number of the own record
+	sealed    string                        // the addresses in this node's newest record
+	seq       uint64                        // the sequence number of this node's newest record
 
 	lookups lookups
 	sources sources
-	lan     io.Closer // nil if it was not started
+	lan     io.Closer // the search of the local network, or nil
 
 	mu      sync.Mutex
 	started bool
-	inbound map[peer.ID]int // streams that are being read
+	inbound map[peer.ID]int // the number of streams that are read from each peer
 	links   map[peer.ID]bool
 }
 
 const (
-	// maxCallbacks bounds the dials at once to nodes that look for this one.
+	// maxCallbacks bounds the dials under way to nodes that look for this one.
 	maxCallbacks = 8
-	// maxWait is how long the loop waits at most, so that it notices a sleep of the
-	// machine. sleepDrift is how far the clocks are apart after one.
-	maxWait    = 10 * time.Second
+	// maxWait is the longest time for which the loop waits, so that it soon notices that
+	// this machine was asleep.
+	maxWait = 10 * time.Second
+	// The wall clock runs while a machine sleeps, and the monotonic clock does not. A
+	// difference of more than sleepDrift means that the machine was asleep.
 	sleepDrift = 6 * time.Second
 )
 
-// New returns a Driver that does nothing until Start. The error says which field of the
-// configuration is wrong, or why the peer book cannot be used.
+// New returns a Driver, which does nothing until Start is called. The error says which field
+// of the configuration is wrong, or why the peer book cannot be used.
 func New(cfg Config) (*Driver, error) {
 	if cfg.Log == nil {
 		cfg.Log = logging.Package("discovery", nil)
@@ -188,7 +194,8 @@ func New(cfg Config) (*Driver, error) {
 	return d, nil
 }
 
-// Start begins to serve and to look for nodes. It must be called once.
+// Start makes the driver accept streams of other nodes and look for nodes. It must be called
+// once.
 func (d *Driver) Start() {
 	if d.cfg.LAN {
 		search, err := lan.Start(d.host, d.cfg.Network, func(info peer.AddrInfo) {
@@ -196,7 +203,7 @@ func (d *Driver) Start() {
 		}, d.log)
 		d.lan = search
 		if err != nil {
-			// A machine without multicast can still join by its seeds.
+			// Without multicast, the node can still find the network by its seeds.
 			d.log.Warn("not looking for peers on the local network", "error", err)
 		}
 	}
@@ -212,12 +219,12 @@ func (d *Driver) Start() {
 	d.sources.start(d)
 }
 
-// acceptStreams accepts streams, which are answered from Start on.
+// acceptStreams makes the host accept streams of the overlay. They are answered after Start.
 func (d *Driver) acceptStreams() { d.host.SetStreamHandler(protocol.Overlay, d.serve) }
 
-// A callQueue holds the functions that wait for the loop. It has no bound, because hooks run
-// on the loop and may add to it. Strangers cannot fill it: the reader of a stream waits
-// until its function has run.
+// A callQueue holds functions that the loop will run. It has no bound, because the loop
+// itself may add functions, and must not block. Other peers cannot fill it: the goroutine
+// that reads a stream waits after each message until the loop has handled it.
 type callQueue struct {
 	mu    sync.Mutex
 	calls []func()
@@ -239,7 +246,7 @@ func (q *callQueue) popAll() []func() {
 	return calls
 }
 
-// run hands f to the loop and returns at once. It reports false when the driver is closed.
+// run makes the loop run f, and returns at once. It reports false if the driver is closed.
 func (d *Driver) run(f func()) bool {
 	select {
 	case <-d.done:
@@ -250,7 +257,7 @@ func (d *Driver) run(f func()) bool {
 	return true
 }
 
-// ask runs f on the loop and waits until it has run.
+// ask makes the loop run f, and waits until f has returned, ctx ends or the driver is closed.
 func (d *Driver) ask(ctx context.Context, f func()) error {
 	ran := make(chan struct{})
 	if !d.run(func() { f(); close(ran) }) {
@@ -259,7 +266,7 @@ func (d *Driver) ask(ctx context.Context, f func()) error {
 	select {
 	case <-ran:
 		return nil
-	case <-d.done: // the loop ended before it came to f
+	case <-d.done: // the loop has ended without f
 		return ErrClosed
 	case <-ctx.Done():
 		return ctx.Err()
@@ -274,15 +281,16 @@ func (d *Driver) loop() {
 	last := time.Now()
 	for {
 		now := time.Now()
-		// The monotonic clock stands still while a machine sleeps. The wall clock, which is
-		// what Round(0) leaves, does not.
+		// Round(0) leaves the reading of the wall clock only, which goes on while a machine
+		// sleeps. The monotonic clock does not.
 		if drift := now.Round(0).Sub(last.Round(0)) - now.Sub(last); drift > sleepDrift {
 			d.log.Info("this machine has slept", "duration", drift)
 			d.step(overlay.Woke{})
 		}
 		last = now
 		wait := maxWait
-		// A state machine that always asks for now must not turn this into a busy loop.
+		// If the state machine asked for the present time again and again, this would be a
+		// busy loop, so the loop waits at least a millisecond.
 		if t := d.state.Next(now); !t.IsZero() {
 			wait = min(wait, max(t.Sub(now), time.Millisecond))
 		}
@@ -300,10 +308,10 @@ func (d *Driver) loop() {
 	}
 }
 
-// step feeds one input to the state machine and carries out the outputs.
+// step feeds one input to the state machine, and performs its outputs.
 func (d *Driver) step(in overlay.Input) {
-	// An output may lead to another input at once. That one has to wait, so that no
-	// output overtakes another.
+	// An output may lead to another input at once. That input waits until all outputs of
+	// this step are performed, so that outputs stay in order.
 	inputs := []overlay.Input{in}
 	for len(inputs) > 0 {
 		now := time.Now()
@@ -316,11 +324,13 @@ func (d *Driver) step(in overlay.Input) {
 	}
 }
 
-// perform carries out one output, and returns the input that it leads to, or nil.
+// perform performs one output of the state machine. It returns the input that answers the
+// output, or nil.
 func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 	switch o := o.(type) {
 	case overlay.Send:
-		// The greeting has to be as of now: broadcasts are repaired from it on.
+		// The greeting holds high-water marks, from which on the peer gets broadcasts, so it
+		// must be as new as possible.
 		if ready, ok := o.Message.(overlay.Ready); ok {
 			ready.Greeting = d.node.Greeting()
 			o.Message = ready
@@ -331,7 +341,8 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 		d.node.Pending(o.Peer)
 	case overlay.Probe:
 		// Pubsub does not report a peer that left the topic and came back at once, so the
-		// state machine asks. If the peer is not there yet, TopicChanged will come.
+		// state machine asks. If the peer is not on the topic yet, topicChanged will be
+		// called when it joins.
 		if d.node.OnTopic(o.Peer) {
 			return overlay.OnTopic{Peer: o.Peer, Present: true}
 		}
@@ -346,25 +357,25 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 		d.sources.linksChanged()
 		d.seedLinked(o.Peer)
 	case overlay.Unlinked:
-		// Close waits for the last messages of this node's own farewell only. A peer that
-		// said farewell itself may be gone.
+		// If this node is leaving, the last message to the peer says so, and Close waits
+		// until it is sent. Close does not wait for a peer that has left, which may be gone.
 		if w := d.writers[o.Peer]; w != nil {
 			w.farewell = d.leaving
 		}
 		d.host.ConnManager().Unprotect(o.Peer, protectTag)
 		d.removeLink(o.Peer)
-		// Other reasons come over a connection that works, or from libp2p, which has closed
-		// it.
+		// A connection to a silent peer is probably dead. With any other reason, it works,
+		// or libp2p has closed it already.
 		if o.Reason == overlay.ReasonSilent {
 			d.closeConns(o.Peer)
 		}
-		if o.WasLinked { // a link that was never completed is not news
+		if o.WasLinked { // a handshake that failed is not worth a line in the log
 			d.log.Info("unlinked", "peer", o.Peer, "reason", o.Reason)
 		}
 		d.reportEnd(o)
 	case overlay.Refused:
 		d.log.Debug("refused", "peer", o.Peer, "reason", o.Reason)
-		// The peer took the connection, and said nothing on it.
+		// The peer did not answer over its connection, which is probably dead.
 		if o.Reason == overlay.ReasonTimeout {
 			d.closeConns(o.Peer)
 		}
@@ -380,18 +391,19 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 	case overlay.Added:
 		if ch := d.adds[o.Token]; ch != nil {
 			delete(d.adds, o.Token)
-			ch <- o // buffered
+			ch <- o // does not block, since the channel has a buffer
 		}
 	}
 	return nil
 }
 
-// reportEnd reports the end of a link, or of a handshake.
+// reportEnd tells the node and the user that a link has ended. It tells only the node if the
+// handshake of the link had not been completed.
 func (d *Driver) reportEnd(o overlay.Unlinked) {
 	err := &linkError{Peer: o.Peer, Reason: o.Reason}
 	d.node.Unlinked(o.Peer, err, err.ending())
 	if !o.WasLinked {
-		return // the user has not heard of a link
+		return // the user was never told of this link
 	}
 	if d.cfg.OnUnlinked != nil {
 		d.cfg.OnUnlinked(o.Peer, err)
@@ -399,10 +411,10 @@ func (d *Driver) reportEnd(o overlay.Unlinked) {
 	d.sources.linksChanged()
 }
 
-// closeConns closes the connections to a peer that does not answer, except those that others
-// use. A QUIC connection outlives the peer's process by half a minute, and messages to a new
-// process at the same place would go over the dead one's connection. When closeConns returns,
-// after a tenth of a second at most, the next message dials.
+// closeConns closes the connections to a peer that does not answer, except connections that
+// other parts of the program use. A QUIC connection lives on for half a minute after the
+// process of the peer has died, and messages to a new process of the peer would be sent over
+// it. closeConns takes at most a tenth of a second; after it, the next message dials.
 func (d *Driver) closeConns(p peer.ID) {
 	closeSpare(d.host, slices.Values(d.host.Network().ConnsToPeer(p)))
 }
@@ -419,8 +431,8 @@ func (d *Driver) removeLink(p peer.ID) {
 	delete(d.links, p)
 }
 
-// sealIfChanged signs a new record if the addresses have changed since the last one. It
-// returns nil if the record stays as it is.
+// sealIfChanged signs a new record if this node's addresses have changed since the last one.
+// It returns the input for the state machine, or nil if the addresses are the same.
 func (d *Driver) sealIfChanged() overlay.Input {
 	if addrs := d.node.Addrs(); fmt.Sprint(addrs) != d.sealed {
 		return d.seal(addrs)
@@ -428,9 +440,10 @@ func (d *Driver) sealIfChanged() overlay.Input {
 	return nil
 }
 
-// seal signs a new record of the node's own addresses. It returns nil if that fails.
+// seal signs a new record of this node's addresses, and returns the input that gives it to
+// the state machine, or nil if signing fails.
 func (d *Driver) seal(addrs []ma.Multiaddr) overlay.Input {
-	d.seq = max(d.seq+1, uint64(time.Now().UnixNano())) // it grows even if the clock goes back
+	d.seq = max(d.seq+1, uint64(time.Now().UnixNano())) // grows even if the clock goes back
 	record, err := peerrecord.Seal(d.key, addrs, d.seq)
 	if err != nil {
 		d.log.Error("cannot sign the own addresses", "addrs", addrs, "error", err)
@@ -440,22 +453,22 @@ func (d *Driver) seal(addrs []ma.Multiaddr) overlay.Input {
 	return overlay.RecordRenewed{Record: record, Seq: d.seq}
 }
 
-// tick lets the time of the state machine pass.
+// tick tells the state machine that time has passed.
 func (d *Driver) tick() {
-	// Addresses change without notice, so they are compared now and then.
+	// Nothing reports a change of this node's addresses, so they are compared at each tick.
 	if in := d.sealIfChanged(); in != nil {
 		d.step(in)
 	}
 	d.step(overlay.Tick{})
 }
 
-// topicChanged reports that a peer joined or left the pubsub topic.
+// topicChanged tells the state machine that p has joined or left the pubsub topic.
 func (d *Driver) topicChanged(p peer.ID, present bool) {
 	d.run(func() { d.step(overlay.OnTopic{Peer: p, Present: present}) })
 }
 
-// Flood sends payload to all neighbors except one, where OnSignal gets it. It does not
-// block.
+// Flood sends payload to all neighbors except the one with the id except. Each of them
+// calls its Config.OnSignal. Flood does not block.
 func (d *Driver) Flood(payload []byte, except peer.ID) {
 	d.mu.Lock()
 	to := make([]peer.ID, 0, len(d.links))
@@ -472,10 +485,10 @@ func (d *Driver) Flood(payload []byte, except peer.ID) {
 	})
 }
 
-// Connect makes a link to the node at addr, which is written like a seed. It returns when the
-// link stands. The error is ErrFull (this node or the other), ErrSelf, ErrOtherNetwork,
-// ErrUnreachable, ErrUnresolvable, ErrRelayed, ErrNotSmokesignal, a *WrongIDError, ErrClosed,
-// or says what is wrong with addr.
+// Connect makes a link to the node at addr, which has the form of a seed. It returns the id of
+// that node once it is a neighbor. The error is ErrFull (this node or the other one has Max
+// links), ErrSelf, ErrOtherNetwork, ErrUnreachable, ErrUnresolvable, ErrRelayed,
+// ErrNotSmokesignal, a *WrongIDError, ErrClosed, or says what is wrong with addr.
 func (d *Driver) Connect(ctx context.Context, addr string) (peer.ID, error) {
 	s, err := seed.Parse(addr)
 	if err != nil {
@@ -507,15 +520,15 @@ func (d *Driver) Connect(ctx context.Context, addr string) (peer.ID, error) {
 	}
 }
 
-// Remove ends the link to p. It returns once the farewell to the peer is queued.
+// Remove ends the link to p. It returns when the message that tells p so is queued.
 func (d *Driver) Remove(ctx context.Context, p peer.ID) error {
 	return d.ask(ctx, func() { d.step(overlay.Drop{Peer: p}) })
 }
 
-// leave writes the peer book, ends all links and tells the peers. The driver makes no new
-// links. The error is that of the peer book.
+// leave writes the peer book, ends all links and tells the neighbors so. After it, the driver
+// makes no new links. An error means that the peer book could not be written.
 func (d *Driver) leave(ctx context.Context) error {
-	err := d.sources.close() // before the links end, so that the book has the neighbors
+	err := d.sources.close() // before the links end, so that the neighbors are in the book
 	d.ask(ctx, d.leaveAll)
 	return err
 }
@@ -523,14 +536,14 @@ func (d *Driver) leave(ctx context.Context) error {
 // leaveAll ends all links. It runs on the loop.
 func (d *Driver) leaveAll() {
 	d.leaving = true
-	// A peer that is not connected any more has noticed that the link is gone. A dial
-	// to it would only delay Close, which waits for the farewells.
+	// A neighbor that is no longer connected has noticed that the link is gone. A dial to it
+	// would only delay Close, which waits until the last messages are sent.
 	d.stopDialing(ErrClosed)
 	d.step(overlay.Close{})
 }
 
-// Close ends all links and leaves no goroutine, handler or stream behind. It waits until the
-// farewells to the connected neighbors are written, for a second at most. The error says that
+// Close ends all links, all goroutines and all streams of the driver. It tells the connected
+// neighbors that this node closes, and waits at most one second for that. An error means that
 // the peer book could not be written. Close must not be called twice.
 func (d *Driver) Close() error {
 	d.mu.Lock()
@@ -547,7 +560,7 @@ func (d *Driver) Close() error {
 		d.ask(context.Background(), func() {
 			d.leaveAll()
 			for _, w := range d.writers {
-				// Links only: a peer that was merely asked something waits for nothing.
+				// Only neighbors have to be told. Other peers expect nothing.
 				if w.farewell {
 					farewells = append(farewells, w)
 				}
@@ -559,20 +572,21 @@ func (d *Driver) Close() error {
 			w.finish(ctx)
 		}
 	} else {
-		close(d.done) // nobody else does, as the loop was not started
+		close(d.done) // the loop, which was not started, would have closed it
 	}
-	d.mu.Lock() // under which countStream checks ctx and adds to tasks
+	d.mu.Lock() // countStream holds mu while it checks ctx and adds to tasks
 	d.cancel(ErrClosed)
 	d.mu.Unlock()
 	d.seedDials.Close(ErrClosed)
 	d.tasks.Wait()
-	if d.node.Lent { // an own host closes all connections itself
+	if d.node.Lent { // the host of an application stays open
 		d.host.closeSpareConns()
 	}
 	return written
 }
 
-// A notifiee hears of closed connections, which is how a killed process is noticed at once.
+// A notifiee is told by libp2p when a connection was closed. So the driver notices at once
+// that the process of a neighbor was killed.
 type notifiee Driver
 
 func (n *notifiee) Connected(network.Network, network.Conn)   {}
@@ -583,7 +597,7 @@ func (n *notifiee) Disconnected(net network.Network, c network.Conn) {
 	if !addr.HasDirect(net, p) {
 		d := (*Driver)(n)
 		d.run(func() {
-			// The peer may be back over another connection meanwhile.
+			// Before the loop runs this, the peer may have made another connection.
 			if !addr.HasDirect(net, p) {
 				d.step(overlay.Disconnected{Peer: p})
 			}

@@ -23,38 +23,37 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/seed"
 )
 
-// Why an address did not lead to a link, or a call failed.
+// The reasons for which an address did not lead to a link, or for which a call failed.
 //
-// The errors of Connect and FindPeer, and those inside a [SeedError], often carry
-// more detail than these variables: the networks' names, or the answer of libp2p or the
-// system. They are one short line then, without the name of the package, because they stand
-// behind an address. errors.Is finds the variable, and the cause:
-// errors.Is(err, syscall.ECONNREFUSED) works.
+// The errors of Connect and FindPeer, and those inside a [SeedError], often say more than
+// these variables: the names of the networks, or the error of libp2p or the system. Then
+// they are one short line without the name of the package, because callers print them after
+// an address. errors.Is finds the variable in them, and also the cause, as in
+// errors.Is(err, syscall.ECONNREFUSED).
 var (
 	// ErrClosed is returned once Close has begun.
 	ErrClosed = errs.ErrClosed
-	// ErrSelf is returned when an address is this node's own.
+	// ErrSelf is returned when an address leads to this node itself.
 	ErrSelf = errs.ErrSelf
-	// ErrOtherNetwork is returned when a node speaks our protocol in a network of
-	// another name.
+	// ErrOtherNetwork is returned when a node belongs to a network with another name.
 	ErrOtherNetwork = errs.ErrOtherNetwork
-	// ErrRelayed is returned when a node was reached through a relay only. Nothing is
-	// sent to it then: a relay is there for two nodes to find each other, and ends a
-	// connection after two minutes or 128 KiB.
+	// ErrRelayed is returned when a node was reached through a relay only. The driver
+	// sends nothing over such a connection: relays serve for two nodes to find each other,
+	// and end a connection after two minutes or 128 KiB.
 	ErrRelayed = errs.ErrRelayed
-	// ErrUnreachable is returned when there was no answer: refused, timed out, no route.
-	// The text says which.
+	// ErrUnreachable is returned when a node did not answer. The text says whether the
+	// dial was refused, timed out, or had no route.
 	ErrUnreachable = errors.New("discovery: unreachable")
-	// ErrUnresolvable is returned when DNS knows no address for a name.
+	// ErrUnresolvable is returned when DNS has no address for a name.
 	ErrUnresolvable = errors.New("discovery: no such host")
-	// ErrNotSmokesignal is returned when the answer came in another protocol: from a
-	// program without libp2p, or from a libp2p host without our protocol.
+	// ErrNotSmokesignal is returned when the program at an address is not a smokesignal
+	// node: it does not use libp2p, or its libp2p host does not know our protocol.
 	ErrNotSmokesignal = errors.New("discovery: not a smokesignal node")
-	// ErrFull is returned when this node, or every node that was asked, has as many
-	// links as it may have.
+	// ErrFull is returned when this node, or every node that was asked, has its maximum
+	// number of links.
 	ErrFull = errors.New("discovery: everybody is full")
-	// ErrUnknownPeer is returned when none of the nodes that could be asked knows where
-	// a peer is. errors.Is also finds routing.ErrNotFound of libp2p in it.
+	// ErrUnknownPeer is returned when none of the nodes that were asked knows an address
+	// of a peer. errors.Is also finds routing.ErrNotFound of libp2p in it.
 	ErrUnknownPeer error = unknownPeer{}
 )
 
@@ -63,8 +62,8 @@ type unknownPeer struct{}
 func (unknownPeer) Error() string { return "discovery: unknown peer" }
 func (unknownPeer) Unwrap() error { return routing.ErrNotFound }
 
-// A WrongIDError is returned when the node at a seed's address proved another identity than
-// the one that the seed's /p2p/ part or the ticket demands.
+// A WrongIDError is returned when the node at a seed's address has another id than the seed
+// states in its /p2p/ part or its ticket.
 type WrongIDError struct {
 	Expected peer.ID // the id in the seed
 	Actual   peer.ID // the id that the node proved
@@ -74,14 +73,15 @@ func (e *WrongIDError) Error() string {
 	return fmt.Sprintf("wrong id: it is %s, not %s", e.Actual, e.Expected)
 }
 
-// A SeedError says why a seed cannot be used. errors.Is and errors.AsType see the cause.
+// A SeedError says why a seed cannot be used. errors.Is and errors.AsType find the cause in
+// it.
 type SeedError struct {
-	Seed string    // as the user wrote it
+	Seed string    // the seed as the user wrote it
 	Err  error     // the cause
-	Next time.Time // of the next try; zero if none is planned
+	Next time.Time // the time of the next attempt; zero if none is planned
 }
 
-// Error returns one line that ends with the time until the next try, as of this call.
+// Error returns one line, which ends with the time from now until the next attempt.
 func (e *SeedError) Error() string {
 	text := fmt.Sprintf("seed %s: %s", seed.Shorten(e.Seed), errs.Text(e.Err))
 	if e.Next.IsZero() {
@@ -102,7 +102,7 @@ type linkError struct {
 
 func (e *linkError) Error() string { return fmt.Sprintf("peer %s: %s", e.Peer, e.Reason) }
 
-// Unwrap returns the matching variable of this package, or nil.
+// Unwrap returns the exported error for the reason of e, or nil if there is none.
 func (e *linkError) Unwrap() error {
 	switch e.Reason {
 	case overlay.ReasonFull:
@@ -123,8 +123,8 @@ func (e *linkError) Unwrap() error {
 	return nil
 }
 
-// ending says whether the nodes have ended the link to reorder the overlay, or whether a
-// fault or the closing of a node has ended it.
+// ending reports whether one of the two nodes ended the link by decision, such as to reorder
+// the overlay, or whether it broke, by a fault or because a node was closed.
 func (e *linkError) ending() peers.Ending {
 	switch e.Reason {
 	case overlay.ReasonMoved, overlay.ReasonSwapped, overlay.ReasonFull, overlay.ReasonEnough, overlay.ReasonDropped:
@@ -135,15 +135,16 @@ func (e *linkError) ending() peers.Ending {
 
 func (e *SeedError) Unwrap() error { return e.Err }
 
-// withText returns kind as an error that stands behind an address, so without the package.
+// withText returns the error kind with a text that does not begin with the name of the
+// package, since callers print it after an address.
 func withText(kind error) error {
 	return &failure{kind: kind, text: errs.Text(kind), rank: rankAnswer}
 }
 
 // otherNetwork returns an [ErrOtherNetwork] that names both networks if they are known.
-// theirs comes from a stranger, so it is quoted and shortened.
+// theirs comes from another node and may be any text, so it is quoted and shortened.
 func otherNetwork(theirs, ours string) error {
-	if theirs == "" || ours == "" { // an older node does not say its network
+	if theirs == "" || ours == "" { // an older node does not send the name of its network
 		return withText(ErrOtherNetwork)
 	}
 	const most = 64
@@ -153,27 +154,27 @@ func otherNetwork(theirs, ours string) error {
 	return &failure{kind: ErrOtherNetwork, text: fmt.Sprintf("%s: %q, not %q", errs.Text(ErrOtherNetwork), theirs, ours)}
 }
 
-// A failure is one of the errors above with a text for people and the error of libp2p or the
-// system.
+// A failure is one of the exported errors, such as ErrUnreachable, together with a readable
+// text and the error of libp2p or the system.
 type failure struct {
-	kind error  // one of the variables above
-	text string // one short line, without the package
-	err  error  // from libp2p or the system; may be nil
+	kind error  // the exported error
+	text string // one short line, without the name of the package
+	err  error  // the error of libp2p or the system; may be nil
 	rank rank
-	// wrong is set when another node answered than the one asked for.
+	// wrong is not nil if the node that answered has another id than was expected.
 	wrong *WrongIDError
 }
 
-// A rank says how much a cause tells about an address. If several addresses of a node
-// failed, the cause of the highest rank is shown.
+// A rank says how much a failure shows about an address. If several addresses of a node
+// failed, the failure of the highest rank is reported.
 type rank int
 
 const (
 	rankSkipped rank = iota // the address was not tried
-	rankSilence             // no answer
-	rankRoute               // the system knew no way
-	rankRefused             // an answer that said no
-	rankAnswer              // an answer of somebody else
+	rankSilence             // there was no answer
+	rankRoute               // the system found no route, or DNS no address
+	rankRefused             // the machine there refused, or the connection ended
+	rankAnswer              // another program or another node answered
 )
 
 func (f *failure) Error() string { return f.text }
@@ -185,10 +186,10 @@ func (f *failure) Unwrap() []error {
 	return []error{f.kind, f.err}
 }
 
-// explain turns an error that libp2p returned for a dial or a stream into one of this
-// package's errors, as one short line. If a dial failed on several addresses, the cause of
-// the highest rank is shown. explain returns nil for nil, and leaves errors of this package
-// as they are.
+// explain converts an error of libp2p, from a dial or a stream, to one of this package's
+// errors with a text of one short line. If a dial failed at several addresses, the text is
+// about the failure with the highest rank. explain returns nil for nil, and returns errors
+// of this package unchanged.
 func explain(err error) error {
 	if err == nil {
 		return nil
@@ -204,8 +205,8 @@ func explain(err error) error {
 	return f
 }
 
-// highestRank classifies the failures of a dial on each address and returns the one of the
-// highest rank.
+// highestRank classifies the failures of a dial, one for each address, and returns the one
+// with the highest rank.
 func highestRank(err error) *failure {
 	dial, ok := errors.AsType[*swarm.DialError](err)
 	if !ok || len(dial.DialErrors) == 0 {
@@ -220,7 +221,7 @@ func highestRank(err error) *failure {
 	return best
 }
 
-// explained returns the error in err that explain has made before, or nil.
+// explained returns the error in err that came from explain before, or nil if there is none.
 func explained(err error) error {
 	if f, ok := errors.AsType[*failure](err); ok {
 		return f
@@ -230,7 +231,7 @@ func explained(err error) error {
 	}
 	for _, v := range []error{ErrSelf, ErrOtherNetwork, ErrUnreachable, ErrUnresolvable, ErrNotSmokesignal, ErrFull, ErrRelayed} {
 		switch {
-		case err == v: //nolint:errorlint // the bare variable, whose text says too little, and not an error that wraps it
+		case err == v: //nolint:errorlint // errors.Is would also find errors that wrap v, which have a better text
 			return withText(v)
 		case errors.Is(err, v):
 			return err
@@ -239,7 +240,7 @@ func explained(err error) error {
 	return nil
 }
 
-// classify explains the failure at one address.
+// classify returns the failure for the error of a dial at one address.
 func classify(err error) *failure {
 	f := func(rank rank, kind error, text string) *failure {
 		return &failure{kind: kind, text: text, err: err, rank: rank}
@@ -287,9 +288,9 @@ func classify(err error) *failure {
 	return f(rankRefused, ErrUnreachable, cmp.Or(errs.OneLine(err), errs.Text(ErrUnreachable)))
 }
 
-// speaksOtherwise reports whether the answer was not that of a libp2p host. multistream (TCP,
-// WebSocket), QUIC's TLS and the WebSocket upgrade have no error values for that, so their
-// texts are compared.
+// speaksOtherwise reports whether a program answered that is not a libp2p host. The libraries
+// for TCP, WebSocket and QUIC have no error values for that, so the texts of their errors are
+// compared.
 func speaksOtherwise(err error) bool {
 	text := err.Error()
 	for _, s := range []string{
@@ -307,8 +308,8 @@ func speaksOtherwise(err error) bool {
 	return false
 }
 
-// relayText puts the answer of a relay into words. libp2p's circuit client has no error
-// values for it either.
+// relayText returns a readable text for the answer of a relay that refused a connection, or
+// "" if err is another error. libp2p has no error values for these answers, only texts.
 func relayText(err error) string {
 	_, status, found := strings.Cut(err.Error(), "error opening relay circuit: ")
 	switch {

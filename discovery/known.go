@@ -14,19 +14,21 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
-// A NetworkStatus is what a node knows of the part of the network that it is in.
+// A NetworkStatus says what this node knows of its part of the network. A part is a set of
+// nodes that links connect; a network that is cut has several.
 type NetworkStatus struct {
 	Links int // neighbors
-	Known int // nodes that it knows and takes for alive, neighbors included
-	Lost  int // nodes that did not answer, and are tried again now and then
-	// Tag is the id of the node whose beacon is heard in all of the part. Nodes with the
-	// same tag are in one part. Since is when the tag became that node's.
-	Tag   peer.ID
+	Known int // nodes that are believed to be alive, neighbors included
+	Lost  int // nodes that did not answer; the driver tries them again now and then
+	// Tag names the part: all of its nodes have the same Tag, and two parts have different
+	// ones. It is the id of one node of the part, which regularly floods a message.
+	Tag peer.ID
+	// Since is when this node first heard the node Tag.
 	Since time.Time
 }
 
-// Status returns what the node knows of the part of the network that it is in. It is zero once
-// the driver is closed.
+// Status returns what this node knows of its part of the network. It returns the zero value
+// once the driver is closed.
 func (d *Driver) Status() (v NetworkStatus) {
 	d.ask(context.Background(), func() {
 		n := d.state.View()
@@ -35,8 +37,8 @@ func (d *Driver) Status() (v NetworkStatus) {
 	return v
 }
 
-// Nodes returns the nodes of the network that this one knows, and their addresses. Linked
-// nodes come first. It waits for the driver, or until ctx ends.
+// Nodes returns the nodes of the network that this node knows, with their addresses. The
+// neighbors come first. It waits for the driver's goroutine, at most until ctx ends.
 func (d *Driver) Nodes(ctx context.Context) (list []peer.AddrInfo, err error) {
 	contacts, linked, err := d.known(ctx)
 	if err != nil {
@@ -52,20 +54,22 @@ func (d *Driver) Nodes(ctx context.Context) (list []peer.AddrInfo, err error) {
 	return list, nil
 }
 
-// Neighbors returns the nodes to which there is a link, in no particular order.
+// Neighbors returns the ids of all neighbors, in no particular order.
 func (d *Driver) Neighbors() []peer.ID {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return slices.Collect(maps.Keys(d.links))
 }
 
-// RTT returns the round trip time last measured on the link to p, or zero.
+// RTT returns the round trip time last measured on the link to p. It is zero if there is no
+// link to p, or no measurement yet.
 func (d *Driver) RTT(p peer.ID) (rtt time.Duration) {
 	d.ask(context.Background(), func() { rtt = d.state.RTT(p) })
 	return rtt
 }
 
-// known returns the contacts of the links and of other nodes, and the ids of the links.
+// known returns the contacts of the neighbors and of other nodes that are believed to be
+// alive, and the ids of the neighbors.
 func (d *Driver) known(ctx context.Context) (contacts []overlay.Contact, linked map[peer.ID]bool, err error) {
 	err = d.ask(ctx, func() {
 		contacts = d.state.Known()
@@ -92,13 +96,13 @@ func (d *Driver) linkCount() int {
 	return len(d.links)
 }
 
-// learn gives nodes to the state machine, with the addresses that this host can dial. It does
-// not block.
+// learn gives contacts to the state machine, without the addresses that this host cannot
+// dial. It does not block.
 func (d *Driver) learn(contacts ...overlay.Contact) {
 	relays := dialsRelays(d.host)
 	d.run(func() {
 		for _, c := range contacts {
-			if !relays {
+			if !relays { // this host cannot use addresses behind relays
 				c.Addrs = slices.DeleteFunc(slices.Clone(c.Addrs), addr.IsRelayed)
 			}
 			if c.ID != d.host.ID() && len(c.Addrs) > 0 {
@@ -108,8 +112,9 @@ func (d *Driver) learn(contacts ...overlay.Contact) {
 	})
 }
 
-// learnUnvouched gives a node that a stranger may have named to the state machine. It reports
-// whether the node has an address that may be dialed. It does not block.
+// learnUnvouched gives a node to the state machine whose addresses are not signed, so that
+// anybody may have stated them. It reports whether the node has an address that may be
+// dialed. It does not block.
 func (d *Driver) learnUnvouched(info peer.AddrInfo) bool {
 	addrs := d.filterUnvouched(info)
 	if len(addrs) > 0 {
@@ -118,15 +123,15 @@ func (d *Driver) learnUnvouched(info peer.AddrInfo) bool {
 	return len(addrs) > 0
 }
 
-// filterUnvouched returns the addresses at which a node that a stranger may have named may be
-// dialed. They have to reach as far as this node's own addresses do.
+// filterUnvouched returns those addresses of info that may be dialed although they are not
+// signed. A node on the internet accepts only public addresses.
 func (d *Driver) filterUnvouched(info peer.AddrInfo) []ma.Multiaddr {
 	if info.ID == d.host.ID() || info.ID.Validate() != nil {
 		return nil
 	}
 	var own ma.Multiaddr
 	if addrs := d.node.Addrs(); len(addrs) > 0 {
-		own = addrs[0] // the one that reaches farthest
+		own = addrs[0] // the most reachable address of this node
 	}
 	return dialguard.Filter(info.Addrs, own)
 }

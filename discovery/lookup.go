@@ -21,25 +21,27 @@ import (
 )
 
 const (
-	// headStart is how long the addresses that libp2p remembers of a peer are dialed before
-	// the network is asked for newer ones.
+	// headStart is the time for which a search dials the addresses that libp2p remembers of
+	// a peer, before it also asks the network for newer ones.
 	headStart = 500 * time.Millisecond
-	// identifyTimeout is how long a peer that has dialed us may take to tell its
-	// addresses.
+	// identifyTimeout bounds the time for which a search waits until a peer that has dialed
+	// this node sends its addresses.
 	identifyTimeout = time.Second
-	// maxAnswers bounds the answers to one lookup that are dialed.
+	// maxAnswers bounds the answers of the overlay that one search dials.
 	maxAnswers = 16
 )
 
-// lookups holds the searches under way. Calls that look for the same peer share one.
+// lookups holds the searches that are under way. All calls that look for the same peer share
+// one search.
 type lookups struct {
 	mu       sync.Mutex
 	byTarget map[peer.ID]*peerLookup
 }
 
-// remove lets the next call for the peer begin a new search. It needs mu.
+// remove removes the search l, so that the next call for its peer begins a new one. The caller
+// holds mu.
 func (s *lookups) remove(l *peerLookup) {
-	// A newer search may have taken the place already.
+	// A newer search for the same peer may have replaced l already.
 	if s.byTarget[l.target] == l {
 		delete(s.byTarget, l.target)
 	}
@@ -50,28 +52,27 @@ type peerLookup struct {
 	target  peer.ID
 	ctx     context.Context
 	cancel  context.CancelFunc
-	waiters int // guarded by lookups.mu; the last one to leave cancels
+	waiters int // calls that wait for the search; guarded by lookups.mu
 
-	// Owned by the loop: the answers that the state machine has found, closed after the
-	// last one, and the token of the question, zero before it was asked.
-	answers chan overlay.Contact
-	token   uint64
+	// Used only by the loop.
+	answers chan overlay.Contact // from the state machine; closed after the last one
+	token   uint64               // identifies the search in the state machine; zero before it was asked
 
 	done chan struct{} // closed when info and err are set
 	info peer.AddrInfo
 	err  error
 }
 
-// FindPeer finds a node of the network, neighbor or not, and connects to it. First it tries
-// the addresses that libp2p remembers. If that takes half a second, or if there are none, it
-// asks the neighbors, and these ask theirs, for the peer's signed record. The addresses in it
-// are dialed under the same rules as all others. FindPeer returns when there is a connection,
-// with the addresses of the peer, of which the first is the one that answered. For this node
-// itself it returns the node's own addresses.
+// FindPeer finds a member of the network, neighbor or not, and connects to it. First it dials
+// the addresses that libp2p remembers. If there are none, or if no one answers within half a
+// second, it asks the neighbors, which ask theirs, for the peer's signed record, and dials the
+// addresses in it. FindPeer returns when there is a connection. It returns the addresses of
+// the peer; the first one is the address at which the peer answered. For the id of this node
+// it returns the node's own addresses.
 //
-// Calls for one peer share one search. The error is ErrUnknownPeer when none of the nodes
-// asked knows the peer, ErrUnreachable when the peer is known and does not answer, the cause
-// of ctx when that ends, or ErrClosed. Call FindPeer after Start.
+// Calls for the same peer share one search. The error is ErrUnknownPeer if no node that was
+// asked knows the peer, ErrUnreachable if the peer is known but does not answer, the cause of
+// ctx if ctx ends first, or ErrClosed. Call FindPeer after Start.
 func (d *Driver) FindPeer(ctx context.Context, p peer.ID) (peer.AddrInfo, error) {
 	if err := p.Validate(); err != nil {
 		return peer.AddrInfo{}, &failure{kind: ErrUnknownPeer, text: errs.Text(ErrUnknownPeer) + ": the id is empty"}
@@ -105,14 +106,15 @@ func (d *Driver) FindPeer(ctx context.Context, p peer.ID) (peer.AddrInfo, error)
 	}
 }
 
-// awaitAddrs waits a moment for a peer that has dialed us to tell its addresses.
+// awaitAddrs returns info with the addresses of a connected peer. If the peer has dialed this
+// node and not sent its addresses yet, it waits for them, at most for identifyTimeout.
 func (d *Driver) awaitAddrs(ctx context.Context, info peer.AddrInfo) peer.AddrInfo {
 	if len(info.Addrs) > 0 {
 		return info
 	}
 	sub, err := d.host.EventBus().Subscribe(new(event.EvtPeerIdentificationCompleted))
 	if err != nil {
-		return info // the connection is what counts, the addresses are an extra
+		return info // there is a connection, so missing addresses are not an error
 	}
 	defer sub.Close()
 	timeout := time.After(identifyTimeout)
@@ -130,18 +132,18 @@ func (d *Driver) awaitAddrs(ctx context.Context, info peer.AddrInfo) peer.AddrIn
 	}
 }
 
-// connected returns the addresses of p if there is a direct connection to it: first those
-// where it was dialed, then those that it names itself.
+// connected reports whether there is a direct connection to p. If so, it returns the addresses
+// of p: first those at which this node has dialed it, and then those that p states itself.
 func (d *Driver) connected(p peer.ID) (peer.AddrInfo, bool) {
 	conns := slices.DeleteFunc(d.host.Network().ConnsToPeer(p), func(c network.Conn) bool {
-		return addr.IsRelayed(c.RemoteMultiaddr()) // nothing is sent over these
+		return addr.IsRelayed(c.RemoteMultiaddr()) // messages are never sent through a relay
 	})
 	if len(conns) == 0 {
 		return peer.AddrInfo{}, false
 	}
 	info := peer.AddrInfo{ID: p}
 	for _, c := range conns {
-		// The far end of an inbound connection is not where the peer listens.
+		// The remote address of an inbound connection is not one at which the peer listens.
 		if c.Stat().Direction == network.DirOutbound {
 			info = withAddrs(info, []ma.Multiaddr{c.RemoteMultiaddr()})
 		}
@@ -149,7 +151,7 @@ func (d *Driver) connected(p peer.ID) (peer.AddrInfo, bool) {
 	return withAddrs(info, dialguard.Filter(d.host.Peerstore().Addrs(p), conns[0].RemoteMultiaddr())), true
 }
 
-// withAddrs adds addresses to info, without duplicates.
+// withAddrs returns info with addrs added, except those that it has already.
 func withAddrs(info peer.AddrInfo, addrs []ma.Multiaddr) peer.AddrInfo {
 	for _, a := range addrs {
 		if !ma.Contains(info.Addrs, a) {
@@ -159,8 +161,8 @@ func withAddrs(info peer.AddrInfo, addrs []ma.Multiaddr) peer.AddrInfo {
 	return info
 }
 
-// joinLookup returns the search for p, a new one if there is none. The caller calls
-// leaveLookup.
+// joinLookup returns the running search for p, or begins one. The caller must call
+// leaveLookup when it no longer waits for the result.
 func (d *Driver) joinLookup(p peer.ID) (*peerLookup, error) {
 	d.lookups.mu.Lock()
 	defer d.lookups.mu.Unlock()
@@ -170,7 +172,8 @@ func (d *Driver) joinLookup(p peer.ID) (*peerLookup, error) {
 	}
 	l := &peerLookup{target: p, waiters: 1, answers: make(chan overlay.Contact, maxAnswers), done: make(chan struct{})}
 	l.ctx, l.cancel = context.WithCancel(d.ctx)
-	// On the loop, since nothing may be added to tasks once the loop has ended.
+	// The loop starts the goroutine, since nothing may be added to tasks once the loop has
+	// ended.
 	if !d.run(func() { d.tasks.Go(func() { d.runLookup(l) }) }) {
 		l.cancel()
 		return nil, ErrClosed
@@ -179,7 +182,8 @@ func (d *Driver) joinLookup(p peer.ID) (*peerLookup, error) {
 	return l, nil
 }
 
-// leaveLookup ends a search for which no call waits any more.
+// leaveLookup notes that one call no longer waits for the search l. When no call waits any
+// more, it cancels the search.
 func (d *Driver) leaveLookup(l *peerLookup) {
 	d.lookups.mu.Lock()
 	defer d.lookups.mu.Unlock()
@@ -189,38 +193,38 @@ func (d *Driver) leaveLookup(l *peerLookup) {
 	}
 }
 
-// runLookup runs a search to its end.
+// runLookup runs the search l to its end, and stores the result in it.
 func (d *Driver) runLookup(l *peerLookup) {
 	defer l.cancel()
 	l.info, l.err = d.search(l, func() { d.run(func() { d.askOverlay(l) }) })
 	d.run(func() { d.endQuestion(l) })
 	d.lookups.mu.Lock()
-	d.lookups.remove(l) // before done, so that a new call does not get an old answer
+	d.lookups.remove(l) // before done is closed, so that no new call gets this old result
 	d.lookups.mu.Unlock()
 	close(l.done)
 }
 
-// A dialSearch is the part of a lookup that dials. One goroutine owns it.
+// A dialSearch makes the dials of one search. One goroutine uses it.
 type dialSearch struct {
 	d     *Driver
 	l     *peerLookup
-	ctx   context.Context // of the dials
+	ctx   context.Context // ends all dials
 	tasks sync.WaitGroup
-	ended chan error // one for each dial
+	ended chan error // the result of each dial
 
-	running int            // dials under way
-	tried   []ma.Multiaddr // addresses of all dials
-	failed  *failure       // the failure of the highest rank so far
+	running int            // the number of dials under way
+	tried   []ma.Multiaddr // the addresses of all dials so far
+	failed  *failure       // the failure with the highest rank so far
 
 	askOverlay func()
-	asked      bool
-	answers    <-chan overlay.Contact // nil before the overlay was asked, and after its last answer
-	answered   bool                   // the last answer is here
+	asked      bool                   // askOverlay was called
+	answers    <-chan overlay.Contact // the overlay's answers; nil while none can arrive
+	answered   bool                   // the last answer of the overlay has arrived
 }
 
-// search dials the remembered addresses of the peer, and then those that the overlay has
-// found once askOverlay was called. It ends when there is a connection, which the peer may
-// also have made.
+// search dials the addresses of the peer that libp2p remembers. If that does not lead to a
+// connection, it calls askOverlay, and dials the addresses in the answers of the overlay. It
+// ends as soon as there is a connection, which the peer may also have made.
 func (d *Driver) search(l *peerLookup, askOverlay func()) (peer.AddrInfo, error) {
 	ctx, cancel := context.WithCancel(l.ctx)
 	s := &dialSearch{d: d, l: l, ctx: ctx, ended: make(chan error), askOverlay: askOverlay}
@@ -258,7 +262,7 @@ func (s *dialSearch) run() (peer.AddrInfo, error) {
 		case err := <-s.ended:
 			s.running--
 			s.recordFailure(err)
-			// The remembered addresses are out of date.
+			// If the dial of the remembered addresses failed, they are out of date.
 			s.ask()
 		case <-connected:
 		case <-s.ctx.Done():
@@ -267,7 +271,7 @@ func (s *dialSearch) run() (peer.AddrInfo, error) {
 	}
 }
 
-// ask asks the overlay, once.
+// ask asks the overlay for the peer, unless it was asked before.
 func (s *dialSearch) ask() {
 	if !s.asked {
 		s.asked, s.answers = true, s.l.answers
@@ -275,7 +279,7 @@ func (s *dialSearch) ask() {
 	}
 }
 
-// dialAnswer dials the addresses in an answer that were not dialed before.
+// dialAnswer dials those addresses in an answer of the overlay that were not dialed before.
 func (s *dialSearch) dialAnswer(c overlay.Contact) {
 	var fresh []ma.Multiaddr
 	for _, a := range c.Addrs {
@@ -283,7 +287,7 @@ func (s *dialSearch) dialAnswer(c overlay.Contact) {
 			fresh = append(fresh, a)
 		}
 	}
-	// Several nodes answer, mostly with the same addresses.
+	// Several nodes answer, usually with the same addresses.
 	if len(fresh) > 0 {
 		s.dial(fresh, func() error { return s.d.reach(s.ctx, s.l.target, fresh, s.d.dials) })
 	}
@@ -307,17 +311,17 @@ func (s *dialSearch) recordFailure(err error) {
 	}
 	f := highestRank(err)
 	f.err = err
-	if errors.Is(err, errNoAddress) { // the guard allowed no dial, which tells nothing
+	if errors.Is(err, errNoAddress) { // the guard allowed no dial, so nothing is known about the address
 		f.rank = rankSkipped
 	}
-	// Of equal ranks the later one, as its addresses are newer.
+	// Of two failures with the same rank the later one counts, since its addresses are newer.
 	if s.failed == nil || f.rank >= s.failed.rank {
 		s.failed = f
 	}
 }
 
-// dialKnown dials the addresses that libp2p remembers, as its own NewStream does. If that was
-// through a relay, it waits for a direct connection.
+// dialKnown dials the addresses of p that libp2p remembers. If the connection goes through a
+// relay, it waits for a direct one.
 func (d *Driver) dialKnown(ctx context.Context, p peer.ID) error {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
@@ -328,8 +332,7 @@ func (d *Driver) dialKnown(ctx context.Context, p peer.ID) error {
 	return awaitDirect(ctx, d.host, p)
 }
 
-// askOverlay asks the state machine for the peer. Like endQuestion, located and callBack it
-// runs on the loop.
+// askOverlay makes the state machine search for the peer of l. It runs on the loop.
 func (d *Driver) askOverlay(l *peerLookup) {
 	d.token++
 	l.token = d.token
@@ -337,7 +340,8 @@ func (d *Driver) askOverlay(l *peerLookup) {
 	d.step(overlay.Find{Target: l.target, Token: l.token})
 }
 
-// endQuestion ends the question of a lookup, if there are answers still to come.
+// endQuestion ends the search of the state machine for l, unless it has ended. It runs on the
+// loop.
 func (d *Driver) endQuestion(l *peerLookup) {
 	if d.finds[l.token] == l {
 		delete(d.finds, l.token)
@@ -345,16 +349,17 @@ func (d *Driver) endQuestion(l *peerLookup) {
 	}
 }
 
-// located passes an answer on to its lookup.
+// located passes an answer of the state machine on to the search that waits for it. It runs
+// on the loop.
 func (d *Driver) located(o overlay.Located) {
 	l := d.finds[o.Token]
 	if l == nil {
-		return // it has ended
+		return // the search has ended
 	}
 	if o.Contact.ID == l.target && len(o.Contact.Addrs) > 0 {
 		select {
 		case l.answers <- o.Contact:
-		default: // more answers than anybody would dial
+		default: // there are maxAnswers answers already, which is enough
 		}
 	}
 	if o.Done {
@@ -363,9 +368,9 @@ func (d *Driver) located(o overlay.Located) {
 	}
 }
 
-// callBack connects to a node that looks for this one, because that node may not be able to
-// dial. Its address comes from a stranger, so the guard decides, and few dials are made at
-// once.
+// callBack connects to a node that looks for this one and may not be able to dial it. Anybody
+// can cause such a dial, so the guard has to allow it, and only few are under way at once. It
+// runs on the loop.
 func (d *Driver) callBack(to overlay.Contact) {
 	if d.callbacks == maxCallbacks {
 		return
@@ -386,8 +391,8 @@ func (d *Driver) linksText() string {
 	return "1 link"
 }
 
-// notFound says why a search has failed. tried holds the addresses of the peer, and failed
-// the failure of the dials that says most.
+// notFound returns the error of a search that has failed. tried has the addresses that were
+// dialed, and failed is the failure with the highest rank among those dials.
 func (d *Driver) notFound(tried []ma.Multiaddr, failed *failure) error {
 	if len(tried) == 0 {
 		why := fmt.Sprintf("asked over %s, and nobody in network %q knows where it is; is it running, and connected to the network?",
@@ -397,7 +402,7 @@ func (d *Driver) notFound(tried []ma.Multiaddr, failed *failure) error {
 		}
 		return &failure{kind: ErrUnknownPeer, text: errs.Text(ErrUnknownPeer) + ": " + why}
 	}
-	if failed == nil { // no dial has ended with an error, and still there is no connection
+	if failed == nil { // a dial succeeded, but its connection was lost at once
 		failed = &failure{err: errNoAddress}
 	}
 	at := tried[0].String()
@@ -405,7 +410,7 @@ func (d *Driver) notFound(tried []ma.Multiaddr, failed *failure) error {
 		at += fmt.Sprintf(" and %d more", n)
 	}
 	if errors.Is(failed.err, errNoAddress) {
-		failed.text = "dialed in vain before, and not again so soon"
+		failed.text = "dials to it failed a moment ago, so it is not dialed again so soon"
 	}
 	return &failure{kind: ErrUnreachable, err: failed, text: fmt.Sprintf("%s: it was last seen at %s: %s", errs.Text(ErrUnreachable), at, failed.text)}
 }

@@ -243,7 +243,7 @@ func TestSearchObeysTheGuard(t *testing.T) {
 		l.cancel()
 		want := "connection refused"
 		if i == dialguard.MaxUnproved {
-			want = "not again so soon"
+			want = "not dialed again so soon"
 		}
 		if !errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), want) {
 			t.Errorf("dial %d: %v, want %q", i+1, err, want)

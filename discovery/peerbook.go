@@ -25,58 +25,60 @@ import (
 )
 
 const (
-	// bookTTL is how long a node stays in the book that is not found again. A machine that
-	// is off for a weekend or a few days of holiday still finds its network. Older
+	// bookTTL is the time for which a node stays in the book after it was last found. So a
+	// machine that was off for a weekend or a short holiday still finds its network. Older
 	// addresses are mostly useless.
 	bookTTL = 7 * 24 * time.Hour
-	// maxBook bounds the nodes in the book: twice as many as the overlay knows at a time.
+	// maxBook bounds the nodes in the book. It is twice the number of live nodes that the
+	// overlay remembers.
 	maxBook = 256
-	// maxBookBytes is more than maxBook records and addresses need.
+	// maxBookBytes bounds the bytes that are read from the file. maxBook nodes need less.
 	maxBookBytes = 4 << 20
-	// maxBookContacts bounds the nodes that the overlay gets from the book. It would not
-	// keep more.
+	// maxBookContacts bounds the nodes that the overlay gets from the book. The overlay
+	// would not remember more.
 	maxBookContacts = 128
-	// bookSettleTime is how long the book waits after a change of the links for more
-	// changes. bookWriteInterval is the least time between two writes.
+	// bookSettleTime is the time from a change of the links to the write of the book, in
+	// which more changes may follow. bookWriteInterval is the least time between two writes.
 	bookSettleTime    = time.Second
 	bookWriteInterval = 30 * time.Second
 	// bookRefreshInterval is the time between two writes if the links do not change.
 	bookRefreshInterval = 10 * time.Minute
 	// bookProofTime is the time in which the overlay checks each known address at least
-	// once. Nodes that it knows after that are alive, even if they came from this book.
+	// once. A node that the overlay still knows after that is alive, even if its address
+	// came from the book.
 	bookProofTime = 2 * time.Hour
 	// bookVersion is the version of the file's format.
 	bookVersion = 1
 )
 
-// A peerBook keeps the nodes of a network in a file, so that a node that is started again finds
-// the network even if all seeds are gone. It holds the linked nodes, the other known nodes, and
-// the nodes that were in the book before, 256 at most. A node that was not found for seven days
-// is dropped.
+// A peerBook stores the nodes of a network in a file. A node that is started again then finds
+// the network even if all seeds are gone. The book has at most 256 nodes: the neighbors, other
+// nodes that the overlay believes to be alive, and nodes that were in the book before. A node
+// that was not found for seven days is dropped.
 //
-// The file is text: a line that identifies the format, and a line of JSON for each node, with
+// The file is text: one line that identifies the format, and for each node a line of JSON with
 // its signed peer record and the addresses at which to dial it. The file is replaced in one
-// step: after a crash it is either the old one or the new one. Nodes of one network may share a
-// file. Each keeps the entries of the others.
+// step, so after a crash it has either the old or the new content. Several nodes of one network
+// may share the file, since each of them keeps the entries of the others.
 //
 // Its methods may be called from several goroutines.
 type peerBook struct {
-	name    string // the path as it was given
-	path    string // without symbolic links
+	name    string // the path in the configuration
+	path    string // the same path without symbolic links
 	network string
 	log     *slog.Logger
 	opened  time.Time
-	first   []bookEntry // the entries of the file at that time
+	first   []bookEntry // the entries that the file had when it was opened
 
 	changed notify.Signal // set when the links have changed
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup
 	source  bookSource // nil before start
 
-	lastWarning string // owned by run
+	lastWarning string // the last error of a write; used only by run
 }
 
-// A bookSource is what a peerBook needs of the Driver.
+// A bookSource has the methods of the Driver that a peerBook needs.
 type bookSource interface {
 	known(context.Context) (contacts []overlay.Contact, linked map[peer.ID]bool, err error)
 	learn(...overlay.Contact)
@@ -85,22 +87,22 @@ type bookSource interface {
 // A bookEntry is one line of the file.
 type bookEntry struct {
 	ID     peer.ID   `json:"id"`
-	Seen   time.Time `json:"seen"` // when it was last known to be alive
+	Seen   time.Time `json:"seen"` // when the node was last known to be alive
 	Addrs  []string  `json:"addrs"`
 	Record []byte    `json:"record"`
 }
 
-// bookHeader is the first line.
+// bookHeader is the first line of the file.
 type bookHeader struct {
 	Version int    `json:"smokesignal peer book"`
 	Network string `json:"network"`
 }
 
-// openPeerBook reads the book of the network from the file at path. The file need not exist, but
-// its directory must. An empty file is a book without nodes. Damaged lines are left out, with a
-// warning in the log. The error names the file. It says that the file cannot be read or
-// written, or that it is not a peer book, belongs to another network, or was written by a later
-// version of this package; such a file is not touched. log may be nil.
+// openPeerBook reads the peer book of the network from the file at path. The directory must
+// exist, but the file need not. An empty file is a book without nodes. Damaged lines are skipped
+// with a warning in the log. The error names the file. It means that the file cannot be read or
+// written, is not a peer book, belongs to another network, or was written by a later version of
+// this package; such a file is not changed. log may be nil.
 func openPeerBook(path, network string, log *slog.Logger) (*peerBook, error) {
 	if log == nil {
 		log = logging.Package("discovery", nil)
@@ -117,13 +119,14 @@ func (b *peerBook) failed(err error) error {
 		return nil
 	}
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
-		err = pe.Err // the path would be named twice
+		err = pe.Err // otherwise the text would have the path twice
 	}
 	return fmt.Errorf("discovery: peer book %s: %w", b.name, err)
 }
 
 func (b *peerBook) load() error {
-	// The file itself gets replaced, and not a symbolic link to it.
+	// If the path is a symbolic link, a write replaces the file that it points to, not the
+	// link.
 	if real, err := filepath.EvalSymlinks(b.path); err == nil {
 		b.path = real
 	}
@@ -139,7 +142,8 @@ func (b *peerBook) load() error {
 	if damaged > 0 {
 		b.log.Warn("the peer book is damaged; its other lines are used", "path", b.name, "damaged", damaged, "nodes", len(b.first))
 	}
-	// An error now is better than one when the book is written.
+	// If the directory cannot be written to, the caller should learn that now and not at the
+	// first write.
 	temp, err := b.createTemp()
 	if err != nil {
 		return fmt.Errorf("cannot write to its directory: %w", err)
@@ -147,14 +151,15 @@ func (b *peerBook) load() error {
 	return errors.Join(temp.Close(), os.Remove(temp.Name()))
 }
 
-// createTemp creates a file beside the book, which only this user can read.
+// createTemp creates a temporary file in the directory of the book. Only the user of this
+// process can read it.
 func (b *peerBook) createTemp() (*os.File, error) {
 	return os.CreateTemp(filepath.Dir(b.path), "."+filepath.Base(b.path)+".*")
 }
 
-// start gives the nodes in the book to source, and from then on writes the nodes that source
-// knows into the book: a second after a change of the links, but at most every thirty seconds,
-// and at close. It must be called once at most, and not after close.
+// start gives the nodes in the book to source. From then on, the nodes that source knows are
+// written to the book a second after each change of the links, but at most every thirty
+// seconds, and at close. It must be called at most once, and not after close.
 func (b *peerBook) start(source bookSource) {
 	b.source = source
 	source.learn(b.contacts(time.Now())...)
@@ -163,14 +168,14 @@ func (b *peerBook) start(source bookSource) {
 	b.tasks.Go(func() { b.run(ctx) })
 }
 
-// len returns how many nodes were in the book when it was opened.
+// len returns the number of nodes that were in the book when it was opened.
 func (b *peerBook) len() int { return len(b.first) }
 
-// linksChanged reports that a link was made or ended. It does not block.
+// linksChanged tells the book that a link was made or ended. It does not block.
 func (b *peerBook) linksChanged() { b.changed.Set() }
 
-// close writes the book a last time. Call it before the driver leaves. If start was not called,
-// nothing is written. The error names the file.
+// close writes the book for the last time. It must be called while the driver still has its
+// links. If start was not called, nothing is written. The error names the file.
 func (b *peerBook) close() error {
 	if b.cancel == nil {
 		return nil
@@ -184,7 +189,7 @@ func (b *peerBook) run(ctx context.Context) {
 	last := b.opened.Add(-bookWriteInterval)
 	timer := time.NewTimer(bookRefreshInterval)
 	defer timer.Stop()
-	waiting := false // the timer is set to write after a change
+	waiting := false // the timer is set for a write after a change of the links
 	for {
 		select {
 		case <-b.changed:
@@ -202,7 +207,7 @@ func (b *peerBook) run(ctx context.Context) {
 	}
 }
 
-// warn logs an error, unless it is the same as last time.
+// warn logs the error of a write, unless the last write had the same error.
 func (b *peerBook) warn(err error) {
 	text := ""
 	if err != nil {
@@ -214,13 +219,13 @@ func (b *peerBook) warn(err error) {
 	b.lastWarning = text
 }
 
-// save writes the nodes that the driver knows.
+// save writes the nodes that the driver knows to the book, together with earlier entries.
 func (b *peerBook) save(ctx context.Context) error {
 	contacts, linked, err := b.source.known(ctx)
 	if err != nil {
-		return nil // a closed driver knows nothing, and the old book is better than that
+		return nil // the driver is closed and knows no nodes, so the book stays as it is
 	}
-	// Another node may have written meanwhile, or the file may have been replaced.
+	// Another node that shares the file may have written to it since.
 	before, _, err := b.read()
 	if err == nil {
 		err = b.write(b.merge(time.Now(), before, contacts, linked))
@@ -228,10 +233,11 @@ func (b *peerBook) save(ctx context.Context) error {
 	return b.failed(err)
 }
 
-// merge returns the entries of the book as of now: the linked nodes first, and then the other
-// contacts and the entries from before, in the order in which they were seen last. A contact
-// that the overlay has from the book alone keeps its time, until the node was linked, has a new
-// record, or has been known for bookProofTime.
+// merge returns the new entries of the book. before has the entries that the file has now, and
+// contacts the nodes that the overlay knows. The neighbors come first, and then all others, the
+// node last seen alive first. A contact counts as seen now if it is a neighbor, if its record
+// differs from the one in the book, or if the overlay knows it for bookProofTime. Otherwise the
+// overlay may have it from the book only, so the entry keeps its time.
 func (b *peerBook) merge(now time.Time, before []bookEntry, contacts []overlay.Contact, linked map[peer.ID]bool) []bookEntry {
 	entries := map[peer.ID]bookEntry{}
 	for _, e := range slices.Concat(b.first, before) {
@@ -239,10 +245,10 @@ func (b *peerBook) merge(now time.Time, before []bookEntry, contacts []overlay.C
 			entries[e.ID] = e
 		}
 	}
-	proved := now.Sub(b.opened) >= bookProofTime
+	proved := now.Sub(b.opened) >= bookProofTime // all contacts were checked since
 	for _, c := range contacts {
 		if len(c.Record) == 0 || len(c.Addrs) == 0 {
-			continue // it cannot be dialed
+			continue // a node without a record or an address cannot be dialed
 		}
 		e := bookEntry{ID: c.ID, Seen: now, Record: c.Record}
 		for _, a := range c.Addrs {
@@ -275,8 +281,8 @@ func (b *peerBook) merge(now time.Time, before []bookEntry, contacts []overlay.C
 	return list[:min(len(list), maxBook)]
 }
 
-// contacts returns the nodes that the overlay gets from the book: the first ones whose records
-// are genuine, with the addresses that can belong to a node.
+// contacts returns the nodes in the book for the overlay: the first maxBookContacts that have a
+// valid record and an address that can be dialed.
 func (b *peerBook) contacts(now time.Time) (list []overlay.Contact) {
 	for _, e := range b.first {
 		if len(list) == maxBookContacts {
@@ -289,6 +295,8 @@ func (b *peerBook) contacts(now time.Time) (list []overlay.Contact) {
 	return list
 }
 
+// contact returns the entry as a contact. It fails if the record is not valid or no address can
+// be dialed.
 func (e bookEntry) contact() (overlay.Contact, error) {
 	c, err := openContact(e.Record)
 	if err != nil {
@@ -305,8 +313,8 @@ func (e bookEntry) contact() (overlay.Contact, error) {
 		}
 		c.Addrs = append(c.Addrs, a)
 	}
-	// The addresses were filtered by the network they came from when they came. The file
-	// belongs to the user, so even an address on this machine is acceptable.
+	// The addresses were filtered when this node or another one received them. The file
+	// belongs to the user, so all addresses are allowed that a peer on this machine may state.
 	if c.Addrs = append(dialguard.Filter(c.Addrs, thisMachine), dialguard.FilterRelayed(c.Addrs, thisMachine)...); len(c.Addrs) == 0 {
 		return overlay.Contact{}, errNoAddress
 	}
@@ -315,10 +323,10 @@ func (e bookEntry) contact() (overlay.Contact, error) {
 
 var thisMachine = ma.StringCast("/ip4/127.0.0.1/tcp/1")
 
-// read returns the entries of the file and the number of damaged lines. A file that does not
+// read returns the entries of the file, and the number of damaged lines. A file that does not
 // exist has no entries.
 func (b *peerBook) read() (list []bookEntry, damaged int, err error) {
-	// Opening a pipe would block, so check first.
+	// If the path is a pipe, opening it would block. So only regular files are opened.
 	info, err := os.Stat(b.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -359,7 +367,7 @@ func (b *peerBook) read() (list []bookEntry, damaged int, err error) {
 			continue
 		}
 		if e.Seen.After(now) {
-			e.Seen = now // a clock was wrong, and the entry would never get old
+			e.Seen = now // a wrong clock wrote a time in the future, and the entry would not expire
 		}
 		if list = append(list, e); len(list) == maxBook {
 			break
@@ -368,7 +376,7 @@ func (b *peerBook) read() (list []bookEntry, damaged int, err error) {
 	return list, damaged, nil
 }
 
-// write replaces the file.
+// write replaces the file with one that has the entries in list.
 func (b *peerBook) write(list []bookEntry) error {
 	var text bytes.Buffer
 	lines := json.NewEncoder(&text)
@@ -394,7 +402,7 @@ func (b *peerBook) write(list []bookEntry) error {
 		return fmt.Errorf("cannot write it: %w", err)
 	}
 	if dir, err := os.Open(filepath.Dir(b.path)); err == nil {
-		dir.Sync() // so that the rename survives a power cut; not every system can do that
+		dir.Sync() // so that the rename survives a power cut, on systems that support it
 		dir.Close()
 	}
 	return nil

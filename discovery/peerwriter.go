@@ -20,20 +20,20 @@ import (
 )
 
 const (
-	// dialTimeout bounds a dial, and the opening of a stream.
+	// dialTimeout bounds a dial, and also the opening of a stream.
 	dialTimeout = 5 * time.Second
 	// writeTimeout bounds one write. A write blocks that long only if the process or the
-	// network of the peer has stopped; then keepalives stay away as well, and the link is
-	// about to end.
+	// network of the peer has stopped. Then its keepalives do not arrive either, and the
+	// link is about to end.
 	writeTimeout = 5 * time.Second
-	// idleTimeout closes an outbound stream on which nothing was sent.
+	// A stream that this node has opened is closed after idleTimeout without a message.
 	idleTimeout = 20 * time.Second
 	// maxQueue bounds the messages that wait for one peer.
 	maxQueue = 512
 )
 
-// A peerWriter writes messages to one peer, in order, on a stream of its own. It opens the
-// stream when there is something to send.
+// A peerWriter sends messages to one peer, in order, over a stream that it opens when there is
+// a message.
 type peerWriter struct {
 	d    *Driver
 	peer peer.ID
@@ -41,21 +41,21 @@ type peerWriter struct {
 	mu        sync.Mutex
 	queue     []overlay.Message
 	addrs     []ma.Multiaddr
-	ended     bool // by idleness, failure or the end of the driver
-	finishing bool // by finish: end when the queue is empty
+	ended     bool // it takes no more messages
+	finishing bool // it will end when the queue is empty
 
 	wake notify.Signal // set when queue or finishing has changed
 	done chan struct{} // closed when run has returned
 
-	// Owned by run.
-	stream network.Stream // nil until something is sent
+	// Used only by run.
+	stream network.Stream // nil before the first message
 	buf    []byte
 
-	// Owned by the driver's loop.
-	farewell bool // the last message says that this node closes
+	// Used only by the driver's loop.
+	farewell bool // this node is closing, and the last message tells the peer so
 }
 
-// send queues m for the peer. It runs on the loop.
+// send queues the message m for a peer. It runs on the loop.
 func (d *Driver) send(to overlay.Contact, m overlay.Message) {
 	w := d.writers[to.ID]
 	if w == nil || !w.push(to.Addrs, m) {
@@ -66,20 +66,20 @@ func (d *Driver) send(to overlay.Contact, m overlay.Message) {
 	}
 }
 
-// push queues m. It reports false when the writer has ended.
+// push queues the message m. It reports false if the writer has ended.
 func (w *peerWriter) push(addrs []ma.Multiaddr, m overlay.Message) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.ended {
 		return false
 	}
-	// Later messages may know newer addresses, or none.
+	// A later message may bring newer addresses of the peer, or none.
 	if len(addrs) > 0 {
 		w.addrs = addrs
 	}
 	if len(w.queue) >= maxQueue {
-		// The peer reads nothing, so missing keepalives will end the link. By the time
-		// it reads again, the message would be out of date.
+		// The peer reads nothing, so its link will end soon for lack of keepalives. If it
+		// reads again later, this message will be out of date.
 		w.d.log.Debug("a message was dropped, because too many wait for the peer", "peer", w.peer)
 		return true
 	}
@@ -88,7 +88,7 @@ func (w *peerWriter) push(addrs []ma.Multiaddr, m overlay.Message) bool {
 	return true
 }
 
-// finish asks the writer to end when its queue is empty, and waits for that until ctx
+// finish makes the writer end when its queue is empty, and waits for that, at most until ctx
 // ends.
 func (w *peerWriter) finish(ctx context.Context) {
 	w.mu.Lock()
@@ -101,12 +101,12 @@ func (w *peerWriter) finish(ctx context.Context) {
 	}
 }
 
-// run writes the queued messages until the peer cannot be reached, no message was sent
-// for idleTimeout, or the driver ends.
+// run sends the queued messages. It ends when the peer cannot be reached, when there was no
+// message for idleTimeout, when finish was called, or when the driver closes.
 func (w *peerWriter) run() {
 	defer close(w.done)
 	defer w.d.run(func() {
-		// send may have replaced this writer already.
+		// send may have replaced this writer with a new one already.
 		if w.d.writers[w.peer] == w {
 			delete(w.d.writers, w.peer)
 		}
@@ -124,8 +124,8 @@ func (w *peerWriter) run() {
 	}
 }
 
-// next waits for messages and takes all of them from the queue. None means that the
-// writer has ended.
+// next waits for messages, and removes and returns all that are in the queue. It returns none
+// if the writer has ended.
 func (w *peerWriter) next() ([]overlay.Message, []ma.Multiaddr) {
 	idle := time.NewTimer(idleTimeout)
 	defer idle.Stop()
@@ -148,7 +148,7 @@ func (w *peerWriter) next() ([]overlay.Message, []ma.Multiaddr) {
 		case <-w.wake:
 		case <-idle.C:
 			w.mu.Lock()
-			w.ended = len(w.queue) == 0 // unless a message came at this very moment
+			w.ended = len(w.queue) == 0 // a message may have arrived just now
 			w.mu.Unlock()
 		case <-w.d.ctx.Done():
 			w.markEnded()
@@ -156,8 +156,8 @@ func (w *peerWriter) next() ([]overlay.Message, []ma.Multiaddr) {
 	}
 }
 
-// flush writes the messages in one write. If the stream is broken it tries a second one,
-// since a stream can die with one of two connections to the peer.
+// flush sends the messages in batch with one write. If the stream is broken, it opens a new
+// one, since the connection of the old one may be gone while another works.
 func (w *peerWriter) flush(batch []overlay.Message, addrs []ma.Multiaddr) error {
 	w.buf = w.buf[:0]
 	for _, m := range batch {
@@ -169,8 +169,8 @@ func (w *peerWriter) flush(batch []overlay.Message, addrs []ma.Multiaddr) error 
 		}
 		w.resetStream()
 	}
-	// Messages that only answer have dials of their own. Peers that ask and hang up
-	// can then not use up the dials with which this node looks for others.
+	// A dial for messages that only answer uses slots of its own. So peers that ask and
+	// disconnect cannot use up the slots for the dials by which this node looks for others.
 	slots := w.d.dials
 	if !slices.ContainsFunc(batch, func(m overlay.Message) bool { return !isAnswer(m) }) {
 		slots = w.d.answers
@@ -183,13 +183,13 @@ func (w *peerWriter) flush(batch []overlay.Message, addrs []ma.Multiaddr) error 
 	return w.write()
 }
 
-// fail ends the writer and tells the state machine that the peer cannot be reached.
+// fail ends the writer, and tells the state machine that the peer cannot be reached.
 func (w *peerWriter) fail(err error) {
 	w.markEnded()
 	w.resetStream()
 	reason := overlay.ReasonUnreachable
 	switch {
-	case isProtocolError(err): // it answered, and does not speak the overlay's protocol
+	case isProtocolError(err): // the peer answered, but does not speak the overlay's protocol
 		reason = overlay.ReasonProtocol
 	case errors.Is(err, ErrRelayed):
 		reason = overlay.ReasonRelayed
@@ -204,21 +204,22 @@ func (w *peerWriter) markEnded() {
 	w.mu.Unlock()
 }
 
-// openStream opens a stream to the peer over a direct connection, which it makes if it has to.
+// openStream opens a stream to the peer over a direct connection. If there is none, it dials.
 func (w *peerWriter) openStream(addrs []ma.Multiaddr, slots slots) (network.Stream, error) {
 	if err := w.d.reach(w.d.dialCtx, w.peer, addrs, slots); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(w.d.ctx, dialTimeout)
 	defer cancel()
-	// The guard has not seen the addresses that libp2p would dial here if the connection
-	// has been lost meanwhile.
+	// If the connection was lost since, NewStream would dial addresses that the guard has not
+	// allowed. So it must not dial.
 	ctx = network.WithNoDial(ctx, "smokesignal dials by its own rules")
 	stream, err := w.d.host.NewStream(ctx, w.peer, protocol.Overlay)
 	if err != nil {
 		return nil, err
 	}
-	// The direct connection may have been lost since reach has returned.
+	// If the direct connection was lost after reach returned, libp2p may have used one
+	// through a relay.
 	if addr.IsRelayed(stream.Conn().RemoteMultiaddr()) {
 		resetSoon(stream)
 		return nil, ErrRelayed
@@ -230,9 +231,9 @@ func (w *peerWriter) openStream(addrs []ma.Multiaddr, slots slots) (network.Stre
 	return stream, nil
 }
 
-// write writes buf to the stream, for writeTimeout at most, and until the driver ends.
-// Then it resets the stream: not all streams know deadlines, those of libp2p's mocknet
-// among them.
+// write writes buf to the stream. After writeTimeout, or when the driver closes, it resets the
+// stream, which ends the write. A deadline would not be enough, since some streams ignore it,
+// such as those of libp2p's mocknet.
 func (w *peerWriter) write() error {
 	ctx, cancel := context.WithTimeout(w.d.ctx, writeTimeout)
 	defer cancel()
@@ -249,8 +250,9 @@ func (w *peerWriter) resetStream() {
 	}
 }
 
-// closeStream closes the stream without waiting, for the same reason as resetSoon. The
-// read side goes first: that ends the negotiation for which Close of libp2p would wait.
+// closeStream closes the stream in the background, since that can block for long if the peer
+// does not answer. It closes the read side first, since the Close of libp2p would otherwise
+// wait for the end of the protocol negotiation.
 func (w *peerWriter) closeStream() {
 	if s := w.stream; s != nil {
 		go func() {
@@ -260,18 +262,18 @@ func (w *peerWriter) closeStream() {
 	}
 }
 
-// resetSoon resets a stream without waiting: on the connection to a frozen peer that can
-// take as long as the connection lives.
+// resetSoon resets a stream in the background. If the peer does not answer, a reset can block
+// until the connection ends.
 func resetSoon(s network.Stream) { go s.Reset() }
 
-// interrupt ends reads and writes that block on the stream. It may block itself, after it
-// has ended them.
+// interrupt ends the reads and writes that block on a stream. After that it may block itself,
+// while it resets the stream.
 func interrupt(s network.Stream) {
 	s.SetDeadline(time.Now())
 	s.Reset() // for streams that ignore deadlines
 }
 
-// isAnswer reports whether m does nothing but answer a request.
+// isAnswer reports whether m only answers a message of the peer, or ends a link.
 func isAnswer(m overlay.Message) bool {
 	switch m.(type) {
 	case overlay.Reject, overlay.Leave, overlay.ShuffleReply:

@@ -18,8 +18,8 @@ import (
 
 var circuitAddr = ma.StringCast("/p2p-circuit")
 
-// dialsRelays reports whether the host can dial through relays. It returns false for a host
-// that hides its swarm.
+// dialsRelays reports whether the host can dial through relays. It reports false if h does not
+// give access to its swarm.
 func dialsRelays(h corehost.Host) bool {
 	s, ok := h.Network().(interface {
 		TransportForDialing(ma.Multiaddr) transport.Transport
@@ -27,10 +27,10 @@ func dialsRelays(h corehost.Host) bool {
 	return ok && s.TransportForDialing(circuitAddr) != nil
 }
 
-// awaitDirect waits until a peer that is connected has a direct connection. One comes after a
-// connection through a relay when a hole is punched, or when the other side can dial us;
-// libp2p tries both by itself. awaitDirect returns ErrRelayed at the deadline of ctx, or the
-// error of ctx if it was canceled.
+// awaitDirect waits until there is a direct connection to p, which may be connected through a
+// relay only. libp2p makes a direct connection by itself, by hole punching or by a dial from
+// the other side. At the deadline of ctx, awaitDirect returns ErrRelayed; if ctx was canceled,
+// it returns the error of ctx.
 func awaitDirect(ctx context.Context, h corehost.Host, p peer.ID) error {
 	n := h.Network()
 	if addr.HasDirect(n, p) {
@@ -51,13 +51,14 @@ func awaitDirect(ctx context.Context, h corehost.Host, p peer.ID) error {
 	return nil
 }
 
-// staleAfter is the age at which both ends of a connection through a relay have given up
-// punching holes.
+// staleAfter is the age of a connection through a relay after which both of its ends have
+// given up hole punching.
 const staleAfter = 6 * time.Second
 
-// closeStale closes the connections to p through relays that are that old and led to no
-// direct one, except those that others use. libp2p punches holes only when a connection is
-// made, so without them the next dial is the next try.
+// closeStale closes the connections to p through relays that are at least as old as age,
+// unless there is a direct connection to p. It spares connections that other parts of the
+// program use. libp2p tries hole punching only when a connection is made, so only a new dial
+// leads to another attempt.
 func closeStale(h corehost.Host, p peer.ID, age time.Duration) {
 	if addr.HasDirect(h.Network(), p) {
 		return
@@ -69,7 +70,8 @@ func closeStale(h corehost.Host, p peer.ID, age time.Duration) {
 	}
 }
 
-// findRelayed is meet for an address behind a relay.
+// findRelayed connects to the node at t, whose address is behind a relay, and waits for a
+// direct connection to it.
 func findRelayed(ctx context.Context, h corehost.Host, t seed.Target) targetResult {
 	relay, _, _ := addr.SplitRelay(t.Addrs[0])
 	switch {

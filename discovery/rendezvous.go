@@ -16,40 +16,40 @@ import (
 
 // The pauses between two searches.
 const (
-	// Without links the pauses are 1, 2, 4, 8, 8 ... seconds, as with seeds.
+	// A node without links pauses for 1, 2, 4, 8, 8 ... seconds, as between its attempts at
+	// seeds.
 	firstInterval = time.Second
 	aloneInterval = 8 * time.Second
-	// With fewer links than wanted the neighbors are asked as well, so this source is not
-	// urgent.
+	// A node with fewer links than it wants also asks its neighbors, so it searches less
+	// often.
 	fewInterval = 30 * time.Second
-	// With enough links a search serves only to join two networks that do not know of
-	// each other.
+	// A node with enough links searches only to connect two parts of the network that do not
+	// know each other.
 	enoughInterval = 5 * time.Minute
 )
 
 const (
-	// searchTimeout and advertiseTimeout bound one call. A DHT takes as much time as it
-	// gets.
+	// searchTimeout and advertiseTimeout bound one call of the Discovery. A DHT uses all the
+	// time that it gets.
 	searchTimeout    = 30 * time.Second
 	advertiseTimeout = time.Minute
 	// maxFound bounds the nodes that are accepted from one search.
 	maxFound = 32
-	// A failed advertisement is tried again after firstRetry, twice that, and so on up to
-	// lastRetry. The first advertisement that succeeds is repeated after lastRetry, since
-	// a DHT that knew few nodes has stored it at the wrong ones.
+	// A failed advertisement is tried again after firstRetry; the pause doubles, up to
+	// lastRetry. The first advertisement that succeeds is repeated after lastRetry: a DHT
+	// that still knew few nodes may have stored it at the wrong ones.
 	firstRetry = time.Second
 	lastRetry  = time.Minute
-	// defaultTTL is the life of an advertisement whose life the Discovery does not tell.
+	// defaultTTL is the lifetime of an advertisement if the Discovery does not state one.
 	defaultTTL = time.Hour
 )
 
-// A rendezvous finds the nodes of a network in a libp2p Discovery, such as a DHT, and keeps this
-// node advertised there. Its methods may be called from several goroutines.
+// A rendezvous searches a libp2p Discovery, such as a DHT, for the nodes of a network, and keeps
+// this node advertised there. Its methods may be called from several goroutines.
 //
-// Anybody can write into a DHT, so the addresses found are treated like those that strangers
-// tell, although the user chose the source. The number of dials is limited, and an address has
-// to reach as far as this node's own ones: a node that is reached in a local network accepts
-// addresses there and on the internet, a node on the internet accepts only those there.
+// Anybody can write to a DHT, so an address from it is dialed only under the rules for addresses
+// of unknown peers. The number of dials is limited. A node on the internet accepts only public
+// addresses; a node in a local network accepts private and public ones.
 type rendezvous struct {
 	source    corediscovery.Discovery
 	namespace string
@@ -62,19 +62,19 @@ type rendezvous struct {
 	tasks   sync.WaitGroup
 
 	mu    sync.Mutex
-	found int              // other nodes, since start
-	errs  map[string]error // the outcome of the last call, by its name
+	found int              // nodes found since start, counted once for each search
+	errs  map[string]error // the error of the last call, by the name of the call
 }
 
-// A rendezvousDriver is what a rendezvous needs of the Driver.
+// A rendezvousDriver has the methods of the Driver that a rendezvous needs.
 type rendezvousDriver interface {
 	linkCount() int
 	learnUnvouched(peer.AddrInfo) bool
 }
 
-// newRendezvous returns a rendezvous that does nothing until start. The nodes of the network
-// advertise themselves in source under namespace. The methods of source must end when the
-// context that they get ends. min is how many links the node wants. log may be nil.
+// newRendezvous returns a rendezvous, which does nothing until start is called. The nodes of the
+// network advertise themselves in source under namespace. The methods of source must return when
+// their context ends. min is the number of links that the node wants. log may be nil.
 func newRendezvous(source corediscovery.Discovery, namespace string, min int, log *slog.Logger) *rendezvous {
 	if log == nil {
 		log = logging.Package("discovery", nil)
@@ -85,8 +85,7 @@ func newRendezvous(source corediscovery.Discovery, namespace string, min int, lo
 	}
 }
 
-// start begins to search and to advertise. It must be called once at most, and not after
-// close.
+// start begins to search and to advertise. It must be called at most once, and not after close.
 func (r *rendezvous) start(driver rendezvousDriver) {
 	r.driver = driver
 	ctx, cancel := context.WithCancel(context.Background())
@@ -95,11 +94,11 @@ func (r *rendezvous) start(driver rendezvousDriver) {
 	r.tasks.Go(func() { r.advertiseLoop(ctx) })
 }
 
-// linksChanged reports that a link was made or ended. It does not block.
+// linksChanged tells the rendezvous that a link was made or ended. It does not block.
 func (r *rendezvous) linksChanged() { r.changed.Set() }
 
-// close ends the goroutines of start and waits for them. An advertisement stays until its time
-// is over.
+// close ends the goroutines of start and waits for them. An advertisement remains in the
+// Discovery until it expires.
 func (r *rendezvous) close() {
 	if r.cancel != nil { // it was started
 		r.cancel()
@@ -107,17 +106,17 @@ func (r *rendezvous) close() {
 	}
 }
 
-// status returns how many other nodes have been found so far, and why the last search failed, or
-// nil.
+// status returns the number of nodes that were found since start, and the error of the last
+// search, or nil.
 func (r *rendezvous) status() (found int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.found, r.errs["search"]
 }
 
-// searchLoop searches for others, the more often the fewer links there are.
+// searchLoop searches for nodes again and again. With fewer links, the pauses are shorter.
 func (r *rendezvous) searchLoop(ctx context.Context) {
-	rounds := 0 // since the node lost its last link, or got its first
+	rounds := 0 // searches since the node lost its last link or got its first one
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	last := time.Now()
@@ -133,6 +132,7 @@ func (r *rendezvous) searchLoop(ctx context.Context) {
 			return
 		}
 		links := r.driver.linkCount()
+		// A node that has just lost its last link searches again after the shortest pause.
 		if alone != (links == 0) {
 			alone, rounds = links == 0, 0
 		}
@@ -151,20 +151,20 @@ func (r *rendezvous) pause(links, rounds int) time.Duration {
 	return enoughInterval
 }
 
-// jitter returns d ± 20 %, so that nodes that were started together do not keep searching at the
-// same moments.
+// jitter returns a random duration within 20 % of d, so that nodes which were started together
+// do not always search at the same time.
 func jitter(d time.Duration) time.Duration {
 	return d*4/5 + rand.N(d*2/5+1)
 }
 
-// search searches once.
+// search makes one search, and gives the nodes in its result to the driver.
 func (r *rendezvous) search(ctx context.Context) {
 	life := ctx
 	ctx, cancel := context.WithTimeout(ctx, searchTimeout)
 	defer cancel()
 	list, err := r.source.FindPeers(ctx, r.namespace, corediscovery.Limit(maxFound))
 	if life.Err() != nil {
-		return // the error is that of close
+		return // close has ended the search, so its error does not count
 	}
 	r.recordOutcome("search", err)
 	if err != nil || list == nil {
@@ -188,7 +188,8 @@ func (r *rendezvous) search(ctx context.Context) {
 	}
 }
 
-// advertiseLoop keeps this node advertised.
+// advertiseLoop advertises this node again and again, each time before the last advertisement
+// expires.
 func (r *rendezvous) advertiseLoop(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -212,11 +213,11 @@ func (r *rendezvous) advertiseLoop(ctx context.Context) {
 			continue
 		}
 		failed = 0
-		if ttl <= 0 {
+		if ttl <= 0 { // the Discovery does not say how long it keeps the advertisement
 			ttl = defaultTTL
 		}
-		// Before the advertisement ends. A source that forgets at once is not asked all
-		// the time.
+		// The next advertisement comes when an eighth of the lifetime is left. A very short
+		// lifetime must not lead to calls without a pause.
 		wait := max(ttl/8*7, firstRetry)
 		if first {
 			first, wait = false, min(wait, lastRetry)
@@ -225,8 +226,8 @@ func (r *rendezvous) advertiseLoop(ctx context.Context) {
 	}
 }
 
-// recordOutcome records the outcome of a call. It logs an error if it is not the same as last
-// time.
+// recordOutcome stores the error of a call, or nil. It logs the error unless the last call of
+// that name had the same one.
 func (r *rendezvous) recordOutcome(call string, err error) {
 	r.mu.Lock()
 	before := r.errs[call]

@@ -24,22 +24,21 @@ import (
 )
 
 const (
-	// findTimeout bounds one search for the node at a seed's address.
+	// findTimeout bounds the time for which findSeed looks for the node at a seed's address.
 	findTimeout = 5 * time.Second
-	// quicGrace is how much longer QUIC may take once TCP on the same port was refused. A
-	// closed UDP port answers nothing, so only waiting tells.
+	// quicGrace is the time that a dial over QUIC has after the dial over TCP on the same
+	// port was refused. A closed UDP port does not answer, so only a timeout can end it.
 	quicGrace = time.Second
 )
 
-// findSeed finds out which node is at the address of s, and leaves a connection to it. It asks
-// anew each time, so it finds a seed that came back with another identity, unless /p2p/ID or a
-// ticket pins the id. The result holds the addresses that answered.
+// findSeed finds out which node is at the address of s, and connects to it. It looks up names
+// and asks for the id of the node each time, so it also finds a seed that was restarted with
+// another identity, unless the seed contains an id. The result has the addresses that answered.
 //
-// findSeed blocks for five seconds at most, and not longer than ctx. It looks a name up each
-// time. All addresses of a name or a ticket are tried at once. The error is ErrSelf,
-// ErrUnresolvable, ErrUnreachable, ErrRelayed, ErrNotSmokesignal (the answer was not that of a
-// libp2p host) or *WrongIDError, each in one line with the cause wrapped, or the cause of ctx if
-// ctx was canceled.
+// findSeed blocks for at most five seconds, or until ctx ends. It tries all addresses of a name
+// or a ticket at once. The error is ErrSelf, ErrUnresolvable, ErrUnreachable, ErrRelayed,
+// ErrNotSmokesignal (if a program without libp2p answered) or *WrongIDError, each with a text of
+// one line and the cause wrapped. If ctx was canceled, it is the cause of ctx.
 func findSeed(ctx context.Context, h corehost.Host, s *seed.Seed) (peer.AddrInfo, error) {
 	if s.ID() != "" && s.ID() == h.ID() {
 		return peer.AddrInfo{}, withText(ErrSelf)
@@ -54,15 +53,16 @@ func findSeed(ctx context.Context, h corehost.Host, s *seed.Seed) (peer.AddrInfo
 	if err == nil {
 		return info, nil
 	}
-	// The caller gave up, so the address is not at fault. A deadline is different: the
-	// address did not answer in time.
+	// If ctx was canceled, the caller has given up, and the address is not at fault. A
+	// deadline of ctx is different: the address did not answer in time.
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return peer.AddrInfo{}, context.Cause(ctx)
 	}
 	return peer.AddrInfo{}, explain(err)
 }
 
-// findSeed is the function of the same name on the driver's host. Close ends it.
+// findSeed calls the function findSeed with the driver's host. Close cancels it and waits
+// until it has ended.
 func (d *Driver) findSeed(ctx context.Context, s *seed.Seed) (peer.AddrInfo, error) {
 	kind := directdial.Plain
 	if forcesDirect(d.host) {
@@ -76,13 +76,14 @@ func (d *Driver) findSeed(ctx context.Context, s *seed.Seed) (peer.AddrInfo, err
 	return findSeed(ctx, d.host, s)
 }
 
-// forcesDirect reports whether seeds are dialed with network.WithForceDirectDial. On a host
-// that dials relays, a direct address must not be reached through one. And where the
-// swarm's back-off cannot be cleared, a forced direct dial ignores it. On other hosts
-// nothing is forced, because libp2p's swarm panics if it is closed at that moment.
+// forcesDirect reports whether seeds are dialed with network.WithForceDirectDial. A forced
+// direct dial never uses a relay, which matters on a host that dials relays. It also ignores the
+// swarm's back-off, which matters where that cannot be cleared. On other hosts nothing is
+// forced, because libp2p's swarm panics if it is closed during such a dial.
 func forcesDirect(h corehost.Host) bool { return dialsRelays(h) || backoff(h) == nil }
 
-// findOne is findSeed for a seed that is not a ticket with several targets.
+// findOne does what findSeed does, for a seed that has a name or one target. All the targets
+// that the name stands for are tried at once.
 func findOne(ctx context.Context, h corehost.Host, s *seed.Seed) (peer.AddrInfo, error) {
 	targets, err := s.Resolve(ctx)
 	if err != nil {
@@ -101,7 +102,7 @@ func findOne(ctx context.Context, h corehost.Host, s *seed.Seed) (peer.AddrInfo,
 	asked := 0
 	var failed failures
 	for _, t := range targets {
-		if own[t.At] { // a dial to it would only fail later
+		if own[t.At] { // this node listens at that address, so a dial would fail
 			failed.add(targetResult{target: t, err: selfError(h, s)})
 			continue
 		}
@@ -111,9 +112,9 @@ func findOne(ctx context.Context, h corehost.Host, s *seed.Seed) (peer.AddrInfo,
 			case t.Relayed():
 				answers <- findRelayed(ctx, h, t)
 			case len(targets) == 1 && t.ID != "" && len(t.Addrs) == 1 && !s.IsTicket():
-				// The id is known and there is one address, so there is no need to ask for
-				// the id first. A ticket may have more addresses of the same id, and the
-				// swarm would wait for one of them before it dials the next.
+				// The seed has one address and an id, so there is no need to ask for the
+				// id first. A ticket may have more targets with the same id. The swarm
+				// would dial these one after the other, so they are asked for the id.
 				answers <- connect(direct, h, t, t.ID, t.Addrs)
 			default:
 				answers <- meet(direct, h, t)
@@ -130,8 +131,8 @@ func findOne(ctx context.Context, h corehost.Host, s *seed.Seed) (peer.AddrInfo,
 	return peer.AddrInfo{}, failed.err()
 }
 
-// findAny tries all targets at once, of which each may be a name to look up, and returns the
-// first node that is found.
+// findAny does what findSeed does, for a ticket with several targets. It tries all targets at
+// once, and returns the first node that is found.
 func findAny(ctx context.Context, h corehost.Host, s *seed.Seed) (peer.AddrInfo, error) {
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
@@ -155,8 +156,8 @@ func findAny(ctx context.Context, h corehost.Host, s *seed.Seed) (peer.AddrInfo,
 	return peer.AddrInfo{}, failed.err()
 }
 
-// selfError returns the error for a seed at whose address this node itself is. A pinned seed
-// is another node, which may come back there.
+// selfError returns the error for a seed whose address is one of this node. If the seed contains
+// an id, that is a WrongIDError, since the node with that id may come back to the address.
 func selfError(h corehost.Host, s *seed.Seed) error {
 	if s.ID() != "" {
 		return &WrongIDError{Expected: s.ID(), Actual: h.ID()}
@@ -164,16 +165,16 @@ func selfError(h corehost.Host, s *seed.Seed) error {
 	return withText(ErrSelf)
 }
 
-// A targetResult is the outcome for one target.
+// A targetResult is the result of an attempt to find a node at one target of a seed.
 type targetResult struct {
 	target seed.Target
 	info   peer.AddrInfo
 	err    error
 }
 
-// failures collects why no target of a seed could be used.
+// failures collects the errors of all targets of a seed.
 type failures struct {
-	self bool // this node itself is at one of the targets
+	self bool // one of the targets is an address of this node
 	list []targetResult
 }
 
@@ -185,9 +186,9 @@ func (f *failures) add(a targetResult) {
 	f.list = append(f.list, a)
 }
 
-// err returns the cause of the highest rank. One name may stand for all seeds, this node
-// among them. It counts as this node itself only if all its other addresses are loopback
-// (localhost is 127.0.0.1 and ::1).
+// err returns the failure with the highest rank. If one target is this node itself, that counts
+// only if no other target failed, apart from loopback addresses: one name may stand for several
+// seeds, of which this node is one, and localhost stands for 127.0.0.1 and ::1.
 func (f *failures) err() error {
 	var best error
 	var highest rank
@@ -219,8 +220,8 @@ func (f *failures) err() error {
 	return best
 }
 
-// meet asks at all addresses of t at once for the id of the node there, and connects to the
-// first node that answers.
+// meet asks all addresses of t at once for the id of the node there, and connects to the first
+// node that answers.
 func meet(ctx context.Context, h corehost.Host, t seed.Target) targetResult {
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
@@ -251,9 +252,9 @@ func meet(ctx context.Context, h corehost.Host, t seed.Target) targetResult {
 			}
 			addrs := []ma.Multiaddr{r.addr}
 			if dialsRelays(h) {
-				// Hole punching needs a QUIC connection first: it shows the address under
-				// which others see this node. The address that answered first is usually
-				// TCP, so libp2p gets all of them and prefers QUIC by itself.
+				// Hole punching works best after a QUIC connection, by which this node
+				// learns its public UDP address. The address that answered first is usually
+				// TCP, so libp2p gets all addresses; it prefers QUIC by itself.
 				addrs = t.Addrs
 			}
 			return connect(ctx, h, t, r.id, addrs)
@@ -264,8 +265,8 @@ func meet(ctx context.Context, h corehost.Host, t seed.Target) targetResult {
 			best = f
 		}
 		if f.rank >= rankRoute {
-			// That was a clear no. The other dial, QUIC, may take a few round trips, which
-			// the no has measured, and no longer.
+			// This address certainly failed, and the time that took is at least a round
+			// trip. The other dial, over QUIC, gets four times as long and quicGrace.
 			late := time.AfterFunc(quicGrace+4*time.Since(start), cancel)
 			defer late.Stop()
 		}
@@ -273,31 +274,31 @@ func meet(ctx context.Context, h corehost.Host, t seed.Target) targetResult {
 	return targetResult{target: t, err: best}
 }
 
-// connect connects to id at addrs.
+// connect connects to the node id at addrs, and returns the result for the target t.
 func connect(ctx context.Context, h corehost.Host, t seed.Target, id peer.ID, addrs []ma.Multiaddr) targetResult {
 	info := peer.AddrInfo{ID: id, Addrs: addrs}
 	if id == h.ID() {
 		return targetResult{target: t, err: withText(ErrSelf)}
 	}
-	// The state machine decides how often a seed is tried, and the error "dial backoff"
-	// would hide the real cause.
+	// The state machine decides how often to try a seed. The swarm's own back-off would only
+	// hide the real error behind "dial backoff".
 	clearBackoff(h, id)
 	err := h.Connect(ctx, info)
 	if err != nil {
 		clearBackoff(h, id)
 		err = explain(err)
 		if _, wrong := errors.AsType[*WrongIDError](err); wrong {
-			h.Peerstore().SetAddrs(id, addrs, 0) // they belong to another node
+			h.Peerstore().SetAddrs(id, addrs, 0) // removes the addresses, which belong to another node
 		}
 		return targetResult{target: t, err: err}
 	}
 	return targetResult{target: t, info: info}
 }
 
-// askID returns the id of the node at an address. It dials with an id that no node has. The
-// other side then proves its own id, the handshake fails, and the error names that id. Noise
-// and TLS check the id before anything else is sent, so this works on all transports. Over
-// WebRTC, where the dialed side finishes its handshake first, the other side has a connection
+// askID returns the id of the node at an address. It dials the address with an id that no node
+// has. The node there proves its own id, so the handshake fails with an error that contains
+// that id. Noise and TLS check the id before any other data is sent, so this works with all
+// transports. Over WebRTC, the dialed node completes its handshake first, so it has a connection
 // for a moment.
 func askID(ctx context.Context, h corehost.Host, a ma.Multiaddr) (peer.ID, error) {
 	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
@@ -323,14 +324,16 @@ func askID(ctx context.Context, h corehost.Host, a ma.Multiaddr) (peer.ID, error
 	return "", err
 }
 
-// clearBackoff makes the swarm forget that dials to p failed, unless the host hides its swarm.
+// clearBackoff makes the swarm forget that dials to p failed, if the host gives access to its
+// swarm.
 func clearBackoff(h corehost.Host, p peer.ID) {
 	if b := backoff(h); b != nil {
 		b.Clear(p)
 	}
 }
 
-// backoff returns the swarm's back-off of dials, or nil if the host hides its swarm.
+// backoff returns the object in which the swarm stores its back-off of dials, or nil if the
+// host does not give access to its swarm.
 func backoff(h corehost.Host) *swarm.DialBackoff {
 	if s, ok := h.Network().(interface{ Backoff() *swarm.DialBackoff }); ok {
 		return s.Backoff()
@@ -343,7 +346,7 @@ func ownPorts(h corehost.Host) map[netip.AddrPort]bool {
 	own := map[netip.AddrPort]bool{}
 	addrs, err := h.Network().InterfaceListenAddresses()
 	if err != nil {
-		return own // the handshake will tell
+		return own // without the list, a dial to this node itself fails in its handshake
 	}
 	for _, a := range addrs {
 		if ap, ok := addr.AddrPort(a); ok {

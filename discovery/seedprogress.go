@@ -13,35 +13,35 @@ import (
 
 // A SeedStatus is the state of a seed.
 type SeedStatus struct {
-	Seed string    // as the user wrote it
-	ID   peer.ID   // empty until it was reached
-	Err  error     // why it cannot be used at present, or nil
-	Next time.Time // of the next attempt; zero if none is planned
-	Self bool      // it is this node
+	Seed string    // the seed as the user wrote it
+	ID   peer.ID   // the node that was last found at the seed; empty before
+	Err  error     // why the seed cannot be used at present, or nil
+	Next time.Time // the time of the next attempt; zero if none is planned
+	Self bool      // the seed is an address of this node
 }
 
-// A seedProgress is the driver's state of a seed. The state machine decides when to try the seed.
-// The loop owns it.
+// A seedProgress is what the driver knows of a seed. The state machine decides when to try the
+// seed. Only the loop uses a seedProgress.
 type seedProgress struct {
 	seed *seed.Seed
-	id   peer.ID // empty until it was reached
-	self bool    // it is this node
-	full bool    // it refused a link because it has too many
+	id   peer.ID // the node that was last found at the seed; empty before
+	self bool    // the seed is an address of this node
+	full bool    // the seed refused a link because it has Max links
 
 	err      error
-	reported string // the text of the last error that was reported
+	reported string // the text of the error that was reported last
 }
 
 func (s *seedProgress) clearError() { s.err, s.reported = nil, "" }
 
-// Seeds returns the state of all seeds in the order in which they were given, and none once
+// Seeds returns the state of all seeds, in the order of the configuration. It returns nil once
 // the driver is closed.
 func (d *Driver) Seeds() (list []SeedStatus) {
 	d.ask(context.Background(), func() {
 		now := time.Now()
 		for i, s := range d.seeds {
 			status := SeedStatus{Seed: s.seed.String(), ID: s.id, Err: s.err, Self: s.self}
-			// A time that has passed means that the attempt is under way.
+			// A time in the past means that an attempt is under way.
 			if next := d.state.SeedNext(i); next.After(now) {
 				status.Next = next
 			}
@@ -51,8 +51,8 @@ func (d *Driver) Seeds() (list []SeedStatus) {
 	return list
 }
 
-// seedLost tells the driver that the seed is not heard through the overlay any more. The
-// driver tries the seed until seedHeard, and makes a link to it even if it has enough.
+// seedLost tells the driver that the seed is no longer heard through the overlay. Until
+// seedHeard is called, the driver tries to link to the seed, even if it has enough links.
 func (d *Driver) seedLost(seed string) {
 	d.withSeed(seed, func(i int, _ *seedProgress) { d.step(overlay.SeedLost{Seed: i}) })
 }
@@ -65,7 +65,7 @@ func (d *Driver) seedHeard(seed string) {
 	})
 }
 
-// withSeed calls f on the loop for the seed of that text.
+// withSeed calls f on the loop for each seed with that text.
 func (d *Driver) withSeed(seed string, f func(i int, s *seedProgress)) {
 	d.run(func() {
 		for i, s := range d.seeds {
@@ -76,15 +76,16 @@ func (d *Driver) withSeed(seed string, f func(i int, s *seedProgress)) {
 	})
 }
 
-// askSeed finds out which node is at the seed's address, on a goroutine of its own.
+// askSeed finds out, on a new goroutine, which node is at a seed's address.
 func (d *Driver) askSeed(o overlay.AskSeed) {
 	s := d.seeds[o.Seed]
-	// A full seed names other nodes to ask. It is a fault only if all of them refused, too.
+	// A full seed that refuses a link names other nodes. Only if none of them has accepted a
+	// link either, the user is told.
 	if s.full && d.state.Degree() == 0 {
 		d.seedFailed(o.Seed, withText(ErrFull))
 	}
 	if d.ctx.Err() != nil {
-		return // nothing may be added to tasks any more
+		return // the driver is closing, so no goroutine may be added to tasks
 	}
 	d.tasks.Go(func() {
 		ctx, cancel := context.WithTimeout(d.ctx, dialTimeout)
@@ -94,7 +95,7 @@ func (d *Driver) askSeed(o overlay.AskSeed) {
 	})
 }
 
-// seedAnswered tells the state machine what askSeed has found out.
+// seedAnswered tells the state machine the result of askSeed.
 func (d *Driver) seedAnswered(o overlay.AskSeed, info peer.AddrInfo, err error) {
 	s := d.seeds[o.Seed]
 	switch {
@@ -106,7 +107,7 @@ func (d *Driver) seedAnswered(o overlay.AskSeed, info peer.AddrInfo, err error) 
 		d.node.SeedIsSelf(s.seed.String())
 		d.step(overlay.SeedSelf(o))
 	default:
-		// Close ends the dials, which is not a fault of the seed.
+		// Close cancels the dials, and the seed is not at fault then.
 		if d.ctx.Err() == nil {
 			d.seedFailed(o.Seed, err)
 		}
@@ -119,8 +120,8 @@ func (d *Driver) seedFound(i int, s *seedProgress, info peer.AddrInfo) {
 		d.log.Warn("a seed has a new identity", "seed", s.seed, "before", s.id, "now", info.ID)
 	}
 	s.id = info.ID
-	// Whatever kept the seed from being found is over. If it was found before and refused a
-	// link, it may well do so again.
+	// The seed was reached, so an earlier error about reaching it is over. An error that says
+	// that the seed refused a link stays, since it may refuse again.
 	if _, refused := errors.AsType[*linkError](s.err); !refused && !errors.Is(s.err, ErrFull) && !errors.Is(s.err, ErrOtherNetwork) {
 		s.clearError()
 	}
@@ -128,13 +129,13 @@ func (d *Driver) seedFound(i int, s *seedProgress, info peer.AddrInfo) {
 	d.step(overlay.SeedFound{Seed: i, Contact: overlay.Contact{ID: info.ID, Addrs: info.Addrs}})
 }
 
-// seedLinked clears the errors that a new link to p proves wrong.
+// seedLinked clears the errors of seeds that are out of date now that p is a neighbor.
 func (d *Driver) seedLinked(p peer.ID) {
 	for _, s := range d.seeds {
 		if s.id == p {
 			s.clearError()
 		}
-		// Now that some node has accepted a link, it does not matter that this seed is full.
+		// Another node has accepted a link, so it no longer matters that this seed is full.
 		s.full = false
 		if errors.Is(s.err, ErrFull) {
 			s.clearError()
@@ -142,7 +143,7 @@ func (d *Driver) seedLinked(p peer.ID) {
 	}
 }
 
-// seedRefused records why a seed that was reached refused a link.
+// seedRefused stores the reason for which a seed that was reached has refused a link.
 func (d *Driver) seedRefused(o overlay.Refused) {
 	for i, s := range d.seeds {
 		if s.id != o.Peer || s.id == "" {
@@ -150,17 +151,17 @@ func (d *Driver) seedRefused(o overlay.Refused) {
 		}
 		switch o.Reason {
 		case overlay.ReasonFull:
-			s.full = true // see askSeed
+			s.full = true // askSeed reports it later, if all other nodes refuse as well
 		case overlay.ReasonNetwork, overlay.ReasonProtocol, overlay.ReasonTimeout:
-			// ReasonUnreachable is not reported: the dial may have been to an identity that
-			// the seed had before, and askSeed reports the fault of the address more exactly.
+			// ReasonUnreachable is missing here, since the dial may have been to an earlier
+			// identity of the seed. If the address itself fails, askSeed reports that.
 			d.seedFailed(i, refusal(o.Peer, o.Reason, d.cfg.Network, o.Network))
 		}
 	}
 }
 
-// seedFailed records why a seed cannot be used, and reports it if it is not the same as last
-// time.
+// seedFailed stores the error for which a seed cannot be used. It logs and reports the error
+// unless the last report had the same text.
 func (d *Driver) seedFailed(i int, err error) {
 	s := d.seeds[i]
 	s.err = err
@@ -170,7 +171,7 @@ func (d *Driver) seedFailed(i int, err error) {
 	}
 	s.reported = text
 	e := &SeedError{Seed: s.seed.String(), Err: err}
-	if !s.self { // which is not tried again
+	if !s.self { // an address of this node is not tried again
 		e.Next = d.state.SeedNext(i)
 	}
 	d.log.Warn("cannot use a seed", "seed", s.seed.Short(), "error", err, "next", e.Next)
@@ -179,7 +180,8 @@ func (d *Driver) seedFailed(i int, err error) {
 	}
 }
 
-// refusal puts into words why a node that was reached refused a link.
+// refusal returns the error for a link that the node p has refused for the reason why. ours and
+// theirs are the names of the networks of this node and of p.
 func refusal(p peer.ID, why overlay.Reason, ours, theirs string) error {
 	if why == overlay.ReasonNetwork {
 		return otherNetwork(theirs, ours)

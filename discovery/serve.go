@@ -18,30 +18,33 @@ import (
 )
 
 const (
-	// firstTimeout bounds the silence before the first frame. A peer opens a stream in
-	// order to send one.
+	// firstTimeout bounds the time from the opening of a stream to its first frame. A peer
+	// opens a stream only when it has a frame to send.
 	firstTimeout = 10 * time.Second
-	// readTimeout bounds the silence on an inbound stream. Linked peers send a
-	// keepalive every 5 s.
+	// readTimeout bounds the time between two frames on a stream. Neighbors send a
+	// keepalive every five seconds.
 	readTimeout = 30 * time.Second
-	// maxInbound bounds the streams that are read from one peer: the present one, and
-	// some that the peer has given up.
+	// maxInbound bounds the streams that are read from one peer: the one that it uses, and
+	// some that it has given up, of which this node does not know yet.
 	maxInbound = 4
 )
 
-// serve reads the messages of a peer. libp2p gives it a goroutine for each stream.
+// serve reads the messages on a stream that a peer has opened. libp2p calls it on a new
+// goroutine for each stream.
 func (d *Driver) serve(stream network.Stream) {
 	p := stream.Conn().RemotePeer()
+	// A relay only serves to make a direct connection, and one peer must not occupy this
+	// node with many streams.
 	if addr.IsRelayed(stream.Conn().RemoteMultiaddr()) || !d.countStream(p) {
 		stream.Reset()
 		return
 	}
 	defer d.uncountStream(p)
-	defer resetSoon(stream) // this side has nothing to say on it
+	defer resetSoon(stream) // this node writes nothing to the stream
 	if err := stream.Scope().SetService(protocol.Service); err != nil {
 		return
 	}
-	// A timer and not a deadline ends the silence, since not all streams know deadlines.
+	// A timer and not a deadline ends a silent stream, since some streams ignore deadlines.
 	silence := time.AfterFunc(firstTimeout, func() { interrupt(stream) })
 	defer silence.Stop()
 	defer context.AfterFunc(d.ctx, func() { interrupt(stream) })()
@@ -49,7 +52,7 @@ func (d *Driver) serve(stream network.Stream) {
 	for {
 		b, err := r.Next()
 		if err != nil {
-			// The end of a stream is not worth a line in the log, a broken frame is.
+			// A broken frame is worth a line in the log; the end of a stream is not.
 			if errors.Is(err, frame.ErrTooLarge) || errors.Is(err, frame.ErrMalformed) {
 				d.log.Debug("a peer sent a bad frame", "peer", p, "error", err)
 			}
@@ -65,11 +68,13 @@ func (d *Driver) serve(stream network.Stream) {
 	}
 }
 
-// errNotItsRecord is returned when a peer sends the record of another as its own.
+// errNotItsRecord is returned when a peer sends the signed record of another node as its own,
+// or when a record that its message needs is not valid.
 var errNotItsRecord = errors.New("discovery: the record is not that of its sender")
 
-// receive hands a message that came from p over the address via to the state machine, and
-// waits until it is done. After an error no more messages are read from the stream.
+// receive decodes a message from p, gives it to the state machine, and waits until the state
+// machine has handled it. via is the address of p on this connection. After an error, no more
+// messages are read from the stream.
 func (d *Driver) receive(p peer.ID, via ma.Multiaddr, b []byte) error {
 	m, err := overlay.Decode(b)
 	if err != nil {
@@ -79,27 +84,28 @@ func (d *Driver) receive(p peer.ID, via ma.Multiaddr, b []byte) error {
 		d.node.Heard(p)
 	}
 	if m == nil {
-		return nil // a kind of message that only later versions know
+		return nil // a later version of the protocol has added this kind of message
 	}
 	from, m, ok := d.openRecords(p, via, m)
 	if !ok {
 		return errNotItsRecord
 	}
-	// Signals are for the layer above; the state machine does not know them.
+	// Signals are for the user of the driver; the state machine does not handle them.
 	if signal, ok := m.(overlay.Signal); ok {
 		if d.cfg.OnSignal != nil && d.linked(p) {
 			d.cfg.OnSignal(p, signal.Payload)
 		}
 		return nil
 	}
-	// Waiting keeps a peer from filling the loop's queue.
+	// Waiting for the loop keeps a peer from filling the queue with messages.
 	return d.ask(d.ctx, func() { d.step(overlay.Received{From: from, Message: m}) })
 }
 
-// countStream counts an inbound stream of p and reports whether it may be read.
+// countStream counts a stream that p has opened, and reports whether it may be read.
 func (d *Driver) countStream(p peer.ID) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	// Close has begun to wait for tasks, or p has too many streams.
 	if d.ctx.Err() != nil || d.inbound[p] >= maxInbound {
 		return false
 	}
@@ -117,8 +123,8 @@ func (d *Driver) uncountStream(p peer.ID) {
 	d.tasks.Done()
 }
 
-// openContact returns the contact that a signed record makes, with all the addresses that it
-// claims.
+// openContact verifies a signed record and returns its contents as a contact, with all
+// addresses that are in the record.
 func openContact(record []byte) (overlay.Contact, error) {
 	info, seq, err := peerrecord.Open(record)
 	if err != nil {
@@ -127,9 +133,10 @@ func openContact(record []byte) (overlay.Contact, error) {
 	return overlay.Contact{ID: info.ID, Record: record, Seq: seq, Addrs: info.Addrs}, nil
 }
 
-// openRecords verifies the records in m, which came from p over the address via, and keeps
-// the addresses in them that may be dialed. It returns p with the addresses that its own
-// record names, and reports false when p's own record is forged or another's.
+// openRecords verifies the signed records in the message m from p, and removes the addresses
+// that must not be dialed. via is the address of p on this connection. openRecords returns the
+// contact of p, with addresses if m holds a record of p, and m. It reports false if a record
+// that m needs is not valid, or if the record that p sent as its own belongs to another node.
 func (d *Driver) openRecords(p peer.ID, via ma.Multiaddr, m overlay.Message) (overlay.Contact, overlay.Message, bool) {
 	relays := dialsRelays(d.host)
 	open := func(record []byte) (overlay.Contact, bool) {
@@ -149,7 +156,7 @@ func (d *Driver) openRecords(p peer.ID, via ma.Multiaddr, m overlay.Message) (ov
 		return overlay.Contact{}, nil, false
 	}
 	from := overlay.Contact{ID: p}
-	var own []byte // empty for a node that cannot be dialed
+	var own []byte // the record that p sent as its own, if any
 	switch v := m.(type) {
 	case overlay.Request:
 		own = v.Record

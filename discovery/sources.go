@@ -8,14 +8,15 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// sources are the places, besides seeds and neighbors, where a driver looks for nodes.
+// sources are the places where a driver looks for nodes in addition to its seeds and neighbors.
 type sources struct {
 	book       *peerBook // nil without Config.PeerBook
 	rendezvous []*rendezvous
-	close      func() error // closes all, once
+	close      func() error // calls closeAll once, however often it is called
 }
 
-// openSources reads the peer book and makes the rendezvous.
+// openSources reads the peer book and creates one rendezvous for each service in the
+// configuration.
 func (d *Driver) openSources() (err error) {
 	s := &d.sources
 	if d.cfg.PeerBook != "" {
@@ -39,7 +40,7 @@ func (s *sources) start(d *Driver) {
 	}
 }
 
-// linksChanged reports that a link was made or ended. It does not block.
+// linksChanged tells the sources that a link was made or ended. It does not block.
 func (s *sources) linksChanged() {
 	if s.book != nil {
 		s.book.linksChanged()
@@ -49,7 +50,7 @@ func (s *sources) linksChanged() {
 	}
 }
 
-// closeAll ends the sources. The error means that the peer book cannot be written.
+// closeAll ends all sources. An error means that the peer book could not be written.
 func (s *sources) closeAll() error {
 	for _, r := range s.rendezvous {
 		r.close()
@@ -60,7 +61,8 @@ func (s *sources) closeAll() error {
 	return s.book.close()
 }
 
-// outcomes returns one sentence for each source, for a node that has no link.
+// outcomes returns one sentence for each source that says why it has led to no link. It is
+// called when the node has no link.
 func (s *sources) outcomes() (list []error) {
 	if s.book != nil {
 		if n := s.book.len(); n == 0 {
@@ -75,9 +77,9 @@ func (s *sources) outcomes() (list []error) {
 		case err != nil:
 			list = append(list, fmt.Errorf("discovery: %w", err))
 		case found == 0:
-			list = append(list, errors.New("discovery has found no node"))
+			list = append(list, errors.New("the libp2p Discovery has found no node"))
 		default:
-			list = append(list, errors.New("no link yet to the nodes that discovery has found"))
+			list = append(list, errors.New("no link yet to the nodes that the libp2p Discovery has found"))
 		}
 	}
 	return list

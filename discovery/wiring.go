@@ -29,9 +29,9 @@ func check(cfg *Config) error {
 	return nil
 }
 
-// withDefaults returns the wiring of the configuration, in which every function is set. A
-// driver without a node takes every peer to be on the topic, so that the handshake alone
-// makes a link.
+// withDefaults returns a copy of Config.Node in which every function is set. Without a node of
+// package smokesignal there is no pubsub topic, so every peer counts as being on the topic, and
+// the handshake alone makes a link.
 func withDefaults(cfg Config) wiring.Overlay {
 	var w wiring.Overlay
 	if cfg.Node != nil {
@@ -76,7 +76,7 @@ func withDefaults(cfg Config) wiring.Overlay {
 	return w
 }
 
-// connectTo gives the node the functions with which it drives d.
+// connectTo sets the functions of node that package smokesignal calls on the driver.
 func (d *Driver) connectTo(node *wiring.Overlay) {
 	node.Serve, node.Leave, node.Dial = d.acceptStreams, d.leave, d.dial
 	node.NodeConnected, node.TopicChanged = d.nodeConnected, d.topicChanged

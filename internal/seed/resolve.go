@@ -13,14 +13,15 @@ import (
 )
 
 const (
-	// maxTargets bounds the targets that a name may stand for.
+	// maxTargets bounds the targets that the look-up of a name returns.
 	maxTargets = 16
-	// maxDNSAddrs bounds the chain of dnsaddr records that refer to others.
+	// maxDNSAddrs bounds the rounds of look-ups, since a dnsaddr record may contain another
+	// name to look up.
 	maxDNSAddrs = 4
 )
 
-// Resolve returns the targets that the seed stands for, at most maxTargets. The error is that
-// of the name server.
+// Resolve looks up the names in the seed and returns its targets, at most maxTargets. It asks
+// the name server each time. The error is that of the name server.
 func (s *Seed) Resolve(ctx context.Context) ([]Target, error) {
 	if s.name != "" {
 		return s.resolveName(ctx)
@@ -30,12 +31,12 @@ func (s *Seed) Resolve(ctx context.Context) ([]Target, error) {
 		return nil, err
 	}
 	var found []Target
-	var failed error // of one name; others may be found
+	var failed error // the error of one name; other names may be found
 	todo := s.targets
 	for range maxDNSAddrs {
 		var next []Target
 		for _, t := range todo {
-			// libp2p itself looks up the name of a relay.
+			// Targets without a name are complete. libp2p itself looks up the name of a relay.
 			if !isName(t.Addrs[0]) || t.Relayed() {
 				found = append(found, t)
 				continue
@@ -46,13 +47,13 @@ func (s *Seed) Resolve(ctx context.Context) ([]Target, error) {
 				continue
 			}
 			if needsName(t.Addrs[0]) {
-				found = append(found, t) // the name exists, and the transport needs it
+				found = append(found, t) // the name exists, and the transport dials the name
 				continue
 			}
 			for _, a := range addrs {
 				addr, id := peer.SplitAddr(a)
-				// A DNS record may hold anything. Only addresses that can be dialed count,
-				// and only those of the pinned node, if there is one.
+				// A DNS record may contain anything. Only addresses that can be dialed count,
+				// and, if the seed contains an id, only addresses with that id.
 				if len(addr) == 0 || s.id != "" && id != s.id || seedaddr.CheckTransport(addr) != nil {
 					continue
 				}
@@ -67,7 +68,7 @@ func (s *Seed) Resolve(ctx context.Context) ([]Target, error) {
 	return found[:min(len(found), maxTargets)], nil
 }
 
-// resolveName looks up the name of name:port.
+// resolveName looks up the name of a seed that has the form name:port.
 func (s *Seed) resolveName(ctx context.Context) ([]Target, error) {
 	ips, err := s.DNS.LookupIPAddr(ctx, s.name)
 	if err != nil {
@@ -82,7 +83,8 @@ func (s *Seed) resolveName(ctx context.Context) ([]Target, error) {
 	return found, nil
 }
 
-// full returns the address with its /p2p/ID, which selects among the records of a dnsaddr.
+// full returns the address of t with /p2p/ID at the end, if t has an id. In a look-up of a
+// dnsaddr, the id selects the records of that node.
 func (t Target) full() ma.Multiaddr {
 	if t.ID == "" {
 		return t.Addrs[0]
@@ -94,8 +96,8 @@ func isName(addr ma.Multiaddr) bool {
 	return seedaddr.Is(addr[0], ma.P_DNS, ma.P_DNS4, ma.P_DNS6, ma.P_DNSADDR)
 }
 
-// needsName reports whether the transport dials a name itself, as those with TLS and those of
-// the web do.
+// needsName reports whether addr has a transport that must be dialed with the name and not with
+// an IP address, such as TLS and the transports of the web.
 func needsName(addr ma.Multiaddr) bool {
 	return !seedaddr.Is(addr[0], ma.P_DNSADDR) && slices.ContainsFunc(addr, func(c ma.Component) bool {
 		return seedaddr.Is(c, ma.P_WS, ma.P_WSS, ma.P_TLS, ma.P_WEBTRANSPORT)

@@ -1,5 +1,5 @@
-// Package seed reads the texts by which users say where a network can be found: seeds and
-// tickets. It looks up the names in them, and does not dial.
+// Package seed parses the texts by which users say where a network can be found: seeds and
+// tickets. It looks up the names in them, but it does not dial.
 package seed
 
 import (
@@ -20,26 +20,26 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/seedaddr"
 )
 
-// A Seed is an address at which a network can be joined, as a user wrote it. It does not
-// change, and its methods may be called from several goroutines.
+// A Seed is a parsed text that says where a network can be joined. It does not change, and its
+// methods may be called from several goroutines.
 type Seed struct {
 	text    string
-	id      peer.ID  // pinned by /p2p/ID or a ticket, or empty
-	network string   // of a ticket; empty for other seeds
-	targets []Target // none for name:port, several for a ticket, else one
-	name    string   // of name:port
-	port    uint16   // of name:port
+	id      peer.ID  // the id in /p2p/ID or in a ticket, or empty
+	network string   // the name of the network in a ticket; empty for other seeds
+	targets []Target // none for name:port, several for a ticket, otherwise one
+	name    string   // for a seed of the form name:port
+	port    uint16   // for a seed of the form name:port
 
 	// DNS looks up names. Tests replace it.
 	DNS madns.BasicResolver
 }
 
-// A Target is one place at which a node may be: addresses that belong to the same node, such
-// as TCP and QUIC on one port.
+// A Target is one place where a node may be: addresses of the same node, such as TCP and QUIC on
+// one port.
 type Target struct {
 	Addrs []ma.Multiaddr
-	ID    peer.ID        // that the node has to prove; empty if any will do
-	At    netip.AddrPort // zero if Addrs hold a name
+	ID    peer.ID        // the id that the node must have; empty if any node is accepted
+	At    netip.AddrPort // the IP address and port of Addrs; zero if they contain a name
 }
 
 // Relayed reports whether the target is behind a relay.
@@ -48,15 +48,16 @@ func (t Target) Relayed() bool { return addr.IsRelayed(t.Addrs[0]) }
 // String returns the text that the seed was parsed from.
 func (s *Seed) String() string { return s.text }
 
-// Short returns the text of the seed for a log or an error. Of a ticket it is the beginning
-// and the end.
+// Short returns the text of the seed for a log line or an error. For a ticket, which is long, it
+// returns the beginning and the end of the text.
 func (s *Seed) Short() string { return Shorten(s.text) }
 
-// ID returns the id pinned by /p2p/ID or a ticket, or the empty id.
+// ID returns the id that the node at the seed must have, from /p2p/ID or a ticket. It returns
+// "" if the seed accepts any node.
 func (s *Seed) ID() peer.ID { return s.id }
 
-// AddrPorts returns the IP addresses and ports that the text gives, and none for a name or
-// an address behind a relay.
+// AddrPorts returns the IP addresses and ports in the text of the seed. It returns none for a
+// name or for an address behind a relay.
 func (s *Seed) AddrPorts() (list []netip.AddrPort) {
 	for _, t := range s.targets {
 		if t.At.IsValid() {
@@ -70,11 +71,11 @@ func (s *Seed) AddrPorts() (list []netip.AddrPort) {
 // seeds.
 func (s *Seed) Network() string { return s.network }
 
-// Targets returns the places that the text of the seed gives: none for name:port, several
-// for a ticket, otherwise one.
+// Targets returns the targets in the text of the seed: none for name:port, several for a
+// ticket, otherwise one. It does not look up names; Resolve does.
 func (s *Seed) Targets() []Target { return s.targets }
 
-// Only returns a copy of the seed that has t as its only target.
+// Only returns a copy of the seed whose only target is t.
 func (s *Seed) Only(t Target) *Seed {
 	one := *s
 	one.targets = []Target{t}
@@ -84,17 +85,20 @@ func (s *Seed) Only(t Target) *Seed {
 // IsTicket reports whether the text of the seed is a ticket.
 func (s *Seed) IsTicket() bool { return s.network != "" }
 
-// Relayed reports whether the seed is an address behind a relay. Only a host that punches
-// holes can use it.
+// Relayed reports whether the seed has an address behind a relay. Only a host that punches holes
+// can use such an address.
 func (s *Seed) Relayed() bool { return slices.ContainsFunc(s.targets, Target.Relayed) }
 
-// Parse reads a seed as a user writes it: an address with port
-// (192.168.2.100:8495, [2001:db8::1]:8495), a DNS name with port
-// (seed.example.org:8495), or a multiaddr over TCP, QUIC, WebSocket,
-// WebTransport or WebRTC-direct, of an IP address, a DNS name or a dnsaddr, with
-// or without /p2p/ID at the end; or such an address of a relay, followed by
-// /p2p/RELAY/p2p-circuit/p2p/ID; or a ticket (see [Ticket]). It does not look up names. The
-// error is a sentence that quotes the text.
+// Parse parses a seed that a user has written, in one of these forms:
+//
+//   - an IP address with a port: 192.168.2.100:8495, [2001:db8::1]:8495
+//   - a DNS name with a port: seed.example.org:8495
+//   - a multiaddr with an IP address, a DNS name or a dnsaddr, over TCP, QUIC, WebSocket,
+//     WebTransport or WebRTC-direct, with or without /p2p/ID at the end
+//   - such a multiaddr of a relay, followed by /p2p/RELAY/p2p-circuit/p2p/ID
+//   - a ticket, see [Ticket]
+//
+// Parse does not look up names. Its error is a sentence that quotes the text.
 func Parse(text string) (*Seed, error) {
 	s := &Seed{text: text, DNS: net.DefaultResolver}
 	var err error
@@ -180,13 +184,13 @@ func (s *Seed) parseMultiaddr(text string) error {
 	return nil
 }
 
-// hostPort returns the target that host:port means: TCP and QUIC on that number.
+// hostPort returns the target for a seed of the form host:port: TCP and QUIC on that port.
 func hostPort(at netip.AddrPort) Target {
 	at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 	return Target{Addrs: []ma.Multiaddr{addr.TCP(at), addr.QUIC(at)}, At: at}
 }
 
 func newTarget(a ma.Multiaddr, id peer.ID) Target {
-	at, _ := addr.AddrPort(a) // a name has none
+	at, _ := addr.AddrPort(a) // zero if a begins with a name
 	return Target{Addrs: []ma.Multiaddr{a}, ID: id, At: at}
 }

@@ -24,35 +24,36 @@ import (
 const (
 	ticketWord    = "smoke"
 	ticketVersion = "1"
-	// maxPlaces bounds the places in a ticket. All of them are tried at once.
+	// maxPlaces bounds the places in a ticket, which are addresses of its node. A node that
+	// uses the ticket tries all of them at once.
 	maxPlaces = 8
-	// maxPlaceBytes is more than any of our transports needs.
+	// maxPlaceBytes bounds the bytes of one place. No transport needs more.
 	maxPlaceBytes = 256
-	// maxTicket is the longest text of a ticket. It is longer than eight such places.
+	// maxTicket bounds the characters of a ticket. Eight places of maxPlaceBytes fit.
 	maxTicket = 4096
 )
 
-// ticketLetters has no letter that means something to a shell, a URL or a chat, and none that
-// looks like another. Capitals mean the same.
+// ticketLetters encodes the bytes of a ticket. None of its letters has a meaning in a shell, a
+// URL or a chat, and none looks like another one.
 var ticketLetters = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
-// A Ticket holds everything that a program needs to join a network through one of its nodes. As
-// one string (Encode, ParseTicket) it can be pasted into a chat or on a command line, and be
-// used wherever a seed can. docs/wire.md describes the string.
+// A Ticket holds all that a program needs to join a network through one of its nodes. Encode
+// returns it as one string, which can be pasted into a chat or a command line and used as a
+// seed; ParseTicket reads that string. docs/wire.md describes its form.
 type Ticket struct {
-	// ID is the node. No other is accepted at the addresses.
+	// ID is the id of the node. A node with another id is not accepted at the addresses.
 	ID peer.ID
 	// Network is the name of the node's network. Empty means the network named "default".
 	Network string
-	// Addrs are the addresses of the node, the most reachable first. A /p2p/ part at the end
-	// is ignored.
+	// Addrs are the addresses of the node, the most reachable first. A /p2p/ID at the end of
+	// an address is ignored.
 	Addrs []ma.Multiaddr
 }
 
-// Encode returns the ticket as a string. It holds at most eight places; TCP and QUIC on one
-// port are one place. Addresses that cannot be dialed are left out. So are loopback addresses,
-// unless there are no others. Encode fails when no address remains, when the ID is invalid, and
-// when the name of the network has more than 128 bytes or is not valid UTF-8.
+// Encode returns the ticket as a string. The string holds at most eight places; TCP and QUIC on
+// one port are one place. Addresses that cannot be dialed are left out, and so are loopback
+// addresses if there are others. Encode fails if no address remains, if the ID is invalid, or if
+// the name of the network has more than 128 bytes or is not valid UTF-8.
 func (t Ticket) Encode() (string, error) {
 	id, err := peer.IDFromBytes([]byte(t.ID))
 	if err != nil {
@@ -79,8 +80,9 @@ func (t Ticket) Encode() (string, error) {
 	return ticketWord + ticketVersion + ticketLetters.EncodeToString(b), nil
 }
 
-// places returns the first maxPlaces of addrs: first the ports that have both TCP and QUIC, of
-// which the port is enough, and then the other addresses.
+// places returns the places of a ticket for addrs, at most maxPlaces together. An IP address
+// with a port on which there are both TCP and QUIC goes to endpoints, where it stands for both;
+// every other address goes to others.
 func places(addrs []ma.Multiaddr) (endpoints []netip.AddrPort, others []ma.Multiaddr) {
 	var usable, loopbacks []ma.Multiaddr
 	for _, a := range addrs {
@@ -116,13 +118,14 @@ func places(addrs []ma.Multiaddr) (endpoints []netip.AddrPort, others []ma.Multi
 	return endpoints, others
 }
 
-// isPlain reports whether a is TCP or QUIC at an IP address, without anything on top.
+// isPlain reports whether a is TCP or QUIC at an IP address, without a further protocol such as
+// WebSocket.
 func isPlain(a ma.Multiaddr) bool {
 	return len(a) == 2 && seedaddr.Is(a[1], ma.P_TCP) || len(a) == 3 && seedaddr.Is(a[2], ma.P_QUIC_V1)
 }
 
-// shortID returns the bare key of an id that holds an Ed25519 key, as nearly all ids do. Other
-// ids stay as they are.
+// shortID returns the bytes of an id for a ticket. Nearly all ids contain an Ed25519 key; then
+// it returns only the key, which is shorter. longID is the inverse.
 func shortID(id peer.ID) []byte {
 	if key, err := id.ExtractPublicKey(); err == nil {
 		if key, ok := key.(*crypto.Ed25519PublicKey); ok {
@@ -157,10 +160,10 @@ func checkNetwork(name string) error {
 	return nil
 }
 
-// ParseTicket reads a string that Encode returned, in small or capital letters. Addresses that
-// this version cannot dial are left out. The error is a sentence that quotes the beginning and
-// the end of the text. It says that the text is damaged, so that a user copies it again, or
-// that it belongs to another version.
+// ParseTicket parses a string that Encode has returned, in small or capital letters. Addresses
+// that this version cannot dial are left out. The error is a sentence that quotes the beginning
+// and the end of the text. It says whether the text is damaged, so that a user should copy it
+// again, or has the form of another version.
 func ParseTicket(text string) (Ticket, error) {
 	t, err := parseTicket(text)
 	if err != nil {
@@ -206,7 +209,8 @@ func parseTicket(text string) (t Ticket, err error) {
 	return t, nil
 }
 
-// openTicket returns the message in the text of a ticket, after checking its checksum.
+// openTicket decodes the text of a ticket, verifies its checksum, and returns the protobuf
+// message in it.
 func openTicket(text string) ([]byte, error) {
 	damaged := errors.New("it is damaged, a letter is wrong or missing; copy it again")
 	word, rest := text[:min(len(ticketWord), len(text))], text[min(len(ticketWord), len(text)):]
@@ -220,7 +224,8 @@ func openTicket(text string) ([]byte, error) {
 	}
 	rest = strings.ToLower(rest[len(ticketVersion):])
 	b, err := ticketLetters.DecodeString(rest)
-	// Base32 ignores some bits of the last letter, so a wrong letter could pass.
+	// Base32 ignores some bits of the last letter, so only a comparison finds a wrong last
+	// letter.
 	if err != nil || ticketLetters.EncodeToString(b) != rest || len(b) < crc32.Size {
 		return nil, damaged
 	}
@@ -231,8 +236,8 @@ func openTicket(text string) ([]byte, error) {
 	return message, nil
 }
 
-// readPlace returns the addresses of one place of a ticket. It returns none for a place of a
-// kind that this version does not know.
+// readPlace returns the addresses of one place in a ticket. It returns none if this version
+// cannot dial the place.
 func readPlace(f frame.Field) []ma.Multiaddr {
 	if f.Num == 3 {
 		if len(f.Bytes) < 2 {
@@ -253,8 +258,8 @@ func readPlace(f frame.Field) []ma.Multiaddr {
 	return []ma.Multiaddr{a}
 }
 
-// Shorten returns the beginning and the end of a text that looks like a ticket, which is
-// too long for an error or a log. Other texts stay as they are.
+// Shorten returns the beginning and the end of a text that looks like a ticket, since a ticket
+// is too long for an error or a log line. It returns any other text unchanged.
 func Shorten(text string) string {
 	const begin, end = 12, 4
 	if !looksLikeTicket(text) || len(text) <= begin+end+1 {
@@ -263,16 +268,16 @@ func Shorten(text string) string {
 	return text[:begin] + "…" + text[len(text)-end:]
 }
 
-// looksLikeTicket reports whether text is meant as a ticket: it begins like one, and is neither a name
-// with a port nor a name with its port missing.
+// looksLikeTicket reports whether text is probably meant as a ticket: it begins like one, and
+// has no colon or dot, as a host name with or without a port would have.
 func looksLikeTicket(text string) bool {
 	n := len(ticketWord)
 	return len(text) > n && strings.EqualFold(text[:n], ticketWord) &&
 		text[n] >= '0' && text[n] <= '9' && !strings.ContainsAny(text, ":.")
 }
 
-// parseTicket makes a seed of a ticket. Each place is a target of its own: one may answer while
-// another is silent, or belongs to another node by now.
+// parseTicket fills in s from the text of a ticket. Each place of the ticket becomes a target of
+// its own, since one may answer while another does not, or belongs to another node by now.
 func (s *Seed) parseTicket(text string) error {
 	t, err := parseTicket(text)
 	if err != nil {
@@ -282,7 +287,7 @@ func (s *Seed) parseTicket(text string) error {
 	for _, a := range t.Addrs {
 		next := newTarget(a, t.ID)
 		if last := len(s.targets) - 1; last >= 0 && next.At.IsValid() && next.At == s.targets[last].At {
-			s.targets[last].Addrs = append(s.targets[last].Addrs, a) // QUIC beside TCP
+			s.targets[last].Addrs = append(s.targets[last].Addrs, a) // QUIC on the same port as TCP
 			continue
 		}
 		s.targets = append(s.targets, next)

@@ -1,5 +1,5 @@
-// Package seedaddr parses the addresses that people write down for a node. Its errors
-// explain a mistake in one sentence. It does not look up names.
+// Package seedaddr checks the addresses of nodes that people write down. Its errors explain
+// a mistake in one sentence. It does not look up names.
 package seedaddr
 
 import (
@@ -12,7 +12,8 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 )
 
-// SplitHostPort is net.SplitHostPort with sentences for errors.
+// SplitHostPort splits host:port like the function in package net, but its errors say how to
+// write the text correctly.
 func SplitHostPort(text string) (host, port string, err error) {
 	const example = "write host:port, as in 192.168.2.100:8495"
 	if rest, ok := strings.CutPrefix(text, "["); ok {
@@ -46,7 +47,8 @@ func SplitHostPort(text string) (host, port string, err error) {
 	return host, port, nil
 }
 
-// CheckIP returns an error for an address at which no single host can be dialed.
+// CheckIP returns an error if ip is not the address of a single host, or if it cannot be
+// dialed without the name of a network interface.
 func CheckIP(ip netip.Addr) error {
 	ip = ip.Unmap()
 	switch {
@@ -55,20 +57,22 @@ func CheckIP(ip netip.Addr) error {
 	case ip.IsMulticast(), ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return fmt.Errorf("%s is a multicast or broadcast address", ip)
 	case ip.Zone() != "", ip.Is6() && ip.IsLinkLocalUnicast():
-		// The zone names an interface of one machine.
+		// Such an address needs a zone, which names an interface of one machine, so it
+		// means nothing on another machine.
 		return fmt.Errorf("%s is a link-local address, which cannot be dialed", ip)
 	}
 	return nil
 }
 
-// CheckName returns an error for a text that is not a DNS name, above all a mistyped
-// address.
+// CheckName returns an error if name is not a DNS name. It also rejects mistyped IP
+// addresses.
 func CheckName(name string) error {
 	last := strings.TrimSuffix(name, ".")
 	if i := strings.LastIndexByte(last, '.'); i >= 0 {
 		last = last[i+1:]
 	}
-	// No top-level domain consists of digits, but every IPv4 address ends in some.
+	// The last label consists of digits only. That is the case for IPv4 addresses, but for no
+	// top-level domain.
 	if strings.Trim(last, "0123456789") == "" {
 		return fmt.Errorf("%q is neither an IP address nor a name", name)
 	}
@@ -83,7 +87,7 @@ func CheckName(name string) error {
 			if c >= 0x80 {
 				return fmt.Errorf("%q is not a DNS name: write its ASCII form (xn--...)", name)
 			}
-			// The underscore is not allowed in names of hosts, but people use it.
+			// The underscore is not allowed in host names, but it is used in practice.
 			if c != '-' && c != '_' && (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z') {
 				return fmt.Errorf("%q is not a DNS name", name)
 			}
@@ -92,8 +96,8 @@ func CheckName(name string) error {
 	return nil
 }
 
-// CheckTransport returns an error for an address that our transports cannot dial. A
-// /p2p/ID at the end must have been cut off.
+// CheckTransport returns an error if a cannot be dialed with the transports that this
+// library supports. The caller must remove a /p2p/ID at the end of a first.
 func CheckTransport(a ma.Multiaddr) error {
 	first, rest := a[0], a[1:]
 	switch first.Code() {
@@ -107,7 +111,8 @@ func CheckTransport(a ma.Multiaddr) error {
 			return err
 		}
 	case ma.P_DNSADDR:
-		// The rest of the address selects among the records of the name.
+		// The records of the name contain whole addresses, so the rest of a need not have
+		// a port. It only selects among the records.
 		return CheckName(first.Value())
 	case ma.P_IP6ZONE:
 		return errors.New("a link-local address cannot be dialed")
@@ -121,7 +126,7 @@ func CheckTransport(a ma.Multiaddr) error {
 		return errors.New("port 0 cannot be dialed")
 	}
 	udp := rest[0].Code() == ma.P_UDP
-	hasCarrier := false // TCP is a transport by itself, UDP needs QUIC or WebRTC on top
+	hasCarrier := false // UDP alone is not a transport; it needs QUIC or WebRTC on top
 	for _, c := range rest[1:] {
 		switch c.Code() {
 		case ma.P_QUIC_V1, ma.P_WEBRTC_DIRECT:

@@ -12,7 +12,6 @@ import (
 // TestVirtualEveryCutIsToldOnce: three cuts of a minute, a minute apart, are three
 // netsplits of the seed on the other side for everybody, and three ends of them.
 func TestVirtualEveryCutIsToldOnce(t *testing.T) {
-	parallelInVirtualTime(t)
 	needs(t, long)
 	virtually(t, func(t *testing.T, v *virtual, n int) {
 		seeds := []int{0, 1}
@@ -37,26 +36,21 @@ func TestVirtualEveryCutIsToldOnce(t *testing.T) {
 // netsplit is told within six seconds, whether the seed crashed or was cut off, to its
 // neighbours too: that their links to it stand for 12.5 s more does not matter.
 func TestVirtualShortPings(t *testing.T) {
-	parallelInVirtualTime(t)
-	toldWithin(t, 6*time.Second, byDefault, smokesignal.PingInterval(2*time.Second), smokesignal.PingTimeout(time.Second))
+	toldWithin(t, 6*time.Second, smokesignal.PingInterval(2*time.Second), smokesignal.PingTimeout(time.Second))
 }
 
 // TestVirtualDefaultPings: as TestVirtualShortPings, within 25 s, as nodes are unless
 // they are told otherwise.
 func TestVirtualDefaultPings(t *testing.T) {
-	parallelInVirtualTime(t)
-	toldWithin(t, 25*time.Second, long)
+	needs(t, long)
+	toldWithin(t, 25*time.Second)
 }
 
 // toldWithin fails unless everybody else is told once and in time that the seed crashed,
-// and those who were cut off from it that it is lost. Runs below the size crashFrom leave the
-// crash out.
-func toldWithin(t *testing.T, within time.Duration, crashFrom size, more ...smokesignal.Option) {
+// and those who were cut off from it that it is lost.
+func toldWithin(t *testing.T, within time.Duration, more ...smokesignal.Option) {
 	for _, crash := range []bool{true, false} {
 		t.Run(fmt.Sprint("crash ", crash), func(t *testing.T) {
-			if crash {
-				needs(t, crashFrom)
-			}
 			virtually(t, func(t *testing.T, v *virtual, n int) {
 				v.gather(n, []int{0}, more...)
 				neighbours := map[*virtualNode]bool{}
@@ -102,7 +96,6 @@ func toldWithin(t *testing.T, within time.Duration, crashFrom size, more ...smok
 // which is shorter than it is kept, is delivered to everybody after it, once and in
 // order.
 func TestVirtualBothSidesAreHeard(t *testing.T) {
-	parallelInVirtualTime(t)
 	virtually(t, func(t *testing.T, v *virtual, n int) {
 		seeds := []int{0, 1}
 		v.join(n, seeds)
@@ -145,7 +138,6 @@ func TestVirtualBothSidesAreHeard(t *testing.T) {
 // and connect when they are together again, in the order of promise 1. Nobody is
 // told of a netsplit: who is alone has not lost the seed but everybody.
 func TestVirtualPairIsCut(t *testing.T) {
-	parallelInVirtualTime(t)
 	virtually(t, func(t *testing.T, v *virtual, _ int) {
 		v.join(2, []int{0})
 		v.wait(10*time.Second, "linked", func(s *checker.State) bool { return s.Gathered(2) })

@@ -16,7 +16,6 @@ import (
 // TestVirtualFlushGoesOn: Flush waits for the broadcasts too when direct events turned
 // out to be lost, and its error tells of both.
 func TestVirtualFlushGoesOn(t *testing.T) {
-	parallelInVirtualTime(t)
 	for name, heals := range map[string]bool{"the broadcast arrives": true, "it does not": false} {
 		t.Run(name, func(t *testing.T) {
 			inVirtualTime(t, func(t *testing.T, v *virtual) {
@@ -75,7 +74,6 @@ func TestVirtualFlushGoesOn(t *testing.T) {
 // TestVirtualCloseDelivers: what was emitted arrives though the node is closed at once,
 // also what QUIC has yet to send.
 func TestVirtualCloseDelivers(t *testing.T) {
-	parallelInVirtualTime(t)
 	inVirtualTime(t, func(t *testing.T, v *virtual) {
 		v.gather(2, []int{0})
 		a, b := v.nodes[0], v.nodes[1]

@@ -11,7 +11,6 @@ import (
 // TestVirtualJoin: nodes that start within one second, all with the same seed, are
 // one network soon, and later none has too few peers, or too many.
 func TestVirtualJoin(t *testing.T) {
-	parallelInVirtualTime(t)
 	virtually(t, func(t *testing.T, v *virtual, n int) {
 		began := time.Now()
 		v.join(n, []int{0})
@@ -57,7 +56,6 @@ func TestVirtualJoin(t *testing.T) {
 // TestVirtualCrash: some of the nodes crash at once, the seed among them. Those left
 // find each other.
 func TestVirtualCrash(t *testing.T) {
-	parallelInVirtualTime(t)
 	for _, tt := range []struct {
 		percent int
 		least   size
@@ -79,7 +77,6 @@ func TestVirtualCrash(t *testing.T) {
 // TestVirtualSilentDeath: as TestVirtualCrash, but nothing tells those left but that
 // the others are silent.
 func TestVirtualSilentDeath(t *testing.T) {
-	parallelInVirtualTime(t)
 	for _, tt := range []struct {
 		percent int
 		within  time.Duration
@@ -102,7 +99,6 @@ func TestVirtualSilentDeath(t *testing.T) {
 // after, wherever its seeds are. Who was cut off a seed is told so once, and once
 // that it is back.
 func TestVirtualPartition(t *testing.T) {
-	parallelInVirtualTime(t)
 	for _, tt := range []struct {
 		name  string
 		seeds []int

@@ -40,7 +40,6 @@ func (v *virtual) onePart(within time.Duration, what string, nodes ...*virtualNo
 // are cut from each other have different ones, and one again when they meet, or when the
 // node whose tag it was is gone.
 func TestVirtualNetwork(t *testing.T) {
-	parallelInVirtualTime(t)
 	const (
 		meeting = 10 * time.Second
 		parting = 41 * time.Second // 40, and what a flood takes
@@ -103,7 +102,6 @@ func TestVirtualNetwork(t *testing.T) {
 // TestVirtualLongCut: after a cut of minutes everybody dials everybody again, also
 // those who were dialled before and never dialled themselves.
 func TestVirtualLongCut(t *testing.T) {
-	parallelInVirtualTime(t)
 	inVirtualTime(t, func(t *testing.T, v *virtual) {
 		const n = 6
 		v.gather(n, []int{0}, smokesignal.PeerLimits(n-1, n))

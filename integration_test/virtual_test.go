@@ -50,29 +50,13 @@ type virtualNode struct {
 	dead bool
 }
 
-// manyNodes is held by the test that runs many nodes in virtual time. Such a test needs
-// all of a core, so no two of them run at once; the tests that wait for real timers run
-// beside it, on the other cores.
-var manyNodes sync.Mutex
-
-// parallelInVirtualTime is t.Parallel for a test that runs in virtual time. With the
-// race detector such a test runs alone, because a bubble then leaves the process one
-// processor.
-func parallelInVirtualTime(t *testing.T) {
-	if slow == 1 {
-		t.Parallel()
-	}
-}
-
 // virtually runs f in virtual time, with the number of nodes and the number of runs
-// of this run's size.
+// of this run's size. A test that calls it is not parallel, since it needs all of a core.
 func virtually(t *testing.T, f func(t *testing.T, v *virtual, n int)) {
 	t.Helper()
-	scale := []struct{ nodes, runs int }{byDefault: {12, 1}, long: {50, 1}, full: {50, 5}}[chosen()]
+	scale := []struct{ nodes, runs int }{byDefault: {10, 1}, long: {50, 1}, full: {50, 5}}[chosen()]
 	for run := range scale.runs {
 		t.Run(fmt.Sprint("run ", run), func(t *testing.T) {
-			manyNodes.Lock()
-			defer manyNodes.Unlock()
 			bubble.Test(t, func(t *testing.T) { f(t, newVirtual(t, uint64(run)), scale.nodes) })
 		})
 	}

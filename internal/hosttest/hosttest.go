@@ -56,14 +56,14 @@ func OverTCPAndQUIC(t *testing.T, test func(t *testing.T, listen string)) {
 }
 
 // Main runs the tests of a package and returns the exit code, for its TestMain. At most
-// 24 parallel tests run at once, unless the flag -parallel says otherwise: they wait for
+// 12 parallel tests run at once, unless the flag -parallel says otherwise: they wait for
 // timers most of the time, and not for a core.
 func Main(m *testing.M) (code int) {
 	flag.Parse()
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
 	if !given {
-		flag.Set("test.parallel", "24")
+		flag.Set("test.parallel", "12")
 	}
 	return m.Run()
 }

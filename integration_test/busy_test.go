@@ -9,6 +9,7 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
 // TestBusyMachine: twenty processes on a machine all of whose cores are busy with
@@ -22,7 +23,7 @@ func TestBusyMachine(t *testing.T) {
 		busy = 10 * time.Minute
 	}
 	c := cluster.New(t)
-	seed := hostPort(freePort(t))
+	seed := hosttest.FreeAddress(t)
 	for i := range nodes {
 		listen := [...]string{cluster.TCP, cluster.QUIC}[i%2]
 		if i == 0 {

@@ -14,6 +14,7 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
 // TestConnectLinksBothSides shows that Connect returns the peer, and that both nodes
@@ -89,7 +90,7 @@ func TestSimultaneousDialsMakeOneLink(t *testing.T) {
 func TestConnectToOneselfIsAnError(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t)
-	at := hostPort(freePort(t))
+	at := hosttest.FreeAddress(t)
 	a := l.start(cluster.Spec{Name: "a", Listen: []string{at}, Seeds: []string{at}})
 	l.wait(soon, "the seed error", func(s *checker.State) bool { return s.Proc("a").Counts[checker.SeedError] > 0 })
 	if rs := l.log.RecordsOf("a", checker.SeedError); rs[0].Code != "ErrSelf" {
@@ -169,7 +170,7 @@ func TestConnectErrors(t *testing.T) {
 		name, to string
 		want     error
 	}{
-		{"a port that is not in use", hostPort(freePort(t)), smokesignal.ErrUnreachable},
+		{"a port that is not in use", hosttest.FreeAddress(t), smokesignal.ErrUnreachable},
 		{"no such name", "no-such-host.invalid:8495", smokesignal.ErrUnresolvable},
 		{"another network", addr(other), smokesignal.ErrOtherNetwork},
 		{"itself", addr(a), smokesignal.ErrSelf},

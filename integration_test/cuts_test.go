@@ -9,6 +9,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/forward"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
 // TestCutLink: the last link of a line is cut in the middle of 100 broadcasts a
@@ -89,7 +90,7 @@ func TestRelayRestarts(t *testing.T) {
 		away = 15 * time.Second
 	}
 	c := cluster.New(t)
-	port := freePort(t)
+	port := hosttest.FreePort(t)
 	at := hostPort(port)
 	// TCP alone, over which it is noticed at once that a process was killed.
 	relay := c.Start(cluster.Spec{Name: "relay", Listen: []string{fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port)}, Limits: joins})
@@ -139,7 +140,7 @@ func TestFrozenNeighbour(t *testing.T) {
 func frozenNeighbour(t *testing.T, frozen time.Duration) {
 	events := many(50_000)
 	c := cluster.New(t)
-	at := hostPort(freePort(t))
+	at := hosttest.FreeAddress(t)
 	sender := c.Start(cluster.Spec{Name: "sender", Listen: []string{at}, Limits: manual})
 	senderID := sender.ID()
 	one := &[2]int{1, 1}

@@ -10,6 +10,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/forward"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
 // behind starts a node that can be reached through the forwarder alone: it
@@ -18,7 +19,7 @@ import (
 // spread the true one. Of two such nodes neither finds a way around.
 func (l *local) behind(name string, spec cluster.Spec, more ...smokesignal.Option) (*smokesignal.Node, *forward.Forwarder) {
 	l.t.Helper()
-	at := hostPort(freePort(l.t))
+	at := hosttest.FreeAddress(l.t)
 	f, err := forward.New(at)
 	if err != nil {
 		l.t.Fatal(err)

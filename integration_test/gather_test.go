@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
 // gatherWithin is promised: one component, and everybody with at least
@@ -106,7 +107,7 @@ func TestKilledSeedIsMissedByNobodyElse(t *testing.T) {
 	t.Parallel()
 	needs(t, long)
 	c := cluster.New(t)
-	port := freePort(t)
+	port := hosttest.FreePort(t)
 	seed := c.Start(cluster.Spec{Name: "seed", Listen: []string{fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port)}})
 	seedID := seed.ID()
 	var rest []*cluster.Proc
@@ -178,7 +179,7 @@ func TestRestartedSeedIsBack(t *testing.T) {
 		t.Run(transport[:3], func(t *testing.T) {
 			t.Parallel()
 			c := cluster.New(t)
-			at := "/ip4/127.0.0.1/" + fmt.Sprintf(transport, freePort(t))
+			at := "/ip4/127.0.0.1/" + fmt.Sprintf(transport, hosttest.FreePort(t))
 			seed := c.Start(cluster.Spec{Name: "seed", Listen: []string{at}, Identity: filepath.Join(t.TempDir(), "key")})
 			seed.ID()
 			c.Start(cluster.Spec{Name: "n", Listen: []string{cluster.TCP, cluster.QUIC}, Seeds: []string{at}})

@@ -6,6 +6,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
 // A node's process is frozen: its kernel keeps the connection open, but the node says
@@ -13,7 +15,7 @@ import (
 // connected again when the process goes on.
 func TestJSDeadNode(t *testing.T) {
 	needsJS(t)
-	at := hostPort(freePort(t))
+	at := hosttest.FreeAddress(t)
 	web := startWeb(t, buildWeb(t), at)
 	leaf := startLeaf(t, jsConfig{Ticket: joinInfo(t, at).Ticket, NoMonitor: true})
 	began := time.Now()

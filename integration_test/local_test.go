@@ -4,11 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -374,32 +372,6 @@ func within(t testing.TB, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	t.Cleanup(cancel)
 	return ctx
-}
-
-var nextPort atomic.Int32
-
-// freePort returns a port of the loopback interface that is free for TCP and
-// UDP, below the range from which the system takes ports by itself: a node that
-// comes back finds its port as it left it.
-func freePort(t testing.TB) int {
-	t.Helper()
-	nextPort.CompareAndSwap(0, 20000+int32(time.Now().UnixNano()%8000))
-	for range 1000 {
-		port := int(nextPort.Add(1))
-		tcp, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			continue
-		}
-		tcp.Close()
-		udp, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			continue
-		}
-		udp.Close()
-		return port
-	}
-	t.Fatal("no free port")
-	return 0
 }
 
 func hostPort(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }

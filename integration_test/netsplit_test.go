@@ -7,6 +7,7 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
 // TestNetsplit: a line of three processes whose seed, at one end, is killed.
@@ -20,7 +21,7 @@ func TestNetsplit(t *testing.T) {
 		due      = 2*interval + timeout // promise 4
 	)
 	c := cluster.New(t)
-	port := freePort(t)
+	port := hosttest.FreePort(t)
 	at := hostPort(port)
 	node := func(name string, limits [2]int, seeds ...string) *cluster.Proc {
 		return c.Start(cluster.Spec{

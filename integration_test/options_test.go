@@ -14,6 +14,7 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
 // TestListenOnABusyPortIsAnError shows that Start names the port that it cannot use,
@@ -79,7 +80,7 @@ func TestPortZeroIsAdvertisedAsTheRealPort(t *testing.T) {
 // address.
 func TestListenBindsOnlyTheGivenAddress(t *testing.T) {
 	t.Parallel()
-	port := freePort(t)
+	port := hosttest.FreePort(t)
 	a := newLocal(t).start(cluster.Spec{Name: "a", Listen: []string{hostPort(port)}})
 	for _, m := range a.Host().Network().ListenAddresses() {
 		if !strings.HasPrefix(m.String(), "/ip4/127.0.0.1/") {

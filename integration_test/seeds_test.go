@@ -11,6 +11,7 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
 // TestEachFormOfASeedJoins shows that a seed may be a host and port, a name and port,
@@ -18,7 +19,7 @@ import (
 func TestEachFormOfASeedJoins(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t)
-	port := freePort(t)
+	port := hosttest.FreePort(t)
 	seed := l.start(cluster.Spec{Name: "seed", Listen: []string{hostPort(port)}, Limits: &[2]int{0, smokesignal.Unlimited}})
 	for i, text := range []string{
 		hostPort(port),
@@ -44,7 +45,7 @@ func TestOneGoodSeedIsEnough(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t)
 	seed := l.start(cluster.Spec{Name: "seed"})
-	n := l.start(cluster.Spec{Name: "n", Seeds: []string{hostPort(freePort(t)), "no-such-host.invalid:1", addr(seed)}})
+	n := l.start(cluster.Spec{Name: "n", Seeds: []string{hosttest.FreeAddress(t), "no-such-host.invalid:1", addr(seed)}})
 	if err := n.Ready(within(t, soon)); err != nil {
 		t.Errorf("Ready: %v", err)
 	}
@@ -79,7 +80,7 @@ func TestReadyWithoutSeedsIsAnError(t *testing.T) {
 func TestNodeJoinsASeedThatStartsLater(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t)
-	at := hostPort(freePort(t))
+	at := hosttest.FreeAddress(t)
 	a := l.start(cluster.Spec{Name: "a", Seeds: []string{at}})
 	l.wait(soon, "the seed error", func(s *checker.State) bool { return s.Proc("a").Counts[checker.SeedError] > 0 })
 	if r := l.log.RecordsOf("a", checker.SeedError)[0]; r.Code != "ErrUnreachable" || r.Seed != at {
@@ -103,7 +104,7 @@ func TestNodeJoinsASeedThatStartsLater(t *testing.T) {
 func TestNodeRejoinsARestartedSeed(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t)
-	at := hostPort(freePort(t))
+	at := hosttest.FreeAddress(t)
 	seed := l.start(cluster.Spec{Name: "seed", Listen: []string{at}})
 	a := l.start(cluster.Spec{Name: "a", Seeds: []string{at}})
 	l.wait(soon, "linked", func(s *checker.State) bool { return s.Gathered(2) })

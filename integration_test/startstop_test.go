@@ -13,6 +13,7 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 	"github.com/go-smokesignal/smokesignal/internal/leaks"
 )
 
@@ -165,7 +166,7 @@ func TestCloseFromSeveralGoroutinesLeavesNothing(t *testing.T) {
 }
 
 func TestCloseDuringTheSearchForSeedsLeavesNothing(t *testing.T) {
-	at := hostPort(freePort(t))
+	at := hosttest.FreeAddress(t)
 	leavesNothing(t, 5, func(t *testing.T) {
 		closed(t, startedNode(t, smokesignal.Seeds(at, "no-such-host.invalid:1")))
 	})

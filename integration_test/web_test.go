@@ -17,6 +17,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 	"github.com/go-smokesignal/smokesignal/internal/seed"
 )
 
@@ -200,7 +201,7 @@ func TestWebChat(t *testing.T) {
 	needsJS(t)
 	path := buildWeb(t)
 	browser := startChromium(t)
-	at := hostPort(freePort(t))
+	at := hosttest.FreeAddress(t)
 	_, port, _ := strings.Cut(at, ":")
 	web := startWeb(t, path, at)
 	info := joinInfo(t, at)
@@ -358,7 +359,7 @@ func TestWebChat(t *testing.T) {
 func TestWebTransports(t *testing.T) {
 	needsJS(t)
 	browser := startChromium(t)
-	at := hostPort(freePort(t))
+	at := hosttest.FreeAddress(t)
 	startWeb(t, buildWeb(t), at)
 	ticket, err := smokesignal.ParseTicket(joinInfo(t, at).Ticket)
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -27,7 +26,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	patience = 2 * time.Second
+	patience = 5 * time.Second
 	os.Exit(hosttest.Main(m))
 }
 
@@ -78,7 +77,7 @@ func talk(t *testing.T, name string, args ...string) *talker {
 	if !slices.Contains(args, "-listen") {
 		args = append([]string{"-listen", "127.0.0.1:0"}, args...)
 	}
-	args = append([]string{"-name", name, "-network", network(t)}, args...)
+	args = named(t, name, args)
 	go func() {
 		k.done <- run(ctx, args, r, k.out)
 		r.Close()
@@ -94,7 +93,7 @@ func talkProcess(t *testing.T, name string, args ...string) *talker {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(exe, append([]string{"-name", name, "-network", network(t)}, args...)...)
+	cmd := exec.Command(exe, named(t, name, args)...)
 	cmd.Env = append(os.Environ(), "CHAT_TEST_MAIN=1")
 	k := &talker{t: t, name: name, out: newOutput(), done: make(chan error, 1)}
 	cmd.Stdout, cmd.Stderr = k.out, k.out
@@ -108,6 +107,16 @@ func talkProcess(t *testing.T, name string, args ...string) *talker {
 	k.kill = func() { cmd.Process.Kill() }
 	k.cleanup(k.kill)
 	return k
+}
+
+// named adds a name to the arguments of a chat, and a network of the test's own unless
+// the arguments say which by -network or a ticket.
+func named(t *testing.T, name string, args []string) []string {
+	chosen := func(arg string) bool { return arg == "-network" || strings.HasPrefix(arg, "smoke1") }
+	if !slices.ContainsFunc(args, chosen) {
+		args = append([]string{"-network", network(t)}, args...)
+	}
+	return append([]string{"-name", name}, args...)
 }
 
 // network keeps tests that run at the same time apart.
@@ -242,7 +251,7 @@ func TestThreeInARow(t *testing.T) {
 // connected again soon after the first was started anew with its identity.
 func TestKilledAndBack(t *testing.T) {
 	t.Parallel()
-	at, identity := tcpAlone(freeAddress(t)), filepath.Join(t.TempDir(), "key")
+	at, identity := tcpAlone(hosttest.FreeAddress(t)), filepath.Join(t.TempDir(), "key")
 	alice := talkProcess(t, "alice", "-listen", at, "-identity", identity)
 	alice.wait(`\* connecting`, patient)
 	bob := talkProcess(t, "bob", "-listen", "127.0.0.1:0", "-seed", at)
@@ -267,11 +276,10 @@ func TestKilledAndBack(t *testing.T) {
 // TestKilledFarAway: a chat that is killed is missed by one that has no link to it.
 func TestKilledFarAway(t *testing.T) {
 	t.Parallel()
-	const listen = "/ip4/127.0.0.1/tcp/0"
-	a := talk(t, "ann", "-listen", listen)
+	a := talk(t, "ann", "-listen", tcp)
 	at := a.seed()
-	b := talkProcess(t, "bob", "-listen", listen, "-seed", at)
-	c := talk(t, "cy", "-listen", listen, "-seed", at)
+	b := talkProcess(t, "bob", "-listen", tcp, "-seed", at)
+	c := talk(t, "cy", "-listen", tcp, "-seed", at)
 	c.wait(`\* bob joined`, patient)
 	b.kill()
 	c.wait(`\* bob left`, patient)
@@ -329,7 +337,7 @@ func TestPipe(t *testing.T) {
 // TestPipeWithoutListener: what cannot be sent is an error, not silence.
 func TestPipeWithoutListener(t *testing.T) {
 	t.Parallel()
-	bob := talk(t, "bob", "-seed", freeAddress(t))
+	bob := talk(t, "bob", "-seed", hosttest.FreeAddress(t))
 	bob.say("hi")
 	bob.say("there")
 	start := time.Now()
@@ -345,7 +353,7 @@ func TestPipeWithoutListener(t *testing.T) {
 
 func TestNothingToSend(t *testing.T) {
 	t.Parallel()
-	bob := talk(t, "bob", "-seed", freeAddress(t))
+	bob := talk(t, "bob", "-seed", hosttest.FreeAddress(t))
 	bob.in.Close()
 	if err := bob.end(); err != nil {
 		t.Error(err)
@@ -359,7 +367,7 @@ func TestSaysWhyNot(t *testing.T) {
 	alice := talk(t, "alice")
 	seed := alice.seed()
 	host, port, _ := net.SplitHostPort(seed)
-	own := freeAddress(t)
+	own := hosttest.FreeAddress(t)
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -381,7 +389,7 @@ func TestSaysWhyNot(t *testing.T) {
 		args       []string
 		want       string
 	}{
-		{"port closed", freeAddress(t), nil, "connection refused; is the other chat running.*"},
+		{"port closed", hosttest.FreeAddress(t), nil, "connection refused; is the other chat running.*"},
 		{"wrong id", fmt.Sprintf("/ip4/%s/tcp/%s/p2p/%s", host, port, otherID), nil, "wrong id: .*; ask again for the address.*"},
 		{"other network", seed, []string{"-network", "elsewhere"}, ".*another network.*; both need the same -network"},
 		{"no such name", "nowhere.onion:8495", nil, ".*; is the name spelled right.*"},
@@ -431,25 +439,4 @@ func TestSameName(t *testing.T) {
 func tcpAlone(hostPort string) string {
 	host, port, _ := strings.Cut(hostPort, ":")
 	return fmt.Sprintf("/ip4/%s/tcp/%s", host, port)
-}
-
-// freeAddress returns an address nobody listens on, for TCP and UDP alike. Its
-// port is none that the system would give away by itself meanwhile.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		at := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(10000))
-		l, err := net.Listen("tcp", at)
-		if err != nil {
-			continue
-		}
-		c, err := net.ListenPacket("udp", at)
-		l.Close()
-		if err == nil {
-			c.Close()
-			return at
-		}
-	}
-	t.Fatal("no port is free for both TCP and UDP")
-	return ""
 }

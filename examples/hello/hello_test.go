@@ -3,41 +3,19 @@ package main
 import (
 	"bytes"
 	"context"
-	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"strings"
 	"testing"
 	"time"
-)
 
-// freeAddress returns an address nobody listens on, for TCP and UDP alike. Its
-// port is none that the system would give away by itself meanwhile.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		at := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(10000))
-		l, err := net.Listen("tcp", at)
-		if err != nil {
-			continue
-		}
-		c, err := net.ListenPacket("udp", at)
-		l.Close()
-		if err == nil {
-			c.Close()
-			return at
-		}
-	}
-	t.Fatal("no port is free for both TCP and UDP")
-	return ""
-}
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
+)
 
 func TestHello(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	var out bytes.Buffer // read after run has returned, and all handlers with it
-	if err := run(ctx, freeAddress(t), &out); err != nil {
+	if err := run(ctx, hosttest.FreeAddress(t), &out); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := out.String(), "Hello, Alice!\n"; got != want {

@@ -3,6 +3,9 @@ package hosttest
 
 import (
 	"flag"
+	"fmt"
+	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -66,4 +69,36 @@ func Main(m *testing.M) (code int) {
 		flag.Set("test.parallel", "12")
 	}
 	return m.Run()
+}
+
+var nextPort atomic.Int32
+
+// FreePort returns a port of the loopback interface that is free for TCP and UDP. The
+// port is below the range from which the system takes ports by itself, so a node that
+// is started again finds it free.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	nextPort.CompareAndSwap(0, 20000+int32(time.Now().UnixNano()%8000))
+	for range 1000 {
+		port := int(nextPort.Add(1))
+		tcp, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue
+		}
+		tcp.Close()
+		udp, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue
+		}
+		udp.Close()
+		return port
+	}
+	t.Fatal("no port is free for both TCP and UDP")
+	return 0
+}
+
+// FreeAddress returns 127.0.0.1 with a port from FreePort, as the option Listen takes it.
+func FreeAddress(t testing.TB) string {
+	t.Helper()
+	return fmt.Sprintf("127.0.0.1:%d", FreePort(t))
 }

@@ -11,9 +11,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/go-smokesignal/smokesignal"
-	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
 )
 
 // chatDir holds the chat that buildChat built.
@@ -27,7 +24,7 @@ var buildChat = sync.OnceValues(func() (string, error) {
 	}
 	chatDir = dir
 	path := filepath.Join(dir, "chat.exe")
-	out, err := exec.Command("go", "build", "-o", path, "../examples/chat").CombinedOutput()
+	out, err := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, "../examples/chat").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("building examples/chat: %w\n%s", err, out)
 	}
@@ -149,21 +146,4 @@ func (c *chatProc) want(within time.Duration, text string) string {
 			c.t.Fatalf("%s does not show %q within %v", c.name, text, within)
 		}
 	}
-}
-
-// TestChatJoinsAFullNetwork: a network in which every node is full takes a newcomer in all
-// the same.
-func TestChatJoinsAFullNetwork(t *testing.T) {
-	t.Parallel()
-	l := newLocal(t)
-	var nodes []*smokesignal.Node
-	for i := range 2 {
-		nodes = append(nodes, l.start(cluster.Spec{Name: fmt.Sprintf("n%d", i), Limits: &[2]int{1, 1}}))
-	}
-	l.link(nodes[0], nodes[1])
-	in := listen(t, nodes[1].Broadcast(), "*")
-	c := startChat(t, "late", "-network", "default", "-listen", "127.0.0.1:0", "-seed", addr(nodes[0]))
-	c.want(10*slow*time.Second, "* connected. Happy chatting!")
-	c.enter("let me in")
-	in.wait(1, soon)
 }

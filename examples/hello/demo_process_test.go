@@ -1,4 +1,4 @@
-package integration_test
+package main
 
 import (
 	"bytes"
@@ -6,31 +6,43 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
 const demoCommand = "go run ./examples/hello -demo"
 
-// buildDemo builds examples/hello.
-func buildDemo(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "hello.exe")
-	if out, err := exec.Command("go", "build", "-o", path, "../examples/hello").CombinedOutput(); err != nil {
-		t.Fatalf("building examples/hello: %v\n%s", err, out)
+// TestMain lets the test binary be the program, for the tests that run it as a process.
+func TestMain(m *testing.M) {
+	if os.Getenv("HELLO_TEST_MAIN") != "" {
+		main()
+		return
 	}
-	return path
+	os.Exit(hosttest.Main(m))
 }
 
-// TestDemoIsAsInTheREADME: the demo ends well within ten seconds, and its output
-// at the top of the README is real: the same but for the numbers.
-func TestDemoIsAsInTheREADME(t *testing.T) {
+// demoProcess returns the command that runs the demo as a process.
+func demoProcess(t *testing.T) *exec.Cmd {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe, "-demo")
+	cmd.Env = append(os.Environ(), "HELLO_TEST_MAIN=1")
+	return cmd
+}
+
+// TestDemoPrintsWhatTheREADMEShows: the demo ends within ten seconds, and its output is
+// the one at the top of the README, apart from the numbers.
+func TestDemoPrintsWhatTheREADMEShows(t *testing.T) {
 	t.Parallel()
-	readme, err := os.ReadFile("../README.md")
+	readme, err := os.ReadFile("../../README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +55,7 @@ func TestDemoIsAsInTheREADME(t *testing.T) {
 	}
 	want := withoutNumbers(string(readme[m[2]:m[3]]))
 
-	cmd := exec.Command(buildDemo(t), "-demo")
+	cmd := demoProcess(t)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	began := time.Now()
@@ -61,24 +73,23 @@ func TestDemoIsAsInTheREADME(t *testing.T) {
 	}
 }
 
-// withoutNumbers replaces all numbers, and the blanks before the first of a line.
+// withoutNumbers replaces all numbers, and removes the blanks at the start of each line.
 func withoutNumbers(text string) string {
 	text = regexp.MustCompile(`(?m)^ +`).ReplaceAllString(text, "")
 	return regexp.MustCompile(`\d+(\.\d+)*`).ReplaceAllString(text, "N")
 }
 
-// TestDemoThatIsInterruptedFails: a demo that has not come to its end says how far
-// it has come, and exits with 1.
-func TestDemoThatIsInterruptedFails(t *testing.T) {
+// TestInterruptedDemoFails: a demo that is interrupted before its end reports how far it
+// came, and exits with 1.
+func TestInterruptedDemoFails(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("a process cannot be interrupted there")
 	}
-	path := buildDemo(t)
 	for range 20 {
-		code, stderr := interruptDemo(t, path)
+		code, stderr := interruptDemo(t)
 		if code == 0 {
-			continue // it had come to its end before
+			continue // the demo ended before the interrupt reached it
 		}
 		if code != 1 || !strings.HasPrefix(stderr, "hello: ") {
 			t.Errorf("it ends with code %d and says %q", code, stderr)
@@ -89,9 +100,9 @@ func TestDemoThatIsInterruptedFails(t *testing.T) {
 }
 
 // interruptDemo interrupts the demo after its first line.
-func interruptDemo(t *testing.T, path string) (code int, stderr string) {
+func interruptDemo(t *testing.T) (code int, stderr string) {
 	t.Helper()
-	cmd := exec.Command(path, "-demo")
+	cmd := demoProcess(t)
 	var said bytes.Buffer
 	cmd.Stderr = &said
 	out, err := cmd.StdoutPipe()

@@ -50,6 +50,15 @@ type virtualNode struct {
 	dead bool
 }
 
+// parallelInVirtualTime is t.Parallel for a test that runs few nodes in virtual time. With
+// the race detector such a test runs alone, because a bubble then leaves the process one
+// processor.
+func parallelInVirtualTime(t *testing.T) {
+	if slow == 1 {
+		t.Parallel()
+	}
+}
+
 // virtually runs f in virtual time, with the number of nodes and the number of runs
 // of this run's size. A test that calls it is not parallel, since it needs all of a core.
 func virtually(t *testing.T, f func(t *testing.T, v *virtual, n int)) {

@@ -89,7 +89,6 @@ func (p *publisher) enqueue(ctx context.Context, mode spaceMode, ev *event.Outgo
 	switch {
 	case p.publishing:
 		// The goroutine that is publishing will find this event afterwards.
-	// Nothing is going on, so this event need not wait for others.
 	case time.Since(p.detachedAt) >= quietTime && p.b.driver.reservePublish(freeBatches):
 		// No batch is under way, so this event need not wait for others.
 		p.publishing = true

@@ -185,6 +185,7 @@ func appendMarks(dst []byte, marks []engine.Mark) []byte {
 		body = frame.AppendBytes(body, numRunSession, m.Session.ID[:])
 		body = frame.AppendUint(body, numRunStart, m.Session.Start)
 		body = frame.AppendUint(body, numMarkNext, m.Next)
+		// Above and Begin equal Next when they are left out, which saves bytes.
 		if m.Above > m.Next {
 			body = frame.AppendUint(body, numMarkAbove, m.Above)
 		}
@@ -303,6 +304,7 @@ func decodeMark(b []byte) (m engine.Mark, err error) {
 	}
 	m.Sender = run.sender
 	m.Above = max(m.Above, m.Next)
+	// The sender of the mark has left begin out, which means next.
 	if m.Begin == 0 {
 		m.Begin = m.Next
 	}

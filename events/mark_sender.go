@@ -156,6 +156,7 @@ func (l *markSender) run() {
 			pause = minMarkPause
 			continue
 		}
+		// The link has ended, which is why the stream failed.
 		if l.ctx.Err() != nil {
 			return
 		}

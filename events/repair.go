@@ -154,6 +154,8 @@ func (b *Broadcast) admitRepair(p peer.ID, s network.Stream) error {
 	ctx, cancel := context.WithTimeout(b.ctx, repairTimeout)
 	defer cancel()
 	b.driver.mu.Lock()
+	// Streams of neighbors are limited below. Those of other peers are limited here,
+	// all together, because anybody can open them.
 	if b.driver.unlinkedStreams >= maxUnlinked && b.driver.links[p] == nil {
 		b.driver.mu.Unlock()
 		return errors.New("events: too many peers without a link have opened streams")
@@ -171,6 +173,7 @@ func (b *Broadcast) admitRepair(p peer.ID, s network.Stream) error {
 		if l == nil || b.driver.closed {
 			return b.driver.closed
 		}
+		// The peer is a neighbor. Its stream is accepted if it has not too many.
 		if full = len(l.inbound) >= maxRepairStreams; !full {
 			admitted = true
 			l.inbound[s] = struct{}{}
@@ -263,6 +266,7 @@ func (b *Broadcast) receiveMarks(p peer.ID, body []byte, first bool) error {
 		return nil
 	}
 	now := time.Now()
+	// A leaf has no handshake that could carry its greeting.
 	if l.leaf && first {
 		b.driver.engine.ReceiveGreeting(now, p, marks)
 	} else {
@@ -316,6 +320,7 @@ func (b *Broadcast) passOn(p peer.ID, w repairRequest) {
 		if _, err := b.fetch(ctx, a, false); err != nil {
 			b.log.Debug("a neighbor could not be asked for events", "peer", other, "error", err)
 		}
+		// The event that holds up all others has arrived.
 		if list := b.driver.stored(w); len(list) > 0 && list[0].first <= w.from {
 			return
 		}
@@ -369,6 +374,8 @@ func (b *Broadcast) fetch(ctx context.Context, a repair.Ask, passOn bool) (got u
 			if err != nil {
 				return got, err
 			}
+			// The neighbor must send only what was asked for, or it could fill the
+			// store.
 			if size += len(body); o.session != a.Session || o.nextSeq() <= a.From || o.first >= a.To || size > answerSize+maxRepairAnswer {
 				return got, fmt.Errorf("%w answer: events %d to %d were not asked for", event.ErrMalformed, o.first, o.nextSeq())
 			}

@@ -42,6 +42,7 @@ func (d *Direct) call(ctx context.Context, to peer.ID, name string, args []any) 
 		return nil, err
 	}
 	defer buf.Free()
+	// A call without a deadline could wait forever for a peer that does not answer.
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, d.cfg.CallTimeout)
@@ -115,6 +116,7 @@ func (l *sendQueue) failWrittenCalls(out *outStream) {
 		why = out.broken
 	}
 	var err error = errs.Because(ErrNotConnected, why)
+	// The peer may have read the calls before the stream broke.
 	if !unread {
 		err = errs.Because(ErrUnknownOutcome, err)
 	}
@@ -153,6 +155,8 @@ func (l *sendQueue) readAnswers(out *outStream) error {
 		}
 		a, err := parseAnswer(b)
 		if err == nil && a.id != 0 {
+			// The reader reuses its buffer unless Take hands it over, so the event
+			// needs a copy.
 			if a.status == statusDone && !r.Take() {
 				a.event = bytes.Clone(a.event)
 			}

@@ -150,6 +150,7 @@ func (d *Direct) handshake(s *inStream, r *frame.Reader) bool {
 		d.closeFailed(s, err)
 		return false
 	}
+	// Nodes of different networks on one libp2p network must not mix their events.
 	if s.hello.network != d.cfg.Network {
 		d.refuse(s, codeOtherNetwork, "other network", errors.New(event.Quote(s.hello.network)))
 		return false
@@ -186,6 +187,8 @@ func (d *Direct) lineUp(s *inStream) (older *inStream, ok bool) {
 	defer d.mu.Unlock()
 	in := d.inbound[s.from]
 	older = in.last
+	// A stream opened earlier arrives after a later one. Its events come too late to be
+	// handled in order.
 	if older != nil && older.hello.session == s.hello.session && older.hello.serial > s.hello.serial && s.hello.serial != 0 {
 		return nil, false
 	}

@@ -237,9 +237,13 @@ func (e *Engine[V]) applyMark(now time.Time, id peer.ID, m Mark, begin uint64, f
 	e.repair.ReceiveClaim(id, m.Sender, repair.Claim{Session: m.Session, Begin: m.Begin, Next: m.Next, Floor: m.Floor, Greeting: from != fromUpdate})
 	m.Above = max(m.Above, m.Next)
 	beginning := order.Tentative
+	// No other neighbor can deliver events from before begin, so the beginning is
+	// final.
 	if from == fromSoleGreeting {
 		beginning = order.Firm
 	}
+	// Once the session has begun here, the mark is a claim that more events were sent.
+	// Before, it only says where the session will begin.
 	if e.order.HasSession(m.Sender, m.Session) {
 		m.Begin = begin
 		e.steps = e.order.ReceiveClaim(now, m.Progress, e.steps)
@@ -276,6 +280,7 @@ func (e *Engine[V]) Receive(now time.Time, sender peer.ID, b Batch[V], giver pee
 	disposition, e.steps = e.order.Receive(now, sender, order.Arrival{
 		Session: b.Session, First: b.First, Count: b.Count, Size: b.Size,
 	}, e.steps)
+	// Other batches are stored already, or nobody wants them.
 	if disposition == order.Accepted {
 		e.store.Add(now, sender, b.Session, b.entry())
 		e.store.AwaitReading(sender, b.Session, b.limit())
@@ -383,6 +388,8 @@ func (e *Engine[V]) Advance(now time.Time) Actions {
 		e.updateHoles(now, g.Sender)
 	}
 	for i := range e.steps {
+		// Handlers begin to read here at the latest. Earlier batches are for neighbors
+		// only.
 		if s := &e.steps[i]; !s.Lost {
 			e.store.StartReading(s.Sender, s.Session, s.From)
 		}

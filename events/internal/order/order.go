@@ -401,6 +401,7 @@ func (c *Sequencer) GiveUp(id peer.ID, session SessionKey, to uint64, steps []St
 		return append(steps, Step{Sender: id, Session: session, From: h.Above, To: to, Lost: true})
 	}
 	s, known := c.senders[id]
+	// Later sessions wait for the first one, so only that one can lose events.
 	if !known || s.sessions[0].SessionKey != session {
 		return steps
 	}
@@ -497,6 +498,8 @@ func (c *Sequencer) enforceMaxHeld(steps []Step) []Step {
 			}
 		}
 		most.sessions[0].endSettling()
+		// To make the beginning certain may have delivered batches. Give up a hole only
+		// if one is left.
 		if steps = c.deliverReady(most, steps); most.sessions[0].hasHole() {
 			steps = c.deliverReady(most, c.giveUpFirstHole(most, steps))
 		}
@@ -562,6 +565,7 @@ func (c *Sequencer) setDeadline(s *senderState) {
 		}
 		s.deadline = since.Add(c.cfg.GapTimeout)
 		if len(s.sessions) > 1 {
+			// The newer session waits, but not for longer than SessionTimeout.
 			if end := s.sessions[1].begunAt.Add(c.cfg.SessionTimeout); end.Before(s.deadline) {
 				s.deadline = end
 			}

@@ -408,9 +408,13 @@ func (c *Planner) chooseNeighbor(h *openHole) (best peer.ID, ok bool) {
 			r = 4
 		}
 		ok = true
+		// The neighbor is busy. It stays among those left to ask, but is not chosen
+		// now.
 		if c.asksByPeer[id] >= c.cfg.MaxPerPeer {
 			continue
 		}
+		// Among equals the lowest id wins, so that the choice does not depend on the
+		// order of the map.
 		if r > rank || r == rank && id < best {
 			best, rank = id, r
 		}
@@ -450,11 +454,13 @@ func (c *Planner) FinishAsk(now time.Time, a Ask, got uint64, outcome Outcome) {
 		return
 	}
 	h := c.holes[a.Subject]
+	// The hole was closed and removed while the ask was in progress.
 	if h == nil || h.askedPeer != a.Peer {
 		return
 	}
 	h.askedPeer = ""
 	h.progressed = outcome == Found && (h.from != a.From || h.to < a.To)
+	// ClearHole has found that nothing is missing any more.
 	if h.from >= h.to {
 		delete(c.holes, a.Subject)
 		return
@@ -477,6 +483,7 @@ func (c *Planner) finishBackfill(now time.Time, a Ask, got uint64, outcome Outco
 	}
 	f := c.backfills[i]
 	f.asking = false
+	// Only asks without an answer count: the neighbor may be overloaded for a moment.
 	if outcome == Failed {
 		f.failures++
 		f.nextTry = now.Add(c.cfg.Pause)

@@ -116,6 +116,7 @@ func (s *Store[V]) insert(now time.Time, id peer.ID, key order.SessionKey, b Ent
 		ses.entries = slices.Insert(ses.entries, i, b)
 		s.addSize(snd, b.Size)
 	}
+	// A sender that restarts again and again must not add up sessions.
 	if len(snd.sessions) > maxSessions {
 		s.dropFirst(snd, snd.sessions[0], len(snd.sessions[0].entries))
 		snd.sessions = slices.Delete(snd.sessions, 0, 1)

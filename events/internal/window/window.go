@@ -219,6 +219,7 @@ func (c *Controller) AddBatch(now time.Time, sender peer.ID, session order.Sessi
 		i--
 	}
 	f.batches = slices.Insert(f.batches, i, b)
+	// The sender ignores its window. The oldest batch is forgotten to limit memory.
 	if len(f.batches) > maxBatches {
 		f.batches = slices.Delete(f.batches, 0, 1)
 	}
@@ -229,6 +230,7 @@ func (c *Controller) AddBatch(now time.Time, sender peer.ID, session order.Sessi
 		}
 		p.unsentBatches++
 		p.unsentBytes += size
+		// This neighbor has to acknowledge the batch.
 		if f.lacks(n, p, &b) {
 			p.owedTo = max(p.owedTo, end)
 		}

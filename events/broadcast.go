@@ -29,34 +29,36 @@ import (
 
 // Config configures a [Broadcast]. Only Topic is required.
 type Config struct {
-	// Topic is the name of the pubsub topic. Nothing else may join the topic on the same
-	// pubsub, unless Joined is set.
+	// Topic is the name of the pubsub topic. Nothing else may join the topic on the
+	// same pubsub, unless Joined is set.
 	Topic string
-	// Joined is the topic, if the application has joined it on the pubsub already. Close
+	// Joined is the topic if the application has joined it on the pubsub already. Close
 	// does not leave it.
 	Joined *pubsub.Topic
-	// MaxEventSize limits an event that is sent, in bytes: its name, its encoded arguments,
-	// and a few bytes for each. 0 stands for 512 KiB; the most is 64 bytes less than 768 KiB.
+	// MaxEventSize is the largest size of an event that is sent, in bytes: its name,
+	// its encoded arguments, and a few bytes for each. 0 means 512 KiB. The greatest
+	// value is 768 KiB less 64 bytes.
 	MaxEventSize int
 	// CBOR encodes arguments that are neither []byte nor proto.Message as CBOR (RFC 8949),
 	// which is smaller and faster than JSON. Receivers understand both.
 	CBOR bool
-	// StoreAge is how long events are kept for neighbors that may lack them; 0 stands for a
-	// minute. Events that wait for handlers are kept longer.
+	// StoreAge is how long events are stored for neighbors that may lack them; 0 means
+	// one minute. Events that wait for handlers are stored for longer.
 	StoreAge time.Duration
-	// StoreBytes limits the memory for events that are kept for neighbors and for handlers,
-	// in bytes; 0 stands for 16 MiB. At the limit, the oldest events of the sender that uses
-	// the most memory are dropped. Dropped events that a handler has not seen yet are
-	// reported as a [Gap].
+	// StoreBytes is the most memory, in bytes, for events that are stored for neighbors
+	// and for handlers; 0 means 16 MiB. At the limit, the oldest events of the sender
+	// that uses the most memory are dropped. Dropped events that no handler has seen
+	// yet are reported as a [Gap].
 	StoreBytes int
-	// Last is how many earlier events of each sender are handled first, as far as neighbors
-	// still have them. The other events of the same batch are handled, too. 0 begins with
-	// the events that are sent from now on.
+	// Last is how many events of each sender, sent before this node joined, are handled
+	// first, as far as neighbors still store them. The other events of the same batch
+	// are handled, too. 0 begins with the events that are sent from now on.
 	Last uint64
-	// Log is the logger; nil stands for the go-log logger "smokesignal/events".
+	// Log is the logger; nil means the go-log logger "smokesignal/events".
 	Log *slog.Logger
-	// Node is set by package smokesignal; nil for everybody else. It replaces the neighbors:
-	// with nil, all peers on the topic are neighbors.
+	// Node is set by package smokesignal; nil for everybody else. With Node, the
+	// neighbors are the peers that the node links. With nil, all peers on the topic are
+	// neighbors.
 	Node *wiring.Broadcasts
 }
 
@@ -65,6 +67,7 @@ func (c *Config) fill() error {
 		return errors.New("events: a broadcast needs a topic")
 	}
 	c.MaxEventSize = cmp.Or(c.MaxEventSize, event.DefaultMaxSize)
+	// An event must fit into a batch by itself.
 	if most := maxBatch - maxBatchOverhead; c.MaxEventSize > most {
 		return fmt.Errorf("events: a broadcast event has at most %d bytes, so %d as maximum is too much", most, c.MaxEventSize)
 	}
@@ -79,20 +82,19 @@ func (c *Config) fill() error {
 	return nil
 }
 
-// Broadcast sends events to all nodes on a topic and calls handlers for the
-// events of other nodes. The events of each sender are handled once and in the
-// order in which it emitted them, whatever pubsub does to them on the way: events
-// that pubsub dropped are fetched from neighbors, and events that no neighbor has
-// any more are reported as a [Gap]. A node does not hear its own events. All
-// methods may be called from any goroutine, also from handlers.
+// Broadcast sends events to all nodes on a topic and calls handlers for the events of
+// other nodes. The events of each sender are handled once and in the order in which the
+// sender emitted them, whatever happens to them in pubsub: events that pubsub dropped
+// are fetched from neighbors, and events that no neighbor has any more are reported as
+// a [Gap]. A node does not receive its own events. All methods may be called from any
+// goroutine, and from handlers.
 //
-// An event on its way out passes publisher, pubsub and engineDriver, where it
-// enters the store. An event on its way in passes pubsub, engineDriver,
-// deliverer and dispatcher.
+// An outgoing event passes through publisher and pubsub to engineDriver, which stores
+// it. An arriving event passes through pubsub, engineDriver, deliverer and dispatcher.
 type Broadcast struct {
 	host    corehost.Host
 	cfg     Config
-	links   bool               // the neighbors are those that the node links
+	links   bool               // the neighbors are the peers that the node links, not all peers on the topic
 	node    *wiring.Broadcasts // never nil
 	log     *slog.Logger
 	codec   event.Codec
@@ -111,26 +113,26 @@ type Broadcast struct {
 	raw        dispatch.RawDeliverer
 	gaps       gapHandlers
 
-	// Life. Goroutines are added to tasks only under a mutex that Close locks
-	// before it waits.
-	ctx      context.Context // ends when Close begins; parent of the handlers' contexts
+	// Life. Goroutines are added to tasks only under a mutex that Close locks before it
+	// waits for them.
+	ctx      context.Context // ends when Close begins; parent of the contexts given to handlers
 	cancel   context.CancelFunc
 	tasks    sync.WaitGroup
-	once     sync.Once // of stop
+	once     sync.Once // runs stop
 	mu       sync.Mutex
-	stage    atomic.Int32 // a broadcastStage; set under mu
-	orphaned atomic.Bool  // the pubsub has ended: Emit returns ErrPubSubEnded
+	stage    atomic.Int32 // a broadcastStage; set only under mu
+	orphaned atomic.Bool  // the pubsub has ended, so Emit returns ErrPubSubEnded
 
 	stats broadcastCounters
 }
 
-// broadcastStage is how far a Broadcast is in its life.
+// broadcastStage says how far a Broadcast is in its life.
 type broadcastStage int
 
 const (
 	broadcastNew broadcastStage = iota
 	broadcastStarted
-	broadcastDraining // Emit fails, accepted events are still sent and repaired
+	broadcastDraining // Emit fails; accepted events are still sent and repaired
 	broadcastClosed
 )
 
@@ -138,18 +140,20 @@ type broadcastCounters struct {
 	emitted, delivered, lost, overrun, repaired, repairs, duplicates, oldSessions, foreign, unsigned, malformed atomic.Uint64
 }
 
-// lastStart is the start of the latest session of this process. Two sessions made
-// within a millisecond, or after the clock was set back, still have different
-// and growing starts.
+// lastStart is the start of the latest session of this process. It makes the start of
+// each session later than the one before, even if both begin within the same
+// millisecond, or if the clock was set back in between.
 var lastStart atomic.Uint64
 
+// newSession returns the key of a session that began at the given time. If that is
+// zero, the session begins now.
 func newSession(id protocol.Session, began time.Time) (s order.SessionKey) {
 	if id.IsZero() {
 		id = protocol.NewSession()
 	}
 	s.ID = id
 	if !began.IsZero() {
-		s.Start = uint64(max(began.UnixMilli(), 1)) // zero is not a start
+		s.Start = uint64(max(began.UnixMilli(), 1)) // a start of zero is invalid
 		return s
 	}
 	for {
@@ -161,12 +165,14 @@ func newSession(id protocol.Session, began time.Time) (s order.SessionKey) {
 	}
 }
 
-// New joins the topic and begins to send and receive. It may block for five seconds while it
-// checks that the pubsub can carry broadcasts. Both ps and h stay the caller's and must outlive
-// the Broadcast; h is the host of ps, or a wrapper of that host.
+// New joins the topic and begins to send and receive. For up to five seconds it blocks
+// while it checks that the pubsub can carry broadcasts. h is the host of ps, or a
+// wrapper of that host. Both ps and h remain the caller's and must outlive the
+// Broadcast.
 //
-// New fails for a bad config, if the topic is taken, and with ErrOtherHost, ErrUnsigned,
-// ErrOtherAuthor or ErrNotPublished if the pubsub cannot carry broadcasts.
+// New fails if the config is invalid or the topic is joined already, and with
+// ErrOtherHost, ErrUnsigned, ErrOtherAuthor or ErrNotPublished if the pubsub cannot
+// carry broadcasts.
 func New(ps *pubsub.PubSub, h corehost.Host, cfg Config) (*Broadcast, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
@@ -195,6 +201,7 @@ func New(ps *pubsub.PubSub, h corehost.Host, cfg Config) (*Broadcast, error) {
 		b.cancel()
 		return nil, err
 	}
+	// A pubsub made by the application may not sign messages, or refuse them.
 	if !node.OwnPubSub {
 		if err := b.checkPubSub(); err != nil {
 			b.once.Do(b.stop)
@@ -203,14 +210,16 @@ func New(ps *pubsub.PubSub, h corehost.Host, cfg Config) (*Broadcast, error) {
 	}
 	node.Start, node.Link, node.Unlink, node.Greeting = b.start, b.link, b.unlink, b.greeting
 	node.EmitBytes, node.OnBorrowed, node.Pipe = b.emitBytes, b.onBorrowed, b.pipe
+	// Without a node that makes links, nothing else has to be done first.
 	if !b.links {
 		b.start()
 	}
 	return b, nil
 }
 
-// start allows Emit, begins to serve marks and repairs, and follows the peers on the topic.
-// It does nothing the second time and after Close.
+// start allows Emit, begins to serve marks and repairs to neighbors, and begins to
+// follow the peers on the topic. It does nothing if it was called before, or after
+// Close.
 func (b *Broadcast) start() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -222,7 +231,7 @@ func (b *Broadcast) start() {
 	b.host.SetStreamHandler(protocol.Repair, b.serve)
 }
 
-// watchTopic follows the peers on the topic.
+// watchTopic follows which peers come to the topic and leave it.
 func (b *Broadcast) watchTopic() {
 	for {
 		ev, err := b.sub.Members.NextPeerEvent(b.ctx)
@@ -233,11 +242,11 @@ func (b *Broadcast) watchTopic() {
 	}
 }
 
-// topicChanged notes that a peer announced the topic or left it.
+// topicChanged notes that a peer has announced the topic or left it.
 func (b *Broadcast) topicChanged(p peer.ID, present bool) {
 	switch {
 	case b.links:
-		// A guest is never linked, but receives broadcasts, so Emit may begin.
+		// A guest is never linked. But it receives broadcasts, so Emit may begin.
 		if present && b.node.Guest != nil && b.node.Guest(p) {
 			b.driver.hadNeighbor.Store(true)
 		}
@@ -251,18 +260,17 @@ func (b *Broadcast) topicChanged(p peer.ID, present bool) {
 	}
 }
 
-// Emit sends an event to all nodes of the network. nil means that it was encoded,
-// numbered and queued: every node gets the events of this node in the order of
-// these calls. Events that are emitted while there is no neighbor are kept for
-// later ones, see [Config]. The arguments belong to the caller again when
-// Emit returns.
+// Emit sends an event to all nodes of the network. A nil error means that the event was
+// encoded, numbered and queued. Every node gets the events of this node in the order of
+// these calls. Events that are emitted while there is no neighbor are stored for later
+// neighbors: see StoreAge in [Config]. After Emit has returned, the caller may change
+// the arguments.
 //
-// Emit waits while a neighbor lacks so many events that more could overrun it,
-// until the neighbor catches up or ctx ends. It waits at most five seconds for a
-// neighbor that makes no progress. ErrNoPeers (there was never a neighbor),
-// ErrClosed, ErrBadName, ErrBadArgument, ErrTooLarge and
-// ErrPubSubEnded are returned at once. After any error nothing was numbered or
-// sent.
+// Emit waits while a neighbor lacks so many events that pubsub might drop more of them.
+// The wait ends when the neighbor catches up or ctx ends, and after five seconds if the
+// neighbor makes no progress. Emit returns ErrNoPeers (there was never a neighbor),
+// ErrNotStarted, ErrClosed, ErrBadName, ErrBadArgument, ErrTooLarge and ErrPubSubEnded
+// at once. After any error the event was not numbered and is not sent.
 func (b *Broadcast) Emit(ctx context.Context, name string, args ...any) error {
 	if _, err := b.emit(ctx, waitForSpace, name, args); err != nil {
 		return &broadcastError{name, err}
@@ -278,13 +286,13 @@ func (b *Broadcast) TryEmit(name string, args ...any) error {
 	return nil
 }
 
-// EmitConfirmed is Emit that returns when k neighbors have received the event or,
-// if k is 0, all that were neighbors when it was sent. Neighbors pass the event on;
-// whether it was handled anywhere is not known. With fewer than k neighbors it
-// waits for more, so give ctx a deadline. A negative k waits for nobody.
+// EmitConfirmed is Emit that returns when k neighbors have received the event. If k is
+// 0, it waits for all that were neighbors when the event was sent. Neighbors forward
+// the event; whether any node has handled it is not known. If there are fewer than k
+// neighbors, it waits for more, so give ctx a deadline. A negative k waits for nobody.
 //
-// When ctx ends first the error is an [*UnconfirmedError], and the event may
-// arrive all the same. Other errors are those of Emit: nothing was sent then.
+// If ctx ends first, the error is an [*UnconfirmedError], and the event may still
+// arrive. Other errors are those of Emit: then nothing was sent.
 func (b *Broadcast) EmitConfirmed(ctx context.Context, k int, name string, args ...any) error {
 	number, err := b.emit(ctx, waitForSpace, name, args)
 	if err == nil {
@@ -296,7 +304,7 @@ func (b *Broadcast) EmitConfirmed(ctx context.Context, k int, name string, args 
 	return nil
 }
 
-// broadcastError names the event that could not be broadcast.
+// broadcastError adds the name of the event to an error.
 type broadcastError struct {
 	name string
 	err  error
@@ -307,7 +315,7 @@ func (e *broadcastError) Error() string {
 }
 func (e *broadcastError) Unwrap() error { return e.err }
 
-// emit encodes and queues an event and returns its number.
+// emit encodes and queues an event and returns the event's number.
 func (b *Broadcast) emit(ctx context.Context, mode spaceMode, name string, args []any) (number uint64, err error) {
 	if ctx.Err() != nil {
 		return 0, b.closedOr(ctx)
@@ -320,7 +328,7 @@ func (b *Broadcast) emit(ctx context.Context, mode spaceMode, name string, args 
 	return b.publisher.enqueue(ctx, mode, &event.Outgoing{Name: name, Args: args, Size: size, Buf: buf})
 }
 
-// emitBytes is Emit with data as the only argument. It allocates nothing.
+// emitBytes is Emit with data as the only argument. It allocates no memory.
 func (b *Broadcast) emitBytes(ctx context.Context, name string, data []byte) error {
 	if err := b.enqueueBytes(ctx, name, data); err != nil {
 		return &broadcastError{name, err}
@@ -328,6 +336,7 @@ func (b *Broadcast) emitBytes(ctx context.Context, name string, data []byte) err
 	return nil
 }
 
+// enqueueBytes encodes and queues an event whose only argument is data.
 func (b *Broadcast) enqueueBytes(ctx context.Context, name string, data []byte) error {
 	if ctx.Err() != nil {
 		return b.closedOr(ctx)
@@ -340,7 +349,7 @@ func (b *Broadcast) enqueueBytes(ctx context.Context, name string, data []byte) 
 	return err
 }
 
-// mayEmit returns the error of an Emit that fails whatever the event.
+// mayEmit returns an error if no event can be emitted at present.
 func (b *Broadcast) mayEmit() error {
 	switch b.stageNow() {
 	case broadcastNew:
@@ -351,16 +360,16 @@ func (b *Broadcast) mayEmit() error {
 	if b.orphaned.Load() {
 		return ErrPubSubEnded
 	}
-	// Without a neighbor ever, an event would wait in the store until it is too
-	// old. Later a lonely node may emit, as its neighbors may come back.
+	// If there was never a neighbor, an event would wait in the store until it is too
+	// old. A node that has lost its neighbors may emit, as they may come back.
 	if !b.driver.hadNeighbor.Load() {
 		return ErrNoPeers
 	}
 	return nil
 }
 
-// closedOr returns the error of a call whose ctx has ended: ErrClosed if Close may
-// have ended it.
+// closedOr returns the error for a call whose ctx has ended: ErrClosed if Close has
+// begun, since that may be why the ctx has ended.
 func (b *Broadcast) closedOr(ctx context.Context) error {
 	if b.ctx.Err() != nil {
 		return ErrClosed
@@ -368,8 +377,8 @@ func (b *Broadcast) closedOr(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// awaitChange unlocks mu, waits for a change, the end of ctx or Close, and locks
-// mu again.
+// awaitChange unlocks mu, waits until changed is broadcast, ctx ends or Close begins,
+// and locks mu again.
 func (b *Broadcast) awaitChange(ctx context.Context, changed *notify.Cond, mu *sync.Mutex) error {
 	change := changed.Changed()
 	mu.Unlock()
@@ -388,48 +397,49 @@ func (b *Broadcast) setStage(s broadcastStage) { b.stage.Store(int32(s)) }
 
 func (b *Broadcast) stageNow() broadcastStage { return broadcastStage(b.stage.Load()) }
 
-// On calls f for the events of a name from any node, or for every event if the
-// name is "*". Events of one sender are handled one after the other, in order,
-// also across names; f may run for several senders at once. A slow f delays the
-// events of its sender here and nothing at other nodes. Events that have to be
-// dropped before f gets to them are reported as a [Gap], see [Config]. The
-// ctx of f ends at Close. A panic of f is caught, counted and logged.
+// On calls f for the events with the given name from any node, or for all events if the
+// name is "*". The events of one sender are handled one after the other, in order,
+// whatever their names. f may run for several senders at once. A slow f delays only its
+// sender's events at this node. Events that are dropped before f could handle them are
+// reported as a [Gap]: see StoreBytes in [Config]. The ctx of f ends at Close. A panic
+// of f is caught, counted and logged.
 func (b *Broadcast) On(name string, f func(context.Context, *Event)) (off func()) {
 	return b.dispatcher.On(name, f)
 }
 
-// onBorrowed is On for an f that does not keep the event, which is used again when f
+// onBorrowed is On for an f that must not keep the event, which is reused when f
 // returns. The bytes of the event may be kept; they keep the whole batch in memory.
 func (b *Broadcast) onBorrowed(name string, f func(context.Context, *event.Event)) (off func()) {
 	return b.dispatcher.OnBorrowed("", name, f)
 }
 
-// OnRaw calls f for messages on the topic that are not batches of events. They may
-// come from any program that speaks pubsub; the signature has proven the author,
-// and nothing else is known. data belongs to f, and may be empty. The messages of
-// one author are handled one after the other in the order of their arrival, which
-// need not be that of their publishing, and concurrently with the author's events;
-// f may run for several authors at once. The ctx of f ends at Close; a panic of f
-// is caught, counted and logged.
+// OnRaw calls f for messages on the topic that are not batches of events. They may come
+// from any program that speaks pubsub. The signature proves the author; nothing else is
+// known. data belongs to f, and may be empty. The messages of one author are handled
+// one after the other in the order of their arrival, which may differ from the order of
+// publishing. They are handled concurrently with the author's events. f may run for
+// several authors at once. The ctx of f ends at Close. A panic of f is caught, counted
+// and logged.
 //
 // Messages that wait for handlers take at most 4 MiB and come from at most 4,096
-// authors. Beyond that, messages of the author with the most waiting are dropped
-// and counted. Without a handler, messages are counted as "foreign" in Stats.
+// authors. At the limit, messages of the author with the most waiting are dropped and
+// counted. Without a handler, messages are only counted (see Stats). On a lent pubsub
+// they arrive from New on.
 func (b *Broadcast) OnRaw(f func(ctx context.Context, from peer.ID, data []byte)) (off func()) {
 	return b.raw.On(f)
 }
 
 // OnGap calls f for missing events in their place: after the handlers of the event
-// before them have returned, and before those of the next one are called. f may
-// run for several senders at once.
+// before them have returned, and before those of the next event are called. f may run
+// for several senders at once.
 func (b *Broadcast) OnGap(f func(context.Context, Gap)) (off func()) { return b.gaps.on(f) }
 
-// pipe returns a duplex view of the events named [pipe.EventName] to and from all
-// nodes. It receives from now on and holds 64 KiB or 256 events. When it is full,
-// no handler at this node gets further events of that sender until the pipe is
-// read or closed; they wait in the store, and events that are dropped there are
-// reported as a [Gap]. So read it or close it. Write blocks and fails as Emit
-// does, and splits large writes; Read returns io.EOF after Close.
+// pipe returns a two-way stream of bytes to and from all nodes, made of the events
+// named [pipe.EventName]. It receives from now on and holds 64 KiB or 256 events. When
+// it is full, no handler at this node gets further events of that sender until the pipe
+// is read or closed. These events wait in the store, and if they are dropped there they
+// are reported as a [Gap]. Write blocks and fails as Emit does, and splits large
+// writes. Read returns io.EOF after Close.
 func (b *Broadcast) pipe() io.ReadWriteCloser {
 	ctx, cancel := context.WithCancel(b.ctx)
 	p := pipe.New(b.cfg.MaxEventSize,
@@ -481,21 +491,23 @@ func (b *Broadcast) Stats() map[string]uint64 {
 	}
 }
 
-// Done is closed when Close begins.
+// Done returns a channel that is closed when Close begins.
 func (b *Broadcast) Done() <-chan struct{} { return b.ctx.Done() }
 
-// Close refuses new events (ErrClosed), leaves the topic, drops the events that
-// wait for handlers, ends the contexts of handlers, and waits for them and for its
-// own goroutines until ctx ends, which is its only error. No stream handler and no
-// stream stays behind. If a handler calls Close with its own ctx, Close does not
-// wait for that handler; of such a ctx only the deadline counts, or five seconds
-// if it has none. Close may be called again, and then waits again.
+// Close refuses new events (ErrClosed), leaves the topic, drops the events that wait
+// for handlers, and ends the contexts of handlers. It waits for the handlers and for
+// its own goroutines until ctx ends, which is its only error. No stream and no stream
+// handler is left.
+//
+// If a handler calls Close with its own ctx, Close does not wait for that handler.
+// Since closing cancels such a ctx, only its deadline counts; without a deadline Close
+// waits five seconds. Close may be called again, and then waits again.
 func (b *Broadcast) Close(ctx context.Context) error {
 	b.once.Do(b.stop)
 	return b.dispatcher.WaitAll(ctx, &b.tasks, "the broadcast is")
 }
 
-// stop begins to close everything. It waits for pubsub alone.
+// stop begins to close everything. It waits for nothing but pubsub.
 func (b *Broadcast) stop() {
 	b.mu.Lock()
 	started := b.stageNow() != broadcastNew
@@ -514,11 +526,11 @@ func (b *Broadcast) stop() {
 	}
 }
 
-// greeting returns, encoded, how far this node is with each sender, itself first,
-// for a new neighbor to give to its link. Call it after the neighbor was seen on
-// the topic: everything that this node sends or passes on after that goes to the
-// neighbor, so the neighbor will get every event from these marks on. A greeting
-// has at most 64 KiB.
+// greeting returns this node's greeting for a new neighbor: its encoded marks, which
+// say how far it has received each sender, itself first. The neighbor passes it to its
+// link. greeting must be called after the neighbor was seen on the topic. Everything
+// that this node sends or forwards after that goes to the neighbor, so the neighbor
+// gets every event from these marks on. A greeting has at most 64 KiB.
 func (b *Broadcast) greeting() []byte {
 	b.driver.mu.Lock()
 	defer b.driver.mu.Unlock()

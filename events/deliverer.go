@@ -147,6 +147,7 @@ func (d *deliverer) deliver(ctx context.Context, sender peer.ID, q *deliveryQueu
 	if closed {
 		return
 	}
+	// The node may want to finish the link to the sender first, and run its callbacks.
 	if admit := d.b.node.Admit; admit != nil {
 		if err := admit(ctx, sender); err != nil {
 			if d.advance(q, r.to) {

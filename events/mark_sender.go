@@ -38,15 +38,15 @@ const (
 )
 
 // link makes p a neighbor: Emit waits until p has received the events, and p is asked
-// for missing events. It is for a Broadcast whose config has Links.
+// for missing events. It is called only if the config has a Node.
 //
 // greeting is what p's greeting returned after p had seen this node on the topic. It is
 // empty if no message could carry it, as with a leaf. Then each side sends all its
 // marks first on every stream of marks that it opens, and the first marks to arrive are
-// taken as the greeting. Such a peer must be on the topic before Link is called.
+// taken as the greeting. Such a peer must be on the topic before link is called.
 //
 // If p is a neighbor already, a greeting is handled again, and an empty one does
-// nothing. Link returns ErrMalformed if the greeting cannot be decoded; p becomes a
+// nothing. link returns ErrMalformed if the greeting cannot be decoded; p becomes a
 // neighbor all the same.
 func (b *Broadcast) link(p peer.ID, greeting []byte) error {
 	marks, err := decodeMarks(greeting)

@@ -72,22 +72,12 @@ type Stats struct {
 
 // Stats returns the counters, also before Start and after Close. It does not block.
 func (n *Node) Stats() Stats {
-	watchdog := n.watchdog.Stats()
 	s := Stats{
 		Direct:    n.direct.Stats(),
 		Broadcast: n.broadcast.Stats(),
 		PubSub:    n.pubsubCounters.Stats(),
-		Watchdog: map[string]uint64{
-			"received":  watchdog.Received,
-			"malformed": watchdog.Malformed,
-			"forged":    watchdog.Forged,
-			"replayed":  watchdog.Replayed,
-			"duplicate": watchdog.Duplicate,
-			"spared":    watchdog.Spared,
-			"dropped":   watchdog.Dropped,
-			"unsigned":  watchdog.Unsigned,
-		},
-		Panics: n.callbacks.panics.Load(),
+		Watchdog:  n.watchdog.Stats(),
+		Panics:    n.callbacks.panics.Load(),
 	}
 	if n.gate != nil {
 		gate := n.gate.Stats()

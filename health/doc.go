@@ -3,7 +3,6 @@
 //
 //	w, err := health.New(health.Config{
 //		Key:          key,
-//		Session:      session,
 //		PingInterval: 10 * time.Second,
 //		PingTimeout:  3 * time.Second,
 //		Seeds:        seeds,

@@ -17,10 +17,9 @@ func Example() {
 		Peers func() []peer.ID
 		Flood func(msg []byte, except peer.ID)
 	}
-	watch := func(key crypto.PrivKey, session [8]byte, addrs func() []ma.Multiaddr, links overlay) error {
+	watch := func(key crypto.PrivKey, addrs func() []ma.Multiaddr, links overlay) error {
 		w, err := health.New(health.Config{
 			Key:          key,
-			Session:      session,
 			PingInterval: 10 * time.Second,
 			PingTimeout:  3 * time.Second,
 			Seeds:        []health.WatchedSeed{{Text: "192.168.2.100:8495", Addrs: []netip.AddrPort{netip.MustParseAddrPort("192.168.2.100:8495")}}},
@@ -38,6 +37,6 @@ func Example() {
 		// ...
 		return nil
 	}
-	fmt.Println(watch(nil, [8]byte{}, nil, overlay{}))
+	fmt.Println(watch(nil, nil, overlay{}))
 	// Output: health: Config.Key is missing
 }

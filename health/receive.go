@@ -10,17 +10,17 @@ import (
 
 // receive reads a signal of a neighbor.
 func (w *watchCore) receive(now time.Time, from peer.ID, msg []byte) []effect {
-	w.stats.Received++
+	w.counts.received++
 	s, err := parseSignal(msg)
 	if err != nil {
-		w.stats.Malformed++
+		w.counts.malformed++
 		return nil
 	}
 	key := seenKey{s.stamp(), s.pong != nil}
 	// A flooded signal arrives once over each of several links, and this node's own signals
 	// come back to it. Each is processed once.
 	if w.seen.Contains(key) || key.sender == w.id {
-		w.stats.Duplicate++
+		w.counts.duplicate++
 		return nil
 	}
 	if s.ping != nil {
@@ -34,7 +34,7 @@ func (w *watchCore) receive(now time.Time, from peer.ID, msg []byte) []effect {
 // counter would be dropped as a duplicate.
 func (w *watchCore) verify(s *parsedSignal, key seenKey) bool {
 	if !s.verified() {
-		w.stats.Forged++
+		w.counts.forged++
 		return false
 	}
 	w.seen.Add(key, struct{}{})
@@ -66,7 +66,7 @@ func (w *watchCore) receivePing(now time.Time, from peer.ID, msg []byte, s *pars
 	// reaches all nodes. If every ping caused an answer, the cost of a seed would grow with
 	// the number of nodes that watch it.
 	if ok && now.Sub(last) < w.pingSpacing(p) {
-		w.stats.Spared++
+		w.counts.spared++
 		return nil
 	}
 	if !w.verify(s, key) {
@@ -91,7 +91,7 @@ func (w *watchCore) answerPing(now time.Time, p *ping) []effect {
 	}
 	msg, err := pong{stamp: w.stampNext(), addrs: addrs, answers: p.stamp}.seal(w.key)
 	if err != nil {
-		w.stats.Unsigned++
+		w.counts.unsigned++
 		return nil
 	}
 	return []effect{flood{msg: msg}}
@@ -130,7 +130,7 @@ func (w *watchCore) receivePong(now time.Time, from peer.ID, msg []byte, s *pars
 	}
 	// Other nodes would not believe it either.
 	if replayed {
-		w.stats.Replayed++
+		w.counts.replayed++
 		return out
 	}
 	return append(out, flood{msg: slices.Clone(msg), except: from})

@@ -251,8 +251,8 @@ func TestAnOldAnswerIsNotTheSeed(t *testing.T) {
 		}
 	}
 	s.want()
-	if s.w.stats.Replayed != 2 || s.w.stats.Duplicate != 1 {
-		t.Errorf("%+v", s.w.stats)
+	if s.w.counts.replayed != 2 || s.w.counts.duplicate != 1 {
+		t.Errorf("%+v", s.w.counts)
 	}
 	// A seed whose clock went back, restarted, answers what we have just asked.
 	s.floods()
@@ -307,7 +307,7 @@ func TestBadSignalsDoNothing(t *testing.T) {
 		s := newScene(t, interval, seedAddr)
 		s.neighbors("neighbor").found(seedAddr, seed).after(patience).want("lost " + seedAddr)
 		s.floods()
-		before := s.w.stats
+		before := s.w.counts
 		if name == "of itself" {
 			msgs = [][]byte{s.me.pong(t, 5, seedAddr), s.me.ping(t, 5, pingTarget{addrs: addrPorts(seedAddr)})}
 		}
@@ -321,9 +321,9 @@ func TestBadSignalsDoNothing(t *testing.T) {
 		if s.w.seeds[0].nextPing != asked {
 			t.Errorf("%s: it changed when the next ping is due", name)
 		}
-		counted := s.w.stats.Malformed + s.w.stats.Forged + s.w.stats.Duplicate - before.Malformed - before.Forged - before.Duplicate
+		counted := s.w.counts.malformed + s.w.counts.forged + s.w.counts.duplicate - before.malformed - before.forged - before.duplicate
 		if int(counted) != len(msgs) {
-			t.Errorf("%s: %d of %d counted: %+v", name, counted, len(msgs), s.w.stats)
+			t.Errorf("%s: %d of %d counted: %+v", name, counted, len(msgs), s.w.counts)
 		}
 		// The true one still counts: no forgery took its place.
 		s.hears(good)

@@ -79,7 +79,12 @@ type watchCore struct {
 	due             time.Time // when advance has to be called next; zero for never
 	noVerdictBefore time.Time // no seed is lost before this time, because this machine was late
 
-	stats Stats
+	counts signalCounts
+}
+
+// signalCounts counts signals for [Watchdog.Stats].
+type signalCounts struct {
+	received, malformed, forged, replayed, duplicate, spared, unsigned uint64
 }
 
 // A seenKey identifies a signal among those that this node has seen. A sender uses one
@@ -358,7 +363,7 @@ func (w *watchCore) pingIfDue(now time.Time, s *seedRecord) []effect {
 	p := ping{stamp: w.stampNext(), target: t, interval: w.interval}
 	msg, err := p.seal(w.key)
 	if err != nil {
-		w.stats.Unsigned++
+		w.counts.unsigned++
 		s.nextPing = now.Add(w.interval)
 		return nil
 	}

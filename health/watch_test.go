@@ -540,7 +540,7 @@ func TestANodeThatCannotSignLosesNoSeed(t *testing.T) {
 	s := newScene(t, interval, seedAddr)
 	s.w.key = brokenKey{s.me.key}
 	s.neighbors("neighbor").found(seedAddr, newSigner(t)).after(time.Hour).want()
-	if s.w.stats.Unsigned == 0 {
+	if s.w.counts.unsigned == 0 {
 		t.Error("not counted")
 	}
 	s.w.setOwnAddrs(addrPorts("10.0.0.1:1"))

@@ -34,7 +34,7 @@ type Config struct {
 	// Key signs the signals of this node. Its public half must be inside the peer id,
 	// as that of an Ed25519 key is.
 	Key crypto.PrivKey
-	// Session names this run of the node. It is eight random bytes.
+	// Session names this run of the node. Zero means eight random bytes.
 	Session [8]byte
 	// PingInterval is how long a seed may go unheard before a ping asks for it through
 	// the overlay. Zero turns the watchdog off: this node then reports nothing, but
@@ -76,21 +76,8 @@ type WatchedSeed struct {
 // Status is the state of one seed.
 type Status struct {
 	Seed      string    // as the user wrote it
-	ID        peer.ID   // of the node at the seed's address; empty until it was reached
 	LastHeard time.Time // zero: never
 	Netsplit  bool      // it was heard once and is lost
-}
-
-// Stats counts signals since New.
-type Stats struct {
-	Received  uint64 // all signals, bad ones included
-	Malformed uint64 // too large, or not in the form of a signal
-	Forged    uint64 // not signed by the sender that they name
-	Replayed  uint64 // old answers of a seed
-	Duplicate uint64 // received before over another link, as happens in a flood
-	Spared    uint64 // pings not forwarded or answered, as one for the same node just was
-	Dropped   uint64 // from a neighbor that sent too many, or received while too many waited
-	Unsigned  uint64 // own signals that could not be signed
 }
 
 // A Watchdog watches the seeds of one node. All methods may be called from several
@@ -106,7 +93,7 @@ type Watchdog struct {
 	limits  neighborLimits
 	waiting []receivedSignal
 	outputs []effect // effects of calls from other goroutines, which the loop has to perform
-	dropped uint64   // see Stats
+	dropped uint64   // signals that Receive has dropped
 
 	// The loop.
 	wake  notify.Signal // something is waiting
@@ -151,9 +138,13 @@ func New(cfg Config) (*Watchdog, error) {
 	}
 	cfg.PingTimeout = cmp.Or(cfg.PingTimeout, defaultTimeout)
 	cfg.Log = cmp.Or(cfg.Log, logging.Package("health", nil))
+	session := protocol.Session(cfg.Session)
+	if session.IsZero() {
+		session = protocol.NewSession()
+	}
 	random := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 	counter := uint64(max(time.Now().UnixMilli(), 1))
-	core := newWatchCore(cfg.Key, id, cfg.Session, counter, cfg.PingInterval, cfg.PingTimeout, cfg.Seeds, random)
+	core := newWatchCore(cfg.Key, id, session, counter, cfg.PingInterval, cfg.PingTimeout, cfg.Seeds, random)
 	return &Watchdog{
 		cfg:    cfg,
 		log:    cfg.Log,
@@ -242,20 +233,22 @@ func (w *Watchdog) Status() []Status {
 	list := make([]Status, 0, len(w.core.seeds))
 	for _, s := range w.core.seeds {
 		if !w.core.isSelf(s) {
-			list = append(list, Status{Seed: s.text, ID: s.id, LastHeard: s.lastHeard, Netsplit: s.lost})
+			list = append(list, Status{Seed: s.text, LastHeard: s.lastHeard, Netsplit: s.lost})
 		}
 	}
 	return list
 }
 
-// Stats returns the counters.
-func (w *Watchdog) Stats() Stats {
+// Stats returns how many signals were counted since New. The field Watchdog of
+// smokesignal.Stats says what each key counts. The map is the caller's.
+func (w *Watchdog) Stats() map[string]uint64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s := w.core.stats
-	s.Received += w.dropped
-	s.Dropped = w.dropped
-	return s
+	c := w.core.counts
+	return map[string]uint64{
+		"received": c.received + w.dropped, "malformed": c.malformed, "forged": c.forged, "replayed": c.replayed,
+		"duplicate": c.duplicate, "spared": c.spared, "dropped": w.dropped, "unsigned": c.unsigned,
+	}
 }
 
 // loop passes the time, the neighbors and received signals to the core, and performs the

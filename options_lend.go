@@ -153,7 +153,7 @@ type endpoint interface {
 type madeHost struct {
 	corehost.Host
 	made *host.Host
-	node *wiring.Host
+	node *wiring.HostParts
 }
 
 func (h madeHost) Listen() error { return h.made.Listen() }
@@ -176,7 +176,7 @@ func (n *Node) openHost() (key crypto.PrivKey, err error) {
 		}
 		key = n.identity.Key
 	}
-	node := &wiring.Host{ListenUDP: n.cfg.listenUDP}
+	node := &wiring.HostParts{ListenUDP: n.cfg.listenUDP}
 	made, err := host.New(host.Config{
 		Key: key, Listen: n.cfg.listen, Subnet: n.cfg.within, Advertise: n.cfg.advertise,
 		NAT: n.cfg.nat, Log: logging.Package("host", n.cfg.logger), Node: node,

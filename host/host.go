@@ -82,7 +82,7 @@ type Config struct {
 	Log *slog.Logger
 
 	// Node is set by package smokesignal, and nil for everybody else.
-	Node *wiring.Host
+	Node *wiring.HostParts
 }
 
 // A configError says which value of a [Config] is invalid, and why.

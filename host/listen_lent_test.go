@@ -18,7 +18,7 @@ import (
 // onSockets returns a host that listens at addr of a network in memory.
 func onSockets(t *testing.T, n *vnet.Network, ip, addr string) *Host {
 	t.Helper()
-	h, err := New(Config{Listen: []string{addr}, Node: &wiring.Host{ListenUDP: n.Machine(ip).ListenUDP}})
+	h, err := New(Config{Listen: []string{addr}, Node: &wiring.HostParts{ListenUDP: n.Machine(ip).ListenUDP}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,9 +8,9 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/testhook"
 )
 
-// A Host connects a host.Host to its node, which sets ListenUDP before it calls host.New.
+// HostParts connect a host.Host to its node, which sets ListenUDP before it calls host.New.
 // host.New sets Relays.
-type Host struct {
+type HostParts struct {
 	// ListenUDP opens the UDP sockets of the host. Nil means the system's.
 	ListenUDP testhook.Listener
 	// Relays returns the state of the reservation at each relay that the configuration

@@ -13,7 +13,7 @@ import (
 )
 
 // A dialHost wraps the host for the driver. It remembers which connections the driver has
-// made with it, and can tell whether other parts of the program use a connection.
+// made with it, and reports whether other parts of the program use a connection.
 type dialHost struct {
 	corehost.Host
 	isSpare func(network.Conn) bool // reports whether only the node uses a connection; nil means yes

@@ -110,7 +110,7 @@ type Driver struct {
 	answers slots // bounds the dials that only serve to answer a peer
 	dialing dialing
 	// seedDials counts the dials to seeds and to the addresses given to dial and Connect.
-	seedDials *directdial.Guard
+	seedDials *directdial.Dials
 
 	// Used only by the loop.
 	seeds     []*seedProgress

@@ -51,7 +51,7 @@ type reservations struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
-	dials  *directdial.Guard
+	dials  *directdial.Dials
 	notify *network.NotifyBundle
 
 	mu      sync.Mutex

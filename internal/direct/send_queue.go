@@ -123,9 +123,8 @@ func (l *sendQueue) push(ctx context.Context, o *event.Outgoing, c *pendingCall)
 	}
 }
 
-// tryPush adds an event to the queue. It never waits: it returns ErrQueueFull if there
-// is no space. It accepts events before the stream is open, which the writer then
-// opens.
+// tryPush adds an event to the queue without waiting. If the queue is full, it returns
+// ErrQueueFull. The queue accepts events before there is a stream; the writer then opens one.
 func (l *sendQueue) tryPush(o *event.Outgoing) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

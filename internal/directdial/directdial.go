@@ -13,19 +13,19 @@ import (
 // its own, which takes some microseconds more and which nothing else shows.
 const settleTime = 50 * time.Millisecond
 
-// A Kind of dial.
-type Kind int
+// Directness says whether a dial must yield a direct connection.
+type Directness int
 
 const (
 	// Plain is a dial that any connection satisfies. Closing the swarm during such a dial
 	// is harmless.
-	Plain Kind = iota
+	Plain Directness = iota
 	// Forced is a dial with network.WithForceDirectDial.
 	Forced
 )
 
-// A Guard counts the dials on one host, and waits for them before the host is closed.
-type Guard struct {
+// Dials counts the dials on one host, and waits for them before the host is closed.
+type Dials struct {
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelCauseFunc
 	dials  sync.WaitGroup
@@ -35,9 +35,9 @@ type Guard struct {
 	forcedEnded time.Time // when a forced dial last ended
 }
 
-// New returns a Guard without dials.
-func New() *Guard {
-	g := &Guard{}
+// New returns a Dials without any dial.
+func New() *Dials {
+	g := &Dials{}
 	g.ctx, g.cancel = context.WithCancelCause(context.Background())
 	return g
 }
@@ -45,7 +45,7 @@ func New() *Guard {
 // Begin counts a dial, or several, until end is called. The dial must use the returned
 // context, which ends with ctx or when Close begins. After Close the error is the cause
 // that Close was given.
-func (g *Guard) Begin(ctx context.Context, kind Kind) (dial context.Context, end func(), err error) {
+func (g *Dials) Begin(ctx context.Context, kind Directness) (dial context.Context, end func(), err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
@@ -57,11 +57,11 @@ func (g *Guard) Begin(ctx context.Context, kind Kind) (dial context.Context, end
 	return dial, func() {
 		stop()
 		cancel(nil)
-		g.end(kind)
+		g.countEnd(kind)
 	}, nil
 }
 
-func (g *Guard) end(kind Kind) {
+func (g *Dials) countEnd(kind Directness) {
 	if kind == Forced {
 		g.mu.Lock()
 		g.forcedEnded = time.Now()
@@ -73,7 +73,7 @@ func (g *Guard) end(kind Kind) {
 // Close refuses new dials, ends the contexts of the dials under way with the cause, and
 // returns when the dials have ended and the swarm may be closed. That takes settleTime if
 // there was a forced dial a moment ago. Close may be called again.
-func (g *Guard) Close(cause error) {
+func (g *Dials) Close(cause error) {
 	g.mu.Lock()
 	g.closed = true
 	g.mu.Unlock()

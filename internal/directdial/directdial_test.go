@@ -64,7 +64,7 @@ func TestASwarmCanBeClosedAfterForcedDials(t *testing.T) {
 	}
 }
 
-func connect(ctx context.Context, guard *directdial.Guard, h corehost.Host, p peer.AddrInfo) {
+func connect(ctx context.Context, guard *directdial.Dials, h corehost.Host, p peer.AddrInfo) {
 	dial, end, err := guard.Begin(network.WithForceDirectDial(ctx, "test"), directdial.Forced)
 	if err != nil {
 		return // Close was first
@@ -101,7 +101,7 @@ func TestCloseEndsDialsAndWaitsForThem(t *testing.T) {
 
 func TestCloseWaitsAMomentAfterAForcedDialOnly(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
-		for kind, ago := range map[directdial.Kind]time.Duration{directdial.Plain: 0, directdial.Forced: time.Second} {
+		for kind, ago := range map[directdial.Directness]time.Duration{directdial.Plain: 0, directdial.Forced: time.Second} {
 			guard := directdial.New()
 			_, end, _ := guard.Begin(t.Context(), kind)
 			end()

@@ -28,8 +28,8 @@ type peerState struct {
 	halfSince time.Duration // when the peer was first seen without this link; zero if it has it
 }
 
-// A endedLink is a link that has ended.
-type endedLink struct {
+// A lostLink is a link that has ended.
+type lostLink struct {
 	peer int32
 	at   time.Duration
 }
@@ -177,7 +177,7 @@ func (w *World) linked(n *node, i int32) {
 
 // explainedByFault reports whether the link p may have ended because of a fault of one of its
 // two nodes or of one of their neighbors.
-func (w *World) explainedByFault(n *node, p endedLink) bool {
+func (w *World) explainedByFault(n *node, p lostLink) bool {
 	f := max(n.lastFault, w.nodes[p.peer].lastFault)
 	return f != 0 && p.at <= f+faultTime
 }
@@ -190,7 +190,7 @@ func (w *World) unlinked(n *node, i int32, o overlay.Unlinked) {
 	n.removePeerState(i)
 	w.scheduleTopic(n, i)
 	if o.WasLinked {
-		n.endedLinks = append(n.endedLinks, endedLink{i, w.now})
+		n.endedLinks = append(n.endedLinks, lostLink{i, w.now})
 	}
 	if w.Trace != nil {
 		word := "gives up"

@@ -78,7 +78,7 @@ type node struct {
 	dials       []*dial
 	activeDials int // dials under way, without those of seeds
 	peerStates  []peerState
-	endedLinks  []endedLink
+	endedLinks  []lostLink
 	watch       watch
 }
 

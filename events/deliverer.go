@@ -70,6 +70,7 @@ func (d *deliverer) enqueue(s *order.Step) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	r := eventRange{s.Session, s.From, s.To, s.Lost}
+	// close has counted the events that were waiting. These are counted here.
 	if d.turns.Closed() {
 		d.countUndelivered(r)
 		return true

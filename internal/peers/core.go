@@ -79,7 +79,7 @@ func (c *core) disconnected(p peer.ID) []Transition {
 func (c *core) pending(p peer.ID) []Transition {
 	r := c.record(p)
 	if r.link == Linked {
-		return nil // not a fact that can occur: the overlay ends a link before it makes it again
+		return nil // cannot happen: the overlay ends a link before it makes it again
 	}
 	r.link = Pending
 	// If the handshake was announced before, its admission stays.

@@ -230,8 +230,8 @@ func (r *Registry) change(fact func(*core) []Transition) {
 	if r.following {
 		r.deliver(changes)
 	} else {
-		// The parts of a node are created one after the other, before Follow can be
-		// called.
+		// Keep the changes for Follow. The parts of the node that follow them may not
+		// exist yet.
 		r.missed = append(r.missed, changes...)
 	}
 	if now := time.Now(); turnedAway > 0 && now.Sub(r.warned) >= warnInterval {

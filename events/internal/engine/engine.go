@@ -382,8 +382,8 @@ func (e *Engine[V]) Advance(now time.Time) Actions {
 		e.sweep = now.Add(sweepInterval)
 	}
 	e.window.Advance(now)
-	asks, given := e.repair.Advance(now)
-	for _, g := range given {
+	asks, givenUp := e.repair.Advance(now)
+	for _, g := range givenUp {
 		e.steps = e.order.GiveUp(g.Sender, g.Session, g.To, e.steps)
 		e.updateHoles(now, g.Sender)
 	}

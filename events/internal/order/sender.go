@@ -189,7 +189,8 @@ func (s *sessionState) announce(to uint64, now time.Time) {
 	n := len(s.announced)
 	switch {
 	case to <= s.next || n > 0 && to <= s.announced[n-1].to:
-		// Every event below to was received, or an earlier mark said as much.
+		// Every event below the number to was received, or an earlier mark has
+		// announced as much.
 	case n == maxAnnounced:
 		s.announced[n-1] = sentMark{to, now}
 	default:

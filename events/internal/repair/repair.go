@@ -146,7 +146,7 @@ type backfill struct {
 	nextTry  time.Time // when the next ask may be sent
 }
 
-// maxFailed is the number of unanswered asks in a row after which a backfill is given
+// maxFailed is the number of unanswered asks in a row after which a backfill is givenUp
 // up.
 const maxFailed = 3
 
@@ -299,10 +299,10 @@ func (c *Planner) AddBackfill(id peer.ID, key Subject, from, to uint64) {
 
 func (c *Planner) maxAsks() int { return max(c.cfg.MaxAsks, c.cfg.MaxPerPeer*len(c.neighbors)) }
 
-// Advance returns the asks to send at the time now, and in given the events to give up
+// Advance returns the asks to send at the time now, and in givenUp the events to give up
 // as lost (with an empty Peer). Every ask must be ended by FinishAsk.
-func (c *Planner) Advance(now time.Time) (asks, given []Ask) {
-	asks, given = c.advanceHoles(now)
+func (c *Planner) Advance(now time.Time) (asks, givenUp []Ask) {
+	asks, givenUp = c.advanceHoles(now)
 	c.backfillDue = time.Time{}
 	// Fetching events from before this node knew a session (a backfill) may use only
 	// the asks that missing events have left over.
@@ -315,11 +315,11 @@ func (c *Planner) Advance(now time.Time) (asks, given []Ask) {
 			asks = append(asks, c.countAsk(Ask{Peer: f.peer, Subject: f.Subject, From: f.from, To: f.to, Backfill: true}))
 		}
 	}
-	return asks, given
+	return asks, givenUp
 }
 
 // advanceHoles does the work of Advance for holes.
-func (c *Planner) advanceHoles(now time.Time) (asks, given []Ask) {
+func (c *Planner) advanceHoles(now time.Time) (asks, givenUp []Ask) {
 	if c.due.IsZero() || c.due.After(now) || c.pausedUntil.After(now) || c.asks >= c.maxAsks() {
 		return nil, nil
 	}
@@ -330,14 +330,14 @@ func (c *Planner) advanceHoles(now time.Time) (asks, given []Ask) {
 	for _, h := range c.holes {
 		if h.askedPeer == "" && !now.Before(h.due(&c.cfg)) && c.asks < c.maxAsks() {
 			if a, ok := c.advanceHole(now, h); ok && a.Peer == "" {
-				given = append(given, a)
+				givenUp = append(givenUp, a)
 			} else if ok {
 				asks = append(asks, c.countAsk(a))
 			}
 		}
 		c.schedule(h)
 	}
-	return asks, given
+	return asks, givenUp
 }
 
 // advanceHole returns an ask for the missing events of h. If the ask's Peer is empty,

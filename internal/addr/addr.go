@@ -1,5 +1,5 @@
-// Package addr reads and makes multiaddrs: their IP address and port, and the relays
-// that they lead through.
+// Package addr converts between multiaddrs and IP addresses with ports, and handles the
+// addresses of relays.
 package addr
 
 import (
@@ -10,10 +10,10 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 )
 
-// AddrPort returns the IP address and the TCP or UDP port that a begins with, as in
-// /ip4/1.2.3.4/udp/8495/quic-v1. It returns false for any other address, and for one
-// with an IPv6 zone, which has no meaning on another machine. IPv4 addresses written as
-// IPv6 come out as IPv4. Names are not looked up.
+// AddrPort returns the IP address and the TCP or UDP port at the beginning of a, as in
+// /ip4/1.2.3.4/udp/8495/quic-v1. It returns false if a begins with anything else, or with an
+// IPv6 zone, which has no meaning on another machine. It returns an IPv4 address that is
+// written as IPv6 as IPv4. It does not look up DNS names.
 func AddrPort(a ma.Multiaddr) (netip.AddrPort, bool) {
 	at, _, ok := Split(a)
 	if !ok || at.Addr().Zone() != "" {
@@ -22,8 +22,8 @@ func AddrPort(a ma.Multiaddr) (netip.AddrPort, bool) {
 	return at, true
 }
 
-// Split is [AddrPort] that also accepts an IPv6 zone, and that returns the components
-// from the TCP or UDP port on.
+// Split returns the same as [AddrPort], but also accepts an IPv6 zone. transport is the rest of
+// a, beginning with the TCP or UDP port.
 func Split(a ma.Multiaddr) (at netip.AddrPort, transport ma.Multiaddr, ok bool) {
 	zone := ""
 	if len(a) > 0 && a[0].Code() == ma.P_IP6ZONE {
@@ -42,10 +42,10 @@ func Split(a ma.Multiaddr) (at netip.AddrPort, transport ma.Multiaddr, ok bool) 
 
 func is(c ma.Component, one, other int) bool { return c.Code() == one || c.Code() == other }
 
-// TCP returns the multiaddr of a TCP port. A zone is left out.
+// TCP returns the multiaddr of the TCP port at, without an IPv6 zone.
 func TCP(at netip.AddrPort) ma.Multiaddr { return ma.StringCast(prefix(at, "tcp")) }
 
-// QUIC returns the multiaddr of QUIC on a UDP port. A zone is left out.
+// QUIC returns the multiaddr of QUIC on the UDP port at, without an IPv6 zone.
 func QUIC(at netip.AddrPort) ma.Multiaddr { return ma.StringCast(prefix(at, "udp") + "/quic-v1") }
 
 func prefix(at netip.AddrPort, transport string) string {

@@ -6,9 +6,9 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 )
 
-// A relay of libp2p ("circuit") carries little, for a short time. It is there for two
-// nodes to agree on how to reach each other directly, so a node sends none of its own
-// protocols through one.
+// A relay of libp2p ("circuit") limits the data and the duration of a connection. Two nodes use
+// a relayed connection only to agree on how to connect directly, not for the protocols of this
+// library.
 
 // IsRelayed reports whether the address leads through a relay.
 func IsRelayed(a ma.Multiaddr) bool {
@@ -20,9 +20,9 @@ func IsRelayed(a ma.Multiaddr) bool {
 	return false
 }
 
-// SplitRelay returns the relay of an address of the form ADDR/p2p/RELAY/p2p-circuit,
-// with or without /p2p/ID at its end: the id and the address at which the relay is
-// dialed. It returns false for any other address.
+// SplitRelay splits an address of the form AT/p2p/RELAY/p2p-circuit, with or without /p2p/ID
+// at its end. It returns the id of the relay and the address at which the relay is dialed, and
+// false for any other address.
 func SplitRelay(a ma.Multiaddr) (relay peer.ID, at ma.Multiaddr, ok bool) {
 	a, _ = peer.SplitAddr(a)
 	if len(a) == 0 || a[len(a)-1].Code() != ma.P_CIRCUIT {
@@ -32,8 +32,7 @@ func SplitRelay(a ma.Multiaddr) (relay peer.ID, at ma.Multiaddr, ok bool) {
 	return relay, at, relay != "" && len(at) > 0 && !IsRelayed(at)
 }
 
-// HasDirect reports whether a connection to p exists that does not lead through a
-// relay.
+// HasDirect reports whether n has a connection to p that does not lead through a relay.
 func HasDirect(n network.Network, p peer.ID) bool {
 	for _, c := range n.ConnsToPeer(p) {
 		if !IsRelayed(c.RemoteMultiaddr()) {
@@ -43,12 +42,12 @@ func HasDirect(n network.Network, p peer.ID) bool {
 	return false
 }
 
-// HasOnlyRelayed reports whether p is connected through relays only.
+// HasOnlyRelayed reports whether n is connected to p, and only through relays.
 func HasOnlyRelayed(n network.Network, p peer.ID) bool {
 	return len(n.ConnsToPeer(p)) > 0 && !HasDirect(n, p)
 }
 
-// RelayedPeers returns the peers to which n is connected through relays only.
+// RelayedPeers returns the peers to which n is connected only through relays.
 func RelayedPeers(n network.Network) (list []peer.ID) {
 	for _, p := range n.Peers() {
 		if HasOnlyRelayed(n, p) {

@@ -10,11 +10,10 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 )
 
-// Dialable returns a sorted copy of addrs in which each address ends in /p2p/id. The
-// addresses that most peers can dial come first: public ones, then those behind a
-// public relay, then private, link-local and loopback ones. Among equals IPv4 comes
-// before IPv6, and then the transport decides: TCP, QUIC, WebSocket, WebTransport,
-// WebRTC.
+// Dialable returns a sorted copy of addrs in which each address ends in /p2p/id. The order is:
+// public addresses, addresses behind a public relay, private, link-local and loopback
+// addresses. Within these groups, IPv4 comes before IPv6, and then the order of transports is
+// TCP, QUIC, WebSocket, WebTransport, WebRTC.
 func Dialable(addrs []ma.Multiaddr, id peer.ID) []ma.Multiaddr {
 	suffix := ma.StringCast("/p2p/" + id.String())
 	sorted := slices.Clone(addrs)
@@ -31,7 +30,7 @@ func Dialable(addrs []ma.Multiaddr, id peer.ID) []ma.Multiaddr {
 	return sorted
 }
 
-// distance is smaller for addresses that more peers can dial.
+// distance returns a number that is smaller for addresses that more peers can dial.
 func distance(a ma.Multiaddr) int {
 	switch {
 	case manet.IsPublicAddr(a) && !IsRelayed(a):
@@ -54,7 +53,7 @@ func family(a ma.Multiaddr) int {
 	return 0
 }
 
-// transports are the ways to dial a node, the preferred one first.
+// transports lists the transports by which a node can be dialed, the preferred one first.
 var transports = []struct{ network, rest string }{
 	{"/tcp/", ""},
 	{"/udp/", "/quic-v1"},
@@ -65,7 +64,8 @@ var transports = []struct{ network, rest string }{
 
 func preference(a ma.Multiaddr) int {
 	text := a.String()
-	// Backward, because the text of a WebSocket address also matches plain TCP.
+	// The list is searched backward, because the text of a WebSocket address, which has
+	// /tcp/ in it, would also match plain TCP.
 	for i, t := range slices.Backward(transports) {
 		if strings.Contains(text, t.network) && strings.Contains(text, t.rest) {
 			return i

@@ -8,8 +8,8 @@ import (
 )
 
 // ParseSubnet parses a subnet that is written as an address and a netmask, as in
-// "192.168.2.1/255.255.255.0", or in CIDR notation, as in "192.168.2.0/24" or "fd00::/64". The host bits of the result
-// are zero.
+// "192.168.2.1/255.255.255.0", or in CIDR notation, as in "192.168.2.0/24" or "fd00::/64".
+// The host bits of the result are zero.
 func ParseSubnet(text string) (netip.Prefix, error) {
 	addr, mask, _ := strings.Cut(text, "/")
 	ip, err := netip.ParseAddr(addr)
@@ -31,7 +31,8 @@ func badSubnet(text string) error {
 	return fmt.Errorf("host: subnet %q: want an address and a netmask, as in 192.168.2.1/255.255.255.0, or CIDR, as in 192.168.2.0/24 or fd00::/64", text)
 }
 
-// maskBits returns the number of ones in a netmask of the family of ip.
+// maskBits returns the number of one bits in a netmask. It returns false if text is not a
+// netmask of the same family (IPv4 or IPv6) as ip.
 func maskBits(ip netip.Addr, text string) (int, bool) {
 	mask, err := netip.ParseAddr(text)
 	if err != nil || mask.BitLen() != ip.BitLen() {

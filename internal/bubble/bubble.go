@@ -1,5 +1,5 @@
-// Package bubble runs tests in virtual time, those of a build with the race detector
-// too.
+// Package bubble runs tests in the virtual time of testing/synctest, also in builds with the
+// race detector.
 package bubble
 
 import (
@@ -7,8 +7,8 @@ import (
 	"testing/synctest"
 )
 
-// Test is [synctest.Test], which it calls while the process has the processors that
-// a bubble may have. It may be called from several tests at once.
+// Test calls [synctest.Test]. In builds with the race detector, the process uses only one
+// processor meanwhile, see confine. Several tests may call Test at the same time.
 func Test(t *testing.T, f func(*testing.T)) {
 	t.Helper()
 	defer confine()()

@@ -10,13 +10,13 @@ import (
 var confined struct {
 	sync.Mutex
 	bubbles int
-	procs   int // as many as there were before the first
+	procs   int // GOMAXPROCS before the first bubble
 }
 
-// confine leaves the process one processor until the function it returns is called.
-// All timers of a bubble have one context of the race detector, whose runtime ends
-// the process ("CHECK failed", or a crash) when two of them fire at the same
-// moment on two processors: go.dev/issue/78156, seen with Go 1.26.8.
+// confine limits the process to one processor (GOMAXPROCS) until free is called. With more,
+// the race detector can crash the process ("CHECK failed"): all timers of a bubble share one
+// context of the race detector, which two timers must not use at the same time on two
+// processors. See go.dev/issue/78156, seen with Go 1.26.8.
 func confine() (free func()) {
 	confined.Lock()
 	defer confined.Unlock()

@@ -8,14 +8,14 @@ import (
 	"strings"
 )
 
-// vague are names of methods that say nothing of what the method does to what.
+// vague lists method names that do not say what the method does, and to what.
 var vague = []string{
 	"alone", "end", "forget", "hope", "hurry", "judge", "keep", "lone", "lonely", "look",
 	"mingle", "open", "own", "part", "put", "rest", "soil", "spare", "take", "tell", "teller", "told",
 }
 
-// mayRepeat are type names that several packages may use: each names the package's
-// own, and is read with the package's name before it.
+// mayRepeat lists type names that several packages may use, because they are clear together
+// with the name of the package, as in health.Config.
 var mayRepeat = []string{"Config", "Stats", "config", "stats"}
 
 // count counts identifiers: the exported ones, vague method names, repeated type names

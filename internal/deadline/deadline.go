@@ -11,26 +11,26 @@ import (
 	"time"
 )
 
-// ChunkSize is the most that a [Writer] gives to its stream at once, so that a long
-// write is seen to make progress.
+// ChunkSize is the largest number of bytes that a [Writer] passes to its stream at once. So a
+// long write makes progress step by step, and is not mistaken for one to a stalled reader.
 const ChunkSize = 64 << 10
 
 var (
-	// ErrTimeout is returned by Write when its time is over before the stream has
-	// accepted all bytes. The stream is intact.
+	// ErrTimeout is returned by Write when the timeout is over before the stream has accepted
+	// all bytes. The stream can still be used.
 	ErrTimeout = errors.New("deadline: the reader is slow")
 	// ErrStopped is returned by Write after Stop.
 	ErrStopped = errors.New("deadline: the writer was stopped")
 )
 
-// A Stream is what a [Writer] needs of a stream.
+// A Stream is a stream that a [Writer] can write to.
 type Stream interface {
 	io.Writer
 	SetWriteDeadline(time.Time) error
 }
 
 // A Writer writes to a stream in pieces, each within a limited time. One goroutine at
-// a time may call Write; Stop may be called from any.
+// a time may call Write. Stop may be called from any goroutine.
 type Writer struct {
 	stream  Stream
 	end     time.Time // the stream's write deadline
@@ -41,18 +41,17 @@ type Writer struct {
 func NewWriter(s Stream) *Writer { return &Writer{stream: s} }
 
 // Write writes b, but at most [ChunkSize] bytes, and returns how many bytes the stream
-// accepted. It blocks for half of timeout at least, and for timeout at most, while the
-// stream does not accept them; then it returns [ErrTimeout]. After any other error the
-// stream is broken.
+// accepted. If the stream does not accept the bytes, Write returns [ErrTimeout] after a time
+// between half of timeout and timeout. After any other error the stream is broken.
 func (w *Writer) Write(b []byte, timeout time.Duration) (int, error) {
-	// Setting the deadline costs about as much as a write, so one serves for as many
-	// writes as begin in its first half.
+	// Setting a deadline costs about as much as a write. So the deadline is set again only
+	// when less than half of the timeout is left.
 	if now := time.Now(); w.end.Sub(now) < timeout/2 {
 		w.end = now.Add(timeout)
 		w.stream.SetWriteDeadline(w.end)
 	}
-	// Stop sets the deadline after it has set stopped. So if the line above has
-	// overwritten Stop's deadline, stopped is seen here.
+	// Stop sets stopped first and the deadline after it. So if the lines above have replaced
+	// the deadline that Stop set, stopped is true here.
 	if w.stopped.Load() {
 		return 0, ErrStopped
 	}
@@ -65,20 +64,20 @@ func (w *Writer) Write(b []byte, timeout time.Duration) (int, error) {
 	case IsTimeout(err) && !time.Now().Before(w.end):
 		return n, ErrTimeout
 	}
-	// The connections of libp2p also end with errors that call themselves timeouts.
-	// They come before the deadline, and mean that the stream is broken.
+	// libp2p also returns errors that report to be timeouts when a connection ends. They
+	// come before the deadline, and mean that the stream is broken.
 	return n, err
 }
 
-// Stop ends a blocked Write, and makes later ones fail. It does not block. The stream
-// stays open: resetting it can block when the connection is frozen, and is left to the
-// caller.
+// Stop ends a blocked Write and makes later ones fail. It does not block. It does not close
+// the stream, because that can block if the connection is frozen; the caller has to do it.
 func (w *Writer) Stop() {
 	w.stopped.Store(true)
 	w.stream.SetWriteDeadline(time.Now())
 }
 
-// IsTimeout reports whether err means that a deadline has passed.
+// IsTimeout reports whether err means that a deadline has passed, or is another timeout of
+// package net.
 func IsTimeout(err error) bool {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return true

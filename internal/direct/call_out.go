@@ -155,9 +155,9 @@ func (l *sendQueue) readAnswers(out *outStream) error {
 		}
 		a, err := parseAnswer(b)
 		if err == nil && a.id != 0 {
-			// The reader reuses its buffer unless Take hands it over, so the event
+			// The reader reuses its buffer unless Detach hands it over, so the event
 			// needs a copy.
-			if a.status == statusDone && !r.Take() {
+			if a.status == statusDone && !r.Detach() {
 				a.event = bytes.Clone(a.event)
 			}
 			err = l.handleAnswer(a)

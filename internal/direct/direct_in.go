@@ -225,7 +225,7 @@ func (d *Direct) readEvents(ctx context.Context, s *inStream, r *frame.Reader) {
 		}
 		if keeps := run.Find(ev); keeps || call != 0 {
 			body := ev.Args
-			if !r.Take() {
+			if !r.Detach() {
 				body = run.Copy(body)
 			}
 			ev = events.Kept(body)

@@ -9,29 +9,28 @@ import (
 )
 
 var (
-	// ErrClosed is returned once Close has begun, also by a call that was waiting at
-	// that moment.
+	// ErrClosed is returned when Close has been called, before or during the call.
 	ErrClosed = errors.New("smokesignal: closed")
-	// ErrNotStarted is returned by a call that needs Start first.
+	// ErrNotStarted is returned when Start has not been called yet.
 	ErrNotStarted = errors.New("smokesignal: not started")
 	// ErrNotConnected is returned when a peer cannot be reached, or when its link
 	// ended. The cause is wrapped beside it.
 	ErrNotConnected = errors.New("smokesignal: not connected")
 	// ErrOtherNetwork is returned when a peer belongs to a network of another name.
 	ErrOtherNetwork = errors.New("smokesignal: the peer belongs to another network")
-	// ErrNoPeers is returned when there is nobody to send to.
+	// ErrNoPeers is returned when there is no peer to send to.
 	ErrNoPeers = errors.New("events: no peers")
-	// ErrQueueFull is returned by a TryEmit when the queue is full.
+	// ErrQueueFull is returned by TryEmit when the queue is full.
 	ErrQueueFull = errors.New("events: queue full")
-	// ErrSelf is returned when an address or an id is that of this node itself.
+	// ErrSelf is returned when an address or an id belongs to this node itself.
 	ErrSelf = errors.New("smokesignal: this is the node itself")
-	// ErrRelayed is returned when a peer was reached through a relay and no direct
-	// connection to it came about.
+	// ErrRelayed is returned when a peer was reached through a relay, but no direct
+	// connection to it could be made.
 	ErrRelayed = errors.New("smokesignal: only reached through a relay, no direct connection")
 )
 
-// Text returns the text of err without the package at its beginning, for the middle of
-// a line: "seed 192.0.2.1:8495: closed".
+// Text returns the text of err without the name of the package at its beginning, for use
+// inside a longer text, such as "seed 192.0.2.1:8495: closed".
 func Text(err error) string {
 	text := err.Error()
 	for _, pkg := range [...]string{"smokesignal: ", "events: ", "discovery: ", "health: ", "host: "} {
@@ -42,8 +41,8 @@ func Text(err error) string {
 	return text
 }
 
-// Wrap returns an error that says what could not be done, which begins with the package,
-// and wraps err, whose own package is left out of the text.
+// Wrap returns an error that wraps err. Its text is what, which begins with the name of a
+// package and says what could not be done, followed by the Text of err.
 func Wrap(what string, err error) error { return &wrapped{what + ": " + Text(err), err} }
 
 type wrapped struct {
@@ -54,8 +53,8 @@ type wrapped struct {
 func (e *wrapped) Error() string { return e.text }
 func (e *wrapped) Unwrap() error { return e.err }
 
-// OneLine returns the first line of the innermost text of err, at most 100 characters of
-// it.
+// OneLine returns the first line of the text of the innermost error that err wraps, shortened
+// to 100 characters.
 func OneLine(err error) string {
 	for {
 		inner := errors.Unwrap(err)
@@ -72,10 +71,11 @@ func OneLine(err error) string {
 	return text
 }
 
-// Because returns an error that is what and names its cause, and wraps both.
-func Because(what, cause error) error { return &caused{what, cause} }
+// Because returns an error that wraps both what and cause. Its text is that of what, followed
+// by that of cause.
+func Because(what, cause error) error { return &wrappedCause{what, cause} }
 
-type caused struct{ what, why error }
+type wrappedCause struct{ err, cause error }
 
-func (e *caused) Error() string   { return e.what.Error() + ": " + Text(e.why) }
-func (e *caused) Unwrap() []error { return []error{e.what, e.why} }
+func (e *wrappedCause) Error() string   { return e.err.Error() + ": " + Text(e.cause) }
+func (e *wrappedCause) Unwrap() []error { return []error{e.err, e.cause} }

@@ -1,4 +1,5 @@
-// Package fair shares a bounded number of goroutines among many senders.
+// Package fair processes the work of many senders on a limited number of goroutines, so that
+// no sender keeps the others waiting.
 package fair
 
 import (
@@ -7,53 +8,55 @@ import (
 	"sync"
 )
 
-// A Backlog holds the waiting work of one sender.
+// A Backlog is a queue with the work of one sender that is still to be done.
 type Backlog interface {
-	// Empty reports whether nothing waits. The scheduler calls it with its mutex.
+	// Empty reports whether the queue is empty. The scheduler holds its mutex when it calls it.
 	Empty() bool
 }
 
-// A Scheduler serves many senders, each of which has a queue of type Q under a key of
-// type K. The work of one sender is done in order, one turn after another; senders
-// take turns, so that one with much work does not keep others waiting. Turns run on
+// A Scheduler does the work of many senders. Each sender has a key of type K and a queue of
+// type Q. The work of one sender is done in order, a part of it in each turn. Senders take
+// turns, so that a sender with much work does not keep others waiting. Turns run on
 // goroutines that end when there is no work.
 //
-// The caller owns the queues and the mutex that guards them. All methods need it.
+// The caller owns the queues and the mutex that guards them, and holds it when it calls a
+// method.
 type Scheduler[K comparable, Q Backlog] struct {
 	mu      sync.Locker
 	cfg     Config[K, Q]
-	queues  map[K]Q // of senders that wait or have their turn
-	ready   []K     // senders that wait for a goroutine
+	queues  map[K]Q // the queues of the senders that wait for a turn or have one now
+	ready   []K     // the senders that wait for a turn, in order
 	workers int
 	closed  bool
 }
 
 // Config configures a [Scheduler]. All fields are required.
 type Config[K comparable, Q Backlog] struct {
-	// MaxWorkers bounds the goroutines; beyond it senders wait.
+	// MaxWorkers is the largest number of goroutines. If all are busy, senders wait.
 	MaxWorkers int
-	// Go calls work on a new goroutine. The context is handed on to Turn. It is
-	// called with the mutex.
+	// Go starts a goroutine that calls work. It chooses the context, which is passed to
+	// Turn. The scheduler holds the mutex when it calls Go.
 	Go func(work func(context.Context))
-	// Turn takes some work of one sender from the queue, and does it. It is called
-	// without the mutex, and never twice at a time for one sender. It may call
-	// runtime.Goexit; the sender gets its next turn on another goroutine.
+	// Turn removes some work of one sender from its queue, and does it. The scheduler does
+	// not hold the mutex when it calls Turn, and makes only one call at a time for one
+	// sender. Turn may end its goroutine with runtime.Goexit; the sender then gets its next
+	// turn on another goroutine.
 	Turn func(ctx context.Context, sender K, q Q)
 }
 
-// New returns a Scheduler of queues that mu guards.
+// New returns a Scheduler. mu is the mutex that guards the queues.
 func New[K comparable, Q Backlog](mu sync.Locker, cfg Config[K, Q]) *Scheduler[K, Q] {
 	return &Scheduler[K, Q]{mu: mu, cfg: cfg, queues: make(map[K]Q)}
 }
 
-// Queue returns the queue of a sender that waits or has its turn, to which work may be
-// added, and false for any other sender.
+// Queue returns the queue of a sender that waits for a turn or has one now. The caller may add
+// work to it. For any other sender Queue returns false.
 func (s *Scheduler[K, Q]) Queue(sender K) (Q, bool) {
 	q, ok := s.queues[sender]
 	return q, ok
 }
 
-// Add begins to serve a sender that has no queue yet. After Close it does nothing.
+// Add adds a sender that has no queue yet, with its queue. After Close it does nothing.
 func (s *Scheduler[K, Q]) Add(sender K, q Q) {
 	if s.closed {
 		return
@@ -70,7 +73,7 @@ func (s *Scheduler[K, Q]) startWorker() {
 	}
 }
 
-// Len returns how many senders have a queue.
+// Len returns the number of senders that have a queue.
 func (s *Scheduler[K, Q]) Len() int { return len(s.queues) }
 
 // All returns the senders that have a queue, in no particular order.
@@ -84,8 +87,8 @@ func (s *Scheduler[K, Q]) All() iter.Seq2[K, Q] {
 	}
 }
 
-// Close drops all queues. The goroutines end after their turns; Close does not wait
-// for them.
+// Close drops all queues. Each goroutine ends after its current turn. Close does not wait for
+// that.
 func (s *Scheduler[K, Q]) Close() {
 	s.closed = true
 	clear(s.queues)
@@ -95,37 +98,37 @@ func (s *Scheduler[K, Q]) Close() {
 // Closed reports whether Close was called.
 func (s *Scheduler[K, Q]) Closed() bool { return s.closed }
 
-// work gives turns until nobody waits for one.
+// work is one of the goroutines. It gives turns to senders until none waits for one.
 func (s *Scheduler[K, Q]) work(ctx context.Context) {
 	s.mu.Lock()
 	defer func() {
 		s.workers--
-		if len(s.ready) > 0 { // Turn has ended this goroutine with runtime.Goexit
+		if len(s.ready) > 0 { // true only if Turn has ended this goroutine with runtime.Goexit
 			s.startWorker()
 		}
 		s.mu.Unlock()
 	}()
 	for len(s.ready) > 0 {
 		sender := s.ready[0]
-		clear(s.ready[:1]) // so that the array does not keep it alive
+		clear(s.ready[:1]) // so that the array does not keep the sender in memory
 		s.ready = s.ready[1:]
 		s.turn(ctx, sender, s.queues[sender])
 	}
 }
 
-// turn calls Turn without the mutex, and then lets the sender wait for its next turn.
-// It does so even if Turn ends the goroutine.
+// turn calls Turn without the mutex. If the sender has more work then, it waits for its next
+// turn, even if Turn has ended the goroutine.
 func (s *Scheduler[K, Q]) turn(ctx context.Context, sender K, q Q) {
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
 		switch {
 		case s.closed:
-			// The queue is dropped, and with it the next turn.
+			// Close has dropped the queue, so the sender gets no further turn.
 		case q.Empty():
-			delete(s.queues, sender) // a silent sender costs nothing
+			delete(s.queues, sender) // a sender without work uses no memory
 		default:
-			s.ready = append(s.ready, sender) // behind the senders that wait already
+			s.ready = append(s.ready, sender) // after the senders that wait already
 		}
 	}()
 	s.cfg.Turn(ctx, sender, q)

@@ -15,15 +15,15 @@ import (
 )
 
 var (
-	// ErrTooLarge is returned when a frame's length is above the reader's limit.
+	// ErrTooLarge is returned when a frame is longer than the reader's limit.
 	ErrTooLarge = errors.New("frame: too large")
-	// ErrMalformed is returned for a length that is not a minimal varint of at
-	// most five bytes, and for a message that is not well-formed protobuf.
+	// ErrMalformed is returned when the length of a frame is not a minimal varint of at most
+	// five bytes, or when a message is not well-formed protobuf.
 	ErrMalformed = errors.New("frame: malformed")
 )
 
-// maxLengthBytes bounds the length prefix: five bytes hold 35 bits, more than
-// any limit of ours.
+// maxLengthBytes is the largest number of bytes in the varint length of a frame. Five bytes
+// hold 35 bits, which is more than any frame limit of this library.
 const maxLengthBytes = 5
 
 // Append appends payload as one frame to dst and returns the extended slice.
@@ -34,68 +34,67 @@ func Append(dst, payload []byte) []byte {
 
 // A Reader reads frames from a stream. It is not safe for concurrent use.
 type Reader struct {
-	rd   io.Reader
-	max  int
-	buf  []byte // buf[r:w] has been read and not yet returned
-	r, w int
-	err  error  // the error of rd; returned after the bytes before it
-	most int    // bytes that buf may grow to
-	idly int    // how many reads in a row brought little
-	big  []byte // for frames larger than buf
-	last bool   // the last frame is all of big
+	rd         io.Reader
+	max        int
+	buf        []byte // buf[r:w] was read from rd and is not returned yet
+	r, w       int
+	err        error  // the error that rd returned, until all bytes before it are returned
+	maxBuffer  int    // the largest size of buf in bytes
+	lowReads   int    // how many reads in a row have filled at most a quarter of buf
+	big        []byte // holds a frame that is larger than maxBuffer
+	detachable bool   // the last frame that Next returned is in big
 
-	stream  Deadliner
-	timeout time.Duration
-	armed   bool // the stream has a read deadline
-	started bool // that deadline is this frame's
+	stream  Deadliner     // see SetTimeout
+	timeout time.Duration // see SetTimeout
+	armed   bool          // stream has a read deadline
+	started bool          // the read deadline was set for the current frame
 }
 
-// A Deadliner is what a Reader needs of a stream to bound the time of a frame.
+// A Deadliner is a stream with a read deadline, which a Reader uses to limit the time of a frame.
 type Deadliner interface {
 	SetReadDeadline(time.Time) error
 }
 
 const (
 	defaultBuffer = 4 << 10
-	// shrinkAfter is how many reads in a row have to leave three quarters of
-	// the buffer empty before it shrinks.
+	// shrinkAfter is how many reads in a row must fill at most a quarter of the buffer before
+	// the buffer shrinks.
 	shrinkAfter = 64
-	// firstRead is the memory allocated for a large frame before any of its bytes has
-	// arrived. Later the memory at most doubles with the bytes that did arrive. Between
-	// frames a reader keeps a buffer of at most this size.
+	// firstRead is the memory in bytes that is allocated for a large frame at first. Later the
+	// memory is at most twice the bytes that have arrived. After the frame, the Reader keeps
+	// no buffer that is larger than this.
 	firstRead = 64 << 10
 )
 
-// NewReader returns a Reader that refuses frames of more than max bytes. It
-// buffers 4 KiB.
+// NewReader returns a Reader of r that refuses frames of more than max bytes. Its buffer has
+// 4 KiB.
 func NewReader(r io.Reader, max int) *Reader {
-	return &Reader{rd: r, max: max, buf: make([]byte, defaultBuffer), most: defaultBuffer}
+	return &Reader{rd: r, max: max, buf: make([]byte, defaultBuffer), maxBuffer: defaultBuffer}
 }
 
-// SetLimit changes the largest frame to max bytes, from the next frame on.
+// SetLimit changes the size of the largest frame to max bytes, from the next frame on.
 func (r *Reader) SetLimit(max int) { r.max = max }
 
-// SetBuffer lets the buffer grow up to most bytes, at least 4 KiB, while much
-// comes. When little comes it shrinks again.
-func (r *Reader) SetBuffer(most int) { r.most = max(most, defaultBuffer) }
+// SetBuffer lets the buffer grow to at most most bytes (at least 4 KiB) while reads fill it,
+// and shrink again when reads bring few bytes.
+func (r *Reader) SetBuffer(most int) { r.maxBuffer = max(most, defaultBuffer) }
 
-// SetTimeout bounds how long a frame may take from its first byte to its last;
-// between frames the stream may be idle for ever. The Reader then sets and
-// clears the read deadline of s, which must be the stream it reads from, and
-// Next returns the stream's error for a deadline that has passed.
+// SetTimeout limits the time from the first byte of a frame to its last to d. There is no limit
+// on the time between frames. s must be the stream that the Reader reads from: the Reader sets
+// and clears its read deadline. If the time is over, Next returns the stream's error.
 func (r *Reader) SetTimeout(s Deadliner, d time.Duration) { r.stream, r.timeout = s, d }
 
-// Next returns the next frame, which is valid until the next call (but see
-// Take). At the end of the stream it returns io.EOF, and io.ErrUnexpectedEOF
-// inside a frame. It returns ErrTooLarge or ErrMalformed before it allocates;
-// the stream is then out of step and has to be reset.
+// Next returns the next frame, which is valid until the next call of Next, or for ever after
+// Detach. At the end of the stream it returns io.EOF, or io.ErrUnexpectedEOF if the end is
+// inside a frame. It returns ErrTooLarge or ErrMalformed before it allocates memory for the
+// frame; the rest of the stream cannot be read then.
 func (r *Reader) Next() ([]byte, error) {
-	// Nearly every frame is short and here already.
+	// Fast path: nearly every frame is short and is in the buffer already.
 	if r.r < r.w {
 		n := int(r.buf[r.r])
 		if from := r.r + 1; n < 0x80 && n <= r.w-from && n <= r.max {
 			r.r = from + n
-			r.last = false
+			r.detachable = false
 			return r.buf[from:r.r:r.r], nil
 		}
 	}
@@ -103,12 +102,12 @@ func (r *Reader) Next() ([]byte, error) {
 }
 
 func (r *Reader) next() ([]byte, error) {
-	r.started, r.last = false, false
+	r.started, r.detachable = false, false
 	if cap(r.big) > firstRead {
 		r.big = nil
 	}
 	if r.r == r.w {
-		if err := r.idle(); err != nil {
+		if err := r.awaitFrame(); err != nil {
 			return nil, err
 		}
 	}
@@ -120,11 +119,11 @@ func (r *Reader) next() ([]byte, error) {
 		return nil, fmt.Errorf("%w: %d bytes announced, the limit is %d", ErrTooLarge, n, r.max)
 	}
 	whole := size + int(n)
-	if whole > r.most {
+	if whole > r.maxBuffer {
 		r.r += size
 		return r.large(int(n))
 	}
-	if err := r.need(whole); err != nil {
+	if err := r.ensure(whole); err != nil {
 		return nil, err
 	}
 	b := r.buf[r.r+size : r.r+whole : r.r+whole]
@@ -132,22 +131,21 @@ func (r *Reader) next() ([]byte, error) {
 	return b, nil
 }
 
-// Take makes the frame that Next returned last the caller's, who may then keep
-// it, if it has memory of its own; it reports whether that is so. Frames that
-// fit into the buffer have not.
-func (r *Reader) Take() bool {
-	if !r.last {
+// Detach gives the memory of the last frame that Next returned to the caller, who may keep the
+// frame then. It returns false for a frame in the Reader's buffer, which must be copied instead.
+func (r *Reader) Detach() bool {
+	if !r.detachable {
 		return false
 	}
-	r.big, r.last = nil, false
+	r.big, r.detachable = nil, false
 	return true
 }
 
 // Buffered returns the number of bytes that can be read without blocking.
 func (r *Reader) Buffered() int { return r.w - r.r }
 
-// idle waits for the first byte of a frame.
-func (r *Reader) idle() error {
+// awaitFrame waits for the first byte of a frame, without a deadline.
+func (r *Reader) awaitFrame() error {
 	if r.armed {
 		r.armed = false
 		if err := r.stream.SetReadDeadline(time.Time{}); err != nil {
@@ -157,19 +155,20 @@ func (r *Reader) idle() error {
 	return r.fill(1)
 }
 
-// need returns when the next n bytes are in the buffer, where they have room.
-func (r *Reader) need(n int) error {
+// ensure reads until the buffer has n unread bytes. n is at most maxBuffer.
+func (r *Reader) ensure(n int) error {
 	if r.w-r.r >= n {
 		return nil
 	}
-	if err := r.begun(); err != nil {
+	if err := r.startDeadline(); err != nil {
 		return err
 	}
 	return inside(r.fill(n))
 }
 
-// begun starts the time of a frame that is not here as a whole.
-func (r *Reader) begun() error {
+// startDeadline sets the read deadline for the current frame, if a timeout is set and the
+// deadline was not set before.
+func (r *Reader) startDeadline() error {
 	if r.stream == nil || r.started {
 		return nil
 	}
@@ -177,14 +176,14 @@ func (r *Reader) begun() error {
 	return r.stream.SetReadDeadline(time.Now().Add(r.timeout))
 }
 
-// fill reads until there are n bytes in the buffer, where they have room.
+// fill moves the unread bytes to the beginning of the buffer and reads until there are n of them.
 func (r *Reader) fill(n int) error {
 	if r.r > 0 {
 		r.w = copy(r.buf, r.buf[r.r:r.w])
 		r.r = 0
 	}
 	if n > len(r.buf) {
-		r.setBuffer(min(max(n, 2*len(r.buf)), r.most))
+		r.setBuffer(min(max(n, 2*len(r.buf)), r.maxBuffer))
 	}
 	for r.w < n {
 		if r.err != nil {
@@ -204,13 +203,13 @@ func (r *Reader) resize(n int) {
 	size := len(r.buf)
 	switch {
 	case r.w == size:
-		r.idly = 0
-		r.setBuffer(min(2*size, r.most))
+		r.lowReads = 0
+		r.setBuffer(min(2*size, r.maxBuffer))
 	case r.w > size/4:
-		r.idly = 0
+		r.lowReads = 0
 	default:
-		if r.idly++; r.idly >= shrinkAfter {
-			r.idly = 0
+		if r.lowReads++; r.lowReads >= shrinkAfter {
+			r.lowReads = 0
 			r.setBuffer(max(size/2, defaultBuffer, n))
 		}
 	}
@@ -224,7 +223,7 @@ func (r *Reader) setBuffer(size int) {
 	}
 }
 
-// read is a Read that makes progress or fails.
+// read reads at least one byte into p, or returns an error.
 func (r *Reader) read(p []byte) (int, error) {
 	for range 100 {
 		if n, err := r.rd.Read(p); n > 0 || err != nil {
@@ -234,12 +233,12 @@ func (r *Reader) read(p []byte) (int, error) {
 	return 0, io.ErrNoProgress
 }
 
-// length returns the frame's length and that of its prefix, which stays in
-// the buffer.
+// length decodes the varint length at the beginning of the unread bytes. It returns the length
+// of the frame, and the size of the varint, which stays unread.
 func (r *Reader) length() (n uint64, size int, err error) {
 	for i := range maxLengthBytes {
 		if r.w-r.r <= i {
-			if err := r.need(i + 1); err != nil {
+			if err := r.ensure(i + 1); err != nil {
 				return 0, 0, err
 			}
 		}
@@ -255,10 +254,11 @@ func (r *Reader) length() (n uint64, size int, err error) {
 	return 0, 0, fmt.Errorf("%w: length of more than %d bytes", ErrMalformed, maxLengthBytes)
 }
 
-// large reads a frame that does not fit into the buffer. Memory grows with
-// what has come, so that announcing much costs a stranger as much.
+// large reads a frame of n bytes that does not fit into the buffer. Its memory grows with the
+// bytes that have arrived, so a peer cannot make the Reader allocate memory just by announcing
+// a long frame.
 func (r *Reader) large(n int) ([]byte, error) {
-	if err := r.begun(); err != nil {
+	if err := r.startDeadline(); err != nil {
 		return nil, err
 	}
 	if cap(r.big) < min(n, firstRead) {
@@ -277,7 +277,7 @@ func (r *Reader) large(n int) ([]byte, error) {
 			r.err = err
 		}
 		if got == n {
-			r.big, r.last = big, true
+			r.big, r.detachable = big, true
 			return big[:n:n], nil
 		}
 		big = append(make([]byte, 0, min(n, 2*got)), big...)
@@ -285,7 +285,7 @@ func (r *Reader) large(n int) ([]byte, error) {
 	}
 }
 
-// inside makes the end of the stream an unexpected one.
+// inside returns err, or io.ErrUnexpectedEOF for io.EOF: the stream ended inside a frame.
 func inside(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
@@ -293,8 +293,8 @@ func inside(err error) error {
 	return err
 }
 
-// A Field is one field of a protobuf message. Uint holds varints and fixed
-// numbers, Bytes length-delimited ones; Bytes points into the message.
+// A Field is one field of a protobuf message. Uint is the value of a varint or fixed-size
+// field, Bytes that of a length-delimited field. Bytes shares the memory of the message.
 type Field struct {
 	Num   protowire.Number
 	Type  protowire.Type
@@ -302,8 +302,8 @@ type Field struct {
 	Bytes []byte
 }
 
-// Fields yields the fields of the message b in order. Groups, which protobuf
-// no longer uses, are malformed here. After an error the iteration ends.
+// Fields yields the fields of the message b in order. The iteration ends after an error. A
+// group, which is a field type that protobuf no longer uses, is an error.
 func Fields(b []byte) iter.Seq2[Field, error] {
 	return func(yield func(Field, error) bool) {
 		for len(b) > 0 {
@@ -316,11 +316,10 @@ func Fields(b []byte) iter.Seq2[Field, error] {
 	}
 }
 
-// Cut returns the first field of the message b, which is not empty, and what
-// follows it. Fields is made of it; a loop over Cut is for where every
-// nanosecond counts.
+// Cut returns the first field of the message b, which must not be empty, and the rest of b.
+// A loop that calls Cut is a little faster than one over Fields.
 func Cut(b []byte) (f Field, rest []byte, err error) {
-	// Nearly every field of ours has a tag of one byte and a short length.
+	// Fast path: nearly every field of our messages has a tag of one byte and a short length.
 	if len(b) > 1 && b[0]&7 == byte(protowire.BytesType) && b[0] > 7 && b[0] < 0x80 && b[1] < 0x80 {
 		if end := 2 + int(b[1]); end <= len(b) {
 			return Field{Num: protowire.Number(b[0] >> 3), Type: protowire.BytesType, Bytes: b[2:end]}, b[end:], nil
@@ -356,8 +355,8 @@ func cut(b []byte) (f Field, rest []byte, err error) {
 	return f, b[n:], nil
 }
 
-// CutShort is Cut for a length-delimited field with a tag of one byte and less
-// than 16 KiB of content. For any other field it returns a tag of 0.
+// CutShort does the same as Cut, but only for a length-delimited field that has a tag of one
+// byte and less than 16 KiB of content. For any other field it returns 0 as the tag.
 func CutShort(b []byte) (tag byte, content, rest []byte) {
 	if len(b) < 3 {
 		return 0, nil, nil
@@ -386,7 +385,7 @@ func AppendLength(dst []byte, n int) []byte {
 	return protowire.AppendVarint(dst, uint64(n))
 }
 
-// AppendUint appends a varint field; zero, the default, is left out.
+// AppendUint appends a varint field. It appends nothing if v is zero, protobuf's default.
 func AppendUint(b []byte, num protowire.Number, v uint64) []byte {
 	if v == 0 {
 		return b
@@ -395,8 +394,8 @@ func AppendUint(b []byte, num protowire.Number, v uint64) []byte {
 	return protowire.AppendVarint(b, v)
 }
 
-// AppendBytes appends a length-delimited field; empty, the default, is left
-// out. Use AppendMessage where presence matters.
+// AppendBytes appends a length-delimited field. It appends nothing if v is empty, protobuf's
+// default. Use AppendMessage if an empty field means something else than a missing one.
 func AppendBytes[T ~[]byte | ~string](b []byte, num protowire.Number, v T) []byte {
 	if len(v) == 0 {
 		return b
@@ -404,7 +403,7 @@ func AppendBytes[T ~[]byte | ~string](b []byte, num protowire.Number, v T) []byt
 	return AppendMessage(b, num, v)
 }
 
-// AppendMessage appends a length-delimited field, also when it is empty.
+// AppendMessage appends a length-delimited field, even if v is empty.
 func AppendMessage[T ~[]byte | ~string](b []byte, num protowire.Number, v T) []byte {
 	b = protowire.AppendTag(b, num, protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(len(v)))

@@ -167,11 +167,11 @@ func TestTakenFramesMayBeKept(t *testing.T) {
 			} else if err != nil {
 				t.Fatal(err)
 			}
-			taken := r.Take()
+			taken := r.Detach()
 			if want := len(Append(nil, b)) > max(most, defaultBuffer); taken != want {
 				t.Fatalf("a frame of %d taken: %v", len(b), taken)
 			}
-			if r.Take() {
+			if r.Detach() {
 				t.Fatal("taken twice")
 			}
 			if !taken {

@@ -18,8 +18,8 @@ func Connect(t testing.TB, a, b host.Host) {
 	}
 }
 
-// Announce opens a stream of pubsub from one host to another, and announces the topic on
-// it. The hosts are connected.
+// Announce opens a pubsub stream from one host to another and announces the topic on it, so
+// that the other host's pubsub sees a peer on the topic. The hosts must be connected.
 func Announce(t testing.TB, from, to host.Host, topic string) {
 	t.Helper()
 	stream, err := from.NewStream(t.Context(), to.ID(), pubsub.FloodSubID)

@@ -1,4 +1,4 @@
-// Package hosttest helps tests that need a libp2p host as an application makes it.
+// Package hosttest helps tests that need a libp2p host that was not made by this library.
 package hosttest
 
 import (
@@ -31,8 +31,8 @@ func New(t testing.TB, opts ...libp2p.Option) host.Host {
 	return h
 }
 
-// Eventually waits until ok returns true, and fails the test after 20 s. It polls,
-// since some states of libp2p and pubsub can only be asked for.
+// Eventually calls ok every 2 ms until it returns true, and fails the test after 20 s. It
+// polls, because libp2p and pubsub do not report changes of some of their state.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
@@ -58,9 +58,9 @@ func OverTCPAndQUIC(t *testing.T, test func(t *testing.T, listen string)) {
 	}
 }
 
-// Main runs the tests of a package and returns the exit code, for its TestMain. At most
-// 12 parallel tests run at once, unless the flag -parallel says otherwise: they wait for
-// timers most of the time, and not for a core.
+// Main runs the tests of a package and returns the exit code, for TestMain. At most 12
+// parallel tests run at the same time, unless the flag -parallel is given. That is more than
+// there are cores, because these tests wait for timers most of the time.
 func Main(m *testing.M) (code int) {
 	flag.Parse()
 	given := false

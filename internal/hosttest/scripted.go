@@ -15,11 +15,11 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
-// Scripted is a host whose answers to libp2p's identify protocol come from the test:
-// what they say, and when.
+// Scripted is a host for which the test decides what it answers to libp2p's identify protocol,
+// and when.
 type Scripted struct {
 	host.Host
-	Asked chan func(protocols ...protocol.ID) // each answers one question; no protocols: not at all
+	Asked chan func(protocols ...protocol.ID) // a function for each query, which answers it with the protocols, or resets the stream if there are none
 
 	t *testing.T
 }
@@ -34,7 +34,7 @@ func NewScripted(t *testing.T) *Scripted {
 	return h
 }
 
-// answer sends an identify message in two parts, the protocols in the second.
+// answer sends an identify message in two parts. The second one has the protocols.
 func (h *Scripted) answer(s network.Stream, protocols []protocol.ID) {
 	if protocols == nil {
 		s.Reset()
@@ -53,7 +53,7 @@ func (h *Scripted) answer(s network.Stream, protocols []protocol.ID) {
 	s.Close()
 }
 
-// Push sends a peer the protocols without having been asked.
+// Push sends the protocols to a peer that has not asked for them.
 func (h *Scripted) Push(to peer.ID, protocols ...protocol.ID) {
 	h.t.Helper()
 	s, err := h.NewStream(h.t.Context(), to, identify.IDPush)
@@ -63,15 +63,15 @@ func (h *Scripted) Push(to peer.ID, protocols ...protocol.ID) {
 	h.answer(s, protocols)
 }
 
-// Next waits for the next question, 20 s at most, and returns the function that
-// answers it.
+// Next waits at most 20 s for the next query of a peer, and returns the function that answers
+// it.
 func (h *Scripted) Next() (answer func(protocols ...protocol.ID)) {
 	h.t.Helper()
 	select {
 	case answer := <-h.Asked:
 		return answer
 	case <-time.After(20 * time.Second):
-		h.t.Fatal("it is not asked")
+		h.t.Fatal("no peer has asked for the protocols within 20 s")
 		return nil
 	}
 }

@@ -29,41 +29,43 @@ import (
 )
 
 const (
-	// reorderWindow is how long after one identify message another, older one may still
-	// arrive: the streams of identify end after five seconds, and as long again is added.
+	// reorderWindow is the time within which two identify messages of a peer may arrive in the
+	// wrong order. A stream of identify lasts at most five seconds; this is twice that time.
 	reorderWindow = 2 * identify.DefaultTimeout
-	// queryInterval is the least time between two queries to one peer.
+	// queryInterval is the shortest pause between two queries to one peer.
 	queryInterval = time.Second
-	// recheckDelay is how long Recheck waits for libp2p to learn the protocols by itself.
+	// recheckDelay is how long Recheck waits before it queries a peer, because libp2p may
+	// learn the peer's protocols by itself meanwhile.
 	recheckDelay = 500 * time.Millisecond
-	// maxRechecks bounds the calls of Recheck that wait, per peer.
+	// maxRechecks is the largest number of calls of Recheck that wait for recheckDelay at
+	// the same time, for one peer. Further calls are ignored.
 	maxRechecks = 4
-	// queryTries is how often a query without an answer is repeated.
+	// queryTries is the number of failed queries in a row after which the Tracker gives up.
 	queryTries = 3
-	// maxQueries bounds the open queries.
+	// maxQueries is the largest number of queries to all peers at the same time.
 	maxQueries = 16
-	// maxIdentify and maxIdentifyParts bound an answer, as libp2p itself does.
+	// maxIdentify is the largest size of one part of an answer, in bytes, and
+	// maxIdentifyParts the largest number of parts. libp2p has the same limits.
 	maxIdentify      = 8 << 10
 	maxIdentifyParts = 10
-	// closeTimeout bounds how long Close waits. A reset can take as long as the
-	// connection to a frozen peer lives.
+	// closeTimeout limits how long Close waits for the reset of a stream, which blocks until
+	// a connection to a frozen peer times out.
 	closeTimeout = 2 * time.Second
 )
 
 // A Tracker corrects the peerstore of a host where it is wrong about the protocols that
 // connected peers speak.
 //
-// Libp2p asks a peer for its protocols once, when it connects, and hears of each change
-// by a push. A push arrives on another stream, so it can be lost, or be read before an
-// older message. A host that sets its handlers and dials at once changes its protocols
-// at the very moment when it connects. If nobody noticed, a peer that speaks pubsub
-// would never be known to do so. So the Tracker queries a peer once more when it has not
-// answered libp2p, when it has sent two different lists within ten seconds, and on
-// [Tracker.Recheck]. A correction is emitted on the host's event bus as an
-// [event.EvtPeerProtocolsUpdated].
+// Libp2p asks a peer for its protocols once, when the peer connects. Later the peer sends
+// changes by itself (a push). A push arrives on another stream, so it can be lost, or be read
+// before an older message. That happens to hosts that set stream handlers and dial at the
+// same time. The peerstore then lacks, for example, that a peer speaks pubsub. So the Tracker
+// queries a peer once more if the peer has not answered libp2p, if it has sent two different
+// lists of protocols within ten seconds, or if [Tracker.Recheck] is called. The Tracker emits
+// a correction on the host's event bus as an [event.EvtPeerProtocolsUpdated].
 //
-// All methods may be called from any goroutine. Unexported methods whose names end in
-// Locked need mu.
+// All methods may be called from any goroutine. The caller of an unexported method whose name
+// ends in Locked holds mu.
 type Tracker struct {
 	// Set once.
 	host    corehost.Host
@@ -84,21 +86,22 @@ type Tracker struct {
 	cleaned time.Time // when removeOldLocked last ran
 }
 
-// answers is what a Tracker knows of one peer.
+// answers is the Tracker's record of one peer.
 type answers struct {
-	answered  bool          // with the protocols below
-	protocols []protocol.ID // the watched ones, sorted
-	at        time.Time     // of the last news
+	answered  bool          // the peer has listed its protocols
+	protocols []protocol.ID // those of them that the Tracker watches, sorted
+	at        time.Time     // when the record last changed
 
-	querying bool
-	again    bool // another answer arrived during the query
+	querying bool // a query to the peer is running
+	again    bool // the query must be repeated, because another answer arrived meanwhile
 
-	rechecks  int       // calls of Recheck that wait
-	rechecked time.Time // when Recheck last caused a query
+	rechecks  int       // the number of Recheck calls that wait for recheckDelay
+	rechecked time.Time // when Recheck last started a query
 }
 
-// Track begins to track the given protocols. A nil log means the logger
-// "smokesignal/host" of go-log. The host stays the caller's; close the Tracker first.
+// Track returns a Tracker that watches the given protocols of h's peers. A nil log means the
+// logger "smokesignal/host" of go-log. Close the Tracker before the host; Close does not close
+// the host.
 func Track(h corehost.Host, log *slog.Logger, protocols ...protocol.ID) (*Tracker, error) {
 	log = cmp.Or(log, logging.Package("host", nil))
 	sub, err := h.EventBus().Subscribe([]any{new(event.EvtPeerIdentificationCompleted), new(event.EvtPeerIdentificationFailed)},
@@ -120,31 +123,30 @@ func Track(h corehost.Host, log *slog.Logger, protocols ...protocol.ID) (*Tracke
 	return t, nil
 }
 
-// Close waits for the queries that have begun, but at most two seconds for a connection
-// that is frozen.
+// Close ends the running queries and waits for their goroutines. It waits at most two seconds,
+// since a frozen connection can block a goroutine for longer.
 func (t *Tracker) Close() {
 	t.mu.Lock()
 	t.closed = true
 	t.mu.Unlock()
 	t.cancel()
 	t.sub.Close()
-	// A task that is left behind may still emit.
+	// After a timeout, a goroutine that still runs may use the emitter, so it stays open.
 	if tasks.Wait(&t.tasks, closeTimeout) {
 		t.updated.Close()
 	} else {
-		t.log.Debug("a query for a peer's protocols goes on, since its connection or the event bus is stuck")
+		t.log.Debug("closed while a query for a peer's protocols is blocked by a frozen connection or a full event bus")
 	}
 }
 
-// Recheck queries p for its protocols unless within half a second it is known to speak
-// one of these: it did something that only peers do that speak one. A peer that was
-// queried for this reason is not queried again within ten seconds. Recheck does not
-// block.
+// Recheck says that p must speak one of the given protocols, because p has just used it. If
+// the peerstore does not list one of them for p within half a second, the Tracker queries p
+// for its protocols. It does so at most once in ten seconds per peer. Recheck does not block.
 func (t *Tracker) Recheck(p peer.ID, protocols ...protocol.ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	a := t.touchLocked(p, time.Now())
-	// The bounds keep a peer from causing queries without end.
+	// Without these limits, a peer could cause any number of queries.
 	if t.closed || time.Since(a.rechecked) < reorderWindow || a.rechecks == maxRechecks {
 		return
 	}
@@ -165,7 +167,7 @@ func (t *Tracker) Recheck(p peer.ID, protocols ...protocol.ID) {
 	})
 }
 
-// run follows the identifications of libp2p until Close.
+// run handles the events of libp2p's identify protocol until Close.
 func (t *Tracker) run() {
 	for ev := range t.sub.Out() {
 		switch ev := ev.(type) {
@@ -179,13 +181,14 @@ func (t *Tracker) run() {
 	}
 }
 
-// recordAnswer records an answer that libp2p got.
+// recordAnswer records a list of protocols that libp2p received from p.
 func (t *Tracker) recordAnswer(p peer.ID, protocols []protocol.ID, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.removeOldLocked(now)
 	protocols = t.onlyWatched(protocols)
-	// The two may have arrived in the wrong order.
+	// Two different lists have arrived within a short time, perhaps in the wrong order, so
+	// the peer is asked which one is right.
 	if a := t.peers[p]; a != nil && a.answered && now.Sub(a.at) < reorderWindow && !slices.Equal(a.protocols, protocols) {
 		t.startQueryLocked(p, a)
 	}
@@ -193,7 +196,8 @@ func (t *Tracker) recordAnswer(p peer.ID, protocols []protocol.ID, now time.Time
 	a.answered, a.protocols = true, protocols
 }
 
-// touchLocked returns the record of p, of which there is news.
+// touchLocked returns the record of p, after setting its time to now. It makes one if there
+// is none.
 func (t *Tracker) touchLocked(p peer.ID, now time.Time) *answers {
 	a := t.peers[p]
 	if a == nil {
@@ -204,7 +208,8 @@ func (t *Tracker) touchLocked(p peer.ID, now time.Time) *answers {
 	return a
 }
 
-// removeOldLocked removes the records of peers whose messages have all arrived.
+// removeOldLocked removes records that have not changed for reorderWindow: older messages of
+// these peers cannot arrive any more.
 func (t *Tracker) removeOldLocked(now time.Time) {
 	if now.Sub(t.cleaned) < reorderWindow {
 		return
@@ -215,7 +220,7 @@ func (t *Tracker) removeOldLocked(now time.Time) {
 	})
 }
 
-// onlyWatched returns the watched ones among the protocols, sorted.
+// onlyWatched returns those of the given protocols that the Tracker watches, sorted.
 func (t *Tracker) onlyWatched(protocols []protocol.ID) (list []protocol.ID) {
 	for _, id := range protocols {
 		if slices.Contains(t.watched, id) {
@@ -226,7 +231,7 @@ func (t *Tracker) onlyWatched(protocols []protocol.ID) (list []protocol.ID) {
 	return slices.Compact(list)
 }
 
-// startQueryLocked starts a query to p, or has the running one repeated.
+// startQueryLocked starts a query to p. If one is running, it will be repeated instead.
 func (t *Tracker) startQueryLocked(p peer.ID, a *answers) {
 	if a.querying {
 		a.again = true
@@ -236,8 +241,8 @@ func (t *Tracker) startQueryLocked(p peer.ID, a *answers) {
 	t.tasks.Go(func() { t.queryUntilSettled(p, a) })
 }
 
-// queryUntilSettled queries p until it has answered and no other answer arrived during
-// the query, for as long as p is connected.
+// queryUntilSettled queries p until p answers a query during which no other list of its
+// protocols arrives. It gives up after queryTries failures, or when p is not connected.
 func (t *Tracker) queryUntilSettled(p peer.ID, a *answers) {
 	for failed := 0; ; {
 		protocols, err := t.query(p)
@@ -253,7 +258,7 @@ func (t *Tracker) queryUntilSettled(p peer.ID, a *answers) {
 		done := !a.again && err == nil || failed == queryTries || t.ctx.Err() != nil || t.host.Network().Connectedness(p) == network.NotConnected
 		a.querying, a.again = !done, false
 		t.mu.Unlock()
-		// Without mu, since the bus blocks until its subscribers have room.
+		// mu is not held, because Emit blocks while the buffer of a subscriber is full.
 		if update != nil {
 			t.updated.Emit(*update)
 		}
@@ -267,12 +272,12 @@ func (t *Tracker) queryUntilSettled(p peer.ID, a *answers) {
 	}
 }
 
-// correct sets the protocols of p in the peerstore, and returns what that changed, or
-// nil for nothing.
+// correct sets the protocols of p in the peerstore. It returns the event to emit, or nil if
+// nothing has changed.
 func (t *Tracker) correct(p peer.ID, protocols []protocol.ID) *event.EvtPeerProtocolsUpdated {
 	before, _ := t.host.Peerstore().GetProtocols(p)
 	if err := t.host.Peerstore().SetProtocols(p, protocols...); err != nil {
-		t.log.Debug("the protocols of a peer cannot be stored", "peer", p, "error", err)
+		t.log.Debug("cannot store the protocols of a peer", "peer", p, "error", err)
 		return nil
 	}
 	update := &event.EvtPeerProtocolsUpdated{Peer: p, Added: without(protocols, before), Removed: without(before, protocols)}
@@ -287,8 +292,8 @@ func without(list, other []protocol.ID) []protocol.ID {
 	return slices.DeleteFunc(slices.Clone(list), func(id protocol.ID) bool { return slices.Contains(other, id) })
 }
 
-// query asks p for its protocols, by libp2p's identify. It blocks for five seconds at
-// most, after it has waited for a place among the open queries.
+// query asks p for its protocols, with libp2p's identify protocol. It first waits until fewer
+// than maxQueries queries are running, and then blocks for at most five seconds.
 func (t *Tracker) query(p peer.ID) ([]protocol.ID, error) {
 	select {
 	case t.queries <- struct{}{}:
@@ -306,18 +311,19 @@ func (t *Tracker) query(p peer.ID) ([]protocol.ID, error) {
 		s.Reset()
 		return nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { s.Reset() }) // unblocks the read
+	stop := context.AfterFunc(ctx, func() { s.Reset() }) // ends the read below when ctx ends
 	defer stop()
 	protocols, err := readIdentify(s)
 	if err != nil {
 		s.Reset()
 		return nil, err
 	}
-	s.Close() // over QUIC this can fail, as the peer is done with the stream
+	s.Close() // the error is ignored: over QUIC, Close can fail because the peer has closed the stream
 	return protocols, nil
 }
 
-// readIdentify reads the protocols of an answer, which may come in several messages.
+// readIdentify reads a peer's answer to identify, which may have several parts, and returns
+// the protocols in it.
 func readIdentify(r io.Reader) ([]protocol.ID, error) {
 	parts := frame.NewReader(r, maxIdentify)
 	var answer pb.Identify
@@ -333,5 +339,5 @@ func readIdentify(r io.Reader) ([]protocol.ID, error) {
 			return nil, fmt.Errorf("identify: read an answer: %w", err)
 		}
 	}
-	return nil, fmt.Errorf("identify: an answer of more than %d parts", maxIdentifyParts)
+	return nil, fmt.Errorf("identify: read an answer: it has more than %d parts", maxIdentifyParts)
 }

@@ -188,7 +188,7 @@ func TestAnswersComeInPartsAndAreBounded(t *testing.T) {
 		"two parts":      {append(some, some...), "[/a /a] <nil>"},
 		"half a part":    {some[:len(some)-1], "[] identify: read an answer: unexpected EOF"},
 		"a large part":   {part(&pb.Identify{Protocols: []string{strings.Repeat("x", maxIdentify)}}), "[] identify: read an answer: frame: too large: 8195 bytes announced, the limit is 8192"},
-		"too many parts": {bytes.Repeat(some, maxIdentifyParts), "[] identify: an answer of more than 10 parts"},
+		"too many parts": {bytes.Repeat(some, maxIdentifyParts), "[] identify: read an answer: it has more than 10 parts"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			list, err := readIdentify(bytes.NewReader(c.in))

@@ -9,7 +9,7 @@ import (
 // heapPatience is how long WantHeap waits for the heap to shrink.
 const heapPatience = 30 * time.Second
 
-// Heap returns how many bytes the heap has after a garbage collection.
+// Heap runs a garbage collection and returns the size of the heap in bytes.
 func Heap() int {
 	runtime.GC()
 	var m runtime.MemStats
@@ -17,9 +17,9 @@ func Heap() int {
 	return int(m.HeapAlloc)
 }
 
-// WantHeap fails the test unless the heap comes back to at most this many bytes above
-// before. It waits, because pools, finalizers and closing hosts of libp2p hold some
-// memory until a later collection.
+// WantHeap fails the test if the heap stays larger than before by more than most bytes. It
+// waits up to heapPatience, because pools, finalizers and closing libp2p hosts keep some memory
+// until a later garbage collection.
 func WantHeap(t *testing.T, before, most int) {
 	t.Helper()
 	grown := Heap() - before

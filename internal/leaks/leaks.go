@@ -1,4 +1,4 @@
-// Package leaks finds the goroutines that a test leaves behind.
+// Package leaks finds goroutines that still run after a test.
 package leaks
 
 import (
@@ -10,13 +10,14 @@ import (
 	"go.uber.org/goleak"
 )
 
-// goleak itself looks for 0.4 s, in which a busy machine may not come to a goroutine
-// that is about to end.
+// patience is how long a check waits for goroutines to end. goleak itself waits only for
+// 0.4 s, which is too short on a busy machine.
 const patience = 5 * time.Second
 
-// Watch returns a check that fails the test unless every goroutine that began after
-// Watch ends within five seconds. The test has to close everything by then, also the
-// host at the other end: QUIC goes on with half a handshake for that long and more.
+// Watch returns a function that fails the test if a goroutine that started after Watch still
+// runs five seconds after the function is called. Before the call, the test has to close
+// everything, also the hosts at the other end of connections: QUIC continues an incomplete
+// handshake for longer than five seconds.
 func Watch(t testing.TB, ignore ...goleak.Option) (check func()) {
 	return watch(t, patience, ignore...)
 }
@@ -31,7 +32,8 @@ func watch(t testing.TB, patience time.Duration, ignore ...goleak.Option) (check
 	}
 }
 
-// Main is the TestMain of a package whose tests leave nothing behind.
+// Main runs the tests of a package and exits with status 1 if goroutines still run after them.
+// TestMain calls it.
 func Main(m *testing.M) {
 	code := m.Run()
 	if code == 0 {

@@ -1,5 +1,5 @@
-// Package lent puts a node on a libp2p host that belongs to the application: one node
-// per host, without changing or closing anything that is the application's.
+// Package lent lets a node run on a libp2p host that belongs to the application. It allows one
+// node per host, and does not change or close anything that belongs to the application.
 package lent
 
 import (
@@ -20,29 +20,28 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// ErrClaimed is returned by [Claim] for a host that has a node already.
-var ErrClaimed = errors.New("lent: another node is on the host already")
+// ErrClaimed is returned by [Claim] when another node uses the host already.
+var ErrClaimed = errors.New("lent: another node uses the host already")
 
-// claims holds the hosts of this process that have a node. Hosts of two processes are
-// never the same.
+// claims lists the hosts of this process that a node uses.
 var claims = struct {
 	mu      sync.Mutex
 	claimed map[any]bool
 }{claimed: map[any]bool{}}
 
-// Claim makes h the host of one node until release is called. It returns [ErrClaimed] if
-// another node has claimed it, directly or behind a wrapper.
+// Claim reserves h for one node until release is called. It returns [ErrClaimed] if another
+// node has claimed h, or a host that wraps h.
 func Claim(h corehost.Host) (release func(), err error) {
-	// A wrapper, such as a routed host, shares the table of protocols with its host. That
-	// table is where two nodes would collide.
+	// The key is the host's table of stream handlers, in which the handlers of two nodes
+	// would collide. A host that wraps another, such as a routed host, has the same table.
 	var key any = h.Mux()
 	if !reflect.TypeOf(key).Comparable() {
 		key = h.ID()
 	}
 	claims.mu.Lock()
 	defer claims.mu.Unlock()
-	// If a protocol of ours is served and nobody has claimed the host here, the program
-	// contains another version of this module.
+	// If h has a handler for one of our protocols but no claim, the program contains another
+	// version of this module, whose claims are in another variable.
 	if claims.claimed[key] || slices.ContainsFunc(h.Mux().Protocols(), protocol.IsOurs) {
 		return nil, ErrClaimed
 	}
@@ -58,26 +57,25 @@ func isPubSub(id protocol.ID) bool {
 	return strings.HasPrefix(string(id), "/floodsub/") || strings.HasPrefix(string(id), "/meshsub/")
 }
 
-// PubSubProtocols returns the pubsub protocols that h serves.
+// PubSubProtocols returns the pubsub protocols for which h has a stream handler.
 func PubSubProtocols(h corehost.Host) []protocol.ID {
 	return slices.DeleteFunc(slices.Clone(h.Mux().Protocols()), func(id protocol.ID) bool { return !isPubSub(id) })
 }
 
-// A Wrapper is a host of the application, as a node uses it. The node neither listens on it
-// nor closes it.
+// A Wrapper wraps a host of the application for a node. Its Listen and Close do nothing.
 type Wrapper struct {
 	corehost.Host
 
-	sharesTopic func(peer.ID) bool // see New
+	sharesTopic func(peer.ID) bool // see Wrap
 
 	mu       sync.Mutex
 	handlers map[protocol.ID]*releasableHandler
 }
 
-// A handler is the part of a node's stream handler that the host keeps. The host's table
-// does not release a removed handler until another takes its place (go-multistream
-// v0.6.1). Without this indirection it would keep a closed node in memory, with all that
-// the node stores.
+// A releasableHandler is the stream handler that the host gets in place of the node's own one,
+// to which it holds a pointer. The host's table keeps a removed handler in memory until another
+// one replaces it (go-multistream v0.6.1). Without this indirection, it would keep a closed node
+// and all its data in memory.
 type releasableHandler struct {
 	f atomic.Pointer[network.StreamHandler]
 }
@@ -90,19 +88,19 @@ func (h *releasableHandler) handle(s network.Stream) {
 	}
 }
 
-// Wrap returns h for a node. If the pubsub belongs to the application as well, then
-// sharesTopic reports whether the application has a topic in common with a peer. It is
-// nil if the pubsub is the node's.
+// Wrap returns a Wrapper of h. If the application lends its pubsub as well, sharesTopic reports
+// whether the application and a peer are on the same topic. Otherwise sharesTopic is nil.
 func Wrap(h corehost.Host, sharesTopic func(peer.ID) bool) *Wrapper {
 	return &Wrapper{Host: h, sharesTopic: sharesTopic, handlers: map[protocol.ID]*releasableHandler{}}
 }
 
-// SetStreamHandler registers a handler, which RemoveStreamHandler releases.
+// SetStreamHandler sets a stream handler. After RemoveStreamHandler, nothing holds it any more.
 func (h *Wrapper) SetStreamHandler(id protocol.ID, f network.StreamHandler) {
 	h.Host.SetStreamHandler(id, h.newHandler(id, f))
 }
 
-// SetStreamHandlerMatch registers a handler, which RemoveStreamHandler releases.
+// SetStreamHandlerMatch sets a stream handler for all protocols that match accepts. After
+// RemoveStreamHandler, nothing holds the handler any more.
 func (h *Wrapper) SetStreamHandlerMatch(id protocol.ID, match func(protocol.ID) bool, f network.StreamHandler) {
 	h.Host.SetStreamHandlerMatch(id, match, h.newHandler(id, f))
 }
@@ -116,7 +114,7 @@ func (h *Wrapper) newHandler(id protocol.ID, f network.StreamHandler) network.St
 	return wrapped.handle
 }
 
-// RemoveStreamHandler removes a handler and releases it.
+// RemoveStreamHandler removes the handler of a protocol and releases its memory.
 func (h *Wrapper) RemoveStreamHandler(id protocol.ID) {
 	h.Host.RemoveStreamHandler(id)
 	h.mu.Lock()
@@ -133,9 +131,9 @@ func (h *Wrapper) Listen() error { return nil }
 // Close does nothing: the application closes its host.
 func (h *Wrapper) Close() error { return nil }
 
-// Dialable returns the present addresses of the host, each with /p2p/ID, the most
-// reachable first. Addresses that cannot be dialed are skipped, even if the application
-// advertises them.
+// Dialable returns the current addresses of the host, each with /p2p/ID at its end. The
+// addresses that most peers can dial come first. Addresses that nobody can dial are skipped,
+// even if the application advertises them.
 func (h *Wrapper) Dialable() []ma.Multiaddr {
 	var addrs []ma.Multiaddr
 	for _, a := range h.Addrs() {
@@ -157,8 +155,8 @@ func hasPortZero(a ma.Multiaddr) bool {
 	return false
 }
 
-// Relayed returns the nodes that are connected through relays only. Other peers that the
-// application has connected through relays are not returned.
+// Relayed returns the smokesignal nodes that are connected only through relays. It leaves out
+// peers of the application that are not nodes.
 func (h *Wrapper) Relayed() (list []peer.ID) {
 	for _, p := range addr.RelayedPeers(h.Network()) {
 		if ids, err := h.Peerstore().GetProtocols(p); err == nil && slices.ContainsFunc(ids, protocol.IsOurs) {
@@ -168,28 +166,28 @@ func (h *Wrapper) Relayed() (list []peer.ID) {
 	return list
 }
 
-// Spare reports whether a connection serves only the node: no stream of the application
-// is on it, and the application has not protected the peer from the connection manager.
+// Spare reports whether only the node uses the connection c: c has no stream of the
+// application, and the application has not protected the peer in the connection manager.
 func (h *Wrapper) Spare(c network.Conn) bool {
 	return !UsedByOthers(c, h.sharesTopic) && !h.ConnManager().IsProtected(c.RemotePeer(), "")
 }
 
-// UsedByOthers reports whether a connection has a stream that is not the node's.
-// sharesTopic is as for [New].
+// UsedByOthers reports whether the connection c has a stream that does not belong to the node.
+// sharesTopic has the same meaning as in [Wrap].
 func UsedByOthers(c network.Conn, sharesTopic func(peer.ID) bool) bool {
 	pubsub := false
 	for _, s := range c.GetStreams() {
 		switch id := s.Protocol(); {
 		case id == "": // its protocol is still being negotiated
 		case protocol.IsOurs(id):
-		case strings.HasPrefix(string(id), "/ipfs/id/"): // libp2p sends the peer our protocols
+		case strings.HasPrefix(string(id), "/ipfs/id/"): // libp2p's own identify protocol
 		case isPubSub(id):
 			pubsub = true
 		default:
 			return true
 		}
 	}
-	// A pubsub keeps a stream to each peer that it knows, so the stream alone does not mean
-	// that the application needs the connection.
+	// Pubsub keeps a stream to every peer that speaks it. So a pubsub stream alone does not
+	// mean that the application needs the connection; a common topic does.
 	return pubsub && sharesTopic != nil && sharesTopic(c.RemotePeer())
 }

@@ -1,4 +1,5 @@
-// Package limits bounds the resources of a host that the peers of a node can use.
+// Package limits configures libp2p's resource manager: how many streams, connections and how
+// much memory the peers of a node may use.
 package limits
 
 import (
@@ -14,9 +15,10 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// protocolLimits are the streams that one peer may have with a node, in each direction
-// and for each protocol. A link needs one of them, or two while an old one ends. Overlay
-// and repair also open short ones. libp2p would grant 64 and more, at some 57 KiB each.
+// protocolLimits holds, for each protocol, how many streams one peer may have with a node in
+// each direction, and how much memory in bytes they may use. A link needs one stream per
+// protocol, or two while an old stream ends; overlay and repair also open streams for a short
+// time. libp2p's defaults would allow 64 and more, and a stream can use about 57 KiB.
 var protocolLimits = []struct {
 	id      protocol.ID
 	perPeer int
@@ -28,15 +30,15 @@ var protocolLimits = []struct {
 	{pubsub.FloodSubID, 4, 16 << 20},
 }
 
-// Add adds the limits of a node's protocols and of its service to those of a resource
-// manager. It is for an application that makes the libp2p host itself; package host does
-// it for its own hosts. It reduces no other limit.
+// Add adds to limits the limits for a node's protocols and for its service (all streams of the
+// library together). It is for an application that makes the libp2p host itself; package host
+// calls it for its own hosts. It changes no other limit.
 //
-// All of these limits are on streams. With one peer a node has up to 24 streams in each
-// direction for moments, and four for as long as there is a link; the application's
-// limits per peer have to allow that. An application whose peers share an IP address also
-// needs rcmgr.WithLimitPerSubnet and rcmgr.WithConnRateLimiters, since libp2p accepts at
-// most eight connections from one address.
+// All limits that Add sets are for streams. A node may have up to 24 streams with one peer in
+// each direction for a moment, and has four as long as there is a link. The application's own
+// limits per peer have to allow that. If peers of the application share an IP address, the
+// application also needs rcmgr.WithLimitPerSubnet and rcmgr.WithConnRateLimiters, because
+// libp2p accepts at most eight connections from one address.
 func Add(limits *rcmgr.ScalingLimitConfig) {
 	perPeer, memory := 0, int64(0)
 	for _, p := range protocolLimits {
@@ -46,7 +48,7 @@ func Add(limits *rcmgr.ScalingLimitConfig) {
 		limits.AddProtocolPeerLimit(p.id,
 			rcmgr.BaseLimit{StreamsInbound: p.perPeer, StreamsOutbound: p.perPeer, Streams: 2 * p.perPeer, Memory: p.memory},
 			rcmgr.BaseLimitIncrease{})
-		if protocol.IsOurs(p.id) { // pubsub accounts its streams itself
+		if protocol.IsOurs(p.id) { // pubsub's streams do not count for our service
 			perPeer += p.perPeer
 			memory += p.memory
 		}
@@ -60,27 +62,26 @@ func Add(limits *rcmgr.ScalingLimitConfig) {
 }
 
 const (
-	// connsPerIP is how many connections one IPv4 address or IPv6 /56 may have with this
-	// host at a time. With the eight of libp2p, the ninth node behind a NAT or in one
-	// container host is locked out. This allows 64 nodes: each has at most two connections
-	// (both ends dial at once), and as many again are still counted after a crash (over
-	// QUIC for 40 s).
+	// connsPerIP is the largest number of connections that one IPv4 address, or one IPv6 /56
+	// prefix, may have with this host at the same time. libp2p's default is eight, so that the
+	// ninth node behind one NAT, or on one container host, could not connect. 256 are enough
+	// for 64 nodes behind one address: each has at most two connections, when both ends dial
+	// at the same time, and after a crash of the node they count for up to 40 s more.
 	connsPerIP = 256
 	// connRatePerIP is how many new connections per second one address may open, after a
-	// burst of connsPerIP: 64 nodes that try again every 8 s, twice over.
+	// first burst of connsPerIP. It is twice the rate of 64 nodes that each dial every 8 s.
 	connRatePerIP = 16
 )
 
-// ResourceManager returns a resource manager with libp2p's default limits for this
-// machine, the limits of our protocols, and enough connections for many nodes behind one
-// address.
+// ResourceManager returns a resource manager with libp2p's default limits for this machine,
+// the limits that Add sets, and limits on connections that allow many nodes behind one address.
 func ResourceManager() (network.ResourceManager, error) {
 	limits := rcmgr.DefaultLimits
 	libp2p.SetDefaultServiceLimits(&limits)
 	Add(&limits)
-	// On a machine with less than 1 GiB the defaults allow 64 inbound connections, and 32
-	// that are being made. This is twice the limit of one address, so that no address can
-	// use up all of them.
+	// On a machine with less than 1 GiB of memory, the defaults allow 64 inbound connections
+	// and 32 connections in their handshake. The limits below are higher: the total is twice
+	// the limit per address, so that one address cannot use up all connections.
 	limits.SystemBaseLimit.ConnsInbound = 2 * connsPerIP
 	limits.SystemBaseLimit.Conns = 3 * connsPerIP
 	limits.TransientBaseLimit.ConnsInbound = connsPerIP / 2
@@ -88,13 +89,14 @@ func ResourceManager() (network.ResourceManager, error) {
 	limits.TransientBaseLimit.FD = connsPerIP / 2
 	return rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits.AutoScale()),
 		rcmgr.WithMetricsDisabled(),
-		// As by default, there is a limit on /48 too, since one customer can have many /56.
+		// Like the default, this also limits each IPv6 /48 prefix, since one customer of a
+		// provider can have a whole /48, with many /56 prefixes in it.
 		rcmgr.WithLimitPerSubnet(
 			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: connsPerIP}},
 			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 56, ConnCount: connsPerIP}, {PrefixLength: 48, ConnCount: 8 * connsPerIP}},
 		),
 		rcmgr.WithConnRateLimiters(&rate.Limiter{
-			NetworkPrefixLimits: []rate.PrefixLimit{ // loopback has no limit
+			NetworkPrefixLimits: []rate.PrefixLimit{ // no limit for loopback addresses
 				{Prefix: netip.MustParsePrefix("127.0.0.0/8")},
 				{Prefix: netip.MustParsePrefix("::1/128")},
 			},

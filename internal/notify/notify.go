@@ -1,6 +1,5 @@
-// Package notify holds the two ways in which one goroutine wakes another: [Cond]
-// wakes all goroutines that wait for a change of state, and [Signal] wakes the one
-// goroutine that looks after something.
+// Package notify lets goroutines wake each other: a [Cond] wakes all goroutines that wait for
+// a change of state, and a [Signal] wakes one goroutine.
 package notify
 
 import (
@@ -8,9 +7,9 @@ import (
 	"sync"
 )
 
-// A Cond lets goroutines wait until state that a mutex guards has changed. It is
-// [sync.Cond] with a context. The zero value is ready for use. All methods need the
-// mutex. Check the state again after Wait:
+// A Cond lets goroutines wait until the state that a mutex guards has changed. It is a
+// [sync.Cond] with a context. The zero value is ready for use. The caller of a method holds
+// the mutex. After Wait it has to check the state again:
 //
 //	mu.Lock()
 //	defer mu.Unlock()
@@ -20,11 +19,11 @@ import (
 //		}
 //	}
 type Cond struct {
-	changed chan struct{} // nil while nobody waits
+	changed chan struct{} // closed by the next Broadcast; nil while nobody waits
 }
 
-// Wait unlocks mu, waits for Broadcast or for the end of ctx, and locks mu again. It
-// returns nil after a Broadcast, and ctx.Err() when ctx has ended without one.
+// Wait unlocks mu, waits for a Broadcast or for the end of ctx, and locks mu again. It
+// returns nil after a Broadcast, and ctx.Err() if ctx ended without one.
 func (c *Cond) Wait(ctx context.Context, mu sync.Locker) error {
 	changed := c.Changed()
 	mu.Unlock()
@@ -34,7 +33,7 @@ func (c *Cond) Wait(ctx context.Context, mu sync.Locker) error {
 		return nil
 	case <-ctx.Done():
 	}
-	// If both happened, the new state says more than the end of ctx does.
+	// If both have happened, the Broadcast counts, since the caller may have what it waits for.
 	select {
 	case <-changed:
 		return nil
@@ -43,9 +42,9 @@ func (c *Cond) Wait(ctx context.Context, mu sync.Locker) error {
 	}
 }
 
-// Changed returns a channel that the next Broadcast closes, for a caller that also
-// waits for something else than a context. Get it before unlocking the mutex under
-// which the state was checked, and wait after that.
+// Changed returns a channel that the next Broadcast closes, for a caller that has to wait in a
+// select. Check the state and call Changed without unlocking the mutex in between, then unlock
+// it and wait.
 func (c *Cond) Changed() <-chan struct{} {
 	if c.changed == nil {
 		c.changed = make(chan struct{})
@@ -58,21 +57,22 @@ func (c *Cond) Waited() bool { return c.changed != nil }
 
 // Broadcast wakes all waiting goroutines.
 func (c *Cond) Broadcast() {
-	// Most changes happen while nobody waits; they cost no channel.
+	// Nobody waits in most cases. Then there is no channel.
 	if c.changed != nil {
 		close(c.changed)
 		c.changed = nil
 	}
 }
 
-// A Signal wakes one goroutine, which receives from it. Any number of Sets before the
-// goroutine receives count as one, and none is missed while the goroutine is busy.
+// A Signal is a channel with which other goroutines wake one goroutine, which receives from it.
+// Several calls of Set before it receives wake it once. A Set while the goroutine is busy is
+// not lost: its next receive returns at once.
 type Signal chan struct{}
 
 // NewSignal returns a Signal that is not set.
 func NewSignal() Signal { return make(Signal, 1) }
 
-// Set wakes the receiver, now or when it receives next. It does not block.
+// Set wakes the receiving goroutine now, or when it next receives. It does not block.
 func (s Signal) Set() {
 	select {
 	case s <- struct{}{}:

@@ -1,6 +1,6 @@
-// Package payload holds the arguments of an event in the form in which they
-// travel. The events of package events and of the module's root carry them in
-// a field of the same type, so that one converts into the other for free.
+// Package payload holds the encoded arguments of an event, as they are sent. The Event types
+// of package events and of the module's root both have a field of this type, so that a pointer
+// to one can be converted to a pointer to the other without a copy.
 package payload
 
 import (
@@ -12,7 +12,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
-// The fields of the protobuf messages, as in docs/wire.md:
+// The field numbers of these protobuf messages, which docs/wire.md describes:
 //
 //	message Event { string name = 1; repeated Arg args = 2; }
 //	message Arg   { uint32 codec = 1; bytes data = 2; }
@@ -24,16 +24,16 @@ const (
 	FieldData  = 2
 )
 
-// The tags of the fields that nearly every event consists of.
+// The tags (field number and type in one byte) of the fields that nearly every event has.
 const (
 	TagName = FieldName<<3 | byte(protowire.BytesType)
 	TagArgs = FieldArgs<<3 | byte(protowire.BytesType)
 	TagData = FieldData<<3 | byte(protowire.BytesType)
 )
 
-// Args are the encoded arguments of an event: its protobuf message, or the part
-// of it after the name. Whoever makes Args has parsed the message, so the
-// methods do not report errors.
+// Args are the encoded arguments of an event: its protobuf message, or the part of it after
+// the name. The methods return no errors, because the code that makes Args has checked that
+// the message is well-formed.
 type Args []byte
 
 // An Arg is one argument: the id of its codec and its bytes.
@@ -53,8 +53,8 @@ func (a Args) Len() (n int) {
 	return n
 }
 
-// Next returns the first argument and the rest of the message after it. The Args
-// must have an argument.
+// Next returns the first argument and the rest of the message after it. There must be at
+// least one argument.
 func (a Args) Next() (first Arg, rest Args) {
 	if tag, short, rest := frame.CutShort(a); tag == TagArgs {
 		first, _ = ParseArg(short)
@@ -64,7 +64,7 @@ func (a Args) Next() (first Arg, rest Args) {
 	for len(b) > 0 {
 		var f frame.Field
 		f, b, _ = frame.Cut(b)
-		// Other fields are of a later version of the format.
+		// Fields with other numbers belong to a later version of the format and are skipped.
 		if f.Num == FieldArgs && f.Type == protowire.BytesType {
 			first, _ = ParseArg(f.Bytes)
 			break
@@ -73,10 +73,10 @@ func (a Args) Next() (first Arg, rest Args) {
 	return first, b
 }
 
-// At returns argument i, counted from 0, and whether there is one.
+// At returns the argument with index i, which counts from 0. It returns false if there is none.
 func (a Args) At(i int) (Arg, bool) {
 	if i == 0 {
-		// Most events have one argument: do not count them first.
+		// Most events have one argument, so the first one is returned without counting them.
 		if tag, short, _ := frame.CutShort(a); tag == TagArgs {
 			first, _ := ParseArg(short)
 			return first, true
@@ -92,7 +92,7 @@ func (a Args) At(i int) (Arg, bool) {
 	return arg, true
 }
 
-// ParseArg reads an Arg message. It copies nothing.
+// ParseArg decodes an Arg message. The Arg shares the memory of b.
 func ParseArg(b []byte) (Arg, error) {
 	var a Arg
 	if tag, short, rest := frame.CutShort(b); tag == TagData && len(rest) == 0 {
@@ -111,8 +111,8 @@ func ParseArg(b []byte) (Arg, error) {
 			}
 			a.Codec = uint32(f.Uint)
 		case f.Num == FieldData && f.Type == protowire.BytesType:
-			// The capacity ends here, so that a caller's append copies the bytes
-			// and does not write into the next argument.
+			// The capacity is limited, so that a caller who appends to Data gets a copy and
+			// does not write into the next argument.
 			a.Data = f.Bytes[:len(f.Bytes):len(f.Bytes)]
 		}
 	}

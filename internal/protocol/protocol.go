@@ -1,5 +1,5 @@
-// Package protocol holds the names and limits of the wire format that several
-// packages share. docs/wire.md describes the format.
+// Package protocol holds the names and limits of the wire format that more than one package
+// uses. docs/wire.md describes the format.
 package protocol
 
 import (
@@ -10,7 +10,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 )
 
-// ID is the protocol id of libp2p, so that a file needs only one package of this name.
+// ID is libp2p's type for protocol ids, here so that a file need not import libp2p's package
+// protocol as well.
 type ID = protocol.ID
 
 // The protocols of a node, each on streams of its own.
@@ -30,42 +31,42 @@ const prefix = "/smokesignal/"
 // IsOurs reports whether a protocol belongs to smokesignal, in any version.
 func IsOurs(id ID) bool { return strings.HasPrefix(string(id), prefix) }
 
-// Service is the name under which the resource manager of libp2p accounts the streams
-// of a node. The streams of pubsub are not among them.
+// Service is the service name under which libp2p's resource manager counts the streams of a
+// node, except those of pubsub.
 const Service = "smokesignal"
 
-// DefaultNetwork is the network of a node, and of a ticket, that does not name one.
+// DefaultNetwork is the network name of nodes and tickets for which none is given.
 const DefaultNetwork = "default"
 
-// MaxNetwork is the longest network name that messages may carry, in bytes.
+// MaxNetwork is the length in bytes of the longest network name in a message.
 const MaxNetwork = 128
 
-// MaxPingInterval is the longest interval or timeout of the watchdog, also that of another
-// node which its pings name.
+// MaxPingInterval is the longest ping interval or ping timeout that a watchdog may have, its
+// own or that in another node's ping.
 const MaxPingInterval = 24 * time.Hour
 
 // Topic returns the pubsub topic on which the nodes of a network broadcast.
 func Topic(network string) string { return "smokesignal/" + network }
 
-// Limits of the fields of a pubsub message, in bytes.
+// The largest sizes of the fields of a pubsub message, in bytes.
 const (
-	// MaxAuthor bounds the id of a sender.
+	// MaxAuthor limits the id of the sender.
 	MaxAuthor = 64
-	// MaxSeqno bounds pubsub's own sequence number.
+	// MaxSeqno limits pubsub's own sequence number.
 	MaxSeqno = 64
-	// MaxKey bounds a public key, and a signature.
+	// MaxKey limits the public key, and the signature.
 	MaxKey = 4 << 10
 )
 
-// A Session names one run of a node's process. It is random.
+// A Session is a random number that identifies one run of a node's process.
 type Session [8]byte
 
 // NewSession returns a random session.
 func NewSession() Session {
 	var s Session
-	rand.Read(s[:]) // never fails
+	rand.Read(s[:]) // crypto/rand never returns an error
 	return s
 }
 
-// IsZero reports whether s is the zero session, which no node has.
+// IsZero reports whether s is zero, which is not the session of any node.
 func (s Session) IsZero() bool { return s == Session{} }

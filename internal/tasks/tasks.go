@@ -1,4 +1,4 @@
-// Package tasks waits for goroutines that may never end.
+// Package tasks waits for goroutines, with a timeout.
 package tasks
 
 import (
@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Wait waits until all tasks have ended, at most for the timeout, and reports whether
-// they have. After a timeout one goroutine stays behind until the tasks end.
+// Wait waits until all tasks have ended, but at most for timeout, and reports whether they have
+// ended. After a timeout, a goroutine of Wait itself remains until the tasks end.
 func Wait(tasks *sync.WaitGroup, timeout time.Duration) bool {
 	ended := make(chan struct{})
 	go func() {

@@ -1,6 +1,7 @@
-// Package testhook holds what tests need and users do not, so that it is not on the
-// pages of the public packages. Each function is set by the package that it names;
-// results are of type any because this package cannot import the public ones.
+// Package testhook gives tests access to options that users do not need, so that these do not
+// appear in the documentation of the public packages. The package in whose terms a function is
+// described sets the variable. Results are of type any, because this package cannot import the
+// public ones.
 package testhook
 
 import (
@@ -8,11 +9,10 @@ import (
 	"time"
 )
 
-// Listener takes the place of net.ListenUDP for everything that a host does over UDP,
-// dialing included: a network in memory, for example. A host with a Listener has to
-// listen on QUIC addresses one by one, since there are no interfaces to ask. Its dials
-// come from the first address that it listens on. A Listener is safe for concurrent
-// use.
+// A Listener replaces net.ListenUDP for all UDP traffic of a host, dials included, for example
+// with a network in memory. A host with a Listener must list the QUIC addresses that it listens
+// on, because it has no network interfaces. It dials from the first of them. A Listener must be
+// safe for concurrent use.
 type Listener func(network string, at *net.UDPAddr) (net.PacketConn, error)
 
 var (
@@ -20,7 +20,7 @@ var (
 	// from listen.
 	ListenUDP func(listen Listener) any
 
-	// Clock returns a smokesignal.Option by which a node takes the start of its session
-	// from now, the wall clock of its machine.
+	// Clock returns a smokesignal.Option with which a node reads the wall clock from now. The
+	// node needs it for the start time of its session.
 	Clock func(now func() time.Time) any
 )

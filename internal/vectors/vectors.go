@@ -1,5 +1,5 @@
-// Package vectors reads the files of docs/vectors, in tests of the packages that
-// implement what the files describe. docs/wire.md says what they are for.
+// Package vectors reads the test vectors in docs/vectors: examples of encoded messages, against
+// which tests check the packages that encode and decode them. docs/wire.md describes the files.
 package vectors
 
 import (
@@ -12,20 +12,21 @@ import (
 	"testing"
 )
 
-// A Vector is bytes as they are on the wire, and what they say.
+// A Vector is an encoded message and the values of its fields.
 type Vector struct {
 	Name string `json:"name"`
 	Hex  Bytes  `json:"hex"`
-	// Fields is what the bytes say. Each file has a form of its own for it.
+	// Fields has the values of the message's fields, as a JSON object whose form depends on
+	// the file.
 	Fields json.RawMessage `json:"fields,omitempty"`
-	// ReadOnly marks bytes which every reader accepts but no node of this module
-	// writes, such as fields of a later version.
+	// ReadOnly means that every reader must accept the message, but this module never writes
+	// it, for example because it has fields of a later version.
 	ReadOnly bool `json:"readOnly,omitempty"`
-	// Error marks bytes that a reader has to refuse; there are no Fields then.
+	// Error means that a reader must refuse the bytes. There are no Fields then.
 	Error bool `json:"error,omitempty"`
 }
 
-// Bytes are written in JSON as lower case hexadecimal digits.
+// Bytes is a byte slice that is written in JSON as lower case hexadecimal digits.
 type Bytes []byte
 
 // MarshalText implements encoding.TextMarshaler.
@@ -37,10 +38,10 @@ func (b *Bytes) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// Test checks decode and encode with every vector of docs/vectors/file. T has the form of
-// the file's fields. decode must refuse a vector with an error and decode any other to
-// its fields. encode must make the same bytes of these fields, unless the vector is
-// ReadOnly. A field that T does not have is an error. A field left out is zero.
+// Test checks decode and encode with every vector in docs/vectors/file. T is a struct for the
+// vectors' Fields in JSON. decode must return an error for a vector with Error set, and the
+// vector's fields for any other. encode must return the vector's bytes for these fields, unless
+// the vector is ReadOnly. The test fails if Fields has a field that T lacks.
 func Test[T any](t *testing.T, file string, decode func([]byte) (T, error), encode func(T) ([]byte, error)) {
 	t.Helper()
 	list := Read(t, file)
@@ -95,7 +96,8 @@ func Read(t *testing.T, file string) (list []Vector) {
 	return list
 }
 
-// Docs returns the folder docs of this module, whose packages' tests call it.
+// Docs returns the path of this module's folder docs. The test must belong to a package of
+// this module.
 func Docs(t testing.TB) string {
 	t.Helper()
 	dir, err := os.Getwd() // the folder of the package
@@ -114,7 +116,7 @@ func Docs(t testing.TB) string {
 	}
 }
 
-// strict decodes JSON of which nothing may be left over.
+// strict decodes JSON and fails the test if it has a field that ptr's type lacks.
 func strict(t *testing.T, what string, b []byte, ptr any) {
 	t.Helper()
 	d := json.NewDecoder(bytes.NewReader(b))
@@ -124,7 +126,7 @@ func strict(t *testing.T, what string, b []byte, ptr any) {
 	}
 }
 
-// text is v as the files have it.
+// text returns v as JSON, as it is written in the files.
 func text(v any) string {
 	b, err := json.Marshal(v)
 	if err != nil {

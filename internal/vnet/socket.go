@@ -11,15 +11,15 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
-// A packet is on its way to a socket.
+// A packet is a UDP packet that was sent to a socket and not read yet.
 type packet struct {
-	due   time.Time
-	order uint64 // those due at the same time arrive as they were sent
+	due   time.Time // when the packet arrives
+	order uint64    // the order of sending, for packets that arrive at the same time
 	from  netip.AddrPort
 	data  []byte
 }
 
-// packets is a heap.
+// packets is a heap of packets, ordered by time of arrival.
 type packets []packet
 
 func (p packets) Len() int { return len(p) }
@@ -39,12 +39,12 @@ func (p *packets) Pop() any {
 	return x
 }
 
-// A socket is a net.PacketConn. It has no goroutine: who reads waits until the
-// next packet is due.
+// A socket is a net.PacketConn in a Network. It has no goroutine of its own: the goroutine
+// that reads waits until the next packet arrives.
 type socket struct {
 	net     *Network
 	at      netip.AddrPort
-	arrived notify.Signal // a packet is on its way, or the deadline has changed: a reader looks again
+	arrived notify.Signal // set when queue or deadline has changed; wakes a blocked ReadFrom
 	closed  chan struct{}
 	close   sync.Once
 
@@ -53,8 +53,8 @@ type socket struct {
 	deadline time.Time // for reading
 }
 
-// next returns the packet that has arrived, or else when to look again, zero for
-// when there is news.
+// next returns the next packet that has arrived. If there is none, ok is false, and again is
+// the time at which to call next again; zero means only after arrived was set.
 func (s *socket) next(now time.Time) (p packet, ok bool, again time.Time, err error) {
 	s.net.mu.Lock()
 	defer s.net.mu.Unlock()
@@ -109,12 +109,12 @@ func (s *socket) WriteTo(b []byte, to net.Addr) (int, error) {
 		return 0, s.failure("write", net.ErrClosed)
 	default:
 	}
-	addr := to.(*net.UDPAddr).AddrPort() // as a *net.UDPConn, which knows no other
+	addr := to.(*net.UDPAddr).AddrPort() // a *net.UDPConn accepts no other type either
 	s.net.send(s.at, netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()), b)
 	return len(b), nil
 }
 
-// Close ends reads with net.ErrClosed. The address can be bound again at once.
+// Close makes reads fail with net.ErrClosed. Another socket can be bound to the address at once.
 func (s *socket) Close() error {
 	err := s.failure("close", net.ErrClosed)
 	s.close.Do(func() {
@@ -142,10 +142,10 @@ func (s *socket) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
-// SetDeadline is SetReadDeadline, since writing does not wait.
+// SetDeadline sets the read deadline. Writes need none, because they do not block.
 func (s *socket) SetDeadline(t time.Time) error    { return s.SetReadDeadline(t) }
 func (s *socket) SetWriteDeadline(time.Time) error { return nil }
 
-// SetReadBuffer and SetWriteBuffer are what QUIC asks for first.
+// SetReadBuffer does nothing, like SetWriteBuffer. QUIC needs both methods.
 func (s *socket) SetReadBuffer(int) error  { return nil }
 func (s *socket) SetWriteBuffer(int) error { return nil }

@@ -1,5 +1,5 @@
-// Package vnet is a network of UDP packets in memory. It is made for bubbles of
-// testing/synctest, where a minute of network time takes only the time of its work:
+// Package vnet simulates a network of UDP packets in memory. It is made for tests in the
+// virtual time of testing/synctest, which does not wait while packets are on their way:
 //
 //	bubble.Test(t, func(t *testing.T) {
 //		network := vnet.New(vnet.Between(5*time.Millisecond, 50*time.Millisecond))
@@ -25,11 +25,11 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
-// maxQueued bounds the packets on their way to one socket; the rest is dropped, as
-// by a full receive buffer. It is some 5 MiB.
+// maxQueued is the largest number of packets on their way to one socket, about 5 MiB of them.
+// Further packets are dropped, as in a full receive buffer.
 const maxQueued = 4096
 
-// firstFreePort is where ports that nobody asked for by number begin.
+// firstFreePort is the lowest port that a socket gets if it is bound to port 0.
 const firstFreePort = 49152
 
 // A Network carries packets between machines. All methods may be called from
@@ -46,20 +46,20 @@ type Network struct {
 
 // Stats counts packets since New.
 type Stats struct {
-	Sent    int // all of them
-	Cut     int // dropped by Cut
-	Lost    int // nobody had a socket there, or its buffer was full
-	Sockets int // open at present
+	Sent    int // all packets sent
+	Cut     int // packets dropped by Cut
+	Lost    int // packets dropped because there was no socket at the address, or its queue was full
+	Sockets int // the number of sockets that are open now
 }
 
-// New returns a network without machines. A packet takes latency, which must not
-// block.
+// New returns a network without machines. latency returns the time that a packet takes from
+// one machine to another. It must not block.
 func New(latency func(from, to netip.Addr) time.Duration) *Network {
 	return &Network{latency: latency, sockets: map[netip.AddrPort]*socket{}}
 }
 
-// Between is a latency that is the same for all packets between two machines, each
-// way, and different for different machines: least to most.
+// Between returns a latency function for New. Each pair of machines gets a latency between
+// least and most, which is always the same and holds in both directions.
 func Between(least, most time.Duration) func(from, to netip.Addr) time.Duration {
 	return func(from, to netip.Addr) time.Duration {
 		if to.Less(from) {
@@ -96,13 +96,13 @@ type Machine struct {
 	net *Network
 }
 
-// Machine returns the machine with that address. It panics if it is none.
+// Machine returns the machine with the given IP address. It panics if ip is not an IP address.
 func (n *Network) Machine(ip string) *Machine {
 	return &Machine{IP: netip.MustParseAddr(ip), net: n}
 }
 
-// ListenUDP makes a socket, as net.ListenUDP does. An unspecified address is the
-// machine's, port 0 a free one.
+// ListenUDP makes a socket, like net.ListenUDP. An unspecified IP address means the address of
+// the machine, and port 0 a free port.
 func (m *Machine) ListenUDP(network string, at *net.UDPAddr) (net.PacketConn, error) {
 	want := at.AddrPort()
 	ip := want.Addr().Unmap()
@@ -130,7 +130,7 @@ func (m *Machine) ListenUDP(network string, at *net.UDPAddr) (net.PacketConn, er
 	return s, nil
 }
 
-// send puts a packet on its way.
+// send queues a packet at the receiving socket, or drops it.
 func (n *Network) send(from, to netip.AddrPort, data []byte) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -88,10 +88,10 @@ func (c *Config) fill() error {
 // are fetched from neighbors, and events that no neighbor has any more are reported as
 // a [Gap]. A node does not receive its own events. All methods may be called from any
 // goroutine, and from handlers.
-//
-// An outgoing event passes through publisher and pubsub to engineDriver, which stores
-// it. An arriving event passes through pubsub, engineDriver, deliverer and dispatcher.
 type Broadcast struct {
+	// An outgoing event passes through publisher and pubsub to engineDriver, which stores
+	// it. An arriving event passes through pubsub, engineDriver, deliverer and dispatcher.
+
 	host    corehost.Host
 	cfg     Config
 	links   bool               // the neighbors are the peers that the node links, not all peers on the topic
@@ -269,8 +269,8 @@ func (b *Broadcast) topicChanged(p peer.ID, present bool) {
 // Emit waits while a neighbor lacks so many events that pubsub might drop more of them.
 // The wait ends when the neighbor catches up or ctx ends, and after five seconds if the
 // neighbor makes no progress. Emit returns ErrNoPeers (there was never a neighbor),
-// ErrNotStarted, ErrClosed, ErrBadName, ErrBadArgument, ErrTooLarge and ErrPubSubEnded
-// at once. After any error the event was not numbered and is not sent.
+// ErrClosed, ErrBadName, ErrBadArgument, ErrTooLarge and ErrPubSubEnded at once. After
+// any error the event was not numbered and is not sent.
 func (b *Broadcast) Emit(ctx context.Context, name string, args ...any) error {
 	if _, err := b.emit(ctx, waitForSpace, name, args); err != nil {
 		return &broadcastError{name, err}

@@ -48,9 +48,6 @@ func CodecFor(cbor bool) Codec {
 	return JSON
 }
 
-// Valid reports whether c is one of the constants above.
-func (c Codec) Valid() bool { return c <= CBOR }
-
 // Ids on the wire that say how an argument is encoded.
 const (
 	CodecRaw   = 0 // the bytes themselves, for an argument of the Go type []byte

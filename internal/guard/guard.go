@@ -22,11 +22,11 @@ import (
 // An Inspector limits the memory that any peer can make a pubsub use. It is installed in
 // the pubsub as RPC inspector, subscription filter and tracer. As the inspector it
 // counts each arriving message, as the tracer it notices when the message's signature
-// was checked. Pubsub does not recover from panics, so the guard's methods do.
+// was checked. Pubsub does not recover from panics, so the methods of the Inspector do.
 type Inspector struct {
 	counters *Counters
 	log      *slog.Logger
-	shared   bool // others use the pubsub, too, so the guard is not its subscription filter
+	shared   bool // others use the pubsub, too, so the Inspector is not its subscription filter
 
 	mu        sync.Mutex
 	own       map[string]bool              // topics that this node has joined
@@ -45,7 +45,7 @@ type uncheckedMsg struct {
 // in the meantime, pubsub drops the message without calling the tracer.
 const uncheckedFor = 30 * time.Second
 
-// New returns a guard for one pubsub, which has to be made with its Options.
+// New returns an Inspector for one pubsub, which has to be made with its Options.
 func New(cfg Config) *Inspector {
 	if cfg.Counters == nil {
 		cfg.Counters = new(Counters)
@@ -195,7 +195,7 @@ func (g *Inspector) remember(p peer.ID, topic string, subscribe bool) bool {
 	}
 	if topics == nil {
 		if len(g.topics) >= maxTopicPeers {
-			clear(g.topics) // limits the guard's own memory; counting starts again
+			clear(g.topics) // limits this map; the count of each peer starts again
 		}
 		topics = make(map[string]bool)
 		g.topics[p] = topics
@@ -204,7 +204,7 @@ func (g *Inspector) remember(p peer.ID, topic string, subscribe bool) bool {
 	return true
 }
 
-// The guard's methods as a tracer follow. Pubsub calls them in its event loop and in
+// The methods of the tracer follow. Pubsub calls them in its event loop and in
 // its validation workers.
 
 func (g *Inspector) OnClosedOutboundStream(p peer.ID) {

@@ -33,7 +33,7 @@ const (
 	maxTopicPeers = 4096
 )
 
-// Config configures a [Inspector]. Its zero value works.
+// Config configures an [Inspector]. Its zero value works.
 type Config struct {
 	// Topic is a topic that this node is going to join. Joined topics do not count
 	// against the limit of 64 topics that pubsub remembers of one peer.

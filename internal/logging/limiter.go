@@ -6,13 +6,14 @@ import (
 	"time"
 )
 
-// Limiter logs a line at most once a second, with the number of events that it
-// stands for.
+// A Limiter logs a line about events at most once a second. The line says how many events
+// there were since the line before. The zero value is ready to use; the caller guards it.
 type Limiter struct {
-	last  time.Time
-	count uint64
+	last  time.Time // when the last line was logged
+	count uint64    // events since then
 }
 
+// Log counts n events and logs the line, unless one was logged within the last second.
 func (l *Limiter) Log(log *slog.Logger, level slog.Level, now time.Time, n uint64, msg string, args ...any) {
 	l.count += n
 	if now.Sub(l.last) < time.Second {

@@ -520,7 +520,7 @@ func TestForeignGarbageDeafensNobody(t *testing.T) {
 	})
 
 	for _, name := range []string{"a frame cut off", "every field, of nested fields"} {
-		say(t, o.host, a.ID(), pubsub.FloodSubID, badBytes[name], 0)
+		say(t, o.host, a.ID(), pubsub.FloodSubID, badBytes[name])
 		bothWays(name)
 	}
 	if now := o.host.Network().ConnsToPeer(a.ID()); !slices.Equal(now, connection) {

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -62,7 +61,7 @@ func TestStreamsWithoutAHandshakeAreNotPeers(t *testing.T) {
 		h := rawHost(t, libp2p.Identity(identity))
 		connect(t, h, a)
 		for range 20 {
-			say(t, h, a.ID(), protocol.Overlay, nil, 0)
+			say(t, h, a.ID(), protocol.Overlay, nil)
 		}
 	}
 	if n := a.Peers().Len(); n != 0 {
@@ -140,7 +139,7 @@ func TestNobodySpeaksInAnothersName(t *testing.T) {
 		}
 	}
 	for range 3 {
-		say(t, attacker.Host(), a.ID(), "/floodsub/1.0.0", lies, 100*time.Millisecond)
+		say(t, attacker.Host(), a.ID(), "/floodsub/1.0.0", lies)
 		emitNumbers(t, b.Broadcast(), "true", 10)
 	}
 	got := all.wait(31, soon)

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/go-smokesignal/smokesignal"
+	"github.com/go-smokesignal/smokesignal/internal/deadline"
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
@@ -41,23 +42,52 @@ func connect(t *testing.T, h corehost.Host, n *smokesignal.Node) {
 	}
 }
 
-// say opens a stream and writes b to it, or as much as the other side accepts. It returns
-// how long the stream then lived, at most d.
-func say(t *testing.T, h corehost.Host, to peer.ID, proto protocol.ID, b []byte, d time.Duration) time.Duration {
+// say opens a stream, writes b and ends its side. It returns when the other side has ended
+// the stream, too, and with that has read all that it wants.
+func say(t *testing.T, h corehost.Host, to peer.ID, proto protocol.ID, b []byte) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), soon)
-	defer cancel()
-	s, err := h.NewStream(network.WithNoDial(ctx, "the connection is what is tested"), to, proto)
-	if err != nil {
-		return 0 // the other side refused the stream, or closed the connection
+	s := openStream(t, h, to, proto)
+	if s == nil {
+		return
+	}
+	defer s.Reset()
+	s.SetDeadline(time.Now().Add(soon))
+	// The other side may end the stream before it has read all, so errors are expected.
+	s.Write(b)
+	s.CloseWrite()
+	if _, err := io.Copy(io.Discard, s); deadline.IsTimeout(err) {
+		t.Errorf("a stream of %s stays open %v after its other side has ended", proto, soon)
+	}
+}
+
+// hold opens a stream, writes b, and returns how long the other side leaves the stream
+// open, at most d.
+func hold(t *testing.T, h corehost.Host, to peer.ID, proto protocol.ID, b []byte, d time.Duration) time.Duration {
+	t.Helper()
+	s := openStream(t, h, to, proto)
+	if s == nil {
+		return 0
 	}
 	defer s.Reset()
 	began := time.Now()
 	s.SetDeadline(began.Add(d))
-	if _, err := s.Write(b); err == nil && d > 0 {
+	if _, err := s.Write(b); err == nil {
 		io.Copy(io.Discard, s)
 	}
 	return time.Since(began)
+}
+
+// openStream opens a stream over a connection that exists. It returns nil if the other
+// side refuses the stream or has closed the connection.
+func openStream(t *testing.T, h corehost.Host, to peer.ID, proto protocol.ID) network.Stream {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
+	defer cancel()
+	s, err := h.NewStream(network.WithNoDial(ctx, "the test needs the connection that exists"), to, proto)
+	if err != nil {
+		return nil
+	}
+	return s
 }
 
 // badBytes are bytes that an attacker may write in place of a frame. The first two ended

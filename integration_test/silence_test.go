@@ -87,7 +87,7 @@ func TestStreamWithoutHandshakeEnds(t *testing.T) {
 		b := v.startOn(1, cluster.Spec{Name: "b", Limits: manual})
 		connect(t, b.Host(), a)
 		const most = 12 * time.Second
-		lived := say(t, b.Host(), a.ID(), protocol.Overlay, []byte{0x7f}, most) // the beginning of a frame
+		lived := hold(t, b.Host(), a.ID(), protocol.Overlay, []byte{0x7f}, most) // the beginning of a frame
 		t.Logf("the stream lived %v", lived)
 		if lived >= most {
 			t.Errorf("a stream without a handshake lives for more than %v", most)

@@ -51,6 +51,7 @@ func (x *tester) wantQuickClose() {
 
 // The peer has said farewell and is gone, and a message to it is still being sent.
 func TestCloseDoesNotWaitForAPeerThatClosedBefore(t *testing.T) {
+	t.Parallel()
 	a, b := linkedPair(t)
 	at := a.d.host.Addrs()
 	a.wantQuickClose()
@@ -64,6 +65,7 @@ func TestCloseDoesNotWaitForAPeerThatClosedBefore(t *testing.T) {
 
 // The connection of a link is lost, and Close begins before the driver has noticed.
 func TestCloseDoesNotWaitForAPeerThatIsGone(t *testing.T) {
+	t.Parallel()
 	a, b := linkedPair(t)
 	b.d.ask(t.Context(), func() {
 		a.closeHost(b)
@@ -75,6 +77,7 @@ func TestCloseDoesNotWaitForAPeerThatIsGone(t *testing.T) {
 
 // The streams of mocknet ignore deadlines, so only a reset ends a read.
 func TestCloseEndsStreamsWithoutDeadlines(t *testing.T) {
+	t.Parallel()
 	mock := mocknet.New()
 	defer mock.Close()
 	nodes := make([]*tester, 3)
@@ -109,6 +112,7 @@ func TestCloseEndsStreamsWithoutDeadlines(t *testing.T) {
 // A dial that a caller waits for ends at Close, and Close waits for it: libp2p's swarm may panic
 // if it is closed before.
 func TestCloseEndsTheDialsOfItsCallers(t *testing.T) {
+	t.Parallel()
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // says nothing to whoever connects
 	if err != nil {
 		t.Fatal(err)

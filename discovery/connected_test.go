@@ -12,6 +12,7 @@ import (
 // Two nodes on hosts that the application has connected need no seed, whether it connected them
 // before the nodes were started or after.
 func TestConnectedHostsLink(t *testing.T) {
+	t.Parallel()
 	for name, order := range map[string][]int{
 		"connected first":       {0, 1, 2},
 		"the one that dialed":   {1, 0, 2},
@@ -70,6 +71,7 @@ func hearNodes(d *Driver, records *peers.Registry) {
 
 // Connections that the driver has dialed do not count, nor do inbound ones.
 func TestConnectionsOfTheApplicationAreFound(t *testing.T) {
+	t.Parallel()
 	a, b, c := newTester(t, testConfig{}).d.host, newTester(t, testConfig{}).d.host, newTester(t, testConfig{}).d.host
 	if err := a.Connect(t.Context(), *corehost.InfoFromHost(b)); err != nil {
 		t.Fatal(err)

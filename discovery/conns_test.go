@@ -13,6 +13,7 @@ import (
 // On a lent host, Close closes the connections that the driver has made, unless others use them.
 // Connections that the application or another node has made stay.
 func TestCloseLeavesConnectionsThatOthersUse(t *testing.T) {
+	t.Parallel()
 	x := newTester(t, testConfig{min: 0, max: 9})
 	busy := map[peer.ID]bool{}
 	x.d.host.isSpare = func(c network.Conn) bool { return !busy[c.RemotePeer()] }
@@ -62,6 +63,7 @@ func TestCloseLeavesConnectionsThatOthersUse(t *testing.T) {
 
 // The end of the link to a silent peer does not close a connection that others use.
 func TestSilentPeerInUseStaysConnected(t *testing.T) {
+	t.Parallel()
 	x := newTester(t, testConfig{})
 	y := newTester(t, testConfig{})
 	for _, inUse := range []bool{true, false} {
@@ -79,6 +81,7 @@ func TestSilentPeerInUseStaysConnected(t *testing.T) {
 // The connection manager keeps the connection of a link, under a tag of our own, for as long as
 // the link stands.
 func TestProtectionEndsWithTheLink(t *testing.T) {
+	t.Parallel()
 	x := newTester(t, testConfig{min: 0, max: 9}).start()
 	y := newTester(t, testConfig{min: 0, max: 9}).start()
 	conns, id := x.d.host.ConnManager(), y.d.host.ID()

@@ -28,6 +28,7 @@ func (s slots) fill() {
 // Strangers that ask and hang up can keep all dials busy. Peers that are connected are answered all
 // the same.
 func TestConnectedPeersNeedNoSlot(t *testing.T) {
+	t.Parallel()
 	a := newTester(t, testConfig{max: 5}).start()
 	b := newTester(t, testConfig{max: 5}).start()
 	b.d.dials.fill()
@@ -42,6 +43,7 @@ func TestConnectedPeersNeedNoSlot(t *testing.T) {
 // A peer that has asked and hung up is answered, and does not use up the dials with which this node
 // looks for others.
 func TestAnswersHaveSlotsOfTheirOwn(t *testing.T) {
+	t.Parallel()
 	x, h := newTester(t, testConfig{}).start(), targetHost(t)
 	x.d.dials.fill()
 	connected := make(chan struct{}, 1)
@@ -71,6 +73,7 @@ func TestAnswersHaveSlotsOfTheirOwn(t *testing.T) {
 // The addresses that a stranger named while it was connected stay in the peerstore for a quarter of
 // an hour. They are not dialed later.
 func TestOnlyAddressesThatTheGuardAllowsAreDialed(t *testing.T) {
+	t.Parallel()
 	x := newTester(t, testConfig{}).start()
 	victim, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -105,6 +108,7 @@ func TestOnlyAddressesThatTheGuardAllowsAreDialed(t *testing.T) {
 // It does not take a link for that. When the seed is gone the next time, the error is reported
 // again.
 func TestErrorOfASeedEndsWhenTheSeedIsFound(t *testing.T) {
+	t.Parallel()
 	a := newTester(t, testConfig{max: 5}).start()
 	x := newTester(t, testConfig{seeds: []string{"127.0.0.1:1"}}).start()
 	x.until("the seed's error", x.hasLine("refused"))
@@ -141,6 +145,7 @@ func TestErrorOfASeedEndsWhenTheSeedIsFound(t *testing.T) {
 // A node that has dialed us and was linked may be dialed after a cut as often as the overlay
 // likes, even if no dial has proved yet where it is. Other nodes may not be dialed there.
 func TestNeighborsMayBeDialedAgain(t *testing.T) {
+	t.Parallel()
 	a := newTester(t, testConfig{max: 4}).start()
 	b := newTester(t, testConfig{max: 4}).start()
 	if _, err := b.d.Connect(t.Context(), a.addr()); err != nil {

@@ -168,6 +168,7 @@ func (x *tester) hasLinks(n int) func() bool { return func() bool { return len(x
 // Two nodes link through a seed: both sides report the link and the other's greeting, measure the
 // round trip time, pass on signals, and report the farewell when one leaves.
 func TestTwoNodesLinkThroughASeed(t *testing.T) {
+	t.Parallel()
 	for _, listen := range []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"} {
 		a := newTester(t, testConfig{max: 5, listen: listen}).start()
 		b := newTester(t, testConfig{min: 3, max: 5, listen: listen, seeds: []string{a.addr()}}).start()
@@ -191,6 +192,7 @@ func TestTwoNodesLinkThroughASeed(t *testing.T) {
 }
 
 func TestSeedWithoutIDIsFound(t *testing.T) {
+	t.Parallel()
 	a := newTester(t, testConfig{max: 5}).start()
 	port, _ := a.d.host.Addrs()[0].ValueForProtocol(ma.P_TCP)
 	b := newTester(t, testConfig{min: 1, max: 5, seeds: []string{"127.0.0.1:" + port}}).start()
@@ -202,6 +204,7 @@ func TestSeedWithoutIDIsFound(t *testing.T) {
 
 // The error is reported within three seconds, and once for each cause.
 func TestEachFaultOfASeedHasItsOwnError(t *testing.T) {
+	t.Parallel()
 	lab := newTester(t, testConfig{network: "lab", max: 5}).start()
 	full := newTester(t, testConfig{}).start() // max 0
 	foreign, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableMetrics())
@@ -257,6 +260,7 @@ func TestEachFaultOfASeedHasItsOwnError(t *testing.T) {
 
 // It is reported once, and not tried again.
 func TestSeedThatIsThisNodeIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	x := newTester(t, testConfig{min: 1, max: 5})
 	x.cfg.Seeds = []string{x.addr()} // which is known only now
 	x.make(x.cfg)
@@ -269,6 +273,7 @@ func TestSeedThatIsThisNodeIsLeftAlone(t *testing.T) {
 
 // Connect links beyond Min.
 func TestEachFailureOfConnectHasItsOwnError(t *testing.T) {
+	t.Parallel()
 	a := newTester(t, testConfig{max: 1}).start()
 	b := newTester(t, testConfig{max: 5}).start()
 	lab := newTester(t, testConfig{network: "lab", max: 5}).start()
@@ -304,6 +309,7 @@ func TestEachFailureOfConnectHasItsOwnError(t *testing.T) {
 }
 
 func TestTenNodesThroughOneSeedHaveThreeLinksEach(t *testing.T) {
+	t.Parallel()
 	n := 10
 	seed := newTester(t, testConfig{min: 3, max: 5}).start()
 	all := []*tester{seed}
@@ -320,6 +326,7 @@ func TestTenNodesThroughOneSeedHaveThreeLinksEach(t *testing.T) {
 
 // Garbage, oversized frames and records of other nodes end the stream, and nothing more.
 func TestHostileFramesEndTheirStream(t *testing.T) {
+	t.Parallel()
 	a := newTester(t, testConfig{max: 5}).start()
 	evil := newTester(t, testConfig{max: 5})
 	other := newTester(t, testConfig{max: 5})
@@ -380,6 +387,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 }
 
 func TestLinkErrorTellsPurposeFromFault(t *testing.T) {
+	t.Parallel()
 	for reason, want := range map[overlay.Reason]bool{
 		overlay.ReasonMoved: true, overlay.ReasonSwapped: true, overlay.ReasonFull: true, overlay.ReasonEnough: true, overlay.ReasonDropped: true,
 		overlay.ReasonSilent: false, overlay.ReasonGone: false, overlay.ReasonClosed: false, overlay.ReasonRestarted: false,

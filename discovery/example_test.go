@@ -59,6 +59,7 @@ func Example() {
 // A driver that no node of package smokesignal owns reports the end of a link and its reason, links on
 // request, and keeps its neighbors in a file.
 func TestDriverWorksWithoutANode(t *testing.T) {
+	t.Parallel()
 	type ended struct {
 		peer   peer.ID
 		reason error
@@ -111,6 +112,7 @@ func TestDriverWorksWithoutANode(t *testing.T) {
 }
 
 func TestNewSaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	h, err := libp2p.New(libp2p.NoListenAddrs, libp2p.DisableMetrics())
 	if err != nil {
 		t.Fatal(err)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/go-smokesignal/smokesignal/discovery/internal/dialguard"
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
 // targetHost returns a libp2p host to be found, which is not a node.
@@ -62,6 +63,7 @@ func findPeer(x *tester, p peer.ID) (peer.AddrInfo, error) {
 
 // FindPeer dials the addresses that the overlay knows, and returns the one that answered.
 func TestFindPeerConnects(t *testing.T) {
+	t.Parallel()
 	x, h := newTester(t, testConfig{}).start(), targetHost(t)
 	x.d.learn(overlay.Contact{ID: h.ID(), Record: []byte{1}, Addrs: h.Addrs()})
 	for _, when := range []string{"first", "connected"} {
@@ -79,6 +81,7 @@ func TestFindPeerConnects(t *testing.T) {
 }
 
 func TestFindPeerSaysWhatWasTried(t *testing.T) {
+	t.Parallel()
 	x := newTester(t, testConfig{}).start()
 	stranger := idOf(t, newKey(t))
 	_, err := findPeer(x, stranger)
@@ -108,6 +111,7 @@ func TestFindPeerSaysWhatWasTried(t *testing.T) {
 
 // However many calls look for a peer, the network is asked once.
 func TestCallsForOnePeerShareASearch(t *testing.T) {
+	t.Parallel()
 	x, h := newTester(t, testConfig{}).start(), targetHost(t)
 	at := silent(t)
 	x.d.learn(overlay.Contact{ID: h.ID(), Record: []byte{1}, Addrs: []ma.Multiaddr{at}})
@@ -127,16 +131,16 @@ func TestCallsForOnePeerShareASearch(t *testing.T) {
 		}
 		return n
 	}
-	for joined() < 10 {
-		time.Sleep(time.Millisecond)
+	asked := func() (tokens uint64) {
+		x.d.ask(t.Context(), func() { tokens = x.d.token })
+		return tokens
 	}
+	hosttest.Eventually(t, "all wait for one search, which has begun", func() bool { return joined() == 10 && asked() > 0 })
 	// The peer calls by itself, which ends the search.
 	x.connectFrom(h)
 	all.Wait()
-	var tokens uint64
-	x.d.ask(t.Context(), func() { tokens = x.d.token })
-	if tokens != 1 {
-		t.Errorf("the overlay was asked %d times, want once", tokens)
+	if n := asked(); n != 1 {
+		t.Errorf("the overlay was asked %d times, want once", n)
 	}
 	if n := joined(); n != 0 {
 		t.Errorf("%d still wait", n)
@@ -152,6 +156,7 @@ func (x *tester) connectFrom(h corehost.Host) {
 
 // The context of a call ends its wait, and that of the last call ends the search.
 func TestFindPeerEndsWithItsContext(t *testing.T) {
+	t.Parallel()
 	x := newTester(t, testConfig{}).start()
 	stranger := idOf(t, newKey(t))
 	x.d.learn(overlay.Contact{ID: stranger, Record: []byte{1}, Addrs: []ma.Multiaddr{silent(t)}})
@@ -181,6 +186,7 @@ func TestFindPeerEndsWithItsContext(t *testing.T) {
 
 // An address that is out of date costs time, and nothing else.
 func TestSearchGoesOnAfterAWrongAnswer(t *testing.T) {
+	t.Parallel()
 	for name, remembered := range map[string]func(*testing.T) ma.Multiaddr{
 		"nothing is remembered":          nil,
 		"remembered, without a listener": deserted,
@@ -217,6 +223,7 @@ func TestSearchGoesOnAfterAWrongAnswer(t *testing.T) {
 
 // The network is not asked for a peer that answers at once where it was before.
 func TestSearchPrefersRememberedAddresses(t *testing.T) {
+	t.Parallel()
 	x, h := newTester(t, testConfig{}).start(), targetHost(t)
 	x.d.host.Peerstore().AddAddrs(h.ID(), h.Addrs(), peerstore.TempAddrTTL)
 	l := &peerLookup{target: h.ID(), answers: make(chan overlay.Contact)}
@@ -230,6 +237,7 @@ func TestSearchPrefersRememberedAddresses(t *testing.T) {
 // An address that other nodes told is dialed three times, and then not for a while, however many
 // calls ask for it.
 func TestSearchObeysTheGuard(t *testing.T) {
+	t.Parallel()
 	x := newTester(t, testConfig{}).start()
 	at := deserted(t)
 	for i := range dialguard.MaxUnproved + 1 {
@@ -254,6 +262,7 @@ func TestSearchObeysTheGuard(t *testing.T) {
 // A dial without an answer does not hold up a caller once the peer itself has connected. The dial
 // goes on until the driver is closed.
 func TestReachEndsWhenThePeerConnects(t *testing.T) {
+	t.Parallel()
 	x, h := newTester(t, testConfig{}).start(), targetHost(t)
 	began := time.Now()
 	result := make(chan error, 1)

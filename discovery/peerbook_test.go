@@ -97,6 +97,7 @@ func idsIn(t testing.TB, path string) (ids []peer.ID) {
 }
 
 func TestPeerBookRemembers(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "book")
 	link, known, mute := nodeAt(t, "/ip4/192.0.2.1/tcp/1"), nodeAt(t, "/ip4/127.0.0.1/udp/2/quic-v1"), overlay.Contact{ID: "x", Addrs: nil}
 	keepOnce(t, path, &fakeSource{contacts: []overlay.Contact{known, link, mute}, linked: map[peer.ID]bool{link.ID: true}})
@@ -126,6 +127,7 @@ func TestPeerBookRemembers(t *testing.T) {
 
 // All dials fail then, so the overlay knows no node, but the book does.
 func TestStartWithoutANetworkDoesNotEmptyThePeerBook(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "book")
 	c := nodeAt(t, "/ip4/192.0.2.1/tcp/1")
 	keepOnce(t, path, &fakeSource{contacts: []overlay.Contact{c}})
@@ -172,6 +174,7 @@ func TestPeerBookDropsNodesNotFoundForSevenDays(t *testing.T) {
 }
 
 func TestPeerBookIsBounded(t *testing.T) {
+	t.Parallel()
 	now := time.Now()
 	b := &peerBook{opened: now}
 	var contacts []overlay.Contact
@@ -193,6 +196,7 @@ func TestPeerBookIsBounded(t *testing.T) {
 }
 
 func TestOtherFilesAreNotPeerBooks(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	file := func(name, text string) string {
 		path := filepath.Join(dir, name)
@@ -222,6 +226,7 @@ func TestOtherFilesAreNotPeerBooks(t *testing.T) {
 
 // The file may be replaced by another while the book is open.
 func TestPeerBookDoesNotOverwriteAnotherFile(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "book")
 	b := openBook(t, path, "home")
 	b.start(&fakeSource{contacts: []overlay.Contact{nodeAt(t, "/ip4/192.0.2.1/tcp/1")}})
@@ -238,6 +243,7 @@ func TestPeerBookDoesNotOverwriteAnotherFile(t *testing.T) {
 
 // The other lines are used, and a forged line is not.
 func TestPeerBookSkipsDamagedLines(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "book")
 	a, b, c := nodeAt(t, "/ip4/192.0.2.1/tcp/1"), nodeAt(t, "/ip4/192.0.2.2/tcp/1"), nodeAt(t, "/ip4/192.0.2.3/tcp/1")
 	keepOnce(t, path, &fakeSource{contacts: []overlay.Contact{a, b, c}, linked: map[peer.ID]bool{a.ID: true}})
@@ -278,6 +284,7 @@ func TestPeerBookSkipsDamagedLines(t *testing.T) {
 
 // A host that does not dial relays gets none of them from the book.
 func TestPeerBookKeepsAddressesBehindRelays(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "book")
 	const direct = "/ip4/192.0.2.1/tcp/1"
 	relayed := "/ip4/192.0.2.9/tcp/1/p2p/" + testID + "/p2p-circuit"
@@ -312,6 +319,7 @@ func TestPeerBookKeepsAddressesBehindRelays(t *testing.T) {
 }
 
 func TestNodesThatShareAPeerBookKeepEachOthersEntries(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "book")
 	x, y := nodeAt(t, "/ip4/192.0.2.1/tcp/1"), nodeAt(t, "/ip4/192.0.2.2/tcp/1")
 	one, two := openBook(t, path, "home"), openBook(t, path, "home")
@@ -364,6 +372,7 @@ func TestPeerBookIsWrittenEveryThirtySecondsAtMost(t *testing.T) {
 }
 
 func TestPeerBookIsNotEmptiedByAClosedDriver(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "book")
 	b := openBook(t, path, "home")
 	b.start(&fakeSource{closed: true})
@@ -376,6 +385,7 @@ func TestPeerBookIsNotEmptiedByAClosedDriver(t *testing.T) {
 }
 
 func TestPeerBookFollowsASymbolicLink(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path, link := filepath.Join(dir, "book"), filepath.Join(dir, "link")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {

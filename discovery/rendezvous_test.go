@@ -253,6 +253,7 @@ func TestFoundNodesGoToTheOverlay(t *testing.T) {
 // Anybody can put addresses into a Discovery. A node on the internet must not dial into its local
 // network because of them.
 func TestFoundAddressesReachAsFarAsOwnOnes(t *testing.T) {
+	t.Parallel()
 	const public, local, here = "/ip4/9.9.9.9/tcp/1", "/ip4/192.168.1.1/tcp/1", "/ip4/127.0.0.1/tcp/1"
 	stranger := idOf(t, newKey(t))
 	for _, c := range []struct{ own, want string }{

@@ -160,6 +160,7 @@ func TestFindHostPortTriesTCPAndQUIC(t *testing.T) {
 }
 
 func TestFindWithIPv6(t *testing.T) {
+	t.Parallel()
 	if l, err := net.Listen("tcp", "[::1]:0"); err != nil {
 		t.Skip("no IPv6 loopback here: ", err)
 	} else {
@@ -447,6 +448,7 @@ func TestFindLeavesNoGoroutine(t *testing.T) {
 }
 
 func TestSeedErrorReadsAsOneLine(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	s := mustParse(t, "127.0.0.1:"+closedPort(t))
 	_, err := findSeed(t.Context(), h, s)
@@ -485,6 +487,7 @@ func testNextTry(t *testing.T) {
 }
 
 func TestOtherNetworkIsNamedInOneLine(t *testing.T) {
+	t.Parallel()
 	if got := otherNetwork("lab", "home").Error(); got != `the peer belongs to another network: "lab", not "home"` {
 		t.Error(got)
 	}
@@ -495,6 +498,7 @@ func TestOtherNetworkIsNamedInOneLine(t *testing.T) {
 }
 
 func TestExplainKeepsWhatItExplained(t *testing.T) {
+	t.Parallel()
 	if explain(nil) != nil {
 		t.Error("nil became an error")
 	}

@@ -179,6 +179,7 @@ func (s strictDNS) LookupTXT(ctx context.Context, name string) ([]string, error)
 }
 
 func TestSeedErrorShortensATicket(t *testing.T) {
+	t.Parallel()
 	text, err := seed.Ticket{ID: mustID(t, testID), Addrs: addrs("/ip4/192.168.2.100/tcp/8495")}.Encode()
 	if err != nil {
 		t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 
 // Whoever calls Flush and then Close loses nothing.
 func TestBroadcastFlushThenClose(t *testing.T) {
+	t.Parallel()
 	over(t, func(t *testing.T, listen string) {
 		for range 10 {
 			pair := line(t, 2, listen)

@@ -130,6 +130,7 @@ func (r *rawPeer) asStation() *station { return &station{host: r.host} }
 
 // What is late waits, what is double is dropped, what is lost is given up.
 func TestBroadcastDisorderOnTheWay(t *testing.T) {
+	t.Parallel()
 	s := newStation(t, overTCP, Config{})
 	r := newRawPeer(t, s)
 	one := rawSession(1)
@@ -157,6 +158,7 @@ func TestBroadcastDisorderOnTheWay(t *testing.T) {
 }
 
 func TestBroadcastMarks(t *testing.T) {
+	t.Parallel()
 	pair := line(t, 2, overTCP)
 	a, b := pair[0], pair[1]
 	for i := range 5 {
@@ -188,6 +190,7 @@ func TestBroadcastMarks(t *testing.T) {
 
 // What a station sends while another comes reaches it from its marks on.
 func TestBroadcastNothingIsMissedFromTheMarksOn(t *testing.T) {
+	t.Parallel()
 	a := newStation(t, overTCP, Config{})
 	other := newStation(t, overTCP, Config{})
 	link(t, a, other)
@@ -231,6 +234,7 @@ func TestBroadcastNothingIsMissedFromTheMarksOn(t *testing.T) {
 // Nothing that a stranger sends is taken for another's, ends the program, or
 // keeps others from being heard.
 func TestBroadcastAttacks(t *testing.T) {
+	t.Parallel()
 	pair := line(t, 2, overTCP)
 	victim, honest := pair[0], pair[1]
 	r := newRawPeer(t, victim)
@@ -335,6 +339,7 @@ func TestBroadcastAttacks(t *testing.T) {
 
 // A replay is delivered once, under whatever number of pubsub.
 func TestBroadcastReplay(t *testing.T) {
+	t.Parallel()
 	s := newStation(t, overTCP, Config{})
 	r := newRawPeer(t, s)
 	var old []*pb.Message

@@ -327,6 +327,7 @@ func TestBroadcastSenderRestarts(t *testing.T) {
 // A slow handler delays its sender alone, and what waits too long is dropped
 // at this node and counted.
 func TestBroadcastSlowHandler(t *testing.T) {
+	t.Parallel()
 	nodes := line(t, 3, overTCP)
 	slow, mid, fast := nodes[0], nodes[1], nodes[2]
 	release := make(chan struct{})
@@ -351,6 +352,7 @@ func TestBroadcastSlowHandler(t *testing.T) {
 // A blocked handler costs a bounded amount of memory, at its node alone; what it
 // does not come to is reported as a gap in its place.
 func TestBroadcastStoreIsBounded(t *testing.T) {
+	t.Parallel()
 	const events, size = 100, 4 << 10
 	a := newStation(t, overTCP, Config{})
 	b := newStation(t, overTCP, Config{StoreBytes: 16 * (size + signedBatchOverhead + 100)})

@@ -14,6 +14,7 @@ import (
 
 // Flush waits for the arrival at the neighbors, and not for handlers.
 func TestFlushWaitsForArrival(t *testing.T) {
+	t.Parallel()
 	pair := line(t, 2, overTCP)
 	release := make(chan struct{})
 	defer close(release)
@@ -42,6 +43,7 @@ func deaf(s *station) {
 
 // Who does not confirm is named, with what it has, when the time is over.
 func TestFlushNamesWhoDidNotConfirm(t *testing.T) {
+	t.Parallel()
 	a := newStation(t, overTCP, Config{})
 	good := newStation(t, overTCP, Config{})
 	silent := newStation(t, overTCP, Config{})
@@ -81,6 +83,7 @@ func TestFlushNamesWhoDidNotConfirm(t *testing.T) {
 
 // Who is no neighbor any more is not waited for.
 func TestFlushDoesNotWaitForWhoLeft(t *testing.T) {
+	t.Parallel()
 	pair := line(t, 2, overTCP)
 	deaf(pair[1])
 	pair[0].emit("0")
@@ -98,6 +101,7 @@ func TestFlushDoesNotWaitForWhoLeft(t *testing.T) {
 }
 
 func TestFlushEndsWithClose(t *testing.T) {
+	t.Parallel()
 	pair := line(t, 2, overTCP)
 	deaf(pair[1])
 	pair[0].emit("0")

@@ -12,6 +12,7 @@ import (
 // What nobody has any more is reported in its place, to handlers, and
 // counted; a handler that panics does not keep it from the others.
 func TestGapIsReportedInItsPlace(t *testing.T) {
+	t.Parallel()
 	s := newStation(t, overTCP, Config{})
 	r := newRawPeer(t, s)
 	s.OnGap(func(context.Context, Gap) { panic("of the handler") })
@@ -56,6 +57,7 @@ func TestGapIsReportedInItsPlace(t *testing.T) {
 // What a neighbor says of a sender's events that nobody ever sees does not keep the
 // sender from being heard.
 func TestLieAboutASenderIsNoSilence(t *testing.T) {
+	t.Parallel()
 	s := newStation(t, overTCP, Config{})
 	r := newRawPeer(t, s)
 	r.batch(rawSession(1), 1, "1")

@@ -166,6 +166,7 @@ func (l *handMade) original(first uint64, texts ...string) []byte {
 // A leaf that gets nothing by pubsub learns from marks what there is, gets it by asking
 // for it, and is waited for until it acknowledges.
 func TestLeafIsToldAndGivenWhatItLacks(t *testing.T) {
+	t.Parallel()
 	s := newStation(t, overTCP, Config{Node: new(wiring.Broadcasts)})
 	l := newHandMade(t, s)
 	if m := l.await(s, func(engine.Mark) bool { return true }); m.Next != 1 {
@@ -219,6 +220,7 @@ func TestLeafIsToldAndGivenWhatItLacks(t *testing.T) {
 
 // What a leaf says that it has sent is asked of it, from its greeting on.
 func TestLeafIsAskedForWhatIsMissing(t *testing.T) {
+	t.Parallel()
 	s := newStation(t, overTCP, Config{Node: new(wiring.Broadcasts)})
 	l := newHandMade(t, s)
 	l.tell(s, l.mark(3)) // the greeting: what is below is of before the station's time
@@ -245,6 +247,7 @@ func TestLeafIsAskedForWhatIsMissing(t *testing.T) {
 // Each stream on which a leaf is told begins with the marks of all senders, also one
 // that follows another.
 func TestLeafIsGreetedOnEachStream(t *testing.T) {
+	t.Parallel()
 	s, far := newStation(t, overTCP, Config{Node: new(wiring.Broadcasts)}), newStation(t, overTCP, Config{})
 	hosttest.Connect(t, s.host, far.host)
 	eventually(t, "both see each other", func() bool {

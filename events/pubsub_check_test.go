@@ -25,6 +25,7 @@ func lendStation(t *testing.T, cfg Config, options ...pubsub.Option) *station {
 
 // TestLentPubSubIsChecked: New fails on a pubsub that cannot carry broadcasts.
 func TestLentPubSubIsChecked(t *testing.T) {
+	t.Parallel()
 	refuseAll := func(context.Context, peer.ID, *pubsub.Message) bool { return false }
 	for _, c := range []struct {
 		what    string

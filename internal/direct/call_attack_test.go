@@ -56,6 +56,7 @@ func rawCallee(t *testing.T, a *Direct, listen string, answer func(id uint64) []
 // What makes no sense as an answer ends the stream, and the calls on it with
 // an unknown outcome.
 func TestMalformedAnswers(t *testing.T) { // T1, T4, T5
+	t.Parallel()
 	slowly(t, time.Second, time.Second) // for those that announce more than comes
 	id := func(id uint64) []byte { return uintField(fieldCallID, id) }
 	ev := eventtest.Encoded(t, "double", 8)
@@ -138,6 +139,7 @@ func TestStrayAnswers(t *testing.T) {
 }
 
 func TestMalformedCallsAreReset(t *testing.T) { // T1, T4, T5
+	t.Parallel()
 	call := func(fields ...[]byte) []byte {
 		var m []byte
 		for _, f := range fields {
@@ -234,6 +236,7 @@ func TestCallMarksAreBounded(t *testing.T) {
 // A caller that does not read its answers holds back itself, and then loses
 // its stream; others are answered meanwhile.
 func TestCallerThatReadsNoAnswers(t *testing.T) {
+	t.Parallel()
 	overTransports(t, func(t *testing.T, listen string) {
 		ha, hb := newHost(t, listen), newHost(t, listen)
 		hosttest.Connect(t, ha, hb)

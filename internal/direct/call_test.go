@@ -35,6 +35,7 @@ func do[In, Out any](t testing.TB, c Call[In, Out], to *remote, in In, want Out)
 }
 
 func TestCalls(t *testing.T) {
+	t.Parallel()
 	overTransports(t, func(t *testing.T, listen string) {
 		a, b := pair(t, listen, Config{})
 		to := a.to(b.id())
@@ -85,6 +86,7 @@ func TestCalls(t *testing.T) {
 
 // Each way in which a call can fail is told apart, and only those run that may.
 func TestErrorsOfCalls(t *testing.T) {
+	t.Parallel()
 	var log bytes.Buffer
 	ha, hb := newHost(t, tcp), newHost(t, tcp)
 	hosttest.Connect(t, ha, hb)
@@ -170,6 +172,7 @@ func TestErrorsOfCalls(t *testing.T) {
 
 // The deadline is the ctx's, shorter or longer than the usual one, else that.
 func TestCallsEndInTime(t *testing.T) {
+	t.Parallel()
 	const usual = 200 * time.Millisecond
 	a, b := pair(t, tcp, Config{CallTimeout: usual})
 	thaw := make(chan struct{})
@@ -208,6 +211,7 @@ func TestCallsEndInTime(t *testing.T) {
 
 // A call that is given up while it is in the queue does not run, and says so.
 func TestCallGivenUpInTheQueueDoesNotRun(t *testing.T) {
+	t.Parallel()
 	overTransports(t, func(t *testing.T, listen string) {
 		a, b := pair(t, listen, Config{StallTimeout: time.Hour})
 		thaw := make(chan struct{})
@@ -455,6 +459,7 @@ func TestCallsAcrossEachOtherEnd(t *testing.T) {
 
 // Calls in flight end with the Direct, or with the link.
 func TestClosingEndsCalls(t *testing.T) {
+	t.Parallel()
 	inFlight := func(t *testing.T) (a, b *Direct, err chan error) {
 		a, b = pair(t, tcp, Config{})
 		began := make(chan struct{})

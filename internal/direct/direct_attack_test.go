@@ -44,6 +44,7 @@ func stillGood(t *testing.T, a, b *Direct) {
 }
 
 func TestMalformedStreamsAreReset(t *testing.T) { // T1, T4, T5
+	t.Parallel()
 	eventFrame := func(m []byte) []byte { return frame.Append(nil, frame.AppendMessage(nil, fieldEvent, m)) }
 	named := func(name string) []byte { return eventFrame(frame.AppendMessage(nil, payload.FieldName, name)) }
 	hi := good.append(nil)
@@ -177,6 +178,7 @@ func slowly(t *testing.T, hello, frame time.Duration) {
 // Who drips a frame byte by byte, or its hello, loses the stream; who is idle
 // between frames does not.
 func TestSlowFramesAreReset(t *testing.T) { // T3
+	t.Parallel()
 	const timeout = 300 * time.Millisecond
 	slowly(t, timeout, timeout)
 	overTransports(t, func(t *testing.T, listen string) {
@@ -320,6 +322,7 @@ func TestFloodToASlowHandler(t *testing.T) { // T7
 // Rubbish from many streams at once, mutated from good frames: no crash, and
 // an honest peer is served as before.
 func TestRubbish(t *testing.T) { // T1 to T5 at random
+	t.Parallel()
 	rounds := 300
 	if testing.Short() {
 		rounds = 50

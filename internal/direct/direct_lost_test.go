@@ -35,6 +35,7 @@ func inboundOf(d *Direct, p peer.ID) (all []*inStream) {
 // Streams that break in the middle, and connections too, never change the
 // order and never bring an event twice; and the sender goes on by itself.
 func TestOrderOverLostStreams(t *testing.T) {
+	t.Parallel()
 	breakers := map[string]func(a, b *Direct){
 		"receiver resets": func(a, b *Direct) {
 			for _, s := range inboundOf(b, a.id()) {
@@ -233,6 +234,7 @@ func resetCode(t testing.TB, s network.Stream) network.StreamErrorCode {
 // between streams grow, and after the stall timeout the events are given up,
 // those that were queued and those that wait.
 func TestPeerThatResetsEveryStream(t *testing.T) {
+	t.Parallel()
 	overTransports(t, func(t *testing.T, listen string) {
 		h := newHost(t, listen)
 		var opened atomic.Int64

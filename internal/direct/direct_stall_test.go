@@ -44,6 +44,7 @@ func fill(ctx context.Context, d *Direct, to peer.ID, size int) (n int, err erro
 // 21). Here Emit waits, says that the peer is stalled, and what was accepted
 // stays within the bound.
 func TestFrozenPeerStallsEmit(t *testing.T) {
+	t.Parallel()
 	overTransports(t, func(t *testing.T, listen string) {
 		const stall = 300 * time.Millisecond
 		a, to := frozen(t, listen, Config{StallTimeout: stall})
@@ -81,6 +82,7 @@ func TestFrozenPeerStallsEmit(t *testing.T) {
 
 // An Emit that waits ends with its ctx, with the link, and with Close.
 func TestWhatEndsAWaitingEmit(t *testing.T) {
+	t.Parallel()
 	overTransports(t, func(t *testing.T, listen string) {
 		for _, c := range []struct {
 			name string
@@ -152,6 +154,7 @@ func waitUntilFull(t *testing.T, d *Direct, to peer.ID) {
 
 // A peer that freezes for a while loses nothing: what was accepted waits.
 func TestThawedPeerGetsEverything(t *testing.T) {
+	t.Parallel()
 	overTransports(t, func(t *testing.T, listen string) {
 		const stall = 200 * time.Millisecond
 		a, b := pair(t, listen, Config{StallTimeout: stall})
@@ -197,6 +200,7 @@ func TestThawedPeerGetsEverything(t *testing.T) {
 // they can, while both also emit, must not lock up: when both handlers wait
 // for room, neither node reads, and only the stall timeout frees them.
 func TestNodesThatAnswerEachOtherDoNotLockUp(t *testing.T) {
+	t.Parallel()
 	overTransports(t, func(t *testing.T, listen string) {
 		a, b := pair(t, listen, Config{StallTimeout: 100 * time.Millisecond})
 		var stalls atomic.Int64

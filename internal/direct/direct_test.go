@@ -197,6 +197,7 @@ func TestNodesOfOneProcessShareNothing(t *testing.T) {
 type numbers struct{ Who, N int }
 
 func TestOrderAndNoLoss(t *testing.T) {
+	t.Parallel()
 	total := 100_000
 	if testing.Short() {
 		total = 10_000
@@ -541,6 +542,7 @@ func TestOtherNetwork(t *testing.T) {
 }
 
 func TestStreams(t *testing.T) {
+	t.Parallel()
 	overTransports(t, func(t *testing.T, listen string) {
 		a, b := pair(t, listen, Config{})
 		sa, sb := a.Pipe(b.id()), b.Pipe(a.id())
@@ -573,6 +575,7 @@ func TestStreams(t *testing.T) {
 }
 
 func TestFlush(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t, tcp, Config{})
 	if err := a.Flush(t.Context()); err != nil {
 		t.Error("nothing to flush:", err)

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
 // patience is how long a check waits for goroutines to end. goleak itself waits only for
@@ -35,7 +37,7 @@ func watch(t testing.TB, patience time.Duration, ignore ...goleak.Option) (check
 // Main runs the tests of a package and exits with status 1 if goroutines still run after them.
 // TestMain calls it.
 func Main(m *testing.M) {
-	code := m.Run()
+	code := hosttest.Main(m)
 	if code == 0 {
 		if err := find(patience); err != nil {
 			fmt.Fprintln(os.Stderr, "the tests are done:", err)

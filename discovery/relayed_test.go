@@ -41,7 +41,6 @@ func relayFor(t *testing.T, h corehost.Host) (service corehost.Host, at string) 
 // On loopback libp2p punches no holes, so the test makes the direct connection. Without it the
 // error is ErrRelayed.
 func TestSeedBehindARelayIsFoundOverADirectConnection(t *testing.T) {
-	t.Parallel()
 	there := startHost(t, libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.EnableRelay())
 	service, at := relayFor(t, there)
 	s := mustParse(t, at)
@@ -110,7 +109,6 @@ func TestSeedBehindARelayIsFoundOverADirectConnection(t *testing.T) {
 
 // A driver neither asks nor answers over a relay, and says why there is no link.
 func TestNoLinkIsMadeOverARelay(t *testing.T) {
-	t.Parallel()
 	b := newTester(t, testConfig{max: 5}).start()
 	_, at := relayFor(t, b.d.host)
 	a := newTester(t, testConfig{min: 3, max: 5, seeds: []string{at}}).start()
@@ -141,7 +139,6 @@ func TestNoLinkIsMadeOverARelay(t *testing.T) {
 
 // A peer that sends over a relay all the same is refused at once.
 func TestNothingIsReadOverARelay(t *testing.T) {
-	t.Parallel()
 	b := newTester(t, testConfig{max: 5}).start()
 	_, at := relayFor(t, b.d.host)
 	info, err := peer.AddrInfoFromString(at)

@@ -313,7 +313,7 @@ func decodeMark(b []byte) (m engine.Mark, err error) {
 	case m.Sender == "":
 		return m, fmt.Errorf("it has no sender")
 	case m.Next == 0 || m.Above > order.MaxNumber || m.Begin > m.Next || m.Floor > order.MaxNumber:
-		return m, fmt.Errorf("it is from %d to %d", m.Next, m.Above)
+		return m, fmt.Errorf("its numbers are invalid: begin %d, next %d, above %d, floor %d", m.Begin, m.Next, m.Above, m.Floor)
 	}
 	m.Session, err = run.key()
 	return m, err

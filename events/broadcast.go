@@ -64,15 +64,15 @@ type Config struct {
 
 func (c *Config) fill() error {
 	if c.Topic == "" {
-		return errors.New("events: a broadcast needs a topic")
+		return errors.New("events: a broadcast needs the name of a topic: set Topic")
 	}
 	c.MaxEventSize = cmp.Or(c.MaxEventSize, event.DefaultMaxSize)
 	// An event must fit into a batch by itself.
 	if most := maxBatch - maxBatchOverhead; c.MaxEventSize > most {
-		return fmt.Errorf("events: a broadcast event has at most %d bytes, so %d as maximum is too much", most, c.MaxEventSize)
+		return fmt.Errorf("events: MaxEventSize is %d bytes and can be at most %d, because an event must fit into a batch", c.MaxEventSize, most)
 	}
 	if c.StoreAge < 0 || c.StoreBytes < 0 {
-		return fmt.Errorf("events: a store of %d bytes for %v: neither can be negative", c.StoreBytes, c.StoreAge)
+		return fmt.Errorf("events: StoreBytes is %d and StoreAge %v; neither can be negative", c.StoreBytes, c.StoreAge)
 	}
 	c.StoreAge = cmp.Or(c.StoreAge, time.Minute)
 	c.StoreBytes = cmp.Or(c.StoreBytes, 16<<20)

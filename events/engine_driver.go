@@ -106,7 +106,7 @@ func (d *engineDriver) receiveMessage(m *pubsub.Message) bool {
 		// A peer that forwarded the message has added to it. The message as its sender
 		// wrote it will be repaired from another neighbor.
 		d.b.stats.malformed.Add(1)
-		d.b.log.Debug("a message with padding was dropped", "sender", sender, "by", m.ReceivedFrom)
+		d.b.log.Debug("a message with fields that its sender has not signed was dropped", "sender", sender, "by", m.ReceivedFrom)
 		return false
 	case err != nil:
 		// Any program may publish on the topic, so such a message is not an offense. It

@@ -250,7 +250,7 @@ func (p *publisher) tryPublish(data []byte) (again bool) {
 		p.mu.Unlock()
 		return false
 	}
-	p.b.log.Warn("a broadcast could not be published and is tried again", "error", err)
+	p.b.log.Warn("a batch could not be published; trying again", "error", err)
 	return true
 }
 

@@ -51,7 +51,7 @@ type checkResult struct {
 // message that does not leave this process, and waits until the pubsub has delivered
 // it, for at most five seconds.
 func (b *Broadcast) checkPubSub() error {
-	ctx, cancel := context.WithTimeoutCause(b.ctx, checkTimeout, errors.New("the message did not come back in time"))
+	ctx, cancel := context.WithTimeoutCause(b.ctx, checkTimeout, errors.New("the pubsub did not deliver a test message to this node in time"))
 	defer cancel()
 	c := &pubsubCheck{data: make([]byte, 32), got: make(chan checkResult, 1)}
 	rand.Read(c.data) // never fails

@@ -158,7 +158,7 @@ func (b *Broadcast) admitRepair(p peer.ID, s network.Stream) error {
 	// all together, because anybody can open them.
 	if b.driver.unlinkedStreams >= maxUnlinked && b.driver.links[p] == nil {
 		b.driver.mu.Unlock()
-		return errors.New("events: too many peers without a link have opened streams")
+		return fmt.Errorf("events: peers that are not neighbors have opened %d repair streams already", maxUnlinked)
 	}
 	b.driver.unlinkedStreams++
 	b.driver.mu.Unlock()
@@ -185,7 +185,7 @@ func (b *Broadcast) admitRepair(p peer.ID, s network.Stream) error {
 	case admitted:
 		return nil // the stream was added, even if ctx has ended since
 	case full:
-		return fmt.Errorf("events: %d streams are open already", maxRepairStreams)
+		return fmt.Errorf("events: the neighbor has %d repair streams open already", maxRepairStreams)
 	case err != nil:
 		return err
 	}
@@ -374,8 +374,8 @@ func (b *Broadcast) fetch(ctx context.Context, a repair.Ask, passOn bool) (got u
 			if err != nil {
 				return got, err
 			}
-			// The neighbor must send only what was asked for, or it could fill the
-			// store.
+			// The neighbor must send only the events it was asked for, or it could fill
+			// the store.
 			if size += len(body); o.session != a.Session || o.nextSeq() <= a.From || o.first >= a.To || size > answerSize+maxRepairAnswer {
 				return got, fmt.Errorf("%w answer: events %d to %d were not asked for", event.ErrMalformed, o.first, o.nextSeq())
 			}

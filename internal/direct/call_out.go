@@ -173,7 +173,7 @@ func (l *sendQueue) readAnswers(out *outStream) error {
 func (l *sendQueue) rejectAnswer(out *outStream, err error) error {
 	if errors.Is(err, event.ErrMalformed) || errors.Is(err, frame.ErrMalformed) || errors.Is(err, frame.ErrTooLarge) {
 		l.d.nMalformed.Add(1)
-		l.d.log.Debug("malformed answers", "peer", l.peer, "error", event.Cut(err.Error(), 256))
+		l.d.log.Debug("a peer sent malformed answers to calls", "peer", l.peer, "error", event.Cut(err.Error(), 256))
 		out.ResetWithError(network.StreamProtocolViolation)
 	}
 	return err
@@ -282,7 +282,7 @@ func (a answer) outcome(from peer.ID, name string) (callResult, error) {
 	case statusBadArgument:
 		return callResult{err: fmt.Errorf("%w: the other node says %q", event.ErrBadArgument, a.text)}, nil
 	case statusRepeated:
-		return callResult{err: fmt.Errorf("%w: the other node has had this call before", ErrUnknownOutcome)}, nil
+		return callResult{err: fmt.Errorf("%w: the other node has received this call before", ErrUnknownOutcome)}, nil
 	}
 	return callResult{err: fmt.Errorf("%w: the other node answers with status %d", ErrUnknownOutcome, a.status)}, nil
 }

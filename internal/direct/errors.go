@@ -23,7 +23,7 @@ var (
 	ErrRefused = errors.New("events: refused by the peer")
 	// ErrStalled is returned by an Emit that waited for space in the queue while no
 	// byte could be written to the peer for the stall timeout.
-	ErrStalled = errors.New("events: stalled")
+	ErrStalled = errors.New("events: the queue is full and the peer reads nothing")
 	// ErrNoHandler is returned by a call for which the other node has no handler.
 	// Nothing has run.
 	ErrNoHandler = errors.New("events: the other node has no handler for this call")

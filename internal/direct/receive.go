@@ -248,16 +248,16 @@ func (d *Direct) closeFailed(s *inStream, err error) {
 		s.ResetWithError(network.StreamShutdown)
 	case errors.Is(err, event.ErrMalformed), errors.Is(err, frame.ErrMalformed), errors.Is(err, frame.ErrTooLarge):
 		d.nMalformed.Add(1)
-		d.log.Debug("malformed direct events", "peer", s.from, "error", event.Cut(err.Error(), 256))
+		d.log.Debug("a peer sent malformed direct events", "peer", s.from, "error", event.Cut(err.Error(), 256))
 		s.ResetWithError(network.StreamProtocolViolation)
 	case s.retired.Load():
 		s.ResetWithError(network.StreamSupplanted)
 	case deadline.IsTimeout(err):
 		d.nMalformed.Add(1)
-		d.log.Debug("slow direct events: a frame was begun and not ended in time", "peer", s.from)
+		d.log.Debug("a peer began a frame of direct events and did not complete it in time", "peer", s.from)
 		s.ResetWithError(network.StreamProtocolViolation)
 	default:
-		d.log.Debug("stream of direct events lost", "peer", s.from, "error", err)
+		d.log.Debug("a stream of direct events broke", "peer", s.from, "error", err)
 		s.Reset()
 	}
 }
@@ -265,6 +265,6 @@ func (d *Direct) closeFailed(s *inStream, err error) {
 // refuse resets a stream of which no event was read yet.
 func (d *Direct) refuse(s *inStream, code network.StreamErrorCode, why string, err error) {
 	d.nRefused.Add(1)
-	d.log.Debug("stream of direct events refused", "peer", s.from, "reason", why, "error", err)
+	d.log.Debug("a stream of direct events was refused", "peer", s.from, "reason", why, "error", err)
 	s.ResetWithError(code)
 }

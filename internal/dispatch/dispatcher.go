@@ -381,8 +381,8 @@ func (m *Dispatcher) wait(ctx context.Context) error {
 }
 
 // WaitAll waits for the end of a channel (direct, broadcast or topic) that was closed,
-// until ctx ends: first for its handlers, then for its tasks. what is the subject and
-// verb with which the error names the tasks, such as "streams are".
+// until ctx ends: first for its handlers, then for its tasks. Its error names the tasks
+// by the words in what, a subject and a verb such as "streams are".
 func (m *Dispatcher) WaitAll(ctx context.Context, tasks *sync.WaitGroup, what string) error {
 	ctx, cancel := waitContext(ctx)
 	defer cancel()

@@ -72,7 +72,7 @@ func (g *Inspector) recover() {
 	}
 }
 
-var errInspector = errors.New("events: the inspector panicked")
+var errInspector = errors.New("events: a panic while a message of pubsub was inspected")
 
 // inspect is called with every RPC that arrives, in the event loop of pubsub. It
 // removes the messages that break a limit, and leaves the rest of the RPC as it is.

@@ -123,8 +123,8 @@ func (r *Registry) Close() {
 	})
 }
 
-// watch records what the host says about its peers. No other goroutine does that, so
-// what was read last from the host is also recorded last.
+// watch records the protocols and connections of the host's peers. No other goroutine
+// does that, so the state that was read last from the host is also recorded last.
 func (r *Registry) watch(sub event.Subscription) {
 	for _, p := range r.cfg.Host.Network().Peers() { // these were connected before Follow was called
 		r.identify(p)

@@ -361,7 +361,7 @@ func (c *Sequencer) ReceiveClaim(now time.Time, m Progress, steps []Step) []Step
 			ses.endSettling()
 		}
 	} else if m.Next <= max(ses.next, ses.claimed) {
-		return steps // the claim adds nothing to what is known
+		return steps // the claim adds nothing new
 	}
 	if m.Next > max(ses.next, ses.claimed) {
 		// The wait is counted from the first claim, so nobody can prolong it by

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// settleTime is how long Close waits after the last forced dial has ended. The dial of a
-// canceled context returns at once, but the swarm chooses the addresses on a goroutine of
-// its own, which takes some microseconds more and which nothing else shows.
+// settleTime is how long Close waits after the last forced dial has ended. When the context
+// of a dial is canceled, the dial returns at once. But the swarm may still choose addresses
+// for it, for some microseconds, on a goroutine for which nobody can wait.
 const settleTime = 50 * time.Millisecond
 
 // Directness says whether a dial must yield a direct connection.
@@ -20,7 +20,8 @@ const (
 	// Plain is a dial that any connection satisfies. Closing the swarm during such a dial
 	// is harmless.
 	Plain Directness = iota
-	// Forced is a dial with network.WithForceDirectDial.
+	// Forced is a dial with network.WithForceDirectDial, which only a direct connection
+	// satisfies. Closing the swarm while it chooses the addresses of such a dial is a panic.
 	Forced
 )
 

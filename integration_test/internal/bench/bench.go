@@ -20,12 +20,12 @@ import (
 // A Round is one measurement of one entrant. Fields that do not apply are zero.
 type Round struct {
 	Sent       int           // number of events
-	Arrived    int           // distinct events at the receiver with the fewest
-	Elapsed    time.Duration // from the first Emit to the last arrival
-	CPU        time.Duration // of the whole process, which runs all nodes
-	Allocs     uint64        // allocations of the whole process
-	Inversions int           // events that arrived after a later one, summed over the receivers
-	P50, P99   time.Duration // of single events
+	Arrived    int           // number of different events that arrived at the receiver that got the fewest
+	Elapsed    time.Duration // time from the first Emit to the last arrival
+	CPU        time.Duration // processor time of the process, in which all nodes run
+	Allocs     uint64        // number of memory allocations in the process
+	Inversions int           // number of events that arrived after a later one, summed over the receivers
+	P50, P99   time.Duration // median and 99th percentile of the latency of single events
 }
 
 // rate returns the events that arrived per second.
@@ -33,7 +33,7 @@ func (r Round) rate() float64 {
 	return float64(r.Arrived) / r.Elapsed.Seconds()
 }
 
-// Kind decides which figures of a case are reported.
+// A Kind of case is named for what its rounds send. It decides which figures are reported.
 type Kind string
 
 const (
@@ -43,31 +43,31 @@ const (
 
 // A Case compares its entrants in one situation.
 type Case struct {
-	Name string // of the benchmark, with slashes
+	Name string // the name of the benchmark, with slashes
 	Text string // describes the case to a reader
 	Kind Kind
 	// Yardstick is the entrant that the others are compared with.
 	Yardstick string
-	// Against names the yardstick in the unit of a factor: x-floodsub.
+	// Against names the yardstick in the unit of a factor, as in x-floodsub.
 	Against string
 
 	entrants []entrant
 }
 
-// An entrant is one way to send events.
+// An entrant is one of the ways to send events that a Case compares, such as raw floodsub.
 type entrant struct {
 	name  string
 	count int // events per round
 	open  func(context.Context) (*rig, error)
 }
 
-// A rig is an entrant that has been set up.
+// A rig is an entrant whose nodes have been started, so that rounds can be run.
 type rig struct {
 	round func(ctx context.Context, count int) (Round, error)
 	close func()
 }
 
-// A Match is a case that has been set up. One goroutine at a time may use it.
+// A Match is a case whose entrants have been set up. One goroutine at a time may use it.
 type Match struct {
 	Case
 	rigs   []*rig
@@ -132,7 +132,7 @@ type Spread struct {
 	Median, Min, Max float64
 }
 
-// spread returns the Spread of values, the zero Spread if there are none.
+// spread returns the Spread of values, or the zero Spread if there are no values.
 func spread(values []float64) Spread {
 	if len(values) == 0 {
 		return Spread{}
@@ -148,21 +148,21 @@ type Result struct {
 	Rounds  int
 	Events  int // sent per round
 
-	Rate   Spread // events per second at the receiver with the fewest
-	CPU    Spread // microseconds per event sent, all nodes together
-	Allocs Spread // per event sent, all nodes together
+	Rate   Spread // events per second at the receiver that got the fewest
+	CPU    Spread // processor time per event sent, in microseconds, of all nodes together
+	Allocs Spread // memory allocations per event sent, of all nodes together
 	P50    Spread // microseconds
 	P99    Spread // microseconds
 
-	// Delivered is the share of the events sent in all rounds that reached the
-	// receiver with the fewest. It is 1 only if no event was lost.
+	// Delivered is the part of all events sent, from 0 to 1, that reached the receiver that
+	// got the fewest. It is 1 only if no event was lost.
 	Delivered float64
-	// Inversions is the mean over the rounds. It is 0 only if there were none.
+	// Inversions is the mean number per round of events that arrived after a later event.
 	Inversions float64
 
-	// The rate and the latencies divided by those of the yardstick. Zero for
-	// the yardstick itself.
-	Factor    Spread // of the rate
+	// The rate and the latencies of this entrant divided by those of the yardstick. They are
+	// zero for the yardstick itself.
+	Factor    Spread // quotient of the rates
 	FactorP50 Spread
 	FactorP99 Spread
 }
@@ -201,7 +201,7 @@ func (m *Match) Results() []Result {
 	return results
 }
 
-// over returns the Spread of f over the rounds.
+// over returns the Spread of the values that f returns for the rounds.
 func over(rounds []Round, f func(Round) float64) Spread {
 	var values []float64
 	for _, r := range rounds {
@@ -244,5 +244,5 @@ func (m meter) stop(r *Round) {
 	r.Allocs = now.Mallocs - m.allocs
 }
 
-// errNothing is returned by a round in which no event arrived: it has no rate.
+// errNothing is returned when no event arrived in a round, so that it has no rate.
 var errNothing = errors.New("nothing arrived")

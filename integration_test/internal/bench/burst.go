@@ -10,15 +10,17 @@ import (
 )
 
 const (
-	// maxSending ends a burst: a slow entrant sends fewer events than asked for,
-	// and Round.Sent says how many.
+	// maxSending is how long a burst may take to send. After that, it ends with fewer events
+	// than asked for; Round.Sent has their number.
 	maxSending = 5 * time.Second
-	// losslessSilence ends a round in which nothing new arrives, for an entrant
-	// that promises to lose nothing. smokesignal waits as long for a missing event.
+	// losslessSilence is the time without a new event after which a round ends, for an
+	// entrant that promises to lose no event. smokesignal itself waits as long for a missing
+	// event before it reports the event as lost.
 	losslessSilence = 12 * time.Second
-	// lossySilence is the same for an entrant that may lose events.
+	// lossySilence is the time without a new event after which a round ends, for an entrant
+	// that may lose events.
 	lossySilence = 500 * time.Millisecond
-	// pace is the interval between lone events.
+	// pace is the interval between events whose latency is measured one by one.
 	pace = 5 * time.Millisecond
 )
 
@@ -27,7 +29,7 @@ type pattern int
 
 const (
 	inBurst pattern = iota // as fast as they are accepted
-	paced                  // one every pace; the latency of each is measured
+	paced                  // one event per interval pace; the latency of each is measured
 )
 
 // A flow is one sender and its receivers.
@@ -40,7 +42,7 @@ type flow struct {
 	round uint32
 }
 
-// A receiver counts what arrives at one node.
+// A receiver counts the events that arrive at one node.
 type receiver struct {
 	tally atomic.Pointer[tally]
 }
@@ -49,14 +51,14 @@ type receiver struct {
 // time calls receiver.count; the atomic fields may be read meanwhile.
 type tally struct {
 	round      uint32
-	seen       []uint64 // a bit per event, used by count alone
-	last       uint32   // the largest number so far, used by count alone
+	seen       []uint64 // a bit for each event, set when it arrived; only count uses it
+	last       uint32   // the largest number of an event that arrived; only count uses it
 	got        atomic.Int64
 	inversions atomic.Int64
-	at         []atomic.Int64 // arrival of each event, in nanoseconds after began; nil in a burst
+	at         []atomic.Int64 // when each event arrived, in nanoseconds after began; nil in a burst
 	began      time.Time
-	want       *atomic.Int64 // events that every receiver should get
-	full       func()        // called once got reaches want
+	want       *atomic.Int64 // the number of events that every receiver should get
+	full       func()        // called when got reaches want
 }
 
 // count counts one event. Events of another round and duplicates are ignored.
@@ -160,12 +162,12 @@ func (f *flow) run(ctx context.Context, count int, p pattern) (r Round, took []t
 		}
 		r.Sent++
 		if p == inBurst && no%64 == 0 && time.Since(first) > maxSending {
-			break // a slow sender: the round goes on with fewer events
+			break // the sender is slow, so the round continues with fewer events
 		}
 	}
 	if want.Store(int64(r.Sent)); r.Sent < count {
-		// A receiver that has all of the fewer events already gets no further
-		// event that would make it notice.
+		// The burst was cut short. A receiver that has all of its events already gets no
+		// more, so it would not notice by itself that it is complete.
 		for _, t := range tallies {
 			if t.got.Load() == int64(r.Sent) {
 				t.full()
@@ -195,8 +197,8 @@ func (f *flow) run(ctx context.Context, count int, p pattern) (r Round, took []t
 	return r, took, nil
 }
 
-// await returns when the last event arrived: either every receiver has all
-// events, or nothing new has arrived for so long that the rest counts as lost.
+// await waits until every receiver has all events, or until no new event has arrived for so
+// long that the rest counts as lost. It returns the time at which the last event arrived.
 func (f *flow) await(ctx context.Context, tallies []*tally, done <-chan time.Time) (time.Time, error) {
 	silence := losslessSilence
 	if f.lossy {
@@ -225,7 +227,7 @@ func (f *flow) await(ctx context.Context, tallies []*tally, done <-chan time.Tim
 	}
 }
 
-// quantiles returns the median and the 99th percentile.
+// quantiles returns the median and the 99th percentile of the durations in took.
 func quantiles(took []time.Duration) (p50, p99 time.Duration) {
 	if len(took) == 0 {
 		return 0, 0
@@ -234,7 +236,7 @@ func quantiles(took []time.Duration) (p50, p99 time.Duration) {
 	return took[len(took)/2], took[len(took)*99/100]
 }
 
-// requests calls ask count times, one after the other, and measures each.
+// requests calls ask count times, one after the other, and measures how long each call takes.
 func requests(ctx context.Context, count int, ask func(context.Context) error) (r Round, err error) {
 	took := make([]time.Duration, count)
 	use := start()

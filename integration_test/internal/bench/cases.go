@@ -18,7 +18,7 @@ const (
 	pings       = 3_000
 )
 
-// scale divides the numbers of events of a short run.
+// scale is the number by which a short run divides the number of events per round.
 const scale = 100
 
 // scaling turns the number of events of a full round into that of this run.
@@ -66,7 +66,7 @@ func Cases(short bool) []Case {
 	cases[0].entrants = append(cases[0].entrants, streamEntrant(tcp, 64, n(streamBurst)))
 	for _, tr := range []struct{ name, text, listen string }{{"tcp", "TCP", tcp}, {"quic", "QUIC", quic}} {
 		for _, size := range []int{64, 1 << 10} {
-			// So that rounds of every size and transport take about the same time.
+			// Larger events are fewer, so that all rounds take about the same time.
 			count := n(streamBurst / max(1, size/200))
 			cases = append(cases, Case{
 				Name: fmt.Sprintf("Direct/%s/%s", tr.name, formatSize(size, "")),
@@ -84,8 +84,8 @@ func Cases(short bool) []Case {
 	return slices.Concat(cases, sizeCases(n), nodeCases(n))
 }
 
-// broadcastCase compares bursts of smokesignal over a graph with those of raw
-// pubsubs, named in others.
+// broadcastCase returns a case that compares bursts of broadcasts by smokesignal, over the
+// links of a graph, with bursts by the raw pubsubs named in others.
 func broadcastCase(name, text string, g graph, size, count, pubsubCount int, others ...string) Case {
 	c := Case{
 		Name: fmt.Sprintf("Broadcast/%s/%s", name, formatSize(size, "")),
@@ -108,7 +108,7 @@ func formatSize(n int, space string) string {
 	return fmt.Sprint(n) + space + unit
 }
 
-// sizeCases compares bursts on a pair by the size of an event.
+// sizeCases returns cases with bursts between two nodes, one case for each size of events.
 func sizeCases(n scaling) (cases []Case) {
 	for _, size := range []int{16, 64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10} {
 		// At most 64 MiB per round for the fast entrants and 32 MiB for the slow ones.
@@ -121,7 +121,7 @@ func sizeCases(n scaling) (cases []Case) {
 	return cases
 }
 
-// nodeCases compares bursts by the number of nodes.
+// nodeCases returns cases with bursts, one case for each number of nodes.
 func nodeCases(n scaling) (cases []Case) {
 	for _, nodes := range []int{2, 3, 5, 10, 20, 40} {
 		c := broadcastCase("", fmt.Sprintf("%d nodes of degree 4", nodes), degree4(nodes), 64,

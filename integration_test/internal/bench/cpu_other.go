@@ -4,6 +4,6 @@ package bench
 
 import "time"
 
-// cpuTime returns zero, as the processor time is not known on this system. The
-// tables show a dash.
+// cpuTime returns zero, because the program cannot read its processor time on this system.
+// Tables show a dash instead.
 func cpuTime() time.Duration { return 0 }

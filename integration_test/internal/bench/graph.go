@@ -9,7 +9,7 @@ type graph struct {
 	edges []edge
 }
 
-// line links each node to the next. Two nodes are a pair.
+// line returns a graph of n nodes in which each node is linked to the next.
 func line(n int) graph {
 	g := graph{n: n}
 	for i := range n - 1 {
@@ -18,9 +18,9 @@ func line(n int) graph {
 	return g
 }
 
-// degree4 links each of n nodes to four others. The nodes stand in a ring, and a
-// link spans one step or a third of the ring. With five nodes or fewer, every
-// node is linked to all others.
+// degree4 returns a graph in which each of n nodes is linked to four others. The nodes form a
+// ring. Each node is linked to its two neighbors in the ring and to the two nodes that are a
+// third of the ring away. With five nodes or fewer, every node is linked to all others.
 func degree4(n int) graph {
 	g := graph{n: n}
 	if n <= 5 {

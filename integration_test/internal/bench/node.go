@@ -14,9 +14,10 @@ import (
 const (
 	Smokesignal     = "smokesignal"
 	SmokesignalJSON = "smokesignal-json"
-	// SmokesignalCall makes a call. SmokesignalAnswer sends a direct event, which
-	// the receiver answers with another.
-	SmokesignalCall   = "smokesignal-call"
+	// SmokesignalCall makes a call and waits for its result.
+	SmokesignalCall = "smokesignal-call"
+	// SmokesignalAnswer sends a direct event and waits for the direct event with which the
+	// receiver answers.
 	SmokesignalAnswer = "smokesignal-answer"
 )
 
@@ -28,15 +29,15 @@ type numbers struct {
 	No    uint32 `json:"no"`
 }
 
-// nodes are smokesignal nodes with exactly the links of the graph. A node with a
-// minimum of zero peers and without seeds makes no links by itself.
+// nodes are smokesignal nodes that have exactly the links of a graph. They have no seeds and a
+// minimum of zero peers, so they make no links by themselves.
 type nodes struct {
 	graph graph
 	list  []*smokesignal.Node
 }
 
-// openNodes starts the nodes and links them. The caller has to close them, also
-// after an error.
+// openNodes starts the nodes and links them. The caller has to close them, even after an
+// error.
 func openNodes(ctx context.Context, g graph, listen string) (*nodes, error) {
 	ns := &nodes{graph: g}
 	added := make(chan struct{}, 2*len(g.edges))
@@ -66,7 +67,7 @@ func openNodes(ctx context.Context, g graph, listen string) (*nodes, error) {
 	return ns, ns.check()
 }
 
-// check fails unless the links are still those of the graph.
+// check returns an error if the nodes' links differ from those of the graph.
 func (ns *nodes) check() error {
 	for i, n := range ns.list {
 		var want, got []smokesignal.ID
@@ -128,7 +129,7 @@ func directEntrant(listen string, size, count int) entrant {
 	}}
 }
 
-// checked makes a round fail if the links have changed.
+// checked returns a rig whose rounds also fail if the nodes' links differ from the graph.
 func (ns *nodes) checked(r *rig) *rig {
 	round := r.round
 	r.round = func(ctx context.Context, count int) (Round, error) {

@@ -37,7 +37,7 @@ func (w Watch) Others() (part float64, ok bool) {
 	return max(0, float64(others)/float64(all)), true
 }
 
-// tick is the unit of /proc/stat on every Linux.
+// tick is the unit of time in /proc/stat on Linux.
 const tick = 10 * time.Millisecond
 
 // parseStat reads the first line of /proc/stat: the time in user, nice, system,

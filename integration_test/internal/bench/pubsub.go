@@ -12,17 +12,17 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// The yardsticks of a broadcast.
+// The names of raw pubsub entrants, with which broadcasts are compared.
 const (
-	FloodsubRaised   = "floodsub-raised"  // with queues that hold a whole burst, so that nothing is lost
-	FloodsubDefault  = "floodsub-default" // with the defaults of the library
+	FloodsubRaised   = "floodsub-raised"  // its queues are long enough for a whole burst, so no message is lost
+	FloodsubDefault  = "floodsub-default" // its queues have the default length of go-libp2p-pubsub
 	GossipsubRaised  = "gossipsub-raised"
 	GossipsubDefault = "gossipsub-default"
 )
 
 const (
 	topicName = "bench"
-	// The lengths of the raised queues.
+	// The lengths, in messages, of the queues of the raised entrants.
 	raisedOutbound     = 1 << 20
 	raisedValidate     = 1 << 16
 	raisedSubscription = 1 << 16
@@ -144,7 +144,7 @@ func (p *pubsubNet) open(ctx context.Context, g graph, ctor newPubSub, raised bo
 		}
 	}
 	f.send = func(ctx context.Context, round, no uint32) error {
-		b := make([]byte, size) // a new one each time, as pubsub keeps it
+		b := make([]byte, size) // a new slice for each event, because pubsub keeps it
 		fill(b, round, no)
 		return topics[0].Publish(ctx, b)
 	}
@@ -172,8 +172,8 @@ func awaitPeers(ctx context.Context, topic *pubsub.Topic, n int) error {
 	return nil
 }
 
-// settling is two heartbeats of gossipsub, in which it builds its mesh. Only a
-// tracer could report when the mesh is complete, and it would slow gossipsub down.
+// settling is how long gossipsub gets to build its mesh before a benchmark: two of its
+// heartbeats. A tracer could report when the mesh is complete, but would slow gossipsub down.
 const settling = 2 * time.Second
 
 func settle(ctx context.Context) error {

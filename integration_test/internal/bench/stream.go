@@ -10,19 +10,21 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 )
 
-// Stream is the yardstick of a direct event: the code that a program on libp2p
-// would have without this module.
+// Stream is the name of the entrant with which direct events are compared: a libp2p stream as
+// a program would use it without this module.
 const Stream = "stream"
 
 const (
 	streamProtocol = "/bench"
 	streamBuffer   = 32 << 10
-	// streamQueue is the length of smokesignal's queue for one peer.
+	// streamQueue is the length of the sender's queue. smokesignal's queue for one peer has
+	// the same length.
 	streamQueue = 256
 )
 
-// streamEntrant sends over one raw libp2p stream. Each frame has a varint length.
-// A writer takes frames from a queue and flushes when the queue is empty.
+// streamEntrant returns an entrant that sends events over one raw libp2p stream, each with a
+// varint length before it. A goroutine writes the events from a queue, through a buffer that it
+// flushes when the queue is empty.
 func streamEntrant(listen string, size, count int) entrant {
 	return entrant{Stream, count, func(ctx context.Context) (*rig, error) {
 		to := new(receiver)
@@ -56,8 +58,8 @@ func streamEntrant(listen string, size, count int) entrant {
 				}
 			}
 		}()
-		// As many buffers as can be queued or being written, so that sending does
-		// not allocate.
+		// The buffers of events are used again, so that sending does not allocate memory.
+		// There are more of them than events that can be in the queue or in a write.
 		ring := make([][]byte, 2*streamQueue)
 		for i := range ring {
 			ring[i] = make([]byte, size)
@@ -129,7 +131,8 @@ func pingPongEntrant(listen string, size, count int) entrant {
 	}}
 }
 
-// streamPair makes two hosts. The second calls serve for each incoming stream.
+// streamPair makes two hosts, which are not connected yet. The second one calls serve for each
+// incoming stream.
 func streamPair(listen string, serve network.StreamHandler) (from, to corehost.Host, err error) {
 	if from, err = newHost(listen); err != nil {
 		return nil, nil, err
@@ -158,13 +161,14 @@ func closeHosts(hosts ...corehost.Host) {
 	}
 }
 
-// writeFrame ignores errors: the next Flush returns them.
+// writeFrame writes b with its length before it. It ignores errors, which the next Flush
+// returns.
 func writeFrame(w *bufio.Writer, b []byte) {
 	w.Write(binary.AppendUvarint(w.AvailableBuffer(), uint64(len(b))))
 	w.Write(b)
 }
 
-// readFrame returns a new slice for each frame, as a handler may keep it.
+// readFrame reads one frame into a new slice, because a handler may keep it.
 func readFrame(r *bufio.Reader) ([]byte, error) {
 	n, err := binary.ReadUvarint(r)
 	if err != nil {

@@ -62,7 +62,7 @@ func (c Case) row(r Result) []string {
 		formatShare(r.Delivered), formatNumber(r.Inversions), cpu, formatNumber(r.Allocs.Median), formatNumber(float64(r.Events))}
 }
 
-// formatFactor returns the empty string for the yardstick.
+// formatFactor formats a factor for the table. The factor of the yardstick becomes "".
 func formatFactor(s Spread) string {
 	if s.Max == 0 {
 		return ""
@@ -73,7 +73,8 @@ func formatFactor(s Spread) string {
 	return fmt.Sprintf("%.2f", s.Median)
 }
 
-// formatShare rounds down, so that it returns "1" only if nothing was lost.
+// formatShare formats the part of the events that arrived. It rounds down, so that "1" means
+// that no event was lost.
 func formatShare(f float64) string {
 	if f == 1 {
 		return "1"

@@ -13,12 +13,12 @@ import (
 // broadcasts that Emit accepted, from 1 in each session. The numbers in the
 // payloads also count the broadcasts that Emit refused.
 type account struct {
-	first     uint64 // the first number that must arrive; 0 if the log does not show it
+	first     uint64 // the number of the first broadcast that must arrive; 0 if the log does not show which it is
 	delivered spans
 	lost      spans
 }
 
-// next returns the number that must come next, 0 if any number may be the first.
+// next returns the number of the broadcast that must come next, or 0 if any may come first.
 func (a *account) next() uint64 {
 	if last := max(a.delivered.last(), a.lost.last()); last > 0 {
 		return last + 1

@@ -44,20 +44,20 @@ func (v Violation) String() string {
 	return fmt.Sprintf("[%s] %s%s: %s", v.Rule, v.Proc, at, v.Text)
 }
 
-// SettleWithin is how long a log may take to settle at the end of a test: as long as a
-// half link may last.
+// SettleWithin is how long the nodes may take, at the end of a test, until no link is half made
+// or half removed.
 const SettleWithin = halfAtMost
 
 // Limits of the rules, the same for every run. docs/promises.md has the promises.
 const (
-	flapWithin   = 30 * time.Second // a peer must not return so soon after it was removed
-	halfAtMost   = 10 * time.Second // only one side has the link
-	halfCut      = 13 * time.Second // the same after a fault that may have lost the farewell: the keepalive timeout
-	aboveAtMost  = 30 * time.Second // up to max + aboveExtra peers
-	aboveExtra   = 2
-	handover     = time.Second      // one more link while a new link replaces an old one
-	ghostAtMost  = 20 * time.Second // the keepalive timeout of 12.5 s plus a margin
-	faultExcuses = 20 * time.Second // a link may break because of a fault for this long
+	flapWithin   = 30 * time.Second // a removed peer must not be added again within this time
+	halfAtMost   = 10 * time.Second // how long a link may exist on one side only
+	halfCut      = 13 * time.Second // how long it may do so if a fault lost the message that ends the link: the keepalive timeout
+	aboveAtMost  = 30 * time.Second // how long a node may have up to aboveExtra peers more than its maximum
+	aboveExtra   = 2                // see aboveAtMost
+	handover     = time.Second      // how long a node may have even more peers, while a new link replaces an old one
+	ghostAtMost  = 20 * time.Second // how long a dead peer may stay in a peer list: the keepalive timeout of 12.5 s plus a margin
+	faultExcuses = 20 * time.Second // for how long after a fault a link may break because of it
 )
 
 // Config selects rules beyond those that hold in every run.
@@ -113,16 +113,16 @@ type check struct {
 	state     *State
 	nodes     map[string]*node
 	faults    []Record
-	half      map[link]time.Time // since when only the first end has the link
-	commanded map[string]*spans  // numbers that the sender should emit, by sendKey
-	refused   map[string]*spans  // broadcasts that Emit refused, by sender
+	half      map[link]time.Time // the links that only the first node has, and since when
+	commanded map[string]*spans  // by sendKey, the numbers of the events that the sender was commanded to emit
+	refused   map[string]*spans  // by sender, the numbers of the broadcasts that Emit refused
 	commands  []Record           // the Commanded records
 	found     []Violation
 }
 
 type link struct{ a, b string } // names
 
-// An excess is a time with more peers than a limit.
+// An excess is a period in which a node has more peers than a limit allows.
 type excess struct {
 	since    time.Time // zero if there is none now
 	reported bool      // exceeds has returned true
@@ -148,11 +148,11 @@ func (e *excess) exceeds(most time.Duration, now time.Time) bool {
 	return true
 }
 
-// A node is the memory of the rules for one process.
+// A node is what the rules need to remember about one process.
 type node struct {
 	started  time.Time
-	next     Kind   // the event that must come next, "" for none
-	nextPeer string // the peer of that event, "" for any
+	next     Kind   // the kind of link event that must come next; "" if any may
+	nextPeer string // the peer that this event must have; "" if any may
 	removed  map[string]time.Time
 	gone     map[string]time.Time // when the processes of linked peers ended
 	above    excess               // more than max
@@ -161,8 +161,8 @@ type node struct {
 	accounts map[string]*account // by run of the sender
 	sent     map[string]*spans   // by channel and receiver
 	lost     map[string]bool     // seeds in netsplit
-	snapshot *Record             // the last one; nil once the list has changed
-	wentDown map[string]bool     // ids of peers whose link ended after CompleteFrom
+	snapshot *Record             // the last Snapshot record; nil if the peer list has changed since
+	wentDown map[string]bool     // the ids of peers whose link has ended since Config.CompleteFrom
 }
 
 func (c *check) node(name string) *node {
@@ -189,7 +189,7 @@ func (c *check) name(id string) string {
 	return "…" + short(id)
 }
 
-// step applies every rule to one record, and then the record to the state.
+// step checks one record against every rule, and then updates the state with it.
 func (c *check) step(r Record) {
 	c.reportOverdue(r.Time())
 	switch r.Kind {
@@ -326,7 +326,8 @@ func (c *check) reportOverdue(now time.Time) {
 	}
 }
 
-// checkNetsplit: one netsplit for each loss of a seed, one end for each netsplit.
+// checkNetsplit reports a netsplit of a seed that is in netsplit already, a netsplit although
+// the test has caused no fault, and the end of a netsplit that has not begun.
 func (c *check) checkNetsplit(r Record) {
 	n := c.node(r.Proc)
 	split := r.Kind == Netsplit

@@ -115,7 +115,8 @@ func (l *Log) Check(ctx context.Context, cfg Config, ask func()) []Violation {
 func (l *Log) sorted() []Record {
 	var all []Record
 	for _, rs := range l.records {
-		// The clock may step back; the records of one process keep their order.
+		// The clock may have been set back between two records of one process. They keep
+		// their order: the later record gets the time of the earlier one.
 		last := int64(0)
 		for _, r := range rs {
 			r.At = max(r.At, last)

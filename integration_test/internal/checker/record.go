@@ -16,11 +16,11 @@ import (
 // A Kind is the kind of event that a Record describes.
 type Kind string
 
-// The kinds that a node reports about itself.
+// The kinds of record that a node writes. Each comment names the fields of Record that it uses.
 const (
 	Started     Kind = "started"      // Peer is the node's own id; also Addrs, Min, Max, and Session if known
-	AddrsChange Kind = "addresses"    // Addrs, after each change
-	Connect     Kind = "connect"      // Up is the result of Connected inside the handler
+	AddrsChange Kind = "addresses"    // Addrs are the node's addresses after a change
+	Connect     Kind = "connect"      // Up is the result that node.Connected had inside the handler
 	Disconnect  Kind = "disconnect"   // Up
 	PeerAdded   Kind = "peer added"   // Peer, Up
 	PeerRemoved Kind = "peer removed" // Peer, Up
@@ -30,10 +30,10 @@ const (
 	Netsplit    Kind = "netsplit"     // Seed
 	Resolved    Kind = "resolved"     // Seed
 	SeedError   Kind = "seed error"   // Seed, Err, Code
-	Sent        Kind = "sent"         // Emit returned nil for the numbers Seq to To
-	Failed      Kind = "failed"       // Emit returned Err for the number Seq
+	Sent        Kind = "sent"         // Emit returned nil for the events with the numbers Seq to To
+	Failed      Kind = "failed"       // Emit returned Err for the event with the number Seq
 	Received    Kind = "received"     // Peer, Run, Channel, Name, Seq to To
-	Gap         Kind = "gap"          // broadcasts Seq to To of Peer's Session are lost, counted as the library does
+	Gap         Kind = "gap"          // broadcasts Seq to To of Peer's Session are lost; the library's numbers, not those in payloads
 	Damaged     Kind = "damaged"      // an event arrived with a changed payload
 	Answer      Kind = "answer"       // the answer to the command with number Cmd
 	Snapshot    Kind = "snapshot"     // Peers is the node's peer list
@@ -41,7 +41,7 @@ const (
 
 // The kinds that the test itself adds.
 const (
-	Commanded Kind = "told"   // Proc was commanded to emit the numbers Seq to To
+	Commanded Kind = "told"   // the test commanded Proc to emit the events with the numbers Seq to To
 	Fault     Kind = "fault"  // Text is the fault that the test caused at Proc, one of the Fault constants
 	Exited    Kind = "exited" // Proc has ended
 )

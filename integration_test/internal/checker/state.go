@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// A Stream names the events of one run of a sender on one channel.
+// A Stream identifies the events that one process of a sender sent on one channel.
 type Stream struct{ Run, Channel string }
 
 // A Proc is the state of one process, or of one node inside the test's process.
@@ -18,9 +18,9 @@ type Proc struct {
 	Min, Max     int
 	Up           bool // it has started, and has neither exited nor been killed
 	Frozen       bool
-	Peers        map[string]time.Time // the linked peers by id, and since when
-	MidChange    bool                 // more events of the same addition or removal must follow
-	LastSnapshot *Record              // the last peer list reported; nil once the list has changed
+	Peers        map[string]time.Time // by id of a linked peer, the time since which it is linked
+	MidChange    bool                 // a peer is being added or removed: more link events must follow
+	LastSnapshot *Record              // the last Snapshot record; nil if the peer list has changed since
 	Counts       map[Kind]int
 	Heard        map[Stream]uint64 // number of events, duplicates included
 	HeardBy      map[string]int    // number of events by event name
@@ -30,8 +30,8 @@ type Proc struct {
 // Has reports whether the peer with this id is linked.
 func (p *Proc) Has(id string) bool { _, ok := p.Peers[id]; return ok }
 
-// A State is the sum of all records so far. The zero value is not usable, see NewState.
-// It is not safe for concurrent use.
+// A State is the state of all processes that follows from the records so far. Make one with
+// NewState. It is not safe for concurrent use.
 type State struct {
 	Procs  map[string]*Proc
 	byID   map[string]string // the newest process with this peer id
@@ -62,7 +62,7 @@ func (s *State) Proc(name string) *Proc {
 	return p
 }
 
-// ByID returns the newest process with this peer id, nil if there was none.
+// ByID returns the newest process with this peer id, or nil if there was none.
 func (s *State) ByID(id string) *Proc { return s.Procs[s.byID[id]] }
 
 // Answered returns the answer of a process to the command with number cmd.

@@ -11,7 +11,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 )
 
-// maxLine is the most bytes of one record on a node's standard output.
+// maxLine is the largest size in bytes of one record on a node's standard output.
 const maxLine = 4 << 20
 
 // A Proc is the process of one node. Its methods may be called from several

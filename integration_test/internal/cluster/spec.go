@@ -13,7 +13,7 @@ const EnvSpec = "SMOKESIGNAL_TEST_NODE"
 
 // A Spec describes a node. Zero fields mean the defaults of the library.
 type Spec struct {
-	Name         string        `json:"name"`             // if another process has the name, Start adds +1, +2 and so on
+	Name         string        `json:"name"`             // if another process has this name, Start appends +1, +2 and so on
 	Listen       []string      `json:"listen,omitempty"` // arguments of smokesignal.Listen
 	Seeds        []string      `json:"seeds,omitempty"`
 	Advertise    []string      `json:"advertise,omitempty"`
@@ -28,8 +28,8 @@ type Spec struct {
 	RelayService bool          `json:"relayService,omitempty"`
 	PortMapping  bool          `json:"portMapping,omitempty"`
 	Env          []string      `json:"-"` // added to the environment
-	// In, if set, must call start on the calling goroutine. It can enter another
-	// network namespace first, so that the process starts there.
+	// In, if set, is called to start the process. It must call start on the same goroutine.
+	// It can enter another network namespace first, so that the process runs there.
 	In func(start func() error) error `json:"-"`
 }
 
@@ -59,9 +59,9 @@ type Do string
 // The actions of a node. After each, the node writes a checker.Answer record with the
 // number of the command, and with Err and Code if the action failed.
 const (
-	Emit      Do = "emit"       // broadcast Count events named Name with Size bytes, numbered from Seq
-	Direct    Do = "direct"     // send the same to the peer To
-	AddPeer   Do = "add peer"   // connect to the address To; Peer of the answer is the id
+	Emit      Do = "emit"       // broadcast Count events named Name, of Size bytes each, numbered from Seq
+	Direct    Do = "direct"     // send Count direct events named Name, of Size bytes each, to the peer To
+	AddPeer   Do = "add peer"   // connect to the address To; the field Peer of the answer has the peer's id
 	ClosePeer Do = "close peer" // disconnect the peer with the id To
 	Peers     Do = "peers"      // write a checker.Snapshot record before the answer
 	Seeds     Do = "seeds"      // Text of the answer is node.Seeds() as JSON
@@ -80,5 +80,5 @@ type Command struct {
 	Count  int           `json:"count,omitempty"`
 	Size   int           `json:"size,omitempty"`
 	Within time.Duration `json:"within,omitempty"`
-	Every  time.Duration `json:"every,omitempty"` // interval between events; zero: as fast as Emit returns
+	Every  time.Duration `json:"every,omitempty"` // the interval between events; zero means as fast as Emit returns
 }

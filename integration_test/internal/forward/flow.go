@@ -8,26 +8,28 @@ import (
 	"time"
 )
 
-// One direction of a connection buffers at most 256 KiB. When the buffer is full, as
-// during a pause, the writes of the sender block. So at most 256 KiB pass per Delay.
+// The sizes of the buffer for one direction of a connection: 64 chunks of 4 KiB. When the
+// buffer is full, for example during a pause, the writes of the sender block. With a delay, at
+// most these 256 KiB can be on their way, which limits the rate.
 const (
 	chunkSize = 4 << 10
 	chunks    = 64
 )
 
-// catchUp is how much unused time a Limit makes up for, after a late timer or silence.
+// catchUp is how much unused time a Limit may make up for: after a late timer or a silence, it
+// lets the bytes of at most 20 ms through at once.
 const catchUp = 20 * time.Millisecond
 
-// A Flow is one direction of all connections of a Forwarder, present and future.
+// A Flow is one direction of all connections of a Forwarder, those made later included.
 type Flow struct {
 	mu      sync.Mutex
-	changed chan struct{} // closed and replaced with every change
+	changed chan struct{} // closed and replaced when a setting changes
 	paused  bool
 	drop    bool
 	delay   time.Duration
 	rate    int       // bytes per second; 0 means unlimited
-	free    time.Time // when the limit permits the next byte
-	cutAt   int64     // bytes until the cut; negative: no cut
+	free    time.Time // when the rate permits the next byte
+	cutAt   int64     // how many bytes pass until the cut; negative: no cut
 	cutHow  End
 	count   FlowStats
 }
@@ -89,7 +91,7 @@ type chunk struct {
 // forward copies the bytes of one direction of c until the stream ends or c is cut.
 func (f *Flow) forward(c *conn, from, to *net.TCPConn) {
 	queue := make(chan chunk, chunks)
-	var broken error // error of the reading side, set before queue is closed
+	var broken error // the error with which reading ended; set before queue is closed
 	var reading sync.WaitGroup
 	defer reading.Wait()
 	reading.Go(func() {
@@ -137,7 +139,7 @@ func (f *Flow) forward(c *conn, from, to *net.TCPConn) {
 			ch.b = ch.b[n:]
 		}
 	}
-	// A pause or a delay holds back the end of the stream too.
+	// A pause or a delay also delays the end of the stream.
 	switch _, do := f.next(c, chunk{at: time.Now()}, lost); {
 	case do == gone:
 	case do == discard:
@@ -149,7 +151,7 @@ func (f *Flow) forward(c *conn, from, to *net.TCPConn) {
 	}
 }
 
-// An action is what happens to the first bytes of a chunk.
+// An action says what the Flow does with the first bytes of a chunk.
 type action int
 
 const (
@@ -160,8 +162,8 @@ const (
 	gone // the connection has been cut
 )
 
-// next waits until the first bytes of ch are due. It returns how many and the action for
-// them. An empty chunk is the end of the stream.
+// next waits until the settings permit the first bytes of ch. It returns their number and the
+// action for them. An empty chunk stands for the end of the stream.
 func (f *Flow) next(c *conn, ch chunk, lost bool) (n int, do action) {
 	for {
 		f.mu.Lock()
@@ -193,8 +195,8 @@ func (f *Flow) next(c *conn, ch chunk, lost bool) (n int, do action) {
 	}
 }
 
-// account counts up to n bytes and returns how many and the action for them. f.mu is
-// held.
+// account decides about the next bytes, at most n, and counts them. It returns their number
+// and the action for them. The caller holds f.mu.
 func (f *Flow) account(n int, now time.Time, lost bool) (int, action) {
 	if f.drop || lost {
 		f.count.Dropped += int64(n)

@@ -74,7 +74,7 @@ func (n *Namespace) Run(command ...string) error {
 	return n.RunWithInput("", command...)
 }
 
-// RunWithInput is Run with the given standard input.
+// RunWithInput runs a command in the namespace with the given standard input, and waits for it.
 func (n *Namespace) RunWithInput(input string, command ...string) error {
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stdin = strings.NewReader(input)
@@ -96,7 +96,8 @@ func (n *Namespace) Close() error { return n.file.Close() }
 // Plug connects two namespaces by a cable and brings up its ends, which get the names
 // and the addresses. An address is written as "10.0.0.1/24"; it may be empty.
 func Plug(a *Namespace, nameA, addrA string, b *Namespace, nameB, addrB string) error {
-	// The second end is made inside b at once, as a may have an interface of its name.
+	// The second end is made inside b, not made in a and moved, because a may already have an
+	// interface of that name.
 	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), b.file.Fd())
 	if err := a.Run("ip", "link", "add", nameA, "type", "veth", "peer", "name", nameB, "netns", path); err != nil {
 		return err
@@ -117,7 +118,7 @@ func Plug(a *Namespace, nameA, addrA string, b *Namespace, nameB, addrB string) 
 	return nil
 }
 
-// enteredEnv is set in a test that Enter has started.
+// enteredEnv is the environment variable that is set in a test process that Enter has started.
 const enteredEnv = "SMOKESIGNAL_NETNS"
 
 // Enter returns true if the test may make namespaces. Otherwise, as the test is not

@@ -23,8 +23,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
 )
 
-// closeAtMost is how long a process may take to close its node after its input has
-// ended. Then it exits, so that a test that died leaves no process behind.
+// closeAtMost is how long a process may take to close its node after its input has ended.
+// After that the process exits anyway, so that it does not outlive a test that died.
 const closeAtMost = 15 * time.Second
 
 // Main runs a node with the given spec and returns the exit code of the process. err is
@@ -46,7 +46,7 @@ type node struct {
 	spec  cluster.Spec
 	out   *output
 	mu    sync.Mutex
-	lanes map[string]chan cluster.Command // by channel and receiver; each is carried out in order
+	lanes map[string]chan cluster.Command // by channel and receiver, the queue of the emit commands for them
 }
 
 func run(spec cluster.Spec) error {

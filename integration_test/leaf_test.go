@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/go-smokesignal/smokesignal"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
@@ -177,13 +178,13 @@ func TestLeafThatSpeaksLater(t *testing.T) {
 					t.Error("its connection is not protected")
 				}
 				h.RemoveStreamHandler(protocol.Repair)
-				until(t, "it is no leaf any more", func() bool { return !protected() })
+				hosttest.Eventually(t, "it is no leaf any more", func() bool { return !protected() })
 				for len(greeted) > 0 {
 					<-greeted
 				}
 			}
 			h.SetStreamHandler(protocol.Repair, func(s network.Stream) { greeted <- s.Conn().RemotePeer() })
-			until(t, "it is a leaf", protected)
+			hosttest.Eventually(t, "it is a leaf", protected)
 			if err := node.Close(); err != nil {
 				t.Error(err)
 			}

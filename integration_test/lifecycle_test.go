@@ -11,6 +11,7 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
+	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
 // TestMethodsBeforeStartAreErrors shows that Emit, Connect and Ready return
@@ -179,7 +180,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	ran := make(chan error)
 	defer cancel()
 	go func() { ran <- a.Run(ctx) }()
-	until(t, "the node listens", func() bool { return len(a.Addrs()) > 0 })
+	hosttest.Eventually(t, "the node listens", func() bool { return len(a.Addrs()) > 0 })
 	b := l.start(cluster.Spec{Name: "b", Limits: joins, Seeds: []string{addr(a)}})
 	l.wait(soon, "linked", func(s *checker.State) bool { return s.Gathered(2) })
 	cancel()

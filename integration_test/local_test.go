@@ -344,17 +344,6 @@ func emitNumbers(t *testing.T, to smokesignal.Emitter, name string, n int) {
 	}
 }
 
-// until polls until ok reports true, for changes that no callback reports. It ends the
-// test if that takes too long.
-func until(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(soon); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", soon, what)
-		}
-	}
-}
-
 // next receives a value from c. It ends the test if none arrives in time.
 func next[T any](t testing.TB, c <-chan T) T {
 	t.Helper()

@@ -31,18 +31,18 @@ func New(t testing.TB, opts ...libp2p.Option) host.Host {
 	return h
 }
 
-// Eventually calls ok every 2 ms until it returns true, and fails the test after 20 s. It
+// Eventually calls ok every 2 ms until it returns true, and fails the test after 60 s. It
 // polls, because libp2p and pubsub do not report changes of some of their state.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(60 * time.Second)
 	for !ok() {
 		select {
 		case <-tick.C:
 		case <-timeout:
-			t.Fatalf("not within 20 s: %s", what)
+			t.Fatalf("not within 60 s: %s", what)
 		}
 	}
 }

@@ -375,7 +375,7 @@ func stacks() map[string]string {
 func TestApplicationGetsANode(t *testing.T) {
 	lasts := map[size]time.Duration{byDefault: 3 * time.Second, long: time.Minute, full: 5 * time.Minute}[chosen()]
 	// A node of this process has been here, so that what libraries start once is there.
-	guest(t, rawHost(t)).Close()
+	lentNode(t, rawHost(t)).Close()
 
 	a := newApplication(t)
 	hosttest.Eventually(t, "the application is at work", func() bool { return a.bytes.Load() > 1<<20 && a.heard() > 100 })

@@ -18,13 +18,13 @@ import (
 func TestBurstThroughBorrowedPubSub(t *testing.T) {
 	for name, make := range pubsubs {
 		t.Run(name+"/three in a line", func(t *testing.T) {
-			nodes := guests(t, 3, make)
+			nodes := nodesOnLentPubSubs(t, 3, make)
 			introduce(t, nodes[0], nodes[1])
 			introduce(t, nodes[1], nodes[2])
 			burst(t, nodes, nodes[:1], map[size]uint64{byDefault: 10_000, long: 10_000, full: 100_000}[chosen()])
 		})
 		t.Run(name+"/five, each with each", func(t *testing.T) {
-			nodes := guests(t, 5, make)
+			nodes := nodesOnLentPubSubs(t, 5, make)
 			for i, a := range nodes {
 				for _, b := range nodes[:i] {
 					introduce(t, a, b)
@@ -36,7 +36,7 @@ func TestBurstThroughBorrowedPubSub(t *testing.T) {
 	t.Run("gossipsub with a mesh of two/five, each with each", func(t *testing.T) {
 		params := pubsub.DefaultGossipSubParams()
 		params.D, params.Dlo, params.Dhi, params.Dout, params.Dscore = 2, 1, 2, 0, 1
-		nodes := guests(t, 5, pubsub.NewGossipSub, pubsub.WithGossipSubParams(params))
+		nodes := nodesOnLentPubSubs(t, 5, pubsub.NewGossipSub, pubsub.WithGossipSubParams(params))
 		for i, a := range nodes {
 			for _, b := range nodes[:i] {
 				introduce(t, a, b)
@@ -48,7 +48,7 @@ func TestBurstThroughBorrowedPubSub(t *testing.T) {
 		var nodes []*smokesignal.Node
 		for range 3 {
 			h := rawHost(t)
-			nodes = append(nodes, guest(t, h, smokesignal.WithPubSub(lentPubSub(t, h, pubsub.NewGossipSub, smokesignal.PubSubOptions()...))))
+			nodes = append(nodes, lentNode(t, h, smokesignal.WithPubSub(lentPubSub(t, h, pubsub.NewGossipSub, smokesignal.PubSubOptions()...))))
 		}
 		introduce(t, nodes[0], nodes[1])
 		introduce(t, nodes[1], nodes[2])

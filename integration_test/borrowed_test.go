@@ -38,8 +38,8 @@ func lentPubSub(t testing.TB, h corehost.Host, make pubsubMaker, opts ...pubsub.
 	return ps
 }
 
-// guest is a started node on a host that is lent. The test lays its links.
-func guest(t testing.TB, h corehost.Host, opts ...smokesignal.Option) *smokesignal.Node {
+// lentNode is a started node on a host that is lent. The test lays its links.
+func lentNode(t testing.TB, h corehost.Host, opts ...smokesignal.Option) *smokesignal.Node {
 	t.Helper()
 	node, err := smokesignal.New(append([]smokesignal.Option{smokesignal.WithHost(h), smokesignal.PeerLimits(0, 10)}, opts...)...)
 	if err != nil {
@@ -52,13 +52,13 @@ func guest(t testing.TB, h corehost.Host, opts ...smokesignal.Option) *smokesign
 	return node
 }
 
-// guests are nodes on hosts and pubsubs of their own applications, which have the
+// nodesOnLentPubSubs are nodes on hosts and pubsubs of their own applications, which have the
 // pubsub's defaults and these options.
-func guests(t *testing.T, n int, make pubsubMaker, opts ...pubsub.Option) (list []*smokesignal.Node) {
+func nodesOnLentPubSubs(t *testing.T, n int, make pubsubMaker, opts ...pubsub.Option) (list []*smokesignal.Node) {
 	t.Helper()
 	for range n {
 		h := rawHost(t)
-		list = append(list, guest(t, h, smokesignal.WithPubSub(lentPubSub(t, h, make, opts...))))
+		list = append(list, lentNode(t, h, smokesignal.WithPubSub(lentPubSub(t, h, make, opts...))))
 	}
 	return list
 }
@@ -87,7 +87,7 @@ func TestNodeOnABorrowedHost(t *testing.T) {
 	}
 	defer sub.Close()
 	for round := range 2 { // the second finds the host as the first has found it
-		node := guest(t, h, smokesignal.Seeds(addr(other)), smokesignal.PeerLimits(1, 5))
+		node := lentNode(t, h, smokesignal.Seeds(addr(other)), smokesignal.PeerLimits(1, 5))
 		if err := node.Ready(within(t, soon)); err != nil {
 			t.Fatal(err)
 		}
@@ -223,8 +223,8 @@ func TestTopicOnABorrowedPubSub(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer own.Cancel()
-			a := guest(t, app, smokesignal.WithPubSub(ps), smokesignal.WithTopic(joined))
-			b := guest(t, other, smokesignal.WithPubSub(lentPubSub(t, other, maker)))
+			a := lentNode(t, app, smokesignal.WithPubSub(ps), smokesignal.WithTopic(joined))
+			b := lentNode(t, other, smokesignal.WithPubSub(lentPubSub(t, other, maker)))
 			if err := other.Connect(within(t, soon), *corehost.InfoFromHost(app)); err != nil {
 				t.Fatal(err)
 			}
@@ -303,7 +303,7 @@ func TestPubSubsOfNodesGoTogether(t *testing.T) {
 					t.Fatal(err)
 				}
 				t.Cleanup(func() { h.Close() })
-				b := guest(t, h, smokesignal.WithPubSub(lentPubSub(t, h, maker)))
+				b := lentNode(t, h, smokesignal.WithPubSub(lentPubSub(t, h, maker)))
 				introduce(t, b, a)
 				nodes := []*smokesignal.Node{a, b}
 				var topics []*smokesignal.Topic

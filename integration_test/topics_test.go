@@ -21,8 +21,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
 )
 
-// The node's own topic cannot be had, a name means one Topic as long as that is open,
-// and the node closes its topics.
+// TestTopicsOfANode expects that the network's own topic is refused, that one name returns
+// one Topic while it is open, and that the node closes its topics.
 func TestTopicsOfANode(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t)
@@ -81,9 +81,9 @@ func TestTopicsOfANode(t *testing.T) {
 	}
 }
 
-// The dial that asks who is at an address is a connection for the other side of WebRTC,
-// for a moment; a pubsub that chose that one for its stream opens no other. Connect then
-// connects again.
+// TestConnectOverWebRTCUntilPubSubComes: a dial that asks for the id at a WebRTC address
+// is a short connection for the other side, whose pubsub may choose it for its only
+// stream; Dial then connects again.
 func TestConnectOverWebRTCUntilPubSubComes(t *testing.T) {
 	t.Parallel()
 	n := newLocal(t).start(cluster.Spec{Name: "n"})
@@ -128,8 +128,8 @@ func TestConnectOverWebRTCUntilPubSubComes(t *testing.T) {
 	}
 }
 
-// A node that takes part in ever new topics keeps nothing of those that are closed. The
-// handlers of each are waited for all the same, when its name is in use again too.
+// TestClosedTopicsAreForgotten expects that a node keeps nothing of closed topics, and that
+// Close waits for their handlers, even when the name of the topic is in use again.
 func TestClosedTopicsAreForgotten(t *testing.T) {
 	t.Parallel()
 	n := newLocal(t).start(cluster.Spec{Name: "n"})
@@ -187,8 +187,8 @@ func TestClosedTopicsAreForgotten(t *testing.T) {
 	}
 }
 
-// Nodes that are not linked, here of two networks, meet on a topic all the same, and
-// tell each other nothing of their own networks.
+// TestTopicBetweenNetworks expects that connected nodes of two networks meet on a topic,
+// and exchange no broadcasts of their networks.
 func TestTopicBetweenNetworks(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t)

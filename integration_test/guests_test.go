@@ -22,23 +22,22 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
-// Every kind of pubsub over every transport, whoever has dialled: plain messages on a
-// topic that is nobody's, plain ones on our own, events broadcast and direct, both
-// ways.
-func TestForeignMatrix(t *testing.T) {
+// TestGuestsOfEveryKindAreHeard exchanges plain messages, broadcasts and direct events with
+// a plain pubsub peer of each kind, over each transport, dialed from either side.
+func TestGuestsOfEveryKindAreHeard(t *testing.T) {
 	for router := range routers {
 		for transport, listen := range transports {
 			for _, dials := range []string{"outsider", "node"} {
 				t.Run(fmt.Sprintf("%s/%s/%s dials", router, transport, dials), func(t *testing.T) {
 					t.Parallel()
-					foreignCell(t, router, listen, dials == "node")
+					exchangeWithGuest(t, router, listen, dials == "node")
 				})
 			}
 		}
 	}
 }
 
-func foreignCell(t *testing.T, router, listen string, nodeDials bool) {
+func exchangeWithGuest(t *testing.T, router, listen string, nodeDials bool) {
 	l := newLocal(t)
 	n := l.start(cluster.Spec{Name: "node", Listen: []string{listen}})
 	o := newOutsider(t, router, listen, "room", ownTopic)
@@ -115,9 +114,9 @@ func foreignCell(t *testing.T, router, listen string, nodeDials bool) {
 	}
 }
 
-// An outsider that knows one node of a network hears all of it, and is heard by all,
-// raw and by events; so it is on a topic that is nobody's.
-func TestForeignThroughANode(t *testing.T) {
+// TestGuestHearsTheNetworkThroughOneNode connects a plain pubsub peer to one node, and
+// expects that all nodes and the peer receive each other's messages and events.
+func TestGuestHearsTheNetworkThroughOneNode(t *testing.T) {
 	t.Parallel()
 	l, a, b := pair(t)
 	in := func(n *smokesignal.Node) *smokesignal.Topic {
@@ -158,59 +157,79 @@ func TestForeignThroughANode(t *testing.T) {
 	l.check(checker.Config{})
 }
 
-// Nothing that an outsider puts on a topic, or on the wire, ends a link, a connection or
-// the conversation with itself: garbage, the largest message there can be, one that is
-// too large.
-func TestForeignGarbageDeafensNobody(t *testing.T) {
-	t.Parallel()
-	l, a, b := pair(t)
+// A conversation is between node a and a guest, on the topic room, on the network's own
+// topic and by broadcasts, which node b, a neighbor of a, receives too.
+type conversation struct {
+	t       *testing.T
+	a       *smokesignal.Node
+	topic   *smokesignal.Topic
+	guest   *outsider
+	in, far *collected // what a and b received of the guest
+	session [8]byte
+	events  uint64 // how many the guest has broadcast
+}
+
+func newConversation(t *testing.T, a, b *smokesignal.Node) *conversation {
+	t.Helper()
 	topic, err := a.Topic("room")
 	if err != nil {
 		t.Fatal(err)
 	}
 	o := newOutsider(t, "floodsub", transports["tcp"], "room", ownTopic) // gossipsub refuses what is too large
 	connect(t, o.host, a)
-	in, far := collectFrom(t, a, o.host.ID()), collectFrom(t, b, o.host.ID())
-	topic.On(in.from("topic", o.host.ID()))
+	c := &conversation{
+		t: t, a: a, topic: topic, guest: o, session: [8]byte{7},
+		in: collectFrom(t, a, o.host.ID()), far: collectFrom(t, b, o.host.ID()),
+	}
+	topic.On(c.in.from("topic", o.host.ID()))
 	if err := topic.Ready(within(t, soon)); err != nil {
 		t.Fatal(err)
 	}
 	o.sees(a, "room", ownTopic)
+	return c
+}
+
+// goesOn waits until messages on both topics and events come through both ways. It repeats
+// them, since messages that are on the way when a stream breaks are lost.
+func (c *conversation) goesOn(after string) {
+	c.t.Helper()
+	c.t.Log(after)
+	has := func(list [][]byte) bool {
+		return slices.ContainsFunc(list, func(b []byte) bool { return string(b) == after })
+	}
+	c.events++
+	hosttest.Eventually(c.t, "they hear each other after "+after, func() bool {
+		if err := c.topic.Publish(c.t.Context(), []byte(after)); err != nil && !errors.Is(err, smokesignal.ErrNoPeers) {
+			c.t.Fatal(err)
+		}
+		if err := c.a.Broadcast().Emit(c.t.Context(), "x", []byte(after)); err != nil {
+			c.t.Fatal(err)
+		}
+		c.guest.publish("room", []byte(after))
+		c.guest.publish(ownTopic, []byte(after))
+		c.guest.publish(ownTopic, batch(c.session, c.events, event("x", []byte(after))))
+		c.guest.mu.Lock()
+		defer c.guest.mu.Unlock()
+		c.in.mu.Lock()
+		defer c.in.mu.Unlock()
+		c.far.mu.Lock()
+		defer c.far.mu.Unlock()
+		return has(c.guest.got["room"]) && has(arguments(c.t, c.guest.got[ownTopic])) && has(c.in.got["topic"]) && has(c.in.got["raw"]) &&
+			uint64(len(c.in.got["broadcast"])) == c.events && uint64(len(c.far.got["broadcast"])) == c.events
+	})
+}
+
+// TestGarbageOfAGuestDeafensNobody expects that garbage, the largest message and messages
+// that are too large end neither a link nor a connection, nor the talk with their sender.
+func TestGarbageOfAGuestDeafensNobody(t *testing.T) {
+	t.Parallel()
+	l, a, b := pair(t)
+	c := newConversation(t, a, b)
+	o, topic := c.guest, c.topic
 	connection := o.host.Network().ConnsToPeer(a.ID())
+	c.goesOn("nothing")
 
 	var onTopic, onOwn [][]byte
-	session, events := [8]byte{7}, uint64(0)
-	// bothWays waits until messages on both topics and events come through: what is
-	// under way when a stream breaks is lost.
-	bothWays := func(what string) {
-		t.Helper()
-		t.Log(what)
-		has := func(list [][]byte) bool {
-			return slices.ContainsFunc(list, func(b []byte) bool { return string(b) == what })
-		}
-		events++
-		hosttest.Eventually(t, "they hear each other after "+what, func() bool {
-			if err := topic.Publish(t.Context(), []byte(what)); err != nil && !errors.Is(err, smokesignal.ErrNoPeers) {
-				t.Fatal(err)
-			}
-			if err := a.Broadcast().Emit(t.Context(), "x", []byte(what)); err != nil {
-				t.Fatal(err)
-			}
-			o.publish("room", []byte(what))
-			o.publish(ownTopic, []byte(what))
-			o.publish(ownTopic, batch(session, events, event("x", []byte(what))))
-			o.mu.Lock()
-			defer o.mu.Unlock()
-			in.mu.Lock()
-			defer in.mu.Unlock()
-			far.mu.Lock()
-			defer far.mu.Unlock()
-			return has(o.got["room"]) && has(arguments(t, o.got[ownTopic])) && has(in.got["topic"]) && has(in.got["raw"]) &&
-				uint64(len(in.got["broadcast"])) == events && uint64(len(far.got["broadcast"])) == events
-		})
-	}
-	bothWays("nothing")
-
 	rnd := rand.NewChaCha8([32]byte{1})
 	for size := range 20 {
 		garbage := make([]byte, 1<<size)
@@ -219,7 +238,7 @@ func TestForeignGarbageDeafensNobody(t *testing.T) {
 		o.publish(ownTopic, garbage)
 		onTopic, onOwn = append(onTopic, garbage), append(onOwn, garbage)
 	}
-	bothWays("garbage")
+	c.goesOn("garbage")
 
 	largest := make([]byte, topic.MaxSize())
 	rnd.Read(largest)
@@ -231,24 +250,24 @@ func TestForeignGarbageDeafensNobody(t *testing.T) {
 	o.until("the largest message", func(got map[string][][]byte) bool {
 		return slices.ContainsFunc(got["room"], func(b []byte) bool { return bytes.Equal(b, largest) })
 	})
-	bothWays("the largest message")
+	c.goesOn("the largest message")
 
 	for round := range 6 { // pubsub would have given up after four
 		tooLarge := make([]byte, 1100<<10)
 		o.publish("room", tooLarge)
 		o.publish(ownTopic, tooLarge)
-		bothWays(fmt.Sprint("what is too large ", round))
+		c.goesOn(fmt.Sprint("what is too large ", round))
 	}
 	if err := topic.Publish(t.Context(), make([]byte, 1100<<10)); !errors.Is(err, smokesignal.ErrTooLarge) {
 		t.Errorf("publishing 1.1 MiB returned %v", err)
 	}
-	in.until("all garbage", func(got map[string][][]byte) bool {
+	c.in.until("all garbage", func(got map[string][][]byte) bool {
 		return containsAll(got["topic"], onTopic) && containsAll(got["raw"], onOwn)
 	})
 
 	for _, name := range []string{"a frame cut off", "every field, of nested fields"} {
 		say(t, o.host, a.ID(), pubsub.FloodSubID, badBytes[name])
-		bothWays(name)
+		c.goesOn(name)
 	}
 	if now := o.host.Network().ConnsToPeer(a.ID()); !slices.Equal(now, connection) {
 		t.Errorf("the connection was %v and is %v", connection, now)
@@ -257,7 +276,7 @@ func TestForeignGarbageDeafensNobody(t *testing.T) {
 	l.check(checker.Config{})
 }
 
-// containsAll tells whether all of some are in list.
+// containsAll reports whether all of some are in list.
 func containsAll(list, some [][]byte) bool {
 	for _, m := range some {
 		if !slices.ContainsFunc(list, func(b []byte) bool { return bytes.Equal(b, m) }) {
@@ -267,9 +286,9 @@ func containsAll(list, some [][]byte) bool {
 	return true
 }
 
-// An outsider that subscribes and reads nothing holds up nobody: what it would get is
-// ten times what waits for it.
-func TestForeignPeerThatReadsNothing(t *testing.T) {
+// TestGuestThatReadsNothingDelaysNobody sends a subscribed peer that reads nothing ten
+// times as much as a node queues for it, and expects that the neighbors get everything.
+func TestGuestThatReadsNothingDelaysNobody(t *testing.T) {
 	t.Parallel()
 	_, a, b := pair(t)
 	frozen := rawHost(t)
@@ -288,7 +307,7 @@ func TestForeignPeerThatReadsNothing(t *testing.T) {
 	case first := <-streams:
 		io.ReadFull(first, make([]byte, binary.MaxVarintLen16)) // it is announced to
 	case <-time.After(soon):
-		t.Fatal("the node has opened no stream to the foreign peer")
+		t.Fatal("the node has opened no stream to the guest")
 	}
 	in := listen(t, b.Broadcast(), "x")
 	const n = 200

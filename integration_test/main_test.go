@@ -24,6 +24,11 @@ func TestMain(m *testing.M) {
 		os.Exit(program.Main(spec, err)) // this process is a node
 	}
 	flag.Parse()
+	if slow > 1 && !isSet("test.parallel") {
+		// With the race detector, connecting takes so much of a core that more tests at
+		// the same time run into the timeouts of the library.
+		flag.Set("test.parallel", "4")
+	}
 	if !isSet("test.benchtime") {
 		flag.Set("test.benchtime", fmt.Sprintf("%dx", benchTurns()))
 	}

@@ -40,7 +40,7 @@ type sendQueue struct {
 	err            error                   // why the queue has ended; nil: it has not
 	queue          *event.Buffer           // frames of accepted events that the writer has not taken; nil if empty
 	events         int                     // how many events are in queue
-	flight         int                     // how many events the writer has taken and not written yet
+	taken          int                     // how many events the writer has taken and not written yet
 	accepted       uint64                  // how many events were ever accepted
 	writing        bool                    // the writer's goroutine runs
 	opening        bool                    // an Emit call is opening the stream
@@ -376,13 +376,13 @@ func refusal(err error) (why error, unread bool) {
 // and all waiting pushes with err. It counts more additional events as lost. The caller
 // must hold mu.
 func (l *sendQueue) dropAll(err error, more int) {
-	n := l.events + l.flight + more
+	n := l.events + l.taken + more
 	if l.queue != nil {
 		l.queue.Free()
 		l.queue = nil
 	}
 	l.failAllCalls(err)
-	l.events, l.flight = 0, 0
+	l.events, l.taken = 0, 0
 	l.drops++
 	l.dropReason = err
 	l.change.Broadcast()
@@ -465,7 +465,7 @@ func (l *sendQueue) flush(ctx context.Context) error {
 	defer l.mu.Unlock()
 	lost := l.unwrittenCount
 	for goal := l.accepted; ; {
-		left := int64(goal-l.accepted) + int64(l.events+l.flight)
+		left := int64(goal-l.accepted) + int64(l.events+l.taken)
 		if left <= 0 {
 			break
 		}

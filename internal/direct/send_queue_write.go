@@ -14,7 +14,7 @@ func (l *sendQueue) writeLoop() {
 	l.mu.Lock()
 	for l.err == nil && l.events > 0 {
 		buf := l.queue
-		l.queue, l.flight, l.events = nil, l.events, 0
+		l.queue, l.taken, l.events = nil, l.events, 0
 		l.lastTakenCall = l.lastCall
 		l.change.Broadcast() // the queue has space again
 		l.mu.Unlock()
@@ -48,15 +48,15 @@ func (l *sendQueue) writeFrames(buf []byte) {
 		n, err := l.writeTo(out, buf)
 		l.mu.Lock()
 		if err == nil {
-			out.sent += l.flight
-			l.flight = 0
+			out.sent += l.taken
+			l.taken = 0
 			l.noteWritten(out, l.lastTakenCall)
 			l.mu.Unlock()
 			return
 		}
 		ended, end, call := framesWithin(buf, n)
 		buf = buf[end:]
-		l.flight -= ended
+		l.taken -= ended
 		if l.err != nil { // finishClosing counts the events that are left
 			l.mu.Unlock()
 			return

@@ -55,7 +55,7 @@ type Topic struct {
 	members map[peer.ID]bool
 	changed notify.Cond // broadcast when members changes
 	watches []*memberWatch
-	news    notify.Signal // set when members or watches may have changed
+	wake    notify.Signal // set when members or watches may have changed
 
 	published, unsigned, unhandled atomic.Uint64
 }
@@ -98,7 +98,7 @@ func New(ps *pubsub.PubSub, h corehost.Host, cfg Config) (*Topic, error) {
 	}
 	t := &Topic{
 		name: cfg.Name, cfg: cfg, self: h.ID(), maxSize: most, dispatcher: dispatch.New(cfg.Log),
-		members: make(map[peer.ID]bool), news: notify.NewSignal(),
+		members: make(map[peer.ID]bool), wake: notify.NewSignal(),
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.raw.Init(t.ctx, t.dispatcher)
@@ -356,7 +356,7 @@ func (t *Topic) watchMembers(w *memberWatch) (off func()) {
 		}
 	}
 	t.watches = append(t.watches[:len(t.watches):len(t.watches)], w)
-	t.news.Set()
+	t.wake.Set()
 	return func() {
 		w.off.Store(true)
 		t.mu.Lock()
@@ -423,7 +423,7 @@ func (t *Topic) setMember(p peer.ID, is bool) {
 		delete(t.members, p)
 	}
 	t.changed.Broadcast()
-	t.news.Set()
+	t.wake.Set()
 }
 
 // notifyLoop calls the handlers of OnJoin and OnLeave until Close.
@@ -436,7 +436,7 @@ func (t *Topic) notifyLoop(ctx context.Context) {
 			continue
 		}
 		select {
-		case <-t.news:
+		case <-t.wake:
 		case <-t.ctx.Done():
 			return
 		}

@@ -99,8 +99,8 @@ type Engine[V any] struct {
 	// hintHoleSince holds, for sessions of which only other nodes' marks have arrived,
 	// the time at which events were first known to be missing.
 	hintHoleSince map[order.SessionKey]time.Time
-	// sweep is when old batches are next removed from the store.
-	sweep time.Time
+	// nextSweep is when old batches are next removed from the store.
+	nextSweep time.Time
 }
 
 // sweepInterval is how often old batches are removed from the store.
@@ -377,9 +377,9 @@ func (e *Engine[V]) Advance(now time.Time) Actions {
 			e.updateHoles(now, e.steps[n:][i].Sender)
 		}
 	}
-	if !e.sweep.After(now) {
+	if !e.nextSweep.After(now) {
 		e.store.RemoveOld(now)
-		e.sweep = now.Add(sweepInterval)
+		e.nextSweep = now.Add(sweepInterval)
 	}
 	e.window.Advance(now)
 	asks, givenUp := e.repair.Advance(now)
@@ -405,7 +405,7 @@ func (e *Engine[V]) Next() time.Time {
 	next := order.Earlier(e.order.Next(), order.Earlier(e.window.Next(), e.repair.Next()))
 	// An empty store has nothing to remove.
 	if e.store.Bytes() > 0 {
-		next = order.Earlier(next, e.sweep)
+		next = order.Earlier(next, e.nextSweep)
 	}
 	return next
 }

@@ -198,7 +198,7 @@ func (c *Controller) AddBatch(now time.Time, sender peer.ID, session order.Sessi
 	f := c.flows[sender]
 	if f == nil || f.session.Compare(session) < 0 {
 		if f == nil {
-			c.makeRoom()
+			c.evictSender()
 		}
 		f = &flow{sender: sender, session: session, next: first}
 		c.flows[sender] = f
@@ -246,9 +246,9 @@ func (p *pair) scheduleNudge(now time.Time, pause time.Duration) {
 	p.nextNudge = now.Add(pause)
 }
 
-// makeRoom removes a sender if MaxSenders are remembered. It prefers a sender of which
+// evictSender removes a sender if MaxSenders are remembered. It prefers a sender of which
 // no neighbor lacks a batch.
-func (c *Controller) makeRoom() {
+func (c *Controller) evictSender() {
 	if len(c.flows) < c.cfg.MaxSenders {
 		return
 	}

@@ -1,6 +1,5 @@
 // Package errs holds the errors that more than one package of the module returns, so
-// that each failure has one variable for errors.Is. The public packages export them
-// under the same names.
+// that each failure has one variable for errors.Is.
 package errs
 
 import (
@@ -8,25 +7,17 @@ import (
 	"strings"
 )
 
+// The public packages export these errors under the same names. The root package's page says
+// when each is returned.
 var (
-	// ErrClosed is returned when Close has been called, before or during the call.
-	ErrClosed = errors.New("smokesignal: closed")
-	// ErrNotStarted is returned when Start has not been called yet.
-	ErrNotStarted = errors.New("smokesignal: not started")
-	// ErrNotConnected is returned when a peer cannot be reached, or when its link
-	// ended. The cause is wrapped beside it.
+	ErrClosed       = errors.New("smokesignal: closed")
+	ErrNotStarted   = errors.New("smokesignal: not started")
 	ErrNotConnected = errors.New("smokesignal: not connected")
-	// ErrOtherNetwork is returned when a peer belongs to a network of another name.
 	ErrOtherNetwork = errors.New("smokesignal: the peer belongs to another network")
-	// ErrNoPeers is returned when there is no peer to send to.
-	ErrNoPeers = errors.New("events: no peers")
-	// ErrQueueFull is returned by TryEmit when the queue is full.
-	ErrQueueFull = errors.New("events: queue full")
-	// ErrSelf is returned when an address or an id belongs to this node itself.
-	ErrSelf = errors.New("smokesignal: this is the node itself")
-	// ErrRelayed is returned when a peer was reached through a relay, but no direct
-	// connection to it could be made.
-	ErrRelayed = errors.New("smokesignal: only reached through a relay, no direct connection")
+	ErrNoPeers      = errors.New("events: no peers")
+	ErrQueueFull    = errors.New("events: queue full")
+	ErrSelf         = errors.New("smokesignal: this is the node itself")
+	ErrRelayed      = errors.New("smokesignal: only reached through a relay, no direct connection")
 )
 
 // Text returns the text of err without the name of the package at its beginning, for use

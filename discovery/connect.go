@@ -58,7 +58,7 @@ func overWebRTC(info peer.AddrInfo) bool {
 func (d *Driver) isGuest(p peer.ID, protocols []protocol.ID) bool {
 	node, err := d.host.Peerstore().SupportsProtocols(p, protocol.Overlay)
 	if err != nil || len(node) > 0 {
-		return false
+		return false // a node, or nothing is known of its protocols
 	}
 	spoken, err := d.host.Peerstore().SupportsProtocols(p, protocols...)
 	return err == nil && len(spoken) > 0
@@ -74,6 +74,8 @@ func (d *Driver) awaitStream(ctx context.Context, p peer.ID, protocols []protoco
 	for {
 		for _, c := range d.host.Network().ConnsToPeer(p) {
 			for _, s := range c.GetStreams() {
+				// Only a stream that the peer itself has opened shows that it can use the
+				// connection.
 				if s.Stat().Direction == network.DirInbound && slices.Contains(protocols, s.Protocol()) {
 					return true
 				}
@@ -97,6 +99,7 @@ func (d *Driver) awaitStream(ctx context.Context, p peer.ID, protocols []protoco
 // leaves no dead connection.
 func (d *Driver) reconnect(ctx context.Context, info peer.AddrInfo, began time.Time) error {
 	for _, c := range d.host.Network().ConnsToPeer(info.ID) {
+		// Connections that existed before, or that the peer has made, are not affected.
 		if c.Stat().Direction == network.DirOutbound && !c.Stat().Opened.Before(began) {
 			c.Close()
 		}

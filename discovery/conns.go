@@ -42,6 +42,7 @@ func (h *dialHost) Connect(ctx context.Context, p peer.AddrInfo) error {
 		}
 	}
 	for _, c := range h.Network().ConnsToPeer(p.ID) {
+		// An outbound connection that did not exist before comes from this call.
 		if c.Stat().Direction == network.DirOutbound && !slices.Contains(before, c) {
 			h.made[c] = struct{}{}
 		}

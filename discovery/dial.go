@@ -76,6 +76,7 @@ func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, slo
 	}
 	d.host.Peerstore().AddAddrs(p, addrs, peerstore.TempAddrTTL)
 	err = d.connect(ctx, p, addrs, release)
+	// A failed dial does not matter if the peer has connected in another way.
 	if err != nil && !addr.HasDirect(d.host.Network(), p) {
 		return err
 	}
@@ -87,6 +88,7 @@ func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, slo
 // recordReached tells the guard at which addresses p was reached.
 func (d *Driver) recordReached(p peer.ID) {
 	for _, c := range d.host.Network().ConnsToPeer(p) {
+		// The remote address of an inbound connection is not one at which p listens.
 		if c.Stat().Direction == network.DirOutbound {
 			d.guard.Reached(p, c.RemoteMultiaddr(), time.Now())
 		}
@@ -137,6 +139,7 @@ func (d *Driver) connect(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, r
 	connected := notify.NewSignal()
 	defer whenConnected(d.host.Network(), p, func(c network.Conn) {
 		direct := !addr.IsRelayed(c.RemoteMultiaddr())
+		// Any other direct connection is the result of the dial below.
 		if direct && (c.Stat().Direction == network.DirInbound || !ma.Contains(addrs, c.RemoteMultiaddr())) {
 			connected.Set()
 		}
@@ -168,7 +171,7 @@ func (d *Driver) recordClaims(p peer.ID, addrs []ma.Multiaddr) {
 	for _, c := range d.host.Network().ConnsToPeer(p) {
 		ip, err := manet.ToIP(c.RemoteMultiaddr())
 		if err != nil || addr.IsRelayed(c.RemoteMultiaddr()) {
-			continue
+			continue // the address of a relay shows nothing about the machine of p
 		}
 		for _, a := range addrs {
 			if at, err := manet.ToIP(a); err == nil && at.Equal(ip) && !addr.IsRelayed(a) {

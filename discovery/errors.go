@@ -88,7 +88,7 @@ func (e *SeedError) Error() string {
 		return text
 	}
 	wait, unit := time.Until(e.Next), time.Second
-	if wait < unit {
+	if wait < unit { // rounded to seconds, this would be 0s
 		unit = 10 * time.Millisecond
 	}
 	return fmt.Sprintf("%s, next try in %v", text, max(wait.Round(unit), unit))
@@ -200,7 +200,7 @@ func explain(err error) error {
 	f := highestRank(err)
 	f.err = err
 	if f.wrong != nil {
-		return f.wrong
+		return f.wrong // the exported type holds both ids
 	}
 	return f
 }
@@ -209,7 +209,7 @@ func explain(err error) error {
 // with the highest rank.
 func highestRank(err error) *failure {
 	dial, ok := errors.AsType[*swarm.DialError](err)
-	if !ok || len(dial.DialErrors) == 0 {
+	if !ok || len(dial.DialErrors) == 0 { // an error of a stream, or of the dial as a whole
 		return classify(err)
 	}
 	var best *failure

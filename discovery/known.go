@@ -117,7 +117,7 @@ func (d *Driver) learn(contacts ...overlay.Contact) {
 // dialed. It does not block.
 func (d *Driver) learnUnvouched(info peer.AddrInfo) bool {
 	addrs := d.filterUnvouched(info)
-	if len(addrs) > 0 {
+	if len(addrs) > 0 { // without an address, the node is of no interest
 		d.learn(overlay.Contact{ID: info.ID, Addrs: addrs})
 	}
 	return len(addrs) > 0

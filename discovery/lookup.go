@@ -166,7 +166,7 @@ func withAddrs(info peer.AddrInfo, addrs []ma.Multiaddr) peer.AddrInfo {
 func (d *Driver) joinLookup(p peer.ID) (*peerLookup, error) {
 	d.lookups.mu.Lock()
 	defer d.lookups.mu.Unlock()
-	if l := d.lookups.byTarget[p]; l != nil {
+	if l := d.lookups.byTarget[p]; l != nil { // share the search of an earlier call
 		l.waiters++
 		return l, nil
 	}
@@ -247,6 +247,7 @@ func (s *dialSearch) run() (peer.AddrInfo, error) {
 		if info, ok := s.d.connected(s.l.target); ok {
 			return withAddrs(info, s.tried), nil
 		}
+		// The overlay has no more answers, and all dials have failed.
 		if s.answered && s.running == 0 {
 			return peer.AddrInfo{}, s.d.notFound(s.tried, s.failed)
 		}

@@ -241,6 +241,7 @@ func (b *peerBook) save(ctx context.Context) error {
 func (b *peerBook) merge(now time.Time, before []bookEntry, contacts []overlay.Contact, linked map[peer.ID]bool) []bookEntry {
 	entries := map[peer.ID]bookEntry{}
 	for _, e := range slices.Concat(b.first, before) {
+		// Of two entries for one node, the one that was seen later counts.
 		if old, ok := entries[e.ID]; !ok || e.Seen.After(old.Seen) {
 			entries[e.ID] = e
 		}
@@ -255,6 +256,8 @@ func (b *peerBook) merge(now time.Time, before []bookEntry, contacts []overlay.C
 			e.Addrs = append(e.Addrs, a.String())
 		}
 		old, ok := entries[c.ID]
+		// The overlay may have this node from the book only, which does not show that it is
+		// alive.
 		if ok && !proved && !linked[c.ID] && bytes.Equal(old.Record, c.Record) {
 			e.Seen = old.Seen
 		}

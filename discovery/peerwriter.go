@@ -58,6 +58,7 @@ type peerWriter struct {
 // send queues the message m for a peer. It runs on the loop.
 func (d *Driver) send(to overlay.Contact, m overlay.Message) {
 	w := d.writers[to.ID]
+	// There is no writer for the peer, or it has ended at this moment.
 	if w == nil || !w.push(to.Addrs, m) {
 		w = &peerWriter{d: d, peer: to.ID, wake: notify.NewSignal(), done: make(chan struct{})}
 		d.writers[to.ID] = w
@@ -163,7 +164,7 @@ func (w *peerWriter) flush(batch []overlay.Message, addrs []ma.Multiaddr) error 
 	for _, m := range batch {
 		w.buf = frame.Append(w.buf, overlay.Append(nil, m))
 	}
-	if w.stream != nil {
+	if w.stream != nil { // try the stream of the last messages first
 		if w.write() == nil {
 			return nil
 		}

@@ -176,7 +176,7 @@ func (r *rendezvous) search(ctx context.Context) {
 			if !ok {
 				return
 			}
-			if r.driver.learnUnvouched(info) {
+			if r.driver.learnUnvouched(info) { // nodes that cannot be dialed do not count
 				n++
 				r.mu.Lock()
 				r.found++

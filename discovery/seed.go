@@ -180,7 +180,7 @@ type failures struct {
 
 func (f *failures) add(a targetResult) {
 	if errors.Is(a.err, ErrSelf) {
-		f.self = true
+		f.self = true // err decides whether this counts
 		return
 	}
 	f.list = append(f.list, a)
@@ -212,6 +212,7 @@ func (f *failures) err() error {
 		}
 		return &failure{kind: ErrUnresolvable, text: "the name has no usable address"}
 	}
+	// errors.Is shall find the causes of all targets, not only the one in the text.
 	if failure, ok := errors.AsType[*failure](best); ok && len(all) > 1 {
 		joined := *failure
 		joined.err = errors.Join(all...)
@@ -315,6 +316,7 @@ func askID(ctx context.Context, h corehost.Host, a ma.Multiaddr) (peer.ID, error
 	ps.ClearAddrs(nobody)
 	ps.RemovePeer(nobody)
 	clearBackoff(h, nobody)
+	// This is the error by which the node at the address tells its id.
 	if mismatch, ok := errors.AsType[sec.ErrPeerIDMismatch](err); ok && mismatch.Expected == nobody {
 		return mismatch.Actual, nil
 	}

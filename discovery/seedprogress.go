@@ -167,7 +167,7 @@ func (d *Driver) seedFailed(i int, err error) {
 	s.err = err
 	text := err.Error()
 	if s.reported == text {
-		return
+		return // the user knows this already
 	}
 	s.reported = text
 	e := &SeedError{Seed: s.seed.String(), Err: err}

@@ -60,7 +60,7 @@ func (d *Driver) serve(stream network.Stream) {
 		}
 		silence.Reset(readTimeout)
 		if err := d.receive(p, stream.Conn().RemoteMultiaddr(), b); err != nil {
-			if d.ctx.Err() == nil {
+			if d.ctx.Err() == nil { // when the driver closes, the message is not at fault
 				d.log.Debug("a peer sent a bad message", "peer", p, "error", err)
 			}
 			return
@@ -80,7 +80,7 @@ func (d *Driver) receive(p peer.ID, via ma.Multiaddr, b []byte) error {
 	if err != nil {
 		return err
 	}
-	if d.linked(p) {
+	if d.linked(p) { // any message shows the watchdog that a neighbor is alive
 		d.node.Heard(p)
 	}
 	if m == nil {
@@ -163,7 +163,7 @@ func (d *Driver) openRecords(p peer.ID, via ma.Multiaddr, m overlay.Message) (ov
 	case overlay.Accept:
 		own = v.Record
 	case overlay.Shuffle:
-		if v.Origin.ID == p {
+		if v.Origin.ID == p { // nobody has passed the message on, so p sent its own record
 			from = v.Origin
 		}
 	}

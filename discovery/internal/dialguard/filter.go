@@ -46,7 +46,7 @@ func Filter(addrs []ma.Multiaddr, via ma.Multiaddr) []ma.Multiaddr {
 	var kept []ma.Multiaddr
 	for _, a := range addrs {
 		if len(kept) == maxDirect {
-			break
+			break // a peer must not make this node dial any number of addresses
 		}
 		if Dialable(a, least) && !ma.Contains(kept, a) {
 			kept = append(kept, a)
@@ -68,7 +68,7 @@ func FilterRelayed(addrs []ma.Multiaddr, via ma.Multiaddr) []ma.Multiaddr {
 	var kept []ma.Multiaddr
 	for _, a := range addrs {
 		if len(kept) == maxRelayed {
-			break
+			break // as in Filter
 		}
 		if _, relay, ok := addr.SplitRelay(a); ok && Dialable(relay, least) && !ma.Contains(kept, a) {
 			kept = append(kept, a)

@@ -78,7 +78,7 @@ func (g *Guard) AllowBehindRelay(p peer.ID, a ma.Multiaddr, now time.Time) bool 
 func (g *Guard) count(a ma.Multiaddr, p peer.ID, limit int, now time.Time) bool {
 	x := g.entry(a, now)
 	if x.owner == p {
-		return true
+		return true // the address is proved for p, so the dial hits no third party
 	}
 	if x.count >= limit {
 		return false
@@ -125,7 +125,7 @@ func (g *Guard) entry(a ma.Multiaddr, now time.Time) *dialCount {
 	key := string(base.Bytes())
 	x := g.dials[key]
 	if x == nil {
-		if len(g.dials) >= maxAddrs {
+		if len(g.dials) >= maxAddrs { // other peers choose the addresses, so bound the memory
 			g.purge(now)
 		}
 		if g.dials == nil {

@@ -154,6 +154,7 @@ func (l *finder) refresh() {
 // the interfaces on which a socket could not be opened.
 func (l *finder) apply(wanted map[socketKey]place) error {
 	for key, sock := range l.sockets {
+		// The interface is gone, or what is announced on it has changed.
 		if place, ok := wanted[key]; !ok || !place.same(sock.place) {
 			sock.close()
 			delete(l.sockets, key)
@@ -205,7 +206,7 @@ func (l *finder) wanted() (map[socketKey]place, error) {
 	for _, ifi := range ifis {
 		const usable = net.FlagUp | net.FlagMulticast
 		if ifi.Flags&usable != usable || ifi.Flags&net.FlagLoopback != 0 {
-			continue
+			continue // no other machine can be reached over it
 		}
 		place := place{ifi: ifi}
 		v4, v6 := false, false
@@ -266,6 +267,7 @@ func (l *finder) report(place place, info peer.AddrInfo) {
 	if last, ok := l.reported[info.ID]; ok && now.Sub(last) < repeatInterval {
 		return
 	}
+	// Make space by removing nodes whose interval is over.
 	if len(l.reported) >= maxPeers {
 		for id, last := range l.reported {
 			if now.Sub(last) >= repeatInterval {

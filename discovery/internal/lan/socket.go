@@ -206,7 +206,7 @@ func (k *mdnsSocket) sendLoop() {
 			ask.Reset(pause)
 			pause = min(2*pause, maxQueryInterval)
 			if unasked == 0 {
-				continue
+				continue // from now on, announce only when asked
 			}
 			unasked--
 		case <-k.asked:

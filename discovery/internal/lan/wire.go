@@ -180,7 +180,7 @@ func readNode(texts []string, tag string) (info peer.AddrInfo, ok bool) {
 		}
 		text, ok := strings.CutPrefix(t, dnsaddrPrefix)
 		if !ok || len(info.Addrs) == maxAddrs {
-			continue
+			continue // another kind of string, or more addresses than a node needs
 		}
 		whole, err := ma.NewMultiaddr(text)
 		if err != nil {

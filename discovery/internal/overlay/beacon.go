@@ -102,7 +102,7 @@ func (s *State) refreshBeacon(now time.Time) {
 	if due := s.beaconDue(); due.IsZero() || now.Before(due) {
 		return
 	}
-	if !s.isOwner() {
+	if !s.isOwner() { // the owner has been silent until this node's turn
 		s.retireOwner()
 		s.becomeOwner(now)
 	}

@@ -167,17 +167,18 @@ func (b *book) markNeighbor(c Contact, now time.Time) {
 // the next attempt.
 func (b *book) markFailed(id peer.ID, now time.Time, spread func(time.Duration) time.Duration) {
 	e := b.findKnown(id)
-	if e != nil {
+	if e != nil { // the node was believed to be alive until now
 		b.known = slices.DeleteFunc(b.known, func(x *candidate) bool { return x == e })
 		if len(b.lost) >= maxLost {
 			b.evictLost()
 		}
 		b.lost = append(b.lost, e)
 	} else if e = findEntry(b.lost, id); e == nil {
-		return
+		return // the node is not in the book
 	}
 	e.fails++
 	pause := unknownBackoff
+	// A former neighbor may be on the other side of a cut, so it is tried more often.
 	if e.wasNeighbor {
 		pause = neighborBackoff
 	}

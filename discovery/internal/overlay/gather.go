@@ -55,7 +55,7 @@ const (
 func (s *State) requestLinks(now time.Time) {
 	missing := s.cfg.Min - s.occupied()
 	if missing <= 0 || !s.hasRoom(0) {
-		return
+		return // there are enough links
 	}
 	candidates, want := s.candidates(now, missing)
 	for _, e := range candidates[:max(0, min(want, len(candidates)))] {
@@ -117,7 +117,7 @@ func (s *State) pendingDials(now time.Time) (all, fresh int) {
 	for _, l := range s.links {
 		if l.phase == requested {
 			all++
-			if now.Sub(l.since) < hedgeDelay {
+			if now.Sub(l.since) < hedgeDelay { // a live node answers within that time
 				fresh++
 			}
 		}
@@ -174,7 +174,7 @@ func (s *State) activeRefusals(now time.Time) float64 {
 }
 
 func (s *State) refusalPause() time.Duration {
-	if s.isolated() {
+	if s.isolated() { // without links, finding one is urgent
 		return isolatedRefusalPause
 	}
 	return refusalPause
@@ -234,7 +234,7 @@ func (s *State) shedLinks(now time.Time) {
 		s.overSince, s.nextHandover = now, now.Add(s.jitter(handoverDelay))
 	}
 	if now.Before(s.nextHandover) {
-		return
+		return // a neighbor may still be following the last handover
 	}
 	late := now.Sub(s.overSince)
 	if late >= 4*handoverPatience {
@@ -273,6 +273,7 @@ func (s *State) shedLinks(now time.Time) {
 func (s *State) announceDegree(now time.Time) {
 	soon := now.Add(s.jitter(degreeDelay))
 	for _, l := range s.links {
+		// A keepalive carries the number of links.
 		if l.phase == linked && l.nextKeepalive.After(soon) {
 			l.nextKeepalive = soon
 		}

@@ -107,7 +107,7 @@ func (s *State) handleRequest(now time.Time, from Contact, l *link, m Request) {
 		s.reject(from, ReasonFull)
 		return
 	}
-	if l == nil {
+	if l == nil { // this node has not asked the requester for a link itself
 		l = newLink(from)
 		s.links = append(s.links, l)
 	} else {
@@ -115,7 +115,7 @@ func (s *State) handleRequest(now time.Time, from Contact, l *link, m Request) {
 		l.Record, l.Seq, l.Addrs = from.Record, from.Seq, from.Addrs
 	}
 	l.session, l.degree, l.manual = m.Session, m.Degree, l.manual || m.Manual
-	if exchange {
+	if exchange { // finishSwap will make room, so the link may exceed Max until then
 		l.swap, l.leaving, l.overflow = true, m.Leaving, true
 	}
 	s.markAccepted(now, l)
@@ -160,7 +160,7 @@ func (s *State) handleAccept(now time.Time, from Contact, l *link, m Accept) {
 		}
 		return
 	}
-	if len(m.Record) > 0 {
+	if len(m.Record) > 0 { // the peer states its addresses; others may have sent older ones
 		l.Record, l.Seq = m.Record, from.Seq
 	}
 	l.session, l.degree = m.Session, m.Degree
@@ -210,7 +210,7 @@ func (s *State) markAccepted(now time.Time, l *link) {
 func (s *State) handleOnTopic(now time.Time, id peer.ID, present bool) {
 	l := s.link(id)
 	if l == nil || l.phase == requested || l.onTopic == present {
-		return
+		return // no link needs this news
 	}
 	l.onTopic = present
 	switch {
@@ -297,7 +297,7 @@ func (s *State) handleKeepalive(now time.Time, from Contact, l *link, m Keepaliv
 func (s *State) handleLeave(now time.Time, l *link, m Leave) {
 	s.learnContacts(m.Contacts)
 	if l == nil {
-		return
+		return // the link has ended here already
 	}
 	s.endLinkByPeer(now, l, m.Reason)
 	// The peer left in a swap, and names another node that has lost a link as well.
@@ -337,6 +337,7 @@ func (s *State) leaveLink(now time.Time, l *link, why Reason) {
 // leaveLinkWith is like leaveLink, but the caller chooses the contacts for the peer.
 func (s *State) leaveLinkWith(now time.Time, l *link, why Reason, contacts []Contact) {
 	s.send(l.Contact, Leave{Reason: why, Contacts: contacts})
+	// Without a cooldown, the two nodes could link again at once, so that the peer list flaps.
 	if l.phase == linked && !why.isFault() {
 		s.startCooldown(now, l.ID)
 	}
@@ -378,7 +379,7 @@ func (s *State) endLink(now time.Time, l *link, why Reason) {
 	if l.phase == linked {
 		s.announceDegree(now)
 		s.noteSeedUnlinked(now, l.ID, why)
-		if s.Degree() == 0 {
+		if s.Degree() == 0 { // that was the last link
 			s.startRejoin(now)
 		}
 	}

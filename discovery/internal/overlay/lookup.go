@@ -53,7 +53,7 @@ func (s *State) startFind(now time.Time, in Find) {
 	e := s.book.find(in.Target)
 	if in.Target == s.cfg.Self || e == nil && s.Degree() == 0 {
 		s.emit(Located{Token: in.Token, Done: true})
-		return
+		return // a node does not look for itself; without links it cannot ask anybody
 	}
 	if s.Degree() == 0 {
 		// Without links there is nobody to ask, so the address in the book is the only
@@ -84,7 +84,7 @@ func (s *State) sendLookups(now time.Time) {
 		if now.Before(x.next) {
 			continue
 		}
-		if x.round == len(rounds) {
+		if x.round == len(rounds) { // all rounds were in vain
 			s.endFind(x.token)
 			s.emit(Located{Token: x.token, Done: true})
 			continue
@@ -144,6 +144,8 @@ func (s *State) handleLookup(now time.Time, l *link, m Lookup) {
 		answer(e.Contact)
 		return
 	}
+	// At the end of its hops, or when all neighbors have seen it, a lookup is dropped. The
+	// origin sends others in its next round.
 	if next := s.randomNeighbor(m.Path...); next != nil && m.TTL > 1 {
 		pass(next)
 	}

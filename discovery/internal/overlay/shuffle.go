@@ -61,12 +61,12 @@ func (s *State) runShuffles(now time.Time) {
 	if s.Degree() == 0 || s.cfg.Min == 0 {
 		return
 	}
-	if sh.nextCheck.IsZero() {
+	if sh.nextCheck.IsZero() { // this node has just got its first link
 		sh.nextCheck = now.Add(s.spread(sh.checkPause))
 	}
 	if !now.Before(sh.nextWalk) {
 		pause := shuffleInterval
-		if sh.walks++; sh.walks < earlyShuffles {
+		if sh.walks++; sh.walks < earlyShuffles { // a new node knows few others
 			pause = earlyShuffleInterval
 		}
 		sh.nextWalk = now.Add(s.spread(pause))
@@ -86,6 +86,7 @@ func (s *State) runShuffles(now time.Time) {
 			s.sendCheck(now, e)
 		}
 	}
+	// Lost nodes have a limit of their own; see lostCheckInterval.
 	if e := s.book.nextLost(s.isIdle); e != nil && !now.Before(e.retryAt) && !now.Before(sh.nextLostCheck) && len(sh.checks) < maxDials {
 		sh.nextLostCheck = now.Add(lostCheckInterval)
 		s.sendCheck(now, e)
@@ -261,7 +262,7 @@ func (s *State) returnHop(from *link, path []peer.ID) *link {
 	}
 	next := s.link(path[len(path)-1])
 	if next == nil || next.phase != linked || next == from {
-		return nil
+		return nil // the link has ended since, or the path is forged
 	}
 	return next
 }

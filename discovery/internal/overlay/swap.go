@@ -62,10 +62,10 @@ func (s *State) startSwap(now time.Time) {
 	linkable := s.linkable(now)
 	list := slices.DeleteFunc(slices.Clone(s.book.known), func(e *candidate) bool { return !linkable(e) || len(e.Record) == 0 || now.Before(e.retryAt) })
 	if len(list) == 0 {
-		return
+		return // this node knows no others to swap with
 	}
 	to := list[s.cfg.Rand.IntN(len(list))]
-	if s.occupied() < s.targetDegree() {
+	if s.occupied() < s.targetDegree() { // there is room for one more link, so leave nobody
 		s.requestLink(now, to.Contact, ordinary).wanted = true
 		return
 	}

@@ -108,7 +108,7 @@ func (w *World) Wake(i int32) {
 	w.trace(n, "wakes up")
 	w.noteFault(n)
 	n.asleep = false
-	if w.rules.Watchdog {
+	if w.rules.Watchdog { // the silence of seeds during the sleep does not count
 		w.restartWatch(n, 0, pingInterval/2)
 		w.armWatch(n)
 	}

@@ -165,7 +165,7 @@ func (w *World) armWatch(n *node) {
 
 func (w *World) watchDue(n *node, life uint32) {
 	if life != n.incarnation || n.watch.armed != w.now {
-		return
+		return // the node was restarted, or an earlier event has taken the place of this one
 	}
 	n.watch.armed = 0
 	if n.status != running || n.asleep || n.degree() == 0 {
@@ -209,7 +209,7 @@ func (w *World) notePing(n *node, x *seedWatch, own bool) {
 		x.pingSince = w.now
 	}
 	jitter := pingInterval / 16
-	if x.lost {
+	if x.lost { // all nodes may miss the seed, and should not all ping it at once
 		jitter = pingInterval / 2
 	}
 	x.next = w.now + pingInterval*33/64 + w.randomBelow(jitter)

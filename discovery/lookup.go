@@ -56,7 +56,7 @@ type peerLookup struct {
 
 	// Used only by the loop.
 	answers chan overlay.Contact // from the state machine; closed after the last one
-	token   uint64               // identifies the search in the state machine; zero before it was asked
+	token   uint64               // the token of Find; zero before the state machine was asked
 
 	done chan struct{} // closed when info and err are set
 	info peer.AddrInfo

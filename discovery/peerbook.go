@@ -64,7 +64,7 @@ const (
 // Its methods may be called from several goroutines.
 type peerBook struct {
 	name    string // the path in the configuration
-	path    string // the same path without symbolic links
+	path    string // the path in the configuration, with symbolic links resolved
 	network string
 	log     *slog.Logger
 	opened  time.Time

@@ -41,8 +41,8 @@ type peerWriter struct {
 	mu        sync.Mutex
 	queue     []overlay.Message
 	addrs     []ma.Multiaddr
-	ended     bool // it takes no more messages
-	finishing bool // it will end when the queue is empty
+	ended     bool // the writer takes no more messages
+	finishing bool // the writer will end when the queue is empty
 
 	wake notify.Signal // set when queue or finishing has changed
 	done chan struct{} // closed when run has returned

@@ -100,7 +100,7 @@ func (r *rendezvous) linksChanged() { r.changed.Set() }
 // close ends the goroutines of start and waits for them. An advertisement remains in the
 // Discovery until it expires.
 func (r *rendezvous) close() {
-	if r.cancel != nil { // it was started
+	if r.cancel != nil { // start was called
 		r.cancel()
 		r.tasks.Wait()
 	}

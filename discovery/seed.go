@@ -186,9 +186,10 @@ func (f *failures) add(a targetResult) {
 	f.list = append(f.list, a)
 }
 
-// err returns the failure with the highest rank. If one target is this node itself, that counts
-// only if no other target failed, apart from loopback addresses: one name may stand for several
-// seeds, of which this node is one, and localhost stands for 127.0.0.1 and ::1.
+// err returns the failure with the highest rank. If one target is this node itself, failures at
+// loopback addresses do not count, since localhost stands for 127.0.0.1 and ::1. If no other
+// failure is left then, the error is ErrSelf. Otherwise that other failure counts, since a name
+// may stand for several seeds, of which this node is one.
 func (f *failures) err() error {
 	var best error
 	var highest rank

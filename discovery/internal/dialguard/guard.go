@@ -14,8 +14,8 @@ const (
 	// MaxUnproved bounds the dials to one address within Window, whatever peers are said to
 	// be there, as long as none of them was reached there.
 	MaxUnproved = 3
-	// MaxBehindRelay is that bound for an address behind a relay. All nodes behind the
-	// relay share such an address, so the bound is higher.
+	// MaxBehindRelay bounds the dials to one address behind a relay within Window. All nodes
+	// behind the relay share such an address, so the bound is higher than MaxUnproved.
 	MaxBehindRelay = 64
 	// Window is the time after which the dials to an address are counted anew.
 	Window = 10 * time.Minute

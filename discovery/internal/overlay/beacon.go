@@ -43,7 +43,7 @@ type partTag struct {
 	heard        time.Time // when the newest beacon of the owner arrived
 	since        time.Time // when this node first received a beacon from the owner
 	next         time.Time // when to flood the next beacon, if this node is the owner
-	formerOwners []Tag     // the newest beacon of each owner that fell silent
+	formerOwners []Tag     // the last tag of each owner that fell silent
 }
 
 // rank returns the number that decides which node of a part owns the tag: the lowest rank

@@ -230,8 +230,8 @@ func (e *candidate) isolatedRetryAt() time.Time {
 	case e.lastTry.IsZero():
 		return time.Time{}
 	case e.fails > 0:
-		// The first of the failures made the node a lost one before this node was without
-		// links, so it does not count here.
+		// The first failed attempt, which moved the node to the lost ones, was made while
+		// this node still had links. Only later attempts lengthen the pause.
 		return e.lastTry.Add(isolatedBackoff.after(e.fails - 1))
 	}
 	return e.lastTry.Add(isolatedAskAgain)

@@ -15,8 +15,8 @@ const (
 	hedgeDelay = time.Second
 	// maxDials bounds the requests and checks that a node has under way.
 	maxDials = 8
-	// MaxDials is that bound for a node without links that has not yet tried all nodes in
-	// its book. In the simulation in which 95 % of a thousand nodes die without a
+	// MaxDials bounds the requests and checks under way of a node without links that has not
+	// yet tried all nodes in its book. In the simulation in which 95 % of a thousand nodes die without a
 	// message, each dead node costs a dial of five seconds, and with eight dials at a time
 	// some nodes had no links for two minutes.
 	MaxDials = 24
@@ -211,7 +211,8 @@ func (s *State) handleWalk(now time.Time, from *link, m Walk) {
 	// Node.js library, so that the links are spread over the network.
 	case free && s.hasRoom(0) && (last || s.occupied() < s.cfg.Min || s.cfg.Rand.IntN(2) == 0):
 		s.requestLink(now, origin, ordinary).wanted = true
-	// At the end of an urgent walk, a full node exceeds Max for the origin.
+	// A full node at the end of an urgent walk makes one link more than Max, to the node that
+	// has sent the walk.
 	case free && last && m.Urgent && s.hasRoom(maxOverflow):
 		s.requestLink(now, origin, ordinary).overflow = true
 	case !last:
@@ -238,8 +239,8 @@ func (s *State) shedLinks(now time.Time) {
 	}
 	late := now.Sub(s.overSince)
 	if late >= 4*handoverPatience {
-		// No neighbor did as it was asked. The neighbor with the most links needs its link
-		// least.
+		// This node has asked its neighbors to leave, but none did. Now it ends one link
+		// itself, the one to the neighbor with the most links, which needs it least.
 		s.nextHandover = now.Add(s.jitter(handoverDelay))
 		s.leaveLink(now, s.highestDegree(), ReasonFull)
 		return

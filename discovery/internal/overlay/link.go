@@ -72,21 +72,21 @@ type link struct {
 	// node that accepts the request sends one of its own neighbors to that neighbor.
 	swap            bool
 	leaving         Contact // the neighbor that the requester leaves
-	leavingReplaced bool    // another node will link to leaving, so it loses no link
+	leavingReplaced bool    // another node will link to leaving, which so keeps its number of links
 
 	// The state of the peer, from its messages.
 	session     protocol.Session
 	degree      int           // the peer's number of links
 	heard       time.Time     // when the peer's last message arrived
 	peerStamp   time.Duration // Stamp in the peer's last Keepalive
-	peerStampAt time.Time     // when that Keepalive arrived
+	peerStampAt time.Time     // when the peer's last Keepalive arrived
 	rtt         time.Duration // the round trip time; zero if not measured yet
 	peerReady   *Ready        // the peer's first Ready
 
 	// Keepalives, and the presence of the peer on the topic.
 	nextKeepalive time.Time
 	onTopic       bool
-	offTopicSince time.Time // when a neighbor left the topic; zero while it is on it
+	offTopicSince time.Time // when the neighbor left the topic; zero while it is on the topic
 	nextProbe     time.Time
 	readySent     bool
 	beaconSentAt  time.Time     // when this node last sent a beacon to this peer alone

@@ -32,7 +32,7 @@ const (
 	ReasonEnough             // the sender found enough links before the handshake ended
 	ReasonClosed             // the node is closing
 	ReasonDropped            // the user closed the peer
-	ReasonMoved              // the sender has a link to another node in its place
+	ReasonMoved              // the sender has replaced this link by one to another node
 	ReasonUnknown            // a message was received for a link that does not exist
 	ReasonSilent             // the neighbor sent nothing for too long
 	ReasonGone               // the last connection to the peer was lost
@@ -41,7 +41,7 @@ const (
 	ReasonRestarted          // the peer was restarted, or no longer knows the link
 	ReasonOffTopic           // the peer left the pubsub topic
 	ReasonProtocol           // the peer does not speak this protocol
-	ReasonSwapped            // the sender swaps links; the receiver may link to the node in Contacts
+	ReasonSwapped            // ended in a swap; Contacts names a node that has lost a link, too
 	ReasonRelayed            // the peer was reached through a relay, but not directly
 	reasonEnd                // the number of reasons
 )
@@ -127,7 +127,7 @@ type (
 		Degree int           // the number of links of the sender
 		Stamp  time.Duration // the sender's clock, since its start
 		Echo   time.Duration // the Stamp in the last Keepalive from the receiver
-		Hold   time.Duration // the time since that Keepalive arrived
+		Hold   time.Duration // the time since the receiver's last Keepalive arrived
 	}
 	// Leave ends a link.
 	Leave struct {
@@ -149,17 +149,17 @@ type (
 	// With a TTL of zero it is a check: the receiver answers, and so shows that it is
 	// alive.
 	Shuffle struct {
-		Path     []peer.ID // the nodes that it has passed, its origin first
+		Path     []peer.ID // the nodes that the message has passed, its origin first
 		TTL      int
 		Tag      Tag       // the origin's part of the network
-		Origin   Contact   // the node that sent it first
+		Origin   Contact   // the node that began the shuffle
 		Contacts []Contact // nodes that the origin knows
 	}
-	// ShuffleReply answers a Shuffle. It returns along the same nodes.
+	// ShuffleReply answers a Shuffle. It returns over the nodes that the Shuffle has passed.
 	ShuffleReply struct {
-		Path     []peer.ID // the nodes ahead of it, the next one last; empty at the origin
-		Tag      Tag       // the part of the node that answered
-		Contacts []Contact // nodes that it knows
+		Path     []peer.ID // the nodes that the reply has yet to reach, the next one last
+		Tag      Tag       // the answering node's part of the network
+		Contacts []Contact // nodes that the answering node knows
 	}
 	// Beacon names the owner of the tag of the sender's part of the network. The owner
 	// floods one over all links every ten seconds.
@@ -167,15 +167,15 @@ type (
 	// Lookup walks until it reaches the node Target, or a node that knows the signed
 	// record of Target.
 	Lookup struct {
-		Path   []peer.ID // the nodes that it has passed, its origin first
+		Path   []peer.ID // the nodes that the message has passed, its origin first
 		TTL    int
 		Token  uint64 // a number chosen by the origin, which Found repeats
 		Target peer.ID
 		Origin Contact // lets Target dial the origin, in case Target cannot be dialed
 	}
-	// Found answers a Lookup. It returns along the same nodes.
+	// Found answers a Lookup. It returns over the nodes that the Lookup has passed.
 	Found struct {
-		Path   []peer.ID // the nodes ahead of it, the next one last; empty at the origin
+		Path   []peer.ID // the nodes that the answer has yet to reach, the next one last
 		Token  uint64    // the number in the Lookup
 		Target Contact
 	}

@@ -71,7 +71,7 @@ type State struct {
 	refusalsInRow    int // refused requests since the last new link
 
 	// A node with more than Max links hands some over; see shedLinks.
-	overSince     time.Time // when the node exceeded Max links; zero if it does not
+	overSince     time.Time // when the number of links exceeded Max; zero while it does not
 	nextHandover  time.Time
 	handoverAsked []peer.ID // the neighbors already asked to link to another node
 }
@@ -246,7 +246,7 @@ func (s *State) Next(now time.Time) (t time.Time) {
 }
 
 // forgiveSilence is called after this machine was asleep. It gives every neighbor some time
-// to send a message before its link ends, and ends all waiting for new attempts.
+// to send a message before its link ends, and ends the pauses before all further attempts.
 func (s *State) forgiveSilence(now time.Time) {
 	for _, l := range s.links {
 		// The link ends after wakeGrace unless the neighbor sends something by then.

@@ -21,7 +21,7 @@ const (
 
 type swapState struct {
 	next  time.Time     // when this node begins its next swap
-	pause time.Duration // the pause after that swap
+	pause time.Duration // the pause between the next swap and the one after it
 }
 
 // swapSoon makes this node swap within 40 seconds, and resets the pause between swaps.

@@ -25,7 +25,7 @@ type peerState struct {
 	admitted  bool // the node lets the peer onto the topic
 	onTopic   bool // the node sees the peer on the topic
 	linked    bool
-	halfSince time.Duration // when the peer was first seen without this link; zero if it has it
+	halfSince time.Duration // when the peer was first seen without this link; zero if the peer has it
 }
 
 // A lostLink is a link that has ended.

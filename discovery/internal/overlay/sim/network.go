@@ -42,7 +42,7 @@ type conn struct {
 	open        [2]bool
 	lastArrival [2]time.Duration     // when the last message from that end arrives; later ones must not overtake it
 	unsent      [2][]overlay.Message // lost messages from that end, which will be sent again
-	resendPause [2]time.Duration     // the pause before they are sent again; zero if none is lost
+	resendPause [2]time.Duration     // the pause before lost messages are sent again; zero if none is lost
 }
 
 // side returns the index of n's end of c.
@@ -78,7 +78,7 @@ type dial struct {
 	seed      int  // the index of the seed that the dial looks for, or -1 for no seed
 	fresh     bool // an existing connection does not serve: the original opens a new socket
 	active    bool // the dial has begun
-	refused   bool // the computer of the peer has refused it
+	refused   bool // the computer of the peer has refused the dial
 	startedAt time.Duration
 	waiting   []overlay.Message // messages to send over the connection
 }

@@ -41,10 +41,10 @@ type packetKind uint8
 
 const (
 	packetAsk       packetKind = iota // a node without peers asks a seed for a peer
-	packetRequest                     // that question, flooded by the seed
+	packetRequest                     // the question of a node for a peer, flooded by its seed
 	packetPing                        // flooded to find out whether a seed is reachable
 	packetPong                        // the answer of the seed, sent directly
-	packetHandshake                   // the node that answers a request dials and sends this
+	packetHandshake                   // sent by the node that answers a request, after a dial
 	packetAck                         // answers a handshake
 	packetClose                       // the end of a socket; it does not count as a message
 )
@@ -63,7 +63,7 @@ type original struct {
 	tick       time.Time
 	peers      []oldPeer
 	handshakes []oldPeer           // handshakes that this node has begun
-	seen       map[uint64]struct{} // the numbers of flooded packets that it has handled
+	seen       map[uint64]struct{} // the numbers of flooded packets that this node has handled
 	pings      []oldPing           // pings without an answer
 	netsplit   bool                // never set back to false, because of a typo in the original
 	out        []overlay.Output

@@ -35,7 +35,7 @@ type World struct {
 	hash  uint64
 
 	stepping   *node           // the node whose state machine is called at this moment
-	nextInputs []overlay.Input // inputs for that machine, for when the call has returned
+	nextInputs []overlay.Input // inputs that the machine in stepping gets after that call
 
 	Counts
 	onLocated func(n *node, o overlay.Located)

@@ -19,9 +19,9 @@ const (
 	// become the owner in place of one that is gone. Each node takes its turn only if it
 	// has not heard a new owner by then.
 	takeoverSpan = 5 * time.Second
-	// maxBeaconLag bounds how much older one node's newest beacon of an owner may be than
-	// another node's, if both are in the same part: one interval, and half an interval
-	// for the flood.
+	// Two nodes of the same part may not yet have received the same beacon of the owner. If
+	// the ages of their newest beacons differ by more than maxBeaconLag, the nodes are in
+	// different parts. It is one interval, and half an interval for the flood.
 	maxBeaconLag = 15 * time.Second
 	// newOwnerDelay is the time for which a node does not tell others the tag of a new
 	// owner. A node with its first link still has its own tag for a moment, and would

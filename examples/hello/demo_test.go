@@ -14,7 +14,9 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
+// TestDemo: the demo succeeds and prints a dozen lines, in the order of their times.
 func TestDemo(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	var out bytes.Buffer
@@ -45,22 +47,26 @@ func TestDemo(t *testing.T) {
 // TestDemoFailsIfItStops: at whatever line it is held up, the demo fails and says
 // what has not come true; it never says more than has happened.
 func TestDemoFailsIfItStops(t *testing.T) {
+	t.Parallel()
 	for after, want := range map[string]string{
 		"bob, carol":              "everybody is connected",
 		"is killed":               "everybody has noticed",
 		"she knows only":          "the network is whole again",
 		"is whole without its se": "broadcast",
 	} {
-		ctx, cancel := context.WithCancel(t.Context())
-		out := &stopAt{text: after, stop: cancel}
-		err := demo(ctx, out)
-		if err == nil || !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), want) {
-			t.Errorf("stopped after %q: %v, want an error with %s in it", after, err, want)
-		}
-		if lines := strings.Split(out.String(), "\n"); !strings.Contains(lines[len(lines)-2], after) {
-			t.Errorf("went on after %q:\n%s", after, out)
-		}
-		cancel()
+		t.Run(after, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithCancel(t.Context())
+			out := &stopAt{text: after, stop: cancel}
+			err := demo(ctx, out)
+			if err == nil || !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), want) {
+				t.Errorf("stopped after %q: %v, want an error with %s in it", after, err, want)
+			}
+			if lines := strings.Split(out.String(), "\n"); !strings.Contains(lines[len(lines)-2], after) {
+				t.Errorf("went on after %q:\n%s", after, out)
+			}
+			cancel()
+		})
 	}
 }
 
@@ -81,6 +87,7 @@ func (s *stopAt) Write(b []byte) (int, error) {
 // TestWholeNetwork: two networks, in each of which everybody has enough links, are whole
 // when they are one.
 func TestWholeNetwork(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	d := &story{ctx: ctx, out: &bytes.Buffer{}, began: time.Now(), nodes: map[string]*smokesignal.Node{}, changed: make(chan struct{}, 1)}

@@ -21,7 +21,7 @@ const (
 	bold        = "\x1b[1m"
 	dim         = "\x1b[2m"
 	bell        = "\a"
-	newline     = "\r\n" // a raw terminal does not return the carriage itself
+	newline     = "\r\n" // in raw mode, "\n" alone does not move the cursor to the first column
 )
 
 const prompt = "> "

@@ -8,9 +8,9 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/deadline"
 )
 
-// directAfter is the pause after which an RPC is written directly by the goroutine that calls
-// Write. RPCs that follow each other faster are queued for the writer goroutine, which sends
-// all RPCs that were queued during one write with its next write.
+// directAfter decides how an RPC is written. If the last write ended at least directAfter ago,
+// the goroutine that calls Write writes the RPC itself. Otherwise the RPC is queued for the
+// writer goroutine, which sends all RPCs that were queued during one write with its next write.
 const directAfter = time.Millisecond
 
 // Write sends one RPC, or queues it for the writer goroutine. If the queue is full, Write

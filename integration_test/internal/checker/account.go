@@ -36,8 +36,8 @@ func (c *check) account(receiver, run string) *account {
 	return a
 }
 
-// accepted returns the payload numbers of the broadcasts that a run was commanded
-// to emit and that Emit did not refuse.
+// accepted returns the numbers, as in the payloads, of the broadcasts that a run of a sender
+// was commanded to emit and that Emit did not refuse.
 func (c *check) accepted(run string) spans {
 	commanded := c.commanded[sendKey(run, Broadcast, "")]
 	if commanded == nil {

@@ -55,7 +55,7 @@ const (
 	halfCut      = 13 * time.Second // how long it may do so if a fault lost the message that ends the link: the keepalive timeout
 	aboveAtMost  = 30 * time.Second // how long a node may have up to aboveExtra peers more than its maximum
 	aboveExtra   = 2                // see aboveAtMost
-	handover     = time.Second      // how long a node may have even more peers, while a new link replaces an old one
+	handover     = time.Second      // how long a node may have more than aboveExtra peers above its maximum, while a new link replaces an old one
 	ghostAtMost  = 20 * time.Second // how long a dead peer may stay in a peer list: the keepalive timeout of 12.5 s plus a margin
 	faultExcuses = 20 * time.Second // for how long after a fault a link may break because of it
 )
@@ -114,7 +114,7 @@ type check struct {
 	nodes     map[string]*node
 	faults    []Record
 	half      map[link]time.Time // the links that only the first node has, and since when
-	commanded map[string]*spans  // by sendKey, the numbers of the events that the sender was commanded to emit
+	commanded map[string]*spans  // the numbers of the events that each sender was commanded to emit on each channel
 	refused   map[string]*spans  // by sender, the numbers of the broadcasts that Emit refused
 	commands  []Record           // the Commanded records
 	found     []Violation

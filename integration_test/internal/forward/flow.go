@@ -82,7 +82,7 @@ func (f *Flow) stats() FlowStats {
 	return f.count
 }
 
-// A chunk holds bytes and the time of their arrival.
+// A chunk holds bytes that were read from one end of a connection, and the time of the read.
 type chunk struct {
 	b  []byte
 	at time.Time

@@ -56,7 +56,6 @@ func rawCallee(t *testing.T, a *Direct, listen string, answer func(id uint64) []
 // What makes no sense as an answer ends the stream, and the calls on it with
 // an unknown outcome.
 func TestMalformedAnswers(t *testing.T) { // T1, T4, T5
-	t.Parallel()
 	slowly(t, time.Second, time.Second) // for those that announce more than comes
 	id := func(id uint64) []byte { return uintField(fieldCallID, id) }
 	ev := eventtest.Encoded(t, "double", 8)

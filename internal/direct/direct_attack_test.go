@@ -168,7 +168,8 @@ func TestCutFramesAreNotDelivered(t *testing.T) { // T2
 	})
 }
 
-// slowly makes the patience for strangers short, so that the test is.
+// slowly shortens the timeouts for a hello and for a frame, so that the test is short. They are
+// variables of the package, so a test that calls slowly must not be parallel.
 func slowly(t *testing.T, hello, frame time.Duration) {
 	h, f := helloTimeout, frameTimeout
 	helloTimeout, frameTimeout = hello, frame
@@ -178,7 +179,6 @@ func slowly(t *testing.T, hello, frame time.Duration) {
 // Who drips a frame byte by byte, or its hello, loses the stream; who is idle
 // between frames does not.
 func TestSlowFramesAreReset(t *testing.T) { // T3
-	t.Parallel()
 	const timeout = 300 * time.Millisecond
 	slowly(t, timeout, timeout)
 	overTransports(t, func(t *testing.T, listen string) {

@@ -36,8 +36,8 @@ const (
 	maxBatch = 768 << 10
 	// maxBatchEvents is how many events one batch may contain.
 	maxBatchEvents = 16384
-	// maxBatchOverhead is how many bytes a batch takes at most besides its event if it
-	// contains one event.
+	// maxBatchOverhead is the most bytes that a batch with a single event has besides the
+	// bytes of that event.
 	maxBatchOverhead = 64
 )
 
@@ -48,8 +48,9 @@ const (
 	numBatchEvent   = 4
 )
 
-// appendBatchHeader appends the fields that stand before the events in a batch. first
-// is the number of the first event.
+// appendBatchHeader appends to dst the fields of a batch of the given session that stand
+// before its events, and returns the extended dst. first is the number of the first
+// event in the batch.
 func appendBatchHeader(dst []byte, session order.SessionKey, first uint64) []byte {
 	dst = frame.AppendBytes(dst, numBatchSession, session.ID[:])
 	dst = frame.AppendUint(dst, numBatchStart, session.Start)
@@ -61,13 +62,14 @@ type arrivedBatch struct {
 	session order.SessionKey
 	first   uint64
 	count   int    // how many events data contains
-	data    []byte // the part of the message that begins with its first event
+	data    []byte // the bytes of the Batch message from its first event to its end
 }
 
 // nextSeq returns the number after that of the last event in the batch.
 func (m *arrivedBatch) nextSeq() uint64 { return m.first + uint64(m.count) }
 
-// parse decodes a Batch message. It does not copy b, so m refers to b afterwards.
+// parse decodes the Batch message b into m, or returns an error if b is not valid. It
+// does not copy b, so m refers to the memory of b afterwards.
 func (m *arrivedBatch) parse(b []byte) error {
 	if len(b) > maxBatch {
 		return fmt.Errorf("%w batch: %d bytes, at most %d", event.ErrMalformed, len(b), maxBatch)
@@ -85,7 +87,7 @@ func (m *arrivedBatch) parse(b []byte) error {
 			case len(f.Bytes) == 0:
 				return fmt.Errorf("%w batch: event %d is empty", event.ErrMalformed, m.count+1)
 			case m.count == 0:
-				m.data = b // other fields between the events stay in; cutEvent skips them
+				m.data = b // data may contain other fields between the events; cutEvent skips them
 			}
 			m.count++
 		case f.Num == numBatchSession && f.Type == protowire.BytesType:
@@ -100,7 +102,8 @@ func (m *arrivedBatch) parse(b []byte) error {
 	if err := parseSession(&m.session, session); err != nil {
 		return fmt.Errorf("%w batch: %w", event.ErrMalformed, err)
 	}
-	// The last condition also excludes that first+count overflows.
+	// The last condition refuses event numbers above order.MaxNumber. It does not compute
+	// first+count, because that sum could overflow.
 	if m.first == 0 || m.count == 0 || m.first > order.MaxNumber-uint64(m.count) {
 		return fmt.Errorf("%w batch: %d events from %d", event.ErrMalformed, m.count, m.first)
 	}
@@ -113,7 +116,7 @@ func cutEvent(data []byte) (ev, rest []byte) {
 	for len(data) > 0 {
 		f, rest, err := frame.Cut(data)
 		if err != nil {
-			return nil, nil // cannot happen, since parse has read all fields before
+			return nil, nil // parse has decoded all fields of this batch before, so this error cannot happen
 		}
 		if f.Num == numBatchEvent && f.Type == protowire.BytesType {
 			return f.Bytes, rest
@@ -123,8 +126,9 @@ func cutEvent(data []byte) (ev, rest []byte) {
 	return nil, nil
 }
 
-// parseSession sets the id of s, and checks the start of s, which the caller must have
-// set.
+// parseSession copies id, the bytes of a session in a message, into s. The caller must
+// have set the start of s. parseSession returns an error if id has the wrong length or
+// the start is zero.
 func parseSession(s *order.SessionKey, id []byte) error {
 	if len(id) != len(s.ID) {
 		return fmt.Errorf("a session of %d bytes", len(id))
@@ -166,7 +170,7 @@ const (
 const (
 	numMarksMark = 1
 
-	// Fields 1 to 3 are those of runFields.
+	// Fields 1 to 3 of a Mark message identify the sender and its session: see runFields.
 	numMarkNext  = 4
 	numMarkAbove = 5
 	numMarkBegin = 6
@@ -175,8 +179,8 @@ const (
 	numMarkAsk   = 9
 )
 
-// appendMarks appends a Marks message that contains as many of the marks as fit into
-// it.
+// appendMarks appends to dst a Marks message with the first of the marks, as many as fit
+// into one message, and returns the extended dst.
 func appendMarks(dst []byte, marks []engine.Mark) []byte {
 	start := len(dst)
 	var buf [192]byte
@@ -185,7 +189,8 @@ func appendMarks(dst []byte, marks []engine.Mark) []byte {
 		body = frame.AppendBytes(body, numRunSession, m.Session.ID[:])
 		body = frame.AppendUint(body, numRunStart, m.Session.Start)
 		body = frame.AppendUint(body, numMarkNext, m.Next)
-		// Above and Begin equal Next when they are left out, which saves bytes.
+		// If the field above or begin is left out of a mark, it means the same number as
+		// next. Leaving it out saves bytes.
 		if m.Above > m.Next {
 			body = frame.AppendUint(body, numMarkAbove, m.Above)
 		}
@@ -197,7 +202,7 @@ func appendMarks(dst []byte, marks []engine.Mark) []byte {
 		if m.Ask {
 			body = frame.AppendUint(body, numMarkAsk, 1)
 		}
-		if len(dst)-start+len(body)+4 > maxMarksSize { // 4 bytes are for the tag and the length
+		if len(dst)-start+len(body)+4 > maxMarksSize { // 4 bytes are for the tag and the length of this mark
 			break
 		}
 		dst = frame.AppendMessage(dst, numMarksMark, body)
@@ -216,7 +221,7 @@ func decodeMarks(b []byte) ([]engine.Mark, error) {
 		case err != nil:
 			return nil, fmt.Errorf("%w marks: %w", event.ErrMalformed, err)
 		case f.Num != numMarksMark || f.Type != protowire.BytesType:
-			continue // the field is of a later version of the protocol
+			continue // this field is of a later version of the protocol, so it is skipped
 		case len(marks) == maxMarks:
 			return nil, fmt.Errorf("%w marks: more than %d", event.ErrMalformed, maxMarks)
 		}
@@ -239,7 +244,7 @@ func readID(b []byte) (peer.ID, error) {
 }
 
 // Numbers of the fields that the messages Mark and Want have in common. Together these
-// fields name a run (session) of a sender.
+// fields identify a session of a sender, which is one run of its program.
 const (
 	numRunSender  = 1
 	numRunSession = 2
@@ -253,7 +258,8 @@ type runFields struct {
 	start   uint64
 }
 
-// read decodes f if it is one of these fields, and reports whether it is.
+// read decodes the field f into r if f is one of the fields that runFields holds. found
+// reports whether it is.
 func (r *runFields) read(f frame.Field) (found bool, err error) {
 	switch {
 	case f.Num == numRunSender && f.Type == protowire.BytesType:
@@ -268,7 +274,8 @@ func (r *runFields) read(f frame.Field) (found bool, err error) {
 	return true, err
 }
 
-// key returns the session, after all fields of the message were read.
+// key returns the session that the fields name, or an error if the fields are invalid.
+// It must be called after all fields of the message were read.
 func (r *runFields) key() (order.SessionKey, error) {
 	s := order.SessionKey{Start: r.start}
 	return s, parseSession(&s, r.session)
@@ -304,7 +311,8 @@ func decodeMark(b []byte) (m engine.Mark, err error) {
 	}
 	m.Sender = run.sender
 	m.Above = max(m.Above, m.Next)
-	// The sender of the mark has left begin out, which means next.
+	// The sender of the mark has left out the field begin. Then begin is the same number
+	// as next.
 	if m.Begin == 0 {
 		m.Begin = m.Next
 	}

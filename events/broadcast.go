@@ -50,9 +50,10 @@ type Config struct {
 	// that uses the most memory are dropped. Dropped events that no handler has seen
 	// yet are reported as a [Gap].
 	StoreBytes int
-	// Last is how many events of each sender, sent before this node joined, are handled
-	// first, as far as neighbors still store them. The other events of the same batch
-	// are handled, too. 0 begins with the events that are sent from now on.
+	// Last is how many of the events that each sender sent before this node joined are
+	// handled here, as far as neighbors still store them. If the first of them is in the
+	// middle of a batch, the events before it in that batch are handled, too. 0 means
+	// that only events sent from now on are handled.
 	Last uint64
 	// Log is the logger; nil means the go-log logger "smokesignal/events".
 	Log *slog.Logger
@@ -67,7 +68,7 @@ func (c *Config) fill() error {
 		return errors.New("events: a broadcast needs the name of a topic: set Topic")
 	}
 	c.MaxEventSize = cmp.Or(c.MaxEventSize, event.DefaultMaxSize)
-	// An event must fit into a batch by itself.
+	// Even the largest event must fit into a batch that contains only this event.
 	if most := maxBatch - maxBatchOverhead; c.MaxEventSize > most {
 		return fmt.Errorf("events: MaxEventSize is %d bytes and can be at most %d, because an event must fit into a batch", c.MaxEventSize, most)
 	}
@@ -121,7 +122,7 @@ type Broadcast struct {
 	once     sync.Once // runs stop
 	mu       sync.Mutex
 	stage    atomic.Int32 // a broadcastStage; set only under mu
-	orphaned atomic.Bool  // the pubsub has ended, so Emit returns ErrPubSubEnded
+	orphaned atomic.Bool  // the application has ended the pubsub or closed its topic, so Emit returns ErrPubSubEnded
 
 	stats broadcastCounters
 }
@@ -132,7 +133,7 @@ type broadcastStage int
 const (
 	broadcastNew broadcastStage = iota
 	broadcastStarted
-	broadcastDraining // Emit fails; accepted events are still sent and repaired
+	broadcastDraining // Drain was called: Emit fails; events accepted before are still sent, and fetched by neighbors that lack them
 	broadcastClosed
 )
 
@@ -145,8 +146,8 @@ type broadcastCounters struct {
 // millisecond, or if the clock was set back in between.
 var lastStart atomic.Uint64
 
-// newSession returns the key of a session that began at the given time. If that is
-// zero, the session begins now.
+// newSession returns the key of a session with the given id that began at the time
+// began. If id is zero, it draws a random one. If began is zero, the session begins now.
 func newSession(id protocol.Session, began time.Time) (s order.SessionKey) {
 	if id.IsZero() {
 		id = protocol.NewSession()
@@ -201,7 +202,8 @@ func New(ps *pubsub.PubSub, h corehost.Host, cfg Config) (*Broadcast, error) {
 		b.cancel()
 		return nil, err
 	}
-	// A pubsub made by the application may not sign messages, or refuse them.
+	// A pubsub that the application has made may leave messages unsigned, or may refuse
+	// to publish them.
 	if !node.OwnPubSub {
 		if err := b.checkPubSub(); err != nil {
 			b.once.Do(b.stop)
@@ -210,7 +212,8 @@ func New(ps *pubsub.PubSub, h corehost.Host, cfg Config) (*Broadcast, error) {
 	}
 	node.Start, node.Link, node.Unlink, node.Greeting = b.start, b.link, b.unlink, b.greeting
 	node.EmitBytes, node.OnBorrowed, node.Pipe = b.emitBytes, b.onBorrowed, b.pipe
-	// Without a node that makes links, nothing else has to be done first.
+	// If no smokesignal node makes the links, the Broadcast need not wait for one to call
+	// start.
 	if !b.links {
 		b.start()
 	}
@@ -242,11 +245,13 @@ func (b *Broadcast) watchTopic() {
 	}
 }
 
-// topicChanged notes that a peer has announced the topic or left it.
+// topicChanged notes that the peer p has announced the topic (present is true) or has
+// left it (present is false).
 func (b *Broadcast) topicChanged(p peer.ID, present bool) {
 	switch {
 	case b.links:
-		// A guest is never linked. But it receives broadcasts, so Emit may begin.
+		// A guest is never linked. But it receives broadcasts, so from now on Emit need
+		// not return ErrNoPeers.
 		if present && b.node.Guest != nil && b.node.Guest(p) {
 			b.driver.hadNeighbor.Store(true)
 		}
@@ -278,7 +283,8 @@ func (b *Broadcast) Emit(ctx context.Context, name string, args ...any) error {
 	return nil
 }
 
-// TryEmit is Emit that does not wait: it returns ErrQueueFull instead.
+// TryEmit is like Emit but never waits: where Emit would wait, TryEmit returns
+// ErrQueueFull.
 func (b *Broadcast) TryEmit(name string, args ...any) error {
 	if _, err := b.emit(context.Background(), failWithoutSpace, name, args); err != nil {
 		return &broadcastError{name, err}
@@ -315,7 +321,9 @@ func (e *broadcastError) Error() string {
 }
 func (e *broadcastError) Unwrap() error { return e.err }
 
-// emit encodes and queues an event and returns the event's number.
+// emit encodes the event with the given name and arguments, adds it to the batch that is
+// published next, and returns the event's number. mode says what emit does if that batch
+// is full.
 func (b *Broadcast) emit(ctx context.Context, mode spaceMode, name string, args []any) (number uint64, err error) {
 	if ctx.Err() != nil {
 		return 0, b.closedOr(ctx)
@@ -336,7 +344,8 @@ func (b *Broadcast) emitBytes(ctx context.Context, name string, data []byte) err
 	return nil
 }
 
-// enqueueBytes encodes and queues an event whose only argument is data.
+// enqueueBytes encodes an event whose only argument is data, and adds it to the batch
+// that is published next. It waits until ctx ends if that batch is full.
 func (b *Broadcast) enqueueBytes(ctx context.Context, name string, data []byte) error {
 	if ctx.Err() != nil {
 		return b.closedOr(ctx)
@@ -377,8 +386,9 @@ func (b *Broadcast) closedOr(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// awaitChange unlocks mu, waits until changed is broadcast, ctx ends or Close begins,
-// and locks mu again.
+// awaitChange unlocks mu, waits until changed.Broadcast is called, ctx ends or Close
+// begins, and locks mu again. It returns nil in the first case, and otherwise the error
+// of ctx or ErrClosed.
 func (b *Broadcast) awaitChange(ctx context.Context, changed *notify.Cond, mu *sync.Mutex) error {
 	change := changed.Changed()
 	mu.Unlock()

@@ -64,13 +64,15 @@ func (d *deliverer) init(b *Broadcast) {
 	})
 }
 
-// enqueue adds events to the queue of their sender. It does not block. If too many
-// senders have a queue, it drops the events of a new sender and returns false.
+// enqueue adds the events of the step s to the queue of their sender. It does not block.
+// If too many senders have a queue and this one has none, it drops the events and
+// returns false.
 func (d *deliverer) enqueue(s *order.Step) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	r := eventRange{s.Session, s.From, s.To, s.Lost}
-	// close has counted the events that were waiting. These are counted here.
+	// The deliverer is closed. close has counted the events that waited then as not
+	// handled; the events of this step are counted here.
 	if d.turns.Closed() {
 		d.countUndelivered(r)
 		return true
@@ -89,18 +91,21 @@ func (d *deliverer) enqueue(s *order.Step) bool {
 	return true
 }
 
-// push adds a range of events to the queue, or extends the last range.
+// push adds the range r of events to the end of the queue q. If r is the continuation of
+// the last range in q, push extends that range instead.
 func (q *deliveryQueue) push(r eventRange) {
 	if n := len(q.ranges); n > 0 {
 		switch last := &q.ranges[n-1]; {
 		case last.session != r.session || last.to != r.from:
-			// The events do not follow those of the last range.
+			// The events of r do not directly follow those of the last range, so r
+			// becomes a range of its own.
 		case last.lost == r.lost:
 			last.to = r.to
 			return
 		case n >= maxRanges:
-			// The sender mixes lost and present events to make the queue grow. Its
-			// present events are dropped.
+			// The queue has as many ranges as it may have, because lost and present
+			// events alternate. The present events are dropped, so that all of them are
+			// one lost range.
 			last.to, last.lost = r.to, true
 			return
 		}
@@ -108,7 +113,8 @@ func (q *deliveryQueue) push(r eventRange) {
 	q.ranges = append(q.ranges, r)
 }
 
-// countUndelivered counts events that no handler will see.
+// countUndelivered adds the events of the range r to the counter of lost events or of
+// dropped events, because no handler will see them.
 func (d *deliverer) countUndelivered(r eventRange) {
 	if r.lost {
 		d.b.stats.lost.Add(r.to - r.from)
@@ -117,8 +123,9 @@ func (d *deliverer) countUndelivered(r eventRange) {
 	}
 }
 
-// advance removes the events below to from the first range, because they are about to
-// be handled or reported. It returns false if close has counted them already.
+// advance removes the events with numbers below to from the first range of the queue q,
+// because they are about to be handled or reported as a gap. If the deliverer is closed,
+// it returns false, since close has counted these events already.
 func (d *deliverer) advance(q *deliveryQueue, to uint64) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -129,14 +136,15 @@ func (d *deliverer) advance(q *deliveryQueue, to uint64) bool {
 	if first.from = to; first.from >= first.to {
 		q.ranges = q.ranges[1:]
 		if len(q.ranges) == 0 {
-			q.ranges = nil // so that no long empty array is kept
+			q.ranges = nil // frees the memory of the array behind the slice
 		}
 	}
 	return true
 }
 
-// deliver is called when it is a sender's turn. It reports a whole gap, or handles the
-// events of one batch.
+// deliver is called when it is a sender's turn. It looks at the first range in the
+// sender's queue q. If that range is lost, deliver reports it as a gap; otherwise it
+// calls the handlers for those events of the range that are in one batch.
 func (d *deliverer) deliver(ctx context.Context, sender peer.ID, q *deliveryQueue) {
 	d.mu.Lock()
 	closed := d.turns.Closed()
@@ -148,7 +156,8 @@ func (d *deliverer) deliver(ctx context.Context, sender peer.ID, q *deliveryQueu
 	if closed {
 		return
 	}
-	// The node may want to finish the link to the sender first, and run its callbacks.
+	// The node may first have to complete the link to the sender and to run its callbacks
+	// for the link.
 	if admit := d.b.node.Admit; admit != nil {
 		if err := admit(ctx, sender); err != nil {
 			if d.advance(q, r.to) {
@@ -184,7 +193,8 @@ func (d *deliverer) deliver(ctx context.Context, sender peer.ID, q *deliveryQueu
 	}
 }
 
-// dispatch calls the handlers for the events [from, to) of a batch.
+// dispatch calls the handlers for the events [from, to) of the batch o, one event after
+// the other. q is the queue of the sender.
 func (d *deliverer) dispatch(ctx context.Context, q *deliveryQueue, o *signedBatch, from, to uint64) {
 	data := o.data
 	t := dispatch.TurnOf(ctx)
@@ -217,8 +227,9 @@ func (d *deliverer) dispatch(ctx context.Context, q *deliveryQueue, o *signedBat
 	}
 }
 
-// reportGap reports events that are not delivered. slow means that this node dropped
-// them because handlers were slow; otherwise no neighbor had them.
+// reportGap counts and logs the events of the range r of a sender, which no handler will
+// see, and calls the handlers of OnGap with them. slow means that this node dropped the
+// events because handlers were slow; otherwise no neighbor had them.
 func (d *deliverer) reportGap(ctx context.Context, sender peer.ID, r eventRange, slow bool) {
 	n := r.to - r.from
 	if slow {
@@ -240,7 +251,7 @@ func (d *deliverer) warnGap(n uint64, sender peer.ID, r eventRange, slow bool) {
 	d.warned.Log(d.b.log, slog.LevelWarn, time.Now(), n, msg, "sender", sender, "first", r.from, "last", r.to-1)
 }
 
-// close drops the waiting events, and counts them.
+// close drops the events that wait for handlers, and counts them as not handled.
 func (d *deliverer) close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -66,8 +66,9 @@ func (b *Broadcast) unlinkGone(ctx context.Context, goal uint64) *UnconfirmedErr
 	}
 }
 
-// unlinkGone carries out what f decides at this moment, and adds to e the neighbors
-// whose links it ends.
+// unlinkGone lets f decide about the neighbors that lack events of this node below the
+// number goal. It asks those that f names for a sign of life. It ends the links to the
+// neighbors that f considers gone, and adds these to e.
 func (d *engineDriver) unlinkGone(f *farewell, goal uint64, e *UnconfirmedError) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

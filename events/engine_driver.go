@@ -47,7 +47,7 @@ type engineDriver struct {
 	links           map[peer.ID]*markSender
 	hadNeighbor     atomic.Bool // this node has had a neighbor or guest at some time
 	unlinkedStreams int         // open repair streams of peers that are not neighbors yet
-	changed         notify.Cond // broadcast when a neighbor has acknowledged, was added or was removed
+	changed         notify.Cond // its waiters wake up when a neighbor has acknowledged events, was added or was removed
 
 	// Time.
 	timer    *time.Timer // calls onTimer
@@ -60,9 +60,9 @@ type engineDriver struct {
 	oldSessions logging.Limiter
 }
 
-// A missing event is given up at the latest when no node stores it any more, which is
-// after StoreAge, and one of these times has passed as well: doubtAfter if the
-// neighbors answer but none of them knew the session, gapAfter in any other case.
+// A missing event is given up at the latest when it has been missing for StoreAge, after
+// which no node stores it any more, plus one of these times: doubtAfter if the neighbors
+// answer but none of them knew the session of the event, gapAfter in any other case.
 // Nearly always an event is given up much earlier, because the neighbors that knew the
 // session do not have it.
 const (
@@ -70,9 +70,10 @@ const (
 	gapAfter   = 10 * time.Second
 )
 
-// settleTimeout is how long the first broadcast of an unknown sender is held back for
-// earlier ones that it may have overtaken. That happens only if links are made while
-// the sender emits. The event with number 1 is never held back.
+// settleTimeout is how long the first event that arrives from an unknown sender is held
+// back, because earlier events of that sender may still arrive over another path. That
+// can happen only if links are made while the sender emits. The event with number 1 is
+// never held back.
 const settleTimeout = 5 * time.Second
 
 func (d *engineDriver) init(b *Broadcast) {
@@ -87,7 +88,9 @@ func (d *engineDriver) init(b *Broadcast) {
 	})
 }
 
-// receiveMessage is the message filter of the subscription: see subscription.Join.
+// receiveMessage is called for each message on the topic before pubsub forwards it: see
+// subscription.Join. It always returns false, so pubsub does not queue the message for
+// this node.
 func (d *engineDriver) receiveMessage(m *pubsub.Message) bool {
 	defer d.recover()
 	if d.isCheck(m) {
@@ -103,8 +106,8 @@ func (d *engineDriver) receiveMessage(m *pubsub.Message) bool {
 	o, err := parseSignedBatch(m.Message)
 	switch {
 	case errors.Is(err, errBounds):
-		// A peer that forwarded the message has added to it. The message as its sender
-		// wrote it will be repaired from another neighbor.
+		// A peer that forwarded this message has added fields to it. The message without
+		// these fields will be fetched from another neighbor.
 		d.b.stats.malformed.Add(1)
 		d.b.log.Debug("a message with fields that its sender has not signed was dropped", "sender", sender, "by", m.ReceivedFrom)
 		return false
@@ -136,7 +139,8 @@ func (d *engineDriver) receiveMessage(m *pubsub.Message) bool {
 	return false
 }
 
-// receiveBatch passes a batch of another node to the engine. The caller must hold mu.
+// receiveBatch passes the batch o of another node, the sender, to the engine. giver is
+// the peer from which this node received the batch. The caller must hold mu.
 func (d *engineDriver) receiveBatch(now time.Time, sender peer.ID, o *signedBatch, giver peer.ID) {
 	switch d.engine.Receive(now, sender, d.engineBatch(o), giver) {
 	case order.Duplicate:
@@ -208,7 +212,7 @@ func (d *engineDriver) setTimer(now time.Time) {
 	case next.IsZero() || next.Equal(d.timerDue):
 		return
 	case !d.timerDue.IsZero() && d.timerDue.After(now) && d.timerDue.Before(next):
-		return // the timer fires too early and is set again then, which is cheaper than setting it now
+		return // the timer is set to an earlier time; when it fires, it is set again, which is cheaper than setting it now
 	}
 	d.timerDue = next
 	if d.timer == nil {
@@ -218,8 +222,8 @@ func (d *engineDriver) setTimer(now time.Time) {
 	}
 }
 
-// waitUntil waits until ok returns true, ctx ends or the Broadcast is closed. It calls
-// ok with mu held.
+// waitUntil waits until ok returns true, ctx ends or the Broadcast is closed. Except in
+// the first case it returns an error. It calls ok with mu held.
 func (d *engineDriver) waitUntil(ctx context.Context, ok func() bool) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -252,7 +256,7 @@ func (d *engineDriver) reservePublish(maxBehind int) bool {
 }
 
 // awaitCapacity waits until this node may publish another batch. It returns how many
-// batches the slowest neighbor lacks.
+// batches the slowest neighbor lacks, or ErrClosed if the Broadcast is closed meanwhile.
 func (d *engineDriver) awaitCapacity() (behind int, err error) {
 	for {
 		d.mu.Lock()
@@ -269,8 +273,9 @@ func (d *engineDriver) awaitCapacity() (behind int, err error) {
 	}
 }
 
-// readStored returns the first stored batch that contains events of the range r, and
-// the numbers [from, to) of those of its events that belong to r.
+// readStored returns the first stored batch o that contains events of the range r, and
+// the numbers [from, to) of those events of o that belong to r. ok is false if no such
+// batch is stored.
 func (d *engineDriver) readStored(sender peer.ID, r eventRange) (o *signedBatch, from, to uint64, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

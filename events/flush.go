@@ -13,7 +13,7 @@ import (
 // received all events of this node.
 type UnconfirmedError struct {
 	Peers []peer.ID // the neighbors that lack events
-	Has   []uint64  // for each of Peers, how many of this node's events it has received
+	Has   []uint64  // for each neighbor in Peers, how many of this node's events it has received
 	Sent  uint64    // how many events this node has emitted
 	Err   error     // why the wait ended: the error of the context, or that the neighbors do not answer
 }

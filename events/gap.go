@@ -58,8 +58,8 @@ func (h *gapHandlers) all() []*func(context.Context, Gap) {
 	return h.list
 }
 
-// report calls the handlers one after the other. A panic of one is caught, and the
-// next is called all the same.
+// report calls the handlers of OnGap with the gap g, one after the other. It catches a
+// panic of a handler and calls the next handler all the same.
 func (h *gapHandlers) report(ctx context.Context, d *dispatch.Dispatcher, g Gap) {
 	for _, f := range h.all() {
 		callGap(ctx, d, *f, g)

@@ -60,7 +60,7 @@ func (b *Broadcast) link(p peer.ID, greeting []byte) error {
 	switch {
 	case len(greeting) > 0:
 		if l != nil && l.leaf {
-			b.driver.removeLink(p) // a leaf greets only if its program was replaced by a node
+			b.driver.removeLink(p) // p was a leaf; now a node with the same key, which can send a greeting, has taken its place
 		}
 		b.driver.addLink(p, false)
 		b.driver.engine.ReceiveGreeting(now, p, marks)
@@ -156,7 +156,7 @@ func (l *markSender) run() {
 			pause = minMarkPause
 			continue
 		}
-		// The link has ended, which is why the stream failed.
+		// The link has ended; that is why the stream failed, so do not try again.
 		if l.ctx.Err() != nil {
 			return
 		}
@@ -170,7 +170,7 @@ func (l *markSender) run() {
 		}
 		pause = min(2*pause, maxMarkPause)
 		if l.leaf {
-			l.wake.Set() // the greeting must arrive even if there are no new marks
+			l.wake.Set() // the next attempt must follow even if there are no new marks, because the greeting must arrive
 		}
 		l.b.driver.withEngine(func(now time.Time, e *engine.Engine[*signedBatch]) { e.RequeueMarks(now, l.peer, marks) })
 	}
@@ -186,8 +186,9 @@ func (l *markSender) dueMarks() (marks []engine.Mark) {
 	return marks
 }
 
-// ensureStream opens the stream of marks if it is not open. To a leaf it sends the
-// greeting first.
+// ensureStream opens the stream of marks to the neighbor and stores it in *s, unless *s
+// is an open stream already. If the neighbor is a leaf, it then sends this node's
+// greeting on the new stream.
 func (l *markSender) ensureStream(s *network.Stream) (err error) {
 	if *s != nil {
 		return nil

@@ -26,7 +26,7 @@ type publisher struct {
 	nextEvent  uint64      // the number that the next event gets
 	publishing bool        // an Emit call or a goroutine of the publisher is publishing batches
 	detachedAt time.Time   // when the last batch was taken for publishing
-	changed    notify.Cond // broadcast when a new batch begins, or when publishing has stopped
+	changed    notify.Cond // its waiters wake up when a new batch begins, or when publishing has stopped
 
 	// The next batch, which collects events until it is published.
 	pending []byte // the encoded batch; nil: it has no events
@@ -49,9 +49,9 @@ const (
 	// large enough that a thousand small events share the cost of a signature, and
 	// small enough that a window (what neighbors may lack) holds several batches.
 	batchTarget = 128 << 10
-	// If no batch was published for quietTime, an Emit publishes its event itself,
-	// which saves the time to wake another goroutine. An event that is emitted sooner
-	// may be part of a burst, whose events are better collected in a batch.
+	// If no batch was published for quietTime, an Emit publishes its event itself, which
+	// saves the time to wake another goroutine. An event that is emitted sooner may be
+	// one of many in quick succession, which are better collected in a batch.
 	quietTime = time.Millisecond
 	// freeBatches is how many batches neighbors may lack before the next batch is
 	// delayed. They may lack a few just because their acknowledgments are still on the
@@ -64,7 +64,8 @@ const (
 	publishRetry = 100 * time.Millisecond
 )
 
-// enqueue adds an event to the batch and returns the event's number.
+// enqueue adds the event ev to the batch that is published next, and returns the event's
+// number. mode says what enqueue does if that batch is full.
 func (p *publisher) enqueue(ctx context.Context, mode spaceMode, ev *event.Outgoing) (uint64, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -88,7 +89,8 @@ func (p *publisher) enqueue(ctx context.Context, mode spaceMode, ev *event.Outgo
 	number := p.appendEvent(ev)
 	switch {
 	case p.publishing:
-		// The goroutine that is publishing will find this event afterwards.
+		// A goroutine is publishing an earlier batch. It will then publish the batch with
+		// this event.
 	case time.Since(p.detachedAt) >= quietTime && p.b.driver.reservePublish(freeBatches):
 		// No batch is under way, so this event need not wait for others.
 		p.publishing = true
@@ -188,7 +190,7 @@ func (p *publisher) publishAll() {
 		}
 		p.gatherMore(behind)
 		if !p.b.driver.reservePublish(math.MaxInt) {
-			continue // a neighbor was added meanwhile that lacks too much
+			continue // a neighbor that lacks too much was added meanwhile, so wait again
 		}
 		p.mu.Lock()
 		data := p.detachBatch()
@@ -216,7 +218,8 @@ func (p *publisher) gatherMore(behind int) {
 		case <-p.b.ctx.Done():
 			return
 		case <-p.full:
-			// The signal may have been set for an earlier batch.
+			// The signal full may have been set for an earlier batch, so check that this
+			// batch is full.
 			p.mu.Lock()
 			full := p.waiting
 			p.mu.Unlock()
@@ -240,8 +243,9 @@ func (p *publisher) tryPublish(data []byte) (again bool) {
 	if err == nil || p.b.ctx.Err() != nil {
 		return false
 	}
-	// These errors mean that the owner of the pubsub has ended it, for good. Any other
-	// error comes from a validator, which may accept the batch later.
+	// These errors mean that the application has ended the pubsub or closed the topic,
+	// for good. Any other error comes from a validator of the application, which may
+	// accept the batch later.
 	if errors.Is(err, context.Canceled) || errors.Is(err, pubsub.ErrTopicClosed) {
 		p.b.log.Error("nothing can be broadcast any more", "error", ErrPubSubEnded)
 		p.b.orphaned.Store(true)

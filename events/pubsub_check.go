@@ -80,8 +80,8 @@ func (b *Broadcast) checkPubSub() error {
 // to the waiting checkPubSub.
 func (d *engineDriver) isCheck(m *pubsub.Message) bool {
 	c := d.check.Load()
-	// The message must come from this process itself. A peer cannot know the random
-	// bytes, and Local excludes it for certain.
+	// The test message must come from this process itself. A peer cannot know its random
+	// bytes, and a message from a peer never has Local set.
 	if c == nil || !m.Local || !bytes.Equal(m.Data, c.data) {
 		return false
 	}

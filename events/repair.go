@@ -54,7 +54,7 @@ const (
 	numRepairOriginal = 3
 	numRepairEnd      = 4
 
-	// Fields 1 to 3 are those of runFields.
+	// Fields 1 to 3 of a Want message identify the sender and its session: see runFields.
 	numWantFrom   = 4
 	numWantTo     = 5
 	numWantPassOn = 6
@@ -65,7 +65,8 @@ const (
 	maxUnlinked       = 64 // open streams of peers that are not neighbors yet, which may become neighbors
 	// maxMarksAtOnce is how many marks of the largest possible size fit into one frame.
 	maxMarksAtOnce = 400
-	// answerSize is the most bytes of originals in one answer.
+	// answerSize is the most bytes of signed batches in one answer to a request for
+	// events.
 	answerSize = 1 << 20
 
 	// repairTimeout is how long each step may take: opening a stream, writing once, or
@@ -108,7 +109,8 @@ func decodeRepairRequest(b []byte) (w repairRequest, err error) {
 		}
 		switch {
 		case found, f.Type != protowire.VarintType:
-			// The field was read above, or is of a later version.
+			// run.read has decoded the field, or the field is of a later version of the
+			// protocol.
 		case f.Num == numWantFrom:
 			w.from = f.Uint
 		case f.Num == numWantTo:
@@ -266,7 +268,8 @@ func (b *Broadcast) receiveMarks(p peer.ID, body []byte, first bool) error {
 		return nil
 	}
 	now := time.Now()
-	// A leaf has no handshake that could carry its greeting.
+	// A leaf takes no part in a handshake that could carry its greeting, so the first
+	// marks on its stream are its greeting.
 	if l.leaf && first {
 		b.driver.engine.ReceiveGreeting(now, p, marks)
 	} else {
@@ -320,7 +323,8 @@ func (b *Broadcast) passOn(p peer.ID, w repairRequest) {
 		if _, err := b.fetch(ctx, a, false); err != nil {
 			b.log.Debug("a neighbor could not be asked for events", "peer", other, "error", err)
 		}
-		// The event that holds up all others has arrived.
+		// The first wanted event, without which the neighbor can deliver none of the
+		// others, has arrived. So no other neighbor is asked.
 		if list := b.driver.stored(w); len(list) > 0 && list[0].first <= w.from {
 			return
 		}
@@ -342,8 +346,10 @@ func (b *Broadcast) repairFrom(a repair.Ask) {
 	b.driver.withEngine(func(now time.Time, e *engine.Engine[*signedBatch]) { e.FinishAsk(now, a, got, answer) })
 }
 
-// fetch asks a neighbor for events and passes those that arrive to the engine. It
-// returns the number after the last of them, or 0 if none arrived.
+// fetch sends the ask a for missing events to a neighbor, and passes the batches that
+// arrive to the engine. If passOn is set, a neighbor that lacks the events asks its own
+// neighbors for them. got is the number after the last event that arrived, or 0 if none
+// arrived.
 func (b *Broadcast) fetch(ctx context.Context, a repair.Ask, passOn bool) (got uint64, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -67,8 +67,8 @@ func decodeSignedBatch(b []byte, sender peer.ID, topic string) (*signedBatch, er
 	return parseSignedBatch(msg)
 }
 
-// errBounds is returned when a message has fields that would use memory which the
-// limits do not count.
+// errBounds is returned when a field of a message other than its data is too large. Such
+// a field uses memory that the memory limits do not count.
 var errBounds = fmt.Errorf("%w original: a field is out of bounds", event.ErrMalformed)
 
 // checkBounds returns errBounds if a field of the message other than its data is larger

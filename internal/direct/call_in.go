@@ -43,8 +43,9 @@ type callHandlers struct {
 	list map[callKey][]*callHandler
 }
 
-// register registers a handler for the calls with the given name, or for all calls if
-// the name is "*". If from is not empty, only calls of that peer count.
+// register registers f as the handler for the calls with the given name, or for all
+// calls if the name is "*". If from is not empty, f answers only the calls of that peer.
+// off removes f.
 func (m *callHandlers) register(log *slog.Logger, from peer.ID, name string, f func(context.Context, *event.Event) ([]any, error)) (off func()) {
 	if name != dispatch.AnyName {
 		if err := event.CheckName(name); err != nil {

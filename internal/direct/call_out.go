@@ -26,7 +26,7 @@ import (
 type pendingCall struct {
 	name   string
 	id     uint64
-	at     int             // where its field begins in the queue's buffer; valid until the writer takes that
+	at     int             // index in the queue's buffer at which the field of this call begins; valid until the writer takes the buffer
 	answer chan callResult // receives one value; buffered, so that sending never blocks
 }
 
@@ -73,8 +73,8 @@ func (l *sendQueue) addCall(c *pendingCall) {
 	l.calls[c.id] = c
 }
 
-// abandonCall ends a call with err, unless the call has ended meanwhile. A call that is
-// still in the queue is not sent.
+// abandonCall ends the call c with err, unless it has ended meanwhile, and returns the
+// result with which it ended. If the call is still in the queue, it is not sent.
 func (l *sendQueue) abandonCall(c *pendingCall, err error) callResult {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -96,7 +96,7 @@ func (l *sendQueue) abandonCall(c *pendingCall, err error) callResult {
 func (l *sendQueue) finishCall(c *pendingCall, o callResult) {
 	delete(l.calls, c.id)
 	c.answer <- o
-	l.change.Broadcast() // a push may be waiting because there were MaxCalls calls
+	l.change.Broadcast() // a push may be waiting because there were as many calls as MaxCalls allows
 }
 
 // noteWritten records that the calls with ids up to last were written to the stream.
@@ -217,7 +217,7 @@ const (
 	statusFailed      = 1 // the handler has run and returned an error
 	statusNoHandler   = 2 // no handler has run, as there is none
 	statusBadArgument = 3 // no handler has run, as it cannot read the arguments
-	statusRepeated    = 4 // the node has received a call with this id, or with a later one, before
+	statusRepeated    = 4 // the same session of the caller has sent a call with this id, or with a later one, before
 )
 
 // maxErrorText is how many bytes of an error's text are sent in an answer.
@@ -262,8 +262,8 @@ func parseAnswer(b []byte) (answer, error) {
 	return a, nil
 }
 
-// outcome returns the result that the answer means for a call with the given name. The
-// returned event shares memory with the answer.
+// outcome returns the result of a call with the given name to which the peer from has
+// sent the answer a. The returned event shares memory with the answer.
 func (a answer) outcome(from peer.ID, name string) (callResult, error) {
 	switch a.status {
 	case statusDone:

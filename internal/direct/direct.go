@@ -100,7 +100,7 @@ type Direct struct {
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup
 	once    sync.Once   // runs stop
-	refused atomic.Bool // Drain was called: Emit fails, accepted events are still written
+	refused atomic.Bool // Drain was called: Emit fails, but events accepted before are still written
 
 	mu      sync.RWMutex
 	started bool
@@ -236,7 +236,7 @@ func (d *Direct) enqueue(ctx context.Context, to peer.ID, o *event.Outgoing, c *
 			return q, nil
 		}
 		if !errors.Is(err, errQueueEnded) {
-			d.removeIdle(q) // the queue may be new and was then never used
+			d.removeIdle(q) // if the queue was made for this push, it was never used and is removed
 			return nil, err
 		}
 		// The queue was removed after it was looked up and before the push. The next

@@ -133,10 +133,10 @@ func (d *Direct) serve(ctx context.Context, s *inStream) {
 // handshake reads the hello and then waits until it is this stream's turn. It reports
 // whether the stream's events may be read.
 func (d *Direct) handshake(s *inStream, r *frame.Reader) bool {
-	// libp2p accounts for the windows of streams. The buffers of this package are not
-	// reserved in its resource manager: a reservation large enough for any event would
-	// be refused for honest peers although they rarely need it. frame.Reader allocates
-	// only as much as has arrived.
+	// libp2p's resource manager counts the receive windows of streams. It does not count
+	// the buffers of this package: if each stream claimed the memory for an event of the
+	// largest size, the resource manager would refuse honest peers, which rarely send
+	// such events. frame.Reader allocates only as much as has arrived.
 	if err := s.Scope().SetService(protocol.Service); err != nil {
 		d.refuse(s, network.StreamResourceLimitExceeded, "resource limit", err)
 		return false
@@ -187,8 +187,8 @@ func (d *Direct) lineUp(s *inStream) (older *inStream, ok bool) {
 	defer d.mu.Unlock()
 	in := d.inbound[s.from]
 	older = in.last
-	// A stream opened earlier arrives after a later one. Its events come too late to be
-	// handled in order.
+	// This stream was opened before the newest stream of the peer, but arrives after it.
+	// Its events come too late to be handled in order.
 	if older != nil && older.hello.session == s.hello.session && older.hello.serial > s.hello.serial && s.hello.serial != 0 {
 		return nil, false
 	}
@@ -262,7 +262,8 @@ func (d *Direct) closeFailed(s *inStream, err error) {
 	}
 }
 
-// refuse resets a stream of which no event was read yet.
+// refuse resets with the error code a stream of which no event was read yet, and counts
+// it. why and err are the reason for the log.
 func (d *Direct) refuse(s *inStream, code network.StreamErrorCode, why string, err error) {
 	d.nRefused.Add(1)
 	d.log.Debug("a stream of direct events was refused", "peer", s.from, "reason", why, "error", err)

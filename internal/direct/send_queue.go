@@ -46,17 +46,17 @@ type sendQueue struct {
 	opening        bool                    // an Emit call is opening the stream
 	stalled        bool                    // no byte could be written for the stall timeout
 	stream         *outStream              // nil: the writer or the next Emit opens one
-	change         notify.Cond             // broadcast when any of these fields changes
+	change         notify.Cond             // its waiters wake up when any of these fields changes
 	calls          map[uint64]*pendingCall // calls without an answer so far, by id
 	lastCall       uint64                  // id of the last call accepted into the queue
 	lastTakenCall  uint64                  // id of the last call that the writer took
 	drops          int                     // how often all queued events were dropped
 	dropReason     error                   // why they were dropped the last time
-	lastRaw        frameTemplate           // made from the last event with one raw argument
+	lastRaw        frameTemplate           // a template for frames, made from the last event whose only argument was raw bytes
 	unwrittenCount int                     // how many accepted events were lost before they were written
-	unwrittenCause error                   // why the last of these events was lost
+	unwrittenCause error                   // why the last event that unwrittenCount counts was lost
 	refused        error                   // why the peer has refused this node; nil: it has not
-	refusedUntil   time.Time               // no new stream is opened before this time
+	refusedUntil   time.Time               // after a refusal of the peer, no new stream is opened before this time
 }
 
 // outStream is a stream that a sendQueue has opened to its peer.
@@ -67,7 +67,7 @@ type outStream struct {
 
 	// The fields below are guarded by the queue's mu.
 	sent     int    // how many events were written to this stream
-	lastCall uint64 // all calls with ids up to this one have left the queue
+	lastCall uint64 // all calls with ids up to this one were written to this stream or an earlier one
 	broken   error  // why the stream broke; nil: it did not
 	ended    bool   // readUntilEnd has returned, so no further answer arrives
 	closed   bool   // the queue itself has closed the stream
@@ -344,7 +344,7 @@ func (l *sendQueue) dropStream(out *outStream) error {
 		return nil
 	}
 	more := 0
-	if unread { // then the events that were written are lost, too
+	if unread { // the peer has read nothing of the stream, so all events that were written to it are lost, too
 		more = out.sent
 	}
 	l.refused = errs.Because(ErrNotConnected, err)
@@ -353,9 +353,9 @@ func (l *sendQueue) dropStream(out *outStream) error {
 	return l.refused
 }
 
-// refusal returns the reason why the peer would not read another stream after one that
-// broke with err. It returns nil if the peer may read another. unread reports that the
-// peer has read nothing of the broken stream either.
+// refusal is given the error with which a stream to the peer broke. It returns why the
+// peer would not read another stream either, or nil if the peer may read another. unread
+// reports that the peer has read nothing of the broken stream.
 func refusal(err error) (why error, unread bool) {
 	reset, ok := errors.AsType[*network.StreamError](err)
 	if !ok || !reset.Remote {

@@ -347,8 +347,8 @@ func InHandler(ctx context.Context) bool {
 // deadline.
 const handlersTimeout = 5 * time.Second
 
-// waitContext returns the context with which a Close waits that was called with ctx.
-// Closing cancels the contexts of handlers, so of such a ctx only the deadline counts;
+// waitContext returns the context for the waiting of a Close that was called with ctx.
+// If ctx is the context of a handler, closing cancels it, so only its deadline counts;
 // without a deadline it is handlersTimeout.
 func waitContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	if !InHandler(ctx) {

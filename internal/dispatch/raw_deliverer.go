@@ -26,7 +26,7 @@ type RawDeliverer struct {
 	mu       sync.Mutex
 	handlers []*rawHandler // copied on each change, so that it can be read without mu
 	turns    *fair.Scheduler[peer.ID, *rawQueue]
-	weight   int // of all messages that wait or are being handled; see rawWeight
+	weight   int // weight of all messages that wait or are being handled; see rawWeight
 	warned   logging.Limiter
 
 	delivered, dropped atomic.Uint64
@@ -106,9 +106,10 @@ func (r *RawDeliverer) Enqueue(from peer.ID, data []byte) bool {
 	return true
 }
 
-// tooManySenders reports whether there is no space for another sender. The weights do
-// not limit the number of senders: a sender whose messages were all dropped keeps its
-// queue until it has its turn. The caller must hold mu.
+// tooManySenders reports whether there is no space for the queue of another sender. If
+// so, it logs that a message of from is dropped. Weights do not limit the number of
+// senders: a sender whose messages were all dropped keeps its queue until it has its
+// turn. The caller must hold mu.
 func (r *RawDeliverer) tooManySenders(from peer.ID) bool {
 	if r.turns.Len() < maxRaw/rawWeight {
 		return false
@@ -118,8 +119,8 @@ func (r *RawDeliverer) tooManySenders(from peer.ID) bool {
 }
 
 // makeSpace drops waiting messages of the senders with the most weight until there is
-// space for a message of from. It returns false if no other sender has more weight than
-// from would have. The caller must hold mu.
+// space for a message of the sender from with the given weight. It returns false if no
+// other sender has more weight than from would have. The caller must hold mu.
 func (r *RawDeliverer) makeSpace(from peer.ID, weight int) bool {
 	own := weight
 	if q, ok := r.turns.Queue(from); ok {
@@ -150,8 +151,8 @@ func (r *RawDeliverer) warn(from peer.ID) {
 	r.warned.Log(r.dispatcher.log, slog.LevelWarn, time.Now(), 1, "messages were dropped because handlers are slow", "sender", from)
 }
 
-// subtractWeight notes that a message of q was dropped or handled. The caller must hold
-// mu.
+// subtractWeight notes that the message data of the queue q was dropped or handled. The
+// caller must hold mu.
 func (r *RawDeliverer) subtractWeight(q *rawQueue, data []byte) {
 	q.weight -= weigh(data)
 	r.weight -= weigh(data)

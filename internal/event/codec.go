@@ -108,7 +108,7 @@ const maxPooled = 64 << 10
 var encoders = sync.Pool{New: func() any {
 	e := new(encoder)
 	e.json = json.NewEncoder(&e.buf)
-	e.json.SetEscapeHTML(false) // this library does not put events into web pages
+	e.json.SetEscapeHTML(false) // keep characters such as < as they are, since this library does not put events into web pages
 	return e
 }}
 
@@ -149,9 +149,9 @@ func decodeArg(a payload.Arg, ptr any) error {
 	return fmt.Errorf("unknown codec %d", a.Codec)
 }
 
-// fitsCodec returns an error if the variable is a type that only another codec fills.
-// codec is the name of the argument's codec, and raw names the type of variable that
-// takes the argument without decoding it.
+// fitsCodec returns an error if ptr points to a variable of a type that only another
+// codec than the argument's can fill. codec is the name of the argument's codec. raw
+// names the type of variable that takes the argument without decoding it.
 func fitsCodec(ptr any, codec, raw string) error {
 	if _, ok := ptr.(*[]byte); ok {
 		return fmt.Errorf("it is %s, not raw bytes (%s takes it as it is)", codec, raw)

@@ -50,8 +50,8 @@ func errTooLong(name string, n, max int) error {
 	return fmt.Errorf("%w: event %s of at least %d bytes, at most %d", ErrTooLarge, Quote(name), n, max)
 }
 
-// rawSize returns the size of the encoded event, and true, if all its arguments are raw
-// bytes.
+// rawSize returns the size of the encoded event and true if all its arguments are raw
+// bytes; otherwise ok is false.
 func rawSize(name string, args []any) (n int, ok bool) {
 	n = 1 + protowire.SizeBytes(len(name)) // each tag is one byte
 	for _, a := range args {
@@ -76,8 +76,8 @@ func CheckRaw(name string, raw []byte, max int) (size int, err error) {
 	return size, nil
 }
 
-// RawOverhead returns how many bytes an encoded event of at most max bytes can have
-// besides the bytes of its only argument.
+// RawOverhead returns how many bytes an encoded event with the given name and at most
+// max bytes can have besides the bytes of its only argument.
 func RawOverhead(name string, max int) int {
 	return 1 + protowire.SizeBytes(len(name)) + 2*(1+protowire.SizeVarint(uint64(max)))
 }
@@ -99,7 +99,8 @@ func appendRaw(dst, raw []byte) []byte {
 	return append(frame.AppendHeader(dst, payload.FieldData, len(raw)), raw...)
 }
 
-// appendArg appends the encoded argument v, which is not a []byte.
+// appendArg appends to dst the encoded argument v, which is not a []byte, and returns
+// the extended dst.
 func (c Codec) appendArg(dst []byte, v any) ([]byte, error) {
 	// The length of the value is known only after it was encoded. So the value is
 	// written a little behind its place, and then moved there, behind its header.
@@ -169,7 +170,8 @@ func (e *Event) parse(b []byte, last string) error {
 		case err != nil:
 			return fmt.Errorf("%w event: %w", ErrMalformed, err)
 		case f.Type != protowire.BytesType:
-			// The field is not known here; a later version may have added it.
+			// This version of the protocol does not know the field; a later version may
+			// have added it.
 		case f.Num == payload.FieldName:
 			if len(f.Bytes) > maxName {
 				return fmt.Errorf("%w event: a name of %d bytes", ErrMalformed, len(f.Bytes))

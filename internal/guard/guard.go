@@ -1,5 +1,6 @@
-// Package guard makes pubsub safe and fast enough for broadcasts: options for bursts, and
-// limits on the memory that any peer can make a pubsub use.
+// Package guard makes pubsub safe and fast enough for broadcasts: options for many
+// messages in quick succession, and limits on the memory that any peer can make a pubsub
+// use.
 package guard
 
 import (
@@ -26,7 +27,7 @@ import (
 type Inspector struct {
 	counters *Counters
 	log      *slog.Logger
-	shared   bool // others use the pubsub, too, so the Inspector is not its subscription filter
+	shared   bool // other parts of the program use the pubsub, too, so the Inspector is not its subscription filter
 
 	mu        sync.Mutex
 	own       map[string]bool              // topics that this node has joined
@@ -88,7 +89,8 @@ func (g *Inspector) inspect(from peer.ID, rpc *pubsub.RPC) (err error) {
 	return nil
 }
 
-// admit reports whether pubsub may go on to check a message.
+// admit reports whether pubsub may go on to check the message m, which arrived at the
+// time now.
 func (g *Inspector) admit(m *pb.Message, now time.Time) bool {
 	switch {
 	case m == nil:
@@ -176,8 +178,9 @@ func (g *Inspector) FilterIncomingSubscriptions(p peer.ID, subs []*pb.RPC_SubOpt
 	return keep, nil
 }
 
-// remember reports whether pubsub is to process the announcement that a peer subscribes
-// to a topic, or with subscribe false that it leaves the topic.
+// remember reports whether pubsub is to process an announcement of the peer p about a
+// topic. The peer says that it subscribes to the topic, or, if subscribe is false, that
+// it leaves the topic.
 func (g *Inspector) remember(p peer.ID, topic string, subscribe bool) bool {
 	topics := g.topics[p]
 	switch {

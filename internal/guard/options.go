@@ -12,7 +12,7 @@ import (
 )
 
 // Limits of a pubsub that uses these options. With pubsub's default queue length of 32,
-// half of a burst of 10,000 messages was lost on a line of five nodes, and the rest
+// half of 10,000 messages sent at once were lost on a line of five nodes, and the rest
 // came out of order.
 const (
 	outboundQueue = 1 << 16 // RPCs queued per peer; the queue is a growing slice, so an empty one costs no memory
@@ -29,7 +29,8 @@ const (
 	// bytes.
 	maxTopics    = 64
 	maxTopicName = 1 << 10
-	// maxTopicPeers is for how many peers such topics are remembered.
+	// maxTopicPeers is for how many peers the topics that this node has not joined are
+	// remembered.
 	maxTopicPeers = 4096
 )
 
@@ -38,8 +39,8 @@ type Config struct {
 	// Topic is a topic that this node is going to join. Joined topics do not count
 	// against the limit of 64 topics that pubsub remembers of one peer.
 	Topic string
-	// Shared means that others use the pubsub, too. Then options that could restrict
-	// them are left out.
+	// Shared means that other parts of the program use the pubsub, too. Then options that
+	// could restrict their use of it are left out.
 	Shared bool
 	// Counters counts dropped and refused messages; nil counts nothing.
 	Counters *Counters

@@ -1,4 +1,5 @@
-// Package pipe shows events with bytes as a stream that can be read and written.
+// Package pipe makes a stream of bytes, which can be read and written, out of events
+// whose arguments are bytes.
 package pipe
 
 import (
@@ -30,7 +31,7 @@ type pipe struct {
 	off      func()
 
 	mu      sync.Mutex
-	changed notify.Cond // broadcast when one of the fields below changes
+	changed notify.Cond // its waiters wake up when one of the fields below changes
 	queue   [][]byte    // events that were not read yet; the first may have been read in part
 	bytes   int         // how many bytes queue contains
 	drained bool        // no further event will arrive
@@ -75,7 +76,8 @@ func (p *pipe) deliver(ctx context.Context, ev *event.Event) {
 	p.changed.Broadcast()
 }
 
-// full reports whether b must wait because the pipe is full. The caller must hold mu.
+// full reports whether the bytes b of an event must wait because the pipe is full. The
+// caller must hold mu.
 func (p *pipe) full(b []byte) bool {
 	return len(p.queue) == MaxEvents || len(p.queue) > 0 && p.bytes+len(b) > pipeBytes
 }

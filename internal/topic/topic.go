@@ -55,7 +55,7 @@ type Topic struct {
 	members map[peer.ID]bool
 	changed notify.Cond // broadcast when members changes
 	watches []*memberWatch
-	wake    notify.Signal // set when members or watches may have changed
+	wake    notify.Signal // set when the members or the handlers in watches may have changed
 
 	published, unsigned, unhandled atomic.Uint64
 }
@@ -68,7 +68,8 @@ type Config struct {
 	// leave it.
 	Joined *pubsub.Topic
 	// AwaitRoom is called before each message is published. It waits while too many
-	// messages are queued for a member. nil does not wait.
+	// messages are queued for a member of the topic. If AwaitRoom is nil, Publish does
+	// not wait.
 	AwaitRoom func(ctx context.Context) error
 	// Log is the logger; nil is the default one.
 	Log *slog.Logger
@@ -125,7 +126,7 @@ func maxPublish(h corehost.Host, topic string) (int, error) {
 	}
 	m := &pb.Message{From: []byte(h.ID()), Seqno: make([]byte, 8), Topic: &topic, Signature: signature}
 	if key.Type() != crypto.Ed25519 && key.Type() != crypto.RSA {
-		// The length of such signatures varies by a few bytes.
+		// Signatures of a key of this type vary in length by a few bytes.
 		m.Signature = append(m.Signature, make([]byte, 8)...)
 	}
 	if public, err := h.ID().ExtractPublicKey(); err != nil || public == nil {
@@ -413,7 +414,8 @@ func (t *Topic) watch() {
 	}
 }
 
-// setMember notes that a peer has become a member, or with is false that it has left.
+// setMember notes that the peer p has become a member of the topic (is is true), or has
+// left it (is is false).
 func (t *Topic) setMember(p peer.ID, is bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -443,8 +445,9 @@ func (t *Topic) notifyLoop(ctx context.Context) {
 	}
 }
 
-// nextChange returns the next call of a handler that is due: the handler and the peer.
-// It notes that the handler knows of the change, so the caller must call it.
+// nextChange returns a call of OnJoin's or OnLeave's handlers that is due: the handler,
+// the peer, and true. It notes that the handler knows of the change, so the caller must
+// call it. If no call is due, it returns false.
 func (t *Topic) nextChange() (*memberWatch, peer.ID, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

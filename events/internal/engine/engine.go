@@ -55,7 +55,8 @@ type Mark struct {
 	// Through says that the events numbered below it have also been received by the
 	// neighbors to which the node forwarded them.
 	Through uint64
-	// Ask requests the receiver's own mark of the same sender.
+	// Ask requests that the receiver of this mark sends back its own mark of the same
+	// sender.
 	Ask bool
 }
 
@@ -94,7 +95,8 @@ type Engine[V any] struct {
 
 	// Work between calls of Advance.
 	steps []order.Step
-	// holes holds the missing ranges of events by sender, as last passed to repair.
+	// holes holds the missing ranges of events by sender, as they were last passed to the
+	// repair core.
 	holes map[peer.ID][]order.Hole
 	// hintHoleSince holds, for sessions of which only other nodes' marks have arrived,
 	// the time at which events were first known to be missing.
@@ -144,18 +146,18 @@ func (e *Engine[V]) RemoveNeighbor(now time.Time, id peer.ID) {
 	e.repair.RemoveNeighbor(id)
 }
 
-// origin says in which message a neighbor's mark arrived, and how certain it makes the
-// beginning of the session.
+// origin says in which message a neighbor's mark arrived. With that, it says how certain
+// the mark makes the number with which the session begins at this node.
 type origin int
 
 const (
 	// fromUpdate means that the neighbor announced that its mark changed.
 	fromUpdate origin = iota
-	// fromGreeting means that the mark was in the neighbor's greeting. Events below it
-	// may still arrive from other neighbors.
+	// fromGreeting means that the mark was in the neighbor's greeting. Events with lower
+	// numbers than the mark may still arrive from other neighbors.
 	fromGreeting
 	// fromSoleGreeting means that the mark was in the neighbor's greeting, and that no
-	// other neighbor can deliver events below it.
+	// other neighbor can deliver events with lower numbers than the mark.
 	fromSoleGreeting
 )
 
@@ -215,9 +217,10 @@ func (e *Engine[V]) acknowledge(now time.Time, id peer.ID, m Mark) {
 	e.window.ReceiveAck(now, id, window.Ack{Sender: m.Sender, Session: m.Session, Next: m.Next, Through: m.Through, Ask: m.Ask})
 }
 
-// applyMark passes a neighbor's mark to the order and repair cores. begin is the number
-// of the first event of the session to deliver here. It counts only if the session is
-// unknown here or its beginning is still tentative.
+// applyMark passes the mark m of the neighbor id to the order core and the repair core.
+// begin is the number of the first event of the session to deliver at this node. It
+// counts only if the session is unknown to this node or its beginning is still
+// tentative. from says in which message the mark arrived.
 func (e *Engine[V]) applyMark(now time.Time, id peer.ID, m Mark, begin uint64, from origin) {
 	if m.Next < 1 || m.Next > order.MaxNumber || begin < 1 {
 		return
@@ -242,8 +245,9 @@ func (e *Engine[V]) applyMark(now time.Time, id peer.ID, m Mark, begin uint64, f
 	if from == fromSoleGreeting {
 		beginning = order.Firm
 	}
-	// Once the session has begun here, the mark is a claim that more events were sent.
-	// Before, it only says where the session will begin.
+	// Once the session has begun at this node, the mark is a claim of the neighbor that
+	// the sender has sent more events. Before that, the mark only says with which number
+	// the session will begin at this node.
 	if e.order.HasSession(m.Sender, m.Session) {
 		m.Begin = begin
 		e.steps = e.order.ReceiveClaim(now, m.Progress, e.steps)
@@ -268,8 +272,9 @@ func (e *Engine[V]) AddOwn(now time.Time, b Batch[V]) {
 	e.window.SetReceived(now, e.self, e.session, b.limit())
 }
 
-// Receive handles a batch that arrived from the neighbor giver through pubsub. giver is
-// empty if the batch did not arrive through pubsub.
+// Receive handles a batch of the sender that arrived from the neighbor giver through
+// pubsub. giver is empty if the batch did not arrive through pubsub. It returns what
+// became of the batch.
 func (e *Engine[V]) Receive(now time.Time, sender peer.ID, b Batch[V], giver peer.ID) order.Disposition {
 	// Our own events are added by AddOwn. A copy that comes back is not new.
 	if sender == e.self {
@@ -280,15 +285,15 @@ func (e *Engine[V]) Receive(now time.Time, sender peer.ID, b Batch[V], giver pee
 	disposition, e.steps = e.order.Receive(now, sender, order.Arrival{
 		Session: b.Session, First: b.First, Count: b.Count, Size: b.Size,
 	}, e.steps)
-	// Other batches are stored already, or nobody wants them.
+	// A batch that the order core does not accept is stored already, or nobody wants it.
 	if disposition == order.Accepted {
 		e.store.Add(now, sender, b.Session, b.entry())
 		e.store.AwaitReading(sender, b.Session, b.limit())
 		e.window.AddBatch(now, sender, b.Session, b.First, b.limit(), b.Size, giver)
 	}
-	// The order core ignores claims about a session until the session has begun here.
-	// This batch may have begun it, so pass on the furthest claim that neighbors made
-	// before.
+	// The order core ignores neighbors' claims about how far a session goes until the
+	// session has begun at this node. This batch may have begun it, so pass on the
+	// furthest claim that neighbors have made so far.
 	if !began {
 		m := order.Progress{Sender: sender, Session: b.Session, Next: e.repair.FurthestClaim(repair.Subject{Sender: sender, Session: b.Session})}
 		e.steps = e.order.ReceiveClaim(now, m, e.steps)
@@ -297,7 +302,8 @@ func (e *Engine[V]) Receive(now time.Time, sender peer.ID, b Batch[V], giver pee
 	return disposition
 }
 
-// ReceiveRepair handles a batch that arrived in answer to the ask a.
+// ReceiveRepair handles the batch b that arrived in answer to a, a request of this node
+// for missing events.
 func (e *Engine[V]) ReceiveRepair(now time.Time, a repair.Ask, b Batch[V]) {
 	if !a.Backfill && e.Receive(now, a.Sender, b, "") != order.Duplicate {
 		return
@@ -310,8 +316,8 @@ func (e *Engine[V]) ReceiveRepair(now time.Time, a repair.Ask, b Batch[V]) {
 	}
 }
 
-// FinishAsk reports the outcome of an ask. The ask brought events up to the number
-// before got.
+// FinishAsk reports the outcome of a, a request to a neighbor for missing events. got is
+// the number after the last event that the request has brought.
 func (e *Engine[V]) FinishAsk(now time.Time, a repair.Ask, got uint64, outcome repair.Outcome) {
 	e.updateHoles(now, a.Sender)
 	e.repair.FinishAsk(now, a, got, outcome)
@@ -388,8 +394,8 @@ func (e *Engine[V]) Advance(now time.Time) Actions {
 		e.updateHoles(now, g.Sender)
 	}
 	for i := range e.steps {
-		// Handlers begin to read here at the latest. Earlier batches are for neighbors
-		// only.
+		// Handlers read this session from the first event of this step on, if they have
+		// not begun before. Earlier batches of the session are stored only for neighbors.
 		if s := &e.steps[i]; !s.Lost {
 			e.store.StartReading(s.Sender, s.Session, s.From)
 		}
@@ -468,14 +474,15 @@ func (e *Engine[V]) Greeting(n int) []Mark {
 	return marks
 }
 
-// fullMark returns the mark for m, with the Floor from the store. Its Through is a
-// default: no neighbor is known to lack an event below Next.
+// fullMark returns the mark that contains m, and the Floor from the store. It sets
+// Through as if every neighbor had received the events below Next.
 func (e *Engine[V]) fullMark(m order.Progress) Mark {
 	return Mark{Progress: m, Floor: e.store.Floor(m.Sender, m.Session), Through: m.Next}
 }
 
 // NextEntry returns the stored batch that contains event n of a session. If that event
-// is no longer stored, it returns the next stored batch that begins below to.
+// is not stored, it returns the first stored batch with events in (n, to), or false if
+// there is none.
 func (e *Engine[V]) NextEntry(sender peer.ID, session order.SessionKey, n, to uint64) (store.Entry[V], bool) {
 	if b, ok := e.store.At(sender, session, n); ok {
 		return b, true

@@ -28,8 +28,8 @@ func newHints(n int) hints {
 	return hints{max: n, byPeer: make(map[peer.ID]*list.Element), order: list.New()}
 }
 
-// add remembers m. A hint about a later session of the sender replaces one about an
-// earlier session.
+// add remembers the hint m. A hint about a later session of the sender replaces one
+// about an earlier session.
 func (h *hints) add(m hint) {
 	if e, ok := h.byPeer[m.Sender]; ok {
 		old := e.Value.(hint)
@@ -37,8 +37,9 @@ func (h *hints) add(m hint) {
 		case c > 0:
 			e.Value = m
 		case c == 0 && m.Above < old.Above:
-			// Several neighbors said where the session begins. The lowest number
-			// counts, as that neighbor forwards every event from there on.
+			// Several neighbors have said with which number the session begins. The
+			// lowest number counts, as its neighbor forwards every event from that number
+			// on.
 			m.beginning = max(m.beginning, old.beginning)
 			e.Value = m
 		}
@@ -60,8 +61,9 @@ func (h *hints) remove(id peer.ID) (hint, bool) {
 	return h.order.Remove(e).(hint), true
 }
 
-// raise moves the number with which a session will begin up to the number to. It does
-// nothing if there is no hint about that session, or if it begins at to or higher.
+// raise handles a hint about a session of the sender id: it raises the number with which
+// the session will begin to the number to. It does nothing if there is no hint about
+// that session, or if the number is already at least to.
 func (h *hints) raise(id peer.ID, session SessionKey, to uint64) {
 	if e, ok := h.byPeer[id]; ok {
 		if m := e.Value.(hint); m.Session == session && m.Above < to {

@@ -222,7 +222,8 @@ func (c *Sequencer) beginSession(now time.Time, s *senderState, known bool, b *A
 		// was sent while this node was listening.
 		next = 1
 	} else {
-		// No neighbor has said where the session begins.
+		// No neighbor has said with which number the session begins, so its first batch
+		// is held back for a while.
 		settle = c.cfg.SettleTimeout
 	}
 	ses := s.addSession(b.Session, next, now)
@@ -238,8 +239,8 @@ func (c *Sequencer) Advance(now time.Time, steps []Step) []Step {
 		head := s.sessions[0]
 		switch {
 		case head.settling():
-			// No lower number has arrived in time, so the session begins where it is.
-			// Nothing is given up.
+			// No batch with a lower number has arrived in time, so the session begins
+			// with the number that it has now. Nothing is given up.
 			head.endSettling()
 		case len(s.sessions) > 1 && !s.sessions[1].begunAt.Add(c.cfg.SessionTimeout).After(now):
 			// The newer session has waited long enough for the older one.
@@ -289,8 +290,8 @@ func (c *Sequencer) AddHint(m Progress, beginning Beginning) {
 		return
 	}
 	if s, known := c.senders[m.Sender]; known {
-		// If the session has begun already, its beginning is known. If it is an earlier
-		// session of the sender, it is over.
+		// The hint is of no use if the session has begun at this node, or if it is over
+		// because a later session of the sender has begun.
 		if _, ok := s.findSession(m.Session); ok || m.Session.Compare(s.sessions[0].SessionKey) < 0 {
 			return
 		}
@@ -323,8 +324,9 @@ func (c *Sequencer) ReceiveOwnMark(now time.Time, m Progress, beginning Beginnin
 	}
 	c.markHeard(s, now)
 	next := m.Above
-	// A neighbor knew the session earlier. It forwards every event from then on, so
-	// these events count, too.
+	// A hint says that a neighbor knew the session before this mark. That neighbor
+	// forwards every event from the number in the hint on, so the session begins with
+	// that number if it is lower.
 	if h, ok := c.hints.remove(m.Sender); ok && h.Session == m.Session {
 		next = min(next, h.Above)
 		beginning = max(beginning, h.beginning)
@@ -395,13 +397,15 @@ func (c *Sequencer) Holes(id peer.ID) []Hole {
 // If no batch of the session has arrived, the events are lost from the number on with
 // which the session would have begun.
 func (c *Sequencer) GiveUp(id peer.ID, session SessionKey, to uint64, steps []Step) []Step {
-	// No batch of the session has arrived. The session will begin with to instead.
+	// No batch of the session has arrived. The session will begin with the number to
+	// instead of the number in the hint.
 	if h, ok := c.hints.get(id); ok && h.Session == session && h.Above < to {
 		c.hints.raise(id, session, to)
 		return append(steps, Step{Sender: id, Session: session, From: h.Above, To: to, Lost: true})
 	}
 	s, known := c.senders[id]
-	// Later sessions wait for the first one, so only that one can lose events.
+	// The later sessions of a sender wait for its first session to end, so only the first
+	// session can lose events.
 	if !known || s.sessions[0].SessionKey != session {
 		return steps
 	}
@@ -491,15 +495,16 @@ func (c *Sequencer) deliverReady(s *senderState, steps []Step) []Step {
 func (c *Sequencer) enforceMaxHeld(steps []Step) []Step {
 	for c.held > c.cfg.MaxHeld {
 		var most *senderState
-		// A sender with held batches always has a deadline, so this heap contains it.
+		// A sender with held batches always has a deadline, so the heap byDeadline
+		// contains it.
 		for _, s := range c.byDeadline {
 			if most == nil || s.held > most.held {
 				most = s
 			}
 		}
 		most.sessions[0].endSettling()
-		// To make the beginning certain may have delivered batches. Give up a hole only
-		// if one is left.
+		// The beginning of the session was made final just now, so held batches may have
+		// been delivered. Give up a hole only if there is still one.
 		if steps = c.deliverReady(most, steps); most.sessions[0].hasHole() {
 			steps = c.deliverReady(most, c.giveUpFirstHole(most, steps))
 		}
@@ -507,12 +512,13 @@ func (c *Sequencer) enforceMaxHeld(steps []Step) []Step {
 	return steps
 }
 
-// deliverHeld delivers the held batches of the first session that are next in order.
+// deliverHeld delivers those held batches of the first session of s that are next in
+// order.
 func (c *Sequencer) deliverHeld(s *senderState, steps []Step) []Step {
 	head := s.sessions[0]
 	n := 0
 	if head.settling() {
-		return steps // a batch with lower numbers may still arrive
+		return steps // a batch with lower numbers may still arrive, so nothing is delivered yet
 	}
 	for ; n < len(head.held) && head.held[n].First <= head.next; n++ {
 		b := &head.held[n]
@@ -527,7 +533,8 @@ func (c *Sequencer) deliverHeld(s *senderState, steps []Step) []Step {
 	return steps
 }
 
-// giveUpFirstHole gives up the first hole of the first session.
+// giveUpFirstHole gives up as lost the first hole of the first session of the sender s,
+// and delivers the held batches that follow it.
 func (c *Sequencer) giveUpFirstHole(s *senderState, steps []Step) []Step {
 	head := s.sessions[0]
 	to := head.holeEnd()
@@ -542,7 +549,8 @@ func (c *Sequencer) giveUpFirstHole(s *senderState, steps []Step) []Step {
 	return c.deliverHeld(s, steps)
 }
 
-// giveUpAllHoles gives up every hole of the first session.
+// giveUpAllHoles gives up as lost every hole of the first session of the sender s, and
+// delivers the held batches between them.
 func (c *Sequencer) giveUpAllHoles(s *senderState, steps []Step) []Step {
 	s.sessions[0].endSettling()
 	for steps = c.deliverHeld(s, steps); s.sessions[0].hasHole(); {
@@ -559,13 +567,16 @@ func (c *Sequencer) setDeadline(s *senderState) {
 	// Where a settling session begins is not decided yet, so it is unknown which of its
 	// events are missing.
 	if since := head.missingSince(); !head.settling() && !since.IsZero() {
-		// Batches still arrive in order over a slow path. Give it more time.
+		// If batches have arrived in order since the hole was noticed, the missing events
+		// may still be on the same slow path. So the time is counted from the last of
+		// those batches.
 		if since.Before(head.lastInOrderAt) {
 			since = head.lastInOrderAt
 		}
 		s.deadline = since.Add(c.cfg.GapTimeout)
 		if len(s.sessions) > 1 {
-			// The newer session waits, but not for longer than SessionTimeout.
+			// The newer session of the sender waits for this one to have no holes, but
+			// for at most SessionTimeout.
 			if end := s.sessions[1].begunAt.Add(c.cfg.SessionTimeout); end.Before(s.deadline) {
 				s.deadline = end
 			}

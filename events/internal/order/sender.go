@@ -80,13 +80,12 @@ type sessionState struct {
 	held          []heldArrival
 	begunAt       time.Time // when this node first heard of the session from its sender
 	lastInOrderAt time.Time // when a batch last arrived in order
-	// settleEnd is until when a batch with lower numbers may still become the
-	// beginning. It is zero once the beginning is certain.
+	// settleEnd is the time until which a batch with lower numbers may still become the
+	// beginning of the session. It is zero once the beginning is final.
 	settleEnd time.Time
 
-	// Evidence that events which have not arrived were sent.
 	// announced lists the marks of the sender itself that are above next, in ascending
-	// order.
+	// order. Like claimed, it is evidence that events which have not arrived were sent.
 	announced []sentMark
 	// firstMissed is when the event with the number next was first known to be missing.
 	// It is zero if that was not computed yet: see missingSince.
@@ -94,7 +93,8 @@ type sessionState struct {
 	// claimed is the highest number of which other nodes claim that every event below
 	// it was sent.
 	claimed uint64
-	// claimedAt is when the first claim above next arrived.
+	// claimedAt is when the first claim of another node arrived that events from the
+	// number next on were sent.
 	claimedAt time.Time
 	// givenUpOnClaim is the number of the first event that was given up although only
 	// other nodes claimed that it was sent; zero: there is no such event.
@@ -112,7 +112,7 @@ type sentMark struct {
 // with its own time. Further marks only raise the last one.
 const maxAnnounced = 16
 
-// heldArrival is a batch that is held back, and when it arrived.
+// heldArrival is a batch that is held back, together with the time at which it arrived.
 type heldArrival struct {
 	Arrival
 	at time.Time
@@ -130,7 +130,8 @@ func (s *sessionState) reopen(from, to uint64) {
 	if from < given {
 		s.next = from
 		s.firstMissed = time.Time{}
-		// The events after this batch may still never have been sent.
+		// It is still unknown whether the given-up events after this batch were ever
+		// sent.
 		if to < given {
 			s.givenUpOnClaim = to
 		}
@@ -152,7 +153,8 @@ func (s *sessionState) settling() bool { return !s.settleEnd.IsZero() }
 
 func (s *sessionState) endSettling() { s.settleEnd = time.Time{} }
 
-// deliver appends the step that delivers the new events of b, the next batch in order.
+// deliver appends to steps the step that delivers the new events of b, the next batch in
+// order. id is the sender.
 func (s *sessionState) deliver(id peer.ID, b *Arrival, steps []Step) []Step {
 	steps = append(steps, Step{Sender: id, Session: s.SessionKey, From: s.next, To: b.limit()})
 	s.advance(b.limit())
@@ -170,9 +172,9 @@ func (s *sessionState) hold(b *Arrival, now time.Time) bool {
 		}
 		return 1
 	})
-	// The batches of an honest sender do not overlap, so only the two batches beside it
-	// can contain the same events. If a sender used a number twice, delivery cuts the
-	// overlap.
+	// The batches of an honest sender do not overlap. So only the held batch before the
+	// new one and the one after it can contain the same events. If a sender used a number
+	// twice, delivery cuts the overlap.
 	if i > 0 && s.held[i-1].limit() >= b.limit() {
 		return false
 	}
@@ -226,9 +228,9 @@ func (s *sessionState) hasHole() bool {
 	return len(s.held) > 0 || len(s.announced) > 0 || s.claimed > s.next
 }
 
-// holeEnd returns where the first hole, which begins with next, ends. If several pieces
-// of evidence name different ends, the lowest counts, since the events after it were
-// noticed at another time. The session must have a hole.
+// holeEnd returns the number at which the first hole, which begins with next, ends. If a
+// held batch and marks of the sender name different ends, the lowest counts, since the
+// events after it were found missing at another time. The session must have a hole.
 func (s *sessionState) holeEnd() uint64 {
 	end := uint64(MaxNumber)
 	if len(s.held) > 0 {

@@ -26,7 +26,8 @@ import (
 type Config struct {
 	// Grace is how long events must be missing before they are asked for [150 ms].
 	Grace time.Duration
-	// Pause is the time between two rounds; each round asks all neighbors [500 ms].
+	// Pause is the time between two rounds of asking for the same missing events; in each
+	// round all neighbors are asked, one after the other [500 ms].
 	Pause time.Duration
 	// GiveUpTimeout is how long events must be missing before they can be given up
 	// [2 s].
@@ -106,12 +107,12 @@ type Planner struct {
 
 	// Asks in progress.
 	asks       int
-	asksByPeer map[peer.ID]int // peers that are no longer neighbors are included
+	asksByPeer map[peer.ID]int // how many asks to each peer are in progress; peers that are no longer neighbors are included
 
 	// When Advance has to do something.
 	due         time.Time // for a hole; zero: never
 	pausedUntil time.Time // Advance ignores all holes until then
-	backfillDue time.Time // for trying a failed backfill again; zero: never
+	backfillDue time.Time // when a failed backfill is to be tried again; zero: never
 }
 
 // claims holds the claims of one neighbor, by sender.
@@ -122,16 +123,16 @@ type claims map[peer.ID]Claim
 type openHole struct {
 	Subject
 	from, to   uint64
-	hearsay    bool // only other nodes' claims say that the events were sent
+	hearsay    bool // only nodes other than the sender claim that the events of this hole were sent
 	since      time.Time
-	progressed bool // the last ask brought some of the events
+	progressed bool // the last ask for the events of this hole brought some of them
 
 	// The current round of asking all neighbors, one after the other.
 	askedPeer        peer.ID              // the neighbor that is being asked; empty: none is
-	claimedMeanwhile bool                 // after it was asked, that neighbor has claimed to have the events
+	claimedMeanwhile bool                 // askedPeer has claimed, after it was asked, that it has the events
 	tried            map[peer.ID]struct{} // the neighbors that were asked in this round
 	failed           bool                 // one of the tried neighbors did not answer
-	nextRound        time.Time            // no neighbor is asked before that
+	nextRound        time.Time            // before this time no neighbor is asked for the events of this hole
 }
 
 // backfill is a range [from, to) of events that were sent before this node knew the
@@ -146,12 +147,13 @@ type backfill struct {
 	nextTry  time.Time // when the next ask may be sent
 }
 
-// maxFailed is the number of unanswered asks in a row after which a backfill is givenUp
+// maxFailed is the number of unanswered asks in a row after which a backfill is given
 // up.
 const maxFailed = 3
 
-// If more than manyHoles sessions have holes, the planner examines them only once per
-// manyPause, to limit the CPU time it uses. Only lies can cause so many holes.
+// If more than manyHoles sessions have holes (missing events), the planner examines the
+// holes only once per manyPause, to limit the CPU time that it uses. Only lies of other
+// nodes can cause so many holes.
 const (
 	manyHoles = 64
 	manyPause = 10 * time.Millisecond
@@ -202,8 +204,8 @@ func (c *Planner) ReceiveClaim(id, sender peer.ID, claim Claim) {
 		return
 	}
 	old, known := n[sender]
-	// The claim is ignored if it is about an earlier session than the one before, or if
-	// the neighbor makes claims about too many senders.
+	// The claim is ignored if the neighbor has made a claim about a later session of the
+	// sender before, or if the neighbor makes claims about too many senders.
 	if known && old.Session.Compare(claim.Session) > 0 || !known && len(n) >= c.cfg.MaxClaims {
 		return
 	}
@@ -271,7 +273,7 @@ func (c *Planner) SetHole(sender peer.ID, g order.Hole) {
 
 // schedule makes sure that Advance is called when something is to be done about a hole.
 func (c *Planner) schedule(h *openHole) {
-	// While a neighbor is being asked there is nothing to decide.
+	// While a neighbor is being asked, there is nothing to decide about the hole.
 	if h.askedPeer == "" {
 		c.due = order.Earlier(c.due, h.due(&c.cfg))
 	}
@@ -340,8 +342,9 @@ func (c *Planner) advanceHoles(now time.Time) (asks, givenUp []Ask) {
 	return asks, givenUp
 }
 
-// advanceHole returns an ask for the missing events of h. If the ask's Peer is empty,
-// they are to be given up as lost. It returns false if there is nothing to do.
+// advanceHole returns the ask for the missing events of h that is to be sent now. If the
+// Peer of the ask is empty, the events are to be given up as lost. ok is false if there
+// is nothing to do about h.
 func (c *Planner) advanceHole(now time.Time, h *openHole) (a Ask, ok bool) {
 	a = Ask{Subject: h.Subject, From: h.from, To: h.to}
 	id, left := c.chooseNeighbor(h)
@@ -383,8 +386,9 @@ func (h *openHole) due(cfg *Config) time.Time {
 	return h.nextRound
 }
 
-// chooseNeighbor returns the neighbor to ask next. The id is empty if each candidate
-// has too many asks in progress. ok is false if every neighbor was asked in this round.
+// chooseNeighbor returns the neighbor to ask next for the missing events of h. best is
+// empty if each neighbor that is left to ask has too many asks in progress. ok is false
+// if every neighbor was asked in this round.
 func (c *Planner) chooseNeighbor(h *openHole) (best peer.ID, ok bool) {
 	rank := 0
 	for id, claims := range c.neighbors {
@@ -403,13 +407,13 @@ func (c *Planner) chooseNeighbor(h *openHole) (best peer.ID, ok bool) {
 				continue
 			}
 		case claim.Floor == 0 || claim.Floor > h.from:
-			r = 3 // the neighbor has received the event but no longer stores it
+			r = 3 // the neighbor has received the event but no longer stores it, so it is the second choice
 		default:
 			r = 4
 		}
 		ok = true
-		// The neighbor is busy. It stays among those left to ask, but is not chosen
-		// now.
+		// This neighbor has too many asks in progress. It is still to be asked in this
+		// round, but it is not chosen now.
 		if c.asksByPeer[id] >= c.cfg.MaxPerPeer {
 			continue
 		}
@@ -474,8 +478,9 @@ func (c *Planner) FinishAsk(now time.Time, a Ask, got uint64, outcome Outcome) {
 	}
 }
 
-// finishBackfill handles the outcome of a backfill's ask. The backfill goes on with the
-// number got, unless the ask brought nothing.
+// finishBackfill handles the outcome of the ask a of a backfill, a range of events from
+// before this node knew the session. The backfill continues with the event number got,
+// unless the ask brought nothing.
 func (c *Planner) finishBackfill(now time.Time, a Ask, got uint64, outcome Outcome) {
 	i := slices.IndexFunc(c.backfills, func(f *backfill) bool { return f.asking && f.peer == a.Peer && f.Subject == a.Subject })
 	if i < 0 {
@@ -483,7 +488,8 @@ func (c *Planner) finishBackfill(now time.Time, a Ask, got uint64, outcome Outco
 	}
 	f := c.backfills[i]
 	f.asking = false
-	// Only asks without an answer count: the neighbor may be overloaded for a moment.
+	// Only asks in a row that got no answer count as failures. The backfill is not given
+	// up at the first one, because the neighbor may be overloaded for a moment.
 	if outcome == Failed {
 		f.failures++
 		f.nextTry = now.Add(c.cfg.Pause)

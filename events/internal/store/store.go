@@ -61,8 +61,8 @@ type senderEntries[V any] struct {
 type sessionEntries[V any] struct {
 	order.SessionKey
 	entries  []Entry[V] // sorted by First, which differs for each entry
-	readTo   uint64     // handlers have read every event below
-	neededTo uint64     // handlers have to read every event below
+	readTo   uint64     // handlers have read every event with a number below this
+	neededTo uint64     // handlers have to read every event with a number below this
 }
 
 // New returns an empty store.
@@ -121,11 +121,12 @@ func (s *Store[V]) insert(now time.Time, id peer.ID, key order.SessionKey, b Ent
 		s.dropFirst(snd, snd.sessions[0], len(snd.sessions[0].entries))
 		snd.sessions = slices.Delete(snd.sessions, 0, 1)
 	}
-	// If the batch belongs to the session just removed, it was not added.
+	// If the session that was just removed is the batch's own, the batch was not added.
 	return snd.sessions[0].Compare(key) <= 0
 }
 
-// At returns the stored batch that contains event n of a session.
+// At returns the stored batch that contains event n of a session of the sender id, and
+// whether there is one.
 func (s *Store[V]) At(id peer.ID, key order.SessionKey, n uint64) (Entry[V], bool) {
 	ses := s.findSession(id, key)
 	if ses == nil {
@@ -154,7 +155,8 @@ func (s *Store[V]) Range(id peer.ID, key order.SessionKey, from, to uint64, byte
 		return nil
 	}
 	i, found := ses.search(from)
-	// The entry before may contain the event from, too.
+	// The entry before index i begins below the number from, but may contain the event
+	// from, too.
 	if !found && i > 0 && ses.entries[i-1].End > from {
 		i--
 	}
@@ -192,8 +194,9 @@ func (s *Store[V]) MarkRead(id peer.ID, key order.SessionKey, to uint64) {
 	}
 }
 
-// StartReading notes that handlers begin to read a session with the number from, unless
-// they have begun already. Batches below from are stored only for neighbors.
+// StartReading notes that handlers begin to read a session with the event number from,
+// unless they have begun already. Batches with lower numbers are stored only for
+// neighbors.
 func (s *Store[V]) StartReading(id peer.ID, key order.SessionKey, from uint64) {
 	if ses := s.findSession(id, key); ses != nil && ses.readTo == 0 {
 		ses.readTo = from

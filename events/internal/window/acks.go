@@ -10,8 +10,8 @@ import (
 
 // This file decides which acknowledgments are sent to neighbors, and when.
 
-// catchUpAge is how long the greeting to a new neighbor may take to arrive. Events from
-// within this time may be missing in it.
+// catchUpAge is how long the greeting to a new neighbor may take to arrive. The greeting
+// may lack events that were added within this time.
 const catchUpAge = 15 * time.Second
 
 // CatchUp sends a new neighbor acknowledgments of all senders whose batches were added
@@ -63,8 +63,8 @@ const (
 	atOnce
 )
 
-// markDirty notes that an acknowledgment about the sender of p must be sent to a
-// neighbor.
+// markDirty notes that an acknowledgment about the sender of the pair p must be sent to
+// the neighbor n. when says how soon.
 func (c *Controller) markDirty(now time.Time, n *neighbor, p *pair, when ackUrgency) {
 	if !p.dirty {
 		p.dirty = true
@@ -108,8 +108,8 @@ func (c *Controller) Due(now time.Time) (list []peer.ID) {
 	return list
 }
 
-// CollectAcks returns at most limit acknowledgments to send to a neighbor. If no batch
-// of a sender was added, only Sender and Ask are set.
+// CollectAcks returns at most limit acknowledgments to send to the neighbor id. If no
+// batch of a sender was added, only Sender and Ask of its Ack are set.
 func (c *Controller) CollectAcks(now time.Time, id peer.ID, limit int) []Ack {
 	n := c.neighbors[id]
 	if n == nil {
@@ -134,7 +134,7 @@ func (c *Controller) CollectAcks(now time.Time, id peer.ID, limit int) []Ack {
 		p.ask = false
 	}
 	if len(n.dirty) > 0 {
-		n.marksDue = now // there are more than limit; the rest is due at once
+		n.marksDue = now // more than limit acknowledgments are due; those that are left must be sent at once
 	} else {
 		n.dirty = nil
 	}

@@ -96,9 +96,8 @@ type Controller struct {
 	// the announcement, too.
 	announced map[peer.ID]time.Time
 
-	// Batches that neighbors have not acknowledged yet.
-	// count is how many batches were added in all. It shows which batches were added
-	// before a neighbor joined.
+	// count is how many batches were added in all. By it, this node knows which batches
+	// were added before a neighbor joined; the neighbor need not acknowledge those.
 	count uint64
 	flows map[peer.ID]*flow // by sender
 	// busy contains the flows (latest sessions of senders) of which some neighbor lacks
@@ -152,10 +151,10 @@ type pair struct {
 
 	// What this node has acknowledged to the neighbor.
 	sent          Ack
-	unsentBatches int // batches added since the last acknowledgment was sent
+	unsentBatches int // batches of the sender that were added since this node last sent the neighbor an acknowledgment
 	unsentBytes   int
 	dirty         bool // this pair is in neighbor.dirty
-	ask           bool // the next acknowledgment sent asks for the neighbor's own
+	ask           bool // the next acknowledgment to the neighbor asks for the neighbor's own acknowledgment
 	nextNudge     time.Time
 	nudgePause    time.Duration
 }
@@ -238,9 +237,9 @@ func (c *Controller) AddBatch(now time.Time, sender peer.ID, session order.Sessi
 	c.updateFlow(now, f)
 }
 
-// scheduleNudge schedules the next nudge, a mark that shows the neighbor what it may
-// lack, for the time after pause. It is called when the neighbor has acknowledged
-// something or was nudged.
+// scheduleNudge schedules the next nudge for the time now plus pause. A nudge is a mark
+// that shows the neighbor what it may lack. scheduleNudge is called when the neighbor
+// has acknowledged something or was nudged.
 func (p *pair) scheduleNudge(now time.Time, pause time.Duration) {
 	p.nudgePause = pause
 	p.nextNudge = now.Add(pause)
@@ -393,8 +392,8 @@ func (c *Controller) HeardAt(id peer.ID) time.Time {
 	return time.Time{}
 }
 
-// BytesLacked returns the size of the batches of a sender that a neighbor lacks. Batches
-// for which the neighbor is no longer waited for may not count.
+// BytesLacked returns the size of the batches of a sender that the neighbor id lacks. If
+// this node has stopped waiting for the neighbor, some of these batches may be left out.
 func (c *Controller) BytesLacked(id, sender peer.ID) (size int) {
 	n, f := c.neighbors[id], c.flows[sender]
 	if n == nil || f == nil {
@@ -571,7 +570,8 @@ func (c *Controller) Advance(now time.Time) {
 func (c *Controller) Next() time.Time {
 	next := c.advanceAt
 	for _, n := range c.neighbors {
-		// Due has reported this neighbor. It now waits for CollectAcks, not for a time.
+		// Due has returned this neighbor already. Its acknowledgments now wait for a call
+		// of CollectAcks, and not for a time.
 		if !n.marksReported {
 			next = order.Earlier(next, n.marksDue)
 		}

@@ -17,8 +17,9 @@ const (
 	// firstStreamTimeout bounds the time for which dial waits until a peer that is not a
 	// node opens a stream. A peer with pubsub opens one as soon as it is connected.
 	firstStreamTimeout = 3 * time.Second
-	// firstStreamPoll is the interval at which dial looks for that stream. libp2p does not
-	// report new streams to code other than the handler of their protocol.
+	// firstStreamPoll is the interval at which dial checks whether the peer has opened
+	// a stream. libp2p reports a new stream only to the handler of its protocol, which
+	// is not part of this package.
 	firstStreamPoll = 10 * time.Millisecond
 )
 
@@ -34,9 +35,9 @@ func (d *Driver) dial(ctx context.Context, s *seed.Seed, protocols []protocol.ID
 	if err != nil {
 		return "", err
 	}
-	// A seed without an id was first dialed to learn the id. Over WebRTC, that dial leaves a
-	// dead connection at the peer. Only guests are affected, since a node opens its streams
-	// by other rules.
+	// If the seed had no id, findSeed has first dialed the address only to learn the
+	// id. Over WebRTC, that first dial leaves a dead connection at the peer. It can
+	// harm only a guest, whose pubsub may choose that connection for its stream.
 	asked := s.ID() == "" && overWebRTC(info)
 	if asked && d.isGuest(info.ID, protocols) && !d.awaitStream(ctx, info.ID, protocols) {
 		if err := d.reconnect(ctx, info, began); err != nil {
@@ -58,7 +59,7 @@ func overWebRTC(info peer.AddrInfo) bool {
 func (d *Driver) isGuest(p peer.ID, protocols []protocol.ID) bool {
 	node, err := d.host.Peerstore().SupportsProtocols(p, protocol.Overlay)
 	if err != nil || len(node) > 0 {
-		return false // a node, or nothing is known of its protocols
+		return false // p is a node, or its protocols are not known
 	}
 	spoken, err := d.host.Peerstore().SupportsProtocols(p, protocols...)
 	return err == nil && len(spoken) > 0
@@ -86,20 +87,21 @@ func (d *Driver) awaitStream(ctx context.Context, p peer.ID, protocols []protoco
 		case <-late.C:
 			return false
 		case <-ctx.Done():
-			return true // the caller gives up; the peer is connected, so that is not an error
+			return true // ctx has ended, so the caller gives up; p is connected, so that is not an error
 		}
 	}
 }
 
-// reconnect closes the connections to a peer that this host made since began, and dials the
-// peer again. The first dial to an address learns the id of the peer and ends during the
-// handshake. Over WebRTC, the peer has completed its side by then, so for the peer this is a
-// connection, although a dead one. If the pubsub of the peer chooses it for its stream, it
-// does not try another connection as long as it has one. The second dial knows the id, so it
-// leaves no dead connection.
+// reconnect closes the connections to the peer info that this host has dialed since began,
+// and dials the peer again. It repairs this: the first dial to an address serves to learn
+// the id of the peer, and ends during the handshake. Over WebRTC, the peer has completed
+// its side of the handshake by then, so it keeps a dead connection. If the pubsub of the
+// peer opens its stream on the dead connection, it does not try the live one. The second
+// dial knows the id, so it leaves no dead connection.
 func (d *Driver) reconnect(ctx context.Context, info peer.AddrInfo, began time.Time) error {
 	for _, c := range d.host.Network().ConnsToPeer(info.ID) {
-		// Connections that existed before, or that the peer has made, are not affected.
+		// Connections from before began, and connections that the peer has dialed,
+		// stay open.
 		if c.Stat().Direction == network.DirOutbound && !c.Stat().Opened.Before(began) {
 			c.Close()
 		}

@@ -18,11 +18,11 @@ func (d *Driver) nodeConnected(p peer.ID) {
 	started := d.started
 	d.mu.Unlock()
 	if !started || !d.node.Lent {
-		return // a host that is not lent makes no connections to nodes without the driver
+		return // on the node's own host, only the driver dials nodes, so it knows their addresses already
 	}
 	c := d.host.dialedByOthers(p)
 	if c == nil {
-		return // the remote address of an inbound connection is not one at which p listens
+		return // p has dialed this host, so the remote address of the connection is not one at which p listens
 	}
 	d.guard.Reached(p, c.RemoteMultiaddr(), time.Now())
 	d.learn(overlay.Contact{ID: p, Addrs: []ma.Multiaddr{c.RemoteMultiaddr()}})

@@ -16,7 +16,7 @@ import (
 // made with it, and reports whether other parts of the program use a connection.
 type dialHost struct {
 	corehost.Host
-	isSpare func(network.Conn) bool // reports whether only the node uses a connection; nil means yes
+	isSpare func(network.Conn) bool // reports whether no part of the program but the node uses a connection; a nil isSpare means yes
 
 	mu     sync.Mutex
 	making map[peer.ID]int // the running calls of Connect
@@ -37,12 +37,13 @@ func (h *dialHost) Connect(ctx context.Context, p peer.AddrInfo) error {
 		delete(h.making, p.ID)
 	}
 	for c := range h.made {
-		if c.IsClosed() { // so that the map does not grow for ever
+		if c.IsClosed() { // remove closed connections, so that the map made does not grow for ever
 			delete(h.made, c)
 		}
 	}
 	for _, c := range h.Network().ConnsToPeer(p.ID) {
-		// An outbound connection that did not exist before comes from this call.
+		// An outbound connection to p that did not exist before was made by this
+		// call of Connect.
 		if c.Stat().Direction == network.DirOutbound && !slices.Contains(before, c) {
 			h.made[c] = struct{}{}
 		}
@@ -56,7 +57,7 @@ func (h *dialHost) dialedByOthers(p peer.ID) network.Conn {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.making[p] > 0 {
-		return nil // a new connection may come from the driver's own dial
+		return nil // the driver is dialing p now, so a connection to p may come from that dial
 	}
 	for _, c := range h.Network().ConnsToPeer(p) {
 		if _, ours := h.made[c]; !ours && c.Stat().Direction == network.DirOutbound && !addr.IsRelayed(c.RemoteMultiaddr()) {

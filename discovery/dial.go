@@ -31,7 +31,9 @@ var (
 // slots is a semaphore that bounds the dials under way.
 type slots chan struct{}
 
-// acquire waits for a free slot, at most for dialTimeout. release frees the slot.
+// acquire waits for a free slot and takes it. The caller frees the slot by release. The
+// error is errBusy if no slot became free within dialTimeout, or the cause of ctx if ctx
+// has ended.
 func (s slots) acquire(ctx context.Context) (release func(), err error) {
 	select {
 	case s <- struct{}{}:
@@ -70,8 +72,9 @@ func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, slo
 	release = d.dialing.begin(p, release, func() { d.forgetUnvouched(p) })
 	if len(addrs) > 0 {
 		closeStale(d.host, p, staleAfter)
-		// The state machine and the guard decide how often to dial a peer. The swarm's own
-		// back-off would forbid dials for half a minute after a cut of one minute.
+		// The state machine of the overlay and the guard decide how often to dial a
+		// peer. The swarm has a back-off of its own, which after a cut of the
+		// network for one minute would forbid dials to p for another half a minute.
 		clearBackoff(d.host, p)
 	}
 	d.host.Peerstore().AddAddrs(p, addrs, peerstore.TempAddrTTL)
@@ -85,7 +88,8 @@ func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, slo
 	return err
 }
 
-// recordReached tells the guard at which addresses p was reached.
+// recordReached tells the guard, which limits the dials to unproved addresses, at which
+// addresses this node has reached p.
 func (d *Driver) recordReached(p peer.ID) {
 	for _, c := range d.host.Network().ConnsToPeer(p) {
 		// The remote address of an inbound connection is not one at which p listens.
@@ -163,9 +167,10 @@ func (d *Driver) connect(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, r
 	}
 }
 
-// recordClaims tells the guard which of the addresses that a neighbor states are on the
-// machine from which its connection comes. So this node may dial a neighbor at such an address
-// even if it never did so before, which it needs when a cut has ended the connection.
+// recordClaims tells the guard which of addrs, the addresses that the neighbor p states,
+// are on the machine from which the connection of p comes. The guard then allows dials to p
+// at these addresses even if this node never dialed p before. This node needs that when a
+// cut of the network has ended the connection.
 func (d *Driver) recordClaims(p peer.ID, addrs []ma.Multiaddr) {
 	now := time.Now()
 	for _, c := range d.host.Network().ConnsToPeer(p) {
@@ -188,8 +193,8 @@ func (d *Driver) allowed(p peer.ID, addrs []ma.Multiaddr) (list []ma.Multiaddr) 
 		relay, _, relayed := addr.SplitRelay(a)
 		switch {
 		case relayed && relay == d.host.ID():
-			// This node is the relay itself. A peer that uses it is either connected already
-			// or gone.
+			// This node is the relay itself, so it does not dial p: a peer that
+			// uses this relay is connected to this node, or gone.
 		case relayed && addr.HasDirect(d.host.Network(), relay):
 			if d.guard.AllowBehindRelay(p, a, now) {
 				list = append(list, a)

@@ -49,7 +49,8 @@ type Config struct {
 	// nodes. Max is the number that it may have; a negative Max means no limit.
 	Min, Max int
 	// Seeds are texts that say where the network can be found. Each is a host:port, a
-	// multiaddr, or the ticket of a node.
+	// multiaddr, or a ticket: one string with the id, the addresses and the network of
+	// a node of package smokesignal, which Node.Ticket returns.
 	Seeds []string
 	// LAN makes the driver look for nodes on the local network as well, by mDNS.
 	LAN bool
@@ -70,7 +71,8 @@ type Config struct {
 	OnLinked func(p peer.ID)
 	// OnUnlinked is called when the link to p has ended.
 	OnUnlinked func(p peer.ID, reason error)
-	// OnSignal is called for each payload that the neighbor from has sent with Flood.
+	// OnSignal is called for each payload that a neighbor, from, has sent with its
+	// Driver.Flood.
 	OnSignal func(from peer.ID, payload []byte)
 	// OnSeedError is called when a seed cannot be used, and again when the reason changes.
 	OnSeedError func(*SeedError)
@@ -79,7 +81,8 @@ type Config struct {
 	// "smokesignal/discovery" of go-log.
 	Log *slog.Logger
 
-	// Node is set by package smokesignal, and nil for everybody else.
+	// Node connects the driver to the other parts of a node. Package smokesignal sets
+	// it; every other program leaves it nil.
 	Node *wiring.Overlay
 }
 
@@ -93,14 +96,16 @@ type Driver struct {
 	log   *slog.Logger
 	state *overlay.State // used only by the loop
 
-	// The loop, and the other goroutines of the driver.
+	// These fields belong to the loop, which is the goroutine that runs the state
+	// machine, and to the other goroutines of the driver.
 	queue  callQueue
 	tasks  sync.WaitGroup // all goroutines
 	done   chan struct{}  // closed when the loop has ended
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	// dialCtx ends when the node begins to leave, before ctx does: a message that says so is
-	// sent over existing connections only.
+	// dialCtx is the context of the dials. It ends when the node begins to leave the
+	// network, and ctx ends only later. In between, the node tells its neighbors that
+	// it leaves, but only over existing connections.
 	dialCtx     context.Context
 	stopDialing context.CancelCauseFunc
 
@@ -116,12 +121,12 @@ type Driver struct {
 	seeds     []*seedProgress
 	writers   map[peer.ID]*peerWriter
 	adds      map[uint64]chan overlay.Added // the running calls of Connect, by token
-	finds     map[uint64]*peerLookup        // the searches of the state machine, by token
+	finds     map[uint64]*peerLookup        // the searches for peers that the state machine makes, by token
 	token     uint64                        // the token that was used last
 	callbacks int                           // dials under way to nodes that look for this one
 	leaving   bool                          // leave or Close has begun
 	sealed    string                        // the addresses in this node's newest record
-	seq       uint64                        // the sequence number of this node's newest record
+	seq       uint64                        // the sequence number of this node's newest signed peer record
 
 	lookups lookups
 	sources sources
@@ -329,8 +334,9 @@ func (d *Driver) step(in overlay.Input) {
 func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 	switch o := o.(type) {
 	case overlay.Send:
-		// The greeting holds high-water marks, from which on the peer gets broadcasts, so it
-		// must be as new as possible.
+		// The greeting holds this node's marks, which say from which broadcasts on
+		// the peer has to send it missing ones. So the greeting is made as late as
+		// possible.
 		if ready, ok := o.Message.(overlay.Ready); ok {
 			ready.Greeting = d.node.Greeting()
 			o.Message = ready
@@ -340,9 +346,10 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 		d.host.ConnManager().Protect(o.Peer, protectTag)
 		d.node.Pending(o.Peer)
 	case overlay.Probe:
-		// Pubsub does not report a peer that left the topic and came back at once, so the
-		// state machine asks. If the peer is not on the topic yet, topicChanged will be
-		// called when it joins.
+		// The state machine asks by Probe whether the peer is on the topic, since
+		// pubsub does not report a peer that left the topic and came back at once.
+		// If the peer is not on the topic yet, topicChanged will be called when it
+		// joins.
 		if d.node.OnTopic(o.Peer) {
 			return overlay.OnTopic{Peer: o.Peer, Present: true}
 		}
@@ -357,15 +364,17 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 		d.sources.linksChanged()
 		d.seedLinked(o.Peer)
 	case overlay.Unlinked:
-		// If this node is leaving, the last message to the peer says so, and Close waits
-		// until it is sent. Close does not wait for a peer that has left, which may be gone.
+		// If this node is leaving, the last message to the peer says that the link
+		// ends, and Close waits until that message is sent. If it is the peer that
+		// leaves, Close does not wait, since the peer may be gone.
 		if w := d.writers[o.Peer]; w != nil {
 			w.farewell = d.leaving
 		}
 		d.host.ConnManager().Unprotect(o.Peer, protectTag)
 		d.removeLink(o.Peer)
-		// A connection to a silent peer is probably dead. With any other reason, it works,
-		// or libp2p has closed it already.
+		// If the link ended because the peer was silent, its connection is probably
+		// dead. If it ended for another reason, the connection works, or libp2p has
+		// closed it already.
 		if o.Reason == overlay.ReasonSilent {
 			d.closeConns(o.Peer)
 		}
@@ -391,7 +400,7 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 	case overlay.Added:
 		if ch := d.adds[o.Token]; ch != nil {
 			delete(d.adds, o.Token)
-			ch <- o // does not block, since the channel has a buffer
+			ch <- o // does not block, since Connect gives the channel a buffer of one
 		}
 	}
 	return nil
@@ -520,7 +529,8 @@ func (d *Driver) Connect(ctx context.Context, addr string) (peer.ID, error) {
 	}
 }
 
-// Remove ends the link to p. It returns when the message that tells p so is queued.
+// Remove ends the link to p. It returns when the message that tells p so is queued. The
+// error is ErrClosed, or that of ctx if ctx ended first.
 func (d *Driver) Remove(ctx context.Context, p peer.ID) error {
 	return d.ask(ctx, func() { d.step(overlay.Drop{Peer: p}) })
 }

@@ -47,7 +47,8 @@ var (
 	// ErrUnresolvable is returned when DNS has no address for a name.
 	ErrUnresolvable = errors.New("discovery: no such host")
 	// ErrNotSmokesignal is returned when the program at an address is not a smokesignal
-	// node: it does not use libp2p, or its libp2p host does not know our protocol.
+	// node: it does not use libp2p, or its libp2p host does not know the protocol of
+	// the overlay.
 	ErrNotSmokesignal = errors.New("discovery: not a smokesignal node")
 	// ErrFull is returned when this node, or every node that was asked, has its maximum
 	// number of links.
@@ -63,7 +64,8 @@ func (unknownPeer) Error() string { return "discovery: unknown peer" }
 func (unknownPeer) Unwrap() error { return routing.ErrNotFound }
 
 // A WrongIDError is returned when the node at a seed's address has another id than the seed
-// states in its /p2p/ part or its ticket.
+// states, either in its /p2p/ part or, if the seed is a ticket of Node.Ticket, in the
+// ticket.
 type WrongIDError struct {
 	Expected peer.ID // the id in the seed
 	Actual   peer.ID // the id that the node proved
@@ -78,7 +80,7 @@ func (e *WrongIDError) Error() string {
 type SeedError struct {
 	Seed string    // the seed as the user wrote it
 	Err  error     // the cause
-	Next time.Time // the time of the next attempt; zero if none is planned
+	Next time.Time // the time of the next attempt to use the seed; zero if none is planned
 }
 
 // Error returns one line, which ends with the time from now until the next attempt.
@@ -102,7 +104,8 @@ type linkError struct {
 
 func (e *linkError) Error() string { return fmt.Sprintf("peer %s: %s", e.Peer, e.Reason) }
 
-// Unwrap returns the exported error for the reason of e, or nil if there is none.
+// Error returns one line, which ends with the time that is left until the driver tries the
+// seed again.
 func (e *linkError) Unwrap() error {
 	switch e.Reason {
 	case overlay.ReasonFull:
@@ -123,8 +126,9 @@ func (e *linkError) Unwrap() error {
 	return nil
 }
 
-// ending reports whether one of the two nodes ended the link by decision, such as to reorder
-// the overlay, or whether it broke, by a fault or because a node was closed.
+// ending returns how the link ended: peers.OnPurpose if one of the two nodes ended it by
+// decision, such as to reorder the overlay, or peers.Broken if it ended by a fault or
+// because a node was closed.
 func (e *linkError) ending() peers.Ending {
 	switch e.Reason {
 	case overlay.ReasonMoved, overlay.ReasonSwapped, overlay.ReasonFull, overlay.ReasonEnough, overlay.ReasonDropped:
@@ -172,8 +176,8 @@ type rank int
 const (
 	rankSkipped rank = iota // the address was not tried
 	rankSilence             // there was no answer
-	rankRoute               // the system found no route, or DNS no address
-	rankRefused             // the machine there refused, or the connection ended
+	rankRoute               // the system found no route to the address, or DNS found no address for the name
+	rankRefused             // the machine at the address refused the dial, or the connection ended
 	rankAnswer              // another program or another node answered
 )
 

@@ -20,10 +20,12 @@ type NetworkStatus struct {
 	Links int // neighbors
 	Known int // nodes that are believed to be alive, neighbors included
 	Lost  int // nodes that did not answer; the driver tries them again now and then
-	// Tag names the part: all of its nodes have the same Tag, and two parts have different
-	// ones. It is the id of one node of the part, which regularly floods a message.
+	// Tag is a name for the part of the network to which this node belongs: all nodes
+	// of one part have the same Tag, and two parts have different ones. Tag is the id
+	// of one node of the part. That node regularly floods a message to the others.
 	Tag peer.ID
-	// Since is when this node first heard the node Tag.
+	// Since is the time at which this node first received the flooded message of the
+	// node Tag.
 	Since time.Time
 }
 

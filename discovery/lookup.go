@@ -27,7 +27,8 @@ const (
 	// identifyTimeout bounds the time for which a search waits until a peer that has dialed
 	// this node sends its addresses.
 	identifyTimeout = time.Second
-	// maxAnswers bounds the answers of the overlay that one search dials.
+	// maxAnswers bounds the answers of the overlay to one search for a peer. The search
+	// dials the addresses in these answers only.
 	maxAnswers = 16
 )
 
@@ -52,11 +53,11 @@ type peerLookup struct {
 	target  peer.ID
 	ctx     context.Context
 	cancel  context.CancelFunc
-	waiters int // calls that wait for the search; guarded by lookups.mu
+	waiters int // the number of FindPeer calls that wait for this search; guarded by lookups.mu
 
 	// Used only by the loop.
-	answers chan overlay.Contact // from the state machine; closed after the last one
-	token   uint64               // the token of Find; zero before the state machine was asked
+	answers chan overlay.Contact // what other nodes answer to this search; closed after the last answer
+	token   uint64               // identifies this search in the state machine; zero before the state machine was asked
 
 	done chan struct{} // closed when info and err are set
 	info peer.AddrInfo
@@ -162,7 +163,8 @@ func withAddrs(info peer.AddrInfo, addrs []ma.Multiaddr) peer.AddrInfo {
 }
 
 // joinLookup returns the running search for p, or begins one. The caller must call
-// leaveLookup when it no longer waits for the result.
+// leaveLookup when it no longer waits for the result. The error is ErrClosed if the driver
+// is closed.
 func (d *Driver) joinLookup(p peer.ID) (*peerLookup, error) {
 	d.lookups.mu.Lock()
 	defer d.lookups.mu.Unlock()
@@ -199,7 +201,7 @@ func (d *Driver) runLookup(l *peerLookup) {
 	l.info, l.err = d.search(l, func() { d.run(func() { d.askOverlay(l) }) })
 	d.run(func() { d.endQuestion(l) })
 	d.lookups.mu.Lock()
-	d.lookups.remove(l) // before done is closed, so that no new call gets this old result
+	d.lookups.remove(l) // remove l before done is closed, so that no new call of FindPeer gets this old result
 	d.lookups.mu.Unlock()
 	close(l.done)
 }
@@ -214,7 +216,7 @@ type dialSearch struct {
 
 	running int            // the number of dials under way
 	tried   []ma.Multiaddr // the addresses of all dials so far
-	failed  *failure       // the failure with the highest rank so far
+	failed  *failure       // the failure with the highest rank among the dials that have failed so far
 
 	askOverlay func()
 	asked      bool                   // askOverlay was called
@@ -312,7 +314,7 @@ func (s *dialSearch) recordFailure(err error) {
 	}
 	f := highestRank(err)
 	f.err = err
-	if errors.Is(err, errNoAddress) { // the guard allowed no dial, so nothing is known about the address
+	if errors.Is(err, errNoAddress) { // the guard forbade the dial, so the failure shows nothing about the address
 		f.rank = rankSkipped
 	}
 	// Of two failures with the same rank the later one counts, since its addresses are newer.

@@ -37,8 +37,9 @@ const (
 	// maxBookContacts bounds the nodes that the overlay gets from the book. The overlay
 	// would not remember more.
 	maxBookContacts = 128
-	// bookSettleTime is the time from a change of the links to the write of the book, in
-	// which more changes may follow. bookWriteInterval is the least time between two writes.
+	// bookSettleTime is the time from a change of the links to the write of the book;
+	// if more changes follow in that time, one write serves for all. bookWriteInterval
+	// is the least time between two writes.
 	bookSettleTime    = time.Second
 	bookWriteInterval = 30 * time.Second
 	// bookRefreshInterval is the time between two writes if the links do not change.
@@ -119,7 +120,7 @@ func (b *peerBook) failed(err error) error {
 		return nil
 	}
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
-		err = pe.Err // otherwise the text would have the path twice
+		err = pe.Err // the text of pe has the path already, and the line below adds it as well
 	}
 	return fmt.Errorf("discovery: peer book %s: %w", b.name, err)
 }
@@ -370,7 +371,7 @@ func (b *peerBook) read() (list []bookEntry, damaged int, err error) {
 			continue
 		}
 		if e.Seen.After(now) {
-			e.Seen = now // a wrong clock wrote a time in the future, and the entry would not expire
+			e.Seen = now // an entry from the future would not expire; it was written by a machine with a wrong clock
 		}
 		if list = append(list, e); len(list) == maxBook {
 			break

@@ -74,7 +74,8 @@ func (w *peerWriter) push(addrs []ma.Multiaddr, m overlay.Message) bool {
 	if w.ended {
 		return false
 	}
-	// A later message may bring newer addresses of the peer, or none.
+	// The message m may come with newer addresses of the peer. If it comes with none,
+	// the earlier addresses stay.
 	if len(addrs) > 0 {
 		w.addrs = addrs
 	}
@@ -212,8 +213,8 @@ func (w *peerWriter) openStream(addrs []ma.Multiaddr, slots slots) (network.Stre
 	}
 	ctx, cancel := context.WithTimeout(w.d.ctx, dialTimeout)
 	defer cancel()
-	// If the connection was lost since, NewStream would dial addresses that the guard has not
-	// allowed. So it must not dial.
+	// If the connection was lost after reach returned, NewStream would dial addresses
+	// that the guard has not allowed. So it must not dial.
 	ctx = network.WithNoDial(ctx, "smokesignal dials by its own rules")
 	stream, err := w.d.host.NewStream(ctx, w.peer, protocol.Overlay)
 	if err != nil {

@@ -16,15 +16,17 @@ import (
 
 // The pauses between two searches.
 const (
-	// A node without links pauses for 1, 2, 4, 8, 8 ... seconds, as between its attempts at
-	// seeds.
+	// A node without links pauses for 1, 2, 4, 8, 8 ... seconds between two searches:
+	// the pause begins with firstInterval and doubles up to aloneInterval. Attempts at
+	// seeds have the same pauses.
 	firstInterval = time.Second
 	aloneInterval = 8 * time.Second
-	// A node with fewer links than it wants also asks its neighbors, so it searches less
-	// often.
+	// fewInterval is the pause between two searches of a node that has links, but fewer
+	// than it wants. Such a node also asks its neighbors for nodes, so the pause is
+	// longer.
 	fewInterval = 30 * time.Second
-	// A node with enough links searches only to connect two parts of the network that do not
-	// know each other.
+	// enoughInterval is the pause between two searches of a node with enough links. It
+	// searches only to connect two parts of the network that do not know each other.
 	enoughInterval = 5 * time.Minute
 )
 
@@ -116,7 +118,7 @@ func (r *rendezvous) status() (found int, err error) {
 
 // searchLoop searches for nodes again and again. With fewer links, the pauses are shorter.
 func (r *rendezvous) searchLoop(ctx context.Context) {
-	rounds := 0 // searches since the node lost its last link or got its first one
+	rounds := 0 // the number of searches since the node lost its last link or got its first one
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	last := time.Now()
@@ -140,7 +142,9 @@ func (r *rendezvous) searchLoop(ctx context.Context) {
 	}
 }
 
-// pause returns the time from the last search to the next one.
+// pause returns the time from the last search to the next one. links is the number of
+// links, and rounds is the number of searches since the node lost its last link or got its
+// first one.
 func (r *rendezvous) pause(links, rounds int) time.Duration {
 	switch {
 	case links == 0:
@@ -226,8 +230,9 @@ func (r *rendezvous) advertiseLoop(ctx context.Context) {
 	}
 }
 
-// recordOutcome stores the error of a call, or nil. It logs the error unless the last call of
-// that name had the same one.
+// recordOutcome stores err, the result of a call of the Discovery's method with the name
+// call; nil means success. It logs the error unless the last call of that method had the
+// same one.
 func (r *rendezvous) recordOutcome(call string, err error) {
 	r.mu.Lock()
 	before := r.errs[call]

@@ -82,8 +82,8 @@ func (d *Driver) findSeed(ctx context.Context, s *seed.Seed) (peer.AddrInfo, err
 // forced, because libp2p's swarm panics if it is closed during such a dial.
 func forcesDirect(h corehost.Host) bool { return dialsRelays(h) || backoff(h) == nil }
 
-// findOne does what findSeed does, for a seed that has a name or one target. All the targets
-// that the name stands for are tried at once.
+// findOne does what findSeed does, for a seed that has a name or one target (a place where
+// a node may be). It tries all the targets that the name stands for at once.
 func findOne(ctx context.Context, h corehost.Host, s *seed.Seed) (peer.AddrInfo, error) {
 	targets, err := s.Resolve(ctx)
 	if err != nil {
@@ -290,7 +290,7 @@ func connect(ctx context.Context, h corehost.Host, t seed.Target, id peer.ID, ad
 		clearBackoff(h, id)
 		err = explain(err)
 		if _, wrong := errors.AsType[*WrongIDError](err); wrong {
-			h.Peerstore().SetAddrs(id, addrs, 0) // removes the addresses, which belong to another node
+			h.Peerstore().SetAddrs(id, addrs, 0) // removes addrs from the peerstore's entry of id, since they belong to another node
 		}
 		return targetResult{target: t, err: err}
 	}
@@ -349,7 +349,7 @@ func ownPorts(h corehost.Host) map[netip.AddrPort]bool {
 	own := map[netip.AddrPort]bool{}
 	addrs, err := h.Network().InterfaceListenAddresses()
 	if err != nil {
-		return own // without the list, a dial to this node itself fails in its handshake
+		return own // an empty map is harmless: a dial to this node itself then fails only in its handshake
 	}
 	for _, a := range addrs {
 		if ap, ok := addr.AddrPort(a); ok {

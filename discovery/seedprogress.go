@@ -14,7 +14,7 @@ import (
 // A SeedStatus is the state of a seed.
 type SeedStatus struct {
 	Seed string    // the seed as the user wrote it
-	ID   peer.ID   // the node that was last found at the seed; empty before
+	ID   peer.ID   // the id of the node that was last found at the seed; empty if none was found yet
 	Err  error     // why the seed cannot be used at present, or nil
 	Next time.Time // the time of the next attempt; zero if none is planned
 	Self bool      // the seed is an address of this node
@@ -24,12 +24,12 @@ type SeedStatus struct {
 // seed. Only the loop uses a seedProgress.
 type seedProgress struct {
 	seed *seed.Seed
-	id   peer.ID // the node that was last found at the seed; empty before
+	id   peer.ID // the id of the node that was last found at the seed; empty if none was found yet
 	self bool    // the seed is an address of this node
-	full bool    // the seed refused a link because it has Max links
+	full bool    // the seed refused a link because it has its maximum number of links
 
 	err      error
-	reported string // the text of the error that was reported last
+	reported string // the text of the error of this seed that was last reported to the user
 }
 
 func (s *seedProgress) clearError() { s.err, s.reported = nil, "" }
@@ -65,7 +65,8 @@ func (d *Driver) seedHeard(seed string) {
 	})
 }
 
-// withSeed calls f on the loop for each seed with that text.
+// withSeed calls f on the loop for each seed of the driver whose text is seed. f gets the
+// index of the seed and its seedProgress.
 func (d *Driver) withSeed(seed string, f func(i int, s *seedProgress)) {
 	d.run(func() {
 		for i, s := range d.seeds {
@@ -151,7 +152,7 @@ func (d *Driver) seedRefused(o overlay.Refused) {
 		}
 		switch o.Reason {
 		case overlay.ReasonFull:
-			s.full = true // askSeed reports it later, if all other nodes refuse as well
+			s.full = true // seedRefused does not report this; askSeed does later, if all other nodes refuse as well
 		case overlay.ReasonNetwork, overlay.ReasonProtocol, overlay.ReasonTimeout:
 			// ReasonUnreachable is missing here, since the dial may have been to an earlier
 			// identity of the seed. If the address itself fails, askSeed reports that.

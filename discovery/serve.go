@@ -84,7 +84,7 @@ func (d *Driver) receive(p peer.ID, via ma.Multiaddr, b []byte) error {
 		d.node.Heard(p)
 	}
 	if m == nil {
-		return nil // a later version of the protocol has added this kind of message
+		return nil // this version does not know this kind of message, which a later version has added
 	}
 	from, m, ok := d.openRecords(p, via, m)
 	if !ok {

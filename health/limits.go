@@ -14,7 +14,8 @@ const (
 	// is enough for hundreds of seeds.
 	signalsPerSecond = 100
 	signalBurst      = 128
-	// maxLimiters is the largest number of neighbors whose signals are counted at one time.
+	// maxLimiters is the largest number of neighbors for which a limiter, which counts
+	// the signals of the neighbor, exists at one time.
 	maxLimiters = 256
 )
 
@@ -22,15 +23,17 @@ const (
 // sends too many, only the signals of that neighbor are dropped.
 type neighborLimits map[peer.ID]*rate.Limiter
 
-// allow reports whether another signal of p may be read at now.
+// allow reports whether another signal of p may be read at the time now, and counts the
+// signal.
 func (l neighborLimits) allow(p peer.ID, now time.Time) bool {
 	limiter := l[p]
 	if limiter == nil {
 		if len(l) >= maxLimiters {
 			l.removeIdle(now)
 		}
-		// All limiters are in use. A node never has so many neighbors, so somebody may be
-		// linking under one identity after the other. Signals of new peers are dropped.
+		// All limiters are in use. A node never has so many neighbors, so a program
+		// may be making links under one identity after the other. So signals of
+		// peers without a limiter are dropped.
 		if len(l) >= maxLimiters {
 			return false
 		}
@@ -40,8 +43,8 @@ func (l neighborLimits) allow(p peer.ID, now time.Time) bool {
 	return limiter.AllowN(now, 1)
 }
 
-// removeIdle removes the limiters of neighbors that have sent nothing for so long that a
-// new limiter would allow just as much.
+// removeIdle removes the limiters of neighbors that have sent no signal for so long that a
+// new limiter would allow as many signals as the old one.
 func (l neighborLimits) removeIdle(now time.Time) {
 	maps.DeleteFunc(l, func(_ peer.ID, limiter *rate.Limiter) bool { return limiter.TokensAt(now) >= signalBurst })
 }

@@ -17,8 +17,8 @@ func (w *watchCore) receive(now time.Time, from peer.ID, msg []byte) []effect {
 		return nil
 	}
 	key := seenKey{s.stamp(), s.pong != nil}
-	// A flooded signal arrives once over each of several links, and this node's own signals
-	// come back to it. Each is processed once.
+	// A flooded signal arrives over several links, and the signals of this node come
+	// back to it. So each signal is processed only once, and this node's own are not.
 	if w.seen.Contains(key) || key.sender == w.id {
 		w.counts.duplicate++
 		return nil
@@ -29,9 +29,9 @@ func (w *watchCore) receive(now time.Time, from peer.ID, msg []byte) []effect {
 	return w.receivePong(now, from, msg, s, key)
 }
 
-// verify reports whether s has a valid signature of its sender. If so, it remembers s as
-// seen. A forged signal is not remembered; otherwise the genuine signal with the same
-// counter would be dropped as a duplicate.
+// verify reports whether s has a valid signature of its sender. If so, it stores key, which
+// identifies s, so that a copy of s is not processed. For a forged signal it stores
+// nothing; otherwise the genuine signal with the same counter would be dropped as a copy.
 func (w *watchCore) verify(s *parsedSignal, key seenKey) bool {
 	if !s.verified() {
 		w.counts.forged++
@@ -41,8 +41,9 @@ func (w *watchCore) verify(s *parsedSignal, key seenKey) bool {
 	return true
 }
 
-// pingSpacing returns the shortest time between two forwarded pings for one target: half
-// the ping interval of the sender or half that of this node, whichever is shorter.
+// pingSpacing returns the shortest time between two pings for the target of p that this
+// node forwards: half the ping interval of the sender of p or half that of this node,
+// whichever is shorter.
 func (w *watchCore) pingSpacing(p *ping) time.Duration {
 	interval := w.interval
 	if interval == 0 {
@@ -54,7 +55,9 @@ func (w *watchCore) pingSpacing(p *ping) time.Duration {
 	return max(interval/2, minSpacing)
 }
 
-// receivePing answers the ping if this node is its target, and otherwise forwards it.
+// receivePing answers the ping in s if this node is its target, and otherwise forwards it.
+// msg is the encoded ping, from is the neighbor that sent it, and key identifies it. It
+// returns the effects that the Watchdog has to perform.
 func (w *watchCore) receivePing(now time.Time, from peer.ID, msg []byte, s *parsedSignal, key seenKey) []effect {
 	p := s.ping
 	isTarget := p.target.id == w.id || slices.ContainsFunc(p.target.addrs, w.hasAddr)
@@ -79,8 +82,8 @@ func (w *watchCore) receivePing(now time.Time, from peer.ID, msg []byte, s *pars
 	return []effect{flood{msg: slices.Clone(msg), except: from}}
 }
 
-// answerPing floods a pong with the addresses of this node. At most 16 addresses fit, so
-// the addresses that the ping asks for come first.
+// answerPing answers the ping p: it returns the flood of a pong with the addresses of this
+// node. At most 16 addresses fit, so the addresses that p asks for come first.
 func (w *watchCore) answerPing(now time.Time, p *ping) []effect {
 	w.answered = now
 	addrs := slices.DeleteFunc(slices.Clone(p.target.addrs), func(at netip.AddrPort) bool { return !w.hasAddr(at) })
@@ -97,8 +100,9 @@ func (w *watchCore) answerPing(now time.Time, p *ping) []effect {
 	return []effect{flood{msg: msg}}
 }
 
-// receivePong records that the seeds at the sender's addresses, or with its id, were heard,
-// and forwards the pong.
+// receivePong records that each seed was heard that has the id of the pong's sender or one
+// of the pong's addresses, and forwards the pong. msg is the encoded pong, from is the
+// neighbor that sent it, and key identifies it.
 func (w *watchCore) receivePong(now time.Time, from peer.ID, msg []byte, s *parsedSignal, key seenKey) []effect {
 	p := s.pong
 	if !w.verify(s, key) {
@@ -112,9 +116,10 @@ func (w *watchCore) receivePong(now time.Time, from peer.ID, msg []byte, s *pars
 		}
 		switch {
 		case s.id == p.sender:
-			// The counters of a sender only rise, so a lower counter means that somebody
-			// repeats an old answer. The exception is an answer to this node's own last
-			// ping, which is new: then the seed has restarted with its clock set back.
+			// The counters of a sender only rise, so a lower counter means that
+			// somebody repeats an old pong. The exception is a pong that
+			// answers this node's own last ping, and so cannot be old: then the
+			// seed has restarted with its clock set back.
 			ours := p.answers == stamp{w.id, w.nextStamp.session, s.lastPing} && s.lastPing != 0
 			if p.counter <= s.lastCounter && !ours {
 				replayed = true
@@ -122,8 +127,8 @@ func (w *watchCore) receivePong(now time.Time, from peer.ID, msg []byte, s *pars
 			}
 			s.lastCounter = p.counter
 			out = append(out, w.heard(now, s)...)
-		// A seed that was given without an id is whichever node has its address, also
-		// after a restart with a new identity.
+		// A seed that the user gave without an id is whichever node has its
+		// address, also after a restart with a new identity.
 		case !s.pinned && slices.ContainsFunc(s.addrs, func(at netip.AddrPort) bool { return slices.Contains(p.addrs, at) }):
 			out = append(out, w.heard(now, s)...)
 		}

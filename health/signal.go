@@ -44,7 +44,7 @@ const (
 
 	fieldTarget        = 1 // ping
 	fieldAddrs         = 2
-	fieldSender        = 3 // the origin of a ping, the answerer of a pong
+	fieldSender        = 3 // the peer id of the node that sent the ping or pong
 	fieldSession       = 4
 	fieldCounter       = 5
 	fieldInterval      = 6 // ping, in milliseconds
@@ -64,8 +64,8 @@ type stamp struct {
 	counter uint64
 }
 
-// A pingTarget names the node that a ping asks for: by its id, by the addresses at which it
-// is reached, or both.
+// A pingTarget names the node that a ping asks to answer: by its id, by the addresses at
+// which it is reached, or both.
 type pingTarget struct {
 	id    peer.ID
 	addrs []netip.AddrPort // sorted, no duplicates
@@ -73,7 +73,8 @@ type pingTarget struct {
 
 func (t pingTarget) empty() bool { return t.id == "" && len(t.addrs) == 0 }
 
-// covers reports whether a ping for t also asks every node that u stands for.
+// covers reports whether a ping for t asks also the node that u names: t has the id of u,
+// if u has one, and all addresses of u.
 func (t pingTarget) covers(u pingTarget) bool {
 	if u.id != "" && u.id != t.id {
 		return false
@@ -86,7 +87,7 @@ func (t pingTarget) covers(u pingTarget) bool {
 	return true
 }
 
-// key returns a text that is the same for equal targets, as a key for maps.
+// key returns a text for t that is the same for equal targets, for use as the key of a map.
 func (t pingTarget) key() string {
 	var b strings.Builder
 	b.WriteString(string(t.id))
@@ -132,8 +133,9 @@ func (p pong) seal(key crypto.PrivKey) ([]byte, error) {
 	return sealSignal(key, fieldPong, pongDomain, b, fieldPongSignature)
 }
 
-// sealSignal appends a signature to an encoded ping or pong, and wraps the result into the
-// field of the signal for that kind of message.
+// sealSignal signs unsigned, an encoded ping or pong, together with the text domain. It
+// returns unsigned with the signature added as the field with number field, inside a signal
+// whose field with number kind it is.
 func sealSignal(key crypto.PrivKey, kind int, domain string, unsigned []byte, field int) ([]byte, error) {
 	sig, err := key.Sign(append([]byte(domain), unsigned...))
 	if err != nil {
@@ -149,8 +151,9 @@ func appendStamp(b []byte, s stamp) []byte {
 	return frame.AppendUint(b, fieldCounter, s.counter)
 }
 
-// appendAddrs appends addresses as multiaddrs over TCP. Only the IP address and the
-// port count: a seed written as host:port means TCP and QUIC on one number.
+// appendAddrs appends addrs to b, each as a multiaddr over TCP. The reader uses only the IP
+// address and the port, since a seed written as host:port means both TCP and QUIC on that
+// port.
 func appendAddrs(b []byte, addrs []netip.AddrPort) []byte {
 	for _, at := range addrs[:min(len(addrs), maxSignalAddrs)] {
 		b = frame.AppendMessage(b, fieldAddrs, addr.TCP(at).Bytes())
@@ -169,7 +172,7 @@ type parsedSignal struct {
 	signature []byte
 }
 
-// stamp returns the stamp of the ping or pong.
+// stamp returns the stamp (sender, session, counter) of the ping or pong in s.
 func (s *parsedSignal) stamp() stamp {
 	if s.ping != nil {
 		return s.ping.stamp
@@ -188,7 +191,8 @@ func (s *parsedSignal) verified() bool {
 	return err == nil && ok
 }
 
-// parseSignal decodes a signal. The result does not refer to b.
+// parseSignal decodes the signal b. The result does not share memory with b. The error says
+// how b is malformed.
 func parseSignal(b []byte) (*parsedSignal, error) {
 	if len(b) > maxSignalBytes {
 		return nil, fmt.Errorf("%w: %d bytes", errSignal, len(b))
@@ -199,7 +203,7 @@ func parseSignal(b []byte) (*parsedSignal, error) {
 		case err != nil:
 			return nil, err
 		case f.Num != fieldPing && f.Num != fieldPong:
-			continue // a kind of signal that only a later version knows
+			continue // a later version has added this kind of signal, which this version does not know
 		case s != nil || f.Bytes == nil:
 			return nil, fmt.Errorf("%w: more than one ping or pong, or an empty one", errSignal)
 		case f.Num == fieldPing:
@@ -252,14 +256,17 @@ func parsePong(b []byte) (*parsedSignal, error) {
 	return s, err
 }
 
-// parse decodes the fields that pings and pongs have in common, and passes each other field
-// to the function other.
+// parse decodes b, an encoded ping or pong. It stores the sender, session and counter in
+// from, the addresses in addrs, and the signature, whose field has the number signature, in
+// s. It passes each other field to the function other. domain is the text that is signed
+// before the bytes of b.
 func (s *parsedSignal) parse(b []byte, domain string, signature int, from *stamp, addrs *[]netip.AddrPort, other func(frame.Field) error) error {
 	for f, err := range frame.Fields(b) {
 		if err != nil {
 			return err
 		}
-		// The signature covers only the fields before it, so no field may follow it.
+		// The signature covers only the fields before the signature field, so no
+		// field may follow that one.
 		if s.signature != nil {
 			return fmt.Errorf("%w: the signature is not last", errSignal)
 		}
@@ -295,8 +302,9 @@ func (s *parsedSignal) parse(b []byte, domain string, signature int, from *stamp
 		return fmt.Errorf("%w: no sender or no signature", errSignal)
 	}
 	*addrs = sortUnique(*addrs)
-	// The signed bytes are those before the signature field. Its length is computed for the
-	// shortest encoding; if a sender used a longer one, the signature does not match.
+	// The signed bytes are those before the signature field. They are found by the
+	// length of that field in its shortest encoding; if the sender used a longer
+	// encoding, the signature does not match.
 	field := frame.AppendMessage(nil, protowire.Number(signature), s.signature)
 	if len(field) > len(b) {
 		return errSignal
@@ -324,7 +332,8 @@ func readSession(b []byte, s *protocol.Session) error {
 	return nil
 }
 
-// readAddr decodes a multiaddr and returns its IP address and port.
+// readAddr decodes the multiaddr b and returns its IP address and port. It reports false if
+// b is not a multiaddr that begins with both.
 func readAddr(b []byte) (netip.AddrPort, bool) {
 	if len(b) > maxAddrBytes {
 		return netip.AddrPort{}, false

@@ -33,11 +33,11 @@ const (
 	maxAsked = 1024
 )
 
-// An effect is an action that the core asks its driver to perform: a flood or a
+// An effect is an action that the watchCore asks the Watchdog to perform: a flood or a
 // netsplitChange.
 type effect interface{ effect() }
 
-// A flood is a signal that the driver has to send to all neighbors but one.
+// A flood is a signal that the Watchdog has to send to all neighbors but one.
 type flood struct {
 	msg    []byte
 	except peer.ID
@@ -47,7 +47,7 @@ type flood struct {
 type netsplitChange struct {
 	seed   string
 	lost   bool
-	silent time.Duration // if the seed is lost: for how long it was not heard
+	silent time.Duration // if the seed is lost, the time for which it was not heard; otherwise zero
 }
 
 func (flood) effect()          {}
@@ -60,7 +60,7 @@ type watchCore struct {
 	// Set once.
 	key      crypto.PrivKey
 	id       peer.ID
-	interval time.Duration // the ping interval; 0 if this node only forwards and answers pings
+	interval time.Duration // the ping interval; 0 if this node sends no pings and only forwards and answers those of others
 	timeout  time.Duration
 	rand     *rand.Rand
 
@@ -72,12 +72,12 @@ type watchCore struct {
 	// Signals.
 	nextStamp stamp                             // of the next own signal
 	seen      *simplelru.LRU[seenKey, struct{}] // verified signals
-	asked     *simplelru.LRU[string, time.Time] // when a ping for a target was last sent or forwarded
+	asked     *simplelru.LRU[string, time.Time] // for each target, when this node last sent or forwarded a ping for it
 	answered  time.Time                         // when this node last answered a ping
 
 	// Verdicts.
-	due             time.Time // when advance has to be called next; zero for never
-	noVerdictBefore time.Time // no seed is lost before this time, because this machine was late
+	due             time.Time // when advance has to be called next; zero means never
+	noVerdictBefore time.Time // before this time no seed is reported as lost, because this machine did not run in time
 
 	counts signalCounts
 }
@@ -87,8 +87,8 @@ type signalCounts struct {
 	received, malformed, forged, replayed, duplicate, spared, unsigned uint64
 }
 
-// A seenKey identifies a signal among those that this node has seen. A sender uses one
-// counter for its pings and pongs.
+// A seenKey identifies a signal among the signals that this node has seen: by its stamp,
+// and by whether it is a ping or a pong.
 type seenKey struct {
 	stamp
 	pong bool
@@ -98,8 +98,8 @@ type seenKey struct {
 type seedRecord struct {
 	// As configured.
 	text    string
-	pinned  bool // only the node with this id is accepted as the seed
-	literal bool // the text of the seed contains addrs, so they never change
+	pinned  bool // the seed was given with an id, and only the node with that id is accepted as the seed
+	literal bool // the text of the seed contains its addresses, so they never change
 
 	// As found out by discovery.
 	id    peer.ID
@@ -110,8 +110,8 @@ type seedRecord struct {
 	known     bool // the seed was heard at least once; only then can it be lost
 	lost      bool
 	lastHeard time.Time
-	since     time.Time // when the present silence began: the seed was heard, or this node got its first neighbor
-	asked     time.Time // when any node sent the first ping since then; zero for none
+	since     time.Time // when the present silence of the seed began: the seed was heard last, or this node got its first neighbor
+	asked     time.Time // when any node sent the first ping for the seed in the present silence; zero if none did
 
 	// Own pings, and answers.
 	nextPing    time.Time
@@ -147,8 +147,9 @@ func (w *watchCore) findSeed(text string) *seedRecord {
 	return nil
 }
 
-// target returns the target of a ping for the seed. If the seed was given with an id, the
-// target is that id; otherwise it is the seed's addresses and the id that was found there.
+// target returns the pingTarget for a ping to the seed s. If the seed was given with an id,
+// the target is that id. Otherwise the target is the seed's addresses, with the id of the
+// node that was found there.
 func (s *seedRecord) target() pingTarget {
 	if s.pinned {
 		return pingTarget{id: s.id}
@@ -156,14 +157,15 @@ func (s *seedRecord) target() pingTarget {
 	return pingTarget{id: s.id, addrs: s.addrs}
 }
 
-// isSelf reports whether the seed is this node: because the ids are equal, because discovery
-// found this node there, or because the seed's address is one of this node.
+// isSelf reports whether the seed s is this node: because the seed has the id of this node,
+// because discovery found this node at the seed, or because the seed's address is one of
+// this node.
 func (w *watchCore) isSelf(s *seedRecord) bool {
 	if s.self || s.id == w.id {
 		return true
 	}
-	// Only addresses that are part of the seed's text are compared here. For a name,
-	// discovery reports when it finds this node at the name's addresses.
+	// Addresses are compared only if the seed's text contains them. If the text is a
+	// name, discovery reports when it finds this node at the addresses of the name.
 	return !s.pinned && s.literal && slices.ContainsFunc(s.addrs, w.hasAddr)
 }
 
@@ -178,13 +180,14 @@ func (w *watchCore) setOwnAddrs(addrs []netip.AddrPort) { w.ownAddrs = addrs }
 
 // setNeighbors sets the linked peers.
 func (w *watchCore) setNeighbors(now time.Time, list []peer.ID) (out []effect) {
-	// This node had no neighbor until now, so it could not hear any seed. The silence of
-	// every seed is counted from now on.
+	// This node had no neighbor until now, so it could not hear any seed. The time for
+	// which each seed was not heard is counted from now on.
 	if len(w.neighbors) == 0 && len(list) > 0 {
 		w.restartSilence(now, w.interval/2, w.interval/2)
 	}
 	for _, id := range list {
-		// A new link needed an answer of the peer, so the peer was heard.
+		// A link is made only if the peer answers, so the peer of a new link was
+		// heard.
 		if !slices.Contains(w.neighbors, id) {
 			out = append(out, w.heardPeer(now, id)...)
 		}
@@ -193,8 +196,9 @@ func (w *watchCore) setNeighbors(now time.Time, list []peer.ID) (out []effect) {
 	return out
 }
 
-// heardPeer records that a message arrived over the link to a neighbor. That a link exists
-// is not enough: after a cut, a link still exists until its keepalives are missed.
+// heardPeer records that a message of the neighbor id arrived at the time now over the link
+// to it. That a link exists is not enough for this: after a cut, a link still exists until
+// its keepalives are missed.
 func (w *watchCore) heardPeer(now time.Time, id peer.ID) (out []effect) {
 	for _, s := range w.seeds {
 		if s.id == id {
@@ -204,8 +208,9 @@ func (w *watchCore) heardPeer(now time.Time, id peer.ID) (out []effect) {
 	return out
 }
 
-// restartSilence sets the beginning of the silence of every seed to now, and plans this
-// node's next pings for after the pause plus a random time up to jitter.
+// restartSilence counts the time for which each seed was not heard from now on. It plans
+// this node's next ping for each seed for the time now plus pause plus a random time of
+// less than jitter.
 func (w *watchCore) restartSilence(now time.Time, pause, jitter time.Duration) {
 	for _, s := range w.seeds {
 		s.since, s.asked = now, time.Time{}
@@ -222,17 +227,19 @@ func (w *watchCore) randomUpTo(d time.Duration) time.Duration {
 	return time.Duration(w.rand.Int64N(int64(d)))
 }
 
-// heard records that the seed was reached through the overlay at now.
+// heard records that the seed s was heard at the time now. It returns the end of the seed's
+// netsplit, if there was one.
 func (w *watchCore) heard(now time.Time, s *seedRecord) []effect {
 	s.known, s.lastHeard = true, now
 	s.since, s.asked = now, time.Time{}
-	// The time is random, so that usually one node pings first, and the others do not ping
-	// because they see that ping.
+	// The time of the next ping has a random part. So usually one node pings first, and
+	// the others see that ping and do not ping.
 	s.nextPing = now.Add(w.interval + w.randomUpTo(w.interval/2))
 	return s.resolve()
 }
 
-// resolve ends the netsplit of the seed, if there is one.
+// resolve ends the netsplit of the seed s. It returns that change, or nothing if s was not
+// lost.
 func (s *seedRecord) resolve() []effect {
 	if !s.lost {
 		return nil
@@ -241,23 +248,25 @@ func (s *seedRecord) resolve() []effect {
 	return []effect{netsplitChange{seed: s.text}}
 }
 
-// seedFound records that discovery reached the seed, with its id and addresses.
+// seedFound records that discovery reached the seed with the given text at the time now,
+// and found the node id with the addresses addrs there.
 func (w *watchCore) seedFound(now time.Time, text string, id peer.ID, addrs []ma.Multiaddr) []effect {
 	if id == w.id {
 		return w.seedIsSelf(text)
 	}
 	s := w.findSeed(text)
-	// The seed was given with an id, so a node with another id at its address is not the
-	// seed.
+	// Ignore a text that is no watched seed. And if the seed was given with an id, a
+	// node with another id at its address is not the seed.
 	if s == nil || s.pinned && s.id != id {
 		return nil
 	}
 	s.self = false
-	// The seed has restarted with a new id. Counters of the former id do not apply to it.
+	// If the seed has restarted with a new id, the counters of the former id do not
+	// apply to it.
 	if s.id != id {
 		s.id, s.lastCounter = id, 0
 	}
-	// The seed is a name. Its addresses are those at which discovery found it last.
+	// If the seed is a name, its addresses are those at which discovery found it last.
 	if !s.literal {
 		found := endpoints(addrs)
 		s.addrs = found[:min(len(found), maxSignalAddrs)]
@@ -265,7 +274,8 @@ func (w *watchCore) seedFound(now time.Time, text string, id peer.ID, addrs []ma
 	return w.heard(now, s)
 }
 
-// seedIsSelf records that the seed is this node, which is not watched.
+// seedIsSelf records that the seed with the given text is this node, so that it is not
+// watched. It returns the end of the seed's netsplit, if there was one.
 func (w *watchCore) seedIsSelf(text string) []effect {
 	s := w.findSeed(text)
 	if s == nil {
@@ -312,8 +322,9 @@ func (w *watchCore) advance(now time.Time, drift time.Duration) (out []effect, n
 }
 
 // allowForLateness keeps seeds from being reported as lost because this machine was asleep
-// or busy. Both of its bounds are at least usualLateness; if they were shorter, every call
-// would count as late, and a seed could never be lost.
+// or busy. now and drift are those of advance. Both limits for lateness, asleep and
+// grace/2, are at least usualLateness; if they were shorter, every call would count as
+// late, and a seed could never be lost.
 func (w *watchCore) allowForLateness(now time.Time, drift time.Duration) {
 	late := time.Duration(0)
 	if !w.due.IsZero() {
@@ -331,11 +342,11 @@ func (w *watchCore) allowForLateness(now time.Time, drift time.Duration) {
 	}
 }
 
-// verdictAt returns the time at which the seed is lost unless it is heard before. The zero
-// time means never.
+// verdictAt returns the time at which the seed s will be lost unless it is heard before.
+// The zero time means that s cannot be lost now.
 func (w *watchCore) verdictAt(s *seedRecord) time.Time {
 	// Only a seed that was heard can be lost, and only once. And a seed that nobody has
-	// pinged during this silence had no reason to answer.
+	// pinged since it was last heard had no reason to answer.
 	if !s.known || s.lost || s.asked.IsZero() {
 		return time.Time{}
 	}
@@ -348,7 +359,7 @@ func (w *watchCore) verdictAt(s *seedRecord) time.Time {
 	return at
 }
 
-// pingIfDue sends a ping for the seed if one is due.
+// pingIfDue returns the flood of a ping for the seed s if one is due at the time now.
 func (w *watchCore) pingIfDue(now time.Time, s *seedRecord) []effect {
 	if now.Before(s.nextPing) {
 		return nil
@@ -371,17 +382,17 @@ func (w *watchCore) pingIfDue(now time.Time, s *seedRecord) []effect {
 	return []effect{flood{msg: msg}}
 }
 
-// notePing records that a ping was sent, by this node or another. Its answer reaches all
-// nodes, so for the seeds that it asks for, this node sends a ping of its own only if no
-// answer comes.
+// notePing records that this node or another one has sent the ping p. The answer to p
+// reaches all nodes. So for the seeds that p asks for, this node sends a ping of its own
+// only if no answer comes.
 func (w *watchCore) notePing(now time.Time, p *ping) {
 	w.asked.Add(p.target.key(), now)
 	for _, s := range w.seeds {
 		if t := s.target(); t.empty() || !p.target.covers(t) {
 			continue
 		}
-		// The seed was heard a moment ago: the answer to this ping, or to another, arrived
-		// before the ping itself.
+		// The seed was heard a moment ago, so the answer to p or to another ping
+		// arrived before p itself. Then this node waits for no answer.
 		if p.sender != w.id && s.known && now.Sub(s.lastHeard) < w.interval/2 {
 			continue
 		}
@@ -395,14 +406,14 @@ func (w *watchCore) notePing(now time.Time, p *ping) {
 	}
 }
 
-// answerPatience returns how long this node waits for the answer to a ping before it sends
-// the next one: at least the ping timeout, and at least as long as neighbors would not
-// forward another ping for the same target. Two or three pings are sent before a seed is
-// reported as lost.
+// answerPatience returns how long this node waits for the answer to a ping for the seed s
+// before it sends the next ping: at least the ping timeout, and at least the time in which
+// neighbors forward no second ping for the same target. So two or three pings are sent
+// before a seed is reported as lost.
 func (w *watchCore) answerPatience(s *seedRecord) time.Duration {
 	jitter := w.interval / 16
-	// The netsplit is reported already, so the pings need not be frequent. The random part
-	// lets the nodes take turns.
+	// The netsplit is reported already, so the pings need not be frequent. The random
+	// part lets the nodes take turns in sending them.
 	if s.lost {
 		jitter = w.interval / 2
 	}

@@ -31,17 +31,18 @@ const (
 
 // Config is what a Watchdog needs. Key, Neighbors and Flood are required.
 type Config struct {
-	// Key signs the signals of this node. Its public half must be inside the peer id,
-	// as that of an Ed25519 key is.
+	// Key is the private key of this node, with which it signs its signals. The public
+	// key must be contained in the peer id, as an Ed25519 key is.
 	Key crypto.PrivKey
-	// Session names this run of the node. Zero means eight random bytes.
+	// Session identifies the session of this node: a new start of the program is a new
+	// session. The zero value means eight random bytes.
 	Session [8]byte
 	// PingInterval is how long a seed may go unheard before a ping asks for it through
 	// the overlay. Zero turns the watchdog off: this node then reports nothing, but
 	// forwards and answers the pings of others. It is at most 24 hours.
 	PingInterval time.Duration
-	// PingTimeout is how long an answer may take. Zero means three seconds. It is at
-	// most 24 hours.
+	// PingTimeout is how long the answer to a ping may take. Zero means three seconds.
+	// It is at most 24 hours.
 	PingTimeout time.Duration
 	// Seeds are the seeds to watch.
 	Seeds []WatchedSeed
@@ -50,9 +51,9 @@ type Config struct {
 	Addrs func() []ma.Multiaddr
 	// Neighbors returns the peers linked in the overlay.
 	Neighbors func() []peer.ID
-	// Flood sends msg to all neighbors but the peer except, which may be empty. There
-	// it is given to Receive. Flood must drop the message rather than block. It may
-	// keep msg but not change it.
+	// Flood sends msg to all neighbors but the peer except, which may be empty. At each
+	// neighbor, msg has to be given to Receive. Flood must drop msg rather than block.
+	// It may keep msg, but must not change it.
 	Flood func(msg []byte, except peer.ID)
 	// OnNetsplit and OnResolved are called when a seed is lost and when it is heard
 	// again, in order and on the goroutine of the watchdog. They must return soon and
@@ -66,7 +67,8 @@ type Config struct {
 type WatchedSeed struct {
 	// Text is the seed as the user wrote it. The callbacks and Status name it so.
 	Text string
-	// ID is the only node that is accepted at the seed's address. Empty means any.
+	// ID is the id of the only node that is accepted as the seed. Empty means that any
+	// node at the seed's address is.
 	ID peer.ID
 	// Addrs holds the addresses that the text itself gives. It is empty for a name,
 	// which stands for the addresses that SeedFound reports.
@@ -92,7 +94,7 @@ type Watchdog struct {
 	core    *watchCore
 	limits  neighborLimits
 	waiting []receivedSignal
-	outputs []effect // effects of calls from other goroutines, which the loop has to perform
+	outputs []effect // effects of calls on other goroutines, which the goroutine loop has to perform
 	dropped uint64   // signals that Receive has dropped
 
 	// The loop.
@@ -225,8 +227,8 @@ func (w *Watchdog) NeighborsChanged() {
 	w.wake.Set()
 }
 
-// Status returns the state of the seeds in the order of [Config], without those that
-// are this node.
+// Status returns the state of each seed in the order of [Config], without the seeds that
+// are this node itself.
 func (w *Watchdog) Status() []Status {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -258,7 +260,8 @@ func (w *Watchdog) loop() {
 	defer timer.Stop()
 	last := time.Now()
 	for {
-		// These functions of the user may lock, so they are called before mu is locked.
+		// These functions of the user may take locks, so they are called while mu
+		// is not locked.
 		neighbors := w.cfg.Neighbors()
 		var own []ma.Multiaddr
 		if w.cfg.Addrs != nil {
@@ -285,7 +288,9 @@ func (w *Watchdog) loop() {
 	}
 }
 
-// step hands the core everything that has arrived, then lets it decide.
+// step gives the core everything that has arrived: the time, the drift, the neighbors, this
+// node's own addresses, and the received signals. It returns the effects to perform and the
+// time of the next step; the zero time means that none is planned.
 func (w *Watchdog) step(now time.Time, drift time.Duration, neighbors []peer.ID, own []ma.Multiaddr) ([]effect, time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -301,7 +306,7 @@ func (w *Watchdog) step(now time.Time, drift time.Duration, neighbors []peer.ID,
 	return append(out, more...), next
 }
 
-// perform floods the signals and calls the callbacks.
+// perform performs the effects in out: it floods the signals and calls the callbacks.
 func (w *Watchdog) perform(out []effect) {
 	for _, o := range out {
 		select {

@@ -52,14 +52,14 @@ func (k kind) transport(port uint16) string {
 	return fmt.Sprintf("%s/%d%s", k.net, port, k.rest)
 }
 
-// A listenRequest is a parsed entry of Config.Listen. Exactly one of the fields all, name
-// and ip is set.
+// A listenRequest is a parsed entry of Config.Listen. It stands for all interfaces, for a
+// name or for an IP address, so exactly one of the fields all, name and ip is set.
 type listenRequest struct {
 	text  string
 	all   bool       // every interface, with IPv4 and IPv6
 	name  string     // to be looked up
 	ip    netip.Addr // may be unspecified
-	port  uint16     // 0 means a free port, the same one for all kinds
+	port  uint16     // 0 means a port that is free, the same one for all transports
 	kinds []kind
 }
 
@@ -115,7 +115,8 @@ func parseListenMultiaddr(text string) (listenRequest, error) {
 	return req, nil
 }
 
-// splitAddr splits an address that begins with an IP address and a port.
+// splitAddr splits the multiaddr a into the IP address and port at its beginning and the
+// kind of transport after them. ok is false if a does not begin with both.
 func splitAddr(a ma.Multiaddr) (at netip.AddrPort, k kind, ok bool) {
 	at, transport, ok := addr.Split(a)
 	if !ok {
@@ -128,8 +129,8 @@ func splitAddr(a ma.Multiaddr) (at netip.AddrPort, k kind, ok bool) {
 	return at, k, true
 }
 
-// splitHostPort is net.SplitHostPort for numeric ports. It also accepts a port without a
-// host.
+// splitHostPort splits text, a "host:port" with a numeric port, as net.SplitHostPort does.
+// It also accepts a port without a host.
 func splitHostPort(text string) (host string, port uint16, err error) {
 	digits := text
 	if strings.Trim(text, "0123456789") != "" || text == "" {

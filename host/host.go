@@ -81,7 +81,8 @@ type Config struct {
 	// Log defaults to the logger "smokesignal/host" of go-log.
 	Log *slog.Logger
 
-	// Node is set by package smokesignal, and nil for everybody else.
+	// Node connects the host to the other parts of a node. Package smokesignal sets it;
+	// every other program leaves it nil.
 	Node *wiring.HostParts
 }
 
@@ -103,7 +104,7 @@ func (e *configError) Unwrap() error { return e.Err }
 // may be called from several goroutines.
 type Host struct {
 	basic corehost.Host // made by libp2p
-	face  corehost.Host // basic, with a Close that closes this Host
+	face  corehost.Host // basic with another method Close, which closes this Host
 
 	// Parts of the libp2p host.
 	log     *slog.Logger
@@ -115,7 +116,7 @@ type Host struct {
 	// The parsed configuration.
 	requests []listenRequest
 	subnet   netip.Prefix
-	announce []ma.Multiaddr // the addresses of Config.Advertise; if empty, those that it listens on are announced
+	announce []ma.Multiaddr // the addresses of Config.Advertise; if empty, the host announces the addresses that it listens on
 
 	mu        sync.Mutex // held while Listen runs
 	closed    bool
@@ -319,7 +320,7 @@ func (h *Host) newQUIC(key crypto.PrivKey, limits network.ResourceManager) (*qui
 	}
 	if h.sockets.listen != nil {
 		options = append(options, quicreuse.OverrideSourceIPSelector(func() (quicreuse.SourceIPSelector, error) {
-			return &h.sockets, nil // sockets that listen opened have routes of their own, not this machine's
+			return &h.sockets, nil // a test opens these sockets by the function listen, so this machine's routes do not apply to them
 		}))
 	}
 	return quicreuse.NewConnManager(resetKey, tokenKey, options...)
@@ -349,8 +350,8 @@ func (h *Host) addTransports(key crypto.PrivKey, up transport.Upgrader, limits n
 		}
 		return h.swarm.AddTransport(t)
 	}
-	// With SO_REUSEPORT a second node could listen on the same port, and each would get
-	// half of the connections.
+	// SO_REUSEPORT is off. With it, a second node could listen on the same port, and
+	// each node would get half of the connections.
 	tcpTransport, err := tcp.NewTCPTransport(up, limits, nil, tcp.DisableReuseport())
 	if err := add(tcpTransport, err); err != nil {
 		return err
@@ -369,8 +370,9 @@ func (h *Host) addTransports(key crypto.PrivKey, up transport.Upgrader, limits n
 	return add(webRTC, err)
 }
 
-// socketForWebRTC returns the socket of a QUIC listener at the same address, if there is
-// one, or else a new one.
+// socketForWebRTC returns a UDP socket at the address at for WebRTC: the one of a QUIC
+// listener at the same address, or a new one if there is no such listener. netw is the
+// network name of package net.
 func (h *Host) socketForWebRTC(netw string, at *net.UDPAddr) (net.PacketConn, error) {
 	for _, a := range h.swarm.ListenAddresses() {
 		bound, k, ok := splitAddr(a)
@@ -381,13 +383,14 @@ func (h *Host) socketForWebRTC(netw string, at *net.UDPAddr) (net.PacketConn, er
 	return h.sockets.listenUDP(netw, at)
 }
 
-// announced returns the addresses to announce, given those that the host listens on.
+// announced returns the addresses that the host announces. listening has the addresses that
+// it listens on.
 func (h *Host) announced(listening []ma.Multiaddr) []ma.Multiaddr {
 	if len(listening) == 0 || len(h.announce) == 0 {
 		return listening
 	}
-	// Config.Advertise cannot contain the addresses behind relays, because they depend on
-	// the reservations. They are always announced.
+	// The addresses behind relays are announced always. Config.Advertise cannot contain
+	// them, because they depend on which relays have granted a reservation.
 	return append(slices.Clone(h.announce), onlyRelayed(listening)...)
 }
 
@@ -437,7 +440,8 @@ func (h *Host) logBuffers() {
 	}
 }
 
-// wantReceiveBuffer is the size that quic-go asks the system for.
+// wantReceiveBuffer is the size in bytes of the receive buffer that quic-go requests from
+// the system for each socket.
 const wantReceiveBuffer = 7 << 20
 
 // A closingHost is the libp2p host of a Host. Its Close closes the Host, which has sockets and
@@ -449,7 +453,7 @@ type closingHost struct {
 
 func (h *closingHost) Close() error { return h.owner.Close() }
 
-// Host returns the libp2p host. Closing it is the same as closing h.
+// Host returns the libp2p host. Close of the libp2p host is the same as Close of h.
 func (h *Host) Host() corehost.Host { return h.face }
 
 // Dialable returns the addresses at which others can dial this host, each with /p2p/ID:
@@ -458,7 +462,7 @@ func (h *Host) Host() corehost.Host { return h.face }
 // interface, and port 0 by the real port.
 func (h *Host) Dialable() []ma.Multiaddr {
 	if !h.listening.Load() {
-		return nil // after a failed Listen, libp2p still returns addresses for a short time
+		return nil // even after a Listen that has failed, libp2p returns addresses for a short time
 	}
 	return addr.Dialable(h.basic.Addrs(), h.basic.ID())
 }

@@ -94,8 +94,9 @@ func openIdentity(path string) (*Identity, error) {
 	return nil, errors.New("the file appears and disappears; is it a dangling link?")
 }
 
-// openRegular opens the regular file at path: for writing if permissions allow it, because
-// on a network file system only a file that is open for writing can be locked.
+// openRegular opens the regular file at path. It opens the file for writing if permissions
+// allow it, because on a network file system only a file that is open for writing can be
+// locked. It fails if another kind of file is at path.
 func openRegular(path string) (*os.File, error) {
 	// Opening a pipe would block.
 	info, err := os.Stat(path)
@@ -157,7 +158,8 @@ func readIdentity(f *os.File, path string) (*Identity, error) {
 	return &Identity{Key: key}, nil
 }
 
-// createIdentity creates the file at path, unless it exists.
+// createIdentity creates the file at path with a new key. It does nothing if the file
+// exists.
 func createIdentity(path string) error {
 	key, err := newKey()
 	if err != nil {
@@ -194,12 +196,13 @@ func createIdentity(path string) error {
 	return nil
 }
 
-// linkFile is a variable so that a test can simulate a file system without hard links.
+// linkFile is os.Link. It is a variable so that a test can simulate a file system without
+// hard links.
 var linkFile = os.Link
 
-// writeExclusive creates the file at path on a file system without hard links. It does not
-// overwrite an existing file. A crash can leave an incomplete file, which OpenIdentity then
-// reports as damaged.
+// writeExclusive creates the file at path with the content text, on a file system without
+// hard links. It does not overwrite an existing file. A crash can leave an incomplete file,
+// which OpenIdentity then reports as damaged.
 func writeExclusive(path string, text []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
@@ -250,8 +253,8 @@ func encodeIdentity(key crypto.PrivKey) ([]byte, error) {
 	}), nil
 }
 
-// decodeIdentity decodes a text of encodeIdentity. It accepts no other text, so that it
-// detects any damage.
+// decodeIdentity decodes text, which encodeIdentity has made, and returns the key and its
+// peer id. It accepts no other text, so that it detects any damage.
 func decodeIdentity(text []byte) (crypto.PrivKey, peer.ID, error) {
 	switch {
 	case len(text) == 0:
@@ -297,8 +300,8 @@ func decodeIdentity(text []byte) (crypto.PrivKey, peer.ID, error) {
 	return key, id, nil
 }
 
-// reason returns the cause inside an error of package os, without the operation and path. The
-// caller's own error names the path.
+// reason returns the cause inside err, an error of package os, without the operation and
+// the path. The caller's own error names the path.
 func reason(err error) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		return pe.Err

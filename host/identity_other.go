@@ -9,8 +9,9 @@ import (
 	"os"
 )
 
-// lockFile locks f by creating a second file beside it, because this system has no lock that
-// ends with the process. After a crash the second file has to be removed by hand.
+// lockFile locks f by creating a second file beside it, because this system has no lock
+// that ends with the process. unlock removes the second file. After a crash, the user has
+// to remove it.
 func lockFile(f *os.File) (unlock func() error, err error) {
 	name := f.Name() + ".lock"
 	lock, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)

@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// lockFile locks f against every other open file, also of this process, or
-// returns [ErrIdentityInUse]. The system unlocks it when the process ends.
+// lockFile locks f against every other open file at the same path, also in this process, or
+// returns [ErrIdentityInUse]. unlock ends the lock; the system does when the process ends.
 func lockFile(f *os.File) (unlock func() error, err error) {
 	fd := int(f.Fd())
 	for {

@@ -36,7 +36,7 @@ type ListenError struct {
 // A BindError says why one address could not be bound.
 type BindError struct {
 	Text string       // as it was configured
-	Addr ma.Multiaddr // the address, one of those that Text means; nil if a name could not be looked up
+	Addr ma.Multiaddr // the address that could not be bound, one of those that Text means; nil if Text could not be turned into addresses
 	Err  error
 }
 
@@ -65,7 +65,7 @@ func (e BindError) Error() string {
 	if errors.Is(e.Err, syscall.EADDRNOTAVAIL) {
 		text = "not an address of this machine"
 	} else if errno, ok := errors.AsType[syscall.Errno](e.Err); ok {
-		text = errno.Error() // without the address, which is already in the message
+		text = errno.Error() // only the system's reason, since the address is added below
 	}
 	return fmt.Sprintf("%s: %s", e.Addr, text)
 }
@@ -111,8 +111,9 @@ func canBind(network string) bool {
 	return true
 }
 
-// plan returns the addresses to bind for the requests. If subnet is valid, only addresses in
-// it are allowed.
+// plan returns the addresses to bind for the requests in reqs, one group for each request.
+// If subnet is valid, only addresses in it are allowed. The second result has the requests
+// for which there are no such addresses.
 func (m computer) plan(reqs []listenRequest, subnet netip.Prefix) ([]listenGroup, []BindError) {
 	var groups []listenGroup
 	var failed []BindError
@@ -173,8 +174,9 @@ func (m computer) expand(r listenRequest) ([]netip.Addr, error) {
 	return ips, nil
 }
 
-// restrict replaces unspecified addresses by those of this machine in the subnet, and
-// refuses addresses outside of the subnet.
+// restrict returns ips with each unspecified address replaced by the addresses of this
+// machine in the subnet. It fails if one of ips is outside of the subnet, or if no address
+// is left.
 func (m computer) restrict(ips []netip.Addr, subnet netip.Prefix) ([]netip.Addr, error) {
 	var in []netip.Addr
 	for _, ip := range ips {
@@ -229,7 +231,8 @@ func (b *binder) bind(groups []listenGroup) []BindError {
 	if len(b.failed) == 0 {
 		b.startUDP()
 	}
-	// With only some of its addresses a node would seem to work, so all are released.
+	// A node with only some of its addresses would seem to work. So if one address
+	// failed, all others are released.
 	if len(b.failed) > 0 {
 		b.sw.ListenClose(b.sw.ListenAddresses()...)
 		b.sockets.closeAll()
@@ -251,7 +254,7 @@ func (b *binder) bindGroup(g listenGroup) {
 	for range portTries {
 		var port uint16
 		if port, failed = b.freePort(g); len(failed) > 0 {
-			break // no port is free, so further tries are useless
+			break // the system finds no free port, so further tries are useless
 		}
 		var undo func()
 		if undo, failed = b.bindAt(g, port); len(failed) == 0 {
@@ -262,7 +265,8 @@ func (b *binder) bindGroup(g listenGroup) {
 	b.failed = append(b.failed, failed...)
 }
 
-// freePort asks the system for a port that is free for the first address of the group.
+// freePort asks the system for a port that is free for the first address of the group g. If
+// there is none, the second result says why.
 func (b *binder) freePort(g listenGroup) (uint16, []BindError) {
 	k, ip := g.kinds[len(g.kinds)-1], g.ips[0]
 	if k.net == "udp" {
@@ -312,8 +316,9 @@ func (b *binder) bindAt(g listenGroup, port uint16) (undo func(), failed []BindE
 		}
 	}
 	return func() {
-		// The swarm closes listeners by their addresses. These may lack the IPv6 zone, so
-		// they are taken from the swarm and not from the group.
+		// The swarm needs the listeners' addresses to close them. The swarm's form
+		// of these addresses may lack the IPv6 zone, so they are taken from the
+		// swarm and not from the group.
 		b.sw.ListenClose(slices.DeleteFunc(b.sw.ListenAddresses(), func(a ma.Multiaddr) bool {
 			return slices.ContainsFunc(before, a.Equal)
 		})...)
@@ -346,7 +351,7 @@ func networkName(k kind, ip netip.Addr) string {
 	return k.net + "6"
 }
 
-// sockets holds the UDP sockets that a host has bound for listening.
+// sockets holds the UDP sockets that a host has opened for listening.
 type sockets struct {
 	listen testhook.Listener // nil: the system's sockets
 
@@ -363,8 +368,9 @@ func (s *sockets) newSocket(network string, at *net.UDPAddr) (net.PacketConn, er
 	return net.ListenUDP(network, at)
 }
 
-// bind binds a socket at the address. If the host has one there already, which transports
-// can share, it does nothing and fresh is false.
+// bind opens a UDP socket at the address at; network is "udp4" or "udp6". If the host has
+// one at that address already, which several transports can share, bind does nothing, and
+// fresh is false.
 func (s *sockets) bind(network string, at netip.AddrPort) (fresh bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -382,8 +388,8 @@ func (s *sockets) bind(network string, at netip.AddrPort) (fresh bool, err error
 	return true, nil
 }
 
-// listenUDP returns the UDP socket at the address for a transport that wants to listen or
-// dial: the one that was bound before, or else a new one.
+// listenUDP returns the UDP socket at the address at, for a transport that wants to listen
+// or dial: the socket that bind has opened there, or else a new one.
 func (s *sockets) listenUDP(network string, at *net.UDPAddr) (net.PacketConn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -407,7 +413,7 @@ func (s *sockets) PreferredSourceIPForDestination(to *net.UDPAddr) (net.IP, erro
 	return nil, fmt.Errorf("host: no listen address of the family of %v, so it cannot be dialed", to)
 }
 
-// release closes a socket that no transport has asked for.
+// release closes the socket at the address at, which no transport has asked for.
 func (s *sockets) release(at netip.AddrPort) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -417,7 +423,7 @@ func (s *sockets) release(at netip.AddrPort) {
 	}
 }
 
-// closeAll closes all sockets that were bound for listening.
+// closeAll closes all UDP sockets that bind has opened.
 func (s *sockets) closeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -430,7 +436,7 @@ func (s *sockets) closeAll() {
 	s.ready, s.inUse = nil, nil
 }
 
-// listening returns the sockets on which transports listen.
+// listening returns the UDP sockets on which transports listen.
 func (s *sockets) listening() []net.PacketConn {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -99,7 +99,7 @@ var circuitListen = ma.StringCast("/p2p-circuit")
 type runningNAT struct {
 	cfg          NAT
 	relays       []peer.AddrInfo
-	closers      []func() error // close the parts that libp2p does not close, called in this order
+	closers      []func() error // close those parts that libp2p does not close; they are called in this order
 	reservations *reservations
 	service      *relay.Relay
 }
@@ -310,7 +310,8 @@ func onlyRelayed(addrs []ma.Multiaddr) (list []ma.Multiaddr) {
 	return list
 }
 
-// relays returns the state of all relays in the order of NAT.Relays.
+// relays returns the state of each relay of NAT.Relays, in that order: whether it has
+// granted a reservation.
 func (h *Host) relays() []wiring.RelayStatus {
 	if !h.listening.Load() || h.nat.reservations == nil {
 		return nil

@@ -30,10 +30,12 @@ import (
 const (
 	// reserveTimeout bounds the dial to a relay and the request for a reservation.
 	reserveTimeout = 10 * time.Second
-	// renewBefore is how long before its end a reservation is renewed. A reservation shorter
-	// than twice that is renewed when half of its time has passed.
+	// renewBefore is how long before its end a reservation at a relay is renewed. A
+	// reservation shorter than twice renewBefore is renewed when half of its time has
+	// passed.
 	renewBefore = 5 * time.Minute
-	// A relay that refuses is asked again after 1, 2, 4 ... seconds.
+	// A relay that refuses a reservation is asked again after 1, 2, 4 ... seconds: the
+	// pause begins with minReservePause and doubles up to maxReservePause.
 	minReservePause = time.Second
 	maxReservePause = time.Minute
 
@@ -42,9 +44,10 @@ const (
 
 var errNotAsked = errors.New("not asked yet")
 
-// reservations keeps a reservation at each of the relays that the user named. libp2p's
-// AutoRelay is not used, because it is made for choosing among unknown relays: it waits half
-// a minute before it tries again, an hour after a refusal, and does not report the reason.
+// reservations keeps a reservation at each of the relays that the user named: the right to
+// be reached through the relay. libp2p's AutoRelay is not used, because it is made for
+// choosing among unknown relays: it waits half a minute before it tries again, an hour
+// after a refusal, and does not report the reason.
 type reservations struct {
 	host   corehost.Host
 	log    *slog.Logger
@@ -59,15 +62,15 @@ type reservations struct {
 	emitter event.Emitter // of the addresses to announce
 }
 
-// A reservation is the state of one relay. reservations.mu guards all but the first two
-// fields.
+// A reservation is the state of this host's reservation at one relay. reservations.mu
+// guards all fields but the first two.
 type reservation struct {
 	relay  peer.AddrInfo
-	lost   notify.Signal // set when the connection to the relay ended, which ends the reservation
+	lost   notify.Signal // set when the connection to the relay has ended, which also ends the reservation
 	addrs  []ma.Multiaddr
 	err    error
 	until  time.Time
-	logged string // the text of the last error that was logged; empty for success
+	logged string // the text of the error that was last logged; empty if success was logged last
 }
 
 func startReservations(h corehost.Host, relays []peer.AddrInfo, emitter event.Emitter, log *slog.Logger) *reservations {
@@ -79,9 +82,10 @@ func startReservations(h corehost.Host, relays []peer.AddrInfo, emitter event.Em
 	s.notify = &network.NotifyBundle{DisconnectedF: s.disconnected}
 	h.Network().Notify(s.notify)
 	for _, p := range s.list {
-		// The relay may also be a seed that was given with a TCP address only. With all its
-		// addresses in the peerstore it is dialed over QUIC, which libp2p prefers. Over QUIC
-		// it sees the port that other nodes need for hole punching.
+		// The user may also have given the relay as a seed, with a TCP address
+		// only. If the peerstore has all addresses of the relay, it is dialed over
+		// QUIC, which libp2p prefers. Over QUIC, the relay sees the port of this
+		// host that other nodes need for hole punching.
 		h.Peerstore().AddAddrs(p.relay.ID, p.relay.Addrs, peerstore.PermanentAddrTTL)
 		s.tasks.Go(func() { s.maintain(p) })
 	}
@@ -96,7 +100,7 @@ func (s *reservations) close() {
 	s.emitter.Close()
 }
 
-// maintain makes and renews the reservation until the host closes.
+// maintain makes and renews the reservation at the relay of p until the host closes.
 func (s *reservations) maintain(p *reservation) {
 	try := 0
 	for s.ctx.Err() == nil {
@@ -109,7 +113,7 @@ func (s *reservations) maintain(p *reservation) {
 		var pause time.Duration
 		if err != nil {
 			pause = min(minReservePause<<min(try, 10), maxReservePause)
-			pause = pause*4/5 + rand.N(pause*2/5) // many nodes may have lost the same relay
+			pause = pause*4/5 + rand.N(pause*2/5) // random, since many nodes may have lost the same relay at the same time
 			try++
 		} else {
 			left := time.Until(until)
@@ -117,7 +121,7 @@ func (s *reservations) maintain(p *reservation) {
 		}
 		lost := p.lost
 		if err != nil {
-			lost = nil // without a reservation it does not matter whether the connection ends
+			lost = nil // there is no reservation, so it does not matter whether the connection to the relay ends
 		}
 		if s.wait(pause, lost) {
 			s.setState(p, time.Time{}, errors.New("the connection was lost"))
@@ -125,7 +129,7 @@ func (s *reservations) maintain(p *reservation) {
 	}
 }
 
-// wait waits until the pause is over, lost receives a value, or the host closes. It reports
+// wait waits until pause is over, lost receives a value, or the host closes. It reports
 // whether lost received a value.
 func (s *reservations) wait(pause time.Duration, lost <-chan struct{}) bool {
 	timer := time.NewTimer(pause)
@@ -139,12 +143,13 @@ func (s *reservations) wait(pause time.Duration, lost <-chan struct{}) bool {
 	return false
 }
 
-// reserve asks the relay for a reservation and returns when it ends.
+// reserve asks the relay of p for a reservation and returns the time at which the
+// reservation ends.
 func (s *reservations) reserve(p *reservation) (time.Time, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, reserveTimeout)
 	defer cancel()
-	// A forced direct dial is not subject to the swarm's backoff, which may be minutes long.
-	// maintain has pauses of its own.
+	// A dial with network.WithForceDirectDial is not subject to the swarm's back-off,
+	// which may be minutes long. maintain makes pauses of its own between the dials.
 	ctx, end, err := s.dials.Begin(network.WithForceDirectDial(ctx, "smokesignal relay"), directdial.Forced)
 	if err != nil {
 		return time.Time{}, err
@@ -161,7 +166,8 @@ func (s *reservations) reserve(p *reservation) (time.Time, error) {
 	return r.Expiration, nil
 }
 
-// reserveError returns one line that says why there is no reservation.
+// reserveError returns an error of one line that says why the relay has granted no
+// reservation.
 func reserveError(err error) error {
 	if refused, ok := errors.AsType[client.ReservationError](err); ok {
 		switch refused.Status {
@@ -189,8 +195,9 @@ func reserveError(err error) error {
 	return err
 }
 
-// setState records the outcome of an attempt to reserve. If that changes the addresses at
-// which the host is reached through relays, they are announced.
+// setState records the result of an attempt to get the reservation p: it is granted until
+// the time until, or err says why not. If that changes the addresses at which the host is
+// reached through relays, the host announces the new ones.
 func (s *reservations) setState(p *reservation, until time.Time, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -212,7 +219,8 @@ func (s *reservations) setState(p *reservation, until time.Time, err error) {
 	}
 }
 
-// logChange logs the state of a reservation if it differs from the last logged state.
+// logChange logs the state of the reservation p if it differs from the state that was last
+// logged.
 func (s *reservations) logChange(p *reservation) {
 	text := ""
 	if p.err != nil {
@@ -229,9 +237,9 @@ func (s *reservations) logChange(p *reservation) {
 	p.logged = text
 }
 
-// addrsBehind returns the addresses at which the host is reached behind the relay. They
-// contain the addresses at which the relay was dialed, not those that it announces, since
-// this host signs them.
+// addrsBehind returns the addresses at which the host is reached through the relay. They
+// contain the addresses at which this host has dialed the relay, and not those that the
+// relay states: this host signs them, so they should be true.
 func (s *reservations) addrsBehind(relay peer.AddrInfo) (list []ma.Multiaddr) {
 	behind := ma.StringCast("/p2p/" + relay.ID.String() + "/p2p-circuit")
 	for _, c := range s.host.Network().ConnsToPeer(relay.ID) {
@@ -244,8 +252,8 @@ func (s *reservations) addrsBehind(relay peer.AddrInfo) (list []ma.Multiaddr) {
 	return list
 }
 
-// disconnected reports a lost connection to a relay to maintain: the relay has dropped the
-// reservation, too.
+// disconnected tells maintain that a relay, to which c was the last direct connection, is
+// no longer connected, so the reservation at this relay is lost.
 func (s *reservations) disconnected(n network.Network, c network.Conn) {
 	id := c.RemotePeer()
 	if addr.HasDirect(n, id) {

@@ -8,9 +8,10 @@ import (
 	"time"
 )
 
-// settleTime is how long Close waits after the last forced dial has ended. When the context
-// of a dial is canceled, the dial returns at once. But the swarm may still choose addresses
-// for it, for some microseconds, on a goroutine for which nobody can wait.
+// settleTime is how long Close waits after the last dial with network.WithForceDirectDial
+// has ended. When the context of such a dial is canceled, the dial returns at once. But the
+// swarm may still choose addresses for it, for some microseconds, on a goroutine for which
+// nobody can wait.
 const settleTime = 50 * time.Millisecond
 
 // Directness says whether a dial must yield a direct connection.
@@ -71,9 +72,10 @@ func (g *Dials) countEnd(kind Directness) {
 	g.dials.Done()
 }
 
-// Close refuses new dials, ends the contexts of the dials under way with the cause, and
-// returns when the dials have ended and the swarm may be closed. That takes settleTime if
-// there was a forced dial a moment ago. Close may be called again.
+// Close refuses new dials, ends the contexts of the dials under way with cause, and returns
+// when these dials have ended and the swarm may be closed. If a dial with
+// network.WithForceDirectDial has ended less than settleTime ago, Close waits until
+// settleTime is over. Close may be called again.
 func (g *Dials) Close(cause error) {
 	g.mu.Lock()
 	g.closed = true
@@ -84,6 +86,6 @@ func (g *Dials) Close(cause error) {
 	ended := g.forcedEnded
 	g.mu.Unlock()
 	if !ended.IsZero() {
-		time.Sleep(time.Until(ended.Add(settleTime))) // negative if that is long ago: no wait
+		time.Sleep(time.Until(ended.Add(settleTime))) // returns at once if settleTime is over already
 	}
 }

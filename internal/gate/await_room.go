@@ -5,11 +5,12 @@ import (
 	"time"
 )
 
-// AwaitRoom waits while more than half of [Config.MaxPending] bytes are queued for some
-// peer that is reading. A caller that calls it before each message loses no messages to a
-// slow peer. It returns after [Config.StallTimeout] at the latest. Its only error is the
-// cause of ctx, if ctx ends earlier. After one call has timed out on a peer, later calls
-// ignore this peer until its queue is empty, so a slow peer delays callers only once.
+// AwaitRoom waits while more than half of [Config.MaxPending] bytes are queued for at least
+// one peer that is still reading. A caller that calls AwaitRoom before each message loses
+// no messages to a slow peer. AwaitRoom returns after [Config.StallTimeout] at the latest.
+// Its only error is the cause of ctx, if ctx ends earlier. If it waits for a peer for that
+// long, later calls ignore this peer until its queue is empty, so a slow peer delays
+// callers only once.
 func (g *Gate) AwaitRoom(ctx context.Context) error {
 	var timeout <-chan time.Time
 	for ctx.Err() == nil {
@@ -17,7 +18,7 @@ func (g *Gate) AwaitRoom(ctx context.Context) error {
 		if change == nil {
 			return nil
 		}
-		// Most calls return above, so only the others pay for a timer.
+		// Most calls return above, without a timer. So the timer is made only here.
 		if timeout == nil {
 			t := time.NewTimer(g.cfg.StallTimeout)
 			defer t.Stop()
@@ -36,8 +37,8 @@ func (g *Gate) AwaitRoom(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// crowdedChange returns a channel that is closed when the queue of a peer that AwaitRoom
-// waits for changes. It returns nil if AwaitRoom need not wait.
+// crowdedChange returns a channel that is closed when the queue of a peer changes for which
+// AwaitRoom has to wait. It returns nil if AwaitRoom has to wait for no peer.
 func (g *Gate) crowdedChange() <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()

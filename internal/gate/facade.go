@@ -67,7 +67,7 @@ func (g *Gate) addProtocol(id protocol.ID) bool {
 	if g.closed {
 		return false
 	}
-	// A copy, because makeOffers may be using the old slice without mu.
+	// Make a copy, because makeOffers may be reading the old slice without holding mu.
 	g.protocols = append(g.protocols[:len(g.protocols):len(g.protocols)], id)
 	for p, r := range g.peers {
 		g.offerLocked(p, r)
@@ -100,8 +100,10 @@ func (f *facade) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (
 	return o, nil
 }
 
-// streamOpened records whether NewStream could open pubsub's stream to p. The pointer cancel
-// identifies the attempt: if the record has another one, p was evicted during the attempt.
+// streamOpened records the result of NewStream: s, the stream of pubsub to p, or err.
+// cancel identifies the attempt. If r.opening is another pointer, p was no longer admitted
+// at some time during the attempt, and the attempt has failed. streamOpened returns the
+// stream for pubsub.
 func (g *Gate) streamOpened(p peer.ID, r *peerRecord, cancel *context.CancelFunc, s network.Stream, ids []protocol.ID, err error) (*writeStream, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -111,8 +113,9 @@ func (g *Gate) streamOpened(p peer.ID, r *peerRecord, cancel *context.CancelFunc
 		err = errNotAdmitted // the peer was evicted meanwhile
 	}
 	if err != nil {
-		// Pubsub forgets the peer only after NewStream returns, and would ignore an offer
-		// (a notification that the peer is there) that is made before.
+		// Pubsub forgets the peer only after NewStream returns. Until then, it
+		// would ignore an offer, that is, a notification that the peer is there. So
+		// the next offer is made later.
 		g.offerLaterLocked(p, r)
 		return nil, err
 	}
@@ -124,7 +127,8 @@ func (g *Gate) streamOpened(p peer.ID, r *peerRecord, cancel *context.CancelFunc
 
 // openStream opens a stream to p over an existing direct connection. It does not dial.
 func (g *Gate) openStream(ctx context.Context, p peer.ID, ids []protocol.ID) (network.Stream, error) {
-	// Without this check, NewStream would wait for a direct connection until ctx ends.
+	// Without this check, the NewStream of the host would wait for a direct connection
+	// until ctx ends.
 	if !addr.HasDirect(g.host.Network(), p) {
 		return nil, errRelayed
 	}

@@ -43,7 +43,7 @@ type Gate struct {
 	closed    bool
 	protocols []protocol.ID // the protocols for which pubsub has set a handler
 	peers     map[peer.ID]*peerRecord
-	offers    []peer.ID // peers about which makeOffers is to notify pubsub
+	offers    []peer.ID // peers of which makeOffers has to notify pubsub
 
 	// earlyStreams is the number of streams kept for peers that are not admitted yet.
 	earlyStreams int
@@ -95,9 +95,9 @@ const (
 	// openTimeout limits how long opening a stream to a peer may take. It is also how long
 	// the stream from an admitted peer waits until the node's own stream to the peer is open.
 	openTimeout = 10 * time.Second
-	// dropTimeout is how long the gate waits for pubsub to forget a peer after the end of
-	// pubsub's stream to it. Pubsub normally does so at once; it never does if NewStream
-	// had not returned the stream yet.
+	// dropTimeout is how long the gate waits for pubsub to forget a peer, after
+	// pubsub's stream to the peer has ended. Pubsub normally forgets the peer at once.
+	// It never does if the NewStream call of pubsub had not returned the stream yet.
 	dropTimeout = 5 * time.Second
 	// minDelay and maxDelay are the shortest and the longest pause between two attempts to
 	// open a stream to a peer.
@@ -106,8 +106,9 @@ const (
 	// maxGuestDelay is the longest pause between two attempts to open a stream to a guest,
 	// which may never accept one. When the guest opens a stream itself, the pause ends.
 	maxGuestDelay = 30 * time.Second
-	// soundAfter is the least age of a broken stream for which the next stream is opened
-	// without a pause. Younger ones suggest that the next one will break soon, too.
+	// soundAfter is a limit for the age of a stream that broke. If the stream was at
+	// least that old, the gate opens the next one without a pause. If it was younger,
+	// the next one will probably break soon, too, so the gate pauses first.
 	soundAfter = 10 * time.Second
 	// closeTimeout limits how long Close waits for stream resets, which block until a
 	// connection to a frozen peer times out.
@@ -131,20 +132,20 @@ type peerRecord struct {
 	Admission
 
 	// Pubsub's stream to the peer.
-	offered bool                // the peer was offered to pubsub, which has not called Connectedness yet
-	opening *context.CancelFunc // cancels the NewStream call of pubsub that is running; nil: none
-	out     *writeStream        // the stream on which pubsub sends to the peer; nil: none
-	ending  *writeStream        // the stream that was out before; pubsub has not dropped the peer yet
-	dropped *time.Timer         // when it fires, the gate assumes that pubsub has dropped the peer
+	offered bool                // pubsub was notified that the peer is there, and has not called Connectedness since
+	opening *context.CancelFunc // cancels the call of NewStream by which pubsub is opening a stream to the peer; nil: no such call is running
+	out     *writeStream        // the stream on which pubsub sends to the peer; nil if there is none
+	ending  *writeStream        // the stream on which pubsub sent to the peer, and which has ended; set until pubsub has forgotten the peer
+	dropped *time.Timer         // when it fires, the gate assumes that pubsub has forgotten the peer
 	delay   time.Duration       // the pause before the next offer
 	retry   *time.Timer         // makes the next offer
 
 	// The peer's streams to pubsub.
 	in      *readStream // the stream that pubsub reads; nil: none
-	waiting *readStream // a newer stream of the peer, which pubsub may not read yet; nil: none
-	hadIn   bool        // pubsub has read a stream of the peer since out was opened
+	waiting *readStream // a newer stream of the peer, which pubsub may not read yet; nil if there is none
+	hadIn   bool        // pubsub has read a stream of the peer since out, pubsub's stream to the peer, was opened
 
-	changed notify.Cond // broadcast when awaitTurn has to look at the record again
+	changed notify.Cond // broadcast when this record has changed, so that awaitTurn has to look at it again
 }
 
 // An Admission says whether pubsub may have streams with a peer, and why. The zero value
@@ -160,7 +161,8 @@ type Admission struct {
 
 func (a Admission) admitted() bool { return a.Linked || a.Guest }
 
-// New returns a gate in front of h that admits nobody yet. Close does not close h.
+// New returns a gate in front of the host h that admits no peer yet. Close of the gate does
+// not close h.
 func New(h corehost.Host, cfg Config) *Gate {
 	cfg.Wait = cmp.Or(cfg.Wait, 2*time.Second)
 	cfg.MaxWaiting = cmp.Or(cfg.MaxWaiting, 64)
@@ -189,8 +191,8 @@ func New(h corehost.Host, cfg Config) *Gate {
 	return g
 }
 
-// Host returns the host to create pubsub with. Its Close does nothing, because pubsub does
-// not own the node's host.
+// Host returns the libp2p host with which to create pubsub. Close of that host does
+// nothing, because pubsub does not own the host of the node.
 func (g *Gate) Host() corehost.Host { return g.facade }
 
 // Stats returns the counters.
@@ -207,7 +209,7 @@ func (g *Gate) Stats() Stats {
 func (g *Gate) SetAdmission(p peer.ID, a Admission) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	// A peer that was not admitted and is not now needs no record.
+	// A peer that was not admitted before, and is not admitted now, needs no record.
 	if g.closed || p == g.host.ID() || g.peers[p] == nil && !a.admitted() {
 		return
 	}
@@ -225,16 +227,17 @@ func (g *Gate) SetAdmission(p peer.ID, a Admission) {
 	case was.admitted() && !a.admitted():
 		g.endStreamsLocked(p, r)
 	case a.Linked != was.Linked || a.Guest != was.Guest:
-		// The other end may have admitted us at the same time, so an attempt that it
-		// refused before can succeed now.
+		// The peer may have admitted this node at the same time. So an attempt to
+		// open a stream, which it refused before, can succeed now.
 		r.retryNowLocked()
 	}
 	g.removeUnusedLocked(p, r)
 }
 
-// Announce sends the announcement of pubsub's topics to p again, on pubsub's stream to p, if
-// there is one. It is needed when a link comes back while the old streams are still open and
-// p has forgotten the topics with the old link. Announce does not block.
+// Announce sends to p again which topics pubsub has subscribed to, on pubsub's stream to p,
+// if there is one. It is needed when the link to p comes back while the old streams are
+// still open, since p has forgotten the topics at the end of the old link. Announce does
+// not block.
 func (g *Gate) Announce(p peer.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -260,7 +263,8 @@ func (g *Gate) Close() {
 		g.cancel()
 	}
 	g.mu.Unlock()
-	// After a timeout, a goroutine that still runs may use the emitter, so it stays open.
+	// If Wait timed out, a goroutine that still runs may use the emitter, so the
+	// emitter stays open.
 	if tasks.Wait(&g.tasks, closeTimeout) {
 		g.emitter.Close()
 	} else {
@@ -278,15 +282,15 @@ func (g *Gate) recordLocked(p peer.ID) *peerRecord {
 	return r
 }
 
-// removeUnusedLocked removes the record of p if there is nothing in it.
+// removeUnusedLocked removes r, the record of p, if it says nothing about p.
 func (g *Gate) removeUnusedLocked(p peer.ID, r *peerRecord) {
 	if !r.admitted() && !r.offered && r.out == nil && r.ending == nil && r.in == nil && r.waiting == nil && g.peers[p] == r {
 		delete(g.peers, p)
 	}
 }
 
-// retryNowLocked opens a broken stream to the peer again now, if the gate pauses before the
-// next attempt to do so.
+// retryNowLocked ends the pause before the gate's next attempt to open a stream to the peer
+// in place of a broken one, so that the attempt is made now.
 func (r *peerRecord) retryNowLocked() {
 	if r.out != nil {
 		r.out.retryNow.Set()

@@ -28,28 +28,29 @@ type readStream struct {
 
 	// Gate.mu guards these.
 	early   bool           // the peer was not admitted when it opened the stream
-	current network.Stream // the peer's libp2p stream that is read; nil: it ended, and the next has not come
+	current network.Stream // the peer's libp2p stream that is read now; nil if it has ended and the next one has not come
 	ended   bool
 
-	next   chan network.Stream // passes a new current stream to Read; capacity 1
+	next   chan network.Stream // passes the peer's next libp2p stream to Read; capacity 1
 	ctx    context.Context     // ends when the readStream ends
 	cancel context.CancelFunc
 
-	// Read state, for the one goroutine that reads.
+	// The state of Read, which only one goroutine uses.
 	from network.Stream
 	buf  []byte
 	r, w int  // buf[r:w] was read from the libp2p stream, and Read has not returned it yet
-	full bool // the last read from the libp2p stream filled buf
+	full bool // the last read from the libp2p stream filled buf, so buf may be too small
 	rpcs rpcFilter
 }
 
 const (
-	// The size of a read buffer at first, and at most: it doubles while reads fill it. In
-	// measurements, a maximum of twice that was not faster.
+	// minReadBuffer is the size of a read buffer at first, and maxReadBuffer its
+	// largest size. The size doubles while reads fill the buffer. In measurements, a
+	// larger maximum was not faster.
 	minReadBuffer = 2 << 10
 	maxReadBuffer = 32 << 10
-	// handoverTimeout is how long pubsub may continue to read from a peer's old stream
-	// after the peer has opened a new one.
+	// handoverTimeout is how long pubsub may continue to read the old stream of a peer
+	// after the peer has opened a new stream.
 	handoverTimeout = 250 * time.Millisecond
 )
 
@@ -63,12 +64,14 @@ func newReadStream(g *Gate, s network.Stream) *readStream {
 func (in *readStream) Read(p []byte) (int, error) {
 	for in.r == in.w {
 		err := in.fill()
-		// The read may have returned bytes and an error. Then the bytes are returned first,
-		// and the next read returns the error again.
+		// A read of the libp2p stream can return bytes together with an error. Then
+		// Read returns the bytes first; the next read of the libp2p stream returns
+		// the error again.
 		if in.w > 0 || err == nil {
 			continue
 		}
-		// Only a clean end between two RPCs is hidden from pubsub.
+		// Only the end of a libp2p stream between two RPCs, without an error, is
+		// hidden from pubsub.
 		if !errors.Is(err, io.EOF) || !in.rpcs.atBoundary() || !in.awaitNext() {
 			return 0, err
 		}
@@ -127,12 +130,12 @@ func (in *readStream) endLocked() {
 	in.ended = true
 	in.cancel()
 	if s := in.current; s != nil {
-		in.gate.tasks.Go(func() { s.Reset() }) // in a goroutine, because it can block and mu is held
+		in.gate.tasks.Go(func() { s.Reset() }) // on a goroutine, because Reset can block and this function holds mu
 	}
 }
 
-// Close ends the stream. Pubsub calls it, or one of the methods below, only when it reads no
-// more from the stream.
+// Close ends the stream. Pubsub calls Close, CloseRead or a similar method only when it
+// reads no more from the stream.
 func (in *readStream) Close() error {
 	in.gate.mu.Lock()
 	defer in.gate.mu.Unlock()
@@ -146,8 +149,8 @@ func (in *readStream) Reset() error      { return in.Close() }
 
 func (in *readStream) ResetWithError(network.StreamErrorCode) error { return in.Close() }
 
-// accept returns the stream handler that is set on the real host. It passes the streams of
-// admitted peers to handle, the stream handler of pubsub.
+// accept returns the stream handler to set on the real host. The handler passes the streams
+// of admitted peers to handle, the stream handler that pubsub has set.
 func (g *Gate) accept(handle network.StreamHandler) network.StreamHandler {
 	return func(s network.Stream) {
 		g.mu.Lock()
@@ -160,15 +163,16 @@ func (g *Gate) accept(handle network.StreamHandler) network.StreamHandler {
 		g.mu.Unlock()
 		defer g.tasks.Done()
 
-		// Relays limit the data of a connection to less than broadcasts need.
+		// A relay limits the data of one connection, and broadcasts need more than
+		// that.
 		if addr.IsRelayed(s.Conn().RemoteMultiaddr()) {
 			s.ResetWithError(network.StreamGated)
 			return
 		}
 		in := newReadStream(g, s)
 		defer in.cancel()
-		// The peer speaks pubsub, since it opened this stream. If libp2p's records lack
-		// this protocol of the peer, the peer would never become a guest.
+		// The peer speaks pubsub, since it opened this stream. If the peerstore
+		// lacked pubsub for the peer, the peer would never become a guest.
 		if !g.speaks(in.peer, s.Protocol()) {
 			g.cfg.Recheck(in.peer, s.Protocol())
 		}
@@ -190,11 +194,11 @@ type readStart int
 const (
 	notYet    readStart = iota
 	begins              // pubsub gets a new readStream
-	continues           // the readStream that pubsub reads continues with this stream
+	continues           // the stream is the next part of the readStream that pubsub reads already
 )
 
-// awaitTurn waits until pubsub may read the stream. It returns an error if pubsub must not
-// read it.
+// awaitTurn waits until pubsub may read the stream in, and returns how pubsub starts to
+// read it. It returns an error if pubsub must not read the stream.
 func (g *Gate) awaitTurn(in *readStream) (readStart, error) {
 	until := time.Now().Add(g.cfg.Wait)
 	g.mu.Lock()
@@ -211,8 +215,8 @@ func (g *Gate) awaitTurn(in *readStream) (readStart, error) {
 		if t, err := g.handOverLocked(r, in); t != notYet || err != nil {
 			return t, err
 		}
-		// The peer is admitted, so the stream waits only until this node's own stream to the
-		// peer is open, which may take longer.
+		// The peer is admitted, so in waits only until pubsub's own stream to the
+		// peer is open. That may take longer than Config.Wait.
 		if r.admitted() && !extended {
 			extended = true
 			until = time.Now().Add(openTimeout)
@@ -226,11 +230,12 @@ func (g *Gate) awaitTurn(in *readStream) (readStart, error) {
 	}
 }
 
-// enqueueLocked makes in the waiting stream of its peer, in place of an older one. It fails
-// if too many streams of peers that are not admitted are waiting.
+// enqueueLocked makes in the stream that waits to be read from its peer, in place of an
+// older one. r is the record of the peer. It fails if too many streams of peers that are
+// not admitted are waiting.
 func (g *Gate) enqueueLocked(r *peerRecord, in *readStream) error {
 	if !r.admitted() {
-		// Any peer can open streams, so the number of waiting ones is limited.
+		// Any peer can open streams, so the number of streams that wait is limited.
 		if g.earlyStreams >= g.cfg.MaxWaiting {
 			g.removeUnusedLocked(in.peer, r)
 			return fmt.Errorf("gate: %d streams of peers that are not admitted are waiting already", g.earlyStreams)
@@ -238,9 +243,10 @@ func (g *Gate) enqueueLocked(r *peerRecord, in *readStream) error {
 		in.early = true
 		g.earlyStreams++
 	}
-	r.waiting = in // if another stream of the peer was waiting, its awaitTurn now fails
+	r.waiting = in // if an older stream of the peer was waiting, the awaitTurn of that stream now fails
 	r.changed.Broadcast()
-	// The peer opened a stream, so it admits this node and accepts this node's stream now.
+	// The peer has opened a stream to this node, so it admits this node, and would
+	// accept a stream of this node now.
 	if r.admitted() {
 		r.retryNowLocked()
 	}
@@ -257,11 +263,12 @@ func (g *Gate) dequeueLocked(r *peerRecord, in *readStream) {
 	}
 }
 
-// endPreviousSoonLocked ends the stream that pubsub reads from the peer, if there is one,
-// handoverTimeout after the peer has opened another stream: the peer no longer uses the
-// previous one. Pubsub must have finished with the previous stream before it gets the next,
-// or it would mistake the end of the one for the end of the other. The delay lets pubsub
-// read the rest of the previous stream. A call of stop keeps that stream open.
+// endPreviousSoonLocked is called when a peer has opened another stream, in. It ends the
+// previous stream of the peer, which pubsub still reads, after handoverTimeout: the peer no
+// longer uses that stream. Pubsub must have finished with the previous stream before it
+// gets in, or it would mistake the end of the one for the end of the other. The delay lets
+// pubsub read the rest of the previous stream. A call of stop before that keeps the
+// previous stream open. stop is nil if pubsub reads no stream of the peer.
 func (g *Gate) endPreviousSoonLocked(r *peerRecord, in *readStream) (stop func() bool) {
 	previous := r.in
 	if previous == nil || previous.current == nil {
@@ -276,22 +283,25 @@ func (g *Gate) endPreviousSoonLocked(r *peerRecord, in *readStream) (stop func()
 	}).Stop
 }
 
-// handOverLocked makes in the stream that pubsub reads if that is possible now, and returns
-// how. It returns an error if in must never be read.
+// handOverLocked lets pubsub read the stream in if that is possible now, and returns how
+// pubsub starts to read it; notYet means that it is not possible yet. r is the record of
+// the peer. An error means that pubsub must never read in.
 func (g *Gate) handOverLocked(r *peerRecord, in *readStream) (readStart, error) {
 	switch {
 	case g.closed:
 		return notYet, errClosed
 	case r.waiting != in:
 		return notYet, errReplaced
-	// Pubsub ignores topics that a peer announces while pubsub has no stream to the peer.
+	// Wait for pubsub's stream to the peer: until it is open, pubsub ignores the topics
+	// that the peer announces.
 	case !r.admitted() || r.out == nil:
 		return notYet, nil
 	case r.in == nil:
 		r.in = in
-		// A plain peer has lost its previous stream to this node, and with it the topics that
-		// this node announced, so they are announced again. At the other end of a link, the
-		// gate would have hidden the loss from pubsub.
+		// The peer is plain: it is not a smokesignal node. It has lost its previous
+		// stream to this node, and with it the topics that this node announced, so
+		// they are announced again. At a smokesignal node, the gate would have
+		// hidden the loss from pubsub.
 		if r.hadIn && r.Plain {
 			r.out.announceAgain()
 		}
@@ -305,11 +315,12 @@ func (g *Gate) handOverLocked(r *peerRecord, in *readStream) (readStart, error) 
 	return notYet, nil
 }
 
-// release records that pubsub has stopped reading the stream.
+// release records that pubsub has stopped reading the stream in.
 func (g *Gate) release(in *readStream) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	// Pubsub does not close the stream itself if pubsub's context ends at certain moments.
+	// If pubsub's context ends at certain moments, pubsub does not close the stream, so
+	// it is ended here.
 	in.endLocked()
 	if r := g.peers[in.peer]; r != nil {
 		if r.in == in {
@@ -320,7 +331,7 @@ func (g *Gate) release(in *readStream) {
 	}
 }
 
-// speaks reports whether p is known to handle one of the protocols.
+// speaks reports whether the peerstore lists one of the protocols for p.
 func (g *Gate) speaks(p peer.ID, protocols ...protocol.ID) bool {
 	known, err := g.host.Peerstore().SupportsProtocols(p, protocols...)
 	return err == nil && len(known) > 0

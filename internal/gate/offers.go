@@ -10,8 +10,9 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
-// offerLocked offers p to pubsub, that is, notifies pubsub that p is connected, so that
-// pubsub opens a stream to it. It does nothing while pubsub has, opens or ends a stream to p.
+// offerLocked offers p to pubsub: it notifies pubsub that p is connected, so that pubsub
+// opens a stream to p. It does nothing while pubsub has a stream to p, opens one, or has
+// not noticed yet that its stream has ended.
 func (g *Gate) offerLocked(p peer.ID, r *peerRecord) {
 	r.stopRetryLocked()
 	if g.closed || !r.admitted() || r.offered || r.opening != nil || r.out != nil || r.ending != nil {
@@ -22,8 +23,8 @@ func (g *Gate) offerLocked(p peer.ID, r *peerRecord) {
 	g.offersReady.Set()
 }
 
-// offerLaterLocked offers p to pubsub after a pause. The offer has no effect if pubsub has a
-// stream to p by then.
+// offerLaterLocked offers p to pubsub after a pause: it notifies pubsub that p is
+// connected. The offer has no effect if pubsub has a stream to p by then.
 func (g *Gate) offerLaterLocked(p peer.ID, r *peerRecord) {
 	if g.closed || !r.admitted() || r.retry != nil {
 		return
@@ -32,7 +33,7 @@ func (g *Gate) offerLaterLocked(p peer.ID, r *peerRecord) {
 	r.retry = time.AfterFunc(r.delay, func() {
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		if g.peers[p] == r { // p may have a new record by now
+		if g.peers[p] == r { // p may have lost its record, or have another one by now
 			g.offerLocked(p, r)
 		}
 	})
@@ -45,8 +46,8 @@ func (r *peerRecord) stopRetryLocked() {
 	}
 }
 
-// makeOffers emits an event for each peer in offers, with which pubsub learns of the peer.
-// For each event, pubsub calls Connectedness once.
+// makeOffers emits, for each peer in offers, an event by which pubsub learns that the peer
+// is connected. Pubsub calls Connectedness once for each event.
 func (g *Gate) makeOffers() {
 	for {
 		select {
@@ -61,15 +62,17 @@ func (g *Gate) makeOffers() {
 		for _, p := range offers {
 			g.mu.Lock()
 			r := g.peers[p]
-			// The peer may have been evicted meanwhile. Without a protocol, pubsub has not
-			// started yet; when it does, addProtocol offers all peers.
+			// The peer may no longer be admitted. If there is no protocol,
+			// pubsub has not started yet; when it starts, addProtocol offers
+			// all peers.
 			valid := r != nil && r.admitted() && len(protocols) > 0
 			if r != nil && !valid {
 				r.offered = false
 				g.removeUnusedLocked(p, r)
 			}
 			g.mu.Unlock()
-			// mu is not held, because Emit blocks until pubsub's event queue has space.
+			// mu is not held here, because Emit blocks until the buffer of
+			// pubsub's subscription has space.
 			if valid {
 				g.emitter.Emit(event.EvtPeerIdentificationCompleted{Peer: p, Protocols: protocols})
 			}
@@ -77,9 +80,10 @@ func (g *Gate) makeOffers() {
 	}
 }
 
-// connectedness answers pubsub's call of Connectedness. Pubsub opens a stream to p if the
-// answer is Connected. It calls in two situations, after an offer and when it drops a peer;
-// the record shows which one it is, see peerRecord.
+// connectedness answers pubsub's call of Connectedness for p. If the answer is Connected,
+// pubsub opens a stream to p. Pubsub calls Connectedness in two situations: after an offer
+// (a notification that p is connected), and when it forgets p. The fields of peerRecord
+// show which one it is.
 func (g *Gate) connectedness(p peer.ID) network.Connectedness {
 	c := network.NotConnected
 	if n := g.host.Network(); addr.HasDirect(n, p) {
@@ -91,9 +95,10 @@ func (g *Gate) connectedness(p peer.ID) network.Connectedness {
 	if r == nil {
 		return network.NotConnected
 	}
-	// Without an offer, pubsub calls because it drops the peer after the end of its stream.
-	// If the answer were Connected, pubsub would open another stream, which it does only
-	// four times within ten minutes. So the gate answers NotConnected and makes a new offer.
+	// No offer of the peer is open, so pubsub calls because it forgets the peer after
+	// the end of its stream. If the answer were Connected, pubsub would open another
+	// stream, but it does so at most four times within ten minutes. So the gate answers
+	// NotConnected and makes a new offer.
 	if r.ending != nil && !r.offered {
 		g.peerDroppedLocked(p, r)
 		g.removeUnusedLocked(p, r)
@@ -105,20 +110,21 @@ func (g *Gate) connectedness(p peer.ID) network.Connectedness {
 	case !r.admitted() || r.ending != nil:
 		return network.NotConnected
 	case r.out == nil:
-		// Pubsub opens a stream now. It does not if it still uses the last one, so another
-		// offer follows later.
+		// Pubsub now opens a stream, unless it has not forgotten the last stream
+		// yet. For the second case, the gate makes another offer later.
 		g.offerLaterLocked(p, r)
 	}
 	return c
 }
 
-// peerDroppedLocked records that pubsub has dropped the peer, and offers the peer again if it
-// is admitted.
+// peerDroppedLocked records that pubsub has forgotten p. If p is admitted, it notifies
+// pubsub again that p is connected.
 func (g *Gate) peerDroppedLocked(p peer.ID, r *peerRecord) {
 	r.ending = nil
 	r.dropped.Stop()
 	r.changed.Broadcast()
-	// A delay above zero means that the last stream broke soon. The next might, too.
+	// A delay above zero means that the last stream broke soon after it was opened. The
+	// next one might, too, so there is a pause.
 	if r.admitted() && r.delay > 0 {
 		g.offerLaterLocked(p, r)
 	} else {
@@ -126,7 +132,8 @@ func (g *Gate) peerDroppedLocked(p peer.ID, r *peerRecord) {
 	}
 }
 
-// endStreamsLocked ends pubsub's streams to and from p, and cancels an attempt to open one.
+// endStreamsLocked ends pubsub's streams to p and from p, and cancels pubsub's attempt to
+// open a stream to p, if one is running.
 func (g *Gate) endStreamsLocked(p peer.ID, r *peerRecord) {
 	if r.opening != nil {
 		(*r.opening)()
@@ -136,8 +143,9 @@ func (g *Gate) endStreamsLocked(p peer.ID, r *peerRecord) {
 	if o := r.out; o != nil {
 		r.out, r.ending = nil, o
 		o.endForPubSub()
-		// Pubsub does not drop the peer if it has not received this stream from NewStream
-		// yet. The timer then does what pubsub's call of Connectedness does otherwise.
+		// If the call of NewStream that opened this stream has not returned yet,
+		// pubsub will not notice the end of the stream, and will not call
+		// Connectedness. Then the timer does what that call would do.
 		r.dropped = time.AfterFunc(dropTimeout, func() {
 			g.mu.Lock()
 			defer g.mu.Unlock()
@@ -154,7 +162,8 @@ func (g *Gate) endStreamsLocked(p peer.ID, r *peerRecord) {
 	r.changed.Broadcast()
 }
 
-// outLost ends pubsub's streams to and from the peer of o, because o cannot be continued.
+// outLost ends pubsub's streams to and from the peer of o, because no other libp2p stream
+// can be opened for o.
 func (g *Gate) outLost(o *writeStream) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

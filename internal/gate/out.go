@@ -25,7 +25,7 @@ import (
 //
 // The caller of a method whose name ends in Locked holds mu.
 type writeStream struct {
-	network.Stream // the first carrier, for its id, connection, protocol and scope
+	network.Stream // the first libp2p stream of this writeStream, for its id, connection, protocol and scope
 
 	// Set once.
 	gate  *Gate
@@ -36,23 +36,24 @@ type writeStream struct {
 	ctx      context.Context // ends when the writeStream ends
 	cancel   context.CancelFunc
 	guest    atomic.Bool   // the peer has no link
-	retryNow notify.Signal // ends the pause before the next attempt to open a carrier
+	retryNow notify.Signal // set to end the pause before the next attempt to open a libp2p stream
 
 	mu      sync.Mutex
 	changed notify.Cond // broadcast when carrier, ended or queue changed
-	carrier *carrier    // nil after one broke, until the next is open
+	carrier *carrier    // the libp2p stream that is in use; nil after one broke, until the next is open
 	ended   bool
 
 	// The topics that pubsub announced, and the RPCs that it wants to send.
-	timeout time.Duration     // how long a Write may wait for space in queue; 0: without a limit of its own
-	topics  map[string][]byte // the announced topics; each value is the encoded SubOpts of an RPC
+	timeout time.Duration     // how long a Write may wait for space in queue; 0 means that this sets no limit
+	topics  map[string][]byte // the announced topics; each value is the encoded SubOpts, a topic's entry in an RPC
 	version int               // incremented when topics changes
 	queue   rpcQueue
-	writing bool      // a goroutine is writing to the carrier: the writer, or pubsub's in Write
+	writing bool      // a goroutine is writing to the carrier: either the writer goroutine, or pubsub's own in Write
 	wrote   time.Time // when writing was last set to false
 }
 
-// A carrier is the libp2p stream over which a writeStream currently sends.
+// A carrier is one of the libp2p streams over which a writeStream sends, one after the
+// other.
 type carrier struct {
 	network.Stream
 	writer *deadline.Writer
@@ -62,8 +63,9 @@ func newCarrier(s network.Stream) *carrier { return &carrier{s, deadline.NewWrit
 
 var errEnded = errors.New("gate: the stream has ended")
 
-// newWriteStream returns a writeStream whose first carrier is s. It is one of the gate's
-// tasks until it has ended. The gate must not be closed.
+// newWriteStream returns a writeStream to p that sends over the libp2p stream s first, and
+// opens the next ones with the protocols ids. The writeStream is one of the gate's tasks
+// until it has ended. The gate must not be closed.
 func newWriteStream(g *Gate, p peer.ID, ids []protocol.ID, s network.Stream) *writeStream {
 	o := &writeStream{
 		Stream: s, gate: g, peer: p, ids: ids, began: time.Now(),
@@ -84,14 +86,15 @@ func (o *writeStream) endForPubSub() {
 	o.dropCarrierLocked(o.carrier)
 	o.cancel()
 	o.changed.Broadcast()
-	// If a write is in progress, endWritingLocked calls finishLocked after it.
+	// If a goroutine is writing, endWritingLocked calls finishLocked when that write
+	// has ended.
 	if !o.writing {
 		o.finishLocked()
 	}
 }
 
-// dropCarrierLocked resets carrier c, which broke or is not needed. It does nothing if c is
-// nil or no longer the current carrier.
+// dropCarrierLocked resets c, a libp2p stream of o that broke or is not needed. It does
+// nothing if c is nil or no longer in use.
 func (o *writeStream) dropCarrierLocked(c *carrier) {
 	if c == nil || o.carrier != c {
 		return
@@ -125,8 +128,9 @@ func (o *writeStream) Read([]byte) (int, error) {
 		var err error
 		if c, err = o.openCarrier(); err != nil {
 			c = nil
-			// The peer is gone. Pubsub must see the stream end, so that it forgets the peer's
-			// topics: the peer may announce others when it is back.
+			// If the peer is no longer connected, pubsub must see the stream
+			// end, so that it forgets the peer's topics: the peer may announce
+			// others when it is back.
 			if o.gate.host.Network().Connectedness(o.peer) != network.Connected {
 				o.gate.outLost(o)
 			}
@@ -134,8 +138,8 @@ func (o *writeStream) Read([]byte) (int, error) {
 	}
 }
 
-// awaitBreak waits until carrier c breaks or the other end closes it, drops it, and returns
-// how long it was open.
+// awaitBreak waits until the libp2p stream c breaks or the peer closes it. Then it resets c
+// and returns how long c was open.
 func (o *writeStream) awaitBreak(c *carrier) time.Duration {
 	opened := time.Now()
 	// The peer's pubsub only reads from this stream and never writes to it. So Read returns
@@ -168,8 +172,8 @@ func (o *writeStream) pause(d time.Duration) error {
 	}
 }
 
-// repeatAnnouncement sends the announcement of pubsub's topics again, on the current carrier.
-// It does not block.
+// repeatAnnouncement sends to the peer again which topics pubsub has subscribed to, on the
+// libp2p stream that is in use. It does not block.
 func (o *writeStream) repeatAnnouncement() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -179,7 +183,7 @@ func (o *writeStream) repeatAnnouncement() {
 	}
 	now := time.Now()
 	if o.queue.decide(rpc, now) != accepted {
-		return // the peer does not read; a stalled queue keeps the announcement for later
+		return // the peer does not read; if it is stalled, the queue keeps the announcement for later
 	}
 	o.queue.push(rpc, now)
 	if !o.writing {
@@ -188,7 +192,8 @@ func (o *writeStream) repeatAnnouncement() {
 	}
 }
 
-// announceAgain sends the announcement of pubsub's topics again, on a new carrier.
+// announceAgain sends to the peer again which topics pubsub has subscribed to, on a new
+// libp2p stream.
 func (o *writeStream) announceAgain() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -196,7 +201,7 @@ func (o *writeStream) announceAgain() {
 	o.retryNow.Set()
 }
 
-// openCarrier opens a new carrier and announces pubsub's topics on it.
+// openCarrier opens a new libp2p stream to the peer and announces pubsub's topics on it.
 func (o *writeStream) openCarrier() (*carrier, error) {
 	ctx, cancel := context.WithTimeout(o.ctx, openTimeout)
 	defer cancel()
@@ -211,8 +216,8 @@ func (o *writeStream) openCarrier() (*carrier, error) {
 		c.Reset()
 	})
 	defer stop()
-	// Pubsub may change its topics during the write. So the announcement is repeated until it
-	// has the current version.
+	// Pubsub may change its topics while they are written. So the announcement is
+	// written until it has the present version of the topics.
 	for announced := -1; ; {
 		o.mu.Lock()
 		if o.ended {
@@ -239,7 +244,7 @@ func (o *writeStream) openCarrier() (*carrier, error) {
 	}
 }
 
-// recordTopicsLocked records the topics that an RPC announces.
+// recordTopicsLocked records which topics an RPC of pubsub announces.
 func (o *writeStream) recordTopicsLocked(rpc []byte) {
 	subs, _ := inspect(rpc)
 	for _, sub := range subs {
@@ -267,8 +272,8 @@ func (o *writeStream) SetWriteDeadline(t time.Time) error {
 func (o *writeStream) SetDeadline(t time.Time) error   { return o.SetWriteDeadline(t) }
 func (o *writeStream) SetReadDeadline(time.Time) error { return nil }
 
-// Close ends the streams to and from the peer. Pubsub calls it, or one of the methods below,
-// only when it has dropped the peer.
+// Close ends pubsub's streams to and from the peer. Pubsub calls Close, Reset or a similar
+// method only when it has forgotten the peer.
 func (o *writeStream) Close() error      { o.gate.outLost(o); return nil }
 func (o *writeStream) CloseRead() error  { return o.Close() }
 func (o *writeStream) CloseWrite() error { return o.Close() }

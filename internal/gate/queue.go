@@ -19,14 +19,14 @@ type rpcQueue struct {
 
 	// The RPCs.
 	chunks [][]byte // the queued RPCs, in order; a chunk has one or more whole RPCs
-	sent   int      // the number of bytes of the first chunk that were written
+	sent   int      // the number of bytes of chunks[0] that were written to the peer
 	size   int      // the memory of all chunks, in bytes
 
 	// The stall.
-	progress time.Time // when the peer last accepted something, or the queue became non-empty
+	progress time.Time // when the peer last accepted bytes, or when the queue was last empty and became non-empty
 	stalled  bool
 	skipped  bool              // AwaitRoom ignores this peer until the queue is empty
-	aside    map[string][]byte // by topic, the last announcement (an encoded SubOpts) that was not sent because of the stall
+	aside    map[string][]byte // for each topic, the last announcement (an encoded SubOpts) that was not sent because the peer was stalled
 
 	// Counters since the writeStream last reset them.
 	dropped uint64 // messages
@@ -48,7 +48,8 @@ const (
 	full                     // wait for space in the queue, until stallsAt at the latest
 )
 
-// decide decides what to do with an RPC that pubsub wants to send. It counts a dropped RPC.
+// decide decides what to do with rpc, which pubsub wants to send at the time now. If it
+// drops rpc, it counts that.
 func (q *rpcQueue) decide(rpc []byte, now time.Time) decision {
 	q.detectStall(now)
 	switch {
@@ -61,10 +62,12 @@ func (q *rpcQueue) decide(rpc []byte, now time.Time) decision {
 	return accepted
 }
 
-// stallsAt returns the time at which the peer is stalled if it accepts nothing until then.
+// stallsAt returns the time at which the peer will be stalled if it accepts no bytes
+// before.
 func (q *rpcQueue) stallsAt() time.Time { return q.progress.Add(q.timeout) }
 
-// detectStall declares the peer stalled if it has accepted nothing for the timeout.
+// detectStall makes the peer stalled if it has accepted no bytes for the timeout of the
+// queue.
 func (q *rpcQueue) detectStall(now time.Time) {
 	if !q.stalled && !q.empty() && !now.Before(q.stallsAt()) {
 		q.stall()
@@ -92,7 +95,8 @@ func (q *rpcQueue) drop(rpc []byte) {
 
 func (q *rpcQueue) empty() bool { return len(q.chunks) == 0 }
 
-// crowded reports whether the queue is more than half full. It is not for a peer that keeps up.
+// crowded reports whether the queue is more than half full. The queue of a peer that keeps
+// up is not.
 func (q *rpcQueue) crowded() bool { return q.size > q.max/2 }
 
 // push appends a copy of an RPC.
@@ -104,7 +108,7 @@ func (q *rpcQueue) push(rpc []byte, now time.Time) {
 	if last < 0 || cap(q.chunks[last])-len(q.chunks[last]) < len(rpc) {
 		var chunk []byte
 		if len(rpc) > chunkSize/4 {
-			chunk = make([]byte, 0, len(rpc)) // in a shared chunk, more memory would stay unused
+			chunk = make([]byte, 0, len(rpc)) // in a shared chunk, rpc would leave too much memory unused
 		} else {
 			chunk = chunkPool.Get().(*[chunkSize]byte)[:0]
 		}
@@ -119,8 +123,8 @@ func (q *rpcQueue) push(rpc []byte, now time.Time) {
 // if more RPCs are pushed meanwhile.
 func (q *rpcQueue) head() []byte { return q.chunks[0][q.sent:] }
 
-// written removes the first n bytes of head, which were written to the peer. If n is 0, it
-// checks whether the peer is stalled now.
+// written removes the first n bytes of head, which were written to the peer. n is 0 if a
+// write timed out; then written checks whether the peer is stalled now.
 func (q *rpcQueue) written(n int, now time.Time) {
 	if n == 0 {
 		q.detectStall(now)
@@ -128,8 +132,8 @@ func (q *rpcQueue) written(n int, now time.Time) {
 	}
 	q.progress = now
 	q.remove(n)
-	// The stall ends only when half the queue is free. With less, the next RPCs would fill
-	// the queue and start another stall.
+	// The stall ends only when half the queue is free. If it ended earlier, the next
+	// RPCs would fill the queue and start another stall.
 	if q.stalled && !q.crowded() {
 		q.endStall(now)
 	}
@@ -144,7 +148,8 @@ func (q *rpcQueue) endStall(now time.Time) {
 	q.aside = nil
 }
 
-// remove removes n bytes of the first chunk.
+// remove removes n bytes from the beginning of the first chunk. A chunk is removed when all
+// its bytes are.
 func (q *rpcQueue) remove(n int) {
 	q.sent += n
 	if q.sent < len(q.chunks[0]) {
@@ -178,7 +183,8 @@ func (q *rpcQueue) dropPartial(now time.Time) {
 	_, messages := inspect(q.chunks[0][begin:end])
 	q.dropped += uint64(messages)
 	q.remove(end - q.sent)
-	// A stall ends when the peer accepts bytes, but none are queued any more. So it ends here.
+	// A stall normally ends when the peer accepts bytes. The queue has none left, so
+	// the stall ends here.
 	if q.stalled && q.empty() {
 		q.endStall(now)
 	}

@@ -35,7 +35,7 @@ func inspect(rpc []byte) (subs []subOpts, messages int) {
 		switch {
 		case err != nil:
 			return subs, messages
-		case f.Type != protowire.BytesType: // floodsub's RPC has only fields of this type
+		case f.Type != protowire.BytesType: // floodsub's RPC has only fields of this type, so other fields are skipped
 		case f.Num == fieldPublish:
 			messages++
 		case f.Num == fieldSubscriptions:
@@ -56,7 +56,8 @@ func inspect(rpc []byte) (subs []subOpts, messages int) {
 	return subs, messages
 }
 
-// announcement returns an RPC with the encoded SubOpts in topics, or nil if there are none.
+// announcement returns an RPC that announces topics, a map from topics to their encoded
+// SubOpts. It returns nil if the map is empty.
 func announcement(topics map[string][]byte) []byte {
 	var rpc []byte
 	for _, sub := range topics {
@@ -84,8 +85,8 @@ const (
 	// that sends longer ones does not speak pubsub; they go to pubsub, which resets the
 	// stream.
 	maxOversize = 64 << 20
-	// maxHeld is the largest number of bytes that filter keeps from earlier calls and adds
-	// to the result of the next: an incomplete length.
+	// maxHeld is the largest number of bytes of an incomplete RPC length that one call
+	// of filter keeps. The next call adds them to its result.
 	maxHeld = binary.MaxVarintLen64
 )
 
@@ -94,13 +95,13 @@ const (
 type rpcFilter struct {
 	left    uint64 // how many bytes of the current RPC have not been read yet
 	discard bool   // the current RPC is too long and is being removed
-	length  []byte // the bytes read so far of the next RPC's length
-	lost    bool   // a length was invalid; from then on, all bytes pass
+	length  []byte // the bytes of the next RPC's length that were read so far
+	lost    bool   // the length of an RPC was invalid; from then on, the filter removes nothing
 }
 
-// filter appends to dst the bytes of b that pubsub may read. oversize is the number of RPCs
-// that begin in b and are removed. dst and b may share memory if b begins at least maxHeld
-// bytes after the end of dst.
+// filter appends to dst those bytes of b, the next bytes of the stream, that pubsub may
+// read. It returns the extended dst and the number of RPCs that begin in b and are removed.
+// dst and b may share memory if b begins at least maxHeld bytes after the end of dst.
 func (f *rpcFilter) filter(dst, b []byte) (_ []byte, oversize int) {
 	for len(b) > 0 && !f.lost {
 		// b begins inside an RPC.
@@ -113,7 +114,7 @@ func (f *rpcFilter) filter(dst, b []byte) (_ []byte, oversize int) {
 			b = b[n:]
 			continue
 		}
-		// b begins inside the length of an RPC.
+		// b[0] is a byte of the length of an RPC.
 		f.length = append(f.length, b[0])
 		last := b[0] < 0x80
 		b = b[1:]
@@ -132,5 +133,5 @@ func (f *rpcFilter) filter(dst, b []byte) (_ []byte, oversize int) {
 	return append(dst, b...), oversize
 }
 
-// atBoundary reports whether the stream is between two RPCs.
+// atBoundary reports whether the last byte that was read is the end of an RPC.
 func (f *rpcFilter) atBoundary() bool { return f.left == 0 && len(f.length) == 0 && !f.lost }

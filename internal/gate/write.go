@@ -55,13 +55,13 @@ func (o *writeStream) Write(rpc []byte) (int, error) {
 			}
 		}
 		ctx, cancel := context.WithDeadline(context.Background(), until)
-		o.changed.Wait(ctx, &o.mu) // after a timeout, decide finds that the peer is stalled
+		o.changed.Wait(ctx, &o.mu) // if the wait times out, the next call of decide finds that the peer is stalled
 		cancel()
 	}
 }
 
-// sendLocked writes an RPC now if nothing else is being written. Otherwise it queues the RPC
-// for the writer goroutine.
+// sendLocked writes rpc now if no goroutine is writing and the last write is not too
+// recent. Otherwise it queues rpc for the writer goroutine.
 func (o *writeStream) sendLocked(rpc []byte, now time.Time) {
 	if o.writing {
 		o.queue.push(rpc, now)
@@ -69,8 +69,9 @@ func (o *writeStream) sendLocked(rpc []byte, now time.Time) {
 	}
 	o.writing = true
 	c := o.carrier
-	// The last write is recent, so more RPCs are likely to follow soon. They are queued and
-	// written together. Without a carrier, the writer goroutine waits for the next one.
+	// If the last write is recent, more RPCs are likely to follow soon, so rpc is
+	// queued and written together with them. If there is no libp2p stream now, rpc is
+	// queued for the next one.
 	if c == nil || now.Sub(o.wrote) < directAfter {
 		o.queue.push(rpc, now)
 		go o.write(c)
@@ -91,8 +92,8 @@ func (o *writeStream) sendLocked(rpc []byte, now time.Time) {
 	o.endWritingLocked()
 }
 
-// writeDirectly writes rpc and returns the number of bytes written. It stops after a write
-// that timed out, without an error, or that failed.
+// writeDirectly writes rpc to c and returns the number of bytes written. It stops early if
+// a write fails, and also if a write times out, which is not an error here.
 func (o *writeStream) writeDirectly(c *carrier, rpc []byte) (sent int, err error) {
 	for sent < len(rpc) {
 		n, err := c.writer.Write(rpc[sent:], o.writeTimeout())
@@ -108,7 +109,8 @@ func (o *writeStream) writeDirectly(c *carrier, rpc []byte) (sent int, err error
 }
 
 // write is the writer goroutine: it writes the queued RPCs and returns when the queue is
-// empty. c is the carrier on which a part of the first RPC may have been written already.
+// empty. c is the libp2p stream to which a part of the first RPC may have been written
+// already.
 func (o *writeStream) write(c *carrier) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -127,8 +129,8 @@ func (o *writeStream) write(c *carrier) {
 		n, err := c.writer.Write(b, o.writeTimeout())
 		o.mu.Lock()
 		o.queue.written(n, time.Now())
-		// A timeout does not mean that the carrier broke: the peer may be slow. The queue
-		// decides when the peer is stalled.
+		// A timeout does not mean that the libp2p stream broke: the peer may be
+		// slow. The queue decides when the peer is stalled.
 		if err != nil && !errors.Is(err, deadline.ErrTimeout) {
 			o.dropCarrierLocked(c)
 		}
@@ -138,7 +140,7 @@ func (o *writeStream) write(c *carrier) {
 	o.endWritingLocked()
 }
 
-// endWritingLocked records that nothing is being written any more.
+// endWritingLocked records that no goroutine is writing to the peer any more.
 func (o *writeStream) endWritingLocked() {
 	o.writing = false
 	o.wrote = time.Now()
@@ -148,7 +150,7 @@ func (o *writeStream) endWritingLocked() {
 }
 
 // finishLocked drops the queued RPCs and ends the gate's task for this stream. It is called
-// once, when the writeStream has ended and nothing is being written.
+// once, when the writeStream has ended and no goroutine is writing.
 func (o *writeStream) finishLocked() {
 	o.queue.clear(time.Now())
 	o.reportCountsLocked()

@@ -32,7 +32,8 @@ const (
 	// reorderWindow is the time within which two identify messages of a peer may arrive in the
 	// wrong order. A stream of identify lasts at most five seconds; this is twice that time.
 	reorderWindow = 2 * identify.DefaultTimeout
-	// queryInterval is the shortest pause between two queries to one peer.
+	// queryInterval is the shortest pause between two queries by which the Tracker asks
+	// one peer for its protocols.
 	queryInterval = time.Second
 	// recheckDelay is how long Recheck waits before it queries a peer, because libp2p may
 	// learn the peer's protocols by itself meanwhile.
@@ -40,12 +41,14 @@ const (
 	// maxRechecks is the largest number of calls of Recheck that wait for recheckDelay at
 	// the same time, for one peer. Further calls are ignored.
 	maxRechecks = 4
-	// queryTries is the number of failed queries in a row after which the Tracker gives up.
+	// queryTries is the number of failed queries to a peer in a row after which the
+	// Tracker gives up asking this peer.
 	queryTries = 3
-	// maxQueries is the largest number of queries to all peers at the same time.
+	// maxQueries bounds the queries to all peers together that run at the same time.
 	maxQueries = 16
-	// maxIdentify is the largest size of one part of an answer, in bytes, and
-	// maxIdentifyParts the largest number of parts. libp2p has the same limits.
+	// maxIdentify is the largest size in bytes of one part of a peer's answer to
+	// identify, and maxIdentifyParts is the largest number of parts. libp2p has the
+	// same limits.
 	maxIdentify      = 8 << 10
 	maxIdentifyParts = 10
 	// closeTimeout limits how long Close waits for the reset of a stream, which blocks until
@@ -78,7 +81,7 @@ type Tracker struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup // Add only under mu and before closed, or in a running task
-	queries chan struct{}  // one element per open query
+	queries chan struct{}  // has one element for each query that is running
 
 	mu      sync.Mutex
 	closed  bool
@@ -86,22 +89,22 @@ type Tracker struct {
 	cleaned time.Time // when removeOldLocked last ran
 }
 
-// answers is the Tracker's record of one peer.
+// answers is what the Tracker knows of the protocols of one peer.
 type answers struct {
 	answered  bool          // the peer has listed its protocols
-	protocols []protocol.ID // those of them that the Tracker watches, sorted
+	protocols []protocol.ID // the protocols that the peer has listed and the Tracker watches, sorted
 	at        time.Time     // when the record last changed
 
 	querying bool // a query to the peer is running
-	again    bool // the query must be repeated, because another answer arrived meanwhile
+	again    bool // the query that is running must be repeated, because the peer sent another list meanwhile
 
 	rechecks  int       // the number of Recheck calls that wait for recheckDelay
 	rechecked time.Time // when Recheck last started a query
 }
 
-// Track returns a Tracker that watches the given protocols of h's peers. A nil log means the
-// logger "smokesignal/host" of go-log. Close the Tracker before the host; Close does not close
-// the host.
+// Track returns a Tracker that watches which of the given protocols the peers of h speak. A
+// nil log means the logger "smokesignal/host" of go-log. The error says why the event bus
+// of h cannot be used. Close the Tracker before the host; Close does not close the host.
 func Track(h corehost.Host, log *slog.Logger, protocols ...protocol.ID) (*Tracker, error) {
 	log = cmp.Or(log, logging.Package("host", nil))
 	sub, err := h.EventBus().Subscribe([]any{new(event.EvtPeerIdentificationCompleted), new(event.EvtPeerIdentificationFailed)},
@@ -131,7 +134,8 @@ func (t *Tracker) Close() {
 	t.mu.Unlock()
 	t.cancel()
 	t.sub.Close()
-	// After a timeout, a goroutine that still runs may use the emitter, so it stays open.
+	// If Wait timed out, a goroutine that still runs may use the emitter, so the
+	// emitter stays open.
 	if tasks.Wait(&t.tasks, closeTimeout) {
 		t.updated.Close()
 	} else {
@@ -146,7 +150,7 @@ func (t *Tracker) Recheck(p peer.ID, protocols ...protocol.ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	a := t.touchLocked(p, time.Now())
-	// Without these limits, a peer could cause any number of queries.
+	// Without these limits, a peer could make this node send any number of queries.
 	if t.closed || time.Since(a.rechecked) < reorderWindow || a.rechecks == maxRechecks {
 		return
 	}
@@ -181,14 +185,15 @@ func (t *Tracker) run() {
 	}
 }
 
-// recordAnswer records a list of protocols that libp2p received from p.
+// recordAnswer records at the time now a list of protocols that libp2p received from p. It
+// queries p if p has sent another list shortly before.
 func (t *Tracker) recordAnswer(p peer.ID, protocols []protocol.ID, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.removeOldLocked(now)
 	protocols = t.onlyWatched(protocols)
-	// Two different lists have arrived within a short time, perhaps in the wrong order, so
-	// the peer is asked which one is right.
+	// Two different lists of the peer have arrived within a short time, perhaps in the
+	// wrong order. So the peer is asked which one is right.
 	if a := t.peers[p]; a != nil && a.answered && now.Sub(a.at) < reorderWindow && !slices.Equal(a.protocols, protocols) {
 		t.startQueryLocked(p, a)
 	}
@@ -196,8 +201,8 @@ func (t *Tracker) recordAnswer(p peer.ID, protocols []protocol.ID, now time.Time
 	a.answered, a.protocols = true, protocols
 }
 
-// touchLocked returns the record of p, after setting its time to now. It makes one if there
-// is none.
+// touchLocked returns the Tracker's entry for p, and sets the time of its last change to
+// now. It makes an entry if there is none.
 func (t *Tracker) touchLocked(p peer.ID, now time.Time) *answers {
 	a := t.peers[p]
 	if a == nil {
@@ -208,8 +213,8 @@ func (t *Tracker) touchLocked(p peer.ID, now time.Time) *answers {
 	return a
 }
 
-// removeOldLocked removes records that have not changed for reorderWindow: older messages of
-// these peers cannot arrive any more.
+// removeOldLocked removes the entries of peers that have not changed for reorderWindow: no
+// older message of such a peer can arrive any more.
 func (t *Tracker) removeOldLocked(now time.Time) {
 	if now.Sub(t.cleaned) < reorderWindow {
 		return
@@ -231,7 +236,8 @@ func (t *Tracker) onlyWatched(protocols []protocol.ID) (list []protocol.ID) {
 	return slices.Compact(list)
 }
 
-// startQueryLocked starts a query to p. If one is running, it will be repeated instead.
+// startQueryLocked starts a query to p, whose entry is a. If a query to p is running, that
+// one will be repeated instead.
 func (t *Tracker) startQueryLocked(p peer.ID, a *answers) {
 	if a.querying {
 		a.again = true
@@ -241,8 +247,9 @@ func (t *Tracker) startQueryLocked(p peer.ID, a *answers) {
 	t.tasks.Go(func() { t.queryUntilSettled(p, a) })
 }
 
-// queryUntilSettled queries p until p answers a query during which no other list of its
-// protocols arrives. It gives up after queryTries failures, or when p is not connected.
+// queryUntilSettled queries p, whose entry is a, until p answers a query and has sent no
+// other list of its protocols meanwhile. It gives up after queryTries failures in a row, or
+// when p is not connected.
 func (t *Tracker) queryUntilSettled(p peer.ID, a *answers) {
 	for failed := 0; ; {
 		protocols, err := t.query(p)
@@ -258,7 +265,8 @@ func (t *Tracker) queryUntilSettled(p peer.ID, a *answers) {
 		done := !a.again && err == nil || failed == queryTries || t.ctx.Err() != nil || t.host.Network().Connectedness(p) == network.NotConnected
 		a.querying, a.again = !done, false
 		t.mu.Unlock()
-		// mu is not held, because Emit blocks while the buffer of a subscriber is full.
+		// mu is not held here, because Emit blocks while the buffer of a subscriber
+		// is full.
 		if update != nil {
 			t.updated.Emit(*update)
 		}

@@ -20,9 +20,9 @@ const (
 	drainTime = 10 * time.Second
 )
 
-// core holds the records of all peers. It performs no I/O and reads no clock. Each
-// method records one fact and returns the changes that follow from it, in order. It is
-// not safe for concurrent use.
+// core holds one record for each peer, which says what is known of the peer. It performs no
+// I/O and reads no clock. Each method notes one fact and returns the changes of records
+// that follow from it, in order. It is not safe for concurrent use.
 type core struct {
 	records   map[peer.ID]*record
 	leaves    quota
@@ -39,17 +39,19 @@ type core struct {
 // them.
 type record struct {
 	abilities Abilities
-	// link is the state of the link to a node. Whether a leaf is linked follows from
-	// its place instead.
+	// link is the state of the link to a node. For a leaf it is not used: a leaf is
+	// linked if it has one of the limited places for leaves.
 	link LinkState
-	// drained is when a draining link is over.
+	// drained is the time at which a link in the state Draining becomes None. In that
+	// state, the link has ended on purpose, but messages may still arrive.
 	drained time.Time
 	onTopic bool
-	// admission is not zero while direct events of the peer are held back, because it
-	// is being added. It tells this adding of the peer from earlier ones.
+	// admission is not zero while the peer is being made a neighbor; in that time its
+	// direct events are held back. Each time that the peer is made a neighbor,
+	// admission has another value.
 	admission uint64
 
-	standing Standing // the standing that the followers were last informed of
+	standing Standing // the standing of which the other parts of the node were last informed
 }
 
 func newCore(maxGuests int) *core {
@@ -79,10 +81,10 @@ func (c *core) disconnected(p peer.ID) []Transition {
 func (c *core) pending(p peer.ID) []Transition {
 	r := c.record(p)
 	if r.link == Linked {
-		return nil // cannot happen: the overlay ends a link before it makes it again
+		return nil // cannot happen, since the overlay ends a link before it makes it again
 	}
 	r.link = Pending
-	// If the handshake was announced before, its admission stays.
+	// If an earlier handshake with p is still Pending, its admission stays.
 	if r.admission == 0 {
 		c.serial++
 		r.admission = c.serial
@@ -102,8 +104,8 @@ func (c *core) linked(p peer.ID, greeting []byte) []Transition {
 // why.
 func (c *core) unlinked(now time.Time, p peer.ID, reason error, how Ending) []Transition {
 	r := c.records[p]
-	// There is nothing to end if the handshake failed before it was announced, or if
-	// the link has ended before and is draining.
+	// Nothing has to end if pending was not called for the handshake that failed, or if
+	// the link has ended before and is in the state Draining.
 	if r == nil || r.link != Pending && r.link != Linked {
 		return nil
 	}
@@ -112,8 +114,9 @@ func (c *core) unlinked(now time.Time, p peer.ID, reason error, how Ending) []Tr
 		// Both nodes continue to run, and messages may be on their way over the link.
 		r.link, r.drained = Draining, now.Add(drainTime)
 	} else {
-		// After a fault no message arrives any more, and a link that was never complete
-		// has carried none. So there is nothing to wait for.
+		// After a fault no message arrives any more, and over a link that was never
+		// complete no message was sent. So the link need not stay in the state
+		// Draining.
 		r.link = None
 	}
 	return c.settled(p, Transition{Reason: reason})
@@ -133,16 +136,17 @@ func (c *core) left(p peer.ID) []Transition {
 	return c.settled(p, Transition{})
 }
 
-// release ends the holding of the direct events of p, if they are held because of the
-// given admission. It does nothing for an older admission, since the peer is being
-// added again.
+// release ends the time in which the direct events of p are held back, if admission is
+// still the number under which p is being made a neighbor. Otherwise it does nothing, since
+// p is being made a neighbor anew.
 func (c *core) release(p peer.ID, admission uint64) {
 	if r := c.records[p]; r != nil && r.admission == admission {
 		r.admission = 0
 	}
 }
 
-// held reports whether the direct events of p have to wait.
+// held reports whether the direct events of p are held back, since p is being made a
+// neighbor.
 func (c *core) held(p peer.ID) bool {
 	r := c.records[p]
 	return r != nil && r.admission != 0
@@ -160,7 +164,8 @@ func (c *core) openPubSub() []Transition {
 	return c.changes
 }
 
-// advance ends the draining of links for which drainTime is over at now.
+// advance ends the state Draining of those links that have been in it for drainTime at the
+// time now. It returns the changes that follow.
 func (c *core) advance(now time.Time) []Transition {
 	c.changes = nil
 	for _, p := range c.known() {
@@ -172,7 +177,7 @@ func (c *core) advance(now time.Time) []Transition {
 	return c.changes
 }
 
-// next returns when to call advance; the zero time means never.
+// next returns the time at which advance has to be called next; the zero time means never.
 func (c *core) next() (next time.Time) {
 	for _, r := range c.records {
 		if r.link == Draining && (next.IsZero() || r.drained.Before(next)) {
@@ -182,8 +187,8 @@ func (c *core) next() (next time.Time) {
 	return next
 }
 
-// close removes all records. Later facts change nothing. The overlay has ended its
-// links before.
+// close removes the records of all peers and returns the changes that follow. Facts that
+// are noted later change nothing. It is called when the overlay has ended its links.
 func (c *core) close() []Transition {
 	c.changes, c.closed = nil, true
 	for _, p := range c.known() {
@@ -192,7 +197,7 @@ func (c *core) close() []Transition {
 	return c.changes
 }
 
-// standing returns what the record of p says; the zero value if there is none.
+// standing returns the Standing in the record of p, or the zero value if p has no record.
 func (c *core) standing(p peer.ID) Standing {
 	if r := c.records[p]; r != nil {
 		return r.standing
@@ -213,23 +218,25 @@ func (c *core) record(p peer.ID) *record {
 	return r
 }
 
-// settled calls settle and returns the changes that it made.
+// settled calls settle with p and change, and returns all changes of records that settle
+// made.
 func (c *core) settled(p peer.ID, change Transition) []Transition {
 	c.changes = nil
 	c.settle(p, change)
 	return c.changes
 }
 
-// settle derives the standing of p from the facts. If the standing has changed, it adds
-// the given change, in which the caller has set what else belongs to it. If p gives up
-// one of the limited places, settle then gives the place to the peer that has waited
-// longest.
+// settle derives the standing of p from the facts in its record. If the standing has
+// changed, settle adds change to c.changes; the caller has set in change what it knows
+// beyond the standing, such as the reason. If p gives up one of the limited places for
+// leaves and guests, settle gives the place to the peer that has waited longest.
 func (c *core) settle(p peer.ID, change Transition) {
 	r := c.records[p]
 	if r == nil {
 		return
 	}
-	// If a link was made again while it drained, it must not end at the old time.
+	// If a link was made again while it was in the state Draining, the end of that
+	// state no longer counts.
 	if r.link != Draining {
 		r.drained = time.Time{}
 	}
@@ -245,26 +252,27 @@ func (c *core) settle(p peer.ID, change Transition) {
 	} else {
 		next = append(next, c.leaves.release(p)...)
 	}
-	// Plain pubsub peers and leaves need a place. A node must not have one, since the
-	// gate would then serve it without a link.
+	// Leaves and guests need one of the limited places. A node must not have one, since
+	// pubsub would then serve the node without a link.
 	if r.abilities.PubSub && is.Role != Node && c.guests.max > 0 && !c.openToAll && !c.closed {
 		is.Place = c.guests.request(p)
 	} else {
 		next = append(next, c.guests.release(p)...)
 	}
-	// On topics of other programs any peer may be a member, also a node without a link.
+	// On a topic of other programs, pubsub serves every peer, even a node without a
+	// link.
 	if c.openToAll && r.abilities.PubSub {
 		is.Place = true
 	}
 	if c.closed {
 		is = Standing{}
 	}
-	// When the registry is closed, the overlay has ended already, and no follower needs
-	// to know that its links end.
+	// When the registry is closed, the overlay has ended its links already, and the
+	// other parts of the node need not be told.
 	if is != was && !(c.closed && was.bound()) {
 		c.add(p, r, change, is)
 	}
-	// A record without any fact is like no record.
+	// A record without any fact says the same as no record.
 	if *r == (record{}) || c.closed {
 		delete(c.records, p)
 	}
@@ -273,7 +281,8 @@ func (c *core) settle(p peer.ID, change Transition) {
 	}
 }
 
-// add adds to changes that the standing of p has become is.
+// add appends change to c.changes, as the change of the standing of p from the one in its
+// record r to is. It stores is in r, and counts the neighbors.
 func (c *core) add(p peer.ID, r *record, change Transition, is Standing) {
 	change.Peer, change.Was, change.Is = p, r.standing, is
 	r.standing = is

@@ -62,9 +62,9 @@ type Standing struct {
 	Role    Role
 	Link    LinkState
 	OnTopic bool
-	// Place means that pubsub serves the peer although there is no link of nodes. The
-	// peer is a leaf or guest that has one of the limited places for such peers, or
-	// [Registry.OpenPubSub] was called.
+	// Place means that pubsub serves the peer although this node has no handshake or
+	// link with it as a node. Either the peer is a leaf or guest with one of the
+	// limited places for leaves and guests, or [Registry.OpenPubSub] was called.
 	Place bool
 }
 
@@ -74,28 +74,30 @@ func (s Standing) Neighbor() bool { return s.Role == Node && s.Link == Linked }
 // LinkedLeaf reports whether the peer is a leaf that is linked.
 func (s Standing) LinkedLeaf() bool { return s.Role == Leaf && s.Link == Linked }
 
-// Served reports whether pubsub serves the peer because of a handshake or link of
-// nodes.
+// Served reports whether pubsub serves the peer because it is a node with which this node
+// has a handshake or a link, even one that is draining.
 func (s Standing) Served() bool { return s.Role == Node && s.Link != None }
 
 // bound reports whether the overlay has a handshake or a link with the peer.
 func (s Standing) bound() bool { return s.Role == Node && (s.Link == Pending || s.Link == Linked) }
 
-// A Transition is one change of a record. Each follower gets the same Transition, one
-// after the other.
+// A Transition is one change of the record of a peer. The parts of the node that follow the
+// changes all get the same Transition, one after the other.
 type Transition struct {
 	Peer    peer.ID
 	Was, Is Standing
-	// Greeting is what a new neighbor said in the last step of the handshake.
+	// Greeting is the bytes that a new neighbor sent in the last step of the handshake.
 	Greeting []byte
 	// Reason says why a link has ended.
 	Reason error
 	// Neighbors is how many neighbors the node has after the change.
 	Neighbors int
-	// Admission identifies the adding of a peer for [Registry.Release].
+	// Admission is the number by which [Registry.Release] knows that it is called for
+	// this change and not for an earlier time at which the peer became a neighbor.
 	Admission uint64
-	// Unwritten is how many accepted events were not written before the link ended. The
-	// follower Direct sets it for the followers after it.
+	// Unwritten is how many direct events for the peer were accepted but not written
+	// when the link ended. The part of the node that handles direct events sets it, for
+	// the parts that get the change after it.
 	Unwritten int
 }
 
@@ -108,17 +110,17 @@ func (c *Transition) Removed() bool { return c.Was.Neighbor() && !c.Is.Neighbor(
 // First reports whether the change adds a neighbor to a node that had none.
 func (c *Transition) First() bool { return c.Added() && c.Neighbors == 1 }
 
-// Last reports whether the change removes the last neighbor.
+// Last reports whether the change removes the last neighbor of the node.
 func (c *Transition) Last() bool { return c.Removed() && c.Neighbors == 0 }
 
 // Begun reports whether a handshake has begun.
 func (c *Transition) Begun() bool { return c.Is.Link == Pending && c.Was.Link != Pending }
 
-// Ended reports whether a handshake or a link of nodes has ended.
+// Ended reports whether a handshake or a link with the peer, which is a node, has ended.
 func (c *Transition) Ended() bool { return c.Was.bound() && !c.Is.bound() }
 
-// Unclear reports whether the peer has come to the topic without a link, so that it is
-// not clear yet whether it will become a neighbor.
+// Unclear reports whether the peer has come to the pubsub topic before its link is
+// complete, so that it is not clear yet whether it will become a neighbor.
 func (c *Transition) Unclear() bool { return c.Is.OnTopic && !c.Was.OnTopic && c.Is.Link != Linked }
 
 // Abilities says which protocols of this library a peer speaks.
@@ -135,6 +137,7 @@ type Ending uint8
 const (
 	// Broken means that there was a fault, or that one of the nodes is closing.
 	Broken Ending = iota
-	// OnPurpose means that the nodes choose other neighbors. Both continue to run.
+	// OnPurpose means that one of the two nodes has ended the link to have other
+	// neighbors. Both nodes continue to run.
 	OnPurpose
 )

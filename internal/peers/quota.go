@@ -6,19 +6,19 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// quota is a limited number of places for peers. They are given in the order of the
-// requests.
+// quota is a limited number of places for peers. Places are given in the order in which
+// peers requested them.
 type quota struct {
 	max        int
 	has        map[peer.ID]struct{}
 	waiting    []peer.ID
-	turnedAway uint64 // requests that had to wait because all places were taken
+	turnedAway uint64 // the number of requests that found all places taken
 }
 
 func newQuota(max int) quota { return quota{max: max, has: map[peer.ID]struct{}{}} }
 
-// request asks for a place for p and reports whether p has one. If not, p waits for a
-// place to become free, until release is called for it.
+// request asks for a place for p and reports whether p has one now. If not, p waits for a
+// place to become free, until release is called for p.
 func (q *quota) request(p peer.ID) (granted bool) {
 	if _, has := q.has[p]; has {
 		return true
@@ -38,8 +38,9 @@ func (q *quota) request(p peer.ID) (granted bool) {
 	return false
 }
 
-// release gives back the place of p, or ends its waiting. If a place becomes free,
-// release returns the peer that has waited longest, which must call request again.
+// release gives back the place of p, or ends its waiting. If a place becomes free, release
+// returns in next the peer that has waited longest, for which the caller must call request
+// again.
 func (q *quota) release(p peer.ID) (next []peer.ID) {
 	if _, has := q.has[p]; !has {
 		q.waiting = slices.DeleteFunc(q.waiting, func(id peer.ID) bool { return id == p })

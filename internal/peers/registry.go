@@ -19,7 +19,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// warnInterval is how often it is logged that there is no place for guests.
+// warnInterval is the least time between two log lines which say that there is no place for
+// another guest.
 const warnInterval = time.Minute
 
 // Config configures a Registry.
@@ -34,17 +35,17 @@ type Config struct {
 	Log       *slog.Logger
 }
 
-// Followers are functions of the parts of a node that follow the changes. Each is
-// called with every change, in the order of the fields, on the goroutine that recorded
-// the fact. A follower must not wait, and must not call methods that record a fact. It
-// may ask the Registry, whose answers take account of the change, except that the list
-// of neighbors changes only after Direct was called.
+// Followers holds the functions by which the parts of a node follow the changes of records.
+// Each function is called with every change, in the order of the fields, on the goroutine
+// that called the Registry. The functions must not block, and must not call methods of the
+// Registry that change a record. They may ask the Registry, whose answers include the
+// change already, except that the list of neighbors changes only after Direct was called.
 type Followers struct {
 	Gate      func(*Transition)
 	Overlay   func(*Transition)
 	Broadcast func(*Transition)
 	Direct    func(*Transition)
-	// The list of neighbors changes at this point.
+	// After Direct and before Watchdog, the Registry changes its list of neighbors.
 	Watchdog  func(*Transition)
 	Callbacks func(*Transition)
 	// Identified is called each time a connected peer has said which protocols it
@@ -52,15 +53,17 @@ type Followers struct {
 	Identified func(p peer.ID, is Standing)
 }
 
-// A Registry keeps the records of the peers of one node. All methods may be called from
-// several goroutines, but followers must not call those that record a fact.
+// A Registry keeps one record for each peer of one node. All methods may be called from
+// several goroutines. But a function in Followers must not call the methods that change a
+// record.
 type Registry struct {
 	cfg   Config
 	sub   event.Subscription
 	tasks sync.WaitGroup
 
-	// facts is locked while a fact is recorded and its changes are delivered, so that
-	// all followers get the changes in the same order. It is locked before mu.
+	// facts is locked while a method changes records and passes the changes to the
+	// followers, so that all followers get the changes in the same order. It is locked
+	// before mu.
 	facts     sync.Mutex
 	followers Followers
 	pubsub    []protocol.ID
@@ -76,20 +79,21 @@ type Registry struct {
 	closed    bool
 }
 
-// New returns a Registry to which facts can be given. It delivers no changes until
-// Follow is called.
+// New returns a Registry, which accepts facts about peers at once, but passes no changes of
+// records to the parts of the node until Follow is called.
 func New(cfg Config) *Registry {
 	cfg.MaxGuests = cmp.Or(cfg.MaxGuests, maxGuests)
 	return &Registry{cfg: cfg, core: newCore(cfg.MaxGuests)}
 }
 
-// Follow begins to deliver changes to the followers, beginning with the changes from
-// before. It must be called once. From then on the Registry learns from the host which
-// peers are connected and what they speak. pubsub lists the protocols that make a peer
-// a guest.
+// Follow begins to pass changes of records to followers, first the changes that were made
+// before this call. It must be called once. From then on the Registry learns from the host
+// which peers are connected and which protocols they speak. A peer that speaks one of the
+// protocols in pubsub is a guest, unless it is a node or a leaf. The error says why the
+// Registry cannot subscribe to the event bus of the host.
 func (r *Registry) Follow(followers Followers, pubsub ...protocol.ID) error {
-	// The event bus waits for a slow subscriber. The buffer is large enough for the
-	// time in which followers are at work.
+	// The event bus of the libp2p host waits for a subscriber whose buffer is full.
+	// This buffer is large enough for the time for which the followers keep watch busy.
 	sub, err := r.cfg.Host.EventBus().Subscribe([]any{
 		new(event.EvtPeerIdentificationCompleted), new(event.EvtPeerProtocolsUpdated), new(event.EvtPeerConnectednessChanged),
 	}, eventbus.BufSize(256), eventbus.Name("smokesignal peers"))
@@ -105,8 +109,8 @@ func (r *Registry) Follow(followers Followers, pubsub ...protocol.ID) error {
 	return nil
 }
 
-// Close removes all records, informs the followers, and ends the Registry's goroutine.
-// It may be called again, and without Follow.
+// Close removes all records, passes these changes to the followers, and ends the Registry's
+// goroutine. It may be called again, and even if Follow was not called.
 func (r *Registry) Close() {
 	r.facts.Lock()
 	sub := r.sub
@@ -123,8 +127,9 @@ func (r *Registry) Close() {
 	})
 }
 
-// watch records the protocols and connections of the host's peers. No other goroutine
-// does that, so the state that was read last from the host is also recorded last.
+// watch records which protocols the host's peers speak and whether they are connected, as
+// the events of sub report it. No other goroutine does that, so of two states of a peer
+// that were read from the host, the later one is recorded last.
 func (r *Registry) watch(sub event.Subscription) {
 	for _, p := range r.cfg.Host.Network().Peers() { // these were connected before Follow was called
 		r.identify(p)
@@ -136,7 +141,8 @@ func (r *Registry) watch(sub event.Subscription) {
 		case event.EvtPeerProtocolsUpdated:
 			r.identified(ev.Peer)
 		case event.EvtPeerConnectednessChanged:
-			// When a peer connects, nothing is known about it until it was identified.
+			// A peer that has just connected has not said yet which protocols
+			// it speaks. It will, in another event.
 			if ev.Connectedness != network.Connected {
 				r.identify(ev.Peer)
 			}
@@ -144,8 +150,8 @@ func (r *Registry) watch(sub event.Subscription) {
 	}
 }
 
-// identified records what p has just said that it speaks, and then calls the follower
-// Identified.
+// identified records which protocols p speaks, after p has said so, and then calls the
+// function Identified of the followers.
 func (r *Registry) identified(p peer.ID) {
 	r.identify(p)
 	r.facts.Lock()
@@ -155,11 +161,12 @@ func (r *Registry) identified(p peer.ID) {
 	}
 }
 
-// identify reads from the host what p speaks and how it is connected, and records it.
+// identify reads from the host which protocols p speaks and whether it is connected
+// directly, and records both.
 func (r *Registry) identify(p peer.ID) {
 	host := r.cfg.Host
-	// The event with the protocols can arrive after the one with the end of the
-	// connection.
+	// The event that reports the protocols of p can arrive after the event that reports
+	// the end of the connection to p.
 	if host.Network().Connectedness(p) == network.NotConnected {
 		r.change(func(c *core) []Transition { return c.disconnected(p) })
 		return
@@ -230,8 +237,8 @@ func (r *Registry) change(fact func(*core) []Transition) {
 	if r.following {
 		r.deliver(changes)
 	} else {
-		// Keep the changes for Follow. The parts of the node that follow them may not
-		// exist yet.
+		// Keep the changes for Follow. The parts of the node that will follow the
+		// changes may not exist yet.
 		r.missed = append(r.missed, changes...)
 	}
 	if now := time.Now(); turnedAway > 0 && now.Sub(r.warned) >= warnInterval {
@@ -241,7 +248,8 @@ func (r *Registry) change(fact func(*core) []Transition) {
 	r.schedule(next)
 }
 
-// schedule sets the timer for the next call of advance. The caller must hold facts.
+// schedule sets the timer that calls advance to the time next; the zero time stops the
+// timer. The caller must hold facts.
 func (r *Registry) schedule(next time.Time) {
 	switch {
 	case next.IsZero():
@@ -271,14 +279,15 @@ func (r *Registry) deliver(changes []Transition) {
 	}
 }
 
-// Standing returns what the record of p says; the zero value if there is none.
+// Standing returns the Standing in the record of p, or the zero value if p has no record.
 func (r *Registry) Standing(p peer.ID) Standing {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.core.standing(p)
 }
 
-// TurnedAway returns how often a guest or leaf found no place on pubsub.
+// TurnedAway returns how many times a guest or leaf found all places taken that pubsub has
+// for guests and leaves.
 func (r *Registry) TurnedAway() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -297,9 +306,9 @@ func (r *Registry) Nodes() (nodes []peer.ID) {
 	return nodes
 }
 
-// Admit waits while the direct events of p are held back. They are held from the
-// beginning of a handshake until the callbacks for the added peer have run, or until
-// the handshake fails. It returns the cause of ctx if ctx ends first.
+// Admit waits while the direct events of p are held back: from the beginning of a handshake
+// with p until the callbacks which report p as a new neighbor have run, or until the
+// handshake fails. If ctx ends first, Admit returns the cause of ctx.
 func (r *Registry) Admit(ctx context.Context, p peer.ID) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -311,8 +320,9 @@ func (r *Registry) Admit(ctx context.Context, p peer.ID) error {
 	return nil
 }
 
-// Release ends the holding of direct events of an added peer. It must be called when
-// the callbacks for the change that added the peer have run.
+// Release lets the direct events of a new neighbor pass, which were held back. added is the
+// change by which the peer became a neighbor. Release must be called when the callbacks for
+// that change have run.
 func (r *Registry) Release(added *Transition) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -15,8 +15,8 @@ import (
 const (
 	// maxTargets bounds the targets that the look-up of a name returns.
 	maxTargets = 16
-	// maxDNSAddrs bounds the rounds of look-ups, since a dnsaddr record may contain another
-	// name to look up.
+	// maxDNSAddrs bounds the rounds of DNS look-ups for one seed, since a dnsaddr
+	// record may contain another name to look up.
 	maxDNSAddrs = 4
 )
 

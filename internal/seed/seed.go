@@ -25,8 +25,8 @@ import (
 type Seed struct {
 	text    string
 	id      peer.ID  // the id in /p2p/ID or in a ticket, or empty
-	network string   // the name of the network in a ticket; empty for other seeds
-	targets []Target // none for name:port, several for a ticket, otherwise one
+	network string   // the name of the network, if the seed is a ticket; empty for other seeds
+	targets []Target // the places where a node may be: none for name:port, several for a ticket, otherwise one
 	name    string   // for a seed of the form name:port
 	port    uint16   // for a seed of the form name:port
 

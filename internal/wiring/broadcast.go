@@ -14,8 +14,8 @@ import (
 // Broadcasts connects an events.Broadcast to the other parts of a node. The node sets the
 // fields of the first group before it calls events.New, which sets those of the second group.
 type Broadcasts struct {
-	// Session identifies this run of the node's program. The zero value stands for a
-	// random session.
+	// Session identifies the session of this node: a new start of the program is a new
+	// session. The zero value stands for a random session.
 	Session protocol.Session
 	// Began is when the session began; it is sent in milliseconds since 1970. Of two
 	// sessions of one sender, receivers take the one that began later as the current
@@ -43,7 +43,8 @@ type Broadcasts struct {
 	// call OnTopic. It does nothing if it was called before, or after Close.
 	Start func()
 	// Link makes p a neighbor: Emit waits until p has received the events, and p is
-	// asked for missing events. See the method link of events.Broadcast.
+	// asked for missing events. greeting is the result of Greeting at p. The error is
+	// that of the method link of events.Broadcast.
 	Link func(p peer.ID, greeting []byte) error
 	// Unlink ends the link to p, if there is one.
 	Unlink func(p peer.ID)

@@ -13,14 +13,16 @@ import (
 type HostParts struct {
 	// ListenUDP opens the UDP sockets of the host. Nil means the system's.
 	ListenUDP testhook.Listener
-	// Relays returns the state of the reservation at each relay that the configuration
-	// names, in that order. It returns none before the host listens.
+	// Relays returns, for each relay that the configuration names and in that order,
+	// whether the relay has granted this host a reservation: the right to be reached
+	// through the relay. It returns none before the host listens.
 	Relays func() []RelayStatus
 }
 
-// A RelayStatus is the state of the reservation at a relay.
+// A RelayStatus says whether a relay has granted this host a reservation: the right to be
+// reached through the relay.
 type RelayStatus struct {
 	Relay ma.Multiaddr // the first address of the relay, with its id
-	Err   error        // why there is no reservation, or nil
+	Err   error        // why the relay has granted this host no reservation, or nil if it has granted one
 	Until time.Time    // when the reservation ends; zero without one
 }

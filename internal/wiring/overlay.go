@@ -17,8 +17,8 @@ import (
 // An Overlay connects a discovery.Driver to the other parts of a node. The node sets the fields
 // from Session to SeedIsSelf and then calls discovery.New, which sets the other fields.
 type Overlay struct {
-	// Session distinguishes this run of the node from other runs under the same id. The
-	// zero value means a random session.
+	// Session distinguishes this start of the node from other starts under the same id.
+	// The zero value means a random session.
 	Session protocol.Session
 	// Seeds are parsed seeds. The driver uses them in addition to those in its Config.
 	Seeds []*seed.Seed
@@ -45,7 +45,9 @@ type Overlay struct {
 	// Linked is called when the link to p is complete on both sides. greeting is the
 	// result of Greeting at the peer.
 	Linked func(p peer.ID, greeting []byte)
-	// Unlinked is called when a link has ended, or a handshake has failed.
+	// Unlinked is called when the link to p has ended, or when a handshake with p has
+	// failed. reason is the error, and how says whether a node ended the link on
+	// purpose or a fault did.
 	Unlinked func(p peer.ID, reason error, how peers.Ending)
 	// OnTopic reports whether pubsub sees p on the topic of the network. A handshake is
 	// complete only when both nodes see each other there. Nil means that all peers count as

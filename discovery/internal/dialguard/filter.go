@@ -106,7 +106,7 @@ var (
 		"0.0.0.0/8",      // "this network"
 		"240.0.0.0/4",    // reserved addresses, and the broadcast address
 		"::/96",          // IPv4-compatible, deprecated; classOf handles ::1 before
-		"64:ff9b:1::/48", // local translation to an IPv4 address that is not known here
+		"64:ff9b:1::/48", // local translation to an IPv4 address that this node does not know
 		"2001::/32",      // Teredo, which contains an IPv4 address in another form
 		"fec0::/10",      // site-local, deprecated
 		"100::/64",       // discard

@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	// MaxUnproved bounds the dials to one address within Window, whatever peers are said to
-	// be there, as long as none of them was reached there.
+	// MaxUnproved bounds the dials to one address within Window, as long as no peer was
+	// reached there. It counts the dials to all peers that are said to be at the
+	// address together.
 	MaxUnproved = 3
 	// MaxBehindRelay bounds the dials to one address behind a relay within Window. All nodes
 	// behind the relay share such an address, so the bound is higher than MaxUnproved.
@@ -38,11 +39,12 @@ type Guard struct {
 // A dialCount counts the dials to one address.
 type dialCount struct {
 	since time.Time // when the present window began
-	count int       // dials in this window to peers for which the address is not proved
+	count int       // dials in the present window to peers for which the address is not proved
 	owner peer.ID   // the peer for which the address is proved, or empty
-	// claimed means that the owner was never reached at the address; it was linked, and its
-	// connection came from the same machine. disputed means that several linked peers
-	// stated the address in this way, so it is proved for none of them.
+	// claimed means that the owner, the peer for which the address is proved, was never
+	// reached there: it is a neighbor that stated the address, and its connection came
+	// from the same machine. disputed means that several neighbors stated the address
+	// so, and it is proved for none of them.
 	claimed, disputed bool
 }
 
@@ -109,12 +111,14 @@ func (g *Guard) Claim(p peer.ID, a ma.Multiaddr, now time.Time, linked func(peer
 	switch x := g.entry(a, now); {
 	case x.owner == p, x.disputed:
 	case x.owner != "" && !x.claimed:
-		// Another peer was reached at this address, which proves more than a claim does.
+		// Another peer was reached at this address. That proves more than the
+		// statement of p.
 	case x.owner != "" && linked(x.owner):
 		x.owner, x.claimed, x.disputed = "", false, true
 	default:
-		// The earlier owner is no longer linked. Perhaps it was restarted with another
-		// identity.
+		// The address was proved for no peer, or for one that is no longer a
+		// neighbor. In the second case, that peer was perhaps restarted with
+		// another identity, as p.
 		x.owner, x.claimed = p, true
 	}
 }

@@ -26,8 +26,8 @@ import (
 var (
 	// ErrLoopback is returned when the host listens on loopback addresses only.
 	ErrLoopback = errors.New("discovery: no search of the local network: the node listens on loopback only")
-	// ErrNoMulticast is returned when no interface on which the host listens can send
-	// multicast packets.
+	// ErrNoMulticast is returned when the host has no interface that can send multicast
+	// packets and has an address at which the host listens.
 	ErrNoMulticast = errors.New("discovery: no search of the local network: no interface the node listens on does multicast")
 )
 
@@ -69,7 +69,7 @@ func Start(h corehost.Host, network string, found func(peer.AddrInfo), log *slog
 	searches := len(l.sockets) > 0
 	l.tasks.Go(l.refresh)
 	switch {
-	case !searches && err == nil: // no interface can be used, and so none failed
+	case !searches && err == nil: // no interface can be used, and update reports no error about that
 		err = ErrNoMulticast
 	case searches && err != nil: // some interfaces work, and others failed
 		log.Warn("not looking for peers everywhere on the local network", "error", err)
@@ -115,7 +115,7 @@ type socketKey struct {
 type place struct {
 	ifi      net.Interface
 	prefixes []netip.Prefix // the subnets of the interface
-	ips      []netip.Addr   // the addresses of the interface on which the host listens
+	ips      []netip.Addr   // those addresses of the interface at which the host listens
 	addrs    []ma.Multiaddr // the addresses to announce, each with /p2p/ID at the end
 }
 
@@ -176,7 +176,9 @@ func (l *finder) apply(wanted map[socketKey]place) error {
 }
 
 // wanted returns the sockets that should be open. An interface gets sockets if it can send
-// multicast packets and has an address on which the host listens.
+// multicast packets and has an address at which the host listens. The error is ErrLoopback
+// if the host listens on loopback addresses only, or says why the interfaces cannot be
+// listed.
 func (l *finder) wanted() (map[socketKey]place, error) {
 	listens := l.host.Network().ListenAddresses()
 	if len(listens) == 0 {
@@ -206,7 +208,7 @@ func (l *finder) wanted() (map[socketKey]place, error) {
 	for _, ifi := range ifis {
 		const usable = net.FlagUp | net.FlagMulticast
 		if ifi.Flags&usable != usable || ifi.Flags&net.FlagLoopback != 0 {
-			continue // no other machine can be reached over it
+			continue // the interface is down, is loopback or cannot multicast, so it is of no use
 		}
 		place := place{ifi: ifi}
 		v4, v6 := false, false
@@ -275,7 +277,7 @@ func (l *finder) report(place place, info peer.AddrInfo) {
 			}
 		}
 		if len(l.reported) >= maxPeers {
-			return // very many nodes are here, or a program announces made-up ones
+			return // more than maxPeers nodes are on the local network, or a program announces made-up ones
 		}
 	}
 	l.reported[info.ID] = now

@@ -37,9 +37,9 @@ type mdnsSocket struct {
 	owner *finder
 	place place
 	conn  *net.UDPConn
-	// send sends a multicast packet on this interface. read reads a packet and returns its
-	// source. ours is false for a packet that arrived on another interface, or that was not
-	// sent to the multicast group.
+	// send sends a multicast packet on the interface of this socket. read reads a
+	// packet and returns its source. The result ours of read is false for a packet that
+	// arrived on another interface, or that was not sent to the multicast group.
 	send func([]byte) error
 	mute bool // a failure of send was logged already; used only by sendLoop
 	read func([]byte) (n int, from net.Addr, ours bool, err error)
@@ -196,8 +196,8 @@ func (k *mdnsSocket) sendLoop() {
 	answer := time.NewTimer(time.Hour)
 	answer.Stop()
 	pause := announceInterval
-	unasked := 2     // announcements that are still to be sent without a question
-	waiting := false // the timer answer runs
+	unasked := 2     // the number of announcements that are still to be sent without a question
+	waiting := false // the timer answer is running, so an announcement will be sent soon
 	var last time.Time
 	for {
 		select {

@@ -62,7 +62,9 @@ func announcement(instance, tag string, ips []netip.Addr, addrs []ma.Multiaddr, 
 	var port uint16
 	for _, a := range addrs {
 		text := dnsaddrPrefix + a.String()
-		// A TXT string has at most 255 bytes. texts has the tag and at most maxAddrs addresses.
+		// A TXT string has at most 255 bytes, so a longer address is left out. So
+		// are addresses after the first maxAddrs; texts has one string more than
+		// that, the tag.
 		if len(text) > 255 || len(texts) > maxAddrs {
 			continue
 		}
@@ -141,8 +143,10 @@ func parsePacket(packet []byte, tag string) (asked bool, nodes []peer.AddrInfo) 
 	return false, append(nodes, readTexts(&p, p.AdditionalHeader, p.SkipAdditional, tag, &budget)...)
 }
 
-// readTexts returns the nodes in the TXT records of one section of a packet. budget is the
-// number of records that may still be read from the packet.
+// readTexts returns the nodes in the TXT records of one section of the packet p that have
+// the network tag tag. next reads the header of the next record of that section, and skip
+// skips the record. budget is the number of records that may still be read from the packet;
+// readTexts reduces it.
 func readTexts(p *dnsmessage.Parser, next func() (dnsmessage.ResourceHeader, error), skip func() error, tag string, budget *int) (nodes []peer.AddrInfo) {
 	for ; *budget > 0; *budget-- {
 		h, err := next()
@@ -180,7 +184,7 @@ func readNode(texts []string, tag string) (info peer.AddrInfo, ok bool) {
 		}
 		text, ok := strings.CutPrefix(t, dnsaddrPrefix)
 		if !ok || len(info.Addrs) == maxAddrs {
-			continue // another kind of string, or more addresses than a node needs
+			continue // the string is not an address, or the node has more addresses than needed
 		}
 		whole, err := ma.NewMultiaddr(text)
 		if err != nil {

@@ -10,69 +10,80 @@ import (
 )
 
 const (
-	// beaconInterval is the time between two beacons of the owner of a tag.
+	// beaconInterval is the time between two beacons. A beacon is a message that one node, the
+	// owner of the tag of its part of the network, floods to all nodes of that part.
 	beaconInterval = 10 * time.Second
-	// beaconTimeout is the silence after which the owner of a tag counts as gone: three
-	// beacons did not arrive, and half an interval is left for delays.
+	// If a node has received no beacon from the owner of the tag of its part of the network for
+	// beaconTimeout, it takes the owner for dead. That is three missed beacons, and half an
+	// interval for delays.
 	beaconTimeout = 35 * time.Second
-	// takeoverSpan is the period in which the nodes of a part, one after the other, would
-	// become the owner in place of one that is gone. Each node takes its turn only if it
-	// has not heard a new owner by then.
+	// takeoverSpan is the period in which the nodes of one part of the network get a turn, one
+	// after the other, to replace a dead owner of the tag (the node that floods beacons). A
+	// node takes its turn only if it has received no beacon from a new owner by then.
 	takeoverSpan = 5 * time.Second
-	// Two nodes of the same part may not yet have received the same beacon of the owner. If
-	// the ages of their newest beacons differ by more than maxBeaconLag, the nodes are in
-	// different parts. It is one interval, and half an interval for the flood.
+	// Two nodes in one part of the network may not yet have received the same beacon. If the
+	// times in the newest beacons that they received differ by more than maxBeaconLag, the two
+	// nodes are in different parts of a split network. The value is one beacon interval, and
+	// half an interval for the time that the flood of a beacon takes.
 	maxBeaconLag = 15 * time.Second
-	// newOwnerDelay is the time for which a node does not tell others the tag of a new
-	// owner. A node with its first link still has its own tag for a moment, and would
-	// be taken for another part, for which full nodes have to make room.
+	// After the owner of its tag has changed, a node sends no tag to other nodes for
+	// newOwnerDelay. A node with its first link still has a tag of its own for a moment. Other
+	// nodes would believe that it is in another part of the network, and full nodes would make
+	// room for it.
 	newOwnerDelay = 2 * time.Second
-	// maxFormerOwners is the number of former owners of tags that a node remembers.
+	// maxFormerOwners is the number of earlier owners of the tag that a node remembers. These
+	// are nodes that flooded beacons and then fell silent.
 	maxFormerOwners = 8
 )
 
-// partTag is what a node knows of the tag of its part of the network. The node of a part
-// with the lowest rank owns the tag, and floods beacons. So two parts that come together
-// agree on an owner, whichever of them notices first.
+// partTag is what a node knows of the tag, the name of its part of the network. In each part,
+// the node with the lowest rank owns the tag, and floods beacons, from which the other nodes
+// learn the tag. So when two parts are connected again, all their nodes agree on one owner,
+// whichever part notices the other first.
 type partTag struct {
 	ownRank uint64 // this node's rank
-	ownSeq  uint64 // the sequence number of this node's newest record
+	ownSeq  uint64 // the sequence number of this node's newest signed peer record
 
 	owner        Contact
 	rank         uint64    // the rank of the owner
-	heard        time.Time // when the newest beacon of the owner arrived
-	since        time.Time // when this node first received a beacon from the owner
-	next         time.Time // when to flood the next beacon, if this node is the owner
-	formerOwners []Tag     // the last tag of each owner that fell silent
+	heard        time.Time // when this node received the newest beacon of the owner of the tag
+	since        time.Time // when the owner of the tag last changed, as far as this node knows
+	next         time.Time // when this node floods its next beacon, if it is the owner of the tag
+	formerOwners []Tag     // the last tag of each node that owned the tag and then fell silent
 }
 
-// rank returns the number that decides which node of a part owns the tag: the lowest rank
-// does. It is a hash of the id, so that ranks are spread evenly whatever the ids look like.
+// rank returns the rank of the node id. In each part of the network, the node with the lowest
+// rank owns the tag, and floods beacons. The rank is a hash of the id, so that ranks are spread
+// evenly whatever the ids look like.
 func rank(id peer.ID) uint64 {
 	sum := sha256.Sum256([]byte(id))
 	return binary.BigEndian.Uint64(sum[:])
 }
 
-// Tag returns the tag of this node's part of the network.
+// Tag returns the tag of this node's part of the network: the id of the node that owns the tag,
+// and the sequence number of that node's newest beacon.
 func (s *State) Tag() Tag { return Tag{s.beacon.owner.ID, s.beacon.owner.Seq} }
 
-// advertisedTag returns the tag that this node puts into messages. It is empty for the
-// first newOwnerDelay after the owner of the tag has changed.
+// advertisedTag returns the tag that this node puts into messages, the name of its part of the
+// network. It is empty for the first newOwnerDelay after the node that owns the tag has
+// changed.
 func (s *State) advertisedTag() Tag {
-	// A tag that has just changed may change again, see newOwnerDelay.
+	// The owner of the tag has just changed and may change again, see newOwnerDelay.
 	if s.now.Sub(s.beacon.since) < newOwnerDelay {
 		return Tag{}
 	}
 	return s.Tag()
 }
 
-// inOtherPart reports whether a node that advertises the tag t is in another part of the
-// network than this node. That is so if the two tags have different owners, or if the
-// beacons of one owner reach only one of the two nodes any more.
+// inOtherPart reports whether a node that sends the tag t is in another part of a split network
+// than this node. That is so if the tags of the two nodes have different owners, or if their
+// newest beacons of the same owner are too far apart in time. If one of the two tags is empty,
+// inOtherPart reports false.
 func (s *State) inOtherPart(t Tag) bool {
 	own := s.advertisedTag()
 	if t.ID == "" || own.ID == "" {
-		return false // one of the two nodes is not sure of its tag yet
+		// One of the two nodes sends no tag yet, since the owner of its tag has just changed.
+		return false
 	}
 	lag := int64(t.Seq - own.Seq)
 	return t.ID != own.ID || time.Duration(max(lag, -lag)) > maxBeaconLag
@@ -80,7 +91,8 @@ func (s *State) inOtherPart(t Tag) bool {
 
 func (s *State) isOwner() bool { return s.beacon.owner.ID == s.cfg.Self }
 
-// beaconDue returns when refreshBeacon has to act next; zero means never.
+// beaconDue returns the time at which refreshBeacon has to flood a beacon, or to replace a
+// silent owner of the tag. The zero time means never.
 func (s *State) beaconDue() time.Time {
 	if s.isOwner() {
 		if s.Degree() == 0 {
@@ -88,49 +100,53 @@ func (s *State) beaconDue() time.Time {
 		}
 		return s.beacon.next
 	}
-	// The lower the rank of a node, the earlier its turn to replace a silent owner. So the
-	// node with the lowest rank becomes the owner, and the others hear its beacon before
-	// their own turn comes.
+	// The lower the rank of a node, the earlier its turn to replace an owner of the tag that
+	// fell silent. So the live node with the lowest rank becomes the owner, and the other nodes
+	// receive its beacon before their own turn comes.
 	turn := time.Duration(float64(takeoverSpan) * float64(s.beacon.ownRank) / (1 << 64))
 	return s.beacon.heard.Add(beaconTimeout + turn)
 }
 
-// refreshBeacon floods a beacon if this node owns the tag and a beacon is due. If the owner
-// is another node that has fallen silent, and it is this node's turn, it makes this node
-// the owner.
+// refreshBeacon floods a beacon if this node owns the tag of its part of the network and a
+// beacon is due. If another node owns the tag but fell silent, and it is this node's turn to
+// replace it, this node becomes the owner.
 func (s *State) refreshBeacon(now time.Time) {
 	if due := s.beaconDue(); due.IsZero() || now.Before(due) {
 		return
 	}
-	if !s.isOwner() { // the owner has been silent until this node's turn
+	if !s.isOwner() { // another node owned the tag, and was silent until this node's turn
 		s.retireOwner()
 		s.becomeOwner(now)
 	}
 	s.beacon.next = now.Add(beaconInterval)
-	s.emit(RenewRecord{}) // the driver answers, and handleRecordRenewed floods the new record
+	// The driver answers with a newly signed record, which handleRecordRenewed floods as a
+	// beacon.
+	s.emit(RenewRecord{})
 }
 
-// retireOwner adds the present owner of the tag, which fell silent, to the former owners.
-// So a late copy of its last beacon does not make it the owner again.
+// retireOwner adds the present owner of the tag, a node that fell silent, to the list of former
+// owners. So a late copy of that node's last beacon does not make it the owner again.
 func (s *State) retireOwner() {
 	s.beacon.formerOwners = append(s.beacon.formerOwners, s.Tag())
-	// Drop the oldest entry when the list is full.
+	// Drop the oldest entry when there are more than maxFormerOwners.
 	if len(s.beacon.formerOwners) > maxFormerOwners {
 		s.beacon.formerOwners = s.beacon.formerOwners[1:]
 	}
 }
 
-// becomeOwner makes this node the owner of the tag.
+// becomeOwner makes this node, at the time now, the owner of the tag: the node that floods the
+// beacons of its part of the network.
 func (s *State) becomeOwner(now time.Time) {
 	s.setOwner(now, s.ownContact())
 	s.beacon.rank = s.beacon.ownRank
 	s.beacon.next = now.Add(beaconInterval)
 }
 
-// setOwner notes that a beacon of c arrived, and that c is the owner of the tag.
+// setOwner notes that the node c owns the tag, and that its newest beacon arrived at the time
+// now. If another node owned the tag before, setOwner makes this node swap links soon.
 func (s *State) setOwner(now time.Time, c Contact) {
-	// The owner changes when two parts meet or a part breaks up. Then swaps should soon
-	// spread the links over the whole part.
+	// The owner of the tag changes when two parts of the network meet or a part breaks up. Then
+	// this node should soon swap links, so that the links are spread over the whole part.
 	if s.beacon.owner.ID != c.ID {
 		s.beacon.since = now
 		s.swapSoon(now)
@@ -138,8 +154,8 @@ func (s *State) setOwner(now time.Time, c Contact) {
 	s.beacon.owner, s.beacon.heard = c, now
 }
 
-// handleRecordRenewed stores this node's new record. If this node owns the tag, it floods
-// the record as its beacon.
+// handleRecordRenewed stores this node's newly signed peer record. If this node owns the tag of
+// its part of the network, it floods the record to all neighbors as a beacon.
 func (s *State) handleRecordRenewed(now time.Time, in RecordRenewed) {
 	s.record, s.beacon.ownSeq = in.Record, in.Seq
 	if s.isOwner() {
@@ -148,20 +164,22 @@ func (s *State) handleRecordRenewed(now time.Time, in RecordRenewed) {
 	}
 }
 
-// ownContact returns this node's contact for messages to others.
+// ownContact returns the contact of this node that messages carry: its id, its signed peer
+// record, and the sequence number of that record.
 func (s *State) ownContact() Contact {
 	return Contact{ID: s.cfg.Self, Record: s.record, Seq: s.beacon.ownSeq}
 }
 
-// handleBeacon handles a beacon of the node owner, which the neighbor from sent or passed
-// on.
+// handleBeacon handles a beacon, which says that the node owner owns the tag of its part of the
+// network. The neighbor from sent the beacon or passed it on.
 func (s *State) handleBeacon(now time.Time, from *link, owner Contact) {
 	b := &s.beacon
 	if owner.ID == s.cfg.Self || owner.ID == "" {
-		return // this node's own beacon has come back, or there is no owner in it
+		return // this node's own beacon has come back, or the beacon names no owner
 	}
 	if owner.ID == b.owner.ID {
-		// A beacon that is not newer was passed on before. Dropping it ends the flood.
+		// A beacon that is not newer than the last one from the same owner was passed on
+		// before. Dropping it ends the flood.
 		if owner.Seq > b.owner.Seq {
 			s.setOwner(now, owner)
 			s.floodBeacon(owner, from.ID)
@@ -170,24 +188,26 @@ func (s *State) handleBeacon(now time.Time, from *link, owner Contact) {
 	}
 	stale := func(t Tag) bool { return t.ID == owner.ID && owner.Seq <= t.Seq }
 	if slices.ContainsFunc(b.formerOwners, stale) {
-		return // a late copy of an old beacon, whose owner has fallen silent since
+		return // an old beacon that arrives late; the node in it has fallen silent since
 	}
 	r := rank(owner.ID)
 	silent := !s.isOwner() && now.Sub(b.heard) >= beaconTimeout
 	switch {
 	case silent:
-		s.retireOwner() // the node in this beacon replaces the owner that fell silent
+		// The node in this beacon becomes the owner of the tag in place of the silent one.
+		s.retireOwner()
 	case r > b.rank:
-		// This node knows an owner with a lower rank, of which the neighbor has not heard.
-		// It tells the neighbor at most once per interval, since otherwise the two could
-		// answer each other without end.
+		// This node knows an owner of the tag with a lower rank, of which the neighbor has not
+		// heard. It sends that owner's beacon to the neighbor at most once per beacon interval,
+		// since otherwise the two nodes could answer each other without end.
 		if now.Sub(from.beaconSentAt) >= beaconInterval {
 			s.sendBeacon(now, from)
 		}
 		return
 	case now.Sub(b.since) >= beaconTimeout:
-		// Another part, with an owner of lower rank, has come together with this part,
-		// which existed for a while. The nodes that this node lost may be in that part.
+		// This node's part of the network, which existed for a while, has met another part,
+		// whose owner of the tag has a lower rank. The nodes that this node lost may be in that
+		// other part.
 		s.book.retryLost(now)
 	}
 	s.setOwner(now, owner)
@@ -195,16 +215,19 @@ func (s *State) handleBeacon(now time.Time, from *link, owner Contact) {
 	s.floodBeacon(owner, from.ID)
 }
 
-// sendBeacon sends the newest beacon to one neighbor.
+// sendBeacon sends the newest beacon that this node knows to the neighbor of the link l, and
+// notes the time now in l.
 func (s *State) sendBeacon(now time.Time, l *link) {
-	// A node that owns the tag but has no signed record yet cannot send a beacon.
+	// A node that owns the tag but has no signed peer record yet cannot send a beacon, which
+	// consists of that record.
 	if len(s.beacon.owner.Record) > 0 {
 		l.beaconSentAt = now
 		s.send(l.Contact, Beacon{Owner: s.beacon.owner})
 	}
 }
 
-// floodBeacon sends a beacon to all neighbors except the one that it came from.
+// floodBeacon sends a beacon, the contact owner, to all neighbors except the one with the id
+// except, from which the beacon came.
 func (s *State) floodBeacon(owner Contact, except peer.ID) {
 	if len(owner.Record) == 0 {
 		return // this node has no signed record yet, and a beacon consists of one

@@ -10,36 +10,40 @@ import (
 )
 
 const (
-	// maxKnown bounds the known addresses, which belong to nodes believed to be alive. In
-	// the simulation in which 95 % of a thousand nodes die without a message, a bound of
-	// 64 left some nodes cut off.
+	// maxKnown bounds the addresses in the book of nodes that are believed to be alive. In the
+	// simulation in which 95 % of a thousand nodes die without a message, a bound of 64 left
+	// some nodes cut off.
 	maxKnown = 128
-	// maxLost bounds the lost addresses, whose nodes did not answer. There is space for
-	// all addresses known before a cut, and for as many that were tried since.
+	// maxLost bounds the lost addresses in the book, whose nodes did not answer. There is space
+	// for all addresses of live nodes that were known before a network was cut, and for as many
+	// addresses that were tried since.
 	maxLost = 256
-	// After a full node has refused a link, this node waits for one to two times fullPause
-	// before it asks that node again. Without links, it waits only isolatedAskAgain.
+	// After a full node has refused this node's request for a link, this node waits for one to
+	// two times fullPause before it asks the same node again. If this node has no links, it
+	// waits only isolatedAskAgain.
 	fullPause        = 4 * time.Second
 	isolatedAskAgain = 2 * time.Second
 )
 
-// The pauses between attempts at a lost address, whose node did not answer. isolatedBackoff
-// is for a node without links. A former neighbor may be on the other side of a cut that
-// heals, so neighborBackoff grows slowly. Any other node may never have existed at that
-// address, so unknownBackoff is long.
+// The pauses between attempts to reach a node of the book that did not answer. A node without
+// links uses isolatedBackoff for all such nodes. A node with links uses neighborBackoff for a
+// former neighbor: that node may be on the other side of a cut that heals, so the pause grows
+// slowly. For any other node it uses unknownBackoff, which is long, since the node may never
+// have existed at its address.
 var (
 	isolatedBackoff = backoff{time.Second, 8 * time.Second, 1}
 	neighborBackoff = backoff{8 * time.Second, 64 * time.Second, 8}
 	unknownBackoff  = backoff{30 * time.Second, 10 * time.Minute, 1}
 )
 
-// A backoff is a pause between attempts that grows with their number.
+// A backoff is a pause between attempts to reach a node. It grows with the number of failed
+// attempts.
 type backoff struct {
 	first, last time.Duration // the shortest and the longest pause
-	perStep     int           // the number of failed attempts after which the pause doubles
+	perStep     int           // after each perStep failed attempts, the pause doubles
 }
 
-// after returns the pause after that many failed attempts.
+// after returns the pause that follows after fails attempts have failed.
 func (b backoff) after(fails int) time.Duration {
 	return min(b.first<<min(max(fails-1, 0)/b.perStep, 10), b.last)
 }
@@ -47,12 +51,18 @@ func (b backoff) after(fails int) time.Duration {
 // A candidate is an entry of the book: a node that could become a neighbor.
 type candidate struct {
 	Contact
-	signedAddrs []ma.Multiaddr // the addresses among Addrs that are in the signed record
+	signedAddrs []ma.Multiaddr // the addresses among Addrs that are in the node's signed peer record
 	wasNeighbor bool
-	fails       int       // failed attempts since the node's last message; zero if known
-	retryAt     time.Time // the earliest time for the next attempt
-	lastTry     time.Time // the last request for a link, or the last check
-	lastCheck   time.Time // the last check, or the last message from the node
+	// fails counts the failed attempts to reach the node since its last message. It is zero
+	// while the node is believed to be alive.
+	fails   int
+	retryAt time.Time // the earliest time for the next attempt
+	// lastTry is when this node last asked the other node for a link, or checked whether it is
+	// alive.
+	lastTry time.Time
+	// lastCheck is when this node last checked whether the other node is alive, or received a
+	// message from it.
+	lastCheck time.Time
 }
 
 // A book holds the addresses of other nodes. The known ones belong to nodes that are
@@ -79,10 +89,12 @@ func findEntry(list []*candidate, id peer.ID) *candidate {
 	return nil
 }
 
-// findKnown returns the entry of a node that is believed to be alive, or nil.
+// findKnown returns the entry of the node id in the book if that node is believed to be alive,
+// or nil.
 func (b *book) findKnown(id peer.ID) *candidate { return findEntry(b.known, id) }
 
-// find returns the entry of a node, known or lost, or nil.
+// find returns the entry of the node id in the book, whether the node is believed to be alive
+// or did not answer, or nil if there is none.
 func (b *book) find(id peer.ID) *candidate {
 	if e := b.findKnown(id); e != nil {
 		return e
@@ -90,13 +102,14 @@ func (b *book) find(id peer.ID) *candidate {
 	return findEntry(b.lost, id)
 }
 
-// update replaces the record of e if the one in c is not older, and the addresses of e if
-// c has any.
+// update takes the record of c over into e, with its addresses, if it is not older than the
+// record of e. If c has addresses but no record, update replaces the addresses of e by them,
+// but keeps those that are signed. If e has no addresses, it gets those of c.
 func (e *candidate) update(c Contact) {
 	if len(c.Record) > 0 && c.Seq >= e.Seq {
 		e.Record, e.Seq = c.Record, c.Seq
-		// If this node cannot dial any address of the new record, the old ones may still
-		// work.
+		// If this node cannot dial any address of the new record, it keeps the old addresses,
+		// which may still work.
 		if len(c.Addrs) > 0 {
 			e.Addrs, e.signedAddrs = c.Addrs, c.Addrs
 		}
@@ -105,8 +118,8 @@ func (e *candidate) update(c Contact) {
 	case len(e.Addrs) == 0:
 		e.Addrs = c.Addrs
 	case len(c.Record) == 0 && len(c.Addrs) > 0:
-		// Addresses without a record, from the local network or a rendezvous, may be
-		// wrong. So the signed addresses are kept as well.
+		// Addresses without a signed record, from the local network or a rendezvous, may be
+		// wrong. So the addresses in the node's signed record are kept as well.
 		e.Addrs = slices.Clone(c.Addrs)
 		for _, a := range e.signedAddrs {
 			if !ma.Contains(e.Addrs, a) {
@@ -116,11 +129,12 @@ func (e *candidate) update(c Contact) {
 	}
 }
 
-// learn adds to the book a contact that came from another node, or from outside the
-// overlay. A new entry is a known one; an old entry stays known or lost.
+// learn adds to the book a contact that another node passed on, or that was found outside the
+// overlay. A new entry counts as a node that is believed to be alive. An entry that exists is
+// only updated.
 func (b *book) learn(c Contact) {
 	if c.ID == b.self || c.ID == "" || len(c.Record) == 0 && len(c.Addrs) == 0 {
-		return // c is this node itself, or has nothing that could be dialed
+		return // c is this node itself, names no node, or has nothing that could be dialed
 	}
 	if e := b.find(c.ID); e != nil {
 		e.update(c)
@@ -132,7 +146,8 @@ func (b *book) learn(c Contact) {
 	b.addKnown(e)
 }
 
-// markAlive notes that c itself sent a message. Its entry becomes a known one.
+// markAlive notes that the node c itself sent a message, which arrived at the time now. The
+// book then lists c among the nodes believed to be alive.
 func (b *book) markAlive(c Contact, now time.Time) {
 	if e := findEntry(b.lost, c.ID); e != nil {
 		b.lost = slices.DeleteFunc(b.lost, func(x *candidate) bool { return x == e })
@@ -144,8 +159,8 @@ func (b *book) markAlive(c Contact, now time.Time) {
 	}
 }
 
-// addKnown adds e to the known entries. If there are too many, it evicts a random one, as
-// HyParView does.
+// addKnown adds e to the nodes in the book that are believed to be alive. If there are maxKnown
+// such nodes already, it first removes a random one, as the protocol HyParView does.
 func (b *book) addKnown(e *candidate) {
 	if len(b.known) >= maxKnown {
 		i := b.rand.IntN(len(b.known))
@@ -154,7 +169,7 @@ func (b *book) addKnown(e *candidate) {
 	b.known = append(b.known, e)
 }
 
-// markNeighbor notes that c is a neighbor now.
+// markNeighbor notes in the book that the node c became a neighbor at the time now.
 func (b *book) markNeighbor(c Contact, now time.Time) {
 	b.markAlive(c, now)
 	if e := b.findKnown(c.ID); e != nil {
@@ -162,9 +177,9 @@ func (b *book) markNeighbor(c Contact, now time.Time) {
 	}
 }
 
-// markFailed notes that an attempt to reach a node failed, or that the link to it broke.
-// Its entry is a lost one until the node sends a message. spread varies the pause before
-// the next attempt.
+// markFailed notes that an attempt to reach the node id failed at the time now, or that the
+// link to it broke. Its entry in the book is a lost one until the node sends a message. The
+// function spread varies the pause before the next attempt.
 func (b *book) markFailed(id peer.ID, now time.Time, spread func(time.Duration) time.Duration) {
 	e := b.findKnown(id)
 	if e != nil { // the node was believed to be alive until now
@@ -178,23 +193,26 @@ func (b *book) markFailed(id peer.ID, now time.Time, spread func(time.Duration) 
 	}
 	e.fails++
 	pause := unknownBackoff
-	// A former neighbor may be on the other side of a cut, so it is tried more often.
+	// A former neighbor may be on the other side of a cut in the network, so it is tried more
+	// often than other lost nodes.
 	if e.wasNeighbor {
 		pause = neighborBackoff
 	}
 	e.retryAt = now.Add(spread(pause.after(e.fails)))
 }
 
-// retryLost schedules an attempt at every lost node within the next second, in random
-// order, and sets the number of failed attempts of each to one.
+// retryLost schedules an attempt to reach each lost node of the book, one that did not answer,
+// at a random time within a second from now. It sets the number of failed attempts of each of
+// these nodes to one.
 func (b *book) retryLost(now time.Time) {
 	for _, e := range b.lost {
 		e.fails, e.retryAt = 1, now.Add(time.Duration(b.rand.Int64N(int64(time.Second))))
 	}
 }
 
-// evictLost removes the lost entry with the most failed attempts. It removes a former
-// neighbor only if all lost nodes are former neighbors.
+// evictLost removes from the lost nodes of the book, which did not answer, the one with the
+// most failed attempts. It removes a former neighbor only if all lost nodes are former
+// neighbors.
 func (b *book) evictLost() {
 	worst := 0
 	for i, e := range b.lost {
@@ -212,8 +230,8 @@ func (b *book) remove(id peer.ID) {
 	b.lost = slices.DeleteFunc(b.lost, match)
 }
 
-// dueKnown returns, in random order, the known nodes that may be asked for a link now and
-// for which usable returns true.
+// dueKnown returns, in random order, the nodes of the book that are believed to be alive, that
+// may be asked for a link at the time now, and for which usable returns true.
 func (b *book) dueKnown(now time.Time, usable func(*candidate) bool) (list []*candidate) {
 	for _, e := range b.known {
 		if !now.Before(e.retryAt) && usable(e) {
@@ -224,20 +242,22 @@ func (b *book) dueKnown(now time.Time, usable func(*candidate) bool) (list []*ca
 	return list
 }
 
-// isolatedRetryAt returns when a node without links may ask e again.
+// isolatedRetryAt returns the time from which on a node without links may ask the node e for a
+// link again. The zero time means at once.
 func (e *candidate) isolatedRetryAt() time.Time {
 	switch {
 	case e.lastTry.IsZero():
 		return time.Time{}
 	case e.fails > 0:
-		// The first failed attempt, which moved the node to the lost ones, was made while
-		// this node still had links. Only later attempts lengthen the pause.
+		// The first failed attempt to reach the node e, which moved e to the lost nodes, was
+		// made while this node still had links. Only later attempts lengthen the pause.
 		return e.lastTry.Add(isolatedBackoff.after(e.fails - 1))
 	}
 	return e.lastTry.Add(isolatedAskAgain)
 }
 
-// retryAll lets a node that has lost its last link try all nodes in the book at once.
+// retryAll lets a node that has lost its last link try all nodes in its book at once, without
+// the pauses that earlier attempts left.
 func (b *book) retryAll() {
 	for _, list := range [][]*candidate{b.known, b.lost} {
 		for _, e := range list {
@@ -246,16 +266,17 @@ func (b *book) retryAll() {
 	}
 }
 
-// hasUntried reports whether the book has a node, usable according to the function, that
-// was not tried since retryAll.
+// hasUntried reports whether the book has a node for which usable returns true, and which this
+// node has not tried to reach since the last call of retryAll.
 func (b *book) hasUntried(usable func(*candidate) bool) bool {
 	untried := func(e *candidate) bool { return e.lastTry.IsZero() && usable(e) }
 	return slices.ContainsFunc(b.known, untried) || slices.ContainsFunc(b.lost, untried)
 }
 
-// dueIsolated returns the usable nodes that a node without links may ask for a link now.
-// The known nodes come first, in random order. The lost ones follow: former neighbors
-// first, and within each group the node with the oldest attempt first.
+// dueIsolated returns the nodes of the book that a node without links may ask for a link at the
+// time now, and for which usable returns true. Nodes believed to be alive come first, in random
+// order. Then follow lost nodes that were neighbors, and then all other lost nodes; within each
+// of these two groups, the node with the oldest attempt comes first.
 func (b *book) dueIsolated(now time.Time, usable func(*candidate) bool) (list []*candidate) {
 	due := func(e *candidate) bool { return !now.Before(e.isolatedRetryAt()) && usable(e) }
 	for _, e := range b.known {
@@ -279,8 +300,9 @@ func (b *book) dueIsolated(now time.Time, usable func(*candidate) bool) (list []
 	return list
 }
 
-// stalestKnown returns the usable known node whose last check or message is the oldest, or
-// nil.
+// stalestKnown returns, among the nodes of the book that are believed to be alive and for which
+// usable returns true, the one whose last check or message is the oldest. It returns nil if
+// there is none.
 func (b *book) stalestKnown(usable func(*candidate) bool) (stalest *candidate) {
 	for _, e := range b.known {
 		if usable(e) && (stalest == nil || e.lastCheck.Before(stalest.lastCheck)) {
@@ -290,7 +312,8 @@ func (b *book) stalestKnown(usable func(*candidate) bool) (stalest *candidate) {
 	return stalest
 }
 
-// nextLost returns the usable lost node whose next attempt comes first, or nil.
+// nextLost returns, among the lost nodes of the book for which usable returns true, the one
+// whose next attempt is due first. It returns nil if there is none.
 func (b *book) nextLost(usable func(*candidate) bool) (first *candidate) {
 	for _, e := range b.lost {
 		if usable(e) && (first == nil || e.retryAt.Before(first.retryAt)) {

@@ -7,23 +7,24 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// This file is the life of one link: requested, accepted, linked, ended.
+// This file handles the life of one link: the request, the handshake, and the end.
 
-// Two nodes whose link one of them ended by decision, and not because of a fault, are not
-// linked again for relinkCooldown. So the peer list does not flap.
+// If one of two nodes ended their link by decision, and not because of a fault, the two nodes
+// are not linked again for relinkCooldown. So the list of peers does not change back and forth.
 const relinkCooldown = 30 * time.Second
 
-// handleMessage passes a message to the handler for its kind.
+// handleMessage passes the message m, which the node from sent, to the handler for its kind.
 func (s *State) handleMessage(now time.Time, from Contact, m Message) {
-	// The sender has the identity of this node, as when two machines share one key. A
-	// node cannot link to itself.
+	// The sender has the same id as this node, as when two machines share one key. A node
+	// cannot link to itself.
 	if from.ID == s.cfg.Self {
 		return
 	}
 	l := s.link(from.ID)
 	if l != nil {
 		l.heard = now
-		// Most messages carry no addresses; then the ones that are known stay.
+		// Most messages carry no addresses of the sender. Then the addresses that this node
+		// already knows stay.
 		if len(from.Addrs) > 0 {
 			l.Addrs = from.Addrs
 		}
@@ -46,12 +47,14 @@ func (s *State) handleMessage(now time.Time, from Contact, m Message) {
 	case Leave:
 		s.handleLeave(now, l, m)
 	case Walk:
-		// Walks travel over links only, and no neighbor may flood the network with them.
+		// A random walk travels over links only, and no neighbor may flood the network with
+		// walks.
 		if isNeighbor && l.allowWalk(now, walkCost) {
 			s.handleWalk(now, l, m)
 		}
 	case Handover:
-		// Only a neighbor has a link that it could hand over.
+		// Only a neighbor has a link to this node, so only a neighbor may ask this node to
+		// leave it.
 		if isNeighbor {
 			s.handleHandover(now, l, m.To)
 		}
@@ -60,8 +63,9 @@ func (s *State) handleMessage(now time.Time, from Contact, m Message) {
 	case ShuffleReply:
 		s.handleShuffleReply(now, from, l, m)
 	case Beacon:
-		// A beacon that traveled outside the links would reach other parts of a split
-		// network, which then could not notice that they are apart.
+		// A beacon names the part of the network in which its sender is. If beacons traveled
+		// outside the links, they would reach other parts of a split network, whose nodes then
+		// could not notice that they are apart.
 		if isNeighbor {
 			s.handleBeacon(now, l, m.Owner)
 		}
@@ -72,8 +76,8 @@ func (s *State) handleMessage(now time.Time, from Contact, m Message) {
 	}
 }
 
-// handleRequest answers a request for a link. l is the link to the requester, or nil if
-// there is none.
+// handleRequest answers the request m of the node from for a link with Accept or Reject. l is
+// the link to that node, or nil if there is none.
 func (s *State) handleRequest(now time.Time, from Contact, l *link, m Request) {
 	if m.Network != s.cfg.Network {
 		s.send(from, Reject{Reason: ReasonNetwork, Network: s.cfg.Network})
@@ -81,10 +85,12 @@ func (s *State) handleRequest(now time.Time, from Contact, l *link, m Request) {
 	}
 	if l != nil && l.phase != requested {
 		if l.session == m.Session && l.phase == accepted {
-			s.send(from, s.acceptMessage(l)) // the first Accept was lost, or two requests crossed
+			// The first Accept was lost, or both nodes requested the link at the same time.
+			s.send(from, s.acceptMessage(l))
 			return
 		}
-		// A node sends no Request to a neighbor, so the peer no longer knows of this link.
+		// A node sends no request for a link to a neighbor. So the peer no longer knows of this
+		// link, as after a restart.
 		s.endLink(now, l, ReasonRestarted)
 		l = nil
 	}
@@ -95,13 +101,15 @@ func (s *State) handleRequest(now time.Time, from Contact, l *link, m Request) {
 	exchange := false
 	switch {
 	case s.coolingDown(now, from.ID) && m.Degree > 0 && !m.Manual && s.occupied() > 0:
-		// The two nodes ended a link a moment ago, and both have other links.
+		// One of the two nodes ended their link by decision less than thirty seconds ago, and
+		// both nodes have other links.
 		s.reject(from, ReasonCooldown)
 		return
 	case s.hasRoom(0):
 	case needy && s.hasRoom(maxOverflow):
 	case s.canExchange(now, from, m.Leaving):
-		// This node is full, but can give up a neighbor to the node that from leaves.
+		// This node is full. But it can leave one of its neighbors, which then links to the
+		// neighbor that the requester leaves in exchange for this link.
 		exchange = true
 	default:
 		s.reject(from, ReasonFull)
@@ -115,14 +123,14 @@ func (s *State) handleRequest(now time.Time, from Contact, l *link, m Request) {
 		l.Record, l.Seq, l.Addrs = from.Record, from.Seq, from.Addrs
 	}
 	l.session, l.degree, l.manual = m.Session, m.Degree, l.manual || m.Manual
-	if exchange { // finishSwap will make room, so the link may exceed Max until then
+	if exchange { // this link may exceed Max until finishSwap ends another one in exchange
 		l.swap, l.leaving, l.overflow = true, m.Leaving, true
 	}
 	s.markAccepted(now, l)
 	s.send(from, s.acceptMessage(l))
 }
 
-// acceptMessage returns the Accept for the peer of l.
+// acceptMessage returns the message Accept, with which this node agrees to the link l.
 func (s *State) acceptMessage(l *link) Accept {
 	return Accept{
 		Session: s.cfg.Session, Record: s.record, Degree: s.count(linked), Exchange: l.leaving.ID != "",
@@ -130,15 +138,16 @@ func (s *State) acceptMessage(l *link) Accept {
 	}
 }
 
-// reject refuses a request for a link. It stores the requester in the book all the same:
-// a node that looks for links is a good contact to name to the next requester.
+// reject refuses a request of the node to for a link, for the reason why. It stores the
+// requester in the book all the same: a node that looks for links is a good contact to name to
+// the next requester.
 func (s *State) reject(to Contact, why Reason) {
 	s.book.markAlive(to, s.now)
 	s.send(to, Reject{Reason: why, Tag: s.advertisedTag(), Contacts: s.sampleContacts(redirectSize, to.ID)})
 }
 
-// withKnownAddrs returns c, with the record and the addresses in the book for its node if
-// c has none.
+// withKnownAddrs returns c. If c has no record, it fills in the record that the book has for
+// the same node, and also the addresses in the book if c has none.
 func (s *State) withKnownAddrs(c Contact) Contact {
 	if e := s.book.find(c.ID); e != nil && len(c.Record) == 0 {
 		c.Record, c.Seq = e.Record, e.Seq
@@ -149,33 +158,39 @@ func (s *State) withKnownAddrs(c Contact) Contact {
 	return c
 }
 
-// handleAccept continues the handshake after the peer has accepted this node's request.
+// handleAccept continues the handshake of the link l after the peer from has accepted this
+// node's request for a link with the message m. If l is nil, it tells the peer that there is no
+// such link.
 func (s *State) handleAccept(now time.Time, from Contact, l *link, m Accept) {
 	s.learnContacts(m.Contacts)
 	if l == nil || l.phase != requested {
-		// If this node's request has timed out, it tells the peer, which otherwise would
-		// wait for a link that this node has given up.
+		// If this node's request has timed out, this node tells the peer so. Otherwise the peer
+		// would wait for a link that this node has given up.
 		if l == nil {
 			s.send(from, Leave{Reason: ReasonTimeout})
 		}
 		return
 	}
-	if len(m.Record) > 0 { // the peer states its addresses; others may have sent older ones
+	// The peer itself states its record; other nodes may have passed on an older one.
+	if len(m.Record) > 0 {
 		l.Record, l.Seq = m.Record, from.Seq
 	}
 	l.session, l.degree = m.Session, m.Degree
 	l.rtt, l.leavingReplaced = now.Sub(l.since), m.Exchange
 	if l.swap && s.link(l.leaving.ID) == nil {
-		// The neighbor that this node wanted to leave is gone already. So this request is
-		// no longer part of a swap, and the link needs a free place like any other.
+		// This node wanted to leave a neighbor in exchange for this link, but that neighbor is
+		// gone already. So the link needs a free place like any other.
 		l.swap, l.overflow = false, false
 	}
-	// A node asks more nodes than it lacks links, so it may have found enough by now. A
-	// link that is marked wanted, or that the user asked for, is made all the same.
+	// A node sends more requests for links than it lacks links, so it may have found enough
+	// links by now. A link that is marked wanted, or that the user asked for, is made all the
+	// same.
 	enough := s.occupied() > s.cfg.Min && !l.wanted && len(l.tokens) == 0
 	if !l.overflow && (enough || !s.hasRoom(0)) || !s.hasRoom(maxOverflow) {
 		s.removeLink(l)
-		s.answerAdds(l, ReasonFull, "") // only a lack of room ends a link that an Add waits for
+		// A link that the user asked for with Add is given up at this point only for lack of
+		// room.
+		s.answerAdds(l, ReasonFull, "")
 		s.book.markAlive(l.Contact, now)
 		s.send(l.Contact, Leave{Reason: ReasonEnough})
 		return
@@ -183,15 +198,16 @@ func (s *State) handleAccept(now time.Time, from Contact, l *link, m Accept) {
 	s.markAccepted(now, l)
 }
 
-// handleReject ends a request of this node that the peer has rejected.
+// handleReject ends this node's request for the link l, which the peer has refused with the
+// message m.
 func (s *State) handleReject(now time.Time, l *link, m Reject) {
 	s.learnContacts(m.Contacts)
 	if l == nil || l.phase != requested {
 		return // the request has timed out already
 	}
 	s.handleRefusal(now, l, m.Reason, m.Network)
-	// If the tag shows that the peer is in another part of the network, an urgent request
-	// follows, which a full node accepts.
+	// The tag in the message names the peer's part of the network. If it is another part than
+	// that of this node, this node sends an urgent request, which a full node accepts.
 	if m.Reason == ReasonFull && !l.urgent && !l.manual {
 		s.joinOtherPart(now, l.Contact, m.Tag)
 	}
@@ -215,7 +231,7 @@ func (s *State) handleOnTopic(now time.Time, id peer.ID, present bool) {
 	l.onTopic = present
 	switch {
 	case !present && l.phase == linked:
-		// The peer may be back soon; if it is not, checkLinkTimers ends the link.
+		// The peer may return to the topic soon. If it does not, checkLinkTimers ends the link.
 		l.offTopicSince = now
 	case present:
 		l.offTopicSince = time.Time{}
@@ -228,7 +244,8 @@ func (s *State) handleOnTopic(now time.Time, id peer.ID, present bool) {
 	}
 }
 
-// handleReady notes that the peer sees this node on the topic.
+// handleReady handles the message Ready of the peer from, which means that the peer sees this
+// node on the pubsub topic. l is the link to the peer, or nil.
 func (s *State) handleReady(now time.Time, from Contact, l *link, m Ready) {
 	// The peer believes that both nodes accepted a link, but this node knows of none.
 	if l == nil || l.phase == requested {
@@ -250,7 +267,8 @@ func (s *State) completeHandshake(now time.Time, l *link) {
 	if l.phase != accepted || !l.readySent || l.peerReady == nil || !l.onTopic {
 		return
 	}
-	// In a swap, another link has to end first. If none can, there is no room for this one.
+	// If the link was requested in exchange for another one, that other link has to end first.
+	// If no link can end, there is no room for this one.
 	if l.swap && !s.finishSwap(now, l) {
 		s.leaveLink(now, l, ReasonEnough)
 		return
@@ -265,19 +283,23 @@ func (s *State) completeHandshake(now time.Time, l *link) {
 	s.answerAdds(l, ReasonNone, "")
 	s.announceDegree(now)
 	s.sendBeacon(now, l)
-	// If this link was made for a handover, the neighbor that asked for it is left now.
+	// If a neighbor with too many links asked this node to make this link, this node leaves
+	// that neighbor now.
 	if old := s.link(l.replaces); old != nil && old.phase == linked {
 		s.leaveLink(now, old, ReasonMoved)
 	}
 	l.replaces = ""
-	// No swap was planned yet, so this is the first link of this node. Its place in the
-	// network depends on the order of arrivals, so a swap should change it soon.
+	// No swap of links was planned yet, so this is the first link of this node. The place of
+	// this node in the network depends on the order in which the nodes arrived, so a swap
+	// should change it soon.
 	if s.swaps.next.IsZero() {
 		s.swapSoon(now)
 	}
 }
 
-// handleKeepalive notes the peer's number of links, and measures the round trip time.
+// handleKeepalive handles the keepalive m of the peer from. It notes the peer's number of
+// links, and measures the round trip time. If the link l is nil, it tells the peer that there
+// is no link.
 func (s *State) handleKeepalive(now time.Time, from Contact, l *link, m Keepalive) {
 	switch {
 	case l == nil:
@@ -285,8 +307,9 @@ func (s *State) handleKeepalive(now time.Time, from Contact, l *link, m Keepaliv
 		s.send(from, Leave{Reason: ReasonUnknown})
 	case l.phase == linked:
 		l.degree, l.peerStamp, l.peerStampAt = m.Degree, m.Stamp, now
-		// Echo is a reading of this node's own clock, so the peer's clock does not matter.
-		// An Echo from before a restart of this node could give a negative time.
+		// Echo is a time that this node's own clock showed, so the peer's clock does not
+		// matter. An Echo from before a restart of this node could give a negative round trip
+		// time.
 		if rtt := now.Sub(s.started) - m.Echo - m.Hold; m.Echo > 0 && rtt > 0 {
 			l.rtt = rtt
 		}
@@ -300,7 +323,8 @@ func (s *State) handleLeave(now time.Time, l *link, m Leave) {
 		return // the link has ended here already
 	}
 	s.endLinkByPeer(now, l, m.Reason)
-	// The peer left in a swap, and names another node that has lost a link as well.
+	// The peer left in a swap of links, and its message names another node that has lost a link
+	// in the same swap.
 	if m.Reason == ReasonSwapped {
 		s.handleSwappedOut(now, m.Contacts)
 	}
@@ -313,8 +337,8 @@ func (s *State) endLinkByPeer(now time.Time, l *link, why Reason) {
 		s.handleRefusal(now, l, why, "")
 		return
 	case why == ReasonClosed:
-		// The node was closed, but may be started again, so its address is kept with the
-		// lost addresses, which are tried now and then.
+		// The peer was closed, but may be started again. So its address moves to the lost
+		// addresses in the book, which are tried now and then.
 		s.endLink(now, l, why)
 		s.book.markFailed(l.ID, now, s.spread)
 		return
@@ -324,20 +348,23 @@ func (s *State) endLinkByPeer(now time.Time, l *link, why Reason) {
 	s.endLink(now, l, why)
 }
 
-// leaveLink ends a link by a decision of this node, and tells the peer.
+// leaveLink ends the link l by a decision of this node, for the reason why, and tells the peer.
 func (s *State) leaveLink(now time.Time, l *link, why Reason) {
 	var contacts []Contact
-	// For these two reasons the peer may need a new link, so it gets contacts to ask.
+	// After ReasonMoved or ReasonFull the peer may need a new link, so this node names other
+	// nodes that the peer can ask.
 	if why == ReasonMoved || why == ReasonFull {
 		contacts = s.sampleContacts(redirectSize, l.ID)
 	}
 	s.leaveLinkWith(now, l, why, contacts)
 }
 
-// leaveLinkWith is like leaveLink, but the caller chooses the contacts for the peer.
+// leaveLinkWith ends the link l by a decision of this node, for the reason why. It tells the
+// peer the reason, and names contacts, nodes that the peer can ask for a link.
 func (s *State) leaveLinkWith(now time.Time, l *link, why Reason, contacts []Contact) {
 	s.send(l.Contact, Leave{Reason: why, Contacts: contacts})
-	// Without a cooldown, the two nodes could link again at once, so that the peer list flaps.
+	// Without this cooldown, the two nodes could link again at once, and the list of peers
+	// would change back and forth.
 	if l.phase == linked && !why.isFault() {
 		s.startCooldown(now, l.ID)
 	}
@@ -349,26 +376,27 @@ func (s *State) removeLink(l *link) {
 	s.links = slices.DeleteFunc(s.links, func(x *link) bool { return x == l })
 }
 
-// endLink removes the link l, tells the driver, and updates the book, handovers and seeds.
-// It sends nothing to the peer. It starts no cooldown, since after a fault the two nodes
-// may link again at once.
+// endLink removes the link l, which ended for the reason why. It tells the driver, and updates
+// the book, the seeds, and the links that were to replace l. It sends nothing to the peer. It
+// starts no cooldown, since after a fault the two nodes may link again at once.
 func (s *State) endLink(now time.Time, l *link, why Reason) {
 	s.removeLink(l)
 	s.answerAdds(l, why, "")
 	if l.phase == requested {
-		return // the driver does not know of this link yet
+		return // the peer has not accepted the request, so the driver does not know of this link
 	}
 	// After the three reasons in the condition the peer is still alive at its address.
 	// After any other fault it may be dead.
 	if why.isFault() && why != ReasonRestarted && why != ReasonOffTopic && why != ReasonUnknown {
 		s.book.markFailed(l.ID, now, s.spread)
 	} else if e := s.book.find(l.ID); e != nil && e.retryAt.Before(now) {
-		e.retryAt = now.Add(s.jitter(time.Second)) // so that the two do not ask each other at once
+		// The pause keeps the two nodes from asking each other for a link at the same moment.
+		e.retryAt = now.Add(s.jitter(time.Second))
 	}
 	s.emit(Unlinked{Peer: l.ID, Reason: why, WasLinked: l.phase == linked})
 	for _, x := range slices.Clone(s.links) {
-		// In a handover, x was to replace l, and could exceed Max only for that reason. l
-		// is gone, so x needs a free place like any other link.
+		// The link x was to replace l, and was allowed to exceed Max only for that reason.
+		// Since l has ended, x needs a free place like any other link.
 		if x.replaces == l.ID {
 			x.replaces, x.overflow = "", false
 			if x.phase == accepted && !s.hasRoom(1) {
@@ -385,14 +413,15 @@ func (s *State) endLink(now time.Time, l *link, why Reason) {
 	}
 }
 
-// startCooldown notes that the link to id ended by decision. For relinkCooldown, the two
-// nodes will not link again.
+// startCooldown notes that the link to the peer id was ended by decision at the time now. For
+// relinkCooldown, the two nodes will not link again.
 func (s *State) startCooldown(now time.Time, id peer.ID) {
 	s.endedLinks = slices.DeleteFunc(s.endedLinks, func(p endedLink) bool { return p.id == id || now.Sub(p.at) >= relinkCooldown })
 	s.endedLinks = append(s.endedLinks, endedLink{id, now})
 }
 
-// coolingDown reports whether the link to id ended by decision within relinkCooldown.
+// coolingDown reports whether the link to the peer id was ended by decision less than
+// relinkCooldown before now.
 func (s *State) coolingDown(now time.Time, id peer.ID) bool {
 	return slices.ContainsFunc(s.endedLinks, func(p endedLink) bool { return p.id == id && now.Sub(p.at) < relinkCooldown })
 }
@@ -404,7 +433,8 @@ func (r Reason) isFault() bool {
 		r != ReasonSwapped
 }
 
-// handleRefusal ends a request of this node that the peer has refused.
+// handleRefusal ends this node's request for the link l, which the peer has refused for the
+// reason why. network is the name of the peer's network if that is the reason.
 func (s *State) handleRefusal(now time.Time, l *link, why Reason, network string) {
 	s.removeLink(l)
 	s.noteSeedRefused(l.ID, why)
@@ -414,7 +444,8 @@ func (s *State) handleRefusal(now time.Time, l *link, why Reason, network string
 		s.book.markAlive(l.Contact, now) // the peer has answered, so it is alive
 		if e := s.book.find(l.ID); e != nil {
 			pause := fullPause
-			// Until the cooldown is over, the peer would refuse again.
+			// One of the two nodes ended their last link by decision, so the peer refuses new
+			// links for a while.
 			if why == ReasonCooldown {
 				pause = relinkCooldown / 3
 			}
@@ -428,12 +459,13 @@ func (s *State) handleRefusal(now time.Time, l *link, why Reason, network string
 	s.answerAdds(l, why, network)
 }
 
-// handleUnreachable handles the news that a peer could not be dialed, or that a message
-// could not be sent to it.
+// handleUnreachable handles the news that the peer id could not be dialed, or that a message
+// could not be sent to it, for the reason why.
 func (s *State) handleUnreachable(now time.Time, id peer.ID, why Reason) {
 	l := s.link(id)
-	// failCheck moves the peer to the lost addresses by itself. So does endLink, below,
-	// for a link whose request was accepted. In all other cases it is done here.
+	// failCheck and endLink move the peer to the lost addresses in the book: failCheck if this
+	// node was checking whether the peer is alive, endLink if a request for a link was accepted
+	// before. In all other cases the peer is moved here, by markFailed.
 	if checked := s.failCheck(now, id); !checked && (l == nil || l.phase == requested) {
 		s.book.markFailed(id, now, s.spread)
 	}
@@ -452,7 +484,7 @@ func (s *State) handleUnreachable(now time.Time, id peer.ID, why Reason) {
 	}
 }
 
-// handleAdd requests a link to a node that the user named.
+// handleAdd requests a link to the node that the user named in the input Add.
 func (s *State) handleAdd(now time.Time, in Add) {
 	answer := func(why Reason) { s.emit(Added{Token: in.Token, Peer: in.Contact.ID, Reason: why}) }
 	if in.Contact.ID == s.cfg.Self {
@@ -464,7 +496,8 @@ func (s *State) handleAdd(now time.Time, in Add) {
 	case l != nil && l.phase == linked:
 		answer(ReasonNone)
 	case l != nil:
-		l.tokens = append(l.tokens, in.Token) // the end of the running handshake is the answer
+		// The outcome of the handshake that is under way will answer this Add, too.
+		l.tokens = append(l.tokens, in.Token)
 	case !s.hasRoom(0):
 		answer(ReasonFull)
 	default:
@@ -475,7 +508,8 @@ func (s *State) handleAdd(now time.Time, in Add) {
 	}
 }
 
-// answerAdds tells the driver the outcome of each Add that waits for the link l.
+// answerAdds tells the driver the outcome of each Add that waits for the link l. why is the
+// reason for which the link failed. network is the name of the peer's network if it differs.
 func (s *State) answerAdds(l *link, why Reason, network string) {
 	for _, token := range l.tokens {
 		s.emit(Added{Token: token, Peer: l.ID, Reason: why, Network: network})
@@ -492,13 +526,14 @@ const (
 	urgent   requestUrgency = true
 )
 
-// requestLink sends the peer a request for a link, and returns the link that it may become.
+// requestLink sends the node to a request for a link. u says whether the request is urgent.
+// requestLink returns the link, whose handshake has just begun.
 func (s *State) requestLink(now time.Time, to Contact, u requestUrgency) *link {
 	return s.sendRequest(now, to, Request{Urgent: bool(u)})
 }
 
-// sendRequest sends the request m after it has filled in the fields that all requests
-// share. It returns the link that the request may become.
+// sendRequest sends the request m for a link to the node to, after it has filled in the fields
+// that are the same in all requests. It returns the link, whose handshake has just begun.
 func (s *State) sendRequest(now time.Time, to Contact, m Request) *link {
 	if e := s.book.find(to.ID); e != nil {
 		e.lastTry = now

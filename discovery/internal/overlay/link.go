@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// keepaliveInterval is the time between two keepalives on a link. A link that only
-	// one end knows of may last ten seconds, which is two intervals.
+	// keepaliveInterval is the time between two keepalives on a link. If only one of the two
+	// nodes still knows of a link, the link may last ten seconds, which is two intervals.
 	keepaliveInterval = 5 * time.Second
 	// A link ends when the neighbor was silent for silenceTimeout: it missed two
 	// keepalives, and half an interval is left for delays.
@@ -20,23 +20,24 @@ const (
 	// keepalive, and half an interval is left for delays. The link to a suspect neighbor
 	// remains, but the node looks for a replacement.
 	suspectTimeout = 7500 * time.Millisecond
-	// requestTimeout bounds the time from a Request to its answer: five seconds for the
-	// dial, and two for the answer.
+	// requestTimeout bounds the time from a request for a link to the peer's answer: five
+	// seconds for the dial, and two for the answer.
 	requestTimeout = 7 * time.Second
-	// acceptTimeout bounds the time from Accept to Ready. It is shorter than the ten
-	// seconds that a link may last of which only one end knows, since the other end may
-	// have accepted later.
+	// acceptTimeout bounds the time between the messages Accept and Ready of the handshake of a
+	// link. It is shorter than the ten seconds for which only one of two nodes may know of a
+	// link, since the other node may have accepted later.
 	acceptTimeout = 5 * time.Second
-	// probeInterval is the time between two questions to pubsub whether a peer has
-	// joined the topic, while a handshake waits for that.
+	// While the handshake of a link waits until the peer has joined the pubsub topic, the node
+	// asks pubsub about that once per probeInterval.
 	probeInterval = 300 * time.Millisecond
 	// A link ends when the neighbor has been off the pubsub topic for offTopicTimeout.
 	offTopicTimeout = 3 * time.Second
 )
 
-// Messages that this node passes on for a neighbor cost units: walkCost for a walk or a
-// shuffle, lookupCost for a lookup. Each neighbor may use walkRate units per second on
-// average, and walkBurst units at once.
+// This node limits the messages that it passes on for each neighbor. A random walk and a
+// shuffle of addresses cost walkCost units each; a lookup, which searches for a node's address,
+// costs lookupCost units. Each neighbor may use walkRate units per second on average, and
+// walkBurst units at once.
 const (
 	walkRate   = 32
 	walkBurst  = 64
@@ -48,8 +49,8 @@ const (
 type phase uint8
 
 const (
-	requested phase = iota // this node sent a Request and waits for the answer
-	accepted               // both nodes agreed; each waits to see the other on the topic
+	requested phase = iota // this node sent a Request for a link and waits for the answer
+	accepted               // both nodes agreed to the link; each waits to see the other on the pubsub topic
 	linked                 // the link is complete: both nodes have sent and received Ready
 )
 
@@ -59,22 +60,27 @@ type link struct {
 	phase phase
 	since time.Time // when the phase began
 
-	// The reason for which the link was made.
-	dialed   bool     // this node sent the request, so it is able to dial the peer
+	// How the link was requested, and what its handshake may exceed.
+	dialed   bool     // this node sent the request for this link, so it is able to dial the peer
 	urgent   bool     // the request asked the peer to accept even if it has Max links
 	manual   bool     // the user asked for the link
 	wanted   bool     // complete the handshake even if this node has Min links by then
 	overflow bool     // complete the handshake even if this node has Max links by then
-	tokens   []uint64 // the Token of each Add that waits for this link
-	replaces peer.ID  // in a handover: the neighbor to leave once this link is complete
+	tokens   []uint64 // the Token of each Add (a request of the user) that waits for this link
+	// replaces, if set, is a neighbor with too many links, which this node leaves once this
+	// link is complete.
+	replaces peer.ID
 
-	// In a swap, the requester leaves one neighbor in exchange for this link. A full
-	// node that accepts the request sends one of its own neighbors to that neighbor.
-	swap            bool
-	leaving         Contact // the neighbor that the requester leaves
-	leavingReplaced bool    // another node will link to leaving, which so keeps its number of links
+	// swap says that the link is made in exchange for another one: the node that requested it
+	// leaves one of its neighbors. A full node that accepts the request sends one of its own
+	// neighbors to that neighbor.
+	swap    bool
+	leaving Contact // the neighbor that the requester leaves
+	// leavingReplaced says that another node will link to the neighbor that the requester
+	// leaves, which so keeps its number of links.
+	leavingReplaced bool
 
-	// The state of the peer, from its messages.
+	// The state of the peer, as the messages of the peer tell it.
 	session     protocol.Session
 	degree      int           // the peer's number of links
 	heard       time.Time     // when the peer's last message arrived
@@ -83,30 +89,34 @@ type link struct {
 	rtt         time.Duration // the round trip time; zero if not measured yet
 	peerReady   *Ready        // the peer's first Ready
 
-	// Keepalives, and the presence of the peer on the topic.
+	// nextKeepalive is the time at which this node sends its next keepalive to the peer.
 	nextKeepalive time.Time
 	onTopic       bool
 	offTopicSince time.Time // when the neighbor left the topic; zero while it is on the topic
 	nextProbe     time.Time
 	readySent     bool
-	beaconSentAt  time.Time     // when this node last sent a beacon to this peer alone
-	walkLimit     *rate.Limiter // of the walks passed on for the peer
+	// beaconSentAt is when this node last sent a beacon to this peer alone, and not to all
+	// neighbors.
+	beaconSentAt time.Time
+	walkLimit    *rate.Limiter // limits the walks and lookups that this node passes on for the peer
 }
 
 func newLink(c Contact) *link {
 	return &link{Contact: c, walkLimit: rate.NewLimiter(walkRate, walkBurst)}
 }
 
-// suspect reports whether the neighbor has been silent for so long that it may be gone.
+// suspect reports whether l is a complete link on which the neighbor has been silent for at
+// least suspectTimeout, so that the neighbor may be gone.
 func (l *link) suspect(now time.Time) bool {
 	return l.phase == linked && now.Sub(l.heard) >= suspectTimeout
 }
 
-// allowWalk reports whether this node may pass on one more message for the neighbor, and
-// charges the cost of that message to the neighbor.
+// allowWalk reports whether this node may pass on one more message for the neighbor at the time
+// now. If so, it charges cost, in units of walkRate, to the neighbor.
 func (l *link) allowWalk(now time.Time, cost int) bool { return l.walkLimit.AllowN(now, cost) }
 
-// due returns when the next timeout, keepalive or probe of the link is due.
+// due returns the time at which checkLinkTimers next has to act on the link: for a timeout, to
+// send a keepalive, or to ask pubsub whether the peer is on the topic.
 func (l *link) due(now time.Time) (t time.Time) {
 	switch l.phase {
 	case requested:
@@ -144,7 +154,8 @@ func (s *State) checkLinkTimers(now time.Time) {
 			if now.Sub(l.since) >= acceptTimeout {
 				s.leaveLink(now, l, ReasonTimeout)
 			} else if !l.onTopic && !now.Before(l.nextProbe) {
-				// Pubsub reports each join once, and can miss a join right after a leave.
+				// Pubsub reports once that a peer has joined the topic, and can miss a join
+				// right after a leave. So this node asks pubsub again.
 				l.nextProbe = now.Add(probeInterval)
 				s.emit(Probe{Peer: l.ID})
 			}
@@ -164,8 +175,8 @@ func (s *State) checkLinkTimers(now time.Time) {
 func (s *State) sendKeepalive(now time.Time, l *link) {
 	l.nextKeepalive = now.Add(keepaliveInterval)
 	m := Keepalive{Degree: s.count(linked), Stamp: now.Sub(s.started)}
-	// If the peer has sent its clock, return it, so that the peer can measure the round
-	// trip time.
+	// If the peer's last keepalive had a reading of the peer's clock, return it, so that the
+	// peer can measure the round trip time.
 	if l.peerStamp > 0 {
 		m.Echo, m.Hold = l.peerStamp, now.Sub(l.peerStampAt)
 	}

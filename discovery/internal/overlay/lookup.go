@@ -13,17 +13,19 @@ import (
 const (
 	// maxTTL bounds the number of hops of a walk.
 	maxTTL = 16
-	// maxPath bounds the number of nodes in the path of a message.
+	// maxPath bounds the list in a message of the nodes that the message has passed.
 	maxPath = maxTTL + 1
-	// answerPause is the time after an answer before a search goes on. The caller uses it
-	// to try the address in the answer, which may be out of date.
+	// After an answer to a search for a node's address, the search pauses for answerPause. In
+	// that time, the caller tries the address in the answer, which may be out of date.
 	answerPause = 3 * time.Second
-	// maxSearches is the number of searches that run at once; others wait.
+	// maxSearches is the number of searches for the addresses of nodes that run at once; others
+	// wait.
 	maxSearches = 64
 )
 
-// rounds lists the rounds of a search, each with its number of walks and the hops of each
-// walk. The first rounds are cheap. All together ask nearly all of several thousand nodes.
+// rounds lists the rounds of a search for the address of a node. Each round sends several
+// random walks with a given number of hops. The first rounds are cheap. All rounds together ask
+// nearly all nodes of a network of several thousand.
 var rounds = []struct {
 	walks, ttl int
 	wait       time.Duration // the time before the next round
@@ -35,16 +37,18 @@ var rounds = []struct {
 	{8, 16, 2 * time.Second},
 }
 
-// findState is a search that is under way, begun by a Find.
+// findState is a search for the address of the node target. It is under way since the driver
+// asked for it with the input Find.
 type findState struct {
 	target peer.ID
 	token  uint64
-	round  int       // the index in rounds of the next round
+	round  int       // the index in the list rounds of the round that begins next
 	next   time.Time // when the next round begins
 }
 
-// startFind answers a Find with the address in this node's book, if there is one, and
-// begins a search in the network.
+// startFind answers the input in, which asks for the address of a node, with the address in
+// this node's book, if there is one, and begins a search in the network. It begins no search
+// for a neighbor or for this node itself, or if this node has no links.
 func (s *State) startFind(now time.Time, in Find) {
 	if l := s.link(in.Target); l != nil && l.phase == linked {
 		s.emit(Located{Token: in.Token, Contact: l.Contact, Done: true})
@@ -53,7 +57,7 @@ func (s *State) startFind(now time.Time, in Find) {
 	e := s.book.find(in.Target)
 	if in.Target == s.cfg.Self || e == nil && s.Degree() == 0 {
 		s.emit(Located{Token: in.Token, Done: true})
-		return // a node does not look for itself; without links it cannot ask anybody
+		return // a node does not search for itself; without links it cannot ask anybody
 	}
 	if s.Degree() == 0 {
 		// Without links there is nobody to ask, so the address in the book is the only
@@ -64,8 +68,8 @@ func (s *State) startFind(now time.Time, in Find) {
 	x := &findState{target: in.Target, token: in.Token, next: now}
 	if e != nil {
 		s.emit(Located{Token: in.Token, Contact: e.Contact})
-		// If the node did not fail before, its address probably works, so the search
-		// begins only after answerPause.
+		// If no attempt to reach the node has failed, its address in the book probably works.
+		// So the search begins only after answerPause.
 		if e.fails == 0 {
 			x.next = now.Add(answerPause)
 		}
@@ -78,7 +82,8 @@ func (s *State) endFind(token uint64) {
 	s.searches = slices.DeleteFunc(s.searches, func(x *findState) bool { return x.token == token })
 }
 
-// sendLookups sends the walks of each search whose next round is due.
+// sendLookups sends the random walks of each search for an address whose next round is due at
+// the time now.
 func (s *State) sendLookups(now time.Time) {
 	for _, x := range slices.Clone(s.activeSearches()) {
 		if now.Before(x.next) {
@@ -100,17 +105,20 @@ func (s *State) sendLookups(now time.Time) {
 			}
 		}
 		s.cfg.Rand.Shuffle(len(neighbors), func(i, j int) { neighbors[i], neighbors[j] = neighbors[j], neighbors[i] })
-		// A neighbor gets at most two walks, since it limits the walks that it passes on.
+		// A neighbor gets at most two walks of one round, since it limits the walks that it
+		// passes on.
 		for i := range min(r.walks, len(neighbors)*2) {
 			s.send(neighbors[i%len(neighbors)].Contact, m)
 		}
 	}
 }
 
-// activeSearches returns the searches that may run now; later ones wait for their turn.
+// activeSearches returns the searches for addresses that may run now, which are the oldest
+// ones; later ones wait for their turn.
 func (s *State) activeSearches() []*findState { return s.searches[:min(len(s.searches), maxSearches)] }
 
-// lookupsDue returns when sendLookups has to act next; zero means never.
+// lookupsDue returns the time at which sendLookups has to be called next. The zero time means
+// never.
 func (s *State) lookupsDue() (t time.Time) {
 	for _, x := range s.activeSearches() {
 		t = earlier(t, x.next)
@@ -118,18 +126,22 @@ func (s *State) lookupsDue() (t time.Time) {
 	return t
 }
 
-// handleLookup answers a Lookup if this node is the target or knows its address, and
-// passes it on otherwise.
+// handleLookup handles the message m, with which a node searches for the address of a target.
+// If this node is the target or knows its address, it answers; otherwise it passes m on. l is
+// the link over which m came, or nil.
 func (s *State) handleLookup(now time.Time, l *link, m Lookup) {
-	// A lookup travels over links only. Its origin must be the first node of its path,
-	// since otherwise anybody could make the target dial a third node.
+	// A lookup, which searches for the address of a node, travels over links only. The node
+	// that searches must be the first node of the path in the message, since otherwise anybody
+	// could make the target dial a third node.
 	if l == nil || l.phase != linked || !s.validPath(m.Path, l.ID) || m.Origin.ID != m.Path[0] || !l.allowWalk(now, lookupCost) {
 		return
 	}
 	answer := func(c Contact) { s.send(l.Contact, Found{Path: m.Path[:len(m.Path)-1], Token: m.Token, Target: c}) }
 	if m.Target == s.cfg.Self {
 		answer(s.ownContact())
-		s.emit(DialBack{To: m.Origin}) // in case the origin cannot dial this node
+		// This node dials the node that searches for it, in case that node cannot dial this
+		// one.
+		s.emit(DialBack{To: m.Origin})
 		return
 	}
 	pass := func(to *link) {
@@ -137,22 +149,25 @@ func (s *State) handleLookup(now time.Time, l *link, m Lookup) {
 		s.send(to.Contact, m)
 	}
 	if t := s.link(m.Target); t != nil && t.phase == linked {
-		pass(t) // the target knows its own address best, and can dial the origin
+		// This neighbor is the target: it knows its own address best, and can dial the
+		// searching node.
+		pass(t)
 		return
 	}
 	if e := s.book.findKnown(m.Target); e != nil && len(e.Record) > 0 {
 		answer(e.Contact)
 		return
 	}
-	// At the end of its hops, or when all neighbors have seen it, a lookup is dropped. The
-	// origin sends others in its next round.
+	// A lookup that has no hops left, or that all neighbors of this node have already seen, is
+	// dropped. The node that searches sends other lookups in its next round.
 	if next := s.randomNeighbor(m.Path...); next != nil && m.TTL > 1 {
 		pass(next)
 	}
 }
 
-// handleFound passes an answer back along the path of its Lookup. At the origin of that
-// Lookup, it reports the answer to the driver.
+// handleFound handles the answer m to a lookup, a search for the address of a node. If another
+// node sent the lookup, handleFound passes m back along the path of the lookup. If this node
+// did, it reports the answer to the driver. l is the link over which m came.
 func (s *State) handleFound(now time.Time, l *link, m Found) {
 	if len(m.Path) > 0 {
 		if next := s.returnHop(l, m.Path); next != nil {
@@ -162,8 +177,8 @@ func (s *State) handleFound(now time.Time, l *link, m Found) {
 		return
 	}
 	for _, x := range s.searches {
-		// Only an answer to a question of this node counts; otherwise anybody could fill
-		// its book.
+		// An answer counts only if this node searches for that address; otherwise anybody could
+		// fill this node's book.
 		if x.token == m.Token && x.target == m.Target.ID {
 			x.next = now.Add(answerPause)
 			s.book.learn(m.Target)

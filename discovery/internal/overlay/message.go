@@ -16,7 +16,7 @@ import (
 type Contact struct {
 	ID     peer.ID
 	Record []byte         // the node's signed peer record
-	Seq    uint64         // the sequence number in Record; a newer record has a higher one
+	Seq    uint64         // the sequence number in Record; a newer record of the same node has a higher one
 	Addrs  []ma.Multiaddr // the addresses in Record that this node may dial
 }
 
@@ -29,10 +29,10 @@ const (
 	ReasonNetwork            // the nodes belong to networks of different names
 	ReasonSelf               // the address belongs to the requester itself
 	ReasonCooldown           // a link between the two nodes ended less than thirty seconds ago
-	ReasonEnough             // the sender found enough links before the handshake ended
+	ReasonEnough             // the sender had found enough links before the handshake of this one ended
 	ReasonClosed             // the node is closing
 	ReasonDropped            // the user closed the peer
-	ReasonMoved              // the sender has replaced this link by one to another node
+	ReasonMoved              // the sender has replaced this link by a link to another node
 	ReasonUnknown            // a message was received for a link that does not exist
 	ReasonSilent             // the neighbor sent nothing for too long
 	ReasonGone               // the last connection to the peer was lost
@@ -41,9 +41,11 @@ const (
 	ReasonRestarted          // the peer was restarted, or no longer knows the link
 	ReasonOffTopic           // the peer left the pubsub topic
 	ReasonProtocol           // the peer does not speak this protocol
-	ReasonSwapped            // ended in a swap; Contacts names a node that has lost a link, too
-	ReasonRelayed            // the peer was reached through a relay, but not directly
-	reasonEnd                // the number of reasons
+	// The sender ended the link in a swap. Contacts in its message names another node that lost
+	// a link in that swap.
+	ReasonSwapped
+	ReasonRelayed // the peer was reached through a relay, but not directly
+	reasonEnd     // the number of reasons
 )
 
 var reasonText = [...]string{
@@ -75,11 +77,13 @@ func (r Reason) String() string {
 	return fmt.Sprintf("reason %d", uint8(r))
 }
 
-// A Tag names a part of the network, which is a set of nodes that links connect. In each
-// part, one node, the owner of the tag, floods beacons to all others.
+// A Tag names a part of a split network. A part is a set of nodes that links connect. In each
+// part one node, the owner of the tag, floods beacons to all others.
 type Tag struct {
-	ID  peer.ID // the owner
-	Seq uint64  // the number of the owner's newest beacon: its clock in nanoseconds
+	ID peer.ID // the owner
+	// Seq is the sequence number of the newest beacon of the node ID: that node's clock in
+	// nanoseconds.
+	Seq uint64
 }
 
 // A Message travels from one node to another. The package documentation says when each
@@ -93,22 +97,26 @@ type (
 		Network string
 		Record  []byte // the requester's signed peer record
 		Degree  int    // the number of links of the requester
-		Urgent  bool   // asks the receiver to accept even if it has Max links
-		Manual  bool   // a user asked for this link, so the cooldown of a pair is ignored
-		Tag     Tag    // the requester's part of the network
+		Urgent  bool   // asks the receiver to accept the link even if the receiver has Max links
+		// Manual says that a user asked for this link. Then it does not matter that one of the
+		// two nodes ended their last link by decision a moment ago.
+		Manual bool
+		Tag    Tag // the requester's part of the network
 		// Leaving, if it has a record, is the neighbor that the requester will leave in
 		// exchange for this link. A full receiver may send one of its neighbors there.
 		Leaving Contact
 	}
-	// Accept answers a Request: the receiver may set up the link.
+	// Accept answers a Request for a link: the sender agrees to the link.
 	Accept struct {
-		Session  protocol.Session
-		Record   []byte    // the sender's signed peer record
-		Degree   int       // the number of links of the sender
-		Exchange bool      // the sender will send one of its neighbors to Request.Leaving
+		Session protocol.Session
+		Record  []byte // the sender's signed peer record
+		Degree  int    // the number of links of the sender
+		// Exchange says that the sender will send one of its neighbors to the node in the field
+		// Leaving of the Request.
+		Exchange bool
 		Contacts []Contact // other nodes that the receiver may link to
 	}
-	// Reject answers a Request: the sender refuses the link.
+	// Reject answers a Request for a link: the sender refuses the link.
 	Reject struct {
 		Reason   Reason
 		Network  string    // the sender's network, if Reason is ReasonNetwork
@@ -126,8 +134,10 @@ type (
 	Keepalive struct {
 		Degree int           // the number of links of the sender
 		Stamp  time.Duration // the sender's clock, since its start
-		Echo   time.Duration // the Stamp in the last Keepalive from the receiver
-		Hold   time.Duration // the time since the receiver's last Keepalive arrived
+		Echo   time.Duration // the Stamp in the last Keepalive that the sender got from the receiver
+		// Hold is the time that has passed since the sender got the last Keepalive of the
+		// receiver.
+		Hold time.Duration
 	}
 	// Leave ends a link.
 	Leave struct {
@@ -139,15 +149,16 @@ type (
 	Walk struct {
 		Origin Contact
 		TTL    int
-		Urgent bool // the node at the end of the walk accepts even if it has Max links
+		// Urgent means that, if no node on the way has room, the last one asks Origin for a
+		// link even if it has Max links.
+		Urgent bool
 	}
 	// Handover asks the receiver to link to the node To, and then to leave the sender.
 	// If To is empty, it asks the receiver to leave the sender at once, unless the
 	// receiver would then have fewer than Min links.
 	Handover struct{ To Contact }
-	// Shuffle exchanges contacts with the node at the end of a random walk of TTL hops.
-	// With a TTL of zero it is a check: the receiver answers, and so shows that it is
-	// alive.
+	// Shuffle exchanges contacts with the node at the end of a random walk of at most TTL hops.
+	// With a TTL of zero it checks whether the receiver is alive: the receiver answers at once.
 	Shuffle struct {
 		Path     []peer.ID // the nodes that the message has passed, its origin first
 		TTL      int
@@ -158,29 +169,29 @@ type (
 	// ShuffleReply answers a Shuffle. It returns over the nodes that the Shuffle has passed.
 	ShuffleReply struct {
 		Path     []peer.ID // the nodes that the reply has yet to reach, the next one last
-		Tag      Tag       // the answering node's part of the network
+		Tag      Tag       // the part of the network in which the node that answers is
 		Contacts []Contact // nodes that the answering node knows
 	}
-	// Beacon names the owner of the tag of the sender's part of the network. The owner
-	// floods one over all links every ten seconds.
+	// Beacon says which node owns the tag, the name of the sender's part of the network. The
+	// owner floods a Beacon over all links of its part every ten seconds.
 	Beacon struct{ Owner Contact }
-	// Lookup walks until it reaches the node Target, or a node that knows the signed
-	// record of Target.
+	// Lookup searches for the address of the node Target. It is passed on over random links
+	// until it reaches Target, or a node that knows the signed record of Target.
 	Lookup struct {
 		Path   []peer.ID // the nodes that the message has passed, its origin first
 		TTL    int
-		Token  uint64 // a number chosen by the origin, which Found repeats
+		Token  uint64 // a number chosen by the node that searches, which the answer Found repeats
 		Target peer.ID
-		Origin Contact // lets Target dial the origin, in case Target cannot be dialed
+		Origin Contact // the node that searches; Target dials it, in case it cannot dial Target
 	}
 	// Found answers a Lookup. It returns over the nodes that the Lookup has passed.
 	Found struct {
 		Path   []peer.ID // the nodes that the answer has yet to reach, the next one last
-		Token  uint64    // the number in the Lookup
+		Token  uint64    // the number in the Lookup that this message answers
 		Target Contact
 	}
-	// Signal carries bytes of the layer above. The driver floods it over the links; the
-	// state machine never receives one.
+	// Signal carries bytes that the packages above this one exchange. The driver floods it over
+	// the links; the state machine never receives one.
 	Signal struct{ Payload []byte }
 )
 
@@ -192,7 +203,7 @@ type (
 	Tick struct{}
 	// Received is a message from a peer whose identity the connection has proved.
 	Received struct {
-		From    Contact // only ID, unless the message carries the sender's record
+		From    Contact // the sender; only ID is set, unless the message carries the sender's record
 		Message Message
 	}
 	// Unreachable means that the peer could not be dialed, or that a message could not be
@@ -221,10 +232,11 @@ type (
 	// SeedHeard that it hears the seed again.
 	SeedLost  struct{ Seed int }
 	SeedHeard struct{ Seed int }
-	// Learned is the contact of a node that was found outside the overlay, as by mDNS.
+	// Learned brings the contact of a node that was found outside the overlay, for example by
+	// mDNS.
 	Learned struct{ Contact Contact }
-	// Find asks for the address of a member. One or more Located with the same Token
-	// follow; the last one has Done set.
+	// Find asks the state machine to search for the address of a member. One or more outputs
+	// Located with the same Token answer it; the last one has Done set.
 	Find struct {
 		Target peer.ID
 		Token  uint64
@@ -241,8 +253,9 @@ type (
 	// Woke means that this machine was asleep, so that the silence of other nodes does
 	// not mean that they are dead.
 	Woke struct{}
-	// Add asks for a link to one node, even if this node has Min links, but not if it has
-	// Max. Exactly one Added with the same Token follows.
+	// Add asks for a link to one node that the user named. It works even if this node has Min
+	// links, but not if it has Max. Exactly one output Added with the same Token tells the
+	// outcome.
 	Add struct {
 		Contact Contact
 		Token   uint64
@@ -273,29 +286,33 @@ func (Add) input()           {}
 func (Drop) input()          {}
 func (Close) input()         {}
 
-// An Output is something that the driver has to do. It performs them in the order in which
-// Step returns them.
+// An Output is something that the driver has to do. The driver performs the outputs in the
+// order in which Step returns them.
 type Output interface{ output() }
 
 type (
-	// Send asks for a message to be sent. Without a connection, the driver dials first.
+	// Send asks the driver to send a message to a peer. If there is no connection to the peer,
+	// the driver dials it first.
 	Send struct {
 		To      Contact
 		Message Message
 	}
-	// Pending means that a link to the peer is being set up. The driver lets the peer onto
-	// the pubsub topic and holds back direct events from it. Linked or Unlinked follows.
+	// Pending means that a link to the peer is being set up. The driver lets the peer onto the
+	// pubsub topic and holds back direct events from it, until Linked or Unlinked for the same
+	// peer follows.
 	Pending struct{ Peer peer.ID }
-	// Probe asks for an OnTopic that says whether the peer is on the topic now. Pubsub can
-	// miss a peer that joins right after it left.
+	// Probe asks the driver whether the peer is on the pubsub topic now. The driver answers
+	// with OnTopic. The question is needed since pubsub can miss a peer that joins right after
+	// it left.
 	Probe struct{ Peer peer.ID }
-	// Linked means that both nodes have completed the link.
+	// Linked means that the link to a peer is complete at both nodes.
 	Linked struct {
 		Peer     peer.ID
 		Addrs    []ma.Multiaddr // the addresses of the peer that this node may dial
-		Greeting []byte         // from the peer's Ready
+		Greeting []byte         // the bytes in the field Greeting of the peer's Ready
 	}
-	// Unlinked means that a link has ended, after Pending or after Linked.
+	// Unlinked means that the link to a peer has ended: one that was complete, or one for which
+	// only Pending came before.
 	Unlinked struct {
 		Peer      peer.ID
 		Reason    Reason
@@ -307,16 +324,17 @@ type (
 		Reason  Reason
 		Network string // the peer's network, if Reason is ReasonNetwork
 	}
-	// AskSeed asks which node is at the seed's address. Seed is the index of the seed. One
-	// SeedFound, SeedFailed or SeedSelf follows.
+	// AskSeed asks the driver which node is at the address of a seed. Seed is the index of the
+	// seed. One SeedFound, SeedFailed or SeedSelf answers.
 	AskSeed struct{ Seed int }
-	// RenewRecord asks for a RecordRenewed with a higher number.
+	// RenewRecord asks the driver to sign a new peer record of this node, with a higher
+	// sequence number. The driver answers with RecordRenewed.
 	RenewRecord struct{}
-	// DialBack asks for a connection to a node that looks for this node. No message is
-	// sent over it.
+	// DialBack asks the driver to dial a node that searches for this node's address. No message
+	// is sent over the connection.
 	DialBack struct{ To Contact }
-	// Located is an answer to a Find. The address in it may be out of date, so further
-	// answers may follow.
+	// Located answers a Find with an address of the node that it asked for. The address may be
+	// out of date, so further answers may follow.
 	Located struct {
 		Token   uint64
 		Contact Contact // empty in the last answer if nothing more was found

@@ -6,9 +6,10 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// This file decides when to try each seed. A node without links tries all seeds at once.
-// A node with links tries a seed only to connect two parts of a network: if the seed was
-// never reached, or if the watchdog no longer hears it. It does so with longer pauses.
+// This file decides when to try to reach each seed. A node without links tries all seeds at
+// once. A node with links tries a seed only to connect two parts of a network: if the seed was
+// never reached, or if the watchdog no longer hears it. Its pauses between attempts grow
+// longer.
 
 // seedBackoff holds the pauses between the rounds in which a node without links tries all
 // its seeds. Each pause is varied by 20 %, and the last one repeats.
@@ -24,27 +25,31 @@ const (
 )
 
 type seedState struct {
-	id       peer.ID // the node that was last found at the seed's address
-	self     bool    // the seed's address leads to this node
-	asked    bool    // the driver has not yet answered the last AskSeed
-	reached  bool    // a node was found, and it has not refused this node for good
-	lost     bool    // the watchdog no longer hears the seed
-	unlinked bool    // the link to the seed has ended, and it was not reached since
-	tries    int     // attempts since next was last reset
+	id   peer.ID // the node that was last found at the seed's address
+	self bool    // the seed's address leads to this node
+	// asked says that this node has asked the driver which node is at the seed's address, and
+	// waits for the answer.
+	asked    bool
+	reached  bool // a node was found at the seed's address, and has not refused this node for good
+	lost     bool // the watchdog no longer hears the seed
+	unlinked bool // the link to the seed has ended, and the seed was not reached since
+	tries    int  // attempts since next was last reset
 	next     time.Time
 }
 
-// isWanted reports whether a node with links should try the seed, once its pause is over.
+// isWanted reports whether a node with links should try to reach the seed, once the pause since
+// its last attempt is over.
 func (x *seedState) isWanted() bool { return !x.self && !x.asked && (!x.reached || x.lost) }
 
-// startRejoin lets a node without links try all seeds and all addresses in its book now,
-// and begins the pauses between such rounds anew.
+// startRejoin lets a node that has lost its last link try all seeds and all addresses in its
+// book now. The pauses between further rounds of attempts begin with the shortest.
 func (s *State) startRejoin(now time.Time) {
 	s.seedRound, s.nextSeedRound = 0, now
 	s.book.retryAll()
 }
 
-// askSeeds asks the driver which node is at the address of each seed that is due.
+// askSeeds asks the driver which node is at a seed's address, for each seed whose next attempt
+// is due at the time now.
 func (s *State) askSeeds(now time.Time) {
 	if s.isolated() {
 		s.askAllSeeds(now)
@@ -65,15 +70,16 @@ func (s *State) askSeeds(now time.Time) {
 	}
 }
 
-// askAllSeeds asks about all seeds, for a node without links, if the next round is due.
+// askAllSeeds is for a node without links. If its next round of attempts is due at the time
+// now, it asks the driver which node is at the address of each seed.
 func (s *State) askAllSeeds(now time.Time) {
-	// No round was ever planned: this is the first step of the node, or its first neighbor
-	// has just become suspect.
+	// No round of attempts to reach the seeds was ever planned: this is the first step of the
+	// node, or its first neighbor has just become suspect.
 	if s.nextSeedRound.IsZero() && s.occupied() == 0 {
 		s.startRejoin(now)
 	}
-	// The time is still zero if the first handshake of this node is under way. Its seeds
-	// are tried only if that handshake fails.
+	// The time of the next round is still zero if the first handshake of this node is under
+	// way. The seeds are tried only if that handshake fails.
 	if s.nextSeedRound.IsZero() || now.Before(s.nextSeedRound) {
 		return
 	}
@@ -89,14 +95,14 @@ func (s *State) askAllSeeds(now time.Time) {
 
 // askSeed asks the driver which node is at the address of seed i, whose state is x.
 func (s *State) askSeed(i int, x *seedState) {
-	// At most one question per seed is open at a time.
+	// The driver has at most one question about each seed to answer at a time.
 	if !x.asked {
 		x.asked = true
 		s.emit(AskSeed{Seed: i})
 	}
 }
 
-// seedsDue returns when askSeeds has to act next; zero means never.
+// seedsDue returns the time at which askSeeds has to be called next. The zero time means never.
 func (s *State) seedsDue() (t time.Time) {
 	if s.isolated() {
 		return s.nextSeedRound
@@ -131,21 +137,24 @@ func (s *State) handleSeedFound(now time.Time, in SeedFound) {
 	}
 }
 
-// setSeedLost notes that the watchdog no longer hears seed i, or hears it again. In both
-// cases the pauses between attempts begin anew.
+// setSeedLost notes that the watchdog no longer hears seed i, if lost is true, or that it hears
+// the seed again. In both cases the pauses between attempts to reach the seed begin anew.
 func (s *State) setSeedLost(now time.Time, i int, lost bool) {
 	if x := s.seeds[i]; x.lost != lost {
 		x.lost, x.tries, x.next = lost, 0, now
-		x.reached = x.reached || !lost // the overlay has reached a seed that is heard again
+		// A seed that the watchdog hears again was reached over the links of the overlay.
+		x.reached = x.reached || !lost
 	}
 }
 
-// noteSeedUnlinked makes this node try a seed again soon whose link has ended by a fault,
-// or because the seed was closed. If the seed is restarted and has no seeds of its own, it
-// knows nobody, so other nodes have to contact it.
+// noteSeedUnlinked makes this node try to reach a seed again soon after the link to that seed,
+// the peer id, has ended by a fault, or because the seed was closed. If the seed is restarted
+// and has no seeds of its own, it knows nobody, so other nodes have to contact it.
 func (s *State) noteSeedUnlinked(now time.Time, id peer.ID, why Reason) {
 	if !why.isFault() && why != ReasonClosed {
-		return // a decision ended the link, so the seed is still in this part of the network
+		// A decision ended the link, and no fault, so the seed is still in this part of the
+		// network.
+		return
 	}
 	for _, x := range s.seeds {
 		if x.id == id {
@@ -154,11 +163,12 @@ func (s *State) noteSeedUnlinked(now time.Time, id peer.ID, why Reason) {
 	}
 }
 
-// noteSeedRefused makes this node try a seed again after the node found at its address
-// turned out to be the wrong one: it has another network or protocol, or it did not answer.
+// noteSeedRefused makes this node try a seed again after the node id, found at the seed's
+// address, turned out to be the wrong one: it has another network or protocol, or it did not
+// answer.
 func (s *State) noteSeedRefused(id peer.ID, why Reason) {
-	// ReasonUnreachable does not count: id may be an earlier identity of the seed, and
-	// the seed may be reachable under its present one.
+	// ReasonUnreachable does not count: id may be an id that the seed had before a restart, and
+	// the seed may be reachable under its present id.
 	if why != ReasonNetwork && why != ReasonProtocol && why != ReasonTimeout {
 		return
 	}
@@ -169,8 +179,8 @@ func (s *State) noteSeedRefused(id peer.ID, why Reason) {
 	}
 }
 
-// SeedNext returns when seed i is tried next if nothing changes before. Zero means that no
-// attempt is planned.
+// SeedNext returns the time of the next attempt to reach seed i if nothing changes before. The
+// zero time means that no attempt is planned.
 func (s *State) SeedNext(i int) time.Time {
 	switch x := s.seeds[i]; {
 	case x.self:

@@ -7,26 +7,28 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// This file keeps the addresses in the book fresh, in two ways. Shuffles exchange addresses
-// with random nodes. Checks ask one node of the book after the other to show that it is
-// alive.
+// This file keeps the addresses in the book fresh, in two ways. A shuffle exchanges addresses
+// with a random node. A check asks one node of the book to show that it is alive.
 
 const (
-	// shuffleSize is the number of contacts that a shuffle carries in each direction. In
-	// HyParView it is 7: 3 neighbors and 4 other nodes.
+	// shuffleSize is the number of contacts that a Shuffle carries, and also its reply. In the
+	// protocol HyParView it is 7: 3 neighbors and 4 other nodes.
 	shuffleSize = 8
-	// shuffleInterval is the pause between shuffles. The first few, earlyShuffles, have
-	// pauses of earlyShuffleInterval, since a new node knows few others.
+	// shuffleInterval is the pause between two shuffles, which exchange addresses with random
+	// nodes. The first few shuffles, earlyShuffles of them, have pauses of
+	// earlyShuffleInterval, since a new node knows few others.
 	shuffleInterval      = 30 * time.Second
 	earlyShuffleInterval = 4 * time.Second
 	earlyShuffles        = 5
-	// The pause between checks doubles when a node answers, and halves when it does not.
-	// So a book full of dead nodes is cleared in a minute or two.
+	// A node asks one node of its book after the other to show that it is alive. The pause
+	// between these checks doubles when a node answers, and halves when it does not. So a book
+	// full of dead nodes is cleared in a minute or two.
 	firstCheckPause = 20 * time.Second
 	minCheckPause   = time.Second
 	maxCheckPause   = time.Minute
-	// lostCheckInterval is the least time between two checks of lost addresses. They may
-	// belong to other programs by now, which should not be dialed often.
+	// lostCheckInterval is the least time between two checks of nodes that did not answer
+	// before. Their addresses may belong to other programs by now, which should not be dialed
+	// often.
 	lostCheckInterval = 2 * time.Second
 )
 
@@ -45,10 +47,11 @@ type shuffleState struct {
 type check struct {
 	id          peer.ID
 	at          time.Time // when the question was sent
-	wasNeighbor bool      // the node is a lost one, and was a neighbor before
+	wasNeighbor bool      // the node did not answer before, but was once a neighbor
 }
 
-// runShuffles sends the shuffle and the checks that are due, and ends old checks.
+// runShuffles sends the shuffle of addresses that is due at the time now, and the checks
+// whether nodes of the book are alive. It ends checks that got no answer in time.
 func (s *State) runShuffles(now time.Time) {
 	sh := &s.shuffles
 	for _, c := range slices.Clone(sh.checks) {
@@ -61,7 +64,8 @@ func (s *State) runShuffles(now time.Time) {
 	if s.Degree() == 0 || s.cfg.Min == 0 {
 		return
 	}
-	if sh.nextCheck.IsZero() { // this node has just got its first link
+	// The first link of this node is complete, so its checks of other nodes begin.
+	if sh.nextCheck.IsZero() {
 		sh.nextCheck = now.Add(s.spread(sh.checkPause))
 	}
 	if !now.Before(sh.nextWalk) {
@@ -77,8 +81,8 @@ func (s *State) runShuffles(now time.Time) {
 			})
 		}
 	}
-	// Checks of known nodes use at most half of the dials, so that lost nodes are checked
-	// as well.
+	// The checks whether nodes believed to be alive are so use at most half of the dials, so
+	// that nodes that did not answer before are checked as well.
 	if !now.Before(sh.nextCheck) && len(sh.checks) < maxDials/2 {
 		sh.nextCheck = now.Add(s.spread(sh.checkPause))
 		if e := s.book.stalestKnown(s.isIdle); e != nil {
@@ -86,14 +90,16 @@ func (s *State) runShuffles(now time.Time) {
 			s.sendCheck(now, e)
 		}
 	}
-	// Lost nodes have a limit of their own; see lostCheckInterval.
+	// The checks of nodes that did not answer before have a limit of their own; see
+	// lostCheckInterval.
 	if e := s.book.nextLost(s.isIdle); e != nil && !now.Before(e.retryAt) && !now.Before(sh.nextLostCheck) && len(sh.checks) < maxDials {
 		sh.nextLostCheck = now.Add(lostCheckInterval)
 		s.sendCheck(now, e)
 	}
 }
 
-// shufflesDue returns when runShuffles has to act next; zero means never.
+// shufflesDue returns the time at which runShuffles has to be called next. The zero time means
+// never.
 func (s *State) shufflesDue() time.Time {
 	sh := &s.shuffles
 	var t time.Time
@@ -120,12 +126,14 @@ func (s *State) shufflesDue() time.Time {
 // isIdle reports whether this node has neither a link to e nor a check of e under way.
 func (s *State) isIdle(e *candidate) bool { return s.link(e.ID) == nil && s.checkIndex(e.ID) < 0 }
 
-// checkIndex returns the index in checks of the check of id, or -1.
+// checkIndex returns the index of the check of the node id in the list of checks that are under
+// way, or -1 if there is none.
 func (s *State) checkIndex(id peer.ID) int {
 	return slices.IndexFunc(s.shuffles.checks, func(c check) bool { return c.id == id })
 }
 
-// sendCheck asks a node to show that it is alive, with a Shuffle of no hops.
+// sendCheck asks the node e of the book to show that it is alive: e has to answer a Shuffle of
+// no hops.
 func (s *State) sendCheck(now time.Time, e *candidate) {
 	e.lastTry = now
 	s.shuffles.checks = append(s.shuffles.checks, check{e.ID, now, e.wasNeighbor && e.fails > 0})
@@ -134,16 +142,17 @@ func (s *State) sendCheck(now time.Time, e *candidate) {
 	})
 }
 
-// failCheck ends the check of id, which got no answer. It reports whether there was a check
-// of id.
+// failCheck ends the check whether the node id is alive, which got no answer. It reports
+// whether such a check was under way.
 func (s *State) failCheck(now time.Time, id peer.ID) bool {
 	i := s.checkIndex(id)
 	if i < 0 {
 		return false
 	}
 	s.shuffles.checks = slices.Delete(s.shuffles.checks, i, i+1)
-	// A dead node among the known ones suggests that more of them are dead, so the next
-	// check comes sooner. A lost node that does not answer suggests nothing.
+	// If a node that was believed to be alive is dead, more of them may be dead, so the next
+	// check comes sooner. If a node that did not answer before does not answer again, that
+	// means nothing.
 	if s.book.findKnown(id) != nil {
 		s.shuffles.checkPause = max(s.shuffles.checkPause/2, minCheckPause)
 		s.shuffles.nextCheck = earlier(s.shuffles.nextCheck, now.Add(s.shuffles.checkPause))
@@ -152,14 +161,15 @@ func (s *State) failCheck(now time.Time, id peer.ID) bool {
 	return true
 }
 
-// handleShuffle passes a Shuffle on to a random neighbor, or answers it.
+// handleShuffle passes the Shuffle m on to a random neighbor, or answers it with contacts. The
+// node from sent m; l is the link to that node, or nil.
 func (s *State) handleShuffle(now time.Time, from Contact, l *link, m Shuffle) {
 	if !s.validPath(m.Path, from.ID) {
-		return // an answer returns along the path, so a wrong path would mislead it
+		return // the answer returns along the path in the message, so a wrong path would mislead it
 	}
 	isNeighbor := l != nil && l.phase == linked
-	// If the neighbor exceeds its limit for walks, the walk is not dropped but ends at
-	// this node, so that its origin gets an answer.
+	// If the neighbor exceeds its limit for messages that this node passes on, this Shuffle is
+	// not dropped but ends at this node, so that the node that sent it first gets an answer.
 	if isNeighbor && m.TTL > 0 && l.allowWalk(now, walkCost) {
 		if next := s.randomNeighbor(m.Path...); next != nil {
 			m.Path, m.TTL = append(slices.Clone(m.Path), s.cfg.Self), m.TTL-1
@@ -168,11 +178,11 @@ func (s *State) handleShuffle(now time.Time, from Contact, l *link, m Shuffle) {
 		}
 	}
 	if !isNeighbor && len(m.Path) > 1 {
-		return // walks travel over links only; a check has a path of one node
+		return // a Shuffle that was passed on must come from a neighbor; a check has a path of one node
 	}
 	reply := ShuffleReply{Path: m.Path[:len(m.Path)-1], Tag: s.advertisedTag(), Contacts: s.sampleContacts(shuffleSize, m.Path[0])}
 	s.send(from, reply)
-	// A message with an origin that is not the first node of its path is forged.
+	// If the origin of the message is not the first node of its path, the message is forged.
 	if m.Origin.ID == m.Path[0] {
 		if len(m.Path) == 1 {
 			// The origin itself sent this message, so it is alive. It may be in another
@@ -181,15 +191,17 @@ func (s *State) handleShuffle(now time.Time, from Contact, l *link, m Shuffle) {
 			s.book.markAlive(m.Origin, now)
 			s.joinOtherPart(now, m.Origin, m.Tag)
 		} else {
-			// The message came over links, so its origin is in this part of the network.
+			// The message was passed on over links, so its origin is in this part of the
+			// network.
 			s.book.learn(m.Origin)
 		}
 	}
 	s.learnContacts(m.Contacts)
 }
 
-// handleShuffleReply passes a reply back along the path of its Shuffle. At the origin of
-// that Shuffle, it ends a check or a shuffle of this node.
+// handleShuffleReply passes the reply m to a Shuffle back along the path of that Shuffle. If
+// this node sent the Shuffle, it ends the check or the shuffle that it was for, and adds the
+// contacts in m to the book. The node from sent m; l is the link to that node, or nil.
 func (s *State) handleShuffleReply(now time.Time, from Contact, l *link, m ShuffleReply) {
 	if len(m.Path) > 0 {
 		if next := s.returnHop(l, m.Path); next != nil {
@@ -203,19 +215,19 @@ func (s *State) handleShuffleReply(now time.Time, from Contact, l *link, m Shuff
 		s.shuffles.checks = slices.Delete(s.shuffles.checks, i, i+1)
 		s.checkAnswered(now, from, l, c, m.Tag)
 	} else if l == nil || !s.shuffles.awaitingReply {
-		return // this node did not ask; contacts from anybody could fill its book
+		return // this node sent no Shuffle; contacts from anybody could fill its book
 	} else {
 		s.shuffles.awaitingReply = false
 	}
 	s.learnContacts(m.Contacts)
 }
 
-// checkAnswered handles the answer of the node from to the check c. t is the tag of the
-// part of the network in which that node is.
+// checkAnswered handles the answer of the node from to the check c, which asked whether it is
+// alive. t is the tag of that node's part of the network. l is the link to that node, or nil.
 func (s *State) checkAnswered(now time.Time, from Contact, l *link, c check, t Tag) {
 	wasKnown := s.book.findKnown(from.ID) != nil
 	s.book.markAlive(from, now)
-	// Known nodes that are alive need fewer checks.
+	// Nodes that were believed to be alive, and are, need fewer checks.
 	if wasKnown {
 		s.shuffles.checkPause = min(s.shuffles.checkPause*2, maxCheckPause)
 	}
@@ -226,8 +238,8 @@ func (s *State) checkAnswered(now time.Time, from Contact, l *link, c check, t T
 	case s.inOtherPart(t):
 		s.joinOtherPart(now, e.Contact, t)
 	case c.wasNeighbor && s.hasRoom(0) && s.linkable(now)(e):
-		// The node was lost and had been a neighbor before, so it may come from the other
-		// side of a cut.
+		// The node did not answer before, and had been a neighbor before that, so it may come
+		// from the other side of a cut in the network.
 		s.requestLink(now, e.Contact, ordinary).wanted = true
 	}
 }
@@ -235,9 +247,9 @@ func (s *State) checkAnswered(now time.Time, from Contact, l *link, c check, t T
 // joinOtherPart asks the node c for a link if its tag t shows that it is in another part of
 // the network. The link would join the two parts, so the request is urgent.
 func (s *State) joinOtherPart(now time.Time, c Contact, t Tag) {
-	// This node does not ask if it ended a link to c a moment ago, if it wants no links, or
-	// if it has too many. The bound on requests keeps a crowd of nodes from another part
-	// from causing as many requests.
+	// This node does not ask c for a link if one of the two ended their link by decision a
+	// moment ago, if it wants no links, or if it has too many. The bound on requests keeps a
+	// crowd of nodes from another part of the network from causing as many requests.
 	if !s.inOtherPart(t) || s.link(c.ID) != nil || s.coolingDown(now, c.ID) || s.cfg.Max == 0 || s.cfg.Min == 0 ||
 		!s.hasRoom(maxOverflow) || s.count(requested) >= maxDials {
 		return
@@ -253,16 +265,16 @@ func (s *State) validPath(path []peer.ID, from peer.ID) bool {
 	return len(path) > 0 && len(path) <= maxPath && path[len(path)-1] == from && !slices.Contains(path, s.cfg.Self)
 }
 
-// returnHop returns the link over which an answer goes on to the origin of the question:
-// the link to the last node in path. It returns nil if that node, or the peer that sent the
-// answer, is not a neighbor.
+// returnHop returns the link over which this node passes an answer back: the link to the last
+// node in path. The answer came over the link from. returnHop returns nil if one of the two
+// links is not complete, or if they are the same.
 func (s *State) returnHop(from *link, path []peer.ID) *link {
 	if from == nil || from.phase != linked {
 		return nil
 	}
 	next := s.link(path[len(path)-1])
 	if next == nil || next.phase != linked || next == from {
-		return nil // the link has ended since, or the path is forged
+		return nil // the link to that node has ended since, or the path in the answer is forged
 	}
 	return next
 }

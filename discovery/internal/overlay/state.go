@@ -17,8 +17,8 @@ const (
 	// wakeGrace is the time that each neighbor has, after this machine was asleep, to send
 	// a message before its link ends.
 	wakeGrace = keepaliveInterval + time.Second
-	// redirectSize is the number of other nodes that an answer to a request for a link
-	// names, as contacts for the requester (Cyclon exchanges 8).
+	// redirectSize is the number of contacts of other nodes in an answer to a request for a
+	// link. In the protocol Cyclon, 8 contacts are exchanged.
 	redirectSize = 8
 )
 
@@ -48,11 +48,12 @@ type State struct {
 	outputs []Output // the outputs of the present step
 
 	// Links, and the addresses of other nodes.
-	links      []*link // in the order in which their handshakes began
+	links      []*link // all links, complete or not, in the order in which their handshakes began
 	book       book
 	endedLinks []endedLink // for the cooldown, see startCooldown
 
-	// The state of the other parts of the protocol. Each part has its own file.
+	// The state of the parts of the protocol that have files of their own: seeds, beacons,
+	// shuffles of addresses, swaps of links, and searches for addresses.
 	seeds    []*seedState
 	beacon   partTag
 	shuffles shuffleState
@@ -63,21 +64,24 @@ type State struct {
 	seedRound     int       // rounds since the last link ended
 	nextSeedRound time.Time // zero before the first round
 
-	// The search for more links. A new link resets the three counters.
+	// The search for more links. A new link sets failedWalkRounds, refusals and refusalsInRow
+	// to zero.
 	nextWalks        time.Time // when random walks may be sent again
-	failedWalkRounds int       // rounds of walks since the last new link
+	failedWalkRounds int       // rounds of random walks since the last new link
 	refusals         float64   // refused requests at lastRefusal, see activeRefusals
 	lastRefusal      time.Time
 	refusalsInRow    int // refused requests since the last new link
 
-	// A node with more than Max links hands some over; see shedLinks.
-	overSince     time.Time // when the number of links exceeded Max; zero while it does not
-	nextHandover  time.Time
-	handoverAsked []peer.ID // the neighbors already asked to link to another node
+	// A node with more than Max links asks neighbors to leave it; see shedLinks.
+	overSince    time.Time // when the number of links exceeded Max; zero while it does not
+	nextHandover time.Time
+	// handoverAsked has the neighbors that were asked to link to another node and then to leave
+	// this node.
+	handoverAsked []peer.ID
 }
 
-// An endedLink is a link that one of its two nodes ended by decision, without a fault. The
-// two nodes make no new link for a while.
+// An endedLink is a link that one of its two nodes ended by decision, without a fault. For
+// relinkCooldown, the two nodes make no new link.
 type endedLink struct {
 	id peer.ID
 	at time.Time
@@ -127,8 +131,8 @@ type PartView struct {
 	Links int       // neighbors
 	Known int       // nodes believed to be alive, neighbors included
 	Lost  int       // nodes that did not answer; this node tries them again now and then
-	Tag   Tag       // the name of the part
-	Since time.Time // when this node first received a beacon from the owner of Tag
+	Tag   Tag       // the tag, which is the name of this node's part of the network
+	Since time.Time // when the node that owns the tag last changed, as far as this node knows
 }
 
 // View returns what this node knows of its part of the network.
@@ -150,10 +154,10 @@ func (s *State) Step(now time.Time, in Input) []Output {
 	}
 	if s.started.IsZero() {
 		s.started = now
-		s.becomeOwner(now) // a node without links is a part of its own, and owns its tag
+		s.becomeOwner(now) // a node without links is a part of the network of its own, and owns its tag
 	}
-	// The driver calls Step at nextDue at the latest. If the call is much later, this
-	// process was suspended, and the silence of others does not mean that they are dead.
+	// The driver must call Step at the time nextDue at the latest. If it calls much later, this
+	// process was suspended, and the silence of other nodes does not mean that they are dead.
 	if !s.nextDue.IsZero() && now.Sub(s.nextDue) > sleepThreshold {
 		s.forgiveSilence(now)
 	}
@@ -233,7 +237,7 @@ func (s *State) Next(now time.Time) (t time.Time) {
 	}
 	t = earlier(t, s.seedsDue())
 	t = earlier(t, s.requestsDue(now))
-	// Only a node with more than Max links hands links over.
+	// Only a node with more than Max links asks its neighbors to leave it.
 	if !s.overSince.IsZero() {
 		t = earlier(t, s.nextHandover)
 	}
@@ -280,8 +284,8 @@ func (s *State) forgiveSilence(now time.Time) {
 	for _, x := range s.seeds {
 		x.tries, x.next = 0, now
 	}
-	// The owner of the tag has one beacon interval and wakeGrace to flood a beacon before
-	// another node takes its place.
+	// The node that owns the tag has one beacon interval and wakeGrace to flood a beacon before
+	// another node becomes the owner in its place.
 	if limit := now.Add(beaconInterval + wakeGrace - beaconTimeout); s.beacon.heard.Before(limit) {
 		s.beacon.heard = limit
 	}
@@ -327,9 +331,9 @@ func (s *State) healthy() (n int) {
 // been silent for long, do not count.
 func (s *State) occupied() int { return s.healthy() + s.count(accepted) }
 
-// hasRoom reports whether one more link stays within Max+extra. A link to a suspect
-// neighbor, which may be dead, is not counted, but together with those links there may
-// never be more than Max+maxOverflow.
+// hasRoom reports whether this node may have one more link: then at most Max+extra links may
+// count toward Max, and at most Max+maxOverflow links may exist together with those to suspect
+// neighbors, which may be dead.
 func (s *State) hasRoom(extra int) bool {
 	if s.cfg.Max < 0 {
 		return true

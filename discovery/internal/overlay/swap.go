@@ -15,7 +15,8 @@ const (
 	// mixed within two minutes. Later each node swaps about once in a quarter of an hour.
 	minSwapPause = 20 * time.Second
 	maxSwapPause = 10 * time.Minute
-	// minSwapAge is the least age of a link that a node gives up in a swap.
+	// minSwapAge is the least age of a link that a node gives up in a swap, which exchanges
+	// that link for a link to a random node.
 	minSwapAge = 15 * time.Second
 )
 
@@ -24,7 +25,8 @@ type swapState struct {
 	pause time.Duration // the pause between the next swap and the one after it
 }
 
-// swapSoon makes this node swap within 40 seconds, and resets the pause between swaps.
+// swapSoon makes this node exchange one of its links for a link to a random node within 40
+// seconds of now, and makes the pause between such swaps as short as possible.
 func (s *State) swapSoon(now time.Time) {
 	s.swaps.pause = minSwapPause
 	if soon := now.Add(s.jitter(minSwapPause)); s.swaps.next.IsZero() || soon.Before(s.swaps.next) {
@@ -32,21 +34,20 @@ func (s *State) swapSoon(now time.Time) {
 	}
 }
 
-// targetDegree returns the number of links above which a node seeks no more of its own
-// accord. It is the middle between Min and Max, so that room is left for other nodes that
-// lack links.
+// targetDegree returns the number of links at which a node seeks no more of its own accord. It
+// is the middle between Min and Max, so that room is left for other nodes that lack links.
 func (s *State) targetDegree() int {
-	// Without an upper bound there is no middle.
+	// If Max is negative, there is no upper bound, and so no middle between Min and Max.
 	if s.cfg.Max < 0 {
 		return s.cfg.Min
 	}
 	return (s.cfg.Min + s.cfg.Max + 1) / 2
 }
 
-// startSwap asks a random known node for a link, if a swap is due. A node with few links
-// adds the new link; any other node leaves a neighbor in exchange. If the node asked is
-// full, it sends one of its own neighbors to the one that was left. So every node keeps its
-// number of links.
+// startSwap asks a random known node for a link, if a swap is due at the time now. If this node
+// has few links, it adds the new link; otherwise it leaves a neighbor in exchange. If the node
+// asked is full, it sends one of its own neighbors to the neighbor that was left. So every node
+// keeps its number of links.
 func (s *State) startSwap(now time.Time) {
 	sw := &s.swaps
 	if s.Degree() == 0 || now.Before(sw.next) {
@@ -62,7 +63,7 @@ func (s *State) startSwap(now time.Time) {
 	linkable := s.linkable(now)
 	list := slices.DeleteFunc(slices.Clone(s.book.known), func(e *candidate) bool { return !linkable(e) || len(e.Record) == 0 || now.Before(e.retryAt) })
 	if len(list) == 0 {
-		return // this node knows no others to swap with
+		return // this node knows no node that it could ask for a new link
 	}
 	to := list[s.cfg.Rand.IntN(len(list))]
 	if s.occupied() < s.targetDegree() { // there is room for one more link, so leave nobody
@@ -77,13 +78,13 @@ func (s *State) startSwap(now time.Time) {
 	l.swap, l.overflow, l.leaving = true, true, leaving.Contact
 }
 
-// minSpareDegree returns the number of links that a neighbor must have for this node to
-// leave it in a swap. It is far enough above Min that other nodes may leave that neighbor
-// at the same moment.
+// minSpareDegree returns the number of links that a neighbor must have so that this node may
+// leave it in exchange for a new link. It is far enough above Min that other nodes may leave
+// the same neighbor at the same moment.
 func (s *State) minSpareDegree() int { return s.cfg.Min + (s.cfg.Max-s.cfg.Min)/2 + 1 }
 
-// pickSpareNeighbor returns a random neighbor that has enough links without the one to
-// this node, or nil. It never returns one of the nodes in except.
+// pickSpareNeighbor returns a random neighbor that this node may leave at the time now, because
+// that neighbor has enough other links, or nil. It never returns one of the nodes in except.
 func (s *State) pickSpareNeighbor(now time.Time, except ...Contact) *link {
 	return s.pickNeighbor(func(l *link) bool {
 		return !l.manual && len(l.Record) > 0 && l.degree >= s.minSpareDegree() && now.Sub(l.since) >= minSwapAge &&
@@ -91,18 +92,19 @@ func (s *State) pickSpareNeighbor(now time.Time, except ...Contact) *link {
 	})
 }
 
-// canExchange reports whether this node, which is full, can accept the requester from in a
-// swap: it would send one of its neighbors to the node leaving, which the requester leaves.
+// canExchange reports whether this node, which is full, can accept the request of the node from
+// for a link in exchange for another link: from leaves its neighbor leaving, and this node
+// sends one of its own neighbors to leaving.
 func (s *State) canExchange(now time.Time, from, leaving Contact) bool {
-	// A swap mixes nodes that are far apart, so leaving must not be this node or one of
-	// its neighbors.
+	// The exchange of links mixes nodes that are far apart, so the node leaving must not be
+	// this node or one of its neighbors.
 	return len(leaving.Record) > 0 && leaving.ID != s.cfg.Self && s.link(leaving.ID) == nil && s.hasRoom(1) &&
 		s.pickSpareNeighbor(now, from, leaving) != nil
 }
 
-// finishSwap ends another link in favor of l, just before l is complete, so that neither
-// node is above Max even for a moment. It runs at both ends. The requester leaves the
-// neighbor that it named in its request. The other node, if it is full, leaves one of its
+// finishSwap ends another link in exchange for l, just before l is complete, so that neither
+// node is above Max even for a moment. It runs at both nodes. The node that requested l leaves
+// the neighbor that it named in its request. The other node, if it is full, leaves one of its
 // own neighbors and sends it to the neighbor that the requester left. finishSwap reports
 // whether there is room for l.
 func (s *State) finishSwap(now time.Time, l *link) bool {
@@ -111,7 +113,7 @@ func (s *State) finishSwap(now time.Time, l *link) bool {
 	// This node did not send the request.
 	if !l.dialed {
 		if !full {
-			return true // another link has ended since the request, so none has to end now
+			return true // another link has ended since the request for this one, so none has to end now
 		}
 		given := s.pickSpareNeighbor(now, l.Contact, l.leaving)
 		if given != nil {
@@ -121,22 +123,25 @@ func (s *State) finishSwap(now time.Time, l *link) bool {
 	}
 	old := s.link(l.leaving.ID)
 	if old == nil && full {
-		old = s.pickSpareNeighbor(now, l.Contact) // the neighbor that was named is gone already
+		// The neighbor that this node wanted to leave is gone already.
+		old = s.pickSpareNeighbor(now, l.Contact)
 	}
-	// The neighbor is left if it gets another link in exchange, if it has enough links, or
-	// if there is no other way to make room.
+	// This node leaves the neighbor old if another node will link to old in exchange, if old
+	// has enough links, or if there is no other way to make room.
 	if old != nil && old.phase == linked && (l.leavingReplaced || old.degree >= s.minSpareDegree() || full) {
 		s.leaveLink(now, old, ReasonMoved)
 	}
 	return s.occupied() <= s.cfg.Max
 }
 
-// handleSwappedOut is called when a neighbor has left this node in a swap. The neighbor
-// names one node that has lost a link in the same swap, and this node requests a link to
-// it.
+// handleSwappedOut is called when a neighbor has left this node in an exchange of links.
+// contacts holds one node that has lost a link in the same exchange, and this node requests a
+// link to that node.
 func (s *State) handleSwappedOut(now time.Time, contacts []Contact) {
 	if len(contacts) != 1 || !s.hasRoom(0) {
-		return // the message is malformed, or the free place is taken already
+		// The list contacts has not one node, so the message is malformed, or this node has no
+		// room for a link.
+		return
 	}
 	if e := s.book.findKnown(contacts[0].ID); e != nil && s.linkable(now)(e) {
 		s.requestLink(now, e.Contact, ordinary).wanted = true

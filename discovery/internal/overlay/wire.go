@@ -114,9 +114,9 @@ func (m *Found) fields() []fieldCodec {
 	return []fieldCodec{path(&m.Path), integer(&m.Token), contact(&m.Target)}
 }
 
-// A layout makes a copy of the message m, or an empty message if m is nil. It returns the
-// codecs for the fields of that copy, and a function that returns the copy after the
-// codecs have changed its fields.
+// A layout describes the fields of one kind of message. It makes a copy of the message m, or an
+// empty message if m is nil. It returns a codec for each field of the copy, and a function that
+// returns the copy after the codecs have decoded new values into it.
 type layout func(m Message) (fields []fieldCodec, message func() Message)
 
 func layoutOf[M Message, P interface {
@@ -130,8 +130,8 @@ func layoutOf[M Message, P interface {
 	return P(message).fields(), func() Message { return *message }
 }
 
-// layouts holds the layout of each message, by the number of the message. Signal has no
-// layout, since its whole body is its payload.
+// layouts holds the layout of each kind of message, which lists the fields to encode, by the
+// number of that kind. Signal has no layout, since its whole body is its payload.
 var layouts = [numEnd]layout{
 	numRequest:      layoutOf[Request],
 	numAccept:       layoutOf[Accept],
@@ -194,7 +194,8 @@ func decodeBody(num protowire.Number, b []byte) (Message, error) {
 	return message(), nil
 }
 
-// readFields decodes b into fields. fields[0] has the protobuf field number 1.
+// readFields decodes b, the body of a message, into fields, where fields[0] is the field with
+// the protobuf number 1.
 func readFields(b []byte, fields []fieldCodec) error {
 	for f, err := range frame.Fields(b) {
 		if err != nil {
@@ -230,7 +231,8 @@ func OpenRecords(m Message, open func(record []byte) (Contact, bool)) (Message, 
 // A fieldCodec encodes and decodes one field of a message.
 type fieldCodec struct {
 	append func(b []byte, num protowire.Number) []byte
-	read   func(frame.Field) error // must not keep a reference to the bytes of the field
+	// read decodes the field. It must not keep a reference to the bytes of the field.
+	read func(frame.Field) error
 	// open, if not nil, fills in the contacts of the field from their records. It reports
 	// false if the record of a required contact is not valid.
 	open func(func(record []byte) (Contact, bool)) bool
@@ -306,8 +308,8 @@ func micros(v *time.Duration) fieldCodec {
 	}
 }
 
-// reason is the codec of a Reason. It reads a reason that only a later version knows as
-// ReasonNone.
+// reason is the codec of a Reason. It reads a number that this version does not know, as a
+// later version may send, as ReasonNone.
 func reason(v *Reason) fieldCodec {
 	return fieldCodec{
 		append: func(b []byte, num protowire.Number) []byte { return frame.AppendUint(b, num, uint64(*v)) },

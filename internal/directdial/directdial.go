@@ -79,8 +79,8 @@ func (g *Dials) countEnd(kind Directness) {
 func (g *Dials) Close(cause error) {
 	g.mu.Lock()
 	g.closed = true
+	g.cancel(cause) // before Begin sees closed, and returns the cause
 	g.mu.Unlock()
-	g.cancel(cause)
 	g.dials.Wait()
 	g.mu.Lock()
 	ended := g.forcedEnded

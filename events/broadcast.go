@@ -114,8 +114,8 @@ type Broadcast struct {
 	raw        dispatch.RawDeliverer
 	gaps       gapHandlers
 
-	// Life. Goroutines are added to tasks only under a mutex that Close locks before it
-	// waits for them.
+	// A goroutine is added to tasks only while one of the mutexes is held that Close
+	// locks before it waits for tasks. So Close misses no goroutine.
 	ctx      context.Context // ends when Close begins; parent of the contexts given to handlers
 	cancel   context.CancelFunc
 	tasks    sync.WaitGroup
@@ -267,9 +267,9 @@ func (b *Broadcast) topicChanged(p peer.ID, present bool) {
 
 // Emit sends an event to all nodes of the network. A nil error means that the event was
 // encoded, numbered and queued. Every node gets the events of this node in the order of
-// these calls. Events that are emitted while there is no neighbor are stored for later
-// neighbors: see StoreAge in [Config]. After Emit has returned, the caller may change
-// the arguments.
+// the calls of Emit. Events that are emitted while there is no neighbor are stored for
+// later neighbors: see StoreAge in [Config]. After Emit has returned, the caller may
+// change the arguments.
 //
 // Emit waits while a neighbor lacks so many events that pubsub might drop more of them.
 // The wait ends when the neighbor catches up or ctx ends, and after five seconds if the
@@ -433,8 +433,8 @@ func (b *Broadcast) onBorrowed(name string, f func(context.Context, *event.Event
 //
 // Messages that wait for handlers take at most 4 MiB and come from at most 4,096
 // authors. At the limit, messages of the author with the most waiting are dropped and
-// counted. Without a handler, messages are only counted (see Stats). On a lent pubsub
-// they arrive from New on.
+// counted. Without a handler, messages are only counted (see Stats). If the application
+// has made the pubsub, these messages arrive from the call of New on.
 func (b *Broadcast) OnRaw(f func(ctx context.Context, from peer.ID, data []byte)) (off func()) {
 	return b.raw.On(f)
 }
@@ -509,9 +509,10 @@ func (b *Broadcast) Done() <-chan struct{} { return b.ctx.Done() }
 // its own goroutines until ctx ends, which is its only error. No stream and no stream
 // handler is left.
 //
-// If a handler calls Close with its own ctx, Close does not wait for that handler.
-// Since closing cancels such a ctx, only its deadline counts; without a deadline Close
-// waits five seconds. Close may be called again, and then waits again.
+// If a handler calls Close with its own ctx, Close does not wait for that handler. Since
+// closing cancels the ctx of every handler, only the deadline of that ctx counts;
+// without a deadline Close waits five seconds. Close may be called again, and then waits
+// again.
 func (b *Broadcast) Close(ctx context.Context) error {
 	b.once.Do(b.stop)
 	return b.dispatcher.WaitAll(ctx, &b.tasks, "the broadcast is")
@@ -536,11 +537,12 @@ func (b *Broadcast) stop() {
 	}
 }
 
-// greeting returns this node's greeting for a new neighbor: its encoded marks, which
-// say how far it has received each sender, itself first. The neighbor passes it to its
-// link. greeting must be called after the neighbor was seen on the topic. Everything
-// that this node sends or forwards after that goes to the neighbor, so the neighbor
-// gets every event from these marks on. A greeting has at most 64 KiB.
+// greeting returns this node's greeting for a new neighbor: its encoded marks, which say
+// how far this node has received the events of each sender, beginning with its own. The
+// neighbor's node passes the greeting to its method link. greeting must be called after
+// the neighbor was seen on the topic. Everything that this node sends or forwards after
+// that goes to the neighbor, so the neighbor gets every event from these marks on. A
+// greeting has at most 64 KiB.
 func (b *Broadcast) greeting() []byte {
 	b.driver.mu.Lock()
 	defer b.driver.mu.Unlock()

@@ -144,7 +144,7 @@ func (d *deliverer) advance(q *deliveryQueue, to uint64) bool {
 
 // deliver is called when it is a sender's turn. It looks at the first range in the
 // sender's queue q. If that range is lost, deliver reports it as a gap; otherwise it
-// calls the handlers for those events of the range that are in one batch.
+// calls the handlers for those events of the range that are in its first batch.
 func (d *deliverer) deliver(ctx context.Context, sender peer.ID, q *deliveryQueue) {
 	d.mu.Lock()
 	closed := d.turns.Closed()

@@ -40,10 +40,11 @@ const (
 // link makes p a neighbor: Emit waits until p has received the events, and p is asked
 // for missing events. It is called only if the config has a Node.
 //
-// greeting is what p's greeting returned after p had seen this node on the topic. It is
-// empty if no message could carry it, as with a leaf. Then each side sends all its
-// marks first on every stream of marks that it opens, and the first marks to arrive are
-// taken as the greeting. Such a peer must be on the topic before link is called.
+// greeting is what the method greeting has returned at p after p had seen this node on
+// the topic. It is empty if no message could carry it, as with a leaf. Then each side
+// sends all its marks first on every stream of marks that it opens, and the first marks
+// to arrive are taken as the greeting. A peer without a greeting must be on the topic
+// before link is called.
 //
 // If p is a neighbor already, a greeting is handled again, and an empty one does
 // nothing. link returns ErrMalformed if the greeting cannot be decoded; p becomes a
@@ -85,8 +86,8 @@ func (d *engineDriver) addNeighbor(p peer.ID) {
 	d.changed.Broadcast()
 }
 
-// addLink returns the link to p, and makes it if there is none. The caller must hold
-// mu.
+// addLink returns the link to p, and makes it if there is none. leaf says whether p is a
+// leaf. The caller must hold mu.
 func (d *engineDriver) addLink(p peer.ID, leaf bool) *markSender {
 	l := d.links[p]
 	if l == nil {
@@ -210,8 +211,8 @@ func (l *markSender) writeMarks(s network.Stream, marks []byte) error {
 func (b *Broadcast) openRepair(ctx context.Context, p peer.ID) (network.Stream, error) {
 	open, cancel := context.WithTimeout(ctx, repairTimeout)
 	defer cancel()
-	// A neighbor without a connection will soon be unlinked. Whether to dial it again
-	// is not decided here.
+	// A neighbor without a connection will soon be unlinked. So this method does not dial
+	// it again; the node decides about that.
 	s, err := b.host.NewStream(network.WithNoDial(open, "smokesignal repair"), p, protocol.Repair)
 	if err != nil {
 		return nil, err

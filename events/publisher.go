@@ -199,8 +199,9 @@ func (p *publisher) publishAll() {
 	}
 }
 
-// gatherMore waits while the batch collects events. It waits the longer the more
-// batches the neighbors lack (behind). The time is counted from the last batch.
+// gatherMore waits while the batch collects events. The more batches the neighbors lack
+// (behind), the longer it waits. The time is counted from the moment at which the last
+// batch was taken for publishing.
 func (p *publisher) gatherMore(behind int) {
 	p.mu.Lock()
 	full, last := p.waiting, p.detachedAt
@@ -237,7 +238,8 @@ func (p *publisher) publish(data []byte) {
 	}
 }
 
-// tryPublish passes a batch to pubsub. It reports whether that must be tried again.
+// tryPublish passes the batch data to pubsub. It reports whether that has failed and
+// must be tried again.
 func (p *publisher) tryPublish(data []byte) (again bool) {
 	err := p.b.sub.Topic.Publish(p.b.ctx, data)
 	if err == nil || p.b.ctx.Err() != nil {

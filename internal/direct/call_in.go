@@ -118,8 +118,8 @@ func (d *Direct) callerOf(s *inStream) *callerState {
 // maxAnswerBuffer is the most bytes of buffer that a stream keeps for its next answer.
 const maxAnswerBuffer = 64 << 10
 
-// serveCall handles a call and writes its answer. It returns an error if the stream
-// fails.
+// serveCall handles the call ev with the given id, and writes its answer to s. It
+// returns an error if the stream s fails.
 func (d *Direct) serveCall(ctx context.Context, s *inStream, id uint64, ev *event.Event) error {
 	a := answer{id: id, status: statusRepeated}
 	var results event.Outgoing

@@ -173,7 +173,9 @@ func (d *Direct) Emit(ctx context.Context, to peer.ID, name string, args ...any)
 	return nil
 }
 
-// prepare checks and encodes an event for an Emit or Call that was given ctx.
+// prepare checks an event for an Emit or Call with the context ctx, and encodes it
+// unless all its arguments are raw bytes. size is the event's encoded size, and buf has
+// the encoded event, or is nil if it was not encoded.
 func (d *Direct) prepare(ctx context.Context, name string, args []any) (size int, buf *event.Buffer, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, nil, err
@@ -220,8 +222,8 @@ func (d *Direct) emitBytes(ctx context.Context, to peer.ID, name string, b []byt
 	return err
 }
 
-// enqueue adds an event to the queue for the peer and returns the queue. If c is not
-// nil, the event is that call.
+// enqueue adds the event o to the queue for the peer and returns the queue. If the event
+// is a call, c is that call; otherwise c is nil.
 func (d *Direct) enqueue(ctx context.Context, to peer.ID, o *event.Outgoing, c *pendingCall) (q *sendQueue, err error) {
 	for {
 		q = d.recent.Load()
@@ -409,9 +411,10 @@ func (d *Direct) Done() <-chan struct{} { return d.ctx.Done() }
 // its own goroutines until ctx ends, which is its only error. No stream and no stream
 // handler is left.
 //
-// If a handler calls Close with its own ctx, Close does not wait for that handler.
-// Since closing cancels such a ctx, only its deadline counts; without a deadline Close
-// waits five seconds. Close may be called again, and then waits again.
+// If a handler calls Close with its own ctx, Close does not wait for that handler. Since
+// closing cancels the ctx of every handler, only the deadline of that ctx counts;
+// without a deadline Close waits five seconds. Close may be called again, and then waits
+// again.
 func (d *Direct) Close(ctx context.Context) error {
 	d.once.Do(d.stop)
 	return d.dispatcher.WaitAll(ctx, &d.tasks, "streams are")

@@ -86,8 +86,9 @@ func newSendQueue(d *Direct, p peer.ID) *sendQueue {
 	return l
 }
 
-// push adds an event to the queue. If c is not nil, the event is that call. push waits
-// until the stream is open and the queue has space, or until ctx ends.
+// push adds the event o to the queue. If the event is a call, c is that call; otherwise
+// c is nil. push waits until the stream is open and the queue has space, or until ctx
+// ends.
 func (l *sendQueue) push(ctx context.Context, o *event.Outgoing, c *pendingCall) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -140,8 +141,8 @@ func (l *sendQueue) tryPush(o *event.Outgoing) error {
 	return nil
 }
 
-// appendFrame encodes an event, or the call c unless that is nil, into the queue and
-// starts the writer. The caller must hold mu.
+// appendFrame encodes the event o into the queue and starts the writer. If the event is
+// a call, c is that call; otherwise c is nil. The caller must hold mu.
 func (l *sendQueue) appendFrame(o *event.Outgoing, c *pendingCall) {
 	if l.queue == nil {
 		l.queue = event.GetBuffer()
@@ -198,9 +199,9 @@ func (l *sendQueue) startWriter() {
 	}
 }
 
-// fits reports whether there is space for an event, and for the call c unless that is
-// nil. A single event of any allowed size fits into an empty queue. The caller must
-// hold mu.
+// fits reports whether the queue has space for the event o. If the event is a call, c is
+// that call; otherwise c is nil. A single event of any allowed size fits into an empty
+// queue. The caller must hold mu.
 func (l *sendQueue) fits(o *event.Outgoing, c *pendingCall) bool {
 	if c != nil && len(l.calls) >= l.d.cfg.MaxCalls {
 		return false
@@ -373,8 +374,8 @@ func refusal(err error) (why error, unread bool) {
 }
 
 // dropAll drops all events that are in the queue or with the writer. It fails all calls
-// and all waiting pushes with err. It counts more additional events as lost. The caller
-// must hold mu.
+// and all waiting pushes with err. It also counts as lost as many further events as more
+// says. The caller must hold mu.
 func (l *sendQueue) dropAll(err error, more int) {
 	n := l.events + l.taken + more
 	if l.queue != nil {

@@ -99,8 +99,8 @@ func parseHello(b []byte) (hello, error) {
 	return h, nil
 }
 
-// appendFrame appends the frame of an event to dst. If c is not nil, it is the frame of
-// that call.
+// appendFrame appends to dst the frame of the event o. If the event is a call, c is that
+// call; otherwise c is nil.
 func appendFrame(dst []byte, o *event.Outgoing, c *pendingCall) []byte {
 	dst = slices.Grow(dst, o.Size+envelope)
 	if c != nil {

@@ -142,8 +142,8 @@ func ParseNamed(from peer.ID, b []byte, name string) (*Event, error) {
 	return e, nil
 }
 
-// parse fills in e from the encoded event b. If the event's name is last, it shares
-// that string. last must be empty or a valid name.
+// parse fills in e from the encoded event b. If the name of the event equals last,
+// e.Name shares the memory of last. last must be empty or a valid name.
 func (e *Event) parse(b []byte, last string) error {
 	// Nearly every event begins with its name, and has the same name as the last one.
 	if n := 2 + len(last); n <= len(b) && b[0] == payload.TagName && b[1] < 0x80 && string(b[2:n]) == last && int(b[1]) == len(last) {

@@ -10,7 +10,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/event"
 )
 
-// Encoded returns the message of an event, with its arguments as JSON.
+// Encoded returns the encoded bytes of an event with the given name and arguments. The
+// arguments are encoded as JSON.
 func Encoded(t testing.TB, name string, args ...any) []byte {
 	t.Helper()
 	b, err := event.JSON.Encode(nil, name, args, event.DefaultMaxSize)
@@ -20,7 +21,8 @@ func Encoded(t testing.TB, name string, args ...any) []byte {
 	return b
 }
 
-// Decoded returns an event as it arrives from the peer "sender".
+// Decoded returns an event with the given name and arguments, as it arrives from a peer
+// whose id is "sender".
 func Decoded(t testing.TB, name string, args ...any) *event.Event {
 	t.Helper()
 	ev, err := event.Parse("sender", Encoded(t, name, args...))

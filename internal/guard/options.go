@@ -29,8 +29,8 @@ const (
 	// bytes.
 	maxTopics    = 64
 	maxTopicName = 1 << 10
-	// maxTopicPeers is for how many peers the topics that this node has not joined are
-	// remembered.
+	// maxTopicPeers is the largest number of peers of which this node remembers topics
+	// that it has not joined itself.
 	maxTopicPeers = 4096
 )
 
@@ -75,10 +75,10 @@ func (c *Counters) Stats() map[string]uint64 {
 	}
 }
 
-// Options returns options for the pubsub under a broadcast: queues large enough for a
-// burst, a single worker that checks signatures (several would change the order of
-// messages), signed messages only, and limits on the memory that a message can use, which
-// pubsub lacks by default. They are for one pubsub.
+// Options returns options for the pubsub under a broadcast: queues large enough for
+// thousands of messages at once, a single worker that checks signatures (several would
+// change the order of messages), signed messages only, and limits on the memory that a
+// message can use, which pubsub lacks by default. They are for one pubsub.
 //
 // With Shared there are fewer options, because the pubsub's other users may need any
 // number of topics, message ids that all their nodes agree on, large control messages,

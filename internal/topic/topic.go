@@ -202,7 +202,8 @@ func (e *topicError) Error() string {
 }
 func (e *topicError) Unwrap() error { return e.err }
 
-// receiveMessage is the message filter of the subscription: see subscription.Join.
+// receiveMessage is called for each message on the topic before pubsub forwards it: see
+// subscription.Join. It passes the message to the handlers of On, and returns false.
 func (t *Topic) receiveMessage(m *pubsub.Message) bool {
 	switch from := m.GetFrom(); {
 	case m.ReceivedFrom == t.self || from == t.self:

@@ -23,13 +23,13 @@ type Config struct {
 	Store  store.Config
 	Window window.Config
 	Repair repair.Config
-	// Last is how many events of each sender, sent before this node joined, are
-	// delivered here, as far as neighbors still store them. Zero means none.
+	// Last is how many of the events that each sender sent before this node joined are
+	// delivered at this node, as far as neighbors still store them. Zero means none.
 	Last uint64
 }
 
-// A Batch is a run of consecutively numbered events of one session. The engine stores
-// Value for the caller and does not look at it.
+// A Batch is a sequence of consecutively numbered events of one session. The engine
+// stores Value for the caller and does not look at it.
 type Batch[V any] struct {
 	Session order.SessionKey
 	First   uint64
@@ -123,8 +123,8 @@ func New[V any](self peer.ID, session order.SessionKey, cfg Config) *Engine[V] {
 	}
 }
 
-// AddNeighbor adds a neighbor. It is expected to acknowledge the batches that arrive or
-// are published from now on.
+// AddNeighbor adds the neighbor id. From now on, the neighbor is expected to acknowledge
+// the batches that arrive at this node or that this node publishes.
 func (e *Engine[V]) AddNeighbor(id peer.ID) {
 	e.repair.AddNeighbor(id)
 	e.window.AddNeighbor(id)
@@ -194,9 +194,9 @@ func (e *Engine[V]) ReceiveGreeting(now time.Time, id peer.ID, marks []Mark) {
 
 // ReceiveMarks handles marks that a neighbor sends because they changed. This node may
 // not know the sender of a mark yet, and the neighbor may not have known it when it
-// greeted. In that case the session begins here with the same number as at the
-// neighbor. If the neighbor has not greeted yet, the session begins with the first
-// event that the neighbor has not received.
+// greeted. In that case the session begins at this node with the same number as at the
+// neighbor. If the neighbor has not greeted yet, the session begins with the first event
+// that the neighbor has not received.
 func (e *Engine[V]) ReceiveMarks(now time.Time, id peer.ID, marks []Mark) {
 	e.window.Heard(now, id)
 	for _, m := range marks {
@@ -308,7 +308,7 @@ func (e *Engine[V]) ReceiveRepair(now time.Time, a repair.Ask, b Batch[V]) {
 	if !a.Backfill && e.Receive(now, a.Sender, b, "") != order.Duplicate {
 		return
 	}
-	// The events of the batch are not to be delivered here: they were delivered already
+	// The events of the batch are not delivered at this node: they were delivered already
 	// or are from before this node joined. They are stored for neighbors.
 	if e.store.AddBackfill(now, a.Sender, b.Session, b.entry()) {
 		// Neighbors may lack the batch. The new mark shows them that it is stored here.
@@ -331,8 +331,8 @@ func (e *Engine[V]) updateHoles(now time.Time, sender peer.ID) {
 	}
 	holes := e.order.Holes(sender)
 	// The order core does not know which events are missing in a session of which no
-	// batch has arrived. But if a neighbor claims to have later events of it, they are
-	// missing here.
+	// batch has arrived. But events that a neighbor claims to have, with numbers from the
+	// Above of the hint on, are missing at this node.
 	if h, ok := e.order.Hint(sender); ok {
 		claimed := e.repair.FurthestClaim(repair.Subject{Sender: sender, Session: h.Session})
 		if claimed > h.Above {

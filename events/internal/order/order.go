@@ -3,11 +3,11 @@
 // starts no goroutine and reads no clock: methods that depend on the time take it as an
 // argument.
 //
-// A sender numbers its events from 1 in each of its sessions (one session per run of
-// its program), and a batch is a run of consecutive numbers. The sequencer answers
-// every input with steps: ranges of numbers that are either to be delivered or lost.
-// The steps of a session follow each other without a hole and never overlap, so
-// delivered and lost events add up to the events that were sent.
+// A sender numbers its events from 1 in each of its sessions (one session per run of its
+// program), and a batch contains events with consecutive numbers. The sequencer answers
+// every input with steps: ranges of numbers that are either to be delivered or lost. The
+// steps of a session follow each other without a hole and never overlap, so delivered
+// and lost events add up to the events that were sent.
 //
 // Missing events are awaited for [Config.GapTimeout]. The wait begins when a later
 // batch or a mark shows that they are missing. It begins again whenever a batch arrives
@@ -83,8 +83,7 @@ func (s SessionKey) Compare(t SessionKey) int {
 	return cmp.Or(cmp.Compare(s.Start, t.Start), bytes.Compare(s.ID[:], t.ID[:]))
 }
 
-// An Arrival describes a batch that arrived: a run of consecutive events of one
-// session.
+// An Arrival describes a batch that arrived: consecutive events of one session.
 type Arrival struct {
 	Session SessionKey
 	First   uint64 // number of the first event; at least 1
@@ -157,7 +156,7 @@ func New(cfg Config) *Sequencer {
 // that can be delivered now, in order. The first session of an unknown sender begins
 // with the number of the first event that arrives, or with a lower number if another
 // node's mark has said so (see AddHint). A later session of a known sender begins with
-// 1, unless there is such a hint about it.
+// 1, unless there is a hint about that session.
 func (c *Sequencer) Receive(now time.Time, id peer.ID, b Arrival, steps []Step) (Disposition, []Step) {
 	if b.Count < 1 || b.First < 1 || b.First > MaxNumber-uint64(b.Count) {
 		return Invalid, steps
@@ -270,7 +269,7 @@ func (c *Sequencer) Next() time.Time {
 	return c.byDeadline[0].deadline
 }
 
-// A Beginning says how certain the number is with which a session begins for this node.
+// A Beginning says whether the number with which a session begins at this node is final.
 type Beginning int
 
 const (
@@ -302,8 +301,8 @@ func (c *Sequencer) AddHint(m Progress, beginning Beginning) {
 // ReceiveOwnMark handles a mark that a sender announced about itself at the time now.
 // The sender has sent every event below m.Above. So events below that do not arrive
 // within GapTimeout are lost, even if no later event ever arrives. If the session was
-// unknown, it begins with m.Above, or lower if another node's mark has said so (see
-// AddHint, also for beginning).
+// unknown, it begins with m.Above, or lower if another node's mark has said so: see
+// AddHint. beginning has the same meaning as there.
 func (c *Sequencer) ReceiveOwnMark(now time.Time, m Progress, beginning Beginning, steps []Step) []Step {
 	m.Above = max(m.Next, m.Above)
 	if m.Above < 1 || m.Above > MaxNumber {
@@ -342,8 +341,8 @@ func (c *Sequencer) ReceiveOwnMark(now time.Time, m Progress, beginning Beginnin
 }
 
 // ReceiveClaim handles the claim of a node other than the sender that events of m's
-// session were sent up to m.Next. It does nothing if the session has not begun here.
-// Events that are missing only because of a claim are awaited like others. But the
+// session were sent up to m.Next. It does nothing if the session has not begun at this
+// node. Events that are missing only because of a claim are awaited like others. But the
 // claim may be a lie, so if such events are given up and arrive later, they are
 // delivered all the same. While the session settles (see [Config.SettleTimeout]),
 // m.Begin lowers its beginning, unless it is zero.
@@ -392,10 +391,11 @@ func (c *Sequencer) Holes(id peer.ID) []Hole {
 	return holes
 }
 
-// GiveUp stops waiting for the missing events of a session below the number to: they
-// are lost. It does nothing while an earlier session of the sender is being delivered.
-// If no batch of the session has arrived, the events are lost from the number on with
-// which the session would have begun.
+// GiveUp stops waiting for the missing events of a session below the number to: they are
+// lost. It does nothing while an earlier session of the sender is being delivered. If no
+// batch of the session has arrived, the lost events begin with the number with which the
+// session would have begun. GiveUp appends to steps what is lost, and what can be
+// delivered after it.
 func (c *Sequencer) GiveUp(id peer.ID, session SessionKey, to uint64, steps []Step) []Step {
 	// No batch of the session has arrived. The session will begin with the number to
 	// instead of the number in the hint.
@@ -417,7 +417,7 @@ func (c *Sequencer) GiveUp(id peer.ID, session SessionKey, to uint64, steps []St
 	return c.deliverReady(s, steps)
 }
 
-// HasSession reports whether a session has begun here and is not over.
+// HasSession reports whether a session has begun at this node and is not over.
 func (c *Sequencer) HasSession(id peer.ID, session SessionKey) bool {
 	s, known := c.senders[id]
 	if known {
@@ -427,7 +427,7 @@ func (c *Sequencer) HasSession(id peer.ID, session SessionKey) bool {
 }
 
 // Hint returns what other nodes' marks say about a session of the sender that has not
-// begun here. The session will begin with the Above of the result.
+// begun at this node. The session will begin with the Above of the result.
 func (c *Sequencer) Hint(id peer.ID) (Progress, bool) { return c.hints.get(id) }
 
 // Progress returns how far this node has received the latest session of a sender. It
@@ -466,8 +466,8 @@ func (c *Sequencer) SenderCount() int { return len(c.senders) }
 // HeldBytes returns the size of all batches that are held back.
 func (c *Sequencer) HeldBytes() int { return c.held }
 
-// deliverReady delivers the held batches of a sender that are next in order, keeps the
-// sender within its limits, and sets its deadline.
+// deliverReady delivers the held batches of the sender s that are next in order, keeps
+// the sender within its limits, and sets its deadline.
 func (c *Sequencer) deliverReady(s *senderState, steps []Step) []Step {
 	for {
 		steps = c.deliverHeld(s, steps)

@@ -50,8 +50,9 @@ func (s *senderState) addSession(key SessionKey, next uint64, now time.Time) *se
 func (s *senderState) progress() Progress {
 	ses := s.sessions[len(s.sessions)-1]
 	m := Progress{Sender: s.id, Session: ses.SessionKey, Begin: ses.begin, Next: ses.next}
-	// Events that were given up because of a mere claim may never have been sent. A
-	// mark that counted them as received would spread the lie to other nodes.
+	// Events that were given up although only other nodes claimed that they were sent may
+	// never have been sent. A mark that counted them as received would spread the lie to
+	// other nodes.
 	if ses.givenUpOnClaim != 0 {
 		m.Next = ses.givenUpOnClaim
 	}
@@ -119,8 +120,8 @@ type heldArrival struct {
 }
 
 // reopen is called for a batch with the numbers [from, to), which proves that these
-// events were sent. If they were given up because of a mere claim, reopen makes them
-// missing again, so that the batch is delivered.
+// events were sent. If they were given up when only other nodes had claimed that they
+// were sent, reopen makes them missing again, so that the batch is delivered.
 func (s *sessionState) reopen(from, to uint64) {
 	if s.givenUpOnClaim == 0 || to <= s.givenUpOnClaim {
 		return
@@ -138,8 +139,8 @@ func (s *sessionState) reopen(from, to uint64) {
 	}
 }
 
-// startSettling allows batches with lower numbers than next to become the beginning of
-// the session for the duration d.
+// startSettling starts the time d, during which batches with numbers below next may
+// still become the beginning of the session.
 func (s *sessionState) startSettling(d time.Duration, now time.Time) {
 	s.settleEnd = time.Time{}
 	if d > 0 && s.next > 1 { // numbers begin with 1

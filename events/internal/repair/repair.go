@@ -41,8 +41,8 @@ type Config struct {
 	MaxAsks int
 	// MaxPerPeer is how many asks to one neighbor may be in progress at once [4].
 	MaxPerPeer int
-	// MaxClaims is for how many senders the claims of one neighbor are remembered
-	// [10,000].
+	// MaxClaims is the number of senders about which the claims of one neighbor are
+	// remembered [10,000].
 	MaxClaims int
 }
 
@@ -84,7 +84,8 @@ type Ask struct {
 	Subject
 	From, To uint64
 	// Backfill means that the events were sent before this node knew the session. They
-	// are stored so that other nodes can fetch them, and not delivered here.
+	// are stored so that other nodes can fetch them, but they are not delivered at this
+	// node.
 	Backfill bool
 }
 
@@ -130,8 +131,8 @@ type openHole struct {
 	// The current round of asking all neighbors, one after the other.
 	askedPeer        peer.ID              // the neighbor that is being asked; empty: none is
 	claimedMeanwhile bool                 // askedPeer has claimed, after it was asked, that it has the events
-	tried            map[peer.ID]struct{} // the neighbors that were asked in this round
-	failed           bool                 // one of the tried neighbors did not answer
+	tried            map[peer.ID]struct{} // the neighbors that were asked in the current round of asking all neighbors
+	failed           bool                 // one of the neighbors in tried did not answer
 	nextRound        time.Time            // before this time no neighbor is asked for the events of this hole
 }
 
@@ -357,8 +358,8 @@ func (c *Planner) advanceHole(now time.Time, h *openHole) (a Ask, ok bool) {
 		a.Peer = id
 		return a, true
 	}
-	// Every neighbor was asked and none had the events. The next round begins after a
-	// pause.
+	// Every neighbor was asked and none had the events. After a pause, all neighbors are
+	// asked again.
 	ok = c.canGiveUp(h, now)
 	clear(h.tried)
 	h.failed = false

@@ -121,7 +121,8 @@ func (s *Store[V]) insert(now time.Time, id peer.ID, key order.SessionKey, b Ent
 		s.dropFirst(snd, snd.sessions[0], len(snd.sessions[0].entries))
 		snd.sessions = slices.Delete(snd.sessions, 0, 1)
 	}
-	// If the session that was just removed is the batch's own, the batch was not added.
+	// If the session that was just removed is the batch's own, the batch was not added,
+	// and Add returns false.
 	return snd.sessions[0].Compare(key) <= 0
 }
 

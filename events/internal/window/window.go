@@ -44,11 +44,11 @@ type Config struct {
 	AckBytes   int
 	// Nudge is how long a neighbor may acknowledge nothing before this node sends it a
 	// mark, in case it has not noticed that it lacks something. The time doubles with
-	// each such nudge. A neighbor that this node has stopped waiting for gets some more
-	// nudges [300 ms].
+	// each such mark (a nudge). A neighbor that this node has stopped waiting for gets
+	// some more nudges [300 ms].
 	Nudge time.Duration
-	// MaxSenders is for how many senders the acknowledgments of one neighbor are
-	// remembered [10,000].
+	// MaxSenders is the number of senders about which the acknowledgments of one neighbor
+	// are remembered [10,000].
 	MaxSenders int
 }
 
@@ -190,9 +190,9 @@ func (c *Controller) RemoveNeighbor(now time.Time, id peer.ID) {
 	}
 }
 
-// AddBatch adds a batch [first, end) of a sender. This node published it, or received
-// it first from the neighbor giver. If giver is empty, no neighbor waits for this node
-// to acknowledge the batch.
+// AddBatch adds a batch [first, end) of a sender, with its size in bytes. This node
+// published it, or received it first from the neighbor giver. If giver is empty, no
+// neighbor waits for this node to acknowledge the batch.
 func (c *Controller) AddBatch(now time.Time, sender peer.ID, session order.SessionKey, first, end uint64, size int, giver peer.ID) {
 	f := c.flows[sender]
 	if f == nil || f.session.Compare(session) < 0 {
@@ -514,7 +514,8 @@ func (c *Controller) deadline(p *pair) time.Time {
 	return order.Earlier(p.nextNudge, p.progressAt.Add(c.cfg.GiveUp))
 }
 
-// isAwaited reports whether some neighbor lacks a batch and this node waits for it.
+// isAwaited reports whether a neighbor lacks the batch b and this node has not stopped
+// waiting for that neighbor.
 func (c *Controller) isAwaited(f *flow, b *unacked) bool {
 	for _, n := range c.neighbors {
 		if p := n.pairs[f.sender]; p != nil && !p.givenUp && f.lacks(n, p, b) {
@@ -524,9 +525,9 @@ func (c *Controller) isAwaited(f *flow, b *unacked) bool {
 	return false
 }
 
-// Advance stops waiting for neighbors that have acknowledged nothing for GiveUp. It
-// also nudges neighbors that may not have noticed new events: it has this node's mark
-// sent to them.
+// Advance stops waiting for neighbors that have acknowledged nothing for GiveUp. It also
+// nudges neighbors that may not have noticed new events: this node's mark is sent to
+// them.
 func (c *Controller) Advance(now time.Time) {
 	if c.advanceAt.IsZero() || c.advanceAt.After(now) {
 		return

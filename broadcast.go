@@ -17,7 +17,7 @@ import (
 // and from handlers.
 type Broadcast struct {
 	channel *events.Broadcast
-	wiring  wiring.Broadcasts // what the node and the channel call of each other
+	wiring  wiring.Broadcasts // the methods of the channel that the node calls, and those of the node that it calls
 }
 
 // Broadcast returns the channel to all nodes of the network.
@@ -98,7 +98,8 @@ func (b *Broadcast) OnGap(f func(context.Context, Gap)) (off func()) {
 // sender whose event is next, so read the Pipe or close it.
 func (b *Broadcast) Pipe() io.ReadWriteCloser { return b.wiring.Pipe() }
 
-// The methods below save Name, which has the typed events, an allocation per event.
+// The methods below exist for Name, whose events are typed: with them it makes one allocation
+// less per event.
 
 func (b *Broadcast) emitBytes(ctx context.Context, name string, data []byte) error {
 	return b.wiring.EmitBytes(ctx, name, data)

@@ -19,8 +19,8 @@ type listeners[A any] struct {
 	list []*func(context.Context, A)
 }
 
-// on adds f and returns the function that removes it again. Both may be called at any
-// time, also from one of the functions.
+// on adds f to the list and returns off, a function that removes f again. on and off may be
+// called at any time, also from a function in the list.
 func (h *listeners[A]) on(f func(context.Context, A)) (off func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -29,12 +29,14 @@ func (h *listeners[A]) on(f func(context.Context, A)) (off func()) {
 	return func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		// A call that is running still reads the old list, so the old list is not changed.
+		// A running call of the functions still reads the old list, so the old list is not
+		// changed.
 		h.list = slices.DeleteFunc(slices.Clone(h.list), func(x *func(context.Context, A)) bool { return x == entry })
 	}
 }
 
-// call calls every function in the order of registration. It runs on the goroutine of c.
+// call calls every function of the list with arg, in the order of registration. It runs on the
+// goroutine of c.
 func (h *listeners[A]) call(c *callbacks, arg A) {
 	h.mu.Lock()
 	list := h.list[:len(h.list):len(h.list)]
@@ -45,7 +47,7 @@ func (h *listeners[A]) call(c *callbacks, arg A) {
 }
 
 // notifyAll queues a call of every function in h, with arg, on the goroutine of c. The
-// functions called are those that are registered when the queue has reached this entry.
+// functions called are those that are registered when it is the turn of this call in the queue.
 func notifyAll[A any](c *callbacks, h *listeners[A], arg A) {
 	c.post(func() { h.call(c, arg) })
 }

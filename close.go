@@ -88,8 +88,8 @@ func (n *Node) shutdown(caller context.Context) error {
 	return errors.Join(written, n.release())
 }
 
-// finish refuses new events, and waits until the accepted broadcasts have been acknowledged
-// and the accepted direct events have been sent.
+// finish refuses new events, and waits until the accepted broadcasts have been acknowledged and
+// the accepted direct events have been sent, or until ctx ends.
 func (n *Node) finish(ctx context.Context) error {
 	var direct error
 	var draining sync.WaitGroup

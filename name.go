@@ -54,8 +54,8 @@ func (n Name[T]) EmitConfirmed(ctx context.Context, b *Broadcast, k int, v T) er
 	return b.EmitConfirmed(ctx, k, string(n), arguments(v)...)
 }
 
-// arguments returns the arguments of an event whose typed value is v: none for a
-// struct{}.
+// arguments returns the arguments of an event whose typed value is v: v itself, or none if v is
+// a struct{}.
 func arguments(v any) []any {
 	if _, none := v.(struct{}); none {
 		return nil
@@ -203,7 +203,8 @@ func copyAs[T any](ctx context.Context, ev *Event) (T, error) {
 	return copyOther[T](ev)
 }
 
-// copyOther is not part of copyAs, so that the variable v of copyAs stays on the stack.
+// copyOther decodes the argument of ev as copyAs does. It is not part of copyAs, so that the
+// variable v of copyAs stays on the stack.
 func copyOther[T any](ev *Event) (T, error) {
 	v, err := decodeAs[T](ev)
 	if p, ok := any(&v).(*any); ok {

@@ -40,7 +40,7 @@ type Node struct {
 	// What New was given or drew.
 	cfg     config
 	log     *slog.Logger
-	session protocol.Session // random bytes that distinguish this run of the node from other runs
+	session protocol.Session // random bytes that distinguish this run of the node from its other runs
 	topic   string
 
 	// The libp2p host.
@@ -49,7 +49,8 @@ type Node struct {
 	face     corehost.Host // what Host returns
 	unclaim  func()        // lets another node have the host
 
-	// The records of the peers, and the parts of the node that follow their changes.
+	// What the node knows of each peer (its records), and the parts of the node that follow the
+	// changes of these records.
 	protocols *identify.Tracker
 	records   *peers.Registry
 	gate      *gate.Gate // nil on a pubsub that is lent
@@ -57,7 +58,7 @@ type Node struct {
 	direct    *direct.Direct
 	broadcast *events.Broadcast
 	driver    *discovery.Driver
-	overlay   wiring.Overlay // what the driver and the other parts call of each other
+	overlay   wiring.Overlay // the functions that discovery and the other parts of the node call of each other
 	watchdog  *health.Watchdog
 	// pubsubCounters counts the messages that pubsub drops. Stats.PubSub shows them.
 	pubsubCounters guard.Counters
@@ -205,7 +206,8 @@ func (n *Node) build(seeds []*seed.Seed) (err error) {
 	return n.follow()
 }
 
-// openOverlay makes the part that links the node to others.
+// openOverlay makes the part of the node that finds other nodes, at first through the seeds,
+// and links to them.
 func (n *Node) openOverlay(seeds []*seed.Seed) error {
 	cfg := n.cfg
 	rendezvous, err := n.openRendezvous()

@@ -316,7 +316,8 @@ func (c *config) validateSeeds() (seeds []*seed.Seed) {
 			c.bad("Seeds: %w", err)
 			continue
 		}
-		// Whether the application's own host punches holes does not depend on our options.
+		// Whether the application's own host punches holes does not depend on the node's
+		// options.
 		if seed.Relayed() && !c.punchesHoles() && c.lentHost == nil {
 			c.bad("Seeds: seed %q: %w", text, errNoHolePunching)
 		}

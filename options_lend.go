@@ -186,8 +186,8 @@ func (n *Node) openHost() (key crypto.PrivKey, err error) {
 	}
 	n.face = made.Host()
 	n.host = madeHost{n.face, made, node}
-	// The claim makes New fail if the application gives this host, which Node.Host returns,
-	// to another node by WithHost.
+	// lent.Claim reserves the node's own host, which Node.Host returns. So New fails if the
+	// application gives this host to another node by WithHost.
 	n.unclaim, err = lent.Claim(n.face)
 	return n.face.Peerstore().PrivKey(n.face.ID()), err
 }
@@ -221,8 +221,8 @@ func (n *Node) borrowHost() (crypto.PrivKey, error) {
 	return key, nil
 }
 
-// openPubSub makes a pubsub for the node, behind the gate, or uses the pubsub that the
-// application lends.
+// openPubSub makes a pubsub for the node, or uses the pubsub that the application lends. The
+// gate decides to which peers a pubsub of the node has streams.
 func (n *Node) openPubSub() (err error) {
 	if n.cfg.lentPubSub != nil {
 		n.pubsub = n.cfg.lentPubSub
@@ -288,7 +288,7 @@ func (n *Node) sharesTopic(p peer.ID) bool {
 }
 
 // servesAnother returns an error if the application has made a pubsub on the lent host since
-// New, although the node has one of its own there.
+// New, although the node has a pubsub of its own there.
 func (n *Node) servesAnother() error {
 	if n.cfg.lentHost == nil || n.cfg.lentPubSub != nil {
 		return nil // the host is not lent, or the node uses the application's pubsub, so there is only one

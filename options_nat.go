@@ -51,8 +51,9 @@ func PortMapping() Option {
 var errNoHolePunching = errors.New("it is behind a relay, which needs HolePunching or Relays")
 
 // whyRelayed returns reasons, concerning relays, why the node has no peer: nodes that were
-// reached only through a relay, and relays at which the node got no reservation. Nodes are
-// left out if the errors in known contain ErrRelayed already.
+// reached only through a relay, and relays at which the node got no reservation (a place).
+// parts has their texts, and causes their errors. Nodes are left out if the errors in known,
+// which are those of the seeds, contain ErrRelayed already.
 func (n *Node) whyRelayed(known []error) (parts []string, causes []error) {
 	switch only := n.host.Relayed(); {
 	case len(only) == 0 || errors.Is(errors.Join(known...), discovery.ErrRelayed):

@@ -154,7 +154,8 @@ func (p *Peer) OnClose(f func(ctx context.Context, reason error)) (off func()) {
 // events. While the buffer is full, all events of the peer wait, so read the Pipe or close it.
 func (p *Peer) Pipe() io.ReadWriteCloser { return p.node.direct.Pipe(p.id) }
 
-// The methods below save Name, which has the typed events, an allocation per event.
+// The methods below exist for Name, whose events are typed: with them it makes one allocation
+// less per event.
 
 func (p *Peer) emitBytes(ctx context.Context, name string, b []byte) error {
 	if p.bad != nil {
@@ -186,7 +187,7 @@ type Peers struct {
 	node *Node
 
 	mu      sync.Mutex
-	handles map[ID]*Peer // of peers that are linked or that have OnClose handlers
+	handles map[ID]*Peer // the handles of peers that are linked or that have OnClose handlers
 
 	onAdd    listeners[*Peer]
 	onRemove listeners[*Peer]
@@ -230,7 +231,8 @@ func (l *Peers) OnAdd(f func(context.Context, *Peer)) (off func()) { return l.on
 // OnRemove calls f when a peer was removed. off removes f.
 func (l *Peers) OnRemove(f func(context.Context, *Peer)) (off func()) { return l.onRemove.on(f) }
 
-// handle returns the registered handle for id, or a new one.
+// handle returns the registered Peer for id, or a new one. It registers the new one only if the
+// peer is linked.
 func (l *Peers) handle(id ID) *Peer {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -248,7 +250,8 @@ func (l *Peers) handle(id ID) *Peer {
 	return p
 }
 
-// register makes p the handle for its id, unless there is one, and returns the handle.
+// register makes p the Peer that handle returns for its id, unless one is registered already,
+// and returns the registered Peer.
 func (l *Peers) register(p *Peer) *Peer {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -259,8 +262,8 @@ func (l *Peers) register(p *Peer) *Peer {
 	return p
 }
 
-// unregister forgets the handle of a peer that was removed, unless the handle has OnClose
-// handlers, which are called again when the next link ends.
+// unregister forgets the Peer of a node that was removed from the list, unless the Peer has
+// OnClose handlers, which are called again when the next link ends.
 func (l *Peers) unregister(p *Peer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -49,8 +49,9 @@ func (n *Node) Ticket() (string, error) {
 	return text, nil
 }
 
-// joinTickets takes the name of the network from the tickets among the seeds,
-// unless the user gave one. Either way they have to agree.
+// joinTickets takes the name of the network from the tickets among the seeds, unless the user
+// gave a name. It returns an error if two tickets, or a ticket and the user, name different
+// networks.
 func (c *config) joinTickets(seeds []*seed.Seed) error {
 	var first *seed.Seed
 	for _, s := range seeds {

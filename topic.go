@@ -132,7 +132,7 @@ func (n *Node) Topic(name string) (*Topic, error) {
 		}
 	}
 	cfg := topic.Config{Name: name, Joined: n.cfg.topics[name], Log: logging.Package("events", n.cfg.logger)}
-	if n.gate != nil { // there is no gate in front of a lent pubsub
+	if n.gate != nil { // a lent pubsub has no gate, which could say when a peer has room for more messages
 		cfg.AwaitRoom = n.gate.AwaitRoom
 	}
 	channel, err := topic.New(n.pubsub, n.host, cfg)
@@ -149,7 +149,8 @@ func (n *Node) Topic(name string) (*Topic, error) {
 	return t, nil
 }
 
-// removeClosed removes t from the lists when it is closed and its handlers have ended.
+// removeClosed waits until t is closed and its handlers have ended, and then removes t from the
+// lists.
 func (l *topics) removeClosed(t *Topic) {
 	<-t.channel.Done()
 	t.channel.Shutdown(context.Background())

@@ -59,8 +59,9 @@ func (n *Node) gateFollows(c *peers.Transition) {
 
 // overlayFollows tells the overlay which peers are on the topic.
 func (n *Node) overlayFollows(c *peers.Transition) {
-	// On a lent pubsub, a peer can be on the topic before it is linked. Then no change of
-	// the topic follows the beginning of the handshake, so the overlay is told here.
+	// On a lent pubsub, a peer can be on the topic before it is linked. Then no change of the
+	// topic follows the beginning of the handshake, so this function tells the overlay at that
+	// moment.
 	knownBefore := n.gate == nil && c.Begun() && c.Is.OnTopic
 	if c.Is.OnTopic != c.Was.OnTopic || knownBefore {
 		n.overlay.TopicChanged(c.Peer, c.Is.OnTopic)
@@ -168,8 +169,8 @@ func (n *Node) onTopic(p peer.ID) bool {
 		// record is complete.
 		return n.records.Standing(p).OnTopic
 	}
-	// The gate may have closed the streams of p a moment ago. Pubsub knows that already; the
-	// record does not yet.
+	// The gate may have closed the pubsub streams of p a moment ago. Pubsub knows that already;
+	// the record of p does not yet.
 	return slices.Contains(n.pubsub.ListPeers(n.topic), p)
 }
 

@@ -19,13 +19,15 @@ type heardEvent struct {
 	args string // as JSON
 }
 
-// A recorder holds the broadcast events that each process of each node got.
+// A recorder holds the broadcast events that each node got, separately for each time that the
+// node was started.
 type recorder struct {
 	mu        sync.Mutex
 	processes map[int][][]heardEvent // by node, the present process last
 }
 
-// follow records the events of a new process of node i. It must be called before Start.
+// follow records the events of node, which is about to be started as node i. It must be called
+// before Start.
 func (r *recorder) follow(i int, node *smokesignal.Node) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -42,14 +44,14 @@ func (r *recorder) follow(i int, node *smokesignal.Node) {
 	})
 }
 
-// all returns the events that all processes of node i got.
+// all returns the events that node i got since the test began, also before a Restart.
 func (r *recorder) all(i int) []heardEvent {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Concat(r.processes[i]...)
 }
 
-// runs returns the events of node i by process.
+// runs returns the events that node i got, one slice for each time that the node was started.
 func (r *recorder) runs(i int) [][]heardEvent {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -123,7 +125,8 @@ func (n *Net) EverybodyGot(name string, args ...any) {
 	})
 }
 
-// sent reports whether node i sent the event that the others got.
+// sent reports whether node i sent an event, given the id of the event's sender at each node
+// that got it.
 func (n *Net) sent(i int, got map[int]smokesignal.ID) bool {
 	for _, from := range got {
 		if from == n.nodes[i].ID() {

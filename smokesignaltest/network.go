@@ -39,7 +39,7 @@ const Timeout = time.Minute
 // port is the port of every node. Each node has its own IP address.
 const port = 8495
 
-// An Option sets a property of a Net at Network.
+// An Option sets a property of a Net. It is an argument of Network.
 type Option func(*netOptions)
 
 type netOptions struct {
@@ -54,8 +54,7 @@ type netOptions struct {
 // Seed sets the seed of the random ids and of the packet losses (default 1).
 func Seed(seed uint64) Option { return func(o *netOptions) { o.seed = seed } }
 
-// Options adds options for every node. The kit itself sets Listen, Seeds and
-// IdentityFile.
+// Options adds options for every node. This package itself sets Listen, Seeds and IdentityFile.
 func Options(opts ...smokesignal.Option) Option {
 	return func(o *netOptions) { o.node = append(o.node, opts...) }
 }
@@ -230,8 +229,8 @@ func (n *Net) Loss(share float64) {
 	n.loss = share
 }
 
-// Clock makes the wall clock of node i wrong by d from its next Restart on. The start time
-// of a node orders its sessions, so it matters if the clock was set back.
+// Clock makes the wall clock of node i wrong by d from its next Restart on. The other nodes
+// order the sessions of a node by their start times, so it matters if the clock was set back.
 func (n *Net) Clock(i int, d time.Duration) {
 	n.t.Helper()
 	n.Node(i)

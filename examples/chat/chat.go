@@ -13,7 +13,7 @@ import (
 var (
 	publicLine  = smokesignal.Name[string]("chat")    // a line to everybody
 	privateLine = smokesignal.Name[string]("tell")    // a line to one person
-	hello       = smokesignal.Name[greeting]("hello") // the sender's name, possibly with a request for all other names
+	hello       = smokesignal.Name[greeting]("hello") // the sender's name, possibly with a request that all others send theirs
 	bye         = smokesignal.Name[string]("bye")     // the sender is leaving
 )
 
@@ -40,7 +40,7 @@ func chat(ctx context.Context, o options, v view) error {
 	node.OnPeerAdded(s.peerAdded)
 	node.OnPeerRemoved(s.peerRemoved)
 	node.OnSeedError(func(ctx context.Context, e *smokesignal.SeedError) { s.reportSeedError(ctx, e.Seed, e.Err) })
-	defer node.OnDisconnect(s.disconnected)() // unregistered before Close, so a user who quits is not told about it
+	defer node.OnDisconnect(s.disconnected)() // unregistered before Close, so that a user who quits does not read "disconnected"
 
 	if err := node.Start(ctx); err != nil {
 		return err

@@ -19,9 +19,9 @@ var help = [][]string{
 	{"up, down", "bring back earlier lines; tab completes a name"},
 }
 
-// parseLine reports whether a typed text is a command. If it is not, say is the text to send
-// to everybody: of a line that begins with two slashes, the first slash is removed. A pasted
-// text of several lines is never a command and is sent unchanged.
+// parseLine reports whether a typed text is a command. If it is not, say is the text to send to
+// everybody: the typed text, without its first slash if it begins with two. A pasted text of
+// several lines is never a command and is sent unchanged.
 func parseLine(text string) (say string, command bool) {
 	switch {
 	case strings.Contains(text, "\n"), !strings.HasPrefix(text, "/"):
@@ -51,7 +51,7 @@ func (s *session) command(ctx context.Context, text string) error {
 	return nil
 }
 
-// sendPrivate sends a line to one person only.
+// sendPrivate sends a line to one person only, the one whose name is shown as name.
 func (s *session) sendPrivate(ctx context.Context, name, line string) error {
 	if name == "" || line == "" {
 		return errors.New("give a name and a text: /msg NAME TEXT")
@@ -69,7 +69,7 @@ func (s *session) sendPrivate(ctx context.Context, name, line string) error {
 	return nil
 }
 
-// peers returns a table of everybody who is here, for the command /peers.
+// peers returns a table of everybody in the chat, for the command /peers.
 func (s *session) peers() [][]string {
 	all := s.roster.all()
 	for p := range s.node.Peers().All() {

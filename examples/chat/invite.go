@@ -76,7 +76,7 @@ func hostPort(a ma.Multiaddr) (string, bool) {
 	return "", false
 }
 
-// invitation returns the shell command that joins the chat at addr.
+// invitation returns the shell command that joins the chat at addr in the network of that name.
 func invitation(addr, network string) string {
 	words := []string{"go", "run", "./examples/chat", "-seed", addr}
 	if network != "" {
@@ -99,8 +99,8 @@ func quoted(w string) string {
 	return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 }
 
-// loopback reports whether only programs on this machine can reach addr, which is an
-// address to listen on.
+// loopback reports whether addr, an address to listen on, can be reached only by programs on
+// this machine.
 func loopback(addr string) bool {
 	host := addr
 	if a, err := ma.NewMultiaddr(addr); err == nil {

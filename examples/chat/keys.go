@@ -66,7 +66,7 @@ const (
 
 // keyboard turns the bytes of a terminal into key presses. The zero value works.
 type keyboard struct {
-	rest    []byte // bytes read already that begin an escape sequence, a character or the end of a paste
+	rest    []byte // bytes already read that begin an escape sequence, a character or the mark for the end of a paste, and are not complete
 	pasting bool
 	paste   []byte
 }
@@ -104,8 +104,8 @@ func (k *keyboard) read(b []byte) []press {
 	return done
 }
 
-// readSequence decodes an escape sequence at the beginning of b and returns its length n,
-// which is 0 while the sequence is incomplete.
+// readSequence decodes an escape sequence at the beginning of b. It returns the key press and
+// the length n of the sequence, which is 0 while the sequence is incomplete.
 func (k *keyboard) readSequence(b []byte) (p press, n int) {
 	if len(b) == 1 {
 		return p, 0
@@ -142,8 +142,9 @@ func (k *keyboard) readSequence(b []byte) (p press, n int) {
 	return press{key: sequences[string(b[1:n])]}, n
 }
 
-// readPaste collects pasted text up to the terminal's mark for the end of a paste. Bytes
-// that may be the beginning of this mark stay unread until more bytes have come.
+// readPaste collects pasted text up to the terminal's mark for the end of a paste, and returns
+// it as one key press once the mark has come. n is the number of bytes of b that it has used.
+// Bytes that may be the beginning of the mark stay unused until more bytes have come.
 func (k *keyboard) readPaste(b []byte) (p press, n int) {
 	if i := bytes.Index(b, []byte(pasteEnd)); i >= 0 {
 		k.appendPaste(b[:i])

@@ -18,8 +18,8 @@ type line struct {
 	at   int
 
 	history []string
-	back    int    // which line is shown: 0 the new one, 1 the last of history, and so on
-	draft   string // keeps the new line while an older one is shown
+	back    int    // which line is shown: 0 for the new one, 1 for the last one of history, and so on
+	draft   string // keeps the new line while an older line is shown
 }
 
 func (l *line) String() string { return string(l.text) }
@@ -40,8 +40,8 @@ func (l *line) insert(s string) bool {
 	return fits
 }
 
-// left returns the position of the character before the cursor. Accents and joined emoji
-// count as a part of the character that they follow; the same is true in right.
+// left returns the position in text of the character before the cursor. Accents and joined
+// emoji count as a part of the character that they follow; the same is true in right.
 func (l *line) left() int {
 	i := l.at
 	for i > 0 {
@@ -166,15 +166,15 @@ func (l *line) edit(p press) bool {
 	return l.at != was
 }
 
-// view returns the part of the line to show in room columns, and the cursor's
-// column in it. An end that is cut off is marked with ‹ or ›.
+// view returns the part of the line that fits into room columns of the screen, and the cursor's
+// column in it. An end at which text is cut off is marked with ‹ or ›.
 func (l *line) view(room int) (shown string, cursor int) {
 	if room < 6 {
 		return "", 0
 	}
 	from := 0
 	if width(l.text) >= room {
-		// Two thirds of the room show text before the cursor, the rest text after it.
+		// Two thirds of the columns show text before the cursor, the rest show text after it.
 		from = l.at
 		for n := room * 2 / 3; from > 0 && n >= glyphWidth(l.text[from-1]); from-- {
 			n -= glyphWidth(l.text[from-1])

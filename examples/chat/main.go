@@ -98,7 +98,8 @@ func (o options) isolated() bool {
 	return true
 }
 
-// defaultNetwork is the network name of a chat without -network, here and in examples/web.
+// defaultNetwork is the network name of a chat without -network, in this program and in
+// examples/web.
 const defaultNetwork = "chat"
 
 func isTicket(seed string) bool {

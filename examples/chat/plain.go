@@ -20,9 +20,9 @@ type plain struct {
 	end    chan struct{}
 }
 
-// newPlain returns a plain view. Its channel holds 1024 lines, so that a small input is
-// read to its end even before somebody is connected: from that end on, chat waits only a
-// limited time for a connection.
+// newPlain returns a plain view that prints to out. person is true if a person types the lines.
+// The channel of lines holds 1024 of them, so that a small input is read to its end even before
+// somebody is connected: from that end on, chat waits only a limited time for a connection.
 func newPlain(out io.Writer, person bool) *plain {
 	return &plain{out: out, person: person, typed: make(chan string, 1024), end: make(chan struct{})}
 }
@@ -50,8 +50,8 @@ func (p *plain) print(line string) {
 	io.WriteString(p.out, line+"\n")
 }
 
-// run reads lines from in until its end, or until done is closed, and then closes lines().
-// It skips blank lines and splits lines that are longer than its buffer.
+// run reads lines from in until its end, or until done is closed, and then closes the channel
+// that lines returns. It skips blank lines and splits lines that are longer than its buffer.
 func (p *plain) run(in io.Reader, done <-chan struct{}) {
 	defer close(p.typed)
 	defer close(p.end)
@@ -78,7 +78,8 @@ func (p *plain) run(in io.Reader, done <-chan struct{}) {
 	}
 }
 
-// wholeRunes splits s before an incomplete character at its end.
+// wholeRunes splits s into whole characters and rest, which is an incomplete character at the
+// end of s or empty.
 func wholeRunes(s string) (whole, rest string) {
 	for i := 1; i < utf8.UTFMax && i <= len(s); i++ {
 		if at := len(s) - i; utf8.RuneStart(s[at]) {

@@ -25,19 +25,19 @@ type greeting struct {
 	Ask  bool   `json:"ask,omitempty"`
 }
 
-// roster lists the people who are here and their names. It is built from greetings, because
-// the node's own list of peers has only its direct neighbors. It performs no I/O and reads
-// no clock.
+// roster lists the people in the chat and their names. It is built from greetings, because the
+// node's own list of peers has only its direct neighbors. It performs no I/O and reads no
+// clock.
 type roster struct {
 	self string
 
 	mu     sync.Mutex
 	people map[smokesignal.ID]*person
-	called time.Time // when the last roll call began; zero once its silent people were removed
+	called time.Time // when the last roll call began; zero once the people who did not answer it were removed
 }
 
 type person struct {
-	name    string    // the name shown here, unique in the roster
+	name    string    // the name that this chat shows for the person, unique in the roster
 	claimed string    // the name in the person's last greeting; empty before the first one
 	heard   time.Time // when the last sign of life came
 }
@@ -46,10 +46,10 @@ func newRoster(self string) *roster {
 	return &roster{self: self, people: make(map[smokesignal.ID]*person)}
 }
 
-// noteAlive records a sign of life of id and, unless it is empty, the name that id claims.
-// It returns the name shown for id: the claimed name, followed by the short id if somebody
-// else has this name, or the short id while no name is known. news reports whether id or
-// its name is new.
+// noteAlive records that the person id gave a sign of life at the time now and, unless it is
+// empty, the name that the person claims. It returns the name shown for the person: the claimed
+// name, followed by the short id if somebody else has this name, or the short id while no name
+// is known. news reports whether the person or the name is new.
 func (r *roster) noteAlive(id smokesignal.ID, claimed string, now time.Time) (shown string, news bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -89,8 +89,8 @@ func (r *roster) taken(name string) bool {
 	return false
 }
 
-// remove removes id and returns the name that was shown for it. known reports whether id
-// was in the roster.
+// remove removes the person id and returns the name that was shown for the person. known
+// reports whether the person was in the roster.
 func (r *roster) remove(id smokesignal.ID) (shown string, known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -42,17 +42,18 @@ type screen struct {
 	mu     sync.Mutex
 	kb     keyboard
 	line   line
-	width  int      // the terminal's width when the two rows were last drawn
-	who    string   // the text of the upper row: the people who are here
+	width  int      // the terminal's width when the two rows at the bottom were last drawn
+	who    string   // the text of the upper of the two rows: the people in the chat
 	names  []string // their names, for completion
-	drawn  bool     // the two rows are on the terminal now
+	drawn  bool     // the two rows at the bottom are on the terminal now
 	rowLen int      // the width of the upper row when it was last drawn
-	cursor int      // the column of the cursor when the rows were last drawn
+	cursor int      // the column of the cursor when the two rows were last drawn
 	buf    bytes.Buffer
 	closed bool
 }
 
-// newScreen draws a new screen on the terminal out. size returns the terminal's width.
+// newScreen draws a new screen on the terminal out, in color if colour is true. size returns
+// the terminal's width in columns, or 0 if it is unknown.
 func newScreen(out io.Writer, size func() int, colour bool) *screen {
 	s := &screen{out: out, size: size, color: colour, typed: make(chan string, 16), end: make(chan struct{}), restore: func() {}}
 	s.buf.WriteString(pasteMode)
@@ -76,7 +77,8 @@ func (s *screen) showStatus(format string, args ...any) {
 	s.print(s.paint(dim, wrap("* "+fmt.Sprintf(format, args...), 0, s.columns())))
 }
 
-// showCommand shows the command on a line of its own, so that a triple click selects just it.
+// showCommand shows label and below it the command line, on a line of its own, so that a triple
+// click selects just the command.
 func (s *screen) showCommand(label, line string) {
 	s.print(s.paint(dim, "* "+label) + newline + newline + s.paint(bold, line) + newline)
 }
@@ -94,7 +96,7 @@ func (s *screen) showMembers(summary string, names []string) {
 	s.redraw()
 }
 
-// resized draws the two rows again after the terminal's width has changed.
+// resized draws the two rows at the bottom again after the terminal's width has changed.
 func (s *screen) resized() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,8 +112,9 @@ func (s *screen) print(text string) {
 	s.redraw()
 }
 
-// run reads keys from in until ctrl-c, ctrl-d on an empty line or the end of in, and then
-// closes lines(). Ctrl-c also calls quit at once, even if written lines are not sent yet.
+// run reads keys from in until ctrl-c, ctrl-d on an empty line, the end of in, or the end of
+// done. Then it closes the channel that lines returns. Ctrl-c also calls quit at once, even if
+// written lines are not sent yet.
 func (s *screen) run(in io.Reader, done <-chan struct{}, quit func()) {
 	defer close(s.typed)
 	defer close(s.end)
@@ -189,8 +192,8 @@ func (s *screen) complete() {
 	s.line.insert(found[0] + after)
 }
 
-// close erases the two rows and leaves the cursor on an empty line for the shell. Text that
-// is printed later still appears.
+// close erases the two rows at the bottom and leaves the cursor on an empty line for the shell.
+// Text that is printed later still appears.
 func (s *screen) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -23,8 +23,9 @@ const (
 	// greetEvery is the shortest time between two greetings of this chat, so that one
 	// greeting answers many people who ask at the same time.
 	greetEvery = 400 * time.Millisecond
-	// connectWait is how long a received event waits for the OnConnect callback, which
-	// may be called after the first events of a new neighbor arrived.
+	// connectWait is how long the handler of a received event waits for the OnConnect callback
+	// to finish. That callback may be called after the first events of a new neighbor have
+	// arrived.
 	connectWait = time.Second
 )
 
@@ -41,12 +42,12 @@ type session struct {
 	introduced chan struct{} // closed when the user has been shown how others can join
 
 	mu              sync.Mutex
-	online          chan struct{}     // closed while connected, after the first greeting was sent
+	online          chan struct{}     // closed while this chat is connected, from the moment when its first greeting was sent
 	greetedAt       time.Time         // when the last greeting was sent
-	greetingDue     bool              // a greeting is to be sent as soon as greetEvery has passed
-	rollCallDue     bool              // that greeting is to be a roll call
-	connectingSince time.Time         // when the attempts to connect began; zero if connected or explained to the user
-	troubles        map[string]string // by seed, the last message shown about it
+	greetingDue     bool              // a greeting is to be sent as soon as greetEvery has passed since the last one
+	rollCallDue     bool              // the greeting that is due is to be a roll call
+	connectingSince time.Time         // when the attempts to connect began; zero while connected, and once the user was told why they take so long
+	troubles        map[string]string // by seed, the last message about the seed that the user was shown
 }
 
 func newSession(node *smokesignal.Node, o options, v view) *session {
@@ -101,9 +102,9 @@ func (s *session) disconnected(context.Context) {
 	s.showWho()
 }
 
-// peerAdded asks everybody for names when a neighbor is new here. The neighbor may have just
-// joined, or may link this chat to a part of the network that was cut off, with people in it
-// who are not in the roster.
+// peerAdded asks everybody for names when a neighbor that is not in the roster was added,
+// unless it is the first neighbor. It may have just joined, or may link this chat to a part of
+// the network that was cut off, with people in it who are not in the roster.
 func (s *session) peerAdded(ctx context.Context, p *smokesignal.Peer) {
 	if _, known := s.roster.all()[p.ID()]; !known && s.node.Peers().Len() > 1 {
 		s.greet(ctx, true)
@@ -133,7 +134,7 @@ func (s *session) waitConnected(ctx context.Context) {
 
 func (s *session) handleGreeting(ctx context.Context, from smokesignal.ID, g greeting) {
 	s.waitConnected(ctx)
-	now := time.Now() // used for both below: the sender counts as heard in the roll call it starts
+	now := time.Now() // the same time for both calls below, so that the sender counts as heard in the roll call that it starts
 	if name, news := s.roster.noteAlive(from, g.Name, now); news {
 		s.view.showStatus("%s joined", name)
 		s.showWho()
@@ -163,8 +164,8 @@ func (s *session) nameOf(ctx context.Context, id smokesignal.ID) string {
 	return name
 }
 
-// greet broadcasts a greeting with this chat's name: now, or when greetEvery has passed since
-// the last one. With ask, the greeting is a roll call.
+// greet broadcasts a greeting with this chat's name now, or as soon as greetEvery has passed
+// since the last greeting. If ask is true, the greeting is a roll call.
 func (s *session) greet(ctx context.Context, ask bool) {
 	now := time.Now()
 	s.mu.Lock()
@@ -273,9 +274,9 @@ func (s *session) send(ctx context.Context, text string) error {
 	return nil
 }
 
-// waitOnline waits until a line from a pipe can be sent to somebody. It returns an error if
-// nobody is connected at the time patience after the end of the input, or when ctx ends. It
-// does not wait for a line that a person typed.
+// waitOnline waits until a line from a pipe can be sent to somebody. It returns an error when
+// ctx ends, or if nobody is connected before the time patience has passed since the end of the
+// input. It does not wait for a line that a person typed.
 func (s *session) waitOnline(ctx context.Context) error {
 	if s.view.typing() {
 		return nil
@@ -302,7 +303,7 @@ func (s *session) waitOnline(ctx context.Context) error {
 	}
 }
 
-// showWho shows the names of the people who are here.
+// showWho shows the names of the people in the chat.
 func (s *session) showWho() {
 	names := s.roster.names()
 	summary := "connecting"
@@ -310,7 +311,7 @@ func (s *session) showWho() {
 	case len(names) > 0:
 		summary = fmt.Sprintf("%d here: %s (you), %s", 1+len(names), s.name, strings.Join(names, ", "))
 	case s.node.Connected():
-		// Somebody else is here, so "1 here" would be wrong.
+		// Somebody else is connected, so the text "1 here" would be wrong.
 		summary = fmt.Sprintf("connected as %s, waiting for the others' names", s.name)
 	}
 	s.view.showMembers(summary, names)

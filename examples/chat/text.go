@@ -44,7 +44,7 @@ func clean(s string, limit int) string {
 	return b.String()
 }
 
-// printable returns what to show for r, or -1 for nothing at all.
+// printable returns the character that is shown for r, or -1 if nothing is shown.
 func printable(r rune) rune {
 	switch {
 	case r == '\t' || unicode.Is(unicode.Zs, r):

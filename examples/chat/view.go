@@ -19,7 +19,7 @@ type view interface {
 	showStatus(format string, args ...any)      // shows a message of the program itself
 	showCommand(label, line string)             // shows a text to copy, such as a shell command
 	showTable(rows [][]string)                  // shows the answer to a command
-	showMembers(summary string, names []string) // shows the people who are here; tab completes names
+	showMembers(summary string, names []string) // shows summary, a line about the people in the chat; the tab key completes names
 
 	// close restores the terminal. Texts that are shown later still appear.
 	close()

@@ -36,7 +36,8 @@ func newApp(ctx context.Context) (a app, err error) {
 	return a, err
 }
 
-// addSmokesignal starts a node that uses the application's own host and pubsub.
+// addSmokesignal starts a node that uses the application's own host and pubsub, and joins
+// through the seeds.
 func (a app) addSmokesignal(ctx context.Context, seeds ...string) (*smokesignal.Node, error) {
 	node, err := smokesignal.New(smokesignal.WithHost(a.host), smokesignal.WithPubSub(a.pubsub), smokesignal.Seeds(seeds...))
 	if err != nil {

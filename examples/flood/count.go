@@ -14,8 +14,8 @@ func newRunID() (id runID) {
 	return id
 }
 
-// minSize is the number of bytes in the smallest event: 8 for the run's id and 8 for the
-// number of the event. Larger events are padded.
+// minSize is the number of bytes in the smallest event: 8 for the id of the run (one
+// measurement) and 8 for the number of the event. Larger events are padded.
 const minSize = 16
 
 // fill writes the run's id and the event number n into b, which must have at least minSize bytes.
@@ -34,7 +34,7 @@ func read(b []byte) (run runID, n uint64, ok bool) {
 // maxEvents is the largest number of events in a run. A receiver keeps one bit for each.
 const maxEvents = 100_000_000
 
-// tally counts the events of one run at one receiver.
+// tally counts the events of one run (one measurement) at one receiver.
 type tally struct {
 	run      runID
 	expected uint64
@@ -42,7 +42,7 @@ type tally struct {
 
 	received   uint64 // number of different events that arrived
 	duplicates uint64 // number of events that arrived again
-	disordered uint64 // number of events that arrived after a later event
+	disordered uint64 // number of events that arrived after an event with a higher number
 	next       uint64 // one more than the highest event number that arrived
 	first      time.Time
 	last       time.Time

@@ -11,12 +11,12 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
-// The events of a run, in the order in which they are broadcast.
+// The events of a run (one measurement), in the order in which they are broadcast.
 var (
 	askReceivers = smokesignal.Name[runID]("flood/hail")     // from the sender: asks who takes part
 	takesPart    = smokesignal.Name[runID]("flood/here")     // from a receiver: it takes part
-	announceRun  = smokesignal.Name[announce]("flood/begin") // from the sender: the number and size of the events that follow
-	floodEvent   = smokesignal.Name[[]byte]("flood/event")   // from the sender: one of these events
+	announceRun  = smokesignal.Name[announce]("flood/begin") // from the sender: the number and size of the events to count, which follow
+	floodEvent   = smokesignal.Name[[]byte]("flood/event")   // from the sender: one of the events that the receivers count
 	askReports   = smokesignal.Name[runID]("flood/end")      // from the sender: all events are sent, and receivers are to report
 	sendReport   = smokesignal.Name[report]("flood/report")  // from a receiver: its counts
 )
@@ -28,7 +28,7 @@ type announce struct {
 }
 
 const (
-	// askInterval is the time after which the sender repeats a question.
+	// askInterval is the time after which the sender asks again for receivers or for reports.
 	askInterval = 500 * time.Millisecond
 	// silence is the time without events after which a receiver that misses events reports
 	// them as lost.
@@ -41,7 +41,8 @@ const (
 // receiver counts the events that a sender broadcasts.
 type receiver struct {
 	node *smokesignal.Node
-	// onReport is called with each report that differs from the last one.
+	// onReport is called with each report of this receiver that differs from the one before.
+	// from is the sender of the events, and a is what it announced of its run.
 	onReport func(from smokesignal.ID, a announce, r report)
 
 	mu    sync.Mutex
@@ -51,11 +52,12 @@ type receiver struct {
 	last  report // the last report passed to onReport
 }
 
-// newReceiver makes node count the events of senders. The node must not be started yet.
+// newReceiver makes node count the events of senders, and calls told as onReport. The node must
+// not be started yet.
 func newReceiver(node *smokesignal.Node, told func(smokesignal.ID, announce, report)) *receiver {
 	r := &receiver{node: node, onReport: told}
 	askReceivers.On(node.Broadcast(), func(ctx context.Context, _ smokesignal.ID, run runID) {
-		_ = takesPart.Emit(ctx, node.Broadcast(), run) // if it is lost, the sender asks again
+		_ = takesPart.Emit(ctx, node.Broadcast(), run) // if the answer is lost, the sender asks again
 	})
 	announceRun.On(node.Broadcast(), r.handleAnnounce)
 	floodEvent.On(node.Broadcast(), r.handleEvent)
@@ -135,7 +137,8 @@ type sender struct {
 	sent    atomic.Uint64
 }
 
-// newSender makes node a sender. The node must not be started yet.
+// newSender makes node a sender of count events of size bytes. The node must not be started
+// yet.
 func newSender(node *smokesignal.Node, count uint64, size int) *sender {
 	s := &sender{
 		node:    node,

@@ -199,7 +199,7 @@ func runReceiver(ctx context.Context, o options, out, bar io.Writer) error {
 	}
 	defer node.Close()
 	var mu sync.Mutex
-	runs := make(map[runID]func(*faults)) // adds the faults of the last report of each run
+	runs := make(map[runID]func(*faults)) // for each run (one measurement), a function that adds the faults of its last report
 	say := func(format string, args ...any) {
 		mu.Lock()
 		defer mu.Unlock()

@@ -61,7 +61,8 @@ func clearLine(bar io.Writer) string {
 	return "\r\x1b[K"
 }
 
-// bar returns a progress bar that shows n of a total of of.
+// bar returns a progress bar as text. It begins with label and shows how much n is of the
+// total, which the parameter of gives.
 func bar(label string, n, of uint64) string {
 	const width = 30
 	full := int(n * width / of)

@@ -57,7 +57,7 @@ type story struct {
 	nodes  map[string]*smokesignal.Node // the running nodes, by name
 	dead   []*smokesignal.Node          // the killed nodes
 
-	changed  chan struct{} // has an element after links or received events changed
+	changed  chan struct{} // has an element after the links or the received events have changed
 	mu       sync.Mutex
 	received []string // an entry "NAME TEXT" for each text that a node received
 }
@@ -75,7 +75,7 @@ func (d *story) printLine(format string, args ...any) {
 	}
 }
 
-// start starts a node and calls it name.
+// start starts a node with the options opts, and calls it name.
 func (d *story) start(name string, opts ...smokesignal.Option) {
 	if d.err != nil {
 		return
@@ -107,7 +107,8 @@ func (d *story) signalChange() {
 	}
 }
 
-// waitUntil waits until done returns true. what describes this state, for the error message.
+// waitUntil waits until done returns true. what describes the state in which it does, for the
+// error message.
 func (d *story) waitUntil(what string, done func() bool) {
 	for d.err == nil && !done() {
 		select {
@@ -119,13 +120,15 @@ func (d *story) waitUntil(what string, done func() bool) {
 	}
 }
 
-// waitAndPrint waits until done returns true, and prints what and the number of each node's links.
+// waitAndPrint waits until done returns true. Then it prints what, which describes that state,
+// and the number of each node's links.
 func (d *story) waitAndPrint(what string, done func() bool) {
 	d.waitUntil(what, done)
 	d.printLine("%s; links: %s", what, d.links())
 }
 
-// broadcast sends a text from one node to all, and waits until all others have received it.
+// broadcast sends a text from the node with the name from to all nodes, and waits until all
+// others have received it.
 func (d *story) broadcast(from, text string) {
 	if d.err != nil {
 		return
@@ -172,7 +175,7 @@ func (d *story) kill(name string) {
 	}
 }
 
-// each reports whether is returns true for every running node.
+// each reports whether the function is returns true for every running node.
 func (d *story) each(is func(*smokesignal.Node) bool) bool {
 	for _, node := range d.nodes {
 		if !is(node) {

@@ -11,7 +11,8 @@ import (
 
 var hello = smokesignal.Name[string]("hello") // sender and receiver use the same name and type
 
-// run starts two nodes, Alice and Bob. Bob connects to Alice's address and says hello to everybody.
+// run starts two nodes, Alice and Bob. Alice listens on the address at. Bob connects to this
+// address and says hello to everybody.
 func run(ctx context.Context, at string, out io.Writer) error {
 	alice, err1 := smokesignal.New(smokesignal.Listen(at))
 	bob, err2 := smokesignal.New(smokesignal.Listen("127.0.0.1:0"), smokesignal.Seeds(at))

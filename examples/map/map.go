@@ -56,8 +56,9 @@ type replica struct {
 	entries map[string]entry
 }
 
-// merge takes over the entries that are later than those of this replica. If two nodes wrote
-// a key at exactly the same time, all replicas keep the greater value.
+// merge takes over those entries of news that are later than this replica's entries with the
+// same keys. If two nodes wrote a key at exactly the same time, all replicas keep the greater
+// value.
 func (r *replica) merge(_ context.Context, _ smokesignal.ID, news map[string]entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -80,7 +81,7 @@ func (r *replica) syncWith(ctx context.Context, p *smokesignal.Peer) {
 	ctx, end := context.WithCancel(ctx)
 	defer p.OnClose(func(context.Context, error) { end() })()
 	for ; ctx.Err() == nil && p.Linked(); time.Sleep(5 * time.Second) {
-		theirs, _ := content.Do(ctx, p, struct{}{}) // after an error, the next round asks again
+		theirs, _ := content.Do(ctx, p, struct{}{}) // an error is ignored, because the loop asks again in five seconds
 		r.merge(ctx, p.ID(), theirs)
 	}
 }
@@ -88,7 +89,8 @@ func (r *replica) syncWith(ctx context.Context, p *smokesignal.Peer) {
 // runCommands carries out the commands that it reads from lines.
 func (r *replica) runCommands(ctx context.Context, node *smokesignal.Node, lines *bufio.Scanner, out *log.Logger) {
 	for lines.Scan() {
-		// At least three words, the missing ones empty. JSON needs valid UTF-8.
+		// words has at least three elements, which are empty where the line has no more words.
+		// JSON needs valid UTF-8.
 		words := append(strings.SplitN(strings.ToValidUTF8(lines.Text(), "?"), " ", 3), "", "")
 		all, _ := r.all(ctx, node.ID(), struct{}{})
 		switch key, value := words[1], words[2]; words[0] {
@@ -110,7 +112,8 @@ func (r *replica) runCommands(ctx context.Context, node *smokesignal.Node, lines
 
 // run is the whole program. It ends when ctx does.
 func run(ctx context.Context, lines *bufio.Scanner, out *log.Logger, opts ...smokesignal.Option) error {
-	// Last: a newcomer also gets the last 100 broadcasts, which its neighbors may not have merged yet.
+	// With the option Last, a newcomer also gets the last 100 broadcasts, which its neighbors
+	// may not have merged yet.
 	node, err := smokesignal.New(append(opts, smokesignal.Network("map"), smokesignal.Last(100), smokesignal.Logger(slog.Default().Handler()))...)
 	if err != nil {
 		return err

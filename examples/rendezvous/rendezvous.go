@@ -57,7 +57,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	if err != nil {
 		return err
 	}
-	defer node.Close() // waits until the neighbors have this node's events
+	defer node.Close() // Close waits until the neighbors have this node's events
 
 	screen := &lines{to: out}
 	node.OnPeerAdded(func(_ context.Context, p *smokesignal.Peer) { screen.print("met %s", p.ID()) })

@@ -12,8 +12,9 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
-// listens adds addresses for browsers to the addresses for nodes: WebSocket, which the page
-// uses by default, and WebTransport and WebRTC-direct, which a page with a ticket may use.
+// listens returns the given addresses to listen on, which are for nodes, and addresses for
+// browsers: WebSocket, which the page uses by default, and WebTransport and WebRTC-direct,
+// which a page with a ticket may use.
 func listens(given []string) []string {
 	all := slices.Clone(given)
 	if len(given) == 0 {
@@ -46,7 +47,7 @@ func listens(given []string) []string {
 	return all
 }
 
-// over returns the host and port of a if its protocols above IP are exactly those in
+// over returns a's host:port if the protocols above IP in the address a are exactly those in
 // transport, such as TCP alone. Otherwise it reports false.
 func over(a ma.Multiaddr, transport ...int) (string, bool) {
 	var codes []int
@@ -96,7 +97,8 @@ func allLoopback(listen []string) bool {
 	})
 }
 
-// urls returns the addresses at which a browser can open the page.
+// urls returns the addresses at which a browser can open the page. The server of the page
+// listens at at.
 func urls(at *net.TCPAddr) []string {
 	if !at.IP.IsUnspecified() {
 		return []string{fmt.Sprintf("http://%s/", at)}

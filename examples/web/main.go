@@ -63,7 +63,8 @@ func add(list *[]string) func(string) error {
 	}
 }
 
-// defaultNetwork is the network name of a chat without -network, here and in examples/chat.
+// defaultNetwork is the network name of a chat without -network, in this program and in
+// examples/chat.
 const defaultNetwork = "chat"
 
 func isTicket(seed string) bool {

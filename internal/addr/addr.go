@@ -42,10 +42,11 @@ func Split(a ma.Multiaddr) (at netip.AddrPort, transport ma.Multiaddr, ok bool) 
 
 func is(c ma.Component, one, other int) bool { return c.Code() == one || c.Code() == other }
 
-// TCP returns the multiaddr of the TCP port at, without an IPv6 zone.
+// TCP returns the multiaddr of TCP at the given IP address and port, without an IPv6 zone.
 func TCP(at netip.AddrPort) ma.Multiaddr { return ma.StringCast(prefix(at, "tcp")) }
 
-// QUIC returns the multiaddr of QUIC on the UDP port at, without an IPv6 zone.
+// QUIC returns the multiaddr of QUIC at the given IP address and UDP port, without an IPv6
+// zone.
 func QUIC(at netip.AddrPort) ma.Multiaddr { return ma.StringCast(prefix(at, "udp") + "/quic-v1") }
 
 func prefix(at netip.AddrPort, transport string) string {

@@ -12,7 +12,7 @@ import (
 )
 
 // ChunkSize is the largest number of bytes that a [Writer] passes to its stream at once. So a
-// long write makes progress step by step, and is not mistaken for one to a stalled reader.
+// long write makes progress step by step, and is not mistaken for a write to a stalled reader.
 const ChunkSize = 64 << 10
 
 var (
@@ -51,7 +51,7 @@ func (w *Writer) Write(b []byte, timeout time.Duration) (int, error) {
 		w.stream.SetWriteDeadline(w.end)
 	}
 	// Stop sets stopped first and the deadline after it. So if the lines above have replaced
-	// the deadline that Stop set, stopped is true here.
+	// the deadline that Stop set, stopped is already true.
 	if w.stopped.Load() {
 		return 0, ErrStopped
 	}

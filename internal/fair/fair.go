@@ -10,7 +10,8 @@ import (
 
 // A Backlog is a queue with the work of one sender that is still to be done.
 type Backlog interface {
-	// Empty reports whether the queue is empty. The scheduler holds its mutex when it calls it.
+	// Empty reports whether the queue is empty. The scheduler holds its mutex when it calls
+	// Empty.
 	Empty() bool
 }
 

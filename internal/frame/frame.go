@@ -38,11 +38,11 @@ type Reader struct {
 	max        int
 	buf        []byte // buf[r:w] was read from rd and is not returned yet
 	r, w       int
-	err        error  // the error that rd returned, until all bytes before it are returned
+	err        error  // the error that rd returned; Next returns it after all bytes that were read before it
 	maxBuffer  int    // the largest size of buf in bytes
 	lowReads   int    // how many reads in a row have filled at most a quarter of buf
 	big        []byte // holds a frame that is larger than maxBuffer
-	detachable bool   // the last frame that Next returned is in big
+	detachable bool   // true if the last frame that Next returned is in big
 
 	stream  Deadliner     // see SetTimeout
 	timeout time.Duration // see SetTimeout
@@ -75,13 +75,14 @@ func NewReader(r io.Reader, max int) *Reader {
 // SetLimit changes the size of the largest frame to max bytes, from the next frame on.
 func (r *Reader) SetLimit(max int) { r.max = max }
 
-// SetBuffer lets the buffer grow to at most most bytes (at least 4 KiB) while reads fill it,
-// and shrink again when reads bring few bytes.
+// SetBuffer lets the buffer grow to at most the given number of bytes (at least 4 KiB) while
+// reads fill it, and shrink again when reads bring few bytes.
 func (r *Reader) SetBuffer(most int) { r.maxBuffer = max(most, defaultBuffer) }
 
-// SetTimeout limits the time from the first byte of a frame to its last to d. There is no limit
-// on the time between frames. s must be the stream that the Reader reads from: the Reader sets
-// and clears its read deadline. If the time is over, Next returns the stream's error.
+// SetTimeout limits the time from the first byte of a frame to its last byte: it may be at most
+// d. There is no limit on the time between frames. s must be the stream that the Reader reads
+// from: the Reader sets and clears its read deadline. If the time is over, Next returns the
+// stream's error.
 func (r *Reader) SetTimeout(s Deadliner, d time.Duration) { r.stream, r.timeout = s, d }
 
 // Next returns the next frame, which is valid until the next call of Next, or for ever after
@@ -176,7 +177,8 @@ func (r *Reader) startDeadline() error {
 	return r.stream.SetReadDeadline(time.Now().Add(r.timeout))
 }
 
-// fill moves the unread bytes to the beginning of the buffer and reads until there are n of them.
+// fill moves the unread bytes to the beginning of the buffer and reads until there are n unread
+// bytes.
 func (r *Reader) fill(n int) error {
 	if r.r > 0 {
 		r.w = copy(r.buf, r.buf[r.r:r.w])
@@ -371,8 +373,8 @@ func CutShort(b []byte) (tag byte, content, rest []byte) {
 	return b[0], b[at : at+n], b[at+n:]
 }
 
-// AppendHeader begins a length-delimited field of n bytes. Its number must be
-// below 16, so that the tag has one byte.
+// AppendHeader appends the tag and the length of a length-delimited field whose content has n
+// bytes. The number of the field must be below 16, so that the tag has one byte.
 func AppendHeader(dst []byte, num protowire.Number, n int) []byte {
 	return AppendLength(append(dst, byte(num<<3)|byte(protowire.BytesType)), n)
 }

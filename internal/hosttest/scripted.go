@@ -19,7 +19,7 @@ import (
 // and when.
 type Scripted struct {
 	host.Host
-	Asked chan func(protocols ...protocol.ID) // a function for each query, which answers it with the protocols, or resets the stream if there are none
+	Asked chan func(protocols ...protocol.ID) // gets a function for each query of a peer; it answers the query with the given protocols, or resets the stream if none are given
 
 	t *testing.T
 }

@@ -94,13 +94,14 @@ func Wrap(h corehost.Host, sharesTopic func(peer.ID) bool) *Wrapper {
 	return &Wrapper{Host: h, sharesTopic: sharesTopic, handlers: map[protocol.ID]*releasableHandler{}}
 }
 
-// SetStreamHandler sets a stream handler. After RemoveStreamHandler, nothing holds it any more.
+// SetStreamHandler sets a stream handler. After RemoveStreamHandler, nothing keeps the handler
+// in memory any more.
 func (h *Wrapper) SetStreamHandler(id protocol.ID, f network.StreamHandler) {
 	h.Host.SetStreamHandler(id, h.newHandler(id, f))
 }
 
 // SetStreamHandlerMatch sets a stream handler for all protocols that match accepts. After
-// RemoveStreamHandler, nothing holds the handler any more.
+// RemoveStreamHandler, nothing keeps the handler in memory any more.
 func (h *Wrapper) SetStreamHandlerMatch(id protocol.ID, match func(protocol.ID) bool, f network.StreamHandler) {
 	h.Host.SetStreamHandlerMatch(id, match, h.newHandler(id, f))
 }

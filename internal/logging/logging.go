@@ -196,7 +196,8 @@ func loggerAttr(name string) []slog.Attr {
 	return []slog.Attr{slog.String("logger", name)}
 }
 
-// must: go-log refuses only level names it does not know, and ours are constants.
+// must panics if err is not nil. go-log returns an error only for a level name that it does not
+// know, and this package uses only constants.
 func must(err error) {
 	if err != nil {
 		panic("logging: " + err.Error())

@@ -54,7 +54,7 @@ const (
 	MaxAuthor = 64
 	// MaxSeqno limits pubsub's own sequence number.
 	MaxSeqno = 64
-	// MaxKey limits the public key, and the signature.
+	// MaxKey is the largest size of the author's public key, and also of the signature.
 	MaxKey = 4 << 10
 )
 

@@ -1,7 +1,7 @@
 // Package testhook gives tests access to options that users do not need, so that these do not
-// appear in the documentation of the public packages. The package in whose terms a function is
-// described sets the variable. Results are of type any, because this package cannot import the
-// public ones.
+// appear in the documentation of the public packages. Each variable holds a function, which the
+// package that has the option sets. Results are of type any, because this package cannot import
+// the public ones.
 package testhook
 
 import (

@@ -1,11 +1,11 @@
-// Package bench measures smokesignal beside its alternatives: raw floodsub, raw
-// gossipsub and one raw libp2p stream. The benchmarks of integration_test run it.
+// Package bench measures smokesignal beside its alternatives: raw floodsub, raw gossipsub and
+// one raw libp2p stream. The benchmarks of integration_test run it.
 //
-// A [Case] asks one question, such as how fast a burst crosses a line of five
-// nodes. Its entrants are set up side by side and take turns, so that a machine
-// that is slow for a while slows all of them. Figures are medians over the
-// turns. A factor compares two entrants: it is computed within each turn, and
-// the median is reported.
+// A [Case] asks one question, such as how fast a burst of events crosses a line of five nodes.
+// Its entrants are the ways to send events that it compares. They are set up side by side, and
+// in each turn every entrant runs one round, so that a machine that is slow for a while slows
+// all of them. Figures are medians over the turns. A factor compares two entrants: it is the
+// quotient of their figures in the same turn, and its median over the turns is reported.
 package bench
 
 import (
@@ -17,23 +17,24 @@ import (
 	"time"
 )
 
-// A Round is one measurement of one entrant. Fields that do not apply are zero.
+// A Round holds the figures of one measurement of one entrant, that is, of one way to send
+// events. Fields that do not apply are zero.
 type Round struct {
 	Sent       int           // number of events
 	Arrived    int           // number of different events that arrived at the receiver that got the fewest
 	Elapsed    time.Duration // time from the first Emit to the last arrival
-	CPU        time.Duration // processor time of the process, in which all nodes run
-	Allocs     uint64        // number of memory allocations in the process
-	Inversions int           // number of events that arrived after a later one, summed over the receivers
-	P50, P99   time.Duration // median and 99th percentile of the latency of single events
+	CPU        time.Duration // processor time that the process, in which all nodes run, used during the round
+	Allocs     uint64        // number of memory allocations of the process during the round
+	Inversions int           // number of events that arrived after an event that was sent later, summed over the receivers
+	P50, P99   time.Duration // median and 99th percentile of the latency of single events, or of the duration of requests
 }
 
-// rate returns the events that arrived per second.
+// rate returns how many events per second arrived at the receiver that got the fewest.
 func (r Round) rate() float64 {
 	return float64(r.Arrived) / r.Elapsed.Seconds()
 }
 
-// A Kind of case is named for what its rounds send. It decides which figures are reported.
+// A Kind says what the rounds of a Case send, and decides which figures are reported.
 type Kind string
 
 const (
@@ -41,14 +42,14 @@ const (
 	Latency Kind = "latency" // single events, or requests and their answers
 )
 
-// A Case compares its entrants in one situation.
+// A Case compares several ways to send events, its entrants, in one situation.
 type Case struct {
 	Name string // the name of the benchmark, with slashes
 	Text string // describes the case to a reader
 	Kind Kind
-	// Yardstick is the entrant that the others are compared with.
+	// Yardstick is the name of the entrant that the other entrants are compared with.
 	Yardstick string
-	// Against names the yardstick in the unit of a factor, as in x-floodsub.
+	// Against is the short name of the yardstick in the unit of a factor, as in "x-floodsub".
 	Against string
 
 	entrants []entrant
@@ -61,13 +62,15 @@ type entrant struct {
 	open  func(context.Context) (*rig, error)
 }
 
-// A rig is an entrant whose nodes have been started, so that rounds can be run.
+// A rig is an entrant (a way to send events) whose nodes or hosts have been started, so that
+// rounds can be run.
 type rig struct {
 	round func(ctx context.Context, count int) (Round, error)
 	close func()
 }
 
-// A Match is a case whose entrants have been set up. One goroutine at a time may use it.
+// A Match is a Case whose entrants (the ways to send events that it compares) have been
+// started. One goroutine at a time may use it.
 type Match struct {
 	Case
 	rigs   []*rig
@@ -75,8 +78,8 @@ type Match struct {
 	turns  int
 }
 
-// Open sets up all entrants and warms them up with a small round. The caller has
-// to close the match.
+// Open starts all entrants of the case, and warms up each of them with a round of a hundredth
+// of its events. The caller has to close the match.
 func (c Case) Open(ctx context.Context) (*Match, error) {
 	m := &Match{Case: c, rounds: make([][]Round, len(c.entrants))}
 	for _, e := range c.entrants {
@@ -93,12 +96,12 @@ func (c Case) Open(ctx context.Context) (*Match, error) {
 	return m, nil
 }
 
-// Turn runs one round of every entrant. Each turn begins with a different entrant,
+// Turn runs one round of every entrant of the match. Each turn begins with a different entrant,
 // so that none has the advantage of always being first.
 func (m *Match) Turn(ctx context.Context) error {
 	for i := range m.rigs {
 		i = (i + m.turns) % len(m.rigs)
-		runtime.GC() // so that no entrant pays for the garbage of the one before
+		runtime.GC() // so that no entrant pays for the garbage of the entrant before it
 		r, err := m.rigs[i].round(ctx, m.entrants[i].count)
 		if err != nil {
 			return fmt.Errorf("bench: %s: %s: %w", m.Name, m.entrants[i].name, err)
@@ -119,7 +122,8 @@ func (m *Match) Close() {
 	}
 }
 
-// Entrants returns the names of the entrants, in the order of the results.
+// Entrants returns the names of the ways to send events that the case compares, in the order of
+// the results of Match.Results.
 func (c Case) Entrants() (names []string) {
 	for _, e := range c.entrants {
 		names = append(names, e.name)
@@ -127,7 +131,7 @@ func (c Case) Entrants() (names []string) {
 	return names
 }
 
-// A Spread is the median of some values with their smallest and largest.
+// A Spread holds the median of some values, the smallest value and the largest.
 type Spread struct {
 	Median, Min, Max float64
 }
@@ -142,7 +146,7 @@ func spread(values []float64) Spread {
 	return Spread{Median: (v[(n-1)/2] + v[n/2]) / 2, Min: v[0], Max: v[n-1]}
 }
 
-// A Result holds the figures of one entrant over all turns of a match.
+// A Result holds the figures of one entrant (one way to send events) over all turns of a match.
 type Result struct {
 	Entrant string
 	Rounds  int
@@ -157,17 +161,18 @@ type Result struct {
 	// Delivered is the part of all events sent, from 0 to 1, that reached the receiver that
 	// got the fewest. It is 1 only if no event was lost.
 	Delivered float64
-	// Inversions is the mean number per round of events that arrived after a later event.
+	// Inversions is the mean number per round of events that arrived after an event that was
+	// sent later.
 	Inversions float64
 
-	// The rate and the latencies of this entrant divided by those of the yardstick. They are
-	// zero for the yardstick itself.
+	// The rate and the latencies of this entrant divided by those of the yardstick, the entrant
+	// that all are compared with. They are zero for the yardstick itself.
 	Factor    Spread // quotient of the rates
 	FactorP50 Spread
 	FactorP99 Spread
 }
 
-// Results returns the figures so far, one per entrant.
+// Results returns the figures of all turns so far, one Result for each entrant.
 func (m *Match) Results() []Result {
 	at := slices.Index(m.Entrants(), m.Yardstick)
 	results := make([]Result, len(m.entrants))
@@ -201,7 +206,8 @@ func (m *Match) Results() []Result {
 	return results
 }
 
-// over returns the Spread of the values that f returns for the rounds.
+// over returns the Spread (median, smallest and largest) of the values that f returns for the
+// rounds.
 func over(rounds []Round, f func(Round) float64) Spread {
 	var values []float64
 	for _, r := range rounds {
@@ -210,8 +216,9 @@ func over(rounds []Round, f func(Round) float64) Spread {
 	return spread(values)
 }
 
-// factors divides f of each round by f of the other entrant's round in the same
-// turn. Turns in which the other's figure is zero are skipped.
+// factors divides the value of f for each of the rounds by its value for the other entrant's
+// round in the same turn, and returns the Spread of the quotients. It skips turns in which the
+// other entrant's value is zero.
 func factors(rounds, other []Round, f func(Round) float64) Spread {
 	var values []float64
 	for i, r := range rounds {

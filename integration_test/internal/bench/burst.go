@@ -10,15 +10,15 @@ import (
 )
 
 const (
-	// maxSending is how long a burst may take to send. After that, it ends with fewer events
-	// than asked for; Round.Sent has their number.
+	// maxSending is how long the sending of a burst may take. After that, the round sends no
+	// more of its events; Round.Sent is the number of events that it has sent.
 	maxSending = 5 * time.Second
-	// losslessSilence is the time without a new event after which a round ends, for an
-	// entrant that promises to lose no event. smokesignal itself waits as long for a missing
-	// event before it reports the event as lost.
+	// losslessSilence is the time without a new event after which a round ends, if the way of
+	// sending promises to lose no event. smokesignal itself waits as long for a missing event
+	// before it reports the event as lost.
 	losslessSilence = 12 * time.Second
-	// lossySilence is the time without a new event after which a round ends, for an entrant
-	// that may lose events.
+	// lossySilence is the time without a new event after which a round ends, if the way of
+	// sending may lose events.
 	lossySilence = 500 * time.Millisecond
 	// pace is the interval between events whose latency is measured one by one.
 	pace = 5 * time.Millisecond
@@ -34,10 +34,11 @@ const (
 
 // A flow is one sender and its receivers.
 type flow struct {
-	// send sends one event. Rounds call it from one goroutine at a time.
+	// send sends the event with the number no of the given round. Rounds call it from one
+	// goroutine at a time.
 	send func(ctx context.Context, round, no uint32) error
 	to   []*receiver
-	// lossy is set for an entrant that may lose events.
+	// lossy is true if this way of sending may lose events.
 	lossy bool
 	round uint32
 }
@@ -61,7 +62,8 @@ type tally struct {
 	full       func()        // called when got reaches want
 }
 
-// count counts one event. Events of another round and duplicates are ignored.
+// count counts the event with the number no of the given round. It ignores events of another
+// round than the present one, and duplicates.
 func (r *receiver) count(round, no uint32) {
 	t := r.tally.Load()
 	if t == nil || t.round != round || int(no/64) >= len(t.seen) {
@@ -85,30 +87,33 @@ func (r *receiver) count(round, no uint32) {
 	}
 }
 
-// countBytes counts an event whose bytes begin with its round and number.
+// countBytes counts an event whose bytes begin with the number of its round and its own number.
 func (r *receiver) countBytes(b []byte) {
 	if len(b) >= minSize {
 		r.count(binary.BigEndian.Uint32(b), binary.BigEndian.Uint32(b[4:]))
 	}
 }
 
-// minSize is the size of the round and the number in an event.
+// minSize is the size in bytes of the smallest event: the number of its round and its own
+// number.
 const minSize = 8
 
-// fill writes the round and the number of an event into b, which must have at
+// fill writes the number of the round and the number no of the event into b, which must have at
 // least minSize bytes.
 func fill(b []byte, round, no uint32) {
 	binary.BigEndian.PutUint32(b, round)
 	binary.BigEndian.PutUint32(b[4:], no)
 }
 
-// burst sends count events as fast as they are accepted.
+// burst runs a round of count events that are sent as fast as they are accepted, and returns
+// its figures.
 func (f *flow) burst(ctx context.Context, count int) (Round, error) {
 	r, _, err := f.run(ctx, count, inBurst)
 	return r, err
 }
 
-// sendPaced sends one event every pace and measures the latency of each.
+// sendPaced runs a round of count events, one at each interval of pace, and returns its figures
+// with the latencies.
 func (f *flow) sendPaced(ctx context.Context, count int) (Round, error) {
 	r, took, err := f.run(ctx, count, paced)
 	if err != nil {
@@ -118,8 +123,8 @@ func (f *flow) sendPaced(ctx context.Context, count int) (Round, error) {
 	return r, nil
 }
 
-// run runs one round. took has the latencies of the events that arrived, if they
-// were paced.
+// run runs one round of count events, which are sent by the pattern p. took has the latencies
+// of the events that arrived, if p is paced.
 func (f *flow) run(ctx context.Context, count int, p pattern) (r Round, took []time.Duration, err error) {
 	f.round++
 	var want, missing atomic.Int64
@@ -166,8 +171,9 @@ func (f *flow) run(ctx context.Context, count int, p pattern) (r Round, took []t
 		}
 	}
 	if want.Store(int64(r.Sent)); r.Sent < count {
-		// The burst was cut short. A receiver that has all of its events already gets no
-		// more, so it would not notice by itself that it is complete.
+		// The burst ended early, so there are fewer events than count. A receiver that has all
+		// of them already gets no further event, so it would not notice by itself that it is
+		// complete.
 		for _, t := range tallies {
 			if t.got.Load() == int64(r.Sent) {
 				t.full()
@@ -197,8 +203,9 @@ func (f *flow) run(ctx context.Context, count int, p pattern) (r Round, took []t
 	return r, took, nil
 }
 
-// await waits until every receiver has all events, or until no new event has arrived for so
-// long that the rest counts as lost. It returns the time at which the last event arrived.
+// await waits until every receiver has all events, which done reports, or until no new event
+// has arrived for so long that the rest counts as lost. It returns the time at which the last
+// event arrived.
 func (f *flow) await(ctx context.Context, tallies []*tally, done <-chan time.Time) (time.Time, error) {
 	silence := losslessSilence
 	if f.lossy {

@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// The number of events per round. smokesignal gets larger bursts than pubsub: it
-// would send a burst of pubsub's size in milliseconds, too short to measure.
+// The number of events per round. smokesignal gets larger bursts than pubsub, because it would
+// send a burst of pubsub's size in a few milliseconds, which is too short to measure.
 const (
 	pairBurst   = 200_000
 	lineBurst   = 100_000
@@ -18,14 +18,16 @@ const (
 	pings       = 3_000
 )
 
-// scale is the number by which a short run divides the number of events per round.
+// scale is the number by which a short run of the benchmarks divides the number of events per
+// round.
 const scale = 100
 
-// scaling turns the number of events of a full round into that of this run.
+// A scaling takes the number of events in a round of a full run of the benchmarks, and returns
+// the number in a round of this run.
 type scaling func(count int) int
 
-// scaled returns the scaling of a run. A short run has just enough events per
-// round to show that everything works.
+// scaled returns the scaling of a full run of the benchmarks or, if short is true, of a short
+// one. A round of a short run has just enough events to show that everything works.
 func scaled(short bool) scaling {
 	return func(n int) int {
 		if short {
@@ -35,8 +37,8 @@ func scaled(short bool) scaling {
 	}
 }
 
-// Cases returns the cases of all benchmarks. If short is true, a round has a
-// hundredth of the events: the figures then mean nothing.
+// Cases returns the cases of all benchmarks. If short is true, a round has a hundredth of the
+// events, but at least 20: the figures then mean nothing.
 func Cases(short bool) []Case {
 	n := scaled(short)
 	cases := []Case{
@@ -66,7 +68,8 @@ func Cases(short bool) []Case {
 	cases[0].entrants = append(cases[0].entrants, streamEntrant(tcp, 64, n(streamBurst)))
 	for _, tr := range []struct{ name, text, listen string }{{"tcp", "TCP", tcp}, {"quic", "QUIC", quic}} {
 		for _, size := range []int{64, 1 << 10} {
-			// Larger events are fewer, so that all rounds take about the same time.
+			// A round with larger events has fewer of them, so that all rounds take about the
+			// same time.
 			count := n(streamBurst / max(1, size/200))
 			cases = append(cases, Case{
 				Name: fmt.Sprintf("Direct/%s/%s", tr.name, formatSize(size, "")),
@@ -85,7 +88,9 @@ func Cases(short bool) []Case {
 }
 
 // broadcastCase returns a case that compares bursts of broadcasts by smokesignal, over the
-// links of a graph, with bursts by the raw pubsubs named in others.
+// links of a graph, with bursts by the raw pubsubs named in others. A round has count events of
+// smokesignal or pubsubCount messages of a pubsub, of size bytes each. name and text describe
+// the graph.
 func broadcastCase(name, text string, g graph, size, count, pubsubCount int, others ...string) Case {
 	c := Case{
 		Name: fmt.Sprintf("Broadcast/%s/%s", name, formatSize(size, "")),
@@ -99,7 +104,7 @@ func broadcastCase(name, text string, g graph, size, count, pubsubCount int, oth
 	return c
 }
 
-// formatSize writes a size in bytes with space between the number and its unit.
+// formatSize writes a size of n bytes in B or KiB, with space between the number and its unit.
 func formatSize(n int, space string) string {
 	unit := "B"
 	if n >= 1<<10 && n%(1<<10) == 0 {
@@ -108,10 +113,12 @@ func formatSize(n int, space string) string {
 	return fmt.Sprint(n) + space + unit
 }
 
-// sizeCases returns cases with bursts between two nodes, one case for each size of events.
+// sizeCases returns cases with bursts of broadcasts between two nodes, one case for each size
+// of events from 16 bytes to 64 KiB. n scales the number of events per round.
 func sizeCases(n scaling) (cases []Case) {
 	for _, size := range []int{16, 64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10} {
-		// At most 64 MiB per round for the fast entrants and 32 MiB for the slow ones.
+		// A round has at most 64 MiB of events of smokesignal and the stream, and 32 MiB of the
+		// slower raw pubsubs.
 		c := broadcastCase("", "pair", line(2), size, n(min(pairBurst/2, 64<<20/size)), n(min(pubsubBurst/2, 32<<20/size)),
 			FloodsubRaised, GossipsubRaised)
 		c.Name = "Size/" + formatSize(size, "")
@@ -121,7 +128,8 @@ func sizeCases(n scaling) (cases []Case) {
 	return cases
 }
 
-// nodeCases returns cases with bursts, one case for each number of nodes.
+// nodeCases returns cases with bursts of broadcasts in networks of 2 to 40 nodes, one case for
+// each of six numbers of nodes. n scales the number of events per round.
 func nodeCases(n scaling) (cases []Case) {
 	for _, nodes := range []int{2, 3, 5, 10, 20, 40} {
 		c := broadcastCase("", fmt.Sprintf("%d nodes of degree 4", nodes), degree4(nodes), 64,

@@ -23,7 +23,8 @@ const (
 
 const eventName = "bench"
 
-// numbers is the argument of the events that are sent as JSON.
+// numbers is the argument of an event that is sent as JSON: the number of the round and that of
+// the event.
 type numbers struct {
 	Round uint32 `json:"round"`
 	No    uint32 `json:"no"`
@@ -36,7 +37,8 @@ type nodes struct {
 	list  []*smokesignal.Node
 }
 
-// openNodes starts the nodes and links them. The caller has to close them, even after an
+// openNodes starts a smokesignal node for each node of the graph g, listening on the address
+// listen, and makes the links of g between them. The caller has to close them, even after an
 // error.
 func openNodes(ctx context.Context, g graph, listen string) (*nodes, error) {
 	ns := &nodes{graph: g}
@@ -94,8 +96,9 @@ func (ns *nodes) close() {
 	closing.Wait()
 }
 
-// broadcastEntrant runs smokesignal on every node of the graph. The first node
-// broadcasts events of size bytes, or numbers as JSON.
+// broadcastEntrant returns an entrant that runs smokesignal on every node of the graph. The
+// first node broadcasts count events per round by the pattern p. An event has size bytes or, if
+// name is SmokesignalJSON, numbers as JSON.
 func broadcastEntrant(name string, g graph, size, count int, p pattern) entrant {
 	return entrant{name, count, func(ctx context.Context) (*rig, error) {
 		ns, err := openNodes(ctx, g, tcp)
@@ -114,7 +117,8 @@ func broadcastEntrant(name string, g graph, size, count int, p pattern) entrant 
 	}}
 }
 
-// directEntrant sends direct events from one node of a pair to the other.
+// directEntrant returns an entrant in which one node of a pair sends count direct events of
+// size bytes per round to the other. Both nodes listen on the address listen.
 func directEntrant(listen string, size, count int) entrant {
 	return entrant{Smokesignal, count, func(ctx context.Context) (*rig, error) {
 		ns, err := openNodes(ctx, line(2), listen)
@@ -129,7 +133,8 @@ func directEntrant(listen string, size, count int) entrant {
 	}}
 }
 
-// checked returns a rig whose rounds also fail if the nodes' links differ from the graph.
+// checked changes r so that its rounds also fail if the nodes' links differ from the graph, and
+// returns r.
 func (ns *nodes) checked(r *rig) *rig {
 	round := r.round
 	r.round = func(ctx context.Context, count int) (Round, error) {
@@ -148,7 +153,8 @@ func (r *receiver) listen(name string, from smokesignal.Source) {
 	smokesignal.Name[[]byte](eventName).On(from, func(_ context.Context, _ smokesignal.ID, b []byte) { r.countBytes(b) })
 }
 
-// emitTo returns a flow.send that emits to the given emitter.
+// emitTo returns a function for flow.send. It emits events of size bytes to the given emitter
+// or, if name is SmokesignalJSON, numbers as JSON.
 func emitTo(name string, to smokesignal.Emitter, size int) func(context.Context, uint32, uint32) error {
 	if name == SmokesignalJSON {
 		return func(ctx context.Context, round, no uint32) error {
@@ -162,8 +168,9 @@ func emitTo(name string, to smokesignal.Emitter, size int) func(context.Context,
 	}
 }
 
-// answerEntrant sends a direct event, which the handler of the other node answers
-// with another direct event.
+// answerEntrant returns an entrant that sends a direct event of size bytes, which the handler
+// of the other node answers with another direct event. A round has count such exchanges, one at
+// a time.
 func answerEntrant(listen string, size, count int) entrant {
 	return entrant{SmokesignalAnswer, count, func(ctx context.Context) (*rig, error) {
 		ns, err := openNodes(ctx, line(2), listen)
@@ -199,7 +206,8 @@ func answerEntrant(listen string, size, count int) entrant {
 	}}
 }
 
-// callEntrant calls a handler that returns its argument.
+// callEntrant returns an entrant in which one node calls a handler of the other node, which
+// returns its argument of size bytes. A round has count calls, one at a time.
 func callEntrant(listen string, size, count int) entrant {
 	return entrant{SmokesignalCall, count, func(ctx context.Context) (*rig, error) {
 		ns, err := openNodes(ctx, line(2), listen)

@@ -15,7 +15,8 @@ type Watch struct {
 	ok   bool
 }
 
-// machineTime is the time that all processors together have spent so far.
+// machineTime holds how long all processors of the machine together have worked, and how long
+// they have run, since the machine started.
 type machineTime struct{ busy, all time.Duration }
 
 // Observe starts a Watch.
@@ -25,7 +26,7 @@ func Observe() Watch {
 	return Watch{then, cpuTime(), ok && err == nil}
 }
 
-// Others returns the share of the processor time since Observe that other
+// Others returns the share of the machine's processor time since Observe was called that other
 // processes used, from 0 to 1. ok is false on systems that do not report it.
 func (w Watch) Others() (part float64, ok bool) {
 	now := Observe()
@@ -40,8 +41,9 @@ func (w Watch) Others() (part float64, ok bool) {
 // tick is the unit of time in /proc/stat on Linux.
 const tick = 10 * time.Millisecond
 
-// parseStat reads the first line of /proc/stat: the time in user, nice, system,
-// idle, iowait, irq, softirq and steal.
+// parseStat reads the first line of text, the content of /proc/stat: the processor time in
+// user, nice, system, idle, iowait, irq, softirq and steal. ok is false if the line has another
+// form.
 func parseStat(text string) (m machineTime, ok bool) {
 	line, _, _ := strings.Cut(text, "\n")
 	fields := strings.Fields(line)

@@ -12,17 +12,18 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// The names of raw pubsub entrants, with which broadcasts are compared.
+// The names of the entrants that send by raw pubsub. Broadcasts of smokesignal are compared
+// with them.
 const (
-	FloodsubRaised   = "floodsub-raised"  // its queues are long enough for a whole burst, so no message is lost
-	FloodsubDefault  = "floodsub-default" // its queues have the default length of go-libp2p-pubsub
+	FloodsubRaised   = "floodsub-raised"  // raw floodsub whose queues are long enough for a whole burst, so that no message is lost
+	FloodsubDefault  = "floodsub-default" // raw floodsub whose queues have the default length of go-libp2p-pubsub
 	GossipsubRaised  = "gossipsub-raised"
 	GossipsubDefault = "gossipsub-default"
 )
 
 const (
 	topicName = "bench"
-	// The lengths, in messages, of the queues of the raised entrants.
+	// The lengths, in messages, of the pubsub queues of FloodsubRaised and GossipsubRaised.
 	raisedOutbound     = 1 << 20
 	raisedValidate     = 1 << 16
 	raisedSubscription = 1 << 16
@@ -30,8 +31,9 @@ const (
 
 type newPubSub func(context.Context, corehost.Host, ...pubsub.Option) (*pubsub.PubSub, error)
 
-// pubsubEntrant runs a raw pubsub on every node of the graph. All nodes subscribe
-// and the first publishes. Messages are signed and verified, as by default.
+// pubsubEntrant returns an entrant that runs the raw pubsub with the given name on every node
+// of the graph. All nodes subscribe, and the first publishes count messages of size bytes per
+// round by the pattern p. Messages are signed and verified, as by default.
 func pubsubEntrant(name string, g graph, size, count int, p pattern) entrant {
 	ctor, raised := newPubSub(pubsub.NewFloodSub), false
 	switch name {
@@ -60,7 +62,8 @@ func pubsubEntrant(name string, g graph, size, count int, p pattern) entrant {
 	}}
 }
 
-// rig returns a rig whose rounds send by the pattern.
+// rig returns a rig whose rounds send events by the pattern p, and whose close function is
+// closing.
 func (f *flow) rig(p pattern, closing func()) *rig {
 	if p == paced {
 		return &rig{f.sendPaced, closing}
@@ -68,7 +71,8 @@ func (f *flow) rig(p pattern, closing func()) *rig {
 	return &rig{f.burst, closing}
 }
 
-// pubsubNet holds everything that close has to end.
+// pubsubNet holds everything that its method close has to end: the hosts and goroutines of raw
+// pubsubs.
 type pubsubNet struct {
 	cancel context.CancelFunc
 	hosts  []corehost.Host
@@ -185,13 +189,14 @@ func settle(ctx context.Context) error {
 	}
 }
 
-// The addresses that nodes and hosts listen on.
+// The addresses on which the smokesignal nodes and the raw libp2p hosts listen.
 const (
 	tcp  = "/ip4/127.0.0.1/tcp/0"
 	quic = "/ip4/127.0.0.1/udp/0/quic-v1"
 )
 
-// newHost makes a libp2p host with all the defaults.
+// newHost makes a libp2p host that listens on the address listen and has libp2p's defaults,
+// except that it registers no metrics.
 func newHost(listen string) (corehost.Host, error) {
 	return libp2p.New(libp2p.ListenAddrStrings(listen), libp2p.DisableMetrics())
 }

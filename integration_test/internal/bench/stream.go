@@ -17,14 +17,14 @@ const Stream = "stream"
 const (
 	streamProtocol = "/bench"
 	streamBuffer   = 32 << 10
-	// streamQueue is the length of the sender's queue. smokesignal's queue for one peer has
-	// the same length.
+	// streamQueue is the length, in events, of the sender's queue before a raw stream.
+	// smokesignal's queue for one peer has the same length.
 	streamQueue = 256
 )
 
-// streamEntrant returns an entrant that sends events over one raw libp2p stream, each with a
-// varint length before it. A goroutine writes the events from a queue, through a buffer that it
-// flushes when the queue is empty.
+// streamEntrant returns an entrant that sends count events of size bytes per round over one raw
+// libp2p stream, each with its length as a varint before it. A goroutine writes the events from
+// a queue, through a buffer that it flushes when the queue is empty.
 func streamEntrant(listen string, size, count int) entrant {
 	return entrant{Stream, count, func(ctx context.Context) (*rig, error) {
 		to := new(receiver)
@@ -58,8 +58,8 @@ func streamEntrant(listen string, size, count int) entrant {
 				}
 			}
 		}()
-		// The buffers of events are used again, so that sending does not allocate memory.
-		// There are more of them than events that can be in the queue or in a write.
+		// The buffers of events are used again, so that sending does not allocate memory. There
+		// are more buffers than events that can be in the queue or in a write.
 		ring := make([][]byte, 2*streamQueue)
 		for i := range ring {
 			ring[i] = make([]byte, size)
@@ -83,8 +83,8 @@ func streamEntrant(listen string, size, count int) entrant {
 	}}
 }
 
-// pingPongEntrant sends a request and waits for its answer over one raw libp2p
-// stream, one request at a time.
+// pingPongEntrant returns an entrant that sends a request of size bytes and waits for its
+// answer over one raw libp2p stream. A round has count requests, one at a time.
 func pingPongEntrant(listen string, size, count int) entrant {
 	return entrant{Stream, count, func(ctx context.Context) (*rig, error) {
 		from, end, err := streamPair(listen, func(s network.Stream) {
@@ -131,8 +131,8 @@ func pingPongEntrant(listen string, size, count int) entrant {
 	}}
 }
 
-// streamPair makes two hosts, which are not connected yet. The second one calls serve for each
-// incoming stream.
+// streamPair makes two hosts, which listen on the address listen and are not connected yet. The
+// second host calls serve for each incoming stream.
 func streamPair(listen string, serve network.StreamHandler) (from, to corehost.Host, err error) {
 	if from, err = newHost(listen); err != nil {
 		return nil, nil, err
@@ -161,8 +161,8 @@ func closeHosts(hosts ...corehost.Host) {
 	}
 }
 
-// writeFrame writes b with its length before it. It ignores errors, which the next Flush
-// returns.
+// writeFrame writes b with its length before it. It ignores errors: the next Flush of w returns
+// them.
 func writeFrame(w *bufio.Writer, b []byte) {
 	w.Write(binary.AppendUvarint(w.AvailableBuffer(), uint64(len(b))))
 	w.Write(b)

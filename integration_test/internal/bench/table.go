@@ -62,7 +62,8 @@ func (c Case) row(r Result) []string {
 		formatShare(r.Delivered), formatNumber(r.Inversions), cpu, formatNumber(r.Allocs.Median), formatNumber(float64(r.Events))}
 }
 
-// formatFactor formats a factor for the table. The factor of the yardstick becomes "".
+// formatFactor formats a factor, the quotient of the figures of two entrants, for the table.
+// The yardstick has no factor, so it gets the empty string.
 func formatFactor(s Spread) string {
 	if s.Max == 0 {
 		return ""
@@ -73,7 +74,7 @@ func formatFactor(s Spread) string {
 	return fmt.Sprintf("%.2f", s.Median)
 }
 
-// formatShare formats the part of the events that arrived. It rounds down, so that "1" means
+// formatShare formats f, the part of the events that arrived. It rounds down, so that "1" means
 // that no event was lost.
 func formatShare(f float64) string {
 	if f == 1 {

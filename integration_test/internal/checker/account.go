@@ -7,18 +7,19 @@ import (
 	"strings"
 )
 
-// An account covers the broadcasts of one run of a sender at one receiver. From
-// the first broadcast on, each must be either delivered or reported as lost,
-// once and in order. The numbers are those of the library, which counts the
-// broadcasts that Emit accepted, from 1 in each session. The numbers in the
-// payloads also count the broadcasts that Emit refused.
+// An account covers the broadcasts that one process of a sender emits, at one receiver. From
+// the first broadcast on that must arrive, the receiver must either deliver each or report it
+// as lost, once and in order. The numbers are those of the library, which counts the broadcasts
+// that Emit accepted, from 1 in each session. The numbers in the payloads also count the
+// broadcasts that Emit refused.
 type account struct {
-	first     uint64 // the number of the first broadcast that must arrive; 0 if the log does not show which it is
+	first     uint64 // the number of the first broadcast that must arrive; 0 if the log does not show which broadcast that is
 	delivered spans
 	lost      spans
 }
 
-// next returns the number of the broadcast that must come next, or 0 if any may come first.
+// next returns the number of the sender's broadcast that must be delivered or reported as lost
+// next, or 0 if any broadcast may come first.
 func (a *account) next() uint64 {
 	if last := max(a.delivered.last(), a.lost.last()); last > 0 {
 		return last + 1
@@ -36,8 +37,8 @@ func (c *check) account(receiver, run string) *account {
 	return a
 }
 
-// accepted returns the numbers, as in the payloads, of the broadcasts that a run of a sender
-// was commanded to emit and that Emit did not refuse.
+// accepted returns the numbers, as in the payloads, of the broadcasts that a process of a
+// sender was commanded to emit and that Emit did not refuse. run is the name of the process.
 func (c *check) accepted(run string) spans {
 	commanded := c.commanded[sendKey(run, Broadcast, "")]
 	if commanded == nil {
@@ -54,9 +55,9 @@ func (s spans) count(n uint64) (count uint64) {
 	return count
 }
 
-// openAccounts fixes the first broadcast that each receiver must get: a node that is
-// linked to the sender on both sides when the command comes knows the sender's high-water
-// mark by then.
+// openAccounts is called when the test commands a process to emit broadcasts. It fixes the
+// first broadcast that each receiver must get: a node that is linked to the sender on both
+// sides at that moment knows the sender's high-water mark.
 func (c *check) openAccounts(cmd Record) {
 	sender := c.state.Proc(cmd.Proc)
 	for _, p := range c.state.Running() {
@@ -69,8 +70,8 @@ func (c *check) openAccounts(cmd Record) {
 	}
 }
 
-// addDelivery adds delivered broadcasts to the account of their sender. checkReceived
-// has already compared them with the other deliveries.
+// addDelivery adds the broadcasts of a Received record to the receiver's account of their
+// sender. checkReceived has already compared them with the receiver's other deliveries.
 func (c *check) addDelivery(r Record) {
 	accepted := c.accepted(r.Run)
 	if r.Channel != Broadcast || len(accepted) == 0 {
@@ -87,7 +88,8 @@ func (c *check) addDelivery(r Record) {
 	a.delivered.add(from, to)
 }
 
-// addGap adds broadcasts that were reported as lost to the account of their sender.
+// addGap adds the broadcasts that a Gap record reports as lost to the receiver's account of
+// their sender.
 func (c *check) addGap(r Record) {
 	run, why := c.runOf(r)
 	if run == "" {
@@ -113,7 +115,9 @@ func (c *check) addGap(r Record) {
 	a.lost.add(r.Seq, r.To)
 }
 
-// checkTurn reports a delivery or a gap that does not begin with the next number.
+// checkTurn reports a violation if the delivery or gap in r does not begin with the number that
+// must come next in the account a. from is the number with which it begins, and run names the
+// process of the sender.
 func (c *check) checkTurn(r Record, a *account, from uint64, run string) {
 	next := a.next()
 	switch {
@@ -127,9 +131,10 @@ func (c *check) checkTurn(r Record, a *account, from uint64, run string) {
 	}
 }
 
-// runOf returns the run of the sender in a gap. Runs of the same peer differ by the
-// session that they reported when they started. Without one, the gap must fit a
-// single run; why says what is wrong if it does not.
+// runOf returns the name of the process that emitted the lost broadcasts of a Gap record.
+// Processes with the same peer id differ by the session that they reported when they started.
+// If they reported none, the gap must fit a single process. If no process fits, why says what
+// is wrong.
 func (c *check) runOf(r Record) (run, why string) {
 	var fit []string
 	for _, name := range slices.Sorted(maps.Keys(c.state.Procs)) {
@@ -151,9 +156,10 @@ func (c *check) runOf(r Record) (run, why string) {
 	return "", fmt.Sprintf("it could be that of %s; set the session in Started", strings.Join(fit, " or "))
 }
 
-// checkAccounts reports receivers whose account with a run ends too early. If the
-// sender still runs, every account must reach the last broadcast it emitted.
-// Otherwise all must reach the last number that any running receiver knows of.
+// checkAccounts reports receivers whose account of a sender's process ends too early. If that
+// process still runs, every account must reach the last broadcast that it emitted. Otherwise
+// all must reach the last broadcast that any running receiver has delivered or reported as
+// lost.
 func (c *check) checkAccounts(at Record) {
 	for _, run := range slices.Sorted(maps.Keys(c.state.Procs)) {
 		accepted := c.accepted(run)

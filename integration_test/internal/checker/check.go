@@ -44,43 +44,45 @@ func (v Violation) String() string {
 	return fmt.Sprintf("[%s] %s%s: %s", v.Rule, v.Proc, at, v.Text)
 }
 
-// SettleWithin is how long the nodes may take, at the end of a test, until no link is half made
-// or half removed.
+// SettleWithin is how long it may take, at the end of a test, until every link exists on both
+// sides or on neither.
 const SettleWithin = halfAtMost
 
-// Limits of the rules, the same for every run. docs/promises.md has the promises.
+// Limits of the rules. They are the same for every test. docs/promises.md has the promises that
+// the rules check.
 const (
-	flapWithin   = 30 * time.Second // a removed peer must not be added again within this time
+	flapWithin   = 30 * time.Second // a removed peer must not be added again within this time, unless there was a fault
 	halfAtMost   = 10 * time.Second // how long a link may exist on one side only
-	halfCut      = 13 * time.Second // how long it may do so if a fault lost the message that ends the link: the keepalive timeout
-	aboveAtMost  = 30 * time.Second // how long a node may have up to aboveExtra peers more than its maximum
-	aboveExtra   = 2                // see aboveAtMost
+	halfCut      = 13 * time.Second // how long a link may exist on one side only if a fault lost the message that ends the link: the keepalive timeout
+	aboveAtMost  = 30 * time.Second // how long a node may have more peers than its maximum
+	aboveExtra   = 2                // how many peers more than its maximum a node may have for longer than handover
 	handover     = time.Second      // how long a node may have more than aboveExtra peers above its maximum, while a new link replaces an old one
 	ghostAtMost  = 20 * time.Second // how long a dead peer may stay in a peer list: the keepalive timeout of 12.5 s plus a margin
-	faultExcuses = 20 * time.Second // for how long after a fault a link may break because of it
+	faultExcuses = 20 * time.Second // a link may break because of a fault that the test caused at most this long before
 )
 
-// Config selects rules beyond those that hold in every run.
+// Config selects the rules that Check applies in addition to those that hold in every test.
 type Config struct {
-	// Whole requires one component, symmetric links and enough peers for every
-	// node at the end.
+	// Whole requires that at the end the running nodes form one component, every link exists on
+	// both sides, and every node has at least its minimum of peers (or all other nodes) and at
+	// most its maximum.
 	Whole bool
-	// CompleteFrom, if set, requires that every event that a node was commanded to
-	// emit after this time, and that Emit accepted, reached all nodes (broadcast)
-	// or its receiver (direct). Nodes that suffered a fault since then are exempt.
+	// CompleteFrom, if set, requires that every event that a node was commanded to emit after
+	// this time, and that Emit accepted, reached all nodes (broadcast) or its receiver
+	// (direct). Nodes that started or suffered a fault since then are exempt.
 	CompleteFrom time.Time
-	// Accounted requires that each node got, or reported as lost, all broadcasts
-	// of every run of a sender since the first one that the node knew of. It
-	// knows of a broadcast at the latest if the two were linked on both sides
-	// when the sender was commanded to emit it. At the end no broadcast may be
-	// under way, and the network must be whole.
+	// Accounted requires that each node delivered, or reported as lost, every broadcast of each
+	// process of a sender since the first one that the node knew of. It knows of a broadcast at
+	// the latest if it was linked to the sender on both sides when the test commanded the
+	// sender to emit it. At the end no broadcast may be under way, and the network must be
+	// whole.
 	Accounted bool
 	// Refusals permits Emit to fail.
 	Refusals bool
 }
 
-// Check returns all violations in the records, in the order in which the records
-// show them. The records must have the order of Log.Records.
+// Check returns all violations of the rules in the records of a test, in the order in which the
+// records show them. The records must have the order of Log.Records.
 func Check(records []Record, cfg Config) []Violation {
 	c := &check{cfg: cfg, state: NewState(), nodes: map[string]*node{}, half: map[link]time.Time{}, commanded: map[string]*spans{}, refused: map[string]*spans{}}
 	for _, r := range records {
@@ -113,9 +115,9 @@ type check struct {
 	state     *State
 	nodes     map[string]*node
 	faults    []Record
-	half      map[link]time.Time // the links that only the first node has, and since when
-	commanded map[string]*spans  // the numbers of the events that each sender was commanded to emit on each channel
-	refused   map[string]*spans  // by sender, the numbers of the broadcasts that Emit refused
+	half      map[link]time.Time // the links that node a has and node b lacks, and since when
+	commanded map[string]*spans  // by sendKey, the numbers of the events that a sender was commanded to emit on a channel
+	refused   map[string]*spans  // by process of a sender, the numbers of the broadcasts that Emit refused
 	commands  []Record           // the Commanded records
 	found     []Violation
 }
@@ -128,7 +130,8 @@ type excess struct {
 	reported bool      // exceeds has returned true
 }
 
-// update begins or ends the excess: above reports whether there are too many peers now.
+// update begins the excess at the time now, unless it has begun, if above is true: the node has
+// too many peers. Otherwise it ends the excess.
 func (e *excess) update(above bool, now time.Time) {
 	switch {
 	case !above:
@@ -138,8 +141,8 @@ func (e *excess) update(above bool, now time.Time) {
 	}
 }
 
-// exceeds reports whether the excess has lasted for longer than most. It returns true
-// only once per excess.
+// exceeds reports whether the excess has lasted for longer than most at the time now. It
+// returns true only once per excess.
 func (e *excess) exceeds(most time.Duration, now time.Time) bool {
 	if e.since.IsZero() || e.reported || now.Sub(e.since) <= most {
 		return false
@@ -151,8 +154,8 @@ func (e *excess) exceeds(most time.Duration, now time.Time) bool {
 // A node is what the rules need to remember about one process.
 type node struct {
 	started  time.Time
-	next     Kind   // the kind of link event that must come next; "" if any may
-	nextPeer string // the peer that this event must have; "" if any may
+	next     Kind   // the kind that the node's next record about a link must have; "" if any may come
+	nextPeer string // the peer that the node's next record about a link must have; "" if it may have any
 	removed  map[string]time.Time
 	gone     map[string]time.Time // when the processes of linked peers ended
 	above    excess               // more than max
@@ -161,7 +164,7 @@ type node struct {
 	accounts map[string]*account // by run of the sender
 	sent     map[string]*spans   // by channel and receiver
 	lost     map[string]bool     // seeds in netsplit
-	snapshot *Record             // the last Snapshot record; nil if the peer list has changed since
+	snapshot *Record             // the node's last Snapshot record; nil if its peer list has changed since
 	wentDown map[string]bool     // the ids of peers whose link has ended since Config.CompleteFrom
 }
 
@@ -181,7 +184,8 @@ func (c *check) report(rule string, r Record, format string, args ...any) {
 	c.found = append(c.found, Violation{Rule: rule, Proc: r.Proc, At: r.Time(), Text: fmt.Sprintf(format, args...)})
 }
 
-// name returns the name of a peer for a report.
+// name returns the name of the process with that peer id, or the end of the id, for the text of
+// a violation.
 func (c *check) name(id string) string {
 	if p := c.state.ByID(id); p != nil {
 		return p.Name
@@ -225,16 +229,17 @@ func (c *check) step(r Record) {
 	}
 }
 
-// faultNear reports whether a fault between from and until, or shortly before from,
-// may explain a broken link. A fault of any node counts: when a peer is killed, the
-// others move their links too.
+// faultNear reports whether a fault that the test caused between from and until, or within
+// faultExcuses before from, may explain a broken link. A fault of any node counts: when a peer
+// is killed, the others move their links too.
 func (c *check) faultNear(from, until time.Time) bool {
 	return slices.ContainsFunc(c.faults, func(f Record) bool {
 		return f.Time().After(from.Add(-faultExcuses)) && !f.Time().After(until)
 	})
 }
 
-// linkChanged applies the rules for links after a link was added or removed.
+// linkChanged applies the rules for links after the record r has shown that a node added or
+// removed a link.
 func (c *check) linkChanged(r Record) {
 	n, p := c.node(r.Proc), c.state.Proc(r.Proc)
 	n.snapshot = nil
@@ -255,8 +260,8 @@ func (c *check) linkChanged(r Record) {
 	c.updateHalfLinks(r.Time())
 }
 
-// processChanged notes which linked peers are dead, after a process started, stopped or
-// suffered a fault.
+// processChanged notes, after a process started, ended or suffered a fault, which peers of each
+// running node are dead or frozen.
 func (c *check) processChanged(r Record) {
 	for _, p := range c.state.Procs {
 		n := c.node(p.Name)
@@ -278,7 +283,8 @@ func (c *check) processChanged(r Record) {
 	c.updateHalfLinks(r.Time())
 }
 
-// updateHalfLinks finds the links that only one side has and remembers since when.
+// updateHalfLinks finds the links that only one of the two nodes has, and remembers since when.
+// now is the time of the record.
 func (c *check) updateHalfLinks(now time.Time) {
 	fresh := map[link]time.Time{}
 	for _, p := range c.state.Running() {
@@ -298,7 +304,8 @@ func (c *check) updateHalfLinks(now time.Time) {
 	c.half = fresh
 }
 
-// reportOverdue reports the states that have lasted longer than their limit at now.
+// reportOverdue reports each state that has lasted longer than its limit at the time now, such
+// as a link that only one side has.
 func (c *check) reportOverdue(now time.Time) {
 	for l, since := range c.half {
 		limit := halfAtMost
@@ -340,7 +347,7 @@ func (c *check) checkNetsplit(r Record) {
 	n.lost[r.Seed] = split
 }
 
-// finish applies the rules that need the whole log.
+// finish applies the rules that need the whole log. now is the time of its last record.
 func (c *check) finish(now time.Time) {
 	c.reportOverdue(now)
 	at := Record{At: now.UnixNano()}
@@ -365,7 +372,8 @@ func (c *check) finish(now time.Time) {
 	}
 }
 
-// checkSnapshot compares the peer list that the node read with the events of its links.
+// checkSnapshot compares the peer list in a Snapshot record with the peers that the node's
+// records about links have added and not removed.
 func (c *check) checkSnapshot(snap Record, p *Proc) {
 	for _, id := range snap.Peers {
 		if !p.Has(id) {

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// addCommand notes the numbers that a sender was commanded to emit. Any other number
-// that arrives in its name was invented.
+// addCommand notes the numbers of the events that the test commanded a sender to emit. An event
+// of this sender with any other number was invented.
 func (c *check) addCommand(r Record) {
 	key := sendKey(r.Proc, r.Channel, r.Peer)
 	if c.commanded[key] == nil {
@@ -18,7 +18,8 @@ func (c *check) addCommand(r Record) {
 
 func sendKey(proc, channel, to string) string { return proc + "|" + channel + "|" + to }
 
-// checkReceived checks consecutive events that arrived in one record.
+// checkReceived checks the events of one Received record, which have consecutive numbers: the
+// test must have commanded them, and they must arrive once and in order.
 func (c *check) checkReceived(r Record) {
 	n, p := c.node(r.Proc), c.state.Proc(r.Proc)
 	to := ""
@@ -60,7 +61,8 @@ func (c *check) addSent(r Record) {
 	n.sent[key].add(r.Seq, r.To)
 }
 
-// checkComplete reports events accepted since CompleteFrom that did not arrive.
+// checkComplete reports events that a node emitted since Config.CompleteFrom, and that Emit
+// accepted, but that did not arrive.
 func (c *check) checkComplete(at Record) {
 	for _, cmd := range c.commands {
 		sender := c.state.Proc(cmd.Proc)
@@ -87,7 +89,7 @@ func (c *check) checkComplete(at Record) {
 	}
 }
 
-// untouched reports whether the process has run since CompleteFrom without a fault.
+// untouched reports whether the process has run since Config.CompleteFrom without a fault.
 func (c *check) untouched(p *Proc) bool {
 	started := c.node(p.Name).started
 	if started.IsZero() || started.After(c.cfg.CompleteFrom) || !p.Up || p.Frozen {

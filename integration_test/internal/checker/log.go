@@ -35,7 +35,7 @@ func (l *Log) Add(r Record) {
 	l.changed = make(chan struct{})
 }
 
-// Inspect calls f with the current state. f must not keep the state.
+// Inspect calls f with the State that follows from the records so far. f must not keep it.
 func (l *Log) Inspect(f func(*State)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -79,9 +79,9 @@ func (l *Log) Records() []Record {
 	return l.sorted()
 }
 
-// Settle waits until the state is settled, or ctx ends, and returns all records of that
-// moment. A link that is being added or removed when the test ends breaks no rule. ask
-// makes every node report its peer list.
+// Settle waits until the State is settled (and, if whole is true, the network is whole), or ctx
+// ends, and returns all records of that moment. A link that is being added or removed when the
+// test ends breaks no rule. ask is a function that makes every node report its peer list.
 func (l *Log) Settle(ctx context.Context, whole bool, ask func()) []Record {
 	for {
 		ask()
@@ -95,9 +95,10 @@ func (l *Log) Settle(ctx context.Context, whole bool, ask func()) []Record {
 	}
 }
 
-// Check applies the rules to all records once the state has settled. If it finds
-// violations, it waits for more records and tries again until ctx ends, since a missing
-// record may still arrive. ask makes every node report its peer list.
+// Check applies the rules that hold in every test, and those of cfg, to all records once the
+// state has settled. If it finds violations, it waits for more records and tries again until
+// ctx ends, since a missing record may still arrive. ask is a function that makes every node
+// report its peer list.
 func (l *Log) Check(ctx context.Context, cfg Config, ask func()) []Violation {
 	for {
 		found := Check(l.Settle(ctx, cfg.Whole, ask), cfg)
@@ -111,7 +112,7 @@ func (l *Log) Check(ctx context.Context, cfg Config, ask func()) []Violation {
 	}
 }
 
-// sorted returns the records in the order of Records. l.mu is held.
+// sorted returns the records in the order of Records. The caller holds l.mu.
 func (l *Log) sorted() []Record {
 	var all []Record
 	for _, rs := range l.records {

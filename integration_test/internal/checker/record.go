@@ -18,9 +18,9 @@ type Kind string
 
 // The kinds of record that a node writes. Each comment names the fields of Record that it uses.
 const (
-	Started     Kind = "started"      // Peer is the node's own id; also Addrs, Min, Max, and Session if known
+	Started     Kind = "started"      // a node listens: Peer is its own id; Addrs, Min, Max and, if known, Session are set too
 	AddrsChange Kind = "addresses"    // Addrs are the node's addresses after a change
-	Connect     Kind = "connect"      // Up is the result that node.Connected had inside the handler
+	Connect     Kind = "connect"      // OnConnect was called: Up is what node.Connected returned inside the handler
 	Disconnect  Kind = "disconnect"   // Up
 	PeerAdded   Kind = "peer added"   // Peer, Up
 	PeerRemoved Kind = "peer removed" // Peer, Up
@@ -32,8 +32,8 @@ const (
 	SeedError   Kind = "seed error"   // Seed, Err, Code
 	Sent        Kind = "sent"         // Emit returned nil for the events with the numbers Seq to To
 	Failed      Kind = "failed"       // Emit returned Err for the event with the number Seq
-	Received    Kind = "received"     // Peer, Run, Channel, Name, Seq to To
-	Gap         Kind = "gap"          // broadcasts Seq to To of Peer's Session are lost; the library's numbers, not those in payloads
+	Received    Kind = "received"     // events arrived: Peer, Run, Channel, Name, and their numbers Seq to To
+	Gap         Kind = "gap"          // the broadcasts Seq to To of the Peer in its Session are lost; the numbers are the library's, not those in payloads
 	Damaged     Kind = "damaged"      // an event arrived with a changed payload
 	Answer      Kind = "answer"       // the answer to the command with number Cmd
 	Snapshot    Kind = "snapshot"     // Peers is the node's peer list
@@ -46,8 +46,8 @@ const (
 	Exited    Kind = "exited" // Proc has ended
 )
 
-// The faults, as the Text of a Fault record. FaultContinue ends FaultStop; a killed or
-// closed process has ended.
+// The faults that a test causes, as the Text of a Fault record. FaultContinue ends FaultStop. A
+// killed or closed process has ended.
 const (
 	FaultKill     = "kill"
 	FaultStop     = "stop"
@@ -68,11 +68,11 @@ type Record struct {
 	At      int64    `json:"t"` // nanoseconds since 1970; all nodes run on one machine and share its clock
 	Proc    string   `json:"proc,omitempty"`
 	Kind    Kind     `json:"k"`
-	Peer    string   `json:"p,omitempty"` // the id of the other peer; for a sent direct event, the receiver
-	Run     string   `json:"r,omitempty"` // the Proc of the sender, from the payload
+	Peer    string   `json:"p,omitempty"` // the id of the other peer; for a direct event that was sent, the receiver
+	Run     string   `json:"r,omitempty"` // the Proc of the process that sent the event, as its payload says
 	Channel string   `json:"c,omitempty"`
 	Name    string   `json:"n,omitempty"`
-	Seq     uint64   `json:"s,omitempty"` // first number, counted from 1 per sender and channel (and receiver, if direct)
+	Seq     uint64   `json:"s,omitempty"` // the first number of the events; a sender counts from 1 per channel and, if direct, per receiver
 	To      uint64   `json:"to,omitempty"`
 	Up      bool     `json:"up,omitempty"`
 	Min     int      `json:"min,omitempty"`
@@ -90,8 +90,8 @@ type Record struct {
 // Time returns the time of the record.
 func (r Record) Time() time.Time { return time.Unix(0, r.At) }
 
-// continues reports whether r begins with the number after the last of b, so that one
-// record can hold both.
+// continues reports whether r has the same kind, sender, channel and event name as b, and
+// begins with the number after the last number of b, so that one record can hold both.
 func (r Record) continues(b Record) bool {
 	if r.Kind != b.Kind || (r.Kind != Received && r.Kind != Sent) {
 		return false
@@ -143,7 +143,8 @@ func (r Record) String() string {
 	return b.String()
 }
 
-// short returns the end of a peer id. The beginning is the same for all ids.
+// short returns the last eight characters of a peer id. The first ones are the same for all
+// ids.
 func short(id string) string {
 	if len(id) > 8 {
 		return id[len(id)-8:]

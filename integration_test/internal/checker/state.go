@@ -16,18 +16,18 @@ type Proc struct {
 	Session      string // empty if the process did not report it
 	Addrs        []string
 	Min, Max     int
-	Up           bool // it has started, and has neither exited nor been killed
+	Up           bool // the process has started, and has neither exited nor been killed
 	Frozen       bool
-	Peers        map[string]time.Time // by id of a linked peer, the time since which it is linked
-	MidChange    bool                 // a peer is being added or removed: more link events must follow
-	LastSnapshot *Record              // the last Snapshot record; nil if the peer list has changed since
+	Peers        map[string]time.Time // for the id of each linked peer, the time since which it is linked
+	MidChange    bool                 // the node is adding or removing a peer: more records about this link must follow
+	LastSnapshot *Record              // the node's last Snapshot record; nil if its peer list has changed since
 	Counts       map[Kind]int
 	Heard        map[Stream]uint64 // number of events, duplicates included
 	HeardBy      map[string]int    // number of events by event name
-	Lost         map[string]uint64 // number of broadcasts reported as lost, by the sender's id
+	Lost         map[string]uint64 // by the id of a sender, the number of its broadcasts that were reported as lost
 }
 
-// Has reports whether the peer with this id is linked.
+// Has reports whether the node of this process is linked to the peer with this id.
 func (p *Proc) Has(id string) bool { _, ok := p.Peers[id]; return ok }
 
 // A State is the state of all processes that follows from the records so far. Make one with
@@ -65,7 +65,8 @@ func (s *State) Proc(name string) *Proc {
 // ByID returns the newest process with this peer id, or nil if there was none.
 func (s *State) ByID(id string) *Proc { return s.Procs[s.byID[id]] }
 
-// Answered returns the answer of a process to the command with number cmd.
+// Answered returns the answer of a process to the command with number cmd, or false if there is
+// none yet.
 func (s *State) Answered(proc string, cmd int) (Record, bool) {
 	r, ok := s.answer[answerKey{proc, cmd}]
 	return r, ok
@@ -120,7 +121,7 @@ func (s *State) Apply(r Record) {
 	}
 }
 
-// Running returns the processes that are up, by name.
+// Running returns the processes that are up, sorted by name.
 func (s *State) Running() []*Proc {
 	var up []*Proc
 	for _, name := range slices.Sorted(maps.Keys(s.Procs)) {
@@ -160,7 +161,8 @@ func (s *State) Components() [][]string {
 	return parts
 }
 
-// Half returns the links between running nodes that only one side has, as "a has b".
+// Half returns the links between running nodes that only one of the two nodes has, as "a has
+// b".
 func (s *State) Half() []string {
 	var half []string
 	for _, p := range s.Running() {
@@ -174,12 +176,13 @@ func (s *State) Half() []string {
 	return half
 }
 
-// Want returns the number of peers that the node should have if n nodes run.
+// Want returns the least number of peers that the node should have if n nodes run: its minimum,
+// or all others if they are fewer.
 func (p *Proc) Want(n int) int { return max(0, min(p.Min, n-1)) }
 
-// Gathered reports whether exactly n nodes run, they form one component without half
-// links, and every node has enough peers. Nodes may still be above their maximum while
-// they hand links over, see AboveMax.
+// Gathered reports whether exactly n nodes run, they form one component, every link exists on
+// both sides, and every node has enough peers. Nodes may still have more peers than their
+// maximum, see AboveMax.
 func (s *State) Gathered(n int) bool {
 	up := s.Running()
 	if len(up) != n || len(s.Components()) != 1 || len(s.Half()) > 0 {
@@ -193,8 +196,9 @@ func (s *State) Gathered(n int) bool {
 	return true
 }
 
-// Settled reports whether no node is in the middle of adding or removing a peer. If
-// whole is true, the network must also meet Config.Whole.
+// Settled reports whether no node is in the middle of adding or removing a peer, and the last
+// Snapshot of each node agrees with its links. If whole is true, the network must also be whole
+// as Config.Whole requires.
 func (s *State) Settled(whole bool) bool {
 	up := s.Running()
 	for _, p := range up {
@@ -222,7 +226,7 @@ func (s *State) AboveMax() []string {
 	return above
 }
 
-// Degrees returns the number of running nodes by their number of peers.
+// Degrees returns, for each number of peers, how many running nodes have that many.
 func (s *State) Degrees() map[int]int {
 	d := map[int]int{}
 	for _, p := range s.Running() {

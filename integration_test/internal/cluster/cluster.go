@@ -47,9 +47,9 @@ type Cluster struct {
 	names map[string]int
 }
 
-// New returns an empty cluster that ends with the test. If the test fails, New's
-// cleanup writes the log and the goroutine stacks of the nodes to the test's artifacts,
-// and the end of the log to its output.
+// New returns an empty cluster, which ends with the test. If the test fails, New's cleanup
+// writes the log and the goroutine stacks of the nodes to the test's artifacts, and the end of
+// the log to its output.
 func New(t testing.TB) *Cluster {
 	c := &Cluster{Log: checker.NewLog(), t: t, names: map[string]int{}}
 	t.Cleanup(func() {
@@ -72,8 +72,9 @@ func (c *Cluster) processes() []*Proc {
 	return slices.Clone(c.procs)
 }
 
-// launch returns the channel of the goroutine that starts all processes. It stays on
-// one thread, since Linux kills a child when the thread that started it ends.
+// launch returns the channel of the goroutine that starts all processes: it calls the functions
+// that are sent to it. It stays on one thread, since Linux kills a child process when the
+// thread that started it ends.
 var launch = sync.OnceValue(func() chan<- func() {
 	work := make(chan func())
 	go func() {
@@ -131,8 +132,8 @@ func (c *Cluster) Start(spec Spec) *Proc {
 	return p
 }
 
-// Restart starts a process with the Spec of p under the next name. It has the same
-// identity only if the Spec names an identity file.
+// Restart starts a process with the Spec of p. Its name is that of p with +1 or the next free
+// number. It has the same identity only if the Spec names an identity file.
 func (c *Cluster) Restart(p *Proc) *Proc {
 	c.t.Helper()
 	spec := p.Spec
@@ -140,8 +141,8 @@ func (c *Cluster) Restart(p *Proc) *Proc {
 	return c.Start(spec)
 }
 
-// Kill kills all processes at the same time, as kill -9 does, and waits until they have
-// ended.
+// Kill kills all processes of the cluster at the same time, as kill -9 does, and waits until
+// they have ended.
 func (c *Cluster) Kill() {
 	var wg sync.WaitGroup
 	for _, p := range c.processes() {
@@ -171,7 +172,8 @@ func (c *Cluster) wait(within time.Duration, what func() string, done func(*chec
 	return time.Since(began)
 }
 
-// Never blocks for d. It ends the test as soon as happened returns true.
+// Never blocks for d. It ends the test as soon as happened returns true. what describes that
+// state in the message.
 func (c *Cluster) Never(d time.Duration, what string, happened func(*checker.State) bool) {
 	c.t.Helper()
 	if err := c.Log.Never(d, happened); err != nil {
@@ -202,10 +204,10 @@ func (c *Cluster) Summary() string {
 	return b.String()
 }
 
-// Check applies the rules of package checker and fails the test for each violation.
-// Before, it asks every running node for its peer list and waits until the log has
-// settled. Output on the standard error of a node fails the test too, unless the Spec
-// sets environment variables, which may turn logging on.
+// Check applies the rules of package checker and fails the test for each violation. Before, it
+// asks every running node for its peer list and waits until the log has settled. Output of a
+// node on its standard error fails the test too, unless the node's Spec sets environment
+// variables, which may turn logging on.
 func (c *Cluster) Check(cfg checker.Config) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), checker.SettleWithin)

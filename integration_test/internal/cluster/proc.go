@@ -27,7 +27,7 @@ type Proc struct {
 	mu         sync.Mutex
 	stdin      io.WriteCloser
 	no         int
-	lastNumber map[string]uint64 // the last number assigned, by channel and receiver
+	lastNumber map[string]uint64 // by channel and receiver, the last number that an event of this node was given
 }
 
 // follow copies the records of the process into the log until the process ends.
@@ -68,7 +68,7 @@ func (p *Proc) started() checker.Record {
 // ID waits until the node listens, and returns its peer id.
 func (p *Proc) ID() string { p.c.t.Helper(); return p.started().Peer }
 
-// Addr waits until the node listens, and returns its first address with its id.
+// Addr waits until the node listens, and returns its first address, which ends in its peer id.
 func (p *Proc) Addr() string {
 	p.c.t.Helper()
 	r := p.started()
@@ -124,7 +124,8 @@ func (p *Proc) assignNumbers(cmd Command) uint64 {
 	return first
 }
 
-// Answer waits for the answer to the command with number no.
+// Answer waits, at most for the time within, for the node's answer to the command with number
+// no, and returns it.
 func (p *Proc) Answer(no int, within time.Duration) checker.Record {
 	p.c.t.Helper()
 	var answer checker.Record
@@ -139,21 +140,21 @@ func (p *Proc) Answer(no int, within time.Duration) checker.Record {
 	return answer
 }
 
-// Ask sends a command and waits for its answer, at most one minute.
+// Ask sends a command and returns its answer. It waits for the answer at most one minute.
 func (p *Proc) Ask(cmd Command) checker.Record {
 	p.c.t.Helper()
 	return p.Answer(p.Send(cmd), time.Minute)
 }
 
-// Broadcast makes the node broadcast count events of size bytes. It returns the number
-// of the command, for Answer.
+// Broadcast makes the node broadcast count events of that name, of size bytes each. It returns
+// the number of the command, for Answer.
 func (p *Proc) Broadcast(name string, count, size int) int {
 	p.c.t.Helper()
 	return p.Send(Command{Do: Emit, Name: name, Count: count, Size: size})
 }
 
-// Direct makes the node send count direct events of size bytes to another node. It
-// returns the number of the command, for Answer.
+// Direct makes the node send count direct events of that name, of size bytes each, to another
+// node. It returns the number of the command, for Answer.
 func (p *Proc) Direct(to *Proc, name string, count, size int) int {
 	p.c.t.Helper()
 	return p.Send(Command{Do: Direct, To: to.ID(), Name: name, Count: count, Size: size})

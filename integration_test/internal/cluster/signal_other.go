@@ -2,7 +2,7 @@
 
 package cluster
 
-// Stop skips the test: a process cannot be frozen here.
+// Stop skips the test, because this system cannot freeze a process.
 func (p *Proc) Stop() { p.c.t.Skip("SKIPPED: this system cannot freeze a process") }
 
 // Continue skips the test as Stop does.

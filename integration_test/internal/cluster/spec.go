@@ -33,14 +33,14 @@ type Spec struct {
 	In func(start func() error) error `json:"-"`
 }
 
-// The listen addresses of a node on a free port of the loopback interface.
+// Arguments for Spec.Listen: a free port of the loopback interface, over TCP or QUIC.
 const (
 	TCP  = "/ip4/127.0.0.1/tcp/0"
 	QUIC = "/ip4/127.0.0.1/udp/0/quic-v1"
 )
 
-// SpecFromEnv returns the Spec of this process, or false if the process was not started
-// as a node.
+// SpecFromEnv returns the Spec of this process, or false if the process was not started as a
+// node. The error says why the text in EnvSpec is not a Spec.
 func SpecFromEnv() (Spec, bool, error) {
 	text, ok := os.LookupEnv(EnvSpec)
 	if !ok {
@@ -64,7 +64,7 @@ const (
 	AddPeer   Do = "add peer"   // connect to the address To; the field Peer of the answer has the peer's id
 	ClosePeer Do = "close peer" // disconnect the peer with the id To
 	Peers     Do = "peers"      // write a checker.Snapshot record before the answer
-	Seeds     Do = "seeds"      // Text of the answer is node.Seeds() as JSON
+	Seeds     Do = "seeds"      // put node.Seeds(), as JSON, into the field Text of the answer
 	Ready     Do = "ready"      // wait for Ready, at most Within
 	Flush     Do = "flush"      // flush, at most Within
 	Close     Do = "close"      // close the node; the process ends after the answer

@@ -29,7 +29,7 @@ type Flow struct {
 	delay   time.Duration
 	rate    int       // bytes per second; 0 means unlimited
 	free    time.Time // when the rate permits the next byte
-	cutAt   int64     // how many bytes pass until the cut; negative: no cut
+	cutAt   int64     // after how many more bytes a connection is cut; negative: never
 	cutHow  End
 	count   FlowStats
 }
@@ -64,16 +64,17 @@ func (f *Flow) Resume() { f.change(func() { f.paused = false }) }
 // since no real path delivers a stream with missing bytes.
 func (f *Flow) Drop(yes bool) { f.change(func() { f.drop = yes }) }
 
-// CutAt cuts one connection right after the nth byte from now on, counted over all
-// connections. Zero cuts before the next byte, and a negative n cancels CutAt.
+// CutAt cuts the connection that carries the nth byte in this direction from now on, right
+// after this byte. Bytes are counted over all connections. Zero cuts before the next byte, and
+// a negative n cancels CutAt. how is the way to cut it.
 func (f *Flow) CutAt(n int64, how End) { f.change(func() { f.cutAt, f.cutHow = max(n, -1), how }) }
 
 // Delay delays each byte by d from now on. Zero or less means no delay. The order of
 // the bytes stays the same.
 func (f *Flow) Delay(d time.Duration) { f.change(func() { f.delay = d }) }
 
-// Limit sets the most bytes per second of all connections together. Zero or less means
-// unlimited.
+// Limit sets the largest number of bytes per second in this direction, of all connections
+// together. Zero or less means unlimited.
 func (f *Flow) Limit(rate int) { f.change(func() { f.rate, f.free = max(rate, 0), time.Time{} }) }
 
 func (f *Flow) stats() FlowStats {
@@ -88,7 +89,8 @@ type chunk struct {
 	at time.Time
 }
 
-// forward copies the bytes of one direction of c until the stream ends or c is cut.
+// forward copies bytes from the end from of the connection c to its end to, until the stream
+// ends or c is cut.
 func (f *Flow) forward(c *conn, from, to *net.TCPConn) {
 	queue := make(chan chunk, chunks)
 	var broken error // the error with which reading ended; set before queue is closed
@@ -162,8 +164,9 @@ const (
 	gone // the connection has been cut
 )
 
-// next waits until the settings permit the first bytes of ch. It returns their number and the
-// action for them. An empty chunk stands for the end of the stream.
+// next waits until the settings permit the first bytes of ch. It returns their number and what
+// to do with them. An empty chunk stands for the end of the stream. lost is true if bytes of c
+// in this direction were dropped before.
 func (f *Flow) next(c *conn, ch chunk, lost bool) (n int, do action) {
 	for {
 		f.mu.Lock()
@@ -195,8 +198,9 @@ func (f *Flow) next(c *conn, ch chunk, lost bool) (n int, do action) {
 	}
 }
 
-// account decides about the next bytes, at most n, and counts them. It returns their number
-// and the action for them. The caller holds f.mu.
+// account decides what to do with the next bytes, at most n, and counts them. It returns their
+// number and the action for them. lost is true if bytes of the connection were dropped before.
+// The caller holds f.mu.
 func (f *Flow) account(n int, now time.Time, lost bool) (int, action) {
 	if f.drop || lost {
 		f.count.Dropped += int64(n)

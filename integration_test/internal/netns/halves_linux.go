@@ -20,7 +20,7 @@ type Machine struct {
 	IP   string
 }
 
-// The bridges, and the ends of the cable between them, by side.
+// The names of interfaces, by side: the bridges, and the ends of the cable between them.
 var (
 	bridges = [2]string{"switch0", "switch1"}
 	trunk   = [2]string{"trunk0", "trunk1"}
@@ -50,8 +50,8 @@ func NewHalves() (*Halves, error) {
 	return h, nil
 }
 
-// Machine adds a machine on one side, 0 or 1. Its address is 10.88.side.number. The
-// numbers of each side begin with 1.
+// Machine adds a machine to the switch of one side, 0 or 1. Its address is 10.88.SIDE.NUMBER.
+// The machines of each side are numbered from 1.
 func (h *Halves) Machine(side int) (*Machine, error) {
 	n, err := New()
 	if err != nil {
@@ -67,7 +67,7 @@ func (h *Halves) Machine(side int) (*Machine, error) {
 	return m, h.switches.Run("ip", "link", "set", port, "master", bridges[side])
 }
 
-// Cut drops all IP packets between the sides. The machines get no error.
+// Cut drops all IP packets between the machines of the two sides. The machines get no error.
 func (h *Halves) Cut() error {
 	return h.switches.RunWithInput(`
 table bridge halves {

@@ -93,11 +93,11 @@ func (n *Namespace) RunWithInput(input string, command ...string) error {
 // Close releases the namespace. It exists until its last process has ended.
 func (n *Namespace) Close() error { return n.file.Close() }
 
-// Plug connects two namespaces by a cable and brings up its ends, which get the names
-// and the addresses. An address is written as "10.0.0.1/24"; it may be empty.
+// Plug connects the namespaces a and b by a cable. It gives the end in each of them the name
+// and the address, and brings it up. An address is written as "10.0.0.1/24"; it may be empty.
 func Plug(a *Namespace, nameA, addrA string, b *Namespace, nameB, addrB string) error {
-	// The second end is made inside b, not made in a and moved, because a may already have an
-	// interface of that name.
+	// The end of the cable in b is made inside b. It is not made in a and moved, because a may
+	// already have an interface of that name.
 	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), b.file.Fd())
 	if err := a.Run("ip", "link", "add", nameA, "type", "veth", "peer", "name", nameB, "netns", path); err != nil {
 		return err

@@ -11,8 +11,9 @@ import (
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 )
 
-// Observe sets handlers for the links and seeds of node. They call add with records of
-// the process proc. Observe must be called before Start, and add must not block.
+// Observe sets handlers for the links and seeds of node. They call add with a Record for each
+// event, in which proc is the name of the process. Observe must be called before Start, and add
+// must not block.
 func Observe(node *smokesignal.Node, proc string, add func(checker.Record)) {
 	report := func(k checker.Kind, r checker.Record) {
 		r.Proc, r.Kind = proc, k
@@ -27,7 +28,7 @@ func Observe(node *smokesignal.Node, proc string, add func(checker.Record)) {
 		first := !known[p.ID()]
 		known[p.ID()] = true
 		mu.Unlock()
-		if first { // the handlers of a peer stay when it is linked again
+		if first { // only once, because the handlers of a peer stay registered when its link ends
 			p.OnClose(func(_ context.Context, reason error) {
 				report(checker.PeerClose, checker.Record{Peer: p.ID().String(), Err: errText(reason), Code: Code(reason)})
 			})
@@ -54,8 +55,8 @@ func Observe(node *smokesignal.Node, proc string, add func(checker.Record)) {
 	})
 }
 
-// observeEvents reports every event and every gap, in order. The events must have the
-// arguments that node.emit writes.
+// observeEvents calls add with a record for every event and every gap that arrives, in order.
+// The events must have the arguments that node.emit writes.
 func observeEvents(node *smokesignal.Node, add func(checker.Record)) {
 	node.Broadcast().OnGap(func(_ context.Context, g smokesignal.Gap) {
 		add(checker.Record{
@@ -89,8 +90,8 @@ func padding(seq uint64, size int) []byte {
 	return pad
 }
 
-// damage returns the index of the first byte that differs from padding, or -1 if pad is
-// intact.
+// damage returns the index of the first byte of pad that differs from the padding of the event
+// with number seq, or -1 if pad is intact.
 func damage(pad []byte, seq uint64) int {
 	for i, b := range pad {
 		if b != byte(seq+uint64(i)) {

@@ -10,8 +10,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 )
 
-// An output writes records as lines of JSON. add never blocks: records wait in memory
-// while a write is in progress. Consecutive events are merged into one record.
+// An output writes records as lines of JSON. add never blocks: records wait in memory while a
+// write is in progress. Records of consecutive events of one sender are merged into one.
 type output struct {
 	w       *bufio.Writer
 	mu      sync.Mutex

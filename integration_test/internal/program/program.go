@@ -40,13 +40,14 @@ func Main(spec cluster.Spec, err error) int {
 	return 0
 }
 
-// A node is a smokesignal node with the queues of its emit commands.
+// A node is the smokesignal node of this process, with the queues of the commands that make it
+// emit events.
 type node struct {
 	*smokesignal.Node
 	spec  cluster.Spec
 	out   *output
 	mu    sync.Mutex
-	lanes map[string]chan cluster.Command // by channel and receiver, the queue of the emit commands for them
+	lanes map[string]chan cluster.Command // by channel and receiver, the queue of the commands that make the node emit there
 }
 
 func run(spec cluster.Spec) error {
@@ -191,8 +192,8 @@ func (n *node) execute(cmd cluster.Command) {
 	n.answer(cmd, err, r)
 }
 
-// lane returns the queue for the channel and the receiver of cmd. Its goroutine carries
-// out the emit commands one after the other.
+// lane returns the queue of emit commands for the channel and the receiver of cmd. A goroutine
+// carries out the commands of the queue one after the other.
 func (n *node) lane(cmd cluster.Command) chan<- cluster.Command {
 	n.mu.Lock()
 	defer n.mu.Unlock()

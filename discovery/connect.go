@@ -23,12 +23,13 @@ const (
 	firstStreamPoll = 10 * time.Millisecond
 )
 
-// dial connects to the peer at the seed's address, which may run any libp2p program, and
-// makes no link. If the peer is not a node but speaks one of protocols, dial makes sure that
-// it can open a stream of such a protocol; see reconnect. The error is ErrSelf,
-// ErrUnreachable, ErrRelayed, ErrUnresolvable, ErrNotSmokesignal (if a program without libp2p
-// answered), a *WrongIDError, or the cause of ctx if it was canceled. A peer that does not
-// answer is ErrUnreachable after five seconds.
+// dial connects to the peer at the address of the seed s, which may run any libp2p program,
+// and makes no link. If the peer is not a node but speaks one of protocols, dial makes sure
+// that the peer can open a stream of such a protocol to this node. dial returns the id of
+// the peer. The error is ErrSelf, ErrUnreachable, ErrRelayed, ErrUnresolvable,
+// ErrNotSmokesignal (if a program without libp2p answered), a *WrongIDError, or the cause
+// of ctx if it was canceled. If the peer does not answer within five seconds, the error is
+// ErrUnreachable.
 func (d *Driver) dial(ctx context.Context, s *seed.Seed, protocols []protocol.ID) (peer.ID, error) {
 	began := time.Now()
 	info, err := d.findSeed(ctx, s)
@@ -65,8 +66,9 @@ func (d *Driver) isGuest(p peer.ID, protocols []protocol.ID) bool {
 	return err == nil && len(spoken) > 0
 }
 
-// awaitStream waits until p, which is connected, opens a stream of one of protocols. It
-// reports false if p does not do so within firstStreamTimeout.
+// awaitStream waits until p, which is connected, opens a stream of one of protocols to this
+// node. It reports false if p does not do so within firstStreamTimeout. If ctx ends first,
+// it reports true.
 func (d *Driver) awaitStream(ctx context.Context, p peer.ID, protocols []protocol.ID) bool {
 	late := time.NewTimer(firstStreamTimeout)
 	defer late.Stop()

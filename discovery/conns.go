@@ -88,9 +88,9 @@ func isSpare(h corehost.Host, c network.Conn) bool {
 	return !ok || d.isSpare == nil || d.isSpare(c)
 }
 
-// closeSpare closes those of the connections that no other part of the program uses. It waits
-// until they are closed, which takes at most a tenth of a second even if the other end does
-// not answer.
+// closeSpare closes those connections in conns, which are connections of h, that no other
+// part of the program uses. It waits until they are closed, which takes at most a tenth of
+// a second even if the peer does not answer.
 func closeSpare(h corehost.Host, conns func(yield func(network.Conn) bool)) {
 	var closing sync.WaitGroup
 	defer closing.Wait()

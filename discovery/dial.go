@@ -16,9 +16,9 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
-// maxAnswerDials bounds the dials under way that only serve to answer a peer which has
-// disconnected. They have slots of their own, so that peers which ask and disconnect cannot
-// use up the other slots.
+// maxAnswerDials bounds the dials under way that serve only to send an answer to a peer
+// which has disconnected. These dials have slots of their own, so that peers which ask and
+// disconnect cannot use up the slots of the other dials.
 const maxAnswerDials = 8
 
 var (
@@ -105,8 +105,8 @@ type dialing struct {
 	byPeer map[peer.ID]int
 }
 
-// begin counts a dial to p. If no other dial to p is under way, it calls first. The caller
-// calls end after the dial; end also calls release.
+// begin counts a dial to p. If no other dial to p is under way, begin calls the function
+// first. The caller must call end when the dial has ended; end also calls release.
 func (x *dialing) begin(p peer.ID, release, first func()) (end func()) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -135,15 +135,17 @@ func (d *Driver) forgetUnvouched(p peer.ID) {
 	}
 }
 
-// connect dials p, and calls release when the dial has ended. It returns earlier if there is a
-// direct connection in another way: p has dialed this node, or was reached at an address that
-// is not in addrs. Then the dial goes on in the background. If it were canceled during its
-// handshake, the peer might already use this connection, or keep it for half a minute.
+// connect dials p at addrs, and calls release when the dial has ended. connect returns
+// earlier if a direct connection comes about in another way: p has dialed this node, or was
+// reached at an address that is not in addrs. Then the dial goes on in the background. It
+// is not canceled: if it were, during its handshake, the peer might already use its
+// connection, or keep the dead connection for half a minute.
 func (d *Driver) connect(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, release func()) error {
 	connected := notify.NewSignal()
 	defer whenConnected(d.host.Network(), p, func(c network.Conn) {
 		direct := !addr.IsRelayed(c.RemoteMultiaddr())
-		// Any other direct connection is the result of the dial below.
+		// A direct connection that does not meet this condition was made by the
+		// dial below, which reports its own end.
 		if direct && (c.Stat().Direction == network.DirInbound || !ma.Contains(addrs, c.RemoteMultiaddr())) {
 			connected.Set()
 		}
@@ -186,7 +188,8 @@ func (d *Driver) recordClaims(p peer.ID, addrs []ma.Multiaddr) {
 	}
 }
 
-// allowed returns the addresses at which p may be dialed now.
+// allowed returns those of addrs at which this node may dial p now, and counts the dials to
+// them.
 func (d *Driver) allowed(p peer.ID, addrs []ma.Multiaddr) (list []ma.Multiaddr) {
 	now := time.Now()
 	for _, a := range addrs {

@@ -121,7 +121,7 @@ type Driver struct {
 	seeds     []*seedProgress
 	writers   map[peer.ID]*peerWriter
 	adds      map[uint64]chan overlay.Added // the running calls of Connect, by token
-	finds     map[uint64]*peerLookup        // the searches for peers that the state machine makes, by token
+	finds     map[uint64]*peerLookup        // the searches for peers that the state machine makes, by the token that identifies a search
 	token     uint64                        // the token that was used last
 	callbacks int                           // dials under way to nodes that look for this one
 	leaving   bool                          // leave or Close has begun
@@ -224,7 +224,8 @@ func (d *Driver) Start() {
 	d.sources.start(d)
 }
 
-// acceptStreams makes the host accept streams of the overlay. They are answered after Start.
+// acceptStreams makes the host accept streams of the overlay. Until Start is called, the
+// driver does not answer the messages on them.
 func (d *Driver) acceptStreams() { d.host.SetStreamHandler(protocol.Overlay, d.serve) }
 
 // A callQueue holds functions that the loop will run. It has no bound, because the loop
@@ -334,9 +335,8 @@ func (d *Driver) step(in overlay.Input) {
 func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 	switch o := o.(type) {
 	case overlay.Send:
-		// The greeting holds this node's marks, which say from which broadcasts on
-		// the peer has to send it missing ones. So the greeting is made as late as
-		// possible.
+		// The greeting holds this node's marks. The peer gets every broadcast from
+		// these marks on, so the marks must be as new as possible.
 		if ready, ok := o.Message.(overlay.Ready); ok {
 			ready.Greeting = d.node.Greeting()
 			o.Message = ready
@@ -384,7 +384,8 @@ func (d *Driver) perform(now time.Time, o overlay.Output) overlay.Input {
 		d.reportEnd(o)
 	case overlay.Refused:
 		d.log.Debug("refused", "peer", o.Peer, "reason", o.Reason)
-		// The peer did not answer over its connection, which is probably dead.
+		// If the link was refused because the peer did not answer in time, its
+		// connection is probably dead.
 		if o.Reason == overlay.ReasonTimeout {
 			d.closeConns(o.Peer)
 		}
@@ -570,7 +571,8 @@ func (d *Driver) Close() error {
 		d.ask(context.Background(), func() {
 			d.leaveAll()
 			for _, w := range d.writers {
-				// Only neighbors have to be told. Other peers expect nothing.
+				// Only neighbors have to be told that this node closes.
+				// Other peers expect nothing.
 				if w.farewell {
 					farewells = append(farewells, w)
 				}
@@ -607,7 +609,8 @@ func (n *notifiee) Disconnected(net network.Network, c network.Conn) {
 	if !addr.HasDirect(net, p) {
 		d := (*Driver)(n)
 		d.run(func() {
-			// Before the loop runs this, the peer may have made another connection.
+			// Before the loop runs this function, the peer may have made
+			// another connection.
 			if !addr.HasDirect(net, p) {
 				d.step(overlay.Disconnected{Peer: p})
 			}

@@ -83,7 +83,8 @@ type SeedError struct {
 	Next time.Time // the time of the next attempt to use the seed; zero if none is planned
 }
 
-// Error returns one line, which ends with the time from now until the next attempt.
+// Error returns one line, which ends with the time that is left until the driver tries the
+// seed again.
 func (e *SeedError) Error() string {
 	text := fmt.Sprintf("seed %s: %s", seed.Shorten(e.Seed), errs.Text(e.Err))
 	if e.Next.IsZero() {
@@ -104,8 +105,8 @@ type linkError struct {
 
 func (e *linkError) Error() string { return fmt.Sprintf("peer %s: %s", e.Peer, e.Reason) }
 
-// Error returns one line, which ends with the time that is left until the driver tries the
-// seed again.
+// Unwrap returns the exported error for the reason of e, such as ErrFull, or nil if there
+// is none.
 func (e *linkError) Unwrap() error {
 	switch e.Reason {
 	case overlay.ReasonFull:
@@ -148,7 +149,7 @@ func withText(kind error) error {
 // otherNetwork returns an [ErrOtherNetwork] that names both networks if they are known.
 // theirs comes from another node and may be any text, so it is quoted and shortened.
 func otherNetwork(theirs, ours string) error {
-	if theirs == "" || ours == "" { // an older node does not send the name of its network
+	if theirs == "" || ours == "" { // a node with an older version of this package does not send the name of its network
 		return withText(ErrOtherNetwork)
 	}
 	const most = 64

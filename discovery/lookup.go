@@ -220,8 +220,8 @@ type dialSearch struct {
 
 	askOverlay func()
 	asked      bool                   // askOverlay was called
-	answers    <-chan overlay.Contact // the overlay's answers; nil while none can arrive
-	answered   bool                   // the last answer of the overlay has arrived
+	answers    <-chan overlay.Contact // the answers of other nodes to the search; nil while none can arrive
+	answered   bool                   // the last answer of other nodes to the search has arrived
 }
 
 // search dials the addresses of the peer that libp2p remembers. If that does not lead to a
@@ -249,7 +249,8 @@ func (s *dialSearch) run() (peer.AddrInfo, error) {
 		if info, ok := s.d.connected(s.l.target); ok {
 			return withAddrs(info, s.tried), nil
 		}
-		// The overlay has no more answers, and all dials have failed.
+		// If other nodes will send no more answers, and all dials have failed, the
+		// search has failed.
 		if s.answered && s.running == 0 {
 			return peer.AddrInfo{}, s.d.notFound(s.tried, s.failed)
 		}
@@ -265,7 +266,8 @@ func (s *dialSearch) run() (peer.AddrInfo, error) {
 		case err := <-s.ended:
 			s.running--
 			s.recordFailure(err)
-			// If the dial of the remembered addresses failed, they are out of date.
+			// If the dial of the remembered addresses failed, they are out of
+			// date. So ask other nodes for newer ones.
 			s.ask()
 		case <-connected:
 		case <-s.ctx.Done():
@@ -290,7 +292,8 @@ func (s *dialSearch) dialAnswer(c overlay.Contact) {
 			fresh = append(fresh, a)
 		}
 	}
-	// Several nodes answer, usually with the same addresses.
+	// Several nodes answer, usually with the same addresses, so an answer may have no
+	// new address.
 	if len(fresh) > 0 {
 		s.dial(fresh, func() error { return s.d.reach(s.ctx, s.l.target, fresh, s.d.dials) })
 	}

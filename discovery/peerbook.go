@@ -143,8 +143,8 @@ func (b *peerBook) load() error {
 	if damaged > 0 {
 		b.log.Warn("the peer book is damaged; its other lines are used", "path", b.name, "damaged", damaged, "nodes", len(b.first))
 	}
-	// If the directory cannot be written to, the caller should learn that now and not at the
-	// first write.
+	// If the directory cannot be written to, the caller should learn that when the book
+	// is opened, and not at the first write.
 	temp, err := b.createTemp()
 	if err != nil {
 		return fmt.Errorf("cannot write to its directory: %w", err)

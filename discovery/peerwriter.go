@@ -55,10 +55,12 @@ type peerWriter struct {
 	farewell bool // this node is closing, and the last message tells the peer so
 }
 
-// send queues the message m for a peer. It runs on the loop.
+// send queues the message m for the peer to, which it dials if necessary. It runs on the
+// loop.
 func (d *Driver) send(to overlay.Contact, m overlay.Message) {
 	w := d.writers[to.ID]
-	// There is no writer for the peer, or it has ended at this moment.
+	// There is no writer for the peer, or it has ended at this moment. So make a new
+	// one.
 	if w == nil || !w.push(to.Addrs, m) {
 		w = &peerWriter{d: d, peer: to.ID, wake: notify.NewSignal(), done: make(chan struct{})}
 		d.writers[to.ID] = w
@@ -67,7 +69,8 @@ func (d *Driver) send(to overlay.Contact, m overlay.Message) {
 	}
 }
 
-// push queues the message m. It reports false if the writer has ended.
+// push queues the message m for the peer. addrs are the newest addresses of the peer, or
+// empty. push reports false if the writer has ended.
 func (w *peerWriter) push(addrs []ma.Multiaddr, m overlay.Message) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -126,8 +129,8 @@ func (w *peerWriter) run() {
 	}
 }
 
-// next waits for messages, and removes and returns all that are in the queue. It returns none
-// if the writer has ended.
+// next waits for messages, and removes and returns all messages that are in the queue, with
+// the addresses of the peer. It returns no messages if the writer has ended.
 func (w *peerWriter) next() ([]overlay.Message, []ma.Multiaddr) {
 	idle := time.NewTimer(idleTimeout)
 	defer idle.Stop()
@@ -158,8 +161,8 @@ func (w *peerWriter) next() ([]overlay.Message, []ma.Multiaddr) {
 	}
 }
 
-// flush sends the messages in batch with one write. If the stream is broken, it opens a new
-// one, since the connection of the old one may be gone while another works.
+// flush sends the messages in batch to the peer with one write. If the stream is broken, it
+// opens a new one, for which it may dial addrs.
 func (w *peerWriter) flush(batch []overlay.Message, addrs []ma.Multiaddr) error {
 	w.buf = w.buf[:0]
 	for _, m := range batch {
@@ -206,7 +209,8 @@ func (w *peerWriter) markEnded() {
 	w.mu.Unlock()
 }
 
-// openStream opens a stream to the peer over a direct connection. If there is none, it dials.
+// openStream opens a stream to the peer over a direct connection. If there is none, it
+// dials those of addrs that the guard allows. slots bounds such dials.
 func (w *peerWriter) openStream(addrs []ma.Multiaddr, slots slots) (network.Stream, error) {
 	if err := w.d.reach(w.d.dialCtx, w.peer, addrs, slots); err != nil {
 		return nil, err

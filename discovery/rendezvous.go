@@ -65,7 +65,7 @@ type rendezvous struct {
 
 	mu    sync.Mutex
 	found int              // nodes found since start, counted once for each search
-	errs  map[string]error // the error of the last call, by the name of the call
+	errs  map[string]error // the error of the last call of each method of the Discovery, by the method's name
 }
 
 // A rendezvousDriver has the methods of the Driver that a rendezvous needs.
@@ -108,8 +108,8 @@ func (r *rendezvous) close() {
 	}
 }
 
-// status returns the number of nodes that were found since start, and the error of the last
-// search, or nil.
+// status returns the number of nodes that were found since start, where a node counts once
+// for each search that finds it, and the error of the last search, or nil.
 func (r *rendezvous) status() (found int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -267,8 +267,9 @@ func meet(ctx context.Context, h corehost.Host, t seed.Target) targetResult {
 			best = f
 		}
 		if f.rank >= rankRoute {
-			// This address certainly failed, and the time that took is at least a round
-			// trip. The other dial, over QUIC, gets four times as long and quicGrace.
+			// The dial to r.addr certainly failed, and that took at least one
+			// round trip. The other dial to this port, over QUIC, gets four
+			// times that time plus quicGrace from now on.
 			late := time.AfterFunc(quicGrace+4*time.Since(start), cancel)
 			defer late.Stop()
 		}

@@ -16,7 +16,7 @@ type SeedStatus struct {
 	Seed string    // the seed as the user wrote it
 	ID   peer.ID   // the id of the node that was last found at the seed; empty if none was found yet
 	Err  error     // why the seed cannot be used at present, or nil
-	Next time.Time // the time of the next attempt; zero if none is planned
+	Next time.Time // the time of the next attempt to use the seed; zero if none is planned
 	Self bool      // the seed is an address of this node
 }
 
@@ -41,7 +41,8 @@ func (d *Driver) Seeds() (list []SeedStatus) {
 		now := time.Now()
 		for i, s := range d.seeds {
 			status := SeedStatus{Seed: s.seed.String(), ID: s.id, Err: s.err, Self: s.self}
-			// A time in the past means that an attempt is under way.
+			// If this time is in the past, an attempt to use the seed is under
+			// way, and status.Next stays zero.
 			if next := d.state.SeedNext(i); next.After(now) {
 				status.Next = next
 			}
@@ -96,7 +97,8 @@ func (d *Driver) askSeed(o overlay.AskSeed) {
 	})
 }
 
-// seedAnswered tells the state machine the result of askSeed.
+// seedAnswered tells the state machine the result of askSeed: info has the node at the
+// seed, or err says why none was found.
 func (d *Driver) seedAnswered(o overlay.AskSeed, info peer.AddrInfo, err error) {
 	s := d.seeds[o.Seed]
 	switch {
@@ -108,7 +110,8 @@ func (d *Driver) seedAnswered(o overlay.AskSeed, info peer.AddrInfo, err error) 
 		d.node.SeedIsSelf(s.seed.String())
 		d.step(overlay.SeedSelf(o))
 	default:
-		// Close cancels the dials, and the seed is not at fault then.
+		// If the driver is closing, it has canceled the dials itself, and the seed
+		// is not at fault.
 		if d.ctx.Err() == nil {
 			d.seedFailed(o.Seed, err)
 		}
@@ -172,7 +175,7 @@ func (d *Driver) seedFailed(i int, err error) {
 	}
 	s.reported = text
 	e := &SeedError{Seed: s.seed.String(), Err: err}
-	if !s.self { // an address of this node is not tried again
+	if !s.self { // an address of this node is not tried again, so e.Next stays zero
 		e.Next = d.state.SeedNext(i)
 	}
 	d.log.Warn("cannot use a seed", "seed", s.seed.Short(), "error", err, "next", e.Next)

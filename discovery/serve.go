@@ -33,8 +33,8 @@ const (
 // goroutine for each stream.
 func (d *Driver) serve(stream network.Stream) {
 	p := stream.Conn().RemotePeer()
-	// A relay only serves to make a direct connection, and one peer must not occupy this
-	// node with many streams.
+	// A stream over a relay is refused, since a relay only serves to make a direct
+	// connection. So is a stream of a peer that has too many streams to this node.
 	if addr.IsRelayed(stream.Conn().RemoteMultiaddr()) || !d.countStream(p) {
 		stream.Reset()
 		return
@@ -72,9 +72,9 @@ func (d *Driver) serve(stream network.Stream) {
 // or when a record that its message needs is not valid.
 var errNotItsRecord = errors.New("discovery: the record is not that of its sender")
 
-// receive decodes a message from p, gives it to the state machine, and waits until the state
-// machine has handled it. via is the address of p on this connection. After an error, no more
-// messages are read from the stream.
+// receive decodes b, a message from p, gives it to the state machine, and waits until the
+// state machine has handled it. via is the address of p on this connection. After an error,
+// no more messages are read from the stream.
 func (d *Driver) receive(p peer.ID, via ma.Multiaddr, b []byte) error {
 	m, err := overlay.Decode(b)
 	if err != nil {

@@ -20,7 +20,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
-// Limits of a signal. They are checked before the signature, which is the costliest check.
+// These are the limits of a signal (a ping or a pong). They are checked before the
+// signature, which is the costliest check.
 const (
 	maxSignalBytes    = 2 << 10
 	maxSignalAddrs    = 16

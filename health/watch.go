@@ -23,7 +23,8 @@ const (
 	minSpacing = 10 * time.Millisecond
 	// usualLateness is how late timers may fire on a machine that works normally: one
 	// millisecond on an idle machine, tens of milliseconds on a busy one or on Windows.
-	// Up to this lateness nothing is changed, however short the interval and timeout are.
+	// The watchdog ignores lateness up to usualLateness, however short the ping
+	// interval and the ping timeout are.
 	usualLateness = 100 * time.Millisecond
 	// maxSeen is the number of signals that a node remembers, so that it forwards each only
 	// once.
@@ -285,10 +286,11 @@ func (w *watchCore) seedIsSelf(text string) []effect {
 	return s.resolve()
 }
 
-// advance sends the pings that are due at now, and decides which seeds are lost. It returns
-// when to call it again; the zero time means not before this node has a neighbor. drift is
-// the time by which the wall clock moved further than the monotonic clock since the last
-// call. It shows that the machine was asleep, when the monotonic clock stands still.
+// advance returns the pings that are due at the time now and the seeds that are lost now,
+// as effects in out. next is the time at which to call advance again; the zero time means
+// not before this node has a neighbor. drift is the time by which the wall clock moved
+// further than the monotonic clock since the last call. It shows that the machine was
+// asleep, when the monotonic clock stands still.
 func (w *watchCore) advance(now time.Time, drift time.Duration) (out []effect, next time.Time) {
 	// A node without neighbors cannot hear anybody. That is a disconnect, not a netsplit.
 	if w.interval == 0 || len(w.neighbors) == 0 {

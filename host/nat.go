@@ -40,9 +40,10 @@ type NAT struct {
 	// the port that the host listens on: its TCP listeners do not share their port.
 	HolePunching bool
 
-	// Relays holds the multiaddrs, with /p2p/ID, of relays (circuit v2). The host keeps a
-	// reservation at each of them, and announces its address there as long as none of its
-	// own addresses is known to be dialable. It includes HolePunching.
+	// Relays holds the multiaddrs, with /p2p/ID, of relays (circuit v2). The host keeps
+	// a reservation at each of them, which is the right to be reached through the
+	// relay. It announces its address there as long as none of its own addresses is
+	// known to be dialable. Relays includes HolePunching.
 	Relays []string
 
 	// RelayService makes the host a relay for others, within libp2p's default limits (two

@@ -157,7 +157,8 @@ func (o *writeStream) finishLocked() {
 	o.gate.tasks.Done()
 }
 
-// reportCountsLocked adds the queue's counters to the gate's.
+// reportCountsLocked adds the counters of the queue to those of the gate, and sets the
+// counters of the queue to zero.
 func (o *writeStream) reportCountsLocked() {
 	if o.queue.dropped > 0 {
 		o.gate.dropped.Add(o.queue.dropped)

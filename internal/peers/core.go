@@ -243,8 +243,8 @@ func (c *core) settle(p peer.ID, change Transition) {
 	was := r.standing
 	is := Standing{Role: r.role(), Link: r.link, OnTopic: r.onTopic}
 	var next []peer.ID
-	// A leaf has no handshake. It is linked as soon as it is on the topic and there is
-	// a place for it.
+	// A leaf has no handshake. It is linked as soon as it is on the topic and one of
+	// the limited places for leaves is free.
 	if is.Role == Leaf && is.Link == None && is.OnTopic && !c.closed {
 		if c.leaves.request(p) {
 			is.Link = Linked

@@ -6,8 +6,9 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// list updates the list of neighbors after a change. It is called in the order of the
-// followers, after Broadcast. So a peer is in the list only when broadcasts reach it.
+// list updates the list of neighbors after the change c. It is called after the part
+// Broadcast of the node was told of the change. So a peer is in the list only when
+// broadcasts reach it.
 func (r *Registry) list(c *Transition) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

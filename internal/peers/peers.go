@@ -47,7 +47,8 @@ const (
 	// Pending means that the handshake has begun and is not complete.
 	Pending
 	// Linked means that the link is complete on both sides. A leaf is linked without a
-	// handshake, as soon as it is on the topic and has a place.
+	// handshake, as soon as it is on the topic and has one of the limited places for
+	// leaves.
 	Linked
 	// Draining means that the link has ended on purpose, and messages that were on
 	// their way may still arrive.
@@ -56,8 +57,8 @@ const (
 
 func (l LinkState) String() string { return [...]string{"none", "pending", "linked", "draining"}[l] }
 
-// A Standing is what the record of a peer says. A peer without a record has the zero
-// value.
+// A Standing says what is known of a peer: its role, how far the link to it is, whether it
+// is on the topic, and whether it has a place. A peer without a record has the zero value.
 type Standing struct {
 	Role    Role
 	Link    LinkState

@@ -190,7 +190,8 @@ func (r *Registry) speaks(p peer.ID, protocols ...protocol.ID) bool {
 	return err == nil && len(known) > 0
 }
 
-// Pending records that a handshake with p begins. From then on Admit waits for p.
+// Pending records that a handshake with p begins. From then on Admit waits for p: the
+// direct events of p are held back.
 func (r *Registry) Pending(p peer.ID) {
 	r.change(func(c *core) []Transition { return c.pending(p) })
 }
@@ -201,8 +202,8 @@ func (r *Registry) Linked(p peer.ID, greeting []byte) {
 	r.change(func(c *core) []Transition { return c.linked(p, greeting) })
 }
 
-// Unlinked records that the handshake with p has failed or that its link has ended, and
-// why.
+// Unlinked records that the handshake with p has failed or that its link has ended. reason
+// is the error, and how says whether the link was ended on purpose.
 func (r *Registry) Unlinked(p peer.ID, reason error, how Ending) {
 	r.change(func(c *core) []Transition {
 		r.admitted.Broadcast()
@@ -224,7 +225,8 @@ func (r *Registry) TopicChanged(p peer.ID, present bool) {
 // undone.
 func (r *Registry) OpenPubSub() { r.change((*core).openPubSub) }
 
-// change passes a fact to the core and delivers the changes that follow from it.
+// change calls fact, which records a fact in the core, and passes the changes of records
+// that fact returns to the followers.
 func (r *Registry) change(fact func(*core) []Transition) {
 	r.facts.Lock()
 	defer r.facts.Unlock()
@@ -267,7 +269,8 @@ func (r *Registry) advance() {
 	r.change(func(c *core) []Transition { return c.advance(time.Now()) })
 }
 
-// deliver passes the changes to the followers. The caller must hold facts.
+// deliver passes the changes to the followers, one change after the other. The caller must
+// hold facts.
 func (r *Registry) deliver(changes []Transition) {
 	f := &r.followers
 	for i := range changes {

@@ -1,5 +1,6 @@
-// Package seed parses the texts by which users say where a network can be found: seeds and
-// tickets. It looks up the names in them, but it does not dial.
+// Package seed parses the texts by which users say where a network can be found: seeds, and
+// tickets, which are seeds that Node.Ticket returns. It looks up the names in them, but it
+// does not dial.
 package seed
 
 import (
@@ -24,7 +25,7 @@ import (
 // methods may be called from several goroutines.
 type Seed struct {
 	text    string
-	id      peer.ID  // the id in /p2p/ID or in a ticket, or empty
+	id      peer.ID  // the id that the node must have, from /p2p/ID or a ticket; empty if any node is accepted
 	network string   // the name of the network, if the seed is a ticket; empty for other seeds
 	targets []Target // the places where a node may be: none for name:port, several for a ticket, otherwise one
 	name    string   // for a seed of the form name:port
@@ -48,8 +49,9 @@ func (t Target) Relayed() bool { return addr.IsRelayed(t.Addrs[0]) }
 // String returns the text that the seed was parsed from.
 func (s *Seed) String() string { return s.text }
 
-// Short returns the text of the seed for a log line or an error. For a ticket, which is long, it
-// returns the beginning and the end of the text.
+// Short returns the text of the seed for a log line or an error. If the seed is a ticket (a
+// long text that Node.Ticket returns), Short returns only the beginning and the end of the
+// text.
 func (s *Seed) Short() string { return Shorten(s.text) }
 
 // ID returns the id that the node at the seed must have, from /p2p/ID or a ticket. It returns
@@ -67,8 +69,8 @@ func (s *Seed) AddrPorts() (list []netip.AddrPort) {
 	return list
 }
 
-// Network returns the name of the network that a ticket is for. It is empty for other
-// seeds.
+// Network returns the name of the network if the seed is a ticket, which contains it. It is
+// empty for other seeds.
 func (s *Seed) Network() string { return s.network }
 
 // Targets returns the targets in the text of the seed: none for name:port, several for a
@@ -82,7 +84,8 @@ func (s *Seed) Only(t Target) *Seed {
 	return &one
 }
 
-// IsTicket reports whether the text of the seed is a ticket.
+// IsTicket reports whether the text of the seed is a ticket: a text that Node.Ticket
+// returns.
 func (s *Seed) IsTicket() bool { return s.network != "" }
 
 // Relayed reports whether the seed has an address behind a relay. Only a host that punches holes

@@ -24,8 +24,9 @@ import (
 const (
 	ticketWord    = "smoke"
 	ticketVersion = "1"
-	// maxPlaces bounds the places in a ticket, which are addresses of its node. A node that
-	// uses the ticket tries all of them at once.
+	// maxPlaces bounds the places in a ticket. A place is an address, or TCP and QUIC
+	// on one port, of the ticket's node. A node that uses the ticket tries all places
+	// at once.
 	maxPlaces = 8
 	// maxPlaceBytes bounds the bytes of one place. No transport needs more.
 	maxPlaceBytes = 256

@@ -111,8 +111,9 @@ func CheckTransport(a ma.Multiaddr) error {
 			return err
 		}
 	case ma.P_DNSADDR:
-		// The records of the name contain whole addresses, so the rest of a need not have
-		// a port. It only selects among the records.
+		// The first component is a dnsaddr, a name whose DNS records contain whole
+		// addresses. So the rest of a need not have a port; it only selects among
+		// the records.
 		return CheckName(first.Value())
 	case ma.P_IP6ZONE:
 		return errors.New("a link-local address cannot be dialed")

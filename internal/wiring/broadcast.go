@@ -39,8 +39,9 @@ type Broadcasts struct {
 	// it returns an error, the events are dropped. Nil admits all senders.
 	Admit func(ctx context.Context, sender peer.ID) error
 
-	// Start allows Emit, begins to serve marks and repairs to neighbors, and begins to
-	// call OnTopic. It does nothing if it was called before, or after Close.
+	// Start allows Emit, begins to send marks to neighbors and to answer their requests
+	// for missing events, and begins to call OnTopic. It does nothing if it was called
+	// before, or after Close.
 	Start func()
 	// Link makes p a neighbor: Emit waits until p has received the events, and p is
 	// asked for missing events. greeting is the result of Greeting at p. The error is

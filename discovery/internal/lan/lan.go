@@ -42,10 +42,10 @@ const (
 	maxPeers = 256
 )
 
-// Start announces the host on the local network by mDNS, and calls found for each node of
-// the smokesignal network with that name that announces itself there. It calls found at most
-// once in 30 s for each node, and not from several goroutines at once. Close ends the search
-// and waits for a running call of found.
+// Start announces the host h on the local network by mDNS, and calls found for each node
+// that announces itself there as a node of network, which is the name of a smokesignal
+// network. It calls found at most once in 30 s for each node, and not from several goroutines
+// at once. Close of the result ends the search and waits for a running call of found.
 //
 // Start uses only the interfaces on which the host listens, and announces on each of them
 // only the addresses that the host has there. It reports only addresses in the subnet of the
@@ -248,8 +248,8 @@ func forLAN(a ma.Multiaddr) bool {
 	return tcp || quic
 }
 
-// report calls found for a node that announced itself at a place, unless it was reported
-// less than repeatInterval ago.
+// report calls found with info, a node that has announced itself on the interface of place.
+// It does nothing if the node was reported less than repeatInterval ago.
 func (l *finder) report(place place, info peer.AddrInfo) {
 	var near []ma.Multiaddr
 	for _, a := range info.Addrs {
@@ -269,7 +269,7 @@ func (l *finder) report(place place, info peer.AddrInfo) {
 	if last, ok := l.reported[info.ID]; ok && now.Sub(last) < repeatInterval {
 		return
 	}
-	// Make space by removing nodes whose interval is over.
+	// Make space by removing nodes that were reported at least repeatInterval ago.
 	if len(l.reported) >= maxPeers {
 		for id, last := range l.reported {
 			if now.Sub(last) >= repeatInterval {
@@ -290,8 +290,8 @@ func ipOf(a ma.Multiaddr) netip.Addr {
 	return ap.Addr()
 }
 
-// randomLabel returns 32 random characters. A node announces itself under such a name, which
-// the specification wants to have no meaning.
+// randomLabel returns 32 random characters. A node announces itself by mDNS under such a
+// name, since libp2p's specification wants a name without a meaning.
 func randomLabel() string {
 	const alphabet = "abcdefghijklmnopqrstuvwxyz0123456789"
 	b := make([]byte, 32)

@@ -31,7 +31,8 @@ const (
 	cacheFlush = dnsmessage.ClassINET | 1<<15
 )
 
-// networkTag returns the TXT string that all nodes of a network announce.
+// networkTag returns the network tag of the network with that name: the TXT string that all
+// nodes of the network announce.
 func networkTag(network string) string {
 	sum := sha256.Sum256([]byte("smokesignal/" + network))
 	return networkPrefix + hex.EncodeToString(sum[:8])
@@ -78,7 +79,8 @@ func announcement(instance, tag string, ips []netip.Addr, addrs []ma.Multiaddr, 
 	check(b.StartAnswers())
 	check(b.PTRResource(header(service, dnsmessage.ClassINET), dnsmessage.PTRResource{PTR: name}))
 	check(b.StartAdditionals())
-	// libp2p itself reads only the TXT record, but general mDNS resolvers need the others.
+	// libp2p itself reads only the TXT record, but general mDNS resolvers also need the
+	// SRV record and the address records.
 	check(b.SRVResource(header(name, cacheFlush), dnsmessage.SRVResource{Port: port, Target: host}))
 	check(b.TXTResource(header(name, cacheFlush), dnsmessage.TXTResource{TXT: texts}))
 	for _, ip := range ips {

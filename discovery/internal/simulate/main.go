@@ -39,8 +39,8 @@ func main() {
 
 var errMissed = errors.New("a bar was missed")
 
-// run plays the cases that args ask for. It writes the tables to out. The trace, the progress
-// and the names of the pictures go to log.
+// run plays the cases that args, the flags of the command line, ask for. It writes the tables
+// of results to out, and the trace, the progress and the names of the pictures to log.
 func run(args []string, out, log io.Writer) error {
 	flags := flag.NewFlagSet("simulate", flag.ContinueOnError)
 	flags.SetOutput(log)
@@ -107,11 +107,11 @@ func sizes(text string) (list []int, err error) {
 	return list, nil
 }
 
-// progressInterval is the least time between two lines of progress in one case. A case with
-// many nodes takes minutes.
+// progressInterval is the least time between two lines that report the progress of one case.
+// A case with many nodes takes minutes.
 const progressInterval = 5 * time.Second
 
-// A player plays cases and prints their tables.
+// A player plays cases of the simulator and prints the tables of their results.
 type player struct {
 	out, log  io.Writer
 	o         sim.Options
@@ -122,7 +122,8 @@ type player struct {
 	missed    bool
 }
 
-// play plays one case with each number of nodes in sizes for which the case makes sense.
+// play plays the case c with networks of different sizes: once for each number of nodes in
+// sizes, except those for which the case makes no sense.
 func (p *player) play(c sim.Case, sizes []int) error {
 	if c.FixedNodes != 0 {
 		sizes = []int{c.FixedNodes}
@@ -146,8 +147,9 @@ func (p *player) play(c sim.Case, sizes []int) error {
 	return nil
 }
 
-// measure plays all runs of one case with one number of nodes, and prints and draws the
-// result. With beside, it does the same with the rules of the original, for comparison.
+// measure plays the case c several times with the given number of nodes, and prints and draws
+// the result. If beside is true, it also plays and prints the case with the rules of the
+// Node.js library, for comparison.
 func (p *player) measure(c sim.Case, nodes int, beside bool) error {
 	o := p.o
 	o.Nodes = nodes
@@ -166,7 +168,7 @@ func (p *player) measure(c sim.Case, nodes int, beside bool) error {
 		o.Rules, o.Trace, o.Frame = sim.Original, nil, nil
 		others = p.playRuns(c, o, runs)
 	}
-	// Without -bars, figures without a limit are printed, too.
+	// With the flag -bars, only figures that have a limit are printed.
 	if p.bars {
 		rows, others = sim.WithBar(rows), sim.WithBar(others)
 	}
@@ -187,7 +189,8 @@ func (p *player) measure(c sim.Case, nodes int, beside bool) error {
 	return err
 }
 
-// playRuns plays all runs of one case with the rules in o, and reports the progress.
+// playRuns plays the case c runs times with the options o, and reports the progress to the log.
+// It returns one row of results for each figure.
 func (p *player) playRuns(c sim.Case, o sim.Options, runs int) []sim.Row {
 	nodes := o.Nodes
 	if c.FixedNodes != 0 {
@@ -205,7 +208,8 @@ func (p *player) playRuns(c sim.Case, o sim.Options, runs int) []sim.Row {
 	return sim.Measure(c, o, runs)
 }
 
-// chooseCases returns the cases that the flags -case, -kill and -silent ask for.
+// chooseCases returns the cases that the flags ask for. name, kill and silent are the values of
+// the flags -case, -kill and -silent.
 func chooseCases(name string, kill, silent int) (list []sim.Case, err error) {
 	for _, percent := range []int{kill, silent} {
 		if percent < 0 || percent > 99 {

@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// Cases returns all cases, in the order in which they are printed.
+// Cases returns all cases, which are the scenarios that the simulator plays, in the order in
+// which their results are printed.
 func Cases() []Case {
 	list := []Case{
 		{Name: "burst", Description: "all nodes start within a second, through one seed", play: burst},
@@ -40,7 +41,8 @@ func burst(r *run) {
 	r.addJoinFigures(0)
 }
 
-// pace returns the number of nodes that start per second in a network of n nodes.
+// pace returns the number of nodes that start per second in the case in which the n nodes of a
+// network start one after the other.
 func pace(n int) int {
 	switch {
 	case n >= 10_000:
@@ -61,8 +63,9 @@ func paced(r *run) {
 	r.addJoinFigures(last)
 }
 
-// addJoinFigures measures a network whose nodes join. last is the time at which the last
-// node starts.
+// addJoinFigures measures a new network while its nodes join: how soon they are in one part,
+// how many links they have, and how many messages and dials that takes. last is the time at
+// which the last node starts.
 func (r *run) addJoinFigures(last time.Duration) {
 	soon := atMost(10)
 	soon.Median = 2
@@ -97,7 +100,8 @@ func (r *run) addJoinFigures(last time.Duration) {
 	r.addFigure("dials per node", "", float64(r.w.Dials)/float64(r.n), Bar{})
 }
 
-// Crash returns the case in which percent of the nodes crash at the same time.
+// Crash returns the case, a scenario of the simulator, in which percent of the nodes crash at
+// the same time.
 func Crash(percent int) Case {
 	return Case{
 		Name: fmt.Sprint("crash-", percent), Description: fmt.Sprintf("%d %% of the nodes crash at once, the seed among them", percent),
@@ -124,8 +128,8 @@ func crash(r *run) {
 	r.addCosts(begin)
 }
 
-// Silent returns the case in which percent of the nodes die at the same time without a
-// message or a reset.
+// Silent returns the case, a scenario of the simulator, in which percent of the nodes die at
+// the same time, without sending a message or resetting a connection.
 func Silent(percent int) Case {
 	c := Case{
 		Name: fmt.Sprint("silent-", percent), Description: fmt.Sprintf("%d %% of the nodes fall silent at once, the seed among them", percent),
@@ -190,8 +194,8 @@ func (r *run) split(s split, d time.Duration) {
 		r.w.Crash(0)
 		r.w.Run(10 * time.Second)
 	}
-	// The two halves are random, but nodes 0 and 1, which may be seeds, are on different
-	// sides.
+	// Nodes 0 and 1, which may be seeds, are on different sides of the split. The other nodes
+	// are divided between the two sides at random.
 	sides := make([]int8, r.n)
 	for k, i := range r.rand.Perm(r.n - 2) {
 		sides[i+2] = int8(k % 2)
@@ -215,9 +219,11 @@ func (r *run) split(s split, d time.Duration) {
 	r.addFigure("in one part at the end", "%", 100*r.w.Share(0), atLeast(100))
 }
 
-// churn ends nodes and starts new ones all the time. The seed, node 0, is never ended.
+// churn plays the case in which nodes end and new nodes start all the time. The seed, node 0,
+// never ends.
 func churn(r *run) {
-	// Nodes below this age may still be joining, so they are not measured.
+	// Nodes that run for a shorter time than old may still be joining the network, so they are
+	// not measured.
 	const old = 15 * time.Second
 	r.startSettled(0)
 	gap := time.Duration(float64(time.Minute) / (0.3 * float64(r.n)))
@@ -288,8 +294,8 @@ func undialable(percent int) Case {
 	}
 }
 
-// rest measures the cost of a network without faults. It counts for two minutes, beginning
-// three minutes after the start.
+// rest measures the messages and dials in a network without faults. It counts them for two
+// minutes, beginning three minutes after the start.
 func rest(r *run) {
 	r.startSettled(0)
 	r.w.Run(2 * time.Minute)
@@ -307,8 +313,8 @@ func rest(r *run) {
 	r.addFigure("in one part at the end", "%", 100*r.w.Share(0), atLeast(100))
 }
 
-// lookup measures how one node finds the address of another, for one random pair after the
-// other.
+// lookup measures how long one node searches for the address of another, and how many messages
+// that takes, for 100 random pairs of nodes, one after the other.
 func lookup(r *run) {
 	r.startSettled(0)
 	slowest, dearest, lost, sum := 0.0, 0.0, 0, 0.0

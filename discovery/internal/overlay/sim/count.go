@@ -2,14 +2,17 @@ package sim
 
 import "github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 
-// Counts has the sums over all nodes since the world began.
+// Counts has sums over all nodes of a simulated network since the simulation began.
 type Counts struct {
-	Sent   [kinds]int64 // messages sent over connections, by kind; each hop counts
+	Sent   [kinds]int64 // messages sent over connections, by kind; a message counts once for each hop
 	Dials  int64
 	Events int64 // events of the simulator
-	Flaps  int   // links that two nodes made again too soon, without a fault
-	// Violations counts outputs that break the contract with the driver: a Pending comes
-	// before each Linked, one Unlinked ends it, and each AskSeed waits for its answer.
+	// Flaps counts the links that two nodes made again within 30 seconds after the last one ended
+	// without a fault.
+	Flaps int
+	// Violations counts outputs of the state machines that break the contract with the driver.
+	// The contract says that a Pending comes before each Linked, that one Unlinked ends both,
+	// and that each AskSeed waits for the answer to the last one.
 	Violations int
 	pings      uint64
 }

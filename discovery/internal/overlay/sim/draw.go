@@ -9,17 +9,20 @@ import (
 	"slices"
 )
 
-// A Picture is the network at one moment.
+// A Picture is the state of a simulated network at one moment, from which Draw makes a drawing.
 type Picture struct {
 	Title string
-	parts []int32 // the part of each node, where 0 is the largest part; or gone
+	// parts has, for each node, the number of its part of the network. The largest part is 0; a
+	// node that does not run has the number gone.
+	parts []int32
 	links [][2]int32
 	seeds []int32
 }
 
 const gone = -1
 
-// Picture returns a picture of the network at the present time. name begins its title.
+// Picture returns a picture of the simulated network at the present time. The title of the
+// picture begins with name.
 func (w *World) Picture(name string) Picture {
 	p := Picture{parts: make([]int32, w.Len())}
 	s := w.components()
@@ -68,8 +71,9 @@ func (w *World) Picture(name string) Picture {
 const (
 	canvas = 640 // the width and the height of one picture
 	header = 40
-	// With more than maxForceNodes nodes, all are drawn on a circle. Computing their places
-	// by forces would take too long, since the time grows with the square of their number.
+	// A network with more than maxForceNodes nodes is drawn on a circle. In smaller networks,
+	// forces between the nodes determine their places; to compute them takes a time that grows
+	// with the square of the number of nodes.
 	maxForceNodes = 2000
 )
 
@@ -77,8 +81,9 @@ const (
 // smallest ones all have the last color.
 var colors = []string{"#1f4e9c", "#d1495b", "#2a9d60", "#e08e1b", "#7b4ab5", "#00848c", "#8a6d3b"}
 
-// Draw writes the pictures side by side, as SVG. A node has the same place in all pictures.
-// The places follow from the picture with the most parts, so that the parts do not overlap.
+// Draw writes the pictures of a network to out, side by side, as SVG. A node has the same place
+// in all pictures. The places follow from the picture in which the network is in the most
+// parts, so that the parts do not overlap.
 func Draw(out io.Writer, pictures []Picture) error {
 	if len(pictures) == 0 {
 		return nil

@@ -9,26 +9,31 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
-// This file performs the outputs of the state machines, as package discovery does.
+// This file performs the outputs of the simulated nodes' state machines, as package discovery
+// does for real nodes.
 
 const (
-	// If two nodes link again within flapTime after their link ended, that counts as a
-	// flap, unless a fault explains it.
+	// If two nodes link again within flapTime after their last link ended, the simulator counts
+	// a flap, unless a fault explains the end of that link.
 	flapTime = 30 * time.Second
-	// A link that ends within faultTime after a fault may have ended because of it.
+	// If a link ends within faultTime after a fault, such as a crash, the link may have ended
+	// because of the fault.
 	faultTime = 60 * time.Second
 )
 
-// A peerState says what a node knows of a peer, connections aside.
+// A peerState says what a simulated node knows of one peer, apart from its connections to that
+// peer.
 type peerState struct {
-	peer      int32
-	admitted  bool // the node lets the peer onto the topic
-	onTopic   bool // the node sees the peer on the topic
-	linked    bool
-	halfSince time.Duration // when the peer was first seen without this link; zero if the peer has it
+	peer     int32
+	admitted bool // the node lets the peer onto the pubsub topic
+	onTopic  bool // the node sees the peer on the pubsub topic
+	linked   bool
+	// halfSince is the time since which only the node, and not the peer, has the link between
+	// them. It is zero if the peer has the link as well.
+	halfSince time.Duration
 }
 
-// A lostLink is a link that has ended.
+// A lostLink holds the peer of a link that has ended, and the time of the end.
 type lostLink struct {
 	peer int32
 	at   time.Duration
@@ -63,7 +68,8 @@ func (w *World) perform(n *node, o overlay.Output) {
 		if w.Trace != nil {
 			w.trace(n, "is refused by %s: %s", string(o.Peer), o.Reason)
 		}
-		// The peer did not answer, so the connection to it is probably dead.
+		// The peer did not answer in the handshake of the link, so the connection to it is
+		// probably dead.
 		if i, ok := w.index(o.Peer); ok && o.Reason == overlay.ReasonTimeout {
 			w.closeConns(n, i)
 		}
@@ -82,7 +88,8 @@ func (w *World) perform(n *node, o overlay.Output) {
 	}
 }
 
-// peerState returns n's state of a peer, or nil if there is none.
+// peerState returns what n knows of the node with the index peer, or nil if n knows nothing of
+// it.
 func (n *node) peerState(peer int32) *peerState {
 	for i := range n.peerStates {
 		if n.peerStates[i].peer == peer {
@@ -92,7 +99,8 @@ func (n *node) peerState(peer int32) *peerState {
 	return nil
 }
 
-// addPeerState returns n's state of a peer. If there is none, it adds an empty one.
+// addPeerState returns what n knows of the node with the index peer. If n knows nothing of it,
+// addPeerState adds an empty state.
 func (n *node) addPeerState(peer int32) *peerState {
 	if b := n.peerState(peer); b != nil {
 		return b
@@ -127,7 +135,8 @@ func (n *node) degree() (d int) {
 
 func (w *World) askSeed(n *node, seed int) {
 	i := n.seeds[seed]
-	// A state machine must not ask about a seed before the last answer has arrived.
+	// A state machine must not ask the driver about a seed before the driver has answered its
+	// last question about that seed.
 	if slices.ContainsFunc(n.dials, func(d *dial) bool { return d.seed == seed }) {
 		w.violation(n, "asks for seed %s while the answer is due", w.nodes[i].id)
 	}
@@ -138,8 +147,8 @@ func (w *World) askSeed(n *node, seed int) {
 	w.dial(n, &dial{peer: i, seed: seed})
 }
 
-// violation counts an output that breaks the contract between a state machine and its
-// driver.
+// violation counts an output of n's state machine that breaks the contract with the driver, and
+// writes it to the trace. format describes it, with a verb for the id p of the other node.
 func (w *World) violation(n *node, format string, p peer.ID) {
 	w.Violations++
 	w.trace(n, "VIOLATION: "+format, string(p))
@@ -147,8 +156,8 @@ func (w *World) violation(n *node, format string, p peer.ID) {
 
 func (w *World) linked(n *node, i int32) {
 	b := n.addPeerState(i)
-	// Package overlay promises that a Pending comes before each Linked, and that Linked
-	// comes once.
+	// Package overlay promises that a Pending comes before each Linked, and that Linked comes
+	// only once for each link.
 	if w.rules.Pending && (!b.admitted || b.linked) {
 		w.violation(n, "Linked to %s out of turn", w.nodes[i].id)
 	}
@@ -175,15 +184,16 @@ func (w *World) linked(n *node, i int32) {
 	w.watchNewNeighbor(n, i)
 }
 
-// explainedByFault reports whether the link p may have ended because of a fault of one of its
-// two nodes or of one of their neighbors.
+// explainedByFault reports whether the link p of the node n may have ended because of a fault
+// of one of its two nodes or of one of their neighbors.
 func (w *World) explainedByFault(n *node, p lostLink) bool {
 	f := max(n.lastFault, w.nodes[p.peer].lastFault)
 	return f != 0 && p.at <= f+faultTime
 }
 
 func (w *World) unlinked(n *node, i int32, o overlay.Unlinked) {
-	// An Unlinked must end what the last Pending or Linked began.
+	// An Unlinked must say correctly whether the last output for the same peer was a Pending or
+	// a Linked.
 	if b := n.peerState(i); b == nil || b.linked != o.WasLinked {
 		w.violation(n, "Unlinked from %s out of turn", w.nodes[i].id)
 	}
@@ -200,11 +210,12 @@ func (w *World) unlinked(n *node, i int32, o overlay.Unlinked) {
 		w.trace(n, "%s %s: %s", word, string(w.nodes[i].id), o.Reason)
 	}
 	if o.Reason == overlay.ReasonSilent {
-		w.closeConns(n, i) // package discovery closes the connections to a silent peer, too
+		w.closeConns(n, i) // package discovery, too, closes its connections to a peer that fell silent
 	}
 }
 
-// seedAnswer gives n the answer to an AskSeed. good means that the seed was reached.
+// seedAnswer gives n the answer to its AskSeed about the seed with the index seed. good means
+// that a node was reached at the seed's address.
 func (w *World) seedAnswer(n *node, seed int, good bool) {
 	if !good {
 		w.deliver(n, delivery{in: overlay.SeedFailed{Seed: seed}})

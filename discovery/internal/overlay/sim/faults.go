@@ -7,7 +7,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
-// Crash ends the process of a node. Its connections are reset, and dials to it are refused.
+// Crash ends the process of node i. Its connections are reset, and dials to it are refused.
 func (w *World) Crash(i int32) {
 	n := w.nodes[i]
 	if n.status != running {
@@ -27,7 +27,7 @@ func (w *World) resetAll(n *node) {
 	n.peerStates, n.dials, n.deliveries = nil, nil, nil
 }
 
-// Silence ends a node like a power cut of its computer: its connections are not reset, and
+// Silence ends node i like a power cut of its computer: its connections are not reset, and
 // packets to it are lost.
 func (w *World) Silence(i int32) {
 	n := w.nodes[i]
@@ -41,7 +41,7 @@ func (w *World) Silence(i int32) {
 	w.schedule(w.connTimeout(), simEvent{kind: connTimedOut, node: n.index, incarnation: n.incarnation})
 }
 
-// Leave closes a node in an orderly way, and ends its process a second later.
+// Leave closes node i in an orderly way, and ends its process a second later.
 func (w *World) Leave(i int32) {
 	n := w.nodes[i]
 	if n.status != running || n.asleep {
@@ -52,7 +52,7 @@ func (w *World) Leave(i int32) {
 	w.step(n, overlay.Close{})
 	life := n.incarnation
 	w.At(time.Second, func() {
-		// The node may have crashed or been restarted in that second.
+		// The node may have crashed or been restarted in the second since it was closed.
 		if n.status == running && n.incarnation == life {
 			n.status = absent
 			w.resetAll(n)
@@ -71,7 +71,8 @@ func (w *World) Split(side func(i int32) int8) {
 	}
 	for _, n := range w.nodes {
 		for _, c := range n.conns {
-			// Each connection is in the lists of both of its nodes, but needs one timeout.
+			// Each connection between the two sides is in the lists of both of its nodes, but
+			// needs only one timeout.
 			if c.ends[0] == n && c.ends[1].side != n.side {
 				w.schedule(w.connTimeout(), simEvent{kind: connTimedOut, node: n.index, incarnation: uint32(w.cuts), conn: c.conn})
 			}
@@ -88,8 +89,8 @@ func (w *World) Heal() {
 	}
 }
 
-// Sleep suspends the computer of a node. Its connections stay, its timers stop, and up to
-// maxDeliveries messages to it wait.
+// Sleep suspends the computer of node i. The connections of the node stay, its timers stop, and
+// up to maxDeliveries messages to it wait.
 func (w *World) Sleep(i int32) {
 	n := w.nodes[i]
 	if n.status == running && !n.asleep {
@@ -99,7 +100,7 @@ func (w *World) Sleep(i int32) {
 	}
 }
 
-// Wake ends the sleep of a node, which then handles the messages that have waited.
+// Wake ends the sleep of node i, which then handles the messages that have waited.
 func (w *World) Wake(i int32) {
 	n := w.nodes[i]
 	if n.status != running || !n.asleep {
@@ -120,13 +121,14 @@ func (w *World) Wake(i int32) {
 	}
 }
 
-// Undialable makes all dials to a node fail, while its own dials work.
+// Undialable makes all dials to node i fail, while the node's own dials work.
 func (w *World) Undialable(i int32) { w.nodes[i].undialable = true }
 
-// Slow makes a node handle messages and timers late, by a random time below d.
+// Slow makes node i handle messages and timers late, each time by a random time below d.
 func (w *World) Slow(i int32, d time.Duration) { w.nodes[i].maxLateness = d }
 
-// noteFault notes a fault of n, which may explain why links of n and of its neighbors end.
+// noteFault notes that n has a fault now, such as a crash. The fault may explain why links of n
+// and of its neighbors end.
 func (w *World) noteFault(n *node) {
 	n.lastFault = max(w.now, 1)
 	for i := range n.peerStates {

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// scratch is memory that all measurements share, since the network is measured several times
-// a second.
+// scratch is memory that all measurements of a simulated network share, since the network is
+// measured several times a second.
 type scratch struct {
 	parent []int32
 	size   []int32
@@ -14,8 +14,8 @@ type scratch struct {
 	dist   []int32
 }
 
-// eachLink calls f once for each link that both ends know of, if no partition is between
-// them.
+// eachLink calls f with the indexes of the two nodes of each link, once for each link. It
+// leaves out links that only one of the two nodes knows of, and links across a split.
 func (w *World) eachLink(f func(a, b int32)) {
 	for _, n := range w.nodes {
 		if n.status != running {
@@ -30,15 +30,16 @@ func (w *World) eachLink(f func(a, b int32)) {
 	}
 }
 
-// linkStands reports whether the peer, to which n has a link, runs, has the link as well,
-// and is on the same side of a partition.
+// linkStands reports whether the link of n to the node with the index peer exists for both:
+// that node runs, has the link as well, and is on the same side of a split as n.
 func (w *World) linkStands(n *node, peer int32) bool {
 	p := w.nodes[peer]
 	return p.status == running && p.side == n.side && p.linkedTo(n.index)
 }
 
-// root returns the node that represents the part of node i: all nodes of a part have the
-// same root. Like every union-find, it shortens the path to the root for later calls.
+// root returns the node that represents the part of the network in which node i is: all nodes
+// of a part have the same root. Like every union-find, it shortens the path to the root for
+// later calls.
 func (s *scratch) root(i int32) int32 {
 	for s.parent[i] != i {
 		s.parent[i] = s.parent[s.parent[i]]
@@ -47,8 +48,9 @@ func (s *scratch) root(i int32) int32 {
 	return i
 }
 
-// components finds the parts of the network, which root then tells. Links that only one end
-// knows of, and links across a partition, do not count.
+// components finds the parts of the network. The method root of the result returns
+// the same node for all nodes of one part. Links that only one of their two nodes knows of, and
+// links across a split, do not count.
 func (w *World) components() *scratch {
 	s := &w.scratch
 	s.parent, s.size = s.parent[:0], s.size[:0]
@@ -114,8 +116,8 @@ func (w *World) Whole() bool {
 	return true
 }
 
-// Degrees returns the number of running nodes with 0, 1, 2 ... links. It counts only links
-// that both ends know of.
+// Degrees returns a list with, at each index d, the number of running nodes that have d links.
+// It counts only links that both nodes know of.
 func (w *World) Degrees() []int {
 	counts := make([]int, w.Len())
 	w.eachLink(func(a, b int32) {
@@ -180,8 +182,8 @@ func (w *World) Diameter() int {
 	return int(longest)
 }
 
-// Crossing returns the fraction of all links that connect nodes for which side returns
-// different values.
+// Crossing returns the fraction of all links whose two nodes are on different sides. The
+// function side returns the side of a node.
 func (w *World) Crossing(side func(i int32) int8) float64 {
 	all, cross := 0, 0
 	w.eachLink(func(a, b int32) {
@@ -193,10 +195,9 @@ func (w *World) Crossing(side func(i int32) int8) float64 {
 	return float64(cross) / float64(max(all, 1))
 }
 
-// OldestHalfLink returns the age of the oldest half link, which is a link that only one of
-// its ends knows of. It notices changes only when it is called, so it should be called about
-// once a second. Links to nodes that are dead, asleep or cut off do not count, since no
-// message can tell the other end.
+// OldestHalfLink returns the age of the oldest link that only one of its two nodes knows of. It
+// notices changes only when it is called, so it should be called about once a second. Links to
+// nodes that are dead, asleep or cut off do not count, since no message can reach those nodes.
 func (w *World) OldestHalfLink() (oldest time.Duration) {
 	for _, n := range w.nodes {
 		if n.status != running {

@@ -55,8 +55,8 @@ func mixed(r *run) {
 	r.addFigure("contract violations", "", float64(r.w.Violations), atMost(0))
 }
 
-// injectFault plays one random fault and schedules its end. split reports whether the
-// network is split at the moment.
+// injectFault plays one random fault, such as a crash, and schedules its end. The variable
+// split says whether the network is split at the moment; injectFault updates it.
 func (r *run) injectFault(split *bool) {
 	i := int32(r.rand.IntN(r.w.Len()))
 	some := func(d time.Duration) time.Duration { return time.Duration(r.rand.Int64N(int64(d))) }
@@ -67,7 +67,8 @@ func (r *run) injectFault(split *bool) {
 		}
 	}
 	kind := r.rand.IntN(7)
-	// Without at least half of the nodes there would be no network to measure.
+	// If at most half of the nodes run, no further node is ended, since there would be no
+	// network left to measure.
 	if running <= r.n/2 && kind < 3 {
 		return
 	}
@@ -97,7 +98,7 @@ func (r *run) injectFault(split *bool) {
 		})
 	case 5:
 		r.w.Add(0, r.w.nodes[0].seeds...)
-	case 6: // a minute without faults, in which no link may flap
+	case 6: // a minute without faults, in which no link may end and be made again
 		r.w.Run(time.Minute)
 	}
 }

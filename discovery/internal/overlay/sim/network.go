@@ -34,18 +34,23 @@ const (
 	maxUnsent = 512
 )
 
-// A conn is a connection between two nodes. One node may have closed its end while the
-// other does not know that yet. The index of each array is 0 or 1, for the two ends.
+// A conn is a connection between two nodes. One node may have closed its end while the other
+// does not know that yet. Each array has an element for each of the two ends.
 type conn struct {
-	ends        [2]*node
-	openedAt    time.Duration
-	open        [2]bool
-	lastArrival [2]time.Duration     // when the last message from that end arrives; later ones must not overtake it
-	unsent      [2][]overlay.Message // lost messages from that end, which will be sent again
-	resendPause [2]time.Duration     // the pause before lost messages are sent again; zero if none is lost
+	ends     [2]*node
+	openedAt time.Duration
+	open     [2]bool
+	// lastArrival is when the last message that was sent from that end arrives at the other
+	// end. Later messages must not overtake it.
+	lastArrival [2]time.Duration
+	// unsent has the lost messages from that end, which will be sent again.
+	unsent [2][]overlay.Message
+	// resendPause is the pause before the lost messages from that end are sent again; zero if
+	// none is lost.
+	resendPause [2]time.Duration
 }
 
-// side returns the index of n's end of c.
+// side returns the index, 0 or 1, of n's end of the connection c.
 func (c *conn) side(n *node) int {
 	if c.ends[0] == n {
 		return 0
@@ -55,13 +60,13 @@ func (c *conn) side(n *node) int {
 
 func (c *conn) other(n *node) *node { return c.ends[1-c.side(n)] }
 
-// A connEnd is the end of a connection at one node.
+// A connEnd is the end of a connection at one node, as the node's list of connections has it.
 type connEnd struct {
 	peer int32 // the node at the other end; a copy, since it is compared very often
 	*conn
 }
 
-// conn returns the newest connection of n to a peer, or nil.
+// conn returns the newest connection of n to the node with the index peer, or nil.
 func (n *node) conn(peer int32) *conn {
 	for i := len(n.conns) - 1; i >= 0; i-- {
 		if n.conns[i].peer == peer {
@@ -74,9 +79,11 @@ func (n *node) conn(peer int32) *conn {
 // A dial is an attempt of a node to connect to a peer. It is under way, or waits while
 // overlay.MaxDials others are under way.
 type dial struct {
-	peer      int32
-	seed      int  // the index of the seed that the dial looks for, or -1 for no seed
-	fresh     bool // an existing connection does not serve: the original opens a new socket
+	peer int32
+	seed int // the index of the seed that the dial looks for, or -1 for no seed
+	// fresh means that an existing connection does not serve, since the Node.js library opens a new
+	// socket.
+	fresh     bool
 	active    bool // the dial has begun
 	refused   bool // the computer of the peer has refused the dial
 	startedAt time.Duration
@@ -88,8 +95,8 @@ func (w *World) canReach(a, b *node) bool {
 	return a.side == b.side && b.status != silent && !b.asleep
 }
 
-// latency returns the time that one message from a to b takes. All but a random tenth of it
-// follows from the two nodes and the seed of the world.
+// latency returns the time that one message from node a to node b takes. All but a random tenth
+// of it follows from the two nodes and the seed of the random numbers.
 func (w *World) latency(a, b int32) time.Duration {
 	x := w.seed ^ uint64(min(a, b))<<32 ^ uint64(max(a, b))
 	x = (x ^ x>>31) * 0x9e3779b97f4a7c15
@@ -98,7 +105,8 @@ func (w *World) latency(a, b int32) time.Duration {
 	return base + time.Duration(w.rand.Uint64N(uint64(base)/10))
 }
 
-// send sends a message over an existing connection, or dials the peer.
+// send sends the message m of n to the node with the index to: over an existing connection, or
+// after a dial.
 func (w *World) send(n *node, to int32, m overlay.Message) {
 	p, ok := m.(*originalPacket)
 	fresh := ok && p.needsNewSocket()
@@ -136,7 +144,8 @@ func (w *World) beginDial(n *node, d *dial) {
 	there := w.latency(n.index, d.peer)
 	took := dialTimeout
 	switch {
-	// Packets to the peer are lost, so the dial ends with its timeout.
+	// Packets to the peer are lost, or the peer cannot be dialed, so the dial fails after its
+	// timeout.
 	case !w.canReach(n, p) || p.undialable:
 	case p.status == running:
 		// Two round trips: TCP, and then the handshakes of libp2p.
@@ -180,7 +189,7 @@ func (w *World) dialEnded(n *node, d *dial) {
 func (w *World) endDial(n *node, d *dial) {
 	n.dials = slices.DeleteFunc(n.dials, func(x *dial) bool { return x == d })
 	if !d.active || d.seed >= 0 {
-		return // this dial did not count against the bound, so it frees no place
+		return // a dial of a seed does not count against the bound on dials, so its end frees no place
 	}
 	n.activeDials--
 	for _, x := range n.dials {
@@ -191,8 +200,8 @@ func (w *World) endDial(n *node, d *dial) {
 	}
 }
 
-// connect makes the connection that the dial d asked for, and sends the messages that wait
-// for it at both ends.
+// connect makes the connection from n to p that the dial d asked for, and sends the messages
+// that wait for it at both nodes.
 func (w *World) connect(n, p *node, d *dial) {
 	c := n.conn(p.index)
 	if c == nil {
@@ -225,8 +234,8 @@ func (w *World) trimConns(n *node) {
 	}
 	n.trimmedAt = w.now
 	for _, c := range slices.Clone(n.conns) {
-		// The list is in the order of age. So when one connection is too young to close,
-		// all later ones are, too.
+		// The list of connections is in the order of their age. So when one connection is too
+		// young to close, all later ones are, too.
 		if len(n.conns) <= lowWater || w.now-c.openedAt < connGrace {
 			return
 		}
@@ -236,7 +245,8 @@ func (w *World) trimConns(n *node) {
 	}
 }
 
-// transmit sends a message over the connection c, and schedules its arrival.
+// transmit sends the message m of n over the connection c, and schedules the arrival of the
+// message.
 func (w *World) transmit(n *node, c *conn, m overlay.Message) {
 	if k := kindOf(m); k >= 0 {
 		w.Sent[k]++
@@ -270,7 +280,7 @@ func (w *World) arrive(n *node, c *conn, m overlay.Message) {
 	switch {
 	// The computer of n is dead, so the message is lost.
 	case n.status == silent:
-	// The network was cut while the message was on its way.
+	// The network was split while the message was on its way.
 	case from.side != n.side:
 		w.holdLost(from, c, m)
 	// n has closed its end already, so the sender gets a reset.
@@ -290,8 +300,8 @@ func (w *World) arrive(n *node, c *conn, m overlay.Message) {
 	}
 }
 
-// holdLost stores a lost message of the node from, and schedules the next attempt to send
-// it.
+// holdLost stores the message m of the node from, which was lost on the connection c, and
+// schedules the next attempt to send it.
 func (w *World) holdLost(from *node, c *conn, m overlay.Message) {
 	side := c.side(from)
 	if len(c.unsent[side]) < maxUnsent {
@@ -343,8 +353,8 @@ func (w *World) closeEnd(n *node, c *conn) {
 
 // handleHangUp handles the reset that n gets after the other node has closed its end of c.
 func (w *World) handleHangUp(n *node, c *conn) {
-	// While the network is cut, the reset is lost, and the timeout of the connection
-	// ends it later.
+	// While the network is split, the reset is lost, and the timeout of the connection ends the
+	// connection later.
 	if from := c.other(n); n.side == from.side {
 		w.loseConn(n, c)
 	}
@@ -357,13 +367,14 @@ func (w *World) loseConn(n *node, c *conn) {
 		return
 	}
 	w.closeEnd(n, c)
-	// The state machine hears of it only if this was the last connection to the peer.
+	// The state machine hears of the lost connection only if it was the last one to the peer.
 	if p := c.other(n); n.conn(p.index) == nil {
 		w.deliver(n, delivery{in: overlay.Disconnected{Peer: p.id}})
 	}
 }
 
-// closeConns closes all connections of n to a peer that does not answer.
+// closeConns closes all connections of n to the node with the index peer, which does not
+// answer.
 func (w *World) closeConns(n *node, peer int32) {
 	for c := n.conn(peer); c != nil; c = n.conn(peer) {
 		w.hangUp(n, c)
@@ -379,9 +390,9 @@ func (w *World) connTimeout() time.Duration {
 	return life + w.randomBelow(connTimeoutJitter)
 }
 
-// handleConnTimeout ends the connection in the event, over which a partition has lost all
-// packets for too long. If the event has no connection, it ends all connections of n, whose
-// computer has died.
+// handleConnTimeout ends the connection in the event e, on which a split has lost all packets
+// for too long. If the event has no connection, it ends all connections of n, whose computer
+// has died.
 func (w *World) handleConnTimeout(n *node, e simEvent) {
 	if e.conn == nil {
 		if n.status == silent && e.incarnation == n.incarnation {
@@ -392,17 +403,17 @@ func (w *World) handleConnTimeout(n *node, e simEvent) {
 		}
 		return
 	}
-	// The event holds the number of the partition. If the network has healed since, the
-	// connection lives on.
+	// The event holds the number of the split that caused the timeout. If the network has
+	// healed since, the connection lives on.
 	if a, b := e.conn.ends[0], e.conn.ends[1]; a.side != b.side && int(e.incarnation) == w.cuts {
 		w.loseConn(a, e.conn)
 		w.loseConn(b, e.conn)
 	}
 }
 
-// scheduleTopic models pubsub. A round trip after two nodes have both admitted each other to
-// the topic, each sees the other there. When one of them removes the other, both notice
-// after the same time.
+// scheduleTopic models pubsub between n and the node with the index peer. A round trip after
+// both have admitted each other to the topic, each sees the other there. When one of them
+// removes the other, both notice that after a round trip, too.
 func (w *World) scheduleTopic(n *node, peer int32) {
 	p := w.nodes[peer]
 	if b := p.peerState(n.index); b == nil || !b.admitted {
@@ -413,15 +424,16 @@ func (w *World) scheduleTopic(n *node, peer int32) {
 	w.schedule(there, simEvent{kind: topicUpdate, node: peer, peer: n.index})
 }
 
-// onTopic reports whether n sees the peer on the topic: both have admitted each other, and
-// they are connected.
+// onTopic reports whether n sees the node with the index peer on the pubsub topic. That is so
+// if both have admitted each other, and they are connected.
 func (w *World) onTopic(n *node, peer int32) bool {
 	p := w.nodes[peer]
 	b, back := n.peerState(peer), p.peerState(n.index)
 	return b != nil && b.admitted && back != nil && back.admitted && p.status == running && n.conn(peer) != nil && p.conn(n.index) != nil
 }
 
-// updateTopic tells n's state machine if the peer has joined or left the topic.
+// updateTopic tells n's state machine if the node with the index peer has joined or left the
+// pubsub topic.
 func (w *World) updateTopic(n *node, peer int32) {
 	p := w.nodes[peer]
 	if n.status != running || p.status == silent || n.side != p.side {

@@ -10,10 +10,11 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
-// Original are the rules of the Node.js library, version 0.2.2, taken from its source and
-// from runs of it. They serve for comparison. In that library, a peer is a TCP connection
-// without a keepalive: a link to a dead machine ends when TCP gives up, after a quarter of
-// an hour. The library pings the address of a seed; this model pings the node of the seed.
+// Original are the rules of the Node.js library smokesignal, version 0.2.2, taken from its
+// source and from experiments with it. They serve for comparison. In that library, a peer is a
+// TCP connection without a keepalive: a link to a dead machine ends when TCP gives up, after a
+// quarter of an hour. The library pings the address of a seed; this model pings the node of the
+// seed.
 var Original = Rules{
 	Name:        "original",
 	ConnTimeout: 15 * time.Minute,
@@ -32,7 +33,7 @@ type originalPacket struct {
 	overlay.Message
 	what   packetKind
 	number uint64  // identifies a packet that is flooded
-	origin peer.ID // the node that looks for a peer, or that pings
+	origin peer.ID // the node that looks for a peer, or that pings a seed
 	target peer.ID // the seed that a ping is for
 	socket uint64  // identifies the socket of a handshake
 }
@@ -41,16 +42,16 @@ type packetKind uint8
 
 const (
 	packetAsk       packetKind = iota // a node without peers asks a seed for a peer
-	packetRequest                     // the question of a node for a peer, flooded by its seed
-	packetPing                        // flooded to find out whether a seed is reachable
+	packetRequest                     // the question of a node for a peer, which the seed that was asked floods
+	packetPing                        // flooded to find out whether a seed can still be reached
 	packetPong                        // the answer of the seed, sent directly
-	packetHandshake                   // sent by the node that answers a request, after a dial
+	packetHandshake                   // sent by the node that answers a request for a peer, after a dial
 	packetAck                         // answers a handshake
 	packetClose                       // the end of a socket; it does not count as a message
 )
 
-// needsNewSocket reports whether the original opens a new socket to send p, even if the two
-// nodes have one already.
+// needsNewSocket reports whether the Node.js library opens a new socket to send the packet p,
+// even if the two nodes have one already.
 func (p *originalPacket) needsNewSocket() bool {
 	return p.what == packetAsk || p.what == packetHandshake || p.what == packetPong
 }
@@ -65,7 +66,7 @@ type original struct {
 	handshakes []oldPeer           // handshakes that this node has begun
 	seen       map[uint64]struct{} // the numbers of flooded packets that this node has handled
 	pings      []oldPing           // pings without an answer
-	netsplit   bool                // never set back to false, because of a typo in the original
+	netsplit   bool                // never set back to false, because of a typo in the Node.js library
 	out        []overlay.Output
 }
 
@@ -171,7 +172,7 @@ func (s *original) hasPeer(id peer.ID) bool {
 
 func (s *original) handlePacket(from peer.ID, p *originalPacket) {
 	if p.what == packetRequest || p.what == packetPing {
-		// A flooded packet counts once, and only if it came from a peer.
+		// A node handles a flooded packet only once, and only if it came from a peer.
 		if _, ok := s.seen[p.number]; ok || !s.hasPeer(from) {
 			return
 		}
@@ -182,7 +183,7 @@ func (s *original) handlePacket(from peer.ID, p *originalPacket) {
 		s.flood(&originalPacket{what: packetRequest, origin: p.origin})
 		s.answerRequest(p.origin)
 	case packetRequest:
-		// A node that answers the request does not pass it on.
+		// A node that answers the request for a peer does not pass the request on.
 		if p.origin != s.id && !s.answerRequest(p.origin) {
 			s.forward(p, from)
 		}
@@ -206,8 +207,9 @@ func (s *original) handlePacket(from peer.ID, p *originalPacket) {
 	}
 }
 
-// answerRequest begins a handshake with the node origin, which looks for a peer. It reports
-// false if this node does not want to, so that other nodes get the request.
+// answerRequest begins a handshake with the node origin, which looks for a peer, and reports
+// true. It reports false if this node does not want that peer, so that other nodes get the
+// request.
 func (s *original) answerRequest(origin peer.ID) bool {
 	switch {
 	case origin == s.id || len(s.peers) >= Max || s.hasPeer(origin):

@@ -11,14 +11,14 @@ import (
 type Case struct {
 	Name        string
 	Description string
-	// Percent is the share of the nodes that a fault hits. Zero means that there is no
-	// such share.
+	// Percent is the share of the nodes that the fault of the case hits, in percent. Zero means
+	// that the case has no such share.
 	Percent int
 	// MinNodes is the smallest number of nodes for which the case makes sense. FixedNodes,
 	// if not zero, is the number of nodes in all runs of this case.
 	MinNodes, FixedNodes int
 
-	smokesignalOnly bool // the rules of the original have nothing to compare here
+	smokesignalOnly bool // the case makes no sense with the rules of the Node.js library
 	play            func(r *run)
 }
 
@@ -30,8 +30,8 @@ func (c Case) Fits(rules Rules, nodes int) bool {
 	return nodes >= c.MinNodes && (!c.smokesignalOnly || rules.Name == Smokesignal.Name)
 }
 
-// A Figure is one value measured in a run. The time until something happens is infinite if
-// it did not happen.
+// A Figure is one value that was measured in a play of a case. If it is the time until
+// something happens, it is infinite if that did not happen.
 type Figure struct {
 	Name  string
 	Unit  string // "s", "%", or empty
@@ -39,8 +39,9 @@ type Figure struct {
 	Bar   Bar
 }
 
-// A Bar is the limit of a figure. It applies to the worst run, and it may have a second
-// limit for the median of all runs. The zero Bar means that there is no limit.
+// A Bar is the limit of a figure, a value that is measured when a case is played. It applies to
+// the worst value of all plays of the case, and there may be a second limit for the median. The
+// zero Bar means that there is no limit.
 type Bar struct {
 	Set     bool
 	AtLeast bool // Worst and Median are lower limits, not upper ones
@@ -58,16 +59,17 @@ type Options struct {
 	Seed  uint64
 	// Encode makes the world encode and decode every message, as on the wire.
 	Encode bool
-	// Trace is called for each change of a node or a link, and Frame at each moment of the
-	// case that a picture can show. Both may be nil.
+	// Trace is called for each change of a node or a link, and Frame at each moment of the case
+	// of which a picture can be drawn. Both may be nil.
 	Trace func(at time.Duration, text string)
 	Frame func(name string, w *World)
-	// RunDone, if not nil, is called by Measure after each run, one call at a time.
+	// RunDone, if not nil, is called by Measure each time that it has played the case once, one
+	// call at a time.
 	RunDone func()
 }
 
-// Play plays a case once. It returns the figures, and a hash of all events by which two runs
-// can be compared.
+// Play plays a case once with the options o. It returns the figures that were measured, and a
+// hash of all events, by which two plays of a case can be compared.
 func (c Case) Play(o Options) (figures []Figure, hash uint64) {
 	w := New(o.Rules, o.Seed)
 	w.Trace, w.Encode = o.Trace, o.Encode
@@ -136,8 +138,8 @@ func (r *run) timeUntilWhole(d time.Duration) float64 {
 	return last.Seconds()
 }
 
-// startBurst starts all nodes within one second. The seeds, which must be the first nodes,
-// start without a delay.
+// startBurst starts all nodes within one second. seeds has the indexes of the seeds, which must
+// be the first nodes; they start without a delay.
 func (r *run) startBurst(seeds ...int32) {
 	for i := range r.n {
 		delay := r.w.randomBelow(time.Second)
@@ -148,16 +150,16 @@ func (r *run) startBurst(seeds ...int32) {
 	}
 }
 
-// startSettled starts all nodes, and returns after a minute, in which they have linked to
-// each other and swapped links.
+// startSettled starts all nodes, and returns after a minute, in which they have linked to each
+// other and swapped links. seeds has the indexes of the seeds, which must be the first nodes.
 func (r *run) startSettled(seeds ...int32) {
 	r.startBurst(seeds...)
 	r.w.Run(time.Minute)
 	r.drawFrame("before")
 }
 
-// chooseNodes returns percent of the nodes, chosen at random. The nodes in among are always
-// part of them.
+// chooseNodes returns the indexes of percent of all nodes, chosen at random. The nodes in among
+// are always chosen.
 func (r *run) chooseNodes(percent int, among ...int32) []int32 {
 	picked := make([]bool, r.n)
 	list := append([]int32(nil), among...)
@@ -175,8 +177,8 @@ func (r *run) chooseNodes(percent int, among ...int32) []int32 {
 	return list
 }
 
-// startCount stores the present counts of messages and dials, for addCosts, and returns the
-// present time.
+// startCount stores the numbers of messages and dials up to now, from which addCosts begins to
+// count, and returns the present time.
 func (r *run) startCount() time.Duration {
 	r.before = r.w.Counts
 	return r.w.Now()

@@ -19,12 +19,12 @@ const (
 	connTimedOut                    // a connection had no answer for too long
 	resendDue                       // the node sends lost messages again
 	topicUpdate                     // the node may see that the peer joined or left the topic
-	lateDeliveries                  // the node, which is slow, handles its waiting messages
-	script                          // the world calls do: a fault, or another step of the case
+	lateDeliveries                  // the node, which is slow, handles the messages and other inputs that wait for it
+	script                          // the simulator calls the function do of the event: a fault, or another step of the case
 )
 
-// A simEvent is something that happens to a node. Some kinds have no effect if the node was
-// restarted after the event was scheduled; incarnation shows that.
+// A simEvent is something that happens to a node. Some kinds of events have no effect if the
+// node was restarted after the event was scheduled, which shows in the number incarnation.
 type simEvent struct {
 	kind        eventKind
 	node        int32
@@ -79,7 +79,8 @@ func (q *queue) push(at time.Duration, e simEvent) {
 	q.heap[i] = k
 }
 
-// nextTime returns the time of the first event. It reports false if there is no event.
+// nextTime returns the time of the first event in the queue. It reports false if the queue is
+// empty.
 func (q *queue) nextTime() (time.Duration, bool) {
 	if len(q.heap) == 0 {
 		return 0, false

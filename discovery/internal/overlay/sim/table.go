@@ -10,16 +10,18 @@ import (
 	"sync"
 )
 
-// A Row has one figure of a case, over all runs with one number of nodes.
+// A Row has one figure, a value that is measured when a case is played, over all plays of the
+// case with one number of nodes.
 type Row struct {
 	Figure
 	Nodes  int
 	Median float64
 	Worst  float64
-	Seed   uint64 // the seed of the run with the worst value
+	Seed   uint64 // the seed of the random numbers in the play with the worst value
 }
 
-// Met reports whether the values of the row are within its bar.
+// Met reports whether the worst value and the median of the row are within the limits that its
+// bar sets.
 func (r Row) Met() bool {
 	switch {
 	case !r.Bar.Set:
@@ -32,7 +34,8 @@ func (r Row) Met() bool {
 	return r.Worst <= r.Bar.Worst && !(r.Median > r.Bar.Median)
 }
 
-// Missed returns the rows whose values are not within their bars.
+// Missed returns the rows whose worst value or median is not within the limits that the bar of
+// the row sets.
 func Missed(rows []Row) []Row {
 	return slices.DeleteFunc(slices.Clone(rows), Row.Met)
 }
@@ -60,7 +63,7 @@ func Measure(c Case, o Options, runs int) []Row {
 	for k := range all {
 		one := o
 		one.Seed += uint64(k)
-		// A trace or a drawing of several runs at once would be useless.
+		// The first of several plays of the case is enough for a trace or a drawing.
 		if k > 0 {
 			one.Trace, one.Frame = nil, nil
 		}
@@ -94,13 +97,14 @@ func Measure(c Case, o Options, runs int) []Row {
 	return rows
 }
 
-// WithBar returns the rows whose figure has a bar.
+// WithBar returns those of the rows whose figure has a bar, which is a limit for its value.
 func WithBar(rows []Row) []Row {
 	return slices.DeleteFunc(slices.Clone(rows), func(r Row) bool { return !r.Bar.Set })
 }
 
-// PrintHead writes the title of a case and the head of its table, in Markdown. If yardstick
-// is true, the table has two more columns, for the values of the original.
+// PrintHead writes to out the title of the case c and the head of its table of results, in
+// Markdown. If yardstick is true, the table has two more columns, for the values of the Node.js
+// library.
 func PrintHead(out io.Writer, c Case, yardstick bool) error {
 	head := "| nodes | | median | worst | bar | |\n|---|---|---|---|---|---|"
 	if yardstick {
@@ -110,8 +114,9 @@ func PrintHead(out io.Writer, c Case, yardstick bool) error {
 	return err
 }
 
-// PrintRows writes one line of the table for each row. yardstick has the rows of the
-// original for the last two columns; nil means that the table has no such columns.
+// PrintRows writes to out one line of the table of results for each row. yardstick has the rows
+// for the Node.js library, which fill the last two columns; nil means that the table has no
+// such columns.
 func PrintRows(out io.Writer, rows, yardstick []Row) error {
 	for i, r := range rows {
 		bar, verdict := "", ""

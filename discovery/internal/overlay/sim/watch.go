@@ -7,12 +7,11 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
-// This file is a small model of the watchdog in package health, which cannot be imported
-// here. The model has the same pauses, so that its messages are counted: one ping serves
-// all nodes, the seed answers with a flood, and a node that hears a ping sends none
-// itself for 10 to 15 seconds. The model leaves out signatures, addresses, restarted
-// seeds, the limit of signals per neighbor, and the delay of a verdict when the machine
-// is late.
+// This file is a small model of the watchdog in package health, which this package cannot
+// import. The model has the same pauses, so that its messages are counted: one ping of a seed
+// serves all nodes, the seed answers with a flood, and a node that hears a ping sends none
+// itself for some time. The model leaves out signatures, addresses, restarted seeds, the limit
+// of signals per neighbor, and the delay of a verdict when the machine is late.
 
 const (
 	pingInterval = 10 * time.Second
@@ -25,32 +24,40 @@ type pingSignal struct {
 	overlay.Message // always nil; it makes a pingSignal a Message
 	pong            bool
 	target          int32  // the seed
-	number          uint64 // grows with each signal of the whole world
+	number          uint64 // grows with each ping or answer that any node sends
 }
 
-// watch is the watchdog of one node. It watches the seeds of the node, and it remembers
-// pings of other nodes for other seeds.
+// watch is the watchdog of one simulated node. It watches the seeds of the node, and it
+// remembers when other nodes pinged other seeds.
 type watch struct {
 	list  []seedWatch
 	wake  time.Duration // when the watchdog wants to be called; zero for never
-	armed time.Duration // the watchdog event in the queue; zero for none
+	armed time.Duration // the time of the event in the queue that calls the watchdog; zero for none
 }
 
-// seedWatch is the state of one seed. Its fields are modeled on those of package health.
+// seedWatch is what the watchdog of a node knows of one seed. Its fields are modeled on those
+// of package health.
 type seedWatch struct {
-	target      int32
-	seed        int  // the index of target among the seeds of the node, or -1
+	target int32
+	// seed is the index of target in the node's list of seeds, or -1 if it is a seed only of
+	// other nodes.
+	seed        int
 	known       bool // the node has reached or heard the seed
 	lost        bool // the watchdog has reported that it no longer hears the seed
 	lastHeard   time.Duration
 	silentSince time.Duration // when the present silence of the seed began
-	pingSince   time.Duration // when the first ping without an answer was sent; zero for none
-	next        time.Duration // when the node sends its next ping
-	lastPing    time.Duration // when the node last passed on or answered a ping; -1 for never
-	lastAnswer  uint64        // the number of the newest answer of the seed
+	// pingSince is when the first ping of the seed that has no answer yet was sent; zero for
+	// none.
+	pingSince time.Duration
+	next      time.Duration // when the node sends its next ping
+	// lastPing is when the node last sent, passed on or answered a ping of target; -1 for
+	// never.
+	lastPing   time.Duration
+	lastAnswer uint64 // the number of the newest answer of the seed
 }
 
-// watchedSeed returns n's state of the seed target, which is added if it is missing.
+// watchedSeed returns what the watchdog of n knows of the seed with the index target. If it
+// knows nothing, watchedSeed adds an empty entry.
 func (n *node) watchedSeed(target int32) *seedWatch {
 	for i := range n.watch.list {
 		if n.watch.list[i].target == target {
@@ -75,7 +82,8 @@ func (w *World) randomBelow(d time.Duration) time.Duration {
 	return time.Duration(w.rand.Uint64N(uint64(d)))
 }
 
-// watchNewNeighbor updates the watchdog of n after n has linked to peer.
+// watchNewNeighbor updates the watchdog of n after n has linked to the node with the index
+// peer.
 func (w *World) watchNewNeighbor(n *node, peer int32) {
 	if !w.rules.Watchdog {
 		return
@@ -89,8 +97,8 @@ func (w *World) watchNewNeighbor(n *node, peer int32) {
 	w.armWatch(n)
 }
 
-// noteMessageFrom notes that n received a message from a peer. If the peer is a neighbor and
-// a seed of n, the seed was heard.
+// noteMessageFrom notes that n received a message from the node with the index peer. If that
+// node is a neighbor and a seed of n, the seed was heard.
 func (w *World) noteMessageFrom(n *node, peer int32) {
 	if !w.rules.Watchdog || !slices.Contains(n.seeds, peer) || !n.linkedTo(peer) {
 		return
@@ -101,7 +109,7 @@ func (w *World) noteMessageFrom(n *node, peer int32) {
 	}
 }
 
-// restartWatch makes the silence of every seed of n begin now. The next ping follows after
+// restartWatch makes the silence of every seed of n begin now. n pings each seed next after
 // pause, plus a random time below jitter.
 func (w *World) restartWatch(n *node, pause, jitter time.Duration) {
 	for _, s := range n.seeds {
@@ -123,7 +131,8 @@ func (w *World) heardSeed(n *node, x *seedWatch) {
 	}
 }
 
-// foundSeed notes that n has reached one of its seeds by a dial.
+// foundSeed notes that n has reached, by a dial, the seed with the index seed in its list of
+// seeds.
 func (w *World) foundSeed(n *node, seed int) {
 	if w.rules.Watchdog {
 		w.heardSeed(n, n.watchedSeed(n.seeds[seed]))
@@ -178,8 +187,8 @@ func (w *World) watchDue(n *node, life uint32) {
 			continue
 		}
 		if w.now >= x.next {
-			// A ping of another node is under way. Its answer is flooded and will reach
-			// this node, too.
+			// A ping of the same seed by another node is under way. Its answer is flooded and
+			// will reach this node, too.
 			if x.lastPing >= 0 && w.now-x.lastPing < pingInterval/2 {
 				x.next = x.lastPing + pingInterval/2
 			} else {
@@ -197,7 +206,8 @@ func (w *World) watchDue(n *node, life uint32) {
 	w.armWatch(n)
 }
 
-// notePing notes that a ping for the seed x is under way. own means that n itself sent it.
+// notePing notes that a ping of the seed x is under way. own means that n itself sent the ping,
+// and not another node.
 func (w *World) notePing(n *node, x *seedWatch, own bool) {
 	x.lastPing = w.now
 	// If n has heard the seed a moment ago, a ping of another node does not mean that the
@@ -226,7 +236,8 @@ func (w *World) flood(n *node, s *pingSignal, except int32) {
 func (w *World) handleSignal(n *node, from int32, s *pingSignal) {
 	x := n.watchedSeed(s.target)
 	if s.pong {
-		// An answer that is not newer was passed on before. Dropping it ends the flood.
+		// An answer of a seed that is not newer than its last one was passed on before.
+		// Dropping it ends the flood.
 		if s.number <= x.lastAnswer || s.target == n.index {
 			return
 		}
@@ -238,8 +249,8 @@ func (w *World) handleSignal(n *node, from int32, s *pingSignal) {
 		w.armWatch(n)
 		return
 	}
-	// A node passes on at most one ping per half an interval for each seed, since its
-	// answer serves all nodes.
+	// A node passes on at most one ping of each seed per half a ping interval, since the answer
+	// of the seed reaches all nodes.
 	if x.lastPing >= 0 && w.now-x.lastPing < pingInterval/2 {
 		return
 	}

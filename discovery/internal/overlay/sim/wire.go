@@ -45,7 +45,8 @@ func (w *World) senderContact(from *node, m overlay.Message) overlay.Contact {
 	case overlay.Accept:
 		record = m.Record
 	case overlay.Shuffle:
-		// The sender is the origin only if no other node has passed the message on.
+		// The sender is the origin of the message only if no other node has passed the message
+		// on.
 		if len(m.Path) == 1 {
 			record = m.Origin.Record
 		}

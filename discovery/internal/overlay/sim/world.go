@@ -12,8 +12,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
-// A World is a network of simulated nodes. Everything in it follows from its seed. One
-// goroutine at a time may use it.
+// A World is a network of simulated nodes. Everything in it follows from one number, the seed
+// of the random numbers. One goroutine at a time may use it.
 type World struct {
 	// Trace, if not nil, is called for each change of a link or a node.
 	Trace func(at time.Duration, text string)
@@ -29,13 +29,17 @@ type World struct {
 	rand  *rand.Rand
 	nodes []*node
 	ids   strings.Builder
-	cuts  int                // the number of partitions so far
-	side  func(i int32) int8 // returns the side of a node in the partition; nil without one
-	finds uint64             // the number of calls of Find so far
+	cuts  int // the number of partitions so far
+	// side returns the side of a node in the present split. It is nil if the network is not
+	// split.
+	side  func(i int32) int8
+	finds uint64 // the number of calls of Find so far
 	hash  uint64
 
-	stepping   *node           // the node whose state machine is called at this moment
-	nextInputs []overlay.Input // inputs that the machine in stepping gets after that call
+	stepping *node // the node whose state machine is called at this moment
+	// nextInputs has the inputs that the state machine of stepping gets after that call has
+	// returned.
+	nextInputs []overlay.Input
 
 	Counts
 	onLocated func(n *node, o overlay.Located)
@@ -64,13 +68,13 @@ type node struct {
 
 	asleep      bool
 	undialable  bool
-	maxLateness time.Duration // a slow node handles messages and timers up to this late
+	maxLateness time.Duration // a slow node handles messages and timers late, by up to this time
 	side        int8          // its side of the partition
 	lastFault   time.Duration // the time of the last fault of this node or of a neighbor
 
 	wakeAt     time.Duration // when the state machine wants a Tick; zero for never
 	timerAt    time.Duration // the earliest timer event in the queue; zero for none
-	lateTurnAt time.Duration // when a slow node handles its deliveries; zero for never
+	lateTurnAt time.Duration // when a slow node handles the deliveries that wait for it; zero for never
 	deliveries []delivery
 
 	conns       []connEnd     // in the order of their age, the oldest first
@@ -90,10 +94,11 @@ type delivery struct {
 	signal *pingSignal
 }
 
-// maxDeliveries bounds the waiting deliveries of a node; later ones are lost.
+// maxDeliveries bounds the messages and other inputs that wait for a node that is slow or
+// asleep; later ones are lost.
 const maxDeliveries = 1024
 
-// epoch is the time of day at which every run begins.
+// epoch is the time of day at which every simulation begins.
 var epoch = time.Unix(1_700_000_000, 0)
 
 // New returns a world without nodes.
@@ -101,17 +106,17 @@ func New(rules Rules, seed uint64) *World {
 	return &World{rules: rules, seed: seed, rand: rand.New(rand.NewPCG(seed, 0x5347))}
 }
 
-// Now returns the time since the run began.
+// Now returns the virtual time since the simulation began.
 func (w *World) Now() time.Duration { return w.now }
 
-// Hash returns a digest of all events so far.
+// Hash returns a digest of all events so far, by which two simulations can be compared.
 func (w *World) Hash() uint64 { return w.hash }
 
 // Len returns the number of nodes that were ever added.
 func (w *World) Len() int { return len(w.nodes) }
 
-// idLen is the length of the beginning of an id, which has the form n000042 and holds the
-// index of the node.
+// The id of a simulated node begins with its index, in the form n000042. idLen is the length of
+// that beginning.
 const idLen = 7
 
 // Add adds a node that starts after delay, and returns its index. seeds has the indexes of
@@ -142,8 +147,8 @@ func (w *World) newID(text string) peer.ID {
 	return peer.ID(w.ids.String()[begin:])
 }
 
-// Start starts the process of a node after delay, if it does not run. A node that ran
-// before has the same id and has forgotten everything else.
+// Start starts the process of node i after delay, if it does not run. A node that ran before
+// has the same id and has forgotten everything else.
 func (w *World) Start(i int32, delay time.Duration) {
 	w.schedule(delay, simEvent{kind: nodeStart, node: i})
 }
@@ -162,10 +167,10 @@ func (w *World) index(id peer.ID) (int32, bool) {
 
 func (w *World) schedule(d time.Duration, e simEvent) { w.queue.push(w.now+d, e) }
 
-// At makes the world call do when d has passed.
+// At makes the simulator call do when the virtual time d has passed.
 func (w *World) At(d time.Duration, do func()) { w.schedule(d, simEvent{kind: script, do: do}) }
 
-// Run plays all events of the next d, and advances the time by d.
+// Run plays all events of the next d of virtual time, and advances the time by d.
 func (w *World) Run(d time.Duration) {
 	end := w.now + d
 	for {
@@ -198,8 +203,8 @@ func (w *World) handle(e simEvent) {
 	case nodeStart:
 		w.startNode(n)
 	case timerDue:
-		// The event is void if an earlier timer was set after it, or if the node was
-		// restarted.
+		// The timer event is void if an earlier timer of the node was set after it, or if the
+		// node was restarted.
 		if e.incarnation == n.incarnation && n.timerAt == w.now {
 			n.timerAt = 0
 			// The state machine may want its Tick later than when this timer was set.
@@ -237,7 +242,7 @@ func (w *World) startNode(n *node) {
 	if n.status == running {
 		return
 	}
-	n.incarnation++ // events for the earlier process no longer count
+	n.incarnation++ // events that were scheduled for the node's earlier process no longer count
 	n.status, n.startedAt = running, w.now
 	n.asleep, n.wakeAt, n.timerAt, n.lateTurnAt = false, 0, 0, 0
 	for _, c := range n.conns {
@@ -256,8 +261,8 @@ func (w *World) startNode(n *node) {
 	w.step(n, overlay.Tick{})
 }
 
-// deliver gives an input to a node. A slow node handles it later, a sleeping node when it
-// wakes up.
+// deliver gives the message or other input l to the node n. A slow node handles it later, a
+// sleeping node when it wakes up.
 func (w *World) deliver(n *node, l delivery) {
 	if n.status != running {
 		return
@@ -267,7 +272,7 @@ func (w *World) deliver(n *node, l delivery) {
 		return
 	}
 	if _, ok := l.in.(overlay.Tick); ok && (n.asleep || len(n.deliveries) > 0) {
-		return // the node gets a Tick anyway after it has handled its deliveries
+		return // the node gets a Tick anyway after it has handled the inputs that wait for it
 	}
 	if len(n.deliveries) < maxDeliveries {
 		n.deliveries = append(n.deliveries, l)
@@ -334,8 +339,8 @@ func (w *World) step(n *node, in overlay.Input) {
 	w.armTimer(n)
 }
 
-// armTimer adds a timer event for the time at which the state machine of n wants a Tick, if
-// no earlier one is in the queue.
+// armTimer adds a timer event to the queue for the time at which the state machine of n wants a
+// Tick, unless an earlier timer event is there.
 func (w *World) armTimer(n *node) {
 	if n.wakeAt == 0 || n.timerAt != 0 && n.timerAt <= n.wakeAt {
 		return

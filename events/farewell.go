@@ -18,15 +18,16 @@ type farewell struct {
 type lackingNeighbor struct {
 	id      peer.ID
 	heardAt time.Time // when this node last heard from the neighbor; zero: never
-	lacked  int       // how many bytes of events it lacks
+	lacked  int       // how many bytes of events the neighbor lacks
 }
 
 const (
 	// answerTimeout is how long a neighbor may take to give a sign of life.
 	answerTimeout = time.Second
 	// slowestLink is the lowest rate, in bytes per second, at which a neighbor is
-	// expected to receive the events that it lacks. On TCP the question arrives behind
-	// those events, so the neighbor gets as much more time as they take at this rate.
+	// expected to receive the events that it lacks. On TCP the request for a sign of life
+	// arrives behind those events, so the neighbor gets as much more time as they take at
+	// this rate.
 	slowestLink = 128 << 10
 	// askInterval is the pause before a neighbor that has answered is asked again.
 	askInterval = 500 * time.Millisecond

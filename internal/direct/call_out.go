@@ -215,8 +215,8 @@ type answer struct {
 const (
 	statusDone        = 0 // the handler has run; its results are the event's arguments
 	statusFailed      = 1 // the handler has run and returned an error
-	statusNoHandler   = 2 // no handler has run, as there is none
-	statusBadArgument = 3 // no handler has run, as it cannot read the arguments
+	statusNoHandler   = 2 // no handler has run, as none is registered for the call
+	statusBadArgument = 3 // the handler could not read the arguments of the call, so it has done nothing
 	statusRepeated    = 4 // the same session of the caller has sent a call with this id, or with a later one, before
 )
 

@@ -38,7 +38,8 @@ func cborModes() (cbor.UserBufferEncMode, cbor.DecMode) {
 		MaxNestedLevels:  maxCBORDepth,
 		MaxArrayElements: maxCBORElements,
 		MaxMapPairs:      maxCBORElements,
-		// If a key occurred twice, two readers could take different values for it.
+		// Refuse a map in which a key occurs twice: two readers could take different
+		// values for that key.
 		DupMapKey: cbor.DupMapKeyEnforcedAPF,
 		UTF8:      cbor.UTF8RejectInvalid,
 		// An any gets the same types as from JSON, except for numbers.

@@ -15,8 +15,8 @@ import (
 // half of 10,000 messages sent at once were lost on a line of five nodes, and the rest
 // came out of order.
 const (
-	outboundQueue = 1 << 16 // RPCs queued per peer; the queue is a growing slice, so an empty one costs no memory
-	validateQueue = 1 << 16 // messages that wait until their signature is checked
+	outboundQueue = 1 << 16 // how many RPCs may be queued per peer; the queue is a growing slice, so an empty one costs no memory
+	validateQueue = 1 << 16 // how many messages may wait until their signature is checked
 	// maxUnchecked limits the size of the messages that wait until their signature is
 	// checked, in bytes. validateQueue alone would let them use too much memory.
 	maxUnchecked = 64 << 20

@@ -203,7 +203,7 @@ func (e *Engine[V]) ReceiveMarks(now time.Time, id peer.ID, marks []Mark) {
 		if m.Sender != e.self {
 			begin := m.Begin
 			// The neighbor's greeting has decided where the session begins, or it will
-			// when it arrives. Until then, events from earlier are not wanted.
+			// when it arrives. Until then, events before this mark are not wanted.
 			if !e.greeted[id] || e.repair.HasGreetedWith(id, repair.Subject{Sender: m.Sender, Session: m.Session}) {
 				begin = max(m.Next, m.Above)
 			}
@@ -272,7 +272,7 @@ func (e *Engine[V]) AddOwn(now time.Time, b Batch[V]) {
 	e.window.SetReceived(now, e.self, e.session, b.limit())
 }
 
-// Receive handles a batch of the sender that arrived from the neighbor giver through
+// Receive handles the batch b of the sender that arrived from the neighbor giver through
 // pubsub. giver is empty if the batch did not arrive through pubsub. It returns what
 // became of the batch.
 func (e *Engine[V]) Receive(now time.Time, sender peer.ID, b Batch[V], giver peer.ID) order.Disposition {

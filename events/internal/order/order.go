@@ -49,8 +49,8 @@ type Config struct {
 	SettleTimeout time.Duration
 
 	MaxSilence       time.Duration // how long a sender is remembered after its last batch or mark [1 h]
-	MaxSenders       int           // senders remembered at once; those silent for longest are forgotten first [10,000]
-	MaxHints         int           // senders remembered of which only other nodes' marks have arrived [4,096]
+	MaxSenders       int           // how many senders are remembered at once; those silent for longest are forgotten first [10,000]
+	MaxHints         int           // how many senders are remembered of which no batch and no mark of their own has arrived, only marks of other nodes [4,096]
 	MaxHeldPerSender int           // bytes of batches of one sender that are held back until missing events arrive [4 MiB]
 	MaxHeld          int           // bytes of batches of all senders that are held back [16 MiB]
 }
@@ -217,8 +217,8 @@ func (c *Sequencer) beginSession(now time.Time, s *senderState, known bool, b *A
 			settle = c.cfg.SettleTimeout
 		}
 	} else if known {
-		// This node saw the sender's previous session, so every event of the new one
-		// was sent while this node was listening.
+		// This node saw the sender's previous session, so every event of the new session
+		// was sent while this node was listening. The new session begins with event 1.
 		next = 1
 	} else {
 		// No neighbor has said with which number the session begins, so its first batch
@@ -332,8 +332,9 @@ func (c *Sequencer) ReceiveOwnMark(now time.Time, m Progress, beginning Beginnin
 	}
 	ses := s.addSession(m.Session, next, now)
 	ses.announce(m.Above, now)
-	// Batches of a new sender may arrive over a slower path than its mark, and could
-	// still lower the beginning. The next session of a known sender begins at once.
+	// Batches of a new sender may arrive over a slower path than the sender's mark, and
+	// could still lower the number with which the session begins. The next session of a
+	// known sender begins at once.
 	if !known && beginning == Tentative {
 		ses.startSettling(c.cfg.SettleTimeout, now)
 	}

@@ -446,8 +446,8 @@ func (c *Planner) canGiveUp(h *openHole, now time.Time) bool {
 }
 
 // FinishAsk reports the outcome of an ask. SetHole or ClearHole must have been called
-// before for the events that arrived. For a backfill, got is the number below which the
-// ask brought the events.
+// before for the events that arrived. For a backfill, got is the number after the last
+// event that the ask brought.
 func (c *Planner) FinishAsk(now time.Time, a Ask, got uint64, outcome Outcome) {
 	c.asks--
 	c.due = order.Earlier(c.due, now) // one more ask can be sent now

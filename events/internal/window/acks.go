@@ -95,9 +95,9 @@ func (c *Controller) ack(n *neighbor, f *flow) Ack {
 	return a
 }
 
-// Due returns the neighbors to which acknowledgments must be sent at the time now. It
-// returns a neighbor only once until CollectAcks is called for it, which can take long
-// if the neighbor reads slowly.
+// Due returns the neighbors to which acknowledgments must be sent at the time now. After
+// it has returned a neighbor, it does not return it again until CollectAcks was called
+// for the neighbor. That can take long if the neighbor reads slowly.
 func (c *Controller) Due(now time.Time) (list []peer.ID) {
 	for id, n := range c.neighbors {
 		if !n.marksReported && !n.marksDue.IsZero() && !n.marksDue.After(now) {

@@ -122,7 +122,7 @@ type unacked struct {
 	first, end uint64
 	size       int
 	count      uint64  // Controller.count when it was added
-	giver      peer.ID // the neighbor that sent it first; empty: it did not arrive through pubsub
+	giver      peer.ID // the neighbor that first sent the batch to this node; empty: the batch did not arrive through pubsub
 }
 
 // neighbor is what this node knows about a neighbor's acknowledgments.
@@ -142,7 +142,8 @@ type pair struct {
 	sender  peer.ID
 	session order.SessionKey
 
-	// What the neighbor has acknowledged, as in Ack.
+	// next and through are what the neighbor has acknowledged; they have the same meaning
+	// as Next and Through of an Ack.
 	next, through uint64
 	owedTo        uint64    // the neighbor must acknowledge the flow's session up to this number
 	progressAt    time.Time // when the neighbor last acknowledged something, or when it first lacked a batch if that is later
@@ -462,8 +463,8 @@ func (c *Controller) pair(n *neighbor, sender peer.ID) *pair {
 // updateFlow recomputes which neighbors lack batches of a sender, and which
 // acknowledgments have to be sent to them because something has changed.
 func (c *Controller) updateFlow(now time.Time, f *flow) {
-	// The oldest batches are removed once this node and every awaited neighbor have
-	// them.
+	// The oldest batches are removed once this node, and every neighbor that it waits
+	// for, has them.
 	n := 0
 	for n < len(f.batches) && f.batches[n].end <= f.next && !c.isAwaited(f, &f.batches[n]) {
 		n++

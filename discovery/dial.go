@@ -46,10 +46,12 @@ func (s slots) acquire(ctx context.Context) (release func(), err error) {
 }
 
 // reach makes sure that there is a direct connection to p. If there is none, it dials those
-// of addrs that the guard allows; they come from other nodes. A dial through a relay counts
-// when it leads to a direct connection. reach waits for a slot for at most dialTimeout, and
-// then dials for at most dialTimeout. The slot becomes free when the dial has ended, which may
-// be after reach has returned. It is called on a goroutine of tasks.
+// of addrs, which come from other nodes, that the guard allows. A dial through a relay
+// counts when it leads to a direct connection. reach waits for one of slots for at most
+// dialTimeout, and then dials for at most dialTimeout. The slot becomes free when the dial
+// has ended, which may be after reach has returned. The error is errBusy, errNoAddress,
+// ErrRelayed, that of the dial, or that of ctx. reach must be called on a goroutine of
+// d.tasks.
 func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, slots slots) error {
 	if addr.HasDirect(d.host.Network(), p) {
 		return nil

@@ -539,7 +539,7 @@ func (d *Driver) Remove(ctx context.Context, p peer.ID) error {
 // leave writes the peer book, ends all links and tells the neighbors so. After it, the driver
 // makes no new links. An error means that the peer book could not be written.
 func (d *Driver) leave(ctx context.Context) error {
-	err := d.sources.close() // before the links end, so that the neighbors are in the book
+	err := d.sources.close() // the book is written before the links end, so that it has the neighbors
 	d.ask(ctx, d.leaveAll)
 	return err
 }
@@ -584,7 +584,7 @@ func (d *Driver) Close() error {
 			w.finish(ctx)
 		}
 	} else {
-		close(d.done) // the loop, which was not started, would have closed it
+		close(d.done) // close done here, since the loop, which closes it otherwise, was not started
 	}
 	d.mu.Lock() // countStream holds mu while it checks ctx and adds to tasks
 	d.cancel(ErrClosed)

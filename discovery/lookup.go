@@ -374,9 +374,9 @@ func (d *Driver) located(o overlay.Located) {
 	}
 }
 
-// callBack connects to a node that looks for this one and may not be able to dial it. Anybody
-// can cause such a dial, so the guard has to allow it, and only few are under way at once. It
-// runs on the loop.
+// callBack connects to the node to, which looks for this node and may not be able to dial
+// it. Anybody can cause such a dial, so the guard has to allow it, and only few are under
+// way at once. It runs on the loop.
 func (d *Driver) callBack(to overlay.Contact) {
 	if d.callbacks == maxCallbacks {
 		return

@@ -70,8 +70,8 @@ func closeStale(h corehost.Host, p peer.ID, age time.Duration) {
 	}
 }
 
-// findRelayed connects to the node at t, whose address is behind a relay, and waits for a
-// direct connection to it.
+// findRelayed connects to the node at the target t, whose address is behind a relay, and
+// waits for a direct connection to it.
 func findRelayed(ctx context.Context, h corehost.Host, t seed.Target) targetResult {
 	relay, _, _ := addr.SplitRelay(t.Addrs[0])
 	switch {

@@ -76,10 +76,10 @@ func (d *Driver) findSeed(ctx context.Context, s *seed.Seed) (peer.AddrInfo, err
 	return findSeed(ctx, d.host, s)
 }
 
-// forcesDirect reports whether seeds are dialed with network.WithForceDirectDial. A forced
-// direct dial never uses a relay, which matters on a host that dials relays. It also ignores the
-// swarm's back-off, which matters where that cannot be cleared. On other hosts nothing is
-// forced, because libp2p's swarm panics if it is closed during such a dial.
+// forcesDirect reports whether seeds are dialed from h with network.WithForceDirectDial.
+// Such a dial never uses a relay, which matters on a host that dials relays. It also
+// ignores the swarm's back-off, which matters where that cannot be cleared. On other hosts,
+// dials are not forced, because libp2p's swarm panics if it is closed during such a dial.
 func forcesDirect(h corehost.Host) bool { return dialsRelays(h) || backoff(h) == nil }
 
 // findOne does what findSeed does, for a seed that has a name or one target (a place where
@@ -222,8 +222,8 @@ func (f *failures) err() error {
 	return best
 }
 
-// meet asks all addresses of t at once for the id of the node there, and connects to the first
-// node that answers.
+// meet asks all addresses of the target t at once for the id of the node there, and
+// connects to the first node that answers.
 func meet(ctx context.Context, h corehost.Host, t seed.Target) targetResult {
 	var tasks sync.WaitGroup
 	defer tasks.Wait()

@@ -105,7 +105,8 @@ func (d *Driver) receive(p peer.ID, via ma.Multiaddr, b []byte) error {
 func (d *Driver) countStream(p peer.ID) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	// Close has begun to wait for tasks, or p has too many streams.
+	// Close has begun to wait for tasks, or p has too many streams, so the stream must
+	// not be read.
 	if d.ctx.Err() != nil || d.inbound[p] >= maxInbound {
 		return false
 	}

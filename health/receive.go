@@ -66,8 +66,8 @@ func (w *watchCore) receivePing(now time.Time, from peer.ID, msg []byte, s *pars
 		last, ok = w.answered, !w.answered.IsZero()
 	}
 	// A ping for the same target was answered or forwarded a moment ago, and its answer
-	// reaches all nodes. If every ping caused an answer, the cost of a seed would grow with
-	// the number of nodes that watch it.
+	// reaches all nodes, so p is dropped. If every ping caused an answer, the cost of a
+	// seed would grow with the number of nodes that watch it.
 	if ok && now.Sub(last) < w.pingSpacing(p) {
 		w.counts.spared++
 		return nil

@@ -336,10 +336,12 @@ func (w *watchCore) allowForLateness(now time.Time, drift time.Duration) {
 	grace := max(w.timeout, 2*usualLateness)
 	switch {
 	case late > asleep, drift.Abs() > asleep:
-		// This machine did not run, so it could not hear the seeds.
+		// This machine did not run, so it could not hear the seeds. The time for
+		// which each seed was not heard is counted from now on.
 		w.restartSilence(now, 0, w.interval/2)
 	case late > grace/2:
-		// Signals that arrived while the machine was busy may not have been read yet.
+		// Signals that arrived while the machine was busy may not have been read
+		// yet. So no seed is reported as lost for some time.
 		w.noVerdictBefore = now.Add(grace)
 	}
 }

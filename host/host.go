@@ -181,7 +181,8 @@ func (h *Host) parse(cfg Config, id peer.ID) error {
 	var listening []kind
 	for _, text := range texts {
 		r, err := parseListen(text)
-		// Names and "all interfaces" become addresses only in Listen, which checks them.
+		// If the entry is a name or means all interfaces, its addresses are found
+		// only by Listen, which checks them against the subnet.
 		if err == nil && h.subnet.IsValid() && r.ip.IsValid() && !r.ip.IsUnspecified() && !h.subnet.Contains(r.ip.WithZone("")) {
 			err = outside(r.ip, h.subnet)
 		}

@@ -285,8 +285,8 @@ func (b *binder) freePort(g listenGroup) (uint16, []BindError) {
 	return 0, []BindError{{g.text, k.multiaddr(ip, 0), err}}
 }
 
-// bindAt binds the addresses of the group with the given port. undo releases the addresses
-// that were bound; failed has the others.
+// bindAt binds the addresses of the group g with the given port. undo releases the
+// addresses that were bound. failed has an entry for each address that could not be bound.
 func (b *binder) bindAt(g listenGroup, port uint16) (undo func(), failed []BindError) {
 	tcp, udp := len(b.tcp), len(b.udp)
 	before := b.sw.ListenAddresses()

@@ -34,7 +34,7 @@ type Dials struct {
 
 	mu          sync.Mutex
 	closed      bool
-	forcedEnded time.Time // when a forced dial last ended
+	forcedEnded time.Time // when a dial with network.WithForceDirectDial last ended
 }
 
 // New returns a Dials without any dial.

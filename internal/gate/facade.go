@@ -110,7 +110,7 @@ func (g *Gate) streamOpened(p peer.ID, r *peerRecord, cancel *context.CancelFunc
 	if r.opening == cancel {
 		r.opening = nil
 	} else {
-		err = errNotAdmitted // the peer was evicted meanwhile
+		err = errNotAdmitted // p was no longer admitted at some time during the attempt
 	}
 	if err != nil {
 		// Pubsub forgets the peer only after NewStream returns. Until then, it

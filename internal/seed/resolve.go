@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// maxTargets bounds the targets that the look-up of a name returns.
+	// maxTargets bounds the targets (places where a node may be) that the look-up of a
+	// name returns.
 	maxTargets = 16
 	// maxDNSAddrs bounds the rounds of DNS look-ups for one seed, since a dnsaddr
 	// record may contain another name to look up.

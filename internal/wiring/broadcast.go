@@ -25,10 +25,11 @@ type Broadcasts struct {
 	// OwnPubSub means that the node has made the pubsub itself, so that events.New need
 	// not check whether the pubsub can carry broadcasts.
 	OwnPubSub bool
-	// OnTopic is called when a peer announces the topic (present is true) and when it
-	// leaves the topic. The calls are made in order, on one goroutine, after Start. The
-	// first calls are for the peers that are on the topic already. Events that are
-	// emitted after the call reach that peer. It may be nil.
+	// OnTopic is called when a peer announces the pubsub topic of the network (present
+	// is true) and when it leaves the topic. The calls are made in order, on one
+	// goroutine, after Start. The first calls are for the peers that are on the topic
+	// already. Events that are emitted after the call for a peer reach that peer.
+	// OnTopic may be nil.
 	OnTopic func(p peer.ID, present bool)
 	// Guest reports whether a peer on the topic is a guest: it receives broadcasts and
 	// is never linked. After the first guest has come, Emit no longer returns

@@ -75,8 +75,9 @@ func (g *Guard) AllowBehindRelay(p peer.ID, a ma.Multiaddr, now time.Time) bool 
 	return g.count(a, p, MaxBehindRelay, now)
 }
 
-// count reports whether p may be dialed at the address a. It counts the dial, unless a is
-// proved for p.
+// count reports whether p may be dialed at the address a, and counts the dial. At most
+// limit dials are allowed in one window. If a is proved for p, the dial is allowed and not
+// counted.
 func (g *Guard) count(a ma.Multiaddr, p peer.ID, limit int, now time.Time) bool {
 	x := g.entry(a, now)
 	if x.owner == p {

@@ -22,7 +22,7 @@ const (
 	ttlSeconds    = 120 // RFC 6762 section 10
 	dnsaddrPrefix = "dnsaddr="
 	networkPrefix = "smokesignal="
-	// maxRecords bounds the records that are read from one packet.
+	// maxRecords bounds the DNS records that are read from one mDNS packet.
 	maxRecords = 64
 	// maxAddrs bounds the addresses that this node announces, and the addresses that it
 	// reads from the announcement of another node.

@@ -294,7 +294,8 @@ func decodeMark(b []byte) (m engine.Mark, err error) {
 		}
 		switch {
 		case found, f.Type != protowire.VarintType:
-			// The field was read above, or is of a later version.
+			// run.read has decoded the field, or the field is of a later version of the
+			// protocol.
 		case f.Num == numMarkNext:
 			m.Next = f.Uint
 		case f.Num == numMarkAbove:

@@ -292,10 +292,11 @@ func (b *Broadcast) TryEmit(name string, args ...any) error {
 	return nil
 }
 
-// EmitConfirmed is Emit that returns when k neighbors have received the event. If k is
-// 0, it waits for all that were neighbors when the event was sent. Neighbors forward
-// the event; whether any node has handled it is not known. If there are fewer than k
-// neighbors, it waits for more, so give ctx a deadline. A negative k waits for nobody.
+// EmitConfirmed is like Emit, but returns only when k neighbors have received the event.
+// If k is 0, it waits for all peers that were neighbors when the event was sent.
+// Neighbors forward the event; whether any node has handled it is not known. If there
+// are fewer than k neighbors, it waits for more, so give ctx a deadline. A negative k
+// waits for nobody.
 //
 // If ctx ends first, the error is an [*UnconfirmedError], and the event may still
 // arrive. Other errors are those of Emit: then nothing was sent.
@@ -518,7 +519,8 @@ func (b *Broadcast) Close(ctx context.Context) error {
 	return b.dispatcher.WaitAll(ctx, &b.tasks, "the broadcast is")
 }
 
-// stop begins to close everything. It waits for nothing but pubsub.
+// stop begins to close all parts of the Broadcast, and leaves the topic. It waits for
+// pubsub to leave the topic, but not for handlers or goroutines.
 func (b *Broadcast) stop() {
 	b.mu.Lock()
 	started := b.stageNow() != broadcastNew

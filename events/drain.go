@@ -100,7 +100,8 @@ func (d *engineDriver) lackingNeighbors(goal uint64) (list []lackingNeighbor) {
 	return list
 }
 
-// add adds a neighbor that lacks events. next is the number of the first of them.
+// add adds the neighbor p to e. next is the number of the first event of this node that
+// p lacks.
 func (e *UnconfirmedError) add(p peer.ID, next uint64) {
 	e.Peers = append(e.Peers, p)
 	e.Has = append(e.Has, max(next, 1)-1) // next is zero if the neighbor has confirmed nothing

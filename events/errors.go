@@ -14,7 +14,7 @@ var (
 	// ErrNoPeers is returned by an Emit before this node has had its first neighbor.
 	ErrNoPeers = errs.ErrNoPeers
 	// ErrPubSubEnded is returned by an Emit when the application has ended the pubsub
-	// that it lent, or has closed the topic.
+	// that it has passed to New, or has closed the topic.
 	ErrPubSubEnded = errors.New("events: the pubsub was ended, or its topic closed")
 	// ErrQueueFull is returned by TryEmit when it would have to wait.
 	ErrQueueFull = errs.ErrQueueFull

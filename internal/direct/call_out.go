@@ -108,8 +108,8 @@ func (l *sendQueue) noteWritten(out *outStream, last uint64) {
 	}
 }
 
-// failWrittenCalls ends the calls that were written to a broken stream. The caller must
-// hold mu.
+// failWrittenCalls ends the calls that were written to the broken stream out. The caller
+// must hold mu.
 func (l *sendQueue) failWrittenCalls(out *outStream) {
 	why, unread := refusal(out.broken)
 	if why == nil {

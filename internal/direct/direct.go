@@ -38,9 +38,9 @@ type Config struct {
 	// value is JSON.
 	Codec event.Codec
 	// QueueEvents and QueueBytes limit the queue of events for one peer; 0 means 512
-	// events and 1 MiB. In addition, as many events may be in the hands of the
-	// goroutine that writes them. A single event larger than QueueBytes fits into an
-	// empty queue.
+	// events and 1 MiB. In addition to the events in the queue, as many may be with the
+	// goroutine that writes them to the stream. A single event larger than QueueBytes
+	// fits into an empty queue.
 	QueueEvents int
 	QueueBytes  int
 	// StallTimeout is how long a peer may read nothing before the Emit calls that wait
@@ -95,7 +95,7 @@ type Direct struct {
 	dispatcher *dispatch.Dispatcher
 	calls      callHandlers
 
-	// Life. Goroutines are added to tasks only while the Direct is not closed.
+	// Goroutines are added to tasks only while the Direct is not closed.
 	ctx     context.Context // ends when Close begins; parent of the handlers' contexts
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup
@@ -247,9 +247,9 @@ func (d *Direct) enqueue(ctx context.Context, to peer.ID, o *event.Outgoing, c *
 	}
 }
 
-// TryEmit is Emit that does not wait: it returns ErrQueueFull if the queue for the peer
-// is full. If no stream to the peer is open, one is opened in the background. If that
-// fails for StallTimeout, the accepted events count as unwritten.
+// TryEmit is like Emit but never waits: it returns ErrQueueFull if the queue for the
+// peer is full. If no stream to the peer is open, one is opened in the background. If
+// that fails for StallTimeout, the accepted events count as unwritten.
 func (d *Direct) TryEmit(to peer.ID, name string, args ...any) error {
 	if err := d.tryEmit(to, name, args); err != nil {
 		return &emitError{"emit", to, name, err}

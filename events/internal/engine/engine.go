@@ -192,11 +192,11 @@ func (e *Engine[V]) ReceiveGreeting(now time.Time, id peer.ID, marks []Mark) {
 	}
 }
 
-// ReceiveMarks handles marks that a neighbor sends because they changed. This node may
-// not know the sender of a mark yet, and the neighbor may not have known it when it
-// greeted. In that case the session begins at this node with the same number as at the
-// neighbor. If the neighbor has not greeted yet, the session begins with the first event
-// that the neighbor has not received.
+// ReceiveMarks handles marks that the neighbor id sends because they changed. This node
+// may not know the sender of a mark yet. If the neighbor has greeted this node but its
+// greeting did not mention that sender, the session begins at this node with the same
+// number as at the neighbor. If the neighbor has not greeted yet, the session begins
+// with the first event that the neighbor has not received.
 func (e *Engine[V]) ReceiveMarks(now time.Time, id peer.ID, marks []Mark) {
 	e.window.Heard(now, id)
 	for _, m := range marks {

@@ -78,7 +78,8 @@ type SessionKey struct {
 	Start uint64 // when the session began by its sender's clock, in milliseconds since 1970
 }
 
-// Compare returns -1 if s is the earlier session, +1 if it is the later one.
+// Compare returns -1 if s is an earlier session than t, +1 if s is a later one, and 0 if
+// they are the same.
 func (s SessionKey) Compare(t SessionKey) int {
 	return cmp.Or(cmp.Compare(s.Start, t.Start), bytes.Compare(s.ID[:], t.ID[:]))
 }

@@ -150,7 +150,7 @@ type pair struct {
 	lacks         bool      // the neighbor lacks something below owedTo
 	givenUp       bool      // this node does not wait for the neighbor until it acknowledges more
 
-	// What this node has acknowledged to the neighbor.
+	// sent is what this node has last acknowledged to the neighbor.
 	sent          Ack
 	unsentBatches int // batches of the sender that were added since this node last sent the neighbor an acknowledgment
 	unsentBytes   int

@@ -44,12 +44,18 @@ type partTag struct {
 	ownRank uint64 // this node's rank
 	ownSeq  uint64 // the sequence number of this node's newest signed peer record
 
-	owner        Contact
-	rank         uint64    // the rank of the owner
-	heard        time.Time // when this node received the newest beacon of the owner of the tag
-	since        time.Time // when the owner of the tag last changed, as far as this node knows
-	next         time.Time // when this node floods its next beacon, if it is the owner of the tag
-	formerOwners []Tag     // the last tag of each node that owned the tag and then fell silent
+	owner Contact
+	rank  uint64 // the rank of the owner
+	// heard is when this node received the newest beacon of the owner, the node that floods
+	// beacons.
+	heard time.Time
+	// since is when the owner of the tag, the node that floods beacons, last changed for this
+	// node.
+	since time.Time
+	next  time.Time // when this node floods its next beacon, if it is the owner of the tag
+	// formerOwners has the last tag of each node that flooded beacons, as the owner of the tag,
+	// and then fell silent.
+	formerOwners []Tag
 }
 
 // rank returns the rank of the node id. In each part of the network, the node with the lowest
@@ -64,11 +70,12 @@ func rank(id peer.ID) uint64 {
 // and the sequence number of that node's newest beacon.
 func (s *State) Tag() Tag { return Tag{s.beacon.owner.ID, s.beacon.owner.Seq} }
 
-// advertisedTag returns the tag that this node puts into messages, the name of its part of the
-// network. It is empty for the first newOwnerDelay after the node that owns the tag has
-// changed.
+// advertisedTag returns the tag, the name of this node's part of the network, that this node
+// puts into messages. The tag names the node that floods beacons, its owner. It is empty for
+// the first newOwnerDelay after the owner has changed.
 func (s *State) advertisedTag() Tag {
-	// The owner of the tag has just changed and may change again, see newOwnerDelay.
+	// The owner of the tag, the node that floods beacons, has just changed and may change
+	// again; see newOwnerDelay.
 	if s.now.Sub(s.beacon.since) < newOwnerDelay {
 		return Tag{}
 	}
@@ -82,7 +89,8 @@ func (s *State) advertisedTag() Tag {
 func (s *State) inOtherPart(t Tag) bool {
 	own := s.advertisedTag()
 	if t.ID == "" || own.ID == "" {
-		// One of the two nodes sends no tag yet, since the owner of its tag has just changed.
+		// One of the two nodes sends no tag yet, since another node has just begun to flood
+		// beacons in its part of the network.
 		return false
 	}
 	lag := int64(t.Seq - own.Seq)
@@ -91,8 +99,9 @@ func (s *State) inOtherPart(t Tag) bool {
 
 func (s *State) isOwner() bool { return s.beacon.owner.ID == s.cfg.Self }
 
-// beaconDue returns the time at which refreshBeacon has to flood a beacon, or to replace a
-// silent owner of the tag. The zero time means never.
+// beaconDue returns the time at which refreshBeacon has to flood a beacon, or to replace the
+// owner of the tag (the node that floods beacons) because it fell silent. The zero time means
+// never.
 func (s *State) beaconDue() time.Time {
 	if s.isOwner() {
 		if s.Degree() == 0 {
@@ -114,7 +123,8 @@ func (s *State) refreshBeacon(now time.Time) {
 	if due := s.beaconDue(); due.IsZero() || now.Before(due) {
 		return
 	}
-	if !s.isOwner() { // another node owned the tag, and was silent until this node's turn
+	// Another node flooded the beacons, and was silent until this node's turn to replace it.
+	if !s.isOwner() {
 		s.retireOwner()
 		s.becomeOwner(now)
 	}
@@ -124,8 +134,9 @@ func (s *State) refreshBeacon(now time.Time) {
 	s.emit(RenewRecord{})
 }
 
-// retireOwner adds the present owner of the tag, a node that fell silent, to the list of former
-// owners. So a late copy of that node's last beacon does not make it the owner again.
+// retireOwner adds the present owner of the tag, a node that flooded beacons and fell silent,
+// to the list of former owners. So a late copy of that node's last beacon does not make it the
+// owner again.
 func (s *State) retireOwner() {
 	s.beacon.formerOwners = append(s.beacon.formerOwners, s.Tag())
 	// Drop the oldest entry when there are more than maxFormerOwners.
@@ -145,8 +156,9 @@ func (s *State) becomeOwner(now time.Time) {
 // setOwner notes that the node c owns the tag, and that its newest beacon arrived at the time
 // now. If another node owned the tag before, setOwner makes this node swap links soon.
 func (s *State) setOwner(now time.Time, c Contact) {
-	// The owner of the tag changes when two parts of the network meet or a part breaks up. Then
-	// this node should soon swap links, so that the links are spread over the whole part.
+	// The owner of the tag, the node that floods beacons, changes when two parts of the network
+	// meet or a part breaks up. Then this node should soon swap links, so that the links are
+	// spread over the whole part.
 	if s.beacon.owner.ID != c.ID {
 		s.beacon.since = now
 		s.swapSoon(now)
@@ -194,7 +206,8 @@ func (s *State) handleBeacon(now time.Time, from *link, owner Contact) {
 	silent := !s.isOwner() && now.Sub(b.heard) >= beaconTimeout
 	switch {
 	case silent:
-		// The node in this beacon becomes the owner of the tag in place of the silent one.
+		// The node in this beacon replaces the node that flooded beacons before and fell
+		// silent.
 		s.retireOwner()
 	case r > b.rank:
 		// This node knows an owner of the tag with a lower rank, of which the neighbor has not
@@ -230,7 +243,7 @@ func (s *State) sendBeacon(now time.Time, l *link) {
 // except, from which the beacon came.
 func (s *State) floodBeacon(owner Contact, except peer.ID) {
 	if len(owner.Record) == 0 {
-		return // this node has no signed record yet, and a beacon consists of one
+		return // this node has no signed peer record yet, and a beacon consists of one
 	}
 	for _, l := range s.links {
 		if l.phase == linked && l.ID != except {

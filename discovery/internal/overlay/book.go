@@ -182,7 +182,7 @@ func (b *book) markNeighbor(c Contact, now time.Time) {
 // function spread varies the pause before the next attempt.
 func (b *book) markFailed(id peer.ID, now time.Time, spread func(time.Duration) time.Duration) {
 	e := b.findKnown(id)
-	if e != nil { // the node was believed to be alive until now
+	if e != nil { // the book listed the node among those believed to be alive until now
 		b.known = slices.DeleteFunc(b.known, func(x *candidate) bool { return x == e })
 		if len(b.lost) >= maxLost {
 			b.evictLost()

@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// This file keeps the number of links between Min and Max: it requests links when there
-// are too few, and hands neighbors over when there are too many.
+// This file keeps the number of links between Min and Max. It requests links when there are too
+// few. When there are too many, it asks neighbors to link to each other and then to leave this
+// node.
 
 const (
 	// If a node has not answered a request for a link after hedgeDelay, the request no longer
@@ -236,9 +237,9 @@ func (s *State) handleWalk(now time.Time, from *link, m Walk) {
 	}
 }
 
-// shedLinks reduces the number of links to Max, step by step, after this node has accepted
-// more for nodes that would be cut off otherwise. The package documentation describes it
-// in the section on the number of links.
+// shedLinks reduces the number of links to Max, step by step, if this node has accepted more
+// than Max links for nodes that would otherwise be cut off from the network. The package
+// documentation describes the steps in the section on the number of links.
 func (s *State) shedLinks(now time.Time) {
 	if s.cfg.Max < 0 || s.Degree() <= s.cfg.Max {
 		s.overSince, s.nextHandover, s.handoverAsked = time.Time{}, time.Time{}, nil
@@ -286,8 +287,8 @@ func (s *State) shedLinks(now time.Time) {
 	}
 }
 
-// announceDegree makes this node send its number of links to all neighbors soon. They need
-// it to decide which of their own links to end.
+// announceDegree makes this node send its number of links to all neighbors soon. The neighbors
+// use this number when they decide which of their own links to end.
 func (s *State) announceDegree(now time.Time) {
 	soon := now.Add(s.jitter(degreeDelay))
 	for _, l := range s.links {
@@ -298,11 +299,10 @@ func (s *State) announceDegree(now time.Time) {
 	}
 }
 
-// pickHandover returns two neighbors for a handover: this node will ask the neighbor asked
-// to link to the neighbor target, and then to leave. For target it prefers, in this order,
-// a neighbor that this node has dialed, one with few links, and one that was linked late.
-// For asked it takes the neighbor with the most links that was not asked yet; asked is nil
-// if there is none.
+// pickHandover returns two neighbors: this node will ask the neighbor asked to link to the
+// neighbor target, and then to leave this node. As target it prefers, in this order, a neighbor
+// that this node has dialed, one with few links, and one that was linked late. As asked it
+// takes the neighbor with the most links that was not asked yet; asked is nil if there is none.
 func (s *State) pickHandover() (target, asked *link) {
 	for _, l := range s.links {
 		switch {
@@ -338,8 +338,9 @@ func (s *State) highestDegree() (best *link) {
 // node leaves at once, unless it would then have fewer than Min links.
 func (s *State) handleHandover(now time.Time, from *link, to Contact) {
 	if to.ID == "" {
-		// This node refuses if it would have fewer than Min links. The neighbor cannot
-		// know that, since other neighbors may be leaving this node at the same moment.
+		// This node refuses to leave the neighbor if it would then have fewer than Min links.
+		// The neighbor cannot know that, since other neighbors may be leaving this node at the
+		// same moment.
 		if s.Degree() > s.cfg.Min && s.occupied() > s.cfg.Min {
 			s.leaveLink(now, from, ReasonFull)
 		}

@@ -213,8 +213,8 @@ func (s *State) handleReject(now time.Time, l *link, m Reject) {
 	}
 }
 
-// markAccepted moves l to the phase in which both nodes let each other onto the pubsub
-// topic and wait until they see each other there.
+// markAccepted moves the link l to the phase accepted, in which both nodes let each other onto
+// the pubsub topic and wait until they see each other there.
 func (s *State) markAccepted(now time.Time, l *link) {
 	l.phase, l.since, l.heard = accepted, now, now
 	l.nextProbe = now.Add(probeInterval)
@@ -222,7 +222,8 @@ func (s *State) markAccepted(now time.Time, l *link) {
 	s.emit(Pending{Peer: l.ID})
 }
 
-// handleOnTopic handles the news that a peer has joined or left the pubsub topic.
+// handleOnTopic handles the news that the peer id has joined the pubsub topic, if present is
+// true, or has left it.
 func (s *State) handleOnTopic(now time.Time, id peer.ID, present bool) {
 	l := s.link(id)
 	if l == nil || l.phase == requested || l.onTopic == present {
@@ -235,7 +236,8 @@ func (s *State) handleOnTopic(now time.Time, id peer.ID, present bool) {
 		l.offTopicSince = now
 	case present:
 		l.offTopicSince = time.Time{}
-		// Ready is sent once for each link, even if the peer leaves the topic and returns.
+		// The message Ready is sent only once for each link, even if the peer leaves the topic
+		// and returns.
 		if !l.readySent {
 			l.readySent = true
 			s.send(l.Contact, Ready{Degree: s.count(linked)})
@@ -247,22 +249,23 @@ func (s *State) handleOnTopic(now time.Time, id peer.ID, present bool) {
 // handleReady handles the message Ready of the peer from, which means that the peer sees this
 // node on the pubsub topic. l is the link to the peer, or nil.
 func (s *State) handleReady(now time.Time, from Contact, l *link, m Ready) {
-	// The peer believes that both nodes accepted a link, but this node knows of none.
+	// The peer believes that both nodes have accepted a link, but this node knows of no such
+	// link.
 	if l == nil || l.phase == requested {
 		s.send(from, Leave{Reason: ReasonUnknown})
 		return
 	}
 	l.degree = m.Degree
-	// The greeting in the first Ready may have been passed on already, so a second Ready
-	// must not replace it.
+	// This node may have passed on the greeting in the peer's first Ready, so a second Ready of
+	// the same peer must not replace the first.
 	if l.peerReady == nil {
 		l.peerReady = &m
 		s.completeHandshake(now, l)
 	}
 }
 
-// completeHandshake makes the peer of l a neighbor if both nodes have sent Ready and the
-// peer is still on the topic. Otherwise it does nothing.
+// completeHandshake makes the peer of the link l a neighbor if both nodes have sent the message
+// Ready and the peer is still on the pubsub topic. Otherwise it does nothing.
 func (s *State) completeHandshake(now time.Time, l *link) {
 	if l.phase != accepted || !l.readySent || l.peerReady == nil || !l.onTopic {
 		return
@@ -274,8 +277,8 @@ func (s *State) completeHandshake(now time.Time, l *link) {
 		return
 	}
 	l.phase, l.since, l.heard = linked, now, now
-	// The first keepalive is sent early, since it measures the round trip time. Its random
-	// delay keeps the keepalives to different neighbors apart.
+	// The first keepalive on a new link is sent early, since it measures the round trip time.
+	// Its random delay keeps the keepalives to different neighbors apart.
 	l.nextKeepalive = now.Add(s.jitter(keepaliveInterval / 4))
 	s.failedWalkRounds, s.refusals, s.refusalsInRow = 0, 0, 0
 	s.book.markNeighbor(l.Contact, now)
@@ -303,7 +306,8 @@ func (s *State) completeHandshake(now time.Time, l *link) {
 func (s *State) handleKeepalive(now time.Time, from Contact, l *link, m Keepalive) {
 	switch {
 	case l == nil:
-		// The peer believes that it has a link to this node. The answer ends that link.
+		// The peer believes that it has a link to this node. This answer makes the peer end
+		// that link.
 		s.send(from, Leave{Reason: ReasonUnknown})
 	case l.phase == linked:
 		l.degree, l.peerStamp, l.peerStampAt = m.Degree, m.Stamp, now
@@ -316,7 +320,8 @@ func (s *State) handleKeepalive(now time.Time, from Contact, l *link, m Keepaliv
 	}
 }
 
-// handleLeave ends a link because the peer has left it.
+// handleLeave ends the link l, which the peer has left with the message m. l is nil if the link
+// has already ended.
 func (s *State) handleLeave(now time.Time, l *link, m Leave) {
 	s.learnContacts(m.Contacts)
 	if l == nil {
@@ -385,8 +390,8 @@ func (s *State) endLink(now time.Time, l *link, why Reason) {
 	if l.phase == requested {
 		return // the peer has not accepted the request, so the driver does not know of this link
 	}
-	// After the three reasons in the condition the peer is still alive at its address.
-	// After any other fault it may be dead.
+	// If the link ended for one of the three reasons in the condition, the peer is still alive
+	// at its address. After any other fault, the peer may be dead.
 	if why.isFault() && why != ReasonRestarted && why != ReasonOffTopic && why != ReasonUnknown {
 		s.book.markFailed(l.ID, now, s.spread)
 	} else if e := s.book.find(l.ID); e != nil && e.retryAt.Before(now) {
@@ -426,8 +431,8 @@ func (s *State) coolingDown(now time.Time, id peer.ID) bool {
 	return slices.ContainsFunc(s.endedLinks, func(p endedLink) bool { return p.id == id && now.Sub(p.at) < relinkCooldown })
 }
 
-// isFault reports whether r is a fault, after which a link may be made again at once. All
-// other reasons are decisions of one of the two nodes.
+// isFault reports whether the end of a link for the reason r is a fault, after which the two
+// nodes may link again at once. All other reasons are decisions of one of the two nodes.
 func (r Reason) isFault() bool {
 	return r != ReasonMoved && r != ReasonFull && r != ReasonEnough && r != ReasonDropped && r != ReasonClosed &&
 		r != ReasonSwapped
@@ -517,8 +522,8 @@ func (s *State) answerAdds(l *link, why Reason, network string) {
 	l.tokens = nil
 }
 
-// A requestUrgency says whether a request asks the peer to accept it even if the peer has
-// Max links.
+// A requestUrgency says whether a request for a link asks the peer to accept it even if the
+// peer has Max links.
 type requestUrgency bool
 
 const (

@@ -13,12 +13,12 @@ const (
 	// keepaliveInterval is the time between two keepalives on a link. If only one of the two
 	// nodes still knows of a link, the link may last ten seconds, which is two intervals.
 	keepaliveInterval = 5 * time.Second
-	// A link ends when the neighbor was silent for silenceTimeout: it missed two
-	// keepalives, and half an interval is left for delays.
+	// A link ends when the neighbor was silent for silenceTimeout. In that time, the neighbor
+	// missed two keepalives, and half an interval is left for delays.
 	silenceTimeout = 12500 * time.Millisecond
-	// A neighbor is suspect when it was silent for suspectTimeout: it missed one
+	// A neighbor is suspect when it was silent for suspectTimeout. In that time, it missed one
 	// keepalive, and half an interval is left for delays. The link to a suspect neighbor
-	// remains, but the node looks for a replacement.
+	// remains, but the node looks for another link in its place.
 	suspectTimeout = 7500 * time.Millisecond
 	// requestTimeout bounds the time from a request for a link to the peer's answer: five
 	// seconds for the dial, and two for the answer.
@@ -61,11 +61,13 @@ type link struct {
 	since time.Time // when the phase began
 
 	// How the link was requested, and what its handshake may exceed.
-	dialed   bool     // this node sent the request for this link, so it is able to dial the peer
-	urgent   bool     // the request asked the peer to accept even if it has Max links
+	dialed bool // this node sent the request for this link, so it is able to dial the peer
+	// urgent says that the request for this link asked the peer to accept it even if the peer has Max
+	// links.
+	urgent   bool
 	manual   bool     // the user asked for the link
-	wanted   bool     // complete the handshake even if this node has Min links by then
-	overflow bool     // complete the handshake even if this node has Max links by then
+	wanted   bool     // complete the handshake of this link even if this node has Min links by then
+	overflow bool     // complete the handshake of this link even if this node has Max links by then
 	tokens   []uint64 // the Token of each Add (a request of the user) that waits for this link
 	// replaces, if set, is a neighbor with too many links, which this node leaves once this
 	// link is complete.
@@ -86,13 +88,13 @@ type link struct {
 	heard       time.Time     // when the peer's last message arrived
 	peerStamp   time.Duration // Stamp in the peer's last Keepalive
 	peerStampAt time.Time     // when the peer's last Keepalive arrived
-	rtt         time.Duration // the round trip time; zero if not measured yet
+	rtt         time.Duration // the round trip time to the peer and back; zero if not measured yet
 	peerReady   *Ready        // the peer's first Ready
 
 	// nextKeepalive is the time at which this node sends its next keepalive to the peer.
 	nextKeepalive time.Time
 	onTopic       bool
-	offTopicSince time.Time // when the neighbor left the topic; zero while it is on the topic
+	offTopicSince time.Time // when the neighbor left the pubsub topic; zero while it is on the topic
 	nextProbe     time.Time
 	readySent     bool
 	// beaconSentAt is when this node last sent a beacon to this peer alone, and not to all
@@ -128,8 +130,8 @@ func (l *link) due(now time.Time) (t time.Time) {
 		}
 	case linked:
 		t = earlier(l.nextKeepalive, l.heard.Add(silenceTimeout))
-		// A neighbor that becomes suspect no longer counts as a link, so the node has to
-		// look for another one at that moment.
+		// A neighbor that becomes suspect no longer counts as a link, so this node has to look
+		// for another neighbor at that moment.
 		if !l.suspect(now) {
 			t = earlier(t, l.heard.Add(suspectTimeout))
 		}
@@ -140,8 +142,8 @@ func (l *link) due(now time.Time) (t time.Time) {
 	return t
 }
 
-// checkLinkTimers applies the timeouts of all links and sends the keepalives that are
-// due.
+// checkLinkTimers applies the timeouts of all links at the time now, sends the keepalives that
+// are due, and asks pubsub whether peers have joined the topic.
 func (s *State) checkLinkTimers(now time.Time) {
 	// The loop runs over a copy, since ending a link removes it from s.links.
 	for _, l := range append([]*link(nil), s.links...) {

@@ -11,7 +11,7 @@ import (
 // addresses, so one of a few random walks soon meets a node that knows the address.
 
 const (
-	// maxTTL bounds the number of hops of a walk.
+	// maxTTL bounds the number of hops that a message travels over random links.
 	maxTTL = 16
 	// maxPath bounds the list in a message of the nodes that the message has passed.
 	maxPath = maxTTL + 1
@@ -60,8 +60,8 @@ func (s *State) startFind(now time.Time, in Find) {
 		return // a node does not search for itself; without links it cannot ask anybody
 	}
 	if s.Degree() == 0 {
-		// Without links there is nobody to ask, so the address in the book is the only
-		// answer.
+		// Without links this node can ask nobody, so the address in its book is the only answer
+		// to the search.
 		s.emit(Located{Token: in.Token, Contact: e.Contact, Done: true})
 		return
 	}

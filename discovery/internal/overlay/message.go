@@ -25,7 +25,7 @@ type Reason uint8
 
 const (
 	ReasonNone        Reason = iota
-	ReasonFull               // the node has no room for another link
+	ReasonFull               // the node has no room for another link: it has Max links
 	ReasonNetwork            // the nodes belong to networks of different names
 	ReasonSelf               // the address belongs to the requester itself
 	ReasonCooldown           // a link between the two nodes ended less than thirty seconds ago
@@ -33,12 +33,12 @@ const (
 	ReasonClosed             // the node is closing
 	ReasonDropped            // the user closed the peer
 	ReasonMoved              // the sender has replaced this link by a link to another node
-	ReasonUnknown            // a message was received for a link that does not exist
+	ReasonUnknown            // a node got a message for a link of which it does not know
 	ReasonSilent             // the neighbor sent nothing for too long
 	ReasonGone               // the last connection to the peer was lost
 	ReasonUnreachable        // the peer could not be dialed, or a message could not be sent to it
 	ReasonTimeout            // the handshake took too long
-	ReasonRestarted          // the peer was restarted, or no longer knows the link
+	ReasonRestarted          // the peer was restarted, or no longer knows of the link
 	ReasonOffTopic           // the peer left the pubsub topic
 	ReasonProtocol           // the peer does not speak this protocol
 	// The sender ended the link in a swap. Contacts in its message names another node that lost
@@ -103,7 +103,8 @@ type (
 		Manual bool
 		Tag    Tag // the requester's part of the network
 		// Leaving, if it has a record, is the neighbor that the requester will leave in
-		// exchange for this link. A full receiver may send one of its neighbors there.
+		// exchange for this link. A full receiver may send one of its own neighbors to that
+		// neighbor.
 		Leaving Contact
 	}
 	// Accept answers a Request for a link: the sender agrees to the link.
@@ -126,11 +127,13 @@ type (
 	// Ready means that the sender sees the receiver on the pubsub topic. A link is
 	// complete when both nodes have sent and received it.
 	Ready struct {
-		Degree   int    // the number of links of the sender
-		Greeting []byte // opaque here; package events puts its high-water marks into it
+		Degree int // the number of links of the sender
+		// Greeting has bytes that this package does not read; package events puts its high-water
+		// marks into them.
+		Greeting []byte
 	}
-	// Keepalive shows that the sender is alive. With its durations, both ends measure the
-	// round trip time without another message.
+	// Keepalive shows that the sender is alive. From the durations in it, both nodes of a link
+	// measure the round trip time without another message.
 	Keepalive struct {
 		Degree int           // the number of links of the sender
 		Stamp  time.Duration // the sender's clock, since its start
@@ -144,8 +147,9 @@ type (
 		Reason   Reason
 		Contacts []Contact // other nodes that the receiver may link to
 	}
-	// Walk travels over random links, at most TTL hops, until it meets a node that has
-	// room for a link. That node sends Origin a Request.
+	// Walk travels from node to node over random links, at most TTL hops, until it meets a node
+	// that has room for a link. That node sends a Request for a link to the node Origin, which
+	// began the walk.
 	Walk struct {
 		Origin Contact
 		TTL    int
@@ -160,15 +164,20 @@ type (
 	// Shuffle exchanges contacts with the node at the end of a random walk of at most TTL hops.
 	// With a TTL of zero it checks whether the receiver is alive: the receiver answers at once.
 	Shuffle struct {
-		Path     []peer.ID // the nodes that the message has passed, its origin first
+		// Path has the nodes that the message has passed; the first one is the node that began
+		// it.
+		Path     []peer.ID
 		TTL      int
 		Tag      Tag       // the origin's part of the network
 		Origin   Contact   // the node that began the shuffle
 		Contacts []Contact // nodes that the origin knows
 	}
-	// ShuffleReply answers a Shuffle. It returns over the nodes that the Shuffle has passed.
+	// ShuffleReply answers a Shuffle, an exchange of contacts. It returns over the nodes that
+	// the Shuffle has passed.
 	ShuffleReply struct {
-		Path     []peer.ID // the nodes that the reply has yet to reach, the next one last
+		// Path has the nodes that the reply has yet to reach; the next one is the last in the
+		// list.
+		Path     []peer.ID
 		Tag      Tag       // the part of the network in which the node that answers is
 		Contacts []Contact // nodes that the answering node knows
 	}
@@ -178,16 +187,21 @@ type (
 	// Lookup searches for the address of the node Target. It is passed on over random links
 	// until it reaches Target, or a node that knows the signed record of Target.
 	Lookup struct {
-		Path   []peer.ID // the nodes that the message has passed, its origin first
+		// Path has the nodes that the message has passed; the first one is the node that began
+		// it.
+		Path   []peer.ID
 		TTL    int
 		Token  uint64 // a number chosen by the node that searches, which the answer Found repeats
 		Target peer.ID
 		Origin Contact // the node that searches; Target dials it, in case it cannot dial Target
 	}
-	// Found answers a Lookup. It returns over the nodes that the Lookup has passed.
+	// Found answers a Lookup, the search for the address of a node. It returns over the nodes
+	// that the Lookup has passed.
 	Found struct {
-		Path   []peer.ID // the nodes that the answer has yet to reach, the next one last
-		Token  uint64    // the number in the Lookup that this message answers
+		// Path has the nodes that the answer has yet to reach; the next one is the last in the
+		// list.
+		Path   []peer.ID
+		Token  uint64 // the number in the Lookup that this message answers
 		Target Contact
 	}
 	// Signal carries bytes that the packages above this one exchange. The driver floods it over
@@ -206,15 +220,15 @@ type (
 		From    Contact // the sender; only ID is set, unless the message carries the sender's record
 		Message Message
 	}
-	// Unreachable means that the peer could not be dialed, or that a message could not be
-	// sent to it. Reason is ReasonUnreachable, ReasonRelayed or ReasonProtocol.
+	// Unreachable means that a peer could not be dialed, or that a message could not be sent to
+	// it. Reason is ReasonUnreachable, ReasonRelayed or ReasonProtocol.
 	Unreachable struct {
 		Peer   peer.ID
 		Reason Reason
 	}
-	// Disconnected means that the last connection to the peer was lost.
+	// Disconnected means that the last connection to a peer was lost.
 	Disconnected struct{ Peer peer.ID }
-	// OnTopic means that the peer joined or left the pubsub topic.
+	// OnTopic means that a peer has joined or left the pubsub topic.
 	OnTopic struct {
 		Peer    peer.ID
 		Present bool // true if it joined
@@ -241,11 +255,11 @@ type (
 		Target peer.ID
 		Token  uint64
 	}
-	// EndFind stops the search that a Find with the same Token began.
+	// EndFind stops the search for the address of a node that a Find with the same Token began.
 	EndFind struct{ Token uint64 }
-	// RecordRenewed brings this node's own signed peer record. The driver sends it when
-	// this node's addresses have changed, and as the answer to RenewRecord. Seq grows
-	// with each new record.
+	// RecordRenewed brings this node's own newly signed peer record. The driver sends it when
+	// this node's addresses have changed, and as the answer to RenewRecord. Each new record has
+	// a higher sequence number Seq.
 	RecordRenewed struct {
 		Record []byte
 		Seq    uint64
@@ -262,8 +276,8 @@ type (
 	}
 	// Drop ends the link to a peer because the user asked for that.
 	Drop struct{ Peer peer.ID }
-	// Close ends all links. After that, the state machine only answers each Add with an
-	// error.
+	// Close ends all links of the node. After that, the state machine only answers each Add
+	// with an error.
 	Close struct{}
 )
 
@@ -318,7 +332,8 @@ type (
 		Reason    Reason
 		WasLinked bool // there was a Linked
 	}
-	// Refused means that a request of this node for a link failed.
+	// Refused means that a peer has refused this node's request for a link, or could not be
+	// reached.
 	Refused struct {
 		Peer    peer.ID
 		Reason  Reason

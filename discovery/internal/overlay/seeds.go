@@ -15,9 +15,9 @@ import (
 // its seeds. Each pause is varied by 20 %, and the last one repeats.
 var seedBackoff = []time.Duration{1 * time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second}
 
-// A node with links pauses between its attempts at one seed. The pause doubles, from
-// firstSeedPause to maxLostSeedPause for a seed that the watchdog no longer hears, and to
-// maxSeedPause for a seed that was never reached.
+// A node with links pauses between its attempts to reach one seed. The pause begins with
+// firstSeedPause and doubles, up to maxLostSeedPause for a seed that the watchdog no longer
+// hears, and up to maxSeedPause for a seed that was never reached.
 const (
 	firstSeedPause   = time.Second
 	maxLostSeedPause = 8 * time.Second
@@ -58,8 +58,8 @@ func (s *State) askSeeds(now time.Time) {
 	for i, x := range s.seeds {
 		if x.isWanted() && !now.Before(x.next) {
 			limit := maxSeedPause
-			// A seed that was heard before is probably in another part of a split network,
-			// so it is worth more attempts than a seed that was never reached.
+			// A seed that was heard before is probably in another part of a split network. So
+			// it gets more attempts to reach it than a seed that was never reached.
 			if x.lost {
 				limit = maxLostSeedPause
 			}
@@ -93,7 +93,8 @@ func (s *State) askAllSeeds(now time.Time) {
 	}
 }
 
-// askSeed asks the driver which node is at the address of seed i, whose state is x.
+// askSeed asks the driver which node is at the address of seed i, unless the last such question
+// has no answer yet. x is what this node knows of seed i.
 func (s *State) askSeed(i int, x *seedState) {
 	// The driver has at most one question about each seed to answer at a time.
 	if !x.asked {

@@ -60,7 +60,7 @@ type State struct {
 	swaps    swapState
 	searches []*findState
 
-	// A node without links tries all seeds in rounds until it has a link.
+	// A node without links tries to reach all its seeds, in rounds, until it has a link.
 	seedRound     int       // rounds since the last link ended
 	nextSeedRound time.Time // zero before the first round
 
@@ -130,7 +130,7 @@ func (s *State) Known() (list []Contact) {
 type PartView struct {
 	Links int       // neighbors
 	Known int       // nodes believed to be alive, neighbors included
-	Lost  int       // nodes that did not answer; this node tries them again now and then
+	Lost  int       // nodes that did not answer; this node tries to reach them again now and then
 	Tag   Tag       // the tag, which is the name of this node's part of the network
 	Since time.Time // when the node that owns the tag last changed, as far as this node knows
 }
@@ -176,8 +176,8 @@ func (s *State) handle(now time.Time, in Input) {
 	case Unreachable:
 		s.handleUnreachable(now, in.Peer, in.Reason)
 	case Disconnected:
-		// A request needs no connection: sending it dials the peer, and it has a timeout
-		// of its own.
+		// A request for a link needs no connection: to send it, the driver dials the peer, and
+		// the request has a timeout of its own.
 		if l := s.link(in.Peer); l != nil && l.phase != requested {
 			s.endLink(now, l, ReasonGone)
 		}
@@ -253,7 +253,8 @@ func (s *State) Next(now time.Time) (t time.Time) {
 // to send a message before its link ends, and ends the pauses before all further attempts.
 func (s *State) forgiveSilence(now time.Time) {
 	for _, l := range s.links {
-		// The link ends after wakeGrace unless the neighbor sends something by then.
+		// The link to the neighbor ends after wakeGrace unless the neighbor sends something by
+		// then.
 		if limit := now.Add(wakeGrace - silenceTimeout); l.heard.Before(limit) {
 			l.heard = limit
 		}
@@ -268,8 +269,8 @@ func (s *State) forgiveSilence(now time.Time) {
 		}
 	}
 	// A node without links tries all addresses and seeds now, and not after a pause that
-	// earlier failures have made long. With links, this changes nothing but the start of
-	// a later series of attempts.
+	// earlier failures have made long. For a node with links, this only changes when a later
+	// series of attempts begins.
 	if !s.nextSeedRound.IsZero() {
 		s.startRejoin(now)
 	}
@@ -295,7 +296,7 @@ func (s *State) emit(o Output) { s.outputs = append(s.outputs, o) }
 
 func (s *State) send(to Contact, m Message) { s.emit(Send{To: to, Message: m}) }
 
-// link returns the link to id in any phase, or nil.
+// link returns the link to the peer id, in any phase of its handshake, or nil if there is none.
 func (s *State) link(id peer.ID) *link {
 	for _, l := range s.links {
 		if l.ID == id {
@@ -305,7 +306,7 @@ func (s *State) link(id peer.ID) *link {
 	return nil
 }
 
-// count returns the number of links in phase p.
+// count returns the number of links whose handshake is in the phase p.
 func (s *State) count(p phase) (n int) {
 	for _, l := range s.links {
 		if l.phase == p {
@@ -338,7 +339,7 @@ func (s *State) hasRoom(extra int) bool {
 	if s.cfg.Max < 0 {
 		return true
 	}
-	// With Max zero the user wants no links, not even for nodes that have no other.
+	// If Max is zero, the user wants no links, not even to nodes that have no other.
 	if s.cfg.Max == 0 {
 		return false
 	}
@@ -400,7 +401,8 @@ func (s *State) jitter(d time.Duration) time.Duration {
 	return d + time.Duration(s.cfg.Rand.Int64N(int64(d)))
 }
 
-// spread returns a random duration within 20 % of d, so that nodes do not act in step.
+// spread returns a random duration that differs from d by at most 20 %, so that nodes do not
+// act in step.
 func (s *State) spread(d time.Duration) time.Duration {
 	return d*4/5 + time.Duration(s.cfg.Rand.Int64N(int64(d)*2/5))
 }

@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// This file holds the swaps. In a swap, a node exchanges the link to one of its neighbors
-// for a link to a random node. Without swaps, the links of a network would depend on the
-// order in which its nodes arrived.
+// This file holds the swaps. In a swap, a node exchanges the link to one of its neighbors for a
+// link to a random node. Without swaps, the links between the nodes of a network would depend
+// on the order in which the nodes arrived.
 
 const (
-	// The pause between the swaps of a node doubles from minSwapPause to maxSwapPause,
-	// and a random time of up to the same length is added. The links of a new network are
-	// mixed within two minutes. Later each node swaps about once in a quarter of an hour.
+	// The pause between two swaps of a node's links doubles from minSwapPause to maxSwapPause,
+	// and a random time of up to the same length is added. The links of a new network are mixed
+	// within two minutes. Later each node swaps a link about once in a quarter of an hour.
 	minSwapPause = 20 * time.Second
 	maxSwapPause = 10 * time.Minute
 	// minSwapAge is the least age of a link that a node gives up in a swap, which exchanges
@@ -22,7 +22,7 @@ const (
 
 type swapState struct {
 	next  time.Time     // when this node begins its next swap
-	pause time.Duration // the pause between the next swap and the one after it
+	pause time.Duration // the pause between the next swap of links and the one after it
 }
 
 // swapSoon makes this node exchange one of its links for a link to a random node within 40
@@ -56,7 +56,7 @@ func (s *State) startSwap(now time.Time) {
 	sw.next = now.Add(s.jitter(sw.pause))
 	sw.pause = min(sw.pause*2, maxSwapPause)
 	// A node with Min zero requests no links. Below Min, requestLinks adds links, and above
-	// Max, shedLinks removes some, so a swap would interfere.
+	// Max, shedLinks removes some, so a swap of links would interfere.
 	if s.cfg.Min == 0 || s.occupied() < s.cfg.Min || s.Degree() > s.cfg.Max && s.cfg.Max >= 0 {
 		return
 	}
@@ -66,13 +66,16 @@ func (s *State) startSwap(now time.Time) {
 		return // this node knows no node that it could ask for a new link
 	}
 	to := list[s.cfg.Rand.IntN(len(list))]
-	if s.occupied() < s.targetDegree() { // there is room for one more link, so leave nobody
+	// This node has room for one more link, so it leaves no neighbor in exchange.
+	if s.occupied() < s.targetDegree() {
 		s.requestLink(now, to.Contact, ordinary).wanted = true
 		return
 	}
 	leaving := s.pickSpareNeighbor(now, to.Contact)
 	if leaving == nil || s.cfg.Max < 0 {
-		return // every neighbor needs its link, or, without a Max, links are never exchanged
+		// Every neighbor needs its link to this node, or, without a Max, links are never
+		// exchanged.
+		return
 	}
 	l := s.sendRequest(now, to.Contact, Request{Leaving: leaving.Contact})
 	l.swap, l.overflow, l.leaving = true, true, leaving.Contact
@@ -109,7 +112,7 @@ func (s *State) canExchange(now time.Time, from, leaving Contact) bool {
 // whether there is room for l.
 func (s *State) finishSwap(now time.Time, l *link) bool {
 	l.swap = false
-	full := s.occupied() > s.cfg.Max // this count includes l and other accepted links
+	full := s.occupied() > s.cfg.Max // this count includes l and all other links that were accepted
 	// This node did not send the request.
 	if !l.dialed {
 		if !full {

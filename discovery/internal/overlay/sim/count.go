@@ -17,7 +17,7 @@ type Counts struct {
 	pings      uint64
 }
 
-// The kinds of messages, each with a count of its own.
+// The kinds of messages of the overlay; the simulator counts each kind separately.
 const (
 	kindRequest = iota
 	kindAccept

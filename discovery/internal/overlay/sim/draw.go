@@ -77,8 +77,8 @@ const (
 	maxForceNodes = 2000
 )
 
-// colors has the colors of the parts, the largest part first. When there are more parts, the
-// smallest ones all have the last color.
+// colors has the colors in which a picture shows the parts of the network, the largest part
+// first. If there are more parts than colors, the smallest parts all have the last color.
 var colors = []string{"#1f4e9c", "#d1495b", "#2a9d60", "#e08e1b", "#7b4ab5", "#00848c", "#8a6d3b"}
 
 // Draw writes the pictures of a network to out, side by side, as SVG. A node has the same place
@@ -134,9 +134,9 @@ func Draw(out io.Writer, pictures []Picture) error {
 
 type point struct{ x, y float64 }
 
-// place returns the position of each node in the pictures. Every two nodes repel each other,
-// and links pull their ends together (Fruchterman and Reingold, 1991). More than
-// maxForceNodes nodes are placed on a circle.
+// place returns the position of each of the nodes, which is the same in all pictures. Every two
+// nodes repel each other, and links pull their two nodes together (Fruchterman and Reingold,
+// 1991). More than maxForceNodes nodes are placed on a circle.
 func place(pictures []Picture, nodes int) []point {
 	at := make([]point, nodes)
 	if nodes > maxForceNodes {

@@ -123,7 +123,8 @@ func (n *node) linkedTo(peer int32) bool {
 	return b != nil && b.linked
 }
 
-// degree returns the number of links of n, as far as n itself knows.
+// degree returns the number of links of n, which counts also links that only n, and not the
+// peer, knows of.
 func (n *node) degree() (d int) {
 	for i := range n.peerStates {
 		if n.peerStates[i].linked {
@@ -169,7 +170,8 @@ func (w *World) linked(n *node, i int32) {
 	kept := n.endedLinks[:0]
 	for _, p := range n.endedLinks {
 		switch {
-		// This link ended so long ago that a new one to the same peer is not a flap.
+		// The link p ended so long ago that a new link to the same peer does not count as a
+		// flap.
 		case w.now-p.at > flapTime:
 		case p.peer != i:
 			kept = append(kept, p)
@@ -225,8 +227,8 @@ func (w *World) seedAnswer(n *node, seed int, good bool) {
 	w.deliver(n, delivery{in: overlay.SeedFound{Seed: seed, Contact: overlay.Contact{ID: w.nodes[n.seeds[seed]].id, Addrs: dialable}}})
 }
 
-// Find lets node a look for the address of node b. It returns the time until the address
-// was found, or a negative time if it was not found within limit, and the number of messages
+// Find lets node a search for the address of node b. It returns the time until a found the
+// address, or a negative time if a did not find it within limit, and the number of messages
 // that the search took.
 func (w *World) Find(a, b int32, limit time.Duration) (found time.Duration, sent int64) {
 	before := w.Sent[kindLookup] + w.Sent[kindFound]
@@ -249,7 +251,7 @@ func (w *World) Find(a, b int32, limit time.Duration) (found time.Duration, sent
 	for found < 0 && !done && w.now < begin+limit {
 		w.Run(10 * time.Millisecond)
 	}
-	w.Run(time.Second) // to count the messages that are still on their way
+	w.Run(time.Second) // One more second passes, to count the messages that are still on their way.
 	w.onLocated = nil
 	return found, w.Sent[kindLookup] + w.Sent[kindFound] - before
 }

@@ -60,8 +60,8 @@ func (w *World) Leave(i int32) {
 	})
 }
 
-// Split divides the network until Heal is called. side returns the side of each node.
-// Packets between nodes on different sides are lost.
+// Split divides the network until Heal is called. The function side returns the side of each
+// node. Packets between nodes on different sides are lost.
 func (w *World) Split(side func(i int32) int8) {
 	w.cuts++
 	w.side = side

@@ -65,7 +65,7 @@ func (w *World) components() *scratch {
 	return s
 }
 
-// Parts returns the number of nodes in each part of the network, the largest first. It
+// Parts returns the number of nodes in each part of the network, the largest part first. It
 // counts only running nodes that were started at least age ago.
 func (w *World) Parts(age time.Duration) []int {
 	s := w.components()
@@ -84,8 +84,8 @@ func (w *World) Parts(age time.Duration) []int {
 	return parts
 }
 
-// Share returns the fraction of the running nodes that are in the largest part, from 0 to
-// 1. It counts only nodes that were started at least age ago.
+// Share returns the fraction of the running nodes that are in the largest part of the network,
+// from 0 to 1. It counts only nodes that were started at least age ago.
 func (w *World) Share(age time.Duration) float64 {
 	parts := w.Parts(age)
 	if len(parts) == 0 {
@@ -98,7 +98,8 @@ func (w *World) Share(age time.Duration) float64 {
 	return float64(parts[0]) / float64(all)
 }
 
-// Whole reports whether all running nodes are in one part.
+// Whole reports whether all running nodes are in one part of the network, so that links connect
+// all of them.
 func (w *World) Whole() bool {
 	s := w.components()
 	first := int32(-1)

@@ -18,7 +18,8 @@ func mixed(r *run) {
 		r.w.Slow(int32(r.rand.IntN(r.n)), time.Second)
 	}
 	for range r.rand.IntN(r.n / 4) {
-		// Nodes 0 and 1 may be seeds, which have to be dialable.
+		// Nodes 0 and 1 may be seeds, which have to be dialable, so only other nodes become
+		// undialable.
 		if i := int32(r.rand.IntN(r.n)); i > 1 {
 			r.w.Undialable(i)
 		}

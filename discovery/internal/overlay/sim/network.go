@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	// The latency between two nodes is drawn once for each pair, between minLatency and
-	// maxLatency. Each message takes up to a tenth more.
+	// The latency between two simulated nodes is drawn at random once for each pair, between
+	// minLatency and maxLatency. Each message takes up to a tenth more.
 	minLatency = 5 * time.Millisecond
 	maxLatency = 45 * time.Millisecond
 	// dialTimeout bounds a dial. Package discovery uses the same value.
@@ -18,13 +18,13 @@ const (
 	// up to maxResend.
 	minResend = 200 * time.Millisecond
 	maxResend = 2 * time.Minute
-	// A connection on which no answer arrives ends after minConnTimeout, plus a random
-	// time below connTimeoutJitter.
+	// A connection on which no answer arrives ends after minConnTimeout plus a random time
+	// below connTimeoutJitter.
 	minConnTimeout    = 30 * time.Second
 	connTimeoutJitter = 10 * time.Second
-	// The connection manager of the host closes connections when there are more than
-	// highWater, until lowWater are left. It spares connections that are younger than
-	// connGrace, and acts at most once per trimInterval.
+	// The connection manager of a host closes connections when the node has more than
+	// highWater, until lowWater are left. It keeps connections that are younger than connGrace,
+	// and acts at most once per trimInterval.
 	highWater    = 192
 	lowWater     = 160
 	connGrace    = time.Minute
@@ -62,7 +62,7 @@ func (c *conn) other(n *node) *node { return c.ends[1-c.side(n)] }
 
 // A connEnd is the end of a connection at one node, as the node's list of connections has it.
 type connEnd struct {
-	peer int32 // the node at the other end; a copy, since it is compared very often
+	peer int32 // the index of the node at the other end; a copy, since it is compared very often
 	*conn
 }
 
@@ -76,8 +76,8 @@ func (n *node) conn(peer int32) *conn {
 	return nil
 }
 
-// A dial is an attempt of a node to connect to a peer. It is under way, or waits while
-// overlay.MaxDials others are under way.
+// A dial is an attempt of a simulated node to connect to a peer. It is under way, or waits
+// while overlay.MaxDials other dials of the node are under way.
 type dial struct {
 	peer int32
 	seed int // the index of the seed that the dial looks for, or -1 for no seed
@@ -90,7 +90,8 @@ type dial struct {
 	waiting   []overlay.Message // messages to send over the connection
 }
 
-// canReach reports whether packets from a reach b, and b's computer answers them.
+// canReach reports whether packets from node a reach node b, and the computer of b answers
+// them.
 func (w *World) canReach(a, b *node) bool {
 	return a.side == b.side && b.status != silent && !b.asleep
 }
@@ -115,7 +116,8 @@ func (w *World) send(n *node, to int32, m overlay.Message) {
 		return
 	}
 	for _, d := range n.dials {
-		// If a dial to that peer is under way, the message waits for its connection.
+		// If a dial to the same peer is under way, the message waits for the connection that
+		// this dial makes.
 		if d.peer == to && d.seed < 0 && !d.fresh && !fresh {
 			if len(d.waiting) < maxUnsent {
 				d.waiting = append(d.waiting, m)
@@ -128,7 +130,8 @@ func (w *World) send(n *node, to int32, m overlay.Message) {
 
 func (w *World) dial(n *node, d *dial) {
 	n.dials = append(n.dials, d)
-	// Dials of seeds do not count against the bound on dials, as in package discovery.
+	// Dials of seeds do not count against overlay.MaxDials, the bound on dials under way, as in
+	// package discovery.
 	if d.seed >= 0 || n.activeDials < overlay.MaxDials {
 		w.beginDial(n, d)
 	}
@@ -148,7 +151,7 @@ func (w *World) beginDial(n *node, d *dial) {
 	// timeout.
 	case !w.canReach(n, p) || p.undialable:
 	case p.status == running:
-		// Two round trips: TCP, and then the handshakes of libp2p.
+		// The dial takes two round trips: one for TCP, and one for the handshakes of libp2p.
 		took = 4 * there
 	default:
 		// The peer's computer runs, but its process does not, so the refusal arrives after
@@ -185,7 +188,7 @@ func (w *World) dialEnded(n *node, d *dial) {
 	}
 }
 
-// endDial removes a dial that has ended, and begins the next one that waits.
+// endDial removes the dial d of n, which has ended, and begins the next dial of n that waits.
 func (w *World) endDial(n *node, d *dial) {
 	n.dials = slices.DeleteFunc(n.dials, func(x *dial) bool { return x == d })
 	if !d.active || d.seed >= 0 {
@@ -215,7 +218,8 @@ func (w *World) connect(n, p *node, d *dial) {
 		w.transmit(n, c, m)
 	}
 	for _, back := range p.dials {
-		// If the peer was dialing this node at the same time, it uses this connection, too.
+		// If the peer was dialing this node at the same time, its dial uses this connection,
+		// too.
 		if back.peer == n.index && back.seed < 0 && !back.fresh {
 			w.endDial(p, back)
 			for _, m := range back.waiting {
@@ -226,8 +230,8 @@ func (w *World) connect(n, p *node, d *dial) {
 	}
 }
 
-// trimConns closes connections of n that no link needs, the oldest first, if n has more
-// than highWater.
+// trimConns closes connections of n that no link needs, the oldest first, if n has more than
+// highWater connections.
 func (w *World) trimConns(n *node) {
 	if len(n.conns) <= highWater || n.trimmedAt != 0 && w.now-n.trimmedAt < trimInterval {
 		return
@@ -252,8 +256,8 @@ func (w *World) transmit(n *node, c *conn, m overlay.Message) {
 		w.Sent[k]++
 	}
 	side := c.side(n)
-	// An earlier message was lost and waits to be sent again. This one must not overtake
-	// it.
+	// An earlier message on this connection was lost and waits to be sent again. This message
+	// must not overtake it.
 	if c.resendPause[side] != 0 {
 		if len(c.unsent[side]) < maxUnsent {
 			c.unsent[side] = append(c.unsent[side], m)
@@ -273,7 +277,7 @@ func (w *World) transmit(n *node, c *conn, m overlay.Message) {
 	w.queue.push(at, simEvent{kind: messageArrival, node: to.index, peer: n.index, conn: c, msg: m})
 }
 
-// arrive handles the arrival of a message for n over the connection c.
+// arrive handles the arrival of the message m for n over the connection c.
 func (w *World) arrive(n *node, c *conn, m overlay.Message) {
 	from := c.other(n)
 	side := c.side(n)
@@ -313,8 +317,8 @@ func (w *World) holdLost(from *node, c *conn, m overlay.Message) {
 	}
 }
 
-// resendHeld sends the lost messages of n on c again. If the network is still cut, it
-// doubles the pause and waits.
+// resendHeld sends the lost messages of n on the connection c again. If the network is still
+// split between the two nodes, it doubles the pause and waits.
 func (w *World) resendHeld(n *node, c *conn) {
 	side := c.side(n)
 	to := c.other(n)
@@ -335,7 +339,7 @@ func (w *World) resendHeld(n *node, c *conn) {
 	}
 }
 
-// hangUp closes n's end of a connection. The other node notices that after the latency of
+// hangUp closes n's end of the connection c. The other node notices that after the latency of
 // one message.
 func (w *World) hangUp(n *node, c *conn) {
 	w.closeEnd(n, c)
@@ -345,13 +349,15 @@ func (w *World) hangUp(n *node, c *conn) {
 	}
 }
 
-// closeEnd removes n's end of a connection, and tells nobody.
+// closeEnd removes n's end of the connection c. It does not tell the other node or any state
+// machine.
 func (w *World) closeEnd(n *node, c *conn) {
 	c.open[c.side(n)] = false
 	n.conns = slices.DeleteFunc(n.conns, func(x connEnd) bool { return x.conn == c })
 }
 
-// handleHangUp handles the reset that n gets after the other node has closed its end of c.
+// handleHangUp handles the reset that n gets after the other node has closed its end of the
+// connection c.
 func (w *World) handleHangUp(n *node, c *conn) {
 	// While the network is split, the reset is lost, and the timeout of the connection ends the
 	// connection later.
@@ -360,8 +366,8 @@ func (w *World) handleHangUp(n *node, c *conn) {
 	}
 }
 
-// loseConn closes n's end of a connection that the other node has closed or that has timed
-// out, and tells n's state machine.
+// loseConn closes n's end of the connection c, which the other node has closed or which has
+// timed out, and tells n's state machine.
 func (w *World) loseConn(n *node, c *conn) {
 	if !c.open[c.side(n)] || n.status != running {
 		return
@@ -381,7 +387,8 @@ func (w *World) closeConns(n *node, peer int32) {
 	}
 }
 
-// connTimeout returns the time after which a connection ends if no answer arrives on it.
+// connTimeout returns the time, partly random, after which a connection ends if no answer
+// arrives on it.
 func (w *World) connTimeout() time.Duration {
 	life := w.rules.ConnTimeout
 	if life == 0 {

@@ -148,7 +148,7 @@ func (s *original) send(to peer.ID, p *originalPacket) {
 	s.out = append(s.out, overlay.Send{To: overlay.Contact{ID: to}, Message: p})
 }
 
-// flood gives the packet p a number and sends it to all peers.
+// flood gives the packet p a random number, sends it to all peers, and returns p.
 func (s *original) flood(p *originalPacket) *originalPacket {
 	p.number = s.rand.Uint64()
 	s.seen[p.number] = struct{}{}
@@ -223,9 +223,9 @@ func (s *original) answerRequest(origin peer.ID) bool {
 	return true
 }
 
-// addPeer makes the node at the other end of a socket a peer. If that node is a peer
-// already, or there are too many, it closes the socket and reports false. So when two nodes
-// dial each other at the same time, both sockets get closed.
+// addPeer makes the node at the other end of the socket in p a peer. If that node is a peer
+// already, or there are too many peers, it closes the socket and reports false. So when two
+// nodes dial each other at the same time, both sockets get closed.
 func (s *original) addPeer(p oldPeer) bool {
 	if len(s.peers) >= Max || s.hasPeer(p.id) {
 		s.send(p.id, &originalPacket{what: packetClose, socket: p.socket})

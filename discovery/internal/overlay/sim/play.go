@@ -14,8 +14,8 @@ type Case struct {
 	// Percent is the share of the nodes that the fault of the case hits, in percent. Zero means
 	// that the case has no such share.
 	Percent int
-	// MinNodes is the smallest number of nodes for which the case makes sense. FixedNodes,
-	// if not zero, is the number of nodes in all runs of this case.
+	// MinNodes is the smallest number of nodes for which the case makes sense. FixedNodes, if
+	// not zero, is the number of nodes in every play of the case, whatever the user asks for.
 	MinNodes, FixedNodes int
 
 	smokesignalOnly bool // the case makes no sense with the rules of the Node.js library
@@ -25,7 +25,8 @@ type Case struct {
 // MaxNodes is the largest number of nodes in a World.
 const MaxNodes = 500_000
 
-// Fits reports whether the case makes sense with the given rules and number of nodes.
+// Fits reports whether the case makes sense with the given membership rules and number of
+// nodes.
 func (c Case) Fits(rules Rules, nodes int) bool {
 	return nodes >= c.MinNodes && (!c.smokesignalOnly || rules.Name == Smokesignal.Name)
 }
@@ -44,7 +45,7 @@ type Figure struct {
 // zero Bar means that there is no limit.
 type Bar struct {
 	Set     bool
-	AtLeast bool // Worst and Median are lower limits, not upper ones
+	AtLeast bool // the limits Worst and Median are lower limits, not upper ones
 	Worst   float64
 	Median  float64 // NaN means no limit
 }
@@ -106,8 +107,8 @@ func (r *run) addFigure(name, unit string, value float64, bar Bar) {
 	r.figures = append(r.figures, Figure{name, unit, value, bar})
 }
 
-// isLarge reports whether the network has so many nodes that measuring it often would take
-// too long.
+// isLarge reports whether the simulated network has so many nodes that it would take too long
+// to measure it often.
 func (r *run) isLarge() bool { return r.n >= 10_000 }
 
 func (r *run) sampleInterval() time.Duration {
@@ -117,9 +118,9 @@ func (r *run) sampleInterval() time.Duration {
 	return 200 * time.Millisecond
 }
 
-// timeUntilWhole runs the world for d. It returns the time in seconds after which the
-// network stayed in one part, measured once per sampleInterval. It returns infinity if the
-// network is in several parts at the end.
+// timeUntilWhole plays the simulated network for the time d. It returns the time in seconds
+// after which the network stayed in one part, measured once per sampleInterval. It returns
+// infinity if the network is in several parts at the end.
 func (r *run) timeUntilWhole(d time.Duration) float64 {
 	begin, last := r.w.Now(), time.Duration(0)
 	parted := !r.w.Whole()

@@ -11,14 +11,14 @@ type eventKind uint8
 
 const (
 	nodeStart      eventKind = iota // the node starts
-	timerDue                        // the state machine of the node wanted a Tick now
-	watchdogDue                     // the watchdog of the node wanted to be called now
+	timerDue                        // the state machine of the node wanted a Tick at the time of the event
+	watchdogDue                     // the watchdog of the node wanted to be called at the time of the event
 	messageArrival                  // a message from the peer arrives at the node
 	dialEnd                         // a dial of the node has ended
 	connClosed                      // the node notices that the peer has closed a connection
 	connTimedOut                    // a connection had no answer for too long
 	resendDue                       // the node sends lost messages again
-	topicUpdate                     // the node may see that the peer joined or left the topic
+	topicUpdate                     // the node may see that the peer joined or left the pubsub topic
 	lateDeliveries                  // the node, which is slow, handles the messages and other inputs that wait for it
 	script                          // the simulator calls the function do of the event: a fault, or another step of the case
 )

@@ -40,8 +40,8 @@ func Missed(rows []Row) []Row {
 	return slices.DeleteFunc(slices.Clone(rows), Row.Met)
 }
 
-// DefaultRuns returns the number of times that a case is played by default. It is smaller for
-// more nodes, since those runs take longer.
+// DefaultRuns returns how many times a case with that number of nodes is played by default. It
+// plays networks of many nodes less often, since they take longer.
 func DefaultRuns(nodes int) int {
 	switch {
 	case nodes >= 10_000:
@@ -52,9 +52,9 @@ func DefaultRuns(nodes int) int {
 	return 20
 }
 
-// Measure plays a case runs times, with the seeds o.Seed, o.Seed+1 and so on, and returns one
-// row for each figure. As many runs as there are processors go on at once. Only the first
-// run calls o.Trace and o.Frame.
+// Measure plays the case c as many times as runs says, with the seeds o.Seed, o.Seed+1 and so
+// on, and returns one row for each figure, which is a measured value. It plays on all
+// processors at once. Only the first play calls o.Trace and o.Frame.
 func Measure(c Case, o Options, runs int) []Row {
 	all := make([][]Figure, runs)
 	var tasks sync.WaitGroup

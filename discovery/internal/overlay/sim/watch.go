@@ -18,7 +18,7 @@ const (
 	pingTimeout  = 3 * time.Second
 )
 
-// A pingSignal is a ping for a seed, or the answer of that seed. Both are flooded over the
+// A pingSignal is a ping of a seed, or the answer of that seed. Both are flooded over the
 // links.
 type pingSignal struct {
 	overlay.Message // always nil; it makes a pingSignal a Message
@@ -53,7 +53,7 @@ type seedWatch struct {
 	// lastPing is when the node last sent, passed on or answered a ping of target; -1 for
 	// never.
 	lastPing   time.Duration
-	lastAnswer uint64 // the number of the newest answer of the seed
+	lastAnswer uint64 // the number of the signal that was the newest answer of the seed
 }
 
 // watchedSeed returns what the watchdog of n knows of the seed with the index target. If it
@@ -88,8 +88,8 @@ func (w *World) watchNewNeighbor(n *node, peer int32) {
 	if !w.rules.Watchdog {
 		return
 	}
-	// Before this first link, n could hear no seed through the overlay, so the silence of
-	// each seed begins now.
+	// Before its first link, n could hear no seed through the overlay, so the silence of each
+	// seed begins now.
 	if n.degree() == 1 {
 		w.restartWatch(n, pingInterval/2, pingInterval/2)
 	}
@@ -120,7 +120,8 @@ func (w *World) restartWatch(n *node, pause, jitter time.Duration) {
 	}
 }
 
-// heardSeed notes that n has heard the seed x.
+// heardSeed notes that n has heard the seed x now. If the watchdog had reported the seed as
+// lost, it tells n's state machine that the seed is heard again.
 func (w *World) heardSeed(n *node, x *seedWatch) {
 	x.known, x.lastHeard = true, w.now
 	x.silentSince, x.pingSince = w.now, 0
@@ -140,8 +141,8 @@ func (w *World) foundSeed(n *node, seed int) {
 	}
 }
 
-// lossDue returns when the watchdog will report that it no longer hears the seed x, unless
-// the seed is heard before. Zero means never.
+// lossDue returns the time at which the watchdog will report that it no longer hears the seed
+// x, unless it hears the seed before. Zero means that no report is due.
 func (x *seedWatch) lossDue() time.Duration {
 	if !x.known || x.lost || x.pingSince == 0 {
 		return 0
@@ -149,8 +150,8 @@ func (x *seedWatch) lossDue() time.Duration {
 	return max(x.silentSince+2*pingInterval+pingTimeout, x.pingSince+pingTimeout)
 }
 
-// armWatch adds an event to the queue for the time at which the watchdog of n has to act
-// next, unless there is an earlier one.
+// armWatch adds an event to the queue for the time at which the watchdog of n has to act next,
+// unless the queue has an earlier event for it.
 func (w *World) armWatch(n *node) {
 	next := time.Duration(0)
 	for i := range n.watch.list {
@@ -210,8 +211,8 @@ func (w *World) watchDue(n *node, life uint32) {
 // and not another node.
 func (w *World) notePing(n *node, x *seedWatch, own bool) {
 	x.lastPing = w.now
-	// If n has heard the seed a moment ago, a ping of another node does not mean that the
-	// seed may be lost.
+	// If n has heard the seed a moment ago, the ping of another node does not mean that n may
+	// have lost the seed.
 	if x.seed < 0 || !own && x.known && w.now-x.lastHeard < pingInterval/2 {
 		return
 	}

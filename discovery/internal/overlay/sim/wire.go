@@ -10,18 +10,20 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 )
 
-// dialable is used as the addresses of every node. In the model, an id is enough to dial.
+// dialable is the list of addresses of every simulated node. In the simulation, an id is enough
+// to dial a node, so the addresses do not matter.
 var dialable = []ma.Multiaddr{ma.StringCast("/ip4/127.0.0.1/tcp/8495")}
 
-// newRecord returns a new record of n. In the model, a record is an id and a time in
+// newRecord returns a new peer record of n. In the simulation, a record is an id and a time in
 // nanoseconds, without a signature.
 func (w *World) newRecord(n *node) overlay.RecordRenewed {
 	n.record = max(n.record+1, uint64(w.wallClock().UnixNano()))
 	return overlay.RecordRenewed{Record: binary.BigEndian.AppendUint64([]byte(n.id), n.record), Seq: n.record}
 }
 
-// contactFromRecord decodes a record, and returns an empty Contact if it is not valid. The
-// contact uses the same id string as the node, so that comparing ids is fast.
+// contactFromRecord decodes a peer record of the simulation, and returns an empty Contact if
+// the record is not valid. The contact has the same id string as the node, so that comparing
+// ids is fast.
 func (w *World) contactFromRecord(record []byte) overlay.Contact {
 	cut := len(record) - 8
 	if cut < idLen {
@@ -35,8 +37,8 @@ func (w *World) contactFromRecord(record []byte) overlay.Contact {
 	return overlay.Contact{ID: w.nodes[i].id, Record: record, Seq: binary.BigEndian.Uint64(record[cut:]), Addrs: dialable}
 }
 
-// senderContact returns the contact of the sender of m, as far as m tells it: with a record
-// if m carries one of the sender, otherwise with the id only.
+// senderContact returns the contact of the node from, which sent m, as far as m tells it: with
+// a record if m carries a record of the sender, and otherwise with the id only.
 func (w *World) senderContact(from *node, m overlay.Message) overlay.Contact {
 	var record []byte
 	switch m := m.(type) {
@@ -57,8 +59,8 @@ func (w *World) senderContact(from *node, m overlay.Message) overlay.Contact {
 	return overlay.Contact{ID: from.id}
 }
 
-// throughWire encodes and decodes m, and decodes the records in it, as package discovery
-// does.
+// throughWire encodes and decodes the message m, and decodes the peer records in it, as package
+// discovery does. It returns the result.
 func (w *World) throughWire(m overlay.Message) overlay.Message {
 	if s, ok := m.(*pingSignal); ok {
 		return s

@@ -112,7 +112,7 @@ func (w *World) Now() time.Duration { return w.now }
 // Hash returns a digest of all events so far, by which two simulations can be compared.
 func (w *World) Hash() uint64 { return w.hash }
 
-// Len returns the number of nodes that were ever added.
+// Len returns the number of nodes that were ever added, whether they run or not.
 func (w *World) Len() int { return len(w.nodes) }
 
 // The id of a simulated node begins with its index, in the form n000042. idLen is the length of
@@ -123,8 +123,8 @@ const idLen = 7
 // the nodes that are its seeds.
 func (w *World) Add(delay time.Duration, seeds ...int32) int32 {
 	i := int32(len(w.nodes))
-	// The rest of the id is random, since the protocol may treat ids differently by their
-	// order.
+	// The rest of the id is random, since the membership protocol may treat ids differently by
+	// their order.
 	n := &node{id: w.newID(fmt.Sprintf("n%06d-%08x", i, w.rand.Uint32())), index: i, seeds: seeds}
 	w.nodes = append(w.nodes, n)
 	if w.side != nil {
@@ -246,7 +246,8 @@ func (w *World) startNode(n *node) {
 	n.status, n.startedAt = running, w.now
 	n.asleep, n.wakeAt, n.timerAt, n.lateTurnAt = false, 0, 0, 0
 	for _, c := range n.conns {
-		c.open[c.side(n)] = false // messages on a connection of the earlier process are answered with a reset
+		// Messages on a connection of the node's earlier process are answered with a reset.
+		c.open[c.side(n)] = false
 	}
 	n.deliveries, n.conns, n.dials, n.activeDials, n.peerStates, n.endedLinks = nil, nil, nil, 0, nil, nil
 	n.watch = watch{}
@@ -303,8 +304,8 @@ func (w *World) handleDelivery(n *node, l delivery) {
 		w.handleSignal(n, l.from, l.signal)
 		return
 	}
-	// A state machine cannot be called while a call of it is running, so the input waits
-	// until that call has returned.
+	// A state machine cannot be called while a call of it is running, so this input waits until
+	// that call has returned.
 	if w.stepping == n {
 		w.nextInputs = append(w.nextInputs, l.in)
 		return
@@ -314,7 +315,8 @@ func (w *World) handleDelivery(n *node, l delivery) {
 
 func (w *World) wallClock() time.Time { return epoch.Add(w.now) }
 
-// step feeds one input to the state machine of a node, and performs the outputs.
+// step feeds the input in to the state machine of the node n, and performs the outputs that the
+// state machine returns.
 func (w *World) step(n *node, in overlay.Input) {
 	if n.status != running || n.asleep {
 		return

@@ -49,8 +49,8 @@ type busEvents struct {
 	closed   bool
 }
 
-// emit queues evt, which is a struct, for the goroutine that emits events on the bus. It
-// does not wait for subscribers.
+// emit queues evt, which is a struct, for the goroutine that emits events on the event bus of
+// the host. It does not wait for subscribers.
 func emit[E any](b *busEvents, evt E) {
 	b.queue.post(func() {
 		emitter, err := emitterFor[E](b)
@@ -63,7 +63,8 @@ func emit[E any](b *busEvents, evt E) {
 	})
 }
 
-// emitterFor returns the emitter for events of type E, a new one for the first event.
+// emitterFor returns the emitter for events of type E on the host's event bus. It makes a new
+// emitter for the first event of a type.
 func emitterFor[E any](b *busEvents) (event.Emitter, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -119,7 +119,7 @@ func (n *Node) within(caller context.Context, f func(context.Context) error) err
 func (n *Node) release() error {
 	var errs []error
 	if n.driver != nil {
-		n.driver.Close() // shutdown has the error, which is that of Leave
+		n.driver.Close() // shutdown has the error already, as that of n.overlay.Leave
 	}
 	if n.records != nil {
 		n.records.Close()

@@ -32,7 +32,8 @@
 //	}
 //
 // Start it, and start it again with the ticket that the first one prints. The examples show
-// whole programs: a chat, a job queue, presence, and the original's synopsis.
+// whole programs: a chat, a job queue, presence, and the synopsis of the Node.js library
+// smokesignal.
 //
 // It is event passing and no more: no replication, no storage, no agreement. Build those from
 // events.

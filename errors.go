@@ -32,8 +32,8 @@ var (
 	// ErrRefused is returned by Emit and Call when the peer does not accept events from
 	// this node now. errors.Is also finds ErrNotConnected in it.
 	ErrRefused = direct.ErrRefused
-	// ErrStalled is returned by the Emit of a Peer when nothing could be written to it for
-	// ten seconds.
+	// ErrStalled is returned by the Emit of a Peer when nothing could be written to the peer
+	// for ten seconds.
 	ErrStalled = direct.ErrStalled
 	// ErrQueueFull is returned by a TryEmit that would have to wait.
 	ErrQueueFull = events.ErrQueueFull
@@ -78,16 +78,16 @@ var (
 	// ErrFull is returned by Connect when this peer list, or that of the other node, is
 	// full.
 	ErrFull = discovery.ErrFull
-	// ErrSelf is returned when the address, or the id, is that of this node.
+	// ErrSelf is returned when the given address, or the given id, is that of this node.
 	ErrSelf = errs.ErrSelf
 	// ErrOtherNetwork is returned when the other node belongs to a network of another name.
 	ErrOtherNetwork = errs.ErrOtherNetwork
-	// ErrUnreachable is returned when nobody answers at the address.
+	// ErrUnreachable is returned when nobody answers at the address that is dialed.
 	ErrUnreachable = discovery.ErrUnreachable
 	// ErrRelayed is returned when the other node was reached through a relay, and no direct
 	// connection to it came about.
 	ErrRelayed = errs.ErrRelayed
-	// ErrUnresolvable is returned when DNS has no address for the name.
+	// ErrUnresolvable is returned when DNS has no address for the name in a seed or an address.
 	ErrUnresolvable = discovery.ErrUnresolvable
 	// ErrNotSmokesignal is returned when the program that answers at an address is not a
 	// node. Dial accepts any libp2p program, so it returns this error only for a program
@@ -137,7 +137,7 @@ type ListenError = host.ListenError
 type SeedError struct {
 	Seed string    // as it was given to Seeds
 	Err  error     // the cause, such as ErrUnreachable
-	Next time.Time // when it is tried next; zero if no try is planned
+	Next time.Time // when the seed is tried next; zero if no try is planned
 }
 
 func (e *SeedError) Error() string { return (*discovery.SeedError)(e).Error() }

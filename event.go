@@ -11,7 +11,7 @@ import (
 // An Event is one event that arrived. All its handlers share it. They may use it at the
 // same time and keep it, but must not change its bytes.
 type Event struct {
-	From ID           // its sender, proven by the connection or by a signature
+	From ID           // the sender of the event, proven by the connection or by a signature
 	Name string       // as the sender gave it to Emit
 	Args payload.Args // the encoded arguments; read them with Decode or Bytes
 }

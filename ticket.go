@@ -15,7 +15,7 @@ type Ticket struct {
 	ID ID
 	// Network is the name of its network.
 	Network string
-	// Addrs are the addresses at which it is reached, the most reachable first.
+	// Addrs are the addresses at which the node is reached, the most reachable first.
 	Addrs []ma.Multiaddr
 }
 

@@ -112,9 +112,9 @@ func (s *screen) print(text string) {
 	s.redraw()
 }
 
-// run reads keys from in until ctrl-c, ctrl-d on an empty line, the end of in, or the end of
-// done. Then it closes the channel that lines returns. Ctrl-c also calls quit at once, even if
-// written lines are not sent yet.
+// run reads keys from in until ctrl-c, ctrl-d on an empty line or the end of in, or until done
+// is closed. Then it closes the channel that lines returns. Ctrl-c also calls quit at once, even
+// if written lines are not sent yet.
 func (s *screen) run(in io.Reader, done <-chan struct{}, quit func()) {
 	defer close(s.typed)
 	defer close(s.end)

@@ -103,8 +103,8 @@ func (s *session) disconnected(context.Context) {
 }
 
 // peerAdded asks everybody for names when a neighbor that is not in the roster was added,
-// unless it is the first neighbor. It may have just joined, or may link this chat to a part of
-// the network that was cut off, with people in it who are not in the roster.
+// unless it is the first neighbor. The new neighbor may have just joined, or may link this chat
+// to a part of the network that was cut off, with people in it who are not in the roster.
 func (s *session) peerAdded(ctx context.Context, p *smokesignal.Peer) {
 	if _, known := s.roster.all()[p.ID()]; !known && s.node.Peers().Len() > 1 {
 		s.greet(ctx, true)

@@ -41,7 +41,7 @@ import (
 // An entry is the last write of a key.
 type entry struct {
 	Value string // empty if the key is deleted
-	Time  int64  // when it was written, in ns since 1970, but later than the entry it replaced
+	Time  int64  // when the value was written, in ns since 1970, but later than in the entry that it replaced
 }
 
 // String returns the value, so that log prints it alone.

@@ -18,7 +18,8 @@ type ID = protocol.ID
 const (
 	// Overlay carries links, membership and the watchdog.
 	Overlay ID = prefix + "overlay/1.0.0"
-	// Repair carries high-water marks and repairs of broadcasts.
+	// Repair carries high-water marks (how many broadcasts of each sender a node knows of) and
+	// repairs of broadcasts.
 	Repair ID = prefix + "repair/1.0.0"
 	// Events carries direct events and calls.
 	Events ID = prefix + "events/1.0.0"

@@ -13,9 +13,9 @@ const (
 	// beaconInterval is the time between two beacons. A beacon is a message that one node, the
 	// owner of the tag of its part of the network, floods to all nodes of that part.
 	beaconInterval = 10 * time.Second
-	// If a node has received no beacon from the owner of the tag of its part of the network for
-	// beaconTimeout, it takes the owner for dead. That is three missed beacons, and half an
-	// interval for delays.
+	// If a node has received no beacon for beaconTimeout, it takes the node that floods the
+	// beacons, the owner of the tag of its part of the network, for dead. That is three missed
+	// beacons, and half an interval for delays.
 	beaconTimeout = 35 * time.Second
 	// takeoverSpan is the period in which the nodes of one part of the network get a turn, one
 	// after the other, to replace a dead owner of the tag (the node that floods beacons). A
@@ -66,8 +66,8 @@ func rank(id peer.ID) uint64 {
 	return binary.BigEndian.Uint64(sum[:])
 }
 
-// Tag returns the tag of this node's part of the network: the id of the node that owns the tag,
-// and the sequence number of that node's newest beacon.
+// Tag returns the tag of this node's part of the network: the id of the node that owns the tag
+// and floods beacons, and the sequence number of that node's newest beacon.
 func (s *State) Tag() Tag { return Tag{s.beacon.owner.ID, s.beacon.owner.Seq} }
 
 // advertisedTag returns the tag, the name of this node's part of the network, that this node
@@ -153,8 +153,9 @@ func (s *State) becomeOwner(now time.Time) {
 	s.beacon.next = now.Add(beaconInterval)
 }
 
-// setOwner notes that the node c owns the tag, and that its newest beacon arrived at the time
-// now. If another node owned the tag before, setOwner makes this node swap links soon.
+// setOwner notes that the node c owns the tag, and so floods the beacons, and that its newest
+// beacon arrived at the time now. If another node owned the tag before, setOwner makes this
+// node swap links soon.
 func (s *State) setOwner(now time.Time, c Contact) {
 	// The owner of the tag, the node that floods beacons, changes when two parts of the network
 	// meet or a part breaks up. Then this node should soon swap links, so that the links are
@@ -228,8 +229,8 @@ func (s *State) handleBeacon(now time.Time, from *link, owner Contact) {
 	s.floodBeacon(owner, from.ID)
 }
 
-// sendBeacon sends the newest beacon that this node knows to the neighbor of the link l, and
-// notes the time now in l.
+// sendBeacon sends the newest beacon that this node knows, which names the owner of the tag, to
+// the neighbor of the link l. It notes the time now in l.
 func (s *State) sendBeacon(now time.Time, l *link) {
 	// A node that owns the tag but has no signed peer record yet cannot send a beacon, which
 	// consists of that record.

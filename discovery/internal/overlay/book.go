@@ -43,7 +43,8 @@ type backoff struct {
 	perStep     int           // after each perStep failed attempts, the pause doubles
 }
 
-// after returns the pause that follows after fails attempts have failed.
+// after returns the pause before the next attempt to reach a node, if fails attempts to reach
+// it have failed.
 func (b backoff) after(fails int) time.Duration {
 	return min(b.first<<min(max(fails-1, 0)/b.perStep, 10), b.last)
 }

@@ -29,7 +29,7 @@ const (
 	ReasonNetwork            // the nodes belong to networks of different names
 	ReasonSelf               // the address belongs to the requester itself
 	ReasonCooldown           // a link between the two nodes ended less than thirty seconds ago
-	ReasonEnough             // the sender had found enough links before the handshake of this one ended
+	ReasonEnough             // the sender had found enough other links before the handshake of this link ended
 	ReasonClosed             // the node is closing
 	ReasonDropped            // the user closed the peer
 	ReasonMoved              // the sender has replaced this link by a link to another node
@@ -189,9 +189,11 @@ type (
 	Lookup struct {
 		// Path has the nodes that the message has passed; the first one is the node that began
 		// it.
-		Path   []peer.ID
-		TTL    int
-		Token  uint64 // a number chosen by the node that searches, which the answer Found repeats
+		Path []peer.ID
+		TTL  int
+		// Token is a number chosen by the node that searches for Target, which the answer Found
+		// repeats.
+		Token  uint64
 		Target peer.ID
 		Origin Contact // the node that searches; Target dials it, in case it cannot dial Target
 	}

@@ -96,7 +96,8 @@ func (s *State) askAllSeeds(now time.Time) {
 // askSeed asks the driver which node is at the address of seed i, unless the last such question
 // has no answer yet. x is what this node knows of seed i.
 func (s *State) askSeed(i int, x *seedState) {
-	// The driver has at most one question about each seed to answer at a time.
+	// This node asks the driver about a seed only if the driver has answered the last question
+	// about that seed.
 	if !x.asked {
 		x.asked = true
 		s.emit(AskSeed{Seed: i})

@@ -81,8 +81,8 @@ func (s *State) runShuffles(now time.Time) {
 			})
 		}
 	}
-	// The checks whether nodes believed to be alive are so use at most half of the dials, so
-	// that nodes that did not answer before are checked as well.
+	// The checks of nodes that are believed to be alive use at most half of the dials, so that
+	// nodes that did not answer before are checked as well.
 	if !now.Before(sh.nextCheck) && len(sh.checks) < maxDials/2 {
 		sh.nextCheck = now.Add(s.spread(sh.checkPause))
 		if e := s.book.stalestKnown(s.isIdle); e != nil {
@@ -150,9 +150,9 @@ func (s *State) failCheck(now time.Time, id peer.ID) bool {
 		return false
 	}
 	s.shuffles.checks = slices.Delete(s.shuffles.checks, i, i+1)
-	// If a node that was believed to be alive is dead, more of them may be dead, so the next
-	// check comes sooner. If a node that did not answer before does not answer again, that
-	// means nothing.
+	// If a node that was believed to be alive is dead, more nodes may be dead, so the next
+	// check comes sooner. If a node that did not answer before does not answer again, that says
+	// nothing about other nodes.
 	if s.book.findKnown(id) != nil {
 		s.shuffles.checkPause = max(s.shuffles.checkPause/2, minCheckPause)
 		s.shuffles.nextCheck = earlier(s.shuffles.nextCheck, now.Add(s.shuffles.checkPause))
@@ -227,7 +227,8 @@ func (s *State) handleShuffleReply(now time.Time, from Contact, l *link, m Shuff
 func (s *State) checkAnswered(now time.Time, from Contact, l *link, c check, t Tag) {
 	wasKnown := s.book.findKnown(from.ID) != nil
 	s.book.markAlive(from, now)
-	// Nodes that were believed to be alive, and are, need fewer checks.
+	// A node that was believed to be alive has answered, so such nodes need to be checked less
+	// often.
 	if wasKnown {
 		s.shuffles.checkPause = min(s.shuffles.checkPause*2, maxCheckPause)
 	}

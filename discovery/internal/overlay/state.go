@@ -259,7 +259,7 @@ func (s *State) forgiveSilence(now time.Time) {
 			l.heard = limit
 		}
 		l.nextKeepalive = now
-		// The timeouts of a handshake, and of a neighbor that is not on the topic, begin
+		// The timeouts of a handshake, and of a neighbor that is not on the pubsub topic, begin
 		// again, since no answer could arrive during the sleep.
 		if l.phase != linked {
 			l.since = now
@@ -285,8 +285,8 @@ func (s *State) forgiveSilence(now time.Time) {
 	for _, x := range s.seeds {
 		x.tries, x.next = 0, now
 	}
-	// The node that owns the tag has one beacon interval and wakeGrace to flood a beacon before
-	// another node becomes the owner in its place.
+	// The node that owns the tag, and floods beacons, has one beacon interval and wakeGrace to
+	// flood a beacon before another node becomes the owner in its place.
 	if limit := now.Add(beaconInterval + wakeGrace - beaconTimeout); s.beacon.heard.Before(limit) {
 		s.beacon.heard = limit
 	}

@@ -9,7 +9,7 @@ import "github.com/go-smokesignal/smokesignal/events"
 // error that stands in the place of the missing events.
 type Gap struct {
 	From    ID      // the sender of the missing events
-	Session [8]byte // the session of the sender in which it sent them, see Node.Session
+	Session [8]byte // the session of the sender in which it sent the missing events, see Node.Session
 	// First and Last are the sequence numbers of the first and the last missing event.
 	// A sender numbers the events of each session from 1.
 	First, Last uint64

@@ -93,7 +93,7 @@ type occasions struct {
 	seedError                  listeners[*SeedError]
 }
 
-// life is the state that Start and Close change.
+// life is the state of a node that Start and Close change.
 type life struct {
 	mu        sync.Mutex
 	stage     stage

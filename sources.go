@@ -48,7 +48,7 @@ func (r *nodeRouting) FindPeer(ctx context.Context, p peer.ID) (peer.AddrInfo, e
 	n := (*Node)(r)
 	err := n.running()
 	if err == nil {
-		err = checkID(p) // an impossible id is an error at once, not after a search in vain
+		err = checkID(p) // an id that no node can have is an error at once, and not only after a search
 	}
 	if err == nil {
 		var info peer.AddrInfo

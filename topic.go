@@ -99,7 +99,7 @@ type topics struct {
 	mu     sync.Mutex
 	closed bool
 	open   map[string]*Topic // by name; may hold a Topic that was closed a moment ago
-	all    map[*Topic]bool   // the open Topics, and closed ones whose handlers still run
+	all    map[*Topic]bool   // the open Topics, and those closed Topics whose handlers still run
 	tasks  sync.WaitGroup
 }
 

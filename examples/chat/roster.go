@@ -33,7 +33,7 @@ type roster struct {
 
 	mu     sync.Mutex
 	people map[smokesignal.ID]*person
-	called time.Time // when the last roll call began; zero once the people who did not answer it were removed
+	called time.Time // when everybody was last asked for a greeting (a roll call); zero once the people who did not answer were removed
 }
 
 type person struct {
@@ -109,8 +109,9 @@ func (r *roster) startRollCall(now time.Time) {
 	r.called = now
 }
 
-// removeSilent removes the people who did not answer the last roll call and returns their
-// names. It does nothing until absence has passed since the roll call.
+// removeSilent removes the people who did not answer the last roll call (the request that
+// everybody send a greeting) and returns their names. It does nothing until absence has passed
+// since the roll call.
 func (r *roster) removeSilent(now time.Time) (gone []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

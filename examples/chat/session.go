@@ -45,7 +45,7 @@ type session struct {
 	online          chan struct{}     // closed while this chat is connected, from the moment when its first greeting was sent
 	greetedAt       time.Time         // when the last greeting was sent
 	greetingDue     bool              // a greeting is to be sent as soon as greetEvery has passed since the last one
-	rollCallDue     bool              // the greeting that is due is to be a roll call
+	rollCallDue     bool              // the greeting that is due is to ask all others for theirs (a roll call)
 	connectingSince time.Time         // when the attempts to connect began; zero while connected, and once the user was told why they take so long
 	troubles        map[string]string // by seed, the last message about the seed that the user was shown
 }
@@ -111,8 +111,8 @@ func (s *session) peerAdded(ctx context.Context, p *smokesignal.Peer) {
 	}
 }
 
-// peerRemoved holds a roll call to find out whether the lost neighbor is gone or still in
-// the chat with other neighbors.
+// peerRemoved asks everybody for a greeting (a roll call), to find out whether the lost
+// neighbor is gone or still in the chat with other neighbors.
 func (s *session) peerRemoved(ctx context.Context, p *smokesignal.Peer) {
 	if _, known := s.roster.all()[p.ID()]; known {
 		s.greet(ctx, true)
@@ -134,7 +134,7 @@ func (s *session) waitConnected(ctx context.Context) {
 
 func (s *session) handleGreeting(ctx context.Context, from smokesignal.ID, g greeting) {
 	s.waitConnected(ctx)
-	now := time.Now() // the same time for both calls below, so that the sender counts as heard in the roll call that it starts
+	now := time.Now() // the same time for both calls below: if the greeting asks everybody for theirs, its sender counts as having answered
 	if name, news := s.roster.noteAlive(from, g.Name, now); news {
 		s.view.showStatus("%s joined", name)
 		s.showWho()
@@ -165,7 +165,8 @@ func (s *session) nameOf(ctx context.Context, id smokesignal.ID) string {
 }
 
 // greet broadcasts a greeting with this chat's name now, or as soon as greetEvery has passed
-// since the last greeting. If ask is true, the greeting is a roll call.
+// since the last greeting. If ask is true, the greeting asks all others for theirs (a roll
+// call).
 func (s *session) greet(ctx context.Context, ask bool) {
 	now := time.Now()
 	s.mu.Lock()
@@ -185,8 +186,9 @@ func (s *session) greet(ctx context.Context, ask bool) {
 	_ = s.broadcastName(ctx, ask)
 }
 
-// runDue runs what is due now: it removes people who did not answer a roll call, sends a
-// delayed greeting, and tells the user why connecting takes so long.
+// runDue does what is due now: it removes the people who did not answer when everybody was
+// asked for a greeting, sends a delayed greeting, and tells the user why connecting takes so
+// long.
 func (s *session) runDue(ctx context.Context) {
 	now := time.Now()
 	if gone := s.roster.removeSilent(now); len(gone) > 0 {

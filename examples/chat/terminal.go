@@ -30,8 +30,8 @@ func newView(ctx context.Context, in io.Reader, out io.Writer, quit func()) (vie
 		return w
 	}, os.Getenv("NO_COLOR") == "")
 	s.restore = restore
-	// A panic in these two goroutines would leave the terminal in raw mode; guard restores
-	// it. A panic in the main goroutine runs the deferred close in run.
+	// A panic in one of the two goroutines that start below would leave the terminal in raw
+	// mode, so guard restores it. A panic in the main goroutine runs the deferred close in run.
 	go s.guard(func() { s.run(in, ctx.Done(), quit) })
 	go s.guard(func() { onResize(ctx, s.resized) })
 	return s, nil

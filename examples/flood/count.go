@@ -18,7 +18,8 @@ func newRunID() (id runID) {
 // measurement) and 8 for the number of the event. Larger events are padded.
 const minSize = 16
 
-// fill writes the run's id and the event number n into b, which must have at least minSize bytes.
+// fill writes the id of the run (one measurement) and the event number n into b, which must
+// have at least minSize bytes.
 func fill(b []byte, run runID, n uint64) {
 	copy(b, run[:])
 	binary.BigEndian.PutUint64(b[8:], n)
@@ -31,7 +32,8 @@ func read(b []byte) (run runID, n uint64, ok bool) {
 	return runID(b), binary.BigEndian.Uint64(b[8:]), true
 }
 
-// maxEvents is the largest number of events in a run. A receiver keeps one bit for each.
+// maxEvents is the largest number of events in a run (one measurement). A receiver keeps one
+// bit for each of them.
 const maxEvents = 100_000_000
 
 // tally counts the events of one run (one measurement) at one receiver.
@@ -82,7 +84,8 @@ func (t *tally) report() report {
 	return r
 }
 
-// report is a receiver's answer to the sender: its counts at the end of a run.
+// report is a receiver's answer to the sender: its counts at the end of a run (one
+// measurement).
 type report struct {
 	Run        runID         `json:"run"`
 	Received   uint64        `json:"received"`

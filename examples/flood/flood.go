@@ -33,8 +33,8 @@ const (
 	// silence is the time without events after which a receiver that misses events reports
 	// them as lost.
 	silence = 2 * time.Second
-	// patience is how long the sender waits for the next receiver at the beginning of a run,
-	// and for the next report at its end.
+	// patience is how long the sender waits for the next receiver at the beginning of a run
+	// (one measurement), and for the next report of a receiver at its end.
 	patience = 30 * time.Second
 )
 
@@ -82,8 +82,8 @@ func (r *receiver) handleEvent(_ context.Context, from smokesignal.ID, b []byte)
 	}
 }
 
-// handleEnd reports the counts to the sender if all events have arrived, or if none has
-// arrived for the time silence. Otherwise it does nothing, and the sender asks again.
+// handleEnd reports the counts of this receiver to the sender if all events have arrived, or if
+// none has arrived for the time silence. Otherwise it does nothing, and the sender asks again.
 func (r *receiver) handleEnd(ctx context.Context, from smokesignal.ID, run runID) {
 	r.mu.Lock()
 	if r.tally == nil || from != r.from || run != r.run.Run {
@@ -109,7 +109,8 @@ func (r *receiver) handleEnd(ctx context.Context, from smokesignal.ID, run runID
 	_ = sendReport.Emit(ctx, r.node.Broadcast(), rep)
 }
 
-// progress returns how many of the current run's events have arrived, and how many there are.
+// progress returns how many events of the current run (one measurement) have arrived, and how
+// many there are.
 func (r *receiver) progress() (n, of uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -126,7 +127,8 @@ type outcome struct {
 	reports map[smokesignal.ID]*report // by receiver; nil for a receiver that did not report
 }
 
-// sender broadcasts the events of a run and collects the receivers' reports.
+// sender broadcasts the events of a run (one measurement) and collects the reports of the
+// receivers.
 type sender struct {
 	node *smokesignal.Node
 
@@ -225,7 +227,7 @@ func (s *sender) complete() bool {
 	return true
 }
 
-// progress returns how many events have been sent.
+// progress returns how many events of the run have been sent, and how many there are.
 func (s *sender) progress() (n, of uint64) { return s.sent.Load(), s.run.Count }
 
 // askUntil calls question again and again until done returns true. It fails if no receiver

@@ -225,7 +225,7 @@ func (r *Reader) setBuffer(size int) {
 	}
 }
 
-// read reads at least one byte into p, or returns an error.
+// read reads at least one byte from the stream into p, or returns an error.
 func (r *Reader) read(p []byte) (int, error) {
 	for range 100 {
 		if n, err := r.rd.Read(p); n > 0 || err != nil {
@@ -405,7 +405,8 @@ func AppendBytes[T ~[]byte | ~string](b []byte, num protowire.Number, v T) []byt
 	return AppendMessage(b, num, v)
 }
 
-// AppendMessage appends a length-delimited field, even if v is empty.
+// AppendMessage appends a length-delimited field with the number num and the content v to b,
+// even if v is empty.
 func AppendMessage[T ~[]byte | ~string](b []byte, num protowire.Number, v T) []byte {
 	b = protowire.AppendTag(b, num, protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(len(v)))

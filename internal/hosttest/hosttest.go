@@ -31,8 +31,9 @@ func New(t testing.TB, opts ...libp2p.Option) host.Host {
 	return h
 }
 
-// Eventually calls ok every 2 ms until it returns true, and fails the test after 60 s. It
-// polls, because libp2p and pubsub do not report changes of some of their state.
+// Eventually calls ok every 2 ms until it returns true, and fails the test after 60 s. what
+// says in its message what was awaited. Eventually polls, because libp2p and pubsub do not
+// report changes of some of their state.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)

@@ -68,8 +68,9 @@ const (
 	// for 64 nodes behind one address: each has at most two connections, when both ends dial
 	// at the same time, and after a crash of the node they count for up to 40 s more.
 	connsPerIP = 256
-	// connRatePerIP is how many new connections per second one address may open, after a
-	// first burst of connsPerIP. It is twice the rate of 64 nodes that each dial every 8 s.
+	// connRatePerIP is how many new connections per second one address may open, after
+	// connsPerIP connections that it may open at once. It is twice the rate of 64 nodes that
+	// each dial every 8 s.
 	connRatePerIP = 16
 )
 

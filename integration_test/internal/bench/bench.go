@@ -251,5 +251,5 @@ func (m meter) stop(r *Round) {
 	r.Allocs = now.Mallocs - m.allocs
 }
 
-// errNothing is returned when no event arrived in a round, so that it has no rate.
+// errNothing is returned when no event arrived in a round, so that the round has no figures.
 var errNothing = errors.New("nothing arrived")

@@ -137,7 +137,7 @@ func (s spans) search(n uint64) int {
 }
 
 func (s *spans) add(from, to uint64) {
-	i := s.search(max(from, 1) - 1) // also joins an interval that ends right before from
+	i := s.search(max(from, 1) - 1) // from-1, so that an interval that ends right before from is joined too
 	j := i
 	for ; j < len(*s) && (*s)[j].from <= to+1; j++ {
 		from, to = min(from, (*s)[j].from), max(to, (*s)[j].to)

@@ -42,7 +42,8 @@ type FlowStats struct {
 
 func newFlow() *Flow { return &Flow{changed: make(chan struct{}), cutAt: -1} }
 
-// change applies a setting and wakes the waiting goroutines.
+// change calls set, which changes a setting of f, and wakes the goroutines that wait for a
+// change.
 func (f *Flow) change(set func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -28,7 +28,7 @@ func newOutput(w io.Writer) *output {
 	return o
 }
 
-// add appends a record with the current time.
+// add appends a record, with the current time, to the records that wait to be written.
 func (o *output) add(r checker.Record) {
 	r.At = time.Now().UnixNano()
 	o.mu.Lock()

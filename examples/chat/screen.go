@@ -52,10 +52,10 @@ type screen struct {
 	closed bool
 }
 
-// newScreen draws a new screen on the terminal out, in color if colour is true. size returns
+// newScreen draws a new screen on the terminal out, with colors if color is true. size returns
 // the terminal's width in columns, or 0 if it is unknown.
-func newScreen(out io.Writer, size func() int, colour bool) *screen {
-	s := &screen{out: out, size: size, color: colour, typed: make(chan string, 16), end: make(chan struct{}), restore: func() {}}
+func newScreen(out io.Writer, size func() int, color bool) *screen {
+	s := &screen{out: out, size: size, color: color, typed: make(chan string, 16), end: make(chan struct{}), restore: func() {}}
 	s.buf.WriteString(pasteMode)
 	s.redraw()
 	return s

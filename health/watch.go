@@ -256,7 +256,7 @@ func (w *watchCore) seedFound(now time.Time, text string, id peer.ID, addrs []ma
 		return w.seedIsSelf(text)
 	}
 	s := w.findSeed(text)
-	// Ignore a text that is no watched seed. And if the seed was given with an id, a
+	// A text that does not name a watched seed is ignored. If the seed was given with an id, a
 	// node with another id at its address is not the seed.
 	if s == nil || s.pinned && s.id != id {
 		return nil

@@ -301,8 +301,8 @@ func (s *State) completeHandshake(now time.Time, l *link) {
 }
 
 // handleKeepalive handles the keepalive m of the peer from. It notes the peer's number of
-// links, and measures the round trip time. If the link l is nil, it tells the peer that there
-// is no link.
+// links, and measures the round trip time. If the link l is nil, it tells the peer that the two
+// are not linked.
 func (s *State) handleKeepalive(now time.Time, from Contact, l *link, m Keepalive) {
 	switch {
 	case l == nil:

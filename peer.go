@@ -151,7 +151,8 @@ func (p *Peer) OnClose(f func(ctx context.Context, reason error)) (off func()) {
 // closes the Pipe, not the link; Read returns io.EOF then.
 //
 // A Pipe receives the events that arrive after this call, and buffers up to 64 KiB or 256
-// events. While the buffer is full, all events of the peer wait, so read the Pipe or close it.
+// events. While the buffer is full, all direct events and calls of the peer wait, so read
+// the Pipe or close it.
 func (p *Peer) Pipe() io.ReadWriteCloser { return p.node.direct.Pipe(p.id) }
 
 // The methods below exist for Name, whose events are typed: with them it makes one allocation

@@ -77,7 +77,7 @@ func (n *Node) OnDisconnect(f func(ctx context.Context)) (off func()) {
 	return n.on.disconnect.on(func(ctx context.Context, _ struct{}) { f(ctx) })
 }
 
-// OnPeerAdded calls f when a peer was added to the list; the Node.js library calls this event
+// OnPeerAdded calls f when a peer was added to the peer list; the Node.js library calls this event
 // "new peer". The peer's direct events and calls are read only after f has returned, and the
 // peer does the same. So if both nodes make a Call inside f, both wait until their ctx ends;
 // make the call on another goroutine. off removes f.
@@ -85,7 +85,7 @@ func (n *Node) OnPeerAdded(f func(ctx context.Context, p *Peer)) (off func()) {
 	return n.on.peerAdded.on(f)
 }
 
-// OnPeerRemoved calls f when a peer was removed from the list. off removes f.
+// OnPeerRemoved calls f when a peer was removed from the peer list. off removes f.
 func (n *Node) OnPeerRemoved(f func(ctx context.Context, p *Peer)) (off func()) {
 	return n.on.peerRemoved.on(f)
 }

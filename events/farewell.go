@@ -14,7 +14,7 @@ type farewell struct {
 	askedAt map[peer.ID]time.Time // when each neighbor was last asked for a sign of life
 }
 
-// lackingNeighbor is a neighbor that has not confirmed all events.
+// lackingNeighbor is a neighbor that has not confirmed all events that this node has emitted.
 type lackingNeighbor struct {
 	id      peer.ID
 	heardAt time.Time // when this node last heard from the neighbor; zero: never
@@ -46,7 +46,8 @@ func (f *farewell) decide(now time.Time, lacking []lackingNeighbor) (ask, gone [
 		patience := answerTimeout + time.Duration(n.lacked)*time.Second/slowestLink
 		switch {
 		case !asked, answered && now.Sub(askedAt) >= askInterval:
-			// A neighbor that has answered may still die while this node waits for it.
+			// The neighbor was never asked, or it was alive when it answered some time
+			// ago. It may have died since, so it is asked (again).
 			f.askedAt[n.id] = now
 			ask = append(ask, n.id)
 		case !answered && now.Sub(askedAt) >= patience:

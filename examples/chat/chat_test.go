@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -12,12 +11,12 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/go-smokesignal/smokesignal"
 	"github.com/go-smokesignal/smokesignal/internal/hosttest"
+	"github.com/go-smokesignal/smokesignal/internal/outputtest"
 )
 
 // TestMain lets the test binary be the program, for the tests that kill it.
@@ -33,35 +32,12 @@ func TestMain(m *testing.M) {
 // patient bounds what a loaded machine may take.
 const patient = 30 * time.Second
 
-// output collects what a chat prints.
-type output struct {
-	mu      sync.Mutex
-	text    bytes.Buffer
-	changed chan struct{}
-}
-
-func newOutput() *output { return &output{changed: make(chan struct{})} }
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	close(o.changed)
-	o.changed = make(chan struct{})
-	return o.text.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
-}
-
 // talker is a chat with its two ends.
 type talker struct {
 	t    *testing.T
 	name string
 	in   io.WriteCloser
-	out  *output
+	out  *outputtest.Output
 	read int // up to where wait has looked
 	kill func()
 	done chan error
@@ -73,7 +49,7 @@ func talk(t *testing.T, name string, args ...string) *talker {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	r, w := io.Pipe()
-	k := &talker{t: t, name: name, in: w, out: newOutput(), kill: cancel, done: make(chan error, 1)}
+	k := &talker{t: t, name: name, in: w, out: new(outputtest.Output), kill: cancel, done: make(chan error, 1)}
 	if !slices.Contains(args, "-listen") {
 		args = append([]string{"-listen", "127.0.0.1:0"}, args...)
 	}
@@ -95,7 +71,7 @@ func talkProcess(t *testing.T, name string, args ...string) *talker {
 	}
 	cmd := exec.Command(exe, named(t, name, args)...)
 	cmd.Env = append(os.Environ(), "CHAT_TEST_MAIN=1")
-	k := &talker{t: t, name: name, out: newOutput(), done: make(chan error, 1)}
+	k := &talker{t: t, name: name, out: new(outputtest.Output), done: make(chan error, 1)}
 	cmd.Stdout, cmd.Stderr = k.out, k.out
 	if k.in, err = cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
@@ -153,9 +129,8 @@ func (k *talker) wait(pattern string, within time.Duration) []string {
 	re := regexp.MustCompile("(?m)^" + pattern + "$")
 	timeout := time.After(within)
 	for {
-		k.out.mu.Lock()
-		text, changed := k.out.text.String()[k.read:], k.out.changed
-		k.out.mu.Unlock()
+		text, changed := k.out.Now()
+		text = text[k.read:]
 		if m := re.FindStringSubmatchIndex(text); m != nil {
 			k.read += m[1]
 			var groups []string

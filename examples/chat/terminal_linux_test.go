@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/go-smokesignal/smokesignal/internal/outputtest"
 )
 
 // openTerminal returns the two ends of a terminal: what a person has before
@@ -69,7 +71,7 @@ func TestTerminal(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			k := &talker{t: t, name: "alice", in: person, out: newOutput(), done: make(chan error, 1)}
+			k := &talker{t: t, name: "alice", in: person, out: new(outputtest.Output), done: make(chan error, 1)}
 			go func() { k.done <- cmd.Wait() }()
 			k.cleanup(func() { cmd.Process.Kill() })
 			go io.Copy(k.out, person)

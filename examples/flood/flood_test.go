@@ -6,53 +6,12 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/go-smokesignal/smokesignal"
+	"github.com/go-smokesignal/smokesignal/internal/outputtest"
 )
-
-// output collects what a run prints.
-type output struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-	more chan struct{}
-}
-
-func newOutput() *output { return &output{more: make(chan struct{}, 1)} }
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	select {
-	case o.more <- struct{}{}:
-	default:
-	}
-	return o.text.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
-}
-
-func (o *output) wait(t *testing.T, pattern string) []string {
-	t.Helper()
-	re := regexp.MustCompile(pattern)
-	timeout := time.After(30 * time.Second)
-	for {
-		if m := re.FindStringSubmatch(o.String()); m != nil {
-			return m
-		}
-		select {
-		case <-o.more:
-		case <-timeout:
-			t.Fatalf("no %q in\n%s", pattern, o)
-		}
-	}
-}
 
 // TestOneProcess: all events at all receivers, once and in order.
 func TestOneProcess(t *testing.T) {
@@ -69,20 +28,20 @@ func TestOneProcess(t *testing.T) {
 func TestSeveralRuns(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
-	start := func(args ...string) (*output, chan error) {
-		out, done := newOutput(), make(chan error, 1)
+	start := func(args ...string) (*outputtest.Output, chan error) {
+		out, done := new(outputtest.Output), make(chan error, 1)
 		go func() { done <- run(ctx, append([]string{"-listen", "127.0.0.1:0"}, args...), out, nil) }()
 		return out, done
 	}
 	first, firstDone := start()
-	seed := first.wait(t, `-seed (\S+)`)[1]
+	seed := first.Wait(t, `-seed (\S+)`)[1]
 	second, secondDone := start("-seed", seed)
 	sender, senderDone := start("-seed", seed, "-send", "-n", "3", "-m", "500")
 	if err := <-senderDone; err != nil {
 		t.Fatalf("%v\n%s", err, sender)
 	}
-	for _, out := range []*output{first, second} {
-		out.wait(t, `500 of 500 events of 64 bytes in .*; 0 lost, 0 twice, 0 out of order`)
+	for _, out := range []*outputtest.Output{first, second} {
+		out.Wait(t, `500 of 500 events of 64 bytes in .*; 0 lost, 0 twice, 0 out of order`)
 	}
 	interrupt()
 	for _, done := range []chan error{firstDone, secondDone} {
@@ -164,9 +123,9 @@ func TestBar(t *testing.T) {
 	if got, want := bar("sent", 5, 10), "sent "+strings.Repeat("█", 15)+strings.Repeat("░", 15)+"  50% 5 of 10"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	out := newOutput()
+	out := new(outputtest.Output)
 	stop := showProgress(out, "sent", func() (uint64, uint64) { return 1, 1 })
-	out.wait(t, `sent █{30} 100% 1 of 1`)
+	out.Wait(t, `sent █{30} 100% 1 of 1`)
 	stop()
 	if !strings.HasSuffix(out.String(), clearLine(out)) {
 		t.Error("the bar stays behind")

@@ -20,35 +20,18 @@ import (
 
 	"github.com/go-smokesignal/smokesignal"
 	"github.com/go-smokesignal/smokesignal/internal/hosttest"
+	"github.com/go-smokesignal/smokesignal/internal/outputtest"
 )
 
 // patient bounds what a loaded machine may take.
 const patient = 60 * time.Second
 
 // said is what the programs say on standard error.
-var said output
+var said outputtest.Output
 
 func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.NewTextHandler(&said, nil)))
 	os.Exit(hosttest.Main(m))
-}
-
-// output collects what is written.
-type output struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
 }
 
 // program is a run of the example, with its two ends and the wire it is reached through.
@@ -307,11 +290,7 @@ func TestTooLarge(t *testing.T) {
 	}
 	start(t, "b", smokesignal.Seeds(a.wire.addr()))
 	const want = `msg="a call's results cannot be sent"`
-	for end := time.Now().Add(patient); !strings.Contains(said.String(), want); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("nobody said %s, only\n%s", want, said.String())
-		}
-	}
+	said.WaitText(t, want)
 }
 
 // TestMergeInAnyOrder: whatever comes first, twice, or together, the result is the same.

@@ -7,13 +7,14 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	corehost "github.com/libp2p/go-libp2p/core/host"
+
+	"github.com/go-smokesignal/smokesignal/internal/outputtest"
 )
 
 // app is an application that knows nothing of smokesignal: a host, gossipsub, a topic.
@@ -67,43 +68,6 @@ func (a *app) hears(want ...string) {
 	}
 }
 
-// output collects what a run prints.
-type output struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-	more chan struct{}
-}
-
-func newOutput() *output { return &output{more: make(chan struct{}, 1)} }
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	select {
-	case o.more <- struct{}{}:
-	default:
-	}
-	return o.text.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
-}
-
-func (o *output) wait(t *testing.T, text string) {
-	t.Helper()
-	timeout := time.After(30 * time.Second)
-	for !strings.Contains(o.String(), text) {
-		select {
-		case <-o.more:
-		case <-timeout:
-			t.Fatalf("no %q in\n%s", text, o)
-		}
-	}
-}
-
 // What is typed is what the app gets, and the other way round, byte for byte; who comes
 // and goes is told; an interrupt ends it.
 func TestTalksToAGossipsubApp(t *testing.T) {
@@ -111,12 +75,12 @@ func TestTalksToAGossipsubApp(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
 	stdin, typing := io.Pipe()
-	out, errs, done := newOutput(), newOutput(), make(chan error, 1)
+	out, errs, done := new(outputtest.Output), new(outputtest.Output), make(chan error, 1)
 	go func() {
 		done <- run(ctx, []string{"-dial", a.addr(), "-listen", "127.0.0.1:0", "-who", "room"}, stdin, out, errs)
 	}()
-	errs.wait(t, fmt.Sprintf("* connected to %s at %s\n", a.host.ID(), a.addr()))
-	errs.wait(t, fmt.Sprintf("* %s joins\n", a.host.ID()))
+	errs.WaitText(t, fmt.Sprintf("* connected to %s at %s\n", a.host.ID(), a.addr()))
+	errs.WaitText(t, fmt.Sprintf("* %s joins\n", a.host.ID()))
 	sent := []string{"hello", "", "\x00\xff\r", strings.Repeat("long", 200_000)}
 	go io.WriteString(typing, strings.Join(sent, "\n")+"\n")
 	a.hears(sent...)
@@ -127,13 +91,13 @@ func TestTalksToAGossipsubApp(t *testing.T) {
 		if err := a.room.Publish(t.Context(), []byte(m)); err != nil {
 			t.Fatal(err)
 		}
-		out.wait(t, m+"\n")
+		out.WaitText(t, m+"\n")
 	}
 	if text := out.String(); !strings.HasPrefix(text, "hi\r\n\x00\xff\nwide") || len(text) != 7+800_001 {
 		t.Errorf("printed %d bytes, beginning with %.40q", len(text), text)
 	}
 	a.host.Close()
-	errs.wait(t, fmt.Sprintf("* %s leaves\n", a.host.ID()))
+	errs.WaitText(t, fmt.Sprintf("* %s leaves\n", a.host.ID()))
 	interrupt()
 	if err := <-done; err != nil {
 		t.Errorf("interrupted: %v", err)
@@ -143,8 +107,7 @@ func TestTalksToAGossipsubApp(t *testing.T) {
 // A pipe into it ends it, after what it said was heard.
 func TestPipe(t *testing.T) {
 	a := newApp(t)
-	var out, errs output
-	out.more, errs.more = make(chan struct{}, 1), make(chan struct{}, 1)
+	var out, errs outputtest.Output
 	multiaddr := a.host.Addrs()[0].String()
 	args := []string{"-dial", multiaddr, "-listen", "127.0.0.1:0", "-wait", "100ms"}
 	input := "two\nlines"

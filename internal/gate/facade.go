@@ -20,7 +20,8 @@ type facade struct {
 	network *facadeNetwork
 }
 
-// A facadeNetwork is the network of a facade: only admitted peers are connected to it.
+// A facadeNetwork is the libp2p network that pubsub gets from the gate. In it, only the peers
+// that the gate admits (linked peers and guests) are connected.
 type facadeNetwork struct {
 	network.Network
 	gate *Gate

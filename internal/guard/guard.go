@@ -229,8 +229,9 @@ func (g *Inspector) DropRPC(rpc *pubsub.RPC, _ peer.ID) {
 	g.counters.dropped.Add(uint64(len(rpc.GetPublish())))
 }
 
-// Join is called when this node has joined a topic, whose messages are checked from now
-// on. On a shared pubsub CanSubscribe is not called.
+// Join is called by pubsub when this node has joined a topic. From now on the messages of the
+// topic are checked. CanSubscribe does the same, but is not called on a pubsub that the
+// application shares with the node.
 func (g *Inspector) Join(topic string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// A Limiter logs a line about events at most once a second. The line says how many events
-// there were since the line before. The zero value is ready to use; the caller guards it.
+// A Limiter logs something that may happen often, at most one line per second. Each line says
+// how often it has happened since the last line. The zero value is ready to use. A Limiter is
+// not safe for concurrent use.
 type Limiter struct {
 	last  time.Time // when the last line was logged
 	count uint64    // events since then

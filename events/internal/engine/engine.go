@@ -202,8 +202,9 @@ func (e *Engine[V]) ReceiveMarks(now time.Time, id peer.ID, marks []Mark) {
 	for _, m := range marks {
 		if m.Sender != e.self {
 			begin := m.Begin
-			// The neighbor's greeting has decided where the session begins, or it will
-			// when it arrives. Until then, events before this mark are not wanted.
+			// Where this node begins with the session is decided by the neighbor's
+			// greeting: it has been, or it will be when the greeting arrives. So this
+			// mark must not cause requests for the events before it.
 			if !e.greeted[id] || e.repair.HasGreetedWith(id, repair.Subject{Sender: m.Sender, Session: m.Session}) {
 				begin = max(m.Next, m.Above)
 			}

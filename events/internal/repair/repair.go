@@ -32,8 +32,8 @@ type Config struct {
 	// GiveUpTimeout is how long events must be missing before they can be given up
 	// [2 s].
 	GiveUpTimeout time.Duration
-	// UnseenTimeout is how long events must be missing before they can be given up if
-	// no neighbor knew their session when they were sent [30 s].
+	// UnseenTimeout is how long events must be missing before they can be given up, if none
+	// of the neighbors knew their session at the time when they were sent [30 s].
 	UnseenTimeout time.Duration
 
 	// MaxAsks is how many asks may be in progress at once [16, or MaxPerPeer times the
@@ -446,8 +446,9 @@ func (c *Planner) canGiveUp(h *openHole, now time.Time) bool {
 }
 
 // FinishAsk reports the outcome of an ask. SetHole or ClearHole must have been called
-// before for the events that arrived. For a backfill, got is the number after the last
-// event that the ask brought.
+// before for the events that arrived. got matters only for an ask of a backfill, which
+// fetches events that were sent before this node knew the session: it is the number after
+// the last event that the ask brought.
 func (c *Planner) FinishAsk(now time.Time, a Ask, got uint64, outcome Outcome) {
 	c.asks--
 	c.due = order.Earlier(c.due, now) // one more ask can be sent now

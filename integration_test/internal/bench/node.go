@@ -133,8 +133,8 @@ func directEntrant(listen string, size, count int) entrant {
 	}}
 }
 
-// checked changes r so that its rounds also fail if the nodes' links differ from the graph, and
-// returns r.
+// checked changes r so that its rounds also fail if the links between the nodes are not those
+// of the graph with which ns was opened. It returns r.
 func (ns *nodes) checked(r *rig) *rig {
 	round := r.round
 	r.round = func(ctx context.Context, count int) (Round, error) {

@@ -9,9 +9,9 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
-// TestAskedBeforeStart: what needs a node that runs says so at once, before Start and
+// TestMethodsFailBeforeStartAndAfterClose: what needs a node that runs says so at once, before Start and
 // after Close.
-func TestAskedBeforeStart(t *testing.T) {
+func TestMethodsFailBeforeStartAndAfterClose(t *testing.T) {
 	const seed = "127.0.0.1:1"
 	node, err := smokesignal.New(smokesignal.Listen("127.0.0.1:0"), smokesignal.Seeds(seed))
 	if err != nil {
@@ -63,8 +63,8 @@ func TestStatsCountPanics(t *testing.T) {
 	}
 }
 
-// TestNodeAloneIsAPart: of its own, as long as it runs.
-func TestNodeAloneIsAPart(t *testing.T) {
+// TestNodeWithoutPeersOwnsItsTag: of its own, as long as it runs.
+func TestNodeWithoutPeersOwnsItsTag(t *testing.T) {
 	node, err := smokesignal.New(smokesignal.Listen("127.0.0.1:0"))
 	if err != nil {
 		t.Fatal(err)

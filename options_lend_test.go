@@ -58,9 +58,9 @@ func (l lender) join(ps *pubsub.PubSub, name string) *pubsub.Topic {
 	return topic
 }
 
-// TestBadLoans: what is wrong about the options that lend is a sentence at New, which
+// TestErrorOfABadLentOptionNamesIt: what is wrong about the options that lend is a sentence at New, which
 // names the option and says what to do; and nothing stays on the host.
-func TestBadLoans(t *testing.T) {
+func TestErrorOfABadLentOptionNamesIt(t *testing.T) {
 	const relay = "/ip4/192.0.2.1/udp/8495/quic-v1/p2p/12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf"
 	const own = "smokesignal/default"
 	with := smokesignal.WithHost
@@ -172,9 +172,9 @@ func TestBadLoans(t *testing.T) {
 	}
 }
 
-// TestBadLoanLeavesTheTopic: when New fails late, the topic of a pubsub that goes on
+// TestFailedNewLeavesTheTopic: when New fails late, the topic of a pubsub that goes on
 // is left, and New works once the reason is gone.
-func TestBadLoanLeavesTheTopic(t *testing.T) {
+func TestFailedNewLeavesTheTopic(t *testing.T) {
 	l := newLender(t)
 	ps := l.floodsub()
 	lent := []smokesignal.Option{smokesignal.WithHost(l.host), smokesignal.WithPubSub(ps)}
@@ -262,9 +262,9 @@ func TestPubSubMadeAfterNew(t *testing.T) {
 	}
 }
 
-// TestLentHostIsTheNodes: the node is its host, id and addresses included, and a host
+// TestNodeUsesTheLentHost: the node is its host, id and addresses included, and a host
 // that does not listen is fine.
-func TestLentHostIsTheNodes(t *testing.T) {
+func TestNodeUsesTheLentHost(t *testing.T) {
 	l := newLender(t)
 	node, err := smokesignal.New(smokesignal.WithHost(l.host))
 	if err != nil {

@@ -257,7 +257,7 @@ func (s *orderSubject) state(p ID) string {
 }
 
 // A callback that panics, or ends its goroutine, keeps no later callback from running.
-func TestCallbacksSurviveTheUser(t *testing.T) {
+func TestPanickingCallbackKeepsNoneFromRunning(t *testing.T) {
 	s := newOrderSubject(t)
 	s.node.OnPeerAdded(func(context.Context, *Peer) { panic("the user's") })
 	s.node.OnPeerRemoved(func(context.Context, *Peer) { runtime.Goexit() })

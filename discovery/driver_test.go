@@ -386,7 +386,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	noneLeft()
 }
 
-func TestLinkErrorTellsPurposeFromFault(t *testing.T) {
+func TestLinkErrorDistinguishesPurposeFromFault(t *testing.T) {
 	t.Parallel()
 	for reason, want := range map[overlay.Reason]bool{
 		overlay.ReasonMoved: true, overlay.ReasonSwapped: true, overlay.ReasonFull: true, overlay.ReasonEnough: true, overlay.ReasonDropped: true,

@@ -328,7 +328,7 @@ func TestFindEndsWithItsContext(t *testing.T) {
 	wantNoJunk(t, h)
 }
 
-func TestFindTakesAtMostFiveSeconds(t *testing.T) {
+func TestFindEndsAfterFiveSeconds(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("waits for the limit")

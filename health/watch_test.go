@@ -436,7 +436,7 @@ func TestAMachineThatIsAlwaysTooBusyLosesNoSeed(t *testing.T) {
 	s.want()
 }
 
-func TestItDoesNotWatchItself(t *testing.T) {
+func TestNodeDoesNotWatchItself(t *testing.T) {
 	s := newScene(t, interval, seedAddr, "seed.test:8495", "other.test:8495", "10.0.0.9:1")
 	s.w.seeds = append(s.w.seeds, newSeedRecord(WatchedSeed{Text: "by id", ID: s.me.id, Addrs: addrPorts("10.0.0.1:1")}))
 	s.w.setOwnAddrs(addrPorts(seedAddr))

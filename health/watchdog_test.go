@@ -344,7 +344,7 @@ func TestANodeWithoutWatchdogStillAnswersAndForwards(t *testing.T) {
 	})
 }
 
-func TestCloseEndsEverything(t *testing.T) {
+func TestCloseEndsTheGoroutinesOfTheWatchdog(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		m := newMesh(t, 3, 1, line(3))
 		defer m.close()

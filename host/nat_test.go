@@ -57,7 +57,7 @@ func overQUIC(t *testing.T, h *Host) ma.Multiaddr {
 
 func relayed(h *Host) []ma.Multiaddr { return onlyRelayed(h.Dialable()) }
 
-func TestBadRelaysAreSentences(t *testing.T) {
+func TestErrorOfABadRelayIsASentence(t *testing.T) {
 	key, id := mustIdentity(t)
 	other := "12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf"
 	for text, want := range map[string]string{

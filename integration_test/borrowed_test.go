@@ -165,9 +165,9 @@ func streamsOf(h corehost.Host, which func(protocol.ID) bool) map[protocol.ID]in
 	return count
 }
 
-// TestClosedNodeIsForgotten: nothing on the application's host and pubsub keeps a closed
+// TestClosedNodeIsFreed: nothing on the application's host and pubsub keeps a closed
 // node in memory, with the megabytes that it may have stored.
-func TestClosedNodeIsForgotten(t *testing.T) {
+func TestClosedNodeIsFreed(t *testing.T) {
 	for name, make := range map[string]pubsubMaker{"a pubsub of its own": nil, "floodsub": pubsub.NewFloodSub, "gossipsub": pubsub.NewGossipSub} {
 		h := rawHost(t)
 		var opts []smokesignal.Option

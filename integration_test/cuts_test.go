@@ -12,10 +12,10 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
-// TestCutLink: the last link of a line is cut in the middle of 100 broadcasts a
+// TestEventsOfACutLinkAreDeliveredOrReported: the last link of a line is cut in the middle of 100 broadcasts a
 // second. Those behind it get everything when it is back, unless the cut was longer
 // than events are kept: then what is delivered and what is reported add up.
-func TestCutLink(t *testing.T) {
+func TestEventsOfACutLinkAreDeliveredOrReported(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		cut, keep time.Duration
@@ -81,9 +81,9 @@ func cutLink(t *testing.T, cut, keep time.Duration) {
 	}
 }
 
-// TestRelayRestarts: the relay in a line of three is killed and started anew, with
+// TestRestartedRelayLosesNothing: the relay in a line of three is killed and started anew, with
 // nothing of what it had, in the middle of 100 broadcasts a second. Nothing is lost.
-func TestRelayRestarts(t *testing.T) {
+func TestRestartedRelayLosesNothing(t *testing.T) {
 	t.Parallel()
 	away := 2 * time.Second
 	if chosen() == full {
@@ -120,10 +120,10 @@ func TestRelayRestarts(t *testing.T) {
 	c.Check(checker.Config{Accounted: true})
 }
 
-// TestFrozenNeighbour: one of three neighbours is frozen while 50,000 events are
+// TestEventsOfAFrozenNeighborAreDeliveredOrReported: one of three neighbours is frozen while 50,000 events are
 // broadcast. The others get everything; the frozen one gets everything if it was
 // not frozen for long, and else what it gets and what it reports add up.
-func TestFrozenNeighbour(t *testing.T) {
+func TestEventsOfAFrozenNeighborAreDeliveredOrReported(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		frozen time.Duration

@@ -101,9 +101,9 @@ func gather(t *testing.T, listen string, n int, gap time.Duration) {
 	c.Check(checker.Config{Whole: true, CompleteFrom: mark})
 }
 
-// TestKilledSeedIsMissedByNobodyElse: the network of five goes on without its
+// TestNetworkGoesOnWithoutItsSeed: the network of five goes on without its
 // seed, and takes it back when it is started again at the same place.
-func TestKilledSeedIsMissedByNobodyElse(t *testing.T) {
+func TestNetworkGoesOnWithoutItsSeed(t *testing.T) {
 	t.Parallel()
 	needs(t, long)
 	c := cluster.New(t)

@@ -219,9 +219,9 @@ func (c *conversation) goesOn(after string) {
 	})
 }
 
-// TestGarbageOfAGuestDeafensNobody expects that garbage, the largest message and messages
+// TestGarbageOfAGuestHarmsNobody expects that garbage, the largest message and messages
 // that are too large end neither a link nor a connection, nor the talk with their sender.
-func TestGarbageOfAGuestDeafensNobody(t *testing.T) {
+func TestGarbageOfAGuestHarmsNobody(t *testing.T) {
 	t.Parallel()
 	l, a, b := pair(t)
 	c := newConversation(t, a, b)

@@ -105,7 +105,7 @@ var leafHomes = map[string]func(t *testing.T) []smokesignal.Option{
 
 // A leaf of which the node has heard only what it spoke before it spoke repair is asked
 // once more when it comes to the topic.
-func TestLeafThatWasMisheard(t *testing.T) {
+func TestLeafIsIdentifiedAgainWhenItJoinsTheTopic(t *testing.T) {
 	t.Parallel()
 	for name, lend := range leafHomes {
 		t.Run(name, func(t *testing.T) {

@@ -32,9 +32,9 @@ func TestNodeBelowItsMinimumFindsPeers(t *testing.T) {
 	l.check(checker.Config{Whole: true})
 }
 
-// TestNodeWithoutMinimumLooksForNobody shows that a node with a minimum of zero keeps the
+// TestNodeWithoutMinimumSearchesNoPeers shows that a node with a minimum of zero keeps the
 // peers that it was given.
-func TestNodeWithoutMinimumLooksForNobody(t *testing.T) {
+func TestNodeWithoutMinimumSearchesNoPeers(t *testing.T) {
 	parallelInVirtualTime(t)
 	inVirtualTime(t, func(t *testing.T, v *virtual) {
 		a, b := v.pair()
@@ -74,9 +74,9 @@ func TestMaximumHoldsBothWays(t *testing.T) {
 	}
 }
 
-// TestMaximumZeroTakesNobody shows that a maximum of zero means no peers at all, not
+// TestMaximumZeroRefusesEveryLink shows that a maximum of zero means no peers at all, not
 // the default.
-func TestMaximumZeroTakesNobody(t *testing.T) {
+func TestMaximumZeroRefusesEveryLink(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t)
 	none := l.start(cluster.Spec{Name: "none", Limits: &[2]int{0, 0}})
@@ -91,8 +91,8 @@ func TestMaximumZeroTakesNobody(t *testing.T) {
 	l.wantStory(b)
 }
 
-// TestUnlimitedTakesAll shows that a node with the maximum Unlimited is never full.
-func TestUnlimitedTakesAll(t *testing.T) {
+// TestUnlimitedAcceptsEveryLink shows that a node with the maximum Unlimited is never full.
+func TestUnlimitedAcceptsEveryLink(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t)
 	hub := l.start(cluster.Spec{Name: "hub", Limits: &[2]int{0, smokesignal.Unlimited}})
@@ -132,9 +132,9 @@ func TestFullNetworkLetsNewcomersIn(t *testing.T) {
 	})
 }
 
-// TestNobodyStaysAlone shows that nodes that start at the same moment all find enough
+// TestNodesThatStartAtOnceAllFindPeers shows that nodes that start at the same moment all find enough
 // peers. TestGather does it with 30 processes.
-func TestNobodyStaysAlone(t *testing.T) {
+func TestNodesThatStartAtOnceAllFindPeers(t *testing.T) {
 	t.Parallel()
 	n := 10
 	if chosen() >= long {

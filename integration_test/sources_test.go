@@ -220,9 +220,9 @@ func (v *visitor) FindPeers(_ context.Context, ns string, _ ...corediscovery.Opt
 	return found, v.err
 }
 
-// TestNodesMeetByDiscovery: nodes without seeds find each other where WithDiscovery
+// TestNodesFindEachOtherByDiscovery: nodes without seeds find each other where WithDiscovery
 // says, under the name of their network; those of another network do not.
-func TestNodesMeetByDiscovery(t *testing.T) {
+func TestNodesFindEachOtherByDiscovery(t *testing.T) {
 	t.Parallel()
 	l, s := newLocal(t), newSquare()
 	var nodes []*smokesignal.Node

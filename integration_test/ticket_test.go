@@ -92,9 +92,9 @@ func TestTicketPinsTheNode(t *testing.T) {
 	l.wait(soon, "joined the right one", func(s *checker.State) bool { return s.Proc("guest").Has(host.ID().String()) })
 }
 
-// TestConnectTakesATicket, also one of another network, about which the other
+// TestConnectAcceptsATicket, also one of another network, about which the other
 // node has the last word.
-func TestConnectTakesATicket(t *testing.T) {
+func TestConnectAcceptsATicket(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t)
 	a := l.start(cluster.Spec{Name: "a", Limits: manual})

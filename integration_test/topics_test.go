@@ -128,9 +128,9 @@ func TestConnectOverWebRTCUntilPubSubComes(t *testing.T) {
 	}
 }
 
-// TestClosedTopicsAreForgotten expects that a node keeps nothing of closed topics, and that
+// TestClosedTopicsAreFreed expects that a node keeps nothing of closed topics, and that
 // Close waits for their handlers, even when the name of the topic is in use again.
-func TestClosedTopicsAreForgotten(t *testing.T) {
+func TestClosedTopicsAreFreed(t *testing.T) {
 	t.Parallel()
 	n := newLocal(t).start(cluster.Spec{Name: "n"})
 	var closed []weak.Pointer[smokesignal.Topic]

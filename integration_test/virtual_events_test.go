@@ -9,9 +9,9 @@ import (
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/checker"
 )
 
-// TestVirtualEveryCutIsToldOnce: three cuts of a minute, a minute apart, are three
+// TestVirtualEveryCutIsReportedOnce: three cuts of a minute, a minute apart, are three
 // netsplits of the seed on the other side for everybody, and three ends of them.
-func TestVirtualEveryCutIsToldOnce(t *testing.T) {
+func TestVirtualEveryCutIsReportedOnce(t *testing.T) {
 	needs(t, long)
 	virtually(t, func(t *testing.T, v *virtual, n int) {
 		seeds := []int{0, 1}
@@ -32,16 +32,16 @@ func TestVirtualEveryCutIsToldOnce(t *testing.T) {
 	})
 }
 
-// TestVirtualShortPings: with pings every two seconds and a second for the answer, a
+// TestVirtualShortPingsReportALostSeedInTime: with pings every two seconds and a second for the answer, a
 // netsplit is told within six seconds, whether the seed crashed or was cut off, to its
 // neighbours too: that their links to it stand for 12.5 s more does not matter.
-func TestVirtualShortPings(t *testing.T) {
+func TestVirtualShortPingsReportALostSeedInTime(t *testing.T) {
 	toldWithin(t, 6*time.Second, smokesignal.PingInterval(2*time.Second), smokesignal.PingTimeout(time.Second))
 }
 
-// TestVirtualDefaultPings: as TestVirtualShortPings, within 25 s, as nodes are unless
+// TestVirtualDefaultPingsReportALostSeedInTime: as TestVirtualShortPingsReportALostSeedInTime, within 25 s, as nodes are unless
 // they are told otherwise.
-func TestVirtualDefaultPings(t *testing.T) {
+func TestVirtualDefaultPingsReportALostSeedInTime(t *testing.T) {
 	needs(t, long)
 	toldWithin(t, 25*time.Second)
 }
@@ -92,10 +92,10 @@ func toldWithin(t *testing.T, within time.Duration, more ...smokesignal.Option) 
 	}
 }
 
-// TestVirtualBothSidesAreHeard: what both sides broadcast during a cut of half a minute,
+// TestVirtualEventsOfBothSidesArriveAfterACut: what both sides broadcast during a cut of half a minute,
 // which is shorter than it is kept, is delivered to everybody after it, once and in
 // order.
-func TestVirtualBothSidesAreHeard(t *testing.T) {
+func TestVirtualEventsOfBothSidesArriveAfterACut(t *testing.T) {
 	virtually(t, func(t *testing.T, v *virtual, n int) {
 		seeds := []int{0, 1}
 		v.join(n, seeds)
@@ -134,10 +134,10 @@ func TestVirtualBothSidesAreHeard(t *testing.T) {
 	})
 }
 
-// TestVirtualPairIsCut: two nodes that are cut from each other are told disconnect,
+// TestVirtualCutPairLosesItsPeerAndReportsNoNetsplit: two nodes that are cut from each other are told disconnect,
 // and connect when they are together again, in the order of promise 1. Nobody is
 // told of a netsplit: who is alone has not lost the seed but everybody.
-func TestVirtualPairIsCut(t *testing.T) {
+func TestVirtualCutPairLosesItsPeerAndReportsNoNetsplit(t *testing.T) {
 	virtually(t, func(t *testing.T, v *virtual, _ int) {
 		v.join(2, []int{0})
 		v.wait(10*time.Second, "linked", func(s *checker.State) bool { return s.Gathered(2) })

@@ -25,7 +25,7 @@ func TestBroadcastsReachEverybody(t *testing.T) {
 	})
 }
 
-func TestWhatACutSwallowedArrivesAfterIt(t *testing.T) {
+func TestEventsOfACutArriveAfterIt(t *testing.T) {
 	smokesignaltest.Run(t, func(t *testing.T) {
 		net := smokesignaltest.Network(t, 6)
 		net.Cut(0, 1)

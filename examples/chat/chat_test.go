@@ -261,9 +261,9 @@ func TestKilledFarAway(t *testing.T) {
 	a.wait(`\* bob left`, patient)
 }
 
-// TestWhoAsksStays: a roll call does not strike the one who holds it, who says nothing
+// TestRollCallKeepsItsCaller: a roll call does not strike the one who holds it, who says nothing
 // more once the others have answered.
-func TestWhoAsksStays(t *testing.T) {
+func TestRollCallKeepsItsCaller(t *testing.T) {
 	t.Parallel()
 	alice := talk(t, "alice")
 	node, err := smokesignal.New(smokesignal.Listen("127.0.0.1:0"), smokesignal.Seeds(alice.seed()), smokesignal.Network(network(t)))
@@ -326,7 +326,7 @@ func TestPipeWithoutListener(t *testing.T) {
 	}
 }
 
-func TestNothingToSend(t *testing.T) {
+func TestEndOfInputEndsTheChat(t *testing.T) {
 	t.Parallel()
 	bob := talk(t, "bob", "-seed", hosttest.FreeAddress(t))
 	bob.in.Close()
@@ -335,8 +335,8 @@ func TestNothingToSend(t *testing.T) {
 	}
 }
 
-// TestSaysWhyNot: the cause is on the screen within three seconds, once.
-func TestSaysWhyNot(t *testing.T) {
+// TestCauseOfAFailedJoinIsShownOnce: the cause is on the screen within three seconds, once.
+func TestCauseOfAFailedJoinIsShownOnce(t *testing.T) {
 	t.Parallel()
 	const otherID = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp"
 	alice := talk(t, "alice")

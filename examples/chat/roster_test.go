@@ -51,8 +51,8 @@ func TestRosterNames(t *testing.T) {
 	}
 }
 
-// TestRosterTakenOnPurpose: a name made to look like the one another would get.
-func TestRosterTakenOnPurpose(t *testing.T) {
+// TestRosterKeepsImitatedNamesApart: a name made to look like the one another would get.
+func TestRosterKeepsImitatedNamesApart(t *testing.T) {
 	a, b := smokesignal.ID("idA-aaaaaa"), smokesignal.ID("idB-bbbbbb")
 	r := newRoster("bob")
 	first, _ := r.noteAlive(a, "bob-"+shortID(b), time.Unix(0, 0))

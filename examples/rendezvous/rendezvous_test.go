@@ -88,9 +88,9 @@ func (p *process) until(text string) string {
 	}
 }
 
-// TestNodesMeetInADHT: three processes that know nobody of their network meet in
+// TestNodesFindEachOtherInADHT: three processes that know nobody of their network meet in
 // the DHT of a fourth, which belongs to another network.
-func TestNodesMeetInADHT(t *testing.T) {
+func TestNodesFindEachOtherInADHT(t *testing.T) {
 	began := time.Now()
 	way := start(t, "way", "-network", "office").until("in the DHT at ")
 	var home []*process

@@ -70,7 +70,7 @@ func (a *app) hears(want ...string) {
 
 // What is typed is what the app gets, and the other way round, byte for byte; who comes
 // and goes is told; an interrupt ends it.
-func TestTalksToAGossipsubApp(t *testing.T) {
+func TestNodeAndGossipsubAppExchangeMessages(t *testing.T) {
 	a := newApp(t)
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()

@@ -99,9 +99,9 @@ func TestALentHostStaysAsItIs(t *testing.T) {
 
 func peerInfo(h corehost.Host) *peer.AddrInfo { return corehost.InfoFromHost(h) }
 
-// TestAConnectionIsSpareIfOnlyTheNodeUsesIt: a connection with a stream of the
+// TestConnectionIsClosableIfOnlyTheNodeUsesIt: a connection with a stream of the
 // application, or to a peer that it protects, is not spare.
-func TestAConnectionIsSpareIfOnlyTheNodeUsesIt(t *testing.T) {
+func TestConnectionIsClosableIfOnlyTheNodeUsesIt(t *testing.T) {
 	for _, c := range []struct {
 		what    string
 		streams []protocol.ID

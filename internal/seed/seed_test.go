@@ -10,7 +10,7 @@ const otherID = "12D3KooWJ4ct7gS3fLiVcQ7pgTTYG1kCHUEfLdmHXeWSBpwJHVJz"
 
 const testID = "12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf"
 
-func TestParseSeedAcceptsWhatPeopleWrite(t *testing.T) {
+func TestParseAcceptsTheUsualSpellings(t *testing.T) {
 	for _, c := range []struct{ text, targets, name string }{
 		{"192.168.2.100:8495", "/ip4/192.168.2.100/tcp/8495 /ip4/192.168.2.100/udp/8495/quic-v1", ""},
 		{"127.0.0.1:1", "/ip4/127.0.0.1/tcp/1 /ip4/127.0.0.1/udp/1/quic-v1", ""},
@@ -58,7 +58,7 @@ func TestParseSeedAcceptsWhatPeopleWrite(t *testing.T) {
 	}
 }
 
-func TestParseSeedRefusesInASentence(t *testing.T) {
+func TestErrorOfABadSeedIsOneSentence(t *testing.T) {
 	for _, c := range []struct{ text, want string }{
 		{"", "empty"},
 		{"192.168.2.100", "port is missing"},
@@ -150,7 +150,7 @@ func FuzzParse(f *testing.F) {
 }
 
 // The watchdog asks for a seed by these addresses.
-func TestSeedTellsTheAddressesInItsText(t *testing.T) {
+func TestSeedHasTheAddressesInItsText(t *testing.T) {
 	for text, want := range map[string]string{
 		"192.168.2.100:8495":                                                 "[192.168.2.100:8495]",
 		"[2001:db8::1]:8495":                                                 "[[2001:db8::1]:8495]",

@@ -47,7 +47,7 @@ func seal(message []byte) string {
 	return ticketWord + ticketVersion + ticketLetters.EncodeToString(b)
 }
 
-func TestTicketSaysWhereAndWho(t *testing.T) {
+func TestTicketKeepsAddressesIDAndNetwork(t *testing.T) {
 	const p2p = "/p2p/" + testID
 	var many, first8 []string
 	for i := range 10 {
@@ -125,7 +125,7 @@ func TestTicketSaysWhereAndWho(t *testing.T) {
 
 // People copy tickets by hand, and chats cut them off. A ticket is refused if one letter is wrong,
 // missing, too many, or swapped with the next.
-func TestTicketMistypedIsRefused(t *testing.T) {
+func TestMistypedTicketIsRefused(t *testing.T) {
 	text := encode(t, Ticket{ID: mustID(t, testID), Network: "kitchen", Addrs: addrs("/ip4/192.168.2.100/tcp/8495")})
 	refused := func(what, wrong string) {
 		t.Helper()
@@ -158,7 +158,7 @@ func TestTicketMistypedIsRefused(t *testing.T) {
 	}
 }
 
-func TestTicketRefusedInASentence(t *testing.T) {
+func TestErrorOfABadTicketIsOneSentence(t *testing.T) {
 	good := encode(t, Ticket{ID: mustID(t, testID), Addrs: addrs("/ip4/192.168.2.100/tcp/8495")})
 	key := "\x0a\x20" + strings.Repeat("k", 32)
 	at := "\x1a\x06\x0a\x00\x00\x01\x21\x2f"

@@ -59,7 +59,7 @@ func wantSilence(t *testing.T, at net.PacketConn) {
 	at.SetReadDeadline(time.Time{})
 }
 
-func TestPacketsTakeTheirTimeAndKeepTheirOrder(t *testing.T) {
+func TestPacketsArriveInOrderAfterTheLatency(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		_, a, b := pair(t)
 		began := time.Now()

@@ -169,7 +169,7 @@ func TestLowestRankFollowsFirst(t *testing.T) {
 
 // Another part has another owner, or a beacon of the same owner that differs by more than
 // 15 seconds.
-func TestTagsTellPartsApart(t *testing.T) {
+func TestTagsOfPartsDiffer(t *testing.T) {
 	c := newSeedless(t, 0, 5, 0)
 	c.step(RecordRenewed{Record: []byte("me"), Seq: 1e12})
 	c.settleTag()

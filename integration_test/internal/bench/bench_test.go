@@ -79,7 +79,7 @@ func play(t *testing.T, c Case, turns int) []Result {
 }
 
 // A machine that is slow in some turns changes both rates but not their factor.
-func TestFactorIsTakenWithinATurn(t *testing.T) {
+func TestFactorIsComputedWithinATurn(t *testing.T) {
 	c := Case{Name: "x", Yardstick: "old", entrants: []entrant{
 		scripted("new", rate(1000), rate(100), rate(500)),
 		scripted("old", rate(100), rate(10), rate(250)),

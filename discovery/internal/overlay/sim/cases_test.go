@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// TestFiguresMeetTheirBars plays the cases and compares each figure with its bar.
+// TestMeasuresStayWithinTheirBounds plays the cases and compares each figure with its bar.
 // docs/overlay.md has all of them.
-func TestFiguresMeetTheirBars(t *testing.T) {
+func TestMeasuresStayWithinTheirBounds(t *testing.T) {
 	for _, c := range Cases() {
 		for _, n := range []int{10, 100, 1000, 10_000} {
 			if c.FixedNodes != 0 && n != 10 {
@@ -71,7 +71,7 @@ func often(c Case, n int) int {
 }
 
 // A missed bar is reported.
-func TestMissedBarIsReported(t *testing.T) {
+func TestMeasureOutsideItsBoundIsReported(t *testing.T) {
 	c := Crash(80)
 	rows := Measure(c, Options{Rules: Original, Nodes: 100, Seed: 1}, 2)
 	if len(Missed(rows)) == 0 {

@@ -9,8 +9,8 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
-// TestMethodsFailBeforeStartAndAfterClose: what needs a node that runs says so at once, before Start and
-// after Close.
+// TestMethodsFailBeforeStartAndAfterClose: methods that need a running node return an error at once before
+// Start and after Close.
 func TestMethodsFailBeforeStartAndAfterClose(t *testing.T) {
 	const seed = "127.0.0.1:1"
 	node, err := smokesignal.New(smokesignal.Listen("127.0.0.1:0"), smokesignal.Seeds(seed))
@@ -35,20 +35,20 @@ func TestMethodsFailBeforeStartAndAfterClose(t *testing.T) {
 	}
 }
 
-// TestStatsCountPanics: of callbacks, which nothing but the log would tell of.
+// TestStatsCountPanics: Stats counts the panics of callbacks, which otherwise only the log shows.
 func TestStatsCountPanics(t *testing.T) {
 	node, err := smokesignal.New(smokesignal.Listen("127.0.0.1:0"), smokesignal.Seeds("127.0.0.1:1"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer node.Close()
-	told := make(chan struct{})
+	called := make(chan struct{})
 	node.OnSeedError(func(context.Context, *smokesignal.SeedError) { panic("a callback of the test") })
 	node.OnSeedError(func(context.Context, *smokesignal.SeedError) { // runs after the other
 		select {
-		case <-told:
+		case <-called:
 		default:
-			close(told)
+			close(called)
 		}
 	})
 	if s := node.Stats(); s.Panics != 0 || s.PubSub["panics"] != 0 {
@@ -57,13 +57,13 @@ func TestStatsCountPanics(t *testing.T) {
 	if err := node.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	<-told
+	<-called
 	if n := node.Stats().Panics; n == 0 {
 		t.Error("a callback panicked, and it was not counted")
 	}
 }
 
-// TestNodeWithoutPeersOwnsItsTag: of its own, as long as it runs.
+// TestNodeWithoutPeersOwnsItsTag: a running node without peers is a network of one.
 func TestNodeWithoutPeersOwnsItsTag(t *testing.T) {
 	node, err := smokesignal.New(smokesignal.Listen("127.0.0.1:0"))
 	if err != nil {

@@ -58,8 +58,8 @@ func (l lender) join(ps *pubsub.PubSub, name string) *pubsub.Topic {
 	return topic
 }
 
-// TestErrorOfABadLentOptionNamesIt: what is wrong about the options that lend is a sentence at New, which
-// names the option and says what to do; and nothing stays on the host.
+// TestErrorOfABadLentOptionNamesIt: an error in the options that lend a host, a pubsub or a topic is a
+// sentence at New, which names the option and says what to do. Nothing stays on the host.
 func TestErrorOfABadLentOptionNamesIt(t *testing.T) {
 	const relay = "/ip4/192.0.2.1/udp/8495/quic-v1/p2p/12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf"
 	const own = "smokesignal/default"
@@ -245,7 +245,7 @@ func TestOneNodeOnAHost(t *testing.T) {
 	refused("a node that is not of this package", other.host)
 }
 
-// TestPubSubMadeAfterNew: the application's pubsub takes the node's streams when it
+// TestPubSubMadeAfterNew: the application's pubsub handles the node's streams when it
 // comes second, which Start says.
 func TestPubSubMadeAfterNew(t *testing.T) {
 	l := newLender(t)
@@ -327,13 +327,13 @@ func TestEventsWaitForStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	for errors.Is(other.Broadcast().Emit(ctx, "number", 1), smokesignal.ErrNoPeers) {
-		time.Sleep(time.Millisecond) // until it has seen the other on the topic, which it does not tell
+		time.Sleep(time.Millisecond) // until it has seen the other on the topic; it has no event for that
 	}
 	if _, err := arrives.Next(ctx); err != nil {
 		t.Fatal(err)
 	}
-	// Of a sender whose beginning nobody has told, the first events wait for five seconds.
-	// Nothing tells that they are not handled then.
+	// The first events of a sender whose first sequence number is unknown wait for five seconds.
+	// No event shows that they are not handled then.
 	time.Sleep(6 * time.Second)
 	if n := node.Stats().Broadcast["delivered"]; n > 0 {
 		t.Errorf("%d events were given to no handler", n)

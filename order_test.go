@@ -116,8 +116,8 @@ func TestOrderOfCallbacks(t *testing.T) {
 	}
 }
 
-// An orderSubject is a node that is not on a network. It is told of links and peers as
-// its own parts would tell it.
+// An orderSubject is a node that is not on a network. It learns of links and peers as
+// from its own components.
 type orderSubject struct {
 	t    *testing.T
 	node *Node
@@ -236,7 +236,7 @@ func (s *orderSubject) held(p ID) bool {
 	return s.node.records.Admit(ctx, p) != nil
 }
 
-// state returns what the node takes p for.
+// state returns the roles that the node gives p.
 func (s *orderSubject) state(p ID) string {
 	n := s.node
 	var words []string

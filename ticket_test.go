@@ -62,7 +62,7 @@ func TestTicketOfANodeThatIsNotRunning(t *testing.T) {
 }
 
 // A ticket says which network it is for: who gives no name joins that one, and
-// what does not fit together is told at New, with both names.
+// networks that do not fit together are an error at New, with both names.
 func TestTicketsHaveANetwork(t *testing.T) {
 	plain, kitchen, garden := ticketFor(t, ""), ticketFor(t, "kitchen"), ticketFor(t, "garden")
 	seeds, network := smokesignal.Seeds, smokesignal.Network

@@ -24,7 +24,7 @@ func TestConnectedHostsLink(t *testing.T) {
 			for _, x := range []*tester{a, b} {
 				x.d.node.Lent = true
 			}
-			recordsA, recordsB := follow(t, a.d), follow(t, b.d)
+			recordsA, recordsB := recordsOf(t, a.d), recordsOf(t, b.d)
 			for _, step := range order {
 				switch step {
 				case 0:
@@ -34,10 +34,10 @@ func TestConnectedHostsLink(t *testing.T) {
 					}
 				case 1:
 					a.start()
-					hearNodes(a.d, recordsA)
+					reportKnownNodes(a.d, recordsA)
 				case 2:
 					b.start()
-					hearNodes(b.d, recordsB)
+					reportKnownNodes(b.d, recordsB)
 				}
 			}
 			a.until("link", a.hasLinks(1))
@@ -46,8 +46,8 @@ func TestConnectedHostsLink(t *testing.T) {
 	}
 }
 
-// follow tells d of the nodes that its host is connected to, as the root does.
-func follow(t *testing.T, d *Driver) *peers.Registry {
+// recordsOf reports to d the nodes that its host is connected to, as the root does.
+func recordsOf(t *testing.T, d *Driver) *peers.Registry {
 	t.Helper()
 	records := peers.New(peers.Config{Host: d.cfg.Host, Log: d.log})
 	t.Cleanup(records.Close)
@@ -62,8 +62,8 @@ func follow(t *testing.T, d *Driver) *peers.Registry {
 	return records
 }
 
-// hearNodes tells d, which was just started, of the nodes from before.
-func hearNodes(d *Driver, records *peers.Registry) {
+// reportKnownNodes reports to d, which has just started, the nodes that were connected before.
+func reportKnownNodes(d *Driver, records *peers.Registry) {
 	for _, p := range records.Nodes() {
 		d.nodeConnected(p)
 	}

@@ -25,8 +25,7 @@ func (s slots) fill() {
 	}
 }
 
-// Strangers that ask and hang up can keep all dials busy. Peers that are connected are answered all
-// the same.
+// Unconnected requesters can keep all dials busy. A connected peer is answered without a free dial.
 func TestConnectedPeersNeedNoSlot(t *testing.T) {
 	t.Parallel()
 	a := newTester(t, testConfig{max: 5}).start()
@@ -70,8 +69,8 @@ func TestAnswersHaveSlotsOfTheirOwn(t *testing.T) {
 	}
 }
 
-// The addresses that a stranger named while it was connected stay in the peerstore for a quarter of
-// an hour. They are not dialed later.
+// The addresses that an unknown peer named while it was connected stay in the peerstore for a quarter
+// of an hour. They are not dialed later.
 func TestOnlyAddressesThatTheGuardAllowsAreDialed(t *testing.T) {
 	t.Parallel()
 	x := newTester(t, testConfig{}).start()
@@ -91,11 +90,11 @@ func TestOnlyAddressesThatTheGuardAllowsAreDialed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stranger := idOf(t, newKey(t))
+	unknown := idOf(t, newKey(t))
 	for _, ttl := range []time.Duration{peerstore.RecentlyConnectedAddrTTL, peerstore.TempAddrTTL} {
-		x.d.host.Peerstore().AddAddr(stranger, at, ttl)
-		if err := x.d.reach(t.Context(), stranger, []ma.Multiaddr{deserted(t)}, x.d.dials); err == nil {
-			t.Error("a stranger was reached at an address without a node")
+		x.d.host.Peerstore().AddAddr(unknown, at, ttl)
+		if err := x.d.reach(t.Context(), unknown, []ma.Multiaddr{deserted(t)}, x.d.dials); err == nil {
+			t.Error("an unknown peer was reached at an address without a node")
 		}
 	}
 	select {
@@ -159,9 +158,9 @@ func TestNeighborsMayBeDialedAgain(t *testing.T) {
 	}
 	allowed := 0
 	for range 2 * dialguard.MaxUnproved {
-		allowed += len(a.d.allowed("stranger", b.d.host.Addrs()))
+		allowed += len(a.d.allowed("unknown", b.d.host.Addrs()))
 	}
 	if allowed != dialguard.MaxUnproved {
-		t.Errorf("%d dials to a stranger at the neighbor's address, want %d", allowed, dialguard.MaxUnproved)
+		t.Errorf("%d dials to an unknown peer at the neighbor's address, want %d", allowed, dialguard.MaxUnproved)
 	}
 }

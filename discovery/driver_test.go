@@ -97,13 +97,13 @@ func newTester(t *testing.T, cfg testConfig) *tester {
 			SeedIsSelf: func(string) { x.note("self", nil) },
 		},
 	}
-	x.make(x.cfg)
+	x.build(x.cfg)
 	t.Cleanup(func() { h.Close() })
 	return x
 }
 
-// make makes the driver.
-func (x *tester) make(cfg Config) {
+// build makes the driver.
+func (x *tester) build(cfg Config) {
 	x.Helper()
 	d, err := New(cfg)
 	if err != nil {
@@ -207,11 +207,11 @@ func TestEachFaultOfASeedHasItsOwnError(t *testing.T) {
 	t.Parallel()
 	lab := newTester(t, testConfig{network: "lab", max: 5}).start()
 	full := newTester(t, testConfig{}).start() // max 0
-	foreign, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableMetrics())
+	plain, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableMetrics())
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { foreign.Close() })
+	t.Cleanup(func() { plain.Close() })
 	addrOf := func(x *tester) string { a, _, _ := strings.Cut(x.addr(), "/p2p/"); return a }
 
 	for name, c := range map[string]struct {
@@ -222,8 +222,8 @@ func TestEachFaultOfASeedHasItsOwnError(t *testing.T) {
 		"unresolvable":     { /* refused by Go's resolver without asking anybody, RFC 7686 */ "nowhere.onion:1", ErrUnresolvable},
 		"other network":    {lab.addr(), ErrOtherNetwork},
 		"everybody full":   {full.addr(), ErrFull},
-		"not smokesignal":  {foreign.Addrs()[0].String(), ErrNotSmokesignal},
-		"another identity": {addrOf(lab) + "/p2p/" + foreign.ID().String(), &WrongIDError{}},
+		"not smokesignal":  {plain.Addrs()[0].String(), ErrNotSmokesignal},
+		"another identity": {addrOf(lab) + "/p2p/" + plain.ID().String(), &WrongIDError{}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -263,7 +263,7 @@ func TestSeedThatIsThisNodeIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	x := newTester(t, testConfig{min: 1, max: 5})
 	x.cfg.Seeds = []string{x.addr()} // which is known only now
-	x.make(x.cfg)
+	x.build(x.cfg)
 	x.start()
 	x.until("self", x.hasLine("self"))
 	if s := x.d.Seeds()[0]; !s.Self || !errors.Is(s.Err, ErrSelf) || !s.Next.IsZero() {
@@ -386,6 +386,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	noneLeft()
 }
 
+// The error of a link reports whether the neighbor ended the link on purpose.
 func TestLinkErrorDistinguishesPurposeFromFault(t *testing.T) {
 	t.Parallel()
 	for reason, want := range map[overlay.Reason]bool{

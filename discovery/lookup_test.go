@@ -83,8 +83,8 @@ func TestFindPeerConnects(t *testing.T) {
 func TestFindPeerSaysWhatWasTried(t *testing.T) {
 	t.Parallel()
 	x := newTester(t, testConfig{}).start()
-	stranger := idOf(t, newKey(t))
-	_, err := findPeer(x, stranger)
+	unknown := idOf(t, newKey(t))
+	_, err := findPeer(x, unknown)
 	if !errors.Is(err, ErrUnknownPeer) || !errors.Is(err, routing.ErrNotFound) || !strings.Contains(err.Error(), "no peers to ask") {
 		t.Errorf("alone: %v", err)
 	}
@@ -93,8 +93,8 @@ func TestFindPeerSaysWhatWasTried(t *testing.T) {
 	}
 
 	at := deserted(t)
-	x.d.learn(overlay.Contact{ID: stranger, Record: []byte{1}, Addrs: []ma.Multiaddr{at}})
-	_, err = findPeer(x, stranger)
+	x.d.learn(overlay.Contact{ID: unknown, Record: []byte{1}, Addrs: []ma.Multiaddr{at}})
+	_, err = findPeer(x, unknown)
 	if !errors.Is(err, ErrUnreachable) || errors.Is(err, ErrUnknownPeer) {
 		t.Errorf("without a listener: %v", err)
 	}
@@ -104,7 +104,7 @@ func TestFindPeerSaysWhatWasTried(t *testing.T) {
 	gone := newTester(t, testConfig{})
 	gone.d.Start()
 	gone.d.Close()
-	if _, err := findPeer(gone, stranger); !errors.Is(err, ErrClosed) {
+	if _, err := findPeer(gone, unknown); !errors.Is(err, ErrClosed) {
 		t.Errorf("closed: %v", err)
 	}
 }
@@ -158,19 +158,19 @@ func (x *tester) connectFrom(h corehost.Host) {
 func TestFindPeerEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	x := newTester(t, testConfig{}).start()
-	stranger := idOf(t, newKey(t))
-	x.d.learn(overlay.Contact{ID: stranger, Record: []byte{1}, Addrs: []ma.Multiaddr{silent(t)}})
+	unknown := idOf(t, newKey(t))
+	x.d.learn(overlay.Contact{ID: unknown, Record: []byte{1}, Addrs: []ma.Multiaddr{silent(t)}})
 	ctx, cancel := context.WithCancel(t.Context())
 	result := make(chan error, 1)
 	go func() {
-		_, err := x.d.FindPeer(ctx, stranger)
+		_, err := x.d.FindPeer(ctx, unknown)
 		result <- err
 	}()
 	var l *peerLookup
 	for l == nil {
 		time.Sleep(time.Millisecond)
 		x.d.lookups.mu.Lock()
-		l = x.d.lookups.byTarget[stranger]
+		l = x.d.lookups.byTarget[unknown]
 		x.d.lookups.mu.Unlock()
 	}
 	cancel()
@@ -234,18 +234,18 @@ func TestSearchPrefersRememberedAddresses(t *testing.T) {
 	}
 }
 
-// An address that other nodes told is dialed three times, and then not for a while, however many
+// An address from other nodes is dialed three times, and then not for a while, however many
 // calls ask for it.
 func TestSearchObeysTheGuard(t *testing.T) {
 	t.Parallel()
 	x := newTester(t, testConfig{}).start()
 	at := deserted(t)
 	for i := range dialguard.MaxUnproved + 1 {
-		stranger := idOf(t, newKey(t)) // of one id, libp2p remembers the failure
-		l := &peerLookup{target: stranger, answers: make(chan overlay.Contact, 1)}
+		unknown := idOf(t, newKey(t)) // of one id, libp2p remembers the failure
+		l := &peerLookup{target: unknown, answers: make(chan overlay.Contact, 1)}
 		l.ctx, l.cancel = context.WithTimeout(t.Context(), 15*time.Second)
 		_, err := x.d.search(l, func() {
-			l.answers <- overlay.Contact{ID: stranger, Addrs: []ma.Multiaddr{at}}
+			l.answers <- overlay.Contact{ID: unknown, Addrs: []ma.Multiaddr{at}}
 			close(l.answers)
 		})
 		l.cancel()

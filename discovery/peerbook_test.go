@@ -133,7 +133,7 @@ func TestStartWithoutANetworkDoesNotEmptyThePeerBook(t *testing.T) {
 	keepOnce(t, path, &fakeSource{contacts: []overlay.Contact{c}})
 	keepOnce(t, path, &fakeSource{}) // all dials have failed
 	if got := idsIn(t, path); !slices.Equal(got, []peer.ID{c.ID}) {
-		t.Errorf("the book tells of %v, want %v", got, c.ID)
+		t.Errorf("the book has %v, want %v", got, c.ID)
 	}
 }
 
@@ -332,7 +332,7 @@ func TestNodesThatShareAPeerBookKeepEachOthersEntries(t *testing.T) {
 	}
 	got := idsIn(t, path)
 	if len(got) != 2 || !slices.Contains(got, x.ID) || !slices.Contains(got, y.ID) {
-		t.Errorf("the book tells of %v, want %v and %v", got, x.ID, y.ID)
+		t.Errorf("the book has %v, want %v and %v", got, x.ID, y.ID)
 	}
 }
 
@@ -399,6 +399,6 @@ func TestPeerBookFollowsASymbolicLink(t *testing.T) {
 		t.Errorf("the link is %v, %v", info.Mode(), err)
 	}
 	if got := idsIn(t, path); len(got) != 1 {
-		t.Errorf("the book tells of %v", got)
+		t.Errorf("the book has %v", got)
 	}
 }

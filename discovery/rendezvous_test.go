@@ -213,7 +213,7 @@ func TestAdvertisementsAreRepeated(t *testing.T) {
 	})
 }
 
-// The overlay gets each node as soon as it is found, up to a limit. A search that takes too long is
+// The overlay gets each node as soon as it is found, up to a limit. A search that exceeds its time is
 // ended.
 func TestFoundNodesGoToTheOverlay(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
@@ -224,7 +224,7 @@ func TestFoundNodesGoToTheOverlay(t *testing.T) {
 		synctest.Wait()
 		c.mu.Lock()
 		if !slices.Equal(c.learned, []peer.ID{"nowhere", "a", "b"}) {
-			t.Errorf("told %v", c.learned)
+			t.Errorf("learned %v", c.learned)
 		}
 		c.mu.Unlock()
 		if n, _ := r.status(); n != 2 {
@@ -244,7 +244,7 @@ func TestFoundNodesGoToTheOverlay(t *testing.T) {
 		r, c = meetAt(flood, 3)
 		synctest.Wait()
 		if len(c.learned) > maxFound+1 {
-			t.Errorf("%d nodes taken of one search, want %d", len(c.learned)-1, maxFound)
+			t.Errorf("%d nodes learned in one search, want %d", len(c.learned)-1, maxFound)
 		}
 		r.close()
 	})
@@ -255,7 +255,7 @@ func TestFoundNodesGoToTheOverlay(t *testing.T) {
 func TestFoundAddressesReachAsFarAsOwnOnes(t *testing.T) {
 	t.Parallel()
 	const public, local, here = "/ip4/9.9.9.9/tcp/1", "/ip4/192.168.1.1/tcp/1", "/ip4/127.0.0.1/tcp/1"
-	stranger := idOf(t, newKey(t))
+	unknown := idOf(t, newKey(t))
 	for _, c := range []struct{ own, want string }{
 		{public, "[" + public + "]"},
 		{local, "[" + public + " " + local + "]"},
@@ -273,10 +273,10 @@ func TestFoundAddressesReachAsFarAsOwnOnes(t *testing.T) {
 		for _, a := range []string{public, local, here, "/ip4/9.9.9.9/tcp/22"} {
 			addrs = append(addrs, ma.StringCast(a))
 		}
-		if got := x.d.filterUnvouched(peer.AddrInfo{ID: stranger, Addrs: addrs}); fmt.Sprint(got) != c.want {
+		if got := x.d.filterUnvouched(peer.AddrInfo{ID: unknown, Addrs: addrs}); fmt.Sprint(got) != c.want {
 			t.Errorf("a node at %q would dial %v, want %v", c.own, got, c.want)
 		}
-		if x.d.learnUnvouched(peer.AddrInfo{ID: x.d.host.ID(), Addrs: addrs}) || x.d.learnUnvouched(peer.AddrInfo{ID: stranger}) {
+		if x.d.learnUnvouched(peer.AddrInfo{ID: x.d.host.ID(), Addrs: addrs}) || x.d.learnUnvouched(peer.AddrInfo{ID: unknown}) {
 			t.Errorf("a node at %q learned of itself, or of a node without an address", c.own)
 		}
 	}

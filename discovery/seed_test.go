@@ -240,7 +240,7 @@ func TestFindKnowsItself(t *testing.T) {
 	} {
 		wantFails(t, h, mustParse(t, text), ErrSelf)
 	}
-	// Behind a port that is forwarded to us only the handshake tells.
+	// Behind a port that is forwarded to us, only the handshake shows that the node is this one.
 	wantFails(t, h, mustParse(t, forward(t, "127.0.0.1:"+tcp)), ErrSelf)
 
 	s := mustParse(t, "localhost:"+tcp)

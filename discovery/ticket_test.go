@@ -112,7 +112,7 @@ func TestFindThroughATicketSaysWhatIsWrong(t *testing.T) {
 	}
 	wantFails(t, newHost(t), ticketOf(t, id, append(plain, "/ip4/127.0.0.1/tcp/"+closedPort(t))...), syscall.ECONNREFUSED)
 
-	// An answer, even of somebody else, tells more than a refusal.
+	// An answer, even of another peer, is reported rather than a refusal.
 	for _, s := range []*seed.Seed{
 		ticketOf(t, id, append(plain, tcpAddr(t, other))...),
 		ticketOf(t, id, tcpAddr(t, other)),

@@ -111,8 +111,8 @@ func (n *meshNode) note(event string) {
 	n.events = append(n.events, event)
 }
 
-// took returns the events since the last call.
-func (n *meshNode) took() []string {
+// popEvents returns the events since the last call.
+func (n *meshNode) popEvents() []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	events := n.events
@@ -190,7 +190,7 @@ func (m *mesh) close() {
 func (m *mesh) want(what string, f func(n *meshNode) []string) {
 	m.t.Helper()
 	for _, n := range m.nodes {
-		if got, want := n.took(), f(n); !slices.Equal(got, want) {
+		if got, want := n.popEvents(), f(n); !slices.Equal(got, want) {
 			m.t.Errorf("%s: node %d reported %q, want %q", what, n.n, got, want)
 		}
 	}

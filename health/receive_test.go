@@ -325,7 +325,7 @@ func TestBadSignalsDoNothing(t *testing.T) {
 		if int(counted) != len(msgs) {
 			t.Errorf("%s: %d of %d counted: %+v", name, counted, len(msgs), s.w.counts)
 		}
-		// The true one still counts: no forgery took its place.
+		// The true one still counts: no forgery replaced it.
 		s.hears(good)
 		s.want("back " + seedAddr)
 	}

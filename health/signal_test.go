@@ -184,15 +184,15 @@ func TestATargetCoversNarrowerOnes(t *testing.T) {
 
 func TestOnlyAFloodingNeighborIsLimited(t *testing.T) {
 	m, now := neighborLimits{}, time.Unix(1, 0)
-	taken := 0
+	accepted := 0
 	for range 10_000 {
 		if m.allow("loud", now) {
-			taken++
+			accepted++
 		}
 		now = now.Add(time.Millisecond)
 	}
-	if most := signalBurst + 10*signalsPerSecond; taken > most || taken < most-10 {
-		t.Errorf("%d taken in ten seconds", taken)
+	if most := signalBurst + 10*signalsPerSecond; accepted > most || accepted < most-10 {
+		t.Errorf("%d accepted in ten seconds", accepted)
 	}
 	if !m.allow("quiet", now) {
 		t.Error("another is refused")

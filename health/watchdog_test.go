@@ -204,7 +204,7 @@ func TestLossOnLinksIsNotANetsplit(t *testing.T) {
 }
 
 // A node that is stuck, here in its own Flood, hears nobody meanwhile and must
-// not take that for their silence.
+// not treat that as silence of the seeds.
 func TestBeingStuckIsNotANetsplit(t *testing.T) {
 	for _, pause := range []time.Duration{4 * time.Second, interval + time.Second, patience, 5 * time.Minute} {
 		bubble.Test(t, func(t *testing.T) {

@@ -365,7 +365,7 @@ func TestSmallBuffersAreLogged(t *testing.T) {
 	}
 	c := h.sockets.listening()[0].(*net.UDPConn)
 	if _, ok := receiveBuffer(c); !ok {
-		t.Skip("the system does not tell")
+		t.Skip("the system does not report it")
 	}
 	b.Reset()
 	if err := c.SetReadBuffer(64 << 10); err != nil {

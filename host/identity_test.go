@@ -158,7 +158,7 @@ func TestTwoStartsAtOnceGetOneIdentity(t *testing.T) {
 					case id != nil:
 						winner = id
 					case links && !errors.Is(errs[i], ErrIdentityInUse):
-						t.Fatalf("a loser was told: %v", errs[i])
+						t.Fatalf("the error of the later start: %v", errs[i])
 					}
 				}
 				if winner == nil {
@@ -228,8 +228,8 @@ func TestDamagedIdentitiesAreRefused(t *testing.T) {
 	block, _ := pem.Decode(text)
 	block.Bytes[10] ^= 1
 	wrongHalf := pem.EncodeToMemory(block)
-	_, stranger := newIdentityText(t)
-	swapped := bytes.Replace(text, text[bytes.Index(text, []byte("12D3")):][:52], stranger[bytes.Index(stranger, []byte("12D3")):][:52], 1)
+	_, anotherKey := newIdentityText(t)
+	swapped := bytes.Replace(text, text[bytes.Index(text, []byte("12D3")):][:52], anotherKey[bytes.Index(anotherKey, []byte("12D3")):][:52], 1)
 
 	for _, tt := range []struct {
 		name string

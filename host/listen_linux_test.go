@@ -205,7 +205,7 @@ func check(err error) {
 	}
 }
 
-// Of the two free ports of this network one is taken for TCP.
+// Of the two free ports of this network one is in use for TCP.
 func childFindsCommonPort() {
 	setUp("")
 	check(os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("40000 40001"), 0))

@@ -74,7 +74,7 @@ func TestASubnetRestrictsAllInterfaces(t *testing.T) {
 	}
 }
 
-// occupy takes a port of loopback that is free for both TCP and UDP, and keeps
+// occupy binds a port of loopback that is free for both TCP and UDP, and keeps
 // the given ones.
 func occupy(t *testing.T, tcp, udp bool) (port int, release func()) {
 	t.Helper()
@@ -124,11 +124,11 @@ func wantFree(t *testing.T, port int, tcp, udp bool) {
 func TestAPortInUseIsNamed(t *testing.T) {
 	for _, tt := range []struct{ tcp, udp bool }{{true, false}, {false, true}, {true, true}} {
 		t.Run(fmt.Sprintf("tcp=%t udp=%t", tt.tcp, tt.udp), func(t *testing.T) {
-			taken, release := occupy(t, tt.tcp, tt.udp)
+			occupied, release := occupy(t, tt.tcp, tt.udp)
 			defer release()
 			free, release2 := occupy(t, true, true)
 			release2()
-			h := newHost(t, fmt.Sprintf("127.0.0.1:%d", free), fmt.Sprintf("127.0.0.1:%d", taken))
+			h := newHost(t, fmt.Sprintf("127.0.0.1:%d", free), fmt.Sprintf("127.0.0.1:%d", occupied))
 			err := h.Listen()
 			le, ok := errors.AsType[*ListenError](err)
 			if !ok || !errors.Is(err, syscall.EADDRINUSE) {
@@ -136,10 +136,10 @@ func TestAPortInUseIsNamed(t *testing.T) {
 			}
 			var want []string
 			if tt.tcp {
-				want = append(want, fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", taken))
+				want = append(want, fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", occupied))
 			}
 			if tt.udp {
-				want = append(want, fmt.Sprintf("/ip4/127.0.0.1/udp/%d/quic-v1", taken))
+				want = append(want, fmt.Sprintf("/ip4/127.0.0.1/udp/%d/quic-v1", occupied))
 			}
 			var got []string
 			for _, f := range le.Failed {
@@ -155,7 +155,7 @@ func TestAPortInUseIsNamed(t *testing.T) {
 				t.Errorf("listening on %v, announcing %v", addrs, h.Dialable())
 			}
 			wantFree(t, free, true, true)
-			wantFree(t, taken, !tt.tcp, !tt.udp)
+			wantFree(t, occupied, !tt.tcp, !tt.udp)
 
 			release()
 			if err := h.Listen(); err != nil {
@@ -218,11 +218,11 @@ func TestUDPTransportsShareASocket(t *testing.T) {
 		t.Errorf("listening on %v", addrs)
 	}
 	if waiting := len(h.sockets.ready); waiting != 0 || len(h.sockets.inUse) != 1 {
-		t.Errorf("%d sockets waiting, %d taken", waiting, len(h.sockets.inUse))
+		t.Errorf("%d sockets waiting, %d in use", waiting, len(h.sockets.inUse))
 	}
 }
 
-// What fails after the sockets were bound takes the others with it too.
+// A failure after the sockets were bound closes the other sockets too.
 func TestAFailingTransportReleasesAllSockets(t *testing.T) {
 	h := newHost(t)
 	port, release := occupy(t, true, true)

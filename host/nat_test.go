@@ -80,7 +80,7 @@ func TestErrorOfABadRelayIsASentence(t *testing.T) {
 }
 
 // TestAReservationIsKeptAtEachRelay: a host is announced and reached behind its relay, which is
-// asked again when it comes back; one that gives no place is told of in words.
+// asked again when it comes back; a refusal is logged as a sentence.
 func TestAReservationIsKeptAtEachRelay(t *testing.T) {
 	key, id := mustIdentity(t)
 	open := func(listen string) *Host {

@@ -115,8 +115,8 @@ func newApplication(t *testing.T) *application {
 	for i := range appFriends {
 		f := rawHost(t)
 		f.SetStreamHandler(appProtocol, echo)
-		// Those it must not lose are protected; all are, for above its high water the
-		// manager closes whom it may.
+		// Every connection is protected: above its high-water mark the manager closes
+		// the unprotected ones.
 		conns.Protect(f.ID(), fmt.Sprint("app-", i%2))
 		conns.TagPeer(f.ID(), "app", i)
 		from, to := a.host, f
@@ -155,7 +155,7 @@ func newApplication(t *testing.T) *application {
 	for _, sub := range subs {
 		a.follow(sub)
 	}
-	// What is published before there is a mesh may go nowhere. Number 0 tells.
+	// Messages published before there is a mesh may reach nobody. Number 0 shows when there is one.
 	hosttest.Eventually(t, "the mesh reaches everybody", func() bool {
 		for _, topic := range []*pubsub.Topic{a.topic, a.topics[0]} {
 			if err := topic.Publish(context.Background(), make([]byte, 8)); err != nil {
@@ -286,7 +286,7 @@ func (a *application) close() {
 	})
 }
 
-// all tells whether every reader has of every publisher what ok wants.
+// all reports whether ok holds for every reader and every publisher.
 func (a *application) all(ok func(count, published uint64) bool) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -332,7 +332,7 @@ func (a *application) traces() traces {
 	}
 }
 
-// seenCaches estimates how much of the heap is taken by what pubsubs remember of the
+// seenCaches estimates how much of the heap is used by the pubsubs' memory of the
 // messages that they have seen, the application's own among them: maps, which keep
 // their size when they forget. It is found in the heap profile, scaled as by pprof.
 func seenCaches() (bytes uint64) {
@@ -359,7 +359,7 @@ func seenCaches() (bytes uint64) {
 	return bytes
 }
 
-// stacks returns those of all goroutines, by their numbers.
+// stacks returns the stacks of all goroutines, by goroutine number.
 func stacks() map[string]string {
 	all := make([]byte, 16<<20)
 	list := map[string]string{}

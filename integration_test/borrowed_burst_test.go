@@ -13,7 +13,7 @@ import (
 
 // TestBurstThroughBorrowedPubSub: through pubsubs at their defaults, with queues of 32,
 // nothing is lost without a report and nothing comes out of order. In the line a relay
-// has to pass everything on; with gossipsub it may be that the mesh leaves a neighbour
+// has to pass everything on; with gossipsub it may be that the mesh leaves a neighbor
 // out.
 func TestBurstThroughBorrowedPubSub(t *testing.T) {
 	for name, make := range pubsubs {

@@ -74,7 +74,7 @@ func introduce(t testing.TB, a, b *smokesignal.Node) {
 
 // TestNodeOnABorrowedHost: with a pubsub of its own, on a host that another node knows
 // nothing special about: events, callbacks on the event bus, lookups, and after Close
-// nothing is left, so that another node can take its place. A pubsub that was merely
+// nothing is left, so that another node can use the host. A pubsub that was merely
 // cancelled would still answer on /floodsub/1.0.0, and hang whoever asks.
 func TestNodeOnABorrowedHost(t *testing.T) {
 	l := newLocal(t)
@@ -92,7 +92,7 @@ func TestNodeOnABorrowedHost(t *testing.T) {
 			t.Fatal(err)
 		}
 		if ev := next(t, sub.Out()).(smokesignal.EvtPeerAdded); ev.Peer != other.ID() {
-			t.Errorf("round %d: the event bus tells of %v", round, ev.Peer)
+			t.Errorf("round %d: the event bus reports %v", round, ev.Peer)
 		}
 		hosttest.Eventually(t, "the other has it", func() bool { return other.Peer(node.ID()).Linked() })
 		here, there := listen(t, node.Broadcast(), "x"), listen(t, other.Broadcast(), "x")
@@ -139,7 +139,7 @@ func TestNodeOnABorrowedHost(t *testing.T) {
 		t.Fatal("the host does not go on:", err)
 	}
 	s, err := other.Host().NewStream(ctx, h.ID(), pubsub.FloodSubID)
-	if err == nil { // who has not yet been told asks all the same, and reads the answer
+	if err == nil { // the opener may not know that yet; then it reads the refusal
 		s.SetReadDeadline(time.Now().Add(5 * time.Second))
 		_, err = s.Read(make([]byte, 1))
 	}
@@ -270,7 +270,7 @@ func TestTopicOnABorrowedPubSub(t *testing.T) {
 	}
 }
 
-// reaches publishes and tells whether it comes within a moment.
+// reaches publishes want and reports whether it arrives within a moment.
 func reaches(t *testing.T, topic *smokesignal.Topic, heard chan string, want string) bool {
 	t.Helper()
 	_, text, _ := strings.Cut(want, " ")

@@ -96,7 +96,7 @@ func TestLinksComeAndGo(t *testing.T) {
 			}
 			a, b := nodes[r.IntN(n)], nodes[r.IntN(n)]
 			if p := a.Peers().Get(b.ID()); p != nil {
-				if !neighbours(nodes, a, b) {
+				if !areNeighbors(nodes, a, b) {
 					l.fault(a, checker.FaultLink)
 					l.fault(b, checker.FaultLink)
 					p.Disconnect()
@@ -128,8 +128,8 @@ func TestLinksComeAndGo(t *testing.T) {
 	l.check(checker.Config{})
 }
 
-// neighbours tells whether two nodes are next to each other in the ring.
-func neighbours(nodes []*smokesignal.Node, a, b *smokesignal.Node) bool {
+// areNeighbors reports whether two nodes are next to each other in the ring.
+func areNeighbors(nodes []*smokesignal.Node, a, b *smokesignal.Node) bool {
 	for i, node := range nodes {
 		next := nodes[(i+1)%len(nodes)]
 		if node == a && next == b || node == b && next == a {

@@ -13,7 +13,7 @@ import (
 )
 
 // TestBusyMachine: twenty processes on a machine all of whose cores are busy with
-// something else are told of no disconnect and no netsplit: that a machine is slow
+// something else report no disconnect and no netsplit: that a machine is slow
 // is not the network's fault. It runs beside no other test.
 func TestBusyMachine(t *testing.T) {
 	needs(t, long)
@@ -41,7 +41,7 @@ func TestBusyMachine(t *testing.T) {
 			}
 		}()
 	}
-	c.Never(busy, "told of something that was not so", func(s *checker.State) bool {
+	c.Never(busy, "reported something that was not so", func(s *checker.State) bool {
 		for _, p := range s.Running() {
 			if p.Counts[checker.Disconnect]+p.Counts[checker.Netsplit] > 0 {
 				return true

@@ -120,7 +120,7 @@ func TestRestartedRelayLosesNothing(t *testing.T) {
 	c.Check(checker.Config{Accounted: true})
 }
 
-// TestEventsOfAFrozenNeighborAreDeliveredOrReported: one of three neighbours is frozen while 50,000 events are
+// TestEventsOfAFrozenNeighborAreDeliveredOrReported: one of three neighbors is frozen while 50,000 events are
 // broadcast. The others get everything; the frozen one gets everything if it was
 // not frozen for long, and else what it gets and what it reports add up.
 func TestEventsOfAFrozenNeighborAreDeliveredOrReported(t *testing.T) {
@@ -132,12 +132,12 @@ func TestEventsOfAFrozenNeighborAreDeliveredOrReported(t *testing.T) {
 		t.Run(tt.frozen.String(), func(t *testing.T) {
 			t.Parallel()
 			needs(t, tt.least)
-			frozenNeighbour(t, tt.frozen)
+			testFrozenNeighbor(t, tt.frozen)
 		})
 	}
 }
 
-func frozenNeighbour(t *testing.T, frozen time.Duration) {
+func testFrozenNeighbor(t *testing.T, frozen time.Duration) {
 	events := many(50_000)
 	c := cluster.New(t)
 	at := hosttest.FreeAddress(t)

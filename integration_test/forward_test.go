@@ -14,7 +14,7 @@ import (
 )
 
 // behind starts a node that can be reached through the forwarder alone: it
-// listens on a port of the loopback interface and tells others the forwarder's
+// listens on a port of the loopback interface and announces the forwarder's
 // address in its place, so that neither seeds nor identify nor signed records
 // spread the true one. Of two such nodes neither finds a way around.
 func (l *local) behind(name string, spec cluster.Spec, more ...smokesignal.Option) (*smokesignal.Node, *forward.Forwarder) {
@@ -54,13 +54,13 @@ func TestLinkThroughForwarders(t *testing.T) {
 		if n.Node == a {
 			other = b
 		}
-		told := n.Host().Peerstore().Addrs(other.ID())
-		if len(told) == 0 {
-			t.Errorf("%s was told no address of %s", l.name(n.Node), l.name(other))
+		known := n.Host().Peerstore().Addrs(other.ID())
+		if len(known) == 0 {
+			t.Errorf("%s was sent no address of %s", l.name(n.Node), l.name(other))
 		}
-		for _, m := range told {
+		for _, m := range known {
 			if _, port, _ := strings.Cut(n.through, ":"); !strings.HasSuffix(m.String(), "/tcp/"+port) {
-				t.Errorf("%s was told %s of %s", l.name(n.Node), m, l.name(other))
+				t.Errorf("%s learned %s of %s", l.name(n.Node), m, l.name(other))
 			}
 		}
 	}

@@ -140,7 +140,7 @@ func TestNetworkGoesOnWithoutItsSeed(t *testing.T) {
 }
 
 // TestNewLinkLosesNothing: a broadcast that is still on its way round when its
-// sender becomes a neighbour arrives all the same. A neighbour says in the
+// sender becomes a neighbor arrives all the same. A neighbor says in the
 // handshake how far it has counted; that is no reason to drop what is below.
 func TestNewLinkLosesNothing(t *testing.T) {
 	t.Parallel()

@@ -265,7 +265,7 @@ func (o *outsider) direct(to peer.ID, name string, list [][]byte) {
 	}
 }
 
-// from returns a handler that takes what one author says.
+// from returns a handler that collects the events of one author.
 func (c *collected) from(where string, author peer.ID) func(context.Context, peer.ID, []byte) {
 	return func(_ context.Context, from peer.ID, data []byte) {
 		if from == author {
@@ -274,7 +274,7 @@ func (c *collected) from(where string, author peer.ID) func(context.Context, pee
 	}
 }
 
-// collectFrom takes what comes to a node from one author: raw on its own topic, as
+// collectFrom collects the events that a node gets from one author: raw on its own topic, as
 // broadcast and directly.
 func collectFrom(t *testing.T, n *smokesignal.Node, author peer.ID) *collected {
 	in := collect(t)

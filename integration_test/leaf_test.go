@@ -54,7 +54,7 @@ func leafHost(t *testing.T, node *smokesignal.Node, greeted chan<- peer.ID, prot
 }
 
 // A node greets the leaves on its topic, 16 at a time; who comes later is greeted when
-// another leaves. Who lists the overlay is no leaf, nor is who does not list repair.
+// another leaves. A peer that lists the overlay is not a leaf, nor is a peer that does not list repair.
 func TestLeavesHavePlaces(t *testing.T) {
 	t.Parallel()
 	node := newNode(t, smokesignal.Listen("127.0.0.1:0"))
@@ -87,7 +87,7 @@ func TestLeavesHavePlaces(t *testing.T) {
 	select {
 	case <-greeted:
 		t.Fatal("more than 16 are greeted")
-	case <-time.After(500 * time.Millisecond): // nothing tells that it does not come
+	case <-time.After(500 * time.Millisecond): // no event shows that it does not come
 	}
 	leaves[last].Close()
 	delete(leaves, last)
@@ -162,8 +162,8 @@ func TestLeafThatSpeaksLater(t *testing.T) {
 			defer identified.Close()
 			greeted := make(chan peer.ID, 100)
 			h := leafHost(t, node, greeted)
-			// What libp2p asked for when they connected would count for newer than what it
-			// is told meanwhile, if it came later.
+			// The answer to the query that libp2p sent on connecting would count as newer than
+			// the next one, if it came later.
 			<-identified.Out()
 			protected := func() bool { return node.Host().ConnManager().IsProtected(h.ID(), "smokesignal leaf") }
 			for round := range 3 {

@@ -18,14 +18,14 @@ import (
 	"github.com/go-smokesignal/smokesignal/integration_test/internal/cluster"
 )
 
-// TestAnyNodeByID: the first Emit to a node that is no neighbour finds it through
+// TestAnyNodeByID: the first Emit to a node that is not a neighbor finds it through
 // the network, and so does a Call, or a TryEmit; many at once do not disturb each
 // other.
 func TestAnyNodeByID(t *testing.T) {
 	t.Parallel()
 	_, nodes := line(t, 5)
 	var all sync.WaitGroup
-	strangers := 0
+	unconnected := 0
 	for _, to := range nodes {
 		got := listen(t, to.Direct(), "hello")
 		smokesignal.Call[int, int]("double").Handle(to.Direct(), func(_ context.Context, _ peer.ID, n int) (int, error) { return 2 * n, nil })
@@ -36,7 +36,7 @@ func TestAnyNodeByID(t *testing.T) {
 			}
 			from++
 			if n.Host().Network().Connectedness(to.ID()) != network.Connected {
-				strangers++
+				unconnected++
 			}
 			for i := range 3 {
 				all.Go(func() {
@@ -55,8 +55,8 @@ func TestAnyNodeByID(t *testing.T) {
 	}
 	all.Wait()
 	// The overlay may link any of them meanwhile, as it looks after itself.
-	if t.Logf("%d pairs were not connected", strangers); strangers < 4 {
-		t.Errorf("only %d pairs were not connected, so little was tried", strangers)
+	if t.Logf("%d pairs were not connected", unconnected); unconnected < 4 {
+		t.Errorf("only %d pairs were not connected, so little was tried", unconnected)
 	}
 	for _, to := range nodes[1:] {
 		if err := nodes[0].Peer(to.ID()).TryEmit("hello", 3); err != nil {

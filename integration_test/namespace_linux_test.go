@@ -12,9 +12,9 @@ import (
 
 // TestNamespacesAreCut: twelve processes on machines of their own, over TCP, QUIC and
 // both, half of them on each of two switches with a seed at each. Again and again
-// packets between the switches are dropped. Each time both sides are told soon,
-// everybody is told once what seed is lost and back, and the network is whole soon
-// after. In between nobody is told anything.
+// packets between the switches are dropped. Each time both sides report it soon,
+// every node reports once which seed is lost and back, and the network is whole soon
+// after. In between no node reports anything.
 func TestNamespacesAreCut(t *testing.T) {
 	t.Parallel()
 	needs(t, long)
@@ -37,8 +37,8 @@ func TestNamespacesAreCut(t *testing.T) {
 
 // What is promised of a cut.
 const (
-	toldOfCut  = 25 * time.Second // by netsplit or disconnect, on each side
-	wholeAgain = 10 * time.Second * slow
+	cutReportedWithin = 25 * time.Second // by netsplit or disconnect, on each side
+	wholeAgain        = 10 * time.Second * slow
 )
 
 type namespaceBed struct {
@@ -68,7 +68,7 @@ func (b *namespaceBed) run(t *testing.T) {
 	b.start()
 	took := b.Wait(2*gatherWithin, "all gathered", func(s *checker.State) bool { return s.Gathered(b.nodes) })
 	t.Logf("gathered after %v", tenth(took))
-	b.neverTold("before the first cut", b.quiet+b.cut/2)
+	b.wantNoReports("before the first cut", b.quiet+b.cut/2)
 	for cycle := 1; cycle <= b.cycles; cycle++ {
 		b.cycle(cycle)
 	}
@@ -108,31 +108,31 @@ func (b *namespaceBed) start() {
 	}
 }
 
-// told is how often a process was told of netsplits and their ends, and to be alone.
-type told struct{ netsplits, resolved, alone int }
+// reports counts the netsplits of a process, their ends, and the losses of its last peer.
+type reports struct{ netsplits, resolved, alone int }
 
-func toldOf(s *checker.State, p *cluster.Proc) told {
+func reportsOf(s *checker.State, p *cluster.Proc) reports {
 	counts := s.Proc(p.Name).Counts
-	return told{counts[checker.Netsplit], counts[checker.Resolved], counts[checker.Disconnect]}
+	return reports{counts[checker.Netsplit], counts[checker.Resolved], counts[checker.Disconnect]}
 }
 
-// told is what everybody was told so far.
-func (b *namespaceBed) told() (list []told) {
+// reports returns the reports of every process so far.
+func (b *namespaceBed) reports() (list []reports) {
 	b.Log.Inspect(func(s *checker.State) {
 		for _, p := range b.procs {
-			list = append(list, toldOf(s, p))
+			list = append(list, reportsOf(s, p))
 		}
 	})
 	return list
 }
 
-// neverTold lets d pass and fails if anybody is told anything.
-func (b *namespaceBed) neverTold(when string, d time.Duration) {
+// wantNoReports lets d pass and fails if any process reports anything.
+func (b *namespaceBed) wantNoReports(when string, d time.Duration) {
 	b.t.Helper()
-	before := b.told()
-	b.Never(d, "told of something "+when, func(s *checker.State) bool {
+	before := b.reports()
+	b.Never(d, "a report "+when, func(s *checker.State) bool {
 		for i, p := range b.procs {
-			if toldOf(s, p) != before[i] {
+			if reportsOf(s, p) != before[i] {
 				return true
 			}
 		}
@@ -142,13 +142,13 @@ func (b *namespaceBed) neverTold(when string, d time.Duration) {
 
 func (b *namespaceBed) cycle(cycle int) {
 	b.t.Helper()
-	before := b.told()
+	before := b.reports()
 	b.switched(b.halves.Cut)
 	began := time.Now()
-	b.Wait(toldOfCut, "both sides are told of the cut", func(s *checker.State) bool {
+	b.Wait(cutReportedWithin, "both sides report the cut", func(s *checker.State) bool {
 		sides := [2]bool{}
 		for i, p := range b.procs {
-			now := toldOf(s, p)
+			now := reportsOf(s, p)
 			if now.netsplits > before[i].netsplits || now.alone > before[i].alone {
 				sides[b.side(i)] = true
 			}
@@ -156,9 +156,9 @@ func (b *namespaceBed) cycle(cycle int) {
 		return sides == [2]bool{true, true}
 	})
 	first := time.Since(began)
-	b.Wait(b.cut-first, "everybody is told of a netsplit", func(s *checker.State) bool {
+	b.Wait(b.cut-first, "every node reports a netsplit", func(s *checker.State) bool {
 		for i, p := range b.procs {
-			if toldOf(s, p).netsplits == before[i].netsplits {
+			if reportsOf(s, p).netsplits == before[i].netsplits {
 				return false
 			}
 		}
@@ -173,17 +173,17 @@ func (b *namespaceBed) cycle(cycle int) {
 	})
 	b.switched(b.halves.Heal)
 	took := b.Wait(wholeAgain, "one component", whole)
-	resolved := took + b.Wait(soon, "everybody is told of the end", func(s *checker.State) bool {
+	resolved := took + b.Wait(soon, "every node reports the end", func(s *checker.State) bool {
 		for _, p := range b.procs {
-			if now := toldOf(s, p); now.netsplits != now.resolved {
+			if now := reportsOf(s, p); now.netsplits != now.resolved {
 				return false
 			}
 		}
 		return true
 	})
-	b.t.Logf("cut %d: both sides were told after %v, everybody after %v; one component %v after the heal, everybody told after %v",
+	b.t.Logf("cut %d: both sides reported it after %v, every node after %v; one component %v after the heal, every node reported it after %v",
 		cycle, tenth(first), tenth(last), tenth(took), tenth(resolved))
-	b.neverTold("after the heal", b.quiet)
+	b.wantNoReports("after the heal", b.quiet)
 	for i, p := range b.procs {
 		n := map[string]int{}
 		for _, r := range b.Log.RecordsOf(p.Name, checker.Netsplit) {
@@ -191,12 +191,12 @@ func (b *namespaceBed) cycle(cycle int) {
 		}
 		// A seed on the same side is lost too while that side has not come together.
 		if here, there := n[b.seeds[b.side(i)]], n[b.seeds[1-b.side(i)]]; there != cycle || here > cycle {
-			b.t.Errorf("after %d cuts %s was told of %d netsplits of the other side's seed and %d of its own side's", cycle, p.Name, there, here)
+			b.t.Errorf("after %d cuts %s reported %d netsplits of the other side's seed and %d of its own side's", cycle, p.Name, there, here)
 		}
 	}
 }
 
-// switched does something to the switches and tells the checker.
+// switched changes the switches and records the time for the checker.
 func (b *namespaceBed) switched(do func() error) {
 	b.t.Helper()
 	for _, p := range b.procs {

@@ -32,7 +32,7 @@ func TestNAT(t *testing.T) {
 }
 
 // An internet is one bridge. Its addresses are from 192.52.193.0/24, set aside for
-// relays of multicast: no host of anybody is there, and libp2p takes it for public.
+// relays of multicast: no host of anybody is there, and libp2p treats it as public.
 type internet struct {
 	t      *testing.T
 	bridge *machine
@@ -151,13 +151,13 @@ func (m *machine) at(p *cluster.Proc) string {
 	return fmt.Sprintf("/ip4/%s/udp/8495/quic-v1/p2p/%s", m.ip, p.ID())
 }
 
-// linked tells whether two nodes have each other in their lists.
+// linked reports whether two nodes have each other in their lists.
 func linked(a, b *cluster.Proc) func(*checker.State) bool {
 	idA, idB := a.ID(), b.ID()
 	return func(s *checker.State) bool { return s.Proc(a.Name).Has(idB) && s.Proc(b.Name).Has(idA) }
 }
 
-// all tells whether all of the conditions hold.
+// all reports whether all of the conditions hold.
 func all(conditions ...func(*checker.State) bool) func(*checker.State) bool {
 	return func(s *checker.State) bool {
 		return !slices.ContainsFunc(conditions, func(f func(*checker.State) bool) bool { return !f(s) })
@@ -195,7 +195,7 @@ func exchange(t *testing.T, c *cluster.Cluster, n int, procs ...*cluster.Proc) {
 	})
 }
 
-// natPunched: two nodes behind two NATs that know nobody but a seed, which is their
+// natPunched: two nodes behind two NATs that know only a seed, which is their
 // relay too, link to each other directly: when the seed is dead, each still hears
 // the other.
 func natPunched(t *testing.T) {
@@ -207,7 +207,7 @@ func natPunched(t *testing.T) {
 	spec := cluster.Spec{Seeds: []string{open.ip + ":8495"}, Relays: []string{open.at(relay)}}
 	spec.Name = "a"
 	a := n.behindNAT(11, false).on(c, spec)
-	// Who joined over TCP is no worse off.
+	// A node that joined over TCP gets a direct link too.
 	spec.Name, spec.Seeds = "b", []string{fmt.Sprintf("/ip4/%s/tcp/8495/p2p/%s", open.ip, relay.ID())}
 	b := n.behindNAT(12, false).on(c, spec)
 	c.Wait(soon, "both linked to the relay", all(linked(a, relay), linked(b, relay)))
@@ -223,7 +223,7 @@ func natPunched(t *testing.T) {
 }
 
 // natImpossible: with NATs that give each connection another port no direct
-// connection comes about. Everybody is told so, nothing goes through the relay, and
+// connection comes about. Every node reports so, nothing goes through the relay, and
 // the network works through the nodes that can be dialed.
 func natImpossible(t *testing.T) {
 	t.Parallel()
@@ -249,14 +249,14 @@ func natImpossible(t *testing.T) {
 	if ready.Code != "ErrRelayed" {
 		t.Errorf("Ready returns %s", ready.Code)
 	}
-	told := c.Log.RecordsOf(lone.Name, checker.SeedError)
-	if len(told) != 1 || told[0].Code != "ErrRelayed" {
-		t.Errorf("OnSeedError was told %v", told)
+	reported := c.Log.RecordsOf(lone.Name, checker.SeedError)
+	if len(reported) != 1 || reported[0].Code != "ErrRelayed" {
+		t.Errorf("OnSeedError got %v", reported)
 	}
 	if strings.Count(ready.Err, "only reached") != 1 {
 		t.Errorf("Ready says it twice: %q", ready.Err)
 	}
-	// So does who was told of b in another way.
+	// So does a node that learned of b in another way.
 	spec.Name, spec.Seeds = "d", nil
 	added := n.behindNAT(14, true).on(c, spec)
 	if add := added.Ask(cluster.Command{Do: cluster.AddPeer, To: atB, Within: 15 * time.Second}); add.Code != "ErrRelayed" {

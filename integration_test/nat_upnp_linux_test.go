@@ -72,7 +72,7 @@ type writerTo struct {
 
 func (w writerTo) Write(b []byte) (int, error) { return w.WriteTo(b, w.to) }
 
-// serveUPnP tells what the router can do, and does it.
+// serveUPnP describes the router's services and carries them out.
 func (r *router) serveUPnP(w http.ResponseWriter, ask *http.Request) {
 	if ask.Method == http.MethodGet {
 		fmt.Fprintf(w, `<?xml version="1.0"?><root xmlns="urn:schemas-upnp-org:device-1-0"><device><deviceType>%s</deviceType>

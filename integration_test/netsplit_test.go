@@ -11,7 +11,7 @@ import (
 )
 
 // TestNetsplit: a line of three processes whose seed, at one end, is killed.
-// Each of the others tells exactly one netsplit, and exactly one end of it when
+// Each of the others reports exactly one netsplit, and exactly one end of it when
 // the seed is back; also the one that never was linked to the seed.
 func TestNetsplit(t *testing.T) {
 	t.Parallel()
@@ -71,7 +71,7 @@ func TestNetsplit(t *testing.T) {
 	quiet("the seed is dead", 1, 0)
 	for _, p := range []*cluster.Proc{middle, far} {
 		if text := p.Ask(cluster.Command{Do: cluster.Seeds}).Text; text == "" {
-			t.Errorf("%s tells nothing of its seeds", p.Name)
+			t.Errorf("%s reports nothing of its seeds", p.Name)
 		} else {
 			t.Logf("%s says of its seed: %s", p.Name, text)
 		}
@@ -88,7 +88,7 @@ func TestNetsplit(t *testing.T) {
 	c.Log.Inspect(func(s *checker.State) {
 		for _, name := range []string{"middle", "far"} {
 			if n := s.Proc(name).Counts[checker.Disconnect]; n != 0 {
-				t.Errorf("%s was told disconnect %d times, it always had a peer", name, n)
+				t.Errorf("%s disconnected %d times, it always had a peer", name, n)
 			}
 		}
 	})

@@ -48,7 +48,7 @@ func TestPeerListGrowsWithEachLink(t *testing.T) {
 	}
 }
 
-// TestHandleOfAnUnknownPeer shows that a handle of a peer that nobody has met has no
+// TestHandleOfAnUnknownPeer shows that a handle of an unknown peer has no
 // address, and that events to it are an error.
 func TestHandleOfAnUnknownPeer(t *testing.T) {
 	t.Parallel()

@@ -11,7 +11,7 @@ import (
 
 // TestSlowBroadcastHandler: a handler that takes a millisecond hurts its own node
 // alone. 20,000 small events wait for it; of 50,000 large ones, which are more than
-// its node keeps, what it gets and what it is told to have missed add up.
+// its node keeps, the received events and the reported gaps add up.
 func TestSlowBroadcastHandler(t *testing.T) {
 	t.Parallel()
 	small := map[size]uint64{byDefault: 2000, long: 5000, full: 20_000}[chosen()]

@@ -116,7 +116,7 @@ func TestCloseKeepsTheSources(t *testing.T) {
 	})
 }
 
-// TestReadySaysWhatTheSourcesFound: a node that finds nobody says where it looked.
+// TestReadySaysWhatTheSourcesFound: the error of a node that finds nobody names the sources that it searched.
 func TestReadySaysWhatTheSourcesFound(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t)
@@ -158,7 +158,7 @@ func TestBadSourcesAreErrorsAtNew(t *testing.T) {
 	}
 }
 
-// square is a place where nodes meet, within this process.
+// square is a rendezvous point within this process.
 type square struct {
 	mu      sync.Mutex
 	there   map[string]map[peer.ID]corehost.Host // by namespace
@@ -171,7 +171,7 @@ func newSquare() *square {
 	return &square{there: map[string]map[peer.ID]corehost.Host{}, changed: make(chan struct{})}
 }
 
-// of is what WithDiscovery takes.
+// of is the argument of WithDiscovery.
 func (s *square) of(h corehost.Host) (corediscovery.Discovery, error) { return &visitor{s, h}, nil }
 
 func (s *square) until(t *testing.T, ok func() bool) {
@@ -229,7 +229,7 @@ func TestNodesFindEachOtherByDiscovery(t *testing.T) {
 	for i := range 5 {
 		nodes = append(nodes, l.start(cluster.Spec{Name: fmt.Sprint("n", i), Network: "home"}, smokesignal.WithDiscovery(s.of)))
 	}
-	stranger := l.start(cluster.Spec{Name: "stranger", Network: "office"}, smokesignal.WithDiscovery(s.of))
+	office := l.start(cluster.Spec{Name: "stranger", Network: "office"}, smokesignal.WithDiscovery(s.of))
 	for _, n := range nodes {
 		if err := n.Ready(within(t, soon)); err != nil {
 			t.Fatal(err)
@@ -243,7 +243,7 @@ func TestNodesFindEachOtherByDiscovery(t *testing.T) {
 		}
 		return true
 	})
-	if stranger.Connected() {
+	if office.Connected() {
 		t.Error("a node of another network joined")
 	}
 	s.until(t, func() bool {

@@ -412,7 +412,7 @@ func TestCloseDoesNotWaitForAHandlerThatDoesNotReturn(t *testing.T) {
 	})
 }
 
-// A node program that is told to close ends, in whatever state its peers are.
+// A program that closes its node ends, in whatever state its peers are.
 func TestAProgramThatClosesItsNodeEnds(t *testing.T) {
 	t.Parallel()
 	needs(t, long)

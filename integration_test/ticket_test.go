@@ -55,7 +55,7 @@ func TestJoinByTicket(t *testing.T) {
 }
 
 // TestTicketPinsTheNode: another node at the address of a ticket is not joined,
-// and the user is told; the one that the ticket is for is, at another address in it.
+// and OnSeedError reports it; the one that the ticket is for is, at another address in it.
 func TestTicketPinsTheNode(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t)
@@ -71,18 +71,18 @@ func TestTicketPinsTheNode(t *testing.T) {
 	}
 
 	deceived := l.create(cluster.Spec{Name: "deceived", Limits: joins, Seeds: []string{encode(other.Addrs()...)}})
-	told := make(chan error, 8)
-	deceived.OnSeedError(func(_ context.Context, e *smokesignal.SeedError) { told <- e })
+	reported := make(chan error, 8)
+	deceived.OnSeedError(func(_ context.Context, e *smokesignal.SeedError) { reported <- e })
 	if err := deceived.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	select {
-	case err := <-told:
+	case err := <-reported:
 		if wrong, ok := errors.AsType[*smokesignal.WrongIDError](err); !ok || wrong.Expected != host.ID() || wrong.Actual != other.ID() {
-			t.Errorf("told %v", err)
+			t.Errorf("reported %v", err)
 		}
 	case <-time.After(soon):
-		t.Error("not told")
+		t.Error("no error was reported")
 	}
 	if deceived.Connected() {
 		t.Error("joined another node")

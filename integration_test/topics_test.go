@@ -187,7 +187,7 @@ func TestClosedTopicsAreFreed(t *testing.T) {
 	}
 }
 
-// TestTopicBetweenNetworks expects that connected nodes of two networks meet on a topic,
+// TestTopicBetweenNetworks expects that connected nodes of two networks hear each other on a topic,
 // and exchange no broadcasts of their networks.
 func TestTopicBetweenNetworks(t *testing.T) {
 	t.Parallel()

@@ -33,30 +33,30 @@ func TestVirtualEveryCutIsReportedOnce(t *testing.T) {
 }
 
 // TestVirtualShortPingsReportALostSeedInTime: with pings every two seconds and a second for the answer, a
-// netsplit is told within six seconds, whether the seed crashed or was cut off, to its
-// neighbours too: that their links to it stand for 12.5 s more does not matter.
+// a netsplit is reported within six seconds, whether the seed crashed or was cut off, to its
+// neighbors too: that their links to it stand for 12.5 s more does not matter.
 func TestVirtualShortPingsReportALostSeedInTime(t *testing.T) {
-	toldWithin(t, 6*time.Second, smokesignal.PingInterval(2*time.Second), smokesignal.PingTimeout(time.Second))
+	testLostSeedIsReported(t, 6*time.Second, smokesignal.PingInterval(2*time.Second), smokesignal.PingTimeout(time.Second))
 }
 
 // TestVirtualDefaultPingsReportALostSeedInTime: as TestVirtualShortPingsReportALostSeedInTime, within 25 s, as nodes are unless
-// they are told otherwise.
+// they report otherwise.
 func TestVirtualDefaultPingsReportALostSeedInTime(t *testing.T) {
 	needs(t, long)
-	toldWithin(t, 25*time.Second)
+	testLostSeedIsReported(t, 25*time.Second)
 }
 
-// toldWithin fails unless everybody else is told once and in time that the seed crashed,
-// and those who were cut off from it that it is lost.
-func toldWithin(t *testing.T, within time.Duration, more ...smokesignal.Option) {
+// testLostSeedIsReported fails unless every other node reports once and in time that the seed is
+// lost, whether it crashed or was cut off.
+func testLostSeedIsReported(t *testing.T, within time.Duration, more ...smokesignal.Option) {
 	for _, crash := range []bool{true, false} {
 		t.Run(fmt.Sprint("crash ", crash), func(t *testing.T) {
 			virtually(t, func(t *testing.T, v *virtual, n int) {
 				v.gather(n, []int{0}, more...)
-				neighbours := map[*virtualNode]bool{}
+				neighbors := map[*virtualNode]bool{}
 				v.log.Inspect(func(s *checker.State) {
 					for _, m := range v.nodes {
-						neighbours[m] = s.Proc("n0").Has(m.ID().String())
+						neighbors[m] = s.Proc("n0").Has(m.ID().String())
 					}
 				})
 				began := time.Now()
@@ -73,20 +73,20 @@ func toldWithin(t *testing.T, within time.Duration, more ...smokesignal.Option) 
 					}
 					records := v.log.RecordsOf(m.name, checker.Netsplit)
 					if len(records) != 1 {
-						t.Errorf("%s was told of %d netsplits", m.name, len(records))
+						t.Errorf("%s reported %d netsplits", m.name, len(records))
 						continue
 					}
 					after := records[0].Time().Sub(began)
 					if after > within {
-						t.Errorf("%s was told after %v, want within %v", m.name, after, within)
+						t.Errorf("%s reported it after %v, want within %v", m.name, after, within)
 					}
-					if neighbours[m] {
+					if neighbors[m] {
 						near = max(near, after)
 					} else {
 						far = max(far, after)
 					}
 				}
-				t.Logf("the last neighbour of the seed was told after %v, the last other after %v", tenth(near), tenth(far))
+				t.Logf("the last neighbor of the seed reported it after %v, the last other after %v", tenth(near), tenth(far))
 			})
 		})
 	}
@@ -134,9 +134,9 @@ func TestVirtualEventsOfBothSidesArriveAfterACut(t *testing.T) {
 	})
 }
 
-// TestVirtualCutPairLosesItsPeerAndReportsNoNetsplit: two nodes that are cut from each other are told disconnect,
-// and connect when they are together again, in the order of promise 1. Nobody is
-// told of a netsplit: who is alone has not lost the seed but everybody.
+// TestVirtualCutPairLosesItsPeerAndReportsNoNetsplit: two nodes that are cut from each other run OnDisconnect,
+// and OnConnect when they are linked again, in the promised order. Neither reports a
+// netsplit: a node without peers has not lost the seed but everybody.
 func TestVirtualCutPairLosesItsPeerAndReportsNoNetsplit(t *testing.T) {
 	virtually(t, func(t *testing.T, v *virtual, _ int) {
 		v.join(2, []int{0})
@@ -160,7 +160,7 @@ func TestVirtualCutPairLosesItsPeerAndReportsNoNetsplit(t *testing.T) {
 			}
 			v.wantStory(v.nodes[i].Node, append(want, up...)...)
 			if n, r := v.splits(v.nodes[i], 0); n+r > 0 {
-				t.Errorf("n%d was told of %d netsplits and %d ends", i, n, r)
+				t.Errorf("n%d reported %d netsplits and %d ends", i, n, r)
 			}
 		}
 		v.check(checker.Config{Whole: true})

@@ -14,7 +14,7 @@ import (
 )
 
 // TestVirtualFlushGoesOn: Flush waits for the broadcasts too when direct events turned
-// out to be lost, and its error tells of both.
+// out to be lost, and its error counts both.
 func TestVirtualFlushGoesOn(t *testing.T) {
 	for name, heals := range map[string]bool{"the broadcast arrives": true, "it does not": false} {
 		t.Run(name, func(t *testing.T) {
@@ -60,11 +60,11 @@ func TestVirtualFlushGoesOn(t *testing.T) {
 				lost, ok := errors.AsType[*smokesignal.UnconfirmedError](err)
 				switch {
 				case err == nil || !strings.Contains(err.Error(), "3"):
-					t.Errorf("Flush tells of %v, want 2 direct events", err)
+					t.Errorf("Flush counts %v, want 2 direct events", err)
 				case heals && (ok || heard.Load() == 0):
 					t.Errorf("Flush returned %v when the broadcast was handled %d times", err, heard.Load())
 				case !heals && (!ok || len(lost.Peers) != 1 || lost.Peers[0] != far.ID()):
-					t.Errorf("Flush tells of %v, want the broadcast that %v has not", err, far.ID())
+					t.Errorf("Flush counts %v, want the broadcast that %v has not", err, far.ID())
 				}
 			})
 		})

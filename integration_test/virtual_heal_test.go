@@ -74,7 +74,7 @@ func TestVirtualCrash(t *testing.T) {
 	}
 }
 
-// TestVirtualSilentDeath: as TestVirtualCrash, but nothing tells those left but that
+// TestVirtualSilentDeath: as TestVirtualCrash, but the remaining nodes notice it only because
 // the others are silent.
 func TestVirtualSilentDeath(t *testing.T) {
 	for _, tt := range []struct {
@@ -96,7 +96,7 @@ func TestVirtualSilentDeath(t *testing.T) {
 }
 
 // TestVirtualPartition: the network is cut into halves for a minute and is whole soon
-// after, wherever its seeds are. Who was cut off a seed is told so once, and once
+// after, wherever its seeds are. A node that was cut off a seed reports so once, and once
 // that it is back.
 func TestVirtualPartition(t *testing.T) {
 	for _, tt := range []struct {

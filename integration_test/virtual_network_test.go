@@ -37,7 +37,7 @@ func (v *virtual) onePart(within time.Duration, what string, nodes ...*virtualNo
 }
 
 // TestVirtualNetwork: nodes of one part have one tag, the id of one of them. Parts that
-// are cut from each other have different ones, and one again when they meet, or when the
+// are cut from each other have different ones, and one again when they link, or when the
 // node whose tag it was is gone.
 func TestVirtualNetwork(t *testing.T) {
 	const (
@@ -100,12 +100,12 @@ func TestVirtualNetwork(t *testing.T) {
 }
 
 // TestVirtualLongCut: after a cut of minutes everybody dials everybody again, also
-// those who were dialled before and never dialled themselves.
+// nodes that were dialed before and never dialed themselves.
 func TestVirtualLongCut(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, v *virtual) {
 		const n = 6
 		v.gather(n, []int{0}, smokesignal.PeerLimits(n-1, n))
-		// Whom a node knows by hearsay alone it dials three times in ten minutes at most.
+		// A peer that a node knows only from other nodes is dialed at most three times in ten minutes.
 		v.wait(time.Minute, "everybody linked to everybody", func(s *checker.State) bool { return s.Degrees()[n-1] == n })
 		v.part()
 		time.Sleep(5 * time.Minute)
@@ -113,7 +113,7 @@ func TestVirtualLongCut(t *testing.T) {
 		healed := time.Now()
 		for _, m := range v.nodes {
 			for m.Network().Known < n-1 {
-				if time.Since(healed) > 90*time.Second { // ten, as a rule; a lost neighbour is tried once in 64 at least
+				if time.Since(healed) > 90*time.Second { // ten, as a rule; a lost neighbor is tried once in 64 at least
 					t.Fatalf("%s: %+v", m.name, m.Network())
 				}
 				time.Sleep(100 * time.Millisecond)

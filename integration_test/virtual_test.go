@@ -168,13 +168,13 @@ func (v *virtual) gather(n int, seeds []int, more ...smokesignal.Option) {
 	v.wantQuiet("before anything happened")
 }
 
-// wantQuiet fails if anybody was told of a netsplit, or to be alone.
+// wantQuiet fails if any node reported a netsplit or the loss of its last peer.
 func (v *virtual) wantQuiet(when string) {
 	v.t.Helper()
 	v.log.Inspect(func(s *checker.State) {
 		for _, p := range s.Running() {
 			if n := p.Counts[checker.Netsplit] + p.Counts[checker.Disconnect]; n > 0 {
-				v.t.Errorf("%s: %s was told of %d netsplits, and %d times disconnect", when, p.Name, p.Counts[checker.Netsplit], p.Counts[checker.Disconnect])
+				v.t.Errorf("%s: %s reported %d netsplits, and disconnected %d times", when, p.Name, p.Counts[checker.Netsplit], p.Counts[checker.Disconnect])
 			}
 		}
 	})
@@ -197,7 +197,7 @@ func (v *virtual) some(count, n int, first ...int) []int {
 func (v *virtual) crash(numbers []int) {
 	v.t.Helper()
 	v.buried(numbers, func(m *virtualNode) {
-		v.set(v.deaf, m.IP, true) // what it is told from now on it does not act on
+		v.set(v.deaf, m.IP, true) // from now on it ignores commands
 		m.Host().Close()
 		v.set(v.deaf, m.IP, false)
 		v.refuse(m.Machine, func() {})
@@ -288,10 +288,10 @@ func (v *virtual) alive() (list []*virtualNode) {
 	return list
 }
 
-// whole tells whether those alive are one component.
+// whole reports whether the running nodes are one component.
 func whole(s *checker.State) bool { return len(s.Components()) == 1 }
 
-// splits counts what a node was told of one seed.
+// splits counts the netsplits of one seed that a node reported, and their ends.
 func (v *virtual) splits(m *virtualNode, seed int) (netsplits, resolved int) {
 	for _, r := range v.log.RecordsOf(m.name, checker.Netsplit, checker.Resolved) {
 		if r.Seed != at(seed) {
@@ -306,8 +306,8 @@ func (v *virtual) splits(m *virtualNode, seed int) (netsplits, resolved int) {
 	return netsplits, resolved
 }
 
-// wantSplits fails unless everybody alive was told so often that the seed is lost,
-// and heard again. Who is not to be told at all may be, if it was also told the end
+// wantSplits fails unless every running node reported the seed lost and heard again as
+// often as want says. A node that should report nothing may, if it also reported the end
 // of it: while the seed's side of a cut has not come together, the seed is lost to
 // some of that side too.
 func (v *virtual) wantSplits(when string, seed int, want func(i int) (netsplits, resolved int)) {
@@ -322,10 +322,10 @@ func (v *virtual) wantSplits(when string, seed int, want func(i int) (netsplits,
 			continue
 		}
 		if wantN == 0 && n == r && n <= v.parted {
-			v.t.Logf("%s: %s was told of %d netsplits of the seed n%d, which is on its side, and their ends", when, m.name, n, seed)
+			v.t.Logf("%s: %s reported %d netsplits of the seed n%d, which is on its side, and their ends", when, m.name, n, seed)
 			continue
 		}
-		v.t.Errorf("%s: %s was told of %d netsplits of the seed n%d and %d ends, want %d and %d", when, m.name, n, seed, r, wantN, wantR)
+		v.t.Errorf("%s: %s reported %d netsplits of the seed n%d and %d ends, want %d and %d", when, m.name, n, seed, r, wantN, wantR)
 	}
 }
 

@@ -179,7 +179,7 @@ func startWeb(t *testing.T, path, http string, args ...string) *chatProc {
 	return web
 }
 
-// joinInfo returns what the server tells the page.
+// joinInfo returns the information that the server gives the page.
 func joinInfo(t *testing.T, at string) (info struct{ ID, Ticket, Command string }) {
 	t.Helper()
 	answer, err := http.Get("http://" + at + "/join.json")

@@ -117,7 +117,7 @@ func TestIdsAreThoseOfTheSeed(t *testing.T) {
 	}
 }
 
-// If the clock of a restarted sender was set back, the others take its session for an old
+// If the clock of a restarted sender was set back, the others treat its session as an old
 // one. They ignore its events and count them.
 func TestAClockThatWasSetBackShows(t *testing.T) {
 	smokesignaltest.Run(t, func(t *testing.T) {

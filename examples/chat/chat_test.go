@@ -188,7 +188,7 @@ func TestTwoChats(t *testing.T) {
 	alice.wait(`\* bob left`, patient)
 	alice.wait(`\* disconnected\. Sorry\.`, patient)
 	if strings.Contains(bob.out.String(), "disconnected") {
-		t.Error("bob, who left, was told that he is disconnected")
+		t.Error("bob, who left, saw a message that he is disconnected")
 	}
 	alice.kill() // ctrl-c
 	if err := alice.end(); err != nil {
@@ -288,7 +288,7 @@ func TestRollCallKeepsItsCaller(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-answered
-	time.Sleep(absence + time.Second) // nothing tells that it does not happen
+	time.Sleep(absence + time.Second) // no event shows that nothing happens
 	if strings.Contains(alice.out.String(), "cy left") {
 		t.Error("who held a roll call counts as gone")
 	}
@@ -397,7 +397,7 @@ func TestStartFails(t *testing.T) {
 	}
 }
 
-// TestSameName: two of one name can be told apart.
+// TestSameName: two members with one name can be distinguished.
 func TestSameName(t *testing.T) {
 	t.Parallel()
 	a := talk(t, "ann")

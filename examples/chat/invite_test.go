@@ -102,7 +102,7 @@ func TestParse(t *testing.T) {
 	}
 	for _, word := range []string{"-listen", "-seed", "-name", "-network", "-identity"} {
 		if !strings.Contains(help.String(), word) {
-			t.Errorf("the help does not tell of %s:\n%s", word, &help)
+			t.Errorf("the help does not mention %s:\n%s", word, &help)
 		}
 	}
 	for _, args := range [][]string{{"-no-such"}, {"stray"}, {"-seed"}} {

@@ -19,10 +19,10 @@ func TestRosterNames(t *testing.T) {
 		want    string
 		news    bool
 	}{
-		{"a stranger speaks", a, "", shortID(a), true},
+		{"an unknown peer speaks", a, "", shortID(a), true},
 		{"and speaks again", a, "", shortID(a), false},
-		{"then tells a name", a, "Ann", "Ann", true},
-		{"which is told again", a, "Ann", "Ann", false},
+		{"then gives a name", a, "Ann", "Ann", true},
+		{"which it gives again", a, "Ann", "Ann", false},
 		{"and used", a, "", "Ann", false},
 		{"somebody else has that name", b, "ann", "ann-" + shortID(b), true},
 		{"somebody has mine", c, "me", "me-" + shortID(c), true},

@@ -7,7 +7,7 @@ import (
 	"unicode/utf8"
 )
 
-// TestCleanNeutralises: nothing a stranger sends moves the cursor, changes
+// TestCleanNeutralises: nothing that a peer sends moves the cursor, changes
 // colors, begins a new line, or turns around what follows.
 func TestCleanNeutralises(t *testing.T) {
 	for in, want := range map[string]string{

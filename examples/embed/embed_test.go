@@ -26,7 +26,7 @@ the application's topic: the price is 43
 	}
 }
 
-// TestEmbedEnds: when it is told to stop it stops, whatever it waits for, and says so.
+// TestEmbedEnds: when its context ends, it returns at once, whatever it waits for, and prints so.
 func TestEmbedEnds(t *testing.T) {
 	for _, after := range []time.Duration{0, 50 * time.Millisecond} {
 		ctx, cancel := context.WithTimeout(t.Context(), after)

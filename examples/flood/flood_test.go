@@ -83,8 +83,8 @@ func TestReceiverReportsLoss(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer node.Close()
-	var told []report
-	r := newReceiver(node, func(_ smokesignal.ID, _ announce, rep report) { told = append(told, rep) })
+	var reports []report
+	r := newReceiver(node, func(_ smokesignal.ID, _ announce, rep report) { reports = append(reports, rep) })
 	a := announce{newRunID(), 3, minSize}
 	r.handleAnnounce(t.Context(), "them", a)
 	b := make([]byte, minSize)
@@ -94,14 +94,14 @@ func TestReceiverReportsLoss(t *testing.T) {
 		r.handleEvent(t.Context(), "somebody else", b)
 	}
 	r.handleEnd(t.Context(), "them", a.Run)
-	if len(told) != 0 {
+	if len(reports) != 0 {
 		t.Error("reported before it could know that no more comes")
 	}
 	r.tally.last = r.tally.last.Add(-silence)
 	r.handleEnd(t.Context(), "them", a.Run)
 	r.handleEnd(t.Context(), "them", a.Run)
-	if len(told) != 1 || told[0].Received != 2 || told[0].Twice != 0 {
-		t.Errorf("told %+v", told)
+	if len(reports) != 1 || reports[0].Received != 2 || reports[0].Twice != 0 {
+		t.Errorf("reported %+v", reports)
 	}
 }
 

@@ -119,7 +119,7 @@ func TestWholeNetwork(t *testing.T) {
 		t.Fatal(d.err)
 	}
 	if d.isWhole() {
-		t.Error("two networks are taken for a whole one")
+		t.Error("two networks are reported as a whole one")
 	}
 	link("a", "x")
 	if d.waitUntil("the network is whole", d.isWhole); d.err != nil {

@@ -56,7 +56,7 @@ func start(t *testing.T, name string, opts ...smokesignal.Option) *program {
 	return nil
 }
 
-// launch returns nil if somebody else took the port just now.
+// launch returns nil if another program has just bound the port.
 func launch(t *testing.T, name string, opts []smokesignal.Option) *program {
 	t.Helper()
 	port := 20000 + rand.IntN(10000) // none that the system gives away by itself
@@ -109,8 +109,8 @@ func launch(t *testing.T, name string, opts []smokesignal.Option) *program {
 	return p
 }
 
-// tell returns when the program has obeyed commands that it does not answer.
-func (p *program) tell(commands ...string) {
+// sendCommands returns when the program has obeyed commands that it does not answer.
+func (p *program) sendCommands(commands ...string) {
 	p.t.Helper()
 	p.ask(strings.Join(commands, "\n") + "\nget nothing")
 }
@@ -185,17 +185,17 @@ func TestThreeNodes(t *testing.T) {
 			c := start(t, "c", tc.keep, smokesignal.Seeds(a.wire.addr()))
 			all := []*program{a, b, c}
 			for _, p := range all {
-				p.tell("set "+p.name+" is here", "set shared by "+p.name)
+				p.sendCommands("set "+p.name+" is here", "set shared by "+p.name)
 			}
-			a.tell("set old value")
+			a.sendCommands("set old value")
 			for _, p := range all {
 				p.want("list", "map[a:is here b:is here c:is here old:value shared:by c]")
 			}
 
 			cut(all...)
-			a.tell("set a is alone", "set shared a", "del old")
-			b.tell("set b is alone", "set shared b", "set new b's")
-			c.tell("set c is alone", "set shared c", "del c")
+			a.sendCommands("set a is alone", "set shared a", "del old")
+			b.sendCommands("set b is alone", "set shared b", "set new b's")
+			c.sendCommands("set c is alone", "set shared c", "del c")
 			for p, want := range map[*program]string{
 				a: "map[a:is alone b:is here c:is here shared:a]",
 				b: "map[a:is here b:is alone c:is here new:b's old:value shared:b]",
@@ -216,7 +216,7 @@ func TestThreeNodes(t *testing.T) {
 
 			d := start(t, "d", tc.keep, smokesignal.Seeds(b.wire.addr()))
 			d.want("list", healed)
-			d.tell("set a is known to d", "del b")
+			d.sendCommands("set a is known to d", "del b")
 			for _, p := range append(all, d) {
 				p.want("list", "map[a:is known to d new:b's shared:c]")
 			}
@@ -233,7 +233,7 @@ func TestFarAway(t *testing.T) {
 	toB := newWire(t, b.wire.port)
 	a := start(t, "a", forget, one, smokesignal.Seeds(b.wire.addr()))
 	a.wire.refuse(true)
-	b.tell("set b 1")
+	b.sendCommands("set b 1")
 	a.want("list", "map[b:1]")
 	b.wire.refuse(true)
 	c := start(t, "c", forget, one, smokesignal.Seeds(toB.addr()))
@@ -242,8 +242,8 @@ func TestFarAway(t *testing.T) {
 
 	toB.refuse(true)
 	toB.cut()
-	c.tell("set c 1")
-	a.tell("set a 1")
+	c.sendCommands("set c 1")
+	a.sendCommands("set a 1")
 	b.want("list", "map[a:1 b:1]")
 	if got := c.ask("list"); got != "map[b:1 c:1]" {
 		t.Errorf("c, cut off, has %s", got)
@@ -258,7 +258,7 @@ func TestFarAway(t *testing.T) {
 func TestWriteBeforeAnybodyIsThere(t *testing.T) {
 	t.Parallel()
 	a := start(t, "a")
-	a.tell("set early bird")
+	a.sendCommands("set early bird")
 	a.want("get early", "bird")
 	b := start(t, "b", smokesignal.Seeds(a.wire.addr()))
 	b.want("get early", "bird")
@@ -267,7 +267,7 @@ func TestWriteBeforeAnybodyIsThere(t *testing.T) {
 func TestCommands(t *testing.T) {
 	t.Parallel()
 	p := start(t, "a")
-	p.tell("set k a value  of words", "set gone 1", "del gone", "set bad \xff")
+	p.sendCommands("set k a value  of words", "set gone 1", "del gone", "set bad \xff")
 	for command, want := range map[string]string{
 		"get k": "a value  of words", "get gone": "", "get none": "",
 		"list": "map[bad:? k:a value  of words]",
@@ -286,7 +286,7 @@ func TestTooLarge(t *testing.T) {
 	t.Parallel()
 	a := start(t, "a")
 	for i := range smokesignal.DefaultMaxEventSize>>15 + 1 {
-		a.tell(fmt.Sprintf("set %d %s", i, strings.Repeat("x", 1<<15)))
+		a.sendCommands(fmt.Sprintf("set %d %s", i, strings.Repeat("x", 1<<15)))
 	}
 	start(t, "b", smokesignal.Seeds(a.wire.addr()))
 	const want = `msg="a call's results cannot be sent"`
@@ -335,7 +335,7 @@ func TestSlowClock(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.want("get k", "future")
-	a.tell("set k present")
+	a.sendCommands("set k present")
 	a.want("get k", "present")
 	select {
 	case news := <-heard:

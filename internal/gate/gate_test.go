@@ -93,7 +93,7 @@ func TestGateLetsEitherSideAdmitFirst(t *testing.T) {
 }
 
 // Everybody is connected to everybody, admitted are only the neighbors in a
-// line; so a message has to take every hop, and a cut ends its way.
+// line; so a message has to pass every hop, and a cut stops it.
 func TestGateConfinesTheFlood(t *testing.T) {
 	t.Parallel()
 	const n = 8
@@ -341,7 +341,7 @@ func (n *gated) streams(dir network.Direction) (count int) {
 	return count
 }
 
-// Of two connections one is closed; the other has to take over.
+// Of two connections one is closed; the other has to carry the traffic.
 func TestGateSurvivesTheLossOfAConnection(t *testing.T) {
 	doubled := 0
 	for range 8 {
@@ -383,8 +383,8 @@ func TestGateSurvivesTheLossOfAConnection(t *testing.T) {
 	t.Logf("%d of 8 pairs had two connections", doubled)
 }
 
-// stranger returns a host that is connected to n and admitted nowhere.
-func stranger(t *testing.T, n *gated) corehost.Host {
+// newUnadmittedHost returns a host that is connected to n and admitted nowhere.
+func newUnadmittedHost(t *testing.T, n *gated) corehost.Host {
 	t.Helper()
 	h, err := libp2p.New(libp2p.NoListenAddrs, libp2p.DisableRelay())
 	if err != nil {
@@ -417,7 +417,7 @@ func TestGateBoundsTheStreamsThatWait(t *testing.T) {
 	n.gate.cfg.Wait = time.Hour
 	var streams []network.Stream
 	for range 5 {
-		h := stranger(t, n)
+		h := newUnadmittedHost(t, n)
 		for range 4 { // of one peer the latest is kept
 			streams = append(streams, open(t, h, n, pubsub.FloodSubID))
 		}
@@ -442,7 +442,7 @@ func TestGateRefusesAPeerThatIsNotAdmittedInTime(t *testing.T) {
 	t.Parallel()
 	n := newGated(t, hosttest.TCP)
 	n.gate.cfg.Wait = 20 * time.Millisecond
-	s := open(t, stranger(t, n), n, pubsub.FloodSubID)
+	s := open(t, newUnadmittedHost(t, n), n, pubsub.FloodSubID)
 	if _, err := s.Read(make([]byte, 1)); err == nil {
 		t.Error("an answer")
 	}
@@ -453,13 +453,13 @@ func TestGateRefusesAPeerThatIsNotAdmittedInTime(t *testing.T) {
 	})
 }
 
-// Pubsub tells itself of the end of a stream only after it has taken the next,
-// and then takes it for the end of that one.
+// Pubsub handles the end of a stream only after it has accepted the next one,
+// and then treats it as the end of that one.
 func TestGateHandsOverOneStreamAfterTheOther(t *testing.T) {
 	t.Parallel()
 	const id = "/test"
 	n := newBare(t, hosttest.TCP)
-	h := stranger(t, n)
+	h := newUnadmittedHost(t, n)
 	h.SetStreamHandler(id, func(network.Stream) {})
 	ended, next := make(chan struct{}), make(chan struct{})
 	begun := make(chan int, 2)

@@ -158,7 +158,7 @@ func TestGateDistinguishesNodesFromGuests(t *testing.T) {
 	f.publish("still")
 	n.waitFor("still")
 	if !n.sees(f, other) {
-		t.Error("the end of a link took an open gate's guest away")
+		t.Error("the end of a link removed an open gate's guest")
 	}
 }
 
@@ -180,7 +180,7 @@ func TestGateBoundsGuests(t *testing.T) {
 		t.Error("a peer that was turned away is counted again, though it has not disconnected")
 	}
 	list[0].host.Close()
-	hosttest.Eventually(t, "another takes the place", func() bool { return n.sees(list[1], list[2]) || n.sees(list[1], list[3]) })
+	hosttest.Eventually(t, "another gets the place", func() bool { return n.sees(list[1], list[2]) || n.sees(list[1], list[3]) })
 	n.records.OpenPubSub()
 	hosttest.Eventually(t, "all are in", func() bool { return n.sees(list[1:]...) })
 
@@ -277,7 +277,7 @@ func TestGateDoesNotWaitForAGuestThatReadsNothing(t *testing.T) {
 	n, f := newOpenTo(t, 0, hosttest.TCP), newPlain(t, floodsub, hosttest.TCP)
 	connect(t, f, n)
 	waitLinked(t, n, f)
-	frozen := stranger(t, n)
+	frozen := newUnadmittedHost(t, n)
 	held := make(chan network.Stream, 16)
 	frozen.SetStreamHandler(pubsub.FloodSubID, func(s network.Stream) { held <- s })
 	s, err := frozen.NewStream(t.Context(), n.host.ID(), pubsub.FloodSubID)
@@ -359,7 +359,7 @@ func TestGateIgnoresGuestsBehindARelay(t *testing.T) {
 	}
 	if s, err := far.NewStream(network.WithAllowLimitedConn(t.Context(), "test"), dialer.ID(), pubsub.FloodSubID); err == nil {
 		if _, err = io.ReadAll(s); err == nil {
-			t.Error("a pubsub stream through a relay was taken")
+			t.Error("a pubsub stream through a relay was accepted")
 		}
 	}
 }

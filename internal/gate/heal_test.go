@@ -60,7 +60,7 @@ type handmade struct {
 // reading is closed.
 func newHandmade(t *testing.T, n *gated, reading <-chan struct{}) *handmade {
 	t.Helper()
-	f := &handmade{Host: stranger(t, n), t: t, to: n, got: make(chan string, 1<<16), topics: make(chan string, 1<<10)}
+	f := &handmade{Host: newUnadmittedHost(t, n), t: t, to: n, got: make(chan string, 1<<16), topics: make(chan string, 1<<10)}
 	f.SetStreamHandler(pubsub.FloodSubID, func(s network.Stream) {
 		<-reading
 		frames := frame.NewReader(bufio.NewReader(s), 1<<20)

@@ -65,15 +65,15 @@ func heard(t *testing.T, b []byte) (what []string) {
 	return what
 }
 
-// drain takes all that waits, in pieces.
-func (b *rpcQueue) writeAll(now time.Time, piece int) (taken []byte) {
+// writeAll writes all waiting bytes, in pieces, and returns them.
+func (b *rpcQueue) writeAll(now time.Time, piece int) (written []byte) {
 	for !b.empty() {
 		next := b.head()
 		next = next[:min(piece, len(next))]
-		taken = append(taken, next...)
+		written = append(written, next...)
 		b.written(len(next), now)
 	}
-	return taken
+	return written
 }
 
 func wantHeard(t *testing.T, got []byte, want ...string) {
@@ -172,7 +172,7 @@ func TestQueueDropsAPartlyWrittenRPC(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1, 0)
 	size := len(message("1"))
-	for taken, want := range map[int][]string{
+	for written, want := range map[int][]string{
 		0:          {"1", "2", "3"},
 		1:          {"2", "3"},
 		size - 1:   {"2", "3"},
@@ -185,17 +185,17 @@ func TestQueueDropsAPartlyWrittenRPC(t *testing.T) {
 		for i := range 3 {
 			b.push(message("%d", i+1), now)
 		}
-		if taken > 0 {
-			b.written(taken, now)
+		if written > 0 {
+			b.written(written, now)
 		}
 		b.dropPartial(now)
 		b.dropPartial(now)
-		if begun := taken%size != 0; begun != (b.dropped == 1) {
-			t.Errorf("%d bytes were taken: %d dropped", taken, b.dropped)
+		if begun := written%size != 0; begun != (b.dropped == 1) {
+			t.Errorf("%d bytes were written: %d dropped", written, b.dropped)
 		}
 		wantHeard(t, b.writeAll(now, 5), want...)
 		if b.size != 0 {
-			t.Errorf("%d bytes were taken: %d are still counted", taken, b.size)
+			t.Errorf("%d bytes were written: %d are still counted", written, b.size)
 		}
 	}
 }
@@ -241,13 +241,13 @@ func TestQueueEndsAStallWithItsLastRPC(t *testing.T) {
 	}
 	b.dropPartial(now)
 	if !b.stalled {
-		t.Error("the stall is over though nothing was taken")
+		t.Error("the stall is over though nothing was written")
 	}
 	wantHeard(t, b.writeAll(now, 100), "3", "a: false")
 }
 
 // Whatever happens, a message is written whole and in order, or counted, or
-// was taken by a stream that broke.
+// was written to a stream that broke.
 func TestQueueCountsEveryDroppedMessage(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(40) {

@@ -23,12 +23,12 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
-// fakePeer is a host that has one peer, which takes as much as it is told to.
+// fakePeer is a host that has one peer, which reads as many bytes as the test allows.
 type fakePeer struct {
 	corehost.Host
 
 	mu      sync.Mutex
-	room    int           // bytes that it takes
+	room    int           // bytes that it still reads
 	pace    time.Duration // of a write
 	streams []*fakeStream // that were opened
 	change  chan struct{} // closed when something has changed
@@ -58,8 +58,8 @@ func (p *fakePeer) NewStream(context.Context, peer.ID, ...protocol.ID) (network.
 	return s, nil
 }
 
-// takes lets the peer take n bytes more.
-func (p *fakePeer) takes(n int) {
+// allow lets the peer read n bytes more.
+func (p *fakePeer) allow(n int) {
 	p.mu.Lock()
 	p.room += n
 	p.changed()
@@ -67,8 +67,8 @@ func (p *fakePeer) takes(n int) {
 	synctest.Wait()
 }
 
-// takesOnly lets it take n bytes and then nothing.
-func (p *fakePeer) takesOnly(n int) {
+// allowOnly lets it read n bytes and then nothing.
+func (p *fakePeer) allowOnly(n int) {
 	p.mu.Lock()
 	p.room = n
 	p.mu.Unlock()
@@ -214,7 +214,7 @@ func write(t *testing.T, s network.Stream, rpc []byte) {
 func TestGateGathersWrites(t *testing.T) {
 	t.Parallel()
 	withPeer(t, Config{}, func(t *testing.T, p *fakePeer, _ *Gate, s network.Stream) {
-		p.takes(1 << 20)
+		p.allow(1 << 20)
 		for i := range 3 {
 			write(t, s, message("%d", i))
 			if _, writes := p.got(0); writes != i+1 {
@@ -240,14 +240,14 @@ func TestGateGathersWrites(t *testing.T) {
 	})
 }
 
-// A peer that takes nothing costs as much memory as it may, delays pubsub for
-// the timeout, and then nothing more; when it takes something again, all that
+// A peer that reads nothing costs as much memory as it may, delays pubsub for
+// the timeout, and then nothing more; when it reads something again, all that
 // waited arrives, and what was announced meanwhile.
 func TestGateDropsMessagesForAStalledPeer(t *testing.T) {
 	t.Parallel()
 	withPeer(t, Config{MaxPending: 100, StallTimeout: 4 * time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		start := time.Now()
-		p.takes(3) // not a whole message
+		p.allow(3) // not a whole message
 		write(t, s, message("0"))
 		if d := time.Since(start); d > time.Second {
 			t.Errorf("the first write took %v", d)
@@ -268,7 +268,7 @@ func TestGateDropsMessagesForAStalledPeer(t *testing.T) {
 		if got := g.Stats(); got != (Stats{Dropped: 11, Stalls: 1}) {
 			t.Errorf("%+v", got)
 		}
-		p.takes(1 << 10)
+		p.allow(1 << 10)
 		write(t, s, message("after"))
 		synctest.Wait()
 		got, _ := p.got(0)
@@ -279,14 +279,14 @@ func TestGateDropsMessagesForAStalledPeer(t *testing.T) {
 	})
 }
 
-// As long as a peer takes something, nothing is dropped, but pubsub is not
+// As long as a peer reads something, nothing is dropped, but pubsub is not
 // held up longer than it wants to be.
 func TestGateDropsMessagesForASlowPeer(t *testing.T) {
 	t.Parallel()
 	withPeer(t, Config{MaxPending: 10, StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
 		slow, stop := context.WithCancel(t.Context())
-		var taking sync.WaitGroup
-		taking.Go(func() {
+		var reading sync.WaitGroup
+		reading.Go(func() {
 			for slow.Err() == nil {
 				time.Sleep(500 * time.Millisecond)
 				p.mu.Lock()
@@ -295,7 +295,7 @@ func TestGateDropsMessagesForASlowPeer(t *testing.T) {
 				p.mu.Unlock()
 			}
 		})
-		defer taking.Wait()
+		defer reading.Wait()
 		defer stop()
 		var want []string
 		for i := range 20 {
@@ -330,16 +330,16 @@ func TestGateDropsMessagesForASlowPeer(t *testing.T) {
 func TestGateMovesWaitingMessagesToTheNextStream(t *testing.T) {
 	t.Parallel()
 	withPeer(t, Config{}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
-		p.takes(1 << 10)
+		p.allow(1 << 10)
 		write(t, s, announce("topic", true))
 		time.Sleep(time.Second)
-		p.takesOnly(len(message("0")) + 1)
+		p.allowOnly(len(message("0")) + 1)
 		for i := range 5 {
 			write(t, s, message("%d", i))
 		}
 		synctest.Wait()
 		p.breaks()
-		p.takes(1 << 20)
+		p.allow(1 << 20)
 		time.Sleep(time.Second)
 		got, _ := p.got(0)
 		wantHeard(t, got[:len(got)-1], "topic: true", "0")
@@ -356,10 +356,10 @@ func TestGateMovesWaitingMessagesToTheNextStream(t *testing.T) {
 func TestGateKeepsAStallAcrossStreams(t *testing.T) {
 	t.Parallel()
 	withPeer(t, Config{StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
-		p.takes(1 << 10)
+		p.allow(1 << 10)
 		write(t, s, announce("a", true))
 		time.Sleep(time.Second)
-		p.takesOnly(1)
+		p.allowOnly(1)
 		write(t, s, message("0"))
 		time.Sleep(2 * time.Second)
 		write(t, s, message("1")) // which finds out
@@ -369,7 +369,7 @@ func TestGateKeepsAStallAcrossStreams(t *testing.T) {
 			t.Fatalf("%+v", got)
 		}
 		p.breaks()
-		p.takes(1 << 20)
+		p.allow(1 << 20)
 		time.Sleep(time.Second)
 		write(t, s, message("2"))
 		time.Sleep(time.Second)
@@ -395,23 +395,23 @@ func TestGateKeepsAStallAcrossStreams(t *testing.T) {
 func TestGateOpensUntilAnnounced(t *testing.T) {
 	t.Parallel()
 	withPeer(t, Config{}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
-		p.takes(1 << 10)
+		p.allow(1 << 10)
 		write(t, s, announce("topic", true))
-		p.takesOnly(0)
+		p.allowOnly(0)
 		p.breaks()
 		time.Sleep(openTimeout + time.Second)
-		p.takes(1)
+		p.allow(1)
 		time.Sleep(openTimeout)
 		if got := g.Stats(); got != (Stats{}) {
 			t.Errorf("%+v", got)
 		}
-		p.takes(1 << 10)
+		p.allow(1 << 10)
 		if got := g.Stats(); got != (Stats{Reopened: 1}) {
 			t.Errorf("%+v", got)
 		}
 		got, _ := p.got(3)
 		wantHeard(t, got, "topic: true")
-		p.takesOnly(0)
+		p.allowOnly(0)
 		if n := p.breaks(); n != 4 {
 			t.Errorf("%d streams were opened", n)
 		}
@@ -480,18 +480,18 @@ func TestGateDoesNotWaitForAGuest(t *testing.T) {
 		if err := g.AwaitRoom(t.Context()); err != nil || time.Since(start) != waited {
 			t.Errorf("waited %v for a peer that misses messages anyway: %v", time.Since(start), err)
 		}
-		p.takes(1 << 20)
+		p.allow(1 << 20)
 		synctest.Wait()
 		before := g.Stats().Dropped
 		write(t, s, messages([]byte("after")))
 		if g.Stats().Dropped != before {
-			t.Error("a message is dropped though the peer takes all")
+			t.Error("a message is dropped though the peer reads everything")
 		}
 	})
 }
 
 // Whoever asks for room before each message makes a slow peer miss none, and is not
-// held up by one that takes nothing for longer than StallTimeout.
+// held up by one that reads nothing for longer than StallTimeout.
 func TestGateAwaitsRoom(t *testing.T) {
 	t.Parallel()
 	withPeer(t, Config{MaxPending: 64 << 10, StallTimeout: time.Second}, func(t *testing.T, p *fakePeer, g *Gate, s network.Stream) {
@@ -501,7 +501,7 @@ func TestGateAwaitsRoom(t *testing.T) {
 		go func() {
 			for range 40 {
 				time.Sleep(100 * time.Millisecond)
-				p.takes(len(rpc))
+				p.allow(len(rpc))
 			}
 		}()
 		start := time.Now()
@@ -514,8 +514,8 @@ func TestGateAwaitsRoom(t *testing.T) {
 		if n, d := g.Stats().Dropped, time.Since(start); n != 0 || d < time.Second {
 			t.Errorf("%d messages were dropped, 20 took %v", n, d)
 		}
-		time.Sleep(5 * time.Second) // all is taken
-		p.takesOnly(0)
+		time.Sleep(5 * time.Second) // everything is read
+		p.allowOnly(0)
 		for range 3 {
 			write(t, s, rpc)
 		}
@@ -526,13 +526,13 @@ func TestGateAwaitsRoom(t *testing.T) {
 			t.Errorf("waiting ended with %v when its ctx did", err)
 		}
 		if err := g.AwaitRoom(t.Context()); err != nil || time.Since(start) > 1200*time.Millisecond {
-			t.Errorf("waited %v for a peer that takes nothing: %v", time.Since(start), err)
+			t.Errorf("waited %v for a peer that reads nothing: %v", time.Since(start), err)
 		}
 	})
 }
 
-// A guest that takes a little all the time, so that it never stalls, and never what
-// waits, is waited for once; again only when it has taken all.
+// A guest that reads a little all the time never stalls and never empties its queue. It is
+// waited for once, and again only when it has read everything.
 func TestGateAwaitsASlowPeerOnce(t *testing.T) {
 	t.Parallel()
 	const pending = 512 << 10
@@ -553,8 +553,8 @@ func TestGateAwaitsASlowPeerOnce(t *testing.T) {
 			}
 		}
 		ctx, stop := context.WithCancel(t.Context())
-		var taking sync.WaitGroup
-		taking.Go(func() {
+		var reading sync.WaitGroup
+		reading.Go(func() {
 			for ctx.Err() == nil {
 				time.Sleep(300 * time.Millisecond)
 				p.mu.Lock()
@@ -585,19 +585,19 @@ func TestGateAwaitsASlowPeerOnce(t *testing.T) {
 			t.Fatalf("%d stalls: that is another case", n)
 		}
 		stop()
-		taking.Wait()
-		p.takes(pending / 2) // which is below half, and not all
+		reading.Wait()
+		p.allow(pending / 2) // which is below half, and not all
 		fill()
 		if d := awaits(); d != 0 {
-			t.Errorf("a call has waited %v although all was never taken", d)
+			t.Errorf("a call has waited %v although the queue was never empty", d)
 		}
-		p.takes(2 * pending)
+		p.allow(2 * pending)
 		time.Sleep(time.Second)
-		p.takesOnly(0)
+		p.allowOnly(0)
 		fill()
 		go func() {
 			time.Sleep(200 * time.Millisecond)
-			p.takes(pending)
+			p.allow(pending)
 		}()
 		if d := awaits(); d != 200*time.Millisecond {
 			t.Errorf("a call has waited %v for a peer whose queue was empty in between", d)

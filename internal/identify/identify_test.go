@@ -198,6 +198,6 @@ func TestAnswersComeInPartsAndAreBounded(t *testing.T) {
 		})
 	}
 	if _, err := readIdentify(bytes.NewReader(frame.Append(nil, []byte{0xff}))); err == nil {
-		t.Error("garbage is taken")
+		t.Error("garbage is accepted")
 	}
 }

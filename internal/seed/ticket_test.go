@@ -131,7 +131,7 @@ func TestMistypedTicketIsRefused(t *testing.T) {
 		t.Helper()
 		s, err := Parse(wrong)
 		if err == nil {
-			t.Fatalf("%s: %s was taken for %v", what, wrong, s)
+			t.Fatalf("%s: %s was parsed as %v", what, wrong, s)
 		}
 		if strings.Contains(err.Error(), "\n") || len(err.Error()) > 200 {
 			t.Errorf("%s: not one short line: %q", what, err)

@@ -113,6 +113,7 @@ func TestFilterByClassOfSource(t *testing.T) {
 	}
 }
 
+// Of the addresses that a source without an IP address names, only public ones are kept.
 func TestFilterKeepsPublicAddressesOfAnUnknownSource(t *testing.T) {
 	addrs := []ma.Multiaddr{
 		ma.StringCast("/ip4/127.0.0.1/tcp/4001"), ma.StringCast("/ip4/10.0.0.1/tcp/4001"), ma.StringCast("/ip4/8.8.8.8/tcp/4001"),

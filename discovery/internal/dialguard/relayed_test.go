@@ -42,7 +42,7 @@ func TestFilterRelayedByClassOfSource(t *testing.T) {
 		for i, via := range vias {
 			got := FilterRelayed([]ma.Multiaddr{ma.StringCast(c.addr)}, ma.StringCast(via))
 			if (len(got) == 1) != c.want[i] {
-				t.Errorf("%s named from %s: taken is %v", c.addr, via, got)
+				t.Errorf("%s named from %s: kept is %v", c.addr, via, got)
 			}
 		}
 	}
@@ -51,7 +51,7 @@ func TestFilterRelayedByClassOfSource(t *testing.T) {
 		many = append(many, ma.StringCast(fmt.Sprintf("/ip4/8.8.8.8/tcp/%d%s", 4000+i/2, behind)))
 	}
 	if got := FilterRelayed(many, ma.StringCast(vias[0])); len(got) != maxRelayed || got[0].Equal(got[1]) {
-		t.Errorf("of twenty, twice each, %v are taken", got)
+		t.Errorf("of twenty, twice each, %v are kept", got)
 	}
 }
 

@@ -24,7 +24,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
-// roleEnv tells the test binary which machine of the test it is.
+// roleEnv names the environment variable with the machine that the test binary plays.
 const roleEnv = "SMOKESIGNAL_LAN_ROLE"
 
 // TestNodesFindEachOtherInNamespaces runs two machines, which are network namespaces of its
@@ -278,7 +278,7 @@ func lanNear(t *testing.T) {
 		}
 	}
 
-	// One that listens everywhere tells each network its address there.
+	// A host that listens on every interface announces to each network its address there.
 	everywhere, stopEverywhere := start("everywhere", "home", "/ip4/0.0.0.0/tcp/0")
 	happened.want(t, "a found "+everywhere)
 	happened.want(t, "everywhere found "+ours)

@@ -185,7 +185,7 @@ func TestTagsOfPartsDiffer(t *testing.T) {
 		{"me", 1<<64 - 1}:      true,
 	} {
 		if got := c.s.inOtherPart(tag); got != want {
-			t.Errorf("foreign(%v) is %v", tag, got)
+			t.Errorf("inOtherPart(%v) is %v", tag, got)
 		}
 	}
 }
@@ -206,10 +206,10 @@ func TestNodeOfAnotherPartIsAcceptedBeyondMax(t *testing.T) {
 // node that has not heard yet which part it is in.
 func TestNewTagIsNotCompared(t *testing.T) {
 	c := newSeedless(t, 0, 1, 1, "a")
-	foreign := Request{Session: protocol.Session{2}, Network: "home", Degree: 1, Tag: Tag{"z", 1}}
+	other := Request{Session: protocol.Session{2}, Network: "home", Degree: 1, Tag: Tag{"z", 1}}
 	tag := func() Tag {
 		t.Helper()
-		for _, o := range slices.Clone(c.s.Step(c.now, Received{From: Contact{ID: "x"}, Message: foreign})) {
+		for _, o := range slices.Clone(c.s.Step(c.now, Received{From: Contact{ID: "x"}, Message: other})) {
 			if send, ok := o.(Send); ok {
 				if m, ok := send.Message.(Reject); ok {
 					return m.Tag
@@ -219,7 +219,7 @@ func TestNewTagIsNotCompared(t *testing.T) {
 		return Tag{"accepted", 0}
 	}
 	if got := tag(); got != (Tag{}) {
-		t.Errorf("at first the tag told is %v", got)
+		t.Errorf("at first the tag sent is %v", got)
 	}
 	c.advance(newOwnerDelay, "a")
 	if got := tag(); got.ID != "accepted" {
@@ -233,8 +233,8 @@ func (c *script) settleTag() { c.s.beacon.since = c.now.Add(-newOwnerDelay) }
 // A node that a check or a refusal shows to be in another part is asked urgently, even if
 // this node is full. If it refuses that, too, it is not asked again and again.
 func TestNodeOfAnotherPartIsAskedUrgently(t *testing.T) {
-	foreign := Tag{"z", 1}
-	for name, own := range map[string]Tag{"own": {"me", 100}, "foreign": foreign} {
+	other := Tag{"z", 1}
+	for name, own := range map[string]Tag{"own": {"me", 100}, "other": other} {
 		c := newSeedless(t, 1, 1, 1, "a")
 		c.s.book.learn(node("x"))
 		checked := 0
@@ -256,7 +256,7 @@ func TestNodeOfAnotherPartIsAskedUrgently(t *testing.T) {
 		}
 		_, got := sends[Request](c.advance(24*time.Second, "a"))
 		want := 0
-		if own == foreign {
+		if own == other {
 			want = 1
 		}
 		if checked != 1 || len(got) != want {
@@ -268,15 +268,15 @@ func TestNodeOfAnotherPartIsAskedUrgently(t *testing.T) {
 	c.s.nextWalks = c.now.Add(time.Hour)
 	c.settleTag()
 	c.step(Learned{Contact: node("x")}, "request x")
-	c.receive("x", Reject{Reason: ReasonFull, Tag: foreign}, "refused x (its peer list is full)", "request x urgently")
-	c.receive("x", Reject{Reason: ReasonFull, Tag: foreign}, "refused x (its peer list is full)")
+	c.receive("x", Reject{Reason: ReasonFull, Tag: other}, "refused x (its peer list is full)", "request x urgently")
+	c.receive("x", Reject{Reason: ReasonFull, Tag: other}, "refused x (its peer list is full)")
 }
 
 // A node of another part whose link has just ended is not asked for thirty seconds.
 func TestNodeOfAnotherPartHonorsTheCooldown(t *testing.T) {
 	c := newSeedless(t, 1, 2, 1, "a")
 	c.s.book.learn(node("x"))
-	met := func() (n int) {
+	requests := func() (n int) {
 		from := node("x")
 		log := c.feed(Received{From: from, Message: Shuffle{Path: []peer.ID{"x"}, Origin: from, Tag: Tag{"z", 1}}})
 		_, got := sends[Request](log)
@@ -285,11 +285,11 @@ func TestNodeOfAnotherPartHonorsTheCooldown(t *testing.T) {
 	c.link("x", 1)
 	c.receive("x", Leave{Reason: ReasonMoved}, "unlinked x (the link was handed over to another peer)")
 	c.advance(relinkCooldown-time.Millisecond, "a")
-	if met() != 0 {
+	if requests() != 0 {
 		t.Error("asked within thirty seconds")
 	}
 	c.advance(time.Millisecond, "a")
-	if met() != 1 {
+	if requests() != 1 {
 		t.Error("not asked after thirty seconds")
 	}
 }

@@ -38,7 +38,7 @@ func (c *script) addLost(x peer.ID, neighbor bool) {
 func TestHearsayComesBesideSignedAddresses(t *testing.T) {
 	c := newSeedless(t, 0, 5, 1)
 	at := func(port int) ma.Multiaddr { return ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port)) }
-	told := func(seq uint64, ports ...int) Contact {
+	contact := func(seq uint64, ports ...int) Contact {
 		x := Contact{ID: "x"}
 		if seq > 0 {
 			x.Record, x.Seq = []byte("x"), seq
@@ -49,25 +49,25 @@ func TestHearsayComesBesideSignedAddresses(t *testing.T) {
 		return x
 	}
 	for _, step := range []struct {
-		told Contact
-		want []int
+		learned Contact
+		want    []int
 	}{
-		{told(0, 1), []int{1}},
-		{told(0, 2), []int{2}},
-		{told(1, 3, 4), []int{3, 4}},
-		{told(0, 5), []int{5, 3, 4}},
-		{told(0, 4, 6), []int{4, 6, 3}},
-		{told(0), []int{4, 6, 3}},
-		{told(2, 7), []int{7}},
-		{told(1, 8), []int{7}},
+		{contact(0, 1), []int{1}},
+		{contact(0, 2), []int{2}},
+		{contact(1, 3, 4), []int{3, 4}},
+		{contact(0, 5), []int{5, 3, 4}},
+		{contact(0, 4, 6), []int{4, 6, 3}},
+		{contact(0), []int{4, 6, 3}},
+		{contact(2, 7), []int{7}},
+		{contact(1, 8), []int{7}},
 	} {
-		c.step(Learned{Contact: step.told})
+		c.step(Learned{Contact: step.learned})
 		var want []ma.Multiaddr
 		for _, p := range step.want {
 			want = append(want, at(p))
 		}
 		if got := c.s.book.findKnown("x").Addrs; !slices.EqualFunc(got, want, ma.Multiaddr.Equal) {
-			t.Errorf("told %v as of %d: %v, want %v", step.told.Addrs, step.told.Seq, got, want)
+			t.Errorf("learned %v as of %d: %v, want %v", step.learned.Addrs, step.learned.Seq, got, want)
 		}
 	}
 }

@@ -42,7 +42,7 @@ func TestSuspectIsReplaced(t *testing.T) {
 	c.receive("x", Accept{Session: protocol.Session{2}}, "pending x")
 	c.receive("a", Keepalive{})
 	if got := c.s.occupied(); got != 2 {
-		t.Errorf("%d places taken when the suspect is back, want 2", got)
+		t.Errorf("%d places in use when the suspect is back, want 2", got)
 	}
 }
 
@@ -54,7 +54,7 @@ func TestSuspectsLeaveRoomUpToMaxPlusTwo(t *testing.T) {
 	c.link("e", 1)
 	c.receive("f", Request{Session: protocol.Session{2}, Network: "home", Degree: 0}, "reject f (its peer list is full) 2")
 	if c.s.Degree() != 5 || c.s.occupied() != 2 {
-		t.Errorf("%d links, %d places taken; want 5 and 2", c.s.Degree(), c.s.occupied())
+		t.Errorf("%d links, %d places in use; want 5 and 2", c.s.Degree(), c.s.occupied())
 	}
 }
 

@@ -44,7 +44,7 @@ func TestSeedNeverReachedIsTriedAgain(t *testing.T) {
 	c.step(SeedFound{Contact: node("s")}, "request s")
 	c.receive("s", Reject{Reason: ReasonFull}, "refused s (its peer list is full)")
 	if got := seedAttempts(c.advance(3*time.Minute, "a")); len(got) != 0 {
-		t.Errorf("asked %d times after it was met", len(got))
+		t.Errorf("asked %d times after it was reached", len(got))
 	}
 }
 
@@ -101,9 +101,9 @@ func TestSeedNextIsTheNextAttempt(t *testing.T) {
 	c.link("a", 1)
 	c.react = silentSeed
 	c.advance(30*time.Second, "a")
-	next("never met", 0, 36*time.Second)
+	next("never reached", 0, 36*time.Second)
 	c.step(SeedFound{Contact: node("s")}, "request s")
-	next("met", 0, 0)
+	next("reached", 0, 0)
 	c.step(SeedLost{}, "ask seed")
 	next("lost", 800*time.Millisecond, 1200*time.Millisecond)
 	c.step(SeedSelf{})

@@ -45,7 +45,7 @@ func TestShuffleIsPassedOn(t *testing.T) {
 		}
 	}
 	if !findEntry(c.s.book.known, "o").lastCheck.IsZero() {
-		t.Error("the origin counts as heard; only a told of it")
+		t.Error("the origin counts as heard; only a sent it")
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestMeasuresStayWithinTheirBounds plays the cases and compares each figure with its bar.
+// TestMeasuresStayWithinTheirBounds runs every case and compares each measure with its bound.
 // docs/overlay.md has all of them.
 func TestMeasuresStayWithinTheirBounds(t *testing.T) {
 	for _, c := range Cases() {

@@ -176,7 +176,7 @@ func TestUndialableNodeIsReachedOverItsOwnDial(t *testing.T) {
 	w.Run(10 * time.Second)
 	for _, h := range w.probe(0).heard {
 		if _, ok := h.in.(overlay.Unreachable); ok {
-			t.Error("the dial was told to be in vain")
+			t.Error("the dial was reported as failed")
 		}
 	}
 }

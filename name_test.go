@@ -93,6 +93,7 @@ func trip[T any](t *testing.T, a, b *Node, v T) (got []T) {
 	return got
 }
 
+// Values of many types arrive unchanged over every channel of typed events.
 func TestNamesOfManyTypesOnEveryChannel(t *testing.T) {
 	a, b := newPair(t)
 	if got := fmt.Sprintf("%q", trip(t, a, b, "text")); got != `["text" "text" "text" "text" "text" "text"]` {
@@ -150,6 +151,7 @@ func TestEventOfNothing(t *testing.T) {
 	}
 }
 
+// Events that a typed handler cannot decode are counted.
 func TestUndecodableEventsAreCounted(t *testing.T) {
 	a, b := newPair(t)
 	number, got := Name[int]("number"), make(chan int, 10)
@@ -339,6 +341,7 @@ func TestLoopReportsGaps(t *testing.T) {
 	})
 }
 
+// A loop over events ends when its source is closed.
 func TestLoopEndsWhenItsSourceCloses(t *testing.T) {
 	src := newFakeSource()
 	close(src.closed)

@@ -191,6 +191,7 @@ func TestTwoNodesLinkThroughASeed(t *testing.T) {
 	}
 }
 
+// A seed without an id in its text is linked.
 func TestSeedWithoutIDIsFound(t *testing.T) {
 	t.Parallel()
 	a := newTester(t, testConfig{max: 5}).start()
@@ -308,6 +309,7 @@ func TestEachFailureOfConnectHasItsOwnError(t *testing.T) {
 	}
 }
 
+// Ten nodes that know one seed each get at least three links.
 func TestTenNodesThroughOneSeedHaveThreeLinksEach(t *testing.T) {
 	t.Parallel()
 	n := 10

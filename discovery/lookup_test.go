@@ -80,6 +80,7 @@ func TestFindPeerConnects(t *testing.T) {
 	}
 }
 
+// The error of FindPeer says what was tried.
 func TestFindPeerSaysWhatWasTried(t *testing.T) {
 	t.Parallel()
 	x := newTester(t, testConfig{}).start()

@@ -96,6 +96,7 @@ func idsIn(t testing.TB, path string) (ids []peer.ID) {
 	return ids
 }
 
+// A peer book returns the contacts that an earlier run kept.
 func TestPeerBookRemembers(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "book")
@@ -173,6 +174,7 @@ func TestPeerBookDropsNodesNotFoundForSevenDays(t *testing.T) {
 	})
 }
 
+// A peer book keeps a bounded number of contacts.
 func TestPeerBookIsBounded(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
@@ -195,6 +197,7 @@ func TestPeerBookIsBounded(t *testing.T) {
 	}
 }
 
+// A file that is not a peer book is refused and not overwritten.
 func TestOtherFilesAreNotPeerBooks(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -318,6 +321,7 @@ func TestPeerBookKeepsAddressesBehindRelays(t *testing.T) {
 	}
 }
 
+// Nodes with one peer book keep each other's entries.
 func TestNodesThatShareAPeerBookKeepEachOthersEntries(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "book")
@@ -371,6 +375,7 @@ func TestPeerBookIsWrittenEveryThirtySecondsAtMost(t *testing.T) {
 	})
 }
 
+// A driver that is closed already does not empty the peer book.
 func TestPeerBookIsNotEmptiedByAClosedDriver(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "book")
@@ -384,6 +389,7 @@ func TestPeerBookIsNotEmptiedByAClosedDriver(t *testing.T) {
 	}
 }
 
+// A peer book at a symbolic link is written to the file behind the link.
 func TestPeerBookFollowsASymbolicLink(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

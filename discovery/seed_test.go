@@ -120,6 +120,7 @@ func wantFails(t *testing.T, h corehost.Host, s *seed.Seed, kind error) error {
 	return err
 }
 
+// A seed is found over each transport.
 func TestFindOnEveryTransport(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, listen string }{
@@ -148,6 +149,7 @@ func TestFindOnEveryTransport(t *testing.T) {
 	}
 }
 
+// A seed given as host and port is found over TCP and over QUIC.
 func TestFindHostPortTriesTCPAndQUIC(t *testing.T) {
 	t.Parallel()
 	tcp := newHost(t, "/ip4/127.0.0.1/tcp/0")
@@ -159,6 +161,7 @@ func TestFindHostPortTriesTCPAndQUIC(t *testing.T) {
 	wantFound(t, newHost(t), both, mustParse(t, "127.0.0.1:"+portOf(t, both, ma.P_UDP)))
 }
 
+// A seed is found at an IPv6 address.
 func TestFindWithIPv6(t *testing.T) {
 	t.Parallel()
 	if l, err := net.Listen("tcp", "[::1]:0"); err != nil {
@@ -211,6 +214,7 @@ func TestFindSaysRefusedEachTimeAndSoon(t *testing.T) {
 	}
 }
 
+// A seed without an id in its text is found again with a new identity.
 func TestSeedWithANewIdentityIsFound(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -227,6 +231,7 @@ func TestSeedWithANewIdentityIsFound(t *testing.T) {
 
 func portOf2(s *seed.Seed) string { return strconv.Itoa(int(s.Targets()[0].At.Port())) }
 
+// The error of a seed that is this node is ErrSelf.
 func TestFindKnowsItself(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, "/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1")
@@ -295,6 +300,7 @@ func serveTCP(t *testing.T, f func(net.Conn)) string {
 	return l.Addr().String()
 }
 
+// The error of a seed that is not a node says what answered there.
 func TestFindSaysWhatAnsweredInsteadOfANode(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -309,6 +315,7 @@ func TestFindSaysWhatAnsweredInsteadOfANode(t *testing.T) {
 	wantFails(t, h, mustParse(t, "/ip4/"+host+"/tcp/"+port+"/ws"), ErrNotSmokesignal)
 }
 
+// The search for a seed ends with its context.
 func TestFindEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -328,6 +335,7 @@ func TestFindEndsWithItsContext(t *testing.T) {
 	wantNoJunk(t, h)
 }
 
+// The search for a silent seed ends after five seconds.
 func TestFindEndsAfterFiveSeconds(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -342,6 +350,7 @@ func TestFindEndsAfterFiveSeconds(t *testing.T) {
 	}
 }
 
+// A seed is found by DNS names, at each of their addresses.
 func TestFindNames(t *testing.T) {
 	t.Parallel()
 	there := newHost(t, "/ip4/127.0.0.1/tcp/0")
@@ -430,6 +439,7 @@ func (w wrapped) Network() network.Network { return hidden{w.Host.Network()} }
 
 type hidden struct{ network.Network }
 
+// The search for a seed leaves no goroutine.
 func TestFindLeavesNoGoroutine(t *testing.T) {
 	there := newHost(t, "/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1")
 	h := newHost(t)
@@ -447,6 +457,7 @@ func TestFindLeavesNoGoroutine(t *testing.T) {
 	noneLeft()
 }
 
+// The text of a SeedError is one line with the seed, the cause and the next try.
 func TestSeedErrorReadsAsOneLine(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -461,6 +472,7 @@ func TestSeedErrorReadsAsOneLine(t *testing.T) {
 	}
 }
 
+// The text of a SeedError says when the next try is.
 func TestSeedErrorSaysWhenTheNextTryIs(t *testing.T) {
 	bubble.Test(t, testNextTry)
 }
@@ -486,6 +498,7 @@ func testNextTry(t *testing.T) {
 	}
 }
 
+// The error of another network is one short line with both names.
 func TestOtherNetworkIsNamedInOneLine(t *testing.T) {
 	t.Parallel()
 	if got := otherNetwork("lab", "home").Error(); got != `the peer belongs to another network: "lab", not "home"` {
@@ -497,6 +510,7 @@ func TestOtherNetworkIsNamedInOneLine(t *testing.T) {
 	}
 }
 
+// An explained error still matches the original one.
 func TestExplainKeepsWhatItExplained(t *testing.T) {
 	t.Parallel()
 	if explain(nil) != nil {

@@ -97,6 +97,7 @@ func (slowDNS) LookupTXT(ctx context.Context, _ string) ([]string, error) {
 	return nil, ctx.Err()
 }
 
+// The error of a ticket that leads to no node names the cause.
 func TestFindThroughATicketSaysWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	other := newHost(t, "/ip4/127.0.0.1/tcp/0")
@@ -178,6 +179,7 @@ func (s strictDNS) LookupTXT(ctx context.Context, name string) ([]string, error)
 	return s.MockResolver.LookupTXT(ctx, name)
 }
 
+// The text of a SeedError shows the beginning and the end of a ticket.
 func TestSeedErrorShortensATicket(t *testing.T) {
 	t.Parallel()
 	text, err := seed.Ticket{ID: mustID(t, testID), Addrs: addrs("/ip4/192.168.2.100/tcp/8495")}.Encode()

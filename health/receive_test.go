@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 )
 
+// A node does not ping a seed while another node does so and the seed answers.
 func TestAnotherPingKeepsThisNodeSilent(t *testing.T) {
 	seed, other := newSigner(t), newSigner(t)
 	s := newScene(t, interval, seedAddr)
@@ -47,6 +48,7 @@ func TestAnotherPingKeepsThisNodeSilent(t *testing.T) {
 	}
 }
 
+// Of the pings for one target, one in half an interval is forwarded.
 func TestPingsAreForwardedOnceInHalfAnInterval(t *testing.T) {
 	other, third := newSigner(t), newSigner(t)
 	s := newScene(t, interval)
@@ -94,6 +96,7 @@ func TestPingsAreForwardedOnceInHalfAnInterval(t *testing.T) {
 	}
 }
 
+// The seed that a ping names answers it and does not forward it, also with the watchdog off.
 func TestTheTargetAnswersInsteadOfForwarding(t *testing.T) {
 	other := newSigner(t)
 	for _, interval := range []time.Duration{interval, 0} { // also with the watchdog off
@@ -139,6 +142,7 @@ func TestTheTargetAnswersInsteadOfForwarding(t *testing.T) {
 	}
 }
 
+// A pong counts as a sign of life of each seed text that names its sender.
 func TestAPongCountsForTheSeedsThatItStandsFor(t *testing.T) {
 	seed, other := newSigner(t), newSigner(t)
 	pinned := "/ip4/192.168.2.100/tcp/8495/p2p/" + seed.id.String()
@@ -200,6 +204,7 @@ func TestAPongCountsForTheSeedsThatItStandsFor(t *testing.T) {
 	s.want("back " + name)
 }
 
+// A ping names its seed by id if the id is known, and else by address.
 func TestAPingNamesTheSeedByIDOrAddress(t *testing.T) {
 	seed := newSigner(t)
 	pinned := "/ip4/192.168.2.100/tcp/8495/p2p/" + seed.id.String()
@@ -238,6 +243,7 @@ func TestAPingNamesTheSeedByIDOrAddress(t *testing.T) {
 	}
 }
 
+// A replayed answer of a lost seed does not bring the seed back.
 func TestAnOldAnswerIsNotTheSeed(t *testing.T) {
 	seed := newSigner(t)
 	s := newScene(t, interval, seedAddr)
@@ -266,6 +272,7 @@ func TestAnOldAnswerIsNotTheSeed(t *testing.T) {
 	s.want("back " + seedAddr)
 }
 
+// Forged, malformed and replayed signals change nothing and are not forwarded.
 func TestBadSignalsDoNothing(t *testing.T) {
 	seed, other := newSigner(t), newSigner(t)
 	good := seed.pong(t, 5, seedAddr)

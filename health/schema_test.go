@@ -20,6 +20,7 @@ type fixedKey struct {
 
 func (k fixedKey) Sign([]byte) ([]byte, error) { return k.signature, nil }
 
+// The hand-written codec of signals agrees with the schema.
 func TestSignalsAgreeWithTheProtoFile(t *testing.T) {
 	schema.HandCodec[*parsedSignal]{
 		Message: "Signal",

@@ -18,6 +18,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
+// Parsing a sealed signal returns the signal.
 func TestSignalsSurviveSealAndParse(t *testing.T) {
 	me, other := newSigner(t), newSigner(t)
 	var many []string
@@ -109,6 +110,7 @@ func TestUnknownFieldsAreSigned(t *testing.T) {
 	}
 }
 
+// A malformed signal is refused.
 func TestMalformedSignalsAreRefused(t *testing.T) {
 	me := newSigner(t)
 	seal := func(build func([]byte) []byte) []byte {
@@ -161,6 +163,7 @@ func TestMalformedSignalsAreRefused(t *testing.T) {
 	}
 }
 
+// A ping for one target also serves every narrower target.
 func TestATargetCoversNarrowerOnes(t *testing.T) {
 	a, b := newSigner(t).id, newSigner(t).id
 	for _, c := range []struct {
@@ -182,6 +185,7 @@ func TestATargetCoversNarrowerOnes(t *testing.T) {
 	}
 }
 
+// The limit of signals applies to the neighbor that exceeds it and to no other.
 func TestOnlyAFloodingNeighborIsLimited(t *testing.T) {
 	m, now := neighborLimits{}, time.Unix(1, 0)
 	accepted := 0

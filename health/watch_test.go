@@ -212,6 +212,7 @@ func (s *scene) want(changes ...string) *scene {
 	return s
 }
 
+// A silent seed is reported lost once, and back once.
 func TestASeedIsLostOnceAndBackOnce(t *testing.T) {
 	seed := newSigner(t)
 	s := newScene(t, interval, seedAddr)
@@ -228,6 +229,7 @@ func TestASeedIsLostOnceAndBackOnce(t *testing.T) {
 	s.found(seedAddr, seed).want("back " + seedAddr)
 }
 
+// A seed is reported lost only after two pings without an answer.
 func TestASeedIsPingedTwiceBeforeItIsLost(t *testing.T) {
 	for range 50 {
 		s := newScene(t, interval, seedAddr)
@@ -250,6 +252,7 @@ func TestASeedIsPingedTwiceBeforeItIsLost(t *testing.T) {
 	}
 }
 
+// A seed that was never heard is not reported lost.
 func TestASeedNeverHeardIsNotLost(t *testing.T) {
 	s := newScene(t, interval, seedAddr, "seed.test:8495")
 	s.neighbors("neighbor").after(time.Hour).want()
@@ -261,6 +264,7 @@ func TestASeedNeverHeardIsNotLost(t *testing.T) {
 	s.after(1).want("lost " + seedAddr)
 }
 
+// A node without neighbors reports no seed lost.
 func TestNothingIsReportedWithoutNeighbors(t *testing.T) {
 	seed := newSigner(t)
 	s := newScene(t, interval, seedAddr)
@@ -341,6 +345,7 @@ func TestAfterSleepANeighborGetsAFullRound(t *testing.T) {
 	s.after(1).want("lost " + seedAddr)
 }
 
+// A node that slept or ran late waits longer before it reports a seed lost.
 func TestSleepAndLatenessPutOffTheVerdict(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -436,6 +441,7 @@ func TestAMachineThatIsAlwaysTooBusyLosesNoSeed(t *testing.T) {
 	s.want()
 }
 
+// A node does not watch a seed that is the node itself.
 func TestNodeDoesNotWatchItself(t *testing.T) {
 	s := newScene(t, interval, seedAddr, "seed.test:8495", "other.test:8495", "10.0.0.9:1")
 	s.w.seeds = append(s.w.seeds, newSeedRecord(WatchedSeed{Text: "by id", ID: s.me.id, Addrs: addrPorts("10.0.0.1:1")}))
@@ -460,6 +466,7 @@ func TestNodeDoesNotWatchItself(t *testing.T) {
 	s.after(time.Hour).want()
 }
 
+// One seed in two spellings is reported under each of them.
 func TestOneSeedInTwoSpellingsIsTwoReports(t *testing.T) {
 	seed := newSigner(t)
 	second := "/ip4/192.168.2.100/tcp/8495"

@@ -254,6 +254,7 @@ func TestALostNeighborIsBackWhenItsLinkSpeaks(t *testing.T) {
 	})
 }
 
+// A node without neighbors reports no netsplit.
 func TestANodeAloneReportsNothing(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		m := newMesh(t, 3, 1, line(3))
@@ -277,6 +278,7 @@ func TestANodeAloneReportsNothing(t *testing.T) {
 	})
 }
 
+// Status shows when each seed was heard and whether it is lost.
 func TestStatusFollowsTheSeeds(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		m := newMesh(t, 4, 2, line(4))
@@ -311,6 +313,7 @@ func TestStatusFollowsTheSeeds(t *testing.T) {
 	})
 }
 
+// A node with the watchdog off still answers and forwards pings.
 func TestANodeWithoutWatchdogStillAnswersAndForwards(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		m := newMesh(t, 4, 1, line(4))
@@ -344,6 +347,7 @@ func TestANodeWithoutWatchdogStillAnswersAndForwards(t *testing.T) {
 	})
 }
 
+// Close ends the goroutines of the watchdog.
 func TestCloseEndsTheGoroutinesOfTheWatchdog(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		m := newMesh(t, 3, 1, line(3))
@@ -395,6 +399,7 @@ func TestAFloodingNeighborHurtsOnlyItself(t *testing.T) {
 	})
 }
 
+// The error of New names the wrong field of the configuration.
 func TestNewSaysWhatIsWrongWithItsConfig(t *testing.T) {
 	good := Config{
 		Key:       newSigner(t).key,

@@ -13,6 +13,7 @@ import (
 
 func testNet() netip.Addr { return netip.MustParseAddr("203.0.113.1") } // nobody has it
 
+// Each form of a Listen text is parsed into an address, a port and its transports.
 func TestListenTextsAreUnderstood(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
 		{"127.0.0.1:8495", "127.0.0.1 8495 tcp udp/quic-v1"},
@@ -124,6 +125,7 @@ func TestBadTextsNameTheOption(t *testing.T) {
 	}
 }
 
+// Any address text is either refused or parsed into addresses that can be used.
 func FuzzAddressTexts(f *testing.F) {
 	for _, s := range []string{"127.0.0.1:1", ":1", "[::1]:0", "/ip4/1.2.3.4/tcp/1/ws", "/dns/x/tcp/1", "x:1", "/ip6zone/a/ip6/fe80::1/udp/1/quic-v1"} {
 		f.Add(s)
@@ -155,6 +157,7 @@ func FuzzAddressTexts(f *testing.F) {
 	})
 }
 
+// A Listen request becomes the addresses of this computer that it covers.
 func TestRequestsStandForAddresses(t *testing.T) {
 	ips := func(texts ...string) (ips []netip.Addr) {
 		for _, s := range texts {
@@ -223,6 +226,7 @@ func TestRequestsStandForAddresses(t *testing.T) {
 	}
 }
 
+// If addresses to advertise are given, they are announced in place of the bound ones.
 func TestAdvertiseReplacesWhatIsAnnounced(t *testing.T) {
 	key, err := newKey()
 	if err != nil {

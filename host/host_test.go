@@ -90,6 +90,7 @@ func listening(t testing.TB, listen ...string) *Host {
 	return h
 }
 
+// Another host can dial each address that Dialable returns, over each transport.
 func TestEveryTransportCanBeDialed(t *testing.T) {
 	h := listening(t, "127.0.0.1:0", "/ip4/127.0.0.1/tcp/0/ws", "/ip4/127.0.0.1/udp/0/quic-v1/webtransport", "/ip4/127.0.0.1/udp/0/webrtc-direct")
 	var names []string
@@ -114,6 +115,7 @@ func TestEveryTransportCanBeDialed(t *testing.T) {
 	}
 }
 
+// Before Listen the host has its id and its event bus, and no addresses.
 func TestIDAndBusWorkBeforeListen(t *testing.T) {
 	h := newHost(t)
 	if h.Host().ID().Validate() != nil || len(h.Dialable()) != 0 || len(h.Host().Network().ListenAddresses()) != 0 {
@@ -133,6 +135,7 @@ func TestIDAndBusWorkBeforeListen(t *testing.T) {
 	}
 }
 
+// A host made with a key has the id of that key.
 func TestKeyIsTheIdentity(t *testing.T) {
 	key, err := newKey()
 	if err != nil {
@@ -220,6 +223,7 @@ func childPrintsMetrics() {
 	}
 }
 
+// No libp2p metric is registered with the application's default registry.
 func TestNoGlobalMetrics(t *testing.T) {
 	out := runChild(t, "metrics", nil)
 	if !strings.Contains(out, "go_goroutines") {
@@ -277,6 +281,7 @@ func childProvokesErrors() {
 	}
 }
 
+// Nothing is logged unless the environment asks for it.
 func TestQuietUnlessAsked(t *testing.T) {
 	const libp2p, ours = "error creating a signed peer record", "ours"
 	for _, tt := range []struct {
@@ -308,6 +313,7 @@ func TestQuietUnlessAsked(t *testing.T) {
 	}
 }
 
+// A host with a logger of its own logs there.
 func TestLogsToTheGivenLogger(t *testing.T) {
 	var b bytes.Buffer
 	h, err := New(Config{Listen: []string{"127.0.0.1:0"}, Log: slog.New(slog.NewTextHandler(&b, nil))})
@@ -343,6 +349,7 @@ func childUsesQUIC() {
 	tr.Close()
 }
 
+// The warning of quic-go about small buffers does not reach standard error.
 func TestNoWarningAboutBuffers(t *testing.T) {
 	if out := runChild(t, "quic", nil); !strings.Contains(out, "receive buffer") {
 		t.Fatalf("quic-go does not warn any more, so this test shows nothing: %q", out)

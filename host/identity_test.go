@@ -44,6 +44,7 @@ func newIdentityText(t *testing.T) (peer.ID, []byte) {
 	return id, text
 }
 
+// Opening an identity again returns the same key.
 func TestIdentityIsKept(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "identity")
 	first, err := OpenIdentity(path)
@@ -84,6 +85,7 @@ func TestIdentityIsKept(t *testing.T) {
 	}
 }
 
+// An identity that is open cannot be opened a second time, in this process or in another.
 func TestIdentityIsLocked(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "identity")
 	first, err := OpenIdentity(path)
@@ -181,6 +183,7 @@ func TestTwoStartsAtOnceGetOneIdentity(t *testing.T) {
 	}
 }
 
+// An identity file that other users can read is refused.
 func TestAnIdentityThatOthersCanReadIsRefused(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("no such modes")
@@ -265,6 +268,7 @@ func TestDamagedIdentitiesAreRefused(t *testing.T) {
 	}
 }
 
+// A truncated identity file, or one with a flipped bit, is refused.
 func TestIdentityDetectsEveryTruncationAndBitFlip(t *testing.T) {
 	_, text := newIdentityText(t)
 	if _, _, err := decodeIdentity(text); err != nil {
@@ -284,6 +288,7 @@ func TestIdentityDetectsEveryTruncationAndBitFlip(t *testing.T) {
 	}
 }
 
+// Any text is either refused or decoded to an identity that encodes to an equal one.
 func FuzzDecodeIdentity(f *testing.F) {
 	key, err := newKey()
 	if err != nil {
@@ -308,6 +313,7 @@ func FuzzDecodeIdentity(f *testing.F) {
 	})
 }
 
+// The error of a path that cannot hold an identity names the path.
 func TestBadPathsOfIdentitiesAreNamed(t *testing.T) {
 	dir := t.TempDir()
 	link := filepath.Join(dir, "link")

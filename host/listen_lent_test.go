@@ -53,6 +53,7 @@ func TestHostsOnOtherSocketsReachEachOther(t *testing.T) {
 	})
 }
 
+// The error of a socket that the application provides is returned by Listen.
 func TestOtherSocketsReportTheirErrors(t *testing.T) {
 	n := vnet.New(vnet.Between(0, 0))
 	h := onSockets(t, n, "10.0.0.1", "/ip4/10.0.0.2/udp/8495/quic-v1")

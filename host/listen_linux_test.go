@@ -101,6 +101,7 @@ func newlyBound(t *testing.T, before map[string]int) map[string]int {
 	return now
 }
 
+// Listen binds exactly the requested sockets.
 func TestOnlyWhatWasAskedForIsBound(t *testing.T) {
 	v6 := hasIPv6Loopback(t)
 	for _, tt := range []struct {
@@ -231,6 +232,7 @@ func childFindsCommonPort() {
 	fmt.Print(h.Listen())
 }
 
+// A port that Listen chooses is free for TCP and UDP; if there is none, Listen fails.
 func TestFreePortIsFreeForBoth(t *testing.T) {
 	out := runChildIn(t, syscall.CLONE_NEWNET, "free port")
 	if !strings.HasPrefix(out, "host: cannot listen: /ip4/127.0.0.1/tcp/4000") || !strings.HasSuffix(out, "address already in use") {
@@ -289,6 +291,7 @@ func childFillsDisk() {
 	fmt.Println(err)
 }
 
+// A new identity on a full disk is an error and leaves no file.
 func TestAFullDiskLeavesNoIdentity(t *testing.T) {
 	dir := t.TempDir()
 	out := runChildIn(t, syscall.CLONE_NEWNS, "full disk", "DIR="+dir)

@@ -14,6 +14,7 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 )
 
+// A chosen port is the same for TCP and UDP, and it is the announced one.
 func TestFreePortIsTheSameAndAnnouncedTruthfully(t *testing.T) {
 	h := listening(t, "127.0.0.1:0")
 	addrs := h.Host().Network().ListenAddresses()
@@ -32,6 +33,7 @@ func TestFreePortIsTheSameAndAnnouncedTruthfully(t *testing.T) {
 	}
 }
 
+// A host on all interfaces announces the address of each one, never the unspecified address.
 func TestAllInterfacesAreAnnouncedOneByOne(t *testing.T) {
 	h := listening(t, ":0")
 	addrs := h.Dialable()
@@ -48,6 +50,7 @@ func TestAllInterfacesAreAnnouncedOneByOne(t *testing.T) {
 	}
 }
 
+// With a subnet, a host on all interfaces binds only addresses in it.
 func TestASubnetRestrictsAllInterfaces(t *testing.T) {
 	// Host bits do not matter, as in LocalIP.
 	h, err := New(Config{Listen: []string{":0"}, Subnet: netip.MustParsePrefix("127.0.0.1/8")})
@@ -121,6 +124,7 @@ func wantFree(t *testing.T, port int, tcp, udp bool) {
 	}
 }
 
+// The error of a port in use names the port and its transport.
 func TestAPortInUseIsNamed(t *testing.T) {
 	for _, tt := range []struct{ tcp, udp bool }{{true, false}, {false, true}, {true, true}} {
 		t.Run(fmt.Sprintf("tcp=%t udp=%t", tt.tcp, tt.udp), func(t *testing.T) {
@@ -182,6 +186,7 @@ func TestTwoNodesCannotShareAPort(t *testing.T) {
 	}
 }
 
+// The error of an address that this machine does not have names the address.
 func TestAnAddressOfAnotherMachineIsNamed(t *testing.T) {
 	h := newHost(t, "127.0.0.1:0", "203.0.113.1:0", "203.0.113.2:8495")
 	err := h.Listen()
@@ -198,6 +203,7 @@ func TestAnAddressOfAnotherMachineIsNamed(t *testing.T) {
 	}
 }
 
+// The error of a host name that does not resolve names it.
 func TestANameThatCannotBeFoundIsNamed(t *testing.T) {
 	err := newHost(t, "127.0.0.1:0", "no-such-host.invalid:8495").Listen()
 	if le, ok := errors.AsType[*ListenError](err); !ok || !strings.Contains(err.Error(), "no-such-host.invalid") || len(le.Failed) != 1 {

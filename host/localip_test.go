@@ -6,6 +6,7 @@ import (
 	"testing"
 )
 
+// LocalIP returns the first address of this machine in the subnet.
 func TestLocalIPIsTheFirstInTheSubnet(t *testing.T) {
 	for _, tt := range []struct{ subnet, want string }{
 		{"127.0.0.1/8", "127.0.0.1"},
@@ -46,6 +47,7 @@ func hasIPv6Loopback(t *testing.T) bool {
 	return false
 }
 
+// Addresses in a prefix are returned in their order, with their zones.
 func TestIPsInKeepsOrderAndZones(t *testing.T) {
 	have := []netip.Addr{
 		netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("192.168.2.7"), netip.MustParseAddr("10.0.0.1"),

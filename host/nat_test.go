@@ -57,6 +57,7 @@ func overQUIC(t *testing.T, h *Host) ma.Multiaddr {
 
 func relayed(h *Host) []ma.Multiaddr { return onlyRelayed(h.Dialable()) }
 
+// The error of a bad relay address names the option and the mistake.
 func TestErrorOfABadRelayIsASentence(t *testing.T) {
 	key, id := mustIdentity(t)
 	other := "12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf"
@@ -136,6 +137,7 @@ func TestAReservationIsKeptAtEachRelay(t *testing.T) {
 	}
 }
 
+// Advertised addresses do not replace the addresses through relays.
 func TestAdvertiseKeepsRelays(t *testing.T) {
 	r := natHost(t, NAT{RelayService: true})
 	h, err := New(Config{Listen: []string{"127.0.0.1:0"}, Advertise: []string{"192.0.2.7:8495"}, NAT: NAT{Relays: []string{overQUIC(t, r).String()}}})
@@ -193,6 +195,7 @@ func TestQUICIsDialedFirst(t *testing.T) {
 	}
 }
 
+// Close ends the goroutines of the NAT options in every state.
 func TestCloseLeavesNothingOfNAT(t *testing.T) {
 	for name, use := range map[string]func(t *testing.T, h *Host){
 		"new":    func(t *testing.T, h *Host) {},

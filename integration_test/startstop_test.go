@@ -104,6 +104,7 @@ func closedWithin(t *testing.T, most time.Duration, n *smokesignal.Node) {
 	}
 }
 
+// A node that was started and closed leaves no goroutine.
 func TestStartAndCloseLeaveNothing(t *testing.T) {
 	cycles := 20
 	if chosen() == full {
@@ -121,10 +122,12 @@ func TestStartAndCloseLeaveNothing(t *testing.T) {
 	})
 }
 
+// A node that is closed without having been started leaves nothing.
 func TestCloseBeforeStartLeavesNothing(t *testing.T) {
 	leavesNothing(t, 5, func(t *testing.T) { closed(t, idleNode(t)) })
 }
 
+// A failed Start leaves nothing.
 func TestAStartThatFailedLeavesNothing(t *testing.T) {
 	busy := startedNode(t)
 	defer busy.Close()
@@ -138,6 +141,7 @@ func TestAStartThatFailedLeavesNothing(t *testing.T) {
 	})
 }
 
+// A failed New leaves nothing.
 func TestANewThatFailedLeavesNothing(t *testing.T) {
 	leavesNothing(t, 5, func(t *testing.T) {
 		for _, opt := range []smokesignal.Option{smokesignal.MaxEventSize(-1), smokesignal.Listen("here"), smokesignal.Subnet("203.0.113.0/24"), smokesignal.IdentityFile(t.TempDir())} {
@@ -149,6 +153,7 @@ func TestANewThatFailedLeavesNothing(t *testing.T) {
 	})
 }
 
+// Close called by several goroutines at once leaves nothing.
 func TestCloseFromSeveralGoroutinesLeavesNothing(t *testing.T) {
 	leavesNothing(t, 5, func(t *testing.T) {
 		a, b := linkedNodes(t)
@@ -165,6 +170,7 @@ func TestCloseFromSeveralGoroutinesLeavesNothing(t *testing.T) {
 	})
 }
 
+// Close during the search for seeds leaves nothing.
 func TestCloseDuringTheSearchForSeedsLeavesNothing(t *testing.T) {
 	at := hosttest.FreeAddress(t)
 	leavesNothing(t, 5, func(t *testing.T) {
@@ -172,6 +178,7 @@ func TestCloseDuringTheSearchForSeedsLeavesNothing(t *testing.T) {
 	})
 }
 
+// Close unblocks Ready and the reads of pipes.
 func TestCloseEndsReadyAndReads(t *testing.T) {
 	leavesNothing(t, 5, func(t *testing.T) {
 		a := startedNode(t)
@@ -247,17 +254,20 @@ func mustConnect(t *testing.T, a, b *smokesignal.Node) {
 	}
 }
 
+// A node may close itself in OnConnect.
 func TestANodeMayCloseItselfInOnConnect(t *testing.T) {
 	closesItself(t, func(b *smokesignal.Node, f func(context.Context)) { b.OnConnect(f) },
 		func(a, b *smokesignal.Node) { connectToCloser(t, a, b) })
 }
 
+// A node may close itself in OnAdd.
 func TestANodeMayCloseItselfInOnAdd(t *testing.T) {
 	closesItself(t, func(b *smokesignal.Node, f func(context.Context)) {
 		b.Peers().OnAdd(func(ctx context.Context, _ *smokesignal.Peer) { f(ctx) })
 	}, func(a, b *smokesignal.Node) { connectToCloser(t, a, b) })
 }
 
+// A node may close itself in a handler of direct events.
 func TestANodeMayCloseItselfInADirectHandler(t *testing.T) {
 	closesItself(t, func(b *smokesignal.Node, f func(context.Context)) {
 		b.Direct().On("x", func(ctx context.Context, _ *smokesignal.Event) { f(ctx) })
@@ -269,6 +279,7 @@ func TestANodeMayCloseItselfInADirectHandler(t *testing.T) {
 	})
 }
 
+// A node may close itself in a handler of broadcasts.
 func TestANodeMayCloseItselfInABroadcastHandler(t *testing.T) {
 	closesItself(t, func(b *smokesignal.Node, f func(context.Context)) {
 		b.Broadcast().On("x", func(ctx context.Context, _ *smokesignal.Event) { f(ctx) })
@@ -280,6 +291,7 @@ func TestANodeMayCloseItselfInABroadcastHandler(t *testing.T) {
 	})
 }
 
+// Close unblocks the emits of 64 goroutines.
 func TestCloseEndsTheEmitsOf64Goroutines(t *testing.T) {
 	leavesNothing(t, 3, func(t *testing.T) {
 		a, b := linkedNodes(t)
@@ -314,6 +326,7 @@ func TestCloseEndsTheEmitsOf64Goroutines(t *testing.T) {
 	})
 }
 
+// Close of a node with a frozen peer leaves nothing.
 func TestCloseWithAFrozenPeerLeavesNothing(t *testing.T) {
 	c := cluster.New(t)
 	p := c.Start(cluster.Spec{Name: "frozen", Listen: []string{cluster.TCP}, Limits: manual})
@@ -385,6 +398,7 @@ func awaitPeers(t *testing.T, i int, n *smokesignal.Node, peers int) {
 	}
 }
 
+// Close waits for a blocked handler only until its timeout.
 func TestCloseDoesNotWaitForAHandlerThatDoesNotReturn(t *testing.T) {
 	leavesNothing(t, 1, func(t *testing.T) {
 		a := startedNode(t, smokesignal.CloseTimeout(300*time.Millisecond))

@@ -40,6 +40,7 @@ func failure(t *testing.T, net *Net, check func()) string {
 	return strings.Join(w.failures, "\n")
 }
 
+// The message of a failed check names the node and what it lacks.
 func TestChecksSayWhatIsWrong(t *testing.T) {
 	Run(t, func(t *testing.T) {
 		net := Network(t, 4)
@@ -62,6 +63,7 @@ func TestChecksSayWhatIsWrong(t *testing.T) {
 	})
 }
 
+// InOrder fails if two nodes got common events in different orders, or an event twice.
 func TestInOrderComparesTheNodes(t *testing.T) {
 	net := &Net{nodes: make([]*smokesignal.Node, 2)}
 	for _, c := range []struct{ a, b, want string }{

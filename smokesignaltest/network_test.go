@@ -14,6 +14,7 @@ import (
 
 func TestMain(m *testing.M) { leaks.Main(m) }
 
+// A broadcast reaches every node.
 func TestBroadcastsReachEverybody(t *testing.T) {
 	smokesignaltest.Run(t, func(t *testing.T) {
 		net := smokesignaltest.Network(t, 5)
@@ -25,6 +26,7 @@ func TestBroadcastsReachEverybody(t *testing.T) {
 	})
 }
 
+// Events that were emitted during a cut arrive after it.
 func TestEventsOfACutArriveAfterIt(t *testing.T) {
 	smokesignaltest.Run(t, func(t *testing.T) {
 		net := smokesignaltest.Network(t, 6)
@@ -49,6 +51,7 @@ func TestEventsOfACutArriveAfterIt(t *testing.T) {
 	})
 }
 
+// The other nodes notice that a node was killed and that it is back.
 func TestOthersNoticeAKilledNodeAndItsRestart(t *testing.T) {
 	smokesignaltest.Run(t, func(t *testing.T) {
 		net := smokesignaltest.Network(t, 4)
@@ -79,6 +82,7 @@ func TestOthersNoticeAKilledNodeAndItsRestart(t *testing.T) {
 	})
 }
 
+// Lost and slow packets delay events but lose none.
 func TestLostAndSlowPacketsDelayEvents(t *testing.T) {
 	smokesignaltest.Run(t, func(t *testing.T) {
 		net := smokesignaltest.Network(t, 4, smokesignaltest.Loss(0.05), smokesignaltest.Latency(20*time.Millisecond, 80*time.Millisecond))
@@ -93,6 +97,7 @@ func TestLostAndSlowPacketsDelayEvents(t *testing.T) {
 	})
 }
 
+// A node whose machine slept is linked again and gets events.
 func TestAMachineThatSleepsComesBack(t *testing.T) {
 	smokesignaltest.Run(t, func(t *testing.T) {
 		net := smokesignaltest.Network(t, 4)
@@ -103,6 +108,7 @@ func TestAMachineThatSleepsComesBack(t *testing.T) {
 	})
 }
 
+// The ids of the nodes depend only on the seed of the test.
 func TestIdsAreThoseOfTheSeed(t *testing.T) {
 	ids := func(seed uint64) (text string) {
 		smokesignaltest.Run(t, func(t *testing.T) {

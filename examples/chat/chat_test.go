@@ -166,6 +166,7 @@ func (k *talker) end() error {
 	}
 }
 
+// Two chats show each other's lines.
 func TestTwoChats(t *testing.T) {
 	t.Parallel()
 	alice := talk(t, "alice")

@@ -12,6 +12,7 @@ const (
 	behind = "12D3KooWPVNpYCUw7EmPRNf1WF4Sr5AvYTz76mXjyWFeoy7Cp8vL"
 )
 
+// AddrPort returns the IP address and the port of a multiaddr.
 func TestAddrPort(t *testing.T) {
 	for text, want := range map[string]string{
 		"/ip4/1.2.3.4/tcp/8495":                      "1.2.3.4:8495",
@@ -38,6 +39,7 @@ func TestAddrPort(t *testing.T) {
 	}
 }
 
+// Split returns an address with its zone, and the transport.
 func TestSplitKeepsZoneAndTransport(t *testing.T) {
 	at, transport, ok := Split(ma.StringCast("/ip6zone/eth0/ip6/fe80::1/udp/7/quic-v1"))
 	if !ok || at.String() != "[fe80::1%eth0]:7" || transport.String() != "/udp/7/quic-v1" {
@@ -45,6 +47,7 @@ func TestSplitKeepsZoneAndTransport(t *testing.T) {
 	}
 }
 
+// An address with a port becomes a TCP and a QUIC multiaddr.
 func TestMultiaddrsOfAnAddrPort(t *testing.T) {
 	for text, want := range map[string][2]string{
 		"1.2.3.4:5":          {"/ip4/1.2.3.4/tcp/5", "/ip4/1.2.3.4/udp/5/quic-v1"},
@@ -58,6 +61,7 @@ func TestMultiaddrsOfAnAddrPort(t *testing.T) {
 	}
 }
 
+// SplitRelay finds the address of the relay in a circuit address.
 func TestSplitRelay(t *testing.T) {
 	for text, want := range map[string]string{
 		"/ip4/1.2.3.4/tcp/1/p2p/" + relay + "/p2p-circuit":                                "/ip4/1.2.3.4/tcp/1",

@@ -10,6 +10,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 )
 
+// Dialable sorts addresses by how far they reach, public ones first.
 func TestDialablePutsTheMostReachableFirst(t *testing.T) {
 	const id = peer.ID("\x00\x01x")
 	want := []string{

@@ -6,6 +6,7 @@ import (
 	"testing"
 )
 
+// Each form of a subnet text is parsed into a prefix.
 func TestSubnetTextsAreUnderstood(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
 		{"192.168.2.1/255.255.255.0", "192.168.2.0/24"},
@@ -38,6 +39,7 @@ func TestSubnetTextsAreUnderstood(t *testing.T) {
 	}
 }
 
+// Any text is either refused or parsed into a valid prefix.
 func FuzzParseSubnet(f *testing.F) {
 	for _, s := range []string{"192.168.2.1/255.255.255.0", "fd00::/64", "1.2.3.4/0.0.0.0", "::/::"} {
 		f.Add(s)

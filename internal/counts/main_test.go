@@ -35,6 +35,7 @@ func TestCountsWhatTheDocumentationShows(t *testing.T) {
 	}
 }
 
+// A count above its limit, or without one, is an error.
 func TestACountAboveItsLimitFails(t *testing.T) {
 	all := &counts{}
 	all.add("exported", "A")

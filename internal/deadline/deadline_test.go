@@ -43,6 +43,7 @@ func newPipe(t *testing.T) (*stream, net.Conn) {
 
 const timeout = time.Second
 
+// Writes within half a second share one deadline of the stream.
 func TestOneDeadlineServesManyWrites(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		s, far := newPipe(t)
@@ -67,6 +68,7 @@ func TestOneDeadlineServesManyWrites(t *testing.T) {
 	})
 }
 
+// A write to a slow reader returns ErrTimeout and the number of written bytes.
 func TestWriteReturnsWhenTheReaderIsSlow(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		s, far := newPipe(t)
@@ -85,6 +87,7 @@ func TestWriteReturnsWhenTheReaderIsSlow(t *testing.T) {
 	})
 }
 
+// One Write gives the stream at most one chunk.
 func TestWriteGivesTheStreamAChunkAtMost(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		s, far := newPipe(t)
@@ -95,6 +98,7 @@ func TestWriteGivesTheStreamAChunkAtMost(t *testing.T) {
 	})
 }
 
+// Stop ends a blocked Write.
 func TestStopEndsABlockedWrite(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		s, _ := newPipe(t)
@@ -114,6 +118,7 @@ func TestStopEndsABlockedWrite(t *testing.T) {
 	})
 }
 
+// A timeout of the connection before the deadline is returned as it is, not as ErrTimeout.
 func TestATimeoutBeforeTheDeadlineMeansThatTheStreamBroke(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		s, _ := newPipe(t)
@@ -124,6 +129,7 @@ func TestATimeoutBeforeTheDeadlineMeansThatTheStreamBroke(t *testing.T) {
 	})
 }
 
+// IsTimeout recognizes timeouts and nothing else.
 func TestIsTimeout(t *testing.T) {
 	for _, test := range []struct {
 		err  error

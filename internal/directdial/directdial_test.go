@@ -73,6 +73,7 @@ func connect(ctx context.Context, guard *directdial.Dials, h corehost.Host, p pe
 	h.Connect(dial, p)
 }
 
+// Close cancels the running dials and waits until they have ended.
 func TestCloseEndsDialsAndWaitsForThem(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		guard := directdial.New()
@@ -99,6 +100,7 @@ func TestCloseEndsDialsAndWaitsForThem(t *testing.T) {
 	})
 }
 
+// Close waits one second after a forced dial, and not after a plain one.
 func TestCloseWaitsAMomentAfterAForcedDialOnly(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		for kind, ago := range map[directdial.Directness]time.Duration{directdial.Plain: 0, directdial.Forced: time.Second} {

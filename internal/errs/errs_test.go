@@ -6,6 +6,7 @@ import (
 	"testing"
 )
 
+// Text returns the message of an error without the prefix of its package.
 func TestTextLeavesThePackageOut(t *testing.T) {
 	for _, test := range []struct{ err, want string }{
 		{"smokesignal: closed", "closed"},

@@ -77,6 +77,7 @@ func (b *bench) wantDone(t *testing.T, want ...string) {
 	}
 }
 
+// Senders with waiting work are served in turn, one unit of work each.
 func TestSendersTakeTurns(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		b := newBench(t, 1)
@@ -89,6 +90,7 @@ func TestSendersTakeTurns(t *testing.T) {
 	})
 }
 
+// A slow sender delays no other sender while a goroutine is free.
 func TestASlowSenderKeepsNobodyWaitingWhileThereAreGoroutines(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		b := newBench(t, 2)
@@ -103,6 +105,7 @@ func TestASlowSenderKeepsNobodyWaitingWhileThereAreGoroutines(t *testing.T) {
 	})
 }
 
+// The goroutines of a scheduler without work end.
 func TestGoroutinesEndWhenThereIsNoWork(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) { // a goroutine that is left fails it
 		b := newBench(t, 1)
@@ -118,6 +121,7 @@ func TestGoroutinesEndWhenThereIsNoWork(t *testing.T) {
 	})
 }
 
+// A turn that ends its goroutine does not stop the other turns.
 func TestGoexitInATurnStopsNothingElse(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		b := newBench(t, 1)
@@ -136,6 +140,7 @@ func TestGoexitInATurnStopsNothingElse(t *testing.T) {
 	})
 }
 
+// Close drops the work that has not begun.
 func TestCloseDropsWaitingWork(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		b := newBench(t, 1)

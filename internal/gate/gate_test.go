@@ -21,6 +21,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
+// Pubsub gets an admitted peer, and loses it when it is evicted.
 func TestGateAdmitsAndEvicts(t *testing.T) {
 	t.Parallel()
 	hosttest.OverTCPAndQUIC(t, func(t *testing.T, listen string) {
@@ -42,6 +43,7 @@ func TestGateAdmitsAndEvicts(t *testing.T) {
 	})
 }
 
+// Pubsub sees only the connected peers that are admitted.
 func TestGateShowsAdmittedPeersOnly(t *testing.T) {
 	t.Parallel()
 	a, b, c := newGated(t, hosttest.TCP), newGated(t, hosttest.TCP), newGated(t, hosttest.TCP)
@@ -410,6 +412,7 @@ func open(t *testing.T, from corehost.Host, to *gated, id protocol.ID) network.S
 	return s
 }
 
+// The number of pubsub streams that wait for their peer's admission is limited.
 func TestGateBoundsTheStreamsThatWait(t *testing.T) {
 	t.Parallel()
 	n := newGated(t, hosttest.TCP)
@@ -438,6 +441,7 @@ func TestGateBoundsTheStreamsThatWait(t *testing.T) {
 	}
 }
 
+// A pubsub stream is reset if its peer is not admitted in time.
 func TestGateRefusesAPeerThatIsNotAdmittedInTime(t *testing.T) {
 	t.Parallel()
 	n := newGated(t, hosttest.TCP)

@@ -162,6 +162,7 @@ func TestGateDistinguishesNodesFromGuests(t *testing.T) {
 	}
 }
 
+// The number of guests is limited, and a free place goes to a waiting peer.
 func TestGateBoundsGuests(t *testing.T) {
 	t.Parallel()
 	n := newOpenTo(t, 2, hosttest.TCP)

@@ -111,6 +111,7 @@ func TestQueueBoundsMemory(t *testing.T) {
 	}
 }
 
+// During a stall the queue drops messages and keeps the rest of each RPC.
 func TestQueueDropsMessagesDuringAStall(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1, 0)
@@ -168,6 +169,7 @@ func TestQueueDropsMessagesDuringAStall(t *testing.T) {
 	}
 }
 
+// When a stream breaks, the RPC that was partly written is dropped.
 func TestQueueDropsAPartlyWrittenRPC(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1, 0)
@@ -304,6 +306,7 @@ func TestQueueCountsEveryDroppedMessage(t *testing.T) {
 	}
 }
 
+// The filter finds the boundaries of RPCs in writes of any size.
 func TestFilterKnowsTheBoundaries(t *testing.T) {
 	t.Parallel()
 	b := slices.Concat(message("1"), messages(make([]byte, 300)), []byte{0}, message("2"))

@@ -68,6 +68,7 @@ func hear(t *testing.T, updates event.Subscription, added, removed string) {
 	}
 }
 
+// The protocols of an older answer are replaced by those of a newer one.
 func TestAnOlderAnswerDoesNotStay(t *testing.T) {
 	t.Parallel()
 	hosttest.OverTCPAndQUIC(t, testAnOlderAnswerDoesNotStay)
@@ -171,6 +172,7 @@ func TestRecheckQueriesAPeerThatHidesAProtocol(t *testing.T) {
 	hear(t, updates, "[/b]", "[/a]")
 }
 
+// An identify answer may come in several messages, up to a limit.
 func TestAnswersComeInPartsAndAreBounded(t *testing.T) {
 	part := func(m *pb.Identify) []byte {
 		b, err := proto.Marshal(m)

@@ -14,6 +14,7 @@ type recorder struct {
 func (r *recorder) Helper()      {}
 func (r *recorder) Error(...any) { r.failed = true }
 
+// Watch fails only for goroutines that began after it and do not end.
 func TestWatchFindsOnlyGoroutinesThatBeganLaterAndStay(t *testing.T) {
 	before, end := make(chan struct{}), make(chan struct{})
 	go func() { <-before }()
@@ -30,6 +31,7 @@ func TestWatchFindsOnlyGoroutinesThatBeganLaterAndStay(t *testing.T) {
 	close(before)
 }
 
+// Watch waits for goroutines that are about to end.
 func TestWatchWaitsForGoroutinesThatEnd(t *testing.T) {
 	r := &recorder{TB: t}
 	check := Watch(r)

@@ -23,6 +23,7 @@ func listening(t *testing.T, opts ...libp2p.Option) corehost.Host {
 	return hosttest.New(t, append([]libp2p.Option{libp2p.ListenAddrStrings(hosttest.TCP)}, opts...)...)
 }
 
+// A lent host can have one node at a time.
 func TestAHostHasOneNode(t *testing.T) {
 	h := listening(t)
 	release, err := lent.Claim(h)

@@ -116,6 +116,7 @@ func lines(stderr, logger string) (n int) {
 	return n
 }
 
+// Nothing is logged unless the environment or the program asks for it.
 func TestQuietUnlessAsked(t *testing.T) {
 	for _, tt := range []struct {
 		child                   string
@@ -163,6 +164,7 @@ func TestQuietUnlessAsked(t *testing.T) {
 	}
 }
 
+// The loggers of all packages are listed by go-log.
 func TestPackagesAreListed(t *testing.T) {
 	listed := golog.GetSubsystems()
 	for _, want := range []string{"smokesignal", "smokesignal/node", "smokesignal/host", "smokesignal/events", "smokesignal/discovery", "smokesignal/health"} {
@@ -175,6 +177,7 @@ func TestPackagesAreListed(t *testing.T) {
 	}
 }
 
+// A package with a handler of the application logs there.
 func TestPackageLogsToTheHandlerGiven(t *testing.T) {
 	var b bytes.Buffer
 	Package("events", slog.NewTextHandler(&b, nil)).Info("hello", "n", 1)

@@ -11,6 +11,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
+// Broadcast wakes all waiting goroutines.
 func TestBroadcastWakesAllWaiters(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -47,6 +48,7 @@ func TestBroadcastWakesAllWaiters(t *testing.T) {
 	})
 }
 
+// Wait ends with its context.
 func TestWaitEndsWithItsContext(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -62,6 +64,7 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	})
 }
 
+// Wait reports the change if the context has ended, too.
 func TestWaitPrefersTheChangeToTheEndOfItsContext(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		for range 100 { // select chooses at random
@@ -83,6 +86,7 @@ func TestWaitPrefersTheChangeToTheEndOfItsContext(t *testing.T) {
 	})
 }
 
+// The channel of Changed is closed by the next Broadcast.
 func TestChangedIsClosedByTheNextBroadcast(t *testing.T) {
 	var changed Cond
 	changed.Broadcast()
@@ -99,6 +103,7 @@ func TestChangedIsClosedByTheNextBroadcast(t *testing.T) {
 	}
 }
 
+// Signals that were set before the receiver reads are received as one.
 func TestSignalsBeforeTheReceiverLooksCountAsOne(t *testing.T) {
 	s := NewSignal()
 	s.Set()

@@ -2,6 +2,7 @@ package protocol
 
 import "testing"
 
+// IsOurs recognizes the protocols of this library and no others.
 func TestIsOurs(t *testing.T) {
 	for id, want := range map[ID]bool{
 		Overlay: true, Repair: true, Events: true, Stream: true,
@@ -31,6 +32,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// Two sessions are different.
 func TestSessionsDiffer(t *testing.T) {
 	if a, b := NewSession(), NewSession(); a == b || a.IsZero() {
 		t.Errorf("%x, then %x", a, b)

@@ -10,6 +10,7 @@ const otherID = "12D3KooWJ4ct7gS3fLiVcQ7pgTTYG1kCHUEfLdmHXeWSBpwJHVJz"
 
 const testID = "12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf"
 
+// Parse accepts each form of a seed and returns its addresses or its name.
 func TestParseAcceptsTheUsualSpellings(t *testing.T) {
 	for _, c := range []struct{ text, targets, name string }{
 		{"192.168.2.100:8495", "/ip4/192.168.2.100/tcp/8495 /ip4/192.168.2.100/udp/8495/quic-v1", ""},
@@ -58,6 +59,7 @@ func TestParseAcceptsTheUsualSpellings(t *testing.T) {
 	}
 }
 
+// The error of a bad seed names the mistake in one sentence.
 func TestErrorOfABadSeedIsOneSentence(t *testing.T) {
 	for _, c := range []struct{ text, want string }{
 		{"", "empty"},
@@ -128,6 +130,7 @@ func TestErrorOfABadSeedIsOneSentence(t *testing.T) {
 	}
 }
 
+// Any text is either refused or parsed into a seed with a name or addresses.
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{"10.0.0.1:8495", "[::1]:1", "a.b:2", "/ip4/1.2.3.4/tcp/1/p2p/" + testID, "/dnsaddr/a.b", ":", "[", "/"} {
 		f.Add(s)
@@ -172,6 +175,7 @@ func TestSeedHasTheAddressesInItsText(t *testing.T) {
 	}
 }
 
+// A seed behind a relay has the id of the node, not of the relay.
 func TestParseSeedBehindRelay(t *testing.T) {
 	at := "/ip4/10.0.0.1/udp/8495/quic-v1"
 	s := mustParse(t, at+"/p2p/"+testID+"/p2p-circuit/p2p/"+otherID)

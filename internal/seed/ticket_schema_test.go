@@ -14,6 +14,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/schema"
 )
 
+// The hand-written codec of tickets agrees with the schema.
 func TestTicketsAgreeWithTheProtoFile(t *testing.T) {
 	schema.HandCodec[Ticket]{
 		Message: "Ticket",

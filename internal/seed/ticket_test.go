@@ -47,6 +47,7 @@ func seal(message []byte) string {
 	return ticketWord + ticketVersion + ticketLetters.EncodeToString(b)
 }
 
+// A parsed ticket has the id, the network and the addresses that were encoded.
 func TestTicketKeepsAddressesIDAndNetwork(t *testing.T) {
 	const p2p = "/p2p/" + testID
 	var many, first8 []string
@@ -158,6 +159,7 @@ func TestMistypedTicketIsRefused(t *testing.T) {
 	}
 }
 
+// The error of a bad ticket names the mistake in one sentence.
 func TestErrorOfABadTicketIsOneSentence(t *testing.T) {
 	good := encode(t, Ticket{ID: mustID(t, testID), Addrs: addrs("/ip4/192.168.2.100/tcp/8495")})
 	key := "\x0a\x20" + strings.Repeat("k", 32)
@@ -210,6 +212,7 @@ func TestErrorOfABadTicketIsOneSentence(t *testing.T) {
 	}
 }
 
+// Any text is either refused or parsed into a ticket without a panic.
 func FuzzParseTicket(f *testing.F) {
 	id := mustID(f, testID)
 	for _, t := range []Ticket{

@@ -9,6 +9,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/tasks"
 )
 
+// Wait ends when all tasks have ended, or after the timeout.
 func TestWaitEndsWithTheTasksOrTheTimeout(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		var group sync.WaitGroup

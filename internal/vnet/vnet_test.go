@@ -59,6 +59,7 @@ func wantSilence(t *testing.T, at net.PacketConn) {
 	at.SetReadDeadline(time.Time{})
 }
 
+// Packets arrive in their order, after the latency.
 func TestPacketsArriveInOrderAfterTheLatency(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		_, a, b := pair(t)
@@ -103,6 +104,7 @@ func TestNearPacketOvertakesFarOne(t *testing.T) {
 	})
 }
 
+// A cut drops packets in one direction only, and none that is on its way.
 func TestCutDropsOneWay(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		n, a, b := pair(t)
@@ -122,6 +124,7 @@ func TestCutDropsOneWay(t *testing.T) {
 	})
 }
 
+// Close unblocks readers, and the address can be bound again.
 func TestCloseUnblocksReadersAndFreesTheAddress(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		n, a, b := pair(t)
@@ -149,6 +152,7 @@ func TestCloseUnblocksReadersAndFreesTheAddress(t *testing.T) {
 	})
 }
 
+// A machine listens on its own address only.
 func TestMachineHasOneAddress(t *testing.T) {
 	n := vnet.New(vnet.Between(time.Millisecond, time.Second))
 	m := n.Machine("10.0.0.1")
@@ -171,6 +175,7 @@ func TestMachineHasOneAddress(t *testing.T) {
 	}
 }
 
+// Between returns a latency in its range, the same in both directions.
 func TestBetween(t *testing.T) {
 	latency := vnet.Between(5*time.Millisecond, 50*time.Millisecond)
 	seen := map[time.Duration]bool{}
@@ -187,6 +192,7 @@ func TestBetween(t *testing.T) {
 	}
 }
 
+// A socket with a full queue drops further packets and counts them.
 func TestFullSocketDrops(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		n, a, b := pair(t)

@@ -134,6 +134,7 @@ func TestFilterKeepsPublicAddressesOfAnUnknownSource(t *testing.T) {
 	}
 }
 
+// The filter keeps a limited number of addresses.
 func TestFilterIsBounded(t *testing.T) {
 	via := ma.StringCast("/ip4/127.0.0.1/tcp/1")
 	var addrs []ma.Multiaddr

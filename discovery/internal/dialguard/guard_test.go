@@ -38,6 +38,7 @@ func TestUnprovedAddressIsDialedThreeTimesInTenMinutes(t *testing.T) {
 	}
 }
 
+// Invented addresses use a limited amount of memory.
 func TestMadeUpAddressesUseBoundedMemory(t *testing.T) {
 	var g Guard
 	for i := range 3 * maxAddrs {

@@ -76,6 +76,7 @@ func TestPacketsAnnounceTheNode(t *testing.T) {
 	}
 }
 
+// The size of a packet and the number of its addresses are limited.
 func TestPacketsAreBounded(t *testing.T) {
 	tag := networkTag("home")
 	var many []string
@@ -109,6 +110,7 @@ func TestPacketsAreBounded(t *testing.T) {
 	}
 }
 
+// Only addresses of the local network are reported.
 func TestOnlyNearAddressesAreReported(t *testing.T) {
 	var found []peer.AddrInfo
 	l := &finder{
@@ -151,6 +153,7 @@ func TestOnlyNearAddressesAreReported(t *testing.T) {
 	}
 }
 
+// A host on loopback only does not search the local network.
 func TestNothingIsSearchedOnLoopback(t *testing.T) {
 	for _, h := range []struct{ listen []string }{{nil}, {[]string{"/ip4/127.0.0.1/tcp/0"}}} {
 		closer, err := Start(hosttest.New(t, libp2p.ListenAddrStrings(h.listen...)), "home", func(peer.AddrInfo) {}, slog.New(slog.DiscardHandler))

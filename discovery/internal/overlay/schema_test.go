@@ -58,6 +58,7 @@ var codec = schema.HandCodec[vector]{
 	},
 }
 
+// The hand-written codec agrees with the schema.
 func TestTheCodecAgreesWithTheProtoFile(t *testing.T) {
 	codec.Vectors(t, "overlay.json")
 	codec.Random(t, 2000)

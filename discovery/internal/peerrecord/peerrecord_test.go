@@ -77,6 +77,7 @@ func TestRecordSaysWhatWasSealed(t *testing.T) {
 	}
 }
 
+// A record never exceeds its size limit.
 func TestRecordStaysInItsSize(t *testing.T) {
 	long := "/dns4/" + strings.Repeat(strings.Repeat("a", 60)+".", 4) + "test/tcp/"
 	var addrs []ma.Multiaddr
@@ -93,6 +94,7 @@ func TestRecordStaysInItsSize(t *testing.T) {
 	}
 }
 
+// A record of another peer is refused.
 func TestRecordOfAnotherIsRefused(t *testing.T) {
 	key, other := newKey(t), newKey(t)
 	good, err := Seal(key, manyAddrs(2, ""), 1)
@@ -133,6 +135,7 @@ func TestRecordOfAnotherIsRefused(t *testing.T) {
 	}
 }
 
+// A record keeps its sequence number.
 func TestRecordKeepsItsSequenceNumber(t *testing.T) {
 	for _, want := range []uint64{0, 1, 1 << 63} {
 		b, err := Seal(newKey(t), nil, want)

@@ -12,7 +12,7 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
-// status is what everybody tells everybody, again and again.
+// status is broadcast by every member, again and again.
 type status struct {
 	Name string
 	Gone bool // said once, at the end
@@ -58,7 +58,7 @@ func newRoster(ctx context.Context, name string, seeds ...string) (*roster, erro
 	r.done.Go(func() {
 		for msg, err := range statuses {
 			switch {
-			case err != nil: // a gap, or another program's event; the next beat tells all
+			case err != nil: // a gap, or another program's event; the next beat has everything
 			case msg.Value.Gone:
 				r.set(msg.From, member{})
 			default:
@@ -70,7 +70,7 @@ func newRoster(ctx context.Context, name string, seeds ...string) (*roster, erro
 	return r, nil
 }
 
-// beat tells the others, and removes those that were silent for too long.
+// beat broadcasts this member's status and removes members that were silent for too long.
 func (r *roster) beat(ctx context.Context) {
 	for tick := time.Tick(beat); ctx.Err() == nil; {
 		// What is not accepted now is out of date with the next beat.
@@ -134,7 +134,7 @@ func (r *roster) leave(ctx context.Context) {
 	r.node.Close()
 }
 
-// Presence: who is in the network, as everybody tells everybody. A member that leaves says
+// Presence: who is in the network, from the broadcasts of all members. A member that leaves says
 // so; one that dies is missed after a while.
 func Example_presence() {
 	ctx := context.Background()

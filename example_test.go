@@ -86,7 +86,7 @@ func ExampleCBOR() {
 	// Output: {kitchen [21 5]}
 }
 
-// A call is answered by one other node, with types for what is asked and answered.
+// A call is answered by one other node, with types for the question and the answer.
 func ExampleCall() {
 	ctx := context.Background()
 	divide := smokesignal.Call[[2]int, int]("divide")
@@ -118,7 +118,7 @@ func ExampleCall() {
 
 // The life of a node, in the order of the original's synopsis.
 func Example_synopsis() {
-	addr, err := smokesignal.LocalIP("127.0.0.1/255.0.0.0") // tell it your subnet, it figures out the right IP
+	addr, err := smokesignal.LocalIP("127.0.0.1/255.0.0.0") // returns the IP address in your subnet
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -7,7 +7,7 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
-// TestBadNATOptions: what is wrong about the options against NATs is a sentence at New
+// TestBadNATOptions: an error in the options for NATs is a sentence at New
 // that names the option.
 func TestBadNATOptions(t *testing.T) {
 	const id = "/p2p/12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf"

@@ -177,7 +177,7 @@ func (s *orderSubject) reason(err error) string {
 	return err.Error()
 }
 
-// run gives one input and returns what was called, then what came on the event bus.
+// run gives one input and returns the callbacks that ran, then the events on the bus.
 func (s *orderSubject) run(input string) string {
 	s.t.Helper()
 	words := strings.Fields(input)

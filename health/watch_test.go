@@ -333,7 +333,7 @@ func TestANeighborIsHeardOverItsLink(t *testing.T) {
 	s.want()
 }
 
-// What came over a link before this machine fell asleep says nothing after that.
+// Bytes that a link carried before this machine slept do not count after the sleep.
 func TestAfterSleepANeighborGetsAFullRound(t *testing.T) {
 	seed := newSigner(t)
 	s := newScene(t, interval, seedAddr)

@@ -359,7 +359,7 @@ func TestNoWarningAboutBuffers(t *testing.T) {
 	}
 }
 
-// What quic-go would have said is logged at debug.
+// The warning of quic-go is logged at debug level.
 func TestSmallBuffersAreLogged(t *testing.T) {
 	var b bytes.Buffer
 	h, err := New(Config{Listen: []string{"127.0.0.1:0"}, Log: slog.New(slog.NewTextHandler(&b, &slog.HandlerOptions{Level: slog.LevelDebug}))})

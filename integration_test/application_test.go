@@ -39,7 +39,7 @@ const (
 	appReaders  int         = 5 // of the topic, among the friends
 )
 
-// application is what has a libp2p host already: streams to forty friends on which it
+// application is a program that has a libp2p host already: streams to forty friends on which it
 // checks every byte, a gossipsub topic of which it checks every number, a connection
 // manager that is always above its high water, and tight limits.
 type application struct {
@@ -84,7 +84,7 @@ func newApplication(t *testing.T) *application {
 	t.Helper()
 	a := &application{t: t, stop: make(chan struct{}), published: map[peer.ID]uint64{}}
 
-	// Nothing but what is known is allowed a stream, and nobody many.
+	// Only known protocols are allowed streams, and each only a few.
 	limits := rcmgr.DefaultLimits
 	few := rcmgr.BaseLimit{Streams: 64, StreamsInbound: 64, StreamsOutbound: 64, Memory: 16 << 20}
 	limits.ProtocolBaseLimit, limits.ProtocolLimitIncrease = rcmgr.BaseLimit{}, rcmgr.BaseLimitIncrease{}
@@ -191,7 +191,7 @@ func echo(s network.Stream) {
 // each runs f at intervals until the application stops.
 func (a *application) each(d time.Duration, f func() error) {
 	a.tasks.Go(func() {
-		tick := time.NewTicker(d) // a steady load is what is tested
+		tick := time.NewTicker(d) // a steady load is part of the test
 		defer tick.Stop()
 		for {
 			select {
@@ -500,7 +500,7 @@ func (a *application) work(lasts time.Duration) (lent weak.Pointer[smokesignal.N
 						return
 					}
 					directs.Add(-1)
-					time.Sleep(20 * time.Millisecond) // a steady load is what is tested
+					time.Sleep(20 * time.Millisecond) // a steady load is part of the test
 				}
 			})
 		}

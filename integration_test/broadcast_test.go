@@ -110,7 +110,7 @@ func TestLinksComeAndGo(t *testing.T) {
 			}
 		}
 	})
-	tick := time.NewTicker(10 * time.Millisecond) // the rate is what is tested
+	tick := time.NewTicker(10 * time.Millisecond) // the rate is part of the test
 	defer tick.Stop()
 	var sent uint64
 	for end := time.Now().Add(lasts); time.Now().Before(end); <-tick.C {

@@ -13,8 +13,8 @@ import (
 )
 
 // TestEventsOfACutLinkAreDeliveredOrReported: the last link of a line is cut in the middle of 100 broadcasts a
-// second. Those behind it get everything when it is back, unless the cut was longer
-// than events are kept: then what is delivered and what is reported add up.
+// second. The nodes behind it get everything when it is back, unless the cut was longer
+// than events are kept: then the delivered and the reported events add up.
 func TestEventsOfACutLinkAreDeliveredOrReported(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -45,7 +45,7 @@ func cutLink(t *testing.T, cut, keep time.Duration) {
 	far := newTally(t, "last", last, sender.ID(), nil)
 	l.wait(soon, "a line", func(s *checker.State) bool { return len(s.Components()) == 1 && len(s.Half()) == 0 })
 
-	tick := time.NewTicker(10 * time.Millisecond) // the rate is what is tested
+	tick := time.NewTicker(10 * time.Millisecond) // the rate is part of the test
 	defer tick.Stop()
 	var sent uint64
 	during := func(d time.Duration) {
@@ -111,7 +111,7 @@ func TestRestartedRelayLosesNothing(t *testing.T) {
 	}
 	c.Wait(soon, "some arrive", func(s *checker.State) bool { return heard(s) > 50 })
 	relay.Kill()
-	time.Sleep(away) // how long it is away is what is tested
+	time.Sleep(away) // how long it is away is part of the test
 	c.Restart(relay).ID()
 	c.Wait(soon, "a line again", line)
 	sender.Answer(emitting, away+soon)
@@ -120,8 +120,8 @@ func TestRestartedRelayLosesNothing(t *testing.T) {
 	c.Check(checker.Config{Accounted: true})
 }
 
-// TestEventsOfAFrozenNeighborAreDeliveredOrReported: one of three neighbors is frozen while 50,000 events are
-// broadcast. The others get everything; the frozen one gets everything if it was
+// TestEventsOfAFrozenNeighborAreDeliveredOrReported: one of three neighbors is
+// frozen while 50,000 events are broadcast. The others get everything; the frozen one gets everything if it was
 // not frozen for long, and else what it gets and what it reports add up.
 func TestEventsOfAFrozenNeighborAreDeliveredOrReported(t *testing.T) {
 	t.Parallel()
@@ -159,7 +159,7 @@ func testFrozenNeighbor(t *testing.T, frozen time.Duration) {
 	began := time.Now()
 	emitting := sender.Broadcast("x", events, 64)
 	go func() {
-		time.Sleep(frozen) // how long it is frozen is what is tested
+		time.Sleep(frozen) // how long it is frozen is part of the test
 		ice.Continue()
 	}()
 	c.Wait(soon, "everything at those that are awake", func(s *checker.State) bool {

@@ -56,7 +56,7 @@ func gather(t *testing.T, listen string, n int, gap time.Duration) {
 	addr := seed.Addr()
 	for i := 1; i < n; i++ {
 		if gap > 0 && i > 1 {
-			time.Sleep(gap) // the gap is what is tested
+			time.Sleep(gap) // the gap is part of the test
 		}
 		procs = append(procs, c.Start(cluster.Spec{Name: fmt.Sprintf("n%d", i), Listen: []string{listen}, Seeds: []string{addr}}))
 	}

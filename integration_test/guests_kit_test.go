@@ -36,7 +36,7 @@ type outsider struct {
 	topics map[string]*pubsub.Topic
 }
 
-// collected is what has come, by where.
+// collected holds the received data, by the place where it was received.
 type collected struct {
 	t    *testing.T
 	mu   sync.Mutex
@@ -115,7 +115,7 @@ func (o *collected) take(where string, data []byte) {
 	o.news = make(chan struct{})
 }
 
-// until waits for what has come to be so.
+// until waits until ok holds for the received data.
 func (o *collected) until(what string, ok func(got map[string][][]byte) bool) {
 	o.t.Helper()
 	timeout := time.After(soon)
@@ -284,5 +284,5 @@ func collectFrom(t *testing.T, n *smokesignal.Node, author peer.ID) *collected {
 	return in
 }
 
-// payloads are what is sent each way in each cell.
+// payloads are sent each way in each cell.
 var payloads = [][]byte{[]byte("text, größer als ASCII"), {0, 1, 0xff, 0, 0xfe}, {}, bytes.Repeat([]byte("\x00\xff0123456"), 11_112), []byte("end")}

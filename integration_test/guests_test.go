@@ -43,7 +43,7 @@ func exchangeWithGuest(t *testing.T, router, listen string, nodeDials bool) {
 	o := newOutsider(t, router, listen, "room", ownTopic)
 	var err error
 	if nodeDials {
-		// The address does not say who is there. On a busy machine, with all cells at
+		// The address does not name the node there. On a busy machine, with all cells at
 		// once, WebRTC takes longer than the five seconds that Connect allows.
 		hosttest.Eventually(t, "connected", func() bool {
 			_, err = n.Dial(within(t, soon), o.host.Addrs()[0].String())
@@ -175,7 +175,7 @@ func newConversation(t *testing.T, a, b *smokesignal.Node) *conversation {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := newOutsider(t, "floodsub", transports["tcp"], "room", ownTopic) // gossipsub refuses what is too large
+	o := newOutsider(t, "floodsub", transports["tcp"], "room", ownTopic) // gossipsub refuses too large messages
 	connect(t, o.host, a)
 	c := &conversation{
 		t: t, a: a, topic: topic, guest: o, session: [8]byte{7},

@@ -35,7 +35,7 @@ func TestNamespacesAreCut(t *testing.T) {
 	}
 }
 
-// What is promised of a cut.
+// The promised times of a cut.
 const (
 	cutReportedWithin = 25 * time.Second // by netsplit or disconnect, on each side
 	wholeAgain        = 10 * time.Second * slow
@@ -165,7 +165,7 @@ func (b *namespaceBed) cycle(cycle int) {
 		return true
 	})
 	last := time.Since(began)
-	time.Sleep(b.cut - last) // how long it is cut is what is tested
+	time.Sleep(b.cut - last) // how long it is cut is part of the test
 	b.Log.Inspect(func(s *checker.State) {
 		if parts := s.Components(); len(parts) != 2 {
 			b.t.Errorf("cut %d: at its end there are %d components: %v", cycle, len(parts), parts)

@@ -97,7 +97,7 @@ func TestPeerBookFindsTheNetwork(t *testing.T) {
 }
 
 // TestCloseKeepsTheSources: a node that is closed has its peers in the book, however
-// soon that is, and leaves nothing behind of what has looked for them. It looks for
+// soon that is, and leaves no goroutine of the search behind. It looks for
 // goroutines, so it runs alone.
 func TestCloseKeepsTheSources(t *testing.T) {
 	leavesNothing(t, 2, func(t *testing.T) {

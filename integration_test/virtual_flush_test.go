@@ -71,7 +71,7 @@ func TestVirtualFlushGoesOn(t *testing.T) {
 	}
 }
 
-// TestVirtualCloseDelivers: what was emitted arrives though the node is closed at once,
+// TestVirtualCloseDelivers: the emitted events arrive though the node is closed at once,
 // also what QUIC has yet to send.
 func TestVirtualCloseDelivers(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, v *virtual) {

@@ -99,7 +99,7 @@ func TestVirtualNetwork(t *testing.T) {
 	})
 }
 
-// TestVirtualLongCut: after a cut of minutes everybody dials everybody again, also
+// TestVirtualLongCut: after a cut of minutes every node dials every other again, also
 // nodes that were dialed before and never dialed themselves.
 func TestVirtualLongCut(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, v *virtual) {

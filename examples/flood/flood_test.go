@@ -51,7 +51,7 @@ func TestSeveralRuns(t *testing.T) {
 	}
 }
 
-// TestLossFails: the table shows what is missing, and the error says it.
+// TestLossFails: the table and the error show how many events are missing.
 func TestLossFails(t *testing.T) {
 	run := newRunID()
 	for _, tc := range []struct {

@@ -169,7 +169,7 @@ func mend(programs ...*program) {
 }
 
 // TestThreeNodes: all write while they are cut from each other, the same keys too. When they
-// are linked again all have the same, and so has who comes later.
+// are linked again all have the same, and so has a node that starts later.
 func TestThreeNodes(t *testing.T) {
 	for _, tc := range []struct {
 		name string
@@ -224,7 +224,7 @@ func TestThreeNodes(t *testing.T) {
 	}
 }
 
-// TestFarAway: what was missed by a node whose own links were never cut comes to it as well.
+// TestFarAway: a node whose own links were never cut also gets the writes that it missed.
 func TestFarAway(t *testing.T) {
 	t.Parallel()
 	// a - b - c; b is reached by c through a wire of its own, a by nobody.
@@ -314,7 +314,7 @@ func TestMergeInAnyOrder(t *testing.T) {
 	}
 }
 
-// TestSlowClock: who has seen a write can replace it, also if it comes from the future.
+// TestSlowClock: a node that has seen a write can replace it, even if the write has a later time.
 func TestSlowClock(t *testing.T) {
 	t.Parallel()
 	a := start(t, "a")

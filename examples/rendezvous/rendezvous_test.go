@@ -107,7 +107,7 @@ func TestNodesFindEachOtherInADHT(t *testing.T) {
 	}
 }
 
-// TestBadArguments are sentences that name what is wrong.
+// TestBadArguments: the error of a bad argument is a sentence that names the mistake.
 func TestBadArguments(t *testing.T) {
 	for want, args := range map[string][]string{
 		"-dht 127.0.0.1:1": {"-dht", "127.0.0.1:1"},

@@ -68,7 +68,7 @@ func (a *app) hears(want ...string) {
 	}
 }
 
-// What is typed is what the app gets, and the other way round, byte for byte; who comes
+// The app gets exactly the typed bytes, and the other way round, byte for byte; who comes
 // and goes is told; an interrupt ends it.
 func TestNodeAndGossipsubAppExchangeMessages(t *testing.T) {
 	a := newApp(t)

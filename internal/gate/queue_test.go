@@ -83,7 +83,7 @@ func wantHeard(t *testing.T, got []byte, want ...string) {
 	}
 }
 
-// What waits keeps its memory within the limit and one RPC, however large the
+// The queue keeps its memory within the limit and one RPC, however large the
 // RPCs are.
 func TestQueueBoundsMemory(t *testing.T) {
 	t.Parallel()
@@ -329,7 +329,7 @@ func TestFilterKnowsTheBoundaries(t *testing.T) {
 	}
 }
 
-// What is too long is left out wherever the reads end, also in place.
+// A too long RPC is left out wherever the reads end, also in place.
 func TestFilterLeavesOutOversizeRPCs(t *testing.T) {
 	t.Parallel()
 	largest := frame.Append(nil, make([]byte, maxRPC))

@@ -325,7 +325,7 @@ func TestGateDropsMessagesForASlowPeer(t *testing.T) {
 	})
 }
 
-// What waits when a stream breaks goes to the next one, behind the
+// The messages that wait when a stream breaks go to the next one, behind the
 // announcement, but for the message that was begun.
 func TestGateMovesWaitingMessagesToTheNextStream(t *testing.T) {
 	t.Parallel()
@@ -375,7 +375,7 @@ func TestGateKeepsAStallAcrossStreams(t *testing.T) {
 		time.Sleep(time.Second)
 		got, _ := p.got(1)
 		what := heard(t, got)
-		topics := make(map[string]bool) // what is announced last, as some is repeated
+		topics := make(map[string]bool) // the latest announcements, as some are repeated
 		for _, w := range what {
 			if topic, on, ok := strings.Cut(w, ": "); ok {
 				topics[topic] = on == "true"
@@ -458,7 +458,7 @@ func TestGateEndsABlockedWriter(t *testing.T) {
 	}
 }
 
-// What waits for a guest has a bound before the gate too: its messages are dropped as
+// The messages that wait for a guest are limited before the gate, too: its messages are dropped as
 // soon as the queue is full, and pubsub's writer never waits.
 func TestGateDoesNotWaitForAGuest(t *testing.T) {
 	t.Parallel()

@@ -13,7 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/gologshim"
 )
 
-// What a library prints by default depends on the environment at start and on
+// The default output of a library depends on the environment at start and on
 // state which cannot be put back, so every case is a process of its own.
 const childEnv = "SMOKESIGNAL_LOGGING_CHILD"
 

@@ -277,7 +277,7 @@ test('of many senders, the one whose mark is oldest is dropped', () => {
 
 // Batches are lost, duplicated and reordered at random. With a node that has all of them,
 // every event is delivered once and in order.
-test('random runs', () => {
+test('batches that are lost, doubled and reordered are delivered once and in order', () => {
   for (let seed = 1; seed <= 300; seed++) {
     let state = seed * 2654435761 % 2 ** 32
     const random = (/** @type {number} */ n) => (state = (state * 1664525 + 1013904223) % 2 ** 32) >>> 8 & 0xffff ? (state >>> 8) % n : 0

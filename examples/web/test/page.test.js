@@ -38,7 +38,7 @@ test('a name is one word', () => {
   assert.equal(cleanName({ toString: () => 'me' }), '')
 })
 
-test('pieces', () => {
+test('a long text is cut into pieces between characters', () => {
   const long = '👋'.repeat(2 * maxText + 1)
   const got = pieces(long)
   assert.equal(got.length, 3)
@@ -162,7 +162,7 @@ test('a line to one person is a direct event, and never a broadcast', async () =
   await chat.close()
 })
 
-test('a chat', async (t) => {
+test('a chat keeps its list of people by hellos, byes and roll calls', async (t) => {
   t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
   let now = 0
   const tick = (/** @type {number} */ ms) => {

@@ -8,6 +8,7 @@ import (
 	"testing"
 )
 
+// The README does not exceed its length.
 func TestTheREADMEIsShort(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	if err != nil {

@@ -26,6 +26,7 @@ func ticketFor(t *testing.T, network string) string {
 	return text
 }
 
+// Ticket is an error before Start and after Close.
 func TestTicketOfANodeThatIsNotRunning(t *testing.T) {
 	node, err := smokesignal.New(smokesignal.Listen("127.0.0.1:0"))
 	if err != nil {

@@ -111,6 +111,7 @@ func TestDriverWorksWithoutANode(t *testing.T) {
 	}
 }
 
+// The error of New names the wrong field of the configuration.
 func TestNewSaysWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	h, err := libp2p.New(libp2p.NoListenAddrs, libp2p.DisableMetrics())

@@ -266,6 +266,7 @@ func childJoinsFromOneIP() {
 	fmt.Print(len(hub.Host().Network().Peers()))
 }
 
+// Of 64 nodes behind one IP address, all connect.
 func TestManyNodesBehindOneIP(t *testing.T) {
 	for _, transport := range []string{"/tcp/", "/quic-v1"} {
 		if out := runChildIn(t, syscall.CLONE_NEWNET, "one IP", "TRANSPORT="+transport); out != "64" {

@@ -327,6 +327,7 @@ func TestPipeWithoutListener(t *testing.T) {
 	}
 }
 
+// A chat ends without an error when its input ends.
 func TestEndOfInputEndsTheChat(t *testing.T) {
 	t.Parallel()
 	bob := talk(t, "bob", "-seed", hosttest.FreeAddress(t))

@@ -13,6 +13,7 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
+// A TCP multiaddr is shown as host and port.
 func TestHostPort(t *testing.T) {
 	const id = "/p2p/12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp"
 	for addr, want := range map[string]string{
@@ -83,6 +84,7 @@ func TestTicketsOnTheScreen(t *testing.T) {
 	}
 }
 
+// Listen addresses on loopback are recognized.
 func TestLoopback(t *testing.T) {
 	for addr, want := range map[string]bool{
 		"127.0.0.1:0": true, "[::1]:8495": true, "localhost:1": true, "127.3.2.1:1": true,
@@ -95,6 +97,7 @@ func TestLoopback(t *testing.T) {
 	}
 }
 
+// The help lists each flag, and the error of a bad flag names it.
 func TestParse(t *testing.T) {
 	var help bytes.Buffer
 	if _, err := parse([]string{"-help"}, &help); !errors.Is(err, flag.ErrHelp) {

@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 )
 
+// Key presses are decoded from the bytes of a terminal, however they are split.
 func TestKeyboard(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
@@ -36,6 +37,7 @@ func TestKeyboard(t *testing.T) {
 	}
 }
 
+// A pasted text is cut to its limit.
 func TestKeyboardBoundsPaste(t *testing.T) {
 	var k keyboard
 	k.read([]byte("\x1b[200~"))

@@ -11,6 +11,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/bubble"
 )
 
+// Lines are read from plain input, however they end.
 func TestPlainReads(t *testing.T) {
 	long := strings.Repeat("ä", 40<<10) // 80 KiB, more than the buffer
 	for _, tc := range []struct {
@@ -53,6 +54,7 @@ func chanSeq[T any](c <-chan T) func(func(T) bool) {
 	}
 }
 
+// The reader of plain input ends with the chat, also when its queue is full.
 func TestPlainLetsGoWhenDone(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		p := newPlain(&bytes.Buffer{}, false)
@@ -64,6 +66,7 @@ func TestPlainLetsGoWhenDone(t *testing.T) {
 	})
 }
 
+// Plain output has the lines of others and no lines of one's own.
 func TestPlainPrints(t *testing.T) {
 	var out bytes.Buffer
 	p := newPlain(&out, false)

@@ -8,6 +8,7 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
+// Members with equal names get different ones on the screen.
 func TestRosterNames(t *testing.T) {
 	a, b, c := smokesignal.ID("idA-aaaaaa"), smokesignal.ID("idB-bbbbbb"), smokesignal.ID("idC-cccccc")
 	now := time.Unix(0, 0)
@@ -62,6 +63,7 @@ func TestRosterKeepsImitatedNamesApart(t *testing.T) {
 	}
 }
 
+// The roster keeps a limited number of members.
 func TestRosterBounded(t *testing.T) {
 	r := newRoster("me")
 	for i := range maxRoster + 10 {

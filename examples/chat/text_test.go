@@ -37,6 +37,7 @@ func TestCleanNeutralises(t *testing.T) {
 	}
 }
 
+// A cleaned name is one word without control characters.
 func TestCleanName(t *testing.T) {
 	for in, want := range map[string]string{
 		" Bob ":                             "Bob",
@@ -57,6 +58,7 @@ func TestCleanName(t *testing.T) {
 	}
 }
 
+// A cleaned text is valid, short enough and without control characters.
 func FuzzClean(f *testing.F) {
 	f.Add("\x1b[31m\u202e👩\u200d🚀\xff\n", 3)
 	f.Fuzz(func(t *testing.T, s string, limit int) {
@@ -77,6 +79,7 @@ func FuzzClean(f *testing.F) {
 	})
 }
 
+// A long text is cut into pieces between characters.
 func TestPieces(t *testing.T) {
 	long := strings.Repeat("ä", 2*maxText+1)
 	got := pieces(long)
@@ -88,6 +91,7 @@ func TestPieces(t *testing.T) {
 	}
 }
 
+// A text is cut to the columns that it may use.
 func TestFit(t *testing.T) {
 	for _, tc := range []struct {
 		in   string
@@ -103,6 +107,7 @@ func TestFit(t *testing.T) {
 	}
 }
 
+// The cells of a table are aligned by their width on the screen.
 func TestAligned(t *testing.T) {
 	got := aligned([][]string{{"NAME", "AT"}, {"你好", "x", "y"}, {"a"}})
 	want := []string{"NAME  AT", "你好  x   y", "a"}
@@ -111,6 +116,7 @@ func TestAligned(t *testing.T) {
 	}
 }
 
+// A long line is wrapped between words.
 func TestWrap(t *testing.T) {
 	for _, tc := range []struct {
 		in       string

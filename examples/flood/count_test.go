@@ -5,6 +5,7 @@ import (
 	"time"
 )
 
+// A tally counts received, lost and doubled events of a run.
 func TestTally(t *testing.T) {
 	run := newRunID()
 	at := func(ms int) time.Time { return time.Unix(0, 0).Add(time.Duration(ms) * time.Millisecond) }
@@ -30,6 +31,7 @@ func TestTally(t *testing.T) {
 	}
 }
 
+// Reading an event returns its run and its number; other bytes are refused.
 func TestEventRoundTrip(t *testing.T) {
 	run := newRunID()
 	b := make([]byte, minSize)

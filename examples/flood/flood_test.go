@@ -105,6 +105,7 @@ func TestReceiverReportsLoss(t *testing.T) {
 	}
 }
 
+// The error of a bad flag names the flag.
 func TestParseNamesTheFlag(t *testing.T) {
 	for args, want := range map[string]string{
 		"-n 1": "-n 1", "-m 0": "-m 0", "-s 15": "-s 15", "-s 600000": "-s 600000", "-x": "-x", "stray": `"stray"`,
@@ -119,6 +120,7 @@ func TestParseNamesTheFlag(t *testing.T) {
 	}
 }
 
+// The progress bar shows the count, and its line is cleared at the end.
 func TestBar(t *testing.T) {
 	if got, want := bar("sent", 5, 10), "sent "+strings.Repeat("█", 15)+strings.Repeat("░", 15)+"  50% 5 of 10"; got != want {
 		t.Errorf("got %q, want %q", got, want)

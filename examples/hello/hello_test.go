@@ -11,6 +11,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
+// The program prints its greeting.
 func TestHello(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -23,6 +24,7 @@ func TestHello(t *testing.T) {
 	}
 }
 
+// The error of a bad address names the address.
 func TestHelloSaysWhatIsWrong(t *testing.T) {
 	err := run(t.Context(), "127.0.0.1:port", &bytes.Buffer{})
 	if err == nil || !strings.Contains(err.Error(), "127.0.0.1:port") {

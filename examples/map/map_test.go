@@ -264,6 +264,7 @@ func TestWriteBeforeAnybodyIsThere(t *testing.T) {
 	b.want("get early", "bird")
 }
 
+// Each command of the map gives its answer.
 func TestCommands(t *testing.T) {
 	t.Parallel()
 	p := start(t, "a")

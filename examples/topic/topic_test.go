@@ -121,6 +121,7 @@ func TestPipe(t *testing.T) {
 	a.hears("two", "lines")
 }
 
+// The error of bad arguments names the mistake.
 func TestSaysWhatIsWrong(t *testing.T) {
 	a := newApp(t)
 	at := []string{"-listen", "127.0.0.1:0", "-dial", a.addr()}

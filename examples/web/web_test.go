@@ -112,6 +112,7 @@ func TestJoinThroughThePage(t *testing.T) {
 	}
 }
 
+// Addresses for browsers are added to the given Listen addresses.
 func TestListens(t *testing.T) {
 	browsers := func(at string) []string {
 		return []string{at + "/tcp/0/ws", at + "/udp/0/quic-v1/webtransport", at + "/udp/0/webrtc-direct"}
@@ -129,6 +130,7 @@ func TestListens(t *testing.T) {
 	}
 }
 
+// A list of addresses is on loopback only if all of them are.
 func TestAllLoopback(t *testing.T) {
 	for text, want := range map[string]bool{
 		"": false, ":0": false, "127.0.0.1:1": true, "localhost:1": true, "[::1]:1": true, "192.168.2.1:1": false,
@@ -147,6 +149,7 @@ func TestAllLoopback(t *testing.T) {
 	}
 }
 
+// The error of a bad flag names the mistake.
 func TestBadFlags(t *testing.T) {
 	for want, args := range map[string][]string{
 		"-help lists":  {"-nonsense"},

@@ -16,6 +16,7 @@ func sample(t *testing.T) string {
 	return dir
 }
 
+// Counts include exactly the names that the documentation shows.
 func TestCountsWhatTheDocumentationShows(t *testing.T) {
 	var out strings.Builder
 	if err := run(&out, []string{"-dir", sample(t)}); err != nil {

@@ -51,6 +51,7 @@ func packetOf(t testing.TB, network string, ttl uint32, addrs ...string) []byte 
 	return announcement(randomLabel(), networkTag(network), ips, list, ttl)
 }
 
+// A packet announces the id and the addresses of the node.
 func TestPacketsAnnounceTheNode(t *testing.T) {
 	tag := networkTag("home")
 	here := "/ip4/10.77.1.1/tcp/8495/p2p/" + testID
@@ -167,6 +168,7 @@ func TestNothingIsSearchedOnLoopback(t *testing.T) {
 	}
 }
 
+// No packet makes the parser panic or return more than its limits.
 func FuzzParsePacket(f *testing.F) {
 	f.Add(query())
 	f.Add(packetOf(f, "home", ttlSeconds, "/ip4/10.77.1.1/tcp/8495/p2p/"+testID))

@@ -38,6 +38,7 @@ func manyAddrs(n int, suffix string) (addrs []ma.Multiaddr) {
 	return addrs
 }
 
+// An opened record has the id and the addresses that were sealed.
 func TestRecordSaysWhatWasSealed(t *testing.T) {
 	rsa, _, err := crypto.GenerateRSAKeyPair(2048, rand.Reader)
 	if err != nil {

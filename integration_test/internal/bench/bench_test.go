@@ -111,6 +111,7 @@ func TestOneLostEventShows(t *testing.T) {
 	}
 }
 
+// A spread has the median, the minimum and the maximum of its values.
 func TestSpread(t *testing.T) {
 	for _, x := range []struct {
 		values []float64
@@ -127,6 +128,7 @@ func TestSpread(t *testing.T) {
 	}
 }
 
+// The times of the processor are read from /proc/stat; other text is refused.
 func TestParseStat(t *testing.T) {
 	m, ok := parseStat("cpu  100 10 50 1000 20 1 2 7 99 99\ncpu0 1 2 3\n")
 	if want := (machineTime{1700 * time.Millisecond, 11900 * time.Millisecond}); !ok || m != want {
@@ -153,6 +155,7 @@ func TestOthers(t *testing.T) {
 	}
 }
 
+// In each graph a node has the wanted number of different neighbors.
 func TestGraphs(t *testing.T) {
 	for n := 2; n <= 40; n++ {
 		for i := range n {
@@ -191,6 +194,7 @@ func late(r *receiver, d time.Duration, round, no uint32) {
 	})
 }
 
+// A burst counts the events of its own round once, and those out of order.
 func TestBurstCounts(t *testing.T) {
 	for _, x := range []struct {
 		name                string
@@ -236,6 +240,7 @@ func TestSilenceIsNotMeasured(t *testing.T) {
 	})
 }
 
+// A burst of a slow sender ends after its longest time.
 func TestBurstOfASlowSenderIsCut(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		f := fakeFlow(func(r *receiver, round, no uint32) {
@@ -253,6 +258,7 @@ func TestBurstOfASlowSenderIsCut(t *testing.T) {
 	})
 }
 
+// Paced sending measures the latency of each event.
 func TestPacedMeasuresEachEvent(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		f := fakeFlow(func(r *receiver, round, no uint32) {
@@ -268,6 +274,7 @@ func TestPacedMeasuresEachEvent(t *testing.T) {
 	})
 }
 
+// A burst of which no event arrives is an error.
 func TestNothingArrivedIsAnError(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		_, err := fakeFlow(func(*receiver, uint32, uint32) {}).burst(t.Context(), 10)
@@ -277,6 +284,7 @@ func TestNothingArrivedIsAnError(t *testing.T) {
 	})
 }
 
+// A table of results is printed as aligned Markdown.
 func TestTable(t *testing.T) {
 	c := Case{Kind: Burst, Against: "floodsub"}
 	got := c.Table([]Result{
@@ -295,6 +303,7 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// Numbers are printed with three significant digits.
 func TestFormatNumber(t *testing.T) {
 	for f, want := range map[float64]string{
 		0: "0", 7: "7", 0.0456: "0.046", 0.731: "0.73", 9.99: "9.99", 9.996: "10.0", 99.96: "100",

@@ -27,6 +27,7 @@ func again(s *script, session string) *script {
 
 var accounted = Config{Accounted: true}
 
+// Logs in which every event is delivered or reported pass.
 func TestGoodAccountsPass(t *testing.T) {
 	for name, s := range map[string]*script{
 		"all delivered":                 twenty().heard("b", "a", 11, 20).heard("c", "a", 11, 20),

@@ -76,6 +76,7 @@ func three() *script {
 
 var whole = Config{Whole: true, CompleteFrom: epoch.Add(1500 * time.Millisecond)}
 
+// Logs without a breach pass.
 func TestGoodLogsPass(t *testing.T) {
 	logs := map[string]*script{
 		"three nodes": three(),

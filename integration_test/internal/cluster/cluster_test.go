@@ -56,6 +56,7 @@ func standIn(spec Spec, err error) {
 	}
 }
 
+// A process answers each command.
 func TestCommandsAreAnswered(t *testing.T) {
 	c := New(t)
 	a, b := c.Start(Spec{Name: "a"}), c.Start(Spec{Name: "b"})
@@ -75,6 +76,7 @@ func TestCommandsAreAnswered(t *testing.T) {
 	}
 }
 
+// A stopped process goes on when it is continued.
 func TestStopAndContinue(t *testing.T) {
 	c := New(t)
 	a := c.Start(Spec{Name: "a"})
@@ -88,6 +90,7 @@ func TestStopAndContinue(t *testing.T) {
 	a.Answer(no, 10*time.Second)
 }
 
+// A killed process can be started again.
 func TestKillAndRestart(t *testing.T) {
 	c := New(t)
 	a := c.Start(Spec{Name: "a"})

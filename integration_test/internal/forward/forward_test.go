@@ -98,6 +98,7 @@ func nothing(t *testing.T, c net.Conn) {
 	c.SetReadDeadline(time.Now().Add(soon))
 }
 
+// A forwarder carries bytes both ways, and the end of one direction.
 func TestBothWaysAndHalfClose(t *testing.T) {
 	l := newLine(t)
 	near, far := l.connect()
@@ -133,6 +134,7 @@ func (l *line) until(what string, ok func(Stats) bool) {
 	}
 }
 
+// A pause delays bytes and loses none.
 func TestPauseHoldsBackAndLosesNothing(t *testing.T) {
 	l := newLine(t)
 	near, far := l.connect()
@@ -160,6 +162,7 @@ func TestPauseHoldsBackAndLosesNothing(t *testing.T) {
 	}
 }
 
+// With Drop, bytes vanish and the connection stays open.
 func TestDropIsABlackHole(t *testing.T) {
 	l := newLine(t)
 	near, far := l.connect()
@@ -181,6 +184,7 @@ func TestDropIsABlackHole(t *testing.T) {
 	}
 }
 
+// A connection is cut after the given number of bytes.
 func TestCutAtAByte(t *testing.T) {
 	all := data(200_000)
 	for _, n := range []int{0, 1, 100, chunkSize - 1, chunkSize, chunkSize + 1, 150_000} {
@@ -212,6 +216,7 @@ func TestCutAtAByte(t *testing.T) {
 	}
 }
 
+// Bytes arrive after the delay.
 func TestDelay(t *testing.T) {
 	const d = 60 * time.Millisecond
 	l := newLine(t)
@@ -235,6 +240,7 @@ func TestDelay(t *testing.T) {
 	want(t, far, []byte("late"))
 }
 
+// Bytes pass at no more than the limited rate.
 func TestLimit(t *testing.T) {
 	l := newLine(t)
 	near, far := l.connect()
@@ -251,6 +257,7 @@ func TestLimit(t *testing.T) {
 	want(t, far, data(1 << 20)[:100_000])
 }
 
+// A cut ends the connections, and Refuse ends new ones.
 func TestCutAndRefuse(t *testing.T) {
 	l := newLine(t)
 	for _, how := range []End{Close, Reset} {
@@ -274,6 +281,7 @@ func TestCutAndRefuse(t *testing.T) {
 	}
 }
 
+// A connection to a target that does not listen ends.
 func TestTargetThatDoesNotListen(t *testing.T) {
 	l := newLine(t)
 	l.target.Close()

@@ -36,6 +36,7 @@ func newHalves(t *testing.T) *Halves {
 	return h
 }
 
+// Packets between two halves are dropped during a cut and pass after it.
 func TestHalvesAreCutAndHealed(t *testing.T) {
 	h := newHalves(t)
 	if h == nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/go-smokesignal/smokesignal"
 )
 
-// TestMethodsFailBeforeStartAndAfterClose: methods that need a running node return an error at once before
-// Start and after Close.
+// TestMethodsFailBeforeStartAndAfterClose: methods that need a running node return an error at
+// once before Start and after Close.
 func TestMethodsFailBeforeStartAndAfterClose(t *testing.T) {
 	const seed = "127.0.0.1:1"
 	node, err := smokesignal.New(smokesignal.Listen("127.0.0.1:0"), smokesignal.Seeds(seed))

@@ -58,8 +58,9 @@ func (l lender) join(ps *pubsub.PubSub, name string) *pubsub.Topic {
 	return topic
 }
 
-// TestErrorOfABadLentOptionNamesIt: an error in the options that lend a host, a pubsub or a topic is a
-// sentence at New, which names the option and says what to do. Nothing stays on the host.
+// TestErrorOfABadLentOptionNamesIt: an error in the options that lend a host, a pubsub or a
+// topic is a sentence at New, which names the option and says what to do. Nothing stays on the
+// host.
 func TestErrorOfABadLentOptionNamesIt(t *testing.T) {
 	const relay = "/ip4/192.0.2.1/udp/8495/quic-v1/p2p/12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf"
 	const own = "smokesignal/default"

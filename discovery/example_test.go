@@ -56,8 +56,8 @@ func Example() {
 	// hello
 }
 
-// A driver that no node of package smokesignal owns reports the end of a link and its reason, links on
-// request, and keeps its neighbors in a file.
+// A driver that no node of package smokesignal owns reports the end of a link and its reason,
+// links on request, and keeps its neighbors in a file.
 func TestDriverWorksWithoutANode(t *testing.T) {
 	t.Parallel()
 	type ended struct {

@@ -223,8 +223,8 @@ func TestCloseLeavesNothingOfNAT(t *testing.T) {
 	}
 }
 
-// TestALossEndsThePauseBeforeTheNextReservation: the pause between two attempts ends at once when the host closes,
-// whatever was lost before, and when a place is lost.
+// TestALossEndsThePauseBeforeTheNextReservation: the pause between two attempts ends at once
+// when the host closes, whatever was lost before, and when a place is lost.
 func TestALossEndsThePauseBeforeTheNextReservation(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		s := &reservations{}

@@ -12,9 +12,9 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
-// TestEventsOfACutLinkAreDeliveredOrReported: the last link of a line is cut in the middle of 100 broadcasts a
-// second. The nodes behind it get everything when it is back, unless the cut was longer
-// than events are kept: then the delivered and the reported events add up.
+// TestEventsOfACutLinkAreDeliveredOrReported: the last link of a line is cut in the middle of
+// 100 broadcasts a second. The nodes behind it get everything when it is back, unless the cut
+// was longer than events are kept: then the delivered and the reported events add up.
 func TestEventsOfACutLinkAreDeliveredOrReported(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -120,9 +120,9 @@ func TestRestartedRelayLosesNothing(t *testing.T) {
 	c.Check(checker.Config{Accounted: true})
 }
 
-// TestEventsOfAFrozenNeighborAreDeliveredOrReported: one of three neighbors is
-// frozen while 50,000 events are broadcast. The others get everything; the frozen one gets everything if it was
-// not frozen for long, and else what it gets and what it reports add up.
+// TestEventsOfAFrozenNeighborAreDeliveredOrReported: one of three neighbors is frozen while
+// 50,000 events are broadcast. The others get everything; the frozen one gets everything if it
+// was not frozen for long, and else what it gets and what it reports add up.
 func TestEventsOfAFrozenNeighborAreDeliveredOrReported(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

@@ -54,7 +54,8 @@ func leafHost(t *testing.T, node *smokesignal.Node, greeted chan<- peer.ID, prot
 }
 
 // A node greets the leaves on its topic, 16 at a time; a leaf that comes later is greeted when
-// another leaves. A peer that lists the overlay is not a leaf, nor is a peer that does not list repair.
+// another leaves. A peer that lists the overlay is not a leaf, nor is a peer that does not list
+// repair.
 func TestLeavesHavePlaces(t *testing.T) {
 	t.Parallel()
 	node := newNode(t, smokesignal.Listen("127.0.0.1:0"))

@@ -116,7 +116,8 @@ func TestCloseKeepsTheSources(t *testing.T) {
 	})
 }
 
-// TestReadySaysWhatTheSourcesFound: the error of a node that finds nobody names the sources that it searched.
+// TestReadySaysWhatTheSourcesFound: the error of a node that finds nobody names the sources that
+// it searched.
 func TestReadySaysWhatTheSourcesFound(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t)

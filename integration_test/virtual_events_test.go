@@ -32,15 +32,15 @@ func TestVirtualEveryCutIsReportedOnce(t *testing.T) {
 	})
 }
 
-// TestVirtualShortPingsReportALostSeedInTime: with pings every two seconds and a second for the answer, a
-// a netsplit is reported within six seconds, whether the seed crashed or was cut off, to its
-// neighbors too: that their links to it stand for 12.5 s more does not matter.
+// TestVirtualShortPingsReportALostSeedInTime: with pings every two seconds and a second for the
+// answer, a netsplit is reported within six seconds, whether the seed crashed or was cut off.
+// Neighbors of the seed report it in that time, too, although their links to it stand 12.5 s longer.
 func TestVirtualShortPingsReportALostSeedInTime(t *testing.T) {
 	testLostSeedIsReported(t, 6*time.Second, smokesignal.PingInterval(2*time.Second), smokesignal.PingTimeout(time.Second))
 }
 
-// TestVirtualDefaultPingsReportALostSeedInTime: as TestVirtualShortPingsReportALostSeedInTime, within 25 s, as nodes are unless
-// they report otherwise.
+// TestVirtualDefaultPingsReportALostSeedInTime: as TestVirtualShortPingsReportALostSeedInTime,
+// within 25 s, with the default options.
 func TestVirtualDefaultPingsReportALostSeedInTime(t *testing.T) {
 	needs(t, long)
 	testLostSeedIsReported(t, 25*time.Second)
@@ -92,9 +92,9 @@ func testLostSeedIsReported(t *testing.T, within time.Duration, more ...smokesig
 	}
 }
 
-// TestVirtualEventsOfBothSidesArriveAfterACut: what both sides broadcast during a cut of half a minute,
-// which is shorter than it is kept, is delivered to everybody after it, once and in
-// order.
+// TestVirtualEventsOfBothSidesArriveAfterACut: the events that both sides broadcast during a
+// cut of half a minute are kept for longer than that, so every node gets them after it, once and
+// in order.
 func TestVirtualEventsOfBothSidesArriveAfterACut(t *testing.T) {
 	virtually(t, func(t *testing.T, v *virtual, n int) {
 		seeds := []int{0, 1}
@@ -134,9 +134,9 @@ func TestVirtualEventsOfBothSidesArriveAfterACut(t *testing.T) {
 	})
 }
 
-// TestVirtualCutPairLosesItsPeerAndReportsNoNetsplit: two nodes that are cut from each other run OnDisconnect,
-// and OnConnect when they are linked again, in the promised order. Neither reports a
-// netsplit: a node without peers has not lost the seed but everybody.
+// TestVirtualCutPairLosesItsPeerAndReportsNoNetsplit: two nodes that are cut from each other run
+// OnDisconnect, and OnConnect when they are linked again, in the promised order. Neither reports
+// a netsplit: a node without peers has not lost the seed but everybody.
 func TestVirtualCutPairLosesItsPeerAndReportsNoNetsplit(t *testing.T) {
 	virtually(t, func(t *testing.T, v *virtual, _ int) {
 		v.join(2, []int{0})

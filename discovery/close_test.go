@@ -109,8 +109,7 @@ func TestCloseEndsStreamsWithoutDeadlines(t *testing.T) {
 	}
 }
 
-// A dial that a caller waits for ends at Close, and Close waits for it: libp2p's swarm may panic
-// if it is closed before.
+// A dial that a caller waits for ends at Close, and Close waits for it.
 func TestCloseEndsTheDialsOfItsCallers(t *testing.T) {
 	t.Parallel()
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // says nothing to whoever connects

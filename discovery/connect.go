@@ -39,7 +39,7 @@ func (d *Driver) dial(ctx context.Context, s *seed.Seed, protocols []protocol.ID
 	// If the seed had no id, findSeed has first dialed the address only to learn the
 	// id. Over WebRTC, that first dial leaves a dead connection at the peer. It can
 	// harm only a guest, whose pubsub may choose that connection for its stream.
-	asked := s.ID() == "" && overWebRTC(info)
+	asked := s.ID() == "" && overWebRTC(info.Addrs)
 	if asked && d.isGuest(info.ID, protocols) && !d.awaitStream(ctx, info.ID, protocols) {
 		if err := d.reconnect(ctx, info, began); err != nil {
 			return "", err
@@ -48,8 +48,8 @@ func (d *Driver) dial(ctx context.Context, s *seed.Seed, protocols []protocol.ID
 	return info.ID, nil
 }
 
-func overWebRTC(info peer.AddrInfo) bool {
-	return slices.ContainsFunc(info.Addrs, func(a ma.Multiaddr) bool {
+func overWebRTC(addrs []ma.Multiaddr) bool {
+	return slices.ContainsFunc(addrs, func(a ma.Multiaddr) bool {
 		_, err := a.ValueForProtocol(ma.P_WEBRTC_DIRECT)
 		return err == nil
 	})

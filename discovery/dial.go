@@ -13,6 +13,7 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/go-smokesignal/smokesignal/internal/addr"
+	"github.com/go-smokesignal/smokesignal/internal/backoff"
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 )
 
@@ -77,7 +78,7 @@ func (d *Driver) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr, slo
 		// The state machine of the overlay and the guard decide how often to dial a
 		// peer. The swarm has a back-off of its own, which after a cut of the
 		// network for one minute would forbid dials to p for another half a minute.
-		clearBackoff(d.host, p)
+		backoff.Clear(d.host, p)
 	}
 	d.host.Peerstore().AddAddrs(p, addrs, peerstore.TempAddrTTL)
 	err = d.connect(ctx, p, addrs, release)

@@ -22,7 +22,6 @@ import (
 	"github.com/go-smokesignal/smokesignal/discovery/internal/overlay"
 	"github.com/go-smokesignal/smokesignal/discovery/internal/peerrecord"
 	"github.com/go-smokesignal/smokesignal/internal/addr"
-	"github.com/go-smokesignal/smokesignal/internal/directdial"
 	"github.com/go-smokesignal/smokesignal/internal/logging"
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
@@ -114,8 +113,6 @@ type Driver struct {
 	dials   slots // bounds the dials by which this node looks for others
 	answers slots // bounds the dials that only serve to answer a peer
 	dialing dialing
-	// seedDials counts the dials to seeds and to the addresses given to dial and Connect.
-	seedDials *directdial.Dials
 
 	// Used only by the loop.
 	seeds     []*seedProgress
@@ -160,18 +157,17 @@ func New(cfg Config) (*Driver, error) {
 	}
 	d := &Driver{
 		cfg: cfg, log: cfg.Log, node: withDefaults(cfg), key: cfg.Host.Peerstore().PrivKey(cfg.Host.ID()),
-		queue:     callQueue{wake: notify.NewSignal()},
-		done:      make(chan struct{}),
-		dials:     make(slots, overlay.MaxDials),
-		answers:   make(slots, maxAnswerDials),
-		dialing:   dialing{byPeer: map[peer.ID]int{}},
-		seedDials: directdial.New(),
-		writers:   map[peer.ID]*peerWriter{},
-		adds:      map[uint64]chan overlay.Added{},
-		inbound:   map[peer.ID]int{},
-		links:     map[peer.ID]bool{},
-		finds:     map[uint64]*peerLookup{},
-		lookups:   lookups{byTarget: map[peer.ID]*peerLookup{}},
+		queue:   callQueue{wake: notify.NewSignal()},
+		done:    make(chan struct{}),
+		dials:   make(slots, overlay.MaxDials),
+		answers: make(slots, maxAnswerDials),
+		dialing: dialing{byPeer: map[peer.ID]int{}},
+		writers: map[peer.ID]*peerWriter{},
+		adds:    map[uint64]chan overlay.Added{},
+		inbound: map[peer.ID]int{},
+		links:   map[peer.ID]bool{},
+		finds:   map[uint64]*peerLookup{},
+		lookups: lookups{byTarget: map[peer.ID]*peerLookup{}},
 	}
 	for _, text := range cfg.Seeds {
 		s, err := seed.Parse(text)
@@ -586,10 +582,9 @@ func (d *Driver) Close() error {
 	} else {
 		close(d.done) // close done here, since the loop, which closes it otherwise, was not started
 	}
-	d.mu.Lock() // countStream holds mu while it checks ctx and adds to tasks
+	d.mu.Lock() // countStream and findSeed hold mu while they check ctx and add to tasks
 	d.cancel(ErrClosed)
 	d.mu.Unlock()
-	d.seedDials.Close(ErrClosed)
 	d.tasks.Wait()
 	if d.node.Lent { // the host of an application stays open
 		d.host.closeSpareConns()

@@ -12,8 +12,10 @@ import (
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
+	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal/internal/addr"
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
@@ -103,6 +105,55 @@ func TestSeedBehindARelayIsFoundOverADirectConnection(t *testing.T) {
 	} {
 		if _, err := findSeed(t.Context(), c.host, c.from); !errors.Is(err, c.kind) || err.Error() != c.text {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// The direct address of a seed is dialed although libp2p knows a way through a relay.
+func TestSeedIsNotReachedThroughARelayOnly(t *testing.T) {
+	there := startHost(t, libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.EnableRelay())
+	_, at := relayFor(t, there)
+	relayed, err := peer.AddrInfoFromString(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	direct := there.Addrs()[0].String()
+	withID := direct + "/p2p/" + there.ID().String()
+	refused := "/ip4/127.0.0.1/tcp/" + closedPort(t) + "/p2p/" + there.ID().String()
+	for _, connected := range []bool{false, true} {
+		newDialer := func() corehost.Host {
+			h := startHost(t, libp2p.NoListenAddrs, libp2p.EnableRelay())
+			h.Peerstore().AddAddrs(there.ID(), relayed.Addrs, peerstore.PermanentAddrTTL)
+			if connected {
+				if err := h.Connect(t.Context(), *relayed); err != nil {
+					t.Fatal(err)
+				}
+				if !addr.HasOnlyRelayed(h.Network(), there.ID()) {
+					t.Fatal("no connection through the relay")
+				}
+			}
+			return h
+		}
+		for _, text := range []string{direct, withID} {
+			h := newDialer()
+			if _, err := findSeed(t.Context(), h, mustParse(t, text)); err != nil {
+				t.Errorf("%s, connected through the relay %v: %v", text, connected, err)
+			}
+			if !addr.HasDirect(h.Network(), there.ID()) {
+				t.Errorf("%s, connected through the relay %v: no direct connection", text, connected)
+			}
+			if !ma.Contains(h.Peerstore().Addrs(there.ID()), relayed.Addrs[0]) {
+				t.Error("the address behind the relay was forgotten")
+			}
+		}
+		// An address that does not answer costs no connection through the relay, by which
+		// libp2p may yet punch a hole.
+		h := newDialer()
+		if _, err := findSeed(t.Context(), h, mustParse(t, refused)); !errors.Is(err, ErrUnreachable) || err.Error() != "connection refused" {
+			t.Errorf("a closed port, connected through the relay %v: %v", connected, err)
+		}
+		if addr.HasOnlyRelayed(h.Network(), there.ID()) != connected {
+			t.Errorf("a closed port: connected through the relay before %v, and not after", connected)
 		}
 	}
 }

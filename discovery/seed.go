@@ -11,15 +11,13 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/crypto"
 	corehost "github.com/libp2p/go-libp2p/core/host"
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/sec"
-	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-smokesignal/smokesignal/internal/addr"
-	"github.com/go-smokesignal/smokesignal/internal/directdial"
+	"github.com/go-smokesignal/smokesignal/internal/backoff"
 	"github.com/go-smokesignal/smokesignal/internal/seed"
 )
 
@@ -64,23 +62,21 @@ func findSeed(ctx context.Context, h corehost.Host, s *seed.Seed) (peer.AddrInfo
 // findSeed calls the function findSeed with the driver's host. Close cancels it and waits
 // until it has ended.
 func (d *Driver) findSeed(ctx context.Context, s *seed.Seed) (peer.AddrInfo, error) {
-	kind := directdial.Plain
-	if forcesDirect(d.host) {
-		kind = directdial.Forced
+	d.mu.Lock() // Close holds mu while it ends d.ctx, and waits for tasks after that
+	closed := d.ctx.Err() != nil
+	if !closed {
+		d.tasks.Add(1)
 	}
-	ctx, end, err := d.seedDials.Begin(ctx, kind)
-	if err != nil {
-		return peer.AddrInfo{}, err
+	d.mu.Unlock()
+	if closed {
+		return peer.AddrInfo{}, context.Cause(d.ctx)
 	}
-	defer end()
+	defer d.tasks.Done()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(d.ctx, func() { cancel(context.Cause(d.ctx)) })()
 	return findSeed(ctx, d.host, s)
 }
-
-// forcesDirect reports whether seeds are dialed from h with network.WithForceDirectDial.
-// Such a dial never uses a relay, which matters on a host that dials relays. It also
-// ignores the swarm's back-off, which matters where that cannot be cleared. On other hosts,
-// dials are not forced, because libp2p's swarm panics if it is closed during such a dial.
-func forcesDirect(h corehost.Host) bool { return dialsRelays(h) || backoff(h) == nil }
 
 // findOne does what findSeed does, for a seed that has a name or one target (a place where
 // a node may be). It tries all the targets that the name stands for at once.
@@ -94,10 +90,6 @@ func findOne(ctx context.Context, h corehost.Host, s *seed.Seed) (peer.AddrInfo,
 	defer tasks.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	direct := ctx
-	if forcesDirect(h) {
-		direct = network.WithForceDirectDial(ctx, "smokesignal seed")
-	}
 	answers := make(chan targetResult, len(targets))
 	asked := 0
 	var failed failures
@@ -111,13 +103,12 @@ func findOne(ctx context.Context, h corehost.Host, s *seed.Seed) (peer.AddrInfo,
 			switch {
 			case t.Relayed():
 				answers <- findRelayed(ctx, h, t)
-			case len(targets) == 1 && t.ID != "" && len(t.Addrs) == 1 && !s.IsTicket():
-				// The seed has one address and an id, so there is no need to ask for the
-				// id first. A ticket may have more targets with the same id. The swarm
-				// would dial these one after the other, so they are asked for the id.
-				answers <- connect(direct, h, t, t.ID, t.Addrs)
+			case len(targets) == 1 && !s.IsTicket() && !asksFirst(h, t):
+				// A ticket may have more targets with the same id. The swarm would dial
+				// these one after the other, so they are asked for the id.
+				answers <- connectDirect(ctx, h, t, t.ID, t.Addrs, staleAfter)
 			default:
-				answers <- meet(direct, h, t)
+				answers <- meet(ctx, h, t)
 			}
 		})
 	}
@@ -129,6 +120,28 @@ func findOne(ctx context.Context, h corehost.Host, s *seed.Seed) (peer.AddrInfo,
 		failed.add(a)
 	}
 	return peer.AddrInfo{}, failed.err()
+}
+
+// asksFirst reports whether the node at t is asked for its id before it is dialed with that
+// id.
+func asksFirst(h corehost.Host, t seed.Target) bool {
+	switch {
+	case t.ID == "" || len(t.Addrs) != 1:
+		return true // the id is not known, or the swarm would dial the addresses one after the other
+	case addr.HasOnlyRelayed(h.Network(), t.ID):
+		// libp2p dials only if the connection through the relay is closed. It may lead to a
+		// direct one, so it is closed only if the node answers at t.
+		return true
+	case backoff.CanClear(h) || overWebRTC(t.Addrs):
+		// There is no need to ask. Over WebRTC, that would even leave a dead connection at
+		// the peer.
+		return false
+	default:
+		// The swarm would count the dials to a node that is down, and refuse to dial it for
+		// minutes when it is up again. To ask for the id is a dial to a made-up id, so it is
+		// not counted.
+		return true
+	}
 }
 
 // findAny does what findSeed does, for a ticket with several targets. It tries all targets at
@@ -227,7 +240,7 @@ func (f *failures) err() error {
 func meet(ctx context.Context, h corehost.Host, t seed.Target) targetResult {
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
-	ctx, cancel := context.WithCancel(ctx)
+	asking, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type reply struct {
 		id   peer.ID
@@ -238,7 +251,7 @@ func meet(ctx context.Context, h corehost.Host, t seed.Target) targetResult {
 	start := time.Now()
 	for _, a := range t.Addrs {
 		tasks.Go(func() {
-			id, err := askID(ctx, h, a)
+			id, err := askID(asking, h, a)
 			replies <- reply{id, a, err}
 		})
 	}
@@ -259,7 +272,9 @@ func meet(ctx context.Context, h corehost.Host, t seed.Target) targetResult {
 				// TCP, so libp2p gets all addresses; it prefers QUIC by itself.
 				addrs = t.Addrs
 			}
-			return connect(ctx, h, t, r.id, addrs)
+			// The node has just answered without a relay, so a connection through a relay is
+			// not needed, however young it is.
+			return connectDirect(ctx, h, t, r.id, addrs, 0)
 		}
 		f := highestRank(r.err)
 		f.err = r.err
@@ -285,10 +300,10 @@ func connect(ctx context.Context, h corehost.Host, t seed.Target, id peer.ID, ad
 	}
 	// The state machine decides how often to try a seed. The swarm's own back-off would only
 	// hide the real error behind "dial backoff".
-	clearBackoff(h, id)
+	backoff.Clear(h, id)
 	err := h.Connect(ctx, info)
 	if err != nil {
-		clearBackoff(h, id)
+		backoff.Clear(h, id)
 		err = explain(err)
 		if _, wrong := errors.AsType[*WrongIDError](err); wrong {
 			h.Peerstore().SetAddrs(id, addrs, 0) // removes addrs from the peerstore's entry of id, since they belong to another node
@@ -317,7 +332,7 @@ func askID(ctx context.Context, h corehost.Host, a ma.Multiaddr) (peer.ID, error
 	_, err = h.Network().DialPeer(ctx, nobody)
 	ps.ClearAddrs(nobody)
 	ps.RemovePeer(nobody)
-	clearBackoff(h, nobody)
+	backoff.Clear(h, nobody)
 	// This is the error by which the node at the address tells its id.
 	if mismatch, ok := errors.AsType[sec.ErrPeerIDMismatch](err); ok && mismatch.Expected == nobody {
 		return mismatch.Actual, nil
@@ -326,23 +341,6 @@ func askID(ctx context.Context, h corehost.Host, a ma.Multiaddr) (peer.ID, error
 		return "", fmt.Errorf("the node at %s proved an id that was made up a moment ago", a)
 	}
 	return "", err
-}
-
-// clearBackoff makes the swarm forget that dials to p failed, if the host gives access to its
-// swarm.
-func clearBackoff(h corehost.Host, p peer.ID) {
-	if b := backoff(h); b != nil {
-		b.Clear(p)
-	}
-}
-
-// backoff returns the object in which the swarm stores its back-off of dials, or nil if the
-// host does not give access to its swarm.
-func backoff(h corehost.Host) *swarm.DialBackoff {
-	if s, ok := h.Network().(interface{ Backoff() *swarm.DialBackoff }); ok {
-		return s.Backoff()
-	}
-	return nil
 }
 
 // ownPorts returns the addresses and ports on which this node listens.

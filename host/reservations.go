@@ -22,7 +22,7 @@ import (
 	"github.com/multiformats/go-multistream"
 
 	"github.com/go-smokesignal/smokesignal/internal/addr"
-	"github.com/go-smokesignal/smokesignal/internal/directdial"
+	"github.com/go-smokesignal/smokesignal/internal/backoff"
 	"github.com/go-smokesignal/smokesignal/internal/notify"
 	"github.com/go-smokesignal/smokesignal/internal/wiring"
 )
@@ -42,7 +42,12 @@ const (
 	relayTag = "smokesignal-relay"
 )
 
-var errNotAsked = errors.New("not asked yet")
+var (
+	errNotAsked = errors.New("not asked yet")
+	// errOnlyRelayed is returned when this host is connected to a relay only through another
+	// relay. A relay grants no reservation over such a connection.
+	errOnlyRelayed = errors.New("it is only reached through another relay")
+)
 
 // reservations keeps a reservation at each of the relays that the user named: the right to
 // be reached through the relay. libp2p's AutoRelay is not used, because it is made for
@@ -54,7 +59,6 @@ type reservations struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
-	dials  *directdial.Dials
 	notify *network.NotifyBundle
 
 	mu      sync.Mutex
@@ -74,7 +78,7 @@ type reservation struct {
 }
 
 func startReservations(h corehost.Host, relays []peer.AddrInfo, emitter event.Emitter, log *slog.Logger) *reservations {
-	s := &reservations{host: h, log: log, emitter: emitter, dials: directdial.New()}
+	s := &reservations{host: h, log: log, emitter: emitter}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	for _, r := range relays {
 		s.list = append(s.list, &reservation{relay: r, lost: notify.NewSignal(), err: errNotAsked})
@@ -95,7 +99,6 @@ func startReservations(h corehost.Host, relays []peer.AddrInfo, emitter event.Em
 func (s *reservations) close() {
 	s.host.Network().StopNotify(s.notify)
 	s.cancel()
-	s.dials.Close(context.Canceled)
 	s.tasks.Wait()
 	s.emitter.Close()
 }
@@ -148,15 +151,14 @@ func (s *reservations) wait(pause time.Duration, lost <-chan struct{}) bool {
 func (s *reservations) reserve(p *reservation) (time.Time, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, reserveTimeout)
 	defer cancel()
-	// A dial with network.WithForceDirectDial is not subject to the swarm's back-off,
-	// which may be minutes long. maintain makes pauses of its own between the dials.
-	ctx, end, err := s.dials.Begin(network.WithForceDirectDial(ctx, "smokesignal relay"), directdial.Forced)
-	if err != nil {
-		return time.Time{}, err
-	}
-	defer end()
+	// The swarm's back-off may be minutes long. maintain makes pauses of its own between the
+	// dials.
+	backoff.Clear(s.host, p.relay.ID)
 	if err := s.host.Connect(ctx, p.relay); err != nil {
 		return time.Time{}, reserveError(err)
+	}
+	if addr.HasOnlyRelayed(s.host.Network(), p.relay.ID) {
+		return time.Time{}, errOnlyRelayed
 	}
 	s.host.ConnManager().Protect(p.relay.ID, relayTag)
 	r, err := client.Reserve(ctx, s.host, p.relay)

@@ -245,6 +245,9 @@ func explained(err error) error {
 	return nil
 }
 
+// failedBefore is the text for a peer that this node or libp2p does not dial yet.
+const failedBefore = "dials to it failed a moment ago, so it is not dialed again so soon"
+
 // classify returns the failure for the error of a dial at one address.
 func classify(err error) *failure {
 	f := func(rank rank, kind error, text string) *failure {
@@ -275,7 +278,9 @@ func classify(err error) *failure {
 		return f(rankSkipped, ErrUnreachable, "forbidden by this node's connection gater")
 	case errors.Is(err, swarm.ErrNoTransport):
 		return f(rankSkipped, ErrUnreachable, "this node has no transport for it")
-	case errors.Is(err, swarm.ErrDialBackoff), errors.Is(err, swarm.ErrDialRefusedBlackHole):
+	case errors.Is(err, swarm.ErrDialBackoff):
+		return f(rankSkipped, ErrUnreachable, failedBefore)
+	case errors.Is(err, swarm.ErrDialRefusedBlackHole):
 		return f(rankSkipped, ErrUnreachable, "not tried again so soon")
 	case errors.Is(err, swarm.ErrNoAddresses), errors.Is(err, swarm.ErrNoGoodAddresses):
 		return f(rankSkipped, ErrUnreachable, "no address that can be dialed")

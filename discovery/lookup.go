@@ -416,7 +416,7 @@ func (d *Driver) notFound(tried []ma.Multiaddr, failed *failure) error {
 		at += fmt.Sprintf(" and %d more", n)
 	}
 	if errors.Is(failed.err, errNoAddress) {
-		failed.text = "dials to it failed a moment ago, so it is not dialed again so soon"
+		failed.text = failedBefore
 	}
 	return &failure{kind: ErrUnreachable, err: failed, text: fmt.Sprintf("%s: it was last seen at %s: %s", errs.Text(ErrUnreachable), at, failed.text)}
 }

@@ -431,6 +431,17 @@ func TestFindThroughAWrappedHost(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	// The swarm's back-off cannot be cleared. It begins if other parts of the driver dial the node.
+	at := peer.AddrInfo{ID: there.ID(), Addrs: there.Addrs()}
+	there.Close()
+	other := wrapped{newHost(t)}
+	if err := other.Connect(t.Context(), at); err == nil {
+		t.Fatal("connected to a closed host")
+	}
+	failed := connect(t.Context(), other, seed.Target{}, at.ID, at.Addrs)
+	if !errors.Is(failed.err, ErrUnreachable) || failed.err.Error() != failedBefore {
+		t.Errorf("during the back-off: %v", failed.err)
+	}
 }
 
 type wrapped struct{ corehost.Host }

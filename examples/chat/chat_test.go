@@ -37,7 +37,7 @@ type talker struct {
 	t    *testing.T
 	name string
 	in   io.WriteCloser
-	out  *outputtest.Output
+	out  *outputtest.Printed
 	read int // up to where wait has looked
 	kill func()
 	done chan error
@@ -49,7 +49,7 @@ func talk(t *testing.T, name string, args ...string) *talker {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	r, w := io.Pipe()
-	k := &talker{t: t, name: name, in: w, out: new(outputtest.Output), kill: cancel, done: make(chan error, 1)}
+	k := &talker{t: t, name: name, in: w, out: new(outputtest.Printed), kill: cancel, done: make(chan error, 1)}
 	if !slices.Contains(args, "-listen") {
 		args = append([]string{"-listen", "127.0.0.1:0"}, args...)
 	}
@@ -71,7 +71,7 @@ func talkProcess(t *testing.T, name string, args ...string) *talker {
 	}
 	cmd := exec.Command(exe, named(t, name, args)...)
 	cmd.Env = append(os.Environ(), "CHAT_TEST_MAIN=1")
-	k := &talker{t: t, name: name, out: new(outputtest.Output), done: make(chan error, 1)}
+	k := &talker{t: t, name: name, out: new(outputtest.Printed), done: make(chan error, 1)}
 	cmd.Stdout, cmd.Stderr = k.out, k.out
 	if k.in, err = cmd.StdinPipe(); err != nil {
 		t.Fatal(err)

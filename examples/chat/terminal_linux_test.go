@@ -71,7 +71,7 @@ func TestTerminal(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			k := &talker{t: t, name: "alice", in: person, out: new(outputtest.Output), done: make(chan error, 1)}
+			k := &talker{t: t, name: "alice", in: person, out: new(outputtest.Printed), done: make(chan error, 1)}
 			go func() { k.done <- cmd.Wait() }()
 			k.cleanup(func() { cmd.Process.Kill() })
 			go io.Copy(k.out, person)

@@ -28,8 +28,8 @@ func TestOneProcess(t *testing.T) {
 func TestSeveralRuns(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
-	start := func(args ...string) (*outputtest.Output, chan error) {
-		out, done := new(outputtest.Output), make(chan error, 1)
+	start := func(args ...string) (*outputtest.Printed, chan error) {
+		out, done := new(outputtest.Printed), make(chan error, 1)
 		go func() { done <- run(ctx, append([]string{"-listen", "127.0.0.1:0"}, args...), out, nil) }()
 		return out, done
 	}
@@ -40,7 +40,7 @@ func TestSeveralRuns(t *testing.T) {
 	if err := <-senderDone; err != nil {
 		t.Fatalf("%v\n%s", err, sender)
 	}
-	for _, out := range []*outputtest.Output{first, second} {
+	for _, out := range []*outputtest.Printed{first, second} {
 		out.Wait(t, `500 of 500 events of 64 bytes in .*; 0 lost, 0 twice, 0 out of order`)
 	}
 	interrupt()
@@ -125,7 +125,7 @@ func TestBar(t *testing.T) {
 	if got, want := bar("sent", 5, 10), "sent "+strings.Repeat("█", 15)+strings.Repeat("░", 15)+"  50% 5 of 10"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	out := new(outputtest.Output)
+	out := new(outputtest.Printed)
 	stop := showProgress(out, "sent", func() (uint64, uint64) { return 1, 1 })
 	out.Wait(t, `sent █{30} 100% 1 of 1`)
 	stop()

@@ -27,7 +27,7 @@ import (
 const patient = 60 * time.Second
 
 // said is what the programs say on standard error.
-var said outputtest.Output
+var said outputtest.Printed
 
 func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.NewTextHandler(&said, nil)))

@@ -75,7 +75,7 @@ func TestNodeAndGossipsubAppExchangeMessages(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
 	stdin, typing := io.Pipe()
-	out, errs, done := new(outputtest.Output), new(outputtest.Output), make(chan error, 1)
+	out, errs, done := new(outputtest.Printed), new(outputtest.Printed), make(chan error, 1)
 	go func() {
 		done <- run(ctx, []string{"-dial", a.addr(), "-listen", "127.0.0.1:0", "-who", "room"}, stdin, out, errs)
 	}()
@@ -107,7 +107,7 @@ func TestNodeAndGossipsubAppExchangeMessages(t *testing.T) {
 // A pipe into it ends it, after what it said was heard.
 func TestPipe(t *testing.T) {
 	a := newApp(t)
-	var out, errs outputtest.Output
+	var out, errs outputtest.Printed
 	multiaddr := a.host.Addrs()[0].String()
 	args := []string{"-dial", multiaddr, "-listen", "127.0.0.1:0", "-wait", "100ms"}
 	input := "two\nlines"

@@ -13,16 +13,16 @@ import (
 // timeout is how long Wait and WaitText wait. Only a failing test waits so long.
 const timeout = 30 * time.Second
 
-// An Output is a writer that keeps everything written to it. The zero value is empty and
+// Printed is a writer that keeps everything written to it. The zero value is empty and
 // ready to use. All methods may be called from several goroutines.
-type Output struct {
+type Printed struct {
 	mu      sync.Mutex
 	text    bytes.Buffer
 	changed chan struct{} // closed at the next Write; nil if nobody has asked for it
 }
 
 // Write appends b to the output. It never fails.
-func (o *Output) Write(b []byte) (int, error) {
+func (o *Printed) Write(b []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.changed != nil {
@@ -33,14 +33,14 @@ func (o *Output) Write(b []byte) (int, error) {
 }
 
 // String returns everything that was written until now.
-func (o *Output) String() string {
+func (o *Printed) String() string {
 	text, _ := o.Now()
 	return text
 }
 
 // Now returns everything that was written until now, and a channel that is closed at the
 // next Write.
-func (o *Output) Now() (text string, changed <-chan struct{}) {
+func (o *Printed) Now() (text string, changed <-chan struct{}) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.changed == nil {
@@ -51,7 +51,7 @@ func (o *Output) Now() (text string, changed <-chan struct{}) {
 
 // Wait waits until the output has a match of the regular expression, and returns the match
 // and its groups. It fails the test after thirty seconds.
-func (o *Output) Wait(t testing.TB, pattern string) (match []string) {
+func (o *Printed) Wait(t testing.TB, pattern string) (match []string) {
 	t.Helper()
 	re := regexp.MustCompile(pattern)
 	o.wait(t, pattern, func(text string) bool {
@@ -62,12 +62,12 @@ func (o *Output) Wait(t testing.TB, pattern string) (match []string) {
 }
 
 // WaitText waits until the output contains text. It fails the test after thirty seconds.
-func (o *Output) WaitText(t testing.TB, text string) {
+func (o *Printed) WaitText(t testing.TB, text string) {
 	t.Helper()
 	o.wait(t, text, func(all string) bool { return strings.Contains(all, text) })
 }
 
-func (o *Output) wait(t testing.TB, what string, found func(text string) bool) {
+func (o *Printed) wait(t testing.TB, what string, found func(text string) bool) {
 	t.Helper()
 	late := time.After(timeout)
 	for {

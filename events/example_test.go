@@ -32,6 +32,14 @@ func join(ctx context.Context, topic string) (corehost.Host, *events.Broadcast) 
 	return h, b
 }
 
+// emit emits an event as soon as b knows of another host on the topic. Two hosts that have just
+// connected do not learn of each other at the same time.
+func emit(ctx context.Context, b *events.Broadcast, name string, args ...any) {
+	for errors.Is(b.Emit(ctx, name, args...), events.ErrNoPeers) {
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
 // Two hosts on a topic: the second one answers the first one.
 func Example() {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -48,7 +56,7 @@ func Example() {
 		if err := ev.Decode(&who); err != nil {
 			return // an event of another program
 		}
-		there.Emit(ctx, "thanks", who, 42) // any number of arguments
+		emit(ctx, there, "thanks", who, 42) // any number of arguments
 	})
 	done := make(chan struct{})
 	here.On("thanks", func(_ context.Context, ev *events.Event) {
@@ -62,9 +70,7 @@ func Example() {
 	if err := hostA.Connect(ctx, peer.AddrInfo{ID: hostB.ID(), Addrs: hostB.Addrs()}); err != nil {
 		log.Fatal(err)
 	}
-	for errors.Is(here.Emit(ctx, "greet", "Ada"), events.ErrNoPeers) {
-		time.Sleep(10 * time.Millisecond) // the hosts do not know yet that both are on the topic
-	}
+	emit(ctx, here, "greet", "Ada")
 	<-done
 	// Output: Ada 42 <nil>
 }

@@ -17,7 +17,7 @@ func TestGapIsReportedInItsPlace(t *testing.T) {
 	r := newRawPeer(t, s)
 	s.OnGap(func(context.Context, Gap) { panic("of the handler") })
 	gaps := make(chan Gap, 10)
-	off := s.OnGap(func(_ context.Context, g Gap) { gaps <- g })
+	s.OnGap(func(_ context.Context, g Gap) { gaps <- g })
 	var story []string // of one sender, so its handlers run one after the other
 	done := make(chan struct{})
 	note := func(text string) {
@@ -29,7 +29,7 @@ func TestGapIsReportedInItsPlace(t *testing.T) {
 		b, _ := ev.Bytes(0)
 		note(string(b))
 	})
-	offNote := s.OnGap(func(_ context.Context, g Gap) { note(g.String()) })
+	s.OnGap(func(_ context.Context, g Gap) { note(g.String()) })
 	r.batch(rawSession(1), 1, "1")
 	r.batch(rawSession(1), 5, "5")
 	r.batch(rawSession(2), 1, "next 1") // which ends the waiting for the gap
@@ -44,13 +44,25 @@ func TestGapIsReportedInItsPlace(t *testing.T) {
 	if st := s.Stats(); st["lost"] != 3 || st["delivered"] != 3 || st["panics"] != 1 {
 		t.Errorf("%+v", st)
 	}
+}
+
+// A gap is not reported to a handler that was removed, and the events around it are handled.
+func TestRemovedGapHandlerIsNotCalled(t *testing.T) {
+	t.Parallel()
+	s := newStation(t, overTCP, Config{})
+	r := newRawPeer(t, s)
+	gaps := make(chan Gap, 10)
+	off := s.OnGap(func(_ context.Context, g Gap) { gaps <- g })
 	off()
-	offNote()
+	r.batch(rawSession(2), 1, "1")
 	r.batch(rawSession(2), 3, "3")
 	r.batch(rawSession(3), 1, "last")
-	s.wait(r.asStation(), "1", "5", "next 1", "3", "last")
+	s.wait(r.asStation(), "1", "3", "last")
+	if st := s.Stats(); st["lost"] != 1 {
+		t.Errorf("%+v", st)
+	}
 	if len(gaps) != 0 {
-		t.Error("a handler that was taken off is called")
+		t.Error("a handler that was removed is called")
 	}
 }
 

@@ -56,7 +56,8 @@ func rawCallee(t *testing.T, a *Direct, listen string, answer func(id uint64) []
 // What makes no sense as an answer ends the stream, and the calls on it with
 // an unknown outcome.
 func TestMalformedAnswers(t *testing.T) { // T1, T4, T5
-	slowly(t, time.Second, time.Second) // for those that announce more than comes
+	t.Parallel()
+	short := timeouts{hello: time.Second, frame: time.Second} // for those that announce more than comes
 	id := func(id uint64) []byte { return uintField(fieldCallID, id) }
 	ev := eventtest.Encoded(t, "double", 8)
 	var now atomic.Value // the one of them in use
@@ -91,7 +92,7 @@ func TestMalformedAnswers(t *testing.T) { // T1, T4, T5
 		},
 	}
 	overTransports(t, func(t *testing.T, listen string) {
-		a := newDirect(t, newHost(t, listen), Config{})
+		a := newDirect(t, newHost(t, listen), Config{timeouts: short})
 		to := rawCallee(t, a, listen, func(id uint64) []byte { return now.Load().(func(uint64) []byte)(id) })
 		n := uint64(0)
 		for name, answer := range answers {

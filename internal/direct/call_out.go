@@ -147,7 +147,7 @@ func (l *sendQueue) failAllCalls(err error) {
 // readAnswers handles the answers that arrive on a stream, until the stream ends.
 func (l *sendQueue) readAnswers(out *outStream) error {
 	r := frame.NewReader(out, max(l.d.cfg.MaxEventSize, maxErrorText)+envelope)
-	r.SetTimeout(out, frameTimeout)
+	r.SetTimeout(out, l.d.cfg.timeouts.frame)
 	for {
 		b, err := r.Next()
 		if err != nil {

@@ -65,6 +65,8 @@ type Config struct {
 	Locate func(ctx context.Context, p peer.ID) error
 	// Log is the logger; nil is the default one.
 	Log *slog.Logger
+
+	timeouts timeouts // shorter in tests
 }
 
 func (c *Config) fill() {
@@ -77,6 +79,9 @@ func (c *Config) fill() {
 	c.QueueBytes = cmp.Or(c.QueueBytes, 1<<20)
 	c.StallTimeout = cmp.Or(c.StallTimeout, 10*time.Second)
 	c.CallTimeout = cmp.Or(c.CallTimeout, 10*time.Second)
+	c.timeouts.hello = cmp.Or(c.timeouts.hello, helloTimeout)
+	c.timeouts.frame = cmp.Or(c.timeouts.frame, frameTimeout)
+	c.timeouts.drain = cmp.Or(c.timeouts.drain, drainTimeout)
 	c.MaxCalls = cmp.Or(c.MaxCalls, 1024)
 	if c.Admit == nil {
 		c.Admit = func(context.Context, peer.ID) error { return nil }

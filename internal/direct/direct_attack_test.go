@@ -76,12 +76,12 @@ func TestMalformedStreamsAreReset(t *testing.T) { // T1, T4, T5
 		"large hello":        hello{"attacker", strings.Repeat("n", maxHello), 1}.append(nil),
 		"rubbish":            []byte("GET / HTTP/1.1\r\n\r\n"),
 	}
-	slowly(t, time.Second, time.Second) // for those that announce more than comes
+	short := timeouts{hello: time.Second, frame: time.Second} // for those that announce more than comes
 	overTransports(t, func(t *testing.T, listen string) {
 		var log bytes.Buffer
 		ha, hb := newHost(t, listen), newHost(t, listen)
 		hosttest.Connect(t, ha, hb)
-		a, b := newDirect(t, ha, Config{}), newDirect(t, hb, Config{Log: eventtest.LogTo(&log)})
+		a, b := newDirect(t, ha, Config{}), newDirect(t, hb, Config{Log: eventtest.LogTo(&log), timeouts: short})
 		events := 0
 		off := b.On("*", func(context.Context, *event.Event) { events++ })
 		n := uint64(0)
@@ -168,21 +168,12 @@ func TestCutFramesAreNotDelivered(t *testing.T) { // T2
 	})
 }
 
-// slowly shortens the timeouts for a hello and for a frame, so that the test is short. They are
-// variables of the package, so a test that calls slowly must not be parallel.
-func slowly(t *testing.T, hello, frame time.Duration) {
-	h, f := helloTimeout, frameTimeout
-	helloTimeout, frameTimeout = hello, frame
-	t.Cleanup(func() { helloTimeout, frameTimeout = h, f })
-}
-
 // Who drips a frame byte by byte, or its hello, loses the stream; who is idle
 // between frames does not.
 func TestSlowFramesAreReset(t *testing.T) { // T3
 	const timeout = 300 * time.Millisecond
-	slowly(t, timeout, timeout)
 	overTransports(t, func(t *testing.T, listen string) {
-		a, b := pair(t, listen, Config{})
+		a, b := pair(t, listen, Config{timeouts: timeouts{hello: timeout, frame: timeout}})
 		honest := newDirect(t, newHost(t, listen), Config{})
 		hosttest.Connect(t, honest.host, b.host)
 		got := collect(b)

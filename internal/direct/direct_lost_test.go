@@ -148,10 +148,9 @@ func rawEvent(t testing.TB, name string, args ...any) []byte {
 // A newer stream waits until the older one has been silent for a second or has
 // ended, and takes what it holds with it; one that comes late is refused.
 func TestStreamsOfOnePeerAreReadInTurn(t *testing.T) {
-	drainTimeout = 300 * time.Millisecond
-	defer func() { drainTimeout = time.Second }()
+	const drainTimeout = 300 * time.Millisecond
 	overTransports(t, func(t *testing.T, listen string) {
-		a, b := pair(t, listen, Config{})
+		a, b := pair(t, listen, Config{timeouts: timeouts{drain: drainTimeout}})
 		thaw := make(chan struct{})
 		got := make(chan string, 9)
 		b.On("*", func(_ context.Context, ev *event.Event) {

@@ -22,12 +22,14 @@ const (
 	readBuffer = 32 << 10 // size in bytes of the buffer of a stream with much traffic
 )
 
-// These are variables only so that tests can change them.
-var (
+const (
 	helloTimeout = 5 * time.Second  // from the beginning of a stream until its first frame, the hello, has arrived
 	frameTimeout = 10 * time.Second // from the first byte of a frame until the last has arrived
 	drainTimeout = time.Second      // how long an old stream may be silent while a newer stream waits for it to end
 )
+
+// timeouts are the times that a Direct allows a peer; zero means the constant of that name.
+type timeouts struct{ hello, frame, drain time.Duration }
 
 // peerStreams are the streams that one peer has opened.
 type peerStreams struct {
@@ -42,6 +44,7 @@ type inStream struct {
 	network.Stream
 	from   peer.ID
 	hello  hello
+	drain  time.Duration // how long the stream may be silent when it is retired
 	caller *callerState  // used only by the goroutine that reads the stream
 	done   chan struct{} // closed when the stream was read to its end
 
@@ -55,7 +58,7 @@ type inStream struct {
 // shorter drainTimeout instead.
 func (s *inStream) SetReadDeadline(t time.Time) error {
 	if s.retired.Load() {
-		t = time.Now().Add(drainTimeout)
+		t = time.Now().Add(s.drain)
 	}
 	return s.Stream.SetReadDeadline(t)
 }
@@ -66,7 +69,7 @@ func (s *inStream) Read(p []byte) (int, error) {
 	if s.retired.Load() {
 		// The deadline is set at each Read, so that only silence of the peer ends the
 		// stream, and not a slow handler.
-		s.Stream.SetReadDeadline(time.Now().Add(drainTimeout))
+		s.Stream.SetReadDeadline(time.Now().Add(s.drain))
 	}
 	return s.Stream.Read(p)
 }
@@ -75,12 +78,13 @@ func (s *inStream) Read(p []byte) (int, error) {
 // for its end.
 func (s *inStream) retire() {
 	s.retired.Store(true)
-	s.Stream.SetReadDeadline(time.Now().Add(drainTimeout))
+	s.Stream.SetReadDeadline(time.Now().Add(s.drain))
 }
 
 // receive is the stream handler: it starts to read a stream that a peer has opened.
 func (d *Direct) receive(stream network.Stream) {
 	s := &inStream{
+		drain:  d.cfg.timeouts.drain,
 		Stream: stream,
 		from:   stream.Conn().RemotePeer(),
 		writer: deadline.NewWriter(stream),
@@ -141,7 +145,7 @@ func (d *Direct) handshake(s *inStream, r *frame.Reader) bool {
 		d.refuse(s, network.StreamResourceLimitExceeded, "resource limit", err)
 		return false
 	}
-	s.Stream.SetReadDeadline(time.Now().Add(helloTimeout))
+	s.Stream.SetReadDeadline(time.Now().Add(d.cfg.timeouts.hello))
 	b, err := r.Next()
 	if err == nil {
 		s.hello, err = parseHello(b)
@@ -175,7 +179,7 @@ func (d *Direct) handshake(s *inStream, r *frame.Reader) bool {
 	}
 	s.SetReadDeadline(time.Time{})
 	r.SetLimit(d.cfg.MaxEventSize + envelope)
-	r.SetTimeout(s, frameTimeout)
+	r.SetTimeout(s, d.cfg.timeouts.frame)
 	r.SetBuffer(readBuffer)
 	return true
 }

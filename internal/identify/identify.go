@@ -74,6 +74,7 @@ type Tracker struct {
 	host    corehost.Host
 	watched []protocol.ID
 	log     *slog.Logger
+	pauses  pauses
 	sub     event.Subscription
 	updated event.Emitter
 
@@ -102,10 +103,18 @@ type answers struct {
 	rechecked time.Time // when Recheck last started a query
 }
 
+// pauses are the times for which a Tracker waits. Tests shorten them.
+type pauses struct{ query, recheck time.Duration }
+
 // Track returns a Tracker that watches which of the given protocols the peers of h speak. A
 // nil log means the logger "smokesignal/host" of go-log. The error says why the event bus
 // of h cannot be used. Close the Tracker before the host; Close does not close the host.
 func Track(h corehost.Host, log *slog.Logger, protocols ...protocol.ID) (*Tracker, error) {
+	return track(h, log, pauses{queryInterval, recheckDelay}, protocols)
+}
+
+// track does what Track does, with pauses of its own.
+func track(h corehost.Host, log *slog.Logger, pauses pauses, protocols []protocol.ID) (*Tracker, error) {
 	log = cmp.Or(log, logging.Package("host", nil))
 	sub, err := h.EventBus().Subscribe([]any{new(event.EvtPeerIdentificationCompleted), new(event.EvtPeerIdentificationFailed)},
 		eventbus.BufSize(256), eventbus.Name("smokesignal protocols"))
@@ -118,7 +127,7 @@ func Track(h corehost.Host, log *slog.Logger, protocols ...protocol.ID) (*Tracke
 		return nil, fmt.Errorf("identify: prepare to emit on the host's event bus: %w", err)
 	}
 	t := &Tracker{
-		host: h, watched: protocols, log: log, sub: sub, updated: updated,
+		host: h, watched: protocols, log: log, pauses: pauses, sub: sub, updated: updated,
 		queries: make(chan struct{}, maxQueries), peers: make(map[peer.ID]*answers),
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
@@ -157,7 +166,7 @@ func (t *Tracker) Recheck(p peer.ID, protocols ...protocol.ID) {
 	a.rechecks++
 	t.tasks.Go(func() {
 		select {
-		case <-time.After(recheckDelay):
+		case <-time.After(t.pauses.recheck):
 		case <-t.ctx.Done():
 		}
 		known, err := t.host.Peerstore().SupportsProtocols(p, protocols...)
@@ -274,7 +283,7 @@ func (t *Tracker) queryUntilSettled(p peer.ID, a *answers) {
 			return
 		}
 		select {
-		case <-time.After(queryInterval):
+		case <-time.After(t.pauses.query):
 		case <-t.ctx.Done():
 		}
 	}

@@ -24,6 +24,9 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(hosttest.Main(m)) }
 
+// shortPauses are a fifth of the real ones.
+var shortPauses = pauses{queryInterval / 5, recheckDelay / 5}
+
 // newListener returns a host that tracks which peers speak two protocols, and the updates
 // on its bus.
 func newListener(t *testing.T, listen string) (corehost.Host, *Tracker, event.Subscription) {
@@ -32,7 +35,7 @@ func newListener(t *testing.T, listen string) (corehost.Host, *Tracker, event.Su
 	if err != nil {
 		t.Fatal(err)
 	}
-	k, err := Track(h, nil, "/a", "/b")
+	k, err := track(h, nil, shortPauses, []protocol.ID{"/a", "/b"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +113,7 @@ func testAnOlderAnswerDoesNotStay(t *testing.T, listen string) {
 	select {
 	case <-n.Asked:
 		t.Error("it is asked though it has said the same twice")
-	case <-time.After(2 * queryInterval): // nothing reports that none comes
+	case <-time.After(2 * shortPauses.query): // nothing reports that none comes
 	}
 }
 
@@ -134,7 +137,7 @@ func TestASilentPeerIsQueriedAgain(t *testing.T) {
 	select {
 	case <-silent.Asked:
 		t.Error("it is asked without end")
-	case <-time.After(2 * queryInterval): // nothing reports that none comes
+	case <-time.After(2 * shortPauses.query): // nothing reports that none comes
 	}
 }
 
@@ -160,7 +163,7 @@ func TestRecheckQueriesAPeerThatHidesAProtocol(t *testing.T) {
 		select {
 		case <-n.Asked:
 			t.Error("it is asked again")
-		case <-time.After(2 * recheckDelay): // nothing reports that none comes
+		case <-time.After(2 * shortPauses.recheck): // nothing reports that none comes
 		}
 	}
 

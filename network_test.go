@@ -37,6 +37,7 @@ func TestMethodsFailBeforeStartAndAfterClose(t *testing.T) {
 
 // TestStatsCountPanics: Stats counts the panics of callbacks, which otherwise only the log shows.
 func TestStatsCountPanics(t *testing.T) {
+	t.Parallel()
 	node, err := smokesignal.New(smokesignal.Listen("127.0.0.1:0"), smokesignal.Seeds("127.0.0.1:1"))
 	if err != nil {
 		t.Fatal(err)

@@ -31,7 +31,8 @@ func newScript(t *testing.T, cfg Config) *script {
 
 var first = order.SessionKey{Start: 1}
 
-// mark is a neighbor's word that it has [begin, next), of which it keeps all.
+// mark returns the mark of a neighbor that has received and stored the events [begin,
+// next).
 func mark(begin, next uint64) []Mark {
 	return []Mark{{Progress: order.Progress{Sender: "s", Session: first, Begin: begin, Next: next, Above: next}, Floor: begin, Through: next}}
 }
@@ -49,8 +50,8 @@ func (s *script) receive(from, to uint64, giver peer.ID) {
 	s.e.Receive(s.now, "s", batch(from, to), giver)
 }
 
-// want lets time pass, a second at a time, and compares what became of events and
-// what is asked, like "1-5, lost 5-9, a? 9-12".
+// want moves the clock forward a second at a time and compares the events delivered or
+// lost and the questions asked, like "1-5, lost 5-9, a? 9-12".
 func (s *script) want(after time.Duration, want string) {
 	s.t.Helper()
 	var got []string
@@ -83,7 +84,8 @@ func (s *script) want(after time.Duration, want string) {
 	}
 }
 
-// answer answers the oldest question with the events [from, to), or nothing.
+// answer answers the oldest question with the events [from, to), or with none if the range
+// is empty.
 func (s *script) answer(from, to uint64) {
 	s.t.Helper()
 	if len(s.asks) == 0 {
@@ -99,9 +101,9 @@ func (s *script) answer(from, to uint64) {
 	s.e.FinishAsk(s.now, a, to, answer)
 }
 
-// wantTold compares what a neighbor is told of s, like "5-9?" for a mark that
-// begins with 5, is at 9, and asks.
-func (s *script) wantTold(id peer.ID, want string) {
+// wantMarks compares the marks of s for a neighbor, like "5-9?" for a mark that begins
+// with 5, is at 9, and asks for an answer.
+func (s *script) wantMarks(id peer.ID, want string) {
 	s.t.Helper()
 	var got []string
 	for _, m := range s.e.CollectMarks(s.now, id, 10) {
@@ -116,9 +118,9 @@ func (s *script) wantTold(id peer.ID, want string) {
 	}
 }
 
-// A newcomer fills its store and delivers what comes after its greeting, also when
-// the neighbor's next mark comes before the batch.
-func TestNewcomerBeginsWithTheGreeting(t *testing.T) {
+// A new node stores the events before its neighbor's greeting and delivers those after it,
+// also when the neighbor's next mark arrives before the batch.
+func TestNewNodeBeginsWithTheGreeting(t *testing.T) {
 	s := newScript(t, Config{})
 	s.greet("a", mark(1, 100))
 	s.want(0, "fill a? 1-100")
@@ -132,16 +134,15 @@ func TestNewcomerBeginsWithTheGreeting(t *testing.T) {
 	}
 }
 
-func TestLastOfBeforeIsDelivered(t *testing.T) {
+// With Last, that many events before the greeting are delivered too.
+func TestLastEventsBeforeTheGreetingAreDelivered(t *testing.T) {
 	s := newScript(t, Config{Last: 10})
 	s.greet("a", mark(1, 100))
 	s.want(200*time.Millisecond, "fill a? 1-90, a? 90-100")
 }
 
-// Of a sender that the neighbor did not know when it greeted, all is owed that it
-// has received.
-// A leaf keeps nothing of others, and nobody has chosen it: what it says of others makes
-// nobody ask, wait, or report a gap.
+// A leaf stores only its own events, so its marks of other senders cause no question, no
+// wait and no gap.
 func TestLeafIsBelievedAboutItselfAlone(t *testing.T) {
 	for _, leaf := range []bool{true, false} {
 		s := newScript(t, Config{})
@@ -165,7 +166,9 @@ func TestLeafIsBelievedAboutItselfAlone(t *testing.T) {
 	s.want(time.Second, "fill s? 5-9, s? 9-12")
 }
 
-func TestSenderUnknownToBoth(t *testing.T) {
+// If the neighbor did not know a sender when it greeted, all events of it that the
+// neighbor has received since are missing here.
+func TestSenderUnknownAtTheGreetingIsDeliveredWhole(t *testing.T) {
 	s := newScript(t, Config{})
 	s.greet("a", nil)
 	s.greet("b", nil)
@@ -184,8 +187,9 @@ func TestSenderUnknownToBoth(t *testing.T) {
 	s.want(0, "1-5")
 }
 
-// What was claimed of a session before it began here is missing once it has.
-func TestClaimsOfBeforeTheFirstBatch(t *testing.T) {
+// Events that were claimed before the first batch of their session arrived are asked for
+// afterwards.
+func TestClaimsBeforeTheFirstBatchCount(t *testing.T) {
 	s := newScript(t, Config{})
 	s.greet("a", nil)
 	s.e.ReceiveMarks(s.now, "a", mark(1, 20))
@@ -194,23 +198,23 @@ func TestClaimsOfBeforeTheFirstBatch(t *testing.T) {
 	s.want(0, "1-9, a? 9-20")
 }
 
-// What was sent to a neighbor between our greeting and the link is told to it, as
-// it may have been dropped.
-func TestSentBeforeTheLinkIsTold(t *testing.T) {
+// A new neighbor gets the marks of batches sent between our greeting and the link, as
+// pubsub may have dropped them.
+func TestNewNeighborGetsMarksOfRecentBatches(t *testing.T) {
 	s := newScript(t, Config{})
 	s.greet("a", nil)
 	s.receive(1, 5, "a")
 	s.greet("b", nil)
 	s.want(20*time.Millisecond, "1-5")
-	s.wantTold("b", "1-5")
+	s.wantMarks("b", "1-5")
 	s.want(time.Minute, "")
 	s.greet("c", nil)
 	s.want(20*time.Millisecond, "")
-	s.wantTold("c", "")
+	s.wantMarks("c", "")
 }
 
-// What waits for its turn stays, however long the repair takes.
-func TestWhatWaitsIsKept(t *testing.T) {
+// Events that wait for a repair stay in the store, however long the repair takes.
+func TestEventsBehindAGapAreStored(t *testing.T) {
 	s := newScript(t, Config{})
 	s.greet("a", mark(1, 1))
 	s.receive(5, 9, "a")
@@ -219,9 +223,9 @@ func TestWhatWaitsIsKept(t *testing.T) {
 	s.want(0, "1-5, 5-9")
 }
 
-// What handlers have not come to stays, however slow they are: also when more is waiting
-// behind it.
-func TestUnreadIsKept(t *testing.T) {
+// Events that handlers have not reached stay in the store, however slow the handlers are,
+// also when more events wait behind them.
+func TestUnhandledEventsAreStored(t *testing.T) {
 	s := newScript(t, Config{})
 	s.greet("a", mark(1, 1))
 	s.receive(1, 5, "a")
@@ -244,33 +248,36 @@ func TestUnreadIsKept(t *testing.T) {
 	}
 }
 
-// A newcomer between two parts of a network tells one what it has got of a silent
-// sender from the other.
-func TestFilledIsTold(t *testing.T) {
+// A new node between two parts of a network sends one part the mark of a silent sender
+// that it backfilled from the other.
+func TestBackfillIsAnnouncedToOtherNeighbors(t *testing.T) {
 	s := newScript(t, Config{})
 	s.greet("a", nil)
 	s.greet("b", mark(1, 100))
 	s.want(0, "fill b? 1-100")
 	s.want(100*time.Millisecond, "")
-	s.wantTold("a", "")
+	s.wantMarks("a", "")
 	s.answer(90, 100)
 	s.now = s.now.Add(10 * time.Millisecond)
 	if due := s.e.Advance(s.now).MarksDue; !slices.Contains(due, "a") {
 		t.Errorf("due are %v", due)
 	}
-	s.wantTold("a", "100-100")
+	s.wantMarks("a", "100-100")
 }
 
-// Who is asked about a sender of which it has nothing says so.
-func TestAskAboutHearsayIsAnswered(t *testing.T) {
+// A neighbor that asks for the mark of a sender gets it even if no event of that sender
+// was received.
+func TestQuestionAboutAnUnreceivedSenderIsAnswered(t *testing.T) {
 	s := newScript(t, Config{})
 	s.greet("a", mark(100, 100))
 	ask := mark(1, 100)
 	ask[0].Ask = true
 	s.e.ReceiveMarks(s.now, "a", ask)
-	s.wantTold("a", "100-100")
+	s.wantMarks("a", "100-100")
 }
 
+// Lost events are reported once, and nothing about them is remembered when later events
+// arrive.
 func TestLostIsReportedOnce(t *testing.T) {
 	s := newScript(t, Config{})
 	s.greet("a", mark(1, 1))
@@ -287,7 +294,9 @@ func TestLostIsReportedOnce(t *testing.T) {
 	}
 }
 
-func TestOwnEvents(t *testing.T) {
+// A node publishes sixteen batches ahead of its neighbor's mark, and refuses batches of
+// its own that come back from a neighbor.
+func TestOwnEventsWaitForAcknowledgments(t *testing.T) {
 	s := newScript(t, Config{})
 	s.greet("a", nil)
 	for s.e.CanPublish() {

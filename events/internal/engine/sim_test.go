@@ -136,6 +136,7 @@ func (s *sim) checkEmpty(p *life) {
 	}
 }
 
+// Each scenario of failures ends with every event delivered once or reported as lost.
 func TestScenarios(t *testing.T) {
 	for _, o := range []scenario{
 		{name: "pair", nodes: 2, graph: "line", publishers: 2, batches: 300, every: time.Millisecond, lossless: true, complete: true},

@@ -48,8 +48,8 @@ func (s *script) advance(d time.Duration) {
 	s.steps = s.core.Advance(s.now, s.steps)
 }
 
-// want compares what came since the last call, written like "1:3-5 1:lost 6-7":
-// session 1 delivered 3 to 5 and lost 6 and 7. Adjacent runs are joined.
+// want compares the steps since the last call, written like "1:3-5 1:lost 6-7": session 1
+// delivered 3 to 5 and lost 6 and 7. Adjacent runs are joined.
 func (s *script) want(what, steps string) {
 	s.t.Helper()
 	if got := render(s.steps); got != steps {
@@ -94,7 +94,9 @@ func render(steps []Step) string {
 	return b.String()
 }
 
-func TestInSequenceIsDeliveredAtOnce(t *testing.T) {
+// Events in sequence are delivered at once, and of an overlapping batch only the new
+// events.
+func TestEventsInSequenceAreDeliveredAtOnce(t *testing.T) {
 	s := newScript(t, Config{})
 	s.recv(1, 1, 1)
 	s.recv(1, 2, 3)
@@ -109,6 +111,8 @@ func TestInSequenceIsDeliveredAtOnce(t *testing.T) {
 	s.want("the new part of an overlapping batch", "1:5-6")
 }
 
+// Later events wait for a missing one and are delivered when it arrives before the
+// timeout.
 func TestLateEventsAreWaitedFor(t *testing.T) {
 	s := newScript(t, Config{})
 	s.recv(1, 1, 1)
@@ -125,6 +129,8 @@ func TestLateEventsAreWaitedFor(t *testing.T) {
 	s.want("nothing was lost", "")
 }
 
+// Each gap is reported once after its own timeout, and an event of it that arrives later
+// is a duplicate.
 func TestGapIsGivenUpOnce(t *testing.T) {
 	s := newScript(t, Config{})
 	s.recv(1, 1, 1)
@@ -148,9 +154,9 @@ func TestGapIsGivenUpOnce(t *testing.T) {
 	s.want("after 4 s", "1:lost 7 1:8")
 }
 
-// A slow path that still delivers is waited for, however far ahead a short cut is;
-// but a newer session waits for an older one no longer than two seconds.
-func TestSlowPathIsWaitedFor(t *testing.T) {
+// A slow path that still delivers is waited for, however far ahead a faster path is; but a
+// newer session waits for an older one at most two seconds.
+func TestSlowPathThatDeliversIsWaitedFor(t *testing.T) {
 	s := newScript(t, Config{GapTimeout: 5 * time.Second})
 	s.recv(1, 1, 1)
 	s.recv(1, 50, 1)
@@ -167,7 +173,8 @@ func TestSlowPathIsWaitedFor(t *testing.T) {
 	s.want("the old session is given up", "1:lost 10-49 1:50 2:1")
 }
 
-// Over a new link comes the latest while the rest is still on a longer way.
+// The timeout of a gap starts again with every event that fills its beginning, as when a
+// new link brings the latest events first.
 func TestGapIsNotGivenUpWhileItIsFilled(t *testing.T) {
 	s := newScript(t, Config{})
 	s.recv(1, 1, 1)
@@ -184,7 +191,8 @@ func TestGapIsNotGivenUpWhileItIsFilled(t *testing.T) {
 	s.want("8 did not come, 11 was told", "1:lost 8 1:9-10 1:lost 11")
 }
 
-func TestUnknownSenderBeginsWithWhatComesFirst(t *testing.T) {
+// Without a mark, the first event that arrives is the beginning of an unknown sender.
+func TestUnknownSenderBeginsWithTheFirstArrival(t *testing.T) {
 	s := newScript(t, Config{})
 	s.recv(1, 100, 1)
 	s.want("first seen", "1:100")
@@ -192,7 +200,9 @@ func TestUnknownSenderBeginsWithWhatComesFirst(t *testing.T) {
 	s.wantVerdict(Duplicate)
 }
 
-func TestMarkOfANeighborIsTheBaseline(t *testing.T) {
+// A neighbor's mark is the beginning of an unknown sender, and events from there on are
+// waited for.
+func TestUnknownSenderBeginsWithTheMarkOfANeighbor(t *testing.T) {
 	s := newScript(t, Config{})
 	s.hint(1, 98)
 	s.recv(1, 100, 1)
@@ -203,6 +213,7 @@ func TestMarkOfANeighborIsTheBaseline(t *testing.T) {
 	s.want("99 did not", "1:lost 99 1:100")
 }
 
+// A false mark from a neighbor does not delay the events that the sender really sends.
 func TestHearsayCannotSilenceASender(t *testing.T) {
 	s := newScript(t, Config{})
 	s.hint(1, MaxNumber)
@@ -220,6 +231,7 @@ func TestHearsayCannotSilenceASender(t *testing.T) {
 	s.want("nothing was lost", "")
 }
 
+// A sender's own mark shows that its last events are missing.
 func TestOwnMarkRevealsLossAtTheEnd(t *testing.T) {
 	s := newScript(t, Config{})
 	s.recv(1, 1, 2)
@@ -234,6 +246,8 @@ func TestOwnMarkRevealsLossAtTheEnd(t *testing.T) {
 	}
 }
 
+// The first own mark of a silent sender is its beginning; the events between that and a
+// later own mark are missing.
 func TestOwnMarkOfASilentSender(t *testing.T) {
 	s := newScript(t, Config{})
 	s.ownMark(1, 6)
@@ -244,7 +258,9 @@ func TestOwnMarkOfASilentSender(t *testing.T) {
 	s.want("from mark to mark", "1:lost 6-7")
 }
 
-func TestOwnMarkAfterHearsayOwesFromTheLower(t *testing.T) {
+// When a neighbor's hint is lower than the sender's own mark, the events between the two
+// are waited for.
+func TestLowerHintIsTheBeginningDespiteTheOwnMark(t *testing.T) {
 	s := newScript(t, Config{})
 	s.hint(1, 4)
 	s.ownMark(1, 6)
@@ -254,7 +270,9 @@ func TestOwnMarkAfterHearsayOwesFromTheLower(t *testing.T) {
 	s.want("5 did not come", "1:lost 5")
 }
 
-func TestNewSessionAtOnceWhenNothingIsMissing(t *testing.T) {
+// A new session is delivered at once when no event of the old one is missing, and ends the
+// old session.
+func TestNewSessionBeginsAtOnceWithoutAGap(t *testing.T) {
 	s := newScript(t, Config{})
 	s.recv(1, 1, 3)
 	s.recv(2, 1, 1)
@@ -264,6 +282,7 @@ func TestNewSessionAtOnceWhenNothingIsMissing(t *testing.T) {
 	s.want("restart", "1:1-3 2:1-2")
 }
 
+// A new session is delivered after the gaps of the old session are filled.
 func TestNewSessionWaitsForTheGapsOfTheOld(t *testing.T) {
 	s := newScript(t, Config{})
 	s.recv(1, 1, 1)
@@ -276,6 +295,7 @@ func TestNewSessionWaitsForTheGapsOfTheOld(t *testing.T) {
 	s.want("it came", "1:2-3 2:1-2")
 }
 
+// A new session waits for all gaps of the old session together at most two seconds.
 func TestNewSessionWaitsTwoSecondsAtMost(t *testing.T) {
 	s := newScript(t, Config{})
 	s.recv(1, 1, 1)
@@ -292,6 +312,8 @@ func TestNewSessionWaitsTwoSecondsAtMost(t *testing.T) {
 	s.want("session 3, 2 s after it came", "2:lost 4 2:5 3:1")
 }
 
+// A new session of a known sender begins with event 1, or with a neighbor's mark if there
+// is one.
 func TestNewSessionOfAKnownSenderBeginsWithOne(t *testing.T) {
 	s := newScript(t, Config{})
 	s.recv(1, 7, 1)
@@ -306,6 +328,7 @@ func TestNewSessionOfAKnownSenderBeginsWithOne(t *testing.T) {
 	s.want("from the mark on", "3:lost 9 3:10")
 }
 
+// Sessions with the same start time are ordered by their ids.
 func TestSessionsWithTheSameStartAreOrderedByID(t *testing.T) {
 	s := newScript(t, Config{})
 	a, b := SessionKey{ID: [8]byte{1}, Start: 5}, SessionKey{ID: [8]byte{2}, Start: 5}
@@ -316,7 +339,8 @@ func TestSessionsWithTheSameStartAreOrderedByID(t *testing.T) {
 	s.want("", "5:1 5:1")
 }
 
-func TestManySessionsAtOnce(t *testing.T) {
+// At most four sessions of a sender wait; the gaps of older sessions are given up at once.
+func TestWaitingSessionsOfASenderAreBounded(t *testing.T) {
 	s := newScript(t, Config{})
 	s.recv(1, 1, 1)
 	s.recv(1, 3, 1)
@@ -328,6 +352,8 @@ func TestManySessionsAtOnce(t *testing.T) {
 	s.want("then the rest", "7:lost 1 7:2 8:lost 1 8:2 9:lost 1 9:2 10:lost 1 10:2")
 }
 
+// When the held events of a sender exceed its limit in bytes, its oldest gap is given up
+// at once.
 func TestHeldBytesOfASenderAreBounded(t *testing.T) {
 	s := newScript(t, Config{MaxHeldPerSender: 1000})
 	s.recv(1, 1, 1)
@@ -342,6 +368,7 @@ func TestHeldBytesOfASenderAreBounded(t *testing.T) {
 	}
 }
 
+// The events of waiting sessions count toward the sender's limit in bytes.
 func TestHeldBytesOfWaitingSessionsAreBounded(t *testing.T) {
 	s := newScript(t, Config{MaxHeldPerSender: 1000})
 	s.recv(1, 1, 1)
@@ -352,6 +379,8 @@ func TestHeldBytesOfWaitingSessionsAreBounded(t *testing.T) {
 	s.want("too many", "1:lost 2 1:3 2:1-10")
 }
 
+// When all senders together exceed the limit, the sender with the most held bytes gives up
+// its gap.
 func TestHeldBytesOfAllSendersAreBounded(t *testing.T) {
 	s := newScript(t, Config{MaxHeld: 1000})
 	s.recvFrom("small", 1, 1, 1)
@@ -367,6 +396,8 @@ func TestHeldBytesOfAllSendersAreBounded(t *testing.T) {
 	}
 }
 
+// At the limit of senders the one that has been silent longest is forgotten, and hints
+// have a limit of their own.
 func TestSendersAreBounded(t *testing.T) {
 	s := newScript(t, Config{MaxSenders: 100, MaxHints: 50})
 	s.recvFrom("first", 1, 1, 1)
@@ -398,7 +429,9 @@ func TestSendersAreBounded(t *testing.T) {
 	}
 }
 
-func TestForgottenSenderLeavesNothing(t *testing.T) {
+// The held events of a sender are delivered before it is forgotten, and neither bytes nor
+// deadlines remain.
+func TestForgottenSenderLeavesNoState(t *testing.T) {
 	s := newScript(t, Config{MaxSenders: 1})
 	s.recv(1, 1, 1)
 	s.recv(1, 3, 1)
@@ -411,6 +444,7 @@ func TestForgottenSenderLeavesNothing(t *testing.T) {
 	}
 }
 
+// A sender is forgotten an hour after its last message, replays included.
 func TestSilentSendersAreForgottenAfterAnHour(t *testing.T) {
 	s := newScript(t, Config{})
 	s.recv(2, 1, 1)
@@ -426,7 +460,8 @@ func TestSilentSendersAreForgottenAfterAnHour(t *testing.T) {
 	}
 }
 
-func TestNonsenseIsRefused(t *testing.T) {
+// Batches and marks with impossible sequence numbers are refused and create no sender.
+func TestInvalidNumbersAreRefused(t *testing.T) {
 	s := newScript(t, Config{})
 	for _, b := range []Arrival{
 		{First: 0, Count: 1},
@@ -447,7 +482,9 @@ func TestNonsenseIsRefused(t *testing.T) {
 	}
 }
 
-func TestMarksCountWhatIsHeld(t *testing.T) {
+// A mark includes received events that still wait for earlier ones or for an earlier
+// session.
+func TestMarksIncludeHeldEvents(t *testing.T) {
 	s := newScript(t, Config{})
 	s.recv(1, 1, 1)
 	s.recv(1, 3, 1)
@@ -462,9 +499,9 @@ func TestMarksCountWhatIsHeld(t *testing.T) {
 	}
 }
 
-// Of an unknown sender of whom nobody told where to begin, what comes first may
-// have overtaken what was sent before it.
-func TestFirstOfAnUnknownSenderSettles(t *testing.T) {
+// The first events of an unknown sender without a firm mark wait for SettleTimeout, since
+// lower events may still arrive on another path.
+func TestFirstEventsOfAnUnknownSenderSettle(t *testing.T) {
 	s := newScript(t, Config{SettleTimeout: time.Second})
 	s.recv(1, 5, 1)
 	s.advance(500 * time.Millisecond)

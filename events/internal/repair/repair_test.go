@@ -32,7 +32,8 @@ func life(n int) order.SessionKey { return order.SessionKey{Start: uint64(n)} }
 
 var key = Subject{Sender: "s", Session: life(1)}
 
-// need says that [from, to) is missing since now, or not at all.
+// need sets the missing range to [from, to), missing since now; an empty range means that
+// no events are missing.
 func (s *script) need(from, to uint64) { s.needs(from, to, s.now, false) }
 
 func (s *script) needs(from, to uint64, since time.Time, hearsay bool) {
@@ -43,12 +44,14 @@ func (s *script) needs(from, to uint64, since time.Time, hearsay bool) {
 	s.core.SetHole("s", order.Hole{Session: life(1), From: from, To: to, Since: since, Hearsay: hearsay})
 }
 
-// claim says that a neighbor has [begin, next), and keeps what is from floor on.
+// claim receives a neighbor's claim that it has the events [begin, next) and stores those
+// from floor on.
 func (s *script) claim(id peer.ID, begin, next, floor uint64) {
 	s.core.ReceiveClaim(id, "s", Claim{Session: life(1), Begin: begin, Next: next, Floor: floor})
 }
 
-// want lets time pass and compares what is to be done, like "a 1-3, lost 5-7".
+// want moves the clock forward and compares the actions that are due, like "a 1-3, lost
+// 5-7".
 func (s *script) want(after time.Duration, want string) {
 	s.t.Helper()
 	s.now = s.now.Add(after)
@@ -74,7 +77,7 @@ func (s *script) want(after time.Duration, want string) {
 	}
 }
 
-// answer answers the oldest question to a neighbor.
+// answer ends the oldest question to a neighbor with an outcome.
 func (s *script) answer(id peer.ID, got uint64, answer Outcome) {
 	s.t.Helper()
 	i := slices.IndexFunc(s.open, func(a Ask) bool { return a.Peer == id })
@@ -86,7 +89,9 @@ func (s *script) answer(id peer.ID, got uint64, answer Outcome) {
 	s.core.FinishAsk(s.now, a, got, answer)
 }
 
-func TestGraceThenWhoHasItThenTheOthers(t *testing.T) {
+// After a grace period the neighbors that claim to have the missing events are asked one
+// at a time, then the other neighbors.
+func TestNeighborsThatClaimEventsAreAskedFirst(t *testing.T) {
 	s := newScript(t, Config{}, "a", "b", "c", "s")
 	s.claim("c", 1, 9, 1)  // has it
 	s.claim("b", 1, 9, 7)  // had it
@@ -109,7 +114,9 @@ func TestGraceThenWhoHasItThenTheOthers(t *testing.T) {
 	}
 }
 
-func TestWhatComesByItselfIsNotAskedFor(t *testing.T) {
+// Events that arrive within the grace period are not asked for, and each arrival starts
+// the period again.
+func TestEventsThatArriveInTimeAreNotAskedFor(t *testing.T) {
 	s := newScript(t, Config{}, "a")
 	s.need(5, 9)
 	s.now = s.now.Add(100 * time.Millisecond)
@@ -119,9 +126,9 @@ func TestWhatComesByItselfIsNotAskedFor(t *testing.T) {
 	s.want(time.Hour, "")
 }
 
-// What an answer leaves open is asked for at once, of the same neighbor as long
-// as it brings something.
-func TestGoesOnWhileSomethingComes(t *testing.T) {
+// The rest of a partial answer is asked for at once, of the same neighbor as long as its
+// answers contain missing events.
+func TestNeighborIsAskedAgainWhileItGivesEvents(t *testing.T) {
 	s := newScript(t, Config{}, "a", "b")
 	s.claim("a", 1, 90, 1)
 	s.need(5, 90)
@@ -136,7 +143,9 @@ func TestGoesOnWhileSomethingComes(t *testing.T) {
 	s.want(150*time.Millisecond, "b 50-80")
 }
 
-func TestGivenUpWhenAllWhoWereThereDoNotHaveIt(t *testing.T) {
+// Events are reported as lost after two seconds, when every neighbor has answered that it
+// does not have them.
+func TestLostAfterEveryNeighborAnswersNotFound(t *testing.T) {
 	s := newScript(t, Config{}, "a", "b")
 	s.claim("a", 1, 9, 0)
 	s.need(5, 9)
@@ -156,9 +165,9 @@ func TestGivenUpWhenAllWhoWereThereDoNotHaveIt(t *testing.T) {
 	}
 }
 
-// Who was not there proves nothing: neither who never heard of the session, nor who
-// began after it; nor who did not answer.
-func TestDoubt(t *testing.T) {
+// A neighbor that never received the missing part of the session cannot prove that it is
+// lost, so the events are given up only after 30 seconds.
+func TestNeighborWithoutTheSessionDoesNotProveLoss(t *testing.T) {
 	for name, claim := range map[string]Claim{
 		"never heard of it": {},
 		"not so far":        {Session: life(1), Begin: 1, Next: 5, Floor: 1},
@@ -188,7 +197,8 @@ func TestDoubt(t *testing.T) {
 	}
 }
 
-func TestFailureProvesNothing(t *testing.T) {
+// A neighbor that failed to answer is asked again before the events are reported as lost.
+func TestFailedQuestionDoesNotProveLoss(t *testing.T) {
 	s := newScript(t, Config{}, "a", "b")
 	s.claim("a", 1, 9, 1)
 	s.claim("b", 1, 9, 0)
@@ -202,9 +212,9 @@ func TestFailureProvesNothing(t *testing.T) {
 	s.want(500*time.Millisecond, "a 5-9")
 }
 
-// Who says that it has it after it was asked, or while it is, is asked again before
-// anything is given up.
-func TestLaterWordIsHeeded(t *testing.T) {
+// A neighbor that claims the events during or after a question is asked again before they
+// are reported as lost.
+func TestNewClaimIsAskedAgainBeforeGivingUp(t *testing.T) {
 	for _, meanwhile := range []bool{false, true} {
 		s := newScript(t, Config{}, "a", "b")
 		s.claim("a", 1, 5, 1)
@@ -228,8 +238,9 @@ func TestLaterWordIsHeeded(t *testing.T) {
 	}
 }
 
-// What a neighbor begins to tell of lower numbers it does not have yet.
-func TestLowerBeginningTakesBack(t *testing.T) {
+// A claim that begins lower replaces the earlier claim, since the neighbor does not have
+// the events in between yet.
+func TestClaimWithALowerBeginningReplacesTheEarlier(t *testing.T) {
 	s := newScript(t, Config{}, "a")
 	s.claim("a", 17, 42, 17)
 	s.claim("a", 1, 5, 1)
@@ -240,8 +251,9 @@ func TestLowerBeginningTakesBack(t *testing.T) {
 	s.want(0, "")
 }
 
-// An answer about other events says nothing of those that are missing now.
-func TestAnswerToAnOlderQuestion(t *testing.T) {
+// An answer about events that are no longer missing does not count for the events that are
+// missing now.
+func TestAnswerAboutOtherEventsDoesNotCount(t *testing.T) {
 	s := newScript(t, Config{}, "a", "b")
 	s.claim("a", 1, 20, 1)
 	s.need(17, 22)
@@ -252,8 +264,9 @@ func TestAnswerToAnOlderQuestion(t *testing.T) {
 	s.want(0, "a 1-7")
 }
 
-// Hearsay is asked only of who tells it, and of the sender.
-func TestHearsay(t *testing.T) {
+// Events known only by hearsay are asked of the neighbor that claims them and of their
+// sender, and of the other neighbors only when they are certain to exist.
+func TestHearsayIsAskedOfItsSourceAndTheSender(t *testing.T) {
 	s := newScript(t, Config{}, "a", "b", "s", "liar")
 	s.claim("liar", 1, 1<<60, 1)
 	s.needs(5, 1<<60, s.now, true)
@@ -271,8 +284,8 @@ func TestHearsay(t *testing.T) {
 	s.want(0, "a 5-7")
 }
 
-// A neighbor has its share of the questions, and no two neighbors can take those of a
-// third by not answering.
+// A neighbor gets at most MaxPerPeer questions at a time, and neighbors that do not answer
+// cannot use up the questions of another.
 func TestQuestionsAreBounded(t *testing.T) {
 	s := newScript(t, Config{MaxAsks: 5, MaxPerPeer: 3}, "a", "b")
 	for n := range 20 {
@@ -296,8 +309,9 @@ func TestQuestionsAreBounded(t *testing.T) {
 	}
 }
 
-// The count of questions survives that a neighbor leaves and comes back.
-func TestNeighborComesBackWhileItIsAsked(t *testing.T) {
+// The questions that a neighbor has not answered still count after it has left and
+// returned.
+func TestQuestionCountSurvivesANewLink(t *testing.T) {
 	s := newScript(t, Config{MaxPerPeer: 1}, "a")
 	s.need(5, 9)
 	s.want(time.Second, "a 5-9")
@@ -314,7 +328,8 @@ func TestNeighborComesBackWhileItIsAsked(t *testing.T) {
 	s.want(time.Second, "fill a 1-5")
 }
 
-func TestManyNeedsAreLookedAtTogether(t *testing.T) {
+// The holes of a thousand senders become due together instead of each on its own.
+func TestManyHolesShareTheirDeadlines(t *testing.T) {
 	s := newScript(t, Config{}, "a")
 	for n := range 1000 {
 		s.core.ReceiveClaim("a", peer.ID(fmt.Sprint(n)), Claim{Session: life(1), Begin: 1, Next: 9, Floor: 1})
@@ -337,7 +352,9 @@ func TestManyNeedsAreLookedAtTogether(t *testing.T) {
 	}
 }
 
-func TestFill(t *testing.T) {
+// A backfill asks on from the end of each answer, tries again after a failure, and ends
+// with an empty answer, too many failures, or the link.
+func TestBackfill(t *testing.T) {
 	s := newScript(t, Config{}, "a", "b")
 	s.core.AddBackfill("a", key, 1, 50)
 	s.core.AddBackfill("b", key, 50, 50) // nothing
@@ -371,6 +388,8 @@ func TestFill(t *testing.T) {
 	}
 }
 
+// The claims remembered for each neighbor are bounded, peers without a link have none, and
+// a later session replaces the earlier one.
 func TestClaimsAreBounded(t *testing.T) {
 	s := newScript(t, Config{MaxClaims: 10}, "a")
 	for n := range 1000 {

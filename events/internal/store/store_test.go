@@ -40,7 +40,9 @@ func want(t *testing.T, what, got, want string) {
 	}
 }
 
-func TestFindAndRange(t *testing.T) {
+// A batch is found by any of its numbers, and a range returns the stored batches in order
+// within the limit of bytes.
+func TestBatchesAreFoundByNumber(t *testing.T) {
 	s := New[string](Config{})
 	for _, first := range []uint64{10, 1, 4} { // 4 to 6 and 10 to 12; 7 to 9 are missing
 		if !put(s, 0, "a", first, first+3, 100) {
@@ -74,8 +76,8 @@ func TestFindAndRange(t *testing.T) {
 	}
 }
 
-// A sender that gives numbers to several events keeps nobody from finding one.
-func TestNumbersGivenTwice(t *testing.T) {
+// Batches of one sender that overlap do not hide each other.
+func TestOverlappingBatchesAreBothFound(t *testing.T) {
 	s := New[string](Config{})
 	put(s, 0, "a", 1, 10, 100)
 	put(s, 0, "a", 5, 20, 100)
@@ -92,7 +94,8 @@ func TestNumbersGivenTwice(t *testing.T) {
 	}
 }
 
-func TestAge(t *testing.T) {
+// Batches older than MaxAge are removed, except those that have yet to be read.
+func TestOldBatchesAreRemovedUnlessUnread(t *testing.T) {
 	s := New[string](Config{MaxAge: 10 * time.Second})
 	put(s, 0, "a", 1, 3, 100)
 	put(s, 5, "a", 3, 5, 100)
@@ -119,7 +122,9 @@ func TestAge(t *testing.T) {
 	want(t, "nothing is known of before", list(s, "read", 1, 1, 9, 1000), "")
 }
 
-func TestWhoHasMostMakesRoom(t *testing.T) {
+// At the limit of bytes, the oldest batches of the sender that uses the most space are
+// removed.
+func TestLargestSenderIsEvictedFirst(t *testing.T) {
 	s := New[string](Config{MaxBytes: 1000})
 	put(s, 0, "small", 1, 2, 100)
 	for n := uint64(1); n <= 9; n++ {
@@ -140,7 +145,8 @@ func TestWhoHasMostMakesRoom(t *testing.T) {
 	}
 }
 
-func TestFillDisplacesNothing(t *testing.T) {
+// Backfilled batches use at most half of the store and evict no other batch.
+func TestBackfillUsesHalfOfTheStore(t *testing.T) {
 	s := New[string](Config{MaxBytes: 1000})
 	put(s, 0, "a", 1, 2, 300)
 	fill := func(id peer.ID, first uint64, size int) bool {
@@ -152,6 +158,7 @@ func TestFillDisplacesNothing(t *testing.T) {
 	want(t, "a", list(s, "a", 1, 1, 9, 1000), "1-2")
 }
 
+// The number of sessions stored for one sender is bounded.
 func TestSessionsOfASenderAreBounded(t *testing.T) {
 	s := New[string](Config{})
 	for n := 2; n <= 9; n++ {
@@ -167,8 +174,8 @@ func TestSessionsOfASenderAreBounded(t *testing.T) {
 	}
 }
 
-// The store and a map of numbers agree whatever happens.
-func TestNaiveTwin(t *testing.T) {
+// The store and a plain map of numbers agree after any sequence of operations.
+func TestStoreAgreesWithANaiveMap(t *testing.T) {
 	type key struct {
 		id      peer.ID
 		session int
@@ -261,7 +268,7 @@ func TestNaiveTwin(t *testing.T) {
 	}
 }
 
-// However much comes, the bounds hold and the sums are right.
+// The limits hold and the counted bytes are right, however many batches arrive.
 func TestBoundsHold(t *testing.T) {
 	for seed := range uint64(100) {
 		rnd := rand.New(rand.NewPCG(seed, 0))

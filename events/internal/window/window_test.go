@@ -12,8 +12,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/events/internal/order"
 )
 
-// script drives the core of the node "me" step by step. Its batches have one event
-// of a hundred bytes, so that batch n is [n, n+1).
+// script drives the core of the node "me" step by step. Each batch holds one event of a
+// hundred bytes, so batch n covers the events [n, n+1).
 type script struct {
 	t    *testing.T
 	core *Controller
@@ -30,25 +30,26 @@ func newScript(t *testing.T, cfg Config, neighbors ...peer.ID) *script {
 
 func life(n int) order.SessionKey { return order.SessionKey{Start: uint64(n)} }
 
-// took takes batch n of an author, and everything before it is there.
-func (s *script) took(author peer.ID, n uint64, giver peer.ID) {
+// receiveBatch receives batch n of an author from giver, with no batch before it missing.
+func (s *script) receiveBatch(author peer.ID, n uint64, giver peer.ID) {
 	s.core.AddBatch(s.now, author, life(1), n, n+1, 100, giver)
 	s.core.SetReceived(s.now, author, life(1), n+1)
 }
 
-// publish publishes the batches from to to.
+// publish publishes the batches from from to to.
 func (s *script) publish(from, to uint64) {
 	for n := from; n <= to; n++ {
-		s.took("me", n, "")
+		s.receiveBatch("me", n, "")
 	}
 }
 
-// acked says that a neighbor has, and those behind it have, what is below next.
-func (s *script) acked(id, author peer.ID, next uint64) {
+// acknowledge receives an acknowledgment that a neighbor, and every node behind it, has
+// all events below next.
+func (s *script) acknowledge(id, author peer.ID, next uint64) {
 	s.core.ReceiveAck(s.now, id, Ack{Sender: author, Session: life(1), Next: next, Through: next})
 }
 
-// advance lets time pass, and what is due be done in time.
+// advance moves the clock forward by d and performs everything that becomes due.
 func (s *script) advance(d time.Duration) {
 	end := s.now.Add(d)
 	for next := s.core.Next(); !next.IsZero() && !next.After(end); next = s.core.Next() {
@@ -64,16 +65,17 @@ func (s *script) advance(d time.Duration) {
 	s.now = end
 }
 
-func (s *script) wantRoom(author peer.ID, want bool) {
+func (s *script) wantCanPublish(author peer.ID, want bool) {
 	s.t.Helper()
 	if got := s.core.CanPublish(author); got != want {
 		s.t.Errorf("room for %s: %v, want %v", author, got, want)
 	}
 }
 
-// wantTold compares what a neighbor is told, like "a 5/3" for everything below 5
-// here and below 3 behind us, with "?" if it is asked.
-func (s *script) wantTold(id peer.ID, want string) {
+// wantAcks collects the acknowledgments for a neighbor and compares them, like "a 5/3"
+// if this node has all events of a below 5 and the nodes behind it have all below 3, with
+// "?" if the neighbor is asked for its mark.
+func (s *script) wantAcks(id peer.ID, want string) {
 	s.t.Helper()
 	var got []string
 	for _, a := range s.core.CollectAcks(s.now, id, 100) {
@@ -98,102 +100,109 @@ func (s *script) wantDue(want ...peer.ID) {
 	}
 }
 
-func TestRoomWaitsForTheSlowestNeighbor(t *testing.T) {
+// A full window opens again when the slowest neighbor acknowledges or leaves.
+func TestPublishingWaitsForTheSlowestNeighbor(t *testing.T) {
 	s := newScript(t, Config{Batches: 4}, "a", "b")
 	s.publish(1, 3)
-	s.wantRoom("me", true)
+	s.wantCanPublish("me", true)
 	s.publish(4, 4)
-	s.wantRoom("me", false)
-	s.acked("a", "me", 5)
-	s.wantRoom("me", false)
-	s.acked("b", "me", 2)
-	s.wantRoom("me", true)
+	s.wantCanPublish("me", false)
+	s.acknowledge("a", "me", 5)
+	s.wantCanPublish("me", false)
+	s.acknowledge("b", "me", 2)
+	s.wantCanPublish("me", true)
 	s.publish(5, 5)
-	s.wantRoom("me", false)
+	s.wantCanPublish("me", false)
 	s.core.RemoveNeighbor(s.now, "b")
-	s.wantRoom("me", true)
+	s.wantCanPublish("me", true)
 }
 
-func TestRoomCountsBytes(t *testing.T) {
+// The window is full when the unacknowledged batches exceed its limit in bytes.
+func TestWindowCountsBytes(t *testing.T) {
 	s := newScript(t, Config{Bytes: 250}, "a")
 	s.publish(1, 2)
-	s.wantRoom("me", true)
+	s.wantCanPublish("me", true)
 	s.publish(3, 3)
-	s.wantRoom("me", false)
-	s.acked("a", "me", 2)
-	s.wantRoom("me", true)
+	s.wantCanPublish("me", false)
+	s.acknowledge("a", "me", 2)
+	s.wantCanPublish("me", true)
 }
 
-func TestNewcomerIsNotOwedWhatWasBefore(t *testing.T) {
+// A new neighbor has to acknowledge only batches that were published after its link was
+// made.
+func TestNewNeighborNeedNotAcknowledgeEarlierBatches(t *testing.T) {
 	s := newScript(t, Config{Batches: 2})
 	s.publish(1, 100)
-	s.wantRoom("me", true)
+	s.wantCanPublish("me", true)
 	s.core.AddNeighbor("a")
-	s.wantRoom("me", true)
+	s.wantCanPublish("me", true)
 	s.publish(101, 101)
 	if got := s.core.NeighborsLacking("me", 102); !slices.Equal(got, []peer.ID{"a"}) {
 		t.Errorf("lacking %v", got)
 	}
 	s.publish(102, 102)
-	s.wantRoom("me", false)
-	s.acked("a", "me", 103)
-	s.wantRoom("me", true)
+	s.wantCanPublish("me", false)
+	s.acknowledge("a", "me", 103)
+	s.wantCanPublish("me", true)
 	if got := s.core.NeighborsLacking("me", 103); got != nil {
 		t.Errorf("lacking %v", got)
 	}
 }
 
-// Not even if it is still under way to others.
-func TestNewcomerIsNotOwedWhatOthersLack(t *testing.T) {
+// A new neighbor need not acknowledge an earlier batch, even if another neighbor has yet
+// to acknowledge it.
+func TestNewNeighborNeedNotAcknowledgeBatchesUnderWay(t *testing.T) {
 	s := newScript(t, Config{Batches: 3}, "old")
 	s.publish(1, 2)
 	s.core.AddNeighbor("new")
 	s.publish(3, 3)
-	s.wantRoom("me", false)
-	s.acked("old", "me", 4)
-	s.wantRoom("me", true)
-	s.acked("new", "me", 4)
+	s.wantCanPublish("me", false)
+	s.acknowledge("old", "me", 4)
+	s.wantCanPublish("me", true)
+	s.acknowledge("new", "me", 4)
 	if len(s.core.busy) != 0 {
 		t.Error("somebody still lacks something")
 	}
 }
 
-// A neighbor that tells nothing is waited for once, not five seconds for each
-// window.
-func TestGivenUpUntilItTellsMore(t *testing.T) {
+// A neighbor that acknowledges nothing delays the sender for five seconds once, and again
+// only after it has acknowledged something.
+func TestSilentNeighborIsWaitedForOnce(t *testing.T) {
 	s := newScript(t, Config{Batches: 2}, "a")
 	s.publish(1, 2)
 	s.advance(5*time.Second - 1)
-	s.wantRoom("me", false)
+	s.wantCanPublish("me", false)
 	s.advance(1)
-	s.wantRoom("me", true)
+	s.wantCanPublish("me", true)
 	s.publish(3, 100)
-	s.wantRoom("me", true)
+	s.wantCanPublish("me", true)
 	s.advance(time.Hour)
 	s.publish(101, 200)
-	s.wantRoom("me", true)
-	s.acked("a", "me", 150)
+	s.wantCanPublish("me", true)
+	s.acknowledge("a", "me", 150)
 	s.publish(201, 202)
-	s.wantRoom("me", false)
-	s.acked("a", "me", 203)
-	s.wantRoom("me", true)
+	s.wantCanPublish("me", false)
+	s.acknowledge("a", "me", 203)
+	s.wantCanPublish("me", true)
 }
 
-func TestSlowButSteadyIsWaitedFor(t *testing.T) {
+// A neighbor is waited for as long as each acknowledgment comes within five seconds of
+// the last.
+func TestSlowNeighborThatAcknowledgesIsWaitedFor(t *testing.T) {
 	s := newScript(t, Config{Batches: 4}, "a")
 	s.publish(1, 4)
 	for n := uint64(2); n <= 4; n++ {
 		s.advance(4 * time.Second)
-		s.wantRoom("me", n > 2)
-		s.acked("a", "me", n)
+		s.wantCanPublish("me", n > 2)
+		s.acknowledge("a", "me", n)
 	}
 	s.publish(5, 7)
-	s.wantRoom("me", false)
+	s.wantCanPublish("me", false)
 }
 
-// Who may not have noticed is told, more and more rarely; the last time not long
-// after it was given up.
-func TestNudges(t *testing.T) {
+// A neighbor that does not acknowledge is asked for its mark at intervals that double, for
+// the last time after about a minute.
+func TestSilentNeighborIsAskedAtGrowingIntervals(t *testing.T) {
 	s := newScript(t, Config{}, "a")
 	s.publish(1, 1)
 	start := s.now
@@ -203,169 +212,184 @@ func TestNudges(t *testing.T) {
 		s.core.Advance(s.now)
 		if slices.Contains(s.core.Due(s.now), "a") {
 			at = append(at, s.now.Sub(start).Round(100*time.Millisecond))
-			s.wantTold("a", "me 2/2?")
+			s.wantAcks("a", "me 2/2?")
 		}
 	}
 	if want := "[300ms 900ms 2.1s 4.5s 9.3s 18.9s 38.1s 1m16.5s]"; fmt.Sprint(at) != want {
 		t.Errorf("told at %v, want %s", at, want)
 	}
-	s.acked("a", "me", 2)
+	s.acknowledge("a", "me", 2)
 	s.publish(2, 2)
 	s.advance(300 * time.Millisecond)
-	s.wantTold("a", "me 3/3?")
-	s.acked("a", "me", 3)
+	s.wantAcks("a", "me 3/3?")
+	s.acknowledge("a", "me", 3)
 	s.advance(time.Minute)
 	if next := s.core.Next(); !next.IsZero() {
 		t.Errorf("next is %v although nobody lacks anything", next)
 	}
 }
 
-func TestRelayWithholdsTowardsTheGiverOnly(t *testing.T) {
+// A relay acknowledges a batch in full to the neighbor that gave it only after its other
+// neighbors have acknowledged it; to those it acknowledges at once.
+func TestRelayAcknowledgesToTheGiverLast(t *testing.T) {
 	s := newScript(t, Config{}, "giver", "leaf", "other")
-	s.took("author", 1, "giver")
+	s.receiveBatch("author", 1, "giver")
 	s.advance(10 * time.Millisecond)
-	s.wantTold("giver", "author 2/1")
-	s.wantTold("other", "author 2/2")
-	s.acked("leaf", "author", 2)
+	s.wantAcks("giver", "author 2/1")
+	s.wantAcks("other", "author 2/2")
+	s.acknowledge("leaf", "author", 2)
 	s.advance(10 * time.Millisecond)
-	s.wantTold("giver", "")
-	s.acked("other", "author", 2)
-	s.wantTold("giver", "author 2/2")
+	s.wantAcks("giver", "")
+	s.acknowledge("other", "author", 2)
+	s.wantAcks("giver", "author 2/2")
 }
 
-// The author is not waited for to receive its own.
-func TestAuthorLacksNothingOfItself(t *testing.T) {
+// A relay does not wait for the author of a batch to acknowledge that batch.
+func TestRelayDoesNotWaitForTheAuthor(t *testing.T) {
 	s := newScript(t, Config{}, "author", "other")
-	s.took("author", 1, "author")
-	s.acked("other", "author", 2)
-	s.wantTold("author", "author 2/2")
+	s.receiveBatch("author", 1, "author")
+	s.acknowledge("other", "author", 2)
+	s.wantAcks("author", "author 2/2")
 }
 
-func TestRelayGivesUpWhoTellsNothing(t *testing.T) {
+// A relay acknowledges in full when a neighbor has been silent for five seconds, and does
+// not wait for that neighbor again.
+func TestRelayWaitsForASilentNeighborOnce(t *testing.T) {
 	s := newScript(t, Config{}, "giver", "frozen")
-	s.took("author", 1, "giver")
-	s.wantTold("giver", "author 2/1")
+	s.receiveBatch("author", 1, "giver")
+	s.wantAcks("giver", "author 2/1")
 	s.advance(5 * time.Second)
-	s.wantTold("giver", "author 2/2")
-	s.took("author", 2, "giver")
-	s.wantTold("giver", "author 3/3")
+	s.wantAcks("giver", "author 2/2")
+	s.receiveBatch("author", 2, "giver")
+	s.wantAcks("giver", "author 3/3")
 }
 
-func TestHoleIsNotAcknowledged(t *testing.T) {
+// An acknowledgment ends below the first missing batch until that batch is repaired.
+func TestAcknowledgmentStopsAtAMissingBatch(t *testing.T) {
 	s := newScript(t, Config{}, "giver")
-	s.took("author", 1, "giver")
+	s.receiveBatch("author", 1, "giver")
 	s.core.AddBatch(s.now, "author", life(1), 3, 4, 100, "giver")
-	s.wantTold("giver", "author 2/2")
+	s.wantAcks("giver", "author 2/2")
 	s.core.AddBatch(s.now, "author", life(1), 2, 3, 100, "") // repaired
 	s.core.SetReceived(s.now, "author", life(1), 4)
-	s.wantTold("giver", "author 4/4")
+	s.wantAcks("giver", "author 4/4")
 }
 
-func TestAcksWaitForMore(t *testing.T) {
+// An acknowledgment is due at once after AckBatches batches, and otherwise after a delay.
+func TestAcknowledgmentsAreCollected(t *testing.T) {
 	s := newScript(t, Config{AckBatches: 3}, "giver")
-	s.took("author", 1, "giver")
-	s.took("author", 2, "giver")
+	s.receiveBatch("author", 1, "giver")
+	s.receiveBatch("author", 2, "giver")
 	s.wantDue()
-	s.took("author", 3, "giver")
+	s.receiveBatch("author", 3, "giver")
 	s.wantDue("giver")
-	s.wantTold("giver", "author 4/4")
-	s.took("author", 4, "giver")
+	s.wantAcks("giver", "author 4/4")
+	s.receiveBatch("author", 4, "giver")
 	s.now = s.now.Add(10 * time.Millisecond)
 	s.wantDue("giver")
 }
 
-// A neighbor that takes long in being told does not make the caller spin.
-func TestDueOnceUntilCollected(t *testing.T) {
+// A neighbor whose acknowledgments are still being written is not reported as due again,
+// so a slow write does not make the caller spin.
+func TestNeighborIsDueOnceUntilItsAcksAreCollected(t *testing.T) {
 	s := newScript(t, Config{}, "giver")
-	s.took("author", 1, "giver")
+	s.receiveBatch("author", 1, "giver")
 	s.now = s.now.Add(10 * time.Millisecond)
 	s.wantDue("giver")
-	s.took("author", 2, "giver")
+	s.receiveBatch("author", 2, "giver")
 	s.wantDue()
 	if next := s.core.Next(); !next.IsZero() {
 		t.Errorf("next is %v although it is being told", next)
 	}
-	s.wantTold("giver", "author 3/3")
-	s.took("author", 3, "giver")
+	s.wantAcks("giver", "author 3/3")
+	s.receiveBatch("author", 3, "giver")
 	s.now = s.now.Add(10 * time.Millisecond)
 	s.wantDue("giver")
 }
 
-func TestCollectAndAgainLoseNothing(t *testing.T) {
+// Acknowledgments that could not be written are due again, with their newest values.
+func TestRequeuedAcksAreNotLost(t *testing.T) {
 	s := newScript(t, Config{}, "n")
 	for _, author := range []peer.ID{"a", "b", "c"} {
-		s.took(author, 1, "n")
+		s.receiveBatch(author, 1, "n")
 	}
 	s.core.ReceiveAck(s.now, "n", Ack{Sender: "d", Session: life(1), Next: 1, Ask: true})
 	s.now = s.now.Add(10 * time.Millisecond)
 	first := s.core.CollectAcks(s.now, "n", 3)
 	s.wantDue("n")
-	s.wantTold("n", "d 0/0")
+	s.wantAcks("n", "d 0/0")
 	s.core.RequeueAcks(s.now, "n", first)
-	s.took("a", 2, "n")
-	s.wantTold("n", "a 3/3 b 2/2 c 2/2")
-	s.wantTold("n", "")
+	s.receiveBatch("a", 2, "n")
+	s.wantAcks("n", "a 3/3 b 2/2 c 2/2")
+	s.wantAcks("n", "")
 
 	s.core.AddNeighbor("x")
-	s.took("me", 1, "")
+	s.receiveBatch("me", 1, "")
 	s.advance(300 * time.Millisecond)
 	asked := s.core.CollectAcks(s.now, "x", 1)
 	s.core.RequeueAcks(s.now, "x", asked)
-	s.wantTold("x", "me 2/2?")
+	s.wantAcks("x", "me 2/2?")
 }
 
-func TestAskIsAnsweredThoughNothingChanged(t *testing.T) {
+// A neighbor that asks for a mark gets it even if the mark has not changed.
+func TestAskIsAnsweredWithoutAChange(t *testing.T) {
 	s := newScript(t, Config{}, "n")
-	s.took("author", 1, "n")
-	s.wantTold("n", "author 2/2")
+	s.receiveBatch("author", 1, "n")
+	s.wantAcks("n", "author 2/2")
 	s.core.ReceiveAck(s.now, "n", Ack{Sender: "author", Session: life(1), Next: 2, Through: 2, Ask: true})
 	s.advance(10 * time.Millisecond)
-	s.wantTold("n", "author 2/2")
+	s.wantAcks("n", "author 2/2")
 }
 
-// What is given up is told to a neighbor that came after the last batch.
-func TestNewcomerIsToldOfProgress(t *testing.T) {
+// Progress without a new batch, as when missing events are given up, is also sent to a
+// neighbor that linked after the last batch.
+func TestNewNeighborGetsProgressWithoutABatch(t *testing.T) {
 	s := newScript(t, Config{}, "n")
-	s.took("author", 1, "n")
+	s.receiveBatch("author", 1, "n")
 	s.core.AddNeighbor("new")
 	s.core.SetReceived(s.now, "author", life(1), 5)
-	s.wantTold("new", "author 5/5")
+	s.wantAcks("new", "author 5/5")
 }
 
-// A new neighbor is told of what was under way, or told, while it was greeted.
-func TestGreetedIsToldOfTheRecent(t *testing.T) {
+// A new neighbor gets the marks of authors that were active while the greetings were
+// exchanged.
+func TestNewNeighborGetsMarksOfTheGreetingTime(t *testing.T) {
 	s := newScript(t, Config{}, "n")
-	s.took("old", 1, "n")
+	s.receiveBatch("old", 1, "n")
 	s.core.Announce(s.now, "old too")
 	s.advance(catchUpAge)
-	s.took("new", 1, "n")
+	s.receiveBatch("new", 1, "n")
 	s.core.Announce(s.now, "new too")
 	s.core.AddNeighbor("x")
 	s.core.CatchUp(s.now, "x")
-	s.wantTold("x", "new 2/2 new too 0/0")
+	s.wantAcks("x", "new 2/2 new too 0/0")
 	if len(s.core.announced) != 1 {
 		t.Errorf("%d authors are remembered as told", len(s.core.announced))
 	}
 }
 
+// A later session replaces the earlier one, and a neighbor that acknowledges a still later
+// session has no more to acknowledge of this one.
 func TestLaterSessionReplacesTheEarlier(t *testing.T) {
 	s := newScript(t, Config{}, "giver", "n")
-	s.took("author", 1, "giver")
+	s.receiveBatch("author", 1, "giver")
 	s.core.AddBatch(s.now, "author", life(2), 1, 2, 100, "giver")
 	s.core.SetReceived(s.now, "author", life(2), 2)
-	s.took("author", 2, "giver") // of the earlier
-	s.acked("n", "author", 3)
-	s.wantTold("giver", "author 2/1")
+	s.receiveBatch("author", 2, "giver") // of the earlier
+	s.acknowledge("n", "author", 3)
+	s.wantAcks("giver", "author 2/1")
 	// Who has come to a later session yet has done with this one.
 	s.core.ReceiveAck(s.now, "n", Ack{Sender: "author", Session: life(3), Next: 1, Through: 1})
-	s.wantTold("giver", "author 2/2")
+	s.wantAcks("giver", "author 2/2")
 }
 
+// The number of authors that the core remembers is bounded, with and without
+// acknowledgments.
 func TestAuthorsAreBounded(t *testing.T) {
 	s := newScript(t, Config{MaxSenders: 20}, "n", "m")
 	for i := range 1000 {
 		author := peer.ID(fmt.Sprint("author ", i))
-		s.took(author, 1, "n") // m never acknowledges
+		s.receiveBatch(author, 1, "n") // m never acknowledges
 		s.core.ReceiveAck(s.now, "n", Ack{Sender: peer.ID(fmt.Sprint("ghost ", i)), Session: life(1), Next: 1 << 60, Through: 1 << 60})
 		s.core.CollectAcks(s.now, "n", 100)
 		s.core.CollectAcks(s.now, "m", 100)
@@ -375,9 +399,9 @@ func TestAuthorsAreBounded(t *testing.T) {
 	}
 }
 
-// In any graph whose links lose nothing, however they and the acknowledgements take
-// turns: the author always gets room again, nobody is ever given up, and no queue
-// holds more than a window of what the other end has not got by another link.
+// In any graph whose links lose nothing, in any order of messages and acknowledgments,
+// the author can always publish again, no neighbor is given up, and no queue holds more
+// than a window of batches that its receiver lacks.
 func TestNoDeadlockAndNoOverrun(t *testing.T) {
 	for seed := range uint64(300) {
 		noDeadlock(t, rand.New(rand.NewPCG(seed, 0)))
@@ -387,6 +411,7 @@ func TestNoDeadlockAndNoOverrun(t *testing.T) {
 	}
 }
 
+// noDeadlock runs one random graph of nodes until all batches have arrived everywhere.
 func noDeadlock(t *testing.T, rnd *rand.Rand) {
 	const window, batches = 4, 40
 	type link struct{ from, to int }

@@ -14,8 +14,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// Whoever calls Flush and then Close loses nothing.
-func TestBroadcastFlushThenClose(t *testing.T) {
+// No event is lost by a node that calls Flush and then Close.
+func TestBroadcastFlushThenCloseLosesNothing(t *testing.T) {
 	t.Parallel()
 	over(t, func(t *testing.T, listen string) {
 		for range 10 {
@@ -39,7 +39,7 @@ func TestBroadcastFlushThenClose(t *testing.T) {
 	})
 }
 
-// A handler may close; it is not waited for, the others are.
+// A handler may call Close, which waits for all handlers but that one.
 func TestBroadcastCloseInsideAHandler(t *testing.T) {
 	pair := line(t, 2, overTCP)
 	closed := make(chan error, 1)
@@ -64,6 +64,7 @@ func TestBroadcastCloseInsideAHandler(t *testing.T) {
 	}
 }
 
+// Close waits for the handlers that are running.
 func TestBroadcastCloseWaitsForHandlers(t *testing.T) {
 	pair := line(t, 2, overTCP)
 	running, release := make(chan struct{}), make(chan struct{})
@@ -92,7 +93,8 @@ func TestBroadcastCloseWaitsForHandlers(t *testing.T) {
 	}
 }
 
-// Emit, On and Close may meet; nothing of the Broadcast is left afterwards.
+// Emit, On and Close may run at the same time, and no goroutine or stream remains
+// afterwards.
 func TestBroadcastCloseLeavesNothing(t *testing.T) {
 	pair := line(t, 2, overTCP)
 	var busy sync.WaitGroup
@@ -138,9 +140,9 @@ func TestBroadcastCloseLeavesNothing(t *testing.T) {
 	}
 }
 
-// A stream of a neighbor that is let in while all ends is one to be waited for, until
-// it is left again, and no longer: Close once waited for ever.
-func TestBroadcastStreamLetInWhileClosing(t *testing.T) {
+// Close waits for a neighbor's stream that is accepted during the close, but only until it
+// ends: it once waited forever.
+func TestCloseWaitsForAStreamAcceptedMeanwhile(t *testing.T) {
 	s, p := newStation(t, overTCP, Config{}), newStationHost(t, overTCP).ID()
 	s.link(p, nil)
 	s.cancel() // as the first step of Close does

@@ -14,7 +14,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
-// Any batch that is read can be written again and says the same.
+// FuzzBatch checks that a batch that can be read is the same after it is written and read
+// again.
 func FuzzBatch(f *testing.F) {
 	f.Add(batchOf(f, rawSession(1), 1, "one"))
 	f.Add(batchOf(f, rawSession(2), 1<<40, "one", "two", ""))
@@ -43,6 +44,8 @@ func FuzzBatch(f *testing.F) {
 	})
 }
 
+// FuzzMarks checks that decoded marks are valid, and the same after they are encoded and
+// decoded again.
 func FuzzMarks(f *testing.F) {
 	id := peer.ID("\x00\x04abcd")
 	f.Add(appendMarks(nil, []engine.Mark{markOf(id, rawSession(1), 1), {
@@ -71,6 +74,8 @@ func FuzzMarks(f *testing.F) {
 	})
 }
 
+// FuzzRepairFrame checks that a decoded question is valid, and the same after it is
+// encoded and decoded again.
 func FuzzRepairFrame(f *testing.F) {
 	key := repair.Subject{Sender: "\x00\x04abcd", Session: rawSession(1)}
 	f.Add(repairRequest{Subject: key, from: 1, to: 2}.append(nil))
@@ -98,7 +103,7 @@ func FuzzRepairFrame(f *testing.F) {
 	})
 }
 
-// Nobody but its sender can make an original.
+// FuzzOriginal checks that only the sender can make a valid signed batch.
 func FuzzOriginal(f *testing.F) {
 	h := newStationHost(f)
 	r := &rawPeer{t: f, host: h}

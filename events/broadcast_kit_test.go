@@ -29,8 +29,8 @@ const (
 	testTopic = "smokesignal/test"
 )
 
-// station is a host with a pubsub and a Broadcast. Its neighbors are those it
-// is connected to.
+// station is a host with a pubsub and a Broadcast. Its neighbors are the stations it is
+// connected to.
 type station struct {
 	*Broadcast
 	t     testing.TB
@@ -54,8 +54,7 @@ func newStationHost(t testing.TB, listen ...string) corehost.Host {
 	return h
 }
 
-// newStation returns a started station that keeps the arguments of the events
-// named "x".
+// newStation returns a started station that records the arguments of the events named "x".
 func newStation(t testing.TB, listen string, cfg Config) *station {
 	t.Helper()
 	g := guard.New(guard.Config{Topic: testTopic})
@@ -80,7 +79,7 @@ func newStationOn(t testing.TB, listen string, cfg Config, options ...pubsub.Opt
 	return s
 }
 
-// begin makes the station's Broadcast, or the next one.
+// begin makes the station's Broadcast, also again after a close.
 func (s *station) begin(cfg Config) {
 	s.t.Helper()
 	cfg.Topic = testTopic
@@ -117,7 +116,7 @@ func (s *station) emit(format string, args ...any) {
 	}
 }
 
-// wait waits until exactly these events of the sender were handled.
+// wait waits until exactly these events of the sender have been handled.
 func (s *station) wait(from *station, want ...string) {
 	s.t.Helper()
 	timeout := time.After(60 * time.Second)
@@ -153,7 +152,7 @@ func texts(n int) (list []string) {
 	return list
 }
 
-// eventually polls, for what sends no event.
+// eventually polls a condition that no event announces.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
@@ -168,8 +167,8 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// link connects two stations and tells each the marks of the other, when both
-// see each other.
+// link connects two stations and, when both see each other on the topic, gives each the
+// marks of the other.
 func link(t testing.TB, a, b *station) {
 	t.Helper()
 	hosttest.Connect(t, a.host, b.host)
@@ -193,7 +192,7 @@ func linked(t testing.TB, a, b *station) {
 	}
 }
 
-// neighbors returns who counts as one.
+// neighbors returns the peers that b has a link with.
 func (b *Broadcast) neighbors() (list []peer.ID) {
 	b.driver.mu.Lock()
 	defer b.driver.mu.Unlock()

@@ -63,7 +63,7 @@ func (r *rawPeer) open(to *station) {
 
 func (r *rawPeer) key() crypto.PrivKey { return r.host.Peerstore().PrivKey(r.host.ID()) }
 
-// message returns a message of the peer's own, with a signature.
+// message returns a message of the raw peer, with a signature.
 func (r *rawPeer) message(data []byte) *pb.Message {
 	r.t.Helper()
 	r.seqno++
@@ -125,11 +125,11 @@ func rawSession(n int) order.SessionKey {
 	return order.SessionKey{ID: [8]byte{byte(n)}, Start: uint64(1000 + n)}
 }
 
-// asStation is for station.wait.
+// asStation returns a station with the raw peer's id, for station.wait.
 func (r *rawPeer) asStation() *station { return &station{host: r.host} }
 
-// What is late waits, what is double is dropped, what is lost is given up.
-func TestBroadcastDisorderOnTheWay(t *testing.T) {
+// Late events are waited for, duplicates are dropped, and lost events are given up.
+func TestBroadcastRestoresTheOrder(t *testing.T) {
 	t.Parallel()
 	s := newStation(t, overTCP, Config{})
 	r := newRawPeer(t, s)
@@ -157,7 +157,9 @@ func TestBroadcastDisorderOnTheWay(t *testing.T) {
 	}
 }
 
-func TestBroadcastMarks(t *testing.T) {
+// A greeting has the marks of all known senders, and a node that gets one waits for the
+// events from those marks on.
+func TestGreetingHasTheMarksOfAllSenders(t *testing.T) {
 	t.Parallel()
 	pair := line(t, 2, overTCP)
 	a, b := pair[0], pair[1]
@@ -188,8 +190,9 @@ func TestBroadcastMarks(t *testing.T) {
 	c.wait(r.asStation(), "5", "6", "7")
 }
 
-// What a station sends while another comes reaches it from its marks on.
-func TestBroadcastNothingIsMissedFromTheMarksOn(t *testing.T) {
+// Events that a station sends while another one links to it reach the new neighbor from
+// the marks of its greeting on.
+func TestNewNeighborMissesNothingAfterTheMarks(t *testing.T) {
 	t.Parallel()
 	a := newStation(t, overTCP, Config{})
 	other := newStation(t, overTCP, Config{})
@@ -231,9 +234,9 @@ func TestBroadcastNothingIsMissedFromTheMarksOn(t *testing.T) {
 	}
 }
 
-// Nothing that a stranger sends is taken for another's, ends the program, or
-// keeps others from being heard.
-func TestBroadcastAttacks(t *testing.T) {
+// A message of an attacker is not accepted in another sender's name, does not crash the
+// node, and does not delay other senders.
+func TestBroadcastRefusesForgedMessages(t *testing.T) {
 	t.Parallel()
 	pair := line(t, 2, overTCP)
 	victim, honest := pair[0], pair[1]
@@ -337,8 +340,8 @@ func TestBroadcastAttacks(t *testing.T) {
 	}
 }
 
-// A replay is delivered once, under whatever number of pubsub.
-func TestBroadcastReplay(t *testing.T) {
+// A replayed batch is delivered once, whatever sequence number of pubsub it has.
+func TestBroadcastReplayIsDeliveredOnce(t *testing.T) {
 	t.Parallel()
 	s := newStation(t, overTCP, Config{})
 	r := newRawPeer(t, s)
@@ -363,8 +366,8 @@ func TestBroadcastReplay(t *testing.T) {
 	}
 }
 
-// One that speaks raw floodsub, with few and large or many and tiny messages,
-// topics and senders, costs a bounded amount of memory.
+// A peer that sends raw floodsub messages, few and large or many and tiny, on many topics
+// and from many senders, uses a bounded amount of memory.
 func TestBroadcastMemoryIsBounded(t *testing.T) {
 	s := newStation(t, overTCP, Config{})
 	r := newRawPeer(t, s)

@@ -23,7 +23,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/wiring"
 )
 
-func TestBroadcastPair(t *testing.T) {
+// Two neighbors deliver each other's events in order and none of their own.
+func TestBroadcastPairDeliversInOrder(t *testing.T) {
 	over(t, func(t *testing.T, listen string) {
 		pair := line(t, 2, listen)
 		a, b := pair[0], pair[1]
@@ -52,7 +53,8 @@ func TestBroadcastPair(t *testing.T) {
 	})
 }
 
-func TestBroadcastArguments(t *testing.T) {
+// The arguments of an event are decoded at the receiver with the values that were sent.
+func TestBroadcastArgumentsAreDecoded(t *testing.T) {
 	pair := line(t, 2, overTCP)
 	type result struct {
 		n    int
@@ -80,7 +82,8 @@ func TestBroadcastArguments(t *testing.T) {
 	}
 }
 
-func TestBroadcastLine(t *testing.T) {
+// Events reach all nodes of a line through the nodes in between.
+func TestBroadcastPassesEventsAlongALine(t *testing.T) {
 	nodes := line(t, 5, overTCP)
 	for i := range 50 {
 		for _, s := range nodes {
@@ -96,8 +99,8 @@ func TestBroadcastLine(t *testing.T) {
 	}
 }
 
-// The default queues of pubsub lose half of this.
-func TestBroadcastBurst(t *testing.T) {
+// A burst arrives whole; the default queues of pubsub would lose half of it.
+func TestBroadcastBurstLosesNothing(t *testing.T) {
 	const n = 10_000
 	nodes := line(t, 5, overTCP)
 	want := make([]string, n)
@@ -120,8 +123,8 @@ func TestBroadcastBurst(t *testing.T) {
 	}
 }
 
-// On a pubsub with the default queues of 32, which somebody else may have made,
-// what is dropped is repaired: nothing is lost there either.
+// On a pubsub with the default queues of 32, the dropped events are repaired, so no event
+// is lost either.
 func TestBroadcastBurstOverDefaultPubSub(t *testing.T) {
 	const n = 10_000
 	var nodes []*station
@@ -143,8 +146,8 @@ func TestBroadcastBurstOverDefaultPubSub(t *testing.T) {
 	}
 }
 
-// In a ring every event comes to each from two sides.
-func TestBroadcastOnceInARing(t *testing.T) {
+// In a ring every event arrives from both sides and is delivered once.
+func TestBroadcastDeliversOnceInARing(t *testing.T) {
 	nodes := line(t, 4, overTCP)
 	link(t, nodes[3], nodes[0])
 	for i := range 100 {
@@ -169,7 +172,8 @@ func TestBroadcastOnceInARing(t *testing.T) {
 	}
 }
 
-// The order of the events is the order of the calls, from many goroutines too.
+// The events of a node are delivered in the order of its calls of Emit, also from many
+// goroutines.
 func TestBroadcastKeepsTheOrderOfCalls(t *testing.T) {
 	pair := line(t, 2, overTCP)
 	const callers, each = 16, 100
@@ -194,7 +198,9 @@ func TestBroadcastKeepsTheOrderOfCalls(t *testing.T) {
 	}
 }
 
-func TestBroadcastErrors(t *testing.T) {
+// Each error of Emit can be matched with errors.Is, and a failed Emit uses no sequence
+// number.
+func TestEmitErrorsCanBeMatched(t *testing.T) {
 	h := newStationHost(t, overTCP)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -278,6 +284,8 @@ func TestBroadcastErrors(t *testing.T) {
 	}
 }
 
+// A Broadcast that was closed before its start leaves its topic and registers no stream
+// handler.
 func TestBroadcastCloseBeforeStart(t *testing.T) {
 	s := newStation(t, overTCP, Config{})
 	s.Close(t.Context())
@@ -295,8 +303,8 @@ func TestBroadcastCloseBeforeStart(t *testing.T) {
 	}
 }
 
-// The events of a sender's next run are delivered after those of the last.
-func TestBroadcastSenderRestarts(t *testing.T) {
+// The events of a restarted sender are delivered after those of its earlier session.
+func TestEventsOfARestartedSenderComeAfterTheEarlier(t *testing.T) {
 	nodes := line(t, 3, overTCP)
 	var want []string
 	for run := range 5 {
@@ -324,9 +332,8 @@ func TestBroadcastSenderRestarts(t *testing.T) {
 	}
 }
 
-// A slow handler delays its sender alone, and what waits too long is dropped
-// at this node and counted.
-func TestBroadcastSlowHandler(t *testing.T) {
+// A handler that is slow with one sender delays the events of that sender only.
+func TestSlowHandlerDelaysOnlyItsSender(t *testing.T) {
 	t.Parallel()
 	nodes := line(t, 3, overTCP)
 	slow, mid, fast := nodes[0], nodes[1], nodes[2]
@@ -349,8 +356,8 @@ func TestBroadcastSlowHandler(t *testing.T) {
 	mid.wait(slow, texts(200)...)
 }
 
-// A blocked handler costs a bounded amount of memory, at its node alone; what it
-// does not come to is reported as a gap in its place.
+// A blocked handler uses a bounded amount of memory, only at its own node; the events it
+// misses are reported as a gap in their place.
 func TestBroadcastStoreIsBounded(t *testing.T) {
 	t.Parallel()
 	const events, size = 100, 4 << 10
@@ -419,7 +426,8 @@ func TestBroadcastStoreIsBounded(t *testing.T) {
 	}
 }
 
-func TestBroadcastPanic(t *testing.T) {
+// A panic in a handler is counted, and the later events are still delivered.
+func TestBroadcastCountsPanics(t *testing.T) {
 	pair := line(t, 2, overTCP)
 	off := pair[1].On("x", func(context.Context, *event.Event) { panic("of the handler") })
 	for i := range 3 {
@@ -432,8 +440,8 @@ func TestBroadcastPanic(t *testing.T) {
 	pair[1].wait(pair[0], texts(4)...)
 }
 
-// Nothing is handled before Admit allows it, and nothing is lost meanwhile.
-func TestBroadcastAdmit(t *testing.T) {
+// No event is handled before Admit accepts its sender, and none is lost meanwhile.
+func TestEventsWaitForAdmit(t *testing.T) {
 	a := newStation(t, overTCP, Config{})
 	asked, admitted := make(chan peer.ID, 100), make(chan struct{})
 	b := newStation(t, overTCP, Config{Node: &wiring.Broadcasts{Admit: func(ctx context.Context, p peer.ID) error {
@@ -462,7 +470,8 @@ func TestBroadcastAdmit(t *testing.T) {
 	b.wait(a, texts(10)...)
 }
 
-func TestBroadcastStream(t *testing.T) {
+// A pipe carries each write as one read, and ends when the Broadcast is closed.
+func TestBroadcastPipeEndsWithClose(t *testing.T) {
 	pair := line(t, 2, overTCP)
 	from, to := pair[0].pipe(), pair[1].pipe()
 	go func() {
@@ -488,7 +497,8 @@ func TestBroadcastStream(t *testing.T) {
 	}
 }
 
-func TestBroadcastOnNeighbor(t *testing.T) {
+// OnTopic reports each peer that joins or leaves the topic, one call at a time.
+func TestOnTopicReportsPeersInTurn(t *testing.T) {
 	a := newStation(t, overTCP, Config{})
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -535,8 +545,8 @@ func TestBroadcastOnNeighbor(t *testing.T) {
 	}
 }
 
-// A newcomer that asks for it begins with the last events that its neighbor keeps.
-func TestNewcomerGetsTheLast(t *testing.T) {
+// With Last, a new node begins with the last events that its neighbor has stored.
+func TestNewNodeGetsTheLastEvents(t *testing.T) {
 	a := newStation(t, overTCP, Config{})
 	b := newStation(t, overTCP, Config{})
 	link(t, a, b)
@@ -571,11 +581,11 @@ func TestNewcomerGetsTheLast(t *testing.T) {
 	})
 }
 
-// TryEmit does not wait for a neighbor that acknowledges nothing; what it accepted
-// arrives, what it refused does not.
-func TestBroadcastTryEmit(t *testing.T) {
+// TryEmit does not wait for a neighbor that acknowledges nothing; accepted events arrive
+// and refused events do not.
+func TestTryEmitDoesNotWait(t *testing.T) {
 	pair := line(t, 2, overTCP)
-	deaf(pair[1])
+	stopAcknowledging(pair[1])
 	var want []string
 	pad := strings.Repeat("x", 4<<10)
 	for {
@@ -599,10 +609,10 @@ func TestBroadcastTryEmit(t *testing.T) {
 	}
 }
 
-// A lent pubsub may refuse what we publish, by a validator of the application. No Emit
-// waits for that longer than its ctx allows; what was accepted goes out, in order, when
-// it is allowed, and Close does not wait for that.
-func TestBroadcastRefusedByPubSub(t *testing.T) {
+// A lent pubsub may refuse our messages by a validator of the application. Emit waits for
+// it at most until its ctx ends, accepted events are sent in order when it allows them,
+// and Close does not wait for it.
+func TestEmitWaitsForARefusingPubSub(t *testing.T) {
 	a, b := lendStation(t, Config{}), newStation(t, overTCP, Config{})
 	var refusing atomic.Bool
 	tried := notify.NewSignal()

@@ -20,7 +20,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/wiring"
 )
 
-// newReceiver returns the receiving part of a Broadcast, without a network.
+// newReceiver returns a Broadcast that only receives, without a network.
 func newReceiver(t *testing.T, admit func(context.Context, peer.ID) error) *Broadcast {
 	log := logging.Package("events", nil)
 	b := &Broadcast{log: log, dispatcher: dispatch.New(log), node: &wiring.Broadcasts{Admit: admit}, ctx: t.Context()}
@@ -32,10 +32,10 @@ func newReceiver(t *testing.T, admit func(context.Context, peer.ID) error) *Broa
 	return b
 }
 
-// Each stranger's key is a new sender. How many of those wait for slow handlers has a
-// bound: beyond it what new ones send is dropped, counted and not kept; those that wait
-// are heard, and new ones again when there is room.
-func TestReadersBoundSenders(t *testing.T) {
+// The number of senders whose events wait for slow handlers is bounded: beyond it the
+// events of new senders are dropped and counted, the waiting senders are delivered, and
+// later new ones again.
+func TestWaitingSendersAreBounded(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		admitted := make(chan struct{})
 		b := newReceiver(t, func(context.Context, peer.ID) error {

@@ -23,7 +23,7 @@ func newFarewellScript(t *testing.T, lacked int) *farewellScript {
 // advance lets time pass.
 func (s *farewellScript) advance(d time.Duration) { s.now = s.now.Add(d) }
 
-// hear lets the neighbor answer.
+// hear records an answer of the neighbor at this moment.
 func (s *farewellScript) hear() { s.neighbor.heardAt = s.now }
 
 // want checks the decision at this moment.
@@ -36,6 +36,7 @@ func (s *farewellScript) want(asked, gone bool) {
 	}
 }
 
+// A closing node waits one second for a neighbor that never answers.
 func TestANeighborWithoutAnAnswerIsGoneAfterASecond(t *testing.T) {
 	s := newFarewellScript(t, 0)
 	s.want(true, false)
@@ -45,6 +46,7 @@ func TestANeighborWithoutAnAnswerIsGoneAfterASecond(t *testing.T) {
 	s.want(false, true)
 }
 
+// A neighbor that answers is asked again, for as long as it lacks events.
 func TestANeighborThatAnswersIsWaitedForAndAskedAgain(t *testing.T) {
 	s := newFarewellScript(t, 0)
 	for range 100 {
@@ -56,7 +58,8 @@ func TestANeighborThatAnswersIsWaitedForAndAskedAgain(t *testing.T) {
 	}
 }
 
-func TestANeighborThatStopsToAnswerIsGone(t *testing.T) {
+// A neighbor that stops answering is no longer waited for.
+func TestANeighborThatStopsAnsweringIsGone(t *testing.T) {
 	s := newFarewellScript(t, 0)
 	s.want(true, false)
 	s.hear()

@@ -12,7 +12,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/event"
 )
 
-// Flush waits for the arrival at the neighbors, and not for handlers.
+// Flush waits until the events have arrived at the neighbors, and not for their handlers.
 func TestFlushWaitsForArrival(t *testing.T) {
 	t.Parallel()
 	pair := line(t, 2, overTCP)
@@ -32,8 +32,8 @@ func TestFlushWaitsForArrival(t *testing.T) {
 	}
 }
 
-// deaf makes a station tell nobody how far it is.
-func deaf(s *station) {
+// stopAcknowledging makes a station send no marks to its neighbors.
+func stopAcknowledging(s *station) {
 	s.driver.mu.Lock()
 	defer s.driver.mu.Unlock()
 	for p := range s.driver.links {
@@ -41,8 +41,9 @@ func deaf(s *station) {
 	}
 }
 
-// Who does not confirm is named, with what it has, when the time is over.
-func TestFlushNamesWhoDidNotConfirm(t *testing.T) {
+// When its ctx ends, Flush names the neighbors that have not confirmed, and how far they
+// are.
+func TestFlushNamesTheUnconfirmedNeighbors(t *testing.T) {
 	t.Parallel()
 	a := newStation(t, overTCP, Config{})
 	good := newStation(t, overTCP, Config{})
@@ -56,7 +57,7 @@ func TestFlushNamesWhoDidNotConfirm(t *testing.T) {
 	if err := a.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	deaf(silent)
+	stopAcknowledging(silent)
 	a.emit("1")
 	ctx, end := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer end()
@@ -81,11 +82,11 @@ func TestFlushNamesWhoDidNotConfirm(t *testing.T) {
 	}
 }
 
-// Who is no neighbor any more is not waited for.
-func TestFlushDoesNotWaitForWhoLeft(t *testing.T) {
+// Flush does not wait for a neighbor whose link has ended.
+func TestFlushDoesNotWaitForFormerNeighbors(t *testing.T) {
 	t.Parallel()
 	pair := line(t, 2, overTCP)
-	deaf(pair[1])
+	stopAcknowledging(pair[1])
 	pair[0].emit("0")
 	done := make(chan error, 1)
 	go func() { done <- pair[0].Flush(t.Context()) }()
@@ -100,10 +101,11 @@ func TestFlushDoesNotWaitForWhoLeft(t *testing.T) {
 	}
 }
 
+// Close ends a Flush that waits, with ErrClosed.
 func TestFlushEndsWithClose(t *testing.T) {
 	t.Parallel()
 	pair := line(t, 2, overTCP)
-	deaf(pair[1])
+	stopAcknowledging(pair[1])
 	pair[0].emit("0")
 	done := make(chan error, 1)
 	go func() { done <- pair[0].Flush(t.Context()) }()

@@ -66,9 +66,9 @@ func TestRemovedGapHandlerIsNotCalled(t *testing.T) {
 	}
 }
 
-// What a neighbor says of a sender's events that nobody ever sees does not keep the
-// sender from being heard.
-func TestLieAboutASenderIsNoSilence(t *testing.T) {
+// A neighbor's false mark about a sender does not stop the delivery of that sender's
+// events.
+func TestFalseMarkDoesNotSilenceASender(t *testing.T) {
 	t.Parallel()
 	s := newStation(t, overTCP, Config{})
 	r := newRawPeer(t, s)

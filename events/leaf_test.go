@@ -22,8 +22,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/wiring"
 )
 
-// handMade is a leaf as docs/wire.md describes it: it is on the topic, says nothing
-// there, and does by hand what the test says.
+// handMade is a leaf written by hand after docs/wire.md: it is on the topic, publishes
+// nothing there, and does only the steps of the test.
 type handMade struct {
 	t       *testing.T
 	host    corehost.Host
@@ -98,8 +98,8 @@ func (l *handMade) mark(next uint64) engine.Mark {
 	return m
 }
 
-// tell tells marks, on a stream that stays open.
-func (l *handMade) tell(s *station, marks ...engine.Mark) {
+// sendMarks sends marks on a stream that stays open.
+func (l *handMade) sendMarks(s *station, marks ...engine.Mark) {
 	l.t.Helper()
 	if l.out == nil {
 		var err error
@@ -117,7 +117,7 @@ func (l *handMade) write(st network.Stream, b []byte) {
 	}
 }
 
-// await returns the next mark of s that the leaf is told, and that ok accepts.
+// await returns the next mark of s that the leaf receives and that ok accepts.
 func (l *handMade) await(s *station, ok func(engine.Mark) bool) engine.Mark {
 	l.t.Helper()
 	timeout := time.After(30 * time.Second)
@@ -163,16 +163,16 @@ func (l *handMade) original(first uint64, texts ...string) []byte {
 	return b
 }
 
-// A leaf that gets nothing by pubsub learns from marks what there is, gets it by asking
-// for it, and is waited for until it acknowledges.
-func TestLeafIsToldAndGivenWhatItLacks(t *testing.T) {
+// A leaf that receives no events by pubsub learns of them from marks, gets them by asking,
+// and is waited for until it acknowledges.
+func TestLeafGetsMissingEventsByAsking(t *testing.T) {
 	t.Parallel()
 	s := newStation(t, overTCP, Config{Node: new(wiring.Broadcasts)})
 	l := newHandMade(t, s)
 	if m := l.await(s, func(engine.Mark) bool { return true }); m.Next != 1 {
 		t.Errorf("the greeting is %+v", m)
 	}
-	l.tell(s, l.mark(1))
+	l.sendMarks(s, l.mark(1))
 	for i := range 5 {
 		s.emit("%d", i)
 	}
@@ -210,7 +210,7 @@ func TestLeafIsToldAndGivenWhatItLacks(t *testing.T) {
 	if next != 6 {
 		t.Errorf("the answer ends before %d", next)
 	}
-	l.tell(s, markOf(s.id(), m.Session, 6))
+	l.sendMarks(s, markOf(s.id(), m.Session, 6))
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	if err := s.Flush(ctx); err != nil {
@@ -218,13 +218,13 @@ func TestLeafIsToldAndGivenWhatItLacks(t *testing.T) {
 	}
 }
 
-// What a leaf says that it has sent is asked of it, from its greeting on.
-func TestLeafIsAskedForWhatIsMissing(t *testing.T) {
+// Missing events that a leaf has sent are asked of the leaf, from its greeting on.
+func TestLeafIsAskedForItsMissingEvents(t *testing.T) {
 	t.Parallel()
 	s := newStation(t, overTCP, Config{Node: new(wiring.Broadcasts)})
 	l := newHandMade(t, s)
-	l.tell(s, l.mark(3)) // the greeting: what is below is of before the station's time
-	l.tell(s, l.mark(6))
+	l.sendMarks(s, l.mark(3)) // the greeting: what is below is of before the station's time
+	l.sendMarks(s, l.mark(6))
 	for done := false; !done; {
 		q := <-l.wanted
 		st := <-l.streams
@@ -244,8 +244,8 @@ func TestLeafIsAskedForWhatIsMissing(t *testing.T) {
 	s.wait(leaf, "3", "4", "5")
 }
 
-// Each stream on which a leaf is told begins with the marks of all senders, also one
-// that follows another.
+// Each stream of marks to a leaf begins with the marks of all senders, also one that
+// replaces another.
 func TestLeafIsGreetedOnEachStream(t *testing.T) {
 	t.Parallel()
 	s, far := newStation(t, overTCP, Config{Node: new(wiring.Broadcasts)}), newStation(t, overTCP, Config{})

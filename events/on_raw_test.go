@@ -12,8 +12,9 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/wiring"
 )
 
-// What others put on the topic of a Broadcast is heard, and the events on it as well.
-func TestBroadcastOnRaw(t *testing.T) {
+// Plain pubsub messages on the topic of a Broadcast go to the OnRaw handlers, and the
+// events on it still arrive.
+func TestOnRawDeliversPlainPubSubMessages(t *testing.T) {
 	s := newStation(t, overTCP, Config{})
 	r := newRawPeer(t, s)
 	r.publish(r.message([]byte("nobody listens")))
@@ -53,9 +54,8 @@ func TestBroadcastOnRaw(t *testing.T) {
 	}
 }
 
-// With a guest on the topic there is somebody to send to; without Guest only links
-// count.
-func TestBroadcastGuestsCount(t *testing.T) {
+// A guest on the topic counts as a receiver; without Guest only linked peers count.
+func TestGuestsCountAsReceivers(t *testing.T) {
 	for _, counts := range []bool{false, true} {
 		seen := make(chan struct{})
 		onTopic := func(_ peer.ID, present bool) {

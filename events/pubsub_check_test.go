@@ -23,7 +23,7 @@ func lendStation(t *testing.T, cfg Config, options ...pubsub.Option) *station {
 	return newStationOn(t, overTCP, cfg, options...)
 }
 
-// TestLentPubSubIsChecked: New fails on a pubsub that cannot carry broadcasts.
+// New fails on a pubsub that cannot carry broadcasts.
 func TestLentPubSubIsChecked(t *testing.T) {
 	t.Parallel()
 	refuseAll := func(context.Context, peer.ID, *pubsub.Message) bool { return false }
@@ -57,9 +57,8 @@ func TestLentPubSubIsChecked(t *testing.T) {
 	}
 }
 
-// TestCheckStaysHere: the message with which a lent pubsub is checked does not leave
-// the process.
-func TestCheckStaysHere(t *testing.T) {
+// The message with which a lent pubsub is checked does not leave the process.
+func TestCheckMessageStaysInTheProcess(t *testing.T) {
 	a, b := lendStation(t, Config{}), lendStation(t, Config{})
 	link(t, a, b)
 	if err := a.checkPubSub(); err != nil {
@@ -77,8 +76,8 @@ func TestCheckStaysHere(t *testing.T) {
 	}
 }
 
-// TestUnsignedIsDropped: a pubsub that lets messages without a signature pass must not
-// make anybody speak in another's name, nor in his own.
+// A message without a signature, or with a forged one, delivers no event, even on a pubsub
+// that accepts unsigned messages.
 func TestUnsignedIsDropped(t *testing.T) {
 	s := lendStation(t, Config{}, pubsub.WithMessageSignaturePolicy(pubsub.LaxSign))
 	r := newRawPeer(t, s)
@@ -96,7 +95,7 @@ func TestUnsignedIsDropped(t *testing.T) {
 	}
 }
 
-// TestJoinedTopicStays: a topic that somebody else has joined is used and not closed.
+// A topic that the application has joined is used and not closed.
 func TestJoinedTopicStays(t *testing.T) {
 	a := lendStation(t, Config{})
 	b := lendStation(t, Config{})
@@ -136,9 +135,9 @@ func TestJoinedTopicStays(t *testing.T) {
 	}
 }
 
-// TestEndedPubSub: when the owner of the pubsub ends it, or closes the topic, Emit says
-// so instead of trying for ever.
-func TestEndedPubSub(t *testing.T) {
+// When the owner of the pubsub ends it or closes the topic, Emit returns an error instead
+// of trying forever.
+func TestEmitFailsOnAnEndedPubSub(t *testing.T) {
 	for what, end := range map[string]func(a *station, topic *pubsub.Topic){
 		"the pubsub": func(a *station, _ *pubsub.Topic) { a.stop() },
 		"the topic": func(a *station, topic *pubsub.Topic) {
@@ -174,9 +173,8 @@ func TestEndedPubSub(t *testing.T) {
 	}
 }
 
-// TestSharedOptions refuse nothing of the others on a pubsub: more topics than a
-// pubsub of our own remembers, joined before and after their peers came, and ids of
-// messages as everybody else has them.
+// Our options for a pubsub do not restrict other users of it: more than 64 topics work,
+// joined before and after their peers, and messages have the usual ids.
 func TestSharedOptions(t *testing.T) {
 	const n = 64 + 10 // a pubsub of our own remembers 64 topics of a peer
 	type side struct {

@@ -18,8 +18,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// teach opens a stream of marks and questions.
-func teach(t *testing.T, from corehost.Host, to *station) (network.Stream, *frame.Reader) {
+// openRepair opens a stream of marks and questions.
+func openRepair(t *testing.T, from corehost.Host, to *station) (network.Stream, *frame.Reader) {
 	t.Helper()
 	s, err := from.NewStream(t.Context(), to.id(), protocol.Repair)
 	if err != nil {
@@ -28,7 +28,7 @@ func teach(t *testing.T, from corehost.Host, to *station) (network.Stream, *fram
 	return s, frame.NewReader(s, maxRepairAnswer)
 }
 
-// askFor writes frames and reads one answer up to its end.
+// askFor writes frames and reads one answer to its end.
 func askFor(t *testing.T, s network.Stream, r *frame.Reader, frames ...[]byte) (originals [][]byte, marks []engine.Mark, err error) {
 	t.Helper()
 	for _, f := range frames {
@@ -59,7 +59,7 @@ func questionFor(r *rawPeer, from, to uint64) repairRequest {
 	return q
 }
 
-// A neighbor that asks gets the originals, and how far we are.
+// A neighbor that asks gets the signed batches and the marks of the node.
 func TestQuestionsAreAnswered(t *testing.T) {
 	s := newStation(t, overTCP, Config{})
 	r := newRawPeer(t, s)
@@ -70,7 +70,7 @@ func TestQuestionsAreAnswered(t *testing.T) {
 	eventually(t, "the one behind the gap came", func() bool { m, _ := s.driver.mark(r.host.ID()); return m.Above == 8 })
 	other := newStation(t, overTCP, Config{})
 	link(t, other, s)
-	stream, reader := teach(t, other.host, s)
+	stream, reader := openRepair(t, other.host, s)
 	for _, c := range []struct {
 		from, to uint64
 		want     []uint64 // the first of each original
@@ -97,6 +97,7 @@ func TestQuestionsAreAnswered(t *testing.T) {
 	}
 }
 
+// A malformed question ends its stream, and a good one on another stream is answered.
 func TestBadQuestionsEndTheStream(t *testing.T) {
 	s := newStation(t, overTCP, Config{})
 	other := newStation(t, overTCP, Config{})
@@ -111,7 +112,7 @@ func TestBadQuestionsEndTheStream(t *testing.T) {
 		"too large":   frame.Append(nil, make([]byte, maxRepairQuestion+1)),
 		"endless":     {0x80, 0x80, 0x80, 0x80, 0x80, 0x80},
 	} {
-		stream, reader := teach(t, other.host, s)
+		stream, reader := openRepair(t, other.host, s)
 		if _, err := stream.Write(raw); err != nil {
 			t.Fatal(err)
 		}
@@ -119,23 +120,24 @@ func TestBadQuestionsEndTheStream(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	stream, reader := teach(t, other.host, s)
+	stream, reader := openRepair(t, other.host, s)
 	if _, _, err := askFor(t, stream, reader, questionFor(r, 1, 2).append(nil)); err != nil {
 		t.Error(err)
 	}
 }
 
-// Streams of strangers and too many of a neighbor are refused; Close ends the rest.
-func TestQuestionsAreBounded(t *testing.T) {
+// Streams of peers without a link, and too many streams of a neighbor, are refused; Close
+// ends the others.
+func TestRepairStreamsAreBounded(t *testing.T) {
 	s := newStation(t, overTCP, Config{})
 	other := newStation(t, overTCP, Config{})
 	link(t, other, s)
 	r := &rawPeer{t: t, host: other.host}
 	ask := questionFor(r, 1, 2).append(nil)
-	stranger := newStationHost(t, overTCP)
-	hosttest.Connect(t, stranger, s.host)
+	unlinked := newStationHost(t, overTCP)
+	hosttest.Connect(t, unlinked, s.host)
 	for range maxUnlinked {
-		stream, _ := teach(t, stranger, s)
+		stream, _ := openRepair(t, unlinked, s)
 		stream.Write(frame.Append(nil, ask))
 	}
 	eventually(t, "they wait", func() bool {
@@ -143,13 +145,13 @@ func TestQuestionsAreBounded(t *testing.T) {
 		defer s.driver.mu.Unlock()
 		return s.driver.unlinkedStreams == maxUnlinked
 	})
-	stream, reader := teach(t, stranger, s)
+	stream, reader := openRepair(t, unlinked, s)
 	if _, _, err := askFor(t, stream, reader, ask); err == nil {
-		t.Error("a stranger is answered")
+		t.Error("a peer without a link is answered")
 	}
 	var readers []*frame.Reader
 	for i := range maxRepairStreams + 1 {
-		stream, reader := teach(t, other.host, s)
+		stream, reader := openRepair(t, other.host, s)
 		if _, _, err := askFor(t, stream, reader, ask); err != nil && i < maxRepairStreams-1 || err == nil && i == maxRepairStreams {
 			t.Errorf("stream %d: %v", i, err)
 		}
@@ -163,8 +165,9 @@ func TestQuestionsAreBounded(t *testing.T) {
 	}
 }
 
-// However many senders are known, the marks fit.
-func TestMarksFit(t *testing.T) {
+// However many senders are known, the encoded marks stay within the limits of size and
+// number.
+func TestEncodedMarksStayWithinTheLimit(t *testing.T) {
 	var marks []engine.Mark
 	for i := range 2000 {
 		id := peer.ID(fmt.Sprintf("\x00\x24\x08\x01\x12\x20%032d", i))

@@ -53,9 +53,8 @@ func rawCallee(t *testing.T, a *Direct, listen string, answer func(id uint64) []
 	return a.to(h.ID())
 }
 
-// What makes no sense as an answer ends the stream, and the calls on it with
-// an unknown outcome.
-func TestMalformedAnswers(t *testing.T) { // T1, T4, T5
+// A malformed answer ends the stream, and the outcome of the calls on it is unknown.
+func TestMalformedAnswerEndsTheStream(t *testing.T) {
 	t.Parallel()
 	short := timeouts{hello: time.Second, frame: time.Second} // for those that announce more than comes
 	id := func(id uint64) []byte { return uintField(fieldCallID, id) }
@@ -112,9 +111,9 @@ func TestMalformedAnswers(t *testing.T) { // T1, T4, T5
 	})
 }
 
-// Answers that are late, repeated, of a later version, or of nobody's concern
-// disturb no call.
-func TestStrayAnswers(t *testing.T) {
+// Answers that are late, repeated, from a later version, or for an unknown call do not
+// disturb other calls.
+func TestStrayAnswersAreIgnored(t *testing.T) {
 	a := newDirect(t, newHost(t, tcp), Config{})
 	ev := string(eventtest.Encoded(t, "double", 8))
 	to := rawCallee(t, a, tcp, func(n uint64) []byte {
@@ -138,7 +137,8 @@ func TestStrayAnswers(t *testing.T) {
 	}
 }
 
-func TestMalformedCallsAreReset(t *testing.T) { // T1, T4, T5
+// A malformed call resets its stream and runs no handler.
+func TestMalformedCallsAreReset(t *testing.T) {
 	t.Parallel()
 	call := func(fields ...[]byte) []byte {
 		var m []byte
@@ -172,11 +172,11 @@ func TestMalformedCallsAreReset(t *testing.T) { // T1, T4, T5
 	if ran != 0 {
 		t.Errorf("%d calls ran", ran)
 	}
-	stillGood(t, a, b)
+	stillServes(t, a, b)
 }
 
-// A call that comes twice runs once, also over another stream of the session;
-// another session's calls are others.
+// A call that arrives twice runs once, also over another stream of the same session; the
+// same id in another session is another call.
 func TestRepeatedCallRunsOnce(t *testing.T) {
 	a, b := pair(t, tcp, Config{})
 	var ran atomic.Int32
@@ -216,7 +216,8 @@ func TestRepeatedCallRunsOnce(t *testing.T) {
 	}
 }
 
-// What is remembered of those who called is bounded.
+// The number of callers that a node remembers is bounded, and a caller with open streams
+// is not forgotten.
 func TestCallMarksAreBounded(t *testing.T) {
 	d := New(newHost(t, tcp), Config{})
 	here := &inStream{from: "here", hello: hello{session: "s"}}
@@ -233,9 +234,9 @@ func TestCallMarksAreBounded(t *testing.T) {
 	}
 }
 
-// A caller that does not read its answers holds back itself, and then loses
-// its stream; others are answered meanwhile.
-func TestCallerThatReadsNoAnswers(t *testing.T) {
+// A caller that does not read its answers delays only itself, and then loses its stream;
+// other callers are answered meanwhile.
+func TestCallerThatReadsNoAnswersLosesItsStream(t *testing.T) {
 	t.Parallel()
 	overTransports(t, func(t *testing.T, listen string) {
 		ha, hb := newHost(t, listen), newHost(t, listen)
@@ -271,7 +272,7 @@ func TestCallerThatReadsNoAnswers(t *testing.T) {
 	})
 }
 
-// FuzzAnswer reads whatever comes as the frame of an answer.
+// FuzzAnswer reads arbitrary bytes as the frame of an answer.
 func FuzzAnswer(f *testing.F) {
 	ev := string(eventtest.Encoded(f, "double", 8))
 	for _, b := range [][]byte{

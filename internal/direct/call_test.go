@@ -26,7 +26,7 @@ var double = Call[int, int]("double")
 
 func answerDouble(_ context.Context, _ peer.ID, n int) (int, error) { return 2 * n, nil }
 
-// do calls and expects an answer.
+// do makes a call and expects the answer want.
 func do[In, Out any](t testing.TB, c Call[In, Out], to *remote, in In, want Out) {
 	t.Helper()
 	if got, err := c.Do(t.Context(), to, in); err != nil || !reflect.DeepEqual(got, want) {
@@ -34,6 +34,7 @@ func do[In, Out any](t testing.TB, c Call[In, Out], to *remote, in In, want Out)
 	}
 }
 
+// A call returns the results of its handler, also when many calls run at the same time.
 func TestCalls(t *testing.T) {
 	t.Parallel()
 	overTransports(t, func(t *testing.T, listen string) {
@@ -84,7 +85,8 @@ func TestCalls(t *testing.T) {
 	})
 }
 
-// Each way in which a call can fail is told apart, and only those run that may.
+// Each way in which a call can fail has its own error, and a call that is refused runs no
+// handler.
 func TestErrorsOfCalls(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
@@ -170,7 +172,8 @@ func TestErrorsOfCalls(t *testing.T) {
 	check("late", errs.ErrClosed, 0, "")
 }
 
-// The deadline is the ctx's, shorter or longer than the usual one, else that.
+// A call ends at the deadline of its ctx, shorter or longer than the default timeout, and
+// without a deadline at the default timeout.
 func TestCallsEndInTime(t *testing.T) {
 	t.Parallel()
 	const usual = 200 * time.Millisecond
@@ -209,8 +212,8 @@ func TestCallsEndInTime(t *testing.T) {
 	}
 }
 
-// A call that is given up while it is in the queue does not run, and says so.
-func TestCallGivenUpInTheQueueDoesNotRun(t *testing.T) {
+// A call that is canceled while it is in the queue does not run, and its error says so.
+func TestCallCanceledInTheQueueDoesNotRun(t *testing.T) {
 	t.Parallel()
 	overTransports(t, func(t *testing.T, listen string) {
 		a, b := pair(t, listen, Config{StallTimeout: time.Hour})
@@ -272,9 +275,9 @@ func pending(l *sendQueue) int {
 	return len(l.calls)
 }
 
-// A stream that breaks under a call leaves its outcome unknown; the call is
-// not sent again, and the next one has a stream of its own.
-func TestCallOverLostStream(t *testing.T) {
+// A stream that breaks during a call leaves its outcome unknown; the call is not sent
+// again, and the next call opens a new stream.
+func TestCallOnALostStreamHasAnUnknownOutcome(t *testing.T) {
 	overTransports(t, func(t *testing.T, listen string) {
 		a, b := pair(t, listen, Config{})
 		for name, cut := range map[string]func(){
@@ -330,8 +333,8 @@ func TestCallOverLostStream(t *testing.T) {
 	})
 }
 
-// Streams break all the time: no call runs twice, none that is answered has
-// not run, and each error is one that says so.
+// While streams break all the time, no call runs twice, every answered call has run, and
+// each error says whether the call may have run.
 func TestNoCallRunsTwice(t *testing.T) {
 	overTransports(t, func(t *testing.T, listen string) {
 		a, b := pair(t, listen, Config{})
@@ -395,7 +398,7 @@ func TestNoCallRunsTwice(t *testing.T) {
 	})
 }
 
-// Events and calls of one caller are handled in its order.
+// The events and calls of one caller are handled in the order in which it sent them.
 func TestCallsKeepTheOrderOfEvents(t *testing.T) {
 	a, b := pair(t, tcp, Config{})
 	n := 0
@@ -409,8 +412,8 @@ func TestCallsKeepTheOrderOfEvents(t *testing.T) {
 	}
 }
 
-// A handler may call the node whose event or call it handles: the answer does
-// not wait behind that handler.
+// A handler may call the node whose event or call it handles: the answer does not wait
+// behind that handler.
 func TestCallsFromHandlers(t *testing.T) {
 	overTransports(t, func(t *testing.T, listen string) {
 		a, b := pair(t, listen, Config{})
@@ -429,9 +432,9 @@ func TestCallsFromHandlers(t *testing.T) {
 	})
 }
 
-// Two nodes that wait for each other in their handlers do so no longer than
-// their calls last; then everything goes on.
-func TestCallsAcrossEachOtherEnd(t *testing.T) {
+// Two nodes that wait for each other in their handlers do so only until their calls time
+// out; then both continue.
+func TestHandlersThatCallEachOtherTimeOut(t *testing.T) {
 	a, b := pair(t, tcp, Config{CallTimeout: 300 * time.Millisecond})
 	var both sync.WaitGroup // both handlers run
 	both.Add(2)
@@ -518,8 +521,8 @@ func TestClosingEndsCalls(t *testing.T) {
 	})
 }
 
-// So many calls wait for their answers, and no more; further ones wait before
-// they are sent.
+// The number of calls that wait for an answer is bounded; further calls wait before they
+// are sent.
 func TestCallsAreBounded(t *testing.T) {
 	a, b := pair(t, tcp, Config{MaxCalls: 2})
 	thaw := make(chan struct{})
@@ -547,7 +550,9 @@ func TestCallsAreBounded(t *testing.T) {
 	}
 }
 
-func TestWhichHandlerAnswers(t *testing.T) {
+// The handler for the caller and the name answers a call before a less specific one, and
+// of equal handlers the latest.
+func TestMostSpecificHandlerAnswers(t *testing.T) {
 	a, b := pair(t, tcp, Config{})
 	is := func(text string) func(context.Context, *event.Event) ([]any, error) {
 		return func(context.Context, *event.Event) ([]any, error) { return []any{text}, nil }
@@ -585,7 +590,7 @@ func TestWhichHandlerAnswers(t *testing.T) {
 	}
 }
 
-// TryEmit never waits: it says when the queue is full, and opens a stream in
+// TryEmit never waits: it returns an error when the queue is full, and opens a stream in
 // the background.
 func TestTryEmit(t *testing.T) {
 	overTransports(t, func(t *testing.T, listen string) {
@@ -634,8 +639,8 @@ func TestTryEmit(t *testing.T) {
 	})
 }
 
-// A peer that cannot be reached costs what TryEmit accepted, and that is told.
-func TestTryEmitToNobody(t *testing.T) {
+// Events that TryEmit accepted for a peer that cannot be reached are counted as unwritten.
+func TestTryEmitToAnUnreachablePeerCountsUnwritten(t *testing.T) {
 	a := newDirect(t, newHost(t, tcp), Config{StallTimeout: 200 * time.Millisecond})
 	to := newHost(t, tcp).ID()
 	for range 3 {

@@ -11,9 +11,9 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/event"
 )
 
-// An event that all its handlers borrow is used again, one that somebody may
-// keep is not.
-func TestBorrowedEvents(t *testing.T) {
+// An event whose handlers all borrow it is reused, and an event that a handler may have
+// stored is not.
+func TestOnlyBorrowedEventsAreReused(t *testing.T) {
 	a, b := pair(t, tcp, Config{})
 	var borrowed, kept []*event.Event
 	var values [][]byte
@@ -58,7 +58,7 @@ func borrower(f func(*event.Event)) func(context.Context, *event.Event) {
 	return func(_ context.Context, ev *event.Event) { f(ev) }
 }
 
-// What an event costs both ends together, the transport included.
+// An event costs both ends together, with the transport, a bounded number of allocations.
 func TestAllocationsOfAnEvent(t *testing.T) {
 	const events = 20_000
 	a, b := pair(t, tcp, Config{})

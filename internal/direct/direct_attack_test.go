@@ -24,13 +24,12 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// The attacker is a host that writes its streams by hand. The tests are named
-// after the threats T1 to T7 of a stream that a stranger opens.
+// In these tests an attacker is a host that writes its streams by hand.
 
 var good = hello{"attacker", "", 0}
 
-// stillGood checks that b goes on serving an honest peer, and the attacker.
-func stillGood(t *testing.T, a, b *Direct) {
+// stillServes checks that b still serves an honest peer, and the attacker.
+func stillServes(t *testing.T, a, b *Direct) {
 	t.Helper()
 	got := make(chan string, 1)
 	off := b.On("alive?", func(context.Context, *event.Event) { got <- "yes" })
@@ -43,7 +42,8 @@ func stillGood(t *testing.T, a, b *Direct) {
 	want(t, got, "yes")
 }
 
-func TestMalformedStreamsAreReset(t *testing.T) { // T1, T4, T5
+// A malformed stream is reset and counted, and other peers are still served.
+func TestMalformedStreamsAreReset(t *testing.T) {
 	t.Parallel()
 	eventFrame := func(m []byte) []byte { return frame.Append(nil, frame.AppendMessage(nil, fieldEvent, m)) }
 	named := func(name string) []byte { return eventFrame(frame.AppendMessage(nil, payload.FieldName, name)) }
@@ -115,11 +115,12 @@ func TestMalformedStreamsAreReset(t *testing.T) { // T1, T4, T5
 		if !strings.Contains(text, "level=DEBUG") || strings.Contains(text, "level=WARN") || strings.Contains(text, "\xff") {
 			t.Error("the log:", text)
 		}
-		stillGood(t, a, b)
+		stillServes(t, a, b)
 	})
 }
 
-func TestFramesOfLaterVersionsAreSkipped(t *testing.T) { // T5
+// Unknown frames and fields of later versions are skipped.
+func TestFramesOfLaterVersionsAreSkipped(t *testing.T) {
 	a, b := pair(t, tcp, Config{})
 	got := collect(b)
 	h := frame.AppendMessage(frame.AppendUint(nil, 9, 1), fieldHello,
@@ -140,8 +141,8 @@ func TestFramesOfLaterVersionsAreSkipped(t *testing.T) { // T5
 	want(t, got, "y")
 }
 
-// A frame that is cut anywhere brings nothing; those before it arrive.
-func TestCutFramesAreNotDelivered(t *testing.T) { // T2
+// A frame that is cut anywhere is not delivered; the frames before it are.
+func TestCutFramesAreNotDelivered(t *testing.T) {
 	overTransports(t, func(t *testing.T, listen string) {
 		a, b := pair(t, listen, Config{})
 		got := collect(b)
@@ -164,13 +165,13 @@ func TestCutFramesAreNotDelivered(t *testing.T) { // T2
 		if len(got) != 0 {
 			t.Error("delivered:", <-got)
 		}
-		stillGood(t, a, b)
+		stillServes(t, a, b)
 	})
 }
 
-// Who drips a frame byte by byte, or its hello, loses the stream; who is idle
-// between frames does not.
-func TestSlowFramesAreReset(t *testing.T) { // T3
+// A peer that sends a frame or its hello byte by byte loses the stream; a peer that is
+// idle between frames does not.
+func TestSlowFramesAreReset(t *testing.T) {
 	const timeout = 300 * time.Millisecond
 	overTransports(t, func(t *testing.T, listen string) {
 		a, b := pair(t, listen, Config{timeouts: timeouts{hello: timeout, frame: timeout}})
@@ -215,9 +216,9 @@ func TestSlowFramesAreReset(t *testing.T) { // T3
 	})
 }
 
-// However many streams a peer opens, four at most are held, and the rest cost
-// nothing that stays.
-func TestThousandsOfStreams(t *testing.T) { // T6
+// However many streams a peer opens, at most four are open at a time, and the others leave
+// no memory in use.
+func TestStreamsOfAPeerAreBounded(t *testing.T) {
 	total := 10_000
 	if testing.Short() {
 		total = 1000
@@ -255,11 +256,12 @@ func TestThousandsOfStreams(t *testing.T) { // T6
 	}
 	t.Logf("%d streams at once, %+v", most.Load(), b.Stats())
 	hold.Close()
-	stillGood(t, a, b)
+	stillServes(t, a, b)
 }
 
-// Four streams at once, the others are told why.
-func TestFifthStreamIsRefused(t *testing.T) { // T6
+// A peer may open four streams at a time; further ones are reset with a code that says
+// why.
+func TestFifthStreamIsRefused(t *testing.T) {
 	ha, hb := newHost(t, tcp), newHost(t, tcp)
 	hosttest.Connect(t, ha, hb)
 	a := newDirect(t, ha, Config{})
@@ -276,9 +278,9 @@ func TestFifthStreamIsRefused(t *testing.T) { // T6
 	}
 }
 
-// A flood of small frames to a slow handler: the sender feels it, nothing is
-// lost, and the receiver's memory stays where it is.
-func TestFloodToASlowHandler(t *testing.T) { // T7
+// A flood of small frames to a slow handler slows down its sender, loses no event, and
+// does not raise the receiver's memory.
+func TestFloodToASlowHandlerSlowsTheSender(t *testing.T) {
 	overTransports(t, func(t *testing.T, listen string) {
 		const total = 20_000
 		a, b := pair(t, listen, Config{StallTimeout: time.Hour})
@@ -310,9 +312,9 @@ func TestFloodToASlowHandler(t *testing.T) { // T7
 	})
 }
 
-// Rubbish from many streams at once, mutated from good frames: no crash, and
-// an honest peer is served as before.
-func TestRubbish(t *testing.T) { // T1 to T5 at random
+// Frames that are mutated at random on many streams at once crash nothing, and an honest
+// peer is served as before.
+func TestRubbishDoesNotDisturbOthers(t *testing.T) {
 	t.Parallel()
 	rounds := 300
 	if testing.Short() {
@@ -350,11 +352,11 @@ func TestRubbish(t *testing.T) { // T1 to T5 at random
 			waitFor(t, func() bool { return len(inboundOf(b, a.id())) == 0 })
 		}
 		t.Logf("%+v", b.Stats())
-		stillGood(t, last, b)
+		stillServes(t, last, b)
 	})
 }
 
-// FuzzDirectFrame reads whatever comes as the frames of a stream.
+// FuzzDirectFrame reads arbitrary bytes as the frames of a stream.
 func FuzzDirectFrame(f *testing.F) {
 	f.Add(good.append(nil)[1:])
 	f.Add(hello{"12345678", "home", 1 << 40}.append(nil)[1:])

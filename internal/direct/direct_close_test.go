@@ -20,7 +20,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// left returns what of ours is left behind on a host.
+// left returns how many streams and whether a handler of direct events a host still has.
 func left(h corehost.Host) (streams int, handler bool) {
 	for _, c := range h.Network().Conns() {
 		for _, s := range c.GetStreams() {
@@ -32,8 +32,8 @@ func left(h corehost.Host) (streams int, handler bool) {
 	return streams, slices.Contains(h.Mux().Protocols(), protocol.Events)
 }
 
-// Close leaves no goroutine, stream or handler behind on a host that lives on,
-// whatever goes on meanwhile.
+// Close leaves no goroutine, stream or handler on a host that stays open, whatever happens
+// at the same time.
 func TestCloseLeavesNothingBehind(t *testing.T) {
 	overTransports(t, func(t *testing.T, listen string) {
 		ha, hb := newHost(t, listen), newHost(t, listen)
@@ -102,8 +102,8 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 	})
 }
 
-// Close in time though a peer is frozen and 64 goroutines emit.
-func TestCloseWhileManyEmit(t *testing.T) {
+// Close returns in time although a peer is frozen and 64 goroutines emit.
+func TestCloseReturnsWhileManyEmit(t *testing.T) {
 	overTransports(t, func(t *testing.T, listen string) {
 		b := newDirect(t, newHost(t, listen), Config{})
 		a, to := frozen(t, listen, Config{})
@@ -181,9 +181,9 @@ func TestCloseInAHandler(t *testing.T) {
 	})
 }
 
-// A handler that does not return keeps Close until its ctx ends, and what is
-// left then ends with the handler.
-func TestCloseWithAStuckHandler(t *testing.T) {
+// A handler that does not return delays Close until its ctx ends; the rest ends with the
+// handler.
+func TestCloseWaitsForAStuckHandlerUntilItsContextEnds(t *testing.T) {
 	a, b := pair(t, tcp, Config{})
 	in, out := make(chan struct{}), make(chan struct{})
 	b.On("x", func(context.Context, *event.Event) { close(in); <-out })
@@ -197,6 +197,8 @@ func TestCloseWithAStuckHandler(t *testing.T) {
 	close(out)
 }
 
+// A Direct that was closed before its start leaves the host's stream handler alone, and
+// its pipes are closed.
 func TestCloseBeforeStart(t *testing.T) {
 	h := newHost(t, tcp)
 	h.SetStreamHandler(protocol.Events, func(network.Stream) {}) // somebody else's
@@ -221,9 +223,9 @@ func TestCloseBeforeStart(t *testing.T) {
 	}
 }
 
-// An Emit that waits for room while its node closes is told so, also when the link
-// ends first.
-func TestEmitThatWaitsIsToldOfTheClosing(t *testing.T) {
+// An Emit that waits for room in the queue returns ErrClosed when its node closes, also
+// when the link ends first.
+func TestWaitingEmitReturnsErrClosed(t *testing.T) {
 	a, b := pair(t, hosttest.TCP, Config{QueueEvents: 1})
 	release := make(chan struct{})
 	defer close(release)

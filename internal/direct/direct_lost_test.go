@@ -32,9 +32,9 @@ func inboundOf(d *Direct, p peer.ID) (all []*inStream) {
 	return all
 }
 
-// Streams that break in the middle, and connections too, never change the
-// order and never bring an event twice; and the sender goes on by itself.
-func TestOrderOverLostStreams(t *testing.T) {
+// Streams and connections that break never change the order of events and never deliver
+// one twice, and the sender continues by itself.
+func TestOrderIsKeptOverLostStreams(t *testing.T) {
 	t.Parallel()
 	breakers := map[string]func(a, b *Direct){
 		"receiver resets": func(a, b *Direct) {
@@ -145,8 +145,8 @@ func rawEvent(t testing.TB, name string, args ...any) []byte {
 	return appendFrame(nil, &event.Outgoing{Size: len(ev), Buf: &event.Buffer{B: ev}}, nil)
 }
 
-// A newer stream waits until the older one has been silent for a second or has
-// ended, and takes what it holds with it; one that comes late is refused.
+// A newer stream is read when the older one has ended or has been silent for a second; a
+// stream older than the one being read is refused.
 func TestStreamsOfOnePeerAreReadInTurn(t *testing.T) {
 	const drainTimeout = 300 * time.Millisecond
 	overTransports(t, func(t *testing.T, listen string) {
@@ -229,10 +229,9 @@ func resetCode(t testing.TB, s network.Stream) network.StreamErrorCode {
 	return reset.ErrorCode
 }
 
-// A peer that resets every stream cannot make its sender spin: the pauses
-// between streams grow, and after the stall timeout the events are given up,
-// those that were queued and those that wait.
-func TestPeerThatResetsEveryStream(t *testing.T) {
+// A peer that resets every stream does not make its sender spin: the pauses between
+// streams grow, and after the stall timeout the queued and the waiting events fail.
+func TestPeerThatResetsEveryStreamIsGivenUp(t *testing.T) {
 	t.Parallel()
 	overTransports(t, func(t *testing.T, listen string) {
 		h := newHost(t, listen)
@@ -270,8 +269,8 @@ func TestPeerThatResetsEveryStream(t *testing.T) {
 	})
 }
 
-// What was queued when the stream broke goes to the next one; what was handed
-// to the broken one does not come again.
+// Events that were queued when the stream broke go over the next stream; events that were
+// written to the broken one are not sent again.
 func TestQueueSurvivesItsStream(t *testing.T) {
 	h := newHost(t, tcp)
 	frames := make(chan []byte, 10_000)

@@ -20,8 +20,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/protocol"
 )
 
-// frozen returns a started Direct and the id of a connected peer that takes
-// streams and never reads them.
+// frozen returns a started Direct and the id of a connected peer that accepts streams and
+// never reads them.
 func frozen(t *testing.T, listen string, cfg Config) (*Direct, peer.ID) {
 	t.Helper()
 	h := newHost(t, listen)
@@ -40,9 +40,8 @@ func fill(ctx context.Context, d *Direct, to peer.ID, size int) (n int, err erro
 	return n - 1, err
 }
 
-// The original buffered 146 MiB for a frozen peer and kept it (its bugs 7 and
-// 21). Here Emit waits, says that the peer is stalled, and what was accepted
-// stays within the bound.
+// The original buffered 146 MiB for a frozen peer and never freed it. Here Emit waits and
+// then reports that the peer is stalled, and the accepted events stay within the bound.
 func TestFrozenPeerStallsEmit(t *testing.T) {
 	t.Parallel()
 	overTransports(t, func(t *testing.T, listen string) {
@@ -81,7 +80,7 @@ func TestFrozenPeerStallsEmit(t *testing.T) {
 }
 
 // An Emit that waits ends with its ctx, with the link, and with Close.
-func TestWhatEndsAWaitingEmit(t *testing.T) {
+func TestContextLinkAndCloseEndAWaitingEmit(t *testing.T) {
 	t.Parallel()
 	overTransports(t, func(t *testing.T, listen string) {
 		for _, c := range []struct {
@@ -128,8 +127,7 @@ func TestWhatEndsAWaitingEmit(t *testing.T) {
 	})
 }
 
-// waitUntilFull waits until somebody waits for room in the queue to a peer
-// that takes nothing any more.
+// waitUntilFull waits until an Emit waits for room in the queue to a frozen peer.
 func waitUntilFull(t *testing.T, d *Direct, to peer.ID) {
 	t.Helper()
 	last, since := uint64(0), time.Now()
@@ -152,7 +150,7 @@ func waitUntilFull(t *testing.T, d *Direct, to peer.ID) {
 	}
 }
 
-// A peer that freezes for a while loses nothing: what was accepted waits.
+// A peer that freezes for a while loses no events: the accepted events wait for it.
 func TestThawedPeerGetsEverything(t *testing.T) {
 	t.Parallel()
 	overTransports(t, func(t *testing.T, listen string) {
@@ -196,9 +194,9 @@ func TestThawedPeerGetsEverything(t *testing.T) {
 	})
 }
 
-// Two nodes that answer each other's events from their handlers, as fast as
-// they can, while both also emit, must not lock up: when both handlers wait
-// for room, neither node reads, and only the stall timeout frees them.
+// Two nodes that answer each other's events in their handlers, as fast as they can, do not
+// block each other for good: when both handlers wait for room, neither node reads, and the
+// stall timeout frees them.
 func TestNodesThatAnswerEachOtherDoNotLockUp(t *testing.T) {
 	t.Parallel()
 	overTransports(t, func(t *testing.T, listen string) {
@@ -242,8 +240,8 @@ func TestNodesThatAnswerEachOtherDoNotLockUp(t *testing.T) {
 	})
 }
 
-// The plain form of it, an endless ping-pong of many balls, never stalls.
-func TestPingPong(t *testing.T) {
+// Two nodes that pass many events back and forth without end never stall.
+func TestPingPongNeverStalls(t *testing.T) {
 	overTransports(t, func(t *testing.T, listen string) {
 		a, b := pair(t, listen, Config{})
 		const balls, hits = 100, 20_000
@@ -268,8 +266,8 @@ func TestPingPong(t *testing.T) {
 	})
 }
 
-// A slow handler holds back its sender and no other.
-func TestSlowHandlerHoldsBackItsSenderAlone(t *testing.T) {
+// A slow handler delays its sender and no other peer.
+func TestSlowHandlerDelaysOnlyItsSender(t *testing.T) {
 	overTransports(t, func(t *testing.T, listen string) {
 		b := newDirect(t, newHost(t, listen), Config{})
 		slow := newDirect(t, newHost(t, listen), Config{StallTimeout: time.Hour})

@@ -85,7 +85,7 @@ func emit(t testing.TB, from *Direct, to peer.ID, name string, args ...any) {
 	}
 }
 
-// describe says what an event is.
+// describe returns the name and the arguments of an event as text.
 func describe(ev *event.Event) string {
 	args := make([]any, ev.Len())
 	ptrs := make([]any, ev.Len())
@@ -193,9 +193,10 @@ func TestNodesOfOneProcessShareNothing(t *testing.T) {
 	}
 }
 
-// numbers is what the emitters of the order tests send: who and how many.
+// numbers is the argument of the events in the order tests: the emitter and its count.
 type numbers struct{ Who, N int }
 
+// Events of many emitters arrive without loss, in the order of each emitter.
 func TestOrderAndNoLoss(t *testing.T) {
 	t.Parallel()
 	total := 100_000
@@ -254,8 +255,8 @@ func (e emitterTo) Emit(ctx context.Context, name string, args ...any) error {
 	return e.Direct.Emit(ctx, e.to, name, args...)
 }
 
-// The arguments are encoded at the call: the caller may reuse them.
-func TestArgumentsBelongToTheCallerAgain(t *testing.T) {
+// The arguments are encoded during Emit, so the caller may reuse them afterwards.
+func TestArgumentsMayBeReusedAfterEmit(t *testing.T) {
 	a, b := pair(t, tcp, Config{})
 	got := collect(b)
 	raw, list := []byte("0"), []int{0}
@@ -268,9 +269,9 @@ func TestArgumentsBelongToTheCallerAgain(t *testing.T) {
 	}
 }
 
-// Handlers of one peer run one after the other, those of different peers at
-// the same time, none on the goroutine of Emit.
-func TestWhereHandlersRun(t *testing.T) {
+// The handlers of one peer run one after the other, those of different peers at the same
+// time, and none on the goroutine of Emit.
+func TestHandlersRunInTurnForEachPeer(t *testing.T) {
 	a, b := pair(t, tcp, Config{})
 	c := newDirect(t, newHost(t, tcp), Config{})
 	hosttest.Connect(t, c.host, b.host)
@@ -304,8 +305,9 @@ func TestWhereHandlersRun(t *testing.T) {
 	<-done
 }
 
-// On, off and Emit may be used inside a handler, and a panic ends nothing.
-func TestInsideAHandler(t *testing.T) {
+// A handler may call On, off and Emit, and a panic in it ends neither the stream nor other
+// handlers.
+func TestHandlersMayEmitAndChangeHandlers(t *testing.T) {
 	a, b := pair(t, tcp, Config{})
 	atA, atB := collect(a), make(chan string, 9)
 	var off func()
@@ -327,8 +329,8 @@ func TestInsideAHandler(t *testing.T) {
 	}
 }
 
-// A handler that ends its goroutine, as t.FailNow does, ends that stream; the
-// next events come on another one.
+// A handler that ends its goroutine, as t.FailNow does, ends the stream; the next events
+// arrive on another stream.
 func TestHandlerMayEndItsGoroutine(t *testing.T) {
 	a, b := pair(t, tcp, Config{})
 	var got atomic.Bool
@@ -349,8 +351,8 @@ func TestHandlerMayEndItsGoroutine(t *testing.T) {
 	})
 }
 
-// Events and their bytes may be kept when the handler has returned.
-func TestEventsMayBeKept(t *testing.T) {
+// An event and its bytes stay valid after the handler has returned.
+func TestEventsMayBeStoredByHandlers(t *testing.T) {
 	a, b := pair(t, tcp, Config{})
 	const n = 1000
 	kept, raw := make([]*event.Event, 0, n), make([][]byte, 0, n)
@@ -375,6 +377,8 @@ func TestEventsMayBeKept(t *testing.T) {
 	}
 }
 
+// Each error of Emit can be matched with errors.Is and names the event or the peer; a
+// refused event creates no queue.
 func TestErrorsOfEmit(t *testing.T) {
 	ha, hb := newHost(t, tcp), newHost(t, tcp)
 	hosttest.Connect(t, ha, hb)
@@ -420,9 +424,9 @@ func TestErrorsOfEmit(t *testing.T) {
 	closeDirect(t, a)
 }
 
-// A peer that does not speak the protocol is not connected in the sense of
-// Emit, though the hosts are.
-func TestPeerWithoutTheProtocol(t *testing.T) {
+// Emit reports a peer that does not speak the protocol as not connected, though the hosts
+// are connected.
+func TestPeerWithoutTheProtocolIsNotConnected(t *testing.T) {
 	overTransports(t, func(t *testing.T, listen string) {
 		a := newDirect(t, newHost(t, listen), Config{})
 		h := newHost(t, listen)
@@ -433,8 +437,9 @@ func TestPeerWithoutTheProtocol(t *testing.T) {
 	})
 }
 
-// An event is bounded at the receiver, too; one that fits exactly passes.
-func TestLargestEvent(t *testing.T) {
+// The receiver checks the size of an event too, and an event of exactly the largest size
+// passes.
+func TestSizeIsCheckedAtTheReceiver(t *testing.T) {
 	overTransports(t, func(t *testing.T, listen string) {
 		a, b := pair(t, listen, Config{})
 		got := make(chan int, 2)
@@ -453,7 +458,9 @@ func TestLargestEvent(t *testing.T) {
 	})
 }
 
-func TestAdmit(t *testing.T) {
+// Events wait until Admit has accepted their sender; when it refuses, they are counted as
+// unwritten and the next Emit returns ErrRefused.
+func TestAdmitDecidesBeforeEventsAreRead(t *testing.T) {
 	ha, hb := newHost(t, tcp), newHost(t, tcp)
 	hosttest.Connect(t, ha, hb)
 	a := newDirect(t, ha, Config{})
@@ -506,7 +513,9 @@ func TestAdmit(t *testing.T) {
 	}
 }
 
-func TestOtherNetwork(t *testing.T) {
+// A peer of another network is refused, no event of it is delivered, and the refusal is
+// remembered for a while.
+func TestPeerOfAnotherNetworkIsRefused(t *testing.T) {
 	overTransports(t, func(t *testing.T, listen string) {
 		ha, hb := newHost(t, listen), newHost(t, listen)
 		hosttest.Connect(t, ha, hb)
@@ -541,7 +550,9 @@ func TestOtherNetwork(t *testing.T) {
 	})
 }
 
-func TestStreams(t *testing.T) {
+// The bytes written to a pipe are read at the other end unchanged, until either end is
+// closed.
+func TestPipeCarriesBytesUnchanged(t *testing.T) {
 	t.Parallel()
 	overTransports(t, func(t *testing.T, listen string) {
 		a, b := pair(t, listen, Config{})
@@ -574,7 +585,9 @@ func TestStreams(t *testing.T) {
 	})
 }
 
-func TestFlush(t *testing.T) {
+// Flush returns when all events are written, and written events arrive even if the sender
+// closes.
+func TestFlushedEventsArriveAfterClose(t *testing.T) {
 	t.Parallel()
 	a, b := pair(t, tcp, Config{})
 	if err := a.Flush(t.Context()); err != nil {

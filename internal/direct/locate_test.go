@@ -18,8 +18,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
-// TestFirstEmitLocatesThePeer: who is not connected is found by the first Emit or
-// Call, by one search however many of them wait, and later ones find the stream.
+// A peer without a connection is located by one search, however many calls of Emit and
+// Call wait, and later calls use the stream that was opened.
 func TestFirstEmitLocatesThePeer(t *testing.T) {
 	ha, hb := newHost(t, tcp), newHost(t, tcp)
 	var searches atomic.Int32
@@ -52,7 +52,7 @@ func TestFirstEmitLocatesThePeer(t *testing.T) {
 	}
 }
 
-// TestConnectedPeerIsNotLocated: nothing is asked about a peer that is connected.
+// A connected peer is not searched for.
 func TestConnectedPeerIsNotLocated(t *testing.T) {
 	ha, hb := newHost(t, tcp), newHost(t, tcp)
 	hosttest.Connect(t, ha, hb)
@@ -62,9 +62,8 @@ func TestConnectedPeerIsNotLocated(t *testing.T) {
 	want(t, got, "hello")
 }
 
-// TestEmitSaysWhyThePeerWasNotLocated: the error of the search is that of Emit,
-// which is not sent later.
-func TestEmitSaysWhyThePeerWasNotLocated(t *testing.T) {
+// Emit returns the error of the search, and the event is not sent later.
+func TestEmitReturnsTheErrorOfTheSearch(t *testing.T) {
 	ha, hb := newHost(t, tcp), newHost(t, tcp)
 	nowhere := errors.New("nobody knows it")
 	a := newDirect(t, ha, Config{Locate: func(context.Context, peer.ID) error { return nowhere }})
@@ -106,9 +105,9 @@ func (h *staleHost) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID
 	return h.Host.NewStream(ctx, p, ids...)
 }
 
-// TestStaleConnectionIsNotTheEnd: a peer whose connection turns out to be dead, an old
-// one or one that was just made, is located once more, and no more than that.
-func TestStaleConnectionIsNotTheEnd(t *testing.T) {
+// A peer whose connection turns out to be dead, old or just made, is located once more and
+// only once.
+func TestPeerWithAStaleConnectionIsLocatedOnce(t *testing.T) {
 	for _, of := range []struct{ connected, late bool }{{true, false}, {true, true}, {false, false}, {false, true}} {
 		for breaks := range 3 {
 			ha, hb := &staleHost{newHost(t, tcp), breaks, of.late}, newHost(t, tcp)
@@ -142,8 +141,7 @@ func TestStaleConnectionIsNotTheEnd(t *testing.T) {
 	}
 }
 
-// TestEndedContextEndsTheSearch: the search gets the context of the Emit, and its
-// end is what Emit returns.
+// The search gets the context of the Emit, and Emit returns the error of that context.
 func TestEndedContextEndsTheSearch(t *testing.T) {
 	ha, hb := newHost(t, tcp), newHost(t, tcp)
 	searching := make(chan struct{})

@@ -13,8 +13,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/event"
 )
 
-// TestNameOfAMessage: a typed event whose type is a protobuf message.
-func TestNameOfAMessage(t *testing.T) {
+// A typed event whose type is a protobuf message arrives with its value.
+func TestTypedEventOfAProtobufMessage(t *testing.T) {
 	src := dispatch.New(slog.New(slog.DiscardHandler))
 	text := Name[*wrapperspb.StringValue]("e")
 	var got []string

@@ -9,8 +9,8 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/frame"
 )
 
-// There are two ways to encode an event of raw bytes; they agree.
-func TestFramesOfRawEvents(t *testing.T) {
+// The two ways to encode an event of raw bytes give the same frame.
+func TestBothEncodersOfRawEventsAgree(t *testing.T) {
 	for _, args := range [][]any{
 		{}, {[]byte{}}, {[]byte(nil)}, {make([]byte, 1)}, {make([]byte, 123)}, {make([]byte, 124)}, {make([]byte, 125)}, {make([]byte, 126)}, {make([]byte, 127)}, {make([]byte, 128)},
 		{make([]byte, 20000), []byte("x"), []byte{}},

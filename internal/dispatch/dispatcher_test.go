@@ -40,6 +40,8 @@ func (c *calls) want(t *testing.T, want ...string) {
 
 func eventFrom(from peer.ID, name string) *event.Event { return &event.Event{From: from, Name: name} }
 
+// Matching handlers are called in the order of their registration, and not after they were
+// removed.
 func TestHandlersAreCalledInOrderOfRegistration(t *testing.T) {
 	m := New(discard)
 	ctx := t.Context()
@@ -77,7 +79,9 @@ func TestHandlersAreCalledInOrderOfRegistration(t *testing.T) {
 	}
 }
 
-func TestHandlersChangeHandlers(t *testing.T) {
+// A handler may add and remove handlers, and a removed handler is not called even for the
+// current event.
+func TestHandlersMayChangeHandlers(t *testing.T) {
 	m := New(discard)
 	var got calls
 	var offSelf, offNext func()
@@ -95,7 +99,7 @@ func TestHandlersChangeHandlers(t *testing.T) {
 	got.want(t, "third", "new")
 }
 
-// The goroutine of a stream keeps what it found last; it has to notice changes.
+// The goroutine of a stream caches the handlers it found last and notices changes of them.
 func TestEnteredGoroutineSeesChanges(t *testing.T) {
 	m := New(discard)
 	ctx, leave := m.Enter(t.Context())
@@ -113,6 +117,8 @@ func TestEnteredGoroutineSeesChanges(t *testing.T) {
 	got.want(t, "a", "a", "q", "q")
 }
 
+// A panic in a handler is caught, logged with its stack and counted, and the later
+// handlers are called.
 func TestPanicsAreCaughtLoggedAndCounted(t *testing.T) {
 	var log bytes.Buffer
 	m := New(eventtest.LogTo(&log))
@@ -132,7 +138,8 @@ func TestPanicsAreCaughtLoggedAndCounted(t *testing.T) {
 	}
 }
 
-func TestHandlerForNoPossibleNameIsLogged(t *testing.T) {
+// A handler for a name that no event can have is logged as an error.
+func TestHandlerForAnInvalidNameIsLogged(t *testing.T) {
 	for _, name := range []string{"", "a\xff", strings.Repeat("n", 129)} {
 		var log bytes.Buffer
 		m := New(eventtest.LogTo(&log))
@@ -143,7 +150,8 @@ func TestHandlerForNoPossibleNameIsLogged(t *testing.T) {
 	}
 }
 
-func TestHandlersAndDispatchAtOnce(t *testing.T) {
+// Handlers may be added and removed while other goroutines dispatch.
+func TestHandlersMayChangeDuringDispatch(t *testing.T) {
 	m := New(discard)
 	var wg sync.WaitGroup
 	for range 4 {
@@ -163,7 +171,9 @@ func TestHandlersAndDispatchAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
-func TestWait(t *testing.T) {
+// Wait returns when the handlers have returned, or at the end of its ctx; inside a handler
+// it waits for the other handlers only, and not forever.
+func TestWaitIsForOtherHandlersOnly(t *testing.T) {
 	type key struct{}
 	bubble.Test(t, func(t *testing.T) {
 		m := New(discard)
@@ -213,8 +223,8 @@ func TestWait(t *testing.T) {
 	})
 }
 
-// Whoever writes a handler that panics, ends its goroutine or has the wrong type gets to
-// see that without asking for a log.
+// Handlers that panic, end their goroutine or have the wrong type are logged without any
+// configuration.
 func TestFaultsOfHandlersAreLoggedByDefault(t *testing.T) {
 	for what, c := range map[string]struct {
 		handle func(t *Turn)

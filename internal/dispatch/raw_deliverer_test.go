@@ -19,9 +19,9 @@ func newTestRawDeliverer(ctx context.Context) *RawDeliverer {
 	return r
 }
 
-// Each sender's messages come in order, and a handler that is slow with one sender
-// does not hold up another.
-func TestRawInOrderOfEachSender(t *testing.T) {
+// The messages of each sender are delivered in order, and a handler that is slow with one
+// sender does not delay another.
+func TestRawKeepsTheOrderOfEachSender(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		r := newTestRawDeliverer(t.Context())
 		slow := make(chan struct{})
@@ -56,8 +56,9 @@ func TestRawInOrderOfEachSender(t *testing.T) {
 	})
 }
 
-// What waits has a bound, who sends most pays for it, and all that is lost is counted.
-func TestRawBoundsWhatWaits(t *testing.T) {
+// The waiting messages are bounded, the sender with the most of them loses messages first,
+// and every loss is counted.
+func TestRawBoundsWaitingMessages(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		r := newTestRawDeliverer(t.Context())
 		busy := make(chan struct{})
@@ -96,8 +97,8 @@ func TestRawBoundsWhatWaits(t *testing.T) {
 	})
 }
 
-// Who comes with one key after the other, each with less to say, drives out what the
-// last ones have said, and not more: the senders have a bound, too.
+// The number of waiting senders is bounded too, so many keys with ever smaller messages do
+// not grow the queue; every message is delivered or counted as dropped.
 func TestRawBoundsSenders(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		r := newTestRawDeliverer(t.Context())
@@ -133,9 +134,9 @@ func TestRawBoundsSenders(t *testing.T) {
 	})
 }
 
-// A handler keeps and changes what it is given, panics, and is taken away while
-// messages wait for it.
-func TestRawHandlers(t *testing.T) {
+// A handler may store and change its message, panic, and be removed while messages wait
+// for it.
+func TestRawHandlersMayStoreChangeAndPanic(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		r := newTestRawDeliverer(t.Context())
 		if r.Enqueue("x", []byte("nobody")) {

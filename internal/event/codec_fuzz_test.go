@@ -12,8 +12,8 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// FuzzDecodeArgument decodes what strangers write into variables of many
-// kinds. What is accepted can be emitted again, and is then the same.
+// FuzzDecodeArgument decodes arbitrary bytes into variables of many kinds. A decoded value
+// can be encoded again and is then the same.
 func FuzzDecodeArgument(f *testing.F) {
 	s, _ := structpb.NewStruct(map[string]any{"a": 1.0, "b": []any{"x", nil, true}})
 	for _, c := range []Codec{JSON, CBOR} {

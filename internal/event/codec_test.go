@@ -39,7 +39,8 @@ func arrived(t testing.TB, c Codec, args ...any) *Event {
 	return ev
 }
 
-// argument returns an event with one argument as a stranger may write it.
+// argument returns an event with one argument of any codec and data, as an attacker could
+// send it.
 func argument(t testing.TB, codec uint32, data []byte) *Event {
 	t.Helper()
 	a := frame.AppendUint(nil, payload.FieldCodec, uint64(codec))
@@ -62,8 +63,8 @@ func codecsOf(ev *Event) (ids []uint32) {
 	return ids
 }
 
-// TestEachArgumentSaysItsCodec: what goes raw or as protobuf does so with every
-// codec, and a node reads what nodes with another codec send.
+// Raw and protobuf arguments have the same encoding with every codec, and a node decodes
+// the arguments of nodes with another codec.
 func TestEachArgumentSaysItsCodec(t *testing.T) {
 	for _, tt := range []struct {
 		codec Codec
@@ -118,7 +119,7 @@ type everything struct {
 	Any  any
 }
 
-// TestCBORKeepsValues: also those that JSON would not.
+// CBOR keeps all values, also those that JSON would change.
 func TestCBORKeepsValues(t *testing.T) {
 	seven := 7
 	for _, v := range []everything{
@@ -161,8 +162,8 @@ func sameBut(a, b everything) bool {
 	return reflect.DeepEqual(a, b)
 }
 
-// TestCBORIntoAny: a handler that takes any finds the same shapes as with JSON.
-func TestCBORIntoAny(t *testing.T) {
+// An argument decoded into an any has the same shape with CBOR as with JSON.
+func TestCBORIntoAnyHasTheShapesOfJSON(t *testing.T) {
 	for _, tt := range []struct{ in, want any }{
 		{nil, nil},
 		{true, true},
@@ -196,7 +197,7 @@ func TestCBORIntoAny(t *testing.T) {
 	}
 }
 
-// TestEqualValuesAreEqualBytes: maps are sorted, as with JSON.
+// Equal values have equal bytes with CBOR as with JSON: the keys of maps are sorted.
 func TestEqualValuesAreEqualBytes(t *testing.T) {
 	m := map[string]int{}
 	for i := range 50 {
@@ -210,6 +211,8 @@ func TestEqualValuesAreEqualBytes(t *testing.T) {
 	}
 }
 
+// A protobuf argument is decoded into a message or a pointer to one, which shares no bytes
+// with the event.
 func TestProtobufMessages(t *testing.T) {
 	s, err := structpb.NewStruct(map[string]any{"a": 1.0, "b": []any{"x", nil}})
 	if err != nil {
@@ -255,7 +258,9 @@ func TestProtobufMessages(t *testing.T) {
 	}
 }
 
-func TestCodecMismatches(t *testing.T) {
+// An argument whose codec does not fit the variable is an error that names the codec and
+// the types that fit.
+func TestDecodeErrorNamesTheCodec(t *testing.T) {
 	var (
 		raw   []byte
 		s     string
@@ -330,7 +335,7 @@ func nested(levels int) (v any) {
 	return v
 }
 
-// TestCBORThatCannotBeDecodedIsRefused: Emit says so, instead of every receiver.
+// An argument whose CBOR no receiver could decode is refused by Emit.
 func TestCBORThatCannotBeDecodedIsRefused(t *testing.T) {
 	for _, tt := range []struct {
 		what string
@@ -396,8 +401,8 @@ func allocated(most uint64, f func()) (n uint64) {
 	return n
 }
 
-// TestHostileArguments: arguments made to crash their reader, or to make it
-// allocate much for a few bytes, are errors that cost next to nothing.
+// Arguments that are made to crash the decoder, or to make it allocate much for a few
+// bytes, are errors and allocate almost nothing.
 func TestHostileArguments(t *testing.T) {
 	unhex := func(s string) []byte {
 		b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))

@@ -45,7 +45,8 @@ type point struct {
 	Note string `json:",omitempty"`
 }
 
-func TestEveryArgumentComesBack(t *testing.T) {
+// An argument of each supported type is decoded to the value that was sent.
+func TestEveryArgumentIsDecodedAsItWasSent(t *testing.T) {
 	when := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 	ev := decoded(t, "all", 7, -2.5, "text <&> \u2028", true, nil, []int{1, 2}, map[string]int{"a": 1}, point{1, 2, "x"}, &point{3, 4, ""}, []byte{0, 255}, when, json.RawMessage(`{"raw":1}`))
 	if ev.Name != "all" || ev.From != "sender" || ev.Len() != 12 {
@@ -73,7 +74,8 @@ func TestEveryArgumentComesBack(t *testing.T) {
 	}
 }
 
-// Lengths of one, two and three bytes, and around where they meet.
+// Arguments are decoded whole at sizes around those where the length prefix grows by a
+// byte.
 func TestArgumentsOfEverySize(t *testing.T) {
 	for _, n := range []int{0, 1, 2, 123, 124, 125, 126, 127, 128, 129, 16370, 16377, 16378, 16379, 16380, 16381, 16383, 16384, 16385, 20000, 40000} {
 		raw := bytes.Repeat([]byte{0x80, 1, 'x'}, n)[:n]
@@ -86,7 +88,8 @@ func TestArgumentsOfEverySize(t *testing.T) {
 	}
 }
 
-func TestDecodeWhatIsWanted(t *testing.T) {
+// Decode skips arguments for nil pointers and at the end, and decodes into an any.
+func TestDecodeSkipsArguments(t *testing.T) {
 	ev := decoded(t, "move", 1, []byte("two"), "three")
 	var s string
 	if err := ev.Decode(nil, nil, &s); err != nil || s != "three" {
@@ -113,6 +116,7 @@ func TestDecodeWhatIsWanted(t *testing.T) {
 	}
 }
 
+// An error of Decode names the argument that failed.
 func TestDecodeErrorsNameTheArgument(t *testing.T) {
 	ev := decoded(t, "e", []byte("raw"), "text", 3)
 	var (
@@ -138,8 +142,8 @@ func TestDecodeErrorsNameTheArgument(t *testing.T) {
 	}
 }
 
-// The bytes of an argument end where it ends: appending to them copies.
-func TestBytesCannotGrowIntoTheNext(t *testing.T) {
+// Appending to the bytes of an argument copies them, so the next argument does not change.
+func TestAppendingToAnArgumentCopies(t *testing.T) {
 	ev := decoded(t, "e", []byte("one"), []byte("two"))
 	b, _ := ev.Bytes(0)
 	_ = append(b, "xxxxxxxx"...)
@@ -148,7 +152,9 @@ func TestBytesCannotGrowIntoTheNext(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeSentIsRefused(t *testing.T) {
+// An event with an invalid name or argument, or that is too large, is refused with an
+// error that names the fault.
+func TestInvalidEventsAreNotEncoded(t *testing.T) {
 	const max = 1000
 	fits := max - len(encoded(t, "n", make([]byte, 200))) + 200
 	many := make([]any, maxArgs+1)
@@ -194,7 +200,8 @@ func TestWhatCannotBeSentIsRefused(t *testing.T) {
 	}
 }
 
-func TestBadEvents(t *testing.T) {
+// Parse refuses malformed events.
+func TestMalformedEventsAreNotParsed(t *testing.T) {
 	field := func(num protowire.Number, b string) []byte { return frame.AppendMessage(nil, num, b) }
 	long := bytes.Repeat(field(payload.FieldArgs, ""), maxArgs+1)
 	for name, b := range map[string][]byte{
@@ -216,7 +223,7 @@ func TestBadEvents(t *testing.T) {
 	}
 }
 
-// A later version may add fields, also around the ones known here.
+// Fields that a later version adds are skipped, before and after the known ones.
 func TestUnknownFieldsAreSkipped(t *testing.T) {
 	b := frame.AppendUint(nil, 9, 5)
 	b = append(b, encoded(t, "e", 1)...)
@@ -240,7 +247,8 @@ func TestUnknownFieldsAreSkipped(t *testing.T) {
 	}
 }
 
-func TestStrangersTextIsQuotedAndCut(t *testing.T) {
+// Text from other nodes is quoted and shortened before it goes into an error or a log.
+func TestTextOfOtherNodesIsQuotedAndCut(t *testing.T) {
 	for in, want := range map[string]string{
 		"plain":                  `"plain"`,
 		"a\nb\x1b[31m":           `"a\nb\x1b[31m"`,
@@ -254,8 +262,8 @@ func TestStrangersTextIsQuotedAndCut(t *testing.T) {
 	}
 }
 
-// FuzzEvent decodes whatever comes. What is accepted keeps within the bounds,
-// and encoding the same again gives the same event.
+// FuzzEvent parses arbitrary bytes. A parsed event stays within the limits, and encoding
+// it again gives the same event.
 func FuzzEvent(f *testing.F) {
 	f.Add(encoded(f, "move", 1, "two", []byte("three"), nil))
 	f.Add(encoded(f, "e"))

@@ -25,7 +25,7 @@ import (
 	"github.com/go-smokesignal/smokesignal/internal/hosttest"
 )
 
-// onTopic is a Topic on a host of its own, and what it got.
+// onTopic is a Topic on its own host, with the messages it has received.
 type onTopic struct {
 	*Topic
 	t    *testing.T
@@ -58,7 +58,7 @@ func newOnTopicOf(t *testing.T, h corehost.Host, name string, options ...pubsub.
 	return o
 }
 
-// begin makes the Topic, or the next one.
+// begin joins the topic, also again after a close.
 func (o *onTopic) begin(cfg Config) {
 	o.t.Helper()
 	var err error
@@ -76,7 +76,7 @@ func (o *onTopic) begin(cfg Config) {
 	})
 }
 
-// wait waits until just these messages have come from the other.
+// wait waits until exactly these messages have arrived from the peer.
 func (o *onTopic) wait(from peer.ID, want ...[]byte) {
 	o.t.Helper()
 	timeout := time.After(30 * time.Second)
@@ -123,9 +123,9 @@ func topicPair(t *testing.T) (a, b *onTopic) {
 	return a, b
 }
 
-// The bytes arrive unchanged, whatever they are, in order and with their author, and a
-// member does not receive its own.
-func TestTopicPassesBytesAsTheyAre(t *testing.T) {
+// Any bytes arrive unchanged, in order and with their author, and a member does not
+// receive its own messages.
+func TestTopicCarriesBytesUnchanged(t *testing.T) {
 	a, b := topicPair(t)
 	messages := [][]byte{[]byte("text"), {}, nil, {0}, {0xff, 0, 0xfe}, bytes.Repeat([]byte{0, 0xff}, 50_000), []byte("end")}
 	for _, m := range messages {
@@ -139,8 +139,8 @@ func TestTopicPassesBytesAsTheyAre(t *testing.T) {
 	}
 }
 
-// A publisher may use its bytes again at once.
-func TestTopicKeepsNothingOfThePublisher(t *testing.T) {
+// A publisher may change its bytes as soon as Publish has returned.
+func TestPublisherMayReuseItsBytes(t *testing.T) {
 	a, b := topicPair(t)
 	data, want := make([]byte, 8), [][]byte{}
 	for i := range 200 {
@@ -151,8 +151,8 @@ func TestTopicKeepsNothingOfThePublisher(t *testing.T) {
 	b.wait(a.host.ID(), want...)
 }
 
-// The largest message arrives, whatever the key and the name, and one byte more is
-// refused: it would leave no room in the largest RPC that anybody takes.
+// A message of the largest size arrives, whatever the key and the topic's name; one byte
+// more is refused, since it would not fit into the largest RPC.
 func TestTopicMaxSize(t *testing.T) {
 	keys := map[string]func() (crypto.PrivKey, crypto.PubKey, error){
 		"ed25519":   func() (crypto.PrivKey, crypto.PubKey, error) { return crypto.GenerateKeyPair(crypto.Ed25519, 0) },
@@ -201,7 +201,7 @@ func TestTopicMaxSize(t *testing.T) {
 	b.wait(a.host.ID(), make([]byte, a.MaxSize()), []byte("after"))
 }
 
-// spy takes the stream of a pubsub and notes the sizes of RPCs beyond 1000 bytes.
+// spy accepts the stream of a pubsub and records the sizes of RPCs above 1000 bytes.
 type spy struct {
 	t     *testing.T
 	host  corehost.Host
@@ -225,8 +225,9 @@ func newSpy(t *testing.T, h corehost.Host) *spy {
 	return s
 }
 
-// To be connected is not to be on the topic: Publish and Ready say so, and what to do.
-func TestTopicWithoutMembers(t *testing.T) {
+// A connection alone does not make a peer a member: Publish and Ready return an error that
+// says what to do.
+func TestTopicWithoutMembersIsNotReady(t *testing.T) {
 	a, other := newOnTopic(t, "room"), newOnTopic(t, "another room")
 	hosttest.Connect(t, a.host, other.host)
 	if err := a.Publish(t.Context(), []byte("x")); !errors.Is(err, errs.ErrNoPeers) || a.Stats()["published"] != 0 {
@@ -251,6 +252,8 @@ func TestTopicWithoutMembers(t *testing.T) {
 	}
 }
 
+// OnJoin and OnLeave are called for each member that joins or leaves, and OnJoin also for
+// present members.
 func TestTopicMembersComeAndGo(t *testing.T) {
 	a, b := newOnTopic(t, "room"), newOnTopic(t, "room")
 	type change struct {
@@ -295,7 +298,7 @@ func TestTopicMembersComeAndGo(t *testing.T) {
 	}
 }
 
-// A message without a signature is given to nobody, even if the pubsub is lax.
+// A message without a signature is not delivered, even if the pubsub accepts it.
 func TestTopicDropsUnsignedMessages(t *testing.T) {
 	a := newOnTopic(t, "room", pubsub.WithMessageSignaturePolicy(pubsub.LaxSign))
 	b := newOnTopic(t, "room", pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign), pubsub.WithNoAuthor())
@@ -313,7 +316,9 @@ func TestTopicDropsUnsignedMessages(t *testing.T) {
 	}
 }
 
-func TestTopicLoop(t *testing.T) {
+// A loop over All yields the messages in order and ends with a break, its context, or the
+// topic.
+func TestTopicLoopEndsWithBreakContextAndClose(t *testing.T) {
 	a, b := topicPair(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -339,8 +344,9 @@ func TestTopicLoop(t *testing.T) {
 	}
 }
 
-// Close leaves the topic, others are told, nothing is heard or sent any more, and the
-// topic can be joined again. A handler may do it, and wait for the others.
+// Close leaves the topic, so that others see the member leave and nothing is received or
+// sent any more, and the topic can be joined again. A handler may close the topic and wait
+// for the other handlers.
 func TestTopicClose(t *testing.T) {
 	a, b := topicPair(t)
 	ended := make(chan error, 1)
@@ -370,7 +376,7 @@ func TestTopicClose(t *testing.T) {
 	a.wait(b.host.ID(), []byte("close"), []byte("again"))
 }
 
-// A topic that the application has joined stays joined, and is not disturbed.
+// A topic that the application has joined stays joined and works as before.
 func TestTopicLentByTheApplication(t *testing.T) {
 	a, b := newOnTopic(t, "other"), newOnTopic(t, "room")
 	lent, err := a.ps.Join("room")
@@ -408,7 +414,8 @@ func TestTopicLentByTheApplication(t *testing.T) {
 	}
 }
 
-func TestTopicBadNames(t *testing.T) {
+// A topic with an invalid name, or one that is already joined, is refused.
+func TestTopicRefusesInvalidNames(t *testing.T) {
 	a := newOnTopic(t, "room")
 	for _, name := range []string{"", strings.Repeat("x", 1025), "room"} {
 		if topic, err := New(a.ps, a.host, Config{Name: name}); err == nil {

@@ -176,8 +176,9 @@ func TestTopicMaxSize(t *testing.T) {
 				var largest int
 				b.host.RemoveStreamHandler(pubsub.FloodSubID) // and a spy in its place
 				spy := newSpy(t, b.host)
+				// The pubsub of b announces the topic. A second stream that did so would be a
+				// duplicate, of which a's pubsub resets one.
 				hosttest.Connect(t, a.host, b.host)
-				hosttest.Announce(t, b.host, a.host, topic)
 				a.ready()
 				a.publish(make([]byte, a.MaxSize()))
 				largest = <-spy.sizes
